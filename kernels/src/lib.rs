@@ -1,1 +1,61 @@
-//! Arithmetic on rows of numbers.
+//! Arithmetic on rows of numbers: devices, buffers, and the kernels of a transformer.
+//!
+//! A kernel is a folder: `mod.rs` is the contract (argument structs, shapes, errors, the choice of device), `reference.rs`
+//! the plain version that defines it, `cpu.rs` the fast one, `case.rs` the shapes that the tests and the benches share.
+//! Nothing here knows what a model, a gradient tape, a file or a token is.
+
+pub mod adamw;
+pub mod add;
+pub mod attention;
+pub mod case;
+pub mod cpu;
+pub mod device;
+pub mod dropout;
+pub mod embed;
+mod error;
+pub mod gate;
+pub mod gemm;
+pub mod rms_norm;
+pub mod rng;
+pub mod rope;
+pub mod rows;
+pub mod softcap;
+pub mod sum_squares;
+pub mod token_logps;
+
+pub use device::{Buffer, Device, Slice, SliceMut, WeightSlice};
+pub use error::KernelError;
+
+/// What a kernel call gives back.
+pub type Result<T, E = KernelError> = std::result::Result<T, E>;
+
+/// What the matrix products multiply. Accumulation is always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Both operands are rounded to bf16 before they are multiplied.
+    Bf16,
+    /// Operands are multiplied as f32; 16-bit weights are widened, which is exact.
+    F32,
+}
+
+/// Every case of every kernel, for the tests and the benches.
+pub fn cases() -> Vec<case::Case> {
+    [
+        gemm::case::cases(),
+        attention::case::cases(),
+        token_logps::case::cases(),
+        rms_norm::case::cases(),
+        rope::case::cases(),
+        gate::case::cases(),
+        embed::case::cases(),
+        add::case::cases(),
+        rows::case::cases(),
+        softcap::case::cases(),
+        dropout::case::cases(),
+        adamw::case::cases(),
+        sum_squares::case::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

@@ -1,0 +1,126 @@
+//! One declaration of shapes per kernel, read by the tests and by the benches.
+//!
+//! A [`Case`] makes random inputs for one shape on one device. Its [`Prepared`] form runs the kernel (the bench times that) and
+//! compares the output with the plain reference in f64 (the test asks for that), so a timed kernel is always a checked one.
+
+use crate::{Device, Result};
+use half::{bf16, f16};
+
+/// A kernel at one shape.
+pub struct Case {
+    /// Kernel and direction, e.g. `rms_norm.forward`.
+    pub kernel: &'static str,
+    /// Sizes and formats, e.g. `[2048, 576] f32`.
+    pub shape: String,
+    /// Floating-point operations of one run.
+    pub flops: f64,
+    /// Bytes that one run must read and write at least.
+    pub bytes: f64,
+    /// Whether the shape is one of a real model, worth timing; small odd shapes are for the tests alone.
+    pub timed: bool,
+    /// Makes the inputs on a device.
+    pub prepare: Box<dyn Fn(&Device) -> Result<Box<dyn Prepared>> + Send + Sync>,
+}
+
+/// A kernel with its inputs in place.
+pub trait Prepared {
+    /// Runs the kernel once. Running again gives the same output.
+    fn run(&mut self) -> Result<()>;
+    /// Compares the output of the last run with the reference.
+    fn check(&self) -> Vec<Comparison>;
+}
+
+/// Distance of an output from the f64 truth, and the distance that is allowed.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// The output's name.
+    pub output: &'static str,
+    /// Largest absolute difference from the reference in f64.
+    pub error: f64,
+    /// Largest difference allowed, derived from the same reference in f32 (style: at most twice as far as the naive kernel,
+    /// plus half a unit in the last place).
+    pub bound: f64,
+}
+
+impl Comparison {
+    /// `got` against `exact`, with the bound of style.md: twice the error of the naive kernel plus half a unit in the last
+    /// place of the largest value.
+    pub fn with_naive(output: &'static str, got: &[f32], exact: &[f64], naive: &[f32]) -> Comparison {
+        let largest = exact.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        let bound = 2.0 * max_error(naive, exact) + 0.5 * f64::from(f32::EPSILON) * largest;
+        Comparison { output, error: max_error(got, exact), bound }
+    }
+
+    /// `got` against `exact` with a bound that the caller derives.
+    pub fn with_bound(output: &'static str, got: &[f32], exact: &[f64], bound: f64) -> Comparison {
+        Comparison { output, error: max_error(got, exact), bound }
+    }
+
+    /// Whether the output is near enough. NaN never is.
+    pub fn holds(&self) -> bool {
+        self.error <= self.bound
+    }
+}
+
+/// Largest absolute difference; infinite where one is NaN or the lengths differ.
+pub fn max_error(got: &[f32], exact: &[f64]) -> f64 {
+    if got.len() != exact.len() {
+        return f64::INFINITY;
+    }
+    got.iter().zip(exact).fold(0.0, |worst, (&g, &e)| {
+        let error = (f64::from(g) - e).abs();
+        if error.is_nan() { f64::INFINITY } else { worst.max(error) }
+    })
+}
+
+/// Reproducible inputs: a small counter-based generator seeded by the shape.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    seed: u64,
+    drawn: u64,
+}
+
+impl Inputs {
+    /// Inputs that depend on the sizes alone.
+    pub fn of(sizes: &[usize]) -> Inputs {
+        let seed = sizes.iter().fold(0x9e37_79b9_7f4a_7c15, |h: u64, &n| mix(h ^ n as u64));
+        Inputs { seed, drawn: 0 }
+    }
+
+    /// Uniform in [0, 1).
+    pub fn unit(&mut self) -> f64 {
+        self.drawn += 1;
+        (mix(self.seed.wrapping_add(self.drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A whole number below `n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        ((self.unit() * n as f64) as usize).min(n - 1)
+    }
+
+    /// Values of roughly standard normal spread (sum of four uniforms), never all zero.
+    pub fn normal(&mut self, n: usize, scale: f32) -> Vec<f32> {
+        (0..n)
+            .map(|_| {
+                let sum: f64 = (0..4).map(|_| self.unit()).sum();
+                ((sum - 2.0) * 3f64.sqrt()) as f32 * scale
+            })
+            .collect()
+    }
+
+    /// As [`Inputs::normal`], rounded to bf16.
+    pub fn normal_bf16(&mut self, n: usize, scale: f32) -> Vec<bf16> {
+        self.normal(n, scale).into_iter().map(bf16::from_f32).collect()
+    }
+
+    /// As [`Inputs::normal`], rounded to f16.
+    pub fn normal_f16(&mut self, n: usize, scale: f32) -> Vec<f16> {
+        self.normal(n, scale).into_iter().map(f16::from_f32).collect()
+    }
+}
+
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,66 @@
+//! Instruction sets, detected at run time.
+
+use crate::{KernelError, Result};
+
+/// An instruction set that the kernels have code for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// What every target has.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C: 8 lanes.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL: 16 lanes.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Isa {
+    /// Those that this machine has, slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut found = vec![Isa::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            if avx2 {
+                found.push(Isa::Avx2);
+            }
+            if avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                found.push(Isa::Avx512);
+            }
+        }
+        found
+    }
+
+    /// The best one, or the one that the variable `ALIGN_CPU` names.
+    ///
+    /// # Errors
+    /// [`KernelError::InstructionSet`] if the variable names one that this machine does not have.
+    pub fn chosen() -> Result<Isa> {
+        let available = Isa::available();
+        match std::env::var("ALIGN_CPU") {
+            Err(_) => Ok(*available.last().expect("the portable one is always there")),
+            Ok(wanted) => available.iter().copied().find(|isa| isa.name() == wanted).ok_or_else(|| {
+                let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
+                KernelError::InstructionSet { wanted, available: names.join(", ") }
+            }),
+        }
+    }
+
+    /// The name that `ALIGN_CPU` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What the processor can do: instruction sets found at run time, and vector code written once for all of them.
+
+mod isa;
+pub mod simd;
+
+pub use isa::Isa;

@@ -1,0 +1,50 @@
+//! Functions that every instruction set computes the same way.
+
+use super::Simd;
+
+/// Cody-Waite reduction by ln 2 and a polynomial of degree 6 on [-ln2/2, ln2/2].
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub unsafe fn exp<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller's contract.
+    unsafe {
+        // x stands second: max and min give back their second operand when one is NaN, so NaN stays NaN
+        let clamped = S::min(S::splat(88.722_83), S::max(S::splat(-87.336_54), x));
+        let n = S::round(S::mul(clamped, S::splat(std::f32::consts::LOG2_E)));
+        let r = S::fma(n, S::splat(-0.693_359_4), clamped);
+        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
+        let mut p = S::splat(1.388_888_9e-3);
+        for c in [8.333_334e-3, 4.166_666_6e-2, 1.666_666_7e-1, 0.5, 1.0, 1.0] {
+            p = S::fma(p, r, S::splat(c));
+        }
+        // 2^128 is not a float: the last doubling is done apart
+        let half = S::min(n, S::splat(127.0));
+        let y = S::scale_by_power_of_two(p, half);
+        S::mul(y, S::add(S::splat(1.0), S::sub(n, half)))
+    }
+}
+
+/// `tanh(x) = sign * (1 - 2 / (e^{2|x|} + 1))`, with the odd polynomial near 0 where that form cancels.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller's contract.
+    unsafe {
+        // x * P(x^2) / Q(x^2), a rational minimax fit on [-9, 9] in single precision, beyond which tanh is +-1
+        let clamped = S::min(S::splat(7.905_311), S::max(S::splat(-7.905_311), x));
+        let x2 = S::mul(clamped, clamped);
+        let mut p = S::splat(-2.760_768_5e-16);
+        for c in [2.000_188e-13, -8.604_672e-11, 5.122_297_1e-8, 1.485_722_4e-5, 6.372_619_3e-4, 4.893_524_6e-3] {
+            p = S::fma(p, x2, S::splat(c));
+        }
+        let mut q = S::splat(1.198_258_4e-6);
+        for c in [1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3] {
+            q = S::fma(q, x2, S::splat(c));
+        }
+        S::div(S::mul(clamped, p), q)
+    }
+}

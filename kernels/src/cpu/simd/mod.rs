@@ -1,0 +1,119 @@
+//! Vector code written once: a kernel body is generic over [`Simd`] and runs as one of its instances.
+//!
+//! ```ignore
+//! struct Scale<'a> { y: &'a mut [f32], by: f32 }
+//! impl VectorTask for Scale<'_> {
+//!     type Output = ();
+//!     #[inline(always)]
+//!     unsafe fn run<S: Simd>(self) { /* S::load, S::mul, S::store */ }
+//! }
+//! isa.dispatch(Scale { y, by });
+//! ```
+//!
+//! The body is compiled once per instruction set, inside a function that has it enabled. Closures and calls that are not
+//! `#[inline(always)]` leave that function, so threads are split outside and `dispatch` is called inside each task.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod math;
+mod portable;
+
+use super::Isa;
+
+/// f32 lanes of one instruction set. All functions need that set: they are called below [`Isa::dispatch`] only.
+///
+/// # Safety
+/// Of every function: the processor has the instruction set, and pointers are valid for the lanes they are read or written at.
+#[expect(clippy::missing_safety_doc, reason = "one contract for all functions, stated at the trait")]
+pub trait Simd: Copy + 'static {
+    /// Lanes of a vector.
+    const LANES: usize;
+    /// A vector of f32.
+    type V: Copy;
+
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(from: *const f32) -> Self::V;
+    unsafe fn store(to: *mut f32, v: Self::V);
+    /// The first `n <= LANES` lanes; the others are 0.
+    unsafe fn load_partial(from: *const f32, n: usize) -> Self::V;
+    /// The first `n <= LANES` lanes.
+    unsafe fn store_partial(to: *mut f32, v: Self::V, n: usize);
+    /// LANES bf16 values, widened.
+    unsafe fn load_bf16(from: *const half::bf16) -> Self::V;
+    /// LANES f16 values, widened.
+    unsafe fn load_f16(from: *const half::f16) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sqrt(a: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the set has a fused instruction.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` where one is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where one is NaN.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// `a * 2^n` for integral `n` in -126..=127.
+    unsafe fn scale_by_power_of_two(a: Self::V, n: Self::V) -> Self::V;
+    /// Each lane rounded to bf16 (nearest even) and widened again; NaN stays NaN.
+    unsafe fn round_to_bf16(a: Self::V) -> Self::V;
+    /// Sum of the lanes in a fixed order: halves are added until one is left.
+    unsafe fn reduce_add(a: Self::V) -> f32;
+    unsafe fn reduce_max(a: Self::V) -> f32;
+
+    /// `e^x` per lane, within 3 units in the last place between -87.3 and 88.7, constant beyond (1.2e-38 and 3.4e38): callers
+    /// subtract a maximum first. NaN stays NaN.
+    #[inline(always)]
+    unsafe fn exp(x: Self::V) -> Self::V {
+        // SAFETY: the caller's contract.
+        unsafe { math::exp::<Self>(x) }
+    }
+
+    /// `tanh(x)` per lane, within 4 units in the last place.
+    #[inline(always)]
+    unsafe fn tanh(x: Self::V) -> Self::V {
+        // SAFETY: the caller's contract.
+        unsafe { math::tanh::<Self>(x) }
+    }
+
+    /// `1 / (1 + e^-x)` per lane.
+    #[inline(always)]
+    unsafe fn sigmoid(x: Self::V) -> Self::V {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let one = Self::splat(1.0);
+            Self::div(one, Self::add(one, Self::exp(Self::sub(Self::splat(0.0), x))))
+        }
+    }
+}
+
+/// A piece of work whose body is generic over the instruction set. Mark `run` `#[inline(always)]`.
+pub trait VectorTask {
+    type Output;
+    /// # Safety
+    /// The processor has the instruction set of `S`; [`Isa::dispatch`] makes sure of it.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+impl Isa {
+    /// Runs `task` compiled for this instruction set.
+    pub fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
+        match self {
+            // SAFETY: needs no extension.
+            Isa::Portable => unsafe { task.run::<portable::Portable>() },
+            // SAFETY: `Isa::available` found the features that the function enables; no other way makes this value.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::run(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::run(task) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,329 @@
+//! Buffers and the slices that borrow them.
+
+use super::memory::Block;
+use super::{Device, bytes_of};
+use crate::Result;
+use bytemuck::Pod;
+use half::{bf16, f16};
+use std::any::Any;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// What a buffer can hold: plain numbers.
+pub trait Element: Pod + Send + Sync + fmt::Debug {}
+impl Element for f32 {}
+impl Element for f64 {}
+impl Element for u32 {}
+impl Element for bf16 {}
+impl Element for f16 {}
+
+/// Owned memory of a device.
+pub struct Buffer<T: Element> {
+    device: Device,
+    name: &'static str,
+    storage: Storage<T>,
+    len: usize,
+}
+
+enum Storage<T> {
+    /// Anonymous host memory.
+    Block(Block),
+    /// Read-only host memory that something else owns, e.g. a mapped file.
+    Shared { at: *const T, _owner: Arc<dyn Any + Send + Sync> },
+}
+
+// SAFETY: `Shared` points into memory that its owner keeps alive and nobody writes; a `Block` is owned.
+unsafe impl<T: Element> Send for Buffer<T> {}
+// SAFETY: as above; a shared reference only reads.
+unsafe impl<T: Element> Sync for Buffer<T> {}
+
+impl<T: Element> Buffer<T> {
+    pub(super) fn from_block(device: Device, name: &'static str, block: Block, len: usize) -> Buffer<T> {
+        Buffer { device, name, storage: Storage::Block(block), len }
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The name under which its bytes are counted.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The device that it lives on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Borrows all of it.
+    pub fn view(&self) -> Slice<'_, T> {
+        let at = match &self.storage {
+            Storage::Block(block) => block.as_ptr().cast_const().cast::<T>(),
+            Storage::Shared { at, .. } => *at,
+        };
+        // SAFETY: both storages hold at least `len` initialised elements, aligned for T (blocks to 64 bytes, shared memory was
+        // checked in `Device::weights`), and live as long as `self`.
+        Slice::Cpu(unsafe { std::slice::from_raw_parts(at, self.len) })
+    }
+
+    /// Borrows all of it to write.
+    ///
+    /// # Panics
+    /// On weights, which are read-only: invariant 3, the base is never written.
+    pub fn view_mut(&mut self) -> SliceMut<'_, T> {
+        match &self.storage {
+            // SAFETY: as in `view`; `&mut self` makes this the only borrow.
+            Storage::Block(block) => {
+                SliceMut::Cpu(unsafe { std::slice::from_raw_parts_mut(block.as_ptr().cast::<T>(), self.len) })
+            }
+            Storage::Shared { .. } => panic!("frozen weights `{}` are never written", self.name),
+        }
+    }
+
+    /// Copies the content to the host.
+    pub fn download(&self) -> Vec<T> {
+        self.view().download()
+    }
+}
+
+impl<T: Element> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({}, {} x {})", self.name, self.len, std::any::type_name::<T>())
+    }
+}
+
+impl Device {
+    /// A read-only buffer over bytes that `owner` keeps alive: a tensor of a mapped file. Used in place where the device can
+    /// read host memory and the bytes are aligned, copied otherwise.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::OutOfMemory`] where a copy is needed.
+    ///
+    /// # Panics
+    /// If the range is outside the owner's bytes or not a whole number of elements: the loader checks both.
+    pub fn weights<T, O>(&self, name: &'static str, owner: &Arc<O>, bytes: Range<usize>) -> Result<Buffer<T>>
+    where
+        T: Element,
+        O: AsRef<[u8]> + Send + Sync + 'static,
+    {
+        let source: &[u8] = &(**owner).as_ref()[bytes];
+        assert_eq!(source.len() % size_of::<T>(), 0, "the loader checks that a tensor is a whole number of elements");
+        let len = source.len() / size_of::<T>();
+        match (self, bytemuck::try_cast_slice::<u8, T>(source)) {
+            (Device::Cpu(_), Ok(aligned)) => {
+                let owner: Arc<dyn Any + Send + Sync> = owner.clone();
+                let storage = Storage::Shared { at: aligned.as_ptr(), _owner: owner };
+                Ok(Buffer { device: self.clone(), name, storage, len })
+            }
+            (Device::Cpu(_), Err(_)) => {
+                let mut copy = self.alloc::<T>(name, len)?;
+                let SliceMut::Cpu(target) = copy.view_mut();
+                bytemuck::cast_slice_mut::<T, u8>(target).copy_from_slice(source);
+                Ok(copy)
+            }
+        }
+    }
+}
+
+/// Borrowed elements of a [`Buffer`].
+#[derive(Debug, Clone, Copy)]
+pub enum Slice<'a, T> {
+    Cpu(&'a [T]),
+}
+
+impl<'a, T: Element> Slice<'a, T> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Slice::Cpu(slice) => slice.len(),
+        }
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Elements `range`, e.g. the first rows of an activation.
+    pub fn range(&self, range: Range<usize>) -> Slice<'a, T> {
+        match self {
+            Slice::Cpu(slice) => Slice::Cpu(&slice[range]),
+        }
+    }
+
+    /// Copies the content to the host: for per-sequence log-probs, metrics, checkpoints and tests.
+    pub fn download(&self) -> Vec<T> {
+        match self {
+            Slice::Cpu(slice) => slice.to_vec(),
+        }
+    }
+}
+
+/// Elements of a [`Buffer`], borrowed to write.
+#[derive(Debug)]
+pub enum SliceMut<'a, T> {
+    Cpu(&'a mut [T]),
+}
+
+impl<'a, T: Element> SliceMut<'a, T> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            SliceMut::Cpu(slice) => slice.len(),
+        }
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same elements, read only.
+    pub fn as_slice(&self) -> Slice<'_, T> {
+        match self {
+            SliceMut::Cpu(slice) => Slice::Cpu(slice),
+        }
+    }
+
+    /// A shorter borrow of the same elements.
+    pub fn reborrow(&mut self) -> SliceMut<'_, T> {
+        match self {
+            SliceMut::Cpu(slice) => SliceMut::Cpu(slice),
+        }
+    }
+
+    /// Elements `range`.
+    pub fn range(self, range: Range<usize>) -> SliceMut<'a, T> {
+        match self {
+            SliceMut::Cpu(slice) => SliceMut::Cpu(&mut slice[range]),
+        }
+    }
+
+    /// Sets every element.
+    pub fn fill(&mut self, value: T) {
+        match self {
+            SliceMut::Cpu(slice) => slice.fill(value),
+        }
+    }
+
+    /// Copies `source`, which has the same length.
+    pub fn copy_from(&mut self, source: Slice<'_, T>) {
+        match (self, source) {
+            (SliceMut::Cpu(target), Slice::Cpu(source)) => target.copy_from_slice(source),
+        }
+    }
+}
+
+/// The number formats of frozen weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WeightDtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl WeightDtype {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            WeightDtype::F32 => 4,
+            WeightDtype::F16 | WeightDtype::Bf16 => 2,
+        }
+    }
+}
+
+/// Frozen weights in the format of their file.
+#[derive(Debug)]
+pub enum WeightBuffer {
+    F32(Buffer<f32>),
+    F16(Buffer<f16>),
+    Bf16(Buffer<bf16>),
+}
+
+impl WeightBuffer {
+    /// As [`Device::weights`], for a format known at run time.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn new<O>(
+        device: &Device,
+        name: &'static str,
+        dtype: WeightDtype,
+        owner: &Arc<O>,
+        bytes: Range<usize>,
+    ) -> Result<Self>
+    where
+        O: AsRef<[u8]> + Send + Sync + 'static,
+    {
+        Ok(match dtype {
+            WeightDtype::F32 => WeightBuffer::F32(device.weights(name, owner, bytes)?),
+            WeightDtype::F16 => WeightBuffer::F16(device.weights(name, owner, bytes)?),
+            WeightDtype::Bf16 => WeightBuffer::Bf16(device.weights(name, owner, bytes)?),
+        })
+    }
+
+    /// Borrows all of it.
+    pub fn view(&self) -> WeightSlice<'_> {
+        match self {
+            WeightBuffer::F32(buffer) => WeightSlice::F32(buffer.view()),
+            WeightBuffer::F16(buffer) => WeightSlice::F16(buffer.view()),
+            WeightBuffer::Bf16(buffer) => WeightSlice::Bf16(buffer.view()),
+        }
+    }
+
+    /// Bytes of the weights.
+    pub fn bytes(&self) -> usize {
+        match self {
+            WeightBuffer::F32(buffer) => bytes_of::<f32>(buffer.len()),
+            WeightBuffer::F16(buffer) => bytes_of::<f16>(buffer.len()),
+            WeightBuffer::Bf16(buffer) => bytes_of::<bf16>(buffer.len()),
+        }
+    }
+}
+
+/// Borrowed weights in the format of their file.
+#[derive(Debug, Clone, Copy)]
+pub enum WeightSlice<'a> {
+    F32(Slice<'a, f32>),
+    F16(Slice<'a, f16>),
+    Bf16(Slice<'a, bf16>),
+}
+
+impl<'a> WeightSlice<'a> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            WeightSlice::F32(slice) => slice.len(),
+            WeightSlice::F16(slice) => slice.len(),
+            WeightSlice::Bf16(slice) => slice.len(),
+        }
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Elements `range`.
+    pub fn range(&self, range: Range<usize>) -> WeightSlice<'a> {
+        match self {
+            WeightSlice::F32(slice) => WeightSlice::F32(slice.range(range)),
+            WeightSlice::F16(slice) => WeightSlice::F16(slice.range(range)),
+            WeightSlice::Bf16(slice) => WeightSlice::Bf16(slice.range(range)),
+        }
+    }
+}
+
+impl<'a> From<Slice<'a, f32>> for WeightSlice<'a> {
+    fn from(slice: Slice<'a, f32>) -> Self {
+        WeightSlice::F32(slice)
+    }
+}

@@ -1,0 +1,140 @@
+//! Where buffers live and kernels run. All device memory of the project is reached through this module.
+//!
+//! [`Buffer`] owns memory of a [`Device`], [`Slice`] and [`SliceMut`] borrow it. Outside this crate their contents cannot be
+//! read or written except by a kernel, by [`Buffer::download`] and by the uploads of [`Device`], so a backend is added here
+//! and in the kernels' folders, and nowhere else.
+
+mod buffer;
+mod memory;
+
+use crate::cpu::Isa;
+use crate::{KernelError, Result};
+use std::sync::Arc;
+
+pub use buffer::{Buffer, Element, Slice, SliceMut, WeightBuffer, WeightDtype, WeightSlice};
+pub use memory::{MemoryReport, MemoryUse};
+
+use memory::Memory;
+
+/// A place where buffers live and kernels run. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Device {
+    /// This machine's processor, through one pool of threads.
+    Cpu(Arc<Cpu>),
+}
+
+/// The processor: its threads, its instruction set, its memory.
+#[derive(Debug)]
+pub struct Cpu {
+    pool: rayon::ThreadPool,
+    isa: Isa,
+    memory: Arc<Memory>,
+}
+
+impl Device {
+    /// The processor with `threads` threads (default: as many as this process may use) and the best instruction set that it
+    /// has, or the one that the variable `ALIGN_CPU` names.
+    ///
+    /// # Errors
+    /// [`KernelError::Threads`] if the pool cannot start, [`KernelError::InstructionSet`] for an `ALIGN_CPU` that this machine
+    /// cannot run.
+    pub fn cpu(threads: Option<usize>) -> Result<Device> {
+        Device::cpu_with(threads, Isa::chosen()?)
+    }
+
+    /// The processor with a given instruction set. Tests use it to run every path that the machine has.
+    ///
+    /// # Errors
+    /// [`KernelError::Threads`] if the pool cannot start.
+    pub fn cpu_with(threads: Option<usize>, isa: Isa) -> Result<Device> {
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("align-{index}"))
+            .build()
+            .map_err(|error| KernelError::Threads { threads, reason: error.to_string() })?;
+        Ok(Device::Cpu(Arc::new(Cpu { pool, isa, memory: Arc::new(Memory::new("cpu")) })))
+    }
+
+    /// `len` elements of unspecified but initialised content: every element must be written before it is read.
+    /// `name` shows in the memory report and in the error.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn alloc<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
+        match self {
+            Device::Cpu(cpu) => {
+                Ok(Buffer::from_block(self.clone(), name, cpu.memory.take(name, bytes_of::<T>(len))?, len))
+            }
+        }
+    }
+
+    /// `len` zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn zeros<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
+        let mut buffer = self.alloc(name, len)?;
+        buffer.view_mut().fill(T::zeroed());
+        Ok(buffer)
+    }
+
+    /// A copy of host data on the device.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn upload<T: Element>(&self, name: &'static str, data: &[T]) -> Result<Buffer<T>> {
+        let mut buffer = self.alloc(name, data.len())?;
+        match buffer.view_mut() {
+            SliceMut::Cpu(target) => target.copy_from_slice(data),
+        }
+        Ok(buffer)
+    }
+
+    /// Runs `work` with the device's threads as the current pool, so that the kernel calls inside it need no hand-over.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Device::Cpu(cpu) => cpu.install(work),
+        }
+    }
+
+    /// Threads that kernels run on.
+    pub fn threads(&self) -> usize {
+        match self {
+            Device::Cpu(cpu) => cpu.pool.current_num_threads(),
+        }
+    }
+
+    /// What is in use now, the high-water mark, and the share of each name.
+    pub fn memory(&self) -> MemoryReport {
+        match self {
+            Device::Cpu(cpu) => cpu.memory.report(),
+        }
+    }
+
+    /// One line for the start-up summary, e.g. `cpu, 2 threads, avx512`.
+    pub fn describe(&self) -> String {
+        match self {
+            Device::Cpu(cpu) => {
+                let threads = self.threads();
+                format!("cpu, {threads} thread{}, {}", if threads == 1 { "" } else { "s" }, cpu.isa.name())
+            }
+        }
+    }
+}
+
+impl Cpu {
+    /// Runs `work` on this device's pool.
+    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+}
+
+fn bytes_of<T>(len: usize) -> usize {
+    len.checked_mul(size_of::<T>())
+        .expect("a buffer's size fits in usize: callers check file sizes before they allocate")
+}

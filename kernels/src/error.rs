@@ -1,0 +1,30 @@
+//! What can go wrong in a kernel call.
+
+/// A kernel call that was refused or could not get its memory.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// A slice has another length than the sizes of the call imply: a defect of the caller.
+    #[error("{kernel}: `{argument}` holds {got} elements, the sizes of the call imply {want}")]
+    Shape { kernel: &'static str, argument: &'static str, got: usize, want: usize },
+    /// A size that the kernel cannot work with.
+    #[error("{kernel}: {argument} = {got}, expected {want}")]
+    Size { kernel: &'static str, argument: &'static str, got: usize, want: &'static str },
+    /// A token id at or above the number of rows of the table it indexes.
+    #[error("{kernel}: token id {id} at row {row} is not below the vocabulary's {vocab_size}")]
+    TokenId { kernel: &'static str, row: usize, id: u32, vocab_size: usize },
+    /// A row index at or above the number of rows.
+    #[error("{kernel}: row index {index} at place {place} is not below {rows}")]
+    RowIndex { kernel: &'static str, place: usize, index: u32, rows: usize },
+    /// The allocator refused.
+    #[error(
+        "out of memory: `{name}` needs {bytes} bytes and {in_use} are in use on {device}; lower --micro-batch-tokens, --batch-size or --max-length"
+    )]
+    OutOfMemory { name: &'static str, bytes: usize, in_use: usize, device: &'static str },
+    /// The pool of threads could not be started.
+    #[error("cannot start {threads} threads: {reason}")]
+    Threads { threads: usize, reason: String },
+    /// `ALIGN_CPU` names an instruction set that this machine or this build does not have.
+    #[error("ALIGN_CPU={wanted}: this machine has {available}")]
+    InstructionSet { wanted: String, available: String },
+}

@@ -1,0 +1,53 @@
+//! Gated activation of the MLP: `y = act(gate) * up`, `act` SiLU (SwiGLU) or GELU in its tanh form (GeGLU, Gemma).
+//! Source: arXiv 2002.05202; GELU tanh: arXiv 1606.08415, sec. 2.
+
+pub mod case;
+mod cpu;
+pub mod reference;
+
+use crate::{Device, Result, Slice, SliceMut};
+
+/// The function on the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// `x * sigmoid(x)`
+    Silu,
+    /// `0.5 * x * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x³)))`
+    GeluTanh,
+}
+
+/// See the module. All `[len]`.
+pub struct Forward<'a> {
+    pub len: usize,
+    pub activation: Activation,
+    pub gate: Slice<'a, f32>,
+    pub up: Slice<'a, f32>,
+    pub y: SliceMut<'a, f32>,
+}
+
+/// `d_gate = dy * up * act'(gate)`, `d_up = dy * act(gate)`. All `[len]`; both are set, not added to.
+pub struct Backward<'a> {
+    pub len: usize,
+    pub activation: Activation,
+    pub gate: Slice<'a, f32>,
+    pub up: Slice<'a, f32>,
+    pub dy: Slice<'a, f32>,
+    pub d_gate: SliceMut<'a, f32>,
+    pub d_up: SliceMut<'a, f32>,
+}
+
+impl Forward<'_> {
+    /// # Errors
+    /// [`crate::KernelError::Shape`] if a slice has another length.
+    pub fn run(self, device: &Device) -> Result<()> {
+        todo!("{device:?}")
+    }
+}
+
+impl Backward<'_> {
+    /// # Errors
+    /// As [`Forward::run`].
+    pub fn run(self, device: &Device) -> Result<()> {
+        todo!("{device:?}")
+    }
+}

@@ -1,0 +1,97 @@
+//! Matrix products with frozen weights and adapters, in the three layouts that need no transposed copy.
+//!
+//! | call | computes | used for |
+//! |---|---|---|
+//! | [`Forward`] | `y[m, n] (+)= alpha * x[m, k] · w[n, k]ᵀ` | a linear layer; `x·Aᵀ` and `u·Bᵀ` of an adapter |
+//! | [`Dx`] | `dx[m, k] (+)= alpha * dy[m, n] · w[n, k]` | its input's gradient |
+//! | [`Dw`] | `dw[n, k] (+)= alpha * dy[m, n]ᵀ · x[m, k]` | the gradients of an adapter |
+//!
+//! All row-major. Weights are read in the format of their file and widened, which is exact. The bits of a row of `y` and `dx`
+//! do not depend on `m` or on the other rows, nor on the number of threads.
+
+pub mod case;
+mod cpu;
+pub mod reference;
+
+use crate::{Device, Precision, Result, Slice, SliceMut, WeightSlice};
+
+/// Whether the product replaces the output or is added to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accumulate {
+    /// `y = product`
+    Set,
+    /// `y += product`
+    Add,
+}
+
+/// `y[m, n] (+)= alpha * x[m, k] · w[n, k]ᵀ`
+pub struct Forward<'a> {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub alpha: f32,
+    /// `[m, k]`
+    pub x: Slice<'a, f32>,
+    /// `[n, k]`
+    pub w: WeightSlice<'a>,
+    /// `[m, n]`
+    pub y: SliceMut<'a, f32>,
+    pub accumulate: Accumulate,
+    pub precision: Precision,
+}
+
+/// `dx[m, k] (+)= alpha * dy[m, n] · w[n, k]`
+pub struct Dx<'a> {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub alpha: f32,
+    /// `[m, n]`
+    pub dy: Slice<'a, f32>,
+    /// `[n, k]`
+    pub w: WeightSlice<'a>,
+    /// `[m, k]`
+    pub dx: SliceMut<'a, f32>,
+    pub accumulate: Accumulate,
+    pub precision: Precision,
+}
+
+/// `dw[n, k] (+)= alpha * dy[m, n]ᵀ · x[m, k]`
+pub struct Dw<'a> {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub alpha: f32,
+    /// `[m, n]`
+    pub dy: Slice<'a, f32>,
+    /// `[m, k]`
+    pub x: Slice<'a, f32>,
+    /// `[n, k]`
+    pub dw: SliceMut<'a, f32>,
+    pub accumulate: Accumulate,
+    pub precision: Precision,
+}
+
+impl Forward<'_> {
+    /// # Errors
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply.
+    pub fn run(self, device: &Device) -> Result<()> {
+        todo!("{device:?}")
+    }
+}
+
+impl Dx<'_> {
+    /// # Errors
+    /// As [`Forward::run`].
+    pub fn run(self, device: &Device) -> Result<()> {
+        todo!("{device:?}")
+    }
+}
+
+impl Dw<'_> {
+    /// # Errors
+    /// As [`Forward::run`].
+    pub fn run(self, device: &Device) -> Result<()> {
+        todo!("{device:?}")
+    }
+}

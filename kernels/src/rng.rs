@@ -1,0 +1,62 @@
+//! Philox 4x32-10: random words as a function of a key and a counter. Source: Salmon et al. 2011, "Parallel random numbers: as
+//! easy as 1, 2, 3".
+//!
+//! Nothing draws from a stream: whoever needs randomness names its place, so results do not depend on call order or threads.
+
+/// What a mask or an initialisation belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key(u64);
+
+impl Key {
+    /// From the run's seed, the optimiser step and the place (a module's index, say).
+    pub fn new(seed: u64, step: u64, place: u64) -> Key {
+        let words = philox(
+            [seed as u32, (seed >> 32) as u32],
+            [step as u32, (step >> 32) as u32, place as u32, (place >> 32) as u32],
+        );
+        Key(u64::from(words[0]) | u64::from(words[1]) << 32)
+    }
+
+    /// The four words at a counter.
+    pub fn words(self, high: u64, low: u64) -> [u32; 4] {
+        philox(
+            [self.0 as u32, (self.0 >> 32) as u32],
+            [low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32],
+        )
+    }
+
+    /// Uniform in [0, 1) with 24 bits, number `index` of this key.
+    pub fn unit(self, index: u64) -> f32 {
+        (self.words(0, index / 4)[(index % 4) as usize] >> 8) as f32 / (1u32 << 24) as f32
+    }
+}
+
+fn philox(mut key: [u32; 2], mut counter: [u32; 4]) -> [u32; 4] {
+    const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+    const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+    for round in 0..10 {
+        if round > 0 {
+            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+        }
+        let a = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
+        let b = u64::from(MULTIPLIERS[1]) * u64::from(counter[2]);
+        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
+    }
+    counter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Known answers published with the Random123 library.
+    #[test]
+    fn philox_gives_the_published_answers() {
+        assert_eq!(philox([0; 2], [0; 4]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(philox([!0; 2], [!0; 4]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        assert_eq!(
+            philox([0xa409_3822, 0x299f_31d0], [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]),
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
+        );
+    }
+}

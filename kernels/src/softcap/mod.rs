@@ -1,0 +1,23 @@
+//! `x -> cap * tanh(x / cap)` in place: the logits of Gemma 2 when they are wanted as such (generation).
+
+pub mod case;
+mod cpu;
+pub mod reference;
+
+use crate::{Device, Result, SliceMut};
+
+/// See the module.
+pub struct Softcap<'a> {
+    pub len: usize,
+    pub cap: f32,
+    /// `[len]`
+    pub x: SliceMut<'a, f32>,
+}
+
+impl Softcap<'_> {
+    /// # Errors
+    /// [`crate::KernelError::Shape`].
+    pub fn run(self, device: &Device) -> Result<()> {
+        todo!("{device:?}")
+    }
+}
