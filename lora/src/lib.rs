@@ -1,1 +1,2 @@
-//! Adapters.
+//! Adapters, preference data, objectives, optimiser and trainer.
+pub mod data;

@@ -1,0 +1,143 @@
+//! The order of rows in an epoch: a pure function of (seed, epoch), so that a resumed run needs nothing but those two.
+//!
+//! The generator is SplitMix64 used as a hash of a counter (Steele, Lea, Flood: "Fast splittable pseudorandom number
+//! generators", OOPSLA 2014): draw `k` of a key is `mix(key + (k + 1) * GOLDEN)`. No state, no dependence on call order, and the
+//! same bits on every machine and in every version of this program.
+
+/// The odd fraction of 2^64 closest to the golden ratio: SplitMix64's increment.
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// SplitMix64's output function (Stafford's variant 13).
+fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// An even draw from `0..n`: multiply-shift with rejection (Lemire, arXiv 1805.10941). Every rejected value moves to another
+/// stream of the same counter, so that one draw never shifts the next.
+fn below(key: u64, counter: u64, n: u64) -> u64 {
+    let threshold = n.wrapping_neg() % n; // 2^64 mod n: values whose low word is under it are one too many
+    let mut attempt = 0u64;
+    loop {
+        let bits = mix(mix(key.wrapping_add(attempt)).wrapping_add((counter + 1).wrapping_mul(GOLDEN)));
+        let wide = u128::from(bits) * u128::from(n);
+        if wide as u64 >= threshold {
+            return (wide >> 64) as u64;
+        }
+        attempt += 1;
+    }
+}
+
+/// The rows `0..n` in the order of one epoch: a Fisher-Yates shuffle keyed by (seed, epoch), all `n!` orders alike.
+pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
+    let n = u32::try_from(n).expect("a data set has at most 2^32 rows: Dataset::open checks it");
+    let key = mix(mix(seed.wrapping_add(GOLDEN)).wrapping_add(epoch.wrapping_mul(GOLDEN)));
+    let mut order: Vec<u32> = (0..n).collect();
+    for i in (1..order.len()).rev() {
+        let j = below(key, i as u64, i as u64 + 1) as usize;
+        order.swap(i, j);
+    }
+    order
+}
+
+/// Rearranges `order` so that no row follows one of the same group, and returns how many still do (0 unless one group has more
+/// than half of the rows).
+///
+/// For unpaired data made from pairs: KTO's mismatched answer is that of the previous row, and must not answer the same
+/// prompt. Changes little: a row that follows its like is exchanged with the next row that fits; at the end of the order,
+/// where there is none, it moves back to the last place that separates two others.
+pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
+    let mut left = 0;
+    let mut next = 0; // no row before this one fits; a hint, so that a long run of one group is not searched again and again
+    let mut hint_group = None;
+    let mut i = 1;
+    while i < order.len() {
+        let before = group(order[i - 1]);
+        if group(order[i]) != before {
+            i += 1;
+            continue;
+        }
+        if hint_group != Some(before) || next <= i {
+            next = i + 1;
+            hint_group = Some(before);
+        }
+        while next < order.len() && group(order[next]) == before {
+            next += 1;
+        }
+        if next < order.len() {
+            order.swap(i, next);
+            i += 1;
+            continue;
+        }
+        // Everything from `i` on is of group `before`: each goes back between two rows of other groups, the last such place first.
+        let mut place = i - 1;
+        while i < order.len() {
+            while place > 0 && (group(order[place]) == before || group(order[place - 1]) == before) {
+                place -= 1;
+            }
+            if place == 0 && group(order[0]) == before {
+                left = order.len() - i;
+                break;
+            }
+            let row = order.remove(i);
+            order.insert(place, row);
+            i += 1;
+        }
+        break;
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_order_is_a_function_of_seed_and_epoch() {
+        assert_eq!(permutation(1000, 42, 3), permutation(1000, 42, 3));
+        assert_ne!(permutation(1000, 42, 3), permutation(1000, 42, 4));
+        assert_ne!(permutation(1000, 42, 3), permutation(1000, 43, 3));
+        assert_eq!(permutation(0, 1, 1), Vec::<u32>::new());
+        assert_eq!(permutation(1, 1, 1), vec![0]);
+        // written down, so that a change of the generator, which would break every resumed run, fails here
+        assert_eq!(permutation(8, 42, 0), PINNED);
+    }
+    const PINNED: [u32; 8] = [7, 5, 1, 0, 4, 3, 6, 2];
+
+    /// All 24 orders of 4 rows over 24000 epochs: 1000 each is expected; the standard deviation is sqrt(1000 * 23/24) = 31, and
+    /// the largest of 24 deviations passes 5 of them once in 70000 seeds.
+    #[test]
+    fn all_orders_are_alike() {
+        let mut counts = std::collections::HashMap::new();
+        for epoch in 0..24_000 {
+            *counts.entry(permutation(4, 7, epoch)).or_insert(0i32) += 1;
+        }
+        assert_eq!(counts.len(), 24);
+        assert!(counts.values().all(|&c| (c - 1000).abs() < 155), "{counts:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_permutation_holds_every_row_once(n in 0usize..500, seed: u64, epoch: u64) {
+            let mut order = permutation(n, seed, epoch);
+            order.sort_unstable();
+            prop_assert_eq!(order, (0..n as u32).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn separated_rows_never_follow_their_like(groups in prop::collection::vec(0u32..6, 0..80), seed: u64) {
+            let mut order = permutation(groups.len(), seed, 0);
+            let left = separate(&mut order, |row| groups[row as usize]);
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            prop_assert_eq!(sorted, (0..groups.len() as u32).collect::<Vec<_>>());
+            let follows = order.windows(2).filter(|w| groups[w[0] as usize] == groups[w[1] as usize]).count();
+            prop_assert_eq!(follows, left);
+            let largest = (0..6).map(|g| groups.iter().filter(|&&x| x == g).count()).max().unwrap_or(0);
+            // n rows hold a group of k apart exactly if k <= n - k + 1
+            prop_assert_eq!(left, (2 * largest).saturating_sub(groups.len() + 1));
+        }
+    }
+}
