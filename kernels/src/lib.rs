@@ -15,6 +15,7 @@ pub mod embed;
 mod error;
 pub mod gate;
 pub mod gemm;
+pub mod real;
 pub mod rms_norm;
 pub mod rng;
 pub mod rope;

@@ -1,0 +1,90 @@
+//! The numbers that a `reference.rs` is generic over: f64 for the truth, f32 for the naive kernel that sets the tolerance.
+
+use std::fmt::Debug;
+use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
+
+/// f64 or f32.
+pub trait Real:
+    Copy
+    + Debug
+    + PartialOrd
+    + Send
+    + Sync
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + AddAssign
+{
+    const ZERO: Self;
+    const ONE: Self;
+    const NEG_INFINITY: Self;
+
+    /// Rounded for f32.
+    fn from_f64(x: f64) -> Self;
+    /// Exact.
+    fn from_f32(x: f32) -> Self;
+    /// Exact.
+    fn to_f64(self) -> f64;
+    fn exp(self) -> Self;
+    fn ln(self) -> Self;
+    fn sqrt(self) -> Self;
+    fn tanh(self) -> Self;
+    fn sin(self) -> Self;
+    fn cos(self) -> Self;
+    fn abs(self) -> Self;
+
+    /// The larger; `self` where they do not compare.
+    fn larger(self, other: Self) -> Self {
+        if other > self { other } else { self }
+    }
+}
+
+macro_rules! real {
+    ($t:ident) => {
+        impl Real for $t {
+            const ZERO: $t = 0.0;
+            const ONE: $t = 1.0;
+            const NEG_INFINITY: $t = $t::NEG_INFINITY;
+
+            fn from_f64(x: f64) -> $t {
+                x as $t
+            }
+            fn from_f32(x: f32) -> $t {
+                $t::from(x)
+            }
+            fn to_f64(self) -> f64 {
+                f64::from(self)
+            }
+            fn exp(self) -> $t {
+                $t::exp(self)
+            }
+            fn ln(self) -> $t {
+                $t::ln(self)
+            }
+            fn sqrt(self) -> $t {
+                $t::sqrt(self)
+            }
+            fn tanh(self) -> $t {
+                $t::tanh(self)
+            }
+            fn sin(self) -> $t {
+                $t::sin(self)
+            }
+            fn cos(self) -> $t {
+                $t::cos(self)
+            }
+            fn abs(self) -> $t {
+                $t::abs(self)
+            }
+        }
+    };
+}
+real!(f64);
+real!(f32);
+
+/// A copy in another format.
+pub fn widen<R: Real>(values: &[f32]) -> Vec<R> {
+    values.iter().map(|&x| R::from_f32(x)).collect()
+}
