@@ -1,2 +1,4 @@
 //! Adapters, preference data, objectives, optimiser and trainer.
+
 pub mod data;
+pub mod objective;

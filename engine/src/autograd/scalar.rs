@@ -156,7 +156,12 @@ fn log1p_exp(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-impl Scalar<'_> {
+impl<'t> Scalar<'t> {
+    /// The tape it is on, for constants beside it.
+    pub fn tape(self) -> &'t ScalarTape {
+        self.tape
+    }
+
     /// The number itself.
     pub fn value(self) -> f64 {
         self.value

@@ -1,0 +1,283 @@
+//! From `--loss` and the knobs to an [`Objective`]. Everything that does not fit is refused here, nothing is ignored.
+
+use super::error::ObjectiveError;
+use super::knobs::{Knob, KnobKind, KnobValue, Knobs};
+use super::loss::{Coupling, DataKind, Loss, LossSpec, Preset};
+use super::{AMBIGUOUS, Ambiguous, LOSSES};
+use std::fmt;
+
+/// A loss, or a weighted mix of losses of single pairs, with its knobs set.
+pub struct Objective {
+    /// At least one; more only if all are uncoupled losses of pairs.
+    pub(super) parts: Vec<Part>,
+    /// Of the first loss: the scale of the logged rewards.
+    pub(super) beta: f64,
+}
+
+/// One loss of a mix.
+pub(super) struct Part {
+    pub(super) weight: f64,
+    pub(super) spec: &'static LossSpec,
+    knobs: Knobs,
+    pub(super) loss: Loss,
+}
+
+impl Objective {
+    /// The objective that `text` names: a loss by any of its names, or a mix like `dpo:0.8,ipo:0.2`.
+    ///
+    /// `given` holds the knobs that the user set, by key; in a mix a knob applies to every loss that has it. Upper and lower
+    /// case, `-` and `_` are alike in names and keys.
+    ///
+    /// # Errors
+    /// Any [`ObjectiveError`]: an unknown or ambiguous name, a knob that the loss does not have or that is out of range, a mix
+    /// of losses that do not mix.
+    pub fn new(text: &str, given: &[(&str, KnobValue)]) -> Result<Self, ObjectiveError> {
+        let named = parse(text)?;
+        check_given(text, &named, given)?;
+        let mut parts = Vec::with_capacity(named.len());
+        for Named { weight, spec, preset } in named {
+            let knobs = complete(spec, preset, given)?;
+            parts.push(Part { weight, spec, loss: (spec.build)(&knobs), knobs });
+        }
+        let beta = parts[0].knobs.number("beta");
+        Ok(Self { parts, beta })
+    }
+
+    /// Its canonical name: of the loss, or `dpo:0.8,ipo:0.2`. Presets are resolved into the loss and its knobs.
+    pub fn name(&self) -> String {
+        match &self.parts[..] {
+            [Part { weight: 1.0, spec, .. }] => spec.name.to_owned(),
+            parts => {
+                let parts: Vec<_> = parts.iter().map(|part| format!("{}:{}", part.spec.name, part.weight)).collect();
+                parts.join(",")
+            }
+        }
+    }
+
+    /// The rows it eats.
+    pub fn data(&self) -> DataKind {
+        self.parts[0].loss.data()
+    }
+
+    /// Whether it needs the reference's log-probabilities.
+    pub fn reference(&self) -> bool {
+        self.parts.iter().any(|part| part.spec.reference)
+    }
+
+    /// What a row's loss depends on besides the row.
+    pub fn coupling(&self) -> Coupling {
+        self.parts[0].loss.coupling()
+    }
+
+    /// The scale of the rewards; of the first loss of a mix.
+    pub fn beta(&self) -> f64 {
+        self.beta
+    }
+
+    /// The knobs with their values, defaults filled in, for the record of a run: with [`Objective::name`] they make the same
+    /// objective again. In a mix, a knob that is off in one of the losses or has several defaults is left out.
+    pub fn knobs(&self) -> Vec<(&'static Knob, KnobValue)> {
+        let mut knobs: Vec<(&'static Knob, KnobValue)> = Vec::new();
+        for knob in self.parts.iter().flat_map(|part| part.spec.knobs) {
+            let has = self.parts.iter().filter(|part| part.spec.knob(knob.key).is_some());
+            let mut values = has.map(|part| part.knobs.value(knob.key));
+            let first = values.next().flatten();
+            if let Some(value) = first
+                && values.all(|other| other == first)
+                && knobs.iter().all(|(known, _)| known.key != knob.key)
+            {
+                knobs.push((knob, value));
+            }
+        }
+        knobs
+    }
+}
+
+impl fmt::Debug for Objective {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Objective({}", self.name())?;
+        for (knob, value) in self.knobs() {
+            write!(f, ", {} = {value}", knob.key)?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// The loss of that name, alias or preset.
+///
+/// # Errors
+/// [`ObjectiveError::UnknownLoss`] or [`ObjectiveError::AmbiguousLoss`].
+pub fn find(name: &str) -> Result<(&'static LossSpec, Option<&'static Preset>), ObjectiveError> {
+    for spec in LOSSES {
+        if same_name(spec.name, name) || spec.aliases.iter().any(|alias| same_name(alias, name)) {
+            return Ok((spec, None));
+        }
+        if let Some(preset) = spec.presets.iter().find(|preset| same_name(preset.name, name)) {
+            return Ok((spec, Some(preset)));
+        }
+    }
+    match AMBIGUOUS.iter().find(|ambiguous| same_name(ambiguous.name, name)) {
+        Some(Ambiguous { candidates, .. }) => Err(ObjectiveError::AmbiguousLoss {
+            name: name.to_owned(),
+            candidates: candidates
+                .iter()
+                .map(|(candidate, what)| match find(candidate) {
+                    Ok(_) => format!("{candidate} ({what})"),
+                    Err(_) => format!("{candidate} ({what}; not in this version)"),
+                })
+                .collect(),
+        }),
+        None => Err(ObjectiveError::UnknownLoss {
+            name: name.to_owned(),
+            known: LOSSES.iter().map(|spec| spec.name).collect(),
+        }),
+    }
+}
+
+/// Every knob of every loss once, by key, with the losses that have it: for the flags of the command line. Where losses differ
+/// in help, default or range, the knob is the first loss's.
+pub fn knobs() -> Vec<(&'static Knob, Vec<&'static LossSpec>)> {
+    let mut knobs: Vec<(&'static Knob, Vec<&'static LossSpec>)> = Vec::new();
+    for spec in LOSSES {
+        for knob in spec.knobs {
+            match knobs.iter_mut().find(|(known, _)| known.key == knob.key) {
+                Some((_, specs)) => specs.push(spec),
+                None => knobs.push((knob, vec![spec])),
+            }
+        }
+    }
+    knobs
+}
+
+/// A loss as `--loss` names it.
+struct Named {
+    weight: f64,
+    spec: &'static LossSpec,
+    preset: Option<&'static Preset>,
+}
+
+fn parse(text: &str) -> Result<Vec<Named>, ObjectiveError> {
+    if !text.contains([',', ':']) {
+        let (spec, preset) = find(text.trim())?;
+        return Ok(vec![Named { weight: 1.0, spec, preset }]);
+    }
+    let mut named: Vec<Named> = Vec::new();
+    for part in text.split(',') {
+        let syntax = || ObjectiveError::MixSyntax { text: text.to_owned(), part: part.trim().to_owned() };
+        let (name, weight) = part.split_once(':').ok_or_else(syntax)?;
+        let weight: f64 = weight.trim().parse().map_err(|_| syntax())?;
+        let (spec, preset) = find(name.trim())?;
+        let twice = named.iter().any(|other| other.spec.name == spec.name);
+        if !(weight.is_finite() && weight > 0.0) || twice {
+            return Err(syntax());
+        }
+        named.push(Named { weight, spec, preset });
+    }
+    if let [_, _, ..] = named[..]
+        && let Some(loss) = named.iter().find(|named| !mixes(named.spec))
+    {
+        let mixable = LOSSES.iter().filter(|spec| mixes(spec)).map(|spec| spec.name).collect();
+        return Err(ObjectiveError::MixKind { text: text.to_owned(), loss: loss.spec.name, mixable });
+    }
+    Ok(named)
+}
+
+/// Whether the loss can be part of a mix: it is a loss of single pairs.
+fn mixes(spec: &LossSpec) -> bool {
+    let defaults = Knobs { values: spec.knobs.iter().map(|knob| (knob.key, knob.default())).collect() };
+    matches!((spec.build)(&defaults), Loss::Pair(_))
+}
+
+/// Refuses knobs that none of the losses has, and knobs given twice.
+fn check_given(text: &str, named: &[Named], given: &[(&str, KnobValue)]) -> Result<(), ObjectiveError> {
+    for (i, (key, _)) in given.iter().enumerate() {
+        let Some(knob) = named.iter().find_map(|named| knob_of(named.spec, key)) else {
+            let (flag, losses) = match knobs().into_iter().find(|(knob, _)| same_name(knob.key, key)) {
+                Some((knob, specs)) => (knob.flag.to_owned(), specs.iter().map(|spec| spec.name).collect()),
+                None => (key.to_string(), Vec::new()),
+            };
+            let mut has: Vec<String> = Vec::new();
+            for knob in named.iter().flat_map(|named| named.spec.knobs) {
+                let flag = format!("--{}", knob.flag);
+                if !has.contains(&flag) {
+                    has.push(flag);
+                }
+            }
+            return Err(ObjectiveError::UnknownKnob { flag, loss: text.to_owned(), has, losses });
+        };
+        if given[..i].iter().any(|(earlier, _)| same_name(earlier, key)) {
+            return Err(ObjectiveError::KnobTwice { flag: knob.flag });
+        }
+    }
+    Ok(())
+}
+
+/// The knobs of one loss: what was given, what the preset sets, and the defaults of the rest.
+fn complete(
+    spec: &'static LossSpec,
+    preset: Option<&'static Preset>,
+    given: &[(&str, KnobValue)],
+) -> Result<Knobs, ObjectiveError> {
+    let given_to = |knob: &Knob| given.iter().find(|(key, _)| same_name(knob.key, key)).map(|(_, value)| *value);
+    let mut values = Vec::with_capacity(spec.knobs.len());
+    for knob in spec.knobs {
+        let set = preset.and_then(|preset| preset.sets.iter().find(|(key, _)| *key == knob.key));
+        let value = match (given_to(knob), set) {
+            (Some(value), _) => {
+                check_value(spec, knob, value)?;
+                Some(value)
+            }
+            (None, Some((_, value))) => Some(*value),
+            (None, None) => knob.default(),
+        };
+        if let (Some(preset), Some((_, sets)), Some(value)) = (preset, set, value)
+            && *sets != value
+        {
+            let (preset, loss, key, sets) = (preset.name, spec.name, knob.key, *sets);
+            return Err(ObjectiveError::PresetConflict { preset, loss, key, sets, value });
+        }
+        if let Some(preset) = preset
+            && preset.requires.contains(&knob.key)
+            && value == knob.default()
+        {
+            let default = knob.default().map_or("nothing".to_owned(), |value| value.to_string());
+            return Err(ObjectiveError::PresetNeeds { preset: preset.name, loss: spec.name, flag: knob.flag, default });
+        }
+        values.push((knob.key, value));
+    }
+    for knob in spec.knobs {
+        if let (Some(_), Some(replaced)) = (given_to(knob), knob.replaces) {
+            let replaced = spec.knob(replaced).expect("`replaces` names a knob of the same loss");
+            if given_to(replaced).is_some() {
+                return Err(ObjectiveError::KnobConflict { loss: spec.name, flag: knob.flag, replaced: replaced.flag });
+            }
+            values.iter_mut().filter(|(key, _)| *key == replaced.key).for_each(|(_, value)| *value = None);
+        }
+    }
+    Ok(Knobs { values })
+}
+
+fn check_value(spec: &'static LossSpec, knob: &'static Knob, value: KnobValue) -> Result<(), ObjectiveError> {
+    match (knob.kind, value) {
+        (KnobKind::Number { range, .. }, KnobValue::Number(number)) if !range.contains(number) => {
+            Err(ObjectiveError::KnobRange { flag: knob.flag, loss: spec.name, value: number, range })
+        }
+        (KnobKind::Number { .. }, KnobValue::Number(_)) | (KnobKind::Switch { .. }, KnobValue::Switch(_)) => Ok(()),
+        (KnobKind::Number { .. }, KnobValue::Switch(_)) => {
+            Err(ObjectiveError::KnobType { flag: knob.flag, value, wanted: "a number" })
+        }
+        (KnobKind::Switch { .. }, KnobValue::Number(_)) => {
+            Err(ObjectiveError::KnobType { flag: knob.flag, value, wanted: "true or false" })
+        }
+    }
+}
+
+fn knob_of(spec: &'static LossSpec, key: &str) -> Option<&'static Knob> {
+    spec.knobs.iter().find(|knob| same_name(knob.key, key))
+}
+
+/// Upper and lower case, `-` and `_` are alike.
+fn same_name(a: &str, b: &str) -> bool {
+    let normal = |c: u8| if c == b'-' { b'_' } else { c.to_ascii_lowercase() };
+    a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| normal(a) == normal(b))
+}

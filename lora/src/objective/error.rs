@@ -1,0 +1,152 @@
+//! What can be wrong with the choice of an objective, and with the numbers that it is given.
+
+use super::knobs::{KnobValue, Range};
+
+/// A `--loss` or a knob that makes no objective: a mistake on the command line or in the configuration file.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObjectiveError {
+    /// No loss has this name.
+    #[error("no loss is called `{name}`; there are {}", .known.join(", "))]
+    UnknownLoss {
+        /// As given.
+        name: String,
+        /// The name of every loss.
+        known: Vec<&'static str>,
+    },
+    /// Several methods have this name.
+    #[error("`{name}` names several methods: {}", .candidates.join("; "))]
+    AmbiguousLoss {
+        /// As given.
+        name: String,
+        /// What it could mean, with the source, and whether it is here.
+        candidates: Vec<String>,
+    },
+    /// The chosen loss has no such knob.
+    #[error(
+        "--{flag} does not apply to {loss}, whose formula has {}{}", list_or(.has, "no such number"),
+        if .losses.is_empty() { String::new() } else { format!("; it belongs to {}", .losses.join(", ")) }
+    )]
+    UnknownKnob {
+        /// The flag, or the key as given if no loss has it.
+        flag: String,
+        /// The loss, or the losses of a mix.
+        loss: String,
+        /// The flags that the loss does have.
+        has: Vec<String>,
+        /// The losses that have this knob.
+        losses: Vec<&'static str>,
+    },
+    /// A number out of range.
+    #[error("--{flag} {value}: {loss} needs a number {range}")]
+    KnobRange {
+        /// The flag.
+        flag: &'static str,
+        /// The loss.
+        loss: &'static str,
+        /// As given.
+        value: f64,
+        /// What is accepted.
+        range: Range,
+    },
+    /// A number for a switch, or the reverse.
+    #[error("--{flag}: `{value}` is not {wanted}")]
+    KnobType {
+        /// The flag.
+        flag: &'static str,
+        /// As given.
+        value: KnobValue,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// Two knobs that exclude each other.
+    #[error("--{flag} replaces --{replaced} in {loss}: give one of them")]
+    KnobConflict {
+        /// The loss.
+        loss: &'static str,
+        /// One flag.
+        flag: &'static str,
+        /// The other.
+        replaced: &'static str,
+    },
+    /// One knob given twice.
+    #[error("--{flag} is given twice")]
+    KnobTwice {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// The name of the loss says one thing and the knob another.
+    #[error("`{preset}` is {loss} with {key} = {sets}, and {key} = {value} is given; use `--loss {loss}`")]
+    PresetConflict {
+        /// The name as given.
+        preset: &'static str,
+        /// The loss it stands for.
+        loss: &'static str,
+        /// The knob.
+        key: &'static str,
+        /// What the name sets it to.
+        sets: KnobValue,
+        /// What was given.
+        value: KnobValue,
+    },
+    /// The name of the loss promises a knob that was not given.
+    #[error("`{preset}` is {loss} with --{flag}, which must be given and other than {default}")]
+    PresetNeeds {
+        /// The name as given.
+        preset: &'static str,
+        /// The loss it stands for.
+        loss: &'static str,
+        /// The missing flag.
+        flag: &'static str,
+        /// The default, with which the name would be wrong.
+        default: String,
+    },
+    /// A mix that is not `NAME:WEIGHT,NAME:WEIGHT`.
+    #[error("`{part}` in --loss {text}: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once")]
+    MixSyntax {
+        /// The whole value.
+        text: String,
+        /// The part that is wrong.
+        part: String,
+    },
+    /// A loss that cannot be mixed.
+    #[error("--loss {text}: {loss} cannot be part of a mix, only losses of single pairs can: {}", .mixable.join(", "))]
+    MixKind {
+        /// The whole value.
+        text: String,
+        /// The loss.
+        loss: &'static str,
+        /// The losses that can.
+        mixable: Vec<&'static str>,
+    },
+}
+
+fn list_or(items: &[String], none: &str) -> String {
+    if items.is_empty() { none.to_owned() } else { items.join(", ") }
+}
+
+/// Numbers from which no loss can be made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeadError {
+    /// A log-probability, loss or derivative that is NaN or infinite.
+    #[error("{what} is {value}")]
+    NonFinite {
+        /// Index into the rows given to the call: the caller knows the example.
+        row: usize,
+        /// Which number.
+        what: &'static str,
+        /// NaN or an infinity.
+        value: f64,
+    },
+    /// A batch too small for a coupled loss.
+    #[error("{loss} compares each answer with those of other rows: a batch of {rows} is too small, it needs {needed}")]
+    BatchTooSmall {
+        /// The loss.
+        loss: &'static str,
+        /// Rows in the batch.
+        rows: usize,
+        /// The fewest that work.
+        needed: usize,
+    },
+}

@@ -1,0 +1,71 @@
+//! EXO on pairs: the reverse KL divergence from the smoothed preference.
+
+use super::knobs::{self, Knob, KnobKind, Range};
+use super::loss::{DataKind, Loss, LossSpec, Pair, PairLoss};
+use align_engine::autograd::scalar::Scalar;
+
+pub(super) const SPEC: LossSpec = LossSpec {
+    name: "exo_pair",
+    aliases: &["exo", "exo-pref"],
+    presets: &[],
+    data: DataKind::Pairs,
+    reference: true,
+    source: "arXiv 2402.00856, eq. 16",
+    summary: "Exact optimisation: reverse KL from the preference to the policy, mode-seeking where DPO covers the mass",
+    knobs: &[
+        knobs::BETA,
+        Knob {
+            key: "label_smoothing",
+            flag: "label-smoothing",
+            flag_aliases: &[],
+            help: "Probability that the target gives to the rejected answer: the reward margin is pulled to ln((1 - e) / e)",
+            kind: KnobKind::Number { default: Some(1e-3), range: Range::open(0.0, 0.5) },
+            replaces: None,
+        },
+        Knob {
+            key: "log_eps",
+            flag: "log-eps",
+            flag_aliases: &["exo-log-eps"],
+            help: "Target log-probs [0, log-eps], not normalised, as in the authors' code (there -10), instead of label smoothing",
+            kind: KnobKind::Number { default: None, range: Range::NEGATIVE },
+            replaces: Some("label_smoothing"),
+        },
+    ],
+    build: |knobs| {
+        let [log_target_chosen, log_target_rejected] = match knobs.number_if_given("log_eps") {
+            Some(log_eps) => [0.0, log_eps],
+            None => {
+                let label_smoothing = knobs.number("label_smoothing");
+                [(-label_smoothing).ln_1p(), label_smoothing.ln()]
+            }
+        };
+        Loss::Pair(Box::new(ExoPair { beta: knobs.number("beta"), log_target_chosen, log_target_rejected }))
+    },
+};
+
+/// `loss = KL([q, 1 - q] || [1 - e, e])`, `q = sigmoid(m)`, `m = beta * log_ratio_margin`, `e = label_smoothing`.
+///
+/// Source: arXiv 2402.00856, eq. 16 (`beta` is its beta_pi). The authors' code has the target log-probs `[0, -10]`, which do
+/// not sum to one: lowest at `m = 10`, slightly below 0. TRL wants `e > 0` and recommends 1e-3, lowest at `m = 6.9`: the
+/// default here; `log_eps` gives the authors' form.
+///
+/// The gradient is `beta q (1 - q) (m - ln((1 - e) / e))`: it vanishes at both ends, so a pair that starts far on the wrong
+/// side is not learned.
+struct ExoPair {
+    beta: f64,
+    log_target_chosen: f64,
+    log_target_rejected: f64,
+}
+
+impl PairLoss for ExoPair {
+    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
+        let reward_margin = self.beta * pair.log_ratio_margin();
+        let (chosen_prob, rejected_prob) = (reward_margin.sigmoid(), (-reward_margin).sigmoid());
+        chosen_prob * (reward_margin.log_sigmoid() - self.log_target_chosen)
+            + rejected_prob * ((-reward_margin).log_sigmoid() - self.log_target_rejected)
+    }
+
+    fn saturates_beyond(&self) -> Option<f64> {
+        Some(20.0) // q (1 - q) is 2e-9 there
+    }
+}

@@ -1,0 +1,55 @@
+//! IPO: a finite target for the margin.
+
+use super::knobs::{self, Knob, KnobKind, KnobValue};
+use super::loss::{DataKind, Loss, LossSpec, Pair, PairLoss, Preset};
+use align_engine::autograd::scalar::Scalar;
+
+pub(super) const SPEC: LossSpec = LossSpec {
+    name: "ipo",
+    aliases: &[],
+    presets: &[Preset { name: "ipo_sum", sets: &[("length_norm", KnobValue::Switch(false))], requires: &[] }],
+    data: DataKind::Pairs,
+    reference: true,
+    source: "arXiv 2310.12036, eq. 17",
+    summary: "Squared distance of the log-ratio margin from 1 / (2 beta): no push beyond the target",
+    knobs: &[
+        Knob { help: "The paper's tau: the log-ratio margin is pulled to 1 / (2 beta)", ..knobs::BETA },
+        Knob {
+            key: "length_norm",
+            flag: "no-length-norm",
+            flag_aliases: &[],
+            help: "Take log-probs as sums over the answer, not as means per token",
+            kind: KnobKind::Switch { default: true },
+            replaces: None,
+        },
+    ],
+    build: |knobs| {
+        let log_prob = if knobs.switch("length_norm") { LogProb::MeanPerToken } else { LogProb::Sum };
+        Loss::Pair(Box::new(Ipo { beta: knobs.number("beta"), log_prob }))
+    },
+};
+
+/// `loss = (h - 1 / (2 beta))^2`, `h` the log-ratio margin.
+///
+/// Source: arXiv 2310.12036, eq. 17, `beta` its tau. Log-probs are means per token, as in TRL (which cites the authors),
+/// HALOs and LLaMA-Factory: with sums, as in the DPO authors' code and OpenRLHF, `1 / (2 beta)` means another distance for
+/// every answer length.
+struct Ipo {
+    beta: f64,
+    log_prob: LogProb,
+}
+
+enum LogProb {
+    MeanPerToken,
+    Sum,
+}
+
+impl PairLoss for Ipo {
+    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
+        let margin = match self.log_prob {
+            LogProb::MeanPerToken => pair.mean_log_ratio_margin(),
+            LogProb::Sum => pair.log_ratio_margin(),
+        };
+        (margin - 1.0 / (2.0 * self.beta)).square()
+    }
+}

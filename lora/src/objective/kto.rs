@@ -1,0 +1,50 @@
+//! KTO on labelled single answers.
+
+use super::knobs;
+use super::loss::{Answer, DataKind, Label, Loss, LossSpec, Statistics, UnpairedLoss};
+use align_engine::autograd::scalar::Scalar;
+
+pub(super) const SPEC: LossSpec = LossSpec {
+    name: "kto",
+    aliases: &[],
+    presets: &[],
+    data: DataKind::Unpaired,
+    reference: true,
+    source: "arXiv 2402.01306, eq. 7",
+    summary: "Labelled single answers: a bounded loss against a reference point shared by the batch",
+    knobs: &[knobs::BETA, knobs::DESIRABLE_WEIGHT, knobs::UNDESIRABLE_WEIGHT],
+    build: |knobs| {
+        Loss::Unpaired(Box::new(Kto {
+            beta: knobs.number("beta"),
+            desirable_weight: knobs.number("desirable_weight"),
+            undesirable_weight: knobs.number("undesirable_weight"),
+        }))
+    },
+};
+
+/// `loss = desirable_weight * sigmoid(beta * (kl - r))` or `undesirable_weight * sigmoid(beta * (r - kl))`, `r` the log-ratio
+/// of the answer and `kl = max(0, mean log-ratio of the batch's mismatched answers)`, without gradient.
+///
+/// Source: arXiv 2402.01306, eq. 7. A mismatched answer is the previous row's answer after this row's prompt, as in TRL. HALOs
+/// leaves answers with a zero log-ratio out of the mean; here, as in TRL, all count. Both take `kl` per micro-batch, this
+/// over the optimiser batch.
+struct Kto {
+    beta: f64,
+    desirable_weight: f64,
+    undesirable_weight: f64,
+}
+
+impl UnpairedLoss for Kto {
+    fn statistics(&self, mismatched_log_ratios: &[f64]) -> Statistics {
+        let mean = mismatched_log_ratios.iter().sum::<f64>() / mismatched_log_ratios.len() as f64;
+        Statistics::new([("kl", mean.max(0.0))])
+    }
+
+    fn loss<'t>(&self, answer: &Answer<'t>, label: Label, statistics: &Statistics) -> Scalar<'t> {
+        let above_reference_point = self.beta * (answer.log_ratio() - statistics.get("kl"));
+        match label {
+            Label::Desirable => self.desirable_weight * (-above_reference_point).sigmoid(),
+            Label::Undesirable => self.undesirable_weight * above_reference_point.sigmoid(),
+        }
+    }
+}

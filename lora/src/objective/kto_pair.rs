@@ -1,0 +1,79 @@
+//! KTO's early variant for pairs: the rejected answers give the reference point of the chosen ones, and the other way round.
+
+use super::knobs::{self, Knob, KnobKind};
+use super::loss::{DataKind, Loss, LossSpec, Pair, PairBatchLoss, Statistics};
+use align_engine::autograd::scalar::Scalar;
+
+pub(super) const SPEC: LossSpec = LossSpec {
+    name: "kto_pair",
+    aliases: &[],
+    presets: &[],
+    data: DataKind::Pairs,
+    reference: true,
+    source: "arXiv 2402.01306, the paired variant of TRL 0.8",
+    summary: "KTO on whole pairs, each half giving the other's reference point; `kto` takes the same data apart",
+    knobs: &[
+        knobs::BETA,
+        knobs::DESIRABLE_WEIGHT,
+        knobs::UNDESIRABLE_WEIGHT,
+        Knob {
+            key: "kl_grad",
+            flag: "kto-kl-grad",
+            flag_aliases: &[],
+            help: "Let the gradient flow through the reference points, as TRL 0.8 did",
+            kind: KnobKind::Switch { default: false },
+            replaces: None,
+        },
+    ],
+    build: |knobs| {
+        Loss::PairBatch(Box::new(KtoPair {
+            beta: knobs.number("beta"),
+            desirable_weight: knobs.number("desirable_weight"),
+            undesirable_weight: knobs.number("undesirable_weight"),
+            kl_grad: knobs.switch("kl_grad"),
+        }))
+    },
+};
+
+/// Two items a pair, first all chosen, then all rejected:
+/// `desirable_weight * sigmoid(beta * (z_chosen - chosen log-ratio))`, `z_chosen = max(0, mean of the rejected log-ratios)`;
+/// `undesirable_weight * sigmoid(beta * (rejected log-ratio - z_rejected))`, `z_rejected = max(0, mean of the chosen ones)`.
+///
+/// Source: the `kto_pair` of TRL 0.8 and 0.9 and of the SPPO authors, which let the gradient flow through the means; the KTO
+/// paper and HALOs stop it, the default here. A printed variant has the weights inside the sigmoid in beta's place.
+struct KtoPair {
+    beta: f64,
+    desirable_weight: f64,
+    undesirable_weight: f64,
+    kl_grad: bool,
+}
+
+/// The reference points of the chosen and of the rejected answers.
+fn reference_points<'t>(pairs: &[Pair<'t>]) -> [Scalar<'t>; 2] {
+    let chosen: Vec<_> = pairs.iter().map(|pair| pair.chosen.log_ratio()).collect();
+    let rejected: Vec<_> = pairs.iter().map(|pair| pair.rejected.log_ratio()).collect();
+    [Scalar::mean(&rejected).relu(), Scalar::mean(&chosen).relu()]
+}
+
+impl PairBatchLoss for KtoPair {
+    fn statistics(&self, pairs: &[Pair<'_>]) -> Statistics {
+        let [z_chosen, z_rejected] = reference_points(pairs);
+        Statistics::new([("kl/chosen", z_chosen.value()), ("kl/rejected", z_rejected.value())])
+    }
+
+    fn losses<'t>(&self, pairs: &[Pair<'t>], statistics: &Statistics) -> Vec<Scalar<'t>> {
+        let [z_chosen, z_rejected] = if self.kl_grad {
+            reference_points(pairs)
+        } else {
+            let tape = pairs[0].chosen.policy.tape();
+            [tape.leaf(statistics.get("kl/chosen")), tape.leaf(statistics.get("kl/rejected"))]
+        };
+        let chosen = pairs
+            .iter()
+            .map(|pair| self.desirable_weight * (self.beta * (z_chosen - pair.chosen.log_ratio())).sigmoid());
+        let rejected = pairs
+            .iter()
+            .map(|pair| self.undesirable_weight * (self.beta * (pair.rejected.log_ratio() - z_rejected)).sigmoid());
+        chosen.chain(rejected).collect()
+    }
+}
