@@ -3,6 +3,7 @@
 //! A [`Case`] makes random inputs for one shape on one device. Its [`Prepared`] form runs the kernel (the bench times that) and
 //! compares the output with the plain reference in f64 (the test asks for that), so a timed kernel is always a checked one.
 
+use crate::cpu::Isa;
 use crate::{Device, Result};
 use half::{bf16, f16};
 
@@ -60,6 +61,38 @@ impl Comparison {
     pub fn holds(&self) -> bool {
         self.error <= self.bound
     }
+}
+
+/// Runs every case with every instruction set that this machine has and compares the outputs with the references.
+///
+/// # Panics
+/// With the list of everything that failed. If there is nothing to check, too: a test that checks nothing must not pass.
+pub fn check_all(cases: &[Case]) {
+    let mut compared = 0;
+    let mut failures = Vec::new();
+    for isa in Isa::available() {
+        let device = Device::cpu_with(Some(2), isa).expect("two threads can be started");
+        for case in cases {
+            let place = format!("{} {} on {}", case.kernel, case.shape, device.describe());
+            let comparisons = (case.prepare)(&device).and_then(|mut prepared| {
+                prepared.run()?;
+                Ok(prepared.check())
+            });
+            match comparisons {
+                Err(error) => failures.push(format!("{place}: {error}")),
+                Ok(comparisons) => {
+                    compared += comparisons.len();
+                    failures.extend(
+                        comparisons.iter().filter(|c| !c.holds()).map(|c| {
+                            format!("{place}: {} is {:.3e} away, {:.3e} is allowed", c.output, c.error, c.bound)
+                        }),
+                    );
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} of {compared} outputs differ:\n{}", failures.len(), failures.join("\n"));
+    assert!(compared > 0, "no case was checked");
 }
 
 /// Largest absolute difference; infinite where one is NaN or the lengths differ.

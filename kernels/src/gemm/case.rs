@@ -1,7 +1,293 @@
-//! Shapes.
+//! Shapes: those of a small llama's layers and of its adapters, timed; odd ones around the edges of the tiles, for the tests.
 
-use crate::case::Case;
+use super::{Accumulate, Dw, Dx, Forward, reference};
+use crate::case::{Case, Comparison, Inputs, Prepared};
+use crate::device::WeightDtype;
+use crate::{Buffer, Device, Precision, Result, WeightSlice};
+use half::{bf16, f16};
+
+/// Which of the three products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Forward,
+    Dx,
+    Dw,
+}
+
+/// One product at one shape.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    layout: Layout,
+    m: usize,
+    n: usize,
+    k: usize,
+    alpha: f32,
+    weights: WeightDtype,
+    accumulate: Accumulate,
+    precision: Precision,
+}
 
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    let plain = Shape {
+        layout: Layout::Forward,
+        m: 0,
+        n: 0,
+        k: 0,
+        alpha: 1.0,
+        weights: WeightDtype::Bf16,
+        accumulate: Accumulate::Set,
+        precision: Precision::F32,
+    };
+    let mut cases = Vec::new();
+
+    // A linear layer of SmolLM2-135M (hidden 576, intermediate 1536, key-value heads 192, vocabulary 49152), both ways.
+    for layout in [Layout::Forward, Layout::Dx] {
+        for m in [1, 8, 128, 512, 2048] {
+            for [n, k] in [[576, 576], [192, 576], [1536, 576], [576, 1536]] {
+                cases.push(Shape { layout, m, n, k, ..plain }.case(true));
+            }
+        }
+        for m in [1, 128, 1024] {
+            cases.push(Shape { layout, m, n: 49152, k: 576, ..plain }.case(true));
+        }
+    }
+    cases.push(Shape { m: 512, n: 1536, k: 576, precision: Precision::Bf16, ..plain }.case(true));
+    // An adapter of rank 16 around it: x·Aᵀ, u·Bᵀ, and their gradients.
+    let adapter = Shape { m: 2048, weights: WeightDtype::F32, ..plain };
+    for layout in [Layout::Forward, Layout::Dx, Layout::Dw] {
+        for [n, k] in [[16, 576], [16, 1536], [576, 16], [1536, 16]] {
+            cases.push(Shape { layout, n, k, ..adapter }.case(true));
+        }
+    }
+
+    // Odd sizes. Every combination of format, precision and store at one of them, one combination at the others.
+    for layout in [Layout::Forward, Layout::Dx, Layout::Dw] {
+        let odd = Shape { layout, alpha: 0.75, ..plain };
+        for weights in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
+            for precision in [Precision::F32, Precision::Bf16] {
+                for accumulate in [Accumulate::Set, Accumulate::Add] {
+                    cases.push(Shape { m: 33, n: 65, k: 31, weights, precision, accumulate, ..odd }.case(false));
+                }
+            }
+        }
+        for [m, n, k] in [
+            [0, 5, 7],
+            [1, 1, 1],
+            [1, 3, 577],
+            [3, 31, 65],
+            [31, 1, 33],
+            [12, 32, 288],
+            [13, 33, 289],
+            [7, 577, 3],
+            [100, 16, 577],
+            [65, 577, 16],
+            [577, 4, 31],
+            [1300, 33, 17],
+            [67, 40, 1200],
+            [5, 1200, 600],
+        ] {
+            cases.push(Shape { m, n, k, accumulate: Accumulate::Add, ..odd }.case(false));
+        }
+    }
+    cases
+}
+
+impl Shape {
+    fn kernel(&self) -> &'static str {
+        match self.layout {
+            Layout::Forward => "gemm.forward",
+            Layout::Dx => "gemm.dx",
+            Layout::Dw => "gemm.dw",
+        }
+    }
+
+    /// Rows and columns of the left operand, the right operand and the output.
+    fn sides(&self) -> [[usize; 2]; 3] {
+        let Shape { m, n, k, .. } = *self;
+        match self.layout {
+            Layout::Forward => [[m, k], [n, k], [m, n]],
+            Layout::Dx => [[m, n], [n, k], [m, k]],
+            Layout::Dw => [[m, n], [m, k], [n, k]],
+        }
+    }
+
+    fn case(self, timed: bool) -> Case {
+        let Shape { m, n, k, accumulate, .. } = self;
+        let right = match (self.layout, self.weights) {
+            (Layout::Dw, _) | (_, WeightDtype::F32) => "f32",
+            (_, WeightDtype::F16) => "f16",
+            (_, WeightDtype::Bf16) => "bf16",
+        };
+        let operand_bytes = if right == "f32" { 4 } else { 2 };
+        let [left_side, right_side, output_side] = self.sides().map(|[rows, cols]| rows * cols);
+        let output_passes = if accumulate == Accumulate::Add { 2 } else { 1 };
+        let product = if self.precision == Precision::Bf16 { ", products of bf16" } else { "" };
+        let store = if accumulate == Accumulate::Add { ", added" } else { "" };
+        Case {
+            kernel: self.kernel(),
+            shape: format!("m {m} n {n} k {k} {right}{product}{store}"),
+            flops: 2.0 * m as f64 * n as f64 * k as f64,
+            bytes: (4 * left_side + operand_bytes * right_side + 4 * output_passes * output_side) as f64,
+            timed,
+            prepare: Box::new(move |device| Ok(Box::new(Run::new(self, device)?))),
+        }
+    }
+}
+
+/// The right operand on the device.
+enum Right {
+    F32(Buffer<f32>),
+    F16(Buffer<f16>),
+    Bf16(Buffer<bf16>),
+}
+
+struct Run {
+    shape: Shape,
+    device: Device,
+    left: Vec<f32>,
+    /// As the kernel reads it: rounded to its format.
+    right: Vec<f32>,
+    /// What the output holds before the call.
+    before: Vec<f32>,
+    left_buffer: Buffer<f32>,
+    right_buffer: Right,
+    before_buffer: Buffer<f32>,
+    output: Buffer<f32>,
+}
+
+impl Run {
+    fn new(shape: Shape, device: &Device) -> Result<Run> {
+        let [left, right, output] = shape.sides().map(|[rows, cols]| rows * cols);
+        let mut inputs = Inputs::of(&[shape.m, shape.n, shape.k]);
+        let left = inputs.normal(left, 1.0);
+        let (right, right_buffer) = match (shape.layout, shape.weights) {
+            (Layout::Dw, _) | (_, WeightDtype::F32) => {
+                let values = inputs.normal(right, 0.1);
+                let buffer = device.upload("right", &values)?;
+                (values, Right::F32(buffer))
+            }
+            (_, WeightDtype::F16) => {
+                let values = inputs.normal_f16(right, 0.1);
+                (values.iter().map(|x| x.to_f32()).collect(), Right::F16(device.upload("right", &values)?))
+            }
+            (_, WeightDtype::Bf16) => {
+                let values = inputs.normal_bf16(right, 0.1);
+                (values.iter().map(|x| x.to_f32()).collect(), Right::Bf16(device.upload("right", &values)?))
+            }
+        };
+        let before = match shape.accumulate {
+            // an element that is not written shows
+            Accumulate::Set => vec![f32::NAN; output],
+            Accumulate::Add => inputs.normal(output, 1.0),
+        };
+        Ok(Run {
+            shape,
+            device: device.clone(),
+            left_buffer: device.upload("left", &left)?,
+            before_buffer: device.upload("before", &before)?,
+            output: device.upload("output", &before)?,
+            left,
+            right,
+            before,
+            right_buffer,
+        })
+    }
+}
+
+impl Prepared for Run {
+    fn run(&mut self) -> Result<()> {
+        let Shape { layout, m, n, k, alpha, accumulate, precision, .. } = self.shape;
+        if accumulate == Accumulate::Add {
+            self.output.view_mut().copy_from(self.before_buffer.view());
+        }
+        let left = self.left_buffer.view();
+        let right = match &self.right_buffer {
+            Right::F32(right) => WeightSlice::F32(right.view()),
+            Right::F16(right) => WeightSlice::F16(right.view()),
+            Right::Bf16(right) => WeightSlice::Bf16(right.view()),
+        };
+        let output = self.output.view_mut();
+        match layout {
+            Layout::Forward => {
+                Forward { m, n, k, alpha, x: left, w: right, y: output, accumulate, precision }.run(&self.device)
+            }
+            Layout::Dx => {
+                Dx { m, n, k, alpha, dy: left, w: right, dx: output, accumulate, precision }.run(&self.device)
+            }
+            Layout::Dw => {
+                let WeightSlice::F32(x) = right else { unreachable!("`new` makes the x of a Dw in f32") };
+                Dw { m, n, k, alpha, dy: left, x, dw: output, accumulate, precision }.run(&self.device)
+            }
+        }
+    }
+
+    /// Compares a sample of the output's rows and columns: all of them up to 80, the first, the last and some between beyond.
+    fn check(&self) -> Vec<Comparison> {
+        let Shape { layout, alpha, accumulate, precision, .. } = self.shape;
+        let [left_side, right_side, [rows, cols]] = self.shape.sides();
+        let (sampled_rows, sampled_cols) = (sample(rows), sample(cols));
+        let sampled = |values: &[f32]| -> Vec<f32> {
+            sampled_rows.iter().flat_map(|row| sampled_cols.iter().map(move |col| values[row * cols + col])).collect()
+        };
+        let [all_left, all_right] = [left_side, right_side].map(|[rows, cols]| [all(rows), all(cols)]);
+        // the sampled part of each operand, and the sizes of the product that is left
+        let (left, right, [m, n, k]) = match layout {
+            Layout::Forward => (
+                part(&self.left, left_side, &sampled_rows, &all_left[1]),
+                part(&self.right, right_side, &sampled_cols, &all_right[1]),
+                [sampled_rows.len(), sampled_cols.len(), self.shape.k],
+            ),
+            Layout::Dx => (
+                part(&self.left, left_side, &sampled_rows, &all_left[1]),
+                part(&self.right, right_side, &all_right[0], &sampled_cols),
+                [sampled_rows.len(), self.shape.n, sampled_cols.len()],
+            ),
+            Layout::Dw => (
+                part(&self.left, left_side, &all_left[0], &sampled_rows),
+                part(&self.right, right_side, &all_right[0], &sampled_cols),
+                [self.shape.m, sampled_rows.len(), sampled_cols.len()],
+            ),
+        };
+        let reference = match layout {
+            Layout::Forward => reference::forward::<f64>,
+            Layout::Dx => reference::dx::<f64>,
+            Layout::Dw => reference::dw::<f64>,
+        };
+        let before: Vec<f64> = sampled(&self.before).into_iter().map(f64::from).collect();
+        let mut exact = before.clone();
+        reference([m, n, k], alpha, &left, &right, &mut exact, accumulate, precision);
+
+        // The sum of the magnitudes of all terms, through the same loops.
+        let magnitude = |values: &[f32]| -> Vec<f32> { values.iter().map(|x| x.abs()).collect() };
+        let mut terms: Vec<f64> = before.iter().map(|x| x.abs()).collect();
+        reference([m, n, k], alpha.abs(), &magnitude(&left), &magnitude(&right), &mut terms, accumulate, precision);
+        let depth = match layout {
+            Layout::Forward => k,
+            Layout::Dx => n,
+            Layout::Dw => m,
+        };
+        let largest = terms.iter().fold(0.0f64, |largest, x| largest.max(*x));
+        vec![Comparison::with_bound("output", &sampled(&self.output.download()), &exact, bound(depth, largest))]
+    }
+}
+
+/// What rounding may do to a sum of `depth` products: each of the `depth` additions, the scaling and the last addition errs by
+/// at most half a unit in the last place of a partial sum, which is at most `terms`, the sum of magnitudes; the errors are
+/// independent, so they add up like a random walk (Higham and Mary 2019, doi 10.1137/18M1226312, theorem 2.4), here with a
+/// factor of 5: a probability of 1e-5 for a step to break it.
+fn bound(depth: usize, terms: f64) -> f64 {
+    let half_ulp = 0.5 * f64::from(f32::EPSILON);
+    5.0 * ((depth + 2) as f64).sqrt() * half_ulp * terms
+}
+
+fn all(n: usize) -> Vec<usize> {
+    (0..n).collect()
+}
+
+fn sample(n: usize) -> Vec<usize> {
+    if n <= 80 { all(n) } else { (0..16).chain((16..n - 16).step_by((n - 32).div_ceil(32))).chain(n - 16..n).collect() }
+}
+
+fn part(values: &[f32], [_, cols]: [usize; 2], take_rows: &[usize], take_cols: &[usize]) -> Vec<f32> {
+    take_rows.iter().flat_map(|row| take_cols.iter().map(move |col| values[row * cols + col])).collect()
 }

@@ -13,7 +13,7 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
-use crate::{Device, Precision, Result, Slice, SliceMut, WeightSlice};
+use crate::{Device, KernelError, Precision, Result, Slice, SliceMut, WeightSlice};
 
 /// Whether the product replaces the output or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,13 @@ impl Forward<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check("gemm.forward", "x", self.x.len(), [self.m, self.k])?;
+        check("gemm.forward", "w", self.w.len(), [self.n, self.k])?;
+        check("gemm.forward", "y", self.y.len(), [self.m, self.n])?;
+        match device {
+            Device::Cpu(cpu) => cpu::forward(self, cpu),
+        }
+        Ok(())
     }
 }
 
@@ -84,7 +90,13 @@ impl Dx<'_> {
     /// # Errors
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check("gemm.dx", "dy", self.dy.len(), [self.m, self.n])?;
+        check("gemm.dx", "w", self.w.len(), [self.n, self.k])?;
+        check("gemm.dx", "dx", self.dx.len(), [self.m, self.k])?;
+        match device {
+            Device::Cpu(cpu) => cpu::dx(self, cpu),
+        }
+        Ok(())
     }
 }
 
@@ -92,6 +104,21 @@ impl Dw<'_> {
     /// # Errors
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check("gemm.dw", "dy", self.dy.len(), [self.m, self.n])?;
+        check("gemm.dw", "x", self.x.len(), [self.m, self.k])?;
+        check("gemm.dw", "dw", self.dw.len(), [self.n, self.k])?;
+        match device {
+            Device::Cpu(cpu) => cpu::dw(self, cpu),
+        }
+        Ok(())
     }
 }
+
+fn check(kernel: &'static str, argument: &'static str, got: usize, [rows, cols]: [usize; 2]) -> Result<()> {
+    // a product that does not fit is no slice's length
+    let want = rows.checked_mul(cols).unwrap_or(usize::MAX);
+    if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
+}
+
+#[cfg(test)]
+mod tests;
