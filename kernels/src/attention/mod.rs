@@ -8,8 +8,9 @@
 pub mod case;
 mod cpu;
 pub mod reference;
+mod segments;
 
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, KernelError, Result, Slice, SliceMut};
 use std::ops::Range;
 
 /// Rows that attend to a prefix and, causally, to themselves.
@@ -98,7 +99,18 @@ impl Forward<'_> {
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] for a
     /// geometry that does not divide or a segment outside the rows.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "attention.forward";
+        self.geometry.check(KERNEL)?;
+        segments::check(KERNEL, self.rows, self.segments)?;
+        let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
+        check_len(KERNEL, "q", self.q.len(), [self.rows, heads, head_dim])?;
+        check_len(KERNEL, "k", self.k.len(), [self.rows, kv_heads, head_dim])?;
+        check_len(KERNEL, "v", self.v.len(), [self.rows, kv_heads, head_dim])?;
+        check_len(KERNEL, "o", self.o.len(), [self.rows, heads, head_dim])?;
+        check_len(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
+        match device {
+            Device::Cpu(_) => cpu::forward(device, self),
+        }
     }
 }
 
@@ -106,14 +118,58 @@ impl Backward<'_> {
     /// # Errors
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "attention.backward";
+        self.geometry.check(KERNEL)?;
+        segments::check(KERNEL, self.rows, self.segments)?;
+        let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
+        let slices = [("q", self.q), ("o", self.o), ("d_o", self.d_o), ("dq", self.dq.as_slice())];
+        for (argument, slice) in slices {
+            check_len(KERNEL, argument, slice.len(), [self.rows, heads, head_dim])?;
+        }
+        let slices = [("k", self.k), ("v", self.v), ("dk", self.dk.as_slice()), ("dv", self.dv.as_slice())];
+        for (argument, slice) in slices {
+            check_len(KERNEL, argument, slice.len(), [self.rows, kv_heads, head_dim])?;
+        }
+        check_len(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
+        match device {
+            Device::Cpu(_) => cpu::backward(device, self),
+        }
     }
 }
 
 impl Decode<'_> {
     /// # Errors
-    /// As [`Forward::run`].
+    /// As [`Forward::run`]; [`crate::KernelError::Size`] too for a length of 0 or above the capacity.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "attention.decode";
+        self.geometry.check(KERNEL)?;
+        let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
+        check_len(KERNEL, "lengths", self.lengths.len(), [self.batch, 1, 1])?;
+        if let Some(&got) = self.lengths.iter().find(|&&length| length == 0 || length > self.capacity) {
+            return Err(KernelError::Size { kernel: KERNEL, argument: "lengths", got, want: "from 1 to the capacity" });
+        }
+        check_len(KERNEL, "q", self.q.len(), [self.batch, heads, head_dim])?;
+        check_len(
+            KERNEL,
+            "k_cache",
+            self.k_cache.len(),
+            [self.batch, self.capacity, kv_heads.saturating_mul(head_dim)],
+        )?;
+        check_len(
+            KERNEL,
+            "v_cache",
+            self.v_cache.len(),
+            [self.batch, self.capacity, kv_heads.saturating_mul(head_dim)],
+        )?;
+        check_len(KERNEL, "o", self.o.len(), [self.batch, heads, head_dim])?;
+        match device {
+            Device::Cpu(_) => cpu::decode(device, self),
+        }
     }
+}
+
+/// A product beyond `usize` saturates, and no slice is that long.
+fn check_len(kernel: &'static str, argument: &'static str, got: usize, sizes: [usize; 3]) -> Result<()> {
+    let want = sizes.into_iter().fold(1, usize::saturating_mul);
+    if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
 }

@@ -1,1 +1,356 @@
-//! Fast version.
+//! Log-probs of targets on the processor: tiles of the vocabulary by the matrix product, then one pass of the online softmax.
+//!
+//! A tile of logits is `[rows, VOCAB_TILE]`. Its columns are walked in the same order whatever the rows beside it, so the bits
+//! of a row do not depend on its neighbours, nor on the number of threads.
+
+use super::{Backward, Forward, IGNORE};
+use crate::cpu::simd::{Simd, VectorTask};
+use crate::device::Cpu;
+use crate::gemm::{self, Accumulate};
+use crate::{Device, Result, Slice, SliceMut};
+use rayon::prelude::*;
+
+/// Tokens of a tile: with 512 rows it is 2 MiB, which the second-level caches of two cores hold until the softmax reads it.
+const VOCAB_TILE: usize = 1024;
+/// Rows of a tile at most: it bounds the scratch to 8 MiB, and at 2048 rows the packing of the weights is a twentieth of the
+/// product's time.
+const ROW_TILE: usize = 2048;
+/// Rows that one thread takes at a time.
+const ROWS_PER_TASK: usize = 16;
+
+/// The online softmax of one row over the tiles seen so far.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    max: f32,
+    /// `Σ e`, `e = exp(z - max)`
+    sum: f32,
+    /// `Σ e (z - max)`, for the entropy
+    weighted: f32,
+    /// `Σ e²`, for the log-sum-exp of twice the logits
+    sum_of_squares: f32,
+    /// The target's logit, once its tile has been seen
+    target: f32,
+}
+
+impl Running {
+    const EMPTY: Running =
+        Running { max: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0, sum_of_squares: 0.0, target: f32::NAN };
+
+    /// Adds a tile, given with its own maximum.
+    fn add(&mut self, tile: Running) {
+        if self.max == f32::NEG_INFINITY {
+            *self = Running { target: self.target, ..tile };
+            return;
+        }
+        let max = if tile.max > self.max { tile.max } else { self.max };
+        let (before, after) = (self.rescaled(max), tile.rescaled(max));
+        self.max = max;
+        self.sum = before.sum + after.sum;
+        self.weighted = before.weighted + after.weighted;
+        self.sum_of_squares = before.sum_of_squares + after.sum_of_squares;
+    }
+
+    /// The same sums relative to a maximum that is at least as large.
+    fn rescaled(&self, max: f32) -> Running {
+        let by = self.max - max;
+        let factor = by.exp();
+        Running {
+            max,
+            sum: self.sum * factor,
+            // factor 0 stands for a tile that no longer counts, whatever its distance
+            weighted: if factor == 0.0 { 0.0 } else { factor * (self.weighted + by * self.sum) },
+            sum_of_squares: self.sum_of_squares * factor * factor,
+            target: self.target,
+        }
+    }
+
+    fn log_sum(&self) -> f64 {
+        f64::from(self.sum).ln()
+    }
+}
+
+pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
+    let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
+    let (Slice::Cpu(targets), SliceMut::Cpu(logps), SliceMut::Cpu(lse)) = (call.targets, call.logps, call.lse);
+    let mut extras = call.extras.map(|extras| {
+        let (SliceMut::Cpu(entropy), SliceMut::Cpu(argmax)) = (extras.entropy, extras.target_is_argmax);
+        let SliceMut::Cpu(lse_of_twice) = extras.lse_of_twice;
+        (entropy, argmax, lse_of_twice)
+    });
+    let with_extras = extras.is_some();
+    let mut running = vec![Running::EMPTY; rows];
+    let mut tile = device.alloc("token_logps.tile", rows.min(ROW_TILE) * vocab_size.min(VOCAB_TILE))?;
+    device.install(|| {
+        for first_row in (0..rows).step_by(ROW_TILE) {
+            let m = ROW_TILE.min(rows - first_row);
+            let x = hidden_states.range(first_row * hidden_size..(first_row + m) * hidden_size);
+            for first in (0..vocab_size).step_by(VOCAB_TILE) {
+                let n = VOCAB_TILE.min(vocab_size - first);
+                gemm::Forward {
+                    m,
+                    n,
+                    k: hidden_size,
+                    alpha: 1.0,
+                    x,
+                    w: lm_head.range(first * hidden_size..(first + n) * hidden_size),
+                    y: tile.view_mut().range(0..m * n),
+                    accumulate: Accumulate::Set,
+                    precision,
+                }
+                .run(device)?;
+                let SliceMut::Cpu(logits) = tile.view_mut();
+                let per_task = logits[..m * n]
+                    .par_chunks_mut(ROWS_PER_TASK * n)
+                    .zip(running[first_row..first_row + m].par_chunks_mut(ROWS_PER_TASK))
+                    .zip(targets[first_row..first_row + m].par_chunks(ROWS_PER_TASK));
+                per_task.for_each(|((logits, running), targets)| {
+                    let cap = call.final_logit_softcapping;
+                    cpu.isa().dispatch(AddTile { logits, running, targets, first, cap, with_extras });
+                });
+            }
+        }
+        Ok(())
+    })?;
+    for (r, state) in running.iter().enumerate() {
+        let scored = targets[r] != IGNORE;
+        let value = |x: f64| if scored { x as f32 } else { 0.0 };
+        let (max, log_sum) = (f64::from(state.max), state.log_sum());
+        lse[r] = value(max + log_sum);
+        logps[r] = value(f64::from(state.target) - max - log_sum);
+        if let Some((entropy, argmax, lse_of_twice)) = &mut extras {
+            // rounding can push the entropy of a one-hot row below 0
+            entropy[r] = value((log_sum - f64::from(state.weighted) / f64::from(state.sum)).max(0.0));
+            argmax[r] = value(if state.target < state.max { 0.0 } else { 1.0 });
+            lse_of_twice[r] = value(2.0 * max + f64::from(state.sum_of_squares).ln());
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
+    let Backward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
+    let (Slice::Cpu(targets), Slice::Cpu(lse), Slice::Cpu(d_logps)) = (call.targets, call.lse, call.d_logps);
+    let mut d_hidden = call.d_hidden;
+    let mut tile = device.alloc("token_logps.tile", rows.min(ROW_TILE) * vocab_size.min(VOCAB_TILE))?;
+    device.install(|| {
+        for first_row in (0..rows).step_by(ROW_TILE) {
+            let m = ROW_TILE.min(rows - first_row);
+            let block = first_row..first_row + m;
+            let wide = first_row * hidden_size..(first_row + m) * hidden_size;
+            for first in (0..vocab_size).step_by(VOCAB_TILE) {
+                let n = VOCAB_TILE.min(vocab_size - first);
+                let w = lm_head.range(first * hidden_size..(first + n) * hidden_size);
+                gemm::Forward {
+                    m,
+                    n,
+                    k: hidden_size,
+                    alpha: 1.0,
+                    x: hidden_states.range(wide.clone()),
+                    w,
+                    y: tile.view_mut().range(0..m * n),
+                    accumulate: Accumulate::Set,
+                    precision,
+                }
+                .run(device)?;
+                let SliceMut::Cpu(logits) = tile.view_mut();
+                let per_task = logits[..m * n]
+                    .par_chunks_mut(ROWS_PER_TASK * n)
+                    .zip(targets[block.clone()].par_chunks(ROWS_PER_TASK))
+                    .zip(lse[block.clone()].par_chunks(ROWS_PER_TASK))
+                    .zip(d_logps[block.clone()].par_chunks(ROWS_PER_TASK));
+                per_task.for_each(|(((logits, targets), lse), d_logps)| {
+                    let cap = call.final_logit_softcapping;
+                    cpu.isa().dispatch(LogitGradients { logits, targets, lse, d_logps, first, cap });
+                });
+                gemm::Dx {
+                    m,
+                    n,
+                    k: hidden_size,
+                    alpha: 1.0,
+                    dy: tile.view().range(0..m * n),
+                    w,
+                    dx: d_hidden.reborrow().range(wide.clone()),
+                    accumulate: if first == 0 { Accumulate::Set } else { Accumulate::Add },
+                    precision,
+                }
+                .run(device)?;
+            }
+        }
+        Ok(())
+    })?;
+    let SliceMut::Cpu(d_hidden) = d_hidden;
+    for (d_row, &target) in d_hidden.chunks_exact_mut(hidden_size).zip(targets) {
+        if target == IGNORE {
+            d_row.fill(0.0);
+        }
+    }
+    Ok(())
+}
+
+/// Takes a tile of logits of some rows into their running sums. The logits are soft-capped in place.
+struct AddTile<'a> {
+    logits: &'a mut [f32],
+    running: &'a mut [Running],
+    targets: &'a [u32],
+    /// The tile's first token.
+    first: usize,
+    cap: Option<f32>,
+    with_extras: bool,
+}
+
+impl VectorTask for AddTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let n = self.logits.len() / self.running.len();
+        for ((z, running), &target) in self.logits.chunks_exact_mut(n).zip(self.running).zip(self.targets) {
+            if target == IGNORE {
+                continue;
+            }
+            // SAFETY: `dispatch` runs this with the instruction set of S; `z` holds n floats.
+            let tile = unsafe {
+                let max = match self.cap {
+                    Some(cap) => softcap_and_max::<S>(z, cap),
+                    None => max::<S>(z),
+                };
+                if self.with_extras { sums::<S, true>(z, max) } else { sums::<S, false>(z, max) }
+            };
+            if let Some(&logit) = (target as usize).checked_sub(self.first).and_then(|at| z.get(at)) {
+                running.target = logit;
+            }
+            running.add(tile);
+        }
+    }
+}
+
+/// Turns a tile of logits into their gradients: `d_logp ([v = target] - exp(z - lse)) dz/du`.
+struct LogitGradients<'a> {
+    logits: &'a mut [f32],
+    targets: &'a [u32],
+    lse: &'a [f32],
+    d_logps: &'a [f32],
+    first: usize,
+    cap: Option<f32>,
+}
+
+impl VectorTask for LogitGradients<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let n = self.logits.len() / self.targets.len();
+        for (r, u) in self.logits.chunks_exact_mut(n).enumerate() {
+            if self.targets[r] == IGNORE || self.d_logps[r] == 0.0 {
+                u.fill(0.0);
+                continue;
+            }
+            let at = (self.targets[r] as usize).checked_sub(self.first).filter(|&at| at < n);
+            let of_target = at.map(|at| u[at]);
+            // SAFETY: `dispatch` runs this with the instruction set of S; every access is within the n floats of `u`.
+            unsafe { logit_gradients::<S>(u, self.lse[r], self.d_logps[r], self.cap) };
+            if let (Some(at), Some(logit)) = (at, of_target) {
+                // 1 - p by expm1: a confident row's p is 1 to the last bit
+                let z = self.cap.map_or(logit, |cap| cap * (logit / cap).tanh());
+                let slope = self.cap.map_or(1.0, |cap| 1.0 - (z / cap) * (z / cap));
+                u[at] = -self.d_logps[r] * (z - self.lse[r]).exp_m1() * slope;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+unsafe fn max<S: Simd>(z: &[f32]) -> f32 {
+    // SAFETY: the caller's contract; loads end inside `z`.
+    unsafe {
+        let whole = z.len() / S::LANES * S::LANES;
+        let mut max = S::splat(f32::NEG_INFINITY);
+        for at in (0..whole).step_by(S::LANES) {
+            max = S::max(S::load(z.as_ptr().add(at)), max);
+        }
+        z[whole..].iter().fold(S::reduce_max(max), |max, &x| if x > max { x } else { max })
+    }
+}
+
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+unsafe fn softcap_and_max<S: Simd>(z: &mut [f32], cap: f32) -> f32 {
+    // SAFETY: the caller's contract; loads and stores end inside `z`.
+    unsafe {
+        for at in (0..z.len()).step_by(S::LANES) {
+            let lanes = S::LANES.min(z.len() - at);
+            let to = z.as_mut_ptr().add(at);
+            let capped = S::tanh(S::div(S::load_partial(to, lanes), S::splat(cap)));
+            S::store_partial(to, S::mul(capped, S::splat(cap)), lanes);
+        }
+        max::<S>(z)
+    }
+}
+
+/// The sums of one tile relative to its maximum. Lane `l` adds the tokens `l` modulo the lanes, then the lanes are added.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+unsafe fn sums<S: Simd, const EXTRAS: bool>(z: &[f32], max: f32) -> Running {
+    // SAFETY: the caller's contract; loads end inside `z`.
+    unsafe {
+        let whole = z.len() / S::LANES * S::LANES;
+        let (mut sum, mut weighted, mut squares) = (S::splat(0.0), S::splat(0.0), S::splat(0.0));
+        let top = S::splat(max);
+        for at in (0..whole).step_by(S::LANES) {
+            let below = S::sub(S::load(z.as_ptr().add(at)), top);
+            let e = S::exp(below);
+            sum = S::add(sum, e);
+            if EXTRAS {
+                weighted = S::fma(e, below, weighted);
+                squares = S::fma(e, e, squares);
+            }
+        }
+        let mut total = Running {
+            max,
+            sum: S::reduce_add(sum),
+            weighted: S::reduce_add(weighted),
+            sum_of_squares: S::reduce_add(squares),
+            target: f32::NAN,
+        };
+        for &x in &z[whole..] {
+            let below = x - max;
+            let e = below.exp();
+            total.sum += e;
+            total.weighted += if e == 0.0 { 0.0 } else { e * below };
+            total.sum_of_squares += e * e;
+        }
+        total
+    }
+}
+
+/// All columns as if none were the target.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+unsafe fn logit_gradients<S: Simd>(u: &mut [f32], lse: f32, d_logp: f32, cap: Option<f32>) {
+    // SAFETY: the caller's contract; loads and stores end inside `u`.
+    unsafe {
+        for at in (0..u.len()).step_by(S::LANES) {
+            let lanes = S::LANES.min(u.len() - at);
+            let to = u.as_mut_ptr().add(at);
+            let raw = S::load_partial(to, lanes);
+            let g = S::splat(-d_logp);
+            let du = match cap {
+                None => S::mul(g, S::exp(S::sub(raw, S::splat(lse)))),
+                Some(cap) => {
+                    let t = S::tanh(S::div(raw, S::splat(cap)));
+                    let p = S::exp(S::sub(S::mul(t, S::splat(cap)), S::splat(lse)));
+                    let slope = S::sub(S::splat(1.0), S::mul(t, t));
+                    S::mul(S::mul(g, p), slope)
+                }
+            };
+            S::store_partial(to, du, lanes);
+        }
+    }
+}

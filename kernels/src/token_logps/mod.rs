@@ -8,7 +8,7 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
-use crate::{Device, Precision, Result, Slice, SliceMut, WeightSlice};
+use crate::{Device, KernelError, Precision, Result, Slice, SliceMut, WeightSlice};
 
 /// A target that is not scored: its log-prob is exactly 0 and it has no gradient.
 pub const IGNORE: u32 = u32::MAX;
@@ -68,7 +68,19 @@ impl Forward<'_> {
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::TokenId`] for a
     /// target at or above `vocab_size` that is not [`IGNORE`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "token_logps.forward";
+        check_head(KERNEL, self.rows, self.hidden_size, self.vocab_size, self.hidden_states, self.lm_head)?;
+        check_len(KERNEL, "logps", self.logps.len(), self.rows)?;
+        check_len(KERNEL, "lse", self.lse.len(), self.rows)?;
+        if let Some(extras) = &self.extras {
+            check_len(KERNEL, "extras.entropy", extras.entropy.len(), self.rows)?;
+            check_len(KERNEL, "extras.target_is_argmax", extras.target_is_argmax.len(), self.rows)?;
+            check_len(KERNEL, "extras.lse_of_twice", extras.lse_of_twice.len(), self.rows)?;
+        }
+        check_targets(KERNEL, self.rows, self.vocab_size, self.targets)?;
+        match device {
+            Device::Cpu(cpu) => cpu::forward(device, cpu, self),
+        }
     }
 }
 
@@ -76,6 +88,45 @@ impl Backward<'_> {
     /// # Errors
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "token_logps.backward";
+        check_head(KERNEL, self.rows, self.hidden_size, self.vocab_size, self.hidden_states, self.lm_head)?;
+        check_len(KERNEL, "lse", self.lse.len(), self.rows)?;
+        check_len(KERNEL, "d_logps", self.d_logps.len(), self.rows)?;
+        check_len(KERNEL, "d_hidden", self.d_hidden.len(), self.hidden_states.len())?;
+        check_targets(KERNEL, self.rows, self.vocab_size, self.targets)?;
+        match device {
+            Device::Cpu(cpu) => cpu::backward(device, cpu, self),
+        }
     }
+}
+
+fn check_head(
+    kernel: &'static str,
+    rows: usize,
+    hidden_size: usize,
+    vocab_size: usize,
+    hidden_states: Slice<'_, f32>,
+    lm_head: WeightSlice<'_>,
+) -> Result<()> {
+    for (argument, got) in [("hidden_size", hidden_size), ("vocab_size", vocab_size)] {
+        if got == 0 {
+            return Err(KernelError::Size { kernel, argument, got, want: "at least 1" });
+        }
+    }
+    // a product beyond `usize` saturates, and no slice is that long
+    check_len(kernel, "hidden_states", hidden_states.len(), rows.saturating_mul(hidden_size))?;
+    check_len(kernel, "lm_head", lm_head.len(), vocab_size.saturating_mul(hidden_size))
+}
+
+fn check_targets(kernel: &'static str, rows: usize, vocab_size: usize, targets: Slice<'_, u32>) -> Result<()> {
+    check_len(kernel, "targets", targets.len(), rows)?;
+    let Slice::Cpu(targets) = targets;
+    match targets.iter().position(|&id| id != IGNORE && id as usize >= vocab_size) {
+        Some(row) => Err(KernelError::TokenId { kernel, row, id: targets[row], vocab_size }),
+        None => Ok(()),
+    }
+}
+
+fn check_len(kernel: &'static str, argument: &'static str, got: usize, want: usize) -> Result<()> {
+    if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
 }
