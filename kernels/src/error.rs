@@ -28,3 +28,24 @@ pub enum KernelError {
     #[error("ALIGN_CPU={wanted}: this machine has {available}")]
     InstructionSet { wanted: String, available: String },
 }
+
+/// Refuses a slice of the wrong length.
+pub(crate) fn check_len(
+    kernel: &'static str,
+    argument: &'static str,
+    got: usize,
+    want: usize,
+) -> Result<(), KernelError> {
+    if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
+}
+
+/// Refuses a size that does not satisfy `ok`.
+pub(crate) fn check_size(
+    kernel: &'static str,
+    argument: &'static str,
+    got: usize,
+    ok: bool,
+    want: &'static str,
+) -> Result<(), KernelError> {
+    if ok { Ok(()) } else { Err(KernelError::Size { kernel, argument, got, want }) }
+}

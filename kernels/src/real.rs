@@ -1,6 +1,7 @@
 //! The numbers that a `reference.rs` is generic over: f64 for the truth, f32 for the naive kernel that sets the tolerance.
 
 use std::fmt::Debug;
+use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 /// f64 or f32.
@@ -16,6 +17,7 @@ pub trait Real:
     + Div<Output = Self>
     + Neg<Output = Self>
     + AddAssign
+    + Sum
 {
     const ZERO: Self;
     const ONE: Self;

@@ -1,5 +1,6 @@
 //! What the processor can do: instruction sets found at run time, and vector code written once for all of them.
 
+pub(crate) mod blocks;
 mod isa;
 pub mod simd;
 

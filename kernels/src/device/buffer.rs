@@ -159,6 +159,13 @@ impl<'a, T: Element> Slice<'a, T> {
         }
     }
 
+    /// The elements, for a kernel's CPU version.
+    pub(crate) fn cpu(self) -> &'a [T] {
+        match self {
+            Slice::Cpu(slice) => slice,
+        }
+    }
+
     /// Copies the content to the host: for per-sequence log-probs, metrics, checkpoints and tests.
     pub fn download(&self) -> Vec<T> {
         match self {
@@ -184,6 +191,13 @@ impl<'a, T: Element> SliceMut<'a, T> {
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The elements, for a kernel's CPU version.
+    pub(crate) fn cpu(self) -> &'a mut [T] {
+        match self {
+            SliceMut::Cpu(slice) => slice,
+        }
     }
 
     /// The same elements, read only.

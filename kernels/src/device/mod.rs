@@ -101,7 +101,7 @@ impl Device {
     /// Threads that kernels run on.
     pub fn threads(&self) -> usize {
         match self {
-            Device::Cpu(cpu) => cpu.pool.current_num_threads(),
+            Device::Cpu(cpu) => cpu.threads(),
         }
     }
 
@@ -127,6 +127,10 @@ impl Cpu {
     /// Runs `work` on this device's pool.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pool.install(work)
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.pool.current_num_threads()
     }
 
     pub(crate) fn isa(&self) -> Isa {

@@ -1,0 +1,103 @@
+//! Functions of single elements: written for one vector, walked over slices, split over threads.
+
+use super::{Simd, VectorTask};
+use crate::cpu::blocks::BLOCK;
+use crate::device::Cpu;
+
+/// A function of `IN` operands with `OUT` results, the same for every element.
+pub(crate) trait Pointwise<const IN: usize, const OUT: usize>: Sync {
+    /// Whether [`Pointwise::apply`] reads the previous values of its outputs. If not, `y` holds zeros and the outputs' memory
+    /// is only written.
+    const IN_PLACE: bool;
+
+    /// The outputs from the inputs `x` and the previous outputs `y`. Mark it `#[inline(always)]`.
+    ///
+    /// # Safety
+    /// As [`Simd`].
+    unsafe fn apply<S: Simd>(&self, x: [S::V; IN], y: [S::V; OUT]) -> [S::V; OUT];
+}
+
+/// One function over slices of one length.
+pub(crate) struct Map<'a, F, const IN: usize, const OUT: usize> {
+    pub f: &'a F,
+    pub x: [&'a [f32]; IN],
+    pub y: [&'a mut [f32]; OUT],
+}
+
+impl<F: Pointwise<IN, OUT>, const IN: usize, const OUT: usize> VectorTask for Map<'_, F, IN, OUT> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Map { f, x, y } = self;
+        let n = y[0].len();
+        let mut same = true;
+        for x in x {
+            same &= x.len() == n;
+        }
+        for y in &y {
+            same &= y.len() == n;
+        }
+        assert!(same, "operands of one function have one length");
+        let x = x.map(<[f32]>::as_ptr);
+        let y = y.map(<[f32]>::as_mut_ptr);
+        let mut at = 0;
+        // SAFETY: every slice has n elements, and `at + lanes <= n`. The outputs are exclusive borrows, so they overlap nothing.
+        unsafe {
+            while at + S::LANES <= n {
+                let mut values = [S::splat(0.0); IN];
+                for j in 0..IN {
+                    values[j] = S::load(x[j].add(at));
+                }
+                let mut previous = [S::splat(0.0); OUT];
+                if F::IN_PLACE {
+                    for j in 0..OUT {
+                        previous[j] = S::load(y[j].add(at));
+                    }
+                }
+                let results = f.apply::<S>(values, previous);
+                for j in 0..OUT {
+                    S::store(y[j].add(at), results[j]);
+                }
+                at += S::LANES;
+            }
+            let rest = n - at;
+            if rest > 0 {
+                let mut values = [S::splat(0.0); IN];
+                for j in 0..IN {
+                    values[j] = S::load_partial(x[j].add(at), rest);
+                }
+                let mut previous = [S::splat(0.0); OUT];
+                if F::IN_PLACE {
+                    for j in 0..OUT {
+                        previous[j] = S::load_partial(y[j].add(at), rest);
+                    }
+                }
+                let results = f.apply::<S>(values, previous);
+                for j in 0..OUT {
+                    S::store_partial(y[j].add(at), results[j], rest);
+                }
+            }
+        }
+    }
+}
+
+impl Cpu {
+    /// Applies `f` to every element, over all threads. The slices have one length.
+    pub(crate) fn pointwise<F: Pointwise<IN, OUT>, const IN: usize, const OUT: usize>(
+        &self,
+        f: &F,
+        x: [&[f32]; IN],
+        y: [&mut [f32]; OUT],
+    ) {
+        let blocks = y[0].len().div_ceil(BLOCK);
+        let mut x = x.map(|x| x.chunks(BLOCK));
+        let mut y = y.map(|y| y.chunks_mut(BLOCK));
+        let blocks = (0..blocks).map(|_| {
+            let x = x.each_mut().map(|x| x.next().expect("operands have one length"));
+            let y = y.each_mut().map(|y| y.next().expect("operands have one length"));
+            (x, y)
+        });
+        self.for_each_block(blocks, |(x, y)| self.isa().dispatch(Map { f, x, y }));
+    }
+}
