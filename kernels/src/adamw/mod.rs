@@ -12,6 +12,7 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
+use crate::error::check_len;
 use crate::{Device, Result, Slice, SliceMut};
 
 /// See the module. All slices `[len]`.
@@ -38,6 +39,47 @@ impl AdamW<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check_len("adamw", "param", self.param.len(), self.len)?;
+        check_len("adamw", "grad", self.grad.len(), self.len)?;
+        check_len("adamw", "exp_avg", self.exp_avg.len(), self.len)?;
+        check_len("adamw", "exp_avg_sq", self.exp_avg_sq.len(), self.len)?;
+        assert!(self.step > 0, "steps are counted from 1");
+        match device {
+            Device::Cpu(cpu) => cpu::step(cpu, self),
+        }
+        Ok(())
+    }
+}
+
+/// What is the same for every element, computed in f64 as torch does and rounded once.
+#[derive(Debug, Clone, Copy)]
+pub struct Factors {
+    /// `1 - lr * weight_decay`
+    pub decay: f64,
+    /// `1 - beta1`
+    pub lerp: f64,
+    pub beta2: f64,
+    /// `1 - beta2`
+    pub square: f64,
+    /// `sqrt(1 - beta2^step)`
+    pub bias_correction2_sqrt: f64,
+    pub eps: f64,
+    /// `-lr / (1 - beta1^step)`
+    pub negative_step_size: f64,
+}
+
+impl AdamW<'_> {
+    /// The factors of this step.
+    pub fn factors(&self) -> Factors {
+        let step = self.step as f64;
+        Factors {
+            decay: 1.0 - self.learning_rate * self.weight_decay,
+            lerp: 1.0 - self.beta1,
+            beta2: self.beta2,
+            square: 1.0 - self.beta2,
+            bias_correction2_sqrt: (1.0 - self.beta2.powf(step)).sqrt(),
+            eps: self.eps,
+            negative_step_size: -(self.learning_rate / (1.0 - self.beta1.powf(step))),
+        }
     }
 }

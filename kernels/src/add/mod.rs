@@ -4,6 +4,9 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
+pub(crate) use cpu::Sum;
+
+use crate::error::{check_len, check_size};
 use crate::{Device, Result, Slice, SliceMut};
 
 /// `y += x`, both `[len]`
@@ -27,14 +30,25 @@ impl Add<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice has another length.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check_len("add", "x", self.x.len(), self.len)?;
+        check_len("add", "y", self.y.len(), self.len)?;
+        match device {
+            Device::Cpu(cpu) => cpu::add(cpu, self),
+        }
+        Ok(())
     }
 }
 
 impl AddBias<'_> {
     /// # Errors
-    /// As [`Add::run`].
+    /// As [`Add::run`], and [`crate::KernelError::Size`] for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check_len("add.bias", "bias", self.bias.len(), self.cols)?;
+        check_len("add.bias", "y", self.y.len(), self.rows * self.cols)?;
+        check_size("add.bias", "cols", self.cols, self.cols > 0, "at least 1")?;
+        match device {
+            Device::Cpu(cpu) => cpu::add_bias(cpu, self),
+        }
+        Ok(())
     }
 }

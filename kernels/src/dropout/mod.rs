@@ -2,12 +2,13 @@
 //! the backward pass, on every device, whatever the thread count.
 //!
 //! Element (r, c) is kept if word `c % 4` of `Philox(key, counter = (first_row + r, c / 4))` is at least `p * 2^32`; kept ones
-//! are multiplied by `1 / (1 - p)`.
+//! are multiplied by `1 / (1 - p)`, the others become 0.
 
 pub mod case;
 mod cpu;
 pub mod reference;
 
+use crate::error::{check_len, check_size};
 use crate::rng::Key;
 use crate::{Device, Result, Slice, SliceMut};
 
@@ -29,8 +30,25 @@ pub struct Dropout<'a> {
 
 impl Dropout<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`].
+    /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check_len("dropout", "x", self.x.len(), self.rows * self.cols)?;
+        check_len("dropout", "y", self.y.len(), self.rows * self.cols)?;
+        check_size("dropout", "cols", self.cols, self.cols > 0, "at least 1")?;
+        assert!((0.0..1.0).contains(&self.p), "a dropout probability is checked where the user gives it");
+        match device {
+            Device::Cpu(cpu) => cpu::dropout(cpu, self),
+        }
+        Ok(())
     }
+}
+
+/// The smallest random word that keeps an element: `word >= p * 2^32` and `word >= ceil(p * 2^32)` are the same for integers.
+fn threshold(p: f32) -> u32 {
+    (f64::from(p) * 4_294_967_296.0).ceil() as u32
+}
+
+/// `1 / (1 - p)`
+fn keep_scale(p: f32) -> f32 {
+    (1.0 / (1.0 - f64::from(p))) as f32
 }

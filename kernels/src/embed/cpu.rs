@@ -1,1 +1,100 @@
-//! Fast version.
+//! Fast version: blocks of rows over the threads.
+
+use super::Forward;
+use crate::WeightSlice;
+use crate::cpu::blocks::rows_per_block;
+use crate::cpu::simd::{Simd, VectorTask};
+use crate::device::{Cpu, Element};
+use half::{bf16, f16};
+
+/// The ids were checked to be below the vocabulary's size.
+pub(super) fn forward(cpu: &Cpu, call: Forward<'_>) {
+    let Forward { hidden_size: cols, ids, table, scale, y, .. } = call;
+    let (ids, y) = (ids.cpu(), y.cpu());
+    match table {
+        WeightSlice::F32(table) => rows(cpu, cols, ids, table.cpu(), scale, y),
+        WeightSlice::F16(table) => rows(cpu, cols, ids, table.cpu(), scale, y),
+        WeightSlice::Bf16(table) => rows(cpu, cols, ids, table.cpu(), scale, y),
+    }
+}
+
+fn rows<T: Widen>(cpu: &Cpu, cols: usize, ids: &[u32], table: &[T], scale: f32, y: &mut [f32]) {
+    let block = rows_per_block(cols);
+    let blocks = ids.chunks(block).zip(y.chunks_mut(block * cols));
+    cpu.for_each_block(blocks, |(ids, y)| cpu.isa().dispatch(Rows { cols, ids, table, scale, y }));
+}
+
+/// A format of the table.
+trait Widen: Element {
+    /// # Safety
+    /// As [`Simd`]; LANES elements from `from` on are readable.
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
+    fn widen(self) -> f32;
+}
+
+impl Widen for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const f32) -> S::V {
+        // SAFETY: the caller's contract.
+        unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Widen for f16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const f16) -> S::V {
+        // SAFETY: the caller's contract.
+        unsafe { S::load_f16(from) }
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+impl Widen for bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const bf16) -> S::V {
+        // SAFETY: the caller's contract.
+        unsafe { S::load_bf16(from) }
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+struct Rows<'a, T> {
+    cols: usize,
+    ids: &'a [u32],
+    table: &'a [T],
+    scale: f32,
+    y: &'a mut [f32],
+}
+
+impl<T: Widen> VectorTask for Rows<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (&id, y) in self.ids.iter().zip(self.y.chunks_exact_mut(self.cols)) {
+            let first = id as usize * self.cols;
+            let row = &self.table[first..first + self.cols];
+            let mut c = 0;
+            while c + S::LANES <= self.cols {
+                // SAFETY: `row` and `y` have `cols` elements.
+                unsafe {
+                    let x = T::load::<S>(row.as_ptr().add(c));
+                    S::store(y.as_mut_ptr().add(c), S::mul(S::splat(self.scale), x));
+                }
+                c += S::LANES;
+            }
+            for c in c..self.cols {
+                y[c] = self.scale * row[c].widen();
+            }
+        }
+    }
+}

@@ -4,7 +4,8 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
-use crate::{Device, Result, Slice, SliceMut, WeightSlice};
+use crate::error::{check_len, check_size};
+use crate::{Device, KernelError, Result, Slice, SliceMut, WeightSlice};
 
 /// See the module.
 pub struct Forward<'a> {
@@ -25,6 +26,21 @@ impl Forward<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`]; [`crate::KernelError::TokenId`] for an id at or above `vocab_size`.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "embed";
+        check_len(KERNEL, "ids", self.ids.len(), self.rows)?;
+        check_len(KERNEL, "table", self.table.len(), self.vocab_size * self.hidden_size)?;
+        check_len(KERNEL, "y", self.y.len(), self.rows * self.hidden_size)?;
+        check_size(KERNEL, "hidden_size", self.hidden_size, self.hidden_size > 0, "at least 1")?;
+        match device {
+            Device::Cpu(cpu) => {
+                let vocab_size = self.vocab_size;
+                if let Some((row, &id)) = self.ids.cpu().iter().enumerate().find(|(_, id)| **id as usize >= vocab_size)
+                {
+                    return Err(KernelError::TokenId { kernel: KERNEL, row, id, vocab_size });
+                }
+                cpu::forward(cpu, self);
+            }
+        }
+        Ok(())
     }
 }

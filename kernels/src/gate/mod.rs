@@ -5,6 +5,7 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
+use crate::error::check_len;
 use crate::{Device, Result, Slice, SliceMut};
 
 /// The function on the gate.
@@ -40,7 +41,14 @@ impl Forward<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice has another length.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "gate.forward";
+        check_len(KERNEL, "gate", self.gate.len(), self.len)?;
+        check_len(KERNEL, "up", self.up.len(), self.len)?;
+        check_len(KERNEL, "y", self.y.len(), self.len)?;
+        match device {
+            Device::Cpu(cpu) => cpu::forward(cpu, self),
+        }
+        Ok(())
     }
 }
 
@@ -48,6 +56,15 @@ impl Backward<'_> {
     /// # Errors
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "gate.backward";
+        check_len(KERNEL, "gate", self.gate.len(), self.len)?;
+        check_len(KERNEL, "up", self.up.len(), self.len)?;
+        check_len(KERNEL, "dy", self.dy.len(), self.len)?;
+        check_len(KERNEL, "d_gate", self.d_gate.len(), self.len)?;
+        check_len(KERNEL, "d_up", self.d_up.len(), self.len)?;
+        match device {
+            Device::Cpu(cpu) => cpu::backward(cpu, self),
+        }
+        Ok(())
     }
 }

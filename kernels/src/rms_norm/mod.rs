@@ -8,6 +8,7 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
+use crate::error::{check_len, check_size};
 use crate::{Device, Result, Slice, SliceMut};
 
 /// See the module.
@@ -45,9 +46,19 @@ pub struct Backward<'a> {
 
 impl Forward<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "rms_norm.forward";
+        let n = self.rows * self.cols;
+        check_len(KERNEL, "x", self.x.len(), n)?;
+        check_len(KERNEL, "weight", self.weight.len(), self.cols)?;
+        check_len(KERNEL, "y", self.y.len(), n)?;
+        check_len(KERNEL, "rstd", self.rstd.len(), self.rows)?;
+        check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
+        match device {
+            Device::Cpu(cpu) => cpu::forward(cpu, self),
+        }
+        Ok(())
     }
 }
 
@@ -55,6 +66,17 @@ impl Backward<'_> {
     /// # Errors
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "rms_norm.backward";
+        let n = self.rows * self.cols;
+        check_len(KERNEL, "x", self.x.len(), n)?;
+        check_len(KERNEL, "weight", self.weight.len(), self.cols)?;
+        check_len(KERNEL, "rstd", self.rstd.len(), self.rows)?;
+        check_len(KERNEL, "dy", self.dy.len(), n)?;
+        check_len(KERNEL, "dx", self.dx.len(), n)?;
+        check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
+        match device {
+            Device::Cpu(cpu) => cpu::backward(cpu, self),
+        }
+        Ok(())
     }
 }

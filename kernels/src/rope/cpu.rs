@@ -1,1 +1,97 @@
-//! Fast version.
+//! Fast version: blocks of rows over the threads. Nothing is fused, so every instruction set gives the bits of the reference
+//! in f32.
+
+use super::{Direction, Rotate, Tables};
+use crate::cpu::blocks::rows_per_block;
+use crate::cpu::simd::pointwise::{Map, Pointwise};
+use crate::cpu::simd::{Simd, VectorTask};
+use crate::device::Cpu;
+
+/// Elements that take as long as one cosine and one sine in f64.
+const COST_OF_AN_ANGLE: usize = 32;
+
+pub(super) fn tables(cpu: &Cpu, call: Tables<'_>) {
+    let Tables { rows: _, half, positions, variants, inv_freq, scaling, cos, sin } = call;
+    let (inv_freq, scaling) = (inv_freq.cpu(), scaling.cpu());
+    let block = rows_per_block(half * COST_OF_AN_ANGLE);
+    let blocks = positions
+        .cpu()
+        .chunks(block)
+        .zip(variants.cpu().chunks(block))
+        .zip(cos.cpu().chunks_mut(block * half))
+        .zip(sin.cpu().chunks_mut(block * half));
+    cpu.for_each_block(blocks, |(((positions, variants), cos), sin)| {
+        let rows = positions.iter().zip(variants).zip(cos.chunks_exact_mut(half)).zip(sin.chunks_exact_mut(half));
+        for (((&position, &variant), cos), sin) in rows {
+            let inv_freq = &inv_freq[variant as usize * half..][..half];
+            let scaling = scaling[variant as usize];
+            for i in 0..half {
+                // the angle is rounded to f32; its cosine is taken in f64 because an f32 cosine of a large angle is not the
+                // same on every platform
+                let (s, c) = f64::from(position as f32 * inv_freq[i]).sin_cos();
+                cos[i] = scaling * c as f32;
+                sin[i] = scaling * s as f32;
+            }
+        }
+    });
+}
+
+pub(super) fn rotate(cpu: &Cpu, call: Rotate<'_>) {
+    let Rotate { rows: _, heads, head_dim, rotary_dim, direction, cos, sin, x } = call;
+    let (half, cols) = (rotary_dim / 2, heads * head_dim);
+    let block = rows_per_block(cols);
+    let blocks =
+        cos.cpu().chunks(block * half).zip(sin.cpu().chunks(block * half)).zip(x.cpu().chunks_mut(block * cols));
+    cpu.for_each_block(blocks, |((cos, sin), x)| {
+        let rows = Rows { cols, head_dim, half, cos, sin, x };
+        match direction {
+            Direction::Forward => cpu.isa().dispatch(Turn { rows, f: Clockwise::<false> }),
+            Direction::Backward => cpu.isa().dispatch(Turn { rows, f: Clockwise::<true> }),
+        }
+    });
+}
+
+struct Rows<'a> {
+    cols: usize,
+    head_dim: usize,
+    half: usize,
+    cos: &'a [f32],
+    sin: &'a [f32],
+    x: &'a mut [f32],
+}
+
+struct Turn<'a, F> {
+    rows: Rows<'a>,
+    f: F,
+}
+
+impl<F: Pointwise<2, 2>> VectorTask for Turn<'_, F> {
+    type Output = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Rows { cols, head_dim, half, cos, sin, x } = self.rows;
+        for ((cos, sin), x) in cos.chunks_exact(half).zip(sin.chunks_exact(half)).zip(x.chunks_exact_mut(cols)) {
+            for head in x.chunks_exact_mut(head_dim) {
+                let (a, b) = head.split_at_mut(half);
+                // SAFETY: `dispatch` gives the instruction set.
+                unsafe { (Map { f: &self.f, x: [cos, sin], y: [a, &mut b[..half]] }).run::<S>() }
+            }
+        }
+    }
+}
+
+/// The transposed rotation if `true`.
+struct Clockwise<const YES: bool>;
+
+impl<const YES: bool> Pointwise<2, 2> for Clockwise<YES> {
+    const IN_PLACE: bool = true;
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(&self, [cos, sin]: [S::V; 2], [a, b]: [S::V; 2]) -> [S::V; 2] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let (ac, bs) = (S::mul(a, cos), S::mul(b, sin));
+            let (bc, as_) = (S::mul(b, cos), S::mul(a, sin));
+            if YES { [S::add(ac, bs), S::sub(bc, as_)] } else { [S::sub(ac, bs), S::add(bc, as_)] }
+        }
+    }
+}

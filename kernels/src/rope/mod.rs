@@ -7,7 +7,8 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
-use crate::{Device, Result, Slice, SliceMut};
+use crate::error::{check_len, check_size};
+use crate::{Device, KernelError, Result, Slice, SliceMut};
 
 /// `cos[r, i] = scaling[variant[r]] * cos(positions[r] * inv_freq[variant[r], i])`, the same for `sin`. The product is rounded
 /// to f32 before the cosine, as the models were trained.
@@ -57,14 +58,45 @@ impl Tables<'_> {
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::RowIndex`] for a
     /// variant out of range.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "rope.tables";
+        let n_variants = self.scaling.len();
+        check_len(KERNEL, "positions", self.positions.len(), self.rows)?;
+        check_len(KERNEL, "variants", self.variants.len(), self.rows)?;
+        check_len(KERNEL, "inv_freq", self.inv_freq.len(), n_variants * self.half)?;
+        check_len(KERNEL, "cos", self.cos.len(), self.rows * self.half)?;
+        check_len(KERNEL, "sin", self.sin.len(), self.rows * self.half)?;
+        check_size(KERNEL, "half", self.half, self.half > 0, "at least 1")?;
+        match device {
+            Device::Cpu(cpu) => {
+                let out_of_range = |(_, variant): &(usize, &u32)| **variant as usize >= n_variants;
+                if let Some((place, &index)) = self.variants.cpu().iter().enumerate().find(out_of_range) {
+                    return Err(KernelError::RowIndex { kernel: KERNEL, place, index, rows: n_variants });
+                }
+                cpu::tables(cpu, self);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Rotate<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::Size`] for a
+    /// `rotary_dim` that is odd or above `head_dim`.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "rope.rotate";
+        let half = self.rotary_dim / 2;
+        let fits = self.rotary_dim % 2 == 0 && self.rotary_dim <= self.head_dim;
+        check_size(KERNEL, "rotary_dim", self.rotary_dim, fits, "even and at most head_dim")?;
+        check_len(KERNEL, "cos", self.cos.len(), self.rows * half)?;
+        check_len(KERNEL, "sin", self.sin.len(), self.rows * half)?;
+        check_len(KERNEL, "x", self.x.len(), self.rows * self.heads * self.head_dim)?;
+        if half == 0 || self.heads == 0 {
+            return Ok(()); // nothing turns
+        }
+        match device {
+            Device::Cpu(cpu) => cpu::rotate(cpu, self),
+        }
+        Ok(())
     }
 }

@@ -1,1 +1,51 @@
-//! Plain version.
+//! Plain version: the definition.
+
+use super::Direction;
+use crate::real::Real;
+
+/// `cos` and `sin` of every row. The angle is a product in f32 by definition, the rest is in `R`.
+pub fn tables<R: Real>(
+    half: usize,
+    positions: &[u32],
+    variants: &[u32],
+    inv_freq: &[f32],
+    scaling: &[f32],
+) -> (Vec<R>, Vec<R>) {
+    let (mut cos, mut sin) = (Vec::new(), Vec::new());
+    for (&position, &variant) in positions.iter().zip(variants) {
+        let scaling = R::from_f64(f64::from(scaling[variant as usize]));
+        for &inv_freq in &inv_freq[variant as usize * half..][..half] {
+            let angle = R::from_f64(f64::from(position as f32 * inv_freq));
+            cos.push(scaling * angle.cos());
+            sin.push(scaling * angle.sin());
+        }
+    }
+    (cos, sin)
+}
+
+/// Rotates `x` `[rows, heads * head_dim]` in place; `cos` and `sin` are `[rows, rotary_dim / 2]`.
+pub fn rotate<R: Real>(
+    heads: usize,
+    head_dim: usize,
+    rotary_dim: usize,
+    direction: Direction,
+    cos: &[R],
+    sin: &[R],
+    x: &mut [R],
+) {
+    let half = rotary_dim / 2;
+    for (r, row) in x.chunks_mut(heads * head_dim).enumerate() {
+        for head in row.chunks_mut(head_dim) {
+            for i in 0..half {
+                let cos = cos[r * half + i];
+                let sin = match direction {
+                    Direction::Forward => sin[r * half + i],
+                    Direction::Backward => -sin[r * half + i],
+                };
+                let (a, b) = (head[i], head[half + i]);
+                head[i] = a * cos - b * sin;
+                head[half + i] = b * cos + a * sin;
+            }
+        }
+    }
+}

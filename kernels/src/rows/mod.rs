@@ -5,7 +5,8 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
-use crate::{Device, Result, Slice, SliceMut};
+use crate::error::{check_len, check_size};
+use crate::{Device, KernelError, Result, Slice, SliceMut};
 
 /// `y[i] = x[index[i]]`
 pub struct Gather<'a> {
@@ -66,9 +67,14 @@ pub struct AddColumns<'a> {
 
 impl Gather<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`]; [`crate::KernelError::RowIndex`] for an index out of range.
+    /// [`crate::KernelError::Shape`]; [`crate::KernelError::RowIndex`] for an index out of range; [`crate::KernelError::Size`]
+    /// for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check_indexed("rows.gather", self.cols, self.index, ("y", self.y.len()), ("x", self.x.len()))?;
+        match device {
+            Device::Cpu(cpu) => cpu::gather(cpu, self),
+        }
+        Ok(())
     }
 }
 
@@ -76,7 +82,11 @@ impl Scatter<'_> {
     /// # Errors
     /// As [`Gather::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check_indexed("rows.scatter", self.cols, self.index, ("x", self.x.len()), ("y", self.y.len()))?;
+        match device {
+            Device::Cpu(cpu) => cpu::scatter(cpu, self),
+        }
+        Ok(())
     }
 }
 
@@ -84,22 +94,72 @@ impl ScatterAdd<'_> {
     /// # Errors
     /// As [`Gather::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check_indexed("rows.scatter_add", self.cols, self.index, ("x", self.x.len()), ("y", self.y.len()))?;
+        match device {
+            Device::Cpu(cpu) => cpu::scatter_add(cpu, self),
+        }
+        Ok(())
     }
 }
 
 impl TakeColumns<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`].
+    /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] for no columns, or a part that ends outside its row.
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "rows.take_columns";
+        check_len(KERNEL, "x", self.x.len(), self.rows * self.x_cols)?;
+        check_len(KERNEL, "y", self.y.len(), self.rows * self.y_cols)?;
+        check_part(KERNEL, "first_col + y_cols", self.first_col, self.y_cols, self.x_cols, "at most x_cols")?;
+        match device {
+            Device::Cpu(cpu) => cpu::take_columns(cpu, self),
+        }
+        Ok(())
     }
 }
 
 impl AddColumns<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`].
+    /// As [`TakeColumns::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        const KERNEL: &str = "rows.add_columns";
+        check_len(KERNEL, "x", self.x.len(), self.rows * self.x_cols)?;
+        check_len(KERNEL, "y", self.y.len(), self.rows * self.y_cols)?;
+        check_part(KERNEL, "first_col + x_cols", self.first_col, self.x_cols, self.y_cols, "at most y_cols")?;
+        match device {
+            Device::Cpu(cpu) => cpu::add_columns(cpu, self),
+        }
+        Ok(())
     }
+}
+
+/// `dense` holds one row per index, `indexed` whole rows that every index is within.
+fn check_indexed(
+    kernel: &'static str,
+    cols: usize,
+    index: Slice<'_, u32>,
+    dense: (&'static str, usize),
+    indexed: (&'static str, usize),
+) -> Result<()> {
+    check_size(kernel, "cols", cols, cols > 0, "at least 1")?;
+    check_len(kernel, dense.0, dense.1, index.len() * cols)?;
+    let rows = indexed.1 / cols;
+    check_len(kernel, indexed.0, indexed.1, rows * cols)?;
+    match index.cpu().iter().enumerate().find(|(_, index)| **index as usize >= rows) {
+        Some((place, &index)) => Err(KernelError::RowIndex { kernel, place, index, rows }),
+        None => Ok(()),
+    }
+}
+
+/// Columns `first .. first + n` lie within rows of `cols` columns.
+fn check_part(
+    kernel: &'static str,
+    argument: &'static str,
+    first: usize,
+    n: usize,
+    cols: usize,
+    want: &'static str,
+) -> Result<()> {
+    check_size(kernel, "columns of the part", n, n > 0, "at least 1")?;
+    let end = first.saturating_add(n);
+    check_size(kernel, argument, end, end <= cols, want)
 }

@@ -1,1 +1,24 @@
-//! Fast version.
+//! Fast version: one pass.
+
+use super::Softcap;
+use crate::cpu::simd::Simd;
+use crate::cpu::simd::pointwise::Pointwise;
+use crate::device::Cpu;
+
+pub(super) fn softcap(cpu: &Cpu, call: Softcap<'_>) {
+    cpu.pointwise(&Cap(call.cap), [], [call.x.cpu()]);
+}
+
+struct Cap(f32);
+
+impl Pointwise<0, 1> for Cap {
+    const IN_PLACE: bool = true;
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(&self, _: [S::V; 0], [x]: [S::V; 1]) -> [S::V; 1] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let cap = S::splat(self.0);
+            [S::mul(cap, S::tanh(S::div(x, cap)))]
+        }
+    }
+}

@@ -4,6 +4,7 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
+use crate::error::check_len;
 use crate::{Device, Result, SliceMut};
 
 /// See the module.
@@ -18,6 +19,10 @@ impl Softcap<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`].
     pub fn run(self, device: &Device) -> Result<()> {
-        todo!("{device:?}")
+        check_len("softcap", "x", self.x.len(), self.len)?;
+        match device {
+            Device::Cpu(cpu) => cpu::softcap(cpu, self),
+        }
+        Ok(())
     }
 }

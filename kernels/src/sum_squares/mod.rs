@@ -17,6 +17,8 @@ impl SumSquares<'_> {
     /// # Errors
     /// None on the CPU.
     pub fn run(self, device: &Device) -> Result<f64> {
-        todo!("{device:?}")
+        match device {
+            Device::Cpu(cpu) => Ok(cpu::sum_squares(cpu, self.x.cpu())),
+        }
     }
 }

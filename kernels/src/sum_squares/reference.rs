@@ -1,1 +1,8 @@
-//! Plain version.
+//! Plain version: the definition.
+
+use crate::real::Real;
+
+/// `Σ x²`
+pub fn sum_squares<R: Real>(x: &[R]) -> R {
+    x.iter().map(|&x| x * x).sum()
+}
