@@ -6,7 +6,7 @@
         --eval tests/data/pref_eval.jsonl --learning-rate 1e-4 --batch-size 4 --max-length 512 [--out FILE.json]
 
 The truth for `align-cli train` followed by `align-cli eval` with the same options. LoRA of rank 16, alpha 32 on all linear
-layers of the blocks; base in bfloat16, adapter in float32; AdamW without decay, learning rate falling linearly to zero, no
+layers of the blocks; all arithmetic in float32 (`--dtype bfloat16`: the base's); AdamW without decay, learning rate falling linearly to zero, no
 warm-up, gradients clipped at norm 1, beta 0.1, seed 0. `kto` needs unpaired rows for `--train` (pref_train_kto.jsonl) and
 takes them in file order, as TRL demands; the other losses shuffle.
 
@@ -40,6 +40,8 @@ parser.add_argument("--learning-rate", type=float, default=1e-4)
 parser.add_argument("--batch-size", type=int, default=4)
 parser.add_argument("--max-length", type=int, default=512)
 parser.add_argument("--max-steps", type=int, default=-1, help="stop early; the schedule still ends at zero")
+parser.add_argument("--max-minutes", type=float, default=math.inf, help="stop after so long, wherever the schedule is, and say so")
+parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the base; the adapter is float32")
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--out", type=pathlib.Path)
 args = parser.parse_args()
@@ -94,7 +96,7 @@ def trainer():
     lora = peft.LoraConfig(
         r=16, lora_alpha=32, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
-    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16, attn_implementation="sdpa")
+    model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype), attn_implementation="sdpa")
     made = make(model=model, args=config, train_dataset=Dataset.from_list(train), eval_dataset=Dataset.from_list(held_out),
                 processing_class=transformers.AutoTokenizer.from_pretrained(args.model), peft_config=lora)
     for parameter in made.model.parameters():
@@ -151,8 +153,18 @@ def last_quarter(history):
     }
 
 
+class Deadline(transformers.TrainerCallback):
+    def __init__(self):
+        self.end = time.monotonic() + 60 * args.max_minutes
+
+    def on_step_end(self, _args, _state, control, **_):
+        if time.monotonic() > self.end:
+            control.should_training_stop = True
+
+
 def main():
     made = trainer()
+    made.add_callback(Deadline())
     train_rows = len(made.train_dataset)
     start = time.monotonic()
     made.train()
@@ -167,7 +179,9 @@ def main():
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
                      "trl": trl.__version__, "python": platform.python_version()},
         "train_rows": train_rows,
+        "dtype": args.dtype,
         "steps": len(history),
+        "planned_steps": made.state.max_steps,
         "train_seconds": round(train_seconds),
         **last_quarter(history),
         **evaluate(made),
