@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::encode::DropReason;
+use super::records::Kind;
+use super::template::TemplateError;
+use super::tokenizer::TokenizerError;
+
 /// What is wrong with one row. The file and the line stand in [`DataError::Row`].
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -21,10 +26,12 @@ pub enum BadRow {
         limit: u64,
     },
     /// Not JSON.
-    #[error("not valid JSON: {message}")]
+    #[error("not valid JSON: {message} (column {column})")]
     Json {
-        /// The parser's words, with the column.
+        /// The parser's words.
         message: String,
+        /// 1-based byte within the line.
+        column: usize,
     },
     /// JSON, but not an object.
     #[error("a row must be a JSON object, this is {found}")]
@@ -34,12 +41,12 @@ pub enum BadRow {
     },
     /// The columns are those of no known shape.
     #[error(
-        "columns {found:?} are no known shape; known: {{prompt, chosen, rejected}}, {{chosen, rejected}}, {{prompt, completion, \
+        "columns {{{found}}} are no known shape; known: {{prompt, chosen, rejected}}, {{chosen, rejected}}, {{prompt, completion, \
          label}}, {{prompt, completions, rewards}}"
     )]
     UnknownShape {
-        /// The row's columns.
-        found: Vec<String>,
+        /// The row's columns, the first twelve.
+        found: String,
     },
     /// A shape is recognisable, and a column of it is missing.
     #[error("`{missing}` is missing; the other columns are those of {shape}")]
@@ -53,17 +60,22 @@ pub enum BadRow {
     #[error("the row is {found}, the first row of the run is {first}; put different shapes into separate runs")]
     OtherShape {
         /// Shape and form of this row.
-        found: String,
+        found: Kind,
         /// Shape and form of the first row.
-        first: String,
+        first: Kind,
     },
-    /// The shape is known, but not what this run needs.
-    #[error("the row is {found}; {needs}")]
-    WrongShape {
-        /// The shape's columns.
+    /// Strings and conversations in one row.
+    #[error(
+        "`{field}` is {found}, the text before it {prompt}: one row has one form (if the answers repeat the prompt's turns, leave \
+         `prompt` out)"
+    )]
+    MixedForms {
+        /// Form of the prompt (without one: of the first answer).
+        prompt: &'static str,
+        /// The column that differs.
+        field: String,
+        /// Its form.
         found: &'static str,
-        /// What the run needs.
-        needs: &'static str,
     },
     /// Null where a text is needed.
     #[error("`{field}` is null")]
@@ -90,6 +102,12 @@ pub enum BadRow {
     /// Two conversations without a common first turn.
     #[error("`chosen` and `rejected` have no first turn in common, so there is no prompt")]
     NoCommonTurn,
+    /// A conversation that is the beginning of the other.
+    #[error("`{field}` has no turn of its own: all its turns are those of the other answer")]
+    NoOwnTurn {
+        /// `chosen` or `rejected`.
+        field: &'static str,
+    },
     /// As many rewards as answers are needed.
     #[error("{completions} completions, but {rewards} rewards")]
     RewardCount {
@@ -124,6 +142,32 @@ pub enum BadRow {
     },
 }
 
+impl BadRow {
+    /// The kind of fault in a few words, for counting.
+    pub fn label(&self) -> &'static str {
+        match self {
+            BadRow::Utf8 { .. } => "not UTF-8",
+            BadRow::TooLong { .. } => "line too long",
+            BadRow::Json { .. } => "not valid JSON",
+            BadRow::NotObject { .. } => "not an object",
+            BadRow::UnknownShape { .. } => "unknown columns",
+            BadRow::Missing { .. } => "missing column",
+            BadRow::OtherShape { .. } => "other shape than the first row",
+            BadRow::MixedForms { .. } => "strings and conversations mixed",
+            BadRow::Null { .. } => "null",
+            BadRow::Type { .. } => "wrong type",
+            BadRow::EmptyList { .. } => "empty list",
+            BadRow::NoCommonTurn | BadRow::NoOwnTurn { .. } => "no implicit prompt",
+            BadRow::RewardCount { .. } => "completions and rewards differ in number",
+            BadRow::SameAnswers => "chosen equals rejected",
+            BadRow::SameTokens => "chosen and rejected are the same tokens",
+            BadRow::NoAnswerTokens { .. } => "answer without tokens",
+            BadRow::Template { .. } => "refused by the chat template",
+            BadRow::Tokenizer { .. } => "refused by the tokenizer",
+        }
+    }
+}
+
 /// What went wrong with the data of a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -152,6 +196,78 @@ pub enum DataError {
         /// What is wrong with it.
         reason: BadRow,
     },
+    /// No row in any file.
+    #[error("no row in {}", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    Empty {
+        /// The files.
+        paths: Vec<PathBuf>,
+    },
+    /// More rows than the index can number.
+    #[error("{rows} rows; at most {limit} are possible in one run, split the data")]
+    TooManyRows {
+        /// Rows that there are.
+        rows: usize,
+        /// Most rows of a run.
+        limit: usize,
+    },
+    /// The first row has a known shape, but not one that this run can use.
+    #[error("{path}:{line}: the row is {found}; {needs}", path = path.display())]
+    WrongShape {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// The shape's columns.
+        found: &'static str,
+        /// What the run needs.
+        needs: &'static str,
+    },
+    /// No row is left to use.
+    #[error("none of {rows} rows can be used; the first: {path}:{line}: {reason}", path = path.display())]
+    NothingLeft {
+        /// Rows that there are.
+        rows: usize,
+        /// File of the first dropped row.
+        path: PathBuf,
+        /// Its 1-based line.
+        line: u64,
+        /// Why it was dropped.
+        reason: DropReason,
+    },
+    /// Conversations, and the model has no chat template.
+    #[error(
+        "{path}:{line}: the data is conversational, but {model} has no chat template (neither chat_template.jinja nor chat_template in \
+         tokenizer_config.json); give one with --chat-template FILE, or use strings",
+        path = path.display(), model = model.display()
+    )]
+    NoTemplate {
+        /// The data file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// The model directory.
+        model: PathBuf,
+    },
+    /// Strings, and the tokenizer has no EOS token to end answers with.
+    #[error(
+        "{path}:{line}: answers given as strings end with the EOS token, but {model} names no eos_token that its tokenizer.json knows; \
+         set eos_token in tokenizer_config.json, or use conversations",
+        path = path.display(), model = model.display()
+    )]
+    NoEos {
+        /// The data file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// The model directory.
+        model: PathBuf,
+    },
+    /// The model's tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template as a file.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// The file changed after it was opened.
     #[error("{path}: the file changed while it was in use; start again", path = path.display())]
     Changed {

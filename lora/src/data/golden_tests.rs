@@ -1,0 +1,236 @@
+//! Token ids against TRL 1.16's own, for every model of `tests/goldens/` (its README has the rules), and chat templates against
+//! Jinja2 as transformers 5.23 sets it up.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::records::Record;
+use super::template::GenerationPrompt;
+use super::{
+    BadRow, Dataset, DropReason, Encoded, EncodedRow, Encoder, Needs, OnBadRow, Shuffle, Target, mismatched_answers,
+};
+
+const MAX_LENGTH: usize = 256;
+
+fn goldens() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens")
+}
+
+fn json(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Name, goldens and model directory of every model that can be tested here.
+fn models() -> Vec<(String, PathBuf, PathBuf)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(goldens()).unwrap() {
+        let folder = entry.unwrap().path();
+        if folder.join("model/tokenizer.json").exists() {
+            let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+            found.push((name, folder.clone(), folder.join("model")));
+        }
+    }
+    found.sort();
+    assert!(found.len() >= 9, "the tiny models are missing from {}", goldens().display());
+    match std::env::var_os("ALIGN_SMOLLM2") {
+        Some(dir) => found.push(("smollm2-135m".to_owned(), goldens().join("smollm2-135m"), dir.into())),
+        None => eprintln!("not run: tokens of smollm2-135m (set ALIGN_SMOLLM2 to its model directory)"),
+    }
+    found
+}
+
+fn encoder(model: &Path, max_length: usize) -> Encoder {
+    let rows = json(&model.join("config.json"))["vocab_size"].as_u64().unwrap() as usize;
+    Encoder::from_model(model, None, max_length, rows).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value
+        .as_array()
+        .unwrap_or_else(|| panic!("ids expected: {value}"))
+        .iter()
+        .map(|id| id.as_u64().unwrap() as u32)
+        .collect()
+}
+
+fn record(row: &Value) -> Record {
+    Record::parse(0, row.to_string().as_bytes()).unwrap().record
+}
+
+fn kept(encoded: Encoded) -> EncodedRow {
+    match encoded {
+        Encoded::Kept(row) => row,
+        dropped => panic!("expected a kept row: {dropped:?}"),
+    }
+}
+
+/// A data set from rows, through a file as in a run.
+fn dataset(rows: &[Value], encoder: Encoder, needs: Needs) -> Dataset {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    for row in rows {
+        writeln!(file, "{row}").unwrap();
+    }
+    Dataset::open(&[file.path().to_owned()], encoder, needs, OnBadRow::Error).unwrap()
+}
+
+fn pairs(n: usize) -> Vec<Value> {
+    let text = std::fs::read_to_string(goldens().join("pairs.jsonl")).unwrap();
+    text.lines().take(n).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// `plain` of make_goldens.py.
+fn plain(row: &Value) -> Value {
+    let turn = |m: &Value| match m["role"].as_str().unwrap() {
+        "user" => format!("\n\nHuman: {}", m["content"].as_str().unwrap()),
+        _ => format!("\n\nAssistant: {}", m["content"].as_str().unwrap()),
+    };
+    let prompt: String = row["prompt"].as_array().unwrap().iter().map(turn).collect();
+    let answer = |key: &str| format!(" {}", row[key][0]["content"].as_str().unwrap());
+    serde_json::json!({
+        "prompt": prompt + "\n\nAssistant:", "chosen": answer("chosen"), "rejected": answer("rejected"), "id": row["id"],
+    })
+}
+
+fn check_pairs(name: &str, rows: &[Value], golden: &Path, encoder: Encoder) {
+    let items = json(golden)["items"].clone();
+    let dataset = dataset(rows, encoder, Needs::Pairs);
+    let encoded = dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap();
+    assert_eq!(encoded.len(), items.as_array().unwrap().len());
+    for (row, item) in encoded.iter().zip(items.as_array().unwrap()) {
+        let what = format!("{name}, {}", item["id"]);
+        assert_eq!(row.id.as_ref(), Some(&item["id"]), "{what}");
+        assert_eq!(row.prompt, ids(&item["prompt_ids"]), "{what}: prompt");
+        assert_eq!(row.answers[0].ids, ids(&item["chosen_ids"]), "{what}: chosen");
+        assert_eq!(row.answers[1].ids, ids(&item["rejected_ids"]), "{what}: rejected");
+        assert_eq!(row.target, Target::Pair);
+    }
+}
+
+#[test]
+fn conversational_tokens_are_those_of_trl() {
+    for (name, folder, model) in models() {
+        check_pairs(&name, &pairs(8), &folder.join("tokens_conversational.json"), encoder(&model, MAX_LENGTH));
+    }
+}
+
+#[test]
+fn plain_tokens_are_those_of_trl() {
+    for (name, folder, model) in models() {
+        let rows: Vec<Value> = pairs(8).iter().map(plain).collect();
+        check_pairs(&name, &rows, &folder.join("tokens_plain.json"), encoder(&model, MAX_LENGTH));
+    }
+}
+
+#[test]
+fn rendered_conversations_are_those_of_transformers() {
+    for (name, folder, model) in models() {
+        let encoder = encoder(&model, MAX_LENGTH);
+        let template = encoder.template().unwrap();
+        let items = json(&folder.join("tokens_conversational.json"))["items"].clone();
+        for (row, item) in pairs(8).iter().zip(items.as_array().unwrap()) {
+            let turns = |key: &str| row[key].as_array().unwrap().clone();
+            let prompt = turns("prompt");
+            let text = template.render(&prompt, GenerationPrompt::Add).unwrap();
+            assert_eq!(text, item["prompt_text"].as_str().unwrap(), "{name}, {}", item["id"]);
+            for (key, golden) in [("chosen", "chosen_text"), ("rejected", "rejected_text")] {
+                let text = template.render(prompt.iter().chain(&turns(key)), GenerationPrompt::Omit).unwrap();
+                assert_eq!(text, item[golden].as_str().unwrap(), "{name}, {}", item["id"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn edge_cases_are_those_of_trl() {
+    for (name, folder, model) in models() {
+        let golden = json(&folder.join("tokens_edge.json"));
+        let encoder = encoder(&model, golden["max_length"].as_u64().unwrap() as usize);
+        for item in golden["items"].as_array().unwrap() {
+            let what = format!("{name}, {}", item["case"]);
+            let encoded = encoder.encode(&record(&item["row"]));
+            if let Some(error) = item.get("error") {
+                let Err(BadRow::Template { message }) = encoded else { panic!("{what}: {encoded:?}") };
+                assert_eq!(format!("TemplateError: {message}"), error.as_str().unwrap(), "{what}");
+                continue;
+            }
+            let (encoded, _) = encoded.unwrap_or_else(|e| panic!("{what}: {e}"));
+            if item.get("dropped").is_some() {
+                assert!(matches!(encoded, Encoded::Dropped { reason: DropReason::NoRoom { .. }, .. }), "{what}");
+                continue;
+            }
+            let row = kept(encoded);
+            assert_eq!(row.prompt, ids(&item["prompt_ids"]), "{what}: prompt");
+            let kept_tokens = ids(&item["completion_tokens_kept"]);
+            let names = [("chosen_ids", "chosen_input_ids"), ("rejected_ids", "rejected_input_ids")];
+            for ((answer, (all, input)), kept) in row.answers.iter().zip(names).zip(kept_tokens) {
+                assert_eq!(answer.ids, ids(&item[all]), "{what}: {all}");
+                assert_eq!([&row.prompt[..], answer.kept_ids()].concat(), ids(&item[input]), "{what}: {input}");
+                assert_eq!(answer.kept, kept as usize, "{what}: tokens kept of {all}");
+            }
+        }
+    }
+}
+
+/// The first batch of labelled rows: ids, and the mismatched answers.
+#[test]
+fn kto_tokens_are_those_of_trl() {
+    for (name, folder, model) in models() {
+        let dataset = {
+            let encoder = encoder(&model, MAX_LENGTH);
+            Dataset::open(&[goldens().join("kto.jsonl")], encoder, Needs::Labels, OnBadRow::Error).unwrap()
+        };
+        let survey = dataset.survey();
+        assert_eq!((survey.kept, survey.dropped_rows()), (160, 0), "{name}");
+        let batch = dataset.rows(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+        let golden = json(&folder.join("kto.json"));
+        let mismatched = mismatched_answers(&batch, usize::MAX);
+        for ((row, item), mismatched) in batch.iter().zip(golden["items"].as_array().unwrap()).zip(mismatched) {
+            let what = format!("{name}, {}", item["id"]);
+            assert_eq!(row.prompt, ids(&item["prompt_ids"]), "{what}: prompt");
+            assert_eq!(row.answers[0].ids, ids(&item["completion_ids"]), "{what}: completion");
+            assert_eq!(mismatched, ids(&item["KL_completion_ids"]), "{what}: mismatched");
+            assert_eq!(row.target, Target::Label(item["label"].as_bool().unwrap()), "{what}");
+        }
+    }
+}
+
+/// How many tokens of each sequence are left after truncation, as the log-probs' goldens count them.
+#[test]
+fn truncated_lengths_are_those_of_trl() {
+    for (name, folder, model) in models() {
+        for (golden, rows) in [
+            ("logps_conversational.json", pairs(8)),
+            ("logps_plain.json", pairs(8).iter().map(plain).collect::<Vec<_>>()),
+        ] {
+            let dataset = dataset(&rows, encoder(&model, MAX_LENGTH), Needs::Pairs);
+            let encoded = dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap();
+            let items = json(&folder.join(golden))["items"].clone();
+            for (i, item) in items.as_array().unwrap().iter().enumerate() {
+                let (row, answer) = (&encoded[i / 2], &encoded[i / 2].answers[i % 2]);
+                assert_eq!(answer.kept as u64, item["completion_tokens"].as_u64().unwrap(), "{name}, {golden}, {item}");
+                let total = (row.prompt.len() + answer.kept) as u64;
+                assert_eq!(total, item["total_tokens"].as_u64().unwrap(), "{name}, {golden}, {item}");
+            }
+        }
+    }
+}
+
+/// Text with special tokens or without, from the ids of the plain goldens.
+#[test]
+fn decoding_gives_the_text_back() {
+    use super::SpecialTokens::{Keep, Skip};
+    for (name, _, model) in models() {
+        let encoder = encoder(&model, MAX_LENGTH);
+        let (eos, eos_id) = encoder.tokenizer().eos().unwrap();
+        for text in [" Yes: naïve café 12345 — да 🙂", " one\n\n two  "] {
+            let mut ids = encoder.tokenizer().encode_rendered(text).unwrap();
+            ids.push(eos_id);
+            assert_eq!(encoder.tokenizer().decode(&ids, Skip).unwrap().trim_start(), text.trim_start(), "{name}");
+            let shown = encoder.tokenizer().decode(&ids, Keep).unwrap();
+            assert!(shown.ends_with(eos), "{name}: {shown:?}");
+        }
+    }
+}

@@ -1,0 +1,488 @@
+//! Python's side of a chat template: what Hugging Face templates expect of Jinja2 and find different in minijinja.
+//!
+//! Follows `transformers/utils/chat_template_utils.py` 5.23 (`_cached_compile_jinja_template`) and CPython's `str`, `json` and
+//! `repr`; `tests/goldens/templates.json` holds what that code renders.
+
+use std::fmt::Write as _;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
+use minijinja::{Environment, Error, ErrorKind, Output, State};
+
+/// Deepest nesting that `tojson` and `repr` follow.
+const MAX_DEPTH: usize = 200;
+
+/// What a template said through `raise_exception`; the source of the error that ends the rendering.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Raised(pub String);
+
+/// Jinja as Hugging Face sets it up. `now` is the second since 1970 that `strftime_now` formats, in local time.
+pub fn environment(now: i64) -> Environment<'static> {
+    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    env.set_syntax(syntax.expect("the default delimiters are valid"));
+    env.set_formatter(python_formatter);
+    env.set_unknown_method_callback(python_method);
+    env.add_filter("tojson", tojson);
+    env.add_filter("string", |value: &Value| text_of(value));
+    env.add_filter("trim", |text: &str, chars: Option<&str>| strip(text, chars, Side::Both).to_owned());
+    env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+    });
+    env.add_function("strftime_now", move |format: &str| strftime(now, format));
+    env
+}
+
+/// Replaces `{% generation %}` ... `{% endgeneration %}`, which mark the assistant's text for training masks, by a block that
+/// renders its body. `with` opens a scope of its own, as the original does; the whitespace controls stay.
+pub fn strip_generation_tags(source: &str) -> String {
+    let tag = regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern");
+    tag.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
+}
+
+/// Output of `{{ value }}`: Python's `str(value)`.
+fn python_formatter(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Number => {
+            out.write_str(&text_of(value)?).map_err(|_| Error::from(ErrorKind::WriteFailure))
+        }
+        _ => minijinja::escape_formatter(out, state, value),
+    }
+}
+
+/// Python's `str(value)`.
+fn text_of(value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    match value.kind() {
+        ValueKind::String => out.push_str(value.as_str().unwrap_or_default()),
+        ValueKind::Undefined => {}
+        _ => repr(&mut out, value, 0)?,
+    }
+    Ok(out)
+}
+
+/// Python's `repr(value)`.
+fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(Error::new(ErrorKind::InvalidOperation, "the value is nested too deeply to be shown"));
+    }
+    match value.kind() {
+        ValueKind::String => repr_str(out, value.as_str().unwrap_or_default()),
+        ValueKind::Number => out.push_str(&number(value)),
+        ValueKind::Map => {
+            out.push('{');
+            for (i, key) in value.try_iter()?.enumerate() {
+                if i > 0 {
+                    out.push_str(", ");
+                }
+                repr(out, &key, depth + 1)?;
+                out.push_str(": ");
+                repr(out, &value.get_item(&key)?, depth + 1)?;
+            }
+            out.push('}');
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
+            out.push(open);
+            for (i, item) in value.try_iter()?.enumerate() {
+                if i > 0 {
+                    out.push_str(", ");
+                }
+                repr(out, &item, depth + 1)?;
+            }
+            if value.is_tuple() && value.len() == Some(1) {
+                out.push(',');
+            }
+            out.push(close);
+        }
+        // None, True, False: minijinja writes them as Python does
+        _ => write!(out, "{value}").expect("a String takes everything"),
+    }
+    Ok(())
+}
+
+/// A string literal as Python writes it: single quotes unless only those occur in it.
+fn repr_str(out: &mut String, text: &str) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if c < ' ' || ('\x7f'..'\u{a0}').contains(&c) => {
+                write!(out, "\\x{:02x}", c as u32).expect("a String takes everything");
+            }
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+}
+
+/// A number as Python writes it: `1e+16`, `0.1`, `1.0`.
+fn number(value: &Value) -> String {
+    if value.is_integer() {
+        return value.to_string();
+    }
+    match f64::try_from(value.clone()) {
+        Ok(x) if x.is_nan() => "nan".to_owned(),
+        Ok(x) if x.is_infinite() => if x > 0.0 { "inf" } else { "-inf" }.to_owned(),
+        Ok(x) => {
+            // Rust's Debug is the shortest text that reads back, with Python's thresholds but without `+` and padding
+            let text = format!("{x:?}");
+            match text.split_once('e') {
+                Some((mantissa, exponent)) => {
+                    let exponent: i32 = exponent.parse().expect("Debug of a float ends in a whole exponent");
+                    format!("{mantissa}e{exponent:+03}")
+                }
+                None => text,
+            }
+        }
+        Err(_) => value.to_string(),
+    }
+}
+
+/// `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`: `json.dumps`, without HTML escapes.
+fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    if positional.len() > 4 {
+        return Err(Error::from(ErrorKind::TooManyArguments));
+    }
+    let argument = |place: usize, name: &str| -> Result<Option<Value>, Error> {
+        let named: Option<Value> = kwargs.get(name)?;
+        Ok(named.or_else(|| positional.get(place).cloned()).filter(|v| !v.is_none()))
+    };
+    let ensure_ascii = argument(0, "ensure_ascii")?.is_some_and(|v| v.is_true());
+    let indent = match argument(1, "indent")? {
+        None => None,
+        Some(v) if v.kind() == ValueKind::String => v.as_str().map(str::to_owned),
+        Some(v) => Some(" ".repeat(usize::try_from(i64::try_from(v)?.clamp(0, 64)).unwrap_or(0))),
+    };
+    let (mut item, mut key) = (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
+    if let Some(separators) = argument(2, "separators")? {
+        let both: Vec<String> = separators.try_iter()?.map(|s| s.to_string()).collect();
+        let [for_items, for_keys] = <[String; 2]>::try_from(both)
+            .map_err(|_| Error::new(ErrorKind::InvalidOperation, "tojson: separators must be two strings"))?;
+        (item, key) = (for_items, for_keys);
+    }
+    let sort_keys = argument(3, "sort_keys")?.is_some_and(|v| v.is_true());
+    kwargs.assert_all_used()?;
+    let mut writer = JsonWriter { out: String::new(), ensure_ascii, indent, item, key, sort_keys };
+    writer.value(value, 0)?;
+    Ok(Value::from(writer.out))
+}
+
+/// Writes values as CPython's `json.dumps`.
+struct JsonWriter {
+    out: String,
+    ensure_ascii: bool,
+    indent: Option<String>,
+    item: String,
+    key: String,
+    sort_keys: bool,
+}
+
+impl JsonWriter {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MAX_DEPTH {
+            return Err(Error::new(ErrorKind::InvalidOperation, "tojson: the value is nested too deeply"));
+        }
+        match value.kind() {
+            ValueKind::None => self.out.push_str("null"),
+            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => self.out.push_str(&json_number(value)),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::Map => {
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sort_keys {
+                    keys.sort();
+                }
+                self.out.push('{');
+                for (i, key) in keys.iter().enumerate() {
+                    self.break_line(i, depth + 1);
+                    match key.kind() {
+                        ValueKind::String => self.string(key.as_str().unwrap_or_default()),
+                        ValueKind::Number => self.string(&json_number(key)),
+                        ValueKind::Bool => self.string(if key.is_true() { "true" } else { "false" }),
+                        ValueKind::None => self.string("null"),
+                        other => {
+                            let message = format!("tojson: keys must be str, int, float, bool or None, not {other}");
+                            return Err(Error::new(ErrorKind::InvalidOperation, message));
+                        }
+                    }
+                    self.out.push_str(&self.key);
+                    self.value(&value.get_item(key)?, depth + 1)?;
+                }
+                self.end(keys.is_empty(), depth, '}');
+            }
+            ValueKind::Seq | ValueKind::Iterable => {
+                self.out.push('[');
+                let mut empty = true;
+                for (i, item) in value.try_iter()?.enumerate() {
+                    empty = false;
+                    self.break_line(i, depth + 1);
+                    self.value(&item, depth + 1)?;
+                }
+                self.end(empty, depth, ']');
+            }
+            other => {
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("tojson: {other} is not JSON serializable"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What stands before item `i`.
+    fn break_line(&mut self, i: usize, depth: usize) {
+        if i > 0 {
+            self.out.push_str(&self.item);
+        }
+        self.new_line(depth);
+    }
+
+    fn new_line(&mut self, depth: usize) {
+        if let Some(indent) = &self.indent {
+            self.out.push('\n');
+            for _ in 0..depth {
+                self.out.push_str(indent);
+            }
+        }
+    }
+
+    fn end(&mut self, empty: bool, depth: usize, close: char) {
+        if !empty {
+            self.new_line(depth);
+        }
+        self.out.push(close);
+    }
+
+    fn string(&mut self, text: &str) {
+        self.out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => self.out.push_str("\\\""),
+                '\\' => self.out.push_str("\\\\"),
+                '\n' => self.out.push_str("\\n"),
+                '\r' => self.out.push_str("\\r"),
+                '\t' => self.out.push_str("\\t"),
+                '\x08' => self.out.push_str("\\b"),
+                '\x0c' => self.out.push_str("\\f"),
+                c if c < ' ' || (self.ensure_ascii && c > '~') => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        write!(self.out, "\\u{unit:04x}").expect("a String takes everything");
+                    }
+                }
+                c => self.out.push(c),
+            }
+        }
+        self.out.push('"');
+    }
+}
+
+/// A number as `json.dumps` writes it: `repr`, and `NaN` and `Infinity`.
+fn json_number(value: &Value) -> String {
+    match number(value).as_str() {
+        "nan" => "NaN".to_owned(),
+        "inf" => "Infinity".to_owned(),
+        "-inf" => "-Infinity".to_owned(),
+        finite => finite.to_owned(),
+    }
+}
+
+/// Methods of `str`, `list` and `dict` that templates use: those where Python and minijinja's collection differ or which that
+/// lacks, then that collection.
+fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    if let Some(text) = value.as_str() {
+        match method {
+            "strip" | "lstrip" | "rstrip" => {
+                let (chars,): (Option<&str>,) = from_args(args)?;
+                let side = match method {
+                    "strip" => Side::Both,
+                    "lstrip" => Side::Left,
+                    _ => Side::Right,
+                };
+                return Ok(Value::from(strip(text, chars, side)));
+            }
+            "split" | "rsplit" => {
+                let (separator, limit) = split_arguments(args)?;
+                return split(
+                    text,
+                    separator.as_deref(),
+                    limit,
+                    if method == "split" { Side::Left } else { Side::Right },
+                );
+            }
+            "splitlines" => {
+                let (keep_ends,): (Option<bool>,) = from_args(args)?;
+                return Ok(Value::from(split_lines(text, keep_ends.unwrap_or(false))));
+            }
+            "removeprefix" => {
+                let (prefix,): (&str,) = from_args(args)?;
+                return Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)));
+            }
+            "removesuffix" => {
+                let (suffix,): (&str,) = from_args(args)?;
+                return Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)));
+            }
+            "partition" | "rpartition" => {
+                let (separator,): (&str,) = from_args(args)?;
+                let parts =
+                    if method == "partition" { text.split_once(separator) } else { text.rsplit_once(separator) };
+                return Ok(Value::from(match (parts, method) {
+                    (Some((before, after)), _) => (before, separator, after),
+                    (None, "partition") => (text, "", ""),
+                    (None, _) => ("", "", text),
+                }));
+            }
+            "isspace" => return Ok(Value::from(!text.is_empty() && text.chars().all(is_space))),
+            _ => {}
+        }
+    } else if method == "index" && value.kind() == ValueKind::Seq {
+        let (wanted,): (&Value,) = from_args(args)?;
+        let place = value.try_iter()?.position(|item| item == *wanted);
+        return place
+            .map(Value::from)
+            .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("{wanted} is not in list")));
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// `str.isspace` of one character. Rust's White_Space lacks the four separators U+001C to U+001F.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Left,
+    Right,
+    Both,
+}
+
+/// `str.strip`, `lstrip`, `rstrip`: whitespace, or any of `chars`.
+fn strip<'t>(text: &'t str, chars: Option<&str>, side: Side) -> &'t str {
+    let goes = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
+    let text = if side == Side::Right { text } else { text.trim_start_matches(goes) };
+    if side == Side::Left { text } else { text.trim_end_matches(goes) }
+}
+
+/// `(sep=None, maxsplit=-1)`, by place or by name.
+fn split_arguments(args: &[Value]) -> Result<(Option<String>, Option<usize>), Error> {
+    let (positional, kwargs): (Rest<Value>, Kwargs) = from_args(args)?;
+    if positional.len() > 2 {
+        return Err(Error::from(ErrorKind::TooManyArguments));
+    }
+    let argument = |place: usize, name: &str| -> Result<Option<Value>, Error> {
+        let named: Option<Value> = kwargs.get(name)?;
+        Ok(named.or_else(|| positional.get(place).cloned()).filter(|v| !v.is_none()))
+    };
+    let separator = match argument(0, "sep")? {
+        None => None,
+        Some(v) => match v.as_str() {
+            Some("") => return Err(Error::new(ErrorKind::InvalidOperation, "empty separator")),
+            Some(text) => Some(text.to_owned()),
+            None => return Err(Error::new(ErrorKind::InvalidOperation, "the separator must be a string")),
+        },
+    };
+    let limit = match argument(1, "maxsplit")? {
+        None => None,
+        Some(v) => usize::try_from(i64::try_from(v)?).ok(), // negative: no limit
+    };
+    kwargs.assert_all_used()?;
+    Ok((separator, limit))
+}
+
+/// `str.split` (from the left) and `str.rsplit`.
+fn split(text: &str, separator: Option<&str>, limit: Option<usize>, from: Side) -> Result<Value, Error> {
+    let pieces = limit.map_or(usize::MAX, |n| n.saturating_add(1));
+    let mut parts: Vec<&str> = match (separator, from) {
+        (Some(separator), Side::Right) => text.rsplitn(pieces, separator).collect(),
+        (Some(separator), _) => text.splitn(pieces, separator).collect(),
+        (None, _) => {
+            let mut parts = Vec::new();
+            let mut rest = text.trim_matches(is_space);
+            while !rest.is_empty() {
+                if parts.len() + 1 == pieces {
+                    // the last piece keeps its inner whitespace, and on its far side what the text ends with
+                    let whole = if from == Side::Right {
+                        text.trim_start_matches(is_space)
+                    } else {
+                        text.trim_end_matches(is_space)
+                    };
+                    let kept = rest.len().min(whole.len());
+                    parts.push(if from == Side::Right { &whole[..kept] } else { &whole[whole.len() - kept..] });
+                    break;
+                }
+                let (part, after) = if from == Side::Right {
+                    let cut =
+                        rest.rfind(is_space).map_or(0, |at| at + rest[at..].chars().next().map_or(0, char::len_utf8));
+                    (&rest[cut..], rest[..cut].trim_end_matches(is_space))
+                } else {
+                    let cut = rest.find(is_space).unwrap_or(rest.len());
+                    (&rest[..cut], rest[cut..].trim_start_matches(is_space))
+                };
+                parts.push(part);
+                rest = after;
+            }
+            parts
+        }
+    };
+    if from == Side::Right {
+        parts.reverse();
+    }
+    Ok(parts.into_iter().map(Value::from).collect())
+}
+
+/// `str.splitlines`.
+fn split_lines(text: &str, keep_ends: bool) -> Vec<String> {
+    let is_break =
+        |c: char| matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(is_break) {
+        let end = if rest[at..].starts_with("\r\n") {
+            at + 2
+        } else {
+            at + rest[at..].chars().next().map_or(1, char::len_utf8)
+        };
+        lines.push(rest[..if keep_ends { end } else { at }].to_owned());
+        rest = &rest[end..];
+    }
+    if !rest.is_empty() {
+        lines.push(rest.to_owned());
+    }
+    lines
+}
+
+/// `datetime.now().strftime(format)` for a given second, in the zone of the machine and the C locale.
+fn strftime(now: i64, format: &str) -> Result<String, Error> {
+    let refuse = |why: &str| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {why}"));
+    let c_format = std::ffi::CString::new(format).map_err(|_| refuse("the format holds a NUL"))?;
+    if format.is_empty() {
+        return Ok(String::new());
+    }
+    // SAFETY: tm is plain data of integers and a pointer, for which zero is a value.
+    let mut tm: libc::tm = unsafe { std::mem::zeroed() };
+    let seconds = libc::time_t::from(now);
+    // SAFETY: both pointers are to live locals; localtime_r keeps neither.
+    if unsafe { libc::localtime_r(&raw const seconds, &raw mut tm) }.is_null() {
+        return Err(refuse("the clock is out of range"));
+    }
+    // One conversion makes at most some tens of bytes of two; a format that asks for padded widths ("%9999999d") is refused.
+    let mut text = vec![0u8; 256 + 64 * format.len()];
+    // SAFETY: `text` has text.len() writable bytes, c_format ends in NUL, tm was filled by localtime_r.
+    let written = unsafe { libc::strftime(text.as_mut_ptr().cast(), text.len(), c_format.as_ptr(), &raw const tm) };
+    if written == 0 {
+        return Err(refuse("the format makes no text, or far too much"));
+    }
+    text.truncate(written);
+    String::from_utf8(text).map_err(|_| refuse("the text is not UTF-8"))
+}

@@ -1,0 +1,176 @@
+//! What a pass over all rows found, for the start-up summary: nothing is dropped, cut or moved silently.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::encode::{DropReason, EncodedRow, Notes};
+use super::records::Kind;
+use super::tokenizer::Tokenizer;
+
+/// Changed prompt ends that are kept as examples.
+const BOUNDARY_EXAMPLES: usize = 3;
+/// Names of unread columns that are counted apart; a hostile file has a million.
+const COLUMN_NAMES: usize = 32;
+
+/// Counts over all rows of a data set. A row here is what a loss eats: a pair, a labelled row, a prompt with scored answers; a
+/// pair that is unpaired counts as two.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Survey {
+    /// Records in the files, usable or not.
+    pub records: usize,
+    /// Blank lines that were passed over.
+    pub blank_lines: usize,
+    /// Shape and form of the rows; `None` while no row could be read.
+    pub kind: Option<Kind>,
+    /// Usable rows.
+    pub kept: usize,
+    /// Rows that are left out, by reason, in the order of their first occurrence.
+    pub dropped: Vec<Dropped>,
+    /// Answers of the usable rows.
+    pub answers: usize,
+    /// Answers that `max_length` cuts.
+    pub cut_answers: usize,
+    /// Pairs whose answers are the same tokens once they are cut: they teach nothing.
+    pub same_after_cut: usize,
+    /// Answers that are the empty string, and so EOS alone.
+    pub empty_answers: usize,
+    /// Answers that end with a stop token, before cuts. Where few do, the model does not learn to stop.
+    pub stopping_answers: usize,
+    /// Rows whose prompt tokens change at their end when an answer follows; the completion starts there.
+    pub moved_boundaries: usize,
+    /// The first of them.
+    pub boundary_examples: Vec<BoundaryExample>,
+    /// Names of columns that nothing reads, with the number of records that have them; the first 32 names.
+    pub ignored_columns: BTreeMap<String, usize>,
+    /// Tokens of all prompts, counted once a row.
+    pub prompt_tokens: u64,
+    /// Tokens of all answers after cuts.
+    pub answer_tokens: u64,
+    /// Tokens of the largest tree: a prompt and what is kept of its answers.
+    pub longest_tree: usize,
+}
+
+/// Rows left out for one kind of reason.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dropped {
+    /// The kind in a few words.
+    pub label: &'static str,
+    /// How many.
+    pub rows: usize,
+    /// The first one's reason in full.
+    pub first: DropReason,
+    /// Its file.
+    pub path: PathBuf,
+    /// Its 1-based line.
+    pub line: u64,
+}
+
+/// A prompt whose last tokens change when an answer follows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BoundaryExample {
+    /// 0-based record.
+    pub row: usize,
+    /// The end of the prompt's tokens, alone, in the vocabulary's spelling.
+    pub alone: Vec<String>,
+    /// What stands there when the answer follows.
+    pub followed: Vec<String>,
+}
+
+impl DropReason {
+    /// The kind of reason in a few words, for counting.
+    pub fn label(&self) -> &'static str {
+        match self {
+            DropReason::NoRoom { .. } => "prompt fills max-length",
+            DropReason::NoPrompt => "prompt without a token",
+            DropReason::Bad(reason) => reason.label(),
+        }
+    }
+}
+
+impl Survey {
+    pub(super) fn new(records: usize, blank_lines: usize) -> Survey {
+        Survey {
+            records,
+            blank_lines,
+            kind: None,
+            kept: 0,
+            dropped: Vec::new(),
+            answers: 0,
+            cut_answers: 0,
+            same_after_cut: 0,
+            empty_answers: 0,
+            stopping_answers: 0,
+            moved_boundaries: 0,
+            boundary_examples: Vec::new(),
+            ignored_columns: BTreeMap::new(),
+            prompt_tokens: 0,
+            answer_tokens: 0,
+            longest_tree: 0,
+        }
+    }
+
+    /// Rows left out, for whatever reason.
+    pub fn dropped_rows(&self) -> usize {
+        self.dropped.iter().map(|d| d.rows).sum()
+    }
+
+    pub(super) fn count_columns(&mut self, names: Vec<String>) {
+        for name in names {
+            if let Some(count) = self.ignored_columns.get_mut(&name) {
+                *count += 1;
+            } else if self.ignored_columns.len() < COLUMN_NAMES {
+                self.ignored_columns.insert(name, 1);
+            }
+        }
+    }
+
+    pub(super) fn count_dropped(&mut self, reason: DropReason, place: impl FnOnce() -> (PathBuf, u64)) {
+        let label = reason.label();
+        if let Some(same) = self.dropped.iter_mut().find(|d| d.label == label) {
+            same.rows += 1;
+            return;
+        }
+        let (path, line) = place();
+        self.dropped.push(Dropped { label, rows: 1, first: reason, path, line });
+    }
+
+    pub(super) fn count_kept(&mut self, row: &RowCounts, notes: &Notes, tokenizer: &Tokenizer) {
+        self.kept += 1;
+        self.answers += row.answers;
+        self.cut_answers += notes.cut_answers;
+        self.same_after_cut += usize::from(notes.same_after_cut);
+        self.empty_answers += notes.empty_answers;
+        self.stopping_answers += notes.stopping_answers;
+        if let Some(boundary) = &notes.boundary {
+            self.moved_boundaries += 1;
+            if self.boundary_examples.len() < BOUNDARY_EXAMPLES {
+                let spell = |ids: &[u32]| ids.iter().map(|&id| tokenizer.token(id).unwrap_or_default()).collect();
+                let (alone, followed) = (spell(&boundary.prompt_ids), spell(&boundary.full_ids));
+                self.boundary_examples.push(BoundaryExample { row: row.row, alone, followed });
+            }
+        }
+        self.prompt_tokens += row.prompt_tokens as u64;
+        self.answer_tokens += (row.tree_tokens - row.prompt_tokens) as u64;
+        self.longest_tree = self.longest_tree.max(row.tree_tokens);
+    }
+}
+
+/// What is counted of a kept row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RowCounts {
+    pub row: usize,
+    pub answers: usize,
+    pub prompt_tokens: usize,
+    pub tree_tokens: usize,
+}
+
+impl RowCounts {
+    pub(super) fn of(row: &EncodedRow) -> RowCounts {
+        RowCounts {
+            row: row.row,
+            answers: row.answers.len(),
+            prompt_tokens: row.prompt.len(),
+            tree_tokens: row.tree_tokens(),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The model's tokenizer: `tokenizer.json`, and the special tokens that `tokenizer_config.json` names.
+//!
+//! The tokenizer itself is the `tokenizers` library, the same code as behind Hugging Face's fast tokenizers (with another
+//! regular-expression engine, which is why the goldens of every model are compared id by id). Around it are the rules of
+//! transformers 5.23 for a model directory: named special tokens are matched in text as whole tokens, truncation and padding
+//! that a file asks for are off, and BOS and EOS are added where the post-processor of `tokenizer.json` says so and nowhere else
+//! (`add_bos_token` is not read when a `tokenizer.json` exists).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::AddedToken;
+
+/// Largest `tokenizer.json` that is read, in bytes. The largest in use (262144 tokens, Gemma 3) has 33 MiB.
+const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
+/// Largest `tokenizer_config.json` or `special_tokens_map.json` that is read, in bytes.
+const MAX_CONFIG_BYTES: u64 = 64 << 20;
+
+/// What is wrong with a tokenizer. Bad input: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// No `tokenizer.json`.
+    #[error(
+        "{path}: not found; a model directory needs the tokenizer.json of its fast tokenizer (a SentencePiece tokenizer.model alone \
+         is not read: save the tokenizer with transformers first)",
+        path = path.display()
+    )]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A file cannot be read.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A file is larger than any tokenizer.
+    #[error("{path}: {bytes} bytes, at most {limit} are read", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {message}", path = path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The vocabulary holds ids that the model has no embedding for.
+    #[error(
+        "{path}: token `{token}` has id {id}, but the model has {rows} embedding rows; tokenizer and weights are from different \
+         models",
+        path = path.display()
+    )]
+    Vocabulary {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The token with the largest id.
+        token: String,
+        /// That id.
+        id: u32,
+        /// Rows of the model's embedding.
+        rows: usize,
+    },
+    /// Encoding or decoding failed.
+    #[error("{message}")]
+    Failed {
+        /// The library's words.
+        message: String,
+    },
+}
+
+/// A model's tokenizer with its named special tokens.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    special_tokens: Vec<(String, String)>,
+    config: Value,
+    /// Ids from here on have no embedding row; `u32::MAX` before [`Tokenizer::check_vocabulary`].
+    first_unusable_id: u32,
+}
+
+/// Whether special tokens appear in decoded text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// As their text, `<|im_end|>`.
+    Keep,
+    /// Not at all.
+    Skip,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a model directory, and `tokenizer_config.json` and `special_tokens_map.json` where they exist.
+    ///
+    /// # Errors
+    /// [`TokenizerError`] for a missing, oversized or broken file.
+    pub fn from_dir(model_dir: &Path) -> Result<Tokenizer, TokenizerError> {
+        let path = model_dir.join("tokenizer.json");
+        let Some(bytes) = read_if_present(&path, MAX_TOKENIZER_BYTES)? else {
+            return Err(TokenizerError::Missing { path });
+        };
+        let loaded = quietly(|| tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string()));
+        let mut inner = loaded.map_err(|message| TokenizerError::Broken { path: path.clone(), message })?;
+
+        let config = read_json(&model_dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+        let mut special_tokens = named_tokens(&config);
+        if config.get("added_tokens_decoder").is_none() {
+            // the older form of a directory; transformers reads this file in that case alone, and then it wins
+            if let Some(map) = read_json(&model_dir.join("special_tokens_map.json"))? {
+                for (name, token) in named_tokens(&map) {
+                    special_tokens.retain(|(other, _)| *other != name);
+                    special_tokens.push((name, token));
+                }
+            }
+        }
+
+        let known = inner.get_added_tokens_decoder();
+        let unmatched: Vec<AddedToken> = special_tokens
+            .iter()
+            .filter(|(_, token)| {
+                inner.token_to_id(token).is_some() && !known.values().any(|added| added.content == *token)
+            })
+            .map(|(_, token)| AddedToken::from(token.clone(), true))
+            .collect();
+        let broken = |e: tokenizers::Error| TokenizerError::Broken { path: path.clone(), message: e.to_string() };
+        inner.add_special_tokens(unmatched).map_err(broken)?;
+        inner.with_truncation(None).map_err(broken)?;
+        inner.with_padding(None);
+        Ok(Tokenizer { inner, path, special_tokens, config, first_unusable_id: u32::MAX })
+    }
+
+    /// Checks that every id has a row of the model's embedding.
+    ///
+    /// Special tokens beside the vocabulary may lie beyond it, as Gemma 3 1B's `<image_soft_token>` does: a text that contains one
+    /// is refused when it is encoded, and [`Tokenizer::unusable_tokens`] lists them.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Vocabulary`] names the largest id that has no row.
+    pub fn check_vocabulary(&mut self, embedding_rows: usize) -> Result<(), TokenizerError> {
+        let added = self.inner.get_added_tokens_decoder();
+        let named = |token: &str| self.special_tokens.iter().any(|(_, text)| text == token);
+        let spare = |id: u32| added.get(&id).is_some_and(|token| token.special && !named(&token.content));
+        let beyond = |id: u32| usize::try_from(id).is_ok_and(|id| id >= embedding_rows);
+        let vocabulary = self.inner.get_vocab(true);
+        let worst = vocabulary.into_iter().filter(|&(_, id)| beyond(id) && !spare(id)).max_by_key(|&(_, id)| id);
+        if let Some((token, id)) = worst {
+            return Err(TokenizerError::Vocabulary { path: self.path.clone(), token, id, rows: embedding_rows });
+        }
+        self.first_unusable_id = u32::try_from(embedding_rows).unwrap_or(u32::MAX);
+        Ok(())
+    }
+
+    /// Special tokens without an embedding row, by id; empty before [`Tokenizer::check_vocabulary`].
+    pub fn unusable_tokens(&self) -> Vec<(u32, String)> {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut beyond: Vec<(u32, String)> =
+            added.into_iter().filter(|(id, _)| *id >= self.first_unusable_id).map(|(id, t)| (id, t.content)).collect();
+        beyond.sort_unstable();
+        beyond
+    }
+
+    /// Token ids of a plain text, with the special tokens that the tokenizer adds to a text (BOS, for some).
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode(text, true)
+    }
+
+    /// Token ids of a text that a chat template has rendered: nothing is added.
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode(text, false)
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
+        let encoded = quietly(|| self.inner.encode_fast(text, add_special_tokens).map_err(|e| e.to_string()));
+        let ids = encoded.map_err(|message| TokenizerError::Failed { message })?.get_ids().to_vec();
+        if let Some(&id) = ids.iter().find(|&&id| id >= self.first_unusable_id) {
+            let token = self.inner.id_to_token(id).unwrap_or_default();
+            let rows = self.first_unusable_id;
+            let message = format!(
+                "the text holds `{token}` (id {id}), for which the model has no embedding (it has {rows} rows)"
+            );
+            return Err(TokenizerError::Failed { message });
+        }
+        Ok(ids)
+    }
+
+    /// The text of token ids.
+    pub fn decode(&self, ids: &[u32], special_tokens: SpecialTokens) -> Result<String, TokenizerError> {
+        let decoded =
+            quietly(|| self.inner.decode(ids, special_tokens == SpecialTokens::Skip).map_err(|e| e.to_string()));
+        decoded.map_err(|message| TokenizerError::Failed { message })
+    }
+
+    /// The vocabulary's own spelling of a token (`Ġthe`), for token dumps.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The id of a token in the vocabulary's own spelling.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Special tokens by name (`eos_token`, `bos_token`, ...), in the order of the configuration.
+    pub fn special_tokens(&self) -> &[(String, String)] {
+        &self.special_tokens
+    }
+
+    /// The text of a named special token.
+    pub fn special_token(&self, name: &str) -> Option<&str> {
+        self.special_tokens.iter().find(|(known, _)| known == name).map(|(_, token)| token.as_str())
+    }
+
+    /// The text and id of the token that ends an answer; `None` where the tokenizer names none or does not know it.
+    pub fn eos(&self) -> Option<(&str, u32)> {
+        let eos = self.special_token("eos_token")?;
+        Some((eos, self.inner.token_to_id(eos)?))
+    }
+
+    /// Ids that end an answer: EOS, and every `eos_token_id` (a number or a list) of the model directory's
+    /// `generation_config.json`. Ascending.
+    pub fn stop_ids(&self, model_dir: &Path) -> Result<Vec<u32>, TokenizerError> {
+        let path = model_dir.join("generation_config.json");
+        let generation = read_json(&path)?.unwrap_or(Value::Null);
+        let mut ids: Vec<u32> = self.eos().map(|(_, id)| id).into_iter().collect();
+        let listed = match generation.get("eos_token_id") {
+            None | Some(Value::Null) => &[][..],
+            Some(Value::Array(list)) => list,
+            Some(one) => std::slice::from_ref(one),
+        };
+        for value in listed {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            let broken = || TokenizerError::Broken {
+                path: path.clone(),
+                message: format!("eos_token_id: {value} is no token id"),
+            };
+            ids.push(id.ok_or_else(broken)?);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// `tokenizer_config.json` as it stands, null where there is none.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// `tokenizer.json`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The names and texts of the special tokens of a configuration: every `*_token` that is a text or an object with `content`, and
+/// the entries of `extra_special_tokens` where that is an object (as transformers 5.23 collects `special_tokens_map`).
+fn named_tokens(config: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| match value {
+        Value::String(token) => Some(token.clone()),
+        Value::Object(added) => added.get("content").and_then(Value::as_str).map(str::to_owned),
+        _ => None,
+    };
+    let empty = serde_json::Map::new();
+    let top = config.as_object().unwrap_or(&empty);
+    let extra = config.get("extra_special_tokens").and_then(Value::as_object).unwrap_or(&empty);
+    let named = top.iter().filter(|(name, _)| name.ends_with("_token")).chain(extra);
+    named.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
+}
+
+/// Runs library code that may panic on a hostile file and turns the panic into an error.
+fn quietly<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // Nothing that `run` touches is used after a panic: loading returns nothing, encoding reads only.
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|_| Err("the tokenizer library failed on it (a panic)".to_owned()))
+}
+
+/// The bytes of a file, `None` if there is none.
+fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, TokenizerError> {
+    let io = |source| TokenizerError::Io { path: path.to_owned(), source };
+    match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io(e)),
+        Ok(meta) if meta.len() > limit => {
+            Err(TokenizerError::TooLarge { path: path.to_owned(), bytes: meta.len(), limit })
+        }
+        Ok(_) => std::fs::read(path).map(Some).map_err(io),
+    }
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>, TokenizerError> {
+    let Some(bytes) = read_if_present(path, MAX_CONFIG_BYTES)? else { return Ok(None) };
+    let broken = |message: String| TokenizerError::Broken { path: path.to_owned(), message };
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| broken(format!("not valid JSON: {e}")))?;
+    if !value.is_object() {
+        return Err(broken("must be a JSON object".to_owned()));
+    }
+    Ok(Some(value))
+}
