@@ -1,0 +1,65 @@
+//! Reading a JSON object from a file that somebody else wrote.
+
+use serde_json::{Map, Value};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Largest JSON file that is read: the largest `model.safetensors.index.json` in public use is below 20 MB.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// A file that should hold one JSON object and does not.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JsonError {
+    #[error("{path}: cannot read it: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path}: is not a regular file")]
+    NotAFile { path: PathBuf },
+    #[error("{path}: {bytes} bytes is not a plausible size for a JSON file (at most {MAX_BYTES})")]
+    TooLarge { path: PathBuf, bytes: u64 },
+    #[error("{path}: broken JSON: {source}")]
+    Parse { path: PathBuf, source: serde_json::Error },
+    #[error("{path}: expected a JSON object, found {found}")]
+    NotAnObject { path: PathBuf, found: &'static str },
+}
+
+/// The bytes of a regular file. A pipe or a device, which could block or never end, is refused before it is opened.
+///
+/// # Errors
+/// [`JsonError::Read`], [`JsonError::NotAFile`], [`JsonError::TooLarge`].
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, JsonError> {
+    let read_error = |source| JsonError::Read { path: path.to_owned(), source };
+    let facts = std::fs::metadata(path).map_err(read_error)?;
+    if !facts.is_file() {
+        return Err(JsonError::NotAFile { path: path.to_owned() });
+    }
+    if facts.len() > MAX_BYTES {
+        return Err(JsonError::TooLarge { path: path.to_owned(), bytes: facts.len() });
+    }
+    std::fs::read(path).map_err(read_error)
+}
+
+/// The object in `path`.
+///
+/// # Errors
+/// Every variant of [`JsonError`]. Nesting deeper than 128 levels is a [`JsonError::Parse`].
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, JsonError> {
+    let bytes = read_bytes(path)?;
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(other) => Err(JsonError::NotAnObject { path: path.to_owned(), found: kind(&other) }),
+        Err(source) => Err(JsonError::Parse { path: path.to_owned(), source }),
+    }
+}
+
+/// What a value is, for messages.
+pub(crate) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

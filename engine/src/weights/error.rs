@@ -1,0 +1,147 @@
+//! What can be wrong with weights on disk.
+
+use crate::json::JsonError;
+use align_kernels::KernelError;
+use std::io;
+use std::path::PathBuf;
+
+/// Weights that were refused. The message names the file and the tensor and says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    #[error("{path}: cannot {action}: {source}")]
+    Io { path: PathBuf, action: &'static str, source: io::Error },
+    #[error("{path}: is not a regular file")]
+    NotAFile { path: PathBuf },
+    #[error(
+        "{dir}: holds neither model.safetensors nor model.safetensors.index.json; \
+         give a model directory in the Hugging Face layout{}", other_format(.found)
+    )]
+    NoWeights { dir: PathBuf, found: Option<String> },
+    #[error("{path}: not a sound safetensors file: {fault}; fetch or convert it again")]
+    Header { path: PathBuf, fault: HeaderFault },
+    #[error("{path}: {} in the index of shards: {}; fetch the checkpoint again", count(.faults.len(), "fault"), list(.faults))]
+    Index { path: PathBuf, faults: Vec<IndexFault> },
+    #[error(
+        "{path}: is a link to {target}, outside of the model directory; give the directory that holds the file, or copy it"
+    )]
+    Outside { path: PathBuf, target: PathBuf },
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    #[error(
+        "{path}: no tensor `{name}`, config.json implies one of shape {want:?}; \
+         the weights and config.json are from different models"
+    )]
+    Missing { path: PathBuf, name: String, want: Vec<usize> },
+    #[error(
+        "{path}: tensor `{name}` is {got:?}, config.json implies {want:?}; the weights and config.json are from different models"
+    )]
+    Shape { path: PathBuf, name: String, got: Vec<usize>, want: Vec<usize> },
+    #[error("{path}: `{name}` is stored as {got}; supported: F32, F16, BF16. Use the unquantised checkpoint, in bf16")]
+    Dtype { path: PathBuf, name: String, got: String },
+    #[error(
+        "{path}: `{name}` holds {value} at element {element}; the checkpoint is damaged or was saved from a run that diverged"
+    )]
+    NonFinite { path: PathBuf, name: String, element: usize, value: f32 },
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// What is wrong with the header of a safetensors file. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeaderFault {
+    #[error("it is {bytes} bytes long, shorter than the 8 bytes that give the header's length")]
+    TooShort { bytes: usize },
+    #[error(
+        "the header claims {claimed} bytes, the file has {available} after its first 8 (and the format allows {limit})"
+    )]
+    Length { claimed: u64, available: usize, limit: usize },
+    #[error("the header is not UTF-8 from byte {at} on")]
+    Utf8 { at: usize },
+    #[error("the header is broken JSON: {reason}")]
+    Json { reason: String },
+    #[error("tensor `{name}` is listed twice")]
+    Duplicate { name: String },
+    #[error("a tensor has a name of {bytes} bytes or with control characters: {shown:?}")]
+    Name { bytes: usize, shown: String },
+    #[error("tensor `{name}` has the unknown dtype {dtype:?}")]
+    Dtype { name: String, dtype: String },
+    #[error("tensor `{name}`: shape {shape:?} has more bytes than any file")]
+    Overflow { name: String, shape: Vec<u64> },
+    #[error("tensor `{name}`: shape {shape:?} of {dtype} takes {want} bytes, its offsets span {got}")]
+    Span { name: String, dtype: String, shape: Vec<u64>, want: u64, got: u64 },
+    #[error("tensor `{name}`: offsets {begin}..{end} run backwards")]
+    Backwards { name: String, begin: u64, end: u64 },
+    #[error("tensor `{name}` overlaps another: it begins at {begin}, the one before it ends at {before}")]
+    Overlap { name: String, begin: u64, before: u64 },
+    #[error("{} bytes before tensor `{name}` belong to no tensor", .begin - .before)]
+    Hole { name: String, begin: u64, before: u64 },
+    #[error("truncated: tensor `{name}` ends at byte {end} of the data, the file holds {available}")]
+    Truncated { name: String, end: u64, available: u64 },
+    #[error("{} bytes after the last tensor belong to no tensor", .available - .end)]
+    Trailing { end: u64, available: u64 },
+}
+
+/// What is wrong with `model.safetensors.index.json` or with a shard that it names.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IndexFault {
+    #[error("`weight_map` is missing or not an object of tensor names to file names")]
+    NoWeightMap,
+    #[error("`{tensor}` is mapped to {found}, expected a file name")]
+    NotAString { tensor: String, found: &'static str },
+    #[error("tensor `{tensor}` is listed twice")]
+    Duplicate { tensor: String },
+    #[error("`{tensor}` is mapped to {shard:?}, expected the plain name of a file in the directory")]
+    ShardName { tensor: String, shard: String },
+    #[error("shard {shard} is missing")]
+    MissingShard { shard: String },
+    #[error("shard {shard} is in the directory but not in the index")]
+    ExtraShard { shard: String },
+    #[error("`{tensor}` is listed in {shard}, which does not hold it")]
+    NotInShard { tensor: String, shard: String },
+    #[error("`{tensor}` is in {shard}, but listed in {listed}")]
+    WrongShard { tensor: String, shard: String, listed: String },
+    #[error("`{tensor}` is in {shard} and in {other}")]
+    TwoShards { tensor: String, shard: String, other: String },
+}
+
+/// A weights file that could not be written. Nothing is left under the target's name but what was there before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    #[error("{path}: cannot {action}: {source}; the file was not changed")]
+    Io { path: PathBuf, action: &'static str, source: io::Error },
+    #[error("{path}: tensor `{name}` is listed twice")]
+    Duplicate { path: PathBuf, name: String },
+    #[error("{path}: tensor `{name}` of shape {shape:?} has more bytes than any file")]
+    Overflow { path: PathBuf, name: String, shape: Vec<usize> },
+    #[error("{path}: tensor `{got}` was written where the header has {}", .want.as_deref().unwrap_or("no further tensor"))]
+    Order { path: PathBuf, got: String, want: Option<String> },
+    #[error("{path}: {got} more bytes of tensor `{name}` were written where {want} are left of its shape")]
+    Length { path: PathBuf, name: String, got: usize, want: usize },
+    #[error("{path}: finished before tensor `{name}` was written")]
+    Unfinished { path: PathBuf, name: String },
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The first faults in full: with one shard missing, every tensor of it is a fault of its own.
+fn list(faults: &[IndexFault]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = faults.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if faults.len() > SHOWN {
+        text += &format!("; and {} more", faults.len() - SHOWN);
+    }
+    text
+}
+
+fn other_format(found: &Option<String>) -> String {
+    match found {
+        Some(file) => format!(" ({file} is another format: convert it to safetensors first)"),
+        None => String::new(),
+    }
+}

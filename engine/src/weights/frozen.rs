@@ -1,0 +1,131 @@
+//! Weights of the base model: read by everything, written and differentiated by nothing.
+
+use align_kernels::device::{Buffer, WeightBuffer, WeightDtype, WeightSlice};
+use align_kernels::{Device, KernelError, Slice};
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A frozen matrix `[out_features, in_features]`, row-major, in the number format of its file. Cheap to clone: all clones
+/// share the bytes. There is no way from here to a mutable slice or to a gradient.
+#[derive(Clone)]
+pub struct Frozen(Arc<Matrix>);
+
+struct Matrix {
+    name: String,
+    shape: [usize; 2],
+    weights: WeightBuffer,
+}
+
+impl Frozen {
+    /// Wraps `weights`, which is `[out_features, in_features]`.
+    ///
+    /// # Panics
+    /// If the lengths differ: the loader checks what comes from files.
+    pub fn new(name: impl Into<String>, [out_features, in_features]: [usize; 2], weights: WeightBuffer) -> Frozen {
+        assert_eq!(
+            Some(weights.view().len()),
+            out_features.checked_mul(in_features),
+            "a matrix is as long as its shape"
+        );
+        Frozen(Arc::new(Matrix { name: name.into(), shape: [out_features, in_features], weights }))
+    }
+
+    /// Its name in the file.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// `[out_features, in_features]`
+    pub fn shape(&self) -> [usize; 2] {
+        self.0.shape
+    }
+
+    /// Rows: the width of what it gives.
+    pub fn out_features(&self) -> usize {
+        self.0.shape[0]
+    }
+
+    /// Columns: the width of what it takes.
+    pub fn in_features(&self) -> usize {
+        self.0.shape[1]
+    }
+
+    /// The number format of its file.
+    pub fn dtype(&self) -> WeightDtype {
+        match self.0.weights {
+            WeightBuffer::F32(_) => WeightDtype::F32,
+            WeightBuffer::F16(_) => WeightDtype::F16,
+            WeightBuffer::Bf16(_) => WeightDtype::Bf16,
+        }
+    }
+
+    /// Bytes of the weights.
+    pub fn bytes(&self) -> usize {
+        self.0.weights.bytes()
+    }
+
+    /// All of it.
+    pub fn view(&self) -> WeightSlice<'_> {
+        self.0.weights.view()
+    }
+
+    /// Rows `rows`: one of the projections of a fused matrix.
+    pub fn rows(&self, rows: Range<usize>) -> WeightSlice<'_> {
+        let width = self.in_features();
+        self.view().range(rows.start * width..rows.end * width)
+    }
+}
+
+impl fmt::Debug for Frozen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [out_features, in_features] = self.shape();
+        write!(f, "Frozen({} [{out_features}, {in_features}] {:?})", self.name(), self.dtype())
+    }
+}
+
+/// A frozen vector: the weight of a norm, or a bias. Held as f32, since it is tiny and the kernels that use it compute in f32.
+#[derive(Clone)]
+pub struct FrozenVector(Arc<Vector>);
+
+struct Vector {
+    name: String,
+    values: Buffer<f32>,
+}
+
+impl FrozenVector {
+    /// Puts `values` on `device`.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn new(device: &Device, name: impl Into<String>, values: &[f32]) -> Result<FrozenVector, KernelError> {
+        let values = device.upload("base vectors", values)?;
+        Ok(FrozenVector(Arc::new(Vector { name: name.into(), values })))
+    }
+
+    /// Its name in the file.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.0.values.len()
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.values.is_empty()
+    }
+
+    /// All of it.
+    pub fn view(&self) -> Slice<'_, f32> {
+        self.0.values.view()
+    }
+}
+
+impl fmt::Debug for FrozenVector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrozenVector({} [{}])", self.name(), self.len())
+    }
+}

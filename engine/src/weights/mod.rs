@@ -1,0 +1,187 @@
+//! Frozen weights on disk: safetensors files, mapped and used in place, and a writer for new ones.
+//!
+//! A file from outside can cause neither a panic nor an allocation larger than the file justifies: what a header or an index
+//! says is checked against the file before it is used.
+
+mod error;
+mod finite;
+mod frozen;
+mod header;
+mod index;
+mod safetensors;
+mod writer;
+
+pub use self::error::{HeaderFault, IndexFault, LoadError, WriteError};
+pub use self::frozen::{Frozen, FrozenVector};
+pub use self::header::TensorInfo;
+pub use self::safetensors::SafetensorsFile;
+pub use self::writer::{SafetensorsWriter, TensorSpec};
+pub use ::safetensors::Dtype;
+
+use align_kernels::Device;
+use align_kernels::device::WeightBuffer;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Whether values are looked at when a tensor is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueCheck {
+    /// NaN and infinities are refused, matrices of zeros are noted. One parallel pass, which also brings the pages in.
+    Finite,
+    /// Values are not looked at.
+    Skip,
+}
+
+/// The weights of a model directory.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    shards: Vec<SafetensorsFile>,
+    /// Name to shard and place in the shard.
+    places: BTreeMap<String, (usize, usize)>,
+    value_check: ValueCheck,
+    notes: Mutex<Notes>,
+}
+
+/// What was handed out so far.
+#[derive(Debug, Default)]
+struct Notes {
+    used: BTreeSet<String>,
+    all_zero: BTreeSet<String>,
+}
+
+impl Checkpoint {
+    /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in `dir`. Reads headers only.
+    ///
+    /// # Errors
+    /// [`LoadError`]: no weights, an unsound file or index, a link that leads out of the directory.
+    pub fn open(dir: &Path, value_check: ValueCheck) -> Result<Checkpoint, LoadError> {
+        let shards = index::open_shards(dir)?;
+        let mut places = BTreeMap::new();
+        for (shard_idx, shard) in shards.iter().enumerate() {
+            for (tensor_idx, tensor) in shard.tensors().iter().enumerate() {
+                places.insert(tensor.name.clone(), (shard_idx, tensor_idx));
+            }
+        }
+        Ok(Checkpoint { dir: dir.to_owned(), shards, places, value_check, notes: Mutex::default() })
+    }
+
+    /// The model directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its files, in the order of their names.
+    pub fn shards(&self) -> &[SafetensorsFile] {
+        &self.shards
+    }
+
+    /// All tensors by name, each with the file that holds it.
+    pub fn tensors(&self) -> impl Iterator<Item = (&TensorInfo, &SafetensorsFile)> {
+        self.places.values().map(|&(shard, tensor)| (&self.shards[shard].tensors()[tensor], &self.shards[shard]))
+    }
+
+    /// Whether there is a tensor called `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// Number of elements of all tensors.
+    pub fn parameters(&self) -> u64 {
+        self.tensors().map(|(tensor, _)| tensor.elements() as u64).sum()
+    }
+
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors().map(|(tensor, _)| tensor.bytes.len() as u64).sum()
+    }
+
+    /// The matrix `name`, which config.json implies to be `[out_features, in_features]`.
+    ///
+    /// # Errors
+    /// [`LoadError::Missing`], [`LoadError::Shape`], [`LoadError::Dtype`], [`LoadError::NonFinite`], and
+    /// [`LoadError::Kernel`] where the device needs a copy and has no room.
+    pub fn frozen(&self, device: &Device, name: &str, shape: [usize; 2]) -> Result<Frozen, LoadError> {
+        let (tensor, file) = self.find(name, &shape)?;
+        let dtype = file.weight_dtype(tensor)?;
+        if self.check_values(device, tensor, file)? {
+            self.notes().all_zero.insert(name.to_owned());
+        }
+        let weights = WeightBuffer::new(device, "base weights", dtype, file.map(), tensor.bytes.clone())?;
+        self.notes().used.insert(name.to_owned());
+        Ok(Frozen::new(name, shape, weights))
+    }
+
+    /// The vector `name` with `len` elements, widened to f32.
+    ///
+    /// # Errors
+    /// As [`Self::frozen`].
+    pub fn vector(&self, device: &Device, name: &str, len: usize) -> Result<FrozenVector, LoadError> {
+        let (tensor, file) = self.find(name, &[len])?;
+        self.check_values(device, tensor, file)?;
+        let vector = FrozenVector::new(device, name, &file.to_f32(tensor)?)?;
+        self.notes().used.insert(name.to_owned());
+        Ok(vector)
+    }
+
+    /// Tensors that were not handed out, by name: parts that this program does not run, or a sign that the files belong to
+    /// another model. Rotary tables that old exports stored are left out, since they follow from config.json.
+    pub fn unused(&self) -> Vec<&TensorInfo> {
+        let notes = self.notes();
+        let follows_from_config = |name: &str| name.ends_with("rotary_emb.inv_freq");
+        self.tensors()
+            .map(|(tensor, _)| tensor)
+            .filter(|tensor| !notes.used.contains(&tensor.name) && !follows_from_config(&tensor.name))
+            .collect()
+    }
+
+    /// Matrices that were handed out and hold nothing but zeros: what an interrupted download can leave.
+    pub fn all_zero(&self) -> Vec<String> {
+        self.notes().all_zero.iter().cloned().collect()
+    }
+
+    /// Bytes of tensors that lie in their file at a place where they cannot be used in place, so that a device copies them.
+    pub fn misaligned_bytes(&self) -> u64 {
+        // The mapping begins at a page, so the place in the file decides.
+        self.tensors()
+            .filter(|(tensor, _)| !tensor.bytes.start.is_multiple_of((tensor.dtype.bitsize() / 8).max(1)))
+            .map(|(tensor, _)| tensor.bytes.len() as u64)
+            .sum()
+    }
+
+    fn find(&self, name: &str, want: &[usize]) -> Result<(&TensorInfo, &SafetensorsFile), LoadError> {
+        let Some(&(shard, tensor)) = self.places.get(name) else {
+            return Err(LoadError::Missing { path: self.dir.clone(), name: name.to_owned(), want: want.to_vec() });
+        };
+        let file = &self.shards[shard];
+        let tensor = &file.tensors()[tensor];
+        if tensor.shape != want {
+            return Err(LoadError::Shape {
+                path: file.path().to_owned(),
+                name: name.to_owned(),
+                got: tensor.shape.clone(),
+                want: want.to_vec(),
+            });
+        }
+        Ok((tensor, file))
+    }
+
+    /// Whether all values are zero.
+    fn check_values(&self, device: &Device, tensor: &TensorInfo, file: &SafetensorsFile) -> Result<bool, LoadError> {
+        if self.value_check == ValueCheck::Skip {
+            return Ok(false);
+        }
+        let values = finite::look(device, file.weight_dtype(tensor)?, file.data(tensor));
+        match values.nonfinite {
+            None => Ok(values.all_zero),
+            Some((element, value)) => {
+                Err(LoadError::NonFinite { path: file.path().to_owned(), name: tensor.name.clone(), element, value })
+            }
+        }
+    }
+
+    fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
+        self.notes.lock().expect("no holder of the notes panics")
+    }
+}

@@ -1,0 +1,117 @@
+//! One safetensors file, mapped.
+
+use super::error::LoadError;
+use super::header::{self, Header, TensorInfo};
+use align_kernels::device::WeightDtype;
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::Dtype;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A checked safetensors file. Its tensors are read in place: opening costs the header alone, whatever the file's size.
+#[derive(Debug)]
+pub struct SafetensorsFile {
+    path: PathBuf,
+    map: Arc<Mmap>,
+    header: Header,
+    by_name: HashMap<String, usize>,
+}
+
+impl SafetensorsFile {
+    /// Maps `path` and checks its header.
+    ///
+    /// The file must not change while it is open: a mapping follows the file, and if it is truncated the system ends the
+    /// process (SIGBUS). Programs that replace a file by renaming, as this one does, leave the mapping intact.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`], [`LoadError::NotAFile`], [`LoadError::Header`].
+    pub fn open(path: &Path) -> Result<SafetensorsFile, LoadError> {
+        let io = |action, source| LoadError::Io { path: path.to_owned(), action, source };
+        // Before it is opened: opening a pipe would wait for a writer.
+        if !std::fs::metadata(path).map_err(|error| io("read it", error))?.is_file() {
+            return Err(LoadError::NotAFile { path: path.to_owned() });
+        }
+        let file = File::open(path).map_err(|error| io("open it", error))?;
+        let header_error = |fault| LoadError::Header { path: path.to_owned(), fault };
+        if file.metadata().map_err(|error| io("read it", error))?.len() == 0 {
+            // The system refuses an empty mapping.
+            return Err(header_error(super::error::HeaderFault::TooShort { bytes: 0 }));
+        }
+        // SAFETY: the mapping is private to reads and lives in an Arc that every buffer over it holds. That nobody writes to
+        // the file meanwhile cannot be enforced; the documentation above says so, and every value read from it is plain
+        // numbers, for which all bit patterns are valid.
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| io("map it", error))?;
+        let header = header::parse(&map).map_err(header_error)?;
+        let by_name = header.tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
+        Ok(SafetensorsFile { path: path.to_owned(), map: Arc::new(map), header, by_name })
+    }
+
+    /// The path it was opened under.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `__metadata__` of the header.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.header.metadata
+    }
+
+    /// All tensors, in the order of their bytes.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.header.tensors
+    }
+
+    /// The tensor called `name`.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.by_name.get(name).map(|&at| &self.header.tensors[at])
+    }
+
+    /// The bytes of one of its tensors, little endian, row-major.
+    ///
+    /// # Panics
+    /// If `tensor` is from a larger file: pass what [`Self::tensors`] gave.
+    pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
+        &self.map[tensor.bytes.clone()]
+    }
+
+    /// A copy of a tensor, widened to f32: for small things such as biases and adapters.
+    ///
+    /// # Errors
+    /// [`LoadError::Dtype`] unless it is F32, F16 or BF16.
+    pub fn to_f32(&self, tensor: &TensorInfo) -> Result<Vec<f32>, LoadError> {
+        let data = self.data(tensor);
+        // The bytes may be misaligned, so they are not cast.
+        Ok(match self.weight_dtype(tensor)? {
+            WeightDtype::F32 => data.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
+            WeightDtype::F16 => {
+                data.as_chunks::<2>().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect()
+            }
+            WeightDtype::Bf16 => {
+                data.as_chunks::<2>().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32()).collect()
+            }
+        })
+    }
+
+    /// The number format of a tensor, if weights can have it.
+    ///
+    /// # Errors
+    /// [`LoadError::Dtype`] unless it is F32, F16 or BF16.
+    pub fn weight_dtype(&self, tensor: &TensorInfo) -> Result<WeightDtype, LoadError> {
+        match tensor.dtype {
+            Dtype::F32 => Ok(WeightDtype::F32),
+            Dtype::F16 => Ok(WeightDtype::F16),
+            Dtype::BF16 => Ok(WeightDtype::Bf16),
+            other => {
+                Err(LoadError::Dtype { path: self.path.clone(), name: tensor.name.clone(), got: other.to_string() })
+            }
+        }
+    }
+
+    /// The mapping, to be held by buffers over it.
+    pub(super) fn map(&self) -> &Arc<Mmap> {
+        &self.map
+    }
+}
