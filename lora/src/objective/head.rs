@@ -1,6 +1,6 @@
 //! From the per-sequence numbers of a batch to the loss, its derivatives and the rewards.
 
-use super::choice::Objective;
+use super::choice::{Objective, Part};
 use super::error::HeadError;
 use super::loss::{Answer, Coupling, DataKind, Label, Loss, Pair, Statistics};
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
@@ -36,6 +36,11 @@ pub struct Mismatched {
     pub policy: f64,
     /// Under the reference.
     pub reference: f64,
+}
+
+/// The row of the batch whose answer is put after the prompt of `row`: the one before, and for the first row the last.
+pub fn mismatched_row(row: usize, batch_rows: usize) -> usize {
+    (row + batch_rows - 1) % batch_rows
 }
 
 /// What the head gives back for the rows it was given.
@@ -172,10 +177,13 @@ impl Objective {
 
     /// The items whose mean is the objective.
     fn items<'t>(&self, rows: &[RowLogps], answers: &[Vec<Answer<'t>>], statistics: &Statistics) -> Vec<Scalar<'t>> {
-        match &self.parts[0].loss {
-            Loss::PairBatch(loss) => loss.losses(&pairs(answers), statistics),
+        let Part { weight, loss, .. } = &self.parts[0];
+        match loss {
+            Loss::PairBatch(loss) => {
+                loss.losses(&pairs(answers), statistics).into_iter().map(|item| *weight * item).collect()
+            }
             Loss::Unpaired(loss) => {
-                rows.iter().zip(answers).map(|(row, a)| loss.loss(&a[0], label(row), statistics)).collect()
+                rows.iter().zip(answers).map(|(row, a)| *weight * loss.loss(&a[0], label(row), statistics)).collect()
             }
             Loss::Pair(_) => pairs(answers).iter().map(|pair| self.mix(pair)).collect(),
         }

@@ -57,7 +57,7 @@ pub enum Label {
     Undesirable,
 }
 
-/// The number of a batch that a coupled loss shares between its rows, by the name under which it is logged (`kl`, ...).
+/// The numbers that the rows of a coupled loss share, by the names under which they are logged (`kl`, ...).
 ///
 /// They carry no gradient. Computed over the whole optimiser batch, so that the micro-batches do not show in the result.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -93,7 +93,8 @@ pub enum Coupling {
     None,
     /// The log-probabilities of the batch's mismatched answers, see [`Objective::statistics`](super::Objective::statistics).
     MismatchedRows,
-    /// The log-probabilities of all rows: the head takes the whole optimiser batch at once.
+    /// The log-probabilities of all rows: the head takes the whole optimiser batch at once, so a batch of several
+    /// micro-batches is first scored without gradient, and `d_policy` then differentiates it one micro-batch at a time.
     WholeBatch,
 }
 

@@ -27,9 +27,14 @@ mod ipo;
 mod kto;
 mod kto_pair;
 
+#[cfg(test)]
+mod goldens;
+#[cfg(test)]
+mod tests;
+
 pub use choice::{Objective, find, knobs};
 pub use error::{HeadError, ObjectiveError};
-pub use head::{Head, Mismatched, RowLogps, RowTarget};
+pub use head::{Head, Mismatched, RowLogps, RowTarget, mismatched_row};
 pub use knobs::{Knob, KnobKind, KnobValue, Range};
 pub use loss::{Coupling, DataKind, LossSpec, Preset, Statistics};
 

@@ -1,0 +1,449 @@
+//! What must hold for every registered loss, by walking the registry; and what `--loss` and the knobs refuse.
+
+use super::*;
+use std::f64::consts::LN_2;
+
+/// Numbers that look random and are the same everywhere: the top bits of a 64-bit congruential generator.
+struct Numbers(u64);
+
+impl Numbers {
+    fn uniform(&mut self, low: f64, high: f64) -> f64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        low + (high - low) * ((self.0 >> 11) as f64 / (1u64 << 53) as f64)
+    }
+}
+
+/// Rows for `objective` whose log-ratios are uniform in `[-spread, spread]`.
+fn rows(objective: &Objective, n: usize, spread: f64) -> Vec<RowLogps> {
+    let mut numbers = Numbers(7);
+    let n_answers = match objective.data() {
+        DataKind::Pairs => 2,
+        DataKind::Unpaired => 1,
+    };
+    (0..n)
+        .map(|i| {
+            let policy: Vec<f64> = (0..n_answers).map(|_| numbers.uniform(-120.0, -20.0)).collect();
+            let reference = policy.iter().map(|p| p + numbers.uniform(-spread, spread)).collect();
+            let mismatched_policy = numbers.uniform(-120.0, -20.0);
+            let mismatched =
+                Mismatched { policy: mismatched_policy, reference: mismatched_policy + numbers.uniform(-9.0, 3.0) };
+            RowLogps {
+                reference: if objective.reference() { reference } else { Vec::new() },
+                lens: (0..n_answers).map(|_| numbers.uniform(1.0, 60.0) as usize).collect(),
+                target: match objective.data() {
+                    DataKind::Pairs => RowTarget::Pair,
+                    DataKind::Unpaired => RowTarget::Label(i % 3 != 0),
+                },
+                mismatched: (objective.coupling() == Coupling::MismatchedRows).then_some(mismatched),
+                policy,
+            }
+        })
+        .collect()
+}
+
+/// Every loss with its defaults, and with each of its knobs at another value.
+fn variants() -> Vec<Objective> {
+    let mut variants = Vec::new();
+    for spec in LOSSES {
+        variants.push(Objective::new(spec.name, &[]).unwrap());
+        for knob in spec.knobs {
+            let other = match knob.kind {
+                KnobKind::Number { default, range } => {
+                    let mut candidates =
+                        [0.3, 0.7, -4.0].into_iter().filter(|&x| range.contains(x) && default != Some(x));
+                    KnobValue::Number(candidates.next().expect("a value in range"))
+                }
+                KnobKind::Switch { default } => KnobValue::Switch(!default),
+            };
+            variants.push(Objective::new(spec.name, &[(knob.key, other)]).unwrap());
+        }
+    }
+    variants.push(Objective::new("dpo:0.8,ipo:0.2,exo:1.5", &[("beta", KnobValue::Number(0.3))]).unwrap());
+    variants
+}
+
+#[test]
+fn derivatives_agree_with_central_differences() {
+    for objective in variants() {
+        let rows = rows(&objective, 7, 15.0);
+        // fixed while the rows move: they carry no gradient (a loss that differentiates them does not read these)
+        let statistics = objective.statistics(&rows).unwrap();
+        let head = objective.head(&rows, &statistics, rows.len()).unwrap();
+        for row in 0..rows.len() {
+            for (answer, &analytic) in head.d_policy[row].iter().enumerate() {
+                let h = 1e-4;
+                let loss = |by: f64| {
+                    let mut moved = rows.clone();
+                    moved[row].policy[answer] += by;
+                    objective.head(&moved, &statistics, rows.len()).unwrap().loss
+                };
+                let (above, below) = (loss(h), loss(-h));
+                let numeric = (above - below) / (2.0 * h);
+                // truncation: h^2 / 6 times the third derivative, at most 6 in all of these (beta < 1);
+                // rounding: a few ulps of the loss, and of log-probs up to 120, over the step
+                let bound = h * h + f64::EPSILON * (8.0 * above.abs() + 120.0 * analytic.abs()) / h;
+                assert!(
+                    (analytic - numeric).abs() <= bound,
+                    "{objective:?}: row {row} answer {answer}: {analytic:e}, differences {numeric:e}, bound {bound:e}"
+                );
+            }
+        }
+    }
+}
+
+/// Sums of at most `n` numbers and a product with `rows / batch_rows`: a few ulps, of the largest item where they cancel.
+fn assert_close(found: f64, expected: f64, largest: f64, what: std::fmt::Arguments<'_>) {
+    assert!((found - expected).abs() <= 32.0 * f64::EPSILON * largest, "{what}: {found:e}, expected {expected:e}");
+}
+
+#[test]
+fn micro_batches_add_up_to_the_whole_batch() {
+    for objective in variants().into_iter().filter(|objective| objective.coupling() != Coupling::WholeBatch) {
+        let rows = rows(&objective, 11, 15.0);
+        let statistics = objective.statistics(&rows).unwrap();
+        let whole = objective.head(&rows, &statistics, rows.len()).unwrap();
+        for micro_batch in [1, 2, 3, 4, 10] {
+            let heads: Vec<_> = rows
+                .chunks(micro_batch)
+                .map(|rows_of_one| objective.head(rows_of_one, &statistics, rows.len()).unwrap())
+                .collect();
+            let largest = whole.per_item_loss.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+            let loss = heads.iter().map(|head| head.loss).sum();
+            assert_close(
+                loss,
+                whole.loss,
+                largest,
+                format_args!("{objective:?}, loss in micro-batches of {micro_batch}"),
+            );
+            let joined = |part: fn(&Head) -> &Vec<Vec<f64>>| -> Vec<f64> {
+                heads.iter().flat_map(|head| part(head).concat()).collect()
+            };
+            assert_eq!(joined(|head| &head.rewards), whole.rewards.concat(), "{objective:?}");
+            for (d, expected) in joined(|head| &head.d_policy).into_iter().zip(whole.d_policy.concat()) {
+                assert_close(
+                    d,
+                    expected,
+                    expected.abs(),
+                    format_args!("{objective:?}, d in micro-batches of {micro_batch}"),
+                );
+            }
+            let items: Vec<f64> = heads.iter().flat_map(|head| head.per_item_loss.clone()).collect();
+            assert_eq!(items, whole.per_item_loss, "{objective:?}");
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "coupled over the whole batch")]
+fn a_loss_of_the_whole_batch_refuses_a_part_of_it() {
+    let objective = Objective::new("kto_pair", &[]).unwrap();
+    let rows = rows(&objective, 4, 3.0);
+    let statistics = objective.statistics(&rows).unwrap();
+    let _ = objective.head(&rows[..2], &statistics, 4);
+}
+
+/// Without the statistics of the batch a coupled loss must not silently take 0 for them.
+#[test]
+#[should_panic(expected = "needs the statistic `kl`")]
+fn a_coupled_loss_refuses_to_go_without_statistics() {
+    let objective = Objective::new("kto", &[]).unwrap();
+    let _ = objective.head(&rows(&objective, 4, 3.0), &Statistics::default(), 4);
+}
+
+#[test]
+fn dpo_of_a_fresh_adapter_is_exactly_ln_2() {
+    let objective = Objective::new("dpo", &[]).unwrap();
+    for n in 1..=64 {
+        let mut rows = rows(&objective, n, 15.0);
+        for row in &mut rows {
+            row.reference = row.policy.clone();
+        }
+        let head = objective.head(&rows, &Statistics::default(), n).unwrap();
+        assert_eq!(head.loss.to_bits(), LN_2.to_bits(), "{n} rows");
+        assert!(head.per_item_loss.iter().all(|loss| loss.to_bits() == LN_2.to_bits()));
+        assert!(head.rewards.concat().iter().all(|&reward| reward == 0.0));
+        assert_eq!(head.accurate(), 0, "an equal reward is not a correct order");
+        for d in &head.d_policy {
+            let expected = objective.beta() / 2.0 / n as f64;
+            assert_close(d[0], -expected, expected, format_args!("d chosen"));
+            assert_eq!(d[0], -d[1]);
+        }
+    }
+}
+
+#[test]
+fn exo_with_the_authors_targets_is_lowest_at_a_margin_of_ten() {
+    let objective =
+        Objective::new("exo", &[("log_eps", KnobValue::Number(-10.0)), ("beta", KnobValue::Number(0.5))]).unwrap();
+    let row = RowLogps {
+        policy: vec![-30.0, -60.0],
+        reference: vec![-45.0, -55.0],
+        lens: vec![9, 9],
+        target: RowTarget::Pair,
+        mismatched: None,
+    };
+    let head = objective.head(std::slice::from_ref(&row), &Statistics::default(), 1).unwrap();
+    assert_close(head.loss, -(-10f64).exp().ln_1p(), 1.0, format_args!("the minimum, -ln(1 + e^-10)"));
+    assert_close(head.d_policy[0][0], 0.0, 1.0, format_args!("the derivative at the minimum"));
+}
+
+#[test]
+fn pairs_without_gradient_are_counted_and_reported() {
+    let exo = Objective::new("exo", &[]).unwrap();
+    let mut rows = rows(&exo, 10, 15.0);
+    rows[3].policy[0] += 500.0;
+    rows[4].policy[0] -= 500.0;
+    let head = exo.head(&rows, &Statistics::default(), 10).unwrap();
+    assert_eq!(head.saturated, 2);
+    let warning = exo.saturation_warning(head.saturated, 10).expect("a fifth of the pairs");
+    assert!(warning.starts_with("2 of 10 pairs have a reward margin beyond 20 either way"), "{warning}");
+    assert_eq!(exo.saturation_warning(2, 100), None);
+    let dpo = Objective::new("dpo", &[]).unwrap();
+    assert_eq!(dpo.head(&rows, &Statistics::default(), 10).unwrap().saturated, 0);
+}
+
+#[test]
+fn a_number_that_is_not_finite_names_its_row() {
+    for objective in variants() {
+        let mut rows = rows(&objective, 4, 3.0);
+        let statistics = objective.statistics(&rows).unwrap();
+        rows[2].policy[0] = f64::NAN;
+        match objective.head(&rows, &statistics, 4) {
+            Err(HeadError::NonFinite { row: 2, what: "the policy log-prob", .. }) => {}
+            other => panic!("{objective:?}: {other:?}"),
+        }
+    }
+    // finite log-probs whose loss is not
+    let ipo = Objective::new("ipo_sum", &[]).unwrap();
+    let mut rows = rows(&ipo, 3, 3.0);
+    rows[1].policy[1] = -1e200;
+    let error = ipo.head(&rows, &Statistics::default(), 3).unwrap_err();
+    assert_eq!(error, HeadError::NonFinite { row: 1, what: "the loss", value: f64::INFINITY });
+}
+
+#[test]
+fn kto_refuses_a_batch_of_one() {
+    let kto = Objective::new("kto", &[]).unwrap();
+    let error = kto.statistics(&rows(&kto, 1, 3.0)).unwrap_err();
+    assert_eq!(error, HeadError::BatchTooSmall { loss: "kto", rows: 1, needed: 2 });
+}
+
+#[test]
+fn a_mix_is_the_weighted_sum_of_its_losses() {
+    let mix = Objective::new("dpo:0.8,ipo:0.2", &[]).unwrap();
+    let rows = rows(&mix, 6, 9.0);
+    let head = |objective: &Objective| objective.head(&rows, &Statistics::default(), 6).unwrap();
+    let (dpo, ipo) = (head(&Objective::new("dpo", &[]).unwrap()), head(&Objective::new("ipo", &[]).unwrap()));
+    let mixed = head(&mix);
+    let weighted = |dpo: f64, ipo: f64| 0.8 * dpo + 0.2 * ipo;
+    assert_close(mixed.loss, weighted(dpo.loss, ipo.loss), ipo.loss, format_args!("loss"));
+    for i in 0..6 {
+        let expected = weighted(dpo.d_policy[i][0], ipo.d_policy[i][0]);
+        assert_close(mixed.d_policy[i][0], expected, ipo.d_policy[i][0].abs(), format_args!("row {i}"));
+    }
+}
+
+#[test]
+fn a_weight_scales_any_single_loss() {
+    for spec in LOSSES {
+        let [once, thrice] = [1.0, 3.0].map(|weight| {
+            let objective = Objective::new(&format!("{}:{weight}", spec.name), &[]).unwrap();
+            let rows = rows(&objective, 5, 9.0);
+            objective.head(&rows, &objective.statistics(&rows).unwrap(), 5).unwrap()
+        });
+        assert_close(thrice.loss, 3.0 * once.loss, once.loss, format_args!("{}", spec.name));
+        for (d3, d1) in thrice.d_policy.concat().into_iter().zip(once.d_policy.concat()) {
+            assert_close(d3, 3.0 * d1, d1.abs(), format_args!("{}, derivative", spec.name));
+        }
+        assert_eq!(thrice.rewards, once.rewards);
+    }
+}
+
+#[test]
+fn the_registry_is_consistent() {
+    let mut names: Vec<String> = Vec::new();
+    for spec in LOSSES {
+        let objective = Objective::new(spec.name, &[]).unwrap();
+        assert_eq!((objective.data(), objective.name()), (spec.data, spec.name.to_owned()));
+        assert_eq!(objective.reference(), spec.reference);
+        assert_eq!(spec.knobs[0].key, "beta", "{}", spec.name);
+        assert!(spec.source.starts_with("arXiv "), "{}", spec.name);
+        for name in [spec.name].into_iter().chain(spec.other_names()) {
+            let normal = name.to_lowercase().replace('-', "_");
+            assert!(!names.contains(&normal), "{name} is the name of two losses");
+            names.push(normal);
+            assert_eq!(find(&name.to_uppercase()).unwrap().0.name, spec.name);
+        }
+        for knob in spec.knobs {
+            if let KnobKind::Number { default: Some(default), range } = knob.kind {
+                assert!(range.contains(default), "{} {}", spec.name, knob.key);
+            }
+            // the command line has one flag per key, whatever the loss
+            let first = knobs().into_iter().find(|(first, _)| first.key == knob.key).unwrap().0;
+            assert_eq!((first.flag, first.flag_aliases), (knob.flag, knob.flag_aliases), "{} {}", spec.name, knob.key);
+            match (first.kind, knob.kind) {
+                (KnobKind::Number { .. }, KnobKind::Number { .. }) => {}
+                (first, kind) => assert_eq!(first, kind, "{} {}", spec.name, knob.key),
+            }
+            assert!(knob.replaces.is_none_or(|key| spec.knob(key).is_some()));
+        }
+        for preset in spec.presets {
+            let keys = preset.sets.iter().map(|(key, _)| key).chain(preset.requires);
+            keys.for_each(|key| assert!(spec.knob(key).is_some(), "{} {key}", preset.name));
+        }
+    }
+    for ambiguous in AMBIGUOUS {
+        for (candidate, _) in ambiguous.candidates {
+            assert!(
+                AMBIGUOUS.iter().all(|other| other.name != *candidate),
+                "{candidate} would have to be explained too"
+            );
+        }
+    }
+    let mut flags: Vec<&str> = Vec::new();
+    for (knob, _) in knobs() {
+        for &flag in [knob.flag].iter().chain(knob.flag_aliases) {
+            assert!(!flags.contains(&flag), "--{flag} is the flag of two knobs");
+            flags.push(flag);
+        }
+    }
+}
+
+#[test]
+fn names_and_knobs_of_the_record_make_the_same_objective_again() {
+    let number = KnobValue::Number;
+    let more = [
+        Objective::new("cdpo", &[("label_smoothing", number(0.1))]),
+        Objective::new("ipo_sum", &[]),
+        Objective::new("Exo-Pref", &[("log-eps", number(-10.0))]),
+        // log_eps is exo's alone and turns its label smoothing off, dpo keeps its own
+        Objective::new("dpo:0.5,exo:0.5", &[("log_eps", number(-10.0))]),
+        // the label smoothing of the two has different defaults
+        Objective::new("dpo:0.5,exo:0.5", &[]),
+        Objective::new("dpo:0.5", &[]),
+    ];
+    for objective in variants().into_iter().chain(more.map(Result::unwrap)) {
+        let knobs: Vec<_> = objective.knobs().into_iter().map(|(knob, value)| (knob.key, value)).collect();
+        let again = Objective::new(&objective.name(), &knobs).unwrap_or_else(|e| panic!("{objective:?}: {e}"));
+        assert_eq!(format!("{again:?}"), format!("{objective:?}"));
+        let rows = rows(&objective, 5, 9.0);
+        let statistics = objective.statistics(&rows).unwrap();
+        assert_eq!(again.head(&rows, &statistics, 5), objective.head(&rows, &statistics, 5), "{objective:?}");
+    }
+}
+
+/// What is refused, and in which words.
+#[test]
+fn what_does_not_fit_is_refused() {
+    let number = KnobValue::Number;
+    let on = KnobValue::Switch(true);
+    type Given<'a> = &'a [(&'a str, KnobValue)];
+    let cases: &[(&str, Given, &str)] = &[
+        ("dop", &[], "no loss is called `dop`; there are dpo, exo_pair, ipo, hinge, kto, kto_pair"),
+        ("", &[], "no loss is called ``; there are dpo, exo_pair, ipo, hinge, kto, kto_pair"),
+        (
+            "apo",
+            &[],
+            "`apo` names several methods: \
+             apo_zero (anchored preference optimisation, arXiv 2408.06266, eq. 7; not in this version); \
+             apo_down (anchored preference optimisation, arXiv 2408.06266, eq. 8; not in this version); \
+             accelerated preference optimisation (arXiv 2410.06293, a procedure over iterations of another loss; \
+             not in this version)",
+        ),
+        (
+            "ipo",
+            &[("label_smoothing", number(0.1))],
+            "--label-smoothing does not apply to ipo, whose formula has --beta, --no-length-norm; \
+             it belongs to dpo, exo_pair",
+        ),
+        (
+            "dpo",
+            &[("gamma", number(0.1))],
+            "--gamma does not apply to dpo, whose formula has --beta, --label-smoothing",
+        ),
+        ("dpo", &[("beta", number(0.0))], "--beta 0: dpo needs a number above 0"),
+        ("dpo", &[("beta", number(f64::INFINITY))], "--beta inf: dpo needs a number above 0"),
+        ("dpo", &[("beta", number(f64::NAN))], "--beta NaN: dpo needs a number above 0"),
+        (
+            "dpo",
+            &[("label_smoothing", number(0.5))],
+            "--label-smoothing 0.5: dpo needs a number at least 0 and below 0.5",
+        ),
+        (
+            "dpo",
+            &[("label_smoothing", number(-0.1))],
+            "--label-smoothing -0.1: dpo needs a number at least 0 and below 0.5",
+        ),
+        (
+            "exo",
+            &[("label_smoothing", number(0.0))],
+            "--label-smoothing 0: exo_pair needs a number above 0 and below 0.5",
+        ),
+        ("exo", &[("log_eps", number(0.0))], "--log-eps 0: exo_pair needs a number below 0"),
+        (
+            "exo",
+            &[("log_eps", number(-10.0)), ("label_smoothing", number(0.1))],
+            "--log-eps replaces --label-smoothing in exo_pair: give one of them",
+        ),
+        ("kto", &[("desirable_weight", number(0.0))], "--desirable-weight 0: kto needs a number above 0"),
+        (
+            "kto_pair",
+            &[("undesirable_weight", number(-1.0))],
+            "--undesirable-weight -1: kto_pair needs a number above 0",
+        ),
+        (
+            "kto",
+            &[("kl_grad", on)],
+            "--kto-kl-grad does not apply to kto, whose formula has --beta, --desirable-weight, \
+             --undesirable-weight; it belongs to kto_pair",
+        ),
+        ("kto_pair", &[("kl_grad", number(1.0))], "--kto-kl-grad: `1` is not true or false"),
+        ("dpo", &[("beta", on)], "--beta: `true` is not a number"),
+        ("dpo", &[("beta", number(0.1)), ("Beta", number(0.2))], "--beta is given twice"),
+        ("cdpo", &[], "`cdpo` is dpo with --label-smoothing, which must be given and other than 0"),
+        (
+            "cdpo",
+            &[("label_smoothing", number(0.0))],
+            "`cdpo` is dpo with --label-smoothing, which must be given and other than 0",
+        ),
+        (
+            "ipo_sum",
+            &[("length_norm", on)],
+            "`ipo_sum` is ipo with length_norm = false, and length_norm = true is given; use `--loss ipo`",
+        ),
+        (
+            "dpo:0.8,kto_pair:0.2",
+            &[],
+            "--loss dpo:0.8,kto_pair:0.2: kto_pair cannot be part of a mix, only losses of single pairs can: \
+             dpo, exo_pair, ipo, hinge",
+        ),
+        ("dpo:0.8,sft:0.2", &[], "no loss is called `sft`; there are dpo, exo_pair, ipo, hinge, kto, kto_pair"),
+        (
+            "dpo:0.8,ipo",
+            &[],
+            "`ipo` in --loss dpo:0.8,ipo: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once",
+        ),
+        (
+            "dpo:0.8,sigmoid:0.2",
+            &[],
+            "`sigmoid:0.2` in --loss dpo:0.8,sigmoid:0.2: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, \
+             each loss once",
+        ),
+        (
+            "dpo:-1",
+            &[],
+            "`dpo:-1` in --loss dpo:-1: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once",
+        ),
+        (
+            "dpo:0.5,",
+            &[],
+            "`` in --loss dpo:0.5,: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once",
+        ),
+    ];
+    for (text, given, expected) in cases {
+        match Objective::new(text, given) {
+            Err(error) => assert_eq!(error.to_string(), *expected),
+            Ok(objective) => panic!("`{text}` with {given:?} was accepted as {objective:?}"),
+        }
+    }
+}
