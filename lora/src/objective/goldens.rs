@@ -17,9 +17,10 @@ fn say(line: std::fmt::Arguments<'_>) {
 
 /// The goldens, or `None` (said) if the folder that the user named has none of this kind.
 fn load() -> Option<Value> {
-    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens");
+    // a relative folder is meant from the root of the repository, and the tests of a crate run in the crate's folder
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let named = std::env::var_os("ALIGN_GOLDENS").map(PathBuf::from);
-    let path = named.clone().unwrap_or(committed).join("objectives.json");
+    let path = root.join(named.clone().unwrap_or("tests/goldens".into())).join("objectives.json");
     if named.is_some() && !path.exists() {
         say(format_args!("objectives not checked: there is no {}", path.display()));
         return None;
