@@ -2,6 +2,7 @@
 
 pub mod autograd;
 mod json;
+pub mod model;
 pub mod weights;
 
 pub use json::JsonError;

@@ -87,6 +87,14 @@ impl Checkpoint {
         self.places.contains_key(name)
     }
 
+    /// Whether two tensors are equal in dtype, shape and bytes; `None` if one of them is not there.
+    pub fn equal(&self, a: &str, b: &str) -> Option<bool> {
+        let place = |name| self.places.get(name).map(|&(shard, tensor)| (&self.shards[shard], tensor));
+        let ((file_a, a), (file_b, b)) = (place(a)?, place(b)?);
+        let (a, b) = (&file_a.tensors()[a], &file_b.tensors()[b]);
+        Some(a.dtype == b.dtype && a.shape == b.shape && file_a.data(a) == file_b.data(b))
+    }
+
     /// Number of elements of all tensors.
     pub fn parameters(&self) -> u64 {
         self.tensors().map(|(tensor, _)| tensor.elements() as u64).sum()

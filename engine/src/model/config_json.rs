@@ -1,0 +1,224 @@
+//! `config.json` as written: typed access to its keys, with errors that say which key, what was expected, and what was found.
+
+use super::error::ConfigError;
+use crate::json;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// Largest width, count or id that is accepted: far above every model, and small enough that products of two fit anywhere.
+pub(crate) const MAX_SIZE: usize = 1 << 24;
+
+/// The object of a `config.json`, or one nested in it.
+#[derive(Debug, Clone)]
+pub struct ConfigJson {
+    path: PathBuf,
+    /// Dotted path of this object in the file, with a dot at its end; empty for the file's own object.
+    at: String,
+    object: Map<String, Value>,
+}
+
+impl ConfigJson {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Json`].
+    pub fn read(path: &Path) -> Result<ConfigJson, ConfigError> {
+        Ok(ConfigJson::new(path, json::read_object(path)?))
+    }
+
+    /// An object that is already in memory; `path` is for messages.
+    pub fn new(path: &Path, object: Map<String, Value>) -> ConfigJson {
+        ConfigJson { path: path.to_owned(), at: String::new(), object }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The value of a key; `null` counts as absent, as it does in transformers for every key that is read here.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether the key is there, be it with `null`.
+    pub fn has(&self, key: &str) -> bool {
+        self.object.contains_key(key)
+    }
+
+    /// Whether there are no keys.
+    pub fn is_empty(&self) -> bool {
+        self.object.is_empty()
+    }
+
+    /// The nested object under `key`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`] if it is something else.
+    pub fn nested(&self, key: &str) -> Result<Option<ConfigJson>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(object)) => {
+                let at = format!("{}{key}.", self.at);
+                Ok(Some(ConfigJson { path: self.path.clone(), at, object: object.clone() }))
+            }
+            Some(other) => Err(self.wrong(key, "an object", other)),
+        }
+    }
+
+    /// An integer from 1 to 2^24 that must be there.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`], [`ConfigError::Type`], [`ConfigError::Value`].
+    pub fn size(&self, key: &'static str) -> Result<usize, ConfigError> {
+        self.size_opt(key)?.ok_or_else(|| ConfigError::Missing { path: self.path.clone(), key: self.name(key) })
+    }
+
+    /// The same with a default for an absent key.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`], [`ConfigError::Value`].
+    pub fn size_or(&self, key: &'static str, default: usize) -> Result<usize, ConfigError> {
+        Ok(self.size_opt(key)?.unwrap_or(default))
+    }
+
+    /// The same for a key that may be absent.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`], [`ConfigError::Value`].
+    pub fn size_opt(&self, key: &'static str) -> Result<Option<usize>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let Value::Number(number) = value else { return Err(self.wrong(key, "a whole number", value)) };
+        match number.as_u64().and_then(|size| usize::try_from(size).ok()) {
+            Some(size) if (1..=MAX_SIZE).contains(&size) => Ok(Some(size)),
+            _ => Err(self.refuse(key, format!("a whole number from 1 to {MAX_SIZE}"), number)),
+        }
+    }
+
+    /// A finite number.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`].
+    pub fn number_opt(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            // The parser refuses numbers beyond f64.
+            Some(Value::Number(number)) => Ok(number.as_f64()),
+            Some(other) => Err(self.wrong(key, "a number", other)),
+        }
+    }
+
+    /// A number above 0.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`], [`ConfigError::Value`].
+    pub fn positive_opt(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
+        match self.number_opt(key)? {
+            Some(number) if number <= 0.0 => Err(self.refuse(key, "a number above 0", number)),
+            other => Ok(other),
+        }
+    }
+
+    /// A number above 0 that must be there.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`], [`ConfigError::Type`], [`ConfigError::Value`].
+    pub fn positive(&self, key: &'static str) -> Result<f64, ConfigError> {
+        self.positive_opt(key)?.ok_or_else(|| ConfigError::Missing { path: self.path.clone(), key: self.name(key) })
+    }
+
+    /// A boolean, `default` if absent.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`].
+    pub fn flag_or(&self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(self.wrong(key, "true or false", other)),
+        }
+    }
+
+    /// A string.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`].
+    pub fn text_opt(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(key, "a string", other)),
+        }
+    }
+
+    /// A list of strings.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`].
+    pub fn texts_opt(&self, key: &'static str) -> Result<Option<Vec<&str>>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let Value::Array(items) = value else { return Err(self.wrong(key, "a list of strings", value)) };
+        let texts = items.iter().map(|item| item.as_str().ok_or_else(|| self.wrong(key, "a list of strings", item)));
+        texts.collect::<Result<Vec<_>, _>>().map(Some)
+    }
+
+    /// A list of finite numbers above 0.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`], [`ConfigError::Type`], [`ConfigError::Value`].
+    pub fn positives(&self, key: &'static str) -> Result<Vec<f64>, ConfigError> {
+        let missing = || ConfigError::Missing { path: self.path.clone(), key: self.name(key) };
+        let value = self.get(key).ok_or_else(missing)?;
+        let Value::Array(items) = value else { return Err(self.wrong(key, "a list of numbers", value)) };
+        let number = |item: &Value| match item.as_f64() {
+            Some(number) if number > 0.0 => Ok(number),
+            Some(number) => Err(self.refuse(key, "numbers above 0", number)),
+            None => Err(self.wrong(key, "a list of numbers", item)),
+        };
+        items.iter().map(number).collect()
+    }
+
+    /// Token ids: one, or a list, or none.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`], [`ConfigError::Value`].
+    pub fn token_ids(&self, key: &'static str) -> Result<Vec<u32>, ConfigError> {
+        const EXPECTED: &str = "a token id or a list of them";
+        let id = |value: &Value| match value.as_u64() {
+            Some(id) if id <= MAX_SIZE as u64 => Ok(id as u32),
+            Some(id) => Err(self.refuse(key, format!("token ids from 0 to {MAX_SIZE}"), id)),
+            None => Err(self.wrong(key, EXPECTED, value)),
+        };
+        match self.get(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(items)) => items.iter().map(id).collect(),
+            Some(value @ Value::Number(_)) => Ok(vec![id(value)?]),
+            Some(other) => Err(self.wrong(key, EXPECTED, other)),
+        }
+    }
+
+    /// The error for a value that is not accepted.
+    pub fn refuse(&self, key: &str, expected: impl Into<String>, found: impl std::fmt::Display) -> ConfigError {
+        ConfigError::Value {
+            path: self.path.clone(),
+            key: self.name(key),
+            expected: expected.into(),
+            found: shorten(&found.to_string()),
+        }
+    }
+
+    fn wrong(&self, key: &str, expected: &'static str, found: &Value) -> ConfigError {
+        ConfigError::Type { path: self.path.clone(), key: self.name(key), expected, found: json::kind(found) }
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}{key}", self.at)
+    }
+}
+
+/// What a stranger's file says, fit for one line.
+pub(super) fn shorten(text: &str) -> String {
+    const LONGEST: usize = 80;
+    let line: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(LONGEST).is_some() { line + "..." } else { line }
+}

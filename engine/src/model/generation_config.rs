@@ -1,0 +1,22 @@
+//! `generation_config.json`: the ids that end a text. Nothing else of it is used: how to sample is the user's choice.
+
+use super::config::ModelConfig;
+use super::config_json::ConfigJson;
+use super::error::ConfigError;
+use std::path::Path;
+
+/// The ids at which generation stops: those of `dir/generation_config.json`, or where it is absent or names none, those of
+/// `config.json`. Sorted, each once; empty if neither names any.
+///
+/// # Errors
+/// [`ConfigError`] for a file that is there and broken.
+pub fn stop_token_ids(dir: &Path, config: &ModelConfig) -> Result<Vec<u32>, ConfigError> {
+    let path = dir.join("generation_config.json");
+    let mut ids = if path.exists() { ConfigJson::read(&path)?.token_ids("eos_token_id")? } else { Vec::new() };
+    if ids.is_empty() {
+        ids = config.eos_token_ids.clone();
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}

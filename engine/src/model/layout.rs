@@ -1,0 +1,213 @@
+//! Where the weights of a model are: the names and shapes of its tensors.
+//!
+//! The paths are those of the modules in transformers, which are also the names that adapters and their target lists use.
+
+use super::config::ModelConfig;
+use crate::weights::Checkpoint;
+
+/// A matrix of the block, as the family stores it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Projection {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+    /// Rows of q, then of k, then of v.
+    Qkv,
+    /// Rows of gate, then of up.
+    GateUp,
+}
+
+impl Projection {
+    /// Its module within a layer, e.g. `self_attn.q_proj`.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Projection::Q => "self_attn.q_proj",
+            Projection::K => "self_attn.k_proj",
+            Projection::V => "self_attn.v_proj",
+            Projection::O => "self_attn.o_proj",
+            Projection::Gate => "mlp.gate_proj",
+            Projection::Up => "mlp.up_proj",
+            Projection::Down => "mlp.down_proj",
+            Projection::Qkv => "self_attn.qkv_proj",
+            Projection::GateUp => "mlp.gate_up_proj",
+        }
+    }
+
+    /// `[out_features, in_features]`
+    pub fn shape(self, config: &ModelConfig) -> [usize; 2] {
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        match self {
+            Projection::Q => [config.q_size(), hidden],
+            Projection::K | Projection::V => [config.kv_size(), hidden],
+            Projection::O => [hidden, config.q_size()],
+            Projection::Gate | Projection::Up => [intermediate, hidden],
+            Projection::Down => [hidden, intermediate],
+            Projection::Qkv => [config.q_size() + 2 * config.kv_size(), hidden],
+            Projection::GateUp => [2 * intermediate, hidden],
+        }
+    }
+
+    /// Whether it has a bias, `[out_features]`.
+    pub fn has_bias(self, config: &ModelConfig) -> bool {
+        match self {
+            Projection::Q | Projection::K | Projection::V | Projection::Qkv => config.qkv_bias,
+            Projection::O => config.o_bias,
+            Projection::Gate | Projection::Up | Projection::Down | Projection::GateUp => config.mlp_bias,
+        }
+    }
+}
+
+/// A norm of the block, by what it is applied to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Norm {
+    /// The input of attention.
+    PreAttention,
+    /// The output of attention, before it is added to the residual stream.
+    PostAttention,
+    /// The input of the MLP.
+    PreMlp,
+    /// The output of the MLP, before it is added to the residual stream.
+    PostMlp,
+    /// Each head of q.
+    Q,
+    /// Each head of k.
+    K,
+}
+
+impl Norm {
+    /// Its module within a layer. `post_attention_layernorm` is two things: with two norms a layer it comes before the MLP.
+    pub fn path(self, config: &ModelConfig) -> &'static str {
+        match self {
+            Norm::PreAttention => "input_layernorm",
+            Norm::PreMlp if config.post_norms => "pre_feedforward_layernorm",
+            Norm::PreMlp | Norm::PostAttention => "post_attention_layernorm",
+            Norm::PostMlp => "post_feedforward_layernorm",
+            Norm::Q => "self_attn.q_norm",
+            Norm::K => "self_attn.k_norm",
+        }
+    }
+
+    /// Elements of its weight.
+    pub fn len(self, config: &ModelConfig) -> usize {
+        match self {
+            Norm::Q | Norm::K => config.head_dim,
+            Norm::PreAttention | Norm::PostAttention | Norm::PreMlp | Norm::PostMlp => config.hidden_size,
+        }
+    }
+}
+
+impl ModelConfig {
+    /// The matrices of a layer, in the order in which they are used.
+    pub fn projections(&self) -> &'static [Projection] {
+        use Projection::*;
+        if self.fused_projections { &[Qkv, O, GateUp, Down] } else { &[Q, K, V, O, Gate, Up, Down] }
+    }
+
+    /// The norms of a layer, in the order in which they are used.
+    pub fn norms(&self) -> &'static [Norm] {
+        use Norm::*;
+        match (self.qk_norm, self.post_norms) {
+            (false, false) => &[PreAttention, PreMlp],
+            (true, false) => &[PreAttention, Q, K, PreMlp],
+            (false, true) => &[PreAttention, PostAttention, PreMlp, PostMlp],
+            (true, true) => &[PreAttention, Q, K, PostAttention, PreMlp, PostMlp],
+        }
+    }
+
+    /// The module of a projection as adapters name it, e.g. `model.layers.0.self_attn.q_proj`.
+    pub fn module_path(&self, layer_idx: usize, projection: Projection) -> String {
+        format!("{}layers.{layer_idx}.{}", self.module_prefix, projection.path())
+    }
+
+    /// Number of elements of all weights that the model uses.
+    pub fn parameters(&self) -> u64 {
+        let tensors = Layout::new(self.tensor_prefixes[0]).tensors(self);
+        // Sizes are at most 2^24 each, and there are at most some thousands of tensors: no overflow.
+        tensors.iter().map(|(_, shape)| shape.iter().map(|&size| size as u64).product::<u64>()).sum()
+    }
+}
+
+/// The names of the tensors in a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    prefix: &'static str,
+}
+
+impl Layout {
+    /// The names under a prefix, one of [`ModelConfig::tensor_prefixes`].
+    pub fn new(prefix: &'static str) -> Layout {
+        Layout { prefix }
+    }
+
+    /// The names that `checkpoint` has: with the first prefix that fits; if none does, with the first, under which loading then
+    /// says what is missing.
+    pub fn of(config: &ModelConfig, checkpoint: &Checkpoint) -> Layout {
+        let layouts = config.tensor_prefixes.iter().map(|prefix| Layout::new(prefix));
+        let mut fitting = layouts.filter(|layout| checkpoint.contains(&layout.embed_tokens()));
+        fitting.next().unwrap_or(Layout::new(config.tensor_prefixes[0]))
+    }
+
+    /// The embedding, `[vocab_size, hidden_size]`.
+    pub fn embed_tokens(&self) -> String {
+        format!("{}embed_tokens.weight", self.prefix)
+    }
+
+    /// The norm before the head, `[hidden_size]`.
+    pub fn final_norm(&self) -> String {
+        format!("{}norm.weight", self.prefix)
+    }
+
+    /// The head, `[vocab_size, hidden_size]`; not stored where it is tied to the embedding.
+    pub fn lm_head(&self) -> String {
+        let outer = self.prefix.strip_suffix("model.").unwrap_or("");
+        format!("{outer}lm_head.weight")
+    }
+
+    /// Whether the head is the embedding: as `config.json` says, unless the checkpoint holds a head of its own that differs, which
+    /// is then meant (transformers decides the same way). A stored copy of the embedding is not used.
+    pub fn head_is_tied(&self, config: &ModelConfig, checkpoint: &Checkpoint) -> bool {
+        config.tie_word_embeddings && checkpoint.equal(&self.lm_head(), &self.embed_tokens()) != Some(false)
+    }
+
+    /// The matrix of a projection.
+    pub fn weight(&self, layer_idx: usize, projection: Projection) -> String {
+        format!("{}layers.{layer_idx}.{}.weight", self.prefix, projection.path())
+    }
+
+    /// The bias of a projection that has one.
+    pub fn bias(&self, layer_idx: usize, projection: Projection) -> String {
+        format!("{}layers.{layer_idx}.{}.bias", self.prefix, projection.path())
+    }
+
+    /// The weight of a norm.
+    pub fn norm(&self, layer_idx: usize, norm: Norm, config: &ModelConfig) -> String {
+        format!("{}layers.{layer_idx}.{}.weight", self.prefix, norm.path(config))
+    }
+
+    /// Names and shapes of everything that a model of this configuration uses.
+    pub fn tensors(&self, config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+        let embedding = vec![config.vocab_size, config.hidden_size];
+        let mut tensors = vec![(self.embed_tokens(), embedding.clone())];
+        for layer_idx in 0..config.num_hidden_layers {
+            for &norm in config.norms() {
+                tensors.push((self.norm(layer_idx, norm, config), vec![norm.len(config)]));
+            }
+            for &projection in config.projections() {
+                let shape = projection.shape(config);
+                tensors.push((self.weight(layer_idx, projection), shape.to_vec()));
+                if projection.has_bias(config) {
+                    tensors.push((self.bias(layer_idx, projection), vec![shape[0]]));
+                }
+            }
+        }
+        tensors.push((self.final_norm(), vec![config.hidden_size]));
+        if !config.tie_word_embeddings {
+            tensors.push((self.lm_head(), embedding));
+        }
+        tensors
+    }
+}

@@ -1,0 +1,32 @@
+//! Llama 2 and 3, SmolLM 1 and 2, and every model that is published with `model_type` llama.
+//!
+//! The plain block: RMS norm, attention with grouped-query heads and rotary positions, SwiGLU. Source: arXiv 2307.09288, 2407.21783.
+
+use super::config::{Defaults, ModelConfig};
+use super::config_json::ConfigJson;
+use super::error::ConfigError;
+use super::families::Family;
+use super::rope_scaling::RopeConfig;
+
+pub const FAMILY: Family = Family { model_types: &["llama"], architectures: &["LlamaForCausalLM"], read };
+
+fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
+    let defaults = Defaults {
+        num_attention_heads: None,
+        num_key_value_heads: None,
+        head_dim: None,
+        vocab_size: None,
+        max_position_embeddings: 2048,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: false,
+        activation: ("hidden_act", "silu"),
+    };
+    let mut config = ModelConfig::decoder("llama", json, &defaults)?;
+    config.check_heads_divide_hidden(json)?;
+    config.qkv_bias = json.flag_or("attention_bias", false)?;
+    config.o_bias = config.qkv_bias;
+    config.mlp_bias = json.flag_or("mlp_bias", false)?;
+    config.ropes = vec![RopeConfig::read(json, &config)?];
+    config.same_layers(None);
+    Ok(config)
+}

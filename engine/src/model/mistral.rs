@@ -1,0 +1,37 @@
+//! Mistral 7B, Nemo and Small: Llama with a sliding window in the first version. Source: arXiv 2310.06825.
+
+use super::config::{Defaults, LayerType, ModelConfig, layer_types};
+use super::config_json::ConfigJson;
+use super::error::ConfigError;
+use super::families::Family;
+use super::rope_scaling::RopeConfig;
+
+pub const FAMILY: Family = Family { model_types: &["mistral"], architectures: &["MistralForCausalLM"], read };
+
+fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
+    let defaults = Defaults {
+        num_attention_heads: None,
+        num_key_value_heads: Some(8),
+        head_dim: None,
+        vocab_size: None,
+        max_position_embeddings: 4096 * 32,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: false,
+        activation: ("hidden_act", "silu"),
+    };
+    let mut config = ModelConfig::decoder("mistral", json, &defaults)?;
+    // null is no window, an absent key the window of the first version.
+    let sliding_window = match json.has("sliding_window") {
+        true => json.size_opt("sliding_window")?,
+        false => Some(4096),
+    };
+    // Layers that differ are another family (`ministral`), which this model type does not run.
+    let all = if sliding_window.is_some() { LayerType::Sliding } else { LayerType::Full };
+    if layer_types(json, config.num_hidden_layers)?.is_some_and(|types| types.iter().any(|&kind| kind != all)) {
+        let expected = "the same type for every layer, sliding_attention exactly if there is a sliding_window";
+        return Err(json.refuse("layer_types", expected, "others"));
+    }
+    config.ropes = vec![RopeConfig::read(json, &config)?];
+    config.same_layers(sliding_window);
+    Ok(config)
+}

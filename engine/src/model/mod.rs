@@ -1,0 +1,25 @@
+//! Models: their configuration, their families, where they lie on disk.
+
+pub mod config;
+mod config_json;
+mod error;
+pub mod families;
+mod gemma2;
+mod gemma3;
+mod generation_config;
+pub mod layout;
+mod llama;
+pub mod locate;
+mod mistral;
+mod phi3;
+mod qwen2;
+mod qwen3;
+pub mod rope_scaling;
+
+pub use config::{LayerConfig, ModelConfig};
+pub use config_json::ConfigJson;
+pub use error::{ConfigError, LocateError};
+pub use generation_config::stop_token_ids;
+pub use layout::{Layout, Norm, Projection};
+pub use locate::{ModelDir, Origin, locate};
+pub use rope_scaling::{RopeConfig, RopeScaling, RopeVariant};

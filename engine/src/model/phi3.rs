@@ -1,0 +1,28 @@
+//! Phi 3, 3.5 and 4 (text): Llama with q, k, v in one matrix and gate, up in another, part of each head rotated, and separate
+//! factors for short and long sequences. Source: arXiv 2404.14219.
+
+use super::config::{Defaults, ModelConfig};
+use super::config_json::ConfigJson;
+use super::error::ConfigError;
+use super::families::Family;
+use super::rope_scaling::RopeConfig;
+
+pub const FAMILY: Family = Family { model_types: &["phi3"], architectures: &["Phi3ForCausalLM"], read };
+
+fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
+    let defaults = Defaults {
+        num_attention_heads: None,
+        num_key_value_heads: None,
+        head_dim: None,
+        vocab_size: None,
+        max_position_embeddings: 4096,
+        rms_norm_eps: 1e-5,
+        tie_word_embeddings: false,
+        activation: ("hidden_act", "silu"),
+    };
+    let mut config = ModelConfig::decoder("phi3", json, &defaults)?;
+    config.fused_projections = true;
+    config.ropes = vec![RopeConfig::read_phi3(json, &config)?];
+    config.same_layers(json.size_opt("sliding_window")?);
+    Ok(config)
+}

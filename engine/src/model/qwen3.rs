@@ -1,0 +1,30 @@
+//! Qwen 3, dense: Llama with a norm on each head of q and k before they are rotated. Source: arXiv 2505.09388.
+
+use super::config::{Defaults, ModelConfig};
+use super::config_json::ConfigJson;
+use super::error::ConfigError;
+use super::families::Family;
+use super::qwen2::upper_windows;
+use super::rope_scaling::RopeConfig;
+
+pub const FAMILY: Family = Family { model_types: &["qwen3"], architectures: &["Qwen3ForCausalLM"], read };
+
+fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
+    let defaults = Defaults {
+        num_attention_heads: None,
+        num_key_value_heads: Some(32),
+        head_dim: Some(128),
+        vocab_size: None,
+        max_position_embeddings: 32768,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: false,
+        activation: ("hidden_act", "silu"),
+    };
+    let mut config = ModelConfig::decoder("qwen3", json, &defaults)?;
+    config.qk_norm = true;
+    config.qkv_bias = json.flag_or("attention_bias", false)?;
+    config.o_bias = config.qkv_bias;
+    config.ropes = vec![RopeConfig::read(json, &config)?];
+    config.layers = upper_windows(json, config.num_hidden_layers)?;
+    Ok(config)
+}
