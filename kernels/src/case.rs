@@ -3,6 +3,10 @@
 //! A [`Case`] makes random inputs for one shape on one device. Its [`Prepared`] form runs the kernel (the bench times that) and
 //! compares the output with the plain reference in f64 (the test asks for that), so a timed kernel is always a checked one.
 
+#[cfg(test)]
+pub(crate) mod gradient;
+pub(crate) mod operands;
+
 use crate::cpu::Isa;
 use crate::{Device, Result};
 use half::{bf16, f16};
@@ -25,7 +29,11 @@ pub struct Case {
 
 /// A kernel with its inputs in place.
 pub trait Prepared {
-    /// Runs the kernel once. Running again gives the same output.
+    /// Puts back what a run overwrites although it reads it, e.g. the sum that is added to. Outside a bench's clock.
+    fn reset(&mut self) -> Result<()> {
+        Ok(())
+    }
+    /// Runs the kernel once. After a [`Prepared::reset`], running again gives the same output.
     fn run(&mut self) -> Result<()>;
     /// Compares the output of the last run with the reference.
     fn check(&self) -> Vec<Comparison>;
@@ -75,6 +83,7 @@ pub fn check_all(cases: &[Case]) {
         for case in cases {
             let place = format!("{} {} on {}", case.kernel, case.shape, device.describe());
             let comparisons = (case.prepare)(&device).and_then(|mut prepared| {
+                prepared.reset()?;
                 prepared.run()?;
                 Ok(prepared.check())
             });

@@ -1,7 +1,80 @@
-//! Shapes.
+//! Shapes: adapter matrices of rank 16 and half of SmolLM2-135M's adapters at once, timed; odd lengths for the tests.
 
-use crate::case::Case;
+use super::{AdamW, reference};
+use crate::case::operands::{Kernel, Label, Operands};
+use crate::case::{Case, Inputs};
+use crate::real::Real;
+use crate::{Device, Result, Slice, SliceMut};
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub len: usize,
+    pub step: u64,
+    pub beta1: f64,
+}
 
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    let timed = [16 * 1536, 2_442_240].map(|len| (len, true));
+    let odd = [0, 1, 15, 16, 33, 1001].map(|len| (len, false));
+    let mut cases = Vec::new();
+    for (len, timed) in timed.into_iter().chain(odd) {
+        for (step, beta1) in if timed { vec![(10, 0.9)] } else { vec![(1, 0.9), (1000, 0.9), (3, 0.3)] } {
+            let shape = format!("[{len}] step {step} beta1 {beta1}");
+            let (flops, bytes) = (15.0 * len as f64, 28.0 * len as f64);
+            cases.push(Label { kernel: "adamw", shape, flops, bytes, timed }.case(Shape { len, step, beta1 }));
+        }
+    }
+    cases
+}
+
+impl Shape {
+    fn adamw<'a>(&self, grad: Slice<'a, f32>, [param, exp_avg, exp_avg_sq]: [SliceMut<'a, f32>; 3]) -> AdamW<'a> {
+        AdamW {
+            len: self.len,
+            learning_rate: 1e-3,
+            beta1: self.beta1,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            step: self.step,
+            grad_scale: 0.7,
+            param,
+            grad,
+            exp_avg,
+            exp_avg_sq,
+        }
+    }
+}
+
+impl Kernel<0, 1, 3> for Shape {
+    const OUTPUTS: [&'static str; 3] = ["param", "exp_avg", "exp_avg_sq"];
+
+    fn operands(&self) -> Operands<0, 1, 3> {
+        let mut inputs = Inputs::of(&[self.len]);
+        let mut draw = |scale| inputs.normal(self.len, scale);
+        let (grad, param, exp_avg, mut exp_avg_sq) = (draw(0.1), draw(1.0), draw(0.1), draw(0.1));
+        for v in &mut exp_avg_sq {
+            *v *= *v;
+        }
+        Operands { ids: [], x: [grad], y: [param, exp_avg, exp_avg_sq] }
+    }
+
+    fn call(
+        &self,
+        device: &Device,
+        _: [Slice<'_, u32>; 0],
+        [grad]: [Slice<'_, f32>; 1],
+        y: [SliceMut<'_, f32>; 3],
+    ) -> Result<()> {
+        self.adamw(grad, y).run(device)
+    }
+
+    fn reference<R: Real>(&self, _: [&[u32]; 0], [grad]: [&[R]; 1], y: [Vec<R>; 3]) -> [Vec<R>; 3] {
+        let nothing = || SliceMut::Cpu(&mut []);
+        let factors = self.adamw(Slice::Cpu(&[]), [nothing(), nothing(), nothing()]).factors();
+        let [mut param, mut exp_avg, mut exp_avg_sq] = y;
+        let grad_scale = R::from_f32(0.7);
+        reference::step(factors, grad_scale, &mut param, grad, &mut exp_avg, &mut exp_avg_sq);
+        [param, exp_avg, exp_avg_sq]
+    }
 }

@@ -83,3 +83,6 @@ impl AdamW<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

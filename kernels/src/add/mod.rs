@@ -52,3 +52,6 @@ impl AddBias<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,74 @@
-//! Shapes.
+//! Shapes: the input of an adapter of SmolLM2-135M, timed; odd ones around the counters and the vectors, for the tests.
 
-use crate::case::Case;
+use super::{Dropout, reference};
+use crate::case::{Case, Comparison, Inputs, Prepared};
+use crate::rng::Key;
+use crate::{Buffer, Device, Result};
+
+/// Beyond 32 bits, so that the high word of the counter is used.
+const FIRST_ROW: u64 = (1 << 32) - 2;
+
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    rows: usize,
+    cols: usize,
+    p: f32,
+}
 
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    let mut cases = vec![Shape { rows: 2048, cols: 576, p: 0.1 }.case(true)];
+    for [rows, cols] in [[0, 1], [1, 1], [3, 4], [2, 63], [3, 64], [2, 65], [4, 127], [3, 130], [5, 577], [301, 129]] {
+        for p in [0.0, 0.05, 0.5] {
+            cases.push(Shape { rows, cols, p }.case(false));
+        }
+    }
+    cases
+}
+
+impl Shape {
+    fn case(self, timed: bool) -> Case {
+        let Shape { rows, cols, p } = self;
+        let n = (rows * cols) as f64;
+        Case {
+            kernel: "dropout",
+            shape: format!("[{rows}, {cols}] p {p}"),
+            flops: n,
+            bytes: 8.0 * n,
+            timed,
+            prepare: Box::new(move |device| Ok(Box::new(Run::new(self, device)?))),
+        }
+    }
+}
+
+struct Run {
+    shape: Shape,
+    device: Device,
+    x: Vec<f32>,
+    x_buffer: Buffer<f32>,
+    y: Buffer<f32>,
+}
+
+impl Run {
+    fn new(shape: Shape, device: &Device) -> Result<Run> {
+        let n = shape.rows * shape.cols;
+        let x = Inputs::of(&[shape.rows, shape.cols]).normal(n, 1.0);
+        let x_buffer = device.upload("x", &x)?;
+        let y = device.upload("y", &crate::case::operands::unset(n))?;
+        Ok(Run { shape, device: device.clone(), x, x_buffer, y })
+    }
+}
+
+impl Prepared for Run {
+    fn run(&mut self) -> Result<()> {
+        let Shape { rows, cols, p } = self.shape;
+        let (x, y) = (self.x_buffer.view(), self.y.view_mut());
+        Dropout { rows, cols, p, key: Key::new(1, 2, 3), first_row: FIRST_ROW, x, y }.run(&self.device)
+    }
+
+    /// One product per element, rounded once: no distance is allowed.
+    fn check(&self) -> Vec<Comparison> {
+        let exact = reference::dropout(self.shape.cols, self.shape.p, Key::new(1, 2, 3), FIRST_ROW, &self.x);
+        let exact: Vec<f64> = exact.into_iter().map(f64::from).collect();
+        vec![Comparison::with_bound("y", &self.y.download(), &exact, 0.0)]
+    }
 }

@@ -52,3 +52,6 @@ fn threshold(p: f32) -> u32 {
 fn keep_scale(p: f32) -> f32 {
     (1.0 / (1.0 - f64::from(p))) as f32
 }
+
+#[cfg(test)]
+mod tests;

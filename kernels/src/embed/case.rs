@@ -1,7 +1,120 @@
-//! Shapes.
+//! Shapes: a table beyond the caches in each format, timed; odd ones around the vectors, for the tests.
 
-use crate::case::Case;
+use super::{Forward, reference};
+use crate::case::operands::unset;
+use crate::case::{Case, Comparison, Inputs, Prepared};
+use crate::device::WeightDtype;
+use crate::real::{Real, widen};
+use crate::{Buffer, Device, Result, WeightSlice};
+use half::{bf16, f16};
+
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    rows: usize,
+    hidden_size: usize,
+    vocab_size: usize,
+    dtype: WeightDtype,
+    scale: f32,
+}
 
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    let mut cases = Vec::new();
+    for dtype in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
+        cases.push(Shape { rows: 2048, hidden_size: 576, vocab_size: 16_384, dtype, scale: 1.0 }.case(true));
+        for [rows, hidden_size, vocab_size] in [[0, 1, 1], [1, 1, 1], [5, 31, 7], [4, 33, 100], [300, 129, 17]] {
+            cases.push(Shape { rows, hidden_size, vocab_size, dtype, scale: 22.627_417 }.case(false));
+        }
+    }
+    cases
+}
+
+impl Shape {
+    fn case(self, timed: bool) -> Case {
+        let Shape { rows, hidden_size, vocab_size, dtype, .. } = self;
+        let n = rows * hidden_size;
+        Case {
+            kernel: "embed",
+            shape: format!("{rows} of [{vocab_size}, {hidden_size}] {dtype:?}"),
+            flops: n as f64,
+            bytes: (n * (4 + dtype.bytes())) as f64,
+            timed,
+            prepare: Box::new(move |device| Ok(Box::new(Run::new(self, device)?))),
+        }
+    }
+}
+
+enum Table {
+    F32(Buffer<f32>),
+    F16(Buffer<f16>),
+    Bf16(Buffer<bf16>),
+}
+
+struct Run {
+    shape: Shape,
+    device: Device,
+    ids: Vec<u32>,
+    /// Rounded to the format.
+    table: Vec<f32>,
+    ids_buffer: Buffer<u32>,
+    table_buffer: Table,
+    y: Buffer<f32>,
+}
+
+impl Run {
+    fn new(shape: Shape, device: &Device) -> Result<Run> {
+        let Shape { rows, hidden_size, vocab_size, dtype, .. } = shape;
+        let n = vocab_size * hidden_size;
+        let mut inputs = Inputs::of(&[rows, hidden_size, vocab_size]);
+        let ids: Vec<u32> = (0..rows).map(|_| inputs.below(vocab_size) as u32).collect();
+        let (table, table_buffer) = match dtype {
+            WeightDtype::F32 => {
+                let values = inputs.normal(n, 1.0);
+                let buffer = device.upload("table", &values)?;
+                (values, Table::F32(buffer))
+            }
+            WeightDtype::F16 => {
+                let values = inputs.normal_f16(n, 1.0);
+                (values.iter().map(|x| x.to_f32()).collect(), Table::F16(device.upload("table", &values)?))
+            }
+            WeightDtype::Bf16 => {
+                let values = inputs.normal_bf16(n, 1.0);
+                (values.iter().map(|x| x.to_f32()).collect(), Table::Bf16(device.upload("table", &values)?))
+            }
+        };
+        Ok(Run {
+            shape,
+            device: device.clone(),
+            ids_buffer: device.upload("ids", &ids)?,
+            y: device.upload("y", &unset(rows * hidden_size))?,
+            ids,
+            table,
+            table_buffer,
+        })
+    }
+
+    /// From a table of the rows in use alone: the whole one is large in f64.
+    fn exact<R: Real>(&self) -> Vec<R> {
+        let cols = self.shape.hidden_size;
+        let used: Vec<f32> =
+            self.ids.iter().flat_map(|&id| self.table[id as usize * cols..][..cols].to_vec()).collect();
+        let ids: Vec<u32> = (0..self.ids.len() as u32).collect();
+        reference::forward(cols, &ids, &widen(&used), R::from_f32(self.shape.scale))
+    }
+}
+
+impl Prepared for Run {
+    fn run(&mut self) -> Result<()> {
+        let Shape { rows, hidden_size, vocab_size, scale, .. } = self.shape;
+        let table = match &self.table_buffer {
+            Table::F32(table) => WeightSlice::F32(table.view()),
+            Table::F16(table) => WeightSlice::F16(table.view()),
+            Table::Bf16(table) => WeightSlice::Bf16(table.view()),
+        };
+        let (ids, y) = (self.ids_buffer.view(), self.y.view_mut());
+        Forward { rows, hidden_size, vocab_size, ids, table, scale, y }.run(&self.device)
+    }
+
+    fn check(&self) -> Vec<Comparison> {
+        vec![Comparison::with_naive("y", &self.y.download(), &self.exact::<f64>(), &self.exact::<f32>())]
+    }
 }

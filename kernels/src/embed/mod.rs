@@ -44,3 +44,6 @@ impl Forward<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,16 +56,16 @@ impl Pointwise<3, 2> for Silu {
 struct GeluTanh;
 
 impl GeluTanh {
-    /// `tanh(sqrt(2/pi) * (x + 0.044715 x³))`
+    /// `2 sqrt(2/pi) (x + 0.044715 x³)`, called z: `0.5 (1 + tanh(z/2))` is `sigmoid(z)`, which does not cancel.
     ///
     /// # Safety
     /// As [`Simd`].
     #[inline(always)]
-    unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
+    unsafe fn z<S: Simd>(x: S::V) -> S::V {
         // SAFETY: the caller's contract.
         unsafe {
             let cube = S::mul(S::mul(S::mul(S::splat(GELU_CUBIC), x), x), x);
-            S::tanh(S::mul(S::splat(GELU_SCALE), S::add(x, cube)))
+            S::mul(S::splat(2.0 * GELU_SCALE), S::add(x, cube))
         }
     }
 }
@@ -75,10 +75,7 @@ impl Pointwise<2, 1> for GeluTanh {
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [gate, up]: [S::V; 2], _: [S::V; 1]) -> [S::V; 1] {
         // SAFETY: the caller's contract.
-        unsafe {
-            let half = S::mul(S::splat(0.5), gate);
-            [S::mul(S::mul(half, S::add(S::splat(1.0), Self::tanh::<S>(gate))), up)]
-        }
+        unsafe { [S::mul(S::mul(gate, S::sigmoid(Self::z::<S>(gate))), up)] }
     }
 }
 
@@ -88,15 +85,17 @@ impl Pointwise<3, 2> for GeluTanh {
     unsafe fn apply<S: Simd>(&self, [gate, up, dy]: [S::V; 3], _: [S::V; 2]) -> [S::V; 2] {
         // SAFETY: the caller's contract.
         unsafe {
-            let (half, one) = (S::splat(0.5), S::splat(1.0));
-            let tanh = Self::tanh::<S>(gate);
-            let share = S::mul(half, S::add(one, tanh));
+            let one = S::splat(1.0);
+            // sigmoid(z) = 1 / (1 + e) and 1 - sigmoid(z) = e / (1 + e), e = exp(-z)
+            let e = S::exp(S::sub(S::splat(0.0), Self::z::<S>(gate)));
+            let sigmoid = S::div(one, S::add(one, e));
+            let rest = S::mul(e, sigmoid);
+            // dz/dx
             let cubic = S::mul(S::splat(3.0 * GELU_CUBIC), S::mul(gate, gate));
-            let slope = S::mul(S::splat(GELU_SCALE), S::add(one, cubic));
-            // (1 - tanh)(1 + tanh): 1 - tanh² would lose the digits of 1 - tanh
-            let bend = S::mul(S::mul(half, gate), S::mul(S::sub(one, tanh), S::add(one, tanh)));
-            let derivative = S::fma(bend, slope, share);
-            [S::mul(S::mul(dy, up), derivative), S::mul(dy, S::mul(gate, share))]
+            let slope = S::mul(S::splat(2.0 * GELU_SCALE), S::add(one, cubic));
+            // sigmoid * (1 + gate * (1 - sigmoid) * dz/dx)
+            let derivative = S::mul(sigmoid, S::fma(gate, S::mul(rest, slope), one));
+            [S::mul(S::mul(dy, up), derivative), S::mul(dy, S::mul(gate, sigmoid))]
         }
     }
 }

@@ -68,3 +68,6 @@ impl Backward<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,3 +80,6 @@ impl Backward<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,15 +16,15 @@ pub fn forward<R: Real>(cols: usize, eps: R, offset: R, x: &[R], weight: &[R]) -
     (y, rstd)
 }
 
-/// What is added to `dx`.
-pub fn backward<R: Real>(cols: usize, offset: R, x: &[R], weight: &[R], rstd: &[R], dy: &[R]) -> Vec<R> {
-    let mut dx = Vec::new();
-    for ((x, dy), &rstd) in x.chunks(cols).zip(dy.chunks(cols)).zip(rstd) {
+/// Adds the gradient to `dx`.
+pub fn backward<R: Real>(cols: usize, offset: R, x: &[R], weight: &[R], rstd: &[R], dy: &[R], dx: &mut [R]) {
+    for (r, &rstd) in rstd.iter().enumerate() {
+        let row = r * cols..(r + 1) * cols;
+        let (x, dy, dx) = (&x[row.clone()], &dy[row.clone()], &mut dx[row]);
         let dot = (0..cols).map(|c| (offset + weight[c]) * dy[c] * x[c]).sum::<R>();
         let along_x = rstd * rstd * (dot / R::from_f64(cols as f64));
         for c in 0..cols {
-            dx.push(rstd * ((offset + weight[c]) * dy[c] - x[c] * along_x));
+            dx[c] += rstd * ((offset + weight[c]) * dy[c] - x[c] * along_x);
         }
     }
-    dx
 }

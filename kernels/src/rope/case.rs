@@ -1,7 +1,113 @@
-//! Shapes.
+//! Shapes: the queries of SmolLM2-135M and a partial rotation, timed; odd ones around the vectors, for the tests.
 
-use crate::case::Case;
+use super::{Direction, Rotate, Tables, reference};
+use crate::case::operands::{Kernel, Label, Operands, unset};
+use crate::case::{Case, Inputs};
+use crate::real::Real;
+use crate::{Device, Result, Slice, SliceMut};
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TablesShape {
+    pub rows: usize,
+    pub half: usize,
+    pub n_variants: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RotateShape {
+    pub rows: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub rotary_dim: usize,
+    pub direction: Direction,
+}
 
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    let mut cases = Vec::new();
+    let timed = [([2048, 32, 1], true)];
+    let odd = [[0, 1, 1], [1, 1, 1], [3, 4, 2], [7, 33, 3], [65, 48, 2]].map(|shape| (shape, false));
+    for ([rows, half, n_variants], timed) in timed.into_iter().chain(odd) {
+        let angles = (rows * half) as f64;
+        let shape = format!("[{rows}, {half}] of {n_variants} variants");
+        let label = Label { kernel: "rope.tables", shape, flops: 40.0 * angles, bytes: 8.0 * angles, timed };
+        cases.push(label.case(TablesShape { rows, half, n_variants }));
+    }
+
+    let timed = [[2048, 9, 64, 64], [512, 32, 128, 128], [512, 32, 96, 48]].map(|shape| (shape, true));
+    let odd =
+        [[0, 1, 2, 2], [1, 1, 2, 2], [3, 2, 5, 0], [3, 2, 7, 6], [5, 3, 64, 62], [4, 1, 66, 66], [300, 3, 40, 34]]
+            .map(|shape| (shape, false));
+    for ([rows, heads, head_dim, rotary_dim], timed) in timed.into_iter().chain(odd) {
+        for direction in [Direction::Forward, Direction::Backward] {
+            let turned = (rows * heads * rotary_dim) as f64;
+            let label = Label {
+                kernel: "rope.rotate",
+                shape: format!("[{rows}, {heads} x {head_dim}] of which {rotary_dim}, {direction:?}"),
+                flops: 3.0 * turned,
+                bytes: 8.0 * turned + 4.0 * (rows * rotary_dim) as f64,
+                timed,
+            };
+            cases.push(label.case(RotateShape { rows, heads, head_dim, rotary_dim, direction }));
+        }
+    }
+    cases
+}
+
+impl Kernel<2, 2, 2> for TablesShape {
+    const OUTPUTS: [&'static str; 2] = ["cos", "sin"];
+
+    fn operands(&self) -> Operands<2, 2, 2> {
+        let TablesShape { rows, half, n_variants } = *self;
+        let mut inputs = Inputs::of(&[rows, half, n_variants]);
+        let positions = (0..rows).map(|_| inputs.below(131_072) as u32).collect();
+        let variants = (0..rows).map(|_| inputs.below(n_variants) as u32).collect();
+        let frequency = |k: usize| 10_000f32.powf(-((k % half) as f32) / half as f32) / (1 + k / half) as f32;
+        let inv_freq = (0..n_variants * half).map(frequency).collect();
+        let scaling = (0..n_variants).map(|variant| 1.0 + 0.25 * variant as f32).collect();
+        let y = [unset(rows * half), unset(rows * half)];
+        Operands { ids: [positions, variants], x: [inv_freq, scaling], y }
+    }
+
+    fn call(
+        &self,
+        device: &Device,
+        [positions, variants]: [Slice<'_, u32>; 2],
+        [inv_freq, scaling]: [Slice<'_, f32>; 2],
+        [cos, sin]: [SliceMut<'_, f32>; 2],
+    ) -> Result<()> {
+        Tables { rows: self.rows, half: self.half, positions, variants, inv_freq, scaling, cos, sin }.run(device)
+    }
+
+    fn reference<R: Real>(&self, ids: [&[u32]; 2], [inv_freq, scaling]: [&[R]; 2], _: [Vec<R>; 2]) -> [Vec<R>; 2] {
+        let (cos, sin) = reference::tables(self.half, ids[0], ids[1], inv_freq, scaling);
+        [cos, sin]
+    }
+}
+
+impl Kernel<0, 2, 1> for RotateShape {
+    const OUTPUTS: [&'static str; 1] = ["x"];
+
+    fn operands(&self) -> Operands<0, 2, 1> {
+        let RotateShape { rows, heads, head_dim, rotary_dim, .. } = *self;
+        let mut inputs = Inputs::of(&[rows, heads, head_dim, rotary_dim]);
+        let n = rows * rotary_dim / 2;
+        let x = inputs.normal(rows * heads * head_dim, 1.0);
+        Operands { ids: [], x: [inputs.normal(n, 0.7), inputs.normal(n, 0.7)], y: [x] }
+    }
+
+    fn call(
+        &self,
+        device: &Device,
+        _: [Slice<'_, u32>; 0],
+        [cos, sin]: [Slice<'_, f32>; 2],
+        [x]: [SliceMut<'_, f32>; 1],
+    ) -> Result<()> {
+        let RotateShape { rows, heads, head_dim, rotary_dim, direction } = *self;
+        Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, x }.run(device)
+    }
+
+    fn reference<R: Real>(&self, _: [&[u32]; 0], [cos, sin]: [&[R]; 2], [mut x]: [Vec<R>; 1]) -> [Vec<R>; 1] {
+        reference::rotate([self.heads, self.head_dim, self.rotary_dim], self.direction, cos, sin, &mut x);
+        [x]
+    }
 }

@@ -100,3 +100,6 @@ impl Rotate<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,19 +3,19 @@
 use super::Direction;
 use crate::real::Real;
 
-/// `cos` and `sin` of every row. The angle is a product in f32 by definition, the rest is in `R`.
+/// `cos` and `sin` of every row. The angle is a product of f32 numbers in f32 by definition, the rest is in `R`.
 pub fn tables<R: Real>(
     half: usize,
     positions: &[u32],
     variants: &[u32],
-    inv_freq: &[f32],
-    scaling: &[f32],
+    inv_freq: &[R],
+    scaling: &[R],
 ) -> (Vec<R>, Vec<R>) {
     let (mut cos, mut sin) = (Vec::new(), Vec::new());
     for (&position, &variant) in positions.iter().zip(variants) {
-        let scaling = R::from_f64(f64::from(scaling[variant as usize]));
+        let scaling = scaling[variant as usize];
         for &inv_freq in &inv_freq[variant as usize * half..][..half] {
-            let angle = R::from_f64(f64::from(position as f32 * inv_freq));
+            let angle = R::from_f32(position as f32 * inv_freq.to_f64() as f32);
             cos.push(scaling * angle.cos());
             sin.push(scaling * angle.sin());
         }
@@ -25,9 +25,7 @@ pub fn tables<R: Real>(
 
 /// Rotates `x` `[rows, heads * head_dim]` in place; `cos` and `sin` are `[rows, rotary_dim / 2]`.
 pub fn rotate<R: Real>(
-    heads: usize,
-    head_dim: usize,
-    rotary_dim: usize,
+    [heads, head_dim, rotary_dim]: [usize; 3],
     direction: Direction,
     cos: &[R],
     sin: &[R],

@@ -163,3 +163,6 @@ fn check_part(
     let end = first.saturating_add(n);
     check_size(kernel, argument, end, end <= cols, want)
 }
+
+#[cfg(test)]
+mod tests;

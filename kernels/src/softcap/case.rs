@@ -1,7 +1,49 @@
-//! Shapes.
+//! Shapes: one row of Gemma 2's logits, timed; lengths around the vectors, for the tests.
 
-use crate::case::Case;
+use super::{Softcap, reference};
+use crate::case::operands::{Kernel, Label, Operands};
+use crate::case::{Case, Inputs};
+use crate::real::Real;
+use crate::{Device, Result, Slice, SliceMut};
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub len: usize,
+    pub cap: f32,
+}
 
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    let timed = [256_000].map(|len| (len, true));
+    let odd = [0, 1, 15, 16, 17, 1001].map(|len| (len, false));
+    let mut cases = Vec::new();
+    for (len, timed) in timed.into_iter().chain(odd) {
+        let shape = format!("[{len}] cap 30");
+        let (flops, bytes) = (24.0 * len as f64, 8.0 * len as f64);
+        cases.push(Label { kernel: "softcap", shape, flops, bytes, timed }.case(Shape { len, cap: 30.0 }));
+    }
+    cases
+}
+
+impl Kernel<0, 0, 1> for Shape {
+    const OUTPUTS: [&'static str; 1] = ["x"];
+    const FUNCTION_ULPS: f64 = 5.0; // tanh
+
+    fn operands(&self) -> Operands<0, 0, 1> {
+        // three caps either way
+        Operands { ids: [], x: [], y: [Inputs::of(&[self.len]).normal(self.len, 40.0)] }
+    }
+
+    fn call(
+        &self,
+        device: &Device,
+        _: [Slice<'_, u32>; 0],
+        _: [Slice<'_, f32>; 0],
+        [x]: [SliceMut<'_, f32>; 1],
+    ) -> Result<()> {
+        Softcap { len: self.len, cap: self.cap, x }.run(device)
+    }
+
+    fn reference<R: Real>(&self, _: [&[u32]; 0], _: [&[R]; 0], [x]: [Vec<R>; 1]) -> [Vec<R>; 1] {
+        [reference::softcap(R::from_f32(self.cap), &x)]
+    }
 }

@@ -26,3 +26,6 @@ impl Softcap<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,3 +22,6 @@ impl SumSquares<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

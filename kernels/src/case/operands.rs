@@ -1,0 +1,157 @@
+//! Cases of kernels whose operands are slices of f32, and of indices: the call and the definition are written once, this file
+//! makes the buffers, restores what a run changes, and compares.
+
+use super::{Case, Comparison, Prepared, max_error};
+use crate::real::{Real, widen};
+use crate::{Buffer, Device, Result, Slice, SliceMut};
+use std::sync::Arc;
+
+/// One kernel at one shape.
+pub(crate) trait Kernel<const IDS: usize, const IN: usize, const OUT: usize>: Send + Sync + 'static {
+    /// Names of the outputs.
+    const OUTPUTS: [&'static str; OUT];
+    /// How much farther from the truth the fast functions may be than those of the standard library, in units in the last place of
+    /// the largest output: what [`crate::cpu::simd::Simd`] promises for the function the kernel is made of.
+    const FUNCTION_ULPS: f64 = 0.0;
+
+    /// The operands of this shape, from [`super::Inputs::of`] its sizes.
+    fn operands(&self) -> Operands<IDS, IN, OUT>;
+
+    /// The call.
+    fn call(
+        &self,
+        device: &Device,
+        ids: [Slice<'_, u32>; IDS],
+        x: [Slice<'_, f32>; IN],
+        y: [SliceMut<'_, f32>; OUT],
+    ) -> Result<()>;
+
+    /// The outputs by definition; `y` is what they held before.
+    fn reference<R: Real>(&self, ids: [&[u32]; IDS], x: [&[R]; IN], y: [Vec<R>; OUT]) -> [Vec<R>; OUT];
+}
+
+/// What a call reads, and what its outputs hold before it.
+#[derive(Debug, Clone)]
+pub(crate) struct Operands<const IDS: usize, const IN: usize, const OUT: usize> {
+    pub ids: [Vec<u32>; IDS],
+    pub x: [Vec<f32>; IN],
+    pub y: [Vec<f32>; OUT],
+}
+
+/// What an output holds before a call that only writes it: an element that is not written shows.
+pub(crate) fn unset(len: usize) -> Vec<f32> {
+    vec![f32::NAN; len]
+}
+
+/// The description of a case, beside its kernel.
+pub(crate) struct Label {
+    pub kernel: &'static str,
+    pub shape: String,
+    pub flops: f64,
+    pub bytes: f64,
+    pub timed: bool,
+}
+
+impl Label {
+    /// The case of this kernel.
+    pub(crate) fn case<const IDS: usize, const IN: usize, const OUT: usize>(
+        self,
+        kernel: impl Kernel<IDS, IN, OUT>,
+    ) -> Case {
+        let Label { kernel: name, shape, flops, bytes, timed } = self;
+        let kernel = Arc::new(kernel);
+        let prepare = Box::new(move |device: &Device| -> Result<Box<dyn Prepared>> {
+            Ok(Box::new(Run::new(kernel.clone(), device)?))
+        });
+        Case { kernel: name, shape, flops, bytes, timed, prepare }
+    }
+}
+
+struct Run<K, const IDS: usize, const IN: usize, const OUT: usize> {
+    kernel: Arc<K>,
+    device: Device,
+    operands: Operands<IDS, IN, OUT>,
+    ids: [Buffer<u32>; IDS],
+    x: [Buffer<f32>; IN],
+    before: [Buffer<f32>; OUT],
+    y: [Buffer<f32>; OUT],
+}
+
+impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usize> Run<K, IDS, IN, OUT> {
+    fn new(kernel: Arc<K>, device: &Device) -> Result<Self> {
+        let operands = kernel.operands();
+        let upload = |values: &[Vec<f32>]| -> Result<Vec<Buffer<f32>>> {
+            values.iter().map(|values| device.upload("operand", values)).collect()
+        };
+        let ids = operands.ids.iter().map(|ids| device.upload("ids", ids)).collect::<Result<Vec<_>>>()?;
+        Ok(Run {
+            kernel,
+            device: device.clone(),
+            ids: sized(ids),
+            x: sized(upload(&operands.x)?),
+            before: sized(upload(&operands.y)?),
+            y: sized(upload(&operands.y)?),
+            operands,
+        })
+    }
+
+    fn exact<R: Real>(&self) -> [Vec<R>; OUT] {
+        let x = self.operands.x.each_ref().map(|x| widen::<R>(x));
+        let y = self.operands.y.each_ref().map(|y| widen::<R>(y));
+        self.kernel.reference(self.operands.ids.each_ref().map(Vec::as_slice), x.each_ref().map(Vec::as_slice), y)
+    }
+}
+
+fn sized<T: std::fmt::Debug, const N: usize>(values: Vec<T>) -> [T; N] {
+    values.try_into().expect("one buffer per operand")
+}
+
+impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usize> Prepared for Run<K, IDS, IN, OUT> {
+    fn reset(&mut self) -> Result<()> {
+        for (y, before) in self.y.iter_mut().zip(&self.before) {
+            y.view_mut().copy_from(before.view());
+        }
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let ids = self.ids.each_ref().map(Buffer::view);
+        let x = self.x.each_ref().map(Buffer::view);
+        self.kernel.call(&self.device, ids, x, self.y.each_mut().map(Buffer::view_mut))
+    }
+
+    fn check(&self) -> Vec<Comparison> {
+        let (exact, naive) = (self.exact::<f64>(), self.exact::<f32>());
+        let mut comparisons = Vec::new();
+        for j in 0..OUT {
+            let got = self.y[j].download();
+            let mut comparison = Comparison::with_naive(K::OUTPUTS[j], &got, &exact[j], &naive[j]);
+            let largest = max_error(&vec![0.0; exact[j].len()], &exact[j]);
+            comparison.bound += K::FUNCTION_ULPS * f64::from(f32::EPSILON) * largest;
+            comparisons.push(comparison);
+        }
+        comparisons
+    }
+}
+
+/// Runs the kernel on every instruction set with 1, 2 and 3 threads: the same bits each time.
+///
+/// # Panics
+/// Where they differ.
+#[cfg(test)]
+pub(crate) fn check_thread_counts<const IDS: usize, const IN: usize, const OUT: usize>(
+    kernel: impl Kernel<IDS, IN, OUT>,
+) {
+    let kernel = Arc::new(kernel);
+    for isa in crate::cpu::Isa::available() {
+        let mut first: Option<[Vec<u32>; OUT]> = None;
+        for threads in [1, 2, 3] {
+            let device = Device::cpu_with(Some(threads), isa).unwrap();
+            let mut run = Run::new(kernel.clone(), &device).unwrap();
+            run.run().unwrap();
+            let bits = run.y.each_ref().map(|y| y.download().into_iter().map(f32::to_bits).collect::<Vec<_>>());
+            let first = first.get_or_insert_with(|| bits.clone());
+            assert!(*first == bits, "{threads} threads give other bits than 1 on {}", isa.name());
+        }
+    }
+}

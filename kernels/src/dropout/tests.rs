@@ -1,0 +1,103 @@
+//! Against the reference, statistics of the mask, and that it is a function of its place alone.
+
+use super::*;
+use crate::KernelError;
+use crate::case::{Inputs, check_all};
+use crate::cpu::Isa;
+
+fn device(threads: usize) -> Device {
+    Device::cpu(Some(threads)).unwrap()
+}
+
+fn apply(device: &Device, cols: usize, p: f32, key: Key, first_row: u64, x: &[f32]) -> Vec<f32> {
+    let (x, mut y) = (device.upload("x", x).unwrap(), device.alloc("y", x.len()).unwrap());
+    let rows = x.len() / cols;
+    Dropout { rows, cols, p, key, first_row, x: x.view(), y: y.view_mut() }.run(device).unwrap();
+    y.download()
+}
+
+#[test]
+fn agrees_with_the_reference() {
+    check_all(&case::cases());
+}
+
+/// A kept share of a million draws has a standard deviation of `sqrt(p (1 - p) / n)`; five of them are passed once in two million
+/// seeds. The same for each column class, so that no word of a Philox block is favoured.
+#[test]
+fn the_kept_share_is_one_minus_p() {
+    let (rows, cols) = (1024, 1024);
+    let device = device(2);
+    let ones = vec![1.0; rows * cols];
+    for p in [0.01, 0.1, 0.5, 0.9] {
+        let y = apply(&device, cols, p, Key::new(11, 0, 5), 0, &ones);
+        let scale = 1.0 / (1.0 - p);
+        assert!(y.iter().all(|&y| y == 0.0 || (y - scale).abs() <= f32::EPSILON * scale), "kept ones are scaled");
+        for class in 0..4 {
+            let kept = y.iter().skip(class).step_by(4).filter(|y| **y != 0.0).count() as f64;
+            let n = (rows * cols / 4) as f64;
+            let deviation = (f64::from(p) * (1.0 - f64::from(p)) / n).sqrt();
+            let share = kept / n;
+            assert!((share - (1.0 - f64::from(p))).abs() < 5.0 * deviation, "p {p}, class {class}: {share}");
+        }
+    }
+}
+
+#[test]
+fn p_zero_is_the_identity() {
+    let x = Inputs::of(&[577]).normal(3 * 577, 1.0);
+    assert_eq!(apply(&device(1), 577, 0.0, Key::new(1, 1, 1), 0, &x), x);
+}
+
+/// The gradient of a kept element is the factor it was kept with: the call on ones gives the mask of the call on anything.
+#[test]
+fn forward_and_backward_have_the_same_mask() {
+    let (key, device) = (Key::new(3, 1, 4), device(2));
+    let x = Inputs::of(&[65]).normal(300 * 65, 1.0);
+    let y = apply(&device, 65, 0.3, key, 9, &x);
+    let dx = apply(&device, 65, 0.3, key, 9, &vec![1.0; x.len()]);
+    for i in 0..x.len() {
+        assert_eq!(y[i], x[i] * dx[i], "element {i}");
+    }
+}
+
+#[test]
+fn the_mask_of_a_row_depends_on_its_number_alone() {
+    let (cols, key) = (67, Key::new(3, 1, 4));
+    let x = vec![1.0; 500 * cols];
+    for isa in Isa::available() {
+        let [one, two, three] = [1, 2, 3].map(|threads| {
+            let device = Device::cpu_with(Some(threads), isa).unwrap();
+            apply(&device, cols, 0.5, key, 100, &x)
+        });
+        assert!(one == two && two == three, "thread counts on {}", isa.name());
+        let device = Device::cpu_with(Some(1), isa).unwrap();
+        assert_eq!(apply(&device, cols, 0.5, key, 303, &x[..cols]), one[203 * cols..204 * cols], "{}", isa.name());
+    }
+}
+
+#[test]
+fn other_seeds_steps_and_places_have_other_masks() {
+    let device = device(1);
+    let x = vec![1.0; 1000];
+    let masks: Vec<_> = [Key::new(1, 1, 1), Key::new(2, 1, 1), Key::new(1, 2, 1), Key::new(1, 1, 2)]
+        .into_iter()
+        .map(|key| apply(&device, 100, 0.5, key, 0, &x))
+        .collect();
+    for i in 0..masks.len() {
+        for j in 0..i {
+            let same = masks[i].iter().zip(&masks[j]).filter(|(a, b)| a == b).count() as f64;
+            // of 1000 independent coins 500 agree, with a standard deviation of 15.8: within five of them
+            assert!((same - 500.0).abs() < 79.0, "masks {i} and {j} agree in {same} places");
+        }
+    }
+}
+
+#[test]
+fn wrong_lengths_are_refused_by_name() {
+    let device = device(1);
+    let (x, mut y) = (device.zeros("x", 5).unwrap(), device.zeros("y", 6).unwrap());
+    let (key, first_row) = (Key::new(0, 0, 0), 0);
+    let error =
+        Dropout { rows: 2, cols: 3, p: 0.1, key, first_row, x: x.view(), y: y.view_mut() }.run(&device).unwrap_err();
+    assert_eq!(error, KernelError::Shape { kernel: "dropout", argument: "x", got: 5, want: 6 });
+}

@@ -1,0 +1,52 @@
+//! Against the reference, rows as they are in the table, refusals.
+
+use super::*;
+use crate::case::{Inputs, check_all};
+use crate::cpu::Isa;
+use half::bf16;
+
+#[test]
+fn agrees_with_the_reference() {
+    check_all(&case::cases());
+}
+
+/// Widening is exact, so there is no tolerance; two threads cut the rows into blocks, one does not.
+#[test]
+fn rows_are_those_of_the_table_whatever_the_thread_count() {
+    let (rows, hidden_size, vocab_size) = (1000, 45, 37);
+    let mut inputs = Inputs::of(&[rows, hidden_size, vocab_size]);
+    let ids: Vec<u32> = (0..rows).map(|_| inputs.below(vocab_size) as u32).collect();
+    let table: Vec<bf16> = inputs.normal_bf16(vocab_size * hidden_size, 1.0);
+    let want: Vec<f32> = ids
+        .iter()
+        .flat_map(|&id| table[id as usize * hidden_size..][..hidden_size].iter().map(|x| x.to_f32()))
+        .collect();
+    for isa in Isa::available() {
+        for threads in [1, 2, 3] {
+            let device = Device::cpu_with(Some(threads), isa).unwrap();
+            let (ids, table) = (device.upload("ids", &ids).unwrap(), device.upload("table", &table).unwrap());
+            let mut y = device.alloc("y", rows * hidden_size).unwrap();
+            let table = WeightSlice::Bf16(table.view());
+            Forward { rows, hidden_size, vocab_size, ids: ids.view(), table, scale: 1.0, y: y.view_mut() }
+                .run(&device)
+                .unwrap();
+            assert_eq!(y.download(), want, "{threads} threads, {}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn ids_beyond_the_vocabulary_and_wrong_lengths_are_refused() {
+    let device = Device::cpu_with(Some(1), Isa::Portable).unwrap();
+    let (ids, table) = (device.upload("ids", &[0u32, 4]).unwrap(), device.zeros::<f32>("table", 12).unwrap());
+    let mut y = device.zeros("y", 6).unwrap();
+    let mut error = |rows, vocab_size| {
+        let table = table.view().into();
+        Forward { rows, hidden_size: 3, vocab_size, ids: ids.view(), table, scale: 1.0, y: y.view_mut() }
+            .run(&device)
+            .unwrap_err()
+    };
+    assert_eq!(error(2, 4), KernelError::TokenId { kernel: "embed", row: 1, id: 4, vocab_size: 4 });
+    assert_eq!(error(2, 5), KernelError::Shape { kernel: "embed", argument: "table", got: 12, want: 15 });
+    assert_eq!(error(3, 4), KernelError::Shape { kernel: "embed", argument: "ids", got: 2, want: 3 });
+}

@@ -1,0 +1,113 @@
+//! Against the reference, the rotation as a matrix, equalities on bits, refusals.
+
+use super::case::{RotateShape, TablesShape};
+use super::*;
+use crate::case::operands::check_thread_counts;
+use crate::case::{Inputs, check_all, gradient};
+use crate::cpu::Isa;
+
+#[test]
+fn agrees_with_the_reference() {
+    check_all(&case::cases());
+}
+
+#[test]
+fn backward_is_the_derivative_of_forward() {
+    let sizes = [2, 7, 6];
+    let (rows, half) = (3, 3);
+    let mut inputs = Inputs::of(&sizes);
+    let mut draw = |n| -> Vec<f64> { inputs.normal(n, 1.0).into_iter().map(f64::from).collect() };
+    // any two numbers, not a cosine and a sine: the scaled tables of yarn are no rotation either
+    let (cos, sin) = (draw(rows * half), draw(rows * half));
+    let (x, dy) = (draw(rows * 14), draw(rows * 14));
+    let loss = |x: &[f64]| {
+        let mut y = x.to_vec();
+        reference::rotate(sizes, Direction::Forward, &cos, &sin, &mut y);
+        gradient::dot(&dy, &y)
+    };
+    let mut dx = dy.clone();
+    reference::rotate(sizes, Direction::Backward, &cos, &sin, &mut dx);
+    gradient::assert_same(&dx, &gradient::by_differences(&x, loss));
+}
+
+/// A product of two rotated vectors depends on the distance of their positions alone: what the encoding is for.
+#[test]
+fn scores_depend_on_the_distance() {
+    let half = 4;
+    let inv_freq: Vec<f64> = (0..half).map(|i| f64::from(0.5f32.powi(i))).collect();
+    let mut inputs = Inputs::of(&[half as usize]);
+    let mut draw = || -> Vec<f64> { inputs.normal(8, 1.0).into_iter().map(f64::from).collect() };
+    let (q, k) = (draw(), draw());
+    let score = |q_at, k_at| {
+        // powers of two times small integers: the product in f32 is exact
+        let (cos, sin) = reference::tables(half as usize, &[q_at, k_at], &[0, 0], &inv_freq, &[1.0]);
+        let (mut q, mut k) = (q.clone(), k.clone());
+        reference::rotate([1, 8, 8], Direction::Forward, &cos[..4], &sin[..4], &mut q);
+        reference::rotate([1, 8, 8], Direction::Forward, &cos[4..], &sin[4..], &mut k);
+        gradient::dot(&q, &k)
+    };
+    assert!((score(17, 5) - score(112, 100)).abs() < 1e-12, "{} {}", score(17, 5), score(112, 100));
+    assert!((score(17, 5) - score(17, 6)).abs() > 1e-3);
+}
+
+#[test]
+fn threads_do_not_change_bits() {
+    check_thread_counts(TablesShape { rows: 301, half: 33, n_variants: 2 });
+    for direction in [Direction::Forward, Direction::Backward] {
+        check_thread_counts(RotateShape { rows: 301, heads: 3, head_dim: 40, rotary_dim: 34, direction });
+    }
+}
+
+/// Nothing in the kernel is fused or reordered, so there is no tolerance.
+#[test]
+fn rotation_has_the_bits_of_the_reference_in_f32() {
+    let (rows, sizes @ [heads, head_dim, rotary_dim]) = (5, [3, 40, 34]);
+    let mut inputs = Inputs::of(&sizes);
+    let x = inputs.normal(rows * heads * head_dim, 1.0);
+    let (cos, sin) = (inputs.normal(rows * rotary_dim / 2, 1.0), inputs.normal(rows * rotary_dim / 2, 1.0));
+    for direction in [Direction::Forward, Direction::Backward] {
+        let mut want = x.clone();
+        reference::rotate(sizes, direction, &cos, &sin, &mut want);
+        for isa in Isa::available() {
+            let device = Device::cpu_with(Some(1), isa).unwrap();
+            let (cos, sin) = (device.upload("cos", &cos).unwrap(), device.upload("sin", &sin).unwrap());
+            let mut x = device.upload("x", &x).unwrap();
+            let (cos, sin) = (cos.view(), sin.view());
+            Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, x: x.view_mut() }.run(&device).unwrap();
+            assert_eq!(x.download(), want, "{direction:?} on {}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn wrong_sizes_are_refused_by_name() {
+    let device = Device::cpu_with(Some(1), Isa::Portable).unwrap();
+    let three = device.zeros("three", 3).unwrap();
+    let mut x = device.zeros("x", 6).unwrap();
+    let mut rotate = |rotary_dim, head_dim| {
+        let (cos, sin, direction) = (three.view(), three.view(), Direction::Forward);
+        Rotate { rows: 1, heads: 1, head_dim, rotary_dim, direction, cos, sin, x: x.view_mut() }.run(&device)
+    };
+    let (kernel, want) = ("rope.rotate", "even and at most head_dim");
+    assert_eq!(rotate(5, 6).unwrap_err(), KernelError::Size { kernel, argument: "rotary_dim", got: 5, want });
+    assert_eq!(rotate(8, 6).unwrap_err(), KernelError::Size { kernel, argument: "rotary_dim", got: 8, want });
+    assert_eq!(rotate(6, 7).unwrap_err(), KernelError::Shape { kernel, argument: "x", got: 6, want: 7 });
+    assert_eq!(rotate(6, 6), Ok(()));
+
+    let ids = device.upload("ids", &[0u32, 2]).unwrap();
+    let two = device.zeros("two", 2).unwrap();
+    let [mut cos, mut sin] = [(); 2].map(|()| device.zeros("table", 2).unwrap());
+    let error = Tables {
+        rows: 2,
+        half: 1,
+        positions: ids.view(),
+        variants: ids.view(),
+        inv_freq: two.view(),
+        scaling: two.view(),
+        cos: cos.view_mut(),
+        sin: sin.view_mut(),
+    }
+    .run(&device)
+    .unwrap_err();
+    assert_eq!(error, KernelError::RowIndex { kernel: "rope.tables", place: 1, index: 2, rows: 2 });
+}

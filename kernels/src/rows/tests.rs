@@ -1,0 +1,88 @@
+//! Against the reference, equalities on bits, refusals.
+
+use super::case::{Columns, ColumnsShape, Indexed, IndexedShape};
+use super::*;
+use crate::case::operands::check_thread_counts;
+use crate::case::{Inputs, check_all};
+use crate::cpu::Isa;
+
+#[test]
+fn agrees_with_the_reference() {
+    check_all(&case::cases());
+}
+
+#[test]
+fn threads_do_not_change_bits() {
+    for kernel in [Indexed::Gather, Indexed::Scatter, Indexed::ScatterAdd] {
+        // 60 rows hit by 300 indices each: the order of the sums shows
+        let indexed_rows = if kernel == Indexed::ScatterAdd { 5 } else { 400 };
+        check_thread_counts(IndexedShape { kernel, n: 300, indexed_rows, cols: 129 });
+    }
+    for kernel in [Columns::Take, Columns::Add] {
+        check_thread_counts(ColumnsShape { kernel, rows: 301, whole: 200, first: 3, part: 129 });
+    }
+}
+
+/// The sums are in the order of the index, so even repeated rows have the bits of the plain loop.
+#[test]
+fn scatter_add_has_the_bits_of_the_reference_in_f32() {
+    let (n, cols) = (700, 67);
+    let mut inputs = Inputs::of(&[n, cols]);
+    let index: Vec<u32> = (0..n).map(|_| inputs.below(3) as u32).collect();
+    let (x, before) = (inputs.normal(n * cols, 1.0), inputs.normal(3 * cols, 1.0));
+    let mut want = before.clone();
+    reference::scatter_add(cols, &index, &x, &mut want);
+    for isa in Isa::available() {
+        let device = Device::cpu_with(Some(2), isa).unwrap();
+        let (index, x) = (device.upload("index", &index).unwrap(), device.upload("x", &x).unwrap());
+        let mut y = device.upload("y", &before).unwrap();
+        ScatterAdd { cols, index: index.view(), x: x.view(), y: y.view_mut() }.run(&device).unwrap();
+        assert_eq!(y.download(), want, "{}", isa.name());
+    }
+}
+
+/// The gradient of a gather is the scatter-add of the same index: `dy · gather(x) = x · scatter_add(dy)`. In whole numbers, so
+/// the sums are exact.
+#[test]
+fn scatter_add_is_the_transpose_of_gather_and_add_columns_of_take_columns() {
+    let mut inputs = Inputs::of(&[7]);
+    let mut whole = |n: usize| -> Vec<f64> { (0..n).map(|_| inputs.below(19) as f64 - 9.0).collect() };
+    let dot = crate::case::gradient::dot;
+
+    let index = [2, 0, 2, 2, 1];
+    let (x, dy) = (whole(4 * 3), whole(5 * 3));
+    let mut dx = vec![0.0; 4 * 3];
+    reference::scatter_add(3, &index, &dy, &mut dx);
+    assert_eq!(dot(&dy, &reference::gather(3, &index, &x)), dot(&x, &dx));
+
+    let (x, dy) = (whole(4 * 7), whole(4 * 3));
+    let mut dx = vec![0.0; 4 * 7];
+    reference::add_columns(7, 2, 3, &dy, &mut dx);
+    assert_eq!(dot(&dy, &reference::take_columns(7, 2, 3, &x)), dot(&x, &dx));
+}
+
+#[test]
+fn wrong_sizes_and_indices_are_refused_by_name() {
+    let device = Device::cpu_with(Some(1), Isa::Portable).unwrap();
+    let (index, x) = (device.upload("index", &[1u32, 3]).unwrap(), device.zeros("x", 6).unwrap());
+    let mut gathered = device.zeros("y", 4).unwrap();
+    let error = Gather { cols: 2, index: index.view(), x: x.view(), y: gathered.view_mut() }.run(&device).unwrap_err();
+    assert_eq!(error, KernelError::RowIndex { kernel: "rows.gather", place: 1, index: 3, rows: 3 });
+    let error = Gather { cols: 4, index: index.view(), x: x.view(), y: gathered.view_mut() }.run(&device).unwrap_err();
+    assert_eq!(error, KernelError::Shape { kernel: "rows.gather", argument: "y", got: 4, want: 8 });
+
+    let mut y = device.zeros("y", 7).unwrap();
+    let four = device.zeros("four", 4).unwrap();
+    let error = Scatter { cols: 2, index: index.view(), x: four.view(), y: y.view_mut() }.run(&device).unwrap_err();
+    assert_eq!(error, KernelError::Shape { kernel: "rows.scatter", argument: "y", got: 7, want: 6 });
+    let error = ScatterAdd { cols: 0, index: index.view(), x: four.view(), y: y.view_mut() }.run(&device).unwrap_err();
+    let want = "at least 1";
+    assert_eq!(error, KernelError::Size { kernel: "rows.scatter_add", argument: "cols", got: 0, want });
+
+    let mut y = device.zeros("y", 4).unwrap();
+    let error = TakeColumns { rows: 2, x_cols: 3, first_col: 2, y_cols: 2, x: x.view(), y: y.view_mut() }
+        .run(&device)
+        .unwrap_err();
+    let (kernel, argument, want) = ("rows.take_columns", "first_col + y_cols", "at most x_cols");
+    assert_eq!(error, KernelError::Size { kernel, argument, got: 4, want });
+}

@@ -1,0 +1,37 @@
+//! Against the reference, equalities on bits, values that are not finite.
+
+use super::*;
+use crate::case::{Inputs, check_all};
+use crate::cpu::Isa;
+
+fn sum(device: &Device, x: &[f32]) -> f64 {
+    let x = device.upload("x", x).unwrap();
+    SumSquares { x: x.view() }.run(device).unwrap()
+}
+
+#[test]
+fn agrees_with_the_reference() {
+    check_all(&case::cases());
+}
+
+/// Which element belongs to which sum is fixed, so instruction sets agree as well.
+#[test]
+fn threads_and_instruction_sets_do_not_change_bits() {
+    let x = Inputs::of(&[300_001]).normal(300_001, 1.0);
+    let want = sum(&Device::cpu_with(Some(1), Isa::Portable).unwrap(), &x).to_bits();
+    for isa in Isa::available() {
+        for threads in [1, 2, 3] {
+            let device = Device::cpu_with(Some(threads), isa).unwrap();
+            assert_eq!(sum(&device, &x).to_bits(), want, "{threads} threads, {}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn large_values_do_not_overflow_and_others_show() {
+    let device = Device::cpu(Some(1)).unwrap();
+    assert_eq!(sum(&device, &[1e30, -1e30]), 2.0 * f64::from(1e30f32) * f64::from(1e30f32));
+    assert_eq!(sum(&device, &[1.0, f32::NEG_INFINITY]), f64::INFINITY);
+    assert!(sum(&device, &[1.0, f32::NAN, 2.0]).is_nan());
+    assert_eq!(sum(&device, &[]), 0.0);
+}
