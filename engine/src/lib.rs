@@ -1,8 +1,14 @@
-//! The engine.
+//! The engine: frozen weights on disk, model families, a reverse-mode tape whose nodes are the transformer's own fused ops,
+//! generation. It knows no text, no preference and no command line.
 
 pub mod autograd;
+mod error;
+pub mod generate;
 mod json;
 pub mod model;
+pub mod ops;
+pub mod rows;
 pub mod weights;
 
+pub use error::EngineError;
 pub use json::JsonError;

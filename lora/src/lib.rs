@@ -1,4 +1,5 @@
-//! Adapters, preference data, objectives, optimiser and trainer.
+//! LoRA adapters, chat templates and tokenisation, preference data, objectives, optimiser and trainer. It prints nothing.
 
 pub mod data;
 pub mod objective;
+pub mod optim;

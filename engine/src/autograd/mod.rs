@@ -1,3 +1,11 @@
-//! Reverse-mode differentiation: f64 scalars for the heads of the losses.
+//! Reverse-mode differentiation: a tape of the transformer's own fused ops, and f64 scalars for the heads of the losses.
 
+mod checkpoint;
+mod grads;
+pub mod param;
 pub mod scalar;
+mod tape;
+
+pub use checkpoint::{Segment, checkpoint};
+pub use grads::{Grads, ParamGrads};
+pub use tape::{Backward, Input, Mode, Saved, Tape, Var};

@@ -1,5 +1,7 @@
-//! Models: their configuration, their families, where they lie on disk.
+//! Models: their configuration, their families, where they lie on disk, and the forward pass that they share.
 
+pub mod adapters;
+mod block;
 pub mod config;
 mod config_json;
 mod error;
@@ -15,7 +17,9 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 pub mod rope_scaling;
+mod transformer;
 
+pub use block::{Block, GateUp, LinearInfo, Qkv};
 pub use config::{LayerConfig, ModelConfig};
 pub use config_json::ConfigJson;
 pub use error::{ConfigError, LocateError};
@@ -23,3 +27,4 @@ pub use generation_config::stop_token_ids;
 pub use layout::{Layout, Norm, Projection};
 pub use locate::{ModelDir, Origin, locate};
 pub use rope_scaling::{RopeConfig, RopeScaling, RopeVariant};
+pub use transformer::{Inputs, Model};

@@ -1,0 +1,110 @@
+//! Gradients on their way back.
+
+use super::param::{Param, ParamId};
+use super::tape::Input;
+use align_kernels::gemm::Accumulate;
+use align_kernels::{Buffer, Device, Result, SliceMut, add};
+use std::collections::BTreeMap;
+
+/// Gradients of the parameters, summed over all backward passes of an optimiser step.
+#[derive(Debug, Default)]
+pub struct ParamGrads {
+    by_id: BTreeMap<ParamId, Buffer<f32>>,
+}
+
+impl ParamGrads {
+    /// The gradient of a parameter, if any backward pass has reached it.
+    pub fn get(&self, id: ParamId) -> Option<&Buffer<f32>> {
+        self.by_id.get(&id)
+    }
+
+    /// All of them, by parameter.
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &Buffer<f32>)> {
+        self.by_id.iter().map(|(id, buffer)| (*id, buffer))
+    }
+}
+
+/// Gradients of the values of one tape, and of the parameters that it reads.
+///
+/// A value that several ops read gets the sum of their gradients.
+pub struct Grads<'a> {
+    device: Device,
+    by_value: BTreeMap<usize, Buffer<f32>>,
+    params: &'a mut ParamGrads,
+}
+
+impl<'a> Grads<'a> {
+    pub(super) fn new(device: Device, params: &'a mut ParamGrads) -> Grads<'a> {
+        Grads { device, by_value: BTreeMap::new(), params }
+    }
+
+    /// The device that the gradients live on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Adds `dx`, `[grad_rows, cols]` of the input, by handing the buffer over.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn give(&mut self, input: Input, dx: Buffer<f32>) -> Result<()> {
+        match self.by_value.get_mut(&input.id) {
+            Some(sum) => add::Add { len: input.len(), x: dx.view(), y: sum.view_mut() }.run(&self.device),
+            None => {
+                self.by_value.insert(input.id, dx);
+                Ok(())
+            }
+        }
+    }
+
+    /// The gradient of an input for a kernel that either sets or adds: with the mode that it must use.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError::OutOfMemory`].
+    pub fn slot(&mut self, input: Input) -> Result<(SliceMut<'_, f32>, Accumulate)> {
+        slot(&self.device, &mut self.by_value, input.id, "gradient", input.len())
+    }
+
+    /// The gradient of an input for a kernel that always adds.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError::OutOfMemory`].
+    pub fn sum(&mut self, input: Input) -> Result<SliceMut<'_, f32>> {
+        let (mut slot, accumulate) = self.slot(input)?;
+        if accumulate == Accumulate::Set {
+            slot.fill(0.0);
+        }
+        Ok(slot)
+    }
+
+    /// The gradient of a parameter, with the mode that the kernel must use.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError::OutOfMemory`].
+    pub fn param(&mut self, param: &Param) -> Result<(SliceMut<'_, f32>, Accumulate)> {
+        slot(&self.device, &mut self.params.by_id, param.id(), "adapter.gradient", param.len())
+    }
+
+    pub(super) fn take(&mut self, id: usize) -> Option<Buffer<f32>> {
+        self.by_value.remove(&id)
+    }
+
+    /// The parameters' gradients alone, for a tape within this one's backward pass.
+    pub(super) fn params(&mut self) -> &mut ParamGrads {
+        self.params
+    }
+}
+
+fn slot<'m, K: Ord + Copy>(
+    device: &Device,
+    map: &'m mut BTreeMap<K, Buffer<f32>>,
+    key: K,
+    name: &'static str,
+    len: usize,
+) -> Result<(SliceMut<'m, f32>, Accumulate)> {
+    use std::collections::btree_map::Entry;
+    Ok(match map.entry(key) {
+        Entry::Occupied(entry) => (entry.into_mut().view_mut(), Accumulate::Add),
+        Entry::Vacant(entry) => (entry.insert(device.alloc(name, len)?).view_mut(), Accumulate::Set),
+    })
+}

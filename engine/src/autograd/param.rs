@@ -1,0 +1,66 @@
+//! Trainable tensors. A [`Param`] and a frozen weight are different types: a gradient for the base does not compile.
+
+use align_kernels::{Buffer, Device, KernelError};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Which parameter of an adapter, counted from 0 in the adapter's own order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParamId(pub usize);
+
+/// A trainable f32 matrix `[rows, cols]`. Clones share the values.
+#[derive(Debug, Clone)]
+pub struct Param {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: ParamId,
+    shape: [usize; 2],
+    values: RwLock<Buffer<f32>>,
+}
+
+impl Param {
+    /// A parameter with the given values, row-major.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if there are not `shape[0] * shape[1]` values; [`KernelError::OutOfMemory`].
+    pub fn new(device: &Device, id: ParamId, shape: [usize; 2], values: &[f32]) -> Result<Param, KernelError> {
+        let want = shape[0] * shape[1];
+        if values.len() != want {
+            return Err(KernelError::Shape { kernel: "param", argument: "values", got: values.len(), want });
+        }
+        let values = RwLock::new(device.upload("adapter", values)?);
+        Ok(Param { inner: Arc::new(Inner { id, shape, values }) })
+    }
+
+    /// Its place in the adapter.
+    pub fn id(&self) -> ParamId {
+        self.inner.id
+    }
+
+    /// `[rows, cols]`
+    pub fn shape(&self) -> [usize; 2] {
+        self.inner.shape
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.inner.shape[0] * self.inner.shape[1]
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values, for a forward or backward pass.
+    pub fn read(&self) -> RwLockReadGuard<'_, Buffer<f32>> {
+        self.inner.values.read().expect("no holder of a parameter's lock panics")
+    }
+
+    /// The values, for the optimiser.
+    pub fn write(&self) -> RwLockWriteGuard<'_, Buffer<f32>> {
+        self.inner.values.write().expect("no holder of a parameter's lock panics")
+    }
+}

@@ -1,0 +1,133 @@
+//! Generation: prefill, then one token a step for the whole batch, through a cache of keys and values.
+
+mod cache;
+mod sampler;
+
+pub use cache::KvCache;
+pub use sampler::{Random, Sampling};
+
+use crate::autograd::{Mode, Tape};
+use crate::model::Model;
+use crate::model::adapters::{AdapterSet, Adapters};
+use crate::rows::{Pass, RowPlan, SequenceTree};
+use align_kernels::{Precision, Result};
+use std::sync::Arc;
+
+/// What to generate, and when to stop.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub max_new_tokens: usize,
+    /// No stop token is chosen before so many new tokens.
+    pub min_new_tokens: usize,
+    /// Every end-of-sequence id of the model.
+    pub stop: Vec<u32>,
+    pub sampling: Sampling,
+    pub precision: Precision,
+    /// Number of the first prompt among all prompts of the run: the random draws of a prompt do not depend on its batch.
+    pub first_sequence: u64,
+}
+
+/// Why a continuation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token, which is the last one.
+    Stop,
+    /// `max_new_tokens`.
+    Length,
+}
+
+/// A continuation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completion {
+    /// New tokens, the stop token included.
+    pub tokens: Vec<u32>,
+    pub finish: Finish,
+}
+
+/// Continues every prompt (none may be empty), in one batch. `on_token` is called with the prompt's place and the token as soon
+/// as it is chosen; the run ends early when it gives back `false`.
+///
+/// # Errors
+/// [`align_kernels::KernelError`]; [`align_kernels::KernelError::TokenId`] for an id outside the vocabulary.
+pub fn generate(
+    model: &Model,
+    adapter: Option<&Arc<AdapterSet>>,
+    prompts: &[Vec<u32>],
+    request: &Request,
+    mut on_token: impl FnMut(usize, u32) -> bool,
+) -> Result<Vec<Completion>> {
+    let device = model.device();
+    let config = model.config();
+    let batch = prompts.len();
+    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let capacity = longest + request.max_new_tokens;
+    let kv_cols = config.num_key_value_heads * config.head_dim;
+    let mut cache = KvCache::new(device, config.num_hidden_layers, batch, capacity, kv_cols)?;
+    let adapters = Adapters { policy: adapter.cloned(), reference: None };
+
+    let mut sequences: Vec<Vec<u32>> = prompts.to_vec();
+    let mut finished: Vec<Option<Finish>> = vec![None; batch];
+    let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
+    cache.begin_prefill(device, &lengths)?;
+    let plan = prompts_back_to_back(&lengths);
+    let last_rows = plan.trees.iter().map(|tree| tree.prompt.end as u32 - 1).collect();
+    let pass = model.pass(plan, adapters.clone(), None, request.precision)?;
+    let ids = device.upload("generate.ids", &prompts.concat())?;
+    let mut tape = Tape::new(device, pass, Mode::Inference);
+    let mut logits = model.logits(&mut tape, &ids, last_rows, &mut cache)?;
+
+    for step in 0..request.max_new_tokens {
+        let host = logits.download();
+        let banned: &[u32] = if step < request.min_new_tokens { &request.stop } else { &[] };
+        for (b, row) in host.chunks_exact(config.vocab_size).enumerate() {
+            if finished[b].is_some() {
+                continue;
+            }
+            let sequence = request.first_sequence + b as u64;
+            let token = request.sampling.choose(row, &sequences[b], banned, sequence, step as u64);
+            sequences[b].push(token);
+            if request.stop.contains(&token) {
+                finished[b] = Some(Finish::Stop);
+            } else if step + 1 == request.max_new_tokens {
+                finished[b] = Some(Finish::Length);
+            }
+            if !on_token(b, token) {
+                finished.iter_mut().for_each(|finish| *finish = finish.or(Some(Finish::Length)));
+            }
+        }
+        if finished.iter().all(Option::is_some) {
+            break;
+        }
+        // a finished sequence stays in the batch at its last token: its row is computed and not used
+        let ids: Vec<u32> = sequences.iter().map(|tokens| tokens[tokens.len() - 1]).collect();
+        let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+        let positions: Vec<u32> = lengths.iter().map(|length| *length as u32 - 1).collect();
+        cache.begin_decode(device, &lengths)?;
+        let plan = RowPlan { policy: 0, detached: batch, reference: 0, trees: Vec::new() };
+        let ropes = model.rope_tables(&positions, &lengths)?;
+        let pass = Pass::new(plan, ropes, adapters.clone(), None, request.precision);
+        let ids = device.upload("generate.ids", &ids)?;
+        let mut tape = Tape::new(device, pass, Mode::Inference);
+        logits = model.logits(&mut tape, &ids, (0..batch as u32).collect(), &mut cache)?;
+    }
+    Ok(sequences
+        .into_iter()
+        .zip(prompts)
+        .zip(finished)
+        .map(|((tokens, prompt), finish)| Completion {
+            tokens: tokens[prompt.len()..].to_vec(),
+            finish: finish.unwrap_or(Finish::Length),
+        })
+        .collect())
+}
+
+/// Prompts as trees without branches; no row has a gradient.
+fn prompts_back_to_back(lengths: &[usize]) -> RowPlan {
+    let mut trees = Vec::with_capacity(lengths.len());
+    let mut row = 0;
+    for length in lengths {
+        trees.push(SequenceTree { prompt: row..row + length, branches: Vec::new() });
+        row += length;
+    }
+    RowPlan { policy: 0, detached: row, reference: 0, trees }
+}

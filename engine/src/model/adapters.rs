@@ -1,0 +1,56 @@
+//! Low-rank updates of linear layers, as the model's forward pass sees them.
+
+use crate::autograd::param::Param;
+use std::sync::Arc;
+
+/// Which linear layer of a model, counted from 0 in the order of [`super::Model::linears`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinearId(pub usize);
+
+/// `y += scaling * (x · lora_aᵀ) · lora_bᵀ`. Source: arXiv 2106.09685, eq. 3.
+#[derive(Debug, Clone)]
+pub struct LowRank {
+    /// `[rank, in_features]`
+    pub lora_a: Param,
+    /// `[out_features, rank]`
+    pub lora_b: Param,
+    /// `alpha / rank`, or `alpha / sqrt(rank)` (rsLoRA)
+    pub scaling: f32,
+}
+
+/// The low-rank updates of one adapter: at most one for each linear layer.
+#[derive(Debug, Clone, Default)]
+pub struct AdapterSet {
+    by_linear: Vec<Option<LowRank>>,
+}
+
+impl AdapterSet {
+    /// An adapter for a model with `linears` linear layers, without updates.
+    pub fn new(linears: usize) -> AdapterSet {
+        AdapterSet { by_linear: vec![None; linears] }
+    }
+
+    /// Puts an update on a linear layer.
+    pub fn insert(&mut self, linear: LinearId, update: LowRank) {
+        self.by_linear[linear.0] = Some(update);
+    }
+
+    /// The update of a linear layer.
+    pub fn get(&self, linear: LinearId) -> Option<&LowRank> {
+        self.by_linear.get(linear.0).and_then(Option::as_ref)
+    }
+
+    /// All updates, with their layers.
+    pub fn iter(&self) -> impl Iterator<Item = (LinearId, &LowRank)> {
+        self.by_linear.iter().enumerate().filter_map(|(i, update)| Some((LinearId(i), update.as_ref()?)))
+    }
+}
+
+/// The adapters of the two models that ride in one pass. `None` is the bare base.
+#[derive(Debug, Clone, Default)]
+pub struct Adapters {
+    /// On policy rows, with and without a gradient.
+    pub policy: Option<Arc<AdapterSet>>,
+    /// On reference rows.
+    pub reference: Option<Arc<AdapterSet>>,
+}

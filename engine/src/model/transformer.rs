@@ -1,0 +1,262 @@
+//! A decoder-only transformer over frozen weights: loading, the forward pass, logits.
+
+use super::adapters::{Adapters, LinearId};
+use super::block::{Block, GateUp, LinearInfo, Qkv};
+use super::layout::{Layout, Norm, Projection};
+use super::{ModelConfig, RopeConfig, RopeVariant};
+use crate::autograd::{Segment, Tape, Var, checkpoint};
+use crate::error::EngineError;
+use crate::generate::KvCache;
+use crate::ops::{self, Linear, ScoredTokens, TokenLogps};
+use crate::rows::{Dropout, Pass, RopeTable, RowPlan};
+use crate::weights::{Checkpoint, Frozen, FrozenVector, LoadError};
+use align_kernels::gemm::{self, Accumulate};
+use align_kernels::softcap::Softcap;
+use align_kernels::{Buffer, Device, Precision, Result};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A model on a device. The weights stay in their files, mapped.
+#[derive(Debug)]
+pub struct Model {
+    device: Device,
+    config: ModelConfig,
+    embed_tokens: Frozen,
+    blocks: Vec<Arc<Block>>,
+    norm: FrozenVector,
+    lm_head: Frozen,
+    linears: Vec<LinearInfo>,
+}
+
+/// The tokens of a forward pass, and those that are scored.
+#[derive(Debug)]
+pub struct Inputs {
+    /// One id for each row of the pass's plan.
+    pub ids: Buffer<u32>,
+    pub scored: ScoredTokens,
+    /// Whether entropy and the other side outputs are wanted.
+    pub with_extras: bool,
+}
+
+impl Model {
+    /// Takes the weights that `config` names from a checkpoint.
+    ///
+    /// # Errors
+    /// [`EngineError`] for a missing tensor, a shape other than the configuration implies, or a format that is not supported.
+    pub fn load(device: &Device, config: ModelConfig, checkpoint: &Checkpoint) -> Result<Model, EngineError> {
+        let layout = Layout::of(&config, checkpoint);
+        let mut linears = Vec::new();
+        let mut blocks = Vec::with_capacity(config.num_hidden_layers);
+        for (layer_idx, layer) in config.layers.iter().enumerate() {
+            let mut linear = |projection: Projection| -> Result<Linear, EngineError> {
+                let [out_features, in_features] = projection.shape(&config);
+                let weight =
+                    checkpoint.frozen(device, &layout.weight(layer_idx, projection), [out_features, in_features])?;
+                let bias = match projection.has_bias(&config) {
+                    true => Some(checkpoint.vector(device, &layout.bias(layer_idx, projection), out_features)?),
+                    false => None,
+                };
+                let id = LinearId(linears.len());
+                linears.push(LinearInfo {
+                    id,
+                    name: config.module_path(layer_idx, projection),
+                    in_features,
+                    out_features,
+                });
+                Ok(Linear { id, weight, bias })
+            };
+            // in the order of `ModelConfig::projections`: ids follow the order of use
+            let qkv = match config.fused_projections {
+                true => Qkv::Fused(linear(Projection::Qkv)?),
+                false => {
+                    Qkv::Separate { q: linear(Projection::Q)?, k: linear(Projection::K)?, v: linear(Projection::V)? }
+                }
+            };
+            let o = linear(Projection::O)?;
+            let gate_up = match config.fused_projections {
+                true => GateUp::Fused(linear(Projection::GateUp)?),
+                false => GateUp::Separate { gate: linear(Projection::Gate)?, up: linear(Projection::Up)? },
+            };
+            let down = linear(Projection::Down)?;
+            let norm = |norm: Norm| -> Result<FrozenVector, LoadError> {
+                checkpoint.vector(device, &layout.norm(layer_idx, norm, &config), norm.len(&config))
+            };
+            let post_norm = |which: Norm| config.post_norms.then(|| norm(which)).transpose();
+            blocks.push(Arc::new(Block {
+                input_norm: norm(Norm::PreAttention)?,
+                qkv,
+                qk_norm: config.qk_norm.then(|| Ok::<_, LoadError>([norm(Norm::Q)?, norm(Norm::K)?])).transpose()?,
+                o,
+                post_attention_norm: post_norm(Norm::PostAttention)?,
+                mlp_norm: norm(Norm::PreMlp)?,
+                gate_up,
+                down,
+                post_mlp_norm: post_norm(Norm::PostMlp)?,
+                geometry: Block::geometry(&config, layer),
+                rms_norm_eps: config.rms_norm_eps,
+                norm_offset: config.norm_offset,
+                activation: config.activation,
+                rope: layer.rope,
+            }));
+        }
+        let embedding = [config.vocab_size, config.hidden_size];
+        let embed_tokens = checkpoint.frozen(device, &layout.embed_tokens(), embedding)?;
+        let lm_head = match layout.head_is_tied(&config, checkpoint) {
+            true => embed_tokens.clone(),
+            false => checkpoint.frozen(device, &layout.lm_head(), embedding)?,
+        };
+        let norm = checkpoint.vector(device, &layout.final_norm(), config.hidden_size)?;
+        Ok(Model { device: device.clone(), config, embed_tokens, blocks, norm, lm_head, linears })
+    }
+
+    /// The device that the model runs on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The validated configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// All linear layers of the decoder, in the order of their ids; the output embedding is not one of them.
+    pub fn linears(&self) -> &[LinearInfo] {
+        &self.linears
+    }
+
+    /// The frozen weight of a linear layer, e.g. to merge an adapter into.
+    pub fn linear_weight(&self, id: LinearId) -> &Frozen {
+        let per_block = self.blocks[0].linears().len();
+        let block = &self.blocks[id.0 / per_block];
+        &block.linears()[id.0 % per_block].weight
+    }
+
+    /// What the ops of one forward pass share: rope tables for the plan's positions, adapters, precision.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn pass(
+        &self,
+        plan: RowPlan,
+        adapters: Adapters,
+        dropout: Option<Dropout>,
+        precision: Precision,
+    ) -> Result<Rc<Pass>> {
+        let ropes = self.rope_tables(&plan.positions(), &plan.sequence_lengths())?;
+        Ok(Pass::new(plan, ropes, adapters, dropout, precision))
+    }
+
+    /// Cosines and sines for rows at `positions` of sequences of `lengths` tokens.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn rope_tables(&self, positions: &[u32], lengths: &[usize]) -> Result<Vec<Rc<RopeTable>>> {
+        self.config.ropes.iter().map(|rope| self.rope_table(rope, positions, lengths).map(Rc::new)).collect()
+    }
+
+    fn rope_table(&self, rope: &RopeConfig, positions: &[u32], lengths: &[usize]) -> Result<RopeTable> {
+        let mut variants: Vec<RopeVariant> = Vec::new();
+        let mut keys: Vec<usize> = Vec::new();
+        let variant_of = lengths
+            .iter()
+            .map(|&length| {
+                let key = rope.variant_key(length);
+                let index = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
+                    keys.push(key);
+                    variants.push(rope.variant(length));
+                    keys.len() - 1
+                });
+                index as u32
+            })
+            .collect::<Vec<_>>();
+        if variants.is_empty() {
+            variants.push(rope.variant(0));
+        }
+        RopeTable::new(&self.device, positions, &variant_of, &variants)
+    }
+
+    /// Bytes that one policy row of one layer keeps for the backward pass when the layer is not recomputed: the inputs of the
+    /// norms, of the linear layers with an update, of the gate, and what attention reads, in f32.
+    pub fn kept_bytes_per_row(&self) -> u64 {
+        let config = &self.config;
+        let q = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        let norms = if config.post_norms { 6 } else { 4 } * config.hidden_size;
+        let heads = if config.qk_norm { q + kv } else { 0 };
+        4 * (norms + heads + 2 * q + 2 * kv + 3 * config.intermediate_size) as u64
+    }
+
+    /// Whether two sequences of these lengths are rotated by the same angles, so that they may share a prompt.
+    pub fn same_rope(&self, one: usize, other: usize) -> bool {
+        self.config.ropes.iter().all(|rope| rope.variant_key(one) == rope.variant_key(other))
+    }
+
+    /// Log-probs of the scored tokens. The last `layers_kept` layers keep what their backward pass needs, the others are
+    /// recomputed from their inputs; on a tape that does not record, the number does not matter.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn token_logps(&self, tape: &mut Tape, inputs: &Inputs, layers_kept: usize) -> Result<TokenLogps> {
+        let mut x = self.embed(tape, &inputs.ids)?;
+        let recomputed = self.blocks.len().saturating_sub(layers_kept);
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = if i < recomputed {
+                let block = block.clone();
+                let segment: Segment = Rc::new(move |tape, x| block.forward(tape, x, None));
+                checkpoint(tape, &x, segment)?
+            } else {
+                block.forward(tape, &x, None)?
+            };
+        }
+        let x = ops::gather_rows(tape, &x, &inputs.scored.rows, inputs.scored.policy)?;
+        let x = self.final_norm(tape, &x)?;
+        let cap = self.config.final_logit_softcapping;
+        ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, inputs.with_extras)
+    }
+
+    /// Logits `[index.len(), vocab_size]` of the rows in `index`, through the cache.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn logits(
+        &self,
+        tape: &mut Tape,
+        ids: &Buffer<u32>,
+        index: Vec<u32>,
+        cache: &mut KvCache,
+    ) -> Result<Buffer<f32>> {
+        let mut x = self.embed(tape, ids)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(tape, &x, Some((cache, i)))?;
+        }
+        let index = Rc::new(self.device.upload("logits.rows", &index)?);
+        let x = ops::gather_rows(tape, &x, &index, 0)?;
+        let x = self.final_norm(tape, &x)?;
+        let [vocab_size, hidden_size] = self.lm_head.shape();
+        let mut logits = self.device.alloc("logits", x.rows() * vocab_size)?;
+        gemm::Forward {
+            m: x.rows(),
+            n: vocab_size,
+            k: hidden_size,
+            alpha: 1.0,
+            x: x.view(),
+            w: self.lm_head.view(),
+            y: logits.view_mut(),
+            accumulate: Accumulate::Set,
+            precision: tape.precision(),
+        }
+        .run(&self.device)?;
+        if let Some(cap) = self.config.final_logit_softcapping {
+            Softcap { len: logits.len(), cap, x: logits.view_mut() }.run(&self.device)?;
+        }
+        Ok(logits)
+    }
+
+    fn embed(&self, tape: &mut Tape, ids: &Buffer<u32>) -> Result<Var> {
+        ops::embed(tape, ids, &self.embed_tokens, self.config.embedding_scale)
+    }
+
+    fn final_norm(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        ops::rms_norm(tape, x, &self.norm, self.config.rms_norm_eps, self.config.norm_offset)
+    }
+}

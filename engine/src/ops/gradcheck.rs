@@ -1,0 +1,199 @@
+//! Every op's backward against central differences of its forward.
+//!
+//! The objective is `Σ c∘y` with random `c`, summed in f64. With step `h = 2^-6`, rounding of f32 outputs moves the difference by
+//! about `|y| * 2^-24 / h = 4e-6 |y|` per term, and the third derivative by `h²/6 = 4e-5`: a relative distance of 2e-3 is thirty
+//! times both, and far below what a wrong term would give.
+
+use super::*;
+use crate::autograd::{Mode, ParamGrads, Tape, Var, checkpoint, param::*};
+use crate::model::RopeVariant;
+use crate::model::adapters::{AdapterSet, Adapters, LinearId, LowRank};
+use crate::rows::{Dropout, Pass, RopeTable, RowPlan, SequenceTree};
+use crate::weights::{Frozen, FrozenVector};
+use align_kernels::attention::Geometry;
+use align_kernels::case::Inputs;
+use align_kernels::device::WeightBuffer;
+use align_kernels::gate::Activation;
+use align_kernels::{Device, Precision, Result};
+use std::rc::Rc;
+use std::sync::Arc;
+
+const H: f32 = 1.0 / 64.0;
+const TOLERANCE: f64 = 2e-3;
+
+/// Policy rows 0..6 (a prompt of 3, answers of 2 and 1), reference rows 6..9: a gradient must come from the first alone.
+fn plan() -> RowPlan {
+    RowPlan {
+        policy: 6,
+        detached: 0,
+        reference: 3,
+        trees: vec![
+            SequenceTree { prompt: 0..3, branches: vec![3..5, 5..6] },
+            SequenceTree { prompt: 6..8, branches: vec![8..9] },
+        ],
+    }
+}
+
+const ROWS: usize = 9;
+
+/// Heads of 4, two query heads on one key-value head, a window that bites, a soft-cap that bends.
+const GEOMETRY: Geometry = Geometry {
+    num_attention_heads: 2,
+    num_key_value_heads: 1,
+    head_dim: 4,
+    scale: 0.6,
+    softcap: Some(2.0),
+    sliding_window: Some(4),
+};
+
+/// The constants that the ops read.
+struct World {
+    device: Device,
+    square: Frozen,
+    head: Frozen,
+    norm: FrozenVector,
+    head_norm: FrozenVector,
+    rope: Rc<RopeTable>,
+    adapter: Arc<AdapterSet>,
+    scored: ScoredTokens,
+}
+
+impl World {
+    fn new() -> World {
+        let device = Device::cpu(Some(2)).unwrap();
+        let mut inputs = Inputs::of(&[1]);
+        let mut frozen = |name: &str, shape: [usize; 2]| {
+            let values = inputs.normal(shape[0] * shape[1], 0.5);
+            Frozen::new(name, shape, WeightBuffer::F32(device.upload("test", &values).unwrap()))
+        };
+        let (square, head) = (frozen("square", [8, 8]), frozen("head", [11, 8]));
+        let vector = |len, seed| FrozenVector::new(&device, "norm", &Inputs::of(&[seed]).normal(len, 1.0)).unwrap();
+        let positions = plan().positions();
+        let angles = RopeVariant { inv_freq: vec![1.0, 0.3], scaling: 1.1 };
+        let rope = RopeTable::new(&device, &positions, &[0; ROWS], &[angles]).unwrap();
+        let mut set = AdapterSet::new(1);
+        let param = |id, shape: [usize; 2]| {
+            Param::new(&device, ParamId(id), shape, &Inputs::of(&[7, id]).normal(shape[0] * shape[1], 0.5)).unwrap()
+        };
+        set.insert(LinearId(0), LowRank { lora_a: param(0, [3, 8]), lora_b: param(1, [8, 3]), scaling: 1.5 });
+        let scored = ScoredTokens {
+            rows: Rc::new(device.upload("test", &[2u32, 3, 2, 7]).unwrap()),
+            targets: Rc::new(device.upload("test", &[10u32, 0, 4, 4]).unwrap()),
+            policy: 3,
+        };
+        let (norm, head_norm) = (vector(8, 2), vector(4, 3));
+        World { square, head, norm, head_norm, rope: Rc::new(rope), adapter: Arc::new(set), scored, device }
+    }
+
+    fn pass(&self, dropout: Option<f32>) -> Rc<Pass> {
+        let adapters = Adapters { policy: Some(self.adapter.clone()), reference: None };
+        let dropout = dropout.map(|p| Dropout { p, seed: 5, step: 3, first_row: 0 });
+        Pass::new(plan(), vec![self.rope.clone()], adapters, dropout, Precision::F32)
+    }
+
+    fn linear(&self) -> Linear {
+        Linear { id: LinearId(0), weight: self.square.clone(), bias: Some(self.norm.clone()) }
+    }
+}
+
+type Run = fn(&World, &mut Tape, &[Var]) -> Result<Var>;
+
+/// Name, columns of each input, dropout, the op. An op of the list in `ops/mod.rs` that is missing here fails the test below.
+const CASES: &[(&str, &[usize], Option<f32>, Run)] = &[
+    ("add", &[8, 8], None, |_, tape, x| add(tape, &x[0], x[1].clone())),
+    ("add to itself", &[8], None, |_, tape, x| add(tape, &x[0], x[0].clone())),
+    ("attention", &[8, 4, 4], None, |_, tape, x| attention(tape, GEOMETRY, &x[0], &x[1], &x[2])),
+    ("gate silu", &[8, 8], None, |_, tape, x| gate(tape, Activation::Silu, &x[0], &x[1])),
+    ("gate gelu", &[8, 8], None, |_, tape, x| gate(tape, Activation::GeluTanh, &x[0], &x[1])),
+    ("gather_rows", &[8], None, |w, tape, x| gather_rows(tape, &x[0], &w.scored.rows, w.scored.policy)),
+    ("linear", &[8], None, |w, tape, x| linear(tape, &x[0], &w.linear())),
+    ("linear with dropout", &[8], Some(0.4), |w, tape, x| linear(tape, &x[0], &w.linear())),
+    ("rms_norm", &[8], None, |w, tape, x| rms_norm(tape, &x[0], &w.norm, 1e-3, 0.0)),
+    ("rms_norm per head", &[8], None, |w, tape, x| rms_norm(tape, &x[0], &w.head_norm, 1e-3, 1.0)),
+    ("rope", &[8], None, |w, tape, x| rope(tape, x[0].clone(), 8, &w.rope)),
+    ("take_columns", &[8], None, |_, tape, x| take_columns(tape, &x[0], 2..7)),
+    ("token_logps", &[8], None, |w, tape, x| {
+        let rows = gather_rows(tape, &x[0], &w.scored.rows, w.scored.policy)?;
+        Ok(token_logps(tape, &rows, &w.head, &w.scored, Some(3.0), false)?.logps)
+    }),
+    ("checkpoint", &[8], None, |w, tape, x| {
+        let (layer, norm) = (w.linear(), w.norm.clone());
+        let segment = move |tape: &mut Tape, x: &Var| {
+            let h = rms_norm(tape, x, &norm, 1e-3, 0.0)?;
+            let h = linear(tape, &h, &layer)?;
+            add(tape, x, h)
+        };
+        checkpoint(tape, &x[0], Rc::new(segment))
+    }),
+];
+
+/// `Σ c∘y` over the rows that have a gradient, and the tape to differentiate it.
+fn forward(w: &World, dropout: Option<f32>, run: Run, x: &[Vec<f32>], c: &[f32]) -> (f64, Tape, Vec<Var>, Var) {
+    let mut tape = Tape::new(&w.device, w.pass(dropout), Mode::Record);
+    let leaves: Vec<Var> = x
+        .iter()
+        .map(|values| tape.leaf(ROWS, values.len() / ROWS, 6, w.device.upload("test", values).unwrap()))
+        .collect();
+    let y = run(w, &mut tape, &leaves).unwrap();
+    let with_gradient = y.view().download()[..y.grad_rows() * y.cols()].to_vec();
+    let sum = with_gradient.iter().zip(c).map(|(&y, &c)| f64::from(y) * f64::from(c)).sum();
+    (sum, tape, leaves, y)
+}
+
+#[test]
+fn every_op_has_the_gradient_of_its_forward() {
+    let w = World::new();
+    for &(name, columns, dropout, run) in CASES {
+        let mut inputs = Inputs::of(&[columns.len(), name.len()]);
+        let x: Vec<Vec<f32>> = columns.iter().map(|cols| inputs.normal(ROWS * cols, 1.0)).collect();
+        let c = inputs.normal(ROWS * 16, 1.0);
+        let (_, tape, leaves, y) = forward(&w, dropout, run, &x, &c);
+        let dy = w.device.upload("test", &c[..y.grad_rows() * y.cols()]).unwrap();
+        let mut params = ParamGrads::default();
+        let grads = tape.backward_of(&y, dy, &leaves, &mut params).unwrap();
+
+        let compare = |what: String, got: &[f32], difference: &dyn Fn(usize, f32) -> f64| {
+            let exact: Vec<f64> =
+                (0..got.len()).map(|i| (difference(i, H) - difference(i, -H)) / f64::from(2.0 * H)).collect();
+            let largest = exact.iter().fold(1.0f64, |m, g| m.max(g.abs()));
+            for (i, (&got, &exact)) in got.iter().zip(&exact).enumerate() {
+                let error = (f64::from(got) - exact).abs();
+                assert!(error <= TOLERANCE * largest, "{name}: d{what}[{i}] = {got}, difference quotient {exact}");
+            }
+        };
+        for (which, grad) in grads.iter().enumerate() {
+            let grad = grad.as_ref().unwrap_or_else(|| panic!("{name}: input {which} has no gradient")).download();
+            compare(format!("x{which}"), &grad, &|i, h| {
+                let mut moved = x.clone();
+                moved[which][i] += h;
+                forward(&w, dropout, run, &moved, &c).0
+            });
+        }
+        for (_, update) in w.adapter.iter() {
+            for param in [&update.lora_a, &update.lora_b] {
+                let Some(grad) = params.get(param.id()) else { continue };
+                compare(format!("param{}", param.id().0), &grad.download(), &|i, h| {
+                    let before = param.read().download();
+                    let mut moved = before.clone();
+                    moved[i] += h;
+                    *param.write() = w.device.upload("test", &moved).unwrap();
+                    let value = forward(&w, dropout, run, &x, &c).0;
+                    *param.write() = w.device.upload("test", &before).unwrap();
+                    value
+                });
+            }
+        }
+        let adapted = name.starts_with("linear") || name == "checkpoint";
+        assert_eq!(params.iter().count(), if adapted { 2 } else { 0 }, "{name}: gradients of parameters");
+    }
+}
+
+#[test]
+fn every_op_is_in_the_list() {
+    for line in include_str!("mod.rs").lines().filter_map(|line| line.strip_prefix("mod ")) {
+        let op = line.trim_end_matches(';');
+        // `embed` reads a frozen table: there is nothing to differentiate
+        let listed = CASES.iter().any(|(name, ..)| name.split(' ').next() == Some(op));
+        assert!(listed || ["embed", "gradcheck"].contains(&op), "op `{op}` has no gradient check");
+    }
+}

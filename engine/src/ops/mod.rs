@@ -1,0 +1,25 @@
+//! The ops of a transformer: each file is forward, what it saves, backward.
+
+mod add;
+mod attention;
+mod embed;
+mod gate;
+mod gather_rows;
+#[cfg(test)]
+mod gradcheck;
+mod linear;
+mod rms_norm;
+mod rope;
+mod take_columns;
+mod token_logps;
+
+pub use add::add;
+pub use attention::attention;
+pub use embed::embed;
+pub use gate::gate;
+pub use gather_rows::gather_rows;
+pub use linear::{Linear, linear};
+pub use rms_norm::rms_norm;
+pub use rope::rope;
+pub use take_columns::take_columns;
+pub use token_logps::{ScoredTokens, TokenLogps, token_logps};

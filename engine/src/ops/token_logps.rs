@@ -1,0 +1,123 @@
+//! Log-probabilities of the scored tokens.
+
+use crate::autograd::{Backward, Grads, Input, Saved, Tape, Var};
+use crate::weights::Frozen;
+use align_kernels::token_logps::{self, Extras};
+use align_kernels::{Buffer, Precision, Result};
+use std::rc::Rc;
+
+/// Which rows are scored, and against which token. The first `policy` of them have a gradient.
+#[derive(Debug, Clone)]
+pub struct ScoredTokens {
+    /// `[n]` rows of the forward pass
+    pub rows: Rc<Buffer<u32>>,
+    /// `[n]` the token that follows each of those rows
+    pub targets: Rc<Buffer<u32>>,
+    pub policy: usize,
+}
+
+/// Log-probs of scored tokens, and what else was asked for.
+pub struct TokenLogps {
+    /// `[n, 1]`, nats
+    pub logps: Var,
+    /// `[n]` each, on request: entropy in nats, 1.0 where the target is the argmax, log-sum-exp of twice the logits
+    pub extras: Option<[Buffer<f32>; 3]>,
+}
+
+/// `log softmax(softcap(hidden_states · lm_headᵀ))` at the targets. Keeps `hidden_states` and saves 4 bytes a row; logits are
+/// never stored.
+///
+/// # Errors
+/// [`align_kernels::KernelError::TokenId`] for a target outside the vocabulary.
+pub fn token_logps(
+    tape: &mut Tape,
+    hidden_states: &Var,
+    lm_head: &Frozen,
+    scored: &ScoredTokens,
+    final_logit_softcapping: Option<f32>,
+    with_extras: bool,
+) -> Result<TokenLogps> {
+    let [vocab_size, hidden_size] = lm_head.shape();
+    let rows = hidden_states.rows();
+    let mut logps = tape.alloc("token_logps.logps", rows)?;
+    let mut lse = tape.alloc("token_logps.lse", rows)?;
+    let mut extras = match with_extras {
+        true => Some([
+            tape.alloc("token_logps.entropy", rows)?,
+            tape.alloc("token_logps.argmax", rows)?,
+            tape.alloc("token_logps.lse_of_twice", rows)?,
+        ]),
+        false => None,
+    };
+    token_logps::Forward {
+        rows,
+        hidden_size,
+        vocab_size,
+        hidden_states: hidden_states.view(),
+        lm_head: lm_head.view(),
+        targets: scored.targets.view(),
+        final_logit_softcapping,
+        precision: tape.precision(),
+        logps: logps.view_mut(),
+        lse: lse.view_mut(),
+        extras: extras.as_mut().map(|[entropy, argmax, twice]| Extras {
+            entropy: entropy.view_mut(),
+            target_is_argmax: argmax.view_mut(),
+            lse_of_twice: twice.view_mut(),
+        }),
+    }
+    .run(tape.device())?;
+    let grad_rows = hidden_states.grad_rows();
+    let logps = tape.push([rows, 1], grad_rows, logps, |tape| {
+        Ok(Node {
+            rows: grad_rows,
+            input: hidden_states.input(),
+            hidden_states: tape.keep(hidden_states)?,
+            lm_head: lm_head.clone(),
+            targets: scored.targets.clone(),
+            final_logit_softcapping,
+            precision: tape.precision(),
+            lse: tape.save(lse, grad_rows)?,
+        })
+    })?;
+    Ok(TokenLogps { logps, extras })
+}
+
+struct Node {
+    rows: usize,
+    input: Input,
+    hidden_states: Saved,
+    lm_head: Frozen,
+    targets: Rc<Buffer<u32>>,
+    final_logit_softcapping: Option<f32>,
+    precision: Precision,
+    lse: Saved,
+}
+
+impl Backward for Node {
+    fn name(&self) -> &'static str {
+        "token_logps"
+    }
+
+    // d_hidden += d_logp * (lm_head[target] - Σ_v p_v lm_head[v]), through the soft-cap
+    fn backward(&self, dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()> {
+        let device = grads.device();
+        let [vocab_size, hidden_size] = self.lm_head.shape();
+        let mut d_hidden = device.alloc("token_logps.d_hidden", self.input.len())?;
+        token_logps::Backward {
+            rows: self.rows,
+            hidden_size,
+            vocab_size,
+            hidden_states: self.hidden_states.view(),
+            lm_head: self.lm_head.view(),
+            targets: self.targets.view().range(0..self.rows),
+            final_logit_softcapping: self.final_logit_softcapping,
+            precision: self.precision,
+            lse: self.lse.view(),
+            d_logps: dy.view(),
+            d_hidden: d_hidden.view_mut(),
+        }
+        .run(device)?;
+        grads.give(self.input, d_hidden)
+    }
+}

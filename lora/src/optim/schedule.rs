@@ -1,0 +1,63 @@
+//! The learning rate over the steps of a run.
+
+use serde::{Deserialize, Serialize};
+
+/// The shape after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    /// Straight to 0 at the end of the run.
+    Linear,
+    /// Half a cosine to 0 at the end of the run. Source: arXiv 1608.03983, eq. 5, without restarts.
+    Cosine,
+    Constant,
+}
+
+/// The learning rate of every step, with those of transformers' `get_scheduler`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Schedule {
+    pub kind: ScheduleKind,
+    /// The largest rate.
+    pub learning_rate: f64,
+    /// Steps of linear growth from 0 at the start.
+    pub warmup_steps: u64,
+    /// Steps of the run.
+    pub total_steps: u64,
+}
+
+impl Schedule {
+    /// The rate of the update number `step`, from 0.
+    pub fn at(&self, step: u64) -> f64 {
+        if step < self.warmup_steps {
+            return self.learning_rate * step as f64 / self.warmup_steps as f64;
+        }
+        let span = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
+        let progress = ((step - self.warmup_steps) as f64 / span).min(1.0);
+        let factor = match self.kind {
+            ScheduleKind::Linear => 1.0 - progress,
+            ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            ScheduleKind::Constant => 1.0,
+        };
+        self.learning_rate * factor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rates(kind: ScheduleKind) -> Vec<f64> {
+        let schedule = Schedule { kind, learning_rate: 8.0, warmup_steps: 2, total_steps: 10 };
+        (0..10).map(|step| schedule.at(step)).collect()
+    }
+
+    /// `get_linear_schedule_with_warmup(optimizer, 2, 10)` and its siblings of transformers 5.23, base rate 8.
+    #[test]
+    fn the_rates_are_those_of_transformers() {
+        assert_eq!(rates(ScheduleKind::Linear), [0.0, 4.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]);
+        assert_eq!(rates(ScheduleKind::Constant), [0.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]);
+        let cosine = rates(ScheduleKind::Cosine);
+        assert_eq!(cosine[2], 8.0);
+        assert!((cosine[6] - 4.0).abs() < 1e-12 && cosine[9] > 0.0);
+    }
+}
