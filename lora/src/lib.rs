@@ -3,3 +3,4 @@
 pub mod data;
 pub mod objective;
 pub mod optim;
+pub mod train;

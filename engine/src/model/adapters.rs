@@ -40,6 +40,14 @@ impl AdapterSet {
         self.by_linear.get(linear.0).and_then(Option::as_ref)
     }
 
+    /// The parameters of all updates, in the order of their ids.
+    pub fn params(&self) -> Vec<Param> {
+        let mut params: Vec<Param> =
+            self.iter().flat_map(|(_, update)| [update.lora_a.clone(), update.lora_b.clone()]).collect();
+        params.sort_by_key(Param::id);
+        params
+    }
+
     /// All updates, with their layers.
     pub fn iter(&self) -> impl Iterator<Item = (LinearId, &LowRank)> {
         self.by_linear.iter().enumerate().filter_map(|(i, update)| Some((LinearId(i), update.as_ref()?)))

@@ -1,0 +1,30 @@
+//! What can stop a run.
+
+use crate::data::DataError;
+use crate::objective::HeadError;
+use align_kernels::KernelError;
+use std::path::PathBuf;
+
+/// A run that cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A loss, gradient or log-prob that is NaN or infinite.
+    #[error(
+        "step {step}: {what} is not finite; rows of the batch: {rows}. The adapter of the last step is not written over. \
+             Lower --learning-rate, or look at these rows with `inspect`"
+    )]
+    NonFinite { step: u64, what: String, rows: String },
+    #[error("loss `{loss}` compares each answer with another row's: --batch-size 1 has no other row; use at least 2")]
+    BatchOfOne { loss: String },
+    #[error("{rows} usable rows in {epochs} epochs make no step: give more data, or more --epochs")]
+    NoSteps { rows: usize, epochs: u64 },
+    #[error("{}: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Objective(#[from] HeadError),
+}

@@ -1,0 +1,240 @@
+//! From encoded rows to the rows of one forward pass: trees of prompts and answers, for the policy and the reference.
+
+use align_engine::rows::{RowPlan, SequenceTree};
+use std::ops::Range;
+
+/// A prompt and the answers that share it.
+#[derive(Debug, Clone)]
+pub struct Tree<'a> {
+    pub prompt: &'a [u32],
+    pub branches: Vec<Branch<'a>>,
+}
+
+/// One answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Branch<'a> {
+    pub ids: &'a [u32],
+    pub role: Role,
+}
+
+/// Whether the backward pass goes through an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Gradient,
+    /// Scored by the policy, not differentiated: evaluation, and KTO's mismatched answers.
+    Detached,
+}
+
+/// Who scores the answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scorers {
+    Policy,
+    PolicyAndReference,
+}
+
+/// The rows of one forward pass, and where each answer's log-probs will stand.
+#[derive(Debug)]
+pub struct Forest {
+    pub plan: RowPlan,
+    /// `[rows]` token ids
+    pub ids: Vec<u32>,
+    /// Rows that predict a scored token: policy answers with a gradient first, detached ones, reference ones.
+    pub scored_rows: Vec<u32>,
+    /// The token that each of them must predict.
+    pub targets: Vec<u32>,
+    /// How many of the scored rows have a gradient.
+    pub scored_with_gradient: usize,
+    /// The answers, tree by tree, in the order in which they were given.
+    pub answers: Vec<Scored>,
+}
+
+/// Places of one answer's tokens among the scored rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scored {
+    pub policy: Range<usize>,
+    pub reference: Option<Range<usize>>,
+}
+
+/// Rows of one tree of one scorer, while they are laid out.
+struct Part<'a> {
+    prompt: &'a [u32],
+    /// (place among all answers, ids, role)
+    branches: Vec<(usize, Branch<'a>)>,
+}
+
+impl Forest {
+    /// Lays out `trees`. `same_rope(a, b)` says whether sequences of `a` and `b` tokens are rotated alike: answers that differ
+    /// in it get a prompt of their own.
+    pub fn new(trees: &[Tree<'_>], scorers: Scorers, same_rope: impl Fn(usize, usize) -> bool) -> Forest {
+        let parts = split_by_rope(trees, same_rope);
+        let n_answers = trees.iter().map(|tree| tree.branches.len()).sum();
+        let mut layout = Layout::default();
+        let mut policy = vec![0..0; n_answers];
+        let mut reference = vec![0..0; n_answers];
+
+        // policy rows with a gradient: prompts of trees that have such an answer, and those answers
+        let mut trees = Vec::with_capacity(parts.len());
+        for part in &parts {
+            let differentiated = part.branches.iter().any(|(_, branch)| branch.role == Role::Gradient);
+            let prompt = if differentiated { layout.place(part.prompt) } else { 0..0 };
+            let mut tree = SequenceTree { prompt, branches: Vec::new() };
+            for (_, branch) in part.branches.iter().filter(|(_, branch)| branch.role == Role::Gradient) {
+                tree.branches.push(layout.place(branch.ids));
+            }
+            trees.push(tree);
+        }
+        let with_gradient = layout.ids.len();
+
+        // policy rows without one
+        for (part, tree) in parts.iter().zip(&mut trees) {
+            if tree.branches.is_empty() {
+                tree.prompt = layout.place(part.prompt);
+            }
+            for (_, branch) in part.branches.iter().filter(|(_, branch)| branch.role == Role::Detached) {
+                tree.branches.push(layout.place(branch.ids));
+            }
+        }
+        let policy_rows = layout.ids.len();
+
+        // scored tokens of the policy, in the same order as its rows
+        for role in [Role::Gradient, Role::Detached] {
+            for (part, tree) in parts.iter().zip(&trees) {
+                let of_role = |wanted| part.branches.iter().filter(move |(_, branch)| branch.role == wanted);
+                let skipped = if role == Role::Detached { of_role(Role::Gradient).count() } else { 0 };
+                for ((place, branch), rows) in of_role(role).zip(&tree.branches[skipped..]) {
+                    policy[*place] = layout.score(&tree.prompt, rows, branch.ids);
+                }
+            }
+            if role == Role::Gradient {
+                layout.scored_with_gradient = layout.targets.len();
+            }
+        }
+
+        let has_reference = scorers == Scorers::PolicyAndReference;
+        if has_reference {
+            for part in &parts {
+                let prompt = layout.place(part.prompt);
+                let branches: Vec<_> = part.branches.iter().map(|(_, branch)| layout.place(branch.ids)).collect();
+                for ((place, branch), rows) in part.branches.iter().zip(&branches) {
+                    reference[*place] = layout.score(&prompt, rows, branch.ids);
+                }
+                trees.push(SequenceTree { prompt, branches });
+            }
+        }
+        let plan = RowPlan {
+            policy: with_gradient,
+            detached: policy_rows - with_gradient,
+            reference: layout.ids.len() - policy_rows,
+            trees,
+        };
+        let answers = policy
+            .into_iter()
+            .zip(reference)
+            .map(|(policy, reference)| Scored { policy, reference: has_reference.then_some(reference) })
+            .collect();
+        let Layout { ids, scored_rows, targets, scored_with_gradient } = layout;
+        Forest { plan, ids, scored_rows, targets, scored_with_gradient, answers }
+    }
+}
+
+#[derive(Default)]
+struct Layout {
+    ids: Vec<u32>,
+    scored_rows: Vec<u32>,
+    targets: Vec<u32>,
+    scored_with_gradient: usize,
+}
+
+impl Layout {
+    fn place(&mut self, ids: &[u32]) -> Range<usize> {
+        let start = self.ids.len();
+        self.ids.extend_from_slice(ids);
+        start..self.ids.len()
+    }
+
+    /// Every token of the answer is predicted by the row before it; the first one by the prompt's last row.
+    fn score(&mut self, prompt: &Range<usize>, answer: &Range<usize>, ids: &[u32]) -> Range<usize> {
+        let start = self.targets.len();
+        let predicting = std::iter::once(prompt.end - 1).chain(answer.clone()).take(ids.len());
+        self.scored_rows.extend(predicting.map(|row| row as u32));
+        self.targets.extend_from_slice(ids);
+        start..self.targets.len()
+    }
+}
+
+/// Trees whose answers are all rotated alike.
+fn split_by_rope<'a>(trees: &[Tree<'a>], same_rope: impl Fn(usize, usize) -> bool) -> Vec<Part<'a>> {
+    let mut parts: Vec<Part<'a>> = Vec::with_capacity(trees.len());
+    let mut place = 0;
+    for tree in trees {
+        let first = parts.len();
+        for branch in &tree.branches {
+            let length = |branch: &Branch<'_>| tree.prompt.len() + branch.ids.len();
+            let alike = |part: &Part<'_>| same_rope(length(&part.branches[0].1), length(branch));
+            match parts[first..].iter().position(alike) {
+                Some(found) => parts[first + found].branches.push((place, *branch)),
+                None => parts.push(Part { prompt: tree.prompt, branches: vec![(place, *branch)] }),
+            }
+            place += 1;
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn branch(ids: &[u32], role: Role) -> Branch<'_> {
+        Branch { ids, role }
+    }
+
+    #[test]
+    fn a_pair_shares_its_prompt_and_has_a_reference_behind_it() {
+        let pair =
+            Tree { prompt: &[1, 2, 3], branches: vec![branch(&[4, 5], Role::Gradient), branch(&[6], Role::Gradient)] };
+        let forest = Forest::new(&[pair], Scorers::PolicyAndReference, |_, _| true);
+        assert_eq!(forest.ids, [1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6]);
+        assert_eq!((forest.plan.policy, forest.plan.detached, forest.plan.reference), (6, 0, 6));
+        assert_eq!(forest.scored_rows, [2, 3, 2, 8, 9, 8]);
+        assert_eq!(forest.targets, [4, 5, 6, 4, 5, 6]);
+        assert_eq!(forest.scored_with_gradient, 3);
+        assert_eq!(forest.answers[1], Scored { policy: 2..3, reference: Some(5..6) });
+    }
+
+    #[test]
+    fn a_mismatched_answer_is_a_detached_branch() {
+        let row =
+            Tree { prompt: &[1, 2], branches: vec![branch(&[3], Role::Gradient), branch(&[4, 5], Role::Detached)] };
+        let forest = Forest::new(&[row], Scorers::Policy, |_, _| true);
+        assert_eq!((forest.plan.policy, forest.plan.detached), (3, 2));
+        assert_eq!(forest.plan.trees, [SequenceTree { prompt: 0..2, branches: vec![2..3, 3..5] }]);
+        assert_eq!(forest.scored_rows, [1, 1, 3]);
+        assert_eq!(forest.scored_with_gradient, 1);
+    }
+
+    #[test]
+    fn a_tree_without_a_gradient_has_a_detached_prompt() {
+        let rows = [
+            Tree { prompt: &[1], branches: vec![branch(&[2], Role::Detached)] },
+            Tree { prompt: &[3], branches: vec![branch(&[4], Role::Gradient)] },
+        ];
+        let forest = Forest::new(&rows, Scorers::Policy, |_, _| true);
+        assert_eq!(forest.ids, [3, 4, 1, 2]);
+        assert_eq!(forest.plan.policy, 2);
+        assert_eq!(
+            forest.answers,
+            [Scored { policy: 1..2, reference: None }, Scored { policy: 0..1, reference: None }]
+        );
+    }
+
+    #[test]
+    fn answers_that_are_rotated_differently_do_not_share_a_prompt() {
+        let pair =
+            Tree { prompt: &[1, 2], branches: vec![branch(&[3; 6], Role::Gradient), branch(&[4], Role::Gradient)] };
+        let forest = Forest::new(&[pair], Scorers::Policy, |a, b| (a > 4) == (b > 4));
+        assert_eq!(forest.ids, [1, 2, 3, 3, 3, 3, 3, 3, 1, 2, 4]);
+        assert_eq!(forest.plan.trees.len(), 2);
+        assert_eq!(forest.answers[1].policy, 6..7);
+    }
+}

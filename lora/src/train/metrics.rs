@@ -1,0 +1,194 @@
+//! What a step or an evaluation reports, under TRL's names.
+
+use crate::objective::{Head, RowLogps, RowTarget};
+use serde_json::{Map, Value};
+
+/// One line of `metrics.jsonl` for an optimiser step. Loss and rewards are those before the update.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepMetrics {
+    pub step: u64,
+    pub epoch: f64,
+    pub loss: f64,
+    /// Before clipping.
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+    pub preferences: Preferences,
+    /// Tokens so far, the prompt counted once for each answer.
+    pub num_tokens: u64,
+    pub tokens_per_second: f64,
+}
+
+/// One evaluation: means over its rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalMetrics {
+    pub step: u64,
+    pub epoch: f64,
+    pub rows: u64,
+    pub loss: f64,
+    pub preferences: Preferences,
+    /// Share of pairs whose chosen answer has the larger mean log-prob per token under the policy.
+    pub logps_accuracies: Option<f64>,
+}
+
+/// Means over the chosen (desirable) and rejected (undesirable) answers of a set of rows. A class that does not occur is absent.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Preferences {
+    pub rewards_chosen: Option<f64>,
+    pub rewards_rejected: Option<f64>,
+    /// Share of pairs with `rewards_chosen > rewards_rejected`; pairs only.
+    pub rewards_accuracies: Option<f64>,
+    pub rewards_margins: Option<f64>,
+    pub logps_chosen: Option<f64>,
+    pub logps_rejected: Option<f64>,
+    /// KTO's reference point, in nats.
+    pub kl: Option<f64>,
+}
+
+/// Sums from which [`Preferences`] are made, over the micro-batches of a step or the batches of an evaluation.
+#[derive(Debug, Clone, Default)]
+pub struct PreferenceSums {
+    chosen: ClassSums,
+    rejected: ClassSums,
+    pairs: u64,
+    accurate: u64,
+    pairs_by_mean_logp: u64,
+    kl: f64,
+    kl_weight: f64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct ClassSums {
+    answers: u64,
+    rewards: f64,
+    logps: f64,
+}
+
+impl ClassSums {
+    fn add(&mut self, reward: Option<f64>, logp: f64) {
+        self.answers += 1;
+        self.rewards += reward.unwrap_or(0.0);
+        self.logps += logp;
+    }
+
+    fn means(&self) -> Option<(f64, f64)> {
+        let n = self.answers as f64;
+        (self.answers > 0).then(|| (self.rewards / n, self.logps / n))
+    }
+}
+
+impl PreferenceSums {
+    /// Adds rows with the head that was computed from them.
+    pub fn add(&mut self, rows: &[RowLogps], head: &Head) {
+        for (row, rewards) in rows.iter().zip(&head.rewards) {
+            let reward = |i: usize| rewards.get(i).copied();
+            match row.target {
+                RowTarget::Pair => {
+                    self.chosen.add(reward(0), row.policy[0]);
+                    self.rejected.add(reward(1), row.policy[1]);
+                    self.pairs += 1;
+                    self.accurate += u64::from(reward(0) > reward(1));
+                    let mean = |i: usize| row.policy[i] / row.lens[i].max(1) as f64;
+                    self.pairs_by_mean_logp += u64::from(mean(0) > mean(1));
+                }
+                RowTarget::Label(true) => self.chosen.add(reward(0), row.policy[0]),
+                RowTarget::Label(false) => self.rejected.add(reward(0), row.policy[0]),
+            }
+        }
+    }
+
+    /// Adds the reference point of a batch of `rows` rows.
+    pub fn add_kl(&mut self, kl: f64, rows: usize) {
+        self.kl += kl * rows as f64;
+        self.kl_weight += rows as f64;
+    }
+
+    /// Adds the sums of other rows.
+    pub fn merge(&mut self, other: PreferenceSums) {
+        for (mine, theirs) in [(&mut self.chosen, &other.chosen), (&mut self.rejected, &other.rejected)] {
+            mine.answers += theirs.answers;
+            mine.rewards += theirs.rewards;
+            mine.logps += theirs.logps;
+        }
+        self.pairs += other.pairs;
+        self.accurate += other.accurate;
+        self.pairs_by_mean_logp += other.pairs_by_mean_logp;
+        self.kl += other.kl;
+        self.kl_weight += other.kl_weight;
+    }
+
+    /// The means.
+    pub fn means(&self) -> Preferences {
+        let (chosen, rejected) = (self.chosen.means(), self.rejected.means());
+        let share = |n: u64| (self.pairs > 0).then(|| n as f64 / self.pairs as f64);
+        Preferences {
+            rewards_chosen: chosen.map(|c| c.0),
+            rewards_rejected: rejected.map(|r| r.0),
+            rewards_accuracies: share(self.accurate),
+            rewards_margins: chosen.zip(rejected).map(|(c, r)| c.0 - r.0),
+            logps_chosen: chosen.map(|c| c.1),
+            logps_rejected: rejected.map(|r| r.1),
+            kl: (self.kl_weight > 0.0).then(|| self.kl / self.kl_weight),
+        }
+    }
+
+    /// Share of pairs whose chosen answer has the larger mean log-prob per token.
+    pub fn logps_accuracies(&self) -> Option<f64> {
+        (self.pairs > 0).then(|| self.pairs_by_mean_logp as f64 / self.pairs as f64)
+    }
+}
+
+impl Preferences {
+    fn entries(&self) -> [(&'static str, Option<f64>); 7] {
+        [
+            ("rewards/chosen", self.rewards_chosen),
+            ("rewards/rejected", self.rewards_rejected),
+            ("rewards/accuracies", self.rewards_accuracies),
+            ("rewards/margins", self.rewards_margins),
+            ("logps/chosen", self.logps_chosen),
+            ("logps/rejected", self.logps_rejected),
+            ("kl", self.kl),
+        ]
+    }
+}
+
+impl StepMetrics {
+    /// The line's object.
+    pub fn to_json(&self) -> Value {
+        let mut line = Map::new();
+        line.insert("step".into(), self.step.into());
+        let mut put = |name: &str, value: f64| line.insert(name.into(), value.into());
+        put("epoch", self.epoch);
+        put("loss", self.loss);
+        put("grad_norm", self.grad_norm);
+        put("learning_rate", self.learning_rate);
+        for (name, value) in self.preferences.entries() {
+            if let Some(value) = value {
+                put(name, value);
+            }
+        }
+        put("tokens_per_second", self.tokens_per_second);
+        line.insert("num_tokens".into(), self.num_tokens.into());
+        Value::Object(line)
+    }
+}
+
+impl EvalMetrics {
+    /// The line's object: every key with `eval_` before it, and `step`.
+    pub fn to_json(&self) -> Value {
+        let mut line = Map::new();
+        line.insert("step".into(), self.step.into());
+        line.insert("epoch".into(), self.epoch.into());
+        for (name, value) in self.entries() {
+            line.insert(name, value.into());
+        }
+        Value::Object(line)
+    }
+
+    /// The `eval_` keys and their values.
+    pub fn entries(&self) -> Vec<(String, f64)> {
+        let mut entries = vec![("eval_loss".to_owned(), self.loss)];
+        let named = self.preferences.entries().into_iter().chain([("logps/accuracies", self.logps_accuracies)]);
+        entries.extend(named.filter_map(|(name, value)| Some((format!("eval_{name}"), value?))));
+        entries
+    }
+}

@@ -1,0 +1,337 @@
+//! The training loop: epochs, batches, updates, evaluations.
+
+use super::error::TrainError;
+use super::forest::Scorers;
+use super::memory;
+use super::metrics::{EvalMetrics, PreferenceSums, StepMetrics};
+use super::scoring::Scoring;
+use super::step::{Batch, Outcome, describe};
+use crate::data::{Dataset, EncodedRow, Shuffle};
+use crate::objective::{Coupling, Objective};
+use crate::optim::{AdamW, Optimizer, Schedule, ScheduleKind, clip_factor, global_norm};
+use align_engine::autograd::ParamGrads;
+use align_engine::autograd::param::Param;
+use align_engine::model::Model;
+use align_engine::model::adapters::{AdapterSet, Adapters};
+use align_engine::rows::Dropout;
+use align_kernels::Precision;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How a run trains. The objective has its own knobs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainOptions {
+    pub learning_rate: f64,
+    pub schedule: ScheduleKind,
+    pub warmup_steps: u64,
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm; 0 or infinite: never.
+    pub max_grad_norm: f64,
+    pub epochs: u64,
+    /// Ends the run earlier than its epochs.
+    pub max_steps: Option<u64>,
+    /// Data rows of an optimiser step.
+    pub batch_size: usize,
+    /// Tokens of the trees of one forward pass.
+    pub micro_batch_tokens: usize,
+    /// Limit on prompt + one answer.
+    pub max_length: usize,
+    /// Share of the adapters' inputs that is dropped while training.
+    pub lora_dropout: f32,
+    pub seed: u64,
+    pub shuffle: Shuffle,
+    /// Evaluate after so many steps; `None`: after each epoch.
+    pub eval_steps: Option<u64>,
+    pub precision: Precision,
+    /// How many layers keep their activations; `None`: as many as the free memory allows. No bit of the result depends on it.
+    pub layers_kept: Option<usize>,
+}
+
+/// Where a run is: all that changes besides the adapter and the optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct TrainState {
+    /// Updates made.
+    pub step: u64,
+    /// Epochs completed.
+    pub epoch: u64,
+    /// Rows of the current epoch's order that have been used.
+    pub cursor: u64,
+    /// Tokens so far, the prompt counted once for each answer.
+    pub num_tokens: u64,
+}
+
+/// What a run tells while it goes on. The crate prints nothing itself.
+pub trait Observer {
+    /// Rows of the current step that have been through forward and backward pass are not reported: a step is one report.
+    ///
+    /// # Errors
+    /// Any error stops the run, e.g. of writing the metrics.
+    fn step(&mut self, metrics: &StepMetrics, total_steps: u64) -> Result<(), TrainError>;
+    /// An evaluation has ended.
+    ///
+    /// # Errors
+    /// As [`Observer::step`].
+    fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError>;
+    /// Something that the user should know, once.
+    fn note(&mut self, text: String);
+}
+
+/// A run.
+pub struct Trainer<'m> {
+    model: &'m Model,
+    adapter: Arc<AdapterSet>,
+    params: Vec<Param>,
+    reference: Option<Arc<AdapterSet>>,
+    objective: Objective,
+    options: TrainOptions,
+    optimizer: Optimizer,
+    state: TrainState,
+    free_bytes: u64,
+}
+
+impl<'m> Trainer<'m> {
+    /// A run that trains `adapter` in place; the reference is the base with `reference`, or the bare base.
+    ///
+    /// # Errors
+    /// [`TrainError::BatchOfOne`] for a loss that compares rows with a batch of one; [`TrainError::Kernel`].
+    pub fn new(
+        model: &'m Model,
+        adapter: Arc<AdapterSet>,
+        reference: Option<Arc<AdapterSet>>,
+        objective: Objective,
+        options: TrainOptions,
+    ) -> Result<Trainer<'m>, TrainError> {
+        if objective.coupling() == Coupling::MismatchedRows && options.batch_size == 1 {
+            return Err(TrainError::BatchOfOne { loss: objective.name() });
+        }
+        let params = adapter.params();
+        let optimizer = Optimizer::AdamW(AdamW::new(model.device(), &params, options.weight_decay)?);
+        let (state, free_bytes) = (TrainState::default(), memory::free_bytes());
+        Ok(Trainer { model, adapter, params, reference, objective, options, optimizer, state, free_bytes })
+    }
+
+    /// Where the run is.
+    pub fn state(&self) -> TrainState {
+        self.state
+    }
+
+    /// Updates that one epoch over `rows` rows makes, and the rows of a last batch too small to train on.
+    pub fn steps_per_epoch(&self, rows: usize) -> (u64, usize) {
+        let batch = self.options.batch_size;
+        let last = rows % batch;
+        if last == 1 && self.objective.coupling() == Coupling::MismatchedRows {
+            return ((rows / batch) as u64, 1);
+        }
+        (rows.div_ceil(batch) as u64, 0)
+    }
+
+    /// Updates of the whole run over `rows` rows.
+    pub fn total_steps(&self, rows: usize) -> u64 {
+        let all = self.steps_per_epoch(rows).0 * self.options.epochs;
+        self.options.max_steps.map_or(all, |max| if self.options.epochs == 0 { max } else { all.min(max) })
+    }
+
+    /// Trains to the end.
+    ///
+    /// # Errors
+    /// [`TrainError`]. The adapter keeps the values of the last update.
+    pub fn run(
+        &mut self,
+        train: &Dataset,
+        eval: Option<&Dataset>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let (steps_per_epoch, left_over) = self.steps_per_epoch(train.len());
+        let total_steps = self.total_steps(train.len());
+        if total_steps == 0 {
+            return Err(TrainError::NoSteps { rows: train.len(), epochs: self.options.epochs });
+        }
+        if left_over > 0 {
+            observer.note(format!(
+                "the last batch of each epoch would be one row, which loss `{}` cannot use: it is left out",
+                self.objective.name()
+            ));
+        }
+        let (mut pairs_seen, mut saturated) = (0, 0);
+        let mut evaluated_at = None;
+        while self.state.step < total_steps {
+            let order = train.order(self.options.shuffle, self.state.epoch);
+            let rows = &order[self.state.cursor as usize..order.len() - left_over];
+            for batch in rows.chunks(self.options.batch_size) {
+                let started = Instant::now();
+                let batch = train.rows(batch)?;
+                let (outcome, mut metrics) = self.step(&batch, total_steps)?;
+                self.state.cursor += batch.len() as u64;
+                metrics.epoch = self.state.step as f64 / steps_per_epoch as f64;
+                let tokens = tokens(&batch);
+                self.state.num_tokens += tokens;
+                metrics.num_tokens = self.state.num_tokens;
+                metrics.tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
+                pairs_seen += batch.len();
+                saturated += outcome.saturated;
+                observer.step(&metrics, total_steps)?;
+                let due = self.options.eval_steps.is_some_and(|every| self.state.step.is_multiple_of(every));
+                if let (true, Some(eval)) = (due, eval) {
+                    observer.evaluation(&self.evaluate(eval, metrics.epoch)?)?;
+                    evaluated_at = Some(self.state.step);
+                }
+                if self.state.step == total_steps {
+                    break;
+                }
+            }
+            if self.state.cursor as usize + left_over >= train.len() {
+                self.state.epoch += 1;
+                self.state.cursor = 0;
+            }
+            let end_of_run = self.state.step == total_steps;
+            let due = self.options.eval_steps.is_none() || end_of_run;
+            if let (true, Some(eval)) = (due && evaluated_at != Some(self.state.step), eval) {
+                let epoch = self.state.step as f64 / steps_per_epoch as f64;
+                observer.evaluation(&self.evaluate(eval, epoch)?)?;
+                evaluated_at = Some(self.state.step);
+            }
+        }
+        if let Some(warning) = self.objective.saturation_warning(saturated, pairs_seen) {
+            observer.note(warning);
+        }
+        Ok(())
+    }
+
+    /// One update from the rows of a batch. `epoch`, tokens and speed of the metrics are the caller's.
+    ///
+    /// # Errors
+    /// [`TrainError::NonFinite`] before anything is changed; [`TrainError::Kernel`].
+    pub fn step(&mut self, rows: &[EncodedRow], total_steps: u64) -> Result<(Outcome, StepMetrics), TrainError> {
+        let device = self.model.device().clone();
+        let step = self.state.step + 1;
+        let mut grads = ParamGrads::default();
+        let outcome = self.gradients(rows, &mut grads)?;
+        let grad_norm = global_norm(&device, &grads)?;
+        if !grad_norm.is_finite() || !outcome.loss.is_finite() {
+            let rows = rows.iter().map(describe).collect::<Vec<_>>().join(", ");
+            let what = if grad_norm.is_finite() { "the loss" } else { "the gradient" };
+            return Err(TrainError::NonFinite { step, what: what.to_owned(), rows });
+        }
+        let schedule = Schedule {
+            kind: self.options.schedule,
+            learning_rate: self.options.learning_rate,
+            warmup_steps: self.options.warmup_steps,
+            total_steps,
+        };
+        let learning_rate = schedule.at(self.state.step);
+        let max_norm = self.options.max_grad_norm;
+        let scale = if max_norm > 0.0 { clip_factor(grad_norm, max_norm) } else { 1.0 };
+        self.optimizer.step(&device, &self.params, &grads, learning_rate, scale)?;
+        self.state.step = step;
+        let metrics = StepMetrics {
+            step,
+            epoch: 0.0,
+            loss: outcome.loss,
+            grad_norm,
+            learning_rate,
+            preferences: outcome.preferences.means(),
+            num_tokens: self.state.num_tokens,
+            tokens_per_second: 0.0,
+        };
+        Ok((outcome, metrics))
+    }
+
+    /// Loss and gradients of a batch at the current adapter, without an update.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn gradients(&self, rows: &[EncodedRow], grads: &mut ParamGrads) -> Result<Outcome, TrainError> {
+        let options = &self.options;
+        let dropout = (options.lora_dropout > 0.0).then_some(Dropout {
+            p: options.lora_dropout,
+            seed: options.seed,
+            step: self.state.step,
+            first_row: 0,
+        });
+        let layers_kept = |policy_rows: usize| {
+            options.layers_kept.unwrap_or_else(|| memory::layers_kept(self.model, policy_rows, self.free_bytes))
+        };
+        self.batch(rows).gradients(&self.scoring(), dropout, &layers_kept, grads)
+    }
+
+    /// Loss and rewards over a data set, at the current adapter.
+    ///
+    /// # Errors
+    /// [`TrainError`].
+    pub fn evaluate(&self, eval: &Dataset, epoch: f64) -> Result<EvalMetrics, TrainError> {
+        let scoring = self.scoring();
+        evaluate(&scoring, &self.objective, eval, &self.options, self.state.step, epoch)
+    }
+
+    fn scoring(&self) -> Scoring<'m> {
+        Scoring {
+            model: self.model,
+            adapters: Adapters { policy: Some(self.adapter.clone()), reference: self.reference.clone() },
+            scorers: if self.objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
+            precision: self.options.precision,
+        }
+    }
+
+    fn batch<'a>(&'a self, rows: &'a [EncodedRow]) -> Batch<'a> {
+        Batch {
+            objective: &self.objective,
+            rows,
+            max_length: self.options.max_length,
+            micro_batch_tokens: self.options.micro_batch_tokens,
+            step: self.state.step + 1,
+        }
+    }
+}
+
+/// Means over the rows of a data set, in the order of its files, in batches of the same size as those of training: a loss whose
+/// rows share statistics takes them per batch.
+///
+/// # Errors
+/// [`TrainError`].
+pub fn evaluate(
+    scoring: &Scoring<'_>,
+    objective: &Objective,
+    data: &Dataset,
+    options: &TrainOptions,
+    step: u64,
+    epoch: f64,
+) -> Result<EvalMetrics, TrainError> {
+    let order = data.order(Shuffle::Off, 0);
+    let mut batches: Vec<&[u32]> = order.chunks(options.batch_size).collect();
+    // a single last row has no other row to be compared with: it joins the batch before it
+    let joins = objective.coupling() == Coupling::MismatchedRows && batches.last().is_some_and(|last| last.len() == 1);
+    if joins && batches.len() > 1 {
+        batches.truncate(batches.len() - 2);
+        batches.push(&order[batches.len() * options.batch_size..]);
+    }
+    let mut sums = PreferenceSums::default();
+    let (mut loss, mut rows_seen) = (0.0, 0);
+    for batch in batches {
+        let rows = data.rows(batch)?;
+        let batch = Batch {
+            objective,
+            rows: &rows,
+            max_length: options.max_length,
+            micro_batch_tokens: options.micro_batch_tokens,
+            step,
+        };
+        let outcome = batch.evaluate(scoring)?;
+        loss += outcome.loss * rows.len() as f64;
+        rows_seen += rows.len() as u64;
+        sums.merge(outcome.preferences);
+    }
+    Ok(EvalMetrics {
+        step,
+        epoch,
+        rows: rows_seen,
+        loss: loss / rows_seen as f64,
+        preferences: sums.means(),
+        logps_accuracies: sums.logps_accuracies(),
+    })
+}
+
+/// Tokens of the sequences of some rows, the prompt counted once for each answer.
+fn tokens(rows: &[EncodedRow]) -> u64 {
+    rows.iter().flat_map(|row| row.answers.iter().map(|answer| (row.prompt.len() + answer.kept) as u64)).sum()
+}
