@@ -9,6 +9,8 @@ pub mod case;
 mod cpu;
 pub mod reference;
 mod segments;
+#[cfg(test)]
+mod tests;
 
 use crate::{Device, KernelError, Result, Slice, SliceMut};
 use std::ops::Range;
@@ -109,7 +111,7 @@ impl Forward<'_> {
         check_len(KERNEL, "o", self.o.len(), [self.rows, heads, head_dim])?;
         check_len(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
         match device {
-            Device::Cpu(_) => cpu::forward(device, self),
+            Device::Cpu(cpu) => cpu::forward(device, cpu, self),
         }
     }
 }
@@ -132,7 +134,7 @@ impl Backward<'_> {
         }
         check_len(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
         match device {
-            Device::Cpu(_) => cpu::backward(device, self),
+            Device::Cpu(cpu) => cpu::backward(device, cpu, self),
         }
     }
 }
@@ -163,7 +165,7 @@ impl Decode<'_> {
         )?;
         check_len(KERNEL, "o", self.o.len(), [self.batch, heads, head_dim])?;
         match device {
-            Device::Cpu(_) => cpu::decode(device, self),
+            Device::Cpu(cpu) => cpu::decode(device, cpu, self),
         }
     }
 }

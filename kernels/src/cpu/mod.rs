@@ -3,5 +3,6 @@
 pub(crate) mod blocks;
 mod isa;
 pub mod simd;
+pub(crate) mod tasks;
 
 pub use isa::Isa;

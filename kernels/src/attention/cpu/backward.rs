@@ -1,0 +1,374 @@
+//! Backward: one task per tree (a prompt and its branches) and query head, which recomputes the probabilities block by block
+//! from the log-sum-exp and takes all three gradients from them.
+//!
+//! Within a task the order is fixed: the prompt's rows, then the branches in the order of the segments; in each, blocks of keys
+//! outside, query rows inside, both by position. So `dq` of a row adds its keys in order of position, `dk` and `dv` of a key
+//! add their queries in order of position, the prompt's own first. The heads of a group have sums of their own, which are added
+//! at the end, head by head.
+
+use super::blocks::{BLOCK, Blocks, Form, Packed, ROWS, Reach, Span, pack};
+use super::product::{PAD, Product};
+use super::softmax::{Scaling, ScoreGradients};
+use super::{heaviest_first, uncovered};
+use crate::attention::{Backward, Geometry, Segment};
+use crate::cpu::Isa;
+use crate::cpu::tasks::Disjoint;
+use crate::device::Cpu;
+use crate::{Device, Result};
+
+/// A segment without prefix and the segments whose prefix it is, by number.
+struct Tree {
+    segments: Vec<usize>,
+    rows: usize,
+}
+
+pub(in crate::attention) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
+    let Backward { rows, geometry, segments, .. } = call;
+    let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
+    let (q, k, v, o) = (call.q.cpu(), call.k.cpu(), call.v.cpu(), call.o.cpu());
+    let (lse, d_o) = (call.lse.cpu(), call.d_o.cpu());
+    let (dq, dk, dv) = (call.dq.cpu(), call.dk.cpu(), call.dv.cpu());
+    for gap in uncovered(rows, segments) {
+        dq[gap.start * heads * d..gap.end * heads * d].fill(0.0);
+        dk[gap.start * kv_heads * d..gap.end * kv_heads * d].fill(0.0);
+        dv[gap.start * kv_heads * d..gap.end * kv_heads * d].fill(0.0);
+    }
+    let blocks = Blocks::new(segments);
+    let parts = [(k, Form::Transposed), (v, Form::Transposed), (k, Form::Rows)];
+    let packed = pack(device, cpu, &geometry, segments, &blocks, parts)?;
+
+    let mut trees = trees(segments, &blocks);
+    heaviest_first(&mut trees, |tree| {
+        let pairs = |segment: &Segment| segment.rows.len() * (2 * segment.prefix.len() + segment.rows.len());
+        tree.segments.iter().map(|&index| pairs(&segments[index])).sum()
+    });
+    // [head, block, BLOCK, padded]: the sums of dk, and those of dv
+    let block_len = BLOCK * d.next_multiple_of(PAD);
+    let mut dk_heads = device.alloc("attention.dk_heads", heads * blocks.len() * block_len)?;
+    let mut dv_heads = device.alloc("attention.dv_heads", heads * blocks.len() * block_len)?;
+    {
+        let largest = trees.iter().map(|tree| tree.rows).max().unwrap_or(0);
+        let dq = Disjoint::new(dq);
+        let (dk_heads, dv_heads) = (Disjoint::new(dk_heads.view_mut().cpu()), Disjoint::new(dv_heads.view_mut().cpu()));
+        let len = Scratch::len(largest, d);
+        cpu.for_each_task(device, "attention.tile", trees.len() * heads, len, |task, scratch| {
+            let (tree, head) = (&trees[task / heads], task % heads);
+            let mut scratch = Scratch::new(scratch, tree.rows, d);
+            let mut local = 0;
+            for &index in &tree.segments {
+                for row in segments[index].rows.clone() {
+                    let at = row * heads + head;
+                    scratch.load(local, [q, o, d_o].map(|x| &x[at * d..(at + 1) * d]), lse[at]);
+                    local += 1;
+                }
+            }
+            let mut work = Work {
+                isa: cpu.isa(),
+                geometry: &geometry,
+                kv_head: head / geometry.group(),
+                blocks: &blocks,
+                packed: &packed,
+                dk: HeadBlocks { all: &dk_heads, at: head * blocks.len(), block_len },
+                dv: HeadBlocks { all: &dv_heads, at: head * blocks.len(), block_len },
+            };
+            let mut local = 0;
+            for &index in &tree.segments {
+                work.segment(&mut scratch, index, &segments[index], local);
+                local += segments[index].rows.len();
+            }
+            let rows = tree.segments.iter().flat_map(|&index| segments[index].rows.clone());
+            for (row, sums) in rows.zip(scratch.dq.chunks_exact(d.next_multiple_of(PAD))) {
+                let at = row * heads + head;
+                // SAFETY: trees share no rows, and a head of a tree is one task.
+                let target = unsafe { dq.slice(at * d..(at + 1) * d) };
+                for (dq, &sum) in target.iter_mut().zip(sums) {
+                    *dq = geometry.scale * sum;
+                }
+            }
+        })?;
+    }
+
+    let (dk, dv) = (Disjoint::new(dk), Disjoint::new(dv));
+    let (dk_heads, dv_heads) = (dk_heads.view().cpu(), dv_heads.view().cpu());
+    cpu.for_each_task(device, "attention.tile", blocks.len() * kv_heads, 0, |task, _| {
+        let (index, kv_head) = (task / kv_heads, task % kv_heads);
+        let (segment, block) = blocks.owner(index);
+        let segment = &segments[segment];
+        let own = (block * BLOCK).max(segment.prefix.len())..((block + 1) * BLOCK).min(segment.positions());
+        for position in own {
+            let at = (segment.row_at(position) * kv_heads + kv_head) * d;
+            // SAFETY: segments share no rows, so each position and key-value head belongs to one task.
+            let (dk, dv) = unsafe { (dk.slice(at..at + d), dv.slice(at..at + d)) };
+            dk.fill(0.0);
+            dv.fill(0.0);
+            for head in kv_head * geometry.group()..(kv_head + 1) * geometry.group() {
+                let from = (head * blocks.len() + index) * block_len + position % BLOCK * d.next_multiple_of(PAD);
+                add(dk, &dk_heads[from..from + d]);
+                add(dv, &dv_heads[from..from + d]);
+            }
+            for dk in dk {
+                *dk *= geometry.scale;
+            }
+        }
+    })
+}
+
+fn add(sum: &mut [f32], x: &[f32]) {
+    for (sum, &x) in sum.iter_mut().zip(x) {
+        *sum += x;
+    }
+}
+
+/// Each prompt first, then its branches in the order of the segments.
+fn trees(segments: &[Segment], blocks: &Blocks) -> Vec<Tree> {
+    let mut trees: Vec<Tree> = Vec::new();
+    let mut tree_of = vec![usize::MAX; segments.len()];
+    for (index, segment) in segments.iter().enumerate() {
+        if blocks.root(index).is_none() {
+            tree_of[index] = trees.len();
+            trees.push(Tree { segments: vec![index], rows: segment.rows.len() });
+        }
+    }
+    for (index, segment) in segments.iter().enumerate() {
+        if let Some(root) = blocks.root(index) {
+            let tree = &mut trees[tree_of[root]];
+            tree.segments.push(index);
+            tree.rows += segment.rows.len();
+        }
+    }
+    trees
+}
+
+/// The rows of a tree for one head, next to each other; and two tiles.
+struct Scratch<'a> {
+    /// Floats from row to row of the next three.
+    stride: usize,
+    /// `[rows, stride]`
+    q: &'a mut [f32],
+    /// `[rows, stride]`
+    d_o: &'a mut [f32],
+    /// `[rows, stride]`: the sums of dq, not yet scaled
+    dq: &'a mut [f32],
+    /// `[rows]`
+    lse: &'a mut [f32],
+    /// `[rows]`
+    delta: &'a mut [f32],
+    /// `[BLOCK, BLOCK]`: scores, then probabilities
+    p: &'a mut [f32],
+    /// `[BLOCK, BLOCK]`: gradients of the scores
+    du: &'a mut [f32],
+}
+
+impl Scratch<'_> {
+    fn len(rows: usize, head_dim: usize) -> usize {
+        rows * (3 * head_dim.next_multiple_of(PAD) + 2) + 2 * BLOCK * BLOCK
+    }
+
+    fn new(scratch: &mut [f32], rows: usize, head_dim: usize) -> Scratch<'_> {
+        let stride = head_dim.next_multiple_of(PAD);
+        let (p, rest) = scratch.split_at_mut(BLOCK * BLOCK);
+        let (du, rest) = rest.split_at_mut(BLOCK * BLOCK);
+        let (q, rest) = rest.split_at_mut(rows * stride);
+        let (d_o, rest) = rest.split_at_mut(rows * stride);
+        let (dq, rest) = rest.split_at_mut(rows * stride);
+        let (lse, rest) = rest.split_at_mut(rows);
+        let delta = &mut rest[..rows];
+        dq.fill(0.0);
+        Scratch { stride, q, d_o, dq, lse, delta, p, du }
+    }
+
+    fn load(&mut self, local: usize, [q, o, d_o]: [&[f32]; 3], lse: f32) {
+        for (target, source) in [(&mut *self.q, q), (&mut *self.d_o, d_o)] {
+            let (values, padding) = target[local * self.stride..][..self.stride].split_at_mut(q.len());
+            values.copy_from_slice(source);
+            padding.fill(0.0);
+        }
+        self.lse[local] = lse;
+        self.delta[local] = dot(d_o, o);
+    }
+}
+
+/// In eight lanes, so that it vectorises; the same order for every instruction set.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 8];
+    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
+    let tail: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a.zip(b) {
+        for lane in 0..8 {
+            lanes[lane] += a[lane] * b[lane];
+        }
+    }
+    lanes.iter().sum::<f32>() + tail
+}
+
+/// The sums of one head: `[block, BLOCK, padded]`, written by one task.
+struct HeadBlocks<'a> {
+    all: &'a Disjoint<'a, f32>,
+    /// The number of the head's first block.
+    at: usize,
+    block_len: usize,
+}
+
+impl HeadBlocks<'_> {
+    fn block(&mut self, index: usize) -> &mut [f32] {
+        let begin = (self.at + index) * self.block_len;
+        // SAFETY: a block belongs to one segment and so to one tree; one task has this tree and this head, and `&mut self`
+        // makes this its only borrow.
+        unsafe { self.all.slice(begin..begin + self.block_len) }
+    }
+
+    /// Copies the first `rows` rows of a block over those of another and zeroes the rest of it.
+    fn continue_from(&mut self, from: usize, to: usize, len: usize) {
+        let begun = self.block(from)[..len].to_vec();
+        let (head, rest) = self.block(to).split_at_mut(len);
+        head.copy_from_slice(&begun);
+        rest.fill(0.0);
+    }
+
+    fn hand_back(&mut self, from: usize, to: usize, len: usize) {
+        let done = self.block(from)[..len].to_vec();
+        self.block(to)[..len].copy_from_slice(&done);
+    }
+}
+
+/// A task's view of the call.
+struct Work<'a> {
+    isa: Isa,
+    geometry: &'a Geometry,
+    kv_head: usize,
+    blocks: &'a Blocks,
+    packed: &'a Packed<3>,
+    dk: HeadBlocks<'a>,
+    dv: HeadBlocks<'a>,
+}
+
+impl Work<'_> {
+    /// All that the queries of one segment add. `local` is the scratch row of the segment's first row.
+    fn segment(&mut self, scratch: &mut Scratch<'_>, index: usize, segment: &Segment, local: usize) {
+        if segment.rows.is_empty() {
+            return;
+        }
+        let (prefix, positions) = (segment.prefix.len(), segment.positions());
+        // The block in which the prompt ends and this branch begins: the prompt's sums go on in the branch's copy.
+        let shared = prefix % BLOCK * scratch.stride;
+        let copies = self.blocks.root(index).filter(|_| shared > 0).map(|root| {
+            let block = prefix / BLOCK;
+            (self.blocks.index(root, block), self.blocks.index(index, block))
+        });
+        for own in self.blocks.own(index) {
+            self.dk.block(own).fill(0.0);
+            self.dv.block(own).fill(0.0);
+        }
+        if let Some((prompt, branch)) = copies {
+            self.dk.continue_from(prompt, branch, shared);
+            self.dv.continue_from(prompt, branch, shared);
+        }
+        for block in self.geometry.first_visible(prefix) / BLOCK..positions.div_ceil(BLOCK) {
+            for tile in (prefix / BLOCK).max(block)..positions.div_ceil(BLOCK) {
+                let first = prefix.max(tile * BLOCK);
+                let end = positions.min((tile + 1) * BLOCK);
+                if self.geometry.first_visible(first) >= (block + 1) * BLOCK {
+                    break;
+                }
+                self.pair(scratch, self.blocks.index(index, block), block * BLOCK, first, end, local + first - prefix);
+            }
+        }
+        if let Some((prompt, branch)) = copies {
+            self.dk.hand_back(branch, prompt, shared);
+            self.dv.hand_back(branch, prompt, shared);
+        }
+    }
+
+    /// Queries `first..end`, at most a block of them, whose scratch rows begin at `local`, against the block that begins at
+    /// position `begin`.
+    fn pair(&mut self, scratch: &mut Scratch<'_>, index: usize, begin: usize, first: usize, end: usize, local: usize) {
+        let d = self.geometry.head_dim;
+        let stride = scratch.stride;
+        let scaling = Scaling { scale: self.geometry.scale, softcap: self.geometry.softcap };
+        let [k_t, v_t, k] = [0, 1, 2].map(|part| self.packed.part(part, self.kv_head, index));
+        for row in (0..end - first).step_by(ROWS) {
+            let rows = ROWS.min(end - first - row);
+            let tile = row * BLOCK..(row + rows) * BLOCK;
+            let position = first + row;
+            let Some(reach) = Reach::new(self.geometry, position..position + rows, begin) else {
+                scratch.p[tile.clone()].fill(0.0);
+                scratch.du[tile].fill(0.0);
+                continue;
+            };
+            let mut spans = [Span::default(); ROWS];
+            if !reach.full {
+                for (i, span) in spans[..rows].iter_mut().enumerate() {
+                    *span = Span::new(self.geometry, position + i, begin);
+                }
+            }
+            let at = local + row;
+            for (c, a, b) in [(&mut *scratch.p, &*scratch.q, k_t), (&mut *scratch.du, &*scratch.d_o, v_t)] {
+                self.isa.dispatch(Product {
+                    c: &mut c[tile.start + reach.first..tile.end],
+                    c_stride: BLOCK,
+                    a: &a[at * stride..],
+                    a_row: stride,
+                    a_step: 1,
+                    b: &b[reach.first..],
+                    b_stride: BLOCK,
+                    rows,
+                    cols: reach.len(),
+                    steps: d,
+                    add: false,
+                });
+            }
+            for (i, span) in spans[..rows].iter().enumerate() {
+                // A row that sees one key has P = 1 and o = v, so d_o·v = delta: taken from the same sum, they cancel exactly.
+                if self.geometry.first_visible(position + i) == position + i && span.lo < span.hi {
+                    scratch.delta[at + i] = scratch.du[tile.start + i * BLOCK + span.lo];
+                }
+            }
+            self.isa.dispatch(ScoreGradients {
+                scaling,
+                reach,
+                spans: &spans[..rows],
+                scores: &mut scratch.p[tile.clone()],
+                gradients: &mut scratch.du[tile.clone()],
+                lse: &scratch.lse[at..at + rows],
+                delta: &scratch.delta[at..at + rows],
+            });
+            self.isa.dispatch(Product {
+                c: &mut scratch.dq[at * stride..(at + rows) * stride],
+                c_stride: stride,
+                a: &scratch.du[tile.start + reach.first..tile.end],
+                a_row: BLOCK,
+                a_step: 1,
+                b: &k[reach.first * stride..],
+                b_stride: stride,
+                rows,
+                cols: stride,
+                steps: reach.len(),
+                add: true,
+            });
+        }
+        let end_key = (end - begin).min(BLOCK);
+        for key in (0..end_key).step_by(ROWS) {
+            let keys = ROWS.min(end_key - key);
+            // the queries before the tile's first key see none of its keys
+            let from = (begin + key).saturating_sub(first);
+            let steps = end - first - from;
+            for (sums, factors, rows) in
+                [(&mut self.dv, &*scratch.p, &*scratch.d_o), (&mut self.dk, &*scratch.du, &*scratch.q)]
+            {
+                self.isa.dispatch(Product {
+                    c: &mut sums.block(index)[key * stride..(key + keys) * stride],
+                    c_stride: stride,
+                    a: &factors[from * BLOCK + key..],
+                    a_row: 1,
+                    a_step: BLOCK,
+                    b: &rows[(local + from) * stride..],
+                    b_stride: stride,
+                    rows: keys,
+                    cols: stride,
+                    steps,
+                    add: true,
+                });
+            }
+        }
+    }
+}

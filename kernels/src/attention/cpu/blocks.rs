@@ -1,0 +1,209 @@
+//! Keys and values in blocks of positions, copied into the layouts that the products read.
+//!
+//! Blocks are counted by position over a segment's prefix and own rows, not by row: block `j` holds positions
+//! `BLOCK * j .. BLOCK * (j + 1)` of the sequence that ends with the segment. So a branch meets the same blocks as the same
+//! sequence without a shared prefix, and a query's output has the same bits. A branch reads its prompt's blocks as far as the
+//! prompt fills them; the block in which the prompt ends and the branch begins is the branch's own copy.
+
+use super::product::PAD;
+use crate::attention::{Geometry, Segment};
+use crate::cpu::tasks::Disjoint;
+use crate::device::Cpu;
+use crate::{Buffer, Device, Result};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Keys of a block. A transposed key block and a value block at `head_dim` 64 are 32 KiB together and stay in the first-level
+/// cache while the query rows pass.
+pub(super) const BLOCK: usize = 64;
+
+/// Query rows of a tile: their scores, queries and outputs fit in cache beside a block; a multiple of the product's 6 rows.
+pub(super) const ROWS: usize = 24;
+
+/// The columns of a block that one query sees; none if `lo >= hi`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Span {
+    pub lo: usize,
+    pub hi: usize,
+}
+
+impl Span {
+    /// What a query at `position` sees of the block that begins at position `begin`.
+    pub fn new(geometry: &Geometry, position: usize, begin: usize) -> Span {
+        let lo = geometry.first_visible(position).saturating_sub(begin).min(BLOCK);
+        Span { lo, hi: (position + 1).saturating_sub(begin).min(BLOCK) }
+    }
+}
+
+/// The columns of a block that the queries of a tile see.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reach {
+    /// Whole vectors: a multiple of [`PAD`].
+    pub first: usize,
+    /// As `first`.
+    pub end: usize,
+    /// Whether every query sees the whole block.
+    pub full: bool,
+}
+
+impl Reach {
+    /// `None` if no query at `positions` (not empty) sees anything of the block that begins at `begin`.
+    pub fn new(geometry: &Geometry, positions: Range<usize>, begin: usize) -> Option<Reach> {
+        let first = Span::new(geometry, positions.start, begin);
+        let last = Span::new(geometry, positions.end - 1, begin);
+        if last.hi == 0 || first.lo == BLOCK {
+            return None;
+        }
+        let full = first.hi == BLOCK && last.lo == 0;
+        Some(Reach { first: first.lo / PAD * PAD, end: last.hi.next_multiple_of(PAD), full })
+    }
+
+    /// Columns.
+    pub fn len(&self) -> usize {
+        self.end - self.first
+    }
+}
+
+/// Which packed blocks hold the positions of each segment.
+pub(super) struct Blocks {
+    segments: Vec<Own>,
+    /// Of each packed block: its segment and its number in the segment's sequence.
+    owners: Vec<(usize, usize)>,
+}
+
+/// The packed blocks of one segment.
+struct Own {
+    /// The segment whose rows are the prefix.
+    root: Option<usize>,
+    /// Number, in the segment's sequence, of the first block that is its own.
+    first: usize,
+    /// Where that block stands among all packed ones.
+    at: usize,
+}
+
+impl Blocks {
+    /// For segments that passed the check of the kernel call.
+    pub fn new(segments: &[Segment]) -> Blocks {
+        let roots: HashMap<&Range<usize>, usize> = segments
+            .iter()
+            .enumerate()
+            .filter(|(_, segment)| segment.prefix.is_empty())
+            .map(|(index, segment)| (&segment.rows, index))
+            .collect();
+        let mut blocks = Blocks { segments: Vec::with_capacity(segments.len()), owners: Vec::new() };
+        for (index, segment) in segments.iter().enumerate() {
+            let root = if segment.prefix.is_empty() { None } else { Some(roots[&segment.prefix]) };
+            let first = segment.prefix.len() / BLOCK;
+            blocks.segments.push(Own { root, first, at: blocks.owners.len() });
+            if !segment.rows.is_empty() {
+                blocks.owners.extend((first..segment.positions().div_ceil(BLOCK)).map(|block| (index, block)));
+            }
+        }
+        blocks
+    }
+
+    /// Packed blocks.
+    pub fn len(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// Which packed block is number `block` of the sequence that ends with `segment`.
+    pub fn index(&self, segment: usize, block: usize) -> usize {
+        let own = &self.segments[segment];
+        match (block.checked_sub(own.first), own.root) {
+            (Some(after), _) => own.at + after,
+            (None, Some(root)) => self.segments[root].at + block,
+            (None, None) => unreachable!("a segment without prefix owns its blocks from 0 on"),
+        }
+    }
+
+    /// The segment without prefix whose rows this segment's queries see first, if it has a prefix.
+    pub fn root(&self, segment: usize) -> Option<usize> {
+        self.segments[segment].root
+    }
+
+    /// The packed blocks that hold positions of the segment's own rows.
+    pub fn own(&self, segment: usize) -> Range<usize> {
+        let end = self.segments.get(segment + 1).map_or(self.owners.len(), |next| next.at);
+        self.segments[segment].at..end
+    }
+
+    /// Segment and number of a packed block.
+    pub fn owner(&self, index: usize) -> (usize, usize) {
+        self.owners[index]
+    }
+}
+
+/// How a block is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `[head_dim, BLOCK]`, for products whose columns are keys
+    Transposed,
+    /// `[BLOCK, head_dim padded]`, for products whose columns are the head's
+    Rows,
+}
+
+/// Blocks of keys and values, for each key-value head. Positions after the last row of a segment are zeros.
+pub(super) struct Packed<const PARTS: usize> {
+    data: Buffer<f32>,
+    blocks: usize,
+    /// Where each part of a block begins, and its end.
+    parts: [Range<usize>; PARTS],
+}
+
+/// Packs `parts`: each a tensor `[rows, num_key_value_heads * head_dim]` and the form its blocks take.
+pub(super) fn pack<const PARTS: usize>(
+    device: &Device,
+    cpu: &Cpu,
+    geometry: &Geometry,
+    segments: &[Segment],
+    blocks: &Blocks,
+    parts: [(&[f32], Form); PARTS],
+) -> Result<Packed<PARTS>> {
+    let d = geometry.head_dim;
+    let mut size = 0;
+    let ranges = parts.map(|(_, form)| {
+        let begin = size;
+        size += BLOCK * if form == Form::Rows { d.next_multiple_of(PAD) } else { d };
+        begin..size
+    });
+    let kv_heads = geometry.num_key_value_heads;
+    let mut data = device.alloc("attention.packed", blocks.len() * kv_heads * size)?;
+    let all = Disjoint::new(data.view_mut().cpu());
+    cpu.for_each_task(device, "attention.packed", blocks.len() * kv_heads, 0, |task, _| {
+        let (kv_head, index) = (task / blocks.len(), task % blocks.len());
+        let (segment, block) = blocks.owner(index);
+        let segment = &segments[segment];
+        let begin = block * BLOCK;
+        let keys = BLOCK.min(segment.positions() - begin);
+        // SAFETY: each task has a place of its own.
+        let target = unsafe { all.slice(task * size..(task + 1) * size) };
+        for ((source, form), range) in parts.iter().zip(&ranges) {
+            let target = &mut target[range.clone()];
+            if keys < BLOCK || *form == Form::Rows {
+                target.fill(0.0);
+            }
+            for key in 0..keys {
+                let at = (segment.row_at(begin + key) * kv_heads + kv_head) * d;
+                let row = &source[at..at + d];
+                match form {
+                    Form::Transposed => {
+                        for (column, &x) in target.chunks_exact_mut(BLOCK).zip(row) {
+                            column[key] = x;
+                        }
+                    }
+                    Form::Rows => target[key * d.next_multiple_of(PAD)..][..d].copy_from_slice(row),
+                }
+            }
+        }
+    })?;
+    Ok(Packed { data, blocks: blocks.len(), parts: ranges })
+}
+
+impl<const PARTS: usize> Packed<PARTS> {
+    /// One part of a packed block.
+    pub fn part(&self, part: usize, kv_head: usize, index: usize) -> &[f32] {
+        let size = self.parts[PARTS - 1].end;
+        &self.data.view().cpu()[(kv_head * self.blocks + index) * size..][self.parts[part].clone()]
+    }
+}

@@ -1,0 +1,189 @@
+//! Forward: one task per run of query positions and key-value head; each block of keys is read once for the query heads that
+//! share it.
+
+use super::blocks::{BLOCK, Blocks, Form, Packed, ROWS, Reach, Span, pack};
+use super::product::{PAD, Product};
+use super::softmax::{OnlineSoftmax, Scaling};
+use super::{heaviest_first, uncovered};
+use crate::attention::{Forward, Geometry, Segment};
+use crate::cpu::Isa;
+use crate::cpu::tasks::Disjoint;
+use crate::device::Cpu;
+use crate::{Device, Result};
+
+/// Query rows of a task, counting each head of the group: 96 rows of 64 are 24 KiB of queries and 24 KiB of outputs, and a
+/// block of keys and values brought into the first-level cache is used by all of them.
+const TASK_ROWS: usize = 96;
+
+/// Some positions of one segment.
+struct Job {
+    segment: usize,
+    /// The first query's position.
+    first: usize,
+    positions: usize,
+}
+
+pub(in crate::attention) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
+    let Forward { rows, geometry, segments, .. } = call;
+    let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
+    let (q, o, lse) = (call.q.cpu(), call.o.cpu(), call.lse.cpu());
+    for gap in uncovered(rows, segments) {
+        o[gap.start * heads * d..gap.end * heads * d].fill(0.0);
+        lse[gap.start * heads..gap.end * heads].fill(0.0);
+    }
+    let blocks = Blocks::new(segments);
+    let parts = [(call.k.cpu(), Form::Transposed), (call.v.cpu(), Form::Rows)];
+    let packed = pack(device, cpu, &geometry, segments, &blocks, parts)?;
+
+    let step = (TASK_ROWS / geometry.group()).clamp(8, BLOCK);
+    let mut jobs = jobs(segments, step);
+    heaviest_first(&mut jobs, |job| {
+        let last = job.first + job.positions;
+        job.positions * (last - geometry.first_visible(job.first))
+    });
+    let task_rows = step * geometry.group();
+    let (o, lse) = (Disjoint::new(o), Disjoint::new(lse));
+    cpu.for_each_task(device, "attention.tile", jobs.len() * kv_heads, Tile::len(task_rows, d), |task, scratch| {
+        let (job, kv_head) = (&jobs[task / kv_heads], task % kv_heads);
+        let mut tile = Tile::new(scratch, job.positions * geometry.group(), d);
+        tile.load(q, &geometry, &segments[job.segment], job.first, kv_head);
+        tile.attend(cpu.isa(), &geometry, job, kv_head, &blocks, &packed);
+        for (i, (&max, sum)) in tile.max.iter().zip(tile.sum.chunks_exact(PAD)).enumerate() {
+            let row = segments[job.segment].row_at(job.first + i / geometry.group());
+            let head = row * heads + kv_head * geometry.group() + i % geometry.group();
+            let sum: f32 = sum.iter().sum();
+            // SAFETY: segments share no rows and jobs no positions, so each row and head belongs to one task.
+            let (o, lse) = unsafe { (o.slice(head * d..(head + 1) * d), lse.slice(head..head + 1)) };
+            for (o, &weighted) in o.iter_mut().zip(&tile.o[i * tile.o_cols..]) {
+                *o = weighted / sum;
+            }
+            lse[0] = (f64::from(max) + f64::from(sum).ln()) as f32;
+        }
+    })
+}
+
+/// Runs of positions that begin at multiples of `step`: then a diagonal block is cut by few tasks.
+fn jobs(segments: &[Segment], step: usize) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for (index, segment) in segments.iter().enumerate() {
+        let mut first = segment.prefix.len();
+        while first < segment.positions() {
+            let end = ((first / step + 1) * step).min(segment.positions());
+            jobs.push(Job { segment: index, first, positions: end - first });
+            first = end;
+        }
+    }
+    jobs
+}
+
+/// The state of a task. Row `i` is query head `i % group` of position `first + i / group`.
+struct Tile<'a> {
+    /// `[rows, head_dim]`
+    q: &'a mut [f32],
+    /// `[rows, o_cols]`: `Σ exp(z - max) v`
+    o: &'a mut [f32],
+    o_cols: usize,
+    /// `[rows]`
+    max: &'a mut [f32],
+    /// `[rows, PAD]`: see [`OnlineSoftmax`]
+    sum: &'a mut [f32],
+    /// `[ROWS, BLOCK]`
+    scores: &'a mut [f32],
+}
+
+impl Tile<'_> {
+    /// Floats of a tile's scratch.
+    fn len(rows: usize, head_dim: usize) -> usize {
+        rows * (head_dim + head_dim.next_multiple_of(PAD) + 1 + PAD) + ROWS * BLOCK
+    }
+
+    fn new(scratch: &mut [f32], rows: usize, head_dim: usize) -> Tile<'_> {
+        let o_cols = head_dim.next_multiple_of(PAD);
+        let (scores, rest) = scratch.split_at_mut(ROWS * BLOCK);
+        let (o, rest) = rest.split_at_mut(rows * o_cols);
+        let (sum, rest) = rest.split_at_mut(rows * PAD);
+        let (q, rest) = rest.split_at_mut(rows * head_dim);
+        let max = &mut rest[..rows];
+        o.fill(0.0);
+        sum.fill(0.0);
+        max.fill(f32::NEG_INFINITY);
+        Tile { q, o, o_cols, max, sum, scores }
+    }
+
+    /// Gathers the queries: the heads of a group are next to each other in a row.
+    fn load(&mut self, q: &[f32], geometry: &Geometry, segment: &Segment, first: usize, kv_head: usize) {
+        let width = geometry.group() * geometry.head_dim;
+        for (i, target) in self.q.chunks_exact_mut(width).enumerate() {
+            let at = (segment.row_at(first + i) * geometry.num_key_value_heads + kv_head) * width;
+            target.copy_from_slice(&q[at..at + width]);
+        }
+    }
+
+    fn attend(
+        &mut self,
+        isa: Isa,
+        geometry: &Geometry,
+        job: &Job,
+        kv_head: usize,
+        blocks: &Blocks,
+        packed: &Packed<2>,
+    ) {
+        let (d, group) = (geometry.head_dim, geometry.group());
+        let scaling = Scaling { scale: geometry.scale, softcap: geometry.softcap };
+        let first_block = geometry.first_visible(job.first) / BLOCK;
+        let last_block = (job.first + job.positions - 1) / BLOCK;
+        for block in first_block..=last_block {
+            let begin = block * BLOCK;
+            let index = blocks.index(job.segment, block);
+            let (k_t, v) = (packed.part(0, kv_head, index), packed.part(1, kv_head, index));
+            for row in (0..self.max.len()).step_by(ROWS) {
+                let rows = ROWS.min(self.max.len() - row);
+                let position = |i: usize| job.first + (row + i) / group;
+                let Some(reach) = Reach::new(geometry, position(0)..position(rows - 1) + 1, begin) else { continue };
+                let mut spans = [Span::default(); ROWS];
+                if !reach.full {
+                    for (i, span) in spans[..rows].iter_mut().enumerate() {
+                        *span = Span::new(geometry, position(i), begin);
+                    }
+                }
+                isa.dispatch(Product {
+                    c: &mut self.scores[reach.first..],
+                    c_stride: BLOCK,
+                    a: &self.q[row * d..],
+                    a_row: d,
+                    a_step: 1,
+                    b: &k_t[reach.first..],
+                    b_stride: BLOCK,
+                    rows,
+                    cols: reach.len(),
+                    steps: d,
+                    add: false,
+                });
+                let o = &mut self.o[row * self.o_cols..];
+                isa.dispatch(OnlineSoftmax {
+                    scaling,
+                    reach,
+                    spans: &spans[..rows],
+                    scores: self.scores,
+                    max: &mut self.max[row..],
+                    sum: &mut self.sum[row * PAD..],
+                    o,
+                    o_cols: self.o_cols,
+                });
+                isa.dispatch(Product {
+                    c: o,
+                    c_stride: self.o_cols,
+                    a: &self.scores[reach.first..],
+                    a_row: BLOCK,
+                    a_step: 1,
+                    b: &v[reach.first * self.o_cols..],
+                    b_stride: self.o_cols,
+                    rows,
+                    cols: self.o_cols,
+                    steps: reach.len(),
+                    add: true,
+                });
+            }
+        }
+    }
+}

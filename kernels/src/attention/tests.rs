@@ -1,0 +1,393 @@
+//! The fast versions against the reference, the reference against finite differences, and the equalities to the bit.
+
+use super::case::{SMOLLM2, Tensors, cases, tree};
+use super::{Backward, Decode, Forward, Geometry, Segment, reference};
+use crate::case::{Inputs, check_all};
+use crate::cpu::Isa;
+use crate::real::widen;
+use crate::{Device, KernelError, Result};
+use std::ops::Range;
+
+#[test]
+fn agrees_with_the_reference() {
+    check_all(&cases());
+}
+
+/// Everything that a forward and a backward call give back.
+struct Outputs {
+    o: Vec<f32>,
+    lse: Vec<f32>,
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
+fn attend(device: &Device, geometry: Geometry, segments: &[Segment], tensors: &Tensors) -> Result<Outputs> {
+    let rows = tensors.q.len() / (geometry.num_attention_heads * geometry.head_dim);
+    let [q, k, v, d_o] =
+        [&tensors.q, &tensors.k, &tensors.v, &tensors.d_o].map(|x| device.upload("test", x).expect("it is small"));
+    let [mut o, mut dq] = [(); 2].map(|()| device.upload("test", &vec![f32::NAN; q.len()]).expect("it is small"));
+    let [mut dk, mut dv] = [(); 2].map(|()| device.upload("test", &vec![f32::NAN; k.len()]).expect("it is small"));
+    let mut lse = device.upload("test", &vec![f32::NAN; rows * geometry.num_attention_heads])?;
+    let (o_view, lse_view) = (o.view_mut(), lse.view_mut());
+    Forward { rows, geometry, segments, q: q.view(), k: k.view(), v: v.view(), o: o_view, lse: lse_view }
+        .run(device)?;
+    Backward {
+        rows,
+        geometry,
+        segments,
+        q: q.view(),
+        k: k.view(),
+        v: v.view(),
+        o: o.view(),
+        lse: lse.view(),
+        d_o: d_o.view(),
+        dq: dq.view_mut(),
+        dk: dk.view_mut(),
+        dv: dv.view_mut(),
+    }
+    .run(device)?;
+    Ok(Outputs { o: o.download(), lse: lse.download(), dq: dq.download(), dk: dk.download(), dv: dv.download() })
+}
+
+/// Some rows of all inputs.
+fn take(tensors: &Tensors, geometry: &Geometry, rows: &[Range<usize>]) -> Tensors {
+    let of = |x: &[f32], heads: usize| {
+        let width = heads * geometry.head_dim;
+        rows.iter().flat_map(|rows| x[rows.start * width..rows.end * width].to_vec()).collect()
+    };
+    Tensors {
+        q: of(&tensors.q, geometry.num_attention_heads),
+        k: of(&tensors.k, geometry.num_key_value_heads),
+        v: of(&tensors.v, geometry.num_key_value_heads),
+        d_o: of(&tensors.d_o, geometry.num_attention_heads),
+    }
+}
+
+/// `got` rows `rows` hold the bits of `want` rows `like`; `width` columns.
+fn assert_rows_equal(
+    what: &str,
+    got: &[f32],
+    rows: Range<usize>,
+    want: &[f32],
+    like: Range<usize>,
+    width: usize,
+    place: &str,
+) {
+    assert_eq!(rows.len(), like.len());
+    for (row, other) in rows.zip(like) {
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        let (got, want) = (bits(&got[row * width..][..width]), bits(&want[other * width..][..width]));
+        assert_eq!(got, want, "{what} of row {row} ({place}) differs from row {other}");
+    }
+}
+
+impl Outputs {
+    /// The rows of both hold the same bits: `o`, `lse` and `dq`, and `dk` and `dv` where asked.
+    fn assert_equal(
+        &self,
+        rows: Range<usize>,
+        other: &Outputs,
+        like: Range<usize>,
+        geometry: &Geometry,
+        keys: Keys,
+        place: &str,
+    ) {
+        let heads = geometry.num_attention_heads;
+        let (wide, narrow) = (heads * geometry.head_dim, geometry.num_key_value_heads * geometry.head_dim);
+        assert_rows_equal("o", &self.o, rows.clone(), &other.o, like.clone(), wide, place);
+        assert_rows_equal("lse", &self.lse, rows.clone(), &other.lse, like.clone(), heads, place);
+        assert_rows_equal("dq", &self.dq, rows.clone(), &other.dq, like.clone(), wide, place);
+        if keys == Keys::Compared {
+            assert_rows_equal("dk", &self.dk, rows.clone(), &other.dk, like.clone(), narrow, place);
+            assert_rows_equal("dv", &self.dv, rows, &other.dv, like, narrow, place);
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Keys {
+    Compared,
+    Apart,
+}
+
+fn devices() -> Vec<Device> {
+    Isa::available()
+        .into_iter()
+        .map(|isa| Device::cpu_with(Some(2), isa).expect("two threads can be started"))
+        .collect()
+}
+
+/// With and without what changes which blocks are visited and what is done to a score.
+fn variants() -> [Geometry; 4] {
+    let small = Geometry { num_attention_heads: 4, num_key_value_heads: 2, head_dim: 20, scale: 0.3, ..SMOLLM2 };
+    [
+        SMOLLM2,
+        small,
+        Geometry { sliding_window: Some(37), ..small },
+        Geometry { sliding_window: Some(100), softcap: Some(1.5), ..small },
+    ]
+}
+
+#[test]
+fn a_tree_packed_among_others_has_the_bits_it_has_alone() {
+    let (before, alone, after) = (tree(3, 77, &[5, 130]), tree(0, 90, &[61, 1, 40]), tree(420, 200, &[]));
+    let moved = tree(220, 90, &[61, 1, 40]);
+    let rows = alone.last().expect("a tree has segments").rows.end;
+    for device in devices() {
+        for geometry in variants() {
+            let tensors = Tensors::random(630, &geometry);
+            let packed = [before.clone(), moved.clone(), after.clone()].concat();
+            let packed = attend(&device, geometry, &packed, &tensors).unwrap();
+            let own = take(&tensors, &geometry, &[220..220 + rows]);
+            let alone = attend(&device, geometry, &alone, &own).unwrap();
+            let place = format!("{geometry:?} on {}", device.describe());
+            packed.assert_equal(220..220 + rows, &alone, 0..rows, &geometry, Keys::Compared, &place);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let segments = [tree(0, 77, &[5, 130]), tree(212, 0, &[64, 3]), tree(290, 128, &[20])].concat();
+    for isa in Isa::available() {
+        for geometry in variants() {
+            let tensors = Tensors::random(440, &geometry);
+            let [one, two, three] = [1, 2, 3].map(|threads| {
+                let device = Device::cpu_with(Some(threads), isa).expect("three threads can be started");
+                attend(&device, geometry, &segments, &tensors).unwrap()
+            });
+            let place = format!("{geometry:?} on {}", isa.name());
+            two.assert_equal(0..440, &one, 0..440, &geometry, Keys::Compared, &place);
+            three.assert_equal(0..440, &one, 0..440, &geometry, Keys::Compared, &place);
+        }
+    }
+}
+
+/// The prompt ends inside a block, at the end of one, and in the first one; branches of one row among them.
+#[test]
+fn a_shared_prefix_has_the_bits_of_separate_sequences() {
+    for device in devices() {
+        for geometry in variants() {
+            for prompt in [1, 64, 100, 130] {
+                let branches = [70, 1, 33];
+                let shared = tree(0, prompt, &branches);
+                let rows = prompt + branches.iter().sum::<usize>();
+                let tensors = Tensors::random(rows, &geometry);
+                let together = attend(&device, geometry, &shared, &tensors).unwrap();
+                let place = format!("prompt {prompt}, {geometry:?} on {}", device.describe());
+                for branch in &shared[1..] {
+                    let own = take(&tensors, &geometry, &[0..prompt, branch.rows.clone()]);
+                    let apart = attend(&device, geometry, &tree(0, prompt + branch.rows.len(), &[]), &own).unwrap();
+                    together.assert_equal(0..prompt, &apart, 0..prompt, &geometry, Keys::Apart, &place);
+                    let after_prompt = prompt..prompt + branch.rows.len();
+                    let rows = branch.rows.clone();
+                    together.assert_equal(rows, &apart, after_prompt, &geometry, Keys::Compared, &place);
+                }
+            }
+        }
+    }
+}
+
+/// One branch: even the prompt's `dk` and `dv` add the same terms in the same order.
+#[test]
+fn a_prompt_with_one_branch_has_the_bits_of_one_sequence() {
+    for device in devices() {
+        for geometry in variants() {
+            for [prompt, branch] in [[100, 70], [64, 1], [3, 200]] {
+                let tensors = Tensors::random(prompt + branch, &geometry);
+                let shared = attend(&device, geometry, &tree(0, prompt, &[branch]), &tensors).unwrap();
+                let whole = attend(&device, geometry, &tree(0, prompt + branch, &[]), &tensors).unwrap();
+                let rows = 0..prompt + branch;
+                let place = format!("{prompt} + {branch}, {geometry:?} on {}", device.describe());
+                shared.assert_equal(rows.clone(), &whole, rows, &geometry, Keys::Compared, &place);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_no_segment_are_zero_and_change_nothing() {
+    let segments = tree(2, 5, &[4]);
+    for device in devices() {
+        let mut tensors = Tensors::random(14, &SMOLLM2);
+        let outputs = attend(&device, SMOLLM2, &segments, &tensors).unwrap();
+        // NaN in the uncovered rows must reach nothing
+        for row in [0, 1, 11, 12, 13] {
+            for (x, width) in
+                [(&mut tensors.q, 576), (&mut tensors.k, 192), (&mut tensors.v, 192), (&mut tensors.d_o, 576)]
+            {
+                x[row * width..(row + 1) * width].fill(f32::NAN);
+            }
+        }
+        let poisoned = attend(&device, SMOLLM2, &segments, &tensors).unwrap();
+        outputs.assert_equal(0..14, &poisoned, 0..14, &SMOLLM2, Keys::Compared, &device.describe());
+        for row in [0, 1, 11, 12, 13] {
+            for (x, width) in
+                [(&outputs.o, 576), (&outputs.lse, 9), (&outputs.dq, 576), (&outputs.dk, 192), (&outputs.dv, 192)]
+            {
+                assert!(x[row * width..(row + 1) * width].iter().all(|&x| x.to_bits() == 0), "row {row}");
+            }
+        }
+    }
+}
+
+/// A window of 1 leaves every row its own value, whatever the scores.
+#[test]
+fn a_window_of_one_returns_the_values() {
+    let geometry = Geometry { num_attention_heads: 3, num_key_value_heads: 3, sliding_window: Some(1), ..SMOLLM2 };
+    for device in devices() {
+        let tensors = Tensors::random(150, &geometry);
+        let outputs = attend(&device, geometry, &tree(0, 100, &[50]), &tensors).unwrap();
+        assert_eq!(outputs.o, tensors.v);
+        assert!(outputs.dk.iter().all(|&x| x == 0.0), "nothing depends on a score");
+    }
+}
+
+/// Scores of ±10⁴: the softmax is one-hot, exactly, and nothing overflows.
+#[test]
+fn extreme_scores_stay_finite() {
+    let geometry = Geometry { num_attention_heads: 1, num_key_value_heads: 1, head_dim: 16, scale: 1.0, ..SMOLLM2 };
+    let rows = 200;
+    let mut inputs = Inputs::of(&[rows]);
+    let v = inputs.normal(rows * 16, 1.0);
+    let d_o = inputs.normal(rows * 16, 1.0);
+    // the score of (i, t) is ±10⁴, + only where t is 7 modulo 100
+    let q: Vec<f32> = (0..rows * 16).map(|at| if at % 16 == 0 { 100.0 } else { 0.0 }).collect();
+    let sign = |row: usize| if row % 100 == 7 { 100.0 } else { -100.0 };
+    let k: Vec<f32> = (0..rows * 16).map(|at| if at % 16 == 0 { sign(at / 16) } else { 0.0 }).collect();
+    let tensors = Tensors { q, k, v, d_o };
+    for device in devices() {
+        let outputs = attend(&device, geometry, &tree(0, rows, &[]), &tensors).unwrap();
+        for x in [&outputs.o, &outputs.lse, &outputs.dq, &outputs.dk, &outputs.dv] {
+            assert!(x.iter().all(|x| x.is_finite()), "on {}", device.describe());
+        }
+        assert_eq!(outputs.o[50 * 16..51 * 16], tensors.v[7 * 16..8 * 16], "row 50 sees one key of large score");
+        assert_eq!(outputs.lse[50], 1e4);
+    }
+}
+
+/// d(Σ d_o·o) by central differences in f64: the truncation error of a step of 1e-5 is below 1e-9 for values of order 1, the
+/// rounding error about 1e-11 / 1e-5.
+#[test]
+fn the_references_gradients_are_those_of_finite_differences() {
+    let plain = Geometry { num_attention_heads: 4, num_key_value_heads: 2, head_dim: 3, scale: 0.7, ..SMOLLM2 };
+    let mut checked = 0;
+    for geometry in [
+        plain,
+        Geometry { num_key_value_heads: 4, softcap: Some(0.8), ..plain },
+        Geometry { num_key_value_heads: 1, sliding_window: Some(3), ..plain },
+        Geometry { softcap: Some(1.2), sliding_window: Some(2), ..plain },
+    ] {
+        for segments in
+            [tree(0, 4, &[]), tree(1, 3, &[2]), tree(0, 3, &[1, 2]), tree(0, 2, &[1, 3, 2]), tree(0, 0, &[3])]
+        {
+            let rows = 10;
+            let tensors = Tensors::random(rows, &geometry);
+            let mut inputs = [&tensors.q, &tensors.k, &tensors.v].map(|x| widen::<f64>(x));
+            let d_o = widen::<f64>(&tensors.d_o);
+            let objective = |[q, k, v]: &[Vec<f64>; 3]| -> f64 {
+                let (o, _) = reference::forward(rows, &geometry, &segments, q, k, v);
+                o.iter().zip(&d_o).map(|(o, d)| o * d).sum()
+            };
+            let [q, k, v] = &inputs;
+            let (o, lse) = reference::forward(rows, &geometry, &segments, q, k, v);
+            let gradients = reference::backward(rows, &geometry, &segments, q, k, v, &o, &lse, &d_o);
+            const STEP: f64 = 1e-5;
+            for (which, gradient) in [&gradients.dq, &gradients.dk, &gradients.dv].into_iter().enumerate() {
+                for (at, &derivative) in gradient.iter().enumerate() {
+                    let [above, below] = [STEP, -STEP].map(|step| {
+                        let before = inputs[which][at];
+                        inputs[which][at] = before + step;
+                        let value = objective(&inputs);
+                        inputs[which][at] = before;
+                        value
+                    });
+                    let numeric = (above - below) / (2.0 * STEP);
+                    assert!(
+                        (numeric - derivative).abs() < 1e-7 * (1.0 + derivative.abs()),
+                        "d{}[{at}] = {derivative}, by differences {numeric}; {segments:?} {geometry:?}",
+                        ["q", "k", "v"][which]
+                    );
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked > 4000, "{checked} derivatives were checked");
+}
+
+/// A decoding step is the last row of the sequence.
+#[test]
+fn decode_is_the_last_row_of_forward() {
+    for device in devices() {
+        for geometry in variants() {
+            let rows = 150;
+            let tensors = Tensors::random(rows, &geometry);
+            let whole = attend(&device, geometry, &tree(0, rows, &[]), &tensors).unwrap();
+            let width = geometry.num_attention_heads * geometry.head_dim;
+            let last = (rows - 1) * width..rows * width;
+            let q = device.upload("test", &tensors.q[last.clone()]).unwrap();
+            let (k, v) = (device.upload("test", &tensors.k).unwrap(), device.upload("test", &tensors.v).unwrap());
+            let mut o = device.alloc("test", width).unwrap();
+            Decode {
+                batch: 1,
+                geometry,
+                capacity: rows,
+                lengths: &[rows],
+                q: q.view(),
+                k_cache: k.view(),
+                v_cache: v.view(),
+                o: o.view_mut(),
+            }
+            .run(&device)
+            .unwrap();
+            for (got, want) in o.download().iter().zip(&whole.o[last]) {
+                // both are within some units in the last place of |o| <= 5
+                assert!((got - want).abs() < 2e-6, "{got} and {want} on {}", device.describe());
+            }
+        }
+    }
+}
+
+#[test]
+fn wrong_arguments_are_refused_by_name() {
+    let device = Device::cpu(Some(1)).unwrap();
+    let tensors = Tensors::random(10, &SMOLLM2);
+    let run =
+        |geometry, segments: &[Segment]| attend(&device, geometry, segments, &tensors).err().expect("it is wrong");
+    let argument = |error| match error {
+        KernelError::Size { kernel: "attention.forward", argument, .. } => argument,
+        other => panic!("{other}"),
+    };
+    let whole = tree(0, 10, &[]);
+    assert_eq!(argument(run(Geometry { num_key_value_heads: 2, ..SMOLLM2 }, &whole)), "num_key_value_heads");
+    assert_eq!(argument(run(Geometry { num_key_value_heads: 0, ..SMOLLM2 }, &whole)), "num_key_value_heads");
+    assert_eq!(argument(run(Geometry { sliding_window: Some(0), ..SMOLLM2 }, &whole)), "sliding_window");
+    assert_eq!(argument(run(SMOLLM2, &tree(0, 11, &[]))), "segments.rows");
+    let segment = |rows, prefix| Segment { rows, prefix };
+    assert_eq!(argument(run(SMOLLM2, &[segment(0..4, 0..0), segment(3..8, 0..0)])), "segments.rows");
+    assert_eq!(argument(run(SMOLLM2, &[segment(0..4, 0..0), segment(4..8, 5..20)])), "segments.prefix");
+    assert_eq!(argument(run(SMOLLM2, &[segment(0..4, 0..0), segment(4..8, 0..3)])), "segments.prefix");
+    let chained = [segment(0..4, 0..0), segment(4..6, 0..4), segment(6..8, 4..6)];
+    assert_eq!(argument(run(SMOLLM2, &chained)), "segments.prefix");
+    let short = Tensors { k: tensors.k[1..].to_vec(), ..Tensors::random(10, &SMOLLM2) };
+    let error = attend(&device, SMOLLM2, &whole, &short).err().expect("k is too short");
+    assert_eq!(error, KernelError::Shape { kernel: "attention.forward", argument: "k", got: 1919, want: 1920 });
+
+    let (q, cache) = (device.zeros("test", 576).unwrap(), device.zeros("test", 4 * 192).unwrap());
+    let mut o = device.zeros("test", 576).unwrap();
+    for lengths in [0, 5] {
+        let decode = Decode {
+            batch: 1,
+            geometry: SMOLLM2,
+            capacity: 4,
+            lengths: &[lengths],
+            q: q.view(),
+            k_cache: cache.view(),
+            v_cache: cache.view(),
+            o: o.view_mut(),
+        };
+        assert!(matches!(decode.run(&device), Err(KernelError::Size { argument: "lengths", .. })));
+    }
+}

@@ -1,0 +1,89 @@
+//! Tasks of uneven size over the threads of the device.
+//!
+//! Tasks are handed out one by one in the order of their number, so a caller that numbers the heaviest first keeps the threads
+//! busy to the end. No task may read what another writes: the bits of a result do not depend on who computed it.
+
+use crate::device::Cpu;
+use crate::{Device, Result};
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+impl Cpu {
+    /// Calls `work(task, scratch)` for each task in `0..count`. A thread has `scratch_len` floats of its own, whose content is
+    /// what its last task left there.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::OutOfMemory`] for the scratch, counted under `name`.
+    pub(crate) fn for_each_task(
+        &self,
+        device: &Device,
+        name: &'static str,
+        count: usize,
+        scratch_len: usize,
+        work: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Result<()> {
+        // whole cache lines: threads must not share one
+        let per_thread = scratch_len.next_multiple_of(16);
+        let threads = device.threads().min(count);
+        let mut scratch = device.alloc::<f32>(name, per_thread * threads)?;
+        let scratch = Disjoint::new(scratch.view_mut().cpu());
+        if threads == 1 {
+            for task in 0..count {
+                // SAFETY: one thread, and `work` gives the borrow back before the next call.
+                work(task, unsafe { scratch.slice(0..scratch_len) });
+            }
+            return Ok(());
+        }
+        let next = AtomicUsize::new(0);
+        self.install(|| {
+            rayon::broadcast(|thread| {
+                if thread.index() >= threads {
+                    return;
+                }
+                let begin = thread.index() * per_thread;
+                loop {
+                    let task = next.fetch_add(1, Ordering::Relaxed);
+                    if task >= count {
+                        return;
+                    }
+                    // SAFETY: each thread of the pool has an index of its own, and the borrow ends before the next task.
+                    work(task, unsafe { scratch.slice(begin..begin + scratch_len) });
+                }
+            });
+        });
+        Ok(())
+    }
+}
+
+/// A slice of which several threads write different parts.
+pub(crate) struct Disjoint<'a, T> {
+    at: *mut T,
+    len: usize,
+    _borrow: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it is a `&mut [T]` whose users promise, at `slice`, to touch different parts; T itself may be sent.
+unsafe impl<T: Send> Send for Disjoint<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+
+impl<'a, T> Disjoint<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Disjoint<'a, T> {
+        Disjoint { at: slice.as_mut_ptr(), len: slice.len(), _borrow: PhantomData }
+    }
+
+    /// Elements `range`.
+    ///
+    /// # Safety
+    /// No other borrow of any of these elements is live.
+    ///
+    /// # Panics
+    /// If the range is outside the slice.
+    #[expect(clippy::mut_from_ref, reason = "that is its purpose; the caller promises disjoint ranges")]
+    pub(crate) unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} is inside {} elements", self.len);
+        // SAFETY: inside the slice by the assertion, borrowed once by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.at.add(range.start), range.len()) }
+    }
+}
