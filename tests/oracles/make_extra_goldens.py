@@ -38,6 +38,7 @@ import peft  # noqa: E402  the environment above must be set first
 import torch  # noqa: E402
 import transformers  # noqa: E402
 import trl  # noqa: E402
+from alone import new_rotary_embeddings, policy_and_reference, token_logps  # noqa: E402
 from datasets import Dataset  # noqa: E402
 
 transformers.logging.set_verbosity_error()
@@ -176,14 +177,6 @@ def adapted_layers(adapted):
     return sorted((name, module) for name, module in named if isinstance(module, peft.tuners.lora.LoraLayer))
 
 
-def new_rotary_embeddings(model):
-    """Forget what earlier sequences did to the frequencies."""
-    for module in list(model.modules()):
-        rotary = getattr(module, "rotary_emb", None)
-        if rotary is not None:
-            module.rotary_emb = type(rotary)(config=rotary.config)
-
-
 # ---------------------------------------------------------------------------------------------------------------- numbers
 
 
@@ -224,22 +217,6 @@ class Tokens:
             yield side, batch["input_ids"][i, :length], prompt
 
 
-@torch.no_grad()
-def token_logps(model, ids, prompt):
-    logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
-    logps = logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
-    return logps[prompt - 1:]
-
-
-def alone(adapted, ids, prompt):
-    """Per-token log-probs of one sequence under policy and reference."""
-    new_rotary_embeddings(adapted)
-    policy = token_logps(adapted, ids, prompt)
-    new_rotary_embeddings(adapted)
-    with adapted.disable_adapter():
-        return policy, token_logps(adapted, ids, prompt)
-
-
 def write_case(name, what, model, rows, changed_config=None, lora=None):
     """One folder. Without `lora` the adapter is the model's own golden one."""
     folder = args.goldens / "extra" / name
@@ -269,10 +246,10 @@ def write_case(name, what, model, rows, changed_config=None, lora=None):
             continue
         tokens.append({"id": row["id"], **ids, **encoder.texts(row)})
         for side, sequence, prompt in encoder.sequences(ids):
-            policy, reference = alone(adapted, sequence, prompt)
-            again = alone(rounded_otherwise, sequence, prompt)
+            policy, reference = policy_and_reference(adapted, sequence, prompt)
+            again = policy_and_reference(rounded_otherwise, sequence, prompt)
             noise = max(noise, *(abs(float(a.sum() - b.sum())) for a, b in zip((policy, reference), again)))
-            difference = max(difference, abs(float((alone(plain, sequence, prompt)[0] - policy).sum())))
+            difference = max(difference, abs(float((policy_and_reference(plain, sequence, prompt)[0] - policy).sum())))
             logps.append({
                 "id": row["id"], "side": side, "total_tokens": len(sequence), "completion_tokens": len(policy),
                 "policy": float(policy.sum()), "reference": float(reference.sum()),

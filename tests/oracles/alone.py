@@ -1,0 +1,27 @@
+"""Log-probs of one sequence that runs alone: unpadded, and through a rotary embedding that has seen no other sequence."""
+import torch
+
+
+def new_rotary_embeddings(model):
+    """Forget what earlier sequences did to the frequencies (dynamic rope keeps the largest base it has met)."""
+    for module in list(model.modules()):
+        rotary = getattr(module, "rotary_emb", None)
+        if rotary is not None:
+            module.rotary_emb = type(rotary)(config=rotary.config)
+
+
+@torch.no_grad()
+def token_logps(model, ids, prompt):
+    """Of the tokens after the first `prompt` ones, in nats; ids: [tokens]."""
+    logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+    logps = logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+    return logps[prompt - 1:]
+
+
+def policy_and_reference(adapted, ids, prompt):
+    """Under a PEFT model, and under its base with the adapter off."""
+    new_rotary_embeddings(adapted)
+    policy = token_logps(adapted, ids, prompt)
+    new_rotary_embeddings(adapted)
+    with adapted.disable_adapter():
+        return policy, token_logps(adapted, ids, prompt)
