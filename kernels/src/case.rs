@@ -27,8 +27,8 @@ pub struct Case {
     pub prepare: Box<dyn Fn(&Device) -> Result<Box<dyn Prepared>> + Send + Sync>,
 }
 
-/// A kernel with its inputs in place.
-pub trait Prepared {
+/// A kernel with its inputs in place. `Send`, so that it can run inside the device's pool.
+pub trait Prepared: Send {
     /// Puts back what a run overwrites although it reads it, e.g. the sum that is added to. Outside a bench's clock.
     fn reset(&mut self) -> Result<()> {
         Ok(())

@@ -147,7 +147,7 @@ struct Run {
     left: Vec<f32>,
     /// As the kernel reads it: rounded to its format.
     right: Vec<f32>,
-    /// What the output holds before the call.
+    /// What the output holds before the call, where it is added to.
     before: Vec<f32>,
     left_buffer: Buffer<f32>,
     right_buffer: Right,
@@ -176,16 +176,17 @@ impl Run {
             }
         };
         let before = match shape.accumulate {
-            // an element that is not written shows
-            Accumulate::Set => vec![f32::NAN; output],
+            Accumulate::Set => Vec::new(),
             Accumulate::Add => inputs.normal(output, 1.0),
         };
+        let mut output = device.alloc("output", output)?;
+        output.view_mut().fill(f32::NAN); // an element that is not written shows
         Ok(Run {
             shape,
             device: device.clone(),
             left_buffer: device.upload("left", &left)?,
             before_buffer: device.upload("before", &before)?,
-            output: device.upload("output", &before)?,
+            output,
             left,
             right,
             before,
@@ -253,7 +254,11 @@ impl Prepared for Run {
             Layout::Dx => reference::dx::<f64>,
             Layout::Dw => reference::dw::<f64>,
         };
-        let before: Vec<f64> = sampled(&self.before).into_iter().map(f64::from).collect();
+        let got = sampled(&self.output.download());
+        let before: Vec<f64> = match accumulate {
+            Accumulate::Set => vec![0.0; got.len()],
+            Accumulate::Add => sampled(&self.before).into_iter().map(f64::from).collect(),
+        };
         let mut exact = before.clone();
         reference([m, n, k], alpha, &left, &right, &mut exact, accumulate, precision);
 
@@ -267,7 +272,7 @@ impl Prepared for Run {
             Layout::Dw => m,
         };
         let largest = terms.iter().fold(0.0f64, |largest, x| largest.max(*x));
-        vec![Comparison::with_bound("output", &sampled(&self.output.download()), &exact, bound(depth, largest))]
+        vec![Comparison::with_bound("output", &got, &exact, bound(depth, largest))]
     }
 }
 

@@ -1,79 +1,201 @@
-//! Rows in parallel, plain loops inside.
+//! All three products as one, `output[rows, cols] (+)= alpha * left[rows, depth] · right[depth, cols]`, cut into tasks.
+//!
+//! A task is a range of rows by a range of columns ([`block`]). It walks the depth in blocks, packs the right operand's panel
+//! of a block into the first-level cache ([`pack`]) and runs the tiles of its rows against it ([`microkernel`]).
+//!
+//! The bits of an output element are a function of its own operands and of the depth: within a block one accumulator takes the
+//! products in order, the blocks' sums are added in order, and where the blocks end depends on the depth alone. So neither the
+//! number of rows nor the number of threads nor a tile's edge shows in them.
+
+mod block;
+mod microkernel;
+mod pack;
+mod scratch;
 
 use super::{Accumulate, Dw, Dx, Forward};
+use crate::cpu::Isa;
+use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
 use crate::{Precision, Slice, SliceMut, WeightSlice};
-use half::bf16;
+use block::Block;
+use half::{bf16, f16};
 use rayon::prelude::*;
-use std::borrow::Cow;
+use scratch::with_scratch;
+use std::ops::Range;
+
+/// Largest depth of a packed panel: 288 x 32 floats are 36 KiB of a first-level cache of 48 (AVX-512), 288 x 16 are 18 of 32.
+const DEPTH_BLOCK: usize = 288;
+/// 512 rows x 288 floats of the left operand are 576 KiB: they stay in the second-level cache while the panels pass.
+const ROWS_PER_TASK: usize = 512;
+/// 512 rows x 256 columns of partial sums are 512 KiB, beside the left operand.
+const COLS_PER_TASK: usize = 256;
+/// Enough tasks for each thread that one which loses its core for a while does not make the others wait.
+const TASKS_PER_THREAD: usize = 4;
+/// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
+const PARALLEL_WORK: usize = 1 << 20;
 
 pub(super) fn forward(call: Forward<'_>, cpu: &Cpu) {
-    let Forward { n, k, alpha, accumulate, precision, .. } = call;
-    let Slice::Cpu(x) = call.x;
-    let SliceMut::Cpu(y) = call.y;
-    let (x, w) = (rounded(Cow::Borrowed(x), precision), rounded(widened(call.w), precision));
-    cpu.install(|| {
-        y.par_chunks_mut(n.max(1)).zip(x.par_chunks(k.max(1))).for_each(|(y, x)| {
-            for (col, y) in y.iter_mut().enumerate() {
-                let sum = x.iter().zip(&w[col * k..(col + 1) * k]).fold(0.0, |sum: f32, (a, b)| sum + a * b);
-                store(y, alpha, sum, accumulate);
-            }
-        });
-    });
+    let (Slice::Cpu(x), SliceMut::Cpu(y)) = (call.x, call.y);
+    Product {
+        rows: call.m,
+        cols: call.n,
+        depth: call.k,
+        alpha: call.alpha,
+        accumulate: call.accumulate,
+        precision: call.precision,
+        left: Left::Rows(x),
+        right: Right { values: Values::of(call.w), order: Order::Columns },
+        output: Output(y.as_mut_ptr()),
+    }
+    .run(cpu);
 }
 
 pub(super) fn dx(call: Dx<'_>, cpu: &Cpu) {
-    let Dx { n, k, alpha, accumulate, precision, .. } = call;
-    let Slice::Cpu(dy) = call.dy;
-    let SliceMut::Cpu(dx) = call.dx;
-    let (dy, w) = (rounded(Cow::Borrowed(dy), precision), rounded(widened(call.w), precision));
-    cpu.install(|| {
-        dx.par_chunks_mut(k.max(1)).enumerate().for_each(|(row, dx)| {
-            let mut sum = vec![0.0f32; k];
-            for i in 0..n {
-                let factor = dy[row * n + i];
-                sum.iter_mut().zip(&w[i * k..(i + 1) * k]).for_each(|(sum, w)| *sum += factor * w);
-            }
-            dx.iter_mut().zip(sum).for_each(|(dx, sum)| store(dx, alpha, sum, accumulate));
-        });
-    });
+    let (Slice::Cpu(dy), SliceMut::Cpu(dx)) = (call.dy, call.dx);
+    Product {
+        rows: call.m,
+        cols: call.k,
+        depth: call.n,
+        alpha: call.alpha,
+        accumulate: call.accumulate,
+        precision: call.precision,
+        left: Left::Rows(dy),
+        right: Right { values: Values::of(call.w), order: Order::Rows },
+        output: Output(dx.as_mut_ptr()),
+    }
+    .run(cpu);
 }
 
 pub(super) fn dw(call: Dw<'_>, cpu: &Cpu) {
-    let Dw { m, n, k, alpha, accumulate, precision, .. } = call;
-    let (Slice::Cpu(dy), Slice::Cpu(x)) = (call.dy, call.x);
-    let SliceMut::Cpu(dw) = call.dw;
-    let (dy, x) = (rounded(Cow::Borrowed(dy), precision), rounded(Cow::Borrowed(x), precision));
-    cpu.install(|| {
-        dw.par_chunks_mut(k.max(1)).enumerate().for_each(|(row, dw)| {
-            let mut sum = vec![0.0f32; k];
-            for i in 0..m {
-                let factor = dy[i * n + row];
-                sum.iter_mut().zip(&x[i * k..(i + 1) * k]).for_each(|(sum, x)| *sum += factor * x);
-            }
-            dw.iter_mut().zip(sum).for_each(|(dw, sum)| store(dw, alpha, sum, accumulate));
-        });
-    });
+    let (Slice::Cpu(dy), Slice::Cpu(x), SliceMut::Cpu(dw)) = (call.dy, call.x, call.dw);
+    Product {
+        rows: call.n,
+        cols: call.k,
+        depth: call.m,
+        alpha: call.alpha,
+        accumulate: call.accumulate,
+        precision: call.precision,
+        left: Left::Columns(dy),
+        right: Right { values: Values::F32(x), order: Order::Rows },
+        output: Output(dw.as_mut_ptr()),
+    }
+    .run(cpu);
 }
 
-fn widened(w: WeightSlice<'_>) -> Cow<'_, [f32]> {
-    match w {
-        WeightSlice::F32(Slice::Cpu(w)) => Cow::Borrowed(w),
-        WeightSlice::F16(Slice::Cpu(w)) => w.iter().map(|w| w.to_f32()).collect(),
-        WeightSlice::Bf16(Slice::Cpu(w)) => w.iter().map(|w| w.to_f32()).collect(),
+/// `output[rows, cols] (+)= alpha * left[rows, depth] · right[depth, cols]`
+struct Product<'a> {
+    rows: usize,
+    cols: usize,
+    depth: usize,
+    alpha: f32,
+    accumulate: Accumulate,
+    precision: Precision,
+    left: Left<'a>,
+    right: Right<'a>,
+    output: Output,
+}
+
+/// The left operand and how it lies.
+#[derive(Clone, Copy)]
+enum Left<'a> {
+    /// `[rows, depth]`
+    Rows(&'a [f32]),
+    /// `[depth, rows]`
+    Columns(&'a [f32]),
+}
+
+/// The right operand and how it lies.
+#[derive(Clone, Copy)]
+struct Right<'a> {
+    values: Values<'a>,
+    order: Order,
+}
+
+#[derive(Clone, Copy)]
+enum Values<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+#[derive(Clone, Copy)]
+enum Order {
+    /// `[depth, cols]`
+    Rows,
+    /// `[cols, depth]`
+    Columns,
+}
+
+/// Where the output starts. Every task writes its own rows and columns of it.
+#[derive(Clone, Copy)]
+struct Output(*mut f32);
+// SAFETY: tasks write disjoint elements, and the caller's exclusive borrow outlives them all.
+unsafe impl Sync for Output {}
+
+impl<'a> Values<'a> {
+    fn of(weights: WeightSlice<'a>) -> Values<'a> {
+        match weights {
+            WeightSlice::F32(Slice::Cpu(values)) => Values::F32(values),
+            WeightSlice::F16(Slice::Cpu(values)) => Values::F16(values),
+            WeightSlice::Bf16(Slice::Cpu(values)) => Values::Bf16(values),
+        }
     }
 }
 
-fn rounded(x: Cow<'_, [f32]>, precision: Precision) -> Cow<'_, [f32]> {
-    match precision {
-        Precision::F32 => x,
-        Precision::Bf16 => x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect(),
+impl Product<'_> {
+    fn run(&self, cpu: &Cpu) {
+        if self.rows == 0 || self.cols == 0 {
+            return;
+        }
+        let isa = cpu.isa();
+        // sizes of slices that exist: their product may still not fit
+        let work = (self.rows + 16).saturating_mul(self.cols).saturating_mul(self.depth);
+        let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
+        let [rows_per_task, cols_per_task] = self.task_size(isa, threads);
+        let row_tasks = self.rows.div_ceil(rows_per_task);
+        let tasks = row_tasks * self.cols.div_ceil(cols_per_task);
+        let run_task = |task: usize| {
+            let (row, col) = (task % row_tasks * rows_per_task, task / row_tasks * cols_per_task);
+            let rows = row..(row + rows_per_task).min(self.rows);
+            let cols = col..(col + cols_per_task).min(self.cols);
+            // outside `dispatch`, which a closure would leave
+            with_scratch(|scratch| isa.dispatch(Block { product: self, rows, cols, scratch }));
+        };
+        if threads == 1 {
+            (0..tasks).for_each(run_task);
+        } else {
+            cpu.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(run_task));
+        }
+    }
+
+    /// Rows and columns of a task. Columns are split before rows, because a task packs the panels of its columns itself.
+    fn task_size(&self, isa: Isa, threads: usize) -> [usize; 2] {
+        let [tile_rows, tile_cols] = isa.dispatch(TileSize);
+        let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
+        let panels = self.cols.div_ceil(tile_cols);
+        let mut row_tasks = self.rows.div_ceil(ROWS_PER_TASK);
+        let col_tasks = wanted.div_ceil(row_tasks).clamp(self.cols.div_ceil(COLS_PER_TASK), panels);
+        // too few columns for all threads: rows too, but not fewer than 4 tiles of them
+        row_tasks = row_tasks.max(wanted.div_ceil(col_tasks).min(self.rows.div_ceil(4 * tile_rows)));
+        [self.rows.div_ceil(row_tasks).next_multiple_of(tile_rows), panels.div_ceil(col_tasks) * tile_cols]
+    }
+
+    /// The depth in blocks: as many as needed, nearly equal, multiples of 32 (whole vectors of 16-bit weights).
+    fn depth_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let depth = self.depth;
+        let blocks = depth.div_ceil(DEPTH_BLOCK).max(1);
+        let size = depth.div_ceil(blocks).next_multiple_of(32);
+        (0..blocks).map(move |block| block * size..((block + 1) * size).min(depth))
     }
 }
 
-fn store(y: &mut f32, alpha: f32, sum: f32, accumulate: Accumulate) {
-    *y = match accumulate {
-        Accumulate::Set => alpha * sum,
-        Accumulate::Add => *y + alpha * sum,
-    };
+/// Rows and columns of the full tile.
+struct TileSize;
+
+impl VectorTask for TileSize {
+    type Output = [usize; 2];
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> [usize; 2] {
+        [microkernel::tile_rows::<S>(usize::MAX), microkernel::TILE_VECTORS * S::LANES]
+    }
 }

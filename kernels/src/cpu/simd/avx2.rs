@@ -21,9 +21,48 @@ unsafe fn mask(n: usize) -> __m256i {
     unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
 }
 
+/// Column `j` of a block of 8 rows of 8 words, for j in order.
+#[inline(always)]
+unsafe fn transposed_words<T>(from: *const T, stride: usize, last_row: usize) -> [__m256; 8] {
+    // SAFETY: the caller's rows hold 8 words each; the instruction set by the trait's contract.
+    unsafe {
+        let mut columns = [_mm256_setzero_ps(); 8];
+        for half in 0..2 {
+            let word = |row: usize| from.add(row.min(last_row) * stride).cast::<f32>().add(4 * half);
+            let mut rows = [_mm256_setzero_ps(); 4];
+            for i in 0..4 {
+                // four words of rows i and i + 4
+                rows[i] =
+                    _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(word(i))), _mm_loadu_ps(word(i + 4)), 1);
+            }
+            let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(rows[0], rows[1]));
+            let high01 = _mm256_castps_pd(_mm256_unpackhi_ps(rows[0], rows[1]));
+            let low23 = _mm256_castps_pd(_mm256_unpacklo_ps(rows[2], rows[3]));
+            let high23 = _mm256_castps_pd(_mm256_unpackhi_ps(rows[2], rows[3]));
+            columns[4 * half] = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
+            columns[4 * half + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
+            columns[4 * half + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
+            columns[4 * half + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
+        }
+        columns
+    }
+}
+
+/// The low 16 bits of each lane.
+#[inline(always)]
+unsafe fn low_halves(words: __m256i) -> __m128i {
+    // SAFETY: AVX2, by the trait's contract.
+    unsafe {
+        let low = _mm256_and_si256(words, _mm256_set1_epi32(0xffff));
+        // packs within each half: the wanted quarters are 0 and 2
+        _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0b1000))
+    }
+}
+
 // SAFETY of the blocks below: the instruction set and the pointers are valid, by the trait's contract.
 impl Simd for Avx2 {
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
     type V = __m256;
 
     #[inline(always)]
@@ -125,6 +164,37 @@ impl Simd for Avx2 {
             let half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
             let quarter = _mm_max_ps(half, _mm_movehl_ps(half, half));
             _mm_cvtss_f32(_mm_max_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        unsafe {
+            for (j, column) in transposed_words(from, stride, last_row).into_iter().enumerate() {
+                Self::store(to.add(j * to_stride), column);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_bf16(from: *const bf16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        unsafe {
+            for (j, pairs) in transposed_words(from, stride, last_row).into_iter().enumerate() {
+                let pairs = _mm256_castps_si256(pairs);
+                let even = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+                let odd = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32)));
+                Self::store(to.add(2 * j * to_stride), even);
+                Self::store(to.add((2 * j + 1) * to_stride), odd);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_f16(from: *const f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        unsafe {
+            for (j, pairs) in transposed_words(from, stride, last_row).into_iter().enumerate() {
+                let pairs = _mm256_castps_si256(pairs);
+                let (even, odd) = (low_halves(pairs), low_halves(_mm256_srli_epi32(pairs, 16)));
+                Self::store(to.add(2 * j * to_stride), _mm256_cvtph_ps(even));
+                Self::store(to.add((2 * j + 1) * to_stride), _mm256_cvtph_ps(odd));
+            }
         }
     }
 }

@@ -20,9 +20,46 @@ fn mask(n: usize) -> __mmask16 {
     ((1u32 << n) - 1) as u16
 }
 
+/// Column `j` of a block of 16 rows of 16 words, for j in order: 32 shuffles, the rest are loads.
+#[inline(always)]
+unsafe fn transposed_words<T>(from: *const T, stride: usize, last_row: usize) -> [__m512; 16] {
+    // SAFETY: the caller's rows hold 16 words each; the instruction set by the trait's contract.
+    unsafe {
+        let mut columns = [_mm512_setzero_ps(); 16];
+        for quarter in 0..4 {
+            let word = |row: usize| from.add(row.min(last_row) * stride).cast::<f32>().add(4 * quarter);
+            let mut rows = [_mm512_setzero_ps(); 4];
+            for i in 0..4 {
+                // four words of rows i, i + 4, i + 8 and i + 12
+                let v = _mm512_castps128_ps512(_mm_loadu_ps(word(i)));
+                let v = _mm512_insertf32x4(v, _mm_loadu_ps(word(i + 4)), 1);
+                let v = _mm512_insertf32x4(v, _mm_loadu_ps(word(i + 8)), 2);
+                rows[i] = _mm512_insertf32x4(v, _mm_loadu_ps(word(i + 12)), 3);
+            }
+            let low01 = _mm512_castps_pd(_mm512_unpacklo_ps(rows[0], rows[1]));
+            let high01 = _mm512_castps_pd(_mm512_unpackhi_ps(rows[0], rows[1]));
+            let low23 = _mm512_castps_pd(_mm512_unpacklo_ps(rows[2], rows[3]));
+            let high23 = _mm512_castps_pd(_mm512_unpackhi_ps(rows[2], rows[3]));
+            columns[4 * quarter] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
+            columns[4 * quarter + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
+            columns[4 * quarter + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
+            columns[4 * quarter + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
+        }
+        columns
+    }
+}
+
+/// The low 16 bits of each lane.
+#[inline(always)]
+unsafe fn low_halves(words: __m512i) -> __m256i {
+    // SAFETY: AVX-512, by the trait's contract.
+    unsafe { _mm512_cvtepi32_epi16(words) }
+}
+
 // SAFETY of the blocks below: the instruction set and the pointers are valid, by the trait's contract.
 impl Simd for Avx512 {
     const LANES: usize = 16;
+    const REGISTERS: usize = 32;
     type V = __m512;
 
     #[inline(always)]
@@ -120,5 +157,36 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn reduce_max(a: __m512) -> f32 {
         unsafe { _mm512_reduce_max_ps(a) }
+    }
+    #[inline(always)]
+    unsafe fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        unsafe {
+            for (j, column) in transposed_words(from, stride, last_row).into_iter().enumerate() {
+                Self::store(to.add(j * to_stride), column);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_bf16(from: *const bf16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        unsafe {
+            for (j, pairs) in transposed_words(from, stride, last_row).into_iter().enumerate() {
+                let pairs = _mm512_castps_si512(pairs);
+                let even = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+                let odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
+                Self::store(to.add(2 * j * to_stride), even);
+                Self::store(to.add((2 * j + 1) * to_stride), odd);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_f16(from: *const f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        unsafe {
+            for (j, pairs) in transposed_words(from, stride, last_row).into_iter().enumerate() {
+                let pairs = _mm512_castps_si512(pairs);
+                let (even, odd) = (low_halves(pairs), low_halves(_mm512_srli_epi32(pairs, 16)));
+                Self::store(to.add(2 * j * to_stride), _mm512_cvtph_ps(even));
+                Self::store(to.add((2 * j + 1) * to_stride), _mm512_cvtph_ps(odd));
+            }
+        }
     }
 }

@@ -31,6 +31,8 @@ use super::Isa;
 pub trait Simd: Copy + 'static {
     /// Lanes of a vector.
     const LANES: usize;
+    /// Vectors that the register file holds.
+    const REGISTERS: usize;
     /// A vector of f32.
     type V: Copy;
 
@@ -65,6 +67,14 @@ pub trait Simd: Copy + 'static {
     /// Sum of the lanes in a fixed order: halves are added until one is left.
     unsafe fn reduce_add(a: Self::V) -> f32;
     unsafe fn reduce_max(a: Self::V) -> f32;
+
+    /// Transposes LANES values of each of LANES rows: value `j` of row `i` goes to `to[j * to_stride + i]`. Row `i` starts at
+    /// `from + min(i, last_row) * stride`, in elements, so that fewer rows can be read; the lanes beyond repeat the last.
+    unsafe fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
+    /// As [`Simd::transpose_f32`] for 2 * LANES values of each row, widened.
+    unsafe fn transpose_bf16(from: *const half::bf16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
+    /// As [`Simd::transpose_f32`] for 2 * LANES values of each row, widened.
+    unsafe fn transpose_f16(from: *const half::f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
 
     /// `e^x` per lane, within 3 units in the last place between -87.3 and 88.7, constant beyond (1.2e-38 and 3.4e38): callers
     /// subtract a maximum first. NaN stays NaN.

@@ -22,6 +22,8 @@ fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
 // SAFETY of the blocks below: pointers are valid for the lanes read or written, by the trait's contract.
 impl Simd for Portable {
     const LANES: usize = N;
+    /// Of the sixteen that every x86-64 has, two hold one of these.
+    const REGISTERS: usize = 8;
     type V = V;
 
     #[inline(always)]
@@ -113,5 +115,32 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn reduce_max(a: V) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, |m, x| if x > m { x } else { m })
+    }
+    #[inline(always)]
+    unsafe fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..N {
+            for j in 0..N {
+                // SAFETY: see above.
+                unsafe { *to.add(j * to_stride + i) = *from.add(i.min(last_row) * stride + j) };
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_bf16(from: *const bf16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..N {
+            for j in 0..2 * N {
+                // SAFETY: see above.
+                unsafe { *to.add(j * to_stride + i) = (*from.add(i.min(last_row) * stride + j)).to_f32() };
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose_f16(from: *const f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..N {
+            for j in 0..2 * N {
+                // SAFETY: see above.
+                unsafe { *to.add(j * to_stride + i) = (*from.add(i.min(last_row) * stride + j)).to_f32() };
+            }
+        }
     }
 }

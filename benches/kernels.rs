@@ -1,0 +1,44 @@
+//! Every timed case of the kernels: the same cases that the tests check.
+
+use crate::ceiling::Ceiling;
+use crate::measure::{Samples, sample, warm_up};
+use crate::report::{Rate, Report, Row};
+use align_kernels::Device;
+
+/// Measures the cases that are `wanted` by kernel and shape, and checks the output that it timed. Case and ceilings take turns, so that both see the same machine.
+pub fn run(
+    device: &Device,
+    rounds: usize,
+    wanted: &dyn Fn(&str) -> bool,
+    report: &mut Report,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut ceiling = Ceiling::new(device)?;
+    for case in align_kernels::cases() {
+        if !case.timed || !wanted(&format!("{} {}", case.kernel, case.shape)) {
+            continue;
+        }
+        let mut prepared = (case.prepare)(device)?;
+        // inside the device's pool, as a training step runs: no hand-over per call
+        let repeats = device.install(|| warm_up(|| prepared.run()))?;
+        let (mut time, mut flops, mut bytes) = (Samples::default(), Samples::default(), Samples::default());
+        for round in 0..rounds {
+            flops.push(ceiling.flops());
+            if round % 5 == 0 {
+                bytes.push(ceiling.bytes());
+            }
+            time.push(device.install(|| sample(repeats, || prepared.run()))?);
+        }
+        if let Some(wrong) = prepared.check().into_iter().find(|comparison| !comparison.holds()) {
+            return Err(format!("{} {}: {wrong:?}", case.kernel, case.shape).into());
+        }
+        let (flops, bytes) = (flops.median(), bytes.median());
+        // the scarcer of the two
+        let rate = if case.flops / flops > case.bytes / bytes {
+            Rate::Flops { work: case.flops, ceiling: flops }
+        } else {
+            Rate::Bytes { work: case.bytes, ceiling: bytes }
+        };
+        report.add(&Row { name: case.kernel.to_string(), shape: case.shape, time, rate });
+    }
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! `cargo bench [-- FILTER] [--json FILE]`: every kernel case of a real model's size, as a share of what the machine can do.
+//!
+//! A figure here is a median with its spread, beside a ceiling measured in turn with it: fused multiply-adds in registers for
+//! arithmetic, a copy for memory. On a shared machine both sink together, so the share says more than the time.
+
+mod ceiling;
+mod kernels;
+mod measure;
+mod report;
+
+use align_kernels::Device;
+use clap::Parser;
+use std::path::PathBuf;
+
+#[derive(Parser)]
+struct Options {
+    /// Only rows whose kernel and shape contain this.
+    filter: Option<String>,
+    /// Also write the rows to this file, as one JSON object.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Threads (default: as many as this process may use).
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Timed rounds of each row.
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// Passed by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let options = Options::parse();
+    let device = Device::cpu(options.threads)?;
+    let wanted = |name: &str| options.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
+    let mut report = report::Report::new(&device);
+    kernels::run(&device, options.rounds, &wanted, &mut report)?;
+    report.finish(options.json.as_deref())
+}

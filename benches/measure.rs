@@ -1,0 +1,49 @@
+//! Time of a piece of work: a sample repeats it until the clock is good, the spread over samples is kept.
+
+use std::time::{Duration, Instant};
+
+/// A sample takes at least this long, so that the clock and the call around it do not count.
+const SAMPLE: Duration = Duration::from_millis(2);
+
+/// Seconds of each sample.
+#[derive(Debug, Clone, Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    pub fn push(&mut self, seconds: f64) {
+        self.0.push(seconds);
+    }
+
+    /// The value below which `share` of the samples lie.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted[((sorted.len() - 1) as f64 * share).round() as usize]
+    }
+
+    pub fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+}
+
+/// Runs `work` outside the clock until its data and threads are warm, and says how often a sample repeats it.
+pub fn warm_up<E>(mut work: impl FnMut() -> Result<(), E>) -> Result<usize, E> {
+    work()?;
+    let start = Instant::now();
+    let mut runs = 0;
+    while runs < 2 || (start.elapsed() < SAMPLE && runs < 10_000) {
+        work()?;
+        runs += 1;
+    }
+    let one = start.elapsed().as_secs_f64() / f64::from(runs);
+    Ok((SAMPLE.as_secs_f64() / one).ceil().max(1.0) as usize)
+}
+
+/// Seconds of one run, as the mean over `repeats`.
+pub fn sample<E>(repeats: usize, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
+    let start = Instant::now();
+    for _ in 0..repeats {
+        work()?;
+    }
+    Ok(start.elapsed().as_secs_f64() / repeats as f64)
+}

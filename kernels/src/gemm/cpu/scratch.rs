@@ -1,0 +1,41 @@
+//! Memory that a thread packs into, kept between calls.
+
+use bytemuck::{Pod, Zeroable};
+use std::cell::RefCell;
+
+/// One cache line, so that packed vectors do not straddle two.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// A piece of memory that only grows.
+#[derive(Default)]
+pub(super) struct Area(Vec<Line>);
+
+impl Area {
+    /// At least `len` floats at a multiple of 64 bytes, initialised, of unspecified content.
+    pub(super) fn floats(&mut self, len: usize) -> *mut f32 {
+        let lines = len.div_ceil(16);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line::zeroed());
+        }
+        bytemuck::cast_slice_mut::<Line, f32>(&mut self.0).as_mut_ptr()
+    }
+}
+
+/// What one task packs and keeps: at most 1.2 MiB a thread, from the limits on a task's size.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// The rows' part of the left operand, where it is not read in place.
+    pub(super) left: Area,
+    /// One panel of the right operand.
+    pub(super) right: Area,
+    /// Sums over the depth blocks so far, where the output cannot hold them.
+    pub(super) partial: Area,
+}
+
+/// Runs `work` with this thread's scratch. `work` starts no other task on this thread.
+pub(super) fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
+    thread_local!(static SCRATCH: RefCell<Scratch> = RefCell::default());
+    SCRATCH.with(|scratch| work(&mut scratch.borrow_mut()))
+}
