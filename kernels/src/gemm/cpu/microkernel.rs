@@ -83,14 +83,8 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
     // SAFETY: the caller's contract: all indices are below the sizes it names.
     unsafe {
         let sums = match left {
-            LeftTile::Rows { at, stride } => {
-                let rows: [*const f32; MR] = std::array::from_fn(|i| at.wrapping_add(i * stride));
-                sums::<S, MR, NV>(rows, 1, right, depth)
-            }
-            LeftTile::Columns { at } => {
-                let rows: [*const f32; MR] = std::array::from_fn(|i| at.wrapping_add(i));
-                sums::<S, MR, NV>(rows, MR, right, depth)
-            }
+            LeftTile::Rows { at, stride } => sums::<S, MR, NV>(at, stride, 1, right, depth),
+            LeftTile::Columns { at } => sums::<S, MR, NV>(at, 1, MR, right, depth),
         };
         if store.cols == NV * S::LANES {
             put::<S, MR, NV>(sums, [S::LANES; NV], store);
@@ -104,30 +98,36 @@ unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
+/// The left operand's element of row `i` and depth `p` is `left[i * row_step + p * depth_step]`.
 #[inline(always)]
 unsafe fn sums<S: Simd, const MR: usize, const NV: usize>(
-    rows: [*const f32; MR],
-    step: usize,
+    left: *const f32,
+    row_step: usize,
+    depth_step: usize,
     right: *const f32,
     depth: usize,
 ) -> [[S::V; NV]; MR] {
     // SAFETY: the caller's contract.
-    unsafe {
-        let mut sums = [[S::splat(0.0); NV]; MR];
-        for p in 0..depth {
+    let mut sums = [[unsafe { S::splat(0.0) }; NV]; MR];
+    let (mut left, mut right) = (left, right);
+    for _ in 0..depth {
+        // SAFETY: the caller's contract.
+        unsafe {
             let mut columns = [S::splat(0.0); NV];
             for j in 0..NV {
-                columns[j] = S::load(right.add((p * NV + j) * S::LANES));
+                columns[j] = S::load(right.wrapping_add(j * S::LANES));
             }
             for i in 0..MR {
-                let x = S::splat(*rows[i].add(p * step));
+                let x = S::splat(*left.wrapping_add(i * row_step));
                 for j in 0..NV {
                     sums[i][j] = S::fma(x, columns[j], sums[i][j]);
                 }
             }
         }
-        sums
+        left = left.wrapping_add(depth_step);
+        right = right.wrapping_add(NV * S::LANES);
     }
+    sums
 }
 
 #[inline(always)]
