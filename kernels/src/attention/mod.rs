@@ -12,6 +12,7 @@ mod segments;
 #[cfg(test)]
 mod tests;
 
+use crate::error::check_len;
 use crate::{Device, KernelError, Result, Slice, SliceMut};
 use std::ops::Range;
 
@@ -105,11 +106,11 @@ impl Forward<'_> {
         self.geometry.check(KERNEL)?;
         segments::check(KERNEL, self.rows, self.segments)?;
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
-        check_len(KERNEL, "q", self.q.len(), [self.rows, heads, head_dim])?;
-        check_len(KERNEL, "k", self.k.len(), [self.rows, kv_heads, head_dim])?;
-        check_len(KERNEL, "v", self.v.len(), [self.rows, kv_heads, head_dim])?;
-        check_len(KERNEL, "o", self.o.len(), [self.rows, heads, head_dim])?;
-        check_len(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
+        check_shape(KERNEL, "q", self.q.len(), [self.rows, heads, head_dim])?;
+        check_shape(KERNEL, "k", self.k.len(), [self.rows, kv_heads, head_dim])?;
+        check_shape(KERNEL, "v", self.v.len(), [self.rows, kv_heads, head_dim])?;
+        check_shape(KERNEL, "o", self.o.len(), [self.rows, heads, head_dim])?;
+        check_shape(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
         }
@@ -126,13 +127,13 @@ impl Backward<'_> {
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
         let slices = [("q", self.q), ("o", self.o), ("d_o", self.d_o), ("dq", self.dq.as_slice())];
         for (argument, slice) in slices {
-            check_len(KERNEL, argument, slice.len(), [self.rows, heads, head_dim])?;
+            check_shape(KERNEL, argument, slice.len(), [self.rows, heads, head_dim])?;
         }
         let slices = [("k", self.k), ("v", self.v), ("dk", self.dk.as_slice()), ("dv", self.dv.as_slice())];
         for (argument, slice) in slices {
-            check_len(KERNEL, argument, slice.len(), [self.rows, kv_heads, head_dim])?;
+            check_shape(KERNEL, argument, slice.len(), [self.rows, kv_heads, head_dim])?;
         }
-        check_len(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
+        check_shape(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
         }
@@ -146,32 +147,31 @@ impl Decode<'_> {
         const KERNEL: &str = "attention.decode";
         self.geometry.check(KERNEL)?;
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
-        check_len(KERNEL, "lengths", self.lengths.len(), [self.batch, 1, 1])?;
+        check_shape(KERNEL, "lengths", self.lengths.len(), [self.batch, 1, 1])?;
         if let Some(&got) = self.lengths.iter().find(|&&length| length == 0 || length > self.capacity) {
             return Err(KernelError::Size { kernel: KERNEL, argument: "lengths", got, want: "from 1 to the capacity" });
         }
-        check_len(KERNEL, "q", self.q.len(), [self.batch, heads, head_dim])?;
-        check_len(
+        check_shape(KERNEL, "q", self.q.len(), [self.batch, heads, head_dim])?;
+        check_shape(
             KERNEL,
             "k_cache",
             self.k_cache.len(),
             [self.batch, self.capacity, kv_heads.saturating_mul(head_dim)],
         )?;
-        check_len(
+        check_shape(
             KERNEL,
             "v_cache",
             self.v_cache.len(),
             [self.batch, self.capacity, kv_heads.saturating_mul(head_dim)],
         )?;
-        check_len(KERNEL, "o", self.o.len(), [self.batch, heads, head_dim])?;
+        check_shape(KERNEL, "o", self.o.len(), [self.batch, heads, head_dim])?;
         match device {
             Device::Cpu(cpu) => cpu::decode(device, cpu, self),
         }
     }
 }
 
-/// A product beyond `usize` saturates, and no slice is that long.
-fn check_len(kernel: &'static str, argument: &'static str, got: usize, sizes: [usize; 3]) -> Result<()> {
-    let want = sizes.into_iter().fold(1, usize::saturating_mul);
-    if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
+/// Refuses a slice that is not as long as the product of its sizes. A product beyond `usize` saturates, and no slice is that long.
+fn check_shape(kernel: &'static str, argument: &'static str, got: usize, sizes: [usize; 3]) -> Result<()> {
+    check_len(kernel, argument, got, sizes.into_iter().fold(1, usize::saturating_mul))
 }

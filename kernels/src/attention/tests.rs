@@ -139,7 +139,7 @@ fn a_tree_packed_among_others_has_the_bits_it_has_alone() {
             let tensors = Tensors::random(630, &geometry);
             let packed = [before.clone(), moved.clone(), after.clone()].concat();
             let packed = attend(&device, geometry, &packed, &tensors).unwrap();
-            let own = take(&tensors, &geometry, &[220..220 + rows]);
+            let own = take(&tensors, &geometry, std::slice::from_ref(&(220..220 + rows)));
             let alone = attend(&device, geometry, &alone, &own).unwrap();
             let place = format!("{geometry:?} on {}", device.describe());
             packed.assert_equal(220..220 + rows, &alone, 0..rows, &geometry, Keys::Compared, &place);

@@ -1,7 +1,294 @@
-//! Shapes.
+//! Shapes: the head of SmolLM2-135M over the answers of a batch, timed; odd sizes around the edges of the vocabulary's tiles,
+//! every format, soft-caps and ignored rows, for the tests.
 
-use crate::case::Case;
+use super::{Backward, Extras, Forward, IGNORE, reference};
+use crate::case::{Case, Comparison, Inputs, Prepared};
+use crate::device::WeightDtype;
+use crate::real::{Real, widen};
+use crate::{Buffer, Device, Precision, Result, WeightSlice};
+use half::{bf16, f16};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    direction: Direction,
+    rows: usize,
+    hidden_size: usize,
+    vocab_size: usize,
+    weights: WeightDtype,
+    precision: Precision,
+    cap: Option<f32>,
+    /// Every n-th row is [`IGNORE`].
+    ignore_every: Option<usize>,
+}
 
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    let smollm2 = Shape {
+        direction: Direction::Forward,
+        rows: 512,
+        hidden_size: 576,
+        vocab_size: 49152,
+        weights: WeightDtype::Bf16,
+        precision: Precision::F32,
+        cap: None,
+        ignore_every: None,
+    };
+    let mut cases = Vec::new();
+    for direction in [Direction::Forward, Direction::Backward] {
+        for rows in [512, 1024] {
+            cases.push(Shape { direction, rows, ..smollm2 }.case(true));
+        }
+        cases.push(Shape { direction, precision: Precision::Bf16, ..smollm2 }.case(true));
+        let odd = Shape { direction, cap: Some(3.0), ignore_every: Some(3), ..smollm2 };
+        for [rows, hidden_size, vocab_size] in
+            [[1, 1, 1], [1, 16, 5], [2, 31, 1023], [7, 8, 1024], [17, 33, 1025], [40, 7, 2100], [16, 64, 3000]]
+        {
+            let odd = Shape { rows, hidden_size, vocab_size, ..odd };
+            cases.push(odd.case(false));
+            cases.push(Shape { cap: None, ignore_every: None, ..odd }.case(false));
+            cases.push(Shape { weights: WeightDtype::F32, ..odd }.case(false));
+            cases.push(Shape { weights: WeightDtype::F16, precision: Precision::Bf16, ..odd }.case(false));
+        }
+    }
+    cases
+}
+
+impl Shape {
+    fn case(self, timed: bool) -> Case {
+        let Shape { rows, hidden_size, vocab_size, .. } = self;
+        let (dtype, element) = match self.weights {
+            WeightDtype::F32 => ("f32", 4),
+            WeightDtype::F16 => ("f16", 2),
+            WeightDtype::Bf16 => ("bf16", 2),
+        };
+        let product = if self.precision == Precision::Bf16 { ", products of bf16" } else { "" };
+        let cap = self.cap.map_or(String::new(), |cap| format!(", soft-cap {cap}"));
+        // forward: the logits; backward: the logits again and their product with the weights
+        let (kernel, products, tensors) = match self.direction {
+            Direction::Forward => ("token_logps.forward", 1, 1),
+            Direction::Backward => ("token_logps.backward", 2, 2),
+        };
+        Case {
+            kernel,
+            shape: format!("rows {rows} hidden {hidden_size} vocab {vocab_size} {dtype}{product}{cap}"),
+            flops: 2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64,
+            // the weights once, the hidden states and their gradient
+            bytes: (element * vocab_size * hidden_size + 4 * tensors * rows * hidden_size) as f64,
+            timed,
+            prepare: Box::new(move |device| Ok(Box::new(Run::new(self, timed, device)?))),
+        }
+    }
+}
+
+enum Head {
+    F32(Buffer<f32>),
+    F16(Buffer<f16>),
+    Bf16(Buffer<bf16>),
+}
+
+impl Head {
+    fn view(&self) -> WeightSlice<'_> {
+        match self {
+            Head::F32(buffer) => WeightSlice::F32(buffer.view()),
+            Head::F16(buffer) => WeightSlice::F16(buffer.view()),
+            Head::Bf16(buffer) => WeightSlice::Bf16(buffer.view()),
+        }
+    }
+}
+
+struct Run {
+    shape: Shape,
+    /// Rows that are compared: the reference takes minutes for all rows of a large shape.
+    compared: Vec<usize>,
+    device: Device,
+    hidden: Vec<f32>,
+    /// As the kernel reads them: rounded to their format.
+    weights: Vec<f32>,
+    target_ids: Vec<u32>,
+    hidden_states: Buffer<f32>,
+    lm_head: Head,
+    targets: Buffer<u32>,
+    d_logps: Buffer<f32>,
+    /// Outputs are filled with NaN first: an element that is not written shows.
+    logps: Buffer<f32>,
+    lse: Buffer<f32>,
+    entropy: Buffer<f32>,
+    target_is_argmax: Buffer<f32>,
+    lse_of_twice: Buffer<f32>,
+    d_hidden: Buffer<f32>,
+}
+
+impl Run {
+    fn new(shape: Shape, timed: bool, device: &Device) -> Result<Run> {
+        let Shape { rows, hidden_size, vocab_size, .. } = shape;
+        let mut inputs = Inputs::of(&[rows, hidden_size, vocab_size]);
+        let hidden = inputs.normal(rows * hidden_size, 1.0);
+        // logits of a spread of 3: some tokens are likely, most are not
+        let scale = 3.0 / (hidden_size as f32).sqrt();
+        let size = vocab_size * hidden_size;
+        let (weights, lm_head) = match shape.weights {
+            WeightDtype::F32 => {
+                let values = inputs.normal(size, scale);
+                let buffer = device.upload("case", &values)?;
+                (values, Head::F32(buffer))
+            }
+            WeightDtype::F16 => {
+                let values = inputs.normal_f16(size, scale);
+                (values.iter().map(|x| x.to_f32()).collect(), Head::F16(device.upload("case", &values)?))
+            }
+            WeightDtype::Bf16 => {
+                let values = inputs.normal_bf16(size, scale);
+                (values.iter().map(|x| x.to_f32()).collect(), Head::Bf16(device.upload("case", &values)?))
+            }
+        };
+        let ignored = |row: usize| shape.ignore_every.is_some_and(|n| row % n == n - 1);
+        let target_ids: Vec<u32> =
+            (0..rows).map(|row| if ignored(row) { IGNORE } else { inputs.below(vocab_size) as u32 }).collect();
+        let unset = |len| device.upload("case", &vec![f32::NAN; len]);
+        let mut run = Run {
+            shape,
+            compared: if timed { (0..rows).step_by(rows / 8).collect() } else { (0..rows).collect() },
+            device: device.clone(),
+            hidden_states: device.upload("case", &hidden)?,
+            targets: device.upload("case", &target_ids)?,
+            d_logps: device.upload("case", &inputs.normal(rows, 1.0))?,
+            logps: unset(rows)?,
+            lse: unset(rows)?,
+            entropy: unset(rows)?,
+            target_is_argmax: unset(rows)?,
+            lse_of_twice: unset(rows)?,
+            d_hidden: unset(rows * hidden_size)?,
+            hidden,
+            weights,
+            target_ids,
+            lm_head,
+        };
+        if shape.direction == Direction::Backward {
+            run.forward()?;
+        }
+        Ok(run)
+    }
+
+    fn forward(&mut self) -> Result<()> {
+        Forward {
+            rows: self.shape.rows,
+            hidden_size: self.shape.hidden_size,
+            vocab_size: self.shape.vocab_size,
+            hidden_states: self.hidden_states.view(),
+            lm_head: self.lm_head.view(),
+            targets: self.targets.view(),
+            final_logit_softcapping: self.shape.cap,
+            precision: self.shape.precision,
+            logps: self.logps.view_mut(),
+            lse: self.lse.view_mut(),
+            extras: Some(Extras {
+                entropy: self.entropy.view_mut(),
+                target_is_argmax: self.target_is_argmax.view_mut(),
+                lse_of_twice: self.lse_of_twice.view_mut(),
+            }),
+        }
+        .run(&self.device)
+    }
+
+    /// The compared rows of a tensor.
+    fn part<T: Copy>(&self, values: &[T], width: usize) -> Vec<T> {
+        self.compared.iter().flat_map(|&row| values[row * width..(row + 1) * width].to_vec()).collect()
+    }
+
+    /// What the product multiplies: with bf16, both operands rounded.
+    fn multiplied<R: Real>(&self, values: &[f32]) -> Vec<R> {
+        match self.shape.precision {
+            Precision::F32 => widen(values),
+            Precision::Bf16 => values.iter().map(|&x| R::from_f32(bf16::from_f32(x).to_f32())).collect(),
+        }
+    }
+
+    /// The forward's outputs, and `d_hidden`, by the reference.
+    fn reference<R: Real>(&self) -> (reference::Outputs<R>, Vec<R>) {
+        let Shape { hidden_size, cap, .. } = self.shape;
+        let hidden = self.multiplied::<R>(&self.part(&self.hidden, hidden_size));
+        let weights = self.multiplied::<R>(&self.weights);
+        let targets = self.part(&self.target_ids, 1);
+        let outputs = reference::forward(hidden_size, &hidden, &weights, &targets, cap);
+        let d_hidden = match self.shape.direction {
+            Direction::Forward => Vec::new(),
+            Direction::Backward => {
+                let d_logps = widen(&self.part(&self.d_logps.download(), 1));
+                reference::backward(hidden_size, &hidden, &weights, &targets, cap, &outputs.lse, &d_logps)
+            }
+        };
+        (outputs, d_hidden)
+    }
+}
+
+impl Prepared for Run {
+    fn run(&mut self) -> Result<()> {
+        match self.shape.direction {
+            Direction::Forward => self.forward(),
+            Direction::Backward => Backward {
+                rows: self.shape.rows,
+                hidden_size: self.shape.hidden_size,
+                vocab_size: self.shape.vocab_size,
+                hidden_states: self.hidden_states.view(),
+                lm_head: self.lm_head.view(),
+                targets: self.targets.view(),
+                final_logit_softcapping: self.shape.cap,
+                precision: self.shape.precision,
+                lse: self.lse.view(),
+                d_logps: self.d_logps.view(),
+                d_hidden: self.d_hidden.view_mut(),
+            }
+            .run(&self.device),
+        }
+    }
+
+    fn check(&self) -> Vec<Comparison> {
+        let ((exact, exact_d), (naive, naive_d)) = (self.reference::<f64>(), self.reference::<f32>());
+        match self.shape.direction {
+            Direction::Forward => {
+                let of = |buffer: &Buffer<f32>| self.part(&buffer.download(), 1);
+                let compare = |name, buffer, exact, naive, functions: f64| {
+                    let mut comparison = Comparison::with_naive(name, &of(buffer), exact, naive);
+                    comparison.bound += functions;
+                    comparison
+                };
+                // The vector exp is within 3 units in the last place, which moves the log of a sum by as much; the vector tanh
+                // within 5 of its own value, at most 1: a logit moves by 5 of `cap`. The naive version uses exact ones.
+                let logit = f64::from(f32::EPSILON) * 5.0 * f64::from(self.shape.cap.unwrap_or(0.0));
+                let lse = f64::from(f32::EPSILON) * 3.0 + logit;
+                // dH = -Σ p (log p + H) δ for errors δ of the logits, and the sum of p |log p + H| is at most 2 H
+                let entropy = 2.0 * exact.entropy.iter().fold(0.0f64, |max, &x| max.max(x)) * lse;
+                vec![
+                    compare("logps", &self.logps, &exact.logps, &naive.logps, lse + logit),
+                    compare("lse", &self.lse, &exact.lse, &naive.lse, lse),
+                    compare("entropy", &self.entropy, &exact.entropy, &naive.entropy, entropy),
+                    compare("lse_of_twice", &self.lse_of_twice, &exact.lse_of_twice, &naive.lse_of_twice, 2.0 * lse),
+                    // yes or no; the random logits hold no two that differ by rounding alone
+                    Comparison::with_bound(
+                        "target_is_argmax",
+                        &of(&self.target_is_argmax),
+                        &exact.target_is_argmax,
+                        0.0,
+                    ),
+                ]
+            }
+            Direction::Backward => {
+                let got = self.part(&self.d_hidden.download(), self.shape.hidden_size);
+                let mut comparison = Comparison::with_naive("d_hidden", &got, &exact_d, &naive_d);
+                if self.shape.precision == Precision::Bf16 {
+                    // The product rounds each logit's gradient by 2^-9 of itself, and those of a row add up to at most
+                    // 2 |d_logp| without their signs: Σ p, and 1 at the target.
+                    let largest = |values: &[f32]| values.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+                    let d_logp = largest(&self.d_logps.download());
+                    comparison.bound += 2f64.powi(-8) * f64::from(d_logp) * f64::from(largest(&self.weights));
+                }
+                vec![comparison]
+            }
+        }
+    }
 }

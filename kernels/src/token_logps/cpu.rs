@@ -248,12 +248,14 @@ impl VectorTask for LogitGradients<'_> {
             let at = (self.targets[r] as usize).checked_sub(self.first).filter(|&at| at < n);
             let of_target = at.map(|at| u[at]);
             // SAFETY: `dispatch` runs this with the instruction set of S; every access is within the n floats of `u`.
-            unsafe { logit_gradients::<S>(u, self.lse[r], self.d_logps[r], self.cap) };
-            if let (Some(at), Some(logit)) = (at, of_target) {
-                // 1 - p by expm1: a confident row's p is 1 to the last bit
-                let z = self.cap.map_or(logit, |cap| cap * (logit / cap).tanh());
-                let slope = self.cap.map_or(1.0, |cap| 1.0 - (z / cap) * (z / cap));
-                u[at] = -self.d_logps[r] * (z - self.lse[r]).exp_m1() * slope;
+            unsafe {
+                logit_gradients::<S>(u, self.lse[r], self.d_logps[r], self.cap);
+                if let (Some(at), Some(logit)) = (at, of_target) {
+                    // 1 - p by expm1, because a confident row's p is 1 to the last bit; z as the forward pass computed it
+                    let z = self.cap.map_or(logit, |cap| S::reduce_max(softcap::<S>(S::splat(logit), cap)));
+                    let slope = self.cap.map_or(1.0, |cap| 1.0 - (z / cap) * (z / cap));
+                    u[at] = -self.d_logps[r] * (z - self.lse[r]).exp_m1() * slope;
+                }
             }
         }
     }
@@ -274,6 +276,16 @@ unsafe fn max<S: Simd>(z: &[f32]) -> f32 {
     }
 }
 
+/// `cap * tanh(u / cap)`
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+unsafe fn softcap<S: Simd>(u: S::V, cap: f32) -> S::V {
+    // SAFETY: the caller's contract.
+    unsafe { S::mul(S::tanh(S::div(u, S::splat(cap))), S::splat(cap)) }
+}
+
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
@@ -283,8 +295,7 @@ unsafe fn softcap_and_max<S: Simd>(z: &mut [f32], cap: f32) -> f32 {
         for at in (0..z.len()).step_by(S::LANES) {
             let lanes = S::LANES.min(z.len() - at);
             let to = z.as_mut_ptr().add(at);
-            let capped = S::tanh(S::div(S::load_partial(to, lanes), S::splat(cap)));
-            S::store_partial(to, S::mul(capped, S::splat(cap)), lanes);
+            S::store_partial(to, softcap::<S>(S::load_partial(to, lanes), cap), lanes);
         }
         max::<S>(z)
     }

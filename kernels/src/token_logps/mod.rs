@@ -7,7 +7,10 @@
 pub mod case;
 mod cpu;
 pub mod reference;
+#[cfg(test)]
+mod tests;
 
+use crate::error::check_len;
 use crate::{Device, KernelError, Precision, Result, Slice, SliceMut, WeightSlice};
 
 /// A target that is not scored: its log-prob is exactly 0 and it has no gradient.
@@ -125,8 +128,4 @@ fn check_targets(kernel: &'static str, rows: usize, vocab_size: usize, targets: 
         Some(row) => Err(KernelError::TokenId { kernel, row, id: targets[row], vocab_size }),
         None => Ok(()),
     }
-}
-
-fn check_len(kernel: &'static str, argument: &'static str, got: usize, want: usize) -> Result<()> {
-    if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
 }

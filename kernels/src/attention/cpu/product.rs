@@ -103,6 +103,7 @@ impl Operands {
     /// # Safety
     /// As `panel`, for the rows too.
     #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "indices as in the formula, unrolled by the compiler")]
     unsafe fn tile<S: Simd, const M: usize, const N: usize>(self, row: usize, col: usize) -> usize {
         let mut a = self.a.wrapping_add(row * self.a_row);
         let mut b = self.b.wrapping_add(col);

@@ -1,0 +1,229 @@
+//! The fast version against the reference, the reference against finite differences, and the equalities to the bit.
+
+use super::case::cases;
+use super::{Backward, Extras, Forward, IGNORE, reference};
+use crate::case::{Inputs, check_all};
+use crate::cpu::Isa;
+use crate::real::widen;
+use crate::{Device, KernelError, Precision, Result};
+use half::bf16;
+
+#[test]
+fn agrees_with_the_reference() {
+    check_all(&cases().into_iter().filter(|c| !c.timed).collect::<Vec<_>>());
+}
+
+const HIDDEN: usize = 24;
+/// More than two tiles, and not a whole number of vectors.
+const VOCAB: usize = 2 * 1024 + 77;
+
+/// The bits of everything that a forward and a backward call give back: per row `[logps, lse, extras, d_hidden]`.
+fn score(device: &Device, hidden: &[f32], lm_head: &[bf16], targets: &[u32], d_logps: &[f32]) -> Result<Vec<Vec<u32>>> {
+    let rows = targets.len();
+    let hidden_states = device.upload("test", hidden)?;
+    let (lm_head, targets) = (device.upload("test", lm_head)?, device.upload("test", targets)?);
+    let d_logps = device.upload("test", d_logps)?;
+    let mut outputs = Vec::new();
+    for _ in 0..5 {
+        outputs.push(device.upload("test", &vec![f32::NAN; rows])?);
+    }
+    let mut d_hidden = device.upload("test", &vec![f32::NAN; rows * HIDDEN])?;
+    let [logps, lse, entropy, target_is_argmax, lse_of_twice] = &mut outputs[..] else {
+        unreachable!("five were made")
+    };
+    Forward {
+        rows,
+        hidden_size: HIDDEN,
+        vocab_size: VOCAB,
+        hidden_states: hidden_states.view(),
+        lm_head: crate::WeightSlice::Bf16(lm_head.view()),
+        targets: targets.view(),
+        final_logit_softcapping: Some(5.0),
+        precision: Precision::F32,
+        logps: logps.view_mut(),
+        lse: lse.view_mut(),
+        extras: Some(Extras {
+            entropy: entropy.view_mut(),
+            target_is_argmax: target_is_argmax.view_mut(),
+            lse_of_twice: lse_of_twice.view_mut(),
+        }),
+    }
+    .run(device)?;
+    Backward {
+        rows,
+        hidden_size: HIDDEN,
+        vocab_size: VOCAB,
+        hidden_states: hidden_states.view(),
+        lm_head: crate::WeightSlice::Bf16(lm_head.view()),
+        targets: targets.view(),
+        final_logit_softcapping: Some(5.0),
+        precision: Precision::F32,
+        lse: lse.view(),
+        d_logps: d_logps.view(),
+        d_hidden: d_hidden.view_mut(),
+    }
+    .run(device)?;
+    let (outputs, d_hidden) = (outputs.iter().map(|x| x.download()).collect::<Vec<_>>(), d_hidden.download());
+    let row = |r: usize| outputs.iter().map(move |x| x[r]).chain(d_hidden[r * HIDDEN..(r + 1) * HIDDEN].to_vec());
+    Ok((0..rows).map(|r| row(r).map(f32::to_bits).collect()).collect())
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_in_a_batch_and_on_any_number_of_threads() {
+    let rows = 70;
+    let mut inputs = Inputs::of(&[rows, HIDDEN, VOCAB]);
+    let hidden = inputs.normal(rows * HIDDEN, 1.0);
+    let lm_head = inputs.normal_bf16(VOCAB * HIDDEN, 0.5);
+    let targets: Vec<u32> =
+        (0..rows).map(|row| if row % 9 == 4 { IGNORE } else { inputs.below(VOCAB) as u32 }).collect();
+    let d_logps = inputs.normal(rows, 1.0);
+    for isa in Isa::available() {
+        let device = Device::cpu_with(Some(2), isa).unwrap();
+        let batch = score(&device, &hidden, &lm_head, &targets, &d_logps).unwrap();
+        for threads in [1, 3] {
+            let device = Device::cpu_with(Some(threads), isa).unwrap();
+            assert_eq!(score(&device, &hidden, &lm_head, &targets, &d_logps).unwrap(), batch, "{threads} threads");
+        }
+        for row in [0, 1, 4, 37, 69] {
+            let one = row..row + 1;
+            let hidden = &hidden[row * HIDDEN..(row + 1) * HIDDEN];
+            let alone = score(&device, hidden, &lm_head, &targets[one.clone()], &d_logps[one]).unwrap();
+            assert_eq!(alone[0], batch[row], "row {row} on {}", device.describe());
+        }
+    }
+}
+
+/// Zero to the bit, whatever the row holds.
+#[test]
+fn an_ignored_row_is_zero() {
+    for isa in Isa::available() {
+        let device = Device::cpu_with(Some(2), isa).unwrap();
+        let mut inputs = Inputs::of(&[3, HIDDEN]);
+        let mut hidden = inputs.normal(3 * HIDDEN, 1.0);
+        hidden[HIDDEN..2 * HIDDEN].fill(f32::NAN);
+        let lm_head = inputs.normal_bf16(VOCAB * HIDDEN, 0.5);
+        let rows = score(&device, &hidden, &lm_head, &[7, IGNORE, 2100], &[1.0, f32::NAN, -1.0]).unwrap();
+        assert!(rows[1].iter().all(|&bits| bits == 0), "{:?}", rows[1]);
+        assert!(rows[0].iter().chain(&rows[2]).all(|&bits| f32::from_bits(bits).is_finite()));
+    }
+}
+
+/// Logits of ±10⁴ without a soft-cap: the distribution is one-hot, exactly, and nothing overflows.
+#[test]
+fn extreme_logits_stay_finite() {
+    for isa in Isa::available() {
+        let device = Device::cpu_with(Some(2), isa).unwrap();
+        let vocab_size = 1500;
+        let hidden_states = device.upload("test", &[100.0f32, 100.0]).unwrap();
+        let rows: Vec<f32> = (0..vocab_size).map(|token| if token == 1200 { 100.0 } else { -100.0 }).collect();
+        let lm_head = device.upload("test", &rows).unwrap();
+        let targets = device.upload("test", &[1200u32, 3]).unwrap();
+        let [mut logps, mut lse, mut entropy, mut target_is_argmax, mut lse_of_twice, mut d_hidden] =
+            [(); 6].map(|()| device.upload("test", &[f32::NAN; 2]).unwrap());
+        Forward {
+            rows: 2,
+            hidden_size: 1,
+            vocab_size,
+            hidden_states: hidden_states.view(),
+            lm_head: lm_head.view().into(),
+            targets: targets.view(),
+            final_logit_softcapping: None,
+            precision: Precision::F32,
+            logps: logps.view_mut(),
+            lse: lse.view_mut(),
+            extras: Some(Extras {
+                entropy: entropy.view_mut(),
+                target_is_argmax: target_is_argmax.view_mut(),
+                lse_of_twice: lse_of_twice.view_mut(),
+            }),
+        }
+        .run(&device)
+        .unwrap();
+        assert_eq!(logps.download(), [0.0, -2e4]);
+        assert_eq!(lse.download(), [1e4, 1e4]);
+        // 1499 tokens of 1.2e-38 each, 2e4 below the largest
+        assert!(entropy.download().iter().all(|entropy| (0.0..1e-30).contains(entropy)));
+        assert_eq!(target_is_argmax.download(), [1.0, 0.0]);
+        assert_eq!(lse_of_twice.download(), [2e4, 2e4]);
+        let d_logps = device.upload("test", &[1.0f32, 1.0]).unwrap();
+        Backward {
+            rows: 2,
+            hidden_size: 1,
+            vocab_size,
+            hidden_states: hidden_states.view(),
+            lm_head: lm_head.view().into(),
+            targets: targets.view(),
+            final_logit_softcapping: None,
+            precision: Precision::F32,
+            lse: lse.view(),
+            d_logps: d_logps.view(),
+            d_hidden: d_hidden.view_mut(),
+        }
+        .run(&device)
+        .unwrap();
+        let gradients = d_hidden.download();
+        // e^-20000 is 0 in truth and at most 1.2e-38 here, for each of 1500 weights of -100
+        assert!(gradients[0].abs() < 1e-30, "the target has all the probability: {}", gradients[0]);
+        assert_eq!(gradients[1], -200.0, "towards token 3 (-100), away from token 1200 (+100)");
+    }
+}
+
+/// d(Σ d_logp logp) by central differences in f64: the truncation error of a step of 1e-5 is below 1e-9 for values of order 1,
+/// the rounding error about 1e-11 / 1e-5.
+#[test]
+fn the_references_gradients_are_those_of_finite_differences() {
+    let (rows, hidden_size, vocab_size) = (4, 5, 11);
+    for cap in [None, Some(1.3)] {
+        let mut inputs = Inputs::of(&[rows, hidden_size, vocab_size]);
+        let mut hidden = widen::<f64>(&inputs.normal(rows * hidden_size, 1.0));
+        let lm_head = widen::<f64>(&inputs.normal(vocab_size * hidden_size, 1.0));
+        let targets = [3, IGNORE, 10, 0];
+        let d_logps = widen::<f64>(&inputs.normal(rows, 1.0));
+        let objective = |hidden: &[f64]| -> f64 {
+            let outputs = reference::forward(hidden_size, hidden, &lm_head, &targets, cap);
+            outputs.logps.iter().zip(&d_logps).map(|(logp, d)| logp * d).sum()
+        };
+        let lse = reference::forward(hidden_size, &hidden, &lm_head, &targets, cap).lse;
+        let gradients = reference::backward(hidden_size, &hidden, &lm_head, &targets, cap, &lse, &d_logps);
+        const STEP: f64 = 1e-5;
+        for at in 0..hidden.len() {
+            let before = hidden[at];
+            let [above, below] = [STEP, -STEP].map(|step| {
+                hidden[at] = before + step;
+                objective(&hidden)
+            });
+            hidden[at] = before;
+            let (numeric, derivative) = ((above - below) / (2.0 * STEP), gradients[at]);
+            assert!(
+                (numeric - derivative).abs() < 1e-7 * (1.0 + derivative.abs()),
+                "d_hidden[{at}] = {derivative}, by differences {numeric}; soft-cap {cap:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn wrong_arguments_are_refused_by_name() {
+    let device = Device::cpu(Some(1)).unwrap();
+    let (hidden, lm_head) = (vec![0.5; 2 * HIDDEN], vec![bf16::ONE; VOCAB * HIDDEN]);
+    let error = |hidden: &[f32], lm_head: &[bf16], targets: &[u32], d_logps: &[f32]| {
+        score(&device, hidden, lm_head, targets, d_logps).unwrap_err()
+    };
+    let (kernel, vocab_size) = ("token_logps.forward", VOCAB);
+    assert_eq!(
+        error(&hidden, &lm_head, &[0, VOCAB as u32], &[1.0; 2]),
+        KernelError::TokenId { kernel, row: 1, id: VOCAB as u32, vocab_size }
+    );
+    assert_eq!(
+        error(&hidden[1..], &lm_head, &[0, 1], &[1.0; 2]),
+        KernelError::Shape { kernel, argument: "hidden_states", got: 2 * HIDDEN - 1, want: 2 * HIDDEN }
+    );
+    assert_eq!(
+        error(&hidden, &lm_head[HIDDEN..], &[0, 1], &[1.0; 2]),
+        KernelError::Shape { kernel, argument: "lm_head", got: (VOCAB - 1) * HIDDEN, want: VOCAB * HIDDEN }
+    );
+    assert_eq!(
+        error(&hidden, &lm_head, &[0, 1], &[1.0]),
+        KernelError::Shape { kernel: "token_logps.backward", argument: "d_logps", got: 1, want: 2 }
+    );
+}
