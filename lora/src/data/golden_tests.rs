@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::records::Record;
-use super::template::GenerationPrompt;
+use super::template::{ChatTemplate, GenerationPrompt, RenderError};
 use super::{
     BadRow, Dataset, DropReason, Encoded, EncodedRow, Encoder, Needs, OnBadRow, Shuffle, Target, mismatched_answers,
 };
@@ -233,4 +233,68 @@ fn decoding_gives_the_text_back() {
             assert!(shown.ends_with(eos), "{name}: {shown:?}");
         }
     }
+}
+
+/// What transformers renders; where it fails, ours fails too, with the same words if they are the template's own.
+fn check_rendered(
+    template: &str,
+    messages: &Value,
+    generation_prompt: GenerationPrompt,
+    golden: &Value,
+) -> Result<(), String> {
+    let all = templates();
+    let special: Vec<(String, String)> = all["special_tokens"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(k, v)| (k.clone(), v.as_str().unwrap().to_owned()))
+        .collect();
+    let parsed = ChatTemplate::at_time(template, "golden".to_owned(), &special, all["now"].as_i64().unwrap());
+    let rendered = match parsed {
+        Ok(parsed) => {
+            parsed.render(messages.as_array().unwrap(), generation_prompt).map_err(|e| (e.clone(), e.to_string()))
+        }
+        Err(e) => Err((RenderError::Failed { line: 0, message: String::new() }, e.to_string())),
+    };
+    let said = golden.get("error").map(|e| e.as_str().unwrap()).and_then(|e| e.strip_prefix("TemplateError: "));
+    match (&rendered, golden.get("text")) {
+        (Ok(text), Some(expected)) if text == expected.as_str().unwrap() => Ok(()),
+        (Err((RenderError::Refused { message }, _)), None) if Some(message.as_str()) == said => Ok(()),
+        (Err((RenderError::Failed { .. }, _)), None) if said.is_none() => Ok(()),
+        _ => Err(format!("{rendered:?}\n  expected {golden}")),
+    }
+}
+
+fn templates() -> &'static Value {
+    static ALL: std::sync::OnceLock<Value> = std::sync::OnceLock::new();
+    ALL.get_or_init(|| json(&goldens().join("templates.json")))
+}
+
+#[test]
+fn templates_of_many_models_render_as_in_jinja2() {
+    let all = templates();
+    let mut failures = Vec::new();
+    for item in all["rendered"].as_array().unwrap() {
+        let (name, conversation) = (item["template"].as_str().unwrap(), item["conversation"].as_str().unwrap());
+        let generation_prompt =
+            if item["add_generation_prompt"] == true { GenerationPrompt::Add } else { GenerationPrompt::Omit };
+        let template = all["templates"][name].as_str().unwrap();
+        if let Err(e) = check_rendered(template, &all["conversations"][conversation], generation_prompt, item) {
+            failures.push(format!("{name}, {conversation}: {e}"));
+        }
+    }
+    assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn what_templates_use_of_python_is_as_in_jinja2() {
+    let all = templates();
+    let mut failures = Vec::new();
+    for item in all["snippets"].as_array().unwrap() {
+        let template = item["template"].as_str().unwrap();
+        if let Err(e) = check_rendered(template, &all["messages"], GenerationPrompt::Add, item) {
+            failures.push(format!("{template}: {e}"));
+        }
+    }
+    assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
 }

@@ -26,7 +26,19 @@ pub fn environment(now: i64) -> Environment<'static> {
     env.set_unknown_method_callback(python_method);
     env.add_filter("tojson", tojson);
     env.add_filter("string", |value: &Value| text_of(value));
-    env.add_filter("trim", |text: &str, chars: Option<&str>| strip(text, chars, Side::Both).to_owned());
+    env.add_filter("trim", |value: &Value, chars: Option<&str>| {
+        text_of(value).map(|text| strip(&text, chars, Side::Both).to_owned())
+    });
+    // None is not iterable in Python, and strings and dicts are sequences to Jinja2
+    env.add_test("iterable", |value: &Value| {
+        matches!(
+            value.kind(),
+            ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Undefined
+        )
+    });
+    env.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
+    });
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
     });
@@ -407,30 +419,24 @@ fn split(text: &str, separator: Option<&str>, limit: Option<usize>, from: Side) 
         (Some(separator), Side::Right) => text.rsplitn(pieces, separator).collect(),
         (Some(separator), _) => text.splitn(pieces, separator).collect(),
         (None, _) => {
+            // at runs of whitespace; the last of limited pieces keeps all the rest but the whitespace that divides it
+            let near = |text| strip(text, None, from);
             let mut parts = Vec::new();
-            let mut rest = text.trim_matches(is_space);
+            let mut rest = near(text);
             while !rest.is_empty() {
                 if parts.len() + 1 == pieces {
-                    // the last piece keeps its inner whitespace, and on its far side what the text ends with
-                    let whole = if from == Side::Right {
-                        text.trim_start_matches(is_space)
-                    } else {
-                        text.trim_end_matches(is_space)
-                    };
-                    let kept = rest.len().min(whole.len());
-                    parts.push(if from == Side::Right { &whole[..kept] } else { &whole[whole.len() - kept..] });
+                    parts.push(rest);
                     break;
                 }
                 let (part, after) = if from == Side::Right {
-                    let cut =
-                        rest.rfind(is_space).map_or(0, |at| at + rest[at..].chars().next().map_or(0, char::len_utf8));
-                    (&rest[cut..], rest[..cut].trim_end_matches(is_space))
+                    let space = rest.char_indices().rfind(|&(_, c)| is_space(c));
+                    let cut = space.map_or(0, |(at, c)| at + c.len_utf8());
+                    (&rest[cut..], &rest[..cut])
                 } else {
-                    let cut = rest.find(is_space).unwrap_or(rest.len());
-                    (&rest[..cut], rest[cut..].trim_start_matches(is_space))
+                    rest.split_at(rest.find(is_space).unwrap_or(rest.len()))
                 };
                 parts.push(part);
-                rest = after;
+                rest = near(after);
             }
             parts
         }
