@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
+use super::deep_stack::with_deep_stack;
 use super::encode::{DropReason, Encoded, EncodedRow, Encoder, Notes};
 use super::reader::Rows;
 use super::records::{Form, Kind, Parsed, Record, Shape};
@@ -97,7 +98,8 @@ impl Dataset {
         let mut dataset = Dataset { rows, encoder, needs, on_bad_row, index: Vec::new(), survey };
         for start in (0..records).step_by(WINDOW) {
             let window = start..records.min(start + WINDOW);
-            let examined: Result<Vec<_>, DataError> = window.into_par_iter().map(|r| dataset.examine(r)).collect();
+            let examined: Result<Vec<_>, DataError> =
+                with_deep_stack(|| window.into_par_iter().map(|r| dataset.examine(r)).collect());
             for examined in examined? {
                 dataset.admit(examined)?;
             }
@@ -174,7 +176,7 @@ impl Dataset {
     /// [`DataError::Changed`] if a file is not as it was surveyed; [`DataError::Io`].
     pub fn rows(&self, numbers: &[u32]) -> Result<Vec<EncodedRow>, DataError> {
         self.rows.check_unchanged()?;
-        numbers.par_iter().map(|&i| self.row(self.index[i as usize])).collect()
+        with_deep_stack(|| numbers.par_iter().map(|&i| self.row(self.index[i as usize])).collect())
     }
 
     fn row(&self, entry: Entry) -> Result<EncodedRow, DataError> {
@@ -198,7 +200,7 @@ impl Dataset {
     pub fn outcomes(&self, records: Range<usize>) -> Result<Vec<Encoded>, DataError> {
         self.rows.check_unchanged()?;
         let outcomes: Result<Vec<Vec<Encoded>>, DataError> =
-            records.into_par_iter().map(|record| self.outcome(record)).collect();
+            with_deep_stack(|| records.into_par_iter().map(|record| self.outcome(record)).collect());
         Ok(outcomes?.into_iter().flatten().collect())
     }
 
@@ -378,5 +380,5 @@ pub fn prompts(paths: &[PathBuf], encoder: &Encoder, limit: Option<usize>) -> Re
         let ids = encoder.encode_prompt(&record.prompt).map_err(|reason| rows.row_error(row, reason))?;
         Ok(EncodedPrompt { row, id: record.id, ids })
     };
-    (0..count).into_par_iter().map(encode).collect()
+    with_deep_stack(|| (0..count).into_par_iter().map(encode).collect())
 }

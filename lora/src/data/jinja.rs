@@ -5,8 +5,9 @@
 
 use std::fmt::Write as _;
 
+use minijinja::formatting::FormatStyle;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
+use minijinja::value::{Kwargs, Rest, StringInput, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 
 /// Deepest nesting that `tojson` and `repr` follow.
@@ -22,6 +23,7 @@ pub fn environment(now: i64) -> Environment<'static> {
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.expect("the default delimiters are valid"));
+    env.set_debug(false); // or errors would carry all variables of the template
     env.set_formatter(python_formatter);
     env.set_unknown_method_callback(python_method);
     env.add_filter("tojson", tojson);
@@ -39,6 +41,12 @@ pub fn environment(now: i64) -> Environment<'static> {
     env.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
     });
+    env.remove_filter("pprint"); // takes the square of the depth in time
+    env.add_filter("indent", indent);
+    env.add_filter("format", |template: &str, args: Rest<Value>| {
+        check_format(template)?;
+        minijinja::formatting::format(FormatStyle::Printf, template, &args)
+    });
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
     });
@@ -51,6 +59,41 @@ pub fn environment(now: i64) -> Environment<'static> {
 pub fn strip_generation_tags(source: &str) -> String {
     let tag = regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern");
     tag.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
+}
+
+/// Widest padding that a template may ask for in one step. One instruction could otherwise make gigabytes.
+const MAX_WIDTH: usize = 9_999;
+
+fn check_width(width: usize) -> Result<(), Error> {
+    if width > MAX_WIDTH {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("a width of {width} is more than {MAX_WIDTH}")));
+    }
+    Ok(())
+}
+
+/// `indent(width=4, first=False, blank=False)`.
+fn indent(
+    text: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let named: Option<usize> = kwargs.peek("width")?;
+    check_width(width.or(named).unwrap_or(0))?;
+    minijinja::filters::indent(text, width, first, blank, kwargs)
+}
+
+/// Refuses a format string that asks for a great width, or takes one from its arguments (`%*d`, `{:{}}`).
+fn check_format(template: &str) -> Result<(), Error> {
+    for digits in template.split(|c: char| !c.is_ascii_digit()) {
+        check_width(digits.parse().unwrap_or(if digits.is_empty() { 0 } else { usize::MAX }))?;
+    }
+    let inner = |open: &str| template.match_indices(open).any(|(at, _)| template[at + 1..].starts_with(['*', '{']));
+    if inner("%") || inner(":") {
+        return Err(Error::new(ErrorKind::InvalidOperation, "format: a width from an argument"));
+    }
+    Ok(())
 }
 
 /// Output of `{{ value }}`: Python's `str(value)`.
@@ -353,6 +396,10 @@ fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value])
                     (None, "partition") => (text, "", ""),
                     (None, _) => ("", "", text),
                 }));
+            }
+            "format" => {
+                check_format(text)?;
+                return minijinja::formatting::format(FormatStyle::StrFormat, text, args).map(Value::from);
             }
             "isspace" => return Ok(Value::from(!text.is_empty() && text.chars().all(is_space))),
             _ => {}

@@ -20,6 +20,7 @@
 //! Memory: 8 bytes a record and 20 a usable row; text and ids of one window of rows at a time.
 
 pub mod dataset;
+mod deep_stack;
 pub mod encode;
 pub mod error;
 pub mod jinja;
@@ -33,7 +34,11 @@ pub mod template;
 pub mod tokenizer;
 
 #[cfg(test)]
+mod dataset_tests;
+#[cfg(test)]
 mod golden_tests;
+#[cfg(test)]
+mod row_tests;
 
 pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, RowLengths, Shuffle, prompts};
 pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, Target};

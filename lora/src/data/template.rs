@@ -1,7 +1,9 @@
 //! The model's own chat template: found where Hugging Face finds it, rendered as Hugging Face renders it, and never trusted.
 //!
-//! A template comes with the model from the network. It runs on a budget of instructions ([`ChatTemplate::render`]) and of output
-//! bytes, has no access to files or other templates, and can only return text or fail.
+//! A template comes with the model from the network. It has no access to files or other templates, and runs on a budget of
+//! instructions and of output bytes and on a stack that is as deep as that budget reaches: it returns text or fails. Known limits:
+//! a template that doubles a string in a loop can ask for more memory than there is, and one that prints an object which holds
+//! itself overflows any stack; the engine has no budget for either, and both end the process.
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +11,12 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind};
 use serde_json::Value;
 
+use super::deep_stack::with_deep_stack;
 use super::jinja::{Raised, environment, strip_generation_tags};
 use super::tokenizer::Tokenizer;
 
 /// Largest template file that is read, in bytes. The longest in use have 20 KiB.
-const MAX_TEMPLATE_BYTES: u64 = 4 << 20;
+const MAX_TEMPLATE_BYTES: usize = 128 << 10;
 /// Instructions that a rendering may take, and more for every message: a long template takes some hundred a message.
 const FUEL: u64 = 1_000_000;
 const FUEL_PER_MESSAGE: u64 = 20_000;
@@ -34,14 +37,14 @@ pub enum TemplateError {
         source: std::io::Error,
     },
     /// A file is larger than any template.
-    #[error("{path}: {bytes} bytes, at most {limit} are read as a chat template", path = path.display())]
+    #[error("{origin}: the chat template has {bytes} bytes, the limit is {limit}")]
     TooLarge {
-        /// The file.
-        path: PathBuf,
+        /// Where the template came from.
+        origin: String,
         /// Its size in bytes.
-        bytes: u64,
+        bytes: usize,
         /// The limit in bytes.
-        limit: u64,
+        limit: usize,
     },
     /// A file is not UTF-8.
     #[error("{path}: not valid UTF-8", path = path.display())]
@@ -175,8 +178,11 @@ impl ChatTemplate {
         special_tokens: &[(String, String)],
         now: i64,
     ) -> Result<ChatTemplate, TemplateError> {
+        if source.len() > MAX_TEMPLATE_BYTES {
+            return Err(TemplateError::TooLarge { origin, bytes: source.len(), limit: MAX_TEMPLATE_BYTES });
+        }
         let mut env = environment(now);
-        if let Err(e) = env.add_template_owned(NAME, strip_generation_tags(source)) {
+        if let Err(e) = with_deep_stack(|| env.add_template_owned(NAME, strip_generation_tags(source))) {
             let message = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
             return Err(TemplateError::Syntax { origin, line: e.line().unwrap_or(0), message });
         }
@@ -211,17 +217,19 @@ impl ChatTemplate {
         context
             .push((text("add_generation_prompt"), minijinja::Value::from(generation_prompt == GenerationPrompt::Add)));
 
-        let mut out = CappedText { text: Vec::new(), limit, full: false };
         let mut env = self.env.clone();
         env.set_fuel(Some(fuel));
-        let template = env.get_template(NAME).expect("the template was added when it was parsed");
-        let rendered = template.render_captured_to(minijinja::Value::from_pairs(context), &mut out).map(drop);
-        if out.full {
-            return Err(RenderError::TooMuchOutput { limit });
-        }
-        rendered.map_err(|e| render_error(&e, fuel))?;
-        String::from_utf8(out.text)
-            .map_err(|_| RenderError::Failed { line: 0, message: "the output is not UTF-8".to_owned() })
+        with_deep_stack(|| {
+            let mut out = CappedText { text: Vec::new(), limit, full: false };
+            let template = env.get_template(NAME).expect("the template was added when it was parsed");
+            let rendered = template.render_captured_to(minijinja::Value::from_pairs(context), &mut out).map(drop);
+            if out.full {
+                return Err(RenderError::TooMuchOutput { limit });
+            }
+            rendered.map_err(|e| render_error(&e, fuel))?;
+            String::from_utf8(out.text)
+                .map_err(|_| RenderError::Failed { line: 0, message: "the output is not UTF-8".to_owned() })
+        })
     }
 }
 
@@ -291,9 +299,138 @@ impl std::io::Write for CappedText {
 fn read(path: &Path) -> Result<String, TemplateError> {
     let io = |source| TemplateError::Io { path: path.to_owned(), source };
     let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_TEMPLATE_BYTES {
-        return Err(TemplateError::TooLarge { path: path.to_owned(), bytes, limit: MAX_TEMPLATE_BYTES });
+    if bytes > MAX_TEMPLATE_BYTES as u64 {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        return Err(TemplateError::TooLarge { origin: path.display().to_string(), bytes, limit: MAX_TEMPLATE_BYTES });
     }
     let bytes = std::fs::read(path).map_err(io)?;
     String::from_utf8(bytes).map_err(|_| TemplateError::Utf8 { path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn template(source: &str) -> Result<ChatTemplate, TemplateError> {
+        ChatTemplate::at_time(source, "test".to_owned(), &[], 0)
+    }
+
+    fn render(source: &str) -> Result<String, RenderError> {
+        let parsed = template(source).unwrap_or_else(|e| panic!("{source:.80}: {e}"));
+        parsed.render(&[json!({"role": "user", "content": "hi"})], GenerationPrompt::Add)
+    }
+
+    /// Nested as deeply as the size allows: parsed, not an overflow of the stack.
+    #[test]
+    fn deeply_nested_templates_parse_or_are_refused() {
+        for source in [
+            format!("{{{{ {}1 }}}}", "-".repeat(130_000)),
+            format!("{{{{ {}1 }}}}", "not ".repeat(32_000)),
+            format!("{{{{ {}1 }}}}", "1+".repeat(64_000)),
+            format!("{{{{ 'x'{} }}}}", "|list".repeat(25_000)),
+        ] {
+            render(&source).unwrap_or_else(|e| panic!("{source:.40}: {e}"));
+        }
+        let nested = format!("{}{}", "{% if 1 %}".repeat(5_000), "{% endif %}".repeat(5_000));
+        assert!(matches!(template(&nested), Err(TemplateError::Syntax { .. })));
+        let huge = "x".repeat(MAX_TEMPLATE_BYTES + 1);
+        assert!(matches!(template(&huge), Err(TemplateError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn templates_that_loop_end() {
+        let nested = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}";
+        assert_eq!(render(nested), Err(RenderError::Endless { fuel: FUEL + FUEL_PER_MESSAGE }));
+        let macros = "{% macro f(n) %}{% for i in range(90000) %}{{ f(n) }}{% endfor %}{% endmacro %}{{ f(1) }}";
+        assert!(matches!(render(macros), Err(RenderError::Endless { .. } | RenderError::Failed { .. })));
+        for recursion in [
+            "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+            "{% include 'chat_template' %}",
+            "{% extends 'chat_template' %}",
+            "{% import 'chat_template' as again %}",
+            "{% for i in range(1000000000) %}{% endfor %}",
+        ] {
+            assert!(matches!(render(recursion), Err(RenderError::Failed { .. })), "{recursion}");
+        }
+    }
+
+    #[test]
+    fn templates_that_write_without_end_are_stopped() {
+        let text = format!("{{% for i in range(100000) %}}{}{{% endfor %}}", "x".repeat(1000));
+        assert!(matches!(render(&text), Err(RenderError::TooMuchOutput { .. })));
+        for wide in [
+            "{{ '{:999999999}'.format(1) }}",
+            "{{ '%999999999d' | format(1) }}",
+            "{{ 'x' | indent(999999999, true) }}",
+            "{{ 'x' | indent(width=999999999, first=true) }}",
+            "{{ '%*d' | format(999999999, 1) }}",
+            "{{ '{:{}}'.format(1, 999999999) }}",
+        ] {
+            assert!(matches!(render(wide), Err(RenderError::Failed { .. })), "{wide}");
+        }
+    }
+
+    /// Values nested as deeply as the instructions allow: dropped, compared and shown without an overflow of the stack.
+    #[test]
+    fn deeply_nested_values_do_no_harm() {
+        let nest = "{% set ns = namespace(x=[], y=[]) %}{% for i in range(50000) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}";
+        assert_eq!(render(nest).as_deref(), Ok(""));
+        assert_eq!(render(&format!("{nest}{{{{ ns.x == ns.y }}}}")).as_deref(), Ok("True"));
+        assert_eq!(render(&format!("{nest}{{{{ (ns.x ~ '') | length }}}}")).as_deref(), Ok("100002"));
+        for shown in ["{{ ns.x }}", "{{ ns.x | tojson }}", "{{ ns.x | string }}"] {
+            assert!(matches!(render(&format!("{nest}{shown}")), Err(RenderError::Failed { .. })), "{shown}");
+        }
+    }
+
+    #[test]
+    fn failures_name_the_line_and_refusals_the_words() {
+        assert_eq!(
+            render("a\n\n{{ raise_exception('no such role') }}"),
+            Err(RenderError::Refused { message: "no such role".to_owned() })
+        );
+        assert!(matches!(render("a\n\n{{ messages[0].a.b }}"), Err(RenderError::Failed { line: 3, .. })));
+        assert!(matches!(template("a\n{% if %}"), Err(TemplateError::Syntax { line: 2, .. })));
+    }
+
+    /// The given file, then chat_template.jinja, then tokenizer_config.json: the first that exists, even if it is broken.
+    #[test]
+    fn templates_are_found_in_the_documented_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path();
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/tiny-llama/model/tokenizer.json");
+        fs::copy(tiny, model.join("tokenizer.json")).unwrap();
+        let find = |file: Option<&Path>| ChatTemplate::find(file, model, &Tokenizer::from_dir(model).unwrap());
+        let said = |file: Option<&Path>| find(file).unwrap().unwrap().render(&[], GenerationPrompt::Omit).unwrap();
+        let config = |value: Value| {
+            fs::write(model.join("tokenizer_config.json"), json!({"chat_template": value}).to_string()).unwrap();
+        };
+
+        assert!(find(None).unwrap().is_none());
+        config(Value::Null);
+        assert!(find(None).unwrap().is_none());
+        config(json!("from the config"));
+        assert_eq!(said(None), "from the config");
+        config(json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "the default"}]));
+        assert_eq!(said(None), "the default");
+        config(json!([{"name": "tool_use", "template": "tools"}]));
+        assert!(matches!(find(None), Err(TemplateError::NoDefault { found, .. }) if found == ["tool_use"]));
+        config(json!(3));
+        assert!(matches!(find(None), Err(TemplateError::NoDefault { .. })));
+        fs::write(model.join("chat_template.jinja"), "from the file beside").unwrap();
+        assert_eq!(said(None), "from the file beside");
+        let given = model.join("given.jinja");
+        assert!(matches!(find(Some(&given)), Err(TemplateError::Io { path, .. }) if path == given));
+        fs::write(&given, "as given").unwrap();
+        assert_eq!(said(Some(&given)), "as given");
+        fs::write(&given, b"\xff").unwrap();
+        assert!(matches!(find(Some(&given)), Err(TemplateError::Utf8 { .. })));
+        fs::write(&given, "{% endfor %}").unwrap();
+        assert!(matches!(find(Some(&given)), Err(TemplateError::Syntax { .. })));
+        fs::write(&given, vec![b'x'; MAX_TEMPLATE_BYTES + 1]).unwrap();
+        assert!(matches!(find(Some(&given)), Err(TemplateError::TooLarge { .. })));
+    }
 }

@@ -1,0 +1,407 @@
+//! Data sets: what the survey counts and refuses, unpairing, orders, and the encoder's own bad rows.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::records::Record;
+use super::{
+    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, Needs, OnBadRow, Shuffle, Target, TokenizerError, prompts,
+};
+
+fn tiny(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name).join("model")
+}
+
+/// The tiny models have fewer rows; their exact number is checked by the golden tests.
+const ROWS: usize = 4096;
+
+fn encoder(name: &str, max_length: usize) -> Encoder {
+    Encoder::from_model(&tiny(name), None, max_length, ROWS).unwrap()
+}
+
+fn file(lines: &[String]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    for line in lines {
+        writeln!(file, "{line}").unwrap();
+    }
+    file
+}
+
+fn open(lines: &[String], needs: Needs, on_bad_row: OnBadRow) -> Result<Dataset, DataError> {
+    let file = file(lines);
+    // the open handle keeps the rows readable after the name is gone
+    Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), needs, on_bad_row)
+}
+
+fn pair(i: usize) -> String {
+    json!({"prompt": format!("Question {i}?"), "chosen": format!(" good {i}"), "rejected": format!(" bad {i}"), "id": i}).to_string()
+}
+
+fn lines(rows: &[Value]) -> Vec<String> {
+    rows.iter().map(Value::to_string).collect()
+}
+
+#[test]
+fn the_first_bad_row_ends_the_run_with_file_and_line() {
+    let mut rows: Vec<String> = (0..3000).map(pair).collect();
+    rows[1500] = "{".to_owned();
+    rows[2900] = "[]".to_owned();
+    rows.insert(10, String::new()); // blank, but a line
+    match open(&rows, Needs::Pairs, OnBadRow::Error) {
+        Err(DataError::Row { line: 1502, reason: BadRow::Json { .. }, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn skipped_rows_are_counted_by_reason() {
+    let mut rows: Vec<String> = (0..10).map(pair).collect();
+    rows[0] = "{".to_owned();
+    rows[3] = json!({"prompt": "p", "chosen": "same", "rejected": "same"}).to_string();
+    rows[4] = "}".to_owned();
+    rows[5] = json!({"prompt": "p", "completion": "c", "label": true}).to_string();
+    rows[6] = json!({"prompt": "word ".repeat(100), "chosen": " a", "rejected": " b", "extra": 1}).to_string();
+    let dataset = open(&rows, Needs::Pairs, OnBadRow::Skip).unwrap();
+    let survey = dataset.survey();
+    assert_eq!((survey.records, survey.kept, survey.dropped_rows()), (10, 5, 5));
+    let counts: Vec<_> = survey.dropped.iter().map(|d| (d.label, d.rows, d.line)).collect();
+    assert_eq!(
+        counts,
+        [
+            ("not valid JSON", 2, 1),
+            ("chosen equals rejected", 1, 4),
+            ("other shape than the first row", 1, 6),
+            ("prompt fills max-length", 1, 7)
+        ]
+    );
+    assert_eq!(survey.ignored_columns.iter().collect::<Vec<_>>(), [(&"extra".to_owned(), &1)]);
+    assert_eq!(survey.answers, 10);
+    assert_eq!(survey.stopping_answers, 10);
+    let other = &survey.dropped[2].first.to_string();
+    assert!(other.contains(
+        "{prompt, completion, label} of strings, the first row of the run is {prompt, chosen, rejected} of strings"
+    ));
+
+    let ids = |dataset: &Dataset| -> Vec<Value> {
+        dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap().into_iter().map(|row| row.id.unwrap()).collect()
+    };
+    assert_eq!(ids(&dataset), [1, 2, 7, 8, 9].map(Value::from));
+
+    // every record has an outcome, in order
+    let outcomes = dataset.outcomes(0..10).unwrap();
+    assert_eq!(outcomes.iter().map(Encoded::row).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+    let dropped = outcomes.iter().filter(|o| matches!(o, Encoded::Dropped { .. })).count();
+    assert_eq!(dropped, 5);
+    assert!(matches!(&outcomes[6], Encoded::Dropped { reason: DropReason::NoRoom { max_length: 64, .. }, .. }));
+}
+
+/// A long prompt is no fault of the row: dropped and counted without `skip`.
+#[test]
+fn long_prompts_are_dropped_under_either_policy() {
+    let long = json!({"prompt": "word ".repeat(100), "chosen": " a", "rejected": " b"}).to_string();
+    let dataset = open(&[pair(0), long.clone()], Needs::Pairs, OnBadRow::Error).unwrap();
+    assert_eq!((dataset.len(), dataset.survey().dropped_rows()), (1, 1));
+    match open(&[long], Needs::Pairs, OnBadRow::Error) {
+        Err(DataError::NothingLeft { rows: 1, line: 1, reason: DropReason::NoRoom { .. }, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn shapes_that_the_loss_cannot_use_are_refused() {
+    let labelled = json!({"prompt": "p", "completion": " c", "label": true}).to_string();
+    let scored = json!({"prompt": "p", "completions": [" a", " b"], "rewards": [1, 2]}).to_string();
+    let prompt = json!({"prompt": "p"}).to_string();
+    for (row, needs) in [
+        (&labelled, Needs::Pairs),
+        (&scored, Needs::Pairs),
+        (&scored, Needs::Labels),
+        (&labelled, Needs::Rewards),
+        (&pair(0), Needs::Rewards),
+        (&prompt, Needs::Answers),
+        (&prompt, Needs::Pairs),
+    ] {
+        let result = open(std::slice::from_ref(row), needs, OnBadRow::Skip);
+        assert!(matches!(result, Err(DataError::WrongShape { line: 1, .. })), "{row} for {needs:?}");
+    }
+    for row in [&labelled, &scored, &pair(0)] {
+        assert_eq!(open(std::slice::from_ref(row), Needs::Answers, OnBadRow::Error).unwrap().len(), 1);
+    }
+    let rewards = open(&[scored], Needs::Rewards, OnBadRow::Error).unwrap().rows(&[0]).unwrap();
+    assert_eq!(rewards[0].target, Target::Rewards(vec![1.0, 2.0]));
+    assert_eq!(rewards[0].answers.len(), 2);
+}
+
+#[test]
+fn forms_that_the_model_has_no_means_for_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(tiny("tiny-llama").join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let chat = json!({"prompt": [{"role": "user", "content": "p"}], "chosen": [{"role": "assistant", "content": "c"}],
+                      "rejected": [{"role": "assistant", "content": "r"}]});
+    for (row, is_expected) in [
+        (chat.to_string(), (|e| matches!(e, DataError::NoTemplate { line: 1, .. })) as fn(&DataError) -> bool),
+        (pair(0), |e| matches!(e, DataError::NoEos { line: 1, .. })),
+    ] {
+        let encoder = Encoder::from_model(dir.path(), None, 64, ROWS).unwrap();
+        let file = file(&[row]);
+        let error = Dataset::open(&[file.path().to_owned()], encoder, Needs::Pairs, OnBadRow::Error).unwrap_err();
+        assert!(is_expected(&error), "{error}");
+    }
+    let encoder = Encoder::from_model(dir.path(), None, 64, ROWS).unwrap();
+    let file = file(&[chat.to_string()]);
+    let error = prompts(&[file.path().to_owned()], &encoder, None).unwrap_err();
+    assert!(matches!(error, DataError::NoTemplate { .. }), "{error}");
+}
+
+#[test]
+fn the_encoder_refuses_what_it_cannot_score() {
+    let dir = tempfile::tempdir().unwrap();
+    let with_template = |source: &str| {
+        std::fs::write(dir.path().join("t.jinja"), source).unwrap();
+        Encoder::from_model(&tiny("tiny-llama"), Some(&dir.path().join("t.jinja")), 64, ROWS).unwrap()
+    };
+    let record = |chosen: &str, rejected: &str| {
+        let row = json!({"prompt": [{"role": "user", "content": "p"}], "chosen": [{"role": "assistant", "content": chosen}],
+                         "rejected": [{"role": "assistant", "content": rejected}]});
+        Record::parse(0, row.to_string().as_bytes()).unwrap().record
+    };
+    let contents = "{% for m in messages %}{{ m.content | trim }} {% endfor %}";
+    assert_eq!(with_template(contents).encode(&record("a", " a ")), Err(BadRow::SameTokens));
+    let first = "{{ messages[0].content }}";
+    assert!(
+        matches!(with_template(first).encode(&record("a", "b")), Err(BadRow::NoAnswerTokens { field }) if field == "chosen")
+    );
+    let refusing = "{% if messages | length > 1 %}{{ raise_exception('too many turns') }}{% endif %}x";
+    let refused = BadRow::Template { message: "too many turns".to_owned() };
+    assert_eq!(with_template(refusing).encode(&record("a", "b")), Err(refused));
+    let answers_alone = "{% if messages | length > 1 %}{{ messages[1].content }}{% endif %}";
+    let (encoded, _) = with_template(answers_alone).encode(&record("a", "b")).unwrap();
+    assert!(matches!(encoded, Encoded::Dropped { reason: DropReason::NoPrompt, .. }));
+
+    // the row that a template refuses is named with its file and line
+    let rows = [record("a", "b"), record("c", "d")].map(|_| {
+        json!({"prompt": [{"role": "user", "content": "p"}], "chosen": [{"role": "assistant", "content": "a"}],
+               "rejected": [{"role": "assistant", "content": "b"}]})
+    });
+    let file = file(&lines(&rows));
+    let error =
+        Dataset::open(&[file.path().to_owned()], with_template(refusing), Needs::Pairs, OnBadRow::Error).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains(":1: chat template: too many turns"), "{message}");
+}
+
+#[test]
+fn the_survey_counts_cuts_empties_and_moved_boundaries() {
+    let rows = lines(&[
+        json!({"prompt": "Say nothing.", "chosen": "", "rejected": " something"}),
+        json!({"prompt": "Count:", "chosen": " 1, 2".repeat(50), "rejected": format!("{} no", " 1, 2".repeat(50))}),
+        json!({"prompt": "Which one is it? It is ", "chosen": "the answer", "rejected": "the other"}),
+    ]);
+    let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
+    let survey = dataset.survey();
+    assert_eq!((survey.kept, survey.answers, survey.empty_answers), (3, 6, 1));
+    assert_eq!((survey.cut_answers, survey.same_after_cut, survey.longest_tree), (2, 1, dataset.lengths(1).tree));
+    assert_eq!(survey.moved_boundaries, 1);
+    let example = &survey.boundary_examples[0];
+    assert_eq!(example.row, 2);
+    assert_ne!(example.alone, example.followed);
+    assert_eq!(survey.stopping_answers, 6); // counted before the cut
+    let total: usize = (0..3).map(|i| dataset.lengths(i).tree).sum();
+    assert_eq!(survey.prompt_tokens + survey.answer_tokens, total as u64);
+    for (i, row) in dataset.rows(&[0, 1, 2]).unwrap().iter().enumerate() {
+        assert_eq!(dataset.lengths(i).tree, row.tree_tokens());
+        assert_eq!(dataset.lengths(i).prompt, row.prompt.len());
+        assert!(row.answers.iter().all(|a| row.prompt.len() + a.kept <= 64));
+    }
+}
+
+/// TRL unpairs a thousand rows at a time.
+#[test]
+fn unpaired_rows_stand_in_trls_order() {
+    let rows: Vec<String> = (0..1003).map(pair).collect();
+    let dataset = open(&rows, Needs::Labels, OnBadRow::Error).unwrap();
+    assert!(dataset.is_unpaired());
+    let encoded = dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap();
+    let found: Vec<(usize, bool)> = encoded.iter().map(|row| (row.row, row.target == Target::Label(true))).collect();
+    let block = |rows: std::ops::Range<usize>| rows.clone().map(|r| (r, true)).chain(rows.map(|r| (r, false)));
+    let expected: Vec<(usize, bool)> = block(0..1000).chain(block(1000..1003)).collect();
+    assert_eq!(found, expected);
+    assert_eq!(dataset.survey().kept, 2006);
+}
+
+/// Pairs of which several share a prompt.
+#[test]
+fn shuffled_unpaired_rows_never_follow_one_of_the_same_prompt() {
+    let mut rows: Vec<Value> = (0..20)
+        .map(|i| json!({"prompt": format!("Question {}?", i / 3), "chosen": format!(" a{i}"), "rejected": format!(" b{i}")}))
+        .collect();
+    rows.push(json!({"prompt": "Another?", "chosen": " a", "rejected": " b"}));
+    let dataset = open(&lines(&rows), Needs::Labels, OnBadRow::Error).unwrap();
+    for epoch in 0..50 {
+        let order = dataset.order(Shuffle::Seeded(3), epoch);
+        assert_eq!(order, dataset.order(Shuffle::Seeded(3), epoch));
+        let shuffled = dataset.rows(&order).unwrap();
+        let follows = shuffled.windows(2).filter(|w| w[0].prompt == w[1].prompt).count();
+        assert_eq!(follows, 0, "epoch {epoch}");
+    }
+}
+
+#[test]
+fn labelled_rows_are_not_unpaired() {
+    let rows: Vec<Value> =
+        (0..5).map(|i| json!({"prompt": "p", "completion": format!(" c{i}"), "label": i % 2 == 0})).collect();
+    let dataset = open(&lines(&rows), Needs::Labels, OnBadRow::Error).unwrap();
+    assert!(!dataset.is_unpaired());
+    let rows = dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap();
+    assert_eq!(
+        rows.iter().map(|r| r.target == Target::Label(true)).collect::<Vec<_>>(),
+        [true, false, true, false, true]
+    );
+}
+
+/// An epoch is one permutation, however it is read; rows are the same in any window.
+#[test]
+fn rows_do_not_depend_on_the_window() {
+    let rows: Vec<String> = (0..40).map(pair).collect();
+    let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
+    let order = dataset.order(Shuffle::Seeded(1), 0);
+    assert_ne!(order, dataset.order(Shuffle::Seeded(1), 1));
+    let at_once = dataset.rows(&order).unwrap();
+    let in_windows: Vec<_> = order.chunks(7).flat_map(|window| dataset.rows(window).unwrap()).collect();
+    assert_eq!(at_once, in_windows);
+}
+
+#[test]
+fn a_data_file_that_changes_during_the_run_ends_it() {
+    let file = file(&(0..5).map(pair).collect::<Vec<_>>());
+    let dataset =
+        Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), Needs::Pairs, OnBadRow::Error).unwrap();
+    file.as_file().set_len(100).unwrap();
+    assert!(matches!(dataset.rows(&[4]), Err(DataError::Changed { .. })));
+    assert!(matches!(dataset.outcomes(0..5), Err(DataError::Changed { .. })));
+}
+
+#[test]
+fn prompts_come_from_any_shape() {
+    let rows = lines(&[
+        json!({"prompt": [{"role": "user", "content": "p"}], "id": "a"}),
+        json!({"prompt": "plain", "chosen": " c", "rejected": " r"}),
+        json!({"prompt": "plain", "completion": " c", "label": false}),
+    ]);
+    let file = file(&rows);
+    let encoder = encoder("tiny-llama", 64);
+    let all = prompts(&[file.path().to_owned()], &encoder, None).unwrap();
+    assert_eq!(all.len(), 3);
+    assert_eq!(all[0].id, Some(json!("a")));
+    assert_eq!(all[1].ids, all[2].ids);
+    assert_eq!(prompts(&[file.path().to_owned()], &encoder, Some(2)).unwrap(), all[..2]);
+}
+
+/// A row of a megabyte is encoded and cut like any other.
+#[test]
+fn a_row_of_a_megabyte_is_cut() {
+    let row = json!({"prompt": "Count:", "chosen": " one two".repeat(1 << 17), "rejected": " no"}).to_string();
+    assert!(row.len() > 1 << 20);
+    let dataset = open(&[row], Needs::Pairs, OnBadRow::Error).unwrap();
+    let rows = dataset.rows(&[0]).unwrap();
+    assert_eq!(rows[0].prompt.len() + rows[0].answers[0].kept, 64);
+    assert!(rows[0].answers[0].is_cut());
+}
+
+#[test]
+fn tokenizers_that_do_not_fit_are_refused() {
+    let load = |dir: &Path, rows: usize| Encoder::from_model(dir, None, 64, rows).map(|_| ());
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::Missing { .. }))));
+    match load(&tiny("tiny-llama"), 100) {
+        Err(DataError::Tokenizer(TokenizerError::Vocabulary { rows: 100, id, .. })) => assert!(id >= 100),
+        other => panic!("{other:?}"),
+    }
+    let path = dir.path().join("tokenizer.json");
+    for broken in ["", "{}", "[1, 2", "{\"model\": {\"type\": \"BPE\"}}", &"[".repeat(100_000)] {
+        std::fs::write(&path, broken).unwrap();
+        assert!(
+            matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::Broken { .. }))),
+            "{broken:.20}"
+        );
+    }
+    std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+    assert!(matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::TooLarge { .. }))));
+
+    std::fs::copy(tiny("tiny-llama").join("tokenizer.json"), &path).unwrap();
+    for broken in ["{", "[]"] {
+        std::fs::write(dir.path().join("tokenizer_config.json"), broken).unwrap();
+        assert!(matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::Broken { .. }))), "{broken}");
+    }
+    std::fs::remove_file(dir.path().join("tokenizer_config.json")).unwrap();
+    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [3, -1]}"#).unwrap();
+    assert!(matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::Broken { .. }))));
+}
+
+/// A special token beyond the embedding (Gemma 3 1B has one) is no obstacle until a text holds it.
+#[test]
+fn a_spare_special_token_without_an_embedding_refuses_only_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(tiny("tiny-llama").join("tokenizer.json")).unwrap();
+    let mut tokenizer: Value = serde_json::from_str(&text).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"]
+        .as_object()
+        .unwrap()
+        .values()
+        .chain(tokenizer["added_tokens"].as_array().unwrap().iter().map(|t| &t["id"]));
+    let rows = vocabulary.map(|id| id.as_u64().unwrap()).max().unwrap() + 1;
+    let spare = json!({"id": rows, "content": "<image>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(spare);
+    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    std::fs::copy(tiny("tiny-llama").join("tokenizer_config.json"), dir.path().join("tokenizer_config.json")).unwrap();
+
+    let encoder = Encoder::from_model(dir.path(), None, 64, rows as usize).unwrap();
+    assert_eq!(encoder.tokenizer().unusable_tokens(), [(rows as u32, "<image>".to_owned())]);
+    let record = |prompt: &str| {
+        Record::parse(0, json!({"prompt": prompt, "chosen": "c", "rejected": "r"}).to_string().as_bytes())
+            .unwrap()
+            .record
+    };
+    assert!(encoder.encode(&record("an image")).is_ok());
+    assert!(
+        matches!(encoder.encode(&record("an <image>")), Err(BadRow::Tokenizer { message }) if message.contains("<image>"))
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the texts, a kept row keeps the promises of its type.
+    #[test]
+    fn kept_rows_are_well_formed(prompt: String, chosen: String, rejected: String, max_length in 1usize..40) {
+        thread_local! {
+            static ENCODERS: std::cell::RefCell<std::collections::HashMap<usize, Encoder>> = Default::default();
+        }
+        let Ok(parsed) = Record::parse(0, json!({"prompt": prompt, "chosen": chosen, "rejected": rejected}).to_string().as_bytes()) else {
+            return Ok(()); // equal answers
+        };
+        ENCODERS.with_borrow_mut(|encoders| {
+            let encoder = encoders.entry(max_length).or_insert_with(|| encoder("tiny-qwen2", max_length));
+            match encoder.encode(&parsed.record) {
+                Ok((Encoded::Kept(row), notes)) => {
+                    prop_assert!(!row.prompt.is_empty() && row.prompt.len() < max_length);
+                    for answer in &row.answers {
+                        prop_assert!(answer.kept >= 1 && answer.kept <= answer.ids.len());
+                        prop_assert!(row.prompt.len() + answer.kept <= max_length);
+                        prop_assert_eq!(answer.is_cut(), row.prompt.len() + answer.ids.len() > max_length);
+                    }
+                    prop_assert_eq!(notes.stopping_answers, 2);
+                }
+                Ok((Encoded::Dropped { reason, .. }, _)) => {
+                    let expected = matches!(reason, DropReason::NoRoom { .. } | DropReason::NoPrompt);
+                    prop_assert!(expected, "{}", reason);
+                }
+                Err(bad) => prop_assert!(matches!(bad, BadRow::SameTokens), "{}", bad),
+            }
+            Ok(())
+        })?;
+    }
+}
