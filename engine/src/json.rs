@@ -63,3 +63,15 @@ pub(crate) fn kind(value: &Value) -> &'static str {
         Value::Object(_) => "an object",
     }
 }
+
+/// What a stranger's file says, fit for one line: at most `longest` characters, none of which moves the cursor.
+pub(crate) fn shorten(text: &str, longest: usize) -> String {
+    let mut line = String::new();
+    for character in text.chars().take(longest) {
+        match character.is_control() {
+            true => line.extend(character.escape_debug()),
+            false => line.push(character),
+        }
+    }
+    if text.chars().nth(longest).is_some() { line + "..." } else { line }
+}

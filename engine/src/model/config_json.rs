@@ -1,12 +1,14 @@
 //! `config.json` as written: typed access to its keys, with errors that say which key, what was expected, and what was found.
 
 use super::error::ConfigError;
-use crate::json;
+use crate::json::{self, shorten};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// Largest width, count or id that is accepted: far above every model, and small enough that products of two fit anywhere.
 pub(crate) const MAX_SIZE: usize = 1 << 24;
+/// Characters of a value that a message shows.
+pub(super) const SHOWN: usize = 80;
 
 /// The object of a `config.json`, or one nested in it.
 #[derive(Debug, Clone)]
@@ -203,7 +205,7 @@ impl ConfigJson {
             path: self.path.clone(),
             key: self.name(key),
             expected: expected.into(),
-            found: shorten(&found.to_string()),
+            found: shorten(&found.to_string(), SHOWN),
         }
     }
 
@@ -214,11 +216,4 @@ impl ConfigJson {
     fn name(&self, key: &str) -> String {
         format!("{}{key}", self.at)
     }
-}
-
-/// What a stranger's file says, fit for one line.
-pub(super) fn shorten(text: &str) -> String {
-    const LONGEST: usize = 80;
-    let line: String = text.chars().take(LONGEST).flat_map(char::escape_debug).collect();
-    if text.chars().nth(LONGEST).is_some() { line + "..." } else { line }
 }

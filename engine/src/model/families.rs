@@ -1,9 +1,10 @@
 //! The model families: each is one file with a [`Family`], and one line here.
 
 use super::config::ModelConfig;
-use super::config_json::{ConfigJson, shorten};
+use super::config_json::{ConfigJson, SHOWN};
 use super::error::ConfigError;
 use super::{gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3};
+use crate::json::shorten;
 
 /// A family of models that `config.json` can name.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
     let named = |family: &&Family| architectures.iter().any(|name| family.architectures.contains(name));
     let unknown = |found: &str| ConfigError::Architecture {
         path: json.path().to_owned(),
-        found: shorten(found),
+        found: shorten(found, SHOWN),
         supported: FAMILIES.iter().flat_map(|family| family.architectures).copied().collect(),
     };
     let Some(model_type) = json.text_opt("model_type")? else {

@@ -163,8 +163,10 @@ impl Layout {
 
     /// The head, `[vocab_size, hidden_size]`; not stored where it is tied to the embedding.
     pub fn lm_head(&self) -> String {
-        let outer = self.prefix.strip_suffix("model.").unwrap_or("");
-        format!("{outer}lm_head.weight")
+        match self.prefix.strip_suffix(".model.") {
+            Some(outer) => format!("{outer}.lm_head.weight"),
+            None => "lm_head.weight".to_owned(),
+        }
     }
 
     /// Whether the head is the embedding: as `config.json` says, unless the checkpoint holds a head of its own that differs, which

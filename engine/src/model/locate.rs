@@ -112,3 +112,102 @@ fn directories_in(path: &Path) -> Vec<PathBuf> {
     found.sort();
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    /// A cache with the model `org/name` at [`REVISION`].
+    fn cache() -> tempfile::TempDir {
+        let cache = tempfile::tempdir().unwrap();
+        let repository = cache.path().join("models--org--name");
+        fs::create_dir_all(repository.join("refs")).unwrap();
+        fs::create_dir_all(repository.join("snapshots").join(REVISION)).unwrap();
+        fs::write(repository.join("refs/main"), REVISION).unwrap();
+        cache
+    }
+
+    fn find(model: &str, cache: &Path) -> Result<ModelDir, LocateError> {
+        locate_in(model, Some(cache.to_owned()))
+    }
+
+    #[test]
+    fn a_directory_comes_before_a_name() {
+        let cache = cache();
+        let path = cache.path().to_str().unwrap();
+        let found = find(path, cache.path()).unwrap();
+        assert_eq!(found, ModelDir { path: cache.path().to_owned(), origin: Origin::Directory });
+        assert_eq!(found.to_string(), path);
+    }
+
+    #[test]
+    fn a_name_is_found_in_the_cache_at_its_main_revision() {
+        let cache = cache();
+        let found = find("org/name", cache.path()).unwrap();
+        assert_eq!(found.path, cache.path().join("models--org--name/snapshots").join(REVISION));
+        assert_eq!(found.to_string(), "org/name (local Hugging Face cache, revision 0123456789ab)");
+        fs::create_dir_all(cache.path().join("models--gpt2/snapshots/ff")).unwrap();
+        fs::create_dir_all(cache.path().join("models--gpt2/refs")).unwrap();
+        fs::write(cache.path().join("models--gpt2/refs/main"), "ff\n").unwrap();
+        assert!(find("gpt2", cache.path()).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_there_is_named_with_what_to_do() {
+        let cache = cache();
+        let file = cache.path().join("weights.gguf");
+        fs::write(&file, "").unwrap();
+        let message = |model: &str| find(model, cache.path()).unwrap_err().to_string();
+        assert!(message(file.to_str().unwrap()).contains("is a file; give the directory"));
+        for path in ["./model", "/no/such/model", "models/llama/", "a/b/c", "../name", "~/model"] {
+            assert!(message(path).contains("no such directory"), "{path}: {}", message(path));
+        }
+        for name in ["", "org/..name", "org/na me", "org--x/name", "org/-name", "org/name.", "org/n\0"] {
+            assert!(message(name).contains("neither a directory nor the name of a model"), "{name}: {}", message(name));
+        }
+        let missing = message("org/other");
+        assert!(
+            missing.contains("hf download org/other") && missing.contains(cache.path().to_str().unwrap()),
+            "{missing}"
+        );
+        assert!(locate_in("org/name", None).unwrap_err().to_string().contains("neither HF_HOME nor HOME"));
+    }
+
+    #[test]
+    fn a_damaged_cache_offers_its_snapshots_and_leads_nowhere_else() {
+        let cache = cache();
+        let repository = cache.path().join("models--org--name");
+        let message = || find("org/name", cache.path()).unwrap_err().to_string();
+        for content in ["", "../../../../etc", "main", "abc/def", "abc\0"] {
+            fs::write(repository.join("refs/main"), content).unwrap();
+            let text = message();
+            assert!(text.contains("refs/main is missing or damaged") && text.contains("one snapshot"), "{text}");
+            assert!(text.contains(REVISION), "{text}");
+        }
+        fs::create_dir(repository.join("snapshots/ffff")).unwrap();
+        fs::remove_file(repository.join("refs/main")).unwrap();
+        assert!(message().contains("several snapshots"));
+        fs::write(repository.join("refs/main"), "eeee").unwrap();
+        assert!(message().contains("no snapshot") && message().contains("hf download org/name"));
+    }
+
+    #[test]
+    fn the_cache_is_where_the_variables_say() {
+        let dir = |set: &[(&str, &str)]| {
+            let find = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value));
+            cache_dir(find).map(|path| path.to_str().unwrap().to_owned())
+        };
+        let home = ("HOME", "/home/u");
+        assert_eq!(dir(&[]), None);
+        assert_eq!(dir(&[home]).unwrap(), "/home/u/.cache/huggingface/hub");
+        assert_eq!(dir(&[home, ("XDG_CACHE_HOME", "/x")]).unwrap(), "/x/huggingface/hub");
+        assert_eq!(dir(&[home, ("XDG_CACHE_HOME", "relative")]).unwrap(), "/home/u/.cache/huggingface/hub");
+        assert_eq!(dir(&[home, ("HF_HOME", "/h")]).unwrap(), "/h/hub");
+        assert_eq!(dir(&[("HF_HOME", "/h"), ("HUGGINGFACE_HUB_CACHE", "/old")]).unwrap(), "/old");
+        assert_eq!(dir(&[("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/new")]).unwrap(), "/new");
+        assert_eq!(dir(&[home, ("HF_HUB_CACHE", "")]).unwrap(), "/home/u/.cache/huggingface/hub");
+    }
+}

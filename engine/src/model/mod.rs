@@ -17,6 +17,8 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 pub mod rope_scaling;
+#[cfg(test)]
+mod tests;
 mod transformer;
 
 pub use block::{Block, GateUp, LinearInfo, Qkv};

@@ -8,8 +8,9 @@
 //! its own power function is off by one.
 
 use super::config::ModelConfig;
-use super::config_json::{ConfigJson, shorten};
+use super::config_json::{ConfigJson, SHOWN};
 use super::error::ConfigError;
+use crate::json::shorten;
 use std::f64::consts::PI;
 
 /// One position encoding of a model.
@@ -303,7 +304,7 @@ fn rope_type(parameters: &ConfigJson) -> Result<&str, ConfigError> {
 fn unknown_type(json: &ConfigJson, found: &str, supported: &[&'static str]) -> ConfigError {
     ConfigError::RopeType {
         path: json.path().to_owned(),
-        found: format!("`{}`", shorten(found)),
+        found: format!("`{}`", shorten(found, SHOWN)),
         supported: supported.to_vec(),
     }
 }
@@ -338,7 +339,7 @@ fn yarn(
         (None, Some(mscale), Some(all_dim)) => magnitude(mscale) / magnitude(all_dim),
         (None, _, _) => magnitude(1.0),
     };
-    if !(attention_factor as f32).is_normal() {
+    if attention_factor <= 0.0 || !(attention_factor as f32).is_normal() {
         return Err(parameters.refuse(
             "attention_factor",
             "or mscale and mscale_all_dim, that give a positive f32",

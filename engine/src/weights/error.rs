@@ -1,6 +1,6 @@
 //! What can be wrong with weights on disk.
 
-use crate::json::JsonError;
+use crate::json::{JsonError, shorten};
 use align_kernels::KernelError;
 use std::io;
 use std::path::PathBuf;
@@ -65,6 +65,8 @@ pub enum HeaderFault {
     Duplicate { name: String },
     #[error("a tensor has a name of {bytes} bytes or with control characters: {shown:?}")]
     Name { bytes: usize, shown: String },
+    #[error("tensor `{name}` has {dimensions} dimensions")]
+    Dimensions { name: String, dimensions: usize },
     #[error("tensor `{name}` has the unknown dtype {dtype:?}")]
     Dtype { name: String, dtype: String },
     #[error("tensor `{name}`: shape {shape:?} has more bytes than any file")]
@@ -93,7 +95,7 @@ pub enum IndexFault {
     NotAString { tensor: String, found: &'static str },
     #[error("tensor `{tensor}` is listed twice")]
     Duplicate { tensor: String },
-    #[error("`{tensor}` is mapped to {shard:?}, expected the plain name of a file in the directory")]
+    #[error("`{tensor}` must be mapped to the plain name of a file in the directory, not to {shard:?}")]
     ShardName { tensor: String, shard: String },
     #[error("shard {shard} is missing")]
     MissingShard { shard: String },
@@ -132,7 +134,9 @@ fn count(n: usize, what: &str) -> String {
 /// The first faults in full: with one shard missing, every tensor of it is a fault of its own.
 fn list(faults: &[IndexFault]) -> String {
     const SHOWN: usize = 5;
-    let mut text = faults.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    const LONGEST: usize = 300;
+    let shown = faults.iter().take(SHOWN).map(|fault| shorten(&fault.to_string(), LONGEST));
+    let mut text = shown.collect::<Vec<_>>().join("; ");
     if faults.len() > SHOWN {
         text += &format!("; and {} more", faults.len() - SHOWN);
     }

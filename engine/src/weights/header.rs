@@ -10,6 +10,7 @@
 //! list of dtypes is used, and the rest is here; a test holds this parser against the crate's on damaged files.
 
 use super::error::HeaderFault;
+use crate::json::shorten;
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::value::StrDeserializer;
@@ -24,6 +25,10 @@ const LENGTH: usize = 8;
 const MAX_HEADER: usize = 100_000_000;
 /// Longest tensor name: real ones are below 200.
 const MAX_NAME: usize = 1024;
+/// Most dimensions of a tensor: real ones have up to 5.
+const MAX_DIMENSIONS: usize = 32;
+/// Characters of the header's own text that a message shows.
+const SHOWN: usize = 200;
 
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,14 +70,15 @@ pub(crate) fn parse(file: &[u8]) -> Result<Header, HeaderFault> {
         _ => return Err(HeaderFault::Length { claimed, available: rest.len(), limit: MAX_HEADER }),
     };
     let text = std::str::from_utf8(header).map_err(|error| HeaderFault::Utf8 { at: error.valid_up_to() })?;
-    let raw: RawHeader = serde_json::from_str(text).map_err(|error| HeaderFault::Json { reason: error.to_string() })?;
+    let raw: RawHeader =
+        serde_json::from_str(text).map_err(|error| HeaderFault::Json { reason: shorten(&error.to_string(), SHOWN) })?;
     let available = (rest.len() - header.len()) as u64;
     let data_begin = LENGTH + header.len();
 
     let mut seen = HashSet::with_capacity(raw.tensors.len());
     for (name, _) in &raw.tensors {
         if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
-            let shown = name.chars().take(80).collect();
+            let shown = shorten(name, SHOWN);
             return Err(HeaderFault::Name { bytes: name.len(), shown });
         }
         if !seen.insert(name.as_str()) {
@@ -109,9 +115,11 @@ fn check_tensor(
     let name = || name.to_owned();
     let deserializer = StrDeserializer::<serde::de::value::Error>::new(&tensor.dtype);
     let Ok(dtype) = Dtype::deserialize(deserializer) else {
-        let shown = tensor.dtype.chars().take(80).collect();
-        return Err(HeaderFault::Dtype { name: name(), dtype: shown });
+        return Err(HeaderFault::Dtype { name: name(), dtype: shorten(&tensor.dtype, SHOWN) });
     };
+    if tensor.shape.len() > MAX_DIMENSIONS {
+        return Err(HeaderFault::Dimensions { name: name(), dimensions: tensor.shape.len() });
+    }
     let (begin, end) = tensor.data_offsets;
     if end < begin {
         return Err(HeaderFault::Backwards { name: name(), begin, end });
@@ -149,7 +157,6 @@ struct RawHeader {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawTensor {
     dtype: String,
     shape: Vec<u64>,

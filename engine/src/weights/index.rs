@@ -113,12 +113,13 @@ fn exists(path: &Path) -> bool {
     !matches!(std::fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-/// One component, no separators, no `..`, no NUL.
+/// One component, no separators, no `..`, no NUL, no longer than file systems allow.
 fn is_plain_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(only)), None) if only == name)
         && !name.chars().any(char::is_control)
         && !name.contains('\\')
+        && name.len() <= 255
 }
 
 /// Files called `model-00001-of-00003.safetensors` and the like.

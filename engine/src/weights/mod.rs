@@ -9,6 +9,8 @@ mod frozen;
 mod header;
 mod index;
 mod safetensors;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use self::error::{HeaderFault, IndexFault, LoadError, WriteError};
