@@ -149,19 +149,19 @@ impl ModelConfig {
         // An absent key takes the family's number, a null one the number of attention heads.
         let absent = if json.has("num_key_value_heads") { None } else { defaults.num_key_value_heads };
         let num_key_value_heads = json.size_or("num_key_value_heads", absent.unwrap_or(num_attention_heads))?;
-        if num_key_value_heads > num_attention_heads || num_attention_heads % num_key_value_heads != 0 {
+        if num_key_value_heads > num_attention_heads || !num_attention_heads.is_multiple_of(num_key_value_heads) {
             let expected = format!("a divisor of num_attention_heads ({num_attention_heads})");
             return Err(json.refuse("num_key_value_heads", expected, num_key_value_heads));
         }
         let head_dim = match json.size_opt("head_dim")?.or(defaults.head_dim) {
             Some(head_dim) => head_dim,
-            None if hidden_size % num_attention_heads == 0 => hidden_size / num_attention_heads,
+            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
             None => {
                 let expected = format!("a divisor of hidden_size ({hidden_size}), or the key head_dim");
                 return Err(json.refuse("num_attention_heads", expected, num_attention_heads));
             }
         };
-        if head_dim > MAX_HEAD_DIM || head_dim % 2 != 0 {
+        if head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(2) {
             return Err(json.refuse("head_dim", format!("an even number up to {MAX_HEAD_DIM}"), head_dim));
         }
         // Both factors are at most 2^24, so the product fits.
@@ -220,7 +220,7 @@ impl ModelConfig {
 
     /// Refuses heads that do not divide the hidden size even where `head_dim` is given, as the family's own code does.
     pub(super) fn check_heads_divide_hidden(&self, json: &ConfigJson) -> Result<(), ConfigError> {
-        if self.hidden_size % self.num_attention_heads == 0 {
+        if self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Ok(());
         }
         let expected = format!("a divisor of hidden_size ({})", self.hidden_size);

@@ -210,7 +210,7 @@ impl RopeConfig {
             None => json.positive_opt("partial_rotary_factor")?.unwrap_or(1.0),
         };
         let rotary_dim = (config.head_dim as f64 * partial) as usize;
-        if partial > 1.0 || rotary_dim < 2 || rotary_dim % 2 != 0 {
+        if partial > 1.0 || rotary_dim < 2 || !rotary_dim.is_multiple_of(2) {
             let expected = format!("a part of head_dim ({}) that is an even number of columns", config.head_dim);
             return Err(json.refuse("partial_rotary_factor", expected, partial));
         }
