@@ -1,7 +1,7 @@
 //! From what the user calls a model to its directory: a path, or the name of a model in the local Hugging Face cache.
 //!
 //! The cache (huggingface_hub 2.4): `models--ORG--NAME/refs/main` holds a revision, `snapshots/<revision>/` the files, as links
-//! into `blobs/`. Nothing is downloaded.
+//! into `blobs/`, from where large files link on into a store that all models share. Nothing is downloaded.
 
 use super::error::LocateError;
 use std::ffi::OsString;

@@ -88,24 +88,36 @@ pub(super) fn open_shards(dir: &Path) -> Result<Vec<SafetensorsFile>, LoadError>
     Ok(shards)
 }
 
-/// Opens `dir/name` if it really is a file of that directory: not a link that leads out of it, except into the `blobs` of the
-/// Hugging Face cache, where `snapshots/<revision>/<file>` links to `../../blobs/<hash>`.
+/// Opens `dir/name` if it really is a file of that directory: not a link that leads out of it, except into the stores of the
+/// Hugging Face cache that the directory is a snapshot of.
 fn open_inside(dir: &Path, name: &str) -> Result<SafetensorsFile, LoadError> {
     let path = dir.join(name);
     let io = |source| LoadError::Io { path: path.clone(), action: "resolve it", source };
     let target = std::fs::canonicalize(&path).map_err(io)?;
     let home = std::fs::canonicalize(dir).map_err(io)?;
-    let blobs = match home.parent() {
-        Some(snapshots) if snapshots.file_name().is_some_and(|name| name == "snapshots") => {
-            snapshots.parent().map(|repository| repository.join("blobs"))
-        }
-        _ => None,
-    };
-    let folder = target.parent();
-    if folder != Some(home.as_path()) && (blobs.is_none() || folder != blobs.as_deref()) {
-        return Err(LoadError::Outside { path, target });
+    if target.parent() == Some(home.as_path()) || is_blob_of(&home, &target) {
+        return SafetensorsFile::open(&path);
     }
-    SafetensorsFile::open(&path)
+    Err(LoadError::Outside { path, target })
+}
+
+/// Whether `target` is where a file of the snapshot `home` may be: with `home` at `CACHE/models--ORG--NAME/snapshots/REVISION`, that
+/// is `CACHE/models--ORG--NAME/blobs/HASH`, or since huggingface_hub 2 the store that all models share,
+/// `CACHE/blobs/HA/HASH`. Both paths are free of links.
+fn is_blob_of(home: &Path, target: &Path) -> bool {
+    let Some(snapshots) = home.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
+    else {
+        return false;
+    };
+    let Some(repository) = snapshots.parent() else { return false };
+    let (Some(folder), Some(hash)) = (target.parent(), target.file_name().and_then(|name| name.to_str())) else {
+        return false;
+    };
+    if folder == repository.join("blobs") {
+        return true;
+    }
+    let is_hash = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash && repository.parent().is_some_and(|cache| folder == cache.join("blobs").join(&hash[..2]))
 }
 
 /// Whether there is something under this path; a link that leads nowhere counts as nothing.

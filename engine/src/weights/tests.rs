@@ -567,6 +567,13 @@ mod links {
         write(&repository.join("blobs").join("1234"), Dtype::F32, &[("c", &[2], &[4.0, 5.0])]);
         symlink("../../blobs/1234", snapshot.join("model.safetensors")).unwrap();
         assert_eq!(open(&snapshot).unwrap().parameters(), 2);
+        // The store that models share: the blob is a link itself.
+        let hash = "ab".repeat(32);
+        let shared = cache.path().join("blobs").join("ab");
+        fs::create_dir_all(&shared).unwrap();
+        fs::rename(repository.join("blobs/1234"), shared.join(&hash)).unwrap();
+        symlink(format!("../../blobs/ab/{hash}"), repository.join("blobs/1234")).unwrap();
+        assert_eq!(open(&snapshot).unwrap().parameters(), 2);
         // The blobs of another repository are not its own.
         fs::remove_file(snapshot.join("model.safetensors")).unwrap();
         let other = cache.path().join("models--org--other").join("blobs");
