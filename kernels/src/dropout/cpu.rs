@@ -1,28 +1,58 @@
-//! Fast version: blocks of rows over the threads.
+//! Fast version: blocks of rows over the threads, 16 counters at a time.
 
 use super::{Dropout, keep_scale, threshold};
 use crate::cpu::blocks::rows_per_block;
+use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
 use crate::rng::Key;
+
+/// Counters at a time: their 64 words are the random numbers of 64 columns.
+const COUNTERS: usize = 16;
+const COLS: usize = 4 * COUNTERS;
 
 pub(super) fn dropout(cpu: &Cpu, call: Dropout<'_>) {
     let Dropout { rows: _, cols, p, key, first_row, x, y } = call;
     let block = rows_per_block(cols);
     let blocks = x.cpu().chunks(block * cols).zip(y.cpu().chunks_mut(block * cols)).enumerate();
+    let (threshold, scale) = (threshold(p), keep_scale(p));
     cpu.for_each_block(blocks, |(index, (x, y))| {
         let first_row = first_row + (index * block) as u64;
-        for (r, (x, y)) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).enumerate() {
-            row(key, first_row + r as u64, p, x, y);
-        }
+        cpu.isa().dispatch(Rows { cols, threshold, scale, key, first_row, x, y });
     });
 }
 
-fn row(key: Key, row: u64, p: f32, x: &[f32], y: &mut [f32]) {
-    let (threshold, scale) = (threshold(p), keep_scale(p));
-    for (i, (x, y)) in x.chunks(4).zip(y.chunks_mut(4)).enumerate() {
-        let words = key.words(row, i as u64);
-        for j in 0..x.len() {
-            y[j] = if words[j] >= threshold { x[j] * scale } else { 0.0 };
+struct Rows<'a> {
+    cols: usize,
+    threshold: u32,
+    scale: f32,
+    key: Key,
+    first_row: u64,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl VectorTask for Rows<'_> {
+    type Output = ();
+    /// Loops over arrays, which the compiler turns into vectors of the instruction set.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let rows = self.x.chunks_exact(self.cols).zip(self.y.chunks_exact_mut(self.cols));
+        for (row, (x, y)) in (self.first_row..).zip(rows) {
+            for (chunk, (x, y)) in x.chunks(COLS).zip(y.chunks_mut(COLS)).enumerate() {
+                let words = self.key.words_of::<COUNTERS>(row, (chunk * COUNTERS) as u64);
+                let words = words.as_flattened();
+                match (x.as_array::<COLS>(), y.as_mut_array::<COLS>()) {
+                    (Some(x), Some(y)) => apply(self.threshold, self.scale, words, x, y),
+                    _ => apply(self.threshold, self.scale, words, x, y),
+                }
+            }
         }
+    }
+}
+
+#[inline(always)]
+fn apply(threshold: u32, scale: f32, words: &[u32], x: &[f32], y: &mut [f32]) {
+    for ((y, x), word) in y.iter_mut().zip(x).zip(words) {
+        *y = if *word >= threshold { x * scale } else { 0.0 };
     }
 }

@@ -54,9 +54,9 @@ fn large_gates_saturate_and_nan_propagates() {
         let device = Device::cpu_with(Some(1), isa).unwrap();
         for activation in BOTH {
             assert_eq!(at(&device, activation, 100.0), [100.0, 1.0, 100.0], "{activation:?} on {}", isa.name());
-            // the smallest sigmoid is 2.9e-39, times the gate and its slope
+            // the smallest sigmoid is 2e-35, times the gate and its slope of 4e3
             for value in at(&device, activation, -100.0) {
-                assert!(value.abs() < 1e-30, "{activation:?} on {}: {value}", isa.name());
+                assert!(value.abs() < 1e-28, "{activation:?} on {}: {value}", isa.name());
             }
             assert!(at(&device, activation, f32::NAN).iter().all(|x| x.is_nan()), "{activation:?} on {}", isa.name());
             assert_eq!(at(&device, activation, 0.0), [0.0, 0.5, 0.0], "{activation:?} on {}", isa.name());
