@@ -43,6 +43,14 @@ impl<T: Element> Buffer<T> {
         Buffer { device, name, storage: Storage::Block(block), len }
     }
 
+    /// Whether it holds zeros because nobody has written to its memory yet.
+    pub(super) fn is_zeroed(&self) -> bool {
+        match &self.storage {
+            Storage::Block(block) => block.is_zeroed(),
+            Storage::Shared { .. } => false,
+        }
+    }
+
     /// Elements.
     pub fn len(&self) -> usize {
         self.len

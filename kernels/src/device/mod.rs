@@ -6,8 +6,10 @@
 
 mod buffer;
 mod memory;
+mod pages;
 
 use crate::cpu::Isa;
+use crate::cpu::blocks::BLOCK;
 use crate::{KernelError, Result};
 use std::sync::Arc;
 
@@ -75,7 +77,13 @@ impl Device {
     /// [`KernelError::OutOfMemory`].
     pub fn zeros<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
         let mut buffer = self.alloc(name, len)?;
-        buffer.view_mut().fill(T::zeroed());
+        match self {
+            // fresh pages are zero, and not there before they are touched
+            Device::Cpu(_) if buffer.is_zeroed() => {}
+            Device::Cpu(cpu) => {
+                cpu.for_each_block(buffer.view_mut().cpu().chunks_mut(BLOCK), |block| block.fill(T::zeroed()));
+            }
+        }
         Ok(buffer)
     }
 
@@ -138,7 +146,10 @@ impl Cpu {
     }
 }
 
+/// Saturates: a size beyond `usize` is refused like any other that the machine does not have.
 fn bytes_of<T>(len: usize) -> usize {
-    len.checked_mul(size_of::<T>())
-        .expect("a buffer's size fits in usize: callers check file sizes before they allocate")
+    len.saturating_mul(size_of::<T>())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+//! Buffers: where their memory comes from, what may be written, what is refused.
+
+use super::*;
+use std::sync::Arc;
+
+fn device() -> Device {
+    Device::cpu_with(Some(2), Isa::Portable).unwrap()
+}
+
+/// Bytes that begin at a multiple of 64, as a mapped file's do.
+struct File {
+    bytes: Vec<u8>,
+    first: usize,
+}
+
+impl File {
+    fn of(content: &[f32]) -> Arc<File> {
+        let mut bytes = vec![0u8; size_of_val(content) + 64];
+        let first = bytes.as_ptr().align_offset(64);
+        bytes[first..][..size_of_val(content)].copy_from_slice(bytemuck::cast_slice(content));
+        Arc::new(File { bytes, first })
+    }
+}
+
+impl AsRef<[u8]> for File {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[self.first..]
+    }
+}
+
+#[test]
+fn aligned_weights_are_used_in_place_and_keep_their_owner() {
+    let device = device();
+    let file = File::of(&[1.0, 2.0, 3.0]);
+    let weights: Buffer<f32> = device.weights("w", &file, 4..12).unwrap();
+    assert_eq!(weights.view().cpu().as_ptr().addr(), (*file).as_ref().as_ptr().addr() + 4);
+    assert_eq!(device.memory().in_use, 0, "a mapping costs no memory of the device");
+    assert_eq!(Arc::strong_count(&file), 2);
+    drop(file);
+    assert_eq!(weights.download(), [2.0, 3.0]);
+}
+
+#[test]
+fn misaligned_weights_are_copied() {
+    let device = device();
+    let content = [1.0f32, -2.0, 3.5];
+    let mut bytes = vec![0u8; 64];
+    let first = bytes.as_ptr().align_offset(4) + 1;
+    bytes[first..first + 12].copy_from_slice(bytemuck::cast_slice(&content));
+    let file = Arc::new(bytes);
+    let weights: Buffer<f32> = device.weights("w", &file, first..first + 12).unwrap();
+    assert_eq!(weights.download(), content);
+    assert_eq!(Arc::strong_count(&file), 1, "a copy needs no owner");
+    assert!(device.memory().in_use >= 12);
+    let nothing: Buffer<f32> = device.weights("w", &file, first..first).unwrap();
+    assert!(nothing.is_empty() && nothing.download().is_empty());
+}
+
+#[test]
+fn weights_know_their_format() {
+    let device = device();
+    let file = File::of(&[1.0, 2.0]);
+    for (dtype, len) in [(WeightDtype::F32, 2), (WeightDtype::F16, 4), (WeightDtype::Bf16, 4)] {
+        let weights = WeightBuffer::new(&device, "w", dtype, &file, 0..8).unwrap();
+        assert_eq!((weights.view().len(), weights.bytes()), (len, 8), "{dtype:?}");
+        assert_eq!(weights.view().range(1..2).len(), 1);
+    }
+}
+
+#[test]
+#[should_panic(expected = "frozen weights `base` are never written")]
+fn weights_in_place_are_never_written() {
+    let file = File::of(&[1.0]);
+    let mut weights: Buffer<f32> = device().weights("base", &file, 0..4).unwrap();
+    weights.view_mut();
+}
+
+#[test]
+#[should_panic(expected = "whole number of elements")]
+fn weights_are_whole_elements() {
+    let file = File::of(&[1.0, 2.0]);
+    let _ = device().weights::<f32, _>("w", &file, 0..6);
+}
+
+#[test]
+fn zeros_are_zero_in_used_memory_too() {
+    let device = device();
+    for len in [5, 300_000] {
+        let mut used = device.alloc("used", len).unwrap();
+        used.view_mut().fill(7.0f32);
+        let address = used.view().cpu().as_ptr();
+        drop(used);
+        let zeros: Buffer<f32> = device.zeros("zeros", len).unwrap();
+        assert_eq!(zeros.view().cpu().as_ptr(), address, "the same block");
+        assert!(zeros.download().iter().all(|x| *x == 0.0));
+    }
+}
+
+#[test]
+fn uploads_and_copies_come_back() {
+    let device = device();
+    let mut buffer = device.upload("ids", &[1u32, 2, 3, 4]).unwrap();
+    let other = device.upload("other", &[8u32, 9]).unwrap();
+    buffer.view_mut().range(1..3).copy_from(other.view());
+    buffer.view_mut().reborrow().range(3..4).fill(5);
+    assert_eq!(buffer.download(), [1, 8, 9, 5]);
+    assert_eq!(buffer.view().range(2..4).download(), [9, 5]);
+    assert_eq!(buffer.view_mut().as_slice().len(), 4);
+}
+
+#[test]
+fn the_report_has_names_and_a_high_water_mark() {
+    let device = device();
+    let a = device.alloc::<f32>("a", 1000).unwrap();
+    let b = device.alloc::<f32>("b", 500).unwrap();
+    let both = device.memory().in_use;
+    drop(a);
+    let report = device.memory();
+    assert_eq!(report.peak, both);
+    assert_eq!((report.names["a"].in_use, report.names["a"].peak), (0, both - report.in_use));
+    assert!(report.names["b"].in_use >= 2000);
+    drop(b);
+    assert_eq!(device.memory().in_use, 0);
+}
+
+#[test]
+fn a_buffer_beyond_the_machine_is_an_error() {
+    let device = device();
+    for len in [1 << 58, usize::MAX / 4, usize::MAX] {
+        let error = device.alloc::<f32>("huge", len).unwrap_err();
+        assert!(matches!(error, KernelError::OutOfMemory { name: "huge", in_use: 0, device: "cpu", .. }), "{error}");
+    }
+}
