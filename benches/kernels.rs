@@ -28,6 +28,8 @@ pub fn run(
             }
             time.push(device.install(|| sample(repeats, || prepared.run()))?);
         }
+        prepared.reset()?;
+        prepared.run()?;
         if let Some(wrong) = prepared.check().into_iter().find(|comparison| !comparison.holds()) {
             return Err(format!("{} {}: {wrong:?}", case.kernel, case.shape).into());
         }

@@ -24,8 +24,11 @@ pub struct Case {
     /// Whether the shape is one of a real model, worth timing; small odd shapes are for the tests alone.
     pub timed: bool,
     /// Makes the inputs on a device.
-    pub prepare: Box<dyn Fn(&Device) -> Result<Box<dyn Prepared>> + Send + Sync>,
+    pub prepare: Prepare,
 }
+
+/// Makes the inputs of a case on a device.
+pub type Prepare = Box<dyn Fn(&Device) -> Result<Box<dyn Prepared>> + Send + Sync>;
 
 /// A kernel with its inputs in place. `Send`, so that it can run inside the device's pool.
 pub trait Prepared: Send {

@@ -90,9 +90,11 @@ impl Kernel<0, 2, 1> for RotateShape {
     fn operands(&self) -> Operands<0, 2, 1> {
         let RotateShape { rows, heads, head_dim, rotary_dim, .. } = *self;
         let mut inputs = Inputs::of(&[rows, heads, head_dim, rotary_dim]);
-        let n = rows * rotary_dim / 2;
-        let x = inputs.normal(rows * heads * head_dim, 1.0);
-        Operands { ids: [], x: [inputs.normal(n, 0.7), inputs.normal(n, 0.7)], y: [x] }
+        // angles, so that a bench may rotate again and again
+        let angles = inputs.normal(rows * rotary_dim / 2, 2.0);
+        let cos = angles.iter().map(|angle| angle.cos()).collect();
+        let sin = angles.iter().map(|angle| angle.sin()).collect();
+        Operands { ids: [], x: [cos, sin], y: [inputs.normal(rows * heads * head_dim, 1.0)] }
     }
 
     fn call(

@@ -86,7 +86,7 @@ impl Rotate<'_> {
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rope.rotate";
         let half = self.rotary_dim / 2;
-        let fits = self.rotary_dim % 2 == 0 && self.rotary_dim <= self.head_dim;
+        let fits = self.rotary_dim.is_multiple_of(2) && self.rotary_dim <= self.head_dim;
         check_size(KERNEL, "rotary_dim", self.rotary_dim, fits, "even and at most head_dim")?;
         check_len(KERNEL, "cos", self.cos.len(), self.rows * half)?;
         check_len(KERNEL, "sin", self.sin.len(), self.rows * half)?;
