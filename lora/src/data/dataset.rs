@@ -231,7 +231,7 @@ impl Dataset {
 
     fn check_kind(&self, found: Kind) -> Result<(), BadRow> {
         match self.survey.kind {
-            Some(first) if first != found => Err(BadRow::OtherShape { found, first }),
+            Some(first) if !first.mixes_with(found) => Err(BadRow::OtherShape { found, first }),
             _ => Ok(()),
         }
     }

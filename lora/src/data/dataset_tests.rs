@@ -98,6 +98,20 @@ fn skipped_rows_are_counted_by_reason() {
     assert!(matches!(&outcomes[6], Encoded::Dropped { reason: DropReason::NoRoom { max_length: 64, .. }, .. }));
 }
 
+#[test]
+fn rows_of_one_run_are_of_one_kind() {
+    let implicit = json!({"chosen": "it is good", "rejected": "it is bad"}).to_string();
+    assert_eq!(open(&[pair(0), implicit.clone()], Needs::Pairs, OnBadRow::Error).unwrap().len(), 2);
+    let turns = |text: &str| json!([{"role": "assistant", "content": text}]);
+    let chat =
+        json!({"prompt": [{"role": "user", "content": "p"}], "chosen": turns("c"), "rejected": turns("r")}).to_string();
+    let labelled = json!({"prompt": "p", "completion": "c", "label": true}).to_string();
+    for (first, second) in [(&implicit, &chat), (&chat, &implicit), (&implicit, &labelled), (&labelled, &implicit)] {
+        let error = open(&[first.clone(), second.clone()], Needs::Labels, OnBadRow::Error).unwrap_err();
+        assert!(matches!(error, DataError::Row { line: 2, reason: BadRow::OtherShape { .. }, .. }), "{error}");
+    }
+}
+
 /// A long prompt is no fault of the row: dropped and counted without `skip`.
 #[test]
 fn long_prompts_are_dropped_under_either_policy() {

@@ -143,6 +143,33 @@ fn rendered_conversations_are_those_of_transformers() {
     }
 }
 
+/// System messages, several turns, several messages in an answer, implicit prompts: `tests/goldens/extra`.
+#[test]
+fn further_conversations_are_those_of_trl() {
+    let mut cases = 0;
+    for entry in std::fs::read_dir(goldens().join("extra")).unwrap() {
+        let folder = entry.unwrap().path();
+        let Ok(text) = std::fs::read_to_string(folder.join("rows.jsonl")) else { continue };
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let meta = json(&folder.join("meta.json"));
+        let model = goldens().join(meta["model"].as_str().unwrap()).join("model");
+        let max_length = meta["max_length"].as_u64().unwrap() as usize;
+        let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        check_pairs(&name, &rows, &folder.join("tokens.json"), encoder(&model, max_length));
+        cases += 1;
+        if folder.join("refused.json").exists() {
+            let encoder = encoder(&model, max_length);
+            for item in json(&folder.join("refused.json"))["items"].as_array().unwrap() {
+                let Err(BadRow::Template { message }) = encoder.encode(&record(&item["row"])) else {
+                    panic!("{name}: {item}")
+                };
+                assert_eq!(format!("TemplateError: {message}"), item["error"].as_str().unwrap(), "{name}");
+            }
+        }
+    }
+    assert!(cases >= 14, "{cases} cases in {}", goldens().join("extra").display());
+}
+
 #[test]
 fn edge_cases_are_those_of_trl() {
     for (name, folder, model) in models() {

@@ -11,7 +11,7 @@
 //! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer |
 //! | 6 | [`dataset`] | files | [`Dataset`]: one pass that counts ([`survey`]), then rows on demand, in any order |
 //! | 7 | [`order`] | (seed, epoch) | the order of an epoch |
-//! | 8 | [`pack`], [`mismatch`] | the rows of an optimiser batch | micro-batches under a token budget; KTO's mismatched answers |
+//! | 8 | [`mod@pack`], [`mismatch`] | the rows of an optimiser batch | micro-batches under a token budget; KTO's mismatched answers |
 //!
 //! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). The differences, each counted
 //! or said: a prefix of the other answer is a whole prompt (TRL moves the last shared character into the answers), a prompt

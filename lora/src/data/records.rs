@@ -104,13 +104,21 @@ impl Form {
     }
 }
 
-/// Shape and form of a row. All rows of a run have those of its first row.
+/// Shape and form of a row. All rows of a run have those of its first row, but pairs may have a prompt or share it implicitly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kind {
     /// The columns.
     pub shape: Shape,
     /// Strings or conversations.
     pub form: Form,
+}
+
+impl Kind {
+    /// Whether rows of the two kinds may stand in one run.
+    pub fn mixes_with(self, other: Kind) -> bool {
+        let paired = |shape| matches!(shape, Shape::Pair | Shape::PairImplicitPrompt);
+        self.form == other.form && (self.shape == other.shape || paired(self.shape) && paired(other.shape))
+    }
 }
 
 impl fmt::Display for Kind {
