@@ -43,7 +43,7 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, JsonError> {
 ///
 /// # Errors
 /// Every variant of [`JsonError`]. Nesting deeper than 128 levels is a [`JsonError::Parse`].
-pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, JsonError> {
+pub fn read_object(path: &Path) -> Result<Map<String, Value>, JsonError> {
     let bytes = read_bytes(path)?;
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(object)) => Ok(object),
@@ -53,7 +53,7 @@ pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, JsonError> 
 }
 
 /// What a value is, for messages.
-pub(crate) fn kind(value: &Value) -> &'static str {
+pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

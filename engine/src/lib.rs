@@ -4,7 +4,7 @@
 pub mod autograd;
 mod error;
 pub mod generate;
-mod json;
+pub mod json;
 pub mod model;
 pub mod ops;
 pub mod rows;

@@ -1,5 +1,6 @@
 //! LoRA adapters, chat templates and tokenisation, preference data, objectives, optimiser and trainer. It prints nothing.
 
+pub mod adapter;
 pub mod data;
 pub mod objective;
 pub mod optim;

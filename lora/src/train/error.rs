@@ -1,5 +1,6 @@
 //! What can stop a run.
 
+use crate::adapter::AdapterError;
 use crate::data::DataError;
 use crate::objective::HeadError;
 use align_kernels::KernelError;
@@ -13,6 +14,8 @@ pub enum TrainError {
     Kernel(#[from] KernelError),
     #[error(transparent)]
     Data(#[from] DataError),
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
     /// A loss, gradient or log-prob that is NaN or infinite.
     #[error(
         "step {step}: {what} is not finite; rows of the batch: {rows}. The adapter of the last step is not written over. \

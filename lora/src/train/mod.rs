@@ -23,4 +23,4 @@ pub use memory::{free_bytes, layers_kept};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
 pub use scoring::{Forward, Scoring};
 pub use step::{Batch, Outcome};
-pub use trainer::{Observer, TrainOptions, TrainState, Trainer, evaluate};
+pub use trainer::{EvalBatches, Observer, TrainOptions, TrainState, Trainer, evaluate};

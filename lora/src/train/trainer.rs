@@ -63,7 +63,7 @@ pub struct TrainState {
 
 /// What a run tells while it goes on. The crate prints nothing itself.
 pub trait Observer {
-    /// Rows of the current step that have been through forward and backward pass are not reported: a step is one report.
+    /// A step has ended.
     ///
     /// # Errors
     /// Any error stops the run, e.g. of writing the metrics.
@@ -73,6 +73,11 @@ pub trait Observer {
     /// # Errors
     /// As [`Observer::step`].
     fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError>;
+    /// An epoch has ended: a moment to keep the adapter.
+    ///
+    /// # Errors
+    /// As [`Observer::step`].
+    fn epoch(&mut self, epoch: u64) -> Result<(), TrainError>;
     /// Something that the user should know, once.
     fn note(&mut self, text: String);
 }
@@ -109,6 +114,16 @@ impl<'m> Trainer<'m> {
         let optimizer = Optimizer::AdamW(AdamW::new(model.device(), &params, options.weight_decay)?);
         let (state, free_bytes) = (TrainState::default(), memory::free_bytes());
         Ok(Trainer { model, adapter, params, reference, objective, options, optimizer, state, free_bytes })
+    }
+
+    /// What it trains with.
+    pub fn objective(&self) -> &Objective {
+        &self.objective
+    }
+
+    /// How it trains.
+    pub fn options(&self) -> &TrainOptions {
+        &self.options
     }
 
     /// Where the run is.
@@ -183,6 +198,7 @@ impl<'m> Trainer<'m> {
             if self.state.cursor as usize + left_over >= train.len() {
                 self.state.epoch += 1;
                 self.state.cursor = 0;
+                observer.epoch(self.state.epoch)?;
             }
             let end_of_run = self.state.step == total_steps;
             let due = self.options.eval_steps.is_none() || end_of_run;
@@ -261,7 +277,12 @@ impl<'m> Trainer<'m> {
     /// [`TrainError`].
     pub fn evaluate(&self, eval: &Dataset, epoch: f64) -> Result<EvalMetrics, TrainError> {
         let scoring = self.scoring();
-        evaluate(&scoring, &self.objective, eval, &self.options, self.state.step, epoch)
+        let batches = EvalBatches {
+            batch_size: self.options.batch_size,
+            max_length: self.options.max_length,
+            micro_batch_tokens: self.options.micro_batch_tokens,
+        };
+        evaluate(&scoring, &self.objective, eval, &batches, self.state.step, epoch)
     }
 
     fn scoring(&self) -> Scoring<'m> {
@@ -284,6 +305,17 @@ impl<'m> Trainer<'m> {
     }
 }
 
+/// How an evaluation cuts its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EvalBatches {
+    /// Rows that share statistics in a loss that has any.
+    pub batch_size: usize,
+    /// Limit on prompt + one answer.
+    pub max_length: usize,
+    /// Tokens of the trees of one forward pass.
+    pub micro_batch_tokens: usize,
+}
+
 /// Means over the rows of a data set, in the order of its files, in batches of the same size as those of training: a loss whose
 /// rows share statistics takes them per batch.
 ///
@@ -293,27 +325,27 @@ pub fn evaluate(
     scoring: &Scoring<'_>,
     objective: &Objective,
     data: &Dataset,
-    options: &TrainOptions,
+    batches: &EvalBatches,
     step: u64,
     epoch: f64,
 ) -> Result<EvalMetrics, TrainError> {
     let order = data.order(Shuffle::Off, 0);
-    let mut batches: Vec<&[u32]> = order.chunks(options.batch_size).collect();
+    let mut chunks: Vec<&[u32]> = order.chunks(batches.batch_size).collect();
     // a single last row has no other row to be compared with: it joins the batch before it
-    let joins = objective.coupling() == Coupling::MismatchedRows && batches.last().is_some_and(|last| last.len() == 1);
-    if joins && batches.len() > 1 {
-        batches.truncate(batches.len() - 2);
-        batches.push(&order[batches.len() * options.batch_size..]);
+    let joins = objective.coupling() == Coupling::MismatchedRows && chunks.last().is_some_and(|last| last.len() == 1);
+    if joins && chunks.len() > 1 {
+        chunks.truncate(chunks.len() - 2);
+        chunks.push(&order[chunks.len() * batches.batch_size..]);
     }
     let mut sums = PreferenceSums::default();
     let (mut loss, mut rows_seen) = (0.0, 0);
-    for batch in batches {
-        let rows = data.rows(batch)?;
+    for chunk in chunks {
+        let rows = data.rows(chunk)?;
         let batch = Batch {
             objective,
             rows: &rows,
-            max_length: options.max_length,
-            micro_batch_tokens: options.micro_batch_tokens,
+            max_length: batches.max_length,
+            micro_batch_tokens: batches.micro_batch_tokens,
             step,
         };
         let outcome = batch.evaluate(scoring)?;

@@ -1,0 +1,187 @@
+//! The flags of the commands other than `train`.
+
+use super::model::{DataArgs, DeviceArgs, ModelArgs, ReferenceChoice, positive};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Flags of `score`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Example:
+  align-cli score --model M --adapter runs/exo-1 --data pairs.jsonl --json > scores.jsonl")]
+pub struct ScoreArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Compare with the bare model, or with an adapter
+    #[arg(long, value_name = "base|DIR", default_value = "base")]
+    pub reference: ReferenceChoice,
+    /// One JSON object for each row on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Add token ids and the log-prob of every token
+    #[arg(long, requires = "json")]
+    pub per_token: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Flags of `eval`.
+#[derive(Debug, Clone, Args)]
+pub struct EvalArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// The loss [default: that of the adapter's run, else dpo]
+    #[arg(long, value_name = "NAME", alias = "loss_type")]
+    pub loss: Option<String>,
+    /// Compare with the bare model, or with an adapter
+    #[arg(long, value_name = "base|DIR", default_value = "base")]
+    pub reference: ReferenceChoice,
+    /// Rows that share statistics in a loss that has any
+    #[arg(long, value_name = "ROWS", default_value_t = 8, alias = "per_device_eval_batch_size", value_parser = positive())]
+    pub batch_size: u64,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Flags of `generate`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  align-cli generate --model M --adapter runs/exo-1 --prompt 'Write a haiku about rain.'
+  align-cli generate --model M --data pairs.jsonl --limit 3 --json
+  align-cli generate --model M                       a chat")]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// What the user says: a turn of a conversation where the model has a chat template, plain text otherwise
+    #[arg(long, value_name = "TEXT", conflicts_with = "data")]
+    pub prompt: Option<String>,
+    /// Take the prompts of these JSONL files
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Only the first rows of --data
+    #[arg(long, value_name = "ROWS", value_parser = positive())]
+    pub limit: Option<u64>,
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, alias = "max_new_tokens", value_parser = positive())]
+    pub max_new_tokens: u64,
+    /// Do not stop before so many new tokens
+    #[arg(long, value_name = "TOKENS", default_value_t = 0, alias = "min_new_tokens")]
+    pub min_new_tokens: u64,
+    /// Draw tokens instead of taking the most likely one
+    #[arg(long, alias = "do_sample", help_heading = "Sampling")]
+    pub sample: bool,
+    #[arg(long, value_name = "T", default_value_t = 1.0, requires = "sample", help_heading = "Sampling")]
+    pub temperature: f32,
+    /// Draw among so many of the most likely tokens; 0: all
+    #[arg(
+        long,
+        value_name = "K",
+        default_value_t = 0,
+        alias = "top_k",
+        requires = "sample",
+        help_heading = "Sampling"
+    )]
+    pub top_k: u64,
+    /// Draw among the most likely tokens that together have this probability
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 1.0,
+        alias = "top_p",
+        requires = "sample",
+        help_heading = "Sampling"
+    )]
+    pub top_p: f32,
+    /// Draw among tokens at least so likely relative to the most likely one
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.0,
+        alias = "min_p",
+        requires = "sample",
+        help_heading = "Sampling"
+    )]
+    pub min_p: f32,
+    /// Above 1: tokens that occurred already become less likely
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, alias = "repetition_penalty", help_heading = "Sampling")]
+    pub repetition_penalty: f32,
+    #[arg(long, default_value_t = 42, help_heading = "Sampling")]
+    pub seed: u64,
+    /// Prompts that are continued together
+    #[arg(long, value_name = "ROWS", default_value_t = 8, value_parser = positive())]
+    pub batch_size: u64,
+    /// One JSON object for each prompt on stdout
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// Flags of `merge`.
+#[derive(Debug, Clone, Args)]
+pub struct MergeArgs {
+    /// Model directory, or the name of a model in the local Hugging Face cache
+    #[arg(long, value_name = "DIR|ORG/NAME", alias = "model_name_or_path")]
+    pub model: String,
+    /// PEFT adapter directory
+    #[arg(long, value_name = "DIR")]
+    pub adapter: PathBuf,
+    /// New model directory
+    #[arg(long, value_name = "DIR", alias = "output_dir")]
+    pub output: PathBuf,
+    /// Replace an output directory that is not empty
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Threads of the processor [default: all]
+    #[arg(long, value_name = "N", value_parser = positive())]
+    pub threads: Option<u64>,
+}
+
+/// Flags of `inspect`.
+#[derive(Debug, Clone, Args)]
+pub struct InspectArgs {
+    /// Model directory, or the name of a model in the local Hugging Face cache
+    #[arg(long, value_name = "DIR|ORG/NAME", alias = "model_name_or_path", required_unless_present_any = ["adapter", "demo"])]
+    pub model: Option<String>,
+    /// PEFT adapter directory
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Use the small model and the data inside this program
+    #[arg(long)]
+    pub demo: bool,
+    /// Chat template instead of the model's own
+    #[arg(long, value_name = "FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// JSONL files to survey; needs a model for its tokenizer
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub data: Vec<PathBuf>,
+    /// Show the tokens of this row of the data, from 0
+    #[arg(long, value_name = "N")]
+    pub row: Option<u64>,
+    /// Limit on the tokens of prompt + one answer
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024, value_parser = positive())]
+    pub max_length: u64,
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "skip")]
+    pub on_bad_row: super::OnBadRowChoice,
+    /// Which layers training would adapt
+    #[arg(long, value_name = "WHICH")]
+    pub target_modules: Option<String>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `losses`.
+#[derive(Debug, Clone, Args)]
+pub struct LossesArgs {
+    /// A JSON list on stdout
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,94 @@
+//! What can be typed: commands and flags. TRL's and PEFT's names are hidden aliases.
+
+mod commands;
+mod model;
+mod train;
+
+pub use commands::{EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
+pub use model::{DataArgs, DeviceArgs, DeviceChoice, ModelArgs, OnBadRowChoice, PrecisionChoice, ReferenceChoice};
+pub use train::TrainArgs;
+
+use align_lora::objective::{self, Knob, KnobKind, KnobValue};
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser, Subcommand};
+
+/// Preference fine-tuning of language models with LoRA: one binary, one forward pass per pair.
+#[derive(Debug, Parser)]
+#[command(name = "align-cli", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(after_help = "Try it: align-cli train --demo --loss exo")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Commands,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Commands {
+    /// Train a LoRA adapter on preferences
+    Train(Box<TrainArgs>),
+    /// Print the log-probs of every answer under the policy and the reference
+    Score(ScoreArgs),
+    /// Loss, rewards and accuracies over a data set
+    Eval(EvalArgs),
+    /// Continue prompts; a chat on a terminal
+    Generate(GenerateArgs),
+    /// Write a model directory with the adapter merged into its weights
+    Merge(MergeArgs),
+    /// Say what a model, an adapter or a data file is, and what would be trained
+    Inspect(InspectArgs),
+    /// List the losses
+    Losses(LossesArgs),
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page
+    Man,
+}
+
+/// Commands that take the knobs of the losses.
+const WITH_KNOBS: [&str; 2] = ["train", "eval"];
+
+/// The whole command line, the knobs of all losses among the flags of the commands that take a loss.
+pub fn command() -> Command {
+    WITH_KNOBS.iter().fold(Cli::command(), |cli, name| {
+        cli.mut_subcommand(name, |command| command.args(objective::knobs().into_iter().map(knob_flag)))
+    })
+}
+
+/// The flag of a knob: its help names the losses that have it.
+fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>)) -> Arg {
+    let names: Vec<_> = losses.iter().map(|loss| loss.name).collect();
+    let default = knob.default().filter(|_| matches!(knob.kind, KnobKind::Number { .. }));
+    let default = default.map_or(String::new(), |default| format!(", default {default}"));
+    let underscored: Vec<String> = std::iter::once(knob.flag)
+        .chain(knob.flag_aliases.iter().copied())
+        .map(|flag| flag.replace('-', "_"))
+        .collect();
+    let aliases = knob.flag_aliases.iter().map(|&alias| alias.to_owned()).chain(underscored);
+    let arg = Arg::new(knob.key)
+        .long(knob.flag)
+        .aliases(aliases.filter(|alias| alias != knob.flag))
+        .help(format!("{} ({}{default})", knob.help, names.join(", ")))
+        .help_heading("Knobs of the losses");
+    match knob.kind {
+        KnobKind::Number { .. } => {
+            arg.value_name("NUMBER").value_parser(clap::value_parser!(f64)).allow_negative_numbers(true)
+        }
+        KnobKind::Switch { .. } => arg.action(ArgAction::SetTrue),
+    }
+}
+
+/// The knobs that were given, by key.
+pub fn given_knobs(matches: &ArgMatches) -> Vec<(&'static str, KnobValue)> {
+    let given = |knob: &'static Knob| match knob.kind {
+        KnobKind::Number { .. } => matches.get_one::<f64>(knob.key).map(|&number| KnobValue::Number(number)),
+        KnobKind::Switch { default } => matches.get_flag(knob.key).then_some(KnobValue::Switch(!default)),
+    };
+    objective::knobs().into_iter().filter_map(|(knob, _)| Some((knob.key, given(knob)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::command().debug_assert();
+    }
+}

@@ -1,0 +1,119 @@
+//! Flags that several commands share: model, data, device.
+
+use align_kernels::Precision;
+use align_lora::data::OnBadRow;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// Which model, with which adapter.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// Model directory, or the name of a model in the local Hugging Face cache
+    #[arg(long, value_name = "DIR|ORG/NAME", alias = "model_name_or_path", required_unless_present = "demo")]
+    pub model: Option<String>,
+    /// PEFT adapter directory
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
+    /// Use the small model and the data inside this program
+    #[arg(long)]
+    pub demo: bool,
+    /// Chat template instead of the model's own
+    #[arg(long, value_name = "FILE", alias = "chat_template_path")]
+    pub chat_template: Option<PathBuf>,
+}
+
+/// Which rows, cut how.
+#[derive(Debug, Clone, Args)]
+pub struct DataArgs {
+    /// JSONL files
+    #[arg(long, value_name = "FILE", num_args = 1.., alias = "dataset_name", required_unless_present = "demo")]
+    pub data: Vec<PathBuf>,
+    /// Limit on the tokens of prompt + one answer; the end is cut
+    #[arg(long, value_name = "TOKENS", default_value_t = 1024, alias = "max_length", value_parser = positive())]
+    pub max_length: u64,
+    /// What happens to a bad row
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "error", alias = "on_bad_row")]
+    pub on_bad_row: OnBadRowChoice,
+}
+
+/// A whole number of at least 1.
+pub fn positive() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=u64::from(u32::MAX))
+}
+
+/// See [`OnBadRow`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnBadRowChoice {
+    /// The first one ends the run
+    Error,
+    /// It is left out and counted
+    Skip,
+}
+
+impl From<OnBadRowChoice> for OnBadRow {
+    fn from(choice: OnBadRowChoice) -> OnBadRow {
+        match choice {
+            OnBadRowChoice::Error => OnBadRow::Error,
+            OnBadRowChoice::Skip => OnBadRow::Skip,
+        }
+    }
+}
+
+/// Where it runs, and how exactly.
+#[derive(Debug, Clone, Args)]
+pub struct DeviceArgs {
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Machine")]
+    pub device: DeviceChoice,
+    /// What matrix products multiply; the default is f32, as no kernel of this version uses bf16 matrix units
+    #[arg(long, value_enum, default_value = "f32", help_heading = "Machine")]
+    pub precision: PrecisionChoice,
+    /// Threads of the processor [default: all]
+    #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Machine")]
+    pub threads: Option<u64>,
+    /// Tokens of one forward pass, each prompt counted once
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = positive(), help_heading = "Machine")]
+    pub micro_batch_tokens: u64,
+}
+
+/// Where kernels run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceChoice {
+    Auto,
+    Cpu,
+    Cuda,
+}
+
+/// See [`Precision`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrecisionChoice {
+    Bf16,
+    F32,
+}
+
+impl From<PrecisionChoice> for Precision {
+    fn from(choice: PrecisionChoice) -> Precision {
+        match choice {
+            PrecisionChoice::Bf16 => Precision::Bf16,
+            PrecisionChoice::F32 => Precision::F32,
+        }
+    }
+}
+
+/// What answers are compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReferenceChoice {
+    /// The model without an adapter.
+    Base,
+    /// The model with this adapter.
+    Adapter(PathBuf),
+}
+
+impl std::str::FromStr for ReferenceChoice {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<ReferenceChoice, Self::Err> {
+        Ok(match text {
+            "base" => ReferenceChoice::Base,
+            dir => ReferenceChoice::Adapter(dir.into()),
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! The flags of `train`.
+
+use super::model::{DataArgs, DeviceArgs, ModelArgs, ReferenceChoice, positive};
+use align_lora::optim::ScheduleKind;
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+/// Flags of `train`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  align-cli train --demo --loss exo
+  align-cli train --model ./SmolLM2-135M-Instruct --data pairs.jsonl --eval-data held_out.jsonl --loss exo
+  align-cli train --config run.toml --learning-rate 5e-6")]
+pub struct TrainArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Held-out rows, evaluated at the start, after each epoch (or --eval-steps) and at the end
+    #[arg(long, value_name = "FILE", num_args = 1.., alias = "eval_dataset")]
+    pub eval_data: Vec<PathBuf>,
+    /// Evaluate after so many steps instead of after each epoch
+    #[arg(long, value_name = "STEPS", alias = "eval_steps", value_parser = positive())]
+    pub eval_steps: Option<u64>,
+    /// The loss, or a mix like dpo:0.8,ipo:0.2; `align-cli losses` lists them
+    #[arg(long, value_name = "NAME", default_value = "dpo", alias = "loss_type")]
+    pub loss: String,
+    /// With --adapter: compare with its starting state (default), `base`, or another adapter
+    #[arg(long, value_name = "base|DIR")]
+    pub reference: Option<ReferenceChoice>,
+
+    /// Rank of the adapter [default: 16]
+    #[arg(long, value_name = "RANK", alias = "lora_r", alias = "lora_rank", value_parser = positive(), help_heading = "Adapter")]
+    pub lora_rank: Option<u64>,
+    /// Scale of the adapter: alpha / rank [default: 32]
+    #[arg(long, value_name = "ALPHA", alias = "lora_alpha", help_heading = "Adapter")]
+    pub lora_alpha: Option<f64>,
+    /// Share of the adapter's inputs that is dropped while training
+    #[arg(long, value_name = "P", default_value_t = 0.0, alias = "lora_dropout", help_heading = "Adapter")]
+    pub lora_dropout: f64,
+    /// Which layers: all-linear, names separated by commas, or a regular expression [default: all-linear]
+    #[arg(
+        long,
+        value_name = "WHICH",
+        alias = "target_modules",
+        alias = "lora_target_modules",
+        help_heading = "Adapter"
+    )]
+    pub target_modules: Option<String>,
+    /// Scale by alpha / sqrt(rank) instead
+    #[arg(long, alias = "use_rslora", help_heading = "Adapter")]
+    pub rslora: bool,
+
+    /// Largest learning rate [default: 1e-5]
+    #[arg(long, value_name = "RATE", alias = "learning_rate", help_heading = "Optimiser")]
+    pub learning_rate: Option<f64>,
+    #[arg(long, value_enum, default_value = "linear", alias = "lr_scheduler_type", help_heading = "Optimiser")]
+    pub schedule: ScheduleChoice,
+    /// Steps in which the learning rate grows from 0
+    #[arg(long, value_name = "STEPS", default_value_t = 0, alias = "warmup_steps", help_heading = "Optimiser")]
+    pub warmup_steps: u64,
+    #[arg(long, value_name = "DECAY", default_value_t = 0.0, alias = "weight_decay", help_heading = "Optimiser")]
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm; 0 never does
+    #[arg(long, value_name = "NORM", default_value_t = 1.0, alias = "max_grad_norm", help_heading = "Optimiser")]
+    pub max_grad_norm: f64,
+
+    /// Passes over the data [default: 1]
+    #[arg(long, value_name = "N", alias = "num_train_epochs", value_parser = positive(), help_heading = "Run")]
+    pub epochs: Option<u64>,
+    /// End earlier, after so many steps
+    #[arg(long, value_name = "STEPS", alias = "max_steps", value_parser = positive(), help_heading = "Run")]
+    pub max_steps: Option<u64>,
+    /// Rows of an optimiser step [default: 8]
+    #[arg(
+        long,
+        value_name = "ROWS",
+        alias = "batch_size",
+        alias = "per_device_train_batch_size",
+        value_parser = positive(),
+        help_heading = "Run"
+    )]
+    pub batch_size: Option<u64>,
+    /// Multiplies the batch size
+    #[arg(long = "gradient_accumulation_steps", value_name = "N", hide = true, default_value_t = 1, value_parser = positive())]
+    pub gradient_accumulation_steps: u64,
+    #[arg(long, default_value_t = 42, help_heading = "Run")]
+    pub seed: u64,
+    /// Take the rows in file order
+    #[arg(long, alias = "no_shuffle", help_heading = "Run")]
+    pub no_shuffle: bool,
+    /// Print every so many steps; metrics.jsonl has every step
+    #[arg(long, value_name = "STEPS", default_value_t = 1, alias = "logging_steps", value_parser = positive(), help_heading = "Run")]
+    pub logging_steps: u64,
+    /// Where the adapter and the metrics go [default: a fresh runs/<loss>-<n>]
+    #[arg(long, value_name = "DIR", alias = "output_dir", help_heading = "Run")]
+    pub output: Option<PathBuf>,
+    /// Write into an output directory that is not empty
+    #[arg(long, alias = "overwrite_output_dir", help_heading = "Run")]
+    pub overwrite: bool,
+    /// Flags from a TOML file; those of the command line win
+    #[arg(long, value_name = "FILE.toml", help_heading = "Run")]
+    pub config: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+/// See [`ScheduleKind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScheduleChoice {
+    Linear,
+    Cosine,
+    #[value(alias = "constant_with_warmup")]
+    Constant,
+}
+
+impl From<ScheduleChoice> for ScheduleKind {
+    fn from(choice: ScheduleChoice) -> ScheduleKind {
+        match choice {
+            ScheduleChoice::Linear => ScheduleKind::Linear,
+            ScheduleChoice::Cosine => ScheduleKind::Cosine,
+            ScheduleChoice::Constant => ScheduleKind::Constant,
+        }
+    }
+}

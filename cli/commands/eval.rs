@@ -1,0 +1,96 @@
+//! `eval`: loss, rewards and accuracies over a data set.
+
+use super::{print, print_json};
+use crate::args::EvalArgs;
+use crate::error::CliError;
+use crate::loaded;
+use crate::report;
+use align_engine::model::adapters::Adapters;
+use align_lora::data::{Dataset, Needs};
+use align_lora::objective::{DataKind, KnobKind, KnobValue, Objective, find};
+use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
+    let objective = objective(args, knobs)?;
+    let device = loaded::device(&args.device)?;
+    device.clone().install(|| {
+        let loaded = loaded::model(&args.model, &device)?;
+        let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
+        let scoring = Scoring {
+            model: &loaded.model,
+            adapters: Adapters {
+                policy: policy.map(|adapter| adapter.set().clone()),
+                reference: loaded.reference(&args.reference)?,
+            },
+            scorers: if objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
+            precision: args.device.precision.into(),
+        };
+        let encoder = loaded.encoder(args.model.chat_template.as_deref(), args.data.max_length)?;
+        let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
+        let data = Dataset::open(&files, encoder, needs(objective.data()), args.data.on_bad_row.into())?;
+        report::data("data", data.survey());
+        let batches = EvalBatches {
+            batch_size: args.batch_size as usize,
+            max_length: args.data.max_length as usize,
+            micro_batch_tokens: args.device.micro_batch_tokens as usize,
+        };
+        let metrics = evaluate(&scoring, &objective, &data, &batches, 0, 0.0)?;
+        if args.json {
+            let mut object: Map<String, Value> =
+                metrics.entries().into_iter().map(|(name, value)| (name, value.into())).collect();
+            object.insert("rows".into(), metrics.rows.into());
+            object.insert("dropped".into(), data.survey().dropped_rows().into());
+            return print_json(&Value::Object(object));
+        }
+        let mut text = format!("loss {}, {} rows\n", objective.name(), metrics.rows);
+        for (name, value) in metrics.entries() {
+            text += &format!("{name:<26} {value:>12.6}\n");
+        }
+        print(text.as_bytes())
+    })
+}
+
+/// The shapes of data that an objective eats.
+pub fn needs(data: DataKind) -> Needs {
+    match data {
+        DataKind::Pairs => Needs::Pairs,
+        DataKind::Unpaired => Needs::Labels,
+    }
+}
+
+/// The loss of the flags; what they leave open comes from the `config.toml` of the adapter's run, if it has one.
+fn objective(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<Objective, CliError> {
+    let run = match &args.model.adapter {
+        Some(dir) => read_run(&dir.join("config.toml"))?,
+        None => toml::Table::new(),
+    };
+    let same_loss = args.loss.is_none();
+    let name = args.loss.as_deref().or(run.get("loss").and_then(toml::Value::as_str)).unwrap_or("dpo");
+    let mut given = knobs.to_vec();
+    if same_loss && let Ok((spec, _)) = find(name) {
+        for knob in spec.knobs {
+            let known = given.iter().any(|(key, _)| *key == knob.key);
+            let value = match (run.get(knob.flag), knob.kind) {
+                (Some(value), KnobKind::Number { .. }) => {
+                    value.as_float().or(value.as_integer().map(|i| i as f64)).map(KnobValue::Number)
+                }
+                (Some(value), KnobKind::Switch { default }) => {
+                    value.as_bool().map(|turned| KnobValue::Switch(turned != default))
+                }
+                (None, _) => None,
+            };
+            given.extend(value.filter(|_| !known).map(|value| (knob.key, value)));
+        }
+    }
+    Ok(Objective::new(name, &given)?)
+}
+
+fn read_run(path: &Path) -> Result<toml::Table, CliError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.parse().map_err(|e: toml::de::Error| CliError::Input(format!("{}: {e}", path.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(toml::Table::new()),
+        Err(error) => Err(CliError::Input(format!("{}: {error}", path.display()))),
+    }
+}

@@ -1,0 +1,194 @@
+//! `generate`: continue prompts, or chat.
+
+use super::{print, print_json};
+use crate::args::GenerateArgs;
+use crate::error::CliError;
+use crate::loaded::{self, LoadedModel};
+use align_engine::generate::{Completion, Finish, Random, Request, Sampling, generate};
+use align_engine::model::adapters::AdapterSet;
+use align_engine::model::stop_token_ids;
+use align_lora::data::records::Text;
+use align_lora::data::{EncodedPrompt, Encoder, Form, SpecialTokens, prompts};
+use serde_json::{Value, json};
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
+
+pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
+    check(args)?;
+    let device = loaded::device(&args.device)?;
+    device.clone().install(|| {
+        let loaded = loaded::model(&args.model, &device)?;
+        let adapter = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
+        let adapter = adapter.as_ref().map(|adapter| adapter.set().clone());
+        let encoder = loaded.encoder(args.model.chat_template.as_deref(), u64::from(u32::MAX))?;
+        let request = request(args, &loaded)?;
+        let prompts = match (&args.prompt, args.data.is_empty()) {
+            (Some(text), _) => {
+                let ids =
+                    encoder.encode_prompt(&user_turn(&encoder, text)).map_err(|e| CliError::Usage(e.to_string()))?;
+                vec![EncodedPrompt { row: 0, id: None, ids }]
+            }
+            (None, false) => prompts(&args.data, &encoder, args.limit.map(|limit| limit as usize))?,
+            (None, true) if loaded.demo.is_some() => {
+                let demo = loaded.demo.as_ref().expect("checked");
+                let limit = args.limit.map_or(5, |limit| limit as usize);
+                prompts(std::slice::from_ref(&demo.paths.pairs_eval), &encoder, Some(limit))?
+            }
+            (None, true) if std::io::stdin().is_terminal() => {
+                return chat(&loaded, adapter.as_ref(), &encoder, request);
+            }
+            (None, true) => {
+                return Err(CliError::Usage(
+                    "nothing to continue: give --prompt or --data (a chat needs a terminal)".into(),
+                ));
+            }
+        };
+        if let Some(empty) = prompts.iter().find(|prompt| prompt.ids.is_empty()) {
+            return Err(CliError::Input(format!("row {}: the prompt has no token, nothing to continue", empty.row)));
+        }
+        for (batch_idx, batch) in prompts.chunks(args.batch_size as usize).enumerate() {
+            let ids: Vec<Vec<u32>> = batch.iter().map(|prompt| prompt.ids.clone()).collect();
+            let first_sequence = batch_idx as u64 * args.batch_size;
+            let request = Request { first_sequence, ..request.clone() };
+            let completions = generate(&loaded.model, adapter.as_ref(), &ids, &request, |_, _| true)?;
+            for (prompt, completion) in batch.iter().zip(&completions) {
+                show(args, &encoder, prompt, completion)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn check(args: &GenerateArgs) -> Result<(), CliError> {
+    let fail = |what: &str| Err(CliError::Usage(what.into()));
+    match args {
+        a if !(a.temperature > 0.0 && a.temperature.is_finite()) => {
+            fail("--temperature must be above 0; greedy is the default")
+        }
+        a if !(a.top_p > 0.0 && a.top_p <= 1.0) => fail("--top-p must be above 0 and at most 1"),
+        a if !(0.0..=1.0).contains(&a.min_p) => fail("--min-p must be between 0 and 1"),
+        a if !(a.repetition_penalty > 0.0 && a.repetition_penalty.is_finite()) => {
+            fail("--repetition-penalty must be above 0")
+        }
+        a if a.min_new_tokens > a.max_new_tokens => fail("--min-new-tokens is above --max-new-tokens"),
+        _ => Ok(()),
+    }
+}
+
+fn request(args: &GenerateArgs, loaded: &LoadedModel) -> Result<Request, CliError> {
+    let random = args.sample.then_some(Random {
+        temperature: args.temperature,
+        top_k: args.top_k as usize,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        seed: args.seed,
+    });
+    Ok(Request {
+        max_new_tokens: args.max_new_tokens as usize,
+        min_new_tokens: args.min_new_tokens as usize,
+        stop: stop_token_ids(&loaded.dir, loaded.model.config())?,
+        sampling: Sampling { random, repetition_penalty: args.repetition_penalty },
+        precision: args.device.precision.into(),
+        first_sequence: 0,
+    })
+}
+
+fn turn(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
+}
+
+/// What the user types: a turn where the model has a chat template, plain text otherwise.
+fn user_turn(encoder: &Encoder, text: &str) -> Text {
+    match encoder.supports(Form::Conversational) {
+        true => Text::Turns(vec![turn("user", text)]),
+        false => Text::Plain(text.to_owned()),
+    }
+}
+
+fn decode(encoder: &Encoder, tokens: &[u32]) -> Result<String, CliError> {
+    let text = encoder.tokenizer().decode(tokens, SpecialTokens::Skip);
+    text.map_err(|error| CliError::Runtime(error.to_string()))
+}
+
+fn show(
+    args: &GenerateArgs,
+    encoder: &Encoder,
+    prompt: &EncodedPrompt,
+    completion: &Completion,
+) -> Result<(), CliError> {
+    let text = decode(encoder, &completion.tokens)?;
+    if args.json {
+        let mut object = json!({
+            "row": prompt.row,
+            "prompt_tokens": prompt.ids.len(),
+            "tokens": completion.tokens,
+            "text": text,
+            "finish": match completion.finish { Finish::Stop => "stop", Finish::Length => "length" },
+        });
+        if let Some(id) = &prompt.id {
+            object["id"] = id.clone();
+        }
+        return print_json(&object);
+    }
+    if args.prompt.is_some() {
+        return print(format!("{text}\n").as_bytes());
+    }
+    print(format!("[{}] {}\n    {}\n", prompt.row, decode(encoder, &prompt.ids)?.trim(), text.trim()).as_bytes())
+}
+
+/// Turns are read from the terminal until its end; the whole conversation is the context of every answer.
+fn chat(
+    loaded: &LoadedModel,
+    adapter: Option<&Arc<AdapterSet>>,
+    encoder: &Encoder,
+    mut request: Request,
+) -> Result<(), CliError> {
+    let mut turns: Vec<Value> = Vec::new();
+    let mut out = std::io::stdout();
+    eprintln!("A chat with {}. An empty line starts anew, Ctrl-D ends.", loaded.found);
+    loop {
+        write!(out, "> ")?;
+        out.flush()?;
+        let mut line = String::new();
+        if std::io::stdin().lock().read_line(&mut line)? == 0 {
+            writeln!(out)?;
+            return Ok(());
+        }
+        let text = line.trim();
+        if text.is_empty() {
+            turns.clear();
+            continue;
+        }
+        let prompt = match user_turn(encoder, text) {
+            Text::Turns(turn) => {
+                turns.extend(turn);
+                Text::Turns(turns.clone())
+            }
+            plain @ Text::Plain(_) => plain,
+        };
+        let ids = encoder.encode_prompt(&prompt).map_err(|error| CliError::Input(error.to_string()))?;
+        let mut tokens: Vec<u32> = Vec::new();
+        let mut shown = 0;
+        let mut failed = None;
+        let mut on_token = |_: usize, token: u32| {
+            tokens.push(token);
+            let result = decode(encoder, &tokens).and_then(|text| {
+                // a character of several tokens is shown when it is complete
+                if !text.ends_with('\u{fffd}') && text.len() > shown {
+                    print(&text.as_bytes()[shown..])?;
+                    shown = text.len();
+                }
+                Ok(())
+            });
+            failed = result.err();
+            failed.is_none()
+        };
+        generate(&loaded.model, adapter, &[ids], &request, &mut on_token)?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        writeln!(out)?;
+        turns.push(turn("assistant", decode(encoder, &tokens)?.trim()));
+        request.first_sequence += 1;
+    }
+}

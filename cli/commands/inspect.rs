@@ -1,0 +1,166 @@
+//! `inspect`: what a model, an adapter or a data file is, and what would be trained.
+
+use super::{print, print_json};
+use crate::args::{InspectArgs, ModelArgs};
+use crate::error::CliError;
+use crate::loaded::{self, LoadedModel};
+use crate::report;
+use align_kernels::Device;
+use align_lora::adapter::{Adapter, LoraConfig};
+use align_lora::data::{Dataset, Encoded, EncodedRow, Encoder, Needs};
+use serde_json::{Value, json};
+
+pub fn run(args: &InspectArgs) -> Result<(), CliError> {
+    let device = Device::cpu(None)?;
+    device.clone().install(|| {
+        let model_args = ModelArgs {
+            model: args.model.clone().or(args.adapter.as_deref().map(base_of).transpose()?.flatten()),
+            adapter: args.adapter.clone(),
+            demo: args.demo,
+            chat_template: args.chat_template.clone(),
+        };
+        let loaded = loaded::model(&model_args, &device)?;
+        let mut facts = json!({ "model": model(&loaded) });
+        if let Some(dir) = &args.adapter {
+            facts["adapter"] = adapter(&loaded.adapter(dir)?);
+        } else {
+            let mut config = LoraConfig::default();
+            if let Some(text) = &args.target_modules {
+                let parsed = text.parse();
+                config.target_modules =
+                    parsed.map_err(|fault| CliError::Usage(format!("--target-modules {text}: {fault}")))?;
+            }
+            facts["fresh_adapter"] = adapter(&Adapter::fresh(&loaded.model, &config, 0)?);
+        }
+        let files = match &loaded.demo {
+            Some(demo) if args.data.is_empty() => vec![demo.paths.pairs_train.clone()],
+            _ => args.data.clone(),
+        };
+        if !files.is_empty() {
+            let encoder = loaded.encoder(args.chat_template.as_deref(), args.max_length)?;
+            let data = Dataset::open(&files, encoder, Needs::Answers, args.on_bad_row.into())?;
+            facts["data"] = survey(&data);
+            if !args.json {
+                report::data("data", data.survey());
+            }
+            if let Some(row) = args.row {
+                facts["row"] = dump(&data, row as usize)?;
+            }
+        }
+        match args.json {
+            true => print_json(&facts),
+            false => print(table(&facts, 0).as_bytes()),
+        }
+    })
+}
+
+/// The base that an adapter's config names.
+fn base_of(dir: &std::path::Path) -> Result<Option<String>, CliError> {
+    Ok(LoraConfig::read(&dir.join("adapter_config.json"))?.base_model_name_or_path)
+}
+
+fn model(loaded: &LoadedModel) -> Value {
+    let config = loaded.model.config();
+    json!({
+        "path": loaded.dir,
+        "found": loaded.found,
+        "family": config.family,
+        "parameters": config.parameters(),
+        "dtype": config.dtype,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.max_position_embeddings,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "unused_tensors": loaded.unused,
+        "tensors_of_zeros": loaded.all_zero,
+    })
+}
+
+fn adapter(adapter: &Adapter) -> Value {
+    let config = adapter.config();
+    json!({
+        "description": report::adapter(config),
+        "base_model_name_or_path": config.base_model_name_or_path,
+        "adapted_layers": adapter.set().iter().count(),
+        "trainable_parameters": adapter.trainable_parameters(),
+    })
+}
+
+fn survey(data: &Dataset) -> Value {
+    let survey = data.survey();
+    let lengths: Vec<usize> = (0..data.len()).map(|i| data.lengths(i).tree).collect();
+    let mut sorted = lengths.clone();
+    sorted.sort_unstable();
+    let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];
+    json!({
+        "records": survey.records,
+        "kept": survey.kept,
+        "dropped": survey.dropped.iter().map(|dropped| json!({
+            "rows": dropped.rows, "reason": dropped.label, "path": dropped.path, "line": dropped.line,
+        })).collect::<Vec<_>>(),
+        "kind": survey.kind.as_ref().map(ToString::to_string),
+        "answers": survey.answers,
+        "answers_cut": survey.cut_answers,
+        "answers_empty": survey.empty_answers,
+        "answers_with_stop_token": survey.stopping_answers,
+        "prompt_ends_moved": survey.moved_boundaries,
+        "prompt_tokens": survey.prompt_tokens,
+        "answer_tokens": survey.answer_tokens,
+        "tree_tokens": {"median": at(0.5), "p90": at(0.9), "largest": at(1.0)},
+        "ignored_columns": survey.ignored_columns,
+    })
+}
+
+/// Ids and spelling of every token of one record, answer by answer.
+fn dump(data: &Dataset, record: usize) -> Result<Value, CliError> {
+    if record >= data.records() {
+        return Err(CliError::Usage(format!("--row {record}: the data has {} rows, counted from 0", data.records())));
+    }
+    let encoder = data.encoder();
+    let outcomes = data.outcomes(record..record + 1)?;
+    Ok(outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Encoded::Dropped { row, reason, .. } => json!({"row": row, "dropped": reason.to_string()}),
+            Encoded::Kept(row) => tokens_of(encoder, row),
+        })
+        .collect())
+}
+
+fn tokens_of(encoder: &Encoder, row: &EncodedRow) -> Value {
+    let spell = |ids: &[u32]| -> Value {
+        ids.iter().map(|&id| json!([id, encoder.tokenizer().token(id).unwrap_or_default()])).collect()
+    };
+    json!({
+        "row": row.row,
+        "prompt": spell(&row.prompt),
+        "answers": row.answers.iter().map(|answer| spell(answer.kept_ids())).collect::<Vec<_>>(),
+    })
+}
+
+/// Keys and values, a line each, nested objects indented.
+fn table(value: &Value, depth: usize) -> String {
+    let pad = "  ".repeat(depth);
+    let Value::Object(object) = value else { return format!("{pad}{value}\n") };
+    let mut text = String::new();
+    for (key, value) in object {
+        match value {
+            Value::Object(_) => text += &format!("{pad}{key}\n{}", table(value, depth + 1)),
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                text += &format!("{pad}{key}\n");
+                for item in items {
+                    text += &table(item, depth + 1);
+                }
+            }
+            Value::String(string) => text += &format!("{pad}{key:<28} {string}\n"),
+            Value::Null => {}
+            other => text += &format!("{pad}{key:<28} {other}\n"),
+        }
+    }
+    text
+}

@@ -1,0 +1,54 @@
+//! One file for each command.
+
+mod eval;
+mod generate;
+mod inspect;
+mod losses;
+mod merge;
+mod score;
+mod train;
+
+use crate::args::{self, Cli, Commands};
+use crate::error::CliError;
+use clap::{ArgMatches, FromArgMatches};
+use std::io::Write;
+
+/// Runs the command that was typed.
+///
+/// # Errors
+/// [`CliError`].
+pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+    let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    let knobs = || matches.subcommand().map_or_else(Vec::new, |(_, matches)| args::given_knobs(matches));
+    match cli.command {
+        Commands::Train(args) => train::run(&args, &knobs()),
+        Commands::Score(args) => score::run(&args),
+        Commands::Eval(args) => eval::run(&args, &knobs()),
+        Commands::Generate(args) => generate::run(&args),
+        Commands::Merge(args) => merge::run(&args),
+        Commands::Inspect(args) => inspect::run(&args),
+        Commands::Losses(args) => losses::run(&args),
+        Commands::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut args::command(), "align-cli", &mut script);
+            print(&script)
+        }
+        Commands::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(args::command()).render(&mut page)?;
+            print(&page)
+        }
+    }
+}
+
+/// Results go to stdout; a reader that has gone away is no error.
+fn print(bytes: &[u8]) -> Result<(), CliError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
+}
+
+/// One JSON value on a line of stdout.
+fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
+    print(format!("{value}\n").as_bytes())
+}

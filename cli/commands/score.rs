@@ -1,0 +1,146 @@
+//! `score`: log-probs of every answer of every row.
+
+use super::print;
+use crate::args::ScoreArgs;
+use crate::error::CliError;
+use crate::loaded;
+use crate::report;
+use align_engine::autograd::Mode;
+use align_engine::model::adapters::Adapters;
+use align_lora::data::{Dataset, Encoded, EncodedRow, Needs, Target, pack};
+use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree};
+use serde_json::{Map, Value, json};
+
+/// Records that are encoded, packed and printed together.
+const WINDOW: usize = 256;
+
+pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
+    let device = loaded::device(&args.device)?;
+    device.clone().install(|| {
+        let loaded = loaded::model(&args.model, &device)?;
+        let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
+        let scoring = Scoring {
+            model: &loaded.model,
+            adapters: Adapters {
+                policy: policy.map(|adapter| adapter.set().clone()),
+                reference: loaded.reference(&args.reference)?,
+            },
+            scorers: Scorers::PolicyAndReference,
+            precision: args.device.precision.into(),
+        };
+        let encoder = loaded.encoder(args.model.chat_template.as_deref(), args.data.max_length)?;
+        let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
+        let data = Dataset::open(&files, encoder, Needs::Answers, args.data.on_bad_row.into())?;
+        report::data("data", data.survey());
+        for start in (0..data.records()).step_by(WINDOW) {
+            let outcomes = data.outcomes(start..data.records().min(start + WINDOW))?;
+            let scores = score(&scoring, &outcomes, args)?;
+            let lines: String =
+                scores.iter().map(|row| if args.json { format!("{row}\n") } else { line(row) }).collect();
+            print(lines.as_bytes())?;
+        }
+        Ok(())
+    })
+}
+
+/// One object for each record, in order.
+fn score(scoring: &Scoring<'_>, outcomes: &[Encoded], args: &ScoreArgs) -> Result<Vec<Value>, CliError> {
+    let mut objects: Vec<Value> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Encoded::Kept(row) => head(row.row, &row.id),
+            Encoded::Dropped { row, id, reason } => {
+                let mut object = head(*row, id);
+                object.insert("dropped".into(), reason.to_string().into());
+                object
+            }
+        })
+        .map(Value::Object)
+        .collect();
+    let kept: Vec<(usize, &EncodedRow)> = outcomes
+        .iter()
+        .enumerate()
+        .filter_map(|(i, outcome)| match outcome {
+            Encoded::Kept(row) => Some((i, row)),
+            Encoded::Dropped { .. } => None,
+        })
+        .collect();
+    let lengths: Vec<usize> = kept.iter().map(|(_, row)| row.tree_tokens()).collect();
+    for members in pack(&lengths, args.device.micro_batch_tokens as usize) {
+        let rows: Vec<(usize, &EncodedRow)> = members.iter().map(|&member| kept[member]).collect();
+        let trees: Vec<Tree<'_>> = rows.iter().map(|(_, row)| tree(row)).collect();
+        let forward = scoring.forward(&trees, Mode::Inference, None, 0)?;
+        let mut scored = forward.answers().iter();
+        for (place, row) in rows {
+            let answers: Vec<Value> =
+                row.answers.iter().zip(scored.by_ref()).map(|(a, s)| answer(a.kept_ids(), s, &forward, args)).collect();
+            let object = objects[place].as_object_mut().expect("made above");
+            object.insert("prompt_tokens".into(), row.prompt.len().into());
+            match (&row.target, answers) {
+                (Target::Pair, answers) => {
+                    for (name, answer) in ["chosen", "rejected"].into_iter().zip(answers) {
+                        object.insert(name.into(), answer);
+                    }
+                }
+                (Target::Label(_), mut answers) => {
+                    object.insert("completion".into(), answers.remove(0));
+                }
+                (Target::Rewards(_), answers) => {
+                    object.insert("completions".into(), answers.into());
+                }
+            }
+        }
+    }
+    Ok(objects)
+}
+
+fn head(row: usize, id: &Option<Value>) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("row".into(), row.into());
+    if let Some(id) = id {
+        object.insert("id".into(), id.clone());
+    }
+    object
+}
+
+fn tree(row: &EncodedRow) -> Tree<'_> {
+    let branches = row.answers.iter().map(|answer| Branch { ids: answer.kept_ids(), role: Role::Detached }).collect();
+    Tree { prompt: &row.prompt, branches }
+}
+
+fn answer(ids: &[u32], scored: &Scored, forward: &Forward, args: &ScoreArgs) -> Value {
+    let reference = scored.reference.as_ref().expect("`score` asks for the reference");
+    let mut object = json!({
+        "tokens": ids.len(),
+        "logps": forward.sum(&scored.policy),
+        "reference_logps": forward.sum(reference),
+    });
+    if args.per_token {
+        object["token_ids"] = json!(ids);
+        object["token_logps"] = json!(forward.tokens(&scored.policy));
+        object["reference_token_logps"] = json!(forward.tokens(reference));
+    }
+    object
+}
+
+/// The same for people: row, answer, tokens, log-prob, its difference from the reference's.
+fn line(row: &Value) -> String {
+    let number = &row["row"];
+    if let Some(reason) = row["dropped"].as_str() {
+        return format!("{number:>6}  dropped: {reason}\n");
+    }
+    let one = |name: &str, answer: &Value| {
+        let logps = answer["logps"].as_f64().unwrap_or(f64::NAN);
+        let log_ratio = logps - answer["reference_logps"].as_f64().unwrap_or(f64::NAN);
+        format!(
+            "{number:>6}  {name:<12} {:>6} tokens  logps {logps:>12.4}  log_ratio {log_ratio:>+10.4}\n",
+            answer["tokens"]
+        )
+    };
+    let named = ["chosen", "rejected", "completion"];
+    let mut text: String = named.iter().filter_map(|name| Some(one(name, row.get(name)?))).collect();
+    for (i, answer) in row["completions"].as_array().into_iter().flatten().enumerate() {
+        text += &one(&format!("completion {i}"), answer);
+    }
+    text
+}

@@ -1,0 +1,373 @@
+//! `train`: from flags to a run, and what is printed and written on its way.
+
+use super::eval::needs;
+use crate::args::TrainArgs;
+use crate::demo;
+use crate::error::{CliError, free_output};
+use crate::loaded::{self, LoadedModel};
+use crate::report::{self, Progress};
+use align_engine::generate::{Request, Sampling, generate};
+use align_engine::model::adapters::AdapterSet;
+use align_engine::model::stop_token_ids;
+use align_kernels::Device;
+use align_lora::adapter::{Adapter, LoraConfig};
+use align_lora::data::{Dataset, EncodedPrompt, Encoder, Needs, Shuffle, SpecialTokens, prompts};
+use align_lora::objective::{KnobKind, KnobValue, Objective};
+use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainOptions, Trainer};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Prompts of the demo that are continued before and after training.
+const DEMO_PROMPTS: usize = 3;
+
+pub fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
+    let objective = Objective::new(&args.loss, knobs)?;
+    let options = options(args)?;
+    let output = match &args.output {
+        Some(path) => free_output(path, args.overwrite)?,
+        None => fresh_output(Path::new("runs"), &objective),
+    };
+    let device = loaded::device(&args.device)?;
+    device.clone().install(|| train(args, objective, options, &output, &device))
+}
+
+fn train(
+    args: &TrainArgs,
+    objective: Objective,
+    options: TrainOptions,
+    output: &Path,
+    device: &Device,
+) -> Result<(), CliError> {
+    let loaded = loaded::model(&args.model, device)?;
+    let adapter = adapter(args, &loaded, options.seed)?;
+    let reference = match (&args.reference, &args.model.adapter) {
+        (Some(choice), _) => loaded.reference(choice)?,
+        // training goes on from an adapter: what it was is the reference
+        (None, Some(_)) => Some(adapter.snapshot()?),
+        (None, None) => None,
+    };
+    let kind = needs(objective.data());
+    let open = |files: &[PathBuf]| -> Result<Dataset, CliError> {
+        let encoder = loaded.encoder(args.model.chat_template.as_deref(), args.data.max_length)?;
+        Ok(Dataset::open(files, encoder, kind, args.data.on_bad_row.into())?)
+    };
+    let data = open(&loaded.data_files(&args.data, |demo| match kind {
+        Needs::Labels => demo.labelled.clone(),
+        _ => demo.pairs_train.clone(),
+    }))?;
+    let eval_files = match &loaded.demo {
+        Some(demo) if args.eval_data.is_empty() => vec![demo.paths.pairs_eval.clone()],
+        _ => args.eval_data.clone(),
+    };
+    let eval = if eval_files.is_empty() { None } else { Some(open(&eval_files)?) };
+
+    let mut trainer = Trainer::new(&loaded.model, adapter.set().clone(), reference, objective, options)?;
+    let total_steps = trainer.total_steps(data.len());
+    summary(args, &loaded, &adapter, &trainer, device, total_steps);
+    report::data("data", data.survey());
+    if let Some(eval) = &eval {
+        report::data("evaluation data", eval.survey());
+    }
+
+    std::fs::create_dir_all(output).map_err(|error| CliError::file(output, &error))?;
+    write_config(args, adapter.config(), &trainer, output)?;
+    let show = DemoPrompts::new(args, &loaded)?;
+    if let Some(show) = &show {
+        show.print("before training", &loaded, None)?;
+    }
+    let metrics_path = output.join("metrics.jsonl");
+    let metrics = File::create(&metrics_path).map_err(|error| CliError::file(&metrics_path, &error))?;
+    let mut watcher = Watcher {
+        metrics,
+        path: metrics_path,
+        progress: Progress::new(total_steps, args.logging_steps),
+        adapter: &adapter,
+        output,
+    };
+    if let Some(eval) = &eval {
+        watcher.evaluation(&trainer.evaluate(eval, 0.0)?)?;
+    }
+    let result = trainer.run(&data, eval.as_ref(), &mut watcher);
+    watcher.progress.finish();
+    result?;
+    adapter.save(output)?;
+    if let Some(show) = &show {
+        show.print("after training", &loaded, Some(adapter.set()))?;
+    }
+    let memory = device.memory();
+    eprintln!("adapter: {} (peak of computed memory {:.2} GB)", output.display(), memory.peak as f64 / 1e9);
+    Ok(())
+}
+
+fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
+    let demo = args.model.demo;
+    let in_range = |name: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
+        true => Ok(value),
+        false => Err(CliError::Usage(format!("--{name} {value}: expected a number from {low} to {high}"))),
+    };
+    let learning_rate = args.learning_rate.unwrap_or(if demo { demo::LEARNING_RATE } else { 1e-5 });
+    Ok(TrainOptions {
+        learning_rate: in_range("learning-rate", learning_rate, 0.0, 1e3)?,
+        schedule: args.schedule.into(),
+        warmup_steps: args.warmup_steps,
+        weight_decay: in_range("weight-decay", args.weight_decay, 0.0, 1e3)?,
+        max_grad_norm: in_range("max-grad-norm", args.max_grad_norm, 0.0, f64::MAX)?,
+        epochs: args.epochs.unwrap_or(if demo { demo::EPOCHS } else { 1 }),
+        max_steps: args.max_steps,
+        batch_size: (args.batch_size.unwrap_or(8) * args.gradient_accumulation_steps) as usize,
+        micro_batch_tokens: args.device.micro_batch_tokens as usize,
+        max_length: args.data.max_length as usize,
+        lora_dropout: in_range("lora-dropout", args.lora_dropout, 0.0, 0.99)? as f32,
+        seed: args.seed,
+        shuffle: if args.no_shuffle { Shuffle::Off } else { Shuffle::Seeded(args.seed) },
+        eval_steps: args.eval_steps,
+        precision: args.device.precision.into(),
+        layers_kept: None,
+    })
+}
+
+/// The adapter that is trained: that of `--adapter`, or a fresh one.
+fn adapter(args: &TrainArgs, loaded: &LoadedModel, seed: u64) -> Result<Adapter, CliError> {
+    if let Some(dir) = &args.model.adapter {
+        let shape = [
+            (args.lora_rank.is_some(), "--lora-rank"),
+            (args.lora_alpha.is_some(), "--lora-alpha"),
+            (args.target_modules.is_some(), "--target-modules"),
+            (args.rslora, "--rslora"),
+        ];
+        if let Some((_, flag)) = shape.into_iter().find(|(given, _)| *given) {
+            return Err(CliError::Usage(format!(
+                "{flag} describes a fresh adapter; that of --adapter keeps its own shape"
+            )));
+        }
+        return loaded.adapter(dir);
+    }
+    let defaults = LoraConfig::default();
+    let targets = match &args.target_modules {
+        Some(text) => text.parse().map_err(|fault| CliError::Usage(format!("--target-modules {text}: {fault}")))?,
+        None => defaults.target_modules.clone(),
+    };
+    let config = LoraConfig {
+        rank: args.lora_rank.map_or(defaults.rank, |rank| rank as usize),
+        alpha: args.lora_alpha.unwrap_or(defaults.alpha),
+        dropout: args.lora_dropout,
+        target_modules: targets,
+        use_rslora: args.rslora,
+        base_model_name_or_path: Some(loaded.base_name.clone()),
+        ..defaults
+    };
+    Ok(Adapter::fresh(&loaded.model, &config, seed)?)
+}
+
+/// The first of `runs/<loss>-1`, `-2`, ... that does not exist.
+fn fresh_output(runs: &Path, objective: &Objective) -> PathBuf {
+    let name = objective.name().replace([':', ','], "_");
+    let path = |n: u32| runs.join(format!("{name}-{n}"));
+    (1..).map(path).find(|path| !path.exists()).expect("there are fewer than 2^32 runs")
+}
+
+fn summary(
+    args: &TrainArgs,
+    loaded: &LoadedModel,
+    adapter: &Adapter,
+    trainer: &Trainer<'_>,
+    device: &Device,
+    total_steps: u64,
+) {
+    let config = loaded.model.config();
+    eprintln!("model: {} ({}, {} parameters)", loaded.found, config.family, report::count(config.parameters()));
+    if !loaded.unused.is_empty() {
+        eprintln!("  tensors that are not used: {}", loaded.unused.join(", "));
+    }
+    if !loaded.all_zero.is_empty() {
+        eprintln!("  warning: matrices of zeros: {}", loaded.all_zero.join(", "));
+    }
+    let precision: &str = match args.device.precision {
+        crate::args::PrecisionChoice::F32 => "f32",
+        crate::args::PrecisionChoice::Bf16 => "bf16 (rounded; no kernel of this version uses bf16 matrix units)",
+    };
+    eprintln!("device: {}, products in {precision}", device.describe());
+    let layers = adapter.set().iter().count();
+    let trained = report::count(adapter.trainable_parameters() as u64);
+    eprintln!(
+        "adapter: {} on {layers} linear layers, {trained} trainable parameters",
+        report::adapter(adapter.config())
+    );
+    let objective = trainer.objective();
+    let knobs: Vec<_> = objective.knobs().iter().map(|(knob, value)| format!("{} {value}", knob.key)).collect();
+    eprintln!("loss: {} ({})", objective.name(), knobs.join(", "));
+    let reference = match (&args.reference, &args.model.adapter) {
+        (Some(crate::args::ReferenceChoice::Adapter(dir)), _) => format!("the model with {}", dir.display()),
+        (None, Some(dir)) => format!("the starting state, {}", dir.display()),
+        (Some(crate::args::ReferenceChoice::Base), _) | (None, None) => "the model without an adapter".to_owned(),
+    };
+    eprintln!("reference: {reference}");
+    let options = trainer.options();
+    eprintln!(
+        "run: {total_steps} steps of {} rows, at most {} tokens a forward pass, learning rate {:e}",
+        options.batch_size, options.micro_batch_tokens, options.learning_rate
+    );
+}
+
+/// Everything resolved, as `--config` reads it.
+fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, output: &Path) -> Result<(), CliError> {
+    let mut table = toml::Table::new();
+    let mut put = |key: &str, value: toml::Value| table.insert(key.to_owned(), value);
+    let absolute = |path: &Path| -> toml::Value {
+        std::path::absolute(path).unwrap_or(path.to_owned()).to_string_lossy().into_owned().into()
+    };
+    let files = |paths: &[PathBuf]| toml::Value::Array(paths.iter().map(|path| absolute(path)).collect());
+    let options = trainer.options();
+    match &args.model.model {
+        Some(name) if Path::new(name).is_dir() => put("model", absolute(Path::new(name))),
+        Some(name) => put("model", name.clone().into()),
+        None => put("demo", true.into()),
+    };
+    if let Some(dir) = &args.model.adapter {
+        put("adapter", absolute(dir));
+    } else {
+        put("lora-rank", toml::Value::Integer(adapter.rank as i64));
+        put("lora-alpha", adapter.alpha.into());
+        put("target-modules", args.target_modules.clone().unwrap_or("all-linear".into()).into());
+        put("rslora", adapter.use_rslora.into());
+    }
+    match &args.reference {
+        Some(crate::args::ReferenceChoice::Base) => {
+            put("reference", "base".into());
+        }
+        Some(crate::args::ReferenceChoice::Adapter(dir)) => {
+            put("reference", absolute(dir));
+        }
+        None => {}
+    }
+    if let Some(path) = &args.model.chat_template {
+        put("chat-template", absolute(path));
+    }
+    if !args.data.data.is_empty() {
+        put("data", files(&args.data.data));
+    }
+    if !args.eval_data.is_empty() {
+        put("eval-data", files(&args.eval_data));
+    }
+    put("loss", trainer.objective().name().into());
+    for (knob, value) in trainer.objective().knobs() {
+        match (value, knob.kind) {
+            (KnobValue::Number(number), _) => put(knob.flag, number.into()),
+            (KnobValue::Switch(on), KnobKind::Switch { default }) => put(knob.flag, (on != default).into()),
+            (KnobValue::Switch(on), KnobKind::Number { .. }) => put(knob.flag, on.into()),
+        };
+    }
+    put("lora-dropout", args.lora_dropout.into());
+    put("learning-rate", options.learning_rate.into());
+    put("schedule", format!("{:?}", args.schedule).to_lowercase().into());
+    put("warmup-steps", toml::Value::Integer(options.warmup_steps as i64));
+    put("weight-decay", options.weight_decay.into());
+    put("max-grad-norm", options.max_grad_norm.into());
+    put("epochs", toml::Value::Integer(options.epochs as i64));
+    if let Some(steps) = options.max_steps {
+        put("max-steps", toml::Value::Integer(steps as i64));
+    }
+    if let Some(steps) = options.eval_steps {
+        put("eval-steps", toml::Value::Integer(steps as i64));
+    }
+    put("batch-size", toml::Value::Integer(options.batch_size as i64));
+    put("micro-batch-tokens", toml::Value::Integer(options.micro_batch_tokens as i64));
+    put("max-length", toml::Value::Integer(options.max_length as i64));
+    put("on-bad-row", format!("{:?}", args.data.on_bad_row).to_lowercase().into());
+    put("seed", toml::Value::Integer(options.seed as i64));
+    put("no-shuffle", args.no_shuffle.into());
+    put("precision", format!("{:?}", args.device.precision).to_lowercase().into());
+    let path = output.join("config.toml");
+    std::fs::write(&path, table.to_string()).map_err(|error| CliError::file(&path, &error))
+}
+
+/// Writes metrics, shows progress, keeps the adapter of the last evaluation on disk.
+struct Watcher<'a> {
+    metrics: File,
+    path: PathBuf,
+    progress: Progress,
+    adapter: &'a Adapter,
+    output: &'a Path,
+}
+
+impl Watcher<'_> {
+    fn write(&mut self, line: &serde_json::Value) -> Result<(), TrainError> {
+        let write = |file: &mut File| file.write_all(format!("{line}\n").as_bytes());
+        write(&mut self.metrics).map_err(|source| TrainError::Write { path: self.path.clone(), source })
+    }
+}
+
+impl Observer for Watcher<'_> {
+    fn step(&mut self, metrics: &StepMetrics, total_steps: u64) -> Result<(), TrainError> {
+        self.progress.step(metrics, total_steps);
+        self.write(&metrics.to_json())
+    }
+
+    fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
+        self.progress.evaluation(metrics);
+        self.write(&metrics.to_json())
+    }
+
+    fn epoch(&mut self, _epoch: u64) -> Result<(), TrainError> {
+        Ok(self.adapter.save(self.output)?)
+    }
+
+    fn note(&mut self, text: String) {
+        self.progress.note(&text);
+    }
+}
+
+/// Some held-out prompts of the demo, to see what training changes.
+struct DemoPrompts {
+    encoder: Encoder,
+    prompts: Vec<EncodedPrompt>,
+    request: Request,
+}
+
+impl DemoPrompts {
+    fn new(args: &TrainArgs, loaded: &LoadedModel) -> Result<Option<DemoPrompts>, CliError> {
+        let Some(demo) = &loaded.demo else { return Ok(None) };
+        let encoder = loaded.encoder(None, args.data.max_length)?;
+        let prompts = prompts(std::slice::from_ref(&demo.paths.pairs_eval), &encoder, Some(DEMO_PROMPTS))?;
+        let request = Request {
+            max_new_tokens: 48,
+            min_new_tokens: 0,
+            stop: stop_token_ids(&loaded.dir, loaded.model.config())?,
+            sampling: Sampling::GREEDY,
+            precision: args.device.precision.into(),
+            first_sequence: 0,
+        };
+        Ok(Some(DemoPrompts { encoder, prompts, request }))
+    }
+
+    fn print(&self, when: &str, loaded: &LoadedModel, adapter: Option<&Arc<AdapterSet>>) -> Result<(), CliError> {
+        let ids: Vec<Vec<u32>> = self.prompts.iter().map(|prompt| prompt.ids.clone()).collect();
+        let completions = generate(&loaded.model, adapter, &ids, &self.request, |_, _| true)?;
+        let text = |ids: &[u32]| {
+            let decoded = self.encoder.tokenizer().decode(ids, SpecialTokens::Skip);
+            decoded.map_err(|error| CliError::Runtime(error.to_string()))
+        };
+        let mut lines = format!("{when}:\n");
+        for (prompt, completion) in self.prompts.iter().zip(&completions) {
+            lines += &format!("  {}\n    -> {}\n", text(&prompt.ids)?.trim(), text(&completion.tokens)?.trim());
+        }
+        super::print(lines.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_output_does_not_exist_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let objective = Objective::new("exo", &[]).unwrap();
+        let first = fresh_output(folder.path(), &objective);
+        assert_eq!(first, folder.path().join("exo_pair-1"));
+        std::fs::create_dir(&first).unwrap();
+        assert_eq!(fresh_output(folder.path(), &objective), folder.path().join("exo_pair-2"));
+    }
+}

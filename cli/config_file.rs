@@ -1,0 +1,132 @@
+//! `--config FILE.toml`: the file's keys are the flags' names, and become flags before the command line is parsed, so that
+//! defaults, checks and messages are the same. Flags of the command line win.
+
+use crate::error::CliError;
+use clap::{Arg, ArgAction, Command};
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Flags whose value is a path: relative ones are meant from the file's directory.
+const PATHS: [&str; 6] = ["data", "eval_data", "adapter", "output", "chat_template", "reference"];
+
+/// The arguments with the flags of the file that `--config` names put in.
+///
+/// # Errors
+/// [`CliError::Input`] for a file that cannot be read, an unknown key or a value of the wrong kind, with its line.
+pub fn expand(arguments: Vec<OsString>, cli: &Command) -> Result<Vec<OsString>, CliError> {
+    let Some(path) = config_path(&arguments) else { return Ok(arguments) };
+    let Some((at, command)) = arguments
+        .iter()
+        .enumerate()
+        .skip(1)
+        .find_map(|(i, argument)| Some((i, cli.find_subcommand(argument.to_str()?)?)))
+    else {
+        return Ok(arguments);
+    };
+    let given: HashSet<&str> =
+        arguments.iter().filter_map(|a| Some(find(command, flag_name(a)?)?.get_id().as_str())).collect();
+    let from_file = flags_of_file(&path, command, &given)?;
+    let mut all = arguments;
+    all.splice(at + 1..at + 1, from_file);
+    Ok(all)
+}
+
+fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let Some(text) = argument.to_str() else { continue };
+        if text == "--config" {
+            return arguments.next().map(PathBuf::from);
+        }
+        if let Some(value) = text.strip_prefix("--config=") {
+            return Some(value.into());
+        }
+    }
+    None
+}
+
+fn flag_name(argument: &OsString) -> Option<&str> {
+    let flag = argument.to_str()?.strip_prefix("--")?;
+    Some(flag.split('=').next().unwrap_or(flag))
+}
+
+/// The flag of that name or alias, `_` and `-` alike.
+fn find<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
+    let same = |flag: &str| flag.replace('_', "-") == name.replace('_', "-");
+    command.get_arguments().find(|arg| {
+        let names = arg.get_long_and_visible_aliases().unwrap_or_default();
+        let hidden = arg.get_all_aliases().unwrap_or_default();
+        names.into_iter().chain(hidden).any(same)
+    })
+}
+
+fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Result<Vec<OsString>, CliError> {
+    let text = std::fs::read_to_string(path).map_err(|e| CliError::Input(format!("{}: {e}", path.display())))?;
+    let table: toml::Table =
+        text.parse().map_err(|e: toml::de::Error| CliError::Input(format!("{}: {e}", path.display())))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut flags = Vec::new();
+    for (key, value) in &table {
+        let line = line_of(&text, key);
+        let fail = |what: String| CliError::Input(format!("{}:{line}: {what}", path.display()));
+        let Some(arg) = find(command, key).filter(|arg| arg.get_id() != "config") else {
+            let similar = most_similar(command, key).map_or(String::new(), |s| format!("; did you mean `{s}`?"));
+            return Err(fail(format!("`{key}` is not a flag of `{}`{similar}", command.get_name())));
+        };
+        if given.contains(arg.get_id().as_str()) {
+            continue;
+        }
+        let flag = format!("--{}", arg.get_long().expect("only flags are found by name"));
+        let values = match value {
+            toml::Value::Array(values) => values.iter().collect(),
+            single => vec![single],
+        };
+        if let ArgAction::SetTrue = arg.get_action() {
+            match value {
+                toml::Value::Boolean(true) => flags.push(flag.into()),
+                toml::Value::Boolean(false) => {}
+                other => return Err(fail(format!("`{key}` is {}, expected true or false", other.type_str()))),
+            }
+            continue;
+        }
+        for value in values {
+            let text = match value {
+                toml::Value::String(text) => text.clone(),
+                toml::Value::Integer(number) => number.to_string(),
+                toml::Value::Float(number) => number.to_string(),
+                other => return Err(fail(format!("`{key}` is {}, expected text or a number", other.type_str()))),
+            };
+            flags.push(format!("{flag}={}", resolve(arg.get_id().as_str(), text, folder)).into());
+        }
+    }
+    Ok(flags)
+}
+
+/// A path of the file, seen from the working directory.
+fn resolve(id: &str, text: String, folder: &Path) -> String {
+    let inside = folder.join(&text);
+    let is_path = match id {
+        "model" => inside.is_dir(),
+        "reference" => text != "base",
+        id => PATHS.contains(&id),
+    };
+    if is_path { inside.to_string_lossy().into_owned() } else { text }
+}
+
+/// 1-based line of a top-level key.
+fn line_of(text: &str, key: &str) -> usize {
+    let is_key = |line: &str| {
+        let name = line.split('=').next().unwrap_or("").trim().trim_matches(['"', '\'']);
+        name == key || line.trim().trim_matches(['[', ']']) == key
+    };
+    text.lines().position(is_key).map_or(1, |line| line + 1)
+}
+
+/// The flag with the longest common start, if it is not a wild guess.
+fn most_similar(command: &Command, key: &str) -> Option<String> {
+    let key = key.replace('_', "-");
+    let common = |flag: &str| flag.bytes().zip(key.bytes()).take_while(|(a, b)| a == b).count();
+    let flags = command.get_arguments().filter_map(Arg::get_long);
+    flags.max_by_key(|flag| common(flag)).filter(|flag| common(flag) >= 3).map(str::to_owned)
+}

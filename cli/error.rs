@@ -1,0 +1,181 @@
+//! Errors of the command line and their exit codes.
+
+use align_engine::EngineError;
+use align_engine::model::{ConfigError, LocateError};
+use align_engine::weights::LoadError;
+use align_kernels::KernelError;
+use align_lora::adapter::{AdapterError, MergeError};
+use align_lora::data::DataError;
+use align_lora::objective::ObjectiveError;
+use align_lora::train::TrainError;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Why a command ended without its result.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// Exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Exit code 3.
+    #[error("{0}")]
+    Input(String),
+    /// Exit code 1.
+    #[error("{0}")]
+    Runtime(String),
+    /// Exit code 4.
+    #[error("{0}")]
+    OutOfMemory(String),
+    /// Exit code 5.
+    #[error("{0}")]
+    NonFinite(String),
+    /// The reader of our output went away: not worth a message. Exit code 0, as for a finished `| head`.
+    #[error("the output was closed")]
+    ClosedOutput,
+}
+
+impl CliError {
+    /// A file that could not be read or written.
+    pub fn file(path: &Path, error: &io::Error) -> CliError {
+        CliError::Runtime(format!("{}: {error}", path.display()))
+    }
+
+    /// Prints the message and gives the exit code.
+    pub fn report(self) -> ExitCode {
+        let code = match self {
+            CliError::ClosedOutput => return ExitCode::SUCCESS,
+            CliError::Runtime(_) => 1,
+            CliError::Usage(_) => 2,
+            CliError::Input(_) => 3,
+            CliError::OutOfMemory(_) => 4,
+            CliError::NonFinite(_) => 5,
+        };
+        eprintln!("error: {self}");
+        ExitCode::from(code)
+    }
+}
+
+impl From<io::Error> for CliError {
+    fn from(error: io::Error) -> CliError {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => CliError::ClosedOutput,
+            _ => CliError::Runtime(error.to_string()),
+        }
+    }
+}
+
+impl From<KernelError> for CliError {
+    fn from(error: KernelError) -> CliError {
+        let text = error.to_string();
+        match error {
+            KernelError::OutOfMemory { .. } => CliError::OutOfMemory(text),
+            KernelError::InstructionSet { .. } => CliError::Usage(text),
+            KernelError::TokenId { .. } => CliError::Input(text),
+            _ => CliError::Runtime(text),
+        }
+    }
+}
+
+impl From<EngineError> for CliError {
+    fn from(error: EngineError) -> CliError {
+        match error {
+            EngineError::Config(error) => error.into(),
+            EngineError::Load(error) => error.into(),
+            EngineError::Kernel(error) => error.into(),
+            other => CliError::Runtime(other.to_string()),
+        }
+    }
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> CliError {
+        CliError::Input(error.to_string())
+    }
+}
+
+impl From<LoadError> for CliError {
+    fn from(error: LoadError) -> CliError {
+        match error {
+            LoadError::Kernel(error) => error.into(),
+            other => CliError::Input(other.to_string()),
+        }
+    }
+}
+
+impl From<LocateError> for CliError {
+    fn from(error: LocateError) -> CliError {
+        CliError::Usage(error.to_string())
+    }
+}
+
+impl From<DataError> for CliError {
+    fn from(error: DataError) -> CliError {
+        CliError::Input(error.to_string())
+    }
+}
+
+impl From<ObjectiveError> for CliError {
+    fn from(error: ObjectiveError) -> CliError {
+        CliError::Usage(error.to_string())
+    }
+}
+
+impl From<AdapterError> for CliError {
+    fn from(error: AdapterError) -> CliError {
+        match error {
+            AdapterError::Kernel(error) => error.into(),
+            AdapterError::Options(fault) => CliError::Usage(fault.to_string()),
+            AdapterError::Write(_) | AdapterError::Io { .. } => CliError::Runtime(error.to_string()),
+            other => CliError::Input(other.to_string()),
+        }
+    }
+}
+
+impl From<MergeError> for CliError {
+    fn from(error: MergeError) -> CliError {
+        let text = error.to_string();
+        match error {
+            MergeError::Adapter(error) => error.into(),
+            MergeError::Kernel(error) => error.into(),
+            MergeError::Load(error) => error.into(),
+            MergeError::NotEmpty { .. } | MergeError::NotAFolder { .. } | MergeError::Overlap { .. } => {
+                CliError::Usage(text)
+            }
+            MergeError::Io { .. } | MergeError::Write { .. } => CliError::Runtime(text),
+            _ => CliError::Input(text),
+        }
+    }
+}
+
+impl From<TrainError> for CliError {
+    fn from(error: TrainError) -> CliError {
+        let text = error.to_string();
+        match error {
+            TrainError::Kernel(error) => error.into(),
+            TrainError::Data(error) => error.into(),
+            TrainError::Adapter(error) => error.into(),
+            TrainError::NonFinite { .. } | TrainError::Objective(_) => CliError::NonFinite(text),
+            TrainError::BatchOfOne { .. } => CliError::Usage(text),
+            TrainError::NoSteps { .. } => CliError::Usage(text),
+            _ => CliError::Runtime(text),
+        }
+    }
+}
+
+/// An output directory that may be written: new, empty, or with the user's word that it may be replaced.
+///
+/// # Errors
+/// [`CliError::Usage`] if it holds something.
+pub fn free_output(path: &Path, overwrite: bool) -> Result<PathBuf, CliError> {
+    let holds_something = match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(CliError::Usage(format!("--output {}: {error}", path.display()))),
+    };
+    if holds_something && !overwrite {
+        let message = "is not empty; choose another directory, or give --overwrite";
+        return Err(CliError::Usage(format!("--output {} {message}", path.display())));
+    }
+    Ok(path.to_owned())
+}

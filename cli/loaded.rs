@@ -1,0 +1,124 @@
+//! From flags to a loaded model, its adapters and its data.
+
+use crate::args::{DataArgs, DeviceArgs, DeviceChoice, ModelArgs, ReferenceChoice};
+use crate::demo::{self, DemoPaths};
+use crate::error::CliError;
+use align_engine::model::adapters::AdapterSet;
+use align_engine::model::{Model, ModelConfig, locate};
+use align_engine::weights::{Checkpoint, ValueCheck};
+use align_kernels::Device;
+use align_lora::adapter::Adapter;
+use align_lora::data::Encoder;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The demo on disk, for as long as a command runs.
+pub struct Demo {
+    _folder: tempfile::TempDir,
+    pub paths: DemoPaths,
+}
+
+impl Demo {
+    /// Writes the demo into a temporary directory.
+    ///
+    /// # Errors
+    /// [`CliError::Runtime`] if it cannot be written.
+    pub fn new() -> Result<Demo, CliError> {
+        let folder = tempfile::Builder::new().prefix("align-demo-").tempdir()?;
+        let paths = demo::materialise(folder.path())?;
+        Ok(Demo { _folder: folder, paths })
+    }
+}
+
+/// The device that the flags name.
+///
+/// # Errors
+/// [`CliError::Runtime`] for CUDA, which this version cannot use.
+pub fn device(args: &DeviceArgs) -> Result<Device, CliError> {
+    match args.device {
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::cpu(args.threads.map(|threads| threads as usize))?),
+        DeviceChoice::Cuda => Err(CliError::Runtime(
+            "--device cuda: this version computes on the processor only; leave the flag out, or give --device cpu"
+                .into(),
+        )),
+    }
+}
+
+/// A model with the facts that are printed about it.
+pub struct LoadedModel {
+    pub model: Model,
+    pub dir: PathBuf,
+    /// How the user's word was resolved.
+    pub found: String,
+    /// What an adapter's config names as its base.
+    pub base_name: String,
+    /// Tensors of the checkpoint that the model does not use.
+    pub unused: Vec<String>,
+    /// Matrices of zeros, which are rarely meant.
+    pub all_zero: Vec<String>,
+    /// Kept so that the demo's files outlive the mapping.
+    pub demo: Option<Demo>,
+}
+
+/// Loads the model that `args` name.
+///
+/// # Errors
+/// [`CliError`].
+pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
+    let demo = args.demo.then(Demo::new).transpose()?;
+    let (dir, found, base_name) = match (&args.model, &demo) {
+        (Some(name), _) => {
+            let located = locate(name)?;
+            let base_name = match located.origin {
+                align_engine::model::Origin::Directory => std::path::absolute(name)?.to_string_lossy().into_owned(),
+                align_engine::model::Origin::Cache { .. } => name.clone(),
+            };
+            (located.path.clone(), located.to_string(), base_name)
+        }
+        (None, Some(demo)) => (demo.paths.model.clone(), "the demo inside this program".into(), "align-demo".into()),
+        (None, None) => return Err(CliError::Usage("--model is missing: a directory, or --demo".into())),
+    };
+    let config = ModelConfig::open(&dir)?;
+    let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite)?;
+    let model = Model::load(device, config, &checkpoint)?;
+    let unused = checkpoint.unused().into_iter().map(|tensor| tensor.name.clone()).collect();
+    Ok(LoadedModel { model, dir, found, base_name, unused, all_zero: checkpoint.all_zero(), demo })
+}
+
+impl LoadedModel {
+    /// Tokenizer and chat template, for rows of at most `max_length` tokens.
+    ///
+    /// # Errors
+    /// [`CliError::Input`].
+    pub fn encoder(&self, chat_template: Option<&Path>, max_length: u64) -> Result<Encoder, CliError> {
+        let rows = self.model.config().vocab_size;
+        Ok(Encoder::from_model(&self.dir, chat_template, max_length as usize, rows)?)
+    }
+
+    /// The adapter of a directory.
+    ///
+    /// # Errors
+    /// [`CliError::Input`].
+    pub fn adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
+        Ok(Adapter::load(&self.model, dir)?)
+    }
+
+    /// What answers are compared with.
+    ///
+    /// # Errors
+    /// [`CliError::Input`].
+    pub fn reference(&self, choice: &ReferenceChoice) -> Result<Option<Arc<AdapterSet>>, CliError> {
+        match choice {
+            ReferenceChoice::Base => Ok(None),
+            ReferenceChoice::Adapter(dir) => Ok(Some(self.adapter(dir)?.set().clone())),
+        }
+    }
+
+    /// The files of `--data`, or those of the demo.
+    pub fn data_files(&self, args: &DataArgs, of_demo: impl Fn(&DemoPaths) -> PathBuf) -> Vec<PathBuf> {
+        match (&self.demo, args.data.is_empty()) {
+            (Some(demo), true) => vec![of_demo(&demo.paths)],
+            _ => args.data.clone(),
+        }
+    }
+}

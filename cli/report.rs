@@ -1,0 +1,144 @@
+//! What people see on stderr: the start-up summary, progress, notes. Results go to stdout elsewhere.
+
+use align_lora::adapter::LoraConfig;
+use align_lora::data::Survey;
+use align_lora::train::{EvalMetrics, StepMetrics};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// What a survey of the data found: nothing is dropped, cut or moved silently.
+pub fn data(label: &str, survey: &Survey) {
+    let mut line = format!("{label}: {} rows kept, from {} records", survey.kept, survey.records);
+    if let Some(kind) = &survey.kind {
+        line += &format!(" ({kind})");
+    }
+    eprintln!("{line}");
+    for dropped in &survey.dropped {
+        let (path, number) = (dropped.path.display(), dropped.line);
+        eprintln!("  dropped {}: {}; the first at {path}:{number}: {}", dropped.rows, dropped.label, dropped.first);
+    }
+    let answers = survey.answers.max(1);
+    let share = 100.0 * survey.stopping_answers as f64 / answers as f64;
+    eprintln!("  answers end with a stop token: {share:.0} % of {}", survey.answers);
+    if survey.stopping_answers * 2 < survey.answers {
+        eprintln!("  warning: a model that is trained on answers without a stop token does not learn to stop");
+    }
+    let counts = [
+        (survey.cut_answers, "answers cut at --max-length"),
+        (survey.same_after_cut, "pairs whose answers are the same once they are cut"),
+        (survey.empty_answers, "empty answers, scored as the end token alone"),
+        (survey.blank_lines, "blank lines passed over"),
+        (survey.moved_boundaries, "prompts whose last tokens change when the answer follows; the answer starts there"),
+    ];
+    for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+        eprintln!("  {count} {what}");
+    }
+    for example in &survey.boundary_examples {
+        eprintln!("    row {}: {:?} becomes {:?}", example.row, example.alone.concat(), example.followed.concat());
+    }
+    if !survey.ignored_columns.is_empty() {
+        let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
+        eprintln!("  columns that are not read: {}", names.join(", "));
+    }
+}
+
+/// The progress of a run: a bar on a terminal, a line for each logging step elsewhere.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    logging_steps: u64,
+    started: Instant,
+}
+
+impl Progress {
+    /// For a run of `total_steps`.
+    pub fn new(total_steps: u64, logging_steps: u64) -> Progress {
+        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let template = match colour {
+                true => "{bar:24.cyan} {pos}/{len}  {msg}  {eta} left",
+                false => "{bar:24} {pos}/{len}  {msg}  {eta} left",
+            };
+            let style = ProgressStyle::with_template(template).expect("the template is valid");
+            let bar = ProgressBar::with_draw_target(Some(total_steps), ProgressDrawTarget::stderr());
+            bar.set_style(style);
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        Progress { bar, logging_steps, started: Instant::now() }
+    }
+
+    /// A step has ended.
+    pub fn step(&self, metrics: &StepMetrics, total_steps: u64) {
+        let preferences = &metrics.preferences;
+        let mut text = format!("loss {:.4}", metrics.loss);
+        if let Some(margin) = preferences.rewards_margins {
+            text += &format!("  margin {margin:+.4}");
+        }
+        if let Some(accuracy) = preferences.rewards_accuracies {
+            text += &format!("  accuracy {accuracy:.2}");
+        }
+        text += &format!("  {:.0} tokens/s", metrics.tokens_per_second);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(metrics.step);
+                bar.set_message(text);
+            }
+            None if metrics.step.is_multiple_of(self.logging_steps) || metrics.step == total_steps => {
+                let left = self.started.elapsed().mul_f64((total_steps - metrics.step) as f64 / metrics.step as f64);
+                eprintln!("step {}/{total_steps}  {text}  {} left", metrics.step, seconds(left));
+            }
+            None => {}
+        }
+    }
+
+    /// An evaluation has ended.
+    pub fn evaluation(&self, metrics: &EvalMetrics) {
+        let entries = metrics.entries().into_iter().map(|(name, value)| format!("{name} {value:.4}"));
+        self.note(&format!("step {}: {}", metrics.step, entries.collect::<Vec<_>>().join("  ")));
+    }
+
+    /// A line that stays.
+    pub fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// `1:02:03`, `4:05` or `6 s`.
+fn seconds(duration: Duration) -> String {
+    let s = duration.as_secs();
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m}:{s:02}"),
+        (h, m, s) => format!("{h}:{m:02}:{s:02}"),
+    }
+}
+
+/// What an adapter is, in a few words.
+pub fn adapter(config: &LoraConfig) -> String {
+    let scale = if config.use_rslora { ", scaled by alpha / sqrt(rank)" } else { "" };
+    let dropout = if config.dropout > 0.0 { format!(", dropout {}", config.dropout) } else { String::new() };
+    let patterns =
+        if config.rank_pattern.is_empty() && config.alpha_pattern.is_empty() { "" } else { ", with patterns" };
+    format!("rank {}, alpha {}{scale}{dropout}{patterns}", config.rank, config.alpha)
+}
+
+/// `12.3 million`, `456 thousand` or `789`.
+pub fn count(n: u64) -> String {
+    match n {
+        0..10_000 => n.to_string(),
+        10_000..1_000_000 => format!("{:.1} thousand", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} million", n as f64 / 1e6),
+        _ => format!("{:.2} billion", n as f64 / 1e9),
+    }
+}

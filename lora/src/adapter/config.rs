@@ -1,0 +1,465 @@
+//! `adapter_config.json`: read with every key accounted for, written with the keys that PEFT 0.21 writes.
+
+use super::error::{AdapterError, ConfigFault};
+use super::targets::{ALL_LINEAR, ModuleNames, Targets};
+use align_engine::json;
+use serde_json::{Map, Value};
+use std::io::Write;
+use std::path::Path;
+
+/// Largest rank that is accepted: no layer of a published model is as wide.
+const MAX_RANK: usize = 1 << 16;
+/// Alphas beyond are typing errors, and 1e9 / 1e-9 keeps every scaling a normal f32.
+const ALPHA: std::ops::RangeInclusive<f64> = 1e-9..=1e9;
+/// The version of PEFT whose form is written.
+const PEFT_VERSION: &str = "0.21.2";
+
+/// What an adapter is, besides its values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraConfig {
+    /// `r` of the file: rows of A, columns of B.
+    pub rank: usize,
+    /// `lora_alpha` of the file.
+    pub alpha: f64,
+    /// `lora_dropout` of the file: the share of the inputs that training drops.
+    pub dropout: f64,
+    pub target_modules: Targets,
+    /// Never adapted, whatever `target_modules` says.
+    pub exclude_modules: Option<ModuleNames>,
+    /// Scaling is `alpha / sqrt(rank)`. Source: arXiv 2312.03732.
+    pub use_rslora: bool,
+    /// Ranks of modules that differ. The first pattern that matches decides.
+    pub rank_pattern: Vec<(String, usize)>,
+    /// Alphas of modules that differ. The first pattern that matches decides.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// Numbers of the layers that are adapted; none and an empty list: all. Beside a list as `target_modules` only.
+    pub layers_to_transform: Option<Vec<usize>>,
+    /// What stands before the number of a layer in a module's name.
+    pub layers_pattern: Option<Vec<String>>,
+    /// The base that the adapter was trained on.
+    pub base_model_name_or_path: Option<String>,
+    /// Of the base.
+    pub revision: Option<String>,
+}
+
+impl Default for LoraConfig {
+    /// Rank 16, alpha 32, every linear layer.
+    fn default() -> LoraConfig {
+        LoraConfig {
+            rank: 16,
+            alpha: 32.0,
+            dropout: 0.0,
+            target_modules: Targets::AllLinear,
+            exclude_modules: None,
+            use_rslora: false,
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            layers_to_transform: None,
+            layers_pattern: None,
+            base_model_name_or_path: None,
+            revision: None,
+        }
+    }
+}
+
+/// Keys that say how an adapter came about, or that act only beside a key that is refused: any value is fine.
+const NO_MATTER: [&str; 12] = [
+    "auto_mapping",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "inference_mode",
+    "loftq_config",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "runtime_config",
+];
+
+/// Keys of methods that are not built, which are fine as long as they hold nothing.
+const NOT_BUILT: [(&str, &str); 15] = [
+    ("alora_invocation_tokens", "aLoRA (an adapter that is active after certain tokens)"),
+    ("arrow_config", "Arrow (routing between adapters)"),
+    ("fan_in_fan_out", "a base with transposed weights"),
+    ("kasa_config", "KaSA"),
+    ("layer_replication", "replication of layers"),
+    ("lora_bias", "a bias on the adapter"),
+    ("megatron_config", "Megatron"),
+    ("modules_to_save", "training whole modules beside the adapter"),
+    ("monteclora_config", "MonteCLoRA"),
+    ("target_parameters", "an adapter on parameters that are no modules"),
+    ("trainable_token_indices", "training single tokens of the embedding"),
+    ("use_bdlora", "BD-LoRA"),
+    ("use_dora", "DoRA"),
+    ("use_qalora", "QALoRA"),
+    ("velora_config", "VeLoRA"),
+];
+
+/// Ways to begin that leave the base as it is, so that the adapter fits the base as it is. The others subtract the adapter's
+/// start from the base's weights.
+const INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
+
+impl LoraConfig {
+    /// Reads `adapter_config.json`.
+    ///
+    /// # Errors
+    /// [`AdapterError::Json`], [`AdapterError::Config`].
+    pub fn read(path: &Path) -> Result<LoraConfig, AdapterError> {
+        let object = json::read_object(path)?;
+        LoraConfig::from_json(&object).map_err(|fault| AdapterError::Config { path: path.to_owned(), fault })
+    }
+
+    /// The same from JSON in memory. Keys that are missing have PEFT's defaults, of which `r` and `lora_alpha` are 8.
+    ///
+    /// # Errors
+    /// [`ConfigFault`] but for those about a model.
+    pub fn from_json(object: &Map<String, Value>) -> Result<LoraConfig, ConfigFault> {
+        let object = Object(object);
+        object.only("peft_type", "LORA", "an adapter other than LoRA", Absent::Refused)?;
+        object.only("task_type", "CAUSAL_LM", "a task other than CAUSAL_LM", Absent::Fine)?;
+        object.only("bias", "none", "training biases", Absent::Fine)?;
+        for (key, feature) in NOT_BUILT {
+            if let Some(value) = object.value(key).filter(|value| !is_nothing(value)) {
+                return Err(ConfigFault::Unsupported { key, found: shown(value), feature });
+            }
+        }
+        match object.value("init_lora_weights") {
+            None | Some(Value::Bool(_)) => {}
+            Some(Value::String(init)) if INITS.contains(&init.as_str()) => {}
+            Some(other) => {
+                let feature = "an initialisation that changes the base's weights";
+                return Err(ConfigFault::Unsupported { key: "init_lora_weights", found: shown(other), feature });
+            }
+        }
+        let config = LoraConfig {
+            rank: object.whole_number("r")?.unwrap_or(8),
+            alpha: object.number("lora_alpha")?.unwrap_or(8.0),
+            dropout: object.number("lora_dropout")?.unwrap_or(0.0),
+            target_modules: match object.names("target_modules")? {
+                Some(ModuleNames::Regex(word)) if word.eq_ignore_ascii_case(ALL_LINEAR) => Targets::AllLinear,
+                Some(names) => Targets::Named(names),
+                // PEFT's default for every family here but Phi-3, which has neither and no default
+                None => Targets::Named(ModuleNames::List(vec!["q_proj".to_owned(), "v_proj".to_owned()])),
+            },
+            exclude_modules: object.names("exclude_modules")?.filter(|names| match names {
+                ModuleNames::List(names) => !names.is_empty(),
+                ModuleNames::Regex(pattern) => !pattern.is_empty(),
+            }),
+            use_rslora: object.flag("use_rslora")?,
+            rank_pattern: object.patterns("rank_pattern", WHOLE, whole_number)?,
+            alpha_pattern: object.patterns("alpha_pattern", NUMBER, Value::as_f64)?,
+            layers_to_transform: object.layers()?,
+            layers_pattern: object.names("layers_pattern")?.map(|names| match names {
+                ModuleNames::List(names) => names,
+                ModuleNames::Regex(name) if name.is_empty() => Vec::new(),
+                ModuleNames::Regex(name) => vec![name],
+            }),
+            base_model_name_or_path: object.text("base_model_name_or_path")?.map(str::to_owned),
+            revision: object.text("revision")?.map(str::to_owned),
+        };
+        object.nothing_unknown()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what does not depend on a model.
+    ///
+    /// # Errors
+    /// [`ConfigFault::Value`], [`ConfigFault::NeedsList`], [`ConfigFault::PatternAlone`].
+    pub fn check(&self) -> Result<(), ConfigFault> {
+        let rank = |key: &str, rank: usize| match rank {
+            1..=MAX_RANK => Ok(()),
+            _ => Err(ConfigFault::Value {
+                key: key.to_owned(),
+                expected: "a whole number from 1 to 65536",
+                found: rank.to_string(),
+            }),
+        };
+        let alpha = |key: &str, alpha: f64| match ALPHA.contains(&alpha) {
+            true => Ok(()),
+            false => Err(ConfigFault::Value {
+                key: key.to_owned(),
+                expected: "a number above 0 (from 1e-9 to 1e9)",
+                found: alpha.to_string(),
+            }),
+        };
+        rank("r", self.rank)?;
+        alpha("lora_alpha", self.alpha)?;
+        self.rank_pattern.iter().try_for_each(|(pattern, value)| rank(&in_key("rank_pattern", pattern), *value))?;
+        self.alpha_pattern.iter().try_for_each(|(pattern, value)| alpha(&in_key("alpha_pattern", pattern), *value))?;
+        if !(0.0..1.0).contains(&self.dropout) {
+            let (key, found) = ("lora_dropout".to_owned(), self.dropout.to_string());
+            return Err(ConfigFault::Value { key, expected: "a number from 0 to below 1", found });
+        }
+        let is_list = matches!(self.target_modules, Targets::Named(ModuleNames::List(_)));
+        for (key, there) in [
+            ("layers_to_transform", self.layers_to_transform.is_some()),
+            ("layers_pattern", self.layers_pattern.is_some()),
+        ] {
+            if there && !is_list {
+                return Err(ConfigFault::NeedsList { key, targets: self.target_modules.to_string() });
+            }
+        }
+        if self.layers_to_transform.is_none() && self.layers_pattern.as_ref().is_some_and(|names| !names.is_empty()) {
+            return Err(ConfigFault::PatternAlone);
+        }
+        Ok(())
+    }
+
+    /// What an update of this rank and alpha is multiplied by: `alpha / rank`, with rsLoRA `alpha / sqrt(rank)`.
+    pub fn scaling(&self, rank: usize, alpha: f64) -> f32 {
+        // divided in f64 as PEFT does, and rounded once: 1/3 is not exact, and it multiplies every update
+        let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
+        (alpha / divisor) as f32
+    }
+
+    /// The file's content: the keys that PEFT 0.21 writes, sorted.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let text = |text: &Option<String>| text.clone().map_or(Value::Null, Value::String);
+        let numbers = |numbers: &Vec<usize>| Value::from(numbers.clone());
+        // in their own order, since the first that matches decides
+        let ranks = self.rank_pattern.iter().map(|(pattern, rank)| (pattern.clone(), Value::from(*rank))).collect();
+        let alphas = self.alpha_pattern.iter().map(|(pattern, alpha)| (pattern.clone(), number(*alpha))).collect();
+        let target_modules = match &self.target_modules {
+            Targets::AllLinear => Value::from(ALL_LINEAR),
+            Targets::Named(targets) => names(targets),
+        };
+        let nothing = Value::Null;
+        let entries = [
+            ("alora_invocation_tokens", nothing.clone()),
+            ("alpha_pattern", Value::Object(alphas)),
+            ("arrow_config", nothing.clone()),
+            ("auto_mapping", nothing.clone()),
+            ("base_model_name_or_path", text(&self.base_model_name_or_path)),
+            ("bias", Value::from("none")),
+            ("corda_config", nothing.clone()),
+            ("ensure_weight_tying", Value::from(false)),
+            ("eva_config", nothing.clone()),
+            ("exclude_modules", self.exclude_modules.as_ref().map_or(Value::Null, names)),
+            ("fan_in_fan_out", Value::from(false)),
+            ("inference_mode", Value::from(true)),
+            ("init_lora_weights", Value::from(true)),
+            ("kasa_config", nothing.clone()),
+            ("layer_replication", nothing.clone()),
+            ("layers_pattern", self.layers_pattern.clone().map_or(Value::Null, Value::from)),
+            ("layers_to_transform", self.layers_to_transform.as_ref().map_or(Value::Null, numbers)),
+            ("loftq_config", Value::Object(Map::new())),
+            ("lora_alpha", number(self.alpha)),
+            ("lora_bias", Value::from(false)),
+            ("lora_dropout", Value::from(self.dropout)),
+            ("lora_ga_config", nothing.clone()),
+            ("megatron_config", nothing.clone()),
+            ("megatron_core", Value::from("megatron.core")),
+            ("modules_to_save", nothing.clone()),
+            ("monteclora_config", nothing.clone()),
+            ("peft_type", Value::from("LORA")),
+            ("peft_version", Value::from(PEFT_VERSION)),
+            ("qalora_group_size", Value::from(16)),
+            ("r", Value::from(self.rank)),
+            ("rank_pattern", Value::Object(ranks)),
+            ("revision", text(&self.revision)),
+            ("target_modules", target_modules),
+            ("target_parameters", nothing.clone()),
+            ("task_type", Value::from("CAUSAL_LM")),
+            ("trainable_token_indices", nothing.clone()),
+            ("use_bdlora", nothing.clone()),
+            ("use_dora", Value::from(false)),
+            ("use_qalora", Value::from(false)),
+            ("use_rslora", Value::from(self.use_rslora)),
+            ("velora_config", nothing),
+        ];
+        entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// Writes `adapter_config.json`. The file appears whole, or what was there before stays.
+    ///
+    /// # Errors
+    /// [`AdapterError::Io`].
+    pub fn write(&self, path: &Path) -> Result<(), AdapterError> {
+        let io = |action, source| AdapterError::Io { path: path.to_owned(), action, source };
+        let text = serde_json::to_string_pretty(&self.to_json()).map_err(|error| io("make it", error.into()))?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".tmp-").suffix(".json");
+        #[cfg(unix)]
+        {
+            // as File::create: the umask decides who may read it
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let mut file = builder.tempfile_in(folder).map_err(|error| io("create a file beside it", error))?;
+        file.write_all(text.as_bytes()).map_err(|error| io("write it", error))?;
+        file.as_file().sync_all().map_err(|error| io("write it to the disk", error))?;
+        file.persist(path).map_err(|error| io("rename the new file to it", error.error))?;
+        Ok(())
+    }
+}
+
+/// An integer where it is one: some readers take no other `lora_alpha`.
+fn number(value: f64) -> Value {
+    // every f64 up to 1e9 that has no fraction is exact as an i64
+    if value.fract() == 0.0 { Value::from(value as i64) } else { Value::from(value) }
+}
+
+fn names(names: &ModuleNames) -> Value {
+    match names {
+        ModuleNames::List(names) => {
+            let mut names = names.clone();
+            names.sort();
+            names.dedup();
+            Value::from(names)
+        }
+        ModuleNames::Regex(pattern) => Value::from(pattern.as_str()),
+    }
+}
+
+const WHOLE: &str = "a whole number";
+const NUMBER: &str = "a number";
+const NAMES: &str = "a string or a list of strings";
+
+/// Whether a key may be missing or null.
+enum Absent {
+    Fine,
+    Refused,
+}
+
+/// Typed access to a file that somebody else wrote. Null counts as absent.
+struct Object<'a>(&'a Map<String, Value>);
+
+impl<'a> Object<'a> {
+    fn value(&self, key: &str) -> Option<&'a Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    fn typed<T>(
+        &self,
+        key: &str,
+        expected: &'static str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ConfigFault> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let fault = || ConfigFault::Value { key: key.to_owned(), expected, found: shown(value) };
+        read(value).map(Some).ok_or_else(fault)
+    }
+
+    fn text(&self, key: &str) -> Result<Option<&'a str>, ConfigFault> {
+        self.typed(key, "a string", Value::as_str)
+    }
+
+    fn flag(&self, key: &str) -> Result<bool, ConfigFault> {
+        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(false))
+    }
+
+    fn whole_number(&self, key: &str) -> Result<Option<usize>, ConfigFault> {
+        self.typed(key, WHOLE, whole_number)
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>, ConfigFault> {
+        self.typed(key, NUMBER, Value::as_f64)
+    }
+
+    fn names(&self, key: &str) -> Result<Option<ModuleNames>, ConfigFault> {
+        self.typed(key, NAMES, |value| match value {
+            Value::String(pattern) => Some(ModuleNames::Regex(pattern.clone())),
+            Value::Array(names) => {
+                let names = names.iter().map(|name| name.as_str().map(str::to_owned));
+                names.collect::<Option<Vec<String>>>().map(ModuleNames::List)
+            }
+            _ => None,
+        })
+    }
+
+    /// A number stands for a list of itself.
+    fn layers(&self) -> Result<Option<Vec<usize>>, ConfigFault> {
+        self.typed("layers_to_transform", "a layer's number or a list of them", |value| match value {
+            Value::Array(layers) => layers.iter().map(whole_number).collect(),
+            value => whole_number(value).map(|layer| vec![layer]),
+        })
+    }
+
+    fn patterns<T>(
+        &self,
+        key: &'static str,
+        expected: &'static str,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Vec<(String, T)>, ConfigFault> {
+        let patterns = self.typed(key, "an object of patterns", Value::as_object)?;
+        let entries = patterns.into_iter().flatten().map(|(pattern, value)| {
+            let fault = || ConfigFault::Value { key: in_key(key, pattern), expected, found: shown(value) };
+            Ok((pattern.clone(), read(value).ok_or_else(fault)?))
+        });
+        entries.collect()
+    }
+
+    /// Refuses a key that holds anything but `only`.
+    fn only(&self, key: &'static str, only: &str, feature: &'static str, absent: Absent) -> Result<(), ConfigFault> {
+        match (self.value(key), absent) {
+            (None, Absent::Fine) => Ok(()),
+            (None, Absent::Refused) => Err(ConfigFault::Missing { key }),
+            (Some(Value::String(value)), _) if value == only => Ok(()),
+            (Some(other), _) => Err(ConfigFault::Unsupported { key, found: shown(other), feature }),
+        }
+    }
+
+    /// Keys of a later PEFT are fine as long as they hold nothing.
+    fn nothing_unknown(&self) -> Result<(), ConfigFault> {
+        const READ: [&str; 15] = [
+            "alpha_pattern",
+            "base_model_name_or_path",
+            "bias",
+            "exclude_modules",
+            "init_lora_weights",
+            "layers_pattern",
+            "layers_to_transform",
+            "lora_alpha",
+            "lora_dropout",
+            "r",
+            "rank_pattern",
+            "revision",
+            "target_modules",
+            "task_type",
+            "use_rslora",
+        ];
+        let is_known = |key: &str| {
+            READ.contains(&key) || NO_MATTER.contains(&key) || NOT_BUILT.iter().any(|(known, _)| *known == key)
+        };
+        match self.0.iter().find(|(key, value)| !is_known(key) && !is_nothing(value)) {
+            None => Ok(()),
+            Some((key, value)) => {
+                Err(ConfigFault::UnknownKey { key: key.chars().take(80).collect(), found: shown(value) })
+            }
+        }
+    }
+}
+
+/// Null, false, or empty: a method that is not used.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) | Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(object) => object.is_empty(),
+    }
+}
+
+fn whole_number(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|number| usize::try_from(number).ok())
+}
+
+/// A pattern's place in the file, for messages.
+fn in_key(key: &str, pattern: &str) -> String {
+    format!("{key}.{}", pattern.chars().take(80).collect::<String>())
+}
+
+/// A value as the file has it, cut where it is long.
+fn shown(value: &Value) -> String {
+    const SHOWN: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN) {
+        None => text,
+        Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}

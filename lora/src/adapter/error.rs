@@ -1,0 +1,147 @@
+//! What can be wrong with an adapter.
+
+use align_engine::JsonError;
+use align_engine::weights::{LoadError, WriteError};
+use align_kernels::KernelError;
+use std::io;
+use std::path::PathBuf;
+
+/// An adapter that was refused or could not be written. Where nothing else is said, the fault is in a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdapterError {
+    /// `adapter_config.json` says something that is wrong or not supported.
+    #[error("{path}: {fault}")]
+    Config { path: PathBuf, fault: ConfigFault },
+    /// The options of a new adapter: the user's flags.
+    #[error("LoRA options: {0}")]
+    Options(ConfigFault),
+    /// `adapter_config.json` is not a JSON object.
+    #[error(transparent)]
+    Json(#[from] JsonError),
+    /// A file of the adapter is missing.
+    #[error("{dir}: holds no {file}; give the folder that PEFT or `train` wrote{}", pickle_hint(*.pickle))]
+    NoFile {
+        dir: PathBuf,
+        file: &'static str,
+        /// Whether the weights are there as `adapter_model.bin`.
+        pickle: bool,
+    },
+    /// `adapter_model.safetensors` is not sound, or a tensor's number format is none that weights can have.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A tensor of something that this program does not do.
+    #[error("{path}: tensor `{tensor}` belongs to {feature}, which is not supported; train a plain LoRA adapter")]
+    Unsupported { path: PathBuf, tensor: String, feature: &'static str },
+    /// One half of an update.
+    #[error(
+        "{path}: tensor `{tensor}` is there, its partner `{missing}` is not; the file is incomplete, save it again"
+    )]
+    Partner { path: PathBuf, tensor: String, missing: String },
+    /// Tensors for modules that the model does not have.
+    #[error(
+        "{path}: {} the model does not have: {}; is this the adapter of another model?",
+        counted(*.count, "tensor is for a module that", "tensors are for modules that"), first(.tensors, *.count)
+    )]
+    Unmatched {
+        path: PathBuf,
+        /// The first five, by name.
+        tensors: Vec<String>,
+        count: usize,
+    },
+    /// Modules that the file has and the configuration leaves out.
+    #[error(
+        "{path}: {} that target_modules of adapter_config.json leaves out: {}; the two files are from different runs",
+        counted(*.count, "module", "modules"), first(.modules, *.count)
+    )]
+    NotTargeted {
+        path: PathBuf,
+        /// The first five, in the model's order.
+        modules: Vec<String>,
+        count: usize,
+    },
+    /// Modules that the configuration has and the file leaves out.
+    #[error(
+        "{path}: {} that adapter_config.json targets {} no tensors: {}; the file is incomplete, or of another run",
+        counted(*.count, "module", "modules"), if *.count == 1 { "has" } else { "have" }, first(.modules, *.count)
+    )]
+    NotInFile {
+        path: PathBuf,
+        /// The first five, in the model's order.
+        modules: Vec<String>,
+        count: usize,
+    },
+    /// Another rank than the configuration's.
+    #[error(
+        "{path}: tensor `{tensor}` is {found:?}, of rank {found_rank}; adapter_config.json says rank {expected}; \
+         the two files are from different runs"
+    )]
+    Rank { path: PathBuf, tensor: String, found: Vec<usize>, found_rank: usize, expected: usize },
+    /// Another width than the model's.
+    #[error(
+        "{path}: tensor `{tensor}` is {found:?}, this model needs {expected:?}; is this the adapter of another model?"
+    )]
+    Shape { path: PathBuf, tensor: String, found: Vec<usize>, expected: [usize; 2] },
+    /// NaN or infinity.
+    #[error(
+        "{path}: `{tensor}` holds {value} at element {element}; the run that wrote it diverged, take an earlier checkpoint"
+    )]
+    NonFinite { path: PathBuf, tensor: String, element: usize, value: f32 },
+    /// A file or folder that cannot be written.
+    #[error("{path}: cannot {action}: {source}; what was there before stays")]
+    Io { path: PathBuf, action: &'static str, source: io::Error },
+    /// The tensors cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// What is wrong with a LoRA configuration. Keys are those of `adapter_config.json`.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigFault {
+    #[error("`{key}` is missing; is this the adapter_config.json of a PEFT adapter?")]
+    Missing { key: &'static str },
+    #[error("`{key}` is {found}, expected {expected}")]
+    Value { key: String, expected: &'static str, found: String },
+    #[error("`{key}` is {found}: {feature} is not supported; train a plain LoRA adapter")]
+    Unsupported { key: &'static str, found: String, feature: &'static str },
+    #[error(
+        "`{key}` is {found}: this program does not know what that changes; set it to null if the adapter is plain LoRA"
+    )]
+    UnknownKey { key: String, found: String },
+    #[error("`{key}` goes with a list as `target_modules` only, which is {targets}; say it in the regular expression")]
+    NeedsList { key: &'static str, targets: String },
+    #[error("`layers_pattern` without `layers_to_transform` changes nothing; give both or none")]
+    PatternAlone,
+    #[error("`{key}`: the pattern {pattern:?} cannot be used: {reason}")]
+    Pattern { key: &'static str, pattern: String, reason: String },
+    #[error("`target_modules` {targets} matches no linear layer of this model{hint}; they are {modules}")]
+    NothingMatches {
+        targets: String,
+        /// What else takes part in the choice.
+        hint: &'static str,
+        /// Names with `N` for the layer's number.
+        modules: String,
+    },
+    #[error("`target_modules` matches `{module}`: adapters on embeddings are not supported; leave it out")]
+    Embedding { module: String },
+}
+
+fn counted(n: usize, one: &str, several: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { several })
+}
+
+/// The names shown of a list of `count`.
+fn first(names: &[String], count: usize) -> String {
+    let more = if names.len() < count { ", ..." } else { "" };
+    format!("{}{more}", names.join(", "))
+}
+
+fn pickle_hint(there: bool) -> &'static str {
+    match there {
+        true => " (adapter_model.bin is a pickle: load it with PEFT and save it again)",
+        false => "",
+    }
+}

@@ -1,0 +1,497 @@
+//! Merging an adapter into its base: a model directory like the base's, with `W + scaling * B·A` in place of `W`.
+//!
+//! Streaming: a tensor is read from the mapped file, computed in pieces of some rows and written, so that the memory needed does
+//! not grow with the model. All is written into a folder beside the output, which gets the output's name when it is complete.
+
+use super::error::AdapterError;
+use super::peft;
+use align_engine::model::adapters::LinearId;
+use align_engine::model::{ConfigError, Layout, LinearInfo, ModelConfig};
+use align_engine::weights::{
+    Checkpoint, LoadError, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec, ValueCheck, WriteError,
+};
+use align_kernels::device::WeightDtype;
+use align_kernels::gemm::{Accumulate, Dx};
+use align_kernels::{Device, KernelError, Precision, Slice};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// Elements of a tensor that are computed at once: 16 MiB as f32, far more than a product needs to run at full speed.
+const PIECE: usize = 1 << 22;
+/// Elements that one thread adds and rounds at a time.
+const TASK: usize = 1 << 15;
+
+/// A merge to be done.
+#[derive(Debug, Clone, Copy)]
+pub struct Merge<'a> {
+    /// The base's directory.
+    pub model: &'a Path,
+    /// The adapter's directory.
+    pub adapter: &'a Path,
+    /// The new directory.
+    pub output: &'a Path,
+    pub existing: Existing,
+}
+
+/// What happens to an output directory that is there already and not empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and the merge is refused.
+    Keep,
+    /// When the new one is complete, the old one is removed.
+    Replace,
+}
+
+/// What a merge did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MergeReport {
+    /// Matrices that an update was added to.
+    pub merged: usize,
+    /// Their elements.
+    pub elements: u64,
+    /// Those of the elements that are another number than before: a small update can vanish when a 16-bit weight is rounded.
+    pub changed: u64,
+    /// Largest absolute value that was added.
+    pub max_delta: f32,
+    /// Bytes of all tensors written, those that no update was added to included.
+    pub bytes: u64,
+    /// Other files copied.
+    pub copied: usize,
+    /// Paths within the base's directory that were not copied: other forms of the weights, which have no update, folders of version
+    /// control and download tools, links to folders and links that lead nowhere.
+    pub left_out: Vec<PathBuf>,
+}
+
+/// A merge that was refused or failed. The output directory is as it was before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MergeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Adapter(#[from] AdapterError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("{output}: is there and not empty; give another --output, or --overwrite to replace it")]
+    NotEmpty { output: PathBuf },
+    #[error("{output}: is there and not a folder; give another --output")]
+    NotAFolder { output: PathBuf },
+    #[error("{output}: lies in, or holds, {input}, which is read; give an --output of its own")]
+    Overlap { output: PathBuf, input: PathBuf },
+    #[error(
+        "{path}: `{tensor}` would hold {base} + {delta} at element {element}, which is not finite as {dtype:?}; \
+         the weights are damaged, or the adapter is from a run that diverged"
+    )]
+    NonFinite { path: PathBuf, tensor: String, element: usize, base: f32, delta: f32, dtype: WeightDtype },
+    #[error("{output}: not written: cannot {action} {path}: {source}; what was there before stays")]
+    Io { output: PathBuf, action: &'static str, path: PathBuf, source: io::Error },
+    #[error("{output}: not written: {source}")]
+    Write { output: PathBuf, source: WriteError },
+}
+
+impl Merge<'_> {
+    /// Does it. `progress` is told the bytes of tensors written so far and of all.
+    ///
+    /// # Errors
+    /// [`MergeError`]. Whatever the error, the output directory is as it was before.
+    pub fn run(self, device: &Device, progress: &mut dyn FnMut(u64, u64)) -> Result<MergeReport, MergeError> {
+        self.check_output()?;
+        let base = Base::open(self.model)?;
+        let (_, updates) = peft::read(self.adapter, &base.linears, base.config.module_prefix)?;
+        let mut deltas = BTreeMap::new();
+        for update in updates {
+            let linear = &base.linears[update.choice.linear];
+            let tensor = &base.tensors[update.choice.linear];
+            // what is checked here is checked before anything is written
+            base.checkpoint.frozen(device, tensor, [linear.out_features, linear.in_features])?;
+            let delta = Delta {
+                rank: update.choice.rank,
+                in_features: linear.in_features,
+                scaling: update.choice.scaling,
+                lora_a: device.upload("merge.lora_a", &update.lora_a)?,
+                lora_b: device.upload("merge.lora_b", &update.lora_b)?,
+            };
+            deltas.insert(tensor.as_str(), delta);
+        }
+
+        let parent = match self.output.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let io = |action, path: &Path, source| self.io(action, path, source);
+        std::fs::create_dir_all(parent).map_err(|error| io("make", parent, error))?;
+        let staged = temporary_folder(parent).map_err(|error| io("make a folder in", parent, error))?;
+        let mut report = MergeReport {
+            merged: deltas.len(),
+            elements: 0,
+            changed: 0,
+            max_delta: 0.0,
+            bytes: 0,
+            copied: 0,
+            left_out: Vec::new(),
+        };
+        self.copy_others(&base.checkpoint, Path::new(""), staged.path(), &mut report)?;
+        let total = base.checkpoint.bytes();
+        for shard in base.checkpoint.shards() {
+            self.write_shard(device, shard, &deltas, staged.path(), &mut report, &mut |bytes| progress(bytes, total))?;
+        }
+        sync(staged.path()).map_err(|error| io("write to the disk", staged.path(), error))?;
+        self.put_in_place(staged, parent)?;
+        Ok(report)
+    }
+
+    fn io(&self, action: &'static str, path: &Path, source: io::Error) -> MergeError {
+        MergeError::Io { output: self.output.to_owned(), action, path: path.to_owned(), source }
+    }
+
+    /// Refuses an output that holds something, or that would replace what is read.
+    fn check_output(&self) -> Result<(), MergeError> {
+        let output = self.output.to_owned();
+        let resolved = resolve(self.output);
+        for input in [self.model, self.adapter] {
+            // an input that is not there is reported by whoever reads it
+            let Ok(canonical) = std::fs::canonicalize(input) else { continue };
+            let inside_model = input == self.model && resolved.starts_with(&canonical);
+            if inside_model || canonical.starts_with(&resolved) {
+                return Err(MergeError::Overlap { output, input: input.to_owned() });
+            }
+        }
+        let mut entries = match std::fs::read_dir(self.output) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(MergeError::NotAFolder { output });
+            }
+            Err(error) => return Err(self.io("read", self.output, error)),
+        };
+        match (entries.next(), self.existing) {
+            (Some(_), Existing::Keep) => Err(MergeError::NotEmpty { output }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Copies what is in `folder`, a path within the base's directory, but for the weights.
+    fn copy_others(
+        &self,
+        checkpoint: &Checkpoint,
+        folder: &Path,
+        staged: &Path,
+        report: &mut MergeReport,
+    ) -> Result<(), MergeError> {
+        let from = self.model.join(folder);
+        let entries = std::fs::read_dir(&from).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let mut entries = entries.map_err(|error| self.io("read", &from, error))?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let name = entry.file_name();
+            let path = folder.join(&name);
+            let source = entry.path();
+            // follows links: the files of the Hugging Face cache are links
+            let facts = match std::fs::metadata(&source) {
+                Ok(facts) => facts,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    report.left_out.push(path);
+                    continue;
+                }
+                Err(error) => return Err(self.io("read", &source, error)),
+            };
+            let at_top = folder.as_os_str().is_empty();
+            if at_top && checkpoint.shards().iter().any(|shard| shard.path().file_name() == Some(&name)) {
+                continue;
+            }
+            if facts.is_dir() {
+                let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+                if is_link || is_bookkeeping(&name) {
+                    report.left_out.push(path);
+                    continue;
+                }
+                let target = staged.join(&path);
+                std::fs::create_dir(&target).map_err(|error| self.io("make", &target, error))?;
+                self.copy_others(checkpoint, &path, staged, report)?;
+            } else if !facts.is_file() || is_other_weights(&name, checkpoint) {
+                report.left_out.push(path);
+            } else {
+                let target = staged.join(&path);
+                std::fs::copy(&source, &target)
+                    .and_then(|_| sync(&target))
+                    .map_err(|error| self.io("copy", &source, error))?;
+                report.copied += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a file of tensors: the same names in the same order, in the same number formats, with the same metadata.
+    fn write_shard(
+        &self,
+        device: &Device,
+        shard: &SafetensorsFile,
+        deltas: &BTreeMap<&str, Delta>,
+        staged: &Path,
+        report: &mut MergeReport,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), MergeError> {
+        let write_error = |source| MergeError::Write { output: self.output.to_owned(), source };
+        let name = shard.path().file_name().expect("a checkpoint's files have names");
+        let spec = |tensor: &TensorInfo| TensorSpec {
+            name: tensor.name.clone(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.clone(),
+        };
+        let specs: Vec<TensorSpec> = shard.tensors().iter().map(spec).collect();
+        let mut writer =
+            SafetensorsWriter::create(&staged.join(name), shard.metadata(), &specs).map_err(write_error)?;
+        for tensor in shard.tensors() {
+            let data = shard.data(tensor);
+            let Some(delta) = deltas.get(tensor.name.as_str()) else {
+                writer.write(&tensor.name, data).map_err(write_error)?;
+                report.bytes += data.len() as u64;
+                progress(report.bytes);
+                continue;
+            };
+            let dtype = shard.weight_dtype(tensor)?;
+            let rows_at_once = (PIECE / delta.in_features).max(1);
+            let row_bytes = delta.in_features * dtype.bytes();
+            let mut merged = Vec::new();
+            for (piece, weights) in data.chunks(rows_at_once * row_bytes).enumerate() {
+                let first_row = piece * rows_at_once;
+                let added = delta.rows(device, first_row, weights.len() / row_bytes)?;
+                let sums = add(device, dtype, weights, &added, &mut merged);
+                if let Some(at) = sums.nonfinite {
+                    return Err(MergeError::NonFinite {
+                        path: shard.path().to_owned(),
+                        tensor: tensor.name.clone(),
+                        element: first_row * delta.in_features + at,
+                        base: widen(dtype, &weights[at * dtype.bytes()..]),
+                        delta: added[at],
+                        dtype,
+                    });
+                }
+                report.elements += added.len() as u64;
+                report.changed += sums.changed;
+                report.max_delta = report.max_delta.max(sums.max_delta);
+                writer.write(&tensor.name, &merged).map_err(write_error)?;
+                report.bytes += merged.len() as u64;
+                progress(report.bytes);
+            }
+        }
+        writer.finish().map_err(write_error)
+    }
+
+    /// Gives the finished folder the output's name. An old output is set aside until that is done.
+    fn put_in_place(&self, staged: TempDir, parent: &Path) -> Result<(), MergeError> {
+        // of the folder itself, if the output is a link to one
+        let output = resolve(self.output);
+        let old = match output.exists() {
+            true => {
+                let beside = output.parent().unwrap_or(parent);
+                let aside = temporary_folder(beside).map_err(|error| self.io("make a folder in", beside, error))?;
+                let old = aside.path().join("old");
+                std::fs::rename(&output, &old).map_err(|error| self.io("set aside", &output, error))?;
+                Some((aside, old))
+            }
+            false => None,
+        };
+        if let Err(error) = std::fs::rename(staged.path(), &output) {
+            if let Some((aside, old)) = old {
+                // if even this fails, the old folder stays where it was set aside, and must not be removed with it
+                if std::fs::rename(&old, &output).is_err() {
+                    let kept = aside.keep().join("old");
+                    return Err(self.io("put back what is now in", &kept, error));
+                }
+            }
+            return Err(self.io("rename the finished folder to", &output, error));
+        }
+        // it has its new name: nothing is left to remove
+        let _ = staged.keep();
+        sync(parent).map_err(|error| self.io("write to the disk", parent, error))
+    }
+}
+
+/// The base, without its values.
+struct Base {
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+    linears: Vec<LinearInfo>,
+    /// Names of the tensors of `linears`.
+    tensors: Vec<String>,
+}
+
+impl Base {
+    fn open(dir: &Path) -> Result<Base, MergeError> {
+        let config = ModelConfig::open(dir)?;
+        // values are looked at as they are merged
+        let checkpoint = Checkpoint::open(dir, ValueCheck::Skip)?;
+        let layout = Layout::of(&config, &checkpoint);
+        let mut linears = Vec::new();
+        let mut tensors = Vec::new();
+        for layer_idx in 0..config.num_hidden_layers {
+            for &projection in config.projections() {
+                let [out_features, in_features] = projection.shape(&config);
+                let (id, name) = (LinearId(linears.len()), config.module_path(layer_idx, projection));
+                linears.push(LinearInfo { id, name, in_features, out_features });
+                tensors.push(layout.weight(layer_idx, projection));
+            }
+        }
+        Ok(Base { config, checkpoint, linears, tensors })
+    }
+}
+
+/// The update of one matrix.
+struct Delta {
+    rank: usize,
+    in_features: usize,
+    scaling: f32,
+    /// `[rank, in_features]`
+    lora_a: align_kernels::Buffer<f32>,
+    /// `[out_features, rank]`
+    lora_b: align_kernels::Buffer<f32>,
+}
+
+impl Delta {
+    /// Rows `first_row..first_row + rows` of `scaling * B·A`.
+    fn rows(&self, device: &Device, first_row: usize, rows: usize) -> Result<Vec<f32>, KernelError> {
+        let mut delta = device.alloc("merge.delta", rows * self.in_features)?;
+        let lora_b: Slice<'_, f32> = self.lora_b.view();
+        Dx {
+            m: rows,
+            n: self.rank,
+            k: self.in_features,
+            alpha: self.scaling,
+            dy: lora_b.range(first_row * self.rank..(first_row + rows) * self.rank),
+            w: self.lora_a.view().into(),
+            dx: delta.view_mut(),
+            accumulate: Accumulate::Set,
+            precision: Precision::F32,
+        }
+        .run(device)?;
+        Ok(delta.download())
+    }
+}
+
+/// What adding showed.
+struct Sums {
+    /// The first element whose sum is NaN or infinite.
+    nonfinite: Option<usize>,
+    changed: u64,
+    max_delta: f32,
+}
+
+/// `merged = weights + delta` in f32, rounded once to the format of `weights`.
+fn add(device: &Device, dtype: WeightDtype, weights: &[u8], delta: &[f32], merged: &mut Vec<u8>) -> Sums {
+    merged.resize(weights.len(), 0);
+    let size = dtype.bytes();
+    let task = |index: usize, weights: &[u8], delta: &[f32], merged: &mut [u8]| -> Sums {
+        let mut sums = Sums { nonfinite: None, changed: 0, max_delta: 0.0 };
+        let elements = weights.chunks_exact(size).zip(delta).zip(merged.chunks_exact_mut(size));
+        for (at, ((weight, &delta), merged)) in elements.enumerate() {
+            let sum = narrow(dtype, widen(dtype, weight) + delta, merged);
+            if !sum.is_finite() && sums.nonfinite.is_none() {
+                sums.nonfinite = Some(index * TASK + at);
+            }
+            sums.changed += u64::from(sum != widen(dtype, weight));
+            sums.max_delta = sums.max_delta.max(delta.abs());
+        }
+        sums
+    };
+    device.install(|| {
+        let tasks = weights.par_chunks(TASK * size).zip(delta.par_chunks(TASK)).zip(merged.par_chunks_mut(TASK * size));
+        tasks.enumerate().map(|(index, ((weights, delta), merged))| task(index, weights, delta, merged)).reduce(
+            || Sums { nonfinite: None, changed: 0, max_delta: 0.0 },
+            |one, other| Sums {
+                nonfinite: one.nonfinite.into_iter().chain(other.nonfinite).min(),
+                changed: one.changed + other.changed,
+                max_delta: one.max_delta.max(other.max_delta),
+            },
+        )
+    })
+}
+
+/// The number at the beginning of `bytes`, little endian.
+fn widen(dtype: WeightDtype, bytes: &[u8]) -> f32 {
+    match dtype {
+        WeightDtype::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        WeightDtype::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        WeightDtype::Bf16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+    }
+}
+
+/// Stores `value` in the format, and gives what was stored.
+fn narrow(dtype: WeightDtype, value: f32, bytes: &mut [u8]) -> f32 {
+    match dtype {
+        WeightDtype::F32 => {
+            bytes.copy_from_slice(&value.to_le_bytes());
+            value
+        }
+        WeightDtype::F16 => {
+            let rounded = f16::from_f32(value);
+            bytes.copy_from_slice(&rounded.to_le_bytes());
+            rounded.to_f32()
+        }
+        WeightDtype::Bf16 => {
+            let rounded = bf16::from_f32(value);
+            bytes.copy_from_slice(&rounded.to_le_bytes());
+            rounded.to_f32()
+        }
+    }
+}
+
+/// Folders that are about the directory, not about the model.
+fn is_bookkeeping(name: &OsStr) -> bool {
+    name == ".git" || name == ".cache"
+}
+
+/// Whether a file holds the base's weights in another form, or is the index of one: without the update, a copy of it would be a
+/// trap for the program that prefers it.
+fn is_other_weights(name: &OsStr, checkpoint: &Checkpoint) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let in_one_piece = checkpoint.shards().iter().any(|shard| shard.path().ends_with("model.safetensors"));
+    let is_index = name.ends_with(".index.json") && (in_one_piece || name != "model.safetensors.index.json");
+    let torch = name.starts_with("pytorch_model") && name.ends_with(".bin");
+    let others = [".safetensors", ".pth", ".gguf", ".onnx", ".onnx_data", ".h5", ".msgpack"];
+    is_index || torch || others.iter().any(|ending| name.ends_with(ending))
+}
+
+/// The path with links followed, as far as it is there.
+fn resolve(path: &Path) -> PathBuf {
+    if let Ok(resolved) = std::fs::canonicalize(path) {
+        return resolved;
+    }
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match (absolute.parent(), absolute.file_name()) {
+        (Some(parent), Some(name)) => resolve(parent).join(name),
+        _ => absolute,
+    }
+}
+
+fn temporary_folder(parent: &Path) -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".tmp-");
+    #[cfg(unix)]
+    {
+        // as create_dir: the umask decides who may read it
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o777));
+    }
+    builder.tempdir_in(parent)
+}
+
+/// Puts a file or a folder's list of files on the disk.
+#[cfg(unix)]
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Folders cannot be opened as files here, and files only to write; the system writes in order.
+#[cfg(not(unix))]
+fn sync(_: &Path) -> io::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! LoRA adapters: what they are, which layers they are on, their PEFT files, and merging them into the base.
+
+mod config;
+mod error;
+mod merge;
+mod peft;
+mod targets;
+
+pub use config::LoraConfig;
+pub use error::{AdapterError, ConfigFault};
+pub use merge::{Existing, Merge, MergeError, MergeReport};
+pub use targets::{Choice, ModuleNames, Modules, Targets};
+
+use align_engine::autograd::param::{Param, ParamId};
+use align_engine::model::adapters::{AdapterSet, LowRank};
+use align_engine::model::{LinearInfo, Model};
+use align_kernels::rng::Key;
+use align_kernels::{Device, KernelError};
+use peft::{Half, Tensor, Update};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A LoRA adapter of a model: its configuration, and its values on the model's device.
+#[derive(Debug)]
+pub struct Adapter {
+    device: Device,
+    config: LoraConfig,
+    set: Arc<AdapterSet>,
+    /// The tensors' names in PEFT's file, by [`ParamId`].
+    keys: Vec<String>,
+}
+
+impl Adapter {
+    /// An adapter that changes nothing yet: A is uniform within `1 / sqrt(in_features)`, B is zero. The values of a module depend
+    /// on the seed and on its place in the model, not on the other targets.
+    ///
+    /// `all-linear` becomes the list of names that it stands for, so that the written configuration is read alike everywhere.
+    ///
+    /// # Errors
+    /// [`AdapterError::Options`], [`AdapterError::Kernel`].
+    /// # Source
+    /// peft `LoraLayer.reset_lora_parameters`: `kaiming_uniform(a = sqrt(5))`, whose bound is `1 / sqrt(in_features)`.
+    pub fn fresh(model: &Model, config: &LoraConfig, seed: u64) -> Result<Adapter, AdapterError> {
+        config.check().map_err(AdapterError::Options)?;
+        let mut config = config.clone();
+        let linears = model.linears();
+        let modules = Modules::new(linears, model.config().module_prefix);
+        let choices = config.choose(&modules).map_err(AdapterError::Options)?;
+        if config.target_modules == Targets::AllLinear {
+            config.target_modules = Targets::Named(ModuleNames::List(targets::spelled_out(&modules)));
+        }
+        let updates = choices.into_iter().map(|choice| {
+            let LinearInfo { id, in_features, out_features, .. } = linears[choice.linear];
+            let key = Key::new(seed, INITIALISATION, id.0 as u64);
+            let bound = 1.0 / (in_features as f32).sqrt();
+            let lora_a = (0..choice.rank * in_features).map(|i| bound * (2.0 * key.unit(i as u64) - 1.0)).collect();
+            Update { choice, lora_a, lora_b: vec![0.0; out_features * choice.rank] }
+        });
+        Ok(Adapter::on_device(model.device(), linears, config, updates)?)
+    }
+
+    /// Reads the adapter that PEFT or [`Adapter::save`] wrote to `dir`. Values in 16 bits are widened.
+    ///
+    /// # Errors
+    /// Every variant of [`AdapterError`] that speaks of reading: the adapter must fit the model and its configuration exactly.
+    pub fn load(model: &Model, dir: &Path) -> Result<Adapter, AdapterError> {
+        let linears = model.linears();
+        let (config, updates) = peft::read(dir, linears, model.config().module_prefix)?;
+        Ok(Adapter::on_device(model.device(), linears, config, updates)?)
+    }
+
+    fn on_device(
+        device: &Device,
+        linears: &[LinearInfo],
+        config: LoraConfig,
+        updates: impl IntoIterator<Item = Update>,
+    ) -> Result<Adapter, KernelError> {
+        let mut set = AdapterSet::new(linears.len());
+        let mut keys = Vec::new();
+        for Update { choice, lora_a, lora_b } in updates {
+            let LinearInfo { id, name, in_features, out_features } = &linears[choice.linear];
+            let rank = choice.rank;
+            let lora_a = Param::new(device, ParamId(keys.len()), [rank, *in_features], &lora_a)?;
+            keys.push(peft::key(name, Half::A));
+            let lora_b = Param::new(device, ParamId(keys.len()), [*out_features, rank], &lora_b)?;
+            keys.push(peft::key(name, Half::B));
+            set.insert(*id, LowRank { lora_a, lora_b, scaling: choice.scaling });
+        }
+        Ok(Adapter { device: device.clone(), config, set: Arc::new(set), keys })
+    }
+
+    /// Writes `adapter_model.safetensors` and `adapter_config.json` into `dir`, which is made if need be. Each file appears whole,
+    /// or what was there before stays.
+    ///
+    /// # Errors
+    /// [`AdapterError::Io`], [`AdapterError::Write`]; [`AdapterError::NonFinite`] for values that [`Adapter::load`] would refuse.
+    pub fn save(&self, dir: &Path) -> Result<(), AdapterError> {
+        let io = |source| AdapterError::Io { path: dir.to_owned(), action: "make the folder", source };
+        std::fs::create_dir_all(dir).map_err(io)?;
+        let tensor =
+            |(key, param): (String, &Param)| Tensor { key, shape: param.shape(), values: param.read().download() };
+        peft::write(&dir.join(peft::WEIGHTS), self.params().map(tensor).collect())?;
+        self.config.write(&dir.join(peft::CONFIG))
+    }
+
+    /// What it is.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// Its values, as the forward pass takes them.
+    pub fn set(&self) -> &Arc<AdapterSet> {
+        &self.set
+    }
+
+    /// Its parameters with their names in PEFT's file, in the order of their ids: the model's order, A before B.
+    pub fn params(&self) -> impl Iterator<Item = (String, &Param)> {
+        let params = self.set.iter().flat_map(|(_, update)| [&update.lora_a, &update.lora_b]);
+        self.keys.iter().cloned().zip(params)
+    }
+
+    /// Number of elements of all its parameters.
+    pub fn trainable_parameters(&self) -> usize {
+        self.params().map(|(_, param)| param.len()).sum()
+    }
+
+    /// A copy of the values that training does not change: the reference of a run that starts from this adapter.
+    ///
+    /// # Errors
+    /// [`AdapterError::Kernel`] if there is no room for it.
+    pub fn snapshot(&self) -> Result<Arc<AdapterSet>, AdapterError> {
+        let copy = |param: &Param| Param::new(&self.device, param.id(), param.shape(), &param.read().download());
+        let mut set = AdapterSet::clone(&self.set);
+        for (linear, update) in self.set.iter() {
+            let (lora_a, lora_b) = (copy(&update.lora_a)?, copy(&update.lora_b)?);
+            set.insert(linear, LowRank { lora_a, lora_b, scaling: update.scaling });
+        }
+        Ok(Arc::new(set))
+    }
+}
+
+/// The step in the keys of the initial values: no optimiser step has this number, so no dropout mask repeats their random words.
+const INITIALISATION: u64 = u64::MAX;

@@ -1,0 +1,87 @@
+//! Running the binary, and reading what it prints and writes.
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The goldens that came with the repository.
+pub fn committed_goldens() -> PathBuf {
+    root().join("tests/goldens")
+}
+
+/// A finished run of `align-cli`.
+#[derive(Debug)]
+pub struct Run {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs `align-cli` with the arguments, from the repository's root.
+pub fn align<S: AsRef<OsStr>>(arguments: &[S]) -> Run {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_align-cli"))
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("the binary was built for this test");
+    let text = |bytes| String::from_utf8(bytes).expect("the binary prints UTF-8");
+    Run { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+}
+
+impl Run {
+    /// The run, if it succeeded.
+    pub fn ok(self) -> Run {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        self
+    }
+
+    /// The JSON objects on stdout, one a line.
+    pub fn json_lines(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+    }
+
+    /// The one JSON value on stdout.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).expect("a JSON value")
+    }
+}
+
+/// The objects of a JSON lines file.
+pub fn read_lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+}
+
+/// A JSON file.
+pub fn read_json(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Writes objects as JSON lines.
+pub fn write_lines(path: &Path, rows: &[Value]) {
+    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    std::fs::write(path, text).unwrap();
+}
+
+/// A number of a golden or an output.
+pub fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
+}
+
+/// A list of numbers.
+pub fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap_or_else(|| panic!("{value} is not a list")).iter().map(number).collect()
+}
+
+/// A list of token ids.
+pub fn ids(value: &Value) -> Vec<u64> {
+    let list = value.as_array().unwrap_or_else(|| panic!("{value} is not a list"));
+    list.iter().map(|id| id.as_u64().expect("a token id")).collect()
+}

@@ -1,0 +1,74 @@
+//! Invariants that a search of the sources can keep.
+
+use crate::align::root;
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join(folder), &mut found);
+    assert!(!found.is_empty(), "{folder}");
+    found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+/// Outside `kernels`, the content of a slice is reached by kernels and by downloads alone, never by matching on its variants.
+#[test]
+fn device_memory_is_reached_through_the_device_module() {
+    for folder in ["engine/src", "lora/src", "cli"] {
+        for (path, text) in sources(folder) {
+            for variant in ["Slice::Cpu", "SliceMut::Cpu", "Device::Cpu"] {
+                assert!(!text.contains(variant), "{}: {variant}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn libraries_print_nothing() {
+    for folder in ["kernels/src", "engine/src", "lora/src"] {
+        for (path, text) in sources(folder) {
+            if path.to_str().unwrap().contains("test") || path.ends_with("goldens.rs") {
+                continue;
+            }
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            for word in ["println!", "eprintln!", "eprint!(", "print!("] {
+                let used = code.lines().any(|line| line.contains(word) && !line.trim_start().starts_with("//"));
+                assert!(!used, "{}: {word}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn crates_depend_to_the_left_only() {
+    let depends = |on: &str, manifest: &str| std::fs::read_to_string(root().join(manifest)).unwrap().contains(on);
+    for (manifest, right) in
+        [("kernels/Cargo.toml", ["align-engine", "align-lora"].as_slice()), ("engine/Cargo.toml", &["align-lora"])]
+    {
+        for on in right {
+            assert!(!depends(on, manifest), "{manifest} depends on {on}");
+        }
+    }
+}
+
+/// Every test that docs/architecture.md names exists.
+#[test]
+fn the_map_names_files_that_exist() {
+    let map = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    for line in map.lines().filter(|line| line.starts_with("| `")) {
+        let cell = line.split('|').nth(1).unwrap().trim().trim_matches('`');
+        let folder = cell.split('<').next().unwrap();
+        if folder.contains('/') {
+            assert!(root().join(folder).exists(), "docs/architecture.md names {cell}");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! The command line's contract: flags and their other names, files, exit codes, streams.
+
+use crate::align::{Run, align, committed_goldens, read_lines};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn tiny() -> String {
+    committed_goldens().join("tiny-llama/model").to_str().unwrap().to_owned()
+}
+
+fn pairs() -> String {
+    committed_goldens().join("pairs.jsonl").to_str().unwrap().to_owned()
+}
+
+/// A short run of `train`, in a folder of its own.
+fn train(folder: &Path, more: &[&str]) -> Run {
+    let output = folder.join("out");
+    let (model, data) = (tiny(), pairs());
+    let length = if more.contains(&"--max-length") { &[][..] } else { &["--max-length", "96"] };
+    let common =
+        ["train", "--model", &model, "--data", &data, "--max-steps", "2", "--output", output.to_str().unwrap()];
+    align(&[&common[..], length, more].concat())
+}
+
+fn table(path: PathBuf) -> toml::Table {
+    std::fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+#[test]
+fn train_writes_the_files_of_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = pairs();
+    let run = train(folder.path(), &["--loss", "exo", "--eval-data", &data]).ok();
+    assert_eq!(run.stdout, "", "progress and summary go to stderr");
+    let out = folder.path().join("out");
+    for file in ["adapter_model.safetensors", "adapter_config.json", "metrics.jsonl", "config.toml"] {
+        assert!(out.join(file).exists(), "{file}");
+    }
+    let lines = read_lines(&out.join("metrics.jsonl"));
+    let steps: Vec<&Value> = lines.iter().filter(|line| line.get("loss").is_some()).collect();
+    assert_eq!(steps.len(), 2);
+    let keys: Vec<&str> = steps[0].as_object().unwrap().keys().map(String::as_str).collect();
+    for key in [
+        "step",
+        "epoch",
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+        "num_tokens",
+        "tokens_per_second",
+    ] {
+        assert!(keys.contains(&key), "{key} is missing: {keys:?}");
+    }
+    assert_eq!(steps[0]["rewards/margins"], 0.0, "a fresh adapter is the reference");
+    assert_eq!(steps[0]["rewards/accuracies"], 0.0, "strictly above");
+    let evaluations: Vec<&Value> = lines.iter().filter(|line| line.get("eval_loss").is_some()).collect();
+    assert!(evaluations.len() >= 2, "at the start and at the end");
+    assert!(evaluations[0].get("eval_logps/accuracies").is_some());
+    for what in [
+        "model:",
+        "device:",
+        "adapter:",
+        "loss: exo_pair",
+        "reference:",
+        "rows kept, from 80 records",
+        "stop token",
+        "cut",
+    ] {
+        assert!(run.stderr.contains(what), "the summary lacks {what:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn the_names_of_trl_are_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let (model, data) = (tiny(), pairs());
+    let arguments = [
+        "train",
+        "--model_name_or_path",
+        &model,
+        "--dataset_name",
+        &data,
+        "--per_device_train_batch_size",
+        "2",
+        "--gradient_accumulation_steps",
+        "3",
+        "--lora_r",
+        "4",
+        "--lora_alpha",
+        "8",
+        "--lora_dropout",
+        "0.1",
+        "--lora_target_modules",
+        "q_proj,v_proj",
+        "--loss_type",
+        "sigmoid",
+        "--num_train_epochs",
+        "1",
+        "--max_steps",
+        "1",
+        "--learning_rate",
+        "1e-4",
+        "--lr_scheduler_type",
+        "cosine",
+        "--warmup_steps",
+        "1",
+        "--weight_decay",
+        "0.01",
+        "--max_grad_norm",
+        "0.5",
+        "--max_length",
+        "64",
+        "--logging_steps",
+        "5",
+        "--beta",
+        "0.2",
+        "--label_smoothing",
+        "0.1",
+        "--output_dir",
+        output.to_str().unwrap(),
+    ];
+    align(&arguments).ok();
+    let config = table(output.join("config.toml"));
+    assert_eq!(config["batch-size"].as_integer(), Some(6), "accumulation multiplies the batch");
+    assert_eq!(config["loss"].as_str(), Some("dpo"));
+    assert_eq!(config["label-smoothing"].as_float(), Some(0.1));
+    let adapter: Value =
+        serde_json::from_str(&std::fs::read_to_string(output.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((adapter["r"].as_u64(), adapter["lora_alpha"].as_u64()), (Some(4), Some(8)));
+}
+
+#[test]
+fn the_resolved_configuration_makes_the_same_run() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), &["--loss", "ipo", "--beta", "0.3", "--seed", "3", "--lora-rank", "4"]).ok();
+    let again = folder.path().join("again");
+    let config = folder.path().join("out/config.toml");
+    align(&["train", "--config", config.to_str().unwrap(), "--output", again.to_str().unwrap()]).ok();
+    let read = |name: &Path| std::fs::read(name.join("adapter_model.safetensors")).unwrap();
+    assert!(read(&folder.path().join("out")) == read(&again), "the same bits");
+}
+
+#[test]
+fn flags_win_over_the_file_and_paths_are_relative_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(pairs(), folder.path().join("here.jsonl")).unwrap();
+    let config = folder.path().join("run.toml");
+    let text = format!(
+        "model = {:?}\ndata = \"here.jsonl\"\nmax_length = 64\nbatch-size = 3\nbeta = 0.5\nmax-steps = 1\n",
+        tiny()
+    );
+    std::fs::write(&config, text).unwrap();
+    let output = folder.path().join("out");
+    let arguments =
+        ["train", "--config", config.to_str().unwrap(), "--beta", "0.25", "--output", output.to_str().unwrap()];
+    align(&arguments).ok();
+    let resolved = table(output.join("config.toml"));
+    assert_eq!(resolved["beta"].as_float(), Some(0.25));
+    assert_eq!(resolved["batch-size"].as_integer(), Some(3));
+}
+
+#[test]
+fn an_unknown_key_names_the_file_the_line_and_a_flag_that_exists() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("run.toml");
+    std::fs::write(&config, "beta = 0.1\nlearning_rat = 1e-4\n").unwrap();
+    let run = align(&["train", "--config", config.to_str().unwrap()]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    for part in ["run.toml:2", "learning_rat", "learning-rate"] {
+        assert!(run.stderr.contains(part), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn an_output_that_holds_something_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("out")).unwrap();
+    std::fs::write(folder.path().join("out/precious"), "x").unwrap();
+    let run = train(folder.path(), &[]);
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("--overwrite"), "{}", run.stderr);
+    train(folder.path(), &["--overwrite"]).ok();
+}
+
+#[test]
+fn usage_errors_have_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases: [(&[&str], &str); 8] = [
+        (&["--loss", "nonsense"], "nonsense"),
+        (&["--loss", "apo"], "apo_zero"),
+        (&["--loss", "ipo", "--label-smoothing", "0.1"], "label-smoothing"),
+        (&["--loss", "kto", "--batch-size", "1"], "at least 2"),
+        (&["--beta", "-1"], "beta"),
+        (&["--learning-rate", "much"], "learning-rate"),
+        (&["--lora-rank", "0"], "lora-rank"),
+        (&["--no-such-flag"], "no-such-flag"),
+    ];
+    for (flags, part) in cases {
+        let run = train(folder.path(), flags);
+        assert_eq!(run.code, Some(2), "{flags:?}: {}", run.stderr);
+        assert!(run.stderr.contains(part), "{flags:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn cuda_is_said_to_be_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = train(folder.path(), &["--device", "cuda"]);
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    assert!(run.stderr.contains("--device cuda") && run.stderr.contains("cpu"), "{}", run.stderr);
+}
+
+#[test]
+fn losses_lists_the_registry() {
+    let list = align(&["losses", "--json"]).ok().json();
+    let names: Vec<&str> = list.as_array().unwrap().iter().map(|loss| loss["name"].as_str().unwrap()).collect();
+    let registry: Vec<&str> = align_lora::objective::LOSSES.iter().map(|loss| loss.name).collect();
+    assert_eq!(names, registry);
+    for loss in list.as_array().unwrap() {
+        for key in ["name", "aliases", "data", "reference", "source"] {
+            assert!(loss.get(key).is_some(), "{key}: {loss}");
+        }
+    }
+    let text = align(&["losses"]).ok().stdout;
+    assert!(registry.iter().all(|name| text.contains(name)), "{text}");
+}
+
+#[test]
+fn eval_takes_loss_and_knobs_from_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), &["--loss", "ipo", "--beta", "0.3", "--no-length-norm"]).ok();
+    let (model, data, adapter) = (tiny(), pairs(), folder.path().join("out"));
+    let adapter = adapter.to_str().unwrap();
+    let eval = |more: &[&str]| {
+        let common = ["eval", "--model", &model, "--adapter", adapter, "--data", &data, "--max-length", "96", "--json"];
+        align(&[&common[..], more].concat()).ok().json()
+    };
+    let (from_run, explicit) = (eval(&[]), eval(&["--loss", "ipo", "--beta", "0.3", "--no-length-norm"]));
+    assert_eq!(from_run, explicit);
+    assert_ne!(from_run["eval_loss"], eval(&["--loss", "dpo"])["eval_loss"]);
+    assert_eq!(from_run["rows"].as_u64().unwrap() + from_run["dropped"].as_u64().unwrap(), 80);
+}
+
+#[test]
+fn paired_data_serves_an_unpaired_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = train(folder.path(), &["--loss", "kto", "--max-length", "256"]).ok();
+    assert!(run.stderr.contains("160 rows kept, from 80 records"), "{}", run.stderr);
+}
+
+#[test]
+fn an_adapter_goes_on_from_its_starting_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = committed_goldens().join("tiny-llama/adapter");
+    train(folder.path(), &["--adapter", adapter.to_str().unwrap()]).ok();
+    let first = read_lines(&folder.path().join("out/metrics.jsonl"))[0].clone();
+    assert_eq!(first["loss"].as_f64(), Some(std::f64::consts::LN_2), "the reference is the starting state");
+    assert_eq!(first["rewards/margins"].as_f64(), Some(0.0));
+    let run = train(folder.path(), &["--adapter", adapter.to_str().unwrap(), "--lora-rank", "4", "--overwrite"]);
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+}
+
+#[test]
+fn generate_samples_by_seed_and_stops_at_the_length() {
+    let model = tiny();
+    let run = |seed: &str| {
+        let arguments = [
+            "generate",
+            "--model",
+            &model,
+            "--prompt",
+            "Hello",
+            "--max-new-tokens",
+            "12",
+            "--min-new-tokens",
+            "12",
+            "--sample",
+            "--temperature",
+            "0.9",
+            "--top-p",
+            "0.95",
+            "--seed",
+            seed,
+            "--json",
+        ];
+        align(&arguments).ok().json()
+    };
+    let first = run("1");
+    assert_eq!(first["tokens"].as_array().unwrap().len(), 12);
+    assert_eq!(first["finish"], "length");
+    assert_eq!(first, run("1"));
+    assert_ne!(first["tokens"], run("2")["tokens"]);
+}
+
+#[test]
+fn inspect_says_what_a_model_and_its_data_are() {
+    let (model, data) = (tiny(), pairs());
+    let facts = align(&["inspect", "--model", &model, "--data", &data, "--json"]).ok().json();
+    assert_eq!(facts["model"]["family"], "llama");
+    assert_eq!(facts["data"]["kept"], 80);
+    let text = align(&["inspect", "--model", &model]).ok().stdout;
+    assert!(text.contains("num_hidden_layers") && text.contains("trainable_parameters"), "{text}");
+}
+
+#[test]
+fn completions_and_manual_are_printed() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(align(&["completions", shell]).ok().stdout.contains("align-cli"), "{shell}");
+    }
+    assert!(align(&["man"]).ok().stdout.contains("align-cli"));
+    assert!(align(&["--version"]).ok().stdout.starts_with("align-cli "));
+    assert!(align(&["train", "--help"]).ok().stdout.contains("--kto-kl-grad"), "knobs of the losses are flags");
+}
+
+/// A reader that goes away is no error and no panic.
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let model = tiny();
+    let data = pairs();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_align-cli"))
+        .args(["score", "--model", &model, "--data", &data, "--json", "--per-token"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+    assert_eq!(output.status.code(), Some(0));
+}

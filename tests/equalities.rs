@@ -1,0 +1,300 @@
+//! What must be equal: bit for bit where no sum changes its order, within the rounding of that sum elsewhere.
+
+use crate::align::{align, committed_goldens, read_lines};
+use align_engine::autograd::param::{Param, ParamId};
+use align_engine::autograd::{Mode, ParamGrads};
+use align_engine::model::adapters::{AdapterSet, Adapters, LowRank};
+use align_engine::model::{Model, ModelConfig};
+use align_engine::rows::Dropout;
+use align_engine::weights::{Checkpoint, SafetensorsWriter, TensorSpec, ValueCheck};
+use align_kernels::case::Inputs;
+use align_kernels::{Device, Precision};
+use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
+use align_lora::objective::{DataKind, LOSSES, Objective};
+use align_lora::train::{Batch, Branch, Outcome, Role, Scorers, Scoring, Tree};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const MAX_LENGTH: usize = 256;
+
+/// Families that differ in what the equalities could break on: plain, window and q/k norm, soft-caps, fused with longrope.
+const MODELS: [&str; 4] = ["tiny-llama", "tiny-gemma3", "tiny-gemma2", "tiny-phi3"];
+
+fn model_dir(name: &str) -> PathBuf {
+    committed_goldens().join(name).join("model")
+}
+
+fn load(dir: &Path, threads: usize) -> Model {
+    let device = Device::cpu(Some(threads)).unwrap();
+    let checkpoint = Checkpoint::open(dir, ValueCheck::Finite).unwrap();
+    Model::load(&device, ModelConfig::open(dir).unwrap(), &checkpoint).unwrap()
+}
+
+/// An adapter of rank 4 on every linear layer. `b` scales its second half: 0 is a fresh one.
+fn adapter(model: &Model, b: f32) -> Arc<AdapterSet> {
+    let mut set = AdapterSet::new(model.linears().len());
+    for linear in model.linears() {
+        let param = |id: usize, shape: [usize; 2], scale: f32| {
+            let values = Inputs::of(&[linear.id.0, id]).normal(shape[0] * shape[1], scale);
+            Param::new(model.device(), ParamId(2 * linear.id.0 + id), shape, &values).unwrap()
+        };
+        let a = 1.0 / (linear.in_features as f32).sqrt();
+        let lora_a = param(0, [4, linear.in_features], a);
+        set.insert(linear.id, LowRank { lora_a, lora_b: param(1, [linear.out_features, 4], b), scaling: 2.0 });
+    }
+    Arc::new(set)
+}
+
+/// The first rows of the goldens' data, of the kind that a loss eats.
+fn rows(model: &Model, dir: &Path, kind: DataKind, n: usize) -> Vec<EncodedRow> {
+    let encoder = Encoder::from_model(dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
+    let (file, needs) = match kind {
+        DataKind::Pairs => ("pairs.jsonl", Needs::Pairs),
+        DataKind::Unpaired => ("kto.jsonl", Needs::Labels),
+    };
+    let data = Dataset::open(&[committed_goldens().join(file)], encoder, needs, OnBadRow::Error).unwrap();
+    data.rows(&data.order(Shuffle::Off, 0)[..n]).unwrap()
+}
+
+fn scoring<'m>(model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
+    Scoring {
+        model,
+        adapters: Adapters { policy: Some(adapter.clone()), reference: None },
+        scorers: Scorers::PolicyAndReference,
+        precision: Precision::F32,
+    }
+}
+
+fn tree(row: &EncodedRow) -> Tree<'_> {
+    let branches = row.answers.iter().map(|answer| Branch { ids: answer.kept_ids(), role: Role::Gradient }).collect();
+    Tree { prompt: &row.prompt, branches }
+}
+
+/// Bits of the log-probs of every answer's tokens, policy then reference.
+fn bits(scoring: &Scoring<'_>, trees: &[Tree<'_>]) -> Vec<[Vec<u32>; 2]> {
+    let forward = scoring.forward(trees, Mode::Inference, None, 0).unwrap();
+    let of = |range: &std::ops::Range<usize>| forward.tokens(range).iter().map(|logp| logp.to_bits()).collect();
+    forward.answers().iter().map(|scored| [of(&scored.policy), of(scored.reference.as_ref().unwrap())]).collect()
+}
+
+/// Loss and gradients of a batch, the gradients by parameter.
+fn gradients(
+    scoring: &Scoring<'_>,
+    objective: &Objective,
+    rows: &[EncodedRow],
+    micro_batch_tokens: usize,
+    layers_kept: usize,
+    dropout: Option<Dropout>,
+) -> (Outcome, BTreeMap<ParamId, Vec<f32>>) {
+    let batch = Batch { objective, rows, max_length: MAX_LENGTH, micro_batch_tokens, step: 1 };
+    let mut grads = ParamGrads::default();
+    let outcome = batch.gradients(scoring, dropout, &|_| layers_kept, &mut grads).unwrap();
+    (outcome, grads.iter().map(|(id, grad)| (id, grad.download())).collect())
+}
+
+fn to_bits(grads: &BTreeMap<ParamId, Vec<f32>>) -> Vec<u32> {
+    grads.values().flatten().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn recomputed_is_kept() {
+    for name in MODELS {
+        let model = load(&model_dir(name), 2);
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &model_dir(name), DataKind::Pairs, 3));
+        let scoring = scoring(&model, &adapter);
+        let objective = Objective::new("exo_pair", &[]).unwrap();
+        for dropout in [None, Some(Dropout { p: 0.3, seed: 1, step: 2, first_row: 0 })] {
+            let (kept_loss, kept) = gradients(&scoring, &objective, &rows, 1 << 20, usize::MAX, dropout);
+            for layers_kept in [0, 1, 3] {
+                let (loss, grads) = gradients(&scoring, &objective, &rows, 1 << 20, layers_kept, dropout);
+                assert_eq!(loss.loss.to_bits(), kept_loss.loss.to_bits(), "{name}, {layers_kept} layers kept");
+                assert_eq!(to_bits(&grads), to_bits(&kept), "{name}, {layers_kept} layers kept");
+            }
+        }
+    }
+}
+
+#[test]
+fn packed_is_alone() {
+    for name in MODELS {
+        let model = load(&model_dir(name), 2);
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &model_dir(name), DataKind::Pairs, 5));
+        let scoring = scoring(&model, &adapter);
+        let trees: Vec<Tree<'_>> = rows.iter().map(tree).collect();
+        let packed = bits(&scoring, &trees);
+        for (i, tree) in trees.iter().enumerate() {
+            let alone = bits(&scoring, std::slice::from_ref(tree));
+            assert_eq!(packed[2 * i..2 * i + 2], alone, "{name}: row {i}");
+        }
+    }
+}
+
+#[test]
+fn shared_prefix_is_separate() {
+    for name in MODELS {
+        let model = load(&model_dir(name), 2);
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &model_dir(name), DataKind::Pairs, 4));
+        let scoring = scoring(&model, &adapter);
+        for (i, row) in rows.iter().enumerate() {
+            let shared = tree(row);
+            let apart: Vec<Tree<'_>> =
+                shared.branches.iter().map(|&branch| Tree { prompt: &row.prompt, branches: vec![branch] }).collect();
+            assert_eq!(bits(&scoring, &[shared.clone()]), bits(&scoring, &apart), "{name}: row {i}");
+        }
+    }
+}
+
+/// Micro-batches change the order of one sum: that of the adapters' gradients over rows. Its terms are f32 products of n rows,
+/// so the two orders differ by at most about sqrt(n) * 2^-24 of the terms' size: 1e-4 of the norm leaves room for cancellation.
+#[test]
+fn a_batch_is_its_micro_batches() {
+    let dir = model_dir("tiny-llama");
+    let model = load(&dir, 2);
+    let adapter = adapter(&model, 0.02);
+    let scoring = scoring(&model, &adapter);
+    for loss in LOSSES {
+        let objective = Objective::new(loss.name, &[]).unwrap();
+        let rows = rows(&model, &dir, objective.data(), 6);
+        let (whole, want) = gradients(&scoring, &objective, &rows, 1 << 20, usize::MAX, None);
+        assert_eq!(whole.micro_batches, 1);
+        for budget in [1, 700] {
+            let (parts, got) = gradients(&scoring, &objective, &rows, budget, usize::MAX, None);
+            assert!(parts.micro_batches > 1, "{}: a budget of {budget} splits the batch", loss.name);
+            let error = (parts.loss - whole.loss).abs();
+            assert!(
+                error <= 1e-12 * whole.loss.abs().max(1.0),
+                "{}: loss {} and {}",
+                loss.name,
+                parts.loss,
+                whole.loss
+            );
+            assert_eq!(parts.preferences.means().kl.is_some(), whole.preferences.means().kl.is_some());
+            for (id, want) in &want {
+                let norm = want.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+                let pairs = got[id].iter().zip(want);
+                let distance = pairs.map(|(g, w)| f64::from(g - w).powi(2)).sum::<f64>().sqrt();
+                assert!(distance <= 1e-4 * norm, "{}: {id:?} differs by {distance:e} of {norm:e}", loss.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fresh_adapter_is_the_reference() {
+    for name in MODELS {
+        let model = load(&model_dir(name), 2);
+        let (adapter, rows) = (adapter(&model, 0.0), rows(&model, &model_dir(name), DataKind::Pairs, 4));
+        let objective = Objective::new("dpo", &[]).unwrap();
+        let (outcome, _) = gradients(&scoring(&model, &adapter), &objective, &rows, 1 << 20, 0, None);
+        let means = outcome.preferences.means();
+        assert_eq!(outcome.loss, std::f64::consts::LN_2, "{name}");
+        assert_eq!((means.rewards_margins, means.rewards_accuracies), (Some(0.0), Some(0.0)), "{name}");
+    }
+}
+
+#[test]
+fn one_thread_is_two() {
+    for name in MODELS {
+        let dir = model_dir(name);
+        let run = |threads: usize| {
+            let model = load(&dir, threads);
+            let adapter = adapter(&model, 0.02);
+            let rows = rows(&model, &dir, DataKind::Pairs, 3);
+            let objective = Objective::new("ipo", &[]).unwrap();
+            let (outcome, grads) = gradients(&scoring(&model, &adapter), &objective, &rows, 1 << 20, 2, None);
+            (outcome.loss.to_bits(), to_bits(&grads))
+        };
+        let one = run(1);
+        assert!(one == run(2), "{name}: two threads");
+        assert!(one == run(3), "{name}: three threads");
+    }
+}
+
+/// Metrics without the one column that is a time.
+fn metrics(output: &Path) -> Vec<serde_json::Value> {
+    let mut lines = read_lines(&output.join("metrics.jsonl"));
+    for line in &mut lines {
+        line.as_object_mut().unwrap().remove("tokens_per_second");
+    }
+    lines
+}
+
+#[test]
+fn same_seed_twice_gives_the_same_bits_and_another_seed_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, data) = (model_dir("tiny-qwen3"), committed_goldens().join("kto.jsonl"));
+    let train = |name: &str, seed: &str, threads: &str| {
+        let output = folder.path().join(name);
+        let (model, data) = (model.to_str().unwrap(), data.to_str().unwrap());
+        let arguments = [
+            "train",
+            "--model",
+            model,
+            "--data",
+            data,
+            "--loss",
+            "kto",
+            "--max-length",
+            "128",
+            "--max-steps",
+            "4",
+            "--lora-dropout",
+            "0.1",
+            "--learning-rate",
+            "1e-3",
+            "--seed",
+            seed,
+            "--threads",
+            threads,
+            "--output",
+            output.to_str().unwrap(),
+        ];
+        align(&arguments).ok();
+        (std::fs::read(output.join("adapter_model.safetensors")).unwrap(), metrics(&output))
+    };
+    let first = train("first", "7", "1");
+    assert!(first == train("again", "7", "2"), "the same seed, on another number of threads");
+    assert!(first.0 != train("other", "8", "1").0, "another seed");
+}
+
+/// Tensors of a model directory in `n` shards.
+fn reshard(from: &Path, to: &Path, n: usize) {
+    let checkpoint = Checkpoint::open(from, ValueCheck::Skip).unwrap();
+    let tensors: Vec<_> = checkpoint.tensors().collect();
+    let mut weight_map = serde_json::Map::new();
+    for (i, part) in tensors.chunks(tensors.len().div_ceil(n)).enumerate() {
+        let file =
+            if n == 1 { "model.safetensors".into() } else { format!("model-{:05}-of-{n:05}.safetensors", i + 1) };
+        let specs: Vec<TensorSpec> = part
+            .iter()
+            .map(|(t, _)| TensorSpec { name: t.name.clone(), dtype: t.dtype, shape: t.shape.clone() })
+            .collect();
+        let mut writer = SafetensorsWriter::create(&to.join(&file), &BTreeMap::new(), &specs).unwrap();
+        for (tensor, shard) in part {
+            writer.write(&tensor.name, shard.data(tensor)).unwrap();
+            weight_map.insert(tensor.name.clone(), file.clone().into());
+        }
+        writer.finish().unwrap();
+    }
+    if n > 1 {
+        let index = serde_json::json!({"metadata": {}, "weight_map": weight_map});
+        std::fs::write(to.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    }
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        std::fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+}
+
+#[test]
+fn three_shards_are_one_file() {
+    let from = model_dir("tiny-qwen3");
+    let scored = |n: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        reshard(&from, folder.path(), n);
+        let model = load(folder.path(), 2);
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, folder.path(), DataKind::Pairs, 2));
+        bits(&scoring(&model, &adapter), &rows.iter().map(tree).collect::<Vec<_>>())
+    };
+    assert_eq!(scored(1), scored(3));
+}

@@ -1,0 +1,8 @@
+//! Tests of the whole: the binary against numbers from other software, equalities, hostile files, the command line.
+
+mod align;
+mod architecture;
+mod cli;
+mod equalities;
+mod goldens;
+mod hostile;
