@@ -6,7 +6,7 @@ use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::adapters::{AdapterSet, Adapters, LowRank};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::rows::Dropout;
-use align_engine::weights::{Checkpoint, SafetensorsWriter, TensorSpec, ValueCheck};
+use align_engine::weights::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec, ValueCheck};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
@@ -297,4 +297,71 @@ fn three_shards_are_one_file() {
         bits(&scoring(&model, &adapter), &rows.iter().map(tree).collect::<Vec<_>>())
     };
     assert_eq!(scored(1), scored(3));
+}
+
+/// A copy of a model directory with its weights in f32.
+fn widen(from: &Path, to: &Path) {
+    reshard(from, to, 1);
+    let checkpoint = Checkpoint::open(from, ValueCheck::Skip).unwrap();
+    let tensors: Vec<_> = checkpoint.tensors().collect();
+    let specs: Vec<TensorSpec> = tensors
+        .iter()
+        .map(|(t, _)| TensorSpec { name: t.name.clone(), dtype: Dtype::F32, shape: t.shape.clone() })
+        .collect();
+    let mut writer = SafetensorsWriter::create(&to.join("model.safetensors"), &BTreeMap::new(), &specs).unwrap();
+    for (tensor, shard) in tensors {
+        let bytes: Vec<u8> = shard.to_f32(tensor).unwrap().iter().flat_map(|x| x.to_le_bytes()).collect();
+        writer.write(&tensor.name, &bytes).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+/// Log-probs of every token of some pairs.
+fn token_logps(model: &Path, adapter: Option<&Path>) -> Vec<f64> {
+    let rows = committed_goldens().join("pairs.jsonl");
+    let (model, rows) = (model.to_str().unwrap(), rows.to_str().unwrap());
+    let common = ["score", "--model", model, "--data", rows, "--json", "--per-token", "--max-length", "128"];
+    let adapter = adapter.map_or(Vec::new(), |dir| vec!["--adapter", dir.to_str().unwrap()]);
+    let run = align(&[&common[..], &adapter].concat()).ok();
+    let logps = |row: &serde_json::Value| -> Vec<f64> {
+        let sides = ["chosen", "rejected"].into_iter().filter_map(|side| row.get(side));
+        sides.flat_map(|side| crate::align::numbers(&side["token_logps"])).collect()
+    };
+    run.json_lines().iter().flat_map(logps).collect()
+}
+
+/// Merged into f32 weights, the model is base + adapter to the noise of f32; merged into bf16 weights, it is those same sums
+/// rounded once, bit for bit. So the distance of a bf16 merge from base + adapter is the rounding of W and nothing else.
+#[test]
+fn merged_is_adapted() {
+    for name in ["tiny-llama", "tiny-phi3", "tiny-gemma3"] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |part: &str| folder.path().join(part);
+        let adapter = committed_goldens().join(name).join("adapter");
+        std::fs::create_dir(at("wide")).unwrap();
+        widen(&model_dir(name), &at("wide"));
+        for (base, merged) in [(model_dir(name), at("merged")), (at("wide"), at("wide-merged"))] {
+            let text = |path: &Path| path.to_str().unwrap().to_owned();
+            let (base, adapter, merged) = (text(&base), text(&adapter), text(&merged));
+            align(&["merge", "--model", &base, "--adapter", &adapter, "--output", &merged]).ok();
+        }
+        let adapted = token_logps(&at("wide"), Some(&adapter));
+        let merged = token_logps(&at("wide-merged"), None);
+        let largest = adapted.iter().zip(&merged).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+        // the noise of these models in f32 is 1e-4 a token (the goldens' own tolerance); two computations differ by twice that
+        assert!(largest <= 2e-4, "{name}: merged and adapted differ by {largest} nats");
+        let effect = adapted.iter().zip(token_logps(&at("wide"), None)).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+        assert!(effect > 0.1, "{name}: the adapter changes log-probs by {effect} nats at most");
+
+        let open = |dir: &Path| Checkpoint::open(dir, ValueCheck::Skip).unwrap();
+        let (rounded, exact) = (open(&at("merged")), open(&at("wide-merged")));
+        let exact: BTreeMap<&str, Vec<f32>> =
+            exact.tensors().map(|(t, shard)| (t.name.as_str(), shard.to_f32(t).unwrap())).collect();
+        for (tensor, shard) in rounded.tensors() {
+            assert_eq!(tensor.dtype, Dtype::BF16, "{name}: {}", tensor.name);
+            let want: Vec<f32> =
+                exact[tensor.name.as_str()].iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+            assert!(shard.to_f32(tensor).unwrap() == want, "{name}: {} is not the sum rounded once", tensor.name);
+        }
+    }
 }

@@ -4,5 +4,7 @@ mod align;
 mod architecture;
 mod cli;
 mod equalities;
+mod extra_goldens;
 mod goldens;
+mod gradients;
 mod hostile;

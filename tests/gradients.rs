@@ -1,0 +1,205 @@
+//! Gradients of the adapters: against torch's where there are goldens, against difference quotients for every loss.
+
+use crate::align::{committed_goldens, number, numbers, read_json, root};
+use align_engine::autograd::ParamGrads;
+use align_engine::model::adapters::Adapters;
+use align_engine::model::{Model, ModelConfig};
+use align_engine::weights::{Checkpoint, SafetensorsFile, ValueCheck};
+use align_kernels::{Device, Precision};
+use align_lora::adapter::Adapter;
+use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
+use align_lora::objective::{DataKind, KnobValue, LOSSES, Objective};
+use align_lora::train::{Batch, Outcome, Scorers, Scoring};
+use std::path::{Path, PathBuf};
+
+const MAX_LENGTH: usize = 256;
+const ROWS: usize = 8;
+
+/// A model with its golden adapter and the rows of the goldens' one batch.
+struct World {
+    name: String,
+    folder: PathBuf,
+    model: Model,
+    adapter: Adapter,
+    encoder: PathBuf,
+}
+
+impl World {
+    fn open(folder: &Path, model_dir: &Path) -> World {
+        let device = Device::cpu(Some(2)).unwrap();
+        let checkpoint = Checkpoint::open(model_dir, ValueCheck::Finite).unwrap();
+        let model = Model::load(&device, ModelConfig::open(model_dir).unwrap(), &checkpoint).unwrap();
+        let adapter = Adapter::load(&model, &folder.join("adapter")).unwrap();
+        let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
+        World { name, folder: folder.to_owned(), model, adapter, encoder: model_dir.to_owned() }
+    }
+
+    fn rows(&self, kind: DataKind, n: usize) -> Vec<EncodedRow> {
+        let rows = self.model.config().vocab_size;
+        let encoder = Encoder::from_model(&self.encoder, None, MAX_LENGTH, rows).unwrap();
+        let (file, needs) = match kind {
+            DataKind::Pairs => ("pairs.jsonl", Needs::Pairs),
+            DataKind::Unpaired => ("kto.jsonl", Needs::Labels),
+        };
+        let root = self.folder.parent().unwrap();
+        let path = if root.join(file).exists() { root.join(file) } else { committed_goldens().join(file) };
+        let data = Dataset::open(&[path], encoder, needs, OnBadRow::Error).unwrap();
+        data.rows(&data.order(Shuffle::Off, 0)[..n]).unwrap()
+    }
+
+    fn gradients(&self, objective: &Objective, rows: &[EncodedRow]) -> (Outcome, ParamGrads) {
+        let adapters = Adapters { policy: Some(self.adapter.set().clone()), reference: None };
+        let scorers = Scorers::PolicyAndReference;
+        let scoring = Scoring { model: &self.model, adapters, scorers, precision: Precision::F32 };
+        let batch = Batch { objective, rows, max_length: MAX_LENGTH, micro_batch_tokens: 2048, step: 1 };
+        let mut grads = ParamGrads::default();
+        let outcome = batch.gradients(&scoring, None, &|_| usize::MAX, &mut grads).unwrap();
+        (outcome, grads)
+    }
+}
+
+fn goldens_root() -> PathBuf {
+    std::env::var_os("ALIGN_GOLDENS").map_or_else(committed_goldens, |folder| root().join(folder))
+}
+
+fn tiny_worlds() -> Vec<World> {
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(goldens_root())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("model/config.json").exists() && path.join("adapter").exists())
+        .collect();
+    folders.sort();
+    assert!(!folders.is_empty() || std::env::var_os("ALIGN_GOLDENS").is_some());
+    folders.iter().map(|folder| World::open(folder, &folder.join("model"))).collect()
+}
+
+fn objective(golden: &str) -> Objective {
+    let knobs: &[(&str, KnobValue)] = match golden {
+        "exo_pair" => &[("label_smoothing", KnobValue::Number(1e-3))],
+        _ => &[],
+    };
+    Objective::new(golden, knobs).unwrap()
+}
+
+fn norm(values: &[f32]) -> f64 {
+    values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
+}
+
+#[test]
+fn every_tensor_has_the_gradient_of_torch() {
+    for world in tiny_worlds() {
+        for golden in ["sigmoid", "exo_pair"] {
+            let path = world.folder.join(format!("grads_{golden}.safetensors"));
+            if !path.exists() {
+                eprintln!("skipped: {} has no grads_{golden}.safetensors", world.name);
+                continue;
+            }
+            let file = SafetensorsFile::open(&path).unwrap();
+            let (_, grads) = world.gradients(&objective(golden), &world.rows(DataKind::Pairs, ROWS));
+            let mut tensors = 0;
+            for (key, param) in world.adapter.params() {
+                let want = file.to_f32(file.tensor(&key).unwrap_or_else(|| panic!("{key}"))).unwrap();
+                let got = grads.get(param.id()).unwrap().download();
+                let difference: Vec<f32> = got.iter().zip(&want).map(|(g, w)| g - w).collect();
+                let relative = norm(&difference) / norm(&want);
+                assert!(relative <= 1e-4, "{} {golden}: {key} differs by {relative:e}", world.name);
+                tensors += 1;
+            }
+            assert_eq!(tensors, file.tensors().len(), "{} {golden}: every tensor of the golden", world.name);
+        }
+    }
+}
+
+/// Norms, largest values and sampled entries, where whole tensors are not kept.
+fn check_sampled(world: &World, golden: &str, kind: DataKind) {
+    let path = world.folder.join(format!("grads_{golden}.json"));
+    if !path.exists() {
+        eprintln!("skipped: {} has no grads_{golden}.json", world.name);
+        return;
+    }
+    let want = read_json(&path);
+    let (outcome, grads) = world.gradients(&objective(golden), &world.rows(kind, ROWS));
+    let loss = number(&want["loss"]);
+    assert!((outcome.loss - loss).abs() <= 1e-4 * loss.abs().max(1.0), "{} {golden}: {}", world.name, outcome.loss);
+    let mut squares = 0.0;
+    for (key, param) in world.adapter.params() {
+        let want = &want["tensors"][&key];
+        let got = grads.get(param.id()).unwrap().download();
+        let l2 = number(&want["l2"]);
+        squares += norm(&got).powi(2);
+        let largest = got.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
+        let place = format!("{} {golden}: {key}", world.name);
+        assert!((norm(&got) - l2).abs() <= 1e-4 * l2, "{place}: norm {} golden {l2}", norm(&got));
+        let golden_largest = number(&want["max_abs"]);
+        // of one entry only its share of the tensor's own error bound is known: 1e-4 of the norm
+        assert!((largest - golden_largest).abs() <= 1e-4 * l2, "{place}: largest {largest} golden {golden_largest}");
+        for (index, value) in numbers(&want["index"]).iter().zip(numbers(&want["value"])) {
+            let got = f64::from(got[*index as usize]);
+            assert!((got - value).abs() <= 1e-4 * l2, "{place}[{index}]: {got} golden {value}");
+        }
+    }
+    let global = number(&want["global_l2"]);
+    assert!((squares.sqrt() - global).abs() <= 1e-4 * global, "{} {golden}: {} {global}", world.name, squares.sqrt());
+}
+
+#[test]
+fn sampled_gradients_are_those_of_torch() {
+    for world in tiny_worlds() {
+        check_sampled(&world, "sigmoid", DataKind::Pairs);
+        check_sampled(&world, "exo_pair", DataKind::Pairs);
+        check_sampled(&world, "kto", DataKind::Unpaired);
+    }
+}
+
+#[test]
+fn smollm2_has_the_gradients_of_torch() {
+    let Some(dir) = std::env::var_os("ALIGN_SMOLLM2") else {
+        eprintln!("skipped: smollm2-135m, ALIGN_SMOLLM2 does not name its directory");
+        return;
+    };
+    let world = World::open(&goldens_root().join("smollm2-135m"), Path::new(&dir));
+    check_sampled(&world, "sigmoid", DataKind::Pairs);
+    check_sampled(&world, "exo_pair", DataKind::Pairs);
+    check_sampled(&world, "kto", DataKind::Unpaired);
+}
+
+/// Every loss through a whole model: the derivative along a random direction of all parameters against the difference quotient.
+///
+/// The loss is summed from f32 log-probs of some hundred tokens, each off by about 1e-5: with a step that moves the loss by about
+/// 1e-2, the quotient is good to about 1 %.
+#[test]
+fn every_loss_has_the_gradient_of_its_value() {
+    let folder = committed_goldens().join("tiny-llama");
+    let world = World::open(&folder, &folder.join("model"));
+    for loss in LOSSES {
+        let knobs: &[_] = match loss.name {
+            // at the usual beta the golden adapter is so far from its reference that hinge is inactive on every pair
+            "hinge" => &[("beta", KnobValue::Number(0.01))],
+            // its reference points carry no gradient by default: then it is not the gradient of its value, by intention
+            "kto_pair" => &[("kl_grad", KnobValue::Switch(true))],
+            _ => &[],
+        };
+        let objective = Objective::new(loss.name, knobs).unwrap();
+        let rows = world.rows(objective.data(), 4);
+        let (_, grads) = world.gradients(&objective, &rows);
+        let params: Vec<_> = world.adapter.params().map(|(_, param)| param.clone()).collect();
+        let before: Vec<Vec<f32>> = params.iter().map(|param| param.read().download()).collect();
+        // along the gradient itself, the direction in which the loss moves most
+        let gradient: Vec<Vec<f32>> = params.iter().map(|param| grads.get(param.id()).unwrap().download()).collect();
+        let length = gradient.iter().map(|g| norm(g).powi(2)).sum::<f64>().sqrt();
+        assert!(length > 0.0, "{}: the loss has a gradient here", loss.name);
+        let step = 1e-2 / length;
+        let moved = |sign: f64| {
+            for ((param, before), gradient) in params.iter().zip(&before).zip(&gradient) {
+                let scale = sign * step / length;
+                let values: Vec<f32> =
+                    before.iter().zip(gradient).map(|(b, g)| (f64::from(*b) + scale * f64::from(*g)) as f32).collect();
+                *param.write() = world.model.device().upload("adapter", &values).unwrap();
+            }
+            world.gradients(&objective, &rows).0.loss
+        };
+        let quotient = (moved(1.0) - moved(-1.0)) / (2.0 * step);
+        moved(0.0);
+        assert!((quotient - length).abs() <= 0.02 * length, "{}: quotient {quotient}, gradient {length}", loss.name);
+    }
+}
