@@ -252,8 +252,10 @@ fn a_weight_scales_any_single_loss() {
             objective.head(&rows, &objective.statistics(&rows).unwrap(), 5).unwrap()
         });
         assert_close(thrice.loss, 3.0 * once.loss, once.loss, format_args!("{}", spec.name));
+        // a derivative may be the small rest of terms that cancel: the largest of them bounds their size
+        let largest = once.d_policy.concat().into_iter().fold(0.0f64, |m, d| m.max(d.abs()));
         for (d3, d1) in thrice.d_policy.concat().into_iter().zip(once.d_policy.concat()) {
-            assert_close(d3, 3.0 * d1, d1.abs(), format_args!("{}, derivative", spec.name));
+            assert_close(d3, 3.0 * d1, largest, format_args!("{}, derivative", spec.name));
         }
         assert_eq!(thrice.rewards, once.rewards);
     }
@@ -339,8 +341,8 @@ fn what_does_not_fit_is_refused() {
     let on = KnobValue::Switch(true);
     type Given<'a> = &'a [(&'a str, KnobValue)];
     let cases: &[(&str, Given, &str)] = &[
-        ("dop", &[], "no loss is called `dop`; there are dpo, exo_pair, ipo, hinge, kto, kto_pair"),
-        ("", &[], "no loss is called ``; there are dpo, exo_pair, ipo, hinge, kto, kto_pair"),
+        ("dop", &[], "no loss is called `dop`; there are LOSSES"),
+        ("", &[], "no loss is called ``; there are LOSSES"),
         (
             "apo",
             &[],
@@ -414,10 +416,9 @@ fn what_does_not_fit_is_refused() {
         (
             "dpo:0.8,kto_pair:0.2",
             &[],
-            "--loss dpo:0.8,kto_pair:0.2: kto_pair cannot be part of a mix, only losses of single pairs can: \
-             dpo, exo_pair, ipo, hinge",
+            "--loss dpo:0.8,kto_pair:0.2: kto_pair cannot be part of a mix, only losses of single pairs can: MIXABLE",
         ),
-        ("dpo:0.8,sft:0.2", &[], "no loss is called `sft`; there are dpo, exo_pair, ipo, hinge, kto, kto_pair"),
+        ("dpo:0.8,sft:0.2", &[], "no loss is called `sft`; there are LOSSES"),
         (
             "dpo:0.8,ipo",
             &[],
@@ -440,9 +441,17 @@ fn what_does_not_fit_is_refused() {
             "`` in --loss dpo:0.5,: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once",
         ),
     ];
+    let joined = |names: Vec<&str>| names.join(", ");
+    let names = joined(LOSSES.iter().map(|loss| loss.name).collect());
+    let single = |name: &&str| {
+        Objective::new(name, &[]).is_ok_and(|objective| matches!(objective.parts[0].loss, loss::Loss::Pair(_)))
+    };
+    let mixable = joined(LOSSES.iter().map(|loss| loss.name).filter(single).collect());
     for (text, given, expected) in cases {
         match Objective::new(text, given) {
-            Err(error) => assert_eq!(error.to_string(), *expected),
+            Err(error) => {
+                assert_eq!(error.to_string(), expected.replace("LOSSES", &names).replace("MIXABLE", &mixable))
+            }
             Ok(objective) => panic!("`{text}` with {given:?} was accepted as {objective:?}"),
         }
     }
