@@ -26,6 +26,7 @@ mod hinge;
 mod ipo;
 mod kto;
 mod kto_pair;
+mod nca_pair;
 
 #[cfg(test)]
 mod goldens;
@@ -39,7 +40,8 @@ pub use knobs::{Knob, KnobKind, KnobValue, Range};
 pub use loss::{Coupling, DataKind, LossSpec, Preset, Statistics};
 
 /// Every loss, in the order in which they are listed to the user.
-pub const LOSSES: &[LossSpec] = &[dpo::SPEC, exo_pair::SPEC, ipo::SPEC, hinge::SPEC, kto::SPEC, kto_pair::SPEC];
+pub const LOSSES: &[LossSpec] =
+    &[dpo::SPEC, exo_pair::SPEC, ipo::SPEC, hinge::SPEC, nca_pair::SPEC, kto::SPEC, kto_pair::SPEC];
 
 /// A name that the literature uses for several methods, so that it is refused with an explanation unless a loss claims it.
 pub(crate) struct Ambiguous {
