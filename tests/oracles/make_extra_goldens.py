@@ -318,6 +318,16 @@ def rope_longrope():
     return write_case("rope-longrope", rope_longrope.__doc__, "tiny-phi3", rows, config)
 
 
+def family_gemma():
+    """Gemma (the first): the weights of tiny-gemma2 without its further norms, under a config.json of Gemma in the published form."""
+    config = read_config("tiny-gemma2")
+    for key in ("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "sliding_window", "layer_types",
+                "cache_implementation"):
+        config.pop(key, None)
+    config.update(model_type="gemma", architectures=["GemmaForCausalLM"], hidden_act="gelu", hidden_activation=None)
+    return write_case("family-gemma", family_gemma.__doc__, "tiny-gemma2", first_pairs(4), config)
+
+
 def lora(**options):
     return peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "bias": "none", "task_type": "CAUSAL_LM",
                               "target_modules": LINEARS} | options)
@@ -434,6 +444,7 @@ CASES = {
     "rope-dynamic": rope_dynamic,
     "rope-linear": rope_linear,
     "rope-longrope": rope_longrope,
+    "family-gemma": family_gemma,
     "lora-rslora": lora_rslora,
     "lora-patterns": lora_patterns,
     "lora-rslora-patterns": lora_rslora_patterns,

@@ -3,7 +3,7 @@
 use super::config::ModelConfig;
 use super::config_json::{ConfigJson, SHOWN};
 use super::error::ConfigError;
-use super::{gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3};
+use super::{gemma, gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3};
 use crate::json::shorten;
 
 /// A family of models that `config.json` can name.
@@ -18,8 +18,16 @@ pub struct Family {
 }
 
 /// All of them.
-pub const FAMILIES: &[Family] =
-    &[llama::FAMILY, mistral::FAMILY, qwen2::FAMILY, qwen3::FAMILY, gemma2::FAMILY, gemma3::FAMILY, phi3::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    mistral::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    gemma::FAMILY,
+    gemma2::FAMILY,
+    gemma3::FAMILY,
+    phi3::FAMILY,
+];
 
 /// The family of a configuration: by `model_type`, or where an old file lacks it, by its architecture.
 pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {

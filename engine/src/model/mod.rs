@@ -6,6 +6,7 @@ pub mod config;
 mod config_json;
 mod error;
 pub mod families;
+mod gemma;
 mod gemma2;
 mod gemma3;
 mod generation_config;
