@@ -1,4 +1,5 @@
-//! `cargo bench [-- FILTER] [--json FILE]`: every kernel case of a real model's size, as a share of what the machine can do.
+//! `cargo bench [-- FILTER] [--json FILE]`: every kernel case of a real model's size and a training step, as a share of what the
+//! machine can do.
 //!
 //! A figure here is a median with its spread, beside a ceiling measured in turn with it: fused multiply-adds in registers for
 //! arithmetic, a copy for memory. On a shared machine both sink together, so the share says more than the time.
@@ -7,6 +8,7 @@ mod ceiling;
 mod kernels;
 mod measure;
 mod report;
+mod train_step;
 
 use align_kernels::Device;
 use clap::Parser;
@@ -36,5 +38,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let wanted = |name: &str| options.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
     let mut report = report::Report::new(&device);
     kernels::run(&device, options.rounds, &wanted, &mut report)?;
+    train_step::run(&device, options.rounds, &wanted, &mut report).map_err(|error| error.to_string())?;
     report.finish(options.json.as_deref())
 }

@@ -2,6 +2,7 @@
 
 use crate::measure::Samples;
 use align_kernels::Device;
+use align_kernels::device::MemoryReport;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -59,6 +60,29 @@ impl Report {
             "name": row.name, "shape": row.shape, "device": self.device,
             "median_us": seconds * 1e6, "p10_us": low * 1e6, "p90_us": high * 1e6,
             "rate": rate / 1e9, "ceiling": ceiling / 1e9, "unit": unit, "share": share,
+        }));
+    }
+
+    /// Prints the speed of a training step.
+    pub fn speed(&mut self, name: &str, pairs: f64, tokens: f64) {
+        println!("{:<22} {name:<44} {pairs:.3} pairs/s, {tokens:.1} tokens/s", "train_step");
+        self.rows.push(json!({
+            "name": "train_step", "shape": name, "device": self.device,
+            "pairs_per_second": pairs, "tokens_per_second": tokens,
+        }));
+    }
+
+    /// Prints the largest bytes that were in use, together and under each name that matters.
+    pub fn memory(&mut self, name: &str, memory: &MemoryReport) {
+        let mut names: Vec<_> = memory.names.iter().map(|(name, used)| (*name, used.peak)).collect();
+        names.sort_by_key(|(name, peak)| (std::cmp::Reverse(*peak), *name));
+        println!("{:<22} {name:<44} {:.1} MB", "train_step.memory", memory.peak as f64 / 1e6);
+        for (of, peak) in names.iter().take_while(|(_, peak)| peak * 100 >= memory.peak) {
+            println!("{:<22} {of:<44} {:.1} MB at its own peak", "", *peak as f64 / 1e6);
+        }
+        let names: serde_json::Map<_, _> = names.into_iter().map(|(of, peak)| (of.to_owned(), json!(peak))).collect();
+        self.rows.push(json!({
+            "name": "train_step.memory", "shape": name, "device": self.device, "peak_bytes": memory.peak, "names": names,
         }));
     }
 

@@ -1,0 +1,371 @@
+//! A training step on a real batch, and its phases: DPO with LoRA of rank 16 on all linear layers, four pairs a step, f32.
+//!
+//! Always on the small golden model; on a larger one where `ALIGN_SMOLLM2` names its directory, with pairs of
+//! `tests/data/pref_train.jsonl`. The arithmetic that is counted is the least that the step needs ([`Work`]), so the share of the
+//! ceiling is that of useful work: what is computed twice to save memory counts once.
+
+use crate::ceiling::Ceiling;
+use crate::measure::Samples;
+use crate::report::{Rate, Report, Row};
+use align_engine::autograd::param::{Param, ParamId};
+use align_engine::autograd::{Mode, ParamGrads};
+use align_engine::model::adapters::{AdapterSet, Adapters, LowRank};
+use align_engine::model::{Model, ModelConfig};
+use align_engine::weights::{Checkpoint, ValueCheck};
+use align_kernels::rng::Key;
+use align_kernels::{Buffer, Device, KernelError, Precision, WeightSlice, token_logps};
+use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
+use align_lora::objective::Objective;
+use align_lora::optim::{AdamW, Optimizer, ScheduleKind, global_norm};
+use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree, free_bytes, layers_kept};
+use half::bf16;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+const RANK: usize = 16;
+const PAIRS: usize = 4;
+const MAX_LENGTH: usize = 512;
+const MICRO_BATCH_TOKENS: usize = 4096;
+/// The batch that is timed is the one of middle length among so many.
+const BATCHES: usize = 15;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Measures the steps whose name is `wanted`.
+pub fn run(
+    device: &Device,
+    rounds: usize,
+    wanted: &(dyn Fn(&str) -> bool + Sync),
+    report: &mut Report,
+) -> Result<(), Error> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut models =
+        vec![("tiny-llama".to_owned(), tests.join("goldens/tiny-llama/model"), tests.join("goldens/pairs.jsonl"))];
+    if let Some(dir) = std::env::var_os("ALIGN_SMOLLM2").map(PathBuf::from) {
+        let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
+        models.push((name, dir, tests.join("data/pref_train.jsonl")));
+    }
+    for (name, model, data) in models {
+        if wanted(&format!("train_step {name}")) {
+            device.install(|| Step::open(device, &name, &model, &data)?.measure(rounds, report))?;
+        }
+    }
+    Ok(())
+}
+
+/// A model with an adapter, and a batch.
+struct Step {
+    name: String,
+    device: Device,
+    model: Model,
+    adapter: Arc<AdapterSet>,
+    rows: Vec<EncodedRow>,
+}
+
+impl Step {
+    fn open(device: &Device, name: &str, model_dir: &Path, data: &Path) -> Result<Step, Error> {
+        let checkpoint = Checkpoint::open(model_dir, ValueCheck::Finite)?;
+        let model = Model::load(device, ModelConfig::open(model_dir)?, &checkpoint)?;
+        let encoder = Encoder::from_model(model_dir, None, MAX_LENGTH, model.config().vocab_size)?;
+        let data = Dataset::open(&[data.to_owned()], encoder, Needs::Pairs, OnBadRow::Skip)?;
+        let order = data.order(Shuffle::Off, 0);
+        let mut batches: Vec<&[u32]> = order.chunks_exact(PAIRS).take(BATCHES).collect();
+        batches.sort_by_key(|batch| batch.iter().map(|&row| data.lengths(row as usize).tree).sum::<usize>());
+        let rows = data.rows(batches[batches.len() / 2])?;
+        let adapter = Arc::new(adapter(device, &model)?);
+        Ok(Step { name: name.to_owned(), device: device.clone(), model, adapter, rows })
+    }
+
+    /// Prints the whole step, its phases, and what it held in memory.
+    fn measure(&self, rounds: usize, report: &mut Report) -> Result<(), Error> {
+        let forest = Forest::new(&self.trees(), Scorers::PolicyAndReference, |_, _| true);
+        let work = Work::of(&self.model, &forest);
+        let mut phases = Phases::new(self, &forest)?;
+        phases.round()?; // memory and threads are warm from here on
+        let ceiling = Ceiling::new(&self.device)?;
+        let (mut flops, mut times) = (Samples::default(), [const { Vec::new() }; PHASES.len()]);
+        for _ in 0..rounds {
+            flops.push(ceiling.flops());
+            for (times, seconds) in times.iter_mut().zip(phases.round()?) {
+                times.push(seconds);
+            }
+        }
+        let ceiling = flops.median();
+        let shape = self.shape(&forest);
+        let mut step_seconds = 0.0;
+        for ((phase, times), work) in PHASES.into_iter().zip(times).zip(work.by_phase()) {
+            let mut time = Samples::default();
+            times.into_iter().for_each(|seconds| time.push(seconds));
+            if phase == "step" {
+                step_seconds = time.median();
+            }
+            let name = format!("train_step.{phase}");
+            report.add(&Row { name, shape: shape.clone(), time, rate: Rate::Flops { work, ceiling } });
+        }
+        report.speed(&self.name, PAIRS as f64 / step_seconds, self.tokens() as f64 / step_seconds);
+        report.memory(&self.name, &self.device.memory());
+        Ok(())
+    }
+
+    fn shape(&self, forest: &Forest) -> String {
+        let plan = &forest.plan;
+        format!("{}, {} + {} rows, {} scored", self.name, plan.policy, plan.reference, forest.targets.len())
+    }
+
+    /// Tokens of the batch's sequences, a prompt counted once for each answer.
+    fn tokens(&self) -> usize {
+        let answers = self.rows.iter().flat_map(|row| row.answers.iter().map(|answer| row.prompt.len() + answer.kept));
+        answers.sum()
+    }
+
+    fn trees(&self) -> Vec<Tree<'_>> {
+        self.rows.iter().map(tree).collect()
+    }
+
+    fn scoring(&self) -> Scoring<'_> {
+        Scoring {
+            model: &self.model,
+            adapters: Adapters { policy: Some(self.adapter.clone()), reference: None },
+            scorers: Scorers::PolicyAndReference,
+            precision: Precision::F32,
+        }
+    }
+}
+
+fn tree(row: &EncodedRow) -> Tree<'_> {
+    let branches = row.answers.iter().map(|answer| Branch { ids: answer.kept_ids(), role: Role::Gradient });
+    Tree { prompt: &row.prompt, branches: branches.collect() }
+}
+
+/// Updates on all linear layers, both matrices away from zero.
+fn adapter(device: &Device, model: &Model) -> Result<AdapterSet, KernelError> {
+    let mut set = AdapterSet::new(model.linears().len());
+    for linear in model.linears() {
+        let param = |id: usize, shape: [usize; 2]| {
+            let key = Key::new(0, 0, id as u64);
+            let spread = (linear.in_features as f32).sqrt().recip();
+            let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| spread * (key.unit(i as u64) - 0.5)).collect();
+            Param::new(device, ParamId(id), shape, &values)
+        };
+        let lora_a = param(2 * linear.id.0, [RANK, linear.in_features])?;
+        let lora_b = param(2 * linear.id.0 + 1, [linear.out_features, RANK])?;
+        set.insert(linear.id, LowRank { lora_a, lora_b, scaling: 2.0 });
+    }
+    Ok(set)
+}
+
+/// What is timed, in this order. `step` is the trainer's own; `forward` and `backward` are its passes over the model, the head
+/// included; the head is timed once more by itself.
+const PHASES: [&str; 6] = ["step", "forward", "backward", "optimiser", "head.forward", "head.backward"];
+
+struct Phases<'s> {
+    step: &'s Step,
+    trainer: Trainer<'s>,
+    optimizer: Optimizer,
+    layers_kept: usize,
+    head: Head,
+}
+
+impl<'s> Phases<'s> {
+    fn new(step: &'s Step, forest: &Forest) -> Result<Phases<'s>, Error> {
+        let options = TrainOptions {
+            learning_rate: 1e-6,
+            schedule: ScheduleKind::Constant,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            epochs: 1,
+            max_steps: None,
+            batch_size: PAIRS,
+            micro_batch_tokens: MICRO_BATCH_TOKENS,
+            max_length: MAX_LENGTH,
+            lora_dropout: 0.0,
+            seed: 0,
+            shuffle: Shuffle::Off,
+            eval_steps: None,
+            precision: Precision::F32,
+            layers_kept: None,
+        };
+        let trainer = Trainer::new(&step.model, step.adapter.clone(), None, Objective::new("dpo", &[])?, options)?;
+        let optimizer = Optimizer::AdamW(AdamW::new(&step.device, &step.adapter.params(), 0.0)?);
+        let layers_kept = layers_kept(&step.model, forest.plan.policy, free_bytes());
+        Ok(Phases { step, trainer, optimizer, layers_kept, head: Head::new(&step.device, &step.model, forest)? })
+    }
+
+    /// Seconds of each phase.
+    fn round(&mut self) -> Result<[f64; PHASES.len()], Error> {
+        let mut clock = Clock(Instant::now());
+        self.trainer.step(&self.step.rows, 1)?;
+        let step = clock.lap();
+
+        let trees = self.step.trees();
+        let scoring = self.step.scoring();
+        let mut grads = ParamGrads::default();
+        clock.lap();
+        let pass = scoring.forward(&trees, Mode::Record, None, self.layers_kept)?;
+        let forward = clock.lap();
+        let derivatives: Vec<_> = pass.answers().iter().map(|answer| (answer.policy.clone(), 0.05)).collect();
+        pass.backward(derivatives, &mut grads)?;
+        let backward = clock.lap();
+        global_norm(&self.step.device, &grads)?;
+        self.optimizer.step(&self.step.device, &self.step.adapter.params(), &grads, 1e-6, 1.0)?;
+        let optimiser = clock.lap();
+        drop(grads);
+
+        clock.lap();
+        self.head.forward()?;
+        let head_forward = clock.lap();
+        self.head.backward()?;
+        Ok([step, forward, backward, optimiser, head_forward, clock.lap()])
+    }
+}
+
+struct Clock(Instant);
+
+impl Clock {
+    /// Seconds since the last lap.
+    fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        let seconds = (now - self.0).as_secs_f64();
+        self.0 = now;
+        seconds
+    }
+}
+
+/// The head's two kernel calls with the batch's row counts, on random hidden states and bf16 weights.
+struct Head {
+    device: Device,
+    rows: usize,
+    policy: usize,
+    hidden_size: usize,
+    vocab_size: usize,
+    hidden_states: Buffer<f32>,
+    lm_head: Buffer<bf16>,
+    targets: Buffer<u32>,
+    /// logps, lse, d_logps, d_hidden
+    outputs: [Buffer<f32>; 4],
+}
+
+impl Head {
+    fn new(device: &Device, model: &Model, forest: &Forest) -> Result<Head, KernelError> {
+        let (hidden_size, vocab_size) = (model.config().hidden_size, model.config().vocab_size);
+        let (rows, policy) = (forest.targets.len(), forest.scored_with_gradient);
+        let random = |place: u64, len: usize| {
+            let key = Key::new(1, 0, place);
+            (0..len as u64).map(move |i| key.unit(i) - 0.5)
+        };
+        let hidden_states: Vec<f32> = random(0, rows * hidden_size).collect();
+        let lm_head: Vec<bf16> = random(1, vocab_size * hidden_size).map(bf16::from_f32).collect();
+        Ok(Head {
+            rows,
+            policy,
+            hidden_size,
+            vocab_size,
+            hidden_states: device.upload("bench.head", &hidden_states)?,
+            lm_head: device.upload("bench.head", &lm_head)?,
+            targets: device.upload("bench.head", &forest.targets)?,
+            outputs: [
+                device.zeros("bench.head", rows)?,
+                device.zeros("bench.head", rows)?,
+                device.upload("bench.head", &vec![0.05; policy])?,
+                device.zeros("bench.head", policy * hidden_size)?,
+            ],
+            device: device.clone(),
+        })
+    }
+
+    fn forward(&mut self) -> Result<(), KernelError> {
+        let [logps, lse, _, _] = &mut self.outputs;
+        token_logps::Forward {
+            rows: self.rows,
+            hidden_size: self.hidden_size,
+            vocab_size: self.vocab_size,
+            hidden_states: self.hidden_states.view(),
+            lm_head: WeightSlice::Bf16(self.lm_head.view()),
+            targets: self.targets.view(),
+            final_logit_softcapping: None,
+            precision: Precision::F32,
+            logps: logps.view_mut(),
+            lse: lse.view_mut(),
+            extras: None,
+        }
+        .run(&self.device)
+    }
+
+    fn backward(&mut self) -> Result<(), KernelError> {
+        let [_, lse, d_logps, d_hidden] = &mut self.outputs;
+        token_logps::Backward {
+            rows: self.policy,
+            hidden_size: self.hidden_size,
+            vocab_size: self.vocab_size,
+            hidden_states: self.hidden_states.view().range(0..self.policy * self.hidden_size),
+            lm_head: WeightSlice::Bf16(self.lm_head.view()),
+            targets: self.targets.view().range(0..self.policy),
+            final_logit_softcapping: None,
+            precision: Precision::F32,
+            lse: lse.view().range(0..self.policy),
+            d_logps: d_logps.view(),
+            d_hidden: d_hidden.view_mut(),
+        }
+        .run(&self.device)
+    }
+}
+
+/// Operations of a step, a multiply-add counted as two. With `P` weights in the linear layers, `n` policy and `m` reference rows,
+/// adapters of rank `r` and `s` pairs of a query and a key that it sees (`s_n` of them among policy rows):
+///
+/// | part | forward | backward |
+/// |---|---|---|
+/// | base | `2 P (n + m)` | `2 P n`: the gradient of the input alone |
+/// | adapters | `2 r Σ(in + out) n` | `4 r Σ(in + out) n` |
+/// | attention | `4 heads head_dim s` a layer | `10 heads head_dim s_n`: scores once more, then four products |
+/// | head, a scored row | `2 hidden_size vocab_size` | `4 hidden_size vocab_size`: logits once more, then their product |
+///
+/// Norms, gates, rotations and the optimiser are not counted.
+struct Work {
+    forward: f64,
+    backward: f64,
+    head_forward: f64,
+    head_backward: f64,
+    optimiser: f64,
+}
+
+impl Work {
+    fn of(model: &Model, forest: &Forest) -> Work {
+        let config = model.config();
+        let linears = model.linears();
+        let base: f64 = linears.iter().map(|linear| (linear.in_features * linear.out_features) as f64).sum();
+        let sides: f64 = linears.iter().map(|linear| (linear.in_features + linear.out_features) as f64).sum();
+        let adapters = RANK as f64 * sides;
+        let (n, m) = (forest.plan.policy as f64, forest.plan.reference as f64);
+        let seen = |first: usize, end: usize| -> f64 {
+            let segments =
+                forest.plan.segments().into_iter().filter(|segment| (first..end).contains(&segment.rows.start));
+            let pairs = |rows: f64, prefix: f64| rows * prefix + rows * (rows + 1.0) / 2.0;
+            segments.map(|segment| pairs(segment.rows.len() as f64, segment.prefix.len() as f64)).sum()
+        };
+        let per_pair = (config.num_attention_heads * config.head_dim * config.num_hidden_layers) as f64;
+        let logit = (config.hidden_size * config.vocab_size) as f64;
+        let head_forward = 2.0 * logit * forest.targets.len() as f64;
+        let head_backward = 4.0 * logit * forest.scored_with_gradient as f64;
+        let attention = 4.0 * per_pair * seen(0, forest.plan.rows());
+        Work {
+            forward: 2.0 * base * (n + m) + 2.0 * adapters * n + attention + head_forward,
+            backward: 2.0 * base * n
+                + 4.0 * adapters * n
+                + 10.0 * per_pair * seen(0, forest.plan.policy)
+                + head_backward,
+            head_forward,
+            head_backward,
+            // 15 operations an element, sum of squares included
+            optimiser: 15.0 * adapters,
+        }
+    }
+
+    /// In the order of [`PHASES`].
+    fn by_phase(&self) -> [f64; PHASES.len()] {
+        let step = self.forward + self.backward + self.optimiser;
+        [step, self.forward, self.backward, self.optimiser, self.head_forward, self.head_backward]
+    }
+}
