@@ -6,20 +6,20 @@
 
 use std::sync::OnceLock;
 
-/// Bytes of stack a thread. The worst templates found within their limits (128 KiB of `-`, a list in a list for every
-/// instruction) need less than half.
-const STACK_BYTES: usize = 512 << 20;
+/// Bytes of stack a thread, the first that the system grants (`ulimit -v` may forbid the larger). The worst templates found within
+/// their limits (128 KiB of `-`, a list in a list for every instruction) need less than half of the first.
+const STACK_BYTES: [usize; 3] = [512 << 20, 64 << 20, 8 << 20];
 
-/// Runs `work` on the threads with large stacks, where rayon's parallel iterators then run too. Free on such a thread.
+/// Runs `work` on the threads with large stacks, where rayon's parallel iterators then run too; direct on such a thread. There are as
+/// many as rayon's own pool has at the first call.
 pub(super) fn with_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     static THREADS: OnceLock<rayon::ThreadPool> = OnceLock::new();
     let threads = THREADS.get_or_init(|| {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(rayon::current_num_threads())
-            .thread_name(|i| format!("data-{i}"))
-            .stack_size(STACK_BYTES)
-            .build()
-            .expect("the system can start as many threads as rayon's own pool has")
+        let start = |stack_bytes| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads());
+            pool.thread_name(|i| format!("data-{i}")).stack_size(stack_bytes).build().ok()
+        };
+        STACK_BYTES.into_iter().find_map(start).expect("the system starts as many threads as rayon's own pool has")
     });
     threads.install(work)
 }
