@@ -1,14 +1,10 @@
-//! Fast version: blocks of rows over the threads, 16 counters at a time.
+//! Fast version: blocks of rows over the threads, many counters at a time.
 
 use super::{Dropout, keep_scale, threshold};
 use crate::cpu::blocks::rows_per_block;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
 use crate::rng::Key;
-
-/// Counters at a time: their 64 words are the random numbers of 64 columns.
-const COUNTERS: usize = 16;
-const COLS: usize = 4 * COUNTERS;
 
 pub(super) fn dropout(cpu: &Cpu, call: Dropout<'_>) {
     let Dropout { rows: _, cols, p, key, first_row, x, y } = call;
@@ -33,9 +29,18 @@ struct Rows<'a> {
 
 impl VectorTask for Rows<'_> {
     type Output = ();
-    /// Loops over arrays, which the compiler turns into vectors of the instruction set.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        // the state of a counter is four u64: as many counters as the registers hold (32 of 8, or 16 of 4, lanes of u64)
+        if S::LANES == 16 { self.rows::<32, 128>() } else { self.rows::<8, 32>() }
+    }
+}
+
+impl Rows<'_> {
+    /// Loops over arrays, which the compiler turns into vectors of the instruction set. `COLS = 4 * COUNTERS`: each counter
+    /// gives the words of four columns.
+    #[inline(always)]
+    fn rows<const COUNTERS: usize, const COLS: usize>(self) {
         let rows = self.x.chunks_exact(self.cols).zip(self.y.chunks_exact_mut(self.cols));
         for (row, (x, y)) in (self.first_row..).zip(rows) {
             for (chunk, (x, y)) in x.chunks(COLS).zip(y.chunks_mut(COLS)).enumerate() {
