@@ -44,7 +44,7 @@ impl AddBias<'_> {
     /// As [`Add::run`], and [`crate::KernelError::Size`] for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("add.bias", "bias", self.bias.len(), self.cols)?;
-        check_len("add.bias", "y", self.y.len(), self.rows * self.cols)?;
+        check_len("add.bias", "y", self.y.len(), self.rows.saturating_mul(self.cols))?;
         check_size("add.bias", "cols", self.cols, self.cols > 0, "at least 1")?;
         match device {
             Device::Cpu(cpu) => cpu::add_bias(cpu, self),

@@ -3,7 +3,7 @@
 //!
 //! Rows are cut into [`Segment`]s. A row of a segment sees all rows of the segment's prefix and the rows of its own segment up
 //! to itself: a prompt is a segment without prefix, each answer of a pair is a segment whose prefix is the prompt. Rows that no
-//! segment covers get zeros.
+//! segment covers get zeros. The backward is derived in docs/derivations/attention.md.
 
 pub mod case;
 mod cpu;

@@ -32,8 +32,8 @@ impl Dropout<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
-        check_len("dropout", "x", self.x.len(), self.rows * self.cols)?;
-        check_len("dropout", "y", self.y.len(), self.rows * self.cols)?;
+        check_len("dropout", "x", self.x.len(), self.rows.saturating_mul(self.cols))?;
+        check_len("dropout", "y", self.y.len(), self.rows.saturating_mul(self.cols))?;
         check_size("dropout", "cols", self.cols, self.cols > 0, "at least 1")?;
         assert!((0.0..1.0).contains(&self.p), "a dropout probability is checked where the user gives it");
         match device {

@@ -28,8 +28,8 @@ impl Forward<'_> {
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "embed";
         check_len(KERNEL, "ids", self.ids.len(), self.rows)?;
-        check_len(KERNEL, "table", self.table.len(), self.vocab_size * self.hidden_size)?;
-        check_len(KERNEL, "y", self.y.len(), self.rows * self.hidden_size)?;
+        check_len(KERNEL, "table", self.table.len(), self.vocab_size.saturating_mul(self.hidden_size))?;
+        check_len(KERNEL, "y", self.y.len(), self.rows.saturating_mul(self.hidden_size))?;
         check_size(KERNEL, "hidden_size", self.hidden_size, self.hidden_size > 0, "at least 1")?;
         match device {
             Device::Cpu(cpu) => {

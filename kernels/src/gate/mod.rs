@@ -1,5 +1,5 @@
 //! Gated activation of the MLP: `y = act(gate) * up`, `act` SiLU (SwiGLU) or GELU in its tanh form (GeGLU, Gemma).
-//! Source: arXiv 2002.05202; GELU tanh: arXiv 1606.08415, sec. 2.
+//! Source: arXiv 2002.05202; GELU tanh: arXiv 1606.08415, sec. 2; the backward is derived in docs/derivations/gate.md.
 
 pub mod case;
 mod cpu;

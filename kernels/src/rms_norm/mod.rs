@@ -2,7 +2,7 @@
 //!
 //! `offset` is 0 for most families and 1 where weights are stored as the difference from one (Gemma). For a norm per head, a
 //! row is one head of one token: `rows * heads` rows of `head_dim` columns.
-//! Source: arXiv 1910.07467, eq. 4.
+//! Source: arXiv 1910.07467, eq. 4; the backward is derived in docs/derivations/rms_norm.md.
 
 pub mod case;
 mod cpu;
@@ -49,7 +49,7 @@ impl Forward<'_> {
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rms_norm.forward";
-        let n = self.rows * self.cols;
+        let n = self.rows.saturating_mul(self.cols);
         check_len(KERNEL, "x", self.x.len(), n)?;
         check_len(KERNEL, "weight", self.weight.len(), self.cols)?;
         check_len(KERNEL, "y", self.y.len(), n)?;
@@ -67,7 +67,7 @@ impl Backward<'_> {
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rms_norm.backward";
-        let n = self.rows * self.cols;
+        let n = self.rows.saturating_mul(self.cols);
         check_len(KERNEL, "x", self.x.len(), n)?;
         check_len(KERNEL, "weight", self.weight.len(), self.cols)?;
         check_len(KERNEL, "rstd", self.rstd.len(), self.rows)?;

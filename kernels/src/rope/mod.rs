@@ -1,7 +1,8 @@
 //! Rotary position encoding in the half-split layout of Hugging Face checkpoints, in place.
 //!
 //! For `i < rotary_dim / 2`: `(x[i], x[i + rotary_dim/2])` is rotated by `positions[r] * inv_freq[i]`; columns from `rotary_dim`
-//! on stay. Cosines and sines are made once per pass by [`Tables`] and shared by all layers. Source: arXiv 2104.09864.
+//! on stay. Cosines and sines are made once per pass by [`Tables`] and shared by all layers. Source: arXiv 2104.09864;
+//! the backward is derived in docs/derivations/rope.md.
 
 pub mod case;
 mod cpu;
@@ -62,9 +63,9 @@ impl Tables<'_> {
         let n_variants = self.scaling.len();
         check_len(KERNEL, "positions", self.positions.len(), self.rows)?;
         check_len(KERNEL, "variants", self.variants.len(), self.rows)?;
-        check_len(KERNEL, "inv_freq", self.inv_freq.len(), n_variants * self.half)?;
-        check_len(KERNEL, "cos", self.cos.len(), self.rows * self.half)?;
-        check_len(KERNEL, "sin", self.sin.len(), self.rows * self.half)?;
+        check_len(KERNEL, "inv_freq", self.inv_freq.len(), n_variants.saturating_mul(self.half))?;
+        check_len(KERNEL, "cos", self.cos.len(), self.rows.saturating_mul(self.half))?;
+        check_len(KERNEL, "sin", self.sin.len(), self.rows.saturating_mul(self.half))?;
         check_size(KERNEL, "half", self.half, self.half > 0, "at least 1")?;
         match device {
             Device::Cpu(cpu) => {
@@ -88,9 +89,9 @@ impl Rotate<'_> {
         let half = self.rotary_dim / 2;
         let fits = self.rotary_dim.is_multiple_of(2) && self.rotary_dim <= self.head_dim;
         check_size(KERNEL, "rotary_dim", self.rotary_dim, fits, "even and at most head_dim")?;
-        check_len(KERNEL, "cos", self.cos.len(), self.rows * half)?;
-        check_len(KERNEL, "sin", self.sin.len(), self.rows * half)?;
-        check_len(KERNEL, "x", self.x.len(), self.rows * self.heads * self.head_dim)?;
+        check_len(KERNEL, "cos", self.cos.len(), self.rows.saturating_mul(half))?;
+        check_len(KERNEL, "sin", self.sin.len(), self.rows.saturating_mul(half))?;
+        check_len(KERNEL, "x", self.x.len(), self.rows.saturating_mul(self.heads).saturating_mul(self.head_dim))?;
         if half == 0 || self.heads == 0 {
             return Ok(()); // nothing turns
         }

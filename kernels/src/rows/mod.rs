@@ -107,8 +107,8 @@ impl TakeColumns<'_> {
     /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] for no columns, or a part that ends outside its row.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rows.take_columns";
-        check_len(KERNEL, "x", self.x.len(), self.rows * self.x_cols)?;
-        check_len(KERNEL, "y", self.y.len(), self.rows * self.y_cols)?;
+        check_len(KERNEL, "x", self.x.len(), self.rows.saturating_mul(self.x_cols))?;
+        check_len(KERNEL, "y", self.y.len(), self.rows.saturating_mul(self.y_cols))?;
         check_part(KERNEL, "first_col + y_cols", self.first_col, self.y_cols, self.x_cols, "at most x_cols")?;
         match device {
             Device::Cpu(cpu) => cpu::take_columns(cpu, self),
@@ -122,8 +122,8 @@ impl AddColumns<'_> {
     /// As [`TakeColumns::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rows.add_columns";
-        check_len(KERNEL, "x", self.x.len(), self.rows * self.x_cols)?;
-        check_len(KERNEL, "y", self.y.len(), self.rows * self.y_cols)?;
+        check_len(KERNEL, "x", self.x.len(), self.rows.saturating_mul(self.x_cols))?;
+        check_len(KERNEL, "y", self.y.len(), self.rows.saturating_mul(self.y_cols))?;
         check_part(KERNEL, "first_col + x_cols", self.first_col, self.x_cols, self.y_cols, "at most y_cols")?;
         match device {
             Device::Cpu(cpu) => cpu::add_columns(cpu, self),
@@ -141,7 +141,7 @@ fn check_indexed(
     indexed: (&'static str, usize),
 ) -> Result<()> {
     check_size(kernel, "cols", cols, cols > 0, "at least 1")?;
-    check_len(kernel, dense.0, dense.1, index.len() * cols)?;
+    check_len(kernel, dense.0, dense.1, index.len().saturating_mul(cols))?;
     let rows = indexed.1 / cols;
     check_len(kernel, indexed.0, indexed.1, rows * cols)?;
     match index.cpu().iter().enumerate().find(|(_, index)| **index as usize >= rows) {

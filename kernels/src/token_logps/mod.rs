@@ -2,7 +2,7 @@
 //!
 //! `logp[r] = z[r, target[r]] - log Σ_v exp z[r, v]`, `z = softcap(hidden_states · lm_headᵀ)`. Walks the vocabulary in tiles and
 //! keeps a running maximum and sum per row (online softmax, arXiv 1805.02867, alg. 3). The backward pass recomputes the tiles
-//! from the saved log-sum-exp.
+//! from the saved log-sum-exp: docs/derivations/token_logps.md.
 
 pub mod case;
 mod cpu;
