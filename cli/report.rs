@@ -47,7 +47,7 @@ pub fn data(label: &str, survey: &Survey) {
 pub struct Progress {
     bar: Option<ProgressBar>,
     logging_steps: u64,
-    started: Instant,
+    started: Option<Instant>,
 }
 
 impl Progress {
@@ -65,7 +65,12 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
-        Progress { bar, logging_steps, started: Instant::now() }
+        Progress { bar, logging_steps, started: None }
+    }
+
+    /// The first step begins: time is counted from here.
+    pub fn begin(&mut self) {
+        self.started = Some(Instant::now());
     }
 
     /// A step has ended.
@@ -85,7 +90,8 @@ impl Progress {
                 bar.set_message(text);
             }
             None if metrics.step.is_multiple_of(self.logging_steps) || metrics.step == total_steps => {
-                let left = self.started.elapsed().mul_f64((total_steps - metrics.step) as f64 / metrics.step as f64);
+                let elapsed = self.started.map_or(Duration::ZERO, |started| started.elapsed());
+                let left = elapsed.mul_f64((total_steps - metrics.step) as f64 / metrics.step as f64);
                 eprintln!("step {}/{total_steps}  {text}  {} left", metrics.step, seconds(left));
             }
             None => {}

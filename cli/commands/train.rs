@@ -89,6 +89,7 @@ fn train(
     if let Some(eval) = &eval {
         watcher.evaluation(&trainer.evaluate(eval, 0.0)?)?;
     }
+    watcher.progress.begin();
     let result = trainer.run(&data, eval.as_ref(), &mut watcher);
     watcher.progress.finish();
     result?;
