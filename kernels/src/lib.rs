@@ -6,6 +6,7 @@
 
 pub mod adamw;
 pub mod add;
+pub mod argmax;
 pub mod attention;
 pub mod case;
 pub mod cpu;
@@ -52,6 +53,7 @@ pub fn cases() -> Vec<case::Case> {
         add::case::cases(),
         rows::case::cases(),
         softcap::case::cases(),
+        argmax::case::cases(),
         dropout::case::cases(),
         adamw::case::cases(),
         sum_squares::case::cases(),

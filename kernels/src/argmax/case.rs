@@ -1,0 +1,54 @@
+//! Shapes: a decoding batch over real vocabularies, timed; columns around the vectors, ties and NaN, for the tests.
+
+use super::{Argmax, reference};
+use crate::case::{Case, Comparison, Inputs, Prepared};
+use crate::{Buffer, Device, Result};
+
+pub fn cases() -> Vec<Case> {
+    let timed = [(8, 49_152, true), (1, 256_000, true)];
+    let odd = [(0, 3, false), (1, 1, false), (3, 15, false), (2, 16, false), (5, 17, false), (2, 1001, false)];
+    timed.into_iter().chain(odd).map(|(rows, cols, timed)| case(rows, cols, timed)).collect()
+}
+
+fn case(rows: usize, cols: usize, timed: bool) -> Case {
+    Case {
+        kernel: "argmax",
+        shape: format!("[{rows}, {cols}]"),
+        flops: (rows * cols) as f64,
+        bytes: 4.0 * (rows * cols) as f64,
+        timed,
+        prepare: Box::new(move |device| {
+            let mut inputs = Inputs::of(&[rows, cols]);
+            // few different values: many columns share the largest one
+            let mut x: Vec<f32> = inputs.normal(rows * cols, 2.0).into_iter().map(f32::round).collect();
+            if !timed && cols > 2 {
+                x.iter_mut().step_by(3).for_each(|value| *value = f32::NAN);
+            }
+            let want = x.chunks_exact(cols).map(|row| f64::from(reference::argmax(row))).collect();
+            let y = device.zeros("case", rows)?;
+            let buffer = device.upload("case", &x)?;
+            Ok(Box::new(Ready { device: device.clone(), rows, cols, x: buffer, y, want }))
+        }),
+    }
+}
+
+struct Ready {
+    device: Device,
+    rows: usize,
+    cols: usize,
+    x: Buffer<f32>,
+    y: Buffer<u32>,
+    want: Vec<f64>,
+}
+
+impl Prepared for Ready {
+    fn run(&mut self) -> Result<()> {
+        Argmax { rows: self.rows, cols: self.cols, x: self.x.view(), y: self.y.view_mut() }.run(&self.device)
+    }
+
+    fn check(&self) -> Vec<Comparison> {
+        // columns below 2^24 are whole in f32; no arithmetic, so no room
+        let got: Vec<f32> = self.y.download().into_iter().map(|column| column as f32).collect();
+        vec![Comparison::with_bound("y", &got, &self.want, 0.0)]
+    }
+}

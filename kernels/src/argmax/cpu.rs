@@ -1,0 +1,46 @@
+//! Fast version: rows over the threads; a pass in vectors for the maximum, then a search for the first place that has it.
+
+use super::Argmax;
+use crate::cpu::blocks::rows_per_block;
+use crate::cpu::simd::{Simd, VectorTask};
+use crate::device::Cpu;
+
+pub(super) fn argmax(cpu: &Cpu, call: Argmax<'_>) {
+    let Argmax { rows: _, cols, x, y } = call;
+    let block = rows_per_block(cols);
+    let blocks = x.cpu().chunks(block * cols).zip(y.cpu().chunks_mut(block));
+    cpu.for_each_block(blocks, |(x, y)| {
+        for (row, y) in x.chunks_exact(cols).zip(y) {
+            let largest = cpu.isa().dispatch(Largest(row));
+            *y = row.iter().position(|&value| value == largest).unwrap_or(0) as u32;
+        }
+    });
+}
+
+/// The largest value that is not NaN, minus infinity if there is none.
+struct Largest<'a>(&'a [f32]);
+
+impl VectorTask for Largest<'_> {
+    type Output = f32;
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> f32 {
+        let row = self.0;
+        let mut c = 0;
+        // SAFETY: as `VectorTask`; the loads end inside `row`.
+        let mut largest = unsafe {
+            let mut largest = S::splat(f32::NEG_INFINITY);
+            while c + S::LANES <= row.len() {
+                // the value stands first: `max` gives its second operand where one is NaN
+                largest = S::max(S::load(row.as_ptr().add(c)), largest);
+                c += S::LANES;
+            }
+            S::reduce_max(largest)
+        };
+        for &value in &row[c..] {
+            if value > largest {
+                largest = value;
+            }
+        }
+        largest
+    }
+}

@@ -1,0 +1,39 @@
+//! The column of the largest value of each row, the first one among equals: greedy decoding without moving logits to the host.
+//!
+//! NaN is never the largest; a row of nothing but NaN gives column 0.
+
+pub mod case;
+mod cpu;
+pub mod reference;
+
+use crate::error::{check_len, check_size};
+use crate::{Device, Result, Slice, SliceMut};
+
+/// See the module.
+pub struct Argmax<'a> {
+    pub rows: usize,
+    /// At least 1, at most 2^32.
+    pub cols: usize,
+    /// `[rows, cols]`
+    pub x: Slice<'a, f32>,
+    /// `[rows]`
+    pub y: SliceMut<'a, u32>,
+}
+
+impl Argmax<'_> {
+    /// # Errors
+    /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] for rows without columns.
+    pub fn run(self, device: &Device) -> Result<()> {
+        const KERNEL: &str = "argmax";
+        check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
+        check_len(KERNEL, "x", self.x.len(), self.rows * self.cols)?;
+        check_len(KERNEL, "y", self.y.len(), self.rows)?;
+        match device {
+            Device::Cpu(cpu) => cpu::argmax(cpu, self),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,27 @@
+//! Every case on every instruction set; what the definition says of ties and NaN.
+
+use super::{Argmax, case, reference};
+use crate::case::check_all;
+use crate::{Device, KernelError};
+
+#[test]
+fn every_case_is_the_reference() {
+    check_all(&case::cases());
+}
+
+#[test]
+fn the_first_of_equals_and_never_nan() {
+    assert_eq!(reference::argmax(&[1.0, 3.0, 3.0]), 1);
+    assert_eq!(reference::argmax(&[f32::NAN, 1.0, f32::NAN]), 1);
+    assert_eq!(reference::argmax(&[f32::NAN, f32::NAN]), 0);
+    assert_eq!(reference::argmax(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), 0);
+}
+
+#[test]
+fn wrong_lengths_are_refused() {
+    let device = Device::cpu(Some(1)).unwrap();
+    let (x, mut y) = (device.zeros::<f32>("x", 6).unwrap(), device.zeros::<u32>("y", 3).unwrap());
+    let error = Argmax { rows: 2, cols: 3, x: x.view(), y: y.view_mut() }.run(&device).unwrap_err();
+    assert_eq!(error, KernelError::Shape { kernel: "argmax", argument: "y", got: 3, want: 2 });
+    assert!(Argmax { rows: 3, cols: 0, x: x.view(), y: y.view_mut() }.run(&device).is_err());
+}
