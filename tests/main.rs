@@ -8,3 +8,4 @@ mod extra_goldens;
 mod goldens;
 mod gradients;
 mod hostile;
+mod readme;

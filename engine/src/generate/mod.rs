@@ -10,7 +10,8 @@ use crate::autograd::{Mode, Tape};
 use crate::model::Model;
 use crate::model::adapters::{AdapterSet, Adapters};
 use crate::rows::{Pass, RowPlan, SequenceTree};
-use align_kernels::{Precision, Result};
+use align_kernels::argmax::Argmax;
+use align_kernels::{Buffer, Device, Precision, Result};
 use std::sync::Arc;
 
 /// What to generate, and when to stop.
@@ -77,14 +78,12 @@ pub fn generate(
     let mut logits = model.logits(&mut tape, &ids, last_rows, &mut cache)?;
 
     for step in 0..request.max_new_tokens {
-        let host = logits.download();
         let banned: &[u32] = if step < request.min_new_tokens { &request.stop } else { &[] };
-        for (b, row) in host.chunks_exact(config.vocab_size).enumerate() {
+        let tokens = choose(device, &logits, &sequences, banned, step, request)?;
+        for (b, token) in tokens.into_iter().enumerate() {
             if finished[b].is_some() {
                 continue;
             }
-            let sequence = request.first_sequence + b as u64;
-            let token = request.sampling.choose(row, &sequences[b], banned, sequence, step as u64);
             sequences[b].push(token);
             if request.stop.contains(&token) {
                 finished[b] = Some(Finish::Stop);
@@ -119,6 +118,30 @@ pub fn generate(
             finish: finish.unwrap_or(Finish::Length),
         })
         .collect())
+}
+
+/// The next token of every sequence. Plain greedy decoding takes the largest logit on the device; everything else looks at the
+/// logits on the host.
+fn choose(
+    device: &Device,
+    logits: &Buffer<f32>,
+    sequences: &[Vec<u32>],
+    banned: &[u32],
+    step: usize,
+    request: &Request,
+) -> Result<Vec<u32>> {
+    let (rows, cols) = (sequences.len(), logits.len() / sequences.len().max(1));
+    if request.sampling == Sampling::GREEDY && banned.is_empty() {
+        let mut tokens = device.alloc("generate.tokens", rows)?;
+        Argmax { rows, cols, x: logits.view(), y: tokens.view_mut() }.run(device)?;
+        return Ok(tokens.download());
+    }
+    let host = logits.download();
+    let chosen = host.chunks_exact(cols).zip(sequences).enumerate().map(|(b, (row, tokens))| {
+        let sequence = request.first_sequence + b as u64;
+        request.sampling.choose(row, tokens, banned, sequence, step as u64)
+    });
+    Ok(chosen.collect())
 }
 
 /// Prompts as trees without branches; no row has a gradient.
