@@ -55,7 +55,8 @@ fn train(
     };
     let data = open(&loaded.data_files(&args.data, |demo| match kind {
         Needs::Labels => demo.labelled.clone(),
-        _ => demo.pairs_train.clone(),
+        Needs::Rewards => demo.scored.clone(),
+        Needs::Pairs | Needs::Answers => demo.pairs_train.clone(),
     }))?;
     let eval_files = match &loaded.demo {
         Some(demo) if args.eval_data.is_empty() => vec![demo.paths.pairs_eval.clone()],
