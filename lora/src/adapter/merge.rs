@@ -22,10 +22,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// Elements of a tensor that are computed at once: 16 MiB as f32, far more than a product needs to run at full speed.
-const PIECE: usize = 1 << 22;
+/// Elements of a tensor that are computed at once: 16 MiB as f32, far more than a product needs to run at full speed. In tests
+/// small, so that the tiny models have tensors of several pieces.
+const PIECE: usize = if cfg!(test) { 1 << 11 } else { 1 << 22 };
 /// Elements that one thread adds and rounds at a time.
-const TASK: usize = 1 << 15;
+const TASK: usize = if cfg!(test) { 1 << 8 } else { 1 << 15 };
 
 /// A merge to be done.
 #[derive(Debug, Clone, Copy)]
