@@ -141,3 +141,13 @@ impl Adapter {
 
 /// The step in the keys of the initial values: no optimiser step has this number, so no dropout mask repeats their random words.
 const INITIALISATION: u64 = u64::MAX;
+
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod hostile_tests;
+// links between files, and a shell that limits their size
+#[cfg(all(test, unix))]
+mod merge_tests;
