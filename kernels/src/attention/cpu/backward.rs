@@ -9,9 +9,10 @@
 use super::blocks::{BLOCK, Blocks, Form, Packed, ROWS, Reach, Span, pack};
 use super::product::{PAD, Product};
 use super::softmax::{Scaling, ScoreGradients};
-use super::{heaviest_first, uncovered};
+use super::{dot, heaviest_first, uncovered};
 use crate::attention::{Backward, Geometry, Segment};
 use crate::cpu::Isa;
+use crate::cpu::simd::{Simd, VectorTask};
 use crate::cpu::tasks::Disjoint;
 use crate::device::Cpu;
 use crate::{Device, Result};
@@ -42,13 +43,15 @@ pub(in crate::attention) fn backward(device: &Device, cpu: &Cpu, call: Backward<
         let pairs = |segment: &Segment| segment.rows.len() * (2 * segment.prefix.len() + segment.rows.len());
         tree.segments.iter().map(|&index| pairs(&segments[index])).sum()
     });
+    let mut delta = device.alloc("attention.delta", rows * heads)?;
+    deltas(device, cpu, d, o, d_o, delta.view_mut().cpu())?;
     // [head, block, BLOCK, padded]: the sums of dk, and those of dv
     let block_len = BLOCK * d.next_multiple_of(PAD);
     let mut dk_heads = device.alloc("attention.dk_heads", heads * blocks.len() * block_len)?;
     let mut dv_heads = device.alloc("attention.dv_heads", heads * blocks.len() * block_len)?;
     {
         let largest = trees.iter().map(|tree| tree.rows).max().unwrap_or(0);
-        let dq = Disjoint::new(dq);
+        let (dq, delta) = (Disjoint::new(dq), delta.view().cpu());
         let (dk_heads, dv_heads) = (Disjoint::new(dk_heads.view_mut().cpu()), Disjoint::new(dv_heads.view_mut().cpu()));
         let len = Scratch::len(largest, d);
         cpu.for_each_task(device, "attention.tile", trees.len() * heads, len, |task, scratch| {
@@ -58,7 +61,9 @@ pub(in crate::attention) fn backward(device: &Device, cpu: &Cpu, call: Backward<
             for &index in &tree.segments {
                 for row in segments[index].rows.clone() {
                     let at = row * heads + head;
-                    scratch.load(local, [q, o, d_o].map(|x| &x[at * d..(at + 1) * d]), lse[at]);
+                    scratch.load(local, &q[at * d..(at + 1) * d], &d_o[at * d..(at + 1) * d]);
+                    scratch.lse[local] = lse[at];
+                    scratch.delta[local] = delta[at];
                     local += 1;
                 }
             }
@@ -177,28 +182,48 @@ impl Scratch<'_> {
         Scratch { stride, q, d_o, dq, lse, delta, p, du }
     }
 
-    fn load(&mut self, local: usize, [q, o, d_o]: [&[f32]; 3], lse: f32) {
+    fn load(&mut self, local: usize, q: &[f32], d_o: &[f32]) {
         for (target, source) in [(&mut *self.q, q), (&mut *self.d_o, d_o)] {
             let (values, padding) = target[local * self.stride..][..self.stride].split_at_mut(q.len());
             values.copy_from_slice(source);
             padding.fill(0.0);
         }
-        self.lse[local] = lse;
-        self.delta[local] = dot(d_o, o);
     }
 }
 
-/// In eight lanes, so that it vectorises; the same order for every instruction set.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        for lane in 0..8 {
-            lanes[lane] += a[lane] * b[lane];
+/// `delta[i] = d_o[i]·o[i]` for each row and head, in memory order: a head at a time, the rows would be read in small pieces.
+fn deltas(device: &Device, cpu: &Cpu, head_dim: usize, o: &[f32], d_o: &[f32], delta: &mut [f32]) -> Result<()> {
+    const HEADS_PER_TASK: usize = 256;
+    let delta_len = delta.len();
+    let all = Disjoint::new(delta);
+    cpu.for_each_task(device, "attention.delta", delta_len.div_ceil(HEADS_PER_TASK), 0, |task, _| {
+        let begin = task * HEADS_PER_TASK;
+        let end = (begin + HEADS_PER_TASK).min(delta_len);
+        let range = begin * head_dim..end * head_dim;
+        // SAFETY: each task has a range of its own.
+        let delta = unsafe { all.slice(begin..end) };
+        cpu.isa().dispatch(Deltas { head_dim, o: &o[range.clone()], d_o: &d_o[range], delta });
+    })
+}
+
+struct Deltas<'a> {
+    head_dim: usize,
+    o: &'a [f32],
+    d_o: &'a [f32],
+    delta: &'a mut [f32],
+}
+
+impl VectorTask for Deltas<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let heads = self.o.chunks_exact(self.head_dim).zip(self.d_o.chunks_exact(self.head_dim));
+        for ((o, d_o), delta) in heads.zip(self.delta) {
+            // SAFETY: both have `head_dim` elements; the instruction set is S's.
+            *delta = unsafe { dot::<S>(o, d_o) };
         }
     }
-    lanes.iter().sum::<f32>() + tail
 }
 
 /// The sums of one head: `[block, BLOCK, padded]`, written by one task.

@@ -180,24 +180,36 @@ pub(super) fn pack<const PARTS: usize>(
         let target = unsafe { all.slice(task * size..(task + 1) * size) };
         for ((source, form), range) in parts.iter().zip(&ranges) {
             let target = &mut target[range.clone()];
-            if keys < BLOCK || *form == Form::Rows {
+            if keys * d < target.len() {
                 target.fill(0.0);
             }
-            for key in 0..keys {
-                let at = (segment.row_at(begin + key) * kv_heads + kv_head) * d;
-                let row = &source[at..at + d];
-                match form {
-                    Form::Transposed => {
-                        for (column, &x) in target.chunks_exact_mut(BLOCK).zip(row) {
-                            column[key] = x;
-                        }
+            let row_at = |key: usize| (segment.row_at(begin + key) * kv_heads + kv_head) * d;
+            match form {
+                Form::Transposed => transpose(target, source, keys, row_at, d),
+                Form::Rows => {
+                    for (key, target) in target.chunks_exact_mut(d.next_multiple_of(PAD)).take(keys).enumerate() {
+                        target[..d].copy_from_slice(&source[row_at(key)..][..d]);
                     }
-                    Form::Rows => target[key * d.next_multiple_of(PAD)..][..d].copy_from_slice(row),
                 }
             }
         }
     })?;
     Ok(Packed { data, blocks: blocks.len(), parts: ranges })
+}
+
+/// Writes `[d, BLOCK]` from `keys` rows of `d`. The rows are taken a cache line of keys at a time: each line of the target is
+/// written once.
+fn transpose(target: &mut [f32], source: &[f32], keys: usize, row_at: impl Fn(usize) -> usize, d: usize) {
+    const LINE: usize = 16;
+    for first in (0..keys).step_by(LINE) {
+        let n = LINE.min(keys - first);
+        let rows: [&[f32]; LINE] = std::array::from_fn(|i| &source[row_at(first + i.min(n - 1))..][..d]);
+        for (c, column) in target.chunks_exact_mut(BLOCK).enumerate() {
+            for (x, row) in column[first..first + n].iter_mut().zip(rows) {
+                *x = row[c];
+            }
+        }
+    }
 }
 
 impl<const PARTS: usize> Packed<PARTS> {

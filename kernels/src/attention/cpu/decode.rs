@@ -1,127 +1,141 @@
-//! Decode: one task per sequence and key-value head. Each key and value is read from memory once for the query heads that share
-//! it; reading them is what takes the time.
+//! Decode: one task per sequence and chunk of its cache, all heads at once, so that the cache is read in the order of memory;
+//! reading it is what takes the time. The chunks' softmaxes are then merged in their order.
 
-use super::heaviest_first;
+use super::dot;
 use crate::attention::{Decode, Geometry};
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::cpu::tasks::Disjoint;
 use crate::device::Cpu;
 use crate::{Device, Result};
+use std::ops::Range;
 
-/// Keys whose scores are computed before their values are read: the scores of a large group stay in cache.
-const KEYS: usize = 256;
+/// Keys of a chunk: enough to outweigh the merge, few enough that one sequence keeps several threads busy.
+const CHUNK: usize = 128;
+
+/// Some visible rows of one sequence's cache.
+struct Chunk {
+    sequence: usize,
+    keys: Range<usize>,
+}
 
 pub(in crate::attention) fn decode(device: &Device, cpu: &Cpu, call: Decode<'_>) -> Result<()> {
     let Decode { geometry, capacity, lengths, .. } = call;
-    let Geometry { num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
+    let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
     let (q, k, v) = (call.q.cpu(), call.k_cache.cpu(), call.v_cache.cpu());
     let o = Disjoint::new(call.o.cpu());
-    let width = geometry.group() * d;
-    let mut jobs: Vec<(usize, usize)> = (0..lengths.len() * kv_heads).map(|n| (n / kv_heads, n % kv_heads)).collect();
-    heaviest_first(&mut jobs, |&(sequence, _)| lengths[sequence]);
-    cpu.for_each_task(device, "attention.decode", jobs.len(), geometry.group() * KEYS, |task, scores| {
-        let (sequence, kv_head) = jobs[task];
-        let at = (sequence * kv_heads + kv_head) * width;
-        let first = geometry.first_visible(lengths[sequence] - 1);
-        let cache = sequence * capacity * kv_heads * d;
-        let cached = cache + first * kv_heads * d..cache + lengths[sequence] * kv_heads * d;
-        cpu.isa().dispatch(OneRow {
-            geometry,
-            head_at: kv_head * d,
-            keys: lengths[sequence] - first,
-            q: &q[at..at + width],
-            k: &k[cached.clone()],
-            v: &v[cached],
-            // SAFETY: each sequence and key-value head is one task.
-            o: unsafe { o.slice(at..at + width) },
-            scores,
-        });
+
+    let mut chunks = Vec::new();
+    let mut of_sequence = Vec::with_capacity(lengths.len());
+    for (sequence, &length) in lengths.iter().enumerate() {
+        let begin = chunks.len();
+        let mut at = geometry.first_visible(length - 1);
+        while at < length {
+            let end = (at + CHUNK).min(length);
+            chunks.push(Chunk { sequence, keys: at..end });
+            at = end;
+        }
+        of_sequence.push(begin..chunks.len());
+    }
+
+    // of each chunk `[heads, head_dim]` weighted sums, `[heads]` maxima, `[heads]` sums of weights
+    let part = heads * (d + 2);
+    let mut parts = device.alloc("attention.decode", chunks.len() * part)?;
+    {
+        let parts = Disjoint::new(parts.view_mut().cpu());
+        cpu.for_each_task(device, "attention.decode", chunks.len(), heads * CHUNK, |task, scores| {
+            let Chunk { sequence, keys } = &chunks[task];
+            let row = kv_heads * d;
+            let cached = (sequence * capacity + keys.start) * row..(sequence * capacity + keys.end) * row;
+            // SAFETY: each chunk has a part of its own.
+            let part = unsafe { parts.slice(task * part..(task + 1) * part) };
+            let (o, rest) = part.split_at_mut(heads * d);
+            let (max, sum) = rest.split_at_mut(heads);
+            let q = &q[sequence * heads * d..(sequence + 1) * heads * d];
+            let (k, v) = (&k[cached.clone()], &v[cached]);
+            cpu.isa().dispatch(Attend { geometry, keys: keys.len(), q, k, v, o, max, sum, scores });
+        })?;
+    }
+
+    let parts = parts.view().cpu();
+    cpu.for_each_task(device, "attention.decode", lengths.len(), 0, |sequence, _| {
+        // SAFETY: each sequence is one task.
+        let o = unsafe { o.slice(sequence * heads * d..(sequence + 1) * heads * d) };
+        let own = &of_sequence[sequence];
+        merge(&parts[own.start * part..own.end * part], heads, d, o);
     })
 }
 
-/// The query heads of one key-value head against `keys` rows of the cache.
-struct OneRow<'a> {
+/// Adds the parts `[chunk, part]` of one sequence, each scaled to the largest maximum of its head.
+fn merge(parts: &[f32], heads: usize, head_dim: usize, o: &mut [f32]) {
+    let part = heads * (head_dim + 2);
+    o.fill(0.0);
+    for (head, o) in o.chunks_exact_mut(head_dim).enumerate() {
+        let max_at = heads * head_dim + head;
+        let max = parts.chunks_exact(part).fold(f32::NEG_INFINITY, |max, part| max.max(part[max_at]));
+        let mut sum = 0.0;
+        for part in parts.chunks_exact(part) {
+            let factor = (part[max_at] - max).exp();
+            sum += factor * part[max_at + heads];
+            for (o, &x) in o.iter_mut().zip(&part[head * head_dim..]) {
+                *o += factor * x;
+            }
+        }
+        for o in o {
+            *o /= sum;
+        }
+    }
+}
+
+/// All query heads of one row against `keys` rows of the cache.
+struct Attend<'a> {
     geometry: Geometry,
-    /// Where the head begins in a row of the cache.
-    head_at: usize,
     keys: usize,
-    /// `[group, head_dim]`
+    /// `[heads, head_dim]`
     q: &'a [f32],
     /// `[keys, num_key_value_heads * head_dim]`
     k: &'a [f32],
     /// As `k`.
     v: &'a [f32],
-    /// `[group, head_dim]`
+    /// `[heads, head_dim]`: `Σ exp(z - max) v`
     o: &'a mut [f32],
-    /// `[group, KEYS]`
+    /// `[heads]`
+    max: &'a mut [f32],
+    /// `[heads]`: `Σ exp(z - max)`
+    sum: &'a mut [f32],
+    /// `[heads, CHUNK]`
     scores: &'a mut [f32],
 }
 
-impl VectorTask for OneRow<'_> {
+impl VectorTask for Attend<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let OneRow { geometry, head_at, keys, q, k, v, o, scores } = self;
+        let Attend { geometry, keys, q, k, v, o, max, sum, scores } = self;
         let (group, d) = (geometry.group(), geometry.head_dim);
-        let stride = geometry.num_key_value_heads * d;
+        let row = geometry.num_key_value_heads * d;
+        for (key, k) in k.chunks_exact(row).enumerate() {
+            for (head, q) in q.chunks_exact(d).enumerate() {
+                let at = head / group * d;
+                // SAFETY: both have `d` elements; the instruction set is S's.
+                let u = geometry.scale * unsafe { dot::<S>(q, &k[at..at + d]) };
+                scores[head * CHUNK + key] = geometry.softcap.map_or(u, |cap| cap * (u / cap).tanh());
+            }
+        }
+        for (head, z) in scores.chunks_exact_mut(CHUNK).enumerate() {
+            let z = &mut z[..keys];
+            max[head] = z.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
+            // SAFETY: every access is within `z`; the instruction set is S's.
+            sum[head] = unsafe { exp_in_place::<S>(z, max[head]) };
+        }
         o.fill(0.0);
-        let mut state = vec![(f32::NEG_INFINITY, 0.0f32); group];
-        for begin in (0..keys).step_by(KEYS) {
-            let n = KEYS.min(keys - begin);
-            for key in 0..n {
-                let row = &k[(begin + key) * stride + head_at..][..d];
-                for (g, q) in q.chunks_exact(d).enumerate() {
-                    // SAFETY: both have `d` elements; the instruction set is S's.
-                    let u = geometry.scale * unsafe { dot::<S>(q, row) };
-                    scores[g * KEYS + key] = geometry.softcap.map_or(u, |cap| cap * (u / cap).tanh());
-                }
-            }
-            for (g, (max, sum)) in state.iter_mut().enumerate() {
-                let z = &mut scores[g * KEYS..][..n];
-                let after = z.iter().fold(*max, |max, &x| if x > max { x } else { max });
-                let factor = (*max - after).exp();
-                *max = after;
-                *sum *= factor;
-                // SAFETY: every access is within `z`; the instruction set is S's.
-                *sum += unsafe { exp_in_place::<S>(z, after) };
-                for o in &mut o[g * d..][..d] {
-                    *o *= factor;
-                }
-            }
-            for key in 0..n {
-                let row = &v[(begin + key) * stride + head_at..][..d];
-                for (g, o) in o.chunks_exact_mut(d).enumerate() {
-                    // SAFETY: both have `d` elements; the instruction set is S's.
-                    unsafe { add_scaled::<S>(o, scores[g * KEYS + key], row) };
-                }
+        for (key, v) in v.chunks_exact(row).enumerate() {
+            for (head, o) in o.chunks_exact_mut(d).enumerate() {
+                let at = head / group * d;
+                // SAFETY: both have `d` elements; the instruction set is S's.
+                unsafe { add_scaled::<S>(o, scores[head * CHUNK + key], &v[at..at + d]) };
             }
         }
-        for (o, (_, sum)) in o.chunks_exact_mut(d).zip(state) {
-            for o in o {
-                *o /= sum;
-            }
-        }
-    }
-}
-
-/// # Safety
-/// As [`Simd`]; the slices are equally long.
-#[inline(always)]
-unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
-    // SAFETY: the caller's contract; loads end inside the slices.
-    unsafe {
-        let whole = a.len() / S::LANES * S::LANES;
-        let mut sum = S::splat(0.0);
-        for at in (0..whole).step_by(S::LANES) {
-            sum = S::fma(S::load(a.as_ptr().add(at)), S::load(b.as_ptr().add(at)), sum);
-        }
-        if whole < a.len() {
-            let lanes = a.len() - whole;
-            let (a, b) = (a.as_ptr().add(whole), b.as_ptr().add(whole));
-            sum = S::fma(S::load_partial(a, lanes), S::load_partial(b, lanes), sum);
-        }
-        S::reduce_add(sum)
     }
 }
 
@@ -137,7 +151,7 @@ unsafe fn exp_in_place<S: Simd>(z: &mut [f32], max: f32) -> f32 {
         let top = S::splat(max);
         let mut sum = S::splat(0.0);
         for at in (0..whole).step_by(S::LANES) {
-            let e = S::exp(S::sub(S::load(z.as_ptr().add(at)), top));
+            let e = S::exp_nonpositive(S::sub(S::load(z.as_ptr().add(at)), top));
             S::store(z.as_mut_ptr().add(at), e);
             sum = S::add(sum, e);
         }

@@ -52,10 +52,11 @@ pub(in crate::attention) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_
             let row = segments[job.segment].row_at(job.first + i / geometry.group());
             let head = row * heads + kv_head * geometry.group() + i % geometry.group();
             let sum: f32 = sum.iter().sum();
+            let inverse = 1.0 / sum;
             // SAFETY: segments share no rows and jobs no positions, so each row and head belongs to one task.
             let (o, lse) = unsafe { (o.slice(head * d..(head + 1) * d), lse.slice(head..head + 1)) };
             for (o, &weighted) in o.iter_mut().zip(&tile.o[i * tile.o_cols..]) {
-                *o = weighted / sum;
+                *o = weighted * inverse;
             }
             lse[0] = (f64::from(max) + f64::from(sum).ln()) as f32;
         }

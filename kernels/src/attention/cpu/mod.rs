@@ -16,6 +16,7 @@ pub(super) use decode::decode;
 pub(super) use forward::forward;
 
 use crate::attention::Segment;
+use crate::cpu::simd::Simd;
 use std::cmp::Reverse;
 use std::ops::Range;
 
@@ -40,4 +41,26 @@ fn uncovered(rows: usize, segments: &[Segment]) -> Vec<Range<usize>> {
 /// The dearest first, so that the threads finish together; equal ones in their order.
 fn heaviest_first<T>(jobs: &mut [T], cost: impl Fn(&T) -> usize) {
     jobs.sort_by_key(|job| Reverse(cost(job)));
+}
+
+/// `a·b`
+///
+/// # Safety
+/// As [`Simd`]; the slices are equally long.
+#[inline(always)]
+unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
+    // SAFETY: the caller's contract; loads end inside the slices.
+    unsafe {
+        let whole = a.len() / S::LANES * S::LANES;
+        let mut sum = S::splat(0.0);
+        for at in (0..whole).step_by(S::LANES) {
+            sum = S::fma(S::load(a.as_ptr().add(at)), S::load(b.as_ptr().add(at)), sum);
+        }
+        if whole < a.len() {
+            let lanes = a.len() - whole;
+            let (a, b) = (a.as_ptr().add(whole), b.as_ptr().add(whole));
+            sum = S::fma(S::load_partial(a, lanes), S::load_partial(b, lanes), sum);
+        }
+        S::reduce_add(sum)
+    }
 }

@@ -83,7 +83,7 @@ impl VectorTask for OnlineSoftmax<'_> {
                 let top = S::splat(after);
                 let mut total = S::splat(0.0);
                 for at in (reach.first..reach.end).step_by(S::LANES) {
-                    let mut p = S::exp(S::sub(S::load(z.add(at)), top));
+                    let mut p = S::exp_nonpositive(S::sub(S::load(z.add(at)), top));
                     if !reach.full {
                         // exp of -inf is 1e-38, not 0
                         p = S::mul(p, mask::<S>(&KEEP, span, at));
@@ -96,7 +96,7 @@ impl VectorTask for OnlineSoftmax<'_> {
                     S::store(sum, S::add(S::load(sum), total));
                 } else {
                     max[i] = after;
-                    let factor = S::exp(S::sub(S::splat(before), top));
+                    let factor = S::exp_nonpositive(S::sub(S::splat(before), top));
                     S::store(sum, S::fma(S::load(sum), factor, total));
                     let o = o.as_mut_ptr().add(i * o_cols);
                     for at in (0..o_cols).step_by(S::LANES) {
@@ -146,10 +146,13 @@ impl VectorTask for ScoreGradients<'_> {
                         continue;
                     }
                     let z = scaling.apply::<S>(S::load(p.add(at)));
-                    let mut weight = S::exp(S::sub(z, lse));
-                    if !reach.full {
-                        weight = S::mul(weight, mask::<S>(&KEEP, span, at));
-                    }
+                    let weight = if reach.full {
+                        S::exp_nonpositive(S::sub(z, lse))
+                    } else {
+                        // a hidden score may be far above the log-sum-exp, and exp of -inf is 1e-38, not 0
+                        let below = S::add(S::sub(z, lse), mask::<S>(&HIDE, span, at));
+                        S::mul(S::exp_nonpositive(below), mask::<S>(&KEEP, span, at))
+                    };
                     let dz = S::mul(weight, S::sub(S::load(du.add(at)), delta));
                     S::store(p.add(at), weight);
                     S::store(du.add(at), S::mul(dz, scaling.slope::<S>(z)));

@@ -26,6 +26,27 @@ pub unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     }
 }
 
+/// [`exp`] for `x <= 0`, without what keeps large results finite: two thirds of its instructions.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub unsafe fn exp_nonpositive<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller's contract.
+    unsafe {
+        // x stands second: max gives back its second operand when one is NaN
+        let clamped = S::max(S::splat(-87.336_54), x);
+        let n = S::round(S::mul(clamped, S::splat(std::f32::consts::LOG2_E)));
+        let r = S::fma(n, S::splat(-0.693_359_4), clamped);
+        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
+        let mut p = S::splat(1.388_888_9e-3);
+        for c in [8.333_334e-3, 4.166_666_6e-2, 1.666_666_7e-1, 0.5, 1.0, 1.0] {
+            p = S::fma(p, r, S::splat(c));
+        }
+        S::scale_by_power_of_two(p, n)
+    }
+}
+
 /// `tanh(x) = sign * (1 - 2 / (e^{2|x|} + 1))`, with the odd polynomial near 0 where that form cancels.
 ///
 /// # Safety

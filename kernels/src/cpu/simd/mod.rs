@@ -84,6 +84,13 @@ pub trait Simd: Copy + 'static {
         unsafe { math::exp::<Self>(x) }
     }
 
+    /// `e^x` per lane for `x` up to 0 (and a rounding error above), otherwise as [`Simd::exp`]: the weights of a softmax.
+    #[inline(always)]
+    unsafe fn exp_nonpositive(x: Self::V) -> Self::V {
+        // SAFETY: the caller's contract.
+        unsafe { math::exp_nonpositive::<Self>(x) }
+    }
+
     /// `tanh(x)` per lane, within 4 units in the last place.
     #[inline(always)]
     unsafe fn tanh(x: Self::V) -> Self::V {

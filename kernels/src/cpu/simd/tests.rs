@@ -19,6 +19,7 @@ impl<const F: u8> VectorTask for Apply<'_, F> {
                     0 => S::exp(x),
                     1 => S::tanh(x),
                     2 => S::sigmoid(x),
+                    4 => S::exp_nonpositive(x),
                     _ => S::round_to_bf16(x),
                 };
                 S::store_partial(self.1.as_mut_ptr().add(at), y, lanes);
@@ -44,6 +45,11 @@ fn check<const F: u8>(range: (f32, f32), truth: impl Fn(f64) -> f64, ulps: f64) 
 #[test]
 fn exp_is_within_three_ulps() {
     check::<0>((-87.0, 88.7), f64::exp, 3.0);
+}
+
+#[test]
+fn exp_of_nonpositive_values_is_within_three_ulps() {
+    check::<4>((-87.0, 0.01), f64::exp, 3.0);
 }
 
 #[test]
