@@ -1,7 +1,8 @@
-//! All three products as one, `output[rows, cols] (+)= alpha * left[rows, depth] · right[depth, cols]`, cut into tasks.
+//! The products as `output[rows, cols] (+)= alpha * left[rows, depth] · right[depth, cols]`, cut into tasks.
 //!
-//! A task is a range of rows by a range of columns ([`block`]). It walks the depth in blocks, packs the right operand's panel
-//! of a block into the first-level cache ([`pack`]) and runs the tiles of its rows against it ([`microkernel`]).
+//! A task is a range of rows by a range of columns. It walks the depth in blocks, packs the right operand's panel of a block
+//! into the first-level cache ([`pack`]) and runs the tiles of its rows against it ([`microkernel`]): [`block`] for a layer and
+//! its input's gradient, [`outer`] for an adapter's own gradient.
 //!
 //! The bits of an output element are a function of its own operands and of the depth: within a block one accumulator takes the
 //! products in order, the blocks' sums are added in order, and where the blocks end depends on the depth alone. So neither the
@@ -9,6 +10,7 @@
 
 mod block;
 mod microkernel;
+mod outer;
 mod pack;
 mod scratch;
 
@@ -19,8 +21,9 @@ use crate::device::Cpu;
 use crate::{Precision, Slice, SliceMut, WeightSlice};
 use block::Block;
 use half::{bf16, f16};
+use outer::OuterSum;
 use rayon::prelude::*;
-use scratch::with_scratch;
+use scratch::{Scratch, with_scratch};
 use std::ops::Range;
 
 /// Largest depth of a packed panel: 288 x 32 floats are 36 KiB of a first-level cache of 48 (AVX-512), 288 x 16 are 18 of 32.
@@ -43,7 +46,7 @@ pub(super) fn forward(call: Forward<'_>, cpu: &Cpu) {
         alpha: call.alpha,
         accumulate: call.accumulate,
         precision: call.precision,
-        left: Left::Rows(x),
+        left: x,
         right: Right { values: Values::of(call.w), order: Order::Columns },
         output: Output(y.as_mut_ptr()),
     }
@@ -59,7 +62,7 @@ pub(super) fn dx(call: Dx<'_>, cpu: &Cpu) {
         alpha: call.alpha,
         accumulate: call.accumulate,
         precision: call.precision,
-        left: Left::Rows(dy),
+        left: dy,
         right: Right { values: Values::of(call.w), order: Order::Rows },
         output: Output(dx.as_mut_ptr()),
     }
@@ -68,16 +71,20 @@ pub(super) fn dx(call: Dx<'_>, cpu: &Cpu) {
 
 pub(super) fn dw(call: Dw<'_>, cpu: &Cpu) {
     let (Slice::Cpu(dy), Slice::Cpu(x), SliceMut::Cpu(dw)) = (call.dy, call.x, call.dw);
-    Product {
-        rows: call.n,
-        cols: call.k,
+    // the narrow side first
+    let turned = call.k < call.n;
+    let [(rows, left), (cols, right)] = if turned { [(call.k, x), (call.n, dy)] } else { [(call.n, dy), (call.k, x)] };
+    OuterSum {
         depth: call.m,
+        rows,
+        cols,
         alpha: call.alpha,
         accumulate: call.accumulate,
         precision: call.precision,
-        left: Left::Columns(dy),
-        right: Right { values: Values::F32(x), order: Order::Rows },
+        left,
+        right,
         output: Output(dw.as_mut_ptr()),
+        turned,
     }
     .run(cpu);
 }
@@ -90,18 +97,10 @@ struct Product<'a> {
     alpha: f32,
     accumulate: Accumulate,
     precision: Precision,
-    left: Left<'a>,
+    /// `[rows, depth]`
+    left: &'a [f32],
     right: Right<'a>,
     output: Output,
-}
-
-/// The left operand and how it lies.
-#[derive(Clone, Copy)]
-enum Left<'a> {
-    /// `[rows, depth]`
-    Rows(&'a [f32]),
-    /// `[depth, rows]`
-    Columns(&'a [f32]),
 }
 
 /// The right operand and how it lies.
@@ -144,40 +143,9 @@ impl<'a> Values<'a> {
 
 impl Product<'_> {
     fn run(&self, cpu: &Cpu) {
-        if self.rows == 0 || self.cols == 0 {
-            return;
-        }
-        let isa = cpu.isa();
-        // sizes of slices that exist: their product may still not fit
-        let work = (self.rows + 16).saturating_mul(self.cols).saturating_mul(self.depth);
-        let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
-        let [rows_per_task, cols_per_task] = self.task_size(isa, threads);
-        let row_tasks = self.rows.div_ceil(rows_per_task);
-        let tasks = row_tasks * self.cols.div_ceil(cols_per_task);
-        let run_task = |task: usize| {
-            let (row, col) = (task % row_tasks * rows_per_task, task / row_tasks * cols_per_task);
-            let rows = row..(row + rows_per_task).min(self.rows);
-            let cols = col..(col + cols_per_task).min(self.cols);
-            // outside `dispatch`, which a closure would leave
-            with_scratch(|scratch| isa.dispatch(Block { product: self, rows, cols, scratch }));
-        };
-        if threads == 1 {
-            (0..tasks).for_each(run_task);
-        } else {
-            cpu.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(run_task));
-        }
-    }
-
-    /// Rows and columns of a task. Columns are split before rows, because a task packs the panels of its columns itself.
-    fn task_size(&self, isa: Isa, threads: usize) -> [usize; 2] {
-        let [tile_rows, tile_cols] = isa.dispatch(TileSize);
-        let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
-        let panels = self.cols.div_ceil(tile_cols);
-        let mut row_tasks = self.rows.div_ceil(ROWS_PER_TASK);
-        let col_tasks = wanted.div_ceil(row_tasks).clamp(self.cols.div_ceil(COLS_PER_TASK), panels);
-        // too few columns for all threads: rows too, but not fewer than 4 tiles of them
-        row_tasks = row_tasks.max(wanted.div_ceil(col_tasks).min(self.rows.div_ceil(4 * tile_rows)));
-        [self.rows.div_ceil(row_tasks).next_multiple_of(tile_rows), panels.div_ceil(col_tasks) * tile_cols]
+        run_tasks(cpu, [self.rows, self.cols, self.depth], |rows, cols, scratch| {
+            cpu.isa().dispatch(Block { product: self, rows, cols, scratch })
+        });
     }
 
     /// The depth in blocks: as many as needed, nearly equal, multiples of 32 (whole vectors of 16-bit weights).
@@ -187,6 +155,55 @@ impl Product<'_> {
         let size = depth.div_ceil(blocks).next_multiple_of(32);
         (0..blocks).map(move |block| block * size..((block + 1) * size).min(depth))
     }
+
+    /// # Safety
+    /// As [`pack::right_panels`].
+    #[inline(always)]
+    unsafe fn pack<S: Simd>(&self, depth: Range<usize>, cols: Range<usize>, panels: *mut f32) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            pack::right_panels::<S>(self.right, [self.depth, self.cols], depth, cols, self.precision, panels);
+        }
+    }
+}
+
+/// Cuts an output into tasks and runs them: `task(rows, cols, scratch)`, the columns starting at a panel's first.
+fn run_tasks(
+    cpu: &Cpu,
+    [rows, cols, depth]: [usize; 3],
+    task: impl Fn(Range<usize>, Range<usize>, &mut Scratch) + Sync,
+) {
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let work = (rows + 16).saturating_mul(cols).saturating_mul(depth);
+    let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
+    let [rows_per_task, cols_per_task] = task_size(cpu.isa(), threads, rows, cols);
+    let col_tasks = cols.div_ceil(cols_per_task);
+    let tasks = rows.div_ceil(rows_per_task) * col_tasks;
+    // neighbours share their rows, which stay in the second-level cache of the thread that runs both
+    let run_task = |index: usize| {
+        let (row, col) = (index / col_tasks * rows_per_task, index % col_tasks * cols_per_task);
+        let (rows, cols) = (row..(row + rows_per_task).min(rows), col..(col + cols_per_task).min(cols));
+        with_scratch(|scratch| task(rows, cols, scratch));
+    };
+    if threads == 1 {
+        (0..tasks).for_each(run_task);
+    } else {
+        cpu.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(run_task));
+    }
+}
+
+/// Rows and columns of a task. Columns are split before rows, because a task packs the panels of its columns itself.
+fn task_size(isa: Isa, threads: usize, rows: usize, cols: usize) -> [usize; 2] {
+    let [tile_rows, tile_cols] = isa.dispatch(TileSize);
+    let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
+    let panels = cols.div_ceil(tile_cols);
+    let mut row_tasks = rows.div_ceil(ROWS_PER_TASK);
+    let col_tasks = wanted.div_ceil(row_tasks).clamp(cols.div_ceil(COLS_PER_TASK), panels);
+    // too few columns for all threads: rows too, but not fewer than 4 tiles of them
+    row_tasks = row_tasks.max(wanted.div_ceil(col_tasks).min(rows.div_ceil(4 * tile_rows)));
+    [rows.div_ceil(row_tasks).next_multiple_of(tile_rows), panels.div_ceil(col_tasks) * tile_cols]
 }
 
 /// Rows and columns of the full tile.

@@ -116,7 +116,7 @@ impl Dw<'_> {
 
 fn check(kernel: &'static str, argument: &'static str, got: usize, [rows, cols]: [usize; 2]) -> Result<()> {
     // a product that does not fit is no slice's length
-    let want = rows.checked_mul(cols).unwrap_or(usize::MAX);
+    let want = rows.saturating_mul(cols);
     if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
 }
 

@@ -9,7 +9,6 @@ use crate::real::Real;
 use half::bf16;
 
 /// `y[m, n] (+)= alpha * x[m, k] · w[n, k]ᵀ`
-#[expect(clippy::too_many_arguments, reason = "the sizes and slices of the contract, in its order")]
 pub fn forward<R: Real>(
     [m, n, k]: [usize; 3],
     alpha: f32,
@@ -31,7 +30,6 @@ pub fn forward<R: Real>(
 }
 
 /// `dx[m, k] (+)= alpha * dy[m, n] · w[n, k]`
-#[expect(clippy::too_many_arguments, reason = "the sizes and slices of the contract, in its order")]
 pub fn dx<R: Real>(
     [m, n, k]: [usize; 3],
     alpha: f32,
@@ -53,7 +51,6 @@ pub fn dx<R: Real>(
 }
 
 /// `dw[n, k] (+)= alpha * dy[m, n]ᵀ · x[m, k]`
-#[expect(clippy::too_many_arguments, reason = "the sizes and slices of the contract, in its order")]
 pub fn dw<R: Real>(
     [m, n, k]: [usize; 3],
     alpha: f32,

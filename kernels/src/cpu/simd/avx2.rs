@@ -8,6 +8,15 @@ use std::arch::x86_64::*;
 pub struct Avx2;
 
 /// # Safety
+/// As [`run`].
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn run_apart<T: VectorTask>(task: T) -> T::Output {
+    // SAFETY: the caller's contract.
+    unsafe { task.run::<Avx2>() }
+}
+
+/// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub unsafe fn run<T: VectorTask>(task: T) -> T::Output {
@@ -65,6 +74,18 @@ impl Simd for Avx2 {
     const REGISTERS: usize = 16;
     type V = __m256;
 
+    #[inline(always)]
+    unsafe fn apart<T: VectorTask>(task: T) -> T::Output {
+        unsafe { run_apart(task) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch<T>(at: *const T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_far<T>(at: *const T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m256 {
         unsafe { _mm256_set1_ps(x) }

@@ -8,6 +8,15 @@ use std::arch::x86_64::*;
 pub struct Avx512;
 
 /// # Safety
+/// As [`run`].
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+unsafe fn run_apart<T: VectorTask>(task: T) -> T::Output {
+    // SAFETY: the caller's contract.
+    unsafe { task.run::<Avx512>() }
+}
+
+/// # Safety
 /// The processor has AVX-512 F, BW, DQ and VL, and what AVX2 code needs.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub unsafe fn run<T: VectorTask>(task: T) -> T::Output {
@@ -62,6 +71,18 @@ impl Simd for Avx512 {
     const REGISTERS: usize = 32;
     type V = __m512;
 
+    #[inline(always)]
+    unsafe fn apart<T: VectorTask>(task: T) -> T::Output {
+        unsafe { run_apart(task) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch<T>(at: *const T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_far<T>(at: *const T) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
         unsafe { _mm512_set1_ps(x) }

@@ -36,6 +36,12 @@ pub trait Simd: Copy + 'static {
     /// A vector of f32.
     type V: Copy;
 
+    /// Runs a task of this instruction set in a function of its own, so that its registers are not those of the caller.
+    unsafe fn apart<T: VectorTask>(task: T) -> T::Output;
+    /// Asks for the cache line at `at`, which need not be valid, in the first-level cache.
+    unsafe fn prefetch<T>(at: *const T);
+    /// Asks for the cache line at `at`, which need not be valid, in the second-level cache.
+    unsafe fn prefetch_far<T>(at: *const T);
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);

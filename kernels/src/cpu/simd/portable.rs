@@ -1,6 +1,6 @@
 //! Eight lanes in plain Rust, for processors without their own file. The compiler vectorises what it can.
 
-use super::Simd;
+use super::{Simd, VectorTask};
 use half::{bf16, f16};
 
 #[derive(Clone, Copy)]
@@ -8,6 +8,12 @@ pub struct Portable;
 
 const N: usize = 8;
 type V = [f32; N];
+
+#[inline(never)]
+fn run_apart<T: VectorTask>(task: T) -> T::Output {
+    // SAFETY: needs no extension.
+    unsafe { task.run::<Portable>() }
+}
 
 #[inline(always)]
 fn map(a: V, f: impl Fn(f32) -> f32) -> V {
@@ -26,6 +32,14 @@ impl Simd for Portable {
     const REGISTERS: usize = 8;
     type V = V;
 
+    #[inline(always)]
+    unsafe fn apart<T: VectorTask>(task: T) -> T::Output {
+        run_apart(task)
+    }
+    #[inline(always)]
+    unsafe fn prefetch<T>(_: *const T) {}
+    #[inline(always)]
+    unsafe fn prefetch_far<T>(_: *const T) {}
     #[inline(always)]
     unsafe fn splat(x: f32) -> V {
         [x; N]

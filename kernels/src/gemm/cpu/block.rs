@@ -1,12 +1,15 @@
-//! One task: some rows by some columns of the product, over the whole depth.
+//! One task of [`super::Forward`] and [`super::Dx`]: some rows by some columns of the product, over the whole depth.
 
-use super::microkernel::{self, LeftTile, Store, TILE_VECTORS, tile_rows};
+use super::microkernel::{self, LeftTile, RightPanel, Store, tile_rows};
 use super::scratch::{Area, Scratch};
-use super::{DEPTH_BLOCK, Left, Product, pack};
+use super::{DEPTH_BLOCK, Product, pack};
 use crate::Precision;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::gemm::Accumulate;
 use std::ops::Range;
+
+/// A right operand of at most 160 KiB packed stays in the second-level cache beside the rows that pass through it.
+const RESIDENT: usize = 40 << 10;
 
 pub(super) struct Block<'a> {
     pub(super) product: &'a Product<'a>,
@@ -16,13 +19,6 @@ pub(super) struct Block<'a> {
     pub(super) scratch: &'a mut Scratch,
 }
 
-/// The rows' part of the left operand for one depth block.
-#[derive(Clone, Copy)]
-enum LeftBlock {
-    Rows { at: *const f32, stride: usize },
-    Tiles { at: *const f32 },
-}
-
 impl VectorTask for Block<'_> {
     type Output = ();
 
@@ -30,8 +26,19 @@ impl VectorTask for Block<'_> {
     // have these sizes, and `Area::floats` gives as much as it is asked for.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Block { product, rows, cols, scratch } = self;
+        let packed = pack::packed_len::<S>(self.product.depth, self.cols.len());
         // SAFETY: see above.
+        unsafe { if packed <= RESIDENT { self.rows_outside::<S>() } else { self.panels_outside::<S>() } }
+    }
+}
+
+impl Block<'_> {
+    /// Large operands: for each depth block, for each panel, all rows. The left operand's block stays in the second-level cache,
+    /// the panel in the first.
+    #[inline(always)]
+    unsafe fn panels_outside<S: Simd>(self) {
+        let Block { product, rows, cols, scratch } = self;
+        // SAFETY: see `run`.
         let output = unsafe { product.output.0.add(rows.start * product.cols + cols.start) };
         // The sums so far lie in the output itself, unless it holds what they are added to.
         let (partial, partial_stride) = match product.accumulate {
@@ -40,92 +47,121 @@ impl VectorTask for Block<'_> {
             }
             _ => (output, product.cols),
         };
-        let panel_cols = TILE_VECTORS * S::LANES;
+        let panel_cols = pack::panel_cols::<S>();
         for depth in product.depth_blocks() {
-            // SAFETY: see above.
-            let left = unsafe { left_block::<S>(product, rows.clone(), depth.clone(), &mut scratch.left) };
-            let panel = scratch.right.floats(depth.len() * panel_cols);
-            for first_col in (0..cols.len()).step_by(panel_cols) {
-                let width = (cols.len() - first_col).min(panel_cols);
-                let store = Store {
-                    output: output.wrapping_add(first_col),
-                    output_stride: product.cols,
-                    partial: partial.wrapping_add(first_col),
-                    partial_stride,
-                    cols: width,
-                    first: depth.start == 0,
-                    last: depth.end == product.depth,
-                    alpha: product.alpha,
-                    add: product.accumulate == Accumulate::Add,
-                };
-                let (depth, from) = (depth.clone(), cols.start + first_col);
-                // SAFETY: see above.
-                unsafe {
-                    if width > S::LANES {
-                        pack::right_panel::<S, TILE_VECTORS>(product, depth.clone(), from..from + width, panel);
-                        tiles::<S, TILE_VECTORS>(rows.len(), left, panel, depth.len(), store);
-                    } else {
-                        pack::right_panel::<S, 1>(product, depth.clone(), from..from + width, panel);
-                        tiles::<S, 1>(rows.len(), left, panel, depth.len(), store);
+            // SAFETY: see `run`.
+            let left = unsafe { left_rows::<S>(product, rows.clone(), depth.clone(), &mut scratch.left) };
+            let panel = scratch.right.floats(pack::packed_len::<S>(depth.len(), panel_cols));
+            for col in (0..cols.len()).step_by(panel_cols) {
+                let width = (cols.len() - col).min(panel_cols);
+                let from = cols.start + col;
+                // SAFETY: see `run`.
+                unsafe { product.pack::<S>(depth.clone(), from..from + width, panel) };
+                let right = RightPanel { at: panel, stride: pack::panel_width::<S>(width) };
+                let mut row = 0;
+                while row < rows.len() {
+                    let height = tile_rows::<S>(rows.len() - row);
+                    // SAFETY: see `run`; the tile's rows are within the block's.
+                    unsafe {
+                        let store = Store {
+                            output: output.add(row * product.cols + col),
+                            output_stride: product.cols,
+                            partial: partial.add(row * partial_stride + col),
+                            partial_stride,
+                            cols: width,
+                            first: depth.start == 0,
+                            last: depth.end == product.depth,
+                            alpha: product.alpha,
+                            add: product.accumulate == Accumulate::Add,
+                        };
+                        microkernel::run::<S>(height, left.tile(row), right, depth.len(), store);
                     }
+                    row += height;
                 }
             }
         }
     }
-}
 
-/// Runs all rows against one panel.
-#[inline(always)]
-unsafe fn tiles<S: Simd, const NV: usize>(rows: usize, left: LeftBlock, panel: *const f32, depth: usize, store: Store) {
-    let mut row = 0;
-    while row < rows {
-        let height = tile_rows::<S>(rows - row);
-        // SAFETY: the tile's rows are within the block's.
-        unsafe {
-            let left = match left {
-                LeftBlock::Rows { at, stride } => LeftTile::Rows { at: at.add(row * stride), stride },
-                LeftBlock::Tiles { at } => LeftTile::Columns { at: at.add(row * depth) },
-            };
-            let output = store.output.add(row * store.output_stride);
-            let partial = store.partial.add(row * store.partial_stride);
-            microkernel::run::<S, NV>(height, left, panel, depth, Store { output, partial, ..store });
+    /// A small right operand, as an adapter's: it is packed whole, and each tile of rows goes through all of it, so that both
+    /// the left operand and the output pass through the caches once, in their order.
+    #[inline(always)]
+    unsafe fn rows_outside<S: Simd>(self) {
+        let Block { product, rows, cols, scratch } = self;
+        let panels = scratch.right.floats(pack::packed_len::<S>(product.depth, cols.len()));
+        for depth in product.depth_blocks() {
+            // SAFETY: see `run`; the blocks before this one have `depth.start` rows.
+            unsafe {
+                let to = panels.add(pack::packed_len::<S>(depth.start, cols.len()));
+                product.pack::<S>(depth, cols.clone(), to);
+            }
         }
-        row += height;
+        let partial = scratch.partial.floats(tile_rows::<S>(usize::MAX) * cols.len());
+        let mut row = rows.start;
+        while row < rows.end {
+            let height = tile_rows::<S>(rows.end - row);
+            for depth in product.depth_blocks() {
+                // SAFETY: see `run`.
+                unsafe {
+                    let left = left_rows::<S>(product, row..row + height, depth.clone(), &mut scratch.left);
+                    let panels = panels.add(pack::packed_len::<S>(depth.start, cols.len()));
+                    for col in (0..cols.len()).step_by(pack::panel_cols::<S>()) {
+                        let width = (cols.len() - col).min(pack::panel_cols::<S>());
+                        let store = Store {
+                            output: product.output.0.add(row * product.cols + cols.start + col),
+                            output_stride: product.cols,
+                            partial: partial.add(col),
+                            partial_stride: cols.len(),
+                            cols: width,
+                            first: depth.start == 0,
+                            last: depth.end == product.depth,
+                            alpha: product.alpha,
+                            add: product.accumulate == Accumulate::Add,
+                        };
+                        let at = panels.add(col * depth.len());
+                        let right = RightPanel { at, stride: pack::panel_width::<S>(width) };
+                        microkernel::run::<S>(height, left.tile(0), right, depth.len(), store);
+                    }
+                }
+            }
+            row += height;
+        }
     }
 }
 
-/// The left operand's part of a depth block: in place, copied, or packed into tiles.
+/// Rows of the left operand, a block of their depth.
+#[derive(Clone, Copy)]
+struct LeftRows {
+    at: *const f32,
+    stride: usize,
+}
+
+impl LeftRows {
+    #[inline(always)]
+    fn tile(self, row: usize) -> LeftTile {
+        LeftTile::Rows { at: self.at.wrapping_add(row.wrapping_mul(self.stride)), stride: self.stride }
+    }
+}
+
+/// In place, or copied where the values must be rounded or where the rows of a tile would fall into the same sets of the
+/// first-level cache.
 #[inline(always)]
-unsafe fn left_block<S: Simd>(
+unsafe fn left_rows<S: Simd>(
     product: &Product<'_>,
     rows: Range<usize>,
     depth: Range<usize>,
     area: &mut Area,
-) -> LeftBlock {
-    let len = rows.len() * depth.len();
+) -> LeftRows {
+    let collide = rows.len() > 4 && (product.depth * size_of::<f32>()).is_multiple_of(4096);
     // SAFETY: both ranges are within the left operand; the area is made large enough.
     unsafe {
-        match product.left {
-            Left::Columns(from) => {
-                let at = area.floats(len);
-                pack::left_columns::<S>(from, product.rows, rows, depth, product.precision, at);
-                LeftBlock::Tiles { at }
-            }
-            Left::Rows(from) if product.precision == Precision::Bf16 || rows_collide(product.depth, rows.len()) => {
-                let (at, stride) = (area.floats(len), depth.len());
-                pack::left_rows::<S>(from, product.depth, rows, depth, product.precision, at);
-                LeftBlock::Rows { at, stride }
-            }
-            Left::Rows(from) => {
-                let at = from.as_ptr().add(rows.start * product.depth + depth.start);
-                LeftBlock::Rows { at, stride: product.depth }
-            }
+        if product.precision == Precision::Bf16 || collide {
+            let stride = pack::copied_stride(depth.len());
+            let at = area.floats(rows.len() * stride);
+            pack::copied_rows::<S>(product.left, product.depth, rows, depth, product.precision, at, stride);
+            LeftRows { at, stride }
+        } else {
+            let at = product.left.as_ptr().add(rows.start * product.depth + depth.start);
+            LeftRows { at, stride: product.depth }
         }
     }
-}
-
-/// Whether the rows of a tile fall into so few sets of the first-level cache (64 sets of 64 bytes) that they push each other
-/// and the panel out: then they are copied closer together.
-fn rows_collide(stride: usize, rows: usize) -> bool {
-    rows >= 4 && (stride * size_of::<f32>()).is_multiple_of(1024)
 }

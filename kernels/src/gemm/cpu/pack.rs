@@ -1,117 +1,94 @@
 //! Operands rearranged for the microkernel: widened to f32, and rounded to bf16 where the precision says so.
 
-use super::microkernel::tile_rows;
-use super::{Order, Product, Right, Values};
+use super::microkernel::TILE_VECTORS;
+use super::{Order, Right, Values};
 use crate::Precision;
 use crate::cpu::simd::Simd;
 use half::{bf16, f16};
 use std::ops::Range;
 
-/// Packs a block of the right operand into a panel `[depth, NV * LANES]`. Lanes beyond `cols` hold values that no output takes.
+/// Packs a block of the right operand into panels of [`panel_cols`] columns, one after the other, each `[depth, width]`: the
+/// last one is as wide as [`panel_width`] says. Lanes beyond `cols` hold values that no output takes.
 ///
 /// # Safety
-/// As [`Simd`]; the ranges are within the product's right operand, and `panel` holds the panel.
+/// As [`Simd`]; the ranges are within `right`, which is `[all_depth, all_cols]`, and `panels` holds the panels.
 #[inline(always)]
-pub(super) unsafe fn right_panel<S: Simd, const NV: usize>(
-    product: &Product<'_>,
+pub(super) unsafe fn right_panels<S: Simd>(
+    right: Right<'_>,
+    [all_depth, all_cols]: [usize; 2],
     depth: Range<usize>,
     cols: Range<usize>,
-    panel: *mut f32,
+    precision: Precision,
+    panels: *mut f32,
 ) {
-    let len = depth.len() * NV * S::LANES;
-    let Right { values, order } = product.right;
+    let len = packed_len::<S>(depth.len(), cols.len());
+    let Right { values, order } = right;
     // SAFETY: the caller's contract.
     unsafe {
         match (values, order) {
-            (Values::F32(w), Order::Rows) => copied::<S, f32, NV>(w, product.cols, depth, cols, panel),
-            (Values::F16(w), Order::Rows) => copied::<S, f16, NV>(w, product.cols, depth, cols, panel),
-            (Values::Bf16(w), Order::Rows) => copied::<S, bf16, NV>(w, product.cols, depth, cols, panel),
-            (Values::F32(w), Order::Columns) => transposed::<S, f32, NV>(w, product.depth, depth, cols, panel),
-            (Values::F16(w), Order::Columns) => transposed::<S, f16, NV>(w, product.depth, depth, cols, panel),
-            (Values::Bf16(w), Order::Columns) => transposed::<S, bf16, NV>(w, product.depth, depth, cols, panel),
+            (Values::F32(w), Order::Rows) => copied::<S, f32>(w, all_cols, depth, cols, panels),
+            (Values::F16(w), Order::Rows) => copied::<S, f16>(w, all_cols, depth, cols, panels),
+            (Values::Bf16(w), Order::Rows) => copied::<S, bf16>(w, all_cols, depth, cols, panels),
+            (Values::F32(w), Order::Columns) => transposed::<S, f32>(w, all_depth, depth, cols, panels),
+            (Values::F16(w), Order::Columns) => transposed::<S, f16>(w, all_depth, depth, cols, panels),
+            (Values::Bf16(w), Order::Columns) => transposed::<S, bf16>(w, all_depth, depth, cols, panels),
         }
-        if product.precision == Precision::Bf16 && !matches!(values, Values::Bf16(_)) {
+        if precision == Precision::Bf16 && !matches!(values, Values::Bf16(_)) {
             for at in (0..len).step_by(S::LANES) {
-                S::store(panel.add(at), S::round_to_bf16(S::load(panel.add(at))));
+                S::store(panels.add(at), S::round_to_bf16(S::load(panels.add(at))));
             }
         }
     }
 }
 
-/// Copies rows of a `[_, stride]` matrix, a block of its columns, to `[rows, depth]`.
+/// Columns of a full panel.
+#[inline(always)]
+pub(super) fn panel_cols<S: Simd>() -> usize {
+    TILE_VECTORS * S::LANES
+}
+
+/// Floats in a row of the panel that holds `cols` columns: one vector if that is enough.
+#[inline(always)]
+pub(super) fn panel_width<S: Simd>(cols: usize) -> usize {
+    if cols > S::LANES { TILE_VECTORS * S::LANES } else { S::LANES }
+}
+
+/// Floats that [`right_panels`] writes.
+#[inline(always)]
+pub(super) fn packed_len<S: Simd>(depth: usize, cols: usize) -> usize {
+    depth * cols.next_multiple_of(S::LANES)
+}
+
+/// Copies a block of a `[_, all_cols]` matrix to rows that are `stride` apart, rounded to bf16 where the precision says so.
 ///
 /// # Safety
 /// As [`Simd`]; the ranges are within `from`, and `to` holds the copy.
 #[inline(always)]
-pub(super) unsafe fn left_rows<S: Simd>(
+pub(super) unsafe fn copied_rows<S: Simd>(
     from: &[f32],
-    stride: usize,
+    all_cols: usize,
     rows: Range<usize>,
-    depth: Range<usize>,
+    cols: Range<usize>,
     precision: Precision,
     to: *mut f32,
+    stride: usize,
 ) {
     for (i, row) in rows.enumerate() {
-        // SAFETY: the caller's contract.
-        unsafe {
-            copy_floats::<S>(
-                from.as_ptr().add(row * stride + depth.start),
-                to.add(i * depth.len()),
-                depth.len(),
-                precision,
-            );
-        }
-    }
-}
-
-/// Packs a block of a `[_, stride]` matrix, whose rows are the depth and whose columns are the rows of the product, into tiles
-/// `[depth, tile rows]` one after the other.
-///
-/// # Safety
-/// As [`left_rows`].
-#[inline(always)]
-pub(super) unsafe fn left_columns<S: Simd>(
-    from: &[f32],
-    stride: usize,
-    rows: Range<usize>,
-    depth: Range<usize>,
-    precision: Precision,
-    to: *mut f32,
-) {
-    let len = depth.len();
-    for (p, place) in depth.enumerate() {
-        let mut row = rows.start;
-        while row < rows.end {
-            let height = tile_rows::<S>(rows.end - row);
-            // SAFETY: the caller's contract; the tiles before this one hold `row - rows.start` rows of `len` each.
+        for first in (0..cols.len()).step_by(S::LANES) {
+            let lanes = S::LANES.min(cols.len() - first);
+            // SAFETY: the caller's contract.
             unsafe {
-                let source = from.as_ptr().add(place * stride + row);
-                copy_floats::<S>(source, to.add((row - rows.start) * len + p * height), height, precision);
+                let v = S::load_partial(from.as_ptr().add(row * all_cols + cols.start + first), lanes);
+                let v = if precision == Precision::Bf16 { S::round_to_bf16(v) } else { v };
+                S::store_partial(to.add(i * stride + first), v, lanes);
             }
-            row += height;
         }
     }
 }
 
-#[inline(always)]
-unsafe fn copy_floats<S: Simd>(from: *const f32, to: *mut f32, len: usize, precision: Precision) {
-    let mut at = 0;
-    while at < len {
-        let lanes = S::LANES.min(len - at);
-        // SAFETY: `at + lanes <= len`.
-        unsafe {
-            let mut v = if lanes == S::LANES { S::load(from.add(at)) } else { S::load_partial(from.add(at), lanes) };
-            if precision == Precision::Bf16 {
-                v = S::round_to_bf16(v);
-            }
-            if lanes == S::LANES {
-                S::store(to.add(at), v);
-            } else {
-                S::store_partial(to.add(at), v, lanes);
-            }
-        }
-        at += lanes;
-    }
+/// Elements from row to row of a copy: whole cache lines, an odd number of them, so that rows start in different sets.
+pub(super) fn copied_stride(depth: usize) -> usize {
+    16 * (depth.div_ceil(16) | 1)
 }
 
 /// A format that weights are stored in.
@@ -152,57 +129,63 @@ stored!(f32, 1, |x| x, load, transpose_f32);
 stored!(f16, 2, f16::to_f32, load_f16, transpose_f16);
 stored!(bf16, 2, bf16::to_f32, load_bf16, transpose_bf16);
 
-/// From `[depth, all_cols]`.
+/// From `[depth, all_cols]`: row after row, so that memory is read in its order.
 #[inline(always)]
-unsafe fn copied<S: Simd, T: Stored, const NV: usize>(
+unsafe fn copied<S: Simd, T: Stored>(
     w: &[T],
     all_cols: usize,
     depth: Range<usize>,
     cols: Range<usize>,
-    panel: *mut f32,
+    panels: *mut f32,
 ) {
-    let width = NV * S::LANES;
-    for (p, place) in depth.enumerate() {
-        // SAFETY: the caller's contract: `place * all_cols + cols.end` is within w, `(p + 1) * width` within the panel.
-        unsafe {
-            let row = w.as_ptr().add(place * all_cols + cols.start);
-            if cols.len() == width {
-                for j in 0..NV {
-                    S::store(panel.add(p * width + j * S::LANES), T::load::<S>(row.add(j * S::LANES)));
-                }
-            } else {
-                for j in 0..cols.len() {
-                    *panel.add(p * width + j) = (*row.add(j)).widen();
+    for (p, place) in depth.clone().enumerate() {
+        for first in (0..cols.len()).step_by(panel_cols::<S>()) {
+            let used = (cols.len() - first).min(panel_cols::<S>());
+            let width = panel_width::<S>(used);
+            // SAFETY: the caller's contract: `place * all_cols + cols.end` is within w, the row within the panel.
+            unsafe {
+                let from = w.as_ptr().add(place * all_cols + cols.start + first);
+                let to = panels.add(first * depth.len() + p * width);
+                if used == width {
+                    for j in (0..width).step_by(S::LANES) {
+                        S::store(to.add(j), T::load::<S>(from.add(j)));
+                    }
+                } else {
+                    for j in 0..used {
+                        *to.add(j) = (*from.add(j)).widen();
+                    }
                 }
             }
         }
     }
 }
 
-/// From `[cols, all_depth]`.
+/// From `[cols, all_depth]`: LANES columns at a time.
 #[inline(always)]
-unsafe fn transposed<S: Simd, T: Stored, const NV: usize>(
+unsafe fn transposed<S: Simd, T: Stored>(
     w: &[T],
     all_depth: usize,
     depth: Range<usize>,
     cols: Range<usize>,
-    panel: *mut f32,
+    panels: *mut f32,
 ) {
-    let width = NV * S::LANES;
     let step = T::BLOCK * S::LANES;
     let whole = depth.len() / step * step;
     for first in (0..cols.len()).step_by(S::LANES) {
+        let panel = first / panel_cols::<S>() * panel_cols::<S>();
+        let width = panel_width::<S>(cols.len() - panel);
         let last = (cols.len() - first).min(S::LANES) - 1;
         // SAFETY: rows up to `cols.start + first + last < cols.end` and places below `depth.end` are within w; the lanes
         // `first .. first + LANES` of the panel's `depth.len()` rows within the panel.
         unsafe {
             let from = w.as_ptr().add((cols.start + first) * all_depth + depth.start);
+            let to = panels.add(panel * depth.len() + (first - panel));
             for p in (0..whole).step_by(step) {
-                T::transpose::<S>(from.add(p), all_depth, last, panel.add(p * width + first), width);
+                T::transpose::<S>(from.add(p), all_depth, last, to.add(p * width), width);
             }
             for i in 0..=last {
                 for p in whole..depth.len() {
-                    *panel.add(p * width + first + i) = (*from.add(i * all_depth + p)).widen();
+                    *to.add(p * width + i) = (*from.add(i * all_depth + p)).widen();
                 }
             }
         }
