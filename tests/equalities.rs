@@ -140,7 +140,7 @@ fn shared_prefix_is_separate() {
             let shared = tree(row);
             let apart: Vec<Tree<'_>> =
                 shared.branches.iter().map(|&branch| Tree { prompt: &row.prompt, branches: vec![branch] }).collect();
-            assert_eq!(bits(&scoring, &[shared.clone()]), bits(&scoring, &apart), "{name}: row {i}");
+            assert_eq!(bits(&scoring, std::slice::from_ref(&shared)), bits(&scoring, &apart), "{name}: row {i}");
         }
     }
 }
