@@ -93,7 +93,7 @@ pub struct TrainArgs {
     /// Print every so many steps; metrics.jsonl has every step
     #[arg(long, value_name = "STEPS", default_value_t = 1, alias = "logging_steps", value_parser = positive(), help_heading = "Run")]
     pub logging_steps: u64,
-    /// Where the adapter and the metrics go [default: a fresh runs/<loss>-<n>]
+    /// Where the adapter and the metrics go [default: a fresh runs/LOSS-N]
     #[arg(long, value_name = "DIR", alias = "output_dir", help_heading = "Run")]
     pub output: Option<PathBuf>,
     /// Write into an output directory that is not empty
