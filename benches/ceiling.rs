@@ -78,8 +78,8 @@ unsafe fn chains<S: Simd, const N: usize>() -> f64 {
             *sum = S::splat(1.0 + i as f32 * black_box(0.01));
         }
         for _ in 0..FMA_ROUNDS {
-            for i in 0..N {
-                sums[i] = S::fma(sums[i], factor, term);
+            for sum in &mut sums {
+                *sum = S::fma(*sum, factor, term);
             }
         }
         for sum in sums {
