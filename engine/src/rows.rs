@@ -218,7 +218,10 @@ mod tests {
             reference: 0,
             trees: vec![SequenceTree { prompt: 0..2, branches: vec![2..4, 4..6] }],
         };
-        assert_eq!(plan.policy_only().trees, [SequenceTree { prompt: 0..2, branches: vec![2..4] }]);
+        assert_eq!(
+            plan.policy_only().trees,
+            [SequenceTree { prompt: 0..2, branches: std::iter::once(2..4).collect() }]
+        );
         assert_eq!(plan.segments().len(), 3);
     }
 }

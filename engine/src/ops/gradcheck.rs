@@ -29,7 +29,7 @@ fn plan() -> RowPlan {
         reference: 3,
         trees: vec![
             SequenceTree { prompt: 0..3, branches: vec![3..5, 5..6] },
-            SequenceTree { prompt: 6..8, branches: vec![8..9] },
+            SequenceTree { prompt: 6..8, branches: std::iter::once(8..9).collect() },
         ],
     }
 }

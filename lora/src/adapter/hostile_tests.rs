@@ -469,7 +469,8 @@ fn broken_files_are_refused_with_the_fault_named() {
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
     }
-    let table: [(&str, Spoil, fn(&AdapterError) -> bool, &[&str]); 9] = [
+    type Row = (&'static str, Spoil, fn(&AdapterError) -> bool, &'static [&'static str]);
+    let table: [Row; 9] = [
         (
             "no configuration",
             |dir| std::fs::remove_file(dir.join("adapter_config.json")).unwrap(),
