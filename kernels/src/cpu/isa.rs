@@ -2,16 +2,19 @@
 
 use crate::{KernelError, Result};
 
-/// An instruction set that the kernels have code for.
+/// An instruction set that the kernels have code for. Outside this crate the values come from [`Isa::available`] and
+/// [`Isa::chosen`] alone (the variants are `non_exhaustive`), so whoever holds one may run its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// What every target has.
     Portable,
     /// x86-64 with AVX2, FMA and F16C: 8 lanes.
     #[cfg(target_arch = "x86_64")]
+    #[non_exhaustive]
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL: 16 lanes.
     #[cfg(target_arch = "x86_64")]
+    #[non_exhaustive]
     Avx512,
 }
 
