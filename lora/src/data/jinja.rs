@@ -57,7 +57,7 @@ pub fn environment(now: i64) -> Environment<'static> {
 /// Replaces `{% generation %}` ... `{% endgeneration %}`, which mark the assistant's text for training masks, by a block that
 /// renders its body. `with` opens a scope of its own, as the original does; the whitespace controls stay.
 pub fn strip_generation_tags(source: &str) -> String {
-    let tag = regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern");
+    let tag = fancy_regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern");
     tag.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
 }
 
