@@ -12,8 +12,9 @@ loss's. Runs that FOLDER already holds are judged without running them again. Ch
 1. The first step's margin is exactly 0, and DPO's loss exactly ln 2.
 2. Over the last quarter of the steps, the mean training accuracy (kto: the share of the steps with both labels whose margin is
    positive) is at least 0.6 where TRL's is.
-3. The accuracy on the held-out pairs is within two binomial standard errors of TRL's, and `eval` prints what `train` found at
-   its end.
+3. The accuracy on the held-out pairs is within two binomial standard errors of TRL's (kto's rows are single answers, so its
+   pairs are counted by `eval --loss dpo`: the accuracy does not depend on the loss), and `eval` prints what `train` found at its
+   end.
 """
 import argparse
 import json
@@ -64,8 +65,9 @@ def run(loss):
     metrics = [json.loads(line) for line in (adapter / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in metrics if "loss" in row]
     at_end = [row for row in metrics if "eval_loss" in row][-1]
-    evaluated = json.loads(align("eval", "--model", args.model, "--adapter", adapter, "--data", DATA / "pref_eval.jsonl",
-                                 "--max-length", 512, "--json"))
+    held_out = ("eval", "--model", args.model, "--adapter", adapter, "--data", DATA / "pref_eval.jsonl", "--max-length", 512, "--json")
+    evaluated = json.loads(align(*held_out))
+    pairs = json.loads(align(*held_out, "--loss", "dpo")) if loss == "kto" else evaluated
     said = align("generate", "--model", args.model, "--adapter", adapter, "--prompt", "What is a lighthouse?",
                  "--max-new-tokens", 24)
 
@@ -73,19 +75,19 @@ def run(loss):
     if loss == "dpo":
         check(steps[0]["loss"] == math.log(2), f"dpo: the first loss is ln 2, not {steps[0]['loss']}")
     check(said.strip() != "", f"{loss}: generate says something")
-    return steps, at_end, evaluated
+    return steps, at_end, evaluated, pairs["eval_rewards/accuracies"]
 
 
 def main():
     truth = json.loads((ROOT / "tests/goldens/smollm2-135m/trl_learn.json").read_text())
     print("| loss | last quarter, ours | TRL | held-out accuracy, ours | TRL | two standard errors |\n|---|---|---|---|---|---|")
     for loss in args.loss:
-        steps, at_end, evaluated = run(loss)
+        steps, at_end, evaluated, accuracy = run(loss)
         trl = truth[TRL_NAMES[loss]]
         ours, theirs = last_quarter(loss, steps), trl["train_margin_positive_last_quarter" if loss == "kto"
                                                       else "train_accuracy_last_quarter"]
         check(ours >= 0.6 or theirs < 0.6, f"{loss}: {ours:.3f} over the last quarter, where TRL has {theirs:.3f}")
-        accuracy, peer = at_end["eval_rewards/accuracies"], trl["eval_rewards/accuracies"]
+        peer = trl["eval_rewards/accuracies"]
         bound = 2 * math.sqrt(peer * (1 - peer) / trl["eval_pairs"])
         check(abs(accuracy - peer) <= bound, f"{loss}: held-out accuracy {accuracy:.3f}, TRL's {peer:.3f} +- {bound:.3f}")
         for key, value in evaluated.items():

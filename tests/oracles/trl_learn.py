@@ -173,7 +173,7 @@ def main():
     kept = ("loss", "grad_norm", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "kl")
     command = (f"tests/oracles/trl_learn.py --model {args.model.name} --loss {args.loss} --train {args.train.name} "
                f"--eval {args.eval.name} --learning-rate {args.learning_rate:g} --batch-size {args.batch_size} "
-               f"--max-length {args.max_length}") + (f" --max-steps {args.max_steps}" if args.max_steps > 0 else "")
+               f"--max-length {args.max_length} --dtype {args.dtype}") + (f" --max-steps {args.max_steps}" if args.max_steps > 0 else "")
     result = {
         "command": command,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
