@@ -10,26 +10,45 @@ use std::path::{Path, PathBuf};
 /// Flags whose value is a path: relative ones are meant from the file's directory.
 const PATHS: [&str; 6] = ["data", "eval_data", "adapter", "output", "chat_template", "reference"];
 
+/// The arguments, with those of the file.
+pub struct Expanded {
+    pub arguments: Vec<OsString>,
+    path: PathBuf,
+    /// Flags of the file with their 1-based lines.
+    lines: Vec<(String, usize)>,
+}
+
+impl Expanded {
+    /// `FILE:LINE` of a flag that the file gave, `flag` as an error names it: with or without its value's name.
+    pub fn place_of(&self, flag: &str) -> Option<String> {
+        let name = flag.split([' ', '=']).next()?;
+        let (_, line) = self.lines.iter().find(|(known, _)| known == name)?;
+        Some(format!("{}:{line}", self.path.display()))
+    }
+}
+
 /// The arguments with the flags of the file that `--config` names put in.
 ///
 /// # Errors
 /// [`CliError::Input`] for a file that cannot be read, an unknown key or a value of the wrong kind, with its line.
-pub fn expand(arguments: Vec<OsString>, cli: &Command) -> Result<Vec<OsString>, CliError> {
-    let Some(path) = config_path(&arguments) else { return Ok(arguments) };
+pub fn expand(arguments: Vec<OsString>, cli: &Command) -> Result<Expanded, CliError> {
+    let plain = |arguments| Expanded { arguments, path: PathBuf::new(), lines: Vec::new() };
+    let Some(path) = config_path(&arguments) else { return Ok(plain(arguments)) };
     let Some((at, command)) = arguments
         .iter()
         .enumerate()
         .skip(1)
         .find_map(|(i, argument)| Some((i, cli.find_subcommand(argument.to_str()?)?)))
     else {
-        return Ok(arguments);
+        return Ok(plain(arguments));
     };
     let given: HashSet<&str> =
         arguments.iter().filter_map(|a| Some(find(command, flag_name(a)?)?.get_id().as_str())).collect();
     let from_file = flags_of_file(&path, command, &given)?;
+    let lines = from_file.iter().map(|flag| (flag.name.clone(), flag.line)).collect();
     let mut all = arguments;
-    all.splice(at + 1..at + 1, from_file);
-    Ok(all)
+    all.splice(at + 1..at + 1, from_file.into_iter().map(|flag| flag.argument));
+    Ok(Expanded { arguments: all, path, lines })
 }
 
 fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
@@ -61,7 +80,14 @@ fn find<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
     })
 }
 
-fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Result<Vec<OsString>, CliError> {
+/// A flag that the file gives.
+struct FileFlag {
+    name: String,
+    argument: OsString,
+    line: usize,
+}
+
+fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Result<Vec<FileFlag>, CliError> {
     let text = std::fs::read_to_string(path).map_err(|e| CliError::Input(format!("{}: {e}", path.display())))?;
     let table: toml::Table =
         text.parse().map_err(|e: toml::de::Error| CliError::Input(format!("{}: {e}", path.display())))?;
@@ -84,7 +110,7 @@ fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Resul
         };
         if let ArgAction::SetTrue = arg.get_action() {
             match value {
-                toml::Value::Boolean(true) => flags.push(flag.into()),
+                toml::Value::Boolean(true) => flags.push(FileFlag { argument: flag.clone().into(), name: flag, line }),
                 toml::Value::Boolean(false) => {}
                 other => return Err(fail(format!("`{key}` is {}, expected true or false", other.type_str()))),
             }
@@ -97,7 +123,8 @@ fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Resul
                 toml::Value::Float(number) => number.to_string(),
                 other => return Err(fail(format!("`{key}` is {}, expected text or a number", other.type_str()))),
             };
-            flags.push(format!("{flag}={}", resolve(arg.get_id().as_str(), text, folder)).into());
+            let argument = format!("{flag}={}", resolve(arg.get_id().as_str(), text, folder)).into();
+            flags.push(FileFlag { name: flag.clone(), argument, line });
         }
     }
     Ok(flags)

@@ -1,5 +1,6 @@
 //! Errors of the command line and their exit codes.
 
+use crate::report::say;
 use align_engine::EngineError;
 use align_engine::model::{ConfigError, LocateError};
 use align_engine::weights::LoadError;
@@ -51,7 +52,7 @@ impl CliError {
             CliError::OutOfMemory(_) => 4,
             CliError::NonFinite(_) => 5,
         };
-        eprintln!("error: {self}");
+        say!("error: {self}");
         ExitCode::from(code)
     }
 }

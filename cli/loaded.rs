@@ -7,10 +7,48 @@ use align_engine::model::adapters::AdapterSet;
 use align_engine::model::{Model, ModelConfig, locate};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::Device;
-use align_lora::adapter::Adapter;
+use align_lora::adapter::{Adapter, LoraConfig};
 use align_lora::data::Encoder;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// What the demo's model is called.
+pub const DEMO: &str = "the demo inside this program";
+/// `--max-length`, unless something says otherwise.
+pub const MAX_LENGTH: u64 = 1024;
+
+/// The `config.toml` of the run that made an adapter; empty for an adapter that has none.
+///
+/// # Errors
+/// [`CliError::Input`] for a file that cannot be read, or that belongs to another adapter: its rank or alpha is not that of
+/// `adapter_config.json`.
+pub fn run_config(adapter: Option<&Path>) -> Result<toml::Table, CliError> {
+    let Some(dir) = adapter else { return Ok(toml::Table::new()) };
+    let path = dir.join("config.toml");
+    let fail = |what: String| CliError::Input(format!("{}: {what}", path.display()));
+    let table: toml::Table = match std::fs::read_to_string(&path) {
+        Ok(text) => text.parse().map_err(|error: toml::de::Error| fail(error.to_string()))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(toml::Table::new()),
+        Err(error) => return Err(fail(error.to_string())),
+    };
+    let config = LoraConfig::read(&dir.join("adapter_config.json"))?;
+    let number = |key: &str| table.get(key).and_then(|value| value.as_float().or(value.as_integer().map(|n| n as f64)));
+    for (key, adapter) in [("lora-rank", config.rank as f64), ("lora-alpha", config.alpha)] {
+        if let Some(run) = number(key).filter(|run| *run != adapter) {
+            return Err(fail(format!(
+                "`{key}` is {run}, but adapter_config.json beside it says {adapter}: the files are of different runs"
+            )));
+        }
+    }
+    Ok(table)
+}
+
+/// `--max-length` of the command line, else that of the run, else the default.
+pub fn max_length(args: &DataArgs, run: &toml::Table) -> u64 {
+    let of_run =
+        || run.get("max-length").and_then(toml::Value::as_integer).and_then(|tokens| u64::try_from(tokens).ok());
+    args.max_length.or_else(of_run).unwrap_or(MAX_LENGTH)
+}
 
 /// The demo on disk, for as long as a command runs.
 pub struct Demo {
@@ -75,7 +113,7 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
             };
             (located.path.clone(), located.to_string(), base_name)
         }
-        (None, Some(demo)) => (demo.paths.model.clone(), "the demo inside this program".into(), "align-demo".into()),
+        (None, Some(demo)) => (demo.paths.model.clone(), DEMO.into(), "align-demo".into()),
         (None, None) => return Err(CliError::Usage("--model is missing: a directory, or --demo".into())),
     };
     let config = ModelConfig::open(&dir)?;

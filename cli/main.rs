@@ -7,7 +7,9 @@ mod demo;
 mod error;
 mod loaded;
 mod report;
+mod run_folder;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -17,12 +19,26 @@ fn main() -> ExitCode {
     }
 }
 
+/// Help and version are results, on stdout with exit code 0; the rest is a usage error, or one of the file that has the value.
+fn refused(error: clap::Error, expanded: &config_file::Expanded) -> error::CliError {
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) {
+        if let Some(place) = expanded.place_of(flag) {
+            let what = error.render().to_string();
+            let what = what.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            return error::CliError::Input(format!("{place}: {what}"));
+        }
+        if let (ErrorKind::UnknownArgument, Some(instead)) = (error.kind(), args::no_counterpart(flag)) {
+            return error::CliError::Usage(format!("there is no {flag}: {instead}"));
+        }
+    }
+    error.exit()
+}
+
 fn run() -> Result<(), error::CliError> {
-    let arguments = config_file::expand(std::env::args_os().collect(), &args::command())?;
-    let matches = match args::command().try_get_matches_from(arguments) {
+    let expanded = config_file::expand(std::env::args_os().collect(), &args::command())?;
+    let matches = match args::command().try_get_matches_from(&expanded.arguments) {
         Ok(matches) => matches,
-        // help and version are results, on stdout with exit code 0; the rest is a usage error
-        Err(error) => error.exit(),
+        Err(error) => return Err(refused(error, &expanded)),
     };
     commands::run(&matches)
 }

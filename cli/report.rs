@@ -2,27 +2,37 @@
 
 use align_lora::adapter::LoraConfig;
 use align_lora::data::Survey;
+use align_lora::objective::Objective;
 use align_lora::train::{EvalMetrics, StepMetrics};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+/// A line on stderr, where there is one: a closed or full stderr ends no run.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+pub(crate) use say;
+
 /// What a survey of the data found: nothing is dropped, cut or moved silently.
 pub fn data(label: &str, survey: &Survey) {
-    let mut line = format!("{label}: {} rows kept, from {} records", survey.kept, survey.records);
+    let mut line = format!("{label}: {} kept, from {} records", rows(survey.kept as u64), survey.records);
     if let Some(kind) = &survey.kind {
         line += &format!(" ({kind})");
     }
-    eprintln!("{line}");
+    say!("{line}");
     for dropped in &survey.dropped {
         let (path, number) = (dropped.path.display(), dropped.line);
-        eprintln!("  dropped {}: {}; the first at {path}:{number}: {}", dropped.rows, dropped.label, dropped.first);
+        say!("  dropped {}: {}; the first at {path}:{number}: {}", dropped.rows, dropped.label, dropped.first);
     }
     let answers = survey.answers.max(1);
     let share = 100.0 * survey.stopping_answers as f64 / answers as f64;
-    eprintln!("  answers end with a stop token: {share:.0} % of {}", survey.answers);
+    say!("  answers end with a stop token: {share:.0} % of {}, before cuts", survey.answers);
     if survey.stopping_answers * 2 < survey.answers {
-        eprintln!("  warning: a model that is trained on answers without a stop token does not learn to stop");
+        say!("  warning: a model that is trained on answers without a stop token does not learn to stop");
     }
     let counts = [
         (survey.cut_answers, "answers cut at --max-length"),
@@ -32,14 +42,14 @@ pub fn data(label: &str, survey: &Survey) {
         (survey.moved_boundaries, "prompts whose last tokens change when the answer follows; the answer starts there"),
     ];
     for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
-        eprintln!("  {count} {what}");
+        say!("  {count} {what}");
     }
     for example in &survey.boundary_examples {
-        eprintln!("    row {}: {:?} becomes {:?}", example.row, example.alone.concat(), example.followed.concat());
+        say!("    row {}: {:?} becomes {:?}", example.row, example.alone.concat(), example.followed.concat());
     }
     if !survey.ignored_columns.is_empty() {
         let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
-        eprintln!("  columns that are not read: {}", names.join(", "));
+        say!("  columns that are not read: {}", names.join(", "));
     }
 }
 
@@ -92,7 +102,7 @@ impl Progress {
             None if metrics.step.is_multiple_of(self.logging_steps) || metrics.step == total_steps => {
                 let elapsed = self.started.map_or(Duration::ZERO, |started| started.elapsed());
                 let left = elapsed.mul_f64((total_steps - metrics.step) as f64 / metrics.step as f64);
-                eprintln!("step {}/{total_steps}  {text}  {} left", metrics.step, seconds(left));
+                say!("step {}/{total_steps}  {text}  {} left", metrics.step, seconds(left));
             }
             None => {}
         }
@@ -107,8 +117,8 @@ impl Progress {
     /// A line that stays.
     pub fn note(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| say!("{text}")),
+            None => say!("{text}"),
         }
     }
 
@@ -137,6 +147,21 @@ pub fn adapter(config: &LoraConfig) -> String {
     let patterns =
         if config.rank_pattern.is_empty() && config.alpha_pattern.is_empty() { "" } else { ", with patterns" };
     format!("rank {}, alpha {}{scale}{dropout}{patterns}", config.rank, config.alpha)
+}
+
+/// The knobs of a loss with their values.
+pub fn knobs(objective: &Objective) -> String {
+    objective.knobs().iter().map(|(knob, value)| format!("{} {value}", knob.key)).collect::<Vec<_>>().join(", ")
+}
+
+/// `7e-4`, or `0`.
+pub fn rate(learning_rate: f64) -> String {
+    if learning_rate == 0.0 { "0".into() } else { format!("{learning_rate:e}") }
+}
+
+/// `1 row` or `3 rows`.
+pub fn rows(n: u64) -> String {
+    format!("{n} {}", if n == 1 { "row" } else { "rows" })
 }
 
 /// `12.3 million`, `456 thousand` or `789`.

@@ -335,3 +335,141 @@ fn a_closed_pipe_ends_quietly() {
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
     assert_eq!(output.status.code(), Some(0));
 }
+
+#[test]
+fn flags_that_would_change_nothing_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, data) = (tiny(), pairs());
+    let adapter = committed_goldens().join("tiny-llama/adapter");
+    let adapter = adapter.to_str().unwrap();
+    let cases: [(&[&str], &str); 8] = [
+        (&["generate", "--model", &model, "--prompt", "x", "--micro-batch-tokens", "8"], "micro-batch-tokens"),
+        (&["generate", "--model", &model, "--prompt", "x", "--seed", "8"], "--sample"),
+        (&["generate", "--model", &model, "--prompt", "x", "--limit", "8"], "--limit"),
+        (&["inspect", "--model", &model, "--row", "0"], "--data"),
+        (&["inspect", "--model", &model, "--adapter", adapter, "--target-modules", "q_proj"], "--target-modules"),
+        (&["train", "--model", &model, "--data", &data, "--demo"], "--demo"),
+        (&["train", "--model", &model, "--data", &data, "--report_to", "wandb"], "metrics.jsonl"),
+        (&["train", "--model", &model, "--data", &data, "--learning-rate", "-1"], "from 0 to"),
+    ];
+    for (arguments, part) in cases {
+        let run = align(arguments);
+        assert_eq!(run.code, Some(2), "{arguments:?}: {}", run.stderr);
+        assert!(run.stderr.contains(part), "{arguments:?}: {}", run.stderr);
+    }
+    let run = train(folder.path(), &["--eval-steps", "1"]);
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("--eval-data"), "{}", run.stderr);
+}
+
+#[test]
+fn a_value_of_the_configuration_is_refused_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("run.toml");
+    std::fs::write(&config, "beta = 0.1\nbatch-size = 0\n").unwrap();
+    let run = align(&["train", "--demo", "--config", config.to_str().unwrap()]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(run.stderr.contains("run.toml:2") && run.stderr.contains("batch-size"), "{}", run.stderr);
+}
+
+#[test]
+fn target_modules_come_as_separate_words_too_and_a_name_without_a_layer_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = train(folder.path(), &["--lora_target_modules", "q_proj", "v_proj", "nope"]).ok();
+    assert!(run.stderr.contains("warning: --target-modules nope"), "{}", run.stderr);
+    let adapter: Value = crate::align::read_json(&folder.path().join("out/adapter_config.json"));
+    let names: Vec<&str> = adapter["target_modules"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(names.contains(&"q_proj") && names.contains(&"v_proj"), "{names:?}");
+}
+
+#[test]
+fn a_run_that_overwrites_replaces_the_files_of_the_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), &["--loss", "ipo"]).ok();
+    let out = folder.path().join("out");
+    let files = || std::fs::read_dir(&out).unwrap().count();
+    let before = files();
+    train(folder.path(), &["--overwrite", "--loss", "dpo"]).ok();
+    assert_eq!(table(out.join("config.toml"))["loss"].as_str(), Some("dpo"));
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn files_of_different_runs_are_not_evaluated_together() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), &["--lora-rank", "4"]).ok();
+    let out = folder.path().join("out");
+    let config = std::fs::read_to_string(out.join("config.toml")).unwrap();
+    std::fs::write(out.join("config.toml"), config.replace("lora-rank = 4", "lora-rank = 8")).unwrap();
+    let run = align(&["eval", "--model", &tiny(), "--adapter", out.to_str().unwrap(), "--data", &pairs()]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(run.stderr.contains("config.toml") && run.stderr.contains("lora-rank"), "{}", run.stderr);
+}
+
+#[test]
+fn a_mix_is_evaluated_with_the_knobs_of_its_run() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), &["--loss", "dpo:0.8,ipo:0.2", "--beta", "0.3"]).ok();
+    let adapter = folder.path().join("out");
+    let found =
+        align(&["eval", "--model", &tiny(), "--adapter", adapter.to_str().unwrap(), "--data", &pairs(), "--json"]);
+    let found = found.ok().json();
+    assert_eq!((found["beta"].as_f64(), found["max_length"].as_u64()), (Some(0.3), Some(96)), "{found}");
+}
+
+#[test]
+fn an_adapter_keeps_its_dropout_unless_told_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), &["--lora-dropout", "0.25"]).ok();
+    let first = folder.path().join("out");
+    for (flags, want) in [(&[][..], 0.25), (&["--lora-dropout", "0.5"][..], 0.5)] {
+        let again = tempfile::tempdir().unwrap();
+        train(again.path(), &[&["--adapter", first.to_str().unwrap()][..], flags].concat()).ok();
+        assert_eq!(table(again.path().join("out/config.toml"))["lora-dropout"].as_float(), Some(want));
+        let adapter = crate::align::read_json(&again.path().join("out/adapter_config.json"));
+        assert_eq!(adapter["lora_dropout"].as_f64(), Some(want));
+    }
+}
+
+#[test]
+fn a_prompt_can_be_piped_in() {
+    use std::io::Write;
+    let model = tiny();
+    let arguments = ["generate", "--model", &model, "--max-new-tokens", "8"];
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_align-cli"))
+        .args(arguments)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"Hello\n").unwrap();
+    let piped = child.wait_with_output().unwrap();
+    let typed = align(&[&arguments[..], &["--prompt", "Hello"]].concat()).ok();
+    assert_eq!(String::from_utf8(piped.stdout).unwrap(), typed.stdout);
+}
+
+/// Nobody reads, nothing can be said: the adapter is made all the same.
+#[cfg(target_os = "linux")]
+#[test]
+fn training_goes_on_without_readers() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_align-cli"))
+        .args(["train", "--demo", "--max-steps", "1", "--output", output.to_str().unwrap()])
+        .stdout(writer)
+        .stderr(full)
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(output.join("adapter_model.safetensors").exists());
+}
+
+#[test]
+fn commands_have_a_manual_page_each() {
+    let page = align(&["man", "merge"]).ok().stdout;
+    assert!(page.contains("merge") && page.contains("adapter"), "{page}");
+    assert_eq!(align(&["man", "nonsense"]).code, Some(2));
+}

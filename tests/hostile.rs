@@ -554,3 +554,38 @@ fn a_full_disk_leaves_the_old_files() {
     assert!(!Path::new(&merged).join("config.json").exists(), "nothing half-written stands under the new name");
     assert_eq!(leftovers("."), Vec::<String>::new());
 }
+
+/// An adapter whose product overflows: the run ends at its first step and leaves what an earlier run wrote.
+#[test]
+fn numbers_that_overflow_end_the_run_and_leave_the_old_files() {
+    let sandbox = Sandbox::new("tiny-llama");
+    let tensors = sandbox.path("adapter/adapter_model.safetensors");
+    let mut bytes = std::fs::read(&tensors).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let (values, _) = bytes[header..].as_chunks_mut::<4>();
+    values.fill(3e38f32.to_le_bytes());
+    std::fs::write(&tensors, &bytes).unwrap();
+    let out = sandbox.path("out");
+    std::fs::create_dir(&out).unwrap();
+    for file in ["adapter_model.safetensors", "config.toml", "metrics.jsonl"] {
+        std::fs::write(out.join(file), "of an earlier run").unwrap();
+    }
+    let text = |path: PathBuf| path.to_str().unwrap().to_owned();
+    let run = align(&[
+        "train",
+        "--model",
+        &text(sandbox.path("model")),
+        "--adapter",
+        &text(sandbox.path("adapter")),
+        "--data",
+        &text(sandbox.path("rows.jsonl")),
+        "--output",
+        &text(out.clone()),
+        "--overwrite",
+    ]);
+    assert_refused("overflow", &run, 5, &["row 0", "step 1"]);
+    let mut files: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 3, "{files:?}");
+    assert!(files.iter().all(|file| std::fs::read(file).unwrap() == b"of an earlier run"));
+}

@@ -1,6 +1,6 @@
 //! The flags of the commands other than `train`.
 
-use super::model::{DataArgs, DeviceArgs, ModelArgs, ReferenceChoice, positive};
+use super::model::{DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -25,6 +25,8 @@ pub struct ScoreArgs {
     pub per_token: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
+    #[command(flatten)]
+    pub pack: PackArgs,
 }
 
 /// Flags of `eval`.
@@ -48,6 +50,8 @@ pub struct EvalArgs {
     pub json: bool,
     #[command(flatten)]
     pub device: DeviceArgs,
+    #[command(flatten)]
+    pub pack: PackArgs,
 }
 
 /// Flags of `generate`.
@@ -56,7 +60,8 @@ pub struct EvalArgs {
 Examples:
   align-cli generate --model M --adapter runs/exo-1 --prompt 'Write a haiku about rain.'
   align-cli generate --model M --data pairs.jsonl --limit 3 --json
-  align-cli generate --model M                       a chat")]
+  echo 'Write a haiku about rain.' | align-cli generate --model M
+  align-cli generate --model M                       a chat, on a terminal")]
 pub struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -67,8 +72,9 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub data: Vec<PathBuf>,
     /// Only the first rows of --data
-    #[arg(long, value_name = "ROWS", value_parser = positive())]
+    #[arg(long, value_name = "ROWS", value_parser = positive(), conflicts_with = "prompt")]
     pub limit: Option<u64>,
+    /// Stop after so many new tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 256, alias = "max_new_tokens", value_parser = positive())]
     pub max_new_tokens: u64,
     /// Do not stop before so many new tokens
@@ -77,6 +83,7 @@ pub struct GenerateArgs {
     /// Draw tokens instead of taking the most likely one
     #[arg(long, alias = "do_sample", help_heading = "Sampling")]
     pub sample: bool,
+    /// Above 1 flattens the distribution, below 1 sharpens it
     #[arg(long, value_name = "T", default_value_t = 1.0, requires = "sample", help_heading = "Sampling")]
     pub temperature: f32,
     /// Draw among so many of the most likely tokens; 0: all
@@ -112,7 +119,8 @@ pub struct GenerateArgs {
     /// Above 1: tokens that occurred already become less likely
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, alias = "repetition_penalty", help_heading = "Sampling")]
     pub repetition_penalty: f32,
-    #[arg(long, default_value_t = 42, help_heading = "Sampling")]
+    /// Another seed draws other tokens
+    #[arg(long, default_value_t = 42, requires = "sample", help_heading = "Sampling")]
     pub seed: u64,
     /// Prompts that are continued together
     #[arg(long, value_name = "ROWS", default_value_t = 8, value_parser = positive())]
@@ -128,8 +136,11 @@ pub struct GenerateArgs {
 #[derive(Debug, Clone, Args)]
 pub struct MergeArgs {
     /// Model directory, or the name of a model in the local Hugging Face cache
-    #[arg(long, value_name = "DIR|ORG/NAME", alias = "model_name_or_path")]
-    pub model: String,
+    #[arg(long, value_name = "DIR|ORG/NAME", alias = "model_name_or_path", required_unless_present = "demo")]
+    pub model: Option<String>,
+    /// Use the small model inside this program
+    #[arg(long, conflicts_with = "model")]
+    pub demo: bool,
     /// PEFT adapter directory
     #[arg(long, value_name = "DIR")]
     pub adapter: PathBuf,
@@ -154,7 +165,7 @@ pub struct InspectArgs {
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// Use the small model and the data inside this program
-    #[arg(long)]
+    #[arg(long, conflicts_with = "model")]
     pub demo: bool,
     /// Chat template instead of the model's own
     #[arg(long, value_name = "FILE")]
@@ -171,7 +182,7 @@ pub struct InspectArgs {
     #[arg(long, value_name = "WHAT", value_enum, default_value = "skip")]
     pub on_bad_row: super::OnBadRowChoice,
     /// Which layers training would adapt
-    #[arg(long, value_name = "WHICH")]
+    #[arg(long, value_name = "WHICH", conflicts_with = "adapter")]
     pub target_modules: Option<String>,
     /// One JSON object on stdout
     #[arg(long)]

@@ -39,8 +39,34 @@ pub enum Commands {
     Losses(LossesArgs),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, of the whole or of a command
+    Man {
+        /// The command [default: the whole]
+        command: Option<String>,
+    },
+}
+
+/// Flags of TRL that have no counterpart, and what to do instead.
+const NO_COUNTERPART: [(&str, &str); 13] = [
+    ("bf16", "weights stay in the number format of their files; --precision says what products multiply"),
+    ("fp16", "weights stay in the number format of their files; --precision says what products multiply"),
+    ("dtype", "weights stay in the number format of their files; --precision says what products multiply"),
+    ("gradient_checkpointing", "what is recomputed is decided by itself; leave it out"),
+    ("use_peft", "it is always a LoRA adapter that is trained; leave it out"),
+    ("warmup_ratio", "give --warmup-steps"),
+    ("max_prompt_length", "prompts are never cut; --max-length limits prompt + answer"),
+    ("max_completion_length", "--max-length limits prompt + answer"),
+    ("report_to", "metrics.jsonl in the output directory has every step; leave it out"),
+    ("eval_strategy", "give --eval-steps, or have an evaluation after each epoch"),
+    ("save_strategy", "the adapter is saved after each epoch and at the end; leave it out"),
+    ("save_steps", "the adapter is saved after each epoch and at the end; leave it out"),
+    ("load_in_4bit", "quantised base weights are not in this version; leave it out"),
+];
+
+/// What to do instead of a flag that TRL has and this program has not.
+pub fn no_counterpart(flag: &str) -> Option<&'static str> {
+    let name = flag.trim_start_matches('-').split('=').next()?.replace('-', "_");
+    NO_COUNTERPART.into_iter().find(|(known, _)| *known == name).map(|(_, instead)| instead)
 }
 
 /// Commands that take the knobs of the losses.

@@ -15,7 +15,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
     /// Use the small model and the data inside this program
-    #[arg(long)]
+    #[arg(long, conflicts_with = "model")]
     pub demo: bool,
     /// Chat template instead of the model's own
     #[arg(long, value_name = "FILE", alias = "chat_template_path")]
@@ -29,8 +29,9 @@ pub struct DataArgs {
     #[arg(long, value_name = "FILE", num_args = 1.., alias = "dataset_name", required_unless_present = "demo")]
     pub data: Vec<PathBuf>,
     /// Limit on the tokens of prompt + one answer; the end is cut
-    #[arg(long, value_name = "TOKENS", default_value_t = 1024, alias = "max_length", value_parser = positive())]
-    pub max_length: u64,
+    /// [default: 1024; `score` and `eval` take that of the adapter's run, if it has a config.toml]
+    #[arg(long, value_name = "TOKENS", alias = "max_length", value_parser = positive(), verbatim_doc_comment)]
+    pub max_length: Option<u64>,
     /// What happens to a bad row
     #[arg(long, value_name = "WHAT", value_enum, default_value = "error", alias = "on_bad_row")]
     pub on_bad_row: OnBadRowChoice,
@@ -44,7 +45,7 @@ pub fn positive() -> clap::builder::RangedU64ValueParser {
 /// See [`OnBadRow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnBadRowChoice {
-    /// The first one ends the run
+    /// The first one ends the run; rows that leave no room for an answer are left out and counted all the same
     Error,
     /// It is left out and counted
     Skip,
@@ -70,8 +71,13 @@ pub struct DeviceArgs {
     /// Threads of the processor [default: all]
     #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Machine")]
     pub threads: Option<u64>,
+}
+
+/// How much is computed at once.
+#[derive(Debug, Clone, Args)]
+pub struct PackArgs {
     /// Tokens of one forward pass, each prompt counted once
-    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = positive(), help_heading = "Machine")]
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096, alias = "micro_batch_tokens", value_parser = positive(), help_heading = "Machine")]
     pub micro_batch_tokens: u64,
 }
 

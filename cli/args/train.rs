@@ -1,6 +1,6 @@
 //! The flags of `train`.
 
-use super::model::{DataArgs, DeviceArgs, ModelArgs, ReferenceChoice, positive};
+use super::model::{DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
 use align_lora::optim::ScheduleKind;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -11,7 +11,10 @@ use std::path::PathBuf;
 Examples:
   align-cli train --demo --loss exo
   align-cli train --model ./SmolLM2-135M-Instruct --data pairs.jsonl --eval-data held_out.jsonl --loss exo
-  align-cli train --config run.toml --learning-rate 5e-6")]
+  align-cli train --config run.toml --learning-rate 5e-6
+
+The output directory gets adapter_model.safetensors and adapter_config.json (as PEFT writes them; after each epoch and at the end),
+metrics.jsonl (one line a step) and config.toml (every resolved option). An interrupted run cannot be resumed in this version.")]
 pub struct TrainArgs {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -34,36 +37,59 @@ pub struct TrainArgs {
     #[arg(long, value_name = "RANK", alias = "lora_r", alias = "lora_rank", value_parser = positive(), help_heading = "Adapter")]
     pub lora_rank: Option<u64>,
     /// Scale of the adapter: alpha / rank [default: 32]
-    #[arg(long, value_name = "ALPHA", alias = "lora_alpha", help_heading = "Adapter")]
+    #[arg(long, value_name = "ALPHA", alias = "lora_alpha", allow_negative_numbers = true, help_heading = "Adapter")]
     pub lora_alpha: Option<f64>,
-    /// Share of the adapter's inputs that is dropped while training
-    #[arg(long, value_name = "P", default_value_t = 0.0, alias = "lora_dropout", help_heading = "Adapter")]
-    pub lora_dropout: f64,
+    /// Share of the adapter's inputs that is dropped while training [default: 0, or what --adapter says]
+    #[arg(long, value_name = "P", alias = "lora_dropout", allow_negative_numbers = true, help_heading = "Adapter")]
+    pub lora_dropout: Option<f64>,
     /// Which layers: all-linear, names separated by commas, or a regular expression [default: all-linear]
     #[arg(
         long,
         value_name = "WHICH",
         alias = "target_modules",
         alias = "lora_target_modules",
+        num_args = 1..,
         help_heading = "Adapter"
     )]
-    pub target_modules: Option<String>,
+    pub target_modules: Vec<String>,
     /// Scale by alpha / sqrt(rank) instead
     #[arg(long, alias = "use_rslora", help_heading = "Adapter")]
     pub rslora: bool,
 
-    /// Largest learning rate [default: 1e-5]
-    #[arg(long, value_name = "RATE", alias = "learning_rate", help_heading = "Optimiser")]
+    /// Largest learning rate [default: 1e-5; with --demo 7e-4]
+    #[arg(
+        long,
+        value_name = "RATE",
+        alias = "learning_rate",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
     pub learning_rate: Option<f64>,
+    /// What becomes of the learning rate after the warm-up
     #[arg(long, value_enum, default_value = "linear", alias = "lr_scheduler_type", help_heading = "Optimiser")]
     pub schedule: ScheduleChoice,
     /// Steps in which the learning rate grows from 0
     #[arg(long, value_name = "STEPS", default_value_t = 0, alias = "warmup_steps", help_heading = "Optimiser")]
     pub warmup_steps: u64,
-    #[arg(long, value_name = "DECAY", default_value_t = 0.0, alias = "weight_decay", help_heading = "Optimiser")]
+    /// Decoupled weight decay of the adapter
+    #[arg(
+        long,
+        value_name = "DECAY",
+        default_value_t = 0.0,
+        alias = "weight_decay",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm; 0 never does
-    #[arg(long, value_name = "NORM", default_value_t = 1.0, alias = "max_grad_norm", help_heading = "Optimiser")]
+    #[arg(
+        long,
+        value_name = "NORM",
+        default_value_t = 1.0,
+        alias = "max_grad_norm",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
     pub max_grad_norm: f64,
 
     /// Passes over the data [default: 1]
@@ -82,9 +108,10 @@ pub struct TrainArgs {
         help_heading = "Run"
     )]
     pub batch_size: Option<u64>,
-    /// Multiplies the batch size
-    #[arg(long = "gradient_accumulation_steps", value_name = "N", hide = true, default_value_t = 1, value_parser = positive())]
+    /// TRL's name for a larger batch: multiplies --batch-size (--micro-batch-tokens bounds the memory)
+    #[arg(long, alias = "gradient_accumulation_steps", value_name = "N", default_value_t = 1, value_parser = positive(), help_heading = "Run")]
     pub gradient_accumulation_steps: u64,
+    /// Of the order of rows, the fresh adapter and dropout: the same seed gives the same bits
     #[arg(long, default_value_t = 42, help_heading = "Run")]
     pub seed: u64,
     /// Take the rows in file order
@@ -96,7 +123,7 @@ pub struct TrainArgs {
     /// Where the adapter and the metrics go [default: a fresh runs/LOSS-N]
     #[arg(long, value_name = "DIR", alias = "output_dir", help_heading = "Run")]
     pub output: Option<PathBuf>,
-    /// Write into an output directory that is not empty
+    /// Write into an output directory that is not empty; an earlier run's files there stay until this run has ended
     #[arg(long, alias = "overwrite_output_dir", help_heading = "Run")]
     pub overwrite: bool,
     /// Flags from a TOML file; those of the command line win
@@ -105,6 +132,8 @@ pub struct TrainArgs {
 
     #[command(flatten)]
     pub device: DeviceArgs,
+    #[command(flatten)]
+    pub pack: PackArgs,
 }
 
 /// See [`ScheduleKind`].

@@ -7,13 +7,14 @@ use crate::loaded;
 use crate::report;
 use align_engine::model::adapters::Adapters;
 use align_lora::data::{Dataset, Needs};
-use align_lora::objective::{DataKind, KnobKind, KnobValue, Objective, find};
+use align_lora::objective::{DataKind, KnobKind, KnobValue, Objective};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
 use serde_json::{Map, Value};
-use std::path::Path;
 
 pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
-    let objective = objective(args, knobs)?;
+    let run = loaded::run_config(args.model.adapter.as_deref())?;
+    let objective = objective(args, knobs, &run)?;
+    let max_length = loaded::max_length(&args.data, &run);
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
         let loaded = loaded::model(&args.model, &device)?;
@@ -27,24 +28,38 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             scorers: if objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
             precision: args.device.precision.into(),
         };
-        let encoder = loaded.encoder(args.model.chat_template.as_deref(), args.data.max_length)?;
+        let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
         let data = Dataset::open(&files, encoder, needs(objective.data()), args.data.on_bad_row.into())?;
         report::data("data", data.survey());
         let batches = EvalBatches {
             batch_size: args.batch_size as usize,
-            max_length: args.data.max_length as usize,
-            micro_batch_tokens: args.device.micro_batch_tokens as usize,
+            max_length: max_length as usize,
+            micro_batch_tokens: args.pack.micro_batch_tokens as usize,
         };
         let metrics = evaluate(&scoring, &objective, &data, &batches, 0, 0.0)?;
         if args.json {
             let mut object: Map<String, Value> =
                 metrics.entries().into_iter().map(|(name, value)| (name, value.into())).collect();
+            object.insert("loss".into(), objective.name().into());
+            for (knob, value) in objective.knobs() {
+                let value = match value {
+                    KnobValue::Number(number) => number.into(),
+                    KnobValue::Switch(on) => on.into(),
+                };
+                object.insert(knob.key.into(), value);
+            }
+            object.insert("max_length".into(), max_length.into());
             object.insert("rows".into(), metrics.rows.into());
             object.insert("dropped".into(), data.survey().dropped_rows().into());
             return print_json(&Value::Object(object));
         }
-        let mut text = format!("loss {}, {} rows\n", objective.name(), metrics.rows);
+        let mut text = format!(
+            "loss {} ({}), max-length {max_length}, {}\n",
+            objective.name(),
+            report::knobs(&objective),
+            report::rows(metrics.rows)
+        );
         for (name, value) in metrics.entries() {
             text += &format!("{name:<26} {value:>12.6}\n");
         }
@@ -61,16 +76,12 @@ pub fn needs(data: DataKind) -> Needs {
 }
 
 /// The loss of the flags; what they leave open comes from the `config.toml` of the adapter's run, if it has one.
-fn objective(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<Objective, CliError> {
-    let run = match &args.model.adapter {
-        Some(dir) => read_run(&dir.join("config.toml"))?,
-        None => toml::Table::new(),
-    };
+fn objective(args: &EvalArgs, knobs: &[(&'static str, KnobValue)], run: &toml::Table) -> Result<Objective, CliError> {
     let same_loss = args.loss.is_none();
     let name = args.loss.as_deref().or(run.get("loss").and_then(toml::Value::as_str)).unwrap_or("dpo");
     let mut given = knobs.to_vec();
-    if same_loss && let Ok((spec, _)) = find(name) {
-        for knob in spec.knobs {
+    if same_loss && let Ok(objective) = Objective::new(name, &[]) {
+        for (knob, _) in objective.knobs() {
             let known = given.iter().any(|(key, _)| *key == knob.key);
             let value = match (run.get(knob.flag), knob.kind) {
                 (Some(value), KnobKind::Number { .. }) => {
@@ -85,12 +96,4 @@ fn objective(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<Obj
         }
     }
     Ok(Objective::new(name, &given)?)
-}
-
-fn read_run(path: &Path) -> Result<toml::Table, CliError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => text.parse().map_err(|e: toml::de::Error| CliError::Input(format!("{}: {e}", path.display()))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(toml::Table::new()),
-        Err(error) => Err(CliError::Input(format!("{}: {error}", path.display()))),
-    }
 }

@@ -4,13 +4,14 @@ use super::{print, print_json};
 use crate::args::GenerateArgs;
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
+use crate::report::say;
 use align_engine::generate::{Completion, Finish, Random, Request, Sampling, generate};
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
 use align_lora::data::records::Text;
 use align_lora::data::{EncodedPrompt, Encoder, Form, SpecialTokens, prompts};
 use serde_json::{Value, json};
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::sync::Arc;
 
 pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
@@ -22,7 +23,11 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
         let adapter = adapter.as_ref().map(|adapter| adapter.set().clone());
         let encoder = loaded.encoder(args.model.chat_template.as_deref(), u64::from(u32::MAX))?;
         let request = request(args, &loaded)?;
-        let prompts = match (&args.prompt, args.data.is_empty()) {
+        if args.limit.is_some() && args.data.is_empty() && loaded.demo.is_none() {
+            return Err(CliError::Usage("--limit counts the rows of --data, which is missing".into()));
+        }
+        let prompt = prompt(args)?;
+        let prompts = match (&prompt, args.data.is_empty()) {
             (Some(text), _) => {
                 let ids =
                     encoder.encode_prompt(&user_turn(&encoder, text)).map_err(|e| CliError::Usage(e.to_string()))?;
@@ -34,14 +39,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
                 let limit = args.limit.map_or(5, |limit| limit as usize);
                 prompts(std::slice::from_ref(&demo.paths.pairs_eval), &encoder, Some(limit))?
             }
-            (None, true) if std::io::stdin().is_terminal() => {
-                return chat(&loaded, adapter.as_ref(), &encoder, request);
-            }
-            (None, true) => {
-                return Err(CliError::Usage(
-                    "nothing to continue: give --prompt or --data (a chat needs a terminal)".into(),
-                ));
-            }
+            (None, true) => return chat(&loaded, adapter.as_ref(), &encoder, request),
         };
         if let Some(empty) = prompts.iter().find(|prompt| prompt.ids.is_empty()) {
             return Err(CliError::Input(format!("row {}: the prompt has no token, nothing to continue", empty.row)));
@@ -57,6 +55,21 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
         }
         Ok(())
     })
+}
+
+/// The text of `--prompt`, or what is piped in where nothing else says what to continue.
+fn prompt(args: &GenerateArgs) -> Result<Option<String>, CliError> {
+    let mut stdin = std::io::stdin();
+    if args.prompt.is_some() || !args.data.is_empty() || args.model.demo || stdin.is_terminal() {
+        return Ok(args.prompt.clone());
+    }
+    let mut text = String::new();
+    stdin.read_to_string(&mut text).map_err(|error| CliError::Input(format!("the prompt on stdin: {error}")))?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err(CliError::Usage("nothing to continue: give --prompt, --data or a text on stdin".into()));
+    }
+    Ok(Some(text.to_owned()))
 }
 
 fn check(args: &GenerateArgs) -> Result<(), CliError> {
@@ -130,7 +143,7 @@ fn show(
         }
         return print_json(&object);
     }
-    if args.prompt.is_some() {
+    if args.data.is_empty() && !args.model.demo || args.prompt.is_some() {
         return print(format!("{text}\n").as_bytes());
     }
     print(format!("[{}] {}\n    {}\n", prompt.row, decode(encoder, &prompt.ids)?.trim(), text.trim()).as_bytes())
@@ -145,7 +158,7 @@ fn chat(
 ) -> Result<(), CliError> {
     let mut turns: Vec<Value> = Vec::new();
     let mut out = std::io::stdout();
-    eprintln!("A chat with {}. An empty line starts anew, Ctrl-D ends.", loaded.found);
+    say!("A chat with {}. An empty line starts anew, Ctrl-D ends.", loaded.found);
     loop {
         write!(out, "> ")?;
         out.flush()?;

@@ -11,6 +11,9 @@ use align_lora::data::{Dataset, Encoded, EncodedRow, Encoder, Needs};
 use serde_json::{Value, json};
 
 pub fn run(args: &InspectArgs) -> Result<(), CliError> {
+    if args.data.is_empty() && !args.demo && args.row.is_some() {
+        return Err(CliError::Usage("--row: give the --data that it is a row of".into()));
+    }
     let device = Device::cpu(None)?;
     device.clone().install(|| {
         let model_args = ModelArgs {

@@ -15,6 +15,7 @@ pub fn run(args: &LossesArgs) -> Result<(), CliError> {
                 "data": loss.data.name(),
                 "reference": loss.reference,
                 "source": loss.source,
+                "knobs": loss.knobs.iter().map(|knob| json!({"flag": format!("--{}", knob.flag), "help": knob.help})).collect::<Vec<_>>(),
             })
         });
         return print_json(&list.collect());

@@ -2,25 +2,38 @@
 
 use crate::args::MergeArgs;
 use crate::error::CliError;
+use crate::loaded::{DEMO, Demo};
+use crate::report::say;
 use align_engine::model::locate;
 use align_kernels::Device;
 use align_lora::adapter::{Existing, Merge};
 
 pub fn run(args: &MergeArgs) -> Result<(), CliError> {
     let device = Device::cpu(args.threads.map(|threads| threads as usize))?;
-    let model = locate(&args.model)?;
+    let demo = args.demo.then(Demo::new).transpose()?;
+    let (path, model) = match (&args.model, &demo) {
+        (Some(name), _) => {
+            let located = locate(name)?;
+            (located.path.clone(), located.to_string())
+        }
+        (None, Some(demo)) => (demo.paths.model.clone(), DEMO.to_owned()),
+        (None, None) => return Err(CliError::Usage("--model is missing: a directory, or --demo".into())),
+    };
     let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
-    let merge = Merge { model: &model.path, adapter: &args.adapter, output: &args.output, existing };
+    let merge = Merge { model: &path, adapter: &args.adapter, output: &args.output, existing };
     let report = device.clone().install(|| merge.run(&device, &mut |_, _| ()))?;
     let (adapter, output) = (args.adapter.display(), args.output.display());
-    eprintln!("merged {adapter} into {model}: {output}");
+    say!("merged {adapter} into {model}: {output}");
     let share = 100.0 * report.changed as f64 / report.elements.max(1) as f64;
-    eprintln!(
+    say!(
         "  {} matrices, {share:.1} % of their {} numbers changed, by at most {:.3e}; {} other files copied",
-        report.merged, report.elements, report.max_delta, report.copied
+        report.merged,
+        report.elements,
+        report.max_delta,
+        report.copied
     );
     for path in &report.left_out {
-        eprintln!("  not copied: {}", path.display());
+        say!("  not copied: {}", path.display());
     }
     Ok(())
 }

@@ -33,9 +33,19 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
             clap_complete::generate(shell, &mut args::command(), "align-cli", &mut script);
             print(&script)
         }
-        Commands::Man => {
+        Commands::Man { command } => {
+            let whole = args::command();
+            let page_of = match &command {
+                None => whole,
+                Some(name) => match whole.find_subcommand(name) {
+                    Some(found) => {
+                        found.clone().name(format!("align-cli-{name}")).bin_name(format!("align-cli {name}"))
+                    }
+                    None => return Err(CliError::Usage(format!("man: there is no command {name:?}"))),
+                },
+            };
             let mut page = Vec::new();
-            clap_mangen::Man::new(args::command()).render(&mut page)?;
+            clap_mangen::Man::new(page_of).render(&mut page)?;
             print(&page)
         }
     }

@@ -28,7 +28,8 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             scorers: Scorers::PolicyAndReference,
             precision: args.device.precision.into(),
         };
-        let encoder = loaded.encoder(args.model.chat_template.as_deref(), args.data.max_length)?;
+        let max_length = loaded::max_length(&args.data, &loaded::run_config(args.model.adapter.as_deref())?);
+        let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
         let data = Dataset::open(&files, encoder, Needs::Answers, args.data.on_bad_row.into())?;
         report::data("data", data.survey());
@@ -66,7 +67,7 @@ fn score(scoring: &Scoring<'_>, outcomes: &[Encoded], args: &ScoreArgs) -> Resul
         })
         .collect();
     let lengths: Vec<usize> = kept.iter().map(|(_, row)| row.tree_tokens()).collect();
-    for members in pack(&lengths, args.device.micro_batch_tokens as usize) {
+    for members in pack(&lengths, args.pack.micro_batch_tokens as usize) {
         let rows: Vec<(usize, &EncodedRow)> = members.iter().map(|&member| kept[member]).collect();
         let trees: Vec<Tree<'_>> = rows.iter().map(|(_, row)| tree(row)).collect();
         let forward = scoring.forward(&trees, Mode::Inference, None, 0)?;

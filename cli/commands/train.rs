@@ -4,8 +4,9 @@ use super::eval::needs;
 use crate::args::TrainArgs;
 use crate::demo;
 use crate::error::{CliError, free_output};
-use crate::loaded::{self, LoadedModel};
-use crate::report::{self, Progress};
+use crate::loaded::{self, LoadedModel, MAX_LENGTH};
+use crate::report::{self, Progress, say};
+use crate::run_folder::RunFolder;
 use align_engine::generate::{Request, Sampling, generate};
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
@@ -40,8 +41,12 @@ fn train(
     output: &Path,
     device: &Device,
 ) -> Result<(), CliError> {
+    if args.eval_steps.is_some() && args.eval_data.is_empty() && !args.model.demo {
+        return Err(CliError::Usage("--eval-steps needs held-out rows: give --eval-data".into()));
+    }
     let loaded = loaded::model(&args.model, device)?;
     let adapter = adapter(args, &loaded, options.seed)?;
+    let options = TrainOptions { lora_dropout: adapter.config().dropout as f32, ..options };
     let reference = match (&args.reference, &args.model.adapter) {
         (Some(choice), _) => loaded.reference(choice)?,
         // training goes on from an adapter: what it was is the reference
@@ -50,7 +55,8 @@ fn train(
     };
     let kind = needs(objective.data());
     let open = |files: &[PathBuf]| -> Result<Dataset, CliError> {
-        let encoder = loaded.encoder(args.model.chat_template.as_deref(), args.data.max_length)?;
+        let encoder =
+            loaded.encoder(args.model.chat_template.as_deref(), args.data.max_length.unwrap_or(MAX_LENGTH))?;
         Ok(Dataset::open(files, encoder, kind, args.data.on_bad_row.into())?)
     };
     let data = open(&loaded.data_files(&args.data, |demo| match kind {
@@ -72,20 +78,20 @@ fn train(
         report::data("evaluation data", eval.survey());
     }
 
-    std::fs::create_dir_all(output).map_err(|error| CliError::file(output, &error))?;
-    write_config(args, adapter.config(), &trainer, output)?;
+    let folder = RunFolder::create(output)?;
+    write_config(args, adapter.config(), &trainer, folder.path())?;
     let show = DemoPrompts::new(args, &loaded)?;
     if let Some(show) = &show {
         show.print("before training", &loaded, None)?;
     }
-    let metrics_path = output.join("metrics.jsonl");
+    let metrics_path = folder.path().join("metrics.jsonl");
     let metrics = File::create(&metrics_path).map_err(|error| CliError::file(&metrics_path, &error))?;
     let mut watcher = Watcher {
         metrics,
         path: metrics_path,
         progress: Progress::new(total_steps, args.logging_steps),
         adapter: &adapter,
-        output,
+        output: folder.path(),
     };
     if let Some(eval) = &eval {
         watcher.evaluation(&trainer.evaluate(eval, 0.0)?)?;
@@ -94,12 +100,13 @@ fn train(
     let result = trainer.run(&data, eval.as_ref(), &mut watcher);
     watcher.progress.finish();
     result?;
-    adapter.save(output)?;
+    adapter.save(folder.path())?;
+    folder.finish()?;
     if let Some(show) = &show {
         show.print("after training", &loaded, Some(adapter.set()))?;
     }
     let memory = device.memory();
-    eprintln!("adapter: {} (peak of computed memory {:.2} GB)", output.display(), memory.peak as f64 / 1e9);
+    say!("adapter: {} (peak of computed memory {:.2} GB)", output.display(), memory.peak as f64 / 1e9);
     Ok(())
 }
 
@@ -119,9 +126,9 @@ fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         epochs: args.epochs.unwrap_or(if demo { demo::EPOCHS } else { 1 }),
         max_steps: args.max_steps,
         batch_size: (args.batch_size.unwrap_or(8) * args.gradient_accumulation_steps) as usize,
-        micro_batch_tokens: args.device.micro_batch_tokens as usize,
-        max_length: args.data.max_length as usize,
-        lora_dropout: in_range("lora-dropout", args.lora_dropout, 0.0, 0.99)? as f32,
+        micro_batch_tokens: args.pack.micro_batch_tokens as usize,
+        max_length: args.data.max_length.unwrap_or(MAX_LENGTH) as usize,
+        lora_dropout: in_range("lora-dropout", args.lora_dropout.unwrap_or(0.0), 0.0, 0.99)? as f32,
         seed: args.seed,
         shuffle: if args.no_shuffle { Shuffle::Off } else { Shuffle::Seeded(args.seed) },
         eval_steps: args.eval_steps,
@@ -136,7 +143,7 @@ fn adapter(args: &TrainArgs, loaded: &LoadedModel, seed: u64) -> Result<Adapter,
         let shape = [
             (args.lora_rank.is_some(), "--lora-rank"),
             (args.lora_alpha.is_some(), "--lora-alpha"),
-            (args.target_modules.is_some(), "--target-modules"),
+            (!args.target_modules.is_empty(), "--target-modules"),
             (args.rslora, "--rslora"),
         ];
         if let Some((_, flag)) = shape.into_iter().find(|(given, _)| *given) {
@@ -144,17 +151,25 @@ fn adapter(args: &TrainArgs, loaded: &LoadedModel, seed: u64) -> Result<Adapter,
                 "{flag} describes a fresh adapter; that of --adapter keeps its own shape"
             )));
         }
-        return loaded.adapter(dir);
+        let mut adapter = loaded.adapter(dir)?;
+        if let Some(dropout) = args.lora_dropout {
+            adapter.set_dropout(dropout)?;
+        }
+        return Ok(adapter);
     }
     let defaults = LoraConfig::default();
-    let targets = match &args.target_modules {
-        Some(text) => text.parse().map_err(|fault| CliError::Usage(format!("--target-modules {text}: {fault}")))?,
-        None => defaults.target_modules.clone(),
+    let text = args.target_modules.join(",");
+    let targets = match args.target_modules.is_empty() {
+        false => text.parse().map_err(|fault| CliError::Usage(format!("--target-modules {text}: {fault}")))?,
+        true => defaults.target_modules.clone(),
     };
+    for name in targets.unmatched(loaded.model.linears()) {
+        say!("warning: --target-modules {name}: no layer of the model has that name");
+    }
     let config = LoraConfig {
         rank: args.lora_rank.map_or(defaults.rank, |rank| rank as usize),
         alpha: args.lora_alpha.unwrap_or(defaults.alpha),
-        dropout: args.lora_dropout,
+        dropout: args.lora_dropout.unwrap_or(defaults.dropout),
         target_modules: targets,
         use_rslora: args.rslora,
         base_model_name_or_path: Some(loaded.base_name.clone()),
@@ -179,37 +194,35 @@ fn summary(
     total_steps: u64,
 ) {
     let config = loaded.model.config();
-    eprintln!("model: {} ({}, {} parameters)", loaded.found, config.family, report::count(config.parameters()));
+    say!("model: {} ({}, {} parameters)", loaded.found, config.family, report::count(config.parameters()));
     if !loaded.unused.is_empty() {
-        eprintln!("  tensors that are not used: {}", loaded.unused.join(", "));
+        say!("  tensors that are not used: {}", loaded.unused.join(", "));
     }
     if !loaded.all_zero.is_empty() {
-        eprintln!("  warning: matrices of zeros: {}", loaded.all_zero.join(", "));
+        say!("  warning: matrices of zeros: {}", loaded.all_zero.join(", "));
     }
     let precision: &str = match args.device.precision {
         crate::args::PrecisionChoice::F32 => "f32",
         crate::args::PrecisionChoice::Bf16 => "bf16 (rounded; no kernel of this version uses bf16 matrix units)",
     };
-    eprintln!("device: {}, products in {precision}", device.describe());
+    say!("device: {}, products in {precision}", device.describe());
     let layers = adapter.set().iter().count();
     let trained = report::count(adapter.trainable_parameters() as u64);
-    eprintln!(
-        "adapter: {} on {layers} linear layers, {trained} trainable parameters",
-        report::adapter(adapter.config())
-    );
+    say!("adapter: {} on {layers} linear layers, {trained} trainable parameters", report::adapter(adapter.config()));
     let objective = trainer.objective();
-    let knobs: Vec<_> = objective.knobs().iter().map(|(knob, value)| format!("{} {value}", knob.key)).collect();
-    eprintln!("loss: {} ({})", objective.name(), knobs.join(", "));
+    say!("loss: {} ({})", objective.name(), report::knobs(objective));
     let reference = match (&args.reference, &args.model.adapter) {
         (Some(crate::args::ReferenceChoice::Adapter(dir)), _) => format!("the model with {}", dir.display()),
         (None, Some(dir)) => format!("the starting state, {}", dir.display()),
         (Some(crate::args::ReferenceChoice::Base), _) | (None, None) => "the model without an adapter".to_owned(),
     };
-    eprintln!("reference: {reference}");
+    say!("reference: {reference}");
     let options = trainer.options();
-    eprintln!(
-        "run: {total_steps} steps of {} rows, at most {} tokens a forward pass, learning rate {:e}",
-        options.batch_size, options.micro_batch_tokens, options.learning_rate
+    say!(
+        "run: {total_steps} steps of {} rows, at most {} tokens a forward pass, learning rate {}",
+        options.batch_size,
+        options.micro_batch_tokens,
+        report::rate(options.learning_rate)
     );
 }
 
@@ -232,7 +245,13 @@ fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, o
     } else {
         put("lora-rank", toml::Value::Integer(adapter.rank as i64));
         put("lora-alpha", adapter.alpha.into());
-        put("target-modules", args.target_modules.clone().unwrap_or("all-linear".into()).into());
+        put(
+            "target-modules",
+            match args.target_modules.is_empty() {
+                true => "all-linear".into(),
+                false => args.target_modules.join(",").into(),
+            },
+        );
         put("rslora", adapter.use_rslora.into());
     }
     match &args.reference {
@@ -261,7 +280,7 @@ fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, o
             (KnobValue::Switch(on), KnobKind::Number { .. }) => put(knob.flag, on.into()),
         };
     }
-    put("lora-dropout", args.lora_dropout.into());
+    put("lora-dropout", adapter.dropout.into());
     put("learning-rate", options.learning_rate.into());
     put("schedule", format!("{:?}", args.schedule).to_lowercase().into());
     put("warmup-steps", toml::Value::Integer(options.warmup_steps as i64));
@@ -331,7 +350,7 @@ struct DemoPrompts {
 impl DemoPrompts {
     fn new(args: &TrainArgs, loaded: &LoadedModel) -> Result<Option<DemoPrompts>, CliError> {
         let Some(demo) = &loaded.demo else { return Ok(None) };
-        let encoder = loaded.encoder(None, args.data.max_length)?;
+        let encoder = loaded.encoder(None, args.data.max_length.unwrap_or(MAX_LENGTH))?;
         let prompts = prompts(std::slice::from_ref(&demo.paths.pairs_eval), &encoder, Some(DEMO_PROMPTS))?;
         let request = Request {
             max_new_tokens: 48,
@@ -355,7 +374,11 @@ impl DemoPrompts {
         for (prompt, completion) in self.prompts.iter().zip(&completions) {
             lines += &format!("  {}\n    -> {}\n", text(&prompt.ids)?.trim(), text(&completion.tokens)?.trim());
         }
-        super::print(lines.as_bytes())
+        match super::print(lines.as_bytes()) {
+            // nobody reads the samples: the run is worth finishing all the same
+            Err(CliError::ClosedOutput) => Ok(()),
+            printed => printed,
+        }
     }
 }
 

@@ -103,6 +103,17 @@ impl Adapter {
         self.config.write(&dir.join(peft::CONFIG))
     }
 
+    /// Sets the dropout that training is to use, as the written configuration will say.
+    ///
+    /// # Errors
+    /// [`AdapterError::Options`] for a share outside 0 to 1.
+    pub fn set_dropout(&mut self, dropout: f64) -> Result<(), AdapterError> {
+        let config = LoraConfig { dropout, ..self.config.clone() };
+        config.check().map_err(AdapterError::Options)?;
+        self.config = config;
+        Ok(())
+    }
+
     /// What it is.
     pub fn config(&self) -> &LoraConfig {
         &self.config

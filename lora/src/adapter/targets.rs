@@ -54,6 +54,19 @@ impl FromStr for Targets {
     }
 }
 
+impl Targets {
+    /// The names of a list that choose none of these layers.
+    pub fn unmatched(&self, linears: &[LinearInfo]) -> Vec<&str> {
+        let Targets::Named(ModuleNames::List(names)) = self else { return Vec::new() };
+        let chosen = |name: &str| {
+            linears.iter().any(|linear| {
+                linear.name.strip_suffix(name).is_some_and(|start| start.is_empty() || start.ends_with('.'))
+            })
+        };
+        names.iter().map(String::as_str).filter(|name| !chosen(name)).collect()
+    }
+}
+
 /// The form of the command line.
 impl fmt::Display for Targets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
