@@ -84,6 +84,7 @@ impl From<EngineError> for CliError {
             EngineError::Config(error) => error.into(),
             EngineError::Load(error) => error.into(),
             EngineError::Kernel(error) => error.into(),
+            EngineError::NonFiniteLogits { .. } => CliError::NonFinite(error.to_string()),
             other => CliError::Runtime(other.to_string()),
         }
     }

@@ -584,6 +584,11 @@ fn numbers_that_overflow_end_the_run_and_leave_the_old_files() {
         "--overwrite",
     ]);
     assert_refused("overflow", &run, 5, &["row 0", "step 1"]);
+    for flags in [&[][..], &["--sample"]] {
+        let (model, adapter) = (text(sandbox.path("model")), text(sandbox.path("adapter")));
+        let common = ["generate", "--model", &model, "--adapter", &adapter, "--prompt", "Hello"];
+        assert_refused("generate", &align(&[&common[..], flags].concat()), 5, &["not finite"]);
+    }
     let mut files: Vec<_> = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert_eq!(files.len(), 3, "{files:?}");

@@ -7,11 +7,12 @@ pub use cache::KvCache;
 pub use sampler::{Random, Sampling};
 
 use crate::autograd::{Mode, Tape};
+use crate::error::EngineError;
 use crate::model::Model;
 use crate::model::adapters::{AdapterSet, Adapters};
 use crate::rows::{Pass, RowPlan, SequenceTree};
-use align_kernels::argmax::Argmax;
-use align_kernels::{Buffer, Device, Precision, Result};
+use align_kernels::argmax::{self, Argmax};
+use align_kernels::{Buffer, Device, KernelError, Precision};
 use std::sync::Arc;
 
 /// What to generate, and when to stop.
@@ -49,19 +50,25 @@ pub struct Completion {
 /// as it is chosen; the run ends early when it gives back `false`.
 ///
 /// # Errors
-/// [`align_kernels::KernelError`]; [`align_kernels::KernelError::TokenId`] for an id outside the vocabulary.
+/// [`EngineError::Kernel`], with [`KernelError::TokenId`] for an id outside the vocabulary and [`KernelError::Size`] for a batch and
+/// a length that no cache holds; [`EngineError::NonFiniteLogits`].
 pub fn generate(
     model: &Model,
     adapter: Option<&Arc<AdapterSet>>,
     prompts: &[Vec<u32>],
     request: &Request,
     mut on_token: impl FnMut(usize, u32) -> bool,
-) -> Result<Vec<Completion>> {
+) -> Result<Vec<Completion>, EngineError> {
     let device = model.device();
     let config = model.config();
     let batch = prompts.len();
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-    let capacity = longest + request.max_new_tokens;
+    let capacity = longest.saturating_add(request.max_new_tokens);
+    let rows = batch.saturating_mul(capacity);
+    if rows > u32::MAX as usize {
+        let want = "below 2^32: fewer sequences together, or fewer new tokens";
+        return Err(KernelError::Size { kernel: "kv_cache", argument: "sequences * tokens", got: rows, want }.into());
+    }
     let kv_cols = config.num_key_value_heads * config.head_dim;
     let mut cache = KvCache::new(device, config.num_hidden_layers, batch, capacity, kv_cols)?;
     let adapters = Adapters { policy: adapter.cloned(), reference: None };
@@ -129,19 +136,30 @@ fn choose(
     banned: &[u32],
     step: usize,
     request: &Request,
-) -> Result<Vec<u32>> {
+) -> Result<Vec<u32>, EngineError> {
     let (rows, cols) = (sequences.len(), logits.len() / sequences.len().max(1));
+    let non_finite = |b: usize| EngineError::NonFiniteLogits {
+        sequence: request.first_sequence + b as u64,
+        position: sequences[b].len() - 1,
+    };
     if request.sampling == Sampling::GREEDY && banned.is_empty() {
         let mut tokens = device.alloc("generate.tokens", rows)?;
         Argmax { rows, cols, x: logits.view(), y: tokens.view_mut() }.run(device)?;
-        return Ok(tokens.download());
+        let tokens = tokens.download();
+        return match tokens.iter().position(|token| *token == argmax::NONE) {
+            Some(b) => Err(non_finite(b)),
+            None => Ok(tokens),
+        };
     }
     let host = logits.download();
     let chosen = host.chunks_exact(cols).zip(sequences).enumerate().map(|(b, (row, tokens))| {
+        if !row.iter().all(|logit| logit.is_finite()) {
+            return Err(non_finite(b));
+        }
         let sequence = request.first_sequence + b as u64;
-        request.sampling.choose(row, tokens, banned, sequence, step as u64)
+        Ok(request.sampling.choose(row, tokens, banned, sequence, step as u64))
     });
-    Ok(chosen.collect())
+    chosen.collect()
 }
 
 /// Prompts as trees without branches; no row has a gradient.

@@ -62,14 +62,16 @@ impl Sampling {
 impl Random {
     fn draw(&self, logits: &[f32], sequence: u64, position: u64) -> u32 {
         let mut candidates: Vec<(u32, f32)> =
-            logits.iter().enumerate().map(|(id, &logit)| (id as u32, logit / self.temperature)).collect();
+            logits.iter().enumerate().map(|(id, &logit)| (id as u32, logit)).collect();
         // most likely first; equal ones by id, so that the order is a function of the logits
         candidates.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         if self.top_k > 0 {
             candidates.truncate(self.top_k);
         }
         let largest = f64::from(candidates[0].1);
-        let mut weights: Vec<f64> = candidates.iter().map(|(_, logit)| (f64::from(*logit) - largest).exp()).collect();
+        // the difference first: a tiny temperature would make infinities of the logits themselves
+        let weight = |logit: f32| ((f64::from(logit) - largest) / f64::from(self.temperature)).exp();
+        let mut weights: Vec<f64> = candidates.iter().map(|(_, logit)| weight(*logit)).collect();
         if self.top_p < 1.0 {
             let total: f64 = weights.iter().sum();
             let mut sum = 0.0;
@@ -136,6 +138,7 @@ mod tests {
         assert_eq!(drawn(&random(|r| r.top_p = 0.5)), [1, 3].into());
         assert_eq!(drawn(&random(|r| r.min_p = 0.3)), [1, 2, 3].into());
         assert_eq!(drawn(&random(|r| r.temperature = 0.01)), [1, 3].into());
+        assert_eq!(drawn(&random(|r| r.temperature = 1e-40)), [1, 3].into());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Fast version: rows over the threads; a pass in vectors for the maximum, then a search for the first place that has it.
 
-use super::Argmax;
+use super::{Argmax, NONE};
 use crate::cpu::blocks::rows_per_block;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
@@ -12,7 +12,7 @@ pub(super) fn argmax(cpu: &Cpu, call: Argmax<'_>) {
     cpu.for_each_block(blocks, |(x, y)| {
         for (row, y) in x.chunks_exact(cols).zip(y) {
             let largest = cpu.isa().dispatch(Largest(row));
-            *y = row.iter().position(|&value| value == largest).unwrap_or(0) as u32;
+            *y = row.iter().position(|&value| value == largest).map_or(NONE, |column| column as u32);
         }
     });
 }

@@ -1,6 +1,6 @@
 //! The column of the largest value of each row, the first one among equals: greedy decoding without moving logits to the host.
 //!
-//! NaN is never the largest; a row of nothing but NaN gives column 0.
+//! NaN is never the largest; a row of nothing but NaN gives [`NONE`].
 
 pub mod case;
 mod cpu;
@@ -9,10 +9,13 @@ pub mod reference;
 use crate::error::{check_len, check_size};
 use crate::{Device, Result, Slice, SliceMut};
 
+/// What stands in place of a column where every value is NaN.
+pub const NONE: u32 = u32::MAX;
+
 /// See the module.
 pub struct Argmax<'a> {
     pub rows: usize,
-    /// At least 1, at most 2^32.
+    /// At least 1, at most 2^32 - 1.
     pub cols: usize,
     /// `[rows, cols]`
     pub x: Slice<'a, f32>,
@@ -25,7 +28,7 @@ impl Argmax<'_> {
     /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] for rows without columns.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "argmax";
-        check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
+        check_size(KERNEL, "cols", self.cols, self.cols > 0 && self.cols <= NONE as usize, "from 1 to 2^32 - 1")?;
         check_len(KERNEL, "x", self.x.len(), self.rows * self.cols)?;
         check_len(KERNEL, "y", self.y.len(), self.rows)?;
         match device {

@@ -1,6 +1,6 @@
 //! Plain version: the definition.
 
-/// The first column whose value is larger than every one before it and not smaller than any after it.
+/// The first column whose value is larger than every one before it and not smaller than any after it; NaN does not count.
 pub fn argmax(x: &[f32]) -> u32 {
     let mut best = 0;
     for (column, &value) in x.iter().enumerate() {
@@ -8,5 +8,5 @@ pub fn argmax(x: &[f32]) -> u32 {
             best = column;
         }
     }
-    best as u32
+    if x[best].is_nan() { super::NONE } else { best as u32 }
 }

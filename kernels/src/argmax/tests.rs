@@ -1,6 +1,6 @@
 //! Every case on every instruction set; what the definition says of ties and NaN.
 
-use super::{Argmax, case, reference};
+use super::{Argmax, NONE, case, reference};
 use crate::case::check_all;
 use crate::{Device, KernelError};
 
@@ -13,8 +13,17 @@ fn every_case_is_the_reference() {
 fn the_first_of_equals_and_never_nan() {
     assert_eq!(reference::argmax(&[1.0, 3.0, 3.0]), 1);
     assert_eq!(reference::argmax(&[f32::NAN, 1.0, f32::NAN]), 1);
-    assert_eq!(reference::argmax(&[f32::NAN, f32::NAN]), 0);
+    assert_eq!(reference::argmax(&[f32::NAN, f32::NAN]), NONE);
     assert_eq!(reference::argmax(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), 0);
+}
+
+#[test]
+fn a_row_of_nan_has_no_largest() {
+    let device = Device::cpu(Some(1)).unwrap();
+    let x = device.upload("x", &[f32::NAN; 40]).unwrap();
+    let mut y = device.zeros::<u32>("y", 2).unwrap();
+    Argmax { rows: 2, cols: 20, x: x.view(), y: y.view_mut() }.run(&device).unwrap();
+    assert_eq!(y.download(), [NONE; 2]);
 }
 
 #[test]
