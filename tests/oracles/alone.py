@@ -12,9 +12,13 @@ def new_rotary_embeddings(model):
 
 @torch.no_grad()
 def token_logps(model, ids, prompt):
-    """Of the tokens after the first `prompt` ones, in nats; ids: [tokens]."""
+    """Of the tokens after the first `prompt` ones, in nats; ids: [tokens].
+
+    The softmax is in float64: in float32, torch's sum over a vocabulary of 49152 is off to one side by about 1e-5 a token, which made
+    0.003 nats of an answer of 412 tokens, where the whole model in float32 and in float64 differ by 0.0002.
+    """
     logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
-    logps = logits.log_softmax(-1).gather(1, ids[1:, None])[:, 0]
+    logps = logits.double().log_softmax(-1).gather(1, ids[1:, None])[:, 0]
     return logps[prompt - 1:]
 
 
