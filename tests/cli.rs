@@ -473,3 +473,19 @@ fn commands_have_a_manual_page_each() {
     assert!(page.contains("merge") && page.contains("adapter"), "{page}");
     assert_eq!(align(&["man", "nonsense"]).code, Some(2));
 }
+
+#[test]
+fn the_help_of_a_knob_gives_the_default_of_each_loss() {
+    let help = align(&["train", "-h"]).ok().stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("(dpo default 0, exo_pair default 0.001)"), "{help}");
+}
+
+#[test]
+fn an_adapter_of_the_demo_is_inspected_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let output = output.to_str().unwrap();
+    align(&["train", "--demo", "--max-steps", "1", "--output", output]).ok();
+    let facts = align(&["inspect", "--demo", "--adapter", output, "--json"]).ok().json();
+    assert_eq!(facts["adapter"]["base_model_name_or_path"], "align-demo");
+}

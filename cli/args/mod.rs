@@ -82,8 +82,22 @@ pub fn command() -> Command {
 /// The flag of a knob: its help names the losses that have it.
 fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>)) -> Arg {
     let names: Vec<_> = losses.iter().map(|loss| loss.name).collect();
-    let default = knob.default().filter(|_| matches!(knob.kind, KnobKind::Number { .. }));
-    let default = default.map_or(String::new(), |default| format!(", default {default}"));
+    let default_of = |loss: &objective::LossSpec| {
+        let knob = loss.knob(knob.key).filter(|knob| matches!(knob.kind, KnobKind::Number { .. }))?;
+        knob.default().map(|default| format!("default {default}"))
+    };
+    let defaults: Vec<Option<String>> = losses.iter().map(|loss| default_of(loss)).collect();
+    let users = match &defaults[0] {
+        first if defaults.iter().any(|default| default != first) => {
+            let named = names.iter().zip(&defaults).map(|(name, default)| match default {
+                Some(default) => format!("{name} {default}"),
+                None => (*name).to_owned(),
+            });
+            named.collect::<Vec<_>>().join(", ")
+        }
+        Some(default) => format!("{}, {default}", names.join(", ")),
+        None => names.join(", "),
+    };
     let underscored: Vec<String> = std::iter::once(knob.flag)
         .chain(knob.flag_aliases.iter().copied())
         .map(|flag| flag.replace('-', "_"))
@@ -92,7 +106,7 @@ fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>))
     let arg = Arg::new(knob.key)
         .long(knob.flag)
         .aliases(aliases.filter(|alias| alias != knob.flag))
-        .help(format!("{} ({}{default})", knob.help, names.join(", ")))
+        .help(format!("{} ({users})", knob.help))
         .help_heading("Knobs of the losses");
     match knob.kind {
         KnobKind::Number { .. } => {

@@ -10,11 +10,14 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   align-cli train --demo --loss exo
-  align-cli train --model ./SmolLM2-135M-Instruct --data pairs.jsonl --eval-data held_out.jsonl --loss exo
+  align-cli train --model ./SmolLM2-135M-Instruct --data pairs.jsonl --eval-data held.jsonl
   align-cli train --config run.toml --learning-rate 5e-6
 
-The output directory gets adapter_model.safetensors and adapter_config.json (as PEFT writes them; after each epoch and at the end),
-metrics.jsonl (one line a step) and config.toml (every resolved option). An interrupted run cannot be resumed in this version.")]
+The output directory gets
+  adapter_model.safetensors, adapter_config.json   after each epoch and at the end, as PEFT writes them
+  metrics.jsonl                                    a line for each step and each evaluation
+  config.toml                                      every option as it was resolved
+An interrupted run cannot be resumed in this version.")]
 pub struct TrainArgs {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -39,7 +42,8 @@ pub struct TrainArgs {
     /// Scale of the adapter: alpha / rank [default: 32]
     #[arg(long, value_name = "ALPHA", alias = "lora_alpha", allow_negative_numbers = true, help_heading = "Adapter")]
     pub lora_alpha: Option<f64>,
-    /// Share of the adapter's inputs that is dropped while training [default: 0, or what --adapter says]
+    /// Share of the adapter's inputs that is dropped while training [default: 0, or what --adapter says]; which ones depends on
+    /// --seed and on --micro-batch-tokens
     #[arg(long, value_name = "P", alias = "lora_dropout", allow_negative_numbers = true, help_heading = "Adapter")]
     pub lora_dropout: Option<f64>,
     /// Which layers: all-linear, names separated by commas, or a regular expression [default: all-linear]

@@ -16,8 +16,12 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
     }
     let device = Device::cpu(None)?;
     device.clone().install(|| {
+        let base = match &args.adapter {
+            Some(dir) if args.model.is_none() && !args.demo => base_of(dir)?,
+            _ => None,
+        };
         let model_args = ModelArgs {
-            model: args.model.clone().or(args.adapter.as_deref().map(base_of).transpose()?.flatten()),
+            model: args.model.clone().or(base),
             adapter: args.adapter.clone(),
             demo: args.demo,
             chat_template: args.chat_template.clone(),
