@@ -10,6 +10,7 @@ use crate::run_folder::RunFolder;
 use align_engine::generate::{Request, Sampling, generate};
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
+use align_engine::new_file::{NewFile, NewFileError};
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
 use align_lora::data::{Dataset, EncodedPrompt, Encoder, Needs, Shuffle, SpecialTokens, prompts};
@@ -301,7 +302,10 @@ fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, o
     put("no-shuffle", args.no_shuffle.into());
     put("precision", format!("{:?}", args.device.precision).to_lowercase().into());
     let path = output.join("config.toml");
-    std::fs::write(&path, table.to_string()).map_err(|error| CliError::file(&path, &error))
+    let failed = |error: NewFileError| CliError::file(&path, &error.source);
+    let mut file = NewFile::create(&path).map_err(failed)?;
+    file.write(table.to_string().as_bytes()).map_err(failed)?;
+    file.finish().map_err(failed)
 }
 
 /// Writes metrics, shows progress, keeps the adapter of the last evaluation on disk.

@@ -6,6 +6,7 @@ mod error;
 pub mod generate;
 pub mod json;
 pub mod model;
+pub mod new_file;
 pub mod ops;
 pub mod rows;
 pub mod weights;

@@ -1,14 +1,12 @@
 //! Writing a safetensors file tensor by tensor, so that a file of any size needs the memory of one tensor.
 
 use super::error::WriteError;
+use crate::new_file::{NewFile, NewFileError};
 use safetensors::Dtype;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::fs::File;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 /// A tensor that will be written.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,8 +21,7 @@ pub struct TensorSpec {
 #[derive(Debug)]
 pub struct SafetensorsWriter {
     path: PathBuf,
-    /// In the same directory as `path`, so that renaming it is atomic. Removed on drop.
-    file: NamedTempFile,
+    file: NewFile,
     /// Name and bytes of the tensors still to come.
     pending: VecDeque<(String, usize)>,
 }
@@ -66,17 +63,10 @@ impl SafetensorsWriter {
         // Spaces up to a multiple of 8, so that the first tensor is aligned.
         header.resize(header.len().next_multiple_of(8), b' ');
 
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".tmp-").suffix(".safetensors");
-        #[cfg(unix)]
-        {
-            // As File::create: the umask decides who may read it.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let mut file = builder.tempfile_in(folder_of(path)).map_err(|error| io("create a file beside it", error))?;
-        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(|error| io("write it", error))?;
-        file.write_all(&header).map_err(|error| io("write it", error))?;
+        let new_file = new_file_error(path);
+        let mut file = NewFile::create(path).map_err(&new_file)?;
+        file.write(&(header.len() as u64).to_le_bytes()).map_err(&new_file)?;
+        file.write(&header).map_err(&new_file)?;
         Ok(SafetensorsWriter { path: path.to_owned(), file, pending })
     }
 
@@ -99,8 +89,7 @@ impl SafetensorsWriter {
         if *left == 0 {
             self.pending.pop_front();
         }
-        let io = |source| WriteError::Io { path: self.path.clone(), action: "write it", source };
-        self.file.write_all(bytes).map_err(io)
+        self.file.write(bytes).map_err(new_file_error(&self.path))
     }
 
     /// Puts the file on the disk under its name.
@@ -112,30 +101,13 @@ impl SafetensorsWriter {
         if let Some((name, _)) = pending.into_iter().find(|(_, left)| *left > 0) {
             return Err(WriteError::Unfinished { path, name });
         }
-        let io = |action, source| WriteError::Io { path: path.clone(), action, source };
-        file.as_file().sync_all().map_err(|error| io("write it to the disk", error))?;
-        file.persist(&path).map_err(|error| io("rename the new file to it", error.error))?;
-        sync_folder(folder_of(&path)).map_err(|error| io("write its directory to the disk", error))
+        file.finish().map_err(new_file_error(&path))
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
-/// A rename is on the disk when its directory is.
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Directories cannot be opened as files here; the system writes renames in order.
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
-    Ok(())
+fn new_file_error(path: &Path) -> impl Fn(NewFileError) -> WriteError {
+    let path = path.to_owned();
+    move |NewFileError { action, source }| WriteError::Io { path: path.clone(), action, source }
 }
 
 struct HeaderJson<'a> {

@@ -3,8 +3,8 @@
 use super::error::{AdapterError, ConfigFault};
 use super::targets::{ALL_LINEAR, ModuleNames, Targets};
 use align_engine::json;
+use align_engine::new_file::{NewFile, NewFileError};
 use serde_json::{Map, Value};
-use std::io::Write;
 use std::path::Path;
 
 /// Largest rank that is accepted: no layer of a published model is as wide.
@@ -280,20 +280,10 @@ impl LoraConfig {
     pub fn write(&self, path: &Path) -> Result<(), AdapterError> {
         let io = |action, source| AdapterError::Io { path: path.to_owned(), action, source };
         let text = serde_json::to_string_pretty(&self.to_json()).map_err(|error| io("make it", error.into()))?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".tmp-").suffix(".json");
-        #[cfg(unix)]
-        {
-            // as File::create: the umask decides who may read it
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
-        }
-        let mut file = builder.tempfile_in(folder).map_err(|error| io("create a file beside it", error))?;
-        file.write_all(text.as_bytes()).map_err(|error| io("write it", error))?;
-        file.as_file().sync_all().map_err(|error| io("write it to the disk", error))?;
-        file.persist(path).map_err(|error| io("rename the new file to it", error.error))?;
-        Ok(())
+        let failed = |error: NewFileError| io(error.action, error.source);
+        let mut file = NewFile::create(path).map_err(failed)?;
+        file.write(text.as_bytes()).map_err(failed)?;
+        file.finish().map_err(failed)
     }
 }
 

@@ -1,0 +1,84 @@
+//! Files that appear whole under their names, or not at all.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// A file that takes its name when [`NewFile::finish`] has put every byte on the disk; until then, and after any error, what was
+/// there before stays as it was.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    /// In the same directory as `path`, so that renaming it is atomic. Removed on drop.
+    file: NamedTempFile,
+}
+
+/// What could not be done to a new file.
+#[derive(Debug)]
+pub struct NewFileError {
+    /// In words that follow "cannot".
+    pub action: &'static str,
+    pub source: io::Error,
+}
+
+impl NewFile {
+    /// Begins the file `path`.
+    ///
+    /// # Errors
+    /// [`NewFileError`]: no file can be made in its directory.
+    pub fn create(path: &Path) -> Result<NewFile, NewFileError> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".tmp-");
+        #[cfg(unix)]
+        {
+            // As File::create: the umask decides who may read it.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(std::fs::Permissions::from_mode(0o666));
+        }
+        let file = builder.tempfile_in(folder_of(path)).map_err(failed("create a file beside it"))?;
+        Ok(NewFile { path: path.to_owned(), file })
+    }
+
+    /// Adds bytes at its end.
+    ///
+    /// # Errors
+    /// [`NewFileError`], for example of a full disk.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), NewFileError> {
+        self.file.write_all(bytes).map_err(failed("write it"))
+    }
+
+    /// Puts the file on the disk under its name.
+    ///
+    /// # Errors
+    /// [`NewFileError`].
+    pub fn finish(self) -> Result<(), NewFileError> {
+        let NewFile { path, file } = self;
+        file.as_file().sync_all().map_err(failed("write it to the disk"))?;
+        file.persist(&path).map_err(|error| failed("rename the new file to it")(error.error))?;
+        sync_folder(folder_of(&path)).map_err(failed("write its directory to the disk"))
+    }
+}
+
+fn failed(action: &'static str) -> impl Fn(io::Error) -> NewFileError {
+    move |source| NewFileError { action, source }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// A rename is on the disk when its directory is.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Directories cannot be opened as files here; the system writes renames in order.
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}
