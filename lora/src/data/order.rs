@@ -133,6 +133,34 @@ mod tests {
         assert!(order.into_iter().eq(0..n));
     }
 
+    /// Orders on which a search that begins anew for each row, or a row at a time moved back, would take hours.
+    #[test]
+    fn large_orders_are_separated() {
+        const N: u32 = 1 << 20;
+        const HALF: u32 = N / 2;
+        let shapes: [(&str, fn(u32) -> u32); 6] = [
+            ("one prompt has the first half", |row| if row < HALF { 0 } else { row }),
+            ("one prompt has the second half", |row| if row < HALF { row } else { N }),
+            ("two prompts", |row| row / HALF),
+            ("one prompt has two thirds", |row| if row % 3 == 0 { row } else { N }),
+            ("two rows a prompt, side by side", |row| row / 2),
+            ("long runs of three prompts", |row| row / 1000 % 3),
+        ];
+        for (name, group) in shapes {
+            let mut counts = std::collections::HashMap::new();
+            (0..N).for_each(|row| *counts.entry(group(row)).or_insert(0usize) += 1);
+            let largest = counts.into_values().max().unwrap();
+            for mut order in [(0..N).collect::<Vec<u32>>(), permutation(N as usize, 1, 0)] {
+                let left = separate(&mut order, group);
+                let follows = order.windows(2).filter(|w| group(w[0]) == group(w[1])).count();
+                assert_eq!(follows, left, "{name}");
+                assert_eq!(left, (2 * largest).saturating_sub(N as usize + 1), "{name}");
+                order.sort_unstable();
+                assert!(order.into_iter().eq(0..N), "{name}: every row once");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn a_permutation_holds_every_row_once(n in 0usize..500, seed: u64, epoch: u64) {

@@ -9,23 +9,53 @@ pub fn pack(tokens: &[usize], budget: usize) -> Vec<Vec<usize>> {
     let mut by_length: Vec<usize> = (0..tokens.len()).collect();
     by_length.sort_by_key(|&i| (std::cmp::Reverse(tokens[i]), i));
 
-    let mut bins: Vec<(usize, Vec<usize>)> = Vec::new(); // (tokens left, trees)
+    let mut room = Room::new(tokens.len(), budget);
+    let mut bins: Vec<Vec<usize>> = Vec::new();
     for tree in by_length {
-        match bins.iter_mut().find(|(left, _)| *left >= tokens[tree]) {
-            Some((left, trees)) => {
-                *left -= tokens[tree];
-                trees.push(tree);
-            }
-            // nothing left beside an oversized tree, not even for one of no tokens
-            None => bins.push((budget.saturating_sub(tokens[tree]), vec![tree])),
+        let bin = room.first_for(tokens[tree]).unwrap_or(bins.len()); // larger than the budget: one of its own
+        if bin == bins.len() {
+            bins.push(Vec::new());
+        }
+        bins[bin].push(tree);
+        room.take(bin, tokens[tree]);
+    }
+    bins.iter_mut().for_each(|trees| trees.sort_unstable());
+    bins
+}
+
+/// Tokens left in each bin, those not yet opened included, under a tree of maxima: the first bin with enough room is found in
+/// log(n) steps, where a batch of small rows and a small budget would make a search bin by bin quadratic.
+struct Room {
+    /// Node i has the children 2 i and 2 i + 1; the bins are the last `leaves` nodes.
+    most: Vec<usize>,
+    leaves: usize,
+}
+
+impl Room {
+    fn new(bins: usize, budget: usize) -> Room {
+        let leaves = bins.next_power_of_two();
+        Room { most: vec![budget; 2 * leaves], leaves }
+    }
+
+    fn first_for(&self, tokens: usize) -> Option<usize> {
+        if self.most[1] < tokens {
+            return None;
+        }
+        let mut node = 1;
+        while node < self.leaves {
+            node = if self.most[2 * node] >= tokens { 2 * node } else { 2 * node + 1 };
+        }
+        Some(node - self.leaves)
+    }
+
+    fn take(&mut self, bin: usize, tokens: usize) {
+        let mut node = self.leaves + bin;
+        self.most[node] = self.most[node].saturating_sub(tokens);
+        while node > 1 {
+            node /= 2;
+            self.most[node] = self.most[2 * node].max(self.most[2 * node + 1]);
         }
     }
-    bins.into_iter()
-        .map(|(_, mut trees)| {
-            trees.sort_unstable();
-            trees
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -44,7 +74,34 @@ mod tests {
         assert_eq!(pack(&[], 10), Vec::<Vec<usize>>::new());
     }
 
+    #[test]
+    fn many_trees_that_share_no_bin_are_packed_too() {
+        let tokens: Vec<usize> = (0..300_000).map(|i| 51 + i % 49).collect();
+        assert_eq!(pack(&tokens, 100).len(), tokens.len());
+    }
+
+    /// First fit as its definition has it.
+    fn bin_by_bin(tokens: &[usize], budget: usize) -> Vec<Vec<usize>> {
+        let mut by_length: Vec<usize> = (0..tokens.len()).collect();
+        by_length.sort_by_key(|&i| (std::cmp::Reverse(tokens[i]), i));
+        let mut bins: Vec<Vec<usize>> = Vec::new();
+        for tree in by_length {
+            let used = |bin: &Vec<usize>| bin.iter().map(|&i| tokens[i]).sum::<usize>();
+            match bins.iter_mut().find(|bin| used(bin) + tokens[tree] <= budget) {
+                Some(bin) => bin.push(tree),
+                None => bins.push(vec![tree]),
+            }
+        }
+        bins.iter_mut().for_each(|bin| bin.sort_unstable());
+        bins
+    }
+
     proptest! {
+        #[test]
+        fn the_first_bin_is_found_as_bin_by_bin(tokens in prop::collection::vec(1usize..300, 0..60), budget in 0usize..500) {
+            prop_assert_eq!(pack(&tokens, budget), bin_by_bin(&tokens, budget));
+        }
+
         #[test]
         fn every_tree_once_and_within_the_budget(tokens in prop::collection::vec(1usize..300, 0..60), budget in 1usize..500) {
             let bins = pack(&tokens, budget);
