@@ -419,3 +419,47 @@ proptest! {
         })?;
     }
 }
+
+/// A named special token that the vocabulary lacks would be cut into pieces: a text that holds it is refused.
+#[test]
+fn a_special_token_without_an_id_refuses_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::copy(tiny("tiny-llama").join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let config = json!({"eos_token": "<|end_of_text|>", "sep_token": "<|turn|>", "pad_token": "", "cls_token": null});
+    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let encoder = Encoder::from_model(dir.path(), None, 64, ROWS).unwrap();
+    let tokenizer = encoder.tokenizer();
+    assert!(tokenizer.encode_plain("Hello").is_ok());
+    for encoded in [tokenizer.encode_plain("a<|turn|>"), tokenizer.encode_rendered("<|turn|>b")] {
+        let message = encoded.unwrap_err().to_string();
+        assert!(message.contains("tokenizer.json: the text holds `<|turn|>`, the sep_token of"), "{message}");
+    }
+}
+
+/// Tokenizers on which the library panics, while it reads them or while it encodes.
+#[test]
+fn a_panic_of_the_tokenizers_library_is_an_error_and_prints_nothing() {
+    const THIS: &str = "data::dataset_tests::a_panic_of_the_tokenizers_library_is_an_error_and_prints_nothing";
+    const CHILD: &str = "ALIGN_TEST_PANICKING_TOKENIZER";
+    if std::env::var_os(CHILD).is_none() {
+        // in a process of its own, whose stderr can be read
+        let arguments = ["--exact", THIS, "--nocapture"];
+        let this = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(this).args(arguments).env(CHILD, "1").output().unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}{stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.json");
+    let bpe = json!({"type": "BPE", "vocab": {"a": 0}, "merges": []});
+    let charsmap = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
+    std::fs::write(&path, json!({"normalizer": charsmap, "model": bpe}).to_string()).unwrap();
+    match Encoder::from_model(dir.path(), None, 64, ROWS) {
+        Err(DataError::Tokenizer(error @ TokenizerError::Broken { .. })) => {
+            assert!(error.to_string().contains("tokenizer.json: the tokenizers library fails on it"), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+}

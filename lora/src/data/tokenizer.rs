@@ -6,8 +6,10 @@
 //! that a file asks for are off, and BOS and EOS are added where the post-processor of `tokenizer.json` says so and nowhere else
 //! (`add_bos_token` is not read when a `tokenizer.json` exists).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use serde_json::Value;
 use tokenizers::AddedToken;
@@ -74,9 +76,11 @@ pub enum TokenizerError {
         rows: usize,
     },
     /// Encoding or decoding failed.
-    #[error("{message}")]
+    #[error("{path}: {message}", path = path.display())]
     Failed {
-        /// The library's words.
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The library's words, or what the text holds that has no id.
         message: String,
     },
 }
@@ -87,6 +91,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     special_tokens: Vec<(String, String)>,
+    /// Those among them that `tokenizer.json` has no id for.
+    unknown: Vec<(String, String)>,
     config: Value,
     /// Ids from here on have no embedding row; `u32::MAX` before [`Tokenizer::check_vocabulary`].
     first_unusable_id: u32,
@@ -111,8 +117,6 @@ impl Tokenizer {
         let Some(bytes) = read_if_present(&path, MAX_TOKENIZER_BYTES)? else {
             return Err(TokenizerError::Missing { path });
         };
-        let loaded = quietly(|| tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string()));
-        let mut inner = loaded.map_err(|message| TokenizerError::Broken { path: path.clone(), message })?;
 
         let config = read_json(&model_dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
         let mut special_tokens = named_tokens(&config);
@@ -126,19 +130,11 @@ impl Tokenizer {
             }
         }
 
-        let known = inner.get_added_tokens_decoder();
-        let unmatched: Vec<AddedToken> = special_tokens
-            .iter()
-            .filter(|(_, token)| {
-                inner.token_to_id(token).is_some() && !known.values().any(|added| added.content == *token)
-            })
-            .map(|(_, token)| AddedToken::from(token.clone(), true))
-            .collect();
-        let broken = |e: tokenizers::Error| TokenizerError::Broken { path: path.clone(), message: e.to_string() };
-        inner.add_special_tokens(unmatched).map_err(broken)?;
-        inner.with_truncation(None).map_err(broken)?;
-        inner.with_padding(None);
-        Ok(Tokenizer { inner, path, special_tokens, config, first_unusable_id: u32::MAX })
+        let loaded = quietly(|| load(&bytes, &special_tokens).map_err(|e| e.to_string()));
+        let inner = loaded.map_err(|message| TokenizerError::Broken { path: path.clone(), message })?;
+        let is_unknown = |token: &str| !token.is_empty() && inner.token_to_id(token).is_none();
+        let unknown = special_tokens.iter().filter(|(_, token)| is_unknown(token)).cloned().collect();
+        Ok(Tokenizer { inner, path, special_tokens, unknown, config, first_unusable_id: u32::MAX })
     }
 
     /// Checks that every id has a row of the model's embedding.
@@ -172,34 +168,52 @@ impl Tokenizer {
     }
 
     /// Token ids of a plain text, with the special tokens that the tokenizer adds to a text (BOS, for some).
+    ///
+    /// # Errors
+    /// [`TokenizerError::Failed`], also for a text that holds a named special token which has no id (it would be cut into pieces)
+    /// or no row of the embedding.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode(text, true)
     }
 
     /// Token ids of a text that a chat template has rendered: nothing is added.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_plain`].
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode(text, false)
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
+        if let Some((name, token)) = self.unknown.iter().find(|(_, token)| text.contains(token.as_str())) {
+            return Err(self.failed(format!(
+                "the text holds `{token}`, the {name} of tokenizer_config.json, which is no token here"
+            )));
+        }
         let encoded = quietly(|| self.inner.encode_fast(text, add_special_tokens).map_err(|e| e.to_string()));
-        let ids = encoded.map_err(|message| TokenizerError::Failed { message })?.get_ids().to_vec();
+        let ids = encoded.map_err(|message| self.failed(message))?.get_ids().to_vec();
         if let Some(&id) = ids.iter().find(|&&id| id >= self.first_unusable_id) {
             let token = self.inner.id_to_token(id).unwrap_or_default();
             let rows = self.first_unusable_id;
-            let message = format!(
+            return Err(self.failed(format!(
                 "the text holds `{token}` (id {id}), for which the model has no embedding (it has {rows} rows)"
-            );
-            return Err(TokenizerError::Failed { message });
+            )));
         }
         Ok(ids)
     }
 
     /// The text of token ids.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Failed`].
     pub fn decode(&self, ids: &[u32], special_tokens: SpecialTokens) -> Result<String, TokenizerError> {
         let decoded =
             quietly(|| self.inner.decode(ids, special_tokens == SpecialTokens::Skip).map_err(|e| e.to_string()));
-        decoded.map_err(|message| TokenizerError::Failed { message })
+        decoded.map_err(|message| self.failed(message))
+    }
+
+    fn failed(&self, message: String) -> TokenizerError {
+        TokenizerError::Failed { path: self.path.clone(), message }
     }
 
     /// The vocabulary's own spelling of a token (`Ġthe`), for token dumps.
@@ -263,6 +277,21 @@ impl Tokenizer {
     }
 }
 
+/// The library's tokenizer, with the named special tokens matched as whole tokens, and without truncation and padding.
+fn load(tokenizer_json: &[u8], special_tokens: &[(String, String)]) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer_json)?;
+    let known = inner.get_added_tokens_decoder();
+    let unmatched: Vec<AddedToken> = special_tokens
+        .iter()
+        .filter(|(_, token)| inner.token_to_id(token).is_some() && !known.values().any(|added| added.content == *token))
+        .map(|(_, token)| AddedToken::from(token.clone(), true))
+        .collect();
+    inner.add_special_tokens(unmatched)?;
+    inner.with_truncation(None)?;
+    inner.with_padding(None);
+    Ok(inner)
+}
+
 /// The names and texts of the special tokens of a configuration: every `*_token` that is a text or an object with `content`, and
 /// the entries of `extra_special_tokens` where that is an object (as transformers 5.23 collects `special_tokens_map`).
 fn named_tokens(config: &Value) -> Vec<(String, String)> {
@@ -278,11 +307,30 @@ fn named_tokens(config: &Value) -> Vec<(String, String)> {
     named.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
 }
 
-/// Runs library code that may panic on a hostile file and turns the panic into an error.
+thread_local! {
+    /// Whether a panic of this thread is about to become an error, and so is nothing to print.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs library code that may panic on a hostile file and turns the panic into an error, without the message on stderr.
 fn quietly<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !CAUGHT.get() {
+                usual(panic);
+            }
+        }));
+    });
+    CAUGHT.set(true);
     // Nothing that `run` touches is used after a panic: loading returns nothing, encoding reads only.
-    catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|_| Err("the tokenizer library failed on it (a panic)".to_owned()))
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    CAUGHT.set(false);
+    outcome.unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(format!("the tokenizers library fails on it: {}", words.unwrap_or("a panic without words")))
+    })
 }
 
 /// The bytes of a file, `None` if there is none.
