@@ -129,15 +129,22 @@ impl RopeTable {
     }
 }
 
-/// Dropout on the adapters' inputs: a function of the seed, the step and the place.
+/// Dropout on the adapters' inputs: a function of the seed, the step, the layer and the token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
     /// Probability to drop, in (0, 1).
     pub p: f32,
     pub seed: u64,
     pub step: u64,
-    /// Number of this pass's first row among all rows of the step, so that micro-batches draw different masks.
-    pub first_row: u64,
+}
+
+/// The dropout of a pass's policy rows.
+#[derive(Debug, Clone)]
+pub struct Masks {
+    pub dropout: Dropout,
+    /// `[policy + detached]`: the number of each row's token among those of the step. A mask goes with the token, so it is the same
+    /// in whatever company, and in whichever row, a pass computes it.
+    pub numbers: Rc<Buffer<u64>>,
 }
 
 /// What all ops of one forward pass share.
@@ -149,7 +156,8 @@ pub struct Pass {
     /// One for each kind of rope of the model.
     pub ropes: Vec<Rc<RopeTable>>,
     pub adapters: Adapters,
-    pub dropout: Option<Dropout>,
+    /// None: nothing is dropped.
+    pub masks: Option<Masks>,
     pub precision: Precision,
     policy_only: OnceCell<Rc<Pass>>,
 }
@@ -160,11 +168,11 @@ impl Pass {
         plan: RowPlan,
         ropes: Vec<Rc<RopeTable>>,
         adapters: Adapters,
-        dropout: Option<Dropout>,
+        masks: Option<Masks>,
         precision: Precision,
     ) -> Rc<Pass> {
         let segments = plan.segments();
-        Rc::new(Pass { plan, segments, ropes, adapters, dropout, precision, policy_only: OnceCell::new() })
+        Rc::new(Pass { plan, segments, ropes, adapters, masks, precision, policy_only: OnceCell::new() })
     }
 
     /// The pass over the policy rows with a gradient alone. Rope tables are shared: those rows are the first ones.
@@ -174,7 +182,7 @@ impl Pass {
         }
         let restricted = || {
             let adapters = Adapters { policy: self.adapters.policy.clone(), reference: None };
-            Pass::new(self.plan.policy_only(), self.ropes.clone(), adapters, self.dropout, self.precision)
+            Pass::new(self.plan.policy_only(), self.ropes.clone(), adapters, self.masks.clone(), self.precision)
         };
         self.policy_only.get_or_init(restricted).clone()
     }

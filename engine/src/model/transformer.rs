@@ -8,7 +8,7 @@ use crate::autograd::{Segment, Tape, Var, checkpoint};
 use crate::error::EngineError;
 use crate::generate::KvCache;
 use crate::ops::{self, Linear, ScoredTokens, TokenLogps};
-use crate::rows::{Dropout, Pass, RopeTable, RowPlan};
+use crate::rows::{Masks, Pass, RopeTable, RowPlan};
 use crate::weights::{Checkpoint, Frozen, FrozenVector, LoadError};
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;
@@ -131,7 +131,7 @@ impl Model {
         &block.linears()[id.0 % per_block].weight
     }
 
-    /// What the ops of one forward pass share: rope tables for the plan's positions, adapters, precision.
+    /// What the ops of one forward pass share: rope tables for the plan's positions, adapters, masks, precision.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -139,11 +139,11 @@ impl Model {
         &self,
         plan: RowPlan,
         adapters: Adapters,
-        dropout: Option<Dropout>,
+        masks: Option<Masks>,
         precision: Precision,
     ) -> Result<Rc<Pass>> {
         let ropes = self.rope_tables(&plan.positions(), &plan.sequence_lengths())?;
-        Ok(Pass::new(plan, ropes, adapters, dropout, precision))
+        Ok(Pass::new(plan, ropes, adapters, masks, precision))
     }
 
     /// Cosines and sines for rows at `positions` of sequences of `lengths` tokens.

@@ -8,7 +8,7 @@ use super::*;
 use crate::autograd::{Mode, ParamGrads, Tape, Var, checkpoint, param::*};
 use crate::model::RopeVariant;
 use crate::model::adapters::{AdapterSet, Adapters, LinearId, LowRank};
-use crate::rows::{Dropout, Pass, RopeTable, RowPlan, SequenceTree};
+use crate::rows::{Dropout, Masks, Pass, RopeTable, RowPlan, SequenceTree};
 use crate::weights::{Frozen, FrozenVector};
 use align_kernels::attention::Geometry;
 use align_kernels::case::Inputs;
@@ -87,8 +87,12 @@ impl World {
 
     fn pass(&self, dropout: Option<f32>) -> Rc<Pass> {
         let adapters = Adapters { policy: Some(self.adapter.clone()), reference: None };
-        let dropout = dropout.map(|p| Dropout { p, seed: 5, step: 3, first_row: 0 });
-        Pass::new(plan(), vec![self.rope.clone()], adapters, dropout, Precision::F32)
+        let masks = dropout.map(|p| {
+            let numbers: Vec<u64> = (0..plan().rows() as u64).map(|row| 7 * row).collect();
+            let numbers = Rc::new(self.device.upload("test", &numbers).unwrap());
+            Masks { dropout: Dropout { p, seed: 5, step: 3 }, numbers }
+        });
+        Pass::new(plan(), vec![self.rope.clone()], adapters, masks, Precision::F32)
     }
 
     fn linear(&self) -> Linear {

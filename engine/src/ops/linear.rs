@@ -2,7 +2,7 @@
 
 use crate::autograd::{Backward, Grads, Input, Saved, Tape, Var};
 use crate::model::adapters::{LinearId, LowRank};
-use crate::rows::Dropout as DropoutState;
+use crate::rows::Masks;
 use crate::weights::{Frozen, FrozenVector};
 use align_kernels::dropout::Dropout;
 use align_kernels::gemm::{Accumulate, Dw, Dx, Forward};
@@ -48,9 +48,9 @@ pub fn linear(tape: &mut Tape, x: &Var, linear: &Linear) -> Result<Var> {
     let policy_rows = pass.plan.policy + pass.plan.detached;
     let policy = pass.adapters.policy.as_ref().and_then(|set| set.get(linear.id));
     let reference = pass.adapters.reference.as_ref().and_then(|set| set.get(linear.id));
-    let dropout = pass.dropout;
+    let masks = pass.masks.as_ref();
     let u = match policy {
-        Some(update) if policy_rows > 0 => Some(low_rank(tape, x, update, linear.id, 0..policy_rows, dropout, &mut y)?),
+        Some(update) if policy_rows > 0 => Some(low_rank(tape, x, update, linear.id, 0..policy_rows, masks, &mut y)?),
         _ => None,
     };
     if let (Some(update), true) = (reference, policy_rows < rows) {
@@ -61,7 +61,12 @@ pub fn linear(tape: &mut Tape, x: &Var, linear: &Linear) -> Result<Var> {
         let adapter = match (policy, u) {
             (Some(update), Some(u)) => {
                 let rank = update.lora_a.shape()[0];
-                Some(Adapter { x: tape.keep(x)?, u: tape.save(u, grad_rows * rank)?, update: update.clone(), dropout })
+                Some(Adapter {
+                    x: tape.keep(x)?,
+                    u: tape.save(u, grad_rows * rank)?,
+                    update: update.clone(),
+                    masks: masks.cloned(),
+                })
             }
             _ => None,
         };
@@ -76,7 +81,7 @@ fn low_rank(
     update: &LowRank,
     id: LinearId,
     rows: Range<usize>,
-    dropout: Option<DropoutState>,
+    masks: Option<&Masks>,
     y: &mut Buffer<f32>,
 ) -> Result<Buffer<f32>> {
     let device = tape.device();
@@ -84,10 +89,10 @@ fn low_rank(
     let out_features = update.lora_b.shape()[0];
     let n_rows = rows.len();
     let x = x.view().range(rows.start * in_features..rows.end * in_features);
-    let dropped = match dropout {
-        Some(state) => {
+    let dropped = match masks {
+        Some(masks) => {
             let mut dropped = tape.alloc("linear.dropped", n_rows * in_features)?;
-            mask(state, id, n_rows, in_features, x, &mut dropped, device)?;
+            mask(masks, id, n_rows, in_features, x, &mut dropped, device)?;
             Some(dropped)
         }
         None => None,
@@ -121,9 +126,9 @@ fn low_rank(
     Ok(u)
 }
 
-/// `y = mask∘x / (1 - p)`, the mask of this layer, step and seed.
+/// `y = mask∘x / (1 - p)`, the masks of this layer for the pass's first `rows` rows.
 fn mask(
-    state: DropoutState,
+    masks: &Masks,
     id: LinearId,
     rows: usize,
     cols: usize,
@@ -131,15 +136,16 @@ fn mask(
     y: &mut Buffer<f32>,
     device: &align_kernels::Device,
 ) -> Result<()> {
-    let key = Key::new(state.seed, state.step, id.0 as u64);
-    Dropout { rows, cols, p: state.p, key, first_row: state.first_row, x, y: y.view_mut() }.run(device)
+    let crate::rows::Dropout { p, seed, step } = masks.dropout;
+    let key = Key::new(seed, step, id.0 as u64);
+    Dropout { rows, cols, p, key, numbers: masks.numbers.view().range(0..rows), x, y: y.view_mut() }.run(device)
 }
 
 struct Adapter {
     x: Saved,
     u: Saved,
     update: LowRank,
-    dropout: Option<DropoutState>,
+    masks: Option<Masks>,
 }
 
 struct Node {
@@ -164,7 +170,7 @@ impl Backward for Node {
         let (dx, accumulate) = grads.slot(self.input)?;
         let (n, k) = (out_features, in_features);
         Dx { m, n, k, alpha: 1.0, dy: dy.view(), w: self.weight.view(), dx, accumulate, precision }.run(&device)?;
-        let Some(Adapter { x, u, update, dropout }) = &self.adapter else { return Ok(()) };
+        let Some(Adapter { x, u, update, masks }) = &self.adapter else { return Ok(()) };
 
         let scaling = update.scaling;
         let rank = update.lora_a.shape()[0];
@@ -185,10 +191,10 @@ impl Backward for Node {
         Dw { m, n: out_features, k: rank, alpha: scaling, dy: dy.view(), x: u.view(), dw, accumulate, precision }
             .run(&device)?;
 
-        let dropped = match *dropout {
-            Some(state) => {
+        let dropped = match masks {
+            Some(masks) => {
                 let mut dropped = device.alloc("linear.dropped", m * in_features)?;
-                mask(state, self.id, m, in_features, x.view(), &mut dropped, &device)?;
+                mask(masks, self.id, m, in_features, x.view(), &mut dropped, &device)?;
                 Some(dropped)
             }
             None => None,
@@ -210,16 +216,16 @@ impl Backward for Node {
             accumulate,
             precision,
         };
-        match *dropout {
+        match masks {
             None => {
                 let (dx, accumulate) = grads.slot(self.input)?;
                 back(dx, accumulate).run(&device)
             }
-            Some(state) => {
+            Some(masks) => {
                 let mut through = device.alloc("linear.d_dropped", m * in_features)?;
                 back(through.view_mut(), Accumulate::Set).run(&device)?;
                 let mut masked = device.alloc("linear.d_dropped", m * in_features)?;
-                mask(state, self.id, m, in_features, through.view(), &mut masked, &device)?;
+                mask(masks, self.id, m, in_features, through.view(), &mut masked, &device)?;
                 grads.give(self.input, masked)
             }
         }

@@ -15,6 +15,7 @@ pub trait Element: Pod + Send + Sync + fmt::Debug {}
 impl Element for f32 {}
 impl Element for f64 {}
 impl Element for u32 {}
+impl Element for u64 {}
 impl Element for bf16 {}
 impl Element for f16 {}
 

@@ -5,8 +5,10 @@ use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::rng::Key;
 use crate::{Buffer, Device, Result};
 
-/// Beyond 32 bits, so that the high word of the counter is used.
-const FIRST_ROW: u64 = (1 << 32) - 2;
+/// Descending, from above 32 bits to below: the high word of the counter is used, and rows need not be in order.
+fn numbers(rows: usize) -> Vec<u64> {
+    (0..rows as u64).map(|row| (1 << 32) + 1 - row).collect()
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Shape {
@@ -43,7 +45,9 @@ impl Shape {
 struct Run {
     shape: Shape,
     device: Device,
+    numbers: Vec<u64>,
     x: Vec<f32>,
+    number_buffer: Buffer<u64>,
     x_buffer: Buffer<f32>,
     y: Buffer<f32>,
 }
@@ -52,22 +56,25 @@ impl Run {
     fn new(shape: Shape, device: &Device) -> Result<Run> {
         let n = shape.rows * shape.cols;
         let x = Inputs::of(&[shape.rows, shape.cols]).normal(n, 1.0);
+        let numbers = numbers(shape.rows);
+        let number_buffer = device.upload("numbers", &numbers)?;
         let x_buffer = device.upload("x", &x)?;
         let y = device.upload("y", &crate::case::operands::unset(n))?;
-        Ok(Run { shape, device: device.clone(), x, x_buffer, y })
+        Ok(Run { shape, device: device.clone(), numbers, x, number_buffer, x_buffer, y })
     }
 }
 
 impl Prepared for Run {
     fn run(&mut self) -> Result<()> {
         let Shape { rows, cols, p } = self.shape;
-        let (x, y) = (self.x_buffer.view(), self.y.view_mut());
-        Dropout { rows, cols, p, key: Key::new(1, 2, 3), first_row: FIRST_ROW, x, y }.run(&self.device)
+        let (numbers, x, y) = (self.number_buffer.view(), self.x_buffer.view(), self.y.view_mut());
+        Dropout { rows, cols, p, key: Key::new(1, 2, 3), numbers, x, y }.run(&self.device)
     }
 
     /// One product per element, rounded once: no distance is allowed.
     fn check(&self) -> Vec<Comparison> {
-        let exact = reference::dropout(self.shape.cols, self.shape.p, Key::new(1, 2, 3), FIRST_ROW, &self.x);
+        let Shape { cols, p, .. } = self.shape;
+        let exact = reference::dropout(cols, p, Key::new(1, 2, 3), &self.numbers, &self.x);
         let exact: Vec<f64> = exact.into_iter().map(f64::from).collect();
         vec![Comparison::with_bound("y", &self.y.download(), &exact, 0.0)]
     }

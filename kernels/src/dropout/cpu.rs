@@ -7,13 +7,13 @@ use crate::device::Cpu;
 use crate::rng::Key;
 
 pub(super) fn dropout(cpu: &Cpu, call: Dropout<'_>) {
-    let Dropout { rows: _, cols, p, key, first_row, x, y } = call;
+    let Dropout { rows: _, cols, p, key, numbers, x, y } = call;
     let block = rows_per_block(cols);
-    let blocks = x.cpu().chunks(block * cols).zip(y.cpu().chunks_mut(block * cols)).enumerate();
+    let rows = x.cpu().chunks(block * cols).zip(y.cpu().chunks_mut(block * cols));
+    let blocks = numbers.cpu().chunks(block).zip(rows);
     let (threshold, scale) = (threshold(p), keep_scale(p));
-    cpu.for_each_block(blocks, |(index, (x, y))| {
-        let first_row = first_row + (index * block) as u64;
-        cpu.isa().dispatch(Rows { cols, threshold, scale, key, first_row, x, y });
+    cpu.for_each_block(blocks, |(numbers, (x, y))| {
+        cpu.isa().dispatch(Rows { cols, threshold, scale, key, numbers, x, y });
     });
 }
 
@@ -22,7 +22,7 @@ struct Rows<'a> {
     threshold: u32,
     scale: f32,
     key: Key,
-    first_row: u64,
+    numbers: &'a [u64],
     x: &'a [f32],
     y: &'a mut [f32],
 }
@@ -42,9 +42,9 @@ impl Rows<'_> {
     #[inline(always)]
     fn rows<const COUNTERS: usize, const COLS: usize>(self) {
         let rows = self.x.chunks_exact(self.cols).zip(self.y.chunks_exact_mut(self.cols));
-        for (row, (x, y)) in (self.first_row..).zip(rows) {
+        for (&number, (x, y)) in self.numbers.iter().zip(rows) {
             for (chunk, (x, y)) in x.chunks(COLS).zip(y.chunks_mut(COLS)).enumerate() {
-                let words = self.key.words_of::<COUNTERS>(row, (chunk * COUNTERS) as u64);
+                let words = self.key.words_of::<COUNTERS>(number, (chunk * COUNTERS) as u64);
                 let words = words.as_flattened();
                 match (x.as_array::<COLS>(), y.as_mut_array::<COLS>()) {
                     (Some(x), Some(y)) => apply(self.threshold, self.scale, words, x, y),

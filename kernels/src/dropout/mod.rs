@@ -1,7 +1,8 @@
-//! Inverted dropout whose mask is a function of (key, row, column): the same in the forward pass, in its recomputation and in
-//! the backward pass, on every device, whatever the thread count.
+//! Inverted dropout whose mask is a function of (key, number of the row, column): the same in the forward pass, in its
+//! recomputation and in the backward pass, on every device, whatever the thread count. The caller numbers the rows, so the mask of
+//! a row does not depend on the rows beside it either.
 //!
-//! Element (r, c) is kept if word `c % 4` of `Philox(key, counter = (first_row + r, c / 4))` is at least `p * 2^32`; kept ones
+//! Element (r, c) is kept if word `c % 4` of `Philox(key, counter = (numbers[r], c / 4))` is at least `p * 2^32`; kept ones
 //! are multiplied by `1 / (1 - p)`, the others become 0.
 
 pub mod case;
@@ -20,8 +21,8 @@ pub struct Dropout<'a> {
     pub p: f32,
     /// Seed, step and place.
     pub key: Key,
-    /// Counter of the first row.
-    pub first_row: u64,
+    /// `[rows]`
+    pub numbers: Slice<'a, u64>,
     /// `[rows, cols]`
     pub x: Slice<'a, f32>,
     /// `[rows, cols]`
@@ -32,6 +33,7 @@ impl Dropout<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
+        check_len("dropout", "numbers", self.numbers.len(), self.rows)?;
         check_len("dropout", "x", self.x.len(), self.rows.saturating_mul(self.cols))?;
         check_len("dropout", "y", self.y.len(), self.rows.saturating_mul(self.cols))?;
         check_size("dropout", "cols", self.cols, self.cols > 0, "at least 1")?;

@@ -12,7 +12,9 @@ fn device(threads: usize) -> Device {
 fn apply(device: &Device, cols: usize, p: f32, key: Key, first_row: u64, x: &[f32]) -> Vec<f32> {
     let (x, mut y) = (device.upload("x", x).unwrap(), device.alloc("y", x.len()).unwrap());
     let rows = x.len() / cols;
-    Dropout { rows, cols, p, key, first_row, x: x.view(), y: y.view_mut() }.run(device).unwrap();
+    let numbers: Vec<u64> = (first_row..).take(rows).collect();
+    let numbers = device.upload("numbers", &numbers).unwrap();
+    Dropout { rows, cols, p, key, numbers: numbers.view(), x: x.view(), y: y.view_mut() }.run(device).unwrap();
     y.download()
 }
 
@@ -96,8 +98,8 @@ fn other_seeds_steps_and_places_have_other_masks() {
 fn wrong_lengths_are_refused_by_name() {
     let device = device(1);
     let (x, mut y) = (device.zeros("x", 5).unwrap(), device.zeros("y", 6).unwrap());
-    let (key, first_row) = (Key::new(0, 0, 0), 0);
-    let error =
-        Dropout { rows: 2, cols: 3, p: 0.1, key, first_row, x: x.view(), y: y.view_mut() }.run(&device).unwrap_err();
+    let (key, numbers) = (Key::new(0, 0, 0), device.zeros::<u64>("numbers", 2).unwrap());
+    let call = Dropout { rows: 2, cols: 3, p: 0.1, key, numbers: numbers.view(), x: x.view(), y: y.view_mut() };
+    let error = call.run(&device).unwrap_err();
     assert_eq!(error, KernelError::Shape { kernel: "dropout", argument: "x", got: 5, want: 6 });
 }

@@ -38,6 +38,9 @@ pub struct Forest {
     pub plan: RowPlan,
     /// `[rows]` token ids
     pub ids: Vec<u32>,
+    /// The tree of each row, by its place in what was given, and which of the tree's tokens the row holds: the prompt's first, then
+    /// those of its answers.
+    pub tokens: Vec<(usize, usize)>,
     /// Rows that predict a scored token: policy answers with a gradient first, detached ones, reference ones.
     pub scored_rows: Vec<u32>,
     /// The token that each of them must predict.
@@ -57,9 +60,26 @@ pub struct Scored {
 
 /// Rows of one tree of one scorer, while they are laid out.
 struct Part<'a> {
+    /// Place among the trees.
+    tree: usize,
     prompt: &'a [u32],
-    /// (place among all answers, ids, role)
-    branches: Vec<(usize, Branch<'a>)>,
+    branches: Vec<PartBranch<'a>>,
+}
+
+/// An answer of a part.
+#[derive(Clone, Copy)]
+struct PartBranch<'a> {
+    /// Place among all answers.
+    place: usize,
+    /// Tokens of its tree before it.
+    before: usize,
+    branch: Branch<'a>,
+}
+
+impl PartBranch<'_> {
+    fn has(&self, role: Role) -> bool {
+        self.branch.role == role
+    }
 }
 
 impl Forest {
@@ -75,11 +95,11 @@ impl Forest {
         // policy rows with a gradient: prompts of trees that have such an answer, and those answers
         let mut trees = Vec::with_capacity(parts.len());
         for part in &parts {
-            let differentiated = part.branches.iter().any(|(_, branch)| branch.role == Role::Gradient);
-            let prompt = if differentiated { layout.place(part.prompt) } else { 0..0 };
+            let differentiated = part.branches.iter().any(|branch| branch.has(Role::Gradient));
+            let prompt = if differentiated { layout.place_prompt(part) } else { 0..0 };
             let mut tree = SequenceTree { prompt, branches: Vec::new() };
-            for (_, branch) in part.branches.iter().filter(|(_, branch)| branch.role == Role::Gradient) {
-                tree.branches.push(layout.place(branch.ids));
+            for branch in part.branches.iter().filter(|branch| branch.has(Role::Gradient)) {
+                tree.branches.push(layout.place_branch(part, branch));
             }
             trees.push(tree);
         }
@@ -88,10 +108,10 @@ impl Forest {
         // policy rows without one
         for (part, tree) in parts.iter().zip(&mut trees) {
             if tree.branches.is_empty() {
-                tree.prompt = layout.place(part.prompt);
+                tree.prompt = layout.place_prompt(part);
             }
-            for (_, branch) in part.branches.iter().filter(|(_, branch)| branch.role == Role::Detached) {
-                tree.branches.push(layout.place(branch.ids));
+            for branch in part.branches.iter().filter(|branch| branch.has(Role::Detached)) {
+                tree.branches.push(layout.place_branch(part, branch));
             }
         }
         let policy_rows = layout.ids.len();
@@ -99,10 +119,10 @@ impl Forest {
         // scored tokens of the policy, in the same order as its rows
         for role in [Role::Gradient, Role::Detached] {
             for (part, tree) in parts.iter().zip(&trees) {
-                let of_role = |wanted| part.branches.iter().filter(move |(_, branch)| branch.role == wanted);
+                let of_role = |wanted| part.branches.iter().filter(move |branch| branch.has(wanted));
                 let skipped = if role == Role::Detached { of_role(Role::Gradient).count() } else { 0 };
-                for ((place, branch), rows) in of_role(role).zip(&tree.branches[skipped..]) {
-                    policy[*place] = layout.score(&tree.prompt, rows, branch.ids);
+                for (answer, rows) in of_role(role).zip(&tree.branches[skipped..]) {
+                    policy[answer.place] = layout.score(&tree.prompt, rows, answer.branch.ids);
                 }
             }
             if role == Role::Gradient {
@@ -113,10 +133,10 @@ impl Forest {
         let has_reference = scorers == Scorers::PolicyAndReference;
         if has_reference {
             for part in &parts {
-                let prompt = layout.place(part.prompt);
-                let branches: Vec<_> = part.branches.iter().map(|(_, branch)| layout.place(branch.ids)).collect();
-                for ((place, branch), rows) in part.branches.iter().zip(&branches) {
-                    reference[*place] = layout.score(&prompt, rows, branch.ids);
+                let prompt = layout.place_prompt(part);
+                let branches: Vec<_> = part.branches.iter().map(|branch| layout.place_branch(part, branch)).collect();
+                for (answer, rows) in part.branches.iter().zip(&branches) {
+                    reference[answer.place] = layout.score(&prompt, rows, answer.branch.ids);
                 }
                 trees.push(SequenceTree { prompt, branches });
             }
@@ -132,23 +152,34 @@ impl Forest {
             .zip(reference)
             .map(|(policy, reference)| Scored { policy, reference: has_reference.then_some(reference) })
             .collect();
-        let Layout { ids, scored_rows, targets, scored_with_gradient } = layout;
-        Forest { plan, ids, scored_rows, targets, scored_with_gradient, answers }
+        let Layout { ids, tokens, scored_rows, targets, scored_with_gradient } = layout;
+        Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers }
     }
 }
 
 #[derive(Default)]
 struct Layout {
     ids: Vec<u32>,
+    tokens: Vec<(usize, usize)>,
     scored_rows: Vec<u32>,
     targets: Vec<u32>,
     scored_with_gradient: usize,
 }
 
 impl Layout {
-    fn place(&mut self, ids: &[u32]) -> Range<usize> {
+    fn place_prompt(&mut self, part: &Part<'_>) -> Range<usize> {
+        self.place(part.prompt, part.tree, 0)
+    }
+
+    fn place_branch(&mut self, part: &Part<'_>, answer: &PartBranch<'_>) -> Range<usize> {
+        self.place(answer.branch.ids, part.tree, answer.before)
+    }
+
+    /// `ids` are tokens `first..` of the tree.
+    fn place(&mut self, ids: &[u32], tree: usize, first: usize) -> Range<usize> {
         let start = self.ids.len();
         self.ids.extend_from_slice(ids);
+        self.tokens.extend((first..).take(ids.len()).map(|token| (tree, token)));
         start..self.ids.len()
     }
 
@@ -166,16 +197,19 @@ impl Layout {
 fn split_by_rope<'a>(trees: &[Tree<'a>], same_rope: impl Fn(usize, usize) -> bool) -> Vec<Part<'a>> {
     let mut parts: Vec<Part<'a>> = Vec::with_capacity(trees.len());
     let mut place = 0;
-    for tree in trees {
+    for (index, tree) in trees.iter().enumerate() {
         let first = parts.len();
-        for branch in &tree.branches {
+        let mut before = tree.prompt.len();
+        for &branch in &tree.branches {
             let length = |branch: &Branch<'_>| tree.prompt.len() + branch.ids.len();
-            let alike = |part: &Part<'_>| same_rope(length(&part.branches[0].1), length(branch));
+            let alike = |part: &Part<'_>| same_rope(length(&part.branches[0].branch), length(&branch));
+            let answer = PartBranch { place, before, branch };
             match parts[first..].iter().position(alike) {
-                Some(found) => parts[first + found].branches.push((place, *branch)),
-                None => parts.push(Part { prompt: tree.prompt, branches: vec![(place, *branch)] }),
+                Some(found) => parts[first + found].branches.push(answer),
+                None => parts.push(Part { tree: index, prompt: tree.prompt, branches: vec![answer] }),
             }
             place += 1;
+            before += branch.ids.len();
         }
     }
     parts
@@ -209,6 +243,7 @@ mod tests {
         let forest = Forest::new(&[row], Scorers::Policy, |_, _| true);
         assert_eq!((forest.plan.policy, forest.plan.detached), (3, 2));
         assert_eq!(forest.plan.trees, [SequenceTree { prompt: 0..2, branches: vec![2..3, 3..5] }]);
+        assert_eq!(forest.tokens, [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]);
         assert_eq!(forest.scored_rows, [1, 1, 3]);
         assert_eq!(forest.scored_with_gradient, 1);
     }
@@ -221,6 +256,7 @@ mod tests {
         ];
         let forest = Forest::new(&rows, Scorers::Policy, |_, _| true);
         assert_eq!(forest.ids, [3, 4, 1, 2]);
+        assert_eq!(forest.tokens, [(1, 0), (1, 1), (0, 0), (0, 1)]);
         assert_eq!(forest.plan.policy, 2);
         assert_eq!(
             forest.answers,
@@ -234,6 +270,11 @@ mod tests {
             Tree { prompt: &[1, 2], branches: vec![branch(&[3; 6], Role::Gradient), branch(&[4], Role::Gradient)] };
         let forest = Forest::new(&[pair], Scorers::Policy, |a, b| (a > 4) == (b > 4));
         assert_eq!(forest.ids, [1, 2, 3, 3, 3, 3, 3, 3, 1, 2, 4]);
+        assert_eq!(
+            forest.tokens[7..],
+            [(0, 7), (0, 0), (0, 1), (0, 8)],
+            "a prompt that is there twice is the same one"
+        );
         assert_eq!(forest.plan.trees.len(), 2);
         assert_eq!(forest.answers[1].policy, 6..7);
     }

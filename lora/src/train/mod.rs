@@ -21,6 +21,6 @@ pub use error::TrainError;
 pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
 pub use memory::{free_bytes, layers_kept};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
-pub use scoring::{Forward, Scoring};
+pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use step::{Batch, Outcome};
 pub use trainer::{EvalBatches, Observer, TrainOptions, TrainState, Trainer, evaluate};

@@ -5,7 +5,7 @@ use align_engine::autograd::{Mode, Tape, Var};
 use align_engine::model::adapters::Adapters;
 use align_engine::model::{Inputs, Model};
 use align_engine::ops::ScoredTokens;
-use align_engine::rows::Dropout;
+use align_engine::rows::{Dropout, Masks};
 use align_kernels::{Buffer, KernelError, Precision, Result};
 use std::ops::Range;
 use std::rc::Rc;
@@ -17,6 +17,33 @@ pub struct Scoring<'m> {
     pub adapters: Adapters,
     pub scorers: Scorers,
     pub precision: Precision,
+}
+
+/// Dropout of a forward pass. Masks go with the tokens of the optimiser step, so that a step gives the same numbers however it is
+/// cut into passes.
+#[derive(Debug, Clone)]
+pub struct StepDropout {
+    pub dropout: Dropout,
+    /// One for each tree of the pass.
+    pub trees: Vec<TreeOfStep>,
+}
+
+/// What a tree of a pass is in the optimiser step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeOfStep {
+    /// Place of its data row in the step.
+    pub row: usize,
+    /// Tokens of the row's answers that stand before this tree's first branch in the step, but not in this tree.
+    pub left_out: usize,
+}
+
+impl StepDropout {
+    /// The number of token `token` of tree `tree`, whose prompt has `prompt` tokens: no two tokens of a step have the same.
+    fn number(&self, tree: usize, token: usize, prompt: usize) -> u64 {
+        let TreeOfStep { row, left_out } = self.trees[tree];
+        let token = if token < prompt { token } else { token + left_out };
+        (row as u64) << 32 | token as u64
+    }
 }
 
 /// A forward pass, its tape still there for the backward pass.
@@ -37,14 +64,23 @@ impl Scoring<'_> {
         &self,
         trees: &[Tree<'_>],
         mode: Mode,
-        dropout: Option<Dropout>,
+        dropout: Option<StepDropout>,
         layers_kept: usize,
     ) -> Result<Forward, KernelError> {
         let model = self.model;
         let device = model.device();
         let forest = Forest::new(trees, self.scorers, |one, other| model.same_rope(one, other));
-        let Forest { plan, ids, scored_rows, targets, scored_with_gradient, answers } = forest;
-        let pass = model.pass(plan, self.adapters.clone(), dropout, self.precision)?;
+        let Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers } = forest;
+        let masks = match dropout {
+            Some(step) => {
+                let policy = &tokens[..plan.policy + plan.detached];
+                let number = |&(tree, token): &(usize, usize)| step.number(tree, token, trees[tree].prompt.len());
+                let numbers: Vec<u64> = policy.iter().map(number).collect();
+                Some(Masks { dropout: step.dropout, numbers: Rc::new(device.upload("batch.numbers", &numbers)?) })
+            }
+            None => None,
+        };
+        let pass = model.pass(plan, self.adapters.clone(), masks, self.precision)?;
         let inputs = Inputs {
             ids: device.upload("batch.ids", &ids)?,
             scored: ScoredTokens {

@@ -6,7 +6,7 @@
 use super::error::TrainError;
 use super::forest::{Branch, Role, Tree};
 use super::metrics::PreferenceSums;
-use super::scoring::{Forward, Scoring};
+use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 use crate::data::{EncodedRow, Target, mismatched_answers, pack};
 use crate::objective::{Coupling, Head, HeadError, Mismatched, Objective, RowLogps, RowTarget, Statistics};
 use align_engine::autograd::{Mode, ParamGrads};
@@ -61,12 +61,12 @@ impl Batch<'_> {
         let micro_batches = self.micro_batches(&mismatched);
         let n = self.rows.len();
         let mut outcome = Outcome { micro_batches: micro_batches.len(), ..Outcome::default() };
-        let dropout = |micro: usize| dropout.map(|state| Dropout { first_row: (micro as u64) << 32, ..state });
+        let masks = |members: &[usize]| step_dropout(dropout, members, |_| 0);
         let kept = |members: &[usize]| layers_kept(self.tokens(members, &[]));
 
         if let [members] = &micro_batches[..] {
             let trees = self.trees(members, &mismatched, Role::Gradient);
-            let forward = scoring.forward(&trees, Mode::Record, dropout(0), kept(members))?;
+            let forward = scoring.forward(&trees, Mode::Record, masks(members), kept(members))?;
             let logps = self.logps(members, &forward);
             let statistics = self.statistics(&logps)?;
             let head = self.head(members, &logps, &statistics)?;
@@ -77,10 +77,10 @@ impl Batch<'_> {
         }
         match self.objective.coupling() {
             Coupling::None | Coupling::MismatchedRows => {
-                let statistics = self.statistics_of_mismatched(scoring, &micro_batches, &mismatched)?;
-                for (micro, members) in micro_batches.iter().enumerate() {
+                let statistics = self.statistics_of_mismatched(scoring, dropout, &micro_batches, &mismatched)?;
+                for members in &micro_batches {
                     let trees = self.trees(members, &[], Role::Gradient);
-                    let forward = scoring.forward(&trees, Mode::Record, dropout(micro), kept(members))?;
+                    let forward = scoring.forward(&trees, Mode::Record, masks(members), kept(members))?;
                     let logps = self.logps(members, &forward);
                     let head = self.head(members, &logps, &statistics)?;
                     outcome.add(&logps, &head);
@@ -90,9 +90,9 @@ impl Batch<'_> {
             }
             Coupling::WholeBatch => {
                 let mut logps = vec![None; n];
-                for (micro, members) in micro_batches.iter().enumerate() {
+                for members in &micro_batches {
                     let trees = self.trees(members, &[], Role::Detached);
-                    let forward = scoring.forward(&trees, Mode::Inference, dropout(micro), 0)?;
+                    let forward = scoring.forward(&trees, Mode::Inference, masks(members), 0)?;
                     for (member, row) in members.iter().zip(self.logps(members, &forward)) {
                         logps[*member] = Some(row);
                     }
@@ -103,9 +103,9 @@ impl Batch<'_> {
                 let head = self.head(&everything, &logps, &statistics)?;
                 outcome.add(&logps, &head);
                 self.add_statistics(&mut outcome, &statistics);
-                for (micro, members) in micro_batches.iter().enumerate() {
+                for members in &micro_batches {
                     let trees = self.trees(members, &[], Role::Gradient);
-                    let forward = scoring.forward(&trees, Mode::Record, dropout(micro), kept(members))?;
+                    let forward = scoring.forward(&trees, Mode::Record, masks(members), kept(members))?;
                     let d_policy = members.iter().map(|member| head.d_policy[*member].clone()).collect();
                     backward(forward, &Head { d_policy, ..head.clone() }, grads)?;
                 }
@@ -204,6 +204,7 @@ impl Batch<'_> {
     fn statistics_of_mismatched(
         &self,
         scoring: &Scoring<'_>,
+        dropout: Option<Dropout>,
         micro_batches: &[Vec<usize>],
         mismatched: &[&[u32]],
     ) -> Result<Statistics, TrainError> {
@@ -229,7 +230,9 @@ impl Batch<'_> {
                     branches: vec![Branch { ids: mismatched[member], role: Role::Detached }],
                 })
                 .collect();
-            let forward = scoring.forward(&trees, Mode::Inference, None, 0)?;
+            // in the tree of the whole row, the mismatched answer comes after the row's own
+            let own = |row: usize| self.rows[row].answers.iter().map(|answer| answer.kept).sum();
+            let forward = scoring.forward(&trees, Mode::Inference, step_dropout(dropout, members, own), 0)?;
             for (&member, scored) in members.iter().zip(forward.answers()) {
                 rows[member].mismatched = Some(Mismatched {
                     policy: forward.sum(&scored.policy),
@@ -268,6 +271,12 @@ impl Batch<'_> {
             }
         }
     }
+}
+
+/// Dropout of a pass over the trees of some rows of a step; `left_out(row)` as in [`TreeOfStep`].
+fn step_dropout(dropout: Option<Dropout>, members: &[usize], left_out: impl Fn(usize) -> usize) -> Option<StepDropout> {
+    let trees = || members.iter().map(|&row| TreeOfStep { row, left_out: left_out(row) }).collect();
+    dropout.map(|dropout| StepDropout { dropout, trees: trees() })
 }
 
 /// A row as the user can find it again.

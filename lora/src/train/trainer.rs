@@ -263,7 +263,6 @@ impl<'m> Trainer<'m> {
             p: options.lora_dropout,
             seed: options.seed,
             step: self.state.step,
-            first_row: 0,
         });
         let layers_kept = |policy_rows: usize| {
             options.layers_kept.unwrap_or_else(|| memory::layers_kept(self.model, policy_rows, self.free_bytes))
