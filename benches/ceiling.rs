@@ -1,8 +1,9 @@
-//! What the machine can do at this moment: f32 fused multiply-adds in registers, and a copy between two large arrays.
+//! What the machine can do at this moment: products on its matrix unit or fused multiply-adds in registers, and a copy between
+//! two large arrays.
 
-use align_kernels::Device;
 use align_kernels::cpu::Isa;
 use align_kernels::cpu::simd::{Simd, VectorTask};
+use align_kernels::{Device, Precision};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -25,11 +26,16 @@ impl Ceiling {
         Ok(Ceiling { threads: device.threads(), isa, from: vec![1.0; COPY_FLOATS], to: vec![0.0; COPY_FLOATS] })
     }
 
-    /// Operations per second of all threads together, a fused multiply-add counted as two.
-    pub fn flops(&self) -> f64 {
+    /// Operations per second of all threads together, a fused multiply-add counted as two: in f32, or those that a product with
+    /// bf16 weights can reach at `precision` where the machine has a unit for bf16. An f32 then is three terms of bf16.
+    pub fn flops(&self, precision: Option<Precision>) -> f64 {
         self.on_all_threads(|_| {
             let start = Instant::now();
-            let flops = self.isa.dispatch(MultiplyAdd);
+            let flops = match precision.and_then(|precision| Some((precision, self.isa.bf16_burst()?))) {
+                Some((Precision::Bf16, flops)) => flops,
+                Some((Precision::F32, flops)) => flops / 3.0,
+                None => self.isa.dispatch(MultiplyAdd),
+            };
             flops / start.elapsed().as_secs_f64()
         })
     }

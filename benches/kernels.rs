@@ -22,7 +22,7 @@ pub fn run(
         let repeats = device.install(|| warm_up(|| prepared.run()))?;
         let (mut time, mut flops, mut bytes) = (Samples::default(), Samples::default(), Samples::default());
         for round in 0..rounds {
-            flops.push(ceiling.flops());
+            flops.push(ceiling.flops(case.precision));
             if round % 5 == 0 {
                 bytes.push(ceiling.bytes());
             }

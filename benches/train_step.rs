@@ -48,7 +48,9 @@ pub fn run(
     }
     for (name, model, data) in models {
         if wanted(&format!("train_step {name}")) {
-            device.install(|| Step::open(device, &name, &model, &data)?.measure(rounds, report))?;
+            for precision in [Precision::F32, Precision::Bf16] {
+                device.install(|| Step::open(device, &name, &model, &data, precision)?.measure(rounds, report))?;
+            }
         }
     }
     Ok(())
@@ -61,10 +63,11 @@ struct Step {
     model: Model,
     adapter: Arc<AdapterSet>,
     rows: Vec<EncodedRow>,
+    precision: Precision,
 }
 
 impl Step {
-    fn open(device: &Device, name: &str, model_dir: &Path, data: &Path) -> Result<Step, Error> {
+    fn open(device: &Device, name: &str, model_dir: &Path, data: &Path, precision: Precision) -> Result<Step, Error> {
         let checkpoint = Checkpoint::open(model_dir, ValueCheck::Finite)?;
         let model = Model::load(device, ModelConfig::open(model_dir)?, &checkpoint)?;
         let encoder = Encoder::from_model(model_dir, None, MAX_LENGTH, model.config().vocab_size)?;
@@ -74,7 +77,14 @@ impl Step {
         batches.sort_by_key(|batch| batch.iter().map(|&row| data.lengths(row as usize).tree).sum::<usize>());
         let rows = data.rows(batches[batches.len() / 2])?;
         let adapter = Arc::new(adapter(device, &model)?);
-        Ok(Step { name: name.to_owned(), device: device.clone(), model, adapter, rows })
+        Ok(Step {
+            name: format!("{name}, {precision:?}").to_lowercase(),
+            device: device.clone(),
+            model,
+            adapter,
+            rows,
+            precision,
+        })
     }
 
     /// Prints the whole step, its phases, and what it held in memory.
@@ -86,7 +96,7 @@ impl Step {
         let ceiling = Ceiling::new(&self.device)?;
         let (mut flops, mut times) = (Samples::default(), [const { Vec::new() }; PHASES.len()]);
         for _ in 0..rounds {
-            flops.push(ceiling.flops());
+            flops.push(ceiling.flops(Some(self.precision)));
             for (times, seconds) in times.iter_mut().zip(phases.round()?) {
                 times.push(seconds);
             }
@@ -128,7 +138,7 @@ impl Step {
             model: &self.model,
             adapters: Adapters { policy: Some(self.adapter.clone()), reference: None },
             scorers: Scorers::PolicyAndReference,
-            precision: Precision::F32,
+            precision: self.precision,
         }
     }
 }
@@ -184,13 +194,19 @@ impl<'s> Phases<'s> {
             seed: 0,
             shuffle: Shuffle::Off,
             eval_steps: None,
-            precision: Precision::F32,
+            precision: step.precision,
             layers_kept: None,
         };
         let trainer = Trainer::new(&step.model, step.adapter.clone(), None, Objective::new("dpo", &[])?, options)?;
         let optimizer = Optimizer::AdamW(AdamW::new(&step.device, &step.adapter.params(), 0.0)?);
         let layers_kept = layers_kept(&step.model, forest.plan.policy, free_bytes());
-        Ok(Phases { step, trainer, optimizer, layers_kept, head: Head::new(&step.device, &step.model, forest)? })
+        Ok(Phases {
+            step,
+            trainer,
+            optimizer,
+            layers_kept,
+            head: Head::new(&step.device, &step.model, forest, step.precision)?,
+        })
     }
 
     /// Seconds of each phase.
@@ -243,12 +259,13 @@ struct Head {
     hidden_states: Buffer<f32>,
     lm_head: Buffer<bf16>,
     targets: Buffer<u32>,
+    precision: Precision,
     /// logps, lse, d_logps, d_hidden
     outputs: [Buffer<f32>; 4],
 }
 
 impl Head {
-    fn new(device: &Device, model: &Model, forest: &Forest) -> Result<Head, KernelError> {
+    fn new(device: &Device, model: &Model, forest: &Forest, precision: Precision) -> Result<Head, KernelError> {
         let (hidden_size, vocab_size) = (model.config().hidden_size, model.config().vocab_size);
         let (rows, policy) = (forest.targets.len(), forest.scored_with_gradient);
         let random = |place: u64, len: usize| {
@@ -265,6 +282,7 @@ impl Head {
             hidden_states: device.upload("bench.head", &hidden_states)?,
             lm_head: device.upload("bench.head", &lm_head)?,
             targets: device.upload("bench.head", &forest.targets)?,
+            precision,
             outputs: [
                 device.zeros("bench.head", rows)?,
                 device.zeros("bench.head", rows)?,
@@ -285,7 +303,7 @@ impl Head {
             lm_head: WeightSlice::Bf16(self.lm_head.view()),
             targets: self.targets.view(),
             final_logit_softcapping: None,
-            precision: Precision::F32,
+            precision: self.precision,
             logps: logps.view_mut(),
             lse: lse.view_mut(),
             extras: None,
@@ -303,7 +321,7 @@ impl Head {
             lm_head: WeightSlice::Bf16(self.lm_head.view()),
             targets: self.targets.view().range(0..self.policy),
             final_logit_softcapping: None,
-            precision: Precision::F32,
+            precision: self.precision,
             lse: lse.view().range(0..self.policy),
             d_logps: d_logps.view(),
             d_hidden: d_hidden.view_mut(),

@@ -85,3 +85,41 @@ pub fn ids(value: &Value) -> Vec<u64> {
     let list = value.as_array().unwrap_or_else(|| panic!("{value} is not a list"));
     list.iter().map(|id| id.as_u64().expect("a token id")).collect()
 }
+
+/// Log-probs of single tokens beside those of a golden file, which torch computed in f32.
+///
+/// Both err. On the tiny models torch's values are 8e-6 nats from those of the same model in f64 (root mean square; the worst
+/// token 9e-5), ours 6e-6 to 9e-6, depending on the instruction set (worst token 1e-4). So a single token may be off by 1e-4 or
+/// by the noise floor that the file states for itself, and all of them together by no more than two such errors.
+pub struct TokenNoise {
+    allowed: f64,
+    squares: f64,
+    count: usize,
+}
+
+impl TokenNoise {
+    /// In nats.
+    const TOKEN: f64 = 1e-4;
+    const ROOT_MEAN_SQUARE: f64 = 2e-5;
+
+    pub fn of(golden: &Value) -> TokenNoise {
+        let floor = golden["noise_floor_max_abs"].as_f64().unwrap_or(0.0);
+        TokenNoise { allowed: TokenNoise::TOKEN.max(floor), squares: 0.0, count: 0 }
+    }
+
+    /// Compares one sequence.
+    pub fn add(&mut self, place: &str, got: &[f64], want: &[f64]) {
+        assert_eq!(got.len(), want.len(), "{place}");
+        for (i, (got, want)) in got.iter().zip(want).enumerate() {
+            assert!((got - want).abs() <= self.allowed, "{place}[{i}] {got}, golden {want}");
+            self.squares += (got - want).powi(2);
+        }
+        self.count += got.len();
+    }
+
+    /// Compares all sequences together.
+    pub fn check(self, place: &str) {
+        let root_mean_square = (self.squares / self.count.max(1) as f64).sqrt();
+        assert!(root_mean_square <= TokenNoise::ROOT_MEAN_SQUARE, "{place}: root mean square {root_mean_square} nats");
+    }
+}

@@ -1,6 +1,7 @@
 //! Flags that several commands share: model, data, device.
 
 use align_kernels::Precision;
+use align_kernels::cpu::Isa;
 use align_lora::data::OnBadRow;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -65,8 +66,8 @@ impl From<OnBadRowChoice> for OnBadRow {
 pub struct DeviceArgs {
     #[arg(long, value_enum, default_value = "auto", help_heading = "Machine")]
     pub device: DeviceChoice,
-    /// What matrix products multiply; the default is f32, as no kernel of this version uses bf16 matrix units
-    #[arg(long, value_enum, default_value = "f32", help_heading = "Machine")]
+    /// What matrix products multiply [default: bf16 where the processor has matrix units for it, else f32]
+    #[arg(long, value_enum, default_value_t = PrecisionChoice::of_this_machine(), hide_default_value = true, help_heading = "Machine")]
     pub precision: PrecisionChoice,
     /// Threads of the processor [default: all]
     #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Machine")]
@@ -94,6 +95,13 @@ pub enum DeviceChoice {
 pub enum PrecisionChoice {
     Bf16,
     F32,
+}
+
+impl PrecisionChoice {
+    /// The fast one. Where `ALIGN_CPU` names what the machine has not, opening the device says so.
+    fn of_this_machine() -> PrecisionChoice {
+        if Isa::chosen().is_ok_and(Isa::has_bf16_unit) { PrecisionChoice::Bf16 } else { PrecisionChoice::F32 }
+    }
 }
 
 impl From<PrecisionChoice> for Precision {

@@ -1,7 +1,7 @@
 //! `train`: from flags to a run, and what is printed and written on its way.
 
 use super::eval::needs;
-use crate::args::TrainArgs;
+use crate::args::{PrecisionChoice, ReferenceChoice, TrainArgs};
 use crate::demo;
 use crate::error::{CliError, free_output};
 use crate::loaded::{self, LoadedModel, MAX_LENGTH};
@@ -202,9 +202,10 @@ fn summary(
     if !loaded.all_zero.is_empty() {
         say!("  warning: matrices of zeros: {}", loaded.all_zero.join(", "));
     }
-    let precision: &str = match args.device.precision {
-        crate::args::PrecisionChoice::F32 => "f32",
-        crate::args::PrecisionChoice::Bf16 => "bf16 (rounded; no kernel of this version uses bf16 matrix units)",
+    let precision = match args.device.precision {
+        PrecisionChoice::F32 => "f32",
+        PrecisionChoice::Bf16 if device.has_bf16_unit() => "bf16",
+        PrecisionChoice::Bf16 => "bf16 (rounded: this processor has no matrix unit for it, so f32 would be faster)",
     };
     say!("device: {}, products in {precision}", device.describe());
     let layers = adapter.set().iter().count();
@@ -213,9 +214,9 @@ fn summary(
     let objective = trainer.objective();
     say!("loss: {} ({})", objective.name(), report::knobs(objective));
     let reference = match (&args.reference, &args.model.adapter) {
-        (Some(crate::args::ReferenceChoice::Adapter(dir)), _) => format!("the model with {}", dir.display()),
+        (Some(ReferenceChoice::Adapter(dir)), _) => format!("the model with {}", dir.display()),
         (None, Some(dir)) => format!("the starting state, {}", dir.display()),
-        (Some(crate::args::ReferenceChoice::Base), _) | (None, None) => "the model without an adapter".to_owned(),
+        (Some(ReferenceChoice::Base), _) | (None, None) => "the model without an adapter".to_owned(),
     };
     say!("reference: {reference}");
     let options = trainer.options();
@@ -256,10 +257,10 @@ fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, o
         put("rslora", adapter.use_rslora.into());
     }
     match &args.reference {
-        Some(crate::args::ReferenceChoice::Base) => {
+        Some(ReferenceChoice::Base) => {
             put("reference", "base".into());
         }
-        Some(crate::args::ReferenceChoice::Adapter(dir)) => {
+        Some(ReferenceChoice::Adapter(dir)) => {
             put("reference", absolute(dir));
         }
         None => {}

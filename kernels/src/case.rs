@@ -8,7 +8,7 @@ pub(crate) mod gradient;
 pub(crate) mod operands;
 
 use crate::cpu::Isa;
-use crate::{Device, Result};
+use crate::{Device, Precision, Result};
 use half::{bf16, f16};
 
 /// A kernel at one shape.
@@ -21,6 +21,8 @@ pub struct Case {
     pub flops: f64,
     /// Bytes that one run must read and write at least.
     pub bytes: f64,
+    /// What its products with weights multiply, if it has any: a machine may have a unit for them.
+    pub precision: Option<Precision>,
     /// Whether the shape is one of a real model, worth timing; small odd shapes are for the tests alone.
     pub timed: bool,
     /// Makes the inputs on a device.

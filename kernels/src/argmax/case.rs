@@ -16,6 +16,7 @@ fn case(rows: usize, cols: usize, timed: bool) -> Case {
         shape: format!("[{rows}, {cols}]"),
         flops: (rows * cols) as f64,
         bytes: 4.0 * (rows * cols) as f64,
+        precision: None,
         timed,
         prepare: Box::new(move |device| {
             let mut inputs = Inputs::of(&[rows, cols]);

@@ -117,6 +117,7 @@ impl Shape {
             shape: format!("{name}, {}", describe(&self.geometry)),
             flops: products * 2.0 * head_dim as f64 * pairs,
             bytes,
+            precision: None,
             timed,
             prepare: Box::new(move |device| Ok(Box::new(Run::new(self.clone(), timed, device)?))),
         }
@@ -304,6 +305,7 @@ impl Cached {
             flops: (4 * keys * heads * head_dim) as f64,
             // every visible key and value once, the queries and the outputs
             bytes: 4.0 * (2 * keys * kv_heads * head_dim + queries) as f64,
+            precision: None,
             timed,
             prepare: Box::new(move |device| Ok(Box::new(DecodeRun::new(self.clone(), device)?))),
         }

@@ -63,7 +63,7 @@ impl Label {
         let prepare = Box::new(move |device: &Device| -> Result<Box<dyn Prepared>> {
             Ok(Box::new(Run::new(kernel.clone(), device)?))
         });
-        Case { kernel: name, shape, flops, bytes, timed, prepare }
+        Case { kernel: name, shape, flops, bytes, precision: None, timed, prepare }
     }
 }
 

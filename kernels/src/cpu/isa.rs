@@ -16,6 +16,10 @@ pub enum Isa {
     #[cfg(target_arch = "x86_64")]
     #[non_exhaustive]
     Avx512,
+    /// x86-64 with AVX-512 as above, its bf16 conversions, and AMX: vectors of 16 lanes, matrix products in tiles of bf16.
+    #[cfg(target_arch = "x86_64")]
+    #[non_exhaustive]
+    Amx,
 }
 
 impl Isa {
@@ -36,6 +40,9 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl")
             {
                 found.push(Isa::Avx512);
+                if is_x86_feature_detected!("avx512bf16") && super::amx::available() {
+                    found.push(Isa::Amx);
+                }
             }
         }
         found
@@ -64,6 +71,28 @@ impl Isa {
             Isa::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => "amx",
+        }
+    }
+
+    /// Whether it multiplies matrices of bf16 faster than of f32.
+    pub fn has_bf16_unit(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => true,
+            _ => false,
+        }
+    }
+
+    /// For benches: runs the matrix unit at its limit for about a millisecond, on this thread, and gives the floating-point
+    /// operations that it did. `None` without such a unit.
+    pub fn bf16_burst(self) -> Option<f64> {
+        match self {
+            // SAFETY: `available` found the unit; no other way makes this value.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Some(unsafe { super::amx::burst() }),
+            _ => None,
         }
     }
 }

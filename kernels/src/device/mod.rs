@@ -120,6 +120,13 @@ impl Device {
         }
     }
 
+    /// Whether products of bf16 are faster here than those of f32.
+    pub fn has_bf16_unit(&self) -> bool {
+        match self {
+            Device::Cpu(cpu) => cpu.isa.has_bf16_unit(),
+        }
+    }
+
     /// One line for the start-up summary, e.g. `cpu, 2 threads, avx512`.
     pub fn describe(&self) -> String {
         match self {

@@ -36,6 +36,7 @@ impl Shape {
             shape: format!("[{rows}, {cols}] p {p}"),
             flops: n,
             bytes: 8.0 * n,
+            precision: None,
             timed,
             prepare: Box::new(move |device| Ok(Box::new(Run::new(self, device)?))),
         }

@@ -37,6 +37,7 @@ impl Shape {
             shape: format!("{rows} of [{vocab_size}, {hidden_size}] {dtype:?}"),
             flops: n as f64,
             bytes: (n * (4 + dtype.bytes())) as f64,
+            precision: None,
             timed,
             prepare: Box::new(move |device| Ok(Box::new(Run::new(self, device)?))),
         }

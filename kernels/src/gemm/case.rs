@@ -45,18 +45,19 @@ pub fn cases() -> Vec<Case> {
         for m in [1, 8, 128, 512, 2048] {
             for [n, k] in [[576, 576], [192, 576], [1536, 576], [576, 1536]] {
                 cases.push(Shape { layout, m, n, k, ..plain }.case(true));
+                cases.push(Shape { layout, m, n, k, precision: Precision::Bf16, ..plain }.case(true));
             }
         }
         for m in [1, 128, 1024] {
             cases.push(Shape { layout, m, n: 49152, k: 576, ..plain }.case(true));
         }
     }
-    cases.push(Shape { m: 512, n: 1536, k: 576, precision: Precision::Bf16, ..plain }.case(true));
     // An adapter of rank 16 around it: x·Aᵀ, u·Bᵀ, and their gradients.
     let adapter = Shape { m: 2048, weights: WeightDtype::F32, ..plain };
     for layout in [Layout::Forward, Layout::Dx, Layout::Dw] {
         for [n, k] in [[16, 576], [16, 1536], [576, 16], [1536, 16]] {
             cases.push(Shape { layout, n, k, ..adapter }.case(true));
+            cases.push(Shape { layout, n, k, precision: Precision::Bf16, ..adapter }.case(true));
         }
     }
 
@@ -128,6 +129,7 @@ impl Shape {
             shape: format!("m {m} n {n} k {k} {right}{product}{store}"),
             flops: 2.0 * m as f64 * n as f64 * k as f64,
             bytes: (4 * left_side + operand_bytes * right_side + 4 * output_passes * output_side) as f64,
+            precision: Some(self.precision),
             timed,
             prepare: Box::new(move |device| Ok(Box::new(Run::new(self, device)?))),
         }

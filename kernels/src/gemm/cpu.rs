@@ -13,6 +13,8 @@ mod microkernel;
 mod outer;
 mod pack;
 mod scratch;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 use super::{Accumulate, Dw, Dx, Forward};
 use crate::cpu::Isa;
@@ -39,7 +41,7 @@ const PARALLEL_WORK: usize = 1 << 20;
 
 pub(super) fn forward(call: Forward<'_>, cpu: &Cpu) {
     let (Slice::Cpu(x), SliceMut::Cpu(y)) = (call.x, call.y);
-    Product {
+    let product = Product {
         rows: call.m,
         cols: call.n,
         depth: call.k,
@@ -49,13 +51,13 @@ pub(super) fn forward(call: Forward<'_>, cpu: &Cpu) {
         left: x,
         right: Right { values: Values::of(call.w), order: Order::Columns },
         output: Output(y.as_mut_ptr()),
-    }
-    .run(cpu);
+    };
+    product.run(cpu);
 }
 
 pub(super) fn dx(call: Dx<'_>, cpu: &Cpu) {
     let (Slice::Cpu(dy), SliceMut::Cpu(dx)) = (call.dy, call.dx);
-    Product {
+    let product = Product {
         rows: call.m,
         cols: call.k,
         depth: call.n,
@@ -65,12 +67,29 @@ pub(super) fn dx(call: Dx<'_>, cpu: &Cpu) {
         left: dy,
         right: Right { values: Values::of(call.w), order: Order::Rows },
         output: Output(dx.as_mut_ptr()),
-    }
-    .run(cpu);
+    };
+    product.run(cpu);
 }
 
 pub(super) fn dw(call: Dw<'_>, cpu: &Cpu) {
     let (Slice::Cpu(dy), Slice::Cpu(x), SliceMut::Cpu(dw)) = (call.dy, call.x, call.dw);
+    #[cfg(target_arch = "x86_64")]
+    {
+        let product = tiles::TileProduct {
+            rows: call.n,
+            cols: call.k,
+            depth: call.m,
+            alpha: call.alpha,
+            accumulate: call.accumulate,
+            precision: call.precision,
+            left: tiles::Left::Columns(dy),
+            right: Right { values: Values::F32(x), order: Order::Rows },
+            output: Output(dw.as_mut_ptr()),
+        };
+        if product.fits(cpu) {
+            return product.run(cpu);
+        }
+    }
     // the narrow side first
     let turned = call.k < call.n;
     let [(rows, left), (cols, right)] = if turned { [(call.k, x), (call.n, dy)] } else { [(call.n, dy), (call.k, x)] };
@@ -143,6 +162,23 @@ impl<'a> Values<'a> {
 
 impl Product<'_> {
     fn run(&self, cpu: &Cpu) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let product = tiles::TileProduct {
+                rows: self.rows,
+                cols: self.cols,
+                depth: self.depth,
+                alpha: self.alpha,
+                accumulate: self.accumulate,
+                precision: self.precision,
+                left: tiles::Left::Rows(self.left),
+                right: self.right,
+                output: self.output,
+            };
+            if product.fits(cpu) {
+                return product.run(cpu);
+            }
+        }
         run_tasks(cpu, [self.rows, self.cols, self.depth], |rows, cols, scratch| {
             cpu.isa().dispatch(Block { product: self, rows, cols, scratch })
         });

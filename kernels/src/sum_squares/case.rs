@@ -17,6 +17,7 @@ fn case(len: usize, timed: bool) -> Case {
         shape: format!("[{len}]"),
         flops: 2.0 * len as f64,
         bytes: 4.0 * len as f64,
+        precision: None,
         timed,
         prepare: Box::new(move |device| {
             let x = Inputs::of(&[len]).normal(len, 1.0);

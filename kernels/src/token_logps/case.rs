@@ -79,6 +79,7 @@ impl Shape {
             flops: 2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64,
             // the weights once, the hidden states and their gradient
             bytes: (element * vocab_size * hidden_size + 4 * tensors * rows * hidden_size) as f64,
+            precision: Some(self.precision),
             timed,
             prepare: Box::new(move |device| Ok(Box::new(Run::new(self, timed, device)?))),
         }

@@ -1,0 +1,257 @@
+//! Operands as the matrix unit reads them: panels of 32 rows (left) or 32 columns (right), step after step of 32 of the depth,
+//! for each term of a step two tiles of 16 lines of 64 bytes.
+//!
+//! A line of a left tile is a row, 32 deep; a line of a right tile is a pair of the depth, 16 columns wide. A number is one
+//! bf16 term, or the sum of up to three: each is what rounding to bf16 left of the one before.
+
+use super::microkernel::{BLOCK, STEP_BYTES, STEP_DEPTH};
+use half::{bf16, f16};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Lines of a tile.
+const LINES: usize = 16;
+
+/// An operand in memory.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix<T> {
+    pub(super) at: *const T,
+    /// Elements from one line to the next.
+    pub(super) stride: usize,
+    /// Rows of a left operand, columns of a right one.
+    pub(super) side: usize,
+    pub(super) depth: usize,
+}
+
+/// Which operand it becomes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Left,
+    Right,
+}
+
+/// A number format of operands.
+pub(super) trait Element: Copy {
+    /// The terms of `len <= 32` numbers; those beyond are 0.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 with bf16; `at` points at `len` numbers.
+    unsafe fn terms<const T: usize>(at: *const Self, len: usize) -> [__m512i; T];
+}
+
+impl Element for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn terms<const T: usize>(at: *const bf16, len: usize) -> [__m512i; T] {
+        let mut terms = [_mm512_setzero_si512(); T];
+        // SAFETY: only the first `len` numbers are read.
+        terms[0] = unsafe { _mm512_maskz_loadu_epi16(first(len), at.cast()) };
+        terms
+    }
+}
+
+impl Element for f16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn terms<const T: usize>(at: *const f16, len: usize) -> [__m512i; T] {
+        // SAFETY: only the first `len` numbers are read.
+        let all = unsafe { _mm512_maskz_loadu_epi16(first(len), at.cast()) };
+        let low = _mm512_cvtph_ps(_mm512_castsi512_si256(all));
+        let high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(all));
+        split(low, high)
+    }
+}
+
+impl Element for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn terms<const T: usize>(at: *const f32, len: usize) -> [__m512i; T] {
+        let mask = first(len);
+        // SAFETY: only the first `len` numbers are read.
+        let (low, high) = unsafe {
+            (
+                _mm512_maskz_loadu_ps(mask as __mmask16, at),
+                _mm512_maskz_loadu_ps((mask >> 16) as __mmask16, at.wrapping_add(16)),
+            )
+        };
+        split(low, high)
+    }
+}
+
+/// A mask of the first `len <= 32` lanes.
+#[inline]
+fn first(len: usize) -> __mmask32 {
+    ((1u64 << len) - 1) as __mmask32
+}
+
+/// 32 numbers as sums of `T` bf16 terms.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn split<const T: usize>(mut low: __m512, mut high: __m512) -> [__m512i; T] {
+    let mut terms = [_mm512_setzero_si512(); T];
+    for (i, term) in terms.iter_mut().enumerate() {
+        // SAFETY: both are 512 bits of any content.
+        *term = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) };
+        if i + 1 < T {
+            low = _mm512_sub_ps(low, widen(_mm512_castsi512_si256(*term)));
+            high = _mm512_sub_ps(high, widen(_mm512_extracti64x4_epi64::<1>(*term)));
+        }
+    }
+    terms
+}
+
+/// 16 bf16 as f32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn widen(values: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(values)))
+}
+
+/// Bytes of a panel of numbers of `terms` terms.
+pub(super) fn panel_bytes(depth: usize, terms: usize) -> usize {
+    depth.div_ceil(STEP_DEPTH) * terms * STEP_BYTES
+}
+
+/// Packs panels `panels` of a matrix whose lines are along the depth: `x` of a layer, `w` in its forward direction.
+///
+/// # Safety
+/// As [`Element::terms`]; the matrix holds its sizes, and `to` all panels.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn along_depth<E: Element, const T: usize>(
+    matrix: Matrix<E>,
+    role: Role,
+    panels: Range<usize>,
+    to: *mut u8,
+) {
+    let bytes = panel_bytes(matrix.depth, T);
+    for (index, panel) in panels.enumerate() {
+        for step in 0..matrix.depth.div_ceil(STEP_DEPTH) {
+            let depth = step * STEP_DEPTH;
+            let len = (matrix.depth - depth).min(STEP_DEPTH);
+            for tile in 0..2 {
+                let start = panel * BLOCK + tile * LINES;
+                let mut lines = [[_mm512_setzero_si512(); LINES]; T];
+                for i in 0..LINES.min(matrix.side.saturating_sub(start)) {
+                    // SAFETY: line `start + i` is one of the matrix's, and `depth + len` within it.
+                    let terms: [_; T] = unsafe { E::terms(matrix.at.add((start + i) * matrix.stride + depth), len) };
+                    for t in 0..T {
+                        lines[t][i] = terms[t];
+                    }
+                }
+                for t in 0..T {
+                    let at = index * bytes + (step * T + t) * STEP_BYTES + tile * 1024;
+                    let lines = if role == Role::Right { transposed(lines[t]) } else { lines[t] };
+                    // SAFETY: inside the panel.
+                    unsafe { store(lines, to.add(at)) };
+                }
+            }
+        }
+    }
+}
+
+/// Packs panels `panels` of a matrix whose lines are across the depth: `w` in its backward direction, both sides of an
+/// adapter's gradient.
+///
+/// # Safety
+/// As [`along_depth`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) unsafe fn across_depth<E: Element, const T: usize>(
+    matrix: Matrix<E>,
+    role: Role,
+    panels: Range<usize>,
+    to: *mut u8,
+) {
+    let bytes = panel_bytes(matrix.depth, T);
+    // the lines pass once, and a piece of each that is as long as the panels are wide
+    for step in 0..matrix.depth.div_ceil(STEP_DEPTH) {
+        for (index, panel) in panels.clone().enumerate() {
+            let start = panel * BLOCK;
+            let len = (matrix.side - start).min(BLOCK);
+            let mut lines = [[[_mm512_setzero_si512(); LINES]; 2]; T];
+            for pair in 0..LINES {
+                let depth = step * STEP_DEPTH + 2 * pair;
+                let mut both = [[_mm512_setzero_si512(); T]; 2];
+                for (i, terms) in both.iter_mut().enumerate().take(matrix.depth.saturating_sub(depth)) {
+                    // SAFETY: line `depth + i` is one of the matrix's, and `start + len` within it.
+                    *terms = unsafe { E::terms(matrix.at.add((depth + i) * matrix.stride + start), len) };
+                }
+                for t in 0..T {
+                    [lines[t][0][pair], lines[t][1][pair]] = interleaved(both[0][t], both[1][t]);
+                }
+            }
+            for t in 0..T {
+                for tile in 0..2 {
+                    let at = index * bytes + (step * T + t) * STEP_BYTES + tile * 1024;
+                    let lines = if role == Role::Left { transposed(lines[t][tile]) } else { lines[t][tile] };
+                    // SAFETY: inside the panel.
+                    unsafe { store(lines, to.add(at)) };
+                }
+            }
+        }
+    }
+}
+
+/// `a[0] b[0] a[1] b[1] ...` of 32 bf16 each, the first half and the second.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
+    const fn order(from: u16) -> [u16; 32] {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 16 {
+            order[2 * i] = from + i as u16;
+            order[2 * i + 1] = 32 + from + i as u16;
+            i += 1;
+        }
+        order
+    }
+    const ORDERS: [[u16; 32]; 2] = [order(0), order(16)];
+    ORDERS.map(|order| {
+        // SAFETY: 64 bytes of an array of 64.
+        let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+        _mm512_permutex2var_epi16(a, order, b)
+    })
+}
+
+/// # Safety
+/// `to` points at a tile of 1024 bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn store(lines: [__m512i; LINES], to: *mut u8) {
+    for (i, line) in lines.into_iter().enumerate() {
+        // SAFETY: line i of 16.
+        unsafe { _mm512_store_si512(to.add(64 * i).cast(), line) };
+    }
+}
+
+/// 16 lines of 16 words of 32 bits, transposed: four rounds of exchanges.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn transposed(lines: [__m512i; LINES]) -> [__m512i; LINES] {
+    let zero = _mm512_setzero_si512();
+    let (mut a, mut b) = ([zero; LINES], [zero; LINES]);
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_epi32(lines[2 * i], lines[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(lines[2 * i], lines[2 * i + 1]);
+    }
+    for i in 0..4 {
+        b[4 * i] = _mm512_unpacklo_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 1] = _mm512_unpackhi_epi64(a[4 * i], a[4 * i + 2]);
+        b[4 * i + 2] = _mm512_unpacklo_epi64(a[4 * i + 1], a[4 * i + 3]);
+        b[4 * i + 3] = _mm512_unpackhi_epi64(a[4 * i + 1], a[4 * i + 3]);
+    }
+    // b[4 i + c], quarter q: column 4 q + c of lines 4 i to 4 i + 3
+    for c in 0..4 {
+        a[c] = _mm512_shuffle_i32x4::<0x88>(b[c], b[4 + c]);
+        a[4 + c] = _mm512_shuffle_i32x4::<0xdd>(b[c], b[4 + c]);
+        a[8 + c] = _mm512_shuffle_i32x4::<0x88>(b[8 + c], b[12 + c]);
+        a[12 + c] = _mm512_shuffle_i32x4::<0xdd>(b[8 + c], b[12 + c]);
+    }
+    for c in 0..4 {
+        b[c] = _mm512_shuffle_i32x4::<0x88>(a[c], a[8 + c]);
+        b[8 + c] = _mm512_shuffle_i32x4::<0xdd>(a[c], a[8 + c]);
+        b[4 + c] = _mm512_shuffle_i32x4::<0x88>(a[4 + c], a[12 + c]);
+        b[12 + c] = _mm512_shuffle_i32x4::<0xdd>(a[4 + c], a[12 + c]);
+    }
+    b
+}
