@@ -234,7 +234,7 @@ impl Tape {
     /// A copy of the first `len` elements.
     fn prefix(&self, name: &'static str, buffer: &Buffer<f32>, len: usize) -> Result<Buffer<f32>> {
         let mut copy = self.alloc(name, len)?;
-        copy.view_mut().copy_from(buffer.view().range(0..len));
+        self.device.copy(buffer.view().range(0..len), copy.view_mut());
         Ok(copy)
     }
 

@@ -28,9 +28,9 @@ impl Backward for Add {
     // dx += dy, d_delta += dy
     fn backward(&self, dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();
-        let (mut dx, accumulate) = grads.slot(self.x)?;
+        let (dx, accumulate) = grads.slot(self.x)?;
         match accumulate {
-            align_kernels::gemm::Accumulate::Set => dx.copy_from(dy.view()),
+            align_kernels::gemm::Accumulate::Set => device.copy(dy.view(), dx),
             align_kernels::gemm::Accumulate::Add => {
                 add::Add { len: dy.len(), x: dy.view(), y: dx }.run(&device)?;
             }

@@ -109,7 +109,7 @@ fn sized<T: std::fmt::Debug, const N: usize>(values: Vec<T>) -> [T; N] {
 impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usize> Prepared for Run<K, IDS, IN, OUT> {
     fn reset(&mut self) -> Result<()> {
         for (y, before) in self.y.iter_mut().zip(&self.before) {
-            y.view_mut().copy_from(before.view());
+            self.device.copy(before.view(), y.view_mut());
         }
         Ok(())
     }

@@ -236,13 +236,6 @@ impl<'a, T: Element> SliceMut<'a, T> {
             SliceMut::Cpu(slice) => slice.fill(value),
         }
     }
-
-    /// Copies `source`, which has the same length.
-    pub fn copy_from(&mut self, source: Slice<'_, T>) {
-        match (self, source) {
-            (SliceMut::Cpu(target), Slice::Cpu(source)) => target.copy_from_slice(source),
-        }
-    }
 }
 
 /// The number formats of frozen weights.

@@ -99,6 +99,20 @@ impl Device {
         Ok(buffer)
     }
 
+    /// Copies `from` to `to`, which is as long, with all threads.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn copy<T: Element>(&self, from: Slice<'_, T>, to: SliceMut<'_, T>) {
+        assert_eq!(from.len(), to.len(), "a copy is as long as what it copies");
+        match self {
+            Device::Cpu(cpu) => {
+                let blocks = from.cpu().chunks(BLOCK).zip(to.cpu().chunks_mut(BLOCK));
+                cpu.for_each_block(blocks, |(from, to)| to.copy_from_slice(from));
+            }
+        }
+    }
+
     /// Runs `work` with the device's threads as the current pool, so that the kernel calls inside it need no hand-over.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self {

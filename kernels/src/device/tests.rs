@@ -101,7 +101,7 @@ fn uploads_and_copies_come_back() {
     let device = device();
     let mut buffer = device.upload("ids", &[1u32, 2, 3, 4]).unwrap();
     let other = device.upload("other", &[8u32, 9]).unwrap();
-    buffer.view_mut().range(1..3).copy_from(other.view());
+    device.copy(other.view(), buffer.view_mut().range(1..3));
     buffer.view_mut().reborrow().range(3..4).fill(5);
     assert_eq!(buffer.download(), [1, 8, 9, 5]);
     assert_eq!(buffer.view().range(2..4).download(), [9, 5]);

@@ -201,7 +201,7 @@ impl Prepared for Run {
     fn run(&mut self) -> Result<()> {
         let Shape { layout, m, n, k, alpha, accumulate, precision, .. } = self.shape;
         if accumulate == Accumulate::Add {
-            self.output.view_mut().copy_from(self.before_buffer.view());
+            self.device.copy(self.before_buffer.view(), self.output.view_mut());
         }
         let left = self.left_buffer.view();
         let right = match &self.right_buffer {
