@@ -59,6 +59,38 @@ pub(super) unsafe fn unmap(at: NonNull<u8>, bytes: usize, _align: usize) {
     unsafe { libc::munmap(at.as_ptr().cast(), bytes) };
 }
 
+/// Gives the pages of `bytes` bytes back, which are zeros from then on; the mapping stays. Whether it was done.
+///
+/// # Safety
+/// The bytes are inside what [`map`] gave, and nobody uses them.
+#[cfg(target_os = "linux")]
+pub(super) unsafe fn forget(at: NonNull<u8>, bytes: usize) -> bool {
+    /// Of every size of page in use a multiple.
+    const PAGE: usize = 64 << 10;
+    let start = at.addr().get();
+    let (first, end) = (start.next_multiple_of(PAGE), (start + bytes) / PAGE * PAGE);
+    // SAFETY: the parts are inside the range, which nobody uses; private anonymous pages read as zeros after the advice.
+    unsafe {
+        if end <= first {
+            at.write_bytes(0, bytes);
+            return true;
+        }
+        let (before, after) = (first - start, start + bytes - end);
+        at.write_bytes(0, before);
+        at.add(bytes - after).write_bytes(0, after);
+        libc::madvise(at.add(before).as_ptr().cast(), end - first, libc::MADV_DONTNEED) == 0
+    }
+}
+
+/// Other systems promise no zeros: the pages stay.
+///
+/// # Safety
+/// None.
+#[cfg(not(target_os = "linux"))]
+pub(super) unsafe fn forget(_at: NonNull<u8>, _bytes: usize) -> bool {
+    false
+}
+
 /// As on Unix, from the standard library's allocator.
 #[cfg(not(unix))]
 pub(super) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
