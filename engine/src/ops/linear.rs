@@ -5,7 +5,7 @@ use crate::model::adapters::{LinearId, LowRank};
 use crate::rows::Masks;
 use crate::weights::{Frozen, FrozenVector};
 use align_kernels::dropout::Dropout;
-use align_kernels::gemm::{Accumulate, Dw, Dx, Forward};
+use align_kernels::gemm::{self, Accumulate, Dw, Dx, Forward};
 use align_kernels::rng::Key;
 use align_kernels::{Buffer, Precision, Result, add};
 use std::ops::Range;
@@ -29,7 +29,12 @@ pub fn linear(tape: &mut Tape, x: &Var, linear: &Linear) -> Result<Var> {
     let rows = x.rows();
     let precision = tape.precision();
     let mut y = tape.alloc("linear.y", rows * out_features)?;
-    Forward {
+    let pass = tape.pass().clone();
+    let policy_rows = pass.plan.policy + pass.plan.detached;
+    let policy = pass.adapters.policy.as_ref().and_then(|set| set.get(linear.id)).filter(|_| policy_rows > 0);
+    let reference = pass.adapters.reference.as_ref().and_then(|set| set.get(linear.id));
+    let masks = pass.masks.as_ref();
+    let product = Forward {
         m: rows,
         n: out_features,
         k: in_features,
@@ -39,22 +44,31 @@ pub fn linear(tape: &mut Tape, x: &Var, linear: &Linear) -> Result<Var> {
         y: y.view_mut(),
         accumulate: Accumulate::Set,
         precision,
-    }
-    .run(tape.device())?;
-    if let Some(bias) = &linear.bias {
-        add::AddBias { rows, cols: out_features, bias: bias.view(), y: y.view_mut() }.run(tape.device())?;
-    }
-    let pass = tape.pass().clone();
-    let policy_rows = pass.plan.policy + pass.plan.detached;
-    let policy = pass.adapters.policy.as_ref().and_then(|set| set.get(linear.id));
-    let reference = pass.adapters.reference.as_ref().and_then(|set| set.get(linear.id));
-    let masks = pass.masks.as_ref();
+    };
     let u = match policy {
-        Some(update) if policy_rows > 0 => Some(low_rank(tape, x, update, linear.id, 0..policy_rows, masks, &mut y)?),
-        _ => None,
+        None => {
+            product.run(tape.device())?;
+            None
+        }
+        Some(update) if masks.is_none() => {
+            let rank = update.lora_a.shape()[0];
+            let mut u = tape.alloc("linear.u", policy_rows * rank)?;
+            let (a, b) = (update.lora_a.read(), update.lora_b.read());
+            let (a, b, between) = (a.view(), b.view(), u.view_mut());
+            let update = gemm::LowRank { rows: policy_rows, rank, scaling: update.scaling, a, b, between };
+            product.run_with(update, tape.device())?;
+            Some(u)
+        }
+        Some(update) => {
+            product.run(tape.device())?;
+            Some(low_rank(tape, x, update, linear.id, 0..policy_rows, masks, &mut y)?)
+        }
     };
     if let (Some(update), true) = (reference, policy_rows < rows) {
         low_rank(tape, x, update, linear.id, policy_rows..rows, None, &mut y)?;
+    }
+    if let Some(bias) = &linear.bias {
+        add::AddBias { rows, cols: out_features, bias: bias.view(), y: y.view_mut() }.run(tape.device())?;
     }
     let grad_rows = x.grad_rows();
     tape.push([rows, out_features], grad_rows, y, |tape| {
@@ -169,24 +183,26 @@ impl Backward for Node {
         let precision = self.precision;
         let (dx, accumulate) = grads.slot(self.input)?;
         let (n, k) = (out_features, in_features);
-        Dx { m, n, k, alpha: 1.0, dy: dy.view(), w: self.weight.view(), dx, accumulate, precision }.run(&device)?;
-        let Some(Adapter { x, u, update, masks }) = &self.adapter else { return Ok(()) };
+        let product = Dx { m, n, k, alpha: 1.0, dy: dy.view(), w: self.weight.view(), dx, accumulate, precision };
+        let Some(Adapter { x, u, update, masks }) = &self.adapter else { return product.run(&device) };
 
         let scaling = update.scaling;
         let rank = update.lora_a.shape()[0];
+        let (a, b) = (update.lora_a.read(), update.lora_b.read());
         let mut du = device.alloc("linear.du", m * rank)?;
-        Dx {
-            m,
-            n: out_features,
-            k: rank,
-            alpha: scaling,
-            dy: dy.view(),
-            w: update.lora_b.read().view().into(),
-            dx: du.view_mut(),
-            accumulate: Accumulate::Set,
-            precision,
+        match masks {
+            None => {
+                let between = du.view_mut();
+                product
+                    .run_with(gemm::LowRank { rows: m, rank, scaling, a: a.view(), b: b.view(), between }, &device)?;
+            }
+            Some(_) => {
+                product.run(&device)?;
+                let (accumulate, w) = (Accumulate::Set, b.view().into());
+                Dx { m, n, k: rank, alpha: scaling, dy: dy.view(), w, dx: du.view_mut(), accumulate, precision }
+                    .run(&device)?;
+            }
         }
-        .run(&device)?;
         let (dw, accumulate) = grads.param(&update.lora_b)?;
         Dw { m, n: out_features, k: rank, alpha: scaling, dy: dy.view(), x: u.view(), dw, accumulate, precision }
             .run(&device)?;
@@ -204,30 +220,13 @@ impl Backward for Node {
         Dw { m, n: rank, k: in_features, alpha: 1.0, dy: du.view(), x: adapter_x, dw, accumulate, precision }
             .run(&device)?;
 
-        let lora_a = update.lora_a.read();
-        let back = |dx, accumulate| Dx {
-            m,
-            n: rank,
-            k: in_features,
-            alpha: 1.0,
-            dy: du.view(),
-            w: lora_a.view().into(),
-            dx,
-            accumulate,
-            precision,
-        };
-        match masks {
-            None => {
-                let (dx, accumulate) = grads.slot(self.input)?;
-                back(dx, accumulate).run(&device)
-            }
-            Some(masks) => {
-                let mut through = device.alloc("linear.d_dropped", m * in_features)?;
-                back(through.view_mut(), Accumulate::Set).run(&device)?;
-                let mut masked = device.alloc("linear.d_dropped", m * in_features)?;
-                mask(masks, self.id, m, in_features, through.view(), &mut masked, &device)?;
-                grads.give(self.input, masked)
-            }
-        }
+        let Some(masks) = masks else { return Ok(()) };
+        let mut through = device.alloc("linear.d_dropped", m * in_features)?;
+        let (accumulate, w) = (Accumulate::Set, a.view().into());
+        Dx { m, n: rank, k, alpha: 1.0, dy: du.view(), w, dx: through.view_mut(), accumulate, precision }
+            .run(&device)?;
+        let mut masked = device.alloc("linear.d_dropped", m * in_features)?;
+        mask(masks, self.id, m, in_features, through.view(), &mut masked, &device)?;
+        grads.give(self.input, masked)
     }
 }

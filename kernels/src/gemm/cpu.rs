@@ -16,7 +16,7 @@ mod scratch;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-use super::{Accumulate, Dw, Dx, Forward};
+use super::{Accumulate, Dw, Dx, Forward, LowRank};
 use crate::cpu::Isa;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
@@ -40,35 +40,43 @@ const TASKS_PER_THREAD: usize = 4;
 const PARALLEL_WORK: usize = 1 << 20;
 
 pub(super) fn forward(call: Forward<'_>, cpu: &Cpu) {
-    let (Slice::Cpu(x), SliceMut::Cpu(y)) = (call.x, call.y);
-    let product = Product {
-        rows: call.m,
-        cols: call.n,
-        depth: call.k,
-        alpha: call.alpha,
-        accumulate: call.accumulate,
-        precision: call.precision,
-        left: x,
-        right: Right { values: Values::of(call.w), order: Order::Columns },
-        output: Output(y.as_mut_ptr()),
-    };
-    product.run(cpu);
+    Product::forward(call).run(cpu);
 }
 
 pub(super) fn dx(call: Dx<'_>, cpu: &Cpu) {
-    let (Slice::Cpu(dy), SliceMut::Cpu(dx)) = (call.dy, call.dx);
-    let product = Product {
-        rows: call.m,
-        cols: call.k,
-        depth: call.n,
-        alpha: call.alpha,
-        accumulate: call.accumulate,
-        precision: call.precision,
-        left: dy,
-        right: Right { values: Values::of(call.w), order: Order::Rows },
-        output: Output(dx.as_mut_ptr()),
+    Product::dx(call).run(cpu);
+}
+
+pub(super) fn adapted_forward(call: Forward<'_>, update: LowRank<'_>, cpu: &Cpu) {
+    let Slice::Cpu(x) = call.x;
+    let (Slice::Cpu(a), Slice::Cpu(b), SliceMut::Cpu(between)) = (update.a, update.b, update.between);
+    let product = Product::forward(call);
+    let update = Update {
+        rows: update.rows,
+        rank: update.rank,
+        down: Right { values: Values::F32(a), order: Order::Columns },
+        down_alpha: 1.0,
+        up: Right { values: Values::F32(b), order: Order::Columns },
+        up_alpha: update.scaling,
+        between,
     };
-    product.run(cpu);
+    product.run_with(update, x, cpu);
+}
+
+pub(super) fn adapted_dx(call: Dx<'_>, update: LowRank<'_>, cpu: &Cpu) {
+    let Slice::Cpu(dy) = call.dy;
+    let (Slice::Cpu(a), Slice::Cpu(b), SliceMut::Cpu(between)) = (update.a, update.b, update.between);
+    let product = Product::dx(call);
+    let update = Update {
+        rows: update.rows,
+        rank: update.rank,
+        down: Right { values: Values::F32(b), order: Order::Rows },
+        down_alpha: update.scaling,
+        up: Right { values: Values::F32(a), order: Order::Rows },
+        up_alpha: 1.0,
+        between,
+    };
+    product.run_with(update, dy, cpu);
 }
 
 pub(super) fn dw(call: Dw<'_>, cpu: &Cpu) {
@@ -82,7 +90,7 @@ pub(super) fn dw(call: Dw<'_>, cpu: &Cpu) {
             alpha: call.alpha,
             accumulate: call.accumulate,
             precision: call.precision,
-            left: tiles::Left::Columns(dy),
+            left: tiles::Left::Columns(dy.as_ptr()),
             right: Right { values: Values::F32(x), order: Order::Rows },
             output: Output(dw.as_mut_ptr()),
         };
@@ -160,21 +168,54 @@ impl<'a> Values<'a> {
     }
 }
 
-impl Product<'_> {
+/// `between[rows, rank] = down_alpha * left · down`, `output[..rows] += up_alpha * between · up`, beside a [`Product`].
+struct Update<'a> {
+    rows: usize,
+    rank: usize,
+    /// `[depth, rank]`
+    down: Right<'a>,
+    down_alpha: f32,
+    /// `[rank, cols]`
+    up: Right<'a>,
+    up_alpha: f32,
+    between: &'a mut [f32],
+}
+
+impl<'a> Product<'a> {
+    fn forward(call: Forward<'a>) -> Product<'a> {
+        let (Slice::Cpu(x), SliceMut::Cpu(y)) = (call.x, call.y);
+        Product {
+            rows: call.m,
+            cols: call.n,
+            depth: call.k,
+            alpha: call.alpha,
+            accumulate: call.accumulate,
+            precision: call.precision,
+            left: x,
+            right: Right { values: Values::of(call.w), order: Order::Columns },
+            output: Output(y.as_mut_ptr()),
+        }
+    }
+
+    fn dx(call: Dx<'a>) -> Product<'a> {
+        let (Slice::Cpu(dy), SliceMut::Cpu(dx)) = (call.dy, call.dx);
+        Product {
+            rows: call.m,
+            cols: call.k,
+            depth: call.n,
+            alpha: call.alpha,
+            accumulate: call.accumulate,
+            precision: call.precision,
+            left: dy,
+            right: Right { values: Values::of(call.w), order: Order::Rows },
+            output: Output(dx.as_mut_ptr()),
+        }
+    }
+
     fn run(&self, cpu: &Cpu) {
         #[cfg(target_arch = "x86_64")]
         {
-            let product = tiles::TileProduct {
-                rows: self.rows,
-                cols: self.cols,
-                depth: self.depth,
-                alpha: self.alpha,
-                accumulate: self.accumulate,
-                precision: self.precision,
-                left: tiles::Left::Rows(self.left),
-                right: self.right,
-                output: self.output,
-            };
+            let product = self.on_tiles();
             if product.fits(cpu) {
                 return product.run(cpu);
             }
@@ -182,6 +223,58 @@ impl Product<'_> {
         run_tasks(cpu, [self.rows, self.cols, self.depth], |rows, cols, scratch| {
             cpu.isa().dispatch(Block { product: self, rows, cols, scratch })
         });
+    }
+
+    fn run_with(&self, update: Update<'_>, left: &[f32], cpu: &Cpu) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let product = self.on_tiles();
+            if product.fits(cpu) && update.rows > 0 && update.rank > 0 {
+                return product.run_with(update, cpu);
+            }
+        }
+        self.run(cpu);
+        let Update { rows, rank, down, down_alpha, up, up_alpha, between } = update;
+        let (depth, cols, precision) = (self.depth, self.cols, self.precision);
+        Product {
+            rows,
+            cols: rank,
+            depth,
+            alpha: down_alpha,
+            accumulate: Accumulate::Set,
+            precision,
+            left: &left[..rows * depth],
+            right: down,
+            output: Output(between.as_mut_ptr()),
+        }
+        .run(cpu);
+        Product {
+            rows,
+            cols,
+            depth: rank,
+            alpha: up_alpha,
+            accumulate: Accumulate::Add,
+            precision,
+            left: between,
+            right: up,
+            output: self.output,
+        }
+        .run(cpu);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn on_tiles(&self) -> tiles::TileProduct<'_> {
+        tiles::TileProduct {
+            rows: self.rows,
+            cols: self.cols,
+            depth: self.depth,
+            alpha: self.alpha,
+            accumulate: self.accumulate,
+            precision: self.precision,
+            left: tiles::Left::Rows(self.left.as_ptr()),
+            right: self.right,
+            output: self.output,
+        }
     }
 
     /// The depth in blocks: as many as needed, nearly equal, multiples of 32 (whole vectors of 16-bit weights).

@@ -72,6 +72,28 @@ pub struct Dw<'a> {
     pub precision: Precision,
 }
 
+/// An adapter's update of a layer, for the first `rows` rows of a product.
+pub struct LowRank<'a> {
+    pub rows: usize,
+    pub rank: usize,
+    pub scaling: f32,
+    /// `[rank, k]`
+    pub a: Slice<'a, f32>,
+    /// `[n, rank]`
+    pub b: Slice<'a, f32>,
+    /// `[rows, rank]`, written
+    pub between: SliceMut<'a, f32>,
+}
+
+impl LowRank<'_> {
+    fn check(&self, kernel: &'static str, [m, n, k]: [usize; 3]) -> Result<()> {
+        check(kernel, "rows of the update", self.rows.min(m), [self.rows, 1])?;
+        check(kernel, "a", self.a.len(), [self.rank, k])?;
+        check(kernel, "b", self.b.len(), [n, self.rank])?;
+        check(kernel, "between", self.between.len(), [self.rows, self.rank])
+    }
+}
+
 impl Forward<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply.
@@ -81,6 +103,23 @@ impl Forward<'_> {
         check("gemm.forward", "y", self.y.len(), [self.m, self.n])?;
         match device {
             Device::Cpu(cpu) => cpu::forward(self, cpu),
+        }
+        Ok(())
+    }
+
+    /// As [`Forward::run`], then on the first rows `between = x · aᵀ` and `y += scaling * between · bᵀ`: `x` and `y` pass
+    /// through memory once, not twice. `alpha` is 1.
+    ///
+    /// # Errors
+    /// As [`Forward::run`].
+    pub fn run_with(self, update: LowRank<'_>, device: &Device) -> Result<()> {
+        check("gemm.forward", "x", self.x.len(), [self.m, self.k])?;
+        check("gemm.forward", "w", self.w.len(), [self.n, self.k])?;
+        check("gemm.forward", "y", self.y.len(), [self.m, self.n])?;
+        update.check("gemm.forward", [self.m, self.n, self.k])?;
+        assert!(self.alpha == 1.0, "a layer is not scaled");
+        match device {
+            Device::Cpu(cpu) => cpu::adapted_forward(self, update, cpu),
         }
         Ok(())
     }
@@ -95,6 +134,22 @@ impl Dx<'_> {
         check("gemm.dx", "dx", self.dx.len(), [self.m, self.k])?;
         match device {
             Device::Cpu(cpu) => cpu::dx(self, cpu),
+        }
+        Ok(())
+    }
+
+    /// As [`Dx::run`], then on the first rows `between = scaling * dy · b` and `dx += between · a`. `alpha` is 1.
+    ///
+    /// # Errors
+    /// As [`Forward::run`].
+    pub fn run_with(self, update: LowRank<'_>, device: &Device) -> Result<()> {
+        check("gemm.dx", "dy", self.dy.len(), [self.m, self.n])?;
+        check("gemm.dx", "w", self.w.len(), [self.n, self.k])?;
+        check("gemm.dx", "dx", self.dx.len(), [self.m, self.k])?;
+        update.check("gemm.dx", [self.m, self.n, self.k])?;
+        assert!(self.alpha == 1.0, "a layer is not scaled");
+        match device {
+            Device::Cpu(cpu) => cpu::adapted_dx(self, update, cpu),
         }
         Ok(())
     }

@@ -102,6 +102,76 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     }
 }
 
+/// `output` and `between` of a product with an update of its first `rows` rows; the output is added to.
+fn updated(
+    device: &Device,
+    layout: Layout,
+    [m, n, k]: [usize; 3],
+    rows: usize,
+    rank: usize,
+    scaling: f32,
+) -> [Buffer<f32>; 2] {
+    let mut inputs = Inputs::of(&[n, k, rank]);
+    let (depth, cols) = if let FORWARD = layout { (k, n) } else { (n, k) };
+    let w = device.upload("w", &inputs.normal_bf16(n * k, 0.1)).unwrap();
+    let [a, b] = [rank * k, n * rank].map(|len| device.upload("update", &inputs.normal(len, 0.2)).unwrap());
+    let left = device.upload("left", &inputs.normal(m * depth, 1.0)).unwrap();
+    let mut output = device.upload("output", &vec![1.0; m * cols]).unwrap();
+    let mut between = device.alloc("between", rows * rank).unwrap();
+    let update = LowRank { rows, rank, scaling, a: a.view(), b: b.view(), between: between.view_mut() };
+    let (x, w, y) = (left.view(), WeightSlice::Bf16(w.view()), output.view_mut());
+    let (accumulate, alpha, precision) = (Accumulate::Add, 1.0, Precision::F32);
+    match layout {
+        FORWARD => Forward { m, n, k, alpha, x, w, y, accumulate, precision }.run_with(update, device),
+        _ => Dx { m, n, k, alpha, dy: x, w, dx: y, accumulate, precision }.run_with(update, device),
+    }
+    .unwrap();
+    [output, between]
+}
+
+/// Every path against the portable one, which makes three products of it. The shapes take rows apart and columns, updates that
+/// end inside a block of rows, and ranks of more than one panel.
+#[test]
+fn an_update_is_two_more_products() {
+    let portable = Device::cpu_with(Some(1), Isa::Portable).unwrap();
+    for layout in [FORWARD, DX] {
+        for ([m, n, k], rows, rank) in [
+            ([70, 40, 90], 70, 4),
+            ([300, 64, 96], 150, 16),
+            ([300, 96, 700], 33, 40),
+            ([9, 500, 120], 5, 8),
+            ([40, 33, 31], 0, 3),
+        ] {
+            let [want, want_between] = updated(&portable, layout, [m, n, k], rows, rank, 1.5).map(|y| y.download());
+            for device in devices() {
+                let [got, between] = updated(&device, layout, [m, n, k], rows, rank, 1.5).map(|y| y.download());
+                for (what, got, want) in [("output", got, &want), ("between", between, &want_between)] {
+                    let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+                    let error = got.iter().zip(want).fold(0.0f32, |largest, (a, b)| largest.max((a - b).abs()));
+                    let case = format!("[{m}, {n}, {k}], {rows} rows, rank {rank}: {what} on {}", device.describe());
+                    assert!(error <= 4e-6 * largest, "{case}: {error} of {largest}");
+                    assert!(got.iter().all(|x| x.is_finite()), "{case}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_updated_row_has_the_same_bits_among_others() {
+    for layout in [FORWARD, DX] {
+        let [n, k] = [70, 700];
+        let cols = if let FORWARD = layout { n } else { k };
+        for device in devices() {
+            let [all, _] = updated(&device, layout, [200, n, k], 100, 8, 2.0).map(|y| bits(&y));
+            for m in [1, 5, 33] {
+                let [few, _] = updated(&device, layout, [m, n, k], m, 8, 2.0).map(|y| bits(&y));
+                assert_eq!(few, all[..m * cols], "{m} rows on {}", device.describe());
+            }
+        }
+    }
+}
+
 /// A zero times infinity is NaN: no term is skipped because the other factor is zero.
 #[test]
 fn nan_and_infinity_reach_the_rows_that_they_belong_to() {

@@ -7,7 +7,9 @@
 //!
 //! Both operands are packed into [`pack`]ed panels. Where there are more rows than columns, the right operand is packed once by
 //! all threads and tasks are blocks of rows, which pack their own rows and keep them in the second-level cache while the right
-//! panels pass. Otherwise the left operand is packed once and tasks are ranges of columns.
+//! panels pass. Otherwise the left operand is packed once and tasks are ranges of columns. An adapter's update of a layer rides
+//! along with a block of rows: its two products read the rows where they are packed, and add to the sums while they are in
+//! cache.
 //!
 //! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the depth is cut
 //! into blocks by its length alone, and the sums go through the blocks in order.
@@ -16,7 +18,7 @@ mod microkernel;
 mod pack;
 
 use super::scratch::{self, with_scratch};
-use super::{Order, Output, Right, Values};
+use super::{Order, Output, Right, Update, Values};
 use crate::Precision;
 use crate::cpu::{Isa, amx};
 use crate::device::Cpu;
@@ -48,18 +50,18 @@ pub(super) struct TileProduct<'a> {
     pub(super) alpha: f32,
     pub(super) accumulate: Accumulate,
     pub(super) precision: Precision,
-    pub(super) left: Left<'a>,
+    pub(super) left: Left,
     pub(super) right: Right<'a>,
     pub(super) output: Output,
 }
 
-/// The left operand and how it lies.
+/// The left operand and how it lies. Pointers, because a task may have just written what it reads.
 #[derive(Clone, Copy)]
-pub(super) enum Left<'a> {
+pub(super) enum Left {
     /// `[rows, depth]`
-    Rows(&'a [f32]),
+    Rows(*const f32),
     /// `[depth, rows]`
-    Columns(&'a [f32]),
+    Columns(*const f32),
 }
 
 impl TileProduct<'_> {
@@ -70,59 +72,148 @@ impl TileProduct<'_> {
 
     /// Computes it. It [`fits`](Self::fits).
     pub(super) fn run(&self, cpu: &Cpu) {
-        assert!(self.fits(cpu), "the caller asked");
         let plan = Plan::new(self);
-        let work = (self.rows + 16).saturating_mul(self.cols).saturating_mul(self.depth);
-        let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
-        let in_parallel = |tasks: usize, task: &(dyn Fn(usize) + Sync)| {
-            if threads == 1 {
-                (0..tasks).for_each(task);
-            } else {
-                cpu.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(task));
-            }
-        };
-        let [row_panels, col_panels] = [self.rows, self.cols].map(|side| side.div_ceil(BLOCK));
-        let few_rows = row_panels * plan.left_panel <= LEFT_BYTES || row_panels < TASKS_PER_THREAD * threads;
-        if col_panels > row_panels && few_rows {
-            let per_task = col_panels.div_ceil(TASKS_PER_THREAD * threads);
-            scratch::with_shared(row_panels * plan.left_panel + BEYOND, |left| {
-                let left = Shared(left);
-                let packs = row_panels.min(TASKS_PER_THREAD * threads);
-                in_parallel(packs, &|task| {
-                    let panels = part(row_panels, packs, task);
-                    // SAFETY: the shared memory holds all panels, and each task writes its own.
-                    unsafe { plan.pack_left(panels.clone(), left.at().add(panels.start * plan.left_panel)) };
-                });
-                in_parallel(col_panels.div_ceil(per_task), &|task| {
-                    let panels = task * per_task..((task + 1) * per_task).min(col_panels);
-                    // SAFETY: the panels were packed above, for the whole product.
-                    unsafe { plan.columns(panels, left.at(), row_panels) };
-                });
-            });
+        let threads = self.threads(cpu);
+        if self.by_columns(&plan, threads) {
+            self.columns_apart(&plan, cpu, threads);
         } else {
-            let per_task = (LEFT_BYTES / plan.left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads));
-            let per_pass = (RIGHT_BYTES / plan.right_panel).clamp(1, col_panels);
-            scratch::with_shared(per_pass * plan.right_panel + BEYOND, |right| {
-                let right = Shared(right);
-                for first in (0..col_panels).step_by(per_pass) {
-                    let pass = first..(first + per_pass).min(col_panels);
-                    let packs = pass.len().min(2 * TASKS_PER_THREAD * threads);
-                    in_parallel(packs, &|task| {
-                        let part = part(pass.len(), packs, task);
-                        // SAFETY: the shared memory holds the panels of a pass, and each task writes its own.
-                        unsafe {
-                            let to = right.at().add(part.start * plan.right_panel);
-                            plan.pack_right(first + part.start..first + part.end, to);
-                        }
-                    });
-                    in_parallel(row_panels.div_ceil(per_task), &|task| {
-                        let panels = task * per_task..((task + 1) * per_task).min(row_panels);
-                        // SAFETY: the panels were packed above, for this pass.
-                        unsafe { plan.rows(panels, right.at(), pass.clone()) };
-                    });
-                }
-            });
+            self.rows_apart(&plan, None, cpu, threads);
         }
+    }
+
+    /// Computes it and an update of its first rows, with the bits of the three products one after the other, where the second
+    /// factor of the update is scaled rather than the result.
+    pub(super) fn run_with(&self, update: Update<'_>, cpu: &Cpu) {
+        let Update { rows, rank, down, down_alpha, up, up_alpha, between } = update;
+        let TileProduct { cols, depth, precision, .. } = *self;
+        let scaled: Vec<f32> = match up.values {
+            Values::F32(values) if up_alpha != 1.0 => values.iter().map(|x| x * up_alpha).collect(),
+            _ => Vec::new(),
+        };
+        let up = if scaled.is_empty() { up } else { Right { values: Values::F32(&scaled), ..up } };
+        let between = between.as_mut_ptr();
+        let down = TileProduct {
+            rows,
+            cols: rank,
+            depth,
+            alpha: down_alpha,
+            accumulate: Accumulate::Set,
+            precision,
+            left: self.left,
+            right: down,
+            output: Output(between),
+        };
+        let up = TileProduct {
+            rows,
+            cols,
+            depth: rank,
+            alpha: 1.0,
+            accumulate: Accumulate::Add,
+            precision,
+            left: Left::Rows(between),
+            right: up,
+            output: self.output,
+        };
+        let plan = Plan::new(self);
+        let threads = self.threads(cpu);
+        if self.by_columns(&plan, threads) {
+            self.columns_apart(&plan, cpu, threads);
+            down.run(cpu);
+            up.run(cpu);
+        } else {
+            self.rows_apart(&plan, Some([&Plan::new(&down), &Plan::new(&up)]), cpu, threads);
+        }
+    }
+
+    fn threads(&self, cpu: &Cpu) -> usize {
+        let work = (self.rows + 16).saturating_mul(self.cols).saturating_mul(self.depth);
+        if work < PARALLEL_WORK { 1 } else { cpu.threads() }
+    }
+
+    /// Whether tasks are ranges of columns.
+    fn by_columns(&self, plan: &Plan<'_>, threads: usize) -> bool {
+        let [row_panels, col_panels] = self.panels();
+        let few_rows = row_panels * plan.left_panel <= LEFT_BYTES || row_panels < TASKS_PER_THREAD * threads;
+        col_panels > row_panels && few_rows
+    }
+
+    fn panels(&self) -> [usize; 2] {
+        [self.rows, self.cols].map(|side| side.div_ceil(BLOCK))
+    }
+
+    fn columns_apart(&self, plan: &Plan<'_>, cpu: &Cpu, threads: usize) {
+        let [row_panels, col_panels] = self.panels();
+        let per_task = col_panels.div_ceil(TASKS_PER_THREAD * threads);
+        scratch::with_shared(row_panels * plan.left_panel + BEYOND, |left| {
+            let left = Shared(left);
+            let packs = row_panels.min(TASKS_PER_THREAD * threads);
+            in_parallel(cpu, threads, packs, |task| {
+                let panels = part(row_panels, packs, task);
+                // SAFETY: the shared memory holds all panels, and each task writes its own.
+                unsafe { plan.pack_left(panels.clone(), left.at().add(panels.start * plan.left_panel)) };
+            });
+            in_parallel(cpu, threads, col_panels.div_ceil(per_task), |task| {
+                let panels = task * per_task..((task + 1) * per_task).min(col_panels);
+                // SAFETY: the panels were packed above, for the whole product.
+                unsafe { plan.columns(panels, left.at(), row_panels) };
+            });
+        });
+    }
+
+    /// `update`: the plans of its two products.
+    fn rows_apart(&self, plan: &Plan<'_>, update: Option<[&Plan<'_>; 2]>, cpu: &Cpu, threads: usize) {
+        let [row_panels, col_panels] = self.panels();
+        let per_task = (LEFT_BYTES / plan.left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads));
+        let per_pass = (RIGHT_BYTES / plan.right_panel).clamp(1, col_panels);
+        // the right panels of a pass, and behind them those of the update
+        let right_bytes = per_pass * plan.right_panel;
+        let [down_bytes, up_bytes] = match update {
+            Some([down, up]) => [down.product.panels()[1] * down.right_panel, per_pass * up.right_panel],
+            None => [0, 0],
+        };
+        scratch::with_shared(right_bytes + down_bytes + up_bytes + BEYOND, |right| {
+            let right = Shared(right);
+            let (down_at, up_at) = (right_bytes, right_bytes + down_bytes);
+            for first in (0..col_panels).step_by(per_pass) {
+                let pass = first..(first + per_pass).min(col_panels);
+                let packs = pass.len().min(2 * TASKS_PER_THREAD * threads);
+                in_parallel(cpu, threads, packs, |task| {
+                    let part = part(pass.len(), packs, task);
+                    let panels = first + part.start..first + part.end;
+                    // SAFETY: the shared memory holds the panels of a pass, and each task writes its own.
+                    unsafe {
+                        plan.pack_right(panels.clone(), right.at().add(part.start * plan.right_panel));
+                        if let Some([down, up]) = update {
+                            up.pack_right(panels, right.at().add(up_at + part.start * up.right_panel));
+                            if task == 0 {
+                                down.pack_right(0..down.product.panels()[1], right.at().add(down_at));
+                            }
+                        }
+                    }
+                });
+                in_parallel(cpu, threads, row_panels.div_ceil(per_task), |task| {
+                    let rows = task * per_task..((task + 1) * per_task).min(row_panels);
+                    // SAFETY: the panels were packed above, for this pass.
+                    unsafe {
+                        let update = update.map(|plans| RowsUpdate {
+                            plans,
+                            down: right.at().add(down_at),
+                            up: right.at().add(up_at),
+                        });
+                        plan.rows(rows, right.at(), pass.clone(), update);
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Runs `task` for each number below `tasks`, on the pool if there is more than one thread for them.
+fn in_parallel(cpu: &Cpu, threads: usize, tasks: usize, task: impl Fn(usize) + Sync + Send) {
+    if threads == 1 {
+        (0..tasks).for_each(task);
+    } else {
+        cpu.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(task));
     }
 }
 
@@ -157,6 +248,14 @@ struct Plan<'a> {
     block_steps: usize,
     /// What is multiplied one after the other, each over the whole depth.
     passes: Vec<Pass>,
+}
+
+/// The two products of an update, `down` and `up`, and where their right panels lie.
+#[derive(Clone, Copy)]
+struct RowsUpdate<'a> {
+    plans: [&'a Plan<'a>; 2],
+    down: *const u8,
+    up: *const u8,
 }
 
 /// Pairs of terms whose products are added together.
@@ -229,14 +328,14 @@ impl<'a> Plan<'a> {
         unsafe {
             match self.product.left {
                 Left::Rows(values) => {
-                    let matrix = Matrix { at: values.as_ptr(), stride: depth, side: rows, depth };
+                    let matrix = Matrix { at: values, stride: depth, side: rows, depth };
                     match self.left_terms {
                         1 => pack::along_depth::<_, 1>(matrix, Role::Left, panels, to),
                         _ => pack::along_depth::<_, 3>(matrix, Role::Left, panels, to),
                     }
                 }
                 Left::Columns(values) => {
-                    let matrix = Matrix { at: values.as_ptr(), stride: rows, side: rows, depth };
+                    let matrix = Matrix { at: values, stride: rows, side: rows, depth };
                     match self.left_terms {
                         1 => pack::across_depth::<_, 1>(matrix, Role::Left, panels, to),
                         _ => pack::across_depth::<_, 3>(matrix, Role::Left, panels, to),
@@ -306,21 +405,45 @@ impl<'a> Plan<'a> {
         });
     }
 
-    /// A task of row panels: packs them and multiplies them by each right panel of a pass.
+    /// A task of row panels: packs them and multiplies them by each right panel of a pass. Rows of an update go through its two
+    /// products on the way, while they are in cache.
     ///
     /// # Safety
-    /// `right` holds the panels `pass`, packed.
-    unsafe fn rows(&self, rows: Range<usize>, right: *const u8, pass: Range<usize>) {
+    /// `right` holds the panels `pass`, packed, and the update its own.
+    unsafe fn rows(&self, rows: Range<usize>, right: *const u8, pass: Range<usize>, update: Option<RowsUpdate<'_>>) {
         with_scratch(|scratch| {
-            let left = scratch.left.bytes(rows.len() * self.left_panel + BEYOND);
+            let left_bytes = rows.len() * self.left_panel;
+            let updated = update.as_ref().map_or(rows.start..rows.start, |update| {
+                rows.start..rows.end.min(update.plans[0].product.panels()[0]).max(rows.start)
+            });
+            let between_bytes = update.as_ref().map_or(0, |update| updated.len() * update.plans[1].left_panel);
+            let left = scratch.left.bytes(left_bytes + between_bytes + BEYOND);
+            let between = left.wrapping_add(left_bytes);
             let sums = scratch.partial.floats(rows.len() * BLOCK * BLOCK);
-            // SAFETY: the panels are the product's, the scratch holds them; the caller's contract.
-            unsafe { self.pack_left(rows.clone(), left) };
+            // SAFETY: the panels are the products', the scratch holds them; the caller's contract.
+            unsafe {
+                self.pack_left(rows.clone(), left);
+                if let Some(RowsUpdate { plans: [down, up], down: panels, .. }) = update {
+                    if pass.start == 0 {
+                        for col in 0..down.product.panels()[1] {
+                            let panel = panels.wrapping_add(col * down.right_panel);
+                            down.strip(updated.clone(), left, col, panel, right, sums);
+                        }
+                    }
+                    up.pack_left(updated.clone(), between);
+                }
+            }
             for (index, col) in pass.enumerate() {
                 let panel = right.wrapping_add(index * self.right_panel);
                 let next = panel.wrapping_add(self.right_panel);
                 // SAFETY: as above.
-                unsafe { self.strip(rows.clone(), left, col, panel, next, sums) };
+                unsafe {
+                    self.strip(rows.clone(), left, col, panel, next, sums);
+                    if let Some(RowsUpdate { plans: [_, up], up: panels, .. }) = update {
+                        let panel = panels.wrapping_add(index * up.right_panel);
+                        up.strip(updated.clone(), between, col, panel, next, sums);
+                    }
+                }
             }
         });
     }
