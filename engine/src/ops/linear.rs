@@ -56,7 +56,7 @@ pub fn linear(tape: &mut Tape, x: &Var, linear: &Linear) -> Result<Var> {
             let (a, b) = (update.lora_a.read(), update.lora_b.read());
             let (a, b, between) = (a.view(), b.view(), u.view_mut());
             let update = gemm::LowRank { rows: policy_rows, rank, scaling: update.scaling, a, b, between };
-            product.run_with(update, tape.device())?;
+            product.run_with(Some(update), tape.device())?;
             Some(u)
         }
         Some(update) => {
@@ -193,8 +193,8 @@ impl Backward for Node {
         match masks {
             None => {
                 let between = du.view_mut();
-                product
-                    .run_with(gemm::LowRank { rows: m, rank, scaling, a: a.view(), b: b.view(), between }, &device)?;
+                let update = gemm::LowRank { rows: m, rank, scaling, a: a.view(), b: b.view(), between };
+                product.run_with(Some(update), &device)?;
             }
             Some(_) => {
                 product.run(&device)?;

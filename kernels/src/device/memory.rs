@@ -1,8 +1,8 @@
 //! Host memory from an arena, with names and a high-water mark.
 //!
 //! A training step allocates much the same again and again, and fresh pages cost a fault each (1 to 2.5 GB/s on a busy
-//! machine). So blocks are cut from large mappings, as small as possible a gap first, and gaps that touch become one: whatever
-//! the sizes of the next step, its blocks lie where those of the last one lay.
+//! machine). So a block is cut from the smallest gap of large mappings that holds it, and gaps that touch become one: whatever the
+//! sizes of the next step, its blocks lie where those of the last one lay.
 
 use super::pages::{self, HUGE_PAGE};
 use crate::{KernelError, Result};
@@ -149,9 +149,9 @@ impl State {
         let least = len.checked_next_multiple_of(HUGE_PAGE)?;
         let all: usize = self.mappings.iter().map(|mapping| mapping.len).sum();
         let wanted = least.max(all).max(MAPPING).next_multiple_of(HUGE_PAGE);
-        let (at, len) = match pages::map(wanted, HUGE_PAGE) {
+        let (at, len) = match pages::map(wanted) {
             Some(at) => (at, wanted),
-            None => (pages::map(least, HUGE_PAGE)?, least),
+            None => (pages::map(least)?, least),
         };
         self.mappings.push(Mapping { at, len });
         self.insert(Place { mapping: self.mappings.len() - 1, offset: 0 }, Gap { len, touched: 0 });
@@ -167,21 +167,13 @@ impl State {
             let largest = self.gaps.iter().max_by_key(|(_, gap)| gap.touched).map(|(place, _)| *place);
             let place = largest.expect("touched bytes are those of gaps");
             let gap = self.remove(place);
-            let given_back = self.give_back(place, gap.touched);
-            self.insert(place, Gap { touched: gap.touched - given_back, ..gap });
-            if given_back == 0 {
+            // SAFETY: the gap lies in the mapping, and nobody uses it.
+            let done = unsafe { pages::forget(self.mappings[place.mapping].at.add(place.offset), gap.touched) };
+            self.insert(place, Gap { touched: if done { 0 } else { gap.touched }, ..gap });
+            if !done {
                 return;
             }
         }
-    }
-
-    /// Gives back the pages of the first `touched` bytes at `place`. They are zeros from then on, all or none of them.
-    fn give_back(&self, place: Place, touched: usize) -> usize {
-        let &Mapping { at, len } = &self.mappings[place.mapping];
-        // whole pages inside; the edges are filled with zeros
-        // SAFETY: the gap lies in the mapping, and nobody uses it.
-        let done = unsafe { pages::forget(at.add(place.offset), touched.min(len - place.offset)) };
-        if done { touched } else { 0 }
     }
 
     fn insert(&mut self, place: Place, gap: Gap) {
@@ -232,7 +224,7 @@ impl Drop for State {
     fn drop(&mut self) {
         for Mapping { at, len } in self.mappings.drain(..) {
             // SAFETY: `map` made it with this length; every block holds the memory alive, so none is left.
-            unsafe { pages::unmap(at, len, HUGE_PAGE) };
+            unsafe { pages::unmap(at, len) };
         }
     }
 }

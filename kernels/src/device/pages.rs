@@ -8,12 +8,11 @@ use std::ptr::NonNull;
 /// The size of a huge page on x86-64 and on arm64 with pages of 4 KiB.
 pub(super) const HUGE_PAGE: usize = 2 << 20;
 
-/// `bytes` zeros at a multiple of `align`, a power of two; none if the system refuses. `bytes` is a positive multiple of
-/// 64 KiB, so of every page size in use.
+/// `bytes` zeros at a multiple of [`HUGE_PAGE`]; none if the system refuses. `bytes` is a positive multiple of it too.
 #[cfg(unix)]
-pub(super) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-    // a mapping begins at a page; for more, more is mapped and both ends are given back
-    let total = bytes.checked_add(align)?;
+pub(super) fn map(bytes: usize) -> Option<NonNull<u8>> {
+    // a mapping begins at a page of any size: more is mapped and both ends are given back
+    let total = bytes.checked_add(HUGE_PAGE)?;
     // SAFETY: a new private mapping touches no memory that is in use.
     let at = unsafe {
         libc::mmap(
@@ -28,10 +27,10 @@ pub(super) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     if at == libc::MAP_FAILED {
         return None;
     }
-    let before = at.addr().next_multiple_of(align) - at.addr();
-    let after = align - before;
-    // SAFETY: `before + bytes + after` is the mapping just made, nobody knows of it yet, and the parts are whole pages: `align`
-    // and the mapping's address are multiples of the page, so `before` is one.
+    let before = at.addr().next_multiple_of(HUGE_PAGE) - at.addr();
+    let after = HUGE_PAGE - before;
+    // SAFETY: `before + bytes + after` is the mapping just made, nobody knows of it yet, and the parts are whole pages: a
+    // huge page and the mapping's address are multiples of the page, so `before` is one.
     unsafe {
         let start = at.cast::<u8>().add(before);
         if before > 0 {
@@ -40,11 +39,9 @@ pub(super) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
         if after > 0 {
             libc::munmap(start.add(bytes).cast(), after);
         }
+        // the advice changes no content, and its failure does not matter
         #[cfg(target_os = "linux")]
-        if align >= HUGE_PAGE {
-            // the advice changes no content, and its failure does not matter
-            libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE);
-        }
+        libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE);
         NonNull::new(start)
     }
 }
@@ -54,7 +51,7 @@ pub(super) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
 /// # Safety
 /// Nobody uses the memory any more.
 #[cfg(unix)]
-pub(super) unsafe fn unmap(at: NonNull<u8>, bytes: usize, _align: usize) {
+pub(super) unsafe fn unmap(at: NonNull<u8>, bytes: usize) {
     // SAFETY: the range is a mapping of ours, by the contract.
     unsafe { libc::munmap(at.as_ptr().cast(), bytes) };
 }
@@ -93,8 +90,8 @@ pub(super) unsafe fn forget(_at: NonNull<u8>, _bytes: usize) -> bool {
 
 /// As on Unix, from the standard library's allocator.
 #[cfg(not(unix))]
-pub(super) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-    let layout = std::alloc::Layout::from_size_align(bytes, align).ok()?;
+pub(super) fn map(bytes: usize) -> Option<NonNull<u8>> {
+    let layout = std::alloc::Layout::from_size_align(bytes, HUGE_PAGE).ok()?;
     // SAFETY: `bytes` is positive.
     NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
 }
@@ -104,8 +101,8 @@ pub(super) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
 /// # Safety
 /// Nobody uses the memory any more.
 #[cfg(not(unix))]
-pub(super) unsafe fn unmap(at: NonNull<u8>, bytes: usize, align: usize) {
-    let layout = std::alloc::Layout::from_size_align(bytes, align).expect("`map` made this layout");
+pub(super) unsafe fn unmap(at: NonNull<u8>, bytes: usize) {
+    let layout = std::alloc::Layout::from_size_align(bytes, HUGE_PAGE).expect("`map` made this layout");
     // SAFETY: `map` allocated it with this layout; nobody uses it, by the contract.
     unsafe { std::alloc::dealloc(at.as_ptr(), layout) };
 }

@@ -39,63 +39,31 @@ const TASKS_PER_THREAD: usize = 4;
 /// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
 const PARALLEL_WORK: usize = 1 << 20;
 
-pub(super) fn forward(call: Forward<'_>, cpu: &Cpu) {
-    Product::forward(call).run(cpu);
+pub(super) fn forward(call: Forward<'_>, update: Option<LowRank<'_>>, cpu: &Cpu) {
+    Product::forward(call).run_with(update, cpu);
 }
 
-pub(super) fn dx(call: Dx<'_>, cpu: &Cpu) {
-    Product::dx(call).run(cpu);
-}
-
-pub(super) fn adapted_forward(call: Forward<'_>, update: LowRank<'_>, cpu: &Cpu) {
-    let Slice::Cpu(x) = call.x;
-    let (Slice::Cpu(a), Slice::Cpu(b), SliceMut::Cpu(between)) = (update.a, update.b, update.between);
-    let product = Product::forward(call);
-    let update = Update {
-        rows: update.rows,
-        rank: update.rank,
-        down: Right { values: Values::F32(a), order: Order::Columns },
-        down_alpha: 1.0,
-        up: Right { values: Values::F32(b), order: Order::Columns },
-        up_alpha: update.scaling,
-        between,
-    };
-    product.run_with(update, x, cpu);
-}
-
-pub(super) fn adapted_dx(call: Dx<'_>, update: LowRank<'_>, cpu: &Cpu) {
-    let Slice::Cpu(dy) = call.dy;
-    let (Slice::Cpu(a), Slice::Cpu(b), SliceMut::Cpu(between)) = (update.a, update.b, update.between);
-    let product = Product::dx(call);
-    let update = Update {
-        rows: update.rows,
-        rank: update.rank,
-        down: Right { values: Values::F32(b), order: Order::Rows },
-        down_alpha: update.scaling,
-        up: Right { values: Values::F32(a), order: Order::Rows },
-        up_alpha: 1.0,
-        between,
-    };
-    product.run_with(update, dy, cpu);
+pub(super) fn dx(call: Dx<'_>, update: Option<LowRank<'_>>, cpu: &Cpu) {
+    Product::dx(call).run_with(update, cpu);
 }
 
 pub(super) fn dw(call: Dw<'_>, cpu: &Cpu) {
     let (Slice::Cpu(dy), Slice::Cpu(x), SliceMut::Cpu(dw)) = (call.dy, call.x, call.dw);
     #[cfg(target_arch = "x86_64")]
     {
-        let product = tiles::TileProduct {
+        let product = Product {
             rows: call.n,
             cols: call.k,
             depth: call.m,
             alpha: call.alpha,
             accumulate: call.accumulate,
             precision: call.precision,
-            left: tiles::Left::Columns(dy.as_ptr()),
+            left: Left::Columns(dy.as_ptr()),
             right: Right { values: Values::F32(x), order: Order::Rows },
             output: Output(dw.as_mut_ptr()),
         };
-        if product.fits(cpu) {
-            return product.run(cpu);
+        if product.fits_tiles(cpu) {
+            return product.run_on_tiles(cpu);
         }
     }
     // the narrow side first
@@ -124,10 +92,22 @@ struct Product<'a> {
     alpha: f32,
     accumulate: Accumulate,
     precision: Precision,
-    /// `[rows, depth]`
-    left: &'a [f32],
+    left: Left,
     right: Right<'a>,
     output: Output,
+}
+
+// SAFETY: tasks read operands that nobody writes meanwhile, and write the output, see `Output`.
+unsafe impl Sync for Product<'_> {}
+
+/// The left operand and how it lies. Pointers, because a task of an update reads what it has just written.
+#[derive(Clone, Copy)]
+enum Left {
+    /// `[rows, depth]`
+    Rows(*const f32),
+    /// `[depth, rows]`
+    #[cfg(target_arch = "x86_64")]
+    Columns(*const f32),
 }
 
 /// The right operand and how it lies.
@@ -168,19 +148,6 @@ impl<'a> Values<'a> {
     }
 }
 
-/// `between[rows, rank] = down_alpha * left · down`, `output[..rows] += up_alpha * between · up`, beside a [`Product`].
-struct Update<'a> {
-    rows: usize,
-    rank: usize,
-    /// `[depth, rank]`
-    down: Right<'a>,
-    down_alpha: f32,
-    /// `[rank, cols]`
-    up: Right<'a>,
-    up_alpha: f32,
-    between: &'a mut [f32],
-}
-
 impl<'a> Product<'a> {
     fn forward(call: Forward<'a>) -> Product<'a> {
         let (Slice::Cpu(x), SliceMut::Cpu(y)) = (call.x, call.y);
@@ -191,7 +158,7 @@ impl<'a> Product<'a> {
             alpha: call.alpha,
             accumulate: call.accumulate,
             precision: call.precision,
-            left: x,
+            left: Left::Rows(x.as_ptr()),
             right: Right { values: Values::of(call.w), order: Order::Columns },
             output: Output(y.as_mut_ptr()),
         }
@@ -206,7 +173,7 @@ impl<'a> Product<'a> {
             alpha: call.alpha,
             accumulate: call.accumulate,
             precision: call.precision,
-            left: dy,
+            left: Left::Rows(dy.as_ptr()),
             right: Right { values: Values::of(call.w), order: Order::Rows },
             output: Output(dx.as_mut_ptr()),
         }
@@ -214,67 +181,58 @@ impl<'a> Product<'a> {
 
     fn run(&self, cpu: &Cpu) {
         #[cfg(target_arch = "x86_64")]
-        {
-            let product = self.on_tiles();
-            if product.fits(cpu) {
-                return product.run(cpu);
-            }
+        if self.fits_tiles(cpu) {
+            return self.run_on_tiles(cpu);
         }
         run_tasks(cpu, [self.rows, self.cols, self.depth], |rows, cols, scratch| {
             cpu.isa().dispatch(Block { product: self, rows, cols, scratch })
         });
     }
 
-    fn run_with(&self, update: Update<'_>, left: &[f32], cpu: &Cpu) {
+    fn run_with(&self, update: Option<LowRank<'a>>, cpu: &Cpu) {
+        let Some(update) = update.filter(|update| update.rows > 0 && update.rank > 0) else { return self.run(cpu) };
+        let update = self.update(update);
         #[cfg(target_arch = "x86_64")]
-        {
-            let product = self.on_tiles();
-            if product.fits(cpu) && update.rows > 0 && update.rank > 0 {
-                return product.run_with(update, cpu);
-            }
+        if self.fits_tiles(cpu) {
+            return self.run_with_on_tiles(&update, cpu);
         }
         self.run(cpu);
-        let Update { rows, rank, down, down_alpha, up, up_alpha, between } = update;
-        let (depth, cols, precision) = (self.depth, self.cols, self.precision);
-        Product {
+        update.into_iter().for_each(|product| product.run(cpu));
+    }
+
+    /// The two products of an update, to be run in this order after this one: into `between`, and from there to the output.
+    fn update(&self, update: LowRank<'a>) -> [Product<'a>; 2] {
+        let LowRank { rows, rank, scaling, .. } = update;
+        let (Slice::Cpu(a), Slice::Cpu(b), SliceMut::Cpu(between)) = (update.a, update.b, update.between);
+        let order = self.right.order;
+        let [(down, down_alpha), (up, up_alpha)] = match order {
+            Order::Columns => [(a, 1.0), (b, scaling)],
+            Order::Rows => [(b, scaling), (a, 1.0)],
+        };
+        let (between, precision) = (between.as_mut_ptr(), self.precision);
+        let down = Product {
             rows,
             cols: rank,
-            depth,
+            depth: self.depth,
             alpha: down_alpha,
             accumulate: Accumulate::Set,
             precision,
-            left: &left[..rows * depth],
-            right: down,
-            output: Output(between.as_mut_ptr()),
-        }
-        .run(cpu);
-        Product {
+            left: self.left,
+            right: Right { values: Values::F32(down), order },
+            output: Output(between),
+        };
+        let up = Product {
             rows,
-            cols,
+            cols: self.cols,
             depth: rank,
             alpha: up_alpha,
             accumulate: Accumulate::Add,
             precision,
-            left: between,
-            right: up,
+            left: Left::Rows(between),
+            right: Right { values: Values::F32(up), order },
             output: self.output,
-        }
-        .run(cpu);
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    fn on_tiles(&self) -> tiles::TileProduct<'_> {
-        tiles::TileProduct {
-            rows: self.rows,
-            cols: self.cols,
-            depth: self.depth,
-            alpha: self.alpha,
-            accumulate: self.accumulate,
-            precision: self.precision,
-            left: tiles::Left::Rows(self.left.as_ptr()),
-            right: self.right,
-            output: self.output,
-        }
+        };
+        [down, up]
     }
 
     /// The depth in blocks: as many as needed, nearly equal, multiples of 32 (whole vectors of 16-bit weights).

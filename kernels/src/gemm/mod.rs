@@ -85,41 +85,25 @@ pub struct LowRank<'a> {
     pub between: SliceMut<'a, f32>,
 }
 
-impl LowRank<'_> {
-    fn check(&self, kernel: &'static str, [m, n, k]: [usize; 3]) -> Result<()> {
-        check(kernel, "rows of the update", self.rows.min(m), [self.rows, 1])?;
-        check(kernel, "a", self.a.len(), [self.rank, k])?;
-        check(kernel, "b", self.b.len(), [n, self.rank])?;
-        check(kernel, "between", self.between.len(), [self.rows, self.rank])
-    }
-}
-
 impl Forward<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply.
     pub fn run(self, device: &Device) -> Result<()> {
-        check("gemm.forward", "x", self.x.len(), [self.m, self.k])?;
-        check("gemm.forward", "w", self.w.len(), [self.n, self.k])?;
-        check("gemm.forward", "y", self.y.len(), [self.m, self.n])?;
-        match device {
-            Device::Cpu(cpu) => cpu::forward(self, cpu),
-        }
-        Ok(())
+        self.run_with(None, device)
     }
 
     /// As [`Forward::run`], then on the first rows `between = x · aᵀ` and `y += scaling * between · bᵀ`: `x` and `y` pass
-    /// through memory once, not twice. `alpha` is 1.
+    /// through memory once, not twice.
     ///
     /// # Errors
     /// As [`Forward::run`].
-    pub fn run_with(self, update: LowRank<'_>, device: &Device) -> Result<()> {
+    pub fn run_with(self, update: Option<LowRank<'_>>, device: &Device) -> Result<()> {
         check("gemm.forward", "x", self.x.len(), [self.m, self.k])?;
         check("gemm.forward", "w", self.w.len(), [self.n, self.k])?;
         check("gemm.forward", "y", self.y.len(), [self.m, self.n])?;
-        update.check("gemm.forward", [self.m, self.n, self.k])?;
-        assert!(self.alpha == 1.0, "a layer is not scaled");
+        check_update("gemm.forward", &update, [self.m, self.n, self.k])?;
         match device {
-            Device::Cpu(cpu) => cpu::adapted_forward(self, update, cpu),
+            Device::Cpu(cpu) => cpu::forward(self, update, cpu),
         }
         Ok(())
     }
@@ -129,27 +113,20 @@ impl Dx<'_> {
     /// # Errors
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        check("gemm.dx", "dy", self.dy.len(), [self.m, self.n])?;
-        check("gemm.dx", "w", self.w.len(), [self.n, self.k])?;
-        check("gemm.dx", "dx", self.dx.len(), [self.m, self.k])?;
-        match device {
-            Device::Cpu(cpu) => cpu::dx(self, cpu),
-        }
-        Ok(())
+        self.run_with(None, device)
     }
 
-    /// As [`Dx::run`], then on the first rows `between = scaling * dy · b` and `dx += between · a`. `alpha` is 1.
+    /// As [`Dx::run`], then on the first rows `between = scaling * dy · b` and `dx += between · a`.
     ///
     /// # Errors
     /// As [`Forward::run`].
-    pub fn run_with(self, update: LowRank<'_>, device: &Device) -> Result<()> {
+    pub fn run_with(self, update: Option<LowRank<'_>>, device: &Device) -> Result<()> {
         check("gemm.dx", "dy", self.dy.len(), [self.m, self.n])?;
         check("gemm.dx", "w", self.w.len(), [self.n, self.k])?;
         check("gemm.dx", "dx", self.dx.len(), [self.m, self.k])?;
-        update.check("gemm.dx", [self.m, self.n, self.k])?;
-        assert!(self.alpha == 1.0, "a layer is not scaled");
+        check_update("gemm.dx", &update, [self.m, self.n, self.k])?;
         match device {
-            Device::Cpu(cpu) => cpu::adapted_dx(self, update, cpu),
+            Device::Cpu(cpu) => cpu::dx(self, update, cpu),
         }
         Ok(())
     }
@@ -173,6 +150,14 @@ fn check(kernel: &'static str, argument: &'static str, got: usize, [rows, cols]:
     // a product that does not fit is no slice's length
     let want = rows.saturating_mul(cols);
     if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
+}
+
+fn check_update(kernel: &'static str, update: &Option<LowRank<'_>>, [m, n, k]: [usize; 3]) -> Result<()> {
+    let Some(LowRank { rows, rank, a, b, between, .. }) = update else { return Ok(()) };
+    check(kernel, "rows of the update", (*rows).min(m), [*rows, 1])?;
+    check(kernel, "a", a.len(), [*rank, k])?;
+    check(kernel, "b", b.len(), [n, *rank])?;
+    check(kernel, "between", between.len(), [*rows, *rank])
 }
 
 #[cfg(test)]

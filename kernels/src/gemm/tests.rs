@@ -122,8 +122,8 @@ fn updated(
     let (x, w, y) = (left.view(), WeightSlice::Bf16(w.view()), output.view_mut());
     let (accumulate, alpha, precision) = (Accumulate::Add, 1.0, Precision::F32);
     match layout {
-        FORWARD => Forward { m, n, k, alpha, x, w, y, accumulate, precision }.run_with(update, device),
-        _ => Dx { m, n, k, alpha, dy: x, w, dx: y, accumulate, precision }.run_with(update, device),
+        FORWARD => Forward { m, n, k, alpha, x, w, y, accumulate, precision }.run_with(Some(update), device),
+        _ => Dx { m, n, k, alpha, dy: x, w, dx: y, accumulate, precision }.run_with(Some(update), device),
     }
     .unwrap();
     [output, between]

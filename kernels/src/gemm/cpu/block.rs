@@ -2,7 +2,7 @@
 
 use super::microkernel::{self, LeftTile, RightPanel, Store, tile_rows};
 use super::scratch::{Area, Scratch};
-use super::{DEPTH_BLOCK, Product, pack};
+use super::{DEPTH_BLOCK, Left, Product, pack};
 use crate::Precision;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::gemm::Accumulate;
@@ -151,16 +151,22 @@ unsafe fn left_rows<S: Simd>(
     depth: Range<usize>,
     area: &mut Area,
 ) -> LeftRows {
+    let left = match product.left {
+        Left::Rows(left) => left,
+        #[cfg(target_arch = "x86_64")]
+        Left::Columns(_) => unreachable!("an adapter's gradient is a sum of outer products"),
+    };
     let collide = rows.len() > 4 && (product.depth * size_of::<f32>()).is_multiple_of(4096);
     // SAFETY: both ranges are within the left operand; the area is made large enough.
     unsafe {
         if product.precision == Precision::Bf16 || collide {
             let stride = pack::copied_stride(depth.len());
             let at = area.floats(rows.len() * stride);
-            pack::copied_rows::<S>(product.left, product.depth, rows, depth, product.precision, at, stride);
+            let left = std::slice::from_raw_parts(left, product.rows * product.depth);
+            pack::copied_rows::<S>(left, product.depth, rows, depth, product.precision, at, stride);
             LeftRows { at, stride }
         } else {
-            let at = product.left.as_ptr().add(rows.start * product.depth + depth.start);
+            let at = left.add(rows.start * product.depth + depth.start);
             LeftRows { at, stride: product.depth }
         }
     }

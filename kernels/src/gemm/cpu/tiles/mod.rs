@@ -18,7 +18,7 @@ mod microkernel;
 mod pack;
 
 use super::scratch::{self, with_scratch};
-use super::{Order, Output, Right, Update, Values};
+use super::{Left, Order, Product, Values};
 use crate::Precision;
 use crate::cpu::{Isa, amx};
 use crate::device::Cpu;
@@ -45,33 +45,11 @@ const TASKS_PER_THREAD: usize = 2;
 /// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
 const PARALLEL_WORK: usize = 4 << 20;
 
-/// `output[rows, cols] (+)= alpha * left · right` on the matrix unit.
-pub(super) struct TileProduct<'a> {
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) depth: usize,
-    pub(super) alpha: f32,
-    pub(super) accumulate: Accumulate,
-    pub(super) precision: Precision,
-    pub(super) left: Left,
-    pub(super) right: Right<'a>,
-    pub(super) output: Output,
-}
-
-/// The left operand and how it lies. Pointers, because a task may have just written what it reads.
-#[derive(Clone, Copy)]
-pub(super) enum Left {
-    /// `[rows, depth]`
-    Rows(*const f32),
-    /// `[depth, rows]`
-    Columns(*const f32),
-}
-
-impl TileProduct<'_> {
+impl Product<'_> {
     /// Whether the unit is there, and faster than the vectors. In f32, a number that is packed in terms must serve more than
     /// a narrow matrix to be worth it: an adapter's products are up to three times faster on vectors. The number of rows of a
     /// layer does not matter, so that a row's bits do not depend on the others.
-    pub(super) fn fits(&self, cpu: &Cpu) -> bool {
+    pub(super) fn fits_tiles(&self, cpu: &Cpu) -> bool {
         let matrix = match self.left {
             Left::Rows(_) => [self.cols, self.depth],
             Left::Columns(_) => [self.rows, self.cols],
@@ -80,8 +58,8 @@ impl TileProduct<'_> {
         cpu.isa() == Isa::Amx && self.rows > 0 && self.cols > 0 && self.depth > 0 && worth_it
     }
 
-    /// Computes it. It [`fits`](Self::fits).
-    pub(super) fn run(&self, cpu: &Cpu) {
+    /// Computes it. It [`fits`](Self::fits_tiles).
+    pub(super) fn run_on_tiles(&self, cpu: &Cpu) {
         let plan = Plan::new(self);
         let threads = self.threads(cpu);
         if self.by_columns(&plan, threads) {
@@ -91,47 +69,17 @@ impl TileProduct<'_> {
         }
     }
 
-    /// Computes it and an update of its first rows, with the bits of the three products one after the other, where the second
-    /// factor of the update is scaled rather than the result.
-    pub(super) fn run_with(&self, update: Update<'_>, cpu: &Cpu) {
-        let Update { rows, rank, down, down_alpha, up, up_alpha, between } = update;
-        let TileProduct { cols, depth, precision, .. } = *self;
-        let scaled: Vec<f32> = match up.values {
-            Values::F32(values) if up_alpha != 1.0 => values.iter().map(|x| x * up_alpha).collect(),
-            _ => Vec::new(),
-        };
-        let up = if scaled.is_empty() { up } else { Right { values: Values::F32(&scaled), ..up } };
-        let between = between.as_mut_ptr();
-        let down = TileProduct {
-            rows,
-            cols: rank,
-            depth,
-            alpha: down_alpha,
-            accumulate: Accumulate::Set,
-            precision,
-            left: self.left,
-            right: down,
-            output: Output(between),
-        };
-        let up = TileProduct {
-            rows,
-            cols,
-            depth: rank,
-            alpha: 1.0,
-            accumulate: Accumulate::Add,
-            precision,
-            left: Left::Rows(between),
-            right: up,
-            output: self.output,
-        };
+    /// Computes it and then the two products of an update of its first rows, with the bits of the three one after the other on
+    /// the unit. It [`fits`](Self::fits_tiles); the update need not, since its operands are packed already.
+    pub(super) fn run_with_on_tiles(&self, [down, up]: &[Product<'_>; 2], cpu: &Cpu) {
         let plan = Plan::new(self);
         let threads = self.threads(cpu);
         if self.by_columns(&plan, threads) {
             self.columns_apart(&plan, cpu, threads);
-            down.run(cpu);
-            up.run(cpu);
+            down.run_on_tiles(cpu);
+            up.run_on_tiles(cpu);
         } else {
-            self.rows_apart(&plan, Some([&Plan::new(&down), &Plan::new(&up)]), cpu, threads);
+            self.rows_apart(&plan, Some([&Plan::new(down), &Plan::new(up)]), cpu, threads);
         }
     }
 
@@ -248,7 +196,7 @@ impl Shared {
 
 /// A product and what follows from its sizes.
 struct Plan<'a> {
-    product: &'a TileProduct<'a>,
+    product: &'a Product<'a>,
     left_terms: usize,
     right_terms: usize,
     /// Bytes of a panel.
@@ -301,7 +249,7 @@ impl Pass {
 unsafe impl Sync for Plan<'_> {}
 
 impl<'a> Plan<'a> {
-    fn new(product: &'a TileProduct<'a>) -> Plan<'a> {
+    fn new(product: &'a Product<'a>) -> Plan<'a> {
         let exact = match product.right.values {
             Values::Bf16(_) => 1,
             Values::F16(_) => 2,
@@ -333,7 +281,7 @@ impl<'a> Plan<'a> {
     /// # Safety
     /// The panels are the product's; `to` holds them.
     unsafe fn pack_left(&self, panels: Range<usize>, to: *mut u8) {
-        let TileProduct { rows, depth, .. } = *self.product;
+        let Product { rows, depth, .. } = *self.product;
         // SAFETY: the caller's contract, and the contract of the call checked the operand's length.
         unsafe {
             match self.product.left {
@@ -380,7 +328,7 @@ impl<'a> Plan<'a> {
         panels: Range<usize>,
         to: *mut u8,
     ) {
-        let TileProduct { cols, depth, .. } = *self.product;
+        let Product { cols, depth, .. } = *self.product;
         let at = values.as_ptr();
         // SAFETY: the caller's contract, and the contract of the call checked the operand's length.
         unsafe {
@@ -474,7 +422,7 @@ impl<'a> Plan<'a> {
         next: *const u8,
         sums: *mut f32,
     ) {
-        let TileProduct { alpha, accumulate, depth, .. } = *self.product;
+        let Product { alpha, accumulate, depth, .. } = *self.product;
         let [all_rows, all_cols] = [self.product.rows, self.product.cols];
         let width = (all_cols - col * BLOCK).min(BLOCK);
         let depth_steps = depth.div_ceil(STEP_DEPTH);
