@@ -104,7 +104,10 @@ fn check_merged(model: &Path, adapter: &Path, output: &Path) -> u64 {
                 let bound = rounding(before.dtype) * (exact.abs() + error) + error + SUBNORMAL;
                 assert!((value - exact).abs() <= bound, "{}[{at}]: {value} is not {exact}", before.name);
             }
-            changed += old.iter().zip(&new).filter(|(old, new)| old != new).count() as u64;
+            let here = old.iter().zip(&new).filter(|(old, new)| old != new).count();
+            // the adapters of the tests are not so small that rounding hides them: 34 % and more of each matrix
+            assert!(4 * here > old.len(), "{}: {here} of {} numbers have changed", before.name, old.len());
+            changed += here as u64;
         }
     }
     changed
@@ -120,7 +123,6 @@ fn every_golden_adapter_merges_into_what_f64_gives() {
         let report = task.run(&device(), &mut |done, total| told.push((done, total))).unwrap();
         let changed = check_merged(&model, &adapter, &output);
         assert_eq!(report.changed, changed, "{}", adapter.display());
-        assert!(changed * 2 > report.elements, "the golden adapters are not small: {changed} of {}", report.elements);
         let exact = exactly_merged(&model, &adapter);
         assert_eq!(report.merged, exact.len());
         assert_eq!(report.elements, exact.values().map(|values| values.len() as u64).sum::<u64>());
