@@ -40,7 +40,7 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl")
             {
                 found.push(Isa::Avx512);
-                if is_x86_feature_detected!("avx512bf16") && super::amx::available() {
+                if is_x86_feature_detected!("avx512bf16") && super::tiles::amx::available() {
                     found.push(Isa::Amx);
                 }
             }
@@ -91,7 +91,7 @@ impl Isa {
         match self {
             // SAFETY: `available` found the unit; no other way makes this value.
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => Some(unsafe { super::amx::burst() }),
+            Isa::Amx => Some(unsafe { super::tiles::amx::burst() }),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@
 //! and in the kernels' folders, and nowhere else.
 
 mod buffer;
+mod float;
 mod memory;
 mod pages;
 
@@ -14,6 +15,7 @@ use crate::{KernelError, Result};
 use std::sync::Arc;
 
 pub use buffer::{Buffer, Element, Slice, SliceMut, WeightBuffer, WeightDtype, WeightSlice};
+pub use float::{FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
 pub use memory::{MemoryReport, MemoryUse};
 
 use memory::Memory;

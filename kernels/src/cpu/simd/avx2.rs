@@ -114,6 +114,15 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn store_bf16(to: *mut bf16, v: __m256) {
+        unsafe {
+            let upper = _mm256_srli_epi32(_mm256_castps_si256(Self::round_to_bf16(v)), 16);
+            // the halves are packed apart: lanes 0-3 twice, then 4-7 twice
+            let packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0b1000);
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+        }
+    }
+    #[inline(always)]
     unsafe fn load_f16(from: *const f16) -> __m256 {
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
     }
@@ -167,8 +176,9 @@ impl Simd for Avx2 {
             let odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
             let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
             let cut = _mm256_castsi256_ps(_mm256_and_si256(rounded, _mm256_set1_epi32(0xffff_0000_u32 as i32)));
-            // adding could carry a NaN's payload into infinity: keep the NaN
-            _mm256_blendv_ps(cut, a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q))
+            // adding could carry a NaN's payload into infinity, cutting could clear it: a quiet NaN instead
+            let quiet = _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000)));
+            _mm256_blendv_ps(cut, quiet, _mm256_cmp_ps(a, a, _CMP_UNORD_Q))
         }
     }
     #[inline(always)]

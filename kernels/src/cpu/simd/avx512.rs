@@ -111,6 +111,13 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn store_bf16(to: *mut bf16, v: __m512) {
+        unsafe {
+            let upper = _mm512_srli_epi32(_mm512_castps_si512(Self::round_to_bf16(v)), 16);
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(upper));
+        }
+    }
+    #[inline(always)]
     unsafe fn load_f16(from: *const f16) -> __m512 {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
     }
@@ -161,8 +168,9 @@ impl Simd for Avx512 {
             let odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
             let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
             let cut = _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
-            // adding could carry a NaN's payload into infinity: keep the NaN
-            _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), cut, a)
+            // adding could carry a NaN's payload into infinity, cutting could clear it: a quiet NaN instead
+            let quiet = _mm512_castsi512_ps(_mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000)));
+            _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), cut, quiet)
         }
     }
     #[inline(always)]

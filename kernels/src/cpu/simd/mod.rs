@@ -51,6 +51,8 @@ pub trait Simd: Copy + 'static {
     unsafe fn store_partial(to: *mut f32, v: Self::V, n: usize);
     /// LANES bf16 values, widened.
     unsafe fn load_bf16(from: *const half::bf16) -> Self::V;
+    /// LANES values, rounded to bf16 as [`Simd::round_to_bf16`].
+    unsafe fn store_bf16(to: *mut half::bf16, v: Self::V);
     /// LANES f16 values, widened.
     unsafe fn load_f16(from: *const half::f16) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -111,6 +113,73 @@ pub trait Simd: Copy + 'static {
         unsafe {
             let one = Self::splat(1.0);
             Self::div(one, Self::add(one, Self::exp(Self::sub(Self::splat(0.0), x))))
+        }
+    }
+}
+
+/// A number format that vectors are loaded from and stored to.
+pub(crate) trait Stored: crate::device::Element {
+    /// # Safety
+    /// As [`Simd`], of all four.
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
+    /// # Safety
+    /// See above.
+    unsafe fn store<S: Simd>(to: *mut Self, v: S::V);
+    /// # Safety
+    /// See above.
+    unsafe fn load_partial<S: Simd>(from: *const Self, n: usize) -> S::V;
+    /// # Safety
+    /// See above.
+    unsafe fn store_partial<S: Simd>(to: *mut Self, v: S::V, n: usize);
+}
+
+// SAFETY of the blocks below: the caller's contract.
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const f32) -> S::V {
+        unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut f32, v: S::V) {
+        unsafe { S::store(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(from: *const f32, n: usize) -> S::V {
+        unsafe { S::load_partial(from, n) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<S: Simd>(to: *mut f32, v: S::V, n: usize) {
+        unsafe { S::store_partial(to, v, n) }
+    }
+}
+
+/// The most lanes of any instruction set.
+const MOST_LANES: usize = 16;
+
+// SAFETY of the blocks below: the caller's contract; the arrays hold the lanes of every instruction set.
+impl Stored for half::bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const half::bf16) -> S::V {
+        unsafe { S::load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut half::bf16, v: S::V) {
+        unsafe { S::store_bf16(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(from: *const half::bf16, n: usize) -> S::V {
+        let mut lanes = [half::bf16::ZERO; MOST_LANES];
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n);
+            S::load_bf16(lanes.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<S: Simd>(to: *mut half::bf16, v: S::V, n: usize) {
+        let mut lanes = [half::bf16::ZERO; MOST_LANES];
+        unsafe {
+            S::store_bf16(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
         }
     }
 }

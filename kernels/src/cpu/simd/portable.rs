@@ -72,6 +72,13 @@ impl Simd for Portable {
         std::array::from_fn(|i| unsafe { *from.add(i) }.to_f32())
     }
     #[inline(always)]
+    unsafe fn store_bf16(to: *mut bf16, v: V) {
+        for (i, x) in v.into_iter().enumerate() {
+            // SAFETY: the caller's contract.
+            unsafe { to.add(i).write(bf16::from_f32(x)) }
+        }
+    }
+    #[inline(always)]
     unsafe fn load_f16(from: *const f16) -> V {
         // SAFETY: see above.
         std::array::from_fn(|i| unsafe { *from.add(i) }.to_f32())

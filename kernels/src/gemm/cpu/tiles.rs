@@ -14,17 +14,15 @@
 //! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the depth is cut
 //! into blocks by its length alone, and the sums go through the blocks in order.
 
-mod microkernel;
-mod pack;
-
 use super::scratch::{self, with_scratch};
 use super::{Left, Order, Product, Values};
 use crate::Precision;
-use crate::cpu::{Isa, amx};
+use crate::cpu::Isa;
+use crate::cpu::tiles::amx;
+use crate::cpu::tiles::microkernel::{self, BLOCK, STEP_BYTES, STEP_DEPTH, Step, Sums};
+use crate::cpu::tiles::pack::{self, Matrix, Role, panel_bytes};
 use crate::device::Cpu;
 use crate::gemm::Accumulate;
-use microkernel::{BLOCK, STEP_BYTES, STEP_DEPTH, Step, Sums};
-use pack::{Matrix, Role, panel_bytes};
 use rayon::prelude::*;
 use std::arch::x86_64::*;
 use std::ops::Range;

@@ -3,28 +3,28 @@
 use std::arch::asm;
 
 /// Rows and columns of a block of sums.
-pub(super) const BLOCK: usize = 32;
+pub(crate) const BLOCK: usize = 32;
 /// Depth that one step multiplies.
-pub(super) const STEP_DEPTH: usize = 32;
+pub(crate) const STEP_DEPTH: usize = 32;
 /// Bytes of a packed operand's part of a step: two tiles.
-pub(super) const STEP_BYTES: usize = 2048;
+pub(crate) const STEP_BYTES: usize = 2048;
 
 /// Where the operands of a step lie, in bytes from the start of the panels.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(super) struct Step {
-    pub(super) left: usize,
-    pub(super) right: usize,
+pub(crate) struct Step {
+    pub(crate) left: usize,
+    pub(crate) right: usize,
 }
 
 /// A block of sums in memory.
 #[derive(Clone, Copy)]
-pub(super) struct Sums {
-    pub(super) at: *mut f32,
+pub(crate) struct Sums {
+    pub(crate) at: *mut f32,
     /// Bytes from row to row.
-    pub(super) stride: usize,
+    pub(crate) stride: usize,
     /// Whether they start from zero rather than from what is there.
-    pub(super) from_zero: bool,
+    pub(crate) from_zero: bool,
 }
 
 /// `sums[32, 32] (+)= Σ_step left[step] · right[step]`, in the order of the steps, and asks for 128 bytes a step at `ahead` in
@@ -37,7 +37,7 @@ pub(super) struct Sums {
 /// The unit is configured on this thread; `count > 0` and `steps` holds one more, so that the last step can load "the next" too;
 /// every step's 2048 bytes lie inside the panels at `left` and `right`; `sums` points at 32 rows of 32 floats.
 #[inline(always)]
-pub(super) unsafe fn run(
+pub(crate) unsafe fn run(
     steps: *const Step,
     count: usize,
     left: *const u8,

@@ -83,7 +83,7 @@ const BURST_ROUNDS: usize = 50_000;
 ///
 /// # Safety
 /// The unit is [`available`].
-pub(super) unsafe fn burst() -> f64 {
+pub(crate) unsafe fn burst() -> f64 {
     let values: Vec<u32> = (0..512u32).map(|i| 0x3f80_3f80 ^ (i.wrapping_mul(2_654_435_761) & 0x807f_807f)).collect();
     // SAFETY: the caller's promise; both tiles are read inside `values`.
     unsafe {

@@ -14,24 +14,24 @@ const LINES: usize = 16;
 
 /// An operand in memory.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<T> {
-    pub(super) at: *const T,
+pub(crate) struct Matrix<T> {
+    pub(crate) at: *const T,
     /// Elements from one line to the next.
-    pub(super) stride: usize,
+    pub(crate) stride: usize,
     /// Rows of a left operand, columns of a right one.
-    pub(super) side: usize,
-    pub(super) depth: usize,
+    pub(crate) side: usize,
+    pub(crate) depth: usize,
 }
 
 /// Which operand it becomes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Left,
     Right,
 }
 
 /// A number format of operands.
-pub(super) trait Element: Copy {
+pub(crate) trait Element: Copy {
     /// The terms of `len <= 32` numbers; those beyond are 0.
     ///
     /// # Safety
@@ -108,7 +108,7 @@ fn widen(values: __m256i) -> __m512 {
 }
 
 /// Bytes of a panel of numbers of `terms` terms.
-pub(super) fn panel_bytes(depth: usize, terms: usize) -> usize {
+pub(crate) fn panel_bytes(depth: usize, terms: usize) -> usize {
     depth.div_ceil(STEP_DEPTH) * terms * STEP_BYTES
 }
 
@@ -117,7 +117,7 @@ pub(super) fn panel_bytes(depth: usize, terms: usize) -> usize {
 /// # Safety
 /// As [`Element::terms`]; the matrix holds its sizes, and `to` all panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn along_depth<E: Element, const T: usize>(
+pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
     matrix: Matrix<E>,
     role: Role,
     panels: Range<usize>,
@@ -155,7 +155,7 @@ pub(super) unsafe fn along_depth<E: Element, const T: usize>(
 /// # Safety
 /// As [`along_depth`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) unsafe fn across_depth<E: Element, const T: usize>(
+pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
     matrix: Matrix<E>,
     role: Role,
     panels: Range<usize>,

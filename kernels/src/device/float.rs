@@ -1,0 +1,227 @@
+//! Activations: f32, or bf16 where the matrix products round to bf16 anyway and memory is what they wait for.
+
+use super::{Buffer, Device, Slice, SliceMut};
+use crate::{Precision, Result};
+use half::bf16;
+use std::ops::Range;
+
+/// The number formats of activations and of their gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FloatDtype {
+    F32,
+    Bf16,
+}
+
+impl FloatDtype {
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            FloatDtype::F32 => 4,
+            FloatDtype::Bf16 => 2,
+        }
+    }
+}
+
+impl From<Precision> for FloatDtype {
+    /// The format of what lies between matrix products of this precision.
+    fn from(precision: Precision) -> FloatDtype {
+        match precision {
+            Precision::F32 => FloatDtype::F32,
+            Precision::Bf16 => FloatDtype::Bf16,
+        }
+    }
+}
+
+/// Activations of a format that is known at run time.
+#[derive(Debug)]
+pub enum FloatBuffer {
+    F32(Buffer<f32>),
+    Bf16(Buffer<bf16>),
+}
+
+/// Borrowed activations.
+#[derive(Debug, Clone, Copy)]
+pub enum FloatSlice<'a> {
+    F32(Slice<'a, f32>),
+    Bf16(Slice<'a, bf16>),
+}
+
+/// Activations, borrowed to write.
+#[derive(Debug)]
+pub enum FloatSliceMut<'a> {
+    F32(SliceMut<'a, f32>),
+    Bf16(SliceMut<'a, bf16>),
+}
+
+impl Device {
+    /// As [`Device::alloc`], of a format known at run time.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::OutOfMemory`].
+    pub fn alloc_float(&self, name: &'static str, dtype: FloatDtype, len: usize) -> Result<FloatBuffer> {
+        Ok(match dtype {
+            FloatDtype::F32 => FloatBuffer::F32(self.alloc(name, len)?),
+            FloatDtype::Bf16 => FloatBuffer::Bf16(self.alloc(name, len)?),
+        })
+    }
+
+    /// Copies `from` to `to`, which has the same length and format, with all threads.
+    ///
+    /// # Panics
+    /// If the lengths or the formats differ.
+    pub fn copy_float(&self, from: FloatSlice<'_>, to: FloatSliceMut<'_>) {
+        match (from, to) {
+            (FloatSlice::F32(from), FloatSliceMut::F32(to)) => self.copy(from, to),
+            (FloatSlice::Bf16(from), FloatSliceMut::Bf16(to)) => self.copy(from, to),
+            _ => panic!("a copy has the format of what it copies"),
+        }
+    }
+}
+
+impl FloatBuffer {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.view().len()
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The format.
+    pub fn dtype(&self) -> FloatDtype {
+        self.view().dtype()
+    }
+
+    /// Borrows all of it.
+    pub fn view(&self) -> FloatSlice<'_> {
+        match self {
+            FloatBuffer::F32(buffer) => FloatSlice::F32(buffer.view()),
+            FloatBuffer::Bf16(buffer) => FloatSlice::Bf16(buffer.view()),
+        }
+    }
+
+    /// Borrows all of it to write.
+    pub fn view_mut(&mut self) -> FloatSliceMut<'_> {
+        match self {
+            FloatBuffer::F32(buffer) => FloatSliceMut::F32(buffer.view_mut()),
+            FloatBuffer::Bf16(buffer) => FloatSliceMut::Bf16(buffer.view_mut()),
+        }
+    }
+
+    /// Copies the content to the host, widened.
+    pub fn download(&self) -> Vec<f32> {
+        self.view().download()
+    }
+}
+
+impl From<Buffer<f32>> for FloatBuffer {
+    fn from(buffer: Buffer<f32>) -> Self {
+        FloatBuffer::F32(buffer)
+    }
+}
+
+impl<'a> FloatSlice<'a> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            FloatSlice::F32(slice) => slice.len(),
+            FloatSlice::Bf16(slice) => slice.len(),
+        }
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The format.
+    pub fn dtype(&self) -> FloatDtype {
+        match self {
+            FloatSlice::F32(_) => FloatDtype::F32,
+            FloatSlice::Bf16(_) => FloatDtype::Bf16,
+        }
+    }
+
+    /// Elements `range`.
+    pub fn range(&self, range: Range<usize>) -> FloatSlice<'a> {
+        match self {
+            FloatSlice::F32(slice) => FloatSlice::F32(slice.range(range)),
+            FloatSlice::Bf16(slice) => FloatSlice::Bf16(slice.range(range)),
+        }
+    }
+
+    /// Copies the content to the host, widened.
+    pub fn download(&self) -> Vec<f32> {
+        match self {
+            FloatSlice::F32(slice) => slice.download(),
+            FloatSlice::Bf16(slice) => slice.download().into_iter().map(bf16::to_f32).collect(),
+        }
+    }
+}
+
+impl<'a> From<Slice<'a, f32>> for FloatSlice<'a> {
+    fn from(slice: Slice<'a, f32>) -> Self {
+        FloatSlice::F32(slice)
+    }
+}
+
+impl<'a> From<Slice<'a, bf16>> for FloatSlice<'a> {
+    fn from(slice: Slice<'a, bf16>) -> Self {
+        FloatSlice::Bf16(slice)
+    }
+}
+
+impl<'a> FloatSliceMut<'a> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The format.
+    pub fn dtype(&self) -> FloatDtype {
+        self.as_slice().dtype()
+    }
+
+    /// The same elements, read only.
+    pub fn as_slice(&self) -> FloatSlice<'_> {
+        match self {
+            FloatSliceMut::F32(slice) => FloatSlice::F32(slice.as_slice()),
+            FloatSliceMut::Bf16(slice) => FloatSlice::Bf16(slice.as_slice()),
+        }
+    }
+
+    /// A shorter borrow of the same elements.
+    pub fn reborrow(&mut self) -> FloatSliceMut<'_> {
+        match self {
+            FloatSliceMut::F32(slice) => FloatSliceMut::F32(slice.reborrow()),
+            FloatSliceMut::Bf16(slice) => FloatSliceMut::Bf16(slice.reborrow()),
+        }
+    }
+
+    /// Elements `range`.
+    pub fn range(self, range: Range<usize>) -> FloatSliceMut<'a> {
+        match self {
+            FloatSliceMut::F32(slice) => FloatSliceMut::F32(slice.range(range)),
+            FloatSliceMut::Bf16(slice) => FloatSliceMut::Bf16(slice.range(range)),
+        }
+    }
+}
+
+impl<'a> From<SliceMut<'a, f32>> for FloatSliceMut<'a> {
+    fn from(slice: SliceMut<'a, f32>) -> Self {
+        FloatSliceMut::F32(slice)
+    }
+}
+
+impl<'a> From<SliceMut<'a, bf16>> for FloatSliceMut<'a> {
+    fn from(slice: SliceMut<'a, bf16>) -> Self {
+        FloatSliceMut::Bf16(slice)
+    }
+}
