@@ -199,7 +199,7 @@ impl<'s> Phases<'s> {
         };
         let trainer = Trainer::new(&step.model, step.adapter.clone(), None, Objective::new("dpo", &[])?, options)?;
         let optimizer = Optimizer::AdamW(AdamW::new(&step.device, &step.adapter.params(), 0.0)?);
-        let layers_kept = layers_kept(&step.model, forest.plan.policy, free_bytes());
+        let layers_kept = layers_kept(&step.model, forest.plan.policy, step.precision, free_bytes());
         Ok(Phases {
             step,
             trainer,
@@ -299,7 +299,7 @@ impl Head {
             rows: self.rows,
             hidden_size: self.hidden_size,
             vocab_size: self.vocab_size,
-            hidden_states: self.hidden_states.view(),
+            hidden_states: self.hidden_states.view().into(),
             lm_head: WeightSlice::Bf16(self.lm_head.view()),
             targets: self.targets.view(),
             final_logit_softcapping: None,
@@ -317,14 +317,14 @@ impl Head {
             rows: self.policy,
             hidden_size: self.hidden_size,
             vocab_size: self.vocab_size,
-            hidden_states: self.hidden_states.view().range(0..self.policy * self.hidden_size),
+            hidden_states: self.hidden_states.view().range(0..self.policy * self.hidden_size).into(),
             lm_head: WeightSlice::Bf16(self.lm_head.view()),
             targets: self.targets.view().range(0..self.policy),
             final_logit_softcapping: None,
             precision: self.precision,
             lse: lse.view().range(0..self.policy),
             d_logps: d_logps.view(),
-            d_hidden: d_hidden.view_mut(),
+            d_hidden: d_hidden.view_mut().into(),
         }
         .run(&self.device)
     }

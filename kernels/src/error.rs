@@ -1,5 +1,7 @@
 //! What can go wrong in a kernel call.
 
+use crate::FloatDtype;
+
 /// A kernel call that was refused or could not get its memory.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -10,6 +12,9 @@ pub enum KernelError {
     /// A size that the kernel cannot work with.
     #[error("{kernel}: {argument} = {got}, expected {want}")]
     Size { kernel: &'static str, argument: &'static str, got: usize, want: &'static str },
+    /// An operand in another number format than the call works with: a defect of the caller.
+    #[error("{kernel}: `{argument}` is {got:?}, expected {want:?}")]
+    Format { kernel: &'static str, argument: &'static str, got: FloatDtype, want: FloatDtype },
     /// A token id at or above the number of rows of the table it indexes.
     #[error("{kernel}: token id {id} at row {row} is not below the vocabulary's {vocab_size}")]
     TokenId { kernel: &'static str, row: usize, id: u32, vocab_size: usize },
@@ -48,4 +53,14 @@ pub(crate) fn check_size(
     want: &'static str,
 ) -> Result<(), KernelError> {
     if ok { Ok(()) } else { Err(KernelError::Size { kernel, argument, got, want }) }
+}
+
+/// Refuses an operand of another number format.
+pub(crate) fn check_dtype(
+    kernel: &'static str,
+    argument: &'static str,
+    got: FloatDtype,
+    want: FloatDtype,
+) -> Result<(), KernelError> {
+    if got == want { Ok(()) } else { Err(KernelError::Format { kernel, argument, got, want }) }
 }

@@ -25,7 +25,9 @@ pub mod softcap;
 pub mod sum_squares;
 pub mod token_logps;
 
-pub use device::{Buffer, Device, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut, Slice, SliceMut, WeightSlice};
+pub use device::{
+    Buffer, Columns, Device, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut, Slice, SliceMut, WeightSlice,
+};
 pub use error::KernelError;
 
 /// What a kernel call gives back.

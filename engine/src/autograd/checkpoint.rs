@@ -3,7 +3,7 @@
 use super::grads::Grads;
 use super::tape::{Backward, Input, Mode, Saved, Tape, Var};
 use crate::rows::Pass;
-use align_kernels::{Buffer, Result};
+use align_kernels::{FloatBuffer, Result};
 use std::rc::Rc;
 
 /// A piece of the forward pass that can run again: a function of one value and the tape's [`Pass`].
@@ -36,7 +36,7 @@ impl Backward for Checkpoint {
         "checkpoint"
     }
 
-    fn backward(&self, dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()> {
+    fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let mut tape = Tape::new(grads.device(), self.pass.clone(), Mode::Record);
         let x = tape.leaf_of_saved(self.input, &self.x);
         let y = (self.segment)(&mut tape, &x)?;

@@ -3,7 +3,7 @@
 use super::param::{Param, ParamId};
 use super::tape::Input;
 use align_kernels::gemm::Accumulate;
-use align_kernels::{Buffer, Device, Result, SliceMut, add};
+use align_kernels::{Buffer, Device, FloatBuffer, FloatSliceMut, Result, SliceMut, add};
 use std::collections::BTreeMap;
 
 /// Gradients of the parameters, summed over all backward passes of an optimiser step.
@@ -29,7 +29,7 @@ impl ParamGrads {
 /// A value that several ops read gets the sum of their gradients.
 pub struct Grads<'a> {
     device: Device,
-    by_value: BTreeMap<usize, Buffer<f32>>,
+    by_value: BTreeMap<usize, FloatBuffer>,
     params: &'a mut ParamGrads,
 }
 
@@ -47,7 +47,9 @@ impl<'a> Grads<'a> {
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
-    pub fn give(&mut self, input: Input, dx: Buffer<f32>) -> Result<()> {
+    pub fn give(&mut self, input: Input, dx: impl Into<FloatBuffer>) -> Result<()> {
+        let dx = dx.into();
+        debug_assert_eq!(dx.dtype(), input.dtype, "a gradient has the format of its value");
         match self.by_value.get_mut(&input.id) {
             Some(sum) => add::Add { len: input.len(), x: dx.view(), y: sum.view_mut() }.run(&self.device),
             None => {
@@ -61,20 +63,28 @@ impl<'a> Grads<'a> {
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
-    pub fn slot(&mut self, input: Input) -> Result<(SliceMut<'_, f32>, Accumulate)> {
-        slot(&self.device, &mut self.by_value, input.id, "gradient", input.len())
+    pub fn slot(&mut self, input: Input) -> Result<(FloatSliceMut<'_>, Accumulate)> {
+        use std::collections::btree_map::Entry;
+        Ok(match self.by_value.entry(input.id) {
+            Entry::Occupied(entry) => (entry.into_mut().view_mut(), Accumulate::Add),
+            Entry::Vacant(entry) => {
+                let buffer = self.device.alloc_float("gradient", input.dtype, input.len())?;
+                (entry.insert(buffer).view_mut(), Accumulate::Set)
+            }
+        })
     }
 
-    /// The gradient of an input for a kernel that always adds.
+    /// The gradient of an input in f32 for a kernel that always adds.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
     pub fn sum(&mut self, input: Input) -> Result<SliceMut<'_, f32>> {
-        let (mut slot, accumulate) = self.slot(input)?;
-        if accumulate == Accumulate::Set {
-            slot.fill(0.0);
-        }
-        Ok(slot)
+        use std::collections::btree_map::Entry;
+        let buffer = match self.by_value.entry(input.id) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(self.device.zeros::<f32>("gradient", input.len())?.into()),
+        };
+        Ok(buffer.view_mut().expect_f32())
     }
 
     /// The gradient of a parameter, with the mode that the kernel must use.
@@ -82,10 +92,17 @@ impl<'a> Grads<'a> {
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
     pub fn param(&mut self, param: &Param) -> Result<(SliceMut<'_, f32>, Accumulate)> {
-        slot(&self.device, &mut self.params.by_id, param.id(), "adapter.gradient", param.len())
+        use std::collections::btree_map::Entry;
+        Ok(match self.params.by_id.entry(param.id()) {
+            Entry::Occupied(entry) => (entry.into_mut().view_mut(), Accumulate::Add),
+            Entry::Vacant(entry) => {
+                let buffer = self.device.alloc("adapter.gradient", param.len())?;
+                (entry.insert(buffer).view_mut(), Accumulate::Set)
+            }
+        })
     }
 
-    pub(super) fn take(&mut self, id: usize) -> Option<Buffer<f32>> {
+    pub(super) fn take(&mut self, id: usize) -> Option<FloatBuffer> {
         self.by_value.remove(&id)
     }
 
@@ -93,18 +110,4 @@ impl<'a> Grads<'a> {
     pub(super) fn params(&mut self) -> &mut ParamGrads {
         self.params
     }
-}
-
-fn slot<'m, K: Ord + Copy>(
-    device: &Device,
-    map: &'m mut BTreeMap<K, Buffer<f32>>,
-    key: K,
-    name: &'static str,
-    len: usize,
-) -> Result<(SliceMut<'m, f32>, Accumulate)> {
-    use std::collections::btree_map::Entry;
-    Ok(match map.entry(key) {
-        Entry::Occupied(entry) => (entry.into_mut().view_mut(), Accumulate::Add),
-        Entry::Vacant(entry) => (entry.insert(device.alloc(name, len)?).view_mut(), Accumulate::Set),
-    })
 }

@@ -8,4 +8,4 @@ mod tape;
 
 pub use checkpoint::{Segment, checkpoint};
 pub use grads::{Grads, ParamGrads};
-pub use tape::{Backward, Input, Mode, Saved, Tape, Var};
+pub use tape::{Again, Backward, Input, Mode, Saved, SavedF32, SavedOrAgain, Tape, Var};

@@ -1,13 +1,13 @@
 //! The tape: values of the forward pass, and the nodes that carry their gradients back.
 //!
-//! A value is `[rows, cols]` of f32 whose first `grad_rows` rows have a gradient: policy rows come first in every activation, so
+//! A value is `[rows, cols]` of f32, or of bf16 between the matrix products of that precision, whose first `grad_rows` rows have a gradient: policy rows come first in every activation, so
 //! "what has a gradient" is a prefix slice in every op. An op allocates its output, runs a kernel, and pushes a node that holds
 //! what the backward pass needs. What is kept is that prefix alone; rows without a gradient are freed when the forward pass has
 //! read them.
 
 use super::grads::{Grads, ParamGrads};
 use crate::rows::Pass;
-use align_kernels::{Buffer, Device, Precision, Result, Slice};
+use align_kernels::{Buffer, Device, FloatBuffer, FloatDtype, FloatSlice, Precision, Result, Slice};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
@@ -21,9 +21,21 @@ pub struct Var {
 struct Value {
     input: Input,
     rows: usize,
-    buffer: Rc<Buffer<f32>>,
+    buffer: Rc<FloatBuffer>,
     /// The rows with a gradient, copied once if the others need not stay.
-    prefix: OnceCell<Rc<Buffer<f32>>>,
+    prefix: OnceCell<Rc<FloatBuffer>>,
+    /// How to make the rows with a gradient again from what is kept anyway.
+    again: Option<Rc<dyn Again>>,
+}
+
+/// Makes the rows of a value that have a gradient once more, with the same bits: for values that cost less time to make again than
+/// memory to keep.
+pub trait Again: std::fmt::Debug {
+    /// `[grad_rows, cols]`
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    fn again(&self, device: &Device) -> Result<FloatBuffer>;
 }
 
 /// What a node knows of a value that it read: enough to add to its gradient.
@@ -34,6 +46,8 @@ pub struct Input {
     pub grad_rows: usize,
     /// Columns.
     pub cols: usize,
+    /// Format of the value, and of its gradient.
+    pub dtype: FloatDtype,
 }
 
 impl Input {
@@ -65,7 +79,7 @@ impl Var {
     }
 
     /// The content, `[rows, cols]`.
-    pub fn view(&self) -> Slice<'_, f32> {
+    pub fn view(&self) -> FloatSlice<'_> {
         self.value.buffer.view()
     }
 
@@ -78,11 +92,48 @@ impl Var {
 /// The rows of a value that the backward pass needs, `[grad_rows, cols]`.
 #[derive(Debug, Clone)]
 pub struct Saved {
-    buffer: Rc<Buffer<f32>>,
+    buffer: Rc<FloatBuffer>,
     len: usize,
 }
 
 impl Saved {
+    /// The content.
+    pub fn view(&self) -> FloatSlice<'_> {
+        self.buffer.view().range(0..self.len)
+    }
+}
+
+/// The rows of a value that the backward pass needs, kept or made again.
+#[derive(Debug, Clone)]
+pub enum SavedOrAgain {
+    Saved(Saved),
+    Again(Rc<dyn Again>),
+}
+
+impl SavedOrAgain {
+    /// The rows.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn get(&self, device: &Device) -> Result<Saved> {
+        match self {
+            SavedOrAgain::Saved(saved) => Ok(saved.clone()),
+            SavedOrAgain::Again(again) => {
+                let buffer = again.again(device)?;
+                Ok(Saved { len: buffer.len(), buffer: Rc::new(buffer) })
+            }
+        }
+    }
+}
+
+/// Numbers that an op made for its own backward pass, in f32 in every precision.
+#[derive(Debug)]
+pub struct SavedF32 {
+    buffer: Buffer<f32>,
+    len: usize,
+}
+
+impl SavedF32 {
     /// The content.
     pub fn view(&self) -> Slice<'_, f32> {
         self.buffer.view().range(0..self.len)
@@ -97,7 +148,7 @@ pub trait Backward {
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
-    fn backward(&self, dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()>;
+    fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()>;
 }
 
 /// Whether nodes are pushed.
@@ -152,20 +203,35 @@ impl Tape {
         self.device.alloc(name, len)
     }
 
+    /// As [`Tape::alloc`], in the format of what lies between matrix products.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError::OutOfMemory`].
+    pub fn alloc_float(&self, name: &'static str, len: usize) -> Result<FloatBuffer> {
+        self.device.alloc_float(name, self.precision().into(), len)
+    }
+
     /// A value that no op made: an input of the tape.
-    pub fn leaf(&mut self, rows: usize, cols: usize, grad_rows: usize, buffer: Buffer<f32>) -> Var {
-        self.value(rows, cols, grad_rows, Rc::new(buffer))
+    pub fn leaf(&mut self, rows: usize, cols: usize, grad_rows: usize, buffer: impl Into<FloatBuffer>) -> Var {
+        self.value(rows, cols, grad_rows, Rc::new(buffer.into()), None)
     }
 
     /// A leaf over rows that another tape saved; all of them have a gradient.
     pub(super) fn leaf_of_saved(&mut self, input: Input, saved: &Saved) -> Var {
-        self.value(input.grad_rows, input.cols, input.grad_rows, saved.buffer.clone())
+        self.value(input.grad_rows, input.cols, input.grad_rows, saved.buffer.clone(), None)
     }
 
-    fn value(&mut self, rows: usize, cols: usize, grad_rows: usize, buffer: Rc<Buffer<f32>>) -> Var {
-        let input = Input { id: self.next_id, grad_rows, cols };
+    fn value(
+        &mut self,
+        rows: usize,
+        cols: usize,
+        grad_rows: usize,
+        buffer: Rc<FloatBuffer>,
+        again: Option<Rc<dyn Again>>,
+    ) -> Var {
+        let input = Input { id: self.next_id, grad_rows, cols, dtype: buffer.dtype() };
         self.next_id += 1;
-        Var { value: Rc::new(Value { input, rows, buffer, prefix: OnceCell::new() }) }
+        Var { value: Rc::new(Value { input, rows, buffer, prefix: OnceCell::new(), again }) }
     }
 
     /// The output of an op, and its node. `node` is called only if there will be a backward pass through it.
@@ -176,12 +242,33 @@ impl Tape {
         &mut self,
         [rows, cols]: [usize; 2],
         grad_rows: usize,
-        y: Buffer<f32>,
+        y: impl Into<FloatBuffer>,
         node: impl FnOnce(&mut Tape) -> Result<N>,
     ) -> Result<Var> {
         if self.mode == Mode::Record && grad_rows > 0 {
             let node = node(self)?;
             let y = self.leaf(rows, cols, grad_rows, y);
+            self.nodes.push((y.input(), Box::new(node)));
+            Ok(y)
+        } else {
+            Ok(self.leaf(rows, cols, grad_rows, y))
+        }
+    }
+
+    /// As [`Tape::push`], for an output that `again` can make once more.
+    ///
+    /// # Errors
+    /// Those of `node`.
+    pub fn push_again<N: Backward + 'static>(
+        &mut self,
+        [rows, cols]: [usize; 2],
+        grad_rows: usize,
+        y: FloatBuffer,
+        node: impl FnOnce(&mut Tape) -> Result<(N, Rc<dyn Again>)>,
+    ) -> Result<Var> {
+        if self.mode == Mode::Record && grad_rows > 0 {
+            let (node, again) = node(self)?;
+            let y = self.value(rows, cols, grad_rows, Rc::new(y), Some(again));
             self.nodes.push((y.input(), Box::new(node)));
             Ok(y)
         } else {
@@ -222,19 +309,34 @@ impl Tape {
         Ok(Saved { buffer: value.prefix.get().expect("set above").clone(), len })
     }
 
+    /// As [`Tape::keep`], unless the value can be made again.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError::OutOfMemory`].
+    pub fn keep_or_again(&self, x: &Var) -> Result<SavedOrAgain> {
+        match &x.value.again {
+            Some(again) => Ok(SavedOrAgain::Again(again.clone())),
+            None => Ok(SavedOrAgain::Saved(self.keep(x)?)),
+        }
+    }
+
     /// Keeps the first `len` elements of a buffer that the op made for its own backward pass.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
-    pub fn save(&self, buffer: Buffer<f32>, len: usize) -> Result<Saved> {
-        let buffer = if buffer.len() == len { buffer } else { self.prefix(buffer.name(), &buffer, len)? };
-        Ok(Saved { buffer: Rc::new(buffer), len })
+    pub fn save(&self, buffer: Buffer<f32>, len: usize) -> Result<SavedF32> {
+        if buffer.len() == len {
+            return Ok(SavedF32 { buffer, len });
+        }
+        let mut copy = self.alloc(buffer.name(), len)?;
+        self.device.copy(buffer.view().range(0..len), copy.view_mut());
+        Ok(SavedF32 { buffer: copy, len })
     }
 
     /// A copy of the first `len` elements.
-    fn prefix(&self, name: &'static str, buffer: &Buffer<f32>, len: usize) -> Result<Buffer<f32>> {
-        let mut copy = self.alloc(name, len)?;
-        self.device.copy(buffer.view().range(0..len), copy.view_mut());
+    fn prefix(&self, name: &'static str, buffer: &FloatBuffer, len: usize) -> Result<FloatBuffer> {
+        let mut copy = self.device.alloc_float(name, buffer.dtype(), len)?;
+        self.device.copy_float(buffer.view().range(0..len), copy.view_mut());
         Ok(copy)
     }
 
@@ -243,7 +345,7 @@ impl Tape {
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
-    pub fn take(&self, name: &'static str, x: Var) -> Result<Buffer<f32>> {
+    pub fn take(&self, name: &'static str, x: Var) -> Result<FloatBuffer> {
         let shared = match Rc::try_unwrap(x.value) {
             Ok(value) => value.buffer,
             Err(value) => value.buffer.clone(),
@@ -267,7 +369,7 @@ impl Tape {
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
-    pub fn backward(self, y: &Var, dy: Buffer<f32>, params: &mut ParamGrads) -> Result<()> {
+    pub fn backward(self, y: &Var, dy: impl Into<FloatBuffer>, params: &mut ParamGrads) -> Result<()> {
         self.backward_of(y, dy, &[], params).map(|_| ())
     }
 
@@ -278,12 +380,12 @@ impl Tape {
     pub fn backward_of(
         self,
         y: &Var,
-        dy: Buffer<f32>,
+        dy: impl Into<FloatBuffer>,
         leaves: &[Var],
         params: &mut ParamGrads,
-    ) -> Result<Vec<Option<Buffer<f32>>>> {
+    ) -> Result<Vec<Option<FloatBuffer>>> {
         let mut grads = Grads::new(self.device.clone(), params);
-        grads.give(y.input(), dy)?;
+        grads.give(y.input(), dy.into())?;
         let mut nodes = self.nodes;
         while let Some((output, node)) = nodes.pop() {
             // a value that nothing differentiable read has no gradient

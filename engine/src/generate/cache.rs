@@ -3,14 +3,14 @@
 use crate::autograd::{Tape, Var};
 use crate::ops;
 use align_kernels::attention::{Decode, Geometry};
-use align_kernels::{Buffer, Device, Result, rows};
+use align_kernels::{Buffer, Columns, Device, FloatBuffer, FloatDtype, Result, rows};
 
 /// Keys and values of every layer for a batch of sequences, each with room for `capacity` tokens.
 #[derive(Debug)]
 pub struct KvCache {
     capacity: usize,
     /// Per layer `[batch, capacity, num_key_value_heads * head_dim]`.
-    layers: Vec<[Buffer<f32>; 2]>,
+    layers: Vec<[FloatBuffer; 2]>,
     phase: Phase,
 }
 
@@ -28,8 +28,15 @@ impl KvCache {
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
-    pub fn new(device: &Device, layers: usize, batch: usize, capacity: usize, kv_cols: usize) -> Result<KvCache> {
-        let one = || device.alloc("kv_cache", batch * capacity * kv_cols);
+    pub fn new(
+        device: &Device,
+        dtype: FloatDtype,
+        layers: usize,
+        batch: usize,
+        capacity: usize,
+        kv_cols: usize,
+    ) -> Result<KvCache> {
+        let one = || device.alloc_float("kv_cache", dtype, batch * capacity * kv_cols);
         let layers = (0..layers).map(|_| Ok([one()?, one()?])).collect::<Result<_>>()?;
         Ok(KvCache { capacity, layers, phase: Phase::Prefill { slots: device.alloc("kv_cache.slots", 0)? } })
     }
@@ -67,36 +74,30 @@ impl KvCache {
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
-    pub(crate) fn attention(
-        &mut self,
-        tape: &mut Tape,
-        layer: usize,
-        geometry: Geometry,
-        q: &Var,
-        k: &Var,
-        v: &Var,
-    ) -> Result<Var> {
-        let cols = k.cols();
+    pub(crate) fn attention(&mut self, tape: &mut Tape, layer: usize, geometry: Geometry, qkv: &Var) -> Result<Var> {
+        let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = geometry;
+        let (q_cols, cols) = (heads * head_dim, kv_heads * head_dim);
         let (Phase::Prefill { slots } | Phase::Decode { slots, .. }) = &self.phase;
-        for (cache, new) in self.layers[layer].iter_mut().zip([k, v]) {
-            rows::Scatter { cols, index: slots.view(), x: new.view(), y: cache.view_mut() }.run(tape.device())?;
+        for (cache, first) in self.layers[layer].iter_mut().zip([q_cols, q_cols + cols]) {
+            let x = Columns { values: qkv.view(), first, stride: qkv.cols() };
+            rows::Scatter { cols, index: slots.view(), x, y: cache.view_mut() }.run(tape.device())?;
         }
         match &self.phase {
-            Phase::Prefill { .. } => ops::attention(tape, geometry, q, k, v),
+            Phase::Prefill { .. } => ops::attention(tape, geometry, qkv),
             Phase::Decode { lengths, .. } => {
-                let mut o = tape.alloc("decode.o", q.rows() * q.cols())?;
+                let mut o = tape.alloc_float("decode.o", qkv.rows() * q_cols)?;
                 Decode {
                     batch: lengths.len(),
                     geometry,
                     capacity: self.capacity,
                     lengths,
-                    q: q.view(),
+                    qkv: qkv.view(),
                     k_cache: self.layers[layer][0].view(),
                     v_cache: self.layers[layer][1].view(),
                     o: o.view_mut(),
                 }
                 .run(tape.device())?;
-                Ok(tape.leaf(q.rows(), q.cols(), 0, o))
+                Ok(tape.leaf(qkv.rows(), q_cols, 0, o))
             }
         }
     }

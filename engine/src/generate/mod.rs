@@ -70,7 +70,7 @@ pub fn generate(
         return Err(KernelError::Size { kernel: "kv_cache", argument: "sequences * tokens", got: rows, want }.into());
     }
     let kv_cols = config.num_key_value_heads * config.head_dim;
-    let mut cache = KvCache::new(device, config.num_hidden_layers, batch, capacity, kv_cols)?;
+    let mut cache = KvCache::new(device, request.precision.into(), config.num_hidden_layers, batch, capacity, kv_cols)?;
     let adapters = Adapters { policy: adapter.cloned(), reference: None };
 
     let mut sequences: Vec<Vec<u32>> = prompts.to_vec();

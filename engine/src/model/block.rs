@@ -10,25 +10,12 @@ use align_kernels::Result;
 use align_kernels::attention::Geometry;
 use align_kernels::gate::Activation;
 
-/// Query, key and value projections: three matrices, or one fused (Phi-3).
-#[derive(Debug, Clone)]
-pub enum Qkv {
-    Separate { q: Linear, k: Linear, v: Linear },
-    Fused(Linear),
-}
-
-/// Gate and up projections: two matrices, or one fused (Phi-3).
-#[derive(Debug, Clone)]
-pub enum GateUp {
-    Separate { gate: Linear, up: Linear },
-    Fused(Linear),
-}
-
 /// The weights and constants of one layer.
 #[derive(Debug, Clone)]
 pub struct Block {
     pub input_norm: FrozenVector,
-    pub qkv: Qkv,
+    /// Query, key and value projections: three matrices, or one (Phi-3). Their outputs stand side by side in this order.
+    pub qkv: Vec<Linear>,
     /// Norm of each query and key head, before rope (Qwen 3, Gemma 3).
     pub qk_norm: Option<[FrozenVector; 2]>,
     pub o: Linear,
@@ -36,7 +23,8 @@ pub struct Block {
     pub post_attention_norm: Option<FrozenVector>,
     /// Norm on the MLP's input.
     pub mlp_norm: FrozenVector,
-    pub gate_up: GateUp,
+    /// Gate and up projections: two matrices, or one (Phi-3).
+    pub gate_up: Vec<Linear>,
     pub down: Linear,
     /// Norm on the MLP's output, before the residual connection (Gemma).
     pub post_mlp_norm: Option<FrozenVector>,
@@ -68,84 +56,58 @@ impl Block {
     /// [`align_kernels::KernelError`].
     pub fn forward(&self, tape: &mut Tape, x: &Var, cache: Option<(&mut KvCache, usize)>) -> Result<Var> {
         let h = self.norm(tape, x, &self.input_norm)?;
-        let [q, k, v] = self.qkv(tape, &h)?;
+        let mut qkv = ops::linear(tape, &h, &self.qkv, None)?;
         drop(h);
-        let o = match cache {
-            None => ops::attention(tape, self.geometry, &q, &k, &v)?,
-            Some((cache, layer)) => cache.attention(tape, layer, self.geometry, &q, &k, &v)?,
-        };
-        drop((q, k, v));
-        let mut delta = ops::linear(tape, &o, &self.o)?;
-        drop(o);
-        if let Some(norm) = &self.post_attention_norm {
-            delta = self.norm(tape, &delta, norm)?;
+        if let Some(weights) = &self.qk_norm {
+            qkv = ops::head_norm(tape, self.geometry, &qkv, weights, self.rms_norm_eps, self.norm_offset)?;
         }
-        let x = ops::add(tape, x, delta)?;
+        let table = tape.pass().ropes[self.rope].clone();
+        let rotated = self.geometry.num_attention_heads + self.geometry.num_key_value_heads;
+        let qkv = ops::rope(tape, qkv, [rotated, self.geometry.head_dim], &table)?;
+        let o = match cache {
+            None => ops::attention(tape, self.geometry, &qkv)?,
+            Some((cache, layer)) => cache.attention(tape, layer, self.geometry, &qkv)?,
+        };
+        drop(qkv);
+        let x = self.output(tape, x, &o, &self.o, &self.post_attention_norm)?;
+        drop(o);
 
         let h = self.norm(tape, &x, &self.mlp_norm)?;
-        let [gate, up] = self.gate_up(tape, &h)?;
+        let gate_up = ops::linear(tape, &h, &self.gate_up, None)?;
         drop(h);
-        let inner = ops::gate(tape, self.activation, &gate, &up)?;
-        drop((gate, up));
-        let mut delta = ops::linear(tape, &inner, &self.down)?;
-        drop(inner);
-        if let Some(norm) = &self.post_mlp_norm {
-            delta = self.norm(tape, &delta, norm)?;
+        let inner = ops::gate(tape, self.activation, &gate_up)?;
+        drop(gate_up);
+        self.output(tape, &x, &inner, &self.down, &self.post_mlp_norm)
+    }
+
+    /// `x + norm(layer(inner))`, or without a norm.
+    fn output(
+        &self,
+        tape: &mut Tape,
+        x: &Var,
+        inner: &Var,
+        layer: &Linear,
+        norm: &Option<FrozenVector>,
+    ) -> Result<Var> {
+        let layer = std::slice::from_ref(layer);
+        match norm {
+            None => ops::linear(tape, inner, layer, Some(x)),
+            Some(norm) => {
+                let delta = ops::linear(tape, inner, layer, None)?;
+                let delta = self.norm(tape, &delta, norm)?;
+                ops::add(tape, x, &delta)
+            }
         }
-        ops::add(tape, &x, delta)
     }
 
     fn norm(&self, tape: &mut Tape, x: &Var, weight: &FrozenVector) -> Result<Var> {
         ops::rms_norm(tape, x, weight, self.rms_norm_eps, self.norm_offset)
     }
 
-    fn qkv(&self, tape: &mut Tape, h: &Var) -> Result<[Var; 3]> {
-        let [mut q, mut k, v] = match &self.qkv {
-            Qkv::Separate { q, k, v } => [ops::linear(tape, h, q)?, ops::linear(tape, h, k)?, ops::linear(tape, h, v)?],
-            Qkv::Fused(qkv) => {
-                let all = ops::linear(tape, h, qkv)?;
-                let q_cols = self.geometry.num_attention_heads * self.geometry.head_dim;
-                let kv_cols = self.geometry.num_key_value_heads * self.geometry.head_dim;
-                [
-                    ops::take_columns(tape, &all, 0..q_cols)?,
-                    ops::take_columns(tape, &all, q_cols..q_cols + kv_cols)?,
-                    ops::take_columns(tape, &all, q_cols + kv_cols..q_cols + 2 * kv_cols)?,
-                ]
-            }
-        };
-        if let Some([q_norm, k_norm]) = &self.qk_norm {
-            q = self.norm(tape, &q, q_norm)?;
-            k = self.norm(tape, &k, k_norm)?;
-        }
-        let table = tape.pass().ropes[self.rope].clone();
-        let head_dim = self.geometry.head_dim;
-        Ok([ops::rope(tape, q, head_dim, &table)?, ops::rope(tape, k, head_dim, &table)?, v])
-    }
-
-    fn gate_up(&self, tape: &mut Tape, h: &Var) -> Result<[Var; 2]> {
-        match &self.gate_up {
-            GateUp::Separate { gate, up } => Ok([ops::linear(tape, h, gate)?, ops::linear(tape, h, up)?]),
-            GateUp::Fused(both) => {
-                let all = ops::linear(tape, h, both)?;
-                let half = all.cols() / 2;
-                Ok([ops::take_columns(tape, &all, 0..half)?, ops::take_columns(tape, &all, half..2 * half)?])
-            }
-        }
-    }
-
     /// The linear layers, with the last part of their names in the checkpoint.
     pub fn linears(&self) -> Vec<&Linear> {
-        let mut all = match &self.qkv {
-            Qkv::Separate { q, k, v } => vec![q, k, v],
-            Qkv::Fused(qkv) => vec![qkv],
-        };
-        all.push(&self.o);
-        match &self.gate_up {
-            GateUp::Separate { gate, up } => all.extend([gate, up]),
-            GateUp::Fused(both) => all.push(both),
-        }
-        all.push(&self.down);
-        all
+        let (o, down) = (std::iter::once(&self.o), std::iter::once(&self.down));
+        self.qkv.iter().chain(o).chain(&self.gate_up).chain(down).collect()
     }
 }
 

@@ -22,7 +22,7 @@ pub mod rope_scaling;
 mod tests;
 mod transformer;
 
-pub use block::{Block, GateUp, LinearInfo, Qkv};
+pub use block::{Block, LinearInfo};
 pub use config::{LayerConfig, ModelConfig};
 pub use config_json::ConfigJson;
 pub use error::{ConfigError, LocateError};

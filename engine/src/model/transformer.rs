@@ -1,7 +1,7 @@
 //! A decoder-only transformer over frozen weights: loading, the forward pass, logits.
 
 use super::adapters::{Adapters, LinearId};
-use super::block::{Block, GateUp, LinearInfo, Qkv};
+use super::block::{Block, LinearInfo};
 use super::layout::{Layout, Norm, Projection};
 use super::{ModelConfig, RopeConfig, RopeVariant};
 use crate::autograd::{Segment, Tape, Var, checkpoint};
@@ -12,7 +12,7 @@ use crate::rows::{Masks, Pass, RopeTable, RowPlan};
 use crate::weights::{Checkpoint, Frozen, FrozenVector, LoadError};
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;
-use align_kernels::{Buffer, Device, Precision, Result};
+use align_kernels::{Buffer, Device, FloatDtype, Precision, Result};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -66,17 +66,17 @@ impl Model {
                 Ok(Linear { id, weight, bias })
             };
             // in the order of `ModelConfig::projections`: ids follow the order of use
-            let qkv = match config.fused_projections {
-                true => Qkv::Fused(linear(Projection::Qkv)?),
-                false => {
-                    Qkv::Separate { q: linear(Projection::Q)?, k: linear(Projection::K)?, v: linear(Projection::V)? }
-                }
+            let qkv: &[Projection] = match config.fused_projections {
+                true => &[Projection::Qkv],
+                false => &[Projection::Q, Projection::K, Projection::V],
             };
+            let qkv = qkv.iter().map(|&projection| linear(projection)).collect::<Result<_, _>>()?;
             let o = linear(Projection::O)?;
-            let gate_up = match config.fused_projections {
-                true => GateUp::Fused(linear(Projection::GateUp)?),
-                false => GateUp::Separate { gate: linear(Projection::Gate)?, up: linear(Projection::Up)? },
+            let gate_up: &[Projection] = match config.fused_projections {
+                true => &[Projection::GateUp],
+                false => &[Projection::Gate, Projection::Up],
             };
+            let gate_up = gate_up.iter().map(|&projection| linear(projection)).collect::<Result<_, _>>()?;
             let down = linear(Projection::Down)?;
             let norm = |norm: Norm| -> Result<FrozenVector, LoadError> {
                 checkpoint.vector(device, &layout.norm(layer_idx, norm, &config), norm.len(&config))
@@ -175,15 +175,17 @@ impl Model {
         RopeTable::new(&self.device, positions, &variant_of, &variants)
     }
 
-    /// Bytes that one policy row of one layer keeps for the backward pass when the layer is not recomputed: the inputs of the
-    /// norms, of the linear layers with an update, of the gate, and what attention reads, in f32.
-    pub fn kept_bytes_per_row(&self) -> u64 {
+    /// Bytes that one policy row of one layer keeps for the backward pass when the layer is not recomputed: the residual stream
+    /// before and between its halves, in f32, and in the format of `precision` what attention reads and gives, the inputs of the
+    /// gate and those of the norms within a half.
+    pub fn kept_bytes_per_row(&self, precision: Precision) -> u64 {
         let config = &self.config;
         let q = config.num_attention_heads * config.head_dim;
         let kv = config.num_key_value_heads * config.head_dim;
-        let norms = if config.post_norms { 6 } else { 4 } * config.hidden_size;
-        let heads = if config.qk_norm { q + kv } else { 0 };
-        4 * (norms + heads + 2 * q + 2 * kv + 3 * config.intermediate_size) as u64
+        let norms = if config.post_norms { 2 * config.hidden_size } else { 0 };
+        let heads = if config.qk_norm { q + 2 * kv } else { 0 };
+        let between = norms + heads + 2 * q + 2 * kv + 2 * config.intermediate_size;
+        (4 * 2 * config.hidden_size + FloatDtype::from(precision).bytes() * between) as u64
     }
 
     /// Whether two sequences of these lengths are rotated by the same angles, so that they may share a prompt.
@@ -241,7 +243,7 @@ impl Model {
             alpha: 1.0,
             x: x.view(),
             w: self.lm_head.view(),
-            y: logits.view_mut(),
+            y: logits.view_mut().into(),
             accumulate: Accumulate::Set,
             precision: tape.precision(),
         }

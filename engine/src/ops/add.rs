@@ -1,18 +1,20 @@
-//! Residual connection.
+//! Residual connection, where a norm stands before it; the others are part of the layer that ends in them.
 
 use crate::autograd::{Backward, Grads, Input, Tape, Var};
-use align_kernels::{Buffer, Result, add};
+use align_kernels::gemm::Accumulate;
+use align_kernels::{FloatBuffer, Result, add};
 
-/// `x + delta`, in the place of `delta` where nothing else holds it. Saves nothing.
+/// `x + delta`, like `x`. Saves nothing.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
-pub fn add(tape: &mut Tape, x: &Var, delta: Var) -> Result<Var> {
+pub fn add(tape: &mut Tape, x: &Var, delta: &Var) -> Result<Var> {
     let shape = [x.rows(), x.cols()];
-    let node = Add { x: x.input(), delta: delta.input() };
-    let mut y = tape.take("add.y", delta)?;
-    add::Add { len: y.len(), x: x.view(), y: y.view_mut() }.run(tape.device())?;
-    tape.push(shape, x.grad_rows(), y, |_| Ok(node))
+    let device = tape.device().clone();
+    let mut y = device.alloc_float("add.y", x.view().dtype(), x.view().len())?;
+    device.copy_float(x.view(), y.view_mut());
+    add::Add { len: y.len(), x: delta.view(), y: y.view_mut() }.run(&device)?;
+    tape.push(shape, x.grad_rows(), y, |_| Ok(Add { x: x.input(), delta: delta.input() }))
 }
 
 struct Add {
@@ -26,15 +28,13 @@ impl Backward for Add {
     }
 
     // dx += dy, d_delta += dy
-    fn backward(&self, dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()> {
+    fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();
-        let (dx, accumulate) = grads.slot(self.x)?;
+        let (d_delta, accumulate) = grads.slot(self.delta)?;
         match accumulate {
-            align_kernels::gemm::Accumulate::Set => device.copy(dy.view(), dx),
-            align_kernels::gemm::Accumulate::Add => {
-                add::Add { len: dy.len(), x: dy.view(), y: dx }.run(&device)?;
-            }
+            Accumulate::Set => device.copy_float(dy.view(), d_delta),
+            Accumulate::Add => add::Add { len: dy.len(), x: dy.view(), y: d_delta }.run(&device)?,
         }
-        grads.give(self.delta, dy)
+        grads.give(self.x, dy)
     }
 }

@@ -1,44 +1,41 @@
 //! Attention over prefix trees.
 
-use crate::autograd::{Backward, Grads, Input, Saved, Tape, Var};
+use crate::autograd::{Backward, Grads, Input, Saved, SavedF32, Tape, Var};
 use crate::rows::Pass;
 use align_kernels::attention::{self, Geometry};
-use align_kernels::{Buffer, Result};
+use align_kernels::{FloatBuffer, Result};
 use std::rc::Rc;
 
-/// Each row attends to its prompt and its own branch. Keeps `q`, `k`, `v` and the output, saves the log-sum-exp of every row
-/// and head: no score is stored.
+/// Each row attends to its prompt and its own branch; `qkv` holds its queries, keys and values side by side. Keeps `qkv` and the
+/// output, saves the log-sum-exp of every row and head: no score is stored.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
-pub fn attention(tape: &mut Tape, geometry: Geometry, q: &Var, k: &Var, v: &Var) -> Result<Var> {
-    let rows = q.rows();
-    let mut o = tape.alloc("attention.o", rows * q.cols())?;
-    let mut lse = tape.alloc("attention.lse", rows * geometry.num_attention_heads)?;
+pub fn attention(tape: &mut Tape, geometry: Geometry, qkv: &Var) -> Result<Var> {
+    let (rows, heads) = (qkv.rows(), geometry.num_attention_heads);
+    let cols = heads * geometry.head_dim;
+    let mut o = tape.alloc_float("attention.o", rows * cols)?;
+    let mut lse = tape.alloc("attention.lse", rows * heads)?;
     attention::Forward {
         rows,
         geometry,
         segments: &tape.pass().segments,
-        q: q.view(),
-        k: k.view(),
-        v: v.view(),
+        qkv: qkv.view(),
         o: o.view_mut(),
         lse: lse.view_mut(),
     }
     .run(tape.device())?;
-    let grad_rows = q.grad_rows();
-    let o = tape.leaf(rows, q.cols(), grad_rows, o);
+    let grad_rows = qkv.grad_rows();
+    let o = tape.leaf(rows, cols, grad_rows, o);
     // the node keeps its own output: the same memory serves the projection that reads it
     tape.push_over(o.clone(), |tape| {
         Ok(Attention {
             geometry,
             pass: tape.pass().policy_only(),
-            inputs: [q.input(), k.input(), v.input()],
-            q: tape.keep(q)?,
-            k: tape.keep(k)?,
-            v: tape.keep(v)?,
+            input: qkv.input(),
+            qkv: tape.keep(qkv)?,
             o: tape.keep(&o)?,
-            lse: tape.save(lse, grad_rows * geometry.num_attention_heads)?,
+            lse: tape.save(lse, grad_rows * heads)?,
         })
     })
 }
@@ -46,12 +43,10 @@ pub fn attention(tape: &mut Tape, geometry: Geometry, q: &Var, k: &Var, v: &Var)
 struct Attention {
     geometry: Geometry,
     pass: Rc<Pass>,
-    inputs: [Input; 3],
-    q: Saved,
-    k: Saved,
-    v: Saved,
+    input: Input,
+    qkv: Saved,
     o: Saved,
-    lse: Saved,
+    lse: SavedF32,
 }
 
 impl Backward for Attention {
@@ -60,29 +55,20 @@ impl Backward for Attention {
     }
 
     // with p = exp(s - lse), ds = p∘(d_o·vᵀ - rowsum(d_o∘o)): dq = scale ds·k, dk = scale dsᵀ·q, dv = pᵀ·d_o
-    fn backward(&self, dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()> {
+    fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device();
-        let [q, k, v] = self.inputs;
-        let mut dq = device.alloc("attention.dq", q.len())?;
-        let mut dk = device.alloc("attention.dk", k.len())?;
-        let mut dv = device.alloc("attention.dv", v.len())?;
+        let mut dqkv = device.alloc_float("attention.dqkv", self.input.dtype, self.input.len())?;
         attention::Backward {
-            rows: q.grad_rows,
+            rows: self.input.grad_rows,
             geometry: self.geometry,
             segments: &self.pass.segments,
-            q: self.q.view(),
-            k: self.k.view(),
-            v: self.v.view(),
+            qkv: self.qkv.view(),
             o: self.o.view(),
             lse: self.lse.view(),
             d_o: dy.view(),
-            dq: dq.view_mut(),
-            dk: dk.view_mut(),
-            dv: dv.view_mut(),
+            dqkv: dqkv.view_mut(),
         }
         .run(device)?;
-        grads.give(q, dq)?;
-        grads.give(k, dk)?;
-        grads.give(v, dv)
+        grads.give(self.input, dqkv)
     }
 }

@@ -1,28 +1,40 @@
 //! Gated activation of the MLP.
 
-use crate::autograd::{Backward, Grads, Input, Saved, Tape, Var};
+use crate::autograd::{Again, Backward, Grads, Input, Saved, Tape, Var};
 use align_kernels::gate::{self, Activation};
-use align_kernels::{Buffer, Result};
+use align_kernels::{Device, FloatBuffer, Result};
+use std::rc::Rc;
 
-/// `act(gate) * up`. Keeps both inputs.
+/// `act(gate) * up`, `gate_up` holding both side by side. Keeps them, so that the result need not be kept.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
-pub fn gate(tape: &mut Tape, activation: Activation, gate: &Var, up: &Var) -> Result<Var> {
-    let len = gate.rows() * gate.cols();
-    let mut y = tape.alloc("gate.y", len)?;
-    gate::Forward { len, activation, gate: gate.view(), up: up.view(), y: y.view_mut() }.run(tape.device())?;
-    tape.push([gate.rows(), gate.cols()], gate.grad_rows(), y, |tape| {
-        let inputs = [gate.input(), up.input()];
-        Ok(Gate { activation, inputs, gate: tape.keep(gate)?, up: tape.keep(up)? })
+pub fn gate(tape: &mut Tape, activation: Activation, gate_up: &Var) -> Result<Var> {
+    let (rows, cols) = (gate_up.rows(), gate_up.cols() / 2);
+    let mut y = tape.alloc_float("gate.y", rows * cols)?;
+    gate::Forward { rows, cols, activation, gate_up: gate_up.view(), y: y.view_mut() }.run(tape.device())?;
+    tape.push_again([rows, cols], gate_up.grad_rows(), y, |tape| {
+        let gate = Gate { activation, input: gate_up.input(), gate_up: tape.keep(gate_up)? };
+        Ok((gate.clone(), Rc::new(gate)))
     })
 }
 
+#[derive(Debug, Clone)]
 struct Gate {
     activation: Activation,
-    inputs: [Input; 2],
-    gate: Saved,
-    up: Saved,
+    input: Input,
+    gate_up: Saved,
+}
+
+impl Again for Gate {
+    fn again(&self, device: &Device) -> Result<FloatBuffer> {
+        let Input { grad_rows: rows, cols, dtype, .. } = self.input;
+        let cols = cols / 2;
+        let mut y = device.alloc_float("gate.y", dtype, rows * cols)?;
+        let (gate_up, activation) = (self.gate_up.view(), self.activation);
+        gate::Forward { rows, cols, activation, gate_up, y: y.view_mut() }.run(device)?;
+        Ok(y)
+    }
 }
 
 impl Backward for Gate {
@@ -31,21 +43,18 @@ impl Backward for Gate {
     }
 
     // d_gate += dy * up * act'(gate), d_up += dy * act(gate)
-    fn backward(&self, dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()> {
+    fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device();
-        let mut d_gate = device.alloc("gate.d_gate", dy.len())?;
-        let mut d_up = device.alloc("gate.d_up", dy.len())?;
+        let mut d_gate_up = device.alloc_float("gate.d_gate_up", self.input.dtype, self.input.len())?;
         gate::Backward {
-            len: dy.len(),
+            rows: self.input.grad_rows,
+            cols: self.input.cols / 2,
             activation: self.activation,
-            gate: self.gate.view(),
-            up: self.up.view(),
+            gate_up: self.gate_up.view(),
             dy: dy.view(),
-            d_gate: d_gate.view_mut(),
-            d_up: d_up.view_mut(),
+            d_gate_up: d_gate_up.view_mut(),
         }
         .run(device)?;
-        grads.give(self.inputs[0], d_gate)?;
-        grads.give(self.inputs[1], d_up)
+        grads.give(self.input, d_gate_up)
     }
 }

@@ -1,10 +1,10 @@
 //! The rows that are scored.
 
 use crate::autograd::{Backward, Grads, Input, Tape, Var};
-use align_kernels::{Buffer, Result, rows};
+use align_kernels::{Buffer, FloatBuffer, Result, rows};
 use std::rc::Rc;
 
-/// `y[i] = x[index[i]]`. The first `grad_rows` indices name rows of `x` that have a gradient; an index may occur twice (the last
+/// `y[i] = x[index[i]]`, of the residual stream. The first `grad_rows` indices name rows of `x` that have a gradient; an index may occur twice (the last
 /// token of a prompt predicts the first one of every answer).
 ///
 /// # Errors
@@ -12,7 +12,7 @@ use std::rc::Rc;
 pub fn gather_rows(tape: &mut Tape, x: &Var, index: &Rc<Buffer<u32>>, grad_rows: usize) -> Result<Var> {
     let cols = x.cols();
     let mut y = tape.alloc("gather_rows.y", index.len() * cols)?;
-    rows::Gather { cols, index: index.view(), x: x.view(), y: y.view_mut() }.run(tape.device())?;
+    rows::Gather { cols, index: index.view(), x: x.view().expect_f32(), y: y.view_mut() }.run(tape.device())?;
     let input = x.input();
     tape.push([index.len(), cols], grad_rows, y, |_| Ok(GatherRows { input, grad_rows, index: index.clone() }))
 }
@@ -29,9 +29,10 @@ impl Backward for GatherRows {
     }
 
     // dx[index[i]] += dy[i]
-    fn backward(&self, dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()> {
+    fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();
         let index = self.index.view().range(0..self.grad_rows);
-        rows::ScatterAdd { cols: self.input.cols, index, x: dy.view(), y: grads.sum(self.input)? }.run(&device)
+        rows::ScatterAdd { cols: self.input.cols, index, x: dy.view().expect_f32(), y: grads.sum(self.input)? }
+            .run(&device)
     }
 }

@@ -53,6 +53,7 @@ struct World {
     head: Frozen,
     norm: FrozenVector,
     head_norm: FrozenVector,
+    other_head_norm: FrozenVector,
     rope: Rc<RopeTable>,
     adapter: Arc<AdapterSet>,
     scored: ScoredTokens,
@@ -71,7 +72,7 @@ impl World {
         let positions = plan().positions();
         let angles = RopeVariant { inv_freq: vec![1.0, 0.3], scaling: 1.1 };
         let rope = RopeTable::new(&device, &positions, &[0; ROWS], &[angles]).unwrap();
-        let mut set = AdapterSet::new(1);
+        let mut set = AdapterSet::new(2);
         let param = |id, shape: [usize; 2]| {
             Param::new(&device, ParamId(id), shape, &Inputs::of(&[7, id]).normal(shape[0] * shape[1], 0.5)).unwrap()
         };
@@ -81,8 +82,18 @@ impl World {
             targets: Rc::new(device.upload("test", &[10u32, 0, 4, 4]).unwrap()),
             policy: 3,
         };
-        let (norm, head_norm) = (vector(8, 2), vector(4, 3));
-        World { square, head, norm, head_norm, rope: Rc::new(rope), adapter: Arc::new(set), scored, device }
+        let (norm, head_norm, other_head_norm) = (vector(8, 2), vector(4, 3), vector(4, 4));
+        World {
+            square,
+            head,
+            norm,
+            head_norm,
+            other_head_norm,
+            rope: Rc::new(rope),
+            adapter: Arc::new(set),
+            scored,
+            device,
+        }
     }
 
     fn pass(&self, dropout: Option<f32>) -> Rc<Pass> {
@@ -98,24 +109,36 @@ impl World {
     fn linear(&self) -> Linear {
         Linear { id: LinearId(0), weight: self.square.clone(), bias: Some(self.norm.clone()) }
     }
+
+    /// One layer with an update between two without.
+    fn stack(&self) -> [Linear; 3] {
+        let plain = Linear { id: LinearId(1), weight: self.square.clone(), bias: None };
+        [plain.clone(), self.linear(), plain]
+    }
 }
 
 type Run = fn(&World, &mut Tape, &[Var]) -> Result<Var>;
 
 /// Name, columns of each input, dropout, the op. An op of the list in `ops/mod.rs` that is missing here fails the test below.
 const CASES: &[(&str, &[usize], Option<f32>, Run)] = &[
-    ("add", &[8, 8], None, |_, tape, x| add(tape, &x[0], x[1].clone())),
-    ("add to itself", &[8], None, |_, tape, x| add(tape, &x[0], x[0].clone())),
-    ("attention", &[8, 4, 4], None, |_, tape, x| attention(tape, GEOMETRY, &x[0], &x[1], &x[2])),
-    ("gate silu", &[8, 8], None, |_, tape, x| gate(tape, Activation::Silu, &x[0], &x[1])),
-    ("gate gelu", &[8, 8], None, |_, tape, x| gate(tape, Activation::GeluTanh, &x[0], &x[1])),
+    ("add", &[8, 8], None, |_, tape, x| add(tape, &x[0], &x[1])),
+    ("add to itself", &[8], None, |_, tape, x| add(tape, &x[0], &x[0])),
+    ("attention", &[16], None, |_, tape, x| attention(tape, GEOMETRY, &x[0])),
+    ("gate silu", &[16], None, |_, tape, x| gate(tape, Activation::Silu, &x[0])),
+    ("gate gelu", &[16], None, |_, tape, x| gate(tape, Activation::GeluTanh, &x[0])),
     ("gather_rows", &[8], None, |w, tape, x| gather_rows(tape, &x[0], &w.scored.rows, w.scored.policy)),
-    ("linear", &[8], None, |w, tape, x| linear(tape, &x[0], &w.linear())),
-    ("linear with dropout", &[8], Some(0.4), |w, tape, x| linear(tape, &x[0], &w.linear())),
+    ("head_norm", &[16], None, |w, tape, x| {
+        head_norm(tape, GEOMETRY, &x[0], &[w.head_norm.clone(), w.other_head_norm.clone()], 1e-3, 1.0)
+    }),
+    ("linear", &[8], None, |w, tape, x| linear(tape, &x[0], &[w.linear()], None)),
+    ("linear with dropout", &[8], Some(0.4), |w, tape, x| linear(tape, &x[0], &[w.linear()], None)),
+    ("linear stack", &[8], None, |w, tape, x| linear(tape, &x[0], &w.stack(), None)),
+    ("linear stack with dropout", &[8], Some(0.4), |w, tape, x| linear(tape, &x[0], &w.stack(), None)),
+    ("linear on a residual", &[8, 8], None, |w, tape, x| linear(tape, &x[0], &[w.linear()], Some(&x[1]))),
+    ("linear on its input", &[8], None, |w, tape, x| linear(tape, &x[0], &[w.linear()], Some(&x[0]))),
     ("rms_norm", &[8], None, |w, tape, x| rms_norm(tape, &x[0], &w.norm, 1e-3, 0.0)),
-    ("rms_norm per head", &[8], None, |w, tape, x| rms_norm(tape, &x[0], &w.head_norm, 1e-3, 1.0)),
-    ("rope", &[8], None, |w, tape, x| rope(tape, x[0].clone(), 8, &w.rope)),
-    ("take_columns", &[8], None, |_, tape, x| take_columns(tape, &x[0], 2..7)),
+    ("rope", &[8], None, |w, tape, x| rope(tape, x[0].clone(), [1, 8], &w.rope)),
+    ("rope of heads and what follows", &[16], None, |w, tape, x| rope(tape, x[0].clone(), [3, 4], &w.rope)),
     ("token_logps", &[8], None, |w, tape, x| {
         let rows = gather_rows(tape, &x[0], &w.scored.rows, w.scored.policy)?;
         Ok(token_logps(tape, &rows, &w.head, &w.scored, Some(3.0), false)?.logps)
@@ -124,8 +147,7 @@ const CASES: &[(&str, &[usize], Option<f32>, Run)] = &[
         let (layer, norm) = (w.linear(), w.norm.clone());
         let segment = move |tape: &mut Tape, x: &Var| {
             let h = rms_norm(tape, x, &norm, 1e-3, 0.0)?;
-            let h = linear(tape, &h, &layer)?;
-            add(tape, x, h)
+            linear(tape, &h, std::slice::from_ref(&layer), Some(x))
         };
         checkpoint(tape, &x[0], Rc::new(segment))
     }),
@@ -150,7 +172,7 @@ fn every_op_has_the_gradient_of_its_forward() {
     for &(name, columns, dropout, run) in CASES {
         let mut inputs = Inputs::of(&[columns.len(), name.len()]);
         let x: Vec<Vec<f32>> = columns.iter().map(|cols| inputs.normal(ROWS * cols, 1.0)).collect();
-        let c = inputs.normal(ROWS * 16, 1.0);
+        let c = inputs.normal(ROWS * 24, 1.0);
         let (_, tape, leaves, y) = forward(&w, dropout, run, &x, &c);
         let dy = w.device.upload("test", &c[..y.grad_rows() * y.cols()]).unwrap();
         let mut params = ParamGrads::default();

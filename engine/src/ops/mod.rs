@@ -7,10 +7,10 @@ mod gate;
 mod gather_rows;
 #[cfg(test)]
 mod gradcheck;
+mod head_norm;
 mod linear;
 mod rms_norm;
 mod rope;
-mod take_columns;
 mod token_logps;
 
 pub use add::add;
@@ -18,8 +18,8 @@ pub use attention::attention;
 pub use embed::embed;
 pub use gate::gate;
 pub use gather_rows::gather_rows;
+pub use head_norm::head_norm;
 pub use linear::{Linear, linear};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
-pub use take_columns::take_columns;
 pub use token_logps::{ScoredTokens, TokenLogps, token_logps};

@@ -1,45 +1,56 @@
-//! Root-mean-square norm, of whole rows or of each head.
+//! Root-mean-square norm of whole rows.
 
-use crate::autograd::{Backward, Grads, Input, Saved, Tape, Var};
+use crate::autograd::{Again, Backward, Grads, Input, Saved, SavedF32, Tape, Var};
 use crate::weights::FrozenVector;
-use align_kernels::{Buffer, Result, rms_norm};
+use align_kernels::rms_norm::{self, Groups};
+use align_kernels::{Device, FloatBuffer, FloatDtype, Result};
+use std::rc::Rc;
 
-/// `y = rms_norm(x) * (offset + weight)`, over groups of `weight.len()` columns: whole rows, or heads where the weight is as long
-/// as a head. Saves `rstd` (4 bytes a group) and keeps `x`; no gradient for `weight`, it is frozen.
+/// `y = rms_norm(x) * (offset + weight)`, the input of a matrix product. Saves `rstd` (4 bytes a row) and keeps `x`, so that the
+/// result need not be kept; no gradient for `weight`, it is frozen.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
 pub fn rms_norm(tape: &mut Tape, x: &Var, weight: &FrozenVector, eps: f32, offset: f32) -> Result<Var> {
-    let cols = weight.len();
-    let groups_per_row = x.cols() / cols;
-    let rows = x.rows() * groups_per_row;
-    let mut y = tape.alloc("rms_norm.y", rows * cols)?;
+    let (rows, cols) = (x.rows(), x.cols());
+    let groups = Groups::rows(cols);
+    let mut y = tape.alloc_float("rms_norm.y", rows * cols)?;
     let mut rstd = tape.alloc("rms_norm.rstd", rows)?;
-    rms_norm::Forward {
-        rows,
-        cols,
-        eps,
-        offset,
-        x: x.view(),
-        weight: weight.view(),
-        y: y.view_mut(),
-        rstd: rstd.view_mut(),
-    }
-    .run(tape.device())?;
-    tape.push([x.rows(), x.cols()], x.grad_rows(), y, |tape| {
-        let rows = x.grad_rows() * groups_per_row;
-        let rstd = tape.save(rstd, rows)?;
-        Ok(RmsNorm { rows, offset, input: x.input(), x: tape.keep(x)?, rstd, weight: weight.clone() })
+    let (y_view, rstd_view) = (y.view_mut(), rstd.view_mut());
+    let weight_view = weight.view();
+    rms_norm::Forward { rows, cols, groups, eps, offset, x: x.view(), weight: weight_view, y: y_view, rstd: rstd_view }
+        .run(tape.device())?;
+    let dtype = y.dtype();
+    tape.push_again([rows, cols], x.grad_rows(), y, |tape| {
+        let rstd = Rc::new(tape.save(rstd, x.grad_rows())?);
+        let (x, input) = (tape.keep(x)?, x.input());
+        let norm = RmsNorm { eps, offset, input, dtype, x, rstd, weight: weight.clone() };
+        Ok((norm.clone(), Rc::new(norm)))
     })
 }
 
+#[derive(Debug, Clone)]
 struct RmsNorm {
-    rows: usize,
+    eps: f32,
     offset: f32,
     input: Input,
+    /// Of the result.
+    dtype: FloatDtype,
     x: Saved,
-    rstd: Saved,
+    rstd: Rc<SavedF32>,
     weight: FrozenVector,
+}
+
+impl Again for RmsNorm {
+    fn again(&self, device: &Device) -> Result<FloatBuffer> {
+        let RmsNorm { eps, offset, input: Input { grad_rows: rows, cols, .. }, dtype, .. } = *self;
+        let mut y = device.alloc_float("rms_norm.y", dtype, rows * cols)?;
+        let mut rstd = device.alloc("rms_norm.rstd", rows)?;
+        let (x, weight, y_view, groups) = (self.x.view(), self.weight.view(), y.view_mut(), Groups::rows(cols));
+        rms_norm::Forward { rows, cols, groups, eps, offset, x, weight, y: y_view, rstd: rstd.view_mut() }
+            .run(device)?;
+        Ok(y)
+    }
 }
 
 impl Backward for RmsNorm {
@@ -48,17 +59,20 @@ impl Backward for RmsNorm {
     }
 
     // dx += rstd * (w∘dy - x * rstd² * mean(w∘dy∘x))
-    fn backward(&self, dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()> {
+    fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();
+        let (dx, accumulate) = grads.slot(self.input)?;
         rms_norm::Backward {
-            rows: self.rows,
-            cols: self.weight.len(),
+            rows: self.input.grad_rows,
+            cols: self.input.cols,
+            groups: Groups::rows(self.input.cols),
             offset: self.offset,
             x: self.x.view(),
             weight: self.weight.view(),
             rstd: self.rstd.view(),
             dy: dy.view(),
-            dx: grads.sum(self.input)?,
+            dx,
+            accumulate,
         }
         .run(&device)
     }

@@ -3,49 +3,47 @@
 use crate::autograd::{Backward, Grads, Input, Tape, Var};
 use crate::rows::RopeTable;
 use align_kernels::rope::{Direction, Rotate};
-use align_kernels::{Buffer, Result};
+use align_kernels::{Device, FloatBuffer, Result};
 use std::rc::Rc;
 
-/// Rotates every head of `x` by its row's angles, in the place of `x` where nothing else holds it. Saves nothing: the rows with
-/// a gradient are the first rows of the table.
+/// Rotates the first `heads` heads of each row of `x` by the row's angles, in the place of `x` where nothing else holds it; the
+/// columns after them stay. Saves nothing: the rows with a gradient are the first rows of the table.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
-pub fn rope(tape: &mut Tape, x: Var, head_dim: usize, table: &Rc<RopeTable>) -> Result<Var> {
+pub fn rope(tape: &mut Tape, x: Var, [heads, head_dim]: [usize; 2], table: &Rc<RopeTable>) -> Result<Var> {
     let [rows, cols] = [x.rows(), x.cols()];
     let (input, grad_rows) = (x.input(), x.grad_rows());
     let mut y = tape.take("rope.y", x)?;
-    rotate(tape.device(), rows, cols, head_dim, table, Direction::Forward, &mut y)?;
-    tape.push([rows, cols], grad_rows, y, |_| Ok(Rope { input, head_dim, table: table.clone() }))
-}
-
-fn rotate(
-    device: &align_kernels::Device,
-    rows: usize,
-    cols: usize,
-    head_dim: usize,
-    table: &RopeTable,
-    direction: Direction,
-    x: &mut Buffer<f32>,
-) -> Result<()> {
-    let used = rows * table.rotary_dim / 2;
-    Rotate {
-        rows,
-        heads: cols / head_dim,
-        head_dim,
-        rotary_dim: table.rotary_dim,
-        direction,
-        cos: table.cos.view().range(0..used),
-        sin: table.sin.view().range(0..used),
-        x: x.view_mut(),
-    }
-    .run(device)
+    let node = Rope { input, heads, head_dim, table: table.clone() };
+    node.rotate(tape.device(), rows, Direction::Forward, &mut y)?;
+    tape.push([rows, cols], grad_rows, y, |_| Ok(node))
 }
 
 struct Rope {
     input: Input,
+    heads: usize,
     head_dim: usize,
     table: Rc<RopeTable>,
+}
+
+impl Rope {
+    fn rotate(&self, device: &Device, rows: usize, direction: Direction, x: &mut FloatBuffer) -> Result<()> {
+        let rotary_dim = self.table.rotary_dim;
+        let used = rows * rotary_dim / 2;
+        Rotate {
+            rows,
+            heads: self.heads,
+            head_dim: self.head_dim,
+            rotary_dim,
+            direction,
+            cos: self.table.cos.view().range(0..used),
+            sin: self.table.sin.view().range(0..used),
+            stride: self.input.cols,
+            x: x.view_mut(),
+        }
+        .run(device)
+    }
 }
 
 impl Backward for Rope {
@@ -54,9 +52,8 @@ impl Backward for Rope {
     }
 
     // dx += Rᵀ dy: the rotation by the negative angle
-    fn backward(&self, mut dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()> {
-        let Input { grad_rows, cols, .. } = self.input;
-        rotate(grads.device(), grad_rows, cols, self.head_dim, &self.table, Direction::Backward, &mut dy)?;
+    fn backward(&self, mut dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
+        self.rotate(grads.device(), self.input.grad_rows, Direction::Backward, &mut dy)?;
         grads.give(self.input, dy)
     }
 }

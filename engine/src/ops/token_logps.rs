@@ -1,9 +1,9 @@
 //! Log-probabilities of the scored tokens.
 
-use crate::autograd::{Backward, Grads, Input, Saved, Tape, Var};
+use crate::autograd::{Backward, Grads, Input, Saved, SavedF32, Tape, Var};
 use crate::weights::Frozen;
 use align_kernels::token_logps::{self, Extras};
-use align_kernels::{Buffer, Precision, Result};
+use align_kernels::{Buffer, FloatBuffer, Precision, Result};
 use std::rc::Rc;
 
 /// Which rows are scored, and against which token. The first `policy` of them have a gradient.
@@ -91,7 +91,7 @@ struct Node {
     targets: Rc<Buffer<u32>>,
     final_logit_softcapping: Option<f32>,
     precision: Precision,
-    lse: Saved,
+    lse: SavedF32,
 }
 
 impl Backward for Node {
@@ -100,10 +100,10 @@ impl Backward for Node {
     }
 
     // d_hidden += d_logp * (lm_head[target] - Σ_v p_v lm_head[v]), through the soft-cap
-    fn backward(&self, dy: Buffer<f32>, grads: &mut Grads<'_>) -> Result<()> {
+    fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device();
         let [vocab_size, hidden_size] = self.lm_head.shape();
-        let mut d_hidden = device.alloc("token_logps.d_hidden", self.input.len())?;
+        let mut d_hidden = device.alloc_float("token_logps.d_hidden", self.input.dtype, self.input.len())?;
         token_logps::Backward {
             rows: self.rows,
             hidden_size,
@@ -114,7 +114,7 @@ impl Backward for Node {
             final_logit_softcapping: self.final_logit_softcapping,
             precision: self.precision,
             lse: self.lse.view(),
-            d_logps: dy.view(),
+            d_logps: dy.view().expect_f32(),
             d_hidden: d_hidden.view_mut(),
         }
         .run(device)?;

@@ -1,4 +1,4 @@
-//! Sums: the residual stream, biases, and values that have several gradients.
+//! Sums: the residual stream, and values that have several gradients.
 
 pub mod case;
 mod cpu;
@@ -6,24 +6,14 @@ pub mod reference;
 
 pub(crate) use cpu::Sum;
 
-use crate::error::{check_len, check_size};
-use crate::{Device, Result, Slice, SliceMut};
+use crate::error::check_len;
+use crate::{Device, FloatSlice, FloatSliceMut, Result};
 
-/// `y += x`, both `[len]`
+/// `y += x`, both `[len]`, of any format
 pub struct Add<'a> {
     pub len: usize,
-    pub x: Slice<'a, f32>,
-    pub y: SliceMut<'a, f32>,
-}
-
-/// `y[r, c] += bias[c]`
-pub struct AddBias<'a> {
-    pub rows: usize,
-    pub cols: usize,
-    /// `[cols]`
-    pub bias: Slice<'a, f32>,
-    /// `[rows, cols]`
-    pub y: SliceMut<'a, f32>,
+    pub x: FloatSlice<'a>,
+    pub y: FloatSliceMut<'a>,
 }
 
 impl Add<'_> {
@@ -34,20 +24,6 @@ impl Add<'_> {
         check_len("add", "y", self.y.len(), self.len)?;
         match device {
             Device::Cpu(cpu) => cpu::add(cpu, self),
-        }
-        Ok(())
-    }
-}
-
-impl AddBias<'_> {
-    /// # Errors
-    /// As [`Add::run`], and [`crate::KernelError::Size`] for no columns.
-    pub fn run(self, device: &Device) -> Result<()> {
-        check_len("add.bias", "bias", self.bias.len(), self.cols)?;
-        check_len("add.bias", "y", self.y.len(), self.rows.saturating_mul(self.cols))?;
-        check_size("add.bias", "cols", self.cols, self.cols > 0, "at least 1")?;
-        match device {
-            Device::Cpu(cpu) => cpu::add_bias(cpu, self),
         }
         Ok(())
     }

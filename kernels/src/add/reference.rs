@@ -8,10 +8,3 @@ pub fn add<R: Real>(x: &[R], y: &mut [R]) {
         *y += x;
     }
 }
-
-/// `y[r, c] += bias[c]`
-pub fn add_bias<R: Real>(bias: &[R], y: &mut [R]) {
-    for row in y.chunks_mut(bias.len()) {
-        add(bias, row);
-    }
-}

@@ -4,7 +4,8 @@
 use super::{Backward, Decode, Forward, Geometry, Segment, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::real::{Real, widen};
-use crate::{Buffer, Device, Result};
+use crate::{Buffer, Device, FloatBuffer, FloatDtype, Precision, Result};
+use half::bf16;
 use std::ops::Range;
 
 /// Heads of SmolLM2-135M.
@@ -29,11 +30,15 @@ pub fn cases() -> Vec<Case> {
     ];
     for (geometry, name, segments) in timed {
         for direction in [Direction::Forward, Direction::Backward] {
-            cases.push(Shape { direction, geometry, segments: segments.clone(), gap: 0 }.case(name, true));
+            for floats in [FloatDtype::F32, FloatDtype::Bf16] {
+                cases.push(Shape { direction, geometry, segments: segments.clone(), gap: 0, floats }.case(name, true));
+            }
         }
     }
     for (geometry, batch, length) in [(SMOLLM2, 1, 512), (SMOLLM2, 8, 512), (llama_8b, 1, 2048)] {
-        cases.push(Cached { geometry, capacity: length, lengths: vec![length; batch] }.case(true));
+        for floats in [FloatDtype::F32, FloatDtype::Bf16] {
+            cases.push(Cached { geometry, capacity: length, lengths: vec![length; batch], floats }.case(true));
+        }
     }
 
     let tiny = Geometry { num_attention_heads: 2, num_key_value_heads: 1, head_dim: 8, scale: 0.35, ..SMOLLM2 };
@@ -53,11 +58,16 @@ pub fn cases() -> Vec<Case> {
                 ("branches without a prompt", tree(1, 0, &[9, 40])),
             ] {
                 for direction in [Direction::Forward, Direction::Backward] {
-                    let shape = Shape { direction, geometry, segments: segments.clone(), gap: 2 };
-                    cases.push(shape.case(name, false));
+                    for floats in [FloatDtype::F32, FloatDtype::Bf16] {
+                        let shape = Shape { direction, geometry, segments: segments.clone(), gap: 2, floats };
+                        cases.push(shape.case(name, false));
+                    }
                 }
             }
-            cases.push(Cached { geometry, capacity: 300, lengths: vec![1, 299, 64, 300, 17] }.case(false));
+            for floats in [FloatDtype::F32, FloatDtype::Bf16] {
+                let lengths = vec![1, 299, 64, 300, 17];
+                cases.push(Cached { geometry, capacity: 300, lengths, floats }.case(false));
+            }
         }
     }
     cases
@@ -91,6 +101,7 @@ struct Shape {
     segments: Vec<Segment>,
     /// Rows after the last segment that no segment covers.
     gap: usize,
+    floats: FloatDtype,
 }
 
 impl Shape {
@@ -109,19 +120,23 @@ impl Shape {
         let (wide, narrow) = ((self.rows() * heads * head_dim) as f64, (self.rows() * kv_heads * head_dim) as f64);
         // forward: q·k and p·v, 2 head_dim each; backward: q·k again, d_o·v, dq, dk, dv. Reads and writes every tensor once.
         let (kernel, products, bytes) = match self.direction {
-            Direction::Forward => ("attention.forward", 2.0, 4.0 * (2.0 * wide + 2.0 * narrow)),
-            Direction::Backward => ("attention.backward", 5.0, 4.0 * (4.0 * wide + 4.0 * narrow)),
+            Direction::Forward => ("attention.forward", 2.0, 2.0 * wide + 2.0 * narrow),
+            Direction::Backward => ("attention.backward", 5.0, 4.0 * wide + 4.0 * narrow),
         };
         Case {
             kernel,
-            shape: format!("{name}, {}", describe(&self.geometry)),
+            shape: format!("{name}, {}{}", describe(&self.geometry), suffix(self.floats)),
             flops: products * 2.0 * head_dim as f64 * pairs,
-            bytes,
-            precision: None,
+            bytes: self.floats.bytes() as f64 * bytes,
+            precision: (self.floats == FloatDtype::Bf16).then_some(Precision::Bf16),
             timed,
             prepare: Box::new(move |device| Ok(Box::new(Run::new(self.clone(), timed, device)?))),
         }
     }
+}
+
+fn suffix(floats: FloatDtype) -> &'static str {
+    if floats == FloatDtype::Bf16 { ", bf16" } else { "" }
 }
 
 fn describe(geometry: &Geometry) -> String {
@@ -153,42 +168,85 @@ impl Tensors {
     }
 }
 
+impl Tensors {
+    /// Queries, keys and values side by side, as the kernel reads them.
+    pub fn qkv(&self, geometry: &Geometry) -> Vec<f32> {
+        let (wide, narrow) =
+            (geometry.num_attention_heads * geometry.head_dim, geometry.num_key_value_heads * geometry.head_dim);
+        // a call with no heads is refused, after this
+        let [wide, narrow] = [wide.max(1), narrow.max(1)];
+        let heads = self.q.chunks_exact(wide).zip(self.k.chunks_exact(narrow)).zip(self.v.chunks_exact(narrow));
+        heads.flat_map(|((q, k), v)| [q, k, v].concat()).collect()
+    }
+
+    /// Rounds all to bf16.
+    pub fn round(&mut self) {
+        for values in [&mut self.q, &mut self.k, &mut self.v, &mut self.d_o] {
+            round(values);
+        }
+    }
+}
+
+fn round(values: &mut [f32]) {
+    values.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+}
+
+/// Queries, keys and values, or their gradients, from rows that hold them side by side.
+pub(super) fn split(qkv: &[f32], geometry: &Geometry) -> [Vec<f32>; 3] {
+    let (wide, narrow) =
+        (geometry.num_attention_heads * geometry.head_dim, geometry.num_key_value_heads * geometry.head_dim);
+    [0..wide, wide..wide + narrow, wide + narrow..wide + 2 * narrow]
+        .map(|cols| qkv.chunks_exact(wide + 2 * narrow).flat_map(|row| row[cols.clone()].to_vec()).collect())
+}
+
+/// Values on the device in a format.
+pub(super) fn float(device: &Device, dtype: FloatDtype, values: &[f32]) -> Result<FloatBuffer> {
+    Ok(match dtype {
+        FloatDtype::F32 => device.upload("case", values)?.into(),
+        FloatDtype::Bf16 => {
+            let values: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+            device.upload("case", &values)?.into()
+        }
+    })
+}
+
+/// Half a unit in the last of the eight places of bf16 of the largest value.
+fn half_ulp(exact: &[f64]) -> f64 {
+    exact.iter().fold(0.0f64, |largest, x| largest.max(x.abs())) / 256.0
+}
+
 struct Run {
     shape: Shape,
     /// Key-value heads that are compared: the reference takes minutes for all heads of a large shape.
     compared: Range<usize>,
     device: Device,
     tensors: Tensors,
-    q: Buffer<f32>,
-    k: Buffer<f32>,
-    v: Buffer<f32>,
-    d_o: Buffer<f32>,
+    qkv: FloatBuffer,
+    d_o: FloatBuffer,
     /// Outputs are filled with NaN first: an element that is not written shows.
-    o: Buffer<f32>,
+    o: FloatBuffer,
     lse: Buffer<f32>,
-    dq: Buffer<f32>,
-    dk: Buffer<f32>,
-    dv: Buffer<f32>,
+    dqkv: FloatBuffer,
 }
 
 impl Run {
     fn new(shape: Shape, timed: bool, device: &Device) -> Result<Run> {
         let rows = shape.rows();
-        let tensors = Tensors::random(rows, &shape.geometry);
+        let mut tensors = Tensors::random(rows, &shape.geometry);
+        if shape.floats == FloatDtype::Bf16 {
+            tensors.round();
+        }
         let kv_heads = shape.geometry.num_key_value_heads;
-        let like = |values: &[f32]| device.upload("case", &vec![f32::NAN; values.len()]);
+        let upload = |values: &[f32]| float(device, shape.floats, values);
+        let qkv = tensors.qkv(&shape.geometry);
         let mut run = Run {
             compared: if timed { kv_heads - 1..kv_heads } else { 0..kv_heads },
             device: device.clone(),
-            q: device.upload("case", &tensors.q)?,
-            k: device.upload("case", &tensors.k)?,
-            v: device.upload("case", &tensors.v)?,
-            d_o: device.upload("case", &tensors.d_o)?,
-            o: like(&tensors.q)?,
+            qkv: upload(&qkv)?,
+            d_o: upload(&tensors.d_o)?,
+            o: upload(&vec![f32::NAN; tensors.q.len()])?,
             lse: device.upload("case", &vec![f32::NAN; rows * shape.geometry.num_attention_heads])?,
-            dq: like(&tensors.q)?,
-            dk: like(&tensors.k)?,
-            dv: like(&tensors.k)?,
+            dqkv: upload(&vec![f32::NAN; qkv.len()])?,
             tensors,
             shape,
         };
@@ -198,14 +256,35 @@ impl Run {
         Ok(run)
     }
 
+    /// What the roundings to bf16 may do to an output, on top of f32. An output is rounded once, by half a unit of its eight places.
+    /// Before that the unit reads weights `p` and their gradients `du` rounded to them, each by at most `2^-9` of itself, in either
+    /// direction: with independent signs the errors of a sum weighted by `p` add up like `sqrt(Σ p²)`, which is at most 1 for a
+    /// query, and about 1 for a key, whose first queries give it most; twice that is allowed.
+    fn rounding(&self, output: &str, exact: &[f64]) -> f64 {
+        let largest = |values: &[f32]| values.iter().fold(0.0f64, |largest, x| largest.max(f64::from(x.abs())));
+        let unit = 1.0 / 512.0;
+        let Geometry { scale, head_dim, .. } = self.shape.geometry;
+        let Tensors { q, k, v, d_o } = &self.tensors;
+        // of `d_o·v - delta`, a difference of dot products of random vectors
+        let difference = 2.0 * f64::from(scale) * (head_dim as f64).sqrt() * largest(v);
+        let group = (self.shape.geometry.group() as f64).sqrt();
+        let sums = match output {
+            // the polynomial of the exponential function is good to 2.4e-6
+            "lse" => return 4e-6,
+            "o" => largest(v),
+            "dv" => group * largest(d_o),
+            "dq" => difference * largest(k),
+            _ => group * difference * largest(q),
+        };
+        half_ulp(exact) + 2.0 * unit * sums
+    }
+
     fn forward(&mut self) -> Result<()> {
         Forward {
             rows: self.shape.rows(),
             geometry: self.shape.geometry,
             segments: &self.shape.segments,
-            q: self.q.view(),
-            k: self.k.view(),
-            v: self.v.view(),
+            qkv: self.qkv.view(),
             o: self.o.view_mut(),
             lse: self.lse.view_mut(),
         }
@@ -249,15 +328,11 @@ impl Prepared for Run {
                 rows: self.shape.rows(),
                 geometry: self.shape.geometry,
                 segments: &self.shape.segments,
-                q: self.q.view(),
-                k: self.k.view(),
-                v: self.v.view(),
+                qkv: self.qkv.view(),
                 o: self.o.view(),
                 lse: self.lse.view(),
                 d_o: self.d_o.view(),
-                dq: self.dq.view_mut(),
-                dk: self.dk.view_mut(),
-                dv: self.dv.view_mut(),
+                dqkv: self.dqkv.view_mut(),
             }
             .run(&self.device),
         }
@@ -270,17 +345,26 @@ impl Prepared for Run {
                 ("o", self.part(&self.o.download(), heads, head_dim)),
                 ("lse", self.part(&self.lse.download(), heads, 1)),
             ],
-            Direction::Backward => vec![
-                ("dq", self.part(&self.dq.download(), heads, head_dim)),
-                ("dk", self.part(&self.dk.download(), kv_heads, head_dim)),
-                ("dv", self.part(&self.dv.download(), kv_heads, head_dim)),
-            ],
+            Direction::Backward => {
+                let [dq, dk, dv] = split(&self.dqkv.download(), &self.shape.geometry);
+                vec![
+                    ("dq", self.part(&dq, heads, head_dim)),
+                    ("dk", self.part(&dk, kv_heads, head_dim)),
+                    ("dv", self.part(&dv, kv_heads, head_dim)),
+                ]
+            }
         };
         let (exact, naive) = (self.reference::<f64>(), self.reference::<f32>());
         outputs
             .iter()
             .zip(exact.iter().zip(&naive))
-            .map(|((name, got), (exact, naive))| Comparison::with_naive(name, got, exact, naive))
+            .map(|((name, got), (exact, naive))| {
+                let mut comparison = Comparison::with_naive(name, got, exact, naive);
+                if self.shape.floats == FloatDtype::Bf16 {
+                    comparison.bound += self.rounding(name, exact);
+                }
+                comparison
+            })
             .collect()
     }
 }
@@ -291,6 +375,7 @@ struct Cached {
     geometry: Geometry,
     capacity: usize,
     lengths: Vec<usize>,
+    floats: FloatDtype,
 }
 
 impl Cached {
@@ -300,11 +385,17 @@ impl Cached {
         let queries = 2 * self.lengths.len() * heads * head_dim;
         Case {
             kernel: "attention.decode",
-            shape: format!("{} x {}, {}", self.lengths.len(), self.capacity, describe(&self.geometry)),
+            shape: format!(
+                "{} x {}, {}{}",
+                self.lengths.len(),
+                self.capacity,
+                describe(&self.geometry),
+                suffix(self.floats)
+            ),
             // q·k and p·v
             flops: (4 * keys * heads * head_dim) as f64,
             // every visible key and value once, the queries and the outputs
-            bytes: 4.0 * (2 * keys * kv_heads * head_dim + queries) as f64,
+            bytes: (self.floats.bytes() * (2 * keys * kv_heads * head_dim + queries)) as f64,
             precision: None,
             timed,
             prepare: Box::new(move |device| Ok(Box::new(DecodeRun::new(self.clone(), device)?))),
@@ -315,10 +406,11 @@ impl Cached {
 struct DecodeRun {
     shape: Cached,
     device: Device,
-    q: Buffer<f32>,
-    k_cache: Buffer<f32>,
-    v_cache: Buffer<f32>,
-    o: Buffer<f32>,
+    q: Vec<f32>,
+    qkv: FloatBuffer,
+    k_cache: FloatBuffer,
+    v_cache: FloatBuffer,
+    o: FloatBuffer,
 }
 
 impl DecodeRun {
@@ -326,7 +418,14 @@ impl DecodeRun {
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = shape.geometry;
         let (batch, capacity) = (shape.lengths.len(), shape.capacity);
         let mut inputs = Inputs::of(&[batch, capacity, heads, kv_heads, head_dim]);
-        let queries = inputs.normal(batch * heads * head_dim, 1.0);
+        let mut queries = inputs.normal(batch * heads * head_dim, 1.0);
+        if shape.floats == FloatDtype::Bf16 {
+            round(&mut queries);
+        }
+        // the keys and values of the new rows are in the cache: what stands beside the queries is not read
+        let qkv: Vec<f32> = (queries.chunks_exact(heads * head_dim))
+            .flat_map(|row| [row, &vec![f32::NAN; 2 * kv_heads * head_dim]].concat())
+            .collect();
         let [k, v] = [(); 2].map(|()| {
             // beyond a sequence's length the cache holds whatever was there before
             let mut cache = inputs.normal(batch * capacity * kv_heads * head_dim, 1.0);
@@ -337,16 +436,18 @@ impl DecodeRun {
         });
         Ok(DecodeRun {
             device: device.clone(),
-            o: device.upload("case", &vec![f32::NAN; queries.len()])?,
-            q: device.upload("case", &queries)?,
-            k_cache: device.upload("case", &k)?,
-            v_cache: device.upload("case", &v)?,
+            o: float(device, shape.floats, &vec![f32::NAN; queries.len()])?,
+            q: queries.clone(),
+            qkv: float(device, shape.floats, &qkv)?,
+            k_cache: float(device, shape.floats, &k)?,
+            v_cache: float(device, shape.floats, &v)?,
             shape,
         })
     }
 
     fn reference<R: Real>(&self) -> Vec<R> {
-        let [q, k, v] = [&self.q, &self.k_cache, &self.v_cache].map(|buffer| widen::<R>(&buffer.download()));
+        let [k, v] = [&self.k_cache, &self.v_cache].map(|buffer| widen::<R>(&buffer.download()));
+        let q = widen::<R>(&self.q);
         reference::decode(&self.shape.geometry, self.shape.capacity, &self.shape.lengths, &q, &k, &v)
     }
 }
@@ -358,7 +459,7 @@ impl Prepared for DecodeRun {
             geometry: self.shape.geometry,
             capacity: self.shape.capacity,
             lengths: &self.shape.lengths,
-            q: self.q.view(),
+            qkv: self.qkv.view(),
             k_cache: self.k_cache.view(),
             v_cache: self.v_cache.view(),
             o: self.o.view_mut(),
@@ -367,6 +468,11 @@ impl Prepared for DecodeRun {
     }
 
     fn check(&self) -> Vec<Comparison> {
-        vec![Comparison::with_naive("o", &self.o.download(), &self.reference::<f64>(), &self.reference::<f32>())]
+        let exact = self.reference::<f64>();
+        let mut comparison = Comparison::with_naive("o", &self.o.download(), &exact, &self.reference::<f32>());
+        if self.shape.floats == FloatDtype::Bf16 {
+            comparison.bound += half_ulp(&exact);
+        }
+        vec![comparison]
     }
 }

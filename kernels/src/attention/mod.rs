@@ -12,8 +12,8 @@ mod segments;
 #[cfg(test)]
 mod tests;
 
-use crate::error::check_len;
-use crate::{Device, KernelError, Result, Slice, SliceMut};
+use crate::error::{check_dtype, check_len};
+use crate::{Device, FloatSlice, FloatSliceMut, KernelError, Result, Slice, SliceMut};
 use std::ops::Range;
 
 /// Rows that attend to a prefix and, causally, to themselves.
@@ -46,14 +46,10 @@ pub struct Forward<'a> {
     pub rows: usize,
     pub geometry: Geometry,
     pub segments: &'a [Segment],
-    /// `[rows, num_attention_heads * head_dim]`
-    pub q: Slice<'a, f32>,
-    /// `[rows, num_key_value_heads * head_dim]`
-    pub k: Slice<'a, f32>,
-    /// `[rows, num_key_value_heads * head_dim]`
-    pub v: Slice<'a, f32>,
-    /// `[rows, num_attention_heads * head_dim]`
-    pub o: SliceMut<'a, f32>,
+    /// `[rows, (num_attention_heads + 2 * num_key_value_heads) * head_dim]`: queries, keys and values side by side
+    pub qkv: FloatSlice<'a>,
+    /// `[rows, num_attention_heads * head_dim]`, like `qkv`
+    pub o: FloatSliceMut<'a>,
     /// `[rows, num_attention_heads]`: log-sum-exp of a row's scores, kept for the backward pass
     pub lse: SliceMut<'a, f32>,
 }
@@ -64,19 +60,13 @@ pub struct Backward<'a> {
     pub geometry: Geometry,
     pub segments: &'a [Segment],
     /// As in [`Forward`].
-    pub q: Slice<'a, f32>,
-    pub k: Slice<'a, f32>,
-    pub v: Slice<'a, f32>,
-    pub o: Slice<'a, f32>,
+    pub qkv: FloatSlice<'a>,
+    pub o: FloatSlice<'a>,
     pub lse: Slice<'a, f32>,
-    /// `[rows, num_attention_heads * head_dim]`
-    pub d_o: Slice<'a, f32>,
-    /// Like `q`; set, not added to.
-    pub dq: SliceMut<'a, f32>,
-    /// Like `k`; set, not added to.
-    pub dk: SliceMut<'a, f32>,
-    /// Like `v`; set, not added to.
-    pub dv: SliceMut<'a, f32>,
+    /// Like `o`.
+    pub d_o: FloatSlice<'a>,
+    /// Like `qkv`; set, not added to.
+    pub dqkv: FloatSliceMut<'a>,
 }
 
 /// One new row per sequence against its cache (generation).
@@ -87,29 +77,28 @@ pub struct Decode<'a> {
     pub capacity: usize,
     /// Rows in use of each sequence, the new one included: its position is `lengths[b] - 1`.
     pub lengths: &'a [usize],
-    /// `[batch, num_attention_heads * head_dim]`
-    pub q: Slice<'a, f32>,
-    /// `[batch, capacity, num_key_value_heads * head_dim]`
-    pub k_cache: Slice<'a, f32>,
+    /// As in [`Forward`], `[batch, _]`; the keys and values in it are those that the cache holds already.
+    pub qkv: FloatSlice<'a>,
+    /// `[batch, capacity, num_key_value_heads * head_dim]`, like `qkv`
+    pub k_cache: FloatSlice<'a>,
     /// As `k_cache`.
-    pub v_cache: Slice<'a, f32>,
-    /// `[batch, num_attention_heads * head_dim]`
-    pub o: SliceMut<'a, f32>,
+    pub v_cache: FloatSlice<'a>,
+    /// `[batch, num_attention_heads * head_dim]`, like `qkv`
+    pub o: FloatSliceMut<'a>,
 }
 
 impl Forward<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] for a
-    /// geometry that does not divide or a segment outside the rows.
+    /// geometry that does not divide or a segment outside the rows, [`crate::KernelError::Format`] for slices of two formats.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "attention.forward";
         self.geometry.check(KERNEL)?;
         segments::check(KERNEL, self.rows, self.segments)?;
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
-        check_shape(KERNEL, "q", self.q.len(), [self.rows, heads, head_dim])?;
-        check_shape(KERNEL, "k", self.k.len(), [self.rows, kv_heads, head_dim])?;
-        check_shape(KERNEL, "v", self.v.len(), [self.rows, kv_heads, head_dim])?;
+        check_shape(KERNEL, "qkv", self.qkv.len(), [self.rows, heads + 2 * kv_heads, head_dim])?;
         check_shape(KERNEL, "o", self.o.len(), [self.rows, heads, head_dim])?;
+        check_dtype(KERNEL, "o", self.o.dtype(), self.qkv.dtype())?;
         check_shape(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
@@ -125,13 +114,11 @@ impl Backward<'_> {
         self.geometry.check(KERNEL)?;
         segments::check(KERNEL, self.rows, self.segments)?;
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
-        let slices = [("q", self.q), ("o", self.o), ("d_o", self.d_o), ("dq", self.dq.as_slice())];
-        for (argument, slice) in slices {
+        let all_heads = heads + 2 * kv_heads;
+        let slices = [("o", self.o, heads), ("d_o", self.d_o, heads), ("qkv", self.qkv, all_heads)];
+        for (argument, slice, heads) in slices.into_iter().chain([("dqkv", self.dqkv.as_slice(), all_heads)]) {
             check_shape(KERNEL, argument, slice.len(), [self.rows, heads, head_dim])?;
-        }
-        let slices = [("k", self.k), ("v", self.v), ("dk", self.dk.as_slice()), ("dv", self.dv.as_slice())];
-        for (argument, slice) in slices {
-            check_shape(KERNEL, argument, slice.len(), [self.rows, kv_heads, head_dim])?;
+            check_dtype(KERNEL, argument, slice.dtype(), self.qkv.dtype())?;
         }
         check_shape(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
         match device {
@@ -151,7 +138,11 @@ impl Decode<'_> {
         if let Some(&got) = self.lengths.iter().find(|&&length| length == 0 || length > self.capacity) {
             return Err(KernelError::Size { kernel: KERNEL, argument: "lengths", got, want: "from 1 to the capacity" });
         }
-        check_shape(KERNEL, "q", self.q.len(), [self.batch, heads, head_dim])?;
+        check_shape(KERNEL, "qkv", self.qkv.len(), [self.batch, heads + 2 * kv_heads, head_dim])?;
+        let slices = [("k_cache", self.k_cache), ("v_cache", self.v_cache), ("o", self.o.as_slice())];
+        for (argument, slice) in slices {
+            check_dtype(KERNEL, argument, slice.dtype(), self.qkv.dtype())?;
+        }
         check_shape(
             KERNEL,
             "k_cache",

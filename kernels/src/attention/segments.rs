@@ -32,6 +32,29 @@ impl Geometry {
         self.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
+    /// Columns of a row that holds queries, keys and values.
+    pub(super) fn qkv_cols(&self) -> usize {
+        (self.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
+    }
+
+    /// The first column of a query head in such a row.
+    #[inline]
+    pub(super) fn query(&self, head: usize) -> usize {
+        head * self.head_dim
+    }
+
+    /// The first column of a key head.
+    #[inline]
+    pub(super) fn key(&self, kv_head: usize) -> usize {
+        (self.num_attention_heads + kv_head) * self.head_dim
+    }
+
+    /// The first column of a value head.
+    #[inline]
+    pub(super) fn value(&self, kv_head: usize) -> usize {
+        (self.num_attention_heads + self.num_key_value_heads + kv_head) * self.head_dim
+    }
+
     pub(super) fn check(&self, kernel: &'static str) -> Result<()> {
         let size = |argument, got, want| Err(KernelError::Size { kernel, argument, got, want });
         if self.num_attention_heads == 0 {

@@ -1,12 +1,14 @@
 //! The fast versions against the reference, the reference against finite differences, and the equalities to the bit.
 
-use super::case::{SMOLLM2, Tensors, cases, tree};
+use super::case::{SMOLLM2, Tensors, cases, float, split, tree};
 use super::{Backward, Decode, Forward, Geometry, Segment, reference};
 use crate::case::{Inputs, check_all, gradient};
 use crate::cpu::Isa;
 use crate::real::widen;
-use crate::{Device, KernelError, Result};
+use crate::{Device, FloatDtype, KernelError, Result};
 use std::ops::Range;
+
+const BOTH: [FloatDtype; 2] = [FloatDtype::F32, FloatDtype::Bf16];
 
 /// The largest ones would take minutes without vector instructions: the bench checks what it times.
 #[test]
@@ -25,31 +27,28 @@ struct Outputs {
 }
 
 fn attend(device: &Device, geometry: Geometry, segments: &[Segment], tensors: &Tensors) -> Result<Outputs> {
+    attend_in(FloatDtype::F32, device, geometry, segments, tensors)
+}
+
+fn attend_in(
+    dtype: FloatDtype,
+    device: &Device,
+    geometry: Geometry,
+    segments: &[Segment],
+    tensors: &Tensors,
+) -> Result<Outputs> {
     let rows = tensors.q.len() / (geometry.num_attention_heads * geometry.head_dim);
-    let [q, k, v, d_o] =
-        [&tensors.q, &tensors.k, &tensors.v, &tensors.d_o].map(|x| device.upload("test", x).expect("it is small"));
-    let [mut o, mut dq] = [(); 2].map(|()| device.upload("test", &vec![f32::NAN; q.len()]).expect("it is small"));
-    let [mut dk, mut dv] = [(); 2].map(|()| device.upload("test", &vec![f32::NAN; k.len()]).expect("it is small"));
+    let (qkv, d_o) = (float(device, dtype, &tensors.qkv(&geometry))?, float(device, dtype, &tensors.d_o)?);
+    let mut o = float(device, dtype, &vec![f32::NAN; tensors.q.len()])?;
+    let mut dqkv = float(device, dtype, &vec![f32::NAN; qkv.len()])?;
     let mut lse = device.upload("test", &vec![f32::NAN; rows * geometry.num_attention_heads])?;
     let (o_view, lse_view) = (o.view_mut(), lse.view_mut());
-    Forward { rows, geometry, segments, q: q.view(), k: k.view(), v: v.view(), o: o_view, lse: lse_view }
+    Forward { rows, geometry, segments, qkv: qkv.view(), o: o_view, lse: lse_view }.run(device)?;
+    let (lse_view, d_o, dqkv_view) = (lse.view(), d_o.view(), dqkv.view_mut());
+    Backward { rows, geometry, segments, qkv: qkv.view(), o: o.view(), lse: lse_view, d_o, dqkv: dqkv_view }
         .run(device)?;
-    Backward {
-        rows,
-        geometry,
-        segments,
-        q: q.view(),
-        k: k.view(),
-        v: v.view(),
-        o: o.view(),
-        lse: lse.view(),
-        d_o: d_o.view(),
-        dq: dq.view_mut(),
-        dk: dk.view_mut(),
-        dv: dv.view_mut(),
-    }
-    .run(device)?;
-    Ok(Outputs { o: o.download(), lse: lse.download(), dq: dq.download(), dk: dk.download(), dv: dv.download() })
+    let [dq, dk, dv] = split(&dqkv.download(), &geometry);
+    Ok(Outputs { o: o.download(), lse: lse.download(), dq, dk, dv })
 }
 
 /// Some rows of all inputs.
@@ -140,11 +139,13 @@ fn a_tree_packed_among_others_has_the_bits_it_has_alone() {
         for geometry in variants() {
             let tensors = Tensors::random(630, &geometry);
             let packed = [before.clone(), moved.clone(), after.clone()].concat();
-            let packed = attend(&device, geometry, &packed, &tensors).unwrap();
             let own = take(&tensors, &geometry, std::slice::from_ref(&(220..220 + rows)));
-            let alone = attend(&device, geometry, &alone, &own).unwrap();
-            let place = format!("{geometry:?} on {}", device.describe());
-            packed.assert_equal(220..220 + rows, &alone, 0..rows, &geometry, Keys::Compared, &place);
+            for dtype in BOTH {
+                let packed = attend_in(dtype, &device, geometry, &packed, &tensors).unwrap();
+                let alone = attend_in(dtype, &device, geometry, &alone, &own).unwrap();
+                let place = format!("{geometry:?} in {dtype:?} on {}", device.describe());
+                packed.assert_equal(220..220 + rows, &alone, 0..rows, &geometry, Keys::Compared, &place);
+            }
         }
     }
 }
@@ -155,13 +156,15 @@ fn the_number_of_threads_changes_no_bit() {
     for isa in Isa::available() {
         for geometry in variants() {
             let tensors = Tensors::random(440, &geometry);
-            let [one, two, three] = [1, 2, 3].map(|threads| {
-                let device = Device::cpu_with(Some(threads), isa).expect("three threads can be started");
-                attend(&device, geometry, &segments, &tensors).unwrap()
-            });
-            let place = format!("{geometry:?} on {}", isa.name());
-            two.assert_equal(0..440, &one, 0..440, &geometry, Keys::Compared, &place);
-            three.assert_equal(0..440, &one, 0..440, &geometry, Keys::Compared, &place);
+            for dtype in BOTH {
+                let [one, two, three] = [1, 2, 3].map(|threads| {
+                    let device = Device::cpu_with(Some(threads), isa).expect("three threads can be started");
+                    attend_in(dtype, &device, geometry, &segments, &tensors).unwrap()
+                });
+                let place = format!("{geometry:?} in {dtype:?} on {}", isa.name());
+                two.assert_equal(0..440, &one, 0..440, &geometry, Keys::Compared, &place);
+                three.assert_equal(0..440, &one, 0..440, &geometry, Keys::Compared, &place);
+            }
         }
     }
 }
@@ -176,11 +179,12 @@ fn a_shared_prefix_has_the_bits_of_separate_sequences() {
                 let shared = tree(0, prompt, &branches);
                 let rows = prompt + branches.iter().sum::<usize>();
                 let tensors = Tensors::random(rows, &geometry);
-                let together = attend(&device, geometry, &shared, &tensors).unwrap();
-                let place = format!("prompt {prompt}, {geometry:?} on {}", device.describe());
-                for branch in &shared[1..] {
+                for (dtype, branch) in BOTH.into_iter().flat_map(|dtype| shared[1..].iter().map(move |b| (dtype, b))) {
+                    let together = attend_in(dtype, &device, geometry, &shared, &tensors).unwrap();
+                    let place = format!("prompt {prompt}, {geometry:?} in {dtype:?} on {}", device.describe());
                     let own = take(&tensors, &geometry, &[0..prompt, branch.rows.clone()]);
-                    let apart = attend(&device, geometry, &tree(0, prompt + branch.rows.len(), &[]), &own).unwrap();
+                    let whole = tree(0, prompt + branch.rows.len(), &[]);
+                    let apart = attend_in(dtype, &device, geometry, &whole, &own).unwrap();
                     together.assert_equal(0..prompt, &apart, 0..prompt, &geometry, Keys::Apart, &place);
                     let after_prompt = prompt..prompt + branch.rows.len();
                     let rows = branch.rows.clone();
@@ -191,7 +195,8 @@ fn a_shared_prefix_has_the_bits_of_separate_sequences() {
     }
 }
 
-/// One branch: even the prompt's `dk` and `dv` add the same terms in the same order.
+/// One branch: even the prompt's `dk` and `dv` add the same terms in the same order; in tiles of bf16 the matrix unit adds those of
+/// 32 rows at once, so there they agree to rounding only.
 #[test]
 fn a_prompt_with_one_branch_has_the_bits_of_one_sequence() {
     for device in devices() {
@@ -307,18 +312,19 @@ fn decode_is_the_last_row_of_forward() {
             let whole = attend(&device, geometry, &tree(0, rows, &[]), &tensors).unwrap();
             let width = geometry.num_attention_heads * geometry.head_dim;
             let last = (rows - 1) * width..rows * width;
-            let q = device.upload("test", &tensors.q[last.clone()]).unwrap();
+            let cols = width + 2 * geometry.num_key_value_heads * geometry.head_dim;
+            let qkv = device.upload("test", &tensors.qkv(&geometry)[(rows - 1) * cols..]).unwrap();
             let (k, v) = (device.upload("test", &tensors.k).unwrap(), device.upload("test", &tensors.v).unwrap());
-            let mut o = device.alloc("test", width).unwrap();
+            let mut o = device.alloc::<f32>("test", width).unwrap();
             Decode {
                 batch: 1,
                 geometry,
                 capacity: rows,
                 lengths: &[rows],
-                q: q.view(),
-                k_cache: k.view(),
-                v_cache: v.view(),
-                o: o.view_mut(),
+                qkv: qkv.view().into(),
+                k_cache: k.view().into(),
+                v_cache: v.view().into(),
+                o: o.view_mut().into(),
             }
             .run(&device)
             .unwrap();
@@ -351,22 +357,22 @@ fn wrong_arguments_are_refused_by_name() {
     assert_eq!(argument(run(SMOLLM2, &[segment(0..4, 0..0), segment(4..8, 0..3)])), "segments.prefix");
     let chained = [segment(0..4, 0..0), segment(4..6, 0..4), segment(6..8, 4..6)];
     assert_eq!(argument(run(SMOLLM2, &chained)), "segments.prefix");
-    let short = Tensors { k: tensors.k[1..].to_vec(), ..Tensors::random(10, &SMOLLM2) };
-    let error = attend(&device, SMOLLM2, &whole, &short).err().expect("k is too short");
-    assert_eq!(error, KernelError::Shape { kernel: "attention.forward", argument: "k", got: 1919, want: 1920 });
+    let short = Tensors { d_o: tensors.d_o[1..].to_vec(), ..Tensors::random(10, &SMOLLM2) };
+    let error = attend(&device, SMOLLM2, &whole, &short).err().expect("d_o is too short");
+    assert_eq!(error, KernelError::Shape { kernel: "attention.backward", argument: "d_o", got: 5759, want: 5760 });
 
-    let (q, cache) = (device.zeros("test", 576).unwrap(), device.zeros("test", 4 * 192).unwrap());
-    let mut o = device.zeros("test", 576).unwrap();
+    let (qkv, cache) = (device.zeros::<f32>("test", 960).unwrap(), device.zeros::<f32>("test", 4 * 192).unwrap());
+    let mut o = device.zeros::<f32>("test", 576).unwrap();
     for lengths in [0, 5] {
         let decode = Decode {
             batch: 1,
             geometry: SMOLLM2,
             capacity: 4,
             lengths: &[lengths],
-            q: q.view(),
-            k_cache: cache.view(),
-            v_cache: cache.view(),
-            o: o.view_mut(),
+            qkv: qkv.view().into(),
+            k_cache: cache.view().into(),
+            v_cache: cache.view().into(),
+            o: o.view_mut().into(),
         };
         assert!(matches!(decode.run(&device), Err(KernelError::Size { argument: "lengths", .. })));
     }

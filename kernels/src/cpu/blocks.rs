@@ -4,7 +4,7 @@
 //! of a result do not depend on who computed it.
 
 use crate::device::Cpu;
-use rayon::prelude::*;
+use std::sync::Mutex;
 
 /// Elements of a block: 64 KiB per f32 operand, so that a block of three operands stays in L2 and takes some microseconds.
 /// One block or less is done by the calling thread, because handing it over takes 5 to 50 µs.
@@ -18,14 +18,10 @@ pub(crate) fn rows_per_block(cols: usize) -> usize {
 impl Cpu {
     /// Calls `work` for each block, on the device's threads if there is more than one.
     pub(crate) fn for_each_block<B: Send>(&self, blocks: impl Iterator<Item = B>, work: impl Fn(B) + Send + Sync) {
-        let mut blocks: Vec<B> = blocks.collect();
-        match blocks.pop() {
-            None => {}
-            Some(only) if blocks.is_empty() => work(only),
-            Some(last) => {
-                blocks.push(last);
-                self.install(|| blocks.into_par_iter().for_each(work));
-            }
-        }
+        let blocks: Vec<Mutex<Option<B>>> = blocks.map(|block| Mutex::new(Some(block))).collect();
+        self.parallel(blocks.len(), |_, number| {
+            let block = blocks[number].lock().expect("a block is locked once").take();
+            work(block.expect("a task runs once"));
+        });
     }
 }

@@ -25,15 +25,25 @@ impl Deref for Widened<'_> {
 }
 
 impl Cpu {
+    /// `to = from`, which is as long.
+    pub(crate) fn widen(&self, from: &[bf16], to: &mut [f32]) {
+        let blocks = from.chunks(BLOCK).zip(to.chunks_mut(BLOCK));
+        self.for_each_block(blocks, |(from, to)| self.isa().dispatch(Widen { from, to }));
+    }
+
+    /// `to = from`, which is as long, rounded to nearest even.
+    pub(crate) fn narrow(&self, from: &[f32], to: &mut [bf16]) {
+        let blocks = from.chunks(BLOCK).zip(to.chunks_mut(BLOCK));
+        self.for_each_block(blocks, |(from, to)| self.isa().dispatch(Narrow { from, to }));
+    }
+
     /// An operand in f32.
     pub(crate) fn widened<'a>(&self, device: &Device, values: FloatSlice<'a>) -> Result<Widened<'a>> {
         match values {
             FloatSlice::F32(values) => Ok(Widened::Own(values.cpu())),
             FloatSlice::Bf16(values) => {
-                let from = values.cpu();
-                let mut copy = device.alloc("widened", from.len())?;
-                let blocks = from.chunks(BLOCK).zip(copy.view_mut().cpu().chunks_mut(BLOCK));
-                self.for_each_block(blocks, |(from, to)| self.isa().dispatch(Widen { from, to }));
+                let mut copy = device.alloc("widened", values.len())?;
+                self.widen(values.cpu(), copy.view_mut().cpu());
                 Ok(Widened::Copy(copy))
             }
         }
@@ -55,12 +65,10 @@ impl Cpu {
                 let mut wide = device.alloc::<f32>("widened", output.len())?;
                 let values = wide.view_mut().cpu();
                 if keeps {
-                    let blocks = output.chunks(BLOCK).zip(values.chunks_mut(BLOCK));
-                    self.for_each_block(blocks, |(from, to)| self.isa().dispatch(Widen { from, to }));
+                    self.widen(output, values);
                 }
                 let result = work(values)?;
-                let blocks = values.chunks(BLOCK).zip(output.chunks_mut(BLOCK));
-                self.for_each_block(blocks, |(from, to)| self.isa().dispatch(Narrow { from, to }));
+                self.narrow(values, output);
                 Ok(result)
             }
         }

@@ -5,6 +5,7 @@ pub(crate) mod convert;
 mod isa;
 pub mod simd;
 pub(crate) mod tasks;
+pub(crate) mod team;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
 

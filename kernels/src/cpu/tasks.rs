@@ -7,7 +7,6 @@ use crate::device::Cpu;
 use crate::{Device, Result};
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 impl Cpu {
     /// Calls `work(task, scratch)` for each task in `0..count`. A thread has `scratch_len` floats of its own, whose content is
@@ -28,29 +27,10 @@ impl Cpu {
         let threads = device.threads().min(count);
         let mut scratch = device.alloc::<f32>(name, per_thread * threads)?;
         let scratch = Disjoint::new(scratch.view_mut().cpu());
-        if threads == 1 {
-            for task in 0..count {
-                // SAFETY: one thread, and `work` gives the borrow back before the next call.
-                work(task, unsafe { scratch.slice(0..scratch_len) });
-            }
-            return Ok(());
-        }
-        let next = AtomicUsize::new(0);
-        self.install(|| {
-            rayon::broadcast(|thread| {
-                if thread.index() >= threads {
-                    return;
-                }
-                let begin = thread.index() * per_thread;
-                loop {
-                    let task = next.fetch_add(1, Ordering::Relaxed);
-                    if task >= count {
-                        return;
-                    }
-                    // SAFETY: each thread of the pool has an index of its own, and the borrow ends before the next task.
-                    work(task, unsafe { scratch.slice(begin..begin + scratch_len) });
-                }
-            });
+        self.parallel(count, |thread, task| {
+            let begin = thread * per_thread;
+            // SAFETY: each thread of a call has a number of its own, and the borrow ends before its next task.
+            work(task, unsafe { scratch.slice(begin..begin + scratch_len) });
         });
         Ok(())
     }

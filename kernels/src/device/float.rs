@@ -1,6 +1,7 @@
 //! Activations: f32, or bf16 where the matrix products round to bf16 anyway and memory is what they wait for.
 
 use super::{Buffer, Device, Slice, SliceMut};
+use crate::error::{check_len, check_size};
 use crate::{Precision, Result};
 use half::bf16;
 use std::ops::Range;
@@ -65,15 +66,18 @@ impl Device {
         })
     }
 
-    /// Copies `from` to `to`, which has the same length and format, with all threads.
+    /// Copies `from` to `to`, which is as long, with all threads; f32 is rounded where `to` is bf16.
     ///
     /// # Panics
-    /// If the lengths or the formats differ.
+    /// If the lengths differ.
     pub fn copy_float(&self, from: FloatSlice<'_>, to: FloatSliceMut<'_>) {
+        assert_eq!(from.len(), to.len(), "a copy is as long as what it copies");
+        let Device::Cpu(cpu) = self;
         match (from, to) {
             (FloatSlice::F32(from), FloatSliceMut::F32(to)) => self.copy(from, to),
             (FloatSlice::Bf16(from), FloatSliceMut::Bf16(to)) => self.copy(from, to),
-            _ => panic!("a copy has the format of what it copies"),
+            (FloatSlice::F32(from), FloatSliceMut::Bf16(to)) => cpu.narrow(from.cpu(), to.cpu()),
+            (FloatSlice::Bf16(from), FloatSliceMut::F32(to)) => cpu.widen(from.cpu(), to.cpu()),
         }
     }
 }
@@ -116,6 +120,12 @@ impl FloatBuffer {
     }
 }
 
+impl From<Buffer<bf16>> for FloatBuffer {
+    fn from(buffer: Buffer<bf16>) -> Self {
+        FloatBuffer::Bf16(buffer)
+    }
+}
+
 impl From<Buffer<f32>> for FloatBuffer {
     fn from(buffer: Buffer<f32>) -> Self {
         FloatBuffer::F32(buffer)
@@ -149,6 +159,17 @@ impl<'a> FloatSlice<'a> {
         match self {
             FloatSlice::F32(slice) => FloatSlice::F32(slice.range(range)),
             FloatSlice::Bf16(slice) => FloatSlice::Bf16(slice.range(range)),
+        }
+    }
+
+    /// The elements of what is f32 in every precision, as the residual stream.
+    ///
+    /// # Panics
+    /// If they are not.
+    pub fn expect_f32(self) -> Slice<'a, f32> {
+        match self {
+            FloatSlice::F32(slice) => slice,
+            FloatSlice::Bf16(_) => panic!("expected f32, found bf16"),
         }
     }
 
@@ -205,6 +226,17 @@ impl<'a> FloatSliceMut<'a> {
         }
     }
 
+    /// The elements of what is f32 in every precision, as the residual stream.
+    ///
+    /// # Panics
+    /// If they are not.
+    pub fn expect_f32(self) -> SliceMut<'a, f32> {
+        match self {
+            FloatSliceMut::F32(slice) => slice,
+            FloatSliceMut::Bf16(_) => panic!("expected f32, found bf16"),
+        }
+    }
+
     /// Elements `range`.
     pub fn range(self, range: Range<usize>) -> FloatSliceMut<'a> {
         match self {
@@ -223,5 +255,27 @@ impl<'a> From<SliceMut<'a, f32>> for FloatSliceMut<'a> {
 impl<'a> From<SliceMut<'a, bf16>> for FloatSliceMut<'a> {
     fn from(slice: SliceMut<'a, bf16>) -> Self {
         FloatSliceMut::Bf16(slice)
+    }
+}
+
+/// Some columns of a matrix: `first..` of rows of `stride` elements.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns<'a> {
+    pub values: FloatSlice<'a>,
+    pub first: usize,
+    pub stride: usize,
+}
+
+impl<'a> Columns<'a> {
+    /// All columns of a matrix `[_, cols]`.
+    pub fn all(values: impl Into<FloatSlice<'a>>, cols: usize) -> Columns<'a> {
+        Columns { values: values.into(), first: 0, stride: cols }
+    }
+
+    /// Refuses columns that are not `n` of `rows` rows.
+    pub(crate) fn check(self, kernel: &'static str, argument: &'static str, rows: usize, n: usize) -> Result<()> {
+        check_len(kernel, argument, self.values.len(), rows.saturating_mul(self.stride))?;
+        let end = self.first.saturating_add(n);
+        check_size(kernel, argument, end, end <= self.stride, "columns inside their rows")
     }
 }

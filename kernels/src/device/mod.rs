@@ -8,14 +8,16 @@ mod buffer;
 mod float;
 mod memory;
 mod pages;
+mod threads;
 
 use crate::cpu::Isa;
 use crate::cpu::blocks::BLOCK;
+use crate::cpu::team::Team;
 use crate::{KernelError, Result};
 use std::sync::Arc;
 
 pub use buffer::{Buffer, Element, Slice, SliceMut, WeightBuffer, WeightDtype, WeightSlice};
-pub use float::{FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
+pub use float::{Columns, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
 pub use memory::{MemoryReport, MemoryUse};
 
 use memory::Memory;
@@ -33,6 +35,7 @@ pub struct Cpu {
     pool: rayon::ThreadPool,
     isa: Isa,
     memory: Arc<Memory>,
+    team: Arc<Team>,
 }
 
 impl Device {
@@ -55,9 +58,10 @@ impl Device {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("align-{index}"))
+            .start_handler(move |index| threads::pin(index, threads))
             .build()
             .map_err(|error| KernelError::Threads { threads, reason: error.to_string() })?;
-        Ok(Device::Cpu(Arc::new(Cpu { pool, isa, memory: Arc::new(Memory::new("cpu")) })))
+        Ok(Device::Cpu(Arc::new(Cpu { pool, isa, memory: Arc::new(Memory::new("cpu")), team: Arc::new(Team::new()) })))
     }
 
     /// `len` elements of unspecified but initialised content: every element must be written before it is read.
@@ -158,6 +162,15 @@ impl Cpu {
     /// Runs `work` on this device's pool.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pool.install(work)
+    }
+
+    /// Runs `work` on this device's pool, some time.
+    pub(crate) fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+        self.pool.spawn(work);
+    }
+
+    pub(crate) fn team(&self) -> &Arc<Team> {
+        &self.team
     }
 
     pub(crate) fn threads(&self) -> usize {

@@ -69,7 +69,7 @@ impl Prepared for Run {
     fn run(&mut self) -> Result<()> {
         let Shape { rows, cols, p } = self.shape;
         let (numbers, x, y) = (self.number_buffer.view(), self.x_buffer.view(), self.y.view_mut());
-        Dropout { rows, cols, p, key: Key::new(1, 2, 3), numbers, x, y }.run(&self.device)
+        Dropout { rows, cols, p, key: Key::new(1, 2, 3), numbers, x: x.into(), y: y.into() }.run(&self.device)
     }
 
     /// One product per element, rounded once: no distance is allowed.

@@ -2,32 +2,40 @@
 
 use super::{Dropout, keep_scale, threshold};
 use crate::cpu::blocks::rows_per_block;
-use crate::cpu::simd::{Simd, VectorTask};
+use crate::cpu::simd::{Simd, Stored, VectorTask};
 use crate::device::Cpu;
 use crate::rng::Key;
+use crate::{FloatSlice, FloatSliceMut};
 
 pub(super) fn dropout(cpu: &Cpu, call: Dropout<'_>) {
     let Dropout { rows: _, cols, p, key, numbers, x, y } = call;
+    match (x, y) {
+        (FloatSlice::F32(x), FloatSliceMut::F32(y)) => masked(cpu, cols, p, key, numbers.cpu(), x.cpu(), y.cpu()),
+        (FloatSlice::Bf16(x), FloatSliceMut::Bf16(y)) => masked(cpu, cols, p, key, numbers.cpu(), x.cpu(), y.cpu()),
+        _ => unreachable!("`run` checked the formats"),
+    }
+}
+
+fn masked<T: Stored>(cpu: &Cpu, cols: usize, p: f32, key: Key, numbers: &[u64], x: &[T], y: &mut [T]) {
     let block = rows_per_block(cols);
-    let rows = x.cpu().chunks(block * cols).zip(y.cpu().chunks_mut(block * cols));
-    let blocks = numbers.cpu().chunks(block).zip(rows);
+    let blocks = numbers.chunks(block).zip(x.chunks(block * cols).zip(y.chunks_mut(block * cols)));
     let (threshold, scale) = (threshold(p), keep_scale(p));
     cpu.for_each_block(blocks, |(numbers, (x, y))| {
         cpu.isa().dispatch(Rows { cols, threshold, scale, key, numbers, x, y });
     });
 }
 
-struct Rows<'a> {
+struct Rows<'a, T> {
     cols: usize,
     threshold: u32,
     scale: f32,
     key: Key,
     numbers: &'a [u64],
-    x: &'a [f32],
-    y: &'a mut [f32],
+    x: &'a [T],
+    y: &'a mut [T],
 }
 
-impl VectorTask for Rows<'_> {
+impl<T: Stored> VectorTask for Rows<'_, T> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
@@ -36,7 +44,7 @@ impl VectorTask for Rows<'_> {
     }
 }
 
-impl Rows<'_> {
+impl<T: Stored> Rows<'_, T> {
     /// Loops over arrays, which the compiler turns into vectors of the instruction set. `COLS = 4 * COUNTERS`: each counter
     /// gives the words of four columns.
     #[inline(always)]
@@ -56,8 +64,8 @@ impl Rows<'_> {
 }
 
 #[inline(always)]
-fn apply(threshold: u32, scale: f32, words: &[u32], x: &[f32], y: &mut [f32]) {
+fn apply<T: Stored>(threshold: u32, scale: f32, words: &[u32], x: &[T], y: &mut [T]) {
     for ((y, x), word) in y.iter_mut().zip(x).zip(words) {
-        *y = if *word >= threshold { x * scale } else { 0.0 };
+        *y = T::narrow(if *word >= threshold { x.wide() * scale } else { 0.0 });
     }
 }

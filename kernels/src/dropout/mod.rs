@@ -9,9 +9,9 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
-use crate::error::{check_len, check_size};
+use crate::error::{check_dtype, check_len, check_size};
 use crate::rng::Key;
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, FloatSlice, FloatSliceMut, Result, Slice};
 
 /// `y = mask∘x / (1 - p)`; the gradient is the same call on `dy`.
 pub struct Dropout<'a> {
@@ -24,18 +24,19 @@ pub struct Dropout<'a> {
     /// `[rows]`
     pub numbers: Slice<'a, u64>,
     /// `[rows, cols]`
-    pub x: Slice<'a, f32>,
-    /// `[rows, cols]`
-    pub y: SliceMut<'a, f32>,
+    pub x: FloatSlice<'a>,
+    /// `[rows, cols]`, like `x`
+    pub y: FloatSliceMut<'a>,
 }
 
 impl Dropout<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`]; [`crate::KernelError::Size`] for no columns.
+    /// [`crate::KernelError::Shape`]; [`crate::KernelError::Format`]; [`crate::KernelError::Size`] for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("dropout", "numbers", self.numbers.len(), self.rows)?;
         check_len("dropout", "x", self.x.len(), self.rows.saturating_mul(self.cols))?;
         check_len("dropout", "y", self.y.len(), self.rows.saturating_mul(self.cols))?;
+        check_dtype("dropout", "y", self.y.dtype(), self.x.dtype())?;
         check_size("dropout", "cols", self.cols, self.cols > 0, "at least 1")?;
         assert!((0.0..1.0).contains(&self.p), "a dropout probability is checked where the user gives it");
         match device {

@@ -10,11 +10,13 @@ fn device(threads: usize) -> Device {
 }
 
 fn apply(device: &Device, cols: usize, p: f32, key: Key, first_row: u64, x: &[f32]) -> Vec<f32> {
-    let (x, mut y) = (device.upload("x", x).unwrap(), device.alloc("y", x.len()).unwrap());
+    let (x, mut y) = (device.upload("x", x).unwrap(), device.alloc::<f32>("y", x.len()).unwrap());
     let rows = x.len() / cols;
     let numbers: Vec<u64> = (first_row..).take(rows).collect();
     let numbers = device.upload("numbers", &numbers).unwrap();
-    Dropout { rows, cols, p, key, numbers: numbers.view(), x: x.view(), y: y.view_mut() }.run(device).unwrap();
+    Dropout { rows, cols, p, key, numbers: numbers.view(), x: x.view().into(), y: y.view_mut().into() }
+        .run(device)
+        .unwrap();
     y.download()
 }
 
@@ -97,9 +99,10 @@ fn other_seeds_steps_and_places_have_other_masks() {
 #[test]
 fn wrong_lengths_are_refused_by_name() {
     let device = device(1);
-    let (x, mut y) = (device.zeros("x", 5).unwrap(), device.zeros("y", 6).unwrap());
+    let (x, mut y) = (device.zeros::<f32>("x", 5).unwrap(), device.zeros::<f32>("y", 6).unwrap());
     let (key, numbers) = (Key::new(0, 0, 0), device.zeros::<u64>("numbers", 2).unwrap());
-    let call = Dropout { rows: 2, cols: 3, p: 0.1, key, numbers: numbers.view(), x: x.view(), y: y.view_mut() };
+    let call =
+        Dropout { rows: 2, cols: 3, p: 0.1, key, numbers: numbers.view(), x: x.view().into(), y: y.view_mut().into() };
     let error = call.run(&device).unwrap_err();
     assert_eq!(error, KernelError::Shape { kernel: "dropout", argument: "x", got: 5, want: 6 });
 }

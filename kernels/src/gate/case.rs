@@ -8,87 +8,110 @@ use crate::{Device, Result, Slice, SliceMut};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ForwardShape {
-    pub len: usize,
+    pub rows: usize,
+    pub cols: usize,
     pub activation: Activation,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BackwardShape {
-    pub len: usize,
+    pub rows: usize,
+    pub cols: usize,
     pub activation: Activation,
 }
 
 pub fn cases() -> Vec<Case> {
-    let timed = [1024 * 1536].map(|len| (len, true));
-    let odd = [0, 1, 15, 16, 31, 33, 1023, 40_000].map(|len| (len, false));
+    let timed = [[1024, 1536]].map(|shape| (shape, true));
+    let odd =
+        [[0, 3], [1, 1], [3, 15], [2, 16], [5, 33], [7, 1023], [1, 40_000], [301, 129]].map(|shape| (shape, false));
     let mut cases = Vec::new();
-    for (len, timed) in timed.into_iter().chain(odd) {
+    for ([rows, cols], timed) in timed.into_iter().chain(odd) {
+        let len = rows * cols;
         for activation in [Activation::Silu, Activation::GeluTanh] {
             let label = |kernel, flops, passes| Label {
                 kernel,
-                shape: format!("[{len}] {activation:?}"),
+                shape: format!("[{rows}, {cols}] {activation:?}"),
                 flops: flops * len as f64,
                 bytes: passes * 4.0 * len as f64,
                 timed,
             };
-            cases.push(label("gate.forward", 16.0, 3.0).case(ForwardShape { len, activation }));
-            cases.push(label("gate.backward", 22.0, 5.0).case(BackwardShape { len, activation }));
+            cases.push(label("gate.forward", 16.0, 3.0).case(ForwardShape { rows, cols, activation }));
+            cases.push(label("gate.backward", 22.0, 5.0).case(BackwardShape { rows, cols, activation }));
         }
     }
     cases
 }
 
-/// From -12 to 12, where both activations are saturated.
-fn gate(inputs: &mut Inputs, len: usize) -> Vec<f32> {
-    (0..len).map(|_| (24.0 * inputs.unit() - 12.0) as f32).collect()
+/// Gates from -12 to 12, where both activations are saturated, and what they gate.
+fn gate_up(inputs: &mut Inputs, rows: usize, cols: usize) -> Vec<f32> {
+    let mut values = Vec::new();
+    for _ in 0..rows {
+        values.extend((0..cols).map(|_| (24.0 * inputs.unit() - 12.0) as f32));
+        values.extend(inputs.normal(cols, 1.0));
+    }
+    values
 }
 
-impl Kernel<0, 2, 1> for ForwardShape {
+/// The gates of all rows, and what they gate.
+fn split<R: Real>(gate_up: &[R], cols: usize) -> [Vec<R>; 2] {
+    let rows = || gate_up.chunks(2 * cols);
+    [rows().flat_map(|row| row[..cols].to_vec()).collect(), rows().flat_map(|row| row[cols..].to_vec()).collect()]
+}
+
+impl Kernel<0, 1, 1> for ForwardShape {
     const OUTPUTS: [&'static str; 1] = ["y"];
     const FUNCTION_ULPS: f64 = 3.0; // sigmoid
 
-    fn operands(&self) -> Operands<0, 2, 1> {
-        let mut inputs = Inputs::of(&[self.len]);
-        Operands { ids: [], x: [gate(&mut inputs, self.len), inputs.normal(self.len, 1.0)], y: [unset(self.len)] }
+    fn operands(&self) -> Operands<0, 1, 1> {
+        let ForwardShape { rows, cols, .. } = *self;
+        let mut inputs = Inputs::of(&[rows, cols]);
+        Operands { ids: [], x: [gate_up(&mut inputs, rows, cols)], y: [unset(rows * cols)] }
     }
 
     fn call(
         &self,
         device: &Device,
         _: [Slice<'_, u32>; 0],
-        [gate, up]: [Slice<'_, f32>; 2],
+        [gate_up]: [Slice<'_, f32>; 1],
         [y]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {
-        Forward { len: self.len, activation: self.activation, gate, up, y }.run(device)
+        let ForwardShape { rows, cols, activation } = *self;
+        Forward { rows, cols, activation, gate_up: gate_up.into(), y: y.into() }.run(device)
     }
 
-    fn reference<R: Real>(&self, _: [&[u32]; 0], [gate, up]: [&[R]; 2], _: [Vec<R>; 1]) -> [Vec<R>; 1] {
-        [reference::forward(self.activation, gate, up)]
+    fn reference<R: Real>(&self, _: [&[u32]; 0], [gate_up]: [&[R]; 1], _: [Vec<R>; 1]) -> [Vec<R>; 1] {
+        let [gate, up] = split(gate_up, self.cols);
+        [reference::forward(self.activation, &gate, &up)]
     }
 }
 
-impl Kernel<0, 3, 2> for BackwardShape {
-    const OUTPUTS: [&'static str; 2] = ["d_gate", "d_up"];
+impl Kernel<0, 2, 1> for BackwardShape {
+    const OUTPUTS: [&'static str; 1] = ["d_gate_up"];
     const FUNCTION_ULPS: f64 = 3.0; // sigmoid
 
-    fn operands(&self) -> Operands<0, 3, 2> {
-        let mut inputs = Inputs::of(&[self.len]);
-        let x = [gate(&mut inputs, self.len), inputs.normal(self.len, 1.0), inputs.normal(self.len, 1.0)];
-        Operands { ids: [], x, y: [unset(self.len), unset(self.len)] }
+    fn operands(&self) -> Operands<0, 2, 1> {
+        let BackwardShape { rows, cols, .. } = *self;
+        let mut inputs = Inputs::of(&[rows, cols]);
+        let x = [gate_up(&mut inputs, rows, cols), inputs.normal(rows * cols, 1.0)];
+        Operands { ids: [], x, y: [unset(2 * rows * cols)] }
     }
 
     fn call(
         &self,
         device: &Device,
         _: [Slice<'_, u32>; 0],
-        [gate, up, dy]: [Slice<'_, f32>; 3],
-        [d_gate, d_up]: [SliceMut<'_, f32>; 2],
+        [gate_up, dy]: [Slice<'_, f32>; 2],
+        [d_gate_up]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {
-        Backward { len: self.len, activation: self.activation, gate, up, dy, d_gate, d_up }.run(device)
+        let BackwardShape { rows, cols, activation } = *self;
+        let (gate_up, dy, d_gate_up) = (gate_up.into(), dy.into(), d_gate_up.into());
+        Backward { rows, cols, activation, gate_up, dy, d_gate_up }.run(device)
     }
 
-    fn reference<R: Real>(&self, _: [&[u32]; 0], [gate, up, dy]: [&[R]; 3], _: [Vec<R>; 2]) -> [Vec<R>; 2] {
-        let (d_gate, d_up) = reference::backward(self.activation, gate, up, dy);
-        [d_gate, d_up]
+    fn reference<R: Real>(&self, _: [&[u32]; 0], [gate_up, dy]: [&[R]; 2], _: [Vec<R>; 1]) -> [Vec<R>; 1] {
+        let [gate, up] = split(gate_up, self.cols);
+        let (d_gate, d_up) = reference::backward(self.activation, &gate, &up, dy);
+        let rows = d_gate.chunks(self.cols).zip(d_up.chunks(self.cols));
+        [rows.flat_map(|(d_gate, d_up)| [d_gate, d_up].concat()).collect()]
     }
 }

@@ -1,29 +1,93 @@
 //! Fast version: one pass over the operands.
 
 use super::{Activation, Backward, Forward};
-use crate::cpu::simd::Simd;
-use crate::cpu::simd::pointwise::Pointwise;
+use crate::cpu::blocks::rows_per_block;
+use crate::cpu::simd::pointwise::{Map, Pointwise};
+use crate::cpu::simd::{Simd, Stored, VectorTask};
 use crate::device::Cpu;
+use crate::{FloatSlice, FloatSliceMut};
 
 /// `sqrt(2/pi)`
 const GELU_SCALE: f32 = 0.797_884_6;
 const GELU_CUBIC: f32 = 0.044_715;
 
 pub(super) fn forward(cpu: &Cpu, call: Forward<'_>) {
-    let x = [call.gate.cpu(), call.up.cpu()];
-    let y = [call.y.cpu()];
-    match call.activation {
-        Activation::Silu => cpu.pointwise(&Silu, x, y),
-        Activation::GeluTanh => cpu.pointwise(&GeluTanh, x, y),
+    let Forward { rows: _, cols, activation, gate_up, y } = call;
+    match (gate_up, y) {
+        (FloatSlice::F32(x), FloatSliceMut::F32(y)) => forward_rows(cpu, cols, activation, x.cpu(), y.cpu()),
+        (FloatSlice::Bf16(x), FloatSliceMut::Bf16(y)) => forward_rows(cpu, cols, activation, x.cpu(), y.cpu()),
+        _ => unreachable!("`run` checked the formats"),
     }
 }
 
 pub(super) fn backward(cpu: &Cpu, call: Backward<'_>) {
-    let x = [call.gate.cpu(), call.up.cpu(), call.dy.cpu()];
-    let y = [call.d_gate.cpu(), call.d_up.cpu()];
-    match call.activation {
-        Activation::Silu => cpu.pointwise(&Silu, x, y),
-        Activation::GeluTanh => cpu.pointwise(&GeluTanh, x, y),
+    let Backward { rows: _, cols, activation, gate_up, dy, d_gate_up } = call;
+    match (gate_up, dy, d_gate_up) {
+        (FloatSlice::F32(x), FloatSlice::F32(dy), FloatSliceMut::F32(dx)) => {
+            backward_rows(cpu, cols, activation, x.cpu(), dy.cpu(), dx.cpu());
+        }
+        (FloatSlice::Bf16(x), FloatSlice::Bf16(dy), FloatSliceMut::Bf16(dx)) => {
+            backward_rows(cpu, cols, activation, x.cpu(), dy.cpu(), dx.cpu());
+        }
+        _ => unreachable!("`run` checked the formats"),
+    }
+}
+
+fn forward_rows<T: Stored>(cpu: &Cpu, cols: usize, activation: Activation, x: &[T], y: &mut [T]) {
+    let block = rows_per_block(2 * cols);
+    cpu.for_each_block(x.chunks(block * 2 * cols).zip(y.chunks_mut(block * cols)), |(x, y)| match activation {
+        Activation::Silu => cpu.isa().dispatch(ForwardRows { f: Silu, cols, x, y }),
+        Activation::GeluTanh => cpu.isa().dispatch(ForwardRows { f: GeluTanh, cols, x, y }),
+    });
+}
+
+fn backward_rows<T: Stored>(cpu: &Cpu, cols: usize, activation: Activation, x: &[T], dy: &[T], dx: &mut [T]) {
+    let block = rows_per_block(2 * cols);
+    let blocks = x.chunks(block * 2 * cols).zip(dy.chunks(block * cols)).zip(dx.chunks_mut(block * 2 * cols));
+    cpu.for_each_block(blocks, |((x, dy), dx)| match activation {
+        Activation::Silu => cpu.isa().dispatch(BackwardRows { f: Silu, cols, x, dy, dx }),
+        Activation::GeluTanh => cpu.isa().dispatch(BackwardRows { f: GeluTanh, cols, x, dy, dx }),
+    });
+}
+
+struct ForwardRows<'a, F, T> {
+    f: F,
+    cols: usize,
+    x: &'a [T],
+    y: &'a mut [T],
+}
+
+impl<F: Pointwise<2, 1>, T: Stored> VectorTask for ForwardRows<'_, F, T> {
+    type Output = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let ForwardRows { f, cols, x, y } = self;
+        for (x, y) in x.chunks_exact(2 * cols).zip(y.chunks_exact_mut(cols)) {
+            let (gate, up) = x.split_at(cols);
+            // SAFETY: `dispatch` gives the instruction set.
+            unsafe { (Map { f: &f, x: [gate, up], y: [y] }).run::<S>() }
+        }
+    }
+}
+
+struct BackwardRows<'a, F, T> {
+    f: F,
+    cols: usize,
+    x: &'a [T],
+    dy: &'a [T],
+    dx: &'a mut [T],
+}
+
+impl<F: Pointwise<3, 2>, T: Stored> VectorTask for BackwardRows<'_, F, T> {
+    type Output = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let BackwardRows { f, cols, x, dy, dx } = self;
+        for ((x, dy), dx) in x.chunks_exact(2 * cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(2 * cols)) {
+            let ((gate, up), (d_gate, d_up)) = (x.split_at(cols), dx.split_at_mut(cols));
+            // SAFETY: `dispatch` gives the instruction set.
+            unsafe { (Map { f: &f, x: [gate, up, dy], y: [d_gate, d_up] }).run::<S>() }
+        }
     }
 }
 

@@ -5,8 +5,8 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
-use crate::error::check_len;
-use crate::{Device, Result, Slice, SliceMut};
+use crate::error::{check_dtype, check_len, check_size};
+use crate::{Device, FloatSlice, FloatSliceMut, Result};
 
 /// The function on the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,34 +17,41 @@ pub enum Activation {
     GeluTanh,
 }
 
-/// See the module. All `[len]`.
+/// See the module.
 pub struct Forward<'a> {
-    pub len: usize,
+    pub rows: usize,
+    pub cols: usize,
     pub activation: Activation,
-    pub gate: Slice<'a, f32>,
-    pub up: Slice<'a, f32>,
-    pub y: SliceMut<'a, f32>,
+    /// `[rows, 2 * cols]`: the gate, then what it gates
+    pub gate_up: FloatSlice<'a>,
+    /// `[rows, cols]`, like `gate_up`
+    pub y: FloatSliceMut<'a>,
 }
 
-/// `d_gate = dy * up * act'(gate)`, `d_up = dy * act(gate)`. All `[len]`; both are set, not added to.
+/// `d_gate = dy * up * act'(gate)`, `d_up = dy * act(gate)`, set, not added to.
 pub struct Backward<'a> {
-    pub len: usize,
+    pub rows: usize,
+    pub cols: usize,
     pub activation: Activation,
-    pub gate: Slice<'a, f32>,
-    pub up: Slice<'a, f32>,
-    pub dy: Slice<'a, f32>,
-    pub d_gate: SliceMut<'a, f32>,
-    pub d_up: SliceMut<'a, f32>,
+    /// As in [`Forward`].
+    pub gate_up: FloatSlice<'a>,
+    /// `[rows, cols]`
+    pub dy: FloatSlice<'a>,
+    /// `[rows, 2 * cols]`
+    pub d_gate_up: FloatSliceMut<'a>,
 }
 
 impl Forward<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice has another length.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Format`] if one has
+    /// another format, [`crate::KernelError::Size`] for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "gate.forward";
-        check_len(KERNEL, "gate", self.gate.len(), self.len)?;
-        check_len(KERNEL, "up", self.up.len(), self.len)?;
-        check_len(KERNEL, "y", self.y.len(), self.len)?;
+        let n = self.rows.saturating_mul(self.cols);
+        check_len(KERNEL, "gate_up", self.gate_up.len(), n.saturating_mul(2))?;
+        check_len(KERNEL, "y", self.y.len(), n)?;
+        check_dtype(KERNEL, "y", self.y.dtype(), self.gate_up.dtype())?;
+        check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
         match device {
             Device::Cpu(cpu) => cpu::forward(cpu, self),
         }
@@ -57,11 +64,13 @@ impl Backward<'_> {
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "gate.backward";
-        check_len(KERNEL, "gate", self.gate.len(), self.len)?;
-        check_len(KERNEL, "up", self.up.len(), self.len)?;
-        check_len(KERNEL, "dy", self.dy.len(), self.len)?;
-        check_len(KERNEL, "d_gate", self.d_gate.len(), self.len)?;
-        check_len(KERNEL, "d_up", self.d_up.len(), self.len)?;
+        let n = self.rows.saturating_mul(self.cols);
+        check_len(KERNEL, "gate_up", self.gate_up.len(), n.saturating_mul(2))?;
+        check_len(KERNEL, "dy", self.dy.len(), n)?;
+        check_len(KERNEL, "d_gate_up", self.d_gate_up.len(), n.saturating_mul(2))?;
+        check_dtype(KERNEL, "dy", self.dy.dtype(), self.gate_up.dtype())?;
+        check_dtype(KERNEL, "d_gate_up", self.d_gate_up.dtype(), self.gate_up.dtype())?;
+        check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
         match device {
             Device::Cpu(cpu) => cpu::backward(cpu, self),
         }

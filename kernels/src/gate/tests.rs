@@ -2,10 +2,12 @@
 
 use super::case::{BackwardShape, ForwardShape};
 use super::*;
+use crate::FloatBuffer;
 use crate::KernelError;
 use crate::case::operands::check_thread_counts;
 use crate::case::{Inputs, check_all, gradient};
 use crate::cpu::Isa;
+use half::bf16;
 
 const BOTH: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
 
@@ -31,21 +33,51 @@ fn the_backward_formula_is_the_derivative() {
 #[test]
 fn threads_do_not_change_bits() {
     for activation in BOTH {
-        check_thread_counts(ForwardShape { len: 100_001, activation });
-        check_thread_counts(BackwardShape { len: 100_001, activation });
+        check_thread_counts(ForwardShape { rows: 101, cols: 997, activation });
+        check_thread_counts(BackwardShape { rows: 101, cols: 997, activation });
     }
 }
 
 /// Forward and backward at one gate value, with `up = dy = 1`: `act`, `act'`, and `act` again as `d_up`.
 fn at(device: &Device, activation: Activation, gate: f32) -> [f32; 3] {
-    let gate = device.upload("gate", &[gate]).unwrap();
-    let one = device.upload("one", &[1.0]).unwrap();
-    let [mut y, mut d_gate, mut d_up] = [(); 3].map(|()| device.alloc("out", 1).unwrap());
-    let (gate, up, dy) = (gate.view(), one.view(), one.view());
-    Forward { len: 1, activation, gate, up, y: y.view_mut() }.run(device).unwrap();
-    let (d_gate_out, d_up_out) = (d_gate.view_mut(), d_up.view_mut());
-    Backward { len: 1, activation, gate, up, dy, d_gate: d_gate_out, d_up: d_up_out }.run(device).unwrap();
-    [y, d_gate, d_up].map(|buffer| buffer.download()[0])
+    let gate_up = device.upload("gate_up", &[gate, 1.0]).unwrap();
+    let dy = device.upload("dy", &[1.0f32]).unwrap();
+    let mut y = device.alloc::<f32>("y", 1).unwrap();
+    let mut dx = device.alloc::<f32>("dx", 2).unwrap();
+    let (gate_up, dy) = (gate_up.view().into(), dy.view().into());
+    Forward { rows: 1, cols: 1, activation, gate_up, y: y.view_mut().into() }.run(device).unwrap();
+    let d_gate_up = dx.view_mut().into();
+    Backward { rows: 1, cols: 1, activation, gate_up, dy, d_gate_up }.run(device).unwrap();
+    let dx = dx.download();
+    [y.download()[0], dx[0], dx[1]]
+}
+
+/// The arithmetic is that of f32; results are rounded once.
+#[test]
+fn operands_of_bf16_give_the_result_of_f32_rounded() {
+    let (rows, cols) = (5, 45);
+    let mut inputs = Inputs::of(&[rows, cols]);
+    let (x, dy) = (inputs.normal_bf16(rows * 2 * cols, 3.0), inputs.normal_bf16(rows * cols, 1.0));
+    let wide = |values: &[bf16]| -> Vec<f32> { values.iter().map(|x| x.to_f32()).collect() };
+    for isa in Isa::available() {
+        let device = Device::cpu_with(Some(2), isa).unwrap();
+        for activation in BOTH {
+            let run = |x: &FloatBuffer, dy: &FloatBuffer| {
+                let mut y = device.alloc_float("y", x.dtype(), rows * cols).unwrap();
+                let mut dx = device.alloc_float("dx", x.dtype(), rows * 2 * cols).unwrap();
+                let gate_up = x.view();
+                Forward { rows, cols, activation, gate_up, y: y.view_mut() }.run(&device).unwrap();
+                let d_gate_up = dx.view_mut();
+                Backward { rows, cols, activation, gate_up, dy: dy.view(), d_gate_up }.run(&device).unwrap();
+                [y.download(), dx.download()].concat()
+            };
+            let narrow = |values: &[bf16]| FloatBuffer::Bf16(device.upload("narrow", values).unwrap());
+            let widened = |values: &[bf16]| FloatBuffer::F32(device.upload("wide", &wide(values)).unwrap());
+            let want: Vec<f32> =
+                run(&widened(&x), &widened(&dy)).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
+            assert_eq!(run(&narrow(&x), &narrow(&dy)), want, "{activation:?} on {}", isa.name());
+        }
+    }
 }
 
 #[test]
@@ -67,10 +99,8 @@ fn large_gates_saturate_and_nan_propagates() {
 #[test]
 fn wrong_lengths_are_refused_by_name() {
     let device = Device::cpu_with(Some(1), Isa::Portable).unwrap();
-    let (two, three) = (device.zeros("two", 2).unwrap(), device.zeros("three", 3).unwrap());
-    let mut y = device.alloc("y", 3).unwrap();
-    let error = Forward { len: 3, activation: Activation::Silu, gate: three.view(), up: two.view(), y: y.view_mut() }
-        .run(&device)
-        .unwrap_err();
-    assert_eq!(error, KernelError::Shape { kernel: "gate.forward", argument: "up", got: 2, want: 3 });
+    let (two, mut y) = (device.zeros::<f32>("two", 2).unwrap(), device.alloc::<f32>("y", 3).unwrap());
+    let (gate_up, y) = (two.view().into(), y.view_mut().into());
+    let error = Forward { rows: 1, cols: 3, activation: Activation::Silu, gate_up, y }.run(&device).unwrap_err();
+    assert_eq!(error, KernelError::Shape { kernel: "gate.forward", argument: "gate_up", got: 2, want: 6 });
 }

@@ -3,7 +3,7 @@
 use super::{Accumulate, Dw, Dx, Forward, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::device::WeightDtype;
-use crate::{Buffer, Device, Precision, Result, WeightSlice};
+use crate::{Buffer, Columns, Device, FloatBuffer, FloatDtype, FloatSliceMut, Precision, Result, WeightSlice};
 use half::{bf16, f16};
 
 /// Which of the three products.
@@ -25,6 +25,8 @@ struct Shape {
     weights: WeightDtype,
     accumulate: Accumulate,
     precision: Precision,
+    /// Of the activations.
+    floats: FloatDtype,
 }
 
 pub fn cases() -> Vec<Case> {
@@ -37,7 +39,9 @@ pub fn cases() -> Vec<Case> {
         weights: WeightDtype::Bf16,
         accumulate: Accumulate::Set,
         precision: Precision::F32,
+        floats: FloatDtype::F32,
     };
+    let in_bf16 = Shape { precision: Precision::Bf16, floats: FloatDtype::Bf16, ..plain };
     let mut cases = Vec::new();
 
     // A linear layer of SmolLM2-135M (hidden 576, intermediate 1536, key-value heads 192, vocabulary 49152), both ways.
@@ -45,7 +49,7 @@ pub fn cases() -> Vec<Case> {
         for m in [1, 8, 128, 512, 2048] {
             for [n, k] in [[576, 576], [192, 576], [1536, 576], [576, 1536]] {
                 cases.push(Shape { layout, m, n, k, ..plain }.case(true));
-                cases.push(Shape { layout, m, n, k, precision: Precision::Bf16, ..plain }.case(true));
+                cases.push(Shape { layout, m, n, k, ..in_bf16 }.case(true));
             }
         }
         for m in [1, 128, 1024] {
@@ -57,7 +61,8 @@ pub fn cases() -> Vec<Case> {
     for layout in [Layout::Forward, Layout::Dx, Layout::Dw] {
         for [n, k] in [[16, 576], [16, 1536], [576, 16], [1536, 16]] {
             cases.push(Shape { layout, n, k, ..adapter }.case(true));
-            cases.push(Shape { layout, n, k, precision: Precision::Bf16, ..adapter }.case(true));
+            let (m, weights) = (adapter.m, adapter.weights);
+            cases.push(Shape { layout, m, n, k, weights, ..in_bf16 }.case(true));
         }
     }
 
@@ -88,6 +93,9 @@ pub fn cases() -> Vec<Case> {
             [5, 1200, 600],
         ] {
             cases.push(Shape { m, n, k, accumulate: Accumulate::Add, ..odd }.case(false));
+            let in_bf16 = Shape { layout, m, n, k, ..in_bf16 };
+            cases.push(in_bf16.case(false));
+            cases.push(Shape { accumulate: Accumulate::Add, alpha: 0.75, ..in_bf16 }.case(false));
         }
     }
     cases
@@ -119,16 +127,21 @@ impl Shape {
             (_, WeightDtype::F16) => "f16",
             (_, WeightDtype::Bf16) => "bf16",
         };
+        let right = if self.layout == Layout::Dw && self.floats == FloatDtype::Bf16 { "bf16" } else { right };
         let operand_bytes = if right == "f32" { 4 } else { 2 };
+        let float_bytes = self.floats.bytes();
+        let output_bytes = if self.layout == Layout::Dw { 4 } else { float_bytes };
+        let floats = if self.floats == FloatDtype::Bf16 { " of bf16" } else { "" };
         let [left_side, right_side, output_side] = self.sides().map(|[rows, cols]| rows * cols);
         let output_passes = if accumulate == Accumulate::Add { 2 } else { 1 };
         let product = if self.precision == Precision::Bf16 { ", products of bf16" } else { "" };
         let store = if accumulate == Accumulate::Add { ", added" } else { "" };
         Case {
             kernel: self.kernel(),
-            shape: format!("m {m} n {n} k {k} {right}{product}{store}"),
+            shape: format!("m {m} n {n} k {k} {right}{floats}{product}{store}"),
             flops: 2.0 * m as f64 * n as f64 * k as f64,
-            bytes: (4 * left_side + operand_bytes * right_side + 4 * output_passes * output_side) as f64,
+            bytes: (float_bytes * left_side + operand_bytes * right_side + output_bytes * output_passes * output_side)
+                as f64,
             precision: Some(self.precision),
             timed,
             prepare: Box::new(move |device| Ok(Box::new(Run::new(self, device)?))),
@@ -151,19 +164,25 @@ struct Run {
     right: Vec<f32>,
     /// What the output holds before the call, where it is added to.
     before: Vec<f32>,
-    left_buffer: Buffer<f32>,
+    left_buffer: FloatBuffer,
     right_buffer: Right,
-    before_buffer: Buffer<f32>,
-    output: Buffer<f32>,
+    before_buffer: FloatBuffer,
+    output: FloatBuffer,
 }
 
 impl Run {
     fn new(shape: Shape, device: &Device) -> Result<Run> {
         let [left, right, output] = shape.sides().map(|[rows, cols]| rows * cols);
         let mut inputs = Inputs::of(&[shape.m, shape.n, shape.k]);
-        let left = inputs.normal(left, 1.0);
-        let (right, right_buffer) = match (shape.layout, shape.weights) {
-            (Layout::Dw, _) | (_, WeightDtype::F32) => {
+        let output_dtype = if shape.layout == Layout::Dw { FloatDtype::F32 } else { shape.floats };
+        let (left, left_buffer) = floats(device, shape.floats, inputs.normal(left, 1.0))?;
+        let weights = match (shape.layout, shape.floats) {
+            (Layout::Dw, FloatDtype::Bf16) => WeightDtype::Bf16,
+            (Layout::Dw, FloatDtype::F32) => WeightDtype::F32,
+            _ => shape.weights,
+        };
+        let (right, right_buffer) = match (shape.layout, weights) {
+            (_, WeightDtype::F32) => {
                 let values = inputs.normal(right, 0.1);
                 let buffer = device.upload("right", &values)?;
                 (values, Right::F32(buffer))
@@ -181,19 +200,10 @@ impl Run {
             Accumulate::Set => Vec::new(),
             Accumulate::Add => inputs.normal(output, 1.0),
         };
-        let mut output = device.alloc("output", output)?;
-        output.view_mut().fill(f32::NAN); // an element that is not written shows
-        Ok(Run {
-            shape,
-            device: device.clone(),
-            left_buffer: device.upload("left", &left)?,
-            before_buffer: device.upload("before", &before)?,
-            output,
-            left,
-            right,
-            before,
-            right_buffer,
-        })
+        let (before, before_buffer) = floats(device, output_dtype, before)?;
+        // an element that is not written shows
+        let (_, output) = floats(device, output_dtype, vec![f32::NAN; output])?;
+        Ok(Run { shape, device: device.clone(), left_buffer, before_buffer, output, left, right, before, right_buffer })
     }
 }
 
@@ -201,7 +211,7 @@ impl Prepared for Run {
     fn run(&mut self) -> Result<()> {
         let Shape { layout, m, n, k, alpha, accumulate, precision, .. } = self.shape;
         if accumulate == Accumulate::Add {
-            self.device.copy(self.before_buffer.view(), self.output.view_mut());
+            self.device.copy_float(self.before_buffer.view(), self.output.view_mut());
         }
         let left = self.left_buffer.view();
         let right = match &self.right_buffer {
@@ -215,11 +225,18 @@ impl Prepared for Run {
                 Forward { m, n, k, alpha, x: left, w: right, y: output, accumulate, precision }.run(&self.device)
             }
             Layout::Dx => {
-                Dx { m, n, k, alpha, dy: left, w: right, dx: output, accumulate, precision }.run(&self.device)
+                let dy = Columns::all(left, n);
+                Dx { m, n, k, alpha, dy, w: right, dx: output, accumulate, precision }.run(&self.device)
             }
             Layout::Dw => {
-                let WeightSlice::F32(x) = right else { unreachable!("`new` makes the x of a Dw in f32") };
-                Dw { m, n, k, alpha, dy: left, x, dw: output, accumulate, precision }.run(&self.device)
+                let x = match right {
+                    WeightSlice::F32(x) => x.into(),
+                    WeightSlice::Bf16(x) => x.into(),
+                    WeightSlice::F16(_) => unreachable!("`new` makes the x of a Dw like its dy"),
+                };
+                let FloatSliceMut::F32(dw) = output else { unreachable!("`new` makes the output of a Dw in f32") };
+                let dy = Columns::all(left, n);
+                Dw { m, n, k, alpha, dy, x, dw, accumulate, precision }.run(&self.device)
             }
         }
     }
@@ -274,7 +291,13 @@ impl Prepared for Run {
             Layout::Dw => m,
         };
         let largest = terms.iter().fold(0.0f64, |largest, x| largest.max(*x));
-        vec![Comparison::with_bound("output", &got, &exact, bound(depth, largest))]
+        let mut bound = bound(depth, largest);
+        if self.output.dtype() == FloatDtype::Bf16 {
+            // half a unit in the last of its eight places, of a value that may be as far off as the sum
+            let value = exact.iter().fold(0.0f64, |value, x| value.max(x.abs()));
+            bound += (value + bound) / 256.0;
+        }
+        vec![Comparison::with_bound("output", &got, &exact, bound)]
     }
 }
 
@@ -285,6 +308,21 @@ impl Prepared for Run {
 fn bound(depth: usize, terms: f64) -> f64 {
     let half_ulp = 0.5 * f64::from(f32::EPSILON);
     5.0 * ((depth + 2) as f64).sqrt() * half_ulp * terms
+}
+
+/// Values as the kernel reads them, and on the device.
+fn floats(device: &Device, dtype: FloatDtype, values: Vec<f32>) -> Result<(Vec<f32>, FloatBuffer)> {
+    Ok(match dtype {
+        FloatDtype::F32 => {
+            let buffer = device.upload("values", &values)?;
+            (values, FloatBuffer::F32(buffer))
+        }
+        FloatDtype::Bf16 => {
+            let values: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
+            let buffer = device.upload("values", &values)?;
+            (values.into_iter().map(bf16::to_f32).collect(), FloatBuffer::Bf16(buffer))
+        }
+    })
 }
 
 fn all(n: usize) -> Vec<usize> {

@@ -16,15 +16,18 @@ mod scratch;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-use super::{Accumulate, Dw, Dx, Forward, LowRank};
+use super::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
 use crate::cpu::Isa;
+use crate::cpu::blocks::rows_per_block;
+use crate::cpu::convert::Widened;
 use crate::cpu::simd::{Simd, VectorTask};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::tiles::microkernel::BLOCK;
 use crate::device::Cpu;
-use crate::{Precision, Slice, SliceMut, WeightSlice};
+use crate::{Columns, Device, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
 use block::Block;
 use half::{bf16, f16};
 use outer::OuterSum;
-use rayon::prelude::*;
 use scratch::{Scratch, with_scratch};
 use std::ops::Range;
 
@@ -39,49 +42,288 @@ const TASKS_PER_THREAD: usize = 4;
 /// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
 const PARALLEL_WORK: usize = 1 << 20;
 
-pub(super) fn forward(call: Forward<'_>, update: Option<LowRank<'_>>, cpu: &Cpu) {
-    Product::forward(call).run_with(update, cpu);
-}
-
-pub(super) fn dx(call: Dx<'_>, update: Option<LowRank<'_>>, cpu: &Cpu) {
-    Product::dx(call).run_with(update, cpu);
-}
-
-pub(super) fn dw(call: Dw<'_>, cpu: &Cpu) {
-    let (Slice::Cpu(dy), Slice::Cpu(x), SliceMut::Cpu(dw)) = (call.dy, call.x, call.dw);
+pub(super) fn forward(call: Forward<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let Forward { m, n, k, alpha, x, w, y, accumulate, precision } = call;
     #[cfg(target_arch = "x86_64")]
-    {
-        let product = Product {
-            rows: call.n,
-            cols: call.k,
-            depth: call.m,
-            alpha: call.alpha,
-            accumulate: call.accumulate,
-            precision: call.precision,
-            left: Left::Columns(dy.as_ptr()),
-            right: Right { values: Values::F32(x), order: Order::Rows },
-            output: Output(dw.as_mut_ptr()),
+    if tiles::fits(cpu, precision, [n, k]) {
+        let right = Right { values: Values::of(w), order: Order::Columns };
+        on_tiles([m, n, k], left_rows(x, k), right, alpha, accumulate, precision, y, cpu);
+        return Ok(());
+    }
+    let x = cpu.widened(device, x)?;
+    cpu.in_f32(device, y, accumulate == Accumulate::Add, |y| {
+        let output = Output { at: y.as_mut_ptr(), stride: n };
+        let right = Right { values: Values::of(w), order: Order::Columns };
+        Product { rows: m, cols: n, depth: k, alpha, accumulate, precision, left: x.as_ptr(), right, output }.run(cpu);
+        Ok(())
+    })
+}
+
+pub(super) fn dx(call: Dx<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let Dx { m, n, k, alpha, dy, w, dx, accumulate, precision } = call;
+    let right = Right { values: Values::of(w), order: Order::Rows };
+    #[cfg(target_arch = "x86_64")]
+    if tiles::fits(cpu, precision, [n, k]) {
+        let mut left = left_rows(dy.values, n);
+        (left.values, left.stride) = (left.values.skip(dy.first), dy.stride);
+        on_tiles([m, k, n], left, right, alpha, accumulate, precision, dx, cpu);
+        return Ok(());
+    }
+    let dy = dense(device, cpu, dy, n)?;
+    cpu.in_f32(device, dx, accumulate == Accumulate::Add, |dx| {
+        let output = Output { at: dx.as_mut_ptr(), stride: k };
+        Product { rows: m, cols: k, depth: n, alpha, accumulate, precision, left: dy.as_ptr(), right, output }.run(cpu);
+        Ok(())
+    })
+}
+
+pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let Dw { m, n, k, alpha, dy, x, dw, accumulate, precision } = call;
+    #[cfg(target_arch = "x86_64")]
+    if m > 0 && tiles::fits(cpu, precision, [n, k]) {
+        let values = match x {
+            FloatSlice::F32(x) => Values::F32(x.cpu()),
+            FloatSlice::Bf16(x) => Values::Bf16(x.cpu()),
         };
-        if product.fits_tiles(cpu) {
-            return product.run_on_tiles(cpu);
-        }
+        let values_of_dy = tiles::LeftValues::from(dy.values);
+        let left =
+            tiles::LeftPart { values: values_of_dy.skip(dy.first), stride: dy.stride, depth: m, order: Order::Rows };
+        on_tiles([n, k, m], left, Right { values, order: Order::Rows }, alpha, accumulate, precision, dw.into(), cpu);
+        return Ok(());
     }
+    let (dy, x) = (dense(device, cpu, dy, n)?, cpu.widened(device, x)?);
     // the narrow side first
-    let turned = call.k < call.n;
-    let [(rows, left), (cols, right)] = if turned { [(call.k, x), (call.n, dy)] } else { [(call.n, dy), (call.k, x)] };
-    OuterSum {
-        depth: call.m,
-        rows,
-        cols,
-        alpha: call.alpha,
-        accumulate: call.accumulate,
-        precision: call.precision,
-        left,
-        right,
-        output: Output(dw.as_mut_ptr()),
-        turned,
+    let turned = k < n;
+    let [(rows, left), (cols, right)] = if turned { [(k, &*x), (n, &*dy)] } else { [(n, &*dy), (k, &*x)] };
+    let output = dw.cpu().as_mut_ptr();
+    OuterSum { depth: m, rows, cols, alpha, accumulate, precision, left, right, output, turned }.run(cpu);
+    Ok(())
+}
+
+pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let StackForward { m, k, x, pieces, y, residual, precision } = call;
+    let cols: usize = pieces.iter().map(|piece| piece.n).sum();
+    #[cfg(target_arch = "x86_64")]
+    if pieces.iter().all(|piece| tiles::fits(cpu, precision, [piece.n, k])) {
+        return stack_forward_on_tiles(StackForward { m, k, x, pieces, y, residual, precision }, device, cpu);
     }
-    .run(cpu);
+    let x = cpu.widened(device, x)?;
+    cpu.in_f32(device, y, false, |y| {
+        if let Some(residual) = residual {
+            device.copy(residual, SliceMut::Cpu(y));
+        }
+        let accumulate = if residual.is_some() { Accumulate::Add } else { Accumulate::Set };
+        let mut first = 0;
+        for piece in pieces.iter_mut() {
+            let output = Output { at: y.as_mut_ptr().wrapping_add(first), stride: cols };
+            first += piece.n;
+            let columns = |w| Right { values: w, order: Order::Columns };
+            let product = |depth, left, right, output, cols, alpha, accumulate| {
+                Product { rows: m, cols, depth, alpha, accumulate, precision, left, right, output }.run(cpu);
+            };
+            product(k, x.as_ptr(), columns(Values::of(piece.w)), output, piece.n, 1.0, accumulate);
+            if let Some(LowRank { rank, scaling, a, b, x: own_x, between }) = &mut piece.update {
+                let between = between.reborrow().cpu().as_mut_ptr();
+                let inner = Output { at: between, stride: *rank };
+                let own_x = own_x.map(|x| cpu.widened(device, x)).transpose()?;
+                let x = own_x.as_ref().unwrap_or(&x);
+                product(k, x.as_ptr(), columns(Values::F32(a.cpu())), inner, *rank, 1.0, Accumulate::Set);
+                product(*rank, between, columns(Values::F32(b.cpu())), output, piece.n, *scaling, Accumulate::Add);
+            }
+        }
+        add_biases(pieces, cols, y, cpu);
+        Ok(())
+    })
+}
+
+pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let StackDx { m, k, dy, pieces, dx, precision } = call;
+    let cols: usize = pieces.iter().map(|piece| piece.n).sum();
+    #[cfg(target_arch = "x86_64")]
+    if pieces.iter().all(|piece| tiles::fits(cpu, precision, [piece.n, k])) {
+        stack_dx_on_tiles(StackDx { m, k, dy, pieces, dx, precision }, cpu);
+        return Ok(());
+    }
+    cpu.in_f32(device, dx, false, |dx| {
+        let output = Output { at: dx.as_mut_ptr(), stride: k };
+        let mut first = 0;
+        let mut accumulate = Accumulate::Set;
+        for piece in pieces.iter_mut() {
+            let n = piece.n;
+            let dy = dense(device, cpu, Columns { values: dy, first, stride: cols }, n)?;
+            first += n;
+            let rows = |w| Right { values: w, order: Order::Rows };
+            let product = |depth, left, right, output, cols, alpha, accumulate| {
+                Product { rows: m, cols, depth, alpha, accumulate, precision, left, right, output }.run(cpu);
+            };
+            product(n, dy.as_ptr(), rows(Values::of(piece.w)), output, k, 1.0, accumulate);
+            accumulate = Accumulate::Add;
+            if let Some(LowRank { rank, scaling, a, b, between, .. }) = &mut piece.update {
+                let between = between.reborrow().cpu().as_mut_ptr();
+                let inner = Output { at: between, stride: *rank };
+                product(n, dy.as_ptr(), rows(Values::F32(b.cpu())), inner, *rank, *scaling, Accumulate::Set);
+                product(*rank, between, rows(Values::F32(a.cpu())), output, k, 1.0, Accumulate::Add);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Adds the biases of a stack to rows of all its columns.
+fn add_biases(pieces: &[Piece<'_>], cols: usize, y: &mut [f32], cpu: &Cpu) {
+    if cols == 0 || pieces.iter().all(|piece| piece.bias.is_none()) {
+        return;
+    }
+    cpu.for_each_block(y.chunks_mut(rows_per_block(cols) * cols), |rows| {
+        for row in rows.chunks_exact_mut(cols) {
+            let mut row = &mut row[..];
+            for piece in pieces {
+                let (y, rest) = row.split_at_mut(piece.n);
+                if let Some(bias) = piece.bias {
+                    y.iter_mut().zip(bias.cpu()).for_each(|(y, bias)| *y += bias);
+                }
+                row = rest;
+            }
+        }
+    });
+}
+
+/// Columns of a matrix as a matrix of their own, in f32: in place, or copied.
+fn dense<'a>(device: &Device, cpu: &Cpu, columns: Columns<'a>, n: usize) -> Result<Widened<'a>> {
+    let Columns { values, first, stride } = columns;
+    if n == stride {
+        return cpu.widened(device, values);
+    }
+    let values = cpu.widened(device, values)?;
+    let mut copy = device.alloc("gemm.columns", values.len() / stride * n)?;
+    if n > 0 {
+        let block = rows_per_block(stride);
+        let blocks = values.chunks(block * stride).zip(copy.view_mut().cpu().chunks_mut(block * n));
+        cpu.for_each_block(blocks, |(from, to)| {
+            for (from, to) in from.chunks_exact(stride).zip(to.chunks_exact_mut(n)) {
+                to.copy_from_slice(&from[first..first + n]);
+            }
+        });
+    }
+    Ok(Widened::Copy(copy))
+}
+
+/// Rows along the depth.
+#[cfg(target_arch = "x86_64")]
+fn left_rows(values: FloatSlice<'_>, depth: usize) -> tiles::LeftPart {
+    tiles::LeftPart { values: values.into(), stride: depth, depth, order: Order::Columns }
+}
+
+/// One product.
+#[cfg(target_arch = "x86_64")]
+#[expect(clippy::too_many_arguments, reason = "the fields of the calls, which differ in their names alone")]
+fn on_tiles(
+    [rows, cols, _]: [usize; 3],
+    left: tiles::LeftPart,
+    right: Right<'_>,
+    alpha: f32,
+    accumulate: Accumulate,
+    precision: Precision,
+    output: FloatSliceMut<'_>,
+    cpu: &Cpu,
+) {
+    let start = if accumulate == Accumulate::Add { tiles::Start::Output } else { tiles::Start::Zero };
+    let output = tiles::Output { at: output.into(), stride: cols };
+    let sections = vec![tiles::Section { part: 0, right }];
+    let targets = vec![tiles::Target { cols, sections, alpha, start, output }];
+    tiles::Tiled { rows, precision, left: vec![left], downs: Vec::new(), targets }.run(cpu);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn stack_forward_on_tiles(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let StackForward { m, k, x, pieces, y, residual, precision } = call;
+    let cols: usize = pieces.iter().map(|piece| piece.n).sum();
+    // the sums begin with the residual or with the bias; where there are both, the bias comes last
+    let rows_of_bias: Vec<Option<Vec<f32>>> = (pieces.iter())
+        .map(|piece| {
+            let bias = piece.bias.filter(|_| residual.is_none())?.cpu();
+            let mut row = bias.to_vec();
+            row.resize(bias.len().next_multiple_of(BLOCK), 0.0);
+            Some(row)
+        })
+        .collect();
+    let mut y = y;
+    let at = tiles::OutputValues::from(y.reborrow());
+    let mut tiled =
+        tiles::Tiled { rows: m, precision, left: vec![left_rows(x, k)], downs: Vec::new(), targets: Vec::new() };
+    // inputs of their own stand before everything that is computed from them
+    let own_inputs = pieces.iter().filter_map(|piece| piece.update.as_ref()?.x);
+    tiled.left.extend(own_inputs.map(|x| left_rows(x, k)));
+    let (mut first, mut own_part) = (0, 0);
+    for (piece, bias) in pieces.iter_mut().zip(&rows_of_bias) {
+        let columns = |values| Right { values, order: Order::Columns };
+        let mut sections = vec![tiles::Section { part: 0, right: columns(Values::of(piece.w)) }];
+        let has_own = piece.update.as_ref().is_some_and(|update| update.x.is_some());
+        own_part += usize::from(has_own);
+        if let Some(LowRank { rank, scaling, a, b, between, .. }) =
+            piece.update.as_mut().filter(|update| update.rank > 0)
+        {
+            let part = tiled.left.len() + tiled.downs.len();
+            sections.push(tiles::Section { part, right: columns(Values::F32(b.cpu())) });
+            tiled.downs.push(tiles::Down {
+                section: tiles::Section {
+                    part: if has_own { own_part } else { 0 },
+                    right: columns(Values::F32(a.cpu())),
+                },
+                rank: *rank,
+                alpha: 1.0,
+                scale: *scaling,
+                between: between.reborrow().cpu().as_mut_ptr(),
+            });
+        }
+        let start = match (residual, bias) {
+            (Some(residual), _) => tiles::Start::Matrix(residual.cpu().as_ptr().wrapping_add(first)),
+            (None, Some(bias)) => tiles::Start::Row(bias.as_ptr()),
+            (None, None) => tiles::Start::Zero,
+        };
+        let output = tiles::Output { at: at.skip(first), stride: cols };
+        tiled.targets.push(tiles::Target { cols: piece.n, sections, alpha: 1.0, start, output });
+        first += piece.n;
+    }
+    tiled.run(cpu);
+    match residual {
+        Some(_) => cpu.in_f32(device, y, true, |y| {
+            add_biases(pieces, cols, y, cpu);
+            Ok(())
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn stack_dx_on_tiles(call: StackDx<'_, '_>, cpu: &Cpu) {
+    let StackDx { m, k, dy, pieces, dx, precision } = call;
+    let stride: usize = pieces.iter().map(|piece| piece.n).sum();
+    let rows = |values| Right { values, order: Order::Rows };
+    let (mut left, mut downs, mut sections) = (Vec::new(), Vec::new(), Vec::new());
+    let mut first = 0;
+    let parts = pieces.len();
+    for (part, piece) in pieces.iter_mut().enumerate() {
+        let values = tiles::LeftValues::from(dy).skip(first);
+        left.push(tiles::LeftPart { values, stride, depth: piece.n, order: Order::Columns });
+        sections.push(tiles::Section { part, right: rows(Values::of(piece.w)) });
+        if let Some(LowRank { rank, scaling, a, b, between, .. }) =
+            piece.update.as_mut().filter(|update| update.rank > 0)
+        {
+            sections.push(tiles::Section { part: parts + downs.len(), right: rows(Values::F32(a.cpu())) });
+            downs.push(tiles::Down {
+                section: tiles::Section { part, right: rows(Values::F32(b.cpu())) },
+                rank: *rank,
+                alpha: *scaling,
+                scale: 1.0,
+                between: between.reborrow().cpu().as_mut_ptr(),
+            });
+        }
+        first += piece.n;
+    }
+    let output = tiles::Output { at: dx.into(), stride: k };
+    let targets = vec![tiles::Target { cols: k, sections, alpha: 1.0, start: tiles::Start::Zero, output }];
+    tiles::Tiled { rows: m, precision, left, downs, targets }.run(cpu);
 }
 
 /// `output[rows, cols] (+)= alpha * left[rows, depth] · right[depth, cols]`
@@ -92,23 +334,14 @@ struct Product<'a> {
     alpha: f32,
     accumulate: Accumulate,
     precision: Precision,
-    left: Left,
+    /// `[rows, depth]`. A pointer, because an update reads what has just been written.
+    left: *const f32,
     right: Right<'a>,
     output: Output,
 }
 
 // SAFETY: tasks read operands that nobody writes meanwhile, and write the output, see `Output`.
 unsafe impl Sync for Product<'_> {}
-
-/// The left operand and how it lies. Pointers, because a task of an update reads what it has just written.
-#[derive(Clone, Copy)]
-enum Left {
-    /// `[rows, depth]`
-    Rows(*const f32),
-    /// `[depth, rows]`
-    #[cfg(target_arch = "x86_64")]
-    Columns(*const f32),
-}
 
 /// The right operand and how it lies.
 #[derive(Clone, Copy)]
@@ -124,7 +357,7 @@ enum Values<'a> {
     Bf16(&'a [bf16]),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Order {
     /// `[depth, cols]`
     Rows,
@@ -134,7 +367,11 @@ enum Order {
 
 /// Where the output starts. Every task writes its own rows and columns of it.
 #[derive(Clone, Copy)]
-struct Output(*mut f32);
+struct Output {
+    at: *mut f32,
+    /// Elements from row to row.
+    stride: usize,
+}
 // SAFETY: tasks write disjoint elements, and the caller's exclusive borrow outlives them all.
 unsafe impl Sync for Output {}
 
@@ -148,91 +385,11 @@ impl<'a> Values<'a> {
     }
 }
 
-impl<'a> Product<'a> {
-    fn forward(call: Forward<'a>) -> Product<'a> {
-        let (Slice::Cpu(x), SliceMut::Cpu(y)) = (call.x, call.y);
-        Product {
-            rows: call.m,
-            cols: call.n,
-            depth: call.k,
-            alpha: call.alpha,
-            accumulate: call.accumulate,
-            precision: call.precision,
-            left: Left::Rows(x.as_ptr()),
-            right: Right { values: Values::of(call.w), order: Order::Columns },
-            output: Output(y.as_mut_ptr()),
-        }
-    }
-
-    fn dx(call: Dx<'a>) -> Product<'a> {
-        let (Slice::Cpu(dy), SliceMut::Cpu(dx)) = (call.dy, call.dx);
-        Product {
-            rows: call.m,
-            cols: call.k,
-            depth: call.n,
-            alpha: call.alpha,
-            accumulate: call.accumulate,
-            precision: call.precision,
-            left: Left::Rows(dy.as_ptr()),
-            right: Right { values: Values::of(call.w), order: Order::Rows },
-            output: Output(dx.as_mut_ptr()),
-        }
-    }
-
+impl Product<'_> {
     fn run(&self, cpu: &Cpu) {
-        #[cfg(target_arch = "x86_64")]
-        if self.fits_tiles(cpu) {
-            return self.run_on_tiles(cpu);
-        }
         run_tasks(cpu, [self.rows, self.cols, self.depth], |rows, cols, scratch| {
             cpu.isa().dispatch(Block { product: self, rows, cols, scratch })
         });
-    }
-
-    fn run_with(&self, update: Option<LowRank<'a>>, cpu: &Cpu) {
-        let Some(update) = update.filter(|update| update.rows > 0 && update.rank > 0) else { return self.run(cpu) };
-        let update = self.update(update);
-        #[cfg(target_arch = "x86_64")]
-        if self.fits_tiles(cpu) {
-            return self.run_with_on_tiles(&update, cpu);
-        }
-        self.run(cpu);
-        update.into_iter().for_each(|product| product.run(cpu));
-    }
-
-    /// The two products of an update, to be run in this order after this one: into `between`, and from there to the output.
-    fn update(&self, update: LowRank<'a>) -> [Product<'a>; 2] {
-        let LowRank { rows, rank, scaling, .. } = update;
-        let (Slice::Cpu(a), Slice::Cpu(b), SliceMut::Cpu(between)) = (update.a, update.b, update.between);
-        let order = self.right.order;
-        let [(down, down_alpha), (up, up_alpha)] = match order {
-            Order::Columns => [(a, 1.0), (b, scaling)],
-            Order::Rows => [(b, scaling), (a, 1.0)],
-        };
-        let (between, precision) = (between.as_mut_ptr(), self.precision);
-        let down = Product {
-            rows,
-            cols: rank,
-            depth: self.depth,
-            alpha: down_alpha,
-            accumulate: Accumulate::Set,
-            precision,
-            left: self.left,
-            right: Right { values: Values::F32(down), order },
-            output: Output(between),
-        };
-        let up = Product {
-            rows,
-            cols: self.cols,
-            depth: rank,
-            alpha: up_alpha,
-            accumulate: Accumulate::Add,
-            precision,
-            left: Left::Rows(between),
-            right: Right { values: Values::F32(up), order },
-            output: self.output,
-        };
-        [down, up]
     }
 
     /// The depth in blocks: as many as needed, nearly equal, multiples of 32 (whole vectors of 16-bit weights).
@@ -277,7 +434,7 @@ fn run_tasks(
     if threads == 1 {
         (0..tasks).for_each(run_task);
     } else {
-        cpu.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(run_task));
+        cpu.parallel(tasks, |_, number| run_task(number));
     }
 }
 

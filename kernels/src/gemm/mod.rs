@@ -5,6 +5,7 @@
 //! | [`Forward`] | `y[m, n] (+)= alpha * x[m, k] · w[n, k]ᵀ` | a linear layer; `x·Aᵀ` and `u·Bᵀ` of an adapter |
 //! | [`Dx`] | `dx[m, k] (+)= alpha * dy[m, n] · w[n, k]` | its input's gradient |
 //! | [`Dw`] | `dw[n, k] (+)= alpha * dy[m, n]ᵀ · x[m, k]` | the gradients of an adapter |
+//! | [`StackForward`], [`StackDx`] | the first two for several layers that read one input, with their adapters | all of the model |
 //!
 //! All row-major. Weights are read in the format of their file and widened, which is exact. The bits of a row of `y` and `dx`
 //! do not depend on `m` or on the other rows, nor on the number of threads.
@@ -12,8 +13,11 @@
 pub mod case;
 mod cpu;
 pub mod reference;
+mod stack;
 
-use crate::{Device, KernelError, Precision, Result, Slice, SliceMut, WeightSlice};
+pub use stack::{LowRank, Piece, StackDx, StackForward};
+
+use crate::{Columns, Device, FloatSlice, FloatSliceMut, KernelError, Precision, Result, SliceMut, WeightSlice};
 
 /// Whether the product replaces the output or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +35,11 @@ pub struct Forward<'a> {
     pub k: usize,
     pub alpha: f32,
     /// `[m, k]`
-    pub x: Slice<'a, f32>,
+    pub x: FloatSlice<'a>,
     /// `[n, k]`
     pub w: WeightSlice<'a>,
     /// `[m, n]`
-    pub y: SliceMut<'a, f32>,
+    pub y: FloatSliceMut<'a>,
     pub accumulate: Accumulate,
     pub precision: Precision,
 }
@@ -47,11 +51,11 @@ pub struct Dx<'a> {
     pub k: usize,
     pub alpha: f32,
     /// `[m, n]`
-    pub dy: Slice<'a, f32>,
+    pub dy: Columns<'a>,
     /// `[n, k]`
     pub w: WeightSlice<'a>,
     /// `[m, k]`
-    pub dx: SliceMut<'a, f32>,
+    pub dx: FloatSliceMut<'a>,
     pub accumulate: Accumulate,
     pub precision: Precision,
 }
@@ -63,86 +67,52 @@ pub struct Dw<'a> {
     pub k: usize,
     pub alpha: f32,
     /// `[m, n]`
-    pub dy: Slice<'a, f32>,
+    pub dy: Columns<'a>,
     /// `[m, k]`
-    pub x: Slice<'a, f32>,
+    pub x: FloatSlice<'a>,
     /// `[n, k]`
     pub dw: SliceMut<'a, f32>,
     pub accumulate: Accumulate,
     pub precision: Precision,
 }
 
-/// An adapter's update of a layer, for the first `rows` rows of a product.
-pub struct LowRank<'a> {
-    pub rows: usize,
-    pub rank: usize,
-    pub scaling: f32,
-    /// `[rank, k]`
-    pub a: Slice<'a, f32>,
-    /// `[n, rank]`
-    pub b: Slice<'a, f32>,
-    /// `[rows, rank]`, written
-    pub between: SliceMut<'a, f32>,
-}
-
 impl Forward<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::OutOfMemory`] for
+    /// scratch.
     pub fn run(self, device: &Device) -> Result<()> {
-        self.run_with(None, device)
-    }
-
-    /// As [`Forward::run`], then on the first rows `between = x · aᵀ` and `y += scaling * between · bᵀ`: `x` and `y` pass
-    /// through memory once, not twice.
-    ///
-    /// # Errors
-    /// As [`Forward::run`].
-    pub fn run_with(self, update: Option<LowRank<'_>>, device: &Device) -> Result<()> {
         check("gemm.forward", "x", self.x.len(), [self.m, self.k])?;
         check("gemm.forward", "w", self.w.len(), [self.n, self.k])?;
         check("gemm.forward", "y", self.y.len(), [self.m, self.n])?;
-        check_update("gemm.forward", &update, [self.m, self.n, self.k])?;
         match device {
-            Device::Cpu(cpu) => cpu::forward(self, update, cpu),
+            Device::Cpu(cpu) => cpu::forward(self, device, cpu),
         }
-        Ok(())
     }
 }
 
 impl Dx<'_> {
     /// # Errors
-    /// As [`Forward::run`].
+    /// As [`Forward::run`]; [`crate::KernelError::Size`] for columns outside their rows.
     pub fn run(self, device: &Device) -> Result<()> {
-        self.run_with(None, device)
-    }
-
-    /// As [`Dx::run`], then on the first rows `between = scaling * dy · b` and `dx += between · a`.
-    ///
-    /// # Errors
-    /// As [`Forward::run`].
-    pub fn run_with(self, update: Option<LowRank<'_>>, device: &Device) -> Result<()> {
-        check("gemm.dx", "dy", self.dy.len(), [self.m, self.n])?;
+        self.dy.check("gemm.dx", "dy", self.m, self.n)?;
         check("gemm.dx", "w", self.w.len(), [self.n, self.k])?;
         check("gemm.dx", "dx", self.dx.len(), [self.m, self.k])?;
-        check_update("gemm.dx", &update, [self.m, self.n, self.k])?;
         match device {
-            Device::Cpu(cpu) => cpu::dx(self, update, cpu),
+            Device::Cpu(cpu) => cpu::dx(self, device, cpu),
         }
-        Ok(())
     }
 }
 
 impl Dw<'_> {
     /// # Errors
-    /// As [`Forward::run`].
+    /// As [`Dx::run`].
     pub fn run(self, device: &Device) -> Result<()> {
-        check("gemm.dw", "dy", self.dy.len(), [self.m, self.n])?;
+        self.dy.check("gemm.dw", "dy", self.m, self.n)?;
         check("gemm.dw", "x", self.x.len(), [self.m, self.k])?;
         check("gemm.dw", "dw", self.dw.len(), [self.n, self.k])?;
         match device {
-            Device::Cpu(cpu) => cpu::dw(self, cpu),
+            Device::Cpu(cpu) => cpu::dw(self, device, cpu),
         }
-        Ok(())
     }
 }
 
@@ -150,14 +120,6 @@ fn check(kernel: &'static str, argument: &'static str, got: usize, [rows, cols]:
     // a product that does not fit is no slice's length
     let want = rows.saturating_mul(cols);
     if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
-}
-
-fn check_update(kernel: &'static str, update: &Option<LowRank<'_>>, [m, n, k]: [usize; 3]) -> Result<()> {
-    let Some(LowRank { rows, rank, a, b, between, .. }) = update else { return Ok(()) };
-    check(kernel, "rows of the update", (*rows).min(m), [*rows, 1])?;
-    check(kernel, "a", a.len(), [*rank, k])?;
-    check(kernel, "b", b.len(), [n, *rank])?;
-    check(kernel, "between", between.len(), [*rows, *rank])
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::case::{Inputs, check_all};
 use crate::cpu::Isa;
-use crate::{Buffer, Device};
+use crate::{Buffer, Device, FloatBuffer, FloatDtype};
 
 /// The largest ones would take minutes without vector instructions: the bench checks what it times.
 #[test]
@@ -47,9 +47,12 @@ fn product(device: &Device, layout: Layout, [m, n, k]: [usize; 3], left: &[f32],
     let mut output = device.upload("output", &vec![1.0; sides]).unwrap();
     let (left, y) = (left.view(), output.view_mut());
     match layout {
-        FORWARD => Forward { m, n, k, alpha, x: left, w, y, accumulate, precision }.run(device),
-        DX => Dx { m, n, k, alpha, dy: left, w, dx: y, accumulate, precision }.run(device),
-        DW => Dw { m, n, k, alpha, dy: left, x: x.view(), dw: y, accumulate, precision }.run(device),
+        FORWARD => Forward { m, n, k, alpha, x: left.into(), w, y: y.into(), accumulate, precision }.run(device),
+        DX => Dx { m, n, k, alpha, dy: Columns::all(left, n), w, dx: y.into(), accumulate, precision }.run(device),
+        DW => {
+            let (dy, x) = (Columns::all(left, n), x.view().into());
+            Dw { m, n, k, alpha, dy, x, dw: y, accumulate, precision }.run(device)
+        }
     }
     .unwrap();
     bits(&output)
@@ -102,55 +105,118 @@ fn bits_do_not_depend_on_the_number_of_threads() {
     }
 }
 
-/// `output` and `between` of a product with an update of its first `rows` rows; the output is added to.
-fn updated(
-    device: &Device,
-    layout: Layout,
-    [m, n, k]: [usize; 3],
-    rows: usize,
-    rank: usize,
-    scaling: f32,
-) -> [Buffer<f32>; 2] {
-    let mut inputs = Inputs::of(&[n, k, rank]);
-    let (depth, cols) = if let FORWARD = layout { (k, n) } else { (n, k) };
-    let w = device.upload("w", &inputs.normal_bf16(n * k, 0.1)).unwrap();
-    let [a, b] = [rank * k, n * rank].map(|len| device.upload("update", &inputs.normal(len, 0.2)).unwrap());
-    let left = device.upload("left", &inputs.normal(m * depth, 1.0)).unwrap();
-    let mut output = device.upload("output", &vec![1.0; m * cols]).unwrap();
-    let mut between = device.alloc("between", rows * rank).unwrap();
-    let update = LowRank { rows, rank, scaling, a: a.view(), b: b.view(), between: between.view_mut() };
-    let (x, w, y) = (left.view(), WeightSlice::Bf16(w.view()), output.view_mut());
-    let (accumulate, alpha, precision) = (Accumulate::Add, 1.0, Precision::F32);
-    match layout {
-        FORWARD => Forward { m, n, k, alpha, x, w, y, accumulate, precision }.run_with(Some(update), device),
-        _ => Dx { m, n, k, alpha, dy: x, w, dx: y, accumulate, precision }.run_with(Some(update), device),
-    }
-    .unwrap();
-    [output, between]
+/// A stack of three layers, two of them with an update of its own rank.
+struct Stack {
+    outputs: [usize; 3],
+    ranks: [usize; 3],
+    k: usize,
+    precision: Precision,
+    bias: bool,
+    residual: bool,
 }
 
-/// Every path against the portable one, which makes three products of it. The shapes take rows apart and columns, updates that
-/// end inside a block of rows, and ranks of more than one panel.
+const RANKS: [usize; 3] = [4, 0, 40];
+
+/// The output of a stack and what lies between its updates' matrices. The rows are rows `rows` of one matrix.
+fn stacked(device: &Device, layout: Layout, stack: &Stack, rows: std::ops::Range<usize>) -> Vec<Vec<f32>> {
+    let Stack { outputs, ranks, k, precision, bias, residual } = *stack;
+    let mut inputs = Inputs::of(&[outputs[0], k]);
+    let n: usize = outputs.iter().sum();
+    let m = rows.len();
+    let upload = |values: &[f32]| device.upload("values", values).unwrap();
+    let weights: Vec<Buffer<half::bf16>> =
+        outputs.iter().map(|n| device.upload("w", &inputs.normal_bf16(n * k, 0.1)).unwrap()).collect();
+    let updates: Vec<[Buffer<f32>; 2]> = std::iter::zip(outputs, ranks)
+        .map(|(n, r)| [r * k, n * r].map(|len| upload(&inputs.normal(len, 0.2))))
+        .collect();
+    let biases: Vec<Buffer<f32>> = outputs.iter().map(|n| upload(&inputs.normal(*n, 1.0))).collect();
+    let [left_cols, cols] = if let FORWARD = layout { [k, n] } else { [n, k] };
+    let (left, added) = (inputs.normal(300 * left_cols, 1.0), inputs.normal(300 * cols, 1.0));
+    let left: Vec<half::bf16> = left.into_iter().map(half::bf16::from_f32).collect();
+    let dtype = FloatDtype::from(precision);
+    let left = &left[rows.start * left_cols..rows.end * left_cols];
+    let left = match dtype {
+        FloatDtype::Bf16 => FloatBuffer::Bf16(device.upload("left", left).unwrap()),
+        FloatDtype::F32 => FloatBuffer::F32(upload(&left.iter().map(|x| x.to_f32()).collect::<Vec<_>>())),
+    };
+    let own = inputs.normal(300 * k, 1.0);
+    let own = upload(&own[rows.start * k..rows.end * k]);
+    let mut own_float = device.alloc_float("own", dtype, own.len()).unwrap();
+    device.copy_float(own.view().into(), own_float.view_mut());
+    let own = own_float;
+    let added = upload(&added[rows.start * cols..rows.end * cols]);
+    let mut between: Vec<Buffer<f32>> = ranks.iter().map(|r| device.alloc("between", m * r).unwrap()).collect();
+    let mut pieces: Vec<Piece<'_>> = (weights.iter().zip(&updates).zip(&biases).zip(&mut between).enumerate())
+        .map(|(i, (((w, [a, b]), b_row), between))| Piece {
+            n: outputs[i],
+            w: WeightSlice::Bf16(w.view()),
+            bias: bias.then(|| b_row.view()),
+            update: (ranks[i] > 0).then(|| LowRank {
+                rank: ranks[i],
+                scaling: 1.5,
+                a: a.view(),
+                b: b.view(),
+                // the last update reads an input of its own
+                x: (i == 2).then(|| own.view()),
+                between: between.view_mut(),
+            }),
+        })
+        .collect();
+    let output_dtype = if residual { FloatDtype::F32 } else { dtype };
+    let mut output = device.alloc_float("output", output_dtype, m * cols).unwrap();
+    let residual = residual.then(|| added.view());
+    let pieces_mut = &mut pieces[..];
+    match layout {
+        FORWARD => {
+            let (x, y) = (left.view(), output.view_mut());
+            StackForward { m, k, x, pieces: pieces_mut, y, residual, precision }.run(device)
+        }
+        _ => StackDx { m, k, dy: left.view(), pieces: pieces_mut, dx: output.view_mut(), precision }.run(device),
+    }
+    .unwrap();
+    drop(pieces);
+    let mut all = vec![output.download()];
+    all.extend(between.iter().map(|between| between.download()));
+    all
+}
+
+fn stacks() -> Vec<Stack> {
+    let shapes = [([96, 40, 64], 96), ([70, 33, 31], 700), ([320, 96, 130], 100), ([8, 6, 4], 5)];
+    let mut stacks = Vec::new();
+    for (outputs, k) in shapes {
+        for precision in [Precision::F32, Precision::Bf16] {
+            for (bias, residual) in [(false, false), (true, false), (false, true), (true, true)] {
+                stacks.push(Stack { outputs, ranks: RANKS, k, precision, bias, residual });
+            }
+        }
+    }
+    stacks
+}
+
+/// Every path against the portable one, which makes it product by product. The shapes take rows apart and columns, and ranks of
+/// more than one panel.
 #[test]
-fn an_update_is_two_more_products() {
+fn a_stack_is_its_layers_one_after_the_other() {
     let portable = Device::cpu_with(Some(1), Isa::Portable).unwrap();
-    for layout in [FORWARD, DX] {
-        for ([m, n, k], rows, rank) in [
-            ([70, 40, 90], 70, 4),
-            ([300, 64, 96], 150, 16),
-            ([300, 96, 700], 33, 40),
-            ([9, 500, 120], 5, 8),
-            ([40, 33, 31], 0, 3),
-        ] {
-            let [want, want_between] = updated(&portable, layout, [m, n, k], rows, rank, 1.5).map(|y| y.download());
-            for device in devices() {
-                let [got, between] = updated(&device, layout, [m, n, k], rows, rank, 1.5).map(|y| y.download());
-                for (what, got, want) in [("output", got, &want), ("between", between, &want_between)] {
-                    let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-                    let error = got.iter().zip(want).fold(0.0f32, |largest, (a, b)| largest.max((a - b).abs()));
-                    let case = format!("[{m}, {n}, {k}], {rows} rows, rank {rank}: {what} on {}", device.describe());
-                    assert!(error <= 4e-6 * largest, "{case}: {error} of {largest}");
-                    assert!(got.iter().all(|x| x.is_finite()), "{case}");
+    for stack in stacks() {
+        for layout in [FORWARD, DX] {
+            for m in [1, 40, 300] {
+                let want = stacked(&portable, layout, &stack, 0..m);
+                for device in devices() {
+                    let got = stacked(&device, layout, &stack, 0..m);
+                    for (what, (got, want)) in got.iter().zip(&want).enumerate() {
+                        let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+                        let error = got.iter().zip(want).fold(0.0f32, |largest, (a, b)| largest.max((a - b).abs()));
+                        // in bf16 what lies between is rounded, scaled before or after it, and so is the output
+                        let allowed = if stack.precision == Precision::F32 { 4e-6 } else { 1.0 / 128.0 };
+                        let Stack { outputs, k, precision, bias, residual, .. } = stack;
+                        let case = format!(
+                            "{m} rows, {outputs:?} of {k} in {precision:?}, bias {bias}, residual {residual}, output {what} on {}",
+                            device.describe()
+                        );
+                        assert!(error <= allowed * largest, "{case}: {error} of {largest}");
+                        assert!(got.iter().all(|x| x.is_finite()), "{case}");
+                    }
                 }
             }
         }
@@ -158,18 +224,57 @@ fn an_update_is_two_more_products() {
 }
 
 #[test]
-fn an_updated_row_has_the_same_bits_among_others() {
-    for layout in [FORWARD, DX] {
-        let [n, k] = [70, 700];
-        let cols = if let FORWARD = layout { n } else { k };
-        for device in devices() {
-            let [all, _] = updated(&device, layout, [200, n, k], 100, 8, 2.0).map(|y| bits(&y));
-            for m in [1, 5, 33] {
-                let [few, _] = updated(&device, layout, [m, n, k], m, 8, 2.0).map(|y| bits(&y));
-                assert_eq!(few, all[..m * cols], "{m} rows on {}", device.describe());
+fn a_row_of_a_stack_has_the_same_bits_among_others() {
+    for stack in stacks() {
+        for layout in [FORWARD, DX] {
+            let n: usize = stack.outputs.iter().sum();
+            let cols = if let FORWARD = layout { n } else { stack.k };
+            for device in devices() {
+                let all = &stacked(&device, layout, &stack, 0..200)[0];
+                for rows in [0..1, 7..12, 60..93] {
+                    let few = &stacked(&device, layout, &stack, rows.clone())[0];
+                    let same = few.iter().zip(&all[rows.start * cols..]).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "rows {rows:?} on {}", device.describe());
+                }
             }
         }
     }
+}
+
+/// An update whose second matrix is zero leaves the bits of the layer: a fresh adapter is the base.
+#[test]
+fn an_update_of_zeros_changes_no_bit() {
+    for stack in stacks() {
+        for device in devices() {
+            let without = Stack { ranks: [0; 3], ..stack };
+            let with = stacked_with_zeros(&device, &stack);
+            assert_eq!(with, stacked_with_zeros(&device, &without), "on {}", device.describe());
+        }
+    }
+}
+
+fn stacked_with_zeros(device: &Device, stack: &Stack) -> Vec<u32> {
+    let Stack { outputs, ranks, k, precision, .. } = *stack;
+    let mut inputs = Inputs::of(&[outputs[0], k]);
+    let (m, n) = (70, outputs.iter().sum::<usize>());
+    let weights: Vec<Buffer<half::bf16>> =
+        outputs.iter().map(|n| device.upload("w", &inputs.normal_bf16(n * k, 0.1)).unwrap()).collect();
+    let x = device.upload("x", &inputs.normal(m * k, 1.0)).unwrap();
+    let a = device.upload("a", &inputs.normal(40 * k, 1.0)).unwrap();
+    let b = device.upload("b", &vec![0.0; 40 * n]).unwrap();
+    let mut between: Vec<Buffer<f32>> = ranks.iter().map(|r| device.alloc("between", m * r).unwrap()).collect();
+    let mut pieces: Vec<Piece<'_>> = (weights.iter().zip(&mut between).enumerate())
+        .map(|(i, (w, between))| {
+            let (rank, n) = (ranks[i], outputs[i]);
+            let (a, b) = (a.view().range(0..rank * k), b.view().range(0..n * rank));
+            let update = (rank > 0).then(|| LowRank { rank, scaling: 2.0, a, b, x: None, between: between.view_mut() });
+            Piece { n, w: WeightSlice::Bf16(w.view()), bias: None, update }
+        })
+        .collect();
+    let mut y = device.alloc_float("y", precision.into(), m * n).unwrap();
+    let x = x.view().into();
+    StackForward { m, k, x, pieces: &mut pieces, y: y.view_mut(), residual: None, precision }.run(device).unwrap();
+    y.download().into_iter().map(f32::to_bits).collect()
 }
 
 /// A zero times infinity is NaN: no term is skipped because the other factor is zero.
@@ -210,9 +315,9 @@ fn a_product_of_no_terms_is_zero() {
             n: 3,
             k: 0,
             alpha: 1.0,
-            x: x.view(),
+            x: x.view().into(),
             w: x.view().into(),
-            y: y.view_mut(),
+            y: y.view_mut().into(),
             accumulate: Accumulate::Set,
             precision: Precision::F32,
         }
@@ -233,9 +338,9 @@ fn a_slice_of_another_length_is_refused_by_name() {
             n: 4,
             k: 2,
             alpha: 1.0,
-            x: x.view(),
+            x: x.view().into(),
             w: w.view().into(),
-            y: twelve.view_mut(),
+            y: twelve.view_mut().into(),
             accumulate: Accumulate::Set,
             precision: Precision::F32,
         }

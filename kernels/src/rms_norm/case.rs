@@ -1,6 +1,6 @@
 //! Shapes: the norms of SmolLM2-135M and of a norm per head, timed; odd ones around the vectors, for the tests.
 
-use super::{Backward, Forward, reference};
+use super::{Accumulate, Backward, Forward, Groups, reference};
 use crate::case::operands::{Kernel, Label, Operands, unset};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
@@ -61,7 +61,8 @@ impl Kernel<0, 2, 2> for ForwardShape {
         [y, rstd]: [SliceMut<'_, f32>; 2],
     ) -> Result<()> {
         let ForwardShape { rows, cols, offset } = *self;
-        Forward { rows, cols, eps: EPS, offset, x, weight, y, rstd }.run(device)
+        Forward { rows, cols, groups: Groups::rows(cols), eps: EPS, offset, x: x.into(), weight, y: y.into(), rstd }
+            .run(device)
     }
 
     fn reference<R: Real>(&self, _: [&[u32]; 0], [x, weight]: [&[R]; 2], _: [Vec<R>; 2]) -> [Vec<R>; 2] {
@@ -91,7 +92,9 @@ impl Kernel<0, 4, 1> for BackwardShape {
         [dx]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {
         let BackwardShape { rows, cols, offset } = *self;
-        Backward { rows, cols, offset, x, weight, rstd, dy, dx }.run(device)
+        let (groups, accumulate) = (Groups::rows(cols), Accumulate::Add);
+        let (x, dy, dx) = (x.into(), dy.into(), dx.into());
+        Backward { rows, cols, groups, offset, x, weight, rstd, dy, dx, accumulate }.run(device)
     }
 
     fn reference<R: Real>(&self, _: [&[u32]; 0], x: [&[R]; 4], [mut dx]: [Vec<R>; 1]) -> [Vec<R>; 1] {

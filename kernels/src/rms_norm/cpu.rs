@@ -1,122 +1,207 @@
 //! Fast version: blocks of rows over the threads; a row is read for its sum and, from cache, for its output.
 
-use super::{Backward, Forward};
+use super::{Backward, Forward, Groups};
 use crate::cpu::blocks::rows_per_block;
-use crate::cpu::simd::pointwise::{Map, Pointwise};
-use crate::cpu::simd::{Simd, VectorTask};
+use crate::cpu::simd::{Simd, Stored, VectorTask};
 use crate::device::Cpu;
+use crate::gemm::Accumulate;
+use crate::{FloatSlice, FloatSliceMut, Slice, SliceMut};
 
 pub(super) fn forward(cpu: &Cpu, call: Forward<'_>) {
-    let Forward { rows: _, cols, eps, offset, x, weight, y, rstd } = call;
-    let block = rows_per_block(cols);
-    let blocks = x.cpu().chunks(block * cols).zip(y.cpu().chunks_mut(block * cols)).zip(rstd.cpu().chunks_mut(block));
+    match (call.x, call.y) {
+        (FloatSlice::F32(x), FloatSliceMut::F32(y)) => {
+            forward_rows(
+                cpu,
+                call.cols,
+                call.groups,
+                [call.eps, call.offset],
+                x.cpu(),
+                call.weight,
+                y.cpu(),
+                call.rstd,
+            );
+        }
+        (FloatSlice::F32(x), FloatSliceMut::Bf16(y)) => {
+            forward_rows(
+                cpu,
+                call.cols,
+                call.groups,
+                [call.eps, call.offset],
+                x.cpu(),
+                call.weight,
+                y.cpu(),
+                call.rstd,
+            );
+        }
+        (FloatSlice::Bf16(x), FloatSliceMut::Bf16(y)) => {
+            forward_rows(
+                cpu,
+                call.cols,
+                call.groups,
+                [call.eps, call.offset],
+                x.cpu(),
+                call.weight,
+                y.cpu(),
+                call.rstd,
+            );
+        }
+        (FloatSlice::Bf16(_), FloatSliceMut::F32(_)) => unreachable!("`run` checked the formats"),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the fields of the call, with their formats")]
+fn forward_rows<X: Stored, Y: Stored>(
+    cpu: &Cpu,
+    cols: usize,
+    groups: Groups,
+    [eps, offset]: [f32; 2],
+    x: &[X],
+    weight: Slice<'_, f32>,
+    y: &mut [Y],
+    rstd: SliceMut<'_, f32>,
+) {
+    let Groups { per_row, stride, .. } = groups;
+    let block = rows_per_block(stride);
+    let blocks = x.chunks(block * stride).zip(y.chunks_mut(block * stride)).zip(rstd.cpu().chunks_mut(block * per_row));
     let weight = weight.cpu();
     cpu.for_each_block(blocks, |((x, y), rstd)| {
-        cpu.isa().dispatch(ForwardRows { cols, eps, offset, x, weight, y, rstd })
+        cpu.isa().dispatch(ForwardRows { cols, groups, eps, offset, x, weight, y, rstd });
     });
 }
 
 pub(super) fn backward(cpu: &Cpu, call: Backward<'_>) {
-    let Backward { rows: _, cols, offset, x, weight, rstd, dy, dx } = call;
-    let block = rows_per_block(cols);
-    let blocks = x
-        .cpu()
-        .chunks(block * cols)
-        .zip(dy.cpu().chunks(block * cols))
-        .zip(dx.cpu().chunks_mut(block * cols))
-        .zip(rstd.cpu().chunks(block));
-    let weight = weight.cpu();
-    cpu.for_each_block(blocks, |(((x, dy), dx), rstd)| {
-        cpu.isa().dispatch(BackwardRows { cols, offset, x, weight, rstd, dy, dx });
-    });
+    let Backward { rows: _, cols, groups, offset, x, weight, rstd, dy, dx, accumulate } = call;
+    let call = BackwardCall { cols, groups, offset, weight: weight.cpu(), rstd: rstd.cpu(), accumulate };
+    match (x, dy, dx) {
+        (FloatSlice::F32(x), FloatSlice::F32(dy), FloatSliceMut::F32(dx)) => call.run(cpu, x.cpu(), dy.cpu(), dx.cpu()),
+        (FloatSlice::F32(x), FloatSlice::Bf16(dy), FloatSliceMut::F32(dx)) => {
+            call.run(cpu, x.cpu(), dy.cpu(), dx.cpu())
+        }
+        (FloatSlice::Bf16(x), FloatSlice::Bf16(dy), FloatSliceMut::Bf16(dx)) => {
+            call.run(cpu, x.cpu(), dy.cpu(), dx.cpu());
+        }
+        _ => unreachable!("`run` checked the formats"),
+    }
 }
 
-struct ForwardRows<'a> {
+/// What does not depend on the formats.
+struct BackwardCall<'a> {
     cols: usize,
+    groups: Groups,
+    offset: f32,
+    weight: &'a [f32],
+    rstd: &'a [f32],
+    accumulate: Accumulate,
+}
+
+impl BackwardCall<'_> {
+    fn run<X: Stored, Y: Stored>(self, cpu: &Cpu, x: &[X], dy: &[Y], dx: &mut [X]) {
+        let BackwardCall { cols, groups, offset, weight, rstd, accumulate } = self;
+        let Groups { per_row, stride, .. } = groups;
+        let block = rows_per_block(stride);
+        let blocks = (x.chunks(block * stride).zip(dy.chunks(block * stride)))
+            .zip(dx.chunks_mut(block * stride))
+            .zip(rstd.chunks(block * per_row));
+        cpu.for_each_block(blocks, |(((x, dy), dx), rstd)| {
+            cpu.isa().dispatch(BackwardRows { cols, groups, offset, x, weight, rstd, dy, dx, accumulate });
+        });
+    }
+}
+
+struct ForwardRows<'a, X, Y> {
+    cols: usize,
+    groups: Groups,
     eps: f32,
     offset: f32,
-    x: &'a [f32],
+    x: &'a [X],
     weight: &'a [f32],
-    y: &'a mut [f32],
+    y: &'a mut [Y],
     rstd: &'a mut [f32],
 }
 
-impl VectorTask for ForwardRows<'_> {
+impl<X: Stored, Y: Stored> VectorTask for ForwardRows<'_, X, Y> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let rows = self.x.chunks_exact(self.cols).zip(self.y.chunks_exact_mut(self.cols)).zip(self.rstd);
-        for ((x, y), rstd) in rows {
-            // SAFETY: `dispatch` gives the instruction set.
+        let ForwardRows { cols, groups: Groups { first, per_row, stride }, eps, offset, x, weight, y, rstd } = self;
+        for (group, rstd) in rstd.iter_mut().enumerate() {
+            let at = group / per_row * stride + first + group % per_row * cols;
+            let (x, y) = (&x[at..at + cols], &mut y[at..at + cols]);
+            // SAFETY: `dispatch` gives the instruction set; slices of one length, of which whole vectors or the rest are used.
             unsafe {
-                let mean = (WeightedDot::<SUM_OF_SQUARES> { offset: 0.0, weight: x, a: x, b: x }).run::<S>()
-                    / self.cols as f32;
-                *rstd = 1.0 / (mean + self.eps).sqrt();
-                let f = Scale { rstd: *rstd, offset: self.offset };
-                (Map { f: &f, x: [x, self.weight], y: [y] }).run::<S>();
+                let mean =
+                    (WeightedDot::<_, _, SUM_OF_SQUARES> { offset: 0.0, weight, a: x, b: x }).run::<S>() / cols as f32;
+                *rstd = 1.0 / (mean + eps).sqrt();
+                let scaled = |x, weight| S::mul(S::mul(x, S::splat(*rstd)), S::add(S::splat(offset), weight));
+                let mut at = 0;
+                while at + S::LANES <= cols {
+                    let v = scaled(X::load::<S>(x.as_ptr().add(at)), S::load(weight.as_ptr().add(at)));
+                    Y::store::<S>(y.as_mut_ptr().add(at), v);
+                    at += S::LANES;
+                }
+                if at < cols {
+                    let n = cols - at;
+                    let x = X::load_partial::<S>(x.as_ptr().add(at), n);
+                    let v = scaled(x, S::load_partial(weight.as_ptr().add(at), n));
+                    Y::store_partial::<S>(y.as_mut_ptr().add(at), v, n);
+                }
             }
         }
     }
 }
 
-/// `y = x * rstd * (offset + weight)`
-struct Scale {
-    rstd: f32,
-    offset: f32,
-}
-
-impl Pointwise<2, 1> for Scale {
-    const IN_PLACE: bool = false;
-    #[inline(always)]
-    unsafe fn apply<S: Simd>(&self, [x, weight]: [S::V; 2], _: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the caller's contract.
-        unsafe { [S::mul(S::mul(x, S::splat(self.rstd)), S::add(S::splat(self.offset), weight))] }
-    }
-}
-
-struct BackwardRows<'a> {
+struct BackwardRows<'a, X, Y> {
     cols: usize,
+    groups: Groups,
     offset: f32,
-    x: &'a [f32],
+    x: &'a [X],
     weight: &'a [f32],
     rstd: &'a [f32],
-    dy: &'a [f32],
-    dx: &'a mut [f32],
+    dy: &'a [Y],
+    dx: &'a mut [X],
+    accumulate: Accumulate,
 }
 
-impl VectorTask for BackwardRows<'_> {
+impl<X: Stored, Y: Stored> VectorTask for BackwardRows<'_, X, Y> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let BackwardRows { cols, offset, x, weight, rstd, dy, dx } = self;
-        let rows = x.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols)).zip(rstd);
-        for (((x, dy), dx), &rstd) in rows {
-            // SAFETY: `dispatch` gives the instruction set.
+        let BackwardRows { cols, groups, offset, x, weight, rstd, dy, dx, accumulate } = self;
+        let Groups { first, per_row, stride } = groups;
+        for (group, &rstd) in rstd.iter().enumerate() {
+            let at = group / per_row * stride + first + group % per_row * cols;
+            let (x, dy, dx) = (&x[at..at + cols], &dy[at..at + cols], &mut dx[at..at + cols]);
+            // SAFETY: `dispatch` gives the instruction set; slices of one length, of which whole vectors or the rest are used.
             unsafe {
-                let dot = (WeightedDot::<WEIGHTED> { offset, weight, a: dy, b: x }).run::<S>();
-                let f = AddGradient { rstd, offset, along_x: rstd * rstd * (dot / cols as f32) };
-                (Map { f: &f, x: [x, weight, dy], y: [dx] }).run::<S>();
+                let dot = (WeightedDot::<_, _, WEIGHTED> { offset, weight, a: dy, b: x }).run::<S>();
+                let along_x = S::splat(rstd * rstd * (dot / cols as f32));
+                let gradient = |x, weight, dy, before| {
+                    let weighted = S::mul(S::add(S::splat(offset), weight), dy);
+                    let direction = S::sub(weighted, S::mul(x, along_x));
+                    let v = S::mul(S::splat(rstd), direction);
+                    match accumulate {
+                        Accumulate::Set => v,
+                        Accumulate::Add => S::add(before, v),
+                    }
+                };
+                let mut at = 0;
+                while at + S::LANES <= cols {
+                    let to = dx.as_mut_ptr().add(at);
+                    let (x, dy) = (X::load::<S>(x.as_ptr().add(at)), Y::load::<S>(dy.as_ptr().add(at)));
+                    let v = gradient(x, S::load(weight.as_ptr().add(at)), dy, X::load::<S>(to));
+                    X::store::<S>(to, v);
+                    at += S::LANES;
+                }
+                if at < cols {
+                    let n = cols - at;
+                    let to = dx.as_mut_ptr().add(at);
+                    let x = X::load_partial::<S>(x.as_ptr().add(at), n);
+                    let dy = Y::load_partial::<S>(dy.as_ptr().add(at), n);
+                    let weight = S::load_partial(weight.as_ptr().add(at), n);
+                    let v = gradient(x, weight, dy, X::load_partial::<S>(to, n));
+                    X::store_partial::<S>(to, v, n);
+                }
             }
-        }
-    }
-}
-
-/// `dx += rstd * ((offset + weight) * dy - x * along_x)`
-struct AddGradient {
-    rstd: f32,
-    offset: f32,
-    along_x: f32,
-}
-
-impl Pointwise<3, 1> for AddGradient {
-    const IN_PLACE: bool = true;
-    #[inline(always)]
-    unsafe fn apply<S: Simd>(&self, [x, weight, dy]: [S::V; 3], [dx]: [S::V; 1]) -> [S::V; 1] {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let weighted = S::mul(S::add(S::splat(self.offset), weight), dy);
-            let direction = S::sub(weighted, S::mul(x, S::splat(self.along_x)));
-            [S::add(dx, S::mul(S::splat(self.rstd), direction))]
         }
     }
 }
@@ -127,14 +212,14 @@ const SUM_OF_SQUARES: bool = false;
 const WEIGHTED: bool = true;
 
 /// A sum over one row, in an order that its length alone decides: four running vectors, added in pairs.
-struct WeightedDot<'a, const USE_WEIGHT: bool> {
+struct WeightedDot<'a, A, B, const USE_WEIGHT: bool> {
     offset: f32,
     weight: &'a [f32],
-    a: &'a [f32],
-    b: &'a [f32],
+    a: &'a [A],
+    b: &'a [B],
 }
 
-impl<const USE_WEIGHT: bool> VectorTask for WeightedDot<'_, USE_WEIGHT> {
+impl<A: Stored, B: Stored, const USE_WEIGHT: bool> VectorTask for WeightedDot<'_, A, B, USE_WEIGHT> {
     type Output = f32;
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f32 {
@@ -149,21 +234,21 @@ impl<const USE_WEIGHT: bool> VectorTask for WeightedDot<'_, USE_WEIGHT> {
             while at + 4 * S::LANES <= n {
                 for (j, sum) in sums.iter_mut().enumerate() {
                     let at = at + j * S::LANES;
-                    let mut a = S::load(a.as_ptr().add(at));
+                    let mut a = A::load::<S>(a.as_ptr().add(at));
                     if USE_WEIGHT {
                         a = S::mul(a, S::add(offset, S::load(weight.as_ptr().add(at))));
                     }
-                    *sum = S::fma(a, S::load(b.as_ptr().add(at)), *sum);
+                    *sum = S::fma(a, B::load::<S>(b.as_ptr().add(at)), *sum);
                 }
                 at += 4 * S::LANES;
             }
             while at < n {
                 let lanes = S::LANES.min(n - at);
-                let mut a = S::load_partial(a.as_ptr().add(at), lanes);
+                let mut a = A::load_partial::<S>(a.as_ptr().add(at), lanes);
                 if USE_WEIGHT {
                     a = S::mul(a, S::add(offset, S::load_partial(weight.as_ptr().add(at), lanes)));
                 }
-                sums[0] = S::fma(a, S::load_partial(b.as_ptr().add(at), lanes), sums[0]);
+                sums[0] = S::fma(a, B::load_partial::<S>(b.as_ptr().add(at), lanes), sums[0]);
                 at += lanes;
             }
             S::reduce_add(S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3])))

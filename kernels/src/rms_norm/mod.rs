@@ -8,53 +8,88 @@ pub mod case;
 mod cpu;
 pub mod reference;
 
-use crate::error::{check_len, check_size};
-use crate::{Device, Result, Slice, SliceMut};
+use crate::error::{check_dtype, check_len, check_size};
+use crate::gemm::Accumulate;
+use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, Result, Slice, SliceMut};
+
+/// Where the rows of the norm lie in the rows of a tensor: `per_row` of them, side by side from column `first` on, in rows of
+/// `stride` elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Groups {
+    pub first: usize,
+    pub per_row: usize,
+    pub stride: usize,
+}
+
+impl Groups {
+    /// Whole rows.
+    pub fn rows(cols: usize) -> Groups {
+        Groups { first: 0, per_row: 1, stride: cols }
+    }
+
+    /// Elements of a tensor that has `rows` rows of the norm.
+    fn len(self, rows: usize) -> usize {
+        (rows / self.per_row.max(1)).saturating_mul(self.stride)
+    }
+
+    fn check(self, kernel: &'static str, rows: usize, cols: usize) -> Result<()> {
+        check_size(kernel, "cols", cols, cols > 0, "at least 1")?;
+        let whole = self.per_row > 0 && rows.is_multiple_of(self.per_row);
+        check_size(kernel, "rows", rows, whole, "a multiple of `groups.per_row`, which is at least 1")?;
+        let end = self.first.saturating_add(self.per_row.saturating_mul(cols));
+        check_size(kernel, "groups", end, end <= self.stride, "columns inside their rows")
+    }
+}
 
 /// See the module.
 pub struct Forward<'a> {
     pub rows: usize,
     pub cols: usize,
+    pub groups: Groups,
     pub eps: f32,
     pub offset: f32,
-    /// `[rows, cols]`
-    pub x: Slice<'a, f32>,
+    /// `[rows / per_row, stride]`
+    pub x: FloatSlice<'a>,
     /// `[cols]`
     pub weight: Slice<'a, f32>,
-    /// `[rows, cols]`
-    pub y: SliceMut<'a, f32>,
+    /// Like `x`; bf16 too where `x` is f32. Columns outside the groups stay.
+    pub y: FloatSliceMut<'a>,
     /// `[rows]`, kept for the backward pass
     pub rstd: SliceMut<'a, f32>,
 }
 
-/// `dx += rstd * (w∘dy - x * rstd² * mean(w∘dy∘x))`, `w = offset + weight`
+/// `dx (+)= rstd * (w∘dy - x * rstd² * mean(w∘dy∘x))`, `w = offset + weight`
 pub struct Backward<'a> {
     pub rows: usize,
     pub cols: usize,
+    pub groups: Groups,
     pub offset: f32,
-    /// `[rows, cols]`
-    pub x: Slice<'a, f32>,
+    /// As in [`Forward`].
+    pub x: FloatSlice<'a>,
     /// `[cols]`
     pub weight: Slice<'a, f32>,
     /// `[rows]`
     pub rstd: Slice<'a, f32>,
-    /// `[rows, cols]`
-    pub dy: Slice<'a, f32>,
-    /// `[rows, cols]`, added to
-    pub dx: SliceMut<'a, f32>,
+    /// Like `y` of [`Forward`].
+    pub dy: FloatSlice<'a>,
+    /// Like `x`. Columns outside the groups stay.
+    pub dx: FloatSliceMut<'a>,
+    pub accumulate: Accumulate,
 }
 
 impl Forward<'_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] for no columns.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] for no columns
+    /// or groups outside their rows, [`crate::KernelError::Format`] for an output in f32 of an input in bf16.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rms_norm.forward";
-        let n = self.rows.saturating_mul(self.cols);
+        self.groups.check(KERNEL, self.rows, self.cols)?;
+        let n = self.groups.len(self.rows);
         check_len(KERNEL, "x", self.x.len(), n)?;
         check_len(KERNEL, "weight", self.weight.len(), self.cols)?;
         check_len(KERNEL, "y", self.y.len(), n)?;
         check_len(KERNEL, "rstd", self.rstd.len(), self.rows)?;
-        check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
+        check_narrower(KERNEL, "y", self.x.dtype(), self.y.dtype())?;
         match device {
             Device::Cpu(cpu) => cpu::forward(cpu, self),
         }
@@ -67,18 +102,25 @@ impl Backward<'_> {
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "rms_norm.backward";
-        let n = self.rows.saturating_mul(self.cols);
+        self.groups.check(KERNEL, self.rows, self.cols)?;
+        let n = self.groups.len(self.rows);
         check_len(KERNEL, "x", self.x.len(), n)?;
         check_len(KERNEL, "weight", self.weight.len(), self.cols)?;
         check_len(KERNEL, "rstd", self.rstd.len(), self.rows)?;
         check_len(KERNEL, "dy", self.dy.len(), n)?;
         check_len(KERNEL, "dx", self.dx.len(), n)?;
-        check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
+        check_narrower(KERNEL, "dy", self.x.dtype(), self.dy.dtype())?;
+        check_dtype(KERNEL, "dx", self.dx.dtype(), self.x.dtype())?;
         match device {
             Device::Cpu(cpu) => cpu::backward(cpu, self),
         }
         Ok(())
     }
+}
+
+/// What comes of f32 may be of either format, what comes of bf16 is bf16.
+fn check_narrower(kernel: &'static str, argument: &'static str, from: FloatDtype, to: FloatDtype) -> Result<()> {
+    if from == FloatDtype::F32 { Ok(()) } else { check_dtype(kernel, argument, to, from) }
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use super::case::{BackwardShape, ForwardShape};
 use super::*;
+use crate::FloatBuffer;
 use crate::KernelError;
 use crate::case::operands::check_thread_counts;
 use crate::case::{Inputs, check_all, gradient};
 use crate::cpu::Isa;
+use half::bf16;
 
 #[test]
 fn agrees_with_the_reference() {
@@ -42,15 +44,29 @@ fn a_row_alone_has_the_bits_of_the_row_in_a_batch() {
             let rows = x.len() / cols;
             let (x, weight) = (device.upload("x", x).unwrap(), device.upload("weight", &weight).unwrap());
             let dy = device.upload("dy", dy).unwrap();
-            let mut y = device.alloc("y", rows * cols).unwrap();
+            let mut y = device.alloc::<f32>("y", rows * cols).unwrap();
             let mut rstd = device.alloc("rstd", rows).unwrap();
-            let mut dx = device.zeros("dx", rows * cols).unwrap();
+            let mut dx = device.zeros::<f32>("dx", rows * cols).unwrap();
             let (x, weight) = (x.view(), weight.view());
-            Forward { rows, cols, eps: 1e-5, offset: 0.0, x, weight, y: y.view_mut(), rstd: rstd.view_mut() }
+            let (groups, y_view) = (Groups::rows(cols), y.view_mut().into());
+            Forward {
+                rows,
+                cols,
+                groups,
+                eps: 1e-5,
+                offset: 0.0,
+                x: x.into(),
+                weight,
+                y: y_view,
+                rstd: rstd.view_mut(),
+            }
+            .run(&device)
+            .unwrap();
+            let (rstd, dy, x) = (rstd.view(), dy.view().into(), x.into());
+            let (dx_view, accumulate) = (dx.view_mut().into(), Accumulate::Add);
+            Backward { rows, cols, groups, offset: 0.0, x, weight, rstd, dy, dx: dx_view, accumulate }
                 .run(&device)
                 .unwrap();
-            let (rstd, dy) = (rstd.view(), dy.view());
-            Backward { rows, cols, offset: 0.0, x, weight, rstd, dy, dx: dx.view_mut() }.run(&device).unwrap();
             [y.download(), dx.download()].concat().into_iter().map(f32::to_bits).collect()
         };
         let batch = both(&x, &dy);
@@ -69,10 +85,11 @@ fn nan_in_a_row_stays_in_that_row() {
         let device = Device::cpu_with(Some(1), isa).unwrap();
         let x = device.upload("x", &[1.0, f32::NAN, 3.0, 1.0, 2.0, 3.0]).unwrap();
         let weight = device.upload("weight", &[1.0; 3]).unwrap();
-        let mut y = device.alloc("y", 6).unwrap();
+        let mut y = device.alloc::<f32>("y", 6).unwrap();
         let mut rstd = device.alloc("rstd", 2).unwrap();
         let (x, weight) = (x.view(), weight.view());
-        Forward { rows: 2, cols: 3, eps: 0.0, offset: 0.0, x, weight, y: y.view_mut(), rstd: rstd.view_mut() }
+        let (x, groups, y_view) = (x.into(), Groups::rows(3), y.view_mut().into());
+        Forward { rows: 2, cols: 3, groups, eps: 0.0, offset: 0.0, x, weight, y: y_view, rstd: rstd.view_mut() }
             .run(&device)
             .unwrap();
         let y = y.download();
@@ -86,15 +103,87 @@ fn wrong_lengths_are_refused_by_name() {
     let (six, two, none) =
         (device.zeros("six", 6).unwrap(), device.zeros("two", 2).unwrap(), device.zeros::<f32>("none", 0).unwrap());
     let refused = |x: &crate::Buffer<f32>, weight: &crate::Buffer<f32>, cols| {
-        let mut y = device.alloc("y", 6).unwrap();
+        let mut y = device.alloc::<f32>("y", 6).unwrap();
         let mut rstd = device.alloc("rstd", 2).unwrap();
         let (x, weight) = (x.view(), weight.view());
-        Forward { rows: 2, cols, eps: 0.0, offset: 0.0, x, weight, y: y.view_mut(), rstd: rstd.view_mut() }
+        let (x, groups, y) = (x.into(), Groups::rows(cols), y.view_mut().into());
+        Forward { rows: 2, cols, groups, eps: 0.0, offset: 0.0, x, weight, y, rstd: rstd.view_mut() }
             .run(&device)
             .unwrap_err()
     };
     let kernel = "rms_norm.forward";
     assert_eq!(refused(&two, &six, 3), KernelError::Shape { kernel, argument: "x", got: 2, want: 6 });
     assert_eq!(refused(&six, &two, 3), KernelError::Shape { kernel, argument: "weight", got: 2, want: 3 });
-    assert_eq!(refused(&none, &none, 0), KernelError::Shape { kernel, argument: "y", got: 6, want: 0 });
+    assert_eq!(refused(&none, &none, 0), KernelError::Size { kernel, argument: "cols", got: 0, want: "at least 1" });
+}
+
+/// Two heads of three columns in rows of eleven, from the second column on: as rows of their own, and the rest stays.
+#[test]
+fn heads_are_rows_of_their_own() {
+    let (rows, cols) = (4, 3);
+    let groups = Groups { first: 1, per_row: 2, stride: 11 };
+    let mut inputs = Inputs::of(&[rows, cols]);
+    let (x, weight, dy) = (inputs.normal(2 * 11, 1.0), inputs.normal(cols, 1.0), inputs.normal(2 * 11, 1.0));
+    for isa in Isa::available() {
+        let device = Device::cpu_with(Some(1), isa).unwrap();
+        let upload = |values: &[f32]| device.upload("values", values).unwrap();
+        let weight = upload(&weight);
+        let run = |groups: Groups, x: &[f32], dy: &[f32], before: &[f32]| {
+            let (x, dy, mut y, mut dx) = (upload(x), upload(dy), upload(before), upload(before));
+            let mut rstd = device.alloc("rstd", rows).unwrap();
+            let (x, weight, y_view) = (x.view().into(), weight.view(), y.view_mut().into());
+            Forward { rows, cols, groups, eps: 1e-5, offset: 1.0, x, weight, y: y_view, rstd: rstd.view_mut() }
+                .run(&device)
+                .unwrap();
+            let (rstd, dy, dx_view, accumulate) =
+                (rstd.view(), dy.view().into(), dx.view_mut().into(), Accumulate::Set);
+            Backward { rows, cols, groups, offset: 1.0, x, weight, rstd, dy, dx: dx_view, accumulate }
+                .run(&device)
+                .unwrap();
+            [y.download(), dx.download()]
+        };
+        let heads = |values: &[f32]| -> Vec<f32> { values.chunks(11).flat_map(|row| row[1..7].to_vec()).collect() };
+        let want = run(Groups::rows(cols), &heads(&x), &heads(&dy), &[0.0; 12]);
+        let got = run(groups, &x, &dy, &[7.0; 22]);
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!(heads(got), *want, "{}", isa.name());
+            assert!(got.chunks(11).all(|row| row[0] == 7.0 && row[7..] == [7.0; 4]), "{}", isa.name());
+        }
+    }
+}
+
+/// The arithmetic is that of f32; results are rounded once.
+#[test]
+fn operands_of_bf16_give_the_result_of_f32_rounded() {
+    let (rows, cols) = (5, 45);
+    let mut inputs = Inputs::of(&[rows, cols]);
+    let [x, dy] = [(); 2].map(|()| inputs.normal_bf16(rows * cols, 1.0));
+    let weight = inputs.normal(cols, 1.0);
+    let wide = |values: &[bf16]| -> Vec<f32> { values.iter().map(|x| x.to_f32()).collect() };
+    for isa in Isa::available() {
+        let device = Device::cpu_with(Some(2), isa).unwrap();
+        let weight = device.upload("weight", &weight).unwrap();
+        let run = |x: &FloatBuffer, dy: &FloatBuffer| {
+            let groups = Groups::rows(cols);
+            let mut y = device.alloc_float("y", dy.dtype(), rows * cols).unwrap();
+            let mut dx = device.alloc_float("dx", x.dtype(), rows * cols).unwrap();
+            let mut rstd = device.alloc("rstd", rows).unwrap();
+            let (x, weight, y_view) = (x.view(), weight.view(), y.view_mut());
+            Forward { rows, cols, groups, eps: 1e-5, offset: 0.0, x, weight, y: y_view, rstd: rstd.view_mut() }
+                .run(&device)
+                .unwrap();
+            let (rstd, dy, dx_view, accumulate) = (rstd.view(), dy.view(), dx.view_mut(), Accumulate::Set);
+            Backward { rows, cols, groups, offset: 0.0, x, weight, rstd, dy, dx: dx_view, accumulate }
+                .run(&device)
+                .unwrap();
+            [y.download(), dx.download()]
+        };
+        let narrow = |values: &[bf16]| FloatBuffer::Bf16(device.upload("narrow", values).unwrap());
+        let widened = |values: &[bf16]| FloatBuffer::F32(device.upload("wide", &wide(values)).unwrap());
+        let rounded = |values: &[f32]| -> Vec<f32> { values.iter().map(|x| bf16::from_f32(*x).to_f32()).collect() };
+        let [y, dx] = run(&widened(&x), &widened(&dy));
+        assert_eq!(run(&narrow(&x), &narrow(&dy)), [rounded(&y), rounded(&dx)], "{}", isa.name());
+        // the residual stream stays in f32
+        assert_eq!(run(&widened(&x), &narrow(&dy)), [rounded(&y), dx], "{}", isa.name());
+    }
 }

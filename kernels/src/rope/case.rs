@@ -105,7 +105,8 @@ impl Kernel<0, 2, 1> for RotateShape {
         [x]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {
         let RotateShape { rows, heads, head_dim, rotary_dim, direction } = *self;
-        Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, x }.run(device)
+        let (stride, x) = (heads * head_dim, x.into());
+        Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, stride, x }.run(device)
     }
 
     fn reference<R: Real>(&self, _: [&[u32]; 0], [cos, sin]: [&[R]; 2], [mut x]: [Vec<R>; 1]) -> [Vec<R>; 1] {

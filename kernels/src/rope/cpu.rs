@@ -2,9 +2,10 @@
 //! in f32.
 
 use super::{Direction, Rotate, Tables};
+use crate::FloatSliceMut;
 use crate::cpu::blocks::rows_per_block;
 use crate::cpu::simd::pointwise::{Map, Pointwise};
-use crate::cpu::simd::{Simd, VectorTask};
+use crate::cpu::simd::{Simd, Stored, VectorTask};
 use crate::device::Cpu;
 
 /// Elements that take as long as one cosine and one sine in f64.
@@ -37,41 +38,63 @@ pub(super) fn tables(cpu: &Cpu, call: Tables<'_>) {
 }
 
 pub(super) fn rotate(cpu: &Cpu, call: Rotate<'_>) {
-    let Rotate { rows: _, heads, head_dim, rotary_dim, direction, cos, sin, x } = call;
+    let Rotate { rows: _, heads, head_dim, rotary_dim, direction, cos, sin, stride, x } = call;
     let (half, cols) = (rotary_dim / 2, heads * head_dim);
-    let block = rows_per_block(cols);
-    let blocks =
-        cos.cpu().chunks(block * half).zip(sin.cpu().chunks(block * half)).zip(x.cpu().chunks_mut(block * cols));
-    cpu.for_each_block(blocks, |((cos, sin), x)| {
-        let rows = Rows { cols, head_dim, half, cos, sin, x };
-        match direction {
-            Direction::Forward => cpu.isa().dispatch(Turn { rows, f: Clockwise::<false> }),
-            Direction::Backward => cpu.isa().dispatch(Turn { rows, f: Clockwise::<true> }),
-        }
-    });
+    let turn = RotateRows { cols, stride, head_dim, half, direction, cos: cos.cpu(), sin: sin.cpu() };
+    match x {
+        FloatSliceMut::F32(x) => turn.run(cpu, x.cpu()),
+        FloatSliceMut::Bf16(x) => turn.run(cpu, x.cpu()),
+    }
 }
 
-struct Rows<'a> {
+/// What does not depend on the format.
+struct RotateRows<'a> {
     cols: usize,
+    stride: usize,
+    head_dim: usize,
+    half: usize,
+    direction: Direction,
+    cos: &'a [f32],
+    sin: &'a [f32],
+}
+
+impl RotateRows<'_> {
+    fn run<T: Stored>(self, cpu: &Cpu, x: &mut [T]) {
+        let RotateRows { cols, stride, head_dim, half, direction, cos, sin } = self;
+        let block = rows_per_block(stride);
+        let blocks = cos.chunks(block * half).zip(sin.chunks(block * half)).zip(x.chunks_mut(block * stride));
+        cpu.for_each_block(blocks, |((cos, sin), x)| {
+            let rows = Rows { cols, stride, head_dim, half, cos, sin, x };
+            match direction {
+                Direction::Forward => cpu.isa().dispatch(Turn { rows, f: Clockwise::<false> }),
+                Direction::Backward => cpu.isa().dispatch(Turn { rows, f: Clockwise::<true> }),
+            }
+        });
+    }
+}
+
+struct Rows<'a, T> {
+    cols: usize,
+    stride: usize,
     head_dim: usize,
     half: usize,
     cos: &'a [f32],
     sin: &'a [f32],
-    x: &'a mut [f32],
+    x: &'a mut [T],
 }
 
-struct Turn<'a, F> {
-    rows: Rows<'a>,
+struct Turn<'a, F, T> {
+    rows: Rows<'a, T>,
     f: F,
 }
 
-impl<F: Pointwise<2, 2>> VectorTask for Turn<'_, F> {
+impl<F: Pointwise<2, 2>, T: Stored> VectorTask for Turn<'_, F, T> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Rows { cols, head_dim, half, cos, sin, x } = self.rows;
-        for ((cos, sin), x) in cos.chunks_exact(half).zip(sin.chunks_exact(half)).zip(x.chunks_exact_mut(cols)) {
-            for head in x.chunks_exact_mut(head_dim) {
+        let Rows { cols, stride, head_dim, half, cos, sin, x } = self.rows;
+        for ((cos, sin), x) in cos.chunks_exact(half).zip(sin.chunks_exact(half)).zip(x.chunks_exact_mut(stride)) {
+            for head in x[..cols].chunks_exact_mut(head_dim) {
                 let (a, b) = head.split_at_mut(half);
                 // SAFETY: `dispatch` gives the instruction set.
                 unsafe { (Map { f: &self.f, x: [cos, sin], y: [a, &mut b[..half]] }).run::<S>() }

@@ -9,7 +9,7 @@ mod cpu;
 pub mod reference;
 
 use crate::error::{check_len, check_size};
-use crate::{Device, KernelError, Result, Slice, SliceMut};
+use crate::{Device, FloatSliceMut, KernelError, Result, Slice, SliceMut};
 
 /// `cos[r, i] = scaling[variant[r]] * cos(positions[r] * inv_freq[variant[r], i])`, the same for `sin`. The product is rounded
 /// to f32 before the cosine, as the models were trained.
@@ -50,8 +50,10 @@ pub struct Rotate<'a> {
     /// `[rows, rotary_dim / 2]`
     pub cos: Slice<'a, f32>,
     pub sin: Slice<'a, f32>,
-    /// `[rows, heads * head_dim]`
-    pub x: SliceMut<'a, f32>,
+    /// Elements from row to row: the heads are the first columns, what comes after them stays.
+    pub stride: usize,
+    /// `[rows, stride]`
+    pub x: FloatSliceMut<'a>,
 }
 
 impl Tables<'_> {
@@ -91,7 +93,9 @@ impl Rotate<'_> {
         check_size(KERNEL, "rotary_dim", self.rotary_dim, fits, "even and at most head_dim")?;
         check_len(KERNEL, "cos", self.cos.len(), self.rows.saturating_mul(half))?;
         check_len(KERNEL, "sin", self.sin.len(), self.rows.saturating_mul(half))?;
-        check_len(KERNEL, "x", self.x.len(), self.rows.saturating_mul(self.heads).saturating_mul(self.head_dim))?;
+        check_len(KERNEL, "x", self.x.len(), self.rows.saturating_mul(self.stride))?;
+        let cols = self.heads.saturating_mul(self.head_dim);
+        check_size(KERNEL, "heads * head_dim", cols, cols <= self.stride, "at most the stride")?;
         if half == 0 || self.heads == 0 {
             return Ok(()); // nothing turns
         }

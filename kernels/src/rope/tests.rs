@@ -73,7 +73,8 @@ fn rotation_has_the_bits_of_the_reference_in_f32() {
             let (cos, sin) = (device.upload("cos", &cos).unwrap(), device.upload("sin", &sin).unwrap());
             let mut x = device.upload("x", &x).unwrap();
             let (cos, sin) = (cos.view(), sin.view());
-            Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, x: x.view_mut() }.run(&device).unwrap();
+            let (stride, view) = (heads * head_dim, x.view_mut().into());
+            Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, stride, x: view }.run(&device).unwrap();
             assert_eq!(x.download(), want, "{direction:?} on {}", isa.name());
         }
     }
@@ -83,10 +84,11 @@ fn rotation_has_the_bits_of_the_reference_in_f32() {
 fn wrong_sizes_are_refused_by_name() {
     let device = Device::cpu_with(Some(1), Isa::Portable).unwrap();
     let three = device.zeros("three", 3).unwrap();
-    let mut x = device.zeros("x", 6).unwrap();
+    let mut x = device.zeros::<f32>("x", 6).unwrap();
     let mut rotate = |rotary_dim, head_dim| {
         let (cos, sin, direction) = (three.view(), three.view(), Direction::Forward);
-        Rotate { rows: 1, heads: 1, head_dim, rotary_dim, direction, cos, sin, x: x.view_mut() }.run(&device)
+        let (stride, x) = (head_dim, x.view_mut().into());
+        Rotate { rows: 1, heads: 1, head_dim, rotary_dim, direction, cos, sin, stride, x }.run(&device)
     };
     let (kernel, want) = ("rope.rotate", "even and at most head_dim");
     assert_eq!(rotate(5, 6).unwrap_err(), KernelError::Size { kernel, argument: "rotary_dim", got: 5, want });
@@ -110,4 +112,28 @@ fn wrong_sizes_are_refused_by_name() {
     .run(&device)
     .unwrap_err();
     assert_eq!(error, KernelError::RowIndex { kernel: "rope.tables", place: 1, index: 2, rows: 2 });
+}
+
+/// Heads at the front of longer rows, in bf16: the f32 rotation rounded once, and the other columns stay.
+#[test]
+fn operands_of_bf16_give_the_result_of_f32_rounded() {
+    let (rows, heads, head_dim, rotary_dim, stride) = (3, 2, 40, 34, 100);
+    let mut inputs = Inputs::of(&[heads, head_dim]);
+    let x = inputs.normal_bf16(rows * stride, 1.0);
+    let (cos, sin) = (inputs.normal(rows * rotary_dim / 2, 1.0), inputs.normal(rows * rotary_dim / 2, 1.0));
+    for isa in Isa::available() {
+        let device = Device::cpu_with(Some(1), isa).unwrap();
+        let (cos, sin) = (device.upload("cos", &cos).unwrap(), device.upload("sin", &sin).unwrap());
+        let rotate = |x: crate::FloatSliceMut<'_>| {
+            let (cos, sin, direction) = (cos.view(), sin.view(), Direction::Forward);
+            Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, stride, x }.run(&device).unwrap();
+        };
+        let mut narrow = device.upload("x", &x).unwrap();
+        let mut wide = device.upload("x", &x.iter().map(|x| x.to_f32()).collect::<Vec<_>>()).unwrap();
+        rotate(narrow.view_mut().into());
+        rotate(wide.view_mut().into());
+        let rounded: Vec<_> = wide.download().into_iter().map(half::bf16::from_f32).collect();
+        assert_eq!(narrow.download(), rounded, "{}", isa.name());
+        assert!(rounded.chunks(stride).zip(x.chunks(stride)).all(|(y, x)| y[80..] == x[80..]), "{}", isa.name());
+    }
 }

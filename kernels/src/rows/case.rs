@@ -1,10 +1,10 @@
 //! Shapes: hidden states and keys of SmolLM2-135M, timed; odd ones around the vectors and the blocks, for the tests.
 
-use super::{AddColumns, Gather, Scatter, ScatterAdd, TakeColumns, reference};
+use super::{Gather, Scatter, ScatterAdd, reference};
 use crate::case::operands::{Kernel, Label, Operands, unset};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Columns, Device, Result, Slice, SliceMut};
 
 /// Which of the kernels that go by an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,23 +21,6 @@ pub(super) struct IndexedShape {
     pub n: usize,
     pub indexed_rows: usize,
     pub cols: usize,
-}
-
-/// Which of the kernels that go by columns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Columns {
-    Take,
-    Add,
-}
-
-/// Columns `first .. first + part` of `whole` in `rows` rows.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ColumnsShape {
-    pub kernel: Columns,
-    pub rows: usize,
-    pub whole: usize,
-    pub first: usize,
-    pub part: usize,
 }
 
 pub fn cases() -> Vec<Case> {
@@ -59,22 +42,6 @@ pub fn cases() -> Vec<Case> {
                 timed,
             };
             cases.push(label.case(IndexedShape { kernel, n, indexed_rows, cols }));
-        }
-    }
-
-    let timed = [[2048, 960, 576, 192]].map(|shape| (shape, true));
-    let odd =
-        [[0, 3, 1, 1], [1, 1, 0, 1], [3, 40, 0, 33], [5, 40, 9, 31], [300, 129, 64, 65]].map(|shape| (shape, false));
-    for ([rows, whole, first, part], timed) in timed.into_iter().chain(odd) {
-        for (kernel, name, passes) in [(Columns::Take, "rows.take_columns", 2), (Columns::Add, "rows.add_columns", 3)] {
-            let label = Label {
-                kernel: name,
-                shape: format!("{part} from {first} of [{rows}, {whole}]"),
-                flops: if kernel == Columns::Add { (rows * part) as f64 } else { 0.0 },
-                bytes: (passes * 4 * rows * part) as f64,
-                timed,
-            };
-            cases.push(label.case(ColumnsShape { kernel, rows, whole, first, part }));
         }
     }
     cases
@@ -113,7 +80,7 @@ impl Kernel<1, 1, 1> for IndexedShape {
         let cols = self.cols;
         match self.kernel {
             Indexed::Gather => Gather { cols, index, x, y }.run(device),
-            Indexed::Scatter => Scatter { cols, index, x, y }.run(device),
+            Indexed::Scatter => Scatter { cols, index, x: Columns::all(x, cols), y: y.into() }.run(device),
             Indexed::ScatterAdd => ScatterAdd { cols, index, x, y }.run(device),
         }
     }
@@ -123,42 +90,6 @@ impl Kernel<1, 1, 1> for IndexedShape {
             Indexed::Gather => y = reference::gather(self.cols, index, x),
             Indexed::Scatter => reference::scatter(self.cols, index, x, &mut y),
             Indexed::ScatterAdd => reference::scatter_add(self.cols, index, x, &mut y),
-        }
-        [y]
-    }
-}
-
-impl Kernel<0, 1, 1> for ColumnsShape {
-    const OUTPUTS: [&'static str; 1] = ["y"];
-
-    fn operands(&self) -> Operands<0, 1, 1> {
-        let ColumnsShape { kernel, rows, whole, first, part } = *self;
-        let mut inputs = Inputs::of(&[rows, whole, first, part]);
-        let (x, y) = match kernel {
-            Columns::Take => (inputs.normal(rows * whole, 1.0), unset(rows * part)),
-            Columns::Add => (inputs.normal(rows * part, 1.0), inputs.normal(rows * whole, 1.0)),
-        };
-        Operands { ids: [], x: [x], y: [y] }
-    }
-
-    fn call(
-        &self,
-        device: &Device,
-        _: [Slice<'_, u32>; 0],
-        [x]: [Slice<'_, f32>; 1],
-        [y]: [SliceMut<'_, f32>; 1],
-    ) -> Result<()> {
-        let ColumnsShape { kernel, rows, whole, first: first_col, part } = *self;
-        match kernel {
-            Columns::Take => TakeColumns { rows, x_cols: whole, first_col, y_cols: part, x, y }.run(device),
-            Columns::Add => AddColumns { rows, y_cols: whole, first_col, x_cols: part, x, y }.run(device),
-        }
-    }
-
-    fn reference<R: Real>(&self, _: [&[u32]; 0], [x]: [&[R]; 1], [mut y]: [Vec<R>; 1]) -> [Vec<R>; 1] {
-        match self.kernel {
-            Columns::Take => y = reference::take_columns(self.whole, self.first, self.part, x),
-            Columns::Add => reference::add_columns(self.whole, self.first, self.part, x, &mut y),
         }
         [y]
     }

@@ -1,9 +1,10 @@
 //! Fast version: blocks of rows, or blocks of columns where the index decides which row is written.
 
-use super::{AddColumns, Gather, Scatter, ScatterAdd, TakeColumns};
+use super::{Gather, Scatter, ScatterAdd};
 use crate::cpu::blocks::{BLOCK, rows_per_block};
 use crate::cpu::simd::pointwise::Map;
-use crate::device::Cpu;
+use crate::device::{Cpu, Element};
+use crate::{Columns, FloatSlice, FloatSliceMut};
 use std::ops::Range;
 
 pub(super) fn gather(cpu: &Cpu, call: Gather<'_>) {
@@ -18,78 +19,74 @@ pub(super) fn gather(cpu: &Cpu, call: Gather<'_>) {
 }
 
 pub(super) fn scatter(cpu: &Cpu, call: Scatter<'_>) {
-    let Scatter { cols, index, x, y } = call;
-    by_columns(cpu, cols, index.cpu(), x.cpu(), y.cpu(), |x, y| y.copy_from_slice(x));
+    let Scatter { cols, index, x: Columns { values, first, stride }, y } = call;
+    let index = index.cpu();
+    match (values, y) {
+        (FloatSlice::F32(x), FloatSliceMut::F32(y)) => {
+            by_columns(cpu, cols, index, Rows { values: x.cpu(), first, stride }, y.cpu(), |x, y| y.copy_from_slice(x));
+        }
+        (FloatSlice::Bf16(x), FloatSliceMut::Bf16(y)) => {
+            by_columns(cpu, cols, index, Rows { values: x.cpu(), first, stride }, y.cpu(), |x, y| y.copy_from_slice(x));
+        }
+        _ => unreachable!("`run` checked the formats"),
+    }
 }
 
 pub(super) fn scatter_add(cpu: &Cpu, call: ScatterAdd<'_>) {
     let ScatterAdd { cols, index, x, y } = call;
-    by_columns(cpu, cols, index.cpu(), x.cpu(), y.cpu(), |x, y| {
+    let x = Rows { values: x.cpu(), first: 0, stride: cols };
+    by_columns(cpu, cols, index.cpu(), x, y.cpu(), |x, y| {
         cpu.isa().dispatch(Map { f: &crate::add::Sum, x: [x], y: [y] });
-    });
-}
-
-pub(super) fn take_columns(cpu: &Cpu, call: TakeColumns<'_>) {
-    let TakeColumns { rows: _, x_cols, first_col, y_cols, x, y } = call;
-    let block = rows_per_block(y_cols);
-    cpu.for_each_block(x.cpu().chunks(block * x_cols).zip(y.cpu().chunks_mut(block * y_cols)), |(x, y)| {
-        for (x, y) in x.chunks_exact(x_cols).zip(y.chunks_exact_mut(y_cols)) {
-            y.copy_from_slice(&x[first_col..first_col + y_cols]);
-        }
-    });
-}
-
-pub(super) fn add_columns(cpu: &Cpu, call: AddColumns<'_>) {
-    let AddColumns { rows: _, y_cols, first_col, x_cols, x, y } = call;
-    let block = rows_per_block(x_cols);
-    cpu.for_each_block(x.cpu().chunks(block * x_cols).zip(y.cpu().chunks_mut(block * y_cols)), |(x, y)| {
-        for (x, y) in x.chunks_exact(x_cols).zip(y.chunks_exact_mut(y_cols)) {
-            let y = &mut y[first_col..first_col + x_cols];
-            cpu.isa().dispatch(Map { f: &crate::add::Sum, x: [x], y: [y] });
-        }
     });
 }
 
 /// Calls `work(x[i, part], y[index[i], part])` for i in order, for disjoint parts of the columns on different threads: rows
 /// of `y` that are hit twice are hit in the order of the index, whatever the thread count.
-fn by_columns(
+fn by_columns<T: Element>(
     cpu: &Cpu,
     cols: usize,
     index: &[u32],
-    x: &[f32],
-    y: &mut [f32],
-    work: impl Fn(&[f32], &mut [f32]) + Send + Sync,
+    x: Rows<'_, T>,
+    y: &mut [T],
+    work: impl Fn(&[T], &mut [T]) + Send + Sync,
 ) {
-    /// A cache line: no two threads write the same one of an aligned row.
-    const LINE: usize = 16;
-    let parts = if x.len() <= BLOCK { 1 } else { cpu.threads() };
+    /// A cache line or two: no two threads write the same one of an aligned row.
+    const LINE: usize = 32;
+    let parts = if index.len() * cols <= BLOCK { 1 } else { cpu.threads() };
     let width = cols.div_ceil(parts).next_multiple_of(LINE);
     let target = Target { at: y.as_mut_ptr(), rows: y.len() / cols, cols };
     cpu.for_each_block((0..cols).step_by(width).map(|first| first..cols.min(first + width)), |part: Range<usize>| {
-        for (&row, x) in index.iter().zip(x.chunks_exact(cols)) {
+        for (i, &row) in index.iter().enumerate() {
             // SAFETY: the parts are disjoint, this call owns `part` and holds one row of it at a time; `target` borrows `y` for
             // as long as the calls last.
             let y = unsafe { target.part(row as usize, part.clone()) };
-            work(&x[part.clone()], y);
+            work(&x.values[i * x.stride + x.first..][part.clone()], y);
         }
     });
 }
 
+/// The rows that are read: columns `first..` of rows of `stride` elements.
+struct Rows<'a, T> {
+    values: &'a [T],
+    first: usize,
+    stride: usize,
+}
+
 /// The rows that are written, shared between threads that write different columns.
-struct Target {
-    at: *mut f32,
+struct Target<T> {
+    at: *mut T,
     rows: usize,
     cols: usize,
 }
 
 // SAFETY: the pointer is used through `part` alone, whose contract keeps the threads apart.
-unsafe impl Sync for Target {}
+unsafe impl<T: Element> Sync for Target<T> {}
 
-impl Target {
+impl<T: Element> Target<T> {
     /// # Safety
     /// The memory is exclusively borrowed, and nobody else holds columns of `part` in the same row.
     #[expect(clippy::mut_from_ref, reason = "the contract makes the parts disjoint")]
-    unsafe fn part(&self, row: usize, part: Range<usize>) -> &mut [f32] {
+    unsafe fn part(&self, row: usize, part: Range<usize>) -> &mut [T] {
         assert!(row < self.rows && part.start <= part.end && part.end <= self.cols, "`run` checked the index");
         // SAFETY: by the assertion the range lies within rows * cols elements; the rest is the caller's contract.
         unsafe { std::slice::from_raw_parts_mut(self.at.add(row * self.cols + part.start), part.len()) }

@@ -26,17 +26,3 @@ pub fn scatter_add<R: Real>(cols: usize, index: &[u32], x: &[R], y: &mut [R]) {
         }
     }
 }
-
-/// `y[r] = x[r, first_col .. first_col + y_cols]`
-pub fn take_columns<R: Real>(x_cols: usize, first_col: usize, y_cols: usize, x: &[R]) -> Vec<R> {
-    x.chunks(x_cols).flat_map(|row| row[first_col..first_col + y_cols].to_vec()).collect()
-}
-
-/// `y[r, first_col .. first_col + x_cols] += x[r]`
-pub fn add_columns<R: Real>(y_cols: usize, first_col: usize, x_cols: usize, x: &[R], y: &mut [R]) {
-    for (y, x) in y.chunks_mut(y_cols).zip(x.chunks(x_cols)) {
-        for c in 0..x_cols {
-            y[first_col + c] += x[c];
-        }
-    }
-}

@@ -1,6 +1,6 @@
 //! Against the reference, equalities on bits, refusals.
 
-use super::case::{Columns, ColumnsShape, Indexed, IndexedShape};
+use super::case::{Indexed, IndexedShape};
 use super::*;
 use crate::case::operands::check_thread_counts;
 use crate::case::{Inputs, check_all};
@@ -17,9 +17,6 @@ fn threads_do_not_change_bits() {
         // 60 rows hit by 300 indices each: the order of the sums shows
         let indexed_rows = if kernel == Indexed::ScatterAdd { 5 } else { 400 };
         check_thread_counts(IndexedShape { kernel, n: 300, indexed_rows, cols: 129 });
-    }
-    for kernel in [Columns::Take, Columns::Add] {
-        check_thread_counts(ColumnsShape { kernel, rows: 301, whole: 200, first: 3, part: 129 });
     }
 }
 
@@ -44,7 +41,7 @@ fn scatter_add_has_the_bits_of_the_reference_in_f32() {
 /// The gradient of a gather is the scatter-add of the same index: `dy · gather(x) = x · scatter_add(dy)`. In whole numbers, so
 /// the sums are exact.
 #[test]
-fn scatter_add_is_the_transpose_of_gather_and_add_columns_of_take_columns() {
+fn scatter_add_is_the_transpose_of_gather() {
     let mut inputs = Inputs::of(&[7]);
     let mut whole = |n: usize| -> Vec<f64> { (0..n).map(|_| inputs.below(19) as f64 - 9.0).collect() };
     let dot = crate::case::gradient::dot;
@@ -54,11 +51,6 @@ fn scatter_add_is_the_transpose_of_gather_and_add_columns_of_take_columns() {
     let mut dx = vec![0.0; 4 * 3];
     reference::scatter_add(3, &index, &dy, &mut dx);
     assert_eq!(dot(&dy, &reference::gather(3, &index, &x)), dot(&x, &dx));
-
-    let (x, dy) = (whole(4 * 7), whole(4 * 3));
-    let mut dx = vec![0.0; 4 * 7];
-    reference::add_columns(7, 2, 3, &dy, &mut dx);
-    assert_eq!(dot(&dy, &reference::take_columns(7, 2, 3, &x)), dot(&x, &dx));
 }
 
 #[test]
@@ -73,16 +65,11 @@ fn wrong_sizes_and_indices_are_refused_by_name() {
 
     let mut y = device.zeros("y", 7).unwrap();
     let four = device.zeros("four", 4).unwrap();
-    let error = Scatter { cols: 2, index: index.view(), x: four.view(), y: y.view_mut() }.run(&device).unwrap_err();
+    let error = Scatter { cols: 2, index: index.view(), x: Columns::all(four.view(), 2), y: y.view_mut().into() }
+        .run(&device)
+        .unwrap_err();
     assert_eq!(error, KernelError::Shape { kernel: "rows.scatter", argument: "y", got: 7, want: 6 });
     let error = ScatterAdd { cols: 0, index: index.view(), x: four.view(), y: y.view_mut() }.run(&device).unwrap_err();
     let want = "at least 1";
     assert_eq!(error, KernelError::Size { kernel: "rows.scatter_add", argument: "cols", got: 0, want });
-
-    let mut y = device.zeros("y", 4).unwrap();
-    let error = TakeColumns { rows: 2, x_cols: 3, first_col: 2, y_cols: 2, x: x.view(), y: y.view_mut() }
-        .run(&device)
-        .unwrap_err();
-    let (kernel, argument, want) = ("rows.take_columns", "first_col + y_cols", "at most x_cols");
-    assert_eq!(error, KernelError::Size { kernel, argument, got: 4, want });
 }

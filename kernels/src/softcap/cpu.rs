@@ -6,7 +6,7 @@ use crate::cpu::simd::pointwise::Pointwise;
 use crate::device::Cpu;
 
 pub(super) fn softcap(cpu: &Cpu, call: Softcap<'_>) {
-    cpu.pointwise(&Cap(call.cap), [], [call.x.cpu()]);
+    cpu.pointwise(&Cap(call.cap), [] as [&[f32]; 0], [call.x.cpu()]);
 }
 
 struct Cap(f32);

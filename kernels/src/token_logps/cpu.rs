@@ -8,7 +8,6 @@ use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
 use crate::gemm::{self, Accumulate};
 use crate::{Device, Result, Slice, SliceMut};
-use rayon::prelude::*;
 
 /// Tokens of a tile: with 1024 rows it is 2 MiB, which the second-level caches of two cores hold until the softmax reads it.
 /// Twice as many were 5 % slower.
@@ -79,6 +78,8 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
         (entropy, argmax, lse_of_twice)
     });
     let with_extras = extras.is_some();
+    let wide = cpu.widened(device, hidden_states)?;
+    let hidden_states = Slice::Cpu(&*wide);
     let mut running = vec![Running::EMPTY; rows];
     let mut tile = device.alloc("token_logps.tile", rows.min(ROW_TILE) * vocab_size.min(VOCAB_TILE))?;
     device.install(|| {
@@ -92,19 +93,19 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
                     n,
                     k: hidden_size,
                     alpha: 1.0,
-                    x,
+                    x: x.into(),
                     w: lm_head.range(first * hidden_size..(first + n) * hidden_size),
-                    y: tile.view_mut().range(0..m * n),
+                    y: tile.view_mut().range(0..m * n).into(),
                     accumulate: Accumulate::Set,
                     precision,
                 }
                 .run(device)?;
                 let SliceMut::Cpu(logits) = tile.view_mut();
                 let per_task = logits[..m * n]
-                    .par_chunks_mut(ROWS_PER_TASK * n)
-                    .zip(running[first_row..first_row + m].par_chunks_mut(ROWS_PER_TASK))
-                    .zip(targets[first_row..first_row + m].par_chunks(ROWS_PER_TASK));
-                per_task.for_each(|((logits, running), targets)| {
+                    .chunks_mut(ROWS_PER_TASK * n)
+                    .zip(running[first_row..first_row + m].chunks_mut(ROWS_PER_TASK))
+                    .zip(targets[first_row..first_row + m].chunks(ROWS_PER_TASK));
+                cpu.for_each_block(per_task, |((logits, running), targets)| {
                     let cap = call.final_logit_softcapping;
                     cpu.isa().dispatch(AddTile { logits, running, targets, first, cap, with_extras });
                 });
@@ -131,61 +132,65 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
 pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
     let Backward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
     let (Slice::Cpu(targets), Slice::Cpu(lse), Slice::Cpu(d_logps)) = (call.targets, call.lse, call.d_logps);
-    let mut d_hidden = call.d_hidden;
-    let mut tile = device.alloc("token_logps.tile", rows.min(ROW_TILE) * vocab_size.min(VOCAB_TILE))?;
-    device.install(|| {
-        for first_row in (0..rows).step_by(ROW_TILE) {
-            let m = ROW_TILE.min(rows - first_row);
-            let block = first_row..first_row + m;
-            let wide = first_row * hidden_size..(first_row + m) * hidden_size;
-            for first in (0..vocab_size).step_by(VOCAB_TILE) {
-                let n = VOCAB_TILE.min(vocab_size - first);
-                let w = lm_head.range(first * hidden_size..(first + n) * hidden_size);
-                gemm::Forward {
-                    m,
-                    n,
-                    k: hidden_size,
-                    alpha: 1.0,
-                    x: hidden_states.range(wide.clone()),
-                    w,
-                    y: tile.view_mut().range(0..m * n),
-                    accumulate: Accumulate::Set,
-                    precision,
+    let wide = cpu.widened(device, hidden_states)?;
+    let hidden_states = Slice::Cpu(&*wide);
+    cpu.in_f32(device, call.d_hidden, false, |d_hidden| {
+        let mut d_hidden = SliceMut::Cpu(d_hidden);
+        let mut tile = device.alloc("token_logps.tile", rows.min(ROW_TILE) * vocab_size.min(VOCAB_TILE))?;
+        device.install(|| {
+            for first_row in (0..rows).step_by(ROW_TILE) {
+                let m = ROW_TILE.min(rows - first_row);
+                let block = first_row..first_row + m;
+                let wide = first_row * hidden_size..(first_row + m) * hidden_size;
+                for first in (0..vocab_size).step_by(VOCAB_TILE) {
+                    let n = VOCAB_TILE.min(vocab_size - first);
+                    let w = lm_head.range(first * hidden_size..(first + n) * hidden_size);
+                    gemm::Forward {
+                        m,
+                        n,
+                        k: hidden_size,
+                        alpha: 1.0,
+                        x: hidden_states.range(wide.clone()).into(),
+                        w,
+                        y: tile.view_mut().range(0..m * n).into(),
+                        accumulate: Accumulate::Set,
+                        precision,
+                    }
+                    .run(device)?;
+                    let SliceMut::Cpu(logits) = tile.view_mut();
+                    let per_task = logits[..m * n]
+                        .chunks_mut(ROWS_PER_TASK * n)
+                        .zip(targets[block.clone()].chunks(ROWS_PER_TASK))
+                        .zip(lse[block.clone()].chunks(ROWS_PER_TASK))
+                        .zip(d_logps[block.clone()].chunks(ROWS_PER_TASK));
+                    cpu.for_each_block(per_task, |(((logits, targets), lse), d_logps)| {
+                        let cap = call.final_logit_softcapping;
+                        cpu.isa().dispatch(LogitGradients { logits, targets, lse, d_logps, first, cap });
+                    });
+                    gemm::Dx {
+                        m,
+                        n,
+                        k: hidden_size,
+                        alpha: 1.0,
+                        dy: crate::Columns::all(tile.view().range(0..m * n), n),
+                        w,
+                        dx: d_hidden.reborrow().range(wide.clone()).into(),
+                        accumulate: if first == 0 { Accumulate::Set } else { Accumulate::Add },
+                        precision,
+                    }
+                    .run(device)?;
                 }
-                .run(device)?;
-                let SliceMut::Cpu(logits) = tile.view_mut();
-                let per_task = logits[..m * n]
-                    .par_chunks_mut(ROWS_PER_TASK * n)
-                    .zip(targets[block.clone()].par_chunks(ROWS_PER_TASK))
-                    .zip(lse[block.clone()].par_chunks(ROWS_PER_TASK))
-                    .zip(d_logps[block.clone()].par_chunks(ROWS_PER_TASK));
-                per_task.for_each(|(((logits, targets), lse), d_logps)| {
-                    let cap = call.final_logit_softcapping;
-                    cpu.isa().dispatch(LogitGradients { logits, targets, lse, d_logps, first, cap });
-                });
-                gemm::Dx {
-                    m,
-                    n,
-                    k: hidden_size,
-                    alpha: 1.0,
-                    dy: tile.view().range(0..m * n),
-                    w,
-                    dx: d_hidden.reborrow().range(wide.clone()),
-                    accumulate: if first == 0 { Accumulate::Set } else { Accumulate::Add },
-                    precision,
-                }
-                .run(device)?;
+            }
+            Ok(())
+        })?;
+        let SliceMut::Cpu(d_hidden) = d_hidden;
+        for (d_row, &target) in d_hidden.chunks_exact_mut(hidden_size).zip(targets) {
+            if target == IGNORE {
+                d_row.fill(0.0);
             }
         }
         Ok(())
-    })?;
-    let SliceMut::Cpu(d_hidden) = d_hidden;
-    for (d_row, &target) in d_hidden.chunks_exact_mut(hidden_size).zip(targets) {
-        if target == IGNORE {
-            d_row.fill(0.0);
-        }
-    }
-    Ok(())
+    })
 }
 
 /// Takes a tile of logits of some rows into their running sums. The logits are soft-capped in place.

@@ -22,7 +22,7 @@ pub struct Forward<'a> {
     pub hidden_size: usize,
     pub vocab_size: usize,
     /// `[rows, hidden_size]`, after the final norm
-    pub hidden_states: Slice<'a, f32>,
+    pub hidden_states: crate::FloatSlice<'a>,
     /// `[vocab_size, hidden_size]`
     pub lm_head: WeightSlice<'a>,
     /// `[rows]` token ids, or [`IGNORE`]
@@ -54,7 +54,7 @@ pub struct Backward<'a> {
     pub hidden_size: usize,
     pub vocab_size: usize,
     /// As in [`Forward`].
-    pub hidden_states: Slice<'a, f32>,
+    pub hidden_states: crate::FloatSlice<'a>,
     pub lm_head: WeightSlice<'a>,
     pub targets: Slice<'a, u32>,
     pub final_logit_softcapping: Option<f32>,
@@ -63,7 +63,7 @@ pub struct Backward<'a> {
     /// `[rows]`
     pub d_logps: Slice<'a, f32>,
     /// `[rows, hidden_size]`; set, not added to
-    pub d_hidden: SliceMut<'a, f32>,
+    pub d_hidden: crate::FloatSliceMut<'a>,
 }
 
 impl Forward<'_> {
@@ -108,7 +108,7 @@ fn check_head(
     rows: usize,
     hidden_size: usize,
     vocab_size: usize,
-    hidden_states: Slice<'_, f32>,
+    hidden_states: crate::FloatSlice<'_>,
     lm_head: WeightSlice<'_>,
 ) -> Result<()> {
     for (argument, got) in [("hidden_size", hidden_size), ("vocab_size", vocab_size)] {

@@ -37,7 +37,7 @@ fn score(device: &Device, hidden: &[f32], lm_head: &[bf16], targets: &[u32], d_l
         rows,
         hidden_size: HIDDEN,
         vocab_size: VOCAB,
-        hidden_states: hidden_states.view(),
+        hidden_states: hidden_states.view().into(),
         lm_head: crate::WeightSlice::Bf16(lm_head.view()),
         targets: targets.view(),
         final_logit_softcapping: Some(5.0),
@@ -55,14 +55,14 @@ fn score(device: &Device, hidden: &[f32], lm_head: &[bf16], targets: &[u32], d_l
         rows,
         hidden_size: HIDDEN,
         vocab_size: VOCAB,
-        hidden_states: hidden_states.view(),
+        hidden_states: hidden_states.view().into(),
         lm_head: crate::WeightSlice::Bf16(lm_head.view()),
         targets: targets.view(),
         final_logit_softcapping: Some(5.0),
         precision: Precision::F32,
         lse: lse.view(),
         d_logps: d_logps.view(),
-        d_hidden: d_hidden.view_mut(),
+        d_hidden: d_hidden.view_mut().into(),
     }
     .run(device)?;
     let (outputs, d_hidden) = (outputs.iter().map(|x| x.download()).collect::<Vec<_>>(), d_hidden.download());
@@ -126,7 +126,7 @@ fn extreme_logits_stay_finite() {
             rows: 2,
             hidden_size: 1,
             vocab_size,
-            hidden_states: hidden_states.view(),
+            hidden_states: hidden_states.view().into(),
             lm_head: lm_head.view().into(),
             targets: targets.view(),
             final_logit_softcapping: None,
@@ -152,14 +152,14 @@ fn extreme_logits_stay_finite() {
             rows: 2,
             hidden_size: 1,
             vocab_size,
-            hidden_states: hidden_states.view(),
+            hidden_states: hidden_states.view().into(),
             lm_head: lm_head.view().into(),
             targets: targets.view(),
             final_logit_softcapping: None,
             precision: Precision::F32,
             lse: lse.view(),
             d_logps: d_logps.view(),
-            d_hidden: d_hidden.view_mut(),
+            d_hidden: d_hidden.view_mut().into(),
         }
         .run(&device)
         .unwrap();

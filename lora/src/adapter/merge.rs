@@ -12,7 +12,7 @@ use align_engine::weights::{
 };
 use align_kernels::device::WeightDtype;
 use align_kernels::gemm::{Accumulate, Dx};
-use align_kernels::{Device, KernelError, Precision, Slice};
+use align_kernels::{Columns, Device, KernelError, Precision, Slice};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -367,9 +367,9 @@ impl Delta {
             n: self.rank,
             k: self.in_features,
             alpha: self.scaling,
-            dy: lora_b.range(first_row * self.rank..(first_row + rows) * self.rank),
+            dy: Columns::all(lora_b.range(first_row * self.rank..(first_row + rows) * self.rank), self.rank),
             w: self.lora_a.view().into(),
-            dx: delta.view_mut(),
+            dx: delta.view_mut().into(),
             accumulate: Accumulate::Set,
             precision: Precision::F32,
         }

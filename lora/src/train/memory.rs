@@ -1,6 +1,7 @@
 //! How many layers keep what their backward pass needs.
 
 use align_engine::model::Model;
+use align_kernels::Precision;
 
 /// Share of the memory that is free at the start which kept activations may fill. The rest is for the mapped weights' pages,
 /// the step's scratch and everything else on the machine.
@@ -8,9 +9,9 @@ const SHARE: f64 = 0.4;
 
 /// Layers to keep for a backward pass over `policy_rows` rows when `free_bytes` of memory are free; the others are recomputed,
 /// which costs one more forward pass of those layers and changes no bit of the result.
-pub fn layers_kept(model: &Model, policy_rows: usize, free_bytes: u64) -> usize {
+pub fn layers_kept(model: &Model, policy_rows: usize, precision: Precision, free_bytes: u64) -> usize {
     let layers = model.config().num_hidden_layers;
-    let per_layer = policy_rows as u64 * model.kept_bytes_per_row();
+    let per_layer = policy_rows as u64 * model.kept_bytes_per_row(precision);
     if per_layer == 0 {
         return layers;
     }

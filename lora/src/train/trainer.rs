@@ -265,7 +265,9 @@ impl<'m> Trainer<'m> {
             step: self.state.step,
         });
         let layers_kept = |policy_rows: usize| {
-            options.layers_kept.unwrap_or_else(|| memory::layers_kept(self.model, policy_rows, self.free_bytes))
+            options
+                .layers_kept
+                .unwrap_or_else(|| memory::layers_kept(self.model, policy_rows, options.precision, self.free_bytes))
         };
         self.batch(rows).gradients(&self.scoring(), dropout, &layers_kept, grads)
     }

@@ -6,43 +6,51 @@
 //! add their queries in order of position, the prompt's own first. The heads of a group have sums of their own, which are added
 //! at the end, head by head.
 
-use super::blocks::{BLOCK, Blocks, Form, Packed, ROWS, Reach, Span, pack};
+use super::blocks::{BLOCK, Blocks, Form, Packed, ROWS, Reach, Source, Span, pack};
 use super::product::{PAD, Product};
 use super::softmax::{Scaling, ScoreGradients};
 use super::{dot, heaviest_first, uncovered};
-use crate::attention::{Backward, Geometry, Segment};
+use crate::attention::{Geometry, Segment};
 use crate::cpu::Isa;
-use crate::cpu::simd::{Simd, VectorTask};
+use crate::cpu::simd::{Simd, Stored, VectorTask};
 use crate::cpu::tasks::Disjoint;
 use crate::device::Cpu;
 use crate::{Device, Result};
+use std::ops::Range;
 
 /// A segment without prefix and the segments whose prefix it is, by number.
-struct Tree {
-    segments: Vec<usize>,
-    rows: usize,
+pub(super) struct Tree {
+    pub segments: Vec<usize>,
+    pub rows: usize,
 }
 
-pub(in crate::attention) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
-    let Backward { rows, geometry, segments, .. } = call;
+/// What the forward pass read and gave, and the gradient of its output.
+pub(super) struct Known<'a, T> {
+    pub qkv: &'a [T],
+    pub o: &'a [T],
+    pub lse: &'a [f32],
+    pub d_o: &'a [T],
+}
+
+/// As the contract says, in f32.
+pub(super) fn backward(
+    device: &Device,
+    cpu: &Cpu,
+    (rows, geometry, segments): (usize, Geometry, &[Segment]),
+    known: Known<'_, f32>,
+    dqkv: &mut [f32],
+) -> Result<()> {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
-    let (q, k, v, o) = (call.q.cpu(), call.k.cpu(), call.v.cpu(), call.o.cpu());
-    let (lse, d_o) = (call.lse.cpu(), call.d_o.cpu());
-    let (dq, dk, dv) = (call.dq.cpu(), call.dk.cpu(), call.dv.cpu());
+    let Known { qkv, o, lse, d_o } = known;
+    let cols = geometry.qkv_cols();
     for gap in uncovered(rows, segments) {
-        dq[gap.start * heads * d..gap.end * heads * d].fill(0.0);
-        dk[gap.start * kv_heads * d..gap.end * kv_heads * d].fill(0.0);
-        dv[gap.start * kv_heads * d..gap.end * kv_heads * d].fill(0.0);
+        dqkv[gap.start * cols..gap.end * cols].fill(0.0);
     }
     let blocks = Blocks::new(segments);
-    let parts = [(k, Form::Transposed), (v, Form::Transposed), (k, Form::Rows)];
-    let packed = pack(device, cpu, &geometry, segments, &blocks, parts)?;
+    let parts = [(Source::Keys, Form::Transposed), (Source::Values, Form::Transposed), (Source::Keys, Form::Rows)];
+    let packed = pack(device, cpu, &geometry, segments, &blocks, qkv, parts)?;
 
-    let mut trees = trees(segments, &blocks);
-    heaviest_first(&mut trees, |tree| {
-        let pairs = |segment: &Segment| segment.rows.len() * (2 * segment.prefix.len() + segment.rows.len());
-        tree.segments.iter().map(|&index| pairs(&segments[index])).sum()
-    });
+    let trees = trees(segments, &blocks);
     let mut delta = device.alloc("attention.delta", rows * heads)?;
     deltas(device, cpu, d, o, d_o, delta.view_mut().cpu())?;
     // [head, block, BLOCK, padded]: the sums of dk, and those of dv
@@ -51,7 +59,7 @@ pub(in crate::attention) fn backward(device: &Device, cpu: &Cpu, call: Backward<
     let mut dv_heads = device.alloc("attention.dv_heads", heads * blocks.len() * block_len)?;
     {
         let largest = trees.iter().map(|tree| tree.rows).max().unwrap_or(0);
-        let (dq, delta) = (Disjoint::new(dq), delta.view().cpu());
+        let (dqkv, delta) = (Disjoint::new(&mut *dqkv), delta.view().cpu());
         let (dk_heads, dv_heads) = (Disjoint::new(dk_heads.view_mut().cpu()), Disjoint::new(dv_heads.view_mut().cpu()));
         let len = Scratch::len(largest, d);
         cpu.for_each_task(device, "attention.tile", trees.len() * heads, len, |task, scratch| {
@@ -61,31 +69,29 @@ pub(in crate::attention) fn backward(device: &Device, cpu: &Cpu, call: Backward<
             for &index in &tree.segments {
                 for row in segments[index].rows.clone() {
                     let at = row * heads + head;
-                    scratch.load(local, &q[at * d..(at + 1) * d], &d_o[at * d..(at + 1) * d]);
+                    let query = row * cols + geometry.query(head);
+                    scratch.load(local, &qkv[query..query + d], &d_o[at * d..(at + 1) * d]);
                     scratch.lse[local] = lse[at];
                     scratch.delta[local] = delta[at];
                     local += 1;
                 }
             }
-            let mut work = Work {
-                isa: cpu.isa(),
-                geometry: &geometry,
-                kv_head: head / geometry.group(),
-                blocks: &blocks,
-                packed: &packed,
-                dk: HeadBlocks { all: &dk_heads, at: head * blocks.len(), block_len },
-                dv: HeadBlocks { all: &dv_heads, at: head * blocks.len(), block_len },
-            };
+            let work = Work { isa: cpu.isa(), geometry: &geometry, kv_head: head / geometry.group(), packed: &packed };
+            let mut sums = Sums::new(&dk_heads, &dv_heads, head * blocks.len(), block_len);
             let mut local = 0;
             for &index in &tree.segments {
-                work.segment(&mut scratch, index, &segments[index], local);
-                local += segments[index].rows.len();
+                let segment = &segments[index];
+                sums.walk(&geometry, &blocks, index, segment, |sums, pair| {
+                    let local = local + pair.queries.start - segment.prefix.len();
+                    work.pair(&mut scratch, sums, pair, local);
+                });
+                local += segment.rows.len();
             }
             let rows = tree.segments.iter().flat_map(|&index| segments[index].rows.clone());
             for (row, sums) in rows.zip(scratch.dq.chunks_exact(d.next_multiple_of(PAD))) {
-                let at = row * heads + head;
+                let at = row * cols + geometry.query(head);
                 // SAFETY: trees share no rows, and a head of a tree is one task.
-                let target = unsafe { dq.slice(at * d..(at + 1) * d) };
+                let target = unsafe { dqkv.slice(at..at + d) };
                 for (dq, &sum) in target.iter_mut().zip(sums) {
                     *dq = geometry.scale * sum;
                 }
@@ -93,7 +99,7 @@ pub(in crate::attention) fn backward(device: &Device, cpu: &Cpu, call: Backward<
         })?;
     }
 
-    let (dk, dv) = (Disjoint::new(dk), Disjoint::new(dv));
+    let dqkv = Disjoint::new(dqkv);
     let (dk_heads, dv_heads) = (dk_heads.view().cpu(), dv_heads.view().cpu());
     cpu.for_each_task(device, "attention.tile", blocks.len() * kv_heads, 0, |task, _| {
         let (index, kv_head) = (task / kv_heads, task % kv_heads);
@@ -101,9 +107,10 @@ pub(in crate::attention) fn backward(device: &Device, cpu: &Cpu, call: Backward<
         let segment = &segments[segment];
         let own = (block * BLOCK).max(segment.prefix.len())..((block + 1) * BLOCK).min(segment.positions());
         for position in own {
-            let at = (segment.row_at(position) * kv_heads + kv_head) * d;
+            let row = segment.row_at(position) * cols;
+            let [key, value] = [geometry.key(kv_head), geometry.value(kv_head)].map(|first| row + first);
             // SAFETY: segments share no rows, so each position and key-value head belongs to one task.
-            let (dk, dv) = unsafe { (dk.slice(at..at + d), dv.slice(at..at + d)) };
+            let (dk, dv) = unsafe { (dqkv.slice(key..key + d), dqkv.slice(value..value + d)) };
             dk.fill(0.0);
             dv.fill(0.0);
             for head in kv_head * geometry.group()..(kv_head + 1) * geometry.group() {
@@ -124,8 +131,8 @@ fn add(sum: &mut [f32], x: &[f32]) {
     }
 }
 
-/// Each prompt first, then its branches in the order of the segments.
-fn trees(segments: &[Segment], blocks: &Blocks) -> Vec<Tree> {
+/// Each prompt first, then its branches in the order of the segments; the dearest tree first.
+pub(super) fn trees(segments: &[Segment], blocks: &Blocks) -> Vec<Tree> {
     let mut trees: Vec<Tree> = Vec::new();
     let mut tree_of = vec![usize::MAX; segments.len()];
     for (index, segment) in segments.iter().enumerate() {
@@ -141,6 +148,10 @@ fn trees(segments: &[Segment], blocks: &Blocks) -> Vec<Tree> {
             tree.rows += segment.rows.len();
         }
     }
+    heaviest_first(&mut trees, |tree| {
+        let pairs = |segment: &Segment| segment.rows.len() * (2 * segment.prefix.len() + segment.rows.len());
+        tree.segments.iter().map(|&index| pairs(&segments[index])).sum()
+    });
     trees
 }
 
@@ -192,7 +203,14 @@ impl Scratch<'_> {
 }
 
 /// `delta[i] = d_o[i]·o[i]` for each row and head, in memory order: a head at a time, the rows would be read in small pieces.
-fn deltas(device: &Device, cpu: &Cpu, head_dim: usize, o: &[f32], d_o: &[f32], delta: &mut [f32]) -> Result<()> {
+pub(super) fn deltas<T: Stored>(
+    device: &Device,
+    cpu: &Cpu,
+    head_dim: usize,
+    o: &[T],
+    d_o: &[T],
+    delta: &mut [f32],
+) -> Result<()> {
     const HEADS_PER_TASK: usize = 256;
     let delta_len = delta.len();
     let all = Disjoint::new(delta);
@@ -206,14 +224,14 @@ fn deltas(device: &Device, cpu: &Cpu, head_dim: usize, o: &[f32], d_o: &[f32], d
     })
 }
 
-struct Deltas<'a> {
+struct Deltas<'a, T> {
     head_dim: usize,
-    o: &'a [f32],
-    d_o: &'a [f32],
+    o: &'a [T],
+    d_o: &'a [T],
     delta: &'a mut [f32],
 }
 
-impl VectorTask for Deltas<'_> {
+impl<T: Stored> VectorTask for Deltas<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -221,13 +239,13 @@ impl VectorTask for Deltas<'_> {
         let heads = self.o.chunks_exact(self.head_dim).zip(self.d_o.chunks_exact(self.head_dim));
         for ((o, d_o), delta) in heads.zip(self.delta) {
             // SAFETY: both have `head_dim` elements; the instruction set is S's.
-            *delta = unsafe { dot::<S>(o, d_o) };
+            *delta = unsafe { dot::<S, T, T>(o, d_o) };
         }
     }
 }
 
 /// The sums of one head: `[block, BLOCK, padded]`, written by one task.
-struct HeadBlocks<'a> {
+pub(super) struct HeadBlocks<'a> {
     all: &'a Disjoint<'a, f32>,
     /// The number of the head's first block.
     at: usize,
@@ -235,7 +253,7 @@ struct HeadBlocks<'a> {
 }
 
 impl HeadBlocks<'_> {
-    fn block(&mut self, index: usize) -> &mut [f32] {
+    pub fn block(&mut self, index: usize) -> &mut [f32] {
         let begin = (self.at + index) * self.block_len;
         // SAFETY: a block belongs to one segment and so to one tree; one task has this tree and this head, and `&mut self`
         // makes this its only borrow.
@@ -256,31 +274,48 @@ impl HeadBlocks<'_> {
     }
 }
 
-/// A task's view of the call.
-struct Work<'a> {
-    isa: Isa,
-    geometry: &'a Geometry,
-    kv_head: usize,
-    blocks: &'a Blocks,
-    packed: &'a Packed<3>,
-    dk: HeadBlocks<'a>,
-    dv: HeadBlocks<'a>,
+/// What a task adds to.
+pub(super) struct Sums<'a> {
+    pub dk: HeadBlocks<'a>,
+    pub dv: HeadBlocks<'a>,
 }
 
-impl Work<'_> {
-    /// All that the queries of one segment add. `local` is the scratch row of the segment's first row.
-    fn segment(&mut self, scratch: &mut Scratch<'_>, index: usize, segment: &Segment, local: usize) {
+/// Some queries of a segment, at most a block of them, and a block of keys.
+pub(super) struct Pair {
+    /// Which packed block.
+    pub index: usize,
+    /// The position at which it begins.
+    pub begin: usize,
+    /// The queries' positions.
+    pub queries: Range<usize>,
+}
+
+impl<'a> Sums<'a> {
+    /// Those of the head whose first block is number `at`.
+    pub fn new(dk: &'a Disjoint<'a, f32>, dv: &'a Disjoint<'a, f32>, at: usize, block_len: usize) -> Sums<'a> {
+        Sums { dk: HeadBlocks { all: dk, at, block_len }, dv: HeadBlocks { all: dv, at, block_len } }
+    }
+
+    /// All pairs of one segment's queries and the keys that they see: blocks of keys outside, queries inside, both by position.
+    pub fn walk(
+        &mut self,
+        geometry: &Geometry,
+        blocks: &Blocks,
+        index: usize,
+        segment: &Segment,
+        mut pair: impl FnMut(&mut Sums<'a>, Pair),
+    ) {
         if segment.rows.is_empty() {
             return;
         }
         let (prefix, positions) = (segment.prefix.len(), segment.positions());
         // The block in which the prompt ends and this branch begins: the prompt's sums go on in the branch's copy.
-        let shared = prefix % BLOCK * scratch.stride;
-        let copies = self.blocks.root(index).filter(|_| shared > 0).map(|root| {
+        let shared = prefix % BLOCK * (self.dk.block_len / BLOCK);
+        let copies = blocks.root(index).filter(|_| shared > 0).map(|root| {
             let block = prefix / BLOCK;
-            (self.blocks.index(root, block), self.blocks.index(index, block))
+            (blocks.index(root, block), blocks.index(index, block))
         });
-        for own in self.blocks.own(index) {
+        for own in blocks.own(index) {
             self.dk.block(own).fill(0.0);
             self.dv.block(own).fill(0.0);
         }
@@ -288,14 +323,13 @@ impl Work<'_> {
             self.dk.continue_from(prompt, branch, shared);
             self.dv.continue_from(prompt, branch, shared);
         }
-        for block in self.geometry.first_visible(prefix) / BLOCK..positions.div_ceil(BLOCK) {
+        for block in geometry.first_visible(prefix) / BLOCK..positions.div_ceil(BLOCK) {
             for tile in (prefix / BLOCK).max(block)..positions.div_ceil(BLOCK) {
-                let first = prefix.max(tile * BLOCK);
-                let end = positions.min((tile + 1) * BLOCK);
-                if self.geometry.first_visible(first) >= (block + 1) * BLOCK {
+                let queries = prefix.max(tile * BLOCK)..positions.min((tile + 1) * BLOCK);
+                if geometry.first_visible(queries.start) >= (block + 1) * BLOCK {
                     break;
                 }
-                self.pair(scratch, self.blocks.index(index, block), block * BLOCK, first, end, local + first - prefix);
+                pair(self, Pair { index: blocks.index(index, block), begin: block * BLOCK, queries });
             }
         }
         if let Some((prompt, branch)) = copies {
@@ -303,10 +337,20 @@ impl Work<'_> {
             self.dv.hand_back(branch, prompt, shared);
         }
     }
+}
 
-    /// Queries `first..end`, at most a block of them, whose scratch rows begin at `local`, against the block that begins at
-    /// position `begin`.
-    fn pair(&mut self, scratch: &mut Scratch<'_>, index: usize, begin: usize, first: usize, end: usize, local: usize) {
+/// A task's view of the call.
+struct Work<'a> {
+    isa: Isa,
+    geometry: &'a Geometry,
+    kv_head: usize,
+    packed: &'a Packed<3>,
+}
+
+impl Work<'_> {
+    /// What a pair adds. The queries' scratch rows begin at `local`.
+    fn pair(&self, scratch: &mut Scratch<'_>, sums: &mut Sums<'_>, pair: Pair, local: usize) {
+        let Pair { index, begin, queries: Range { start: first, end } } = pair;
         let d = self.geometry.head_dim;
         let stride = scratch.stride;
         let scaling = Scaling { scale: self.geometry.scale, softcap: self.geometry.softcap };
@@ -377,11 +421,11 @@ impl Work<'_> {
             // the queries before the tile's first key see none of its keys
             let from = (begin + key).saturating_sub(first);
             let steps = end - first - from;
-            for (sums, factors, rows) in
-                [(&mut self.dv, &*scratch.p, &*scratch.d_o), (&mut self.dk, &*scratch.du, &*scratch.q)]
+            for (target, factors, rows) in
+                [(&mut sums.dv, &*scratch.p, &*scratch.d_o), (&mut sums.dk, &*scratch.du, &*scratch.q)]
             {
                 self.isa.dispatch(Product {
-                    c: &mut sums.block(index)[key * stride..(key + keys) * stride],
+                    c: &mut target.block(index)[key * stride..(key + keys) * stride],
                     c_stride: stride,
                     a: &factors[from * BLOCK + key..],
                     a_row: 1,

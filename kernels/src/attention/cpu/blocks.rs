@@ -151,14 +151,32 @@ pub(super) struct Packed<const PARTS: usize> {
     parts: [Range<usize>; PARTS],
 }
 
-/// Packs `parts`: each a tensor `[rows, num_key_value_heads * head_dim]` and the form its blocks take.
+/// Which heads of a row a part of a block is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Keys,
+    Values,
+}
+
+impl Source {
+    /// The first column of a head.
+    pub fn first(self, geometry: &Geometry, kv_head: usize) -> usize {
+        match self {
+            Source::Keys => geometry.key(kv_head),
+            Source::Values => geometry.value(kv_head),
+        }
+    }
+}
+
+/// Packs `parts` of `qkv`: each from keys or values, in the form its blocks take.
 pub(super) fn pack<const PARTS: usize>(
     device: &Device,
     cpu: &Cpu,
     geometry: &Geometry,
     segments: &[Segment],
     blocks: &Blocks,
-    parts: [(&[f32], Form); PARTS],
+    qkv: &[f32],
+    parts: [(Source, Form); PARTS],
 ) -> Result<Packed<PARTS>> {
     let d = geometry.head_dim;
     let mut size = 0;
@@ -183,12 +201,13 @@ pub(super) fn pack<const PARTS: usize>(
             if keys * d < target.len() {
                 target.fill(0.0);
             }
-            let row_at = |key: usize| (segment.row_at(begin + key) * kv_heads + kv_head) * d;
+            let first = source.first(geometry, kv_head);
+            let row_at = |key: usize| segment.row_at(begin + key) * geometry.qkv_cols() + first;
             match form {
-                Form::Transposed => transpose(target, source, keys, row_at, d),
+                Form::Transposed => transpose(target, qkv, keys, row_at, d),
                 Form::Rows => {
                     for (key, target) in target.chunks_exact_mut(d.next_multiple_of(PAD)).take(keys).enumerate() {
-                        target[..d].copy_from_slice(&source[row_at(key)..][..d]);
+                        target[..d].copy_from_slice(&qkv[row_at(key)..][..d]);
                     }
                 }
             }

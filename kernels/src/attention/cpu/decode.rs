@@ -3,10 +3,10 @@
 
 use super::dot;
 use crate::attention::{Decode, Geometry};
-use crate::cpu::simd::{Simd, VectorTask};
+use crate::cpu::simd::{Simd, Stored, VectorTask};
 use crate::cpu::tasks::Disjoint;
 use crate::device::Cpu;
-use crate::{Device, Result};
+use crate::{Device, FloatSlice, Result};
 use std::ops::Range;
 
 /// Keys of a chunk: enough to outweigh the merge, few enough that one sequence keeps several threads busy.
@@ -20,9 +20,29 @@ struct Chunk {
 
 pub(in crate::attention) fn decode(device: &Device, cpu: &Cpu, call: Decode<'_>) -> Result<()> {
     let Decode { geometry, capacity, lengths, .. } = call;
+    let q = cpu.widened(device, call.qkv)?;
+    cpu.in_f32(device, call.o, false, |o| match (call.k_cache, call.v_cache) {
+        (FloatSlice::F32(k), FloatSlice::F32(v)) => {
+            attend(device, cpu, (geometry, capacity, lengths), &q, k.cpu(), v.cpu(), o)
+        }
+        (FloatSlice::Bf16(k), FloatSlice::Bf16(v)) => {
+            attend(device, cpu, (geometry, capacity, lengths), &q, k.cpu(), v.cpu(), o)
+        }
+        _ => unreachable!("`run` checked the formats"),
+    })
+}
+
+fn attend<T: Stored>(
+    device: &Device,
+    cpu: &Cpu,
+    (geometry, capacity, lengths): (Geometry, usize, &[usize]),
+    qkv: &[f32],
+    k: &[T],
+    v: &[T],
+    o: &mut [f32],
+) -> Result<()> {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
-    let (q, k, v) = (call.q.cpu(), call.k_cache.cpu(), call.v_cache.cpu());
-    let o = Disjoint::new(call.o.cpu());
+    let o = Disjoint::new(o);
 
     let mut chunks = Vec::new();
     let mut of_sequence = Vec::with_capacity(lengths.len());
@@ -50,7 +70,7 @@ pub(in crate::attention) fn decode(device: &Device, cpu: &Cpu, call: Decode<'_>)
             let part = unsafe { parts.slice(task * part..(task + 1) * part) };
             let (o, rest) = part.split_at_mut(heads * d);
             let (max, sum) = rest.split_at_mut(heads);
-            let q = &q[sequence * heads * d..(sequence + 1) * heads * d];
+            let q = &qkv[sequence * geometry.qkv_cols()..][..heads * d];
             let (k, v) = (&k[cached.clone()], &v[cached]);
             cpu.isa().dispatch(Attend { geometry, keys: keys.len(), q, k, v, o, max, sum, scores });
         })?;
@@ -87,15 +107,15 @@ fn merge(parts: &[f32], heads: usize, head_dim: usize, o: &mut [f32]) {
 }
 
 /// All query heads of one row against `keys` rows of the cache.
-struct Attend<'a> {
+struct Attend<'a, T> {
     geometry: Geometry,
     keys: usize,
     /// `[heads, head_dim]`
     q: &'a [f32],
     /// `[keys, num_key_value_heads * head_dim]`
-    k: &'a [f32],
+    k: &'a [T],
     /// As `k`.
-    v: &'a [f32],
+    v: &'a [T],
     /// `[heads, head_dim]`: `Σ exp(z - max) v`
     o: &'a mut [f32],
     /// `[heads]`
@@ -106,7 +126,7 @@ struct Attend<'a> {
     scores: &'a mut [f32],
 }
 
-impl VectorTask for Attend<'_> {
+impl<T: Stored> VectorTask for Attend<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -118,7 +138,7 @@ impl VectorTask for Attend<'_> {
             for (head, q) in q.chunks_exact(d).enumerate() {
                 let at = head / group * d;
                 // SAFETY: both have `d` elements; the instruction set is S's.
-                let u = geometry.scale * unsafe { dot::<S>(q, &k[at..at + d]) };
+                let u = geometry.scale * unsafe { dot::<S, f32, T>(q, &k[at..at + d]) };
                 scores[head * CHUNK + key] = geometry.softcap.map_or(u, |cap| cap * (u / cap).tanh());
             }
         }
@@ -133,7 +153,7 @@ impl VectorTask for Attend<'_> {
             for (head, o) in o.chunks_exact_mut(d).enumerate() {
                 let at = head / group * d;
                 // SAFETY: both have `d` elements; the instruction set is S's.
-                unsafe { add_scaled::<S>(o, scores[head * CHUNK + key], &v[at..at + d]) };
+                unsafe { add_scaled::<S, T>(o, scores[head * CHUNK + key], &v[at..at + d]) };
             }
         }
     }
@@ -169,7 +189,7 @@ unsafe fn exp_in_place<S: Simd>(z: &mut [f32], max: f32) -> f32 {
 /// # Safety
 /// As [`Simd`]; the slices are equally long.
 #[inline(always)]
-unsafe fn add_scaled<S: Simd>(o: &mut [f32], by: f32, x: &[f32]) {
+unsafe fn add_scaled<S: Simd, T: Stored>(o: &mut [f32], by: f32, x: &[T]) {
     // SAFETY: the caller's contract; loads and stores end inside the slices.
     unsafe {
         let by = S::splat(by);
@@ -177,9 +197,9 @@ unsafe fn add_scaled<S: Simd>(o: &mut [f32], by: f32, x: &[f32]) {
             let lanes = S::LANES.min(x.len() - at);
             let (to, from) = (o.as_mut_ptr().add(at), x.as_ptr().add(at));
             if lanes == S::LANES {
-                S::store(to, S::fma(by, S::load(from), S::load(to)));
+                S::store(to, S::fma(by, T::load::<S>(from), S::load(to)));
             } else {
-                S::store_partial(to, S::fma(by, S::load_partial(from, lanes), S::load_partial(to, lanes)), lanes);
+                S::store_partial(to, S::fma(by, T::load_partial::<S>(from, lanes), S::load_partial(to, lanes)), lanes);
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Forward: one task per run of query positions and key-value head; each block of keys is read once for the query heads that
 //! share it.
 
-use super::blocks::{BLOCK, Blocks, Form, Packed, ROWS, Reach, Span, pack};
+use super::blocks::{BLOCK, Blocks, Form, Packed, ROWS, Reach, Source, Span, pack};
 use super::product::{PAD, Product};
 use super::softmax::{OnlineSoftmax, Scaling};
 use super::{heaviest_first, uncovered};
-use crate::attention::{Forward, Geometry, Segment};
+use crate::attention::{Geometry, Segment};
 use crate::cpu::Isa;
 use crate::cpu::tasks::Disjoint;
 use crate::device::Cpu;
@@ -16,24 +16,30 @@ use crate::{Device, Result};
 const TASK_ROWS: usize = 96;
 
 /// Some positions of one segment.
-struct Job {
-    segment: usize,
+pub(super) struct Job {
+    pub segment: usize,
     /// The first query's position.
-    first: usize,
-    positions: usize,
+    pub first: usize,
+    pub positions: usize,
 }
 
-pub(in crate::attention) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
-    let Forward { rows, geometry, segments, .. } = call;
+/// As the contract says, in f32.
+pub(super) fn forward(
+    device: &Device,
+    cpu: &Cpu,
+    (rows, geometry, segments): (usize, Geometry, &[Segment]),
+    qkv: &[f32],
+    o: &mut [f32],
+    lse: &mut [f32],
+) -> Result<()> {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
-    let (q, o, lse) = (call.q.cpu(), call.o.cpu(), call.lse.cpu());
     for gap in uncovered(rows, segments) {
         o[gap.start * heads * d..gap.end * heads * d].fill(0.0);
         lse[gap.start * heads..gap.end * heads].fill(0.0);
     }
     let blocks = Blocks::new(segments);
-    let parts = [(call.k.cpu(), Form::Transposed), (call.v.cpu(), Form::Rows)];
-    let packed = pack(device, cpu, &geometry, segments, &blocks, parts)?;
+    let parts = [(Source::Keys, Form::Transposed), (Source::Values, Form::Rows)];
+    let packed = pack(device, cpu, &geometry, segments, &blocks, qkv, parts)?;
 
     let step = (TASK_ROWS / geometry.group()).clamp(8, BLOCK);
     let mut jobs = jobs(segments, step);
@@ -46,7 +52,7 @@ pub(in crate::attention) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_
     cpu.for_each_task(device, "attention.tile", jobs.len() * kv_heads, Tile::len(task_rows, d), |task, scratch| {
         let (job, kv_head) = (&jobs[task / kv_heads], task % kv_heads);
         let mut tile = Tile::new(scratch, job.positions * geometry.group(), d);
-        tile.load(q, &geometry, &segments[job.segment], job.first, kv_head);
+        tile.load(qkv, &geometry, &segments[job.segment], job.first, kv_head);
         tile.attend(cpu.isa(), &geometry, job, kv_head, &blocks, &packed);
         for (i, (&max, sum)) in tile.max.iter().zip(tile.sum.chunks_exact(PAD)).enumerate() {
             let row = segments[job.segment].row_at(job.first + i / geometry.group());
@@ -64,7 +70,7 @@ pub(in crate::attention) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_
 }
 
 /// Runs of positions that begin at multiples of `step`: then a diagonal block is cut by few tasks.
-fn jobs(segments: &[Segment], step: usize) -> Vec<Job> {
+pub(super) fn jobs(segments: &[Segment], step: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (index, segment) in segments.iter().enumerate() {
         let mut first = segment.prefix.len();
@@ -112,11 +118,11 @@ impl Tile<'_> {
     }
 
     /// Gathers the queries: the heads of a group are next to each other in a row.
-    fn load(&mut self, q: &[f32], geometry: &Geometry, segment: &Segment, first: usize, kv_head: usize) {
+    fn load(&mut self, qkv: &[f32], geometry: &Geometry, segment: &Segment, first: usize, kv_head: usize) {
         let width = geometry.group() * geometry.head_dim;
         for (i, target) in self.q.chunks_exact_mut(width).enumerate() {
-            let at = (segment.row_at(first + i) * geometry.num_key_value_heads + kv_head) * width;
-            target.copy_from_slice(&q[at..at + width]);
+            let at = segment.row_at(first + i) * geometry.qkv_cols() + geometry.query(kv_head * geometry.group());
+            target.copy_from_slice(&qkv[at..at + width]);
         }
     }
 

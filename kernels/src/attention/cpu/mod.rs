@@ -10,15 +10,54 @@ mod decode;
 mod forward;
 mod product;
 mod softmax;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
-pub(super) use backward::backward;
+use backward::Known;
+
 pub(super) use decode::decode;
-pub(super) use forward::forward;
 
-use crate::attention::Segment;
-use crate::cpu::simd::Simd;
+use crate::attention::{Backward, Forward, Segment};
+use crate::cpu::Isa;
+use crate::cpu::simd::{Simd, Stored};
+use crate::device::Cpu;
+use crate::{Device, FloatSlice, FloatSliceMut, Result};
 use std::cmp::Reverse;
 use std::ops::Range;
+
+pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
+    let Forward { rows, geometry, segments, qkv, o, lse } = call;
+    let (sizes, lse) = ((rows, geometry, segments), lse.cpu());
+    match (qkv, o) {
+        #[cfg(target_arch = "x86_64")]
+        (FloatSlice::Bf16(qkv), FloatSliceMut::Bf16(o)) if cpu.isa() == Isa::Amx => {
+            tiles::forward(device, cpu, sizes, qkv.cpu(), o.cpu(), lse)
+        }
+        (qkv, o) => {
+            let qkv = cpu.widened(device, qkv)?;
+            cpu.in_f32(device, o, false, |o| forward::forward(device, cpu, sizes, &qkv, o, lse))
+        }
+    }
+}
+
+pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
+    let Backward { rows, geometry, segments, qkv, o, lse, d_o, dqkv } = call;
+    let (sizes, lse) = ((rows, geometry, segments), lse.cpu());
+    match (qkv, o, d_o, dqkv) {
+        #[cfg(target_arch = "x86_64")]
+        (FloatSlice::Bf16(qkv), FloatSlice::Bf16(o), FloatSlice::Bf16(d_o), FloatSliceMut::Bf16(dqkv))
+            if cpu.isa() == Isa::Amx =>
+        {
+            let known = Known { qkv: qkv.cpu(), o: o.cpu(), lse, d_o: d_o.cpu() };
+            tiles::backward(device, cpu, sizes, known, dqkv.cpu())
+        }
+        (qkv, o, d_o, dqkv) => {
+            let [qkv, o, d_o] = [cpu.widened(device, qkv)?, cpu.widened(device, o)?, cpu.widened(device, d_o)?];
+            let known = Known { qkv: &qkv, o: &o, lse, d_o: &d_o };
+            cpu.in_f32(device, dqkv, false, |dqkv| backward::backward(device, cpu, sizes, known, dqkv))
+        }
+    }
+}
 
 /// Rows that no segment covers.
 fn uncovered(rows: usize, segments: &[Segment]) -> Vec<Range<usize>> {
@@ -48,18 +87,18 @@ fn heaviest_first<T>(jobs: &mut [T], cost: impl Fn(&T) -> usize) {
 /// # Safety
 /// As [`Simd`]; the slices are equally long.
 #[inline(always)]
-unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
+unsafe fn dot<S: Simd, A: Stored, B: Stored>(a: &[A], b: &[B]) -> f32 {
     // SAFETY: the caller's contract; loads end inside the slices.
     unsafe {
         let whole = a.len() / S::LANES * S::LANES;
         let mut sum = S::splat(0.0);
         for at in (0..whole).step_by(S::LANES) {
-            sum = S::fma(S::load(a.as_ptr().add(at)), S::load(b.as_ptr().add(at)), sum);
+            sum = S::fma(A::load::<S>(a.as_ptr().add(at)), B::load::<S>(b.as_ptr().add(at)), sum);
         }
         if whole < a.len() {
             let lanes = a.len() - whole;
             let (a, b) = (a.as_ptr().add(whole), b.as_ptr().add(whole));
-            sum = S::fma(S::load_partial(a, lanes), S::load_partial(b, lanes), sum);
+            sum = S::fma(A::load_partial::<S>(a, lanes), B::load_partial::<S>(b, lanes), sum);
         }
         S::reduce_add(sum)
     }

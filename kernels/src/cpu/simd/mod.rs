@@ -119,6 +119,10 @@ pub trait Simd: Copy + 'static {
 
 /// A number format that vectors are loaded from and stored to.
 pub(crate) trait Stored: crate::device::Element {
+    /// Exactly.
+    fn wide(self) -> f32;
+    /// Rounded to nearest even.
+    fn narrow(x: f32) -> Self;
     /// # Safety
     /// As [`Simd`], of all four.
     unsafe fn load<S: Simd>(from: *const Self) -> S::V;
@@ -135,6 +139,14 @@ pub(crate) trait Stored: crate::device::Element {
 
 // SAFETY of the blocks below: the caller's contract.
 impl Stored for f32 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn narrow(x: f32) -> f32 {
+        x
+    }
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const f32) -> S::V {
         unsafe { S::load(from) }
@@ -158,6 +170,14 @@ const MOST_LANES: usize = 16;
 
 // SAFETY of the blocks below: the caller's contract; the arrays hold the lanes of every instruction set.
 impl Stored for half::bf16 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn narrow(x: f32) -> half::bf16 {
+        half::bf16::from_f32(x)
+    }
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const half::bf16) -> S::V {
         unsafe { S::load_bf16(from) }

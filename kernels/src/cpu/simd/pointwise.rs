@@ -1,6 +1,6 @@
 //! Functions of single elements: written for one vector, walked over slices, split over threads.
 
-use super::{Simd, VectorTask};
+use super::{Simd, Stored, VectorTask};
 use crate::cpu::blocks::BLOCK;
 use crate::device::Cpu;
 
@@ -18,13 +18,18 @@ pub(crate) trait Pointwise<const IN: usize, const OUT: usize>: Sync {
 }
 
 /// One function over slices of one length.
-pub(crate) struct Map<'a, F, const IN: usize, const OUT: usize> {
+pub(crate) struct Map<'a, F, X, Y, const IN: usize, const OUT: usize> {
     pub f: &'a F,
-    pub x: [&'a [f32]; IN],
-    pub y: [&'a mut [f32]; OUT],
+    pub x: [&'a [X]; IN],
+    pub y: [&'a mut [Y]; OUT],
 }
 
-impl<F: Pointwise<IN, OUT>, const IN: usize, const OUT: usize> VectorTask for Map<'_, F, IN, OUT> {
+impl<F, X, Y, const IN: usize, const OUT: usize> VectorTask for Map<'_, F, X, Y, IN, OUT>
+where
+    F: Pointwise<IN, OUT>,
+    X: Stored,
+    Y: Stored,
+{
     type Output = ();
 
     #[inline(always)]
@@ -39,25 +44,25 @@ impl<F: Pointwise<IN, OUT>, const IN: usize, const OUT: usize> VectorTask for Ma
             same &= y.len() == n;
         }
         assert!(same, "operands of one function have one length");
-        let x = x.map(<[f32]>::as_ptr);
-        let y = y.map(<[f32]>::as_mut_ptr);
+        let x = x.map(<[X]>::as_ptr);
+        let y = y.map(<[Y]>::as_mut_ptr);
         let mut at = 0;
         // SAFETY: every slice has n elements, and `at + lanes <= n`. The outputs are exclusive borrows, so they overlap nothing.
         unsafe {
             while at + S::LANES <= n {
                 let mut values = [S::splat(0.0); IN];
                 for j in 0..IN {
-                    values[j] = S::load(x[j].add(at));
+                    values[j] = X::load::<S>(x[j].add(at));
                 }
                 let mut previous = [S::splat(0.0); OUT];
                 if F::IN_PLACE {
                     for j in 0..OUT {
-                        previous[j] = S::load(y[j].add(at));
+                        previous[j] = Y::load::<S>(y[j].add(at));
                     }
                 }
                 let results = f.apply::<S>(values, previous);
                 for j in 0..OUT {
-                    S::store(y[j].add(at), results[j]);
+                    Y::store::<S>(y[j].add(at), results[j]);
                 }
                 at += S::LANES;
             }
@@ -65,17 +70,17 @@ impl<F: Pointwise<IN, OUT>, const IN: usize, const OUT: usize> VectorTask for Ma
             if rest > 0 {
                 let mut values = [S::splat(0.0); IN];
                 for j in 0..IN {
-                    values[j] = S::load_partial(x[j].add(at), rest);
+                    values[j] = X::load_partial::<S>(x[j].add(at), rest);
                 }
                 let mut previous = [S::splat(0.0); OUT];
                 if F::IN_PLACE {
                     for j in 0..OUT {
-                        previous[j] = S::load_partial(y[j].add(at), rest);
+                        previous[j] = Y::load_partial::<S>(y[j].add(at), rest);
                     }
                 }
                 let results = f.apply::<S>(values, previous);
                 for j in 0..OUT {
-                    S::store_partial(y[j].add(at), results[j], rest);
+                    Y::store_partial::<S>(y[j].add(at), results[j], rest);
                 }
             }
         }
@@ -84,12 +89,12 @@ impl<F: Pointwise<IN, OUT>, const IN: usize, const OUT: usize> VectorTask for Ma
 
 impl Cpu {
     /// Applies `f` to every element, over all threads. The slices have one length.
-    pub(crate) fn pointwise<F: Pointwise<IN, OUT>, const IN: usize, const OUT: usize>(
-        &self,
-        f: &F,
-        x: [&[f32]; IN],
-        y: [&mut [f32]; OUT],
-    ) {
+    pub(crate) fn pointwise<F, X, Y, const IN: usize, const OUT: usize>(&self, f: &F, x: [&[X]; IN], y: [&mut [Y]; OUT])
+    where
+        F: Pointwise<IN, OUT>,
+        X: Stored,
+        Y: Stored,
+    {
         let blocks = y[0].len().div_ceil(BLOCK);
         let mut x = x.map(|x| x.chunks(BLOCK));
         let mut y = y.map(|y| y.chunks_mut(BLOCK));

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// Lines of a tile.
-const LINES: usize = 16;
+pub(crate) const LINES: usize = 16;
 
 /// An operand in memory.
 #[derive(Clone, Copy)]
@@ -123,7 +123,22 @@ pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
     panels: Range<usize>,
     to: *mut u8,
 ) {
-    let bytes = panel_bytes(matrix.depth, T);
+    // SAFETY: the caller's contract.
+    unsafe { along_depth_apart::<E, T>(matrix, role, panels, to, panel_bytes(matrix.depth, T)) }
+}
+
+/// As [`along_depth`], into panels that begin `bytes` apart.
+///
+/// # Safety
+/// As [`along_depth`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) unsafe fn along_depth_apart<E: Element, const T: usize>(
+    matrix: Matrix<E>,
+    role: Role,
+    panels: Range<usize>,
+    to: *mut u8,
+    bytes: usize,
+) {
     for (index, panel) in panels.enumerate() {
         for step in 0..matrix.depth.div_ceil(STEP_DEPTH) {
             let depth = step * STEP_DEPTH;
@@ -161,7 +176,22 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
     panels: Range<usize>,
     to: *mut u8,
 ) {
-    let bytes = panel_bytes(matrix.depth, T);
+    // SAFETY: the caller's contract.
+    unsafe { across_depth_apart::<E, T>(matrix, role, panels, to, panel_bytes(matrix.depth, T)) }
+}
+
+/// As [`across_depth`], into panels that begin `bytes` apart.
+///
+/// # Safety
+/// As [`across_depth`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) unsafe fn across_depth_apart<E: Element, const T: usize>(
+    matrix: Matrix<E>,
+    role: Role,
+    panels: Range<usize>,
+    to: *mut u8,
+    bytes: usize,
+) {
     // the lines pass once, and a piece of each that is as long as the panels are wide
     for step in 0..matrix.depth.div_ceil(STEP_DEPTH) {
         for (index, panel) in panels.clone().enumerate() {
@@ -194,7 +224,7 @@ pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
 /// `a[0] b[0] a[1] b[1] ...` of 32 bf16 each, the first half and the second.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
+pub(crate) fn interleaved(a: __m512i, b: __m512i) -> [__m512i; 2] {
     const fn order(from: u16) -> [u16; 32] {
         let mut order = [0; 32];
         let mut i = 0;
@@ -227,7 +257,7 @@ unsafe fn store(lines: [__m512i; LINES], to: *mut u8) {
 /// 16 lines of 16 words of 32 bits, transposed: four rounds of exchanges.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn transposed(lines: [__m512i; LINES]) -> [__m512i; LINES] {
+pub(crate) fn transposed(lines: [__m512i; LINES]) -> [__m512i; LINES] {
     let zero = _mm512_setzero_si512();
     let (mut a, mut b) = ([zero; LINES], [zero; LINES]);
     for i in 0..8 {

@@ -2,7 +2,7 @@
 
 use super::microkernel::{self, LeftTile, RightPanel, Store, tile_rows};
 use super::scratch::{Area, Scratch};
-use super::{DEPTH_BLOCK, Left, Product, pack};
+use super::{DEPTH_BLOCK, Product, pack};
 use crate::Precision;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::gemm::Accumulate;
@@ -39,13 +39,13 @@ impl Block<'_> {
     unsafe fn panels_outside<S: Simd>(self) {
         let Block { product, rows, cols, scratch } = self;
         // SAFETY: see `run`.
-        let output = unsafe { product.output.0.add(rows.start * product.cols + cols.start) };
+        let output = unsafe { product.output.at.add(rows.start * product.output.stride + cols.start) };
         // The sums so far lie in the output itself, unless it holds what they are added to.
         let (partial, partial_stride) = match product.accumulate {
             Accumulate::Add if product.depth > DEPTH_BLOCK => {
                 (scratch.partial.floats(rows.len() * cols.len()), cols.len())
             }
-            _ => (output, product.cols),
+            _ => (output, product.output.stride),
         };
         let panel_cols = pack::panel_cols::<S>();
         for depth in product.depth_blocks() {
@@ -64,8 +64,8 @@ impl Block<'_> {
                     // SAFETY: see `run`; the tile's rows are within the block's.
                     unsafe {
                         let store = Store {
-                            output: output.add(row * product.cols + col),
-                            output_stride: product.cols,
+                            output: output.add(row * product.output.stride + col),
+                            output_stride: product.output.stride,
                             partial: partial.add(row * partial_stride + col),
                             partial_stride,
                             cols: width,
@@ -107,8 +107,8 @@ impl Block<'_> {
                     for col in (0..cols.len()).step_by(pack::panel_cols::<S>()) {
                         let width = (cols.len() - col).min(pack::panel_cols::<S>());
                         let store = Store {
-                            output: product.output.0.add(row * product.cols + cols.start + col),
-                            output_stride: product.cols,
+                            output: product.output.at.add(row * product.output.stride + cols.start + col),
+                            output_stride: product.output.stride,
                             partial: partial.add(col),
                             partial_stride: cols.len(),
                             cols: width,
@@ -151,11 +151,7 @@ unsafe fn left_rows<S: Simd>(
     depth: Range<usize>,
     area: &mut Area,
 ) -> LeftRows {
-    let left = match product.left {
-        Left::Rows(left) => left,
-        #[cfg(target_arch = "x86_64")]
-        Left::Columns(_) => unreachable!("an adapter's gradient is a sum of outer products"),
-    };
+    let left = product.left;
     let collide = rows.len() > 4 && (product.depth * size_of::<f32>()).is_multiple_of(4096);
     // SAFETY: both ranges are within the left operand; the area is made large enough.
     unsafe {

@@ -6,7 +6,7 @@
 
 use super::microkernel::{self, LeftTile, RightPanel, Store, tile_rows};
 use super::scratch::Scratch;
-use super::{Order, Output, Right, Values, pack, run_tasks};
+use super::{Order, Right, Values, pack, run_tasks};
 use crate::Precision;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
@@ -28,9 +28,12 @@ pub(super) struct OuterSum<'a> {
     /// `[depth, cols]`
     pub(super) right: &'a [f32],
     /// `[rows, cols]`, or `[cols, rows]` where it is `turned`
-    pub(super) output: Output,
+    pub(super) output: *mut f32,
     pub(super) turned: bool,
 }
+
+// SAFETY: tasks write disjoint elements, and the caller's exclusive borrow outlives them all.
+unsafe impl Sync for OuterSum<'_> {}
 
 impl OuterSum<'_> {
     pub(super) fn run(&self, cpu: &Cpu) {
@@ -158,7 +161,7 @@ unsafe fn put(sum: &OuterSum<'_>, rows: Range<usize>, cols: Range<usize>, partia
             unsafe {
                 let product = sum.alpha * *partial.add((row - rows.start) * cols.len() + (col - cols.start));
                 let at = if sum.turned { col * sum.rows + row } else { row * sum.cols + col };
-                let output = sum.output.0.add(at);
+                let output = sum.output.add(at);
                 *output = match sum.accumulate {
                     Accumulate::Set => product,
                     Accumulate::Add => *output + product,

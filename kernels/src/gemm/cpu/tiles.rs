@@ -5,25 +5,27 @@
 //! its 24 bits; the products of terms that f32 would lose anyway are left out. So a layer with bf16 weights costs three passes
 //! of the unit and still agrees with f32 to its last bits, see [`Pass`].
 //!
-//! Both operands are packed into [`pack`]ed panels. Where there are more rows than columns, the right operand is packed once by
-//! all threads and tasks are blocks of rows, which pack their own rows and keep them in the second-level cache while the right
-//! panels pass. Otherwise the left operand is packed once and tasks are ranges of columns. An adapter's update of a layer rides
-//! along with a block of rows: its two products read the rows where they are packed, and add to the sums while they are in
-//! cache.
+//! A [`Tiled`] call is several sums over the depth that share their rows: the layers of a stack, each with an adapter's update.
+//! The depth of a sum is made of sections, one after the other: the layer's own, and the rank of its update, whose left operand
+//! is itself a product of the rows ([`Down`]). All are packed side by side, so that an update is one more step of the layer's
+//! sum, and neither the rows nor the outputs pass through memory twice.
 //!
-//! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the depth is cut
-//! into blocks by its length alone, and the sums go through the blocks in order.
+//! Where there are more rows than columns, the right operands are packed once by all threads and tasks are blocks of rows, which
+//! pack their own rows and keep them in the second-level cache while the right panels pass. Otherwise the left operand is packed
+//! once and tasks are ranges of columns.
+//!
+//! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the steps come in
+//! one order, through f32 sums, whatever the blocks that they are cut into.
 
-use super::scratch::{self, with_scratch};
-use super::{Left, Order, Product, Values};
-use crate::Precision;
+use super::scratch::{self, Scratch, with_scratch};
+use super::{Order, Right, Values};
 use crate::cpu::Isa;
 use crate::cpu::tiles::amx;
-use crate::cpu::tiles::microkernel::{self, BLOCK, STEP_BYTES, STEP_DEPTH, Step, Sums};
+use crate::cpu::tiles::microkernel::{self, BLOCK, Finished, ROUNDING_STEPS, STEP_BYTES, STEP_DEPTH, SUMS_BYTES, Step};
 use crate::cpu::tiles::pack::{self, Matrix, Role, panel_bytes};
 use crate::device::Cpu;
-use crate::gemm::Accumulate;
-use rayon::prelude::*;
+use crate::{FloatSlice, FloatSliceMut, Precision};
+use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -31,8 +33,6 @@ use std::ops::Range;
 const STEPS_PER_BLOCK: usize = 20;
 /// Bytes of a task's left operand: they stay in a second-level cache of 2 MiB beside the panels that pass.
 const LEFT_BYTES: usize = 1200 << 10;
-/// Bytes that may be read after the last panel, and are not used: the last step loads "the next" one, up to three terms on.
-const BEYOND: usize = 3 * STEP_BYTES;
 /// Bytes of the right operand that are packed at a time.
 const RIGHT_BYTES: usize = 32 << 20;
 /// A matrix with a side of at most this many is narrow: at 64 x 64 to 64 x 192 the vectors are as fast as three terms or faster,
@@ -43,139 +43,249 @@ const TASKS_PER_THREAD: usize = 2;
 /// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
 const PARALLEL_WORK: usize = 4 << 20;
 
-impl Product<'_> {
-    /// Whether the unit is there, and faster than the vectors. In f32, a number that is packed in terms must serve more than
-    /// a narrow matrix to be worth it: an adapter's products are up to three times faster on vectors. The number of rows of a
-    /// layer does not matter, so that a row's bits do not depend on the others.
-    pub(super) fn fits_tiles(&self, cpu: &Cpu) -> bool {
-        let matrix = match self.left {
-            Left::Rows(_) => [self.cols, self.depth],
-            Left::Columns(_) => [self.rows, self.cols],
-        };
-        let worth_it = self.precision == Precision::Bf16 || matrix.into_iter().min() > Some(NARROW);
-        cpu.isa() == Isa::Amx && self.rows > 0 && self.cols > 0 && self.depth > 0 && worth_it
-    }
+/// Whether the unit is there, and faster than the vectors for a matrix of these sides. In f32, a number that is packed in terms
+/// must serve more than a narrow matrix to be worth it: an adapter's products are up to three times faster on vectors. The number
+/// of rows of a layer does not matter, so that a row's bits do not depend on the others.
+pub(super) fn fits(cpu: &Cpu, precision: Precision, matrix: [usize; 2]) -> bool {
+    let [narrow, wide] = [matrix[0].min(matrix[1]), matrix[0].max(matrix[1])];
+    cpu.isa() == Isa::Amx && narrow > 0 && wide > 0 && (precision == Precision::Bf16 || narrow > NARROW)
+}
 
-    /// Computes it. It [`fits`](Self::fits_tiles).
-    pub(super) fn run_on_tiles(&self, cpu: &Cpu) {
-        let plan = Plan::new(self);
-        let threads = self.threads(cpu);
-        if self.by_columns(&plan, threads) {
-            self.columns_apart(&plan, cpu, threads);
-        } else {
-            self.rows_apart(&plan, None, cpu, threads);
+/// Sums that share their rows.
+pub(super) struct Tiled<'a> {
+    pub(super) rows: usize,
+    pub(super) precision: Precision,
+    /// What is read from memory.
+    pub(super) left: Vec<LeftPart>,
+    /// What is computed from it on the way. It follows `left` in the numbering of parts.
+    pub(super) downs: Vec<Down<'a>>,
+    pub(super) targets: Vec<Target<'a>>,
+}
+
+/// A left operand in memory. A pointer, because its memory may be the output of a product that runs on the way.
+#[derive(Clone, Copy)]
+pub(super) struct LeftPart {
+    pub(super) values: LeftValues,
+    /// Elements from one line to the next.
+    pub(super) stride: usize,
+    pub(super) depth: usize,
+    /// [`Order::Columns`] for lines along the depth, `[rows, depth]`; [`Order::Rows`] for `[depth, rows]`.
+    pub(super) order: Order,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum LeftValues {
+    F32(*const f32),
+    Bf16(*const bf16),
+}
+
+/// `between = alpha * left · right`, whose values, times `scale`, are the left operand of further sections.
+pub(super) struct Down<'a> {
+    pub(super) section: Section<'a>,
+    pub(super) rank: usize,
+    pub(super) alpha: f32,
+    pub(super) scale: f32,
+    /// `[rows, rank]`
+    pub(super) between: *mut f32,
+}
+
+/// `output = start + alpha * Σ_section left · right`
+pub(super) struct Target<'a> {
+    pub(super) cols: usize,
+    pub(super) sections: Vec<Section<'a>>,
+    pub(super) alpha: f32,
+    pub(super) start: Start,
+    pub(super) output: Output,
+}
+
+/// A part of the depth: which left part, and its right operand.
+#[derive(Clone, Copy)]
+pub(super) struct Section<'a> {
+    pub(super) part: usize,
+    pub(super) right: Right<'a>,
+}
+
+/// What a sum begins with.
+#[derive(Clone, Copy)]
+pub(super) enum Start {
+    Zero,
+    /// The output's own values.
+    Output,
+    /// A matrix like the output.
+    Matrix(*const f32),
+    /// A row for all rows, with whole panels of columns.
+    Row(*const f32),
+}
+
+/// Where the first element of an output lies.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub(super) at: OutputValues,
+    /// Elements from row to row.
+    pub(super) stride: usize,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum OutputValues {
+    F32(*mut f32),
+    Bf16(*mut bf16),
+}
+
+impl From<FloatSlice<'_>> for LeftValues {
+    fn from(values: FloatSlice<'_>) -> LeftValues {
+        match values {
+            FloatSlice::F32(values) => LeftValues::F32(values.cpu().as_ptr()),
+            FloatSlice::Bf16(values) => LeftValues::Bf16(values.cpu().as_ptr()),
         }
     }
+}
 
-    /// Computes it and then the two products of an update of its first rows, with the bits of the three one after the other on
-    /// the unit. It [`fits`](Self::fits_tiles); the update need not, since its operands are packed already.
-    pub(super) fn run_with_on_tiles(&self, [down, up]: &[Product<'_>; 2], cpu: &Cpu) {
-        let plan = Plan::new(self);
-        let threads = self.threads(cpu);
-        if self.by_columns(&plan, threads) {
-            self.columns_apart(&plan, cpu, threads);
-            down.run_on_tiles(cpu);
-            up.run_on_tiles(cpu);
-        } else {
-            self.rows_apart(&plan, Some([&Plan::new(down), &Plan::new(up)]), cpu, threads);
+impl LeftValues {
+    /// The values from element `first` on.
+    pub(super) fn skip(self, first: usize) -> LeftValues {
+        match self {
+            LeftValues::F32(at) => LeftValues::F32(at.wrapping_add(first)),
+            LeftValues::Bf16(at) => LeftValues::Bf16(at.wrapping_add(first)),
         }
     }
+}
 
-    fn threads(&self, cpu: &Cpu) -> usize {
-        let work = (self.rows + 16).saturating_mul(self.cols).saturating_mul(self.depth);
-        if work < PARALLEL_WORK { 1 } else { cpu.threads() }
+impl From<FloatSliceMut<'_>> for OutputValues {
+    fn from(values: FloatSliceMut<'_>) -> OutputValues {
+        match values {
+            FloatSliceMut::F32(values) => OutputValues::F32(values.cpu().as_mut_ptr()),
+            FloatSliceMut::Bf16(values) => OutputValues::Bf16(values.cpu().as_mut_ptr()),
+        }
     }
+}
 
-    /// Whether tasks are ranges of columns.
-    fn by_columns(&self, plan: &Plan<'_>, threads: usize) -> bool {
-        let [row_panels, col_panels] = self.panels();
+impl OutputValues {
+    /// The values from element `first` on.
+    pub(super) fn skip(self, first: usize) -> OutputValues {
+        match self {
+            OutputValues::F32(at) => OutputValues::F32(at.wrapping_add(first)),
+            OutputValues::Bf16(at) => OutputValues::Bf16(at.wrapping_add(first)),
+        }
+    }
+}
+
+// SAFETY: tasks read operands that nobody writes meanwhile but themselves, and write disjoint rows or columns of the outputs.
+unsafe impl Sync for Tiled<'_> {}
+
+impl Tiled<'_> {
+    /// Computes it. Every matrix [`fits`].
+    pub(super) fn run(&self, cpu: &Cpu) {
+        let cols: usize = self.targets.iter().map(|target| target.cols).sum();
+        if self.rows == 0 || cols == 0 {
+            return;
+        }
+        let plan = Plan::new(self);
+        let work: usize = (self.targets.iter())
+            .map(|target| {
+                let depth: usize = target.sections.iter().map(|section| self.depth(section.part)).sum();
+                (self.rows + 16).saturating_mul(target.cols).saturating_mul(depth)
+            })
+            .fold(0, usize::saturating_add);
+        let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
+        let row_panels = self.rows.div_ceil(BLOCK);
         let few_rows = row_panels * plan.left_panel <= LEFT_BYTES || row_panels < TASKS_PER_THREAD * threads;
-        col_panels > row_panels && few_rows
+        if plan.panels.len() > row_panels && few_rows {
+            plan.columns_apart(cpu, threads, row_panels);
+        } else {
+            plan.rows_apart(cpu, threads, row_panels);
+        }
     }
 
-    fn panels(&self) -> [usize; 2] {
-        [self.rows, self.cols].map(|side| side.div_ceil(BLOCK))
+    /// Depth of a part.
+    fn depth(&self, part: usize) -> usize {
+        match part.checked_sub(self.left.len()) {
+            None => self.left[part].depth,
+            Some(down) => self.downs[down].rank,
+        }
     }
+}
 
-    fn columns_apart(&self, plan: &Plan<'_>, cpu: &Cpu, threads: usize) {
-        let [row_panels, col_panels] = self.panels();
-        let per_task = col_panels.div_ceil(TASKS_PER_THREAD * threads);
-        scratch::with_shared(row_panels * plan.left_panel + BEYOND, |left| {
-            let left = Shared(left);
-            let packs = row_panels.min(TASKS_PER_THREAD * threads);
-            in_parallel(cpu, threads, packs, |task| {
-                let panels = part(row_panels, packs, task);
-                // SAFETY: the shared memory holds all panels, and each task writes its own.
-                unsafe { plan.pack_left(panels.clone(), left.at().add(panels.start * plan.left_panel)) };
-            });
-            in_parallel(cpu, threads, col_panels.div_ceil(per_task), |task| {
-                let panels = task * per_task..((task + 1) * per_task).min(col_panels);
-                // SAFETY: the panels were packed above, for the whole product.
-                unsafe { plan.columns(panels, left.at(), row_panels) };
-            });
-        });
-    }
+/// What follows from the sizes of a call.
+struct Plan<'a> {
+    call: &'a Tiled<'a>,
+    left_terms: usize,
+    /// Where each part begins in a left panel, in bytes.
+    parts: Vec<usize>,
+    left_panel: usize,
+    downs: Vec<Recipe<'a>>,
+    /// Where the right panels of each of `downs` begin, and where they end.
+    down_at: Vec<usize>,
+    down_bytes: usize,
+    targets: Vec<Recipe<'a>>,
+    /// The right panels of all targets, one after the other.
+    panels: Vec<Panel>,
+    /// Bytes of the largest.
+    largest_panel: usize,
+}
 
-    /// `update`: the plans of its two products.
-    fn rows_apart(&self, plan: &Plan<'_>, update: Option<[&Plan<'_>; 2]>, cpu: &Cpu, threads: usize) {
-        let [row_panels, col_panels] = self.panels();
-        let per_task = (LEFT_BYTES / plan.left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads));
-        let per_pass = (RIGHT_BYTES / plan.right_panel).clamp(1, col_panels);
-        // the right panels of a pass, and behind them those of the update
-        let right_bytes = per_pass * plan.right_panel;
-        let [down_bytes, up_bytes] = match update {
-            Some([down, up]) => [down.product.panels()[1] * down.right_panel, per_pass * up.right_panel],
-            None => [0, 0],
-        };
-        scratch::with_shared(right_bytes + down_bytes + up_bytes + BEYOND, |right| {
-            let right = Shared(right);
-            let (down_at, up_at) = (right_bytes, right_bytes + down_bytes);
-            for first in (0..col_panels).step_by(per_pass) {
-                let pass = first..(first + per_pass).min(col_panels);
-                let packs = pass.len().min(2 * TASKS_PER_THREAD * threads);
-                in_parallel(cpu, threads, packs, |task| {
-                    let part = part(pass.len(), packs, task);
-                    let panels = first + part.start..first + part.end;
-                    // SAFETY: the shared memory holds the panels of a pass, and each task writes its own.
-                    unsafe {
-                        plan.pack_right(panels.clone(), right.at().add(part.start * plan.right_panel));
-                        if let Some([down, up]) = update {
-                            up.pack_right(panels, right.at().add(up_at + part.start * up.right_panel));
-                            if task == 0 {
-                                down.pack_right(0..down.product.panels()[1], right.at().add(down_at));
-                            }
-                        }
-                    }
-                });
-                in_parallel(cpu, threads, row_panels.div_ceil(per_task), |task| {
-                    let rows = task * per_task..((task + 1) * per_task).min(row_panels);
-                    // SAFETY: the panels were packed above, for this pass.
-                    unsafe {
-                        let update = update.map(|plans| RowsUpdate {
-                            plans,
-                            down: right.at().add(down_at),
-                            up: right.at().add(up_at),
+/// A right panel of a target.
+#[derive(Clone, Copy)]
+struct Panel {
+    target: usize,
+    col: usize,
+    /// Bytes of the panels before it.
+    at: usize,
+}
+
+/// How a sum goes through its depth.
+struct Recipe<'a> {
+    cols: usize,
+    sections: Vec<PackedSection<'a>>,
+    /// Bytes of a right panel.
+    right_panel: usize,
+    /// What is multiplied one after the other, each over the whole depth.
+    passes: Vec<Pass>,
+}
+
+/// A section and where it lies in the panels.
+struct PackedSection<'a> {
+    right: Right<'a>,
+    depth: usize,
+    terms: usize,
+    left_at: usize,
+    right_at: usize,
+}
+
+/// Pairs of terms whose products are added together.
+///
+/// The small products come first: each addition errs by half a unit in the last place of the sum so far, which is small until
+/// the last pass, so three terms err no more than one.
+struct Pass {
+    /// What is multiplied, in order: for each step each pair. One more than that, see [`microkernel::run_from`].
+    steps: Vec<Step>,
+    /// Where the blocks of the depth begin among `steps`, and the last one's end.
+    bounds: Vec<usize>,
+}
+
+impl Pass {
+    /// The pairs of the given order, the sum of their terms' indices.
+    fn new(left_terms: usize, sections: &[PackedSection<'_>], orders: &[usize]) -> Pass {
+        let mut steps = Vec::new();
+        let mut ends = vec![0];
+        for section in sections {
+            for step in 0..section.depth.div_ceil(STEP_DEPTH) {
+                for order in orders {
+                    for left in (0..=*order).filter(|left| *left < left_terms && order - left < section.terms) {
+                        steps.push(Step {
+                            left: section.left_at + (step * left_terms + left) * STEP_BYTES,
+                            right: section.right_at + (step * section.terms + order - left) * STEP_BYTES,
                         });
-                        plan.rows(rows, right.at(), pass.clone(), update);
                     }
-                });
+                }
+                ends.push(steps.len());
             }
-        });
+        }
+        steps.push(Step { left: 0, right: 0 });
+        let depth_steps = ends.len() - 1;
+        let blocks = depth_steps.div_ceil(STEPS_PER_BLOCK);
+        let bounds = (0..=blocks).map(|block| ends[depth_steps * block / blocks.max(1)]).collect();
+        Pass { steps, bounds }
     }
-}
-
-/// Runs `task` for each number below `tasks`, on the pool if there is more than one thread for them.
-fn in_parallel(cpu: &Cpu, threads: usize, tasks: usize, task: impl Fn(usize) + Sync + Send) {
-    if threads == 1 {
-        (0..tasks).for_each(task);
-    } else {
-        cpu.install(|| (0..tasks).into_par_iter().with_max_len(1).for_each(task));
-    }
-}
-
-/// Part `index` of `parts` nearly equal ones.
-fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
-    len * index / parts..len * (index + 1) / parts
 }
 
 /// Packed memory that the tasks of a call share: written before it is read, each byte by one task.
@@ -187,289 +297,467 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    fn at(&self) -> *mut u8 {
-        self.0
+    fn at(&self, offset: usize) -> *mut u8 {
+        self.0.wrapping_add(offset)
     }
 }
-
-/// A product and what follows from its sizes.
-struct Plan<'a> {
-    product: &'a Product<'a>,
-    left_terms: usize,
-    right_terms: usize,
-    /// Bytes of a panel.
-    left_panel: usize,
-    right_panel: usize,
-    /// Steps of 32 of the depth in a block; the last block may have fewer.
-    block_steps: usize,
-    /// What is multiplied one after the other, each over the whole depth.
-    passes: Vec<Pass>,
-}
-
-/// The two products of an update, `down` and `up`, and where their right panels lie.
-#[derive(Clone, Copy)]
-struct RowsUpdate<'a> {
-    plans: [&'a Plan<'a>; 2],
-    down: *const u8,
-    up: *const u8,
-}
-
-/// Pairs of terms whose products are added together.
-///
-/// The small products come first: each addition errs by half a unit in the last place of the sum so far, which is small until
-/// the last pass, so three terms err no more than one.
-struct Pass {
-    pairs: usize,
-    /// What a block multiplies, in order: for each pair each step. One more than that, see [`microkernel::run`].
-    steps: Vec<Step>,
-}
-
-impl Pass {
-    /// The pairs of the given order, the sum of their terms' indices, over `steps` steps.
-    fn new([left_terms, right_terms]: [usize; 2], orders: &[usize], steps: usize) -> Pass {
-        let pairs: Vec<[usize; 2]> = orders
-            .iter()
-            .flat_map(|order| (0..=*order).map(move |left| [left, order - left]))
-            .filter(|[left, right]| *left < left_terms && *right < right_terms)
-            .collect();
-        let at = |step: usize, [left, right]: [usize; 2]| Step {
-            left: (step * left_terms + left) * STEP_BYTES,
-            right: (step * right_terms + right) * STEP_BYTES,
-        };
-        // step by step, so that a shorter block is a prefix
-        let mut list: Vec<Step> = (0..steps).flat_map(|step| pairs.iter().map(move |&pair| at(step, pair))).collect();
-        list.push(Step { left: 0, right: 0 });
-        Pass { pairs: pairs.len(), steps: list }
-    }
-}
-
-// SAFETY: the pointers inside are those of the product, whose tasks write disjoint elements.
-unsafe impl Sync for Plan<'_> {}
 
 impl<'a> Plan<'a> {
-    fn new(product: &'a Product<'a>) -> Plan<'a> {
-        let exact = match product.right.values {
-            Values::Bf16(_) => 1,
-            Values::F16(_) => 2,
-            Values::F32(_) => 3,
+    fn new(call: &'a Tiled<'a>) -> Plan<'a> {
+        let left_terms = if call.precision == Precision::Bf16 { 1 } else { 3 };
+        let mut parts = Vec::new();
+        let mut left_panel = 0;
+        for part in 0..call.left.len() + call.downs.len() {
+            parts.push(left_panel);
+            left_panel += panel_bytes(call.depth(part), left_terms);
+        }
+        let recipe = |cols: usize, sections: &[Section<'a>]| {
+            let mut right_panel = 0;
+            let sections: Vec<_> = (sections.iter())
+                .map(|&Section { part, right }| {
+                    let (depth, right_at) = (call.depth(part), right_panel);
+                    let terms = match (call.precision, right.values) {
+                        (Precision::Bf16, _) | (_, Values::Bf16(_)) => 1,
+                        (_, Values::F16(_)) => 2,
+                        (_, Values::F32(_)) => 3,
+                    };
+                    right_panel += panel_bytes(depth, terms);
+                    PackedSection { right, depth, terms, left_at: parts[part], right_at }
+                })
+                .collect();
+            // a term is 2^-8 of the one before: beyond order 2 the products are below the last bit of f32
+            let orders: &[&[usize]] = if left_terms == 1 { &[&[0]] } else { &[&[2, 1], &[0]] };
+            let passes = orders.iter().map(|orders| Pass::new(left_terms, &sections, orders)).collect();
+            Recipe { cols, sections, right_panel, passes }
         };
-        let [left_terms, right_terms] = match product.precision {
-            Precision::Bf16 => [1, 1],
-            Precision::F32 => [3, exact],
-        };
-        let depth_steps = product.depth.div_ceil(STEP_DEPTH);
-        let block_steps = depth_steps.div_ceil(depth_steps.div_ceil(STEPS_PER_BLOCK));
-        // a term is 2^-8 of the one before: beyond order 2 the products are below the last bit of f32
-        let orders: &[&[usize]] = if left_terms == 1 { &[&[0]] } else { &[&[2, 1], &[0]] };
-        let terms = [left_terms, right_terms];
-        let passes = orders.iter().map(|orders| Pass::new(terms, orders, block_steps)).collect();
-        Plan {
-            product,
-            left_terms,
-            right_terms,
-            left_panel: panel_bytes(product.depth, left_terms),
-            right_panel: panel_bytes(product.depth, right_terms),
-            block_steps,
-            passes,
+        let downs: Vec<_> = call.downs.iter().map(|down| recipe(down.rank, &[down.section])).collect();
+        let targets: Vec<_> = call.targets.iter().map(|target| recipe(target.cols, &target.sections)).collect();
+        let mut down_at = Vec::new();
+        let mut down_bytes = 0;
+        for down in &downs {
+            down_at.push(down_bytes);
+            down_bytes += down.panels() * down.right_panel;
         }
-    }
-
-    /// Packs panels of the left operand.
-    ///
-    /// # Safety
-    /// The panels are the product's; `to` holds them.
-    unsafe fn pack_left(&self, panels: Range<usize>, to: *mut u8) {
-        let Product { rows, depth, .. } = *self.product;
-        // SAFETY: the caller's contract, and the contract of the call checked the operand's length.
-        unsafe {
-            match self.product.left {
-                Left::Rows(values) => {
-                    let matrix = Matrix { at: values, stride: depth, side: rows, depth };
-                    match self.left_terms {
-                        1 => pack::along_depth::<_, 1>(matrix, Role::Left, panels, to),
-                        _ => pack::along_depth::<_, 3>(matrix, Role::Left, panels, to),
-                    }
-                }
-                Left::Columns(values) => {
-                    let matrix = Matrix { at: values, stride: rows, side: rows, depth };
-                    match self.left_terms {
-                        1 => pack::across_depth::<_, 1>(matrix, Role::Left, panels, to),
-                        _ => pack::across_depth::<_, 3>(matrix, Role::Left, panels, to),
-                    }
-                }
+        let mut panels = Vec::new();
+        let mut at = 0;
+        for (target, recipe) in targets.iter().enumerate() {
+            for col in 0..recipe.panels() {
+                panels.push(Panel { target, col, at });
+                at += recipe.right_panel;
             }
         }
+        let largest_panel = targets.iter().map(|recipe| recipe.right_panel).max().unwrap_or(0);
+        Plan { call, left_terms, parts, left_panel, downs, down_at, down_bytes, targets, panels, largest_panel }
     }
 
-    /// Packs panels of the right operand.
-    ///
-    /// # Safety
-    /// As [`Plan::pack_left`].
-    unsafe fn pack_right(&self, panels: Range<usize>, to: *mut u8) {
-        // SAFETY: the caller's contract.
-        unsafe {
-            match (self.product.right.values, self.right_terms) {
-                (Values::Bf16(values), _) => self.pack_right_terms::<_, 1>(values, panels, to),
-                (Values::F16(values), 1) => self.pack_right_terms::<_, 1>(values, panels, to),
-                (Values::F16(values), _) => self.pack_right_terms::<_, 2>(values, panels, to),
-                (Values::F32(values), 1) => self.pack_right_terms::<_, 1>(values, panels, to),
-                (Values::F32(values), _) => self.pack_right_terms::<_, 3>(values, panels, to),
-            }
-        }
-    }
-
-    /// # Safety
-    /// As [`Plan::pack_left`].
-    unsafe fn pack_right_terms<E: pack::Element, const T: usize>(
-        &self,
-        values: &[E],
-        panels: Range<usize>,
-        to: *mut u8,
-    ) {
-        let Product { cols, depth, .. } = *self.product;
-        let at = values.as_ptr();
-        // SAFETY: the caller's contract, and the contract of the call checked the operand's length.
-        unsafe {
-            match self.product.right.order {
-                Order::Columns => {
-                    let matrix = Matrix { at, stride: depth, side: cols, depth };
-                    pack::along_depth::<E, T>(matrix, Role::Right, panels, to);
-                }
-                Order::Rows => {
-                    let matrix = Matrix { at, stride: cols, side: cols, depth };
-                    pack::across_depth::<E, T>(matrix, Role::Right, panels, to);
-                }
-            }
-        }
-    }
-
-    /// A task of column panels: packs one after the other and multiplies all rows by it.
-    ///
-    /// # Safety
-    /// `left` holds all left panels, packed.
-    unsafe fn columns(&self, cols: Range<usize>, left: *const u8, row_panels: usize) {
-        with_scratch(|scratch| {
-            let right = scratch.right.bytes(self.right_panel + BEYOND);
-            let sums = scratch.partial.floats(row_panels * BLOCK * BLOCK);
-            for col in cols {
-                // SAFETY: the panel is the product's, the scratch holds it; the caller's contract.
-                unsafe {
-                    self.pack_right(col..col + 1, right);
-                    self.strip(0..row_panels, left, col, right, std::ptr::null(), sums);
-                }
-            }
-        });
-    }
-
-    /// A task of row panels: packs them and multiplies them by each right panel of a pass. Rows of an update go through its two
-    /// products on the way, while they are in cache.
-    ///
-    /// # Safety
-    /// `right` holds the panels `pass`, packed, and the update its own.
-    unsafe fn rows(&self, rows: Range<usize>, right: *const u8, pass: Range<usize>, update: Option<RowsUpdate<'_>>) {
-        with_scratch(|scratch| {
-            let left_bytes = rows.len() * self.left_panel;
-            let updated = update.as_ref().map_or(rows.start..rows.start, |update| {
-                rows.start..rows.end.min(update.plans[0].product.panels()[0]).max(rows.start)
+    fn columns_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
+        let left_at = self.down_bytes;
+        scratch::with_shared(left_at + row_panels * self.left_panel, |shared| {
+            let shared = Shared(shared);
+            // SAFETY: the shared memory begins with the panels of the updates.
+            unsafe { self.pack_downs(shared.at(0)) };
+            let packs = row_panels.min(TASKS_PER_THREAD * threads);
+            in_parallel(cpu, threads, packs, |task| {
+                let rows = part(row_panels, packs, task);
+                let left = shared.at(left_at + rows.start * self.left_panel);
+                // SAFETY: the shared memory holds all panels, and each task writes its own.
+                with_scratch(|scratch| unsafe { self.pack_rows(rows, left, shared.at(0), true, scratch) });
             });
-            let between_bytes = update.as_ref().map_or(0, |update| updated.len() * update.plans[1].left_panel);
-            let left = scratch.left.bytes(left_bytes + between_bytes + BEYOND);
-            let between = left.wrapping_add(left_bytes);
-            let sums = scratch.partial.floats(rows.len() * BLOCK * BLOCK);
-            // SAFETY: the panels are the products', the scratch holds them; the caller's contract.
-            unsafe {
-                self.pack_left(rows.clone(), left);
-                if let Some(RowsUpdate { plans: [down, up], down: panels, .. }) = update {
-                    if pass.start == 0 {
-                        for col in 0..down.product.panels()[1] {
-                            let panel = panels.wrapping_add(col * down.right_panel);
-                            down.strip(updated.clone(), left, col, panel, right, sums);
+            let tasks = self.panels.len().min(TASKS_PER_THREAD * threads);
+            in_parallel(cpu, threads, tasks, |task| {
+                with_scratch(|scratch| {
+                    let right = scratch.right.bytes(self.largest_panel);
+                    let sums = Sums::new(scratch, row_panels);
+                    for panel in &self.panels[part(self.panels.len(), tasks, task)] {
+                        let recipe = &self.targets[panel.target];
+                        // SAFETY: the panel is the target's, the scratch holds it; the left panels were packed above.
+                        unsafe {
+                            recipe.pack_right(panel.col..panel.col + 1, right);
+                            let rows = 0..row_panels;
+                            self.strip(
+                                self.sink(panel.target),
+                                recipe,
+                                rows,
+                                shared.at(left_at),
+                                panel.col,
+                                right,
+                                sums,
+                            );
                         }
                     }
-                    up.pack_left(updated.clone(), between);
-                }
-            }
-            for (index, col) in pass.enumerate() {
-                let panel = right.wrapping_add(index * self.right_panel);
-                let next = panel.wrapping_add(self.right_panel);
-                // SAFETY: as above.
-                unsafe {
-                    self.strip(rows.clone(), left, col, panel, next, sums);
-                    if let Some(RowsUpdate { plans: [_, up], up: panels, .. }) = update {
-                        let panel = panels.wrapping_add(index * up.right_panel);
-                        up.strip(updated.clone(), between, col, panel, next, sums);
-                    }
-                }
-            }
+                });
+            });
         });
     }
 
-    /// Row panels `rows` by one column panel, over the whole depth. Whole blocks with `alpha = 1` have their sums in the
+    fn rows_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
+        let per_task = (LEFT_BYTES / self.left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads));
+        let mut first = 0;
+        while first < self.panels.len() {
+            let fits = |panel: &Panel| panel.at - self.panels[first].at < RIGHT_BYTES;
+            let pass = first..first + self.panels[first..].partition_point(fits);
+            let right_at = |index: usize| self.down_bytes + self.panels[index].at - self.panels[first].at;
+            let last = &self.panels[pass.end - 1];
+            let bytes = right_at(pass.end - 1) + self.targets[last.target].right_panel;
+            scratch::with_shared(bytes, |shared| {
+                let shared = Shared(shared);
+                let packs = pass.len().min(2 * TASKS_PER_THREAD * threads);
+                in_parallel(cpu, threads, packs, |task| {
+                    // SAFETY: the shared memory holds the panels of a pass, and each task writes its own.
+                    unsafe {
+                        if task == 0 {
+                            self.pack_downs(shared.at(0));
+                        }
+                        let own = part(pass.len(), packs, task);
+                        let mut index = pass.start + own.start;
+                        while index < pass.start + own.end {
+                            // neighbours of one target together: the lines of its matrix pass once
+                            let Panel { target, col, .. } = self.panels[index];
+                            let rest = &self.panels[index..pass.start + own.end];
+                            let count = rest.iter().take_while(|panel| panel.target == target).count();
+                            self.targets[target].pack_right(col..col + count, shared.at(right_at(index)));
+                            index += count;
+                        }
+                    }
+                });
+                in_parallel(cpu, threads, row_panels.div_ceil(per_task), |task| {
+                    let rows = task * per_task..((task + 1) * per_task).min(row_panels);
+                    with_scratch(|scratch| {
+                        let left = scratch.left.bytes(rows.len() * self.left_panel);
+                        // SAFETY: the scratch holds the panels; the right ones of this pass were packed above.
+                        unsafe { self.pack_rows(rows.clone(), left, shared.at(0), first == 0, scratch) };
+                        let sums = Sums::new(scratch, rows.len());
+                        for index in pass.clone() {
+                            let Panel { target, col, .. } = self.panels[index];
+                            let right = shared.at(right_at(index));
+                            // SAFETY: as above.
+                            unsafe {
+                                self.strip(
+                                    self.sink(target),
+                                    &self.targets[target],
+                                    rows.clone(),
+                                    left,
+                                    col,
+                                    right,
+                                    sums,
+                                );
+                            }
+                        }
+                    });
+                });
+            });
+            first = pass.end;
+        }
+    }
+
+    fn sink(&self, target: usize) -> Sink {
+        let Target { alpha, start, output, .. } = self.call.targets[target];
+        Sink { alpha, start, output }
+    }
+
+    /// Packs the right operands of the updates.
+    ///
+    /// # Safety
+    /// `to` holds them.
+    unsafe fn pack_downs(&self, to: *mut u8) {
+        for (recipe, at) in self.downs.iter().zip(&self.down_at) {
+            // SAFETY: the caller's contract.
+            unsafe { recipe.pack_right(0..recipe.panels(), to.add(*at)) };
+        }
+    }
+
+    /// Packs row panels: what lies in memory, and behind it what is computed from that. The first time, it is.
+    ///
+    /// # Safety
+    /// The panels are the call's; `left` holds them; `downs` are packed.
+    unsafe fn pack_rows(
+        &self,
+        rows: Range<usize>,
+        left: *mut u8,
+        downs: *const u8,
+        first: bool,
+        scratch: &mut Scratch,
+    ) {
+        for (part, at) in self.call.left.iter().zip(&self.parts) {
+            // SAFETY: the caller's contract; the contract of the call checked the operand's length.
+            unsafe { self.pack_part(*part, self.call.rows, rows.clone(), left.add(*at)) };
+        }
+        for (index, down) in self.call.downs.iter().enumerate() {
+            let recipe = &self.downs[index];
+            let panels = downs.wrapping_add(self.down_at[index]);
+            if first {
+                let sums = Sums::new(scratch, rows.len());
+                let output = Output { at: OutputValues::F32(down.between), stride: down.rank };
+                let sink = Sink { alpha: down.alpha, start: Start::Zero, output };
+                for col in 0..recipe.panels() {
+                    let right = panels.wrapping_add(col * recipe.right_panel);
+                    // SAFETY: the caller's contract.
+                    unsafe { self.strip(sink, recipe, rows.clone(), left, col, right, sums) };
+                }
+            }
+            let rows_in = rows.start * BLOCK..(rows.end * BLOCK).min(self.call.rows);
+            let scaled = scratch.partial.floats(rows_in.len() * down.rank);
+            // SAFETY: `between` holds these rows, which this task has written or an earlier call has; the scratch too. Panel 0
+            // of the copy is the task's first.
+            unsafe {
+                for i in 0..rows_in.len() * down.rank {
+                    *scaled.add(i) = down.scale * *down.between.add(rows_in.start * down.rank + i);
+                }
+                let values = LeftValues::F32(scaled);
+                let part = LeftPart { values, stride: down.rank, depth: down.rank, order: Order::Columns };
+                let at = self.parts[self.call.left.len() + index];
+                self.pack_part(part, rows_in.len(), 0..rows.len(), left.add(at));
+            }
+        }
+    }
+
+    /// # Safety
+    /// The part holds `side` rows, the panels are among them, and `to` holds the panels.
+    unsafe fn pack_part(&self, part: LeftPart, side: usize, panels: Range<usize>, to: *mut u8) {
+        let LeftPart { values, stride, depth, order } = part;
+        let bytes = self.left_panel;
+        // SAFETY: the caller's contract.
+        unsafe {
+            match (values, self.left_terms) {
+                (LeftValues::F32(at), 1) => {
+                    pack_lines::<_, 1>(Matrix { at, stride, side, depth }, order, Role::Left, panels, to, bytes);
+                }
+                (LeftValues::F32(at), _) => {
+                    pack_lines::<_, 3>(Matrix { at, stride, side, depth }, order, Role::Left, panels, to, bytes);
+                }
+                (LeftValues::Bf16(at), 1) => {
+                    pack_lines::<_, 1>(Matrix { at, stride, side, depth }, order, Role::Left, panels, to, bytes);
+                }
+                (LeftValues::Bf16(at), _) => {
+                    pack_lines::<_, 3>(Matrix { at, stride, side, depth }, order, Role::Left, panels, to, bytes);
+                }
+            }
+        }
+    }
+
+    /// Row panels `rows` by one column panel, over the whole depth. Whole blocks of f32 with `alpha = 1` have their sums in the
     /// output itself; the others in `sums`, 32 x 32 for each row panel, and the output's last.
     ///
     /// # Safety
-    /// The unit is there; `left` holds the panels `rows`, `right` the panel `col`, both packed, `sums` its blocks. `next` is
-    /// where the panel after this one lies; it need not be valid.
+    /// The unit is there; `left` holds the panels `rows`, `right` the panel `col`, both packed, `sums` its blocks.
+    #[expect(clippy::too_many_arguments, reason = "a panel of rows by a panel of columns, and where the sums go")]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn strip(
         &self,
+        sink: Sink,
+        recipe: &Recipe<'_>,
         rows: Range<usize>,
         left: *const u8,
         col: usize,
         right: *const u8,
-        next: *const u8,
-        sums: *mut f32,
+        sums: Sums,
     ) {
-        let Product { alpha, accumulate, depth, .. } = *self.product;
-        let [all_rows, all_cols] = [self.product.rows, self.product.cols];
-        let width = (all_cols - col * BLOCK).min(BLOCK);
-        let depth_steps = depth.div_ceil(STEP_DEPTH);
-        // the sums start from the output where they are added to it unscaled
-        let from_output = accumulate == Accumulate::Add && alpha == 1.0;
+        let Sink { alpha, start, output: Output { at: output, stride } } = sink;
+        let width = (recipe.cols - col * BLOCK).min(BLOCK);
         // SAFETY: the thread runs a task of the unit.
         unsafe { amx::configure() };
-        let mut ahead = next;
-        let blocks = (0..depth_steps).step_by(self.block_steps);
-        let count = blocks.len() * self.passes.len();
-        let runs = self.passes.iter().flat_map(|pass| blocks.clone().map(move |block| (pass, block)));
-        for (run, (pass, first_step)) in runs.enumerate() {
-            let (first, last) = (run == 0, run + 1 == count);
-            let steps = self.block_steps.min(depth_steps - first_step) * pass.pairs;
-            let right = right.wrapping_add(first_step * self.right_terms * STEP_BYTES);
+        let mut ahead = right.wrapping_add(recipe.right_panel);
+        let blocks: usize = recipe.passes.iter().map(|pass| pass.bounds.len() - 1).sum();
+        let runs = recipe.passes.iter().flat_map(|pass| pass.bounds.windows(2).map(move |block| (pass, block)));
+        let mut finished: Option<Finished> = None;
+        for (run, (pass, block)) in runs.enumerate() {
+            let (first, last) = (run == 0, run + 1 == blocks);
+            let (steps, count) = (pass.steps.as_ptr().wrapping_add(block[0]), block[1] - block[0]);
             for (index, panel) in rows.clone().enumerate() {
-                let height = (all_rows - panel * BLOCK).min(BLOCK);
-                let left = left.wrapping_add(index * self.left_panel + first_step * self.left_terms * STEP_BYTES);
-                let from_zero = first && !from_output;
+                let height = (self.call.rows - panel * BLOCK).min(BLOCK);
+                let left = left.wrapping_add(index * self.left_panel);
+                let place = panel * BLOCK * stride + col * BLOCK;
+                let whole = height == BLOCK && width == BLOCK && alpha == 1.0;
                 // SAFETY: the block's first element is one of the output; a block of sums for each panel of rows; the steps
-                // of the block lie inside the panels, the one after them inside the memory that follows.
+                // lie inside the panels.
                 unsafe {
-                    let output = self.product.output.0.add(panel * BLOCK * all_cols + col * BLOCK);
-                    if height == BLOCK && width == BLOCK && alpha == 1.0 {
-                        let block = Sums { at: output, stride: 4 * all_cols, from_zero };
-                        microkernel::run(pass.steps.as_ptr(), steps, left, right, block, ahead);
+                    if let (OutputValues::F32(output), true) = (output, whole) {
+                        let to = output.add(place);
+                        let from = match start {
+                            Start::Zero if first => (std::ptr::null(), 0),
+                            Start::Matrix(matrix) if first => (matrix.add(place), 4 * stride),
+                            Start::Row(row) if first => (row.add(col * BLOCK), 0),
+                            _ => (to.cast_const(), 4 * stride),
+                        };
+                        microkernel::run_from(steps, count, left, right, from, (to, 4 * stride), ahead);
                     } else {
-                        let at = sums.add(index * BLOCK * BLOCK);
-                        let corner = Corner { output, stride: all_cols, height, width };
-                        if first && from_output {
-                            corner.load(at);
+                        let corner = Corner { stride, height, width };
+                        let so_far = sums.partial(index, blocks);
+                        let here = (so_far.cast_const(), 4 * BLOCK);
+                        let from = match start {
+                            _ if !first => here,
+                            Start::Zero => (std::ptr::null(), 0),
+                            Start::Row(row) => (row.add(col * BLOCK), 0),
+                            // scaled sums are added to the output at the end
+                            Start::Output if alpha != 1.0 => (std::ptr::null(), 0),
+                            Start::Output => {
+                                match output {
+                                    OutputValues::F32(output) => corner.load(output.add(place), so_far),
+                                    OutputValues::Bf16(output) => corner.load(output.add(place), so_far),
+                                }
+                                here
+                            }
+                            Start::Matrix(matrix) => {
+                                corner.load(matrix.add(place), so_far);
+                                here
+                            }
+                        };
+                        let at = if last { sums.finished(index) } else { so_far };
+                        let to = (at, 4 * BLOCK);
+                        match finished.take() {
+                            Some(finished) if count >= ROUNDING_STEPS => {
+                                microkernel::run_and_round(steps, count, left, right, from, to, ahead, finished);
+                            }
+                            before => {
+                                if let Some(before) = before {
+                                    round(&before);
+                                }
+                                microkernel::run_from(steps, count, left, right, from, to, ahead);
+                            }
                         }
-                        let block = Sums { at, stride: 4 * BLOCK, from_zero };
-                        microkernel::run(pass.steps.as_ptr(), steps, left, right, block, ahead);
                         if last {
-                            corner.store(at, alpha, accumulate == Accumulate::Add && alpha != 1.0);
+                            let add = matches!(start, Start::Output) && alpha != 1.0;
+                            match output {
+                                OutputValues::F32(output) => corner.store(at, alpha, add, output.add(place)),
+                                OutputValues::Bf16(output) if whole => {
+                                    finished = Some(Finished { sums: at, to: output.add(place), stride: 2 * stride });
+                                }
+                                OutputValues::Bf16(output) => corner.store_bf16(at, alpha, add, output.add(place)),
+                            }
                         }
                     }
                 }
-                ahead = ahead.wrapping_add(128 * steps);
+                ahead = ahead.wrapping_add(128 * count);
             }
+        }
+        if let Some(finished) = finished {
+            // SAFETY: as above.
+            unsafe { round(&finished) };
         }
     }
 }
 
-/// Up to 32 x 32 elements of the output.
+/// Memory for blocks of sums.
+#[derive(Clone, Copy)]
+struct Sums(*mut f32);
+
+impl Sums {
+    /// For `panels` row panels at a time.
+    fn new(scratch: &mut Scratch, panels: usize) -> Sums {
+        let floats = (panels + 2) * BLOCK * BLOCK;
+        let at = scratch.partial.floats(floats + BLOCK * BLOCK);
+        let misaligned = at.addr() % SUMS_BYTES;
+        Sums(at.wrapping_byte_add(if misaligned == 0 { 0 } else { SUMS_BYTES - misaligned }))
+    }
+
+    /// Where a sum waits from one block of the depth to the next; one place for all where there is only one.
+    fn partial(self, panel: usize, blocks: usize) -> *mut f32 {
+        self.0.wrapping_add((2 + if blocks == 1 { 0 } else { panel }) * BLOCK * BLOCK)
+    }
+
+    /// Where a sum waits to be rounded while the next is made.
+    fn finished(self, panel: usize) -> *mut f32 {
+        self.0.wrapping_add(panel % 2 * BLOCK * BLOCK)
+    }
+}
+
+/// Rounds a block of sums.
+///
+/// # Safety
+/// As [`microkernel::run_and_round`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn round(finished: &Finished) {
+    let corner = Corner { stride: finished.stride / 2, height: BLOCK, width: BLOCK };
+    // SAFETY: the caller's contract.
+    unsafe { corner.store_bf16(finished.sums, 1.0, false, finished.to) }
+}
+
+/// Where the sums of a target go.
+#[derive(Clone, Copy)]
+struct Sink {
+    alpha: f32,
+    start: Start,
+    output: Output,
+}
+
+impl Recipe<'_> {
+    fn panels(&self) -> usize {
+        self.cols.div_ceil(BLOCK)
+    }
+
+    /// Packs right panels.
+    ///
+    /// # Safety
+    /// The panels are the recipe's; `to` holds them.
+    unsafe fn pack_right(&self, panels: Range<usize>, to: *mut u8) {
+        for section in &self.sections {
+            let to = to.wrapping_add(section.right_at);
+            // SAFETY: the caller's contract.
+            unsafe {
+                match (section.right.values, section.terms) {
+                    (Values::Bf16(values), _) => self.pack_section::<_, 1>(section, values, panels.clone(), to),
+                    (Values::F16(values), 1) => self.pack_section::<_, 1>(section, values, panels.clone(), to),
+                    (Values::F16(values), _) => self.pack_section::<_, 2>(section, values, panels.clone(), to),
+                    (Values::F32(values), 1) => self.pack_section::<_, 1>(section, values, panels.clone(), to),
+                    (Values::F32(values), _) => self.pack_section::<_, 3>(section, values, panels.clone(), to),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Recipe::pack_right`].
+    unsafe fn pack_section<E: pack::Element, const T: usize>(
+        &self,
+        section: &PackedSection<'_>,
+        values: &[E],
+        panels: Range<usize>,
+        to: *mut u8,
+    ) {
+        let PackedSection { right: Right { order, .. }, depth, .. } = *section;
+        let stride = if order == Order::Columns { depth } else { self.cols };
+        let matrix = Matrix { at: values.as_ptr(), stride, side: self.cols, depth };
+        // SAFETY: the caller's contract, and the contract of the call checked the operand's length.
+        unsafe { pack_lines::<E, T>(matrix, order, Role::Right, panels, to, self.right_panel) };
+    }
+}
+
+/// # Safety
+/// As [`pack::along_depth`]; the panels begin `bytes` apart.
+unsafe fn pack_lines<E: pack::Element, const T: usize>(
+    matrix: Matrix<E>,
+    order: Order,
+    role: Role,
+    panels: Range<usize>,
+    to: *mut u8,
+    bytes: usize,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match order {
+            Order::Columns => pack::along_depth_apart::<E, T>(matrix, role, panels, to, bytes),
+            Order::Rows => pack::across_depth_apart::<E, T>(matrix, role, panels, to, bytes),
+        }
+    }
+}
+
+/// Runs `task` for each number below `tasks`, on the pool if there is more than one thread for them.
+fn in_parallel(cpu: &Cpu, threads: usize, tasks: usize, task: impl Fn(usize) + Sync + Send) {
+    if threads == 1 {
+        (0..tasks).for_each(task);
+    } else {
+        cpu.parallel(tasks, |_, number| task(number));
+    }
+}
+
+/// Part `index` of `parts` nearly equal ones.
+fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
+    len * index / parts..len * (index + 1) / parts
+}
+
+/// Up to 32 x 32 elements of a matrix.
 #[derive(Clone, Copy)]
 struct Corner {
-    output: *mut f32,
     /// Elements from row to row.
     stride: usize,
     height: usize,
@@ -486,33 +774,32 @@ impl Corner {
     ///
     /// # Safety
     /// Both are valid.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn load(self, sums: *mut f32) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn load<T: Number>(self, from: *const T, sums: *mut f32) {
         for row in 0..self.height {
             for half in 0..2 {
                 // SAFETY: only the columns of the mask are read.
                 unsafe {
-                    let from = self.output.wrapping_add(row * self.stride + 16 * half);
-                    let v = _mm512_maskz_loadu_ps(self.lanes(half), from);
+                    let v = T::load(self.lanes(half), from.wrapping_add(row * self.stride + 16 * half));
                     _mm512_storeu_ps(sums.add(row * BLOCK + 16 * half), v);
                 }
             }
         }
     }
 
-    /// `output (+)= alpha * sums`
+    /// `to (+)= alpha * sums`
     ///
     /// # Safety
     /// Both are valid.
-    #[target_feature(enable = "avx512f")]
-    unsafe fn store(self, sums: *const f32, alpha: f32, add: bool) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn store(self, sums: *const f32, alpha: f32, add: bool, to: *mut f32) {
         let alpha = _mm512_set1_ps(alpha);
         for row in 0..self.height {
             for half in 0..2 {
                 let lanes = self.lanes(half);
                 // SAFETY: only the columns of the mask are read and written.
                 unsafe {
-                    let to = self.output.wrapping_add(row * self.stride + 16 * half);
+                    let to = to.wrapping_add(row * self.stride + 16 * half);
                     let v = _mm512_loadu_ps(sums.add(row * BLOCK + 16 * half));
                     let before = _mm512_maskz_loadu_ps(lanes, to);
                     let v = if add { _mm512_fmadd_ps(alpha, v, before) } else { _mm512_mul_ps(alpha, v) };
@@ -520,5 +807,57 @@ impl Corner {
                 }
             }
         }
+    }
+
+    /// As [`Corner::store`], rounded.
+    ///
+    /// # Safety
+    /// Both are valid.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn store_bf16(self, sums: *const f32, alpha: f32, add: bool, to: *mut bf16) {
+        let scale = _mm512_set1_ps(alpha);
+        let lanes = ((1u64 << self.width) - 1) as __mmask32;
+        for row in 0..self.height {
+            // SAFETY: only the columns of the mask are read and written.
+            unsafe {
+                let to = to.wrapping_add(row * self.stride);
+                let mut low = _mm512_loadu_ps(sums.add(row * BLOCK));
+                let mut high = _mm512_loadu_ps(sums.add(row * BLOCK + 16));
+                if add {
+                    low = _mm512_fmadd_ps(scale, low, bf16::load(self.lanes(0), to));
+                    high = _mm512_fmadd_ps(scale, high, bf16::load(self.lanes(1), to.wrapping_add(16)));
+                } else if alpha != 1.0 {
+                    (low, high) = (_mm512_mul_ps(scale, low), _mm512_mul_ps(scale, high));
+                }
+                let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_mask_storeu_epi16(to.cast(), lanes, rounded);
+            }
+        }
+    }
+}
+
+/// A number format of outputs.
+trait Number: Copy {
+    /// # Safety
+    /// The lanes of the mask are valid.
+    unsafe fn load(lanes: __mmask16, from: *const Self) -> __m512;
+}
+
+impl Number for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn load(lanes: __mmask16, from: *const f32) -> __m512 {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_maskz_loadu_ps(lanes, from) }
+    }
+}
+
+impl Number for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn load(lanes: __mmask16, from: *const bf16) -> __m512 {
+        // SAFETY: the caller's contract.
+        let raw = unsafe { _mm512_castsi512_si256(_mm512_maskz_loadu_epi16(__mmask32::from(lanes), from.cast())) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(raw)))
     }
 }

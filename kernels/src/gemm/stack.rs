@@ -1,0 +1,105 @@
+//! Layers that read the same input, side by side, each with the update of an adapter: the input passes through memory once for
+//! all of them, and the outputs once for the layer and its update.
+
+use super::{check, cpu};
+use crate::{Device, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
+
+/// One layer of a stack, `[n, k]`.
+pub struct Piece<'a> {
+    pub n: usize,
+    /// `[n, k]`
+    pub w: WeightSlice<'a>,
+    /// `[n]`, added in the forward direction
+    pub bias: Option<Slice<'a, f32>>,
+    pub update: Option<LowRank<'a>>,
+}
+
+/// An adapter's update of a layer.
+pub struct LowRank<'a> {
+    pub rank: usize,
+    pub scaling: f32,
+    /// `[rank, k]`
+    pub a: Slice<'a, f32>,
+    /// `[n, rank]`
+    pub b: Slice<'a, f32>,
+    /// `[m, k]`: what it reads instead of the stack's input in the forward direction, e.g. that input after dropout
+    pub x: Option<FloatSlice<'a>>,
+    /// `[m, rank]`, written
+    pub between: SliceMut<'a, f32>,
+}
+
+/// For each piece, in its columns: `y = x · wᵀ + bias + scaling * between · bᵀ`, `between = x · aᵀ`; and `residual` on top.
+pub struct StackForward<'a, 'p> {
+    pub m: usize,
+    pub k: usize,
+    /// `[m, k]`
+    pub x: FloatSlice<'a>,
+    pub pieces: &'p mut [Piece<'a>],
+    /// `[m, Σ n]`, in f32 where there is a residual
+    pub y: FloatSliceMut<'a>,
+    /// `[m, Σ n]`
+    pub residual: Option<Slice<'a, f32>>,
+    pub precision: Precision,
+}
+
+/// `dx = Σ dy · w + between · a`, `between = scaling * dy · b`, over the pieces, each with its columns of `dy`.
+pub struct StackDx<'a, 'p> {
+    pub m: usize,
+    pub k: usize,
+    /// `[m, Σ n]`
+    pub dy: FloatSlice<'a>,
+    pub pieces: &'p mut [Piece<'a>],
+    /// `[m, k]`
+    pub dx: FloatSliceMut<'a>,
+    pub precision: Precision,
+}
+
+impl StackForward<'_, '_> {
+    /// # Errors
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::Format`] for a sum
+    /// with a residual that is not f32; [`crate::KernelError::OutOfMemory`] for scratch.
+    pub fn run(self, device: &Device) -> Result<()> {
+        const KERNEL: &str = "gemm.stack_forward";
+        let n = check_pieces(KERNEL, self.pieces, [self.m, self.k])?;
+        check(KERNEL, "x", self.x.len(), [self.m, self.k])?;
+        check(KERNEL, "y", self.y.len(), [self.m, n])?;
+        if let Some(residual) = self.residual {
+            check(KERNEL, "residual", residual.len(), [self.m, n])?;
+            crate::error::check_dtype(KERNEL, "y", self.y.dtype(), crate::FloatDtype::F32)?;
+        }
+        match device {
+            Device::Cpu(cpu) => cpu::stack_forward(self, device, cpu),
+        }
+    }
+}
+
+impl StackDx<'_, '_> {
+    /// # Errors
+    /// As [`StackForward::run`].
+    pub fn run(self, device: &Device) -> Result<()> {
+        const KERNEL: &str = "gemm.stack_dx";
+        let n = check_pieces(KERNEL, self.pieces, [self.m, self.k])?;
+        check(KERNEL, "dy", self.dy.len(), [self.m, n])?;
+        check(KERNEL, "dx", self.dx.len(), [self.m, self.k])?;
+        match device {
+            Device::Cpu(cpu) => cpu::stack_dx(self, device, cpu),
+        }
+    }
+}
+
+/// Refuses operands of other lengths than the sizes imply, and gives the outputs of all pieces together.
+fn check_pieces(kernel: &'static str, pieces: &[Piece<'_>], [m, k]: [usize; 2]) -> Result<usize> {
+    for Piece { n, w, bias, update } in pieces {
+        check(kernel, "w", w.len(), [*n, k])?;
+        if let Some(bias) = bias {
+            check(kernel, "bias", bias.len(), [*n, 1])?;
+        }
+        if let Some(LowRank { rank, a, b, x, between, .. }) = update {
+            check(kernel, "x of the update", x.map_or(m.saturating_mul(k), |x| x.len()), [m, k])?;
+            check(kernel, "a", a.len(), [*rank, k])?;
+            check(kernel, "b", b.len(), [*n, *rank])?;
+            check(kernel, "between", between.len(), [m, *rank])?;
+        }
+    }
+    Ok(pieces.iter().map(|piece| piece.n).sum())
+}
