@@ -269,7 +269,7 @@ impl Run {
         let difference = 2.0 * f64::from(scale) * (head_dim as f64).sqrt() * largest(v);
         let group = (self.shape.geometry.group() as f64).sqrt();
         let sums = match output {
-            // the polynomial of the exponential function is good to 2.4e-6
+            // of scores up to some tens, made of products that the unit adds in its own order
             "lse" => return 4e-6,
             "o" => largest(v),
             "dv" => group * largest(d_o),

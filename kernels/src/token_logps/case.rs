@@ -5,7 +5,7 @@ use super::{Backward, Extras, Forward, IGNORE, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::device::WeightDtype;
 use crate::real::{Real, widen};
-use crate::{Buffer, Device, Precision, Result, WeightSlice};
+use crate::{Buffer, Device, FloatBuffer, FloatDtype, Precision, Result, WeightSlice};
 use half::{bf16, f16};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,10 @@ struct Shape {
     cap: Option<f32>,
     /// Every n-th row is [`IGNORE`].
     ignore_every: Option<usize>,
+    /// Whether the forward pass gives its side outputs too.
+    extras: bool,
+    /// Format of the hidden states.
+    floats: FloatDtype,
 }
 
 pub fn cases() -> Vec<Case> {
@@ -37,13 +41,18 @@ pub fn cases() -> Vec<Case> {
         precision: Precision::F32,
         cap: None,
         ignore_every: None,
+        extras: true,
+        floats: FloatDtype::F32,
     };
+    let in_bf16 = Shape { precision: Precision::Bf16, extras: false, floats: FloatDtype::Bf16, ..smollm2 };
     let mut cases = Vec::new();
     for direction in [Direction::Forward, Direction::Backward] {
         for rows in [512, 1024] {
             cases.push(Shape { direction, rows, ..smollm2 }.case(true));
         }
-        cases.push(Shape { direction, precision: Precision::Bf16, ..smollm2 }.case(true));
+        for rows in [512, 1024] {
+            cases.push(Shape { direction, rows, ..in_bf16 }.case(true));
+        }
         let odd = Shape { direction, cap: Some(3.0), ignore_every: Some(3), ..smollm2 };
         for [rows, hidden_size, vocab_size] in
             [[1, 1, 1], [1, 16, 5], [2, 31, 511], [7, 8, 512], [17, 33, 1025], [40, 7, 2100], [16, 64, 3000]]
@@ -53,6 +62,11 @@ pub fn cases() -> Vec<Case> {
             cases.push(Shape { cap: None, ignore_every: None, ..odd }.case(false));
             cases.push(Shape { weights: WeightDtype::F32, ..odd }.case(false));
             cases.push(Shape { weights: WeightDtype::F16, precision: Precision::Bf16, ..odd }.case(false));
+            let in_bf16 = Shape { direction, rows, hidden_size, vocab_size, ..in_bf16 };
+            cases.push(in_bf16.case(false));
+            cases.push(Shape { cap: Some(3.0), ignore_every: Some(3), ..in_bf16 }.case(false));
+            let weights = WeightDtype::F32;
+            cases.push(Shape { weights, extras: true, floats: FloatDtype::F32, ..in_bf16 }.case(false));
         }
     }
     cases
@@ -68,6 +82,7 @@ impl Shape {
         };
         let product = if self.precision == Precision::Bf16 { ", products of bf16" } else { "" };
         let cap = self.cap.map_or(String::new(), |cap| format!(", soft-cap {cap}"));
+        let floats = if self.floats == FloatDtype::Bf16 { " of bf16" } else { "" };
         // forward: the logits; backward: the logits again and their product with the weights
         let (kernel, products, tensors) = match self.direction {
             Direction::Forward => ("token_logps.forward", 1, 1),
@@ -75,10 +90,10 @@ impl Shape {
         };
         Case {
             kernel,
-            shape: format!("rows {rows} hidden {hidden_size} vocab {vocab_size} {dtype}{product}{cap}"),
+            shape: format!("rows {rows} hidden {hidden_size} vocab {vocab_size} {dtype}{floats}{product}{cap}"),
             flops: 2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64,
             // the weights once, the hidden states and their gradient
-            bytes: (element * vocab_size * hidden_size + 4 * tensors * rows * hidden_size) as f64,
+            bytes: (element * vocab_size * hidden_size + self.floats.bytes() * tensors * rows * hidden_size) as f64,
             precision: Some(self.precision),
             timed,
             prepare: Box::new(move |device| Ok(Box::new(Run::new(self, timed, device)?))),
@@ -111,7 +126,7 @@ struct Run {
     /// As the kernel reads them: rounded to their format.
     weights: Vec<f32>,
     target_ids: Vec<u32>,
-    hidden_states: Buffer<f32>,
+    hidden_states: FloatBuffer,
     lm_head: Head,
     targets: Buffer<u32>,
     d_logps: Buffer<f32>,
@@ -121,14 +136,23 @@ struct Run {
     entropy: Buffer<f32>,
     target_is_argmax: Buffer<f32>,
     lse_of_twice: Buffer<f32>,
-    d_hidden: Buffer<f32>,
+    d_hidden: FloatBuffer,
 }
 
 impl Run {
     fn new(shape: Shape, timed: bool, device: &Device) -> Result<Run> {
         let Shape { rows, hidden_size, vocab_size, .. } = shape;
         let mut inputs = Inputs::of(&[rows, hidden_size, vocab_size]);
-        let hidden = inputs.normal(rows * hidden_size, 1.0);
+        let mut hidden = inputs.normal(rows * hidden_size, 1.0);
+        if shape.floats == FloatDtype::Bf16 {
+            hidden.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+        }
+        let float = |values: &[f32]| {
+            let wide = device.upload("case", values)?;
+            let mut buffer = device.alloc_float("case", shape.floats, values.len())?;
+            device.copy_float(wide.view().into(), buffer.view_mut());
+            Ok(buffer)
+        };
         // logits of a spread of 3: some tokens are likely, most are not
         let scale = 3.0 / (hidden_size as f32).sqrt();
         let size = vocab_size * hidden_size;
@@ -155,7 +179,7 @@ impl Run {
             shape,
             compared: if timed { (0..rows).step_by(rows / 8).collect() } else { (0..rows).collect() },
             device: device.clone(),
-            hidden_states: device.upload("case", &hidden)?,
+            hidden_states: float(&hidden)?,
             targets: device.upload("case", &target_ids)?,
             d_logps: device.upload("case", &inputs.normal(rows, 1.0))?,
             logps: unset(rows)?,
@@ -163,7 +187,7 @@ impl Run {
             entropy: unset(rows)?,
             target_is_argmax: unset(rows)?,
             lse_of_twice: unset(rows)?,
-            d_hidden: unset(rows * hidden_size)?,
+            d_hidden: float(&vec![f32::NAN; rows * hidden_size])?,
             hidden,
             weights,
             target_ids,
@@ -180,14 +204,14 @@ impl Run {
             rows: self.shape.rows,
             hidden_size: self.shape.hidden_size,
             vocab_size: self.shape.vocab_size,
-            hidden_states: self.hidden_states.view().into(),
+            hidden_states: self.hidden_states.view(),
             lm_head: self.lm_head.view(),
             targets: self.targets.view(),
             final_logit_softcapping: self.shape.cap,
             precision: self.shape.precision,
             logps: self.logps.view_mut(),
             lse: self.lse.view_mut(),
-            extras: Some(Extras {
+            extras: self.shape.extras.then(|| Extras {
                 entropy: self.entropy.view_mut(),
                 target_is_argmax: self.target_is_argmax.view_mut(),
                 lse_of_twice: self.lse_of_twice.view_mut(),
@@ -235,14 +259,14 @@ impl Prepared for Run {
                 rows: self.shape.rows,
                 hidden_size: self.shape.hidden_size,
                 vocab_size: self.shape.vocab_size,
-                hidden_states: self.hidden_states.view().into(),
+                hidden_states: self.hidden_states.view(),
                 lm_head: self.lm_head.view(),
                 targets: self.targets.view(),
                 final_logit_softcapping: self.shape.cap,
                 precision: self.shape.precision,
                 lse: self.lse.view(),
                 d_logps: self.d_logps.view(),
-                d_hidden: self.d_hidden.view_mut().into(),
+                d_hidden: self.d_hidden.view_mut(),
             }
             .run(&self.device),
         }
@@ -264,9 +288,14 @@ impl Prepared for Run {
                 let lse = f64::from(f32::EPSILON) * 3.0 + logit;
                 // dH = -Σ p (log p + H) δ for errors δ of the logits, and the sum of p |log p + H| is at most 2 H
                 let entropy = 2.0 * exact.entropy.iter().fold(0.0f64, |max, &x| max.max(x)) * lse;
-                vec![
+                let outputs = vec![
                     compare("logps", &self.logps, &exact.logps, &naive.logps, lse + logit),
                     compare("lse", &self.lse, &exact.lse, &naive.lse, lse),
+                ];
+                if !self.shape.extras {
+                    return outputs;
+                }
+                let extras = vec![
                     compare("entropy", &self.entropy, &exact.entropy, &naive.entropy, entropy),
                     compare("lse_of_twice", &self.lse_of_twice, &exact.lse_of_twice, &naive.lse_of_twice, 2.0 * lse),
                     // yes or no; the random logits hold no two that differ by rounding alone
@@ -276,11 +305,17 @@ impl Prepared for Run {
                         &exact.target_is_argmax,
                         0.0,
                     ),
-                ]
+                ];
+                [outputs, extras].concat()
             }
             Direction::Backward => {
                 let got = self.part(&self.d_hidden.download(), self.shape.hidden_size);
                 let mut comparison = Comparison::with_naive("d_hidden", &got, &exact_d, &naive_d);
+                if self.shape.floats == FloatDtype::Bf16 {
+                    // half a unit in the last of its eight places
+                    let largest = exact_d.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+                    comparison.bound += largest / 256.0;
+                }
                 if self.shape.precision == Precision::Bf16 {
                     // The product rounds each logit's gradient by 2^-9 of itself, and those of a row add up to at most
                     // 2 |d_logp| without their signs: Σ p, and 1 at the target.

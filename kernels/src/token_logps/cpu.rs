@@ -3,11 +3,15 @@
 //! A tile of logits is `[rows, VOCAB_TILE]`. Its columns are walked in the same order whatever the rows beside it, so the bits
 //! of a row do not depend on its neighbours, nor on the number of threads.
 
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
 use super::{Backward, Forward, IGNORE};
+use crate::cpu::Isa;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
 use crate::gemm::{self, Accumulate};
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, Precision, Result, Slice, SliceMut};
 
 /// Tokens of a tile: with 1024 rows it is 2 MiB, which the second-level caches of two cores hold until the softmax reads it.
 /// Twice as many were 5 % slower.
@@ -70,6 +74,10 @@ impl Running {
 }
 
 pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    if call.precision == Precision::Bf16 && cpu.isa() == Isa::Amx && call.extras.is_none() {
+        return tiles::forward(device, cpu, call);
+    }
     let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
     let (Slice::Cpu(targets), SliceMut::Cpu(logps), SliceMut::Cpu(lse)) = (call.targets, call.logps, call.lse);
     let mut extras = call.extras.map(|extras| {
@@ -130,6 +138,10 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
 }
 
 pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
+    #[cfg(target_arch = "x86_64")]
+    if call.precision == Precision::Bf16 && cpu.isa() == Isa::Amx {
+        return tiles::backward(device, cpu, call);
+    }
     let Backward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
     let (Slice::Cpu(targets), Slice::Cpu(lse), Slice::Cpu(d_logps)) = (call.targets, call.lse, call.d_logps);
     let wide = cpu.widened(device, hidden_states)?;

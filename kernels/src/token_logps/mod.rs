@@ -10,8 +10,8 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::error::check_len;
-use crate::{Device, KernelError, Precision, Result, Slice, SliceMut, WeightSlice};
+use crate::error::{check_dtype, check_len};
+use crate::{Device, FloatSlice, FloatSliceMut, KernelError, Precision, Result, Slice, SliceMut, WeightSlice};
 
 /// A target that is not scored: its log-prob is exactly 0 and it has no gradient.
 pub const IGNORE: u32 = u32::MAX;
@@ -22,7 +22,7 @@ pub struct Forward<'a> {
     pub hidden_size: usize,
     pub vocab_size: usize,
     /// `[rows, hidden_size]`, after the final norm
-    pub hidden_states: crate::FloatSlice<'a>,
+    pub hidden_states: FloatSlice<'a>,
     /// `[vocab_size, hidden_size]`
     pub lm_head: WeightSlice<'a>,
     /// `[rows]` token ids, or [`IGNORE`]
@@ -54,7 +54,7 @@ pub struct Backward<'a> {
     pub hidden_size: usize,
     pub vocab_size: usize,
     /// As in [`Forward`].
-    pub hidden_states: crate::FloatSlice<'a>,
+    pub hidden_states: FloatSlice<'a>,
     pub lm_head: WeightSlice<'a>,
     pub targets: Slice<'a, u32>,
     pub final_logit_softcapping: Option<f32>,
@@ -62,8 +62,8 @@ pub struct Backward<'a> {
     pub lse: Slice<'a, f32>,
     /// `[rows]`
     pub d_logps: Slice<'a, f32>,
-    /// `[rows, hidden_size]`; set, not added to
-    pub d_hidden: crate::FloatSliceMut<'a>,
+    /// `[rows, hidden_size]`, like `hidden_states`; set, not added to
+    pub d_hidden: FloatSliceMut<'a>,
 }
 
 impl Forward<'_> {
@@ -96,6 +96,7 @@ impl Backward<'_> {
         check_len(KERNEL, "lse", self.lse.len(), self.rows)?;
         check_len(KERNEL, "d_logps", self.d_logps.len(), self.rows)?;
         check_len(KERNEL, "d_hidden", self.d_hidden.len(), self.hidden_states.len())?;
+        check_dtype(KERNEL, "d_hidden", self.d_hidden.dtype(), self.hidden_states.dtype())?;
         check_targets(KERNEL, self.rows, self.vocab_size, self.targets)?;
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
@@ -108,7 +109,7 @@ fn check_head(
     rows: usize,
     hidden_size: usize,
     vocab_size: usize,
-    hidden_states: crate::FloatSlice<'_>,
+    hidden_states: FloatSlice<'_>,
     lm_head: WeightSlice<'_>,
 ) -> Result<()> {
     for (argument, got) in [("hidden_size", hidden_size), ("vocab_size", vocab_size)] {

@@ -3,3 +3,4 @@
 pub(crate) mod amx;
 pub(crate) mod microkernel;
 pub(crate) mod pack;
+pub(crate) mod vector;

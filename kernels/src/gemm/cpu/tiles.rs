@@ -32,7 +32,7 @@ use std::ops::Range;
 /// Largest depth of a block, in steps: a right panel of 20 steps is 40 KiB of a first-level cache of 48.
 const STEPS_PER_BLOCK: usize = 20;
 /// Bytes of a task's left operand: they stay in a second-level cache of 2 MiB beside the panels that pass.
-const LEFT_BYTES: usize = 1200 << 10;
+const LEFT_BYTES: usize = 600 << 10;
 /// Bytes of the right operand that are packed at a time.
 const RIGHT_BYTES: usize = 32 << 20;
 /// A matrix with a side of at most this many is narrow: at 64 x 64 to 64 x 192 the vectors are as fast as three terms or faster,

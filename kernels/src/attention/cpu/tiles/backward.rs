@@ -4,7 +4,7 @@
 //! sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`) as they come, and interleaved by pairs of keys the right operand of the sum
 //! over keys, `dqᵀ = kᵀ·duᵀ`.
 
-use super::{ACROSS_PANEL, Form, Head, PackedTiles, consecutive, exp, gather, lanes, rounded};
+use super::{ACROSS_PANEL, Form, Head, PackedTiles, consecutive, gather};
 use crate::attention::cpu::backward::{HeadBlocks, Known, Pair, Sums, Tree, deltas, trees};
 use crate::attention::cpu::blocks::{BLOCK, Blocks, Source};
 use crate::attention::cpu::uncovered;
@@ -14,6 +14,7 @@ use crate::cpu::tasks::Disjoint;
 use crate::cpu::tiles::amx;
 use crate::cpu::tiles::microkernel::{self, STEP_BYTES, STEP_DEPTH, Step};
 use crate::cpu::tiles::pack::{Role, interleaved, transposed};
+use crate::cpu::tiles::vector::{exp, lanes, rounded};
 use crate::device::Cpu;
 use crate::{Device, Result};
 use half::bf16;

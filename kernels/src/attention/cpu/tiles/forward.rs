@@ -1,7 +1,7 @@
 //! Forward: one task per run of 32 query positions and key-value head. All scores of the run are made first, so that a row's
 //! maximum is known before its weights are; then the weights, rounded, pass over the values.
 
-use super::{ACROSS_PANEL, Form, Head, PackedTiles, exp, lanes, rounded};
+use super::{ACROSS_PANEL, Form, Head, PackedTiles};
 use crate::attention::cpu::blocks::{BLOCK, Blocks, Source};
 use crate::attention::cpu::forward::jobs;
 use crate::attention::cpu::{heaviest_first, uncovered};
@@ -12,6 +12,7 @@ use crate::cpu::tasks::Disjoint;
 use crate::cpu::tiles::amx;
 use crate::cpu::tiles::microkernel::{self, BLOCK as ROWS, STEP_BYTES, STEP_DEPTH, Step, Sums};
 use crate::cpu::tiles::pack::{self, Matrix, Role};
+use crate::cpu::tiles::vector::{exp, lanes, rounded};
 use crate::device::Cpu;
 use crate::{Device, Result};
 use half::bf16;
