@@ -79,11 +79,11 @@ impl Team {
         let mut seen = u64::MAX;
         loop {
             let since = Instant::now();
-            let mut looks = 0;
+            let mut looks = 0u32;
             while !self.join(&mut seen) {
                 std::hint::spin_loop();
                 looks += 1;
-                if looks % LOOKS == 0 {
+                if looks.is_multiple_of(LOOKS) {
                     if since.elapsed() > PATIENCE {
                         self.waiting.fetch_sub(1, Ordering::SeqCst);
                         return;
@@ -154,7 +154,7 @@ impl Team {
         while self.state.load(Ordering::Acquire) & INSIDE != 0 {
             std::hint::spin_loop();
             looks += 1;
-            if looks % LOOKS == 0 {
+            if looks.is_multiple_of(LOOKS) {
                 std::thread::yield_now();
             }
         }

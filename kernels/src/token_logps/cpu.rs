@@ -87,7 +87,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
     });
     let with_extras = extras.is_some();
     let wide = cpu.widened(device, hidden_states)?;
-    let hidden_states = Slice::Cpu(&*wide);
+    let hidden_states = Slice::Cpu(&wide);
     let mut running = vec![Running::EMPTY; rows];
     let mut tile = device.alloc("token_logps.tile", rows.min(ROW_TILE) * vocab_size.min(VOCAB_TILE))?;
     device.install(|| {
@@ -145,7 +145,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     let Backward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
     let (Slice::Cpu(targets), Slice::Cpu(lse), Slice::Cpu(d_logps)) = (call.targets, call.lse, call.d_logps);
     let wide = cpu.widened(device, hidden_states)?;
-    let hidden_states = Slice::Cpu(&*wide);
+    let hidden_states = Slice::Cpu(&wide);
     cpu.in_f32(device, call.d_hidden, false, |d_hidden| {
         let mut d_hidden = SliceMut::Cpu(d_hidden);
         let mut tile = device.alloc("token_logps.tile", rows.min(ROW_TILE) * vocab_size.min(VOCAB_TILE))?;

@@ -15,19 +15,28 @@ fn agrees_with_the_reference() {
     check_all(&cases);
 }
 
+const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
 const HIDDEN: usize = 24;
 /// Some tiles, and not a whole number of vectors.
 const VOCAB: usize = 4 * 512 + 77;
 
-/// The bits of everything that a forward and a backward call give back: per row `[logps, lse, extras, d_hidden]`.
-fn score(device: &Device, hidden: &[f32], lm_head: &[bf16], targets: &[u32], d_logps: &[f32]) -> Result<Vec<Vec<u32>>> {
+/// The bits of everything that a forward and a backward call give back: per row `[logps, lse, extras, d_hidden]`; in bf16 without
+/// the side outputs, which the matrix unit leaves to the vectors.
+fn score(
+    precision: Precision,
+    device: &Device,
+    hidden: &[f32],
+    lm_head: &[bf16],
+    targets: &[u32],
+    d_logps: &[f32],
+) -> Result<Vec<Vec<u32>>> {
     let rows = targets.len();
     let hidden_states = device.upload("test", hidden)?;
     let (lm_head, targets) = (device.upload("test", lm_head)?, device.upload("test", targets)?);
     let d_logps = device.upload("test", d_logps)?;
     let mut outputs = Vec::new();
     for _ in 0..5 {
-        outputs.push(device.upload("test", &vec![f32::NAN; rows])?);
+        outputs.push(device.upload("test", &vec![if precision == Precision::F32 { f32::NAN } else { 0.0 }; rows])?);
     }
     let mut d_hidden = device.upload("test", &vec![f32::NAN; rows * HIDDEN])?;
     let [logps, lse, entropy, target_is_argmax, lse_of_twice] = &mut outputs[..] else {
@@ -41,10 +50,10 @@ fn score(device: &Device, hidden: &[f32], lm_head: &[bf16], targets: &[u32], d_l
         lm_head: crate::WeightSlice::Bf16(lm_head.view()),
         targets: targets.view(),
         final_logit_softcapping: Some(5.0),
-        precision: Precision::F32,
+        precision,
         logps: logps.view_mut(),
         lse: lse.view_mut(),
-        extras: Some(Extras {
+        extras: (precision == Precision::F32).then(|| Extras {
             entropy: entropy.view_mut(),
             target_is_argmax: target_is_argmax.view_mut(),
             lse_of_twice: lse_of_twice.view_mut(),
@@ -59,7 +68,7 @@ fn score(device: &Device, hidden: &[f32], lm_head: &[bf16], targets: &[u32], d_l
         lm_head: crate::WeightSlice::Bf16(lm_head.view()),
         targets: targets.view(),
         final_logit_softcapping: Some(5.0),
-        precision: Precision::F32,
+        precision,
         lse: lse.view(),
         d_logps: d_logps.view(),
         d_hidden: d_hidden.view_mut().into(),
@@ -79,18 +88,19 @@ fn a_row_has_the_same_bits_alone_in_a_batch_and_on_any_number_of_threads() {
     let targets: Vec<u32> =
         (0..rows).map(|row| if row % 9 == 4 { IGNORE } else { inputs.below(VOCAB) as u32 }).collect();
     let d_logps = inputs.normal(rows, 1.0);
-    for isa in Isa::available() {
+    for (isa, precision) in Isa::available().into_iter().flat_map(|isa| BOTH.map(|precision| (isa, precision))) {
         let device = Device::cpu_with(Some(2), isa).unwrap();
-        let batch = score(&device, &hidden, &lm_head, &targets, &d_logps).unwrap();
+        let batch = score(precision, &device, &hidden, &lm_head, &targets, &d_logps).unwrap();
         for threads in [1, 3] {
             let device = Device::cpu_with(Some(threads), isa).unwrap();
-            assert_eq!(score(&device, &hidden, &lm_head, &targets, &d_logps).unwrap(), batch, "{threads} threads");
+            let again = score(precision, &device, &hidden, &lm_head, &targets, &d_logps).unwrap();
+            assert_eq!(again, batch, "{threads} threads in {precision:?}");
         }
         for row in [0, 1, 4, 37, 69] {
             let one = row..row + 1;
             let hidden = &hidden[row * HIDDEN..(row + 1) * HIDDEN];
-            let alone = score(&device, hidden, &lm_head, &targets[one.clone()], &d_logps[one]).unwrap();
-            assert_eq!(alone[0], batch[row], "row {row} on {}", device.describe());
+            let alone = score(precision, &device, hidden, &lm_head, &targets[one.clone()], &d_logps[one]).unwrap();
+            assert_eq!(alone[0], batch[row], "row {row} in {precision:?} on {}", device.describe());
         }
     }
 }
@@ -98,13 +108,14 @@ fn a_row_has_the_same_bits_alone_in_a_batch_and_on_any_number_of_threads() {
 /// Zero to the bit, whatever the row holds.
 #[test]
 fn an_ignored_row_is_zero() {
-    for isa in Isa::available() {
+    for (isa, precision) in Isa::available().into_iter().flat_map(|isa| BOTH.map(|precision| (isa, precision))) {
         let device = Device::cpu_with(Some(2), isa).unwrap();
         let mut inputs = Inputs::of(&[3, HIDDEN]);
         let mut hidden = inputs.normal(3 * HIDDEN, 1.0);
         hidden[HIDDEN..2 * HIDDEN].fill(f32::NAN);
         let lm_head = inputs.normal_bf16(VOCAB * HIDDEN, 0.5);
-        let rows = score(&device, &hidden, &lm_head, &[7, IGNORE, 2100], &[1.0, f32::NAN, -1.0]).unwrap();
+        let (targets, d_logps) = ([7, IGNORE, 2100], [1.0, f32::NAN, -1.0]);
+        let rows = score(precision, &device, &hidden, &lm_head, &targets, &d_logps).unwrap();
         assert!(rows[1].iter().all(|&bits| bits == 0), "{:?}", rows[1]);
         assert!(rows[0].iter().chain(&rows[2]).all(|&bits| f32::from_bits(bits).is_finite()));
     }
@@ -194,7 +205,7 @@ fn wrong_arguments_are_refused_by_name() {
     let device = Device::cpu(Some(1)).unwrap();
     let (hidden, lm_head) = (vec![0.5; 2 * HIDDEN], vec![bf16::ONE; VOCAB * HIDDEN]);
     let error = |hidden: &[f32], lm_head: &[bf16], targets: &[u32], d_logps: &[f32]| {
-        score(&device, hidden, lm_head, targets, d_logps).unwrap_err()
+        score(Precision::F32, &device, hidden, lm_head, targets, d_logps).unwrap_err()
     };
     let (kernel, vocab_size) = ("token_logps.forward", VOCAB);
     assert_eq!(
