@@ -2,15 +2,12 @@
 //! two large arrays.
 
 use align_kernels::cpu::Isa;
-use align_kernels::cpu::simd::{Simd, VectorTask};
 use align_kernels::{Device, Precision};
 use std::hint::black_box;
 use std::time::Instant;
 
 /// Larger than the caches of one core, and together with its copy larger than most shared ones.
 const COPY_FLOATS: usize = 32 << 20;
-/// About a millisecond.
-const FMA_ROUNDS: usize = 200_000;
 
 /// Both ceilings, measurable again and again.
 pub struct Ceiling {
@@ -31,11 +28,14 @@ impl Ceiling {
     pub fn flops(&self, precision: Option<Precision>) -> f64 {
         self.on_all_threads(|_| {
             let start = Instant::now();
-            let flops = match precision.and_then(|precision| Some((precision, self.isa.bf16_burst()?))) {
-                Some((Precision::Bf16, flops)) => flops,
-                Some((Precision::F32, flops)) => flops / 3.0,
-                None => self.isa.dispatch(MultiplyAdd),
+            let on_unit = match precision {
+                Some(Precision::Bf16) => self.isa.bf16_burst(),
+                Some(Precision::F32) => {
+                    self.isa.bf16_terms_of_f32().and_then(|terms| Some(self.isa.bf16_burst()? / terms as f64))
+                }
+                None => None,
             };
+            let flops = on_unit.unwrap_or_else(|| self.isa.fma_burst());
             flops / start.elapsed().as_secs_f64()
         })
     }
@@ -58,39 +58,5 @@ impl Ceiling {
             let threads: Vec<_> = (0..self.threads).map(|index| scope.spawn(move || rate(index))).collect();
             threads.into_iter().map(|thread| thread.join().expect("the loop does not panic")).sum()
         })
-    }
-}
-
-/// Independent chains of multiply-adds that fill the registers and touch no memory. Gives the operations done.
-struct MultiplyAdd;
-
-impl VectorTask for MultiplyAdd {
-    type Output = f64;
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) -> f64 {
-        // Latency 4, two a cycle: eight chains or more keep the units busy, if they fit into the registers.
-        // SAFETY: `dispatch` made sure of the instruction set.
-        unsafe { if S::REGISTERS > 10 { chains::<S, 10>() } else { chains::<S, 5>() } }
-    }
-}
-
-#[inline(always)]
-unsafe fn chains<S: Simd, const N: usize>() -> f64 {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let (factor, term) = (S::splat(black_box(0.999)), S::splat(black_box(0.37)));
-        let mut sums = [S::splat(black_box(1.3)); N];
-        for (i, sum) in sums.iter_mut().enumerate() {
-            *sum = S::splat(1.0 + i as f32 * black_box(0.01));
-        }
-        for _ in 0..FMA_ROUNDS {
-            for sum in &mut sums {
-                *sum = S::fma(*sum, factor, term);
-            }
-        }
-        for sum in sums {
-            black_box(S::reduce_add(sum));
-        }
-        (2 * N * S::LANES * FMA_ROUNDS) as f64
     }
 }

@@ -1,5 +1,7 @@
 //! Instruction sets, detected at run time.
 
+#[cfg(target_arch = "x86_64")]
+use super::tiles::microkernel::Unit;
 use crate::{KernelError, Result};
 
 /// An instruction set that the kernels have code for. Outside this crate the values come from [`Isa::available`] and
@@ -16,6 +18,10 @@ pub enum Isa {
     #[cfg(target_arch = "x86_64")]
     #[non_exhaustive]
     Avx512,
+    /// x86-64 with AVX-512 as above and its dot products of bf16: vectors of 16 lanes, matrix products of bf16 in those.
+    #[cfg(target_arch = "x86_64")]
+    #[non_exhaustive]
+    Avx512Bf16,
     /// x86-64 with AVX-512 as above, its bf16 conversions, and AMX: vectors of 16 lanes, matrix products in tiles of bf16.
     #[cfg(target_arch = "x86_64")]
     #[non_exhaustive]
@@ -40,8 +46,14 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl")
             {
                 found.push(Isa::Avx512);
-                if is_x86_feature_detected!("avx512bf16") && super::tiles::amx::available() {
-                    found.push(Isa::Amx);
+                if is_x86_feature_detected!("avx512bf16") {
+                    // some processors have these products at half the speed of f32: there they are for tests
+                    // SAFETY: just found.
+                    let faster = unsafe { super::burst::dot_products_are_faster() };
+                    found.insert(found.len() - usize::from(!faster), Isa::Avx512Bf16);
+                    if super::tiles::amx::available() {
+                        found.push(Isa::Amx);
+                    }
                 }
             }
         }
@@ -72,6 +84,8 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "x86_64")]
             Isa::Amx => "amx",
         }
     }
@@ -80,18 +94,26 @@ impl Isa {
     pub fn has_bf16_unit(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => true,
+            Isa::Avx512Bf16 | Isa::Amx => true,
             _ => false,
         }
     }
 
-    /// For benches: runs the matrix unit at its limit for about a millisecond, on this thread, and gives the floating-point
-    /// operations that it did. `None` without such a unit.
-    pub fn bf16_burst(self) -> Option<f64> {
+    /// What multiplies bf16, if this instruction set has a unit for it.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn unit(self) -> Option<Unit> {
         match self {
-            // SAFETY: `available` found the unit; no other way makes this value.
+            Isa::Avx512Bf16 => Some(Unit::Dot),
+            Isa::Amx => Some(Unit::Amx),
+            Isa::Portable | Isa::Avx2 | Isa::Avx512 => None,
+        }
+    }
+
+    /// Terms of bf16 that a product in f32 with bf16 weights takes on the unit, or `None` where it is made of multiply-adds.
+    pub fn bf16_terms_of_f32(self) -> Option<usize> {
+        match self {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => Some(unsafe { super::tiles::amx::burst() }),
+            Isa::Amx => Some(3),
             _ => None,
         }
     }

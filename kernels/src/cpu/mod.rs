@@ -1,6 +1,7 @@
 //! What the processor can do: instruction sets found at run time, and vector code written once for all of them.
 
 pub(crate) mod blocks;
+mod burst;
 pub(crate) mod convert;
 mod isa;
 pub mod simd;

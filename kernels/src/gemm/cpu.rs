@@ -22,7 +22,7 @@ use crate::cpu::blocks::rows_per_block;
 use crate::cpu::convert::Widened;
 use crate::cpu::simd::{Simd, VectorTask};
 #[cfg(target_arch = "x86_64")]
-use crate::cpu::tiles::microkernel::BLOCK;
+use crate::cpu::tiles::microkernel::{BLOCK, Unit};
 use crate::device::Cpu;
 use crate::{Columns, Device, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
 use block::Block;
@@ -45,9 +45,9 @@ const PARALLEL_WORK: usize = 1 << 20;
 pub(super) fn forward(call: Forward<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let Forward { m, n, k, alpha, x, w, y, accumulate, precision } = call;
     #[cfg(target_arch = "x86_64")]
-    if tiles::fits(cpu, precision, [n, k]) {
+    if let Some(unit) = tiles::unit(cpu, precision, [[n, k]]) {
         let right = Right { values: Values::of(w), order: Order::Columns };
-        on_tiles([m, n, k], left_rows(x, k), right, alpha, accumulate, precision, y, cpu);
+        on_tiles(unit, [m, n, k], left_rows(x, k), right, alpha, accumulate, precision, y, cpu);
         return Ok(());
     }
     let x = cpu.widened(device, x)?;
@@ -63,10 +63,10 @@ pub(super) fn dx(call: Dx<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let Dx { m, n, k, alpha, dy, w, dx, accumulate, precision } = call;
     let right = Right { values: Values::of(w), order: Order::Rows };
     #[cfg(target_arch = "x86_64")]
-    if tiles::fits(cpu, precision, [n, k]) {
+    if let Some(unit) = tiles::unit(cpu, precision, [[n, k]]) {
         let mut left = left_rows(dy.values, n);
         (left.values, left.stride) = (left.values.skip(dy.first), dy.stride);
-        on_tiles([m, k, n], left, right, alpha, accumulate, precision, dx, cpu);
+        on_tiles(unit, [m, k, n], left, right, alpha, accumulate, precision, dx, cpu);
         return Ok(());
     }
     let dy = dense(device, cpu, dy, n)?;
@@ -80,7 +80,7 @@ pub(super) fn dx(call: Dx<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
 pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let Dw { m, n, k, alpha, dy, x, dw, accumulate, precision } = call;
     #[cfg(target_arch = "x86_64")]
-    if m > 0 && tiles::fits(cpu, precision, [n, k]) {
+    if let (1.., Some(unit)) = (m, tiles::unit(cpu, precision, [[n, k]])) {
         let values = match x {
             FloatSlice::F32(x) => Values::F32(x.cpu()),
             FloatSlice::Bf16(x) => Values::Bf16(x.cpu()),
@@ -88,7 +88,17 @@ pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
         let values_of_dy = tiles::LeftValues::from(dy.values);
         let left =
             tiles::LeftPart { values: values_of_dy.skip(dy.first), stride: dy.stride, depth: m, order: Order::Rows };
-        on_tiles([n, k, m], left, Right { values, order: Order::Rows }, alpha, accumulate, precision, dw.into(), cpu);
+        on_tiles(
+            unit,
+            [n, k, m],
+            left,
+            Right { values, order: Order::Rows },
+            alpha,
+            accumulate,
+            precision,
+            dw.into(),
+            cpu,
+        );
         return Ok(());
     }
     let (dy, x) = (dense(device, cpu, dy, n)?, cpu.widened(device, x)?);
@@ -104,8 +114,8 @@ pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &C
     let StackForward { m, k, x, pieces, y, residual, precision } = call;
     let cols: usize = pieces.iter().map(|piece| piece.n).sum();
     #[cfg(target_arch = "x86_64")]
-    if pieces.iter().all(|piece| tiles::fits(cpu, precision, [piece.n, k])) {
-        return stack_forward_on_tiles(StackForward { m, k, x, pieces, y, residual, precision }, device, cpu);
+    if let Some(unit) = tiles::unit(cpu, precision, pieces.iter().map(|piece| [piece.n, k])) {
+        return stack_forward_on_tiles(unit, StackForward { m, k, x, pieces, y, residual, precision }, device, cpu);
     }
     let x = cpu.widened(device, x)?;
     cpu.in_f32(device, y, false, |y| {
@@ -140,8 +150,8 @@ pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Res
     let StackDx { m, k, dy, pieces, dx, precision } = call;
     let cols: usize = pieces.iter().map(|piece| piece.n).sum();
     #[cfg(target_arch = "x86_64")]
-    if pieces.iter().all(|piece| tiles::fits(cpu, precision, [piece.n, k])) {
-        stack_dx_on_tiles(StackDx { m, k, dy, pieces, dx, precision }, cpu);
+    if let Some(unit) = tiles::unit(cpu, precision, pieces.iter().map(|piece| [piece.n, k])) {
+        stack_dx_on_tiles(unit, StackDx { m, k, dy, pieces, dx, precision }, cpu);
         return Ok(());
     }
     cpu.in_f32(device, dx, false, |dx| {
@@ -218,6 +228,7 @@ fn left_rows(values: FloatSlice<'_>, depth: usize) -> tiles::LeftPart {
 #[cfg(target_arch = "x86_64")]
 #[expect(clippy::too_many_arguments, reason = "the fields of the calls, which differ in their names alone")]
 fn on_tiles(
+    unit: Unit,
     [rows, cols, _]: [usize; 3],
     left: tiles::LeftPart,
     right: Right<'_>,
@@ -231,11 +242,11 @@ fn on_tiles(
     let output = tiles::Output { at: output.into(), stride: cols };
     let sections = vec![tiles::Section { part: 0, right }];
     let targets = vec![tiles::Target { cols, sections, alpha, start, output }];
-    tiles::Tiled { rows, precision, left: vec![left], downs: Vec::new(), targets }.run(cpu);
+    tiles::Tiled { unit, rows, precision, left: vec![left], downs: Vec::new(), targets }.run(cpu);
 }
 
 #[cfg(target_arch = "x86_64")]
-fn stack_forward_on_tiles(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
+fn stack_forward_on_tiles(unit: Unit, call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let StackForward { m, k, x, pieces, y, residual, precision } = call;
     let cols: usize = pieces.iter().map(|piece| piece.n).sum();
     // the sums begin with the residual or with the bias; where there are both, the bias comes last
@@ -250,7 +261,7 @@ fn stack_forward_on_tiles(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu
     let mut y = y;
     let at = tiles::OutputValues::from(y.reborrow());
     let mut tiled =
-        tiles::Tiled { rows: m, precision, left: vec![left_rows(x, k)], downs: Vec::new(), targets: Vec::new() };
+        tiles::Tiled { unit, rows: m, precision, left: vec![left_rows(x, k)], downs: Vec::new(), targets: Vec::new() };
     // inputs of their own stand before everything that is computed from them
     let own_inputs = pieces.iter().filter_map(|piece| piece.update.as_ref()?.x);
     tiled.left.extend(own_inputs.map(|x| left_rows(x, k)));
@@ -296,7 +307,7 @@ fn stack_forward_on_tiles(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu
 }
 
 #[cfg(target_arch = "x86_64")]
-fn stack_dx_on_tiles(call: StackDx<'_, '_>, cpu: &Cpu) {
+fn stack_dx_on_tiles(unit: Unit, call: StackDx<'_, '_>, cpu: &Cpu) {
     let StackDx { m, k, dy, pieces, dx, precision } = call;
     let stride: usize = pieces.iter().map(|piece| piece.n).sum();
     let rows = |values| Right { values, order: Order::Rows };
@@ -323,7 +334,7 @@ fn stack_dx_on_tiles(call: StackDx<'_, '_>, cpu: &Cpu) {
     }
     let output = tiles::Output { at: dx.into(), stride: k };
     let targets = vec![tiles::Target { cols: k, sections, alpha: 1.0, start: tiles::Start::Zero, output }];
-    tiles::Tiled { rows: m, precision, left, downs, targets }.run(cpu);
+    tiles::Tiled { unit, rows: m, precision, left, downs, targets }.run(cpu);
 }
 
 /// `output[rows, cols] (+)= alpha * left[rows, depth] · right[depth, cols]`

@@ -7,7 +7,6 @@
 mod tiles;
 
 use super::{Backward, Forward, IGNORE};
-use crate::cpu::Isa;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
 use crate::gemm::{self, Accumulate};
@@ -75,8 +74,8 @@ impl Running {
 
 pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
     #[cfg(target_arch = "x86_64")]
-    if call.precision == Precision::Bf16 && cpu.isa() == Isa::Amx && call.extras.is_none() {
-        return tiles::forward(device, cpu, call);
+    if let (Some(unit), Precision::Bf16, None) = (cpu.isa().unit(), call.precision, &call.extras) {
+        return tiles::forward(device, cpu, unit, call);
     }
     let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
     let (Slice::Cpu(targets), SliceMut::Cpu(logps), SliceMut::Cpu(lse)) = (call.targets, call.logps, call.lse);
@@ -139,8 +138,8 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
 
 pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
     #[cfg(target_arch = "x86_64")]
-    if call.precision == Precision::Bf16 && cpu.isa() == Isa::Amx {
-        return tiles::backward(device, cpu, call);
+    if let (Some(unit), Precision::Bf16) = (cpu.isa().unit(), call.precision) {
+        return tiles::backward(device, cpu, unit, call);
     }
     let Backward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
     let (Slice::Cpu(targets), Slice::Cpu(lse), Slice::Cpu(d_logps)) = (call.targets, call.lse, call.d_logps);

@@ -18,7 +18,6 @@ use backward::Known;
 pub(super) use decode::decode;
 
 use crate::attention::{Backward, Forward, Segment};
-use crate::cpu::Isa;
 use crate::cpu::simd::{Simd, Stored};
 use crate::device::Cpu;
 use crate::{Device, FloatSlice, FloatSliceMut, Result};
@@ -28,35 +27,31 @@ use std::ops::Range;
 pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
     let Forward { rows, geometry, segments, qkv, o, lse } = call;
     let (sizes, lse) = ((rows, geometry, segments), lse.cpu());
-    match (qkv, o) {
-        #[cfg(target_arch = "x86_64")]
-        (FloatSlice::Bf16(qkv), FloatSliceMut::Bf16(o)) if cpu.isa() == Isa::Amx => {
-            tiles::forward(device, cpu, sizes, qkv.cpu(), o.cpu(), lse)
+    #[cfg(target_arch = "x86_64")]
+    let (qkv, o) = match (cpu.isa().unit(), qkv, o) {
+        (Some(unit), FloatSlice::Bf16(qkv), FloatSliceMut::Bf16(o)) => {
+            return tiles::forward(device, cpu, unit, sizes, qkv.cpu(), o.cpu(), lse);
         }
-        (qkv, o) => {
-            let qkv = cpu.widened(device, qkv)?;
-            cpu.in_f32(device, o, false, |o| forward::forward(device, cpu, sizes, &qkv, o, lse))
-        }
-    }
+        (_, qkv, o) => (qkv, o),
+    };
+    let qkv = cpu.widened(device, qkv)?;
+    cpu.in_f32(device, o, false, |o| forward::forward(device, cpu, sizes, &qkv, o, lse))
 }
 
 pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
     let Backward { rows, geometry, segments, qkv, o, lse, d_o, dqkv } = call;
     let (sizes, lse) = ((rows, geometry, segments), lse.cpu());
-    match (qkv, o, d_o, dqkv) {
-        #[cfg(target_arch = "x86_64")]
-        (FloatSlice::Bf16(qkv), FloatSlice::Bf16(o), FloatSlice::Bf16(d_o), FloatSliceMut::Bf16(dqkv))
-            if cpu.isa() == Isa::Amx =>
-        {
+    #[cfg(target_arch = "x86_64")]
+    let dqkv = match (cpu.isa().unit(), qkv, o, d_o, dqkv) {
+        (Some(unit), FloatSlice::Bf16(qkv), FloatSlice::Bf16(o), FloatSlice::Bf16(d_o), FloatSliceMut::Bf16(dqkv)) => {
             let known = Known { qkv: qkv.cpu(), o: o.cpu(), lse, d_o: d_o.cpu() };
-            tiles::backward(device, cpu, sizes, known, dqkv.cpu())
+            return tiles::backward(device, cpu, unit, sizes, known, dqkv.cpu());
         }
-        (qkv, o, d_o, dqkv) => {
-            let [qkv, o, d_o] = [cpu.widened(device, qkv)?, cpu.widened(device, o)?, cpu.widened(device, d_o)?];
-            let known = Known { qkv: &qkv, o: &o, lse, d_o: &d_o };
-            cpu.in_f32(device, dqkv, false, |dqkv| backward::backward(device, cpu, sizes, known, dqkv))
-        }
-    }
+        (_, _, _, _, dqkv) => dqkv,
+    };
+    let [qkv, o, d_o] = [cpu.widened(device, qkv)?, cpu.widened(device, o)?, cpu.widened(device, d_o)?];
+    let known = Known { qkv: &qkv, o: &o, lse, d_o: &d_o };
+    cpu.in_f32(device, dqkv, false, |dqkv| backward::backward(device, cpu, sizes, known, dqkv))
 }
 
 /// Rows that no segment covers.

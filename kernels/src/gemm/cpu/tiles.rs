@@ -19,9 +19,7 @@
 
 use super::scratch::{self, Scratch, with_scratch};
 use super::{Order, Right, Values};
-use crate::cpu::Isa;
-use crate::cpu::tiles::amx;
-use crate::cpu::tiles::microkernel::{self, BLOCK, Finished, ROUNDING_STEPS, STEP_BYTES, STEP_DEPTH, SUMS_BYTES, Step};
+use crate::cpu::tiles::microkernel::{BLOCK, BlockSum, Finished, STEP_BYTES, STEP_DEPTH, SUMS_BYTES, Step, Unit};
 use crate::cpu::tiles::pack::{self, Matrix, Role, panel_bytes};
 use crate::device::Cpu;
 use crate::{FloatSlice, FloatSliceMut, Precision};
@@ -29,8 +27,6 @@ use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Largest depth of a block, in steps: a right panel of 20 steps is 40 KiB of a first-level cache of 48.
-const STEPS_PER_BLOCK: usize = 20;
 /// Bytes of a task's left operand: they stay in a second-level cache of 2 MiB beside the panels that pass.
 const LEFT_BYTES: usize = 600 << 10;
 /// Bytes of the right operand that are packed at a time.
@@ -43,16 +39,22 @@ const TASKS_PER_THREAD: usize = 2;
 /// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
 const PARALLEL_WORK: usize = 4 << 20;
 
-/// Whether the unit is there, and faster than the vectors for a matrix of these sides. In f32, a number that is packed in terms
-/// must serve more than a narrow matrix to be worth it: an adapter's products are up to three times faster on vectors. The number
-/// of rows of a layer does not matter, so that a row's bits do not depend on the others.
-pub(super) fn fits(cpu: &Cpu, precision: Precision, matrix: [usize; 2]) -> bool {
-    let [narrow, wide] = [matrix[0].min(matrix[1]), matrix[0].max(matrix[1])];
-    cpu.isa() == Isa::Amx && narrow > 0 && wide > 0 && (precision == Precision::Bf16 || narrow > NARROW)
+/// The unit, if it is there and faster than multiply-adds for matrices of these sides. In f32, a number that is packed in terms
+/// must serve more than a narrow matrix to be worth it: an adapter's products are up to three times faster on vectors. And on
+/// vectors, three terms are slower than one multiply-add. The number of rows of a layer does not matter, so that a row's bits do
+/// not depend on the others.
+pub(super) fn unit(cpu: &Cpu, precision: Precision, matrices: impl IntoIterator<Item = [usize; 2]>) -> Option<Unit> {
+    let unit = cpu.isa().unit()?;
+    let fits = |[one, other]: [usize; 2]| {
+        let narrow = one.min(other);
+        narrow > 0 && (precision == Precision::Bf16 || (unit == Unit::Amx && narrow > NARROW))
+    };
+    matrices.into_iter().all(fits).then_some(unit)
 }
 
 /// Sums that share their rows.
 pub(super) struct Tiled<'a> {
+    pub(super) unit: Unit,
     pub(super) rows: usize,
     pub(super) precision: Precision,
     /// What is read from memory.
@@ -173,7 +175,7 @@ impl OutputValues {
 unsafe impl Sync for Tiled<'_> {}
 
 impl Tiled<'_> {
-    /// Computes it. Every matrix [`fits`].
+    /// Computes it. Every matrix fits the [`unit`].
     pub(super) fn run(&self, cpu: &Cpu) {
         let cols: usize = self.targets.iter().map(|target| target.cols).sum();
         if self.rows == 0 || cols == 0 {
@@ -256,7 +258,7 @@ struct PackedSection<'a> {
 /// The small products come first: each addition errs by half a unit in the last place of the sum so far, which is small until
 /// the last pass, so three terms err no more than one.
 struct Pass {
-    /// What is multiplied, in order: for each step each pair. One more than that, see [`microkernel::run_from`].
+    /// What is multiplied, in order: for each step each pair. One more than that, see [`BlockSum::steps`].
     steps: Vec<Step>,
     /// Where the blocks of the depth begin among `steps`, and the last one's end.
     bounds: Vec<usize>,
@@ -264,7 +266,7 @@ struct Pass {
 
 impl Pass {
     /// The pairs of the given order, the sum of their terms' indices.
-    fn new(left_terms: usize, sections: &[PackedSection<'_>], orders: &[usize]) -> Pass {
+    fn new(unit: Unit, left_terms: usize, sections: &[PackedSection<'_>], orders: &[usize]) -> Pass {
         let mut steps = Vec::new();
         let mut ends = vec![0];
         for section in sections {
@@ -282,7 +284,7 @@ impl Pass {
         }
         steps.push(Step { left: 0, right: 0 });
         let depth_steps = ends.len() - 1;
-        let blocks = depth_steps.div_ceil(STEPS_PER_BLOCK);
+        let blocks = depth_steps.div_ceil(unit.steps_per_block());
         let bounds = (0..=blocks).map(|block| ends[depth_steps * block / blocks.max(1)]).collect();
         Pass { steps, bounds }
     }
@@ -327,7 +329,7 @@ impl<'a> Plan<'a> {
                 .collect();
             // a term is 2^-8 of the one before: beyond order 2 the products are below the last bit of f32
             let orders: &[&[usize]] = if left_terms == 1 { &[&[0]] } else { &[&[2, 1], &[0]] };
-            let passes = orders.iter().map(|orders| Pass::new(left_terms, &sections, orders)).collect();
+            let passes = orders.iter().map(|orders| Pass::new(call.unit, left_terms, &sections, orders)).collect();
             Recipe { cols, sections, right_panel, passes }
         };
         let downs: Vec<_> = call.downs.iter().map(|down| recipe(down.rank, &[down.section])).collect();
@@ -554,8 +556,9 @@ impl<'a> Plan<'a> {
     ) {
         let Sink { alpha, start, output: Output { at: output, stride } } = sink;
         let width = (recipe.cols - col * BLOCK).min(BLOCK);
+        let unit = self.call.unit;
         // SAFETY: the thread runs a task of the unit.
-        unsafe { amx::configure() };
+        unsafe { unit.configure() };
         let mut ahead = right.wrapping_add(recipe.right_panel);
         let blocks: usize = recipe.passes.iter().map(|pass| pass.bounds.len() - 1).sum();
         let runs = recipe.passes.iter().flat_map(|pass| pass.bounds.windows(2).map(move |block| (pass, block)));
@@ -568,6 +571,7 @@ impl<'a> Plan<'a> {
                 let left = left.wrapping_add(index * self.left_panel);
                 let place = panel * BLOCK * stride + col * BLOCK;
                 let whole = height == BLOCK && width == BLOCK && alpha == 1.0;
+                let block = |from, to| BlockSum { steps, count, left, right, from, to, rows: height, ahead };
                 // SAFETY: the block's first element is one of the output; a block of sums for each panel of rows; the steps
                 // lie inside the panels.
                 unsafe {
@@ -579,7 +583,7 @@ impl<'a> Plan<'a> {
                             Start::Row(row) if first => (row.add(col * BLOCK), 0),
                             _ => (to.cast_const(), 4 * stride),
                         };
-                        microkernel::run_from(steps, count, left, right, from, (to, 4 * stride), ahead);
+                        unit.run(block(from, (to, 4 * stride)));
                     } else {
                         let corner = Corner { stride, height, width };
                         let so_far = sums.partial(index, blocks);
@@ -603,17 +607,14 @@ impl<'a> Plan<'a> {
                             }
                         };
                         let at = if last { sums.finished(index) } else { so_far };
-                        let to = (at, 4 * BLOCK);
+                        let block = block(from, (at, 4 * BLOCK));
                         match finished.take() {
-                            Some(finished) if count >= ROUNDING_STEPS => {
-                                microkernel::run_and_round(steps, count, left, right, from, to, ahead, finished);
-                            }
-                            before => {
-                                if let Some(before) = before {
-                                    round(&before);
+                            Some(finished) => {
+                                if !unit.run_and_round(block, finished) {
+                                    round(&finished);
                                 }
-                                microkernel::run_from(steps, count, left, right, from, to, ahead);
                             }
+                            None => unit.run(block),
                         }
                         if last {
                             let add = matches!(start, Start::Output) && alpha != 1.0;
@@ -664,7 +665,7 @@ impl Sums {
 /// Rounds a block of sums.
 ///
 /// # Safety
-/// As [`microkernel::run_and_round`].
+/// As [`Unit::run_and_round`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn round(finished: &Finished) {
     let corner = Corner { stride: finished.stride / 2, height: BLOCK, width: BLOCK };

@@ -9,8 +9,7 @@ use super::super::{Backward, Forward, IGNORE};
 use crate::cpu::simd::Simd;
 use crate::cpu::simd::pointwise::{Map, Pointwise};
 use crate::cpu::tasks::Disjoint;
-use crate::cpu::tiles::amx;
-use crate::cpu::tiles::microkernel::{self, BLOCK, STEP_BYTES, STEP_DEPTH, Step, Sums};
+use crate::cpu::tiles::microkernel::{BLOCK, STEP_BYTES, STEP_DEPTH, Step, Sums, Unit};
 use crate::cpu::tiles::pack::{self, Element, Matrix, Role, panel_bytes};
 use crate::cpu::tiles::vector::{exp, rounded};
 use crate::device::Cpu;
@@ -44,6 +43,7 @@ struct Part {
 /// The operands of both passes.
 #[derive(Clone, Copy)]
 struct Head<'a> {
+    unit: Unit,
     hidden_size: usize,
     vocab_size: usize,
     hidden_states: FloatSlice<'a>,
@@ -146,7 +146,7 @@ fn consecutive(steps: usize) -> Vec<Step> {
 }
 
 /// Log-probs and log-sum-exps. The unit is there, and no side output is wanted.
-pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
+pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>) -> Result<()> {
     let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, final_logit_softcapping: cap, .. } = call;
     let (Slice::Cpu(all_targets), SliceMut::Cpu(logps), SliceMut::Cpu(lse)) = (call.targets, call.logps, call.lse);
     let bytes = panel_bytes(hidden_size, 1);
@@ -156,7 +156,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
         let block = first_row..rows.min(first_row + rows_per_pass);
         let hidden_states = hidden_states.range(block.start * hidden_size..block.end * hidden_size);
         let targets = &all_targets[block.clone()];
-        let head = Head { hidden_size, vocab_size, hidden_states, lm_head, targets, cap };
+        let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, cap };
         let row_panels = block.len().div_ceil(BLOCK);
         let mut packed = device.alloc::<f32>("token_logps.rows", row_panels * bytes / 4)?;
         let packs = Disjoint::new(packed.view_mut().cpu());
@@ -243,7 +243,7 @@ impl Head<'_> {
         let ForwardScratch { right, z, max, sum } = scratch;
         let (bytes, steps) = (self.panel_bytes(), self.steps());
         // SAFETY: the thread runs a task of the unit.
-        unsafe { amx::configure() };
+        unsafe { self.unit.configure() };
         let tokens = chunk * CHUNK..self.vocab_size.min((chunk + 1) * CHUNK);
         for first in tokens.clone().step_by(PANELS * BLOCK) {
             let group = first..tokens.end.min(first + PANELS * BLOCK);
@@ -258,7 +258,7 @@ impl Head<'_> {
                     // SAFETY: the caller's contract; `z` holds PANELS blocks side by side.
                     unsafe {
                         let sums = Sums { at, stride: 4 * PANELS * BLOCK, from_zero: true };
-                        microkernel::run(steps.as_ptr(), steps.len() - 1, left, right, sums, right.wrapping_add(bytes));
+                        self.unit.run_in_place(&steps, left, right, sums, right.wrapping_add(bytes));
                     }
                 }
                 if let Some(cap) = self.cap {
@@ -318,10 +318,10 @@ unsafe fn add(z: &[f32], max: &mut [f32], sum: &mut [f32]) {
 }
 
 /// Gradients of the hidden states. The unit is there.
-pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
+pub(super) fn backward(device: &Device, cpu: &Cpu, unit: Unit, call: Backward<'_>) -> Result<()> {
     let Backward { hidden_size, vocab_size, hidden_states, lm_head, final_logit_softcapping: cap, .. } = call;
     let (Slice::Cpu(targets), Slice::Cpu(lse), Slice::Cpu(d_logps)) = (call.targets, call.lse, call.d_logps);
-    let head = Head { hidden_size, vocab_size, hidden_states, lm_head, targets, cap };
+    let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, cap };
     let row_panels = targets.len().div_ceil(BLOCK);
     let most = (ROWS_BYTES / head.panel_bytes()).clamp(1, ROW_PANELS);
     // as many tasks on each thread
@@ -464,7 +464,7 @@ impl Head<'_> {
         let right_across = right.wrapping_add(BACKWARD_CHUNK / BLOCK * bytes);
         // SAFETY: the caller's contract; the scratch holds the panels.
         unsafe {
-            amx::configure();
+            self.unit.configure();
             self.pack_rows(panels.clone(), left);
         }
         for first in (0..self.vocab_size).step_by(BACKWARD_CHUNK) {
@@ -484,7 +484,7 @@ impl Head<'_> {
                     let sums = Sums { at, stride: 4 * BACKWARD_CHUNK, from_zero: true };
                     let (left, right) = (left.wrapping_add(index * bytes), right.wrapping_add(panel * bytes));
                     // SAFETY: as above; `z` holds the blocks side by side.
-                    unsafe { microkernel::run(steps.as_ptr(), steps.len() - 1, left, right, sums, right) };
+                    unsafe { self.unit.run_in_place(&steps, left, right, sums, right) };
                 }
                 if let Some(cap) = self.cap {
                     cpu.isa().dispatch(Map { f: &Cap(cap), x: [] as [&[f32]; 0], y: [&mut *scratch.z] });
@@ -512,7 +512,7 @@ impl Head<'_> {
                     let sums = Sums { at, stride: 4 * self.padded(), from_zero: false };
                     let g = scratch.g.as_ptr().cast();
                     // SAFETY: as above.
-                    unsafe { microkernel::run(chunk_steps.as_ptr(), depth_steps, g, right, sums, right) };
+                    unsafe { self.unit.run_in_place(&chunk_steps[..=depth_steps], g, right, sums, right) };
                 }
             }
         }

@@ -11,8 +11,7 @@ use crate::attention::cpu::uncovered;
 use crate::attention::{Geometry, Segment};
 use crate::cpu::convert::Narrow;
 use crate::cpu::tasks::Disjoint;
-use crate::cpu::tiles::amx;
-use crate::cpu::tiles::microkernel::{self, STEP_BYTES, STEP_DEPTH, Step};
+use crate::cpu::tiles::microkernel::{self, STEP_BYTES, STEP_DEPTH, Unit};
 use crate::cpu::tiles::pack::{Role, interleaved, transposed};
 use crate::cpu::tiles::vector::{exp, lanes, rounded};
 use crate::device::Cpu;
@@ -25,6 +24,7 @@ use std::ops::Range;
 pub(in crate::attention::cpu) fn backward(
     device: &Device,
     cpu: &Cpu,
+    unit: Unit,
     (rows, geometry, segments): (usize, Geometry, &[Segment]),
     known: Known<'_, bf16>,
     dqkv: &mut [bf16],
@@ -59,10 +59,11 @@ pub(in crate::attention::cpu) fn backward(
         cpu.for_each_task(device, "attention.tile", trees.len() * heads, len, |task, scratch| {
             let (tree, query_head) = (&trees[task / heads], task % heads);
             let mut scratch = Scratch::new(scratch, tiles(tree), head);
-            let work = Work { geometry: &geometry, head, kv_head: query_head / geometry.group(), packed: &packed };
+            let work =
+                Work { unit, geometry: &geometry, head, kv_head: query_head / geometry.group(), packed: &packed };
             let mut sums = Sums::new(&dk_heads, &dv_heads, query_head * blocks.len(), block_len);
             // SAFETY: the unit is there.
-            unsafe { amx::configure() };
+            unsafe { unit.configure() };
             let mut first_tile = 0;
             for &index in &tree.segments {
                 let segment = &segments[index];
@@ -251,6 +252,7 @@ impl Scratch<'_> {
 
 /// A task's view of the call.
 struct Work<'a> {
+    unit: Unit,
     geometry: &'a Geometry,
     head: Head,
     kv_head: usize,
@@ -271,7 +273,7 @@ impl Work<'_> {
         unsafe {
             for (to, left, right) in [(scratch.s.as_mut_ptr(), k, q), (scratch.dp.as_mut_ptr(), v, d_o)] {
                 let panels = Panels { left: (BLOCK_PANELS, along_panel), right: (BLOCK_PANELS, along_panel), steps };
-                panels.multiply(left, right, to, BLOCK, true);
+                panels.multiply(self.unit, left, right, to, BLOCK, true);
             }
             self.gradients(scratch, &pair, tile);
             let over_rows = |right| Panels {
@@ -282,6 +284,7 @@ impl Work<'_> {
             let padded = self.head.padded();
             let add = |left: &[f32], right, to: &mut HeadBlocks<'_>| {
                 over_rows(steps).multiply(
+                    self.unit,
                     left.as_ptr().cast(),
                     right,
                     to.block(pair.index).as_mut_ptr(),
@@ -293,7 +296,7 @@ impl Work<'_> {
             add(scratch.du, q_across, &mut sums.dk);
             let dq = scratch.dq[tile * padded * BLOCK..].as_mut_ptr();
             let transposed = Panels { left: (steps, ACROSS_PANEL), ..over_rows(BLOCK_PANELS) };
-            transposed.multiply(k_across, scratch.du_right.as_ptr().cast(), dq, BLOCK, false);
+            transposed.multiply(self.unit, k_across, scratch.du_right.as_ptr().cast(), dq, BLOCK, false);
         }
     }
 
@@ -399,8 +402,16 @@ impl Panels {
     ///
     /// # Safety
     /// The unit is configured on this thread; the operands hold their panels, and `to` the sums.
-    unsafe fn multiply(self, left: *const u8, right: *const u8, to: *mut f32, stride: usize, from_zero: bool) {
-        let steps: Vec<Step> = consecutive(self.steps);
+    unsafe fn multiply(
+        self,
+        unit: Unit,
+        left: *const u8,
+        right: *const u8,
+        to: *mut f32,
+        stride: usize,
+        from_zero: bool,
+    ) {
+        let steps = consecutive(self.steps);
         for row in 0..self.left.0 {
             for col in 0..self.right.0 {
                 let (left, right) = (left.wrapping_add(row * self.left.1), right.wrapping_add(col * self.right.1));
@@ -408,7 +419,7 @@ impl Panels {
                 unsafe {
                     let at = to.add(row * 32 * stride + col * 32);
                     let sums = microkernel::Sums { at, stride: 4 * stride, from_zero };
-                    microkernel::run(steps.as_ptr(), self.steps, left, right, sums, right);
+                    unit.run_in_place(&steps, left, right, sums, right);
                 }
             }
         }

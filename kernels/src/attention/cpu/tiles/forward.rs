@@ -9,8 +9,7 @@ use crate::attention::{Geometry, Segment};
 use crate::cpu::simd::Simd;
 use crate::cpu::simd::pointwise::{Map, Pointwise};
 use crate::cpu::tasks::Disjoint;
-use crate::cpu::tiles::amx;
-use crate::cpu::tiles::microkernel::{self, BLOCK as ROWS, STEP_BYTES, STEP_DEPTH, Step, Sums};
+use crate::cpu::tiles::microkernel::{BLOCK as ROWS, STEP_BYTES, STEP_DEPTH, Step, Sums, Unit};
 use crate::cpu::tiles::pack::{self, Matrix, Role};
 use crate::cpu::tiles::vector::{exp, lanes, rounded};
 use crate::device::Cpu;
@@ -23,6 +22,7 @@ use std::ops::Range;
 pub(in crate::attention::cpu) fn forward(
     device: &Device,
     cpu: &Cpu,
+    unit: Unit,
     (rows, geometry, segments): (usize, Geometry, &[Segment]),
     qkv: &[bf16],
     o: &mut [bf16],
@@ -67,9 +67,9 @@ pub(in crate::attention::cpu) fn forward(
                 Matrix { at: qkv[at..].as_ptr(), stride: geometry.qkv_cols(), side: job.positions, depth: head_dim };
             // SAFETY: the unit is there; the rows of a run lie one after the other, inside `qkv`; the forms are packed.
             unsafe {
-                amx::configure();
+                unit.configure();
                 pack::along_depth::<bf16, 1>(queries, Role::Left, 0..1, tile.q.as_mut_ptr().cast());
-                tile.scores(&along, &forms);
+                tile.scores(unit, &along, &forms);
             }
             if let Some(cap) = geometry.softcap {
                 let f = Cap { scale: geometry.scale, cap };
@@ -81,7 +81,7 @@ pub(in crate::attention::cpu) fn forward(
             let forms: Vec<*const u8> = forms.iter().map(|[_, values]| *values).collect();
             for panel in 0..head.steps {
                 // SAFETY: as above.
-                unsafe { tile.values(panel, &forms) };
+                unsafe { tile.values(unit, panel, &forms) };
                 for i in 0..job.positions {
                     let cols = panel * STEP_DEPTH..head_dim.min((panel + 1) * STEP_DEPTH);
                     let at = (first_row + i) * o_cols + query_head * head_dim;
@@ -171,7 +171,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// The unit is configured; the forms are those of the tile's blocks.
-    unsafe fn scores(&mut self, along: &[Step], forms: &[[*const u8; 2]]) {
+    unsafe fn scores(&mut self, unit: Unit, along: &[Step], forms: &[[*const u8; 2]]) {
         let stride = 4 * self.stride;
         for step in 0..self.key_steps() {
             let keys = forms[step / 2][0].wrapping_add(step % 2 * self.head.along_panel());
@@ -179,7 +179,7 @@ impl Tile<'_> {
             // SAFETY: the caller's contract; `s` holds the columns of every step.
             unsafe {
                 let sums = Sums { at, stride, from_zero: true };
-                microkernel::run(along.as_ptr(), self.head.steps, self.q.as_ptr().cast(), keys, sums, keys);
+                unit.run_in_place(along, self.q.as_ptr().cast(), keys, sums, keys);
             }
         }
     }
@@ -231,7 +231,7 @@ impl Tile<'_> {
     ///
     /// # Safety
     /// As [`Tile::scores`].
-    unsafe fn values(&mut self, panel: usize, forms: &[*const u8]) {
+    unsafe fn values(&mut self, unit: Unit, panel: usize, forms: &[*const u8]) {
         let base = forms[0];
         let mut steps: Vec<Step> = (0..self.key_steps())
             .map(|step| {
@@ -239,11 +239,10 @@ impl Tile<'_> {
                 Step { left: step * STEP_BYTES, right: from.addr().wrapping_sub(base.addr()) }
             })
             .collect();
-        let count = steps.len();
         steps.push(Step { left: 0, right: 0 });
         let sums = Sums { at: self.o.as_mut_ptr(), stride: 128, from_zero: true };
         // SAFETY: the caller's contract; all forms lie in one buffer.
-        unsafe { microkernel::run(steps.as_ptr(), count, self.p.as_ptr().cast(), base, sums, base) };
+        unsafe { unit.run_in_place(&steps, self.p.as_ptr().cast(), base, sums, base) };
     }
 
     /// Row `i` of the panel, divided by the row's sum.

@@ -1,4 +1,4 @@
-//! Attention in bf16 on the matrix unit: the same blocks of positions as in f32, packed as its tiles read them.
+//! Attention in bf16 on the unit that multiplies it: the same blocks of positions as in f32, packed as its tiles read them.
 //!
 //! A block of 64 rows is packed in one or both of two forms: along the head, for products over it (scores, `d_o·v`), and across
 //! it, for products over the rows (`p·v` and the gradients). Products take 32 rows of depth at once, in an order of their own

@@ -1,65 +1,10 @@
-//! 32 x 32 sums in four of the matrix unit's tiles: the left operand in two, the right one in two.
+//! Blocks of sums in four of the matrix unit's tiles: the left operand in two, the right one in two.
 
-use half::bf16;
+use super::{BLOCK, BlockSum, Finished};
 use std::arch::asm;
 
-/// Rows and columns of a block of sums.
-pub(crate) const BLOCK: usize = 32;
-/// Depth that one step multiplies.
-pub(crate) const STEP_DEPTH: usize = 32;
-/// Bytes of a packed operand's part of a step: two tiles.
-pub(crate) const STEP_BYTES: usize = 2048;
-
-/// Where the operands of a step lie, in bytes from the start of the panels.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Step {
-    pub(crate) left: usize,
-    pub(crate) right: usize,
-}
-
-/// A block of sums in memory.
-#[derive(Clone, Copy)]
-pub(crate) struct Sums {
-    pub(crate) at: *mut f32,
-    /// Bytes from row to row.
-    pub(crate) stride: usize,
-    /// Whether they start from zero rather than from what is there.
-    pub(crate) from_zero: bool,
-}
-
-/// A finished block of sums that is rounded to bf16 on the way, and where it goes.
-#[derive(Clone, Copy)]
-pub(crate) struct Finished {
-    /// 32 rows of 32 floats, one after the other, at a multiple of [`SUMS_BYTES`]
-    pub(crate) sums: *const f32,
-    pub(crate) to: *mut bf16,
-    /// Bytes from row to row of `to`.
-    pub(crate) stride: usize,
-}
-
-/// Bytes of a block of sums.
-pub(crate) const SUMS_BYTES: usize = 4 * BLOCK * BLOCK;
 /// Steps that it takes to round a block of sums on the way.
-pub(crate) const ROUNDING_STEPS: usize = 16;
-
-/// As [`run_from`], in place.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-pub(crate) unsafe fn run(
-    steps: *const Step,
-    count: usize,
-    left: *const u8,
-    right: *const u8,
-    sums: Sums,
-    ahead: *const u8,
-) {
-    let from = if sums.from_zero { std::ptr::null() } else { sums.at.cast_const() };
-    // SAFETY: the caller's contract.
-    unsafe { run_from(steps, count, left, right, (from, sums.stride), (sums.at, sums.stride), ahead) }
-}
+pub(super) const ROUNDING_STEPS: usize = 16;
 
 /// What begins and ends a block, and what a step is: the tiles are loaded again right after their last use, for the next step.
 macro_rules! block {
@@ -99,27 +44,16 @@ macro_rules! block {
     };
 }
 
-/// `to[32, 32] = from[32, 32] + Σ_step left[step] · right[step]`, in the order of the steps, and asks for 128 bytes a step at
-/// `ahead` in the second-level cache. `from` and `to` come with the bytes from row to row; a null `from` is zero, and one whose
-/// rows are 0 bytes apart is one row, repeated.
+/// As [`super::Unit::run`].
 ///
 /// A tile is loaded again right after its last use, for the next step: so the loads hide behind the products. The left operand,
 /// which streams through, is loaded with the hint that keeps the right one in the first-level cache.
 ///
 /// # Safety
-/// The unit is configured on this thread; `count > 0` and `steps` holds one more, so that the last step can load "the next" too;
-/// every step's 2048 bytes lie inside the panels at `left` and `right`; `from` (unless null) and `to` point at 32 rows of 32
-/// floats.
+/// As there.
 #[inline(always)]
-pub(crate) unsafe fn run_from(
-    steps: *const Step,
-    count: usize,
-    left: *const u8,
-    right: *const u8,
-    from: (*const f32, usize),
-    to: (*mut f32, usize),
-    ahead: *const u8,
-) {
+pub(super) unsafe fn run(block: BlockSum) {
+    let BlockSum { steps, count, left, right, from, to, ahead, .. } = block;
     // SAFETY: the caller's contract.
     unsafe {
         asm!(
@@ -161,23 +95,14 @@ pub(crate) unsafe fn run_from(
     }
 }
 
-/// As [`run_from`], and each of the first [`ROUNDING_STEPS`] steps rounds two rows of a block that was finished before: what would
+/// As [`run`], and each of the first [`ROUNDING_STEPS`] steps rounds two rows of a block that was finished before: what would
 /// cost a fifth of the time after the products hides behind them.
 ///
 /// # Safety
-/// As there, with at least as many steps; `finished.sums` is another block than `to`, and its output holds 32 rows of 32.
+/// As there, with at least as many steps; see [`super::Unit::run_and_round`].
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "as its sibling, and what it does on the way")]
-pub(crate) unsafe fn run_and_round(
-    steps: *const Step,
-    count: usize,
-    left: *const u8,
-    right: *const u8,
-    from: (*const f32, usize),
-    to: (*mut f32, usize),
-    ahead: *const u8,
-    finished: Finished,
-) {
+pub(super) unsafe fn run_and_round(block: BlockSum, finished: Finished) {
+    let BlockSum { steps, count, left, right, from, to, ahead, .. } = block;
     // SAFETY: the caller's contract.
     unsafe {
         asm!(
