@@ -1,6 +1,7 @@
 //! Data sets: what the survey counts and refuses, unpairing, orders, and the encoder's own bad rows.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -8,7 +9,8 @@ use serde_json::{Value, json};
 
 use super::records::Record;
 use super::{
-    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, Needs, OnBadRow, Shuffle, Target, TokenizerError, prompts,
+    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, Needs, OnBadRow, Shuffle, Target, TokenizerError,
+    for_each_batch, prompts,
 };
 
 fn tiny(name: &str) -> PathBuf {
@@ -462,4 +464,39 @@ fn a_panic_of_the_tokenizers_library_is_an_error_and_prints_nothing() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn batches_come_in_their_order_until_they_are_told_to_stop() {
+    let rows: Vec<String> = (0..50).map(pair).collect();
+    let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
+    let order = dataset.order(Shuffle::Seeded(3), 0);
+    for stop_after in [1, 4, usize::MAX] {
+        let mut batches = Vec::new();
+        for_each_batch(&dataset, order.chunks(7), |rows| {
+            batches.push(rows);
+            let more = batches.len() < stop_after;
+            Ok::<_, DataError>(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })
+        .unwrap();
+        let want: Vec<_> = order.chunks(7).take(stop_after).map(|batch| dataset.rows(batch).unwrap()).collect();
+        assert_eq!(batches, want);
+    }
+}
+
+#[test]
+fn a_batch_that_cannot_be_read_fails_when_its_turn_has_come() {
+    let mut file = file(&(0..4).map(pair).collect::<Vec<_>>());
+    let dataset =
+        Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), Needs::Pairs, OnBadRow::Error).unwrap();
+    let mut seen = 0;
+    let order: Vec<u32> = (0..4).collect();
+    let outcome = for_each_batch(&dataset, order.chunks(1), |_| {
+        seen += 1;
+        writeln!(file, "{}", pair(9)).unwrap();
+        Ok(ControlFlow::Continue(()))
+    });
+    assert!(matches!(outcome, Err(DataError::Changed { .. })), "{outcome:?}");
+    // one more may have been on its way when the file changed
+    assert!((1..=2).contains(&seen), "{seen}");
 }

@@ -11,7 +11,8 @@
 //! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer |
 //! | 6 | [`dataset`] | files | [`Dataset`]: one pass that counts ([`survey`]), then rows on demand, in any order |
 //! | 7 | [`order`] | (seed, epoch) | the order of an epoch |
-//! | 8 | [`mod@pack`], [`mismatch`] | the rows of an optimiser batch | micro-batches under a token budget; KTO's mismatched answers |
+//! | 8 | [`for_each_batch`] | the order | the rows of each optimiser batch, encoded while the one before is computed |
+//! | 9 | [`mod@pack`], [`mismatch`] | the rows of an optimiser batch | micro-batches under a token budget; KTO's mismatched answers |
 //!
 //! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). The differences, each counted
 //! or said: a prefix of the other answer is a whole prompt (TRL moves the last shared character into the answers), a prompt
@@ -19,6 +20,7 @@
 //!
 //! Memory: 8 bytes a record and 20 a usable row; text and ids of one window of rows at a time.
 
+mod ahead;
 pub mod dataset;
 mod deep_stack;
 pub mod encode;
@@ -40,6 +42,7 @@ mod golden_tests;
 #[cfg(test)]
 mod row_tests;
 
+pub use ahead::for_each_batch;
 pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, RowLengths, Shuffle, prompts};
 pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, Target};
 pub use error::{BadRow, DataError};

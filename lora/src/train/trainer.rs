@@ -6,7 +6,7 @@ use super::memory;
 use super::metrics::{EvalMetrics, PreferenceSums, StepMetrics};
 use super::scoring::Scoring;
 use super::step::{Batch, Outcome, describe};
-use crate::data::{Dataset, EncodedRow, Shuffle};
+use crate::data::{Dataset, EncodedRow, Shuffle, for_each_batch};
 use crate::objective::{Coupling, Objective};
 use crate::optim::{AdamW, Optimizer, Schedule, ScheduleKind, clip_factor, global_norm};
 use align_engine::autograd::ParamGrads;
@@ -16,6 +16,7 @@ use align_engine::model::adapters::{AdapterSet, Adapters};
 use align_engine::rows::Dropout;
 use align_kernels::Precision;
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -173,9 +174,8 @@ impl<'m> Trainer<'m> {
         while self.state.step < total_steps {
             let order = train.order(self.options.shuffle, self.state.epoch);
             let rows = &order[self.state.cursor as usize..order.len() - left_over];
-            for batch in rows.chunks(self.options.batch_size) {
-                let started = Instant::now();
-                let batch = train.rows(batch)?;
+            let mut started = Instant::now();
+            for_each_batch(train, rows.chunks(self.options.batch_size), |batch| {
                 let (outcome, mut metrics) = self.step(&batch, total_steps)?;
                 self.state.cursor += batch.len() as u64;
                 metrics.epoch = self.state.step as f64 / steps_per_epoch as f64;
@@ -191,10 +191,12 @@ impl<'m> Trainer<'m> {
                     observer.evaluation(&self.evaluate(eval, metrics.epoch)?)?;
                     evaluated_at = Some(self.state.step);
                 }
-                if self.state.step == total_steps {
-                    break;
-                }
-            }
+                started = Instant::now();
+                Ok::<_, TrainError>(match self.state.step == total_steps {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                })
+            })?;
             if self.state.cursor as usize + left_over >= train.len() {
                 self.state.epoch += 1;
                 self.state.cursor = 0;
