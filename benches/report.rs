@@ -4,6 +4,7 @@ use crate::measure::Samples;
 use align_kernels::Device;
 use align_kernels::device::MemoryReport;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// One measured row.
@@ -69,6 +70,36 @@ impl Report {
         self.rows.push(json!({
             "name": "train_step", "shape": name, "device": self.device,
             "pairs_per_second": pairs, "tokens_per_second": tokens,
+        }));
+    }
+
+    /// Prints the share of a training step that each kernel that matters takes, and that of the products, attention and log-probs.
+    pub fn kernels(&mut self, name: &str, kernels: &BTreeMap<&'static str, f64>, all_seconds: f64) {
+        let heavy =
+            |kernel: &str| ["gemm.", "attention.", "token_logps."].iter().any(|prefix| kernel.starts_with(prefix));
+        let sum: f64 = kernels.iter().filter(|(kernel, _)| heavy(kernel)).map(|(_, seconds)| seconds).sum();
+        let share = sum / all_seconds;
+        println!("{:<22} {name:<44} {:.0}% in products, attention and log-probs", "train_step.kernels", 100.0 * share);
+        let mut sorted: Vec<_> = kernels.iter().map(|(kernel, seconds)| (*kernel, seconds / all_seconds)).collect();
+        let outside = 1.0 - sorted.iter().map(|(_, share)| share).sum::<f64>();
+        sorted.push(("between kernels", outside));
+        sorted.sort_by(|one, other| other.1.total_cmp(&one.1));
+        for (kernel, share) in sorted.iter().take_while(|(_, share)| *share >= 0.005) {
+            println!("{:<22} {kernel:<44} {:.1}%", "", 100.0 * share);
+        }
+        let shares: serde_json::Map<_, _> =
+            sorted.into_iter().map(|(of, share)| (of.to_owned(), json!(share))).collect();
+        self.rows.push(json!({
+            "name": "train_step.kernels", "shape": name, "device": self.device, "heavy_share": share, "shares": shares,
+        }));
+    }
+
+    /// Prints how many times faster a training step is on all threads than on one.
+    pub fn threads(&mut self, name: &str, threads: usize, ratios: &Samples) {
+        let (ratio, low, high) = (ratios.median(), ratios.quantile(0.1), ratios.quantile(0.9));
+        println!("{:<22} {name:<44} {threads} threads: {ratio:.2} x one ({low:.2} .. {high:.2})", "train_step.threads");
+        self.rows.push(json!({
+            "name": "train_step.threads", "shape": name, "device": self.device, "threads": threads, "ratio": ratio,
         }));
     }
 

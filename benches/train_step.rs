@@ -19,9 +19,10 @@ use align_lora::objective::Objective;
 use align_lora::optim::{AdamW, Optimizer, ScheduleKind, global_norm};
 use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree, free_bytes, layers_kept};
 use half::bf16;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const RANK: usize = 16;
 const PAIRS: usize = 4;
@@ -52,7 +53,44 @@ pub fn run(
                 device.install(|| Step::open(device, &name, &model, &data, precision)?.measure(rounds, report))?;
             }
         }
+        if wanted(&format!("train_step.threads {name}")) && device.threads() > 1 {
+            for precision in [Precision::F32, Precision::Bf16] {
+                threads(device, &name, &model, &data, precision, rounds, report)?;
+            }
+        }
     }
+    Ok(())
+}
+
+/// Times the step on all threads and on one, in turns.
+fn threads(
+    device: &Device,
+    name: &str,
+    model: &Path,
+    data: &Path,
+    precision: Precision,
+    rounds: usize,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let devices = [device.clone(), Device::cpu(Some(1))?];
+    let steps = devices.each_ref().map(|device| device.install(|| Step::open(device, name, model, data, precision)));
+    let [all, one] = steps;
+    let steps = [all?, one?];
+    let mut trainers = [steps[0].trainer()?, steps[1].trainer()?];
+    let mut ratios = Samples::default();
+    // the first round warms memory and threads
+    for round in 0..=rounds {
+        let mut seconds = [0.0; 2];
+        for ((step, trainer), seconds) in steps.iter().zip(&mut trainers).zip(&mut seconds) {
+            let started = Instant::now();
+            trainer.step(&step.rows, 1)?;
+            *seconds = started.elapsed().as_secs_f64();
+        }
+        if round > 0 {
+            ratios.push(seconds[1] / seconds[0]);
+        }
+    }
+    report.threads(&steps[0].name, device.threads(), &ratios);
     Ok(())
 }
 
@@ -93,6 +131,7 @@ impl Step {
         let work = Work::of(&self.model, &forest);
         let mut phases = Phases::new(self, &forest)?;
         phases.round()?; // memory and threads are warm from here on
+        (phases.kernels, phases.steps_seconds) = (BTreeMap::new(), 0.0);
         let ceiling = Ceiling::new(&self.device)?;
         let (mut flops, mut times) = (Samples::default(), [const { Vec::new() }; PHASES.len()]);
         for _ in 0..rounds {
@@ -101,6 +140,7 @@ impl Step {
                 times.push(seconds);
             }
         }
+        report.kernels(&self.name, &phases.kernels, phases.steps_seconds);
         let ceiling = flops.median();
         let shape = self.shape(&forest);
         let mut step_seconds = 0.0;
@@ -116,6 +156,28 @@ impl Step {
         report.speed(&self.name, PAIRS as f64 / step_seconds, self.tokens() as f64 / step_seconds);
         report.memory(&self.name, &self.device.memory());
         Ok(())
+    }
+
+    fn trainer(&self) -> Result<Trainer<'_>, Error> {
+        let options = TrainOptions {
+            learning_rate: 1e-6,
+            schedule: ScheduleKind::Constant,
+            warmup_steps: 0,
+            weight_decay: 0.0,
+            max_grad_norm: 1.0,
+            epochs: 1,
+            max_steps: None,
+            batch_size: PAIRS,
+            micro_batch_tokens: MICRO_BATCH_TOKENS,
+            max_length: MAX_LENGTH,
+            lora_dropout: 0.0,
+            seed: 0,
+            shuffle: Shuffle::Off,
+            eval_steps: None,
+            precision: self.precision,
+            layers_kept: None,
+        };
+        Ok(Trainer::new(&self.model, self.adapter.clone(), None, Objective::new("dpo", &[])?, options)?)
     }
 
     fn shape(&self, forest: &Forest) -> String {
@@ -175,29 +237,14 @@ struct Phases<'s> {
     optimizer: Optimizer,
     layers_kept: usize,
     head: Head,
+    /// Seconds of each kernel in all steps so far, and of those steps.
+    kernels: BTreeMap<&'static str, f64>,
+    steps_seconds: f64,
 }
 
 impl<'s> Phases<'s> {
     fn new(step: &'s Step, forest: &Forest) -> Result<Phases<'s>, Error> {
-        let options = TrainOptions {
-            learning_rate: 1e-6,
-            schedule: ScheduleKind::Constant,
-            warmup_steps: 0,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            epochs: 1,
-            max_steps: None,
-            batch_size: PAIRS,
-            micro_batch_tokens: MICRO_BATCH_TOKENS,
-            max_length: MAX_LENGTH,
-            lora_dropout: 0.0,
-            seed: 0,
-            shuffle: Shuffle::Off,
-            eval_steps: None,
-            precision: step.precision,
-            layers_kept: None,
-        };
-        let trainer = Trainer::new(&step.model, step.adapter.clone(), None, Objective::new("dpo", &[])?, options)?;
+        let trainer = step.trainer()?;
         let optimizer = Optimizer::AdamW(AdamW::new(&step.device, &step.adapter.params(), 0.0)?);
         let layers_kept = layers_kept(&step.model, forest.plan.policy, step.precision, free_bytes());
         Ok(Phases {
@@ -206,14 +253,22 @@ impl<'s> Phases<'s> {
             optimizer,
             layers_kept,
             head: Head::new(&step.device, &step.model, forest, step.precision)?,
+            kernels: BTreeMap::new(),
+            steps_seconds: 0.0,
         })
     }
 
     /// Seconds of each phase.
     fn round(&mut self) -> Result<[f64; PHASES.len()], Error> {
+        let before = self.step.device.kernel_times();
         let mut clock = Clock(Instant::now());
         self.trainer.step(&self.step.rows, 1)?;
         let step = clock.lap();
+        for (kernel, time) in self.step.device.kernel_times() {
+            let before = before.get(kernel).map_or(Duration::ZERO, |before| before.total);
+            *self.kernels.entry(kernel).or_default() += (time.total - before).as_secs_f64();
+        }
+        self.steps_seconds += step;
 
         let trees = self.step.trees();
         let scoring = self.step.scoring();

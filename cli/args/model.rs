@@ -66,7 +66,7 @@ impl From<OnBadRowChoice> for OnBadRow {
 pub struct DeviceArgs {
     #[arg(long, value_enum, default_value = "auto", help_heading = "Machine")]
     pub device: DeviceChoice,
-    /// What matrix products multiply [default: bf16 where the processor has matrix units for it, else f32]
+    /// What matrix products multiply [default: bf16 where the processor multiplies it faster than f32, else f32]
     #[arg(long, value_enum, default_value_t = PrecisionChoice::of_this_machine(), hide_default_value = true, help_heading = "Machine")]
     pub precision: PrecisionChoice,
     /// Threads of the processor [default: all]

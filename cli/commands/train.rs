@@ -205,7 +205,7 @@ fn summary(
     let precision = match args.device.precision {
         PrecisionChoice::F32 => "f32",
         PrecisionChoice::Bf16 if device.has_bf16_unit() => "bf16",
-        PrecisionChoice::Bf16 => "bf16 (rounded: this processor has no matrix unit for it, so f32 would be faster)",
+        PrecisionChoice::Bf16 => "bf16 (rounded: this processor multiplies f32 faster)",
     };
     say!("device: {}, products in {precision}", device.describe());
     let layers = adapter.set().iter().count();

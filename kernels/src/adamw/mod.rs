@@ -44,6 +44,7 @@ impl AdamW<'_> {
         check_len("adamw", "exp_avg", self.exp_avg.len(), self.len)?;
         check_len("adamw", "exp_avg_sq", self.exp_avg_sq.len(), self.len)?;
         assert!(self.step > 0, "steps are counted from 1");
+        let _timed = device.timed("adamw");
         match device {
             Device::Cpu(cpu) => cpu::step(cpu, self),
         }

@@ -100,6 +100,7 @@ impl Forward<'_> {
         check_shape(KERNEL, "o", self.o.len(), [self.rows, heads, head_dim])?;
         check_dtype(KERNEL, "o", self.o.dtype(), self.qkv.dtype())?;
         check_shape(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
+        let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
         }
@@ -121,6 +122,7 @@ impl Backward<'_> {
             check_dtype(KERNEL, argument, slice.dtype(), self.qkv.dtype())?;
         }
         check_shape(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
+        let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
         }
@@ -156,6 +158,7 @@ impl Decode<'_> {
             [self.batch, self.capacity, kv_heads.saturating_mul(head_dim)],
         )?;
         check_shape(KERNEL, "o", self.o.len(), [self.batch, heads, head_dim])?;
+        let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::decode(device, cpu, self),
         }

@@ -53,6 +53,12 @@ impl Isa {
                     found.insert(found.len() - usize::from(!faster), Isa::Avx512Bf16);
                     if super::tiles::amx::available() {
                         found.push(Isa::Amx);
+                    } else {
+                        // the slowest by far
+                        #[cfg(test)]
+                        if super::tiles::amx::emulator::install() {
+                            found.insert(0, Isa::Amx);
+                        }
                     }
                 }
             }
@@ -73,6 +79,15 @@ impl Isa {
                 KernelError::InstructionSet { wanted, available: names.join(", ") }
             }),
         }
+    }
+
+    /// Whether this crate's tests emulate it, at some microseconds an instruction.
+    #[cfg(test)]
+    pub(crate) fn is_emulated(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Isa::Amx && !super::tiles::amx::available();
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
     }
 
     /// The name that `ALIGN_CPU` takes.

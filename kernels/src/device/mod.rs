@@ -9,6 +9,7 @@ mod float;
 mod memory;
 mod pages;
 mod threads;
+mod times;
 
 use crate::cpu::Isa;
 use crate::cpu::blocks::BLOCK;
@@ -19,8 +20,12 @@ use std::sync::Arc;
 pub use buffer::{Buffer, Element, Slice, SliceMut, WeightBuffer, WeightDtype, WeightSlice};
 pub use float::{Columns, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
 pub use memory::{MemoryReport, MemoryUse};
+pub use times::KernelTime;
+pub(crate) use times::Timed;
 
 use memory::Memory;
+use std::collections::BTreeMap;
+use times::Times;
 
 /// A place where buffers live and kernels run. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,6 +41,7 @@ pub struct Cpu {
     isa: Isa,
     memory: Arc<Memory>,
     team: Arc<Team>,
+    times: Times,
 }
 
 impl Device {
@@ -61,7 +67,8 @@ impl Device {
             .start_handler(move |index| threads::pin(index, threads))
             .build()
             .map_err(|error| KernelError::Threads { threads, reason: error.to_string() })?;
-        Ok(Device::Cpu(Arc::new(Cpu { pool, isa, memory: Arc::new(Memory::new("cpu")), team: Arc::new(Team::new()) })))
+        let (memory, team, times) = (Arc::new(Memory::new("cpu")), Arc::new(Team::new()), Times::default());
+        Ok(Device::Cpu(Arc::new(Cpu { pool, isa, memory, team, times })))
     }
 
     /// `len` elements of unspecified but initialised content: every element must be written before it is read.
@@ -137,6 +144,20 @@ impl Device {
     pub fn memory(&self) -> MemoryReport {
         match self {
             Device::Cpu(cpu) => cpu.memory.report(),
+        }
+    }
+
+    /// Calls of each kernel so far and how long they took; one that runs within another is part of that.
+    pub fn kernel_times(&self) -> BTreeMap<&'static str, KernelTime> {
+        match self {
+            Device::Cpu(cpu) => cpu.times.so_far(),
+        }
+    }
+
+    /// Counts the time until the result is dropped as that of a kernel.
+    pub(crate) fn timed(&self, kernel: &'static str) -> Timed<'_> {
+        match self {
+            Device::Cpu(cpu) => cpu.times.start(kernel),
         }
     }
 

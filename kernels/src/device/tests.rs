@@ -131,3 +131,16 @@ fn a_buffer_beyond_the_machine_is_an_error() {
         assert!(matches!(error, KernelError::OutOfMemory { name: "huge", in_use: 0, device: "cpu", .. }), "{error}");
     }
 }
+
+#[test]
+fn a_kernel_within_a_kernel_is_part_of_it() {
+    let device = Device::cpu(Some(1)).unwrap();
+    for _ in 0..2 {
+        let _outer = device.timed("outer");
+        let _inner = device.timed("inner");
+    }
+    let times = device.kernel_times();
+    assert_eq!(times.keys().collect::<Vec<_>>(), [&"outer"]);
+    assert_eq!(times["outer"].calls, 2);
+    assert!(times["outer"].total > std::time::Duration::ZERO);
+}

@@ -31,6 +31,7 @@ impl Forward<'_> {
         check_len(KERNEL, "table", self.table.len(), self.vocab_size.saturating_mul(self.hidden_size))?;
         check_len(KERNEL, "y", self.y.len(), self.rows.saturating_mul(self.hidden_size))?;
         check_size(KERNEL, "hidden_size", self.hidden_size, self.hidden_size > 0, "at least 1")?;
+        let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => {
                 let vocab_size = self.vocab_size;

@@ -84,6 +84,7 @@ impl Forward<'_> {
         check("gemm.forward", "x", self.x.len(), [self.m, self.k])?;
         check("gemm.forward", "w", self.w.len(), [self.n, self.k])?;
         check("gemm.forward", "y", self.y.len(), [self.m, self.n])?;
+        let _timed = device.timed("gemm.forward");
         match device {
             Device::Cpu(cpu) => cpu::forward(self, device, cpu),
         }
@@ -97,6 +98,7 @@ impl Dx<'_> {
         self.dy.check("gemm.dx", "dy", self.m, self.n)?;
         check("gemm.dx", "w", self.w.len(), [self.n, self.k])?;
         check("gemm.dx", "dx", self.dx.len(), [self.m, self.k])?;
+        let _timed = device.timed("gemm.dx");
         match device {
             Device::Cpu(cpu) => cpu::dx(self, device, cpu),
         }
@@ -110,6 +112,7 @@ impl Dw<'_> {
         self.dy.check("gemm.dw", "dy", self.m, self.n)?;
         check("gemm.dw", "x", self.x.len(), [self.m, self.k])?;
         check("gemm.dw", "dw", self.dw.len(), [self.n, self.k])?;
+        let _timed = device.timed("gemm.dw");
         match device {
             Device::Cpu(cpu) => cpu::dw(self, device, cpu),
         }

@@ -67,6 +67,7 @@ impl StackForward<'_, '_> {
             check(KERNEL, "residual", residual.len(), [self.m, n])?;
             crate::error::check_dtype(KERNEL, "y", self.y.dtype(), crate::FloatDtype::F32)?;
         }
+        let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_forward(self, device, cpu),
         }
@@ -81,6 +82,7 @@ impl StackDx<'_, '_> {
         let n = check_pieces(KERNEL, self.pieces, [self.m, self.k])?;
         check(KERNEL, "dy", self.dy.len(), [self.m, n])?;
         check(KERNEL, "dx", self.dx.len(), [self.m, self.k])?;
+        let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_dx(self, device, cpu),
         }

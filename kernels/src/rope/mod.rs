@@ -69,6 +69,7 @@ impl Tables<'_> {
         check_len(KERNEL, "cos", self.cos.len(), self.rows.saturating_mul(self.half))?;
         check_len(KERNEL, "sin", self.sin.len(), self.rows.saturating_mul(self.half))?;
         check_size(KERNEL, "half", self.half, self.half > 0, "at least 1")?;
+        let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => {
                 let out_of_range = |(_, variant): &(usize, &u32)| **variant as usize >= n_variants;
@@ -99,6 +100,7 @@ impl Rotate<'_> {
         if half == 0 || self.heads == 0 {
             return Ok(()); // nothing turns
         }
+        let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::rotate(cpu, self),
         }

@@ -17,6 +17,7 @@ impl SumSquares<'_> {
     /// # Errors
     /// None on the CPU.
     pub fn run(self, device: &Device) -> Result<f64> {
+        let _timed = device.timed("sum_squares");
         match device {
             Device::Cpu(cpu) => Ok(cpu::sum_squares(cpu, self.x.cpu())),
         }

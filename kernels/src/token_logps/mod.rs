@@ -81,6 +81,7 @@ impl Forward<'_> {
             check_len(KERNEL, "extras.lse_of_twice", extras.lse_of_twice.len(), self.rows)?;
         }
         check_targets(KERNEL, self.rows, self.vocab_size, self.targets)?;
+        let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
         }
@@ -98,6 +99,7 @@ impl Backward<'_> {
         check_len(KERNEL, "d_hidden", self.d_hidden.len(), self.hidden_states.len())?;
         check_dtype(KERNEL, "d_hidden", self.d_hidden.dtype(), self.hidden_states.dtype())?;
         check_targets(KERNEL, self.rows, self.vocab_size, self.targets)?;
+        let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
         }

@@ -146,6 +146,10 @@ pub(crate) unsafe fn along_depth_apart<E: Element, const T: usize>(
             for tile in 0..2 {
                 let start = panel * BLOCK + tile * LINES;
                 let mut lines = [[_mm512_setzero_si512(); LINES]; T];
+                // 32 lines side by side are more streams than a processor follows by itself
+                for i in 0..LINES.min(matrix.side.saturating_sub(start + BLOCK)) {
+                    prefetch(matrix.at.wrapping_add((start + BLOCK + i) * matrix.stride + depth), len);
+                }
                 for i in 0..LINES.min(matrix.side.saturating_sub(start)) {
                     // SAFETY: line `start + i` is one of the matrix's, and `depth + len` within it.
                     let terms: [_; T] = unsafe { E::terms(matrix.at.add((start + i) * matrix.stride + depth), len) };
@@ -202,6 +206,7 @@ pub(crate) unsafe fn across_depth_apart<E: Element, const T: usize>(
                 let depth = step * STEP_DEPTH + 2 * pair;
                 let mut both = [[_mm512_setzero_si512(); T]; 2];
                 for (i, terms) in both.iter_mut().enumerate().take(matrix.depth.saturating_sub(depth)) {
+                    prefetch(matrix.at.wrapping_add((depth + i) * matrix.stride + start + AHEAD * BLOCK), BLOCK);
                     // SAFETY: line `depth + i` is one of the matrix's, and `start + len` within it.
                     *terms = unsafe { E::terms(matrix.at.add((depth + i) * matrix.stride + start), len) };
                 }
@@ -218,6 +223,18 @@ pub(crate) unsafe fn across_depth_apart<E: Element, const T: usize>(
                 }
             }
         }
+    }
+}
+
+/// Panels by which [`across_depth`] asks for its lines ahead.
+const AHEAD: usize = 4;
+
+/// Asks for `len` elements in the second-level cache. They need not be valid.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn prefetch<E>(at: *const E, len: usize) {
+    for line in (0..len * size_of::<E>()).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_byte_add(line).cast());
     }
 }
 

@@ -12,8 +12,8 @@ pub(crate) const STEP_DEPTH: usize = 32;
 /// Bytes of a packed operand's part of a step: two tiles.
 pub(crate) const STEP_BYTES: usize = 2048;
 
-/// What multiplies bf16 and sums in f32. Both read the same panels, and take the products of a sum in the same order: steps of 32
-/// of the depth, pair after pair.
+/// What multiplies bf16 and sums in f32. Both read the same panels, and add to a sum step after step of 32 of the depth; in which
+/// order they take the products of a step is their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// The tiles of AMX.

@@ -1,0 +1,172 @@
+//! The matrix unit in software, for tests on processors without it: its instructions end in an illegal-instruction signal, whose
+//! handler reads the one at fault, does what it says to tiles of its own, and goes on behind it. So the very code that runs on the
+//! unit is tested, but for its speed.
+//!
+//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, the instructions' operations and VEX encodings.
+
+use std::arch::x86_64::*;
+use std::cell::UnsafeCell;
+use std::sync::OnceLock;
+
+/// Rows of a tile, and f32 of a row.
+const ROWS: usize = 16;
+
+/// A tile: 16 rows of 64 bytes.
+type Tile = [[u32; ROWS]; ROWS];
+
+thread_local! {
+    /// A thread's eight tiles. Without a destructor, so the handler may use it at any time.
+    static TILES: UnsafeCell<[Tile; 8]> = const { UnsafeCell::new([[[0; ROWS]; ROWS]; 8]) };
+}
+
+/// Takes over illegal instructions of this process, and says that it has: on Linux, where AVX-512 with bf16 was found.
+pub(crate) fn install() -> bool {
+    static INSTALLED: OnceLock<bool> = OnceLock::new();
+    *INSTALLED.get_or_init(|| {
+        // SAFETY: the action is zeroed but for the handler, which is one that takes the context.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_illegal_instruction as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
+            libc::sigaction(libc::SIGILL, &action, std::ptr::null_mut()) == 0
+        }
+    })
+}
+
+extern "C" fn on_illegal_instruction(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the system hands a context over that is the handler's to change; the code at the instruction pointer is mapped.
+    unsafe {
+        let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
+        let at = registers[libc::REG_RIP as usize] as *const u8;
+        match TILES.with(|tiles| execute(at, registers, &mut *tiles.get())) {
+            Some(len) => registers[libc::REG_RIP as usize] += len,
+            // not one of the unit's: as without a handler, when it is met again
+            None => {
+                libc::signal(libc::SIGILL, libc::SIG_DFL);
+            }
+        }
+    }
+}
+
+/// Where the system keeps the general registers, in the order of their numbers.
+const REGISTERS: [libc::c_int; 16] = [
+    libc::REG_RAX,
+    libc::REG_RCX,
+    libc::REG_RDX,
+    libc::REG_RBX,
+    libc::REG_RSP,
+    libc::REG_RBP,
+    libc::REG_RSI,
+    libc::REG_RDI,
+    libc::REG_R8,
+    libc::REG_R9,
+    libc::REG_R10,
+    libc::REG_R11,
+    libc::REG_R12,
+    libc::REG_R13,
+    libc::REG_R14,
+    libc::REG_R15,
+];
+
+/// Does the instruction at `at`, and gives its length. `None` if it is not one of the unit's.
+///
+/// # Safety
+/// `at` points at an instruction, whose operands are valid.
+unsafe fn execute(at: *const u8, registers: &[i64; 23], tiles: &mut [Tile; 8]) -> Option<i64> {
+    // SAFETY: the instruction has at least the bytes that its first ones announce.
+    let byte = |i: usize| unsafe { *at.add(i) };
+    // a VEX prefix of three bytes with the second map of opcodes
+    if byte(0) != 0xc4 || byte(1) & 0x1f != 2 {
+        return None;
+    }
+    let (extends, prefix, opcode, modrm) = (!byte(1), byte(2), byte(3), byte(4));
+    let (mode, reg, rm) = (modrm >> 6, usize::from(modrm >> 3 & 7), usize::from(modrm & 7));
+    let vvvv = usize::from(!prefix >> 3 & 7);
+    const NONE: u8 = 0;
+    const X66: u8 = 1;
+    const XF3: u8 = 2;
+    const XF2: u8 = 3;
+    match (opcode, prefix & 3, mode) {
+        // tilezero
+        (0x49, XF2, 3) => {
+            tiles[reg] = [[0; ROWS]; ROWS];
+            Some(5)
+        }
+        // tdpbf16ps
+        (0x5c, XF3, 3) => {
+            let (a, b) = (tiles[rm], tiles[vvvv]);
+            // SAFETY: AVX-512 was found before this was installed.
+            unsafe { multiply(&mut tiles[reg], &a, &b) };
+            Some(5)
+        }
+        // ldtilecfg: the tiles are always whole; tileloadd, tileloaddt1, tilestored
+        (0x49, NONE, 0..=2) | (0x4b, X66 | XF2 | XF3, 0..=2) => {
+            let register = |number: usize| registers[REGISTERS[number] as usize] as usize;
+            let high = |bit: u8| usize::from(extends >> bit & 1) << 3;
+            let (mut base, mut stride, mut len) = (rm | high(5), 0, 5);
+            if rm == 4 {
+                let sib = byte(5);
+                base = usize::from(sib & 7) | high(5);
+                let index = usize::from(sib >> 3 & 7) | high(6);
+                stride = if index == 4 { 0 } else { register(index) << (sib >> 6) };
+                len += 1;
+            }
+            let displacement = match mode {
+                // no base but a number: no code of this crate has it
+                0 if base & 7 == 5 => return None,
+                0 => 0,
+                1 => i64::from(byte(len) as i8),
+                _ => i64::from(i32::from_le_bytes([byte(len), byte(len + 1), byte(len + 2), byte(len + 3)])),
+            };
+            len += [0, 1, 4][usize::from(mode)];
+            let first = register(base).wrapping_add_signed(displacement as isize);
+            if opcode == 0x4b {
+                for (row, line) in tiles[reg].iter_mut().enumerate() {
+                    let memory = first.wrapping_add(row.wrapping_mul(stride)) as *mut [u32; ROWS];
+                    // SAFETY: the caller's contract.
+                    unsafe {
+                        match prefix & 3 {
+                            XF3 => memory.write_unaligned(*line),
+                            _ => *line = memory.read_unaligned(),
+                        }
+                    }
+                }
+            }
+            Some(len as i64)
+        }
+        _ => None,
+    }
+}
+
+/// `c += a · b`: the even places of the depth and the odd ones are summed apart, then together, then added.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[target_feature(enable = "avx512f")]
+unsafe fn multiply(c: &mut Tile, a: &Tile, b: &Tile) {
+    // denormals count as zero, and are zero as results
+    let flushed = |x: __m512| {
+        let small = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::MIN_POSITIVE));
+        _mm512_mask_mov_ps(x, small, _mm512_setzero_ps())
+    };
+    let halves = |pairs: __m512i| {
+        let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+        let odd = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32)));
+        [flushed(even), flushed(odd)]
+    };
+    for (c, a) in c.iter_mut().zip(a) {
+        let mut sums = [_mm512_setzero_ps(); 2];
+        for (a, b) in a.iter().zip(b) {
+            // SAFETY: a row is 64 bytes.
+            let b = halves(unsafe { _mm512_loadu_si512(b.as_ptr().cast()) });
+            let a = halves(_mm512_set1_epi32(*a as i32));
+            sums = [0, 1].map(|i| flushed(_mm512_fmadd_ps(a[i], b[i], sums[i])));
+        }
+        // SAFETY: as above.
+        unsafe {
+            let before = _mm512_castsi512_ps(_mm512_loadu_si512(c.as_ptr().cast()));
+            let after = flushed(_mm512_add_ps(before, flushed(_mm512_add_ps(sums[0], sums[1]))));
+            _mm512_storeu_si512(c.as_mut_ptr().cast(), _mm512_castps_si512(after));
+        }
+    }
+}
