@@ -455,6 +455,7 @@ fn a_prompt_can_be_piped_in() {
         .args(arguments)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(b"Hello\n").unwrap();
