@@ -1,4 +1,4 @@
-//! `cargo bench [-- FILTER] [--json FILE]`: every kernel case of a real model's size and a training step, as a share of what the
+//! `cargo bench [-- FILTER...] [--json FILE]`: every kernel case of a real model's size and a training step, as a share of what the
 //! machine can do.
 //!
 //! A figure here is a median with its spread, beside a ceiling measured in turn with it: fused multiply-adds in registers for
@@ -16,8 +16,8 @@ use std::path::PathBuf;
 
 #[derive(Parser)]
 struct Options {
-    /// Only rows whose kernel and shape contain this.
-    filter: Option<String>,
+    /// Only rows whose kernel and shape contain one of these.
+    filters: Vec<String>,
     /// Also write the rows to this file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -35,7 +35,8 @@ struct Options {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
     let device = Device::cpu(options.threads)?;
-    let wanted = |name: &str| options.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
+    let wanted =
+        |name: &str| options.filters.is_empty() || options.filters.iter().any(|filter| name.contains(filter.as_str()));
     let mut report = report::Report::new(&device);
     kernels::run(&device, options.rounds, &wanted, &mut report)?;
     train_step::run(&device, options.rounds, &wanted, &mut report).map_err(|error| error.to_string())?;

@@ -130,6 +130,15 @@ impl Progress {
     }
 }
 
+/// What `generate` has done, with the time of the model alone: from the prompts' tokens to the last new one, without loading.
+pub fn generated(n_prompts: u64, new_tokens: u64, elapsed: Duration) {
+    let prompts = if n_prompts == 1 { "prompt" } else { "prompts" };
+    let tokens = if new_tokens == 1 { "token" } else { "tokens" };
+    let elapsed_s = elapsed.as_secs_f64();
+    let rate = new_tokens as f64 / elapsed_s;
+    say!("{n_prompts} {prompts}, {new_tokens} new {tokens} in {elapsed_s:.2} s: {rate:.1} tokens/s");
+}
+
 /// `1:02:03`, `4:05` or `6 s`.
 fn seconds(duration: Duration) -> String {
     let s = duration.as_secs();

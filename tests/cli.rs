@@ -300,6 +300,21 @@ fn generate_samples_by_seed_and_stops_at_the_length() {
 }
 
 #[test]
+fn generate_says_how_fast_it_was() {
+    let (model, data) = (tiny(), pairs());
+    let length = ["--max-new-tokens", "5", "--min-new-tokens", "5"];
+    let common = [&["generate", "--model", &model][..], &length].concat();
+    let run = align(&[&common[..], &["--data", &data, "--limit", "3", "--batch-size", "2", "--json"]].concat()).ok();
+    assert_eq!(run.json_lines().len(), 3, "stdout has the results alone");
+    let told = run.stderr.lines().last().unwrap();
+    let rest = told.strip_prefix("3 prompts, 15 new tokens in ").unwrap_or_else(|| panic!("{told}"));
+    let (seconds, rate) = rest.strip_suffix(" tokens/s").unwrap().split_once(" s: ").unwrap();
+    assert!(seconds.parse::<f64>().unwrap() >= 0.0 && rate.parse::<f64>().unwrap() > 0.0, "{told}");
+    let one = align(&[&common[..], &["--prompt", "Hello"]].concat()).ok().stderr;
+    assert!(one.lines().last().unwrap().starts_with("1 prompt, 5 new tokens in "), "{one}");
+}
+
+#[test]
 fn inspect_says_what_a_model_and_its_data_are() {
     let (model, data) = (tiny(), pairs());
     let facts = align(&["inspect", "--model", &model, "--data", &data, "--json"]).ok().json();
@@ -440,6 +455,7 @@ fn a_prompt_can_be_piped_in() {
         .args(arguments)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(b"Hello\n").unwrap();

@@ -1,44 +1,38 @@
 #!/usr/bin/env python3
-"""The peer of `align-cli train`: TRL's DPOTrainer with a PEFT LoRA adapter, as it comes. Prints one JSON line.
+"""A peer of `align-cli train`: TRL's DPOTrainer with a PEFT LoRA adapter, as it comes or tuned. Prints one JSON line.
 
     pip install torch==2.15.0 transformers==5.23.0 peft==0.21.2 trl==1.16.0
     python benches/peer/trl_dpo.py --model DIR --data tests/data/pref_train.jsonl --steps 10
 
-LoRA of rank 16, alpha 32, no dropout, on all linear layers of the blocks; AdamW, constant learning rate; pairs in file order,
-a batch padded to its longest sequence; reference log-probs computed in every step, as in a first epoch without a cache.
+LoRA of rank 16, alpha 32, no dropout, on all linear layers of the blocks, or what `--adapter` is; AdamW, constant learning rate;
+pairs in file order, a forward pass padded to its longest sequence; reference log-probs of the base model computed in every step,
+as in a first epoch without a cache.
+
+Three flags tune it for a processor: `--compact-head` computes logits of the answers' tokens only, as TRL itself does on GPUs;
+`--micro 1` passes one pair at a time, with less padding and smaller activations; `--lora-dtype bfloat16` spares the conversions
+around an adapter that PEFT keeps in float32.
 
 `step_seconds` are wall times between the ends of two optimizer steps, so with the making of the batch, after `--warmup` steps;
 `tokens` of a step count the prompt once per answer and no padding; `peak_bytes` is the largest resident set of the process.
 """
-import argparse
 import json
-import os
-import pathlib
-import resource
 import tempfile
 import time
-import warnings
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--model", type=pathlib.Path, required=True)
-parser.add_argument("--data", type=pathlib.Path, required=True)
-parser.add_argument("--steps", type=int, default=10, help="timed steps")
-parser.add_argument("--warmup", type=int, default=2, help="steps before those")
-parser.add_argument("--batch-size", type=int, default=4, help="pairs a step")
-parser.add_argument("--max-length", type=int, default=512)
-parser.add_argument("--learning-rate", type=float, default=1e-5)
-parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the base weights")
-parser.add_argument("--threads", type=int, default=os.cpu_count())
-args = parser.parse_args()
+import torch_run
 
-os.environ.update(OMP_NUM_THREADS=str(args.threads), TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TQDM_DISABLE="1",
-                  HF_DATASETS_CACHE=tempfile.mkdtemp(), HF_DATASETS_DISABLE_PROGRESS_BARS="1")
-warnings.filterwarnings("ignore")
+parser = torch_run.dpo_parser(__doc__)
+parser.add_argument("--compact-head", action="store_true", help="logits of the answers' tokens only")
+parser.add_argument("--lora-dtype", choices=["float32", "bfloat16"], default="float32", help="of the adapter; PEFT's own: float32")
+args = torch_run.checked(parser, parser.parse_args())
+torch_run.prepare(args.threads)
 
-import peft  # noqa: E402  the environment above must be set first
+import peft  # noqa: E402  the settings above must be made first
+import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 import trl  # noqa: E402
+import trl.trainer.utils  # noqa: E402
 from datasets import Dataset  # noqa: E402
 
 transformers.logging.set_verbosity_error()
@@ -71,37 +65,45 @@ def build():
     with open(args.data, encoding="utf-8") as lines:
         rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in map(json.loads, lines)]
     config = trl.DPOConfig(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=args.batch_size, max_steps=args.warmup + args.steps,
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=args.micro,
+        gradient_accumulation_steps=args.batch_size // args.micro, max_steps=args.warmup + args.steps,
         learning_rate=args.learning_rate, lr_scheduler_type="constant", max_length=args.max_length, loss_type=["sigmoid"], beta=0.1,
         train_sampling_strategy="sequential", bf16=False, use_cpu=True, gradient_checkpointing=False, dataloader_pin_memory=False,
         logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True, seed=0)
-    lora = peft.LoraConfig(
-        r=16, lora_alpha=32, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
-        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    rank, alpha, targets = torch_run.adapter_shape(args.adapter)
+    lora = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM", target_modules=targets)
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype), attn_implementation="sdpa")
-    return trl.DPOTrainer(model=model, args=config, train_dataset=Dataset.from_list(rows), peft_config=lora,
-                          processing_class=transformers.AutoTokenizer.from_pretrained(args.model))
+    trainer = trl.DPOTrainer(model=model, args=config, train_dataset=Dataset.from_list(rows), peft_config=lora,
+                             processing_class=transformers.AutoTokenizer.from_pretrained(args.model))
+    if args.adapter:
+        # a model that already is a PEFT one would take its own starting state as the reference; this keeps the base
+        tensors = safetensors.torch.load_file(args.adapter / "adapter_model.safetensors")
+        loaded = peft.set_peft_model_state_dict(trainer.model, tensors)
+        assert not loaded.unexpected_keys, loaded.unexpected_keys[:3]
+    for param in trainer.model.parameters():
+        if param.requires_grad:
+            param.data = param.data.to(getattr(torch, args.lora_dtype))
+    return trainer
 
 
 def main():
+    if args.compact_head:
+        # `trl.trainer.utils` asks this in one place alone: whether to pick the positions with a label before the head
+        assert hasattr(trl.trainer.utils, "_use_triton"), f"trl {trl.__version__} chooses the head's rows in another way"
+        trl.trainer.utils._use_triton = lambda device: True
     trainer, clock = build(), StepClock()
     trainer.remove_callback(transformers.PrinterCallback)
     clock.watch(trainer)
     trainer.train()
-    step_seconds = [end - start for start, end in zip(clock.ends, clock.ends[1:])][args.warmup - 1:]
-    timed = slice(args.warmup, args.warmup + args.steps)
-    tokens, padded, total = clock.tokens[timed], clock.padded[timed], sum(step_seconds)
-    print(json.dumps({
-        "peer": f"trl {trl.__version__} peft {peft.__version__} transformers {transformers.__version__} torch {torch.__version__}",
-        "dtype": args.dtype, "threads": args.threads, "batch_size": args.batch_size, "max_length": args.max_length,
-        "pairs_per_second": args.steps * args.batch_size / total, "tokens_per_second": sum(tokens) / total,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "padding_share": 1 - sum(tokens) / sum(padded),
-        "step_seconds": step_seconds, "tokens": tokens,
-        "losses": [step["loss"] for step in trainer.state.log_history if "loss" in step],
-    }))
+    all_steps = args.warmup + args.steps
+    tokens, padded = clock.tokens[:all_steps], clock.padded[:all_steps]
+    torch_run.report(
+        args,
+        f"trl {trl.__version__} peft {peft.__version__} transformers {transformers.__version__} torch {torch.__version__}",
+        [end - start for start, end in zip(clock.ends, clock.ends[1:])][args.warmup - 1:],
+        tokens,
+        [step["loss"] for step in trainer.state.log_history if "loss" in step],
+        compact_head=args.compact_head, lora_dtype=args.lora_dtype, padding_share=1 - sum(tokens) / sum(padded))
 
 
-if args.warmup < 1:
-    parser.error("--warmup must be at least 1: the end of a step before the timed ones starts the clock")
 main()

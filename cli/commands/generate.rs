@@ -4,7 +4,7 @@ use super::{print, print_json};
 use crate::args::GenerateArgs;
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
-use crate::report::say;
+use crate::report::{self, say};
 use align_engine::generate::{Completion, Finish, Random, Request, Sampling, generate};
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
@@ -13,6 +13,7 @@ use align_lora::data::{EncodedPrompt, Encoder, Form, SpecialTokens, prompts};
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
     check(args)?;
@@ -44,15 +45,20 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
         if let Some(empty) = prompts.iter().find(|prompt| prompt.ids.is_empty()) {
             return Err(CliError::Input(format!("row {}: the prompt has no token, nothing to continue", empty.row)));
         }
+        let (mut new_tokens, mut elapsed) = (0, Duration::ZERO);
         for (batch_idx, batch) in prompts.chunks(args.batch_size as usize).enumerate() {
             let ids: Vec<Vec<u32>> = batch.iter().map(|prompt| prompt.ids.clone()).collect();
             let first_sequence = batch_idx as u64 * args.batch_size;
             let request = Request { first_sequence, ..request.clone() };
+            let start = Instant::now();
             let completions = generate(&loaded.model, adapter.as_ref(), &ids, &request, |_, _| true)?;
+            elapsed += start.elapsed();
+            new_tokens += completions.iter().map(|completion| completion.tokens.len() as u64).sum::<u64>();
             for (prompt, completion) in batch.iter().zip(&completions) {
                 show(args, &encoder, prompt, completion)?;
             }
         }
+        report::generated(prompts.len() as u64, new_tokens, elapsed);
         Ok(())
     })
 }

@@ -46,7 +46,7 @@ pub fn cases() -> Vec<Case> {
 
     // A linear layer of SmolLM2-135M (hidden 576, intermediate 1536, key-value heads 192, vocabulary 49152), both ways.
     for layout in [Layout::Forward, Layout::Dx] {
-        for m in [1, 8, 128, 512, 2048] {
+        for m in [1, 8, 128, 512, 1024, 2048] {
             for [n, k] in [[576, 576], [192, 576], [1536, 576], [576, 1536]] {
                 cases.push(Shape { layout, m, n, k, ..plain }.case(true));
                 cases.push(Shape { layout, m, n, k, ..in_bf16 }.case(true));
