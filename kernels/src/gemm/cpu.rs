@@ -24,7 +24,9 @@ use crate::cpu::simd::{Simd, VectorTask};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::tiles::microkernel::BLOCK;
 use crate::device::Cpu;
-use crate::{Columns, Device, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
+use crate::{Columns, Device, Precision, Result, Slice, SliceMut, WeightSlice};
+#[cfg(target_arch = "x86_64")]
+use crate::{FloatSlice, FloatSliceMut};
 use block::Block;
 use half::{bf16, f16};
 use outer::OuterSum;
