@@ -20,6 +20,10 @@ pub enum Isa {
     #[cfg(target_arch = "x86_64")]
     #[non_exhaustive]
     Amx,
+    /// 64-bit Arm with NEON: 4 lanes.
+    #[cfg(target_arch = "aarch64")]
+    #[non_exhaustive]
+    Neon,
 }
 
 impl Isa {
@@ -44,6 +48,10 @@ impl Isa {
                     found.push(Isa::Amx);
                 }
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            found.push(Isa::Neon);
         }
         found
     }
@@ -73,6 +81,8 @@ impl Isa {
             Isa::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => "amx",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
         }
     }
 
@@ -94,5 +104,16 @@ impl Isa {
             Isa::Amx => Some(unsafe { super::tiles::amx::burst() }),
             _ => None,
         }
+    }
+}
+
+#[cfg(all(test, target_arch = "aarch64"))]
+mod tests {
+    use super::Isa;
+
+    /// The kernels' tests run on what is available: were NEON not found, they would pass without it.
+    #[test]
+    fn neon_is_found() {
+        assert_eq!(Isa::available(), [Isa::Portable, Isa::Neon]);
     }
 }
