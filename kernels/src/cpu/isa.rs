@@ -26,6 +26,10 @@ pub enum Isa {
     #[cfg(target_arch = "x86_64")]
     #[non_exhaustive]
     Amx,
+    /// 64-bit Arm with NEON: 4 lanes.
+    #[cfg(target_arch = "aarch64")]
+    #[non_exhaustive]
+    Neon,
 }
 
 impl Isa {
@@ -62,6 +66,10 @@ impl Isa {
                     }
                 }
             }
+        }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            found.push(Isa::Neon);
         }
         found
     }
@@ -102,6 +110,8 @@ impl Isa {
             Isa::Avx512Bf16 => "avx512bf16",
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => "amx",
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => "neon",
         }
     }
 
@@ -131,5 +141,16 @@ impl Isa {
             Isa::Amx => Some(3),
             _ => None,
         }
+    }
+}
+
+#[cfg(all(test, target_arch = "aarch64"))]
+mod tests {
+    use super::Isa;
+
+    /// The kernels' tests run on what is available: were NEON not found, they would pass without it.
+    #[test]
+    fn neon_is_found() {
+        assert_eq!(Isa::available(), [Isa::Portable, Isa::Neon]);
     }
 }

@@ -24,14 +24,17 @@ use crate::cpu::simd::{Simd, VectorTask};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::tiles::microkernel::{BLOCK, Unit};
 use crate::device::Cpu;
-use crate::{Columns, Device, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
+use crate::{Columns, Device, Precision, Result, Slice, SliceMut, WeightSlice};
+#[cfg(target_arch = "x86_64")]
+use crate::{FloatSlice, FloatSliceMut};
 use block::Block;
 use half::{bf16, f16};
 use outer::OuterSum;
 use scratch::{Scratch, with_scratch};
 use std::ops::Range;
 
-/// Largest depth of a packed panel: 288 x 32 floats are 36 KiB of a first-level cache of 48 (AVX-512), 288 x 16 are 18 of 32.
+/// Largest depth of a packed panel: 288 x 32 floats are 36 KiB of a first-level cache of 48 (AVX-512), 288 x 16 are 18 of 32,
+/// 288 x 8 are 9 (NEON).
 const DEPTH_BLOCK: usize = 288;
 /// 512 rows x 288 floats of the left operand are 576 KiB: they stay in the second-level cache while the panels pass.
 const ROWS_PER_TASK: usize = 512;

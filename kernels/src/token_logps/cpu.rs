@@ -7,10 +7,12 @@
 mod tiles;
 
 use super::{Backward, Forward, IGNORE};
+#[cfg(target_arch = "x86_64")]
+use crate::Precision;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
 use crate::gemm::{self, Accumulate};
-use crate::{Device, Precision, Result, Slice, SliceMut};
+use crate::{Device, Result, Slice, SliceMut};
 
 /// Tokens of a tile: with 1024 rows it is 2 MiB, which the second-level caches of two cores hold until the softmax reads it.
 /// Twice as many were 5 % slower.

@@ -20,7 +20,9 @@ pub(super) use decode::decode;
 use crate::attention::{Backward, Forward, Segment};
 use crate::cpu::simd::{Simd, Stored};
 use crate::device::Cpu;
-use crate::{Device, FloatSlice, FloatSliceMut, Result};
+use crate::{Device, Result};
+#[cfg(target_arch = "x86_64")]
+use crate::{FloatSlice, FloatSliceMut};
 use std::cmp::Reverse;
 use std::ops::Range;
 

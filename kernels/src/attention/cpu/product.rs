@@ -44,7 +44,7 @@ impl VectorTask for Product<'_> {
         let (c, a, b) = (self.c.as_mut_ptr(), self.a.as_ptr(), self.b.as_ptr());
         let at = Operands { c, c_stride, a, a_row, a_step, b, b_stride, rows, steps, add };
         // 6 x 4 vectors are 24 sums, 4 vectors of b and one of a: they fit in 32 registers; 6 x 2 in 16
-        let widest = if S::LANES == PAD { 4 } else { 2 };
+        let widest = if S::REGISTERS >= 32 { 4 } else { 2 };
         let mut col = 0;
         while col < cols {
             let vectors = ((cols - col) / S::LANES).min(widest);

@@ -114,3 +114,123 @@ fn transposed_blocks_hold_every_value_in_its_place() {
         }
     }
 }
+
+/// Copies the first `n` lanes through a vector.
+struct CopyLanes<'a> {
+    from: &'a [f32],
+    to: &'a mut [f32],
+    n: usize,
+}
+
+impl VectorTask for CopyLanes<'_> {
+    type Output = usize;
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> usize {
+        let lanes = self.n.min(S::LANES);
+        let mut all = [f32::NAN; super::MOST_LANES];
+        // SAFETY: both slices hold `lanes` elements, the array the lanes of every instruction set.
+        unsafe {
+            let v = S::load_partial(self.from.as_ptr(), lanes);
+            S::store_partial(self.to.as_mut_ptr(), v, lanes);
+            S::store(all.as_mut_ptr(), v);
+        }
+        assert!(all[lanes..S::LANES].iter().all(|x| x.to_bits() == 0), "lanes from {lanes} on are {all:?}");
+        lanes
+    }
+}
+
+#[test]
+fn partial_vectors_touch_their_lanes_alone() {
+    let from: Vec<f32> = (1..=16).map(|i| i as f32).collect();
+    for isa in Isa::available() {
+        for n in 0..=16 {
+            let mut to = vec![-1.0; 17];
+            let lanes = isa.dispatch(CopyLanes { from: &from, to: &mut to, n });
+            assert_eq!(to[..lanes], from[..lanes], "{n} lanes on {}", isa.name());
+            assert!(to[lanes..].iter().all(|x| *x == -1.0), "{n} lanes on {}: {to:?}", isa.name());
+        }
+    }
+}
+
+/// `[max(a, b), min(a, b), reduce_max(a)]` of vectors that hold one number.
+struct Extremes(f32, f32);
+
+impl VectorTask for Extremes {
+    type Output = [f32; 3];
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> [f32; 3] {
+        // SAFETY: as `VectorTask`; the partial vectors hold one lane.
+        unsafe {
+            let (a, b) = (S::splat(self.0), S::splat(self.1));
+            let (mut max, mut min) = (0.0, 0.0);
+            S::store_partial(&raw mut max, S::max(a, b), 1);
+            S::store_partial(&raw mut min, S::min(a, b), 1);
+            [max, min, S::reduce_max(a)]
+        }
+    }
+}
+
+#[test]
+fn max_and_min_give_the_second_operand_where_one_is_nan() {
+    for isa in Isa::available() {
+        let name = isa.name();
+        assert_eq!(isa.dispatch(Extremes(2.0, -3.0)), [2.0, -3.0, 2.0], "{name}");
+        assert_eq!(isa.dispatch(Extremes(-f32::INFINITY, 1.0)), [1.0, -f32::INFINITY, -f32::INFINITY], "{name}");
+        assert_eq!(isa.dispatch(Extremes(f32::NAN, 1.0))[..2], [1.0, 1.0], "{name}");
+        assert!(isa.dispatch(Extremes(1.0, f32::NAN))[..2].iter().all(|x| x.is_nan()), "{name}");
+    }
+}
+
+/// Widens f16 values, whole vectors of them.
+struct WidenF16<'a>(&'a [half::f16], &'a mut [f32]);
+
+impl VectorTask for WidenF16<'_> {
+    type Output = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for at in (0..self.0.len()).step_by(S::LANES) {
+            // SAFETY: the slices are equally long, and a multiple of the lanes.
+            unsafe { S::store(self.1.as_mut_ptr().add(at), S::load_f16(self.0.as_ptr().add(at))) };
+        }
+    }
+}
+
+#[test]
+fn every_f16_is_widened_exactly() {
+    let all: Vec<_> = (0..=u16::MAX).map(half::f16::from_bits).collect();
+    for isa in Isa::available() {
+        let mut wide = vec![0.0; all.len()];
+        isa.dispatch(WidenF16(&all, &mut wide));
+        for (narrow, wide) in all.iter().zip(wide) {
+            let want = narrow.to_f32();
+            assert!(wide.to_bits() == want.to_bits() || wide.is_nan() && want.is_nan(), "{wide} on {}", isa.name());
+        }
+    }
+}
+
+/// The sum of the lanes of a vector that holds the first of `values`.
+struct SumLanes<'a>(&'a [f32]);
+
+impl VectorTask for SumLanes<'_> {
+    type Output = (usize, f32);
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> (usize, f32) {
+        // SAFETY: there are as many values as the widest vector has lanes.
+        unsafe { (S::LANES, S::reduce_add(S::load(self.0.as_ptr()))) }
+    }
+}
+
+#[test]
+fn lanes_are_added_by_halves() {
+    // powers of three lose bits at every addition, so the order shows
+    let values: Vec<f32> = (0..16).map(|i| 3.0f32.powi(i) * 1.1).collect();
+    for isa in Isa::available() {
+        let (lanes, got) = isa.dispatch(SumLanes(&values));
+        let mut left = values[..lanes].to_vec();
+        while left.len() > 1 {
+            let half = left.len() / 2;
+            left = (0..half).map(|i| left[i] + left[half + i]).collect();
+        }
+        assert_eq!(got.to_bits(), left[0].to_bits(), "{}", isa.name());
+    }
+}
