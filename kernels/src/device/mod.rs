@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 pub use buffer::{Buffer, Element, Slice, SliceMut, WeightBuffer, WeightDtype, WeightSlice};
 pub use float::{Columns, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
+pub(crate) use memory::Counted;
 pub use memory::{MemoryReport, MemoryUse};
 
 use memory::Memory;
@@ -55,13 +56,18 @@ impl Device {
     /// [`KernelError::Threads`] if the pool cannot start.
     pub fn cpu_with(threads: Option<usize>, isa: Isa) -> Result<Device> {
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let memory = Arc::new(Memory::new("cpu"));
+        let home = memory.clone();
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("align-{index}"))
-            .start_handler(move |index| threads::pin(index, threads))
+            .start_handler(move |index| {
+                threads::pin(index, threads);
+                home.adopt_this_thread();
+            })
             .build()
             .map_err(|error| KernelError::Threads { threads, reason: error.to_string() })?;
-        Ok(Device::Cpu(Arc::new(Cpu { pool, isa, memory: Arc::new(Memory::new("cpu")), team: Arc::new(Team::new()) })))
+        Ok(Device::Cpu(Arc::new(Cpu { pool, isa, memory, team: Arc::new(Team::new()) })))
     }
 
     /// `len` elements of unspecified but initialised content: every element must be written before it is read.
