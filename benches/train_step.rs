@@ -17,7 +17,7 @@ use align_kernels::{Buffer, Device, KernelError, Precision, WeightSlice, token_l
 use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
 use align_lora::objective::Objective;
 use align_lora::optim::{AdamW, Optimizer, ScheduleKind, global_norm};
-use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree, free_bytes, layers_kept};
+use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree};
 use half::bf16;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -181,7 +181,7 @@ impl Step {
             shuffle: Shuffle::Off,
             eval_steps: None,
             precision: self.precision,
-            layers_kept: None,
+            memory: None,
         };
         Ok(Trainer::new(&self.model, self.adapter.clone(), None, Objective::new("dpo", &[])?, options)?)
     }
@@ -252,7 +252,7 @@ impl<'s> Phases<'s> {
     fn new(step: &'s Step, forest: &Forest) -> Result<Phases<'s>, Error> {
         let trainer = step.trainer()?;
         let optimizer = Optimizer::AdamW(AdamW::new(&step.device, &step.adapter.params(), 0.0)?);
-        let layers_kept = layers_kept(&step.model, forest.plan.policy, step.precision, free_bytes());
+        let layers_kept = trainer.layers_kept(forest);
         Ok(Phases {
             step,
             trainer,

@@ -159,6 +159,7 @@ impl From<TrainError> for CliError {
             TrainError::Adapter(error) => error.into(),
             TrainError::NonFinite { .. } | TrainError::Objective(_) => CliError::NonFinite(text),
             TrainError::BatchOfOne { .. } => CliError::Usage(text),
+            TrainError::Memory { .. } => CliError::OutOfMemory(text),
             TrainError::NoSteps { .. } => CliError::Usage(text),
             _ => CliError::Runtime(text),
         }

@@ -3,7 +3,7 @@
 use align_lora::adapter::LoraConfig;
 use align_lora::data::Survey;
 use align_lora::objective::Objective;
-use align_lora::train::{EvalMetrics, StepMetrics};
+use align_lora::train::{EvalMetrics, Plan, Size, StepMetrics};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -51,6 +51,18 @@ pub fn data(label: &str, survey: &Survey) {
         let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
         say!("  columns that are not read: {}", names.join(", "));
     }
+}
+
+/// What a run will hold in memory.
+pub fn plan(plan: &Plan) {
+    let Plan { limit, peak, layers, layers_kept, rows, .. } = *plan;
+    let parts: Vec<_> = plan.parts.iter().map(|(name, bytes)| format!("{name} {}", Size(*bytes))).collect();
+    say!(
+        "memory: {} planned of {} ({layers_kept} of {layers} layers kept for the largest forward pass, {rows} rows)",
+        Size(peak),
+        Size(limit)
+    );
+    say!("  {}", parts.join(", "));
 }
 
 /// The progress of a run: a bar on a terminal, a line for each logging step elsewhere.

@@ -8,4 +8,5 @@ mod extra_goldens;
 mod goldens;
 mod gradients;
 mod hostile;
+mod memory;
 mod readme;

@@ -131,4 +131,11 @@ mod tests {
     fn the_command_line_is_consistent() {
         super::command().debug_assert();
     }
+
+    #[test]
+    fn the_help_of_memory_says_the_share_that_is_taken() {
+        let mut help = super::command().find_subcommand("train").unwrap().clone();
+        let share = format!("{:.0} % of what is free", 100.0 * align_lora::train::SHARE);
+        assert!(help.render_help().to_string().split_whitespace().collect::<Vec<_>>().join(" ").contains(&share));
+    }
 }

@@ -3,6 +3,7 @@
 use align_kernels::Precision;
 use align_kernels::cpu::Isa;
 use align_lora::data::OnBadRow;
+use align_lora::train::Size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -80,6 +81,15 @@ pub struct PackArgs {
     /// Tokens of one forward pass, each prompt counted once
     #[arg(long, value_name = "TOKENS", default_value_t = 4096, alias = "micro_batch_tokens", value_parser = positive(), help_heading = "Machine")]
     pub micro_batch_tokens: u64,
+}
+
+/// How much memory a run may take.
+#[derive(Debug, Clone, Args)]
+pub struct MemoryArgs {
+    /// Limit on the memory of all that is computed: activations, scratch, adapter, optimiser; not the mapped weights. Layers that do
+    /// not fit are recomputed, which changes no number [default: 40 % of what is free]
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    pub memory: Option<Size>,
 }
 
 /// Where kernels run.

@@ -1,6 +1,6 @@
 //! The flags of `train`.
 
-use super::model::{DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
+use super::model::{DataArgs, DeviceArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
 use align_lora::optim::ScheduleKind;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -138,6 +138,8 @@ pub struct TrainArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub pack: PackArgs,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
 }
 
 /// See [`ScheduleKind`].

@@ -15,7 +15,7 @@ use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
 use align_lora::data::{Dataset, EncodedPrompt, Encoder, Needs, Shuffle, SpecialTokens, prompts};
 use align_lora::objective::{KnobKind, KnobValue, Objective};
-use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainOptions, Trainer};
+use align_lora::train::{EvalMetrics, Observer, Size, StepMetrics, TrainError, TrainOptions, Trainer};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,9 @@ fn train(
 
     let mut trainer = Trainer::new(&loaded.model, adapter.set().clone(), reference, objective, options)?;
     let total_steps = trainer.total_steps(data.len());
+    let plan = trainer.plan(&data, eval.as_ref())?;
     summary(args, &loaded, &adapter, &trainer, device, total_steps);
+    report::plan(&plan);
     report::data("data", data.survey());
     if let Some(eval) = &eval {
         report::data("evaluation data", eval.survey());
@@ -106,8 +108,8 @@ fn train(
     if let Some(show) = &show {
         show.print("after training", &loaded, Some(adapter.set()))?;
     }
-    let memory = device.memory();
-    say!("adapter: {} (peak of computed memory {:.2} GB)", output.display(), memory.peak as f64 / 1e9);
+    let peak = Size(device.memory().peak as u64);
+    say!("adapter: {} (peak of computed memory {peak}, planned {})", output.display(), Size(plan.peak));
     Ok(())
 }
 
@@ -134,7 +136,7 @@ fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         shuffle: if args.no_shuffle { Shuffle::Off } else { Shuffle::Seeded(args.seed) },
         eval_steps: args.eval_steps,
         precision: args.device.precision.into(),
-        layers_kept: None,
+        memory: args.memory.memory.map(|Size(bytes)| bytes),
     })
 }
 
@@ -297,6 +299,9 @@ fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, o
     }
     put("batch-size", toml::Value::Integer(options.batch_size as i64));
     put("micro-batch-tokens", toml::Value::Integer(options.micro_batch_tokens as i64));
+    if let Some(bytes) = options.memory {
+        put("memory", toml::Value::Integer(bytes as i64));
+    }
     put("max-length", toml::Value::Integer(options.max_length as i64));
     put("on-bad-row", format!("{:?}", args.data.on_bad_row).to_lowercase().into());
     put("seed", toml::Value::Integer(options.seed as i64));

@@ -42,6 +42,13 @@ pub enum Precision {
     F32,
 }
 
+/// Bytes that calls of a kernel take from the device while they run, beside their arguments: for plans, which must know before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScratchBytes {
+    pub forward: usize,
+    pub backward: usize,
+}
+
 /// Every case of every kernel, for the tests and the benches.
 pub fn cases() -> Vec<case::Case> {
     [

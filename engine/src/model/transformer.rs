@@ -12,7 +12,7 @@ use crate::rows::{Masks, Pass, RopeTable, RowPlan};
 use crate::weights::{Checkpoint, Frozen, FrozenVector, LoadError};
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;
-use align_kernels::{Buffer, Device, FloatDtype, Precision, Result};
+use align_kernels::{Buffer, Device, Precision, Result};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -173,19 +173,6 @@ impl Model {
             variants.push(rope.variant(0));
         }
         RopeTable::new(&self.device, positions, &variant_of, &variants)
-    }
-
-    /// Bytes that one policy row of one layer keeps for the backward pass when the layer is not recomputed: the residual stream
-    /// before and between its halves, in f32, and in the format of `precision` what attention reads and gives, the inputs of the
-    /// gate and those of the norms within a half.
-    pub fn kept_bytes_per_row(&self, precision: Precision) -> u64 {
-        let config = &self.config;
-        let q = config.num_attention_heads * config.head_dim;
-        let kv = config.num_key_value_heads * config.head_dim;
-        let norms = if config.post_norms { 2 * config.hidden_size } else { 0 };
-        let heads = if config.qk_norm { q + 2 * kv } else { 0 };
-        let between = norms + heads + 2 * q + 2 * kv + 2 * config.intermediate_size;
-        (4 * 2 * config.hidden_size + FloatDtype::from(precision).bytes() * between) as u64
     }
 
     /// Whether two sequences of these lengths are rotated by the same angles, so that they may share a prompt.

@@ -13,7 +13,7 @@ mod segments;
 mod tests;
 
 use crate::error::{check_dtype, check_len};
-use crate::{Device, FloatSlice, FloatSliceMut, KernelError, Result, Slice, SliceMut};
+use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, KernelError, Result, ScratchBytes, Slice, SliceMut};
 use std::ops::Range;
 
 /// Rows that attend to a prefix and, causally, to themselves.
@@ -85,6 +85,19 @@ pub struct Decode<'a> {
     pub v_cache: FloatSlice<'a>,
     /// `[batch, num_attention_heads * head_dim]`, like `qkv`
     pub o: FloatSliceMut<'a>,
+}
+
+/// What [`Forward`] and [`Backward`] take while they run on `rows` rows of format `dtype`. The segments are those of a sound call.
+pub fn scratch_bytes(
+    device: &Device,
+    dtype: FloatDtype,
+    rows: usize,
+    geometry: Geometry,
+    segments: &[Segment],
+) -> ScratchBytes {
+    match device {
+        Device::Cpu(cpu) => cpu::scratch_bytes(cpu, dtype, rows, geometry, segments),
+    }
 }
 
 impl Forward<'_> {

@@ -6,6 +6,7 @@
 
 use super::pages::{self, HUGE_PAGE};
 use crate::{KernelError, Result};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
@@ -26,6 +27,11 @@ pub struct MemoryReport {
     pub peak: usize,
     /// Live and largest bytes of each name, by name.
     pub names: BTreeMap<&'static str, MemoryUse>,
+    /// Bytes that the system has mapped for the arena: pages are there for those that were touched.
+    pub mapped: usize,
+    /// Bytes of all blocks so far that nobody had touched, so that the system had to find pages for them. It stands still in a
+    /// step that needs no more memory than those before it.
+    pub fresh: u64,
 }
 
 /// Bytes under one name.
@@ -108,6 +114,11 @@ impl Memory {
         self.state.lock().expect("no holder of the memory lock panics")
     }
 
+    /// What a thread of the device, from now on, takes from elsewhere and tells of ([`Counted`]) is in this report.
+    pub(super) fn adopt_this_thread(self: &Arc<Memory>) {
+        HOME.set(Some(self.clone()));
+    }
+
     /// A block of at least `bytes` bytes, its content initialised but unspecified.
     pub(super) fn take(self: &Arc<Memory>, name: &'static str, bytes: usize) -> Result<Block> {
         let mut state = self.lock();
@@ -136,6 +147,7 @@ impl State {
         let gap = self.remove(place);
         if gap.touched < len {
             self.make_room(len - gap.touched);
+            self.report.fresh += (len - gap.touched) as u64;
         }
         if gap.len > len {
             let rest = Place { offset: place.offset + len, ..place };
@@ -154,6 +166,7 @@ impl State {
             None => (pages::map(least)?, least),
         };
         self.mappings.push(Mapping { at, len });
+        self.report.mapped += len;
         self.insert(Place { mapping: self.mappings.len() - 1, offset: 0 }, Gap { len, touched: 0 });
         Some(())
     }
@@ -218,6 +231,39 @@ impl State {
         named.in_use += bytes;
         named.peak = named.peak.max(named.in_use);
     }
+
+    fn discount(&mut self, name: &'static str, bytes: usize) {
+        self.report.in_use -= bytes;
+        self.report.names.get_mut(name).expect("counted when it was taken").in_use -= bytes;
+    }
+}
+
+thread_local!(static HOME: RefCell<Option<Arc<Memory>>> = const { RefCell::new(None) });
+
+/// Bytes that a thread of a device has from elsewhere, in the device's report for as long as this lives. On a thread that is no
+/// device's they are in none.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    held: Option<(Arc<Memory>, &'static str, usize)>,
+}
+
+impl Counted {
+    /// From now on it is `bytes` under `name`.
+    pub(crate) fn set(&mut self, name: &'static str, bytes: usize) {
+        *self = Counted::default();
+        self.held = HOME.with_borrow(Clone::clone).map(|home| {
+            home.lock().count(name, bytes);
+            (home, name, bytes)
+        });
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some((home, name, bytes)) = self.held.take() {
+            home.lock().discount(name, bytes);
+        }
+    }
 }
 
 impl Drop for State {
@@ -243,8 +289,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let mut state = self.home.lock();
-        state.report.in_use -= self.len;
-        state.report.names.get_mut(self.name).expect("counted when it was taken").in_use -= self.len;
+        state.discount(self.name, self.len);
         state.free(self.place, self.len);
     }
 }
@@ -335,6 +380,34 @@ mod tests {
         // SAFETY: as above.
         let content = unsafe { std::slice::from_raw_parts(again.as_ptr(), bytes) };
         assert!(again.is_zeroed() && content.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn used_memory_is_not_fresh() {
+        let memory = memory();
+        drop(memory.take("a", 5 << 20).unwrap());
+        assert_eq!(memory.report().fresh, 5 << 20);
+        drop(memory.take("a", 3 << 20).unwrap());
+        assert_eq!(memory.report().fresh, 5 << 20, "the first block's pages are there");
+        drop(memory.take("a", 6 << 20).unwrap());
+        assert_eq!((memory.report().fresh, memory.report().mapped), (6 << 20, MAPPING));
+    }
+
+    #[test]
+    fn what_a_thread_tells_of_is_in_its_devices_report() {
+        let memory = memory();
+        let other = Arc::clone(&memory);
+        let thread = std::thread::spawn(move || {
+            let mut counted = Counted::default();
+            counted.set("packed", 100);
+            assert_eq!(other.report().in_use, 0, "the thread is no device's");
+            other.adopt_this_thread();
+            counted.set("packed", 300);
+            counted.set("packed", 500);
+            assert_eq!((other.report().in_use, other.report().peak), (500, 500));
+        });
+        thread.join().unwrap();
+        assert_eq!((memory.report().in_use, memory.report().names["packed"].peak), (0, 500));
     }
 
     #[test]

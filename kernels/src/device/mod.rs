@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 pub use buffer::{Buffer, Element, Slice, SliceMut, WeightBuffer, WeightDtype, WeightSlice};
 pub use float::{Columns, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
+pub(crate) use memory::Counted;
 pub use memory::{MemoryReport, MemoryUse};
 pub use times::KernelTime;
 pub(crate) use times::Timed;
@@ -61,13 +62,18 @@ impl Device {
     /// [`KernelError::Threads`] if the pool cannot start.
     pub fn cpu_with(threads: Option<usize>, isa: Isa) -> Result<Device> {
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let memory = Arc::new(Memory::new("cpu"));
+        let home = memory.clone();
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("align-{index}"))
-            .start_handler(move |index| threads::pin(index, threads))
+            .start_handler(move |index| {
+                threads::pin(index, threads);
+                home.adopt_this_thread();
+            })
             .build()
             .map_err(|error| KernelError::Threads { threads, reason: error.to_string() })?;
-        let (memory, team, times) = (Arc::new(Memory::new("cpu")), Arc::new(Team::new()), Times::default());
+        let (team, times) = (Arc::new(Team::new()), Times::default());
         Ok(Device::Cpu(Arc::new(Cpu { pool, isa, memory, team, times })))
     }
 

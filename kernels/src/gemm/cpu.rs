@@ -16,7 +16,7 @@ mod scratch;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-use super::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
+use super::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward, StackScratch, StackShape};
 use crate::cpu::Isa;
 use crate::cpu::blocks::rows_per_block;
 use crate::cpu::convert::Widened;
@@ -180,6 +180,55 @@ pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Res
         }
         Ok(())
     })
+}
+
+/// Whether all matrices of `depth` by one of `sides` are multiplied on the unit.
+#[cfg(target_arch = "x86_64")]
+fn all_on_unit(cpu: &Cpu, precision: Precision, depth: usize, sides: impl Iterator<Item = usize>) -> bool {
+    tiles::unit(cpu, precision, sides.map(|side| [side, depth])).is_some()
+}
+
+/// There is no unit.
+#[cfg(not(target_arch = "x86_64"))]
+fn all_on_unit(_: &Cpu, _: Precision, _: usize, _: impl Iterator<Item = usize>) -> bool {
+    false
+}
+
+/// See [`StackShape::scratch_bytes`]: what [`Cpu::widened`], [`Cpu::in_f32`] and [`dense`] take where the unit is not used.
+pub(super) fn scratch_bytes(cpu: &Cpu, shape: &StackShape<'_>) -> StackScratch {
+    let &StackShape { m, k, pieces, rank, residual, own_inputs, precision } = shape;
+    let cols: usize = pieces.iter().sum();
+    let widest = pieces.iter().copied().max().unwrap_or(0);
+    let wide = |cols: usize, is_f32: bool| match precision == Precision::F32 || is_f32 {
+        true => 0,
+        false => m * cols * size_of::<f32>(),
+    };
+    let columns = wide(cols, residual) + if pieces.len() > 1 { m * widest * size_of::<f32>() } else { 0 };
+    let on_unit = all_on_unit(cpu, precision, k, pieces.iter().copied());
+    let b_on_unit = all_on_unit(cpu, precision, rank, pieces.iter().copied());
+    let a_on_unit = all_on_unit(cpu, precision, k, std::iter::once(rank));
+    let own = if own_inputs { wide(k, false) } else { 0 };
+    StackScratch {
+        forward: if on_unit { 0 } else { wide(k, false) + wide(cols, residual) + own },
+        dx: if on_unit { 0 } else { wide(k, false) + columns },
+        db: if b_on_unit { 0 } else { columns },
+        da: if a_on_unit { 0 } else { wide(k, false) },
+    }
+}
+
+/// See [`StackShape::packed_bytes`]. An estimate: which task a thread packs last is a matter of chance.
+pub(super) fn packed_bytes(cpu: &Cpu, shape: &StackShape<'_>) -> usize {
+    let &StackShape { m, k, pieces, precision, .. } = shape;
+    let cols: usize = pieces.iter().sum();
+    if all_on_unit(cpu, precision, k, pieces.iter().copied()) {
+        // the weights in one term of bf16, a bounded part of them at a time, and what each thread packs of its rows
+        return (2 * k * cols).min(32 << 20) + cpu.threads() * (2 * m * k).min(2 << 20);
+    }
+    let rows = m.min(ROWS_PER_TASK);
+    let left = if precision == Precision::Bf16 { rows * k.min(DEPTH_BLOCK) } else { 0 };
+    let right = (k * cols).min(block::RESIDENT);
+    let partial = rows.min(64) * cols.min(COLS_PER_TASK);
+    cpu.threads() * (left + right + partial) * size_of::<f32>()
 }
 
 /// Adds the biases of a stack to rows of all its columns.

@@ -15,7 +15,7 @@ mod cpu;
 pub mod reference;
 mod stack;
 
-pub use stack::{LowRank, Piece, StackDx, StackForward};
+pub use stack::{LowRank, Piece, StackDx, StackForward, StackScratch, StackShape};
 
 use crate::{Columns, Device, FloatSlice, FloatSliceMut, KernelError, Precision, Result, SliceMut, WeightSlice};
 

@@ -7,12 +7,11 @@
 mod tiles;
 
 use super::{Backward, Forward, IGNORE};
-#[cfg(target_arch = "x86_64")]
 use crate::Precision;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
 use crate::gemm::{self, Accumulate};
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, FloatDtype, Result, ScratchBytes, Slice, SliceMut};
 
 /// Tokens of a tile: with 1024 rows it is 2 MiB, which the second-level caches of two cores hold until the softmax reads it.
 /// Twice as many were 5 % slower.
@@ -204,6 +203,24 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
         }
         Ok(())
     })
+}
+
+/// See [`crate::token_logps::scratch_bytes`].
+pub(super) fn scratch_bytes(
+    cpu: &Cpu,
+    precision: Precision,
+    dtype: FloatDtype,
+    rows: usize,
+    [vocab_size, hidden_size]: [usize; 2],
+) -> ScratchBytes {
+    if precision == Precision::Bf16 && cpu.isa().has_bf16_unit() {
+        // packed rows in bf16, and for each thread some panels of weights and gradients of its rows
+        let threads = cpu.threads() * (1 << 20);
+        return ScratchBytes { forward: 2 * rows * hidden_size + threads, backward: threads };
+    }
+    let wide = if dtype == FloatDtype::Bf16 { rows * hidden_size * size_of::<f32>() } else { 0 };
+    let tile = rows.min(ROW_TILE) * vocab_size.min(VOCAB_TILE) * size_of::<f32>();
+    ScratchBytes { forward: wide + tile, backward: 2 * wide + tile }
 }
 
 /// Takes a tile of logits of some rows into their running sums. The logits are soft-capped in place.

@@ -11,10 +11,26 @@ pub mod reference;
 mod tests;
 
 use crate::error::{check_dtype, check_len};
-use crate::{Device, FloatSlice, FloatSliceMut, KernelError, Precision, Result, Slice, SliceMut, WeightSlice};
+use crate::{
+    Device, FloatDtype, FloatSlice, FloatSliceMut, KernelError, Precision, Result, ScratchBytes, Slice, SliceMut,
+    WeightSlice,
+};
 
 /// A target that is not scored: its log-prob is exactly 0 and it has no gradient.
 pub const IGNORE: u32 = u32::MAX;
+
+/// What [`Forward`] without extras and [`Backward`] take while they run on `[rows, vocab_size]` logits.
+pub fn scratch_bytes(
+    device: &Device,
+    precision: Precision,
+    dtype: FloatDtype,
+    rows: usize,
+    [vocab_size, hidden_size]: [usize; 2],
+) -> ScratchBytes {
+    match device {
+        Device::Cpu(cpu) => cpu::scratch_bytes(cpu, precision, dtype, rows, [vocab_size, hidden_size]),
+    }
+}
 
 /// Log-probs of the targets.
 pub struct Forward<'a> {

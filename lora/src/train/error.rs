@@ -1,5 +1,6 @@
 //! What can stop a run.
 
+use super::size::Size;
 use crate::adapter::AdapterError;
 use crate::data::DataError;
 use crate::objective::HeadError;
@@ -26,6 +27,13 @@ pub enum TrainError {
     BatchOfOne { loss: String },
     #[error("{rows} usable rows in {epochs} epochs make no step: give more data, or more --epochs")]
     NoSteps { rows: usize, epochs: u64 },
+    /// The plan of the run holds more than the limit, even with all layers recomputed.
+    #[error(
+        "the run needs {needed} of memory for what it computes, even with all layers recomputed, and may hold {limit}; its largest \
+         forward pass has {rows} rows. Lower --micro-batch-tokens ({micro_batch_tokens} now) or --max-length ({max_length} now), or \
+         raise --memory"
+    )]
+    Memory { needed: Size, limit: Size, rows: usize, micro_batch_tokens: usize, max_length: usize },
     #[error("{}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error(transparent)]

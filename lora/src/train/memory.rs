@@ -1,22 +1,180 @@
-//! How many layers keep what their backward pass needs.
+//! What a run will hold in memory, and how many layers keep what their backward pass needs.
+//!
+//! Everything that is computed counts: adapters, gradients, optimiser, activations, scratch. The base weights do not: they are
+//! pages of their files, which the system takes back when it needs the memory.
 
-use align_engine::model::Model;
+use super::forest::Forest;
+use super::size::Size;
+use crate::data::{Dataset, Shuffle, pack};
+use align_engine::model::adapters::Adapters;
+use align_engine::model::{Footprint, Gradients, Model, PassBytes, PassShape};
 use align_kernels::Precision;
 
-/// Share of the memory that is free at the start which kept activations may fill. The rest is for the mapped weights' pages,
-/// the step's scratch and everything else on the machine.
-const SHARE: f64 = 0.4;
+/// Share of the memory that is free at the start which a run may fill unless it is told: the rest is for the pages of the mapped
+/// weights and for everything else on the machine.
+pub const SHARE: f64 = 0.4;
+/// Rows whose place in the run's order is looked at for the largest forward pass. Behind them a larger one may come, which then
+/// keeps fewer layers.
+const ROWS_LOOKED_AT: usize = 4 << 20;
 
-/// Layers to keep for a backward pass over `policy_rows` rows when `free_bytes` of memory are free; the others are recomputed,
-/// which costs one more forward pass of those layers and changes no bit of the result.
-pub fn layers_kept(model: &Model, policy_rows: usize, precision: Precision, free_bytes: u64) -> usize {
-    let layers = model.config().num_hidden_layers;
-    let per_layer = policy_rows as u64 * model.kept_bytes_per_row(precision);
-    if per_layer == 0 {
-        return layers;
+/// How much a run may hold, and what of it is held all the time.
+#[derive(Debug)]
+pub struct Budget<'m> {
+    footprint: Footprint<'m>,
+    limit: u64,
+    /// What forward passes may fill: the limit, or from the plan on what it says, so that smaller passes hold no more than the
+    /// largest.
+    room: u64,
+    /// Adapters, optimiser state, and what the model has copied.
+    held: u64,
+    /// Adapters and optimiser state alone.
+    state: u64,
+    layers: usize,
+}
+
+/// A run needs more memory than it may hold, even with all layers recomputed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TooLittle {
+    pub needed: Size,
+    pub limit: Size,
+    /// Rows of the forward pass that is too large.
+    pub rows: usize,
+}
+
+/// What a run will hold at its largest forward pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Bytes that it may hold.
+    pub limit: u64,
+    /// Bytes that it will hold at most: the sum of the parts.
+    pub peak: u64,
+    /// What they are for, by name.
+    pub parts: Vec<(&'static str, u64)>,
+    /// Layers, and how many of them keep their activations in that pass; the others are recomputed.
+    pub layers: usize,
+    pub layers_kept: usize,
+    /// Rows of that pass, those of the reference included.
+    pub rows: usize,
+}
+
+impl<'m> Budget<'m> {
+    /// For passes of `model` with `adapters`; adapters and optimiser are on the device already. `limit` bytes, or [`SHARE`] of what
+    /// is free.
+    pub(super) fn new(
+        model: &'m Model,
+        adapters: &Adapters,
+        precision: Precision,
+        dropout: bool,
+        limit: Option<u64>,
+    ) -> Budget<'m> {
+        let footprint = Footprint::new(model, adapters, precision, dropout);
+        let report = model.device().memory();
+        let packed = report.names.get("gemm.packed").map_or(0, |used| used.in_use);
+        let held = (report.in_use - packed) as u64;
+        let limit = limit.unwrap_or((free_bytes() as f64 * SHARE) as u64);
+        // the parameters and two moments of each
+        let state = 3 * footprint.gradient_bytes();
+        Budget { footprint, limit, room: limit, held, state, layers: model.config().num_hidden_layers }
     }
-    let fit = (free_bytes as f64 * SHARE) as u64 / per_layer;
-    layers.min(usize::try_from(fit).unwrap_or(layers))
+
+    /// Layers to keep in a forward pass over the rows of `forest`; the others are recomputed, which costs one more forward pass of
+    /// those layers and changes no bit of the result.
+    pub fn layers_kept(&self, forest: &Forest, gradients: Gradients) -> usize {
+        self.fitting(forest, gradients).map_or(0, |(kept, _)| kept)
+    }
+
+    /// The most layers that can be kept, and what the run holds then. None if it is too much even with none.
+    fn fitting(&self, forest: &Forest, gradients: Gradients) -> Option<(usize, PassBytes)> {
+        let shape = shape(forest);
+        let room = self.room.checked_sub(self.held + self.packed(forest))?;
+        let candidates = (0..=self.layers).rev();
+        candidates
+            .map(|kept| (kept, self.footprint.bytes(shape, kept, gradients)))
+            .find(|(_, bytes)| bytes.peak <= room)
+    }
+
+    fn packed(&self, forest: &Forest) -> u64 {
+        self.footprint.packed_bytes(forest.plan.rows(), forest.targets.len())
+    }
+
+    /// What a run will hold whose largest pass with a backward pass is over `train`, and the largest without over `eval`. `alone`: each
+    /// step is one such pass.
+    pub(super) fn plan(&mut self, train: &Forest, alone: bool, eval: Option<&Forest>) -> Result<Plan, TooLittle> {
+        let gradients = if alone { Gradients::Fresh } else { Gradients::There };
+        let packed = eval.map_or(0, |forest| self.packed(forest)).max(self.packed(train));
+        let of_eval = eval.map_or(0, |forest| self.footprint.bytes(shape(forest), 0, Gradients::Fresh).peak);
+        let least = self.footprint.bytes(shape(train), 0, gradients).peak;
+        let needed = self.held + packed + least.max(of_eval);
+        let Some((layers_kept, bytes)) = self.fitting(train, gradients).filter(|_| needed <= self.limit) else {
+            let largest = eval.filter(|_| of_eval > least).unwrap_or(train);
+            let (needed, limit) = (Size(needed), Size(self.limit));
+            return Err(TooLittle { needed, limit, rows: largest.plan.rows() });
+        };
+        let most = bytes.peak.max(of_eval);
+        self.room = self.held + packed + most;
+        let held_by_passes = bytes.layer_inputs + bytes.kept;
+        let with_gradients = self.footprint.gradient_bytes().min(most - held_by_passes);
+        let parts = [
+            ("adapter, gradients, optimiser", self.state.min(self.held) + with_gradients),
+            ("norms and copies of weights", self.held.saturating_sub(self.state)),
+            ("inputs of recomputed layers", bytes.layer_inputs),
+            ("kept layers", bytes.kept),
+            ("the work on one layer", most - held_by_passes - with_gradients),
+            ("packing", packed),
+        ];
+        Ok(Plan {
+            limit: self.limit,
+            peak: self.room,
+            parts: parts.into_iter().filter(|(_, bytes)| *bytes > 0).collect(),
+            layers: self.layers,
+            layers_kept,
+            rows: train.plan.rows(),
+        })
+    }
+}
+
+fn shape(forest: &Forest) -> PassShape<'_> {
+    PassShape { plan: &forest.plan, scored: forest.targets.len(), scored_with_gradient: forest.scored_with_gradient }
+}
+
+/// The rows of the optimiser step whose largest forward pass has the most tokens, among `steps` steps of `batch_size` rows in the
+/// order of the run.
+pub(super) fn largest_batch(
+    data: &Dataset,
+    shuffle: Shuffle,
+    steps: u64,
+    batch_size: usize,
+    micro_batch_tokens: usize,
+) -> Vec<u32> {
+    let mut largest = (0, Vec::new());
+    let (mut steps, mut rows_left) = (steps, ROWS_LOOKED_AT);
+    let mut epoch = 0;
+    while steps > 0 && rows_left > 0 {
+        let order = data.order(shuffle, epoch);
+        for batch in order.chunks(batch_size) {
+            let lengths: Vec<usize> = batch.iter().map(|&row| data.lengths(row as usize).tree).collect();
+            let tokens = tokens_of_largest(&lengths, micro_batch_tokens);
+            if tokens > largest.0 {
+                largest = (tokens, batch.to_vec());
+            }
+            rows_left = rows_left.saturating_sub(batch.len());
+            steps -= 1;
+            if steps == 0 || rows_left == 0 {
+                break;
+            }
+        }
+        epoch += 1;
+    }
+    largest.1
+}
+
+fn tokens_of_largest(lengths: &[usize], micro_batch_tokens: usize) -> usize {
+    let all = lengths.iter().sum();
+    if all <= micro_batch_tokens {
+        return all;
+    }
+    let tokens = |members: &Vec<usize>| members.iter().map(|&member| lengths[member]).sum();
+    pack(lengths, micro_batch_tokens).iter().map(tokens).max().unwrap_or(0)
 }
 
 /// Bytes that this process could still get without swapping: the system's figure, or less where a control group says so.

@@ -7,20 +7,23 @@
 //! | `step.rs` | an optimiser batch: micro-batches, the objective's head, gradients |
 //! | `trainer.rs` | epochs, updates, evaluations |
 //! | `metrics.rs` | what is reported, under TRL's names |
-//! | `memory.rs` | how many layers keep their activations |
+//! | `memory.rs` | what a run will hold, and how many layers keep their activations |
+//! | `size.rs` | amounts of memory, as they are typed and shown |
 
 mod error;
 mod forest;
 mod memory;
 mod metrics;
 mod scoring;
+mod size;
 mod step;
 mod trainer;
 
 pub use error::TrainError;
 pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
-pub use memory::{free_bytes, layers_kept};
+pub use memory::{Budget, Plan, SHARE, free_bytes};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
+pub use size::{NotASize, Size};
 pub use step::{Batch, Outcome};
 pub use trainer::{EvalBatches, Observer, TrainOptions, TrainState, Trainer, evaluate};

@@ -56,6 +56,11 @@ pub struct Forward {
 }
 
 impl Scoring<'_> {
+    /// The rows of a forward pass over `trees`.
+    pub fn forest(&self, trees: &[Tree<'_>]) -> Forest {
+        Forest::new(trees, self.scorers, |one, other| self.model.same_rope(one, other))
+    }
+
     /// Runs the forward pass over `trees`.
     ///
     /// # Errors
@@ -69,8 +74,7 @@ impl Scoring<'_> {
     ) -> Result<Forward, KernelError> {
         let model = self.model;
         let device = model.device();
-        let forest = Forest::new(trees, self.scorers, |one, other| model.same_rope(one, other));
-        let Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers } = forest;
+        let Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers } = self.forest(trees);
         let masks = match dropout {
             Some(step) => {
                 let policy = &tokens[..plan.policy + plan.detached];

@@ -4,12 +4,13 @@
 //! reference point, say) gets them from a first pass without gradients when the step does not fit one forward pass.
 
 use super::error::TrainError;
-use super::forest::{Branch, Role, Tree};
+use super::forest::{Branch, Forest, Role, Tree};
 use super::metrics::PreferenceSums;
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 use crate::data::{EncodedRow, Target, mismatched_answers, pack};
 use crate::objective::{Coupling, Head, HeadError, Mismatched, Objective, RowLogps, RowTarget, Statistics};
 use align_engine::autograd::{Mode, ParamGrads};
+use align_engine::model::Gradients;
 use align_engine::rows::Dropout;
 
 /// What the passes of a step share.
@@ -42,8 +43,9 @@ impl Outcome {
     }
 }
 
-/// Decides how many layers keep their activations in a backward pass over so many policy rows.
-pub type LayersKept<'a> = &'a dyn Fn(usize) -> usize;
+/// Decides how many layers keep their activations in a forward and backward pass over some trees, the adapter's gradients being there
+/// before it or not.
+pub type LayersKept<'a> = &'a dyn Fn(&[Tree<'_>], Gradients) -> usize;
 
 impl Batch<'_> {
     /// Loss and gradients of the batch, the latter added to `grads`.
@@ -62,11 +64,11 @@ impl Batch<'_> {
         let n = self.rows.len();
         let mut outcome = Outcome { micro_batches: micro_batches.len(), ..Outcome::default() };
         let masks = |members: &[usize]| step_dropout(dropout, members, |_| 0);
-        let kept = |members: &[usize]| layers_kept(self.tokens(members, &[]));
 
         if let [members] = &micro_batches[..] {
             let trees = self.trees(members, &mismatched, Role::Gradient);
-            let forward = scoring.forward(&trees, Mode::Record, masks(members), kept(members))?;
+            let kept = layers_kept(&trees, Gradients::Fresh);
+            let forward = scoring.forward(&trees, Mode::Record, masks(members), kept)?;
             let logps = self.logps(members, &forward);
             let statistics = self.statistics(&logps)?;
             let head = self.head(members, &logps, &statistics)?;
@@ -80,7 +82,8 @@ impl Batch<'_> {
                 let statistics = self.statistics_of_mismatched(scoring, dropout, &micro_batches, &mismatched)?;
                 for members in &micro_batches {
                     let trees = self.trees(members, &[], Role::Gradient);
-                    let forward = scoring.forward(&trees, Mode::Record, masks(members), kept(members))?;
+                    let kept = layers_kept(&trees, Gradients::There);
+                    let forward = scoring.forward(&trees, Mode::Record, masks(members), kept)?;
                     let logps = self.logps(members, &forward);
                     let head = self.head(members, &logps, &statistics)?;
                     outcome.add(&logps, &head);
@@ -105,7 +108,8 @@ impl Batch<'_> {
                 self.add_statistics(&mut outcome, &statistics);
                 for members in &micro_batches {
                     let trees = self.trees(members, &[], Role::Gradient);
-                    let forward = scoring.forward(&trees, Mode::Record, masks(members), kept(members))?;
+                    let kept = layers_kept(&trees, Gradients::There);
+                    let forward = scoring.forward(&trees, Mode::Record, masks(members), kept)?;
                     let d_policy = members.iter().map(|member| head.d_policy[*member].clone()).collect();
                     backward(forward, &Head { d_policy, ..head.clone() }, grads)?;
                 }
@@ -136,6 +140,18 @@ impl Batch<'_> {
         outcome.add(&logps, &head);
         self.add_statistics(&mut outcome, &statistics);
         Ok(outcome)
+    }
+
+    /// The rows of the largest forward pass, and whether it is the only one of the batch. With [`Role::Gradient`] those of training,
+    /// with [`Role::Detached`] those of an evaluation.
+    pub(super) fn largest_pass(&self, role: Role, scoring: &Scoring<'_>) -> (Forest, bool) {
+        let mismatched = self.mismatched();
+        let micro_batches = self.micro_batches(&mismatched);
+        let alone = micro_batches.len() == 1;
+        let with_mismatched = if alone || role == Role::Detached { &mismatched[..] } else { &[] };
+        let tokens = |members: &&Vec<usize>| self.tokens(members, with_mismatched);
+        let largest = micro_batches.iter().max_by_key(tokens).map_or(&[][..], |members| &members[..]);
+        (scoring.forest(&self.trees(largest, with_mismatched, role)), alone)
     }
 
     /// Mismatched answers of all rows, if the objective reads them.

@@ -1,8 +1,8 @@
 //! The training loop: epochs, batches, updates, evaluations.
 
 use super::error::TrainError;
-use super::forest::Scorers;
-use super::memory;
+use super::forest::{Forest, Role, Scorers, Tree};
+use super::memory::{self, Budget, Plan, TooLittle};
 use super::metrics::{EvalMetrics, PreferenceSums, StepMetrics};
 use super::scoring::Scoring;
 use super::step::{Batch, Outcome, describe};
@@ -11,8 +11,8 @@ use crate::objective::{Coupling, Objective};
 use crate::optim::{AdamW, Optimizer, Schedule, ScheduleKind, clip_factor, global_norm};
 use align_engine::autograd::ParamGrads;
 use align_engine::autograd::param::Param;
-use align_engine::model::Model;
 use align_engine::model::adapters::{AdapterSet, Adapters};
+use align_engine::model::{Gradients, Model};
 use align_engine::rows::Dropout;
 use align_kernels::Precision;
 use serde::{Deserialize, Serialize};
@@ -45,8 +45,9 @@ pub struct TrainOptions {
     /// Evaluate after so many steps; `None`: after each epoch.
     pub eval_steps: Option<u64>,
     pub precision: Precision,
-    /// How many layers keep their activations; `None`: as many as the free memory allows. No bit of the result depends on it.
-    pub layers_kept: Option<usize>,
+    /// Bytes that the run may hold beside the mapped weights; `None`: [`memory::SHARE`] of what is free. It decides how many layers
+    /// keep their activations and how many are recomputed: no bit of the result depends on it.
+    pub memory: Option<u64>,
 }
 
 /// Where a run is: all that changes besides the adapter and the optimiser.
@@ -93,7 +94,7 @@ pub struct Trainer<'m> {
     options: TrainOptions,
     optimizer: Optimizer,
     state: TrainState,
-    free_bytes: u64,
+    budget: Budget<'m>,
 }
 
 impl<'m> Trainer<'m> {
@@ -113,8 +114,11 @@ impl<'m> Trainer<'m> {
         }
         let params = adapter.params();
         let optimizer = Optimizer::AdamW(AdamW::new(model.device(), &params, options.weight_decay)?);
-        let (state, free_bytes) = (TrainState::default(), memory::free_bytes());
-        Ok(Trainer { model, adapter, params, reference, objective, options, optimizer, state, free_bytes })
+        let adapters = Adapters { policy: Some(adapter.clone()), reference: reference.clone() };
+        let dropout = options.lora_dropout > 0.0;
+        let budget = Budget::new(model, &adapters, options.precision, dropout, options.memory);
+        let state = TrainState::default();
+        Ok(Trainer { model, adapter, params, reference, objective, options, optimizer, state, budget })
     }
 
     /// What it trains with.
@@ -146,6 +150,41 @@ impl<'m> Trainer<'m> {
     pub fn total_steps(&self, rows: usize) -> u64 {
         let all = self.steps_per_epoch(rows).0 * self.options.epochs;
         self.options.max_steps.map_or(all, |max| if self.options.epochs == 0 { max } else { all.min(max) })
+    }
+
+    /// What the run over `train` will hold in memory, evaluations over `eval` included. No pass holds more from then on.
+    ///
+    /// # Errors
+    /// [`TrainError::Memory`] if it is more than it may; [`TrainError::Data`].
+    pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
+        let options = &self.options;
+        let (scoring, steps) = (self.scoring(), self.total_steps(train.len()));
+        let largest =
+            |data: &Dataset, shuffle: Shuffle, steps: u64, role: Role| -> Result<(Forest, bool), TrainError> {
+                let numbers =
+                    memory::largest_batch(data, shuffle, steps, options.batch_size, options.micro_batch_tokens);
+                Ok(self.batch(&data.rows(&numbers)?).largest_pass(role, &scoring))
+            };
+        let (pass, alone) = largest(train, options.shuffle, steps, Role::Gradient)?;
+        let eval = match eval {
+            Some(data) => {
+                let batches = data.len().div_ceil(options.batch_size) as u64;
+                Some(largest(data, Shuffle::Off, batches, Role::Detached)?.0)
+            }
+            None => None,
+        };
+        self.budget.plan(&pass, alone, eval.as_ref()).map_err(|TooLittle { needed, limit, rows }| TrainError::Memory {
+            needed,
+            limit,
+            rows,
+            micro_batch_tokens: options.micro_batch_tokens,
+            max_length: options.max_length,
+        })
+    }
+
+    /// How many layers a forward pass over the rows of `forest` keeps.
+    pub fn layers_kept(&self, forest: &Forest) -> usize {
+        self.budget.layers_kept(forest, Gradients::Fresh)
     }
 
     /// Trains to the end.
@@ -266,12 +305,9 @@ impl<'m> Trainer<'m> {
             seed: options.seed,
             step: self.state.step,
         });
-        let layers_kept = |policy_rows: usize| {
-            options
-                .layers_kept
-                .unwrap_or_else(|| memory::layers_kept(self.model, policy_rows, options.precision, self.free_bytes))
-        };
-        self.batch(rows).gradients(&self.scoring(), dropout, &layers_kept, grads)
+        let scoring = self.scoring();
+        let layers_kept = |trees: &[Tree<'_>], gradients| self.budget.layers_kept(&scoring.forest(trees), gradients);
+        self.batch(rows).gradients(&scoring, dropout, &layers_kept, grads)
     }
 
     /// Loss and rewards over a data set, at the current adapter.

@@ -155,6 +155,11 @@ pub(super) fn trees(segments: &[Segment], blocks: &Blocks) -> Vec<Tree> {
     trees
 }
 
+/// Floats that a thread needs for trees of at most `rows` rows.
+pub(super) fn scratch_len(rows: usize, head_dim: usize) -> usize {
+    Scratch::len(rows, head_dim)
+}
+
 /// The rows of a tree for one head, next to each other; and two tiles.
 struct Scratch<'a> {
     /// Floats from row to row of the next three.

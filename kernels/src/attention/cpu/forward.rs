@@ -41,7 +41,7 @@ pub(super) fn forward(
     let parts = [(Source::Keys, Form::Transposed), (Source::Values, Form::Rows)];
     let packed = pack(device, cpu, &geometry, segments, &blocks, qkv, parts)?;
 
-    let step = (TASK_ROWS / geometry.group()).clamp(8, BLOCK);
+    let step = step(&geometry);
     let mut jobs = jobs(segments, step);
     heaviest_first(&mut jobs, |job| {
         let last = job.first + job.positions;
@@ -67,6 +67,16 @@ pub(super) fn forward(
             lse[0] = (f64::from(max) + f64::from(sum).ln()) as f32;
         }
     })
+}
+
+/// Positions of a task.
+fn step(geometry: &Geometry) -> usize {
+    (TASK_ROWS / geometry.group()).clamp(8, BLOCK)
+}
+
+/// Floats that a thread needs.
+pub(super) fn scratch_len(geometry: &Geometry) -> usize {
+    Tile::len(step(geometry) * geometry.group(), geometry.head_dim)
 }
 
 /// Runs of positions that begin at multiples of `step`: then a diagonal block is cut by few tasks.

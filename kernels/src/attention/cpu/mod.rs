@@ -13,14 +13,16 @@ mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-use backward::Known;
+use backward::{Known, trees};
+use blocks::{BLOCK, Blocks, ROWS};
+use product::PAD;
 
 pub(super) use decode::decode;
 
-use crate::attention::{Backward, Forward, Segment};
+use crate::attention::{Backward, Forward, Geometry, Segment};
 use crate::cpu::simd::{Simd, Stored};
 use crate::device::Cpu;
-use crate::{Device, Result};
+use crate::{Device, FloatDtype, Result, ScratchBytes};
 #[cfg(target_arch = "x86_64")]
 use crate::{FloatSlice, FloatSliceMut};
 use std::cmp::Reverse;
@@ -54,6 +56,50 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     let [qkv, o, d_o] = [cpu.widened(device, qkv)?, cpu.widened(device, o)?, cpu.widened(device, d_o)?];
     let known = Known { qkv: &qkv, o: &o, lse, d_o: &d_o };
     cpu.in_f32(device, dqkv, false, |dqkv| backward::backward(device, cpu, sizes, known, dqkv))
+}
+
+/// See [`crate::attention::scratch_bytes`].
+pub(super) fn scratch_bytes(
+    cpu: &Cpu,
+    dtype: FloatDtype,
+    rows: usize,
+    geometry: Geometry,
+    segments: &[Segment],
+) -> ScratchBytes {
+    let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
+    let blocks = Blocks::new(segments);
+    let largest = trees(segments, &blocks).iter().map(|tree| tree.rows).max().unwrap_or(0);
+    let (blocks, floats) = (blocks.len(), size_of::<f32>());
+    let on_unit = dtype == FloatDtype::Bf16 && cpu.isa().has_bf16_unit();
+    // what a block's rows of one head are, as the f32 path lays them out and as the unit's does
+    let (rows_form, along_form, forms) = match on_unit {
+        false => (BLOCK * d.next_multiple_of(PAD), BLOCK * d, [2, 3]),
+        true => (BLOCK * d.next_multiple_of(32), BLOCK * d.next_multiple_of(32), [2, 3]),
+    };
+    let packed = |forms: usize| {
+        let floats = blocks * kv_heads * ((forms - 1) * along_form + rows_form);
+        floats * if on_unit { size_of::<half::bf16>() } else { size_of::<f32>() }
+    };
+    let (forward_tile, backward_tile) = match on_unit {
+        false => (forward::scratch_len(&geometry), backward::scratch_len(largest, d)),
+        // a row of scores for each block, and four packed forms and the gradient of each block of queries
+        true => {
+            let blocks = largest.div_ceil(BLOCK) + 2;
+            ((ROWS + BLOCK / 4) * BLOCK * blocks, blocks * 3 * rows_form + 4 * BLOCK * BLOCK)
+        }
+    };
+    let threads = |per_thread: usize| cpu.threads() * per_thread.next_multiple_of(16) * floats;
+    // copies in f32 of what is read and written
+    let copies = |heads: usize| match (dtype, on_unit) {
+        (FloatDtype::Bf16, false) => rows * heads * d * floats,
+        _ => 0,
+    };
+    let sums = (rows * heads + 2 * heads * blocks * rows_form) * floats;
+    let qkv = heads + 2 * kv_heads;
+    ScratchBytes {
+        forward: copies(qkv + heads) + packed(forms[0]) + threads(forward_tile),
+        backward: copies(2 * qkv + 2 * heads) + packed(forms[1]) + sums + threads(backward_tile),
+    }
 }
 
 /// Rows that no segment covers.

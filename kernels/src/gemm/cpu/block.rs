@@ -9,7 +9,7 @@ use crate::gemm::Accumulate;
 use std::ops::Range;
 
 /// A right operand of at most 160 KiB packed stays in the second-level cache beside the rows that pass through it.
-const RESIDENT: usize = 40 << 10;
+pub(super) const RESIDENT: usize = 40 << 10;
 
 pub(super) struct Block<'a> {
     pub(super) product: &'a Product<'a>,

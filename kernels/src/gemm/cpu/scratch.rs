@@ -1,5 +1,6 @@
 //! Memory that a thread packs into, kept between calls.
 
+use crate::device::Counted;
 use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
 
@@ -8,18 +9,28 @@ use std::cell::RefCell;
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
+/// The name under which it stands in the memory report.
+const NAME: &str = "gemm.packed";
+
 /// A piece of memory that only grows.
 #[derive(Default)]
-pub(super) struct Area(Vec<Line>);
+pub(super) struct Area {
+    lines: Vec<Line>,
+    counted: Counted,
+}
 
 impl Area {
     /// At least `len` floats at a multiple of 64 bytes, initialised, of unspecified content.
     pub(super) fn floats(&mut self, len: usize) -> *mut f32 {
         let lines = len.div_ceil(16);
-        if self.0.len() < lines {
-            self.0.resize(lines, Line::zeroed());
+        if self.lines.len() < lines {
+            // without the old content, which need not be copied
+            self.lines.clear();
+            self.lines.reserve_exact(lines);
+            self.lines.resize(lines, Line::zeroed());
+            self.counted.set(NAME, lines * size_of::<Line>());
         }
-        bytemuck::cast_slice_mut::<Line, f32>(&mut self.0).as_mut_ptr()
+        bytemuck::cast_slice_mut::<Line, f32>(&mut self.lines).as_mut_ptr()
     }
 }
 

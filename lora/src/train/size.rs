@@ -1,0 +1,75 @@
+//! Amounts of memory, as they are typed and shown.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A number of bytes. Shown in binary units; read with either kind, `3GB` being 3e9 bytes and `3GiB` 3 * 2^30.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// Units and their bytes, as they may be typed.
+const UNITS: [(&str, u64); 9] = [
+    ("", 1),
+    ("B", 1),
+    ("kB", 1000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+];
+
+/// Text that is no amount of memory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected an amount of memory like 8GiB, 3GB, 500MB or a number of bytes")]
+pub struct NotASize;
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0 as f64;
+        match self.0 {
+            0..0x400 => write!(f, "{} bytes", self.0),
+            0x400..0x10_0000 => write!(f, "{:.1} KiB", bytes / f64::from(1 << 10)),
+            0x10_0000..0x4000_0000 => write!(f, "{:.1} MiB", bytes / f64::from(1 << 20)),
+            _ => write!(f, "{:.2} GiB", bytes / f64::from(1 << 30)),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = NotASize;
+
+    fn from_str(text: &str) -> Result<Size, NotASize> {
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = (text[..digits].parse::<f64>().map_err(|_| NotASize)?, text[digits..].trim_start());
+        let known = UNITS.into_iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).ok_or(NotASize)?;
+        let bytes = number * known.1 as f64;
+        // 2^63 bytes are more than any machine has
+        if (1.0..9.2e18).contains(&bytes) { Ok(Size(bytes as u64)) } else { Err(NotASize) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_and_shown() {
+        for (text, bytes, shown) in [
+            ("8GiB", 8 << 30, "8.00 GiB"),
+            ("3GB", 3_000_000_000, "2.79 GiB"),
+            ("500MB", 500_000_000, "476.8 MiB"),
+            ("1.5 gib", 3 << 29, "1.50 GiB"),
+            ("2048", 2048, "2.0 KiB"),
+            ("7B", 7, "7 bytes"),
+        ] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+            assert_eq!(Size(bytes).to_string(), shown);
+        }
+        for text in ["", "GiB", "-1GiB", "0", "1e9", "8 G", "1.2.3", "9e99GiB", "inf", "99999999999999999999TB"] {
+            assert_eq!(text.parse::<Size>(), Err(NotASize), "{text}");
+        }
+    }
+}

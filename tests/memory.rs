@@ -1,0 +1,219 @@
+//! What a run says that it will hold in memory, and what it holds.
+
+use crate::align::{align, committed_goldens, read_lines};
+use align_engine::model::{Model, ModelConfig};
+use align_engine::weights::{Checkpoint, ValueCheck};
+use align_kernels::{Device, Precision};
+use align_lora::adapter::{Adapter, LoraConfig};
+use align_lora::data::{Dataset, Encoder, Needs, OnBadRow, Shuffle};
+use align_lora::objective::Objective;
+use align_lora::optim::ScheduleKind;
+use align_lora::train::{EvalMetrics, Observer, Plan, Size, StepMetrics, TrainError, TrainOptions, Trainer};
+
+/// Families that keep different things: plain, q/k norm and norms behind the layers, those without q/k norm, fused projections.
+const MODELS: [&str; 4] = ["tiny-llama", "tiny-gemma3", "tiny-gemma2", "tiny-phi3"];
+const MAX_LENGTH: usize = 256;
+const STEPS: u64 = 3;
+
+/// What the plan may differ from the peak.
+const TOLERANCE: f64 = 0.15;
+
+struct Quiet;
+
+impl Observer for Quiet {
+    fn step(&mut self, _: &StepMetrics, _: u64) -> Result<(), TrainError> {
+        Ok(())
+    }
+    fn evaluation(&mut self, _: &EvalMetrics) -> Result<(), TrainError> {
+        Ok(())
+    }
+    fn epoch(&mut self, _: u64) -> Result<(), TrainError> {
+        Ok(())
+    }
+    fn note(&mut self, _: String) {}
+}
+
+fn options(precision: Precision, memory: Option<u64>) -> TrainOptions {
+    TrainOptions {
+        learning_rate: 1e-4,
+        schedule: ScheduleKind::Constant,
+        warmup_steps: 0,
+        weight_decay: 0.0,
+        max_grad_norm: 1.0,
+        epochs: 1,
+        max_steps: Some(STEPS),
+        batch_size: 4,
+        micro_batch_tokens: 4096,
+        max_length: MAX_LENGTH,
+        lora_dropout: 0.0,
+        seed: 1,
+        shuffle: Shuffle::Seeded(1),
+        eval_steps: None,
+        precision,
+        memory,
+    }
+}
+
+/// A run on a device of its own.
+struct Run {
+    device: Device,
+    model: Model,
+    data: Dataset,
+    loss: &'static str,
+}
+
+impl Run {
+    fn new(model: &str, loss: &'static str) -> Run {
+        let dir = committed_goldens().join(model).join("model");
+        let device = Device::cpu(Some(2)).unwrap();
+        let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite).unwrap();
+        let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &checkpoint).unwrap();
+        let encoder = Encoder::from_model(&dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
+        let (file, needs) = match loss {
+            "kto" => ("kto.jsonl", Needs::Labels),
+            _ => ("pairs.jsonl", Needs::Pairs),
+        };
+        let data = Dataset::open(&[committed_goldens().join(file)], encoder, needs, OnBadRow::Error).unwrap();
+        Run { device, model, data, loss }
+    }
+
+    fn with_trainer<R: Send>(&self, options: TrainOptions, work: impl FnOnce(Trainer<'_>) -> R + Send) -> R {
+        let adapter = Adapter::fresh(&self.model, &LoraConfig::default(), 1).unwrap();
+        let objective = Objective::new(self.loss, &[]).unwrap();
+        self.device
+            .clone()
+            .install(|| work(Trainer::new(&self.model, adapter.set().clone(), None, objective, options).unwrap()))
+    }
+
+    fn plan(&self, options: &TrainOptions) -> Result<Plan, TrainError> {
+        self.with_trainer(options.clone(), |mut trainer| trainer.plan(&self.data, Some(&self.data)))
+    }
+
+    /// Bytes planned, and the most that were held.
+    fn measure(&self, options: &TrainOptions) -> (Plan, u64) {
+        self.with_trainer(options.clone(), |mut trainer| {
+            let plan = trainer.plan(&self.data, Some(&self.data)).unwrap();
+            trainer.run(&self.data, Some(&self.data), &mut Quiet).unwrap();
+            (plan, self.device.memory().peak as u64)
+        })
+    }
+}
+
+#[test]
+fn planned_is_held() {
+    for model in MODELS {
+        for (loss, precision, dropout, micro_batch_tokens) in [
+            ("dpo", Precision::F32, 0.0, 4096),
+            ("dpo", Precision::Bf16, 0.0, 4096),
+            ("dpo", Precision::F32, 0.1, 300),
+            ("kto", Precision::Bf16, 0.1, 4096),
+        ] {
+            let options =
+                |memory| TrainOptions { lora_dropout: dropout, micro_batch_tokens, ..options(precision, memory) };
+            let most = Run::new(model, loss).plan(&options(Some(1 << 40))).unwrap();
+            assert_eq!(most.layers_kept, most.layers);
+            let Err(TrainError::Memory { needed: Size(least), .. }) = Run::new(model, loss).plan(&options(Some(1)))
+            else {
+                panic!("one byte is enough")
+            };
+            for limit in [most.peak, (most.peak + least) / 2, least] {
+                let (plan, peak) = Run::new(model, loss).measure(&options(Some(limit)));
+                let what = format!("{model}, {loss}, {precision:?}, dropout {dropout}, {micro_batch_tokens} tokens");
+                let error = plan.peak as f64 / peak as f64 - 1.0;
+                assert!(error.abs() <= TOLERANCE, "{what}, limit {limit}: planned {plan:?}, held {peak}");
+                assert!(plan.peak <= limit, "{what}: {plan:?}");
+                assert_eq!(plan.peak, plan.parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), "{what}: {plan:?}");
+            }
+        }
+    }
+}
+
+/// `(planned, peak)` bytes from what `train` prints, and the layers that are kept.
+fn printed(stderr: &str) -> (f64, f64, usize) {
+    let size = |text: &str| -> f64 {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        format!("{}{}", words[0], words[1].trim_end_matches([',', ')'])).parse::<Size>().unwrap().0 as f64
+    };
+    let line = stderr.lines().find(|line| line.starts_with("memory: ")).unwrap();
+    let kept = line.split_once('(').unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    let end = stderr.lines().find(|line| line.contains("peak of computed memory")).unwrap();
+    let peak = size(end.split_once("peak of computed memory ").unwrap().1);
+    (size(line.trim_start_matches("memory: ")), peak, kept)
+}
+
+/// The numbers of a run do not depend on what it may hold, and what it holds is what it said.
+#[test]
+fn memory_changes_no_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, memory: &[&str]| {
+        let output = folder.path().join(name);
+        let common = ["train", "--demo", "--max-steps", "4", "--output", output.to_str().unwrap()];
+        let run = align(&[&common[..], memory].concat()).ok();
+        let (planned, peak, kept) = printed(&run.stderr);
+        assert!((planned / peak - 1.0).abs() <= TOLERANCE, "{name}: {}", run.stderr);
+        let adapter = std::fs::read(output.join("adapter_model.safetensors")).unwrap();
+        let losses: Vec<_> =
+            read_lines(&output.join("metrics.jsonl")).iter().map(|line| line["loss"].clone()).collect();
+        (kept, adapter, losses)
+    };
+    let free = run("free", &[]);
+    let some = run("some", &["--memory", "16MiB"]);
+    let none = run("none", &["--memory", "11MB"]);
+    assert_eq!([free.0, none.0], [4, 0]);
+    assert!((1..4).contains(&some.0), "{} layers", some.0);
+    for other in [&some, &none] {
+        assert_eq!(other.2, free.2);
+        assert!(other.1 == free.1, "the adapters differ");
+    }
+    let config: toml::Table = std::fs::read_to_string(folder.path().join("none/config.toml")).unwrap().parse().unwrap();
+    assert_eq!(config["memory"].as_integer(), Some(11_000_000));
+    assert!(!std::fs::read_to_string(folder.path().join("free/config.toml")).unwrap().contains("memory"));
+
+    let config = folder.path().join("none/config.toml");
+    let again = folder.path().join("again");
+    let again = align(&["train", "--config", config.to_str().unwrap(), "--output", again.to_str().unwrap()]).ok();
+    assert!(again.stderr.contains("planned of 10.5 MiB"), "{}", again.stderr);
+}
+
+#[test]
+fn too_little_memory_is_said_before_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let run = align(&["train", "--demo", "--memory", "2MB", "--output", output.to_str().unwrap()]);
+    assert_eq!(run.code, Some(4), "{}", run.stderr);
+    for part in
+        ["the run needs", "may hold 1.9 MiB", "--micro-batch-tokens (4096 now)", "--max-length (1024 now)", "--memory"]
+    {
+        assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
+    }
+    assert!(!output.exists());
+    for wrong in ["lots", "-1GB", "0"] {
+        let run = align(&["train", "--demo", &format!("--memory={wrong}")]);
+        assert_eq!(run.code, Some(2), "{wrong}: {}", run.stderr);
+        assert!(run.stderr.contains("8GiB"), "{}", run.stderr);
+    }
+}
+
+/// Steps of the same rows need no page from the system once two of them have been made.
+#[test]
+fn a_steady_step_takes_no_new_memory() {
+    for memory in [None, Some(11 << 20)] {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let run = Run::new("tiny-llama", "dpo");
+            let rows = run.data.rows(&[0, 1, 2, 3]).unwrap();
+            run.with_trainer(TrainOptions { micro_batch_tokens: 300, ..options(precision, memory) }, |mut trainer| {
+                let mut step = || {
+                    trainer.step(&rows, 10).unwrap();
+                    let report = run.device.memory();
+                    // not the threads' packed operands: which task a thread packs for is a matter of chance
+                    (report.fresh, report.mapped)
+                };
+                step();
+                let warm = step();
+                for _ in 0..4 {
+                    assert_eq!(step(), warm, "{precision:?}, {memory:?}");
+                }
+            });
+        }
+    }
+}
