@@ -220,9 +220,12 @@ pub(super) fn scratch_bytes(cpu: &Cpu, shape: &StackShape<'_>) -> StackScratch {
 pub(super) fn packed_bytes(cpu: &Cpu, shape: &StackShape<'_>) -> usize {
     let &StackShape { m, k, pieces, precision, .. } = shape;
     let cols: usize = pieces.iter().sum();
+    #[cfg(target_arch = "x86_64")]
     if all_on_unit(cpu, precision, k, pieces.iter().copied()) {
-        // the weights in one term of bf16, a bounded part of them at a time, and what each thread packs of its rows
-        return (2 * k * cols).min(32 << 20) + cpu.threads() * (2 * m * k).min(2 << 20);
+        // the other way round too: the gradient of the input has the other depth
+        let [forward, dx] =
+            [(k, cols), (cols, k)].map(|(depth, cols)| tiles::packed_bytes(cpu.threads(), precision, m, depth, cols));
+        return forward.max(dx);
     }
     let rows = m.min(ROWS_PER_TASK);
     let left = if precision == Precision::Bf16 { rows * k.min(DEPTH_BLOCK) } else { 0 };

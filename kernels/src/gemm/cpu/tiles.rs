@@ -190,8 +190,7 @@ impl Tiled<'_> {
             .fold(0, usize::saturating_add);
         let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
         let row_panels = self.rows.div_ceil(BLOCK);
-        let few_rows = row_panels * plan.left_panel <= LEFT_BYTES || row_panels < TASKS_PER_THREAD * threads;
-        if plan.panels.len() > row_panels && few_rows {
+        if columns_are_apart(row_panels, plan.left_panel, plan.panels.len(), threads) {
             plan.columns_apart(cpu, threads, row_panels);
         } else {
             plan.rows_apart(cpu, threads, row_panels);
@@ -204,6 +203,38 @@ impl Tiled<'_> {
             None => self.left[part].depth,
             Some(down) => self.downs[down].rank,
         }
+    }
+}
+
+/// Whether tasks are ranges of columns that share the packed rows, rather than blocks of rows.
+fn columns_are_apart(row_panels: usize, left_panel: usize, panels: usize, threads: usize) -> bool {
+    let few_rows = row_panels * left_panel <= LEFT_BYTES || row_panels < TASKS_PER_THREAD * threads;
+    panels > row_panels && few_rows
+}
+
+/// Row panels of a task that packs its own.
+fn panels_per_task(row_panels: usize, left_panel: usize, threads: usize) -> usize {
+    (LEFT_BYTES / left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads).max(1))
+}
+
+/// Bytes that a product with weights of one term packs into at a time, and its blocks of sums.
+pub(super) fn packed_bytes(threads: usize, precision: Precision, rows: usize, depth: usize, cols: usize) -> usize {
+    let (row_panels, panels) = (rows.div_ceil(BLOCK), cols.div_ceil(BLOCK));
+    let (left, right) = (panel_bytes(depth, left_terms(precision)).max(1), panel_bytes(depth, 1));
+    let sums = |panels: usize| (panels + 3) * SUMS_BYTES;
+    if columns_are_apart(row_panels, left, panels, threads) {
+        row_panels * left + threads * (right + sums(row_panels))
+    } else {
+        let own = panels_per_task(row_panels, left, threads);
+        (panels * right).min(RIGHT_BYTES + right) + threads * (own * left + sums(own))
+    }
+}
+
+/// Terms of a number on the left.
+fn left_terms(precision: Precision) -> usize {
+    match precision {
+        Precision::Bf16 => 1,
+        Precision::F32 => 3,
     }
 }
 
@@ -306,7 +337,7 @@ impl Shared {
 
 impl<'a> Plan<'a> {
     fn new(call: &'a Tiled<'a>) -> Plan<'a> {
-        let left_terms = if call.precision == Precision::Bf16 { 1 } else { 3 };
+        let left_terms = left_terms(call.precision);
         let mut parts = Vec::new();
         let mut left_panel = 0;
         for part in 0..call.left.len() + call.downs.len() {
@@ -393,7 +424,7 @@ impl<'a> Plan<'a> {
     }
 
     fn rows_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
-        let per_task = (LEFT_BYTES / self.left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads));
+        let per_task = panels_per_task(row_panels, self.left_panel, threads);
         let mut first = 0;
         while first < self.panels.len() {
             let fits = |panel: &Panel| panel.at - self.panels[first].at < RIGHT_BYTES;
