@@ -1,21 +1,27 @@
 //! `cargo bench [-- FILTER...] [--json FILE]`: every kernel case of a real model's size and a training step, as a share of what the
 //! machine can do.
 //!
+//! `cargo bench -- write-7b DIR` writes a model of the size of Llama 2 7B to measure runs on.
+//!
 //! A figure here is a median with its spread, beside a ceiling measured in turn with it: fused multiply-adds in registers for
 //! arithmetic, a copy for memory. On a shared machine both sink together, so the share says more than the time.
 
 mod ceiling;
 mod kernels;
+mod large_model;
 mod measure;
 mod report;
 mod train_step;
 
 use align_kernels::Device;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    mode: Option<Mode>,
     /// Only rows whose kernel and shape contain one of these.
     filters: Vec<String>,
     /// Also write the rows to this file, as one JSON object.
@@ -28,13 +34,24 @@ struct Options {
     #[arg(long, default_value_t = 15)]
     rounds: usize,
     /// Passed by cargo.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, global = true)]
     bench: bool,
+}
+
+/// What else this program does.
+#[derive(Subcommand)]
+enum Mode {
+    /// Write a model of random weights, of the size of Llama 2 7B: 13.5 GB.
+    #[command(name = "write-7b")]
+    Write7b { dir: PathBuf },
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
     let device = Device::cpu(options.threads)?;
+    if let Some(Mode::Write7b { dir }) = options.mode {
+        return large_model::write(&dir, device.threads());
+    }
     let wanted =
         |name: &str| options.filters.is_empty() || options.filters.iter().any(|filter| name.contains(filter.as_str()));
     let mut report = report::Report::new(&device);

@@ -17,7 +17,7 @@ use align_kernels::{Buffer, Device, KernelError, Precision, WeightSlice, token_l
 use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
 use align_lora::objective::Objective;
 use align_lora::optim::{AdamW, Optimizer, ScheduleKind, global_norm};
-use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree};
+use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree, Work};
 use half::bf16;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -134,7 +134,7 @@ impl Step {
     /// Prints the whole step, its phases, and what it held in memory.
     fn measure(&self, rounds: usize, report: &mut Report) -> Result<(), Error> {
         let forest = Forest::new(&self.trees(), Scorers::PolicyAndReference, |_, _| true);
-        let work = Work::of(&self.model, &forest);
+        let work = PhaseWork::of(&self.model, &forest);
         let mut phases = Phases::new(self, &forest)?;
         phases.round()?; // memory and threads are warm from here on
         (phases.kernels, phases.steps_seconds) = (BTreeMap::new(), 0.0);
@@ -395,60 +395,26 @@ impl Head {
     }
 }
 
-/// Operations of a step, a multiply-add counted as two. With `P` weights in the linear layers, `n` policy and `m` reference rows,
-/// adapters of rank `r` and `s` pairs of a query and a key that it sees (`s_n` of them among policy rows):
-///
-/// | part | forward | backward |
-/// |---|---|---|
-/// | base | `2 P (n + m)` | `2 P n`: the gradient of the input alone |
-/// | adapters | `2 r Σ(in + out) n` | `4 r Σ(in + out) n` |
-/// | attention | `4 heads head_dim s` a layer | `10 heads head_dim s_n`: scores once more, then four products |
-/// | head, a scored row | `2 hidden_size vocab_size` | `4 hidden_size vocab_size`: logits once more, then their product |
-///
-/// Norms, gates, rotations and the optimiser are not counted.
-struct Work {
-    forward: f64,
-    backward: f64,
-    head_forward: f64,
-    head_backward: f64,
-    optimiser: f64,
+/// Operations of the phases.
+struct PhaseWork {
+    passes: Work,
+    /// Numbers of the adapter.
+    adapter: u64,
 }
 
-impl Work {
-    fn of(model: &Model, forest: &Forest) -> Work {
-        let config = model.config();
-        let linears = model.linears();
-        let base: f64 = linears.iter().map(|linear| (linear.in_features * linear.out_features) as f64).sum();
-        let sides: f64 = linears.iter().map(|linear| (linear.in_features + linear.out_features) as f64).sum();
-        let adapters = RANK as f64 * sides;
-        let (n, m) = (forest.plan.policy as f64, forest.plan.reference as f64);
-        let seen = |first: usize, end: usize| -> f64 {
-            let segments =
-                forest.plan.segments().into_iter().filter(|segment| (first..end).contains(&segment.rows.start));
-            let pairs = |rows: f64, prefix: f64| rows * prefix + rows * (rows + 1.0) / 2.0;
-            segments.map(|segment| pairs(segment.rows.len() as f64, segment.prefix.len() as f64)).sum()
-        };
-        let per_pair = (config.num_attention_heads * config.head_dim * config.num_hidden_layers) as f64;
-        let logit = (config.hidden_size * config.vocab_size) as f64;
-        let head_forward = 2.0 * logit * forest.targets.len() as f64;
-        let head_backward = 4.0 * logit * forest.scored_with_gradient as f64;
-        let attention = 4.0 * per_pair * seen(0, forest.plan.rows());
-        Work {
-            forward: 2.0 * base * (n + m) + 2.0 * adapters * n + attention + head_forward,
-            backward: 2.0 * base * n
-                + 4.0 * adapters * n
-                + 10.0 * per_pair * seen(0, forest.plan.policy)
-                + head_backward,
-            head_forward,
-            head_backward,
-            // 15 operations an element, sum of squares included
-            optimiser: 15.0 * adapters,
-        }
+impl PhaseWork {
+    fn of(model: &Model, forest: &Forest) -> PhaseWork {
+        let sides: usize = model.linears().iter().map(|linear| linear.in_features + linear.out_features).sum();
+        let adapter = (RANK * sides) as u64;
+        PhaseWork { passes: Work::of(model, adapter, forest), adapter }
     }
 
     /// In the order of [`PHASES`].
     fn by_phase(&self) -> [f64; PHASES.len()] {
-        let step = self.forward + self.backward + self.optimiser;
-        [step, self.forward, self.backward, self.optimiser, self.head_forward, self.head_backward]
+        let work = &self.passes;
+        let (forward, backward) = (work.forward + work.head_forward, work.backward + work.head_backward);
+        // 15 operations an element, sum of squares included
+        let optimiser = 15.0 * self.adapter as f64;
+        [forward + backward + optimiser, forward, backward, optimiser, work.head_forward, work.head_backward]
     }
 }

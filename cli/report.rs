@@ -3,7 +3,7 @@
 use align_lora::adapter::LoraConfig;
 use align_lora::data::Survey;
 use align_lora::objective::Objective;
-use align_lora::train::{EvalMetrics, Plan, Size, StepMetrics};
+use align_lora::train::{EvalMetrics, Pace, Plan, Size, StepMetrics};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -55,14 +55,27 @@ pub fn data(label: &str, survey: &Survey) {
 
 /// What a run will hold in memory.
 pub fn plan(plan: &Plan) {
-    let Plan { limit, peak, layers, layers_kept, rows, .. } = *plan;
+    let Plan { limit, peak, layers, layers_kept, .. } = *plan;
     let parts: Vec<_> = plan.parts.iter().map(|(name, bytes)| format!("{name} {}", Size(*bytes))).collect();
     say!(
-        "memory: {} planned of {} ({layers_kept} of {layers} layers kept for the largest forward pass, {rows} rows)",
+        "memory: {} planned of {} ({layers_kept} of {layers} layers kept for the largest forward pass, {} rows)",
         Size(peak),
-        Size(limit)
+        Size(limit),
+        plan.rows()
     );
     say!("  {}", parts.join(", "));
+}
+
+/// What a run will take.
+pub fn pace(pace: &Pace, steps: u64) {
+    let Pace { operations, seconds_per_step } = *pace;
+    let rate = operations / seconds_per_step / 1e9;
+    let all = seconds(Duration::from_secs_f64(seconds_per_step * steps as f64));
+    let operations = match operations {
+        0.0..1e12 => format!("{:.1} GFLOP", operations / 1e9),
+        _ => format!("{:.1} TFLOP", operations / 1e12),
+    };
+    say!("time: about {seconds_per_step:.2} s a step ({operations} at {rate:.0} GFLOP/s), {all} for {steps} steps");
 }
 
 /// The progress of a run: a bar on a terminal, a line for each logging step elsewhere.

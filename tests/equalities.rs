@@ -116,6 +116,22 @@ fn recomputed_is_kept() {
     }
 }
 
+/// Weights whose pages are asked for ahead are the same weights, whether layers are kept or recomputed.
+#[test]
+fn read_ahead_changes_no_bit() {
+    let dir = model_dir("tiny-llama");
+    let objective = Objective::new("exo_pair", &[]).unwrap();
+    let run = |free_bytes: u64| {
+        let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite).unwrap();
+        let device = Device::cpu(Some(2)).unwrap();
+        let model = Model::load_beside(&device, ModelConfig::open(&dir).unwrap(), &checkpoint, free_bytes).unwrap();
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &dir, DataKind::Pairs, 3));
+        let scoring = scoring(&model, &adapter);
+        [0, 2, usize::MAX].map(|kept| to_bits(&gradients(&scoring, &objective, &rows, 1 << 20, kept, None).1))
+    };
+    assert_eq!(run(0), run(u64::MAX));
+}
+
 #[test]
 fn packed_is_alone() {
     for name in MODELS {

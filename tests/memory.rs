@@ -204,7 +204,7 @@ fn too_little_memory_is_said_before_training() {
 /// Steps of the same rows need no page from the system once two of them have been made.
 #[test]
 fn a_steady_step_takes_no_new_memory() {
-    for memory in [None, Some(11 << 20)] {
+    for memory in [None, Some(12 << 20)] {
         for precision in [Precision::F32, Precision::Bf16] {
             let run = Run::new("tiny-llama", "dpo");
             let rows = run.data.rows(&[0, 1, 2, 3]).unwrap();

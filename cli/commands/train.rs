@@ -76,6 +76,7 @@ fn train(
     let plan = trainer.plan(&data, eval.as_ref())?;
     summary(args, &loaded, &adapter, &trainer, device, total_steps);
     report::plan(&plan);
+    report::pace(&trainer.pace(&plan)?, total_steps);
     report::data("data", data.survey());
     if let Some(eval) = &eval {
         report::data("evaluation data", eval.survey());

@@ -3,6 +3,7 @@
 
 pub mod autograd;
 mod error;
+pub mod free_memory;
 pub mod generate;
 pub mod json;
 pub mod model;

@@ -6,10 +6,11 @@ use super::layout::{Layout, Norm, Projection};
 use super::{ModelConfig, RopeConfig, RopeVariant};
 use crate::autograd::{Segment, Tape, Var, checkpoint};
 use crate::error::EngineError;
+use crate::free_memory::free_bytes;
 use crate::generate::KvCache;
 use crate::ops::{self, Linear, ScoredTokens, TokenLogps};
 use crate::rows::{Masks, Pass, RopeTable, RowPlan};
-use crate::weights::{Checkpoint, Frozen, FrozenVector, LoadError};
+use crate::weights::{Checkpoint, Frozen, FrozenVector, LoadError, ReadAhead};
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;
 use align_kernels::{Buffer, Device, Precision, Result};
@@ -26,6 +27,8 @@ pub struct Model {
     norm: FrozenVector,
     lm_head: Frozen,
     linears: Vec<LinearInfo>,
+    /// Stage i is layer i, the last one the head.
+    read_ahead: Option<Arc<ReadAhead>>,
 }
 
 /// The tokens of a forward pass, and those that are scored.
@@ -44,7 +47,30 @@ impl Model {
     /// # Errors
     /// [`EngineError`] for a missing tensor, a shape other than the configuration implies, or a format that is not supported.
     pub fn load(device: &Device, config: ModelConfig, checkpoint: &Checkpoint) -> Result<Model, EngineError> {
+        Model::load_beside(device, config, checkpoint, free_bytes())
+    }
+
+    /// As [`Model::load`] on a machine with so much free memory: it decides whether pages are asked for ahead of the computation.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_beside(
+        device: &Device,
+        config: ModelConfig,
+        checkpoint: &Checkpoint,
+        free_bytes: u64,
+    ) -> Result<Model, EngineError> {
         let layout = Layout::of(&config, checkpoint);
+        let head = match layout.head_is_tied(&config, checkpoint) {
+            true => layout.embed_tokens(),
+            false => layout.lm_head(),
+        };
+        let stages = (0..config.num_hidden_layers)
+            .map(|layer| config.projections().iter().map(|&projection| layout.weight(layer, projection)).collect())
+            .chain([vec![head.clone()]])
+            .map(|names: Vec<String>| names.iter().filter_map(|name| checkpoint.pages(name)).collect())
+            .collect();
+        let read_ahead = ReadAhead::new(stages, free_bytes);
         let mut linears = Vec::new();
         let mut blocks = Vec::with_capacity(config.num_hidden_layers);
         for (layer_idx, layer) in config.layers.iter().enumerate() {
@@ -97,16 +123,18 @@ impl Model {
                 norm_offset: config.norm_offset,
                 activation: config.activation,
                 rope: layer.rope,
+                stage: layer_idx,
+                read_ahead: read_ahead.clone(),
             }));
         }
         let embedding = [config.vocab_size, config.hidden_size];
         let embed_tokens = checkpoint.frozen(device, &layout.embed_tokens(), embedding)?;
         let lm_head = match layout.head_is_tied(&config, checkpoint) {
             true => embed_tokens.clone(),
-            false => checkpoint.frozen(device, &layout.lm_head(), embedding)?,
+            false => checkpoint.frozen(device, &head, embedding)?,
         };
         let norm = checkpoint.vector(device, &layout.final_norm(), config.hidden_size)?;
-        Ok(Model { device: device.clone(), config, embed_tokens, blocks, norm, lm_head, linears })
+        Ok(Model { device: device.clone(), config, embed_tokens, blocks, norm, lm_head, linears, read_ahead })
     }
 
     /// The device that the model runs on.
@@ -180,6 +208,22 @@ impl Model {
         self.config.ropes.iter().all(|rope| rope.variant_key(one) == rope.variant_key(other))
     }
 
+    /// The first layer's output, for rows with the tokens `ids`, recomputed in the backward pass: a piece of a pass that stands for the
+    /// others when they are timed, and holds no more than a pass that recomputes all of them.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn first_layer(&self, tape: &mut Tape, ids: &Buffer<u32>) -> Result<Var> {
+        let x = self.embed(tape, ids)?;
+        checkpoint(tape, &x, self.segment(0))
+    }
+
+    /// A layer, to be recomputed.
+    fn segment(&self, layer: usize) -> Segment {
+        let block = self.blocks[layer].clone();
+        Rc::new(move |tape, x| block.forward(tape, x, None))
+    }
+
     /// Log-probs of the scored tokens. The last `layers_kept` layers keep what their backward pass needs, the others are
     /// recomputed from their inputs; on a tape that does not record, the number does not matter.
     ///
@@ -189,13 +233,7 @@ impl Model {
         let mut x = self.embed(tape, &inputs.ids)?;
         let recomputed = self.blocks.len().saturating_sub(layers_kept);
         for (i, block) in self.blocks.iter().enumerate() {
-            x = if i < recomputed {
-                let block = block.clone();
-                let segment: Segment = Rc::new(move |tape, x| block.forward(tape, x, None));
-                checkpoint(tape, &x, segment)?
-            } else {
-                block.forward(tape, &x, None)?
-            };
+            x = if i < recomputed { checkpoint(tape, &x, self.segment(i))? } else { block.forward(tape, &x, None)? };
         }
         let x = ops::gather_rows(tape, &x, &inputs.scored.rows, inputs.scored.policy)?;
         let x = self.final_norm(tape, &x)?;
@@ -246,6 +284,9 @@ impl Model {
     }
 
     fn final_norm(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
+        if let Some(read_ahead) = &self.read_ahead {
+            read_ahead.reached(self.blocks.len());
+        }
         ops::rms_norm(tape, x, &self.norm, self.config.rms_norm_eps, self.config.norm_offset)
     }
 }

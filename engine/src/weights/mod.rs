@@ -8,6 +8,7 @@ mod finite;
 mod frozen;
 mod header;
 mod index;
+mod read_ahead;
 mod safetensors;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod writer;
 pub use self::error::{HeaderFault, IndexFault, LoadError, WriteError};
 pub use self::frozen::{Frozen, FrozenVector};
 pub use self::header::TensorInfo;
+pub use self::read_ahead::{Pages, ReadAhead};
 pub use self::safetensors::SafetensorsFile;
 pub use self::writer::{SafetensorsWriter, TensorSpec};
 pub use ::safetensors::Dtype;
@@ -121,6 +123,13 @@ impl Checkpoint {
         let weights = WeightBuffer::new(device, "base weights", dtype, file.map(), tensor.bytes.clone())?;
         self.notes().used.insert(name.to_owned());
         Ok(Frozen::new(name, shape, weights))
+    }
+
+    /// Where the tensor `name` lies, if there is one.
+    pub fn pages(&self, name: &str) -> Option<Pages> {
+        let &(shard, tensor) = self.places.get(name)?;
+        let file = &self.shards[shard];
+        Some(Pages { map: file.map().clone(), bytes: file.tensors()[tensor].bytes.clone() })
     }
 
     /// The vector `name` with `len` elements, widened to f32.

@@ -8,6 +8,7 @@
 //! | `trainer.rs` | epochs, updates, evaluations |
 //! | `metrics.rs` | what is reported, under TRL's names |
 //! | `memory.rs` | what a run will hold, and how many layers keep their activations |
+//! | `time.rs` | what a step will take |
 //! | `size.rs` | amounts of memory, as they are typed and shown |
 
 mod error;
@@ -17,13 +18,15 @@ mod metrics;
 mod scoring;
 mod size;
 mod step;
+mod time;
 mod trainer;
 
 pub use error::TrainError;
 pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
-pub use memory::{Budget, Plan, SHARE, free_bytes};
+pub use memory::{Budget, Plan, SHARE};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use size::{NotASize, Size};
 pub use step::{Batch, Outcome};
+pub use time::{Pace, Work};
 pub use trainer::{EvalBatches, Observer, TrainOptions, TrainState, Trainer, evaluate};

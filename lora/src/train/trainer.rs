@@ -2,15 +2,16 @@
 
 use super::error::TrainError;
 use super::forest::{Forest, Role, Scorers, Tree};
-use super::memory::{self, Budget, Plan, TooLittle};
+use super::memory::{self, Budget, Largest, Plan, TooLittle};
 use super::metrics::{EvalMetrics, PreferenceSums, StepMetrics};
 use super::scoring::Scoring;
 use super::step::{Batch, Outcome, describe};
+use super::time::{Pace, Probe, Work};
 use crate::data::{Dataset, EncodedRow, Shuffle, for_each_batch};
 use crate::objective::{Coupling, Objective};
 use crate::optim::{AdamW, Optimizer, Schedule, ScheduleKind, clip_factor, global_norm};
-use align_engine::autograd::ParamGrads;
 use align_engine::autograd::param::Param;
+use align_engine::autograd::{Mode, ParamGrads, Tape};
 use align_engine::model::adapters::{AdapterSet, Adapters};
 use align_engine::model::{Gradients, Model};
 use align_engine::rows::Dropout;
@@ -84,6 +85,9 @@ pub trait Observer {
     fn note(&mut self, text: String);
 }
 
+/// A probe of the machine that takes less is made again.
+const PROBE_SECONDS: f64 = 20.0;
+
 /// A run.
 pub struct Trainer<'m> {
     model: &'m Model,
@@ -155,31 +159,65 @@ impl<'m> Trainer<'m> {
     /// What the run over `train` will hold in memory, evaluations over `eval` included. No pass holds more from then on.
     ///
     /// # Errors
-    /// [`TrainError::Memory`] if it is more than it may; [`TrainError::Data`].
+    /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::Data`].
     pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
         let options = &self.options;
         let (scoring, steps) = (self.scoring(), self.total_steps(train.len()));
-        let largest =
-            |data: &Dataset, shuffle: Shuffle, steps: u64, role: Role| -> Result<(Forest, bool), TrainError> {
-                let numbers =
-                    memory::largest_batch(data, shuffle, steps, options.batch_size, options.micro_batch_tokens);
-                Ok(self.batch(&data.rows(&numbers)?).largest_pass(role, &scoring))
-            };
-        let (pass, alone) = largest(train, options.shuffle, steps, Role::Gradient)?;
+        if steps == 0 {
+            return Err(TrainError::NoSteps { rows: train.len(), epochs: options.epochs });
+        }
+        let largest = |data: &Dataset, shuffle: Shuffle, steps: u64, role: Role| -> Result<Largest, TrainError> {
+            let (numbers, mean_tokens) =
+                memory::largest_batch(data, shuffle, steps, options.batch_size, options.micro_batch_tokens);
+            let (pass, alone) = self.batch(&data.rows(&numbers)?).largest_pass(role, &scoring);
+            Ok(Largest { pass, alone, mean_tokens })
+        };
+        let train = largest(train, options.shuffle, steps, Role::Gradient)?;
         let eval = match eval {
             Some(data) => {
                 let batches = data.len().div_ceil(options.batch_size) as u64;
-                Some(largest(data, Shuffle::Off, batches, Role::Detached)?.0)
+                Some(largest(data, Shuffle::Off, batches, Role::Detached)?)
             }
             None => None,
         };
-        self.budget.plan(&pass, alone, eval.as_ref()).map_err(|TooLittle { needed, limit, rows }| TrainError::Memory {
+        self.budget.plan(train, eval.as_ref()).map_err(|TooLittle { needed, limit, rows }| TrainError::Memory {
             needed,
             limit,
             rows,
             micro_batch_tokens: options.micro_batch_tokens,
             max_length: options.max_length,
         })
+    }
+
+    /// How long a mean step of a planned run will take, from one layer's passes over the rows of its largest one.
+    ///
+    /// # Errors
+    /// [`TrainError::Kernel`].
+    pub fn pace(&self, plan: &Plan) -> Result<Pace, TrainError> {
+        let forest = &plan.pass;
+        let mut probe = self.probe(forest)?;
+        // pages and threads were cold
+        if probe.forward + probe.backward < PROBE_SECONDS {
+            let warm = self.probe(forest)?;
+            probe = Probe { forward: probe.forward.min(warm.forward), backward: probe.backward.min(warm.backward) };
+        }
+        let work = Work::of(self.model, self.budget.parameters(), forest);
+        let share = plan.mean_tokens / (forest.plan.policy + forest.plan.detached) as f64;
+        Ok(Pace::new(&work, probe, plan.layers - plan.layers_kept, plan.layers, share))
+    }
+
+    fn probe(&self, forest: &Forest) -> Result<Probe, TrainError> {
+        let (device, scoring) = (self.model.device(), self.scoring());
+        let ids = device.upload("batch.ids", &forest.ids)?;
+        let pass = self.model.pass(forest.plan.clone(), scoring.adapters, None, scoring.precision)?;
+        let mut tape = Tape::new(device, pass, Mode::Record);
+        let started = Instant::now();
+        let y = self.model.first_layer(&mut tape, &ids)?;
+        let forward = started.elapsed().as_secs_f64();
+        let dy = device.zeros::<f32>("gradient", y.input().len())?;
+        let started = Instant::now();
+        tape.backward(&y, dy, &mut ParamGrads::default())?;
+        Ok(Probe { forward, backward: started.elapsed().as_secs_f64() })
     }
 
     /// How many layers a forward pass over the rows of `forest` keeps.

@@ -1,0 +1,104 @@
+//! What a step will take: its operations, and how fast this machine does them.
+
+use super::forest::Forest;
+use align_engine::model::Model;
+
+/// Operations of a forward and a backward pass over the rows of a forest, a multiply-add counted as two. With `P` weights in the linear
+/// layers, `n` policy and `m` reference rows, adapters of `a = Σ rank (in + out)` numbers and `s` pairs of a query and a key that it
+/// sees (`s_n` of them among policy rows):
+///
+/// | part | forward | backward |
+/// |---|---|---|
+/// | base | `2 P (n + m)` | `2 P n`: the gradient of the input alone |
+/// | adapters | `2 a n` | `4 a n` |
+/// | attention | `4 heads head_dim s` a layer | `10 heads head_dim s_n`: scores once more, then four products |
+/// | head, a scored row | `2 hidden_size vocab_size` | `4 hidden_size vocab_size`: logits once more, then their product |
+///
+/// Norms, gates, rotations and the optimiser are not counted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Work {
+    /// Of the layers.
+    pub forward: f64,
+    pub backward: f64,
+    /// The layers' forward pass once more, on the rows with a gradient alone: what recomputing all of them takes.
+    pub again: f64,
+    pub head_forward: f64,
+    pub head_backward: f64,
+}
+
+impl Work {
+    /// With adapters of `adapter` numbers.
+    pub fn of(model: &Model, adapter: u64, forest: &Forest) -> Work {
+        let config = model.config();
+        let linears = model.linears();
+        let base: f64 = linears.iter().map(|linear| linear.in_features as f64 * linear.out_features as f64).sum();
+        let plan = &forest.plan;
+        let (adapter, n, policy) = (adapter as f64, plan.policy as f64, (plan.policy + plan.detached) as f64);
+        let segments = plan.segments();
+        let seen = |end: usize| -> f64 {
+            let pairs = |rows: f64, prefix: f64| rows * prefix + rows * (rows + 1.0) / 2.0;
+            let among = segments.iter().filter(|segment| segment.rows.start < end);
+            among.map(|segment| pairs(segment.rows.len() as f64, segment.prefix.len() as f64)).sum()
+        };
+        let per_pair = (config.num_attention_heads * config.head_dim * config.num_hidden_layers) as f64;
+        let logit = config.hidden_size as f64 * config.vocab_size as f64;
+        Work {
+            forward: 2.0 * base * plan.rows() as f64 + 2.0 * adapter * policy + 4.0 * per_pair * seen(plan.rows()),
+            backward: 2.0 * base * n + 4.0 * adapter * n + 10.0 * per_pair * seen(plan.policy),
+            again: 2.0 * base * n + 2.0 * adapter * n + 4.0 * per_pair * seen(plan.policy),
+            head_forward: 2.0 * logit * forest.targets.len() as f64,
+            head_backward: 4.0 * logit * forest.scored_with_gradient as f64,
+        }
+    }
+}
+
+/// Seconds that one layer took.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Probe {
+    pub forward: f64,
+    /// With its forward pass once more, on the rows with a gradient alone.
+    pub backward: f64,
+}
+
+/// How long a step will take, if the machine stays as busy as it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Operations of a mean step, what is recomputed included.
+    pub operations: f64,
+    pub seconds_per_step: f64,
+}
+
+impl Pace {
+    /// `probe` is of one layer with the rows of `work`; `recomputed` of `layers` run their forward pass again. A mean step is `share` of
+    /// that.
+    pub(super) fn new(work: &Work, probe: Probe, recomputed: usize, layers: usize, share: f64) -> Pace {
+        let layers_of = |operations: f64| operations / layers as f64;
+        let forward_rate = layers_of(work.forward) / probe.forward;
+        // the layer runs again as fast as the first time, or, where the clock was too coarse to say, all of it at one rate
+        let again = layers_of(work.again) / forward_rate;
+        let backward_rate = match probe.backward > 1.5 * again {
+            true => layers_of(work.backward) / (probe.backward - again),
+            false => (layers_of(work.backward) + layers_of(work.again)) / probe.backward,
+        };
+        let forward = work.forward + recomputed as f64 * layers_of(work.again) + work.head_forward;
+        let backward = work.backward + work.head_backward;
+        Pace {
+            operations: share * (forward + backward),
+            seconds_per_step: share * (forward / forward_rate + backward / backward_rate),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_its_layers_and_its_head() {
+        let work = Work { forward: 80.0, backward: 40.0, again: 20.0, head_forward: 10.0, head_backward: 5.0 };
+        // ten operations a second forward, five backward
+        let pace = Pace::new(&work, Probe { forward: 2.0, backward: 2.5 }, 2, 4, 0.5);
+        assert_eq!(pace.operations, 0.5 * (80.0 + 10.0 + 10.0 + 45.0));
+        assert_eq!(pace.seconds_per_step, 0.5 * (100.0 / 10.0 + 45.0 / 5.0));
+    }
+}
