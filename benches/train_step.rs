@@ -1,4 +1,5 @@
-//! A training step on a real batch, and its phases: DPO with LoRA of rank 16 on all linear layers, four pairs a step, f32.
+//! A training step on a real batch, and its phases: DPO with LoRA of rank 16 on all linear layers, four pairs a step, in f32 and
+//! in bf16.
 //!
 //! Always on the small golden model; on a larger one where `ALIGN_SMOLLM2` names its directory, with pairs of
 //! `tests/data/pref_train.jsonl`. The arithmetic that is counted is the least that the step needs ([`Work`]), so the share of the
@@ -50,7 +51,9 @@ pub fn run(
     for (name, model, data) in models {
         if wanted(&format!("train_step {name}")) {
             for precision in [Precision::F32, Precision::Bf16] {
-                device.install(|| Step::open(device, &name, &model, &data, precision)?.measure(rounds, report))?;
+                // a device of its own, whose memory is that of this step
+                let device = Device::cpu(Some(device.threads()))?;
+                device.install(|| Step::open(&device, &name, &model, &data, precision)?.measure(rounds, report))?;
             }
         }
         if wanted(&format!("train_step.threads {name}")) && device.threads() > 1 {
@@ -83,7 +86,7 @@ fn threads(
         let mut seconds = [0.0; 2];
         for ((step, trainer), seconds) in steps.iter().zip(&mut trainers).zip(&mut seconds) {
             let started = Instant::now();
-            trainer.step(&step.rows, 1)?;
+            step.device.install(|| trainer.step(&step.rows, 1))?;
             *seconds = started.elapsed().as_secs_f64();
         }
         if round > 0 {

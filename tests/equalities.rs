@@ -90,7 +90,7 @@ fn gradients(
 ) -> (Outcome, BTreeMap<ParamId, Vec<f32>>) {
     let batch = Batch { objective, rows, max_length: MAX_LENGTH, micro_batch_tokens, step: 1 };
     let mut grads = ParamGrads::default();
-    let outcome = batch.gradients(scoring, dropout, &|_, _| layers_kept, &mut grads).unwrap();
+    let outcome = batch.gradients(scoring, dropout, &|_, _| Some(layers_kept), &mut grads).unwrap();
     (outcome, grads.iter().map(|(id, grad)| (id, grad.download())).collect())
 }
 

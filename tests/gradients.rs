@@ -53,7 +53,7 @@ impl World {
         let scoring = Scoring { model: &self.model, adapters, scorers, precision: Precision::F32 };
         let batch = Batch { objective, rows, max_length: MAX_LENGTH, micro_batch_tokens: 2048, step: 1 };
         let mut grads = ParamGrads::default();
-        let outcome = batch.gradients(&scoring, None, &|_, _| usize::MAX, &mut grads).unwrap();
+        let outcome = batch.gradients(&scoring, None, &|_, _| Some(usize::MAX), &mut grads).unwrap();
         (outcome, grads)
     }
 }

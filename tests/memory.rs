@@ -121,7 +121,7 @@ fn planned_is_held() {
                 let what = format!("{model}, {loss}, {precision:?}, dropout {dropout}, {micro_batch_tokens} tokens");
                 let error = plan.peak as f64 / peak as f64 - 1.0;
                 assert!(error.abs() <= TOLERANCE, "{what}, limit {limit}: planned {plan:?}, held {peak}");
-                assert!(plan.peak <= limit, "{what}: {plan:?}");
+                assert!(plan.peak <= limit && peak <= limit, "{what}: {plan:?}, held {peak}");
                 assert_eq!(plan.peak, plan.parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), "{what}: {plan:?}");
             }
         }

@@ -2,19 +2,45 @@
 
 /// Bytes that this process could still get without swapping: the system's figure, or less where a control group says so.
 pub fn free_bytes() -> u64 {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let of_group = |name: &str| text(&format!("/sys/fs/cgroup/memory.{name}"));
+    free_according_to(&text("/proc/meminfo"), &of_group("max"), &of_group("current"), &of_group("stat"))
+}
+
+/// From the system's `meminfo`, and a control group's `memory.max`, `memory.current` and `memory.stat`; an empty text where there is
+/// none.
+fn free_according_to(meminfo: &str, limit: &str, used: &str, stat: &str) -> u64 {
     let available = meminfo
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok())
-        .map_or(FALLBACK, |kib| kib * 1024);
-    let number = |path: &str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let limit = number("/sys/fs/cgroup/memory.max");
-    let used = number("/sys/fs/cgroup/memory.current");
-    match (limit, used) {
-        (Some(limit), Some(used)) => available.min(limit.saturating_sub(used)),
-        _ => available,
-    }
+        .map_or(FALLBACK, |kib| kib.saturating_mul(1024));
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let (Some(limit), Some(used)) = (number(limit), number(used)) else { return available };
+    // pages of files, the mapped weights among them, count as used and go when memory is needed
+    let of_files = |name: &str| {
+        let lines = stat.lines().filter_map(|line| line.split_once(' '));
+        lines.filter(|(key, _)| *key == name).find_map(|(_, value)| number(value)).unwrap_or(0)
+    };
+    let used = used.saturating_sub(of_files("inactive_file").saturating_add(of_files("active_file")));
+    available.min(limit.saturating_sub(used))
 }
 
 /// Where the system does not tell: little, so that layers are recomputed rather than memory exhausted.
 const FALLBACK: u64 = 2 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_files_are_free() {
+        let meminfo = "MemTotal:       16000000 kB\nMemAvailable:    8000 kB\n";
+        assert_eq!(free_according_to(meminfo, "", "", ""), 8000 * 1024);
+        assert_eq!(free_according_to(meminfo, "max\n", "5", ""), 8000 * 1024);
+        assert_eq!(free_according_to(meminfo, "1000\n", "900\n", ""), 100);
+        let stat = "anon 300\ninactive_file 400\nactive_file 200\n";
+        assert_eq!(free_according_to(meminfo, "1000\n", "900\n", stat), 700);
+        assert_eq!(free_according_to(meminfo, "1000", "2000", "inactive_file x"), 0);
+        assert_eq!(free_according_to("", "", "", ""), FALLBACK);
+    }
+}

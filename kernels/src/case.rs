@@ -88,6 +88,7 @@ pub fn check_all(cases: &[Case]) {
         for case in cases {
             #[cfg(test)]
             if isa.is_emulated() && case.flops > MOST_EMULATED {
+                println!("{} {}: too large for the emulated {}", case.kernel, case.shape, isa.name());
                 continue;
             }
             let place = format!("{} {} on {}", case.kernel, case.shape, device.describe());

@@ -127,8 +127,8 @@ pub fn generate(
         .collect())
 }
 
-/// The next token of every sequence. Plain greedy decoding takes the largest logit on the device; everything else looks at the
-/// logits on the host.
+/// The next token of every sequence. Greedy decoding takes the largest logit on the device; everything else looks at the logits on the
+/// host.
 fn choose(
     device: &Device,
     logits: &Buffer<f32>,
@@ -142,9 +142,9 @@ fn choose(
         sequence: request.first_sequence + b as u64,
         position: sequences[b].len() - 1,
     };
-    if request.sampling == Sampling::GREEDY && banned.is_empty() {
+    if request.sampling == Sampling::GREEDY {
         let mut tokens = device.alloc("generate.tokens", rows)?;
-        Argmax { rows, cols, x: logits.view(), y: tokens.view_mut() }.run(device)?;
+        Argmax { rows, cols, x: logits.view(), left_out: banned, y: tokens.view_mut() }.run(device)?;
         let tokens = tokens.download();
         return match tokens.iter().position(|token| *token == argmax::NONE) {
             Some(b) => Err(non_finite(b)),

@@ -82,7 +82,8 @@ impl Ledger {
     }
 
     fn free(&mut self, bytes: usize) {
-        self.held -= bytes as u64;
+        debug_assert!(self.held >= bytes as u64, "what is freed was taken");
+        self.held = self.held.saturating_sub(bytes as u64);
     }
 
     /// Takes and frees.

@@ -285,7 +285,7 @@ impl Model {
 
     fn final_norm(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
         if let Some(read_ahead) = &self.read_ahead {
-            read_ahead.reached(self.blocks.len());
+            read_ahead.reached_end(tape.mode());
         }
         ops::rms_norm(tape, x, &self.norm, self.config.rms_norm_eps, self.config.norm_offset)
     }

@@ -5,7 +5,11 @@
 //! the next layer's while one is computed. Where the files fit with ease their pages are there since the weights were looked at, and
 //! there is no such thread.
 
-use memmap2::{Advice, Mmap};
+use crate::autograd::Mode;
+use align_kernels::device::unpin_this_thread;
+#[cfg(unix)]
+use memmap2::Advice;
+use memmap2::Mmap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,21 +70,32 @@ impl ReadAhead {
             let _ = self.next.send(next);
         }
     }
+
+    /// The pass has reached what stands behind the last layer: it turns round there, or the next one begins.
+    pub fn reached_end(&self, mode: Mode) {
+        let last = self.stages - 1;
+        self.at.store(last, Ordering::Relaxed);
+        let next = match mode {
+            Mode::Record => last.saturating_sub(1),
+            Mode::Inference => 0,
+        };
+        let _ = self.next.send(next);
+    }
 }
 
-/// The stage to ask for; none if the pass has not moved. Behind the last stage a pass turns round; one that begins comes to the first
-/// from wherever the last one has ended.
+/// The stage to ask for at a layer; none if the pass has not moved. One that begins comes to the first from wherever the last one has
+/// ended.
 fn next(before: usize, stage: usize, stages: usize) -> Option<usize> {
-    let last = stages - 1;
     match stage {
-        0 => Some(1).filter(|next| *next <= last),
+        0 => Some(1).filter(|next| *next < stages),
         stage if stage == before => None,
-        stage if stage > before && stage < last => Some(stage + 1),
+        stage if stage > before => Some(stage + 1).filter(|next| *next < stages),
         stage => Some(stage - 1),
     }
 }
 
 fn follow(stages: &[Vec<Pages>], wanted: &Receiver<usize>) {
+    unpin_this_thread();
     while let Ok(stage) = wanted.recv() {
         // the latest alone: the computation may have overtaken the disk
         let stage = wanted.try_iter().last().unwrap_or(stage);
@@ -94,12 +109,15 @@ mod tests {
 
     #[test]
     fn the_next_stage_lies_in_the_direction_of_travel() {
-        // four layers and the head: a step whose layers are recomputed, and the beginning of another one
-        let visits = [0, 1, 2, 3, 4, 3, 3, 2, 2, 1, 1, 0, 0, 1];
+        // four layers and the head: forward, then back from the head with each layer recomputed, and another step
+        let visits = [0, 1, 2, 3, 3, 3, 2, 2, 1, 1, 0, 0, 1];
         let mut before = 0;
         let asked: Vec<_> = visits
             .into_iter()
-            .map(|stage| {
+            .enumerate()
+            .map(|(visit, stage)| {
+                // the head has been reached
+                before = if visit == 4 { 4 } else { before };
                 let asked = next(before, stage, 5);
                 before = stage;
                 asked
@@ -110,7 +128,6 @@ mod tests {
             Some(2),
             Some(3),
             Some(4),
-            Some(3),
             Some(2),
             None,
             Some(1),
@@ -123,6 +140,14 @@ mod tests {
         ];
         assert_eq!(asked, want);
         assert_eq!(next(4, 0, 5), Some(1), "decoding: from the head to the first layer");
+        let told = |mode| {
+            let (send, receive) = mpsc::channel();
+            let ahead = ReadAhead { stages: 5, at: AtomicUsize::new(3), next: send };
+            ahead.reached_end(mode);
+            (receive.try_recv().unwrap(), ahead.at.into_inner())
+        };
+        assert_eq!(told(Mode::Record), (3, 4), "back through the layers");
+        assert_eq!(told(Mode::Inference), (0, 4), "the next pass");
         assert_eq!(next(0, 0, 1), None);
     }
 

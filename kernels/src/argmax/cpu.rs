@@ -4,17 +4,36 @@ use super::{Argmax, NONE};
 use crate::cpu::blocks::rows_per_block;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
+use std::ops::Range;
 
 pub(super) fn argmax(cpu: &Cpu, call: Argmax<'_>) {
-    let Argmax { rows: _, cols, x, y } = call;
+    let Argmax { rows: _, cols, x, left_out, y } = call;
+    let runs = between(left_out, cols);
     let block = rows_per_block(cols);
     let blocks = x.cpu().chunks(block * cols).zip(y.cpu().chunks_mut(block));
     cpu.for_each_block(blocks, |(x, y)| {
         for (row, y) in x.chunks_exact(cols).zip(y) {
-            let largest = cpu.isa().dispatch(Largest(row));
-            *y = row.iter().position(|&value| value == largest).map_or(NONE, |column| column as u32);
+            let largest = (runs.iter())
+                .map(|run| cpu.isa().dispatch(Largest(&row[run.clone()])))
+                .fold(f32::NEG_INFINITY, |largest, value| if value > largest { value } else { largest });
+            let place = |run: &Range<usize>| Some(run.start + row[run.clone()].iter().position(|&x| x == largest)?);
+            *y = runs.iter().find_map(place).map_or(NONE, |column| column as u32);
         }
     });
+}
+
+/// The columns that count, as runs.
+fn between(left_out: &[u32], cols: usize) -> Vec<Range<usize>> {
+    let mut ends: Vec<usize> = left_out.iter().map(|&column| column as usize).filter(|&column| column < cols).collect();
+    ends.sort_unstable();
+    ends.push(cols);
+    let mut start = 0;
+    let run = |end: usize| {
+        let run = start..end.max(start);
+        start = end + 1;
+        run
+    };
+    ends.into_iter().map(run).filter(|run| !run.is_empty()).collect()
 }
 
 /// The largest value that is not NaN, minus infinity if there is none.

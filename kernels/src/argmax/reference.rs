@@ -1,12 +1,14 @@
 //! Plain version: the definition.
 
-/// The first column whose value is larger than every one before it and not smaller than any after it; NaN does not count.
-pub fn argmax(x: &[f32]) -> u32 {
-    let mut best = 0;
+/// The first column whose value is larger than every one before it and not smaller than any after it; NaN does not count, nor do the
+/// columns `left_out`.
+pub fn argmax(x: &[f32], left_out: &[u32]) -> u32 {
+    let mut best = super::NONE;
     for (column, &value) in x.iter().enumerate() {
-        if value > x[best] || (x[best].is_nan() && !value.is_nan()) {
-            best = column;
+        let counts = !value.is_nan() && !left_out.contains(&(column as u32));
+        if counts && (best == super::NONE || value > x[best as usize]) {
+            best = column as u32;
         }
     }
-    if x[best].is_nan() { super::NONE } else { best as u32 }
+    best
 }

@@ -195,8 +195,8 @@ fn a_shared_prefix_has_the_bits_of_separate_sequences() {
     }
 }
 
-/// One branch: even the prompt's `dk` and `dv` add the same terms in the same order; in tiles of bf16 the matrix unit adds those of
-/// 32 rows at once, so there they agree to rounding only.
+/// One branch: even the prompt's `dk` and `dv` add the same terms in the same order; in tiles of bf16 those of
+/// 32 rows are added at once, so there they agree to rounding only.
 #[test]
 fn a_prompt_with_one_branch_has_the_bits_of_one_sequence() {
     for device in devices() {

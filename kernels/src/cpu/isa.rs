@@ -59,7 +59,7 @@ impl Isa {
                         found.push(Isa::Amx);
                     } else {
                         // the slowest by far
-                        #[cfg(test)]
+                        #[cfg(all(test, target_os = "linux"))]
                         if super::tiles::amx::emulator::install() {
                             found.insert(0, Isa::Amx);
                         }
@@ -115,7 +115,7 @@ impl Isa {
         }
     }
 
-    /// Whether it multiplies matrices of bf16 faster than of f32.
+    /// Whether it has a unit for products of bf16.
     pub fn has_bf16_unit(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]

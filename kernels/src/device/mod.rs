@@ -21,6 +21,7 @@ pub use buffer::{Buffer, Element, Slice, SliceMut, WeightBuffer, WeightDtype, We
 pub use float::{Columns, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
 pub(crate) use memory::Counted;
 pub use memory::{MemoryReport, MemoryUse};
+pub use threads::unpin_this_thread;
 pub use times::KernelTime;
 pub(crate) use times::Timed;
 
@@ -167,7 +168,8 @@ impl Device {
         }
     }
 
-    /// Whether products of bf16 are faster here than those of f32.
+    /// Whether the instruction set has a unit for products of bf16. Where it is the one that was found, those are faster than products of
+    /// f32; `ALIGN_CPU` can name one whose are not.
     pub fn has_bf16_unit(&self) -> bool {
         match self {
             Device::Cpu(cpu) => cpu.isa.has_bf16_unit(),

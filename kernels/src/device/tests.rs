@@ -144,3 +144,24 @@ fn a_kernel_within_a_kernel_is_part_of_it() {
     assert_eq!(times["outer"].calls, 2);
     assert!(times["outer"].total > std::time::Duration::ZERO);
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_thread_started_by_one_of_the_pool_can_be_let_go() {
+    let processors = || std::thread::available_parallelism().unwrap().get();
+    let all = processors();
+    let device = Device::cpu(None).unwrap();
+    let (tied, free) = device.install(|| {
+        let of_thread = |unpin: bool| {
+            let count = move || {
+                if unpin {
+                    crate::device::unpin_this_thread();
+                }
+                processors()
+            };
+            std::thread::spawn(count).join().unwrap()
+        };
+        (of_thread(false), of_thread(true))
+    });
+    assert_eq!((tied, free), (1, all));
+}

@@ -1,4 +1,11 @@
-//! Which processor a thread of the pool runs on.
+//! Which processor a thread runs on.
+
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
+
+/// The processors that this process might use when its first pool began.
+#[cfg(target_os = "linux")]
+static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
 
 /// Ties thread `index` of a pool of `threads` to one of the processors that this process may use, if there is one for each.
 ///
@@ -13,6 +20,7 @@ pub(super) fn pin(index: usize, threads: usize) {
         if libc::sched_getaffinity(0, size, &mut allowed) != 0 || libc::CPU_COUNT(&allowed) as usize != threads {
             return;
         }
+        ALLOWED.get_or_init(|| allowed);
         let mut processors = (0..8 * size).filter(|processor| libc::CPU_ISSET(*processor, &allowed));
         if let Some(processor) = processors.nth(index) {
             let mut own: libc::cpu_set_t = std::mem::zeroed();
@@ -23,4 +31,14 @@ pub(super) fn pin(index: usize, threads: usize) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = (index, threads);
+}
+
+/// Lets this thread run on every processor that the process may use. For threads that work beside a device's: one that was started by
+/// a thread of its pool is tied to the same processor as that.
+pub fn unpin_this_thread() {
+    #[cfg(target_os = "linux")]
+    if let Some(allowed) = ALLOWED.get() {
+        // SAFETY: a set of the size that the call is told. Where the system refuses, the thread runs as before.
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), allowed) };
+    }
 }

@@ -19,6 +19,9 @@ pub use stack::{LowRank, Piece, StackDx, StackForward, StackScratch, StackShape}
 
 use crate::{Columns, Device, FloatSlice, FloatSliceMut, KernelError, Precision, Result, SliceMut, WeightSlice};
 
+/// The name under which packed operands stand in the memory report.
+pub const PACKED: &str = "gemm.packed";
+
 /// Whether the product replaces the output or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accumulate {

@@ -21,7 +21,7 @@ const HIDDEN: usize = 24;
 const VOCAB: usize = 4 * 512 + 77;
 
 /// The bits of everything that a forward and a backward call give back: per row `[logps, lse, extras, d_hidden]`; in bf16 without
-/// the side outputs, which the matrix unit leaves to the vectors.
+/// the side outputs, which the products of bf16 leave to those of f32.
 fn score(
     precision: Precision,
     device: &Device,

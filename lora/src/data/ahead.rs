@@ -1,11 +1,14 @@
 //! Batches read and encoded while the one before is computed.
 
 use super::{DataError, Dataset, EncodedRow};
+use align_kernels::device::unpin_this_thread;
 use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, PoisonError};
+use std::thread::Builder;
 
 /// Calls `each` with the rows of each batch, in order, until it breaks. A thread reads and encodes one batch ahead; what goes wrong
-/// there comes when the batch's turn has come, as without it.
+/// there comes when the batch's turn has come, as without it. Where the system has no thread left, each batch is encoded in its turn.
 ///
 /// # Errors
 /// Those of [`Dataset::rows`] and of `each`.
@@ -14,25 +17,40 @@ pub fn for_each_batch<'b, E: From<DataError>>(
     batches: impl Iterator<Item = &'b [u32]> + Send,
     mut each: impl FnMut(Vec<EncodedRow>) -> Result<ControlFlow<()>, E>,
 ) -> Result<(), E> {
+    let batches = Mutex::new(batches);
+    let next = || {
+        let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).next()?;
+        Some(data.rows(batch))
+    };
     // no place in the channel: the batch that waits to be taken is the one ahead
     let (give, take) = sync_channel(0);
     std::thread::scope(|scope| {
-        scope.spawn(move || {
-            for batch in batches {
-                let rows = data.rows(batch);
+        let encoder = move || {
+            unpin_this_thread();
+            while let Some(rows) = next() {
                 let failed = rows.is_err();
                 // nobody takes any more once `each` has broken or failed
                 if give.send(rows).is_err() || failed {
                     return;
                 }
             }
-        });
-        // moved, so that it is gone before the scope waits for the thread
-        for rows in take {
-            if each(rows?)?.is_break() {
-                break;
-            }
+        };
+        match Builder::new().name("align-encode".into()).spawn_scoped(scope, encoder) {
+            // moved, so that it is gone before the scope waits for the thread
+            Ok(_) => until_break(take.into_iter(), &mut each),
+            Err(_) => until_break(std::iter::from_fn(next), &mut each),
         }
-        Ok(())
     })
+}
+
+fn until_break<E: From<DataError>>(
+    batches: impl Iterator<Item = Result<Vec<EncodedRow>, DataError>>,
+    each: &mut impl FnMut(Vec<EncodedRow>) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    for rows in batches {
+        if each(rows?)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
 }

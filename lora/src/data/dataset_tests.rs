@@ -500,3 +500,22 @@ fn a_batch_that_cannot_be_read_fails_when_its_turn_has_come() {
     // one more may have been on its way when the file changed
     assert!((1..=2).contains(&seen), "{seen}");
 }
+
+#[test]
+fn a_panic_on_either_side_reaches_the_caller() {
+    let rows: Vec<String> = (0..6).map(pair).collect();
+    let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
+    let run = |order: &[u32], limit: usize| {
+        let mut seen = 0;
+        for_each_batch(&dataset, order.chunks(1), |_| {
+            seen += 1;
+            assert!(seen <= limit, "as the test wants it");
+            Ok::<_, DataError>(ControlFlow::Continue(()))
+        })
+    };
+    let panics =
+        |order: &[u32], limit| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(order, limit))).is_err();
+    assert!(panics(&[0, 1, 2], 1), "in the consumer");
+    assert!(panics(&[0, 99, 2], 9), "in the encoder: there is no such row");
+    assert!(!panics(&[0, 1, 2], 3));
+}

@@ -4,6 +4,7 @@
 //! engine follows by recursion, and a stack that overflows ends the process without a message. The depth is bounded, so a stack
 //! that is large enough turns such a template into an ordinary one. Stack pages that are never touched cost nothing.
 
+use align_kernels::device::unpin_this_thread;
 use std::sync::OnceLock;
 
 /// Bytes of stack a thread, the first that the system grants (`ulimit -v` may forbid the larger). The worst templates found within
@@ -17,7 +18,11 @@ pub(super) fn with_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let threads = THREADS.get_or_init(|| {
         let start = |stack_bytes| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads());
-            pool.thread_name(|i| format!("data-{i}")).stack_size(stack_bytes).build().ok()
+            pool.thread_name(|i| format!("data-{i}"))
+                .stack_size(stack_bytes)
+                .start_handler(|_| unpin_this_thread())
+                .build()
+                .ok()
         };
         STACK_BYTES.into_iter().find_map(start).expect("the system starts as many threads as rayon's own pool has")
     });

@@ -9,7 +9,7 @@ use crate::data::{Dataset, Shuffle, pack};
 use align_engine::free_memory::free_bytes;
 use align_engine::model::adapters::Adapters;
 use align_engine::model::{Footprint, Gradients, Model, PassBytes, PassShape};
-use align_kernels::Precision;
+use align_kernels::{Precision, gemm};
 
 /// Share of the memory that is free at the start which a run may fill unless it is told: the rest is for the pages of the mapped
 /// weights and for everything else on the machine.
@@ -18,7 +18,7 @@ pub const SHARE: f64 = 0.4;
 /// is saved. On a model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks hold.
 const UNCOUNTED: u64 = 12;
 /// Rows whose place in the run's order is looked at for the largest forward pass. Behind them a larger one may come, which then
-/// keeps fewer layers.
+/// keeps fewer layers, and where that is not enough holds more than was planned.
 const ROWS_LOOKED_AT: usize = 4 << 20;
 
 /// How much a run may hold, and what of it is held all the time.
@@ -61,6 +61,8 @@ pub struct Plan {
     pub(super) pass: Forest,
     /// Tokens of the trees of a mean step.
     pub(super) mean_tokens: f64,
+    /// Whether that pass is the only one of its step.
+    pub(super) alone: bool,
 }
 
 impl Plan {
@@ -82,19 +84,26 @@ impl<'m> Budget<'m> {
     ) -> Budget<'m> {
         let footprint = Footprint::new(model, adapters, precision, dropout);
         let report = model.device().memory();
-        let packed = report.names.get("gemm.packed").map_or(0, |used| used.in_use);
+        let packed = report.names.get(gemm::PACKED).map_or(0, |used| used.in_use);
         let held = (report.in_use - packed) as u64;
         let limit = limit.unwrap_or((free_bytes() as f64 * SHARE) as u64);
         // the parameters and two moments of each
         let state = 3 * footprint.gradient_bytes();
-        let room = limit - limit / UNCOUNTED;
-        Budget { footprint, limit, room, held, state, layers: model.config().num_hidden_layers }
+        Budget {
+            footprint,
+            limit,
+            room: without_uncounted(limit),
+            held,
+            state,
+            layers: model.config().num_hidden_layers,
+        }
     }
 
     /// Layers to keep in a forward pass over the rows of `forest`; the others are recomputed, which costs one more forward pass of
     /// those layers and changes no bit of the result.
-    pub fn layers_kept(&self, forest: &Forest, gradients: Gradients) -> usize {
-        self.fitting(forest, gradients).map_or(0, |(kept, _)| kept)
+    /// None if it holds more than planned even with none.
+    pub fn layers_kept(&self, forest: &Forest, gradients: Gradients) -> Option<usize> {
+        self.fitting(forest, gradients).map(|(kept, _)| kept)
     }
 
     /// Numbers of the adapter.
@@ -118,6 +127,7 @@ impl<'m> Budget<'m> {
 
     /// What a run will hold whose largest pass with a backward pass is `train`, and the largest without `eval`.
     pub(super) fn plan(&mut self, train: Largest, eval: Option<&Largest>) -> Result<Plan, TooLittle> {
+        self.room = without_uncounted(self.limit);
         let Largest { pass, alone, mean_tokens } = train;
         let (train, eval) = (&pass, eval.map(|largest| &largest.pass));
         let gradients = if alone { Gradients::Fresh } else { Gradients::There };
@@ -154,9 +164,15 @@ impl<'m> Budget<'m> {
             layers: self.layers,
             layers_kept,
             pass,
+            alone,
             mean_tokens,
         })
     }
+}
+
+/// What a plan may fill of a limit.
+fn without_uncounted(limit: u64) -> u64 {
+    limit - limit / UNCOUNTED
 }
 
 fn shape(forest: &Forest) -> PassShape<'_> {
@@ -173,13 +189,14 @@ pub(super) struct Largest {
     pub mean_tokens: f64,
 }
 
-/// The rows of the optimiser step whose largest forward pass has the most tokens, among `steps` steps of `batch_size` rows in the
-/// order of the run; and the tokens of a mean step.
+/// The rows of the optimiser step whose largest forward pass has the most tokens, among `steps` steps in the order of the run; and the
+/// tokens of a mean step. `mismatched`: each row comes with the answer of the one before, cut to so many tokens with its prompt.
 pub(super) fn largest_batch(
     data: &Dataset,
     shuffle: Shuffle,
     steps: u64,
-    batch_size: usize,
+    cut: BatchCut,
+    mismatched: Option<usize>,
     micro_batch_tokens: usize,
 ) -> (Vec<u32>, f64) {
     let mut largest = (0, Vec::new());
@@ -188,8 +205,8 @@ pub(super) fn largest_batch(
     let mut epoch = 0;
     while steps > 0 && rows_left > 0 {
         let order = data.order(shuffle, epoch);
-        for batch in order.chunks(batch_size) {
-            let lengths: Vec<usize> = batch.iter().map(|&row| data.lengths(row as usize).tree).collect();
+        for batch in cut.batches(&order) {
+            let lengths = tree_tokens(data, batch, mismatched);
             all_tokens += lengths.iter().sum::<usize>();
             looked_at += 1;
             let tokens = tokens_of_largest(&lengths, micro_batch_tokens);
@@ -205,6 +222,57 @@ pub(super) fn largest_batch(
         epoch += 1;
     }
     (largest.1, all_tokens as f64 / looked_at.max(1) as f64)
+}
+
+fn tree_tokens(data: &Dataset, batch: &[u32], mismatched: Option<usize>) -> Vec<usize> {
+    let of = |place: usize| data.lengths(batch[place] as usize);
+    let tokens = |place: usize| {
+        let own = of(place);
+        let other = mismatched.map_or(0, |max_length| {
+            // the answer may be longer: what did not fit behind its own prompt is not known here
+            let before = of(if place == 0 { batch.len() - 1 } else { place - 1 });
+            (before.tree - before.prompt).min(max_length.saturating_sub(own.prompt))
+        });
+        own.tree + other
+    };
+    (0..batch.len()).map(tokens).collect()
+}
+
+/// How the rows of an epoch become batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BatchCut {
+    pub batch_size: usize,
+    pub single_last: SingleLast,
+}
+
+/// What becomes of a last batch of one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SingleLast {
+    Kept,
+    LeftOut,
+    /// It joins the batch before it.
+    Joined,
+}
+
+impl BatchCut {
+    pub(super) fn batches<'o>(&self, order: &'o [u32]) -> Vec<&'o [u32]> {
+        let mut batches: Vec<&[u32]> = order.chunks(self.batch_size).collect();
+        if batches.last().is_none_or(|last| last.len() != 1) {
+            return batches;
+        }
+        match self.single_last {
+            SingleLast::Kept => {}
+            SingleLast::LeftOut => {
+                batches.pop();
+            }
+            SingleLast::Joined if batches.len() > 1 => {
+                batches.truncate(batches.len() - 2);
+                batches.push(&order[batches.len() * self.batch_size..]);
+            }
+            SingleLast::Joined => {}
+        }
+        batches
+    }
 }
 
 fn tokens_of_largest(lengths: &[usize], micro_batch_tokens: usize) -> usize {

@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub struct Size(pub u64);
 
 /// Units and their bytes, as they may be typed.
-const UNITS: [(&str, u64); 9] = [
+const UNITS: [(&str, u64); 10] = [
     ("", 1),
     ("B", 1),
     ("kB", 1000),
@@ -18,6 +18,7 @@ const UNITS: [(&str, u64); 9] = [
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),
     ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
 ];
 
 /// Text that is no amount of memory.

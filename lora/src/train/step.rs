@@ -33,9 +33,17 @@ pub struct Outcome {
     pub saturated: usize,
     /// Forward passes with a gradient.
     pub micro_batches: usize,
+    /// Those of them that held more than was planned, with all layers recomputed.
+    pub beyond_plan: usize,
 }
 
 impl Outcome {
+    /// Counts a pass that does not fit.
+    fn kept(&mut self, layers: Option<usize>) -> usize {
+        self.beyond_plan += usize::from(layers.is_none());
+        layers.unwrap_or(0)
+    }
+
     fn add(&mut self, rows: &[RowLogps], head: &Head) {
         self.loss += head.loss;
         self.preferences.add(rows, head);
@@ -45,7 +53,7 @@ impl Outcome {
 
 /// Decides how many layers keep their activations in a forward and backward pass over some trees, the adapter's gradients being there
 /// before it or not.
-pub type LayersKept<'a> = &'a dyn Fn(&[Tree<'_>], Gradients) -> usize;
+pub type LayersKept<'a> = &'a dyn Fn(&[Tree<'_>], Gradients) -> Option<usize>;
 
 impl Batch<'_> {
     /// Loss and gradients of the batch, the latter added to `grads`.
@@ -67,7 +75,7 @@ impl Batch<'_> {
 
         if let [members] = &micro_batches[..] {
             let trees = self.trees(members, &mismatched, Role::Gradient);
-            let kept = layers_kept(&trees, Gradients::Fresh);
+            let kept = outcome.kept(layers_kept(&trees, Gradients::Fresh));
             let forward = scoring.forward(&trees, Mode::Record, masks(members), kept)?;
             let logps = self.logps(members, &forward);
             let statistics = self.statistics(&logps)?;
@@ -82,7 +90,7 @@ impl Batch<'_> {
                 let statistics = self.statistics_of_mismatched(scoring, dropout, &micro_batches, &mismatched)?;
                 for members in &micro_batches {
                     let trees = self.trees(members, &[], Role::Gradient);
-                    let kept = layers_kept(&trees, Gradients::There);
+                    let kept = outcome.kept(layers_kept(&trees, Gradients::There));
                     let forward = scoring.forward(&trees, Mode::Record, masks(members), kept)?;
                     let logps = self.logps(members, &forward);
                     let head = self.head(members, &logps, &statistics)?;
@@ -108,7 +116,7 @@ impl Batch<'_> {
                 self.add_statistics(&mut outcome, &statistics);
                 for members in &micro_batches {
                     let trees = self.trees(members, &[], Role::Gradient);
-                    let kept = layers_kept(&trees, Gradients::There);
+                    let kept = outcome.kept(layers_kept(&trees, Gradients::There));
                     let forward = scoring.forward(&trees, Mode::Record, masks(members), kept)?;
                     let d_policy = members.iter().map(|member| head.d_policy[*member].clone()).collect();
                     backward(forward, &Head { d_policy, ..head.clone() }, grads)?;

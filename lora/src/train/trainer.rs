@@ -2,7 +2,7 @@
 
 use super::error::TrainError;
 use super::forest::{Forest, Role, Scorers, Tree};
-use super::memory::{self, Budget, Largest, Plan, TooLittle};
+use super::memory::{self, BatchCut, Budget, Largest, Plan, SingleLast, TooLittle};
 use super::metrics::{EvalMetrics, PreferenceSums, StepMetrics};
 use super::scoring::Scoring;
 use super::step::{Batch, Outcome, describe};
@@ -156,7 +156,8 @@ impl<'m> Trainer<'m> {
         self.options.max_steps.map_or(all, |max| if self.options.epochs == 0 { max } else { all.min(max) })
     }
 
-    /// What the run over `train` will hold in memory, evaluations over `eval` included. No pass holds more from then on.
+    /// What the run over `train` will hold in memory, evaluations over `eval` included. From then on each pass keeps as many layers as
+    /// fit into that; the run notes those that do not fit with none.
     ///
     /// # Errors
     /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::Data`].
@@ -166,9 +167,16 @@ impl<'m> Trainer<'m> {
         if steps == 0 {
             return Err(TrainError::NoSteps { rows: train.len(), epochs: options.epochs });
         }
+        let mismatched = (self.objective.coupling() == Coupling::MismatchedRows).then_some(options.max_length);
         let largest = |data: &Dataset, shuffle: Shuffle, steps: u64, role: Role| -> Result<Largest, TrainError> {
+            let batch_size = options.batch_size;
+            let single_last = match (self.objective.coupling(), role) {
+                (Coupling::MismatchedRows, Role::Gradient) => SingleLast::LeftOut,
+                (coupling, _) => single_last_of_evaluation(coupling),
+            };
+            let cut = BatchCut { batch_size, single_last };
             let (numbers, mean_tokens) =
-                memory::largest_batch(data, shuffle, steps, options.batch_size, options.micro_batch_tokens);
+                memory::largest_batch(data, shuffle, steps, cut, mismatched, options.micro_batch_tokens);
             let (pass, alone) = self.batch(&data.rows(&numbers)?).largest_pass(role, &scoring);
             Ok(Largest { pass, alone, mean_tokens })
         };
@@ -203,6 +211,12 @@ impl<'m> Trainer<'m> {
         }
         let work = Work::of(self.model, self.budget.parameters(), forest);
         let share = plan.mean_tokens / (forest.plan.policy + forest.plan.detached) as f64;
+        let mut work = work;
+        if self.objective.coupling() != Coupling::None && !plan.alone {
+            // a pass for the statistics of the whole step; where it covers the mismatched answers alone, less than this
+            work.forward *= 2.0;
+            work.head_forward *= 2.0;
+        }
         Ok(Pace::new(&work, probe, plan.layers - plan.layers_kept, plan.layers, share))
     }
 
@@ -222,7 +236,7 @@ impl<'m> Trainer<'m> {
 
     /// How many layers a forward pass over the rows of `forest` keeps.
     pub fn layers_kept(&self, forest: &Forest) -> usize {
-        self.budget.layers_kept(forest, Gradients::Fresh)
+        self.budget.layers_kept(forest, Gradients::Fresh).unwrap_or(0)
     }
 
     /// Trains to the end.
@@ -246,7 +260,7 @@ impl<'m> Trainer<'m> {
                 self.objective.name()
             ));
         }
-        let (mut pairs_seen, mut saturated) = (0, 0);
+        let (mut pairs_seen, mut saturated, mut beyond_plan) = (0, 0, 0);
         let mut evaluated_at = None;
         while self.state.step < total_steps {
             let order = train.order(self.options.shuffle, self.state.epoch);
@@ -262,6 +276,13 @@ impl<'m> Trainer<'m> {
                 metrics.tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
                 pairs_seen += batch.len();
                 saturated += outcome.saturated;
+                if beyond_plan == 0 && outcome.beyond_plan > 0 {
+                    observer.note(format!(
+                        "step {}: a forward pass holds more than was planned, with all layers recomputed",
+                        metrics.step
+                    ));
+                }
+                beyond_plan += outcome.beyond_plan;
                 observer.step(&metrics, total_steps)?;
                 let due = self.options.eval_steps.is_some_and(|every| self.state.step.is_multiple_of(every));
                 if let (true, Some(eval)) = (due, eval) {
@@ -407,16 +428,11 @@ pub fn evaluate(
     epoch: f64,
 ) -> Result<EvalMetrics, TrainError> {
     let order = data.order(Shuffle::Off, 0);
-    let mut chunks: Vec<&[u32]> = order.chunks(batches.batch_size).collect();
-    // a single last row has no other row to be compared with: it joins the batch before it
-    let joins = objective.coupling() == Coupling::MismatchedRows && chunks.last().is_some_and(|last| last.len() == 1);
-    if joins && chunks.len() > 1 {
-        chunks.truncate(chunks.len() - 2);
-        chunks.push(&order[chunks.len() * batches.batch_size..]);
-    }
+    let single_last = single_last_of_evaluation(objective.coupling());
+    let cut = BatchCut { batch_size: batches.batch_size, single_last };
     let mut sums = PreferenceSums::default();
     let (mut loss, mut rows_seen) = (0.0, 0);
-    for chunk in chunks {
+    for chunk in cut.batches(&order) {
         let rows = data.rows(chunk)?;
         let batch = Batch {
             objective,
@@ -438,6 +454,14 @@ pub fn evaluate(
         preferences: sums.means(),
         logps_accuracies: sums.logps_accuracies(),
     })
+}
+
+/// A single last row has no other row to be compared with.
+fn single_last_of_evaluation(coupling: Coupling) -> SingleLast {
+    match coupling {
+        Coupling::MismatchedRows => SingleLast::Joined,
+        Coupling::None | Coupling::WholeBatch => SingleLast::Kept,
+    }
 }
 
 /// Tokens of the sequences of some rows, the prompt counted once for each answer.

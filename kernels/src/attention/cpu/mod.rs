@@ -14,7 +14,7 @@ mod softmax;
 mod tiles;
 
 use backward::{Known, trees};
-use blocks::{BLOCK, Blocks, ROWS};
+use blocks::{BLOCK, Blocks};
 use product::PAD;
 
 pub(super) use decode::decode;
@@ -72,22 +72,22 @@ pub(super) fn scratch_bytes(
     let (blocks, floats) = (blocks.len(), size_of::<f32>());
     let on_unit = dtype == FloatDtype::Bf16 && cpu.isa().has_bf16_unit();
     // what a block's rows of one head are, as the f32 path lays them out and as the unit's does
-    let (rows_form, along_form, forms) = match on_unit {
-        false => (BLOCK * d.next_multiple_of(PAD), BLOCK * d, [2, 3]),
-        true => (BLOCK * d.next_multiple_of(32), BLOCK * d.next_multiple_of(32), [2, 3]),
+    let (rows_form, along_form) = match on_unit {
+        false => (BLOCK * d.next_multiple_of(PAD), BLOCK * d),
+        true => (BLOCK * d.next_multiple_of(32), BLOCK * d.next_multiple_of(32)),
     };
     let packed = |forms: usize| {
-        let floats = blocks * kv_heads * ((forms - 1) * along_form + rows_form);
-        floats * if on_unit { size_of::<half::bf16>() } else { size_of::<f32>() }
+        let numbers = blocks * kv_heads * ((forms - 1) * along_form + rows_form);
+        numbers * if on_unit { size_of::<half::bf16>() } else { size_of::<f32>() }
     };
-    let (forward_tile, backward_tile) = match on_unit {
-        false => (forward::scratch_len(&geometry), backward::scratch_len(largest, d)),
-        // a row of scores for each block, and four packed forms and the gradient of each block of queries
-        true => {
-            let blocks = largest.div_ceil(BLOCK) + 2;
-            ((ROWS + BLOCK / 4) * BLOCK * blocks, blocks * 3 * rows_form + 4 * BLOCK * BLOCK)
-        }
-    };
+    // a tree begins and ends within a block
+    let blocks_of_tree = largest.div_ceil(BLOCK) + 2;
+    #[cfg(target_arch = "x86_64")]
+    let of_unit = on_unit.then(|| tiles::scratch_lens(&geometry, blocks_of_tree));
+    #[cfg(not(target_arch = "x86_64"))]
+    let of_unit = None;
+    let (forward_tile, backward_tile) =
+        of_unit.unwrap_or_else(|| (forward::scratch_len(&geometry), backward::scratch_len(largest, d)));
     let threads = |per_thread: usize| cpu.threads() * per_thread.next_multiple_of(16) * floats;
     // copies in f32 of what is read and written
     let copies = |heads: usize| match (dtype, on_unit) {
@@ -97,8 +97,8 @@ pub(super) fn scratch_bytes(
     let sums = (rows * heads + 2 * heads * blocks * rows_form) * floats;
     let qkv = heads + 2 * kv_heads;
     ScratchBytes {
-        forward: copies(qkv + heads) + packed(forms[0]) + threads(forward_tile),
-        backward: copies(2 * qkv + 2 * heads) + packed(forms[1]) + sums + threads(backward_tile),
+        forward: copies(qkv + heads) + packed(2) + threads(forward_tile),
+        backward: copies(2 * qkv + 2 * heads) + packed(3) + sums + threads(backward_tile),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Operands as the matrix unit reads them: panels of 32 rows (left) or 32 columns (right), step after step of 32 of the depth,
+//! Operands as a unit that multiplies bf16 reads them: panels of 32 rows (left) or 32 columns (right), step after step of 32 of the depth,
 //! for each term of a step two tiles of 16 lines of 64 bytes.
 //!
 //! A line of a left tile is a row, 32 deep; a line of a right tile is a pair of the depth, 16 columns wide. A number is one
@@ -32,6 +32,11 @@ pub(crate) enum Role {
 
 /// A number format of operands.
 pub(crate) trait Element: Copy {
+    /// The terms of 32 numbers.
+    ///
+    /// # Safety
+    /// As [`Element::terms`].
+    unsafe fn all_terms<const T: usize>(at: *const Self) -> [__m512i; T];
     /// The terms of `len <= 32` numbers; those beyond are 0.
     ///
     /// # Safety
@@ -40,6 +45,15 @@ pub(crate) trait Element: Copy {
 }
 
 impl Element for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn all_terms<const T: usize>(at: *const bf16) -> [__m512i; T] {
+        let mut terms = [_mm512_setzero_si512(); T];
+        // SAFETY: the caller's contract.
+        terms[0] = unsafe { _mm512_loadu_si512(at.cast()) };
+        terms
+    }
+
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn terms<const T: usize>(at: *const bf16, len: usize) -> [__m512i; T] {
@@ -53,6 +67,16 @@ impl Element for bf16 {
 impl Element for f16 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn all_terms<const T: usize>(at: *const f16) -> [__m512i; T] {
+        // SAFETY: the caller's contract.
+        let all = unsafe { _mm512_loadu_si512(at.cast()) };
+        let low = _mm512_cvtph_ps(_mm512_castsi512_si256(all));
+        let high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(all));
+        split(low, high)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn terms<const T: usize>(at: *const f16, len: usize) -> [__m512i; T] {
         // SAFETY: only the first `len` numbers are read.
         let all = unsafe { _mm512_maskz_loadu_epi16(first(len), at.cast()) };
@@ -63,6 +87,13 @@ impl Element for f16 {
 }
 
 impl Element for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn all_terms<const T: usize>(at: *const f32) -> [__m512i; T] {
+        // SAFETY: the caller's contract.
+        unsafe { split(_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(16))) }
+    }
+
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn terms<const T: usize>(at: *const f32, len: usize) -> [__m512i; T] {
@@ -146,9 +177,16 @@ pub(crate) unsafe fn along_depth_apart<E: Element, const T: usize>(
             for tile in 0..2 {
                 let start = panel * BLOCK + tile * LINES;
                 let mut lines = [[_mm512_setzero_si512(); LINES]; T];
-                // 32 lines side by side are more streams than a processor follows by itself
-                for i in 0..LINES.min(matrix.side.saturating_sub(start + BLOCK)) {
-                    prefetch(matrix.at.wrapping_add((start + BLOCK + i) * matrix.stride + depth), len);
+                let at = index * bytes + step * T * STEP_BYTES + tile * 1024;
+                if start + LINES <= matrix.side && len == STEP_DEPTH {
+                    // SAFETY: whole lines of the matrix, into the panel.
+                    unsafe {
+                        let from = matrix.at.add(start * matrix.stride + depth);
+                        // 32 lines side by side are more streams than a processor follows by itself
+                        let ahead = (panel + 1) * BLOCK < matrix.side;
+                        whole_tile::<E, T>(from, matrix.stride, role, to.add(at), ahead);
+                    }
+                    continue;
                 }
                 for i in 0..LINES.min(matrix.side.saturating_sub(start)) {
                     // SAFETY: line `start + i` is one of the matrix's, and `depth + len` within it.
@@ -158,13 +196,40 @@ pub(crate) unsafe fn along_depth_apart<E: Element, const T: usize>(
                     }
                 }
                 for t in 0..T {
-                    let at = index * bytes + (step * T + t) * STEP_BYTES + tile * 1024;
                     let lines = if role == Role::Right { transposed(lines[t]) } else { lines[t] };
                     // SAFETY: inside the panel.
-                    unsafe { store(lines, to.add(at)) };
+                    unsafe { store(lines, to.add(at + t * STEP_BYTES)) };
                 }
             }
         }
+    }
+}
+
+/// A tile of 16 whole lines of 32 numbers, in registers from end to end; its terms lie [`STEP_BYTES`] apart. With `ahead`, asks for
+/// the lines of the next panel.
+///
+/// # Safety
+/// As [`along_depth`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn whole_tile<E: Element, const T: usize>(from: *const E, stride: usize, role: Role, to: *mut u8, ahead: bool) {
+    let mut lines = [[_mm512_setzero_si512(); LINES]; T];
+    for i in 0..LINES {
+        // SAFETY: the caller's contract.
+        let terms: [_; T] = unsafe { E::all_terms(from.add(i * stride)) };
+        for t in 0..T {
+            lines[t][i] = terms[t];
+        }
+    }
+    if ahead {
+        for i in 0..LINES {
+            prefetch(from.wrapping_add((BLOCK + i) * stride), STEP_DEPTH);
+        }
+    }
+    for (t, lines) in lines.into_iter().enumerate() {
+        let lines = if role == Role::Right { transposed(lines) } else { lines };
+        // SAFETY: the caller's contract.
+        unsafe { store(lines, to.add(t * STEP_BYTES)) };
     }
 }
 
@@ -196,7 +261,7 @@ pub(crate) unsafe fn across_depth_apart<E: Element, const T: usize>(
     to: *mut u8,
     bytes: usize,
 ) {
-    // the lines pass once, and a piece of each that is as long as the panels are wide
+    // the lines pass once, and a piece of each that is as long as the panels are wide; those of a right operand need not be turned
     for step in 0..matrix.depth.div_ceil(STEP_DEPTH) {
         for (index, panel) in panels.clone().enumerate() {
             let start = panel * BLOCK;
@@ -204,22 +269,43 @@ pub(crate) unsafe fn across_depth_apart<E: Element, const T: usize>(
             let mut lines = [[[_mm512_setzero_si512(); LINES]; 2]; T];
             for pair in 0..LINES {
                 let depth = step * STEP_DEPTH + 2 * pair;
-                let mut both = [[_mm512_setzero_si512(); T]; 2];
-                for (i, terms) in both.iter_mut().enumerate().take(matrix.depth.saturating_sub(depth)) {
-                    prefetch(matrix.at.wrapping_add((depth + i) * matrix.stride + start + AHEAD * BLOCK), BLOCK);
-                    // SAFETY: line `depth + i` is one of the matrix's, and `start + len` within it.
-                    *terms = unsafe { E::terms(matrix.at.add((depth + i) * matrix.stride + start), len) };
-                }
+                let whole = len == BLOCK && depth + 2 <= matrix.depth;
+                let both: [[_; T]; 2] = if whole {
+                    let at = matrix.at.wrapping_add(depth * matrix.stride + start);
+                    prefetch(at.wrapping_add(AHEAD * BLOCK), BLOCK);
+                    prefetch(at.wrapping_add(matrix.stride + AHEAD * BLOCK), BLOCK);
+                    // SAFETY: 32 numbers of two lines of the matrix.
+                    unsafe { [E::all_terms(at), E::all_terms(at.add(matrix.stride))] }
+                } else {
+                    let mut both = [[_mm512_setzero_si512(); T]; 2];
+                    for (i, terms) in both.iter_mut().enumerate().take(matrix.depth.saturating_sub(depth)) {
+                        // SAFETY: line `depth + i` is one of the matrix's, and `start + len` within it.
+                        *terms = unsafe { E::terms(matrix.at.add((depth + i) * matrix.stride + start), len) };
+                    }
+                    both
+                };
                 for t in 0..T {
-                    [lines[t][0][pair], lines[t][1][pair]] = interleaved(both[0][t], both[1][t]);
+                    let pairs = interleaved(both[0][t], both[1][t]);
+                    match role {
+                        Role::Left => [lines[t][0][pair], lines[t][1][pair]] = pairs,
+                        Role::Right => {
+                            for (tile, line) in pairs.into_iter().enumerate() {
+                                let at = index * bytes + (step * T + t) * STEP_BYTES + tile * 1024 + 64 * pair;
+                                // SAFETY: a line inside the panel.
+                                unsafe { _mm512_store_si512(to.add(at).cast(), line) };
+                            }
+                        }
+                    }
                 }
             }
-            for t in 0..T {
-                for tile in 0..2 {
+            if role == Role::Right {
+                continue;
+            }
+            for (t, lines) in lines.into_iter().enumerate() {
+                for (tile, lines) in lines.into_iter().enumerate() {
                     let at = index * bytes + (step * T + t) * STEP_BYTES + tile * 1024;
-                    let lines = if role == Role::Left { transposed(lines[t][tile]) } else { lines[t][tile] };
                     // SAFETY: inside the panel.
-                    unsafe { store(lines, to.add(at)) };
+                    unsafe { store(transposed(lines), to.add(at)) };
                 }
             }
         }

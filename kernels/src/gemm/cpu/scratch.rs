@@ -1,6 +1,7 @@
 //! Memory that a thread packs into, kept between calls.
 
 use crate::device::Counted;
+use crate::gemm::PACKED;
 use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
 
@@ -8,9 +9,6 @@ use std::cell::RefCell;
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([f32; 16]);
-
-/// The name under which it stands in the memory report.
-const NAME: &str = "gemm.packed";
 
 /// A piece of memory that only grows.
 #[derive(Default)]
@@ -24,11 +22,10 @@ impl Area {
     pub(super) fn floats(&mut self, len: usize) -> *mut f32 {
         let lines = len.div_ceil(16);
         if self.lines.len() < lines {
-            // without the old content, which need not be copied
-            self.lines.clear();
-            self.lines.reserve_exact(lines);
-            self.lines.resize(lines, Line::zeroed());
-            self.counted.set(NAME, lines * size_of::<Line>());
+            // freed first: the old content need not be copied, nor stay beside the new one
+            self.lines = Vec::new();
+            self.lines = vec![Line::zeroed(); lines];
+            self.counted.set(PACKED, lines * size_of::<Line>());
         }
         bytemuck::cast_slice_mut::<Line, f32>(&mut self.lines).as_mut_ptr()
     }

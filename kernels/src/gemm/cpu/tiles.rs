@@ -1,4 +1,4 @@
-//! The products on the matrix unit (AMX), f32 operands included.
+//! The products on the unit that multiplies bf16; on AMX f32 operands too.
 //!
 //! The unit multiplies bf16. For [`Precision::Bf16`] that is what is asked for. For [`Precision::F32`] each operand is a sum of
 //! bf16 terms, each what rounding left of the one before: a bf16 weight is one term, an f16 two, an f32 three, which hold all
@@ -217,7 +217,8 @@ fn panels_per_task(row_panels: usize, left_panel: usize, threads: usize) -> usiz
     (LEFT_BYTES / left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads).max(1))
 }
 
-/// Bytes that a product with weights of one term packs into at a time, and its blocks of sums.
+/// Bytes that a product packs into at a time, and its blocks of sums. The weights are taken for one term, which bf16 ones are: others
+/// in f32 pack two or three.
 pub(super) fn packed_bytes(threads: usize, precision: Precision, rows: usize, depth: usize, cols: usize) -> usize {
     let (row_panels, panels) = (rows.div_ceil(BLOCK), cols.div_ceil(BLOCK));
     let (left, right) = (panel_bytes(depth, left_terms(precision)).max(1), panel_bytes(depth, 1));

@@ -1,4 +1,4 @@
-//! Log-probs of targets on the matrix unit, in bf16: logits live in a block of sums, and are gone when their softmax has read them.
+//! Log-probs of targets on the unit that multiplies bf16: logits live in a block of sums, and are gone when their softmax has read them.
 //!
 //! The forward pass hands out chunks of the vocabulary: each is packed once and meets all rows, which leave their maximum and sum
 //! over it; a row's chunks are then added in their order. The backward pass hands out blocks of rows, whose gradients stay in the

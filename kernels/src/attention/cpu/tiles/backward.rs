@@ -114,7 +114,7 @@ pub(in crate::attention::cpu) fn backward(
 }
 
 /// The queries of a tree for one head, by tiles of a block's positions; and one pair.
-struct Scratch<'a> {
+pub(super) struct Scratch<'a> {
     head: Head,
     /// Of each tile the queries along, `d_o` along, the queries across, `d_o` across
     packed: &'a mut [f32],
@@ -144,7 +144,7 @@ const WEIGHTS: usize = BLOCK_PANELS * ACROSS_PANEL / 4;
 const BLOCK_PANELS: usize = BLOCK / STEP_DEPTH;
 
 impl Scratch<'_> {
-    fn len(tiles: usize, head: Head) -> usize {
+    pub(super) fn len(tiles: usize, head: Head) -> usize {
         let rows = (BLOCK * head.dim).div_ceil(2).next_multiple_of(16);
         tiles * (head.form_bytes() + head.padded() * BLOCK + 2 * BLOCK) + 2 * BLOCK * BLOCK + 3 * WEIGHTS + rows
     }

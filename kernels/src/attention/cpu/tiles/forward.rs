@@ -119,7 +119,7 @@ impl Pointwise<0, 1> for Cap {
 }
 
 /// One head of a task.
-struct Tile<'a> {
+pub(super) struct Tile<'a> {
     head: Head,
     /// Floats from row to row of `s`.
     stride: usize,
@@ -148,7 +148,7 @@ impl Tile<'_> {
     }
 
     /// Floats of the scratch.
-    fn len(blocks: usize, head: Head) -> usize {
+    pub(super) fn len(blocks: usize, head: Head) -> usize {
         (head.along_panel() + blocks * ACROSS_PANEL) / 4 + ROWS * (Tile::stride(blocks) + 32 + 2)
     }
 

@@ -20,6 +20,12 @@ use crate::{Buffer, Device, Result};
 use half::bf16;
 use std::ops::Range;
 
+/// Floats of a task's scratch in the two directions, for trees of `blocks` blocks.
+pub(super) fn scratch_lens(geometry: &Geometry, blocks: usize) -> (usize, usize) {
+    let head = Head::new(geometry);
+    (forward::Tile::len(blocks, head), backward::Scratch::len(blocks, head))
+}
+
 /// Steps of 32 that a block of rows has.
 const BLOCK_STEPS: usize = BLOCK / STEP_DEPTH;
 /// Bytes of a panel of 32 columns whose depth is a block of rows.

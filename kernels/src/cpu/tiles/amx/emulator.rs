@@ -27,7 +27,7 @@ pub(crate) fn install() -> bool {
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = on_illegal_instruction as *const () as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
+            action.sa_flags = libc::SA_SIGINFO;
             libc::sigaction(libc::SIGILL, &action, std::ptr::null_mut()) == 0
         }
     })

@@ -4,7 +4,7 @@
 //! the depth (`tile[p][2 c + i]` is element `[2 p + i, c]`), and adds to a tile of 16 x 16 f32, rounded to nearest even;
 //! denormals count as zero. The instructions are written in assembly, because the compiler's intrinsics are not stable.
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 pub(crate) mod emulator;
 
 use std::cell::Cell;

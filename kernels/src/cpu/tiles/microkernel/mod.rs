@@ -97,8 +97,8 @@ impl Unit {
     /// Computes a block.
     ///
     /// # Safety
-    /// The unit is there and configured on this thread; every step's 2048 bytes lie inside the panels; `from` (unless null) and
-    /// `to` point at 32 rows of 32 floats.
+    /// The unit is there and configured on this thread; every step's 2048 bytes lie inside the panels, at multiples of 64; `from`
+    /// (unless null) and `to` point at 32 rows of 32 floats.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run(self, block: BlockSum) {
