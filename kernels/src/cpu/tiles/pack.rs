@@ -176,7 +176,6 @@ pub(crate) unsafe fn along_depth_apart<E: Element, const T: usize>(
             let len = (matrix.depth - depth).min(STEP_DEPTH);
             for tile in 0..2 {
                 let start = panel * BLOCK + tile * LINES;
-                let mut lines = [[_mm512_setzero_si512(); LINES]; T];
                 let at = index * bytes + step * T * STEP_BYTES + tile * 1024;
                 if start + LINES <= matrix.side && len == STEP_DEPTH {
                     // SAFETY: whole lines of the matrix, into the panel.
@@ -188,6 +187,7 @@ pub(crate) unsafe fn along_depth_apart<E: Element, const T: usize>(
                     }
                     continue;
                 }
+                let mut lines = [[_mm512_setzero_si512(); LINES]; T];
                 for i in 0..LINES.min(matrix.side.saturating_sub(start)) {
                     // SAFETY: line `start + i` is one of the matrix's, and `depth + len` within it.
                     let terms: [_; T] = unsafe { E::terms(matrix.at.add((start + i) * matrix.stride + depth), len) };
