@@ -120,9 +120,14 @@ fn planned_is_held() {
                 let (plan, peak) = Run::new(model, loss).measure(&options(Some(limit)));
                 let what = format!("{model}, {loss}, {precision:?}, dropout {dropout}, {micro_batch_tokens} tokens");
                 let error = plan.peak as f64 / peak as f64 - 1.0;
-                assert!(error.abs() <= TOLERANCE, "{what}, limit {limit}: planned {plan:?}, held {peak}");
-                assert!(plan.peak <= limit && peak <= limit, "{what}: {plan:?}, held {peak}");
-                assert_eq!(plan.peak, plan.parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), "{what}: {plan:?}");
+                assert!(
+                    error.abs() <= TOLERANCE,
+                    "{what}, limit {limit}: planned {} ({:?}), held {peak}",
+                    plan.peak,
+                    plan.parts
+                );
+                assert!(plan.peak <= limit && peak <= limit, "{what}: planned {} of {limit}, held {peak}", plan.peak);
+                assert_eq!(plan.peak, plan.parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), "{what}");
             }
         }
     }

@@ -227,7 +227,9 @@ pub(super) fn packed_bytes(cpu: &Cpu, shape: &StackShape<'_>) -> usize {
             [(k, cols), (cols, k)].map(|(depth, cols)| tiles::packed_bytes(cpu.threads(), precision, m, depth, cols));
         return forward.max(dx);
     }
-    let rows = m.min(ROWS_PER_TASK);
+    // a right operand that stays packed meets a tile of rows at a time, others a task's rows
+    let resident = k * cols.min(COLS_PER_TASK) <= block::RESIDENT;
+    let rows = m.min(if resident { 16 } else { ROWS_PER_TASK });
     let left = if precision == Precision::Bf16 { rows * k.min(DEPTH_BLOCK) } else { 0 };
     let right = (k * cols).min(block::RESIDENT);
     let partial = rows.min(64) * cols.min(COLS_PER_TASK);
