@@ -58,7 +58,7 @@ pub fn plan(plan: &Plan) {
     let Plan { limit, peak, layers, layers_kept, .. } = *plan;
     let parts: Vec<_> = plan.parts.iter().map(|(name, bytes)| format!("{name} {}", Size(*bytes))).collect();
     say!(
-        "memory: {} planned of {} ({layers_kept} of {layers} layers kept for the largest forward pass, {} rows)",
+        "memory: {} planned of {} ({layers_kept} of {layers} layers kept in the largest forward pass, {} tokens of policy and reference)",
         Size(peak),
         Size(limit),
         plan.rows()
@@ -70,12 +70,18 @@ pub fn plan(plan: &Plan) {
 pub fn pace(pace: &Pace, steps: u64) {
     let Pace { operations, seconds_per_step } = *pace;
     let rate = operations / seconds_per_step / 1e9;
-    let all = seconds(Duration::from_secs_f64(seconds_per_step * steps as f64));
+    let all = (seconds_per_step * steps as f64).round();
+    let all = match all < 1.0 {
+        true => "under 1 s".to_owned(),
+        false => seconds(Duration::from_secs_f64(all)),
+    };
     let operations = match operations {
         0.0..1e12 => format!("{:.1} GFLOP", operations / 1e9),
         _ => format!("{:.1} TFLOP", operations / 1e12),
     };
-    say!("time: about {seconds_per_step:.2} s a step ({operations} at {rate:.0} GFLOP/s), {all} for {steps} steps");
+    say!(
+        "time: about {seconds_per_step:.2} s a step ({operations} at {rate:.0} GFLOP/s), {all} for {steps} steps, evaluation not counted"
+    );
 }
 
 /// The progress of a run: a bar on a terminal, a line for each logging step elsewhere.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:
-  align-cli score --model M --adapter runs/exo-1 --data pairs.jsonl --json > scores.jsonl")]
+  align-cli score --model M --adapter runs/exo_pair-1 --data pairs.jsonl --json > scores.jsonl")]
 pub struct ScoreArgs {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -58,7 +58,7 @@ pub struct EvalArgs {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  align-cli generate --model M --adapter runs/exo-1 --prompt 'Write a haiku about rain.'
+  align-cli generate --model M --adapter runs/exo_pair-1 --prompt 'Write a haiku about rain.'
   align-cli generate --model M --data pairs.jsonl --limit 3 --json
   echo 'Write a haiku about rain.' | align-cli generate --model M
   align-cli generate --model M                       a chat, on a terminal")]

@@ -23,7 +23,7 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
     let merge = Merge { model: &path, adapter: &args.adapter, output: &args.output, existing };
     let report = device.clone().install(|| merge.run(&device, &mut |_, _| ()))?;
     let (adapter, output) = (args.adapter.display(), args.output.display());
-    say!("merged {adapter} into {model}: {output}");
+    say!("{output}: {model}, with {adapter} merged in");
     let share = 100.0 * report.changed as f64 / report.elements.max(1) as f64;
     say!(
         "  {} matrices, {share:.1} % of their {} numbers changed, by at most {:.3e}; {} other files copied",

@@ -30,7 +30,7 @@ pub enum KernelError {
     #[error("cannot start {threads} threads: {reason}")]
     Threads { threads: usize, reason: String },
     /// `ALIGN_CPU` names an instruction set that this machine or this build does not have.
-    #[error("ALIGN_CPU={wanted}: this machine has {available}")]
+    #[error("ALIGN_CPU={wanted}: this machine has no such instruction set; give one of {available}, or unset it")]
     InstructionSet { wanted: String, available: String },
 }
 

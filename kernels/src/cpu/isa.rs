@@ -82,6 +82,7 @@ impl Isa {
         let available = Isa::available();
         match std::env::var("ALIGN_CPU") {
             Err(_) => Ok(*available.last().expect("the portable one is always there")),
+            Ok(empty) if empty.is_empty() => Ok(*available.last().expect("the portable one is always there")),
             Ok(wanted) => available.iter().copied().find(|isa| isa.name() == wanted).ok_or_else(|| {
                 let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
                 KernelError::InstructionSet { wanted, available: names.join(", ") }
