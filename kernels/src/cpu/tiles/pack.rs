@@ -188,9 +188,11 @@ pub(crate) unsafe fn along_depth_apart<E: Element, const T: usize>(
                     continue;
                 }
                 let mut lines = [[_mm512_setzero_si512(); LINES]; T];
-                for i in 0..LINES.min(matrix.side.saturating_sub(start)) {
-                    // SAFETY: line `start + i` is one of the matrix's, and `depth + len` within it.
-                    let terms: [_; T] = unsafe { E::terms(matrix.at.add((start + i) * matrix.stride + depth), len) };
+                for i in 0..LINES {
+                    let len = if start + i < matrix.side { len } else { 0 };
+                    let from = matrix.at.wrapping_add((start + i) * matrix.stride + depth);
+                    // SAFETY: `len` numbers of one of the matrix's lines, none beyond the last.
+                    let terms: [_; T] = unsafe { E::terms(from, len) };
                     for t in 0..T {
                         lines[t][i] = terms[t];
                     }
@@ -318,7 +320,7 @@ const AHEAD: usize = 4;
 /// Asks for `len` elements in the second-level cache. They need not be valid.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn prefetch<E>(at: *const E, len: usize) {
+pub(crate) fn prefetch<E>(at: *const E, len: usize) {
     for line in (0..len * size_of::<E>()).step_by(64) {
         _mm_prefetch::<_MM_HINT_T1>(at.wrapping_byte_add(line).cast());
     }

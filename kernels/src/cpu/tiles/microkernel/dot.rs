@@ -54,7 +54,7 @@ pub(super) unsafe fn run(block: BlockSum) {
 /// The same bits as 32 bf16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn bf16s(bits: __m512i) -> __m512bh {
+pub(crate) fn bf16s(bits: __m512i) -> __m512bh {
     // SAFETY: both are 512 bits of any content.
     unsafe { std::mem::transmute(bits) }
 }

@@ -1,275 +1,49 @@
-//! The products on the unit that multiplies bf16; on AMX f32 operands too.
-//!
-//! The unit multiplies bf16. For [`Precision::Bf16`] that is what is asked for. For [`Precision::F32`] each operand is a sum of
-//! bf16 terms, each what rounding left of the one before: a bf16 weight is one term, an f16 two, an f32 three, which hold all
-//! its 24 bits; the products of terms that f32 would lose anyway are left out. So a layer with bf16 weights costs three passes
-//! of the unit and still agrees with f32 to its last bits, see [`Pass`].
-//!
-//! A [`Tiled`] call is several sums over the depth that share their rows: the layers of a stack, each with an adapter's update.
-//! The depth of a sum is made of sections, one after the other: the layer's own, and the rank of its update, whose left operand
-//! is itself a product of the rows ([`Down`]). All are packed side by side, so that an update is one more step of the layer's
-//! sum, and neither the rows nor the outputs pass through memory twice.
-//!
-//! Where there are more rows than columns, the right operands are packed once by all threads and tasks are blocks of rows, which
-//! pack their own rows and keep them in the second-level cache while the right panels pass. Otherwise the left operand is packed
-//! once and tasks are ranges of columns.
-//!
-//! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the steps come in
-//! one order, through f32 sums, whatever the blocks that they are cut into.
+//! What follows from the sizes of a call, and the two ways that pack both operands.
 
-use super::scratch::{self, Scratch, with_scratch};
-use super::{Order, Right, Values};
+use super::corner::Corner;
+use super::{
+    Down, LeftPart, LeftValues, Output, OutputValues, RIGHT_BYTES, Section, Start, TASKS_PER_THREAD, Target, Tiled,
+    left_terms, panels_per_task,
+};
+use crate::Precision;
 use crate::cpu::tiles::microkernel::{BLOCK, BlockSum, Finished, STEP_BYTES, STEP_DEPTH, SUMS_BYTES, Step, Unit};
 use crate::cpu::tiles::pack::{self, Matrix, Role, panel_bytes};
 use crate::device::Cpu;
-use crate::{FloatSlice, FloatSliceMut, Precision};
-use half::bf16;
-use std::arch::x86_64::*;
+use crate::gemm::cpu::scratch::{self, Scratch, with_scratch};
+use crate::gemm::cpu::{Order, Right, Values};
 use std::ops::Range;
 
-/// Bytes of a task's left operand: they stay in a second-level cache of 2 MiB beside the panels that pass.
-const LEFT_BYTES: usize = 600 << 10;
-/// Bytes of the right operand that are packed at a time.
-const RIGHT_BYTES: usize = 32 << 20;
-/// A matrix with a side of at most this many is narrow: at 64 x 64 to 64 x 192 the vectors are as fast as three terms or faster,
-/// at 128 x 128 the unit is by 1.7.
-const NARROW: usize = 64;
-/// Enough tasks for each thread that one which loses its core for a while does not make the others wait.
-const TASKS_PER_THREAD: usize = 2;
-/// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
-const PARALLEL_WORK: usize = 4 << 20;
-
-/// The unit, if it is there and faster than multiply-adds for matrices of these sides. In f32, a number that is packed in terms
-/// must serve more than a narrow matrix to be worth it: an adapter's products are up to three times faster on vectors. And on
-/// vectors, three terms are slower than one multiply-add. The number of rows of a layer does not matter, so that a row's bits do
-/// not depend on the others.
-pub(super) fn unit(cpu: &Cpu, precision: Precision, matrices: impl IntoIterator<Item = [usize; 2]>) -> Option<Unit> {
-    let unit = cpu.isa().unit()?;
-    let fits = |[one, other]: [usize; 2]| {
-        let narrow = one.min(other);
-        narrow > 0 && (precision == Precision::Bf16 || (unit == Unit::Amx && narrow > NARROW))
-    };
-    matrices.into_iter().all(fits).then_some(unit)
-}
-
-/// Sums that share their rows.
-pub(super) struct Tiled<'a> {
-    pub(super) unit: Unit,
-    pub(super) rows: usize,
-    pub(super) precision: Precision,
-    /// What is read from memory.
-    pub(super) left: Vec<LeftPart>,
-    /// What is computed from it on the way. It follows `left` in the numbering of parts.
-    pub(super) downs: Vec<Down<'a>>,
-    pub(super) targets: Vec<Target<'a>>,
-}
-
-/// A left operand in memory. A pointer, because its memory may be the output of a product that runs on the way.
-#[derive(Clone, Copy)]
-pub(super) struct LeftPart {
-    pub(super) values: LeftValues,
-    /// Elements from one line to the next.
-    pub(super) stride: usize,
-    pub(super) depth: usize,
-    /// [`Order::Columns`] for lines along the depth, `[rows, depth]`; [`Order::Rows`] for `[depth, rows]`.
-    pub(super) order: Order,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum LeftValues {
-    F32(*const f32),
-    Bf16(*const bf16),
-}
-
-/// `between = alpha * left · right`, whose values, times `scale`, are the left operand of further sections.
-pub(super) struct Down<'a> {
-    pub(super) section: Section<'a>,
-    pub(super) rank: usize,
-    pub(super) alpha: f32,
-    pub(super) scale: f32,
-    /// `[rows, rank]`
-    pub(super) between: *mut f32,
-}
-
-/// `output = start + alpha * Σ_section left · right`
-pub(super) struct Target<'a> {
-    pub(super) cols: usize,
-    pub(super) sections: Vec<Section<'a>>,
-    pub(super) alpha: f32,
-    pub(super) start: Start,
-    pub(super) output: Output,
-}
-
-/// A part of the depth: which left part, and its right operand.
-#[derive(Clone, Copy)]
-pub(super) struct Section<'a> {
-    pub(super) part: usize,
-    pub(super) right: Right<'a>,
-}
-
-/// What a sum begins with.
-#[derive(Clone, Copy)]
-pub(super) enum Start {
-    Zero,
-    /// The output's own values.
-    Output,
-    /// A matrix like the output.
-    Matrix(*const f32),
-    /// A row for all rows, with whole panels of columns.
-    Row(*const f32),
-}
-
-/// Where the first element of an output lies.
-#[derive(Clone, Copy)]
-pub(super) struct Output {
-    pub(super) at: OutputValues,
-    /// Elements from row to row.
-    pub(super) stride: usize,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum OutputValues {
-    F32(*mut f32),
-    Bf16(*mut bf16),
-}
-
-impl From<FloatSlice<'_>> for LeftValues {
-    fn from(values: FloatSlice<'_>) -> LeftValues {
-        match values {
-            FloatSlice::F32(values) => LeftValues::F32(values.cpu().as_ptr()),
-            FloatSlice::Bf16(values) => LeftValues::Bf16(values.cpu().as_ptr()),
-        }
-    }
-}
-
-impl LeftValues {
-    /// The values from element `first` on.
-    pub(super) fn skip(self, first: usize) -> LeftValues {
-        match self {
-            LeftValues::F32(at) => LeftValues::F32(at.wrapping_add(first)),
-            LeftValues::Bf16(at) => LeftValues::Bf16(at.wrapping_add(first)),
-        }
-    }
-}
-
-impl From<FloatSliceMut<'_>> for OutputValues {
-    fn from(values: FloatSliceMut<'_>) -> OutputValues {
-        match values {
-            FloatSliceMut::F32(values) => OutputValues::F32(values.cpu().as_mut_ptr()),
-            FloatSliceMut::Bf16(values) => OutputValues::Bf16(values.cpu().as_mut_ptr()),
-        }
-    }
-}
-
-impl OutputValues {
-    /// The values from element `first` on.
-    pub(super) fn skip(self, first: usize) -> OutputValues {
-        match self {
-            OutputValues::F32(at) => OutputValues::F32(at.wrapping_add(first)),
-            OutputValues::Bf16(at) => OutputValues::Bf16(at.wrapping_add(first)),
-        }
-    }
-}
-
-// SAFETY: tasks read operands that nobody writes meanwhile but themselves, and write disjoint rows or columns of the outputs.
-unsafe impl Sync for Tiled<'_> {}
-
-impl Tiled<'_> {
-    /// Computes it. Every matrix fits the [`unit`].
-    pub(super) fn run(&self, cpu: &Cpu) {
-        let cols: usize = self.targets.iter().map(|target| target.cols).sum();
-        if self.rows == 0 || cols == 0 {
-            return;
-        }
-        let plan = Plan::new(self);
-        let work: usize = (self.targets.iter())
-            .map(|target| {
-                let depth: usize = target.sections.iter().map(|section| self.depth(section.part)).sum();
-                (self.rows + 16).saturating_mul(target.cols).saturating_mul(depth)
-            })
-            .fold(0, usize::saturating_add);
-        let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
-        let row_panels = self.rows.div_ceil(BLOCK);
-        if columns_are_apart(row_panels, plan.left_panel, plan.panels.len(), threads) {
-            plan.columns_apart(cpu, threads, row_panels);
-        } else {
-            plan.rows_apart(cpu, threads, row_panels);
-        }
-    }
-
-    /// Depth of a part.
-    fn depth(&self, part: usize) -> usize {
-        match part.checked_sub(self.left.len()) {
-            None => self.left[part].depth,
-            Some(down) => self.downs[down].rank,
-        }
-    }
-}
-
-/// Whether tasks are ranges of columns that share the packed rows, rather than blocks of rows.
-fn columns_are_apart(row_panels: usize, left_panel: usize, panels: usize, threads: usize) -> bool {
-    let few_rows = row_panels * left_panel <= LEFT_BYTES || row_panels < TASKS_PER_THREAD * threads;
-    panels > row_panels && few_rows
-}
-
-/// Row panels of a task that packs its own.
-fn panels_per_task(row_panels: usize, left_panel: usize, threads: usize) -> usize {
-    (LEFT_BYTES / left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads).max(1))
-}
-
-/// Bytes that a product packs into at a time, and its blocks of sums. The weights are taken for one term, which bf16 ones are: others
-/// in f32 pack two or three.
-pub(super) fn packed_bytes(threads: usize, precision: Precision, rows: usize, depth: usize, cols: usize) -> usize {
-    let (row_panels, panels) = (rows.div_ceil(BLOCK), cols.div_ceil(BLOCK));
-    let (left, right) = (panel_bytes(depth, left_terms(precision)).max(1), panel_bytes(depth, 1));
-    let sums = |panels: usize| (panels + 3) * SUMS_BYTES;
-    if columns_are_apart(row_panels, left, panels, threads) {
-        row_panels * left + threads * (right + sums(row_panels))
-    } else {
-        let own = panels_per_task(row_panels, left, threads);
-        (panels * right).min(RIGHT_BYTES + right) + threads * (own * left + sums(own))
-    }
-}
-
-/// Terms of a number on the left.
-fn left_terms(precision: Precision) -> usize {
-    match precision {
-        Precision::Bf16 => 1,
-        Precision::F32 => 3,
-    }
-}
-
 /// What follows from the sizes of a call.
-struct Plan<'a> {
-    call: &'a Tiled<'a>,
+pub(super) struct Plan<'a> {
+    pub(super) call: &'a Tiled<'a>,
     left_terms: usize,
     /// Where each part begins in a left panel, in bytes.
-    parts: Vec<usize>,
-    left_panel: usize,
-    downs: Vec<Recipe<'a>>,
+    pub(super) parts: Vec<usize>,
+    pub(super) left_panel: usize,
+    pub(super) downs: Vec<Recipe<'a>>,
     /// Where the right panels of each of `downs` begin, and where they end.
     down_at: Vec<usize>,
     down_bytes: usize,
-    targets: Vec<Recipe<'a>>,
+    pub(super) targets: Vec<Recipe<'a>>,
     /// The right panels of all targets, one after the other.
-    panels: Vec<Panel>,
+    pub(super) panels: Vec<Panel>,
     /// Bytes of the largest.
     largest_panel: usize,
 }
 
 /// A right panel of a target.
 #[derive(Clone, Copy)]
-struct Panel {
-    target: usize,
-    col: usize,
+pub(super) struct Panel {
+    pub(super) target: usize,
+    pub(super) col: usize,
     /// Bytes of the panels before it.
     at: usize,
 }
 
 /// How a sum goes through its depth.
-struct Recipe<'a> {
-    cols: usize,
-    sections: Vec<PackedSection<'a>>,
+pub(super) struct Recipe<'a> {
+    pub(super) cols: usize,
+    pub(super) sections: Vec<PackedSection<'a>>,
     /// Bytes of a right panel.
     right_panel: usize,
     /// What is multiplied one after the other, each over the whole depth.
@@ -277,11 +51,11 @@ struct Recipe<'a> {
 }
 
 /// A section and where it lies in the panels.
-struct PackedSection<'a> {
-    right: Right<'a>,
-    depth: usize,
+pub(super) struct PackedSection<'a> {
+    pub(super) right: Right<'a>,
+    pub(super) depth: usize,
     terms: usize,
-    left_at: usize,
+    pub(super) left_at: usize,
     right_at: usize,
 }
 
@@ -324,20 +98,20 @@ impl Pass {
 
 /// Packed memory that the tasks of a call share: written before it is read, each byte by one task.
 #[derive(Clone, Copy)]
-struct Shared(*mut u8);
+pub(super) struct Shared(pub(super) *mut u8);
 // SAFETY: see above.
 unsafe impl Send for Shared {}
 // SAFETY: see above.
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    fn at(&self, offset: usize) -> *mut u8 {
+    pub(super) fn at(&self, offset: usize) -> *mut u8 {
         self.0.wrapping_add(offset)
     }
 }
 
 impl<'a> Plan<'a> {
-    fn new(call: &'a Tiled<'a>) -> Plan<'a> {
+    pub(super) fn new(call: &'a Tiled<'a>) -> Plan<'a> {
         let left_terms = left_terms(call.precision);
         let mut parts = Vec::new();
         let mut left_panel = 0;
@@ -384,7 +158,7 @@ impl<'a> Plan<'a> {
         Plan { call, left_terms, parts, left_panel, downs, down_at, down_bytes, targets, panels, largest_panel }
     }
 
-    fn columns_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
+    pub(super) fn columns_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
         let left_at = self.down_bytes;
         scratch::with_shared(left_at + row_panels * self.left_panel, |shared| {
             let shared = Shared(shared);
@@ -424,7 +198,7 @@ impl<'a> Plan<'a> {
         });
     }
 
-    fn rows_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
+    pub(super) fn rows_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
         let per_task = panels_per_task(row_panels, self.left_panel, threads);
         let mut first = 0;
         while first < self.panels.len() {
@@ -484,7 +258,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    fn sink(&self, target: usize) -> Sink {
+    pub(super) fn sink(&self, target: usize) -> Sink {
         let Target { alpha, start, output, .. } = self.call.targets[target];
         Sink { alpha, start, output }
     }
@@ -521,8 +295,7 @@ impl<'a> Plan<'a> {
             let panels = downs.wrapping_add(self.down_at[index]);
             if first {
                 let sums = Sums::new(scratch, rows.len());
-                let output = Output { at: OutputValues::F32(down.between), stride: down.rank };
-                let sink = Sink { alpha: down.alpha, start: Start::Zero, output };
+                let sink = Sink::of(down);
                 for col in 0..recipe.panels() {
                     let right = panels.wrapping_add(col * recipe.right_panel);
                     // SAFETY: the caller's contract.
@@ -707,14 +480,22 @@ unsafe fn round(finished: &Finished) {
 
 /// Where the sums of a target go.
 #[derive(Clone, Copy)]
-struct Sink {
-    alpha: f32,
-    start: Start,
-    output: Output,
+pub(super) struct Sink {
+    pub(super) alpha: f32,
+    pub(super) start: Start,
+    pub(super) output: Output,
+}
+
+impl Sink {
+    /// The rows' part of an update.
+    pub(super) fn of(down: &Down<'_>) -> Sink {
+        let output = Output { at: OutputValues::F32(down.between), stride: down.rank };
+        Sink { alpha: down.alpha, start: Start::Zero, output }
+    }
 }
 
 impl Recipe<'_> {
-    fn panels(&self) -> usize {
+    pub(super) fn panels(&self) -> usize {
         self.cols.div_ceil(BLOCK)
     }
 
@@ -775,7 +556,7 @@ unsafe fn pack_lines<E: pack::Element, const T: usize>(
 }
 
 /// Runs `task` for each number below `tasks`, on the pool if there is more than one thread for them.
-fn in_parallel(cpu: &Cpu, threads: usize, tasks: usize, task: impl Fn(usize) + Sync + Send) {
+pub(super) fn in_parallel(cpu: &Cpu, threads: usize, tasks: usize, task: impl Fn(usize) + Sync + Send) {
     if threads == 1 {
         (0..tasks).for_each(task);
     } else {
@@ -784,113 +565,6 @@ fn in_parallel(cpu: &Cpu, threads: usize, tasks: usize, task: impl Fn(usize) + S
 }
 
 /// Part `index` of `parts` nearly equal ones.
-fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
+pub(super) fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
     len * index / parts..len * (index + 1) / parts
-}
-
-/// Up to 32 x 32 elements of a matrix.
-#[derive(Clone, Copy)]
-struct Corner {
-    /// Elements from row to row.
-    stride: usize,
-    height: usize,
-    width: usize,
-}
-
-impl Corner {
-    /// A mask of the columns that vector `half` of a row holds.
-    fn lanes(self, half: usize) -> __mmask16 {
-        (((1u64 << self.width) - 1) >> (16 * half)) as __mmask16
-    }
-
-    /// Copies it to a block of sums.
-    ///
-    /// # Safety
-    /// Both are valid.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn load<T: Number>(self, from: *const T, sums: *mut f32) {
-        for row in 0..self.height {
-            for half in 0..2 {
-                // SAFETY: only the columns of the mask are read.
-                unsafe {
-                    let v = T::load(self.lanes(half), from.wrapping_add(row * self.stride + 16 * half));
-                    _mm512_storeu_ps(sums.add(row * BLOCK + 16 * half), v);
-                }
-            }
-        }
-    }
-
-    /// `to (+)= alpha * sums`
-    ///
-    /// # Safety
-    /// Both are valid.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn store(self, sums: *const f32, alpha: f32, add: bool, to: *mut f32) {
-        let alpha = _mm512_set1_ps(alpha);
-        for row in 0..self.height {
-            for half in 0..2 {
-                let lanes = self.lanes(half);
-                // SAFETY: only the columns of the mask are read and written.
-                unsafe {
-                    let to = to.wrapping_add(row * self.stride + 16 * half);
-                    let v = _mm512_loadu_ps(sums.add(row * BLOCK + 16 * half));
-                    let before = _mm512_maskz_loadu_ps(lanes, to);
-                    let v = if add { _mm512_fmadd_ps(alpha, v, before) } else { _mm512_mul_ps(alpha, v) };
-                    _mm512_mask_storeu_ps(to, lanes, v);
-                }
-            }
-        }
-    }
-
-    /// As [`Corner::store`], rounded.
-    ///
-    /// # Safety
-    /// Both are valid.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn store_bf16(self, sums: *const f32, alpha: f32, add: bool, to: *mut bf16) {
-        let scale = _mm512_set1_ps(alpha);
-        let lanes = ((1u64 << self.width) - 1) as __mmask32;
-        for row in 0..self.height {
-            // SAFETY: only the columns of the mask are read and written.
-            unsafe {
-                let to = to.wrapping_add(row * self.stride);
-                let mut low = _mm512_loadu_ps(sums.add(row * BLOCK));
-                let mut high = _mm512_loadu_ps(sums.add(row * BLOCK + 16));
-                if add {
-                    low = _mm512_fmadd_ps(scale, low, bf16::load(self.lanes(0), to));
-                    high = _mm512_fmadd_ps(scale, high, bf16::load(self.lanes(1), to.wrapping_add(16)));
-                } else if alpha != 1.0 {
-                    (low, high) = (_mm512_mul_ps(scale, low), _mm512_mul_ps(scale, high));
-                }
-                let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
-                _mm512_mask_storeu_epi16(to.cast(), lanes, rounded);
-            }
-        }
-    }
-}
-
-/// A number format of outputs.
-trait Number: Copy {
-    /// # Safety
-    /// The lanes of the mask are valid.
-    unsafe fn load(lanes: __mmask16, from: *const Self) -> __m512;
-}
-
-impl Number for f32 {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn load(lanes: __mmask16, from: *const f32) -> __m512 {
-        // SAFETY: the caller's contract.
-        unsafe { _mm512_maskz_loadu_ps(lanes, from) }
-    }
-}
-
-impl Number for bf16 {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn load(lanes: __mmask16, from: *const bf16) -> __m512 {
-        // SAFETY: the caller's contract.
-        let raw = unsafe { _mm512_castsi512_si256(_mm512_maskz_loadu_epi16(__mmask32::from(lanes), from.cast())) };
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(raw)))
-    }
 }
