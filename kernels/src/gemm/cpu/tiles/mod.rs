@@ -183,7 +183,8 @@ impl Tiled<'_> {
         if self.rows == 0 || cols == 0 {
             return;
         }
-        let plan = Plan::new(self);
+        let few_rows = few_rows::fits(self);
+        let plan = Plan::new(self, !few_rows);
         let work: usize = (self.targets.iter())
             .map(|target| {
                 let depth: usize = target.sections.iter().map(|section| self.depth(section.part)).sum();
@@ -192,7 +193,7 @@ impl Tiled<'_> {
             .fold(0, usize::saturating_add);
         let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
         let row_panels = self.rows.div_ceil(BLOCK);
-        if few_rows::fits(self) {
+        if few_rows {
             plan.few_rows(cpu, threads);
         } else if columns_are_apart(row_panels, plan.left_panel, plan.panels.len(), threads) {
             plan.columns_apart(cpu, threads, row_panels);

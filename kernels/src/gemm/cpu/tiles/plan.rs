@@ -111,7 +111,8 @@ impl Shared {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(call: &'a Tiled<'a>) -> Plan<'a> {
+    /// `with_passes` where panels are packed.
+    pub(super) fn new(call: &'a Tiled<'a>, with_passes: bool) -> Plan<'a> {
         let left_terms = left_terms(call.precision);
         let mut parts = Vec::new();
         let mut left_panel = 0;
@@ -134,7 +135,11 @@ impl<'a> Plan<'a> {
                 })
                 .collect();
             // a term is 2^-8 of the one before: beyond order 2 the products are below the last bit of f32
-            let orders: &[&[usize]] = if left_terms == 1 { &[&[0]] } else { &[&[2, 1], &[0]] };
+            let orders: &[&[usize]] = match left_terms {
+                _ if !with_passes => &[],
+                1 => &[&[0]],
+                _ => &[&[2, 1], &[0]],
+            };
             let passes = orders.iter().map(|orders| Pass::new(call.unit, left_terms, &sections, orders)).collect();
             Recipe { cols, sections, right_panel, passes }
         };
