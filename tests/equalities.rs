@@ -1,6 +1,7 @@
 //! What must be equal: bit for bit where no sum changes its order, within the rounding of that sum elsewhere.
 
 use crate::align::{align, committed_goldens, read_lines};
+use crate::golden_rows::golden_rows;
 use align_engine::autograd::param::{Param, ParamId};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::adapters::{AdapterSet, Adapters, LowRank};
@@ -9,8 +10,8 @@ use align_engine::rows::Dropout;
 use align_engine::weights::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec, ValueCheck};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
-use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
-use align_lora::objective::{DataKind, LOSSES, Objective};
+use align_lora::data::{EncodedRow, Encoder};
+use align_lora::objective::{DataKind, History, LOSSES, Objective};
 use align_lora::train::{Batch, Branch, Outcome, Role, Scorers, Scoring, Tree};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,12 +51,7 @@ fn adapter(model: &Model, b: f32) -> Arc<AdapterSet> {
 /// The first rows of the goldens' data, of the kind that a loss eats.
 fn rows(model: &Model, dir: &Path, kind: DataKind, n: usize) -> Vec<EncodedRow> {
     let encoder = Encoder::from_model(dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
-    let (file, needs) = match kind {
-        DataKind::Pairs => ("pairs.jsonl", Needs::Pairs),
-        DataKind::Unpaired => ("kto.jsonl", Needs::Labels),
-    };
-    let data = Dataset::open(&[committed_goldens().join(file)], encoder, needs, OnBadRow::Error).unwrap();
-    data.rows(&data.order(Shuffle::Off, 0)[..n]).unwrap()
+    golden_rows(&committed_goldens(), encoder, kind, n)
 }
 
 fn scoring<'m>(model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
@@ -64,6 +60,7 @@ fn scoring<'m>(model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
         adapters: Adapters { policy: Some(adapter.clone()), reference: None },
         scorers: Scorers::PolicyAndReference,
         precision: Precision::F32,
+        extras: false,
     }
 }
 
@@ -88,7 +85,8 @@ fn gradients(
     layers_kept: usize,
     dropout: Option<Dropout>,
 ) -> (Outcome, BTreeMap<ParamId, Vec<f32>>) {
-    let batch = Batch { objective, rows, max_length: MAX_LENGTH, micro_batch_tokens, step: 1 };
+    let batch =
+        Batch { objective, rows, max_length: MAX_LENGTH, micro_batch_tokens, step: 1, history: History::default() };
     let mut grads = ParamGrads::default();
     let outcome = batch.gradients(scoring, dropout, &|_, _| Some(layers_kept), &mut grads).unwrap();
     (outcome, grads.iter().map(|(id, grad)| (id, grad.download())).collect())
@@ -171,28 +169,25 @@ fn a_batch_is_its_micro_batches() {
     let model = load(&dir, 2);
     let adapter = adapter(&model, 0.02);
     let scoring = scoring(&model, &adapter);
-    for (loss, dropout) in LOSSES.iter().flat_map(|loss| [(loss, None), (loss, Some(DROPOUT))]) {
-        let objective = Objective::new(loss.name, &[]).unwrap();
+    let mixed = ["mpo", "rpo", "wpo", "ld_dpo"];
+    let names: Vec<&str> = LOSSES.iter().filter(|l| l.data != DataKind::Sft && l.columns.is_empty()).map(|loss| loss.name).chain(mixed).collect();
+    for (name, dropout) in names.into_iter().flat_map(|name| [(name, None), (name, Some(DROPOUT))]) {
+        let objective = Objective::new(name, &[]).unwrap();
         let rows = rows(&model, &dir, objective.data(), 6);
+        let scoring = Scoring { extras: objective.weighting(), ..scoring.clone() };
         let (whole, want) = gradients(&scoring, &objective, &rows, 1 << 20, usize::MAX, dropout);
         assert_eq!(whole.micro_batches, 1);
         for budget in [1, 700] {
             let (parts, got) = gradients(&scoring, &objective, &rows, budget, usize::MAX, dropout);
-            assert!(parts.micro_batches > 1, "{}: a budget of {budget} splits the batch", loss.name);
+            assert!(parts.micro_batches > 1, "{}: a budget of {budget} splits the batch", name);
             let error = (parts.loss - whole.loss).abs();
-            assert!(
-                error <= 1e-12 * whole.loss.abs().max(1.0),
-                "{}: loss {} and {}",
-                loss.name,
-                parts.loss,
-                whole.loss
-            );
+            assert!(error <= 1e-12 * whole.loss.abs().max(1.0), "{}: loss {} and {}", name, parts.loss, whole.loss);
             assert_eq!(parts.preferences.means().kl.is_some(), whole.preferences.means().kl.is_some());
             for (id, want) in &want {
                 let norm = want.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
                 let pairs = got[id].iter().zip(want);
                 let distance = pairs.map(|(g, w)| f64::from(g - w).powi(2)).sum::<f64>().sqrt();
-                assert!(distance <= 1e-4 * norm, "{}: {id:?} differs by {distance:e} of {norm:e}", loss.name);
+                assert!(distance <= 1e-4 * norm, "{}: {id:?} differs by {distance:e} of {norm:e}", name);
             }
         }
     }

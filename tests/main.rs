@@ -5,6 +5,7 @@ mod architecture;
 mod cli;
 mod equalities;
 mod extra_goldens;
+mod golden_rows;
 mod goldens;
 mod gradients;
 mod hostile;

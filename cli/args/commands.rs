@@ -193,6 +193,9 @@ pub struct InspectArgs {
 #[derive(Debug, Clone, Args)]
 pub struct LossesArgs {
     /// A JSON list on stdout
-    #[arg(long)]
+    #[arg(long, conflicts_with = "markdown")]
     pub json: bool,
+    /// The document docs/objectives.md on stdout: formulas, sources, knobs, when to use which
+    #[arg(long)]
+    pub markdown: bool,
 }

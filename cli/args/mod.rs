@@ -83,11 +83,15 @@ pub fn command() -> Command {
 fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>)) -> Arg {
     let names: Vec<_> = losses.iter().map(|loss| loss.name).collect();
     let default_of = |loss: &objective::LossSpec| {
-        let knob = loss.knob(knob.key).filter(|knob| matches!(knob.kind, KnobKind::Number { .. }))?;
+        let knob = loss.knob(knob.key).filter(|knob| !matches!(knob.kind, KnobKind::Switch { .. }))?;
         knob.default().map(|default| format!("default {default}"))
     };
     let defaults: Vec<Option<String>> = losses.iter().map(|loss| default_of(loss)).collect();
     let users = match &defaults[0] {
+        first if names.len() > 8 && defaults.iter().all(|default| default == first) => {
+            let default = first.as_ref().map_or(String::new(), |default| format!(", {default}"));
+            format!("{} losses, see `losses`{default}", names.len())
+        }
         first if defaults.iter().any(|default| default != first) => {
             let named = names.iter().zip(&defaults).map(|(name, default)| match default {
                 Some(default) => format!("{name} {default}"),
@@ -113,7 +117,14 @@ fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>))
             arg.value_name("NUMBER").value_parser(clap::value_parser!(f64)).allow_negative_numbers(true)
         }
         KnobKind::Switch { .. } => arg.action(ArgAction::SetTrue),
+        KnobKind::Choice { choices, .. } => arg.value_name("WORD").value_parser(words(choices)),
     }
+}
+
+/// Words that a flag takes, with `-` for `_` too.
+fn words(choices: &'static [&'static str]) -> clap::builder::PossibleValuesParser {
+    let word = |choice: &&'static str| clap::builder::PossibleValue::new(choice).alias(choice.replace('_', "-"));
+    clap::builder::PossibleValuesParser::new(choices.iter().map(word))
 }
 
 /// The knobs that were given, by key.
@@ -121,6 +132,7 @@ pub fn given_knobs(matches: &ArgMatches) -> Vec<(&'static str, KnobValue)> {
     let given = |knob: &'static Knob| match knob.kind {
         KnobKind::Number { .. } => matches.get_one::<f64>(knob.key).map(|&number| KnobValue::Number(number)),
         KnobKind::Switch { default } => matches.get_flag(knob.key).then_some(KnobValue::Switch(!default)),
+        KnobKind::Choice { .. } => knob.kind.choice(matches.get_one::<String>(knob.key)?),
     };
     objective::knobs().into_iter().filter_map(|(knob, _)| Some((knob.key, given(knob)?))).collect()
 }

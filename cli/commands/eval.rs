@@ -7,7 +7,7 @@ use crate::loaded;
 use crate::report;
 use align_engine::model::adapters::Adapters;
 use align_lora::data::{Dataset, Needs};
-use align_lora::objective::{DataKind, KnobKind, KnobValue, Objective};
+use align_lora::objective::{DataKind, History, KnobKind, KnobValue, Objective};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
 use serde_json::{Map, Value};
 
@@ -27,6 +27,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             },
             scorers: if objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
             precision: args.device.precision.into(),
+            extras: objective.weighting(),
         };
         let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
@@ -36,6 +37,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             batch_size: args.batch_size as usize,
             max_length: max_length as usize,
             micro_batch_tokens: args.pack.micro_batch_tokens as usize,
+            history: History::default(),
         };
         let metrics = evaluate(&scoring, &objective, &data, &batches, 0, 0.0)?;
         if args.json {
@@ -46,6 +48,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
                 let value = match value {
                     KnobValue::Number(number) => number.into(),
                     KnobValue::Switch(on) => on.into(),
+                    KnobValue::Choice(word) => word.into(),
                 };
                 object.insert(knob.key.into(), value);
             }
@@ -72,6 +75,8 @@ pub fn needs(data: DataKind) -> Needs {
     match data {
         DataKind::Pairs => Needs::Pairs,
         DataKind::Unpaired => Needs::Labels,
+        DataKind::KWay => Needs::Rewards,
+        DataKind::Sft => Needs::Answers,
     }
 }
 
@@ -90,6 +95,7 @@ fn objective(args: &EvalArgs, knobs: &[(&'static str, KnobValue)], run: &toml::T
                 (Some(value), KnobKind::Switch { default }) => {
                     value.as_bool().map(|turned| KnobValue::Switch(turned != default))
                 }
+                (Some(value), kind @ KnobKind::Choice { .. }) => value.as_str().and_then(|word| kind.choice(word)),
                 (None, _) => None,
             };
             given.extend(value.filter(|_| !known).map(|value| (knob.key, value)));

@@ -1,35 +1,140 @@
-//! `losses`: the registry.
+//! `losses`: the registry, as a list, as JSON and as `docs/objectives.md`.
 
 use super::{print, print_json};
 use crate::args::LossesArgs;
 use crate::error::CliError;
-use align_lora::objective::LOSSES;
-use serde_json::json;
+use align_lora::objective::{DataKind, Knob, KnobKind, LOSSES, LossSpec, MIXES};
+use serde_json::{Value, json};
+use std::fmt::Write;
 
 pub fn run(args: &LossesArgs) -> Result<(), CliError> {
     if args.json {
-        let list = LOSSES.iter().map(|loss| {
-            json!({
-                "name": loss.name,
-                "aliases": loss.other_names().collect::<Vec<_>>(),
-                "data": loss.data.name(),
-                "reference": loss.reference,
-                "source": loss.source,
-                "knobs": loss.knobs.iter().map(|knob| json!({"flag": format!("--{}", knob.flag), "help": knob.help})).collect::<Vec<_>>(),
-            })
-        });
-        return print_json(&list.collect());
+        return print_json(&LOSSES.iter().map(as_json).collect());
     }
+    print(if args.markdown { markdown() } else { list() }.as_bytes())
+}
+
+fn as_json(loss: &LossSpec) -> Value {
+    json!({
+        "name": loss.name,
+        "aliases": loss.other_names().collect::<Vec<_>>(),
+        "data": loss.data.name(),
+        "reference": loss.reference,
+        "source": loss.source,
+        "experimental": loss.experimental,
+        "columns": loss.columns,
+        "formula": loss.formula,
+        "when": loss.when,
+        "knobs": loss.all_knobs().map(|knob| json!({"flag": format!("--{}", knob.flag), "help": knob.help})).collect::<Vec<_>>(),
+    })
+}
+
+const EXPERIMENTAL: &str = "experimental: its formula could not be checked against the paper or its authors' code";
+
+fn list() -> String {
     let mut text = String::new();
     for loss in LOSSES {
         let aliases = loss.other_names().collect::<Vec<_>>().join(", ");
-        text += &format!("{:<10} {}\n", loss.name, loss.summary);
-        text += &format!("{:<10} data: {}; source: {}", "", loss.data.name(), loss.source);
-        if !aliases.is_empty() {
-            text += &format!("; also: {aliases}");
+        let mark = if loss.experimental { " (experimental)" } else { "" };
+        let knobs: Vec<_> = loss.all_knobs().map(|knob| format!("--{}", knob.flag)).collect();
+        let mut line = |name: &str, what: String| writeln!(text, "{name:<18} {what}").expect("a string takes text");
+        line(loss.name, format!("{}{mark}", loss.summary));
+        let also = if aliases.is_empty() { String::new() } else { format!("; also: {aliases}") };
+        line("", format!("data: {}; source: {}{also}", loss.data.name(), loss.source));
+        if !loss.columns.is_empty() {
+            line("", format!("columns: {}", loss.columns.join(", ")));
         }
-        let knobs: Vec<_> = loss.knobs.iter().map(|knob| format!("--{}", knob.flag)).collect();
-        text += &format!("\n{:<10} knobs: {}\n", "", knobs.join(" "));
+        line("", format!("knobs: {}", knobs.join(" ")));
     }
-    print(text.as_bytes())
+    for mix in MIXES {
+        writeln!(text, "{:<18} {}: {}; source: {}", mix.name, mix.summary, mix.mix, mix.source).expect("as above");
+    }
+    text
+}
+
+/// What a section of the document says of a kind of rows.
+fn heading(data: DataKind) -> (&'static str, &'static str) {
+    match data {
+        DataKind::Pairs => ("Pairs", "Rows `{prompt, chosen, rejected}` or `{chosen, rejected}`."),
+        DataKind::Unpaired => {
+            ("Labelled answers", "Rows `{prompt, completion, label}`; pairs are taken apart into these.")
+        }
+        DataKind::KWay => ("Scored answers", "Rows `{prompt, completions, rewards}`, with any number of answers."),
+        DataKind::Sft => ("Texts", "Rows `{prompt, completion}`, `{messages}` or `{text}`."),
+    }
+}
+
+fn markdown() -> String {
+    let mut text = String::from(
+        "# Objectives\n\n\
+         Every loss that `--loss` takes, made by `align-cli losses --markdown`. `policy` and `reference` are summed log-probabilities of an \
+         answer's tokens, in nats; `log_ratio = policy - reference`; `log_ratio_margin` is that of the chosen answer less that of the \
+         rejected one. The objective is the mean over the rows of an optimiser step, whatever the micro-batches.\n\n\
+         Losses of single pairs can be mixed, `--loss dpo:0.8,ipo:0.2`, with `sft` for the likelihood of the chosen answers. A column `margin` \
+         of a pair is subtracted where the formula has one, a column `weight` multiplies the pair's loss.\n",
+    );
+    let mut say = |line: String| {
+        text += &line;
+        text.push('\n');
+    };
+    for data in [DataKind::Pairs, DataKind::Unpaired, DataKind::KWay, DataKind::Sft] {
+        let (title, rows) = heading(data);
+        say(format!("\n## {title}\n\n{rows}"));
+        for loss in LOSSES.iter().filter(|loss| loss.data == data) {
+            say(format!("\n### `{}`\n\n{}.", loss.name, loss.summary));
+            if loss.experimental {
+                say(format!("\n*{}.*", upper_first(EXPERIMENTAL)));
+            }
+            say(format!("\n    {}\n", loss.formula));
+            say(format!("- **When**: {}", loss.when));
+            say(format!("- **Source**: {}", loss.source));
+            say(format!("- **Reference model**: {}", if loss.reference { "yes" } else { "no" }));
+            if !loss.columns.is_empty() {
+                say(format!("- **Columns of a row**: {}", code(loss.columns)));
+            }
+            if !loss.aliases.is_empty() {
+                say(format!("- **Also called**: {}", code(loss.aliases)));
+            }
+            for preset in loss.presets {
+                say(format!("- **Under the name** {}", preset_words(loss, preset)));
+            }
+            say("\n| knob | default | |\n|---|---|---|".to_owned());
+            loss.all_knobs().for_each(|knob| say(format!("| `--{}` | {} | {} |", knob.flag, default(knob), knob.help)));
+        }
+    }
+    say("\n## Mixes with a name\n".to_owned());
+    for mix in MIXES {
+        let names: Vec<&str> = std::iter::once(mix.name).chain(mix.aliases.iter().copied()).collect();
+        say(format!("- {}: `{}`. {}. Source: {}", code(&names), mix.mix, mix.summary, mix.source));
+    }
+    text
+}
+
+/// A preset's names, what it decides, and its source.
+fn preset_words(loss: &LossSpec, preset: &align_lora::objective::Preset) -> String {
+    let names: Vec<&str> = std::iter::once(preset.name).chain(preset.aliases.iter().copied()).collect();
+    let flag = |key: &str| loss.knob(key).expect("a preset's knobs are the loss's").flag;
+    let decided = preset.sets.iter().map(|(key, value)| format!("`{key} = {value}`"));
+    let defaults = preset.defaults.iter().map(|(key, value)| format!("`--{} {value}` unless given", flag(key)));
+    let required = preset.requires.iter().map(|key| format!("`--{}` must be given", flag(key)));
+    let words: Vec<String> = decided.chain(defaults).chain(required).collect();
+    let source = preset.source.map_or(String::new(), |source| format!(" ({source})"));
+    format!("{}: {}{source}", code(&names), words.join(", "))
+}
+
+fn code(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn default(knob: &Knob) -> String {
+    match (knob.kind, knob.default()) {
+        (KnobKind::Switch { .. }, _) => "off".to_owned(),
+        (_, Some(value)) => value.to_string(),
+        (_, None) => "none".to_owned(),
+    }
+}
+
+fn upper_first(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }

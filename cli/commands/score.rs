@@ -27,6 +27,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             },
             scorers: Scorers::PolicyAndReference,
             precision: args.device.precision.into(),
+            extras: false,
         };
         let max_length = loaded::max_length(&args.data, &loaded::run_config(args.model.adapter.as_deref())?);
         let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;

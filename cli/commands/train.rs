@@ -282,7 +282,8 @@ fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, o
         match (value, knob.kind) {
             (KnobValue::Number(number), _) => put(knob.flag, number.into()),
             (KnobValue::Switch(on), KnobKind::Switch { default }) => put(knob.flag, (on != default).into()),
-            (KnobValue::Switch(on), KnobKind::Number { .. }) => put(knob.flag, on.into()),
+            (KnobValue::Switch(on), _) => put(knob.flag, on.into()),
+            (KnobValue::Choice(word), _) => put(knob.flag, word.into()),
         };
     }
     put("lora-dropout", adapter.dropout.into());

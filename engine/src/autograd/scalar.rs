@@ -16,6 +16,7 @@
 //! (`softplus` does not turn linear at a threshold), and a NaN argument stays NaN: it is never swallowed by `max` or `relu`.
 
 use std::cell::RefCell;
+use std::f64::consts::LN_2;
 use std::fmt;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
@@ -131,6 +132,12 @@ unary_ops! {
     /// `e^x`; infinite above x = 709.7.
     exp: |x| x.exp(), |_, y| y;
 
+    /// `e^x - 1`, to full precision near 0.
+    exp_m1: |x| x.exp_m1(), |x, _| x.exp();
+
+    /// `ln(1 - e^x)` for x below 0.
+    log1m_exp: |x| if x > -LN_2 { (-x.exp_m1()).ln() } else { (-x.exp()).ln_1p() }, |x, _| x.exp() / x.exp_m1();
+
     /// Natural logarithm; NaN below 0.
     ln: |x| x.ln(), |x, _| 1.0 / x;
 
@@ -188,6 +195,33 @@ impl<'t> Scalar<'t> {
     pub fn clamp_max(self, limit: f64) -> Self {
         let (value, partial) = if self.value > limit { (limit, 0.0) } else { (self.value, 1.0) };
         self.tape.record(value, [Edge { argument: self.node, partial }])
+    }
+
+    /// `x` within `low..=high`; derivative 1 there, ends included, and 0 beyond.
+    pub fn clip(self, low: f64, high: f64) -> Self {
+        let (value, partial) = match self.value {
+            x if x > high => (high, 0.0),
+            x if x < low => (low, 0.0),
+            x => (x, 1.0),
+        };
+        self.tape.record(value, [Edge { argument: self.node, partial }])
+    }
+
+    /// `ln Σ e^x` of `items`, whose derivatives are their softmax.
+    ///
+    /// # Panics
+    /// If `items` is empty.
+    pub fn log_sum_exp(items: &[Self]) -> Self {
+        let tape = items.first().expect("a sum needs at least one scalar").tape;
+        let largest = items.iter().map(|item| item.value).fold(f64::NEG_INFINITY, |a, b| if b <= a { a } else { b });
+        let value = largest + items.iter().map(|item| (item.value - largest).exp()).sum::<f64>().ln();
+        tape.record(
+            value,
+            items.iter().map(|item| {
+                item.assert_on(tape);
+                Edge { argument: item.node, partial: (item.value - value).exp() }
+            }),
+        )
     }
 
     /// The sum of `items`, added in order.

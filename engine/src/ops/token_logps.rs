@@ -20,8 +20,18 @@ pub struct ScoredTokens {
 pub struct TokenLogps {
     /// `[n, 1]`, nats
     pub logps: Var,
-    /// `[n]` each, on request: entropy in nats, 1.0 where the target is the argmax, log-sum-exp of twice the logits
-    pub extras: Option<[Buffer<f32>; 3]>,
+    /// On request.
+    pub extras: Option<TokenExtras>,
+}
+
+/// More of each scored token's distribution, without gradient; on the host.
+pub struct TokenExtras {
+    /// `[n]`, nats
+    pub entropy: Vec<f32>,
+    /// `[n]`: 1.0 where the target is the argmax
+    pub target_is_argmax: Vec<f32>,
+    /// `[n]`: `ln Σ p²` over the vocabulary
+    pub log_sum_squares: Vec<f64>,
 }
 
 /// `log softmax(softcap(hidden_states · lm_headᵀ))` at the targets. Keeps `hidden_states` and saves 4 bytes a row; logits are
@@ -67,6 +77,13 @@ pub fn token_logps(
         }),
     }
     .run(tape.device())?;
+    let extras = extras.map(|[entropy, target_is_argmax, twice]| TokenExtras {
+        entropy: entropy.download(),
+        target_is_argmax: target_is_argmax.download(),
+        log_sum_squares: (twice.download().iter().zip(lse.download()))
+            .map(|(&twice, lse)| f64::from(twice) - 2.0 * f64::from(lse))
+            .collect(),
+    });
     let grad_rows = hidden_states.grad_rows();
     let logps = tape.push([rows, 1], grad_rows, logps, |tape| {
         Ok(Node {

@@ -1,9 +1,10 @@
 //! From `--loss` and the knobs to an [`Objective`]. Everything that does not fit is refused here, nothing is ignored.
 
+use super::divergence::Divergence;
 use super::error::ObjectiveError;
 use super::knobs::{Knob, KnobKind, KnobValue, Knobs};
-use super::loss::{Coupling, DataKind, Loss, LossSpec, Preset};
-use super::{AMBIGUOUS, Ambiguous, LOSSES};
+use super::loss::{Coupling, DataKind, Loss, LossSpec, MixPreset, Preset, Reduction, SftTerm};
+use super::{AMBIGUOUS, Ambiguous, LOSSES, MIXES};
 use std::fmt;
 
 /// A loss, or a weighted mix of losses of single pairs, with its knobs set.
@@ -12,6 +13,23 @@ pub struct Objective {
     pub(super) parts: Vec<Part>,
     /// Of the first loss: the scale of the logged rewards.
     pub(super) beta: f64,
+    /// The likelihood term of `--sft-weight`.
+    pub(super) sft: Option<SftTerm>,
+    /// How tokens beyond the shorter answer's length count, if not like the others.
+    pub(super) ld: Option<LengthDesensitisation>,
+    /// Whether pairs are weighed by the policy's own probabilities.
+    pub(super) weighting: bool,
+    /// Weight of the likelihood of the reference data.
+    pub(super) eta: f64,
+}
+
+/// LD-DPO, arXiv 2409.06411: log-probs of tokens beyond the shorter answer's length count `alpha` times. The paper defines it for the policy;
+/// TRL from 0.29 on has it for the reference too, without which the margin of a fresh adapter is not 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LengthDesensitisation {
+    pub(super) alpha: f64,
+    /// Whether under the reference too.
+    pub(super) reference: bool,
 }
 
 /// One loss of a mix.
@@ -20,6 +38,7 @@ pub(super) struct Part {
     pub(super) spec: &'static LossSpec,
     knobs: Knobs,
     pub(super) loss: Loss,
+    pub(super) divergence: Divergence,
 }
 
 impl Objective {
@@ -37,10 +56,20 @@ impl Objective {
         let mut parts = Vec::with_capacity(named.len());
         for Named { weight, spec, preset } in named {
             let knobs = complete(spec, preset, given)?;
-            parts.push(Part { weight, spec, loss: (spec.build)(&knobs), knobs });
+            let divergence = if knobs.has("f_divergence") { Divergence::of(&knobs) } else { Divergence::ReverseKl };
+            parts.push(Part { weight, spec, loss: (spec.build)(&knobs), knobs, divergence });
         }
-        let beta = parts[0].knobs.number("beta");
-        Ok(Self { parts, beta })
+        let number = |key: &str| parts[0].knobs.has(key).then(|| parts[0].knobs.number_if_given(key)).flatten();
+        let switch = |key: &str| parts[0].knobs.has(key) && parts[0].knobs.switch(key);
+        let sft = number("sft_weight")
+            .filter(|weight| *weight > 0.0)
+            .map(|weight| SftTerm { weight, reduction: Reduction::named(parts[0].knobs.choice("sft_reduction")) });
+        let ld = number("ld_alpha")
+            .filter(|alpha| *alpha != 1.0)
+            .map(|alpha| LengthDesensitisation { alpha, reference: switch("ld_ref") });
+        let (beta, eta) = (number("beta").unwrap_or(1.0), number("eta").unwrap_or(0.0));
+        let weighting = switch("use_weighting");
+        Ok(Self { beta, sft, ld, weighting, eta, parts })
     }
 
     /// Its canonical name: of the loss, or `dpo:0.8,ipo:0.2`. Presets are resolved into the loss and its knobs.
@@ -54,9 +83,35 @@ impl Objective {
         }
     }
 
-    /// The rows it eats.
+    /// The rows it eats: of a mix with losses of pairs, pairs.
     pub fn data(&self) -> DataKind {
-        self.parts[0].loss.data()
+        self.parts[0].spec.data
+    }
+
+    /// Whether it needs the sums over the tokens beyond the shorter answer's length by themselves.
+    pub fn tails(&self) -> bool {
+        self.ld.is_some()
+    }
+
+    /// Whether a pair's weight depends on the policy's probabilities of all tokens, see
+    /// [`wpo_weight`](super::wpo_weight).
+    pub fn weighting(&self) -> bool {
+        self.weighting
+    }
+
+    /// Whether the weights of rows reach its gradient.
+    pub fn takes_weights(&self) -> bool {
+        matches!(self.parts[0].loss, Loss::Pair(_))
+    }
+
+    /// Whether it subtracts the rows' margins.
+    pub fn takes_margins(&self) -> bool {
+        self.parts.iter().any(|part| part.spec.margin)
+    }
+
+    /// Whether it wants reference data, see [`RowTarget::ReferenceData`](super::RowTarget::ReferenceData).
+    pub fn reference_data(&self) -> bool {
+        self.eta > 0.0
     }
 
     /// Whether it needs the reference's log-probabilities.
@@ -78,7 +133,7 @@ impl Objective {
     /// objective again. In a mix, a knob that is off in one of the losses or has several defaults is left out.
     pub fn knobs(&self) -> Vec<(&'static Knob, KnobValue)> {
         let mut knobs: Vec<(&'static Knob, KnobValue)> = Vec::new();
-        for knob in self.parts.iter().flat_map(|part| part.spec.knobs) {
+        for knob in self.parts.iter().flat_map(|part| part.spec.all_knobs()) {
             let has = self.parts.iter().filter(|part| part.spec.knob(knob.key).is_some());
             let mut values = has.map(|part| part.knobs.value(knob.key));
             let first = values.next().flatten();
@@ -112,7 +167,10 @@ pub fn find(name: &str) -> Result<(&'static LossSpec, Option<&'static Preset>), 
         if same_name(spec.name, name) || spec.aliases.iter().any(|alias| same_name(alias, name)) {
             return Ok((spec, None));
         }
-        if let Some(preset) = spec.presets.iter().find(|preset| same_name(preset.name, name)) {
+        let named = |preset: &&Preset| {
+            same_name(preset.name, name) || preset.aliases.iter().any(|alias| same_name(alias, name))
+        };
+        if let Some(preset) = spec.presets.iter().find(named) {
             return Ok((spec, Some(preset)));
         }
     }
@@ -139,7 +197,7 @@ pub fn find(name: &str) -> Result<(&'static LossSpec, Option<&'static Preset>), 
 pub fn knobs() -> Vec<(&'static Knob, Vec<&'static LossSpec>)> {
     let mut knobs: Vec<(&'static Knob, Vec<&'static LossSpec>)> = Vec::new();
     for spec in LOSSES {
-        for knob in spec.knobs {
+        for knob in spec.all_knobs() {
             match knobs.iter_mut().find(|(known, _)| known.key == knob.key) {
                 Some((_, specs)) => specs.push(spec),
                 None => knobs.push((knob, vec![spec])),
@@ -156,7 +214,13 @@ struct Named {
     preset: Option<&'static Preset>,
 }
 
+/// The mix of that name.
+pub fn mix(name: &str) -> Option<&'static MixPreset> {
+    MIXES.iter().find(|mix| same_name(mix.name, name) || mix.aliases.iter().any(|alias| same_name(alias, name)))
+}
+
 fn parse(text: &str) -> Result<Vec<Named>, ObjectiveError> {
+    let text = mix(text.trim()).map_or(text, |mix| mix.mix);
     if !text.contains([',', ':']) {
         let (spec, preset) = find(text.trim())?;
         return Ok(vec![Named { weight: 1.0, spec, preset }]);
@@ -179,13 +243,15 @@ fn parse(text: &str) -> Result<Vec<Named>, ObjectiveError> {
         let mixable = LOSSES.iter().filter(|spec| mixes(spec)).map(|spec| spec.name).collect();
         return Err(ObjectiveError::MixKind { text: text.to_owned(), loss: loss.spec.name, mixable });
     }
+    // what the rows are, and the scale of the rewards, are the first one's
+    named.sort_by_key(|named| named.spec.data == DataKind::Sft);
     Ok(named)
 }
 
 /// Whether the loss can be part of a mix: it is a loss of single pairs.
 fn mixes(spec: &LossSpec) -> bool {
-    let defaults = Knobs { values: spec.knobs.iter().map(|knob| (knob.key, knob.default())).collect() };
-    matches!((spec.build)(&defaults), Loss::Pair(_))
+    let defaults = Knobs { values: spec.all_knobs().map(|knob| (knob.key, knob.default())).collect() };
+    matches!((spec.build)(&defaults), Loss::Pair(_) | Loss::Sft(_))
 }
 
 /// Refuses knobs that none of the losses has, and knobs given twice.
@@ -197,7 +263,7 @@ fn check_given(text: &str, named: &[Named], given: &[(&str, KnobValue)]) -> Resu
                 None => (key.to_string(), Vec::new()),
             };
             let mut has: Vec<String> = Vec::new();
-            for knob in named.iter().flat_map(|named| named.spec.knobs) {
+            for knob in named.iter().flat_map(|named| named.spec.all_knobs()) {
                 let flag = format!("--{}", knob.flag);
                 if !has.contains(&flag) {
                     has.push(flag);
@@ -219,8 +285,9 @@ fn complete(
     given: &[(&str, KnobValue)],
 ) -> Result<Knobs, ObjectiveError> {
     let given_to = |knob: &Knob| given.iter().find(|(key, _)| same_name(knob.key, key)).map(|(_, value)| *value);
-    let mut values = Vec::with_capacity(spec.knobs.len());
-    for knob in spec.knobs {
+    let mut values = Vec::new();
+    for knob in spec.all_knobs() {
+        let of_preset = preset.and_then(|preset| preset.defaults.iter().find(|(key, _)| *key == knob.key));
         let set = preset.and_then(|preset| preset.sets.iter().find(|(key, _)| *key == knob.key));
         let value = match (given_to(knob), set) {
             (Some(value), _) => {
@@ -228,7 +295,7 @@ fn complete(
                 Some(value)
             }
             (None, Some((_, value))) => Some(*value),
-            (None, None) => knob.default(),
+            (None, None) => of_preset.map(|(_, value)| *value).or(knob.default()),
         };
         if let (Some(preset), Some((_, sets)), Some(value)) = (preset, set, value)
             && *sets != value
@@ -245,7 +312,7 @@ fn complete(
         }
         values.push((knob.key, value));
     }
-    for knob in spec.knobs {
+    for knob in spec.all_knobs() {
         if let (Some(_), Some(replaced)) = (given_to(knob), knob.replaces) {
             let replaced = spec.knob(replaced).expect("`replaces` names a knob of the same loss");
             if given_to(replaced).is_some() {
@@ -262,18 +329,22 @@ fn check_value(spec: &'static LossSpec, knob: &'static Knob, value: KnobValue) -
         (KnobKind::Number { range, .. }, KnobValue::Number(number)) if !range.contains(number) => {
             Err(ObjectiveError::KnobRange { flag: knob.flag, loss: spec.name, value: number, range })
         }
-        (KnobKind::Number { .. }, KnobValue::Number(_)) | (KnobKind::Switch { .. }, KnobValue::Switch(_)) => Ok(()),
-        (KnobKind::Number { .. }, KnobValue::Switch(_)) => {
-            Err(ObjectiveError::KnobType { flag: knob.flag, value, wanted: "a number" })
+        (KnobKind::Choice { choices, .. }, KnobValue::Choice(word)) if !choices.contains(&word) => {
+            Err(ObjectiveError::KnobChoice { flag: knob.flag, value, choices })
         }
-        (KnobKind::Switch { .. }, KnobValue::Number(_)) => {
+        (KnobKind::Number { .. }, KnobValue::Number(_))
+        | (KnobKind::Switch { .. }, KnobValue::Switch(_))
+        | (KnobKind::Choice { .. }, KnobValue::Choice(_)) => Ok(()),
+        (KnobKind::Number { .. }, _) => Err(ObjectiveError::KnobType { flag: knob.flag, value, wanted: "a number" }),
+        (KnobKind::Switch { .. }, _) => {
             Err(ObjectiveError::KnobType { flag: knob.flag, value, wanted: "true or false" })
         }
+        (KnobKind::Choice { choices, .. }, _) => Err(ObjectiveError::KnobChoice { flag: knob.flag, value, choices }),
     }
 }
 
 fn knob_of(spec: &'static LossSpec, key: &str) -> Option<&'static Knob> {
-    spec.knobs.iter().find(|knob| same_name(knob.key, key))
+    spec.all_knobs().find(|knob| same_name(knob.key, key))
 }
 
 /// Upper and lower case, `-` and `_` are alike.

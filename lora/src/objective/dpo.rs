@@ -1,31 +1,64 @@
-//! DPO, and with label smoothing conservative DPO.
+//! DPO, and under other names: with label smoothing, with a likelihood term, with pair weights, with the longer answer's tail counted
+//! less, with another f-divergence.
 
-use super::knobs::{self, Knob, KnobKind, Range};
-use super::loss::{DataKind, Loss, LossSpec, Pair, PairLoss, Preset};
+use super::divergence::KNOBS as DIVERGENCE;
+use super::knobs::{self, KnobValue};
+use super::loss::{Loss, LossSpec, Pair, PairLoss, Preset, smoothed_log_loss};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "dpo",
     aliases: &["sigmoid", "spin"],
-    presets: &[Preset { name: "cdpo", sets: &[], requires: &["label_smoothing"] }],
-    data: DataKind::Pairs,
-    reference: true,
-    source: "arXiv 2305.18290, eq. 7",
-    summary: "Log-loss of a classifier that ranks the pair by its rewards",
-    knobs: &[
-        knobs::BETA,
-        Knob {
-            key: "label_smoothing",
-            flag: "label-smoothing",
-            flag_aliases: &[],
-            help: "Share of pairs taken to be labelled the wrong way round",
-            kind: KnobKind::Number { default: Some(0.0), range: Range::half_open(0.0, 0.5) },
-            replaces: None,
+    presets: &[
+        Preset { name: "cdpo", requires: &["label_smoothing"], ..Preset::PLAIN },
+        Preset {
+            name: "rpo",
+            aliases: &["dpo+sft"],
+            defaults: &[("sft_weight", KnobValue::Number(0.2)), ("sft_reduction", KnobValue::Choice("seq_mean"))],
+            source: Some("arXiv 2405.16436"),
+            ..Preset::PLAIN
+        },
+        Preset {
+            name: "wpo",
+            sets: &[("use_weighting", KnobValue::Switch(true))],
+            source: Some("arXiv 2406.11827, eq. 2"),
+            ..Preset::PLAIN
+        },
+        Preset {
+            name: "ld_dpo",
+            defaults: &[("ld_alpha", KnobValue::Number(0.5))],
+            source: Some("arXiv 2409.06411, eq. 11 and 12"),
+            ..Preset::PLAIN
+        },
+        Preset {
+            name: "f_forward_kl",
+            sets: &[("f_divergence", KnobValue::Choice("forward_kl"))],
+            source: Some("arXiv 2309.16240"),
+            ..Preset::PLAIN
+        },
+        Preset {
+            name: "f_js",
+            sets: &[("f_divergence", KnobValue::Choice("js_divergence"))],
+            source: Some("arXiv 2309.16240"),
+            ..Preset::PLAIN
+        },
+        Preset {
+            name: "f_alpha",
+            sets: &[("f_divergence", KnobValue::Choice("alpha_divergence"))],
+            source: Some("arXiv 2309.16240"),
+            ..Preset::PLAIN
         },
     ],
+    margin: true,
+    source: "arXiv 2305.18290, eq. 7",
+    summary: "Log-loss of a classifier that ranks the pair by its rewards",
+    formula: "-(1 - e) ln sigmoid(m) - e ln sigmoid(-m), m = beta * log_ratio_margin - margin",
+    when: "The place to begin: pairs of which the chosen answer is better, from any source.",
+    knobs: &[knobs::BETA, knobs::LABEL_SMOOTHING, DIVERGENCE[0], DIVERGENCE[1], DIVERGENCE[2]],
     build: |knobs| {
         Loss::Pair(Box::new(Dpo { beta: knobs.number("beta"), label_smoothing: knobs.number("label_smoothing") }))
     },
+    ..LossSpec::PAIRS
 };
 
 /// `loss = -(1 - e) ln sigmoid(m) - e ln sigmoid(-m)`, `m = beta * log_ratio_margin`, `e = label_smoothing`.
@@ -40,7 +73,6 @@ struct Dpo {
 
 impl PairLoss for Dpo {
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        let reward_margin = self.beta * pair.log_ratio_margin();
-        (1.0 - self.label_smoothing) * (-reward_margin).softplus() + self.label_smoothing * reward_margin.softplus()
+        smoothed_log_loss(pair.reward_margin(self.beta), self.label_smoothing)
     }
 }

@@ -59,6 +59,16 @@ pub enum ObjectiveError {
         /// What it should be.
         wanted: &'static str,
     },
+    /// A word that is none of a choice's.
+    #[error("--{flag} {value}: there are {}", .choices.join(", "))]
+    KnobChoice {
+        /// The flag.
+        flag: &'static str,
+        /// As given.
+        value: KnobValue,
+        /// What is accepted.
+        choices: &'static [&'static str],
+    },
     /// Two knobs that exclude each other.
     #[error("--{flag} replaces --{replaced} in {loss}: give one of them")]
     KnobConflict {
@@ -138,6 +148,16 @@ pub enum HeadError {
         what: &'static str,
         /// NaN or an infinity.
         value: f64,
+    },
+    /// A row without a column that the loss reads.
+    #[error("{loss} needs the column `{column}`, which the row does not have")]
+    MissingColumn {
+        /// Index into the rows given to the call.
+        row: usize,
+        /// The loss.
+        loss: &'static str,
+        /// The column.
+        column: &'static str,
     },
     /// A batch too small for a coupled loss.
     #[error("{loss} compares each answer with those of other rows: a batch of {rows} is too small, it needs {needed}")]

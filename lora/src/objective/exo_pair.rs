@@ -1,27 +1,27 @@
 //! EXO on pairs: the reverse KL divergence from the smoothed preference.
 
+use super::divergence::KNOBS as DIVERGENCE;
 use super::knobs::{self, Knob, KnobKind, Range};
-use super::loss::{DataKind, Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, LossSpec, Pair, PairLoss};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "exo_pair",
     aliases: &["exo", "exo-pref"],
-    presets: &[],
-    data: DataKind::Pairs,
-    reference: true,
+    margin: true,
     source: "arXiv 2402.00856, eq. 16",
     summary: "Exact optimisation: reverse KL from the preference to the policy, mode-seeking where DPO covers the mass",
+    formula: "KL([q, 1 - q] || [1 - e, e]), q = sigmoid(beta * log_ratio_margin - margin)",
+    when: "The policy should take the best mode rather than spread over all good answers; pairs must not start far apart.",
     knobs: &[
         knobs::BETA,
-        Knob {
-            key: "label_smoothing",
-            flag: "label-smoothing",
-            flag_aliases: &[],
-            help: "Probability that the target gives to the rejected answer: the reward margin is pulled to ln((1 - e) / e)",
-            kind: KnobKind::Number { default: Some(1e-3), range: Range::open(0.0, 0.5) },
-            replaces: None,
-        },
+        Knob::number(
+            "label_smoothing",
+            "label-smoothing",
+            "Probability that the target gives to the rejected answer: the reward margin is pulled to ln((1 - e) / e)",
+            1e-3,
+            Range::open(0.0, 0.5),
+        ),
         Knob {
             key: "log_eps",
             flag: "log-eps",
@@ -30,6 +30,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
             kind: KnobKind::Number { default: None, range: Range::NEGATIVE },
             replaces: Some("label_smoothing"),
         },
+        DIVERGENCE[0],
+        DIVERGENCE[1],
+        DIVERGENCE[2],
     ],
     build: |knobs| {
         let [log_target_chosen, log_target_rejected] = match knobs.number_if_given("log_eps") {
@@ -41,6 +44,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
         };
         Loss::Pair(Box::new(ExoPair { beta: knobs.number("beta"), log_target_chosen, log_target_rejected }))
     },
+    ..LossSpec::PAIRS
 };
 
 /// `loss = KL([q, 1 - q] || [1 - e, e])`, `q = sigmoid(m)`, `m = beta * log_ratio_margin`, `e = label_smoothing`.
@@ -59,7 +63,7 @@ struct ExoPair {
 
 impl PairLoss for ExoPair {
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        let reward_margin = self.beta * pair.log_ratio_margin();
+        let reward_margin = pair.reward_margin(self.beta);
         let (chosen_prob, rejected_prob) = (reward_margin.sigmoid(), (-reward_margin).sigmoid());
         chosen_prob * (reward_margin.log_sigmoid() - self.log_target_chosen)
             + rejected_prob * ((-reward_margin).log_sigmoid() - self.log_target_rejected)

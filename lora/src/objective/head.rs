@@ -2,7 +2,8 @@
 
 use super::choice::{Objective, Part};
 use super::error::HeadError;
-use super::loss::{Answer, Coupling, DataKind, Label, Loss, Pair, Statistics};
+use super::history::History;
+use super::loss::{Answer, BatchLogRatios, Coupling, DataKind, Label, Loss, Pair, Reduction, SftTerm, Statistics};
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
 
 /// The per-sequence numbers of one data row: f64 sums of log-probabilities over the tokens of each answer, in nats.
@@ -16,17 +17,89 @@ pub struct RowLogps {
     pub lens: Vec<usize>,
     /// What is known about the answers.
     pub target: RowTarget,
+    /// The sums over each answer's tokens beyond the shorter one's length, for an objective with [`Objective::tails`].
+    pub tails: Option<Tails>,
+    /// What the row says besides.
+    pub numbers: RowNumbers,
     /// The mismatched answer, for an objective with [`Coupling::MismatchedRows`].
     pub mismatched: Option<Mismatched>,
 }
 
 /// What is known about the answers of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RowTarget {
     /// Two answers, the first preferred.
     Pair,
     /// One answer, desirable or not.
     Label(bool),
+    /// A reward for each answer.
+    Rewards(Vec<f64>),
+    /// One text to be made likely.
+    Sft,
+    /// One text of the reference data, which is no item of the objective: only its likelihood counts.
+    ReferenceData,
+}
+
+/// Sums over the tokens of each answer beyond the shorter one's length, nats; parts of the sums of [`RowLogps`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tails {
+    /// Under the policy.
+    pub policy: [f64; 2],
+    /// Under the reference; 0 if the objective needs none.
+    pub reference: [f64; 2],
+}
+
+/// Numbers of a row that losses read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowNumbers {
+    /// What the pair's loss is multiplied by: the column `weight`, and WPO's weight.
+    pub weight: f64,
+    /// What the reward margin must exceed.
+    pub margin: f64,
+    /// Probabilities that the chosen and the rejected answer win against others.
+    pub prob_win: Option<[f64; 2]>,
+    /// Probability that the chosen answer beats the rejected one.
+    pub prob_beats: Option<f64>,
+}
+
+impl Default for RowNumbers {
+    fn default() -> Self {
+        RowNumbers { weight: 1.0, margin: 0.0, prob_win: None, prob_beats: None }
+    }
+}
+
+/// What the rows of an optimiser batch amount to, known before any log-probability.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchTotals {
+    /// Rows whose mean is the objective: all but those of the reference data.
+    pub rows: usize,
+    /// Tokens of the answers that a likelihood term is about: the chosen ones of pairs, all of texts.
+    pub sft_tokens: usize,
+    /// Tokens of the reference data.
+    pub reference_tokens: usize,
+}
+
+impl BatchTotals {
+    /// Of rows with their targets and the tokens of their answers.
+    pub fn of<'r>(rows: impl IntoIterator<Item = (&'r RowTarget, &'r [usize])>) -> Self {
+        let mut totals = BatchTotals::default();
+        for (target, lens) in rows {
+            match target {
+                RowTarget::ReferenceData => totals.reference_tokens += lens[0].max(1),
+                RowTarget::Pair | RowTarget::Sft => {
+                    totals.rows += 1;
+                    totals.sft_tokens += lens[0].max(1);
+                }
+                RowTarget::Label(_) | RowTarget::Rewards(_) => totals.rows += 1,
+            }
+        }
+        totals
+    }
+
+    /// Of rows with their numbers.
+    pub fn of_rows(rows: &[RowLogps]) -> Self {
+        BatchTotals::of(rows.iter().map(|row| (&row.target, &row.lens[..])))
+    }
 }
 
 /// Summed log-probabilities of another row's answer after this row's prompt, nats. They carry no gradient.
@@ -48,14 +121,19 @@ pub fn mismatched_row(row: usize, batch_rows: usize) -> usize {
 pub struct Head {
     /// The rows' part of the mean over the optimiser batch; the parts of its micro-batches add up to the objective.
     pub loss: f64,
-    /// The loss of each item before the mean: one a row, or for `kto_pair` two (all chosen, then all rejected).
+    /// The loss of each item before the mean: one a row, or for `kto_pair` two (all chosen, then all rejected). Likelihood terms beside
+    /// the mean are not in it, nor rows of the reference data.
     pub per_item_loss: Vec<f64>,
     /// Derivative of the batch's objective by each `policy` of each row: the `1 / batch_rows` is inside.
     pub d_policy: Vec<Vec<f64>>,
+    /// What to add to that for the tokens beyond the shorter answer's length; empty unless the objective has [`Objective::tails`].
+    pub d_tails: Vec<[f64; 2]>,
     /// `beta * (policy - reference)` of each answer of each row; no answers if the objective has no reference.
     pub rewards: Vec<Vec<f64>>,
     /// Pairs so far from a margin of 0 that the loss has no gradient for them; see [`Objective::saturation_warning`].
     pub saturated: usize,
+    /// Pairs whose gradient a bound of the formula took away.
+    pub clipped: usize,
 }
 
 impl Head {
@@ -69,7 +147,7 @@ impl Head {
 const SATURATED_SHARE: f64 = 0.03;
 
 impl Objective {
-    /// The numbers that the rows of a coupled loss share, over all rows of the optimiser batch.
+    /// The numbers that the rows of a coupled loss share, over all rows of the optimiser batch, after what the run remembers.
     ///
     /// [`Coupling::None`]: none, `batch` is not looked at. [`Coupling::MismatchedRows`]: only `mismatched` is read, so it can
     /// be computed before the rows themselves. [`Coupling::WholeBatch`]: everything is read.
@@ -80,69 +158,113 @@ impl Objective {
     ///
     /// # Panics
     /// If a number that the coupling needs is missing.
-    pub fn statistics(&self, batch: &[RowLogps]) -> Result<Statistics, HeadError> {
+    pub fn statistics(&self, batch: &[RowLogps], history: &History) -> Result<Statistics, HeadError> {
         let part = &self.parts[0]; // a mix holds uncoupled losses only
         match &part.loss {
-            Loss::Pair(_) => Ok(Statistics::default()),
+            Loss::Pair(_) | Loss::KWay(_) | Loss::Sft(_) => Ok(Statistics::default().remembering(*history)),
             Loss::PairBatch(loss) => {
                 let tape = ScalarTape::new();
-                Ok(loss.statistics(&pairs(&self.on_tape(&tape, batch)?)))
+                let leaves = self.on_tape(&tape, batch)?;
+                let rows = main_rows(batch);
+                Ok(loss.statistics(&self.pairs(part, batch, &leaves, &rows), history))
             }
             Loss::Unpaired(loss) => {
-                if batch.len() < 2 {
-                    return Err(HeadError::BatchTooSmall { loss: part.spec.name, rows: batch.len(), needed: 2 });
+                let mut own = Vec::new();
+                let mut mismatched = Vec::new();
+                match loss.coupling() {
+                    Coupling::None => {}
+                    Coupling::WholeBatch => {
+                        let tape = ScalarTape::new();
+                        let leaves = self.on_tape(&tape, batch)?;
+                        own.extend(leaves.iter().map(|leaves| leaves[0].answer.log_ratio().value()));
+                    }
+                    Coupling::MismatchedRows => {
+                        if batch.len() < 2 {
+                            return Err(HeadError::BatchTooSmall {
+                                loss: part.spec.name,
+                                rows: batch.len(),
+                                needed: 2,
+                            });
+                        }
+                        for (row, numbers) in batch.iter().enumerate() {
+                            let scored = numbers.mismatched;
+                            let Mismatched { policy, reference } =
+                                scored.expect("the trainer scores a mismatched answer for every row of this loss");
+                            finite(row, "the policy log-prob of the mismatched answer", policy)?;
+                            finite(row, "the reference log-prob of the mismatched answer", reference)?;
+                            mismatched.push(policy - reference);
+                        }
+                    }
                 }
-                let mut log_ratios = Vec::with_capacity(batch.len());
-                for (row, numbers) in batch.iter().enumerate() {
-                    let Mismatched { policy, reference } =
-                        numbers.mismatched.expect("the trainer scores a mismatched answer for every row of this loss");
-                    finite(row, "the policy log-prob of the mismatched answer", policy)?;
-                    finite(row, "the reference log-prob of the mismatched answer", reference)?;
-                    log_ratios.push(policy - reference);
-                }
-                Ok(loss.statistics(&log_ratios))
+                Ok(loss.statistics(&BatchLogRatios { own: &own, mismatched: &mismatched }, history))
             }
         }
     }
 
-    /// The objective of `rows`, as their part of the mean over the `batch_rows` rows of the optimiser batch.
+    /// The objective of `rows`, as their part of that of the optimiser batch, whose totals are `batch`.
     ///
     /// `statistics` are those of the whole optimiser batch. With [`Coupling::WholeBatch`] `rows` is that whole batch;
     /// otherwise any part of it.
     ///
     /// # Errors
-    /// [`HeadError::NonFinite`] for numbers that are, or that become, NaN or infinite.
+    /// [`HeadError::NonFinite`] for numbers that are, or that become, NaN or infinite; [`HeadError::MissingColumn`].
     ///
     /// # Panics
     /// If `rows` is empty or does not fit the objective's data, reference or coupling: a mistake of the caller.
-    pub fn head(&self, rows: &[RowLogps], statistics: &Statistics, batch_rows: usize) -> Result<Head, HeadError> {
-        assert!(!rows.is_empty() && rows.len() <= batch_rows, "{} rows of a batch of {batch_rows}", rows.len());
+    pub fn head(&self, rows: &[RowLogps], statistics: &Statistics, batch: BatchTotals) -> Result<Head, HeadError> {
+        let main = main_rows(rows);
+        assert!(!rows.is_empty() && main.len() <= batch.rows, "{} rows of a batch of {}", main.len(), batch.rows);
         if self.coupling() == Coupling::WholeBatch {
-            assert_eq!(rows.len(), batch_rows, "{} is coupled over the whole batch", self.name());
+            assert_eq!(main.len(), batch.rows, "{} is coupled over the whole batch", self.name());
         }
         let tape = ScalarTape::new();
-        let answers = self.on_tape(&tape, rows)?;
-        let items = self.items(rows, &answers, statistics);
-        let loss = Scalar::mean(&items) * (rows.len() as f64 / batch_rows as f64);
+        let leaves = self.on_tape(&tape, rows)?;
+        let items = self.items(rows, &leaves, &main, statistics, batch);
+        let mut terms = self.likelihood_terms(rows, &leaves, batch);
+        if !items.is_empty() {
+            terms.insert(0, Scalar::mean(&items) * (main.len() as f64 / batch.rows as f64));
+        }
+        let loss = match terms[..] {
+            [] => tape.leaf(0.0),
+            [one] => one,
+            _ => Scalar::sum(&terms),
+        };
         let grads = tape.backward(loss);
 
         let per_item_loss: Vec<f64> = items.iter().map(|item| item.value()).collect();
         for (item, &value) in per_item_loss.iter().enumerate() {
-            finite(item % rows.len(), "the loss", value)?;
+            finite(main[item % main.len()], "the loss", value)?;
         }
         let d_policy: Vec<Vec<f64>> =
-            answers.iter().map(|row| row.iter().map(|answer| grads.of(answer.policy)).collect()).collect();
+            leaves.iter().map(|row| row.iter().map(|leaf| grads.of(leaf.policy)).collect()).collect();
+        let d_tails: Vec<[f64; 2]> = match self.tails() {
+            true => (leaves.iter())
+                .map(|row| [0, 1].map(|i| row.get(i).and_then(|leaf| leaf.tail).map_or(0.0, |tail| grads.of(tail))))
+                .collect(),
+            false => Vec::new(),
+        };
+        let d_tail = |row: usize| d_tails.get(row).into_iter().flatten();
         for (row, d_policy) in d_policy.iter().enumerate() {
-            for &d in d_policy {
+            for &d in d_policy.iter().chain(d_tail(row)) {
                 finite(row, "the derivative of the loss by the policy log-prob", d)?;
             }
         }
-        let rewards = rows
-            .iter()
-            .map(|row| row.policy.iter().zip(&row.reference).map(|(p, r)| self.beta * (p - r)).collect())
+        let reward = |leaf: &Leaves<'_>| self.beta * leaf.answer.log_ratio().value();
+        let rewards = (leaves.iter())
+            .map(|row| if self.reference() { row.iter().map(reward).collect() } else { Vec::new() })
             .collect();
-        let saturated = answers.iter().filter(|row| self.is_saturated(row)).count();
-        Ok(Head { loss: loss.value(), per_item_loss, d_policy, rewards, saturated })
+        let count = |test: &dyn Fn(&Part, &Pair<'_>) -> bool| {
+            let test_all = |pair: &Pair<'_>| self.parts.iter().any(|part| test(part, pair));
+            if self.data() != DataKind::Pairs {
+                return 0;
+            }
+            self.pairs(&self.parts[0], rows, &leaves, &main).iter().filter(|pair| test_all(pair)).count()
+        };
+        let limit = self.saturates_beyond();
+        let saturated =
+            count(&|_, pair| limit.is_some_and(|limit| (self.beta * pair.log_ratio_margin().value()).abs() > limit));
+        let clipped = count(&|part, pair| matches!(&part.loss, Loss::Pair(loss) if loss.is_clipped(pair)));
+        Ok(Head { loss: loss.value(), per_item_loss, d_policy, d_tails, rewards, saturated, clipped })
     }
 
     /// A sentence for the user when so many of `pairs` are saturated that the run will not learn from its data.
@@ -157,63 +279,154 @@ impl Objective {
         })
     }
 
+    /// A sentence for the user when bounds of the formula took the gradient of many of `pairs` away.
+    pub fn clipping_warning(&self, clipped: usize, pairs: usize) -> Option<String> {
+        (clipped as f64 > SATURATED_SHARE * pairs as f64).then(|| {
+            format!(
+                "{clipped} of {pairs} pairs are beyond the bound of {}, where it has no gradient: they are not learned. A larger \
+                 --r-max or a smaller --beta brings them back",
+                self.name()
+            )
+        })
+    }
+
     fn saturates_beyond(&self) -> Option<f64> {
         let limits = self.parts.iter().map(|part| match &part.loss {
             Loss::Pair(loss) => loss.saturates_beyond(),
-            Loss::PairBatch(_) | Loss::Unpaired(_) => None,
+            _ => None,
         });
         // a mix has a gradient as long as one of its losses has
         limits.reduce(|a, b| Some(a?.max(b?))).flatten()
     }
 
-    fn is_saturated(&self, answers: &[Answer<'_>]) -> bool {
-        match (self.saturates_beyond(), answers) {
-            (Some(limit), &[chosen, rejected]) => {
-                (self.beta * Pair { chosen, rejected }.log_ratio_margin().value()).abs() > limit
-            }
-            _ => false,
+    /// The items whose mean is the objective, of the rows `main`.
+    fn items<'t>(
+        &self,
+        rows: &[RowLogps],
+        leaves: &[Vec<Leaves<'t>>],
+        main: &[usize],
+        statistics: &Statistics,
+        batch: BatchTotals,
+    ) -> Vec<Scalar<'t>> {
+        if main.is_empty() {
+            return Vec::new();
         }
-    }
-
-    /// The items whose mean is the objective.
-    fn items<'t>(&self, rows: &[RowLogps], answers: &[Vec<Answer<'t>>], statistics: &Statistics) -> Vec<Scalar<'t>> {
-        let Part { weight, loss, .. } = &self.parts[0];
-        match loss {
+        let part = &self.parts[0];
+        match &part.loss {
             Loss::PairBatch(loss) => {
-                loss.losses(&pairs(answers), statistics).into_iter().map(|item| *weight * item).collect()
+                let items = loss.losses(&self.pairs(part, rows, leaves, main), statistics);
+                items.into_iter().map(|item| part.weight * item).collect()
             }
             Loss::Unpaired(loss) => {
-                rows.iter().zip(answers).map(|(row, a)| *weight * loss.loss(&a[0], label(row), statistics)).collect()
+                let item =
+                    |&row: &usize| part.weight * loss.loss(&leaves[row][0].answer, label(&rows[row]), statistics);
+                main.iter().map(item).collect()
             }
-            Loss::Pair(_) => pairs(answers).iter().map(|pair| self.mix(pair)).collect(),
+            Loss::KWay(loss) => {
+                let item = |&row: &usize| {
+                    let answers: Vec<_> = leaves[row].iter().map(|leaf| leaf.answer).collect();
+                    let RowTarget::Rewards(rewards) = &rows[row].target else {
+                        unreachable!("on_tape checked the targets")
+                    };
+                    part.weight * loss.loss(&answers, rewards)
+                };
+                main.iter().map(item).collect()
+            }
+            Loss::Sft(reduction) if self.data() == DataKind::Sft => {
+                let item = |&row: &usize| {
+                    let term = SftTerm { weight: part.weight, reduction: *reduction };
+                    // as an item of the mean over rows
+                    batch.rows as f64 * likelihood(&leaves[row][0].answer, term, batch)
+                };
+                main.iter().map(item).collect()
+            }
+            Loss::Pair(_) | Loss::Sft(_) => {
+                let mut items: Vec<Scalar<'t>> = Vec::with_capacity(main.len());
+                for part in &self.parts {
+                    let Loss::Pair(loss) = &part.loss else { continue };
+                    let pairs = self.pairs(part, rows, leaves, main);
+                    for (i, (pair, &row)) in pairs.iter().zip(main).enumerate() {
+                        let item = part.weight * rows[row].numbers.weight * loss.loss(pair);
+                        match items.get_mut(i) {
+                            Some(sum) => *sum = *sum + item,
+                            None => items.push(item),
+                        }
+                    }
+                }
+                items
+            }
         }
     }
 
-    /// The weighted sum of the losses of one pair.
-    fn mix<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        let weighted = self.parts.iter().map(|part| match &part.loss {
-            Loss::Pair(loss) => part.weight * loss.loss(pair),
-            Loss::PairBatch(_) | Loss::Unpaired(_) => unreachable!("a mix holds losses of single pairs only"),
+    /// What the likelihoods of chosen answers and of the reference data add to the mean, for the rows here.
+    fn likelihood_terms<'t>(
+        &self,
+        rows: &[RowLogps],
+        leaves: &[Vec<Leaves<'t>>],
+        batch: BatchTotals,
+    ) -> Vec<Scalar<'t>> {
+        let mut terms = Vec::new();
+        for (row, leaves) in rows.iter().zip(leaves) {
+            match row.target {
+                RowTarget::Pair => {
+                    let chosen = &leaves[0].answer;
+                    terms.extend(self.sft_terms().map(|term| likelihood(chosen, term, batch)));
+                }
+                RowTarget::ReferenceData => {
+                    let weight = self.eta / batch.reference_tokens.max(1) as f64;
+                    terms.push(-weight * leaves[0].answer.policy);
+                }
+                RowTarget::Label(_) | RowTarget::Rewards(_) | RowTarget::Sft => {}
+            }
+        }
+        terms
+    }
+
+    /// Likelihood terms of the losses, of a mix, and of `--sft-weight`.
+    fn sft_terms(&self) -> impl Iterator<Item = SftTerm> + '_ {
+        let of_parts = self.parts.iter().filter_map(|part| {
+            let term = match &part.loss {
+                Loss::Pair(loss) => loss.sft_term(),
+                Loss::Sft(reduction) => Some(SftTerm { weight: 1.0, reduction: *reduction }),
+                _ => None,
+            }?;
+            Some(SftTerm { weight: part.weight * term.weight, ..term })
         });
-        weighted.reduce(|sum, loss| sum + loss).expect("an objective has at least one loss")
+        of_parts.chain(self.sft).filter(|term| term.weight > 0.0)
+    }
+
+    /// The pairs `main`, as one loss of the objective sees them.
+    fn pairs<'t>(&self, part: &Part, rows: &[RowLogps], leaves: &[Vec<Leaves<'t>>], main: &[usize]) -> Vec<Pair<'t>> {
+        let pair = |&row: &usize| {
+            let RowNumbers { margin, prob_win, prob_beats, .. } = rows[row].numbers;
+            Pair {
+                chosen: leaves[row][0].answer,
+                rejected: leaves[row][1].answer,
+                margin,
+                prob_win: prob_win.unwrap_or([f64::NAN; 2]),
+                prob_beats: prob_beats.unwrap_or(f64::NAN),
+                divergence: part.divergence,
+            }
+        };
+        main.iter().map(pair).collect()
     }
 
     /// The answers of every row, with the policy's numbers as leaves of `tape`.
-    fn on_tape<'t>(&self, tape: &'t ScalarTape, rows: &[RowLogps]) -> Result<Vec<Vec<Answer<'t>>>, HeadError> {
-        let n_answers = match self.data() {
-            DataKind::Pairs => 2,
-            DataKind::Unpaired => 1,
-        };
-        let mut answers = Vec::with_capacity(rows.len());
+    fn on_tape<'t>(&self, tape: &'t ScalarTape, rows: &[RowLogps]) -> Result<Vec<Vec<Leaves<'t>>>, HeadError> {
+        let mut all = Vec::with_capacity(rows.len());
         for (row, numbers) in rows.iter().enumerate() {
-            let RowLogps { policy, reference, lens, target, .. } = numbers;
-            let fits = match target {
-                RowTarget::Pair => self.data() == DataKind::Pairs,
-                RowTarget::Label(_) => self.data() == DataKind::Unpaired,
+            let RowLogps { policy, reference, lens, target, tails, .. } = numbers;
+            let (fits, n_answers) = match target {
+                RowTarget::Pair => (self.data() == DataKind::Pairs, 2),
+                RowTarget::Label(_) => (self.data() == DataKind::Unpaired, 1),
+                RowTarget::Rewards(rewards) => (self.data() == DataKind::KWay, rewards.len()),
+                RowTarget::Sft => (self.data() == DataKind::Sft, 1),
+                RowTarget::ReferenceData => (self.eta > 0.0, 1),
             };
-            assert!(fits, "row {row}: {} needs {}, the row is {target:?}", self.name(), self.data());
+            assert!(fits && n_answers > 0, "row {row}: {} needs {}, the row is {target:?}", self.name(), self.data());
             assert_eq!([policy.len(), lens.len()], [n_answers; 2], "row {row}: answers, lengths");
             assert_eq!(reference.len(), if self.reference() { n_answers } else { 0 }, "row {row}: reference log-probs");
+            self.check_columns(row, numbers)?;
             let mut of_row = Vec::with_capacity(n_answers);
             for i in 0..n_answers {
                 finite(row, "the policy log-prob", policy[i])?;
@@ -222,23 +435,73 @@ impl Objective {
                     finite(row, "the reference log-prob", reference)?;
                 }
                 let len = lens[i].max(1) as f64;
-                of_row.push(Answer { policy: tape.leaf(policy[i]), reference, len });
+                let leaf = tape.leaf(policy[i]);
+                of_row.push(match (&self.ld, tails) {
+                    (Some(ld), Some(tails)) => {
+                        let left_out = 1.0 - ld.alpha;
+                        let tail = tape.leaf(tails.policy[i]);
+                        let of_reference = if ld.reference { left_out * tails.reference[i] } else { 0.0 };
+                        let answer =
+                            Answer { policy: leaf - left_out * tail, reference: reference - of_reference, len };
+                        Leaves { policy: leaf, tail: Some(tail), answer }
+                    }
+                    (Some(_), None) => {
+                        panic!("row {row}: the tails of an objective that counts them apart are missing")
+                    }
+                    (None, _) => Leaves { policy: leaf, tail: None, answer: Answer { policy: leaf, reference, len } },
+                });
             }
-            answers.push(of_row);
+            all.push(of_row);
         }
-        Ok(answers)
+        Ok(all)
+    }
+
+    /// Refuses a row without a column that a loss cannot do without.
+    fn check_columns(&self, row: usize, numbers: &RowLogps) -> Result<(), HeadError> {
+        for part in &self.parts {
+            for &column in part.spec.columns {
+                let there = match column {
+                    "prob_win_chosen" | "prob_win_rejected" => numbers.numbers.prob_win.is_some(),
+                    "prob_chosen_beats_rejected" => numbers.numbers.prob_beats.is_some(),
+                    other => unreachable!("no row has a column `{other}`"),
+                };
+                if !there {
+                    return Err(HeadError::MissingColumn { row, loss: part.spec.name, column });
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-fn pairs<'t>(answers: &[Vec<Answer<'t>>]) -> Vec<Pair<'t>> {
-    answers.iter().map(|row| Pair { chosen: row[0], rejected: row[1] }).collect()
+/// The leaves of an answer, and the answer made of them.
+struct Leaves<'t> {
+    policy: Scalar<'t>,
+    /// The part of `policy` beyond the shorter answer's length.
+    tail: Option<Scalar<'t>>,
+    answer: Answer<'t>,
+}
+
+/// Rows that are items of the objective.
+fn main_rows(rows: &[RowLogps]) -> Vec<usize> {
+    (0..rows.len()).filter(|&row| rows[row].target != RowTarget::ReferenceData).collect()
+}
+
+/// An answer's part of a likelihood term over the batch.
+fn likelihood<'t>(answer: &Answer<'t>, term: SftTerm, batch: BatchTotals) -> Scalar<'t> {
+    let divisor = match term.reduction {
+        Reduction::TokenMean => batch.sft_tokens as f64,
+        Reduction::SeqMean => answer.len * batch.rows as f64,
+        Reduction::SeqSum => batch.rows as f64,
+    };
+    -(term.weight / divisor) * answer.policy
 }
 
 fn label(row: &RowLogps) -> Label {
     match row.target {
         RowTarget::Label(true) => Label::Desirable,
         RowTarget::Label(false) => Label::Undesirable,
-        RowTarget::Pair => unreachable!("on_tape checked the targets"),
+        _ => unreachable!("on_tape checked the targets"),
     }
 }
 

@@ -1,19 +1,21 @@
 //! The hinge loss of RSO.
 
+use super::divergence::KNOBS as DIVERGENCE;
 use super::knobs;
-use super::loss::{DataKind, Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, LossSpec, Pair, PairLoss};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "hinge",
     aliases: &["rso"],
-    presets: &[],
-    data: DataKind::Pairs,
-    reference: true,
+    margin: true,
     source: "arXiv 2309.06657, hinge-norm",
     summary: "Pushes the reward margin up to 1 with constant force, then leaves the pair alone",
-    knobs: &[knobs::BETA],
+    formula: "max(0, 1 - m), m = beta * log_ratio_margin - margin",
+    when: "Pairs that are already well ordered should stop mattering.",
+    knobs: &[knobs::BETA, DIVERGENCE[0], DIVERGENCE[1], DIVERGENCE[2]],
     build: |knobs| Loss::Pair(Box::new(Hinge { beta: knobs.number("beta") })),
+    ..LossSpec::PAIRS
 };
 
 /// `loss = max(0, 1 - beta * log_ratio_margin)`.
@@ -25,6 +27,6 @@ struct Hinge {
 
 impl PairLoss for Hinge {
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        (1.0 - self.beta * pair.log_ratio_margin()).relu()
+        (1.0 - pair.reward_margin(self.beta)).relu()
     }
 }

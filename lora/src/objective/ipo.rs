@@ -1,32 +1,30 @@
 //! IPO: a finite target for the margin.
 
-use super::knobs::{self, Knob, KnobKind, KnobValue};
-use super::loss::{DataKind, Loss, LossSpec, Pair, PairLoss, Preset};
+use super::knobs::{self, Knob, KnobValue};
+use super::loss::{Loss, LossSpec, Pair, PairLoss, Preset};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "ipo",
-    aliases: &[],
-    presets: &[Preset { name: "ipo_sum", sets: &[("length_norm", KnobValue::Switch(false))], requires: &[] }],
-    data: DataKind::Pairs,
-    reference: true,
+    presets: &[Preset { name: "ipo_sum", sets: &[("length_norm", KnobValue::Switch(false))], ..Preset::PLAIN }],
     source: "arXiv 2310.12036, eq. 17",
     summary: "Squared distance of the log-ratio margin from 1 / (2 beta): no push beyond the target",
+    formula: "(h - 1 / (2 beta))^2, h the margin of the log-ratios per token",
+    when: "DPO overfits: few pairs, or preferences that are nearly certain.",
     knobs: &[
         Knob { help: "The paper's tau: the log-ratio margin is pulled to 1 / (2 beta)", ..knobs::BETA },
-        Knob {
-            key: "length_norm",
-            flag: "no-length-norm",
-            flag_aliases: &[],
-            help: "Take log-probs as sums over the answer, not as means per token",
-            kind: KnobKind::Switch { default: true },
-            replaces: None,
-        },
+        Knob::switch(
+            "length_norm",
+            "no-length-norm",
+            "Take log-probs as sums over the answer, not as means per token",
+            true,
+        ),
     ],
     build: |knobs| {
         let log_prob = if knobs.switch("length_norm") { LogProb::MeanPerToken } else { LogProb::Sum };
         Loss::Pair(Box::new(Ipo { beta: knobs.number("beta"), log_prob }))
     },
+    ..LossSpec::PAIRS
 };
 
 /// `loss = (h - 1 / (2 beta))^2`, `h` the log-ratio margin.

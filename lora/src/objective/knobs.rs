@@ -35,6 +35,13 @@ pub enum KnobKind {
         /// Its value when not given.
         default: bool,
     },
+    /// One of some words.
+    Choice {
+        /// Its value when not given.
+        default: &'static str,
+        /// What is accepted.
+        choices: &'static [&'static str],
+    },
 }
 
 /// The value of a knob.
@@ -44,14 +51,36 @@ pub enum KnobValue {
     Number(f64),
     /// For [`KnobKind::Switch`].
     Switch(bool),
+    /// For [`KnobKind::Choice`].
+    Choice(&'static str),
+}
+
+impl KnobKind {
+    /// The word as this knob's value, if it is one of its words; `-` and `_` are alike.
+    pub fn choice(&self, word: &str) -> Option<KnobValue> {
+        let KnobKind::Choice { choices, .. } = self else { return None };
+        choices.iter().find(|choice| **choice == word.replace('-', "_")).map(|choice| KnobValue::Choice(choice))
+    }
 }
 
 impl Knob {
+    /// A number with a default.
+    pub const fn number(key: &'static str, flag: &'static str, help: &'static str, default: f64, range: Range) -> Knob {
+        let kind = KnobKind::Number { default: Some(default), range };
+        Knob { key, flag, flag_aliases: &[], help, kind, replaces: None }
+    }
+
+    /// A switch; its flag turns the default round.
+    pub const fn switch(key: &'static str, flag: &'static str, help: &'static str, default: bool) -> Knob {
+        Knob { key, flag, flag_aliases: &[], help, kind: KnobKind::Switch { default }, replaces: None }
+    }
+
     /// The value when it is not given.
     pub fn default(&self) -> Option<KnobValue> {
         match self.kind {
             KnobKind::Number { default, .. } => default.map(KnobValue::Number),
             KnobKind::Switch { default } => Some(KnobValue::Switch(default)),
+            KnobKind::Choice { default, .. } => Some(KnobValue::Choice(default)),
         }
     }
 }
@@ -61,6 +90,7 @@ impl fmt::Display for KnobValue {
         match self {
             KnobValue::Number(number) => number.fmt(f),
             KnobValue::Switch(on) => on.fmt(f),
+            KnobValue::Choice(word) => word.fmt(f),
         }
     }
 }
@@ -78,6 +108,14 @@ impl Range {
 
     /// `x < 0`.
     pub const NEGATIVE: Self = Self { low: Bound::Unbounded, high: Bound::Excluded(0.0) };
+
+    /// `x >= 0`.
+    pub const NOT_NEGATIVE: Self = Self { low: Bound::Included(0.0), high: Bound::Unbounded };
+
+    /// `low <= x <= high`.
+    pub const fn closed(low: f64, high: f64) -> Self {
+        Self { low: Bound::Included(low), high: Bound::Included(high) }
+    }
 
     /// `low <= x < high`.
     pub const fn half_open(low: f64, high: f64) -> Self {
@@ -136,7 +174,7 @@ impl Knobs {
     pub fn number_if_given(&self, key: &str) -> Option<f64> {
         match self.value(key)? {
             KnobValue::Number(number) => Some(number),
-            KnobValue::Switch(_) => panic!("the knob `{key}` is a switch"),
+            other => panic!("the knob `{key}` is {other:?}, not a number"),
         }
     }
 
@@ -151,6 +189,22 @@ impl Knobs {
         }
     }
 
+    /// The word of a choice.
+    ///
+    /// # Panics
+    /// As [`Knobs::number`].
+    pub fn choice(&self, key: &str) -> &'static str {
+        match self.value(key) {
+            Some(KnobValue::Choice(word)) => word,
+            other => panic!("the knob `{key}` is {other:?}, not a choice"),
+        }
+    }
+
+    /// Whether the loss declares the knob.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.iter().any(|(name, _)| *name == key)
+    }
+
     /// The value of any knob; none if it is off.
     ///
     /// # Panics
@@ -162,31 +216,89 @@ impl Knobs {
 }
 
 /// The strength of the pull towards the reference, of almost every loss.
-pub const BETA: Knob = Knob {
-    key: "beta",
-    flag: "beta",
-    flag_aliases: &[],
-    help: "Scale of the reward, beta * (policy - reference) log-prob: larger stays closer to the reference",
-    kind: KnobKind::Number { default: Some(0.1), range: Range::POSITIVE },
-    replaces: None,
-};
+pub const BETA: Knob = Knob::number(
+    "beta",
+    "beta",
+    "Scale of the reward, beta * (policy - reference) log-prob: larger stays closer to the reference",
+    0.1,
+    Range::POSITIVE,
+);
+
+/// [`BETA`] with another default.
+pub const fn beta(default: f64) -> Knob {
+    Knob { kind: KnobKind::Number { default: Some(default), range: Range::POSITIVE }, ..BETA }
+}
+
+/// For losses that are a log-loss of a preference.
+pub const LABEL_SMOOTHING: Knob = Knob::number(
+    "label_smoothing",
+    "label-smoothing",
+    "Share of pairs taken to be labelled the wrong way round",
+    0.0,
+    Range::half_open(0.0, 0.5),
+);
 
 /// Weight of the desirable answers of the KTO losses.
-pub const DESIRABLE_WEIGHT: Knob = Knob {
-    key: "desirable_weight",
-    flag: "desirable-weight",
+pub const DESIRABLE_WEIGHT: Knob = Knob::number(
+    "desirable_weight",
+    "desirable-weight",
+    "Weight of desirable (chosen) answers; its sum over the answers is best 1 to 4/3 times the undesirable one",
+    1.0,
+    Range::POSITIVE,
+);
+
+/// Weight of the undesirable answers of the KTO losses.
+pub const UNDESIRABLE_WEIGHT: Knob = Knob::number(
+    "undesirable_weight",
+    "undesirable-weight",
+    "Weight of undesirable (rejected) answers",
+    1.0,
+    Range::POSITIVE,
+);
+
+/// How the likelihoods of chosen answers become one number.
+pub const SFT_REDUCTION: Knob = Knob {
+    key: "sft_reduction",
+    flag: "sft-reduction",
     flag_aliases: &[],
-    help: "Weight of desirable (chosen) answers; its sum over the answers is best 1 to 4/3 times the undesirable one",
-    kind: KnobKind::Number { default: Some(1.0), range: Range::POSITIVE },
+    help: "Likelihood of the chosen answers as token_mean (over all tokens of the batch), seq_mean (of each answer's mean) or seq_sum (of \
+           each answer's sum)",
+    kind: KnobKind::Choice { default: "token_mean", choices: &["token_mean", "seq_mean", "seq_sum"] },
     replaces: None,
 };
 
-/// Weight of the undesirable answers of the KTO losses.
-pub const UNDESIRABLE_WEIGHT: Knob = Knob {
-    key: "undesirable_weight",
-    flag: "undesirable-weight",
-    flag_aliases: &[],
-    help: "Weight of undesirable (rejected) answers",
-    kind: KnobKind::Number { default: Some(1.0), range: Range::POSITIVE },
-    replaces: None,
-};
+const SFT_WEIGHT: Knob = Knob::number(
+    "sft_weight",
+    "sft-weight",
+    "Adds so much of the negative log-likelihood of the chosen answers",
+    0.0,
+    Range::NOT_NEGATIVE,
+);
+
+pub(super) const USE_WEIGHTING: Knob = Knob::switch(
+    "use_weighting",
+    "use-weighting",
+    "Weigh each pair by how likely the policy finds its answers, at most 1 (WPO, arXiv 2406.11827)",
+    false,
+);
+
+/// What changes any loss of single pairs with a reference.
+pub(super) const OF_PAIRS: &[Knob] = &[
+    SFT_WEIGHT,
+    SFT_REDUCTION,
+    USE_WEIGHTING,
+    Knob::number(
+        "ld_alpha",
+        "ld-alpha",
+        "Count the tokens beyond the shorter answer's length so much (LD-DPO, arXiv 2409.06411)",
+        1.0,
+        Range::closed(0.0, 1.0),
+    ),
+    Knob::switch("ld_ref", "no-ld-ref", "Count them whole under the reference, as LLaMA-Factory does", true),
+];
+
+/// What changes any loss of a batch of pairs: weights would not go through the coupling.
+pub(super) const OF_PAIR_BATCHES: &[Knob] = &[SFT_WEIGHT, SFT_REDUCTION];
+
+/// What changes any loss of single pairs without a reference.
+pub(super) const OF_PAIRS_ALONE: &[Knob] = &[SFT_WEIGHT, SFT_REDUCTION, USE_WEIGHTING];

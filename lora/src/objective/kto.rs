@@ -1,17 +1,16 @@
 //! KTO on labelled single answers.
 
+use super::history::History;
 use super::knobs;
-use super::loss::{Answer, DataKind, Label, Loss, LossSpec, Statistics, UnpairedLoss};
+use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, LossSpec, Statistics, UnpairedLoss};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "kto",
-    aliases: &[],
-    presets: &[],
-    data: DataKind::Unpaired,
-    reference: true,
     source: "arXiv 2402.01306, eq. 7",
     summary: "Labelled single answers: a bounded loss against a reference point shared by the batch",
+    formula: "desirable_weight * sigmoid(beta * (kl - r)) or undesirable_weight * sigmoid(beta * (r - kl)), r the log-ratio",
+    when: "Thumbs up and down instead of pairs.",
     knobs: &[knobs::BETA, knobs::DESIRABLE_WEIGHT, knobs::UNDESIRABLE_WEIGHT],
     build: |knobs| {
         Loss::Unpaired(Box::new(Kto {
@@ -20,6 +19,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
             undesirable_weight: knobs.number("undesirable_weight"),
         }))
     },
+    ..LossSpec::UNPAIRED
 };
 
 /// `loss = desirable_weight * sigmoid(beta * (kl - r))` or `undesirable_weight * sigmoid(beta * (r - kl))`, `r` the log-ratio
@@ -35,9 +35,13 @@ struct Kto {
 }
 
 impl UnpairedLoss for Kto {
-    fn statistics(&self, mismatched_log_ratios: &[f64]) -> Statistics {
-        let mean = mismatched_log_ratios.iter().sum::<f64>() / mismatched_log_ratios.len() as f64;
-        Statistics::new([("kl", mean.max(0.0))])
+    fn coupling(&self) -> Coupling {
+        Coupling::MismatchedRows
+    }
+
+    fn statistics(&self, batch: &BatchLogRatios<'_>, history: &History) -> Statistics {
+        let mean = batch.mismatched.iter().sum::<f64>() / batch.mismatched.len() as f64;
+        Statistics::new([("kl", mean.max(0.0))]).remembering(*history)
     }
 
     fn loss<'t>(&self, answer: &Answer<'t>, label: Label, statistics: &Statistics) -> Scalar<'t> {

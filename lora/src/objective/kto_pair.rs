@@ -1,29 +1,27 @@
 //! KTO's early variant for pairs: the rejected answers give the reference point of the chosen ones, and the other way round.
 
-use super::knobs::{self, Knob, KnobKind};
-use super::loss::{DataKind, Loss, LossSpec, Pair, PairBatchLoss, Statistics};
+use super::history::History;
+use super::knobs::{self, Knob};
+use super::loss::{Loss, LossSpec, Pair, PairBatchLoss, Statistics};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "kto_pair",
-    aliases: &[],
-    presets: &[],
-    data: DataKind::Pairs,
-    reference: true,
     source: "arXiv 2402.01306, the paired variant of TRL 0.8",
     summary: "KTO on whole pairs, each half giving the other's reference point; `kto` takes the same data apart",
+    formula: "two items a pair: desirable_weight * sigmoid(beta * (z - a)) and undesirable_weight * sigmoid(beta * (b - z')), z and z' \
+              the means of the other half's log-ratios, at least 0",
+    when: "To compare with results of TRL 0.8; otherwise kto.",
     knobs: &[
         knobs::BETA,
         knobs::DESIRABLE_WEIGHT,
         knobs::UNDESIRABLE_WEIGHT,
-        Knob {
-            key: "kl_grad",
-            flag: "kto-kl-grad",
-            flag_aliases: &[],
-            help: "Let the gradient flow through the reference points, as TRL 0.8 did",
-            kind: KnobKind::Switch { default: false },
-            replaces: None,
-        },
+        Knob::switch(
+            "kl_grad",
+            "kto-kl-grad",
+            "Let the gradient flow through the reference points, as TRL 0.8 did",
+            false,
+        ),
     ],
     build: |knobs| {
         Loss::PairBatch(Box::new(KtoPair {
@@ -33,6 +31,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
             kl_grad: knobs.switch("kl_grad"),
         }))
     },
+    ..LossSpec::PAIR_BATCHES
 };
 
 /// Two items a pair, first all chosen, then all rejected:
@@ -56,9 +55,9 @@ fn reference_points<'t>(pairs: &[Pair<'t>]) -> [Scalar<'t>; 2] {
 }
 
 impl PairBatchLoss for KtoPair {
-    fn statistics(&self, pairs: &[Pair<'_>]) -> Statistics {
+    fn statistics(&self, pairs: &[Pair<'_>], history: &History) -> Statistics {
         let [z_chosen, z_rejected] = reference_points(pairs);
-        Statistics::new([("kl/chosen", z_chosen.value()), ("kl/rejected", z_rejected.value())])
+        Statistics::new([("kl/chosen", z_chosen.value()), ("kl/rejected", z_rejected.value())]).remembering(*history)
     }
 
     fn losses<'t>(&self, pairs: &[Pair<'t>], statistics: &Statistics) -> Vec<Scalar<'t>> {

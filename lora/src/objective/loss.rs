@@ -1,13 +1,15 @@
 //! What a loss file is written with: the numbers of a row on the tape, the traits, and the `SPEC` that names it.
 
-use super::knobs::{Knob, KnobValue, Knobs};
+use super::divergence::Divergence;
+use super::history::History;
+use super::knobs::{self, Knob, KnobValue, Knobs};
 use align_engine::autograd::scalar::Scalar;
 use std::fmt;
 
 /// One answer to one prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'t> {
-    /// Summed log-probability of the answer's tokens under the policy, nats.
+    /// Summed log-probability of the answer's tokens under the policy, nats; for a loss of a reward model the answer's reward.
     pub policy: Scalar<'t>,
     /// The same under the reference; no gradient. NaN for a loss that has no reference, so that reading it is seen.
     pub reference: f64,
@@ -25,27 +27,62 @@ impl<'t> Answer<'t> {
     pub fn mean_log_ratio(&self) -> Scalar<'t> {
         self.log_ratio() / self.len
     }
+
+    /// The policy's log-probability per token.
+    pub fn mean_logp(&self) -> Scalar<'t> {
+        self.policy / self.len
+    }
 }
 
-/// The two answers of a pair.
+/// The two answers of a pair, and what its row says about them.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair<'t> {
     /// The preferred answer.
     pub chosen: Answer<'t>,
     /// The other one.
     pub rejected: Answer<'t>,
+    /// What the reward margin must exceed: the row's `margin`, else 0.
+    pub margin: f64,
+    /// The row's `prob_win_chosen` and `prob_win_rejected`: of each answer against other answers. NaN where it has none.
+    pub prob_win: [f64; 2],
+    /// The row's `prob_chosen_beats_rejected`. NaN where it has none.
+    pub prob_beats: f64,
+    /// How log-ratios are scored.
+    pub divergence: Divergence,
 }
 
 impl<'t> Pair<'t> {
-    /// Log-ratio of the chosen answer less that of the rejected one, nats: times `beta` it is the reward margin.
+    /// Log-ratio of the chosen answer less that of the rejected one, nats: times `beta` it is the reward margin. With an
+    /// f-divergence other than the reverse KL, of the scores that it puts in the log-ratios' place.
     pub fn log_ratio_margin(&self) -> Scalar<'t> {
-        self.chosen.log_ratio() - self.rejected.log_ratio()
+        let [chosen, rejected] = [self.chosen, self.rejected].map(|answer| self.divergence.score(answer.log_ratio()));
+        chosen - rejected
     }
 
-    /// The same with each log-ratio divided by the tokens of its answer.
+    /// `beta * log_ratio_margin - margin`
+    pub fn reward_margin(&self, beta: f64) -> Scalar<'t> {
+        self.beyond_margin(beta * self.log_ratio_margin())
+    }
+
+    /// `x` less the row's margin.
+    pub fn beyond_margin(&self, x: Scalar<'t>) -> Scalar<'t> {
+        if self.margin == 0.0 { x } else { x - self.margin }
+    }
+
+    /// The log-ratio margin with each log-ratio divided by the tokens of its answer.
     pub fn mean_log_ratio_margin(&self) -> Scalar<'t> {
         self.chosen.mean_log_ratio() - self.rejected.mean_log_ratio()
     }
+
+    /// The policy's log-probability per token of the chosen answer less that of the rejected one.
+    pub fn mean_logp_margin(&self) -> Scalar<'t> {
+        self.chosen.mean_logp() - self.rejected.mean_logp()
+    }
+}
+
+/// `-(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`: the log-loss of a preference that is labelled the wrong way round with probability `e`.
+pub fn smoothed_log_loss<'t>(x: Scalar<'t>, label_smoothing: f64) -> Scalar<'t> {
+    (1.0 - label_smoothing) * (-x).softplus() + label_smoothing * x.softplus()
 }
 
 /// The label of an unpaired answer.
@@ -63,12 +100,24 @@ pub enum Label {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
     values: Vec<(&'static str, f64)>,
+    /// What the run remembers once the step is made.
+    pub(super) history: History,
 }
 
 impl Statistics {
     /// Statistics of these names and values.
     pub fn new(values: impl IntoIterator<Item = (&'static str, f64)>) -> Self {
-        Self { values: values.into_iter().collect() }
+        Self { values: values.into_iter().collect(), history: History::default() }
+    }
+
+    /// The same, with what the run remembers once the step is made.
+    pub fn remembering(self, history: History) -> Self {
+        Self { history, ..self }
+    }
+
+    /// What the run remembers once the step is made.
+    pub fn history(&self) -> History {
+        self.history
     }
 
     /// Names and values, for the log.
@@ -98,34 +147,96 @@ pub enum Coupling {
     WholeBatch,
 }
 
+/// How the log-probabilities of a batch's answers become one number, see [`SftTerm`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    /// The sum over all tokens of the batch by their number.
+    TokenMean,
+    /// The mean over the answers of each answer's mean over its tokens.
+    SeqMean,
+    /// The mean over the answers of each answer's sum.
+    SeqSum,
+}
+
+impl Reduction {
+    /// As `--sft-reduction` names it.
+    ///
+    /// # Panics
+    /// For another word: the knob accepts no other.
+    pub(super) fn named(name: &str) -> Self {
+        match name {
+            "token_mean" => Reduction::TokenMean,
+            "seq_mean" => Reduction::SeqMean,
+            "seq_sum" => Reduction::SeqSum,
+            other => unreachable!("the knob accepts no `{other}`"),
+        }
+    }
+}
+
+/// `weight * -ln policy(chosen)`, reduced over the batch: what supervised fine-tuning on the chosen answers adds to a loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SftTerm {
+    /// What it counts beside the loss.
+    pub weight: f64,
+    /// How answers become one number.
+    pub reduction: Reduction,
+}
+
 /// A loss of one pair.
 pub trait PairLoss: Send + Sync {
     /// The loss of `pair`, nats or whatever the formula gives; the objective is the mean over the batch.
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t>;
+
+    /// The likelihood term that the method adds to the mean.
+    fn sft_term(&self) -> Option<SftTerm> {
+        None
+    }
 
     /// The size of `beta * log_ratio_margin` beyond which the gradient vanishes on both sides, so that badly ordered pairs
     /// are not learned either; none for most losses.
     fn saturates_beyond(&self) -> Option<f64> {
         None
     }
+
+    /// Whether a bound of the formula takes the gradient of `pair` away; such pairs are counted and reported.
+    fn is_clipped(&self, _pair: &Pair<'_>) -> bool {
+        false
+    }
 }
 
 /// A loss whose pairs depend on one another.
 pub trait PairBatchLoss: Send + Sync {
-    /// The numbers shared by the batch.
-    fn statistics(&self, pairs: &[Pair<'_>]) -> Statistics;
+    /// The numbers shared by the batch, after what the run remembers from the steps before.
+    fn statistics(&self, pairs: &[Pair<'_>], history: &History) -> Statistics;
 
     /// The items whose mean is the objective. Item `i` belongs to pair `i % pairs.len()`, and every pair has as many.
     fn losses<'t>(&self, pairs: &[Pair<'t>], statistics: &Statistics) -> Vec<Scalar<'t>>;
 }
 
-/// A loss of one labelled answer, with a reference point from the batch's mismatched answers.
+/// Log-ratios of the answers of a batch, nats.
+pub struct BatchLogRatios<'a> {
+    /// Of each row's own answer; empty where the loss has [`Coupling::MismatchedRows`].
+    pub own: &'a [f64],
+    /// Of each row's mismatched answer; empty for another coupling.
+    pub mismatched: &'a [f64],
+}
+
+/// A loss of one labelled answer.
 pub trait UnpairedLoss: Send + Sync {
-    /// The numbers shared by the batch, from `policy - reference` (nats) of every mismatched answer.
-    fn statistics(&self, mismatched_log_ratios: &[f64]) -> Statistics;
+    /// What it depends on besides its row.
+    fn coupling(&self) -> Coupling;
+
+    /// The numbers shared by the batch, after what the run remembers from the steps before.
+    fn statistics(&self, batch: &BatchLogRatios<'_>, history: &History) -> Statistics;
 
     /// The loss of `answer`; the objective is the mean over the batch.
     fn loss<'t>(&self, answer: &Answer<'t>, label: Label, statistics: &Statistics) -> Scalar<'t>;
+}
+
+/// A loss of all answers to one prompt, of which there may be any number.
+pub trait KWayLoss: Send + Sync {
+    /// The loss of the answers with their rewards, larger is better; the objective is the mean over the prompts of the batch.
+    fn loss<'t>(&self, answers: &[Answer<'t>], rewards: &[f64]) -> Scalar<'t>;
 }
 
 /// A loss with its knobs set.
@@ -136,23 +247,19 @@ pub enum Loss {
     PairBatch(Box<dyn PairBatchLoss>),
     /// Labelled answers.
     Unpaired(Box<dyn UnpairedLoss>),
+    /// Scored answers to one prompt.
+    KWay(Box<dyn KWayLoss>),
+    /// Texts to be made likely: alone on rows of its own, in a mix on the chosen answers.
+    Sft(Reduction),
 }
 
 impl Loss {
     /// What its rows depend on.
     pub fn coupling(&self) -> Coupling {
         match self {
-            Loss::Pair(_) => Coupling::None,
+            Loss::Pair(_) | Loss::KWay(_) | Loss::Sft(_) => Coupling::None,
             Loss::PairBatch(_) => Coupling::WholeBatch,
-            Loss::Unpaired(_) => Coupling::MismatchedRows,
-        }
-    }
-
-    /// What its rows are.
-    pub fn data(&self) -> DataKind {
-        match self {
-            Loss::Pair(_) | Loss::PairBatch(_) => DataKind::Pairs,
-            Loss::Unpaired(_) => DataKind::Unpaired,
+            Loss::Unpaired(loss) => loss.coupling(),
         }
     }
 }
@@ -164,6 +271,10 @@ pub enum DataKind {
     Pairs,
     /// A prompt with one answer and its label. Pairs can be taken apart into these.
     Unpaired,
+    /// A prompt with any number of answers and a reward for each.
+    KWay,
+    /// A text of which some tokens are learned.
+    Sft,
 }
 
 impl DataKind {
@@ -172,6 +283,8 @@ impl DataKind {
         match self {
             DataKind::Pairs => "pairs",
             DataKind::Unpaired => "unpaired",
+            DataKind::KWay => "kway",
+            DataKind::Sft => "sft",
         }
     }
 }
@@ -192,27 +305,72 @@ pub struct LossSpec {
     pub presets: &'static [Preset],
     /// The rows it eats.
     pub data: DataKind,
+    /// Columns of a row, besides prompt, answers and rewards, without which it cannot be computed.
+    pub columns: &'static [&'static str],
+    /// Whether it subtracts a row's `margin`.
+    pub margin: bool,
     /// Whether it compares the policy with a reference model.
     pub reference: bool,
+    /// Whether its formula could not be checked against the paper or its authors' code.
+    pub experimental: bool,
     /// Where the formula comes from.
     pub source: &'static str,
     /// What it does, in one line of help.
     pub summary: &'static str,
-    /// Its numbers and switches; `beta` first.
+    /// The formula of one item, in the words of `docs/objectives.md`.
+    pub formula: &'static str,
+    /// When to take it, in one sentence.
+    pub when: &'static str,
+    /// Its own numbers and switches.
     pub knobs: &'static [Knob],
+    /// Those that change any loss of its kind.
+    pub modifiers: &'static [Knob],
     /// Makes it; the knobs are complete and in range.
     pub(crate) build: fn(&Knobs) -> Loss,
 }
 
 impl LossSpec {
+    /// What losses of single pairs with a reference have in common.
+    pub(super) const PAIRS: LossSpec = LossSpec {
+        name: "",
+        aliases: &[],
+        presets: &[],
+        data: DataKind::Pairs,
+        columns: &[],
+        margin: false,
+        reference: true,
+        experimental: false,
+        source: "",
+        summary: "",
+        formula: "",
+        when: "",
+        knobs: &[knobs::BETA],
+        modifiers: knobs::OF_PAIRS,
+        build: |_| unreachable!("an entry of the registry has a way to make it"),
+    };
+    /// Losses of the pairs of a batch together.
+    pub(super) const PAIR_BATCHES: LossSpec = LossSpec { modifiers: knobs::OF_PAIR_BATCHES, ..LossSpec::PAIRS };
+    /// Losses of single pairs without a reference.
+    pub(super) const PAIRS_ALONE: LossSpec =
+        LossSpec { reference: false, modifiers: knobs::OF_PAIRS_ALONE, ..LossSpec::PAIRS };
+    /// Losses of labelled answers.
+    pub(super) const UNPAIRED: LossSpec = LossSpec { data: DataKind::Unpaired, modifiers: &[], ..LossSpec::PAIRS };
+    /// Losses of scored answers.
+    pub(super) const KWAY: LossSpec = LossSpec { data: DataKind::KWay, modifiers: &[], ..LossSpec::PAIRS };
+
     /// Every name other than the first that `--loss` takes for it, presets included.
     pub fn other_names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.aliases.iter().copied().chain(self.presets.iter().map(|preset| preset.name))
     }
 
+    /// Its own knobs and those of its kind.
+    pub fn all_knobs(&self) -> impl Iterator<Item = &'static Knob> + use<> {
+        self.knobs.iter().chain(self.modifiers)
+    }
+
     /// Its knob of that key.
     pub fn knob(&self, key: &str) -> Option<&'static Knob> {
-        self.knobs.iter().find(|knob| knob.key == key)
+        self.all_knobs().find(|knob| knob.key == key)
     }
 }
 
@@ -226,8 +384,34 @@ impl fmt::Debug for LossSpec {
 pub struct Preset {
     /// As typed after `--loss`.
     pub name: &'static str,
+    /// Others of its names.
+    pub aliases: &'static [&'static str],
     /// Knobs that the name sets.
     pub sets: &'static [(&'static str, KnobValue)],
+    /// Knobs that have another default under this name.
+    pub defaults: &'static [(&'static str, KnobValue)],
     /// Knobs that must be given, with another value than their default: without them the name would be wrong.
     pub requires: &'static [&'static str],
+    /// Where it comes from, if not from the loss's source.
+    pub source: Option<&'static str>,
+}
+
+impl Preset {
+    /// A name that changes nothing.
+    pub(super) const PLAIN: Preset =
+        Preset { name: "", aliases: &[], sets: &[], defaults: &[], requires: &[], source: None };
+}
+
+/// A name for a mix of losses.
+pub struct MixPreset {
+    /// As typed after `--loss`.
+    pub name: &'static str,
+    /// Others of its names.
+    pub aliases: &'static [&'static str],
+    /// The mix.
+    pub mix: &'static str,
+    /// Where it comes from.
+    pub source: &'static str,
+    /// What it is.
+    pub summary: &'static str,
 }

@@ -5,43 +5,120 @@
 //! [`Objective::head`] gives the derivatives by those sums; the network is differentiated elsewhere, a few rows at a time.
 //!
 //! To add a loss: write `objective/<name>.rs` like its neighbours (the formula, a `SPEC` with its names and knobs), and name
-//! it in [`LOSSES`]. Help text, documentation, the `losses` command and the tests read that list.
+//! it in [`LOSSES`]. Help text, `docs/objectives.md`, the `losses` command and the tests read that list.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `loss.rs` | what a loss file is written with: answers and pairs on the tape, the traits, `LossSpec` |
 //! | `knobs.rs` | the numbers and switches of a loss: defaults, ranges, flags |
 //! | `choice.rs` | from `--loss` and the knobs to an [`Objective`], with everything that can be refused |
+//! | `divergence.rs` | what takes the log-ratios' place in a loss of their margin |
+//! | `history.rs` | what a run remembers for losses whose statistics run on |
+//! | `weighting.rs` | WPO's weight of a pair |
 //! | `head.rs` | from the numbers of a batch to the loss, its derivatives and the rewards |
 
 mod choice;
+mod divergence;
 mod error;
 mod head;
+mod history;
 mod knobs;
 mod loss;
+mod weighting;
 
+mod aipo;
+mod alpha_dpo;
+mod alphapo;
+mod aot;
+mod apo;
+mod apo_zero_unpaired;
+mod bco;
+mod bco_pair;
+mod chipo;
+mod cpo;
+mod discopop;
 mod dpo;
+mod dpop;
 mod exo_pair;
 mod hinge;
 mod ipo;
 mod kto;
 mod kto_pair;
+mod kway;
+mod max_po;
+mod minor_dpo;
 mod nca_pair;
+mod orpo;
+mod r_dpo;
+mod robust;
+mod sft;
+mod sigmoid_norm;
+mod simpo;
+mod slic;
+mod sppo;
 
 #[cfg(test)]
 mod goldens;
 #[cfg(test)]
 mod tests;
 
-pub use choice::{Objective, find, knobs};
+pub use choice::{Objective, find, knobs, mix};
 pub use error::{HeadError, ObjectiveError};
-pub use head::{Head, Mismatched, RowLogps, RowTarget, mismatched_row};
+pub use head::{BatchTotals, Head, Mismatched, RowLogps, RowNumbers, RowTarget, Tails, mismatched_row};
+pub use history::{History, RunningMean, RunningSpread};
 pub use knobs::{Knob, KnobKind, KnobValue, Range};
-pub use loss::{Coupling, DataKind, LossSpec, Preset, Statistics};
+pub use loss::{Coupling, DataKind, LossSpec, MixPreset, Preset, Statistics};
+pub use weighting::wpo_weight;
 
-/// Every loss, in the order in which they are listed to the user.
-pub const LOSSES: &[LossSpec] =
-    &[dpo::SPEC, exo_pair::SPEC, ipo::SPEC, hinge::SPEC, nca_pair::SPEC, kto::SPEC, kto_pair::SPEC];
+/// Every loss, in the order in which they are listed to the user: with a reference, on pairs and batches of pairs; on labelled answers; on
+/// scored answers; without a reference; likelihood.
+pub const LOSSES: &[LossSpec] = &[
+    dpo::SPEC,
+    exo_pair::SPEC,
+    ipo::SPEC,
+    hinge::SPEC,
+    robust::SPEC,
+    sigmoid_norm::SPEC,
+    nca_pair::SPEC,
+    bco_pair::SPEC,
+    sppo::HARD,
+    sppo::SOFT,
+    sppo::SINGLE,
+    apo::ZERO,
+    apo::DOWN,
+    discopop::SPEC,
+    aot::PAIRED,
+    aot::UNPAIRED,
+    minor_dpo::SPEC,
+    dpop::SPEC,
+    r_dpo::SPEC,
+    alpha_dpo::SPEC,
+    aipo::SPEC,
+    chipo::SPEC,
+    kto_pair::SPEC,
+    kto::SPEC,
+    bco::SPEC,
+    apo_zero_unpaired::SPEC,
+    kway::EXO_RW,
+    kway::DPO_RW,
+    kway::NCA,
+    simpo::SPEC,
+    cpo::SPEC,
+    orpo::SPEC,
+    alphapo::SPEC,
+    slic::SPEC,
+    max_po::SPEC,
+    sft::SPEC,
+];
+
+/// Every named mix.
+pub const MIXES: &[MixPreset] = &[MixPreset {
+    name: "mpo",
+    aliases: &["mixed_po"],
+    mix: "dpo:0.8,bco_pair:0.2,sft:1",
+    source: "arXiv 2411.10442",
+    summary: "Mixed preference optimisation; max_po is another method",
+}];
 
 /// A name that the literature uses for several methods, so that it is refused with an explanation unless a loss claims it.
 pub(crate) struct Ambiguous {
@@ -59,20 +136,6 @@ pub(crate) const AMBIGUOUS: &[Ambiguous] = &[
             ("apo_zero", "anchored preference optimisation, arXiv 2408.06266, eq. 7"),
             ("apo_down", "anchored preference optimisation, arXiv 2408.06266, eq. 8"),
             ("accelerated preference optimisation", "arXiv 2410.06293, a procedure over iterations of another loss"),
-        ],
-    },
-    Ambiguous {
-        name: "mpo",
-        candidates: &[
-            ("mixed preference optimisation", "arXiv 2411.10442, a mix of dpo, bco_pair and sft"),
-            ("max_po", "maximum preference optimisation, arXiv 2312.16430"),
-        ],
-    },
-    Ambiguous {
-        name: "rpo",
-        candidates: &[
-            ("regularised preference optimisation", "arXiv 2405.16436, dpo with an SFT term"),
-            ("iterative reasoning preference optimisation", "arXiv 2404.19733, iterations of dpo with an SFT term"),
         ],
     },
     Ambiguous {

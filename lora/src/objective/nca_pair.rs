@@ -1,19 +1,18 @@
 //! Noise contrastive alignment on pairs.
 
 use super::knobs;
-use super::loss::{DataKind, Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, LossSpec, Pair, PairLoss};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "nca_pair",
-    aliases: &[],
-    presets: &[],
-    data: DataKind::Pairs,
-    reference: true,
     source: "arXiv 2402.05369, NCA with two answers and rewards of 1 and 0",
     summary: "Pulls the chosen reward to ln 2 and pushes the rejected one down: keeps the chosen answer likely, where DPO may not",
+    formula: "softplus(-r_chosen) + (softplus(r_chosen) + softplus(r_rejected)) / 2, r = beta * log_ratio",
+    when: "Chosen answers must not become less likely, e.g. for maths and code.",
     knobs: &[knobs::BETA],
     build: |knobs| Loss::Pair(Box::new(NcaPair { beta: knobs.number("beta") })),
+    ..LossSpec::PAIRS
 };
 
 /// `loss = softplus(-r_chosen) + (softplus(r_chosen) + softplus(r_rejected)) / 2`, `r = beta * log_ratio`.

@@ -25,6 +25,8 @@ pub enum TrainError {
     NonFinite { step: u64, what: String, rows: String },
     #[error("loss `{loss}` compares each answer with another row's: --batch-size 1 has no other row; use at least 2")]
     BatchOfOne { loss: String },
+    #[error("{row} has no `{column}`, which loss `{loss}` reads: give each row one, or take another loss")]
+    MissingColumn { row: String, loss: String, column: &'static str },
     #[error("{rows} usable rows in {epochs} epochs make no step: give more data, or more --epochs")]
     NoSteps { rows: usize, epochs: u64 },
     /// The plan of the run holds more than the limit, even with all layers recomputed.

@@ -81,7 +81,7 @@ impl PreferenceSums {
     pub fn add(&mut self, rows: &[RowLogps], head: &Head) {
         for (row, rewards) in rows.iter().zip(&head.rewards) {
             let reward = |i: usize| rewards.get(i).copied();
-            match row.target {
+            match &row.target {
                 RowTarget::Pair => {
                     self.chosen.add(reward(0), row.policy[0]);
                     self.rejected.add(reward(1), row.policy[1]);
@@ -92,6 +92,22 @@ impl PreferenceSums {
                 }
                 RowTarget::Label(true) => self.chosen.add(reward(0), row.policy[0]),
                 RowTarget::Label(false) => self.rejected.add(reward(0), row.policy[0]),
+                RowTarget::Rewards(scores) => {
+                    // a pair of the best and the worst answer; none if all are equal
+                    let by_score = |a: &usize, b: &usize| scores[*a].total_cmp(&scores[*b]);
+                    let (best, worst) = ((0..scores.len()).rev().max_by(by_score), (0..scores.len()).min_by(by_score));
+                    if let (Some(best), Some(worst)) = (best, worst)
+                        && scores[best] > scores[worst]
+                    {
+                        self.chosen.add(reward(best), row.policy[best]);
+                        self.rejected.add(reward(worst), row.policy[worst]);
+                        self.pairs += 1;
+                        self.accurate += u64::from(reward(best) > reward(worst));
+                        let mean = |i: usize| row.policy[i] / row.lens[i].max(1) as f64;
+                        self.pairs_by_mean_logp += u64::from(mean(best) > mean(worst));
+                    }
+                }
+                RowTarget::Sft | RowTarget::ReferenceData => {}
             }
         }
     }

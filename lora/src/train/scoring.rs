@@ -4,7 +4,7 @@ use super::forest::{Forest, Scored, Scorers, Tree};
 use align_engine::autograd::{Mode, Tape, Var};
 use align_engine::model::adapters::Adapters;
 use align_engine::model::{Inputs, Model};
-use align_engine::ops::ScoredTokens;
+use align_engine::ops::{ScoredTokens, TokenLogps};
 use align_engine::rows::{Dropout, Masks};
 use align_kernels::{Buffer, KernelError, Precision, Result};
 use std::ops::Range;
@@ -17,6 +17,8 @@ pub struct Scoring<'m> {
     pub adapters: Adapters,
     pub scorers: Scorers,
     pub precision: Precision,
+    /// Whether a forward pass also gives [`Forward::log_sum_squares`].
+    pub extras: bool,
 }
 
 /// Dropout of a forward pass. Masks go with the tokens of the optimiser step, so that a step gives the same numbers however it is
@@ -52,6 +54,7 @@ pub struct Forward {
     logps: Var,
     /// Host copy, one for each scored token.
     tokens: Vec<f32>,
+    log_sum_squares: Option<Vec<f64>>,
     answers: Vec<Scored>,
 }
 
@@ -92,12 +95,13 @@ impl Scoring<'_> {
                 targets: Rc::new(device.upload("batch.targets", &targets)?),
                 policy: scored_with_gradient,
             },
-            with_extras: false,
+            with_extras: self.extras,
         };
         let mut tape = Tape::new(device, pass, mode);
-        let logps = model.token_logps(&mut tape, &inputs, layers_kept)?.logps;
+        let TokenLogps { logps, extras } = model.token_logps(&mut tape, &inputs, layers_kept)?;
         let tokens = logps.view().download();
-        Ok(Forward { tape, logps, tokens, answers })
+        let log_sum_squares = extras.map(|extras| extras.log_sum_squares);
+        Ok(Forward { tape, logps, tokens, log_sum_squares, answers })
     }
 }
 
@@ -112,22 +116,30 @@ impl Forward {
         &self.tokens[range.clone()]
     }
 
+    /// `ln Σ p²` over the vocabulary at scored tokens, with [`Scoring::extras`].
+    ///
+    /// # Panics
+    /// Without them.
+    pub fn log_sum_squares(&self, range: &Range<usize>) -> &[f64] {
+        &self.log_sum_squares.as_ref().expect("the pass was asked for extras")[range.clone()]
+    }
+
     /// Log-prob of an answer: the sum over its tokens, in f64.
     pub fn sum(&self, range: &Range<usize>) -> f64 {
         self.tokens(range).iter().map(|&logp| f64::from(logp)).sum()
     }
 
-    /// The gradient of `Σ d_answer * logp(answer)`, added to `grads`: every token of an answer has the answer's derivative.
+    /// The gradient of `Σ d * logp(tokens)` over ranges of scored tokens, added to `grads`: every token of a range has its derivative.
     ///
     /// # Errors
     /// [`KernelError`].
     pub fn backward(
         self,
-        d_answers: impl IntoIterator<Item = (Range<usize>, f64)>,
+        derivatives: impl IntoIterator<Item = (Range<usize>, f64)>,
         grads: &mut align_engine::autograd::ParamGrads,
     ) -> Result<(), KernelError> {
         let mut d_tokens = vec![0f32; self.logps.grad_rows()];
-        for (range, derivative) in d_answers {
+        for (range, derivative) in derivatives {
             d_tokens[range].fill(derivative as f32);
         }
         let dy: Buffer<f32> = self.tape.device().upload("objective.d_logps", &d_tokens)?;

@@ -1,17 +1,22 @@
 //! One optimiser step: forward and backward passes over micro-batches, then the update.
 //!
 //! The mean of the objective is over the rows of the step, whatever the micro-batches. A loss whose rows share statistics (KTO's
-//! reference point, say) gets them from a first pass without gradients when the step does not fit one forward pass.
+//! reference point, say), and the answers of a row that does not fit one forward pass, get what they share from a first pass without
+//! gradients when the step does not fit one forward pass.
 
 use super::error::TrainError;
-use super::forest::{Branch, Forest, Role, Tree};
+use super::forest::{Branch, Forest, Role, Scored, Tree};
 use super::metrics::PreferenceSums;
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 use crate::data::{EncodedRow, Target, mismatched_answers, pack};
-use crate::objective::{Coupling, Head, HeadError, Mismatched, Objective, RowLogps, RowTarget, Statistics};
+use crate::objective::{
+    BatchTotals, Coupling, Head, HeadError, History, Mismatched, Objective, RowLogps, RowNumbers, RowTarget,
+    Statistics, Tails, wpo_weight,
+};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::Gradients;
 use align_engine::rows::Dropout;
+use std::ops::Range;
 
 /// What the passes of a step share.
 pub struct Batch<'a> {
@@ -22,6 +27,15 @@ pub struct Batch<'a> {
     pub micro_batch_tokens: usize,
     /// Number of the step, from 1, for messages.
     pub step: u64,
+    /// What the run remembers from the steps before.
+    pub history: History,
+}
+
+/// A row, or some of its answers: what one forward pass takes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Piece {
+    row: usize,
+    answers: Range<usize>,
 }
 
 /// What a step or an evaluated batch gives.
@@ -31,6 +45,10 @@ pub struct Outcome {
     pub preferences: PreferenceSums,
     /// Pairs for which the loss has no gradient.
     pub saturated: usize,
+    /// Pairs whose gradient a bound of the formula took away.
+    pub clipped: usize,
+    /// What the run remembers once the step is made.
+    pub history: History,
     /// Forward passes with a gradient.
     pub micro_batches: usize,
     /// Those of them that held more than was planned, with all layers recomputed.
@@ -48,6 +66,7 @@ impl Outcome {
         self.loss += head.loss;
         self.preferences.add(rows, head);
         self.saturated += head.saturated;
+        self.clipped += head.clipped;
     }
 }
 
@@ -69,60 +88,60 @@ impl Batch<'_> {
     ) -> Result<Outcome, TrainError> {
         let mismatched = self.mismatched();
         let micro_batches = self.micro_batches(&mismatched);
-        let n = self.rows.len();
         let mut outcome = Outcome { micro_batches: micro_batches.len(), ..Outcome::default() };
-        let masks = |members: &[usize]| step_dropout(dropout, members, |_| 0);
+        let masks = |pieces: &[Piece]| step_dropout(dropout, self.trees_of_step(pieces));
 
-        if let [members] = &micro_batches[..] {
-            let trees = self.trees(members, &mismatched, Role::Gradient);
+        if let [pieces] = &micro_batches[..] {
+            let trees = self.trees(pieces, &mismatched, Role::Gradient);
             let kept = outcome.kept(layers_kept(&trees, Gradients::Fresh));
-            let forward = scoring.forward(&trees, Mode::Record, masks(members), kept)?;
-            let logps = self.logps(members, &forward);
+            let forward = scoring.forward(&trees, Mode::Record, masks(pieces), kept)?;
+            let mut logps = self.rows_without_logps();
+            self.read(pieces, &forward, &mut logps);
             let statistics = self.statistics(&logps)?;
-            let head = self.head(members, &logps, &statistics)?;
+            let everything: Vec<usize> = (0..self.rows.len()).collect();
+            let head = self.head(&everything, &logps, &statistics)?;
             outcome.add(&logps, &head);
             self.add_statistics(&mut outcome, &statistics);
-            backward(forward, &head, grads)?;
+            self.backward(forward, pieces, &everything, &head, grads)?;
             return Ok(outcome);
         }
-        match self.objective.coupling() {
-            Coupling::None | Coupling::MismatchedRows => {
-                let statistics = self.statistics_of_mismatched(scoring, dropout, &micro_batches, &mismatched)?;
-                for members in &micro_batches {
-                    let trees = self.trees(members, &[], Role::Gradient);
-                    let kept = outcome.kept(layers_kept(&trees, Gradients::There));
-                    let forward = scoring.forward(&trees, Mode::Record, masks(members), kept)?;
-                    let logps = self.logps(members, &forward);
-                    let head = self.head(members, &logps, &statistics)?;
-                    outcome.add(&logps, &head);
-                    backward(forward, &head, grads)?;
-                }
-                self.add_statistics(&mut outcome, &statistics);
+        // an answer's derivative depends on answers of other passes
+        let in_two_passes = self.objective.coupling() == Coupling::WholeBatch
+            || micro_batches.iter().flatten().any(|piece| piece.answers.len() < self.rows[piece.row].answers.len());
+        if in_two_passes {
+            let mut logps = self.rows_without_logps();
+            for pieces in &micro_batches {
+                let trees = self.trees(pieces, &[], Role::Detached);
+                let forward = scoring.forward(&trees, Mode::Inference, masks(pieces), 0)?;
+                self.read(pieces, &forward, &mut logps);
             }
-            Coupling::WholeBatch => {
-                let mut logps = vec![None; n];
-                for members in &micro_batches {
-                    let trees = self.trees(members, &[], Role::Detached);
-                    let forward = scoring.forward(&trees, Mode::Inference, masks(members), 0)?;
-                    for (member, row) in members.iter().zip(self.logps(members, &forward)) {
-                        logps[*member] = Some(row);
-                    }
-                }
-                let logps: Vec<_> = logps.into_iter().map(|row| row.expect("packing loses no row")).collect();
-                let everything: Vec<usize> = (0..n).collect();
-                let statistics = self.statistics(&logps)?;
-                let head = self.head(&everything, &logps, &statistics)?;
-                outcome.add(&logps, &head);
-                self.add_statistics(&mut outcome, &statistics);
-                for members in &micro_batches {
-                    let trees = self.trees(members, &[], Role::Gradient);
-                    let kept = outcome.kept(layers_kept(&trees, Gradients::There));
-                    let forward = scoring.forward(&trees, Mode::Record, masks(members), kept)?;
-                    let d_policy = members.iter().map(|member| head.d_policy[*member].clone()).collect();
-                    backward(forward, &Head { d_policy, ..head.clone() }, grads)?;
-                }
+            let everything: Vec<usize> = (0..self.rows.len()).collect();
+            let statistics = self.statistics(&logps)?;
+            let head = self.head(&everything, &logps, &statistics)?;
+            outcome.add(&logps, &head);
+            self.add_statistics(&mut outcome, &statistics);
+            for pieces in &micro_batches {
+                let trees = self.trees(pieces, &[], Role::Gradient);
+                let kept = outcome.kept(layers_kept(&trees, Gradients::There));
+                let forward = scoring.forward(&trees, Mode::Record, masks(pieces), kept)?;
+                self.backward(forward, pieces, &everything, &head, grads)?;
             }
+            return Ok(outcome);
         }
+        let statistics = self.statistics_of_mismatched(scoring, dropout, &micro_batches, &mismatched)?;
+        for pieces in &micro_batches {
+            let trees = self.trees(pieces, &[], Role::Gradient);
+            let kept = outcome.kept(layers_kept(&trees, Gradients::There));
+            let forward = scoring.forward(&trees, Mode::Record, masks(pieces), kept)?;
+            let mut all = self.rows_without_logps();
+            self.read(pieces, &forward, &mut all);
+            let members: Vec<usize> = pieces.iter().map(|piece| piece.row).collect();
+            let logps: Vec<RowLogps> = members.iter().map(|&member| all[member].clone()).collect();
+            let head = self.head(&members, &logps, &statistics)?;
+            outcome.add(&logps, &head);
+            self.backward(forward, pieces, &members, &head, grads)?;
+        }
+        self.add_statistics(&mut outcome, &statistics);
         Ok(outcome)
     }
 
@@ -132,15 +151,12 @@ impl Batch<'_> {
     /// As [`Batch::gradients`].
     pub fn evaluate(&self, scoring: &Scoring<'_>) -> Result<Outcome, TrainError> {
         let mismatched = self.mismatched();
-        let mut logps = vec![None; self.rows.len()];
-        for members in self.micro_batches(&mismatched) {
-            let trees = self.trees(&members, &mismatched, Role::Detached);
+        let mut logps = self.rows_without_logps();
+        for pieces in self.micro_batches(&mismatched) {
+            let trees = self.trees(&pieces, &mismatched, Role::Detached);
             let forward = scoring.forward(&trees, Mode::Inference, None, 0)?;
-            for (member, row) in members.iter().zip(self.logps(&members, &forward)) {
-                logps[*member] = Some(row);
-            }
+            self.read(&pieces, &forward, &mut logps);
         }
-        let logps: Vec<_> = logps.into_iter().map(|row| row.expect("packing loses no row")).collect();
         let everything: Vec<usize> = (0..self.rows.len()).collect();
         let statistics = self.statistics(&logps)?;
         let head = self.head(&everything, &logps, &statistics)?;
@@ -157,8 +173,8 @@ impl Batch<'_> {
         let micro_batches = self.micro_batches(&mismatched);
         let alone = micro_batches.len() == 1;
         let with_mismatched = if alone || role == Role::Detached { &mismatched[..] } else { &[] };
-        let tokens = |members: &&Vec<usize>| self.tokens(members, with_mismatched);
-        let largest = micro_batches.iter().max_by_key(tokens).map_or(&[][..], |members| &members[..]);
+        let tokens = |pieces: &&Vec<Piece>| self.tokens(pieces, with_mismatched);
+        let largest = micro_batches.iter().max_by_key(tokens).map_or(&[][..], |pieces| &pieces[..]);
         (scoring.forest(&self.trees(largest, with_mismatched, role)), alone)
     }
 
@@ -170,58 +186,125 @@ impl Batch<'_> {
         }
     }
 
-    fn micro_batches(&self, mismatched: &[&[u32]]) -> Vec<Vec<usize>> {
-        let lengths: Vec<usize> = (0..self.rows.len()).map(|row| self.tokens(&[row], mismatched)).collect();
-        if lengths.iter().sum::<usize>() <= self.micro_batch_tokens {
-            return vec![(0..self.rows.len()).collect()];
+    /// What each forward pass takes. Scored answers to one prompt that do not fit into a pass are cut into several, with the prompt in each.
+    fn micro_batches(&self, mismatched: &[&[u32]]) -> Vec<Vec<Piece>> {
+        let whole = |row: usize| Piece { row, answers: 0..self.rows[row].answers.len() };
+        let everything: Vec<Piece> = (0..self.rows.len()).map(whole).collect();
+        if self.tokens(&everything, mismatched) <= self.micro_batch_tokens {
+            return vec![everything];
         }
-        pack(&lengths, self.micro_batch_tokens)
+        let pieces: Vec<Piece> = everything.into_iter().flat_map(|piece| self.cut(piece)).collect();
+        let lengths: Vec<usize> =
+            pieces.iter().map(|piece| self.tokens(std::slice::from_ref(piece), mismatched)).collect();
+        let passes = pack(&lengths, self.micro_batch_tokens);
+        passes.into_iter().map(|pass| pass.into_iter().map(|piece| pieces[piece].clone()).collect()).collect()
     }
 
-    /// Tokens of the trees of some rows, with their mismatched answers where there are any.
-    fn tokens(&self, members: &[usize], mismatched: &[&[u32]]) -> usize {
-        members.iter().map(|&row| self.rows[row].tree_tokens() + mismatched.get(row).map_or(0, |ids| ids.len())).sum()
+    /// The row in pieces that fit into a pass, if it is one of scored answers and does not; one answer at least is in each.
+    fn cut(&self, whole: Piece) -> Vec<Piece> {
+        let row = &self.rows[whole.row];
+        if !matches!(row.target, Target::Rewards(_)) || row.tree_tokens() <= self.micro_batch_tokens {
+            return vec![whole];
+        }
+        let mut pieces = Vec::new();
+        let (mut first, mut tokens) = (0, row.prompt.len());
+        for (answer, kept) in row.answers.iter().map(|answer| answer.kept).enumerate() {
+            if answer > first && tokens + kept > self.micro_batch_tokens {
+                pieces.push(Piece { row: whole.row, answers: first..answer });
+                (first, tokens) = (answer, row.prompt.len());
+            }
+            tokens += kept;
+        }
+        pieces.push(Piece { row: whole.row, answers: first..row.answers.len() });
+        pieces
     }
 
-    /// The trees of some rows; a row's mismatched answer is its last branch.
-    fn trees<'b>(&'b self, members: &[usize], mismatched: &[&'b [u32]], role: Role) -> Vec<Tree<'b>> {
-        let tree = |&member: &usize| {
-            let row = &self.rows[member];
-            let own = row.answers.iter().map(|answer| Branch { ids: answer.kept_ids(), role });
-            let other = mismatched.get(member).map(|ids| Branch { ids, role: Role::Detached });
+    /// Tokens of the trees of some pieces, with their mismatched answers where there are any.
+    fn tokens(&self, pieces: &[Piece], mismatched: &[&[u32]]) -> usize {
+        let of_piece = |piece: &Piece| {
+            let row = &self.rows[piece.row];
+            let answers: usize = row.answers[piece.answers.clone()].iter().map(|answer| answer.kept).sum();
+            row.prompt.len() + answers + mismatched.get(piece.row).map_or(0, |ids| ids.len())
+        };
+        pieces.iter().map(of_piece).sum()
+    }
+
+    /// The trees of some pieces; a row's mismatched answer is its last branch.
+    fn trees<'b>(&'b self, pieces: &[Piece], mismatched: &[&'b [u32]], role: Role) -> Vec<Tree<'b>> {
+        let tree = |piece: &Piece| {
+            let row = &self.rows[piece.row];
+            let own = row.answers[piece.answers.clone()].iter().map(|answer| Branch { ids: answer.kept_ids(), role });
+            let other = mismatched.get(piece.row).map(|ids| Branch { ids, role: Role::Detached });
             Tree { prompt: &row.prompt, branches: own.chain(other).collect() }
         };
-        members.iter().map(tree).collect()
+        pieces.iter().map(tree).collect()
     }
 
-    /// The numbers of the rows of one forward pass over [`Batch::trees`].
-    fn logps(&self, members: &[usize], forward: &Forward) -> Vec<RowLogps> {
+    /// What the trees of some pieces are in the step.
+    fn trees_of_step(&self, pieces: &[Piece]) -> Vec<TreeOfStep> {
+        let of_piece = |piece: &Piece| {
+            let before = &self.rows[piece.row].answers[..piece.answers.start];
+            TreeOfStep { row: piece.row, left_out: before.iter().map(|answer| answer.kept).sum() }
+        };
+        pieces.iter().map(of_piece).collect()
+    }
+
+    /// What is known of the rows before any log-prob; these are NaN.
+    fn rows_without_logps(&self) -> Vec<RowLogps> {
+        let row = |row: &EncodedRow| {
+            let n = row.answers.len();
+            RowLogps {
+                policy: vec![f64::NAN; n],
+                reference: if self.objective.reference() { vec![f64::NAN; n] } else { Vec::new() },
+                lens: row.answers.iter().map(|answer| answer.kept).collect(),
+                target: target(&row.target),
+                tails: self.objective.tails().then_some(Tails { policy: [0.0; 2], reference: [0.0; 2] }),
+                numbers: RowNumbers::default(),
+                mismatched: None,
+            }
+        };
+        self.rows.iter().map(row).collect()
+    }
+
+    /// Puts the numbers of a forward pass over [`Batch::trees`] into those of the rows.
+    fn read(&self, pieces: &[Piece], forward: &Forward, rows: &mut [RowLogps]) {
         let mut scored = forward.answers().iter();
-        let with_mismatched = forward.answers().len() > members.iter().map(|&m| self.rows[m].answers.len()).sum();
-        members
-            .iter()
-            .map(|&member| {
-                let row = &self.rows[member];
-                let mut numbers = RowLogps {
-                    policy: Vec::new(),
-                    reference: Vec::new(),
-                    lens: row.answers.iter().map(|answer| answer.kept).collect(),
-                    target: target(&row.target),
-                    mismatched: None,
-                };
-                for scored in scored.by_ref().take(row.answers.len()) {
-                    numbers.policy.push(forward.sum(&scored.policy));
-                    numbers.reference.extend(scored.reference.as_ref().map(|range| forward.sum(range)));
+        let own: usize = pieces.iter().map(|piece| piece.answers.len()).sum();
+        let with_mismatched = forward.answers().len() > own;
+        for piece in pieces {
+            let numbers = &mut rows[piece.row];
+            let shared = self.shared_len(piece.row);
+            let answers: Vec<&Scored> = scored.by_ref().take(piece.answers.len()).collect();
+            for (answer, scored) in piece.answers.clone().zip(&answers) {
+                numbers.policy[answer] = forward.sum(&scored.policy);
+                if let Some(range) = &scored.reference {
+                    numbers.reference[answer] = forward.sum(range);
                 }
-                if with_mismatched && let Some(scored) = scored.next() {
-                    numbers.mismatched = Some(Mismatched {
-                        policy: forward.sum(&scored.policy),
-                        reference: scored.reference.as_ref().map_or(0.0, |range| forward.sum(range)),
-                    });
+                if let Some(tails) = &mut numbers.tails {
+                    let tail = |range: &Range<usize>| forward.sum(&((range.start + shared).min(range.end)..range.end));
+                    tails.policy[answer] = tail(&scored.policy);
+                    tails.reference[answer] = scored.reference.as_ref().map_or(0.0, tail);
                 }
-                numbers
-            })
-            .collect()
+            }
+            if let (true, [chosen, rejected]) = (self.objective.weighting(), &answers[..]) {
+                let aligned = [chosen, rejected].map(|scored| {
+                    let tokens = forward.tokens(&scored.policy).iter().zip(forward.log_sum_squares(&scored.policy));
+                    tokens.map(|(&logp, sum_squares)| f64::from(logp) - sum_squares).collect::<Vec<_>>()
+                });
+                numbers.numbers.weight *= wpo_weight([&aligned[0], &aligned[1]]);
+            }
+            if with_mismatched && let Some(scored) = scored.next() {
+                numbers.mismatched = Some(Mismatched {
+                    policy: forward.sum(&scored.policy),
+                    reference: scored.reference.as_ref().map_or(0.0, |range| forward.sum(range)),
+                });
+            }
+        }
+    }
+
+    /// Tokens of a row's shortest answer.
+    fn shared_len(&self, row: usize) -> usize {
+        self.rows[row].answers.iter().map(|answer| answer.kept).min().unwrap_or(0)
     }
 
     /// Statistics of a loss that reads mismatched answers, from a pass over those alone; none for an uncoupled loss.
@@ -229,36 +312,27 @@ impl Batch<'_> {
         &self,
         scoring: &Scoring<'_>,
         dropout: Option<Dropout>,
-        micro_batches: &[Vec<usize>],
+        micro_batches: &[Vec<Piece>],
         mismatched: &[&[u32]],
     ) -> Result<Statistics, TrainError> {
+        let mut rows = self.rows_without_logps();
         if mismatched.is_empty() {
-            return Ok(Statistics::default());
+            return self.statistics(&rows);
         }
-        let mut rows: Vec<RowLogps> = self
-            .rows
-            .iter()
-            .map(|row| RowLogps {
-                policy: Vec::new(),
-                reference: Vec::new(),
-                lens: Vec::new(),
-                target: target(&row.target),
-                mismatched: None,
-            })
-            .collect();
-        for members in micro_batches {
-            let trees: Vec<Tree<'_>> = members
+        for pieces in micro_batches {
+            let trees: Vec<Tree<'_>> = pieces
                 .iter()
-                .map(|&member| Tree {
-                    prompt: &self.rows[member].prompt,
-                    branches: vec![Branch { ids: mismatched[member], role: Role::Detached }],
+                .map(|piece| Tree {
+                    prompt: &self.rows[piece.row].prompt,
+                    branches: vec![Branch { ids: mismatched[piece.row], role: Role::Detached }],
                 })
                 .collect();
             // in the tree of the whole row, the mismatched answer comes after the row's own
             let own = |row: usize| self.rows[row].answers.iter().map(|answer| answer.kept).sum();
-            let forward = scoring.forward(&trees, Mode::Inference, step_dropout(dropout, members, own), 0)?;
-            for (&member, scored) in members.iter().zip(forward.answers()) {
-                rows[member].mismatched = Some(Mismatched {
+            let of_step = pieces.iter().map(|piece| TreeOfStep { row: piece.row, left_out: own(piece.row) }).collect();
+            let forward = scoring.forward(&trees, Mode::Inference, step_dropout(dropout, of_step), 0)?;
+            for (piece, scored) in pieces.iter().zip(forward.answers()) {
+                rows[piece.row].mismatched = Some(Mismatched {
                     policy: forward.sum(&scored.policy),
                     reference: scored.reference.as_ref().map_or(0.0, |range| forward.sum(range)),
                 });
@@ -269,11 +343,18 @@ impl Batch<'_> {
 
     fn statistics(&self, rows: &[RowLogps]) -> Result<Statistics, TrainError> {
         let everything: Vec<usize> = (0..rows.len()).collect();
-        self.objective.statistics(rows).map_err(|error| self.head_error(&everything, error))
+        self.objective.statistics(rows, &self.history).map_err(|error| self.head_error(&everything, error))
     }
 
     fn head(&self, members: &[usize], rows: &[RowLogps], statistics: &Statistics) -> Result<Head, TrainError> {
-        self.objective.head(rows, statistics, self.rows.len()).map_err(|error| self.head_error(members, error))
+        self.objective.head(rows, statistics, self.totals()).map_err(|error| self.head_error(members, error))
+    }
+
+    fn totals(&self) -> BatchTotals {
+        let rows: Vec<(RowTarget, Vec<usize>)> = (self.rows.iter())
+            .map(|row| (target(&row.target), row.answers.iter().map(|answer| answer.kept).collect()))
+            .collect();
+        BatchTotals::of(rows.iter().map(|(target, lens)| (target, &lens[..])))
     }
 
     /// Names the data row that an error of the head is about.
@@ -285,22 +366,61 @@ impl Batch<'_> {
                 rows: describe(&self.rows[members[row]]),
             },
             HeadError::BatchTooSmall { loss, .. } => TrainError::BatchOfOne { loss: loss.to_owned() },
+            HeadError::MissingColumn { row, loss, column } => {
+                TrainError::MissingColumn { row: describe(&self.rows[members[row]]), loss: loss.to_owned(), column }
+            }
         }
     }
 
     fn add_statistics(&self, outcome: &mut Outcome, statistics: &Statistics) {
+        outcome.history = statistics.history();
         for (name, value) in statistics.iter() {
             if name == "kl" {
                 outcome.preferences.add_kl(value, self.rows.len());
             }
         }
     }
+
+    /// Sends the head's derivatives back through the answers of some pieces, whose rows are at the same place in `members` as in `head`: each
+    /// row's own answers, not its mismatched one.
+    fn backward(
+        &self,
+        forward: Forward,
+        pieces: &[Piece],
+        members: &[usize],
+        head: &Head,
+        grads: &mut ParamGrads,
+    ) -> Result<(), TrainError> {
+        let mut scored = forward.answers().to_vec().into_iter();
+        let own: usize = pieces.iter().map(|piece| piece.answers.len()).sum();
+        let with_mismatched = forward.answers().len() > own;
+        let mut derivatives = Vec::new();
+        for piece in pieces {
+            let place = members.iter().position(|member| *member == piece.row).expect("the head is about these rows");
+            let shared = self.shared_len(piece.row);
+            for answer in piece.answers.clone() {
+                let Range { start, end } = scored.next().expect("a pass scores the answers of its pieces").policy;
+                let d = head.d_policy[place][answer];
+                match head.d_tails.get(place) {
+                    Some(d_tails) => {
+                        let middle = (start + shared).min(end);
+                        derivatives.push((start..middle, d));
+                        derivatives.push((middle..end, d + d_tails[answer]));
+                    }
+                    None => derivatives.push((start..end, d)),
+                }
+            }
+            if with_mismatched {
+                scored.next();
+            }
+        }
+        Ok(forward.backward(derivatives, grads)?)
+    }
 }
 
-/// Dropout of a pass over the trees of some rows of a step; `left_out(row)` as in [`TreeOfStep`].
-fn step_dropout(dropout: Option<Dropout>, members: &[usize], left_out: impl Fn(usize) -> usize) -> Option<StepDropout> {
-    let trees = || members.iter().map(|&row| TreeOfStep { row, left_out: left_out(row) }).collect();
-    dropout.map(|dropout| StepDropout { dropout, trees: trees() })
+/// Dropout of a pass over some trees of a step.
+fn step_dropout(dropout: Option<Dropout>, trees: Vec<TreeOfStep>) -> Option<StepDropout> {
+    dropout.map(|dropout| StepDropout { dropout, trees })
 }
 
 /// A row as the user can find it again.
@@ -315,22 +435,6 @@ fn target(target: &Target) -> RowTarget {
     match target {
         Target::Pair => RowTarget::Pair,
         Target::Label(label) => RowTarget::Label(*label),
-        Target::Rewards(_) => {
-            unreachable!("no loss of the registry takes scored answers: `Trainer::new` refuses the data")
-        }
+        Target::Rewards(rewards) => RowTarget::Rewards(rewards.clone()),
     }
-}
-
-/// Sends the head's derivatives back through the answers that have a gradient: each row's own, not its mismatched one.
-fn backward(forward: Forward, head: &Head, grads: &mut ParamGrads) -> Result<(), TrainError> {
-    let mut scored = forward.answers().to_vec().into_iter();
-    let extra = forward.answers().len() > head.d_policy.iter().map(Vec::len).sum();
-    let mut derivatives = Vec::new();
-    for row in &head.d_policy {
-        derivatives.extend(scored.by_ref().map(|scored| scored.policy).zip(row.iter().copied()).take(row.len()));
-        if extra {
-            scored.next();
-        }
-    }
-    Ok(forward.backward(derivatives, grads)?)
 }

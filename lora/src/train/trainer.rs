@@ -8,7 +8,7 @@ use super::scoring::Scoring;
 use super::step::{Batch, Outcome, describe};
 use super::time::{Pace, Probe, Work};
 use crate::data::{Dataset, EncodedRow, Shuffle, for_each_batch};
-use crate::objective::{Coupling, Objective};
+use crate::objective::{Coupling, History, Objective};
 use crate::optim::{AdamW, Optimizer, Schedule, ScheduleKind, clip_factor, global_norm};
 use align_engine::autograd::param::Param;
 use align_engine::autograd::{Mode, ParamGrads, Tape};
@@ -52,7 +52,7 @@ pub struct TrainOptions {
 }
 
 /// Where a run is: all that changes besides the adapter and the optimiser.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
 pub struct TrainState {
     /// Updates made.
     pub step: u64,
@@ -62,6 +62,8 @@ pub struct TrainState {
     pub cursor: u64,
     /// Tokens so far, the prompt counted once for each answer.
     pub num_tokens: u64,
+    /// What the objective remembers.
+    pub history: History,
 }
 
 /// What a run tells while it goes on. The crate prints nothing itself.
@@ -260,7 +262,7 @@ impl<'m> Trainer<'m> {
                 self.objective.name()
             ));
         }
-        let (mut pairs_seen, mut saturated, mut beyond_plan) = (0, 0, 0);
+        let (mut pairs_seen, mut saturated, mut clipped, mut beyond_plan) = (0, 0, 0, 0);
         let mut evaluated_at = None;
         while self.state.step < total_steps {
             let order = train.order(self.options.shuffle, self.state.epoch);
@@ -276,6 +278,7 @@ impl<'m> Trainer<'m> {
                 metrics.tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
                 pairs_seen += batch.len();
                 saturated += outcome.saturated;
+                clipped += outcome.clipped;
                 if beyond_plan == 0 && outcome.beyond_plan > 0 {
                     observer.note(format!(
                         "step {}: a forward pass holds more than was planned, with all layers recomputed",
@@ -308,9 +311,11 @@ impl<'m> Trainer<'m> {
                 evaluated_at = Some(self.state.step);
             }
         }
-        if let Some(warning) = self.objective.saturation_warning(saturated, pairs_seen) {
-            observer.note(warning);
-        }
+        let warnings = [
+            self.objective.saturation_warning(saturated, pairs_seen),
+            self.objective.clipping_warning(clipped, pairs_seen),
+        ];
+        warnings.into_iter().flatten().for_each(|warning| observer.note(warning));
         Ok(())
     }
 
@@ -340,6 +345,7 @@ impl<'m> Trainer<'m> {
         let scale = if max_norm > 0.0 { clip_factor(grad_norm, max_norm) } else { 1.0 };
         self.optimizer.step(&device, &self.params, &grads, learning_rate, scale)?;
         self.state.step = step;
+        self.state.history = outcome.history;
         let metrics = StepMetrics {
             step,
             epoch: 0.0,
@@ -369,6 +375,15 @@ impl<'m> Trainer<'m> {
         self.batch(rows).gradients(&scoring, dropout, &layers_kept, grads)
     }
 
+    /// The loss of a batch at the current adapter, without gradients.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn loss(&self, rows: &[EncodedRow]) -> Result<f64, TrainError> {
+        let batch = Batch { history: self.state.history.for_evaluation(), ..self.batch(rows) };
+        Ok(batch.evaluate(&self.scoring())?.loss)
+    }
+
     /// Loss and rewards over a data set, at the current adapter.
     ///
     /// # Errors
@@ -379,6 +394,7 @@ impl<'m> Trainer<'m> {
             batch_size: self.options.batch_size,
             max_length: self.options.max_length,
             micro_batch_tokens: self.options.micro_batch_tokens,
+            history: self.state.history,
         };
         evaluate(&scoring, &self.objective, eval, &batches, self.state.step, epoch)
     }
@@ -389,6 +405,7 @@ impl<'m> Trainer<'m> {
             adapters: Adapters { policy: Some(self.adapter.clone()), reference: self.reference.clone() },
             scorers: if self.objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
             precision: self.options.precision,
+            extras: self.objective.weighting(),
         }
     }
 
@@ -399,12 +416,13 @@ impl<'m> Trainer<'m> {
             max_length: self.options.max_length,
             micro_batch_tokens: self.options.micro_batch_tokens,
             step: self.state.step + 1,
+            history: self.state.history,
         }
     }
 }
 
 /// How an evaluation cuts its rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvalBatches {
     /// Rows that share statistics in a loss that has any.
     pub batch_size: usize,
@@ -412,6 +430,8 @@ pub struct EvalBatches {
     pub max_length: usize,
     /// Tokens of the trees of one forward pass.
     pub micro_batch_tokens: usize,
+    /// What the run remembers; nothing, where there is none.
+    pub history: History,
 }
 
 /// Means over the rows of a data set, in the order of its files, in batches of the same size as those of training: a loss whose
@@ -440,6 +460,7 @@ pub fn evaluate(
             max_length: batches.max_length,
             micro_batch_tokens: batches.micro_batch_tokens,
             step,
+            history: batches.history.for_evaluation(),
         };
         let outcome = batch.evaluate(scoring)?;
         loss += outcome.loss * rows.len() as f64;

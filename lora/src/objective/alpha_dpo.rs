@@ -1,0 +1,75 @@
+//! Alpha-DPO: a target margin that follows how the policy already differs from the reference.
+
+use super::history::History;
+use super::knobs::{self, Knob, KnobKind, Knobs, Range};
+use super::loss::{Loss, LossSpec, Pair, PairBatchLoss, Statistics};
+use align_engine::autograd::scalar::Scalar;
+
+pub(super) const SPEC: LossSpec = LossSpec {
+    name: "alpha_dpo",
+    aliases: &["alphadpo"],
+    source: "arXiv 2410.10148, eq. 12",
+    summary: "SimPO with a target margin for each pair, larger where the policy already prefers the chosen answer more than usual",
+    formula: "-ln sigmoid(beta * (h - g - alpha * z)), h the margin of the policy's log-probs per token, z the standardised margin of the \
+              log-ratios per token",
+    when: "SimPO's one margin for all pairs is too coarse.",
+    knobs: &[
+        knobs::beta(10.0),
+        Knob::number("gamma_beta_ratio", "gamma-beta-ratio", "Target margin by beta", 0.4, Range::NOT_NEGATIVE),
+        Knob::number("alpha", "alpha", "How far the target follows the policy's own margin", 0.05, Range::NOT_NEGATIVE),
+        Knob {
+            key: "alpha_dpo_stats",
+            flag: "alpha-dpo-stats",
+            flag_aliases: &[],
+            help: "Running mean and deviation of the margins: corrected for their start at 0, or not, as the authors' code has them",
+            kind: KnobKind::Choice { default: "corrected", choices: &["corrected", "authors"] },
+            replaces: None,
+        },
+    ],
+    build: |knobs| Loss::PairBatch(Box::new(AlphaDpo::new(knobs))),
+    ..LossSpec::PAIR_BATCHES
+};
+
+/// `loss = -ln sigmoid(beta * (h - (g + alpha z)))`, `h` the margin of the policy's log-probs per token, `z = (gap - mean) / std` without
+/// gradient, `gap` the margin of the log-ratios per token; mean and std are moving averages over the batches.
+///
+/// Source: arXiv 2410.10148, eq. 12, in the scaling of the authors' code: there the margin inside is multiplied by `beta`, in the paper
+/// `gamma + alpha M` is subtracted outside it. The code's averages start at 0 without correction (`z` is ten times too large at the first
+/// step), move in evaluations too, and are NaN after a batch of one pair; here they are corrected, move in training alone, and a single
+/// pair changes nothing (`z = 0` until there is a deviation).
+struct AlphaDpo {
+    beta: f64,
+    gamma_beta_ratio: f64,
+    alpha: f64,
+    corrected: bool,
+}
+
+impl AlphaDpo {
+    fn new(knobs: &Knobs) -> Self {
+        AlphaDpo {
+            beta: knobs.number("beta"),
+            gamma_beta_ratio: knobs.number("gamma_beta_ratio"),
+            alpha: knobs.number("alpha"),
+            corrected: knobs.choice("alpha_dpo_stats") == "corrected",
+        }
+    }
+}
+
+impl PairBatchLoss for AlphaDpo {
+    fn statistics(&self, pairs: &[Pair<'_>], history: &History) -> Statistics {
+        let gaps: Vec<f64> = pairs.iter().map(|pair| pair.mean_log_ratio_margin().value()).collect();
+        let history = history.with_gaps(&gaps);
+        let (mean, std) = if self.corrected { history.gaps.corrected() } else { (history.gaps.mean, history.gaps.std) };
+        Statistics::new([("gap_mean", mean), ("gap_std", std)]).remembering(history)
+    }
+
+    fn losses<'t>(&self, pairs: &[Pair<'t>], statistics: &Statistics) -> Vec<Scalar<'t>> {
+        let (mean, std) = (statistics.get("gap_mean"), statistics.get("gap_std"));
+        let loss = |pair: &Pair<'t>| {
+            let gap = pair.mean_log_ratio_margin().value();
+            let z = if std > 0.0 { (gap - mean) / std } else { 0.0 };
+            (-(self.beta * (pair.mean_logp_margin() - (self.gamma_beta_ratio + self.alpha * z)))).softplus()
+        };
+        pairs.iter().map(loss).collect()
+    }
+}

@@ -1,0 +1,71 @@
+//! Binary classifier optimisation on pairs.
+
+use super::history::History;
+use super::knobs::{self, Knob, KnobKind};
+use super::loss::{Loss, LossSpec, Pair, PairBatchLoss, PairLoss, Statistics};
+use align_engine::autograd::scalar::Scalar;
+
+pub(super) const SPEC: LossSpec = LossSpec {
+    name: "bco_pair",
+    source: "arXiv 2404.04656",
+    summary: "Two classifiers, one for each answer: chosen rewards above a shift, rejected ones below",
+    formula: "softplus(-(r_chosen - d)) + softplus(r_rejected - d), r = beta * log_ratio, d = 0 or the running mean of r",
+    when: "The two answers of a pair need not be compared with each other, only be good and bad.",
+    knobs: &[knobs::BETA, DELTA],
+    build: |knobs| {
+        let beta = knobs.number("beta");
+        match knobs.choice("bco_delta") {
+            "running" => Loss::PairBatch(Box::new(Shifted { beta })),
+            _ => Loss::Pair(Box::new(BcoPair { beta })),
+        }
+    },
+    ..LossSpec::PAIR_BATCHES
+};
+
+/// BCO's shift.
+pub(super) const DELTA: Knob = Knob {
+    key: "bco_delta",
+    flag: "bco-delta",
+    flag_aliases: &[],
+    help: "BCO's shift of the rewards: zero, or the running mean of all of them so far",
+    kind: KnobKind::Choice { default: "zero", choices: &["zero", "running"] },
+    replaces: None,
+};
+
+/// `loss = softplus(-r_chosen) + softplus(r_rejected)`, `r = beta * log_ratio`.
+///
+/// Source: arXiv 2404.04656 with its shift left out, as in TRL from 0.29 on and Liger.
+struct BcoPair {
+    beta: f64,
+}
+
+impl PairLoss for BcoPair {
+    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
+        shifted(pair, self.beta, 0.0)
+    }
+}
+
+/// The same with `r - d` for `r`, `d` the mean of `r` over every answer so far, this batch included, without gradient.
+///
+/// Source: arXiv 2404.04656. TRL up to 0.28 and LLaMA-Factory take the mean of the batches' means instead.
+struct Shifted {
+    beta: f64,
+}
+
+impl PairBatchLoss for Shifted {
+    fn statistics(&self, pairs: &[Pair<'_>], history: &History) -> Statistics {
+        let rewards =
+            |pair: &Pair<'_>| [pair.chosen, pair.rejected].map(|answer| self.beta * answer.log_ratio().value());
+        let history = history.with_rewards(pairs.iter().flat_map(rewards));
+        Statistics::new([("delta", history.rewards.mean())]).remembering(history)
+    }
+
+    fn losses<'t>(&self, pairs: &[Pair<'t>], statistics: &Statistics) -> Vec<Scalar<'t>> {
+        pairs.iter().map(|pair| shifted(pair, self.beta, statistics.get("delta"))).collect()
+    }
+}
+
+fn shifted<'t>(pair: &Pair<'t>, beta: f64, delta: f64) -> Scalar<'t> {
+    let (chosen, rejected) = (beta * pair.chosen.log_ratio() - delta, beta * pair.rejected.log_ratio() - delta);
+    (-chosen).softplus() + rejected.softplus()
+}

@@ -1,0 +1,77 @@
+//! The f-divergence that holds the policy to the reference: what takes the log-ratios' place in a loss of their margin.
+
+use super::knobs::{Knob, KnobKind, Knobs, Range};
+use align_engine::autograd::scalar::Scalar;
+
+/// Source: arXiv 2309.16240. TRL up to 0.28 has `(1 - e^(-c r)) / c` with `c = 1 - q` for the alpha divergence, from 0.29 on the form here;
+/// they are equal at `q = 0.5`. TRL clamps the exponent of the alpha divergence and not of the forward KL, which then overflows at a
+/// log-ratio of -89 in f32; here both are clamped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Divergence {
+    /// `r`: the KL divergence of the policy from the reference, as in DPO.
+    ReverseKl,
+    /// `-e^-r`, the exponent at most `exp_clamp`.
+    ForwardKl { exp_clamp: f64 },
+    /// `ln sigmoid(r)`
+    JensenShannon,
+    /// `e^((q - 1) r) / (q - 1)`, the exponent at most `exp_clamp`; the reverse KL as `q` goes to 1.
+    Alpha { q: f64, exp_clamp: f64 },
+}
+
+impl Divergence {
+    /// The score of a log-ratio.
+    pub fn score<'t>(self, log_ratio: Scalar<'t>) -> Scalar<'t> {
+        match self {
+            Divergence::ReverseKl => log_ratio,
+            Divergence::ForwardKl { exp_clamp } => -clamped_exp(-log_ratio, exp_clamp),
+            Divergence::JensenShannon => log_ratio.log_sigmoid(),
+            Divergence::Alpha { q, exp_clamp } => clamped_exp((q - 1.0) * log_ratio, exp_clamp) / (q - 1.0),
+        }
+    }
+
+    /// The one that the knobs of [`KNOBS`] say.
+    pub(super) fn of(knobs: &Knobs) -> Self {
+        let exp_clamp = || knobs.number("exp_clamp");
+        match knobs.choice("f_divergence") {
+            "reverse_kl" => Divergence::ReverseKl,
+            "forward_kl" => Divergence::ForwardKl { exp_clamp: exp_clamp() },
+            "js_divergence" => Divergence::JensenShannon,
+            "alpha_divergence" => Divergence::Alpha { q: knobs.number("f_alpha"), exp_clamp: exp_clamp() },
+            other => unreachable!("the knob accepts no `{other}`"),
+        }
+    }
+}
+
+/// `e^min(x, limit)`, without a gradient beyond the limit.
+fn clamped_exp<'t>(x: Scalar<'t>, limit: f64) -> Scalar<'t> {
+    x.clamp_max(limit).exp()
+}
+
+/// For losses that see a pair through its log-ratio margin alone.
+pub(super) const KNOBS: [Knob; 3] = [
+    Knob {
+        key: "f_divergence",
+        flag: "f-divergence",
+        flag_aliases: &["f-divergence-type"],
+        help: "What holds the policy to the reference: reverse_kl (DPO's), forward_kl, js_divergence or alpha_divergence",
+        kind: KnobKind::Choice {
+            default: "reverse_kl",
+            choices: &["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"],
+        },
+        replaces: None,
+    },
+    Knob::number(
+        "f_alpha",
+        "f-alpha",
+        "The alpha divergence's q: towards 1 it is the reverse KL",
+        0.5,
+        Range::open(0.0, 1.0),
+    ),
+    Knob::number(
+        "exp_clamp",
+        "exp-clamp",
+        "Largest exponent of the forward KL and the alpha divergence; no gradient beyond",
+        80.0,
+        Range::open(0.0, 700.0),
+    ),
+];

@@ -1,0 +1,88 @@
+//! What a run remembers from step to step for losses whose statistics run on.
+
+use serde::{Deserialize, Serialize};
+
+/// Running numbers of the optimiser steps so far. A part of the trainer's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// `beta * log-ratio` over every answer seen: BCO's shift.
+    pub rewards: RunningMean,
+    /// Gaps of alpha-DPO.
+    pub gaps: RunningSpread,
+    /// Whether what is there stays as it is, see [`History::for_evaluation`].
+    #[serde(skip)]
+    fixed: bool,
+}
+
+impl History {
+    /// The same for an evaluation, which does not move what training has gathered: only what is empty takes the evaluated batch.
+    pub fn for_evaluation(self) -> Self {
+        History { fixed: true, ..self }
+    }
+
+    /// With the rewards of a batch.
+    pub fn with_rewards(self, rewards: impl IntoIterator<Item = f64>) -> Self {
+        let keep = self.fixed && self.rewards.count > 0;
+        History { rewards: if keep { self.rewards } else { self.rewards.with(rewards) }, ..self }
+    }
+
+    /// With the gaps of a batch.
+    pub fn with_gaps(self, gaps: &[f64]) -> Self {
+        let keep = self.fixed && self.gaps.batches > 0;
+        History { gaps: if keep { self.gaps } else { self.gaps.with(gaps) }, ..self }
+    }
+}
+
+/// A mean over all numbers so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunningMean {
+    pub count: u64,
+    pub sum: f64,
+}
+
+impl RunningMean {
+    /// With more numbers.
+    pub fn with(self, numbers: impl IntoIterator<Item = f64>) -> Self {
+        numbers.into_iter().fold(self, |RunningMean { count, sum }, x| RunningMean { count: count + 1, sum: sum + x })
+    }
+
+    /// The mean; 0 of no numbers.
+    pub fn mean(self) -> f64 {
+        if self.count == 0 { 0.0 } else { self.sum / self.count as f64 }
+    }
+}
+
+/// Exponential moving averages of the mean and the unbiased standard deviation of batches, begun at 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunningSpread {
+    /// Batches that went in.
+    pub batches: u32,
+    pub mean: f64,
+    pub std: f64,
+}
+
+/// What a batch leaves of the averages so far.
+pub const DECAY: f64 = 0.9;
+
+impl RunningSpread {
+    /// With a batch; one of a single number has no deviation and changes nothing.
+    pub fn with(self, batch: &[f64]) -> Self {
+        if batch.len() < 2 {
+            return self;
+        }
+        let n = batch.len() as f64;
+        let mean = batch.iter().sum::<f64>() / n;
+        let std = (batch.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+        let average = |old: f64, new: f64| DECAY * old + (1.0 - DECAY) * new;
+        RunningSpread { batches: self.batches + 1, mean: average(self.mean, mean), std: average(self.std, std) }
+    }
+
+    /// Mean and deviation without the bias of the zeros that they began with; 0 and 0 before the first batch.
+    pub fn corrected(self) -> (f64, f64) {
+        if self.batches == 0 {
+            return (0.0, 0.0);
+        }
+        let weight = 1.0 - DECAY.powf(f64::from(self.batches));
+        (self.mean / weight, self.std / weight)
+    }
+}

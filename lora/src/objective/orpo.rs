@@ -1,0 +1,48 @@
+//! Odds-ratio preference optimisation.
+
+use super::knobs::{self, Knob};
+use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss, Reduction, SftTerm};
+use align_engine::autograd::scalar::Scalar;
+
+pub(super) const SPEC: LossSpec = LossSpec {
+    name: "orpo",
+    source: "arXiv 2403.07691, eq. 4 and 7",
+    summary: "Fine-tuning on the chosen answers with a small push on the odds of chosen against rejected: no separate first stage",
+    formula: "NLL of chosen - beta * ln sigmoid(log-odds of chosen - log-odds of rejected), of the geometric mean probability of a token",
+    when: "From a base model in one stage.",
+    knobs: &[
+        Knob { help: "The paper's lambda: weight of the odds ratio beside the likelihood", ..knobs::BETA },
+        knobs::SFT_REDUCTION,
+    ],
+    modifiers: &[knobs::USE_WEIGHTING],
+    build: |knobs| {
+        let reduction = Reduction::named(knobs.choice("sft_reduction"));
+        Loss::Pair(Box::new(Orpo { lambda: knobs.number("beta"), reduction }))
+    },
+    ..LossSpec::PAIRS_ALONE
+};
+
+/// `loss = -lambda ln sigmoid(odds(chosen) - odds(rejected))`, `odds = m - ln(1 - e^m)`, `m` the log-prob per token, at most -1e-7; and the
+/// negative log-likelihood of the chosen answers.
+///
+/// Source: arXiv 2403.07691, eq. 4 and 7. TRL takes the likelihood over prompt and answer, LLaMA-Factory over the answer; so does this.
+struct Orpo {
+    lambda: f64,
+    reduction: Reduction,
+}
+
+/// The log-odds of a token: an answer that is certain would have infinite ones.
+fn log_odds<'t>(answer: &Answer<'t>) -> Scalar<'t> {
+    let m = answer.mean_logp().clamp_max(-1e-7);
+    m - m.log1m_exp()
+}
+
+impl PairLoss for Orpo {
+    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
+        self.lambda * (-(log_odds(&pair.chosen) - log_odds(&pair.rejected))).softplus()
+    }
+
+    fn sft_term(&self) -> Option<SftTerm> {
+        Some(SftTerm { weight: 1.0, reduction: self.reduction })
+    }
+}

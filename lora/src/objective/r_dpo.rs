@@ -1,0 +1,38 @@
+//! Length-regularised DPO.
+
+use super::divergence::KNOBS as DIVERGENCE;
+use super::knobs::{self, Knob, Range};
+use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use align_engine::autograd::scalar::Scalar;
+
+pub(super) const SPEC: LossSpec = LossSpec {
+    name: "r_dpo",
+    margin: true,
+    source: "arXiv 2403.19159",
+    summary: "DPO of a reward that pays for length: a longer chosen answer needs less margin",
+    formula: "-ln sigmoid(beta * log_ratio_margin + alpha * (tokens chosen - tokens rejected) - margin)",
+    when: "DPO makes answers longer.",
+    knobs: &[
+        knobs::BETA,
+        Knob::number("alpha", "alpha", "What a token costs", 0.01, Range::NOT_NEGATIVE),
+        DIVERGENCE[0],
+        DIVERGENCE[1],
+        DIVERGENCE[2],
+    ],
+    build: |knobs| Loss::Pair(Box::new(RDpo { beta: knobs.number("beta"), alpha: knobs.number("alpha") })),
+    ..LossSpec::PAIRS
+};
+
+/// `loss = -ln sigmoid(beta * log_ratio_margin + alpha * (tokens of chosen - tokens of rejected))`.
+///
+/// Source: arXiv 2403.19159. The sign follows from the reward less `alpha` a token; the alpha-DPO authors have the other one.
+struct RDpo {
+    beta: f64,
+    alpha: f64,
+}
+
+impl PairLoss for RDpo {
+    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
+        (-(pair.reward_margin(self.beta) + self.alpha * (pair.chosen.len - pair.rejected.len))).softplus()
+    }
+}

@@ -1,0 +1,48 @@
+//! DPO whose mean over flipped labels is that over true ones.
+
+use super::divergence::KNOBS as DIVERGENCE;
+use super::knobs::{self, Knob, Range};
+use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use align_engine::autograd::scalar::Scalar;
+
+pub(super) const SPEC: LossSpec = LossSpec {
+    name: "robust",
+    aliases: &["robust_dpo"],
+    margin: true,
+    source: "arXiv 2403.00409",
+    summary: "DPO made unbiased where a known share of the labels is flipped",
+    formula: "(-(1 - e) ln sigmoid(m) + e ln sigmoid(-m)) / (1 - 2 e), m = beta * log_ratio_margin - margin",
+    when: "Labels are noisy and the share of flipped ones is known; the loss has no lower bound, so its value says little.",
+    knobs: &[
+        knobs::BETA,
+        Knob::number(
+            "label_smoothing",
+            "label-smoothing",
+            "Share of pairs whose label is flipped",
+            0.1,
+            Range::half_open(0.0, 0.5),
+        ),
+        DIVERGENCE[0],
+        DIVERGENCE[1],
+        DIVERGENCE[2],
+    ],
+    build: |knobs| {
+        Loss::Pair(Box::new(Robust { beta: knobs.number("beta"), flipped: knobs.number("label_smoothing") }))
+    },
+    ..LossSpec::PAIRS
+};
+
+/// `loss = (-(1 - e) ln sigmoid(m) + e ln sigmoid(-m)) / (1 - 2 e)`, `m = beta * log_ratio_margin`.
+///
+/// Source: arXiv 2403.00409. Falls without bound as the margin grows, and its gradient does not vanish: it goes to `-beta e / (1 - 2 e)`.
+struct Robust {
+    beta: f64,
+    flipped: f64,
+}
+
+impl PairLoss for Robust {
+    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
+        let m = pair.reward_margin(self.beta);
+        ((1.0 - self.flipped) * (-m).softplus() - self.flipped * m.softplus()) / (1.0 - 2.0 * self.flipped)
+    }
+}

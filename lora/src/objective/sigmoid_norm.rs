@@ -1,0 +1,31 @@
+//! DPO with log-ratios per token.
+
+use super::knobs;
+use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use align_engine::autograd::scalar::Scalar;
+
+pub(super) const SPEC: LossSpec = LossSpec {
+    name: "sigmoid_norm",
+    aliases: &["dpo_norm", "ln_dpo"],
+    margin: true,
+    source: "arXiv 2411.15124, sec. 4.3",
+    summary: "DPO on means per token, so that long answers do not dominate; wants a far larger beta",
+    formula: "-ln sigmoid(beta * h - margin), h the margin of the log-ratios per token",
+    when: "Answers grow longer under DPO and a reference is wanted all the same.",
+    knobs: &[knobs::beta(5.0)],
+    build: |knobs| Loss::Pair(Box::new(SigmoidNorm { beta: knobs.number("beta") })),
+    ..LossSpec::PAIRS
+};
+
+/// `loss = -ln sigmoid(beta * h)`, `h` the margin of the log-ratios per token.
+///
+/// Source: arXiv 2411.15124, sec. 4.3, and SimPO's ablation. Its margin is that of DPO over the length: `beta` of 1 to 10.
+struct SigmoidNorm {
+    beta: f64,
+}
+
+impl PairLoss for SigmoidNorm {
+    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
+        (-pair.beyond_margin(self.beta * pair.mean_log_ratio_margin())).softplus()
+    }
+}

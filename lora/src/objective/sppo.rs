@@ -1,0 +1,73 @@
+//! Self-play preference optimisation: each answer's log-ratio is pulled to a target of its own.
+
+use super::knobs;
+use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use align_engine::autograd::scalar::Scalar;
+
+/// The paper's `1 / eta`.
+const BETA: knobs::Knob = knobs::beta(0.001);
+
+pub(super) const HARD: LossSpec = LossSpec {
+    name: "sppo_hard",
+    source: "arXiv 2405.00675, eq. 4.7 with win probabilities of 1 and 0",
+    summary: "Pulls the chosen log-ratio to 1 / (2 beta) and the rejected one to -1 / (2 beta)",
+    formula: "(a - 1 / (2 beta))^2 + (b + 1 / (2 beta))^2, a and b the log-ratios of chosen and rejected",
+    when: "Self-play rounds whose judge gives no probabilities.",
+    knobs: &[BETA],
+    build: |knobs| Loss::Pair(Box::new(Sppo { beta: knobs.number("beta"), targets: Targets::Hard })),
+    ..LossSpec::PAIRS
+};
+
+pub(super) const SOFT: LossSpec = LossSpec {
+    name: "sppo",
+    aliases: &["sppo_soft"],
+    columns: &["prob_win_chosen", "prob_win_rejected"],
+    source: "arXiv 2405.00675, eq. 4.7",
+    summary: "Pulls each log-ratio to (P - 1/2) / beta, P the answer's probability of winning against the others",
+    formula: "((a - (P_chosen - 1/2) / beta)^2 + (b - (P_rejected - 1/2) / beta)^2) / 2",
+    when: "Self-play rounds with a preference model that gives probabilities.",
+    knobs: &[BETA],
+    build: |knobs| Loss::Pair(Box::new(Sppo { beta: knobs.number("beta"), targets: Targets::Soft })),
+    ..LossSpec::PAIRS
+};
+
+pub(super) const SINGLE: LossSpec = LossSpec {
+    name: "sppo_single",
+    columns: &["prob_chosen_beats_rejected"],
+    source: "arXiv 2405.00675, the authors' code",
+    summary: "As sppo, with the probability that the chosen answer beats the rejected one",
+    formula: "((a - (P - 1/2) / beta)^2 + (b + (P - 1/2) / beta)^2) / 2",
+    when: "A judge's soft label for each pair, e.g. from a language model asked in both orders.",
+    knobs: &[BETA],
+    build: |knobs| Loss::Pair(Box::new(Sppo { beta: knobs.number("beta"), targets: Targets::Single })),
+    ..LossSpec::PAIRS
+};
+
+/// `loss = (log-ratio of chosen - target)^2 + (log-ratio of rejected - target)^2`, halved but for the hard targets, as in their sources: hard
+/// is twice soft at probabilities of 1 and 0.
+///
+/// Source: arXiv 2405.00675, eq. 4.7, its `log Z` put at 1/2. Targets are of the order of 500 nats at the paper's `beta` of 0.001.
+struct Sppo {
+    beta: f64,
+    targets: Targets,
+}
+
+enum Targets {
+    Hard,
+    Soft,
+    Single,
+}
+
+impl PairLoss for Sppo {
+    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
+        let (wins, factor) = match self.targets {
+            Targets::Hard => ([1.0, 0.0], 1.0),
+            Targets::Soft => (pair.prob_win, 0.5),
+            Targets::Single => ([pair.prob_beats, 1.0 - pair.prob_beats], 0.5),
+        };
+        let [target_chosen, target_rejected] = wins.map(|win| (win - 0.5) / self.beta);
+        factor
+            * ((pair.chosen.log_ratio() - target_chosen).square()
+                + (pair.rejected.log_ratio() - target_rejected).square())
+    }
+}

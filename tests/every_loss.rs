@@ -1,0 +1,116 @@
+//! Every loss trains: twenty steps on the demo's model and its data of the fitting shape.
+
+use crate::align::{read_lines, root, write_lines};
+use align_engine::model::{Model, ModelConfig};
+use align_engine::weights::{Checkpoint, ValueCheck};
+use align_kernels::{Device, Precision};
+use align_lora::adapter::{Adapter, LoraConfig};
+use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
+use align_lora::objective::{DataKind, KnobValue, LOSSES, MIXES, Objective};
+use align_lora::optim::ScheduleKind;
+use align_lora::train::{TrainOptions, Trainer};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+const STEPS: u64 = 20;
+const BATCH: usize = 8;
+const MAX_LENGTH: usize = 128;
+
+/// The demo's rows, with the columns that some losses read.
+fn data(folder: &Path, kind: DataKind) -> (PathBuf, Needs) {
+    let demo = root().join("cli/demo/data");
+    match kind {
+        DataKind::Pairs => {
+            let mut rows = read_lines(&demo.join("pairs_train.jsonl"));
+            for (i, row) in rows.iter_mut().enumerate() {
+                let certain = 0.75 + 0.05 * (i % 5) as f64;
+                row["prob_win_chosen"] = json!(certain);
+                row["prob_win_rejected"] = json!(1.0 - certain);
+                row["prob_chosen_beats_rejected"] = json!(certain);
+            }
+            let path = folder.join("pairs.jsonl");
+            write_lines(&path, &rows);
+            (path, Needs::Pairs)
+        }
+        DataKind::Unpaired => (demo.join("labelled.jsonl"), Needs::Labels),
+        DataKind::KWay => (demo.join("scored.jsonl"), Needs::Rewards),
+        DataKind::Sft => {
+            let rows: Vec<Value> = (read_lines(&demo.join("pairs_train.jsonl")).into_iter())
+                .map(|row| json!({"prompt": row["prompt"], "completion": row["chosen"]}))
+                .collect();
+            let path = folder.join("texts.jsonl");
+            write_lines(&path, &rows);
+            (path, Needs::Texts)
+        }
+    }
+}
+
+#[test]
+fn every_loss_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = root().join("cli/demo/model");
+    let device = Device::cpu(Some(2)).unwrap();
+    let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite).unwrap();
+    let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &checkpoint).unwrap();
+
+    let number = KnobValue::Number;
+    let presets = LOSSES.iter().flat_map(|loss| loss.presets).map(|preset| preset.name);
+    let names = LOSSES.iter().map(|loss| loss.name).chain(presets).chain(MIXES.iter().map(|mix| mix.name));
+    for name in names {
+        let knobs: &[_] = match name {
+            "cdpo" => &[("label_smoothing", number(0.1))],
+            _ => &[],
+        };
+        let objective = Objective::new(name, knobs).unwrap();
+        let (path, needs) = data(folder.path(), objective.data());
+        let encoder = Encoder::from_model(&dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
+        let data = Dataset::open(&[path], encoder, needs, OnBadRow::Error).unwrap();
+        // a few rows again and again: then the loss on them must fall
+        let rows = data.rows(&data.order(Shuffle::Seeded(3), 0)[..2 * BATCH]).unwrap();
+        train(name, objective, &model, &rows);
+    }
+}
+
+fn train(name: &str, objective: Objective, model: &Model, rows: &[EncodedRow]) {
+    let adapter = Adapter::fresh(model, &LoraConfig { rank: 4, ..LoraConfig::default() }, 5).unwrap();
+    let options = TrainOptions {
+        learning_rate: 1e-3,
+        schedule: ScheduleKind::Constant,
+        warmup_steps: 0,
+        weight_decay: 0.0,
+        max_grad_norm: 1.0,
+        epochs: 1,
+        max_steps: Some(STEPS),
+        batch_size: BATCH,
+        micro_batch_tokens: 1 << 20,
+        max_length: MAX_LENGTH,
+        lora_dropout: 0.0,
+        seed: 0,
+        shuffle: Shuffle::Off,
+        eval_steps: None,
+        precision: Precision::F32,
+        memory: None,
+    };
+    let values = || -> Vec<(String, Vec<f32>)> {
+        adapter.params().map(|(name, param)| (name.to_string(), param.read().download())).collect()
+    };
+    let before = values();
+    let mut trainer = Trainer::new(model, adapter.set().clone(), None, objective, options).unwrap();
+    let loss = |trainer: &Trainer<'_>| -> f64 {
+        let batches = rows.chunks(BATCH).map(|batch| trainer.loss(batch).unwrap());
+        batches.sum()
+    };
+    let first = loss(&trainer);
+    for step in 0..STEPS as usize {
+        let batch = &rows[step % 2 * BATCH..][..BATCH];
+        let (_, metrics) = trainer.step(batch, STEPS).unwrap_or_else(|e| panic!("{name}, step {step}: {e}"));
+        let numbers = metrics.entries();
+        assert!(numbers.iter().all(|(_, x)| x.is_finite()), "{name}, step {step}: {numbers:?}");
+    }
+    let last = loss(&trainer);
+    assert!(last < first, "{name}: the loss on the training rows was {first}, and is {last}");
+    for ((tensor, before), (_, after)) in before.iter().zip(values()) {
+        assert!(*before != after, "{name}: {tensor} has not changed");
+        assert!(after.iter().all(|x| x.is_finite()), "{name}: {tensor}");
+    }
+}

@@ -1,0 +1,35 @@
+//! Rows of the goldens' data, of the kind that a loss eats.
+
+use align_lora::data::{Answer, Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle, Target};
+use align_lora::objective::DataKind;
+use std::path::Path;
+
+/// The first `n` rows, in the order of the files in `folder`. Scored answers are made from pairs: of each row its own answers and the
+/// next row's chosen one, so that there are three; of every third row one alone.
+pub fn golden_rows(folder: &Path, encoder: Encoder, kind: DataKind, n: usize) -> Vec<EncodedRow> {
+    let read = |file: &str, encoder, needs, n| {
+        let data = Dataset::open(&[folder.join(file)], encoder, needs, OnBadRow::Error).unwrap();
+        data.rows(&data.order(Shuffle::Off, 0)[..n]).unwrap()
+    };
+    match kind {
+        DataKind::Pairs => read("pairs.jsonl", encoder, Needs::Pairs, n),
+        DataKind::Unpaired => read("kto.jsonl", encoder, Needs::Labels, n),
+        DataKind::KWay => {
+            let pairs = read("pairs.jsonl", encoder, Needs::Pairs, n + 1);
+            (pairs.windows(2).enumerate())
+                .map(|(i, rows)| {
+                    let other = Answer { kept: rows[1].answers[0].kept.min(24), ..rows[1].answers[0].clone() };
+                    let mut row = rows[0].clone();
+                    row.answers.push(other);
+                    row.target = Target::Rewards(vec![1.0, -0.5, 0.25]);
+                    if i % 3 == 2 {
+                        row.answers.truncate(1);
+                        row.target = Target::Rewards(vec![1.0]);
+                    }
+                    row
+                })
+                .collect()
+        }
+        DataKind::Sft => unreachable!("see below"),
+    }
+}
