@@ -277,8 +277,9 @@ impl Batch<'_> {
             let answers: Vec<&Scored> = scored.by_ref().take(piece.answers.len()).collect();
             for (answer, scored) in piece.answers.clone().zip(&answers) {
                 numbers.policy[answer] = forward.sum(&scored.policy);
-                if let Some(range) = &scored.reference {
-                    numbers.reference[answer] = forward.sum(range);
+                // a pass may score a reference that the objective does not read
+                if let (Some(range), Some(reference)) = (&scored.reference, numbers.reference.get_mut(answer)) {
+                    *reference = forward.sum(range);
                 }
                 if let Some(tails) = &mut numbers.tails {
                     let tail = |range: &Range<usize>| forward.sum(&((range.start + shared).min(range.end)..range.end));
