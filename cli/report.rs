@@ -2,7 +2,7 @@
 
 use align_lora::adapter::LoraConfig;
 use align_lora::data::Survey;
-use align_lora::objective::Objective;
+use align_lora::objective::{LOSSES, Objective};
 use align_lora::train::{EvalMetrics, Pace, Plan, Size, StepMetrics};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
@@ -189,9 +189,12 @@ pub fn adapter(config: &LoraConfig) -> String {
     format!("rank {}, alpha {}{scale}{dropout}{patterns}", config.rank, config.alpha)
 }
 
-/// The knobs of a loss with their values.
+/// The knobs of a loss with their values; of those that change any loss of its kind, the ones that do.
 pub fn knobs(objective: &Objective) -> String {
-    objective.knobs().iter().map(|(knob, value)| format!("{} {value}", knob.key)).collect::<Vec<_>>().join(", ")
+    let own =
+        |key: &str| LOSSES.iter().any(|loss| loss.knobs.iter().any(|knob| knob.key == key) && key != "sft_reduction");
+    let said = objective.knobs().into_iter().filter(|(knob, value)| knob.default() != Some(*value) || own(knob.key));
+    said.map(|(knob, value)| format!("{} {value}", knob.key)).collect::<Vec<_>>().join(", ")
 }
 
 /// `7e-4`, or `0`.

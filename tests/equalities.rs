@@ -170,7 +170,12 @@ fn a_batch_is_its_micro_batches() {
     let adapter = adapter(&model, 0.02);
     let scoring = scoring(&model, &adapter);
     let mixed = ["mpo", "rpo", "wpo", "ld_dpo"];
-    let names: Vec<&str> = LOSSES.iter().filter(|l| l.data != DataKind::Sft && l.columns.is_empty()).map(|loss| loss.name).chain(mixed).collect();
+    let names: Vec<&str> = LOSSES
+        .iter()
+        .filter(|l| l.data != DataKind::Sft && l.columns.is_empty())
+        .map(|loss| loss.name)
+        .chain(mixed)
+        .collect();
     for (name, dropout) in names.into_iter().flat_map(|name| [(name, None), (name, Some(DROPOUT))]) {
         let objective = Objective::new(name, &[]).unwrap();
         let rows = rows(&model, &dir, objective.data(), 6);

@@ -173,7 +173,9 @@ fn every_loss_has_the_gradient_of_its_value() {
     let folder = committed_goldens().join("tiny-llama");
     let world = World::open(&folder, &folder.join("model"));
     let modified = ["mpo", "rpo", "ld_dpo", "f_js", "f_alpha"];
-    for name in LOSSES.iter().filter(|l| l.data != DataKind::Sft && l.columns.is_empty()).map(|loss| loss.name).chain(modified) {
+    for name in
+        LOSSES.iter().filter(|l| l.data != DataKind::Sft && l.columns.is_empty()).map(|loss| loss.name).chain(modified)
+    {
         let number = KnobValue::Number;
         let knobs: &[_] = match name {
             // at the usual beta the golden adapter is so far from its reference that these are flat, or beyond their bounds

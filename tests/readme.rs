@@ -53,3 +53,10 @@ fn the_table_of_losses_is_that_of_the_registry() {
         assert!(row.contains(name), "the README does not name {name}");
     }
 }
+
+#[test]
+fn the_document_of_the_losses_is_that_of_the_registry() {
+    let path = root().join("docs/objectives.md");
+    let (found, made) = (std::fs::read_to_string(&path).unwrap(), align(&["losses", "--markdown"]).ok().stdout);
+    assert!(found == made, "docs/objectives.md is old: cargo run -- losses --markdown > docs/objectives.md");
+}

@@ -30,7 +30,10 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             extras: objective.weighting(),
         };
         let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;
-        let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
+        let files = loaded.data_files(&args.data, |demo| match objective.data() {
+            DataKind::KWay => demo.scored.clone(),
+            DataKind::Pairs | DataKind::Unpaired | DataKind::Sft => demo.pairs_eval.clone(),
+        });
         let data = Dataset::open(&files, encoder, needs(objective.data()), args.data.on_bad_row.into())?;
         report::data("data", data.survey());
         let batches = EvalBatches {

@@ -66,7 +66,10 @@ fn train(
         Needs::Pairs | Needs::Answers => demo.pairs_train.clone(),
     }))?;
     let eval_files = match &loaded.demo {
-        Some(demo) if args.eval_data.is_empty() => vec![demo.paths.pairs_eval.clone()],
+        // the demo has held-out pairs, which losses of labelled answers take apart
+        Some(demo) if args.eval_data.is_empty() && matches!(kind, Needs::Pairs | Needs::Labels) => {
+            vec![demo.paths.pairs_eval.clone()]
+        }
         _ => args.eval_data.clone(),
     };
     let eval = if eval_files.is_empty() { None } else { Some(open(&eval_files)?) };

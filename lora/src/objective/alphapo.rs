@@ -1,7 +1,7 @@
 //! AlphaPO: SimPO with another reward shape.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss};
 use super::simpo::{GAMMA_BETA_RATIO, SIMPO_GAMMA, gamma};
 use align_engine::autograd::scalar::Scalar;
 
@@ -33,10 +33,19 @@ struct AlphaPo {
     gamma: f64,
 }
 
+impl AlphaPo {
+    fn rho<'t>(&self, answer: &Answer<'t>) -> Scalar<'t> {
+        -(-(self.alpha * answer.mean_logp())).exp_m1() / self.alpha
+    }
+}
+
 impl PairLoss for AlphaPo {
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        let [chosen, rejected] =
-            [pair.chosen, pair.rejected].map(|answer| -(-(self.alpha * answer.mean_logp())).exp_m1() / self.alpha);
+        let [chosen, rejected] = [pair.chosen, pair.rejected].map(|answer| self.rho(&answer));
         (-pair.beyond_margin(self.beta * (chosen - rejected) - self.gamma)).softplus()
+    }
+
+    fn reward(&self, answer: &Answer<'_>) -> Option<f64> {
+        Some(self.beta * self.rho(answer).value())
     }
 }

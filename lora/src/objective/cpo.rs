@@ -1,7 +1,7 @@
 //! Contrastive preference optimisation.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss, Reduction, SftTerm, smoothed_log_loss};
+use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss, Reduction, SftTerm, smoothed_log_loss};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -42,5 +42,9 @@ impl PairLoss for Cpo {
 
     fn sft_term(&self) -> Option<SftTerm> {
         Some(SftTerm { weight: self.alpha, reduction: Reduction::TokenMean })
+    }
+
+    fn reward(&self, answer: &Answer<'_>) -> Option<f64> {
+        Some(self.beta * answer.policy.value())
     }
 }

@@ -1,6 +1,5 @@
 //! The loss that a language model found.
 
-use super::divergence::KNOBS as DIVERGENCE;
 use super::knobs::{self, Knob, Range};
 use super::loss::{Loss, LossSpec, Pair, PairLoss};
 use align_engine::autograd::scalar::Scalar;
@@ -22,12 +21,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
             0.05,
             Range::POSITIVE,
         ),
-        DIVERGENCE[0],
-        DIVERGENCE[1],
-        DIVERGENCE[2],
     ],
     build: |knobs| Loss::Pair(Box::new(DiscoPop { beta: knobs.number("beta"), tau: knobs.number("discopop_tau") })),
-    ..LossSpec::PAIRS
+    ..LossSpec::MARGINS
 };
 
 /// `loss = -(1 - s) ln sigmoid(m) + s e^-m`, `s = sigmoid(m / tau)`, `m = beta * log_ratio_margin`.

@@ -1,7 +1,6 @@
 //! DPO, and under other names: with label smoothing, with a likelihood term, with pair weights, with the longer answer's tail counted
 //! less, with another f-divergence.
 
-use super::divergence::KNOBS as DIVERGENCE;
 use super::knobs::{self, KnobValue};
 use super::loss::{Loss, LossSpec, Pair, PairLoss, Preset, smoothed_log_loss};
 use align_engine::autograd::scalar::Scalar;
@@ -54,11 +53,11 @@ pub(super) const SPEC: LossSpec = LossSpec {
     summary: "Log-loss of a classifier that ranks the pair by its rewards",
     formula: "-(1 - e) ln sigmoid(m) - e ln sigmoid(-m), m = beta * log_ratio_margin - margin",
     when: "The place to begin: pairs of which the chosen answer is better, from any source.",
-    knobs: &[knobs::BETA, knobs::LABEL_SMOOTHING, DIVERGENCE[0], DIVERGENCE[1], DIVERGENCE[2]],
+    knobs: &[knobs::BETA, knobs::LABEL_SMOOTHING],
     build: |knobs| {
         Loss::Pair(Box::new(Dpo { beta: knobs.number("beta"), label_smoothing: knobs.number("label_smoothing") }))
     },
-    ..LossSpec::PAIRS
+    ..LossSpec::MARGINS
 };
 
 /// `loss = -(1 - e) ln sigmoid(m) - e ln sigmoid(-m)`, `m = beta * log_ratio_margin`, `e = label_smoothing`.

@@ -1,6 +1,5 @@
 //! EXO on pairs: the reverse KL divergence from the smoothed preference.
 
-use super::divergence::KNOBS as DIVERGENCE;
 use super::knobs::{self, Knob, KnobKind, Range};
 use super::loss::{Loss, LossSpec, Pair, PairLoss};
 use align_engine::autograd::scalar::Scalar;
@@ -30,9 +29,6 @@ pub(super) const SPEC: LossSpec = LossSpec {
             kind: KnobKind::Number { default: None, range: Range::NEGATIVE },
             replaces: Some("label_smoothing"),
         },
-        DIVERGENCE[0],
-        DIVERGENCE[1],
-        DIVERGENCE[2],
     ],
     build: |knobs| {
         let [log_target_chosen, log_target_rejected] = match knobs.number_if_given("log_eps") {
@@ -44,7 +40,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
         };
         Loss::Pair(Box::new(ExoPair { beta: knobs.number("beta"), log_target_chosen, log_target_rejected }))
     },
-    ..LossSpec::PAIRS
+    ..LossSpec::MARGINS
 };
 
 /// `loss = KL([q, 1 - q] || [1 - e, e])`, `q = sigmoid(m)`, `m = beta * log_ratio_margin`, `e = label_smoothing`.

@@ -128,7 +128,7 @@ pub struct Head {
     pub d_policy: Vec<Vec<f64>>,
     /// What to add to that for the tokens beyond the shorter answer's length; empty unless the objective has [`Objective::tails`].
     pub d_tails: Vec<[f64; 2]>,
-    /// `beta * (policy - reference)` of each answer of each row; no answers if the objective has no reference.
+    /// `beta * (policy - reference)` of each answer of each row; without a reference, what the loss ranks answers by, or nothing.
     pub rewards: Vec<Vec<f64>>,
     /// Pairs so far from a margin of 0 that the loss has no gradient for them; see [`Objective::saturation_warning`].
     pub saturated: usize,
@@ -249,10 +249,12 @@ impl Objective {
                 finite(row, "the derivative of the loss by the policy log-prob", d)?;
             }
         }
-        let reward = |leaf: &Leaves<'_>| self.beta * leaf.answer.log_ratio().value();
-        let rewards = (leaves.iter())
-            .map(|row| if self.reference() { row.iter().map(reward).collect() } else { Vec::new() })
-            .collect();
+        let reward = |leaf: &Leaves<'_>| match (self.reference(), &self.parts[0].loss) {
+            (true, _) => Some(self.beta * leaf.answer.log_ratio().value()),
+            (false, Loss::Pair(loss)) => loss.reward(&leaf.answer),
+            (false, _) => None,
+        };
+        let rewards = leaves.iter().map(|row| row.iter().filter_map(reward).collect()).collect();
         let count = |test: &dyn Fn(&Part, &Pair<'_>) -> bool| {
             let test_all = |pair: &Pair<'_>| self.parts.iter().any(|part| test(part, pair));
             if self.data() != DataKind::Pairs {

@@ -1,6 +1,5 @@
 //! The hinge loss of RSO.
 
-use super::divergence::KNOBS as DIVERGENCE;
 use super::knobs;
 use super::loss::{Loss, LossSpec, Pair, PairLoss};
 use align_engine::autograd::scalar::Scalar;
@@ -13,9 +12,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
     summary: "Pushes the reward margin up to 1 with constant force, then leaves the pair alone",
     formula: "max(0, 1 - m), m = beta * log_ratio_margin - margin",
     when: "Pairs that are already well ordered should stop mattering.",
-    knobs: &[knobs::BETA, DIVERGENCE[0], DIVERGENCE[1], DIVERGENCE[2]],
+    knobs: &[knobs::BETA],
     build: |knobs| Loss::Pair(Box::new(Hinge { beta: knobs.number("beta") })),
-    ..LossSpec::PAIRS
+    ..LossSpec::MARGINS
 };
 
 /// `loss = max(0, 1 - beta * log_ratio_margin)`.

@@ -1,5 +1,6 @@
 //! The knobs of a loss: the numbers and switches in its formula, with their defaults, ranges and flags.
 
+use super::divergence;
 use std::fmt;
 use std::ops::{Bound, RangeBounds};
 
@@ -282,19 +283,30 @@ pub(super) const USE_WEIGHTING: Knob = Knob::switch(
     false,
 );
 
+const LD_ALPHA: Knob = Knob::number(
+    "ld_alpha",
+    "ld-alpha",
+    "Count the tokens beyond the shorter answer's length so much (LD-DPO, arXiv 2409.06411)",
+    1.0,
+    Range::closed(0.0, 1.0),
+);
+
+const LD_REF: Knob =
+    Knob::switch("ld_ref", "no-ld-ref", "Count them whole under the reference, as LLaMA-Factory does", true);
+
 /// What changes any loss of single pairs with a reference.
-pub(super) const OF_PAIRS: &[Knob] = &[
+pub(super) const OF_PAIRS: &[Knob] = &[SFT_WEIGHT, SFT_REDUCTION, USE_WEIGHTING, LD_ALPHA, LD_REF];
+
+/// What changes any loss that sees a pair through its log-ratio margin alone.
+pub(super) const OF_MARGINS: &[Knob] = &[
     SFT_WEIGHT,
     SFT_REDUCTION,
     USE_WEIGHTING,
-    Knob::number(
-        "ld_alpha",
-        "ld-alpha",
-        "Count the tokens beyond the shorter answer's length so much (LD-DPO, arXiv 2409.06411)",
-        1.0,
-        Range::closed(0.0, 1.0),
-    ),
-    Knob::switch("ld_ref", "no-ld-ref", "Count them whole under the reference, as LLaMA-Factory does", true),
+    LD_ALPHA,
+    LD_REF,
+    divergence::KNOBS[0],
+    divergence::KNOBS[1],
+    divergence::KNOBS[2],
 ];
 
 /// What changes any loss of a batch of pairs: weights would not go through the coupling.

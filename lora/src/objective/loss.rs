@@ -192,6 +192,11 @@ pub trait PairLoss: Send + Sync {
         None
     }
 
+    /// What the loss wants larger for chosen answers than for rejected ones, for a loss without a reference: its reward in the log.
+    fn reward(&self, _answer: &Answer<'_>) -> Option<f64> {
+        None
+    }
+
     /// The size of `beta * log_ratio_margin` beyond which the gradient vanishes on both sides, so that badly ordered pairs
     /// are not learned either; none for most losses.
     fn saturates_beyond(&self) -> Option<f64> {
@@ -348,6 +353,8 @@ impl LossSpec {
         modifiers: knobs::OF_PAIRS,
         build: |_| unreachable!("an entry of the registry has a way to make it"),
     };
+    /// Losses that see a pair through its log-ratio margin alone.
+    pub(super) const MARGINS: LossSpec = LossSpec { modifiers: knobs::OF_MARGINS, ..LossSpec::PAIRS };
     /// Losses of the pairs of a batch together.
     pub(super) const PAIR_BATCHES: LossSpec = LossSpec { modifiers: knobs::OF_PAIR_BATCHES, ..LossSpec::PAIRS };
     /// Losses of single pairs without a reference.

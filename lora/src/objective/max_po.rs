@@ -1,7 +1,7 @@
 //! Maximum preference optimisation with importance sampling.
 
 use super::knobs::{Knob, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -32,5 +32,9 @@ struct MaxPo;
 impl PairLoss for MaxPo {
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
         -(pair.chosen.policy - pair.rejected.policy).sigmoid()
+    }
+
+    fn reward(&self, answer: &Answer<'_>) -> Option<f64> {
+        Some(answer.policy.value())
     }
 }

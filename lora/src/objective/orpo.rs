@@ -45,4 +45,8 @@ impl PairLoss for Orpo {
     fn sft_term(&self) -> Option<SftTerm> {
         Some(SftTerm { weight: 1.0, reduction: self.reduction })
     }
+
+    fn reward(&self, answer: &Answer<'_>) -> Option<f64> {
+        Some(self.lambda * answer.mean_logp().value())
+    }
 }

@@ -1,6 +1,5 @@
 //! Length-regularised DPO.
 
-use super::divergence::KNOBS as DIVERGENCE;
 use super::knobs::{self, Knob, Range};
 use super::loss::{Loss, LossSpec, Pair, PairLoss};
 use align_engine::autograd::scalar::Scalar;
@@ -12,15 +11,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
     summary: "DPO of a reward that pays for length: a longer chosen answer needs less margin",
     formula: "-ln sigmoid(beta * log_ratio_margin + alpha * (tokens chosen - tokens rejected) - margin)",
     when: "DPO makes answers longer.",
-    knobs: &[
-        knobs::BETA,
-        Knob::number("alpha", "alpha", "What a token costs", 0.01, Range::NOT_NEGATIVE),
-        DIVERGENCE[0],
-        DIVERGENCE[1],
-        DIVERGENCE[2],
-    ],
+    knobs: &[knobs::BETA, Knob::number("alpha", "alpha", "What a token costs", 0.01, Range::NOT_NEGATIVE)],
     build: |knobs| Loss::Pair(Box::new(RDpo { beta: knobs.number("beta"), alpha: knobs.number("alpha") })),
-    ..LossSpec::PAIRS
+    ..LossSpec::MARGINS
 };
 
 /// `loss = -ln sigmoid(beta * log_ratio_margin + alpha * (tokens of chosen - tokens of rejected))`.

@@ -1,6 +1,5 @@
 //! DPO whose mean over flipped labels is that over true ones.
 
-use super::divergence::KNOBS as DIVERGENCE;
 use super::knobs::{self, Knob, Range};
 use super::loss::{Loss, LossSpec, Pair, PairLoss};
 use align_engine::autograd::scalar::Scalar;
@@ -22,14 +21,11 @@ pub(super) const SPEC: LossSpec = LossSpec {
             0.1,
             Range::half_open(0.0, 0.5),
         ),
-        DIVERGENCE[0],
-        DIVERGENCE[1],
-        DIVERGENCE[2],
     ],
     build: |knobs| {
         Loss::Pair(Box::new(Robust { beta: knobs.number("beta"), flipped: knobs.number("label_smoothing") }))
     },
-    ..LossSpec::PAIRS
+    ..LossSpec::MARGINS
 };
 
 /// `loss = (-(1 - e) ln sigmoid(m) + e ln sigmoid(-m)) / (1 - 2 e)`, `m = beta * log_ratio_margin`.

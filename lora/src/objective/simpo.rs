@@ -1,7 +1,7 @@
 //! SimPO: the margin of the policy's own log-probs per token, with a target.
 
 use super::knobs::{self, Knob, KnobKind, Knobs, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss, smoothed_log_loss};
+use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss, smoothed_log_loss};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -54,5 +54,9 @@ impl PairLoss for SimPo {
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
         let x = self.beta * pair.mean_logp_margin() - self.gamma;
         smoothed_log_loss(pair.beyond_margin(x), self.label_smoothing)
+    }
+
+    fn reward(&self, answer: &Answer<'_>) -> Option<f64> {
+        Some(self.beta * answer.mean_logp().value())
     }
 }

@@ -1,7 +1,7 @@
 //! Sequence likelihood calibration.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss, Reduction, SftTerm};
+use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss, Reduction, SftTerm};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -41,5 +41,9 @@ impl PairLoss for Slic {
 
     fn sft_term(&self) -> Option<SftTerm> {
         Some(SftTerm { weight: self.lambda, reduction: self.reduction })
+    }
+
+    fn reward(&self, answer: &Answer<'_>) -> Option<f64> {
+        Some(answer.policy.value())
     }
 }

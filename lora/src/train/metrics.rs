@@ -59,6 +59,8 @@ pub struct PreferenceSums {
 #[derive(Debug, Clone, Default)]
 struct ClassSums {
     answers: u64,
+    /// Those that have a reward.
+    rewarded: u64,
     rewards: f64,
     logps: f64,
 }
@@ -66,13 +68,17 @@ struct ClassSums {
 impl ClassSums {
     fn add(&mut self, reward: Option<f64>, logp: f64) {
         self.answers += 1;
+        self.rewarded += u64::from(reward.is_some());
         self.rewards += reward.unwrap_or(0.0);
         self.logps += logp;
     }
 
-    fn means(&self) -> Option<(f64, f64)> {
-        let n = self.answers as f64;
-        (self.answers > 0).then(|| (self.rewards / n, self.logps / n))
+    fn mean_reward(&self) -> Option<f64> {
+        (self.rewarded > 0).then(|| self.rewards / self.rewarded as f64)
+    }
+
+    fn mean_logp(&self) -> Option<f64> {
+        (self.answers > 0).then(|| self.logps / self.answers as f64)
     }
 }
 
@@ -122,6 +128,7 @@ impl PreferenceSums {
     pub fn merge(&mut self, other: PreferenceSums) {
         for (mine, theirs) in [(&mut self.chosen, &other.chosen), (&mut self.rejected, &other.rejected)] {
             mine.answers += theirs.answers;
+            mine.rewarded += theirs.rewarded;
             mine.rewards += theirs.rewards;
             mine.logps += theirs.logps;
         }
@@ -134,15 +141,15 @@ impl PreferenceSums {
 
     /// The means.
     pub fn means(&self) -> Preferences {
-        let (chosen, rejected) = (self.chosen.means(), self.rejected.means());
-        let share = |n: u64| (self.pairs > 0).then(|| n as f64 / self.pairs as f64);
+        let (chosen, rejected) = (self.chosen.mean_reward(), self.rejected.mean_reward());
+        let rewarded = self.pairs > 0 && self.chosen.rewarded > 0;
         Preferences {
-            rewards_chosen: chosen.map(|c| c.0),
-            rewards_rejected: rejected.map(|r| r.0),
-            rewards_accuracies: share(self.accurate),
-            rewards_margins: chosen.zip(rejected).map(|(c, r)| c.0 - r.0),
-            logps_chosen: chosen.map(|c| c.1),
-            logps_rejected: rejected.map(|r| r.1),
+            rewards_chosen: chosen,
+            rewards_rejected: rejected,
+            rewards_accuracies: rewarded.then(|| self.accurate as f64 / self.pairs as f64),
+            rewards_margins: chosen.zip(rejected).map(|(chosen, rejected)| chosen - rejected),
+            logps_chosen: self.chosen.mean_logp(),
+            logps_rejected: self.rejected.mean_logp(),
             kl: (self.kl_weight > 0.0).then(|| self.kl / self.kl_weight),
         }
     }
