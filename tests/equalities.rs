@@ -68,7 +68,7 @@ fn scoring<'m>(model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
 }
 
 fn tree(row: &EncodedRow) -> Tree<'_> {
-    let branches = row.answers.iter().map(|answer| Branch { ids: answer.kept_ids(), role: Role::Gradient }).collect();
+    let branches = row.answers.iter().map(|answer| Branch::of(answer, Role::Gradient)).collect();
     Tree { prompt: &row.prompt, branches }
 }
 

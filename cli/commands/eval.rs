@@ -28,7 +28,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             scorers: if objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
             precision: args.device.precision.into(),
         };
-        let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;
+        let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
         let data = Dataset::open(&files, encoder, needs(objective.data()), args.data.on_bad_row.into())?;
         report::data("data", data.survey());

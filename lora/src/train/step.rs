@@ -7,7 +7,7 @@ use super::error::TrainError;
 use super::forest::{Branch, Forest, Role, Tree};
 use super::metrics::PreferenceSums;
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
-use crate::data::{EncodedRow, Target, mismatched_answers, pack};
+use crate::data::{Answer, EncodedRow, Target, mismatched_answers, pack};
 use crate::objective::{Coupling, Head, HeadError, Mismatched, Objective, RowLogps, RowTarget, Statistics};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::Gradients;
@@ -187,8 +187,8 @@ impl Batch<'_> {
     fn trees<'b>(&'b self, members: &[usize], mismatched: &[&'b [u32]], role: Role) -> Vec<Tree<'b>> {
         let tree = |&member: &usize| {
             let row = &self.rows[member];
-            let own = row.answers.iter().map(|answer| Branch { ids: answer.kept_ids(), role });
-            let other = mismatched.get(member).map(|ids| Branch { ids, role: Role::Detached });
+            let own = row.answers.iter().map(|answer| Branch::of(answer, role));
+            let other = mismatched.get(member).map(|ids| Branch::all_scored(ids, Role::Detached));
             Tree { prompt: &row.prompt, branches: own.chain(other).collect() }
         };
         members.iter().map(tree).collect()
@@ -205,7 +205,7 @@ impl Batch<'_> {
                 let mut numbers = RowLogps {
                     policy: Vec::new(),
                     reference: Vec::new(),
-                    lens: row.answers.iter().map(|answer| answer.kept).collect(),
+                    lens: row.answers.iter().map(Answer::scored_tokens).collect(),
                     target: target(&row.target),
                     mismatched: None,
                 };
@@ -251,7 +251,7 @@ impl Batch<'_> {
                 .iter()
                 .map(|&member| Tree {
                     prompt: &self.rows[member].prompt,
-                    branches: vec![Branch { ids: mismatched[member], role: Role::Detached }],
+                    branches: vec![Branch::all_scored(mismatched[member], Role::Detached)],
                 })
                 .collect();
             // in the tree of the whole row, the mismatched answer comes after the row's own
@@ -315,8 +315,8 @@ fn target(target: &Target) -> RowTarget {
     match target {
         Target::Pair => RowTarget::Pair,
         Target::Label(label) => RowTarget::Label(*label),
-        Target::Rewards(_) => {
-            unreachable!("no loss of the registry takes scored answers: `Trainer::new` refuses the data")
+        Target::Rewards(_) | Target::Sequence => {
+            unreachable!("no loss of the registry takes scored answers or sequences: the data was opened for the loss")
         }
     }
 }
