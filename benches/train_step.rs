@@ -216,7 +216,7 @@ impl Step {
 }
 
 fn tree(row: &EncodedRow) -> Tree<'_> {
-    let branches = row.answers.iter().map(|answer| Branch { ids: answer.kept_ids(), role: Role::Gradient });
+    let branches = row.answers.iter().map(|answer| Branch::of(answer, Role::Gradient));
     Tree { prompt: &row.prompt, branches: branches.collect() }
 }
 

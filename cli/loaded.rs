@@ -124,6 +124,20 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
 }
 
 impl LoadedModel {
+    /// What turns the rows of `data` into tokens.
+    ///
+    /// # Errors
+    /// [`CliError::Input`]; [`CliError::Usage`] for `--columns`.
+    pub fn data_encoder(
+        &self,
+        chat_template: Option<&Path>,
+        max_length: u64,
+        data: &DataArgs,
+    ) -> Result<Encoder, CliError> {
+        let encoder = self.encoder(chat_template, max_length)?;
+        Ok(encoder.with_columns(data.columns.map()?).with_sft_on(data.sft.part()))
+    }
+
     /// Tokenizer and chat template, for rows of at most `max_length` tokens.
     ///
     /// # Errors

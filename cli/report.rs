@@ -1,7 +1,7 @@
 //! What people see on stderr: the start-up summary, progress, notes. Results go to stdout elsewhere.
 
 use align_lora::adapter::LoraConfig;
-use align_lora::data::Survey;
+use align_lora::data::{Sequences, SftPart, SpanSource, Survey};
 use align_lora::objective::{LOSSES, Objective};
 use align_lora::train::{EvalMetrics, Pace, Plan, Size, StepMetrics};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -28,6 +28,20 @@ pub fn data(label: &str, survey: &Survey) {
         let (path, number) = (dropped.path.display(), dropped.line);
         say!("  dropped {}: {}; the first at {path}:{number}: {}", dropped.rows, dropped.label, dropped.first);
     }
+    if let Some(sequences) = &survey.sequences {
+        let of_answers = survey.prompt_tokens + survey.answer_tokens;
+        say!("  scored: {}; {} of {of_answers} tokens", self::sequences(sequences), survey.scored_tokens);
+    }
+    let counts = survey.numbers;
+    let numbers = [
+        (counts.weight, "weight"),
+        (counts.margin, "margin"),
+        (counts.win_probability, "win probabilities"),
+        (counts.beats_probability, "a probability that chosen beats rejected"),
+    ];
+    for (rows, what) in numbers.into_iter().filter(|(rows, _)| *rows > 0) {
+        say!("  {rows} of {} rows with {what}", survey.kept);
+    }
     let answers = survey.answers.max(1);
     let share = 100.0 * survey.stopping_answers as f64 / answers as f64;
     say!("  answers end with a stop token: {share:.0} % of {}, before cuts", survey.answers);
@@ -50,6 +64,20 @@ pub fn data(label: &str, survey: &Survey) {
     if !survey.ignored_columns.is_empty() {
         let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
         say!("  columns that are not read: {}", names.join(", "));
+    }
+}
+
+/// What is scored of sequences, and how it is found.
+fn sequences(sequences: &Sequences) -> &'static str {
+    match (sequences.part, sequences.spans) {
+        (SftPart::Completion, _) if sequences.chosen_alone => "the chosen answers; the rejected ones are not read",
+        (SftPart::All, _) if sequences.chosen_alone => "prompts and chosen answers; the rejected ones are not read",
+        (SftPart::Completion, _) => "the completions",
+        (SftPart::All, _) => "all but the first token of each row",
+        (SftPart::Assistant, Some(SpanSource::GenerationMarks)) => {
+            "the assistant's turns, as the {% generation %} marks of the chat template have them"
+        }
+        (SftPart::Assistant, _) => "the assistant's turns, by what the chat template adds with each of them",
     }
 }
 

@@ -1,7 +1,7 @@
 //! What must be equal: bit for bit where no sum changes its order, within the rounding of that sum elsewhere.
 
 use crate::align::{align, committed_goldens, read_lines};
-use crate::golden_rows::golden_rows;
+use crate::golden_rows::{golden_rows, with_numbers};
 use align_engine::autograd::param::{Param, ParamId};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::adapters::{AdapterSet, Adapters, LowRank};
@@ -65,7 +65,7 @@ fn scoring<'m>(model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
 }
 
 fn tree(row: &EncodedRow) -> Tree<'_> {
-    let branches = row.answers.iter().map(|answer| Branch { ids: answer.kept_ids(), role: Role::Gradient }).collect();
+    let branches = row.answers.iter().map(|answer| Branch::of(answer, Role::Gradient)).collect();
     Tree { prompt: &row.prompt, branches }
 }
 
@@ -170,15 +170,10 @@ fn a_batch_is_its_micro_batches() {
     let adapter = adapter(&model, 0.02);
     let scoring = scoring(&model, &adapter);
     let mixed = ["mpo", "rpo", "wpo", "ld_dpo"];
-    let names: Vec<&str> = LOSSES
-        .iter()
-        .filter(|l| l.data != DataKind::Sft && l.columns.is_empty())
-        .map(|loss| loss.name)
-        .chain(mixed)
-        .collect();
+    let names: Vec<&str> = LOSSES.iter().map(|loss| loss.name).chain(mixed).collect();
     for (name, dropout) in names.into_iter().flat_map(|name| [(name, None), (name, Some(DROPOUT))]) {
         let objective = Objective::new(name, &[]).unwrap();
-        let rows = rows(&model, &dir, objective.data(), 6);
+        let rows = with_numbers(rows(&model, &dir, objective.data(), 6));
         let scoring = Scoring { extras: objective.weighting(), ..scoring.clone() };
         let (whole, want) = gradients(&scoring, &objective, &rows, 1 << 20, usize::MAX, dropout);
         assert_eq!(whole.micro_batches, 1);

@@ -34,14 +34,8 @@ fn data(folder: &Path, kind: DataKind) -> (PathBuf, Needs) {
         }
         DataKind::Unpaired => (demo.join("labelled.jsonl"), Needs::Labels),
         DataKind::KWay => (demo.join("scored.jsonl"), Needs::Rewards),
-        DataKind::Sft => {
-            let rows: Vec<Value> = (read_lines(&demo.join("pairs_train.jsonl")).into_iter())
-                .map(|row| json!({"prompt": row["prompt"], "completion": row["chosen"]}))
-                .collect();
-            let path = folder.join("texts.jsonl");
-            write_lines(&path, &rows);
-            (path, Needs::Texts)
-        }
+        // of pairs the chosen answers
+        DataKind::Sft => (demo.join("pairs_train.jsonl"), Needs::Sequences),
     }
 }
 
@@ -104,8 +98,9 @@ fn train(name: &str, objective: Objective, model: &Model, rows: &[EncodedRow]) {
     for step in 0..STEPS as usize {
         let batch = &rows[step % 2 * BATCH..][..BATCH];
         let (_, metrics) = trainer.step(batch, STEPS).unwrap_or_else(|e| panic!("{name}, step {step}: {e}"));
-        let numbers = metrics.entries();
-        assert!(numbers.iter().all(|(_, x)| x.is_finite()), "{name}, step {step}: {numbers:?}");
+        let line = metrics.to_json();
+        let finite = |value: &Value| value.as_f64().is_some_and(f64::is_finite);
+        assert!(line.as_object().unwrap().values().all(finite), "{name}, step {step}: {line}");
     }
     let last = loss(&trainer);
     assert!(last < first, "{name}: the loss on the training rows was {first}, and is {last}");

@@ -1,6 +1,6 @@
 //! Rows of the goldens' data, of the kind that a loss eats.
 
-use align_lora::data::{Answer, Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle, Target};
+use align_lora::data::{Answer, Dataset, EncodedRow, Encoder, Needs, OnBadRow, RowNumbers, Shuffle, Target};
 use align_lora::objective::DataKind;
 use std::path::Path;
 
@@ -30,6 +30,20 @@ pub fn golden_rows(folder: &Path, encoder: Encoder, kind: DataKind, n: usize) ->
                 })
                 .collect()
         }
-        DataKind::Sft => unreachable!("see below"),
+        DataKind::Sft => read("pairs.jsonl", encoder, Needs::Sequences, n),
     }
+}
+
+/// Rows with the numbers that some losses read beside their answers.
+pub fn with_numbers(mut rows: Vec<EncodedRow>) -> Vec<EncodedRow> {
+    for (i, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.target == Target::Pair) {
+        let certain = 0.75 + 0.05 * (i % 5) as f64;
+        row.numbers = RowNumbers {
+            weight: Some(0.5 + 0.25 * (i % 4) as f64),
+            margin: Some(0.01 * (i % 3) as f64),
+            win_probability: Some([certain, 1.0 - certain]),
+            beats_probability: Some(certain),
+        };
+    }
+    rows
 }

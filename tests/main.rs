@@ -4,6 +4,7 @@ mod align;
 mod architecture;
 mod cli;
 mod equalities;
+mod every_loss;
 mod extra_goldens;
 mod golden_rows;
 mod goldens;

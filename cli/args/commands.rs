@@ -1,6 +1,6 @@
 //! The flags of the commands other than `train`.
 
-use super::model::{DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
+use super::model::{ColumnArgs, DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, SftArgs, positive};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -71,6 +71,8 @@ pub struct GenerateArgs {
     /// Take the prompts of these JSONL files
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub data: Vec<PathBuf>,
+    #[command(flatten)]
+    pub columns: ColumnArgs,
     /// Only the first rows of --data
     #[arg(long, value_name = "ROWS", value_parser = positive(), conflicts_with = "prompt")]
     pub limit: Option<u64>,
@@ -181,6 +183,10 @@ pub struct InspectArgs {
     pub max_length: u64,
     #[arg(long, value_name = "WHAT", value_enum, default_value = "skip")]
     pub on_bad_row: super::OnBadRowChoice,
+    #[command(flatten)]
+    pub columns: ColumnArgs,
+    #[command(flatten)]
+    pub sft: SftArgs,
     /// Which layers training would adapt
     #[arg(long, value_name = "WHICH", conflicts_with = "adapter")]
     pub target_modules: Option<String>,

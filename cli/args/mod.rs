@@ -47,7 +47,7 @@ pub enum Commands {
 }
 
 /// Flags of TRL that have no counterpart, and what to do instead.
-const NO_COUNTERPART: [(&str, &str); 13] = [
+const NO_COUNTERPART: [(&str, &str); 16] = [
     ("bf16", "weights stay in the number format of their files; --precision says what products multiply"),
     ("fp16", "weights stay in the number format of their files; --precision says what products multiply"),
     ("dtype", "weights stay in the number format of their files; --precision says what products multiply"),
@@ -60,6 +60,9 @@ const NO_COUNTERPART: [(&str, &str); 13] = [
     ("eval_strategy", "give --eval-steps, or have an evaluation after each epoch"),
     ("save_strategy", "the adapter is saved after each epoch and at the end; leave it out"),
     ("save_steps", "the adapter is saved after each epoch and at the end; leave it out"),
+    ("completion_only_loss", "give --sft-on completion, which is the default of {prompt, completion}, or --sft-on all"),
+    ("assistant_only_loss", "give --sft-on assistant"),
+    ("dataset_text_field", "give --columns text=NAME"),
     ("load_in_4bit", "quantised base weights are not in this version; leave it out"),
 ];
 

@@ -1,8 +1,9 @@
 //! Flags that several commands share: model, data, device.
 
+use crate::error::CliError;
 use align_kernels::Precision;
 use align_kernels::cpu::Isa;
-use align_lora::data::OnBadRow;
+use align_lora::data::{ColumnMap, OnBadRow, SftPart};
 use align_lora::train::Size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -37,6 +38,65 @@ pub struct DataArgs {
     /// What happens to a bad row
     #[arg(long, value_name = "WHAT", value_enum, default_value = "error", alias = "on_bad_row")]
     pub on_bad_row: OnBadRowChoice,
+    #[command(flatten)]
+    pub columns: ColumnArgs,
+    #[command(flatten)]
+    pub sft: SftArgs,
+}
+
+/// What the columns of the data are called.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ColumnArgs {
+    /// Columns that the files call otherwise, ours first: prompt=question,chosen=a,rejected=b
+    #[arg(long, value_name = "OURS=THEIRS,...", num_args = 1..)]
+    pub columns: Vec<String>,
+}
+
+impl ColumnArgs {
+    /// The map, empty where nothing was given.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] names what is wrong.
+    pub fn map(&self) -> Result<ColumnMap, CliError> {
+        self.columns.join(",").parse().map_err(|fault| CliError::Usage(format!("--columns: {fault}")))
+    }
+}
+
+/// What is learned of sequences.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct SftArgs {
+    /// Which tokens of {prompt, completion}, {messages} or {text} are scored [default: the completion; all of {messages} and {text}]
+    #[arg(long, value_name = "PART", value_enum, alias = "sft_on")]
+    pub sft_on: Option<SftPartChoice>,
+}
+
+impl SftArgs {
+    /// What was asked for.
+    pub fn part(self) -> Option<SftPart> {
+        self.sft_on.map(Into::into)
+    }
+}
+
+/// See [`SftPart`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SftPartChoice {
+    /// The completion, end token included
+    Completion,
+    /// The assistant's turns, end tokens included: by the {% generation %} marks of the chat template, else by what it adds with each
+    /// of them
+    Assistant,
+    /// All tokens but the first
+    All,
+}
+
+impl From<SftPartChoice> for SftPart {
+    fn from(choice: SftPartChoice) -> SftPart {
+        match choice {
+            SftPartChoice::Completion => SftPart::Completion,
+            SftPartChoice::Assistant => SftPart::Assistant,
+            SftPartChoice::All => SftPart::All,
+        }
+    }
 }
 
 /// A whole number of at least 1.

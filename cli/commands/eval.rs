@@ -29,7 +29,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             precision: args.device.precision.into(),
             extras: objective.weighting(),
         };
-        let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;
+        let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
         let files = loaded.data_files(&args.data, |demo| match objective.data() {
             DataKind::KWay => demo.scored.clone(),
             DataKind::Pairs | DataKind::Unpaired | DataKind::Sft => demo.pairs_eval.clone(),
@@ -79,7 +79,7 @@ pub fn needs(data: DataKind) -> Needs {
         DataKind::Pairs => Needs::Pairs,
         DataKind::Unpaired => Needs::Labels,
         DataKind::KWay => Needs::Rewards,
-        DataKind::Sft => Needs::Answers,
+        DataKind::Sft => Needs::Sequences,
     }
 }
 

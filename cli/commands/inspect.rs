@@ -7,13 +7,18 @@ use crate::loaded::{self, LoadedModel};
 use crate::report;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
-use align_lora::data::{Dataset, Encoded, EncodedRow, Encoder, Needs};
+use align_lora::data::{Answer, Dataset, Encoded, EncodedRow, Encoder, Needs};
 use serde_json::{Value, json};
 
 pub fn run(args: &InspectArgs) -> Result<(), CliError> {
     if args.data.is_empty() && !args.demo && args.row.is_some() {
         return Err(CliError::Usage("--row: give the --data that it is a row of".into()));
     }
+    let of_data = [("--columns", !args.columns.columns.is_empty()), ("--sft-on", args.sft.sft_on.is_some())];
+    if let Some((flag, _)) = of_data.into_iter().find(|(_, given)| *given && args.data.is_empty() && !args.demo) {
+        return Err(CliError::Usage(format!("{flag} is about the rows of --data, which is missing")));
+    }
+    let columns = args.columns.map()?;
     let device = Device::cpu(None)?;
     device.clone().install(|| {
         let base = match &args.adapter {
@@ -45,6 +50,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         };
         if !files.is_empty() {
             let encoder = loaded.encoder(args.chat_template.as_deref(), args.max_length)?;
+            let encoder = encoder.with_columns(columns.clone()).with_sft_on(args.sft.part());
             let data = Dataset::open(&files, encoder, Needs::Answers, args.on_bad_row.into())?;
             facts["data"] = survey(&data);
             if !args.json {
@@ -118,6 +124,10 @@ fn survey(data: &Dataset) -> Value {
         "prompt_ends_moved": survey.moved_boundaries,
         "prompt_tokens": survey.prompt_tokens,
         "answer_tokens": survey.answer_tokens,
+        "scored_tokens": survey.scored_tokens,
+        "rows_with_weight": survey.numbers.weight,
+        "rows_with_margin": survey.numbers.margin,
+        "rows_with_win_probabilities": survey.numbers.win_probability,
         "tree_tokens": {"median": at(0.5), "p90": at(0.9), "largest": at(1.0)},
         "ignored_columns": survey.ignored_columns,
     })
@@ -147,7 +157,14 @@ fn tokens_of(encoder: &Encoder, row: &EncodedRow) -> Value {
         "row": row.row,
         "prompt": spell(&row.prompt),
         "answers": row.answers.iter().map(|answer| spell(answer.kept_ids())).collect::<Vec<_>>(),
+        "not_scored": row.answers.iter().map(gaps).collect::<Vec<_>>(),
     })
+}
+
+/// First and last place of the tokens of an answer that are read and not scored.
+fn gaps(answer: &Answer) -> Vec<[usize; 2]> {
+    let kept = answer.unscored.iter().filter(|gap| gap.start < answer.kept);
+    kept.map(|gap| [gap.start, gap.end - 1]).collect()
 }
 
 /// Keys and values, a line each, nested objects indented.

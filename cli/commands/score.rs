@@ -7,7 +7,7 @@ use crate::loaded;
 use crate::report;
 use align_engine::autograd::Mode;
 use align_engine::model::adapters::Adapters;
-use align_lora::data::{Dataset, Encoded, EncodedRow, Needs, Target, pack};
+use align_lora::data::{Answer, Dataset, Encoded, EncodedRow, Needs, Target, pack};
 use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree};
 use serde_json::{Map, Value, json};
 
@@ -30,7 +30,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             extras: false,
         };
         let max_length = loaded::max_length(&args.data, &loaded::run_config(args.model.adapter.as_deref())?);
-        let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;
+        let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
         let data = Dataset::open(&files, encoder, Needs::Answers, args.data.on_bad_row.into())?;
         report::data("data", data.survey());
@@ -75,7 +75,7 @@ fn score(scoring: &Scoring<'_>, outcomes: &[Encoded], args: &ScoreArgs) -> Resul
         let mut scored = forward.answers().iter();
         for (place, row) in rows {
             let answers: Vec<Value> =
-                row.answers.iter().zip(scored.by_ref()).map(|(a, s)| answer(a.kept_ids(), s, &forward, args)).collect();
+                row.answers.iter().zip(scored.by_ref()).map(|(a, s)| answer(a, s, &forward, args)).collect();
             let object = objects[place].as_object_mut().expect("made above");
             object.insert("prompt_tokens".into(), row.prompt.len().into());
             match (&row.target, answers) {
@@ -84,7 +84,7 @@ fn score(scoring: &Scoring<'_>, outcomes: &[Encoded], args: &ScoreArgs) -> Resul
                         object.insert(name.into(), answer);
                     }
                 }
-                (Target::Label(_), mut answers) => {
+                (Target::Label(_) | Target::Sequence, mut answers) => {
                     object.insert("completion".into(), answers.remove(0));
                 }
                 (Target::Rewards(_), answers) => {
@@ -106,19 +106,19 @@ fn head(row: usize, id: &Option<Value>) -> Map<String, Value> {
 }
 
 fn tree(row: &EncodedRow) -> Tree<'_> {
-    let branches = row.answers.iter().map(|answer| Branch { ids: answer.kept_ids(), role: Role::Detached }).collect();
+    let branches = row.answers.iter().map(|answer| Branch::of(answer, Role::Detached)).collect();
     Tree { prompt: &row.prompt, branches }
 }
 
-fn answer(ids: &[u32], scored: &Scored, forward: &Forward, args: &ScoreArgs) -> Value {
+fn answer(answer: &Answer, scored: &Scored, forward: &Forward, args: &ScoreArgs) -> Value {
     let reference = scored.reference.as_ref().expect("`score` asks for the reference");
     let mut object = json!({
-        "tokens": ids.len(),
+        "tokens": answer.scored_tokens(),
         "logps": forward.sum(&scored.policy),
         "reference_logps": forward.sum(reference),
     });
     if args.per_token {
-        object["token_ids"] = json!(ids);
+        object["token_ids"] = answer.scored_ids().collect();
         object["token_logps"] = json!(forward.tokens(&scored.policy));
         object["reference_token_logps"] = json!(forward.tokens(reference));
     }

@@ -26,6 +26,7 @@ const DEMO_PROMPTS: usize = 3;
 
 pub fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let objective = Objective::new(&args.loss, knobs)?;
+    let _ = args.data.columns.map()?; // a mistake in it is said before a model is loaded
     let options = options(args)?;
     let output = match &args.output {
         Some(path) => free_output(path, args.overwrite)?,
@@ -56,18 +57,18 @@ fn train(
     };
     let kind = needs(objective.data());
     let open = |files: &[PathBuf]| -> Result<Dataset, CliError> {
-        let encoder =
-            loaded.encoder(args.model.chat_template.as_deref(), args.data.max_length.unwrap_or(MAX_LENGTH))?;
+        let max_length = args.data.max_length.unwrap_or(MAX_LENGTH);
+        let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
         Ok(Dataset::open(files, encoder, kind, args.data.on_bad_row.into())?)
     };
     let data = open(&loaded.data_files(&args.data, |demo| match kind {
         Needs::Labels => demo.labelled.clone(),
         Needs::Rewards => demo.scored.clone(),
-        Needs::Pairs | Needs::Answers => demo.pairs_train.clone(),
+        Needs::Pairs | Needs::Sequences | Needs::Answers => demo.pairs_train.clone(),
     }))?;
     let eval_files = match &loaded.demo {
         // the demo has held-out pairs, which losses of labelled answers take apart
-        Some(demo) if args.eval_data.is_empty() && matches!(kind, Needs::Pairs | Needs::Labels) => {
+        Some(demo) if args.eval_data.is_empty() && matches!(kind, Needs::Pairs | Needs::Labels | Needs::Sequences) => {
             vec![demo.paths.pairs_eval.clone()]
         }
         _ => args.eval_data.clone(),
@@ -279,6 +280,13 @@ fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, o
     }
     if !args.eval_data.is_empty() {
         put("eval-data", files(&args.eval_data));
+    }
+    let columns = args.data.columns.map()?;
+    if !columns.is_empty() {
+        put("columns", columns.to_string().into());
+    }
+    if let Some(part) = args.data.sft.sft_on {
+        put("sft-on", format!("{part:?}").to_lowercase().into());
     }
     put("loss", trainer.objective().name().into());
     for (knob, value) in trainer.objective().knobs() {

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
+use super::columns::Seen;
 use super::deep_stack::with_deep_stack;
 use super::encode::{DropReason, Encoded, EncodedRow, Encoder, Notes};
 use super::reader::Rows;
 use super::records::{Form, Kind, Parsed, Record, Shape};
-use super::survey::{RowCounts, Survey};
+use super::sequence::SftPart;
+use super::spans::SpanSource;
+use super::survey::{RowCounts, Sequences, Survey};
 use super::{BadRow, DataError, order};
 
 /// Records that the survey holds at a time.
@@ -26,6 +29,8 @@ pub enum Needs {
     Labels,
     /// Scored answers.
     Rewards,
+    /// Sequences to learn as they are; of pairs the chosen answers.
+    Sequences,
     /// Any row with an answer, as it is.
     Answers,
 }
@@ -96,14 +101,17 @@ impl Dataset {
         }
         let survey = Survey::new(records, rows.blank_lines());
         let mut dataset = Dataset { rows, encoder, needs, on_bad_row, index: Vec::new(), survey };
+        let mut seen: Seen = 0;
         for start in (0..records).step_by(WINDOW) {
             let window = start..records.min(start + WINDOW);
             let examined: Result<Vec<_>, DataError> =
                 with_deep_stack(|| window.into_par_iter().map(|r| dataset.examine(r)).collect());
             for examined in examined? {
+                seen |= examined.outcome.as_ref().map_or(0, |record| record.seen);
                 dataset.admit(examined)?;
             }
         }
+        refuse_unseen(&dataset.encoder, seen, paths)?;
         if dataset.index.is_empty() {
             let first = dataset.survey.dropped.swap_remove(0); // every record was dropped, and there is one
             return Err(DataError::NothingLeft {
@@ -221,12 +229,16 @@ impl Dataset {
     }
 
     fn parse(&self, record: usize) -> Result<Result<Parsed, BadRow>, DataError> {
-        Ok(self.rows.read(record)?.and_then(|line| Record::parse(record, &line)))
+        Ok(self.rows.read(record)?.and_then(|line| self.encoder.parse(record, &line)))
     }
 
     /// The rows that a record makes in this run.
     fn parts(&self, record: Record) -> Vec<Record> {
-        if self.needs == Needs::Labels { record.unpaired() } else { vec![record] }
+        match self.needs {
+            Needs::Labels => record.unpaired(),
+            Needs::Sequences => vec![record.as_sequence()],
+            Needs::Pairs | Needs::Rewards | Needs::Answers => vec![record],
+        }
     }
 
     fn check_kind(&self, found: Kind) -> Result<(), BadRow> {
@@ -256,7 +268,8 @@ impl Dataset {
             })
         };
         let parts = parts.into_iter().map(encode).collect();
-        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns: parsed.ignored_columns, parts });
+        let Parsed { ignored_columns, seen, .. } = parsed;
+        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns, seen, parts });
         Ok(Examined { record, outcome })
     }
 
@@ -271,6 +284,7 @@ impl Dataset {
         if self.survey.kind.is_none() {
             self.check_first(number, record.kind)?;
             self.survey.kind = Some(record.kind);
+            self.survey.sequences = self.sequences(record.kind);
         }
         if let Err(reason) = self.check_kind(record.kind) {
             return self.bad(number, reason);
@@ -305,21 +319,53 @@ impl Dataset {
         }
     }
 
+    /// What is scored of the rows, if they are learned as sequences in this run.
+    fn sequences(&self, kind: Kind) -> Option<Sequences> {
+        let scored = match self.needs {
+            Needs::Sequences => true,
+            Needs::Answers => kind.shape.is_sequence(),
+            Needs::Pairs | Needs::Labels | Needs::Rewards => false,
+        };
+        let part = self.encoder.sft_part(kind.shape);
+        let template = self.encoder.template().filter(|_| part == SftPart::Assistant);
+        scored.then(|| Sequences { part, spans: template.map(SpanSource::of), chosen_alone: kind.shape.is_pair() })
+    }
+
     /// Whether the run can use rows like its first one.
     fn check_first(&self, record: usize, kind: Kind) -> Result<(), DataError> {
-        let needs = match (self.needs, kind.shape) {
-            (Needs::Pairs, Shape::Pair | Shape::PairImplicitPrompt)
-            | (Needs::Labels, Shape::Labelled | Shape::Pair | Shape::PairImplicitPrompt)
-            | (Needs::Rewards, Shape::Scored)
-            | (Needs::Answers, Shape::Pair | Shape::PairImplicitPrompt | Shape::Labelled | Shape::Scored) => None,
-            (Needs::Pairs, _) => Some("this loss needs pairs: {prompt, chosen, rejected} or {chosen, rejected}"),
-            (Needs::Labels, _) => Some("this loss needs labelled rows, {prompt, completion, label}, or pairs"),
-            (Needs::Rewards, _) => Some("this loss needs scored answers: {prompt, completions, rewards}"),
-            (Needs::Answers, _) => Some("there is no answer in it"),
+        let usable = match self.needs {
+            Needs::Pairs => kind.shape.is_pair(),
+            Needs::Labels => kind.shape.is_pair() || kind.shape == Shape::Labelled,
+            Needs::Rewards => kind.shape == Shape::Scored,
+            Needs::Sequences => kind.shape.is_pair() || kind.shape.is_sequence(),
+            Needs::Answers => kind.shape != Shape::Prompt,
+        };
+        let needs = match self.needs {
+            _ if usable => None,
+            Needs::Pairs => Some("this loss needs pairs: {prompt, chosen, rejected} or {chosen, rejected}"),
+            Needs::Labels => Some("this loss needs labelled rows, {prompt, completion, label}, or pairs"),
+            Needs::Rewards => Some("this loss needs scored answers: {prompt, completions, rewards}"),
+            Needs::Sequences => Some(
+                "this loss needs sequences, {prompt, completion}, {messages} or {text}, or pairs, of which it learns the chosen answers",
+            ),
+            Needs::Answers => Some("there is no answer in it"),
         };
         let (path, line) = self.rows.place(record);
         if let Some(needs) = needs {
             return Err(DataError::WrongShape { path, line, found: kind.shape.columns(), needs });
+        }
+        let wrong_part = match (self.encoder.sft_on(), self.sequences(kind)) {
+            (Some(_), None) => Some("--sft-on is for sequences: {prompt, completion}, {messages} or {text}"),
+            (Some(SftPart::Completion), _) if matches!(kind.shape, Shape::Messages | Shape::Text) => {
+                Some("--sft-on completion needs a prompt and a completion")
+            }
+            (Some(SftPart::Assistant), _) if kind.form == Form::Plain => {
+                Some("--sft-on assistant needs conversations, lists of {role, content}")
+            }
+            _ => None,
+        };
+        if let Some(needs) = wrong_part {
+            return Err(DataError::WrongPart { path, line, found: kind, needs });
         }
         let model = self.encoder.model_dir().to_owned();
         match kind.form {
@@ -327,6 +373,14 @@ impl Dataset {
             Form::Conversational => Err(DataError::NoTemplate { path, line, model }),
             Form::Plain => Err(DataError::NoEos { path, line, model }),
         }
+    }
+}
+
+/// Refuses a column map with a column that no row has.
+fn refuse_unseen(encoder: &Encoder, seen: Seen, paths: &[PathBuf]) -> Result<(), DataError> {
+    match encoder.columns().unseen(seen) {
+        None => Ok(()),
+        Some((name, column)) => Err(DataError::NoSuchColumn { name, column: column.to_owned(), paths: paths.to_vec() }),
     }
 }
 
@@ -343,6 +397,7 @@ struct ExaminedRecord {
     kind: Kind,
     group: u32,
     ignored_columns: Vec<String>,
+    seen: Seen,
     parts: Vec<Result<Part, BadRow>>,
 }
 
@@ -371,14 +426,17 @@ pub fn prompts(paths: &[PathBuf], encoder: &Encoder, limit: Option<usize>) -> Re
     let rows = Rows::open(paths)?;
     let count = limit.unwrap_or(usize::MAX).min(rows.len());
     let encode = |row: usize| {
-        let parsed = rows.read(row)?.and_then(|line| Record::parse(row, &line));
-        let record = parsed.map_err(|reason| rows.row_error(row, reason))?.record;
+        let parsed = rows.read(row)?.and_then(|line| encoder.parse(row, &line));
+        let Parsed { record, seen, .. } = parsed.map_err(|reason| rows.row_error(row, reason))?;
         if record.kind().form == Form::Conversational && encoder.template().is_none() {
             let (path, line) = rows.place(row);
             return Err(DataError::NoTemplate { path, line, model: encoder.model_dir().to_owned() });
         }
-        let ids = encoder.encode_prompt(&record.prompt).map_err(|reason| rows.row_error(row, reason))?;
-        Ok(EncodedPrompt { row, id: record.id, ids })
+        let ids = encoder.encode_to_continue(&record).map_err(|reason| rows.row_error(row, reason))?;
+        Ok((EncodedPrompt { row, id: record.id, ids }, seen))
     };
-    with_deep_stack(|| (0..count).into_par_iter().map(encode).collect())
+    let encoded: Result<Vec<_>, DataError> = with_deep_stack(|| (0..count).into_par_iter().map(encode).collect());
+    let (prompts, seen): (Vec<EncodedPrompt>, Vec<Seen>) = encoded?.into_iter().unzip();
+    refuse_unseen(encoder, seen.into_iter().fold(0, |all, seen| all | seen), paths)?;
+    Ok(prompts)
 }

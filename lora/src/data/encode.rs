@@ -1,12 +1,16 @@
 //! From a record to token ids: one prompt, and for each answer the tokens after it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::records::{Form, Record, RecordTarget, Text};
-use super::template::{ChatTemplate, GenerationPrompt};
-use super::tokenizer::Tokenizer;
+use super::columns::ColumnMap;
+use super::numbers::RowNumbers;
+use super::records::{Form, Parsed, Record, RecordTarget, Text};
+use super::sequence::SftPart;
+use super::template::{ChatTemplate, GenerationPrompt, RenderError, TemplateInputs};
+use super::tokenizer::{Tokenizer, TokenizerError};
 use super::{BadRow, DataError};
 
 /// A row as the model sees it: the prompt once, and the answers that continue it.
@@ -22,6 +26,8 @@ pub struct EncodedRow {
     pub answers: Vec<Answer>,
     /// What the data says about the answers.
     pub target: Target,
+    /// Numbers beside a pair.
+    pub numbers: RowNumbers,
 }
 
 impl EncodedRow {
@@ -36,14 +42,27 @@ impl EncodedRow {
 pub struct Answer {
     /// All completion ids, at least one, also those that `max_length` cuts (KTO's mismatched answers start from them).
     pub ids: Vec<u32>,
-    /// How many of them, from the start, fit behind the prompt: at least one.
+    /// How many of them, from the start, fit behind the prompt: at least one. The first and the last of these are scored.
     pub kept: usize,
+    /// Those that are read and not scored: ascending ranges, not empty, not touching. Sequences of several turns alone have any.
+    pub unscored: Vec<Range<usize>>,
 }
 
 impl Answer {
-    /// The ids that are scored.
+    /// The ids that are read.
     pub fn kept_ids(&self) -> &[u32] {
         &self.ids[..self.kept]
+    }
+
+    /// How many of [`Answer::kept_ids`] are scored: at least one.
+    pub fn scored_tokens(&self) -> usize {
+        self.kept - self.unscored.iter().map(|gap| gap.end.min(self.kept).saturating_sub(gap.start)).sum::<usize>()
+    }
+
+    /// Those of [`Answer::kept_ids`] that are scored.
+    pub fn scored_ids(&self) -> impl Iterator<Item = u32> {
+        let scored = |i: &usize| !self.unscored.iter().any(|gap| gap.contains(i));
+        (0..self.kept).filter(scored).map(|i| self.ids[i])
     }
 
     /// Whether `max_length` cut the end off.
@@ -61,6 +80,8 @@ pub enum Target {
     Label(bool),
     /// One number an answer, larger is better.
     Rewards(Vec<f64>),
+    /// One answer, to be learned as it is.
+    Sequence,
 }
 
 /// What became of a record.
@@ -104,6 +125,9 @@ pub enum DropReason {
     /// There is no prompt token from which the first answer token could be predicted.
     #[error("the prompt has no token: nothing predicts the first token of the answer")]
     NoPrompt,
+    /// A sequence of one token.
+    #[error("the row is one token, and nothing predicts it: there is nothing to score")]
+    NothingScored,
     /// The row is bad, and the run was told to skip such rows.
     #[error("{0}")]
     Bad(BadRow),
@@ -124,6 +148,17 @@ pub struct Notes {
     pub same_after_cut: bool,
 }
 
+impl Notes {
+    /// Notes that prompt + answer, `full`, starts with only `shared` of the prompt's tokens `alone`.
+    pub(super) fn note_boundary(&mut self, alone: &[u32], shared: usize, full: &[u32]) {
+        if shared < alone.len() {
+            let prompt_ids = alone[shared..].to_vec();
+            let full_ids = full[shared..].iter().take(prompt_ids.len()).copied().collect();
+            self.boundary = Some(Boundary { prompt_ids, full_ids });
+        }
+    }
+}
+
 /// A prompt whose last tokens change when an answer follows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Boundary {
@@ -136,7 +171,7 @@ pub struct Boundary {
 /// Tokens at the end of an answer among which a stop token counts as its end: templates write a newline after it.
 const STOP_WITHIN: usize = 3;
 
-/// Turns records into token ids, for one model and one `max_length`.
+/// Turns rows into token ids, for one model, one `max_length`, and one reading of the columns.
 #[derive(Debug)]
 pub struct Encoder {
     tokenizer: Tokenizer,
@@ -144,6 +179,8 @@ pub struct Encoder {
     model_dir: PathBuf,
     max_length: usize,
     stop_ids: Vec<u32>,
+    columns: ColumnMap,
+    sft_on: Option<SftPart>,
 }
 
 impl Encoder {
@@ -162,7 +199,36 @@ impl Encoder {
         tokenizer.check_vocabulary(embedding_rows)?;
         let template = ChatTemplate::find(chat_template, model_dir, &tokenizer)?;
         let stop_ids = tokenizer.stop_ids(model_dir)?;
-        Ok(Encoder { tokenizer, template, model_dir: model_dir.to_owned(), max_length, stop_ids })
+        let (model_dir, columns) = (model_dir.to_owned(), ColumnMap::default());
+        Ok(Encoder { tokenizer, template, model_dir, max_length, stop_ids, columns, sft_on: None })
+    }
+
+    /// The same, with other names of the columns.
+    pub fn with_columns(self, columns: ColumnMap) -> Encoder {
+        Encoder { columns, ..self }
+    }
+
+    /// The same, with this part of sequences scored instead of [`SftPart::default_of`] their shape.
+    pub fn with_sft_on(self, sft_on: Option<SftPart>) -> Encoder {
+        Encoder { sft_on, ..self }
+    }
+
+    /// Under which names the files have our columns.
+    pub fn columns(&self) -> &ColumnMap {
+        &self.columns
+    }
+
+    /// The part of sequences that was asked for.
+    pub fn sft_on(&self) -> Option<SftPart> {
+        self.sft_on
+    }
+
+    /// Parses the bytes of one line as record number `row`.
+    ///
+    /// # Errors
+    /// [`BadRow`].
+    pub fn parse(&self, row: usize, line: &[u8]) -> Result<Parsed, BadRow> {
+        Record::parse_with(row, line, &self.columns)
     }
 
     /// The model's tokenizer.
@@ -203,9 +269,25 @@ impl Encoder {
     /// # Errors
     /// [`BadRow`] if template or tokenizer refuse it.
     pub fn encode_prompt(&self, prompt: &Text) -> Result<Vec<u32>, BadRow> {
+        self.prompt_with(prompt, &TemplateInputs::default())
+    }
+
+    /// Token ids of what a model is given of a record to continue: [`Record::to_continue`], with the record's tools and variables.
+    ///
+    /// # Errors
+    /// [`BadRow`] if there is none, or template or tokenizer refuse it.
+    pub fn encode_to_continue(&self, record: &Record) -> Result<Vec<u32>, BadRow> {
+        self.prompt_with(&record.to_continue()?, &record.inputs)
+    }
+
+    pub(super) fn prompt_ids(&self, record: &Record) -> Result<Vec<u32>, BadRow> {
+        self.prompt_with(&record.prompt, &record.inputs)
+    }
+
+    fn prompt_with(&self, prompt: &Text, inputs: &TemplateInputs) -> Result<Vec<u32>, BadRow> {
         match prompt {
             Text::Plain(text) => self.plain(text),
-            Text::Turns(turns) => self.conversation(turns, &[], GenerationPrompt::Add),
+            Text::Turns(turns) => self.conversation(turns, &[], GenerationPrompt::Add, inputs),
         }
     }
 
@@ -214,37 +296,26 @@ impl Encoder {
     /// Strings: the prompt alone, and prompt + answer + EOS each as a whole, with the special tokens that the tokenizer adds; EOS is
     /// its text, left out where the answer ends with it already. Conversations: the template with the generation prompt for the
     /// prompt, the template for prompt + answer, nothing added. The prompt is the longest common token prefix of the prompt's
-    /// and all full sequences (TRL 1.16 `_prepare_dataset`). `max_length` cuts the end of each answer.
+    /// and all full sequences (TRL 1.16 `_prepare_dataset`). `max_length` cuts the end of each answer. What is scored of a sequence,
+    /// and what counts as its prompt: [`SftPart`].
     ///
     /// # Errors
     /// [`BadRow`]: template or tokenizer refuse the row, an answer has no token, a pair's answers are the same tokens.
     pub fn encode(&self, record: &Record) -> Result<(Encoded, Notes), BadRow> {
+        if record.target == RecordTarget::Sequence {
+            return self.encode_sequence(record);
+        }
         let mut notes = Notes::default();
-        let alone = self.encode_prompt(&record.prompt)?;
+        let alone = self.prompt_ids(record)?;
         let mut full = Vec::with_capacity(record.answers.len());
         for answer in &record.answers {
-            full.push(match (&record.prompt, answer) {
-                (Text::Plain(prompt), Text::Plain(answer)) => {
-                    notes.empty_answers += usize::from(answer.is_empty());
-                    let eos = self.tokenizer.eos().map_or("", |(text, _)| text);
-                    let eos = if answer.ends_with(eos) { "" } else { eos };
-                    self.plain(&[prompt, answer, eos].concat())?
-                }
-                (Text::Turns(prompt), Text::Turns(answer)) => {
-                    self.conversation(prompt, answer, GenerationPrompt::Omit)?
-                }
-                (Text::Plain(_), Text::Turns(_)) | (Text::Turns(_), Text::Plain(_)) => {
-                    unreachable!("Record::parse refuses rows of two forms")
-                }
-            });
+            notes.empty_answers += usize::from(matches!(answer, Text::Plain(text) if text.is_empty()));
+            full.push(self.whole(record, answer)?);
         }
 
         let shared = full.iter().map(|ids| common_prefix(&alone, ids)).min().unwrap_or(alone.len());
-        if shared < alone.len() {
-            let differs = full.iter().find(|ids| common_prefix(&alone, ids) == shared).expect("shared is one of them");
-            let prompt_ids = alone[shared..].to_vec();
-            let full_ids = differs[shared..].iter().take(prompt_ids.len()).copied().collect();
-            notes.boundary = Some(Boundary { prompt_ids, full_ids });
+        if let Some(differs) = full.iter().find(|ids| common_prefix(&alone, ids) == shared) {
+            notes.note_boundary(&alone, shared, differs);
         }
         if let Some(empty) = full.iter().position(|ids| ids.len() == shared) {
             return Err(BadRow::NoAnswerTokens { field: record.shape.answer_column(empty) });
@@ -267,12 +338,11 @@ impl Encoder {
             .into_iter()
             .map(|mut ids| {
                 ids.drain(..shared);
-                Answer { kept: ids.len().min(room), ids }
+                Answer { kept: ids.len().min(room), ids, unscored: Vec::new() }
             })
             .collect();
         for answer in &answers {
-            let end = &answer.ids[answer.ids.len().saturating_sub(STOP_WITHIN)..];
-            notes.stopping_answers += usize::from(end.iter().any(|id| self.stop_ids.contains(id)));
+            notes.stopping_answers += usize::from(self.stops(&answer.ids));
             notes.cut_answers += usize::from(answer.is_cut());
         }
         notes.same_after_cut = match &answers[..] {
@@ -285,32 +355,48 @@ impl Encoder {
             RecordTarget::Pair => Target::Pair,
             RecordTarget::Label(label) => Target::Label(*label),
             RecordTarget::Rewards(rewards) => Target::Rewards(rewards.clone()),
+            RecordTarget::Sequence => unreachable!("sequences were encoded above"),
             RecordTarget::Prompt => unreachable!("a prompt alone has no answer to encode: the caller checks the shape"),
         };
-        let row = EncodedRow { row: record.row, id: record.id.clone(), prompt, answers, target };
+        let (row, id, numbers) = (record.row, record.id.clone(), record.numbers);
+        let row = EncodedRow { row, id, prompt, answers, target, numbers };
         Ok((Encoded::Kept(row), notes))
     }
 
-    fn plain(&self, text: &str) -> Result<Vec<u32>, BadRow> {
-        self.tokenizer.encode_plain(text).map_err(|e| BadRow::Tokenizer { message: e.to_string() })
+    /// Whether the end of an answer holds a stop token.
+    pub(super) fn stops(&self, ids: &[u32]) -> bool {
+        ids[ids.len().saturating_sub(STOP_WITHIN)..].iter().any(|id| self.stop_ids.contains(id))
     }
 
-    fn conversation(
+    pub(super) fn plain(&self, text: &str) -> Result<Vec<u32>, BadRow> {
+        self.tokenizer.encode_plain(text).map_err(BadRow::of_tokenizer)
+    }
+
+    pub(super) fn conversation(
         &self,
         prompt: &[Value],
         answer: &[Value],
         generation_prompt: GenerationPrompt,
+        inputs: &TemplateInputs,
     ) -> Result<Vec<u32>, BadRow> {
         let Some(template) = &self.template else {
             return Err(BadRow::Template { message: "the model has none".to_owned() });
         };
-        let text = template
-            .render(prompt.iter().chain(answer), generation_prompt)
-            .map_err(|e| BadRow::Template { message: e.to_string() })?;
-        self.tokenizer.encode_rendered(&text).map_err(|e| BadRow::Tokenizer { message: e.to_string() })
+        let text = template.render_with(prompt.iter().chain(answer), generation_prompt, inputs);
+        self.tokenizer.encode_rendered(&text.map_err(BadRow::of_template)?).map_err(BadRow::of_tokenizer)
     }
 }
 
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+impl BadRow {
+    pub(super) fn of_template(error: RenderError) -> BadRow {
+        BadRow::Template { message: error.to_string() }
+    }
+
+    pub(super) fn of_tokenizer(error: TokenizerError) -> BadRow {
+        BadRow::Tokenizer { message: error.to_string() }
+    }
+}
+
+pub(super) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use super::encode::DropReason;
-use super::records::Kind;
+use super::records::{Kind, Shape};
 use super::template::TemplateError;
 use super::tokenizer::TokenizerError;
+use super::turns::known_roles;
 
 /// What is wrong with one row. The file and the line stand in [`DataError::Row`].
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -41,8 +42,8 @@ pub enum BadRow {
     },
     /// The columns are those of no known shape.
     #[error(
-        "columns {{{found}}} are no known shape; known: {{prompt, chosen, rejected}}, {{chosen, rejected}}, {{prompt, completion, \
-         label}}, {{prompt, completions, rewards}}"
+        "columns {{{found}}} are no known shape; known: {}; --columns prompt=NAME,... names columns that are called otherwise",
+        Shape::ALL.map(Shape::columns).join(", ")
     )]
     UnknownShape {
         /// The row's columns, the first twelve.
@@ -51,9 +52,9 @@ pub enum BadRow {
     /// A shape is recognisable, and a column of it is missing.
     #[error("`{missing}` is missing; the other columns are those of {shape}")]
     Missing {
-        /// The column.
-        missing: &'static str,
-        /// The shape's columns.
+        /// The column, as the file would call it.
+        missing: String,
+        /// The shape's columns, by our names.
         shape: &'static str,
     },
     /// The shape differs from that of the first row.
@@ -92,6 +93,74 @@ pub enum BadRow {
         found: &'static str,
         /// What is accepted there.
         expected: &'static str,
+    },
+    /// A number outside what its column may hold.
+    #[error("`{field}` is {found}, expected {expected}")]
+    OutOfRange {
+        /// The column.
+        field: String,
+        /// The number.
+        found: f64,
+        /// What is accepted there.
+        expected: &'static str,
+    },
+    /// One of the two probabilities of a pair.
+    #[error("`{missing}` is missing or null, but the other answer has its probability: give both or neither")]
+    HalfProbability {
+        /// The column.
+        missing: String,
+    },
+    /// A speaker that ShareGPT's data sets do not have.
+    #[error("`{field}` is `{role}`, which is no role; known: {}", known_roles())]
+    UnknownRole {
+        /// Where.
+        field: String,
+        /// What stands there.
+        role: String,
+    },
+    /// An image or the like in a conversation.
+    #[error("`{field}` is a part of type `{part}`; only text is read")]
+    NotText {
+        /// Where.
+        field: String,
+        /// The part's type.
+        part: String,
+    },
+    /// Tools given as text that is not JSON.
+    #[error("`{field}` is text that is not valid JSON: {message}")]
+    ToolsJson {
+        /// The column.
+        field: String,
+        /// The parser's words.
+        message: String,
+    },
+    /// A variable of the template that a row does not decide.
+    #[error("`{field}` sets `{name}`, which is no variable of a chat template that a row may set")]
+    TemplateKwarg {
+        /// The column.
+        field: String,
+        /// The variable.
+        name: &'static str,
+    },
+    /// A row without a prompt, for generation.
+    #[error("a row of {shape} has no turn or prompt to continue")]
+    NothingToContinue {
+        /// The shape's columns.
+        shape: &'static str,
+    },
+    /// No turn of the assistant, and only its turns are scored.
+    #[error(
+        "no turn of the assistant has a token in what the chat template makes of the row, so --sft-on assistant scores nothing"
+    )]
+    NoAssistantTurn,
+    /// Where a turn's tokens are cannot be told.
+    #[error(
+        "--sft-on assistant: the chat template renders turn {turn} differently once others follow it, so its tokens cannot be told; \
+         give a template that marks them with {{% generation %}} (--chat-template FILE)"
+    )]
+    TurnChanges {
+        /// 0-based place among the row's turns.
+        turn: usize,
     },
     /// A list of turns or of answers without an element.
     #[error("`{field}` is an empty list")]
@@ -156,6 +225,15 @@ impl BadRow {
             BadRow::MixedForms { .. } => "strings and conversations mixed",
             BadRow::Null { .. } => "null",
             BadRow::Type { .. } => "wrong type",
+            BadRow::OutOfRange { .. } => "number out of range",
+            BadRow::HalfProbability { .. } => "one of two probabilities",
+            BadRow::UnknownRole { .. } => "unknown role",
+            BadRow::NotText { .. } => "content that is not text",
+            BadRow::ToolsJson { .. } => "tools are not valid JSON",
+            BadRow::TemplateKwarg { .. } => "variable that a row may not set",
+            BadRow::NothingToContinue { .. } => "nothing to continue",
+            BadRow::NoAssistantTurn => "no turn of the assistant",
+            BadRow::TurnChanges { .. } => "turns that change when others follow",
             BadRow::EmptyList { .. } => "empty list",
             BadRow::NoCommonTurn | BadRow::NoOwnTurn { .. } => "no implicit prompt",
             BadRow::RewardCount { .. } => "completions and rewards differ in number",
@@ -197,7 +275,7 @@ pub enum DataError {
         reason: BadRow,
     },
     /// No row in any file.
-    #[error("no row in {}", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
+    #[error("no row in {}", list(paths))]
     Empty {
         /// The files.
         paths: Vec<PathBuf>,
@@ -220,6 +298,28 @@ pub enum DataError {
         /// The shape's columns.
         found: &'static str,
         /// What the run needs.
+        needs: &'static str,
+    },
+    /// A column that is to be read under one of our names stands in no row.
+    #[error("--columns {name}={column}: no row has the column `{column}` in {}", list(paths))]
+    NoSuchColumn {
+        /// Our name.
+        name: &'static str,
+        /// The file's.
+        column: String,
+        /// The files.
+        paths: Vec<PathBuf>,
+    },
+    /// `--sft-on`, and the rows have no such part.
+    #[error("{path}:{line}: the row is {found}; {needs}", path = path.display())]
+    WrongPart {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// Shape and form of the row.
+        found: Kind,
+        /// What the part is a part of.
         needs: &'static str,
     },
     /// No row is left to use.
@@ -274,4 +374,8 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }

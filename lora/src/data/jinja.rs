@@ -61,6 +61,32 @@ pub fn strip_generation_tags(source: &str) -> String {
     tag.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
 }
 
+/// What [`generation_span`] is called in templates.
+const SPAN: &str = "align_generation_span";
+
+/// Replaces `{% generation %}` ... `{% endgeneration %}` by calls of [`generation_span`], as the original is a call; `None` for a
+/// template without them.
+pub fn call_generation_spans(source: &str) -> Option<String> {
+    let tag = fancy_regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern");
+    let called = tag.replace_all(source, |tag: &fancy_regex::Captures<'_>| {
+        let group = |i: usize| tag.get(i).map_or("", |group| group.as_str());
+        match group(2) {
+            "end" => format!("{{%{} endcall {}%}}", group(1), group(3)),
+            _ => format!("{{%{} call {SPAN}() {}%}}", group(1), group(3)),
+        }
+    });
+    (called != source).then(|| called.into_owned())
+}
+
+/// Puts `open` and `close` around what stands inside the calls of [`call_generation_spans`].
+pub fn generation_span(env: &mut Environment<'_>, open: char, close: char) {
+    env.add_function(SPAN, move |state: &mut State, kwargs: Kwargs| -> Result<Value, Error> {
+        let caller: Value = kwargs.get("caller")?;
+        let text = text_of(&caller.call(state, &[])?)?;
+        Ok(Value::from(format!("{open}{text}{close}")))
+    });
+}
+
 /// Widest padding that a template may ask for in one step. One instruction could otherwise make gigabytes.
 const MAX_WIDTH: usize = 9_999;
 

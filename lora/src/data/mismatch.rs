@@ -23,7 +23,7 @@ pub fn mismatched_answers(batch: &[EncodedRow], max_length: usize) -> Vec<&[u32]
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Answer, Target};
+    use super::super::{Answer, RowNumbers, Target};
     use super::*;
 
     fn row(prompt: &[u32], answer: &[u32], kept: usize) -> EncodedRow {
@@ -31,8 +31,9 @@ mod tests {
             row: 0,
             id: None,
             prompt: prompt.to_vec(),
-            answers: vec![Answer { ids: answer.to_vec(), kept }],
+            answers: vec![Answer { ids: answer.to_vec(), kept, unscored: Vec::new() }],
             target: Target::Label(true),
+            numbers: RowNumbers::default(),
         }
     }
 

@@ -5,10 +5,10 @@
 //! | step | file | from | to |
 //! |---|---|---|---|
 //! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row |
-//! | 2 | [`records`] | the bytes of a row | [`Record`]: prompt, answers, target |
+//! | 2 | [`columns`], [`records`] | the bytes of a row | [`Record`]: prompt, answers, target, [`numbers`] |
 //! | 3 | [`template`] | messages | text, through the model's own Jinja template ([`jinja`]: Python's side of it) |
 //! | 4 | [`tokenizer`] | text | token ids, through the model's `tokenizer.json` |
-//! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer |
+//! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer; [`sequence`], [`spans`]: which are scored |
 //! | 6 | [`dataset`] | files | [`Dataset`]: one pass that counts ([`survey`]), then rows on demand, in any order |
 //! | 7 | [`order`] | (seed, epoch) | the order of an epoch |
 //! | 8 | [`for_each_batch`] | the order | the rows of each optimiser batch, encoded while the one before is computed |
@@ -21,19 +21,24 @@
 //! Memory: 8 bytes a record and 20 a usable row; text and ids of one window of rows at a time.
 
 mod ahead;
+pub mod columns;
 pub mod dataset;
 mod deep_stack;
 pub mod encode;
 pub mod error;
 pub mod jinja;
 pub mod mismatch;
+pub mod numbers;
 pub mod order;
 pub mod pack;
 pub mod reader;
 pub mod records;
+pub mod sequence;
+pub mod spans;
 pub mod survey;
 pub mod template;
 pub mod tokenizer;
+mod turns;
 
 #[cfg(test)]
 mod dataset_tests;
@@ -43,13 +48,17 @@ mod golden_tests;
 mod row_tests;
 
 pub use ahead::for_each_batch;
+pub use columns::{ColumnMap, ColumnMapError};
 pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, RowLengths, Shuffle, prompts};
 pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, Target};
 pub use error::{BadRow, DataError};
 pub use mismatch::mismatched_answers;
+pub use numbers::RowNumbers;
 pub use order::{permutation, separate};
 pub use pack::pack;
 pub use records::{Form, Kind, Record, Shape};
-pub use survey::Survey;
-pub use template::{ChatTemplate, GenerationPrompt, RenderError, TemplateError};
+pub use sequence::SftPart;
+pub use spans::SpanSource;
+pub use survey::{NumberCounts, Sequences, Survey};
+pub use template::{ChatTemplate, GenerationPrompt, RenderError, TemplateError, TemplateInputs};
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError};

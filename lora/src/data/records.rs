@@ -1,12 +1,14 @@
-//! A row of preference data as it stands in the file, before any template or token: strict parsing, shapes, implicit prompts.
+//! A row of data as it stands in the file, before any template or token: shapes, their columns, implicit prompts.
 
 use std::fmt;
 
-use serde::Deserializer as _;
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
 use super::BadRow;
+use super::columns::{ColumnMap, Columns, Seen, wrong_type};
+use super::numbers::{NUMBER_COLUMNS, RowNumbers};
+use super::template::TemplateInputs;
+use super::turns::{is_assistant, list, text, turns};
 
 /// One row of a data file.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,12 +19,17 @@ pub struct Record {
     pub id: Option<Value>,
     /// The columns that the row had.
     pub shape: Shape,
-    /// What the answers answer.
+    /// What the answers answer; nothing (no turn, no character) for a whole conversation and for a text.
     pub prompt: Text,
-    /// Two answers for pairs (chosen, rejected), one for labelled rows, one or more for scored rows, none for a prompt alone.
+    /// Two answers for pairs (chosen, rejected), one for labelled rows and sequences (the whole of `messages` or `text`), one or more
+    /// for scored rows, none for a prompt alone.
     pub answers: Vec<Text>,
     /// What the data says about the answers.
     pub target: RecordTarget,
+    /// What the chat template gets beside the turns.
+    pub inputs: TemplateInputs,
+    /// Numbers beside a pair.
+    pub numbers: RowNumbers,
 }
 
 /// A text or the turns of a conversation. Prompt and answers of one row have the same form.
@@ -30,7 +37,7 @@ pub struct Record {
 pub enum Text {
     /// A string, tokenised as it is.
     Plain(String),
-    /// Turns: objects with `role` and `content` and whatever else the template reads, keys in the file's order.
+    /// Turns: objects with `role` and `content` (a string) and whatever else the template reads, keys in the file's order.
     Turns(Vec<Value>),
 }
 
@@ -43,6 +50,8 @@ pub enum RecordTarget {
     Label(bool),
     /// One finite number an answer, larger is better.
     Rewards(Vec<f64>),
+    /// The one answer is to be learned as it is.
+    Sequence,
     /// A prompt alone, for generation.
     Prompt,
 }
@@ -58,11 +67,29 @@ pub enum Shape {
     Labelled,
     /// `{prompt, completions, rewards}`
     Scored,
+    /// `{prompt, completion}`
+    Completion,
+    /// `{messages}`
+    Messages,
+    /// `{text}`
+    Text,
     /// `{prompt}`
     Prompt,
 }
 
 impl Shape {
+    /// All of them.
+    pub const ALL: [Shape; 8] = [
+        Shape::Pair,
+        Shape::PairImplicitPrompt,
+        Shape::Labelled,
+        Shape::Scored,
+        Shape::Completion,
+        Shape::Messages,
+        Shape::Text,
+        Shape::Prompt,
+    ];
+
     /// The columns as a user writes them.
     pub fn columns(self) -> &'static str {
         match self {
@@ -70,8 +97,35 @@ impl Shape {
             Shape::PairImplicitPrompt => "{chosen, rejected}",
             Shape::Labelled => "{prompt, completion, label}",
             Shape::Scored => "{prompt, completions, rewards}",
+            Shape::Completion => "{prompt, completion}",
+            Shape::Messages => "{messages}",
+            Shape::Text => "{text}",
             Shape::Prompt => "{prompt}",
         }
+    }
+
+    /// Their names, without those that any shape may have.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Shape::Pair => &["prompt", "chosen", "rejected"],
+            Shape::PairImplicitPrompt => &["chosen", "rejected"],
+            Shape::Labelled => &["prompt", "completion", "label"],
+            Shape::Scored => &["prompt", "completions", "rewards"],
+            Shape::Completion => &["prompt", "completion"],
+            Shape::Messages => &["messages"],
+            Shape::Text => &["text"],
+            Shape::Prompt => &["prompt"],
+        }
+    }
+
+    /// Whether its rows are pairs.
+    pub fn is_pair(self) -> bool {
+        matches!(self, Shape::Pair | Shape::PairImplicitPrompt)
+    }
+
+    /// Whether its rows are sequences to learn as they are.
+    pub fn is_sequence(self) -> bool {
+        matches!(self, Shape::Completion | Shape::Messages | Shape::Text)
     }
 
     /// Names of the answers' columns, in the order of [`Record::answers`]; those of scored rows are `completions[i]`.
@@ -80,7 +134,9 @@ impl Shape {
             (Shape::Pair | Shape::PairImplicitPrompt, 0) => "chosen".to_owned(),
             (Shape::Pair | Shape::PairImplicitPrompt, _) => "rejected".to_owned(),
             (Shape::Scored, i) => format!("completions[{i}]"),
-            (Shape::Labelled | Shape::Prompt, _) => "completion".to_owned(),
+            (Shape::Messages, _) => "messages".to_owned(),
+            (Shape::Text, _) => "text".to_owned(),
+            (Shape::Labelled | Shape::Completion | Shape::Prompt, _) => "completion".to_owned(),
         }
     }
 }
@@ -116,8 +172,7 @@ pub struct Kind {
 impl Kind {
     /// Whether rows of the two kinds may stand in one run.
     pub fn mixes_with(self, other: Kind) -> bool {
-        let paired = |shape| matches!(shape, Shape::Pair | Shape::PairImplicitPrompt);
-        self.form == other.form && (self.shape == other.shape || paired(self.shape) && paired(other.shape))
+        self.form == other.form && (self.shape == other.shape || self.shape.is_pair() && other.shape.is_pair())
     }
 }
 
@@ -137,61 +192,88 @@ impl Text {
     }
 }
 
-/// A record and the names of the columns that nothing reads.
+/// A record, and what else its row had.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parsed {
     /// The record.
     pub record: Record,
-    /// Its other columns, in the file's order.
+    /// The file's names of its other columns.
     pub ignored_columns: Vec<String>,
+    /// Which entries of the column map it has a column for.
+    pub(super) seen: Seen,
 }
 
 impl Record {
-    /// Parses the bytes of one line as record number `row`.
+    /// Parses the bytes of one line as record number `row`, with our names of the columns.
     ///
     /// # Errors
     /// [`BadRow`], naming the column.
     pub fn parse(row: usize, line: &[u8]) -> Result<Parsed, BadRow> {
-        let text = std::str::from_utf8(line).map_err(|e| BadRow::Utf8 { at: e.valid_up_to() + 1 })?;
-        let mut columns = Columns::parse(text)?;
-        let shape = columns.shape()?;
-        let ignored_columns = columns.ignored(shape);
+        Record::parse_with(row, line, &ColumnMap::default())
+    }
+
+    /// Parses the bytes of one line as record number `row`.
+    ///
+    /// # Errors
+    /// [`BadRow`], naming the column as the file does.
+    pub fn parse_with(row: usize, line: &[u8], map: &ColumnMap) -> Result<Parsed, BadRow> {
+        let line = std::str::from_utf8(line).map_err(|e| BadRow::Utf8 { at: e.valid_up_to() + 1 })?;
+        let mut columns = Columns::parse(line, map)?;
+        let seen = columns.seen();
+        let shape = shape(&columns)?;
 
         let id = match columns.take("id") {
             None | Some(Value::Null) => None,
             Some(id @ (Value::Array(_) | Value::Object(_))) => {
-                return Err(wrong_type("id".to_owned(), &id, "a string, a number or a boolean"));
+                return Err(wrong_type(columns.column("id"), &id, "a string, a number or a boolean"));
             }
             id => id,
         };
+        let mut numbers = RowNumbers::default();
         let (prompt, answers, target) = match shape {
             Shape::Pair => {
-                let prompt = columns.text("prompt")?;
-                let (chosen, rejected) = (columns.text("chosen")?, columns.text("rejected")?);
+                let prompt = take_text(&mut columns, "prompt")?;
+                let (chosen, rejected) = (take_text(&mut columns, "chosen")?, take_text(&mut columns, "rejected")?);
+                numbers = RowNumbers::take(&mut columns)?;
                 (prompt, vec![chosen, rejected], RecordTarget::Pair)
             }
             Shape::PairImplicitPrompt => {
-                let (chosen, rejected) = (columns.text("chosen")?, columns.text("rejected")?);
+                let (chosen, rejected) = (take_text(&mut columns, "chosen")?, take_text(&mut columns, "rejected")?);
                 if chosen == rejected {
                     return Err(BadRow::SameAnswers);
                 }
+                numbers = RowNumbers::take(&mut columns)?;
                 let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected)?;
                 (prompt, vec![chosen, rejected], RecordTarget::Pair)
             }
             Shape::Labelled => {
-                let (prompt, completion) = (columns.text("prompt")?, columns.text("completion")?);
+                let (prompt, completion) = (take_text(&mut columns, "prompt")?, take_text(&mut columns, "completion")?);
                 let label = match columns.take("label") {
                     Some(Value::Bool(label)) => label,
-                    other => return Err(wrong_type("label".to_owned(), &other.unwrap_or_default(), "true or false")),
+                    other => {
+                        return Err(wrong_type(columns.column("label"), &other.unwrap_or_default(), "true or false"));
+                    }
                 };
                 (prompt, vec![completion], RecordTarget::Label(label))
             }
             Shape::Scored => {
-                let prompt = columns.text("prompt")?;
-                let (answers, rewards) = columns.scored()?;
+                let prompt = take_text(&mut columns, "prompt")?;
+                let (answers, rewards) = take_scored(&mut columns)?;
                 (prompt, answers, RecordTarget::Rewards(rewards))
             }
-            Shape::Prompt => (columns.text("prompt")?, Vec::new(), RecordTarget::Prompt),
+            Shape::Completion => {
+                let (prompt, completion) = (take_text(&mut columns, "prompt")?, take_text(&mut columns, "completion")?);
+                (prompt, vec![completion], RecordTarget::Sequence)
+            }
+            Shape::Messages => {
+                let messages = turns(&columns.column("messages"), columns.take("messages").unwrap_or_default())?;
+                (Text::Turns(Vec::new()), vec![Text::Turns(messages)], RecordTarget::Sequence)
+            }
+            Shape::Text => match columns.take("text").unwrap_or_default() {
+                Value::String(text) => (Text::Plain(String::new()), vec![Text::Plain(text)], RecordTarget::Sequence),
+                other => return Err(wrong_type(columns.column("text"), &other, "a string")),
+            },
+            Shape::Prompt => (take_text(&mut columns, "prompt")?, Vec::new(), RecordTarget::Prompt),
         };
         if let Some(other) = answers.iter().position(|answer| answer.form() != prompt.form()) {
             return Err(BadRow::MixedForms {
@@ -203,7 +285,20 @@ impl Record {
         if target == RecordTarget::Pair && answers[0] == answers[1] {
             return Err(BadRow::SameAnswers);
         }
-        Ok(Parsed { record: Record { row, id, shape, prompt, answers, target }, ignored_columns })
+
+        let mut used = vec!["id"];
+        used.extend(shape.names());
+        if shape.is_pair() {
+            used.extend(NUMBER_COLUMNS);
+        }
+        let mut inputs = TemplateInputs::default();
+        if prompt.form() == Form::Conversational {
+            inputs = take_inputs(&mut columns)?;
+            used.extend(["tools", "chat_template_kwargs"]);
+        }
+        let ignored_columns = columns.names_except(&used);
+        let record = Record { row, id, shape, prompt, answers, target, inputs, numbers };
+        Ok(Parsed { record, ignored_columns, seen })
     }
 
     /// Shape and form.
@@ -226,7 +321,7 @@ impl Record {
         if self.target != RecordTarget::Pair {
             return vec![self];
         }
-        let Record { row, id, shape, prompt, answers, .. } = self;
+        let Record { row, id, shape, prompt, answers, inputs, numbers, .. } = self;
         answers
             .into_iter()
             .zip([true, false])
@@ -237,8 +332,37 @@ impl Record {
                 prompt: prompt.clone(),
                 answers: vec![answer],
                 target: RecordTarget::Label(label),
+                inputs: inputs.clone(),
+                numbers,
             })
             .collect()
+    }
+
+    /// A pair as the sequence of its prompt and its chosen answer; any other record as it is.
+    pub fn as_sequence(mut self) -> Record {
+        if self.target == RecordTarget::Pair {
+            self.answers.truncate(1);
+            self.target = RecordTarget::Sequence;
+        }
+        self
+    }
+
+    /// What a model is given to continue: the prompt, and of a whole conversation the turns before the assistant's last ones.
+    ///
+    /// # Errors
+    /// [`BadRow::NothingToContinue`] for a text, and for a conversation without such a turn.
+    pub fn to_continue(&self) -> Result<Text, BadRow> {
+        match (self.shape, self.answers.first()) {
+            (Shape::Messages, Some(Text::Turns(turns))) => {
+                let answered = turns.iter().rposition(|turn| !is_assistant(turn)).map_or(0, |last| last + 1);
+                match answered {
+                    0 => Err(BadRow::NothingToContinue { shape: self.shape.columns() }),
+                    turns_before => Ok(Text::Turns(turns[..turns_before].to_vec())),
+                }
+            }
+            (Shape::Messages | Shape::Text, _) => Err(BadRow::NothingToContinue { shape: self.shape.columns() }),
+            _ => Ok(self.prompt.clone()),
+        }
     }
 }
 
@@ -280,287 +404,110 @@ fn split_common_prefix(chosen: Text, rejected: Text) -> Result<(Text, Text, Text
     }
 }
 
-/// Columns that some shape reads.
-const KNOWN: [&str; 8] = ["prompt", "chosen", "rejected", "completion", "label", "completions", "rewards", "id"];
-
-/// The columns of a row: values of those that some shape reads, names of the others.
-struct Columns {
-    known: Map<String, Value>,
-    others: Vec<String>,
-}
-
-impl Columns {
-    fn parse(text: &str) -> Result<Columns, BadRow> {
-        let mut parser = serde_json::Deserializer::from_str(text);
-        let columns = parser.deserialize_any(ColumnsVisitor).and_then(|columns| parser.end().map(|()| columns));
-        columns.map_err(|e| {
-            // the parser sees one line: its "line 1" would be taken for the line of the file
-            let message = e.to_string();
-            let message = message.replace(&format!(" at line {} column {}", e.line(), e.column()), "");
-            match message.strip_prefix(NOT_OBJECT) {
-                Some(found) => BadRow::NotObject { found: kind_named(found) },
-                None => BadRow::Json { message, column: e.column() },
-            }
-        })
-    }
-
-    fn take(&mut self, name: &str) -> Option<Value> {
-        self.known.get_mut(name).map(Value::take)
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.known.contains_key(name)
-    }
-
-    fn shape(&self) -> Result<Shape, BadRow> {
-        let need = |missing: &'static str, shape: Shape| match self.has(missing) {
-            true => Ok(()),
-            false => Err(BadRow::Missing { missing, shape: shape.columns() }),
-        };
-        if self.has("chosen") || self.has("rejected") {
-            let shape = if self.has("prompt") { Shape::Pair } else { Shape::PairImplicitPrompt };
-            need("chosen", shape)?;
-            need("rejected", shape)?;
-            return Ok(shape);
-        }
-        if self.has("completions") || self.has("rewards") {
-            for column in ["prompt", "completions", "rewards"] {
-                need(column, Shape::Scored)?;
-            }
-            return Ok(Shape::Scored);
-        }
-        if self.has("completion") || self.has("label") {
-            for column in ["prompt", "completion", "label"] {
-                need(column, Shape::Labelled)?;
-            }
-            return Ok(Shape::Labelled);
-        }
-        if self.has("prompt") {
-            return Ok(Shape::Prompt);
-        }
-        let mut found: Vec<String> = self.known.keys().chain(&self.others).take(12).cloned().collect();
-        found.sort();
-        Err(BadRow::UnknownShape { found: found.join(", ") })
-    }
-
-    fn ignored(&self, shape: Shape) -> Vec<String> {
-        let used: &[&str] = match shape {
-            Shape::Pair => &["prompt", "chosen", "rejected"],
-            Shape::PairImplicitPrompt => &["chosen", "rejected"],
-            Shape::Labelled => &["prompt", "completion", "label"],
-            Shape::Scored => &["prompt", "completions", "rewards"],
-            Shape::Prompt => &["prompt"],
-        };
-        let unused = self.known.keys().filter(|name| *name != "id" && !used.contains(&name.as_str()));
-        unused.chain(&self.others).cloned().collect()
-    }
-
-    fn text(&mut self, name: &str) -> Result<Text, BadRow> {
-        let value = self.take(name).unwrap_or_default();
-        text(name, value)
-    }
-
-    fn scored(&mut self) -> Result<(Vec<Text>, Vec<f64>), BadRow> {
-        let completions = list("completions", self.take("completions").unwrap_or_default())?;
-        let rewards = list("rewards", self.take("rewards").unwrap_or_default())?;
-        if completions.len() != rewards.len() {
-            return Err(BadRow::RewardCount { completions: completions.len(), rewards: rewards.len() });
-        }
-        let number = |(i, value): (usize, Value)| match value.as_f64().filter(|x| x.is_finite()) {
-            Some(reward) => Ok(reward),
-            None => Err(wrong_type(format!("rewards[{i}]"), &value, "a finite number")),
-        };
-        let answers: Result<Vec<Text>, BadRow> =
-            completions.into_iter().enumerate().map(|(i, value)| text(&format!("completions[{i}]"), value)).collect();
-        let rewards: Result<Vec<f64>, BadRow> = rewards.into_iter().enumerate().map(number).collect();
-        let answers = answers?;
-        if let Some(other) = answers.iter().position(|answer| answer.form() != answers[0].form()) {
-            return Err(BadRow::MixedForms {
-                prompt: answers[0].form().describe(),
-                field: format!("completions[{other}]"),
-                found: answers[other].form().describe(),
-            });
-        }
-        Ok((answers, rewards?))
-    }
-}
-
-/// A non-empty list.
-fn list(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
-    match value {
-        Value::Array(items) if items.is_empty() => Err(BadRow::EmptyList { field: field.to_owned() }),
-        Value::Array(items) => Ok(items),
-        Value::Null => Err(BadRow::Null { field: field.to_owned() }),
-        other => Err(wrong_type(field.to_owned(), &other, "a list")),
-    }
-}
-
-/// A string, or a non-empty list of turns.
-fn text(field: &str, value: Value) -> Result<Text, BadRow> {
-    match value {
-        Value::String(text) => Ok(Text::Plain(text)),
-        Value::Array(_) => {
-            let turns = list(field, value)?;
-            for (i, turn) in turns.iter().enumerate() {
-                check_turn(&format!("{field}[{i}]"), turn)?;
-            }
-            Ok(Text::Turns(turns))
-        }
-        Value::Null => Err(BadRow::Null { field: field.to_owned() }),
-        other => Err(wrong_type(field.to_owned(), &other, "a string or a list of {role, content}")),
-    }
-}
-
-/// A turn has a role and a content: a string, or a list of parts, or, where it calls tools, nothing.
-fn check_turn(field: &str, turn: &Value) -> Result<(), BadRow> {
-    let Value::Object(fields) = turn else {
-        return Err(wrong_type(field.to_owned(), turn, "an object with `role` and `content`"));
+/// The shape that the names of the columns are.
+fn shape(columns: &Columns<'_>) -> Result<Shape, BadRow> {
+    let all_of = |shape: Shape| match shape.names().iter().find(|name| !columns.has(name)) {
+        None => Ok(shape),
+        Some(missing) => Err(BadRow::Missing { missing: columns.column(missing), shape: shape.columns() }),
     };
-    match fields.get("role") {
-        Some(Value::String(_)) => {}
-        other => return Err(wrong_type(format!("{field}.role"), other.unwrap_or(&Value::Null), "a string")),
+    let has = |name: &str| columns.has(name);
+    if has("chosen") || has("rejected") {
+        return all_of(if has("prompt") { Shape::Pair } else { Shape::PairImplicitPrompt });
     }
-    match fields.get("content") {
-        Some(Value::String(_) | Value::Array(_)) => Ok(()),
-        None | Some(Value::Null) if fields.get("tool_calls").is_some_and(Value::is_array) => Ok(()),
-        None | Some(Value::Null) => Err(BadRow::Null { field: format!("{field}.content") }),
-        Some(other) => Err(wrong_type(format!("{field}.content"), other, "a string or a list of parts")),
+    if has("completions") || has("rewards") {
+        return all_of(Shape::Scored);
     }
+    if has("completion") || has("label") {
+        return all_of(if has("label") { Shape::Labelled } else { Shape::Completion });
+    }
+    if has("messages") {
+        return Ok(Shape::Messages);
+    }
+    if has("prompt") {
+        return Ok(Shape::Prompt);
+    }
+    if has("text") {
+        return Ok(Shape::Text);
+    }
+    Err(BadRow::UnknownShape { found: columns.some_names() })
 }
 
-fn wrong_type(field: String, found: &Value, expected: &'static str) -> BadRow {
-    match found {
-        Value::Null => BadRow::Null { field },
-        found => BadRow::Type { field, found: kind(found), expected },
-    }
+fn take_text(columns: &mut Columns<'_>, name: &str) -> Result<Text, BadRow> {
+    let value = columns.take(name).unwrap_or_default();
+    text(&columns.column(name), value)
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+fn take_scored(columns: &mut Columns<'_>) -> Result<(Vec<Text>, Vec<f64>), BadRow> {
+    let (completions_column, rewards_column) = (columns.column("completions"), columns.column("rewards"));
+    let completions = list(&completions_column, columns.take("completions").unwrap_or_default())?;
+    let rewards = list(&rewards_column, columns.take("rewards").unwrap_or_default())?;
+    if completions.len() != rewards.len() {
+        return Err(BadRow::RewardCount { completions: completions.len(), rewards: rewards.len() });
     }
+    let number = |(i, value): (usize, Value)| match value.as_f64().filter(|x| x.is_finite()) {
+        Some(reward) => Ok(reward),
+        None => Err(wrong_type(format!("{rewards_column}[{i}]"), &value, "a finite number")),
+    };
+    let answer = |(i, value)| text(&format!("{completions_column}[{i}]"), value);
+    let answers: Result<Vec<Text>, BadRow> = completions.into_iter().enumerate().map(answer).collect();
+    let rewards: Result<Vec<f64>, BadRow> = rewards.into_iter().enumerate().map(number).collect();
+    let answers = answers?;
+    if let Some(other) = answers.iter().position(|answer| answer.form() != answers[0].form()) {
+        return Err(BadRow::MixedForms {
+            prompt: answers[0].form().describe(),
+            field: format!("{completions_column}[{other}]"),
+            found: answers[other].form().describe(),
+        });
+    }
+    Ok((answers, rewards?))
 }
 
-/// Starts the parser's message for a row that is not an object; the kind follows.
-const NOT_OBJECT: &str = "not an object: ";
+/// What `chat_template_kwargs` may not set: what the rows, the command line or the library decide.
+const NO_KWARGS: [&str; 13] = [
+    "messages",
+    "conversation",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+    "tokenizer_kwargs",
+    "truncation",
+    "padding",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+];
 
-fn kind_named(found: &str) -> &'static str {
-    ["null", "a boolean", "a number", "a string", "a list"]
-        .into_iter()
-        .find(|kind| *kind == found)
-        .unwrap_or("something else")
-}
-
-/// Reads the top level of a row: every key once, values of unknown columns checked as JSON and not kept.
-struct ColumnsVisitor;
-
-impl<'de> Visitor<'de> for ColumnsVisitor {
-    type Value = Columns;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Columns, A::Error> {
-        let mut columns = Columns { known: Map::new(), others: Vec::new() };
-        let mut others = std::collections::HashSet::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if KNOWN.contains(&key.as_str()) {
-                if columns.known.contains_key(&key) {
-                    return Err(A::Error::custom(format_args!("the key `{key}` stands twice")));
-                }
-                columns.known.insert(key, map.next_value_seed(Strict)?);
-            } else {
-                map.next_value::<IgnoredAny>()?;
-                if !others.insert(key.clone()) {
-                    return Err(A::Error::custom(format_args!("the key `{key}` stands twice")));
-                }
-                columns.others.push(key);
-            }
+/// `tools` (a list, or JSON text of one) and `chat_template_kwargs` (an object), as TRL 1.16 hands them to the template. A null is as
+/// good as no column.
+fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
+    let field = columns.column("tools");
+    let tools = match columns.take("tools").unwrap_or_default() {
+        Value::String(json) => {
+            let parsed: Result<Value, _> = serde_json::from_str(&json);
+            parsed.map_err(|e| BadRow::ToolsJson { field: field.clone(), message: e.to_string() })?
         }
-        Ok(columns)
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Columns, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}null")))
-    }
-    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Columns, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}a boolean")))
-    }
-    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Columns, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
-    }
-    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Columns, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
-    }
-    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Columns, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
-    }
-    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Columns, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}a string")))
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Columns, A::Error> {
-        Err(A::Error::custom(format_args!("{NOT_OBJECT}a list")))
-    }
-}
-
-/// Builds a [`Value`], refusing keys that stand twice in an object. The parser limits the depth to 128.
-struct Strict;
-
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
-    }
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::Number(value.into()))
-    }
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
-    }
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Strict)? {
-            items.push(item);
+        other => other,
+    };
+    let tools = match tools {
+        Value::Null => None,
+        Value::Array(tools) => Some(tools),
+        other => return Err(wrong_type(field, &other, "a list of tools, or JSON text of one")),
+    };
+    for (i, tool) in tools.iter().flatten().enumerate() {
+        if !tool.is_object() {
+            return Err(wrong_type(format!("{field}[{i}]"), tool, "an object, the tool's JSON schema"));
         }
-        Ok(Value::Array(items))
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut fields = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if fields.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("the key `{key}` stands twice")));
-            }
-            fields.insert(key, map.next_value_seed(Strict)?);
-        }
-        Ok(Value::Object(fields))
+    let field = columns.column("chat_template_kwargs");
+    let kwargs = match columns.take("chat_template_kwargs").unwrap_or_default() {
+        Value::Null => Map::new(),
+        Value::Object(kwargs) => kwargs,
+        other => return Err(wrong_type(field, &other, "an object")),
+    };
+    if let Some(name) = NO_KWARGS.into_iter().find(|name| kwargs.contains_key(*name)) {
+        return Err(BadRow::TemplateKwarg { field, name });
     }
+    Ok(TemplateInputs { tools, kwargs })
 }

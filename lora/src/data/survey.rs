@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::encode::{DropReason, EncodedRow, Notes};
+use super::encode::{Answer, DropReason, EncodedRow, Notes};
+use super::numbers::RowNumbers;
 use super::records::Kind;
+use super::sequence::SftPart;
+use super::spans::SpanSource;
 use super::tokenizer::Tokenizer;
 
 /// Changed prompt ends that are kept as examples.
@@ -22,6 +25,8 @@ pub struct Survey {
     pub blank_lines: usize,
     /// Shape and form of the rows; `None` while no row could be read.
     pub kind: Option<Kind>,
+    /// What is scored of the rows, where they are learned as sequences.
+    pub sequences: Option<Sequences>,
     /// Usable rows.
     pub kept: usize,
     /// Rows that are left out, by reason, in the order of their first occurrence.
@@ -46,8 +51,36 @@ pub struct Survey {
     pub prompt_tokens: u64,
     /// Tokens of all answers after cuts.
     pub answer_tokens: u64,
+    /// Those of them that are scored; fewer where sequences have turns that are not.
+    pub scored_tokens: u64,
+    /// Usable rows with numbers beside the answers.
+    pub numbers: NumberCounts,
     /// Tokens of the largest tree: a prompt and what is kept of its answers.
     pub longest_tree: usize,
+}
+
+/// How sequences are learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sequences {
+    /// Which tokens are scored.
+    pub part: SftPart,
+    /// How the assistant's tokens are found, where those are scored.
+    pub spans: Option<SpanSource>,
+    /// Whether the rows are pairs, whose rejected answers are not read.
+    pub chosen_alone: bool,
+}
+
+/// Rows that have [`RowNumbers`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NumberCounts {
+    /// Rows with a weight.
+    pub weight: usize,
+    /// Rows with a margin.
+    pub margin: usize,
+    /// Rows with win probabilities.
+    pub win_probability: usize,
+    /// Rows with a probability that the chosen answer beats the rejected one.
+    pub beats_probability: usize,
 }
 
 /// Rows left out for one kind of reason.
@@ -82,6 +115,7 @@ impl DropReason {
         match self {
             DropReason::NoRoom { .. } => "prompt fills max-length",
             DropReason::NoPrompt => "prompt without a token",
+            DropReason::NothingScored => "nothing to score",
             DropReason::Bad(reason) => reason.label(),
         }
     }
@@ -93,6 +127,7 @@ impl Survey {
             records,
             blank_lines,
             kind: None,
+            sequences: None,
             kept: 0,
             dropped: Vec::new(),
             answers: 0,
@@ -105,6 +140,8 @@ impl Survey {
             ignored_columns: BTreeMap::new(),
             prompt_tokens: 0,
             answer_tokens: 0,
+            scored_tokens: 0,
+            numbers: NumberCounts::default(),
             longest_tree: 0,
         }
     }
@@ -151,6 +188,12 @@ impl Survey {
         }
         self.prompt_tokens += row.prompt_tokens as u64;
         self.answer_tokens += (row.tree_tokens - row.prompt_tokens) as u64;
+        self.scored_tokens += row.scored_tokens as u64;
+        let RowNumbers { weight, margin, win_probability, beats_probability } = row.numbers;
+        self.numbers.weight += usize::from(weight.is_some());
+        self.numbers.margin += usize::from(margin.is_some());
+        self.numbers.win_probability += usize::from(win_probability.is_some());
+        self.numbers.beats_probability += usize::from(beats_probability.is_some());
         self.longest_tree = self.longest_tree.max(row.tree_tokens);
     }
 }
@@ -162,6 +205,8 @@ pub(super) struct RowCounts {
     pub answers: usize,
     pub prompt_tokens: usize,
     pub tree_tokens: usize,
+    pub scored_tokens: usize,
+    pub numbers: RowNumbers,
 }
 
 impl RowCounts {
@@ -171,6 +216,8 @@ impl RowCounts {
             answers: row.answers.len(),
             prompt_tokens: row.prompt.len(),
             tree_tokens: row.tree_tokens(),
+            scored_tokens: row.answers.iter().map(Answer::scored_tokens).sum(),
+            numbers: row.numbers,
         }
     }
 }

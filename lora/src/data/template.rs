@@ -5,14 +5,15 @@
 //! a template that doubles a string in a loop can ask for more memory than there is, and one that prints an object which holds
 //! itself overflows any stack; the engine has no budget for either, and both end the process.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::deep_stack::with_deep_stack;
-use super::jinja::{Raised, environment, strip_generation_tags};
+use super::jinja::{Raised, call_generation_spans, environment, generation_span, strip_generation_tags};
 use super::tokenizer::Tokenizer;
 
 /// Largest template file that is read, in bytes. The longest in use have 20 KiB.
@@ -113,20 +114,47 @@ pub enum GenerationPrompt {
     Omit,
 }
 
+/// What a row gives to the chat template beside its turns.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TemplateInputs {
+    /// JSON schemas of the tools that the conversation may call; `None` is None to the template, as transformers has it.
+    pub tools: Option<Vec<Value>>,
+    /// Further variables (`enable_thinking`), which win over special tokens of the same name.
+    pub kwargs: Map<String, Value>,
+}
+
 /// A parsed chat template with the special tokens it may name.
 #[derive(Debug)]
 pub struct ChatTemplate {
     env: Environment<'static>,
     origin: String,
     special_tokens: Vec<(String, String)>,
+    /// Whether the model has a template of its own for conversations with tools.
+    has_tool_use: bool,
+    /// Whether both templates mark what the assistant says with `{% generation %}`.
+    marks_generation: bool,
 }
 
-/// The name of the one template in its environment. It has no extension that would switch HTML escapes on.
+/// The names of the templates in their environment. They have no extension that would switch HTML escapes on.
 const NAME: &str = "chat_template";
+/// Hugging Face's name of the template for conversations with tools.
+const TOOL_USE: &str = "tool_use";
+/// Ends the name of a template whose marks are calls.
+const WITH_SPANS: &str = " with spans";
+
+/// The sources of a model's templates.
+struct Sources {
+    default: String,
+    tool_use: Option<String>,
+    origin: String,
+}
 
 impl ChatTemplate {
     /// The template of a model: `file` if it is given, else `chat_template.jinja` in the model directory, else `chat_template` in
     /// `tokenizer_config.json` (a string, or the one named `default` of a list). `None` if there is none.
+    ///
+    /// Conversations with tools have the template named `tool_use`, where the list has one or
+    /// `additional_chat_templates/tool_use.jinja` lies beside `chat_template.jinja`.
     ///
     /// # Errors
     /// [`TemplateError`] for files that cannot be read or do not parse; a broken one is never passed over for the next.
@@ -135,27 +163,34 @@ impl ChatTemplate {
         model_dir: &Path,
         tokenizer: &Tokenizer,
     ) -> Result<Option<ChatTemplate>, TemplateError> {
+        let parse = |sources| ChatTemplate::parse(sources, tokenizer.special_tokens(), now()).map(Some);
         let beside = model_dir.join("chat_template.jinja");
-        let file = file.map(Path::to_owned).or_else(|| beside.exists().then_some(beside));
+        let of_tools = model_dir.join("additional_chat_templates/tool_use.jinja");
         if let Some(path) = file {
-            let source = read(&path)?;
-            return ChatTemplate::new(&source, path.display().to_string(), tokenizer.special_tokens()).map(Some);
+            return parse(Sources { default: read(path)?, tool_use: None, origin: path.display().to_string() });
+        }
+        if beside.exists() {
+            let tool_use = if of_tools.exists() { Some(read(&of_tools)?) } else { None };
+            return parse(Sources { default: read(&beside)?, tool_use, origin: beside.display().to_string() });
         }
         let origin = model_dir.join("tokenizer_config.json").display().to_string();
-        let source = match tokenizer.config().get("chat_template") {
+        let (default, tool_use) = match tokenizer.config().get("chat_template") {
             None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(source)) => source,
+            Some(Value::String(source)) => (source.clone(), None),
             Some(Value::Array(list)) => {
                 let name = |entry: &Value| entry.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-                let default = list.iter().find(|entry| name(entry) == "default");
-                match default.and_then(|entry| entry.get("template")).and_then(Value::as_str) {
-                    Some(source) => source,
+                let named = |wanted: &str| {
+                    let entry = list.iter().find(|entry| name(entry) == wanted)?;
+                    entry.get("template").and_then(Value::as_str).map(str::to_owned)
+                };
+                match named("default") {
+                    Some(default) => (default, named(TOOL_USE)),
                     None => return Err(TemplateError::NoDefault { origin, found: list.iter().map(name).collect() }),
                 }
             }
             Some(_) => return Err(TemplateError::NoDefault { origin, found: Vec::new() }),
         };
-        ChatTemplate::new(source, origin, tokenizer.special_tokens()).map(Some)
+        parse(Sources { default, tool_use, origin })
     }
 
     /// Parses a template. `origin` is named in errors; `special_tokens` are visible to it by name (`bos_token`).
@@ -166,9 +201,7 @@ impl ChatTemplate {
         origin: String,
         special_tokens: &[(String, String)],
     ) -> Result<ChatTemplate, TemplateError> {
-        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now = since_1970.map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(0));
-        ChatTemplate::at_time(source, origin, special_tokens, now)
+        ChatTemplate::at_time(source, origin, special_tokens, now())
     }
 
     /// As [`ChatTemplate::new`], for the second `now` since 1970.
@@ -178,20 +211,40 @@ impl ChatTemplate {
         special_tokens: &[(String, String)],
         now: i64,
     ) -> Result<ChatTemplate, TemplateError> {
-        if source.len() > MAX_TEMPLATE_BYTES {
-            return Err(TemplateError::TooLarge { origin, bytes: source.len(), limit: MAX_TEMPLATE_BYTES });
-        }
+        ChatTemplate::parse(Sources { default: source.to_owned(), tool_use: None, origin }, special_tokens, now)
+    }
+
+    fn parse(sources: Sources, special_tokens: &[(String, String)], now: i64) -> Result<ChatTemplate, TemplateError> {
+        let Sources { default, tool_use, origin } = sources;
         let mut env = environment(now);
-        if let Err(e) = with_deep_stack(|| env.add_template_owned(NAME, strip_generation_tags(source))) {
-            let message = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
-            return Err(TemplateError::Syntax { origin, line: e.line().unwrap_or(0), message });
+        let mut marks_generation = true;
+        let has_tool_use = tool_use.is_some();
+        for (name, source) in [(NAME, Some(default)), (TOOL_USE, tool_use)] {
+            let Some(source) = source else { continue };
+            if source.len() > MAX_TEMPLATE_BYTES {
+                return Err(TemplateError::TooLarge { origin, bytes: source.len(), limit: MAX_TEMPLATE_BYTES });
+            }
+            let with_spans = call_generation_spans(&source);
+            marks_generation &= with_spans.is_some();
+            let mut add = |name: String, source: String| with_deep_stack(|| env.add_template_owned(name, source));
+            let added = add(name.to_owned(), strip_generation_tags(&source))
+                .and_then(|()| with_spans.map_or(Ok(()), |source| add(format!("{name}{WITH_SPANS}"), source)));
+            if let Err(e) = added {
+                let message = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
+                return Err(TemplateError::Syntax { origin, line: e.line().unwrap_or(0), message });
+            }
         }
-        Ok(ChatTemplate { env, origin, special_tokens: special_tokens.to_vec() })
+        Ok(ChatTemplate { env, origin, special_tokens: special_tokens.to_vec(), has_tool_use, marks_generation })
     }
 
     /// Where the template came from, for the start-up summary and errors.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// Whether it marks what the assistant says with `{% generation %}`.
+    pub fn marks_generation(&self) -> bool {
+        self.marks_generation
     }
 
     /// The text of a conversation: `messages` one after another.
@@ -203,25 +256,94 @@ impl ChatTemplate {
         messages: impl IntoIterator<Item = &'m Value>,
         generation_prompt: GenerationPrompt,
     ) -> Result<String, RenderError> {
+        self.render_with(messages, generation_prompt, &TemplateInputs::default())
+    }
+
+    /// The text of a conversation that has tools or further variables.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_with<'m>(
+        &self,
+        messages: impl IntoIterator<Item = &'m Value>,
+        generation_prompt: GenerationPrompt,
+        inputs: &TemplateInputs,
+    ) -> Result<String, RenderError> {
         let messages: Vec<Value> = messages.into_iter().map(with_reasoning_aliases).collect();
-        let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64;
-        let input: usize = messages.iter().map(text_bytes).sum();
+        self.run(self.env.clone(), self.name_for(inputs), &messages, generation_prompt, inputs)
+    }
+
+    /// The text of a whole conversation, and where in it (bytes) the assistant speaks, by the `{% generation %}` marks; ascending,
+    /// `None` without such marks.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_with_spans<'m>(
+        &self,
+        messages: impl IntoIterator<Item = &'m Value>,
+        inputs: &TemplateInputs,
+    ) -> Result<Option<(String, Vec<Range<usize>>)>, RenderError> {
+        if !self.marks_generation {
+            return Ok(None);
+        }
+        let messages: Vec<Value> = messages.into_iter().map(with_reasoning_aliases).collect();
+        let name = self.name_for(inputs);
+        let text = self.run(self.env.clone(), name, &messages, GenerationPrompt::Omit, inputs)?;
+        // a pair of characters that the text does not hold stands around each span in a second rendering; they are none of any script
+        let unused = ('\u{fdd0}'..='\u{fdee}').step_by(2).find(|open| !text.contains([*open, after(*open)]));
+        let failed = |message: &str| RenderError::Failed { line: 0, message: message.to_owned() };
+        let open = unused.ok_or_else(|| failed("the text holds every character that could mark a span"))?;
+        let mut env = self.env.clone();
+        generation_span(&mut env, open, after(open));
+        let marked = self.run(env, &format!("{name}{WITH_SPANS}"), &messages, GenerationPrompt::Omit, inputs)?;
+
+        let (mut spans, mut begun, mut at) = (Vec::new(), None, 0);
+        for c in marked.chars() {
+            match c {
+                c if c == open => begun = begun.or(Some(at)),
+                c if c == after(open) => spans.extend(begun.take().map(|start| start..at)),
+                c => at += c.len_utf8(),
+            }
+        }
+        let unmarked: String = marked.chars().filter(|c| ![open, after(open)].contains(c)).collect();
+        if unmarked != text {
+            return Err(failed("what stands inside {% generation %} changes with the marks around it"));
+        }
+        Ok(Some((text, spans)))
+    }
+
+    fn name_for(&self, inputs: &TemplateInputs) -> &'static str {
+        if self.has_tool_use && inputs.tools.is_some() { TOOL_USE } else { NAME }
+    }
+
+    fn run(
+        &self,
+        mut env: Environment<'static>,
+        name: &str,
+        messages: &[Value],
+        generation_prompt: GenerationPrompt,
+        inputs: &TemplateInputs,
+    ) -> Result<String, RenderError> {
+        let tools = inputs.tools.as_deref().unwrap_or_default();
+        let fuel = FUEL + FUEL_PER_MESSAGE * (messages.len() + tools.len()) as u64;
+        let input: usize = messages.iter().chain(tools).chain(inputs.kwargs.values()).map(text_bytes).sum();
         let limit = OUTPUT_BYTES.saturating_add(OUTPUT_BYTES_PER_INPUT_BYTE.saturating_mul(input));
 
         let text = |text: &str| minijinja::Value::from(text);
         let mut context: Vec<(minijinja::Value, minijinja::Value)> =
             self.special_tokens.iter().map(|(name, token)| (text(name), text(token))).collect();
-        context.push((text("messages"), minijinja::Value::from(Serde(&messages))));
-        context.push((text("tools"), minijinja::Value::from(())));
+        context.push((text("messages"), minijinja::Value::from(Serde(messages))));
+        context.push((text("tools"), minijinja::Value::from(Serde(&inputs.tools))));
         context.push((text("documents"), minijinja::Value::from(())));
         context
             .push((text("add_generation_prompt"), minijinja::Value::from(generation_prompt == GenerationPrompt::Add)));
+        // of two values of one name the later one counts
+        context.extend(inputs.kwargs.iter().map(|(name, value)| (text(name), minijinja::Value::from(Serde(value)))));
 
-        let mut env = self.env.clone();
         env.set_fuel(Some(fuel));
         with_deep_stack(|| {
             let mut out = CappedText { text: Vec::new(), limit, full: false };
-            let template = env.get_template(NAME).expect("the template was added when it was parsed");
+            let template = env.get_template(name).expect("the template was added when it was parsed");
             let rendered = template.render_captured_to(minijinja::Value::from_pairs(context), &mut out).map(drop);
             if out.full {
                 return Err(RenderError::TooMuchOutput { limit });
@@ -231,6 +353,17 @@ impl ChatTemplate {
                 .map_err(|_| RenderError::Failed { line: 0, message: "the output is not UTF-8".to_owned() })
         })
     }
+}
+
+/// The character after one that is not the last of its plane.
+fn after(c: char) -> char {
+    char::from_u32(c as u32 + 1).expect("the characters that mark spans have a next one")
+}
+
+/// The second since 1970.
+fn now() -> i64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_1970.map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(0))
 }
 
 /// A message as the template sees it. Older names of the reasoning field become the standard one, and `thinking` is filled for

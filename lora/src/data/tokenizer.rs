@@ -7,6 +7,7 @@
 //! (`add_bos_token` is not read when a `tokenizer.json` exists).
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -184,14 +185,34 @@ impl Tokenizer {
         self.encode(text, false)
     }
 
+    /// As [`Tokenizer::encode_rendered`], with the bytes of the text that each token stands for.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_plain`].
+    pub fn encode_rendered_with_places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), TokenizerError> {
+        self.refuse_unknown(text)?;
+        let encoded = quietly(|| self.inner.encode(text, false).map_err(|e| e.to_string()));
+        let encoded = encoded.map_err(|message| self.failed(message))?;
+        let places = encoded.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        Ok((self.usable(encoded.get_ids())?, places))
+    }
+
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
-        if let Some((name, token)) = self.unknown.iter().find(|(_, token)| text.contains(token.as_str())) {
-            return Err(self.failed(format!(
-                "the text holds `{token}`, the {name} of tokenizer_config.json, which is no token here"
-            )));
-        }
+        self.refuse_unknown(text)?;
         let encoded = quietly(|| self.inner.encode_fast(text, add_special_tokens).map_err(|e| e.to_string()));
-        let ids = encoded.map_err(|message| self.failed(message))?.get_ids().to_vec();
+        self.usable(encoded.map_err(|message| self.failed(message))?.get_ids())
+    }
+
+    fn refuse_unknown(&self, text: &str) -> Result<(), TokenizerError> {
+        match self.unknown.iter().find(|(_, token)| text.contains(token.as_str())) {
+            None => Ok(()),
+            Some((name, token)) => Err(self.failed(format!(
+                "the text holds `{token}`, the {name} of tokenizer_config.json, which is no token here"
+            ))),
+        }
+    }
+
+    fn usable(&self, ids: &[u32]) -> Result<Vec<u32>, TokenizerError> {
         if let Some(&id) = ids.iter().find(|&&id| id >= self.first_unusable_id) {
             let token = self.inner.id_to_token(id).unwrap_or_default();
             let rows = self.first_unusable_id;
@@ -199,7 +220,7 @@ impl Tokenizer {
                 "the text holds `{token}` (id {id}), for which the model has no embedding (it has {rows} rows)"
             )));
         }
-        Ok(ids)
+        Ok(ids.to_vec())
     }
 
     /// The text of token ids.

@@ -2,6 +2,7 @@
 //! included. Another folder with an `objectives.json` is taken from the environment variable `ALIGN_GOLDENS`.
 
 use super::*;
+use crate::data::RowNumbers;
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -92,6 +93,7 @@ fn row(target: RowTarget) -> RowLogps {
         lens: Vec::new(),
         target,
         tails: None,
+        weight: 1.0,
         numbers: RowNumbers::default(),
         mismatched: None,
     }
@@ -120,10 +122,10 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                     policy: vec![chosen[i], rejected[i]],
                     reference: reference.as_ref().map_or(Vec::new(), |pair| at(pair).to_vec()),
                     lens: at(&lens).map(|len| len as usize).to_vec(),
+                    weight: weights.as_ref().map_or(1.0, |weights| weights[i]),
                     numbers: RowNumbers {
-                        weight: weights.as_ref().map_or(1.0, |weights| weights[i]),
-                        prob_win: wins.as_ref().map(at),
-                        prob_beats: beats.as_ref().map(|beats| beats[i]),
+                        win_probability: wins.as_ref().map(at),
+                        beats_probability: beats.as_ref().map(|beats| beats[i]),
                         ..RowNumbers::default()
                     },
                     ..row(RowTarget::Pair)

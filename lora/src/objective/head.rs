@@ -4,6 +4,7 @@ use super::choice::{Objective, Part};
 use super::error::HeadError;
 use super::history::History;
 use super::loss::{Answer, BatchLogRatios, Coupling, DataKind, Label, Loss, Pair, Reduction, SftTerm, Statistics};
+use crate::data::RowNumbers;
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
 
 /// The per-sequence numbers of one data row: f64 sums of log-probabilities over the tokens of each answer, in nats.
@@ -19,6 +20,8 @@ pub struct RowLogps {
     pub target: RowTarget,
     /// The sums over each answer's tokens beyond the shorter one's length, for an objective with [`Objective::tails`].
     pub tails: Option<Tails>,
+    /// What the pair's loss is multiplied by: the row's own weight, times WPO's.
+    pub weight: f64,
     /// What the row says besides.
     pub numbers: RowNumbers,
     /// The mismatched answer, for an objective with [`Coupling::MismatchedRows`].
@@ -47,25 +50,6 @@ pub struct Tails {
     pub policy: [f64; 2],
     /// Under the reference; 0 if the objective needs none.
     pub reference: [f64; 2],
-}
-
-/// Numbers of a row that losses read.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RowNumbers {
-    /// What the pair's loss is multiplied by: the column `weight`, and WPO's weight.
-    pub weight: f64,
-    /// What the reward margin must exceed.
-    pub margin: f64,
-    /// Probabilities that the chosen and the rejected answer win against others.
-    pub prob_win: Option<[f64; 2]>,
-    /// Probability that the chosen answer beats the rejected one.
-    pub prob_beats: Option<f64>,
-}
-
-impl Default for RowNumbers {
-    fn default() -> Self {
-        RowNumbers { weight: 1.0, margin: 0.0, prob_win: None, prob_beats: None }
-    }
 }
 
 /// What the rows of an optimiser batch amount to, known before any log-probability.
@@ -348,7 +332,7 @@ impl Objective {
                     let Loss::Pair(loss) = &part.loss else { continue };
                     let pairs = self.pairs(part, rows, leaves, main);
                     for (i, (pair, &row)) in pairs.iter().zip(main).enumerate() {
-                        let item = part.weight * rows[row].numbers.weight * loss.loss(pair);
+                        let item = part.weight * rows[row].weight * loss.loss(pair);
                         match items.get_mut(i) {
                             Some(sum) => *sum = *sum + item,
                             None => items.push(item),
@@ -400,13 +384,13 @@ impl Objective {
     /// The pairs `main`, as one loss of the objective sees them.
     fn pairs<'t>(&self, part: &Part, rows: &[RowLogps], leaves: &[Vec<Leaves<'t>>], main: &[usize]) -> Vec<Pair<'t>> {
         let pair = |&row: &usize| {
-            let RowNumbers { margin, prob_win, prob_beats, .. } = rows[row].numbers;
+            let numbers = &rows[row].numbers;
             Pair {
                 chosen: leaves[row][0].answer,
                 rejected: leaves[row][1].answer,
-                margin,
-                prob_win: prob_win.unwrap_or([f64::NAN; 2]),
-                prob_beats: prob_beats.unwrap_or(f64::NAN),
+                margin: numbers.margin_or_zero(),
+                prob_win: numbers.win_probability.unwrap_or([f64::NAN; 2]),
+                prob_beats: numbers.beats_probability.unwrap_or(f64::NAN),
                 divergence: part.divergence,
             }
         };
@@ -463,8 +447,8 @@ impl Objective {
         for part in &self.parts {
             for &column in part.spec.columns {
                 let there = match column {
-                    "prob_win_chosen" | "prob_win_rejected" => numbers.numbers.prob_win.is_some(),
-                    "prob_chosen_beats_rejected" => numbers.numbers.prob_beats.is_some(),
+                    "prob_win_chosen" | "prob_win_rejected" => numbers.numbers.win_probability.is_some(),
+                    "prob_chosen_beats_rejected" => numbers.numbers.beats_probability.is_some(),
                     other => unreachable!("no row has a column `{other}`"),
                 };
                 if !there {

@@ -64,7 +64,7 @@ mod tests;
 
 pub use choice::{Objective, find, knobs, mix};
 pub use error::{HeadError, ObjectiveError};
-pub use head::{BatchTotals, Head, Mismatched, RowLogps, RowNumbers, RowTarget, Tails, mismatched_row};
+pub use head::{BatchTotals, Head, Mismatched, RowLogps, RowTarget, Tails, mismatched_row};
 pub use history::{History, RunningMean, RunningSpread};
 pub use knobs::{Knob, KnobKind, KnobValue, Range};
 pub use loss::{Coupling, DataKind, LossSpec, MixPreset, Preset, Statistics};

@@ -1,6 +1,7 @@
 //! What must hold for every registered loss, by walking the registry; and what `--loss` and the knobs refuse.
 
 use super::*;
+use crate::data::RowNumbers;
 use std::f64::consts::LN_2;
 
 /// Numbers that look random and are the same everywhere: the top bits of a 64-bit congruential generator.
@@ -37,11 +38,12 @@ fn rows(objective: &Objective, n: usize, spread: f64) -> Vec<RowLogps> {
             lens: (0..n_answers).map(|_| numbers.uniform(1.0, 60.0) as usize).collect(),
             target,
             tails: objective.tails().then_some(tails),
+            weight: numbers.uniform(0.0, 2.0),
             numbers: RowNumbers {
-                weight: numbers.uniform(0.0, 2.0),
-                margin: numbers.uniform(0.0, 1.0),
-                prob_win: Some([numbers.uniform(0.5, 1.0), numbers.uniform(0.0, 0.5)]),
-                prob_beats: Some(numbers.uniform(0.5, 1.0)),
+                weight: None,
+                margin: Some(numbers.uniform(0.0, 1.0)),
+                win_probability: Some([numbers.uniform(0.5, 1.0), numbers.uniform(0.0, 0.5)]),
+                beats_probability: Some(numbers.uniform(0.5, 1.0)),
             },
             mismatched: (objective.coupling() == Coupling::MismatchedRows).then_some(mismatched),
             policy,
@@ -205,6 +207,7 @@ fn dpo_of_a_fresh_adapter_is_exactly_ln_2() {
         for row in &mut rows {
             row.reference = row.policy.clone();
             row.numbers = RowNumbers::default();
+            row.weight = 1.0;
         }
         let head = whole(&objective, &rows, &Statistics::default()).unwrap();
         assert_eq!(head.loss.to_bits(), LN_2.to_bits(), "{n} rows");
@@ -229,6 +232,7 @@ fn exo_with_the_authors_targets_is_lowest_at_a_margin_of_ten() {
         lens: vec![9, 9],
         target: RowTarget::Pair,
         tails: None,
+        weight: 1.0,
         numbers: RowNumbers::default(),
         mismatched: None,
     };

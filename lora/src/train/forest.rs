@@ -1,5 +1,6 @@
 //! From encoded rows to the rows of one forward pass: trees of prompts and answers, for the policy and the reference.
 
+use crate::data::Answer;
 use align_engine::rows::{RowPlan, SequenceTree};
 use std::ops::Range;
 
@@ -14,7 +15,21 @@ pub struct Tree<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Branch<'a> {
     pub ids: &'a [u32],
+    /// Ranges of `ids` that are read and not scored, ascending; most answers have none.
+    pub unscored: &'a [Range<usize>],
     pub role: Role,
+}
+
+impl<'a> Branch<'a> {
+    /// What is kept of an answer.
+    pub fn of(answer: &'a Answer, role: Role) -> Branch<'a> {
+        Branch { ids: answer.kept_ids(), unscored: &answer.unscored, role }
+    }
+
+    /// An answer whose every token is scored.
+    pub fn all_scored(ids: &'a [u32], role: Role) -> Branch<'a> {
+        Branch { ids, unscored: &[], role }
+    }
 }
 
 /// Whether the backward pass goes through an answer.
@@ -122,7 +137,7 @@ impl Forest {
                 let of_role = |wanted| part.branches.iter().filter(move |branch| branch.has(wanted));
                 let skipped = if role == Role::Detached { of_role(Role::Gradient).count() } else { 0 };
                 for (answer, rows) in of_role(role).zip(&tree.branches[skipped..]) {
-                    policy[answer.place] = layout.score(&tree.prompt, rows, answer.branch.ids);
+                    policy[answer.place] = layout.score(&tree.prompt, rows, answer.branch);
                 }
             }
             if role == Role::Gradient {
@@ -136,7 +151,7 @@ impl Forest {
                 let prompt = layout.place_prompt(part);
                 let branches: Vec<_> = part.branches.iter().map(|branch| layout.place_branch(part, branch)).collect();
                 for (answer, rows) in part.branches.iter().zip(&branches) {
-                    reference[answer.place] = layout.score(&prompt, rows, answer.branch.ids);
+                    reference[answer.place] = layout.score(&prompt, rows, answer.branch);
                 }
                 trees.push(SequenceTree { prompt, branches });
             }
@@ -183,12 +198,19 @@ impl Layout {
         start..self.ids.len()
     }
 
-    /// Every token of the answer is predicted by the row before it; the first one by the prompt's last row.
-    fn score(&mut self, prompt: &Range<usize>, answer: &Range<usize>, ids: &[u32]) -> Range<usize> {
+    /// Every scored token of the answer is predicted by the row before it; the first one by the prompt's last row.
+    fn score(&mut self, prompt: &Range<usize>, answer: &Range<usize>, branch: Branch<'_>) -> Range<usize> {
         let start = self.targets.len();
-        let predicting = std::iter::once(prompt.end - 1).chain(answer.clone()).take(ids.len());
-        self.scored_rows.extend(predicting.map(|row| row as u32));
-        self.targets.extend_from_slice(ids);
+        let predicting = std::iter::once(prompt.end - 1).chain(answer.clone());
+        let mut gaps = branch.unscored.iter().peekable();
+        for (token, (row, &id)) in predicting.zip(branch.ids).enumerate() {
+            while gaps.next_if(|gap| gap.end <= token).is_some() {}
+            if gaps.peek().is_some_and(|gap| gap.contains(&token)) {
+                continue;
+            }
+            self.scored_rows.push(row as u32);
+            self.targets.push(id);
+        }
         start..self.targets.len()
     }
 }
@@ -220,7 +242,21 @@ mod tests {
     use super::*;
 
     fn branch(ids: &[u32], role: Role) -> Branch<'_> {
-        Branch { ids, role }
+        Branch::all_scored(ids, role)
+    }
+
+    /// Tokens 1 and 2 of the answer belong to a turn that is not learned.
+    #[test]
+    fn what_is_not_scored_is_read_all_the_same() {
+        let gaps = [1..3];
+        let branch = Branch { ids: &[4, 5, 6, 7], unscored: &gaps, role: Role::Gradient };
+        let sequence = Tree { prompt: &[1, 2], branches: vec![branch] };
+        let forest = Forest::new(&[sequence], Scorers::PolicyAndReference, |_, _| true);
+        assert_eq!(forest.ids, [1, 2, 4, 5, 6, 7, 1, 2, 4, 5, 6, 7]);
+        assert_eq!(forest.scored_rows, [1, 4, 7, 10]);
+        assert_eq!(forest.targets, [4, 7, 4, 7]);
+        assert_eq!(forest.scored_with_gradient, 2);
+        assert_eq!(forest.answers, [Scored { policy: 0..2, reference: Some(2..4) }]);
     }
 
     #[test]

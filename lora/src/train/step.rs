@@ -8,10 +8,10 @@ use super::error::TrainError;
 use super::forest::{Branch, Forest, Role, Scored, Tree};
 use super::metrics::PreferenceSums;
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
-use crate::data::{EncodedRow, Target, mismatched_answers, pack};
+use crate::data::{Answer, EncodedRow, Target, mismatched_answers, pack};
 use crate::objective::{
-    BatchTotals, Coupling, Head, HeadError, History, Mismatched, Objective, RowLogps, RowNumbers, RowTarget,
-    Statistics, Tails, wpo_weight,
+    BatchTotals, Coupling, Head, HeadError, History, Mismatched, Objective, RowLogps, RowTarget, Statistics, Tails,
+    wpo_weight,
 };
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::Gradients;
@@ -233,8 +233,8 @@ impl Batch<'_> {
     fn trees<'b>(&'b self, pieces: &[Piece], mismatched: &[&'b [u32]], role: Role) -> Vec<Tree<'b>> {
         let tree = |piece: &Piece| {
             let row = &self.rows[piece.row];
-            let own = row.answers[piece.answers.clone()].iter().map(|answer| Branch { ids: answer.kept_ids(), role });
-            let other = mismatched.get(piece.row).map(|ids| Branch { ids, role: Role::Detached });
+            let own = row.answers[piece.answers.clone()].iter().map(|answer| Branch::of(answer, role));
+            let other = mismatched.get(piece.row).map(|ids| Branch::all_scored(ids, Role::Detached));
             Tree { prompt: &row.prompt, branches: own.chain(other).collect() }
         };
         pieces.iter().map(tree).collect()
@@ -256,10 +256,11 @@ impl Batch<'_> {
             RowLogps {
                 policy: vec![f64::NAN; n],
                 reference: if self.objective.reference() { vec![f64::NAN; n] } else { Vec::new() },
-                lens: row.answers.iter().map(|answer| answer.kept).collect(),
+                lens: row.answers.iter().map(Answer::scored_tokens).collect(),
                 target: target(&row.target),
                 tails: self.objective.tails().then_some(Tails { policy: [0.0; 2], reference: [0.0; 2] }),
-                numbers: RowNumbers::default(),
+                weight: row.numbers.weight_or_one(),
+                numbers: row.numbers,
                 mismatched: None,
             }
         };
@@ -292,7 +293,7 @@ impl Batch<'_> {
                     let tokens = forward.tokens(&scored.policy).iter().zip(forward.log_sum_squares(&scored.policy));
                     tokens.map(|(&logp, sum_squares)| f64::from(logp) - sum_squares).collect::<Vec<_>>()
                 });
-                numbers.numbers.weight *= wpo_weight([&aligned[0], &aligned[1]]);
+                numbers.weight *= wpo_weight([&aligned[0], &aligned[1]]);
             }
             if with_mismatched && let Some(scored) = scored.next() {
                 numbers.mismatched = Some(Mismatched {
@@ -325,7 +326,7 @@ impl Batch<'_> {
                 .iter()
                 .map(|piece| Tree {
                     prompt: &self.rows[piece.row].prompt,
-                    branches: vec![Branch { ids: mismatched[piece.row], role: Role::Detached }],
+                    branches: vec![Branch::all_scored(mismatched[piece.row], Role::Detached)],
                 })
                 .collect();
             // in the tree of the whole row, the mismatched answer comes after the row's own
@@ -353,7 +354,7 @@ impl Batch<'_> {
 
     fn totals(&self) -> BatchTotals {
         let rows: Vec<(RowTarget, Vec<usize>)> = (self.rows.iter())
-            .map(|row| (target(&row.target), row.answers.iter().map(|answer| answer.kept).collect()))
+            .map(|row| (target(&row.target), row.answers.iter().map(Answer::scored_tokens).collect()))
             .collect();
         BatchTotals::of(rows.iter().map(|(target, lens)| (target, &lens[..])))
     }
@@ -437,5 +438,6 @@ fn target(target: &Target) -> RowTarget {
         Target::Pair => RowTarget::Pair,
         Target::Label(label) => RowTarget::Label(*label),
         Target::Rewards(rewards) => RowTarget::Rewards(rewards.clone()),
+        Target::Sequence => RowTarget::Sft,
     }
 }

@@ -7,7 +7,7 @@ use super::metrics::{EvalMetrics, PreferenceSums, StepMetrics};
 use super::scoring::Scoring;
 use super::step::{Batch, Outcome, describe};
 use super::time::{Pace, Probe, Work};
-use crate::data::{Dataset, EncodedRow, Shuffle, for_each_batch};
+use crate::data::{Dataset, EncodedRow, NumberCounts, Shuffle, for_each_batch};
 use crate::objective::{Coupling, History, Objective};
 use crate::optim::{AdamW, Optimizer, Schedule, ScheduleKind, clip_factor, global_norm};
 use align_engine::autograd::param::Param;
@@ -262,6 +262,7 @@ impl<'m> Trainer<'m> {
                 self.objective.name()
             ));
         }
+        self.unread_columns(train.survey().numbers).into_iter().for_each(|note| observer.note(note));
         let (mut pairs_seen, mut saturated, mut clipped, mut beyond_plan) = (0, 0, 0, 0);
         let mut evaluated_at = None;
         while self.state.step < total_steps {
@@ -317,6 +318,21 @@ impl<'m> Trainer<'m> {
         ];
         warnings.into_iter().flatten().for_each(|warning| observer.note(warning));
         Ok(())
+    }
+
+    /// What is said of columns that the objective does not read.
+    fn unread_columns(&self, counts: NumberCounts) -> Vec<String> {
+        let objective = &self.objective;
+        let columns = [
+            (counts.weight, "weight", objective.takes_weights()),
+            (counts.margin, "margin", objective.takes_margins()),
+        ];
+        let unread = columns.into_iter().filter(|(rows, _, read)| *rows > 0 && !read);
+        unread
+            .map(|(rows, column, _)| {
+                format!("{rows} rows have a `{column}`, which loss `{}` does not read", objective.name())
+            })
+            .collect()
     }
 
     /// One update from the rows of a batch. `epoch`, tokens and speed of the metrics are the caller's.

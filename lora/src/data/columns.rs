@@ -1,0 +1,410 @@
+//! The columns of a row: under which names a file has what we read, and the strict parsing of an object's top level.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserializer as _;
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::BadRow;
+
+/// Columns that some shape, the chat template or a loss reads, by our names.
+pub const OWN_COLUMNS: [&str; 17] = [
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "label",
+    "completions",
+    "rewards",
+    "messages",
+    "text",
+    "tools",
+    "chat_template_kwargs",
+    "weight",
+    "margin",
+    "prob_win_chosen",
+    "prob_win_rejected",
+    "prob_chosen_beats_rejected",
+    "id",
+];
+/// What ShareGPT's data sets call `messages`.
+const CONVERSATIONS: &str = "conversations";
+
+/// Under which names a file has our columns: `prompt=question,chosen=a`. Columns that are not named keep our names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnMap {
+    /// Our name, the file's; each of either at most once.
+    entries: Vec<(&'static str, String)>,
+}
+
+/// What is wrong with a column map. A mistake of the command line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ColumnMapError {
+    /// A part without `=`.
+    #[error("`{part}`: expected OURS=THEIRS, as in prompt=question,chosen=a")]
+    NoEquals {
+        /// The part.
+        part: String,
+    },
+    /// Nothing reads a column of that name.
+    #[error("`{name}` is no column that is read; there are: {}", OWN_COLUMNS.join(", "))]
+    Unknown {
+        /// The name before `=`.
+        name: String,
+    },
+    /// No name after `=`.
+    #[error("`{name}=`: the file's column is missing")]
+    NoColumn {
+        /// The name before `=`.
+        name: &'static str,
+    },
+    /// Two columns of the file for one of ours.
+    #[error("`{name}` is read from `{first}` or from `{second}`: give one of them")]
+    TwoColumns {
+        /// Our name.
+        name: &'static str,
+        /// The file's column that was given first.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// One column of the file for two of ours.
+    #[error("`{column}` is given for `{first}` and for `{second}`: a column has one meaning")]
+    TwoMeanings {
+        /// The file's column.
+        column: String,
+        /// Our name that was given first.
+        first: &'static str,
+        /// The other one.
+        second: &'static str,
+    },
+}
+
+impl FromStr for ColumnMap {
+    type Err = ColumnMapError;
+
+    /// `OURS=THEIRS`, separated by commas; spaces around names do not count. The empty text is the empty map.
+    fn from_str(text: &str) -> Result<ColumnMap, ColumnMapError> {
+        let mut map = ColumnMap::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, column) =
+                part.split_once('=').ok_or_else(|| ColumnMapError::NoEquals { part: part.to_owned() })?;
+            let (name, column) = (name.trim(), column.trim().to_owned());
+            let own = OWN_COLUMNS.into_iter().find(|own| *own == name);
+            let name = own.ok_or_else(|| ColumnMapError::Unknown { name: name.to_owned() })?;
+            if column.is_empty() {
+                return Err(ColumnMapError::NoColumn { name });
+            }
+            if let Some((_, first)) = map.entries.iter().find(|(known, _)| *known == name) {
+                return Err(ColumnMapError::TwoColumns { name, first: first.clone(), second: column });
+            }
+            if let Some((first, _)) = map.entries.iter().find(|(_, known)| *known == column) {
+                return Err(ColumnMapError::TwoMeanings { column, first, second: name });
+            }
+            map.entries.push((name, column));
+        }
+        Ok(map)
+    }
+}
+
+/// As it is typed.
+impl fmt::Display for ColumnMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, column)) in self.entries.iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            write!(f, "{comma}{name}={column}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ColumnMap {
+    /// Whether every column has our name.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Our name and the file's, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.entries.iter().map(|(name, column)| (*name, column.as_str()))
+    }
+
+    /// The first entry without a column in rows that have seen `seen`.
+    pub(super) fn unseen(&self, seen: Seen) -> Option<(&'static str, &str)> {
+        self.iter().enumerate().find(|(i, _)| seen & 1 << i == 0).map(|(_, entry)| entry)
+    }
+
+    /// The file's name of our column.
+    pub fn column<'a>(&'a self, name: &'a str) -> &'a str {
+        self.entries.iter().find(|(own, _)| *own == name).map_or(name, |(_, column)| column)
+    }
+
+    /// What we call a column of the file, if we read it.
+    fn own(&self, column: &str) -> Option<&'static str> {
+        if let Some((own, _)) = self.entries.iter().find(|(_, theirs)| theirs == column) {
+            return Some(own);
+        }
+        let own = OWN_COLUMNS.into_iter().find(|own| *own == column)?;
+        // read from another column: this one only has the same name
+        (!self.entries.iter().any(|(mapped, _)| *mapped == own)).then_some(own)
+    }
+}
+
+/// Which entries of a [`ColumnMap`] a row has a column for: bit `i` for the `i`-th.
+pub(super) type Seen = u32;
+
+/// The columns of one row: values of those that we read by our names, names of the others.
+pub(super) struct Columns<'m> {
+    map: &'m ColumnMap,
+    known: Map<String, Value>,
+    others: Vec<String>,
+}
+
+impl<'m> Columns<'m> {
+    pub(super) fn parse(text: &str, map: &'m ColumnMap) -> Result<Columns<'m>, BadRow> {
+        let mut parser = serde_json::Deserializer::from_str(text);
+        let columns = parser.deserialize_any(ColumnsVisitor { map }).and_then(|columns| parser.end().map(|()| columns));
+        columns.map_err(|e| {
+            // the parser sees one line: its "line 1" would be taken for the line of the file
+            let message = e.to_string();
+            let message = message.replace(&format!(" at line {} column {}", e.line(), e.column()), "");
+            match message.strip_prefix(NOT_OBJECT) {
+                Some(found) => BadRow::NotObject { found: kind_named(found) },
+                None => BadRow::Json { message, column: e.column() },
+            }
+        })
+    }
+
+    /// The value of our column `name`, null once it was taken; `None` where the row has none.
+    pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        self.known.get_mut(name).map(Value::take)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.known.contains_key(name)
+    }
+
+    /// What the file calls our column, for messages.
+    pub(super) fn column(&self, name: &str) -> String {
+        self.map.column(name).to_owned()
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        let bits = self.map.entries.iter().enumerate().filter(|(_, (own, _))| self.has(own));
+        bits.map(|(i, _)| 1 << i).sum()
+    }
+
+    /// The file's names of the first twelve columns, in their alphabet's order.
+    pub(super) fn some_names(&self) -> String {
+        let known = self.known.keys().map(|own| self.map.column(own));
+        let mut found: Vec<&str> = known.chain(self.others.iter().map(String::as_str)).take(12).collect();
+        found.sort_unstable();
+        found.join(", ")
+    }
+
+    /// The file's names of the columns that are none of `used` (our names).
+    pub(super) fn names_except(&self, used: &[&str]) -> Vec<String> {
+        let unused = self.known.keys().filter(|own| !used.contains(&own.as_str()));
+        unused.map(|own| self.column(own)).chain(self.others.iter().cloned()).collect()
+    }
+}
+
+/// Starts the parser's message for a row that is not an object; the kind follows.
+const NOT_OBJECT: &str = "not an object: ";
+
+fn kind_named(found: &str) -> &'static str {
+    ["null", "a boolean", "a number", "a string", "a list"]
+        .into_iter()
+        .find(|kind| *kind == found)
+        .unwrap_or("something else")
+}
+
+/// A value's kind in a user's words.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The error for a value of another kind than needed.
+pub(super) fn wrong_type(field: String, found: &Value, expected: &'static str) -> BadRow {
+    match found {
+        Value::Null => BadRow::Null { field },
+        found => BadRow::Type { field, found: kind(found), expected },
+    }
+}
+
+/// Reads the top level of a row: every key once, values of unknown columns checked as JSON and not kept.
+struct ColumnsVisitor<'m> {
+    map: &'m ColumnMap,
+}
+
+impl<'de, 'm> Visitor<'de> for ColumnsVisitor<'m> {
+    type Value = Columns<'m>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Columns<'m>, A::Error> {
+        let mut columns = Columns { map: self.map, known: Map::new(), others: Vec::new() };
+        let mut others = std::collections::HashSet::new();
+        let mut conversations = None;
+        let twice = |key: &str| A::Error::custom(format_args!("the key `{key}` stands twice"));
+        while let Some(key) = map.next_key::<String>()? {
+            if let Some(own) = self.map.own(&key) {
+                if columns.known.contains_key(own) {
+                    return Err(twice(&key));
+                }
+                columns.known.insert(own.to_owned(), map.next_value_seed(Strict)?);
+                continue;
+            }
+            if key == CONVERSATIONS && conversations.is_none() {
+                conversations = Some(map.next_value_seed(Strict)?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+            if !others.insert(key.clone()) {
+                return Err(twice(&key));
+            }
+            columns.others.push(key);
+        }
+        if let Some(turns) = conversations.filter(|_| self.map.own("messages").is_some() && !columns.has("messages")) {
+            columns.others.retain(|name| name != CONVERSATIONS);
+            columns.known.insert("messages".to_owned(), turns);
+        }
+        Ok(columns)
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}null")))
+    }
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}a boolean")))
+    }
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
+    }
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
+    }
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
+    }
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}a string")))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Columns<'m>, A::Error> {
+        Err(A::Error::custom(format_args!("{NOT_OBJECT}a list")))
+    }
+}
+
+/// Builds a [`Value`], refusing keys that stand twice in an object. The parser limits the depth to 128.
+pub(super) struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(Strict)? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if fields.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("the key `{key}` stands twice")));
+            }
+            fields.insert(key, map.next_value_seed(Strict)?);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(text: &str) -> Result<ColumnMap, ColumnMapError> {
+        text.parse()
+    }
+
+    #[test]
+    fn a_map_reads_as_it_is_shown() {
+        let parsed = map(" prompt = the question ,chosen=a,").unwrap();
+        assert_eq!(parsed.to_string(), "prompt=the question,chosen=a");
+        assert_eq!(map(&parsed.to_string()), Ok(parsed.clone()));
+        assert_eq!((parsed.column("prompt"), parsed.column("rejected")), ("the question", "rejected"));
+        assert_eq!(map("text=a=b").unwrap().column("text"), "a=b");
+        assert!(map("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn every_fault_of_a_map_has_its_error() {
+        let owned = str::to_owned;
+        assert_eq!(map("prompt"), Err(ColumnMapError::NoEquals { part: owned("prompt") }));
+        assert_eq!(map("question=prompt"), Err(ColumnMapError::Unknown { name: owned("question") }));
+        assert_eq!(map("prompt= "), Err(ColumnMapError::NoColumn { name: "prompt" }));
+        let two = ColumnMapError::TwoColumns { name: "prompt", first: owned("a"), second: owned("b") };
+        assert_eq!(map("prompt=a,prompt=b"), Err(two));
+        let two = ColumnMapError::TwoMeanings { column: owned("a"), first: "chosen", second: "rejected" };
+        assert_eq!(map("chosen=a,rejected=a"), Err(two));
+        assert!(map("x=y").unwrap_err().to_string().contains("prob_win_chosen"));
+    }
+
+    #[test]
+    fn columns_go_by_the_map_and_by_nothing_else() {
+        let map = map("chosen=rejected,rejected=chosen,prompt=question").unwrap();
+        let row = r#"{"question": "q", "chosen": "worse", "rejected": "better", "prompt": "not this", "x": 1}"#;
+        let mut columns = Columns::parse(row, &map).unwrap();
+        assert_eq!(columns.seen(), 0b111);
+        assert_eq!(columns.names_except(&["prompt", "chosen", "rejected"]), ["prompt", "x"]);
+        assert_eq!(columns.some_names(), "chosen, prompt, question, rejected, x");
+        assert_eq!(columns.take("chosen"), Some("better".into()));
+        assert_eq!(columns.take("rejected"), Some("worse".into()));
+        assert_eq!(columns.take("prompt"), Some("q".into()));
+        assert_eq!(Columns::parse("{}", &map).unwrap().seen(), 0);
+    }
+}
