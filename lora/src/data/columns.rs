@@ -168,9 +168,7 @@ impl<'m> Columns<'m> {
         let mut parser = serde_json::Deserializer::from_str(text);
         let columns = parser.deserialize_any(ColumnsVisitor { map }).and_then(|columns| parser.end().map(|()| columns));
         columns.map_err(|e| {
-            // the parser sees one line: its "line 1" would be taken for the line of the file
-            let message = e.to_string();
-            let message = message.replace(&format!(" at line {} column {}", e.line(), e.column()), "");
+            let message = words_of(&e);
             match message.strip_prefix(NOT_OBJECT) {
                 Some(found) => BadRow::NotObject { found: kind_named(found) },
                 None => BadRow::Json { message, column: e.column() },
@@ -210,6 +208,11 @@ impl<'m> Columns<'m> {
         let unused = self.known.keys().filter(|own| !used.contains(&own.as_str()));
         unused.map(|own| self.column(own)).chain(self.others.iter().cloned()).collect()
     }
+}
+
+/// What the parser says, without its line: it sees a line or a piece of one, and "line 1" would be taken for that of the file.
+pub(super) fn words_of(error: &serde_json::Error) -> String {
+    error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "")
 }
 
 /// Starts the parser's message for a row that is not an object; the kind follows.

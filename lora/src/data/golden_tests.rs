@@ -14,17 +14,17 @@ use super::{
 
 const MAX_LENGTH: usize = 256;
 
-fn goldens() -> PathBuf {
+pub(super) fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens")
 }
 
-fn json(path: &Path) -> Value {
+pub(super) fn json(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// Name, goldens and model directory of every model that can be tested here.
-fn models() -> Vec<(String, PathBuf, PathBuf)> {
+pub(super) fn models() -> Vec<(String, PathBuf, PathBuf)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(goldens()).unwrap() {
         let folder = entry.unwrap().path();
@@ -42,7 +42,7 @@ fn models() -> Vec<(String, PathBuf, PathBuf)> {
     found
 }
 
-fn encoder(model: &Path, max_length: usize) -> Encoder {
+pub(super) fn encoder(model: &Path, max_length: usize) -> Encoder {
     let rows = json(&model.join("config.json"))["vocab_size"].as_u64().unwrap() as usize;
     Encoder::from_model(model, None, max_length, rows).unwrap()
 }

@@ -45,7 +45,11 @@ mod dataset_tests;
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
+mod parity_tests;
+#[cfg(test)]
 mod row_tests;
+#[cfg(test)]
+mod sequence_tests;
 
 pub use ahead::for_each_batch;
 pub use columns::{ColumnMap, ColumnMapError};

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 
 use super::BadRow;
-use super::columns::{ColumnMap, Columns, Seen, wrong_type};
+use super::columns::{ColumnMap, Columns, Seen, words_of, wrong_type};
 use super::numbers::{NUMBER_COLUMNS, RowNumbers};
 use super::template::TemplateInputs;
 use super::turns::{is_assistant, list, text, turns};
@@ -486,7 +486,7 @@ fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
     let tools = match columns.take("tools").unwrap_or_default() {
         Value::String(json) => {
             let parsed: Result<Value, _> = serde_json::from_str(&json);
-            parsed.map_err(|e| BadRow::ToolsJson { field: field.clone(), message: e.to_string() })?
+            parsed.map_err(|e| BadRow::ToolsJson { field: field.clone(), message: words_of(&e) })?
         }
         other => other,
     };

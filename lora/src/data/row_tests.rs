@@ -138,6 +138,59 @@ fn every_fault_has_its_error() {
             "`chosen` is lists of",
         ),
         (r#"{"prompt": "p", "chosen": "c", "rejected": "r", "id": [1]}"#, "`id` is a list"),
+        (
+            r#"{"prompt": "p", "chosen": "c", "rejected": "r", "weight": -1}"#,
+            "`weight` is -1, expected a finite number, not negative",
+        ),
+        (
+            r#"{"prompt": "p", "chosen": "c", "rejected": "r", "weight": "1"}"#,
+            "`weight` is a string, expected a finite number",
+        ),
+        (r#"{"chosen": "c", "rejected": "r", "margin": true}"#, "`margin` is a boolean, expected a finite number"),
+        (
+            r#"{"chosen": "c", "rejected": "r", "prob_win_chosen": 1.5}"#,
+            "`prob_win_chosen` is 1.5, expected a probability",
+        ),
+        (r#"{"chosen": "c", "rejected": "r", "prob_win_chosen": 0.5}"#, "`prob_win_rejected` is missing or null"),
+        (
+            r#"{"chosen": "c", "rejected": "r", "prob_win_chosen": null, "prob_win_rejected": 0}"#,
+            "`prob_win_chosen` is missing or null",
+        ),
+        (r#"{"messages": "x"}"#, "`messages` is a string, expected a list"),
+        (r#"{"messages": []}"#, "`messages` is an empty list"),
+        (r#"{"text": 3}"#, "`text` is a number, expected a string"),
+        (r#"{"text": null}"#, "`text` is null"),
+        (
+            r#"{"messages": [{"from": "function_call", "value": "x"}]}"#,
+            "`messages[0].from` is `function_call`, which is no role; known: human",
+        ),
+        (r#"{"messages": [{"from": 3, "value": "x"}]}"#, "`messages[0].from` is a number"),
+        (r#"{"messages": [{"from": "gpt"}]}"#, "`messages[0].content` is null"),
+        (
+            r#"{"prompt": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": "u"}]}]}"#,
+            "`prompt[0].content[1]` is a part of type `image_url`; only text is read",
+        ),
+        (r#"{"prompt": [{"role": "user", "content": []}]}"#, "`prompt[0].content` is an empty list"),
+        (r#"{"prompt": [{"role": "user", "content": [3]}]}"#, "`prompt[0].content[0]` is a number"),
+        (r#"{"prompt": [{"role": "user", "content": [{"type": "text"}]}]}"#, "`prompt[0].content[0].text` is null"),
+        (r#"{"prompt": [{"role": "user", "content": [{"type": 1}]}]}"#, "`prompt[0].content[0].type` is a number"),
+        (r#"{"prompt": [{"role": "user", "content": "x"}], "tools": "[{]"}"#, "`tools` is text that is not valid JSON"),
+        (
+            r#"{"prompt": [{"role": "user", "content": "x"}], "tools": {"a": 1}}"#,
+            "`tools` is an object, expected a list of tools",
+        ),
+        (
+            r#"{"prompt": [{"role": "user", "content": "x"}], "tools": ["f"]}"#,
+            "`tools[0]` is a string, expected an object",
+        ),
+        (
+            r#"{"prompt": [{"role": "user", "content": "x"}], "chat_template_kwargs": []}"#,
+            "`chat_template_kwargs` is a list",
+        ),
+        (
+            r#"{"prompt": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"messages": []}}"#,
+            "`chat_template_kwargs` sets `messages`",
+        ),
     ];
     for (line, expected) in cases {
         let error = parse(line).map(|_| ()).unwrap_err();
