@@ -210,6 +210,7 @@ impl Step {
             adapters: Adapters { policy: Some(self.adapter.clone()), reference: None },
             scorers: Scorers::PolicyAndReference,
             precision: self.precision,
+            cache: None,
         }
     }
 }

@@ -64,6 +64,7 @@ fn scoring<'m>(model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
         adapters: Adapters { policy: Some(adapter.clone()), reference: None },
         scorers: Scorers::PolicyAndReference,
         precision: Precision::F32,
+        cache: None,
     }
 }
 

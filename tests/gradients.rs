@@ -50,7 +50,7 @@ impl World {
     fn gradients(&self, objective: &Objective, rows: &[EncodedRow]) -> (Outcome, ParamGrads) {
         let adapters = Adapters { policy: Some(self.adapter.set().clone()), reference: None };
         let scorers = Scorers::PolicyAndReference;
-        let scoring = Scoring { model: &self.model, adapters, scorers, precision: Precision::F32 };
+        let scoring = Scoring { model: &self.model, adapters, scorers, precision: Precision::F32, cache: None };
         let batch = Batch { objective, rows, max_length: MAX_LENGTH, micro_batch_tokens: 2048, step: 1 };
         let mut grads = ParamGrads::default();
         let outcome = batch.gradients(&scoring, None, &|_, _| Some(usize::MAX), &mut grads).unwrap();

@@ -1,6 +1,6 @@
 //! The flags of the commands other than `train`.
 
-use super::model::{DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
+use super::model::{CacheArgs, DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -27,6 +27,8 @@ pub struct ScoreArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub pack: PackArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// Flags of `eval`.
@@ -52,6 +54,8 @@ pub struct EvalArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub pack: PackArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// Flags of `generate`.
