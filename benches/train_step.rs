@@ -211,6 +211,7 @@ impl Step {
             scorers: Scorers::PolicyAndReference,
             precision: self.precision,
             extras: false,
+            cache: None,
         }
     }
 }

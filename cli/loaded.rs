@@ -94,6 +94,8 @@ pub struct LoadedModel {
     pub unused: Vec<String>,
     /// Matrices of zeros, which are rarely meant.
     pub all_zero: Vec<String>,
+    /// The files of its weights.
+    pub checkpoint: Checkpoint,
     /// Kept so that the demo's files outlive the mapping.
     pub demo: Option<Demo>,
 }
@@ -120,7 +122,8 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
     let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite)?;
     let model = Model::load(device, config, &checkpoint)?;
     let unused = checkpoint.unused().into_iter().map(|tensor| tensor.name.clone()).collect();
-    Ok(LoadedModel { model, dir, found, base_name, unused, all_zero: checkpoint.all_zero(), demo })
+    let all_zero = checkpoint.all_zero();
+    Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, checkpoint, demo })
 }
 
 impl LoadedModel {

@@ -6,6 +6,7 @@ mod config_file;
 mod demo;
 mod error;
 mod loaded;
+mod reference_cache;
 mod report;
 mod run_folder;
 

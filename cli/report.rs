@@ -3,7 +3,7 @@
 use align_lora::adapter::LoraConfig;
 use align_lora::data::{Sequences, SftPart, SpanSource, Survey};
 use align_lora::objective::{LOSSES, Objective};
-use align_lora::train::{EvalMetrics, Pace, Plan, Size, StepMetrics};
+use align_lora::train::{EvalMetrics, Pace, Plan, RunPace, Size, StepMetrics};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -86,29 +86,33 @@ pub fn plan(plan: &Plan) {
     let Plan { limit, peak, layers, layers_kept, .. } = *plan;
     let parts: Vec<_> = plan.parts.iter().map(|(name, bytes)| format!("{name} {}", Size(*bytes))).collect();
     say!(
-        "memory: {} planned of {} ({layers_kept} of {layers} layers kept in the largest forward pass, {} tokens of policy and reference)",
+        "memory: {} planned of {} ({layers_kept} of {layers} layers kept in the largest forward pass, {} tokens of {})",
         Size(peak),
         Size(limit),
-        plan.rows()
+        plan.rows(),
+        if plan.reference_rows() > 0 { "policy and reference" } else { "the policy alone" }
     );
     say!("  {}", parts.join(", "));
 }
 
 /// What a run will take.
-pub fn pace(pace: &Pace, steps: u64) {
-    let Pace { operations, seconds_per_step } = *pace;
+pub fn pace(pace: &RunPace) {
+    let Pace { operations, seconds_per_step } = pace.first;
     let rate = operations / seconds_per_step / 1e9;
-    let all = (seconds_per_step * steps as f64).round();
-    let all = match all < 1.0 {
-        true => "under 1 s".to_owned(),
-        false => seconds(Duration::from_secs_f64(all)),
+    let all = match pace.seconds().round() {
+        ..1.0 => "under 1 s".to_owned(),
+        all => seconds(Duration::from_secs_f64(all)),
     };
     let operations = match operations {
         0.0..1e12 => format!("{:.1} GFLOP", operations / 1e9),
         _ => format!("{:.1} TFLOP", operations / 1e12),
     };
+    let later = pace.later.map_or(String::new(), |later| {
+        format!(", {:.2} s from the second epoch on, with a known reference", later.seconds_per_step)
+    });
     say!(
-        "time: about {seconds_per_step:.2} s a step ({operations} at {rate:.0} GFLOP/s), {all} for {steps} steps, evaluation not counted"
+        "time: about {seconds_per_step:.2} s a step ({operations} at {rate:.0} GFLOP/s){later}, {all} for {} steps, evaluation not counted",
+        pace.steps
     );
 }
 

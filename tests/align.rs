@@ -23,18 +23,27 @@ pub struct Run {
     pub stderr: String,
 }
 
-/// Runs `align-cli` with the arguments, from the repository's root.
+/// Runs `align-cli` with the arguments, from the repository's root, with an empty user's cache.
 pub fn align<S: AsRef<OsStr>>(arguments: &[S]) -> Run {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_align-cli"))
-        .args(arguments)
-        .current_dir(root())
-        .output()
-        .expect("the binary was built for this test");
-    let text = |bytes| String::from_utf8(bytes).expect("the binary prints UTF-8");
-    Run { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+    let caches = tempfile::tempdir().expect("a temporary directory can be made");
+    let run = command(arguments).env("XDG_CACHE_HOME", caches.path()).output();
+    Run::of(run.expect("the binary was built for this test"))
+}
+
+/// The command that runs `align-cli` with the arguments, from the repository's root.
+pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_align-cli"));
+    command.args(arguments).current_dir(root());
+    command
 }
 
 impl Run {
+    /// What a finished process has left.
+    pub fn of(Output { status, stdout, stderr }: Output) -> Run {
+        let text = |bytes| String::from_utf8(bytes).expect("the binary prints UTF-8");
+        Run { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
+    }
+
     /// The run, if it succeeded.
     pub fn ok(self) -> Run {
         assert_eq!(self.code, Some(0), "{}", self.stderr);

@@ -340,7 +340,7 @@ fn a_closed_pipe_ends_quietly() {
     let model = tiny();
     let data = pairs();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_align-cli"))
-        .args(["score", "--model", &model, "--data", &data, "--json", "--per-token"])
+        .args(["score", "--model", &model, "--data", &data, "--json", "--per-token", "--reference-cache", "off"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -475,6 +475,7 @@ fn training_goes_on_without_readers() {
     drop(reader);
     let status = std::process::Command::new(env!("CARGO_BIN_EXE_align-cli"))
         .args(["train", "--demo", "--max-steps", "1", "--output", output.to_str().unwrap()])
+        .env("XDG_CACHE_HOME", folder.path())
         .stdout(writer)
         .stderr(full)
         .status()

@@ -61,6 +61,7 @@ fn scoring<'m>(model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
         scorers: Scorers::PolicyAndReference,
         precision: Precision::F32,
         extras: false,
+        cache: None,
     }
 }
 

@@ -50,8 +50,14 @@ impl World {
     fn gradients_after(&self, objective: &Objective, rows: &[EncodedRow], history: History) -> (Outcome, ParamGrads) {
         let adapters = Adapters { policy: Some(self.adapter.set().clone()), reference: None };
         let scorers = Scorers::PolicyAndReference;
-        let scoring =
-            Scoring { model: &self.model, adapters, scorers, precision: Precision::F32, extras: objective.weighting() };
+        let scoring = Scoring {
+            model: &self.model,
+            adapters,
+            scorers,
+            precision: Precision::F32,
+            extras: objective.weighting(),
+            cache: None,
+        };
         let batch = Batch { objective, rows, max_length: MAX_LENGTH, micro_batch_tokens: 2048, step: 1, history };
         let mut grads = ParamGrads::default();
         let outcome = batch.gradients(&scoring, None, &|_, _| Some(usize::MAX), &mut grads).unwrap();

@@ -507,7 +507,7 @@ fn a_full_disk_leaves_the_old_files() {
     let old = std::fs::read(sandbox.path("adapter/adapter_model.safetensors")).unwrap();
     let limited = |arguments: &[&str]| -> Run {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_align-cli"));
-        command.args(arguments);
+        command.args(arguments).env("XDG_CACHE_HOME", sandbox.path("caches"));
         // SAFETY: the closure calls two functions that are safe between fork and exec.
         unsafe {
             command.pre_exec(|| {

@@ -12,3 +12,4 @@ mod gradients;
 mod hostile;
 mod memory;
 mod readme;
+mod reference_cache;

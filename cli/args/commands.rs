@@ -1,6 +1,8 @@
 //! The flags of the commands other than `train`.
 
-use super::model::{ColumnArgs, DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, SftArgs, positive};
+use super::model::{
+    CacheArgs, ColumnArgs, DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, SftArgs, positive,
+};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -27,6 +29,8 @@ pub struct ScoreArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub pack: PackArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// Flags of `eval`.
@@ -52,6 +56,8 @@ pub struct EvalArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub pack: PackArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// Flags of `generate`.

@@ -192,6 +192,35 @@ pub enum ReferenceChoice {
     Adapter(PathBuf),
 }
 
+/// Where the log-probs of the reference are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheChoice {
+    Off,
+    /// For this process alone.
+    Memory,
+    Folder(PathBuf),
+}
+
+impl std::str::FromStr for CacheChoice {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<CacheChoice, Self::Err> {
+        Ok(match text {
+            "off" => CacheChoice::Off,
+            "memory" => CacheChoice::Memory,
+            folder => CacheChoice::Folder(folder.into()),
+        })
+    }
+}
+
+/// The log-probs of the reference, from one pass to the next.
+#[derive(Debug, Clone, Args)]
+pub struct CacheArgs {
+    /// Where log-probs of the reference are kept, for later epochs and later runs: a directory, `memory` for this run alone, or `off`,
+    /// which computes them each time. No number depends on it [default: align/reference in $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, value_name = "DIR|memory|off", alias = "reference_cache", help_heading = "Machine")]
+    pub reference_cache: Option<CacheChoice>,
+}
+
 impl std::str::FromStr for ReferenceChoice {
     type Err = std::convert::Infallible;
     fn from_str(text: &str) -> Result<ReferenceChoice, Self::Err> {

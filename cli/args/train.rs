@@ -1,6 +1,6 @@
 //! The flags of `train`.
 
-use super::model::{DataArgs, DeviceArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
+use super::model::{CacheArgs, DataArgs, DeviceArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
 use align_lora::optim::ScheduleKind;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -140,6 +140,8 @@ pub struct TrainArgs {
     pub pack: PackArgs,
     #[command(flatten)]
     pub memory: MemoryArgs,
+    #[command(flatten)]
+    pub cache: CacheArgs,
 }
 
 /// See [`ScheduleKind`].

@@ -4,12 +4,14 @@ use super::{print, print_json};
 use crate::args::EvalArgs;
 use crate::error::CliError;
 use crate::loaded;
+use crate::reference_cache;
 use crate::report;
 use align_engine::model::adapters::Adapters;
 use align_lora::data::{Dataset, Needs};
 use align_lora::objective::{DataKind, History, KnobKind, KnobValue, Objective};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let run = loaded::run_config(args.model.adapter.as_deref())?;
@@ -19,15 +21,20 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
     device.clone().install(|| {
         let loaded = loaded::model(&args.model, &device)?;
         let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
+        let reference = loaded.reference(&args.reference)?;
+        let precision = args.device.precision.into();
+        let choice = args.cache.reference_cache.as_ref();
+        let cache = match objective.reference() {
+            true => reference_cache::open(choice, &loaded, reference.as_deref(), precision)?.map(Arc::new),
+            false => None,
+        };
         let scoring = Scoring {
             model: &loaded.model,
-            adapters: Adapters {
-                policy: policy.map(|adapter| adapter.set().clone()),
-                reference: loaded.reference(&args.reference)?,
-            },
+            adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference },
             scorers: if objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
-            precision: args.device.precision.into(),
+            precision,
             extras: objective.weighting(),
+            cache: cache.clone(),
         };
         let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
         let files = loaded.data_files(&args.data, |demo| match objective.data() {
@@ -43,6 +50,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             history: History::default(),
         };
         let metrics = evaluate(&scoring, &objective, &data, &batches, 0, 0.0)?;
+        reference_cache::say_notes(cache.as_deref());
         if args.json {
             let mut object: Map<String, Value> =
                 metrics.entries().into_iter().map(|(name, value)| (name, value.into())).collect();

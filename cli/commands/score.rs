@@ -4,12 +4,14 @@ use super::print;
 use crate::args::ScoreArgs;
 use crate::error::CliError;
 use crate::loaded;
+use crate::reference_cache;
 use crate::report;
 use align_engine::autograd::Mode;
 use align_engine::model::adapters::Adapters;
 use align_lora::data::{Answer, Dataset, Encoded, EncodedRow, Needs, Target, pack};
 use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree};
 use serde_json::{Map, Value, json};
+use std::sync::Arc;
 
 /// Records that are encoded, packed and printed together.
 const WINDOW: usize = 256;
@@ -19,15 +21,17 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
     device.clone().install(|| {
         let loaded = loaded::model(&args.model, &device)?;
         let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
+        let reference = loaded.reference(&args.reference)?;
+        let precision = args.device.precision.into();
+        let choice = args.cache.reference_cache.as_ref();
+        let cache = reference_cache::open(choice, &loaded, reference.as_deref(), precision)?.map(Arc::new);
         let scoring = Scoring {
             model: &loaded.model,
-            adapters: Adapters {
-                policy: policy.map(|adapter| adapter.set().clone()),
-                reference: loaded.reference(&args.reference)?,
-            },
+            adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference },
             scorers: Scorers::PolicyAndReference,
-            precision: args.device.precision.into(),
+            precision,
             extras: false,
+            cache: cache.clone(),
         };
         let max_length = loaded::max_length(&args.data, &loaded::run_config(args.model.adapter.as_deref())?);
         let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
@@ -40,6 +44,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             let lines: String =
                 scores.iter().map(|row| if args.json { format!("{row}\n") } else { line(row) }).collect();
             print(lines.as_bytes())?;
+            reference_cache::say_notes(cache.as_deref());
         }
         Ok(())
     })

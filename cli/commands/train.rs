@@ -1,10 +1,11 @@
 //! `train`: from flags to a run, and what is printed and written on its way.
 
 use super::eval::needs;
-use crate::args::{PrecisionChoice, ReferenceChoice, TrainArgs};
+use crate::args::{CacheChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
 use crate::demo;
 use crate::error::{CliError, free_output};
 use crate::loaded::{self, LoadedModel, MAX_LENGTH};
+use crate::reference_cache;
 use crate::report::{self, Progress, say};
 use crate::run_folder::RunFolder;
 use align_engine::generate::{Request, Sampling, generate};
@@ -75,12 +76,20 @@ fn train(
     };
     let eval = if eval_files.is_empty() { None } else { Some(open(&eval_files)?) };
 
+    let choice = args.cache.reference_cache.as_ref();
+    let cache = match objective.reference() {
+        true => reference_cache::open(choice, &loaded, reference.as_deref(), options.precision)?,
+        false => None,
+    };
     let mut trainer = Trainer::new(&loaded.model, adapter.set().clone(), reference, objective, options)?;
+    if let Some(cache) = cache {
+        trainer = trainer.with_reference_cache(cache);
+    }
     let total_steps = trainer.total_steps(data.len());
     let plan = trainer.plan(&data, eval.as_ref())?;
     summary(args, &loaded, &adapter, &trainer, device, total_steps);
     report::plan(&plan);
-    report::pace(&trainer.pace(&plan)?, total_steps);
+    report::pace(&trainer.pace(&plan)?);
     report::data("data", data.survey());
     if let Some(eval) = &eval {
         report::data("evaluation data", eval.survey());
@@ -320,6 +329,12 @@ fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, o
     put("seed", toml::Value::Integer(options.seed as i64));
     put("no-shuffle", args.no_shuffle.into());
     put("precision", format!("{:?}", args.device.precision).to_lowercase().into());
+    match &args.cache.reference_cache {
+        Some(CacheChoice::Off) => put("reference-cache", "off".into()),
+        Some(CacheChoice::Memory) => put("reference-cache", "memory".into()),
+        Some(CacheChoice::Folder(folder)) => put("reference-cache", absolute(folder)),
+        None => None,
+    };
     let path = output.join("config.toml");
     let failed = |error: NewFileError| CliError::file(&path, &error.source);
     let mut file = NewFile::create(&path).map_err(failed)?;

@@ -18,7 +18,7 @@ pub use self::error::{HeaderFault, IndexFault, LoadError, WriteError};
 pub use self::frozen::{Frozen, FrozenVector};
 pub use self::header::TensorInfo;
 pub use self::read_ahead::{Pages, ReadAhead};
-pub use self::safetensors::SafetensorsFile;
+pub use self::safetensors::{MappedFile, SafetensorsFile};
 pub use self::writer::{SafetensorsWriter, TensorSpec};
 pub use ::safetensors::Dtype;
 

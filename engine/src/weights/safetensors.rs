@@ -7,15 +7,44 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// A mapped file with the handle that it was mapped through: what that says about the file holds for the bytes that are used, whatever
+/// has become of the path. Clones share both.
+#[derive(Debug, Clone)]
+pub struct MappedFile {
+    path: PathBuf,
+    file: Arc<File>,
+    map: Arc<Mmap>,
+}
+
+impl MappedFile {
+    /// The path it was opened under.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    /// What the system says about it now.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+}
 
 /// A checked safetensors file. Its tensors are read in place: opening costs the header alone, whatever the file's size.
 #[derive(Debug)]
 pub struct SafetensorsFile {
-    path: PathBuf,
-    map: Arc<Mmap>,
+    mapped: MappedFile,
     header: Header,
     by_name: HashMap<String, usize>,
 }
@@ -46,12 +75,13 @@ impl SafetensorsFile {
         let map = unsafe { Mmap::map(&file) }.map_err(|error| io("map it", error))?;
         let header = header::parse(&map).map_err(header_error)?;
         let by_name = header.tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
-        Ok(SafetensorsFile { path: path.to_owned(), map: Arc::new(map), header, by_name })
+        let mapped = MappedFile { path: path.to_owned(), file: Arc::new(file), map: Arc::new(map) };
+        Ok(SafetensorsFile { mapped, header, by_name })
     }
 
     /// The path it was opened under.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.mapped.path
     }
 
     /// `__metadata__` of the header.
@@ -74,7 +104,7 @@ impl SafetensorsFile {
     /// # Panics
     /// If `tensor` is from a larger file: pass what [`Self::tensors`] gave.
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
-        &self.map[tensor.bytes.clone()]
+        &self.mapped.map[tensor.bytes.clone()]
     }
 
     /// A copy of a tensor, widened to f32: for small things such as biases and adapters.
@@ -104,14 +134,21 @@ impl SafetensorsFile {
             Dtype::F32 => Ok(WeightDtype::F32),
             Dtype::F16 => Ok(WeightDtype::F16),
             Dtype::BF16 => Ok(WeightDtype::Bf16),
-            other => {
-                Err(LoadError::Dtype { path: self.path.clone(), name: tensor.name.clone(), got: other.to_string() })
-            }
+            other => Err(LoadError::Dtype {
+                path: self.mapped.path.clone(),
+                name: tensor.name.clone(),
+                got: other.to_string(),
+            }),
         }
     }
 
     /// The mapping, to be held by buffers over it.
     pub(super) fn map(&self) -> &Arc<Mmap> {
-        &self.map
+        &self.mapped.map
+    }
+
+    /// The file itself, for those who must know whether it changes.
+    pub fn mapped(&self) -> &MappedFile {
+        &self.mapped
     }
 }

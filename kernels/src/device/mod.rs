@@ -176,6 +176,13 @@ impl Device {
         }
     }
 
+    /// What computes, e.g. `cpu avx512`: with the same, the same operands give the same bits, whatever the number of threads.
+    pub fn arithmetic(&self) -> String {
+        match self {
+            Device::Cpu(cpu) => format!("cpu {}", cpu.isa.name()),
+        }
+    }
+
     /// One line for the start-up summary, e.g. `cpu, 2 threads, avx512`.
     pub fn describe(&self) -> String {
         match self {

@@ -101,11 +101,20 @@ impl Forest {
     /// Lays out `trees`. `same_rope(a, b)` says whether sequences of `a` and `b` tokens are rotated alike: answers that differ
     /// in it get a prompt of their own.
     pub fn new(trees: &[Tree<'_>], scorers: Scorers, same_rope: impl Fn(usize, usize) -> bool) -> Forest {
+        Forest::with_references(trees, |_| scorers == Scorers::PolicyAndReference, same_rope)
+    }
+
+    /// As [`Forest::new`]; `referenced(i)` says whether the reference scores answer `i`, counted over all trees.
+    pub fn with_references(
+        trees: &[Tree<'_>],
+        referenced: impl Fn(usize) -> bool,
+        same_rope: impl Fn(usize, usize) -> bool,
+    ) -> Forest {
         let parts = split_by_rope(trees, same_rope);
         let n_answers = trees.iter().map(|tree| tree.branches.len()).sum();
         let mut layout = Layout::default();
         let mut policy = vec![0..0; n_answers];
-        let mut reference = vec![0..0; n_answers];
+        let mut reference = vec![None; n_answers];
 
         // policy rows with a gradient: prompts of trees that have such an answer, and those answers
         let mut trees = Vec::with_capacity(parts.len());
@@ -145,16 +154,17 @@ impl Forest {
             }
         }
 
-        let has_reference = scorers == Scorers::PolicyAndReference;
-        if has_reference {
-            for part in &parts {
-                let prompt = layout.place_prompt(part);
-                let branches: Vec<_> = part.branches.iter().map(|branch| layout.place_branch(part, branch)).collect();
-                for (answer, rows) in part.branches.iter().zip(&branches) {
-                    reference[answer.place] = layout.score(&prompt, rows, answer.branch);
-                }
-                trees.push(SequenceTree { prompt, branches });
+        for part in &parts {
+            let scored: Vec<_> = part.branches.iter().filter(|branch| referenced(branch.place)).collect();
+            if scored.is_empty() {
+                continue;
             }
+            let prompt = layout.place_prompt(part);
+            let branches: Vec<_> = scored.iter().map(|branch| layout.place_branch(part, branch)).collect();
+            for (answer, rows) in scored.iter().zip(&branches) {
+                reference[answer.place] = Some(layout.score(&prompt, rows, answer.branch));
+            }
+            trees.push(SequenceTree { prompt, branches });
         }
         let plan = RowPlan {
             policy: with_gradient,
@@ -162,13 +172,27 @@ impl Forest {
             reference: layout.ids.len() - policy_rows,
             trees,
         };
-        let answers = policy
-            .into_iter()
-            .zip(reference)
-            .map(|(policy, reference)| Scored { policy, reference: has_reference.then_some(reference) })
-            .collect();
+        let answers =
+            policy.into_iter().zip(reference).map(|(policy, reference)| Scored { policy, reference }).collect();
         let Layout { ids, tokens, scored_rows, targets, scored_with_gradient } = layout;
         Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers }
+    }
+
+    /// The same without the rows of the reference.
+    pub fn without_reference(&self) -> Forest {
+        let RowPlan { policy, detached, ref trees, .. } = self.plan;
+        let rows = policy + detached;
+        let scored = self.scored_rows.partition_point(|row| (*row as usize) < rows);
+        let trees = trees.iter().filter(|tree| tree.prompt.start < rows).cloned().collect();
+        Forest {
+            plan: RowPlan { policy, detached, reference: 0, trees },
+            ids: self.ids[..rows].to_vec(),
+            tokens: self.tokens[..rows].to_vec(),
+            scored_rows: self.scored_rows[..scored].to_vec(),
+            targets: self.targets[..scored].to_vec(),
+            scored_with_gradient: self.scored_with_gradient,
+            answers: self.answers.iter().map(|answer| Scored { reference: None, ..answer.clone() }).collect(),
+        }
     }
 }
 
@@ -270,6 +294,25 @@ mod tests {
         assert_eq!(forest.targets, [4, 5, 6, 4, 5, 6]);
         assert_eq!(forest.scored_with_gradient, 3);
         assert_eq!(forest.answers[1], Scored { policy: 2..3, reference: Some(5..6) });
+    }
+
+    #[test]
+    fn the_reference_scores_the_answers_that_it_is_asked_for() {
+        let trees = [
+            Tree { prompt: &[1, 2], branches: vec![branch(&[3], Role::Gradient), branch(&[4, 5], Role::Gradient)] },
+            Tree { prompt: &[6], branches: vec![branch(&[7], Role::Gradient)] },
+        ];
+        let forest = Forest::with_references(&trees, |answer| answer == 1, |_, _| true);
+        assert_eq!(forest.ids, [1, 2, 3, 4, 5, 6, 7, 1, 2, 4, 5]);
+        assert_eq!(forest.plan.reference, 4);
+        assert_eq!(forest.plan.trees[2], SequenceTree { prompt: 7..9, branches: vec![9..11] });
+        let references: Vec<_> = forest.answers.iter().map(|answer| answer.reference.clone()).collect();
+        assert_eq!(references, [None, Some(4..6), None]);
+
+        let (without, policy) = (forest.without_reference(), Forest::new(&trees, Scorers::Policy, |_, _| true));
+        assert_eq!((without.plan, without.ids, without.tokens), (policy.plan, policy.ids, policy.tokens));
+        assert_eq!((without.scored_rows, without.targets), (policy.scored_rows, policy.targets));
+        assert_eq!(without.answers, policy.answers);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub struct Budget<'m> {
     /// Adapters and optimiser state alone.
     state: u64,
     layers: usize,
+    /// What the cached log-probs of the reference take of what is held.
+    cache: u64,
 }
 
 /// A run needs more memory than it may hold, even with all layers recomputed.
@@ -63,9 +65,17 @@ pub struct Plan {
     pub(super) mean_tokens: f64,
     /// Whether that pass is the only one of its step.
     pub(super) alone: bool,
+    /// Steps of the run, and those of them that are in its first epoch.
+    pub(super) steps: u64,
+    pub(super) first_epoch: u64,
 }
 
 impl Plan {
+    /// Rows of the largest pass that are the reference's.
+    pub fn reference_rows(&self) -> usize {
+        self.pass.plan.reference
+    }
+
     /// Rows of the largest pass, those of the reference included.
     pub fn rows(&self) -> usize {
         self.pass.plan.rows()
@@ -96,6 +106,7 @@ impl<'m> Budget<'m> {
             held,
             state,
             layers: model.config().num_hidden_layers,
+            cache: 0,
         }
     }
 
@@ -104,6 +115,17 @@ impl<'m> Budget<'m> {
     /// None if it holds more than planned even with none.
     pub fn layers_kept(&self, forest: &Forest, gradients: Gradients) -> Option<usize> {
         self.fitting(forest, gradients).map(|(kept, _)| kept)
+    }
+
+    /// Bytes that the run may hold.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Keeps so many bytes for cached log-probs.
+    pub(super) fn hold_for_cache(&mut self, bytes: u64) {
+        self.held = self.held - self.cache + bytes;
+        self.cache = bytes;
     }
 
     /// Numbers of the adapter.
@@ -146,12 +168,14 @@ impl<'m> Budget<'m> {
         let held_by_passes = bytes.layer_inputs + bytes.kept;
         // where there is one pass they come when the kept layers go
         let of_gradients = if alone { 0 } else { self.footprint.gradient_bytes().min(most - held_by_passes) };
+        let held = self.held - self.cache;
         let parts = [
             (
                 if alone { "adapter, optimiser" } else { "adapter, gradients, optimiser" },
-                self.state.min(self.held) + of_gradients,
+                self.state.min(held) + of_gradients,
             ),
-            ("norms and copies of weights", self.held.saturating_sub(self.state)),
+            ("norms and copies of weights", held.saturating_sub(self.state)),
+            ("cached reference log-probs", self.cache),
             ("inputs of recomputed layers", bytes.layer_inputs),
             ("kept layers", bytes.kept),
             ("the work on one layer", most - held_by_passes - of_gradients),
@@ -166,6 +190,8 @@ impl<'m> Budget<'m> {
             pass,
             alone,
             mean_tokens,
+            steps: 0,
+            first_epoch: 0,
         })
     }
 }

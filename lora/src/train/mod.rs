@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `forest.rs` | rows of a forward pass: trees of prompts and answers, policy and reference |
 //! | `scoring.rs` | one forward pass, log-probs per answer, and its backward pass |
+//! | `reference_cache/` | log-probs of the reference, computed once and looked up afterwards |
 //! | `step.rs` | an optimiser batch: micro-batches, the objective's head, gradients |
 //! | `trainer.rs` | epochs, updates, evaluations |
 //! | `metrics.rs` | what is reported, under TRL's names |
@@ -15,6 +16,7 @@ mod error;
 mod forest;
 mod memory;
 mod metrics;
+mod reference_cache;
 mod scoring;
 mod size;
 mod step;
@@ -25,8 +27,9 @@ pub use error::TrainError;
 pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
 pub use memory::{Budget, Plan, SHARE};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
+pub use reference_cache::{CacheCounts, CacheError, CacheNote, ReferenceCache};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use size::{NotASize, Size};
 pub use step::{Batch, Outcome};
-pub use time::{Pace, Work};
+pub use time::{Pace, RunPace, Work};
 pub use trainer::{EvalBatches, Observer, TrainOptions, TrainState, Trainer, evaluate};

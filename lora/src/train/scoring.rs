@@ -1,6 +1,7 @@
 //! Log-probs of answers: one forward pass over a forest.
 
 use super::forest::{Forest, Scored, Scorers, Tree};
+use super::reference_cache::{ReferenceCache, SequenceKey};
 use align_engine::autograd::{Mode, Tape, Var};
 use align_engine::model::adapters::Adapters;
 use align_engine::model::{Inputs, Model};
@@ -9,6 +10,7 @@ use align_engine::rows::{Dropout, Masks};
 use align_kernels::{Buffer, KernelError, Precision, Result};
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// A model with the adapters of the two sides.
 #[derive(Debug, Clone)]
@@ -19,6 +21,8 @@ pub struct Scoring<'m> {
     pub precision: Precision,
     /// Whether a forward pass also gives [`Forward::log_sum_squares`].
     pub extras: bool,
+    /// Where the log-probs of the reference are looked up and kept. It is that of this model, reference and precision.
+    pub cache: Option<Arc<ReferenceCache>>,
 }
 
 /// Dropout of a forward pass. Masks go with the tokens of the optimiser step, so that a step gives the same numbers however it is
@@ -52,16 +56,32 @@ impl StepDropout {
 pub struct Forward {
     pub tape: Tape,
     logps: Var,
-    /// Host copy, one for each scored token.
+    /// Host copy, one for each scored token; behind them what the cache had.
     tokens: Vec<f32>,
     log_sum_squares: Option<Vec<f64>>,
     answers: Vec<Scored>,
 }
 
 impl Scoring<'_> {
-    /// The rows of a forward pass over `trees`.
+    /// The rows of a forward pass over `trees`: of the reference, those of the answers that are not in the cache.
     pub fn forest(&self, trees: &[Tree<'_>]) -> Forest {
-        Forest::new(trees, self.scorers, |one, other| self.model.same_rope(one, other))
+        match self.cached() {
+            Some(cache) => {
+                let keys: Vec<SequenceKey> = keys(trees).map(|(key, _)| key).collect();
+                let held = cache.holds(&keys);
+                self.forest_of(trees, |answer| !held[answer])
+            }
+            None => self.forest_of(trees, |_| self.scorers == Scorers::PolicyAndReference),
+        }
+    }
+
+    fn forest_of(&self, trees: &[Tree<'_>], referenced: impl Fn(usize) -> bool) -> Forest {
+        Forest::with_references(trees, referenced, |one, other| self.model.same_rope(one, other))
+    }
+
+    /// The cache, if the reference is asked at all.
+    fn cached(&self) -> Option<&ReferenceCache> {
+        self.cache.as_deref().filter(|_| self.scorers == Scorers::PolicyAndReference)
     }
 
     /// Runs the forward pass over `trees`.
@@ -75,9 +95,51 @@ impl Scoring<'_> {
         dropout: Option<StepDropout>,
         layers_kept: usize,
     ) -> Result<Forward, KernelError> {
+        let Some(cache) = self.cached() else {
+            return self.run(trees, self.forest(trees), mode, dropout, layers_kept);
+        };
+        self.compare(cache, trees)?;
+        let keys: Vec<(SequenceKey, usize)> = keys(trees).collect();
+        let found = cache.get(&keys);
+        let forest = self.forest_of(trees, |answer| found[answer].is_none());
+        let mut forward = self.run(trees, forest, mode, dropout, layers_kept)?;
+        cache.put(&forward.references(&keys));
+        for (answer, logps) in forward.answers.iter_mut().zip(found) {
+            if let Some(logps) = logps {
+                let start = forward.tokens.len();
+                forward.tokens.extend(logps);
+                answer.reference = Some(start..forward.tokens.len());
+            }
+        }
+        Ok(forward)
+    }
+
+    /// Before the first number of an earlier run is used: computes the answers of one row that has such, so that they are compared.
+    fn compare(&self, cache: &ReferenceCache, trees: &[Tree<'_>]) -> Result<(), KernelError> {
+        if !cache.wants_comparison() {
+            return Ok(());
+        }
+        let keys_of = |tree: &Tree<'_>| keys(std::slice::from_ref(tree)).collect::<Vec<_>>();
+        let held = |tree: &&Tree<'_>| cache.holds(&keys_of(tree).iter().map(|(key, _)| *key).collect::<Vec<_>>());
+        let Some(tree) = trees.iter().find(|tree| held(tree).contains(&true)) else { return Ok(()) };
+        let trees = std::slice::from_ref(tree);
+        let uncached = Scoring { cache: None, ..self.clone() };
+        let forward = uncached.forward(trees, Mode::Inference, None, 0)?;
+        cache.compare(&forward.references(&keys_of(tree)));
+        Ok(())
+    }
+
+    fn run(
+        &self,
+        trees: &[Tree<'_>],
+        forest: Forest,
+        mode: Mode,
+        dropout: Option<StepDropout>,
+        layers_kept: usize,
+    ) -> Result<Forward, KernelError> {
         let model = self.model;
         let device = model.device();
-        let Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers } = self.forest(trees);
+        let Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers } = forest;
         let masks = match dropout {
             Some(step) => {
                 let policy = &tokens[..plan.policy + plan.detached];
@@ -105,7 +167,22 @@ impl Scoring<'_> {
     }
 }
 
+/// What the answers of `trees` are cached by, and their tokens.
+fn keys<'a>(trees: &'a [Tree<'_>]) -> impl Iterator<Item = (SequenceKey, usize)> + 'a {
+    let of_tree = |tree: &'a Tree<'_>| {
+        let key = |ids: &[u32]| (SequenceKey::new(tree.prompt, ids), ids.len());
+        tree.branches.iter().map(move |branch| key(branch.ids))
+    };
+    trees.iter().flat_map(of_tree)
+}
+
 impl Forward {
+    /// The reference's log-probs that the pass has computed, with the keys of all its answers.
+    fn references(&self, keys: &[(SequenceKey, usize)]) -> Vec<(SequenceKey, &[f32])> {
+        let computed = self.answers.iter().zip(keys);
+        computed.filter_map(|(answer, (key, _))| Some((*key, self.tokens(answer.reference.as_ref()?)))).collect()
+    }
+
     /// The answers, in the order in which they were given.
     pub fn answers(&self) -> &[Scored] {
         &self.answers

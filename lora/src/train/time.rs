@@ -68,24 +68,58 @@ pub struct Pace {
     pub seconds_per_step: f64,
 }
 
-impl Pace {
-    /// `probe` is of one layer with the rows of `work`; `recomputed` of `layers` run their forward pass again. A mean step is `share` of
-    /// that.
-    pub(super) fn new(work: &Work, probe: Probe, recomputed: usize, layers: usize, share: f64) -> Pace {
+/// Operations a second of a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rates {
+    forward: f64,
+    backward: f64,
+}
+
+impl Rates {
+    /// From a probe of one of `layers` layers with the rows of `work`.
+    pub(super) fn new(work: &Work, probe: Probe, layers: usize) -> Rates {
         let layers_of = |operations: f64| operations / layers as f64;
-        let forward_rate = layers_of(work.forward) / probe.forward;
+        let forward = layers_of(work.forward) / probe.forward;
         // the layer runs again as fast as the first time, or, where the clock was too coarse to say, all of it at one rate
-        let again = layers_of(work.again) / forward_rate;
-        let backward_rate = match probe.backward > 1.5 * again {
+        let again = layers_of(work.again) / forward;
+        let backward = match probe.backward > 1.5 * again {
             true => layers_of(work.backward) / (probe.backward - again),
             false => (layers_of(work.backward) + layers_of(work.again)) / probe.backward,
         };
-        let forward = work.forward + recomputed as f64 * layers_of(work.again) + work.head_forward;
+        Rates { forward, backward }
+    }
+}
+
+impl Pace {
+    /// `recomputed` of `layers` run their forward pass again. A mean step is `share` of `work`.
+    pub(super) fn new(work: &Work, rates: Rates, recomputed: usize, layers: usize, share: f64) -> Pace {
+        let again = recomputed as f64 * work.again / layers as f64;
+        let forward = work.forward + again + work.head_forward;
         let backward = work.backward + work.head_backward;
         Pace {
             operations: share * (forward + backward),
-            seconds_per_step: share * (forward / forward_rate + backward / backward_rate),
+            seconds_per_step: share * (forward / rates.forward + backward / rates.backward),
         }
+    }
+}
+
+/// How long the steps of a run will take.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RunPace {
+    /// In the first epoch.
+    pub first: Pace,
+    /// In later epochs, if that differs: the log-probs of the reference are cached then.
+    pub later: Option<Pace>,
+    /// Steps of the first epoch.
+    pub first_epoch: u64,
+    pub steps: u64,
+}
+
+impl RunPace {
+    /// All steps, without evaluations.
+    pub fn seconds(&self) -> f64 {
+        let later = self.later.unwrap_or(self.first).seconds_per_step;
+        self.first.seconds_per_step * self.first_epoch as f64 + later * (self.steps - self.first_epoch) as f64
     }
 }
 
@@ -97,8 +131,18 @@ mod tests {
     fn a_step_is_its_layers_and_its_head() {
         let work = Work { forward: 80.0, backward: 40.0, again: 20.0, head_forward: 10.0, head_backward: 5.0 };
         // ten operations a second forward, five backward
-        let pace = Pace::new(&work, Probe { forward: 2.0, backward: 2.5 }, 2, 4, 0.5);
+        let rates = Rates::new(&work, Probe { forward: 2.0, backward: 2.5 }, 4);
+        assert_eq!(rates, Rates { forward: 10.0, backward: 5.0 });
+        let pace = Pace::new(&work, rates, 2, 4, 0.5);
         assert_eq!(pace.operations, 0.5 * (80.0 + 10.0 + 10.0 + 45.0));
         assert_eq!(pace.seconds_per_step, 0.5 * (100.0 / 10.0 + 45.0 / 5.0));
+    }
+
+    #[test]
+    fn later_epochs_have_their_own_pace() {
+        let pace = |seconds_per_step: f64| Pace { operations: 1.0, seconds_per_step };
+        let run = RunPace { first: pace(3.0), later: Some(pace(2.0)), first_epoch: 4, steps: 10 };
+        assert_eq!(run.seconds(), 4.0 * 3.0 + 6.0 * 2.0);
+        assert_eq!(RunPace { later: None, ..run }.seconds(), 30.0);
     }
 }

@@ -4,9 +4,10 @@ use super::error::TrainError;
 use super::forest::{Forest, Role, Scorers, Tree};
 use super::memory::{self, BatchCut, Budget, Largest, Plan, SingleLast, TooLittle};
 use super::metrics::{EvalMetrics, PreferenceSums, StepMetrics};
+use super::reference_cache::{CacheCounts, ReferenceCache, SequenceKey, in_memory};
 use super::scoring::Scoring;
 use super::step::{Batch, Outcome, describe};
-use super::time::{Pace, Probe, Work};
+use super::time::{Pace, Probe, Rates, RunPace, Work};
 use crate::data::{Dataset, EncodedRow, NumberCounts, Shuffle, for_each_batch};
 use crate::objective::{Coupling, History, Objective};
 use crate::optim::{AdamW, Optimizer, Schedule, ScheduleKind, clip_factor, global_norm};
@@ -87,6 +88,10 @@ pub trait Observer {
     fn note(&mut self, text: String);
 }
 
+/// Parts of the limit on memory of which the cached log-probs of the reference may take one, where no file takes them.
+const CACHE_SHARE: u64 = 16;
+/// Rows whose answers are looked up before the plan says that all are cached.
+const ROWS_LOOKED_UP: usize = 64;
 /// A probe of the machine that takes less is made again.
 const PROBE_SECONDS: f64 = 20.0;
 
@@ -101,6 +106,7 @@ pub struct Trainer<'m> {
     optimizer: Optimizer,
     state: TrainState,
     budget: Budget<'m>,
+    cache: Option<Arc<ReferenceCache>>,
 }
 
 impl<'m> Trainer<'m> {
@@ -124,7 +130,15 @@ impl<'m> Trainer<'m> {
         let dropout = options.lora_dropout > 0.0;
         let budget = Budget::new(model, &adapters, options.precision, dropout, options.memory);
         let state = TrainState::default();
-        Ok(Trainer { model, adapter, params, reference, objective, options, optimizer, state, budget })
+        Ok(Trainer { model, adapter, params, reference, objective, options, optimizer, state, budget, cache: None })
+    }
+
+    /// Has the log-probs of the reference looked up in `cache`, which is that of this model, reference and precision. No bit of the
+    /// run depends on it.
+    #[must_use]
+    pub fn with_reference_cache(mut self, cache: ReferenceCache) -> Trainer<'m> {
+        self.cache = Some(Arc::new(cache)).filter(|_| self.objective.reference());
+        self
     }
 
     /// What it trains with.
@@ -165,12 +179,13 @@ impl<'m> Trainer<'m> {
     /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::Data`].
     pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
         let options = &self.options;
-        let (scoring, steps) = (self.scoring(), self.total_steps(train.len()));
+        let steps = self.total_steps(train.len());
         if steps == 0 {
             return Err(TrainError::NoSteps { rows: train.len(), epochs: options.epochs });
         }
         let mismatched = (self.objective.coupling() == Coupling::MismatchedRows).then_some(options.max_length);
         let largest = |data: &Dataset, shuffle: Shuffle, steps: u64, role: Role| -> Result<Largest, TrainError> {
+            let data_is_cached = self.is_cached(data)?;
             let batch_size = options.batch_size;
             let single_last = match (self.objective.coupling(), role) {
                 (Coupling::MismatchedRows, Role::Gradient) => SingleLast::LeftOut,
@@ -179,9 +194,13 @@ impl<'m> Trainer<'m> {
             let cut = BatchCut { batch_size, single_last };
             let (numbers, mean_tokens) =
                 memory::largest_batch(data, shuffle, steps, cut, mismatched, options.micro_batch_tokens);
+            let cache = self.cache.clone().filter(|_| data_is_cached);
+            let scoring = Scoring { cache, ..self.scoring() };
             let (pass, alone) = self.batch(&data.rows(&numbers)?).largest_pass(role, &scoring);
             Ok(Largest { pass, alone, mean_tokens })
         };
+        let first_epoch = self.steps_per_epoch(train.len()).0.min(steps);
+        let for_cache = self.cache_in_memory(train, eval);
         let train = largest(train, options.shuffle, steps, Role::Gradient)?;
         let eval = match eval {
             Some(data) => {
@@ -190,20 +209,59 @@ impl<'m> Trainer<'m> {
             }
             None => None,
         };
-        self.budget.plan(train, eval.as_ref()).map_err(|TooLittle { needed, limit, rows }| TrainError::Memory {
-            needed,
-            limit,
-            rows,
-            micro_batch_tokens: options.micro_batch_tokens,
-            max_length: options.max_length,
-        })
+        self.budget.hold_for_cache(for_cache);
+        let plan =
+            self.budget.plan(train, eval.as_ref()).map_err(|TooLittle { needed, limit, rows }| TrainError::Memory {
+                needed,
+                limit,
+                rows,
+                micro_batch_tokens: self.options.micro_batch_tokens,
+                max_length: self.options.max_length,
+            })?;
+        Ok(Plan { steps, first_epoch, ..plan })
     }
 
-    /// How long a mean step of a planned run will take, from one layer's passes over the rows of its largest one.
+    /// Whether the cache has the answers of `data`, going by some of its rows.
+    fn is_cached(&self, data: &Dataset) -> Result<bool, TrainError> {
+        let Some(cache) = self.cache.as_ref().filter(|cache| cache.found() > 0) else { return Ok(false) };
+        if self.objective.coupling() == Coupling::MismatchedRows {
+            // which answers meet which prompts depends on the order
+            return Ok(false);
+        }
+        let mut numbers: Vec<u32> = (0..ROWS_LOOKED_UP).map(|i| (i * data.len() / ROWS_LOOKED_UP) as u32).collect();
+        numbers.dedup();
+        let rows = data.rows(&numbers)?;
+        let key = |row: &EncodedRow, ids: &[u32]| SequenceKey::new(&row.prompt, ids);
+        let keys_of =
+            |row: &EncodedRow| row.answers.iter().map(|answer| key(row, answer.kept_ids())).collect::<Vec<_>>();
+        let keys: Vec<SequenceKey> = rows.iter().flat_map(keys_of).collect();
+        Ok(!cache.holds(&keys).contains(&false))
+    }
+
+    /// Bytes that the cache takes of the memory: all that the run can put there, or what it may.
+    fn cache_in_memory(&self, train: &Dataset, eval: Option<&Dataset>) -> u64 {
+        let Some(cache) = &self.cache else { return 0 };
+        let most = self.budget.limit() / CACHE_SHARE;
+        cache.limit_memory(most);
+        let of = |data: &Dataset, times: u64| {
+            let answer_tokens = |row: usize| (data.lengths(row).tree - data.lengths(row).prompt) as u64;
+            let tokens: u64 = (0..data.len()).map(answer_tokens).sum();
+            times * in_memory(data.survey().answers as u64, tokens)
+        };
+        // mismatched answers are others in each epoch
+        let (in_training, in_evaluation) = match self.objective.coupling() {
+            Coupling::MismatchedRows => (1 + self.options.epochs, 2),
+            Coupling::None | Coupling::WholeBatch => (1, 1),
+        };
+        let all = of(train, in_training) + eval.map_or(0, |eval| of(eval, in_evaluation));
+        if cache.adds_to_memory() { all.min(most) } else { 0 }
+    }
+
+    /// How long the steps of a planned run will take, from one layer's passes over the rows of its largest one.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
-    pub fn pace(&self, plan: &Plan) -> Result<Pace, TrainError> {
+    pub fn pace(&self, plan: &Plan) -> Result<RunPace, TrainError> {
         let forest = &plan.pass;
         let mut probe = self.probe(forest)?;
         // pages and threads were cold
@@ -211,15 +269,30 @@ impl<'m> Trainer<'m> {
             let warm = self.probe(forest)?;
             probe = Probe { forward: probe.forward.min(warm.forward), backward: probe.backward.min(warm.backward) };
         }
-        let work = Work::of(self.model, self.budget.parameters(), forest);
+        let work = |forest: &Forest| Work::of(self.model, self.budget.parameters(), forest);
         let share = plan.mean_tokens / (forest.plan.policy + forest.plan.detached) as f64;
-        let mut work = work;
-        if self.objective.coupling() != Coupling::None && !plan.alone {
-            // a pass for the statistics of the whole step; where it covers the mismatched answers alone, less than this
-            work.forward *= 2.0;
-            work.head_forward *= 2.0;
-        }
-        Ok(Pace::new(&work, probe, plan.layers - plan.layers_kept, plan.layers, share))
+        let rates = Rates::new(&work(forest), probe, plan.layers);
+        let pace = |forest: &Forest, again: &Forest, layers_kept: usize| {
+            let mut all = work(forest);
+            if self.objective.coupling() != Coupling::None && !plan.alone {
+                // a pass for the statistics of the whole step; where it covers the mismatched answers alone, less than this
+                let again = work(again);
+                all.forward += again.forward;
+                all.head_forward += again.head_forward;
+            }
+            Pace::new(&all, rates, plan.layers - layers_kept, plan.layers, share)
+        };
+        let known = forest.without_reference();
+        // what the pass for the statistics has computed, the other one finds
+        let again = match (&self.cache, self.objective.coupling()) {
+            (Some(_), Coupling::WholeBatch) => &known,
+            _ => forest,
+        };
+        let first = pace(forest, again, plan.layers_kept);
+        let all_known = self.cache.is_some() && self.objective.coupling() != Coupling::MismatchedRows;
+        let later = (all_known && forest.plan.reference > 0 && plan.first_epoch < plan.steps)
+            .then(|| pace(&known, &known, self.layers_kept(&known)));
+        Ok(RunPace { first, later, first_epoch: plan.first_epoch, steps: plan.steps })
     }
 
     fn probe(&self, forest: &Forest) -> Result<Probe, TrainError> {
@@ -265,6 +338,8 @@ impl<'m> Trainer<'m> {
         self.unread_columns(train.survey().numbers).into_iter().for_each(|note| observer.note(note));
         let (mut pairs_seen, mut saturated, mut clipped, mut beyond_plan) = (0, 0, 0, 0);
         let mut evaluated_at = None;
+        let (mut first_epoch, mut counted_at) = (Some(()), CacheCounts::default());
+        notes_of(self.cache.as_deref(), observer);
         while self.state.step < total_steps {
             let order = train.order(self.options.shuffle, self.state.epoch);
             let rows = &order[self.state.cursor as usize..order.len() - left_over];
@@ -287,6 +362,7 @@ impl<'m> Trainer<'m> {
                     ));
                 }
                 beyond_plan += outcome.beyond_plan;
+                notes_of(self.cache.as_deref(), observer);
                 observer.step(&metrics, total_steps)?;
                 let due = self.options.eval_steps.is_some_and(|every| self.state.step.is_multiple_of(every));
                 if let (true, Some(eval)) = (due, eval) {
@@ -301,6 +377,10 @@ impl<'m> Trainer<'m> {
             })?;
             if self.state.cursor as usize + left_over >= train.len() {
                 self.state.epoch += 1;
+                if let Some(cache) = self.cache.as_deref().filter(|_| first_epoch.take().is_some()) {
+                    counted_at = cache.counts();
+                    observer.note(counted("the first epoch", counted_at));
+                }
                 self.state.cursor = 0;
                 observer.epoch(self.state.epoch)?;
             }
@@ -311,6 +391,10 @@ impl<'m> Trainer<'m> {
                 observer.evaluation(&self.evaluate(eval, epoch)?)?;
                 evaluated_at = Some(self.state.step);
             }
+        }
+        notes_of(self.cache.as_deref(), observer);
+        if let Some(cache) = self.cache.as_deref().filter(|cache| cache.counts() != counted_at) {
+            observer.note(counted("the run", cache.counts()));
         }
         let warnings = [
             self.objective.saturation_warning(saturated, pairs_seen),
@@ -422,6 +506,7 @@ impl<'m> Trainer<'m> {
             scorers: if self.objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
             precision: self.options.precision,
             extras: self.objective.weighting(),
+            cache: self.cache.clone(),
         }
     }
 
@@ -435,6 +520,18 @@ impl<'m> Trainer<'m> {
             history: self.state.history,
         }
     }
+}
+
+/// Passes on what the cache has to say.
+fn notes_of(cache: Option<&ReferenceCache>, observer: &mut dyn Observer) {
+    for note in cache.map(ReferenceCache::take_notes).unwrap_or_default() {
+        observer.note(note.to_string());
+    }
+}
+
+fn counted(part: &str, counts: CacheCounts) -> String {
+    let CacheCounts { read, computed } = counts;
+    format!("reference log-probs in {part}: {computed} answers computed, {read} read from the cache")
 }
 
 /// How an evaluation cuts its rows.

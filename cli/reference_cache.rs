@@ -1,0 +1,83 @@
+//! Where the log-probs of the reference are kept: from the flag to an open cache.
+
+use crate::args::CacheChoice;
+use crate::error::CliError;
+use crate::loaded::LoadedModel;
+use crate::report::say;
+use align_engine::model::adapters::AdapterSet;
+use align_kernels::Precision;
+use align_lora::train::ReferenceCache;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The cache that `choice` names, or that of the user, for `loaded` under the adapter `reference`. Says where it is.
+///
+/// # Errors
+/// [`CliError::Runtime`] if a directory that was asked for cannot be used. That of the user is left out then, with a warning.
+pub fn open(
+    choice: Option<&CacheChoice>,
+    loaded: &LoadedModel,
+    reference: Option<&AdapterSet>,
+    precision: Precision,
+) -> Result<Option<ReferenceCache>, CliError> {
+    let of_user = || folder_of_user(|name| std::env::var_os(name));
+    let (folder, asked_for) = match choice {
+        Some(CacheChoice::Off) => return Ok(None),
+        Some(CacheChoice::Memory) => (None, true),
+        Some(CacheChoice::Folder(folder)) => (Some(folder.clone()), true),
+        None => (of_user(), false),
+    };
+    let cache = match &folder {
+        Some(folder) => match ReferenceCache::open(folder, &loaded.model, &loaded.checkpoint, reference, precision) {
+            Ok(cache) => cache,
+            Err(error) if asked_for => return Err(CliError::Runtime(format!("--reference-cache: {error}"))),
+            Err(error) => {
+                say!("warning: {error}; log-probs of the reference are kept for this run alone");
+                in_memory(loaded)?
+            }
+        },
+        None => in_memory(loaded)?,
+    };
+    match cache.path() {
+        Some(path) => say!("reference cache: {}, {} answers", path.display(), cache.found()),
+        None => say!("reference cache: in memory, for this run alone"),
+    }
+    say_notes(Some(&cache));
+    Ok(Some(cache))
+}
+
+/// Prints what the cache has to say since the last time.
+pub fn say_notes(cache: Option<&ReferenceCache>) {
+    for note in cache.map(ReferenceCache::take_notes).unwrap_or_default() {
+        say!("{note}");
+    }
+}
+
+fn in_memory(loaded: &LoadedModel) -> Result<ReferenceCache, CliError> {
+    ReferenceCache::in_memory(&loaded.checkpoint).map_err(|error| CliError::Runtime(error.to_string()))
+}
+
+/// `align/reference` in `$XDG_CACHE_HOME` (a relative one does not count) or in `~/.cache`.
+fn folder_of_user(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(caches.join("align").join("reference"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_directory_follows_the_xdg_rules() {
+        let with = |variables: &[(&str, &str)]| {
+            let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
+            folder_of_user(|name| find(name).map(|(_, value)| value.into()))
+        };
+        assert_eq!(with(&[("XDG_CACHE_HOME", "/c"), ("HOME", "/h")]), Some("/c/align/reference".into()));
+        assert_eq!(with(&[("XDG_CACHE_HOME", "c"), ("HOME", "/h")]), Some("/h/.cache/align/reference".into()));
+        assert_eq!(with(&[("HOME", "/h")]), Some("/h/.cache/align/reference".into()));
+        assert_eq!(with(&[("HOME", "")]), None);
+        assert_eq!(with(&[]), None);
+    }
+}

@@ -1,0 +1,58 @@
+//! What keeps a cache from being used, and what is said about one that is.
+
+use crate::train::size::Size;
+use std::io;
+use std::path::PathBuf;
+
+/// A cache that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheError {
+    #[error("{}: cannot {action}: {source}", path.display())]
+    Io { path: PathBuf, action: &'static str, source: io::Error },
+    #[error("{}: is not a regular file; remove it, or give another --reference-cache", path.display())]
+    NotAFile { path: PathBuf },
+    #[error(
+        "the file of this program cannot be read, so nothing says which build has computed a cached number: {source}"
+    )]
+    Program { source: io::Error },
+}
+
+/// Something about the cache that the user should know. No run ends because of one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CacheNote {
+    /// The file was no cache of these numbers, or its start was damaged.
+    #[error("reference cache: {} is damaged at its start: its {bytes} are dropped", path.display())]
+    DamagedStart { path: PathBuf, bytes: Size },
+    /// Records that do not agree with their checksums, or the part of one that an interrupted run left.
+    #[error(
+        "reference cache: {} is damaged or cut short: {kept} answers of it are used, its last {bytes} are dropped", path.display()
+    )]
+    DamagedEnd { path: PathBuf, kept: u64, bytes: Size },
+    /// A record that was sound at the start is not any more.
+    #[error("reference cache: {} changes while it is used: it is not read any more", path.display())]
+    DamagedMeanwhile { path: PathBuf },
+    /// The same rows are there, under other conditions.
+    #[error(
+        "reference cache: these rows are in {}, but for other numbers ({}): they are computed anew", path.display(), .differs.join(", ")
+    )]
+    OtherFingerprint { path: PathBuf, differs: Vec<&'static str> },
+    #[error("reference cache: another run writes {}: this one reads it, and keeps what is new in memory", path.display())]
+    InUse { path: PathBuf },
+    #[error("reference cache: cannot lock {} ({source}): this run reads it, and keeps what is new in memory", path.display())]
+    NoLock { path: PathBuf, source: io::Error },
+    #[error("reference cache: cannot write {} ({source}): this run keeps what is new in memory", path.display())]
+    Full { path: PathBuf, source: io::Error },
+    #[error("reference cache: the memory for it, {limit}, is full: further answers are computed each time they come")]
+    MemoryFull { limit: Size },
+    #[error(
+        "reference cache: the numbers in {} are not those that the model gives: all of them are dropped and computed anew",
+        path.display()
+    )]
+    Disagrees { path: PathBuf },
+    #[error("reference cache: {} has changed since the run began: nothing is read from the cache or kept any more", path.display())]
+    WeightsChanged { path: PathBuf },
+    #[error("reference cache: {files} old files ({bytes}) were removed from {}", folder.display())]
+    Pruned { folder: PathBuf, files: u64, bytes: Size },
+}

@@ -1,0 +1,221 @@
+//! The file of one fingerprint: who may write it, what of it is sound, where its records are.
+
+use super::error::{CacheError, CacheNote};
+use super::fingerprint::Fingerprint;
+use super::record::{self, Head, SequenceKey};
+use crate::train::size::Size;
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufReader, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// What the files are called.
+const EXTENSION: &str = "logps";
+/// Files that are looked at for rows that a run does not find.
+const OTHERS_LOOKED_AT: usize = 8;
+
+/// An open cache file, with the places of its records: 16 bytes an answer, and what a hash table leaves free.
+#[derive(Debug)]
+pub struct CacheFile {
+    path: PathBuf,
+    file: File,
+    head: Head,
+    /// By [`SequenceKey::short`].
+    index: HashMap<u64, u64>,
+    /// Where the sound records end, and the next one goes.
+    end: u64,
+    /// Holds the lock. Others only read what was there when they came.
+    writes: bool,
+}
+
+/// Whether a file has an answer.
+#[derive(Debug, PartialEq)]
+pub enum Lookup {
+    Found(Vec<f32>),
+    Missing,
+    /// It had it, and the record is not sound any more.
+    Damaged,
+}
+
+impl CacheFile {
+    /// Opens the file of `fingerprint` in the directory `folder`, or begins it. What is not sound in it is dropped.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`], [`CacheError::NotAFile`].
+    pub fn open(folder: &Path, fingerprint: &Fingerprint, notes: &mut Vec<CacheNote>) -> Result<CacheFile, CacheError> {
+        let (head, head_bytes) = Head::new(fingerprint);
+        let name = blake3::hash(&head_bytes).to_hex();
+        let path = folder.join(format!("{}.{EXTENSION}", &name[..32]));
+        let io = |action, source| CacheError::Io { path: path.clone(), action, source };
+        // before it is opened: opening a pipe would wait
+        if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(CacheError::NotAFile { path });
+        }
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|source| io("open it", source))?;
+        let writes = match file.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock) => {
+                notes.push(CacheNote::InUse { path: path.clone() });
+                false
+            }
+            Err(TryLockError::Error(source)) => {
+                notes.push(CacheNote::NoLock { path: path.clone(), source });
+                false
+            }
+        };
+        let mut cache = CacheFile { path: path.clone(), file, head, index: HashMap::new(), end: 0, writes };
+        cache.examine(&head_bytes, notes).map_err(|source| io("read or write it", source))?;
+        Ok(cache)
+    }
+
+    /// Finds the sound records; whoever writes drops the rest.
+    fn examine(&mut self, head_bytes: &[u8], notes: &mut Vec<CacheNote>) -> io::Result<()> {
+        let len = self.file.metadata()?.len();
+        let mut reader = BufReader::with_capacity(1 << 20, &self.file);
+        reader.seek(SeekFrom::Start(0))?;
+        let sound = Head::read(&mut reader)?.is_some_and(|found| found == self.head);
+        self.end = self.head.bytes;
+        if sound {
+            let index = &mut self.index;
+            self.end = record::index(&self.head, &mut reader, len, |key, at| {
+                index.insert(key, at);
+            })?;
+        }
+        if !self.writes {
+            // the end may be that of a record which is being written
+            return Ok(());
+        }
+        if !sound {
+            if len > 0 {
+                notes.push(CacheNote::DamagedStart { path: self.path.clone(), bytes: Size(len) });
+            }
+            self.file.set_len(0)?;
+            record::append(&mut self.file, 0, head_bytes)?;
+        } else if self.end < len {
+            let (kept, bytes) = (self.index.len() as u64, Size(len - self.end));
+            notes.push(CacheNote::DamagedEnd { path: self.path.clone(), kept, bytes });
+            self.file.set_len(self.end)?;
+        }
+        // when it was used last; a file system that cannot say so lets it go earlier
+        let _ = self.file.set_modified(SystemTime::now());
+        Ok(())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Answers in it.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether this run adds to it.
+    pub fn writes(&self) -> bool {
+        self.writes
+    }
+
+    /// Whether the index has the answer.
+    pub fn holds(&self, key: &SequenceKey) -> bool {
+        self.index.contains_key(&key.short())
+    }
+
+    /// Reads an answer of `n` tokens.
+    pub fn read(&mut self, key: &SequenceKey, n: usize) -> Lookup {
+        let Some(&at) = self.index.get(&key.short()) else { return Lookup::Missing };
+        match record::read_at(&self.head, &mut self.file, (at, self.end), key) {
+            Ok(Some(record)) if record.logps.len() == n => Lookup::Found(record.logps),
+            Ok(_) | Err(_) => Lookup::Damaged,
+        }
+    }
+
+    /// Adds answers. Those whose short key is taken are left out: they are computed each time they come, one in 2^64 pairs.
+    ///
+    /// # Errors
+    /// That of a full disk, say. From then on nothing is written.
+    pub fn add(&mut self, answers: &[(SequenceKey, &[f32])]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        let mut places = Vec::with_capacity(answers.len());
+        for (key, logps) in answers {
+            if !self.holds(key) {
+                places.push((key.short(), self.end + bytes.len() as u64));
+                self.head.put(&mut bytes, key, logps);
+            }
+        }
+        if let Err(error) = record::append(&mut self.file, self.end, &bytes) {
+            self.writes = false;
+            // what is left of it does not agree with its checks, if it cannot be taken away
+            let _ = self.file.set_len(self.end);
+            let _ = self.file.unlock();
+            return Err(error);
+        }
+        self.end += bytes.len() as u64;
+        self.index.extend(places);
+        Ok(())
+    }
+
+    /// Drops all records: in the file, if this run writes it.
+    pub fn clear(&mut self) -> io::Result<()> {
+        self.index.clear();
+        self.end = self.head.bytes;
+        if self.writes { self.file.set_len(self.end) } else { Ok(()) }
+    }
+
+    /// The file of another fingerprint that has one of these answers, and what differs: the least, and of files that differ in as much
+    /// the one used last.
+    pub fn other_with(&self, keys: &[SequenceKey]) -> Option<CacheNote> {
+        let folder = self.path.parent()?;
+        let mut others = files(folder).ok()?;
+        others.retain(|other| other.path != self.path);
+        others.sort_by_key(|other| std::cmp::Reverse(other.used));
+        let found = others.into_iter().take(OTHERS_LOOKED_AT).filter_map(|other| {
+            let mut reader = BufReader::new(File::open(&other.path).ok()?);
+            let head = Head::read(&mut reader).ok()??;
+            let differs = self.head.fingerprint.differences(&head.fingerprint);
+            record::holds_any(&mut reader, keys).ok()?.then_some((differs, other.path))
+        });
+        let (differs, path) = found.min_by_key(|(differs, _)| differs.len())?;
+        Some(CacheNote::OtherFingerprint { path, differs })
+    }
+
+    /// Removes the files of its directory that were not used for the longest time until the rest is within `limit` bytes.
+    pub fn prune(&self, limit: u64) -> Option<CacheNote> {
+        let folder = self.path.parent()?;
+        let mut found = files(folder).ok()?;
+        let mut all: u64 = found.iter().map(|file| file.bytes).sum();
+        found.sort_by_key(|file| file.used);
+        let (mut removed, mut bytes) = (0, 0);
+        for old in found.into_iter().filter(|file| file.path != self.path) {
+            if all <= limit {
+                break;
+            }
+            // not one that a run writes at the moment
+            let free = File::open(&old.path).is_ok_and(|file| file.try_lock().is_ok());
+            if free && fs::remove_file(&old.path).is_ok() {
+                all -= old.bytes;
+                bytes += old.bytes;
+                removed += 1;
+            }
+        }
+        (removed > 0).then(|| CacheNote::Pruned { folder: folder.to_owned(), files: removed, bytes: Size(bytes) })
+    }
+}
+
+/// A cache file of a directory.
+struct Found {
+    path: PathBuf,
+    bytes: u64,
+    used: SystemTime,
+}
+
+fn files(folder: &Path) -> io::Result<Vec<Found>> {
+    let of_entry = |path: PathBuf| {
+        let metadata = fs::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
+        Some(Found { bytes: metadata.len(), used: metadata.modified().ok()?, path })
+    };
+    let paths = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths.filter(|path| path.extension().is_some_and(|found| found == EXTENSION)).filter_map(of_entry).collect())
+}

@@ -1,0 +1,138 @@
+//! What decides the bits of a reference's log-probs, besides the tokens.
+
+use super::error::CacheError;
+use align_engine::model::Model;
+use align_engine::model::adapters::AdapterSet;
+use align_kernels::Precision;
+use blake3::{Hash, Hasher};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+
+/// Everything that a reference's log-prob of given tokens depends on. Two computations with equal fingerprints give the same bits,
+/// whatever the other rows of a pass, the number of threads, the length limit or the path of the model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Version and hash of this program: another build may add in another order.
+    program: String,
+    /// Hash of all bytes of the weights.
+    weights: String,
+    /// Hash of what was read from config.json.
+    config: String,
+    /// Hash of the reference's adapter, or `base`.
+    reference: String,
+    precision: String,
+    /// [`align_kernels::Device::arithmetic`].
+    arithmetic: String,
+}
+
+impl Fingerprint {
+    /// That of `model`, whose weights' bytes have the hash `weights`, under the adapter `reference` or none.
+    ///
+    /// # Errors
+    /// [`CacheError::Program`] if this program's file cannot be read.
+    pub fn new(
+        model: &Model,
+        weights: Hash,
+        reference: Option<&AdapterSet>,
+        precision: Precision,
+    ) -> Result<Fingerprint, CacheError> {
+        Ok(Fingerprint {
+            program: format!("{} {}", env!("CARGO_PKG_VERSION"), program()?),
+            weights: weights.to_string(),
+            config: blake3::hash(format!("{:?}", model.config()).as_bytes()).to_string(),
+            reference: reference.map_or_else(|| "base".to_owned(), |adapter| of_adapter(adapter).to_string()),
+            precision: match precision {
+                Precision::Bf16 => "bf16".to_owned(),
+                Precision::F32 => "f32".to_owned(),
+            },
+            arithmetic: model.device().arithmetic(),
+        })
+    }
+
+    /// What differs from another one, in words.
+    pub fn differences(&self, other: &Fingerprint) -> Vec<&'static str> {
+        let entries = |of: &Fingerprint| {
+            let of = of.clone();
+            [
+                ("the weights", of.weights),
+                ("config.json", of.config),
+                ("the reference's adapter", of.reference),
+                ("--precision", of.precision),
+                ("the processor's instruction set", of.arithmetic),
+                ("the build of this program", of.program),
+            ]
+        };
+        let pairs = entries(self).into_iter().zip(entries(other));
+        pairs.filter(|(mine, theirs)| mine != theirs).map(|((name, _), _)| name).collect()
+    }
+}
+
+/// Hash of the file of this program.
+fn program() -> Result<Hash, CacheError> {
+    // the link leads to the file that runs, even if another has taken its path
+    let path = match cfg!(target_os = "linux") {
+        true => "/proc/self/exe".into(),
+        false => std::env::current_exe().map_err(|source| CacheError::Program { source })?,
+    };
+    let mut hasher = Hasher::new();
+    let read = File::open(path).and_then(|file| Ok(hasher.update_reader(file)?.finalize()));
+    read.map_err(|source| CacheError::Program { source })
+}
+
+/// Hash of the updates of an adapter, layer by layer.
+fn of_adapter(adapter: &AdapterSet) -> Hash {
+    let mut hasher = Hasher::new();
+    for (linear, update) in adapter.iter() {
+        hasher.update(&(linear.0 as u64).to_le_bytes());
+        hasher.update(&update.scaling.to_le_bytes());
+        for param in [&update.lora_a, &update.lora_b] {
+            for size in param.shape() {
+                hasher.update(&(size as u64).to_le_bytes());
+            }
+            let values = param.read().view().download();
+            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            hasher.update(&bytes);
+        }
+    }
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn some() -> Fingerprint {
+        let text = |text: &str| text.to_owned();
+        Fingerprint {
+            program: text("1 a"),
+            weights: text("b"),
+            config: text("c"),
+            reference: text("base"),
+            precision: text("f32"),
+            arithmetic: text("cpu avx2"),
+        }
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let other =
+            Fingerprint { weights: "x".to_owned(), precision: "bf16".to_owned(), program: "1 b".to_owned(), ..some() };
+        assert_eq!(some().differences(&some()), Vec::<&str>::new());
+        assert_eq!(some().differences(&other), ["the weights", "--precision", "the build of this program"]);
+        let other = Fingerprint {
+            config: "x".to_owned(),
+            reference: "y".to_owned(),
+            arithmetic: "cpu neon".to_owned(),
+            ..some()
+        };
+        assert_eq!(
+            other.differences(&some()),
+            ["config.json", "the reference's adapter", "the processor's instruction set"]
+        );
+    }
+
+    #[test]
+    fn this_program_has_a_hash() {
+        assert_eq!(program().unwrap(), program().unwrap());
+    }
+}

@@ -1,0 +1,306 @@
+//! Log-probs of a frozen reference: computed when an answer first comes, read afterwards.
+//!
+//! The reference of a run does not change, and the bits of an answer's log-probs depend on no other row of its pass. So what was
+//! computed once holds in every later epoch and in every later run of the same model, and a pass whose answers are all known has
+//! no rows of the reference. [`Scoring`](super::Scoring) looks answers up before a pass and adds what the pass gives; it is the only
+//! user. Kept are the log-probs of the single tokens, f32 as the pass gives them: every sum over them is then the one that the pass
+//! would have given.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `fingerprint.rs` | what a log-prob depends on besides the tokens |
+//! | `weights.rs` | the hash of the weights, and whether they stay what they were |
+//! | `record.rs` | the format of a cache file |
+//! | `file.rs` | the file of a fingerprint: its lock, its sound part, its index |
+//! | `error.rs` | what keeps a cache from being used, and what is said about it |
+//!
+//! Nothing that is read is believed for its place alone. Every record has a checksum under that of the fingerprint; the fingerprint has
+//! the hash of the weights' bytes; and before the first number of an earlier run is used, the answers of one row are computed and
+//! compared bit by bit.
+
+mod error;
+mod file;
+mod fingerprint;
+mod record;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+pub use error::{CacheError, CacheNote};
+pub(super) use record::SequenceKey;
+
+use super::size::Size;
+use align_engine::model::Model;
+use align_engine::model::adapters::AdapterSet;
+use align_engine::weights::Checkpoint;
+use align_kernels::Precision;
+use file::{CacheFile, Lookup};
+use fingerprint::Fingerprint;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use weights::WatchedWeights;
+
+/// Bytes that the files of one directory may fill before the one that was not used for the longest time goes.
+const FOLDER_LIMIT: u64 = 8 << 30;
+/// Bytes of one answer in memory beside its log-probs: key, pointer and length, the place in the table, the allocator's share.
+const MEMORY_OVERHEAD: u64 = 64;
+
+/// How many answers were looked up, and what became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheCounts {
+    /// Read from the cache.
+    pub read: u64,
+    /// Computed.
+    pub computed: u64,
+}
+
+/// The log-probs of one reference.
+#[derive(Debug)]
+pub struct ReferenceCache {
+    state: Mutex<State>,
+    /// Answers that were there when it was opened.
+    found: usize,
+    path: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+struct State {
+    weights: WatchedWeights,
+    file: Option<CacheFile>,
+    /// What no file holds.
+    memory: InMemory,
+    /// The numbers of earlier runs have been compared with some of this one.
+    compared: bool,
+    /// The rows that come first were not there: other files are looked at once.
+    looked_elsewhere: bool,
+    /// The weights have changed: nothing holds any more.
+    closed: bool,
+    counts: CacheCounts,
+    notes: Vec<CacheNote>,
+}
+
+#[derive(Debug)]
+struct InMemory {
+    answers: HashMap<SequenceKey, Box<[f32]>>,
+    bytes: u64,
+    limit: u64,
+    full: bool,
+}
+
+impl InMemory {
+    /// Whether there was room.
+    fn add(&mut self, key: SequenceKey, logps: &[f32]) -> bool {
+        if !self.answers.contains_key(&key) {
+            let bytes = in_memory(1, logps.len() as u64);
+            if self.bytes + bytes > self.limit {
+                return false;
+            }
+            self.bytes += bytes;
+            self.answers.insert(key, logps.into());
+        }
+        true
+    }
+}
+
+/// Bytes that answers of `tokens` tokens take in memory.
+pub(super) fn in_memory(answers: u64, tokens: u64) -> u64 {
+    MEMORY_OVERHEAD * answers + 4 * tokens
+}
+
+impl ReferenceCache {
+    /// A cache for this process alone, of the weights of `checkpoint`.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the system says nothing about the weights' files.
+    pub fn in_memory(checkpoint: &Checkpoint) -> Result<ReferenceCache, CacheError> {
+        Ok(Self::new(WatchedWeights::unhashed(checkpoint)?, None, Vec::new()))
+    }
+
+    /// The cache of `model`, which was loaded from `checkpoint`, under the adapter `reference` or none, in the directory `folder`,
+    /// which is made if need be. One process at a time adds to it; others read what was there when they came.
+    ///
+    /// # Errors
+    /// [`CacheError`].
+    pub fn open(
+        folder: &Path,
+        model: &Model,
+        checkpoint: &Checkpoint,
+        reference: Option<&AdapterSet>,
+        precision: Precision,
+    ) -> Result<ReferenceCache, CacheError> {
+        let io = |action, source| CacheError::Io { path: folder.to_owned(), action, source };
+        std::fs::create_dir_all(folder).map_err(|source| io("make this directory", source))?;
+        let (weights, hash) = WatchedWeights::hashed(checkpoint, folder)?;
+        Self::with(folder, &Fingerprint::new(model, hash, reference, precision)?, weights)
+    }
+
+    fn with(folder: &Path, fingerprint: &Fingerprint, weights: WatchedWeights) -> Result<ReferenceCache, CacheError> {
+        let mut notes = Vec::new();
+        let file = CacheFile::open(folder, fingerprint, &mut notes)?;
+        notes.extend(file.prune(FOLDER_LIMIT));
+        Ok(Self::new(weights, Some(file), notes))
+    }
+
+    fn new(weights: WatchedWeights, file: Option<CacheFile>, notes: Vec<CacheNote>) -> ReferenceCache {
+        let found = file.as_ref().map_or(0, CacheFile::len);
+        let path = file.as_ref().map(|file| file.path().to_owned());
+        let memory = InMemory { answers: HashMap::new(), bytes: 0, limit: u64::MAX, full: false };
+        let state = State {
+            weights,
+            file,
+            memory,
+            compared: found == 0,
+            looked_elsewhere: found > 0,
+            closed: false,
+            counts: CacheCounts::default(),
+            notes,
+        };
+        ReferenceCache { state: Mutex::new(state), found, path }
+    }
+
+    /// Its file.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// Answers that were there when it was opened.
+    pub fn found(&self) -> usize {
+        self.found
+    }
+
+    /// How many answers were looked up so far.
+    pub fn counts(&self) -> CacheCounts {
+        self.state().counts
+    }
+
+    /// What there is to say since the last time.
+    pub fn take_notes(&self) -> Vec<CacheNote> {
+        std::mem::take(&mut self.state().notes)
+    }
+
+    /// Whether what is new stays in memory.
+    pub(super) fn adds_to_memory(&self) -> bool {
+        !self.state().file.as_ref().is_some_and(CacheFile::writes)
+    }
+
+    /// What answers may take of the memory.
+    pub(super) fn limit_memory(&self, bytes: u64) {
+        self.state().memory.limit = bytes;
+    }
+
+    /// Which answers it seems to have: a plan for [`ReferenceCache::get`], which reads them.
+    pub(super) fn holds(&self, keys: &[SequenceKey]) -> Vec<bool> {
+        let state = self.state();
+        keys.iter().map(|key| !state.closed && state.holds(key)).collect()
+    }
+
+    /// The log-probs of the answers of a pass, each with its number of tokens; none where they are not there.
+    pub(super) fn get(&self, answers: &[(SequenceKey, usize)]) -> Vec<Option<Vec<f32>>> {
+        let mut state = self.state();
+        state.watch_weights();
+        let found: Vec<Option<Vec<f32>>> = answers.iter().map(|(key, n)| state.read(key, *n)).collect();
+        let read = found.iter().flatten().count() as u64;
+        state.counts.read += read;
+        state.counts.computed += found.len() as u64 - read;
+        if read == 0 && !std::mem::replace(&mut state.looked_elsewhere, true) {
+            let keys: Vec<SequenceKey> = answers.iter().map(|(key, _)| *key).collect();
+            let note = state.file.as_ref().and_then(|file| file.other_with(&keys));
+            state.notes.extend(note);
+        }
+        found
+    }
+
+    /// Keeps log-probs that were computed.
+    pub(super) fn put(&self, answers: &[(SequenceKey, &[f32])]) {
+        let mut state = self.state();
+        // before what is new is kept: until this moment the weights were those that the key stands for
+        state.watch_weights();
+        if state.closed {
+            return;
+        }
+        // a number that ends the run is not kept for the next
+        let finite = |logps: &[f32]| logps.iter().all(|logp| logp.is_finite());
+        let new: Vec<_> = answers.iter().copied().filter(|(key, logps)| !state.holds(key) && finite(logps)).collect();
+        if new.is_empty() {
+            return;
+        }
+        if let Some(file) = state.file.as_mut().filter(|file| file.writes()) {
+            match file.add(&new) {
+                Ok(()) => return,
+                Err(source) => {
+                    let path = file.path().to_owned();
+                    state.notes.push(CacheNote::Full { path, source });
+                }
+            }
+        }
+        for (key, logps) in new {
+            if !state.memory.add(key, logps) && !std::mem::replace(&mut state.memory.full, true) {
+                let limit = Size(state.memory.limit);
+                state.notes.push(CacheNote::MemoryFull { limit });
+            }
+        }
+    }
+
+    /// Whether numbers of an earlier run are there that have not been compared with this one's.
+    pub(super) fn wants_comparison(&self) -> bool {
+        let state = self.state();
+        !state.compared && !state.closed
+    }
+
+    /// Compares log-probs that were computed with those that are there. If they differ in one bit, all that is there is dropped.
+    pub(super) fn compare(&self, answers: &[(SequenceKey, &[f32])]) {
+        let mut state = self.state();
+        let mut differs = false;
+        for (key, logps) in answers {
+            if let Some(there) = state.read(key, logps.len()) {
+                state.compared = true;
+                differs |= there.iter().zip(*logps).any(|(there, logp)| there.to_bits() != logp.to_bits());
+            }
+        }
+        if let Some(file) = state.file.as_mut().filter(|_| differs) {
+            let path = file.path().to_owned();
+            // what cannot be taken away is compared by the next run too
+            let _ = file.clear();
+            state.notes.push(CacheNote::Disagrees { path });
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of the cache panics")
+    }
+}
+
+impl State {
+    fn holds(&self, key: &SequenceKey) -> bool {
+        self.memory.answers.contains_key(key) || self.file.as_ref().is_some_and(|file| file.holds(key))
+    }
+
+    fn read(&mut self, key: &SequenceKey, n: usize) -> Option<Vec<f32>> {
+        if self.closed {
+            return None;
+        }
+        if let Some(logps) = self.memory.answers.get(key) {
+            return (logps.len() == n).then(|| logps.to_vec());
+        }
+        let file = self.file.as_mut()?;
+        match file.read(key, n) {
+            Lookup::Found(logps) => Some(logps),
+            Lookup::Missing => None,
+            Lookup::Damaged => {
+                let path = file.path().to_owned();
+                self.notes.push(CacheNote::DamagedMeanwhile { path });
+                self.file = None;
+                None
+            }
+        }
+    }
+
+    /// Closes the cache if the weights are not what they were.
+    fn watch_weights(&mut self) {
+        if let Some(path) = (!self.closed).then(|| self.weights.changed()).flatten() {
+            self.closed = true;
+            self.notes.push(CacheNote::WeightsChanged { path });
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Which weights: a hash of all their bytes, and whether they stay what they were.
+//!
+//! Hashing reads every byte, seconds for a model of 7 billion parameters and more from a cold disk, so the hash of a large file is
+//! remembered. It is believed only for the same file (device, inode) of the same length whose times of the last change of content and
+//! of the last change of anything are the same to the nanosecond, and some of whose blocks have the same bytes. No program sets the
+//! latter of the two times: the system does, at every write. A file that was written a moment ago is hashed, and the hash not
+//! remembered: a second write within one tick of the file system's clock would go unseen.
+
+use super::error::CacheError;
+use align_engine::new_file::NewFile;
+use align_engine::weights::{Checkpoint, MappedFile};
+use blake3::{Hash, Hasher};
+use std::fs::{self, Metadata};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Files of fewer bytes are hashed each time: it takes less than a tenth of a second.
+const REMEMBERED_FROM: u64 = 256 << 20;
+/// Blocks whose bytes are looked at before a remembered hash is believed.
+const BLOCKS: usize = 256;
+const BLOCK: usize = 4096;
+/// Coarse clocks of file systems tick every two seconds; those of the network are not exactly ours.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// The weights of a run, as they were when it began.
+#[derive(Debug)]
+pub struct WatchedWeights {
+    files: Vec<Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    file: MappedFile,
+    /// If it was hashed.
+    hash: Option<Hash>,
+    stamp: Option<Stamp>,
+}
+
+/// What the system says about a file that changes with its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    /// Numbers that differ from system to system.
+    numbers: Vec<i128>,
+    newest: Option<SystemTime>,
+    /// Whether every write shows in it.
+    complete: bool,
+}
+
+impl Stamp {
+    #[cfg(unix)]
+    fn of(metadata: &Metadata) -> Stamp {
+        use std::os::unix::fs::MetadataExt;
+        let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        let changed = time(metadata.ctime(), metadata.ctime_nsec());
+        let modified = time(metadata.mtime(), metadata.mtime_nsec());
+        let newest = u64::try_from(changed.max(modified)).ok();
+        let numbers = vec![metadata.dev().into(), metadata.ino().into(), metadata.len().into(), modified, changed];
+        let newest = newest.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(time)));
+        Stamp { numbers, newest, complete: true }
+    }
+
+    #[cfg(not(unix))]
+    fn of(metadata: &Metadata) -> Stamp {
+        let newest = metadata.modified().ok();
+        let since = newest.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let numbers = vec![metadata.len().into(), since.map_or(-1, |since| since.as_nanos() as i128)];
+        Stamp { numbers, newest, complete: false }
+    }
+
+    /// Whether a write after now cannot have the same stamp.
+    fn settled(&self) -> bool {
+        let age = self.newest.and_then(|newest| SystemTime::now().duration_since(newest).ok());
+        self.complete && age.is_some_and(|age| age >= SETTLED)
+    }
+}
+
+impl WatchedWeights {
+    /// The weights of `checkpoint` and the hash of all their bytes, in the order of the files' names; the names are not in it. Hashes of
+    /// large files are looked up and kept in the directory `memory`.
+    ///
+    /// # Errors
+    /// [`CacheError::Io`] if the system says nothing about a file.
+    pub fn hashed(checkpoint: &Checkpoint, memory: &Path) -> Result<(WatchedWeights, Hash), CacheError> {
+        Self::hashed_with(checkpoint, memory, REMEMBERED_FROM)
+    }
+
+    fn hashed_with(
+        checkpoint: &Checkpoint,
+        memory: &Path,
+        remembered_from: u64,
+    ) -> Result<(WatchedWeights, Hash), CacheError> {
+        let mut weights = Self::unhashed(checkpoint)?;
+        let mut all = Hasher::new();
+        for Watched { file, hash, stamp } in &mut weights.files {
+            let large = file.bytes().len() as u64 >= remembered_from;
+            let found = match stamp.as_ref().filter(|stamp| large && stamp.settled()) {
+                Some(stamp) => remembered(memory, file, stamp),
+                None => hash_of(file),
+            };
+            all.update(found.as_bytes());
+            *hash = Some(found);
+        }
+        Ok((weights, all.finalize()))
+    }
+
+    /// The weights of `checkpoint`, watched without a hash.
+    ///
+    /// # Errors
+    /// As [`WatchedWeights::hashed`].
+    pub fn unhashed(checkpoint: &Checkpoint) -> Result<WatchedWeights, CacheError> {
+        let watch = |file: &MappedFile| {
+            let io = |source| CacheError::Io { path: file.path().to_owned(), action: "read it", source };
+            Ok(Watched { file: file.clone(), hash: None, stamp: Some(Stamp::of(&file.metadata().map_err(io)?)) })
+        };
+        let files = checkpoint.shards().iter().map(|shard| watch(shard.mapped())).collect::<Result<_, _>>()?;
+        Ok(WatchedWeights { files })
+    }
+
+    /// The first file that is not what it was. Where only its times have changed, its bytes are looked at again if they were
+    /// hashed.
+    pub(super) fn changed(&mut self) -> Option<PathBuf> {
+        let changed = |watched: &mut Watched| {
+            let now = watched.file.metadata().ok().map(|metadata| Stamp::of(&metadata));
+            if now == watched.stamp && now.is_some() {
+                return false;
+            }
+            // of a file that became shorter, a part of the mapping is not there any more
+            let long_enough =
+                watched.file.metadata().is_ok_and(|metadata| metadata.len() >= watched.file.bytes().len() as u64);
+            watched.stamp = now;
+            !long_enough || watched.hash.is_none_or(|hash| hash_of(&watched.file) != hash)
+        };
+        self.files.iter_mut().find_map(|watched| changed(watched).then(|| watched.file.path().to_owned()))
+    }
+}
+
+fn hash_of(file: &MappedFile) -> Hash {
+    Hasher::new().update_rayon(file.bytes()).finalize()
+}
+
+/// The hash of a file that was hashed before, or now for the next time. A memory that cannot be written costs time alone.
+fn remembered(folder: &Path, file: &MappedFile, stamp: &Stamp) -> Hash {
+    let path = folder.join(format!("{}.weights", identity(file.bytes(), stamp)));
+    let check = |hash: &[u8]| Hasher::new().update(path.as_os_str().as_encoded_bytes()).update(hash).finalize();
+    if let Ok(bytes) = fs::read(&path)
+        && let Some((hash, sum)) = bytes.split_first_chunk::<32>()
+        && check(hash).as_bytes() == sum
+    {
+        return Hash::from_bytes(*hash);
+    }
+    let hash = hash_of(file);
+    if let Ok(mut new) = NewFile::create(&path) {
+        let written = new.write(hash.as_bytes()).and_then(|()| new.write(check(hash.as_bytes()).as_bytes()));
+        // what is not remembered is hashed again
+        let _ = written.and_then(|()| new.finish());
+    }
+    hash
+}
+
+/// Name of a file's state: its stamp and some of its bytes.
+fn identity(bytes: &[u8], stamp: &Stamp) -> Hash {
+    let mut hasher = Hasher::new();
+    for number in &stamp.numbers {
+        hasher.update(&number.to_le_bytes());
+    }
+    let stride = (bytes.len() / BLOCKS).max(BLOCK);
+    for block in bytes.chunks(stride) {
+        hasher.update(&block[..block.len().min(BLOCK)]);
+    }
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use align_engine::weights::{Dtype, SafetensorsWriter, TensorSpec, ValueCheck};
+    use std::collections::BTreeMap;
+    use std::fs::{File, FileTimes, OpenOptions};
+    use std::io::{Seek, SeekFrom, Write};
+
+    const ELEMENTS: usize = 1 << 20;
+
+    fn model(folder: &Path) -> PathBuf {
+        let path = folder.join("model.safetensors");
+        let spec = TensorSpec { name: "a".to_owned(), dtype: Dtype::BF16, shape: vec![ELEMENTS] };
+        let mut writer = SafetensorsWriter::create(&path, &BTreeMap::new(), &[spec]).unwrap();
+        writer.write("a", &vec![7; 2 * ELEMENTS]).unwrap();
+        writer.finish().unwrap();
+        path
+    }
+
+    fn watched(folder: &Path, memory: &Path) -> (WatchedWeights, Hash) {
+        WatchedWeights::hashed_with(&Checkpoint::open(folder, ValueCheck::Skip).unwrap(), memory, 1).unwrap()
+    }
+
+    /// Changes one byte in place, between the blocks that are looked at.
+    fn edit(path: &Path) {
+        let mut file = OpenOptions::new().write(true).open(path).unwrap();
+        file.seek(SeekFrom::Start(ELEMENTS as u64 - 1)).unwrap();
+        file.write_all(&[8]).unwrap();
+    }
+
+    fn aged(path: &Path) -> Stamp {
+        let mut stamp = Stamp::of(&fs::metadata(path).unwrap());
+        stamp.newest = Some(SystemTime::now() - 2 * SETTLED);
+        stamp
+    }
+
+    #[test]
+    fn one_byte_in_place_is_seen_even_with_the_old_time_of_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = model(folder.path());
+        let nowhere = Path::new("no/such/folder");
+        let (mut weights, first) = watched(folder.path(), nowhere);
+        assert_eq!(weights.changed(), None);
+        let times = FileTimes::new().set_modified(fs::metadata(&path).unwrap().modified().unwrap());
+        // only its times: its bytes are looked at, and it is the same
+        File::open(&path).unwrap().set_times(times).unwrap();
+        assert_eq!(weights.changed(), None);
+
+        let before = aged(&path);
+        std::thread::sleep(Duration::from_millis(20));
+        edit(&path);
+        File::open(&path).unwrap().set_times(times).unwrap();
+        assert_eq!(weights.changed(), Some(path.clone()));
+        assert_ne!(watched(folder.path(), nowhere).1, first);
+        if cfg!(unix) {
+            let checkpoint = Checkpoint::open(folder.path(), ValueCheck::Skip).unwrap();
+            let bytes = checkpoint.shards()[0].mapped().bytes();
+            assert_ne!(identity(bytes, &before), identity(bytes, &aged(&path)), "nothing that was remembered fits");
+        }
+    }
+
+    #[test]
+    fn without_a_hash_every_change_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = model(folder.path());
+        let mut weights =
+            WatchedWeights::unhashed(&Checkpoint::open(folder.path(), ValueCheck::Skip).unwrap()).unwrap();
+        assert_eq!(weights.changed(), None);
+        std::thread::sleep(Duration::from_millis(20));
+        edit(&path);
+        assert_eq!(weights.changed(), Some(path));
+    }
+
+    #[test]
+    fn a_hash_is_remembered_and_a_damaged_memory_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = tempfile::tempdir().unwrap();
+        let path = model(folder.path());
+        let checkpoint = Checkpoint::open(folder.path(), ValueCheck::Skip).unwrap();
+        let file = checkpoint.shards()[0].mapped();
+        let (stamp, want) = (aged(&path), hash_of(file));
+        let files = || fs::read_dir(memory.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+        assert_eq!(remembered(memory.path(), file, &stamp), want);
+        let [remembering] = &files()[..] else { panic!("one file") };
+        // what it says is what is believed: another hash with its checksum
+        let other = blake3::hash(b"another");
+        let sum = Hasher::new().update(remembering.as_os_str().as_encoded_bytes()).update(other.as_bytes()).finalize();
+        fs::write(remembering, [*other.as_bytes(), *sum.as_bytes()].concat()).unwrap();
+        assert_eq!(remembered(memory.path(), file, &stamp), other);
+        for damaged in [&b""[..], &[0; 64][..], &other.as_bytes()[..]] {
+            fs::write(remembering, damaged).unwrap();
+            assert_eq!(remembered(memory.path(), file, &stamp), want);
+        }
+        assert_eq!(files().len(), 1);
+        assert_eq!(remembered(&folder.path().join("no/such/folder"), file, &stamp), want);
+    }
+
+    #[test]
+    fn a_fresh_file_is_not_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = tempfile::tempdir().unwrap();
+        model(folder.path());
+        watched(folder.path(), memory.path());
+        assert_eq!(fs::read_dir(memory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_hash_goes_by_the_bytes_and_not_by_the_path() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        model(one.path());
+        let path = model(other.path());
+        let hash = |folder: &tempfile::TempDir| watched(folder.path(), Path::new("no/such/folder")).1;
+        assert_eq!(hash(&one), hash(&other));
+        edit(&path);
+        assert_ne!(hash(&one), hash(&other));
+    }
+}
