@@ -13,3 +13,4 @@ mod hostile;
 mod memory;
 mod readme;
 mod reference_cache;
+mod rows;

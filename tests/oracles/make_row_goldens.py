@@ -71,9 +71,9 @@ def pairs():
 
 
 def plain(row):
-    """A pair as strings: a dialogue that ends with `Assistant:`."""
-    speaker = lambda turn: "Human" if turn["role"] == "user" else turn["role"].capitalize()
-    prompt = "".join(f"\n\n{speaker(turn)}: {turn['content']}" for turn in row["prompt"])
+    """A pair as strings: what the system says, then a dialogue that ends with `Assistant:`."""
+    speaker = {"system": "", "user": "\n\nHuman: ", "assistant": "\n\nAssistant: "}
+    prompt = "".join(speaker[turn["role"]] + turn["content"] for turn in row["prompt"])
     return {"prompt": prompt + "\n\nAssistant:", **{side: " " + row[side][0]["content"] for side in ("chosen", "rejected")}}
 
 
@@ -208,6 +208,8 @@ parser.add_argument("--smollm2", type=pathlib.Path, help="model directory that m
 parser.add_argument("--only", help="comma-separated names of models; default: all")
 args = parser.parse_args()
 models = {folder.parent.name: folder for folder in sorted((ROOT / "goldens").glob("tiny-*/model"))}
+for same in ("tiny-llama31", "tiny-yarn"):  # tokenizer and template of tiny-llama, of tiny-qwen3
+    del models[same]
 if args.smollm2:
     models["smollm2-135m"] = args.smollm2
 for name, folder in models.items():

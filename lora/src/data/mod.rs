@@ -64,5 +64,5 @@ pub use records::{Form, Kind, Record, Shape};
 pub use sequence::SftPart;
 pub use spans::SpanSource;
 pub use survey::{NumberCounts, Sequences, Survey};
-pub use template::{ChatTemplate, GenerationPrompt, RenderError, TemplateError, TemplateInputs};
+pub use template::{ChatTemplate, GenerationPrompt, MarkedText, RenderError, TemplateError, TemplateInputs};
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError};

@@ -118,6 +118,11 @@ fn marks_that_change_what_they_mark_are_refused() {
     let encoder = with_template("tiny-llama", counted).with_sft_on(Some(SftPart::Assistant));
     let error = encode(&encoder, &talk()).unwrap_err();
     assert!(error.to_string().contains("changes with the marks"), "{error}");
+    let every: String = ('\u{fdd0}'..='\u{fdef}').collect();
+    let row = json!({"messages": turns(&[("user", &every), ("assistant", "a")])});
+    let marks = with_template("tiny-llama", CHATML_WITH_MARKS);
+    let error = encode(&marks.with_sft_on(Some(SftPart::Assistant)), &row).unwrap_err();
+    assert!(error.to_string().contains("every character that could mark"), "{error}");
     let none = "{% generation %}{% endgeneration %}{{ messages[0].content }}";
     let encoder = with_template("tiny-llama", none).with_sft_on(Some(SftPart::Assistant));
     assert_eq!(encode(&encoder, &talk()), Err(BadRow::NoAssistantTurn));

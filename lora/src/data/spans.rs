@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::BadRow;
 use super::encode::{Encoder, common_prefix};
-use super::template::{ChatTemplate, GenerationPrompt, TemplateInputs};
+use super::template::{ChatTemplate, GenerationPrompt, MarkedText, TemplateInputs};
 use super::turns::is_assistant;
 
 /// How the assistant's tokens are found.
@@ -45,7 +45,7 @@ impl Encoder {
         let template = self.template().expect("conversations are encoded where there is a template");
         let marked = template.render_with_spans(turns.iter().copied(), inputs).map_err(BadRow::of_template)?;
         let (text, spans) = match marked {
-            Some((text, spans)) => (text, spans.into_iter().map(Place::bytes).collect()),
+            Some(MarkedText { text, spans }) => (text, spans.into_iter().map(Place::bytes).collect()),
             None => {
                 let whole = Whole { encoder: self, template, turns, inputs };
                 let text = whole.render(turns.len(), GenerationPrompt::Omit)?;

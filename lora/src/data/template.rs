@@ -123,6 +123,15 @@ pub struct TemplateInputs {
     pub kwargs: Map<String, Value>,
 }
 
+/// A rendered conversation, and where the assistant speaks in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MarkedText {
+    /// The text.
+    pub text: String,
+    /// Bytes of the text, ascending.
+    pub spans: Vec<Range<usize>>,
+}
+
 /// A parsed chat template with the special tokens it may name.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -273,8 +282,7 @@ impl ChatTemplate {
         self.run(self.env.clone(), self.name_for(inputs), &messages, generation_prompt, inputs)
     }
 
-    /// The text of a whole conversation, and where in it (bytes) the assistant speaks, by the `{% generation %}` marks; ascending,
-    /// `None` without such marks.
+    /// The text of a whole conversation with what the `{% generation %}` marks hold; `None` without such marks.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].
@@ -282,7 +290,7 @@ impl ChatTemplate {
         &self,
         messages: impl IntoIterator<Item = &'m Value>,
         inputs: &TemplateInputs,
-    ) -> Result<Option<(String, Vec<Range<usize>>)>, RenderError> {
+    ) -> Result<Option<MarkedText>, RenderError> {
         if !self.marks_generation {
             return Ok(None);
         }
@@ -309,7 +317,7 @@ impl ChatTemplate {
         if unmarked != text {
             return Err(failed("what stands inside {% generation %} changes with the marks around it"));
         }
-        Ok(Some((text, spans)))
+        Ok(Some(MarkedText { text, spans }))
     }
 
     fn name_for(&self, inputs: &TemplateInputs) -> &'static str {
