@@ -10,7 +10,7 @@ use align_lora::train::ReferenceCache;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The cache that `choice` names, or that of the user, for `loaded` under the adapter `reference`. Says where it is.
+/// The cache that `choice` names, else that of the user (for the demo: one in memory), for `loaded` under the adapter `reference`.
 ///
 /// # Errors
 /// [`CliError::Runtime`] if a directory that was asked for cannot be used. That of the user is left out then, with a warning.
@@ -25,9 +25,10 @@ pub fn open(
         Some(CacheChoice::Off) => return Ok(None),
         Some(CacheChoice::Memory) => (None, true),
         Some(CacheChoice::Folder(folder)) => (Some(folder.clone()), true),
+        None if loaded.demo.is_some() => (None, false),
         None => (of_user(), false),
     };
-    let cache = match &folder {
+    Ok(Some(match &folder {
         Some(folder) => match ReferenceCache::open(folder, &loaded.model, &loaded.checkpoint, reference, precision) {
             Ok(cache) => cache,
             Err(error) if asked_for => return Err(CliError::Runtime(format!("--reference-cache: {error}"))),
@@ -37,13 +38,16 @@ pub fn open(
             }
         },
         None => in_memory(loaded)?,
-    };
+    }))
+}
+
+/// Says where the cache is and what it has to say.
+pub fn summary(cache: &ReferenceCache) {
     match cache.path() {
         Some(path) => say!("reference cache: {}, {} answers", path.display(), cache.found()),
         None => say!("reference cache: in memory, for this run alone"),
     }
-    say_notes(Some(&cache));
-    Ok(Some(cache))
+    say_notes(Some(cache));
 }
 
 /// Prints what the cache has to say since the last time.

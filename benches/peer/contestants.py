@@ -65,7 +65,7 @@ def align(_, args, precision, steps, warmup):
         command = [args.binary, "train", "--model", args.model, "--data", args.data, "--loss", "dpo", *start, "--lora-dropout", 0,
                    "--precision", precision, "--device", "cpu", "--batch-size", args.batch_size, "--max-length", args.max_length,
                    "--no-shuffle", "--threads", args.threads, "--max-steps", warmup + steps, "--learning-rate", 1e-5,
-                   "--schedule", "constant", "--output", folder]
+                   "--schedule", "constant", "--reference-cache", "off", "--output", folder]
         _, _, peak_bytes = processes.run([*command, *args.align_arg])
         with open(pathlib.Path(folder) / "metrics.jsonl", encoding="utf-8") as lines:
             metrics = [step for step in map(json.loads, lines) if "loss" in step]

@@ -216,7 +216,7 @@ impl std::str::FromStr for CacheChoice {
 #[derive(Debug, Clone, Args)]
 pub struct CacheArgs {
     /// Where log-probs of the reference are kept, for later epochs and later runs: a directory, `memory` for this run alone, or `off`,
-    /// which computes them each time. No number depends on it [default: align/reference in $XDG_CACHE_HOME or ~/.cache]
+    /// which computes them each time. No number depends on it [default: align/reference in $XDG_CACHE_HOME or ~/.cache; the demo's in memory]
     #[arg(long, value_name = "DIR|memory|off", alias = "reference_cache", help_heading = "Machine")]
     pub reference_cache: Option<CacheChoice>,
 }

@@ -28,6 +28,9 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             true => reference_cache::open(choice, &loaded, reference.as_deref(), precision)?.map(Arc::new),
             false => None,
         };
+        if let Some(cache) = &cache {
+            reference_cache::summary(cache);
+        }
         let scoring = Scoring {
             model: &loaded.model,
             adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference },

@@ -25,6 +25,9 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         let precision = args.device.precision.into();
         let choice = args.cache.reference_cache.as_ref();
         let cache = reference_cache::open(choice, &loaded, reference.as_deref(), precision)?.map(Arc::new);
+        if let Some(cache) = &cache {
+            reference_cache::summary(cache);
+        }
         let scoring = Scoring {
             model: &loaded.model,
             adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference },

@@ -88,6 +88,9 @@ fn train(
     let total_steps = trainer.total_steps(data.len());
     let plan = trainer.plan(&data, eval.as_ref())?;
     summary(args, &loaded, &adapter, &trainer, device, total_steps);
+    if let Some(cache) = trainer.reference_cache() {
+        reference_cache::summary(cache);
+    }
     report::plan(&plan);
     report::pace(&trainer.pace(&plan)?);
     report::data("data", data.survey());

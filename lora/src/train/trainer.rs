@@ -141,6 +141,11 @@ impl<'m> Trainer<'m> {
         self
     }
 
+    /// Where it looks log-probs of the reference up.
+    pub fn reference_cache(&self) -> Option<&ReferenceCache> {
+        self.cache.as_deref()
+    }
+
     /// What it trains with.
     pub fn objective(&self) -> &Objective {
         &self.objective
