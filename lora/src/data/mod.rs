@@ -21,18 +21,32 @@
 //! Memory: 8 bytes a record and 20 a usable row; text and ids of one window of rows at a time.
 
 mod ahead;
+mod caught;
 pub mod dataset;
 mod deep_stack;
+pub mod duplicates;
 pub mod encode;
 pub mod error;
+pub mod files;
+mod format;
+mod ingredients;
 pub mod jinja;
+pub mod lengths;
+mod lines;
 pub mod mismatch;
 pub mod order;
 pub mod pack;
+pub mod parquet;
+pub mod progress;
 pub mod reader;
 pub mod records;
+mod rejects;
+mod split;
+mod spool;
 pub mod survey;
 pub mod template;
+mod thrift;
+pub mod token_cache;
 pub mod tokenizer;
 
 #[cfg(test)]
@@ -41,15 +55,25 @@ mod dataset_tests;
 mod golden_tests;
 #[cfg(test)]
 mod row_tests;
+#[cfg(test)]
+mod source_tests;
+#[cfg(test)]
+mod token_cache_tests;
 
 pub use ahead::for_each_batch;
-pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, RowLengths, Shuffle, prompts};
+pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split, prompts};
+pub use duplicates::{Repeat, Repeats};
 pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, Target};
 pub use error::{BadRow, DataError};
+pub use files::{DataFiles, data_files};
+pub use lengths::{Histogram, Lengths};
 pub use mismatch::mismatched_answers;
 pub use order::{permutation, separate};
 pub use pack::pack;
+pub use parquet::ParquetFault;
+pub use progress::{DataObserver, DataProgress, Stage, Unobserved};
 pub use records::{Form, Kind, Record, Shape};
 pub use survey::Survey;
 pub use template::{ChatTemplate, GenerationPrompt, RenderError, TemplateError};
+pub use token_cache::{CACHE_BYTES, TokenCache};
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError};

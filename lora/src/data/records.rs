@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer as _, Serialize};
 use serde_json::{Map, Number, Value};
 
 use super::BadRow;
@@ -48,7 +48,7 @@ pub enum RecordTarget {
 }
 
 /// The columns of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Shape {
     /// `{prompt, chosen, rejected}`
     Pair,
@@ -86,7 +86,7 @@ impl Shape {
 }
 
 /// Strings or conversations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Form {
     /// Prompt and answers are strings.
     Plain,
@@ -105,7 +105,7 @@ impl Form {
 }
 
 /// Shape and form of a row. All rows of a run have those of its first row, but pairs may have a prompt or share it implicitly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Kind {
     /// The columns.
     pub shape: Shape,

@@ -119,6 +119,8 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     origin: String,
     special_tokens: Vec<(String, String)>,
+    /// Second since 1970 that `strftime_now` formats.
+    now: i64,
 }
 
 /// The name of the one template in its environment. It has no extension that would switch HTML escapes on.
@@ -186,12 +188,22 @@ impl ChatTemplate {
             let message = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
             return Err(TemplateError::Syntax { origin, line: e.line().unwrap_or(0), message });
         }
-        Ok(ChatTemplate { env, origin, special_tokens: special_tokens.to_vec() })
+        Ok(ChatTemplate { env, origin, special_tokens: special_tokens.to_vec(), now })
     }
 
     /// Where the template came from, for the start-up summary and errors.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// Its text, as it was parsed.
+    pub(super) fn source(&self) -> String {
+        self.env.get_template(NAME).map_or(String::new(), |template| template.source().to_owned())
+    }
+
+    /// Second since 1970 that `strftime_now` formats.
+    pub(super) fn now(&self) -> i64 {
+        self.now
     }
 
     /// The text of a conversation: `messages` one after another.
