@@ -8,7 +8,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Flags whose value is a path: relative ones are meant from the file's directory.
-const PATHS: [&str; 6] = ["data", "eval_data", "adapter", "output", "chat_template", "reference"];
+const PATHS: [&str; 8] =
+    ["data", "eval_data", "adapter", "output", "chat_template", "reference", "rejects", "data_cache"];
 
 /// The arguments, with those of the file.
 pub struct Expanded {
@@ -136,6 +137,7 @@ fn resolve(id: &str, text: String, folder: &Path) -> String {
     let is_path = match id {
         "model" => inside.is_dir(),
         "reference" => text != "base",
+        "data_cache" => text != "off",
         id => PATHS.contains(&id),
     };
     if is_path { inside.to_string_lossy().into_owned() } else { text }

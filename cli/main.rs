@@ -6,6 +6,7 @@ mod config_file;
 mod demo;
 mod error;
 mod loaded;
+mod rejects;
 mod report;
 mod run_folder;
 

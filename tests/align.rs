@@ -28,6 +28,8 @@ pub fn align<S: AsRef<OsStr>>(arguments: &[S]) -> Run {
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_align-cli"))
         .args(arguments)
         .current_dir(root())
+        // what is kept for a next start stays with the tests
+        .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
         .output()
         .expect("the binary was built for this test");
     let text = |bytes| String::from_utf8(bytes).expect("the binary prints UTF-8");

@@ -1,6 +1,6 @@
 //! The flags of the commands other than `train`.
 
-use super::model::{DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
+use super::model::{DataArgs, DeviceArgs, KeepArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -68,7 +68,7 @@ pub struct GenerateArgs {
     /// What the user says: a turn of a conversation where the model has a chat template, plain text otherwise
     #[arg(long, value_name = "TEXT", conflicts_with = "data")]
     pub prompt: Option<String>,
-    /// Take the prompts of these JSONL files
+    /// Take the prompts of these files, or of a pattern in quotes: JSONL, as it is or compressed by gzip or zstd, or Parquet
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub data: Vec<PathBuf>,
     /// Only the first rows of --data
@@ -170,7 +170,8 @@ pub struct InspectArgs {
     /// Chat template instead of the model's own
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
-    /// JSONL files to survey; needs a model for its tokenizer
+    /// Files to survey, or a pattern in quotes: JSONL, as it is or compressed by gzip or zstd, or Parquet; needs a model for its
+    /// tokenizer
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub data: Vec<PathBuf>,
     /// Show the tokens of this row of the data, from 0
@@ -181,6 +182,8 @@ pub struct InspectArgs {
     pub max_length: u64,
     #[arg(long, value_name = "WHAT", value_enum, default_value = "skip")]
     pub on_bad_row: super::OnBadRowChoice,
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Which layers training would adapt
     #[arg(long, value_name = "WHICH", conflicts_with = "adapter")]
     pub target_modules: Option<String>,

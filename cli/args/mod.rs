@@ -5,7 +5,10 @@ mod model;
 mod train;
 
 pub use commands::{EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
-pub use model::{DataArgs, DeviceArgs, DeviceChoice, ModelArgs, OnBadRowChoice, PrecisionChoice, ReferenceChoice};
+pub use model::{
+    DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, ModelArgs, OnBadRowChoice, PrecisionChoice,
+    ReferenceChoice,
+};
 pub use train::TrainArgs;
 
 use align_lora::objective::{self, Knob, KnobKind, KnobValue};

@@ -3,10 +3,10 @@
 use super::{print, print_json};
 use crate::args::EvalArgs;
 use crate::error::CliError;
-use crate::loaded;
+use crate::loaded::{self, DataOptions};
 use crate::report;
 use align_engine::model::adapters::Adapters;
-use align_lora::data::{Dataset, Needs};
+use align_lora::data::Needs;
 use align_lora::objective::{DataKind, KnobKind, KnobValue, Objective};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
 use serde_json::{Map, Value};
@@ -29,8 +29,14 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             precision: args.device.precision.into(),
         };
         let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;
-        let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
-        let data = Dataset::open(&files, encoder, needs(objective.data()), args.data.on_bad_row.into())?;
+        let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone())?;
+        let options = DataOptions {
+            needs: needs(objective.data()),
+            on_bad_row: args.data.on_bad_row,
+            keep: &args.data.keep,
+            demo: args.model.demo,
+        };
+        let data = loaded::data_with_rejects(&files, encoder, &options)?;
         report::data("data", data.survey());
         let batches = EvalBatches {
             batch_size: args.batch_size as usize,
