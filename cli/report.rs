@@ -47,20 +47,22 @@ pub fn data(label: &str, survey: &Survey) {
     for example in &survey.boundary_examples {
         say!("    row {}: {:?} becomes {:?}", example.row, example.alone.concat(), example.followed.concat());
     }
-    repeats(&survey.copies, "copies of an earlier one");
-    repeats(&survey.same_tokens, "the prompt and the answers of an earlier one, but are no copies");
+    repeats(&survey.copies, "is a copy of an earlier one", "are copies of an earlier one");
+    let tokens =
+        ["has the tokens of an earlier one and is no copy", "have the tokens of an earlier one and are no copies"];
+    repeats(&survey.same_tokens, tokens[0], tokens[1]);
     if !survey.ignored_columns.is_empty() {
         let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
         say!("  columns that are not read: {}", names.join(", "));
     }
 }
 
-fn repeats(repeats: &Repeats, what: &str) {
+fn repeats(repeats: &Repeats, one: &str, several: &str) {
     let Some(first) = &repeats.first else { return };
     let place = |(path, line): &(std::path::PathBuf, u64)| format!("{}:{line}", path.display());
-    let are = if what.starts_with("copies") { "are" } else { "have" };
+    let what = if repeats.rows == 1 { one } else { several };
     say!(
-        "  {} {are} {what}; the first: {} of {}",
+        "  {} {what}; the first: {} repeats {}",
         rows(repeats.rows as u64),
         place(&first.copy),
         place(&first.original)

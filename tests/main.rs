@@ -10,3 +10,4 @@ mod gradients;
 mod hostile;
 mod memory;
 mod readme;
+mod sources;

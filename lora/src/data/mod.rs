@@ -1,15 +1,17 @@
-//! Preference data: from JSONL files to token ids, a window of rows at a time.
+//! Preference data: from files to token ids, a window of rows at a time.
 //!
 //! The flow, one file each:
 //!
 //! | step | file | from | to |
 //! |---|---|---|---|
-//! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row |
+//! | 0 | [`files`] | names and patterns | paths |
+//! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row, as JSON. Compressed files and [`mod@parquet`] are spooled as lines |
 //! | 2 | [`records`] | the bytes of a row | [`Record`]: prompt, answers, target |
 //! | 3 | [`template`] | messages | text, through the model's own Jinja template ([`jinja`]: Python's side of it) |
 //! | 4 | [`tokenizer`] | text | token ids, through the model's `tokenizer.json` |
 //! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer |
-//! | 6 | [`dataset`] | files | [`Dataset`]: one pass that counts ([`survey`]), then rows on demand, in any order |
+//! | 6 | [`dataset`] | files | [`Dataset`]: one pass that counts ([`survey`], [`duplicates`], [`lengths`]), then rows on demand, in any order |
+//! | | [`mod@token_cache`] | the pass | the tokens on the disk, for the rows on demand and for the next start |
 //! | 7 | [`order`] | (seed, epoch) | the order of an epoch |
 //! | 8 | [`for_each_batch`] | the order | the rows of each optimiser batch, encoded while the one before is computed |
 //! | 9 | [`mod@pack`], [`mismatch`] | the rows of an optimiser batch | micro-batches under a token budget; KTO's mismatched answers |
@@ -18,7 +20,8 @@
 //! or said: a prefix of the other answer is a whole prompt (TRL moves the last shared character into the answers), a prompt
 //! without a token or an answer without a token is never scored, and answers that are the same are a bad row.
 //!
-//! Memory: 8 bytes a record and 20 a usable row; text and ids of one window of rows at a time.
+//! Memory: 8 bytes a record and 24 a usable row (32 bytes a usable row where the tokens are cached), 28 more a record while duplicates are
+//! counted; text and ids of one window of rows at a time.
 
 mod ahead;
 mod caught;
