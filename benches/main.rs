@@ -1,7 +1,8 @@
 //! `cargo bench [-- FILTER...] [--json FILE]`: every kernel case of a real model's size and a training step, as a share of what the
 //! machine can do.
 //!
-//! `cargo bench -- write-7b DIR` writes a model of the size of Llama 2 7B to measure runs on.
+//! `cargo bench -- write-7b DIR` writes a model of the size of Llama 2 7B to measure runs on, `cargo bench -- write-rows FILE` a
+//! million rows of data.
 //!
 //! A figure here is a median with its spread, beside a ceiling measured in turn with it: fused multiply-adds in registers for
 //! arithmetic, a copy for memory. On a shared machine both sink together, so the share says more than the time.
@@ -11,6 +12,7 @@ mod kernels;
 mod large_model;
 mod measure;
 mod report;
+mod rows;
 mod train_step;
 
 use align_kernels::Device;
@@ -44,13 +46,22 @@ enum Mode {
     /// Write a model of random weights, of the size of Llama 2 7B: 13.5 GB.
     #[command(name = "write-7b")]
     Write7b { dir: PathBuf },
+    /// Write a JSONL file of preference rows without meaning, about 1.1 GB for a million.
+    #[command(name = "write-rows")]
+    WriteRows {
+        file: PathBuf,
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+    },
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::parse();
     let device = Device::cpu(options.threads)?;
-    if let Some(Mode::Write7b { dir }) = options.mode {
-        return large_model::write(&dir, device.threads());
+    match options.mode {
+        Some(Mode::Write7b { dir }) => return large_model::write(&dir, device.threads()),
+        Some(Mode::WriteRows { file, rows }) => return rows::write(&file, rows),
+        None => {}
     }
     let wanted =
         |name: &str| options.filters.is_empty() || options.filters.iter().any(|filter| name.contains(filter.as_str()));

@@ -8,7 +8,17 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Flags whose value is a path: relative ones are meant from the file's directory.
-const PATHS: [&str; 7] = ["data", "eval_data", "adapter", "output", "chat_template", "reference", "reference_cache"];
+const PATHS: [&str; 9] = [
+    "data",
+    "eval_data",
+    "adapter",
+    "output",
+    "chat_template",
+    "reference",
+    "reference_cache",
+    "rejects",
+    "data_cache",
+];
 
 /// The arguments, with those of the file.
 pub struct Expanded {
@@ -137,6 +147,7 @@ fn resolve(id: &str, text: String, folder: &Path) -> String {
         "model" => inside.is_dir(),
         "reference" => text != "base",
         "reference_cache" => text != "memory" && text != "off",
+        "data_cache" => text != "off",
         id => PATHS.contains(&id),
     };
     if is_path { inside.to_string_lossy().into_owned() } else { text }

@@ -113,7 +113,11 @@ impl From<LocateError> for CliError {
 
 impl From<DataError> for CliError {
     fn from(error: DataError) -> CliError {
-        CliError::Input(error.to_string())
+        let text = error.to_string();
+        match error {
+            DataError::Spool { .. } | DataError::Rejects(_) | DataError::Cache { .. } => CliError::Runtime(text),
+            _ => CliError::Input(text),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod demo;
 mod error;
 mod loaded;
 mod reference_cache;
+mod rejects;
 mod report;
 mod run_folder;
 

@@ -1,7 +1,7 @@
 //! What people see on stderr: the start-up summary, progress, notes. Results go to stdout elsewhere.
 
 use align_lora::adapter::LoraConfig;
-use align_lora::data::{Sequences, SftPart, SpanSource, Survey};
+use align_lora::data::{DataObserver, DataProgress, Repeats, Sequences, SftPart, SpanSource, Stage, Survey};
 use align_lora::objective::{LOSSES, Objective};
 use align_lora::train::{EvalMetrics, Pace, Plan, RunPace, Size, StepMetrics};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -61,6 +61,10 @@ pub fn data(label: &str, survey: &Survey) {
     for example in &survey.boundary_examples {
         say!("    row {}: {:?} becomes {:?}", example.row, example.alone.concat(), example.followed.concat());
     }
+    repeats(&survey.copies, "is a copy of an earlier one", "are copies of an earlier one");
+    let tokens =
+        ["has the tokens of an earlier one and is no copy", "have the tokens of an earlier one and are no copies"];
+    repeats(&survey.same_tokens, tokens[0], tokens[1]);
     if !survey.ignored_columns.is_empty() {
         let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
         say!("  columns that are not read: {}", names.join(", "));
@@ -79,6 +83,90 @@ fn sequences(sequences: &Sequences) -> &'static str {
         }
         (SftPart::Assistant, _) => "the assistant's turns, by what the chat template adds with each of them",
     }
+}
+
+fn repeats(repeats: &Repeats, one: &str, several: &str) {
+    let Some(first) = &repeats.first else { return };
+    let place = |(path, line): &(std::path::PathBuf, u64)| format!("{}:{line}", path.display());
+    let what = if repeats.rows == 1 { one } else { several };
+    say!(
+        "  {} {what}; the first: {} repeats {}",
+        rows(repeats.rows as u64),
+        place(&first.copy),
+        place(&first.original)
+    );
+}
+
+/// Seconds between the lines about a long pass over data.
+const SECONDS_A_LINE: u64 = 5;
+
+/// A long pass over data: a bar on a terminal, a line now and then elsewhere. A short one says nothing.
+pub struct DataReport {
+    bar: Option<ProgressBar>,
+    stage: Option<Stage>,
+    /// Of the stage.
+    started: Instant,
+    last_line: Instant,
+}
+
+impl DataReport {
+    pub fn new() -> DataReport {
+        let now = Instant::now();
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(bar_style("{eta} left"));
+            bar
+        });
+        DataReport { bar, stage: None, started: now, last_line: now }
+    }
+}
+
+impl DataObserver for DataReport {
+    fn progress(&mut self, progress: DataProgress) {
+        let DataProgress { stage, done, total } = progress;
+        if self.stage != Some(stage) {
+            (self.stage, self.started) = (Some(stage), Instant::now());
+        }
+        let per_second = done as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
+        let (what, speed) = match stage {
+            Stage::Reading => ("reading the data", format!("{:.0} MB/s", per_second / 1e6)),
+            Stage::Tokenising => ("tokenising", format!("{per_second:.0} records/s")),
+            Stage::Checking => ("checking the cached tokens", format!("{:.0} MB/s", per_second / 1e6)),
+        };
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+            bar.set_message(format!("{what}, {speed}"));
+        } else if self.last_line.elapsed().as_secs() >= SECONDS_A_LINE {
+            self.last_line = Instant::now();
+            let percent = 100.0 * done as f64 / total.max(1) as f64;
+            let count =
+                if stage == Stage::Tokenising { format!(" ({done} of {total} records)") } else { String::new() };
+            say!("data: {what}: {percent:.0} %{count}, {speed}");
+        }
+    }
+
+    fn note(&mut self, text: String) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say!("{text}")),
+            None => say!("{text}"),
+        }
+    }
+}
+
+impl Drop for DataReport {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar with its message, in colour unless `NO_COLOR` is set.
+fn bar_style(end: &str) -> ProgressStyle {
+    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let bar = if colour { "{bar:24.cyan}" } else { "{bar:24}" };
+    ProgressStyle::with_template(&format!("{bar} {{pos}}/{{len}}  {{msg}}  {end}")).expect("the template is valid")
 }
 
 /// What a run will hold in memory.
@@ -126,15 +214,9 @@ pub struct Progress {
 impl Progress {
     /// For a run of `total_steps`.
     pub fn new(total_steps: u64, logging_steps: u64) -> Progress {
-        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let bar = std::io::stderr().is_terminal().then(|| {
-            let template = match colour {
-                true => "{bar:24.cyan} {pos}/{len}  {msg}  {eta} left",
-                false => "{bar:24} {pos}/{len}  {msg}  {eta} left",
-            };
-            let style = ProgressStyle::with_template(template).expect("the template is valid");
             let bar = ProgressBar::with_draw_target(Some(total_steps), ProgressDrawTarget::stderr());
-            bar.set_style(style);
+            bar.set_style(bar_style("{eta} left"));
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });

@@ -5,6 +5,9 @@ use crate::report::say;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The rows that a run left out. A run that leaves none out has no such file.
+pub const REJECTS: &str = "rejects.jsonl";
+
 /// Where a run writes its files.
 pub struct RunFolder {
     output: PathBuf,
@@ -40,12 +43,22 @@ impl RunFolder {
     pub fn finish(mut self) -> Result<(), CliError> {
         if let Some(staged) = &self.staged {
             let fail = |error| CliError::file(staged, &error);
+            let has_rejects = staged.join(REJECTS).exists();
             for entry in fs::read_dir(staged).map_err(fail)? {
                 let entry = entry.map_err(fail)?;
                 let target = self.output.join(entry.file_name());
                 fs::rename(entry.path(), &target).map_err(|error| CliError::file(&target, &error))?;
             }
             fs::remove_dir(staged).map_err(fail)?;
+            if !has_rejects {
+                let old = self.output.join(REJECTS);
+                match fs::remove_file(&old) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(CliError::file(&old, &error));
+                    }
+                    _ => {}
+                }
+            }
         }
         self.staged = None;
         Ok(())
@@ -74,12 +87,13 @@ mod tests {
         let file = |name: &str| folder.path().join(name);
         fs::write(file("metrics.jsonl"), "old").unwrap();
         fs::write(file("notes.txt"), "mine").unwrap();
+        fs::write(file(REJECTS), "old").unwrap();
 
         let failed = RunFolder::create(folder.path()).unwrap();
         fs::write(failed.path().join("metrics.jsonl"), "new").unwrap();
         drop(failed);
         assert_eq!(fs::read_to_string(file("metrics.jsonl")).unwrap(), "old");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing of the failed run is left");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing of the failed run is left");
 
         let run = RunFolder::create(folder.path()).unwrap();
         fs::write(run.path().join("metrics.jsonl"), "new").unwrap();

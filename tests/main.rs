@@ -14,3 +14,4 @@ mod memory;
 mod readme;
 mod reference_cache;
 mod rows;
+mod sources;

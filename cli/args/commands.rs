@@ -1,7 +1,7 @@
 //! The flags of the commands other than `train`.
 
 use super::model::{
-    CacheArgs, ColumnArgs, DataArgs, DeviceArgs, ModelArgs, PackArgs, ReferenceChoice, SftArgs, positive,
+    CacheArgs, ColumnArgs, DataArgs, DeviceArgs, KeepArgs, ModelArgs, PackArgs, ReferenceChoice, SftArgs, positive,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ pub struct GenerateArgs {
     /// What the user says: a turn of a conversation where the model has a chat template, plain text otherwise
     #[arg(long, value_name = "TEXT", conflicts_with = "data")]
     pub prompt: Option<String>,
-    /// Take the prompts of these JSONL files
+    /// Take the prompts of these files, or of a pattern in quotes: JSONL, as it is or compressed by gzip or zstd, or Parquet
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub data: Vec<PathBuf>,
     #[command(flatten)]
@@ -178,7 +178,8 @@ pub struct InspectArgs {
     /// Chat template instead of the model's own
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
-    /// JSONL files to survey; needs a model for its tokenizer
+    /// Files to survey, or a pattern in quotes: JSONL, as it is or compressed by gzip or zstd, or Parquet; needs a model for its
+    /// tokenizer
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub data: Vec<PathBuf>,
     /// Show the tokens of this row of the data, from 0
@@ -193,6 +194,8 @@ pub struct InspectArgs {
     pub columns: ColumnArgs,
     #[command(flatten)]
     pub sft: SftArgs,
+    #[command(flatten)]
+    pub keep: KeepArgs,
     /// Which layers training would adapt
     #[arg(long, value_name = "WHICH", conflicts_with = "adapter")]
     pub target_modules: Option<String>,

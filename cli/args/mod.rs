@@ -6,7 +6,8 @@ mod train;
 
 pub use commands::{EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
 pub use model::{
-    CacheChoice, DataArgs, DeviceArgs, DeviceChoice, ModelArgs, OnBadRowChoice, PrecisionChoice, ReferenceChoice,
+    CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, ModelArgs, OnBadRowChoice,
+    PrecisionChoice, ReferenceChoice,
 };
 pub use train::TrainArgs;
 

@@ -28,7 +28,7 @@ pub struct ModelArgs {
 /// Which rows, cut how.
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
-    /// JSONL files
+    /// Rows: JSONL, as it is or compressed by gzip or zstd, or Parquet; a pattern in quotes ("rows/*.jsonl") is all its files
     #[arg(long, value_name = "FILE", num_args = 1.., alias = "dataset_name", required_unless_present = "demo")]
     pub data: Vec<PathBuf>,
     /// Limit on the tokens of prompt + one answer; the end is cut
@@ -42,6 +42,38 @@ pub struct DataArgs {
     pub columns: ColumnArgs,
     #[command(flatten)]
     pub sft: SftArgs,
+    #[command(flatten)]
+    pub keep: KeepArgs,
+}
+
+/// What is kept of the rows beside what they are read for.
+#[derive(Debug, Clone, Args)]
+pub struct KeepArgs {
+    /// With --on-bad-row skip: write the rows that are left out to this file, with place and reason
+    /// [default: none; `train` writes rejects.jsonl into its output directory]
+    #[arg(long, value_name = "FILE", verbatim_doc_comment)]
+    pub rejects: Option<PathBuf>,
+    /// Where the tokens of the data are kept for the next start over the same files
+    /// [default: align/tokens in the user's cache folder; 16 GiB at most, what was not used for the longest time goes first]
+    #[arg(long, value_name = "DIR|off", alias = "data_cache", verbatim_doc_comment)]
+    pub data_cache: Option<DataCacheChoice>,
+}
+
+/// Where tokens are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataCacheChoice {
+    Off,
+    Folder(PathBuf),
+}
+
+impl std::str::FromStr for DataCacheChoice {
+    type Err = std::convert::Infallible;
+    fn from_str(text: &str) -> Result<DataCacheChoice, Self::Err> {
+        Ok(match text {
+            "off" => DataCacheChoice::Off,
+            folder => DataCacheChoice::Folder(folder.into()),
+        })
+    }
 }
 
 /// What the columns of the data are called.

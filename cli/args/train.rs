@@ -17,6 +17,7 @@ The output directory gets
   adapter_model.safetensors, adapter_config.json   after each epoch and at the end, as PEFT writes them
   metrics.jsonl                                    a line for each step and each evaluation
   config.toml                                      every option as it was resolved
+  rejects.jsonl                                    with --on-bad-row skip, the rows that are left out
 An interrupted run cannot be resumed in this version.")]
 pub struct TrainArgs {
     #[command(flatten)]
@@ -26,6 +27,15 @@ pub struct TrainArgs {
     /// Held-out rows, evaluated at the start, after each epoch (or --eval-steps) and at the end
     #[arg(long, value_name = "FILE", num_args = 1.., alias = "eval_dataset")]
     pub eval_data: Vec<PathBuf>,
+    /// Hold so much of --data out for evaluation instead, between 0 and 1: by --seed and prompt, no prompt on both sides
+    #[arg(
+        long,
+        value_name = "SHARE",
+        alias = "eval_fraction",
+        conflicts_with = "eval_data",
+        allow_negative_numbers = true
+    )]
+    pub eval_fraction: Option<f64>,
     /// Evaluate after so many steps instead of after each epoch
     #[arg(long, value_name = "STEPS", alias = "eval_steps", value_parser = positive())]
     pub eval_steps: Option<u64>,

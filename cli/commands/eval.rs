@@ -3,11 +3,11 @@
 use super::{print, print_json};
 use crate::args::EvalArgs;
 use crate::error::CliError;
-use crate::loaded;
+use crate::loaded::{self, DataOptions};
 use crate::reference_cache;
 use crate::report;
 use align_engine::model::adapters::Adapters;
-use align_lora::data::{Dataset, Needs};
+use align_lora::data::Needs;
 use align_lora::objective::{DataKind, History, KnobKind, KnobValue, Objective};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
 use serde_json::{Map, Value};
@@ -23,7 +23,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
         let reference = loaded.reference(&args.reference)?;
         let precision = args.device.precision.into();
-        let choice = args.cache.reference_cache.as_ref();
+        let choice = reference_cache::choice(args.cache.reference_cache.as_ref(), &objective);
         let cache = match objective.reference() {
             true => reference_cache::open(choice, &loaded, reference.as_deref(), precision)?.map(Arc::new),
             false => None,
@@ -43,8 +43,14 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         let files = loaded.data_files(&args.data, |demo| match objective.data() {
             DataKind::KWay => demo.scored.clone(),
             DataKind::Pairs | DataKind::Unpaired | DataKind::Sft => demo.pairs_eval.clone(),
-        });
-        let data = Dataset::open(&files, encoder, needs(objective.data()), args.data.on_bad_row.into())?;
+        })?;
+        let options = DataOptions {
+            needs: needs(objective.data()),
+            on_bad_row: args.data.on_bad_row,
+            keep: &args.data.keep,
+            demo: args.model.demo,
+        };
+        let data = loaded::data_with_rejects(&files, encoder, &options)?;
         report::data("data", data.survey());
         let batches = EvalBatches {
             batch_size: args.batch_size as usize,

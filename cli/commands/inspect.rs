@@ -3,11 +3,11 @@
 use super::{print, print_json};
 use crate::args::{InspectArgs, ModelArgs};
 use crate::error::CliError;
-use crate::loaded::{self, LoadedModel};
+use crate::loaded::{self, DataOptions, LoadedModel};
 use crate::report;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
-use align_lora::data::{Answer, Dataset, Encoded, EncodedRow, Encoder, Needs};
+use align_lora::data::{Answer, Dataset, Encoded, EncodedRow, Encoder, Histogram, Lengths, Needs, Repeats};
 use serde_json::{Value, json};
 
 pub fn run(args: &InspectArgs) -> Result<(), CliError> {
@@ -44,17 +44,24 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             }
             facts["fresh_adapter"] = adapter(&Adapter::fresh(&loaded.model, &config, 0)?);
         }
+        let mut histograms = String::new();
         let files = match &loaded.demo {
             Some(demo) if args.data.is_empty() => vec![demo.paths.pairs_train.clone()],
-            _ => args.data.clone(),
+            _ => loaded::data_files(&args.data)?,
         };
         if !files.is_empty() {
             let encoder = loaded.encoder(args.chat_template.as_deref(), args.max_length)?;
             let encoder = encoder.with_columns(columns.clone()).with_sft_on(args.sft.part());
-            let data = Dataset::open(&files, encoder, Needs::Answers, args.on_bad_row.into())?;
+            let options =
+                DataOptions { needs: Needs::Answers, on_bad_row: args.on_bad_row, keep: &args.keep, demo: args.demo };
+            let data = loaded::data_with_rejects(&files, encoder, &options)?;
             facts["data"] = survey(&data);
-            if !args.json {
-                report::data("data", data.survey());
+            match args.json {
+                true => facts["data"]["lengths"] = lengths(&data.survey().lengths),
+                false => {
+                    report::data("data", data.survey());
+                    histograms = bars(&data.survey().lengths, args.max_length);
+                }
             }
             if let Some(row) = args.row {
                 facts["row"] = dump(&data, row as usize)?;
@@ -62,7 +69,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         }
         match args.json {
             true => print_json(&facts),
-            false => print(table(&facts, 0).as_bytes()),
+            false => print((table(&facts, 0) + &histograms).as_bytes()),
         }
     })
 }
@@ -130,7 +137,62 @@ fn survey(data: &Dataset) -> Value {
         "rows_with_win_probabilities": survey.numbers.win_probability,
         "tree_tokens": {"median": at(0.5), "p90": at(0.9), "largest": at(1.0)},
         "ignored_columns": survey.ignored_columns,
+        "copies": repeats(&survey.copies),
+        "same_tokens": repeats(&survey.same_tokens),
     })
+}
+
+/// Rows that repeat an earlier one, and the first two places.
+fn repeats(repeats: &Repeats) -> Value {
+    let place = |(path, line): &(std::path::PathBuf, u64)| json!({"path": path, "line": line});
+    let first = repeats.first.as_ref();
+    json!({
+        "rows": repeats.rows,
+        "original": first.map(|first| place(&first.original)),
+        "first": first.map(|first| place(&first.copy)),
+    })
+}
+
+/// The histograms as JSON: classes of lengths with their counts.
+fn lengths(lengths: &Lengths) -> Value {
+    let histogram = |histogram: &Histogram| {
+        let classes = histogram.classes().into_iter();
+        let classes: Vec<Value> =
+            classes.map(|class| json!({"from": class.from, "to": class.to, "count": class.count})).collect();
+        json!({
+            "count": histogram.count, "mean": histogram.mean(), "largest": histogram.largest, "classes": classes,
+        })
+    };
+    json!({
+        "prompt": histogram(&lengths.prompt),
+        "answer": histogram(&lengths.answer),
+        "total": histogram(&lengths.total),
+        "beyond_max_length": lengths.beyond,
+        "share_beyond_max_length": lengths.share_beyond(),
+    })
+}
+
+/// Columns of the longest bar.
+const BAR: u64 = 40;
+
+/// The histograms as bars.
+fn bars(lengths: &Lengths, max_length: u64) -> String {
+    let mut text = String::new();
+    for (name, histogram) in
+        [("prompt", &lengths.prompt), ("answer", &lengths.answer), ("prompt + answer", &lengths.total)]
+    {
+        text += &format!("tokens of {name}: mean {:.1}, largest {}\n", histogram.mean(), histogram.largest);
+        let classes = histogram.classes();
+        let most = classes.iter().map(|class| class.count).max().unwrap_or(1);
+        for class in classes {
+            let range =
+                if class.from == class.to { class.from.to_string() } else { format!("{} - {}", class.from, class.to) };
+            let bar = "#".repeat((class.count * BAR).div_ceil(most) as usize);
+            text += &format!("{range:>18} {:>9} {bar}\n", class.count);
+        }
+    }
+    let share = 100.0 * lengths.share_beyond();
+    text + &format!("beyond --max-length {max_length}: {} of {} ({share:.1} %)\n", lengths.beyond, lengths.total.count)
 }
 
 /// Ids and spelling of every token of one record, answer by answer.

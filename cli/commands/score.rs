@@ -3,12 +3,12 @@
 use super::print;
 use crate::args::ScoreArgs;
 use crate::error::CliError;
-use crate::loaded;
+use crate::loaded::{self, DataOptions};
 use crate::reference_cache;
 use crate::report;
 use align_engine::autograd::Mode;
 use align_engine::model::adapters::Adapters;
-use align_lora::data::{Answer, Dataset, Encoded, EncodedRow, Needs, Target, pack};
+use align_lora::data::{Answer, Encoded, EncodedRow, Needs, Target, pack};
 use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -38,8 +38,14 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         };
         let max_length = loaded::max_length(&args.data, &loaded::run_config(args.model.adapter.as_deref())?);
         let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
-        let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
-        let data = Dataset::open(&files, encoder, Needs::Answers, args.data.on_bad_row.into())?;
+        let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone())?;
+        let options = DataOptions {
+            needs: Needs::Answers,
+            on_bad_row: args.data.on_bad_row,
+            keep: &args.data.keep,
+            demo: args.model.demo,
+        };
+        let data = loaded::data_with_rejects(&files, encoder, &options)?;
         report::data("data", data.survey());
         for start in (0..data.records()).step_by(WINDOW) {
             let outcomes = data.outcomes(start..data.records().min(start + WINDOW))?;

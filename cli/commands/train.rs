@@ -1,13 +1,14 @@
 //! `train`: from flags to a run, and what is printed and written on its way.
 
 use super::eval::needs;
-use crate::args::{CacheChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
+use crate::args::{CacheChoice, DataCacheChoice, OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
 use crate::demo;
 use crate::error::{CliError, free_output};
-use crate::loaded::{self, LoadedModel, MAX_LENGTH};
+use crate::loaded::{self, DataOptions, LoadedModel, MAX_LENGTH};
 use crate::reference_cache;
+use crate::rejects::Rejects;
 use crate::report::{self, Progress, say};
-use crate::run_folder::RunFolder;
+use crate::run_folder::{REJECTS, RunFolder};
 use align_engine::generate::{Request, Sampling, generate};
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
@@ -44,9 +45,10 @@ fn train(
     output: &Path,
     device: &Device,
 ) -> Result<(), CliError> {
-    if args.eval_steps.is_some() && args.eval_data.is_empty() && !args.model.demo {
-        return Err(CliError::Usage("--eval-steps needs held-out rows: give --eval-data".into()));
+    if args.eval_steps.is_some() && args.eval_data.is_empty() && args.eval_fraction.is_none() && !args.model.demo {
+        return Err(CliError::Usage("--eval-steps needs held-out rows: give --eval-data or --eval-fraction".into()));
     }
+    loaded::check_rejects(&args.data.keep, args.data.on_bad_row)?;
     let loaded = loaded::model(&args.model, device)?;
     let adapter = adapter(args, &loaded, options.seed)?;
     let options = TrainOptions { lora_dropout: adapter.config().dropout as f32, ..options };
@@ -57,26 +59,37 @@ fn train(
         (None, None) => None,
     };
     let kind = needs(objective.data());
-    let open = |files: &[PathBuf]| -> Result<Dataset, CliError> {
-        let max_length = args.data.max_length.unwrap_or(MAX_LENGTH);
-        let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
-        Ok(Dataset::open(files, encoder, kind, args.data.on_bad_row.into())?)
-    };
-    let data = open(&loaded.data_files(&args.data, |demo| match kind {
+    let files = loaded.data_files(&args.data, |demo| match kind {
         Needs::Labels => demo.labelled.clone(),
         Needs::Rewards => demo.scored.clone(),
         Needs::Pairs | Needs::Sequences | Needs::Answers => demo.pairs_train.clone(),
-    }))?;
+    })?;
     let eval_files = match &loaded.demo {
+        _ if args.eval_fraction.is_some() => Vec::new(),
         // the demo has held-out pairs, which losses of labelled answers take apart
         Some(demo) if args.eval_data.is_empty() && matches!(kind, Needs::Pairs | Needs::Labels | Needs::Sequences) => {
             vec![demo.paths.pairs_eval.clone()]
         }
-        _ => args.eval_data.clone(),
+        _ => loaded::data_files(&args.eval_data)?,
     };
-    let eval = if eval_files.is_empty() { None } else { Some(open(&eval_files)?) };
+    let mut rejects = Rejects::new();
+    let mut open = |files: &[PathBuf]| -> Result<Dataset, CliError> {
+        let encoder =
+            loaded.encoder(args.model.chat_template.as_deref(), args.data.max_length.unwrap_or(MAX_LENGTH))?;
+        let options =
+            DataOptions { needs: kind, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
+        loaded::data(files, encoder, &options, &mut rejects)
+    };
+    let mut data = open(&files)?;
+    let mut eval = if eval_files.is_empty() { None } else { Some(open(&eval_files)?) };
+    let mut held_out = None;
+    if let Some(fraction) = args.eval_fraction {
+        let split = data.split(fraction, args.seed)?;
+        held_out = Some(split.held_out_prompts);
+        (data, eval) = (split.train, Some(split.held_out));
+    }
 
-    let choice = args.cache.reference_cache.as_ref();
+    let choice = reference_cache::choice(args.cache.reference_cache.as_ref(), &objective);
     let cache = match objective.reference() {
         true => reference_cache::open(choice, &loaded, reference.as_deref(), options.precision)?,
         false => None,
@@ -94,12 +107,28 @@ fn train(
     report::plan(&plan);
     report::pace(&trainer.pace(&plan)?);
     report::data("data", data.survey());
-    if let Some(eval) = &eval {
-        report::data("evaluation data", eval.survey());
+    match (&eval, held_out) {
+        (Some(eval), Some(prompts)) => say!(
+            "evaluation data: {} of {prompts} prompts held out (--eval-fraction, seed {}), {} trained on",
+            report::rows(eval.len() as u64),
+            args.seed,
+            report::rows(data.len() as u64)
+        ),
+        (Some(eval), None) => report::data("evaluation data", eval.survey()),
+        (None, _) => {}
     }
 
     let folder = RunFolder::create(output)?;
-    write_config(args, adapter.config(), &trainer, folder.path())?;
+    let named = NamedFiles {
+        data: if args.data.data.is_empty() { &[] } else { &files },
+        eval: if args.eval_data.is_empty() { &[] } else { &eval_files },
+    };
+    write_config(args, &named, adapter.config(), &trainer, folder.path())?;
+    match &args.data.keep.rejects {
+        Some(path) => rejects.save(path)?,
+        None if args.data.on_bad_row == OnBadRowChoice::Skip => rejects.save(&folder.path().join(REJECTS))?,
+        None => {}
+    }
     let show = DemoPrompts::new(args, &loaded)?;
     if let Some(show) = &show {
         show.print("before training", &loaded, None)?;
@@ -132,6 +161,11 @@ fn train(
 
 fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
     let demo = args.model.demo;
+    if let Some(fraction) = args.eval_fraction
+        && !(fraction > 0.0 && fraction < 1.0)
+    {
+        return Err(CliError::Usage(format!("--eval-fraction {fraction}: expected a number between 0 and 1")));
+    }
     let in_range = |name: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
         true => Ok(value),
         false => Err(CliError::Usage(format!("--{name} {value}: expected a number from {low} to {high}"))),
@@ -247,8 +281,20 @@ fn summary(
     );
 }
 
+/// The files that the flags name, patterns resolved: a later run reads the same ones.
+struct NamedFiles<'a> {
+    data: &'a [PathBuf],
+    eval: &'a [PathBuf],
+}
+
 /// Everything resolved, as `--config` reads it.
-fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, output: &Path) -> Result<(), CliError> {
+fn write_config(
+    args: &TrainArgs,
+    named: &NamedFiles<'_>,
+    adapter: &LoraConfig,
+    trainer: &Trainer<'_>,
+    output: &Path,
+) -> Result<(), CliError> {
     let mut table = toml::Table::new();
     let mut put = |key: &str, value: toml::Value| table.insert(key.to_owned(), value);
     let absolute = |path: &Path| -> toml::Value {
@@ -287,11 +333,26 @@ fn write_config(args: &TrainArgs, adapter: &LoraConfig, trainer: &Trainer<'_>, o
     if let Some(path) = &args.model.chat_template {
         put("chat-template", absolute(path));
     }
-    if !args.data.data.is_empty() {
-        put("data", files(&args.data.data));
+    if !named.data.is_empty() {
+        put("data", files(named.data));
     }
-    if !args.eval_data.is_empty() {
-        put("eval-data", files(&args.eval_data));
+    if !named.eval.is_empty() {
+        put("eval-data", files(named.eval));
+    }
+    if let Some(fraction) = args.eval_fraction {
+        put("eval-fraction", fraction.into());
+    }
+    if let Some(path) = &args.data.keep.rejects {
+        put("rejects", absolute(path));
+    }
+    match &args.data.keep.data_cache {
+        Some(DataCacheChoice::Folder(folder)) => {
+            put("data-cache", absolute(folder));
+        }
+        Some(DataCacheChoice::Off) => {
+            put("data-cache", "off".into());
+        }
+        None => {}
     }
     let columns = args.data.columns.map()?;
     if !columns.is_empty() {

@@ -69,7 +69,7 @@ fn skipped_rows_are_counted_by_reason() {
     let dataset = open(&rows, Needs::Pairs, OnBadRow::Skip).unwrap();
     let survey = dataset.survey();
     assert_eq!((survey.records, survey.kept, survey.dropped_rows()), (10, 5, 5));
-    let counts: Vec<_> = survey.dropped.iter().map(|d| (d.label, d.rows, d.line)).collect();
+    let counts: Vec<_> = survey.dropped.iter().map(|d| (d.label.as_str(), d.rows, d.line)).collect();
     assert_eq!(
         counts,
         [

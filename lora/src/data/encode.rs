@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::columns::ColumnMap;
@@ -14,11 +15,12 @@ use super::tokenizer::{Tokenizer, TokenizerError};
 use super::{BadRow, DataError};
 
 /// A row as the model sees it: the prompt once, and the answers that continue it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EncodedRow {
     /// 0-based number of the record over all files. The two rows made from one pair have the same number.
     pub row: usize,
     /// The row's `id`, echoed in outputs.
+    #[serde(with = "super::token_cache::json_text")]
     pub id: Option<Value>,
     /// Token ids that all answers share: at least one, and fewer than `max_length`.
     pub prompt: Vec<u32>,
@@ -38,7 +40,7 @@ impl EncodedRow {
 }
 
 /// The tokens of one answer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// All completion ids, at least one, also those that `max_length` cuts (KTO's mismatched answers start from them).
     pub ids: Vec<u32>,
@@ -72,7 +74,7 @@ impl Answer {
 }
 
 /// What the data says about the answers of an encoded row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Target {
     /// Two answers: the first is preferred.
     Pair,

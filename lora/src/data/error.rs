@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::encode::DropReason;
+use super::parquet::ParquetFault;
 use super::records::{Kind, Shape};
 use super::template::TemplateError;
 use super::tokenizer::TokenizerError;
@@ -264,6 +265,85 @@ pub enum DataError {
         /// The path.
         path: PathBuf,
     },
+    /// A folder where a file is needed.
+    #[error("{path}: is a folder; name its files, with a pattern in quotes: \"{pattern}\"", path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The pattern of the data files in it.
+        pattern: String,
+    },
+    /// A pattern for which there is no file.
+    #[error(
+        "the pattern {pattern} matches no file (`*` ends at a `/`, and no pattern matches a name with a dot in front)"
+    )]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A pattern that is none.
+    #[error("the pattern {pattern} is not one: {message}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A format that is not read.
+    #[error("{path}: is {found}; what is read: JSONL, as it is or compressed by gzip or zstd, and Parquet", path = path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A compressed file that holds something else than JSONL.
+    #[error("{path}: inside {outer} it is {found}; only JSONL is read in compressed files, so unpack it first", path = path.display())]
+    Nested {
+        /// The file.
+        path: PathBuf,
+        /// Its own format.
+        outer: &'static str,
+        /// What is inside.
+        found: &'static str,
+    },
+    /// A compressed file that is broken.
+    #[error("{path}: cannot be unpacked as {format}: {message} (is the file complete?)", path = path.display())]
+    Unpack {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// A Parquet file that is broken, or has columns that cannot be read.
+    #[error("{path}: {fault}", path = path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: ParquetFault,
+    },
+    /// A file that unpacks to far more than text does.
+    #[error("{path}: unpacks to more than {limit} bytes, which no text of its size does; unpack it yourself if it is meant so", path = path.display())]
+    Expansion {
+        /// The file.
+        path: PathBuf,
+        /// What is allowed, in bytes.
+        limit: u64,
+    },
+    /// The temporary file for unpacked rows.
+    #[error(
+        "unpacked rows are kept in a temporary file in {folder}, which fails: {source}; set TMPDIR to a folder with more room",
+        folder = folder.display()
+    )]
+    Spool {
+        /// Its folder.
+        folder: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// A bad row, and the run was not told to skip such rows.
     #[error("{path}:{line}: {reason}", path = path.display())]
     Row {
@@ -368,6 +448,23 @@ pub enum DataError {
     /// The chat template as a file.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// Tokens on the disk that were sound when the run began.
+    #[error("{path}: the token cache was damaged while it was in use: {why}; start again", path = path.display())]
+    Cache {
+        /// The entry.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Rows that were left out cannot be written down.
+    #[error("the rejected rows cannot be written: {0}")]
+    Rejects(std::io::Error),
+    /// Nothing can be held out.
+    #[error("all {rows} usable rows have the same prompt, so none can be held out; give --eval-data instead")]
+    OnePrompt {
+        /// Usable rows.
+        rows: usize,
+    },
     /// The file changed after it was opened.
     #[error("{path}: the file changed while it was in use; start again", path = path.display())]
     Changed {

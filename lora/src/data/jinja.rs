@@ -542,7 +542,7 @@ fn split_lines(text: &str, keep_ends: bool) -> Vec<String> {
 }
 
 /// `datetime.now().strftime(format)` for a given second, in the zone of the machine and the C locale.
-fn strftime(now: i64, format: &str) -> Result<String, Error> {
+pub(super) fn strftime(now: i64, format: &str) -> Result<String, Error> {
     let refuse = |why: &str| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {why}"));
     let c_format = std::ffi::CString::new(format).map_err(|_| refuse("the format holds a NUL"))?;
     if format.is_empty() {

@@ -1,15 +1,17 @@
-//! Preference data: from JSONL files to token ids, a window of rows at a time.
+//! Preference data: from files to token ids, a window of rows at a time.
 //!
 //! The flow, one file each:
 //!
 //! | step | file | from | to |
 //! |---|---|---|---|
-//! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row |
+//! | 0 | [`files`] | names and patterns | paths |
+//! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row, as JSON. Compressed files and [`mod@parquet`] are spooled as lines |
 //! | 2 | [`columns`], [`records`] | the bytes of a row | [`Record`]: prompt, answers, target, [`numbers`] |
 //! | 3 | [`template`] | messages | text, through the model's own Jinja template ([`jinja`]: Python's side of it) |
 //! | 4 | [`tokenizer`] | text | token ids, through the model's `tokenizer.json` |
 //! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer; [`sequence`], [`spans`]: which are scored |
-//! | 6 | [`dataset`] | files | [`Dataset`]: one pass that counts ([`survey`]), then rows on demand, in any order |
+//! | 6 | [`dataset`] | files | [`Dataset`]: one pass that counts ([`survey`], [`duplicates`], [`lengths`]), then rows on demand, in any order |
+//! | | [`mod@token_cache`] | the pass | the tokens on the disk, for the rows on demand and for the next start |
 //! | 7 | [`order`] | (seed, epoch) | the order of an epoch |
 //! | 8 | [`for_each_batch`] | the order | the rows of each optimiser batch, encoded while the one before is computed |
 //! | 9 | [`mod@pack`], [`mismatch`] | the rows of an optimiser batch | micro-batches under a token budget; KTO's mismatched answers |
@@ -18,25 +20,40 @@
 //! or said: a prefix of the other answer is a whole prompt (TRL moves the last shared character into the answers), a prompt
 //! without a token or an answer without a token is never scored, and answers that are the same are a bad row.
 //!
-//! Memory: 8 bytes a record and 20 a usable row; text and ids of one window of rows at a time.
+//! Memory: 8 bytes a record and 24 a usable row (32 bytes a usable row where the tokens are cached), 28 more a record while duplicates are
+//! counted; text and ids of one window of rows at a time.
 
 mod ahead;
+mod caught;
 pub mod columns;
 pub mod dataset;
 mod deep_stack;
+pub mod duplicates;
 pub mod encode;
 pub mod error;
+pub mod files;
+mod format;
+mod ingredients;
 pub mod jinja;
+pub mod lengths;
+mod lines;
 pub mod mismatch;
 pub mod numbers;
 pub mod order;
 pub mod pack;
+pub mod parquet;
+pub mod progress;
 pub mod reader;
 pub mod records;
+mod rejects;
 pub mod sequence;
 pub mod spans;
+mod split;
+mod spool;
 pub mod survey;
 pub mod template;
+mod thrift;
+pub mod token_cache;
 pub mod tokenizer;
 mod turns;
 
@@ -50,19 +67,29 @@ mod parity_tests;
 mod row_tests;
 #[cfg(test)]
 mod sequence_tests;
+#[cfg(test)]
+mod source_tests;
+#[cfg(test)]
+mod token_cache_tests;
 
 pub use ahead::for_each_batch;
 pub use columns::{ColumnMap, ColumnMapError};
-pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, RowLengths, Shuffle, prompts};
+pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split, prompts};
+pub use duplicates::{Repeat, Repeats};
 pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, Target};
 pub use error::{BadRow, DataError};
+pub use files::{DataFiles, data_files};
+pub use lengths::{Histogram, Lengths};
 pub use mismatch::mismatched_answers;
 pub use numbers::RowNumbers;
 pub use order::{permutation, separate};
 pub use pack::pack;
+pub use parquet::ParquetFault;
+pub use progress::{DataObserver, DataProgress, Stage, Unobserved};
 pub use records::{Form, Kind, Record, Shape};
 pub use sequence::SftPart;
 pub use spans::SpanSource;
 pub use survey::{NumberCounts, Sequences, Survey};
 pub use template::{ChatTemplate, GenerationPrompt, MarkedText, RenderError, TemplateError, TemplateInputs};
+pub use token_cache::{CACHE_BYTES, TokenCache};
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError};

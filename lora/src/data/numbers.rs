@@ -1,5 +1,7 @@
 //! Numbers that stand beside a pair, for the losses that read them.
 
+use serde::{Deserialize, Serialize};
+
 use super::BadRow;
 use super::columns::{Columns, wrong_type};
 
@@ -8,7 +10,7 @@ pub(super) const NUMBER_COLUMNS: [&str; 5] =
     ["weight", "margin", "prob_win_chosen", "prob_win_rejected", "prob_chosen_beats_rejected"];
 
 /// What a pair says beside which answer is preferred. A null is as good as no column.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowNumbers {
     /// What the pair's loss is multiplied by: finite, not negative. A row without one counts as 1, [`RowNumbers::weight_or_one`].
     pub weight: Option<f64>,

@@ -14,6 +14,11 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// A hash of a number under a seed.
+pub(super) fn keyed(seed: u64, number: u64) -> u64 {
+    mix(mix(seed.wrapping_add(GOLDEN)).wrapping_add(number.wrapping_mul(GOLDEN)))
+}
+
 /// An even draw from `0..n`: multiply-shift with rejection (Lemire, arXiv 1805.10941). Every rejected value moves to another
 /// stream of the same counter, so that one draw never shifts the next.
 fn below(key: u64, counter: u64, n: u64) -> u64 {
@@ -32,7 +37,7 @@ fn below(key: u64, counter: u64, n: u64) -> u64 {
 /// The rows `0..n` in the order of one epoch: a Fisher-Yates shuffle keyed by (seed, epoch), all `n!` orders alike.
 pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<u32> {
     let n = u32::try_from(n).expect("a data set has at most 2^32 rows: Dataset::open checks it");
-    let key = mix(mix(seed.wrapping_add(GOLDEN)).wrapping_add(epoch.wrapping_mul(GOLDEN)));
+    let key = keyed(seed, epoch);
     let mut order: Vec<u32> = (0..n).collect();
     for i in (1..order.len()).rev() {
         let j = below(key, i as u64, i as u64 + 1) as usize;

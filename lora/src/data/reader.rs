@@ -1,6 +1,7 @@
-//! JSONL files by row: one pass finds where rows start, then any row can be read in any order.
+//! Data files by row: one pass finds where rows start, then any row can be read in any order, as the bytes of a JSON object.
 //!
-//! Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the process
+//! JSONL is read where it stands; a compressed or Parquet file is written out as lines first ([`super::spool`]), a row of Parquet as
+//! a line. Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the process
 //! (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
 
 use std::fs::File;
@@ -9,47 +10,63 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::files::folder;
+use super::format::{Format, HEAD_BYTES};
+use super::lines::LineIndex;
+use super::progress::{DataObserver, DataProgress, Stage, Unobserved};
+use super::spool;
 use super::{BadRow, DataError};
 
 /// Longest accepted row, in bytes.
 pub const MAX_ROW_BYTES: u64 = 64 << 20;
 /// Bytes read at a time while looking for rows.
 const SCAN_BYTES: usize = 1 << 20;
-/// UTF-8's byte-order mark: accepted and skipped at the start of a file.
-const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// The rows of several JSONL files, numbered over all of them.
+/// The rows of several data files, numbered over all of them.
 #[derive(Debug)]
 pub struct Rows {
-    files: Vec<JsonlFile>,
+    files: Vec<DataFile>,
     rows: usize,
 }
 
-/// One JSONL file and where its rows start: 8 bytes a row.
+/// One data file and where its rows start: 8 bytes a row.
 #[derive(Debug)]
-struct JsonlFile {
+struct DataFile {
     path: PathBuf,
+    /// As the user has it.
     file: File,
     bytes: u64,
     modified: Option<SystemTime>,
-    /// Start of every line that is not blank.
-    starts: Vec<u64>,
+    /// The lines of a file that is not JSONL itself.
+    spool: Option<File>,
+    lines: LineIndex,
     /// Number of this file's first row over all files.
     first_row: usize,
-    blank_lines: usize,
 }
 
 impl Rows {
     /// Opens the files and finds their rows. Blank lines are no rows; a byte-order mark and CRLF are accepted.
     ///
     /// # Errors
-    /// [`DataError::Io`], [`DataError::NotAFile`] (pipes and folders), [`DataError::Empty`] if there is no row at all.
+    /// [`DataError`]: a path that is no file, a format that is not read or broken, no row at all.
     pub fn open(paths: &[PathBuf]) -> Result<Rows, DataError> {
+        Rows::open_observed(paths, &mut Unobserved)
+    }
+
+    /// As [`Rows::open`], telling how far it is in [`Stage::Reading`].
+    ///
+    /// # Errors
+    /// As [`Rows::open`].
+    pub fn open_observed(paths: &[PathBuf], observer: &mut dyn DataObserver) -> Result<Rows, DataError> {
+        let size = |path: &PathBuf| path.metadata().map_or(0, |meta| meta.len());
+        let total = paths.iter().map(size).sum();
         let mut files = Vec::with_capacity(paths.len());
-        let mut rows = 0;
+        let (mut rows, mut before) = (0, 0);
         for path in paths {
-            let file = JsonlFile::open(path, rows)?;
-            rows += file.starts.len();
+            let progress = |read| observer.progress(DataProgress { stage: Stage::Reading, done: before + read, total });
+            let file = DataFile::open(path, rows, progress)?;
+            rows += file.lines.starts.len();
+            before += file.bytes;
             files.push(file);
         }
         if rows == 0 {
@@ -66,7 +83,13 @@ impl Rows {
 
     /// Blank lines that were passed over.
     pub fn blank_lines(&self) -> usize {
-        self.files.iter().map(|f| f.blank_lines).sum()
+        self.files.iter().map(|f| f.lines.blank_lines).sum()
+    }
+
+    /// Bytes of a row as it is read, with what follows it up to the next row.
+    pub fn bytes(&self, row: usize) -> u64 {
+        let (file, i) = self.locate(row);
+        file.range(i).1
     }
 
     /// The bytes of a row, without its line end; the inner error is for a row too long to read.
@@ -75,15 +98,13 @@ impl Rows {
     /// [`DataError::Io`]. A row number at or above [`Rows::len`] panics.
     pub fn read(&self, row: usize) -> Result<Result<Vec<u8>, BadRow>, DataError> {
         let (file, i) = self.locate(row);
-        let start = file.starts[i];
-        let end = file.starts.get(i + 1).copied().unwrap_or(file.bytes);
         // up to the next row: what follows the line end is blank
-        let bytes = end - start;
+        let (start, bytes) = file.range(i);
         if bytes > MAX_ROW_BYTES {
             return Ok(Err(BadRow::TooLong { bytes, limit: MAX_ROW_BYTES }));
         }
         let mut line = vec![0; usize::try_from(bytes).expect("checked against MAX_ROW_BYTES")];
-        file.file.read_exact_at(&mut line, start).map_err(|source| match source.kind() {
+        file.text().read_exact_at(&mut line, start).map_err(|source| match source.kind() {
             std::io::ErrorKind::UnexpectedEof => DataError::Changed { path: file.path.clone() },
             _ => DataError::Io { path: file.path.clone(), source },
         })?;
@@ -111,13 +132,26 @@ impl Rows {
         DataError::Row { path, line, reason }
     }
 
-    /// File and 1-based line of a row. Counts the lines before it, so it is for messages only.
+    /// File and 1-based line of a row; in Parquet, the 1-based row. Counts the lines before it, so it is for messages only.
     pub fn place(&self, row: usize) -> (PathBuf, u64) {
         let (file, i) = self.locate(row);
-        (file.path.clone(), file.line_number(file.starts[i]))
+        (file.path.clone(), file.line_number(file.lines.starts[i]))
     }
 
-    fn locate(&self, row: usize) -> (&JsonlFile, usize) {
+    /// As [`Rows::place`], for rows in ascending order: counts the lines since the row before.
+    pub(super) fn place_after(&self, cursor: &mut PlaceCursor, row: usize) -> (PathBuf, u64) {
+        let (file, i) = self.locate(row);
+        let start = file.lines.starts[i];
+        if cursor.first_row != file.first_row || cursor.start > start {
+            *cursor = PlaceCursor { first_row: file.first_row, start: 0, lines: 0 };
+        }
+        // a file that cannot be read any more has no lines
+        cursor.lines += file.newlines(cursor.start..start).unwrap_or(0);
+        cursor.start = start;
+        (file.path.clone(), cursor.lines + 1)
+    }
+
+    fn locate(&self, row: usize) -> (&DataFile, usize) {
         assert!(row < self.rows, "row {row} of {}: the caller counts rows with len()", self.rows);
         let after = self.files.partition_point(|f| f.first_row <= row);
         let file = &self.files[after - 1];
@@ -125,77 +159,105 @@ impl Rows {
     }
 }
 
-impl JsonlFile {
-    fn open(path: &Path, first_row: usize) -> Result<JsonlFile, DataError> {
+impl DataFile {
+    /// `progress` is told the bytes of the file that are read.
+    fn open(path: &Path, first_row: usize, mut progress: impl FnMut(u64)) -> Result<DataFile, DataError> {
         let io = |source| DataError::Io { path: path.to_owned(), source };
         // before opening: opening a pipe that nobody writes to would wait for ever
-        if !std::fs::metadata(path).map_err(io)?.is_file() {
+        let kind = std::fs::metadata(path).map_err(io)?;
+        if kind.is_dir() {
+            return Err(folder(path));
+        }
+        if !kind.is_file() {
             return Err(DataError::NotAFile { path: path.to_owned() });
         }
         let file = File::open(path).map_err(io)?;
         let meta = file.metadata().map_err(io)?;
-
-        let mut starts = Vec::new();
-        let mut blank_lines = 0;
-        let mut offset = 0u64; // of the next byte
-        let mut line_start = 0u64;
-        let mut has_text = false; // in the line so far
-        let mut chunk = vec![0; SCAN_BYTES];
-        let mut reader = &file;
-        loop {
-            let n = match reader.read(&mut chunk) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(io(e)),
-            };
-            let mut rest = &chunk[..n];
-            if offset == 0 && rest.starts_with(BOM) {
-                rest = &rest[BOM.len()..];
-                offset = BOM.len() as u64;
-                line_start = offset;
-            }
-            while !rest.is_empty() {
-                let newline = rest.iter().position(|&b| b == b'\n');
-                let line = &rest[..newline.unwrap_or(rest.len())];
-                has_text = has_text || line.iter().any(|b| !b.is_ascii_whitespace());
-                offset += line.len() as u64;
-                rest = &rest[line.len()..];
-                if newline.is_some() {
-                    if has_text {
-                        starts.push(line_start)
-                    } else {
-                        blank_lines += 1
-                    }
-                    rest = &rest[1..];
-                    offset += 1;
-                    line_start = offset;
-                    has_text = false;
-                }
-            }
-        }
-        if has_text {
-            starts.push(line_start); // the last line has no line end
-        }
-        starts.shrink_to_fit();
         let modified = meta.modified().ok();
-        Ok(JsonlFile { path: path.to_owned(), file, bytes: offset, modified, starts, first_row, blank_lines })
+
+        let mut head = [0; HEAD_BYTES];
+        let mut head_bytes = 0;
+        while head_bytes < HEAD_BYTES {
+            match file.read_at(&mut head[head_bytes..], head_bytes as u64) {
+                Ok(0) => break,
+                Ok(n) => head_bytes += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(io(e)),
+            }
+        }
+        let format =
+            Format::of(&head[..head_bytes]).map_err(|found| DataError::Format { path: path.to_owned(), found })?;
+        let (bytes, spool, lines) = match format {
+            Format::Jsonl => {
+                let lines = find_lines(&file, progress).map_err(io)?;
+                (lines.bytes, None, lines)
+            }
+            packed => {
+                let (spool, lines) = spool::unpack(path, &file, meta.len(), packed, &mut progress)?;
+                (meta.len(), Some(spool), lines)
+            }
+        };
+        Ok(DataFile { path: path.to_owned(), file, bytes, modified, spool, lines, first_row })
+    }
+
+    /// Where the lines are.
+    fn text(&self) -> &File {
+        self.spool.as_ref().unwrap_or(&self.file)
+    }
+
+    /// Start and length of what [`Rows::read`] reads, in bytes of the text.
+    fn range(&self, i: usize) -> (u64, u64) {
+        let start = self.lines.starts[i];
+        let end = self.lines.starts.get(i + 1).copied().unwrap_or(self.lines.bytes);
+        (start, end - start)
     }
 
     /// 1-based number of the line that starts at a byte; 0 if the file cannot be read any more.
     fn line_number(&self, start: u64) -> u64 {
-        let mut chunk = vec![0; SCAN_BYTES];
-        let (mut offset, mut lines) = (0, 0);
-        while offset < start {
-            let want = usize::try_from(start - offset).unwrap_or(SCAN_BYTES).min(SCAN_BYTES);
-            match self.file.read_at(&mut chunk[..want], offset) {
+        self.newlines(0..start).map_or(0, |lines| lines + 1)
+    }
+
+    /// Line ends in a range; `None` if the file cannot be read any more.
+    fn newlines(&self, range: std::ops::Range<u64>) -> Option<u64> {
+        let bytes = usize::try_from(range.end - range.start).unwrap_or(SCAN_BYTES);
+        let mut chunk = vec![0; bytes.min(SCAN_BYTES)];
+        let (mut offset, mut lines) = (range.start, 0);
+        while offset < range.end {
+            let want = usize::try_from(range.end - offset).unwrap_or(SCAN_BYTES).min(SCAN_BYTES);
+            match self.text().read_at(&mut chunk[..want], offset) {
                 Ok(n) if n > 0 => {
                     lines += chunk[..n].iter().filter(|&&b| b == b'\n').count() as u64;
                     offset += n as u64;
                 }
-                _ => return 0,
+                _ => return None,
             }
         }
-        lines + 1
+        Some(lines)
     }
+}
+
+/// A row whose line is known.
+#[derive(Debug, Default)]
+pub(super) struct PlaceCursor {
+    /// Which file: number of its first row.
+    first_row: usize,
+    start: u64,
+    /// Line ends before `start`.
+    lines: u64,
+}
+
+fn find_lines(mut file: &File, mut progress: impl FnMut(u64)) -> std::io::Result<LineIndex> {
+    let mut lines = LineIndex::default();
+    let mut chunk = vec![0; SCAN_BYTES];
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => lines.push(&chunk[..n]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        }
+        progress(lines.bytes);
+    }
+    lines.finish();
+    Ok(lines)
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::BadRow;
@@ -57,7 +58,7 @@ pub enum RecordTarget {
 }
 
 /// The columns of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Shape {
     /// `{prompt, chosen, rejected}`
     Pair,
@@ -142,7 +143,7 @@ impl Shape {
 }
 
 /// Strings or conversations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Form {
     /// Prompt and answers are strings.
     Plain,
@@ -161,7 +162,7 @@ impl Form {
 }
 
 /// Shape and form of a row. All rows of a run have those of its first row, but pairs may have a prompt or share it implicitly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Kind {
     /// The columns.
     pub shape: Shape,

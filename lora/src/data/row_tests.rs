@@ -260,7 +260,7 @@ fn a_row_over_the_limit_is_not_read() {
 fn what_is_no_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let open = |path: PathBuf| Rows::open(&[path]).map(|_| ());
-    assert!(matches!(open(dir.path().to_owned()), Err(DataError::NotAFile { .. })));
+    assert!(matches!(open(dir.path().to_owned()), Err(DataError::Folder { .. })));
     assert!(matches!(open(dir.path().join("none.jsonl")), Err(DataError::Io { .. })));
     assert!(matches!(open(file(b"\xEF\xBB\xBF\n \r\n").path().to_owned()), Err(DataError::Empty { .. })));
     assert!(matches!(Rows::open(&[]), Err(DataError::Empty { .. })));

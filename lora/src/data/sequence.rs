@@ -12,7 +12,7 @@ use super::records::{Record, Shape, Text};
 use super::template::GenerationPrompt;
 
 /// Which tokens of a sequence are scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SftPart {
     /// Those of the completion.
     Completion,

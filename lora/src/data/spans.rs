@@ -14,7 +14,7 @@ use super::template::{ChatTemplate, GenerationPrompt, MarkedText, TemplateInputs
 use super::turns::is_assistant;
 
 /// How the assistant's tokens are found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SpanSource {
     /// By the `{% generation %}` marks of the chat template.
     GenerationMarks,

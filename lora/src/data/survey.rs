@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
+use super::duplicates::Repeats;
 use super::encode::{Answer, DropReason, EncodedRow, Notes};
+use super::lengths::Lengths;
 use super::numbers::RowNumbers;
 use super::records::Kind;
 use super::sequence::SftPart;
@@ -17,7 +21,7 @@ const COLUMN_NAMES: usize = 32;
 
 /// Counts over all rows of a data set. A row here is what a loss eats: a pair, a labelled row, a prompt with scored answers; a
 /// pair that is unpaired counts as two.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Survey {
     /// Records in the files, usable or not.
     pub records: usize,
@@ -57,10 +61,16 @@ pub struct Survey {
     pub numbers: NumberCounts,
     /// Tokens of the largest tree: a prompt and what is kept of its answers.
     pub longest_tree: usize,
+    /// How long the rows are before cuts.
+    pub lengths: Lengths,
+    /// Records whose bytes are those of an earlier one.
+    pub copies: Repeats,
+    /// Further records whose prompt and answers are the tokens of an earlier one.
+    pub same_tokens: Repeats,
 }
 
 /// How sequences are learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sequences {
     /// Which tokens are scored.
     pub part: SftPart,
@@ -71,7 +81,7 @@ pub struct Sequences {
 }
 
 /// Rows that have [`RowNumbers`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumberCounts {
     /// Rows with a weight.
     pub weight: usize,
@@ -84,22 +94,22 @@ pub struct NumberCounts {
 }
 
 /// Rows left out for one kind of reason.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dropped {
     /// The kind in a few words.
-    pub label: &'static str,
+    pub label: String,
     /// How many.
     pub rows: usize,
     /// The first one's reason in full.
-    pub first: DropReason,
+    pub first: String,
     /// Its file.
     pub path: PathBuf,
-    /// Its 1-based line.
+    /// Its 1-based line; in Parquet, its 1-based row.
     pub line: u64,
 }
 
 /// A prompt whose last tokens change when an answer follows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BoundaryExample {
     /// 0-based record.
     pub row: usize,
@@ -143,6 +153,9 @@ impl Survey {
             scored_tokens: 0,
             numbers: NumberCounts::default(),
             longest_tree: 0,
+            lengths: Lengths::default(),
+            copies: Repeats::default(),
+            same_tokens: Repeats::default(),
         }
     }
 
@@ -161,19 +174,23 @@ impl Survey {
         }
     }
 
-    pub(super) fn count_dropped(&mut self, reason: DropReason, place: impl FnOnce() -> (PathBuf, u64)) {
+    pub(super) fn count_dropped(&mut self, reason: &DropReason, place: impl FnOnce() -> (PathBuf, u64)) {
+        if let DropReason::NoRoom { prompt_tokens, .. } = reason {
+            self.lengths.prompt.add(*prompt_tokens);
+        }
         let label = reason.label();
         if let Some(same) = self.dropped.iter_mut().find(|d| d.label == label) {
             same.rows += 1;
             return;
         }
         let (path, line) = place();
-        self.dropped.push(Dropped { label, rows: 1, first: reason, path, line });
+        self.dropped.push(Dropped { label: label.to_owned(), rows: 1, first: reason.to_string(), path, line });
     }
 
-    pub(super) fn count_kept(&mut self, row: &RowCounts, notes: &Notes, tokenizer: &Tokenizer) {
+    pub(super) fn count_kept(&mut self, row: &RowCounts, notes: &Notes, tokenizer: &Tokenizer, max_length: usize) {
         self.kept += 1;
-        self.answers += row.answers;
+        self.answers += row.answer_tokens.len();
+        self.lengths.add(row.prompt_tokens, &row.answer_tokens, max_length);
         self.cut_answers += notes.cut_answers;
         self.same_after_cut += usize::from(notes.same_after_cut);
         self.empty_answers += notes.empty_answers;
@@ -199,10 +216,11 @@ impl Survey {
 }
 
 /// What is counted of a kept row.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct RowCounts {
     pub row: usize,
-    pub answers: usize,
+    /// Of each answer, before cuts.
+    pub answer_tokens: Vec<usize>,
     pub prompt_tokens: usize,
     pub tree_tokens: usize,
     pub scored_tokens: usize,
@@ -213,7 +231,7 @@ impl RowCounts {
     pub(super) fn of(row: &EncodedRow) -> RowCounts {
         RowCounts {
             row: row.row,
-            answers: row.answers.len(),
+            answer_tokens: row.answers.iter().map(|answer| answer.ids.len()).collect(),
             prompt_tokens: row.prompt.len(),
             tree_tokens: row.tree_tokens(),
             scored_tokens: row.answers.iter().map(Answer::scored_tokens).sum(),

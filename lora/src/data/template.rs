@@ -142,6 +142,8 @@ pub struct ChatTemplate {
     has_tool_use: bool,
     /// Whether both templates mark what the assistant says with `{% generation %}`.
     marks_generation: bool,
+    /// Second since 1970 that `strftime_now` formats.
+    now: i64,
 }
 
 /// The names of the templates in their environment. They have no extension that would switch HTML escapes on.
@@ -243,7 +245,7 @@ impl ChatTemplate {
                 return Err(TemplateError::Syntax { origin, line: e.line().unwrap_or(0), message });
             }
         }
-        Ok(ChatTemplate { env, origin, special_tokens: special_tokens.to_vec(), has_tool_use, marks_generation })
+        Ok(ChatTemplate { env, origin, special_tokens: special_tokens.to_vec(), has_tool_use, marks_generation, now })
     }
 
     /// Where the template came from, for the start-up summary and errors.
@@ -254,6 +256,16 @@ impl ChatTemplate {
     /// Whether it marks what the assistant says with `{% generation %}`.
     pub fn marks_generation(&self) -> bool {
         self.marks_generation
+    }
+
+    /// Its text, as it was parsed.
+    pub(super) fn source(&self) -> String {
+        self.env.get_template(NAME).map_or(String::new(), |template| template.source().to_owned())
+    }
+
+    /// Second since 1970 that `strftime_now` formats.
+    pub(super) fn now(&self) -> i64 {
+        self.now
     }
 
     /// The text of a conversation: `messages` one after another.

@@ -6,14 +6,13 @@
 //! that a file asks for are off, and BOS and EOS are added where the post-processor of `tokenizer.json` says so and nowhere else
 //! (`add_bos_token` is not read when a `tokenizer.json` exists).
 
-use std::cell::Cell;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
 use serde_json::Value;
 use tokenizers::AddedToken;
+
+use super::caught::quietly;
 
 /// Largest `tokenizer.json` that is read, in bytes. The largest in use (262144 tokens, Gemma 3) has 33 MiB.
 const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
@@ -131,7 +130,7 @@ impl Tokenizer {
             }
         }
 
-        let loaded = quietly(|| load(&bytes, &special_tokens).map_err(|e| e.to_string()));
+        let loaded = library(|| load(&bytes, &special_tokens).map_err(|e| e.to_string()));
         let inner = loaded.map_err(|message| TokenizerError::Broken { path: path.clone(), message })?;
         let is_unknown = |token: &str| !token.is_empty() && inner.token_to_id(token).is_none();
         let unknown = special_tokens.iter().filter(|(_, token)| is_unknown(token)).cloned().collect();
@@ -157,6 +156,11 @@ impl Tokenizer {
         }
         self.first_unusable_id = u32::try_from(embedding_rows).unwrap_or(u32::MAX);
         Ok(())
+    }
+
+    /// Ids from here on have no embedding row.
+    pub(super) fn first_unusable_id(&self) -> u32 {
+        self.first_unusable_id
     }
 
     /// Special tokens without an embedding row, by id; empty before [`Tokenizer::check_vocabulary`].
@@ -191,7 +195,7 @@ impl Tokenizer {
     /// As [`Tokenizer::encode_plain`].
     pub fn encode_rendered_with_places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), TokenizerError> {
         self.refuse_unknown(text)?;
-        let encoded = quietly(|| self.inner.encode(text, false).map_err(|e| e.to_string()));
+        let encoded = library(|| self.inner.encode(text, false).map_err(|e| e.to_string()));
         let encoded = encoded.map_err(|message| self.failed(message))?;
         let places = encoded.get_offsets().iter().map(|&(start, end)| start..end).collect();
         Ok((self.usable(encoded.get_ids())?, places))
@@ -199,7 +203,7 @@ impl Tokenizer {
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
         self.refuse_unknown(text)?;
-        let encoded = quietly(|| self.inner.encode_fast(text, add_special_tokens).map_err(|e| e.to_string()));
+        let encoded = library(|| self.inner.encode_fast(text, add_special_tokens).map_err(|e| e.to_string()));
         self.usable(encoded.map_err(|message| self.failed(message))?.get_ids())
     }
 
@@ -229,7 +233,7 @@ impl Tokenizer {
     /// [`TokenizerError::Failed`].
     pub fn decode(&self, ids: &[u32], special_tokens: SpecialTokens) -> Result<String, TokenizerError> {
         let decoded =
-            quietly(|| self.inner.decode(ids, special_tokens == SpecialTokens::Skip).map_err(|e| e.to_string()));
+            library(|| self.inner.decode(ids, special_tokens == SpecialTokens::Skip).map_err(|e| e.to_string()));
         decoded.map_err(|message| self.failed(message))
     }
 
@@ -328,30 +332,9 @@ fn named_tokens(config: &Value) -> Vec<(String, String)> {
     named.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
 }
 
-thread_local! {
-    /// Whether a panic of this thread is about to become an error, and so is nothing to print.
-    static CAUGHT: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs library code that may panic on a hostile file and turns the panic into an error, without the message on stderr.
-fn quietly<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = take_hook();
-        set_hook(Box::new(move |panic| {
-            if !CAUGHT.get() {
-                usual(panic);
-            }
-        }));
-    });
-    CAUGHT.set(true);
-    // Nothing that `run` touches is used after a panic: loading returns nothing, encoding reads only.
-    let outcome = catch_unwind(AssertUnwindSafe(run));
-    CAUGHT.set(false);
-    outcome.unwrap_or_else(|panic| {
-        let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Err(format!("the tokenizers library fails on it: {}", words.unwrap_or("a panic without words")))
-    })
+/// Calls the tokenizers library, whose panics become errors: loading returns nothing then, and encoding reads only.
+fn library<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    quietly(run).unwrap_or_else(|words| Err(format!("the tokenizers library fails on it: {words}")))
 }
 
 /// The bytes of a file, `None` if there is none.

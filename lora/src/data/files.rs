@@ -1,0 +1,146 @@
+//! From what was typed to files: names, and patterns like `dir/*.jsonl`.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::DataError;
+
+/// The files of a run, in the order in which their rows are numbered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataFiles {
+    /// In the order of the names that were given; those of one pattern in alphabetical order.
+    pub paths: Vec<PathBuf>,
+    /// Files that stand in `paths` once more, under this or another name: their rows count as often.
+    pub repeated: Vec<PathBuf>,
+    /// Folders that a pattern matched, and that were passed over.
+    pub folders: Vec<PathBuf>,
+}
+
+/// Finds the files that names and patterns stand for.
+///
+/// A name that exists is that file, whatever characters it has; else one with `*`, `?` or `[` in it is a pattern, whose `*` ends at
+/// a `/` (`**` is any number of folders) and matches no leading dot. A name without a pattern that does not exist is left for the
+/// reader to refuse.
+///
+/// # Errors
+/// [`DataError::Folder`], [`DataError::Pattern`], [`DataError::NoMatch`]; [`DataError::Io`] for a folder that cannot be listed.
+pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, DataError> {
+    let mut files = DataFiles::default();
+    for name in names {
+        match name.to_str().filter(|text| text.contains(['*', '?', '[']) && !name.exists()) {
+            Some(pattern) => matching(pattern, &mut files)?,
+            None if name.is_dir() => return Err(folder(name)),
+            None => files.paths.push(name.clone()),
+        }
+    }
+    let mut seen = HashSet::new();
+    for path in &files.paths {
+        if let Ok(meta) = path.metadata()
+            && !seen.insert((meta.dev(), meta.ino()))
+        {
+            files.repeated.push(path.clone());
+        }
+    }
+    Ok(files)
+}
+
+fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), DataError> {
+    let options =
+        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+    let entries = glob::glob_with(pattern, options)
+        .map_err(|error| DataError::Pattern { pattern: pattern.to_owned(), message: error.to_string() })?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| DataError::Io { path: error.path().to_owned(), source: error.into() })?;
+        if path.is_dir() { files.folders.push(path) } else { found.push(path) }
+    }
+    if found.is_empty() {
+        return Err(DataError::NoMatch { pattern: pattern.to_owned() });
+    }
+    found.sort();
+    files.paths.extend(found);
+    Ok(())
+}
+
+/// Endings of names that data files have, for hints.
+const ENDINGS: [&str; 6] = ["jsonl", "parquet", "jsonl.gz", "jsonl.zst", "json", "ndjson"];
+
+/// The error of a folder: with the pattern that would take its files, if there are any.
+pub(super) fn folder(path: &Path) -> DataError {
+    let names: Vec<String> = std::fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let has = |ending: &&str| names.iter().any(|name| name.ends_with(&format!(".{ending}")));
+    let ending = ENDINGS.into_iter().find(has).unwrap_or(ENDINGS[0]);
+    DataError::Folder { path: path.to_owned(), pattern: path.join(format!("*.{ending}")).display().to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_with(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "{}\n").unwrap();
+        }
+        folder
+    }
+
+    fn names(folder: &Path, files: &DataFiles) -> Vec<String> {
+        let name = |path: &PathBuf| path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+        files.paths.iter().map(name).collect()
+    }
+
+    #[test]
+    fn patterns_are_sorted_and_keep_the_order_of_the_arguments() {
+        let folder = folder_with(&["b.jsonl", "a.jsonl", "c.json", ".hidden.jsonl", "sub/d.jsonl", "z.jsonl"]);
+        let at = |name: &str| folder.path().join(name);
+        let files = data_files(&[at("z.jsonl"), at("[ab].jsonl"), at("c.json")]).unwrap();
+        assert_eq!(names(folder.path(), &files), ["z.jsonl", "a.jsonl", "b.jsonl", "c.json"]);
+        assert_eq!(files.repeated, Vec::<PathBuf>::new());
+        let files = data_files(&[at("**/*.jsonl")]).unwrap();
+        assert_eq!(names(folder.path(), &files), ["a.jsonl", "b.jsonl", "sub/d.jsonl", "z.jsonl"]);
+        let files = data_files(&[at("*")]).unwrap();
+        assert_eq!(names(folder.path(), &files), ["a.jsonl", "b.jsonl", "c.json", "z.jsonl"]);
+        assert_eq!(files.folders, [at("sub")]);
+    }
+
+    #[test]
+    fn a_file_that_exists_is_no_pattern() {
+        let folder = folder_with(&["rows[1].jsonl", "rows1.jsonl"]);
+        let files = data_files(&[folder.path().join("rows[1].jsonl")]).unwrap();
+        assert_eq!(names(folder.path(), &files), ["rows[1].jsonl"]);
+    }
+
+    #[test]
+    fn the_same_file_twice_is_said() {
+        let folder = folder_with(&["a.jsonl", "b.jsonl"]);
+        let at = |name: &str| folder.path().join(name);
+        std::os::unix::fs::symlink(at("a.jsonl"), at("link.jsonl")).unwrap();
+        let files = data_files(&[at("*.jsonl"), at("b.jsonl")]).unwrap();
+        assert_eq!(names(folder.path(), &files), ["a.jsonl", "b.jsonl", "link.jsonl", "b.jsonl"]);
+        assert_eq!(files.repeated, [at("link.jsonl"), at("b.jsonl")]);
+    }
+
+    #[test]
+    fn what_names_no_file_is_refused() {
+        let folder = folder_with(&["sub/d.parquet"]);
+        let at = |name: &str| folder.path().join(name);
+        let message = |name: &str| data_files(&[at(name)]).unwrap_err().to_string();
+        let text = message("*.jsonl");
+        assert!(text.contains("*.jsonl") && text.contains("matches no file"), "{text}");
+        assert!(matches!(data_files(&[at("su*")]), Err(DataError::NoMatch { .. })), "folders are no files");
+        let text = message("sub");
+        assert!(text.contains("is a folder") && text.contains("sub/*.parquet"), "{text}");
+        assert!(matches!(data_files(&[at("a***b")]), Err(DataError::Pattern { .. })));
+        // the reader says that it is not there
+        assert_eq!(data_files(&[at("none.jsonl")]).unwrap().paths, [at("none.jsonl")]);
+    }
+}

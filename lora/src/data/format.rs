@@ -1,0 +1,64 @@
+//! What a data file is, by its first bytes: names end as they like.
+
+/// Bytes at the start of a file that tell what it is.
+pub(super) const HEAD_BYTES: usize = 512;
+
+/// How the rows stand in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// One JSON object a line.
+    Jsonl,
+    /// JSONL, compressed by gzip.
+    Gzip,
+    /// JSONL, compressed by zstd.
+    Zstd,
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// First bytes, how far into the file, and what they are, of formats that hold no rows for us.
+const REFUSED: [(&[u8], usize, &str); 11] = [
+    (b"PK\x03\x04", 0, "a zip archive (or an Excel sheet)"),
+    (b"BZh", 0, "compressed by bzip2"),
+    (b"\xFD7zXZ\x00", 0, "compressed by xz"),
+    (b"\x04\x22\x4D\x18", 0, "compressed by lz4"),
+    (b"7z\xBC\xAF\x27\x1C", 0, "a 7z archive"),
+    (b"ustar", 257, "a tar archive"),
+    (b"ARROW1", 0, "an Arrow file"),
+    (b"\xFF\xFF\xFF\xFF", 0, "an Arrow stream"),
+    (b"Obj\x01", 0, "an Avro file"),
+    (b"PARE", 0, "an encrypted Parquet file"),
+    (b"SQLite format 3\x00", 0, "an SQLite database"),
+];
+
+impl Format {
+    /// The format of a file that begins like this.
+    ///
+    /// # Errors
+    /// The name of a format that is not read.
+    pub fn of(head: &[u8]) -> Result<Format, &'static str> {
+        let has = |bytes: &[u8], at: usize| head.get(at..).is_some_and(|rest| rest.starts_with(bytes));
+        if let Some((_, _, name)) = REFUSED.into_iter().find(|(bytes, at, _)| has(bytes, *at)) {
+            return Err(name);
+        }
+        // skippable frames of zstd begin with 0x184D2A50 to 0x184D2A5F
+        let is_skippable = matches!(head, [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..]);
+        Ok(match head {
+            [0x1F, 0x8B, ..] => Format::Gzip,
+            [0x28, 0xB5, 0x2F, 0xFD, ..] => Format::Zstd,
+            _ if is_skippable => Format::Zstd,
+            [b'P', b'A', b'R', b'1', ..] => Format::Parquet,
+            _ => Format::Jsonl,
+        })
+    }
+
+    /// The format in a user's words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Jsonl => "JSONL",
+            Format::Gzip => "gzip",
+            Format::Zstd => "zstd",
+            Format::Parquet => "Parquet",
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! What a long pass over data tells its caller: how far it is, and what has to be said.
+
+/// What is being done to the data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Finding the rows of the files; compressed files and Parquet are written to a temporary file on the way. In bytes of the files.
+    Reading,
+    /// Tokenising the rows. In records.
+    Tokenising,
+    /// Checking tokens of an earlier run. In bytes of the cache.
+    Checking,
+}
+
+/// How far a stage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataProgress {
+    /// What is being done.
+    pub stage: Stage,
+    /// How much of it is done, in the stage's unit.
+    pub done: u64,
+    /// How much there is.
+    pub total: u64,
+}
+
+/// Is told how a long pass over data goes.
+pub trait DataObserver {
+    /// Some more is done. Comes often: a line for each call would be far too many.
+    fn progress(&mut self, _progress: DataProgress) {}
+
+    /// Something that a user must know, said once.
+    fn note(&mut self, _text: String) {}
+}
+
+/// Hears nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl DataObserver for Unobserved {}

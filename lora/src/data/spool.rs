@@ -1,0 +1,178 @@
+//! Rows that do not stand in a file as lines, written out as lines: rows are read in any order, which a compressed file cannot do.
+//!
+//! The spool has no name and is gone with the process. It is bounded by the size of its file: what unpacks to more than text ever
+//! does is refused.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::format::{Format, HEAD_BYTES};
+use super::lines::LineIndex;
+
+use super::{DataError, parquet};
+
+/// Most bytes of lines for a byte of the file. The most that gzip makes is 1032; text that people write comes to some tens.
+const EXPANSION: u64 = 1024;
+/// So much is always allowed.
+const ALLOWED_BYTES: u64 = 1 << 30;
+/// Bytes unpacked at a time.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Lines on their way to a temporary file.
+#[derive(Debug)]
+pub(super) struct Spool<'a> {
+    /// The data file.
+    path: &'a Path,
+    folder: PathBuf,
+    file: BufWriter<File>,
+    index: LineIndex,
+    limit: u64,
+}
+
+impl<'a> Spool<'a> {
+    /// An empty one, for a data file of so many bytes.
+    fn new(path: &'a Path, bytes: u64) -> Result<Spool<'a>, DataError> {
+        let folder = spool_folder();
+        let file =
+            tempfile::tempfile_in(&folder).map_err(|source| DataError::Spool { folder: folder.clone(), source })?;
+        let limit = bytes.saturating_mul(EXPANSION).max(ALLOWED_BYTES);
+        Ok(Spool { path, folder, file: BufWriter::new(file), index: LineIndex::default(), limit })
+    }
+
+    /// Adds bytes.
+    ///
+    /// # Errors
+    /// [`DataError::Spool`] (a full disk), [`DataError::Expansion`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
+        if self.index.bytes + bytes.len() as u64 > self.limit {
+            return Err(DataError::Expansion { path: self.path.to_owned(), limit: self.limit });
+        }
+        self.index.push(bytes);
+        let folder = &self.folder;
+        self.file.write_all(bytes).map_err(|source| DataError::Spool { folder: folder.clone(), source })
+    }
+
+    fn finish(mut self) -> Result<(File, LineIndex), DataError> {
+        self.index.finish();
+        let folder = self.folder;
+        let file = self.file.into_inner().map_err(|error| DataError::Spool { folder, source: error.into_error() })?;
+        Ok((file, self.index))
+    }
+}
+
+/// `TMPDIR`, else `/var/tmp`, which is on a disk where `/tmp` may be memory, else the system's choice.
+fn spool_folder() -> PathBuf {
+    let on_disk = PathBuf::from("/var/tmp");
+    match std::env::var_os("TMPDIR") {
+        None if on_disk.is_dir() => on_disk,
+        _ => std::env::temp_dir(),
+    }
+}
+
+/// Writes the rows of a compressed or Parquet file out as lines.
+///
+/// # Errors
+/// [`DataError`]: the file is broken, unpacks to something else than JSONL or to far too much, or the disk is full.
+pub(super) fn unpack(
+    path: &Path,
+    file: &File,
+    bytes: u64,
+    format: Format,
+    mut progress: impl FnMut(u64),
+) -> Result<(File, LineIndex), DataError> {
+    let mut spool = Spool::new(path, bytes)?;
+    let mut counted = Counted { file, read: 0 };
+    let broken = |source: std::io::Error| DataError::Unpack {
+        path: path.to_owned(),
+        format: format.name(),
+        message: source.to_string(),
+    };
+    match format {
+        Format::Parquet => parquet::unpack(path, file, bytes, &mut spool, &mut progress)?,
+        Format::Gzip => {
+            let decoder = flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(PIECE_BYTES, &mut counted));
+            copy(path, format, decoder, |decoder| decoder.get_ref().get_ref().read, &mut spool, &broken, progress)?;
+        }
+        Format::Zstd => {
+            let buffered = BufReader::with_capacity(PIECE_BYTES, &mut counted);
+            let decoder = zstd::stream::read::Decoder::with_buffer(buffered).map_err(broken)?;
+            copy(path, format, decoder, |decoder| decoder.get_ref().get_ref().read, &mut spool, &broken, progress)?;
+        }
+        Format::Jsonl => unreachable!("lines are read where they stand"),
+    }
+    spool.finish()
+}
+
+/// All that a decoder gives, into the spool.
+fn copy<R: Read>(
+    path: &Path,
+    outer: Format,
+    mut decoder: R,
+    read: impl Fn(&R) -> u64,
+    spool: &mut Spool<'_>,
+    broken: &dyn Fn(std::io::Error) -> DataError,
+    mut progress: impl FnMut(u64),
+) -> Result<(), DataError> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut is_first = true;
+    loop {
+        let mut filled = 0;
+        while filled < piece.len() {
+            match decoder.read(&mut piece[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(broken(error)),
+            }
+        }
+        if filled == 0 {
+            return Ok(());
+        }
+        if is_first {
+            let found = match Format::of(&piece[..filled.min(HEAD_BYTES)]) {
+                Ok(Format::Jsonl) => None,
+                Ok(other) => Some(other.name()),
+                Err(other) => Some(other),
+            };
+            if let Some(found) = found {
+                return Err(DataError::Nested { path: path.to_owned(), outer: outer.name(), found });
+            }
+            is_first = false;
+        }
+        spool.write(&piece[..filled])?;
+        progress(read(&decoder));
+    }
+}
+
+/// Counts the bytes that were read of a file.
+struct Counted<'a> {
+    file: &'a File,
+    read: u64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.file.read(buffer)?;
+        self.read += n as u64;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_unpacks_to_more_than_text_does_is_refused() {
+        let path = Path::new("bomb.jsonl.gz");
+        let mut spool = Spool::new(path, 10).unwrap();
+        assert_eq!(spool.limit, ALLOWED_BYTES);
+        assert_eq!(Spool::new(path, 1 << 30).unwrap().limit, 1 << 40);
+        spool.limit = 10;
+        spool.write(b"12345\n").unwrap();
+        let error = spool.write(b"12345").unwrap_err();
+        assert!(matches!(error, DataError::Expansion { limit: 10, .. }));
+        assert!(error.to_string().starts_with("bomb.jsonl.gz: unpacks to more than 10 bytes"), "{error}");
+    }
+}

@@ -1,0 +1,215 @@
+//! Where rows come from, on the command line: formats, patterns, held-out rows, rejects, the token cache, what `inspect` says.
+
+use crate::align::{Run, align, committed_goldens, read_lines, write_lines};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+fn tiny() -> String {
+    committed_goldens().join("tiny-llama/model").to_str().unwrap().to_owned()
+}
+
+fn parquet(name: &str) -> PathBuf {
+    committed_goldens().join("parquet").join(name)
+}
+
+/// A command on the tiny model, without a cache unless it is asked for.
+fn run(command: &str, data: &[&Path], more: &[&str]) -> Run {
+    let model = tiny();
+    let data: Vec<&str> = data.iter().map(|path| path.to_str().unwrap()).collect();
+    let cache: &[&str] = if more.contains(&"--data-cache") { &[] } else { &["--data-cache", "off"] };
+    align(&[&[command, "--model", &model, "--max-length", "96", "--data"], &data[..], cache, more].concat())
+}
+
+fn refused(run: &Run, code: i32, parts: &[&str]) {
+    assert_eq!(run.code, Some(code), "{}", run.stderr);
+    for part in parts {
+        assert!(run.stderr.contains(part), "the message lacks {part:?}: {}", run.stderr);
+    }
+    assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+}
+
+fn good(i: usize) -> Value {
+    json!({"prompt": format!("Question {i}?"), "chosen": " yes", "rejected": " no", "id": i})
+}
+
+#[test]
+fn scores_do_not_depend_on_the_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read(parquet("pairs.jsonl")).unwrap();
+    // named as they are not: the content decides
+    let copy = folder.path().join("copy.parquet");
+    std::fs::write(&copy, &text).unwrap();
+    let expected = run("score", &[&parquet("pairs.jsonl")], &["--json"]).ok();
+    assert_eq!(expected.json_lines().len(), 12);
+    for path in [copy, parquet("pairs-snappy.parquet"), parquet("pairs-v2.parquet")] {
+        assert_eq!(run("score", &[&path], &["--json"]).ok().stdout, expected.stdout, "{}", path.display());
+    }
+}
+
+#[test]
+fn generate_takes_prompts_from_a_pattern_of_parquet_files() {
+    let pattern = parquet("pairs-b*.parquet");
+    let arguments = ["--limit", "1", "--max-new-tokens", "2", "--json"];
+    let model = tiny();
+    let data = pattern.to_str().unwrap();
+    let run = align(&[&["generate", "--model", &model, "--data", data], &arguments[..]].concat()).ok();
+    assert_eq!(run.json_lines().len(), 1);
+}
+
+#[test]
+fn what_names_no_data_is_refused() {
+    let folder = parquet("");
+    refused(&run("score", &[&folder], &[]), 3, &["parquet/: is a folder", "*.jsonl"]);
+    refused(&run("score", &[&folder.join("none*.jsonl")], &[]), 3, &["none*.jsonl matches no file"]);
+    let binary = parquet("binary.parquet");
+    refused(&run("inspect", &[&binary], &[]), 3, &["binary.parquet: column `picture` is binary"]);
+}
+
+#[test]
+fn a_pattern_names_all_its_files_and_a_file_twice_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, range) in [("b.jsonl", 0..3), ("a.jsonl", 3..5)] {
+        write_lines(&folder.path().join(name), &range.map(good).collect::<Vec<_>>());
+    }
+    let (pattern, a) = (folder.path().join("*.jsonl"), folder.path().join("a.jsonl"));
+    let scored = run("score", &[&pattern, &a], &["--json"]).ok();
+    let ids: Vec<Value> = scored.json_lines().iter().map(|row| row["id"].clone()).collect();
+    assert_eq!(ids, [3, 4, 0, 1, 2, 3, 4].map(Value::from), "in the order of the names");
+    assert!(scored.stderr.contains("a.jsonl is a file that is named already"), "{}", scored.stderr);
+    assert!(scored.stderr.contains("2 rows are copies of an earlier one"), "{}", scored.stderr);
+}
+
+#[test]
+fn a_share_of_the_rows_is_held_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    write_lines(&data, &(0..40).map(good).collect::<Vec<_>>());
+    let out = folder.path().join("out");
+    let train = |more: &[&str]| {
+        let common = ["--max-steps", "1", "--overwrite", "--output", out.to_str().unwrap()];
+        run("train", &[&data], &[&common[..], more].concat())
+    };
+    let first = train(&["--eval-fraction", "0.25"]).ok();
+    assert!(first.stderr.contains("evaluation data: 10 rows of 10 prompts held out"), "{}", first.stderr);
+    assert!(first.stderr.contains("30 rows trained on"), "{}", first.stderr);
+    let evaluations = |out: &Path| -> Vec<Value> {
+        read_lines(&out.join("metrics.jsonl")).into_iter().filter(|line| line.get("eval_loss").is_some()).collect()
+    };
+    let found = evaluations(&out);
+    assert!(found.len() >= 2, "at the start and at the end");
+    // the same run from its own file
+    let config: toml::Table = std::fs::read_to_string(out.join("config.toml")).unwrap().parse().unwrap();
+    assert_eq!(config["eval-fraction"].as_float(), Some(0.25));
+    let again = folder.path().join("again");
+    let config = out.join("config.toml");
+    align(&["train", "--config", config.to_str().unwrap(), "--output", again.to_str().unwrap()]).ok();
+    assert_eq!(evaluations(&again), found);
+
+    let eval = data.to_str().unwrap();
+    refused(&train(&["--eval-fraction", "0.25", "--eval-data", eval]), 2, &["--eval-fraction", "--eval-data"]);
+    for share in ["0", "1", "-0.5", "NaN"] {
+        refused(&train(&["--eval-fraction", share]), 2, &["expected a number between 0 and 1"]);
+    }
+    let one = folder.path().join("one.jsonl");
+    write_lines(&one, &[good(1), json!({"prompt": "Question 1?", "chosen": " a", "rejected": " b"})]);
+    let same =
+        run("train", &[&one], &["--eval-fraction", "0.5", "--output", folder.path().join("x").to_str().unwrap()]);
+    refused(&same, 3, &["all 2 usable rows have the same prompt"]);
+}
+
+#[test]
+fn rejected_rows_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    let same = json!({"prompt": "p", "chosen": "a", "rejected": "a"});
+    write_lines(&data, &[good(0), same.clone(), good(1)]);
+    let out = folder.path().join("out");
+    let train = |more: &[&str]| {
+        let common = ["--max-steps", "1", "--overwrite", "--output", out.to_str().unwrap()];
+        run("train", &[&data], &[&common[..], more].concat())
+    };
+    let trained = train(&["--on-bad-row", "skip"]).ok();
+    assert!(trained.stderr.contains("rejects: 1 row in "), "{}", trained.stderr);
+    let rejects = read_lines(&out.join("rejects.jsonl"));
+    assert_eq!(
+        rejects,
+        [json!({
+            "file": data, "line": 2, "reason": "`chosen` and `rejected` are equal", "row": same.to_string(),
+        })]
+    );
+
+    let file = folder.path().join("rejects.jsonl");
+    let to_file = ["--on-bad-row", "skip", "--rejects", file.to_str().unwrap()];
+    for command in ["score", "eval", "inspect"] {
+        let _ = std::fs::remove_file(&file);
+        run(command, &[&data], &to_file).ok();
+        assert_eq!(read_lines(&file), rejects, "{command}");
+    }
+    refused(&run("score", &[&data], &["--rejects", file.to_str().unwrap()]), 2, &["--on-bad-row skip"]);
+    refused(
+        &run("score", &[&data], &["--on-bad-row", "skip", "--rejects", "/no/such/folder/x"]),
+        1,
+        &["/no/such/folder/x"],
+    );
+
+    // a later run into the folder that leaves nothing out
+    write_lines(&data, &[good(0), good(1)]);
+    train(&[]).ok();
+    assert!(!out.join("rejects.jsonl").exists(), "that of the run before is gone");
+}
+
+#[test]
+fn a_second_start_takes_the_tokens_of_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let data = parquet("pairs-zstd.parquet");
+    let score = |more: &[&str]| run("score", &[&data], &[&["--json", "--data-cache"], more].concat());
+    let first = score(&[cache.to_str().unwrap()]).ok();
+    assert!(first.stderr.contains("the tokens of 7 rows are kept in"), "{}", first.stderr);
+    let second = score(&[cache.to_str().unwrap()]).ok();
+    assert!(second.stderr.contains("the tokens of 7 rows are those of"), "{}", second.stderr);
+    let off = score(&["off"]).ok();
+    assert!(!off.stderr.contains("token cache"), "{}", off.stderr);
+    assert!(first.stdout == second.stdout && first.stdout == off.stdout);
+
+    // training on kept tokens is training on new ones
+    let train = |name: &str, cache: &str| {
+        let out = folder.path().join(name);
+        run("train", &[&data], &["--max-steps", "2", "--data-cache", cache, "--output", out.to_str().unwrap()]).ok();
+        std::fs::read(out.join("adapter_model.safetensors")).unwrap()
+    };
+    let plain = train("plain", "off");
+    assert_eq!(train("miss", cache.to_str().unwrap()), plain);
+    assert_eq!(train("hit", cache.to_str().unwrap()), plain);
+}
+
+#[test]
+fn inspect_says_what_repeats_and_how_long_rows_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    let long = json!({"prompt": "Question 0?", "chosen": " yes".repeat(200), "rejected": " no"});
+    write_lines(
+        &data,
+        &[good(0), good(1), good(0), json!({"prompt": "Question 1?", "chosen": " yes", "rejected": " no"}), long],
+    );
+    let facts = run("inspect", &[&data], &["--json"]).ok().json();
+    let facts = &facts["data"];
+    assert_eq!(
+        facts["copies"],
+        json!({
+            "rows": 1, "original": {"path": data, "line": 1}, "first": {"path": data, "line": 3},
+        })
+    );
+    assert_eq!(facts["same_tokens"]["rows"], 1);
+    assert_eq!(facts["same_tokens"]["first"]["line"], 4);
+    let lengths = &facts["lengths"];
+    assert_eq!((&lengths["prompt"]["count"], &lengths["total"]["count"]), (&json!(5), &json!(10)));
+    assert_eq!((&lengths["beyond_max_length"], &lengths["share_beyond_max_length"]), (&json!(1), &json!(0.1)));
+    let classes = lengths["answer"]["classes"].as_array().unwrap();
+    assert_eq!(classes.iter().map(|class| class["count"].as_u64().unwrap()).sum::<u64>(), 10);
+
+    let text = run("inspect", &[&data], &[]).ok();
+    assert!(text.stdout.contains("beyond --max-length 96: 1 of 10 (10.0 %)"), "{}", text.stdout);
+    assert!(text.stdout.contains("tokens of prompt + answer: mean"), "{}", text.stdout);
+    assert!(text.stderr.contains("1 row is a copy of an earlier one; the first: "), "{}", text.stderr);
+}
