@@ -305,7 +305,8 @@ mod tests {
         let forest = Forest::with_references(&trees, |answer| answer == 1, |_, _| true);
         assert_eq!(forest.ids, [1, 2, 3, 4, 5, 6, 7, 1, 2, 4, 5]);
         assert_eq!(forest.plan.reference, 4);
-        assert_eq!(forest.plan.trees[2], SequenceTree { prompt: 7..9, branches: vec![9..11] });
+        let SequenceTree { prompt, branches } = &forest.plan.trees[2];
+        assert_eq!((prompt.clone(), branches.len(), branches[0].clone()), (7..9, 1, 9..11));
         let references: Vec<_> = forest.answers.iter().map(|answer| answer.reference.clone()).collect();
         assert_eq!(references, [None, Some(4..6), None]);
 
