@@ -11,3 +11,4 @@ mod gradients;
 mod hostile;
 mod memory;
 mod readme;
+mod reward_model;

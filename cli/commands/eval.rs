@@ -7,29 +7,33 @@ use crate::loaded;
 use crate::report;
 use align_engine::model::adapters::Adapters;
 use align_lora::data::{Dataset, Needs};
-use align_lora::objective::{DataKind, History, KnobKind, KnobValue, Objective};
+use align_lora::objective::{DataKind, History, KnobKind, KnobValue, Objective, Scores};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
 use serde_json::{Map, Value};
 
 pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let run = loaded::run_config(args.model.adapter.as_deref())?;
     let objective = objective(args, knobs, &run)?;
+    if objective.scores() == Scores::Reward && args.model.adapter.is_none() {
+        let name = objective.name();
+        return Err(CliError::Usage(format!("--loss {name} is about a reward model: give its --adapter")));
+    }
     let max_length = loaded::max_length(&args.data, &run);
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
         let loaded = loaded::model(&args.model, &device)?;
-        let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
+        let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter_of(&objective, dir)).transpose()?;
         let scoring = Scoring {
             model: &loaded.model,
             adapters: Adapters {
                 policy: policy.map(|adapter| adapter.set().clone()),
                 reference: loaded.reference(&args.reference)?,
             },
-            scorers: if objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
+            scorers: Scorers::of(&objective, &loaded.model),
             precision: args.device.precision.into(),
             extras: objective.weighting(),
         };
-        let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;
+        let encoder = loaded.encoder_of(&objective, args.model.chat_template.as_deref(), max_length)?;
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
         let data = Dataset::open(&files, encoder, needs(objective.data()), args.data.on_bad_row.into())?;
         report::data("data", data.survey());

@@ -1,4 +1,4 @@
-//! `score`: log-probs of every answer of every row.
+//! `score`: log-probs of every answer of every row, or its reward.
 
 use super::print;
 use crate::args::ScoreArgs;
@@ -7,7 +7,8 @@ use crate::loaded;
 use crate::report;
 use align_engine::autograd::Mode;
 use align_engine::model::adapters::Adapters;
-use align_lora::data::{Dataset, Encoded, EncodedRow, Needs, Target, pack};
+use align_lora::adapter::Adapter;
+use align_lora::data::{Dataset, Encoded, EncodedRow, LongAnswers, Needs, Target, pack};
 use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree};
 use serde_json::{Map, Value, json};
 
@@ -18,19 +19,29 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
         let loaded = loaded::model(&args.model, &device)?;
-        let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
+        let (policy, scorers, long_answers) = match (&args.reward_model, &args.model.adapter) {
+            (Some(dir), _) => {
+                let pad = loaded.model.config().pad_token_id;
+                let head = Adapter::load_reward_model(&loaded.model, dir)?;
+                (Some(head), Scorers::Reward { pad }, LongAnswers::Dropped)
+            }
+            (None, Some(dir)) => (Some(loaded.adapter(dir)?), Scorers::PolicyAndReference, LongAnswers::Cut),
+            (None, None) => (None, Scorers::PolicyAndReference, LongAnswers::Cut),
+        };
         let scoring = Scoring {
             model: &loaded.model,
             adapters: Adapters {
                 policy: policy.map(|adapter| adapter.set().clone()),
                 reference: loaded.reference(&args.reference)?,
             },
-            scorers: Scorers::PolicyAndReference,
+            scorers,
             precision: args.device.precision.into(),
             extras: false,
         };
-        let max_length = loaded::max_length(&args.data, &loaded::run_config(args.model.adapter.as_deref())?);
+        let run = args.reward_model.as_deref().or(args.model.adapter.as_deref());
+        let max_length = loaded::max_length(&args.data, &loaded::run_config(run)?);
         let encoder = loaded.encoder(args.model.chat_template.as_deref(), max_length)?;
+        let encoder = encoder.with_long_answers(long_answers);
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone());
         let data = Dataset::open(&files, encoder, Needs::Answers, args.data.on_bad_row.into())?;
         report::data("data", data.survey());
@@ -88,6 +99,9 @@ fn score(scoring: &Scoring<'_>, outcomes: &[Encoded], args: &ScoreArgs) -> Resul
                     object.insert("completion".into(), answers.remove(0));
                 }
                 (Target::Rewards(_), answers) => {
+                    if let Scorers::Reward { .. } = scoring.scorers {
+                        object.insert("ranking".into(), ranking(&answers).into());
+                    }
                     object.insert("completions".into(), answers.into());
                 }
             }
@@ -111,7 +125,9 @@ fn tree(row: &EncodedRow) -> Tree<'_> {
 }
 
 fn answer(ids: &[u32], scored: &Scored, forward: &Forward, args: &ScoreArgs) -> Value {
-    let reference = scored.reference.as_ref().expect("`score` asks for the reference");
+    let Some(reference) = &scored.reference else {
+        return json!({ "tokens": ids.len(), "reward": forward.sum(&scored.policy) });
+    };
     let mut object = json!({
         "tokens": ids.len(),
         "logps": forward.sum(&scored.policy),
@@ -125,13 +141,25 @@ fn answer(ids: &[u32], scored: &Scored, forward: &Forward, args: &ScoreArgs) -> 
     object
 }
 
-/// The same for people: row, answer, tokens, log-prob, its difference from the reference's.
+/// Places of the answers, the one with the largest reward first; of equal ones the earlier first.
+fn ranking(answers: &[Value]) -> Vec<usize> {
+    let reward = |place: usize| answers[place]["reward"].as_f64().unwrap_or(f64::NAN);
+    let mut places: Vec<usize> = (0..answers.len()).collect();
+    places.sort_by(|&one, &other| reward(other).total_cmp(&reward(one)));
+    places
+}
+
+/// The same for people: row, answer, tokens, log-prob, its difference from the reference's; or its reward, the
+/// answers of a prompt with the best first.
 fn line(row: &Value) -> String {
     let number = &row["row"];
     if let Some(reason) = row["dropped"].as_str() {
         return format!("{number:>6}  dropped: {reason}\n");
     }
     let one = |name: &str, answer: &Value| {
+        if let Some(reward) = answer["reward"].as_f64() {
+            return format!("{number:>6}  {name:<12} {:>6} tokens  reward {reward:>+12.4}\n", answer["tokens"]);
+        }
         let logps = answer["logps"].as_f64().unwrap_or(f64::NAN);
         let log_ratio = logps - answer["reference_logps"].as_f64().unwrap_or(f64::NAN);
         format!(
@@ -141,8 +169,14 @@ fn line(row: &Value) -> String {
     };
     let named = ["chosen", "rejected", "completion"];
     let mut text: String = named.iter().filter_map(|name| Some(one(name, row.get(name)?))).collect();
-    for (i, answer) in row["completions"].as_array().into_iter().flatten().enumerate() {
-        text += &one(&format!("completion {i}"), answer);
+    let completions: Vec<&Value> = row["completions"].as_array().into_iter().flatten().collect();
+    let ranking = row["ranking"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+    let mut order: Vec<usize> = ranking.map(|place| place as usize).collect();
+    if order.is_empty() {
+        order.extend(0..completions.len());
+    }
+    for i in order {
+        text += &one(&format!("completion {i}"), completions[i]);
     }
     text
 }

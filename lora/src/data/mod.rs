@@ -44,7 +44,7 @@ mod row_tests;
 
 pub use ahead::for_each_batch;
 pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, RowLengths, Shuffle, prompts};
-pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, Target};
+pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, LongAnswers, Target};
 pub use error::{BadRow, DataError};
 pub use mismatch::mismatched_answers;
 pub use order::{permutation, separate};

@@ -30,6 +30,10 @@ pub enum Role {
 pub enum Scorers {
     Policy,
     PolicyAndReference,
+    /// The policy's score head, one number an answer: on the last token that is not `pad`, as transformers' sequence classifiers have it.
+    Reward {
+        pad: Option<u32>,
+    },
 }
 
 /// The rows of one forward pass, and where each answer's log-probs will stand.
@@ -41,17 +45,18 @@ pub struct Forest {
     /// The tree of each row, by its place in what was given, and which of the tree's tokens the row holds: the prompt's first, then
     /// those of its answers.
     pub tokens: Vec<(usize, usize)>,
-    /// Rows that predict a scored token: policy answers with a gradient first, detached ones, reference ones.
+    /// Rows that predict a scored token, or with [`Scorers::Reward`] those that are scored: policy answers with a gradient first, detached ones, reference ones.
     pub scored_rows: Vec<u32>,
-    /// The token that each of them must predict.
+    /// The token that each of them must predict; none with [`Scorers::Reward`].
     pub targets: Vec<u32>,
     /// How many of the scored rows have a gradient.
     pub scored_with_gradient: usize,
     /// The answers, tree by tree, in the order in which they were given.
     pub answers: Vec<Scored>,
+    pub scorers: Scorers,
 }
 
-/// Places of one answer's tokens among the scored rows.
+/// Places of one answer's tokens among the scored rows; with [`Scorers::Reward`] of its one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scored {
     pub policy: Range<usize>,
@@ -122,11 +127,11 @@ impl Forest {
                 let of_role = |wanted| part.branches.iter().filter(move |branch| branch.has(wanted));
                 let skipped = if role == Role::Detached { of_role(Role::Gradient).count() } else { 0 };
                 for (answer, rows) in of_role(role).zip(&tree.branches[skipped..]) {
-                    policy[answer.place] = layout.score(&tree.prompt, rows, answer.branch.ids);
+                    policy[answer.place] = layout.score(scorers, &tree.prompt, rows, answer.branch.ids);
                 }
             }
             if role == Role::Gradient {
-                layout.scored_with_gradient = layout.targets.len();
+                layout.scored_with_gradient = layout.scored_rows.len();
             }
         }
 
@@ -136,7 +141,7 @@ impl Forest {
                 let prompt = layout.place_prompt(part);
                 let branches: Vec<_> = part.branches.iter().map(|branch| layout.place_branch(part, branch)).collect();
                 for (answer, rows) in part.branches.iter().zip(&branches) {
-                    reference[answer.place] = layout.score(&prompt, rows, answer.branch.ids);
+                    reference[answer.place] = layout.score(scorers, &prompt, rows, answer.branch.ids);
                 }
                 trees.push(SequenceTree { prompt, branches });
             }
@@ -153,7 +158,7 @@ impl Forest {
             .map(|(policy, reference)| Scored { policy, reference: has_reference.then_some(reference) })
             .collect();
         let Layout { ids, tokens, scored_rows, targets, scored_with_gradient } = layout;
-        Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers }
+        Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers, scorers }
     }
 }
 
@@ -183,13 +188,20 @@ impl Layout {
         start..self.ids.len()
     }
 
-    /// Every token of the answer is predicted by the row before it; the first one by the prompt's last row.
-    fn score(&mut self, prompt: &Range<usize>, answer: &Range<usize>, ids: &[u32]) -> Range<usize> {
-        let start = self.targets.len();
+    /// Every token of the answer is predicted by the row before it; the first one by the prompt's last row. A reward model scores one row.
+    fn score(&mut self, scorers: Scorers, prompt: &Range<usize>, answer: &Range<usize>, ids: &[u32]) -> Range<usize> {
+        let start = self.scored_rows.len();
+        if let Scorers::Reward { pad } = scorers {
+            let mut from_the_end = answer.clone().rev().chain(prompt.clone().rev());
+            let last = from_the_end.find(|&row| Some(self.ids[row]) != pad);
+            // of pad tokens alone, transformers takes the first
+            self.scored_rows.push(last.unwrap_or(prompt.start) as u32);
+            return start..start + 1;
+        }
         let predicting = std::iter::once(prompt.end - 1).chain(answer.clone()).take(ids.len());
         self.scored_rows.extend(predicting.map(|row| row as u32));
         self.targets.extend_from_slice(ids);
-        start..self.targets.len()
+        start..self.scored_rows.len()
     }
 }
 
@@ -234,6 +246,23 @@ mod tests {
         assert_eq!(forest.targets, [4, 5, 6, 4, 5, 6]);
         assert_eq!(forest.scored_with_gradient, 3);
         assert_eq!(forest.answers[1], Scored { policy: 2..3, reference: Some(5..6) });
+    }
+
+    #[test]
+    fn a_reward_model_scores_the_last_token_that_is_no_padding() {
+        let pair =
+            Tree { prompt: &[1, 2], branches: vec![branch(&[4, 0], Role::Gradient), branch(&[0], Role::Gradient)] };
+        let scored = |pad| {
+            let forest = Forest::new(std::slice::from_ref(&pair), Scorers::Reward { pad }, |_, _| true);
+            assert_eq!(forest.ids, [1, 2, 4, 0, 0]);
+            assert_eq!((forest.targets.len(), forest.scored_with_gradient), (0, 2));
+            assert_eq!(forest.answers[1], Scored { policy: 1..2, reference: None });
+            forest.scored_rows
+        };
+        assert_eq!(scored(None), [3, 4]);
+        assert_eq!(scored(Some(0)), [2, 1], "an answer of padding alone has the score of its prompt");
+        let padding = Tree { prompt: &[0, 0], branches: vec![branch(&[0], Role::Detached)] };
+        assert_eq!(Forest::new(&[padding], Scorers::Reward { pad: Some(0) }, |_, _| true).scored_rows, [0]);
     }
 
     #[test]
