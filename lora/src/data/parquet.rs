@@ -1,7 +1,7 @@
 //! Parquet: every row as the JSON object that a JSONL file of the same data would hold.
 //!
 //! The library trusts the sizes in a file and panics on some broken ones. So the footer and all page headers are walked first
-//! ([`super::thrift`]), every size in them is held against the file, pages of codecs that can expand without bound are unpacked once
+//! (`thrift`), every size in them is held against the file, pages of codecs that can expand without bound are unpacked once
 //! without keeping the result, and the library runs where a panic becomes an error. Pages that carry a checksum are checked.
 
 use std::fs::File;

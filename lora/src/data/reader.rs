@@ -1,6 +1,6 @@
 //! Data files by row: one pass finds where rows start, then any row can be read in any order, as the bytes of a JSON object.
 //!
-//! JSONL is read where it stands; a compressed or Parquet file is written out as lines first ([`super::spool`]), a row of Parquet as
+//! JSONL is read where it stands; a compressed or Parquet file is written out as lines first (`spool`), a row of Parquet as
 //! a line. Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the process
 //! (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
 

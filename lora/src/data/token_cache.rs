@@ -1,7 +1,7 @@
 //! Tokens of a data set on the disk: a second start over the same files, tokenizer and options reads them instead of making them.
 //!
 //! An entry is one file. It is written beside its name and renamed when it is whole; its end names what it was made from
-//! ([`super::ingredients`]) and has a checksum of everything, and each row has one of its own. Entries are read with positioned
+//! (`ingredients`) and has a checksum of everything, and each row has one of its own. Entries are read with positioned
 //! reads and not mapped, as data files are: a file that is cut while it is mapped would end the process. The pages that are read
 //! often are in the system's cache either way.
 //!
