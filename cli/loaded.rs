@@ -12,7 +12,8 @@ use align_engine::model::{Model, ModelConfig, locate};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
-use align_lora::data::{self, Dataset, Encoder, Needs, Opening, TokenCache};
+use align_lora::data::{self, Dataset, Encoder, LongAnswers, Needs, Opening, TokenCache};
+use align_lora::objective::{Objective, Scores};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -154,7 +155,36 @@ impl LoadedModel {
         Ok(Encoder::from_model(&self.dir, chat_template, max_length as usize, rows)?)
     }
 
-    /// The adapter of a directory.
+    /// The same for what an objective reads: a reward model's rows are dropped where an answer would be cut.
+    ///
+    /// # Errors
+    /// [`CliError::Input`].
+    pub fn encoder_of(
+        &self,
+        objective: &Objective,
+        chat_template: Option<&Path>,
+        max_length: u64,
+        data: &DataArgs,
+    ) -> Result<Encoder, CliError> {
+        let long_answers = match objective.scores() {
+            Scores::LogProbs => LongAnswers::Cut,
+            Scores::Reward => LongAnswers::Dropped,
+        };
+        Ok(self.data_encoder(chat_template, max_length, data)?.with_long_answers(long_answers))
+    }
+
+    /// The adapter of a directory, for an objective: that of a reward model for the losses of one.
+    ///
+    /// # Errors
+    /// [`CliError::Input`].
+    pub fn adapter_of(&self, objective: &Objective, dir: &Path) -> Result<Adapter, CliError> {
+        match objective.scores() {
+            Scores::LogProbs => self.adapter(dir),
+            Scores::Reward => Ok(Adapter::load_reward_model(&self.model, dir)?),
+        }
+    }
+
+    /// The adapter of a directory, which has no score head.
     ///
     /// # Errors
     /// [`CliError::Input`].

@@ -11,7 +11,7 @@ use align_engine::weights::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec, Va
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::data::{EncodedRow, Encoder};
-use align_lora::objective::{DataKind, History, LOSSES, Objective};
+use align_lora::objective::{DataKind, History, LOSSES, Objective, Scores};
 use align_lora::train::{Batch, Branch, Outcome, Role, Scorers, Scoring, Tree};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,6 +46,27 @@ fn adapter(model: &Model, b: f32) -> Arc<AdapterSet> {
         set.insert(linear.id, LowRank { lora_a, lora_b: param(1, [linear.out_features, 4], b), scaling: 2.0 });
     }
     Arc::new(set)
+}
+
+/// The same with a score head: a reward model's.
+fn with_head(model: &Model, adapter: &AdapterSet) -> Arc<AdapterSet> {
+    let hidden_size = model.config().hidden_size;
+    let values = Inputs::of(&[hidden_size]).normal(hidden_size, 0.05);
+    let id = ParamId(2 * model.linears().len());
+    let mut set = adapter.clone();
+    set.set_score_head(Param::new(model.device(), id, [1, hidden_size], &values).unwrap());
+    Arc::new(set)
+}
+
+/// As [`scoring`], for an objective: its losses of a reward model get a head.
+fn scoring_of<'m>(objective: &Objective, model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
+    let policy = match objective.scores() {
+        Scores::LogProbs => adapter.clone(),
+        Scores::Reward => with_head(model, adapter),
+    };
+    let adapters = Adapters { policy: Some(policy), reference: None };
+    let scorers = Scorers::of(objective, model);
+    Scoring { adapters, scorers, extras: objective.weighting(), ..scoring(model, adapter) }
 }
 
 /// The first rows of the goldens' data, of the kind that a loss eats.
@@ -161,6 +182,33 @@ fn shared_prefix_is_separate() {
     }
 }
 
+/// An answer's reward does not depend on what else is in the pass, nor on its prompt being shared; kept layers change no bit of the gradient.
+#[test]
+fn rewards_in_company_are_rewards_alone() {
+    let objective = Objective::new("rm_bt", &[]).unwrap();
+    for name in MODELS {
+        let model = load(&model_dir(name), 2);
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &model_dir(name), DataKind::Pairs, 4));
+        for precision in [Precision::F32, Precision::Bf16] {
+            let scoring = Scoring { precision, ..scoring_of(&objective, &model, &adapter) };
+            let rewards = |trees: &[Tree<'_>]| -> Vec<u64> {
+                let forward = scoring.forward(trees, Mode::Inference, None, 0).unwrap();
+                forward.answers().iter().map(|scored| forward.sum(&scored.policy).to_bits()).collect()
+            };
+            let packed = rewards(&rows.iter().map(tree).collect::<Vec<_>>());
+            let alone: Vec<u64> = (rows.iter())
+                .flat_map(|row| {
+                    tree(row).branches.into_iter().map(|branch| Tree { prompt: &row.prompt, branches: vec![branch] })
+                })
+                .flat_map(|tree| rewards(&[tree]))
+                .collect();
+            assert_eq!(packed, alone, "{name}, {precision:?}");
+            let grads = |kept| to_bits(&gradients(&scoring, &objective, &rows, 1 << 20, kept, Some(DROPOUT)).1);
+            assert_eq!(grads(0), grads(usize::MAX), "{name}, {precision:?}");
+        }
+    }
+}
+
 /// Micro-batches change the order of one sum: that of the adapters' gradients over rows. Its terms are f32 products of n rows,
 /// so the two orders differ by at most about sqrt(n) * 2^-24 of the terms' size: 1e-4 of the norm leaves room for cancellation. A
 /// mask of dropout goes with its token, KTO's mismatched answers included, so dropout changes nothing about that.
@@ -169,13 +217,12 @@ fn a_batch_is_its_micro_batches() {
     let dir = model_dir("tiny-llama");
     let model = load(&dir, 2);
     let adapter = adapter(&model, 0.02);
-    let scoring = scoring(&model, &adapter);
     let mixed = ["mpo", "rpo", "wpo", "ld_dpo"];
     let names: Vec<&str> = LOSSES.iter().map(|loss| loss.name).chain(mixed).collect();
     for (name, dropout) in names.into_iter().flat_map(|name| [(name, None), (name, Some(DROPOUT))]) {
         let objective = Objective::new(name, &[]).unwrap();
         let rows = with_numbers(rows(&model, &dir, objective.data(), 6));
-        let scoring = Scoring { extras: objective.weighting(), ..scoring.clone() };
+        let scoring = scoring_of(&objective, &model, &adapter);
         let (whole, want) = gradients(&scoring, &objective, &rows, 1 << 20, usize::MAX, dropout);
         assert_eq!(whole.micro_batches, 1);
         for budget in [1, 700] {

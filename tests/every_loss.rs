@@ -4,9 +4,9 @@ use crate::align::{read_lines, root, write_lines};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::{Device, Precision};
-use align_lora::adapter::{Adapter, LoraConfig};
+use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
-use align_lora::objective::{DataKind, KnobValue, LOSSES, MIXES, Objective};
+use align_lora::objective::{DataKind, KnobValue, LOSSES, MIXES, Objective, Scores};
 use align_lora::optim::ScheduleKind;
 use align_lora::train::{TrainOptions, Trainer};
 use serde_json::{Value, json};
@@ -66,7 +66,11 @@ fn every_loss_trains() {
 }
 
 fn train(name: &str, objective: Objective, model: &Model, rows: &[EncodedRow]) {
-    let adapter = Adapter::fresh(model, &LoraConfig { rank: 4, ..LoraConfig::default() }, 5).unwrap();
+    let task = match objective.scores() {
+        Scores::LogProbs => Task::CausalLm,
+        Scores::Reward => Task::SequenceClassification,
+    };
+    let adapter = Adapter::fresh(model, &LoraConfig { rank: 4, task, ..LoraConfig::default() }, 5).unwrap();
     let options = TrainOptions {
         learning_rate: 1e-3,
         schedule: ScheduleKind::Constant,

@@ -3,15 +3,18 @@
 use crate::align::{committed_goldens, number, numbers, read_json, root};
 use crate::golden_rows::{golden_rows, with_numbers};
 use align_engine::autograd::ParamGrads;
-use align_engine::model::adapters::Adapters;
+use align_engine::autograd::param::{Param, ParamId};
+use align_engine::model::adapters::{AdapterSet, Adapters};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, SafetensorsFile, ValueCheck};
+use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::adapter::Adapter;
 use align_lora::data::{EncodedRow, Encoder};
-use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective};
+use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective, Scores};
 use align_lora::train::{Batch, Outcome, Scorers, Scoring};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const MAX_LENGTH: usize = 256;
 const ROWS: usize = 8;
@@ -22,6 +25,8 @@ struct World {
     folder: PathBuf,
     model: Model,
     adapter: Adapter,
+    /// The same with a score head.
+    reward_model: Arc<AdapterSet>,
     encoder: PathBuf,
 }
 
@@ -32,7 +37,20 @@ impl World {
         let model = Model::load(&device, ModelConfig::open(model_dir).unwrap(), &checkpoint).unwrap();
         let adapter = Adapter::load(&model, &folder.join("adapter")).unwrap();
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
-        World { name, folder: folder.to_owned(), model, adapter, encoder: model_dir.to_owned() }
+        let hidden_size = model.config().hidden_size;
+        let head = Inputs::of(&[hidden_size]).normal(hidden_size, 0.05);
+        let mut reward_model = AdapterSet::clone(adapter.set());
+        let id = ParamId(adapter.params().count());
+        reward_model.set_score_head(Param::new(model.device(), id, [1, hidden_size], &head).unwrap());
+        let (folder, encoder) = (folder.to_owned(), model_dir.to_owned());
+        World { name, folder, model, adapter, reward_model: Arc::new(reward_model), encoder }
+    }
+
+    fn set(&self, objective: &Objective) -> &Arc<AdapterSet> {
+        match objective.scores() {
+            Scores::LogProbs => self.adapter.set(),
+            Scores::Reward => &self.reward_model,
+        }
     }
 
     fn rows(&self, kind: DataKind, n: usize) -> Vec<EncodedRow> {
@@ -48,12 +66,11 @@ impl World {
     }
 
     fn gradients_after(&self, objective: &Objective, rows: &[EncodedRow], history: History) -> (Outcome, ParamGrads) {
-        let adapters = Adapters { policy: Some(self.adapter.set().clone()), reference: None };
-        let scorers = Scorers::PolicyAndReference;
+        let adapters = Adapters { policy: Some(self.set(objective).clone()), reference: None };
         let scoring = Scoring {
             model: &self.model,
             adapters,
-            scorers,
+            scorers: Scorers::of(objective, &self.model),
             precision: Precision::F32,
             extras: objective.weighting(),
             cache: None,
@@ -201,7 +218,7 @@ fn every_loss_has_the_gradient_of_its_value() {
         // running statistics carry no gradient: they stay where they are
         let history = world.gradients(&objective, &rows).0.history.for_evaluation();
         let (outcome, grads) = world.gradients_after(&objective, &rows, history);
-        let params: Vec<_> = world.adapter.params().map(|(_, param)| param.clone()).collect();
+        let params = world.set(&objective).params();
         let before: Vec<Vec<f32>> = params.iter().map(|param| param.read().download()).collect();
         // along the gradient itself, the direction in which the loss moves most
         let gradient: Vec<Vec<f32>> = params.iter().map(|param| grads.get(param.id()).unwrap().download()).collect();

@@ -13,5 +13,6 @@ mod hostile;
 mod memory;
 mod readme;
 mod reference_cache;
+mod reward_model;
 mod rows;
 mod sources;

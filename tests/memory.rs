@@ -4,9 +4,9 @@ use crate::align::{align, committed_goldens, read_lines};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::{Device, Precision};
-use align_lora::adapter::{Adapter, LoraConfig};
+use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::data::{Dataset, Encoder, Needs, OnBadRow, Shuffle};
-use align_lora::objective::Objective;
+use align_lora::objective::{Objective, Scores};
 use align_lora::optim::ScheduleKind;
 use align_lora::train::{EvalMetrics, Observer, Plan, Size, StepMetrics, TrainError, TrainOptions, Trainer};
 
@@ -78,8 +78,12 @@ impl Run {
     }
 
     fn with_trainer<R: Send>(&self, options: TrainOptions, work: impl FnOnce(Trainer<'_>) -> R + Send) -> R {
-        let adapter = Adapter::fresh(&self.model, &LoraConfig::default(), 1).unwrap();
         let objective = Objective::new(self.loss, &[]).unwrap();
+        let task = match objective.scores() {
+            Scores::LogProbs => Task::CausalLm,
+            Scores::Reward => Task::SequenceClassification,
+        };
+        let adapter = Adapter::fresh(&self.model, &LoraConfig { task, ..LoraConfig::default() }, 1).unwrap();
         self.device
             .clone()
             .install(|| work(Trainer::new(&self.model, adapter.set().clone(), None, objective, options).unwrap()))
@@ -107,6 +111,8 @@ fn planned_is_held() {
             ("dpo", Precision::Bf16, 0.0, 4096),
             ("dpo", Precision::F32, 0.1, 300),
             ("kto", Precision::Bf16, 0.1, 4096),
+            ("rm_bt", Precision::F32, 0.0, 4096),
+            ("rm_bt", Precision::Bf16, 0.0, 300),
         ] {
             let options =
                 |memory| TrainOptions { lora_dropout: dropout, micro_batch_tokens, ..options(precision, memory) };

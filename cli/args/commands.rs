@@ -10,12 +10,17 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:
-  align-cli score --model M --adapter runs/exo_pair-1 --data pairs.jsonl --json > scores.jsonl")]
+  align-cli score --model M --adapter runs/exo_pair-1 --data pairs.jsonl --json > scores.jsonl
+  align-cli score --model M --reward-model runs/rm_bt-1 --data answers.jsonl --json")]
 pub struct ScoreArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
     pub data: DataArgs,
+    /// Give rewards instead of log-probs: the adapter of a reward model, which `train --loss rm_bt` or PEFT wrote. Rows with an
+    /// answer longer than --max-length are dropped
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["adapter", "reference", "per_token"])]
+    pub reward_model: Option<PathBuf>,
     /// Compare with the bare model, or with an adapter
     #[arg(long, value_name = "base|DIR", default_value = "base")]
     pub reference: ReferenceChoice,

@@ -8,7 +8,7 @@ use crate::reference_cache;
 use crate::report;
 use align_engine::model::adapters::Adapters;
 use align_lora::data::Needs;
-use align_lora::objective::{DataKind, History, KnobKind, KnobValue, Objective};
+use align_lora::objective::{DataKind, History, KnobKind, KnobValue, Objective, Scores};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -16,11 +16,15 @@ use std::sync::Arc;
 pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let run = loaded::run_config(args.model.adapter.as_deref())?;
     let objective = objective(args, knobs, &run)?;
+    if objective.scores() == Scores::Reward && args.model.adapter.is_none() {
+        let name = objective.name();
+        return Err(CliError::Usage(format!("--loss {name} is about a reward model: give its --adapter")));
+    }
     let max_length = loaded::max_length(&args.data, &run);
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
         let loaded = loaded::model(&args.model, &device)?;
-        let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
+        let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter_of(&objective, dir)).transpose()?;
         let reference = loaded.reference(&args.reference)?;
         let precision = args.device.precision.into();
         let choice = reference_cache::choice(args.cache.reference_cache.as_ref(), &objective);
@@ -34,12 +38,12 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         let scoring = Scoring {
             model: &loaded.model,
             adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference },
-            scorers: if objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
+            scorers: Scorers::of(&objective, &loaded.model),
             precision,
             extras: objective.weighting(),
             cache: cache.clone(),
         };
-        let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
+        let encoder = loaded.encoder_of(&objective, args.model.chat_template.as_deref(), max_length, &args.data)?;
         let files = loaded.data_files(&args.data, |demo| match objective.data() {
             DataKind::KWay => demo.scored.clone(),
             DataKind::Pairs | DataKind::Unpaired | DataKind::Sft => demo.pairs_eval.clone(),

@@ -34,7 +34,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         let loaded = loaded::model(&model_args, &device)?;
         let mut facts = json!({ "model": model(&loaded) });
         if let Some(dir) = &args.adapter {
-            facts["adapter"] = adapter(&loaded.adapter(dir)?);
+            facts["adapter"] = adapter(&Adapter::load_either(&loaded.model, dir)?);
         } else {
             let mut config = LoraConfig::default();
             if let Some(text) = &args.target_modules {
@@ -105,6 +105,7 @@ fn adapter(adapter: &Adapter) -> Value {
     let config = adapter.config();
     json!({
         "description": report::adapter(config),
+        "task": config.task.name(),
         "base_model_name_or_path": config.base_model_name_or_path,
         "adapted_layers": adapter.set().iter().count(),
         "trainable_parameters": adapter.trainable_parameters(),

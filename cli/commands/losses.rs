@@ -3,7 +3,7 @@
 use super::{print, print_json};
 use crate::args::LossesArgs;
 use crate::error::CliError;
-use align_lora::objective::{DataKind, Knob, KnobKind, LOSSES, LossSpec, MIXES};
+use align_lora::objective::{DataKind, Knob, KnobKind, LOSSES, LossSpec, MIXES, Scores};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -18,7 +18,7 @@ fn as_json(loss: &LossSpec) -> Value {
     json!({
         "name": loss.name,
         "aliases": loss.other_names().collect::<Vec<_>>(),
-        "data": loss.data.name(),
+        "data": loss.data_name(),
         "reference": loss.reference,
         "source": loss.source,
         "experimental": loss.experimental,
@@ -40,11 +40,17 @@ fn list() -> String {
         let mut line = |name: &str, what: String| writeln!(text, "{name:<18} {what}").expect("a string takes text");
         line(loss.name, format!("{}{mark}", loss.summary));
         let also = if aliases.is_empty() { String::new() } else { format!("; also: {aliases}") };
-        line("", format!("data: {}; source: {}{also}", loss.data.name(), loss.source));
+        let rows = match loss.scores {
+            Scores::LogProbs => String::new(),
+            Scores::Reward => format!(" of {}", loss.data.name()),
+        };
+        line("", format!("data: {}{rows}; source: {}{also}", loss.data_name(), loss.source));
         if !loss.columns.is_empty() {
             line("", format!("columns: {}", loss.columns.join(", ")));
         }
-        line("", format!("knobs: {}", knobs.join(" ")));
+        if !knobs.is_empty() {
+            line("", format!("knobs: {}", knobs.join(" ")));
+        }
     }
     for mix in MIXES {
         writeln!(text, "{:<18} {}: {}; source: {}", mix.name, mix.summary, mix.mix, mix.source).expect("as above");
@@ -53,7 +59,13 @@ fn list() -> String {
 }
 
 /// What a section of the document says of a kind of rows.
-fn heading(data: DataKind) -> (&'static str, &'static str) {
+fn heading(data: DataKind, scores: Scores) -> (&'static str, &'static str) {
+    if scores == Scores::Reward {
+        return (
+            "Reward models",
+            "A score head beside the adapter, trained on the rows of pairs (`rm_bt`) or of scored answers (`rm_rank`).",
+        );
+    }
     match data {
         DataKind::Pairs => ("Pairs", "Rows `{prompt, chosen, rejected}` or `{chosen, rejected}`."),
         DataKind::Unpaired => {
@@ -77,10 +89,12 @@ fn markdown() -> String {
         text += &line;
         text.push('\n');
     };
-    for data in [DataKind::Pairs, DataKind::Unpaired, DataKind::KWay, DataKind::Sft] {
-        let (title, rows) = heading(data);
+    let of_log_probs = [DataKind::Pairs, DataKind::Unpaired, DataKind::KWay, DataKind::Sft];
+    let sections = of_log_probs.chunks(1).map(|data| (data, Scores::LogProbs));
+    for (data, scores) in sections.chain([(&of_log_probs[..], Scores::Reward)]) {
+        let (title, rows) = heading(data[0], scores);
         say(format!("\n## {title}\n\n{rows}"));
-        for loss in LOSSES.iter().filter(|loss| loss.data == data) {
+        for loss in LOSSES.iter().filter(|loss| loss.scores == scores && data.contains(&loss.data)) {
             say(format!("\n### `{}`\n\n{}.", loss.name, loss.summary));
             if loss.experimental {
                 say(format!("\n*{}.*", upper_first(EXPERIMENTAL)));
@@ -97,6 +111,9 @@ fn markdown() -> String {
             }
             for preset in loss.presets {
                 say(format!("- **Under the name** {}", preset_words(loss, preset)));
+            }
+            if loss.all_knobs().next().is_none() {
+                continue;
             }
             say("\n| knob | default | |\n|---|---|---|".to_owned());
             loss.all_knobs().for_each(|knob| say(format!("| `--{}` | {} | {} |", knob.flag, default(knob), knob.help)));

@@ -1,4 +1,4 @@
-//! `score`: log-probs of every answer of every row.
+//! `score`: log-probs of every answer of every row, or its reward.
 
 use super::print;
 use crate::args::ScoreArgs;
@@ -8,7 +8,8 @@ use crate::reference_cache;
 use crate::report;
 use align_engine::autograd::Mode;
 use align_engine::model::adapters::Adapters;
-use align_lora::data::{Answer, Encoded, EncodedRow, Needs, Target, pack};
+use align_lora::adapter::Adapter;
+use align_lora::data::{Answer, Encoded, EncodedRow, LongAnswers, Needs, Target, pack};
 use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -20,24 +21,39 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
         let loaded = loaded::model(&args.model, &device)?;
-        let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
+        let (policy, scorers, long_answers) = match (&args.reward_model, &args.model.adapter) {
+            (Some(dir), _) => {
+                let pad = loaded.model.config().pad_token_id;
+                let head = Adapter::load_reward_model(&loaded.model, dir)?;
+                (Some(head), Scorers::Reward { pad }, LongAnswers::Dropped)
+            }
+            (None, Some(dir)) => (Some(loaded.adapter(dir)?), Scorers::PolicyAndReference, LongAnswers::Cut),
+            (None, None) => (None, Scorers::PolicyAndReference, LongAnswers::Cut),
+        };
         let reference = loaded.reference(&args.reference)?;
         let precision = args.device.precision.into();
         let choice = args.cache.reference_cache.as_ref();
-        let cache = reference_cache::open(choice, &loaded, reference.as_deref(), precision)?.map(Arc::new);
+        let cache = match scorers {
+            Scorers::PolicyAndReference => {
+                reference_cache::open(choice, &loaded, reference.as_deref(), precision)?.map(Arc::new)
+            }
+            Scorers::Policy | Scorers::Reward { .. } => None,
+        };
         if let Some(cache) = &cache {
             reference_cache::summary(cache);
         }
         let scoring = Scoring {
             model: &loaded.model,
             adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference },
-            scorers: Scorers::PolicyAndReference,
+            scorers,
             precision,
             extras: false,
             cache: cache.clone(),
         };
-        let max_length = loaded::max_length(&args.data, &loaded::run_config(args.model.adapter.as_deref())?);
+        let run = args.reward_model.as_deref().or(args.model.adapter.as_deref());
+        let max_length = loaded::max_length(&args.data, &loaded::run_config(run)?);
         let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
+        let encoder = encoder.with_long_answers(long_answers);
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone())?;
         let options = DataOptions {
             needs: Needs::Answers,
@@ -102,6 +118,9 @@ fn score(scoring: &Scoring<'_>, outcomes: &[Encoded], args: &ScoreArgs) -> Resul
                     object.insert("completion".into(), answers.remove(0));
                 }
                 (Target::Rewards(_), answers) => {
+                    if let Scorers::Reward { .. } = scoring.scorers {
+                        object.insert("ranking".into(), ranking(&answers).into());
+                    }
                     object.insert("completions".into(), answers.into());
                 }
             }
@@ -125,7 +144,9 @@ fn tree(row: &EncodedRow) -> Tree<'_> {
 }
 
 fn answer(answer: &Answer, scored: &Scored, forward: &Forward, args: &ScoreArgs) -> Value {
-    let reference = scored.reference.as_ref().expect("`score` asks for the reference");
+    let Some(reference) = &scored.reference else {
+        return json!({ "tokens": answer.kept, "reward": forward.sum(&scored.policy) });
+    };
     let mut object = json!({
         "tokens": answer.scored_tokens(),
         "logps": forward.sum(&scored.policy),
@@ -139,13 +160,25 @@ fn answer(answer: &Answer, scored: &Scored, forward: &Forward, args: &ScoreArgs)
     object
 }
 
-/// The same for people: row, answer, tokens, log-prob, its difference from the reference's.
+/// Places of the answers, the one with the largest reward first; of equal ones the earlier first.
+fn ranking(answers: &[Value]) -> Vec<usize> {
+    let reward = |place: usize| answers[place]["reward"].as_f64().unwrap_or(f64::NAN);
+    let mut places: Vec<usize> = (0..answers.len()).collect();
+    places.sort_by(|&one, &other| reward(other).total_cmp(&reward(one)));
+    places
+}
+
+/// The same for people: row, answer, tokens, log-prob, its difference from the reference's; or its reward, the
+/// answers of a prompt with the best first.
 fn line(row: &Value) -> String {
     let number = &row["row"];
     if let Some(reason) = row["dropped"].as_str() {
         return format!("{number:>6}  dropped: {reason}\n");
     }
     let one = |name: &str, answer: &Value| {
+        if let Some(reward) = answer["reward"].as_f64() {
+            return format!("{number:>6}  {name:<12} {:>6} tokens  reward {reward:>+12.4}\n", answer["tokens"]);
+        }
         let logps = answer["logps"].as_f64().unwrap_or(f64::NAN);
         let log_ratio = logps - answer["reference_logps"].as_f64().unwrap_or(f64::NAN);
         format!(
@@ -155,8 +188,14 @@ fn line(row: &Value) -> String {
     };
     let named = ["chosen", "rejected", "completion"];
     let mut text: String = named.iter().filter_map(|name| Some(one(name, row.get(name)?))).collect();
-    for (i, answer) in row["completions"].as_array().into_iter().flatten().enumerate() {
-        text += &one(&format!("completion {i}"), answer);
+    let completions: Vec<&Value> = row["completions"].as_array().into_iter().flatten().collect();
+    let ranking = row["ranking"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+    let mut order: Vec<usize> = ranking.map(|place| place as usize).collect();
+    if order.is_empty() {
+        order.extend(0..completions.len());
+    }
+    for i in order {
+        text += &one(&format!("completion {i}"), completions[i]);
     }
     text
 }

@@ -14,9 +14,9 @@ use align_engine::model::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
 use align_engine::new_file::{NewFile, NewFileError};
 use align_kernels::Device;
-use align_lora::adapter::{Adapter, LoraConfig};
+use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::data::{Dataset, EncodedPrompt, Encoder, Needs, Shuffle, SpecialTokens, prompts};
-use align_lora::objective::{KnobKind, KnobValue, Objective};
+use align_lora::objective::{KnobKind, KnobValue, Objective, Scores};
 use align_lora::train::{EvalMetrics, Observer, Size, StepMetrics, TrainError, TrainOptions, Trainer};
 use std::fs::File;
 use std::io::Write;
@@ -50,14 +50,18 @@ fn train(
     }
     loaded::check_rejects(&args.data.keep, args.data.on_bad_row)?;
     let loaded = loaded::model(&args.model, device)?;
-    let adapter = adapter(args, &loaded, options.seed)?;
+    let adapter = adapter(args, &loaded, &objective, options.seed)?;
     let options = TrainOptions { lora_dropout: adapter.config().dropout as f32, ..options };
     let reference = match (&args.reference, &args.model.adapter) {
         (Some(choice), _) => loaded.reference(choice)?,
         // training goes on from an adapter: what it was is the reference
-        (None, Some(_)) => Some(adapter.snapshot()?),
-        (None, None) => None,
+        (None, Some(_)) if objective.reference() => Some(adapter.snapshot()?),
+        (None, _) => None,
     };
+    if objective.scores() == Scores::Reward && args.reference.is_some() {
+        let name = objective.name();
+        return Err(CliError::Usage(format!("--reference: loss {name} trains a reward model, which has none")));
+    }
     let kind = needs(objective.data());
     let files = loaded.data_files(&args.data, |demo| match kind {
         Needs::Labels => demo.labelled.clone(),
@@ -129,7 +133,11 @@ fn train(
         None if args.data.on_bad_row == OnBadRowChoice::Skip => rejects.save(&folder.path().join(REJECTS))?,
         None => {}
     }
-    let show = DemoPrompts::new(args, &loaded)?;
+    let show = match trainer.objective().scores() {
+        Scores::LogProbs => DemoPrompts::new(args, &loaded)?,
+        // a reward model has no answers of its own
+        Scores::Reward => None,
+    };
     if let Some(show) = &show {
         show.print("before training", &loaded, None)?;
     }
@@ -192,7 +200,7 @@ fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
 }
 
 /// The adapter that is trained: that of `--adapter`, or a fresh one.
-fn adapter(args: &TrainArgs, loaded: &LoadedModel, seed: u64) -> Result<Adapter, CliError> {
+fn adapter(args: &TrainArgs, loaded: &LoadedModel, objective: &Objective, seed: u64) -> Result<Adapter, CliError> {
     if let Some(dir) = &args.model.adapter {
         let shape = [
             (args.lora_rank.is_some(), "--lora-rank"),
@@ -205,7 +213,7 @@ fn adapter(args: &TrainArgs, loaded: &LoadedModel, seed: u64) -> Result<Adapter,
                 "{flag} describes a fresh adapter; that of --adapter keeps its own shape"
             )));
         }
-        let mut adapter = loaded.adapter(dir)?;
+        let mut adapter = loaded.adapter_of(objective, dir)?;
         if let Some(dropout) = args.lora_dropout {
             adapter.set_dropout(dropout)?;
         }
@@ -221,6 +229,10 @@ fn adapter(args: &TrainArgs, loaded: &LoadedModel, seed: u64) -> Result<Adapter,
         say!("warning: --target-modules {name}: no layer of the model has that name");
     }
     let config = LoraConfig {
+        task: match objective.scores() {
+            Scores::LogProbs => Task::CausalLm,
+            Scores::Reward => Task::SequenceClassification,
+        },
         rank: args.lora_rank.map_or(defaults.rank, |rank| rank as usize),
         alpha: args.lora_alpha.unwrap_or(defaults.alpha),
         dropout: args.lora_dropout.unwrap_or(defaults.dropout),
@@ -262,11 +274,16 @@ fn summary(
     };
     say!("device: {}, products in {precision}", device.describe());
     let layers = adapter.set().iter().count();
+    let head = if adapter.set().score_head().is_some() { " and a score head" } else { "" };
     let trained = report::count(adapter.trainable_parameters() as u64);
-    say!("adapter: {} on {layers} linear layers, {trained} trainable parameters", report::adapter(adapter.config()));
+    say!(
+        "adapter: {} on {layers} linear layers{head}, {trained} trainable parameters",
+        report::adapter(adapter.config())
+    );
     let objective = trainer.objective();
     say!("loss: {} ({})", objective.name(), report::knobs(objective));
     let reference = match (&args.reference, &args.model.adapter) {
+        _ if objective.scores() == Scores::Reward => "none: a reward model scores each answer by itself".to_owned(),
         (Some(ReferenceChoice::Adapter(dir)), _) => format!("the model with {}", dir.display()),
         (None, Some(dir)) => format!("the starting state, {}", dir.display()),
         (Some(ReferenceChoice::Base), _) | (None, None) => "the model without an adapter".to_owned(),

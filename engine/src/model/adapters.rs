@@ -18,16 +18,17 @@ pub struct LowRank {
     pub scaling: f32,
 }
 
-/// The low-rank updates of one adapter: at most one for each linear layer.
+/// The parameters of one adapter: at most one low-rank update for each linear layer, and a reward model's score head.
 #[derive(Debug, Clone, Default)]
 pub struct AdapterSet {
     by_linear: Vec<Option<LowRank>>,
+    score_head: Option<Param>,
 }
 
 impl AdapterSet {
     /// An adapter for a model with `linears` linear layers, without updates.
     pub fn new(linears: usize) -> AdapterSet {
-        AdapterSet { by_linear: vec![None; linears] }
+        AdapterSet { by_linear: vec![None; linears], score_head: None }
     }
 
     /// Puts an update on a linear layer.
@@ -40,10 +41,20 @@ impl AdapterSet {
         self.by_linear.get(linear.0).and_then(Option::as_ref)
     }
 
-    /// The parameters of all updates, in the order of their ids.
+    /// Puts a score head on the final norm's output, `[1, hidden_size]`: the adapter is a reward model's.
+    pub fn set_score_head(&mut self, head: Param) {
+        self.score_head = Some(head);
+    }
+
+    /// The score head, if it is the adapter of a reward model.
+    pub fn score_head(&self) -> Option<&Param> {
+        self.score_head.as_ref()
+    }
+
+    /// All parameters, in the order of their ids.
     pub fn params(&self) -> Vec<Param> {
-        let mut params: Vec<Param> =
-            self.iter().flat_map(|(_, update)| [update.lora_a.clone(), update.lora_b.clone()]).collect();
+        let updates = self.iter().flat_map(|(_, update)| [update.lora_a.clone(), update.lora_b.clone()]);
+        let mut params: Vec<Param> = updates.chain(self.score_head.clone()).collect();
         params.sort_by_key(Param::id);
         params
     }

@@ -65,6 +65,9 @@ pub struct ModelConfig {
     /// Ids that end a text, as `config.json` has them; see `generation_config`.
     pub eos_token_ids: Vec<u32>,
     pub bos_token_id: Option<u32>,
+    /// What rows are filled up with in a batch of other software, by `config.json` or the family's default. A reward model does not score
+    /// this token: its score is that of the last other one.
+    pub pad_token_id: Option<u32>,
     /// What the weights are said to be stored in; the files decide.
     pub dtype: Option<String>,
     /// What stands before `embed_tokens` and `layers` in the weights' names: the first prefix that the checkpoint has.
@@ -93,6 +96,7 @@ pub(super) struct Defaults {
     pub max_position_embeddings: usize,
     pub rms_norm_eps: f64,
     pub tie_word_embeddings: bool,
+    pub pad_token_id: Option<u32>,
     /// Key and value of the activation.
     pub activation: (&'static str, &'static str),
 }
@@ -207,6 +211,10 @@ impl ModelConfig {
             ropes: Vec::new(),
             eos_token_ids: json.token_ids("eos_token_id")?,
             bos_token_id: json.token_ids("bos_token_id")?.first().copied(),
+            pad_token_id: match json.has("pad_token_id") {
+                true => json.pad_token_id()?,
+                false => defaults.pad_token_id,
+            },
             dtype: json.text_opt("dtype")?.or(json.text_opt("torch_dtype")?).map(str::to_owned),
             tensor_prefixes: &["model."],
             module_prefix: "model.",

@@ -199,6 +199,17 @@ impl ConfigJson {
         }
     }
 
+    /// `pad_token_id`: a token, or none if it is null or negative, as some files have it.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`], [`ConfigError::Value`].
+    pub fn pad_token_id(&self) -> Result<Option<u32>, ConfigError> {
+        match self.get("pad_token_id").and_then(Value::as_i64) {
+            Some(id) if id < 0 => Ok(None),
+            _ => Ok(self.token_ids("pad_token_id")?.first().copied()),
+        }
+    }
+
     /// The error for a value that is not accepted.
     pub fn refuse(&self, key: &str, expected: impl Into<String>, found: impl std::fmt::Display) -> ConfigError {
         ConfigError::Value {

@@ -19,6 +19,8 @@ pub struct Footprint<'m> {
     /// Whether the adapters' inputs are masked.
     dropout: bool,
     layers: Vec<Ranks>,
+    /// Whether a reward model's head scores the rows, in place of the output embedding.
+    score_head: bool,
     /// The projections of a layer, in the order of use: those that read one input together.
     stacks: [Stack; 4],
 }
@@ -132,7 +134,8 @@ impl<'m> Footprint<'m> {
         };
         let ranks: Vec<usize> = model.linears().iter().map(rank).collect();
         let layers = ranks.chunks(first).map(<[usize]>::to_vec).collect();
-        Footprint { config, device: model.device(), precision, dropout, layers, stacks }
+        let score_head = adapters.policy.as_ref().is_some_and(|set| set.score_head().is_some());
+        Footprint { config, device: model.device(), precision, dropout, layers, score_head, stacks }
     }
 
     /// Bytes of a pass whose last `layers_kept` layers keep what their backward pass needs; without a backward pass where no row
@@ -182,9 +185,20 @@ impl<'m> Footprint<'m> {
         bytes
     }
 
-    /// Bytes of the gradients of all updates.
+    /// Bytes of the gradients of all parameters.
     pub fn gradient_bytes(&self) -> u64 {
-        self.layers.iter().map(|ranks| self.update_sizes(ranks) as u64).sum()
+        let updates: u64 = self.layers.iter().map(|ranks| self.update_sizes(ranks) as u64).sum();
+        updates + self.score_head_bytes() as u64
+    }
+
+    /// Bytes of a score head; 0 without one.
+    fn score_head_bytes(&self) -> usize {
+        if self.score_head { self.config.hidden_size * F32 } else { 0 }
+    }
+
+    /// Numbers that the head gives for a scored row: logits of the whole vocabulary, or one score.
+    fn head_outputs(&self) -> usize {
+        if self.score_head { 1 } else { self.config.vocab_size }
     }
 
     /// What the threads keep for packing.
@@ -193,7 +207,7 @@ impl<'m> Footprint<'m> {
         let head = StackShape {
             m: scored,
             k: self.config.hidden_size,
-            pieces: &[self.config.vocab_size.min(512)],
+            pieces: &[self.head_outputs().min(512)],
             rank: 0,
             residual: false,
             own_inputs: false,
@@ -242,10 +256,13 @@ impl<'m> Footprint<'m> {
         }
         let scratch = self.head_scratch(scored);
         let ledger = &mut walk.ledger;
-        ledger.take(scored * F32); // d_logps
+        ledger.take(scored * F32); // d_logps, or d_scores
+        if gradients == Gradients::Fresh {
+            ledger.take(self.score_head_bytes());
+        }
         ledger.take(scored * hidden * float); // d_hidden
         ledger.pass(scratch.backward);
-        ledger.free(scored * (2 * F32 + hidden * float)); // what token_logps kept, and d_logps
+        ledger.free(scored * (self.saved_by_head() + F32 + hidden * float)); // what the head kept, and d_logps
         ledger.take(scored * hidden * F32);
         ledger.free(scored * (hidden * (float + F32) + F32)); // d_hidden, and what the norm kept
         ledger.take(n * hidden * F32);
@@ -273,7 +290,17 @@ impl<'m> Footprint<'m> {
         walk.ledger = inner.ledger;
     }
 
+    /// Bytes that the head saves for a scored row, beside its input: `token_logps` its log-sum-exp, `score_head` nothing.
+    fn saved_by_head(&self) -> usize {
+        if self.score_head { 0 } else { F32 }
+    }
+
     fn head_scratch(&self, scored: usize) -> align_kernels::ScratchBytes {
+        if self.score_head {
+            // its products are in f32 whatever lies between the others
+            let widened = if self.float() == F32 { 0 } else { scored * self.config.hidden_size * F32 };
+            return align_kernels::ScratchBytes { forward: widened, backward: widened };
+        }
         let sizes = [self.config.vocab_size, self.config.hidden_size];
         token_logps::scratch_bytes(self.device, self.precision, self.precision.into(), scored, sizes)
     }
@@ -370,18 +397,19 @@ impl Walk<'_> {
         self.release(hidden * F32);
     }
 
-    /// Gathered rows, their norm, the log-probs; the last layer's output goes.
+    /// Gathered rows, their norm, the log-probs or scores; the last layer's output goes.
     fn head(&mut self, scored: usize, with_gradient: usize) {
         let (hidden, float) = (self.of.config.hidden_size, self.of.float());
         let (all_rows, grad) = (self.rows, self.grad);
         self.ledger.take(scored * hidden * F32);
         (self.rows, self.grad) = (scored, with_gradient);
         self.norm(hidden * F32, hidden);
-        self.ledger.take(2 * scored * F32);
+        let saved = self.of.saved_by_head();
+        self.ledger.take(scored * (F32 + saved));
         self.ledger.pass(self.of.head_scratch(scored).forward);
         self.keep(hidden * float);
-        self.keep(F32);
-        self.release(F32);
+        self.keep(saved);
+        self.release(saved);
         self.release(hidden * float);
         self.release(hidden * F32);
         (self.rows, self.grad) = (all_rows, grad);

@@ -18,6 +18,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         max_position_embeddings: 8192,
         rms_norm_eps: 1e-6,
         tie_word_embeddings: true,
+        pad_token_id: Some(0),
         activation: ("hidden_activation", "gelu_pytorch_tanh"),
     };
     let mut config = ModelConfig::decoder("gemma2", json, &defaults)?;

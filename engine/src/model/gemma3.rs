@@ -47,6 +47,7 @@ fn read_text(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         max_position_embeddings: 131_072,
         rms_norm_eps: 1e-6,
         tie_word_embeddings: true,
+        pad_token_id: Some(0),
         activation: ("hidden_activation", "gelu_pytorch_tanh"),
     };
     let mut config = ModelConfig::decoder("gemma3", json, &defaults)?;

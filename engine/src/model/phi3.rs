@@ -18,6 +18,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         max_position_embeddings: 4096,
         rms_norm_eps: 1e-5,
         tie_word_embeddings: false,
+        pad_token_id: Some(32_000),
         activation: ("hidden_act", "silu"),
     };
     let mut config = ModelConfig::decoder("phi3", json, &defaults)?;

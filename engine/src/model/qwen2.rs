@@ -17,6 +17,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         max_position_embeddings: 32768,
         rms_norm_eps: 1e-6,
         tie_word_embeddings: false,
+        pad_token_id: None,
         activation: ("hidden_act", "silu"),
     };
     let mut config = ModelConfig::decoder("qwen2", json, &defaults)?;

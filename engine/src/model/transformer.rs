@@ -4,11 +4,12 @@ use super::adapters::{Adapters, LinearId};
 use super::block::{Block, LinearInfo};
 use super::layout::{Layout, Norm, Projection};
 use super::{ModelConfig, RopeConfig, RopeVariant};
+use crate::autograd::param::Param;
 use crate::autograd::{Segment, Tape, Var, checkpoint};
 use crate::error::EngineError;
 use crate::free_memory::free_bytes;
 use crate::generate::KvCache;
-use crate::ops::{self, Linear, ScoredTokens, TokenLogps};
+use crate::ops::{self, Linear, ScoredRows, ScoredTokens, TokenLogps};
 use crate::rows::{Masks, Pass, RopeTable, RowPlan};
 use crate::weights::{Checkpoint, Frozen, FrozenVector, LoadError, ReadAhead};
 use align_kernels::gemm::{self, Accumulate};
@@ -230,15 +231,44 @@ impl Model {
     /// # Errors
     /// [`align_kernels::KernelError`].
     pub fn token_logps(&self, tape: &mut Tape, inputs: &Inputs, layers_kept: usize) -> Result<TokenLogps> {
-        let mut x = self.embed(tape, &inputs.ids)?;
+        let x = self.final_states(tape, &inputs.ids, &inputs.scored.rows, inputs.scored.policy, layers_kept)?;
+        let cap = self.config.final_logit_softcapping;
+        ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, inputs.with_extras)
+    }
+
+    /// Scores of some rows by a reward model's head, `[scored.rows.len(), 1]`; the output embedding takes no part. `ids` and `layers_kept` as
+    /// in [`Model::token_logps`].
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn scores(
+        &self,
+        tape: &mut Tape,
+        ids: &Buffer<u32>,
+        scored: &ScoredRows,
+        head: &Param,
+        layers_kept: usize,
+    ) -> Result<Var> {
+        let x = self.final_states(tape, ids, &scored.rows, scored.policy, layers_kept)?;
+        ops::score_head(tape, &x, head)
+    }
+
+    /// The rows in `index` after the final norm; the first `policy` of them have a gradient.
+    fn final_states(
+        &self,
+        tape: &mut Tape,
+        ids: &Buffer<u32>,
+        index: &Rc<Buffer<u32>>,
+        policy: usize,
+        layers_kept: usize,
+    ) -> Result<Var> {
+        let mut x = self.embed(tape, ids)?;
         let recomputed = self.blocks.len().saturating_sub(layers_kept);
         for (i, block) in self.blocks.iter().enumerate() {
             x = if i < recomputed { checkpoint(tape, &x, self.segment(i))? } else { block.forward(tape, &x, None)? };
         }
-        let x = ops::gather_rows(tape, &x, &inputs.scored.rows, inputs.scored.policy)?;
-        let x = self.final_norm(tape, &x)?;
-        let cap = self.config.final_logit_softcapping;
-        ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, inputs.with_extras)
+        let x = ops::gather_rows(tape, &x, index, policy)?;
+        self.final_norm(tape, &x)
     }
 
     /// Logits `[index.len(), vocab_size]` of the rows in `index`, through the cache.

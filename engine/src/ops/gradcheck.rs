@@ -57,6 +57,7 @@ struct World {
     rope: Rc<RopeTable>,
     adapter: Arc<AdapterSet>,
     scored: ScoredTokens,
+    score_head: Param,
 }
 
 impl World {
@@ -82,6 +83,7 @@ impl World {
             targets: Rc::new(device.upload("test", &[10u32, 0, 4, 4]).unwrap()),
             policy: 3,
         };
+        let score_head = param(2, [1, 8]);
         let (norm, head_norm, other_head_norm) = (vector(8, 2), vector(4, 3), vector(4, 4));
         World {
             square,
@@ -92,6 +94,7 @@ impl World {
             rope: Rc::new(rope),
             adapter: Arc::new(set),
             scored,
+            score_head,
             device,
         }
     }
@@ -139,6 +142,10 @@ const CASES: &[(&str, &[usize], Option<f32>, Run)] = &[
     ("rms_norm", &[8], None, |w, tape, x| rms_norm(tape, &x[0], &w.norm, 1e-3, 0.0)),
     ("rope", &[8], None, |w, tape, x| rope(tape, x[0].clone(), [1, 8], &w.rope)),
     ("rope of heads and what follows", &[16], None, |w, tape, x| rope(tape, x[0].clone(), [3, 4], &w.rope)),
+    ("score_head", &[8], None, |w, tape, x| {
+        let rows = gather_rows(tape, &x[0], &w.scored.rows, w.scored.policy)?;
+        score_head(tape, &rows, &w.score_head)
+    }),
     ("token_logps", &[8], None, |w, tape, x| {
         let rows = gather_rows(tape, &x[0], &w.scored.rows, w.scored.policy)?;
         Ok(token_logps(tape, &rows, &w.head, &w.scored, Some(3.0), false)?.logps)
@@ -195,22 +202,25 @@ fn every_op_has_the_gradient_of_its_forward() {
                 forward(&w, dropout, run, &moved, &c).0
             });
         }
-        for (_, update) in w.adapter.iter() {
-            for param in [&update.lora_a, &update.lora_b] {
-                let Some(grad) = params.get(param.id()) else { continue };
-                compare(format!("param{}", param.id().0), &grad.download(), &|i, h| {
-                    let before = param.read().download();
-                    let mut moved = before.clone();
-                    moved[i] += h;
-                    *param.write() = w.device.upload("test", &moved).unwrap();
-                    let value = forward(&w, dropout, run, &x, &c).0;
-                    *param.write() = w.device.upload("test", &before).unwrap();
-                    value
-                });
-            }
+        for param in w.adapter.params().iter().chain([&w.score_head]) {
+            let Some(grad) = params.get(param.id()) else { continue };
+            compare(format!("param{}", param.id().0), &grad.download(), &|i, h| {
+                let before = param.read().download();
+                let mut moved = before.clone();
+                moved[i] += h;
+                *param.write() = w.device.upload("test", &moved).unwrap();
+                let value = forward(&w, dropout, run, &x, &c).0;
+                *param.write() = w.device.upload("test", &before).unwrap();
+                value
+            });
         }
-        let adapted = name.starts_with("linear") || name == "checkpoint";
-        assert_eq!(params.iter().count(), if adapted { 2 } else { 0 }, "{name}: gradients of parameters");
+        let with_params = match name {
+            "score_head" => 1,
+            "checkpoint" => 2,
+            name if name.starts_with("linear") => 2,
+            _ => 0,
+        };
+        assert_eq!(params.iter().count(), with_params, "{name}: gradients of parameters");
     }
 }
 

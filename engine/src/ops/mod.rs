@@ -11,6 +11,7 @@ mod head_norm;
 mod linear;
 mod rms_norm;
 mod rope;
+mod score_head;
 mod token_logps;
 
 pub use add::add;
@@ -22,4 +23,5 @@ pub use head_norm::head_norm;
 pub use linear::{Linear, linear};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
+pub use score_head::{ScoredRows, score_head};
 pub use token_logps::{ScoredTokens, TokenLogps, token_logps};

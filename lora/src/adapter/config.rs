@@ -14,9 +14,36 @@ const ALPHA: std::ops::RangeInclusive<f64> = 1e-9..=1e9;
 /// The version of PEFT whose form is written.
 const PEFT_VERSION: &str = "0.21.2";
 
+/// `task_type` of the file: what the adapted model gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Task {
+    /// Log-probs of the next token.
+    #[default]
+    CausalLm,
+    /// One number for a sequence, by a head of the adapter's own: a reward model.
+    SequenceClassification,
+}
+
+impl Task {
+    /// As PEFT writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Task::CausalLm => "CAUSAL_LM",
+            Task::SequenceClassification => "SEQ_CLS",
+        }
+    }
+}
+
+/// What PEFT calls the head of a sequence classifier: it saves a model's own name for it and this one.
+const HEADS: [&str; 2] = ["classifier", SCORE];
+/// The head's name in every family here.
+pub(super) const SCORE: &str = "score";
+
 /// What an adapter is, besides its values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraConfig {
+    /// `task_type` of the file; with [`Task::SequenceClassification`] its `modules_to_save` is the score head.
+    pub task: Task,
     /// `r` of the file: rows of A, columns of B.
     pub rank: usize,
     /// `lora_alpha` of the file.
@@ -46,6 +73,7 @@ impl Default for LoraConfig {
     /// Rank 16, alpha 32, every linear layer.
     fn default() -> LoraConfig {
         LoraConfig {
+            task: Task::CausalLm,
             rank: 16,
             alpha: 32.0,
             dropout: 0.0,
@@ -118,10 +146,13 @@ impl LoraConfig {
     pub fn from_json(object: &Map<String, Value>) -> Result<LoraConfig, ConfigFault> {
         let object = Object(object);
         object.only("peft_type", "LORA", "an adapter other than LoRA", Absent::Refused)?;
-        object.only("task_type", "CAUSAL_LM", "a task other than CAUSAL_LM", Absent::Fine)?;
+        let task = object.task()?;
         object.only("bias", "none", "training biases", Absent::Fine)?;
         for (key, feature) in NOT_BUILT {
             if let Some(value) = object.value(key).filter(|value| !is_nothing(value)) {
+                if key == "modules_to_save" && task == Task::SequenceClassification && is_score_head(value) {
+                    continue;
+                }
                 return Err(ConfigFault::Unsupported { key, found: shown(value), feature });
             }
         }
@@ -134,6 +165,7 @@ impl LoraConfig {
             }
         }
         let config = LoraConfig {
+            task,
             rank: object.whole_number("r")?.unwrap_or(8),
             alpha: object.number("lora_alpha")?.unwrap_or(8.0),
             dropout: object.number("lora_dropout")?.unwrap_or(0.0),
@@ -252,7 +284,13 @@ impl LoraConfig {
             ("lora_ga_config", nothing.clone()),
             ("megatron_config", nothing.clone()),
             ("megatron_core", Value::from("megatron.core")),
-            ("modules_to_save", nothing.clone()),
+            (
+                "modules_to_save",
+                match self.task {
+                    Task::CausalLm => Value::Null,
+                    Task::SequenceClassification => Value::from(vec![SCORE]),
+                },
+            ),
             ("monteclora_config", nothing.clone()),
             ("peft_type", Value::from("LORA")),
             ("peft_version", Value::from(PEFT_VERSION)),
@@ -262,7 +300,7 @@ impl LoraConfig {
             ("revision", text(&self.revision)),
             ("target_modules", target_modules),
             ("target_parameters", nothing.clone()),
-            ("task_type", Value::from("CAUSAL_LM")),
+            ("task_type", Value::from(self.task.name())),
             ("trainable_token_indices", nothing.clone()),
             ("use_bdlora", nothing.clone()),
             ("use_dora", Value::from(false)),
@@ -393,6 +431,16 @@ impl<'a> Object<'a> {
         }
     }
 
+    fn task(&self) -> Result<Task, ConfigFault> {
+        let Some(value) = self.value("task_type") else { return Ok(Task::CausalLm) };
+        let tasks = [Task::CausalLm, Task::SequenceClassification];
+        tasks.into_iter().find(|task| value.as_str() == Some(task.name())).ok_or_else(|| ConfigFault::Unsupported {
+            key: "task_type",
+            found: shown(value),
+            feature: "a task other than CAUSAL_LM and SEQ_CLS",
+        })
+    }
+
     /// Keys of a later PEFT are fine as long as they hold nothing.
     fn nothing_unknown(&self) -> Result<(), ConfigFault> {
         const READ: [&str; 15] = [
@@ -422,6 +470,13 @@ impl<'a> Object<'a> {
             }
         }
     }
+}
+
+/// Whether `modules_to_save` is the score head and nothing else.
+fn is_score_head(modules: &Value) -> bool {
+    let names = modules.as_array().into_iter().flatten().map(Value::as_str);
+    names.clone().any(|name| name == Some(SCORE))
+        && names.clone().all(|name| name.is_some_and(|name| HEADS.contains(&name)))
 }
 
 /// Null, false, or empty: a method that is not used.

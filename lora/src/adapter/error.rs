@@ -1,5 +1,6 @@
 //! What can be wrong with an adapter.
 
+use super::config::Task;
 use align_engine::JsonError;
 use align_engine::weights::{LoadError, WriteError};
 use align_kernels::KernelError;
@@ -82,6 +83,21 @@ pub enum AdapterError {
         "{path}: tensor `{tensor}` is {found:?}, this model needs {expected:?}; is this the adapter of another model?"
     )]
     Shape { path: PathBuf, tensor: String, found: Vec<usize>, expected: [usize; 2] },
+    /// A reward model's adapter where log-probs are wanted, or the reverse.
+    #[error("{path}: `task_type` is {}: {}", .found.name(), task_hint(*.needed))]
+    Task { path: PathBuf, found: Task, needed: Task },
+    /// A reward model without its head.
+    #[error(
+        "{path}: `{tensor}` is missing, the score head that `task_type` SEQ_CLS in adapter_config.json promises; save the adapter \
+         again with \"score\" in `modules_to_save`"
+    )]
+    NoScoreHead { path: PathBuf, tensor: String },
+    /// A head of another width than the model's, or of several numbers.
+    #[error(
+        "{path}: tensor `{tensor}` is {found:?}, the score head of a reward model on this model is [1, {hidden_size}]; is this the \
+         adapter of another model, or a classifier of several labels?"
+    )]
+    ScoreHead { path: PathBuf, tensor: String, found: Vec<usize>, hidden_size: usize },
     /// NaN or infinity.
     #[error(
         "{path}: `{tensor}` holds {value} at element {element}; the run that wrote it diverged, take an earlier checkpoint"
@@ -137,6 +153,18 @@ fn counted(n: usize, one: &str, several: &str) -> String {
 fn first(names: &[String], count: usize) -> String {
     let more = if names.len() < count { ", ..." } else { "" };
     format!("{}{more}", names.join(", "))
+}
+
+fn task_hint(needed: Task) -> &'static str {
+    match needed {
+        Task::CausalLm => {
+            "a reward model's adapter, whose score head gives rewards and no log-probs, and has no place in a language model; give it \
+             to `score --reward-model`, or to `train` or `eval` with --loss rm_bt or rm_rank"
+        }
+        Task::SequenceClassification => {
+            "an adapter without a score head; a reward model is trained with `train --loss rm_bt` or rm_rank"
+        }
+    }
 }
 
 fn pickle_hint(there: bool) -> &'static str {

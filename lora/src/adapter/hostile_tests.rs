@@ -66,10 +66,10 @@ const CONFIG_FAULTS: &[Fault] = &[
         says: &["peft_type", "LOHA"],
     },
     Fault {
-        what: "a classifier",
-        spoil: |files| files.config["task_type"] = value!("SEQ_CLS"),
+        what: "another task",
+        spoil: |files| files.config["task_type"] = value!("TOKEN_CLS"),
         expected: is_unsupported_key,
-        says: &["task_type", "SEQ_CLS"],
+        says: &["task_type", "TOKEN_CLS"],
     },
     Fault {
         what: "trained biases",

@@ -3,8 +3,9 @@
 //! Streaming: a tensor is read from the mapped file, computed in pieces of some rows and written, so that the memory needed does
 //! not grow with the model. All is written into a folder beside the output, which gets the output's name when it is complete.
 
+use super::config::Task;
 use super::error::AdapterError;
-use super::peft;
+use super::peft::{self, Contents, Wanted};
 use align_engine::model::adapters::LinearId;
 use align_engine::model::{ConfigError, Layout, LinearInfo, ModelConfig};
 use align_engine::weights::{
@@ -106,7 +107,9 @@ impl Merge<'_> {
     pub fn run(self, device: &Device, progress: &mut dyn FnMut(u64, u64)) -> Result<MergeReport, MergeError> {
         self.check_output()?;
         let base = Base::open(self.model)?;
-        let (_, updates) = peft::read(self.adapter, &base.linears, base.config.module_prefix)?;
+        // a language model has no place for a score head
+        let wanted = Wanted { task: Some(Task::CausalLm), hidden_size: base.config.hidden_size };
+        let Contents { updates, .. } = peft::read(self.adapter, &base.linears, base.config.module_prefix, wanted)?;
         let mut deltas = BTreeMap::new();
         for update in updates {
             let linear = &base.linears[update.choice.linear];

@@ -6,7 +6,7 @@ mod merge;
 mod peft;
 mod targets;
 
-pub use config::LoraConfig;
+pub use config::{LoraConfig, Task};
 pub use error::{AdapterError, ConfigFault};
 pub use merge::{Existing, Merge, MergeError, MergeReport};
 pub use targets::{Choice, ModuleNames, Modules, Targets};
@@ -16,7 +16,7 @@ use align_engine::model::adapters::{AdapterSet, LowRank};
 use align_engine::model::{LinearInfo, Model};
 use align_kernels::rng::Key;
 use align_kernels::{Device, KernelError};
-use peft::{Half, Tensor, Update};
+use peft::{Contents, Half, Tensor, Update, Wanted};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,6 +35,10 @@ impl Adapter {
     /// on the seed and on its place in the model, not on the other targets.
     ///
     /// `all-linear` becomes the list of names that it stands for, so that the written configuration is read alike everywhere.
+    ///
+    /// With [`Task::SequenceClassification`] it has a score head of zeros: every reward is exactly 0, so that the first loss is exactly
+    /// `ln 2` and no answer is preferred by chance (transformers draws normal numbers instead). The layers' updates have a gradient from
+    /// the second step on.
     ///
     /// # Errors
     /// [`AdapterError::Options`], [`AdapterError::Kernel`].
@@ -56,17 +60,43 @@ impl Adapter {
             let lora_a = (0..choice.rank * in_features).map(|i| bound * (2.0 * key.unit(i as u64) - 1.0)).collect();
             Update { choice, lora_a, lora_b: vec![0.0; out_features * choice.rank] }
         });
-        Ok(Adapter::on_device(model.device(), linears, config, updates)?)
+        let score_head = match config.task {
+            Task::CausalLm => None,
+            Task::SequenceClassification => Some(vec![0.0; model.config().hidden_size]),
+        };
+        Ok(Adapter::on_device(model.device(), linears, config, updates, score_head)?)
     }
 
-    /// Reads the adapter that PEFT or [`Adapter::save`] wrote to `dir`. Values in 16 bits are widened.
+    /// Reads the adapter of a language model that PEFT or [`Adapter::save`] wrote to `dir`. Values in 16 bits are widened.
     ///
     /// # Errors
-    /// Every variant of [`AdapterError`] that speaks of reading: the adapter must fit the model and its configuration exactly.
+    /// Every variant of [`AdapterError`] that speaks of reading: the adapter must fit the model and its configuration exactly, and
+    /// have no score head.
     pub fn load(model: &Model, dir: &Path) -> Result<Adapter, AdapterError> {
+        Adapter::read(model, dir, Some(Task::CausalLm))
+    }
+
+    /// The same for the adapter of a reward model.
+    ///
+    /// # Errors
+    /// As [`Adapter::load`], but that a score head must be there.
+    pub fn load_reward_model(model: &Model, dir: &Path) -> Result<Adapter, AdapterError> {
+        Adapter::read(model, dir, Some(Task::SequenceClassification))
+    }
+
+    /// The same for an adapter of either kind.
+    ///
+    /// # Errors
+    /// As [`Adapter::load`].
+    pub fn load_either(model: &Model, dir: &Path) -> Result<Adapter, AdapterError> {
+        Adapter::read(model, dir, None)
+    }
+
+    fn read(model: &Model, dir: &Path, task: Option<Task>) -> Result<Adapter, AdapterError> {
         let linears = model.linears();
-        let (config, updates) = peft::read(dir, linears, model.config().module_prefix)?;
-        Ok(Adapter::on_device(model.device(), linears, config, updates)?)
+        let wanted = Wanted { task, hidden_size: model.config().hidden_size };
+        let Contents { config, updates, score_head } = peft::read(dir, linears, model.config().module_prefix, wanted)?;
+        Ok(Adapter::on_device(model.device(), linears, config, updates, score_head)?)
     }
 
     fn on_device(
@@ -74,6 +104,7 @@ impl Adapter {
         linears: &[LinearInfo],
         config: LoraConfig,
         updates: impl IntoIterator<Item = Update>,
+        score_head: Option<Vec<f32>>,
     ) -> Result<Adapter, KernelError> {
         let mut set = AdapterSet::new(linears.len());
         let mut keys = Vec::new();
@@ -85,6 +116,10 @@ impl Adapter {
             let lora_b = Param::new(device, ParamId(keys.len()), [*out_features, rank], &lora_b)?;
             keys.push(peft::key(name, Half::B));
             set.insert(*id, LowRank { lora_a, lora_b, scaling: choice.scaling });
+        }
+        if let Some(head) = score_head {
+            set.set_score_head(Param::new(device, ParamId(keys.len()), [1, head.len()], &head)?);
+            keys.push(peft::score_key());
         }
         Ok(Adapter { device: device.clone(), config, set: Arc::new(set), keys })
     }
@@ -124,10 +159,11 @@ impl Adapter {
         &self.set
     }
 
-    /// Its parameters with their names in PEFT's file, in the order of their ids: the model's order, A before B.
+    /// Its parameters with their names in PEFT's file, in the order of their ids: the model's order, A before B, the
+    /// score head last.
     pub fn params(&self) -> impl Iterator<Item = (String, &Param)> {
         let params = self.set.iter().flat_map(|(_, update)| [&update.lora_a, &update.lora_b]);
-        self.keys.iter().cloned().zip(params)
+        self.keys.iter().cloned().zip(params.chain(self.set.score_head()))
     }
 
     /// Number of elements of all its parameters.
@@ -146,6 +182,9 @@ impl Adapter {
             let (lora_a, lora_b) = (copy(&update.lora_a)?, copy(&update.lora_b)?);
             set.insert(linear, LowRank { lora_a, lora_b, scaling: update.scaling });
         }
+        if let Some(head) = self.set.score_head() {
+            set.set_score_head(copy(head)?);
+        }
         Ok(Arc::new(set))
     }
 }
@@ -159,6 +198,8 @@ mod fixtures;
 mod golden_tests;
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod reward_tests;
 // links between files, and a shell that limits their size
 #[cfg(all(test, unix))]
 mod merge_tests;

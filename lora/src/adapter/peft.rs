@@ -1,8 +1,9 @@
 //! `adapter_model.safetensors` as PEFT names and shapes its tensors, both ways.
 //!
-//! `base_model.model.` + module + `.lora_A.weight` `[rank, in_features]` and `.lora_B.weight` `[out_features, rank]`.
+//! `base_model.model.` + module + `.lora_A.weight` `[rank, in_features]` and `.lora_B.weight` `[out_features, rank]`; of a reward
+//! model `base_model.model.score.weight` `[1, hidden_size]` too.
 
-use super::config::LoraConfig;
+use super::config::{LoraConfig, SCORE, Task};
 use super::error::AdapterError;
 use super::targets::{Choice, Modules};
 use align_engine::model::LinearInfo;
@@ -49,6 +50,29 @@ pub(super) fn key(module: &str, half: Half) -> String {
     format!("{PREFIX}{module}{}", half.suffix())
 }
 
+/// The tensor's name of the score head.
+pub(super) fn score_key() -> String {
+    format!("{PREFIX}{SCORE}.weight")
+}
+
+/// An adapter's two files.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub config: LoraConfig,
+    pub updates: Vec<Update>,
+    /// `[1, hidden_size]`, of a reward model.
+    pub score_head: Option<Vec<f32>>,
+}
+
+/// What a file is read for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// None: any.
+    pub task: Option<Task>,
+    /// Of the model.
+    pub hidden_size: usize,
+}
+
 /// The values of the update of one linear layer.
 #[derive(Debug, Clone)]
 pub(super) struct Update {
@@ -63,11 +87,7 @@ pub(super) struct Update {
 ///
 /// # Errors
 /// Every variant of [`AdapterError`] that speaks of reading.
-pub(super) fn read(
-    dir: &Path,
-    linears: &[LinearInfo],
-    prefix: &str,
-) -> Result<(LoraConfig, Vec<Update>), AdapterError> {
+pub(super) fn read(dir: &Path, linears: &[LinearInfo], prefix: &str, wanted: Wanted) -> Result<Contents, AdapterError> {
     let config_path = dir.join(CONFIG);
     let weights_path = dir.join(WEIGHTS);
     for (path, file) in [(&config_path, CONFIG), (&weights_path, WEIGHTS)] {
@@ -76,29 +96,48 @@ pub(super) fn read(
         }
     }
     let config = LoraConfig::read(&config_path)?;
+    if let Some(needed) = wanted.task.filter(|needed| *needed != config.task) {
+        return Err(AdapterError::Task { path: config_path, found: config.task, needed });
+    }
     let modules = Modules::new(linears, prefix);
     let choices = config.choose(&modules).map_err(|fault| AdapterError::Config { path: config_path, fault })?;
     let file = SafetensorsFile::open(&weights_path)?;
-    let found = Found::sort(&file, &modules)?;
+    let found = Found::sort(&file, &modules, config.task)?;
     found.check_modules(&choices, &modules)?;
     let updates = choices.into_iter().map(|choice| found.update(choice, &linears[choice.linear]));
-    Ok((config, updates.collect::<Result<_, _>>()?))
+    let updates = updates.collect::<Result<_, _>>()?;
+    let score_head = match config.task {
+        Task::CausalLm => None,
+        Task::SequenceClassification => Some(found.score_head(wanted.hidden_size)?),
+    };
+    Ok(Contents { config, updates, score_head })
 }
 
 /// The tensors of a file by the linear layer that they are for.
 struct Found<'a> {
     file: &'a SafetensorsFile,
     halves: BTreeMap<(usize, Half), &'a TensorInfo>,
+    score: Option<&'a TensorInfo>,
 }
 
 impl<'a> Found<'a> {
-    /// Refuses tensors that belong to no linear layer, and halves without the other.
-    fn sort(file: &'a SafetensorsFile, modules: &Modules<'_>) -> Result<Found<'a>, AdapterError> {
+    /// Refuses tensors that belong to no linear layer nor to the head of the task, and halves without the other.
+    fn sort(file: &'a SafetensorsFile, modules: &Modules<'_>, task: Task) -> Result<Found<'a>, AdapterError> {
         let places: HashMap<&str, usize> = modules.linears.iter().enumerate().map(|(at, name)| (*name, at)).collect();
         let path = || file.path().to_owned();
         let mut halves = BTreeMap::new();
         let mut unmatched = BTreeSet::new();
+        let score_key = score_key();
+        let mut score = None;
         for tensor in file.tensors() {
+            if tensor.name == score_key {
+                if task == Task::CausalLm {
+                    let feature = "a score head, beside a `task_type` other than SEQ_CLS in adapter_config.json";
+                    return Err(AdapterError::Unsupported { path: path(), tensor: score_key, feature });
+                }
+                score = Some(tensor);
+                continue;
+            }
             let inner = tensor.name.strip_prefix(PREFIX);
             let half =
                 [Half::A, Half::B].into_iter().find_map(|half| Some((inner?.strip_suffix(half.suffix())?, half)));
@@ -125,7 +164,7 @@ impl<'a> Found<'a> {
                 return Err(AdapterError::Partner { path: path(), tensor: tensor.name.clone(), missing });
             }
         }
-        Ok(Found { file, halves })
+        Ok(Found { file, halves, score })
     }
 
     /// Refuses a file whose modules are not those of the configuration.
@@ -150,6 +189,20 @@ impl<'a> Found<'a> {
         let lora_a = self.values(half(Half::A), [choice.rank, linear.in_features], 0)?;
         let lora_b = self.values(half(Half::B), [linear.out_features, choice.rank], 1)?;
         Ok(Update { choice, lora_a, lora_b })
+    }
+
+    fn score_head(&self, hidden_size: usize) -> Result<Vec<f32>, AdapterError> {
+        let path = || self.file.path().to_owned();
+        let Some(tensor) = self.score else {
+            return Err(AdapterError::NoScoreHead { path: path(), tensor: score_key() });
+        };
+        if tensor.shape != [1, hidden_size] {
+            let (tensor, found) = (tensor.name.clone(), tensor.shape.clone());
+            return Err(AdapterError::ScoreHead { path: path(), tensor, found, hidden_size });
+        }
+        let values = self.file.to_f32(tensor)?;
+        check_finite(self.file.path(), &tensor.name, &values)?;
+        Ok(values)
     }
 
     /// The values of a tensor of this shape, of which dimension `rank_dim` is the rank.

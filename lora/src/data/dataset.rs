@@ -555,7 +555,7 @@ impl Pass {
         rows.check_unchanged()?;
         let index: Vec<u8> = dataset.index.iter().flat_map(|entry| entry.to_bytes()).collect();
         let written = match (writer, failed) {
-            (Some(writer), _) => writer.finish(slot, &index, &dataset.survey, &mut |to| rejects.copy_to(to)),
+            (Some(writer), _) => writer.finish(slot, &index, &dataset.survey, &mut rejects),
             (None, Some(error)) => Err(error),
             (None, None) => unreachable!("a writer goes with an error"),
         };

@@ -124,6 +124,14 @@ pub enum DropReason {
         /// The limit on prompt + one answer.
         max_length: usize,
     },
+    /// An answer would be cut, and a reward model scores whole answers.
+    #[error("prompt and answer have {tokens} tokens, max-length {max_length} would cut what is scored by its end")]
+    AnswerTooLong {
+        /// Tokens of prompt and answer.
+        tokens: usize,
+        /// The limit on prompt + one answer.
+        max_length: usize,
+    },
     /// There is no prompt token from which the first answer token could be predicted.
     #[error("the prompt has no token: nothing predicts the first token of the answer")]
     NoPrompt,
@@ -173,6 +181,15 @@ pub struct Boundary {
 /// Tokens at the end of an answer among which a stop token counts as its end: templates write a newline after it.
 const STOP_WITHIN: usize = 3;
 
+/// What becomes of an answer that `max_length` does not leave whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LongAnswers {
+    /// Its end is cut.
+    Cut,
+    /// Its row is dropped: for a reward model, whose number is that of the last token.
+    Dropped,
+}
+
 /// Turns rows into token ids, for one model, one `max_length`, and one reading of the columns.
 #[derive(Debug)]
 pub struct Encoder {
@@ -180,6 +197,7 @@ pub struct Encoder {
     template: Option<ChatTemplate>,
     model_dir: PathBuf,
     max_length: usize,
+    long_answers: LongAnswers,
     stop_ids: Vec<u32>,
     columns: ColumnMap,
     sft_on: Option<SftPart>,
@@ -201,8 +219,18 @@ impl Encoder {
         tokenizer.check_vocabulary(embedding_rows)?;
         let template = ChatTemplate::find(chat_template, model_dir, &tokenizer)?;
         let stop_ids = tokenizer.stop_ids(model_dir)?;
-        let (model_dir, columns) = (model_dir.to_owned(), ColumnMap::default());
-        Ok(Encoder { tokenizer, template, model_dir, max_length, stop_ids, columns, sft_on: None })
+        let (model_dir, columns, long_answers) = (model_dir.to_owned(), ColumnMap::default(), LongAnswers::Cut);
+        Ok(Encoder { tokenizer, template, model_dir, max_length, long_answers, stop_ids, columns, sft_on: None })
+    }
+
+    /// The same encoder with another rule for long answers. TRL 1.16's `RewardTrainer` drops them too.
+    pub fn with_long_answers(self, long_answers: LongAnswers) -> Encoder {
+        Encoder { long_answers, ..self }
+    }
+
+    /// What becomes of long answers.
+    pub fn long_answers(&self) -> LongAnswers {
+        self.long_answers
     }
 
     /// The same, with other names of the columns.
@@ -334,6 +362,10 @@ impl Encoder {
         if shared >= self.max_length {
             let reason = DropReason::NoRoom { prompt_tokens: shared, max_length: self.max_length };
             return Ok((dropped(reason), notes));
+        }
+        let longest = full.iter().map(Vec::len).max().unwrap_or(0);
+        if self.long_answers == LongAnswers::Dropped && longest > self.max_length {
+            return Ok((dropped(DropReason::AnswerTooLong { tokens: longest, max_length: self.max_length }), notes));
         }
         let room = self.max_length - shared;
         let answers: Vec<Answer> = full

@@ -52,6 +52,7 @@ impl Ingredients {
         put("--max-length".into(), encoder.max_length().to_string());
         put("--columns".into(), format!("{:?}", encoder.columns()));
         put("--sft-on".into(), format!("{:?}", encoder.sft_on()));
+        put("what becomes of long answers".into(), format!("{:?}", encoder.long_answers()));
         put("what the loss needs".into(), format!("{needs:?}"));
         put("--on-bad-row".into(), format!("{on_bad_row:?}"));
         Ok(Ingredients(all))
@@ -60,8 +61,8 @@ impl Ingredients {
     /// What an entry is for, whatever the contents: a new one replaces an older one of the same name.
     pub fn entry_name(paths: &[PathBuf], encoder: &Encoder, needs: Needs, on_bad_row: OnBadRow) -> String {
         let mut hasher = blake3::Hasher::new();
-        let (columns, sft_on) = (encoder.columns(), encoder.sft_on());
-        let options = format!("{needs:?} {on_bad_row:?} {} {columns:?} {sft_on:?}", encoder.max_length());
+        let (columns, sft_on, long) = (encoder.columns(), encoder.sft_on(), encoder.long_answers());
+        let options = format!("{needs:?} {on_bad_row:?} {} {columns:?} {sft_on:?} {long:?}", encoder.max_length());
         let template = encoder.template().map_or("", ChatTemplate::origin);
         let names = paths.iter().map(|path| absolute(path)).chain([absolute(encoder.model_dir())]);
         let names = names.map(|path| path.into_os_string().into_encoded_bytes());

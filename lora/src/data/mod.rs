@@ -76,7 +76,7 @@ pub use ahead::for_each_batch;
 pub use columns::{ColumnMap, ColumnMapError};
 pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split, prompts};
 pub use duplicates::{Repeat, Repeats};
-pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, Target};
+pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, LongAnswers, Target};
 pub use error::{BadRow, DataError};
 pub use files::{DataFiles, data_files};
 pub use lengths::{Histogram, Lengths};

@@ -124,6 +124,7 @@ impl DropReason {
     pub fn label(&self) -> &'static str {
         match self {
             DropReason::NoRoom { .. } => "prompt fills max-length",
+            DropReason::AnswerTooLong { .. } => "answer longer than max-length",
             DropReason::NoPrompt => "prompt without a token",
             DropReason::NothingScored => "nothing to score",
             DropReason::Bad(reason) => reason.label(),

@@ -23,6 +23,7 @@ use align_engine::new_file::{NewFile, NewFileError};
 use super::encode::{EncodedRow, Encoder};
 use super::ingredients::Ingredients;
 use super::progress::{DataObserver, DataProgress, Stage};
+use super::rejects::Rejects;
 use super::survey::Survey;
 use super::{DataError, Needs, OnBadRow};
 
@@ -372,7 +373,7 @@ impl Writer {
         slot: &Slot,
         index: &[u8],
         survey: &Survey,
-        rejects: &mut dyn FnMut(&mut dyn FnMut(&[u8]) -> Result<(), DataError>) -> Result<(), DataError>,
+        rejects: &mut Rejects,
     ) -> Result<CachedRows, NewFileError> {
         let mut lengths = vec![self.at - MAGIC.len() as u64];
         let offsets: Vec<u8> = self.offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
@@ -384,7 +385,7 @@ impl Writer {
             lengths.push(part.len() as u64);
         }
         let before = self.at;
-        let copied = rejects(&mut |piece| self.put(piece).map_err(|error| DataError::Rejects(error.source)));
+        let copied = rejects.copy_to(&mut |piece| self.put(piece).map_err(|error| DataError::Rejects(error.source)));
         copied.map_err(|error| NewFileError { action: "write it", source: std::io::Error::other(error) })?;
         lengths.push(self.at - before);
         let lengths: Vec<u8> = lengths.iter().flat_map(|length| length.to_le_bytes()).collect();

@@ -3,7 +3,7 @@
 use super::divergence::Divergence;
 use super::error::ObjectiveError;
 use super::knobs::{Knob, KnobKind, KnobValue, Knobs};
-use super::loss::{Coupling, DataKind, Loss, LossSpec, MixPreset, Preset, Reduction, SftTerm};
+use super::loss::{Coupling, DataKind, Loss, LossSpec, MixPreset, Preset, Reduction, Scores, SftTerm};
 use super::{AMBIGUOUS, Ambiguous, LOSSES, MIXES};
 use std::fmt;
 
@@ -117,6 +117,11 @@ impl Objective {
     /// Whether it needs the reference's log-probabilities.
     pub fn reference(&self) -> bool {
         self.parts.iter().any(|part| part.spec.reference)
+    }
+
+    /// What its number of an answer is: a reward model's losses are never part of a mix.
+    pub fn scores(&self) -> Scores {
+        self.parts[0].spec.scores
     }
 
     /// What a row's loss depends on besides the row.
@@ -248,10 +253,10 @@ fn parse(text: &str) -> Result<Vec<Named>, ObjectiveError> {
     Ok(named)
 }
 
-/// Whether the loss can be part of a mix: it is a loss of single pairs.
+/// Whether the loss can be part of a mix: it is a loss of single pairs and their log-probs.
 fn mixes(spec: &LossSpec) -> bool {
     let defaults = Knobs { values: spec.all_knobs().map(|knob| (knob.key, knob.default())).collect() };
-    matches!((spec.build)(&defaults), Loss::Pair(_) | Loss::Sft(_))
+    spec.scores == Scores::LogProbs && matches!((spec.build)(&defaults), Loss::Pair(_) | Loss::Sft(_))
 }
 
 /// Refuses knobs that none of the losses has, and knobs given twice.

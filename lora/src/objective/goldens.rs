@@ -104,6 +104,17 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
     let column = |name: &str| inputs.get(name).filter(|value| value.is_array()).map(numbers);
     let both = |names: [&str; 2]| column(names[0]).zip(column(names[1]));
     match objective.data() {
+        DataKind::Pairs if objective.scores() == Scores::Reward => {
+            let (chosen, rejected) = both(["reward_chosen", "reward_rejected"]).expect("pairs");
+            let margin = column("margin").expect("margins");
+            let pair = |i: usize| RowLogps {
+                policy: vec![chosen[i], rejected[i]],
+                lens: vec![1, 1],
+                numbers: RowNumbers { margin: Some(margin[i]), ..RowNumbers::default() },
+                ..row(RowTarget::Pair)
+            };
+            (0..chosen.len()).map(pair).collect()
+        }
         DataKind::Pairs => {
             let (chosen, rejected) = both(["policy_chosen_logps", "policy_rejected_logps"]).expect("pairs");
             let n = chosen.len();
@@ -171,6 +182,16 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
             let nested = |name: &str| -> Vec<Vec<f64>> {
                 inputs[name].as_array().expect("a list of lists").iter().map(numbers).collect()
             };
+            if objective.scores() == Scores::Reward {
+                // best first: any falling rewards say the same
+                let ranked = |policy: Vec<f64>| RowLogps {
+                    lens: vec![1; policy.len()],
+                    target: RowTarget::Rewards((0..policy.len()).map(|rank| -(rank as f64)).collect()),
+                    policy,
+                    ..row(RowTarget::Pair)
+                };
+                return nested("reward_ranked").into_iter().map(ranked).collect();
+            }
             let all = nested("policy_logps").into_iter().zip(nested("ref_logps")).zip(nested("rewards"));
             all.map(|((policy, reference), rewards)| RowLogps {
                 lens: vec![1; policy.len()],
@@ -225,13 +246,13 @@ fn check_case(name: &str, case: &Value, tolerance: &Value) {
             "ref_data_logps" => {
                 of(&|target| *target == RowTarget::ReferenceData).iter().map(|&i| head.d_policy[i][0]).collect()
             }
-            "policy_logps" if objective.data() == DataKind::KWay => {
+            "policy_logps" | "reward_ranked" if objective.data() == DataKind::KWay => {
                 for (i, expected) in expected.as_array().expect("a list of lists").iter().enumerate() {
                     compare.check(&what, &head.d_policy[i], &numbers(expected));
                 }
                 continue;
             }
-            "policy_logps" | "policy_chosen_logps" | "policy_rejected_logps" => {
+            "policy_logps" | "policy_chosen_logps" | "policy_rejected_logps" | "reward_chosen" | "reward_rejected" => {
                 main.iter().map(|&i| head.d_policy[i][answer]).collect()
             }
             other => panic!("{id}: unknown gradient {other}"),
@@ -252,18 +273,12 @@ fn check_case(name: &str, case: &Value, tolerance: &Value) {
     }
 }
 
-/// Losses of a reward model, which are not log-probabilities of answers.
-const OF_REWARDS: [&str; 2] = ["reward_pair", "reward_kway"];
-
 #[test]
 fn losses_agree_with_the_goldens() {
     let Some(goldens) = load() else { return };
     let tolerance = &goldens["tolerance"]["float64_head"];
     let mut checked = Vec::new();
     for (golden_name, loss) in goldens["losses"].as_object().expect("losses is an object") {
-        if OF_REWARDS.contains(&loss["kind"].as_str().expect("a kind")) {
-            continue;
-        }
         let cases = loss["cases"].as_array().expect("cases is a list");
         for case in cases {
             let text = loss_text(golden_name, &case["hyper"]);
@@ -303,6 +318,8 @@ fn every_registered_loss_has_goldens() {
         assert_eq!(
             kind,
             match spec.data {
+                DataKind::Pairs if spec.scores == Scores::Reward => "reward_pair",
+                DataKind::KWay if spec.scores == Scores::Reward => "reward_kway",
                 DataKind::Pairs if spec.reference => "pair",
                 DataKind::Pairs => "pair_reference_free",
                 DataKind::Unpaired => "unpaired",

@@ -3,11 +3,14 @@
 use super::choice::{Objective, Part};
 use super::error::HeadError;
 use super::history::History;
-use super::loss::{Answer, BatchLogRatios, Coupling, DataKind, Label, Loss, Pair, Reduction, SftTerm, Statistics};
+use super::loss::{
+    Answer, BatchLogRatios, Coupling, DataKind, Label, Loss, Pair, Reduction, Scores, SftTerm, Statistics,
+};
 use crate::data::RowNumbers;
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
 
-/// The per-sequence numbers of one data row: f64 sums of log-probabilities over the tokens of each answer, in nats.
+/// The per-sequence numbers of one data row: f64 sums of log-probabilities over the tokens of each answer, in nats. For the losses of a
+/// reward model ([`Scores::Reward`]) the policy's number is the answer's score instead.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowLogps {
     /// Under the policy, one per answer; a pair has chosen, then rejected.
@@ -105,19 +108,24 @@ pub fn mismatched_row(row: usize, batch_rows: usize) -> usize {
 pub struct Head {
     /// The rows' part of the mean over the optimiser batch; the parts of its micro-batches add up to the objective.
     pub loss: f64,
-    /// The loss of each item before the mean: one a row, or for `kto_pair` two (all chosen, then all rejected). Likelihood terms beside
+    /// The loss of each item before the mean: one a row, or for `kto_pair` two (all chosen, then all rejected). Terms beside
     /// the mean are not in it, nor rows of the reference data.
     pub per_item_loss: Vec<f64>,
     /// Derivative of the batch's objective by each `policy` of each row: the `1 / batch_rows` is inside.
     pub d_policy: Vec<Vec<f64>>,
     /// What to add to that for the tokens beyond the shorter answer's length; empty unless the objective has [`Objective::tails`].
     pub d_tails: Vec<[f64; 2]>,
-    /// `beta * (policy - reference)` of each answer of each row; without a reference, what the loss ranks answers by, or nothing.
+    /// What the rows' numbers are.
+    pub scores: Scores,
+    /// `beta * (policy - reference)` of each answer of each row; without a reference, what the loss ranks answers by, or nothing. A reward
+    /// model's are its scores.
     pub rewards: Vec<Vec<f64>>,
     /// Pairs so far from a margin of 0 that the loss has no gradient for them; see [`Objective::saturation_warning`].
     pub saturated: usize,
     /// Pairs whose gradient a bound of the formula took away.
     pub clipped: usize,
+    /// Rows of scored answers whose rewards say nothing to the loss.
+    pub undecided: usize,
 }
 
 impl Head {
@@ -205,6 +213,7 @@ impl Objective {
         let leaves = self.on_tape(&tape, rows)?;
         let items = self.items(rows, &leaves, &main, statistics, batch);
         let mut terms = self.likelihood_terms(rows, &leaves, batch);
+        terms.extend(self.regularisers(rows, &leaves, &main, batch));
         if !items.is_empty() {
             terms.insert(0, Scalar::mean(&items) * (main.len() as f64 / batch.rows as f64));
         }
@@ -230,13 +239,18 @@ impl Objective {
         let d_tail = |row: usize| d_tails.get(row).into_iter().flatten();
         for (row, d_policy) in d_policy.iter().enumerate() {
             for &d in d_policy.iter().chain(d_tail(row)) {
-                finite(row, "the derivative of the loss by the policy log-prob", d)?;
+                let what = match self.scores() {
+                    Scores::LogProbs => "the derivative of the loss by the policy log-prob",
+                    Scores::Reward => "the derivative of the loss by the reward",
+                };
+                finite(row, what, d)?;
             }
         }
-        let reward = |leaf: &Leaves<'_>| match (self.reference(), &self.parts[0].loss) {
-            (true, _) => Some(self.beta * leaf.answer.log_ratio().value()),
-            (false, Loss::Pair(loss)) => loss.reward(&leaf.answer),
-            (false, _) => None,
+        let reward = |leaf: &Leaves<'_>| match (self.scores(), self.reference(), &self.parts[0].loss) {
+            (Scores::Reward, ..) => Some(leaf.answer.policy.value()),
+            (Scores::LogProbs, true, _) => Some(self.beta * leaf.answer.log_ratio().value()),
+            (Scores::LogProbs, false, Loss::Pair(loss)) => loss.reward(&leaf.answer),
+            (Scores::LogProbs, false, _) => None,
         };
         let rewards = leaves.iter().map(|row| row.iter().filter_map(reward).collect()).collect();
         let count = |test: &dyn Fn(&Part, &Pair<'_>) -> bool| {
@@ -250,7 +264,13 @@ impl Objective {
         let saturated =
             count(&|_, pair| limit.is_some_and(|limit| (self.beta * pair.log_ratio_margin().value()).abs() > limit));
         let clipped = count(&|part, pair| matches!(&part.loss, Loss::Pair(loss) if loss.is_clipped(pair)));
-        Ok(Head { loss: loss.value(), per_item_loss, d_policy, d_tails, rewards, saturated, clipped })
+        let says_nothing = |row: &RowLogps| match (&self.parts[0].loss, &row.target) {
+            (Loss::KWay(loss), RowTarget::Rewards(rewards)) => loss.is_undecided(rewards),
+            _ => false,
+        };
+        let undecided = rows.iter().filter(|row| says_nothing(row)).count();
+        let (loss, scores) = (loss.value(), self.scores());
+        Ok(Head { loss, per_item_loss, d_policy, d_tails, scores, rewards, saturated, clipped, undecided })
     }
 
     /// A sentence for the user when so many of `pairs` are saturated that the run will not learn from its data.
@@ -260,6 +280,16 @@ impl Objective {
             format!(
                 "{saturated} of {pairs} pairs have a reward margin beyond {limit} either way, where {} has no gradient: \
                  they are not learned. A smaller --beta brings them back",
+                self.name()
+            )
+        })
+    }
+
+    /// A sentence for the user when some of `rows` had rewards that say nothing.
+    pub fn undecided_warning(&self, undecided: usize, rows: usize) -> Option<String> {
+        (undecided > 0).then(|| {
+            format!(
+                "{undecided} of {rows} rows have one answer or equal rewards, of which {} makes no pair: nothing is learned from them",
                 self.name()
             )
         })
@@ -344,6 +374,25 @@ impl Objective {
         }
     }
 
+    /// What losses add to the mean beside their items, for the rows `main`.
+    fn regularisers<'t>(
+        &self,
+        rows: &[RowLogps],
+        leaves: &[Vec<Leaves<'t>>],
+        main: &[usize],
+        batch: BatchTotals,
+    ) -> Vec<Scalar<'t>> {
+        let mut terms = Vec::new();
+        for part in &self.parts {
+            let Loss::Pair(loss) = &part.loss else { continue };
+            for (pair, &row) in self.pairs(part, rows, leaves, main).iter().zip(main) {
+                let weight = part.weight * rows[row].weight / batch.rows as f64;
+                terms.extend(loss.regulariser(pair).map(|term| weight * term));
+            }
+        }
+        terms
+    }
+
     /// What the likelihoods of chosen answers and of the reference data add to the mean, for the rows here.
     fn likelihood_terms<'t>(
         &self,
@@ -415,7 +464,11 @@ impl Objective {
             self.check_columns(row, numbers)?;
             let mut of_row = Vec::with_capacity(n_answers);
             for i in 0..n_answers {
-                finite(row, "the policy log-prob", policy[i])?;
+                let what = match self.scores() {
+                    Scores::LogProbs => "the policy log-prob",
+                    Scores::Reward => "the reward",
+                };
+                finite(row, what, policy[i])?;
                 let reference = if self.reference() { reference[i] } else { f64::NAN };
                 if self.reference() {
                     finite(row, "the reference log-prob", reference)?;

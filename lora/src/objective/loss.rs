@@ -187,6 +187,11 @@ pub trait PairLoss: Send + Sync {
     /// The loss of `pair`, nats or whatever the formula gives; the objective is the mean over the batch.
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t>;
 
+    /// What the method adds to the loss of `pair` that is no part of its item: the mean has it, the logged loss of the item has not.
+    fn regulariser<'t>(&self, _pair: &Pair<'t>) -> Option<Scalar<'t>> {
+        None
+    }
+
     /// The likelihood term that the method adds to the mean.
     fn sft_term(&self) -> Option<SftTerm> {
         None
@@ -242,6 +247,11 @@ pub trait UnpairedLoss: Send + Sync {
 pub trait KWayLoss: Send + Sync {
     /// The loss of the answers with their rewards, larger is better; the objective is the mean over the prompts of the batch.
     fn loss<'t>(&self, answers: &[Answer<'t>], rewards: &[f64]) -> Scalar<'t>;
+
+    /// Whether these rewards give no loss, whatever the answers; such rows are counted and reported.
+    fn is_undecided(&self, _rewards: &[f64]) -> bool {
+        false
+    }
 }
 
 /// A loss with its knobs set.
@@ -300,6 +310,15 @@ impl fmt::Display for DataKind {
     }
 }
 
+/// What a loss knows of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// The summed log-probability of its tokens.
+    LogProbs,
+    /// Its score by a head on the last token: the loss of a reward model.
+    Reward,
+}
+
 /// One entry of the registry: how a loss is called, what it needs, and how it is made.
 pub struct LossSpec {
     /// Its name, `snake_case`.
@@ -316,6 +335,8 @@ pub struct LossSpec {
     pub margin: bool,
     /// Whether it compares the policy with a reference model.
     pub reference: bool,
+    /// What its number of an answer is.
+    pub scores: Scores,
     /// Whether its formula could not be checked against the paper or its authors' code.
     pub experimental: bool,
     /// Where the formula comes from.
@@ -344,6 +365,7 @@ impl LossSpec {
         columns: &[],
         margin: false,
         reference: true,
+        scores: Scores::LogProbs,
         experimental: false,
         source: "",
         summary: "",
@@ -364,6 +386,14 @@ impl LossSpec {
     pub(super) const UNPAIRED: LossSpec = LossSpec { data: DataKind::Unpaired, modifiers: &[], ..LossSpec::PAIRS };
     /// Losses of scored answers.
     pub(super) const KWAY: LossSpec = LossSpec { data: DataKind::KWay, modifiers: &[], ..LossSpec::PAIRS };
+
+    /// The word for what it eats in `losses --json`: that of [`LossSpec::data`], or `reward` for a loss of a reward model.
+    pub fn data_name(&self) -> &'static str {
+        match self.scores {
+            Scores::LogProbs => self.data.name(),
+            Scores::Reward => "reward",
+        }
+    }
 
     /// Every name other than the first that `--loss` takes for it, presets included.
     pub fn other_names(&self) -> impl Iterator<Item = &'static str> + '_ {

@@ -1,7 +1,7 @@
 //! Preference objectives: one file per loss, and the one list of them.
 //!
 //! Every loss is a function of a few numbers per data row: the summed log-probabilities of its answers under the policy and
-//! the reference. So a loss file is the formula of its paper on f64 [`Scalar`](align_engine::autograd::scalar::Scalar)s, and
+//! the reference, or for the losses of a reward model the score of each answer. So a loss file is the formula of its paper on f64 [`Scalar`](align_engine::autograd::scalar::Scalar)s, and
 //! [`Objective::head`] gives the derivatives by those sums; the network is differentiated elsewhere, a few rows at a time.
 //!
 //! To add a loss: write `objective/<name>.rs` like its neighbours (the formula, a `SPEC` with its names and knobs), and name
@@ -50,6 +50,8 @@ mod minor_dpo;
 mod nca_pair;
 mod orpo;
 mod r_dpo;
+mod rm_bt;
+mod rm_rank;
 mod robust;
 mod sft;
 mod sigmoid_norm;
@@ -67,11 +69,11 @@ pub use error::{HeadError, ObjectiveError};
 pub use head::{BatchTotals, Head, Mismatched, RowLogps, RowTarget, Tails, mismatched_row};
 pub use history::{History, RunningMean, RunningSpread};
 pub use knobs::{Knob, KnobKind, KnobValue, Range};
-pub use loss::{Coupling, DataKind, LossSpec, MixPreset, Preset, Statistics};
+pub use loss::{Coupling, DataKind, LossSpec, MixPreset, Preset, Scores, Statistics};
 pub use weighting::wpo_weight;
 
 /// Every loss, in the order in which they are listed to the user: with a reference, on pairs and batches of pairs; on labelled answers; on
-/// scored answers; without a reference; likelihood.
+/// scored answers; without a reference; likelihood; reward models.
 pub const LOSSES: &[LossSpec] = &[
     dpo::SPEC,
     exo_pair::SPEC,
@@ -109,6 +111,8 @@ pub const LOSSES: &[LossSpec] = &[
     slic::SPEC,
     max_po::SPEC,
     sft::SPEC,
+    rm_bt::SPEC,
+    rm_rank::SPEC,
 ];
 
 /// Every named mix.

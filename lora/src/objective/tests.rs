@@ -263,7 +263,7 @@ fn a_number_that_is_not_finite_names_its_row() {
         let statistics = statistics(&objective, &rows);
         rows[2].policy[0] = f64::NAN;
         match whole(&objective, &rows, &statistics) {
-            Err(HeadError::NonFinite { row: 2, what: "the policy log-prob", .. }) => {}
+            Err(HeadError::NonFinite { row: 2, what: "the policy log-prob" | "the reward", .. }) => {}
             other => panic!("{objective:?}: {other:?}"),
         }
     }
@@ -491,6 +491,11 @@ fn what_does_not_fit_is_refused() {
             &[],
             "--loss dpo:0.8,kto_pair:0.2: kto_pair cannot be part of a mix, only losses of single pairs can: MIXABLE",
         ),
+        (
+            "dpo:0.8,rm_bt:0.2",
+            &[],
+            "--loss dpo:0.8,rm_bt:0.2: rm_bt cannot be part of a mix, only losses of single pairs can: MIXABLE",
+        ),
         ("dpo:0.8,likelihood:0.2", &[], "no loss is called `likelihood`; there are LOSSES"),
         (
             "dpo:0.8,ipo",
@@ -519,6 +524,7 @@ fn what_does_not_fit_is_refused() {
     let single = |name: &&str| {
         Objective::new(name, &[])
             .is_ok_and(|objective| matches!(objective.parts[0].loss, loss::Loss::Pair(_) | loss::Loss::Sft(_)))
+            && !name.starts_with("rm_")
     };
     let knobs = |text: &str| {
         let flags: Vec<String> = find(text)
@@ -544,4 +550,48 @@ fn what_does_not_fit_is_refused() {
             Ok(objective) => panic!("`{text}` with {given:?} was accepted as {objective:?}"),
         }
     }
+}
+
+/// The rewards of a row order its answers; equal ones make no pair, and a row of equal rewards no loss.
+#[test]
+fn a_ranking_is_the_mean_over_its_pairs() {
+    let row = |policy: &[f64], rewards: &[f64]| RowLogps {
+        policy: policy.to_vec(),
+        reference: Vec::new(),
+        lens: vec![1; policy.len()],
+        target: RowTarget::Rewards(rewards.to_vec()),
+        tails: None,
+        weight: 1.0,
+        numbers: RowNumbers::default(),
+        mismatched: None,
+    };
+    let (rank, bt) = (Objective::new("instructgpt", &[]).unwrap(), Objective::new("reward", &[]).unwrap());
+    let loss = |objective: &Objective, row: RowLogps| {
+        whole(objective, std::slice::from_ref(&row), &Statistics::default()).unwrap()
+    };
+    let pair = |chosen: f64, rejected: f64| {
+        loss(&bt, RowLogps { target: RowTarget::Pair, ..row(&[chosen, rejected], &[]) }).loss
+    };
+    let ties = loss(&rank, row(&[0.5, -1.5, 2.0], &[3.0, 1.0, 3.0]));
+    assert_close(ties.loss, (pair(0.5, -1.5) + pair(2.0, -1.5)) / 2.0, 1.0, format_args!("two pairs of three"));
+    assert_eq!(ties.rewards, [[0.5, -1.5, 2.0]]);
+    let equal = loss(&rank, row(&[0.5, -1.5], &[2.0, 2.0]));
+    assert_eq!((equal.loss, &equal.d_policy[..]), (0.0, &[vec![0.0, 0.0]][..]));
+    assert_eq!((ties.undecided, equal.undecided), (0, 1));
+    assert!(rank.undecided_warning(1, 9).unwrap().starts_with("1 of 9 rows have one answer or equal rewards"));
+    assert_eq!(rank.undecided_warning(0, 9), None);
+}
+
+/// A fresh head gives every answer the same reward.
+#[test]
+fn a_fresh_reward_model_has_a_loss_of_exactly_ln_2() {
+    let bt = Objective::new("rm_bt", &[]).unwrap();
+    let mut rows = rows(&bt, 5, 9.0);
+    for row in &mut rows {
+        row.policy.fill(0.0);
+        row.numbers = RowNumbers::default();
+    }
+    let head = whole(&bt, &rows, &Statistics::default()).unwrap();
+    assert_eq!(head.loss.to_bits(), LN_2.to_bits());
+    assert_eq!(head.accurate(), 0);
 }

@@ -25,6 +25,10 @@ pub enum TrainError {
     NonFinite { step: u64, what: String, rows: String },
     #[error("loss `{loss}` compares each answer with another row's: --batch-size 1 has no other row; use at least 2")]
     BatchOfOne { loss: String },
+    #[error("loss `{loss}` trains a reward model, and the adapter has no score head")]
+    NoScoreHead { loss: String },
+    #[error("loss `{loss}` reads log-probs, and the adapter has the score head of a reward model")]
+    ScoreHead { loss: String },
     #[error("{row} has no `{column}`, which loss `{loss}` reads: give each row one, or take another loss")]
     MissingColumn { row: String, loss: String, column: &'static str },
     #[error("{rows} usable rows in {epochs} epochs make no step: give more data, or more --epochs")]

@@ -45,6 +45,10 @@ pub enum Role {
 pub enum Scorers {
     Policy,
     PolicyAndReference,
+    /// The policy's score head, one number an answer: on the last token that is not `pad`, as transformers' sequence classifiers have it.
+    Reward {
+        pad: Option<u32>,
+    },
 }
 
 /// The rows of one forward pass, and where each answer's log-probs will stand.
@@ -56,17 +60,18 @@ pub struct Forest {
     /// The tree of each row, by its place in what was given, and which of the tree's tokens the row holds: the prompt's first, then
     /// those of its answers.
     pub tokens: Vec<(usize, usize)>,
-    /// Rows that predict a scored token: policy answers with a gradient first, detached ones, reference ones.
+    /// Rows that predict a scored token, or with [`Scorers::Reward`] those that are scored: policy answers with a gradient first, detached ones, reference ones.
     pub scored_rows: Vec<u32>,
-    /// The token that each of them must predict.
+    /// The token that each of them must predict; none with [`Scorers::Reward`].
     pub targets: Vec<u32>,
     /// How many of the scored rows have a gradient.
     pub scored_with_gradient: usize,
     /// The answers, tree by tree, in the order in which they were given.
     pub answers: Vec<Scored>,
+    pub scorers: Scorers,
 }
 
-/// Places of one answer's tokens among the scored rows.
+/// Places of one answer's tokens among the scored rows; with [`Scorers::Reward`] of its one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scored {
     pub policy: Range<usize>,
@@ -101,12 +106,13 @@ impl Forest {
     /// Lays out `trees`. `same_rope(a, b)` says whether sequences of `a` and `b` tokens are rotated alike: answers that differ
     /// in it get a prompt of their own.
     pub fn new(trees: &[Tree<'_>], scorers: Scorers, same_rope: impl Fn(usize, usize) -> bool) -> Forest {
-        Forest::with_references(trees, |_| scorers == Scorers::PolicyAndReference, same_rope)
+        Forest::with_references(trees, scorers, |_| scorers == Scorers::PolicyAndReference, same_rope)
     }
 
     /// As [`Forest::new`]; `referenced(i)` says whether the reference scores answer `i`, counted over all trees.
     pub fn with_references(
         trees: &[Tree<'_>],
+        scorers: Scorers,
         referenced: impl Fn(usize) -> bool,
         same_rope: impl Fn(usize, usize) -> bool,
     ) -> Forest {
@@ -146,11 +152,11 @@ impl Forest {
                 let of_role = |wanted| part.branches.iter().filter(move |branch| branch.has(wanted));
                 let skipped = if role == Role::Detached { of_role(Role::Gradient).count() } else { 0 };
                 for (answer, rows) in of_role(role).zip(&tree.branches[skipped..]) {
-                    policy[answer.place] = layout.score(&tree.prompt, rows, answer.branch);
+                    policy[answer.place] = layout.score(scorers, &tree.prompt, rows, answer.branch);
                 }
             }
             if role == Role::Gradient {
-                layout.scored_with_gradient = layout.targets.len();
+                layout.scored_with_gradient = layout.scored_rows.len();
             }
         }
 
@@ -162,7 +168,7 @@ impl Forest {
             let prompt = layout.place_prompt(part);
             let branches: Vec<_> = scored.iter().map(|branch| layout.place_branch(part, branch)).collect();
             for (answer, rows) in scored.iter().zip(&branches) {
-                reference[answer.place] = Some(layout.score(&prompt, rows, answer.branch));
+                reference[answer.place] = Some(layout.score(scorers, &prompt, rows, answer.branch));
             }
             trees.push(SequenceTree { prompt, branches });
         }
@@ -175,7 +181,7 @@ impl Forest {
         let answers =
             policy.into_iter().zip(reference).map(|(policy, reference)| Scored { policy, reference }).collect();
         let Layout { ids, tokens, scored_rows, targets, scored_with_gradient } = layout;
-        Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers }
+        Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers, scorers }
     }
 
     /// The same without the rows of the reference.
@@ -192,6 +198,7 @@ impl Forest {
             targets: self.targets[..scored].to_vec(),
             scored_with_gradient: self.scored_with_gradient,
             answers: self.answers.iter().map(|answer| Scored { reference: None, ..answer.clone() }).collect(),
+            scorers: self.scorers,
         }
     }
 }
@@ -222,9 +229,23 @@ impl Layout {
         start..self.ids.len()
     }
 
-    /// Every scored token of the answer is predicted by the row before it; the first one by the prompt's last row.
-    fn score(&mut self, prompt: &Range<usize>, answer: &Range<usize>, branch: Branch<'_>) -> Range<usize> {
-        let start = self.targets.len();
+    /// Every scored token of the answer is predicted by the row before it; the first one by the prompt's last row. A reward model scores
+    /// one row.
+    fn score(
+        &mut self,
+        scorers: Scorers,
+        prompt: &Range<usize>,
+        answer: &Range<usize>,
+        branch: Branch<'_>,
+    ) -> Range<usize> {
+        let start = self.scored_rows.len();
+        if let Scorers::Reward { pad } = scorers {
+            let mut from_the_end = answer.clone().rev().chain(prompt.clone().rev());
+            let last = from_the_end.find(|&row| Some(self.ids[row]) != pad);
+            // of pad tokens alone, transformers takes the first
+            self.scored_rows.push(last.unwrap_or(prompt.start) as u32);
+            return start..start + 1;
+        }
         let predicting = std::iter::once(prompt.end - 1).chain(answer.clone());
         let mut gaps = branch.unscored.iter().peekable();
         for (token, (row, &id)) in predicting.zip(branch.ids).enumerate() {
@@ -235,7 +256,7 @@ impl Layout {
             self.scored_rows.push(row as u32);
             self.targets.push(id);
         }
-        start..self.targets.len()
+        start..self.scored_rows.len()
     }
 }
 
@@ -302,10 +323,11 @@ mod tests {
             Tree { prompt: &[1, 2], branches: vec![branch(&[3], Role::Gradient), branch(&[4, 5], Role::Gradient)] },
             Tree { prompt: &[6], branches: vec![branch(&[7], Role::Gradient)] },
         ];
-        let forest = Forest::with_references(&trees, |answer| answer == 1, |_, _| true);
+        let forest = Forest::with_references(&trees, Scorers::PolicyAndReference, |answer| answer == 1, |_, _| true);
         assert_eq!(forest.ids, [1, 2, 3, 4, 5, 6, 7, 1, 2, 4, 5]);
         assert_eq!(forest.plan.reference, 4);
-        assert_eq!(forest.plan.trees[2], SequenceTree { prompt: 7..9, branches: vec![9..11] });
+        let SequenceTree { prompt, branches } = &forest.plan.trees[2];
+        assert_eq!((prompt.clone(), branches.len(), branches[0].clone()), (7..9, 1, 9..11));
         let references: Vec<_> = forest.answers.iter().map(|answer| answer.reference.clone()).collect();
         assert_eq!(references, [None, Some(4..6), None]);
 
@@ -313,6 +335,23 @@ mod tests {
         assert_eq!((without.plan, without.ids, without.tokens), (policy.plan, policy.ids, policy.tokens));
         assert_eq!((without.scored_rows, without.targets), (policy.scored_rows, policy.targets));
         assert_eq!(without.answers, policy.answers);
+    }
+
+    #[test]
+    fn a_reward_model_scores_the_last_token_that_is_no_padding() {
+        let pair =
+            Tree { prompt: &[1, 2], branches: vec![branch(&[4, 0], Role::Gradient), branch(&[0], Role::Gradient)] };
+        let scored = |pad| {
+            let forest = Forest::new(std::slice::from_ref(&pair), Scorers::Reward { pad }, |_, _| true);
+            assert_eq!(forest.ids, [1, 2, 4, 0, 0]);
+            assert_eq!((forest.targets.len(), forest.scored_with_gradient), (0, 2));
+            assert_eq!(forest.answers[1], Scored { policy: 1..2, reference: None });
+            forest.scored_rows
+        };
+        assert_eq!(scored(None), [3, 4]);
+        assert_eq!(scored(Some(0)), [2, 1], "an answer of padding alone has the score of its prompt");
+        let padding = Tree { prompt: &[0, 0], branches: vec![branch(&[0], Role::Detached)] };
+        assert_eq!(Forest::new(&[padding], Scorers::Reward { pad: Some(0) }, |_, _| true).scored_rows, [0]);
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl<'m> Budget<'m> {
     }
 
     fn packed(&self, forest: &Forest) -> u64 {
-        self.footprint.packed_bytes(forest.plan.rows(), forest.targets.len())
+        self.footprint.packed_bytes(forest.plan.rows(), forest.scored_rows.len())
     }
 
     /// What a run will hold whose largest pass with a backward pass is `train`, and the largest without `eval`.
@@ -202,7 +202,8 @@ fn without_uncounted(limit: u64) -> u64 {
 }
 
 fn shape(forest: &Forest) -> PassShape<'_> {
-    PassShape { plan: &forest.plan, scored: forest.targets.len(), scored_with_gradient: forest.scored_with_gradient }
+    let (scored, scored_with_gradient) = (forest.scored_rows.len(), forest.scored_with_gradient);
+    PassShape { plan: &forest.plan, scored, scored_with_gradient }
 }
 
 /// The largest forward pass of some steps.

@@ -1,6 +1,6 @@
 //! What a step or an evaluation reports, under TRL's names.
 
-use crate::objective::{Head, RowLogps, RowTarget};
+use crate::objective::{Head, RowLogps, RowTarget, Scores};
 use serde_json::{Map, Value};
 
 /// One line of `metrics.jsonl` for an optimiser step. Loss and rewards are those before the update.
@@ -62,15 +62,18 @@ struct ClassSums {
     /// Those that have a reward.
     rewarded: u64,
     rewards: f64,
+    /// Those with a log-prob: none of a reward model's.
+    with_logp: u64,
     logps: f64,
 }
 
 impl ClassSums {
-    fn add(&mut self, reward: Option<f64>, logp: f64) {
+    fn add(&mut self, reward: Option<f64>, logp: Option<f64>) {
         self.answers += 1;
         self.rewarded += u64::from(reward.is_some());
         self.rewards += reward.unwrap_or(0.0);
-        self.logps += logp;
+        self.with_logp += u64::from(logp.is_some());
+        self.logps += logp.unwrap_or(0.0);
     }
 
     fn mean_reward(&self) -> Option<f64> {
@@ -78,7 +81,7 @@ impl ClassSums {
     }
 
     fn mean_logp(&self) -> Option<f64> {
-        (self.answers > 0).then(|| self.logps / self.answers as f64)
+        (self.with_logp > 0).then(|| self.logps / self.with_logp as f64)
     }
 }
 
@@ -87,17 +90,18 @@ impl PreferenceSums {
     pub fn add(&mut self, rows: &[RowLogps], head: &Head) {
         for (row, rewards) in rows.iter().zip(&head.rewards) {
             let reward = |i: usize| rewards.get(i).copied();
+            let logp = |i: usize| (head.scores == Scores::LogProbs).then(|| row.policy[i]);
             match &row.target {
                 RowTarget::Pair => {
-                    self.chosen.add(reward(0), row.policy[0]);
-                    self.rejected.add(reward(1), row.policy[1]);
+                    self.chosen.add(reward(0), logp(0));
+                    self.rejected.add(reward(1), logp(1));
                     self.pairs += 1;
                     self.accurate += u64::from(reward(0) > reward(1));
                     let mean = |i: usize| row.policy[i] / row.lens[i].max(1) as f64;
                     self.pairs_by_mean_logp += u64::from(mean(0) > mean(1));
                 }
-                RowTarget::Label(true) => self.chosen.add(reward(0), row.policy[0]),
-                RowTarget::Label(false) => self.rejected.add(reward(0), row.policy[0]),
+                RowTarget::Label(true) => self.chosen.add(reward(0), logp(0)),
+                RowTarget::Label(false) => self.rejected.add(reward(0), logp(0)),
                 RowTarget::Rewards(scores) => {
                     // a pair of the best and the worst answer; none if all are equal
                     let by_score = |a: &usize, b: &usize| scores[*a].total_cmp(&scores[*b]);
@@ -105,8 +109,8 @@ impl PreferenceSums {
                     if let (Some(best), Some(worst)) = (best, worst)
                         && scores[best] > scores[worst]
                     {
-                        self.chosen.add(reward(best), row.policy[best]);
-                        self.rejected.add(reward(worst), row.policy[worst]);
+                        self.chosen.add(reward(best), logp(best));
+                        self.rejected.add(reward(worst), logp(worst));
                         self.pairs += 1;
                         self.accurate += u64::from(reward(best) > reward(worst));
                         let mean = |i: usize| row.policy[i] / row.lens[i].max(1) as f64;
@@ -130,6 +134,7 @@ impl PreferenceSums {
             mine.answers += theirs.answers;
             mine.rewarded += theirs.rewarded;
             mine.rewards += theirs.rewards;
+            mine.with_logp += theirs.with_logp;
             mine.logps += theirs.logps;
         }
         self.pairs += other.pairs;
@@ -156,7 +161,7 @@ impl PreferenceSums {
 
     /// Share of pairs whose chosen answer has the larger mean log-prob per token.
     pub fn logps_accuracies(&self) -> Option<f64> {
-        (self.pairs > 0).then(|| self.pairs_by_mean_logp as f64 / self.pairs as f64)
+        (self.pairs > 0 && self.chosen.with_logp > 0).then(|| self.pairs_by_mean_logp as f64 / self.pairs as f64)
     }
 }
 

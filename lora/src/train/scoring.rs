@@ -1,11 +1,12 @@
-//! Log-probs of answers: one forward pass over a forest.
+//! Log-probs or rewards of answers: one forward pass over a forest.
 
 use super::forest::{Forest, Scored, Scorers, Tree};
 use super::reference_cache::{ReferenceCache, SequenceKey};
+use crate::objective::{Objective, Scores};
 use align_engine::autograd::{Mode, Tape, Var};
 use align_engine::model::adapters::Adapters;
 use align_engine::model::{Inputs, Model};
-use align_engine::ops::{ScoredTokens, TokenLogps};
+use align_engine::ops::{ScoredRows, ScoredTokens, TokenLogps};
 use align_engine::rows::{Dropout, Masks};
 use align_kernels::{Buffer, KernelError, Precision, Result};
 use std::ops::Range;
@@ -55,11 +56,23 @@ impl StepDropout {
 /// A forward pass, its tape still there for the backward pass.
 pub struct Forward {
     pub tape: Tape,
-    logps: Var,
-    /// Host copy, one for each scored token; behind them what the cache had.
+    outputs: Var,
+    /// Host copy, one for each scored row: log-probs of tokens, or with [`Scorers::Reward`] a score for each answer; behind them what the
+    /// cache had.
     tokens: Vec<f32>,
     log_sum_squares: Option<Vec<f64>>,
     answers: Vec<Scored>,
+}
+
+impl Scorers {
+    /// Those of an objective on a model.
+    pub fn of(objective: &Objective, model: &Model) -> Scorers {
+        match (objective.scores(), objective.reference()) {
+            (Scores::Reward, _) => Scorers::Reward { pad: model.config().pad_token_id },
+            (Scores::LogProbs, true) => Scorers::PolicyAndReference,
+            (Scores::LogProbs, false) => Scorers::Policy,
+        }
+    }
 }
 
 impl Scoring<'_> {
@@ -76,7 +89,7 @@ impl Scoring<'_> {
     }
 
     fn forest_of(&self, trees: &[Tree<'_>], referenced: impl Fn(usize) -> bool) -> Forest {
-        Forest::with_references(trees, referenced, |one, other| self.model.same_rope(one, other))
+        Forest::with_references(trees, self.scorers, referenced, |one, other| self.model.same_rope(one, other))
     }
 
     /// The cache, if the reference is asked at all.
@@ -139,7 +152,7 @@ impl Scoring<'_> {
     ) -> Result<Forward, KernelError> {
         let model = self.model;
         let device = model.device();
-        let Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers } = forest;
+        let Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers, scorers } = forest;
         let masks = match dropout {
             Some(step) => {
                 let policy = &tokens[..plan.policy + plan.detached];
@@ -150,20 +163,23 @@ impl Scoring<'_> {
             None => None,
         };
         let pass = model.pass(plan, self.adapters.clone(), masks, self.precision)?;
-        let inputs = Inputs {
-            ids: device.upload("batch.ids", &ids)?,
-            scored: ScoredTokens {
-                rows: Rc::new(device.upload("batch.scored_rows", &scored_rows)?),
-                targets: Rc::new(device.upload("batch.targets", &targets)?),
-                policy: scored_with_gradient,
-            },
-            with_extras: self.extras,
-        };
+        let ids = device.upload("batch.ids", &ids)?;
+        let rows = Rc::new(device.upload("batch.scored_rows", &scored_rows)?);
+        let policy = scored_with_gradient;
         let mut tape = Tape::new(device, pass, mode);
+        if let Scorers::Reward { .. } = scorers {
+            let head = self.adapters.policy.as_ref().and_then(|set| set.score_head());
+            let head = head.expect("whoever asks for rewards has an adapter with a score head");
+            let outputs = model.scores(&mut tape, &ids, &ScoredRows { rows, policy }, head, layers_kept)?;
+            let tokens = outputs.view().download();
+            return Ok(Forward { tape, outputs, tokens, log_sum_squares: None, answers });
+        }
+        let targets = Rc::new(device.upload("batch.targets", &targets)?);
+        let inputs = Inputs { ids, scored: ScoredTokens { rows, targets, policy }, with_extras: self.extras };
         let TokenLogps { logps, extras } = model.token_logps(&mut tape, &inputs, layers_kept)?;
         let tokens = logps.view().download();
         let log_sum_squares = extras.map(|extras| extras.log_sum_squares);
-        Ok(Forward { tape, logps, tokens, log_sum_squares, answers })
+        Ok(Forward { tape, outputs: logps, tokens, log_sum_squares, answers })
     }
 }
 
@@ -201,7 +217,7 @@ impl Forward {
         &self.log_sum_squares.as_ref().expect("the pass was asked for extras")[range.clone()]
     }
 
-    /// Log-prob of an answer: the sum over its tokens, in f64.
+    /// Log-prob of an answer, the sum over its tokens, in f64; with [`Scorers::Reward`] its reward.
     pub fn sum(&self, range: &Range<usize>) -> f64 {
         self.tokens(range).iter().map(|&logp| f64::from(logp)).sum()
     }
@@ -215,11 +231,11 @@ impl Forward {
         derivatives: impl IntoIterator<Item = (Range<usize>, f64)>,
         grads: &mut align_engine::autograd::ParamGrads,
     ) -> Result<(), KernelError> {
-        let mut d_tokens = vec![0f32; self.logps.grad_rows()];
+        let mut d_tokens = vec![0f32; self.outputs.grad_rows()];
         for (range, derivative) in derivatives {
             d_tokens[range].fill(derivative as f32);
         }
         let dy: Buffer<f32> = self.tape.device().upload("objective.d_logps", &d_tokens)?;
-        self.tape.backward(&self.logps, dy, grads)
+        self.tape.backward(&self.outputs, dy, grads)
     }
 }

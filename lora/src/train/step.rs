@@ -47,6 +47,8 @@ pub struct Outcome {
     pub saturated: usize,
     /// Pairs whose gradient a bound of the formula took away.
     pub clipped: usize,
+    /// Rows of scored answers whose rewards say nothing to the loss.
+    pub undecided: usize,
     /// What the run remembers once the step is made.
     pub history: History,
     /// Forward passes with a gradient.
@@ -67,6 +69,7 @@ impl Outcome {
         self.preferences.add(rows, head);
         self.saturated += head.saturated;
         self.clipped += head.clipped;
+        self.undecided += head.undecided;
     }
 }
 

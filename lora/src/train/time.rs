@@ -1,6 +1,6 @@
 //! What a step will take: its operations, and how fast this machine does them.
 
-use super::forest::Forest;
+use super::forest::{Forest, Scorers};
 use align_engine::model::Model;
 
 /// Operations of a forward and a backward pass over the rows of a forest, a multiply-add counted as two. With `P` weights in the linear
@@ -13,6 +13,7 @@ use align_engine::model::Model;
 /// | adapters | `2 a n` | `4 a n` |
 /// | attention | `4 heads head_dim s` a layer | `10 heads head_dim s_n`: scores once more, then four products |
 /// | head, a scored row | `2 hidden_size vocab_size` | `4 hidden_size vocab_size`: logits once more, then their product |
+/// | a reward model's head | `2 hidden_size` | `4 hidden_size` |
 ///
 /// Norms, gates, rotations and the optimiser are not counted.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -41,13 +42,17 @@ impl Work {
             among.map(|segment| pairs(segment.rows.len() as f64, segment.prefix.len() as f64)).sum()
         };
         let per_pair = (config.num_attention_heads * config.head_dim * config.num_hidden_layers) as f64;
-        let logit = config.hidden_size as f64 * config.vocab_size as f64;
+        let outputs = match forest.scorers {
+            Scorers::Policy | Scorers::PolicyAndReference => config.vocab_size,
+            Scorers::Reward { .. } => 1,
+        };
+        let head = config.hidden_size as f64 * outputs as f64;
         Work {
             forward: 2.0 * base * plan.rows() as f64 + 2.0 * adapter * policy + 4.0 * per_pair * seen(plan.rows()),
             backward: 2.0 * base * n + 4.0 * adapter * n + 10.0 * per_pair * seen(plan.policy),
             again: 2.0 * base * n + 2.0 * adapter * n + 4.0 * per_pair * seen(plan.policy),
-            head_forward: 2.0 * logit * forest.targets.len() as f64,
-            head_backward: 4.0 * logit * forest.scored_with_gradient as f64,
+            head_forward: 2.0 * head * forest.scored_rows.len() as f64,
+            head_backward: 4.0 * head * forest.scored_with_gradient as f64,
         }
     }
 }

@@ -9,7 +9,7 @@ use super::scoring::Scoring;
 use super::step::{Batch, Outcome, describe};
 use super::time::{Pace, Probe, Rates, RunPace, Work};
 use crate::data::{Dataset, EncodedRow, NumberCounts, Shuffle, for_each_batch};
-use crate::objective::{Coupling, History, Objective};
+use crate::objective::{Coupling, History, Objective, Scores};
 use crate::optim::{AdamW, Optimizer, Schedule, ScheduleKind, clip_factor, global_norm};
 use align_engine::autograd::param::Param;
 use align_engine::autograd::{Mode, ParamGrads, Tape};
@@ -113,7 +113,8 @@ impl<'m> Trainer<'m> {
     /// A run that trains `adapter` in place; the reference is the base with `reference`, or the bare base.
     ///
     /// # Errors
-    /// [`TrainError::BatchOfOne`] for a loss that compares rows with a batch of one; [`TrainError::Kernel`].
+    /// [`TrainError::BatchOfOne`] for a loss that compares rows with a batch of one; [`TrainError::NoScoreHead`] for a reward model's loss
+    /// without its head, [`TrainError::ScoreHead`] for the reverse; [`TrainError::Kernel`].
     pub fn new(
         model: &'m Model,
         adapter: Arc<AdapterSet>,
@@ -123,6 +124,11 @@ impl<'m> Trainer<'m> {
     ) -> Result<Trainer<'m>, TrainError> {
         if objective.coupling() == Coupling::MismatchedRows && options.batch_size == 1 {
             return Err(TrainError::BatchOfOne { loss: objective.name() });
+        }
+        match (objective.scores(), adapter.score_head()) {
+            (Scores::Reward, None) => return Err(TrainError::NoScoreHead { loss: objective.name() }),
+            (Scores::LogProbs, Some(_)) => return Err(TrainError::ScoreHead { loss: objective.name() }),
+            (Scores::Reward, Some(_)) | (Scores::LogProbs, None) => {}
         }
         let params = adapter.params();
         let optimizer = Optimizer::AdamW(AdamW::new(model.device(), &params, options.weight_decay)?);
@@ -341,7 +347,7 @@ impl<'m> Trainer<'m> {
             ));
         }
         self.unread_columns(train.survey().numbers).into_iter().for_each(|note| observer.note(note));
-        let (mut pairs_seen, mut saturated, mut clipped, mut beyond_plan) = (0, 0, 0, 0);
+        let (mut rows_seen, mut saturated, mut clipped, mut undecided, mut beyond_plan) = (0, 0, 0, 0, 0);
         let mut evaluated_at = None;
         let (mut first_epoch, mut counted_at) = (Some(()), CacheCounts::default());
         notes_of(self.cache.as_deref(), observer);
@@ -357,9 +363,10 @@ impl<'m> Trainer<'m> {
                 self.state.num_tokens += tokens;
                 metrics.num_tokens = self.state.num_tokens;
                 metrics.tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
-                pairs_seen += batch.len();
+                rows_seen += batch.len();
                 saturated += outcome.saturated;
                 clipped += outcome.clipped;
+                undecided += outcome.undecided;
                 if beyond_plan == 0 && outcome.beyond_plan > 0 {
                     observer.note(format!(
                         "step {}: a forward pass holds more than was planned, with all layers recomputed",
@@ -402,8 +409,9 @@ impl<'m> Trainer<'m> {
             observer.note(counted("the run", cache.counts()));
         }
         let warnings = [
-            self.objective.saturation_warning(saturated, pairs_seen),
-            self.objective.clipping_warning(clipped, pairs_seen),
+            self.objective.saturation_warning(saturated, rows_seen),
+            self.objective.clipping_warning(clipped, rows_seen),
+            self.objective.undecided_warning(undecided, rows_seen),
         ];
         warnings.into_iter().flatten().for_each(|warning| observer.note(warning));
         Ok(())
@@ -508,7 +516,7 @@ impl<'m> Trainer<'m> {
         Scoring {
             model: self.model,
             adapters: Adapters { policy: Some(self.adapter.clone()), reference: self.reference.clone() },
-            scorers: if self.objective.reference() { Scorers::PolicyAndReference } else { Scorers::Policy },
+            scorers: Scorers::of(&self.objective, self.model),
             precision: self.options.precision,
             extras: self.objective.weighting(),
             cache: self.cache.clone(),
