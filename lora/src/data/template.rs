@@ -258,9 +258,11 @@ impl ChatTemplate {
         self.marks_generation
     }
 
-    /// Its text, as it was parsed.
+    /// The texts of all its templates, as they were parsed: with tools, and with marks, it renders by others than the first.
     pub(super) fn source(&self) -> String {
-        self.env.get_template(NAME).map_or(String::new(), |template| template.source().to_owned())
+        let names = [NAME, TOOL_USE].into_iter().flat_map(|name| [name.to_owned(), format!("{name}{WITH_SPANS}")]);
+        let source = |name: String| self.env.get_template(&name).map_or(String::new(), |t| t.source().to_owned());
+        names.map(source).collect::<Vec<_>>().join("\0")
     }
 
     /// Second since 1970 that `strftime_now` formats.
@@ -547,6 +549,26 @@ mod tests {
         );
         assert!(matches!(render("a\n\n{{ messages[0].a.b }}"), Err(RenderError::Failed { line: 3, .. })));
         assert!(matches!(template("a\n{% if %}"), Err(TemplateError::Syntax { line: 2, .. })));
+    }
+
+    /// A change of any template that renders rows shows in what kept tokens are compared by.
+    #[test]
+    fn the_source_is_that_of_all_templates() {
+        let source = |default: &str, tool_use: Option<&str>| {
+            let tool_use = tool_use.map(str::to_owned);
+            let sources = Sources { default: default.to_owned(), tool_use, origin: "test".to_owned() };
+            ChatTemplate::parse(sources, &[], 0).unwrap().source()
+        };
+        let marked = "{% generation %}a{% endgeneration %}";
+        let all = [
+            source("a", None),
+            source("a", Some("b")),
+            source("a", Some("c")),
+            source(marked, None),
+            source(&strip_generation_tags(marked), None),
+        ];
+        let different: std::collections::HashSet<&String> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "{all:?}");
     }
 
     /// The given file, then chat_template.jinja, then tokenizer_config.json: the first that exists, even if it is broken.
