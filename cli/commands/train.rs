@@ -78,8 +78,8 @@ fn train(
     };
     let mut rejects = Rejects::new();
     let mut open = |files: &[PathBuf]| -> Result<Dataset, CliError> {
-        let encoder =
-            loaded.encoder(args.model.chat_template.as_deref(), args.data.max_length.unwrap_or(MAX_LENGTH))?;
+        let max_length = args.data.max_length.unwrap_or(MAX_LENGTH);
+        let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
         let options =
             DataOptions { needs: kind, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
         loaded::data(files, encoder, &options, &mut rejects)
