@@ -274,7 +274,7 @@ pub fn data(
     Ok(Dataset::open_with(files, encoder, opening)?)
 }
 
-/// As [`data`], for a command whose rejects go to `--rejects` or nowhere.
+/// As [`data()`], for a command whose rejects go to `--rejects` or nowhere.
 ///
 /// # Errors
 /// [`CliError`].

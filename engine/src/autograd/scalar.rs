@@ -349,7 +349,7 @@ mod tests {
             ("max", 2, op(|x| x[0].max(x[1]))),
             ("clamp_max", 1, op(|x| x[0].clamp_max(0.7))),
             ("clip", 1, op(|x| x[0].clip(-2.0, 0.7))),
-            ("log_sum_exp", 3, op(|x| Scalar::log_sum_exp(x))),
+            ("log_sum_exp", 3, op(|x| Scalar::log_sum_exp(&[x[0], x[1], x[2]]))),
             ("sum", 3, op(|x| Scalar::sum(&[x[0], x[1], x[2]]))),
             ("mean", 3, op(|x| Scalar::mean(&[x[0], x[1], x[2]]))),
             ("one argument twice", 1, op(|x| x[0] * x[0].sigmoid() + x[0])),

@@ -370,7 +370,7 @@ fn long_rows_take_time_in_proportion() {
         let marked = with_template(name, CHATML_WITH_MARKS).with_sft_on(Some(SftPart::Assistant));
         let time = |characters: usize| {
             let text = "Ünï 🙂 text, ".repeat(characters / 13);
-            let say = |i: usize| if i % 2 == 0 { ("user", &text[..]) } else { ("assistant", &text[..]) };
+            let say = |i: usize| if i.is_multiple_of(2) { ("user", &text[..]) } else { ("assistant", &text[..]) };
             let started = Instant::now();
             kept(&encoder, &json!({"prompt": &text, "completion": &text}));
             kept(&encoder, &json!({"text": &text}));
@@ -423,7 +423,7 @@ proptest! {
                     prop_assert_eq!(&ids, &whole);
                     prop_assert!(ids.starts_with(&bos) && ids.last() == Some(&eos_id));
                     prop_assert!(!row.prompt.is_empty() && row.answers[0].unscored.is_empty());
-                    prop_assert!(row.answers[0].is_cut() == false);
+                    prop_assert!(!row.answers[0].is_cut());
                     if reversible(&encoder, &format!("{prompt}{completion}")) {
                         let text = encoder.tokenizer().decode(&ids[bos.len()..ids.len() - 1], SpecialTokens::Keep).unwrap();
                         prop_assert_eq!(text, format!("{prompt}{completion}"));

@@ -51,7 +51,7 @@ fn rows(objective: &Objective, n: usize, spread: f64) -> Vec<RowLogps> {
     };
     let target = |i: usize| match objective.data() {
         DataKind::Pairs => RowTarget::Pair,
-        DataKind::Unpaired => RowTarget::Label(i % 3 != 0),
+        DataKind::Unpaired => RowTarget::Label(!i.is_multiple_of(3)),
         DataKind::KWay => RowTarget::Rewards((0..1 + i % 4).map(|k| (k * 5 % 3) as f64 / 2.0).collect()),
         DataKind::Sft => RowTarget::Sft,
     };

@@ -293,8 +293,8 @@ mod tests {
     /// Tokens 1 and 2 of the answer belong to a turn that is not learned.
     #[test]
     fn what_is_not_scored_is_read_all_the_same() {
-        let gaps = [1..3];
-        let branch = Branch { ids: &[4, 5, 6, 7], unscored: &gaps, role: Role::Gradient };
+        let gap = 1..3;
+        let branch = Branch { ids: &[4, 5, 6, 7], unscored: std::slice::from_ref(&gap), role: Role::Gradient };
         let sequence = Tree { prompt: &[1, 2], branches: vec![branch] };
         let forest = Forest::new(&[sequence], Scorers::PolicyAndReference, |_, _| true);
         assert_eq!(forest.ids, [1, 2, 4, 5, 6, 7, 1, 2, 4, 5, 6, 7]);

@@ -286,9 +286,10 @@ impl Batch<'_> {
                     *reference = forward.sum(range);
                 }
                 if let Some(tails) = &mut numbers.tails {
-                    let tail = |range: &Range<usize>| forward.sum(&((range.start + shared).min(range.end)..range.end));
-                    tails.policy[answer] = tail(&scored.policy);
-                    tails.reference[answer] = scored.reference.as_ref().map_or(0.0, tail);
+                    let tail = |range: &Range<usize>| (range.start + shared).min(range.end)..range.end;
+                    tails.policy[answer] = forward.sum(&tail(&scored.policy));
+                    let reference = scored.reference.as_ref();
+                    tails.reference[answer] = reference.map_or(0.0, |range| forward.sum(&tail(range)));
                 }
             }
             if let (true, [chosen, rejected]) = (self.objective.weighting(), &answers[..]) {
