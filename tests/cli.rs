@@ -506,3 +506,20 @@ fn an_adapter_of_the_demo_is_inspected_with_it() {
     let facts = align(&["inspect", "--demo", "--adapter", output, "--json"]).ok().json();
     assert_eq!(facts["adapter"]["base_model_name_or_path"], "align-demo");
 }
+
+#[test]
+fn a_term_that_has_no_data_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = train(folder.path(), &["--loss", "max_po", "--eta", "0.1"]);
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("--eta") && run.stderr.contains("reference corpus"), "{}", run.stderr);
+    assert!(!folder.path().join("out").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_row_without_a_number_that_the_loss_reads_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = train(folder.path(), &["--loss", "sppo", "--no-shuffle"]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(run.stderr.contains("has no `prob_win_chosen`, which loss `sppo` reads"), "{}", run.stderr);
+}

@@ -79,7 +79,7 @@ fn train(
     let mut rejects = Rejects::new();
     let mut open = |files: &[PathBuf]| -> Result<Dataset, CliError> {
         let max_length = args.data.max_length.unwrap_or(MAX_LENGTH);
-        let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
+        let encoder = loaded.encoder_of(&objective, args.model.chat_template.as_deref(), max_length, &args.data)?;
         let options =
             DataOptions { needs: kind, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
         loaded::data(files, encoder, &options, &mut rejects)

@@ -15,7 +15,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     knobs: &[Knob::number(
         "eta",
         "eta",
-        "Weight of the likelihood of the texts of --reference-data",
+        "Weight of the likelihood of reference data; training takes 0 alone in this version",
         0.0,
         Range::NOT_NEGATIVE,
     )],

@@ -589,6 +589,7 @@ fn a_fresh_reward_model_has_a_loss_of_exactly_ln_2() {
     let mut rows = rows(&bt, 5, 9.0);
     for row in &mut rows {
         row.policy.fill(0.0);
+        row.weight = 1.0;
         row.numbers = RowNumbers::default();
     }
     let head = whole(&bt, &rows, &Statistics::default()).unwrap();

@@ -25,6 +25,10 @@ pub enum TrainError {
     NonFinite { step: u64, what: String, rows: String },
     #[error("loss `{loss}` compares each answer with another row's: --batch-size 1 has no other row; use at least 2")]
     BatchOfOne { loss: String },
+    #[error(
+        "loss `{loss}` with --eta above 0 needs texts of a reference corpus, which this version cannot train on: leave --eta out"
+    )]
+    NoReferenceData { loss: String },
     #[error("loss `{loss}` trains a reward model, and the adapter has no score head")]
     NoScoreHead { loss: String },
     #[error("loss `{loss}` reads log-probs, and the adapter has the score head of a reward model")]

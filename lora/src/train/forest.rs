@@ -195,7 +195,8 @@ impl Forest {
             ids: self.ids[..rows].to_vec(),
             tokens: self.tokens[..rows].to_vec(),
             scored_rows: self.scored_rows[..scored].to_vec(),
-            targets: self.targets[..scored].to_vec(),
+            // a reward model has none
+            targets: self.targets.iter().take(scored).copied().collect(),
             scored_with_gradient: self.scored_with_gradient,
             answers: self.answers.iter().map(|answer| Scored { reference: None, ..answer.clone() }).collect(),
             scorers: self.scorers,

@@ -113,8 +113,8 @@ impl<'m> Trainer<'m> {
     /// A run that trains `adapter` in place; the reference is the base with `reference`, or the bare base.
     ///
     /// # Errors
-    /// [`TrainError::BatchOfOne`] for a loss that compares rows with a batch of one; [`TrainError::NoScoreHead`] for a reward model's loss
-    /// without its head, [`TrainError::ScoreHead`] for the reverse; [`TrainError::Kernel`].
+    /// [`TrainError::BatchOfOne`] for a loss that compares rows with a batch of one; [`TrainError::NoReferenceData`] for one with a term that a run has no texts for;
+    /// [`TrainError::NoScoreHead`] for a reward model's loss without its head, [`TrainError::ScoreHead`] for the reverse; [`TrainError::Kernel`].
     pub fn new(
         model: &'m Model,
         adapter: Arc<AdapterSet>,
@@ -124,6 +124,9 @@ impl<'m> Trainer<'m> {
     ) -> Result<Trainer<'m>, TrainError> {
         if objective.coupling() == Coupling::MismatchedRows && options.batch_size == 1 {
             return Err(TrainError::BatchOfOne { loss: objective.name() });
+        }
+        if objective.reference_data() {
+            return Err(TrainError::NoReferenceData { loss: objective.name() });
         }
         match (objective.scores(), adapter.score_head()) {
             (Scores::Reward, None) => return Err(TrainError::NoScoreHead { loss: objective.name() }),
