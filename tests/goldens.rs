@@ -437,8 +437,10 @@ fn committed_or_own(file: &str) -> PathBuf {
 }
 
 fn check_trajectories(which: fn(&str) -> bool) {
+    let flags = |name: &str| LOSSES.into_iter().find(|(known, _)| *known == name).map(|(_, flags)| flags);
+    let pairs = ["sigmoid", "exo_pair", "ipo"].map(|name| (name, flags(name).expect("a loss of the list")));
     let kto: (&str, &[&str]) = ("kto", &["--loss", "kto"]);
-    for (name, flags) in LOSSES.into_iter().filter(|(name, _)| *name != "hinge").chain([kto]) {
+    for (name, flags) in pairs.into_iter().chain([kto]) {
         for_each(which, &format!("trajectory_{name}.json"), |golden, want| {
             check_trajectory(golden, name, flags, &want);
         });
