@@ -8,9 +8,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// Flags whose value is a path: relative ones are meant from the file's directory.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 10] = [
     "data",
     "eval_data",
+    "reference_data",
     "adapter",
     "output",
     "chat_template",

@@ -1,6 +1,6 @@
 //! The command line's contract: flags and their other names, files, exit codes, streams.
 
-use crate::align::{Run, align, committed_goldens, read_lines};
+use crate::align::{Run, align, committed_goldens, number, read_lines, write_lines};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -512,8 +512,38 @@ fn a_term_that_has_no_data_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let run = train(folder.path(), &["--loss", "max_po", "--eta", "0.1"]);
     assert_eq!(run.code, Some(2), "{}", run.stderr);
-    assert!(run.stderr.contains("--eta") && run.stderr.contains("reference corpus"), "{}", run.stderr);
+    assert!(run.stderr.contains("--eta") && run.stderr.contains("--reference-data"), "{}", run.stderr);
     assert!(!folder.path().join("out").exists(), "nothing was begun");
+    let run = train(folder.path(), &["--loss", "max_po", "--reference-data", "texts.jsonl"]);
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("--eta above 0"), "{}", run.stderr);
+}
+
+/// A step takes as many texts as rows, from where the step before stopped; the run of its own `config.toml` is the same run.
+#[test]
+fn texts_of_a_reference_corpus_hold_a_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = folder.path().join("texts.jsonl");
+    let text = |words: &str| serde_json::json!({ "text": words });
+    write_lines(&texts, &[text("The sea is wide."), text("A house has a roof and four walls."), text("Rain")]);
+    let run = |name: &str, more: &[&str]| -> Vec<Value> {
+        let folder = folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        train(&folder, &[&["--loss", "max_po"], more].concat()).ok();
+        read_lines(&folder.join("out/metrics.jsonl"))
+    };
+    let texts = texts.to_str().unwrap();
+    let without = run("without", &[]);
+    let with = run("with", &["--eta", "0.5", "--reference-data", texts]);
+    for (step, (with, without)) in with.iter().zip(&without).enumerate() {
+        assert!(with["num_tokens"].as_u64() > without["num_tokens"].as_u64(), "step {step}");
+        assert!(number(&with["loss"]) > number(&without["loss"]), "step {step}: the likelihood is a positive term");
+    }
+    let config = folder.path().join("with/out/config.toml");
+    let again = folder.path().join("again");
+    align(&["train", "--config", config.to_str().unwrap(), "--output", again.to_str().unwrap()]).ok();
+    let adapter = |folder: PathBuf| std::fs::read(folder.join("adapter_model.safetensors")).unwrap();
+    assert!(adapter(again) == adapter(folder.path().join("with/out")), "the run of its own configuration");
 }
 
 #[test]

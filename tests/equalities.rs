@@ -11,7 +11,7 @@ use align_engine::weights::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec, Va
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::data::{EncodedRow, Encoder};
-use align_lora::objective::{DataKind, History, LOSSES, Objective, Scores};
+use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective, Scores};
 use align_lora::train::{Batch, Branch, Outcome, Role, Scorers, Scoring, Tree};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -217,11 +217,16 @@ fn a_batch_is_its_micro_batches() {
     let dir = model_dir("tiny-llama");
     let model = load(&dir, 2);
     let adapter = adapter(&model, 0.02);
+    let texts = [("eta", KnobValue::Number(0.5))];
     let mixed = ["mpo", "rpo", "wpo", "ld_dpo"];
-    let names: Vec<&str> = LOSSES.iter().map(|loss| loss.name).chain(mixed).collect();
-    for (name, dropout) in names.into_iter().flat_map(|name| [(name, None), (name, Some(DROPOUT))]) {
-        let objective = Objective::new(name, &[]).unwrap();
-        let rows = with_numbers(rows(&model, &dir, objective.data(), 6));
+    let losses = LOSSES.iter().map(|loss| loss.name).chain(mixed).map(|name| (name, &[][..]));
+    let losses = losses.chain([("max_po", &texts[..])]);
+    for (name, knobs, dropout) in losses.flat_map(|(name, knobs)| [(name, knobs, None), (name, knobs, Some(DROPOUT))]) {
+        let objective = Objective::new(name, knobs).unwrap();
+        let mut rows = with_numbers(rows(&model, &dir, objective.data(), 6));
+        if objective.reference_data() {
+            rows.extend(self::rows(&model, &dir, DataKind::Sft, 4));
+        }
         let scoring = scoring_of(&objective, &model, &adapter);
         let (whole, want) = gradients(&scoring, &objective, &rows, 1 << 20, usize::MAX, dropout);
         assert_eq!(whole.micro_batches, 1);

@@ -207,6 +207,7 @@ fn every_loss_has_the_gradient_of_its_value() {
             "kto_pair" => &[("kl_grad", KnobValue::Switch(true))],
             // so does what its target margin follows
             "alpha_dpo" => &[("alpha", number(0.0))],
+            "max_po" => &[("eta", number(0.1))],
             _ => &[],
         };
         let objective = Objective::new(name, knobs).unwrap();
@@ -214,6 +215,8 @@ fn every_loss_has_the_gradient_of_its_value() {
         if name == "max_po" {
             // flat for margins of more than a few nats
             rows.iter_mut().flat_map(|row| &mut row.answers).for_each(|answer| answer.kept = answer.kept.min(2));
+            // the texts of its reference data
+            rows.extend(world.rows(DataKind::Sft, 2));
         }
         // running statistics carry no gradient: they stay where they are
         let history = world.gradients(&objective, &rows).0.history.for_evaluation();

@@ -42,6 +42,10 @@ pub struct TrainArgs {
     /// The loss, or a mix like dpo:0.8,ipo:0.2; `align-cli losses` lists them
     #[arg(long, value_name = "NAME", default_value = "dpo", alias = "loss_type")]
     pub loss: String,
+    /// Texts whose likelihood is a term of --loss max_po with --eta above 0, as many a step as rows: {text}, {messages},
+    /// {prompt, completion}, or the preferred answers of pairs
+    #[arg(long, value_name = "FILE", num_args = 1.., alias = "reference_data")]
+    pub reference_data: Vec<PathBuf>,
     /// With --adapter: compare with its starting state (default), `base`, or another adapter
     #[arg(long, value_name = "base|DIR")]
     pub reference: Option<ReferenceChoice>,

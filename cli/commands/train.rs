@@ -48,6 +48,16 @@ fn train(
     if args.eval_steps.is_some() && args.eval_data.is_empty() && args.eval_fraction.is_none() && !args.model.demo {
         return Err(CliError::Usage("--eval-steps needs held-out rows: give --eval-data or --eval-fraction".into()));
     }
+    match (objective.reference_data(), args.reference_data.is_empty()) {
+        (true, true) => return Err(TrainError::NoReferenceData { loss: objective.name() }.into()),
+        (false, false) => {
+            let name = objective.name();
+            return Err(CliError::Usage(format!(
+                "--reference-data: loss {name} has no term for it; --loss max_po with --eta above 0 has one"
+            )));
+        }
+        (true, false) | (false, true) => {}
+    }
     loaded::check_rejects(&args.data.keep, args.data.on_bad_row)?;
     let loaded = loaded::model(&args.model, device)?;
     let adapter = adapter(args, &loaded, &objective, options.seed)?;
@@ -77,15 +87,17 @@ fn train(
         _ => loaded::data_files(&args.eval_data)?,
     };
     let mut rejects = Rejects::new();
-    let mut open = |files: &[PathBuf]| -> Result<Dataset, CliError> {
+    let mut open = |files: &[PathBuf], needs: Needs| -> Result<Dataset, CliError> {
         let max_length = args.data.max_length.unwrap_or(MAX_LENGTH);
         let encoder = loaded.encoder_of(&objective, args.model.chat_template.as_deref(), max_length, &args.data)?;
         let options =
-            DataOptions { needs: kind, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
+            DataOptions { needs, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
         loaded::data(files, encoder, &options, &mut rejects)
     };
-    let mut data = open(&files)?;
-    let mut eval = if eval_files.is_empty() { None } else { Some(open(&eval_files)?) };
+    let mut data = open(&files, kind)?;
+    let mut eval = if eval_files.is_empty() { None } else { Some(open(&eval_files, kind)?) };
+    let texts_files = loaded::data_files(&args.reference_data)?;
+    let texts = if texts_files.is_empty() { None } else { Some(open(&texts_files, Needs::Sequences)?) };
     let mut held_out = None;
     if let Some(fraction) = args.eval_fraction {
         let split = data.split(fraction, args.seed)?;
@@ -101,6 +113,10 @@ fn train(
     let mut trainer = Trainer::new(&loaded.model, adapter.set().clone(), reference, objective, options)?;
     if let Some(cache) = cache {
         trainer = trainer.with_reference_cache(cache);
+    }
+    let of_texts = texts.as_ref().map(|texts| texts.survey().clone());
+    if let Some(texts) = texts {
+        trainer = trainer.with_reference_data(texts);
     }
     let total_steps = trainer.total_steps(data.len());
     let plan = trainer.plan(&data, eval.as_ref())?;
@@ -122,10 +138,15 @@ fn train(
         (None, _) => {}
     }
 
+    if let Some(survey) = &of_texts {
+        report::data("reference data", survey);
+    }
+
     let folder = RunFolder::create(output)?;
     let named = NamedFiles {
         data: if args.data.data.is_empty() { &[] } else { &files },
         eval: if args.eval_data.is_empty() { &[] } else { &eval_files },
+        texts: &texts_files,
     };
     write_config(args, &named, adapter.config(), &trainer, folder.path())?;
     match &args.data.keep.rejects {
@@ -302,6 +323,7 @@ fn summary(
 struct NamedFiles<'a> {
     data: &'a [PathBuf],
     eval: &'a [PathBuf],
+    texts: &'a [PathBuf],
 }
 
 /// Everything resolved, as `--config` reads it.
@@ -355,6 +377,9 @@ fn write_config(
     }
     if !named.eval.is_empty() {
         put("eval-data", files(named.eval));
+    }
+    if !named.texts.is_empty() {
+        put("reference-data", files(named.texts));
     }
     if let Some(fraction) = args.eval_fraction {
         put("eval-fraction", fraction.into());

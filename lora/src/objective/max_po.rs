@@ -15,7 +15,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     knobs: &[Knob::number(
         "eta",
         "eta",
-        "Weight of the likelihood of reference data; training takes 0 alone in this version",
+        "Weight of the likelihood of the texts of --reference-data",
         0.0,
         Range::NOT_NEGATIVE,
     )],
@@ -24,7 +24,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 };
 
 /// `loss = -sigmoid(h)`, `h` the margin of the policy's summed log-probs; the objective adds `eta` times the negative log-likelihood per
-/// token of the reference data.
+/// token of the reference data. Evaluations, which have no texts, leave that term out.
 ///
 /// Source: arXiv 2312.16430, reconstructed from its abstract.
 struct MaxPo;

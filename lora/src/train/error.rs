@@ -26,7 +26,7 @@ pub enum TrainError {
     #[error("loss `{loss}` compares each answer with another row's: --batch-size 1 has no other row; use at least 2")]
     BatchOfOne { loss: String },
     #[error(
-        "loss `{loss}` with --eta above 0 needs texts of a reference corpus, which this version cannot train on: leave --eta out"
+        "loss `{loss}` with --eta above 0 needs texts of a reference corpus: give --reference-data, or leave --eta out"
     )]
     NoReferenceData { loss: String },
     #[error("loss `{loss}` trains a reward model, and the adapter has no score head")]

@@ -5,6 +5,7 @@
 //! | `forest.rs` | rows of a forward pass: trees of prompts and answers, policy and reference |
 //! | `scoring.rs` | one forward pass, log-probs per answer, and its backward pass |
 //! | `reference_cache/` | log-probs of the reference, computed once and looked up afterwards |
+//! | `reference_texts.rs` | texts whose likelihood a loss has a term for |
 //! | `step.rs` | an optimiser batch: micro-batches, the objective's head, gradients |
 //! | `trainer.rs` | epochs, updates, evaluations |
 //! | `metrics.rs` | what is reported, under TRL's names |
@@ -17,6 +18,7 @@ mod forest;
 mod memory;
 mod metrics;
 mod reference_cache;
+mod reference_texts;
 mod scoring;
 mod size;
 mod step;

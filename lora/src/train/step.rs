@@ -10,8 +10,8 @@ use super::metrics::PreferenceSums;
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 use crate::data::{Answer, EncodedRow, Target, mismatched_answers, pack};
 use crate::objective::{
-    BatchTotals, Coupling, Head, HeadError, History, Mismatched, Objective, RowLogps, RowTarget, Statistics, Tails,
-    wpo_weight,
+    BatchTotals, Coupling, DataKind, Head, HeadError, History, Mismatched, Objective, RowLogps, RowTarget, Statistics,
+    Tails, wpo_weight,
 };
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::Gradients;
@@ -260,7 +260,7 @@ impl Batch<'_> {
                 policy: vec![f64::NAN; n],
                 reference: if self.objective.reference() { vec![f64::NAN; n] } else { Vec::new() },
                 lens: row.answers.iter().map(Answer::scored_tokens).collect(),
-                target: target(&row.target),
+                target: self.target(&row.target),
                 tails: self.objective.tails().then_some(Tails { policy: [0.0; 2], reference: [0.0; 2] }),
                 weight: row.numbers.weight_or_one(),
                 numbers: row.numbers,
@@ -356,9 +356,19 @@ impl Batch<'_> {
         self.objective.head(rows, statistics, self.totals()).map_err(|error| self.head_error(members, error))
     }
 
+    fn target(&self, target: &Target) -> RowTarget {
+        match target {
+            Target::Pair => RowTarget::Pair,
+            Target::Label(label) => RowTarget::Label(*label),
+            Target::Rewards(rewards) => RowTarget::Rewards(rewards.clone()),
+            Target::Sequence if self.objective.data() == DataKind::Sft => RowTarget::Sft,
+            Target::Sequence => RowTarget::ReferenceData,
+        }
+    }
+
     fn totals(&self) -> BatchTotals {
         let rows: Vec<(RowTarget, Vec<usize>)> = (self.rows.iter())
-            .map(|row| (target(&row.target), row.answers.iter().map(Answer::scored_tokens).collect()))
+            .map(|row| (self.target(&row.target), row.answers.iter().map(Answer::scored_tokens).collect()))
             .collect();
         BatchTotals::of(rows.iter().map(|(target, lens)| (target, &lens[..])))
     }
@@ -434,14 +444,5 @@ pub fn describe(row: &EncodedRow) -> String {
     match &row.id {
         Some(id) => format!("row {} (id {id})", row.row),
         None => format!("row {}", row.row),
-    }
-}
-
-fn target(target: &Target) -> RowTarget {
-    match target {
-        Target::Pair => RowTarget::Pair,
-        Target::Label(label) => RowTarget::Label(*label),
-        Target::Rewards(rewards) => RowTarget::Rewards(rewards.clone()),
-        Target::Sequence => RowTarget::Sft,
     }
 }

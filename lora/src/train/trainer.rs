@@ -5,6 +5,7 @@ use super::forest::{Forest, Role, Scorers, Tree};
 use super::memory::{self, BatchCut, Budget, Largest, Plan, SingleLast, TooLittle};
 use super::metrics::{EvalMetrics, PreferenceSums, StepMetrics};
 use super::reference_cache::{CacheCounts, ReferenceCache, SequenceKey, in_memory};
+use super::reference_texts::ReferenceTexts;
 use super::scoring::Scoring;
 use super::step::{Batch, Outcome, describe};
 use super::time::{Pace, Probe, Rates, RunPace, Work};
@@ -107,14 +108,15 @@ pub struct Trainer<'m> {
     state: TrainState,
     budget: Budget<'m>,
     cache: Option<Arc<ReferenceCache>>,
+    reference_texts: Option<ReferenceTexts>,
 }
 
 impl<'m> Trainer<'m> {
     /// A run that trains `adapter` in place; the reference is the base with `reference`, or the bare base.
     ///
     /// # Errors
-    /// [`TrainError::BatchOfOne`] for a loss that compares rows with a batch of one; [`TrainError::NoReferenceData`] for one with a term that a run has no texts for;
-    /// [`TrainError::NoScoreHead`] for a reward model's loss without its head, [`TrainError::ScoreHead`] for the reverse; [`TrainError::Kernel`].
+    /// [`TrainError::BatchOfOne`] for a loss that compares rows with a batch of one; [`TrainError::NoScoreHead`] for a reward model's
+    /// loss without its head, [`TrainError::ScoreHead`] for the reverse; [`TrainError::Kernel`].
     pub fn new(
         model: &'m Model,
         adapter: Arc<AdapterSet>,
@@ -124,9 +126,6 @@ impl<'m> Trainer<'m> {
     ) -> Result<Trainer<'m>, TrainError> {
         if objective.coupling() == Coupling::MismatchedRows && options.batch_size == 1 {
             return Err(TrainError::BatchOfOne { loss: objective.name() });
-        }
-        if objective.reference_data() {
-            return Err(TrainError::NoReferenceData { loss: objective.name() });
         }
         match (objective.scores(), adapter.score_head()) {
             (Scores::Reward, None) => return Err(TrainError::NoScoreHead { loss: objective.name() }),
@@ -139,7 +138,19 @@ impl<'m> Trainer<'m> {
         let dropout = options.lora_dropout > 0.0;
         let budget = Budget::new(model, &adapters, options.precision, dropout, options.memory);
         let state = TrainState::default();
-        Ok(Trainer { model, adapter, params, reference, objective, options, optimizer, state, budget, cache: None })
+        Ok(Trainer {
+            model,
+            adapter,
+            params,
+            reference,
+            objective,
+            options,
+            optimizer,
+            state,
+            budget,
+            cache: None,
+            reference_texts: None,
+        })
     }
 
     /// Has the log-probs of the reference looked up in `cache`, which is that of this model, reference and precision. No bit of the
@@ -147,6 +158,14 @@ impl<'m> Trainer<'m> {
     #[must_use]
     pub fn with_reference_cache(mut self, cache: ReferenceCache) -> Trainer<'m> {
         self.cache = Some(Arc::new(cache)).filter(|_| self.objective.reference());
+        self
+    }
+
+    /// Has each step take as many texts of `texts` as it has rows, for an objective with a term for their likelihood.
+    #[must_use]
+    pub fn with_reference_data(mut self, texts: Dataset) -> Trainer<'m> {
+        let wanted = self.objective.reference_data();
+        self.reference_texts = wanted.then(|| ReferenceTexts::new(texts, self.options.shuffle));
         self
     }
 
@@ -186,17 +205,25 @@ impl<'m> Trainer<'m> {
         self.options.max_steps.map_or(all, |max| if self.options.epochs == 0 { max } else { all.min(max) })
     }
 
+    /// The same, where the run can be made.
+    fn steps_to_make(&self, rows: usize) -> Result<u64, TrainError> {
+        if self.objective.reference_data() && self.reference_texts.is_none() {
+            return Err(TrainError::NoReferenceData { loss: self.objective.name() });
+        }
+        match self.total_steps(rows) {
+            0 => Err(TrainError::NoSteps { rows, epochs: self.options.epochs }),
+            steps => Ok(steps),
+        }
+    }
+
     /// What the run over `train` will hold in memory, evaluations over `eval` included. From then on each pass keeps as many layers as
     /// fit into that; the run notes those that do not fit with none.
     ///
     /// # Errors
-    /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::Data`].
+    /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::NoReferenceData`]; [`TrainError::Data`].
     pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
         let options = &self.options;
-        let steps = self.total_steps(train.len());
-        if steps == 0 {
-            return Err(TrainError::NoSteps { rows: train.len(), epochs: options.epochs });
-        }
+        let steps = self.steps_to_make(train.len())?;
         let mismatched = (self.objective.coupling() == Coupling::MismatchedRows).then_some(options.max_length);
         let largest = |data: &Dataset, shuffle: Shuffle, steps: u64, role: Role| -> Result<Largest, TrainError> {
             let data_is_cached = self.is_cached(data)?;
@@ -206,11 +233,17 @@ impl<'m> Trainer<'m> {
                 (coupling, _) => single_last_of_evaluation(coupling),
             };
             let cut = BatchCut { batch_size, single_last };
-            let (numbers, mean_tokens) =
+            let (numbers, mut mean_tokens) =
                 memory::largest_batch(data, shuffle, steps, cut, mismatched, options.micro_batch_tokens);
+            let mut rows = data.rows(&numbers)?;
+            if let (Some(texts), Role::Gradient) = (&self.reference_texts, role) {
+                // which of them meet these rows is not looked up
+                rows.extend(texts.longest(numbers.len())?);
+                mean_tokens += texts.mean_tokens() * batch_size.min(data.len()) as f64;
+            }
             let cache = self.cache.clone().filter(|_| data_is_cached);
             let scoring = Scoring { cache, ..self.scoring() };
-            let (pass, alone) = self.batch(&data.rows(&numbers)?).largest_pass(role, &scoring);
+            let (pass, alone) = self.batch(&rows).largest_pass(role, &scoring);
             Ok(Largest { pass, alone, mean_tokens })
         };
         let first_epoch = self.steps_per_epoch(train.len()).0.min(steps);
@@ -339,10 +372,7 @@ impl<'m> Trainer<'m> {
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         let (steps_per_epoch, left_over) = self.steps_per_epoch(train.len());
-        let total_steps = self.total_steps(train.len());
-        if total_steps == 0 {
-            return Err(TrainError::NoSteps { rows: train.len(), epochs: self.options.epochs });
-        }
+        let total_steps = self.steps_to_make(train.len())?;
         if left_over > 0 {
             observer.note(format!(
                 "the last batch of each epoch would be one row, which loss `{}` cannot use: it is left out",
@@ -358,15 +388,20 @@ impl<'m> Trainer<'m> {
             let order = train.order(self.options.shuffle, self.state.epoch);
             let rows = &order[self.state.cursor as usize..order.len() - left_over];
             let mut started = Instant::now();
-            for_each_batch(train, rows.chunks(self.options.batch_size), |batch| {
+            for_each_batch(train, rows.chunks(self.options.batch_size), |mut batch| {
+                let rows = batch.len();
+                if let Some(texts) = &mut self.reference_texts {
+                    let before = self.state.epoch * train.len() as u64 + self.state.cursor;
+                    batch.extend(texts.take(before, rows)?);
+                }
                 let (outcome, mut metrics) = self.step(&batch, total_steps)?;
-                self.state.cursor += batch.len() as u64;
+                self.state.cursor += rows as u64;
                 metrics.epoch = self.state.step as f64 / steps_per_epoch as f64;
                 let tokens = tokens(&batch);
                 self.state.num_tokens += tokens;
                 metrics.num_tokens = self.state.num_tokens;
                 metrics.tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
-                rows_seen += batch.len();
+                rows_seen += rows;
                 saturated += outcome.saturated;
                 clipped += outcome.clipped;
                 undecided += outcome.undecided;
@@ -435,7 +470,7 @@ impl<'m> Trainer<'m> {
             .collect()
     }
 
-    /// One update from the rows of a batch. `epoch`, tokens and speed of the metrics are the caller's.
+    /// One update from the rows of a batch, texts of the reference data behind them where the objective has a term for them. `epoch`, tokens and speed of the metrics are the caller's.
     ///
     /// # Errors
     /// [`TrainError::NonFinite`] before anything is changed; [`TrainError::Kernel`].
