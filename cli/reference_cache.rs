@@ -6,20 +6,9 @@ use crate::loaded::LoadedModel;
 use crate::report::say;
 use align_engine::model::adapters::AdapterSet;
 use align_kernels::Precision;
-use align_lora::objective::Objective;
 use align_lora::train::ReferenceCache;
 use std::ffi::OsString;
 use std::path::PathBuf;
-
-/// Where the reference's log-probs are kept for `objective`: those that come with the sums over the vocabulary that it weighs pairs by are
-/// added up in another way, and stay with the run.
-pub fn choice<'a>(given: Option<&'a CacheChoice>, objective: &Objective) -> Option<&'a CacheChoice> {
-    match given {
-        Some(CacheChoice::Off) => given,
-        _ if objective.weighting() => Some(&CacheChoice::Memory),
-        _ => given,
-    }
-}
 
 /// The cache that `choice` names, else that of the user (for the demo: one in memory), for `loaded` under the adapter `reference`.
 ///

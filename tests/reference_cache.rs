@@ -390,6 +390,11 @@ fn score_and_eval_read_the_same_cache() {
     let known = align(&arguments("eval", &cache)).ok();
     assert!(known.stderr.contains(&format!("{} answers", ANSWERS[0])), "{}", known.stderr);
     assert_eq!(known.stdout, align(&arguments("eval", "off")).ok().stdout);
+    // a loss that reads more of each token's distribution finds the same log-probs
+    let weighted =
+        |cache: &str| align(&[&arguments("eval", cache)[..], &["--loss", "wpo"].map(str::to_owned)].concat()).ok();
+    assert!(weighted(&cache).stderr.contains(&format!("{} answers", ANSWERS[0])));
+    assert_eq!(weighted(&cache).stdout, weighted("off").stdout);
     assert_eq!(runs.run("train", &[]).counts()[0], ANSWERS[1], "the held-out answers alone are new");
 }
 

@@ -27,9 +27,11 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter_of(&objective, dir)).transpose()?;
         let reference = loaded.reference(&args.reference)?;
         let precision = args.device.precision.into();
-        let choice = reference_cache::choice(args.cache.reference_cache.as_ref(), &objective);
         let cache = match objective.reference() {
-            true => reference_cache::open(choice, &loaded, reference.as_deref(), precision)?.map(Arc::new),
+            true => {
+                reference_cache::open(args.cache.reference_cache.as_ref(), &loaded, reference.as_deref(), precision)?
+                    .map(Arc::new)
+            }
             false => None,
         };
         if let Some(cache) = &cache {

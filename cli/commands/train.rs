@@ -105,9 +105,13 @@ fn train(
         (data, eval) = (split.train, Some(split.held_out));
     }
 
-    let choice = reference_cache::choice(args.cache.reference_cache.as_ref(), &objective);
     let cache = match objective.reference() {
-        true => reference_cache::open(choice, &loaded, reference.as_deref(), options.precision)?,
+        true => reference_cache::open(
+            args.cache.reference_cache.as_ref(),
+            &loaded,
+            reference.as_deref(),
+            options.precision,
+        )?,
         false => None,
     };
     let mut trainer = Trainer::new(&loaded.model, adapter.set().clone(), reference, objective, options)?;

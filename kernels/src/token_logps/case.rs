@@ -64,7 +64,8 @@ pub fn cases() -> Vec<Case> {
             cases.push(Shape { weights: WeightDtype::F16, precision: Precision::Bf16, ..odd }.case(false));
             let in_bf16 = Shape { direction, rows, hidden_size, vocab_size, ..in_bf16 };
             cases.push(in_bf16.case(false));
-            cases.push(Shape { cap: Some(3.0), ignore_every: Some(3), ..in_bf16 }.case(false));
+            cases.push(Shape { extras: true, ..in_bf16 }.case(false));
+            cases.push(Shape { cap: Some(3.0), ignore_every: Some(3), extras: true, ..in_bf16 }.case(false));
             let weights = WeightDtype::F32;
             cases.push(Shape { weights, extras: true, floats: FloatDtype::F32, ..in_bf16 }.case(false));
         }

@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-use super::{Backward, Forward, IGNORE};
+use super::{Backward, Extras, Forward, IGNORE};
 use crate::Precision;
 use crate::cpu::simd::{Simd, VectorTask};
 use crate::device::Cpu;
@@ -67,25 +67,84 @@ impl Running {
             target: self.target,
         }
     }
+}
 
-    fn log_sum(&self) -> f64 {
-        f64::from(self.sum).ln()
+/// The softmax of one row over the whole vocabulary.
+struct Total {
+    max: f32,
+    sum: f64,
+    weighted: f64,
+    sum_of_squares: f64,
+    target: f32,
+}
+
+impl Total {
+    /// Adds parts of the vocabulary in their order.
+    fn of(parts: impl Iterator<Item = Running> + Clone) -> Total {
+        let max = parts.clone().fold(f32::NEG_INFINITY, |max, part| if part.max > max { part.max } else { max });
+        let mut total = Total { max, sum: 0.0, weighted: 0.0, sum_of_squares: 0.0, target: f32::NAN };
+        for part in parts {
+            let by = f64::from(part.max - max);
+            let factor = by.exp();
+            total.sum += f64::from(part.sum) * factor;
+            total.weighted +=
+                if factor == 0.0 { 0.0 } else { factor * (f64::from(part.weighted) + by * f64::from(part.sum)) };
+            total.sum_of_squares += f64::from(part.sum_of_squares) * factor * factor;
+            if !part.target.is_nan() {
+                total.target = part.target;
+            }
+        }
+        total
+    }
+}
+
+impl From<&Running> for Total {
+    fn from(all: &Running) -> Total {
+        let &Running { max, sum, weighted, sum_of_squares, target } = all;
+        let [sum, weighted, sum_of_squares] = [sum, weighted, sum_of_squares].map(f64::from);
+        Total { max, sum, weighted, sum_of_squares, target }
+    }
+}
+
+/// What [`Forward`] gives, a row at a time.
+struct Outputs<'a> {
+    logps: &'a mut [f32],
+    lse: &'a mut [f32],
+    /// Entropy, whether the target is the largest, log-sum-exp of twice the logits
+    extras: Option<[&'a mut [f32]; 3]>,
+}
+
+impl<'a> Outputs<'a> {
+    fn new(logps: SliceMut<'a, f32>, lse: SliceMut<'a, f32>, extras: Option<Extras<'a>>) -> Outputs<'a> {
+        let extras =
+            extras.map(|extras| [extras.entropy, extras.target_is_argmax, extras.lse_of_twice].map(SliceMut::cpu));
+        Outputs { logps: logps.cpu(), lse: lse.cpu(), extras }
+    }
+
+    /// 0 where nothing is scored.
+    fn set(&mut self, row: usize, scored: bool, total: &Total) {
+        let value = |x: f64| if scored { x as f32 } else { 0.0 };
+        let (max, log_sum) = (f64::from(total.max), total.sum.ln());
+        self.lse[row] = value(max + log_sum);
+        self.logps[row] = value(f64::from(total.target) - max - log_sum);
+        if let Some([entropy, argmax, lse_of_twice]) = &mut self.extras {
+            // rounding can push the entropy of a one-hot row below 0
+            entropy[row] = value((log_sum - total.weighted / total.sum).max(0.0));
+            argmax[row] = value(if total.target < total.max { 0.0 } else { 1.0 });
+            lse_of_twice[row] = value(2.0 * max + total.sum_of_squares.ln());
+        }
     }
 }
 
 pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
     #[cfg(target_arch = "x86_64")]
-    if let (Some(unit), Precision::Bf16, None) = (cpu.isa().unit(), call.precision, &call.extras) {
+    if let (Some(unit), Precision::Bf16) = (cpu.isa().unit(), call.precision) {
         return tiles::forward(device, cpu, unit, call);
     }
     let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
-    let (Slice::Cpu(targets), SliceMut::Cpu(logps), SliceMut::Cpu(lse)) = (call.targets, call.logps, call.lse);
-    let mut extras = call.extras.map(|extras| {
-        let (SliceMut::Cpu(entropy), SliceMut::Cpu(argmax)) = (extras.entropy, extras.target_is_argmax);
-        let SliceMut::Cpu(lse_of_twice) = extras.lse_of_twice;
-        (entropy, argmax, lse_of_twice)
-    });
-    let with_extras = extras.is_some();
+    let Slice::Cpu(targets) = call.targets;
+    let mut outputs = Outputs::new(call.logps, call.lse, call.extras);
+    let with_extras = outputs.extras.is_some();
     let wide = cpu.widened(device, hidden_states)?;
     let hidden_states = Slice::Cpu(&wide);
     let mut running = vec![Running::EMPTY; rows];
@@ -121,18 +180,8 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
         }
         Ok(())
     })?;
-    for (r, state) in running.iter().enumerate() {
-        let scored = targets[r] != IGNORE;
-        let value = |x: f64| if scored { x as f32 } else { 0.0 };
-        let (max, log_sum) = (f64::from(state.max), state.log_sum());
-        lse[r] = value(max + log_sum);
-        logps[r] = value(f64::from(state.target) - max - log_sum);
-        if let Some((entropy, argmax, lse_of_twice)) = &mut extras {
-            // rounding can push the entropy of a one-hot row below 0
-            entropy[r] = value((log_sum - f64::from(state.weighted) / f64::from(state.sum)).max(0.0));
-            argmax[r] = value(if state.target < state.max { 0.0 } else { 1.0 });
-            lse_of_twice[r] = value(2.0 * max + f64::from(state.sum_of_squares).ln());
-        }
+    for (row, all) in running.iter().enumerate() {
+        outputs.set(row, targets[row] != IGNORE, &all.into());
     }
     Ok(())
 }

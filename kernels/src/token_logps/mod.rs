@@ -19,7 +19,7 @@ use crate::{
 /// A target that is not scored: its log-prob is exactly 0 and it has no gradient.
 pub const IGNORE: u32 = u32::MAX;
 
-/// What [`Forward`] without extras and [`Backward`] take while they run on `[rows, vocab_size]` logits.
+/// What [`Forward`], with or without extras, and [`Backward`] take while they run on `[rows, vocab_size]` logits.
 pub fn scratch_bytes(
     device: &Device,
     precision: Precision,

@@ -20,8 +20,7 @@ const HIDDEN: usize = 24;
 /// Some tiles, and not a whole number of vectors.
 const VOCAB: usize = 4 * 512 + 77;
 
-/// The bits of everything that a forward and a backward call give back: per row `[logps, lse, extras, d_hidden]`; in bf16 without
-/// the side outputs, which the products of bf16 leave to those of f32.
+/// The bits of everything that a forward and a backward call give back: per row `[logps, lse, extras, d_hidden]`.
 fn score(
     precision: Precision,
     device: &Device,
@@ -36,7 +35,7 @@ fn score(
     let d_logps = device.upload("test", d_logps)?;
     let mut outputs = Vec::new();
     for _ in 0..5 {
-        outputs.push(device.upload("test", &vec![if precision == Precision::F32 { f32::NAN } else { 0.0 }; rows])?);
+        outputs.push(device.upload("test", &vec![f32::NAN; rows])?);
     }
     let mut d_hidden = device.upload("test", &vec![f32::NAN; rows * HIDDEN])?;
     let [logps, lse, entropy, target_is_argmax, lse_of_twice] = &mut outputs[..] else {
@@ -53,7 +52,7 @@ fn score(
         precision,
         logps: logps.view_mut(),
         lse: lse.view_mut(),
-        extras: (precision == Precision::F32).then(|| Extras {
+        extras: Some(Extras {
             entropy: entropy.view_mut(),
             target_is_argmax: target_is_argmax.view_mut(),
             lse_of_twice: lse_of_twice.view_mut(),
@@ -105,6 +104,47 @@ fn a_row_has_the_same_bits_alone_in_a_batch_and_on_any_number_of_threads() {
     }
 }
 
+/// Losses that read the side outputs find the log-probs that the others have.
+#[test]
+fn side_outputs_change_no_bit_of_the_others() {
+    let rows = 40;
+    let mut inputs = Inputs::of(&[rows, HIDDEN]);
+    let hidden = inputs.normal(rows * HIDDEN, 1.0);
+    let lm_head = inputs.normal_bf16(VOCAB * HIDDEN, 0.5);
+    let targets: Vec<u32> = (0..rows).map(|_| inputs.below(VOCAB) as u32).collect();
+    for (isa, precision) in Isa::available().into_iter().flat_map(|isa| BOTH.map(|precision| (isa, precision))) {
+        let device = Device::cpu_with(Some(2), isa).unwrap();
+        let outputs = |with_extras: bool| -> [Vec<u32>; 2] {
+            let hidden_states = device.upload("test", &hidden).unwrap();
+            let (lm_head, targets) =
+                (device.upload("test", &lm_head).unwrap(), device.upload("test", &targets).unwrap());
+            let [mut logps, mut lse, mut entropy, mut target_is_argmax, mut lse_of_twice] =
+                [(); 5].map(|()| device.upload("test", &[f32::NAN; 40]).unwrap());
+            Forward {
+                rows,
+                hidden_size: HIDDEN,
+                vocab_size: VOCAB,
+                hidden_states: hidden_states.view().into(),
+                lm_head: crate::WeightSlice::Bf16(lm_head.view()),
+                targets: targets.view(),
+                final_logit_softcapping: None,
+                precision,
+                logps: logps.view_mut(),
+                lse: lse.view_mut(),
+                extras: with_extras.then(|| Extras {
+                    entropy: entropy.view_mut(),
+                    target_is_argmax: target_is_argmax.view_mut(),
+                    lse_of_twice: lse_of_twice.view_mut(),
+                }),
+            }
+            .run(&device)
+            .unwrap();
+            [logps, lse].map(|x| x.download().into_iter().map(f32::to_bits).collect())
+        };
+        assert_eq!(outputs(true), outputs(false), "{precision:?} on {}", device.describe());
+    }
+}
+
 /// Zero to the bit, whatever the row holds.
 #[test]
 fn an_ignored_row_is_zero() {
@@ -124,7 +164,7 @@ fn an_ignored_row_is_zero() {
 /// Logits of ±10⁴ without a soft-cap: the distribution is one-hot, exactly, and nothing overflows.
 #[test]
 fn extreme_logits_stay_finite() {
-    for isa in Isa::available() {
+    for (isa, precision) in Isa::available().into_iter().flat_map(|isa| BOTH.map(|precision| (isa, precision))) {
         let device = Device::cpu_with(Some(2), isa).unwrap();
         let vocab_size = 1500;
         let hidden_states = device.upload("test", &[100.0f32, 100.0]).unwrap();
@@ -141,7 +181,7 @@ fn extreme_logits_stay_finite() {
             lm_head: lm_head.view().into(),
             targets: targets.view(),
             final_logit_softcapping: None,
-            precision: Precision::F32,
+            precision,
             logps: logps.view_mut(),
             lse: lse.view_mut(),
             extras: Some(Extras {
@@ -167,7 +207,7 @@ fn extreme_logits_stay_finite() {
             lm_head: lm_head.view().into(),
             targets: targets.view(),
             final_logit_softcapping: None,
-            precision: Precision::F32,
+            precision,
             lse: lse.view(),
             d_logps: d_logps.view(),
             d_hidden: d_hidden.view_mut().into(),

@@ -6,6 +6,7 @@
 //! bits.
 
 use super::super::{Backward, Forward, IGNORE};
+use super::{Outputs, Running, Total};
 use crate::cpu::simd::Simd;
 use crate::cpu::simd::pointwise::{Map, Pointwise};
 use crate::cpu::tasks::Disjoint;
@@ -13,7 +14,7 @@ use crate::cpu::tiles::microkernel::{BLOCK, STEP_BYTES, STEP_DEPTH, Step, Sums, 
 use crate::cpu::tiles::pack::{self, Element, Matrix, Role, panel_bytes};
 use crate::cpu::tiles::vector::{exp, rounded};
 use crate::device::Cpu;
-use crate::{Device, FloatSlice, FloatSliceMut, Result, Slice, SliceMut, WeightSlice};
+use crate::{Device, FloatSlice, FloatSliceMut, Result, Slice, WeightSlice};
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -29,16 +30,6 @@ const ROW_PANELS: usize = 8;
 /// Bytes of the packed rows of a task of the backward pass, and of a pass of the forward one.
 const ROWS_BYTES: usize = 600 << 10;
 const FORWARD_ROWS_BYTES: usize = 8 << 20;
-
-/// What a row's softmax is over one chunk.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    max: f32,
-    /// `Σ exp(z - max)`
-    sum: f32,
-    /// The target's logit, or NaN.
-    target: f32,
-}
 
 /// The operands of both passes.
 #[derive(Clone, Copy)]
@@ -145,10 +136,12 @@ fn consecutive(steps: usize) -> Vec<Step> {
     (0..=steps).map(|step| Step { left: step % steps * STEP_BYTES, right: step % steps * STEP_BYTES }).collect()
 }
 
-/// Log-probs and log-sum-exps. The unit is there, and no side output is wanted.
+/// Log-probs, log-sum-exps and the side outputs. The unit is there.
 pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>) -> Result<()> {
     let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, final_logit_softcapping: cap, .. } = call;
-    let (Slice::Cpu(all_targets), SliceMut::Cpu(logps), SliceMut::Cpu(lse)) = (call.targets, call.logps, call.lse);
+    let Slice::Cpu(all_targets) = call.targets;
+    let mut outputs = Outputs::new(call.logps, call.lse, call.extras);
+    let with_extras = outputs.extras.is_some();
     let bytes = panel_bytes(hidden_size, 1);
     let rows_per_pass = (FORWARD_ROWS_BYTES / bytes).max(1) * BLOCK;
     let chunks = vocab_size.div_ceil(CHUNK);
@@ -169,27 +162,22 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>)
                 )
             };
         })?;
-        let mut parts = vec![Part { max: 0.0, sum: 0.0, target: f32::NAN }; chunks * block.len()];
+        let mut parts = vec![Running::EMPTY; chunks * block.len()];
         {
             let (left, parts) = (packed.view().cpu(), Disjoint::new(&mut parts));
-            let len = ForwardScratch::len(row_panels, bytes);
+            let len = ForwardScratch::len(row_panels, bytes, with_extras);
             cpu.for_each_task(device, "token_logps.tile", chunks, len, |chunk, scratch| {
                 // SAFETY: each chunk has parts of its own; the unit is there.
                 unsafe {
                     let parts = parts.slice(chunk * block.len()..(chunk + 1) * block.len());
-                    head.chunk(cpu, chunk, left, ForwardScratch::new(scratch, row_panels, bytes), parts);
+                    let scratch = ForwardScratch::new(scratch, row_panels, bytes, with_extras);
+                    head.chunk(cpu, chunk, left, scratch, parts);
                 }
             })?;
         }
         for (i, row) in block.clone().enumerate() {
-            let parts = || (0..chunks).map(|chunk| parts[chunk * block.len() + i]);
-            let scored = targets[i] != IGNORE;
-            let max = parts().fold(f32::NEG_INFINITY, |max, part| if part.max > max { part.max } else { max });
-            let sum: f64 = parts().map(|part| f64::from(part.sum) * f64::from(part.max - max).exp()).sum();
-            let row_lse = f64::from(max) + sum.ln();
-            let target = parts().map(|part| part.target).find(|target| !target.is_nan()).unwrap_or(f32::NAN);
-            lse[row] = if scored { row_lse as f32 } else { 0.0 };
-            logps[row] = if scored { (f64::from(target) - row_lse) as f32 } else { 0.0 };
+            let parts = (0..chunks).map(|chunk| parts[chunk * block.len() + i]);
+            outputs.set(row, targets[i] != IGNORE, &Total::of(parts));
         }
     }
     Ok(())
@@ -205,20 +193,27 @@ struct ForwardScratch<'a> {
     max: &'a mut [f32],
     /// `[rows, 16]`: its sum
     sum: &'a mut [f32],
+    /// `[rows, 2, 16]`: its sums for the side outputs; empty without them
+    side: &'a mut [f32],
 }
 
 impl ForwardScratch<'_> {
-    fn len(row_panels: usize, bytes: usize) -> usize {
-        PANELS * bytes / 4 + BLOCK * PANELS * BLOCK + 2 * row_panels * BLOCK * 16
+    fn len(row_panels: usize, bytes: usize, with_extras: bool) -> usize {
+        let lanes = if with_extras { 4 } else { 2 };
+        PANELS * bytes / 4 + BLOCK * PANELS * BLOCK + lanes * row_panels * BLOCK * 16
     }
 
-    fn new(scratch: &mut [f32], row_panels: usize, bytes: usize) -> ForwardScratch<'_> {
+    fn new(scratch: &mut [f32], row_panels: usize, bytes: usize, with_extras: bool) -> ForwardScratch<'_> {
+        let lanes = row_panels * BLOCK * 16;
         let (right, rest) = scratch.split_at_mut(PANELS * bytes / 4);
         let (z, rest) = rest.split_at_mut(BLOCK * PANELS * BLOCK);
-        let (max, sum) = rest.split_at_mut(row_panels * BLOCK * 16);
+        let (max, rest) = rest.split_at_mut(lanes);
+        let (sum, rest) = rest.split_at_mut(lanes);
+        let side = &mut rest[..if with_extras { 2 * lanes } else { 0 }];
         max.fill(f32::NEG_INFINITY);
         sum.fill(0.0);
-        ForwardScratch { right, z, max, sum }
+        side.fill(0.0);
+        ForwardScratch { right, z, max, sum, side }
     }
 }
 
@@ -239,8 +234,8 @@ impl Head<'_> {
     ///
     /// # Safety
     /// The unit is there; `left` holds the packed rows.
-    unsafe fn chunk(&self, cpu: &Cpu, chunk: usize, left: &[f32], scratch: ForwardScratch<'_>, parts: &mut [Part]) {
-        let ForwardScratch { right, z, max, sum } = scratch;
+    unsafe fn chunk(&self, cpu: &Cpu, chunk: usize, left: &[f32], scratch: ForwardScratch<'_>, parts: &mut [Running]) {
+        let ForwardScratch { right, z, max, sum, side } = scratch;
         let (bytes, steps) = (self.panel_bytes(), self.steps());
         // SAFETY: the thread runs a task of the unit.
         unsafe { self.unit.configure() };
@@ -267,8 +262,15 @@ impl Head<'_> {
                 let rows = row_panel * BLOCK..parts.len().min((row_panel + 1) * BLOCK);
                 for (i, row) in rows.enumerate() {
                     let z = &z[i * PANELS * BLOCK..][..group.len()];
+                    let lanes = row * 16..(row + 1) * 16;
+                    let (max, sum) = (&mut max[lanes.clone()], &mut sum[lanes]);
                     // SAFETY: AVX-512 with bf16 is there.
-                    unsafe { add(z, &mut max[row * 16..(row + 1) * 16], &mut sum[row * 16..(row + 1) * 16]) };
+                    unsafe {
+                        match side.get_mut(row * 32..(row + 1) * 32) {
+                            Some(side) => add::<true>(z, max, sum, side),
+                            None => add::<false>(z, max, sum, &mut []),
+                        }
+                    }
                     let target = self.targets[row] as usize;
                     if group.contains(&target) {
                         parts[row].target = z[target - group.start];
@@ -278,21 +280,33 @@ impl Head<'_> {
         }
         for (row, part) in parts.iter_mut().enumerate() {
             let lanes = row * 16..(row + 1) * 16;
-            let largest = max[lanes.clone()].iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-            let sums = max[lanes.clone()].iter().zip(&sum[lanes]);
+            part.max = max[lanes.clone()].iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
             // a lane that no token has come to has no sum
-            part.sum = sums.filter(|(_, sum)| **sum != 0.0).map(|(max, sum)| sum * (max - largest).exp()).sum();
-            part.max = largest;
+            for lane in lanes.filter(|&lane| sum[lane] != 0.0) {
+                let at = row * 32 + lane % 16;
+                let (weighted, sum_of_squares) = (side.get(at), side.get(at + 16));
+                let lane = Running {
+                    max: max[lane],
+                    sum: sum[lane],
+                    weighted: weighted.copied().unwrap_or(0.0),
+                    sum_of_squares: sum_of_squares.copied().unwrap_or(0.0),
+                    target: part.target,
+                };
+                let lane = lane.rescaled(part.max);
+                part.sum += lane.sum;
+                part.weighted += lane.weighted;
+                part.sum_of_squares += lane.sum_of_squares;
+            }
         }
     }
 }
 
-/// Adds logits to a row's running maxima and sums, lane by lane.
+/// Adds logits to a row's running maxima and sums, lane by lane, and to those of the side outputs.
 ///
 /// # Safety
-/// AVX-512 with bf16 is there; both hold 16 floats.
+/// AVX-512 with bf16 is there; `max` and `sum` hold 16 floats, `side` 32 with `EXTRAS`.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn add(z: &[f32], max: &mut [f32], sum: &mut [f32]) {
+unsafe fn add<const EXTRAS: bool>(z: &[f32], max: &mut [f32], sum: &mut [f32], side: &mut [f32]) {
     let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
     // SAFETY: the lanes of the masks lie in `z`; the caller's contract.
     unsafe {
@@ -306,11 +320,33 @@ unsafe fn add(z: &[f32], max: &mut [f32], sum: &mut [f32]) {
         }
         // a lane that has seen nothing has nothing to rescale, and infinity minus itself is no number
         let seen = _mm512_cmp_ps_mask::<_CMP_NEQ_OQ>(before, lowest);
-        let rescale = exp(_mm512_sub_ps(before, after));
-        let mut total = _mm512_maskz_mul_ps(seen, _mm512_loadu_ps(sum.as_ptr()), rescale);
+        let by = _mm512_sub_ps(before, after);
+        let rescale = exp(by);
+        let before = _mm512_loadu_ps(sum.as_ptr());
+        let mut total = _mm512_maskz_mul_ps(seen, before, rescale);
+        let [mut weighted, mut squares] = [_mm512_setzero_ps(); 2];
+        if EXTRAS {
+            // where the factor is 0 the sums no longer count, whatever their distance
+            let counts = _mm512_mask_cmp_ps_mask::<_CMP_NEQ_OQ>(seen, rescale, weighted);
+            let moved = _mm512_fmadd_ps(by, before, _mm512_loadu_ps(side.as_ptr()));
+            weighted = _mm512_maskz_mul_ps(counts, moved, rescale);
+            let scaled = _mm512_mul_ps(_mm512_loadu_ps(side.as_ptr().add(16)), rescale);
+            squares = _mm512_maskz_mul_ps(counts, scaled, rescale);
+        }
         for at in (0..z.len()).step_by(16) {
-            let p = exp(_mm512_sub_ps(load(at), after));
+            let distance = _mm512_sub_ps(load(at), after);
+            let p = exp(distance);
             total = _mm512_mask_add_ps(total, mask(at), total, p);
+            if EXTRAS {
+                // a logit so far below that its share is 0 has none of the entropy, were it infinitely far
+                let counts = _mm512_mask_cmp_ps_mask::<_CMP_NEQ_UQ>(mask(at), p, _mm512_setzero_ps());
+                weighted = _mm512_mask3_fmadd_ps(p, distance, weighted, counts);
+                squares = _mm512_mask3_fmadd_ps(p, p, squares, counts);
+            }
+        }
+        if EXTRAS {
+            _mm512_storeu_ps(side.as_mut_ptr(), weighted);
+            _mm512_storeu_ps(side.as_mut_ptr().add(16), squares);
         }
         _mm512_storeu_ps(max.as_mut_ptr(), after);
         _mm512_storeu_ps(sum.as_mut_ptr(), total);
