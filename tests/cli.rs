@@ -221,7 +221,8 @@ fn cuda_is_said_to_be_missing() {
 fn losses_lists_the_registry() {
     let list = align(&["losses", "--json"]).ok().json();
     let names: Vec<&str> = list.as_array().unwrap().iter().map(|loss| loss["name"].as_str().unwrap()).collect();
-    let registry: Vec<&str> = align_lora::objective::LOSSES.iter().map(|loss| loss.name).collect();
+    let losses = align_lora::objective::LOSSES.iter().map(|loss| loss.name);
+    let registry: Vec<&str> = losses.chain(align_lora::objective::MIXES.iter().map(|mix| mix.name)).collect();
     assert_eq!(names, registry);
     for loss in list.as_array().unwrap() {
         for key in ["name", "aliases", "data", "reference", "source"] {
@@ -245,6 +246,16 @@ fn eval_takes_loss_and_knobs_from_the_run() {
     let (from_run, explicit) = (eval(&[]), eval(&["--loss", "ipo", "--beta", "0.3", "--no-length-norm"]));
     assert_eq!(from_run, explicit);
     assert_ne!(from_run["eval_loss"], eval(&["--loss", "dpo"])["eval_loss"]);
+    // knobs that are off unless given, of a loss and of one of a mix
+    for loss in [&["--loss", "exo", "--exo-log-eps", "-8"][..], &["--loss", "rpo:0.5,exo:0.5", "--exo-log-eps", "-8"]] {
+        train(folder.path(), &[loss, &["--overwrite"]].concat()).ok();
+        assert_eq!(eval(&[]), eval(loss), "{loss:?}");
+        assert_ne!(
+            eval(&[])["eval_loss"],
+            eval(&["--label-smoothing", "0.2"])["eval_loss"],
+            "it takes the other's place"
+        );
+    }
     assert_eq!(from_run["rows"].as_u64().unwrap() + from_run["dropped"].as_u64().unwrap(), 80);
 }
 

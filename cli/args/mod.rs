@@ -80,20 +80,39 @@ const WITH_KNOBS: [&str; 2] = ["train", "eval"];
 
 /// The whole command line, the knobs of all losses among the flags of the commands that take a loss.
 pub fn command() -> Command {
+    let experimental: Vec<&str> =
+        objective::LOSSES.iter().filter(|loss| loss.experimental).map(|loss| loss.name).collect();
+    let experimental = format!("experimental: {}", experimental.join(", "));
+    let loss = |arg: Arg| {
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        arg.help(format!("{help}; {experimental}"))
+    };
     WITH_KNOBS.iter().fold(Cli::command(), |cli, name| {
-        cli.mut_subcommand(name, |command| command.args(objective::knobs().into_iter().map(knob_flag)))
+        let knobs = objective::knobs().into_iter().map(knob_flag);
+        cli.mut_subcommand(name, |command| command.mut_arg("loss", loss).args(knobs))
     })
 }
 
-/// The flag of a knob: its help names the losses that have it.
-fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>)) -> Arg {
+/// What the flag of a knob does in the losses that have it.
+fn knob_help(knob: &Knob, losses: &[&'static objective::LossSpec]) -> String {
+    let of_loss = |loss: &objective::LossSpec| loss.knob(knob.key).map_or("", |knob| knob.help);
+    let others = losses.iter().filter(|loss| of_loss(loss) != knob.help);
+    let mut help = format!("{} ({})", knob.help, users(knob, losses));
+    for loss in others {
+        help += &format!("; {}: {}", loss.name, of_loss(loss));
+    }
+    help
+}
+
+/// The losses that have a knob, with its defaults.
+fn users(knob: &Knob, losses: &[&'static objective::LossSpec]) -> String {
     let names: Vec<_> = losses.iter().map(|loss| loss.name).collect();
     let default_of = |loss: &objective::LossSpec| {
         let knob = loss.knob(knob.key).filter(|knob| !matches!(knob.kind, KnobKind::Switch { .. }))?;
         knob.default().map(|default| format!("default {default}"))
     };
     let defaults: Vec<Option<String>> = losses.iter().map(|loss| default_of(loss)).collect();
-    let users = match &defaults[0] {
+    match &defaults[0] {
         first if names.len() > 8 && defaults.iter().all(|default| default == first) => {
             let default = first.as_ref().map_or(String::new(), |default| format!(", {default}"));
             format!("{} losses, see `losses`{default}", names.len())
@@ -107,7 +126,10 @@ fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>))
         }
         Some(default) => format!("{}, {default}", names.join(", ")),
         None => names.join(", "),
-    };
+    }
+}
+
+fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>)) -> Arg {
     let underscored: Vec<String> = std::iter::once(knob.flag)
         .chain(knob.flag_aliases.iter().copied())
         .map(|flag| flag.replace('-', "_"))
@@ -116,7 +138,7 @@ fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>))
     let arg = Arg::new(knob.key)
         .long(knob.flag)
         .aliases(aliases.filter(|alias| alias != knob.flag))
-        .help(format!("{} ({users})", knob.help))
+        .help(knob_help(knob, &losses))
         .help_heading("Knobs of the losses");
     match knob.kind {
         KnobKind::Number { .. } => {

@@ -8,7 +8,7 @@ use crate::reference_cache;
 use crate::report;
 use align_engine::model::adapters::Adapters;
 use align_lora::data::Needs;
-use align_lora::objective::{DataKind, History, KnobKind, KnobValue, Objective, Scores};
+use align_lora::objective::{self, DataKind, History, KnobKind, KnobValue, Objective, Scores};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -111,9 +111,12 @@ fn objective(args: &EvalArgs, knobs: &[(&'static str, KnobValue)], run: &toml::T
     let same_loss = args.loss.is_none();
     let name = args.loss.as_deref().or(run.get("loss").and_then(toml::Value::as_str)).unwrap_or("dpo");
     let mut given = knobs.to_vec();
-    if same_loss && let Ok(objective) = Objective::new(name, &[]) {
-        for (knob, _) in objective.knobs() {
-            let known = given.iter().any(|(key, _)| *key == knob.key);
+    if same_loss {
+        let all = objective::knobs();
+        let replaced = |by: &str| all.iter().find(|(knob, _)| knob.key == by).and_then(|(knob, _)| knob.replaces);
+        for (knob, _) in &all {
+            let decides = |key: &str| key == knob.key || knob.replaces == Some(key) || replaced(key) == Some(knob.key);
+            let known = knobs.iter().any(|(key, _)| decides(key));
             let value = match (run.get(knob.flag), knob.kind) {
                 (Some(value), KnobKind::Number { .. }) => {
                     value.as_float().or(value.as_integer().map(|i| i as f64)).map(KnobValue::Number)

@@ -3,13 +3,13 @@
 use super::{print, print_json};
 use crate::args::LossesArgs;
 use crate::error::CliError;
-use align_lora::objective::{DataKind, Knob, KnobKind, LOSSES, LossSpec, MIXES, Scores};
+use align_lora::objective::{DataKind, Knob, KnobKind, LOSSES, LossSpec, MIXES, MODIFIERS, MixPreset, Scores};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 pub fn run(args: &LossesArgs) -> Result<(), CliError> {
     if args.json {
-        return print_json(&LOSSES.iter().map(as_json).collect());
+        return print_json(&LOSSES.iter().map(as_json).chain(MIXES.iter().map(mix_as_json)).collect());
     }
     print(if args.markdown { markdown() } else { list() }.as_bytes())
 }
@@ -26,6 +26,17 @@ fn as_json(loss: &LossSpec) -> Value {
         "formula": loss.formula,
         "when": loss.when,
         "knobs": loss.all_knobs().map(|knob| json!({"flag": format!("--{}", knob.flag), "help": knob.help})).collect::<Vec<_>>(),
+    })
+}
+
+fn mix_as_json(mix: &MixPreset) -> Value {
+    json!({
+        "name": mix.name,
+        "aliases": mix.aliases,
+        "data": DataKind::Pairs.name(),
+        "reference": true,
+        "source": mix.source,
+        "mix": mix.mix,
     })
 }
 
@@ -53,7 +64,9 @@ fn list() -> String {
         }
     }
     for mix in MIXES {
-        writeln!(text, "{:<18} {}: {}; source: {}", mix.name, mix.summary, mix.mix, mix.source).expect("as above");
+        let also = mix.aliases.join(", ");
+        writeln!(text, "{:<18} {}", mix.name, mix.summary).expect("as above");
+        writeln!(text, "{:<18} the mix {}; source: {}; also: {also}", "", mix.mix, mix.source).expect("as above");
     }
     text
 }
@@ -81,9 +94,10 @@ fn markdown() -> String {
         "# Objectives\n\n\
          Every loss that `--loss` takes, made by `align-cli losses --markdown`. `policy` and `reference` are summed log-probabilities of an \
          answer's tokens, in nats; `log_ratio = policy - reference`; `log_ratio_margin` is that of the chosen answer less that of the \
-         rejected one. The objective is the mean over the rows of an optimiser step, whatever the micro-batches.\n\n\
-         Losses of single pairs can be mixed, `--loss dpo:0.8,ipo:0.2`, with `sft` for the likelihood of the chosen answers. A column `margin` \
-         of a pair is subtracted where the formula has one, a column `weight` multiplies the pair's loss.\n",
+         rejected one, `margin` what a row has in that column, else 0. The log-loss of `x` is `-(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`, \
+         `e` being `--label-smoothing`. The objective is the mean over the rows of an optimiser step, whatever the micro-batches.\n\n\
+         Losses of single pairs can be mixed, `--loss dpo:0.8,ipo:0.2`, with `sft` for the likelihood of the chosen answers; a knob applies \
+         to each loss of the mix that has it. A column `weight` multiplies the loss of a single pair.\n",
     );
     let mut say = |line: String| {
         text += &line;
@@ -112,17 +126,40 @@ fn markdown() -> String {
             for preset in loss.presets {
                 say(format!("- **Under the name** {}", preset_words(loss, preset)));
             }
-            if loss.all_knobs().next().is_none() {
-                continue;
+            if !loss.modifiers.is_empty() {
+                let titles: Vec<String> = loss.modifiers.iter().map(|modifier| modifier.title.to_lowercase()).collect();
+                say(format!("- **[Modifiers](#modifiers)**: {}", titles.join(", ")));
             }
-            say("\n| knob | default | |\n|---|---|---|".to_owned());
-            loss.all_knobs().for_each(|knob| say(format!("| `--{}` | {} | {} |", knob.flag, default(knob), knob.help)));
+            if !loss.knobs.is_empty() {
+                say(knobs(loss.knobs));
+            }
         }
+    }
+    say("\n## Modifiers\n\nWhat changes any loss that lists it; with the defaults, nothing.".to_owned());
+    for modifier in MODIFIERS {
+        say(format!("\n### {}\n\n    {}\n", modifier.title, modifier.formula));
+        say(format!("- **Source**: {}", modifier.source));
+        say(knobs(modifier.knobs));
     }
     say("\n## Mixes with a name\n".to_owned());
     for mix in MIXES {
         let names: Vec<&str> = std::iter::once(mix.name).chain(mix.aliases.iter().copied()).collect();
         say(format!("- {}: `{}`. {}. Source: {}", code(&names), mix.mix, mix.summary, mix.source));
+    }
+    text
+}
+
+/// A table of knobs.
+fn knobs(knobs: &[Knob]) -> String {
+    let mut text = String::from("\n| knob | default | |\n|---|---|---|");
+    for knob in knobs {
+        let also: Vec<String> = knob.flag_aliases.iter().map(|flag| format!(", `--{flag}`")).collect();
+        let range = match knob.kind {
+            KnobKind::Number { range, .. } => range.to_string(),
+            KnobKind::Switch { .. } | KnobKind::Choice { .. } => String::new(),
+        };
+        let range = if range.is_empty() { range } else { format!(" ({range})") };
+        text += &format!("\n| `--{}`{} | {} | {}{range} |", knob.flag, also.concat(), default(knob), knob.help);
     }
     text
 }
@@ -133,7 +170,9 @@ fn preset_words(loss: &LossSpec, preset: &align_lora::objective::Preset) -> Stri
     let flag = |key: &str| loss.knob(key).expect("a preset's knobs are the loss's").flag;
     let decided = preset.sets.iter().map(|(key, value)| format!("`{key} = {value}`"));
     let defaults = preset.defaults.iter().map(|(key, value)| format!("`--{} {value}` unless given", flag(key)));
-    let required = preset.requires.iter().map(|key| format!("`--{}` must be given", flag(key)));
+    let has_default = |key: &&str| preset.defaults.iter().any(|(known, _)| known == key);
+    let required = preset.requires.iter().filter(|key| !has_default(key));
+    let required = required.map(|key| format!("`--{}` must be given", flag(key)));
     let words: Vec<String> = decided.chain(defaults).chain(required).collect();
     let source = preset.source.map_or(String::new(), |source| format!(" ({source})"));
     format!("{}: {}{source}", code(&names), words.join(", "))

@@ -1,7 +1,8 @@
 //! AIPO: DPO with a reference that counts more than once, and a likelihood term, for iterated self-training.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -9,7 +10,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     margin: true,
     source: "arXiv 2409.08845, eq. 6, 10 and 11",
     summary: "Agreement-aware iterative preference optimisation: the reference's margin counts 1 + alpha times",
-    formula: "-ln sigmoid(beta * (h - (1 + alpha) h_reference) - margin) - lambda * chosen log-prob per token, h the margins of the log-probs",
+    formula: "-ln sigmoid(beta * (h - (1 + alpha) h_reference) - margin) - lambda * chosen log-prob per token, h and h_reference the margins of the \
+              log-probs",
     when: "Iterated training on the model's own answers, which DPO makes longer each time.",
     knobs: &[
         knobs::BETA,

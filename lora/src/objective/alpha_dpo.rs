@@ -1,8 +1,9 @@
 //! Alpha-DPO: a target margin that follows how the policy already differs from the reference.
 
 use super::history::History;
-use super::knobs::{self, Knob, KnobKind, Knobs, Range};
-use super::loss::{Loss, LossSpec, Pair, PairBatchLoss, Statistics};
+use super::knobs::{self, Knob, Knobs, Range};
+use super::loss::{Loss, Pair, PairBatchLoss, Statistics};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -10,21 +11,20 @@ pub(super) const SPEC: LossSpec = LossSpec {
     aliases: &["alphadpo"],
     source: "arXiv 2410.10148, eq. 12",
     summary: "SimPO with a target margin for each pair, larger where the policy already prefers the chosen answer more than usual",
-    formula: "-ln sigmoid(beta * (h - g - alpha * z)), h the margin of the policy's log-probs per token, z the standardised margin of the \
+    formula: "-ln sigmoid(beta * (h - gamma_beta_ratio - alpha * z)), h the margin of the policy's log-probs per token, z the standardised margin of the \
               log-ratios per token",
     when: "SimPO's one margin for all pairs is too coarse.",
     knobs: &[
-        knobs::beta(10.0),
+        knobs::beta_of_policy(10.0),
         Knob::number("gamma_beta_ratio", "gamma-beta-ratio", "Target margin by beta", 0.4, Range::NOT_NEGATIVE),
         Knob::number("alpha", "alpha", "How far the target follows the policy's own margin", 0.05, Range::NOT_NEGATIVE),
-        Knob {
-            key: "alpha_dpo_stats",
-            flag: "alpha-dpo-stats",
-            flag_aliases: &[],
-            help: "Running mean and deviation of the margins: corrected for their start at 0, or not, as the authors' code has them",
-            kind: KnobKind::Choice { default: "corrected", choices: &["corrected", "authors"] },
-            replaces: None,
-        },
+        Knob::choice(
+            "alpha_dpo_stats",
+            "alpha-dpo-stats",
+            "Running mean and deviation of the margins: corrected for their start at 0, or not, as in the authors' code",
+            "corrected",
+            &["corrected", "authors"],
+        ),
     ],
     build: |knobs| Loss::PairBatch(Box::new(AlphaDpo::new(knobs))),
     ..LossSpec::PAIR_BATCHES

@@ -1,8 +1,9 @@
 //! AlphaPO: SimPO with another reward shape.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Answer, Loss, Pair, PairLoss};
 use super::simpo::{GAMMA_BETA_RATIO, SIMPO_GAMMA, gamma};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -10,10 +11,10 @@ pub(super) const SPEC: LossSpec = LossSpec {
     margin: true,
     source: "arXiv 2501.03884",
     summary: "SimPO with the reward (1 - e^(-alpha * log-prob per token)) / alpha: steeper where answers are unlikely",
-    formula: "-ln sigmoid(beta * (rho(chosen) - rho(rejected)) - gamma - margin), rho = (1 - e^(-alpha * log-prob per token)) / alpha",
+    formula: "-ln sigmoid(beta * (rho(chosen) - rho(rejected) - gamma_beta_ratio) - margin), rho = (1 - e^(-alpha * log-prob per token)) / alpha",
     when: "SimPO makes both answers less likely.",
     knobs: &[
-        knobs::beta(2.5),
+        knobs::beta_of_policy(2.5),
         Knob::number("alpha", "alpha", "Shape of the reward; near 0 it is SimPO", 0.25, Range::POSITIVE),
         GAMMA_BETA_RATIO,
         SIMPO_GAMMA,

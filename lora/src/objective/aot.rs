@@ -2,7 +2,8 @@
 
 use super::history::History;
 use super::knobs;
-use super::loss::{Loss, LossSpec, Pair, PairBatchLoss, Statistics, smoothed_log_loss};
+use super::loss::{Loss, Pair, PairBatchLoss, Statistics, smoothed_log_loss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const PAIRED: LossSpec = LossSpec {

@@ -1,7 +1,8 @@
 //! Anchored preference optimisation. (Accelerated preference optimisation, arXiv 2410.06293, is a procedure over iterations of a loss.)
 
 use super::knobs;
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const ZERO: LossSpec = LossSpec {

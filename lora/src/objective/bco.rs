@@ -2,7 +2,8 @@
 
 use super::history::History;
 use super::knobs::{self, Knob, KnobKind};
-use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, LossSpec, Statistics, UnpairedLoss};
+use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, Statistics, UnpairedLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {

@@ -1,8 +1,9 @@
 //! Binary classifier optimisation on pairs.
 
 use super::history::History;
-use super::knobs::{self, Knob, KnobKind};
-use super::loss::{Loss, LossSpec, Pair, PairBatchLoss, PairLoss, Statistics};
+use super::knobs::{self, Knob};
+use super::loss::{Loss, Pair, PairBatchLoss, PairLoss, Statistics};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -16,21 +17,21 @@ pub(super) const SPEC: LossSpec = LossSpec {
         let beta = knobs.number("beta");
         match knobs.choice("bco_delta") {
             "running" => Loss::PairBatch(Box::new(Shifted { beta })),
-            _ => Loss::Pair(Box::new(BcoPair { beta })),
+            "zero" => Loss::Pair(Box::new(BcoPair { beta })),
+            other => unreachable!("the knob accepts no `{other}`"),
         }
     },
     ..LossSpec::PAIR_BATCHES
 };
 
 /// BCO's shift.
-pub(super) const DELTA: Knob = Knob {
-    key: "bco_delta",
-    flag: "bco-delta",
-    flag_aliases: &[],
-    help: "BCO's shift of the rewards: zero, or the running mean of all of them so far",
-    kind: KnobKind::Choice { default: "zero", choices: &["zero", "running"] },
-    replaces: None,
-};
+pub(super) const DELTA: Knob = Knob::choice(
+    "bco_delta",
+    "bco-delta",
+    "BCO's shift of the rewards: zero, or the running mean of all of them so far",
+    "zero",
+    &["zero", "running"],
+);
 
 /// `loss = softplus(-r_chosen) + softplus(r_rejected)`, `r = beta * log_ratio`.
 ///

@@ -1,7 +1,8 @@
 //! Chi-squared preference optimisation.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -11,7 +12,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     experimental: true,
     source: "arXiv 2407.13399, algorithm 1",
     summary: "DPO with the chi-squared divergence beside the KL: pessimistic about what the data does not cover",
-    formula: "-ln sigmoid(x - margin), x = beta * (phi(a) - phi(b)) within 2 r_max, phi(r) = e^(chi_alpha r) + chi_gamma r",
+    formula: "-ln sigmoid(x - margin), x = beta * (phi(a) - phi(b)) within 2 r_max, phi(r) = e^(chi_alpha r) + chi_gamma r, exponents \
+              from -88 to 20",
     when: "Offline data covers little of what the policy may write; watch the share of clipped pairs.",
     knobs: &[
         knobs::BETA,

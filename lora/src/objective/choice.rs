@@ -3,28 +3,19 @@
 use super::divergence::Divergence;
 use super::error::ObjectiveError;
 use super::knobs::{Knob, KnobKind, KnobValue, Knobs};
-use super::loss::{Coupling, DataKind, Loss, LossSpec, MixPreset, Preset, Reduction, Scores, SftTerm};
+use super::loss::{Coupling, Loss, Reduction, SftTerm};
+use super::spec::{DataKind, LossSpec, MixPreset, Preset, Scores};
 use super::{AMBIGUOUS, Ambiguous, LOSSES, MIXES};
 use std::fmt;
 
 /// A loss, or a weighted mix of losses of single pairs, with its knobs set.
 pub struct Objective {
-    /// At least one; more only if all are uncoupled losses of pairs.
+    /// At least one; more only if all are uncoupled losses of pairs, or likelihood.
     pub(super) parts: Vec<Part>,
-    /// Of the first loss: the scale of the logged rewards.
-    pub(super) beta: f64,
-    /// The likelihood term of `--sft-weight`.
-    pub(super) sft: Option<SftTerm>,
-    /// How tokens beyond the shorter answer's length count, if not like the others.
-    pub(super) ld: Option<LengthDesensitisation>,
-    /// Whether pairs are weighed by the policy's own probabilities.
-    pub(super) weighting: bool,
-    /// Weight of the likelihood of the reference data.
-    pub(super) eta: f64,
 }
 
-/// LD-DPO, arXiv 2409.06411: log-probs of tokens beyond the shorter answer's length count `alpha` times. The paper defines it for the policy;
-/// TRL from 0.29 on has it for the reference too, without which the margin of a fresh adapter is not 0.
+/// LD-DPO, arXiv 2409.06411: log-probs of tokens beyond the shorter answer's length count `alpha` times. The paper defines it for
+/// the policy; TRL from 0.29 on has it for the reference too, without which the margin of a fresh adapter is not 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct LengthDesensitisation {
     pub(super) alpha: f64,
@@ -32,13 +23,45 @@ pub(super) struct LengthDesensitisation {
     pub(super) reference: bool,
 }
 
-/// One loss of a mix.
+/// One loss of a mix, with what modifies it.
 pub(super) struct Part {
     pub(super) weight: f64,
     pub(super) spec: &'static LossSpec,
+    preset: Option<&'static Preset>,
     knobs: Knobs,
     pub(super) loss: Loss,
     pub(super) divergence: Divergence,
+    /// The likelihood term of `--sft-weight`.
+    pub(super) sft: Option<SftTerm>,
+    /// How tokens beyond the shorter answer's length count, if not like the others.
+    pub(super) ld: Option<LengthDesensitisation>,
+    /// Whether pairs are weighed by the policy's own probabilities.
+    pub(super) weighting: bool,
+    /// Weight of the likelihood of the reference data.
+    eta: f64,
+}
+
+impl Part {
+    fn new(named: Named, given: &[(&str, KnobValue)]) -> Result<Self, ObjectiveError> {
+        let Named { weight, spec, preset } = named;
+        let knobs = complete(spec, preset, given)?;
+        let number = |key: &str| knobs.has(key).then(|| knobs.number_if_given(key)).flatten();
+        let switch = |key: &str| knobs.has(key) && knobs.switch(key);
+        let sft = number("sft_weight")
+            .filter(|weight| *weight > 0.0)
+            .map(|weight| SftTerm { weight, reduction: Reduction::named(knobs.choice("sft_reduction")) });
+        let ld = number("ld_alpha")
+            .filter(|alpha| *alpha != 1.0)
+            .map(|alpha| LengthDesensitisation { alpha, reference: switch("ld_ref") });
+        let (eta, weighting) = (number("eta").unwrap_or(0.0), switch("use_weighting"));
+        let divergence = if knobs.has("f_divergence") { Divergence::of(&knobs) } else { Divergence::ReverseKl };
+        Ok(Part { weight, spec, preset, loss: (spec.build)(&knobs), divergence, sft, ld, weighting, eta, knobs })
+    }
+
+    /// The scale of its rewards.
+    pub(super) fn beta(&self) -> f64 {
+        if self.knobs.has("beta") { self.knobs.number("beta") } else { 1.0 }
+    }
 }
 
 impl Objective {
@@ -53,31 +76,25 @@ impl Objective {
     pub fn new(text: &str, given: &[(&str, KnobValue)]) -> Result<Self, ObjectiveError> {
         let named = parse(text)?;
         check_given(text, &named, given)?;
-        let mut parts = Vec::with_capacity(named.len());
-        for Named { weight, spec, preset } in named {
-            let knobs = complete(spec, preset, given)?;
-            let divergence = if knobs.has("f_divergence") { Divergence::of(&knobs) } else { Divergence::ReverseKl };
-            parts.push(Part { weight, spec, loss: (spec.build)(&knobs), knobs, divergence });
+        let parts = named.into_iter().map(|named| Part::new(named, given)).collect::<Result<Vec<_>, _>>()?;
+        // a knob may couple the rows of a loss that mixes with its defaults
+        let uncoupled = |part: &&Part| matches!(part.loss, Loss::Pair(_) | Loss::Sft(_));
+        if let ([_, _, ..], Some(coupled)) = (&parts[..], parts.iter().find(|part| !uncoupled(part))) {
+            return Err(mix_kind(text, coupled.spec));
         }
-        let number = |key: &str| parts[0].knobs.has(key).then(|| parts[0].knobs.number_if_given(key)).flatten();
-        let switch = |key: &str| parts[0].knobs.has(key) && parts[0].knobs.switch(key);
-        let sft = number("sft_weight")
-            .filter(|weight| *weight > 0.0)
-            .map(|weight| SftTerm { weight, reduction: Reduction::named(parts[0].knobs.choice("sft_reduction")) });
-        let ld = number("ld_alpha")
-            .filter(|alpha| *alpha != 1.0)
-            .map(|alpha| LengthDesensitisation { alpha, reference: switch("ld_ref") });
-        let (beta, eta) = (number("beta").unwrap_or(1.0), number("eta").unwrap_or(0.0));
-        let weighting = switch("use_weighting");
-        Ok(Self { beta, sft, ld, weighting, eta, parts })
+        check_effects(&parts, given)?;
+        Ok(Self { parts })
     }
 
-    /// Its canonical name: of the loss, or `dpo:0.8,ipo:0.2`. Presets are resolved into the loss and its knobs.
+    /// Its canonical name: of the loss, or `dpo:0.8,ipo:0.2`. A loss that is alone has presets resolved into its knobs; in a mix, where a
+    /// knob may have several values, their names stay.
     pub fn name(&self) -> String {
         match &self.parts[..] {
             [Part { weight: 1.0, spec, .. }] => spec.name.to_owned(),
             parts => {
-                let parts: Vec<_> = parts.iter().map(|part| format!("{}:{}", part.spec.name, part.weight)).collect();
+                let alone = parts.len() == 1;
+                let name = |part: &Part| part.preset.filter(|_| !alone).map_or(part.spec.name, |preset| preset.name);
+                let parts: Vec<_> = parts.iter().map(|part| format!("{}:{}", name(part), part.weight)).collect();
                 parts.join(",")
             }
         }
@@ -90,18 +107,18 @@ impl Objective {
 
     /// Whether it needs the sums over the tokens beyond the shorter answer's length by themselves.
     pub fn tails(&self) -> bool {
-        self.ld.is_some()
+        self.parts.iter().any(|part| part.ld.is_some())
     }
 
     /// Whether a pair's weight depends on the policy's probabilities of all tokens, see
     /// [`wpo_weight`](super::wpo_weight).
     pub fn weighting(&self) -> bool {
-        self.weighting
+        self.parts.iter().any(|part| part.weighting)
     }
 
     /// Whether the weights of rows reach its gradient.
     pub fn takes_weights(&self) -> bool {
-        matches!(self.parts[0].loss, Loss::Pair(_))
+        self.parts.iter().any(|part| matches!(part.loss, Loss::Pair(_)))
     }
 
     /// Whether it subtracts the rows' margins.
@@ -111,7 +128,12 @@ impl Objective {
 
     /// Whether it wants reference data, see [`RowTarget::ReferenceData`](super::RowTarget::ReferenceData).
     pub fn reference_data(&self) -> bool {
-        self.eta > 0.0
+        self.eta() > 0.0
+    }
+
+    /// Weight of the likelihood of the reference data.
+    pub(super) fn eta(&self) -> f64 {
+        self.parts.iter().map(|part| part.weight * part.eta).sum()
     }
 
     /// Whether it needs the reference's log-probabilities.
@@ -129,27 +151,37 @@ impl Objective {
         self.parts[0].loss.coupling()
     }
 
-    /// The scale of the rewards; of the first loss of a mix.
+    /// The loss whose rewards are logged: the first of a mix that has a reference, or the first.
+    pub(super) fn rewarding(&self) -> &Part {
+        self.parts.iter().find(|part| part.spec.reference).unwrap_or(&self.parts[0])
+    }
+
+    /// The scale of the logged rewards.
     pub fn beta(&self) -> f64 {
-        self.beta
+        self.rewarding().beta()
+    }
+
+    /// Every knob that it can be given, once.
+    pub fn all_knobs(&self) -> Vec<&'static Knob> {
+        let mut knobs: Vec<&'static Knob> = Vec::new();
+        for knob in self.parts.iter().flat_map(|part| part.spec.all_knobs()) {
+            if knobs.iter().all(|known| known.key != knob.key) {
+                knobs.push(knob);
+            }
+        }
+        knobs
     }
 
     /// The knobs with their values, defaults filled in, for the record of a run: with [`Objective::name`] they make the same
     /// objective again. In a mix, a knob that is off in one of the losses or has several defaults is left out.
     pub fn knobs(&self) -> Vec<(&'static Knob, KnobValue)> {
-        let mut knobs: Vec<(&'static Knob, KnobValue)> = Vec::new();
-        for knob in self.parts.iter().flat_map(|part| part.spec.all_knobs()) {
+        let value = |knob: &&'static Knob| {
             let has = self.parts.iter().filter(|part| part.spec.knob(knob.key).is_some());
             let mut values = has.map(|part| part.knobs.value(knob.key));
             let first = values.next().flatten();
-            if let Some(value) = first
-                && values.all(|other| other == first)
-                && knobs.iter().all(|(known, _)| known.key != knob.key)
-            {
-                knobs.push((knob, value));
-            }
-        }
-        knobs
+            first.filter(|_| values.all(|other| other == first))
+        };
+        self.all_knobs().into_iter().filter_map(|knob| Some((knob, value(&knob)?))).collect()
     }
 }
 
@@ -190,11 +222,15 @@ pub fn find(name: &str) -> Result<(&'static LossSpec, Option<&'static Preset>), 
                 })
                 .collect(),
         }),
-        None => Err(ObjectiveError::UnknownLoss {
-            name: name.to_owned(),
-            known: LOSSES.iter().map(|spec| spec.name).collect(),
-        }),
+        None => Err(ObjectiveError::UnknownLoss { name: name.to_owned(), known: names().collect() }),
     }
+}
+
+/// The names that stand for something of their own: losses, losses with some of their knobs decided, and mixes.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let of_loss =
+        |spec: &'static LossSpec| [spec.name].into_iter().chain(spec.presets.iter().map(|preset| preset.name));
+    LOSSES.iter().flat_map(of_loss).chain(MIXES.iter().map(|mix| mix.name))
 }
 
 /// Every knob of every loss once, by key, with the losses that have it: for the flags of the command line. Where losses differ
@@ -245,15 +281,19 @@ fn parse(text: &str) -> Result<Vec<Named>, ObjectiveError> {
     if let [_, _, ..] = named[..]
         && let Some(loss) = named.iter().find(|named| !mixes(named.spec))
     {
-        let mixable = LOSSES.iter().filter(|spec| mixes(spec)).map(|spec| spec.name).collect();
-        return Err(ObjectiveError::MixKind { text: text.to_owned(), loss: loss.spec.name, mixable });
+        return Err(mix_kind(text, loss.spec));
     }
     // what the rows are, and the scale of the rewards, are the first one's
     named.sort_by_key(|named| named.spec.data == DataKind::Sft);
     Ok(named)
 }
 
-/// Whether the loss can be part of a mix: it is a loss of single pairs and their log-probs.
+fn mix_kind(text: &str, loss: &LossSpec) -> ObjectiveError {
+    let mixable = LOSSES.iter().filter(|spec| mixes(spec)).map(|spec| spec.name).collect();
+    ObjectiveError::MixKind { text: text.to_owned(), loss: loss.name, mixable }
+}
+
+/// Whether the loss with its defaults can be part of a mix: it is a loss of single pairs and their log-probs.
 fn mixes(spec: &LossSpec) -> bool {
     let defaults = Knobs { values: spec.all_knobs().map(|knob| (knob.key, knob.default())).collect() };
     spec.scores == Scores::LogProbs && matches!((spec.build)(&defaults), Loss::Pair(_) | Loss::Sft(_))
@@ -278,6 +318,25 @@ fn check_given(text: &str, named: &[Named], given: &[(&str, KnobValue)]) -> Resu
         };
         if given[..i].iter().any(|(earlier, _)| same_name(earlier, key)) {
             return Err(ObjectiveError::KnobTwice { flag: knob.flag });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses knobs that were given and change nothing, for want of another one.
+fn check_effects(parts: &[Part], given: &[(&str, KnobValue)]) -> Result<(), ObjectiveError> {
+    for (key, value) in given {
+        let having = || parts.iter().filter_map(|part| Some((part, knob_of(part.spec, key)?)));
+        let idle = |(part, knob): (&Part, &'static Knob)| {
+            let needs = knob.needs.filter(|needs| !part.knobs.value(needs.key).is_some_and(needs.holds))?;
+            let needed = part.spec.knob(needs.key).expect("a knob needs one of the same loss");
+            let (flag, loss, needed, what) = (knob.flag, part.spec.name, needed.flag, needs.what);
+            (knob.default() != Some(*value)).then_some(ObjectiveError::KnobIdle { flag, loss, needed, what })
+        };
+        if let Some(error) = having().next().and_then(idle)
+            && having().all(|of_part| idle(of_part).is_some())
+        {
+            return Err(error);
         }
     }
     Ok(())

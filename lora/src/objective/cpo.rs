@@ -1,7 +1,9 @@
 //! Contrastive preference optimisation.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss, Reduction, SftTerm, smoothed_log_loss};
+use super::loss::{Answer, Loss, Pair, PairLoss, Reduction, SftTerm, smoothed_log_loss};
+use super::modifiers;
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -12,11 +14,11 @@ pub(super) const SPEC: LossSpec = LossSpec {
     formula: "log-loss of beta * h - margin, h the margin of the policy's log-probs; plus cpo_alpha * NLL of chosen per token",
     when: "No reference, and chosen answers that are worth imitating, as in translation.",
     knobs: &[
-        knobs::BETA,
+        knobs::beta_of_policy(0.1),
         knobs::LABEL_SMOOTHING,
         Knob::number("cpo_alpha", "cpo-alpha", "Weight of the chosen answers' likelihood", 1.0, Range::NOT_NEGATIVE),
     ],
-    modifiers: &[knobs::USE_WEIGHTING],
+    modifiers: &[&modifiers::WEIGHTING],
     build: |knobs| {
         let [beta, label_smoothing, alpha] = ["beta", "label_smoothing", "cpo_alpha"].map(|key| knobs.number(key));
         Loss::Pair(Box::new(Cpo { beta, label_smoothing, alpha }))

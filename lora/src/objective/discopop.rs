@@ -1,7 +1,8 @@
 //! The loss that a language model found.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {

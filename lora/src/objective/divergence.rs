@@ -1,11 +1,11 @@
 //! The f-divergence that holds the policy to the reference: what takes the log-ratios' place in a loss of their margin.
 
-use super::knobs::{Knob, KnobKind, Knobs, Range};
+use super::knobs::Knobs;
 use align_engine::autograd::scalar::Scalar;
 
-/// Source: arXiv 2309.16240. TRL up to 0.28 has `(1 - e^(-c r)) / c` with `c = 1 - q` for the alpha divergence, from 0.29 on the form here;
-/// they are equal at `q = 0.5`. TRL clamps the exponent of the alpha divergence and not of the forward KL, which then overflows at a
-/// log-ratio of -89 in f32; here both are clamped.
+/// Source: arXiv 2309.16240. TRL up to 0.28 has `(1 - e^(-c r)) / c` with `c = 1 - q` for the alpha divergence, from 0.29 on the form
+/// here; they are equal at `q = 0.5`. TRL clamps the exponent of the alpha divergence and not of the forward KL, which then overflows
+/// at a log-ratio of -89 in f32; here both are clamped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Divergence {
     /// `r`: the KL divergence of the policy from the reference, as in DPO.
@@ -29,7 +29,7 @@ impl Divergence {
         }
     }
 
-    /// The one that the knobs of [`KNOBS`] say.
+    /// The one that `--f-divergence` and its numbers say.
     pub(super) fn of(knobs: &Knobs) -> Self {
         let exp_clamp = || knobs.number("exp_clamp");
         match knobs.choice("f_divergence") {
@@ -46,32 +46,3 @@ impl Divergence {
 fn clamped_exp<'t>(x: Scalar<'t>, limit: f64) -> Scalar<'t> {
     x.clamp_max(limit).exp()
 }
-
-/// For losses that see a pair through its log-ratio margin alone.
-pub(super) const KNOBS: [Knob; 3] = [
-    Knob {
-        key: "f_divergence",
-        flag: "f-divergence",
-        flag_aliases: &["f-divergence-type"],
-        help: "What holds the policy to the reference: reverse_kl (DPO's), forward_kl, js_divergence or alpha_divergence",
-        kind: KnobKind::Choice {
-            default: "reverse_kl",
-            choices: &["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"],
-        },
-        replaces: None,
-    },
-    Knob::number(
-        "f_alpha",
-        "f-alpha",
-        "The alpha divergence's q: towards 1 it is the reverse KL",
-        0.5,
-        Range::open(0.0, 1.0),
-    ),
-    Knob::number(
-        "exp_clamp",
-        "exp-clamp",
-        "Largest exponent of the forward KL and the alpha divergence; no gradient beyond",
-        80.0,
-        Range::open(0.0, 700.0),
-    ),
-];

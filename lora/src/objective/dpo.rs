@@ -2,7 +2,8 @@
 //! less, with another f-divergence.
 
 use super::knobs::{self, KnobValue};
-use super::loss::{Loss, LossSpec, Pair, PairLoss, Preset, smoothed_log_loss};
+use super::loss::{Loss, Pair, PairLoss, smoothed_log_loss};
+use super::spec::{LossSpec, Preset};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -14,18 +15,21 @@ pub(super) const SPEC: LossSpec = LossSpec {
             name: "rpo",
             aliases: &["dpo+sft"],
             defaults: &[("sft_weight", KnobValue::Number(0.2)), ("sft_reduction", KnobValue::Choice("seq_mean"))],
+            requires: &["sft_weight"],
             source: Some("arXiv 2405.16436"),
             ..Preset::PLAIN
         },
         Preset {
             name: "wpo",
             sets: &[("use_weighting", KnobValue::Switch(true))],
+            defaults: &[("beta", KnobValue::Number(0.01))],
             source: Some("arXiv 2406.11827, eq. 2"),
             ..Preset::PLAIN
         },
         Preset {
             name: "ld_dpo",
             defaults: &[("ld_alpha", KnobValue::Number(0.5))],
+            requires: &["ld_alpha"],
             source: Some("arXiv 2409.06411, eq. 11 and 12"),
             ..Preset::PLAIN
         },
@@ -51,7 +55,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     margin: true,
     source: "arXiv 2305.18290, eq. 7",
     summary: "Log-loss of a classifier that ranks the pair by its rewards",
-    formula: "-(1 - e) ln sigmoid(m) - e ln sigmoid(-m), m = beta * log_ratio_margin - margin",
+    formula: "log-loss of m, m = beta * log_ratio_margin - margin",
     when: "The place to begin: pairs of which the chosen answer is better, from any source.",
     knobs: &[knobs::BETA, knobs::LABEL_SMOOTHING],
     build: |knobs| {

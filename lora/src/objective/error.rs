@@ -79,6 +79,18 @@ pub enum ObjectiveError {
         /// The other.
         replaced: &'static str,
     },
+    /// A knob that changes nothing as the others are.
+    #[error("--{flag} changes nothing in {loss} unless --{needed} is {what}")]
+    KnobIdle {
+        /// The flag.
+        flag: &'static str,
+        /// The loss.
+        loss: &'static str,
+        /// The flag that gives it an effect.
+        needed: &'static str,
+        /// What that flag must say.
+        what: &'static str,
+    },
     /// One knob given twice.
     #[error("--{flag} is given twice")]
     KnobTwice {

@@ -1,7 +1,8 @@
 //! EXO on pairs: the reverse KL divergence from the smoothed preference.
 
-use super::knobs::{self, Knob, KnobKind, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::knobs::{self, Knob, Range};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -10,7 +11,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     margin: true,
     source: "arXiv 2402.00856, eq. 16",
     summary: "Exact optimisation: reverse KL from the preference to the policy, mode-seeking where DPO covers the mass",
-    formula: "KL([q, 1 - q] || [1 - e, e]), q = sigmoid(beta * log_ratio_margin - margin)",
+    formula: "KL([q, 1 - q] || [1 - label_smoothing, label_smoothing]), q = sigmoid(beta * log_ratio_margin - margin)",
     when: "The policy should take the best mode rather than spread over all good answers; pairs must not start far apart.",
     knobs: &[
         knobs::BETA,
@@ -22,12 +23,14 @@ pub(super) const SPEC: LossSpec = LossSpec {
             Range::open(0.0, 0.5),
         ),
         Knob {
-            key: "log_eps",
-            flag: "log-eps",
             flag_aliases: &["exo-log-eps"],
-            help: "Target log-probs [0, log-eps], not normalised, as in the authors' code (there -10), instead of label smoothing",
-            kind: KnobKind::Number { default: None, range: Range::NEGATIVE },
-            replaces: Some("label_smoothing"),
+            ..Knob::instead_of(
+                "label_smoothing",
+                "log_eps",
+                "log-eps",
+                "Target log-probs [0, log-eps], not normalised, as in the authors' code (there -10), instead of label smoothing",
+                Range::NEGATIVE,
+            )
         },
     ],
     build: |knobs| {

@@ -94,6 +94,7 @@ fn row(target: RowTarget) -> RowLogps {
         target,
         tails: None,
         weight: 1.0,
+        policy_weight: 1.0,
         numbers: RowNumbers::default(),
         mismatched: None,
     }
@@ -133,7 +134,8 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                     policy: vec![chosen[i], rejected[i]],
                     reference: reference.as_ref().map_or(Vec::new(), |pair| at(pair).to_vec()),
                     lens: at(&lens).map(|len| len as usize).to_vec(),
-                    weight: weights.as_ref().map_or(1.0, |weights| weights[i]),
+                    weight: weights.as_ref().filter(|_| !objective.weighting()).map_or(1.0, |weights| weights[i]),
+                    policy_weight: weights.as_ref().filter(|_| objective.weighting()).map_or(1.0, |weights| weights[i]),
                     numbers: RowNumbers {
                         win_probability: wins.as_ref().map(at),
                         beats_probability: beats.as_ref().map(|beats| beats[i]),
@@ -280,15 +282,26 @@ fn losses_agree_with_the_goldens() {
     let mut checked = Vec::new();
     for (golden_name, loss) in goldens["losses"].as_object().expect("losses is an object") {
         let cases = loss["cases"].as_array().expect("cases is a list");
+        assert!(!cases.is_empty(), "objectives.json has no case of `{golden_name}`");
         for case in cases {
             let text = loss_text(golden_name, &case["hyper"]);
             let name = text.split([':', ',']).next().expect("a first name");
             assert!(find(name).is_ok(), "objectives.json has a loss `{golden_name}`, the registry has not");
+            for key in
+                case["hyper"].as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "weights")
+            {
+                let flag = key.replace('_', "-");
+                let no_flag = format!("no-{flag}");
+                let is_flag = |knob: &Knob| {
+                    [knob.flag].iter().chain(knob.flag_aliases).any(|known| *known == flag || *known == no_flag)
+                };
+                assert!(knobs().iter().any(|(knob, _)| is_flag(knob)), "{golden_name}: there is no flag --{flag}");
+            }
             check_case(golden_name, case, tolerance);
         }
         for alias in loss["aliases"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             // others are phrases: dpo with label_smoothing > 0
-            if alias.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
+            if !alias.contains(' ') {
                 let known = find(alias).is_ok() || mix(alias).is_some();
                 assert!(known, "{alias}, another name of {golden_name} in objectives.json, is none in the registry");
             }
@@ -309,8 +322,10 @@ fn every_registered_loss_has_goldens() {
     for spec in LOSSES.iter().filter(|spec| spec.data != DataKind::Sft) {
         for name in [spec.name].into_iter().chain(spec.presets.iter().map(|preset| preset.name)) {
             let cases = goldens["losses"][name]["cases"].as_array();
+            // a name with other defaults stands among the others of its loss
+            let also = goldens["losses"][spec.name]["aliases"].as_array();
             assert!(
-                cases.is_some_and(|cases| !cases.is_empty()),
+                cases.is_some_and(|cases| !cases.is_empty()) || also.is_some_and(|names| names.contains(&name.into())),
                 "tests/goldens/objectives.json has no case of `{name}`"
             );
         }

@@ -1,11 +1,10 @@
 //! From the per-sequence numbers of a batch to the loss, its derivatives and the rewards.
 
-use super::choice::{Objective, Part};
+use super::choice::{LengthDesensitisation, Objective, Part};
 use super::error::HeadError;
 use super::history::History;
-use super::loss::{
-    Answer, BatchLogRatios, Coupling, DataKind, Label, Loss, Pair, Reduction, Scores, SftTerm, Statistics,
-};
+use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, Pair, PairLoss, Reduction, SftTerm, Statistics};
+use super::spec::{DataKind, Scores};
 use crate::data::RowNumbers;
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
 
@@ -23,8 +22,10 @@ pub struct RowLogps {
     pub target: RowTarget,
     /// The sums over each answer's tokens beyond the shorter one's length, for an objective with [`Objective::tails`].
     pub tails: Option<Tails>,
-    /// What the pair's loss is multiplied by: the row's own weight, times WPO's.
+    /// What the pair's loss is multiplied by.
     pub weight: f64,
+    /// [`wpo_weight`](super::wpo_weight) of the pair, for an objective with [`Objective::weighting`]; else 1.
+    pub policy_weight: f64,
     /// What the row says besides.
     pub numbers: RowNumbers,
     /// The mismatched answer, for an objective with [`Coupling::MismatchedRows`].
@@ -151,7 +152,7 @@ impl Objective {
     /// # Panics
     /// If a number that the coupling needs is missing.
     pub fn statistics(&self, batch: &[RowLogps], history: &History) -> Result<Statistics, HeadError> {
-        let part = &self.parts[0]; // a mix holds uncoupled losses only
+        let part = &self.parts[0]; // a mix holds uncoupled losses only: `Objective::new` refuses others
         match &part.loss {
             Loss::Pair(_) | Loss::KWay(_) | Loss::Sft(_) => Ok(Statistics::default().remembering(*history)),
             Loss::PairBatch(loss) => {
@@ -168,7 +169,7 @@ impl Objective {
                     Coupling::WholeBatch => {
                         let tape = ScalarTape::new();
                         let leaves = self.on_tape(&tape, batch)?;
-                        own.extend(leaves.iter().map(|leaves| leaves[0].answer.log_ratio().value()));
+                        own.extend(leaves.iter().map(|leaves| leaves[0].whole().log_ratio().value()));
                     }
                     Coupling::MismatchedRows => {
                         if batch.len() < 2 {
@@ -232,7 +233,9 @@ impl Objective {
             leaves.iter().map(|row| row.iter().map(|leaf| grads.of(leaf.policy)).collect()).collect();
         let d_tails: Vec<[f64; 2]> = match self.tails() {
             true => (leaves.iter())
-                .map(|row| [0, 1].map(|i| row.get(i).and_then(|leaf| leaf.tail).map_or(0.0, |tail| grads.of(tail))))
+                .map(|row| {
+                    [0, 1].map(|i| row.get(i).and_then(|leaf| leaf.tail).map_or(0.0, |(tail, _)| grads.of(tail)))
+                })
                 .collect(),
             false => Vec::new(),
         };
@@ -246,24 +249,30 @@ impl Objective {
                 finite(row, what, d)?;
             }
         }
-        let reward = |leaf: &Leaves<'_>| match (self.scores(), self.reference(), &self.parts[0].loss) {
-            (Scores::Reward, ..) => Some(leaf.answer.policy.value()),
-            (Scores::LogProbs, true, _) => Some(self.beta * leaf.answer.log_ratio().value()),
-            (Scores::LogProbs, false, Loss::Pair(loss)) => loss.reward(&leaf.answer),
-            (Scores::LogProbs, false, _) => None,
+        let rewarding = self.rewarding();
+        let reward = |leaf: &Leaves<'_>| {
+            let answer = leaf.answer(rewarding.ld);
+            match (self.scores(), self.reference(), &rewarding.loss) {
+                (Scores::Reward, ..) => Some(answer.policy.value()),
+                (Scores::LogProbs, true, _) => Some(rewarding.beta() * answer.log_ratio().value()),
+                (Scores::LogProbs, false, Loss::Pair(loss)) => loss.reward(&answer),
+                (Scores::LogProbs, false, _) => None,
+            }
         };
         let rewards = leaves.iter().map(|row| row.iter().filter_map(reward).collect()).collect();
-        let count = |test: &dyn Fn(&Part, &Pair<'_>) -> bool| {
-            let test_all = |pair: &Pair<'_>| self.parts.iter().any(|part| test(part, pair));
-            if self.data() != DataKind::Pairs {
-                return 0;
-            }
-            self.pairs(&self.parts[0], rows, &leaves, &main).iter().filter(|pair| test_all(pair)).count()
+        let count = |test: &dyn Fn(&dyn PairLoss, &Pair<'_>) -> bool| match &self.parts[..] {
+            // a pair of a mix has the gradients of its other losses
+            [part] => match &part.loss {
+                Loss::Pair(loss) => {
+                    self.pairs(part, rows, &leaves, &main).iter().filter(|pair| test(&**loss, pair)).count()
+                }
+                _ => 0,
+            },
+            _ => 0,
         };
-        let limit = self.saturates_beyond();
-        let saturated =
-            count(&|_, pair| limit.is_some_and(|limit| (self.beta * pair.log_ratio_margin().value()).abs() > limit));
-        let clipped = count(&|part, pair| matches!(&part.loss, Loss::Pair(loss) if loss.is_clipped(pair)));
+        let beyond = |limit: f64, pair: &Pair<'_>| (self.beta() * pair.log_ratio_margin().value()).abs() > limit;
+        let saturated = count(&|loss, pair| loss.saturates_beyond().is_some_and(|limit| beyond(limit, pair)));
+        let clipped = count(&|loss, pair| loss.is_clipped(pair));
         let says_nothing = |row: &RowLogps| match (&self.parts[0].loss, &row.target) {
             (Loss::KWay(loss), RowTarget::Rewards(rewards)) => loss.is_undecided(rewards),
             _ => false,
@@ -307,12 +316,10 @@ impl Objective {
     }
 
     fn saturates_beyond(&self) -> Option<f64> {
-        let limits = self.parts.iter().map(|part| match &part.loss {
-            Loss::Pair(loss) => loss.saturates_beyond(),
+        match &self.parts[..] {
+            [Part { loss: Loss::Pair(loss), .. }] => loss.saturates_beyond(),
             _ => None,
-        });
-        // a mix has a gradient as long as one of its losses has
-        limits.reduce(|a, b| Some(a?.max(b?))).flatten()
+        }
     }
 
     /// The items whose mean is the objective, of the rows `main`.
@@ -335,12 +342,12 @@ impl Objective {
             }
             Loss::Unpaired(loss) => {
                 let item =
-                    |&row: &usize| part.weight * loss.loss(&leaves[row][0].answer, label(&rows[row]), statistics);
+                    |&row: &usize| part.weight * loss.loss(&leaves[row][0].whole(), label(&rows[row]), statistics);
                 main.iter().map(item).collect()
             }
             Loss::KWay(loss) => {
                 let item = |&row: &usize| {
-                    let answers: Vec<_> = leaves[row].iter().map(|leaf| leaf.answer).collect();
+                    let answers: Vec<_> = leaves[row].iter().map(Leaves::whole).collect();
                     let RowTarget::Rewards(rewards) = &rows[row].target else {
                         unreachable!("on_tape checked the targets")
                     };
@@ -352,7 +359,7 @@ impl Objective {
                 let item = |&row: &usize| {
                     let term = SftTerm { weight: part.weight, reduction: *reduction };
                     // as an item of the mean over rows
-                    batch.rows as f64 * likelihood(&leaves[row][0].answer, term, batch)
+                    batch.rows as f64 * likelihood(&leaves[row][0].whole(), term, batch)
                 };
                 main.iter().map(item).collect()
             }
@@ -362,7 +369,7 @@ impl Objective {
                     let Loss::Pair(loss) = &part.loss else { continue };
                     let pairs = self.pairs(part, rows, leaves, main);
                     for (i, (pair, &row)) in pairs.iter().zip(main).enumerate() {
-                        let item = part.weight * rows[row].weight * loss.loss(pair);
+                        let item = part.weight * part.weight_of(&rows[row]) * loss.loss(pair);
                         match items.get_mut(i) {
                             Some(sum) => *sum = *sum + item,
                             None => items.push(item),
@@ -386,7 +393,7 @@ impl Objective {
         for part in &self.parts {
             let Loss::Pair(loss) = &part.loss else { continue };
             for (pair, &row) in self.pairs(part, rows, leaves, main).iter().zip(main) {
-                let weight = part.weight * rows[row].weight / batch.rows as f64;
+                let weight = part.weight * part.weight_of(&rows[row]) / batch.rows as f64;
                 terms.extend(loss.regulariser(pair).map(|term| weight * term));
             }
         }
@@ -404,12 +411,12 @@ impl Objective {
         for (row, leaves) in rows.iter().zip(leaves) {
             match row.target {
                 RowTarget::Pair => {
-                    let chosen = &leaves[0].answer;
-                    terms.extend(self.sft_terms().map(|term| likelihood(chosen, term, batch)));
+                    let chosen = leaves[0].whole();
+                    terms.extend(self.sft_terms().map(|term| likelihood(&chosen, term, batch)));
                 }
                 RowTarget::ReferenceData => {
-                    let weight = self.eta / batch.reference_tokens.max(1) as f64;
-                    terms.push(-weight * leaves[0].answer.policy);
+                    let weight = self.eta() / batch.reference_tokens.max(1) as f64;
+                    terms.push(-weight * leaves[0].policy);
                 }
                 RowTarget::Label(_) | RowTarget::Rewards(_) | RowTarget::Sft => {}
             }
@@ -419,15 +426,16 @@ impl Objective {
 
     /// Likelihood terms of the losses, of a mix, and of `--sft-weight`.
     fn sft_terms(&self) -> impl Iterator<Item = SftTerm> + '_ {
-        let of_parts = self.parts.iter().filter_map(|part| {
-            let term = match &part.loss {
+        let of_part = |part: &Part| {
+            let own = match &part.loss {
                 Loss::Pair(loss) => loss.sft_term(),
                 Loss::Sft(reduction) => Some(SftTerm { weight: 1.0, reduction: *reduction }),
                 _ => None,
-            }?;
-            Some(SftTerm { weight: part.weight * term.weight, ..term })
-        });
-        of_parts.chain(self.sft).filter(|term| term.weight > 0.0)
+            };
+            let weight = part.weight;
+            [own, part.sft].into_iter().flatten().map(move |term| SftTerm { weight: weight * term.weight, ..term })
+        };
+        self.parts.iter().flat_map(of_part).filter(|term| term.weight > 0.0)
     }
 
     /// The pairs `main`, as one loss of the objective sees them.
@@ -435,8 +443,8 @@ impl Objective {
         let pair = |&row: &usize| {
             let numbers = &rows[row].numbers;
             Pair {
-                chosen: leaves[row][0].answer,
-                rejected: leaves[row][1].answer,
+                chosen: leaves[row][0].answer(part.ld),
+                rejected: leaves[row][1].answer(part.ld),
                 margin: numbers.margin_or_zero(),
                 prob_win: numbers.win_probability.unwrap_or([f64::NAN; 2]),
                 prob_beats: numbers.beats_probability.unwrap_or(f64::NAN),
@@ -456,12 +464,14 @@ impl Objective {
                 RowTarget::Label(_) => (self.data() == DataKind::Unpaired, 1),
                 RowTarget::Rewards(rewards) => (self.data() == DataKind::KWay, rewards.len()),
                 RowTarget::Sft => (self.data() == DataKind::Sft, 1),
-                RowTarget::ReferenceData => (self.eta > 0.0, 1),
+                RowTarget::ReferenceData => (self.reference_data(), 1),
             };
             assert!(fits && n_answers > 0, "row {row}: {} needs {}, the row is {target:?}", self.name(), self.data());
             assert_eq!([policy.len(), lens.len()], [n_answers; 2], "row {row}: answers, lengths");
             assert_eq!(reference.len(), if self.reference() { n_answers } else { 0 }, "row {row}: reference log-probs");
-            self.check_columns(row, numbers)?;
+            if *target != RowTarget::ReferenceData {
+                self.check_columns(row, numbers)?;
+            }
             let mut of_row = Vec::with_capacity(n_answers);
             for i in 0..n_answers {
                 let what = match self.scores() {
@@ -474,21 +484,14 @@ impl Objective {
                     finite(row, "the reference log-prob", reference)?;
                 }
                 let len = lens[i].max(1) as f64;
-                let leaf = tape.leaf(policy[i]);
-                of_row.push(match (&self.ld, tails) {
-                    (Some(ld), Some(tails)) => {
-                        let left_out = 1.0 - ld.alpha;
-                        let tail = tape.leaf(tails.policy[i]);
-                        let of_reference = if ld.reference { left_out * tails.reference[i] } else { 0.0 };
-                        let answer =
-                            Answer { policy: leaf - left_out * tail, reference: reference - of_reference, len };
-                        Leaves { policy: leaf, tail: Some(tail), answer }
-                    }
-                    (Some(_), None) => {
+                let tail = match (self.tails(), target, tails) {
+                    (true, RowTarget::Pair, Some(tails)) => Some((tape.leaf(tails.policy[i]), tails.reference[i])),
+                    (true, RowTarget::Pair, None) => {
                         panic!("row {row}: the tails of an objective that counts them apart are missing")
                     }
-                    (None, _) => Leaves { policy: leaf, tail: None, answer: Answer { policy: leaf, reference, len } },
-                });
+                    _ => None,
+                };
+                of_row.push(Leaves { policy: tape.leaf(policy[i]), reference, len, tail });
             }
             all.push(of_row);
         }
@@ -513,12 +516,35 @@ impl Objective {
     }
 }
 
-/// The leaves of an answer, and the answer made of them.
+/// What a row says of an answer, with the policy's numbers as leaves.
 struct Leaves<'t> {
     policy: Scalar<'t>,
-    /// The part of `policy` beyond the shorter answer's length.
-    tail: Option<Scalar<'t>>,
-    answer: Answer<'t>,
+    reference: f64,
+    len: f64,
+    /// The parts of policy and reference beyond the shorter answer's length.
+    tail: Option<(Scalar<'t>, f64)>,
+}
+
+impl<'t> Leaves<'t> {
+    /// The answer with all of its tokens alike.
+    fn whole(&self) -> Answer<'t> {
+        Answer { policy: self.policy, reference: self.reference, len: self.len }
+    }
+
+    /// The answer as a loss with or without [`LengthDesensitisation`] sees it.
+    fn answer(&self, ld: Option<LengthDesensitisation>) -> Answer<'t> {
+        let (Some(ld), Some((policy, reference))) = (ld, self.tail) else { return self.whole() };
+        let left_out = 1.0 - ld.alpha;
+        let of_reference = if ld.reference { left_out * reference } else { 0.0 };
+        Answer { policy: self.policy - left_out * policy, reference: self.reference - of_reference, len: self.len }
+    }
+}
+
+impl Part {
+    /// What multiplies its loss of a pair.
+    fn weight_of(&self, row: &RowLogps) -> f64 {
+        if self.weighting { row.weight * row.policy_weight } else { row.weight }
+    }
 }
 
 /// Rows that are items of the objective.

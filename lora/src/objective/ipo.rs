@@ -1,7 +1,8 @@
 //! IPO: a finite target for the margin.
 
 use super::knobs::{self, Knob, KnobValue};
-use super::loss::{Loss, LossSpec, Pair, PairLoss, Preset};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::{LossSpec, Preset};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {

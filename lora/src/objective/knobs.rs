@@ -1,6 +1,5 @@
 //! The knobs of a loss: the numbers and switches in its formula, with their defaults, ranges and flags.
 
-use super::divergence;
 use std::fmt;
 use std::ops::{Bound, RangeBounds};
 
@@ -19,6 +18,19 @@ pub struct Knob {
     pub kind: KnobKind,
     /// The knob that has no value when this one is given; giving both is refused.
     pub replaces: Option<&'static str>,
+    /// The knob without which this one changes nothing.
+    pub needs: Option<Needs>,
+}
+
+/// When a knob has an effect.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// The other knob.
+    pub key: &'static str,
+    /// Whether it is so that this one has an effect.
+    pub holds: fn(KnobValue) -> bool,
+    /// The same in words.
+    pub what: &'static str,
 }
 
 /// What a knob holds.
@@ -68,12 +80,36 @@ impl Knob {
     /// A number with a default.
     pub const fn number(key: &'static str, flag: &'static str, help: &'static str, default: f64, range: Range) -> Knob {
         let kind = KnobKind::Number { default: Some(default), range };
-        Knob { key, flag, flag_aliases: &[], help, kind, replaces: None }
+        Knob { key, flag, flag_aliases: &[], help, kind, replaces: None, needs: None }
     }
 
     /// A switch; its flag turns the default round.
     pub const fn switch(key: &'static str, flag: &'static str, help: &'static str, default: bool) -> Knob {
-        Knob { key, flag, flag_aliases: &[], help, kind: KnobKind::Switch { default }, replaces: None }
+        Knob { key, flag, flag_aliases: &[], help, kind: KnobKind::Switch { default }, replaces: None, needs: None }
+    }
+
+    /// A number that is off unless given, in place of the knob `replaced`.
+    pub const fn instead_of(
+        replaced: &'static str,
+        key: &'static str,
+        flag: &'static str,
+        help: &'static str,
+        range: Range,
+    ) -> Knob {
+        let kind = KnobKind::Number { default: None, range };
+        Knob { key, flag, flag_aliases: &[], help, kind, replaces: Some(replaced), needs: None }
+    }
+
+    /// One of some words.
+    pub const fn choice(
+        key: &'static str,
+        flag: &'static str,
+        help: &'static str,
+        default: &'static str,
+        choices: &'static [&'static str],
+    ) -> Knob {
+        let kind = KnobKind::Choice { default, choices };
+        Knob { key, flag, flag_aliases: &[], help, kind, replaces: None, needs: None }
     }
 
     /// The value when it is not given.
@@ -230,6 +266,11 @@ pub const fn beta(default: f64) -> Knob {
     Knob { kind: KnobKind::Number { default: Some(default), range: Range::POSITIVE }, ..BETA }
 }
 
+/// The same of a loss that scales the policy's own margin.
+pub const fn beta_of_policy(default: f64) -> Knob {
+    Knob { help: "Scale of the margin of the policy's log-probs", ..beta(default) }
+}
+
 /// For losses that are a log-loss of a preference.
 pub const LABEL_SMOOTHING: Knob = Knob::number(
     "label_smoothing",
@@ -258,59 +299,11 @@ pub const UNDESIRABLE_WEIGHT: Knob = Knob::number(
 );
 
 /// How the likelihoods of chosen answers become one number.
-pub const SFT_REDUCTION: Knob = Knob {
-    key: "sft_reduction",
-    flag: "sft-reduction",
-    flag_aliases: &[],
-    help: "Likelihood of the chosen answers as token_mean (over all tokens of the batch), seq_mean (of each answer's mean) or seq_sum (of \
-           each answer's sum)",
-    kind: KnobKind::Choice { default: "token_mean", choices: &["token_mean", "seq_mean", "seq_sum"] },
-    replaces: None,
-};
-
-const SFT_WEIGHT: Knob = Knob::number(
-    "sft_weight",
-    "sft-weight",
-    "Adds so much of the negative log-likelihood of the chosen answers",
-    0.0,
-    Range::NOT_NEGATIVE,
+pub const SFT_REDUCTION: Knob = Knob::choice(
+    "sft_reduction",
+    "sft-reduction",
+    "Likelihood of the chosen answers as token_mean (over all tokens of the batch), seq_mean (of each answer's mean) or seq_sum (of \
+     each answer's sum)",
+    "token_mean",
+    &["token_mean", "seq_mean", "seq_sum"],
 );
-
-pub(super) const USE_WEIGHTING: Knob = Knob::switch(
-    "use_weighting",
-    "use-weighting",
-    "Weigh each pair by how likely the policy finds its answers, at most 1 (WPO, arXiv 2406.11827)",
-    false,
-);
-
-const LD_ALPHA: Knob = Knob::number(
-    "ld_alpha",
-    "ld-alpha",
-    "Count the tokens beyond the shorter answer's length so much (LD-DPO, arXiv 2409.06411)",
-    1.0,
-    Range::closed(0.0, 1.0),
-);
-
-const LD_REF: Knob =
-    Knob::switch("ld_ref", "no-ld-ref", "Count them whole under the reference, as LLaMA-Factory does", true);
-
-/// What changes any loss of single pairs with a reference.
-pub(super) const OF_PAIRS: &[Knob] = &[SFT_WEIGHT, SFT_REDUCTION, USE_WEIGHTING, LD_ALPHA, LD_REF];
-
-/// What changes any loss that sees a pair through its log-ratio margin alone.
-pub(super) const OF_MARGINS: &[Knob] = &[
-    SFT_WEIGHT,
-    SFT_REDUCTION,
-    USE_WEIGHTING,
-    LD_ALPHA,
-    LD_REF,
-    divergence::KNOBS[0],
-    divergence::KNOBS[1],
-    divergence::KNOBS[2],
-];
-
-/// What changes any loss of a batch of pairs: weights would not go through the coupling.
-pub(super) const OF_PAIR_BATCHES: &[Knob] = &[SFT_WEIGHT, SFT_REDUCTION];
-
-/// What changes any loss of single pairs without a reference.
-pub(super) const OF_PAIRS_ALONE: &[Knob] = &[SFT_WEIGHT, SFT_REDUCTION, USE_WEIGHTING];

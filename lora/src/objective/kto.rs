@@ -2,14 +2,16 @@
 
 use super::history::History;
 use super::knobs;
-use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, LossSpec, Statistics, UnpairedLoss};
+use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, Statistics, UnpairedLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "kto",
     source: "arXiv 2402.01306, eq. 7",
     summary: "Labelled single answers: a bounded loss against a reference point shared by the batch",
-    formula: "desirable_weight * sigmoid(beta * (kl - r)) or undesirable_weight * sigmoid(beta * (r - kl)), r the log-ratio",
+    formula: "desirable_weight * sigmoid(beta * (kl - r)) or undesirable_weight * sigmoid(beta * (r - kl)), r the log-ratio, kl the mean of r over mismatched \
+              answers, at least 0",
     when: "Thumbs up and down instead of pairs.",
     knobs: &[knobs::BETA, knobs::DESIRABLE_WEIGHT, knobs::UNDESIRABLE_WEIGHT],
     build: |knobs| {

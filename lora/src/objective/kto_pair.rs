@@ -2,7 +2,8 @@
 
 use super::history::History;
 use super::knobs::{self, Knob};
-use super::loss::{Loss, LossSpec, Pair, PairBatchLoss, Statistics};
+use super::loss::{Loss, Pair, PairBatchLoss, Statistics};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -16,12 +17,15 @@ pub(super) const SPEC: LossSpec = LossSpec {
         knobs::BETA,
         knobs::DESIRABLE_WEIGHT,
         knobs::UNDESIRABLE_WEIGHT,
-        Knob::switch(
-            "kl_grad",
-            "kto-kl-grad",
-            "Let the gradient flow through the reference points, as TRL 0.8 did",
-            false,
-        ),
+        Knob {
+            flag_aliases: &["kl-grad"],
+            ..Knob::switch(
+                "kl_grad",
+                "kto-kl-grad",
+                "Let the gradient flow through the reference points, as TRL 0.8 did",
+                false,
+            )
+        },
     ],
     build: |knobs| {
         Loss::PairBatch(Box::new(KtoPair {

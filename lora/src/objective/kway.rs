@@ -1,7 +1,8 @@
 //! Losses of all scored answers to a prompt: the policy's distribution over them against the one that the rewards give.
 
-use super::knobs::{self, Knob, Knobs, Range};
-use super::loss::{Answer, KWayLoss, Loss, LossSpec};
+use super::knobs::{self, Knob, KnobValue, Knobs, Range};
+use super::loss::{Answer, KWayLoss, Loss};
+use super::spec::{LossSpec, Preset};
 use align_engine::autograd::scalar::Scalar;
 
 /// The temperature of the rewards.
@@ -28,7 +29,12 @@ pub(super) const EXO_RW: LossSpec = LossSpec {
 
 pub(super) const DPO_RW: LossSpec = LossSpec {
     name: "dpo_rw",
-    aliases: &["infonca"],
+    presets: &[Preset {
+        name: "infonca",
+        defaults: &[("beta", KnobValue::Number(0.01)), ("beta_r", KnobValue::Number(1e-4))],
+        source: Some("arXiv 2402.05369"),
+        ..Preset::PLAIN
+    }],
     source: "arXiv 2402.00856 and 2402.05369",
     summary: "DPO with rewards: cross-entropy of the policy's distribution over the answers to a prompt",
     formula: "-sum t ln q, q = softmax(beta * log_ratio), t = softmax(reward / beta_r), over the answers",

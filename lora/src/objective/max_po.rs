@@ -1,7 +1,8 @@
 //! Maximum preference optimisation with importance sampling.
 
 use super::knobs::{Knob, Range};
-use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Answer, Loss, Pair, PairLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {

@@ -1,21 +1,25 @@
-//! Preference objectives: one file per loss, and the one list of them.
+//! Preference objectives: one file per loss or family of losses, and the one list of them.
 //!
 //! Every loss is a function of a few numbers per data row: the summed log-probabilities of its answers under the policy and
-//! the reference, or for the losses of a reward model the score of each answer. So a loss file is the formula of its paper on f64 [`Scalar`](align_engine::autograd::scalar::Scalar)s, and
-//! [`Objective::head`] gives the derivatives by those sums; the network is differentiated elsewhere, a few rows at a time.
+//! the reference, or for the losses of a reward model the score of each answer. So a loss file is the formula of its paper on f64
+//! [`Scalar`](align_engine::autograd::scalar::Scalar)s, and [`Objective::head`] gives the derivatives by those sums; the network is
+//! differentiated elsewhere, a few rows at a time.
 //!
 //! To add a loss: write `objective/<name>.rs` like its neighbours (the formula, a `SPEC` with its names and knobs), and name
 //! it in [`LOSSES`]. Help text, `docs/objectives.md`, the `losses` command and the tests read that list.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `loss.rs` | what a loss file is written with: answers and pairs on the tape, the traits, `LossSpec` |
+//! | `loss.rs` | what a loss file is written with: answers and pairs on the tape, the traits |
+//! | `spec.rs` | how a loss is called, what it needs, how it is made: an entry of the registry |
 //! | `knobs.rs` | the numbers and switches of a loss: defaults, ranges, flags |
+//! | `modifiers.rs` | what changes any loss of a kind: a likelihood term, weights, other counts and divergences |
 //! | `choice.rs` | from `--loss` and the knobs to an [`Objective`], with everything that can be refused |
 //! | `divergence.rs` | what takes the log-ratios' place in a loss of their margin |
 //! | `history.rs` | what a run remembers for losses whose statistics run on |
 //! | `weighting.rs` | WPO's weight of a pair |
 //! | `head.rs` | from the numbers of a batch to the loss, its derivatives and the rewards |
+//! | `error.rs` | what can be wrong with the choice of an objective, and with its numbers |
 
 mod choice;
 mod divergence;
@@ -24,6 +28,8 @@ mod head;
 mod history;
 mod knobs;
 mod loss;
+mod modifiers;
+mod spec;
 mod weighting;
 
 mod aipo;
@@ -64,12 +70,14 @@ mod goldens;
 #[cfg(test)]
 mod tests;
 
-pub use choice::{Objective, find, knobs, mix};
+pub use choice::{Objective, find, knobs, mix, names};
 pub use error::{HeadError, ObjectiveError};
 pub use head::{BatchTotals, Head, Mismatched, RowLogps, RowTarget, Tails, mismatched_row};
 pub use history::{History, RunningMean, RunningSpread};
-pub use knobs::{Knob, KnobKind, KnobValue, Range};
-pub use loss::{Coupling, DataKind, LossSpec, MixPreset, Preset, Scores, Statistics};
+pub use knobs::{Knob, KnobKind, KnobValue, Needs, Range};
+pub use loss::{Coupling, Statistics};
+pub use modifiers::{MODIFIERS, Modifier};
+pub use spec::{DataKind, LossSpec, MixPreset, Preset, Scores};
 pub use weighting::wpo_weight;
 
 /// Every loss, in the order in which they are listed to the user: with a reference, on pairs and batches of pairs; on labelled answers; on
@@ -118,7 +126,7 @@ pub const LOSSES: &[LossSpec] = &[
 /// Every named mix.
 pub const MIXES: &[MixPreset] = &[MixPreset {
     name: "mpo",
-    aliases: &["mixed_po"],
+    aliases: &["mixed_po", "dpo+bco_pair+sft"],
     mix: "dpo:0.8,bco_pair:0.2,sft:1",
     source: "arXiv 2411.10442",
     summary: "Mixed preference optimisation; max_po is another method",

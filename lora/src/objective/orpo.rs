@@ -1,7 +1,9 @@
 //! Odds-ratio preference optimisation.
 
 use super::knobs::{self, Knob};
-use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss, Reduction, SftTerm};
+use super::loss::{Answer, Loss, Pair, PairLoss, Reduction, SftTerm};
+use super::modifiers;
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -14,7 +16,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
         Knob { help: "The paper's lambda: weight of the odds ratio beside the likelihood", ..knobs::BETA },
         knobs::SFT_REDUCTION,
     ],
-    modifiers: &[knobs::USE_WEIGHTING],
+    modifiers: &[&modifiers::WEIGHTING],
     build: |knobs| {
         let reduction = Reduction::named(knobs.choice("sft_reduction"));
         Loss::Pair(Box::new(Orpo { lambda: knobs.number("beta"), reduction }))

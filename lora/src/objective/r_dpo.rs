@@ -1,14 +1,15 @@
 //! Length-regularised DPO.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "r_dpo",
     margin: true,
     source: "arXiv 2403.19159",
-    summary: "DPO of a reward that pays for length: a longer chosen answer needs less margin",
+    summary: "DPO of a reward that charges for length: a longer chosen answer needs less margin",
     formula: "-ln sigmoid(beta * log_ratio_margin + alpha * (tokens chosen - tokens rejected) - margin)",
     when: "DPO makes answers longer.",
     knobs: &[knobs::BETA, Knob::number("alpha", "alpha", "What a token costs", 0.01, Range::NOT_NEGATIVE)],

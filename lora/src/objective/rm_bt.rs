@@ -1,7 +1,8 @@
 //! Bradley-Terry reward model: a scalar per answer, and the log-loss of the difference.
 
 use super::knobs::{Knob, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss, Scores};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::{LossSpec, Scores};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {

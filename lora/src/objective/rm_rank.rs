@@ -1,6 +1,7 @@
 //! Reward model of rankings: the log-loss of every pair of answers to one prompt.
 
-use super::loss::{Answer, KWayLoss, Loss, LossSpec, Scores};
+use super::loss::{Answer, KWayLoss, Loss};
+use super::spec::{LossSpec, Scores};
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {

@@ -1,7 +1,8 @@
 //! DPO whose mean over flipped labels is that over true ones.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -10,7 +11,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     margin: true,
     source: "arXiv 2403.00409",
     summary: "DPO made unbiased where a known share of the labels is flipped",
-    formula: "(-(1 - e) ln sigmoid(m) + e ln sigmoid(-m)) / (1 - 2 e), m = beta * log_ratio_margin - margin",
+    formula: "(-(1 - e) ln sigmoid(m) + e ln sigmoid(-m)) / (1 - 2 e), e = label_smoothing, m = beta * log_ratio_margin - margin",
     when: "Labels are noisy and the share of flipped ones is known; the loss has no lower bound, so its value says little.",
     knobs: &[
         knobs::BETA,

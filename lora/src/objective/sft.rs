@@ -1,7 +1,8 @@
 //! Supervised fine-tuning: make texts likely.
 
 use super::knobs;
-use super::loss::{DataKind, Loss, LossSpec, Reduction};
+use super::loss::{Loss, Reduction};
+use super::spec::{DataKind, LossSpec};
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "sft",

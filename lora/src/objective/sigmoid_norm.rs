@@ -1,7 +1,8 @@
 //! DPO with log-ratios per token.
 
 use super::knobs;
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {

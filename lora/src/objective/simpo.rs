@@ -1,7 +1,8 @@
 //! SimPO: the margin of the policy's own log-probs per token, with a target.
 
-use super::knobs::{self, Knob, KnobKind, Knobs, Range};
-use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss, smoothed_log_loss};
+use super::knobs::{self, Knob, Knobs, Range};
+use super::loss::{Answer, Loss, Pair, PairLoss, smoothed_log_loss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -9,9 +10,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
     margin: true,
     source: "arXiv 2405.14734",
     summary: "No reference: the chosen answer must be likelier per token by a margin",
-    formula: "log-loss of beta * h - gamma - margin, h the margin of the policy's log-probs per token",
+    formula: "log-loss of beta * (h - gamma_beta_ratio) - margin, h the margin of the policy's log-probs per token",
     when: "Memory or time for a reference is short, and answers must not grow longer.",
-    knobs: &[knobs::beta(2.0), knobs::LABEL_SMOOTHING, GAMMA_BETA_RATIO, SIMPO_GAMMA],
+    knobs: &[knobs::beta_of_policy(2.0), knobs::LABEL_SMOOTHING, GAMMA_BETA_RATIO, SIMPO_GAMMA],
     build: |knobs| {
         let beta = knobs.number("beta");
         let (gamma, label_smoothing) = (gamma(knobs), knobs.number("label_smoothing"));
@@ -25,14 +26,13 @@ pub(super) const GAMMA_BETA_RATIO: Knob =
     Knob::number("gamma_beta_ratio", "gamma-beta-ratio", "Target margin by beta", 0.5, Range::NOT_NEGATIVE);
 
 /// The target margin itself.
-pub(super) const SIMPO_GAMMA: Knob = Knob {
-    key: "simpo_gamma",
-    flag: "simpo-gamma",
-    flag_aliases: &[],
-    help: "Target margin, as TRL takes it, instead of its ratio to beta",
-    kind: KnobKind::Number { default: None, range: Range::NOT_NEGATIVE },
-    replaces: Some("gamma_beta_ratio"),
-};
+pub(super) const SIMPO_GAMMA: Knob = Knob::instead_of(
+    "gamma_beta_ratio",
+    "simpo_gamma",
+    "simpo-gamma",
+    "Target margin, as TRL takes it, instead of its ratio to beta",
+    Range::NOT_NEGATIVE,
+);
 
 /// The target margin of a loss with both knobs.
 pub(super) fn gamma(knobs: &Knobs) -> f64 {

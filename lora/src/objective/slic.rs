@@ -1,7 +1,9 @@
 //! Sequence likelihood calibration.
 
 use super::knobs::{self, Knob, Range};
-use super::loss::{Answer, Loss, LossSpec, Pair, PairLoss, Reduction, SftTerm};
+use super::loss::{Answer, Loss, Pair, PairLoss, Reduction, SftTerm};
+use super::modifiers;
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
@@ -16,7 +18,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
         Knob::number("lambda", "lambda", "Weight of the chosen answers' likelihood", 0.1, Range::NOT_NEGATIVE),
         knobs::SFT_REDUCTION,
     ],
-    modifiers: &[knobs::USE_WEIGHTING],
+    modifiers: &[&modifiers::WEIGHTING],
     build: |knobs| {
         let reduction = Reduction::named(knobs.choice("sft_reduction"));
         Loss::Pair(Box::new(Slic { delta: knobs.number("delta"), lambda: knobs.number("lambda"), reduction }))

@@ -1,7 +1,8 @@
 //! Self-play preference optimisation: each answer's log-ratio is pulled to a target of its own.
 
 use super::knobs;
-use super::loss::{Loss, LossSpec, Pair, PairLoss};
+use super::loss::{Loss, Pair, PairLoss};
+use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
 /// The paper's `1 / eta`.

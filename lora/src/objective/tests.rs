@@ -39,6 +39,7 @@ fn rows(objective: &Objective, n: usize, spread: f64) -> Vec<RowLogps> {
             target,
             tails: objective.tails().then_some(tails),
             weight: numbers.uniform(0.0, 2.0),
+            policy_weight: numbers.uniform(0.0, 1.0),
             numbers: RowNumbers {
                 weight: None,
                 margin: Some(numbers.uniform(0.0, 1.0)),
@@ -72,71 +73,98 @@ fn whole(objective: &Objective, rows: &[RowLogps], statistics: &Statistics) -> R
     objective.head(rows, statistics, BatchTotals::of_rows(rows))
 }
 
-/// Every loss with its defaults, and with each of its knobs at another value.
-fn variants() -> Vec<Objective> {
-    let mut variants = Vec::new();
+/// A `--loss` with knobs.
+type Choice = (&'static str, Vec<(&'static str, KnobValue)>);
+
+/// Every loss with its defaults, and with each of its knobs at another value, which has an effect.
+fn choices() -> Vec<Choice> {
+    let number = KnobValue::Number;
+    let mut all: Vec<Choice> = Vec::new();
     for spec in LOSSES {
-        variants.push(Objective::new(spec.name, &[]).unwrap());
+        all.push((spec.name, Vec::new()));
         for knob in spec.all_knobs() {
-            let other = match knob.kind {
+            let others: Vec<KnobValue> = match knob.kind {
                 KnobKind::Number { default, range } => {
-                    let mut candidates =
-                        [0.3, 0.7, -4.0].into_iter().filter(|&x| range.contains(x) && default != Some(x));
-                    KnobValue::Number(candidates.next().expect("a value in range"))
+                    let candidates = [0.3, 0.7, -4.0].into_iter().filter(|&x| range.contains(x) && default != Some(x));
+                    candidates.take(1).map(number).collect()
                 }
-                KnobKind::Switch { default } => KnobValue::Switch(!default),
+                KnobKind::Switch { default } => vec![KnobValue::Switch(!default)],
                 KnobKind::Choice { default, choices } => {
-                    variants.extend(
-                        choices
-                            .iter()
-                            .filter(|word| **word != default)
-                            .skip(1)
-                            .map(|word| Objective::new(spec.name, &[(knob.key, KnobValue::Choice(word))]).unwrap()),
-                    );
-                    KnobValue::Choice(choices.iter().find(|word| **word != default).expect("two words at least"))
+                    choices.iter().filter(|word| **word != default).map(|word| KnobValue::Choice(word)).collect()
                 }
             };
-            variants.push(Objective::new(spec.name, &[(knob.key, other)]).unwrap());
+            assert!(!others.is_empty(), "{} {}: another value in range", spec.name, knob.key);
+            for other in others {
+                let mut given = vec![(knob.key, other)];
+                if let Some(needs) = knob.needs {
+                    let candidates = [number(0.3), KnobValue::Choice("alpha_divergence")];
+                    given.push((needs.key, candidates.into_iter().find(|value| (needs.holds)(*value)).unwrap()));
+                }
+                all.push((spec.name, given));
+            }
         }
     }
-    let number = KnobValue::Number;
-    variants.push(Objective::new("dpo:0.8,ipo:0.2,exo:1.5", &[("beta", number(0.3))]).unwrap());
-    variants.push(Objective::new("mpo", &[]).unwrap());
-    variants.push(Objective::new("rpo", &[("ld_alpha", number(0.4)), ("ld_ref", KnobValue::Switch(false))]).unwrap());
-    variants
+    all.push(("dpo:0.8,ipo:0.2,exo:1.5", vec![("beta", number(0.3))]));
+    all.push(("mpo", Vec::new()));
+    all.push(("rpo", vec![("ld_alpha", number(0.4)), ("ld_ref", KnobValue::Switch(false))]));
+    // modifiers of one loss, and of a later one
+    all.push(("rpo:0.8,ipo:0.2", Vec::new()));
+    all.push(("bco_pair:0.2,wpo:0.8", Vec::new()));
+    all.push(("simpo:0.5,ld_dpo:0.5", Vec::new()));
+    all.push(("f_js:0.5,hinge:0.5", Vec::new()));
+    all.push(("dpo:0.5,max_po:2", vec![("eta", number(0.1))]));
+    all
+}
+
+fn variants() -> Vec<Objective> {
+    choices()
+        .iter()
+        .map(|(text, given)| Objective::new(text, given).unwrap_or_else(|e| panic!("{text}: {e}")))
+        .collect()
 }
 
 #[test]
 fn derivatives_agree_with_central_differences() {
-    for objective in variants() {
-        // its target margin follows the policy without gradient: the goldens have the derivatives with it
-        let objective = match objective.name().as_str() {
-            "alpha_dpo" => Objective::new("alpha_dpo", &[("alpha", KnobValue::Number(0.0))]).unwrap(),
-            _ => objective,
-        };
+    for (text, mut given) in choices() {
+        if text == "alpha_dpo" {
+            // its target margin follows the policy without gradient: the goldens have the derivatives with it
+            given.retain(|(key, _)| *key != "alpha");
+            given.push(("alpha", KnobValue::Number(0.0)));
+        }
+        let objective = Objective::new(text, &given).unwrap();
         let rows = rows(&objective, 7, 15.0);
         // fixed while the rows move: they carry no gradient (a loss that differentiates them does not read these)
         let statistics = statistics(&objective, &rows);
         let head = whole(&objective, &rows, &statistics).unwrap();
+        let check = |analytic: f64, what: std::fmt::Arguments<'_>, mv: &dyn Fn(&mut [RowLogps], f64)| {
+            let loss = |by: f64| {
+                let mut moved = rows.clone();
+                mv(&mut moved, by);
+                whole(&objective, &moved, &statistics).unwrap().loss
+            };
+            let difference = |h: f64| (loss(h) - loss(-h)) / (2.0 * h);
+            // the error of a central difference falls with h^2: extrapolated to h = 0, it is far below what halving h changes
+            let h = 1e-4;
+            let (coarse, fine) = (difference(h), difference(h / 2.0));
+            let numeric = (4.0 * fine - coarse) / 3.0;
+            // rounding: a few ulps of the loss, and of log-probs up to 120, over the step
+            let rounding = f64::EPSILON * (32.0 * loss(h).abs() + 480.0 * analytic.abs()) / h;
+            let bound = (coarse - fine).abs() + rounding;
+            assert!(
+                (analytic - numeric).abs() <= bound,
+                "{objective:?}: {what}: {analytic:e}, differences {numeric:e}, bound {bound:e}"
+            );
+        };
         for row in 0..rows.len() {
             for (answer, &analytic) in head.d_policy[row].iter().enumerate() {
-                let loss = |by: f64| {
-                    let mut moved = rows.clone();
-                    moved[row].policy[answer] += by;
-                    whole(&objective, &moved, &statistics).unwrap().loss
-                };
-                let difference = |h: f64| (loss(h) - loss(-h)) / (2.0 * h);
-                // the error of a central difference falls with h^2: extrapolated to h = 0, it is far below what halving h changes
-                let h = 1e-4;
-                let (coarse, fine) = (difference(h), difference(h / 2.0));
-                let numeric = (4.0 * fine - coarse) / 3.0;
-                // rounding: a few ulps of the loss, and of log-probs up to 120, over the step
-                let rounding = f64::EPSILON * (32.0 * loss(h).abs() + 480.0 * analytic.abs()) / h;
-                let bound = (coarse - fine).abs() + rounding;
-                assert!(
-                    (analytic - numeric).abs() <= bound,
-                    "{objective:?}: row {row} answer {answer}: {analytic:e}, differences {numeric:e}, bound {bound:e}"
-                );
+                let mv = |rows: &mut [RowLogps], by: f64| rows[row].policy[answer] += by;
+                check(analytic, format_args!("row {row} answer {answer}"), &mv);
+                if let (Some(d_tails), RowTarget::Pair) = (head.d_tails.get(row), &rows[row].target) {
+                    let mv = |rows: &mut [RowLogps], by: f64| {
+                        rows[row].tails.as_mut().expect("they are wanted").policy[answer] += by;
+                    };
+                    check(d_tails[answer], format_args!("row {row} tail of answer {answer}"), &mv);
+                }
             }
         }
     }
@@ -233,6 +261,7 @@ fn exo_with_the_authors_targets_is_lowest_at_a_margin_of_ten() {
         target: RowTarget::Pair,
         tails: None,
         weight: 1.0,
+        policy_weight: 1.0,
         numbers: RowNumbers::default(),
         mismatched: None,
     };
@@ -297,20 +326,178 @@ fn a_mix_is_the_weighted_sum_of_its_losses() {
     }
 }
 
+/// What modifies a loss modifies it in a mix too, wherever it stands there, and no other.
+#[test]
+fn a_modifier_stays_with_its_loss() {
+    let number = KnobValue::Number;
+    type Given<'a> = &'a [(&'a str, KnobValue)];
+    let mixes: [(&str, Given, [(&str, Given); 2]); 6] = [
+        ("ipo:0.5,rpo:0.5", &[], [("ipo", &[]), ("rpo", &[])]),
+        ("bco_pair:0.5,wpo:0.5", &[], [("bco_pair", &[]), ("wpo", &[])]),
+        ("hinge:0.5,ld_dpo:0.5", &[], [("hinge", &[]), ("ld_dpo", &[])]),
+        ("hinge:0.5,f_js:0.5", &[], [("hinge", &[]), ("f_js", &[])]),
+        (
+            "aipo:0.5,dpo:0.5",
+            &[("use_weighting", KnobValue::Switch(true)), ("beta", number(0.2))],
+            [("aipo", &[("beta", number(0.2))]), ("wpo", &[("beta", number(0.2))])],
+        ),
+        (
+            "bco_pair:0.5,dpo:0.5",
+            &[("sft_weight", number(0.3))],
+            [("bco_pair", &[("sft_weight", number(0.3))]), ("dpo", &[("sft_weight", number(0.3))])],
+        ),
+    ];
+    for (mix, given, parts) in mixes {
+        let mix = Objective::new(mix, given).unwrap();
+        let tails = Objective::new("ld_dpo", &[]).unwrap();
+        let rows = rows(&tails, 6, 9.0);
+        let head = |objective: &Objective| whole(objective, &rows, &Statistics::default()).unwrap();
+        let mixed = head(&mix);
+        let parts = parts.map(|(name, given)| head(&Objective::new(name, given).unwrap()));
+        let half = |of: &dyn Fn(&Head) -> f64| (of(&parts[0]) + of(&parts[1])) / 2.0;
+        assert_close(mixed.loss, half(&|head| head.loss), 1.0, format_args!("{mix:?}"));
+        for row in 0..6 {
+            for answer in 0..2 {
+                let d = half(&|head| head.d_policy[row][answer]);
+                assert_close(mixed.d_policy[row][answer], d, 1.0, format_args!("{mix:?}, row {row}"));
+                let tail = |head: &Head| head.d_tails.get(row).map_or(0.0, |tails| tails[answer]);
+                assert_close(tail(&mixed), half(&tail), 1.0, format_args!("{mix:?}, tail of row {row}"));
+            }
+        }
+    }
+}
+
+/// A row of one pair.
+fn pair(policy: [f64; 2], reference: &[f64], lens: [usize; 2]) -> RowLogps {
+    RowLogps {
+        policy: policy.to_vec(),
+        reference: reference.to_vec(),
+        lens: lens.to_vec(),
+        target: RowTarget::Pair,
+        tails: None,
+        weight: 1.0,
+        policy_weight: 1.0,
+        numbers: RowNumbers::default(),
+        mismatched: None,
+    }
+}
+
+/// The head of one row.
+fn alone(objective: &Objective, row: &RowLogps) -> Head {
+    let rows = std::slice::from_ref(row);
+    whole(objective, rows, &statistics(objective, rows)).unwrap()
+}
+
+#[test]
+fn a_target_margin_by_beta_is_one_of_the_scaled_margin() {
+    let row = pair([-12.0, -60.0], &[], [8, 30]);
+    let h: f64 = -12.0 / 8.0 + 60.0 / 30.0;
+    let softplus = |x: f64| x.exp().ln_1p();
+    let simpo = Objective::new("simpo", &[("beta", KnobValue::Number(3.0))]).unwrap();
+    assert_close(alone(&simpo, &row).loss, softplus(-(3.0 * h - 0.5 * 3.0)), 1.0, format_args!("simpo"));
+    let of_ratio = Objective::new("alphapo", &[("beta", KnobValue::Number(4.0))]).unwrap();
+    let ratio = match find("alphapo").unwrap().0.knob("gamma_beta_ratio").unwrap().default() {
+        Some(KnobValue::Number(ratio)) => ratio,
+        other => panic!("{other:?}"),
+    };
+    let knobs = [("beta", KnobValue::Number(4.0)), ("simpo_gamma", KnobValue::Number(4.0 * ratio))];
+    let given = Objective::new("alphapo", &knobs).unwrap();
+    assert_eq!(alone(&of_ratio, &row), alone(&given, &row), "alphapo");
+}
+
+#[test]
+fn a_weight_by_the_policy_is_at_most_one() {
+    assert_eq!(wpo_weight([&[0.5, 0.1], &[0.7]]), 1.0);
+    assert_close(wpo_weight([&[-0.1, -0.3], &[-0.3]]), (-0.5f64).exp(), 1.0, format_args!("two means"));
+}
+
+/// Inputs at which a plain formula is infinite or no number.
+#[test]
+fn formulas_hold_at_their_edges() {
+    // an answer that is certain has infinite log-odds
+    let orpo = Objective::new("orpo", &[]).unwrap();
+    let certain = alone(&orpo, &pair([0.0, -30.0], &[], [4, 9]));
+    assert!(certain.loss.is_finite() && certain.d_policy.concat().iter().all(|d| d.is_finite()), "{certain:?}");
+    // e^5000
+    let discopop = Objective::new("discopop", &[]).unwrap();
+    let far = alone(&discopop, &pair([-1e5, 0.0], &[0.0, 0.0], [9, 9]));
+    assert_close(far.loss, 5000.0, 5000.0, format_args!("discopop of a margin of -5000"));
+    // one pair has no deviation
+    let alpha_dpo = Objective::new("alpha_dpo", &[]).unwrap();
+    let one = alone(&alpha_dpo, &pair([-20.0, -30.0], &[-22.0, -21.0], [9, 9]));
+    assert_eq!(
+        one,
+        alone(
+            &Objective::new("alpha_dpo", &[("alpha", KnobValue::Number(0.0))]).unwrap(),
+            &pair([-20.0, -30.0], &[-22.0, -21.0], [9, 9])
+        )
+    );
+    assert!(one.loss.is_finite());
+    // an answer without tokens has one
+    for name in ["simpo", "ipo", "alphapo", "rpo"] {
+        let objective = Objective::new(name, &[]).unwrap();
+        let reference: &[f64] = if objective.reference() { &[-9.0, -7.0] } else { &[] };
+        let row = |lens| pair([-5.0, -8.0], reference, lens);
+        assert_eq!(alone(&objective, &row([0, 3])), alone(&objective, &row([1, 3])), "{name}");
+    }
+}
+
+#[test]
+fn pairs_beyond_a_bound_are_counted_and_reported() {
+    let chipo = Objective::new("chipo", &[("r_max", KnobValue::Number(1.0))]).unwrap();
+    let [near, far] = [-1.0, -60.0].map(|policy| pair([policy, -1.0], &[-2.0, -1.5], [9, 9]));
+    let head = whole(&chipo, &[near, far.clone()], &Statistics::default()).unwrap();
+    assert_eq!((head.clipped, &head.d_policy[1][..]), (1, &[0.0, 0.0][..]));
+    assert!(head.d_policy[0][0] < 0.0);
+    let warning = chipo.clipping_warning(1, 2).expect("a half of the pairs");
+    assert!(warning.starts_with("1 of 2 pairs are beyond the bound of chipo"), "{warning}");
+    assert_eq!(chipo.clipping_warning(0, 2), None);
+    let mix = Objective::new("chipo:0.5,dpo:0.5", &[("r_max", KnobValue::Number(1.0))]).unwrap();
+    assert_eq!(alone(&mix, &far).clipped, 0, "the other loss has a gradient");
+}
+
+#[test]
+fn exo_of_rewards_with_the_targets_of_a_pair_is_exo_of_the_pair() {
+    let e: f64 = 0.05;
+    let given = [("beta", KnobValue::Number(0.3))];
+    let of_pair = Objective::new("exo_pair", &[given[0], ("label_smoothing", KnobValue::Number(e))]).unwrap();
+    let of_rewards = Objective::new("exo_rw", &[given[0], ("beta_r", KnobValue::Number(2.0))]).unwrap();
+    let row = pair([-30.0, -44.0], &[-33.0, -41.0], [9, 9]);
+    let rewards = vec![2.0 * (1.0 - e).ln(), 2.0 * e.ln()];
+    let (a, b) = (alone(&of_pair, &row), alone(&of_rewards, &RowLogps { target: RowTarget::Rewards(rewards), ..row }));
+    assert_close(a.loss, b.loss, 1.0, format_args!("loss"));
+    (0..2).for_each(|i| assert_close(a.d_policy[0][i], b.d_policy[0][i], 1.0, format_args!("derivative {i}")));
+}
+
+#[test]
+fn a_margin_counts_exactly_where_the_registry_says() {
+    for spec in LOSSES.iter().filter(|spec| spec.data == DataKind::Pairs) {
+        let objective = Objective::new(spec.name, &[]).unwrap();
+        let loss = |margin: f64| {
+            let mut rows = rows(&objective, 4, 3.0);
+            rows.iter_mut().for_each(|row| row.numbers.margin = Some(margin));
+            whole(&objective, &rows, &statistics(&objective, &rows)).unwrap().loss
+        };
+        assert_eq!(loss(0.0) != loss(0.25), spec.margin, "{}", spec.name);
+    }
+}
+
 #[test]
 fn a_weight_scales_any_single_loss() {
-    for spec in LOSSES {
+    let modified: [Choice; 3] =
+        [("rpo", Vec::new()), ("wpo", Vec::new()), ("max_po", vec![("eta", KnobValue::Number(0.5))])];
+    for (name, given) in LOSSES.iter().map(|spec| (spec.name, Vec::new())).chain(modified) {
         let [once, thrice] = [1.0, 3.0].map(|weight| {
-            let objective = Objective::new(&format!("{}:{weight}", spec.name), &[]).unwrap();
+            let objective = Objective::new(&format!("{name}:{weight}"), &given).unwrap();
             let rows = rows(&objective, 5, 9.0);
             whole(&objective, &rows, &statistics(&objective, &rows)).unwrap()
         });
         let largest = once.per_item_loss.iter().fold(once.loss.abs(), |m, item| m.max(item.abs()));
-        assert_close(thrice.loss, 3.0 * once.loss, largest, format_args!("{}", spec.name));
+        assert_close(thrice.loss, 3.0 * once.loss, largest, format_args!("{name}"));
         // a derivative may be the small rest of terms that cancel: the largest of them bounds their size
         let largest = once.d_policy.concat().into_iter().fold(0.0f64, |m, d| m.max(d.abs()));
         for (d3, d1) in thrice.d_policy.concat().into_iter().zip(once.d_policy.concat()) {
-            assert_close(d3, 3.0 * d1, largest, format_args!("{}, derivative", spec.name));
+            assert_close(d3, 3.0 * d1, largest, format_args!("{name}, derivative"));
         }
         assert_eq!(thrice.rewards, once.rewards);
     }
@@ -385,6 +572,8 @@ fn names_and_knobs_of_the_record_make_the_same_objective_again() {
         // the label smoothing of the two has different defaults
         Objective::new("dpo:0.5,exo:0.5", &[]),
         Objective::new("dpo:0.5", &[]),
+        Objective::new("rpo:0.8,ipo:0.2", &[("beta", number(0.3))]),
+        Objective::new("wpo:0.8,simpo:0.2", &[]),
     ];
     for objective in variants().into_iter().chain(more.map(Result::unwrap)) {
         let knobs: Vec<_> = objective.knobs().into_iter().map(|(knob, value)| (knob.key, value)).collect();
@@ -475,6 +664,42 @@ fn what_does_not_fit_is_refused() {
             "--use-weighting does not apply to aot, whose formula has KNOBS; it belongs to WEIGHTED",
         ),
         ("dpo", &[("beta", number(0.1)), ("Beta", number(0.2))], "--beta is given twice"),
+        (
+            "robust",
+            &[("label_smoothing", number(0.5))],
+            "--label-smoothing 0.5: robust needs a number at least 0 and below 0.5",
+        ),
+        (
+            "dpo",
+            &[("f_alpha", number(0.3))],
+            "--f-alpha changes nothing in dpo unless --f-divergence is alpha_divergence",
+        ),
+        (
+            "f_js",
+            &[("exp_clamp", number(9.0))],
+            "--exp-clamp changes nothing in dpo unless --f-divergence is forward_kl or alpha_divergence",
+        ),
+        (
+            "ipo",
+            &[("ld_ref", KnobValue::Switch(false))],
+            "--no-ld-ref changes nothing in ipo unless --ld-alpha is below 1",
+        ),
+        (
+            "dpo:0.5,ipo:0.5",
+            &[("sft_reduction", KnobValue::Choice("seq_sum"))],
+            "--sft-reduction changes nothing in dpo unless --sft-weight is above 0",
+        ),
+        (
+            "ld_dpo",
+            &[("ld_alpha", number(1.0))],
+            "`ld_dpo` is dpo with --ld-alpha, which must be given and other than 1",
+        ),
+        ("rpo", &[("sft_weight", number(0.0))], "`rpo` is dpo with --sft-weight, which must be given and other than 0"),
+        (
+            "mpo",
+            &[("bco_delta", KnobValue::Choice("running"))],
+            "--loss mpo: bco_pair cannot be part of a mix, only losses of single pairs can: MIXABLE",
+        ),
         ("cdpo", &[], "`cdpo` is dpo with --label-smoothing, which must be given and other than 0"),
         (
             "cdpo",
@@ -520,7 +745,7 @@ fn what_does_not_fit_is_refused() {
         ),
     ];
     let joined = |names: Vec<&str>| names.join(", ");
-    let names = joined(LOSSES.iter().map(|loss| loss.name).collect());
+    let names = joined(names().collect());
     let single = |name: &&str| {
         Objective::new(name, &[])
             .is_ok_and(|objective| matches!(objective.parts[0].loss, loss::Loss::Pair(_) | loss::Loss::Sft(_)))
@@ -562,6 +787,7 @@ fn a_ranking_is_the_mean_over_its_pairs() {
         target: RowTarget::Rewards(rewards.to_vec()),
         tails: None,
         weight: 1.0,
+        policy_weight: 1.0,
         numbers: RowNumbers::default(),
         mismatched: None,
     };

@@ -263,6 +263,7 @@ impl Batch<'_> {
                 target: self.target(&row.target),
                 tails: self.objective.tails().then_some(Tails { policy: [0.0; 2], reference: [0.0; 2] }),
                 weight: row.numbers.weight_or_one(),
+                policy_weight: 1.0,
                 numbers: row.numbers,
                 mismatched: None,
             }
@@ -297,7 +298,7 @@ impl Batch<'_> {
                     let tokens = forward.tokens(&scored.policy).iter().zip(forward.log_sum_squares(&scored.policy));
                     tokens.map(|(&logp, sum_squares)| f64::from(logp) - sum_squares).collect::<Vec<_>>()
                 });
-                numbers.weight *= wpo_weight([&aligned[0], &aligned[1]]);
+                numbers.policy_weight = wpo_weight([&aligned[0], &aligned[1]]);
             }
             if with_mismatched && let Some(scored) = scored.next() {
                 numbers.mismatched = Some(Mismatched {

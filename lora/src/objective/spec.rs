@@ -1,0 +1,181 @@
+//! The `SPEC` of a loss file: how a loss is called, what it needs, and how it is made.
+
+use super::knobs::{self, Knob, KnobValue, Knobs};
+use super::loss::Loss;
+use super::modifiers::{self, Modifier};
+use std::fmt;
+
+/// The shape of a data row that a loss needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataKind {
+    /// A prompt with a chosen and a rejected answer.
+    Pairs,
+    /// A prompt with one answer and its label. Pairs can be taken apart into these.
+    Unpaired,
+    /// A prompt with any number of answers and a reward for each.
+    KWay,
+    /// A text of which some tokens are learned.
+    Sft,
+}
+
+impl DataKind {
+    /// The word in `losses --json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DataKind::Pairs => "pairs",
+            DataKind::Unpaired => "unpaired",
+            DataKind::KWay => "kway",
+            DataKind::Sft => "sft",
+        }
+    }
+}
+
+impl fmt::Display for DataKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a loss knows of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// The summed log-probability of its tokens.
+    LogProbs,
+    /// Its score by a head on the last token: the loss of a reward model.
+    Reward,
+}
+
+/// One entry of the registry: how a loss is called, what it needs, and how it is made.
+pub struct LossSpec {
+    /// Its name, `snake_case`.
+    pub name: &'static str,
+    /// Other names of exactly this loss.
+    pub aliases: &'static [&'static str],
+    /// Names of this loss with some of its knobs decided.
+    pub presets: &'static [Preset],
+    /// The rows it eats.
+    pub data: DataKind,
+    /// Columns of a row, besides prompt, answers and rewards, without which it cannot be computed.
+    pub columns: &'static [&'static str],
+    /// Whether it subtracts a row's `margin`.
+    pub margin: bool,
+    /// Whether it compares the policy with a reference model.
+    pub reference: bool,
+    /// What its number of an answer is.
+    pub scores: Scores,
+    /// Whether its formula could not be checked against the paper or its authors' code.
+    pub experimental: bool,
+    /// Where the formula comes from.
+    pub source: &'static str,
+    /// What it does, in one line of help.
+    pub summary: &'static str,
+    /// The formula of one item, in the words of `docs/objectives.md`.
+    pub formula: &'static str,
+    /// When to take it, in one sentence.
+    pub when: &'static str,
+    /// Its own numbers and switches.
+    pub knobs: &'static [Knob],
+    /// What changes any loss of its kind.
+    pub modifiers: &'static [&'static Modifier],
+    /// Makes it; the knobs are complete and in range.
+    pub(crate) build: fn(&Knobs) -> Loss,
+}
+
+impl LossSpec {
+    /// What losses of single pairs with a reference have in common.
+    pub(super) const PAIRS: LossSpec = LossSpec {
+        name: "",
+        aliases: &[],
+        presets: &[],
+        data: DataKind::Pairs,
+        columns: &[],
+        margin: false,
+        reference: true,
+        scores: Scores::LogProbs,
+        experimental: false,
+        source: "",
+        summary: "",
+        formula: "",
+        when: "",
+        knobs: &[knobs::BETA],
+        modifiers: modifiers::OF_PAIRS,
+        build: |_| unreachable!("an entry of the registry has a way to make it"),
+    };
+    /// Losses that see a pair through its log-ratio margin alone.
+    pub(super) const MARGINS: LossSpec = LossSpec { modifiers: modifiers::OF_MARGINS, ..LossSpec::PAIRS };
+    /// Losses of the pairs of a batch together.
+    pub(super) const PAIR_BATCHES: LossSpec = LossSpec { modifiers: modifiers::OF_PAIR_BATCHES, ..LossSpec::PAIRS };
+    /// Losses of single pairs without a reference.
+    pub(super) const PAIRS_ALONE: LossSpec =
+        LossSpec { reference: false, modifiers: modifiers::OF_PAIRS_ALONE, ..LossSpec::PAIRS };
+    /// Losses of labelled answers.
+    pub(super) const UNPAIRED: LossSpec = LossSpec { data: DataKind::Unpaired, modifiers: &[], ..LossSpec::PAIRS };
+    /// Losses of scored answers.
+    pub(super) const KWAY: LossSpec = LossSpec { data: DataKind::KWay, modifiers: &[], ..LossSpec::PAIRS };
+
+    /// The word for what it eats in `losses --json`: that of [`LossSpec::data`], or `reward` for a loss of a reward model.
+    pub fn data_name(&self) -> &'static str {
+        match self.scores {
+            Scores::LogProbs => self.data.name(),
+            Scores::Reward => "reward",
+        }
+    }
+
+    /// Every name other than the first that `--loss` takes for it, presets included.
+    pub fn other_names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let of_preset = |preset: &'static Preset| [preset.name].into_iter().chain(preset.aliases.iter().copied());
+        self.aliases.iter().copied().chain(self.presets.iter().flat_map(of_preset))
+    }
+
+    /// Its own knobs and those of its kind.
+    pub fn all_knobs(&self) -> impl Iterator<Item = &'static Knob> + use<> {
+        self.knobs.iter().chain(self.modifiers.iter().flat_map(|modifier| modifier.knobs))
+    }
+
+    /// Its knob of that key.
+    pub fn knob(&self, key: &str) -> Option<&'static Knob> {
+        self.all_knobs().find(|knob| knob.key == key)
+    }
+}
+
+impl fmt::Debug for LossSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LossSpec({})", self.name)
+    }
+}
+
+/// A second name of a loss that also says something about its knobs.
+pub struct Preset {
+    /// As typed after `--loss`.
+    pub name: &'static str,
+    /// Others of its names.
+    pub aliases: &'static [&'static str],
+    /// Knobs that the name sets.
+    pub sets: &'static [(&'static str, KnobValue)],
+    /// Knobs that have another default under this name.
+    pub defaults: &'static [(&'static str, KnobValue)],
+    /// Knobs that must be given, with another value than their default: without them the name would be wrong.
+    pub requires: &'static [&'static str],
+    /// Where it comes from, if not from the loss's source.
+    pub source: Option<&'static str>,
+}
+
+impl Preset {
+    /// A name that changes nothing.
+    pub(super) const PLAIN: Preset =
+        Preset { name: "", aliases: &[], sets: &[], defaults: &[], requires: &[], source: None };
+}
+
+/// A name for a mix of losses.
+pub struct MixPreset {
+    /// As typed after `--loss`.
+    pub name: &'static str,
+    /// Others of its names.
+    pub aliases: &'static [&'static str],
+    /// The mix.
+    pub mix: &'static str,
+    /// Where it comes from.
+    pub source: &'static str,
+    /// What it is.
+    pub summary: &'static str,
+}
