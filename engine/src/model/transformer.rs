@@ -30,6 +30,7 @@ pub struct Model {
     linears: Vec<LinearInfo>,
     /// Stage i is layer i, the last one the head.
     read_ahead: Option<Arc<ReadAhead>>,
+    logp_temperature: f32,
 }
 
 /// The tokens of a forward pass, and those that are scored.
@@ -135,7 +136,18 @@ impl Model {
             false => checkpoint.frozen(device, &head, embedding)?,
         };
         let norm = checkpoint.vector(device, &layout.final_norm(), config.hidden_size)?;
-        Ok(Model { device: device.clone(), config, embed_tokens, blocks, norm, lm_head, linears, read_ahead })
+        let logp_temperature = 1.0;
+        Ok(Model {
+            device: device.clone(),
+            config,
+            embed_tokens,
+            blocks,
+            norm,
+            lm_head,
+            linears,
+            read_ahead,
+            logp_temperature,
+        })
     }
 
     /// The device that the model runs on.
@@ -225,6 +237,16 @@ impl Model {
         Rc::new(move |tape, x| block.forward(tape, x, None))
     }
 
+    /// Has [`Model::token_logps`] divide the logits by `temperature`, above 0: log-probs of what a sampler at that temperature draws from.
+    pub fn set_logp_temperature(&mut self, temperature: f32) {
+        self.logp_temperature = temperature;
+    }
+
+    /// What the logits are divided by before their softmax; 1 unless it was set.
+    pub fn logp_temperature(&self) -> f32 {
+        self.logp_temperature
+    }
+
     /// Log-probs of the scored tokens. The last `layers_kept` layers keep what their backward pass needs, the others are
     /// recomputed from their inputs; on a tape that does not record, the number does not matter.
     ///
@@ -233,7 +255,7 @@ impl Model {
     pub fn token_logps(&self, tape: &mut Tape, inputs: &Inputs, layers_kept: usize) -> Result<TokenLogps> {
         let x = self.final_states(tape, &inputs.ids, &inputs.scored.rows, inputs.scored.policy, layers_kept)?;
         let cap = self.config.final_logit_softcapping;
-        ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, inputs.with_extras)
+        ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, self.logp_temperature, inputs.with_extras)
     }
 
     /// Scores of some rows by a reward model's head, `[scored.rows.len(), 1]`; the output embedding takes no part. `ids` and `layers_kept` as

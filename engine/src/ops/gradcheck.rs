@@ -148,7 +148,7 @@ const CASES: &[(&str, &[usize], Option<f32>, Run)] = &[
     }),
     ("token_logps", &[8], None, |w, tape, x| {
         let rows = gather_rows(tape, &x[0], &w.scored.rows, w.scored.policy)?;
-        Ok(token_logps(tape, &rows, &w.head, &w.scored, Some(3.0), false)?.logps)
+        Ok(token_logps(tape, &rows, &w.head, &w.scored, Some(3.0), 0.8, false)?.logps)
     }),
     ("checkpoint", &[8], None, |w, tape, x| {
         let (layer, norm) = (w.linear(), w.norm.clone());

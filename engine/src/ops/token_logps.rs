@@ -34,7 +34,7 @@ pub struct TokenExtras {
     pub log_sum_squares: Vec<f64>,
 }
 
-/// `log softmax(softcap(hidden_states · lm_headᵀ))` at the targets. Keeps `hidden_states` and saves 4 bytes a row; logits are
+/// `log softmax(softcap(hidden_states · lm_headᵀ) / temperature)` at the targets. Keeps `hidden_states` and saves 4 bytes a row; logits are
 /// never stored.
 ///
 /// # Errors
@@ -45,6 +45,7 @@ pub fn token_logps(
     lm_head: &Frozen,
     scored: &ScoredTokens,
     final_logit_softcapping: Option<f32>,
+    temperature: f32,
     with_extras: bool,
 ) -> Result<TokenLogps> {
     let [vocab_size, hidden_size] = lm_head.shape();
@@ -67,6 +68,7 @@ pub fn token_logps(
         lm_head: lm_head.view(),
         targets: scored.targets.view(),
         final_logit_softcapping,
+        temperature,
         precision: tape.precision(),
         logps: logps.view_mut(),
         lse: lse.view_mut(),
@@ -93,6 +95,7 @@ pub fn token_logps(
             lm_head: lm_head.clone(),
             targets: scored.targets.clone(),
             final_logit_softcapping,
+            temperature,
             precision: tape.precision(),
             lse: tape.save(lse, grad_rows)?,
         })
@@ -107,6 +110,7 @@ struct Node {
     lm_head: Frozen,
     targets: Rc<Buffer<u32>>,
     final_logit_softcapping: Option<f32>,
+    temperature: f32,
     precision: Precision,
     lse: SavedF32,
 }
@@ -129,6 +133,7 @@ impl Backward for Node {
             lm_head: self.lm_head.view(),
             targets: self.targets.view().range(0..self.rows),
             final_logit_softcapping: self.final_logit_softcapping,
+            temperature: self.temperature,
             precision: self.precision,
             lse: self.lse.view(),
             d_logps: dy.view().expect_f32(),

@@ -23,6 +23,7 @@ struct Shape {
     weights: WeightDtype,
     precision: Precision,
     cap: Option<f32>,
+    temperature: f32,
     /// Every n-th row is [`IGNORE`].
     ignore_every: Option<usize>,
     /// Whether the forward pass gives its side outputs too.
@@ -40,6 +41,7 @@ pub fn cases() -> Vec<Case> {
         weights: WeightDtype::Bf16,
         precision: Precision::F32,
         cap: None,
+        temperature: 1.0,
         ignore_every: None,
         extras: true,
         floats: FloatDtype::F32,
@@ -60,11 +62,15 @@ pub fn cases() -> Vec<Case> {
             let odd = Shape { rows, hidden_size, vocab_size, ..odd };
             cases.push(odd.case(false));
             cases.push(Shape { cap: None, ignore_every: None, ..odd }.case(false));
+            cases.push(Shape { temperature: 0.8, ..odd }.case(false));
+            cases.push(Shape { temperature: 1.25, cap: None, ..odd }.case(false));
             cases.push(Shape { weights: WeightDtype::F32, ..odd }.case(false));
             cases.push(Shape { weights: WeightDtype::F16, precision: Precision::Bf16, ..odd }.case(false));
             let in_bf16 = Shape { direction, rows, hidden_size, vocab_size, ..in_bf16 };
             cases.push(in_bf16.case(false));
             cases.push(Shape { extras: true, ..in_bf16 }.case(false));
+            cases.push(Shape { temperature: 0.8, cap: Some(3.0), ..in_bf16 }.case(false));
+            cases.push(Shape { temperature: 1.25, ..in_bf16 }.case(false));
             cases.push(Shape { cap: Some(3.0), ignore_every: Some(3), extras: true, ..in_bf16 }.case(false));
             let weights = WeightDtype::F32;
             cases.push(Shape { weights, extras: true, floats: FloatDtype::F32, ..in_bf16 }.case(false));
@@ -83,6 +89,10 @@ impl Shape {
         };
         let product = if self.precision == Precision::Bf16 { ", products of bf16" } else { "" };
         let cap = self.cap.map_or(String::new(), |cap| format!(", soft-cap {cap}"));
+        let temperature = match self.temperature {
+            1.0 => String::new(),
+            temperature => format!(", temperature {temperature}"),
+        };
         let floats = if self.floats == FloatDtype::Bf16 { " of bf16" } else { "" };
         // forward: the logits; backward: the logits again and their product with the weights
         let (kernel, products, tensors) = match self.direction {
@@ -91,7 +101,9 @@ impl Shape {
         };
         Case {
             kernel,
-            shape: format!("rows {rows} hidden {hidden_size} vocab {vocab_size} {dtype}{floats}{product}{cap}"),
+            shape: format!(
+                "rows {rows} hidden {hidden_size} vocab {vocab_size} {dtype}{floats}{product}{cap}{temperature}"
+            ),
             flops: 2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64,
             // the weights once, the hidden states and their gradient
             bytes: (element * vocab_size * hidden_size + self.floats.bytes() * tensors * rows * hidden_size) as f64,
@@ -209,6 +221,7 @@ impl Run {
             lm_head: self.lm_head.view(),
             targets: self.targets.view(),
             final_logit_softcapping: self.shape.cap,
+            temperature: self.shape.temperature,
             precision: self.shape.precision,
             logps: self.logps.view_mut(),
             lse: self.lse.view_mut(),
@@ -236,16 +249,17 @@ impl Run {
 
     /// The forward's outputs, and `d_hidden`, by the reference.
     fn reference<R: Real>(&self) -> (reference::Outputs<R>, Vec<R>) {
-        let Shape { hidden_size, cap, .. } = self.shape;
+        let Shape { hidden_size, cap, temperature, .. } = self.shape;
+        let logit = reference::Logit { cap, temperature };
         let hidden = self.multiplied::<R>(&self.part(&self.hidden, hidden_size));
         let weights = self.multiplied::<R>(&self.weights);
         let targets = self.part(&self.target_ids, 1);
-        let outputs = reference::forward(hidden_size, &hidden, &weights, &targets, cap);
+        let outputs = reference::forward(hidden_size, &hidden, &weights, &targets, logit);
         let d_hidden = match self.shape.direction {
             Direction::Forward => Vec::new(),
             Direction::Backward => {
                 let d_logps = widen(&self.part(&self.d_logps.download(), 1));
-                reference::backward(hidden_size, &hidden, &weights, &targets, cap, &outputs.lse, &d_logps)
+                reference::backward(hidden_size, &hidden, &weights, &targets, logit, &outputs.lse, &d_logps)
             }
         };
         (outputs, d_hidden)
@@ -264,6 +278,7 @@ impl Prepared for Run {
                 lm_head: self.lm_head.view(),
                 targets: self.targets.view(),
                 final_logit_softcapping: self.shape.cap,
+                temperature: self.shape.temperature,
                 precision: self.shape.precision,
                 lse: self.lse.view(),
                 d_logps: self.d_logps.view(),
@@ -285,7 +300,8 @@ impl Prepared for Run {
                 };
                 // The vector exp is within 3 units in the last place, which moves the log of a sum by as much; the vector tanh
                 // within 5 of its own value, at most 1: a logit moves by 5 of `cap`. The naive version uses exact ones.
-                let logit = f64::from(f32::EPSILON) * 5.0 * f64::from(self.shape.cap.unwrap_or(0.0));
+                let temperature = f64::from(self.shape.temperature);
+                let logit = f64::from(f32::EPSILON) * 5.0 * f64::from(self.shape.cap.unwrap_or(0.0)) / temperature;
                 let lse = f64::from(f32::EPSILON) * 3.0 + logit;
                 // dH = -Σ p (log p + H) δ for errors δ of the logits, and the sum of p |log p + H| is at most 2 H
                 let entropy = 2.0 * exact.entropy.iter().fold(0.0f64, |max, &x| max.max(x)) * lse;

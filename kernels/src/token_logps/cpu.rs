@@ -106,6 +106,39 @@ impl From<&Running> for Total {
     }
 }
 
+/// From products to logits: `z = cap * tanh(u / cap) / temperature`, or `u / temperature`.
+#[derive(Debug, Clone, Copy)]
+struct Logit {
+    cap: Option<f32>,
+    temperature: f32,
+}
+
+impl Logit {
+    fn is_product(self) -> bool {
+        self.cap.is_none() && self.temperature == 1.0
+    }
+
+    /// # Safety
+    /// As [`Simd`].
+    #[inline(always)]
+    unsafe fn of<S: Simd>(self, u: S::V) -> S::V {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let capped = match self.cap {
+                Some(cap) => S::mul(S::tanh(S::div(u, S::splat(cap))), S::splat(cap)),
+                None => u,
+            };
+            if self.temperature == 1.0 { capped } else { S::div(capped, S::splat(self.temperature)) }
+        }
+    }
+
+    /// `dz/du`, of a logit.
+    fn slope(self, z: f32) -> f32 {
+        let t = self.cap.map_or(0.0, |cap| z * self.temperature / cap);
+        (1.0 - t * t) / self.temperature
+    }
+}
+
 /// What [`Forward`] gives, a row at a time.
 struct Outputs<'a> {
     logps: &'a mut [f32],
@@ -143,6 +176,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
     }
     let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
     let Slice::Cpu(targets) = call.targets;
+    let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
     let mut outputs = Outputs::new(call.logps, call.lse, call.extras);
     let with_extras = outputs.extras.is_some();
     let wide = cpu.widened(device, hidden_states)?;
@@ -173,8 +207,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
                     .zip(running[first_row..first_row + m].chunks_mut(ROWS_PER_TASK))
                     .zip(targets[first_row..first_row + m].chunks(ROWS_PER_TASK));
                 cpu.for_each_block(per_task, |((logits, running), targets)| {
-                    let cap = call.final_logit_softcapping;
-                    cpu.isa().dispatch(AddTile { logits, running, targets, first, cap, with_extras });
+                    cpu.isa().dispatch(AddTile { logits, running, targets, first, logit, with_extras });
                 });
             }
         }
@@ -193,6 +226,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     }
     let Backward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
     let (Slice::Cpu(targets), Slice::Cpu(lse), Slice::Cpu(d_logps)) = (call.targets, call.lse, call.d_logps);
+    let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
     let wide = cpu.widened(device, hidden_states)?;
     let hidden_states = Slice::Cpu(&wide);
     cpu.in_f32(device, call.d_hidden, false, |d_hidden| {
@@ -225,8 +259,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
                         .zip(lse[block.clone()].chunks(ROWS_PER_TASK))
                         .zip(d_logps[block.clone()].chunks(ROWS_PER_TASK));
                     cpu.for_each_block(per_task, |(((logits, targets), lse), d_logps)| {
-                        let cap = call.final_logit_softcapping;
-                        cpu.isa().dispatch(LogitGradients { logits, targets, lse, d_logps, first, cap });
+                        cpu.isa().dispatch(LogitGradients { logits, targets, lse, d_logps, first, logit });
                     });
                     gemm::Dx {
                         m,
@@ -272,14 +305,14 @@ pub(super) fn scratch_bytes(
     ScratchBytes { forward: wide + tile, backward: 2 * wide + tile }
 }
 
-/// Takes a tile of logits of some rows into their running sums. The logits are soft-capped in place.
+/// Takes a tile of products of some rows into their running sums. They become logits in place.
 struct AddTile<'a> {
     logits: &'a mut [f32],
     running: &'a mut [Running],
     targets: &'a [u32],
     /// The tile's first token.
     first: usize,
-    cap: Option<f32>,
+    logit: Logit,
     with_extras: bool,
 }
 
@@ -295,10 +328,10 @@ impl VectorTask for AddTile<'_> {
             }
             // SAFETY: `dispatch` runs this with the instruction set of S; `z` holds n floats.
             let tile = unsafe {
-                let max = match self.cap {
-                    Some(cap) => softcap_and_max::<S>(z, cap),
-                    None => max::<S>(z),
-                };
+                if !self.logit.is_product() {
+                    to_logits::<S>(z, self.logit);
+                }
+                let max = max::<S>(z);
                 if self.with_extras { sums::<S, true>(z, max) } else { sums::<S, false>(z, max) }
             };
             if let Some(&logit) = (target as usize).checked_sub(self.first).and_then(|at| z.get(at)) {
@@ -316,7 +349,7 @@ struct LogitGradients<'a> {
     lse: &'a [f32],
     d_logps: &'a [f32],
     first: usize,
-    cap: Option<f32>,
+    logit: Logit,
 }
 
 impl VectorTask for LogitGradients<'_> {
@@ -332,14 +365,14 @@ impl VectorTask for LogitGradients<'_> {
             }
             let at = (self.targets[r] as usize).checked_sub(self.first).filter(|&at| at < n);
             let of_target = at.map(|at| u[at]);
+            let logit = self.logit;
             // SAFETY: `dispatch` runs this with the instruction set of S; every access is within the n floats of `u`.
             unsafe {
-                logit_gradients::<S>(u, self.lse[r], self.d_logps[r], self.cap);
-                if let (Some(at), Some(logit)) = (at, of_target) {
+                logit_gradients::<S>(u, self.lse[r], self.d_logps[r], logit);
+                if let (Some(at), Some(product)) = (at, of_target) {
                     // 1 - p by expm1, because a confident row's p is 1 to the last bit; z as the forward pass computed it
-                    let z = self.cap.map_or(logit, |cap| S::reduce_max(softcap::<S>(S::splat(logit), cap)));
-                    let slope = self.cap.map_or(1.0, |cap| 1.0 - (z / cap) * (z / cap));
-                    u[at] = -self.d_logps[r] * (z - self.lse[r]).exp_m1() * slope;
+                    let z = S::reduce_max(logit.of::<S>(S::splat(product)));
+                    u[at] = -self.d_logps[r] * (z - self.lse[r]).exp_m1() * logit.slope(z);
                 }
             }
         }
@@ -361,28 +394,17 @@ unsafe fn max<S: Simd>(z: &[f32]) -> f32 {
     }
 }
 
-/// `cap * tanh(u / cap)`
-///
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
-unsafe fn softcap<S: Simd>(u: S::V, cap: f32) -> S::V {
-    // SAFETY: the caller's contract.
-    unsafe { S::mul(S::tanh(S::div(u, S::splat(cap))), S::splat(cap)) }
-}
-
-/// # Safety
-/// As [`Simd`].
-#[inline(always)]
-unsafe fn softcap_and_max<S: Simd>(z: &mut [f32], cap: f32) -> f32 {
+unsafe fn to_logits<S: Simd>(z: &mut [f32], logit: Logit) {
     // SAFETY: the caller's contract; loads and stores end inside `z`.
     unsafe {
         for at in (0..z.len()).step_by(S::LANES) {
             let lanes = S::LANES.min(z.len() - at);
             let to = z.as_mut_ptr().add(at);
-            S::store_partial(to, softcap::<S>(S::load_partial(to, lanes), cap), lanes);
+            S::store_partial(to, logit.of::<S>(S::load_partial(to, lanes)), lanes);
         }
-        max::<S>(z)
     }
 }
 
@@ -429,21 +451,20 @@ unsafe fn sums<S: Simd, const EXTRAS: bool>(z: &[f32], max: f32) -> Running {
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
-unsafe fn logit_gradients<S: Simd>(u: &mut [f32], lse: f32, d_logp: f32, cap: Option<f32>) {
+unsafe fn logit_gradients<S: Simd>(u: &mut [f32], lse: f32, d_logp: f32, logit: Logit) {
     // SAFETY: the caller's contract; loads and stores end inside `u`.
     unsafe {
         for at in (0..u.len()).step_by(S::LANES) {
             let lanes = S::LANES.min(u.len() - at);
             let to = u.as_mut_ptr().add(at);
             let raw = S::load_partial(to, lanes);
-            let g = S::splat(-d_logp);
-            let du = match cap {
-                None => S::mul(g, S::exp_nonpositive(S::sub(raw, S::splat(lse)))),
+            let z = logit.of::<S>(raw);
+            let g = S::mul(S::splat(-d_logp / logit.temperature), S::exp_nonpositive(S::sub(z, S::splat(lse))));
+            let du = match logit.cap {
+                None => g,
                 Some(cap) => {
-                    let t = S::tanh(S::div(raw, S::splat(cap)));
-                    let p = S::exp_nonpositive(S::sub(S::mul(t, S::splat(cap)), S::splat(lse)));
-                    let slope = S::sub(S::splat(1.0), S::mul(t, t));
-                    S::mul(S::mul(g, p), slope)
+                    let t = S::mul(z, S::splat(logit.temperature / cap));
+                    S::mul(g, S::sub(S::splat(1.0), S::mul(t, t)))
                 }
             };
             S::store_partial(to, du, lanes);

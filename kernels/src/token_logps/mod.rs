@@ -1,6 +1,6 @@
 //! Log-probability of each target token, without holding the logits of all rows.
 //!
-//! `logp[r] = z[r, target[r]] - log Σ_v exp z[r, v]`, `z = softcap(hidden_states · lm_headᵀ)`. Walks the vocabulary in tiles and
+//! `logp[r] = z[r, target[r]] - log Σ_v exp z[r, v]`, `z = softcap(hidden_states · lm_headᵀ) / temperature`. Walks the vocabulary in tiles and
 //! keeps a running maximum and sum per row (online softmax, arXiv 1805.02867, alg. 3). The backward pass recomputes the tiles
 //! from the saved log-sum-exp: docs/derivations/token_logps.md.
 
@@ -45,6 +45,8 @@ pub struct Forward<'a> {
     pub targets: Slice<'a, u32>,
     /// `z -> cap * tanh(z / cap)` (Gemma 2)
     pub final_logit_softcapping: Option<f32>,
+    /// Above 0; what the logits are divided by after the cap
+    pub temperature: f32,
     pub precision: Precision,
     /// `[rows]`, nats
     pub logps: SliceMut<'a, f32>,
@@ -74,6 +76,7 @@ pub struct Backward<'a> {
     pub lm_head: WeightSlice<'a>,
     pub targets: Slice<'a, u32>,
     pub final_logit_softcapping: Option<f32>,
+    pub temperature: f32,
     pub precision: Precision,
     pub lse: Slice<'a, f32>,
     /// `[rows]`

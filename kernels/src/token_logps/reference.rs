@@ -1,16 +1,23 @@
 //! Log-probabilities of target tokens, plainly: all logits of one row at a time.
 //!
 //! ```text
-//! forward   u[v] = hidden·lm_head[v]       z[v] = u[v], or cap * tanh(u[v] / cap)
+//! forward   u[v] = hidden·lm_head[v]       z[v] = u[v] / temperature, or cap * tanh(u[v] / cap) / temperature
 //!           lse = log Σ_v exp z[v]         logp = z[target] - lse        p[v] = exp(z[v] - lse)
 //!           entropy = lse - Σ_v p[v] z[v]  lse_of_twice = log Σ_v exp 2 z[v]
 //! backward  dz[v] = d_logp ([v = target] - p[v])
-//!           du[v] = dz[v] (1 - (z[v]/cap)²) with the soft-cap, else dz[v]
+//!           du[v] = dz[v] / temperature (1 - (z[v] temperature / cap)²) with the soft-cap, else dz[v] / temperature
 //!           d_hidden = Σ_v du[v] lm_head[v]
 //! ```
 
 use super::IGNORE;
 use crate::real::Real;
+
+/// From products to logits, as in [`super::Forward`].
+#[derive(Clone, Copy)]
+pub struct Logit {
+    pub cap: Option<f32>,
+    pub temperature: f32,
+}
 
 /// The outputs of [`forward`], each `[rows]`; 0 in ignored rows.
 pub struct Outputs<R> {
@@ -27,7 +34,7 @@ pub fn forward<R: Real>(
     hidden_states: &[R],
     lm_head: &[R],
     targets: &[u32],
-    cap: Option<f32>,
+    logit: Logit,
 ) -> Outputs<R> {
     let zeros = vec![R::ZERO; targets.len()];
     let mut out = Outputs {
@@ -41,7 +48,7 @@ pub fn forward<R: Real>(
         if target == IGNORE {
             continue;
         }
-        let z = logits(&hidden_states[r * hidden_size..][..hidden_size], lm_head, cap);
+        let z = logits(&hidden_states[r * hidden_size..][..hidden_size], lm_head, logit);
         let max = z.iter().fold(R::NEG_INFINITY, |max, &x| max.larger(x));
         let (mut sum, mut weighted, mut sum_of_squares) = (R::ZERO, R::ZERO, R::ZERO);
         for &x in &z {
@@ -66,7 +73,7 @@ pub fn backward<R: Real>(
     hidden_states: &[R],
     lm_head: &[R],
     targets: &[u32],
-    cap: Option<f32>,
+    logit: Logit,
     lse: &[R],
     d_logps: &[R],
 ) -> Vec<R> {
@@ -75,15 +82,16 @@ pub fn backward<R: Real>(
         if target == IGNORE {
             continue;
         }
-        let z = logits(&hidden_states[r * hidden_size..][..hidden_size], lm_head, cap);
+        let z = logits(&hidden_states[r * hidden_size..][..hidden_size], lm_head, logit);
         let d_row = &mut d_hidden[r * hidden_size..][..hidden_size];
         for (v, &z) in z.iter().enumerate() {
             let one_hot = if v == target as usize { R::ONE } else { R::ZERO };
-            let slope = cap.map_or(R::ONE, |cap| {
-                let t = z / R::from_f32(cap);
+            let temperature = R::from_f32(logit.temperature);
+            let slope = logit.cap.map_or(R::ONE, |cap| {
+                let t = z * temperature / R::from_f32(cap);
                 R::ONE - t * t
             });
-            let du = d_logps[r] * (one_hot - (z - lse[r]).exp()) * slope;
+            let du = d_logps[r] * (one_hot - (z - lse[r]).exp()) * slope / temperature;
             for (d, &w) in d_row.iter_mut().zip(&lm_head[v * hidden_size..][..hidden_size]) {
                 *d += du * w;
             }
@@ -93,7 +101,7 @@ pub fn backward<R: Real>(
 }
 
 /// `z` of one row, all tokens.
-fn logits<R: Real>(hidden: &[R], lm_head: &[R], cap: Option<f32>) -> Vec<R> {
+fn logits<R: Real>(hidden: &[R], lm_head: &[R], logit: Logit) -> Vec<R> {
     lm_head
         .chunks_exact(hidden.len())
         .map(|token| {
@@ -101,7 +109,8 @@ fn logits<R: Real>(hidden: &[R], lm_head: &[R], cap: Option<f32>) -> Vec<R> {
             for (&x, &w) in hidden.iter().zip(token) {
                 u += x * w;
             }
-            cap.map_or(u, |cap| R::from_f32(cap) * (u / R::from_f32(cap)).tanh())
+            let capped = logit.cap.map_or(u, |cap| R::from_f32(cap) * (u / R::from_f32(cap)).tanh());
+            capped / R::from_f32(logit.temperature)
         })
         .collect()
 }

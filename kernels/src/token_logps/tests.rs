@@ -49,6 +49,7 @@ fn score(
         lm_head: crate::WeightSlice::Bf16(lm_head.view()),
         targets: targets.view(),
         final_logit_softcapping: Some(5.0),
+        temperature: 0.8,
         precision,
         logps: logps.view_mut(),
         lse: lse.view_mut(),
@@ -67,6 +68,7 @@ fn score(
         lm_head: crate::WeightSlice::Bf16(lm_head.view()),
         targets: targets.view(),
         final_logit_softcapping: Some(5.0),
+        temperature: 0.8,
         precision,
         lse: lse.view(),
         d_logps: d_logps.view(),
@@ -128,6 +130,7 @@ fn side_outputs_change_no_bit_of_the_others() {
                 lm_head: crate::WeightSlice::Bf16(lm_head.view()),
                 targets: targets.view(),
                 final_logit_softcapping: None,
+                temperature: 1.0,
                 precision,
                 logps: logps.view_mut(),
                 lse: lse.view_mut(),
@@ -181,6 +184,7 @@ fn extreme_logits_stay_finite() {
             lm_head: lm_head.view().into(),
             targets: targets.view(),
             final_logit_softcapping: None,
+            temperature: 1.0,
             precision,
             logps: logps.view_mut(),
             lse: lse.view_mut(),
@@ -207,6 +211,7 @@ fn extreme_logits_stay_finite() {
             lm_head: lm_head.view().into(),
             targets: targets.view(),
             final_logit_softcapping: None,
+            temperature: 1.0,
             precision,
             lse: lse.view(),
             d_logps: d_logps.view(),
@@ -225,16 +230,17 @@ fn extreme_logits_stay_finite() {
 #[test]
 fn the_references_gradients_are_those_of_differences() {
     let (rows, hidden_size, vocab_size) = (4, 5, 11);
-    for cap in [None, Some(1.3)] {
+    for (cap, temperature) in [(None, 1.0), (Some(1.3), 1.0), (None, 0.7), (Some(1.3), 0.7)] {
+        let logit = reference::Logit { cap, temperature };
         let mut inputs = Inputs::of(&[rows, hidden_size, vocab_size]);
         let hidden = widen::<f64>(&inputs.normal(rows * hidden_size, 1.0));
         let lm_head = widen::<f64>(&inputs.normal(vocab_size * hidden_size, 1.0));
         let targets = [3, IGNORE, 10, 0];
         let d_logps = widen::<f64>(&inputs.normal(rows, 1.0));
-        let lse = reference::forward(hidden_size, &hidden, &lm_head, &targets, cap).lse;
-        let gradients = reference::backward(hidden_size, &hidden, &lm_head, &targets, cap, &lse, &d_logps);
+        let lse = reference::forward(hidden_size, &hidden, &lm_head, &targets, logit).lse;
+        let gradients = reference::backward(hidden_size, &hidden, &lm_head, &targets, logit, &lse, &d_logps);
         let by_differences = gradient::by_differences(&hidden, |hidden| {
-            gradient::dot(&d_logps, &reference::forward(hidden_size, hidden, &lm_head, &targets, cap).logps)
+            gradient::dot(&d_logps, &reference::forward(hidden_size, hidden, &lm_head, &targets, logit).logps)
         });
         gradient::assert_same(&gradients, &by_differences);
     }

@@ -6,7 +6,7 @@
 //! bits.
 
 use super::super::{Backward, Forward, IGNORE};
-use super::{Outputs, Running, Total};
+use super::{Logit, Outputs, Running, Total};
 use crate::cpu::simd::Simd;
 use crate::cpu::simd::pointwise::{Map, Pointwise};
 use crate::cpu::tasks::Disjoint;
@@ -40,7 +40,7 @@ struct Head<'a> {
     hidden_states: FloatSlice<'a>,
     lm_head: WeightSlice<'a>,
     targets: &'a [u32],
-    cap: Option<f32>,
+    logit: Logit,
 }
 
 impl Head<'_> {
@@ -138,7 +138,8 @@ fn consecutive(steps: usize) -> Vec<Step> {
 
 /// Log-probs, log-sum-exps and the side outputs. The unit is there.
 pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>) -> Result<()> {
-    let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, final_logit_softcapping: cap, .. } = call;
+    let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, .. } = call;
+    let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
     let Slice::Cpu(all_targets) = call.targets;
     let mut outputs = Outputs::new(call.logps, call.lse, call.extras);
     let with_extras = outputs.extras.is_some();
@@ -149,7 +150,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>)
         let block = first_row..rows.min(first_row + rows_per_pass);
         let hidden_states = hidden_states.range(block.start * hidden_size..block.end * hidden_size);
         let targets = &all_targets[block.clone()];
-        let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, cap };
+        let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, logit };
         let row_panels = block.len().div_ceil(BLOCK);
         let mut packed = device.alloc::<f32>("token_logps.rows", row_panels * bytes / 4)?;
         let packs = Disjoint::new(packed.view_mut().cpu());
@@ -217,15 +218,12 @@ impl ForwardScratch<'_> {
     }
 }
 
-/// `cap * tanh(u / cap)`
-struct Cap(f32);
-
-impl Pointwise<0, 1> for Cap {
+impl Pointwise<0, 1> for Logit {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, _: [S::V; 0], [u]: [S::V; 1]) -> [S::V; 1] {
         // SAFETY: the caller's contract.
-        unsafe { [S::mul(S::tanh(S::div(u, S::splat(self.0))), S::splat(self.0))] }
+        unsafe { [self.of::<S>(u)] }
     }
 }
 
@@ -256,8 +254,8 @@ impl Head<'_> {
                         self.unit.run_in_place(&steps, left, right, sums, right.wrapping_add(bytes));
                     }
                 }
-                if let Some(cap) = self.cap {
-                    cpu.isa().dispatch(Map { f: &Cap(cap), x: [] as [&[f32]; 0], y: [&mut *z] });
+                if !self.logit.is_product() {
+                    cpu.isa().dispatch(Map { f: &self.logit, x: [] as [&[f32]; 0], y: [&mut *z] });
                 }
                 let rows = row_panel * BLOCK..parts.len().min((row_panel + 1) * BLOCK);
                 for (i, row) in rows.enumerate() {
@@ -355,9 +353,10 @@ unsafe fn add<const EXTRAS: bool>(z: &[f32], max: &mut [f32], sum: &mut [f32], s
 
 /// Gradients of the hidden states. The unit is there.
 pub(super) fn backward(device: &Device, cpu: &Cpu, unit: Unit, call: Backward<'_>) -> Result<()> {
-    let Backward { hidden_size, vocab_size, hidden_states, lm_head, final_logit_softcapping: cap, .. } = call;
+    let Backward { hidden_size, vocab_size, hidden_states, lm_head, .. } = call;
+    let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
     let (Slice::Cpu(targets), Slice::Cpu(lse), Slice::Cpu(d_logps)) = (call.targets, call.lse, call.d_logps);
-    let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, cap };
+    let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, logit };
     let row_panels = targets.len().div_ceil(BLOCK);
     let most = (ROWS_BYTES / head.panel_bytes()).clamp(1, ROW_PANELS);
     // as many tasks on each thread
@@ -522,8 +521,8 @@ impl Head<'_> {
                     // SAFETY: as above; `z` holds the blocks side by side.
                     unsafe { self.unit.run_in_place(&steps, left, right, sums, right) };
                 }
-                if let Some(cap) = self.cap {
-                    cpu.isa().dispatch(Map { f: &Cap(cap), x: [] as [&[f32]; 0], y: [&mut *scratch.z] });
+                if !self.logit.is_product() {
+                    cpu.isa().dispatch(Map { f: &self.logit, x: [] as [&[f32]; 0], y: [&mut *scratch.z] });
                 }
                 let first_row = (panels.start + index) * BLOCK;
                 for i in 0..BLOCK.min(self.targets.len() - first_row) {
@@ -534,13 +533,12 @@ impl Head<'_> {
                     let target = (self.targets[row] as usize).checked_sub(tokens.start).filter(|at| *at < tokens.len());
                     if let (Some(at), false) = (target, skip) {
                         let z = z[at];
-                        let slope = self.cap.map_or(1.0, |cap| 1.0 - (z / cap) * (z / cap));
-                        scratch.of_target[index * BLOCK + i] = -d_logp * (z - lse[row]).exp_m1() * slope;
+                        scratch.of_target[index * BLOCK + i] = -d_logp * (z - lse[row]).exp_m1() * self.logit.slope(z);
                     }
                     let to: *mut u8 = scratch.g.as_mut_ptr().cast();
                     let line = to.wrapping_add(i / 16 * 1024 + i % 16 * 64);
                     // SAFETY: AVX-512 with bf16 is there; a line of each step is the row's.
-                    unsafe { logit_gradients(z, tokens.len(), target, lse[row], -d_logp, self.cap, line) };
+                    unsafe { logit_gradients(z, tokens.len(), target, lse[row], -d_logp, self.logit, line) };
                 }
                 for col in 0..self.padded() / BLOCK {
                     let right = right_across.wrapping_add(col * across);
@@ -566,10 +564,10 @@ unsafe fn logit_gradients(
     target: Option<usize>,
     lse: f32,
     factor: f32,
-    cap: Option<f32>,
+    logit: Logit,
     to: *mut u8,
 ) {
-    let (lse, factor) = (_mm512_set1_ps(lse), _mm512_set1_ps(factor));
+    let (lse, factor) = (_mm512_set1_ps(lse), _mm512_set1_ps(factor / logit.temperature));
     for step in 0..z.len() / STEP_DEPTH {
         let halves = [0, 16].map(|half| {
             let at = step * STEP_DEPTH + half;
@@ -579,8 +577,8 @@ unsafe fn logit_gradients(
             // SAFETY: 16 of the whole steps of `z`.
             let z = unsafe { _mm512_loadu_ps(z.as_ptr().add(at)) };
             let mut g = _mm512_mul_ps(exp(_mm512_sub_ps(z, lse)), factor);
-            if let Some(cap) = cap {
-                let t = _mm512_div_ps(z, _mm512_set1_ps(cap));
+            if let Some(cap) = logit.cap {
+                let t = _mm512_div_ps(z, _mm512_set1_ps(cap / logit.temperature));
                 g = _mm512_mul_ps(g, _mm512_fnmadd_ps(t, t, _mm512_set1_ps(1.0)));
             }
             _mm512_maskz_mov_ps(mask, g)
