@@ -1,30 +1,22 @@
 //! `train`: from flags to a run, and what is printed and written on its way.
 
 use super::eval::needs;
-use crate::args::{CacheChoice, DataCacheChoice, OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
-use crate::demo;
+use crate::args::{OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
+use crate::config_file::{self, NamedFiles};
+use crate::demo::{self, DemoPrompts};
 use crate::error::{CliError, free_output};
 use crate::loaded::{self, DataOptions, LoadedModel, MAX_LENGTH};
 use crate::reference_cache;
 use crate::rejects::Rejects;
 use crate::report::{self, Progress, say};
 use crate::run_folder::{REJECTS, RunFolder};
-use align_engine::generate::{Request, Sampling, generate};
-use align_engine::model::adapters::AdapterSet;
-use align_engine::model::stop_token_ids;
-use align_engine::new_file::{NewFile, NewFileError};
+use crate::watcher::Watcher;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::data::{Dataset, EncodedPrompt, Encoder, Needs, Shuffle, SpecialTokens, prompts};
-use align_lora::objective::{KnobKind, KnobValue, Objective, Scores};
-use align_lora::train::{EvalMetrics, Observer, Size, StepMetrics, TrainError, TrainOptions, Trainer};
-use std::fs::File;
-use std::io::Write;
+use align_lora::data::{Dataset, Needs, Shuffle};
+use align_lora::objective::{KnobValue, Objective, Scores};
+use align_lora::train::{Observer, Size, TrainError, TrainOptions, Trainer};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// Prompts of the demo that are continued before and after training.
-const DEMO_PROMPTS: usize = 3;
 
 pub fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let objective = Objective::new(&args.loss, knobs)?;
@@ -152,7 +144,7 @@ fn train(
         eval: if args.eval_data.is_empty() { &[] } else { &eval_files },
         texts: &texts_files,
     };
-    write_config(args, &named, adapter.config(), &trainer, folder.path())?;
+    config_file::write(args, &named, adapter.config(), &trainer, folder.path())?;
     match &args.data.keep.rejects {
         Some(path) => rejects.save(path)?,
         None if args.data.on_bad_row == OnBadRowChoice::Skip => rejects.save(&folder.path().join(REJECTS))?,
@@ -166,15 +158,8 @@ fn train(
     if let Some(show) = &show {
         show.print("before training", &loaded, None)?;
     }
-    let metrics_path = folder.path().join("metrics.jsonl");
-    let metrics = File::create(&metrics_path).map_err(|error| CliError::file(&metrics_path, &error))?;
-    let mut watcher = Watcher {
-        metrics,
-        path: metrics_path,
-        progress: Progress::new(total_steps, args.logging_steps),
-        adapter: &adapter,
-        output: folder.path(),
-    };
+    let progress = Progress::new(total_steps, args.logging_steps);
+    let mut watcher = Watcher::new(folder.path(), &adapter, progress)?;
     if let Some(eval) = &eval {
         watcher.evaluation(&trainer.evaluate(eval, 0.0)?)?;
     }
@@ -321,213 +306,6 @@ fn summary(
         options.micro_batch_tokens,
         report::rate(options.learning_rate)
     );
-}
-
-/// The files that the flags name, patterns resolved: a later run reads the same ones.
-struct NamedFiles<'a> {
-    data: &'a [PathBuf],
-    eval: &'a [PathBuf],
-    texts: &'a [PathBuf],
-}
-
-/// Everything resolved, as `--config` reads it.
-fn write_config(
-    args: &TrainArgs,
-    named: &NamedFiles<'_>,
-    adapter: &LoraConfig,
-    trainer: &Trainer<'_>,
-    output: &Path,
-) -> Result<(), CliError> {
-    let mut table = toml::Table::new();
-    let mut put = |key: &str, value: toml::Value| table.insert(key.to_owned(), value);
-    let absolute = |path: &Path| -> toml::Value {
-        std::path::absolute(path).unwrap_or(path.to_owned()).to_string_lossy().into_owned().into()
-    };
-    let files = |paths: &[PathBuf]| toml::Value::Array(paths.iter().map(|path| absolute(path)).collect());
-    let options = trainer.options();
-    match &args.model.model {
-        Some(name) if Path::new(name).is_dir() => put("model", absolute(Path::new(name))),
-        Some(name) => put("model", name.clone().into()),
-        None => put("demo", true.into()),
-    };
-    if let Some(dir) = &args.model.adapter {
-        put("adapter", absolute(dir));
-    } else {
-        put("lora-rank", toml::Value::Integer(adapter.rank as i64));
-        put("lora-alpha", adapter.alpha.into());
-        put(
-            "target-modules",
-            match args.target_modules.is_empty() {
-                true => "all-linear".into(),
-                false => args.target_modules.join(",").into(),
-            },
-        );
-        put("rslora", adapter.use_rslora.into());
-    }
-    match &args.reference {
-        Some(ReferenceChoice::Base) => {
-            put("reference", "base".into());
-        }
-        Some(ReferenceChoice::Adapter(dir)) => {
-            put("reference", absolute(dir));
-        }
-        None => {}
-    }
-    if let Some(path) = &args.model.chat_template {
-        put("chat-template", absolute(path));
-    }
-    if !named.data.is_empty() {
-        put("data", files(named.data));
-    }
-    if !named.eval.is_empty() {
-        put("eval-data", files(named.eval));
-    }
-    if !named.texts.is_empty() {
-        put("reference-data", files(named.texts));
-    }
-    if let Some(fraction) = args.eval_fraction {
-        put("eval-fraction", fraction.into());
-    }
-    if let Some(path) = &args.data.keep.rejects {
-        put("rejects", absolute(path));
-    }
-    match &args.data.keep.data_cache {
-        Some(DataCacheChoice::Folder(folder)) => {
-            put("data-cache", absolute(folder));
-        }
-        Some(DataCacheChoice::Off) => {
-            put("data-cache", "off".into());
-        }
-        None => {}
-    }
-    let columns = args.data.columns.map()?;
-    if !columns.is_empty() {
-        put("columns", columns.to_string().into());
-    }
-    if let Some(part) = args.data.sft.sft_on {
-        put("sft-on", format!("{part:?}").to_lowercase().into());
-    }
-    put("loss", trainer.objective().name().into());
-    for (knob, value) in trainer.objective().knobs() {
-        match (value, knob.kind) {
-            (KnobValue::Number(number), _) => put(knob.flag, number.into()),
-            (KnobValue::Switch(on), KnobKind::Switch { default }) => put(knob.flag, (on != default).into()),
-            (KnobValue::Switch(on), _) => put(knob.flag, on.into()),
-            (KnobValue::Choice(word), _) => put(knob.flag, word.into()),
-        };
-    }
-    put("lora-dropout", adapter.dropout.into());
-    put("learning-rate", options.learning_rate.into());
-    put("schedule", format!("{:?}", args.schedule).to_lowercase().into());
-    put("warmup-steps", toml::Value::Integer(options.warmup_steps as i64));
-    put("weight-decay", options.weight_decay.into());
-    put("max-grad-norm", options.max_grad_norm.into());
-    put("epochs", toml::Value::Integer(options.epochs as i64));
-    if let Some(steps) = options.max_steps {
-        put("max-steps", toml::Value::Integer(steps as i64));
-    }
-    if let Some(steps) = options.eval_steps {
-        put("eval-steps", toml::Value::Integer(steps as i64));
-    }
-    put("batch-size", toml::Value::Integer(options.batch_size as i64));
-    put("micro-batch-tokens", toml::Value::Integer(options.micro_batch_tokens as i64));
-    if let Some(bytes) = options.memory {
-        put("memory", toml::Value::Integer(bytes as i64));
-    }
-    put("max-length", toml::Value::Integer(options.max_length as i64));
-    put("on-bad-row", format!("{:?}", args.data.on_bad_row).to_lowercase().into());
-    put("seed", toml::Value::Integer(options.seed as i64));
-    put("no-shuffle", args.no_shuffle.into());
-    put("precision", format!("{:?}", args.device.precision).to_lowercase().into());
-    match &args.cache.reference_cache {
-        Some(CacheChoice::Off) => put("reference-cache", "off".into()),
-        Some(CacheChoice::Memory) => put("reference-cache", "memory".into()),
-        Some(CacheChoice::Folder(folder)) => put("reference-cache", absolute(folder)),
-        None => None,
-    };
-    let path = output.join("config.toml");
-    let failed = |error: NewFileError| CliError::file(&path, &error.source);
-    let mut file = NewFile::create(&path).map_err(failed)?;
-    file.write(table.to_string().as_bytes()).map_err(failed)?;
-    file.finish().map_err(failed)
-}
-
-/// Writes metrics, shows progress, keeps the adapter of the last evaluation on disk.
-struct Watcher<'a> {
-    metrics: File,
-    path: PathBuf,
-    progress: Progress,
-    adapter: &'a Adapter,
-    output: &'a Path,
-}
-
-impl Watcher<'_> {
-    fn write(&mut self, line: &serde_json::Value) -> Result<(), TrainError> {
-        let write = |file: &mut File| file.write_all(format!("{line}\n").as_bytes());
-        write(&mut self.metrics).map_err(|source| TrainError::Write { path: self.path.clone(), source })
-    }
-}
-
-impl Observer for Watcher<'_> {
-    fn step(&mut self, metrics: &StepMetrics, total_steps: u64) -> Result<(), TrainError> {
-        self.progress.step(metrics, total_steps);
-        self.write(&metrics.to_json())
-    }
-
-    fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
-        self.progress.evaluation(metrics);
-        self.write(&metrics.to_json())
-    }
-
-    fn epoch(&mut self, _epoch: u64) -> Result<(), TrainError> {
-        Ok(self.adapter.save(self.output)?)
-    }
-
-    fn note(&mut self, text: String) {
-        self.progress.note(&text);
-    }
-}
-
-/// Some held-out prompts of the demo, to see what training changes.
-struct DemoPrompts {
-    encoder: Encoder,
-    prompts: Vec<EncodedPrompt>,
-    request: Request,
-}
-
-impl DemoPrompts {
-    fn new(args: &TrainArgs, loaded: &LoadedModel) -> Result<Option<DemoPrompts>, CliError> {
-        let Some(demo) = &loaded.demo else { return Ok(None) };
-        let encoder = loaded.encoder(None, args.data.max_length.unwrap_or(MAX_LENGTH))?;
-        let prompts = prompts(std::slice::from_ref(&demo.paths.pairs_eval), &encoder, Some(DEMO_PROMPTS))?;
-        let request = Request {
-            max_new_tokens: 48,
-            min_new_tokens: 0,
-            stop: stop_token_ids(&loaded.dir, loaded.model.config())?,
-            sampling: Sampling::GREEDY,
-            precision: args.device.precision.into(),
-            first_sequence: 0,
-        };
-        Ok(Some(DemoPrompts { encoder, prompts, request }))
-    }
-
-    fn print(&self, when: &str, loaded: &LoadedModel, adapter: Option<&Arc<AdapterSet>>) -> Result<(), CliError> {
-        let ids: Vec<Vec<u32>> = self.prompts.iter().map(|prompt| prompt.ids.clone()).collect();
-        let completions = generate(&loaded.model, adapter, &ids, &self.request, |_, _| true)?;
-        let text = |ids: &[u32]| {
-            let decoded = self.encoder.tokenizer().decode(ids, SpecialTokens::Skip);
-            decoded.map_err(|error| CliError::Runtime(error.to_string()))
-        };
-        let mut lines = format!("{when}:\n");
-        for (prompt, completion) in self.prompts.iter().zip(&completions) {
-            lines += &format!("  {}\n    -> {}\n", text(&prompt.ids)?.trim(), text(&completion.tokens)?.trim());
-        }
-        match super::print(lines.as_bytes()) {
-            // nobody reads the samples: the run is worth finishing all the same
-            Err(CliError::ClosedOutput) => Ok(()),
-            printed => printed,
-        }
-    }
 }
 
 #[cfg(test)]

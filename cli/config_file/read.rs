@@ -7,19 +7,8 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Flags whose value is a path: relative ones are meant from the file's directory.
-const PATHS: [&str; 10] = [
-    "data",
-    "eval_data",
-    "reference_data",
-    "adapter",
-    "output",
-    "chat_template",
-    "reference",
-    "reference_cache",
-    "rejects",
-    "data_cache",
-];
+/// Flags whose value is always a path: relative ones are meant from the file's directory.
+const PATHS: [&str; 7] = ["data", "eval_data", "reference_data", "adapter", "output", "chat_template", "rejects"];
 
 /// The arguments, with those of the file.
 pub struct Expanded {
