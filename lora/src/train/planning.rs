@@ -2,10 +2,10 @@
 
 use super::error::TrainError;
 use super::evaluation::single_last_of_evaluation;
-use super::forest::{Forest, Role};
+use super::forest::{Branch, Forest, Role};
 use super::memory::{self, BatchCut, Largest, Plan, SingleLast, TooLittle};
 use super::reference_cache::{SequenceKey, in_memory};
-use super::scoring::Scoring;
+use super::scoring::{Scoring, key};
 use super::time::{Pace, Probe, Rates, RunPace, Work};
 use super::trainer::Trainer;
 use crate::data::{Dataset, EncodedRow, Shuffle};
@@ -111,9 +111,9 @@ impl Trainer<'_> {
         let mut numbers: Vec<u32> = (0..ROWS_LOOKED_UP).map(|i| (i * data.len() / ROWS_LOOKED_UP) as u32).collect();
         numbers.dedup();
         let rows = data.rows(&numbers)?;
-        let key = |row: &EncodedRow, ids: &[u32]| SequenceKey::new(&row.prompt, ids);
-        let keys_of =
-            |row: &EncodedRow| row.answers.iter().map(|answer| key(row, answer.kept_ids())).collect::<Vec<_>>();
+        let keys_of = |row: &EncodedRow| -> Vec<SequenceKey> {
+            row.answers.iter().map(|answer| key(&row.prompt, &Branch::of(answer, Role::Detached))).collect()
+        };
         let keys: Vec<SequenceKey> = rows.iter().flat_map(keys_of).collect();
         Ok(!cache.holds(&keys).contains(&false))
     }
