@@ -9,22 +9,22 @@ use crate::loaded::{self, DataOptions, LoadedModel, MAX_LENGTH};
 use crate::reference_cache;
 use crate::rejects::Rejects;
 use crate::report::{self, Progress, say};
-use crate::run_folder::{REJECTS, RunFolder};
+use crate::run_folder::{Output, REJECTS, RunFolder};
 use crate::watcher::Watcher;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::data::{Dataset, Needs, Shuffle};
+use align_lora::data::{Dataset, Encoder, Needs, Shuffle};
 use align_lora::objective::{KnobValue, Objective, Scores};
 use align_lora::train::{Observer, Size, TrainError, TrainOptions, Trainer};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let objective = Objective::new(&args.loss, knobs)?;
     let _ = args.data.columns.map()?; // a mistake in it is said before a model is loaded
     let options = options(args)?;
     let output = match &args.output {
-        Some(path) => free_output(path, args.overwrite)?,
-        None => fresh_output(Path::new("runs"), &objective),
+        Some(path) => Output::Named { path: free_output(path, args.overwrite)?, overwrite: args.overwrite },
+        None => fresh_output(&objective),
     };
     let device = loaded::device(&args.device)?;
     device.clone().install(|| train(args, objective, options, &output, &device))
@@ -34,10 +34,13 @@ fn train(
     args: &TrainArgs,
     objective: Objective,
     options: TrainOptions,
-    output: &Path,
+    output: &Output,
     device: &Device,
 ) -> Result<(), CliError> {
-    if args.eval_steps.is_some() && args.eval_data.is_empty() && args.eval_fraction.is_none() && !args.model.demo {
+    let kind = needs(objective.data());
+    // the demo has held-out pairs, which losses of labelled answers take apart
+    let demo_evaluates = args.model.demo && matches!(kind, Needs::Pairs | Needs::Labels | Needs::Sequences);
+    if args.eval_steps.is_some() && args.eval_data.is_empty() && args.eval_fraction.is_none() && !demo_evaluates {
         return Err(CliError::Usage("--eval-steps needs held-out rows: give --eval-data or --eval-fraction".into()));
     }
     match (objective.reference_data(), args.reference_data.is_empty()) {
@@ -50,6 +53,15 @@ fn train(
         }
         (true, false) | (false, true) => {}
     }
+    if !objective.reference() {
+        let name = objective.name();
+        if args.reference.is_some() {
+            return Err(CliError::Usage(format!("--reference: loss {name} reads no reference; leave the flag out")));
+        }
+        if args.cache.reference_cache.is_some() {
+            say!("--reference-cache is not used: loss {name} reads no reference");
+        }
+    }
     loaded::check_rejects(&args.data.keep, args.data.on_bad_row)?;
     let loaded = loaded::model(&args.model, device)?;
     let adapter = adapter(args, &loaded, &objective, options.seed)?;
@@ -60,11 +72,6 @@ fn train(
         (None, Some(_)) if objective.reference() => Some(adapter.snapshot()?),
         (None, _) => None,
     };
-    if objective.scores() == Scores::Reward && args.reference.is_some() {
-        let name = objective.name();
-        return Err(CliError::Usage(format!("--reference: loss {name} trains a reward model, which has none")));
-    }
-    let kind = needs(objective.data());
     let files = loaded.data_files(&args.data, |demo| match kind {
         Needs::Labels => demo.labelled.clone(),
         Needs::Rewards => demo.scored.clone(),
@@ -72,24 +79,22 @@ fn train(
     })?;
     let eval_files = match &loaded.demo {
         _ if args.eval_fraction.is_some() => Vec::new(),
-        // the demo has held-out pairs, which losses of labelled answers take apart
-        Some(demo) if args.eval_data.is_empty() && matches!(kind, Needs::Pairs | Needs::Labels | Needs::Sequences) => {
-            vec![demo.paths.pairs_eval.clone()]
-        }
+        Some(demo) if args.eval_data.is_empty() && demo_evaluates => vec![demo.paths.pairs_eval.clone()],
         _ => loaded::data_files(&args.eval_data)?,
     };
-    let mut rejects = Rejects::new();
-    let mut open = |files: &[PathBuf], needs: Needs| -> Result<Dataset, CliError> {
-        let max_length = args.data.max_length.unwrap_or(MAX_LENGTH);
-        let encoder = loaded.encoder_of(&objective, args.model.chat_template.as_deref(), max_length, &args.data)?;
-        let options =
-            DataOptions { needs, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
-        loaded::data(files, encoder, &options, &mut rejects)
-    };
-    let mut data = open(&files, kind)?;
-    let mut eval = if eval_files.is_empty() { None } else { Some(open(&eval_files, kind)?) };
     let texts_files = loaded::data_files(&args.reference_data)?;
-    let texts = if texts_files.is_empty() { None } else { Some(open(&texts_files, Needs::Sequences)?) };
+    let named = NamedFiles {
+        data: if args.data.data.is_empty() { &[] } else { &files },
+        eval: if args.eval_data.is_empty() { &[] } else { &eval_files },
+        texts: &texts_files,
+    };
+    let mut rejects = Rejects::new();
+    let opened = open(args, &loaded, &objective, [&files, &eval_files, &texts_files], &mut rejects);
+    if let (Err(_), Some(path)) = (&opened, &args.data.keep.rejects) {
+        // where every row is bad they say why
+        std::mem::replace(&mut rejects, Rejects::new()).save(path)?;
+    }
+    let Data { mut data, mut eval, texts } = opened?;
     let mut held_out = None;
     if let Some(fraction) = args.eval_fraction {
         let split = data.split(fraction, args.seed)?;
@@ -138,13 +143,9 @@ fn train(
         report::data("reference data", survey);
     }
 
+    let resolved = config_file::resolved(args, &named, adapter.config(), &trainer)?;
     let folder = RunFolder::create(output)?;
-    let named = NamedFiles {
-        data: if args.data.data.is_empty() { &[] } else { &files },
-        eval: if args.eval_data.is_empty() { &[] } else { &eval_files },
-        texts: &texts_files,
-    };
-    config_file::write(args, &named, adapter.config(), &trainer, folder.path())?;
+    config_file::write(&resolved, folder.path())?;
     match &args.data.keep.rejects {
         Some(path) => rejects.save(path)?,
         None if args.data.on_bad_row == OnBadRowChoice::Skip => rejects.save(&folder.path().join(REJECTS))?,
@@ -168,6 +169,7 @@ fn train(
     watcher.progress.finish();
     result?;
     adapter.save(folder.path())?;
+    let output = folder.output().to_owned();
     folder.finish()?;
     if let Some(show) = &show {
         show.print("after training", &loaded, Some(adapter.set()))?;
@@ -175,6 +177,40 @@ fn train(
     let peak = Size(device.memory().peak as u64);
     say!("adapter: {} (peak of computed memory {peak}, planned {})", output.display(), Size(plan.peak));
     Ok(())
+}
+
+/// The data of a run.
+struct Data {
+    data: Dataset,
+    eval: Option<Dataset>,
+    texts: Option<Dataset>,
+}
+
+/// Opens the files of `--data`, `--eval-data` and `--reference-data`.
+fn open(
+    args: &TrainArgs,
+    loaded: &LoadedModel,
+    objective: &Objective,
+    [files, eval_files, texts_files]: [&[PathBuf]; 3],
+    rejects: &mut Rejects,
+) -> Result<Data, CliError> {
+    let max_length = args.data.max_length.unwrap_or(MAX_LENGTH);
+    let template = args.model.chat_template.as_deref();
+    let mut open = |files: &[PathBuf], needs: Needs, encoder: Encoder| -> Result<Option<Dataset>, CliError> {
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let options =
+            DataOptions { needs, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
+        loaded::data(files, encoder, &options, rejects).map(Some)
+    };
+    let kind = needs(objective.data());
+    let encoder = || loaded.encoder_of(objective, template, max_length, &args.data);
+    let data = open(files, kind, encoder()?)?.ok_or_else(|| CliError::Usage("--data is missing".into()))?;
+    let eval = open(eval_files, kind, encoder()?)?;
+    // --columns and --sft-on are about the rows, not about these
+    let texts = open(texts_files, Needs::Sequences, loaded.encoder(template, max_length)?)?;
+    Ok(Data { data, eval, texts })
 }
 
 fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
@@ -254,11 +290,9 @@ fn adapter(args: &TrainArgs, loaded: &LoadedModel, objective: &Objective, seed: 
     Ok(Adapter::fresh(&loaded.model, &config, seed)?)
 }
 
-/// The first of `runs/<loss>-1`, `-2`, ... that does not exist.
-fn fresh_output(runs: &Path, objective: &Objective) -> PathBuf {
-    let name = objective.name().replace([':', ','], "_");
-    let path = |n: u32| runs.join(format!("{name}-{n}"));
-    (1..).map(path).find(|path| !path.exists()).expect("there are fewer than 2^32 runs")
+/// A fresh `runs/<loss>-<n>`.
+fn fresh_output(objective: &Objective) -> Output {
+    Output::Fresh { runs: "runs".into(), name: objective.name().replace([':', ','], "_") }
 }
 
 fn summary(
@@ -294,6 +328,7 @@ fn summary(
     say!("loss: {} ({})", objective.name(), report::knobs(objective));
     let reference = match (&args.reference, &args.model.adapter) {
         _ if objective.scores() == Scores::Reward => "none: a reward model scores each answer by itself".to_owned(),
+        _ if !objective.reference() => "none: the loss reads the policy alone".to_owned(),
         (Some(ReferenceChoice::Adapter(dir)), _) => format!("the model with {}", dir.display()),
         (None, Some(dir)) => format!("the starting state, {}", dir.display()),
         (Some(ReferenceChoice::Base), _) | (None, None) => "the model without an adapter".to_owned(),
@@ -313,12 +348,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fresh_output_does_not_exist_yet() {
-        let folder = tempfile::tempdir().unwrap();
-        let objective = Objective::new("exo", &[]).unwrap();
-        let first = fresh_output(folder.path(), &objective);
-        assert_eq!(first, folder.path().join("exo_pair-1"));
-        std::fs::create_dir(&first).unwrap();
-        assert_eq!(fresh_output(folder.path(), &objective), folder.path().join("exo_pair-2"));
+    fn a_fresh_output_has_the_name_of_the_loss() {
+        let name = |loss: &str| match fresh_output(&Objective::new(loss, &[]).unwrap()) {
+            Output::Fresh { runs, name } => (runs, name),
+            named => panic!("{named:?}"),
+        };
+        assert_eq!(name("exo"), ("runs".into(), "exo_pair".to_owned()));
+        assert_eq!(name("dpo:0.8,sft:0.2"), ("runs".into(), "dpo_0.8_sft_0.2".to_owned()));
     }
 }

@@ -4,4 +4,4 @@ mod read;
 mod write;
 
 pub use read::{Expanded, expand};
-pub use write::{NamedFiles, write};
+pub use write::{NamedFiles, resolved, write};
