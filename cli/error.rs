@@ -161,7 +161,7 @@ impl From<TrainError> for CliError {
             TrainError::Kernel(error) => error.into(),
             TrainError::Data(error) => error.into(),
             TrainError::Adapter(error) => error.into(),
-            TrainError::NonFinite { .. } | TrainError::Objective(_) => CliError::NonFinite(text),
+            TrainError::NonFinite { .. } => CliError::NonFinite(text),
             TrainError::BatchOfOne { .. } | TrainError::NoReferenceData { .. } => CliError::Usage(text),
             TrainError::MissingColumn { .. } => CliError::Input(text),
             TrainError::Memory { .. } => CliError::OutOfMemory(text),

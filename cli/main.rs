@@ -10,6 +10,7 @@ mod reference_cache;
 mod rejects;
 mod report;
 mod run_folder;
+mod watcher;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::process::ExitCode;

@@ -7,8 +7,7 @@ use crate::report::say;
 use align_engine::model::adapters::AdapterSet;
 use align_kernels::Precision;
 use align_lora::train::ReferenceCache;
-use std::ffi::OsString;
-use std::path::PathBuf;
+use align_lora::user_cache;
 
 /// The cache that `choice` names, else that of the user (for the demo: one in memory), for `loaded` under the adapter `reference`.
 ///
@@ -20,13 +19,12 @@ pub fn open(
     reference: Option<&AdapterSet>,
     precision: Precision,
 ) -> Result<Option<ReferenceCache>, CliError> {
-    let of_user = || folder_of_user(|name| std::env::var_os(name));
     let (folder, asked_for) = match choice {
         Some(CacheChoice::Off) => return Ok(None),
         Some(CacheChoice::Memory) => (None, true),
         Some(CacheChoice::Folder(folder)) => (Some(folder.clone()), true),
         None if loaded.demo.is_some() => (None, false),
-        None => (of_user(), false),
+        None => (user_cache::folder("reference"), false),
     };
     Ok(Some(match &folder {
         Some(folder) => match ReferenceCache::open(folder, &loaded.model, &loaded.checkpoint, reference, precision) {
@@ -59,29 +57,4 @@ pub fn say_notes(cache: Option<&ReferenceCache>) {
 
 fn in_memory(loaded: &LoadedModel) -> Result<ReferenceCache, CliError> {
     ReferenceCache::in_memory(&loaded.checkpoint).map_err(|error| CliError::Runtime(error.to_string()))
-}
-
-/// `align/reference` in `$XDG_CACHE_HOME` (a relative one does not count) or in `~/.cache`.
-fn folder_of_user(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    Some(caches.join("align").join("reference"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_users_directory_follows_the_xdg_rules() {
-        let with = |variables: &[(&str, &str)]| {
-            let find = |name: &str| variables.iter().find(|(known, _)| *known == name);
-            folder_of_user(|name| find(name).map(|(_, value)| value.into()))
-        };
-        assert_eq!(with(&[("XDG_CACHE_HOME", "/c"), ("HOME", "/h")]), Some("/c/align/reference".into()));
-        assert_eq!(with(&[("XDG_CACHE_HOME", "c"), ("HOME", "/h")]), Some("/h/.cache/align/reference".into()));
-        assert_eq!(with(&[("HOME", "/h")]), Some("/h/.cache/align/reference".into()));
-        assert_eq!(with(&[("HOME", "")]), None);
-        assert_eq!(with(&[]), None);
-    }
 }

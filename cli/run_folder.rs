@@ -1,34 +1,91 @@
 //! The output directory of a run: what an earlier run left there stays until the new one has ended.
 
-use crate::error::CliError;
+use crate::error::{CliError, free_output};
 use crate::report::say;
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// The rows that a run left out. A run that leaves none out has no such file.
 pub const REJECTS: &str = "rejects.jsonl";
 
-/// Where a run writes its files.
+/// What the folders of runs that replace an earlier one begin with, inside the output directory.
+const STAGED: &str = ".run-";
+/// What says that a run has got as far as an adapter.
+const ADAPTER: &str = "adapter_model.safetensors";
+/// What a run writes before it has an adapter.
+const BEFORE_THE_ADAPTER: [&str; 3] = ["config.toml", "metrics.jsonl", REJECTS];
+
+/// Where the user wants a run's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// There, replacing what is there if so told.
+    Named { path: PathBuf, overwrite: bool },
+    /// The first of `<runs>/<name>-1`, `-2`, ... that does not exist.
+    Fresh { runs: PathBuf, name: String },
+}
+
+/// Where a run writes its files. No other run writes there as long as it lives.
+#[derive(Debug)]
 pub struct RunFolder {
     output: PathBuf,
     /// A folder inside `output`, where that held something before: its files replace those of `output` at the end.
     staged: Option<PathBuf>,
+    /// The directory is this run's own.
+    made: bool,
+    finished: bool,
+    /// The open directory, locked; none where the file system has no locks.
+    _lock: Option<File>,
 }
 
 impl RunFolder {
-    /// Makes the directory if need be.
+    /// Makes the directory if need be, and keeps it for this run.
     ///
     /// # Errors
+    /// [`CliError::Usage`] for a directory that holds something and may not be overwritten, or that another run writes into;
     /// [`CliError::Runtime`] with the path.
-    pub fn create(output: &Path) -> Result<RunFolder, CliError> {
-        let fail = |error| CliError::file(output, &error);
-        fs::create_dir_all(output).map_err(fail)?;
-        let holds_something = fs::read_dir(output).map_err(fail)?.next().is_some();
-        let staged = match holds_something {
-            true => Some(tempfile::Builder::new().prefix(".run-").tempdir_in(output).map_err(fail)?.keep()),
-            false => None,
+    pub fn create(output: &Output) -> Result<RunFolder, CliError> {
+        let (path, overwrite) = match output {
+            Output::Named { path, overwrite } => (path.clone(), *overwrite),
+            Output::Fresh { runs, name } => return Self::fresh(runs, name),
         };
-        Ok(RunFolder { output: output.to_owned(), staged })
+        let fail = |error| CliError::file(&path, &error);
+        let made = match make_with_parents(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => false,
+            Err(error) => return Err(fail(error)),
+        };
+        let lock = lock(&path)?;
+        // again: the model has been loaded since it was looked at first
+        free_output(&path, overwrite)?;
+        let mut staged = None;
+        if !made && fs::read_dir(&path).map_err(fail)?.next().is_some() {
+            clear_interrupted(&path).map_err(fail)?;
+            let folder = tempfile::Builder::new().prefix(STAGED).tempdir_in(&path).map_err(fail)?.keep();
+            say!("output: {}; until the run has ended its files are in {}", path.display(), folder.display());
+            staged = Some(folder);
+        }
+        Ok(RunFolder { output: path, staged, made, finished: false, _lock: lock })
+    }
+
+    fn fresh(runs: &Path, name: &str) -> Result<RunFolder, CliError> {
+        for n in 1u32.. {
+            let path = runs.join(format!("{name}-{n}"));
+            match make_with_parents(&path) {
+                Ok(()) => {
+                    let lock = lock(&path)?;
+                    return Ok(RunFolder { output: path, staged: None, made: true, finished: false, _lock: lock });
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(CliError::file(&path, &error)),
+            }
+        }
+        unreachable!("there are fewer than 2^32 runs")
+    }
+
+    /// The directory that the user named, or the fresh one.
+    pub fn output(&self) -> &Path {
+        &self.output
     }
 
     /// The directory that the run writes into.
@@ -60,26 +117,77 @@ impl RunFolder {
                 }
             }
         }
-        self.staged = None;
+        self.finished = true;
         Ok(())
     }
 }
 
-/// A run that failed takes its files along, unless an adapter is among them.
+/// A run that failed takes its files along, unless an adapter is among them: the same command may be given again.
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        let Some(staged) = &self.staged else { return };
-        match staged.join("adapter_model.safetensors").exists() {
-            true => say!("the adapter of the last finished epoch: {}", staged.display()),
-            // best effort: an error has been reported already
-            false => drop(fs::remove_dir_all(staged)),
+        if self.finished {
+            return;
+        }
+        if self.path().join(ADAPTER).exists() {
+            say!("the adapter of the last finished epoch: {}", self.path().display());
+            return;
+        }
+        // best effort: an error has been reported already
+        match &self.staged {
+            Some(staged) => drop(fs::remove_dir_all(staged)),
+            None => {
+                BEFORE_THE_ADAPTER.iter().for_each(|name| drop(fs::remove_file(self.output.join(name))));
+                if self.made {
+                    let _ = fs::remove_dir(&self.output);
+                }
+            }
         }
     }
+}
+
+/// Makes a directory that does not exist: of several runs that try, one succeeds.
+fn make_with_parents(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::create_dir(path)
+}
+
+/// Keeps other runs out of a directory.
+fn lock(path: &Path) -> Result<Option<File>, CliError> {
+    let folder = File::open(path).map_err(|error| CliError::file(path, &error))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(Some(folder)),
+        Err(TryLockError::WouldBlock) => {
+            let message = "is being written by another run; choose another directory";
+            Err(CliError::Usage(format!("--output {} {message}", path.display())))
+        }
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// Removes what runs that were interrupted have left of themselves in an output directory, and names the adapters among it.
+fn clear_interrupted(output: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(output)? {
+        let (entry, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;
+        if !entry.to_string_lossy().starts_with(STAGED) || !path.is_dir() {
+            continue;
+        }
+        match path.join(ADAPTER).exists() {
+            true => say!("an interrupted run has left the adapter of its last finished epoch in {}", path.display()),
+            false => fs::remove_dir_all(&path)?,
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn named(path: &Path, overwrite: bool) -> Output {
+        Output::Named { path: path.to_owned(), overwrite }
+    }
 
     #[test]
     fn old_files_stay_until_the_end() {
@@ -89,13 +197,13 @@ mod tests {
         fs::write(file("notes.txt"), "mine").unwrap();
         fs::write(file(REJECTS), "old").unwrap();
 
-        let failed = RunFolder::create(folder.path()).unwrap();
+        let failed = RunFolder::create(&named(folder.path(), true)).unwrap();
         fs::write(failed.path().join("metrics.jsonl"), "new").unwrap();
         drop(failed);
         assert_eq!(fs::read_to_string(file("metrics.jsonl")).unwrap(), "old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing of the failed run is left");
 
-        let run = RunFolder::create(folder.path()).unwrap();
+        let run = RunFolder::create(&named(folder.path(), true)).unwrap();
         fs::write(run.path().join("metrics.jsonl"), "new").unwrap();
         run.finish().unwrap();
         assert_eq!(fs::read_to_string(file("metrics.jsonl")).unwrap(), "new");
@@ -107,9 +215,67 @@ mod tests {
     fn a_new_directory_is_written_directly() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("a/b");
-        let run = RunFolder::create(&output).unwrap();
+        let run = RunFolder::create(&named(&output, false)).unwrap();
         assert_eq!(run.path(), output);
         run.finish().unwrap();
         assert!(output.is_dir());
+    }
+
+    #[test]
+    fn runs_that_start_together_get_a_folder_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = Output::Fresh { runs: folder.path().join("runs"), name: "dpo".to_owned() };
+        let runs = [(); 3].map(|()| RunFolder::create(&output).unwrap());
+        let paths = [1, 2, 3].map(|n| folder.path().join(format!("runs/dpo-{n}")));
+        assert_eq!(runs.each_ref().map(|run| run.path().to_owned()), paths);
+    }
+
+    #[test]
+    fn a_folder_that_another_run_writes_into_is_refused() {
+        for overwrite in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let output = named(folder.path(), overwrite);
+            let first = RunFolder::create(&output).unwrap();
+            let error = RunFolder::create(&output).unwrap_err();
+            assert!(matches!(&error, CliError::Usage(text) if text.contains("another run")), "{error}");
+            fs::write(first.path().join(ADAPTER), "first").unwrap();
+            first.finish().unwrap();
+            let again = RunFolder::create(&output);
+            assert_eq!(again.is_ok(), overwrite, "what has come meanwhile is not replaced unasked");
+        }
+    }
+
+    #[test]
+    fn a_run_that_failed_before_its_adapter_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = named(&folder.path().join("out"), false);
+        for _ in 0..2 {
+            let run = RunFolder::create(&output).unwrap();
+            BEFORE_THE_ADAPTER.iter().for_each(|name| fs::write(run.path().join(name), "x").unwrap());
+            drop(run);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+        let run = RunFolder::create(&output).unwrap();
+        fs::write(run.path().join("config.toml"), "x").unwrap();
+        fs::write(run.path().join(ADAPTER), "x").unwrap();
+        drop(run);
+        assert_eq!(fs::read_dir(folder.path().join("out")).unwrap().count(), 2, "an adapter stays, with what made it");
+        // an empty directory of the user's is not ours to remove
+        let empty = tempfile::tempdir().unwrap();
+        drop(RunFolder::create(&named(empty.path(), false)).unwrap());
+        assert!(empty.path().is_dir());
+    }
+
+    #[test]
+    fn what_an_interrupted_run_has_left_goes_unless_it_is_an_adapter() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = |name: &str| folder.path().join(name);
+        for name in [".run-one", ".run-two"] {
+            fs::create_dir(inside(name)).unwrap();
+            fs::write(inside(name).join("metrics.jsonl"), "x").unwrap();
+        }
+        fs::write(inside(".run-two").join(ADAPTER), "x").unwrap();
+        RunFolder::create(&named(folder.path(), true)).unwrap().finish().unwrap();
+        assert_eq!([".run-one", ".run-two"].map(|name| inside(name).exists()), [false, true]);
     }
 }

@@ -1,6 +1,6 @@
 //! The reference cache: no number depends on it, and nothing that is damaged or of another model is believed.
 
-use crate::align::{Run, align, command, committed_goldens, read_lines};
+use crate::align::{Run, align, command, committed_goldens, read_lines, write_lines};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::{Device, Precision};
@@ -396,6 +396,31 @@ fn score_and_eval_read_the_same_cache() {
     assert!(weighted(&cache).stderr.contains(&format!("{} answers", ANSWERS[0])));
     assert_eq!(weighted(&cache).stdout, weighted("off").stdout);
     assert_eq!(runs.run("train", &[]).counts()[0], ANSWERS[1], "the held-out answers alone are new");
+}
+
+/// Of a conversation some turns are scored, and which belongs to what is cached: neither is it damage, nor is one taken for the other.
+#[test]
+fn turns_that_are_not_scored_are_cached_apart() {
+    let runs = Runs::new("dpo");
+    let turn = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+    let talk = |last: &str| {
+        let turns = [turn("user", "one"), turn("assistant", "two"), turn("user", "three"), turn("assistant", last)];
+        serde_json::json!({"messages": turns})
+    };
+    write_lines(&runs.folder.path().join("talk.jsonl"), &["four", "five", "six"].map(talk));
+    let (model, data, cache) = (runs.model.to_str().unwrap(), runs.file("talk.jsonl"), runs.file("cache"));
+    let score = |part: &str, cache: &str| {
+        let common = ["score", "--model", model, "--data", &data, "--json", "--per-token", "--precision", "f32"];
+        align(&[&common[..], &["--sft-on", part, "--reference-cache", cache]].concat()).ok()
+    };
+    for (part, there) in [("assistant", 0), ("assistant", 3), ("all", 3), ("all", 6), ("assistant", 6)] {
+        let cached = score(part, &cache);
+        assert!(cached.stderr.contains(&format!("{there} answers")), "{part}: {}", cached.stderr);
+        for word in ["damaged", "changes while", "not those that"] {
+            assert!(!cached.stderr.contains(word), "{part}: {}", cached.stderr);
+        }
+        assert_eq!(cached.stdout, score(part, "off").stdout, "{part}");
+    }
 }
 
 /// Adds up what a run holds.

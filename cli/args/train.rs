@@ -57,7 +57,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "ALPHA", alias = "lora_alpha", allow_negative_numbers = true, help_heading = "Adapter")]
     pub lora_alpha: Option<f64>,
     /// Share of the adapter's inputs that is dropped while training [default: 0, or what --adapter says]; which ones depends on
-    /// --seed and on --micro-batch-tokens
+    /// --seed and on the token's place in the step, not on how the step is cut into passes
     #[arg(long, value_name = "P", alias = "lora_dropout", allow_negative_numbers = true, help_heading = "Adapter")]
     pub lora_dropout: Option<f64>,
     /// Which layers: all-linear, names separated by commas, or a regular expression [default: all-linear]

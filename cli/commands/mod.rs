@@ -52,7 +52,10 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
 }
 
 /// Results go to stdout; a reader that has gone away is no error.
-fn print(bytes: &[u8]) -> Result<(), CliError> {
+///
+/// # Errors
+/// [`CliError::ClosedOutput`] in that case, [`CliError::Runtime`].
+pub fn print(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)?;
     Ok(out.flush()?)

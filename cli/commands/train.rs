@@ -1,38 +1,30 @@
 //! `train`: from flags to a run, and what is printed and written on its way.
 
 use super::eval::needs;
-use crate::args::{CacheChoice, DataCacheChoice, OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
-use crate::demo;
+use crate::args::{OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
+use crate::config_file::{self, NamedFiles};
+use crate::demo::{self, DemoPrompts};
 use crate::error::{CliError, free_output};
 use crate::loaded::{self, DataOptions, LoadedModel, MAX_LENGTH};
 use crate::reference_cache;
 use crate::rejects::Rejects;
 use crate::report::{self, Progress, say};
-use crate::run_folder::{REJECTS, RunFolder};
-use align_engine::generate::{Request, Sampling, generate};
-use align_engine::model::adapters::AdapterSet;
-use align_engine::model::stop_token_ids;
-use align_engine::new_file::{NewFile, NewFileError};
+use crate::run_folder::{Output, REJECTS, RunFolder};
+use crate::watcher::Watcher;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::data::{Dataset, EncodedPrompt, Encoder, Needs, Shuffle, SpecialTokens, prompts};
-use align_lora::objective::{KnobKind, KnobValue, Objective, Scores};
-use align_lora::train::{EvalMetrics, Observer, Size, StepMetrics, TrainError, TrainOptions, Trainer};
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-/// Prompts of the demo that are continued before and after training.
-const DEMO_PROMPTS: usize = 3;
+use align_lora::data::{Dataset, Encoder, Needs, Shuffle};
+use align_lora::objective::{KnobValue, Objective, Scores};
+use align_lora::train::{Observer, Size, TrainError, TrainOptions, Trainer};
+use std::path::PathBuf;
 
 pub fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let objective = Objective::new(&args.loss, knobs)?;
     let _ = args.data.columns.map()?; // a mistake in it is said before a model is loaded
     let options = options(args)?;
     let output = match &args.output {
-        Some(path) => free_output(path, args.overwrite)?,
-        None => fresh_output(Path::new("runs"), &objective),
+        Some(path) => Output::Named { path: free_output(path, args.overwrite)?, overwrite: args.overwrite },
+        None => fresh_output(&objective),
     };
     let device = loaded::device(&args.device)?;
     device.clone().install(|| train(args, objective, options, &output, &device))
@@ -42,10 +34,13 @@ fn train(
     args: &TrainArgs,
     objective: Objective,
     options: TrainOptions,
-    output: &Path,
+    output: &Output,
     device: &Device,
 ) -> Result<(), CliError> {
-    if args.eval_steps.is_some() && args.eval_data.is_empty() && args.eval_fraction.is_none() && !args.model.demo {
+    let kind = needs(objective.data());
+    // the demo has held-out pairs, which losses of labelled answers take apart
+    let demo_evaluates = args.model.demo && matches!(kind, Needs::Pairs | Needs::Labels | Needs::Sequences);
+    if args.eval_steps.is_some() && args.eval_data.is_empty() && args.eval_fraction.is_none() && !demo_evaluates {
         return Err(CliError::Usage("--eval-steps needs held-out rows: give --eval-data or --eval-fraction".into()));
     }
     match (objective.reference_data(), args.reference_data.is_empty()) {
@@ -58,6 +53,15 @@ fn train(
         }
         (true, false) | (false, true) => {}
     }
+    if !objective.reference() {
+        let name = objective.name();
+        if args.reference.is_some() {
+            return Err(CliError::Usage(format!("--reference: loss {name} reads no reference; leave the flag out")));
+        }
+        if args.cache.reference_cache.is_some() {
+            say!("--reference-cache is not used: loss {name} reads no reference");
+        }
+    }
     loaded::check_rejects(&args.data.keep, args.data.on_bad_row)?;
     let loaded = loaded::model(&args.model, device)?;
     let adapter = adapter(args, &loaded, &objective, options.seed)?;
@@ -68,11 +72,6 @@ fn train(
         (None, Some(_)) if objective.reference() => Some(adapter.snapshot()?),
         (None, _) => None,
     };
-    if objective.scores() == Scores::Reward && args.reference.is_some() {
-        let name = objective.name();
-        return Err(CliError::Usage(format!("--reference: loss {name} trains a reward model, which has none")));
-    }
-    let kind = needs(objective.data());
     let files = loaded.data_files(&args.data, |demo| match kind {
         Needs::Labels => demo.labelled.clone(),
         Needs::Rewards => demo.scored.clone(),
@@ -80,24 +79,22 @@ fn train(
     })?;
     let eval_files = match &loaded.demo {
         _ if args.eval_fraction.is_some() => Vec::new(),
-        // the demo has held-out pairs, which losses of labelled answers take apart
-        Some(demo) if args.eval_data.is_empty() && matches!(kind, Needs::Pairs | Needs::Labels | Needs::Sequences) => {
-            vec![demo.paths.pairs_eval.clone()]
-        }
+        Some(demo) if args.eval_data.is_empty() && demo_evaluates => vec![demo.paths.pairs_eval.clone()],
         _ => loaded::data_files(&args.eval_data)?,
     };
-    let mut rejects = Rejects::new();
-    let mut open = |files: &[PathBuf], needs: Needs| -> Result<Dataset, CliError> {
-        let max_length = args.data.max_length.unwrap_or(MAX_LENGTH);
-        let encoder = loaded.encoder_of(&objective, args.model.chat_template.as_deref(), max_length, &args.data)?;
-        let options =
-            DataOptions { needs, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
-        loaded::data(files, encoder, &options, &mut rejects)
-    };
-    let mut data = open(&files, kind)?;
-    let mut eval = if eval_files.is_empty() { None } else { Some(open(&eval_files, kind)?) };
     let texts_files = loaded::data_files(&args.reference_data)?;
-    let texts = if texts_files.is_empty() { None } else { Some(open(&texts_files, Needs::Sequences)?) };
+    let named = NamedFiles {
+        data: if args.data.data.is_empty() { &[] } else { &files },
+        eval: if args.eval_data.is_empty() { &[] } else { &eval_files },
+        texts: &texts_files,
+    };
+    let mut rejects = Rejects::new();
+    let opened = open(args, &loaded, &objective, [&files, &eval_files, &texts_files], &mut rejects);
+    if let (Err(_), Some(path)) = (&opened, &args.data.keep.rejects) {
+        // where every row is bad they say why
+        std::mem::replace(&mut rejects, Rejects::new()).save(path)?;
+    }
+    let Data { mut data, mut eval, texts } = opened?;
     let mut held_out = None;
     if let Some(fraction) = args.eval_fraction {
         let split = data.split(fraction, args.seed)?;
@@ -146,13 +143,9 @@ fn train(
         report::data("reference data", survey);
     }
 
+    let resolved = config_file::resolved(args, &named, adapter.config(), &trainer)?;
     let folder = RunFolder::create(output)?;
-    let named = NamedFiles {
-        data: if args.data.data.is_empty() { &[] } else { &files },
-        eval: if args.eval_data.is_empty() { &[] } else { &eval_files },
-        texts: &texts_files,
-    };
-    write_config(args, &named, adapter.config(), &trainer, folder.path())?;
+    config_file::write(&resolved, folder.path())?;
     match &args.data.keep.rejects {
         Some(path) => rejects.save(path)?,
         None if args.data.on_bad_row == OnBadRowChoice::Skip => rejects.save(&folder.path().join(REJECTS))?,
@@ -166,15 +159,8 @@ fn train(
     if let Some(show) = &show {
         show.print("before training", &loaded, None)?;
     }
-    let metrics_path = folder.path().join("metrics.jsonl");
-    let metrics = File::create(&metrics_path).map_err(|error| CliError::file(&metrics_path, &error))?;
-    let mut watcher = Watcher {
-        metrics,
-        path: metrics_path,
-        progress: Progress::new(total_steps, args.logging_steps),
-        adapter: &adapter,
-        output: folder.path(),
-    };
+    let progress = Progress::new(total_steps, args.logging_steps);
+    let mut watcher = Watcher::new(folder.path(), &adapter, progress)?;
     if let Some(eval) = &eval {
         watcher.evaluation(&trainer.evaluate(eval, 0.0)?)?;
     }
@@ -183,6 +169,7 @@ fn train(
     watcher.progress.finish();
     result?;
     adapter.save(folder.path())?;
+    let output = folder.output().to_owned();
     folder.finish()?;
     if let Some(show) = &show {
         show.print("after training", &loaded, Some(adapter.set()))?;
@@ -190,6 +177,40 @@ fn train(
     let peak = Size(device.memory().peak as u64);
     say!("adapter: {} (peak of computed memory {peak}, planned {})", output.display(), Size(plan.peak));
     Ok(())
+}
+
+/// The data of a run.
+struct Data {
+    data: Dataset,
+    eval: Option<Dataset>,
+    texts: Option<Dataset>,
+}
+
+/// Opens the files of `--data`, `--eval-data` and `--reference-data`.
+fn open(
+    args: &TrainArgs,
+    loaded: &LoadedModel,
+    objective: &Objective,
+    [files, eval_files, texts_files]: [&[PathBuf]; 3],
+    rejects: &mut Rejects,
+) -> Result<Data, CliError> {
+    let max_length = args.data.max_length.unwrap_or(MAX_LENGTH);
+    let template = args.model.chat_template.as_deref();
+    let mut open = |files: &[PathBuf], needs: Needs, encoder: Encoder| -> Result<Option<Dataset>, CliError> {
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let options =
+            DataOptions { needs, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
+        loaded::data(files, encoder, &options, rejects).map(Some)
+    };
+    let kind = needs(objective.data());
+    let encoder = || loaded.encoder_of(objective, template, max_length, &args.data);
+    let data = open(files, kind, encoder()?)?.ok_or_else(|| CliError::Usage("--data is missing".into()))?;
+    let eval = open(eval_files, kind, encoder()?)?;
+    // --columns and --sft-on are about the rows, not about these
+    let texts = open(texts_files, Needs::Sequences, loaded.encoder(template, max_length)?)?;
+    Ok(Data { data, eval, texts })
 }
 
 fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
@@ -269,11 +290,9 @@ fn adapter(args: &TrainArgs, loaded: &LoadedModel, objective: &Objective, seed: 
     Ok(Adapter::fresh(&loaded.model, &config, seed)?)
 }
 
-/// The first of `runs/<loss>-1`, `-2`, ... that does not exist.
-fn fresh_output(runs: &Path, objective: &Objective) -> PathBuf {
-    let name = objective.name().replace([':', ','], "_");
-    let path = |n: u32| runs.join(format!("{name}-{n}"));
-    (1..).map(path).find(|path| !path.exists()).expect("there are fewer than 2^32 runs")
+/// A fresh `runs/<loss>-<n>`.
+fn fresh_output(objective: &Objective) -> Output {
+    Output::Fresh { runs: "runs".into(), name: objective.name().replace([':', ','], "_") }
 }
 
 fn summary(
@@ -309,6 +328,7 @@ fn summary(
     say!("loss: {} ({})", objective.name(), report::knobs(objective));
     let reference = match (&args.reference, &args.model.adapter) {
         _ if objective.scores() == Scores::Reward => "none: a reward model scores each answer by itself".to_owned(),
+        _ if !objective.reference() => "none: the loss reads the policy alone".to_owned(),
         (Some(ReferenceChoice::Adapter(dir)), _) => format!("the model with {}", dir.display()),
         (None, Some(dir)) => format!("the starting state, {}", dir.display()),
         (Some(ReferenceChoice::Base), _) | (None, None) => "the model without an adapter".to_owned(),
@@ -323,224 +343,17 @@ fn summary(
     );
 }
 
-/// The files that the flags name, patterns resolved: a later run reads the same ones.
-struct NamedFiles<'a> {
-    data: &'a [PathBuf],
-    eval: &'a [PathBuf],
-    texts: &'a [PathBuf],
-}
-
-/// Everything resolved, as `--config` reads it.
-fn write_config(
-    args: &TrainArgs,
-    named: &NamedFiles<'_>,
-    adapter: &LoraConfig,
-    trainer: &Trainer<'_>,
-    output: &Path,
-) -> Result<(), CliError> {
-    let mut table = toml::Table::new();
-    let mut put = |key: &str, value: toml::Value| table.insert(key.to_owned(), value);
-    let absolute = |path: &Path| -> toml::Value {
-        std::path::absolute(path).unwrap_or(path.to_owned()).to_string_lossy().into_owned().into()
-    };
-    let files = |paths: &[PathBuf]| toml::Value::Array(paths.iter().map(|path| absolute(path)).collect());
-    let options = trainer.options();
-    match &args.model.model {
-        Some(name) if Path::new(name).is_dir() => put("model", absolute(Path::new(name))),
-        Some(name) => put("model", name.clone().into()),
-        None => put("demo", true.into()),
-    };
-    if let Some(dir) = &args.model.adapter {
-        put("adapter", absolute(dir));
-    } else {
-        put("lora-rank", toml::Value::Integer(adapter.rank as i64));
-        put("lora-alpha", adapter.alpha.into());
-        put(
-            "target-modules",
-            match args.target_modules.is_empty() {
-                true => "all-linear".into(),
-                false => args.target_modules.join(",").into(),
-            },
-        );
-        put("rslora", adapter.use_rslora.into());
-    }
-    match &args.reference {
-        Some(ReferenceChoice::Base) => {
-            put("reference", "base".into());
-        }
-        Some(ReferenceChoice::Adapter(dir)) => {
-            put("reference", absolute(dir));
-        }
-        None => {}
-    }
-    if let Some(path) = &args.model.chat_template {
-        put("chat-template", absolute(path));
-    }
-    if !named.data.is_empty() {
-        put("data", files(named.data));
-    }
-    if !named.eval.is_empty() {
-        put("eval-data", files(named.eval));
-    }
-    if !named.texts.is_empty() {
-        put("reference-data", files(named.texts));
-    }
-    if let Some(fraction) = args.eval_fraction {
-        put("eval-fraction", fraction.into());
-    }
-    if let Some(path) = &args.data.keep.rejects {
-        put("rejects", absolute(path));
-    }
-    match &args.data.keep.data_cache {
-        Some(DataCacheChoice::Folder(folder)) => {
-            put("data-cache", absolute(folder));
-        }
-        Some(DataCacheChoice::Off) => {
-            put("data-cache", "off".into());
-        }
-        None => {}
-    }
-    let columns = args.data.columns.map()?;
-    if !columns.is_empty() {
-        put("columns", columns.to_string().into());
-    }
-    if let Some(part) = args.data.sft.sft_on {
-        put("sft-on", format!("{part:?}").to_lowercase().into());
-    }
-    put("loss", trainer.objective().name().into());
-    for (knob, value) in trainer.objective().knobs() {
-        match (value, knob.kind) {
-            (KnobValue::Number(number), _) => put(knob.flag, number.into()),
-            (KnobValue::Switch(on), KnobKind::Switch { default }) => put(knob.flag, (on != default).into()),
-            (KnobValue::Switch(on), _) => put(knob.flag, on.into()),
-            (KnobValue::Choice(word), _) => put(knob.flag, word.into()),
-        };
-    }
-    put("lora-dropout", adapter.dropout.into());
-    put("learning-rate", options.learning_rate.into());
-    put("schedule", format!("{:?}", args.schedule).to_lowercase().into());
-    put("warmup-steps", toml::Value::Integer(options.warmup_steps as i64));
-    put("weight-decay", options.weight_decay.into());
-    put("max-grad-norm", options.max_grad_norm.into());
-    put("epochs", toml::Value::Integer(options.epochs as i64));
-    if let Some(steps) = options.max_steps {
-        put("max-steps", toml::Value::Integer(steps as i64));
-    }
-    if let Some(steps) = options.eval_steps {
-        put("eval-steps", toml::Value::Integer(steps as i64));
-    }
-    put("batch-size", toml::Value::Integer(options.batch_size as i64));
-    put("micro-batch-tokens", toml::Value::Integer(options.micro_batch_tokens as i64));
-    if let Some(bytes) = options.memory {
-        put("memory", toml::Value::Integer(bytes as i64));
-    }
-    put("max-length", toml::Value::Integer(options.max_length as i64));
-    put("on-bad-row", format!("{:?}", args.data.on_bad_row).to_lowercase().into());
-    put("seed", toml::Value::Integer(options.seed as i64));
-    put("no-shuffle", args.no_shuffle.into());
-    put("precision", format!("{:?}", args.device.precision).to_lowercase().into());
-    match &args.cache.reference_cache {
-        Some(CacheChoice::Off) => put("reference-cache", "off".into()),
-        Some(CacheChoice::Memory) => put("reference-cache", "memory".into()),
-        Some(CacheChoice::Folder(folder)) => put("reference-cache", absolute(folder)),
-        None => None,
-    };
-    let path = output.join("config.toml");
-    let failed = |error: NewFileError| CliError::file(&path, &error.source);
-    let mut file = NewFile::create(&path).map_err(failed)?;
-    file.write(table.to_string().as_bytes()).map_err(failed)?;
-    file.finish().map_err(failed)
-}
-
-/// Writes metrics, shows progress, keeps the adapter of the last evaluation on disk.
-struct Watcher<'a> {
-    metrics: File,
-    path: PathBuf,
-    progress: Progress,
-    adapter: &'a Adapter,
-    output: &'a Path,
-}
-
-impl Watcher<'_> {
-    fn write(&mut self, line: &serde_json::Value) -> Result<(), TrainError> {
-        let write = |file: &mut File| file.write_all(format!("{line}\n").as_bytes());
-        write(&mut self.metrics).map_err(|source| TrainError::Write { path: self.path.clone(), source })
-    }
-}
-
-impl Observer for Watcher<'_> {
-    fn step(&mut self, metrics: &StepMetrics, total_steps: u64) -> Result<(), TrainError> {
-        self.progress.step(metrics, total_steps);
-        self.write(&metrics.to_json())
-    }
-
-    fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
-        self.progress.evaluation(metrics);
-        self.write(&metrics.to_json())
-    }
-
-    fn epoch(&mut self, _epoch: u64) -> Result<(), TrainError> {
-        Ok(self.adapter.save(self.output)?)
-    }
-
-    fn note(&mut self, text: String) {
-        self.progress.note(&text);
-    }
-}
-
-/// Some held-out prompts of the demo, to see what training changes.
-struct DemoPrompts {
-    encoder: Encoder,
-    prompts: Vec<EncodedPrompt>,
-    request: Request,
-}
-
-impl DemoPrompts {
-    fn new(args: &TrainArgs, loaded: &LoadedModel) -> Result<Option<DemoPrompts>, CliError> {
-        let Some(demo) = &loaded.demo else { return Ok(None) };
-        let encoder = loaded.encoder(None, args.data.max_length.unwrap_or(MAX_LENGTH))?;
-        let prompts = prompts(std::slice::from_ref(&demo.paths.pairs_eval), &encoder, Some(DEMO_PROMPTS))?;
-        let request = Request {
-            max_new_tokens: 48,
-            min_new_tokens: 0,
-            stop: stop_token_ids(&loaded.dir, loaded.model.config())?,
-            sampling: Sampling::GREEDY,
-            precision: args.device.precision.into(),
-            first_sequence: 0,
-        };
-        Ok(Some(DemoPrompts { encoder, prompts, request }))
-    }
-
-    fn print(&self, when: &str, loaded: &LoadedModel, adapter: Option<&Arc<AdapterSet>>) -> Result<(), CliError> {
-        let ids: Vec<Vec<u32>> = self.prompts.iter().map(|prompt| prompt.ids.clone()).collect();
-        let completions = generate(&loaded.model, adapter, &ids, &self.request, |_, _| true)?;
-        let text = |ids: &[u32]| {
-            let decoded = self.encoder.tokenizer().decode(ids, SpecialTokens::Skip);
-            decoded.map_err(|error| CliError::Runtime(error.to_string()))
-        };
-        let mut lines = format!("{when}:\n");
-        for (prompt, completion) in self.prompts.iter().zip(&completions) {
-            lines += &format!("  {}\n    -> {}\n", text(&prompt.ids)?.trim(), text(&completion.tokens)?.trim());
-        }
-        match super::print(lines.as_bytes()) {
-            // nobody reads the samples: the run is worth finishing all the same
-            Err(CliError::ClosedOutput) => Ok(()),
-            printed => printed,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_fresh_output_does_not_exist_yet() {
-        let folder = tempfile::tempdir().unwrap();
-        let objective = Objective::new("exo", &[]).unwrap();
-        let first = fresh_output(folder.path(), &objective);
-        assert_eq!(first, folder.path().join("exo_pair-1"));
-        std::fs::create_dir(&first).unwrap();
-        assert_eq!(fresh_output(folder.path(), &objective), folder.path().join("exo_pair-2"));
+    fn a_fresh_output_has_the_name_of_the_loss() {
+        let name = |loss: &str| match fresh_output(&Objective::new(loss, &[]).unwrap()) {
+            Output::Fresh { runs, name } => (runs, name),
+            named => panic!("{named:?}"),
+        };
+        assert_eq!(name("exo"), ("runs".into(), "exo_pair".to_owned()));
+        assert_eq!(name("dpo:0.8,sft:0.2"), ("runs".into(), "dpo_0.8_sft_0.2".to_owned()));
     }
 }

@@ -4,6 +4,10 @@
 //! chance; the preference data choose the warm answer. `make_demo.py` made all of it and says how; `SHA256SUMS` names the bytes.
 //! The engine maps weights from files, so [`materialise`] writes the demo into a directory before it is used.
 
+mod prompts;
+
+pub use prompts::DemoPrompts;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

@@ -5,3 +5,4 @@ pub mod data;
 pub mod objective;
 pub mod optim;
 pub mod train;
+pub mod user_cache;

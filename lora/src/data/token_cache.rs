@@ -26,6 +26,7 @@ use super::progress::{DataObserver, DataProgress, Stage};
 use super::rejects::Rejects;
 use super::survey::Survey;
 use super::{DataError, Needs, OnBadRow};
+use crate::user_cache;
 
 const MAGIC: &[u8; 8] = b"ALIGNTOK";
 /// Parts between the two magics.
@@ -62,9 +63,7 @@ impl TokenCache {
 
     /// `align/tokens` in `$XDG_CACHE_HOME`, or in `.cache` of the home directory; `None` where there is neither.
     pub fn of_user() -> Option<TokenCache> {
-        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-        Some(TokenCache::new(caches.join("align").join("tokens")))
+        user_cache::folder("tokens").map(TokenCache::new)
     }
 
     /// The place of a data set.

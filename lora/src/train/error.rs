@@ -3,7 +3,6 @@
 use super::size::Size;
 use crate::adapter::AdapterError;
 use crate::data::DataError;
-use crate::objective::HeadError;
 use align_kernels::KernelError;
 use std::path::PathBuf;
 
@@ -46,6 +45,4 @@ pub enum TrainError {
     Memory { needed: Size, limit: Size, rows: usize, micro_batch_tokens: usize, max_length: usize },
     #[error("{}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
-    #[error(transparent)]
-    Objective(#[from] HeadError),
 }

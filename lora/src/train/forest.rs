@@ -26,6 +26,19 @@ impl<'a> Branch<'a> {
         Branch { ids: answer.kept_ids(), unscored: &answer.unscored, role }
     }
 
+    /// The ranges of its tokens that are not scored.
+    pub fn gaps(&self) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        // those of an answer that was cut may lie behind its end
+        let end = self.ids.len();
+        let within = move |gap: &Range<usize>| gap.start.min(end)..gap.end.min(end);
+        self.unscored.iter().map(within).filter(|gap| !gap.is_empty())
+    }
+
+    /// Tokens that are scored.
+    pub fn scored_tokens(&self) -> usize {
+        self.ids.len() - self.gaps().map(|gap| gap.len()).sum::<usize>()
+    }
+
     /// An answer whose every token is scored.
     pub fn all_scored(ids: &'a [u32], role: Role) -> Branch<'a> {
         Branch { ids, unscored: &[], role }

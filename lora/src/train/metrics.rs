@@ -58,8 +58,7 @@ pub struct PreferenceSums {
 
 #[derive(Debug, Clone, Default)]
 struct ClassSums {
-    answers: u64,
-    /// Those that have a reward.
+    /// Answers that have a reward.
     rewarded: u64,
     rewards: f64,
     /// Those with a log-prob: none of a reward model's.
@@ -69,7 +68,6 @@ struct ClassSums {
 
 impl ClassSums {
     fn add(&mut self, reward: Option<f64>, logp: Option<f64>) {
-        self.answers += 1;
         self.rewarded += u64::from(reward.is_some());
         self.rewards += reward.unwrap_or(0.0);
         self.with_logp += u64::from(logp.is_some());
@@ -131,7 +129,6 @@ impl PreferenceSums {
     /// Adds the sums of other rows.
     pub fn merge(&mut self, other: PreferenceSums) {
         for (mine, theirs) in [(&mut self.chosen, &other.chosen), (&mut self.rejected, &other.rejected)] {
-            mine.answers += theirs.answers;
             mine.rewarded += theirs.rewarded;
             mine.rewards += theirs.rewards;
             mine.with_logp += theirs.with_logp;

@@ -7,16 +7,22 @@
 //! | `reference_cache/` | log-probs of the reference, computed once and looked up afterwards |
 //! | `reference_texts.rs` | texts whose likelihood a loss has a term for |
 //! | `step.rs` | an optimiser batch: micro-batches, the objective's head, gradients |
-//! | `trainer.rs` | epochs, updates, evaluations |
+//! | `options.rs` | how a run trains, where it is, what it tells |
+//! | `planning.rs` | what a run will be: its steps, memory and pace |
+//! | `trainer.rs` | epochs, batches, updates |
+//! | `evaluation.rs` | loss and rewards over a data set |
 //! | `metrics.rs` | what is reported, under TRL's names |
 //! | `memory.rs` | what a run will hold, and how many layers keep their activations |
 //! | `time.rs` | what a step will take |
 //! | `size.rs` | amounts of memory, as they are typed and shown |
 
 mod error;
+mod evaluation;
 mod forest;
 mod memory;
 mod metrics;
+mod options;
+mod planning;
 mod reference_cache;
 mod reference_texts;
 mod scoring;
@@ -26,12 +32,14 @@ mod time;
 mod trainer;
 
 pub use error::TrainError;
+pub use evaluation::{EvalBatches, evaluate};
 pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
-pub use memory::{Budget, Plan, SHARE};
+pub use memory::{Plan, SHARE};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
+pub use options::{Observer, TrainOptions};
 pub use reference_cache::{CacheCounts, CacheError, CacheNote, ReferenceCache};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use size::{NotASize, Size};
 pub use step::{Batch, Outcome};
 pub use time::{Pace, RunPace, Work};
-pub use trainer::{EvalBatches, Observer, TrainOptions, TrainState, Trainer, evaluate};
+pub use trainer::Trainer;

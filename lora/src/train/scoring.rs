@@ -1,6 +1,6 @@
 //! Log-probs or rewards of answers: one forward pass over a forest.
 
-use super::forest::{Forest, Scored, Scorers, Tree};
+use super::forest::{Branch, Forest, Scored, Scorers, Tree};
 use super::reference_cache::{ReferenceCache, SequenceKey};
 use crate::objective::{Objective, Scores};
 use align_engine::autograd::{Mode, Tape, Var};
@@ -183,13 +183,14 @@ impl Scoring<'_> {
     }
 }
 
-/// What the answers of `trees` are cached by, and their tokens.
+/// What the answers of `trees` are cached by, and their scored tokens.
 fn keys<'a>(trees: &'a [Tree<'_>]) -> impl Iterator<Item = (SequenceKey, usize)> + 'a {
-    let of_tree = |tree: &'a Tree<'_>| {
-        let key = |ids: &[u32]| (SequenceKey::new(tree.prompt, ids), ids.len());
-        tree.branches.iter().map(move |branch| key(branch.ids))
-    };
-    trees.iter().flat_map(of_tree)
+    trees.iter().flat_map(|tree| tree.branches.iter().map(|branch| (key(tree.prompt, branch), branch.scored_tokens())))
+}
+
+/// What an answer is cached by.
+pub(super) fn key(prompt: &[u32], answer: &Branch<'_>) -> SequenceKey {
+    SequenceKey::new(prompt, answer.ids, answer.gaps())
 }
 
 impl Forward {

@@ -273,14 +273,10 @@ impl Batch<'_> {
 
     /// Puts the numbers of a forward pass over [`Batch::trees`] into those of the rows.
     fn read(&self, pieces: &[Piece], forward: &Forward, rows: &mut [RowLogps]) {
-        let mut scored = forward.answers().iter();
-        let own: usize = pieces.iter().map(|piece| piece.answers.len()).sum();
-        let with_mismatched = forward.answers().len() > own;
-        for piece in pieces {
+        for ScoredPiece { piece, answers, mismatched } in scored_pieces(pieces, forward.answers()) {
             let numbers = &mut rows[piece.row];
             let shared = self.shared_len(piece.row);
-            let answers: Vec<&Scored> = scored.by_ref().take(piece.answers.len()).collect();
-            for (answer, scored) in piece.answers.clone().zip(&answers) {
+            for (answer, scored) in piece.answers.clone().zip(answers) {
                 numbers.policy[answer] = forward.sum(&scored.policy);
                 // a pass may score a reference that the objective does not read
                 if let (Some(range), Some(reference)) = (&scored.reference, numbers.reference.get_mut(answer)) {
@@ -300,7 +296,7 @@ impl Batch<'_> {
                 });
                 numbers.policy_weight = wpo_weight([&aligned[0], &aligned[1]]);
             }
-            if with_mismatched && let Some(scored) = scored.next() {
+            if let Some(scored) = mismatched {
                 numbers.mismatched = Some(Mismatched {
                     policy: forward.sum(&scored.policy),
                     reference: scored.reference.as_ref().map_or(0.0, |range| forward.sum(range)),
@@ -408,15 +404,12 @@ impl Batch<'_> {
         head: &Head,
         grads: &mut ParamGrads,
     ) -> Result<(), TrainError> {
-        let mut scored = forward.answers().to_vec().into_iter();
-        let own: usize = pieces.iter().map(|piece| piece.answers.len()).sum();
-        let with_mismatched = forward.answers().len() > own;
         let mut derivatives = Vec::new();
-        for piece in pieces {
+        for ScoredPiece { piece, answers, .. } in scored_pieces(pieces, forward.answers()) {
             let place = members.iter().position(|member| *member == piece.row).expect("the head is about these rows");
             let shared = self.shared_len(piece.row);
-            for answer in piece.answers.clone() {
-                let Range { start, end } = scored.next().expect("a pass scores the answers of its pieces").policy;
+            for (answer, scored) in piece.answers.clone().zip(answers) {
+                let Range { start, end } = scored.policy;
                 let d = head.d_policy[place][answer];
                 match head.d_tails.get(place) {
                     Some(d_tails) => {
@@ -427,12 +420,31 @@ impl Batch<'_> {
                     None => derivatives.push((start..end, d)),
                 }
             }
-            if with_mismatched {
-                scored.next();
-            }
         }
         Ok(forward.backward(derivatives, grads)?)
     }
+}
+
+/// What a forward pass over [`Batch::trees`] has scored of a piece.
+struct ScoredPiece<'a> {
+    piece: &'a Piece,
+    /// Its own answers.
+    answers: &'a [Scored],
+    /// The mismatched answer of its row, if the pass has those.
+    mismatched: Option<&'a Scored>,
+}
+
+/// The answers of a pass over some pieces, by piece.
+fn scored_pieces<'a>(pieces: &'a [Piece], scored: &'a [Scored]) -> impl Iterator<Item = ScoredPiece<'a>> {
+    let own: usize = pieces.iter().map(|piece| piece.answers.len()).sum();
+    let with_mismatched = usize::from(scored.len() > own);
+    let mut rest = scored;
+    pieces.iter().map(move |piece| {
+        let (of_piece, behind) = rest.split_at(piece.answers.len() + with_mismatched);
+        rest = behind;
+        let (answers, mismatched) = of_piece.split_at(piece.answers.len());
+        ScoredPiece { piece, answers, mismatched: mismatched.first() }
+    })
 }
 
 /// Dropout of a pass over some trees of a step.

@@ -126,9 +126,11 @@ impl CacheFile {
     /// Reads an answer of `n` tokens.
     pub fn read(&mut self, key: &SequenceKey, n: usize) -> Lookup {
         let Some(&at) = self.index.get(&key.short()) else { return Lookup::Missing };
-        match record::read_at(&self.head, &mut self.file, (at, self.end), key) {
-            Ok(Some(record)) if record.logps.len() == n => Lookup::Found(record.logps),
-            Ok(_) | Err(_) => Lookup::Damaged,
+        match record::read_at(&self.head, &mut self.file, (at, self.end)) {
+            Ok(Some(record)) if record.key == *key && record.logps.len() == n => Lookup::Found(record.logps),
+            // a sound record of another answer
+            Ok(Some(_)) => Lookup::Missing,
+            Ok(None) | Err(_) => Lookup::Damaged,
         }
     }
 

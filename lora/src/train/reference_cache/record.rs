@@ -11,7 +11,7 @@
 //!
 //! | part | bytes |
 //! |---|---|
-//! | key: start of the BLAKE3 hash of the tokens | 16 |
+//! | key: start of the BLAKE3 hash of the tokens, and of which are scored | 16 |
 //! | number of log-probs | 4 |
 //! | the log-probs, nats, f32 | 4 each |
 //! | check: start of the BLAKE3 hash of the head's check and all before it in the record | 8 |
@@ -21,6 +21,7 @@
 use super::fingerprint::Fingerprint;
 use blake3::{Hash, Hasher};
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 
 /// The last digit is the version.
 const MAGIC: [u8; 8] = *b"ALIGNLP1";
@@ -32,15 +33,23 @@ const RECORD_CHECK: usize = 8;
 /// Bytes of a record without its log-probs.
 const RECORD_OVERHEAD: u64 = (KEY + 4 + RECORD_CHECK) as u64;
 
-/// What a cached answer is found by: a hash of the tokens of the prompt and of the answer, and where one becomes the other.
+/// What a cached answer is found by: a hash of the tokens of the prompt and of the answer, of where one becomes the other, and of which
+/// of the answer's are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SequenceKey([u8; KEY]);
 
 impl SequenceKey {
-    /// The key of `answer` after `prompt`.
-    pub fn new(prompt: &[u32], answer: &[u32]) -> SequenceKey {
-        let mut bytes = Vec::with_capacity(8 + 4 * (prompt.len() + answer.len()));
-        bytes.extend_from_slice(&(prompt.len() as u64).to_le_bytes());
+    /// The key of `answer` after `prompt`, whose tokens in `gaps` are not scored.
+    pub fn new(prompt: &[u32], answer: &[u32], gaps: impl IntoIterator<Item = Range<usize>>) -> SequenceKey {
+        let mut bytes = Vec::with_capacity(16 + 4 * (prompt.len() + answer.len()));
+        let mut put = |number: usize| bytes.extend_from_slice(&(number as u64).to_le_bytes());
+        put(prompt.len());
+        put(answer.len());
+        for gap in gaps {
+            put(gap.start);
+            put(gap.end);
+        }
+        // behind the gaps: the two lengths say where the tokens begin
         bytes.extend(prompt.iter().chain(answer).flat_map(|id| id.to_le_bytes()));
         SequenceKey(first(&blake3::hash(&bytes)))
     }
@@ -180,15 +189,10 @@ pub fn holds_any(file: &mut (impl BufRead + Seek), keys: &[SequenceKey]) -> io::
     Ok(false)
 }
 
-/// Reads the record at `at` of a file of `len` bytes, if it is the one of `key`.
-pub fn read_at(
-    head: &Head,
-    file: &mut (impl Read + Seek),
-    (at, len): (u64, u64),
-    key: &SequenceKey,
-) -> io::Result<Option<Record>> {
+/// Reads the record at `at` of a file of `len` bytes, if it is sound.
+pub fn read_at(head: &Head, file: &mut (impl Read + Seek), (at, len): (u64, u64)) -> io::Result<Option<Record>> {
     file.seek(SeekFrom::Start(at))?;
-    Ok(head.next(file, len.saturating_sub(at))?.filter(|record| record.key == *key))
+    head.next(file, len.saturating_sub(at))
 }
 
 /// Writes `bytes` at `at`, its end.

@@ -8,6 +8,7 @@ use super::{CacheCounts, CacheNote, ReferenceCache};
 use align_engine::weights::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec, ValueCheck};
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +20,7 @@ fn fingerprint(weights: &str) -> Fingerprint {
 }
 
 fn key(n: u32) -> SequenceKey {
-    SequenceKey::new(&[1, 2, n], &[3])
+    SequenceKey::new(&[1, 2, n], &[3], [])
 }
 
 /// Weights of one tensor, to be watched.
@@ -42,12 +43,20 @@ fn notes(cache: &ReferenceCache) -> String {
 }
 
 #[test]
-fn a_key_is_the_tokens_and_where_the_answer_begins() {
+fn a_key_is_the_tokens_where_the_answer_begins_and_what_is_scored() {
+    let key = |prompt: &[u32], answer: &[u32], gaps: &[Range<usize>]| SequenceKey::new(prompt, answer, gaps.to_vec());
     let keys = [
-        SequenceKey::new(&[1, 2], &[3]),
-        SequenceKey::new(&[1], &[2, 3]),
-        SequenceKey::new(&[1, 2], &[4]),
-        SequenceKey::new(&[1, 2, 3], &[]),
+        key(&[1, 2], &[3], &[]),
+        key(&[1], &[2, 3], &[]),
+        key(&[1, 2], &[4], &[]),
+        key(&[1, 2, 3], &[], &[]),
+        key(&[1, 2], &[3, 4, 5], &[]),
+        key(&[1, 2], &[3, 4, 5], &[Range { start: 0, end: 1 }]),
+        key(&[1, 2], &[3, 4, 5], &[Range { start: 1, end: 2 }]),
+        key(&[1, 2], &[3, 4, 5], &[Range { start: 0, end: 2 }]),
+        key(&[1, 2], &[3, 4, 5], &[Range { start: 0, end: 1 }, Range { start: 1, end: 2 }]),
+        // the bytes of a gap in the place of tokens
+        key(&[0, 0, 1, 0, 1, 2], &[3, 4, 5], &[]),
     ];
     for (i, one) in keys.iter().enumerate() {
         for (j, other) in keys.iter().enumerate() {
@@ -80,6 +89,8 @@ fn what_was_put_is_got_bit_for_bit_also_by_the_next_run() {
     assert_eq!(second.get(&wanted).iter().map(bits).collect::<Vec<_>>(), [want, None, Some(Vec::new())]);
     assert_eq!(second.holds(&[key(1), key(2)]), [true, false]);
     assert_eq!(second.get(&[(key(1), 3)]), [None], "another number of tokens is another answer");
+    assert_eq!(notes(&second), "", "and no damage");
+    assert_eq!(second.get(&[(key(3), 0)]), [Some(Vec::new())], "the file is read all the same");
     assert_eq!(open(folder.path(), "b").found(), 0);
 }
 

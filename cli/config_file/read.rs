@@ -7,19 +7,8 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Flags whose value is a path: relative ones are meant from the file's directory.
-const PATHS: [&str; 10] = [
-    "data",
-    "eval_data",
-    "reference_data",
-    "adapter",
-    "output",
-    "chat_template",
-    "reference",
-    "reference_cache",
-    "rejects",
-    "data_cache",
-];
+/// Flags whose value is always a path: relative ones are meant from the file's directory.
+const PATHS: [&str; 7] = ["data", "eval_data", "reference_data", "adapter", "output", "chat_template", "rejects"];
 
 /// The arguments, with those of the file.
 pub struct Expanded {
@@ -134,7 +123,8 @@ fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Resul
                 toml::Value::Float(number) => number.to_string(),
                 other => return Err(fail(format!("`{key}` is {}, expected text or a number", other.type_str()))),
             };
-            let argument = format!("{flag}={}", resolve(arg.get_id().as_str(), text, folder)).into();
+            let mut argument = OsString::from(format!("{flag}="));
+            argument.push(resolve(arg.get_id().as_str(), text, folder));
             flags.push(FileFlag { name: flag.clone(), argument, line });
         }
     }
@@ -142,7 +132,7 @@ fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Resul
 }
 
 /// A path of the file, seen from the working directory.
-fn resolve(id: &str, text: String, folder: &Path) -> String {
+fn resolve(id: &str, text: String, folder: &Path) -> OsString {
     let inside = folder.join(&text);
     let is_path = match id {
         "model" => inside.is_dir(),
@@ -151,7 +141,7 @@ fn resolve(id: &str, text: String, folder: &Path) -> String {
         "data_cache" => text != "off",
         id => PATHS.contains(&id),
     };
-    if is_path { inside.to_string_lossy().into_owned() } else { text }
+    if is_path { inside.into_os_string() } else { text.into() }
 }
 
 /// 1-based line of a top-level key.

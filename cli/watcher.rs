@@ -1,0 +1,55 @@
+//! What becomes of the things that a run tells.
+
+use crate::error::CliError;
+use crate::report::Progress;
+use align_lora::adapter::Adapter;
+use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Writes metrics, shows progress, keeps the adapter of the last epoch on disk.
+pub struct Watcher<'a> {
+    metrics: File,
+    path: PathBuf,
+    pub progress: Progress,
+    adapter: &'a Adapter,
+    output: &'a Path,
+}
+
+impl<'a> Watcher<'a> {
+    /// For a run that writes into the directory `output`.
+    ///
+    /// # Errors
+    /// [`CliError::Runtime`] if `metrics.jsonl` cannot be made there.
+    pub fn new(output: &'a Path, adapter: &'a Adapter, progress: Progress) -> Result<Watcher<'a>, CliError> {
+        let path = output.join("metrics.jsonl");
+        let metrics = File::create(&path).map_err(|error| CliError::file(&path, &error))?;
+        Ok(Watcher { metrics, path, progress, adapter, output })
+    }
+
+    fn write(&mut self, line: &serde_json::Value) -> Result<(), TrainError> {
+        let write = |file: &mut File| file.write_all(format!("{line}\n").as_bytes());
+        write(&mut self.metrics).map_err(|source| TrainError::Write { path: self.path.clone(), source })
+    }
+}
+
+impl Observer for Watcher<'_> {
+    fn step(&mut self, metrics: &StepMetrics, total_steps: u64) -> Result<(), TrainError> {
+        self.progress.step(metrics, total_steps);
+        self.write(&metrics.to_json())
+    }
+
+    fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
+        self.progress.evaluation(metrics);
+        self.write(&metrics.to_json())
+    }
+
+    fn epoch(&mut self, _epoch: u64) -> Result<(), TrainError> {
+        Ok(self.adapter.save(self.output)?)
+    }
+
+    fn note(&mut self, text: String) {
+        self.progress.note(&text);
+    }
+}

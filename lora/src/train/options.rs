@@ -1,0 +1,75 @@
+//! How a run trains, where it is, and what it tells.
+
+use super::error::TrainError;
+use super::metrics::{EvalMetrics, StepMetrics};
+use crate::data::Shuffle;
+use crate::objective::History;
+use crate::optim::ScheduleKind;
+use align_kernels::Precision;
+use serde::{Deserialize, Serialize};
+
+/// How a run trains. The objective has its own knobs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainOptions {
+    pub learning_rate: f64,
+    pub schedule: ScheduleKind,
+    pub warmup_steps: u64,
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm; 0 or infinite: never.
+    pub max_grad_norm: f64,
+    pub epochs: u64,
+    /// Ends the run earlier than its epochs.
+    pub max_steps: Option<u64>,
+    /// Data rows of an optimiser step.
+    pub batch_size: usize,
+    /// Tokens of the trees of one forward pass.
+    pub micro_batch_tokens: usize,
+    /// Limit on prompt + one answer.
+    pub max_length: usize,
+    /// Share of the adapters' inputs that is dropped while training.
+    pub lora_dropout: f32,
+    pub seed: u64,
+    pub shuffle: Shuffle,
+    /// Evaluate after so many steps; `None`: after each epoch.
+    pub eval_steps: Option<u64>,
+    pub precision: Precision,
+    /// Bytes that the run may hold beside the mapped weights; `None`: [`SHARE`](super::SHARE) of what is free. It decides how many layers
+    /// keep their activations and how many are recomputed: no bit of the result depends on it.
+    pub memory: Option<u64>,
+}
+
+/// Where a run is: all that changes besides the adapter and the optimiser.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, Default)]
+pub struct TrainState {
+    /// Updates made.
+    pub step: u64,
+    /// Epochs completed.
+    pub epoch: u64,
+    /// Rows of the current epoch's order that have been used.
+    pub cursor: u64,
+    /// Tokens so far, the prompt counted once for each answer.
+    pub num_tokens: u64,
+    /// What the objective remembers.
+    pub history: History,
+}
+
+/// What a run tells while it goes on. The crate prints nothing itself.
+pub trait Observer {
+    /// A step has ended.
+    ///
+    /// # Errors
+    /// Any error stops the run, e.g. of writing the metrics.
+    fn step(&mut self, metrics: &StepMetrics, total_steps: u64) -> Result<(), TrainError>;
+    /// An evaluation has ended.
+    ///
+    /// # Errors
+    /// As [`Observer::step`].
+    fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError>;
+    /// An epoch has ended: a moment to keep the adapter.
+    ///
+    /// # Errors
+    /// As [`Observer::step`].
+    fn epoch(&mut self, epoch: u64) -> Result<(), TrainError>;
+    /// Something that the user should know, once.
+    fn note(&mut self, text: String);
+}
