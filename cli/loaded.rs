@@ -1,18 +1,15 @@
-//! From flags to a loaded model, its adapters and its data.
+//! From flags to a loaded model and its adapters.
 
-use crate::args::{
-    DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, ModelArgs, OnBadRowChoice, ReferenceChoice,
-};
+use crate::args::{DataArgs, DeviceArgs, DeviceChoice, ModelArgs, ReferenceChoice};
+pub use crate::data::{DataOptions, check_rejects, data, data_files, data_with_rejects};
 use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
-use crate::rejects::Rejects;
-use crate::report::{DataReport, say};
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::{Model, ModelConfig, locate};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
-use align_lora::data::{self, Dataset, Encoder, LongAnswers, Needs, Opening, TokenCache};
+use align_lora::data::{Encoder, LongAnswers};
 use align_lora::objective::{Objective, Scores};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -216,85 +213,5 @@ impl LoadedModel {
             (Some(demo), true) => Ok(vec![of_demo(&demo.paths)]),
             _ => data_files(&args.data),
         }
-    }
-}
-
-/// The files that names and patterns stand for; says what a user may not have meant.
-///
-/// # Errors
-/// [`CliError::Input`].
-pub fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
-    let files = data::data_files(names)?;
-    for path in &files.repeated {
-        say!("data: {} is a file that is named already: its rows count once more", path.display());
-    }
-    if let Some(first) = files.folders.first() {
-        say!(
-            "data: {} folders that a pattern matches are passed over, the first: {}",
-            files.folders.len(),
-            first.display()
-        );
-    }
-    Ok(files.paths)
-}
-
-/// How the data of a command is opened.
-pub struct DataOptions<'a> {
-    pub needs: Needs,
-    pub on_bad_row: OnBadRowChoice,
-    pub keep: &'a KeepArgs,
-    /// The demo's files are new each time: their tokens would never be found again.
-    pub demo: bool,
-}
-
-/// Opens data; what is left out goes to `rejects`.
-///
-/// # Errors
-/// [`CliError`].
-pub fn data(
-    files: &[PathBuf],
-    encoder: Encoder,
-    options: &DataOptions<'_>,
-    rejects: &mut Rejects,
-) -> Result<Dataset, CliError> {
-    let cache = match &options.keep.data_cache {
-        Some(DataCacheChoice::Off) => None,
-        Some(DataCacheChoice::Folder(folder)) => Some(TokenCache::new(folder.clone())),
-        None if options.demo => None,
-        None => TokenCache::of_user(),
-    };
-    let mut report = DataReport::new();
-    let opening = Opening {
-        needs: options.needs,
-        on_bad_row: options.on_bad_row.into(),
-        cache: cache.as_ref(),
-        rejects: Some(rejects),
-        observer: &mut report,
-    };
-    Ok(Dataset::open_with(files, encoder, opening)?)
-}
-
-/// As [`data()`], for a command whose rejects go to `--rejects` or nowhere.
-///
-/// # Errors
-/// [`CliError`].
-pub fn data_with_rejects(files: &[PathBuf], encoder: Encoder, options: &DataOptions<'_>) -> Result<Dataset, CliError> {
-    check_rejects(options.keep, options.on_bad_row)?;
-    let mut rejects = Rejects::new();
-    let data = data(files, encoder, options, &mut rejects)?;
-    if let Some(path) = &options.keep.rejects {
-        rejects.save(path)?;
-    }
-    Ok(data)
-}
-
-/// # Errors
-/// [`CliError::Usage`] for `--rejects` where no row is left out for being bad.
-pub fn check_rejects(keep: &KeepArgs, on_bad_row: OnBadRowChoice) -> Result<(), CliError> {
-    match (&keep.rejects, on_bad_row) {
-        (Some(_), OnBadRowChoice::Error) => {
-            Err(CliError::Usage("--rejects: a bad row ends the run; give --on-bad-row skip".into()))
-        }
-        _ => Ok(()),
     }
 }

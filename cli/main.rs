@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod config_file;
+mod data;
 mod demo;
 mod error;
 mod loaded;

@@ -2,8 +2,9 @@
 
 use super::{print, print_json};
 use crate::args::EvalArgs;
+use crate::data::{self, DataOptions};
 use crate::error::CliError;
-use crate::loaded::{self, DataOptions};
+use crate::loaded;
 use crate::reference_cache;
 use crate::report;
 use align_engine::model::adapters::Adapters;
@@ -56,7 +57,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             keep: &args.data.keep,
             demo: args.model.demo,
         };
-        let data = loaded::data_with_rejects(&files, encoder, &options)?;
+        let data = data::data_with_rejects(&files, encoder, &options)?;
         report::data("data", data.survey());
         let batches = EvalBatches {
             batch_size: args.batch_size as usize,

@@ -2,6 +2,7 @@
 
 use super::{print, print_json};
 use crate::args::GenerateArgs;
+use crate::data;
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
 use crate::report::{self, say};
@@ -36,9 +37,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
                     encoder.encode_prompt(&user_turn(&encoder, text)).map_err(|e| CliError::Usage(e.to_string()))?;
                 vec![EncodedPrompt { row: 0, id: None, ids }]
             }
-            (None, false) => {
-                prompts(&loaded::data_files(&args.data)?, &encoder, args.limit.map(|limit| limit as usize))?
-            }
+            (None, false) => prompts(&data::data_files(&args.data)?, &encoder, args.limit.map(|limit| limit as usize))?,
             (None, true) if loaded.demo.is_some() => {
                 let demo = loaded.demo.as_ref().expect("checked");
                 let limit = args.limit.map_or(5, |limit| limit as usize);

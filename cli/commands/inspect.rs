@@ -2,8 +2,9 @@
 
 use super::{print, print_json};
 use crate::args::{InspectArgs, ModelArgs};
+use crate::data::{self, DataOptions};
 use crate::error::CliError;
-use crate::loaded::{self, DataOptions, LoadedModel};
+use crate::loaded::{self, LoadedModel};
 use crate::report;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
@@ -47,14 +48,14 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         let mut histograms = String::new();
         let files = match &loaded.demo {
             Some(demo) if args.data.is_empty() => vec![demo.paths.pairs_train.clone()],
-            _ => loaded::data_files(&args.data)?,
+            _ => data::data_files(&args.data)?,
         };
         if !files.is_empty() {
             let encoder = loaded.encoder(args.chat_template.as_deref(), args.max_length)?;
             let encoder = encoder.with_columns(columns.clone()).with_sft_on(args.sft.part());
             let options =
                 DataOptions { needs: Needs::Answers, on_bad_row: args.on_bad_row, keep: &args.keep, demo: args.demo };
-            let data = loaded::data_with_rejects(&files, encoder, &options)?;
+            let data = data::data_with_rejects(&files, encoder, &options)?;
             facts["data"] = survey(&data);
             match args.json {
                 true => facts["data"]["lengths"] = lengths(&data.survey().lengths),

@@ -265,6 +265,53 @@ fn shuffled_unpaired_rows_never_follow_one_of_the_same_prompt() {
     }
 }
 
+/// Rows of every shape, two of each prompt: some are held out, and no prompt stands on both sides.
+#[test]
+fn rows_of_every_shape_can_be_held_out() {
+    let turn = |role: &str, text: String| json!({"role": role, "content": text});
+    let ask = |i: usize| turn("user", format!("Question {i}?"));
+    let say = |text: String| turn("assistant", text);
+    type Row<'a> = &'a dyn Fn(usize, usize) -> Value;
+    // of the prompt `p`, the `n`-th row
+    let shapes: [(&str, Needs, Row<'_>); 11] = [
+        ("pairs", Needs::Pairs, &|p, n| json!({"prompt": format!("{p}?"), "chosen": format!(" a{n}"), "rejected": " b"})),
+        ("pairs of turns", Needs::Pairs, &|p, n| {
+            json!({"prompt": [ask(p)], "chosen": [say(format!("a{n}"))], "rejected": [say("b".to_owned())]})
+        }),
+        ("implicit", Needs::Pairs, &|p, n| json!({"chosen": format!("{p}? a{n}"), "rejected": format!("{p}? b{n}")})),
+        ("implicit turns", Needs::Labels, &|p, n| {
+            json!({"chosen": [ask(p), say(format!("a{n}"))], "rejected": [ask(p), say("b".to_owned())]})
+        }),
+        ("labelled", Needs::Labels, &|p, n| json!({"prompt": format!("{p}?"), "completion": format!(" a{n}"), "label": n == 0})),
+        ("scored", Needs::Rewards, &|p, n| {
+            json!({"prompt": format!("{p}?"), "completions": [format!(" a{n}"), " b"], "rewards": [1, 0]})
+        }),
+        ("completions", Needs::Sequences, &|p, n| json!({"prompt": format!("{p}?"), "completion": format!(" a{n}")})),
+        ("messages", Needs::Sequences, &|p, n| json!({"messages": [ask(p), say(format!("a{n}"))]})),
+        ("two answers and a last word", Needs::Sequences, &|p, n| {
+            json!({"messages": [ask(p), say(format!("a{n}")), say("more".to_owned()), turn("user", format!("thanks {n}"))]})
+        }),
+        ("the assistant alone", Needs::Sequences, &|p, _| json!({"messages": [say(format!("a{p}"))]})),
+        ("texts", Needs::Sequences, &|p, _| json!({"text": format!("text {p}")})),
+    ];
+    for (name, needs, row) in shapes {
+        let rows: Vec<Value> = (0..24).map(|i| row(i / 2, i % 2)).collect();
+        let split = open(&lines(&rows), needs, OnBadRow::Error).unwrap().split(0.25, 7).unwrap();
+        let prompts = |data: &Dataset| -> std::collections::BTreeSet<usize> {
+            data.rows(&data.order(Shuffle::Off, 0)).unwrap().iter().map(|encoded| encoded.row / 2).collect()
+        };
+        let (train, held_out) = (prompts(&split.train), prompts(&split.held_out));
+        assert_eq!((train.len(), held_out.len()), (9, 3), "{name}");
+        assert!(train.is_disjoint(&held_out), "{name}: {train:?} {held_out:?}");
+        assert_eq!(split.held_out_prompts, 3, "{name}");
+    }
+    // what the one is asked and the other says
+    let same = json!({"messages": [turn("user", "Question".to_owned()), say("a".to_owned())]});
+    let rows = [same.clone(), json!({"messages": [turn("user", "Question".to_owned()), say("b".to_owned())]})];
+    let one = open(&lines(&rows), Needs::Sequences, OnBadRow::Error).unwrap().split(0.5, 1);
+    assert!(matches!(one, Err(DataError::OnePrompt { rows: 2 })));
+}
+
 #[test]
 fn labelled_rows_are_not_unpaired() {
     let rows: Vec<Value> =

@@ -20,7 +20,7 @@ pub struct EncodedRow {
     /// 0-based number of the record over all files. The two rows made from one pair have the same number.
     pub row: usize,
     /// The row's `id`, echoed in outputs.
-    #[serde(with = "super::token_cache::json_text")]
+    #[serde(with = "super::json_text")]
     pub id: Option<Value>,
     /// Token ids that all answers share: at least one, and fewer than `max_length`.
     pub prompt: Vec<u32>,

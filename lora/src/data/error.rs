@@ -163,6 +163,17 @@ pub enum BadRow {
         /// 0-based place among the row's turns.
         turn: usize,
     },
+    /// More turns than can be told apart by rendering the conversation again for each.
+    #[error(
+        "--sft-on assistant: {turns} turns in {bytes} bytes are too many to be told apart turn by turn; give a template that marks the \
+         assistant's with {{% generation %}} (--chat-template FILE), or split the conversation"
+    )]
+    TooManyTurns {
+        /// Turns of the row.
+        turns: usize,
+        /// Bytes that the template makes of them.
+        bytes: usize,
+    },
     /// A list of turns or of answers without an element.
     #[error("`{field}` is an empty list")]
     EmptyList {
@@ -235,6 +246,7 @@ impl BadRow {
             BadRow::NothingToContinue { .. } => "nothing to continue",
             BadRow::NoAssistantTurn => "no turn of the assistant",
             BadRow::TurnChanges { .. } => "turns that change when others follow",
+            BadRow::TooManyTurns { .. } => "too many turns",
             BadRow::EmptyList { .. } => "empty list",
             BadRow::NoCommonTurn | BadRow::NoOwnTurn { .. } => "no implicit prompt",
             BadRow::RewardCount { .. } => "completions and rewards differ in number",

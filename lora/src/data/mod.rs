@@ -10,7 +10,7 @@
 //! | 3 | [`template`] | messages | text, through the model's own Jinja template ([`jinja`]: Python's side of it) |
 //! | 4 | [`tokenizer`] | text | token ids, through the model's `tokenizer.json` |
 //! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer; [`sequence`], [`spans`]: which are scored |
-//! | 6 | [`dataset`] | files | [`Dataset`]: one pass that counts ([`survey`], [`duplicates`], [`lengths`]), then rows on demand, in any order |
+//! | 6 | [`dataset`] | files | [`Dataset`]: one `pass` that counts ([`survey`], [`duplicates`], [`lengths`]), then rows on demand, in any order |
 //! | | [`mod@token_cache`] | the pass | the tokens on the disk, for the rows on demand and for the next start |
 //! | 7 | [`order`] | (seed, epoch) | the order of an epoch |
 //! | 8 | [`for_each_batch`] | the order | the rows of each optimiser batch, encoded while the one before is computed |
@@ -33,8 +33,10 @@ pub mod encode;
 pub mod error;
 pub mod files;
 mod format;
+mod index;
 mod ingredients;
 pub mod jinja;
+mod json_text;
 pub mod lengths;
 mod lines;
 pub mod mismatch;
@@ -42,7 +44,9 @@ pub mod numbers;
 pub mod order;
 pub mod pack;
 pub mod parquet;
+mod pass;
 pub mod progress;
+pub mod prompts;
 pub mod reader;
 pub mod records;
 mod rejects;
@@ -74,7 +78,7 @@ mod token_cache_tests;
 
 pub use ahead::for_each_batch;
 pub use columns::{ColumnMap, ColumnMapError};
-pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split, prompts};
+pub use dataset::{Dataset, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split};
 pub use duplicates::{Repeat, Repeats};
 pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, LongAnswers, Target};
 pub use error::{BadRow, DataError};
@@ -86,6 +90,7 @@ pub use order::{permutation, separate};
 pub use pack::pack;
 pub use parquet::ParquetFault;
 pub use progress::{DataObserver, DataProgress, Stage, Unobserved};
+pub use prompts::{EncodedPrompt, prompts};
 pub use records::{Form, Kind, Record, Shape};
 pub use sequence::SftPart;
 pub use spans::SpanSource;

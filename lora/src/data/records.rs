@@ -307,11 +307,16 @@ impl Record {
         Kind { shape: self.shape, form: self.prompt.form() }
     }
 
-    /// A number for the prompt: the same for the same text or turns, another one for others but once in 2^32.
+    /// A number for the prompt: the same for the same text or turns, another one for others but once in 2^32. The prompt of a whole
+    /// conversation is what stands before the assistant's last turns; a row without one, as a text is, counts by its first answer.
     pub fn prompt_group(&self) -> u32 {
-        let hash = match &self.prompt {
-            Text::Plain(text) => blake3::hash(text.as_bytes()),
-            Text::Turns(turns) => blake3::hash(serde_json::to_string(turns).expect("JSON values print").as_bytes()),
+        let hash_turns =
+            |turns: &[Value]| blake3::hash(serde_json::to_string(turns).expect("JSON values print").as_bytes());
+        let hash = match (&self.prompt, self.answers.first()) {
+            (Text::Plain(text), Some(Text::Plain(answer))) if text.is_empty() => blake3::hash(answer.as_bytes()),
+            (Text::Plain(text), _) => blake3::hash(text.as_bytes()),
+            (Text::Turns(prompt), Some(Text::Turns(answer))) if prompt.is_empty() => hash_turns(before_last_said(answer)),
+            (Text::Turns(prompt), _) => hash_turns(prompt),
         };
         let [a, b, c, d, ..] = *hash.as_bytes();
         u32::from_le_bytes([a, b, c, d])
@@ -365,6 +370,13 @@ impl Record {
             _ => Ok(self.prompt.clone()),
         }
     }
+}
+
+/// The turns before the assistant's last ones; all, where nothing stands before them or the assistant says nothing.
+fn before_last_said(turns: &[Value]) -> &[Value] {
+    let end = turns.iter().rposition(is_assistant).map_or(0, |last| last + 1);
+    let start = turns[..end].iter().rposition(|turn| !is_assistant(turn)).map_or(0, |before| before + 1);
+    if start == 0 { turns } else { &turns[..start] }
 }
 
 /// Splits a pair whose prompt is what the two have in common at the start.

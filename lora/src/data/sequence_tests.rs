@@ -139,6 +139,50 @@ fn turns_that_cannot_be_told_apart_are_refused() {
     assert_eq!(encode(&qwen, &silent), Err(BadRow::NoAssistantTurn));
 }
 
+/// Mistral 7B Instruct v0.3 prints the system's text with the last of the user's turns: what the assistant said before would seem to
+/// begin where the first of the user's turns does, and the user's words would be scored.
+#[test]
+fn the_text_of_others_is_never_scored() {
+    let late_system = "{{ '<s>' }}{% set system = messages[0].content if messages[0].role == 'system' else '' %}\
+         {% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' }}{% if system and loop.index > messages | length - 2 %}\
+         {{ system + '\\n\\n' }}{% endif %}{{ m.content + '[/INST]' }}{% elif m.role == 'assistant' %}\
+         {{ ' ' + m.content + '</s>' }}{% endif %}{% endfor %}";
+    let encoder = with_template("tiny-mistral", late_system).with_sft_on(Some(SftPart::Assistant));
+    let system = ("system", "be brief");
+    let talk = [system, ("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")];
+    let row = json!({"messages": turns(&talk)});
+    assert_eq!(encode(&encoder, &row), Err(BadRow::TurnChanges { turn: 2 }));
+    // one turn alone stands where it will stay
+    let row = kept(&encoder, &json!({"messages": turns(&talk[..3])}));
+    assert_eq!(scored(&encoder, &row).iter().map(|text| text.trim()).collect::<Vec<_>>(), ["two</s>"]);
+}
+
+/// A generation prompt that opens a reasoning, which no turn has.
+#[test]
+fn a_generation_prompt_that_is_not_how_a_turn_begins_is_passed_over() {
+    let thinking = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}\
+         {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}";
+    let encoder = with_template("tiny-qwen2", thinking).with_sft_on(Some(SftPart::Assistant));
+    let row = kept(&encoder, &talk());
+    assert_eq!(scored(&encoder, &row), ["two<|im_end|>\n", "four<|im_end|>\n"]);
+}
+
+/// Half of them the assistant's: as many renderings of all that stands before.
+#[test]
+fn turns_without_end_are_refused_in_time() {
+    let encoder = encoder("tiny-qwen2").with_sft_on(Some(SftPart::Assistant));
+    let many: Vec<(&str, &str)> = (0..20_000).map(|i| (["user", "assistant"][i % 2], "a")).collect();
+    let started = Instant::now();
+    match encode(&encoder, &json!({"messages": turns(&many)})) {
+        Err(BadRow::TooManyTurns { turns: 20_000, .. }) => {}
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    // marks need one rendering
+    let marks = with_template("tiny-qwen2", CHATML_WITH_MARKS).with_sft_on(Some(SftPart::Assistant));
+    kept(&marks, &json!({"messages": turns(&many[..4_000])}));
+}
+
 #[test]
 fn a_cut_ends_after_a_scored_token() {
     let whole = kept(&encoder("tiny-qwen2").with_sft_on(Some(SftPart::Assistant)), &talk());

@@ -2,7 +2,9 @@
 //!
 //! By the template's own `{% generation %}` marks where it has them. Else turn by turn: the tokens of a turn are what the template
 //! adds when the turn stands at the end, after what it makes of the turns before with the generation prompt; the end-of-turn token is
-//! among them. A token that stands across a border counts to the assistant.
+//! among them. A token that stands across a border counts to the assistant. Where a generation prompt is not how a turn begins (it
+//! opens a reasoning that the turn has not), the turn starts where the two differ; a template that renders earlier turns otherwise once
+//! more follow is refused.
 
 use std::ops::Range;
 
@@ -12,6 +14,12 @@ use super::BadRow;
 use super::encode::{Encoder, common_prefix};
 use super::template::{ChatTemplate, GenerationPrompt, MarkedText, TemplateInputs};
 use super::turns::is_assistant;
+
+/// What a turn costs a template, in bytes of text that cost as much.
+const TURN_BYTES: u64 = 256;
+/// A conversation is rendered up to each of the assistant's turns, so that the work grows with the square of its length: at most so many
+/// bytes in all, which takes some seconds.
+const MOST_RENDERED: u64 = 1 << 30;
 
 /// How the assistant's tokens are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -49,11 +57,14 @@ impl Encoder {
             None => {
                 let whole = Whole { encoder: self, template, turns, inputs };
                 let text = whole.render(turns.len(), GenerationPrompt::Omit)?;
-                let (ids, _) = self.places(&text)?;
-                let spans: Result<Vec<Place>, BadRow> = (0..turns.len())
-                    .filter(|&turn| is_assistant(turns[turn]))
-                    .map(|turn| whole.place_of(turn, &text, &ids))
-                    .collect();
+                let spoken: Vec<usize> = (0..turns.len()).filter(|&turn| is_assistant(turns[turn])).collect();
+                let cost = spoken.len() as u64 * (text.len() as u64 + turns.len() as u64 * TURN_BYTES);
+                if cost > MOST_RENDERED {
+                    return Err(BadRow::TooManyTurns { turns: turns.len(), bytes: text.len() });
+                }
+                let (ids, places) = self.places(&text)?;
+                let place_of = |&turn: &usize| whole.place_of(turn, &text, &ids, &places);
+                let spans: Result<Vec<Place>, BadRow> = spoken.iter().map(place_of).collect();
                 (text, spans?)
             }
         };
@@ -135,8 +146,8 @@ impl Whole<'_> {
         self.encoder.tokenizer().encode_rendered(text).map_err(BadRow::of_tokenizer)
     }
 
-    /// Where the turn stands in the `text` of the whole and its `ids`.
-    fn place_of(&self, turn: usize, text: &str, ids: &[u32]) -> Result<Place, BadRow> {
+    /// Where the turn stands in the `text` of the whole, whose tokens are `ids` at `places`.
+    fn place_of(&self, turn: usize, text: &str, ids: &[u32], places: &[Range<usize>]) -> Result<Place, BadRow> {
         let before = match turn {
             // many templates read the first message of what they are given
             0 => self.render(0, GenerationPrompt::Add).unwrap_or_default(),
@@ -146,7 +157,15 @@ impl Whole<'_> {
             true if turn > 0 || !before.is_empty() => Border::Byte(before.len()),
             true => return Err(BadRow::TurnChanges { turn }),
             false if turn == 0 => return Err(BadRow::TurnChanges { turn }),
-            false => Border::Token(common_prefix(&self.tokens(&before)?, ids)),
+            false => {
+                // the two may differ in the generation prompt alone, or what differs is the text of others
+                let others = self.render(turn, GenerationPrompt::Omit)?;
+                if !text.starts_with(&others) || !before.starts_with(&others) {
+                    return Err(BadRow::TurnChanges { turn });
+                }
+                let after_others = places.partition_point(|place| place.end <= others.len());
+                Border::Token(common_prefix(&self.tokens(&before)?, ids).max(after_others))
+            }
         };
         let alone = self.render(turn + 1, GenerationPrompt::Omit)?;
         if text.starts_with(&alone) {

@@ -1,0 +1,153 @@
+//! What is said about data: what a survey found, and how far a pass over it is.
+
+use super::numbers::rows;
+use super::{bar_style, say};
+use align_lora::data::{DataObserver, DataProgress, Repeats, Sequences, SftPart, SpanSource, Stage, Survey};
+use indicatif::{ProgressBar, ProgressDrawTarget};
+use std::io::IsTerminal;
+use std::time::Instant;
+
+/// What a survey of the data found: nothing is dropped, cut or moved silently.
+pub fn data(label: &str, survey: &Survey) {
+    let mut line = format!("{label}: {} kept, from {} records", rows(survey.kept as u64), survey.records);
+    if let Some(kind) = &survey.kind {
+        line += &format!(" ({kind})");
+    }
+    say!("{line}");
+    for dropped in &survey.dropped {
+        let (path, number) = (dropped.path.display(), dropped.line);
+        say!("  dropped {}: {}; the first at {path}:{number}: {}", dropped.rows, dropped.label, dropped.first);
+    }
+    if let Some(sequences) = &survey.sequences {
+        let of_answers = survey.prompt_tokens + survey.answer_tokens;
+        say!("  scored: {}; {} of {of_answers} tokens", self::sequences(sequences), survey.scored_tokens);
+    }
+    let counts = survey.numbers;
+    let numbers = [
+        (counts.weight, "weight"),
+        (counts.margin, "margin"),
+        (counts.win_probability, "win probabilities"),
+        (counts.beats_probability, "a probability that chosen beats rejected"),
+    ];
+    for (rows, what) in numbers.into_iter().filter(|(rows, _)| *rows > 0) {
+        say!("  {rows} of {} rows with {what}", survey.kept);
+    }
+    let answers = survey.answers.max(1);
+    let share = 100.0 * survey.stopping_answers as f64 / answers as f64;
+    say!("  answers end with a stop token: {share:.0} % of {}, before cuts", survey.answers);
+    if survey.stopping_answers * 2 < survey.answers {
+        say!("  warning: a model that is trained on answers without a stop token does not learn to stop");
+    }
+    let counts = [
+        (survey.cut_answers, "answers cut at --max-length"),
+        (survey.same_after_cut, "pairs whose answers are the same once they are cut"),
+        (survey.empty_answers, "empty answers, scored as the end token alone"),
+        (survey.blank_lines, "blank lines passed over"),
+        (survey.moved_boundaries, "prompts whose last tokens change when the answer follows; the answer starts there"),
+    ];
+    for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+        say!("  {count} {what}");
+    }
+    for example in &survey.boundary_examples {
+        say!("    row {}: {:?} becomes {:?}", example.row, example.alone.concat(), example.followed.concat());
+    }
+    repeats(&survey.copies, "is a copy of an earlier one", "are copies of an earlier one");
+    let tokens =
+        ["has the tokens of an earlier one and is no copy", "have the tokens of an earlier one and are no copies"];
+    repeats(&survey.same_tokens, tokens[0], tokens[1]);
+    if !survey.ignored_columns.is_empty() {
+        let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
+        say!("  columns that are not read: {}", names.join(", "));
+    }
+}
+
+/// What is scored of sequences, and how it is found.
+fn sequences(sequences: &Sequences) -> &'static str {
+    match (sequences.part, sequences.spans) {
+        (SftPart::Completion, _) if sequences.chosen_alone => "the chosen answers; the rejected ones are not read",
+        (SftPart::All, _) if sequences.chosen_alone => "prompts and chosen answers; the rejected ones are not read",
+        (SftPart::Completion, _) => "the completions",
+        (SftPart::All, _) => "all but the first token of each row",
+        (SftPart::Assistant, Some(SpanSource::GenerationMarks)) => {
+            "the assistant's turns, as the {% generation %} marks of the chat template have them"
+        }
+        (SftPart::Assistant, _) => "the assistant's turns, by what the chat template adds with each of them",
+    }
+}
+
+fn repeats(repeats: &Repeats, one: &str, several: &str) {
+    let Some(first) = &repeats.first else { return };
+    let place = |(path, line): &(std::path::PathBuf, u64)| format!("{}:{line}", path.display());
+    let what = if repeats.rows == 1 { one } else { several };
+    say!(
+        "  {} {what}; the first: {} repeats {}",
+        rows(repeats.rows as u64),
+        place(&first.copy),
+        place(&first.original)
+    );
+}
+
+/// Seconds between the lines about a long pass over data.
+const SECONDS_A_LINE: u64 = 5;
+
+/// A long pass over data: a bar on a terminal, a line now and then elsewhere. A short one says nothing.
+pub struct DataReport {
+    bar: Option<ProgressBar>,
+    stage: Option<Stage>,
+    /// Of the stage.
+    started: Instant,
+    last_line: Instant,
+}
+
+impl DataReport {
+    pub fn new() -> DataReport {
+        let now = Instant::now();
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(bar_style("{eta} left"));
+            bar
+        });
+        DataReport { bar, stage: None, started: now, last_line: now }
+    }
+}
+
+impl DataObserver for DataReport {
+    fn progress(&mut self, progress: DataProgress) {
+        let DataProgress { stage, done, total } = progress;
+        if self.stage != Some(stage) {
+            (self.stage, self.started) = (Some(stage), Instant::now());
+        }
+        let per_second = done as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
+        let (what, speed) = match stage {
+            Stage::Reading => ("reading the data", format!("{:.0} MB/s", per_second / 1e6)),
+            Stage::Tokenising => ("tokenising", format!("{per_second:.0} records/s")),
+            Stage::Checking => ("checking the cached tokens", format!("{:.0} MB/s", per_second / 1e6)),
+        };
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+            bar.set_message(format!("{what}, {speed}"));
+        } else if self.last_line.elapsed().as_secs() >= SECONDS_A_LINE {
+            self.last_line = Instant::now();
+            let percent = 100.0 * done as f64 / total.max(1) as f64;
+            let count =
+                if stage == Stage::Tokenising { format!(" ({done} of {total} records)") } else { String::new() };
+            say!("data: {what}: {percent:.0} %{count}, {speed}");
+        }
+    }
+
+    fn note(&mut self, text: String) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say!("{text}")),
+            None => say!("{text}"),
+        }
+    }
+}
+
+impl Drop for DataReport {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Numbers as people read them.
+
+use std::time::Duration;
+
+/// `1:02:03`, `4:05` or `6 s`.
+pub(super) fn seconds(duration: Duration) -> String {
+    let s = duration.as_secs();
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m}:{s:02}"),
+        (h, m, s) => format!("{h}:{m:02}:{s:02}"),
+    }
+}
+
+/// `7e-4`, or `0`.
+pub fn rate(learning_rate: f64) -> String {
+    if learning_rate == 0.0 { "0".into() } else { format!("{learning_rate:e}") }
+}
+
+/// `1 row` or `3 rows`.
+pub fn rows(n: u64) -> String {
+    format!("{n} {}", if n == 1 { "row" } else { "rows" })
+}
+
+/// `12.3 million`, `456 thousand` or `789`.
+pub fn count(n: u64) -> String {
+    match n {
+        0..10_000 => n.to_string(),
+        10_000..1_000_000 => format!("{:.1} thousand", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} million", n as f64 / 1e6),
+        _ => format!("{:.2} billion", n as f64 / 1e9),
+    }
+}
