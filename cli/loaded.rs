@@ -1,6 +1,6 @@
 //! From flags to a loaded model and its adapters.
 
-use crate::args::{DataArgs, DeviceArgs, DeviceChoice, ModelArgs, ReferenceChoice};
+use crate::args::{DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs, ReferenceChoice};
 pub use crate::data::{DataOptions, check_rejects, data, data_files, data_with_rejects};
 use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
@@ -50,6 +50,38 @@ pub fn max_length(args: &DataArgs, run: &toml::Table) -> u64 {
     let of_run =
         || run.get("max-length").and_then(toml::Value::as_integer).and_then(|tokens| u64::try_from(tokens).ok());
     args.max_length.or_else(of_run).unwrap_or(MAX_LENGTH)
+}
+
+/// `--logp-temperature` of the command line, else that of the run, else 1.
+///
+/// # Errors
+/// [`CliError::Input`] if the run's is no number above 0.
+pub fn logp_temperature(args: &LogpArgs, run: &toml::Table) -> Result<f32, CliError> {
+    let of_run = run.get("logp-temperature").map(|value| {
+        let number = value.as_float().or(value.as_integer().map(|n| n as f64));
+        number.map(|number| number as f32).filter(|number| *number > 0.0).ok_or_else(|| {
+            CliError::Input(format!(
+                "config.toml of the adapter's run: logp-temperature = {value} is no number above 0"
+            ))
+        })
+    });
+    match (args.logp_temperature, of_run) {
+        (Some(given), _) => Ok(given),
+        (None, Some(of_run)) => of_run,
+        (None, None) => Ok(1.0),
+    }
+}
+
+/// # Errors
+/// [`CliError::Usage`] for `--logp-temperature` with a reward model's loss.
+pub fn check_temperature(args: &LogpArgs, objective: &Objective) -> Result<(), CliError> {
+    match (args.logp_temperature, objective.scores()) {
+        (Some(_), Scores::Reward) => {
+            let name = objective.name();
+            Err(CliError::Usage(format!("--logp-temperature: loss {name} reads no log-probs; leave the flag out")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The demo on disk, for as long as a command runs.

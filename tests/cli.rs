@@ -260,6 +260,27 @@ fn eval_takes_loss_and_knobs_from_the_run() {
 }
 
 #[test]
+fn log_probs_are_taken_at_the_temperature_of_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), &["--logp-temperature", "0.8"]).ok();
+    assert_eq!(table(folder.path().join("out/config.toml"))["logp-temperature"].as_float(), Some(0.8));
+    let (model, data, adapter) = (tiny(), pairs(), folder.path().join("out"));
+    let common = ["--model", &model, "--adapter", adapter.to_str().unwrap(), "--data", &data, "--json"];
+    for command in ["score", "eval"] {
+        let run = |more: &[&str]| align(&[&[command][..], &common, more].concat()).ok().stdout;
+        assert!(run(&[]) == run(&["--logp-temperature", "0.8"]), "{command} takes that of the run");
+        assert!(run(&[]) != run(&["--logp-temperature", "1"]), "{command} takes the flag's");
+    }
+    for wrong in ["0", "-1", "nan", "inf", "hot"] {
+        let run = train(folder.path(), &["--logp-temperature", wrong, "--overwrite"]);
+        assert_eq!(run.code, Some(2), "{wrong}: {}", run.stderr);
+        assert!(run.stderr.contains("--logp-temperature"), "{}", run.stderr);
+    }
+    let run = train(folder.path(), &["--loss", "rm_bt", "--logp-temperature", "0.8", "--overwrite"]);
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+}
+
+#[test]
 fn paired_data_serves_an_unpaired_loss() {
     let folder = tempfile::tempdir().unwrap();
     let run = train(folder.path(), &["--loss", "kto", "--max-length", "256"]).ok();

@@ -352,6 +352,28 @@ fn reshard(from: &Path, to: &Path, n: usize) {
     }
 }
 
+/// Half the final norm is half of every logit, to the last bit.
+#[test]
+fn log_probs_at_a_temperature_of_two_are_those_of_half_the_logits() {
+    let from = model_dir("tiny-llama");
+    let (whole, half) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    widen(&from, whole.path(), |_, x| x);
+    widen(&from, half.path(), |name, x| if name == "model.norm.weight" { x / 2.0 } else { x });
+    let score = |dir: &Path, temperature: f32| {
+        let mut model = load(dir, 2);
+        model.set_logp_temperature(temperature);
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &from, DataKind::Pairs, 3));
+        let objective = Objective::new("wpo", &[]).unwrap();
+        [Precision::F32, Precision::Bf16].map(|precision| {
+            let scoring = Scoring { precision, ..scoring_of(&objective, &model, &adapter) };
+            let (outcome, grads) = gradients(&scoring, &objective, &rows, 1 << 20, 0, None);
+            (bits(&scoring, &rows.iter().map(tree).collect::<Vec<_>>()), outcome.loss.to_bits(), to_bits(&grads))
+        })
+    };
+    assert!(score(whole.path(), 2.0) == score(half.path(), 1.0));
+    assert!(score(whole.path(), 2.0) != score(whole.path(), 1.0));
+}
+
 #[test]
 fn three_shards_are_one_file() {
     let from = model_dir("tiny-qwen3");
@@ -365,8 +387,8 @@ fn three_shards_are_one_file() {
     assert_eq!(scored(1), scored(3));
 }
 
-/// A copy of a model directory with its weights in f32.
-fn widen(from: &Path, to: &Path) {
+/// A copy of a model directory with its weights in f32, changed.
+fn widen(from: &Path, to: &Path, change: impl Fn(&str, f32) -> f32) {
     reshard(from, to, 1);
     let checkpoint = Checkpoint::open(from, ValueCheck::Skip).unwrap();
     let tensors: Vec<_> = checkpoint.tensors().collect();
@@ -376,7 +398,8 @@ fn widen(from: &Path, to: &Path) {
         .collect();
     let mut writer = SafetensorsWriter::create(&to.join("model.safetensors"), &BTreeMap::new(), &specs).unwrap();
     for (tensor, shard) in tensors {
-        let bytes: Vec<u8> = shard.to_f32(tensor).unwrap().iter().flat_map(|x| x.to_le_bytes()).collect();
+        let changed = shard.to_f32(tensor).unwrap().into_iter().map(|x| change(&tensor.name, x));
+        let bytes: Vec<u8> = changed.flat_map(f32::to_le_bytes).collect();
         writer.write(&tensor.name, &bytes).unwrap();
     }
     writer.finish().unwrap();
@@ -417,7 +440,7 @@ fn merged_is_adapted() {
         let at = |part: &str| folder.path().join(part);
         let adapter = committed_goldens().join(name).join("adapter");
         std::fs::create_dir(at("wide")).unwrap();
-        widen(&model_dir(name), &at("wide"));
+        widen(&model_dir(name), &at("wide"), |_, x| x);
         for (base, merged) in [(model_dir(name), at("merged")), (at("wide"), at("wide-merged"))] {
             let text = |path: &Path| path.to_str().unwrap().to_owned();
             let (base, adapter, merged) = (text(&base), text(&adapter), text(&merged));

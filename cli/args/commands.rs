@@ -1,7 +1,8 @@
 //! The flags of the commands other than `train`.
 
 use super::model::{
-    CacheArgs, ColumnArgs, DataArgs, DeviceArgs, KeepArgs, ModelArgs, PackArgs, ReferenceChoice, SftArgs, positive,
+    CacheArgs, ColumnArgs, DataArgs, DeviceArgs, KeepArgs, LogpArgs, ModelArgs, PackArgs, ReferenceChoice, SftArgs,
+    positive,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -19,11 +20,13 @@ pub struct ScoreArgs {
     pub data: DataArgs,
     /// Give rewards instead of log-probs: the adapter of a reward model, which `train --loss rm_bt` or PEFT wrote. Rows with an
     /// answer longer than --max-length are dropped
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["adapter", "reference", "per_token"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["adapter", "reference", "per_token", "logp_temperature"])]
     pub reward_model: Option<PathBuf>,
     /// Compare with the bare model, or with an adapter
     #[arg(long, value_name = "base|DIR", default_value = "base")]
     pub reference: ReferenceChoice,
+    #[command(flatten)]
+    pub logp: LogpArgs,
     /// One JSON object for each row on stdout
     #[arg(long)]
     pub json: bool,
@@ -51,6 +54,8 @@ pub struct EvalArgs {
     /// Compare with the bare model, or with an adapter
     #[arg(long, value_name = "base|DIR", default_value = "base")]
     pub reference: ReferenceChoice,
+    #[command(flatten)]
+    pub logp: LogpArgs,
     /// Rows that share statistics in a loss that has any
     #[arg(long, value_name = "ROWS", default_value_t = 8, alias = "per_device_eval_batch_size", value_parser = positive())]
     pub batch_size: u64,

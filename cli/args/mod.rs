@@ -6,7 +6,7 @@ mod train;
 
 pub use commands::{EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
 pub use model::{
-    CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, ModelArgs, OnBadRowChoice,
+    CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs, OnBadRowChoice,
     PrecisionChoice, ReferenceChoice,
 };
 pub use train::TrainArgs;

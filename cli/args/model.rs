@@ -131,6 +131,23 @@ impl From<SftPartChoice> for SftPart {
     }
 }
 
+/// At which temperature log-probs are taken.
+#[derive(Debug, Clone, Args)]
+pub struct LogpArgs {
+    /// Divide the logits by this before log-probs are taken, of policy and reference: those of what a sampler at this temperature draws
+    /// from [default: 1; `score` and `eval` take that of the adapter's run, if it has a config.toml]
+    #[arg(long, value_name = "T", alias = "logp_temperature", value_parser = temperature, allow_negative_numbers = true)]
+    pub logp_temperature: Option<f32>,
+}
+
+/// A number above 0 that an f32 holds, and one by it too.
+fn temperature(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (1e-3..=1e3).contains(&value) => Ok(value),
+        _ => Err("expected a number from 0.001 to 1000".to_owned()),
+    }
+}
+
 /// A whole number of at least 1.
 pub fn positive() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=u64::from(u32::MAX))

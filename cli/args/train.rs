@@ -1,6 +1,8 @@
 //! The flags of `train`.
 
-use super::model::{CacheArgs, DataArgs, DeviceArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice, positive};
+use super::model::{
+    CacheArgs, DataArgs, DeviceArgs, LogpArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice, positive,
+};
 use align_lora::optim::ScheduleKind;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -49,6 +51,8 @@ pub struct TrainArgs {
     /// With --adapter: compare with its starting state (default), `base`, or another adapter
     #[arg(long, value_name = "base|DIR")]
     pub reference: Option<ReferenceChoice>,
+    #[command(flatten)]
+    pub logp: LogpArgs,
 
     /// Rank of the adapter [default: 16]
     #[arg(long, value_name = "RANK", alias = "lora_r", alias = "lora_rank", value_parser = positive(), help_heading = "Adapter")]

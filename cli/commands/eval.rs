@@ -22,9 +22,12 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         return Err(CliError::Usage(format!("--loss {name} is about a reward model: give its --adapter")));
     }
     let max_length = loaded::max_length(&args.data, &run);
+    let temperature = loaded::logp_temperature(&args.logp, &run)?;
+    loaded::check_temperature(&args.logp, &objective)?;
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
-        let loaded = loaded::model(&args.model, &device)?;
+        let mut loaded = loaded::model(&args.model, &device)?;
+        loaded.model.set_logp_temperature(temperature);
         let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter_of(&objective, dir)).transpose()?;
         let reference = loaded.reference(&args.reference)?;
         let precision = args.device.precision.into();

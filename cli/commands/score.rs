@@ -20,7 +20,9 @@ const WINDOW: usize = 256;
 pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
-        let loaded = loaded::model(&args.model, &device)?;
+        let mut loaded = loaded::model(&args.model, &device)?;
+        let run = loaded::run_config(args.reward_model.as_deref().or(args.model.adapter.as_deref()))?;
+        loaded.model.set_logp_temperature(loaded::logp_temperature(&args.logp, &run)?);
         let (policy, scorers, long_answers) = match (&args.reward_model, &args.model.adapter) {
             (Some(dir), _) => {
                 let pad = loaded.model.config().pad_token_id;
@@ -50,8 +52,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             extras: false,
             cache: cache.clone(),
         };
-        let run = args.reward_model.as_deref().or(args.model.adapter.as_deref());
-        let max_length = loaded::max_length(&args.data, &loaded::run_config(run)?);
+        let max_length = loaded::max_length(&args.data, &run);
         let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
         let encoder = encoder.with_long_answers(long_answers);
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone())?;

@@ -63,7 +63,9 @@ fn train(
         }
     }
     loaded::check_rejects(&args.data.keep, args.data.on_bad_row)?;
-    let loaded = loaded::model(&args.model, device)?;
+    loaded::check_temperature(&args.logp, &objective)?;
+    let mut loaded = loaded::model(&args.model, device)?;
+    loaded.model.set_logp_temperature(args.logp.logp_temperature.unwrap_or(1.0));
     let adapter = adapter(args, &loaded, &objective, options.seed)?;
     let options = TrainOptions { lora_dropout: adapter.config().dropout as f32, ..options };
     let reference = match (&args.reference, &args.model.adapter) {

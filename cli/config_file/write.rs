@@ -58,6 +58,10 @@ pub fn resolved(
         }
         None => {}
     }
+    if let Some(temperature) = args.logp.logp_temperature {
+        // the digits that were typed, not those of the nearest f32
+        put("logp-temperature", temperature.to_string().parse::<f64>().unwrap_or(1.0).into());
+    }
     if let Some(path) = &args.model.chat_template {
         put("chat-template", absolute(path)?);
     }

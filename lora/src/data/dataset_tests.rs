@@ -274,23 +274,39 @@ fn rows_of_every_shape_can_be_held_out() {
     type Row<'a> = &'a dyn Fn(usize, usize) -> Value;
     // of the prompt `p`, the `n`-th row
     let shapes: [(&str, Needs, Row<'_>); 11] = [
-        ("pairs", Needs::Pairs, &|p, n| json!({"prompt": format!("{p}?"), "chosen": format!(" a{n}"), "rejected": " b"})),
-        ("pairs of turns", Needs::Pairs, &|p, n| {
-            json!({"prompt": [ask(p)], "chosen": [say(format!("a{n}"))], "rejected": [say("b".to_owned())]})
-        }),
+        (
+            "pairs",
+            Needs::Pairs,
+            &|p, n| json!({"prompt": format!("{p}?"), "chosen": format!(" a{n}"), "rejected": " b"}),
+        ),
+        (
+            "pairs of turns",
+            Needs::Pairs,
+            &|p, n| json!({"prompt": [ask(p)], "chosen": [say(format!("a{n}"))], "rejected": [say("b".to_owned())]}),
+        ),
         ("implicit", Needs::Pairs, &|p, n| json!({"chosen": format!("{p}? a{n}"), "rejected": format!("{p}? b{n}")})),
-        ("implicit turns", Needs::Labels, &|p, n| {
-            json!({"chosen": [ask(p), say(format!("a{n}"))], "rejected": [ask(p), say("b".to_owned())]})
-        }),
-        ("labelled", Needs::Labels, &|p, n| json!({"prompt": format!("{p}?"), "completion": format!(" a{n}"), "label": n == 0})),
-        ("scored", Needs::Rewards, &|p, n| {
-            json!({"prompt": format!("{p}?"), "completions": [format!(" a{n}"), " b"], "rewards": [1, 0]})
-        }),
+        (
+            "implicit turns",
+            Needs::Labels,
+            &|p, n| json!({"chosen": [ask(p), say(format!("a{n}"))], "rejected": [ask(p), say("b".to_owned())]}),
+        ),
+        (
+            "labelled",
+            Needs::Labels,
+            &|p, n| json!({"prompt": format!("{p}?"), "completion": format!(" a{n}"), "label": n == 0}),
+        ),
+        (
+            "scored",
+            Needs::Rewards,
+            &|p, n| json!({"prompt": format!("{p}?"), "completions": [format!(" a{n}"), " b"], "rewards": [1, 0]}),
+        ),
         ("completions", Needs::Sequences, &|p, n| json!({"prompt": format!("{p}?"), "completion": format!(" a{n}")})),
         ("messages", Needs::Sequences, &|p, n| json!({"messages": [ask(p), say(format!("a{n}"))]})),
-        ("two answers and a last word", Needs::Sequences, &|p, n| {
-            json!({"messages": [ask(p), say(format!("a{n}")), say("more".to_owned()), turn("user", format!("thanks {n}"))]})
-        }),
+        (
+            "two answers and a last word",
+            Needs::Sequences,
+            &|p, n| json!({"messages": [ask(p), say(format!("a{n}")), say("more".to_owned()), turn("user", format!("thanks {n}"))]}),
+        ),
         ("the assistant alone", Needs::Sequences, &|p, _| json!({"messages": [say(format!("a{p}"))]})),
         ("texts", Needs::Sequences, &|p, _| json!({"text": format!("text {p}")})),
     ];

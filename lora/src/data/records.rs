@@ -315,7 +315,9 @@ impl Record {
         let hash = match (&self.prompt, self.answers.first()) {
             (Text::Plain(text), Some(Text::Plain(answer))) if text.is_empty() => blake3::hash(answer.as_bytes()),
             (Text::Plain(text), _) => blake3::hash(text.as_bytes()),
-            (Text::Turns(prompt), Some(Text::Turns(answer))) if prompt.is_empty() => hash_turns(before_last_said(answer)),
+            (Text::Turns(prompt), Some(Text::Turns(answer))) if prompt.is_empty() => {
+                hash_turns(before_last_said(answer))
+            }
             (Text::Turns(prompt), _) => hash_turns(prompt),
         };
         let [a, b, c, d, ..] = *hash.as_bytes();

@@ -10,7 +10,7 @@ use std::fs::File;
 
 /// Everything that a reference's log-prob of given tokens depends on. Two computations with equal fingerprints give the same bits,
 /// whatever the other rows of a pass, the number of threads, the length limit or the path of the model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// Version and hash of this program: another build may add in another order.
     program: String,
@@ -21,6 +21,8 @@ pub struct Fingerprint {
     /// Hash of the reference's adapter, or `base`.
     reference: String,
     precision: String,
+    /// What the logits are divided by.
+    logp_temperature: f32,
     /// [`align_kernels::Device::arithmetic`].
     arithmetic: String,
 }
@@ -45,6 +47,7 @@ impl Fingerprint {
                 Precision::Bf16 => "bf16".to_owned(),
                 Precision::F32 => "f32".to_owned(),
             },
+            logp_temperature: model.logp_temperature(),
             arithmetic: model.device().arithmetic(),
         })
     }
@@ -58,6 +61,7 @@ impl Fingerprint {
                 ("config.json", of.config),
                 ("the reference's adapter", of.reference),
                 ("--precision", of.precision),
+                ("--logp-temperature", of.logp_temperature.to_string()),
                 ("the processor's instruction set", of.arithmetic),
                 ("the build of this program", of.program),
             ]

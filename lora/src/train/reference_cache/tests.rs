@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 fn fingerprint(weights: &str) -> Fingerprint {
     let json = format!(
-        r#"{{"program":"1","weights":{weights:?},"config":"c","reference":"base","precision":"f32","arithmetic":"cpu"}}"#
+        r#"{{"program":"1","weights":{weights:?},"config":"c","reference":"base","precision":"f32","logp_temperature":1,"arithmetic":"cpu"}}"#
     );
     serde_json::from_str(&json).unwrap()
 }
