@@ -260,6 +260,17 @@ fn eval_takes_loss_and_knobs_from_the_run() {
 }
 
 #[test]
+fn an_experimental_loss_says_so_and_logs_its_share_of_clipped_pairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = train(folder.path(), &["--loss", "chipo"]).ok();
+    assert!(run.stderr.contains("experimental: its formula could not be checked"), "{}", run.stderr);
+    assert_eq!(read_lines(&folder.path().join("out/metrics.jsonl"))[0]["clipped"].as_f64(), Some(0.0));
+    let run = train(folder.path(), &["--loss", "dpo", "--overwrite"]).ok();
+    assert!(!run.stderr.contains("experimental"), "{}", run.stderr);
+    assert!(read_lines(&folder.path().join("out/metrics.jsonl"))[0].get("clipped").is_none());
+}
+
+#[test]
 fn log_probs_are_taken_at_the_temperature_of_the_run() {
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), &["--logp-temperature", "0.8"]).ok();

@@ -40,7 +40,8 @@ fn mix_as_json(mix: &MixPreset) -> Value {
     })
 }
 
-const EXPERIMENTAL: &str = "experimental: its formula could not be checked against the paper or its authors' code";
+/// What is said of [`LossSpec::experimental`].
+pub const EXPERIMENTAL: &str = "experimental: its formula could not be checked against the paper or its authors' code";
 
 fn list() -> String {
     let mut text = String::new();

@@ -1,6 +1,7 @@
 //! `train`: from flags to a run, and what is printed and written on its way.
 
 use super::eval::needs;
+use super::losses::EXPERIMENTAL;
 use crate::args::{OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
 use crate::config_file::{self, NamedFiles};
 use crate::demo::{self, DemoPrompts};
@@ -328,6 +329,9 @@ fn summary(
     );
     let objective = trainer.objective();
     say!("loss: {} ({})", objective.name(), report::knobs(objective));
+    if objective.experimental() {
+        say!("  {EXPERIMENTAL}");
+    }
     let reference = match (&args.reference, &args.model.adapter) {
         _ if objective.scores() == Scores::Reward => "none: a reward model scores each answer by itself".to_owned(),
         _ if !objective.reference() => "none: the loss reads the policy alone".to_owned(),

@@ -56,7 +56,7 @@ impl PairLoss for ChiPo {
         (-pair.beyond_margin(self.unclipped(pair).clip(-limit, limit))).softplus()
     }
 
-    fn is_clipped(&self, pair: &Pair<'_>) -> bool {
-        self.unclipped(pair).value().abs() > 2.0 * self.r_max
+    fn is_clipped(&self, pair: &Pair<'_>) -> Option<bool> {
+        Some(self.unclipped(pair).value().abs() > 2.0 * self.r_max)
     }
 }

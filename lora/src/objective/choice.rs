@@ -146,6 +146,11 @@ impl Objective {
         self.parts[0].spec.scores
     }
 
+    /// Whether the formula of one of its losses could not be checked.
+    pub fn experimental(&self) -> bool {
+        self.parts.iter().any(|part| part.spec.experimental)
+    }
+
     /// What a row's loss depends on besides the row.
     pub fn coupling(&self) -> Coupling {
         self.parts[0].loss.coupling()

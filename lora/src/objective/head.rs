@@ -3,7 +3,7 @@
 use super::choice::{LengthDesensitisation, Objective, Part};
 use super::error::HeadError;
 use super::history::History;
-use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, Pair, PairLoss, Reduction, SftTerm, Statistics};
+use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, Pair, Reduction, SftTerm, Statistics};
 use super::spec::{DataKind, Scores};
 use crate::data::RowNumbers;
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
@@ -123,8 +123,8 @@ pub struct Head {
     pub rewards: Vec<Vec<f64>>,
     /// Pairs so far from a margin of 0 that the loss has no gradient for them; see [`Objective::saturation_warning`].
     pub saturated: usize,
-    /// Pairs whose gradient a bound of the formula took away.
-    pub clipped: usize,
+    /// Pairs whose gradient a bound of the formula took away, of a loss that has one.
+    pub clipped: Option<usize>,
     /// Rows of scored answers whose rewards say nothing to the loss.
     pub undecided: usize,
 }
@@ -260,19 +260,17 @@ impl Objective {
             }
         };
         let rewards = leaves.iter().map(|row| row.iter().filter_map(reward).collect()).collect();
-        let count = |test: &dyn Fn(&dyn PairLoss, &Pair<'_>) -> bool| match &self.parts[..] {
-            // a pair of a mix has the gradients of its other losses
-            [part] => match &part.loss {
-                Loss::Pair(loss) => {
-                    self.pairs(part, rows, &leaves, &main).iter().filter(|pair| test(&**loss, pair)).count()
+        let (mut saturated, mut clipped) = (0, None);
+        // a pair of a mix has the gradients of its other losses
+        if let [part @ Part { loss: Loss::Pair(loss), .. }] = &self.parts[..] {
+            for pair in self.pairs(part, rows, &leaves, &main) {
+                let margin = || (part.beta() * pair.log_ratio_margin().value()).abs();
+                saturated += usize::from(loss.saturates_beyond().is_some_and(|limit| margin() > limit));
+                if let Some(is_clipped) = loss.is_clipped(&pair) {
+                    *clipped.get_or_insert(0) += usize::from(is_clipped);
                 }
-                _ => 0,
-            },
-            _ => 0,
-        };
-        let beyond = |limit: f64, pair: &Pair<'_>| (self.beta() * pair.log_ratio_margin().value()).abs() > limit;
-        let saturated = count(&|loss, pair| loss.saturates_beyond().is_some_and(|limit| beyond(limit, pair)));
-        let clipped = count(&|loss, pair| loss.is_clipped(pair));
+            }
+        }
         let says_nothing = |row: &RowLogps| match (&self.parts[0].loss, &row.target) {
             (Loss::KWay(loss), RowTarget::Rewards(rewards)) => loss.is_undecided(rewards),
             _ => false,

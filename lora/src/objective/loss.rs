@@ -206,9 +206,9 @@ pub trait PairLoss: Send + Sync {
         None
     }
 
-    /// Whether a bound of the formula takes the gradient of `pair` away; such pairs are counted and reported.
-    fn is_clipped(&self, _pair: &Pair<'_>) -> bool {
-        false
+    /// Whether a bound of the formula takes the gradient of `pair` away, for a loss that has one: such pairs are counted and reported.
+    fn is_clipped(&self, _pair: &Pair<'_>) -> Option<bool> {
+        None
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Preferences {
     pub logps_rejected: Option<f64>,
     /// KTO's reference point, in nats.
     pub kl: Option<f64>,
+    /// Share of pairs whose gradient a bound of the loss took away.
+    pub clipped: Option<f64>,
 }
 
 /// Sums from which [`Preferences`] are made, over the micro-batches of a step or the batches of an evaluation.
@@ -54,6 +56,7 @@ pub struct PreferenceSums {
     pairs_by_mean_logp: u64,
     kl: f64,
     kl_weight: f64,
+    clipped: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -86,6 +89,9 @@ impl ClassSums {
 impl PreferenceSums {
     /// Adds rows with the head that was computed from them.
     pub fn add(&mut self, rows: &[RowLogps], head: &Head) {
+        if let Some(clipped) = head.clipped {
+            *self.clipped.get_or_insert(0) += clipped as u64;
+        }
         for (row, rewards) in rows.iter().zip(&head.rewards) {
             let reward = |i: usize| rewards.get(i).copied();
             let logp = |i: usize| (head.scores == Scores::LogProbs).then(|| row.policy[i]);
@@ -139,6 +145,9 @@ impl PreferenceSums {
         self.pairs_by_mean_logp += other.pairs_by_mean_logp;
         self.kl += other.kl;
         self.kl_weight += other.kl_weight;
+        if let Some(clipped) = other.clipped {
+            *self.clipped.get_or_insert(0) += clipped;
+        }
     }
 
     /// The means.
@@ -153,6 +162,7 @@ impl PreferenceSums {
             logps_chosen: self.chosen.mean_logp(),
             logps_rejected: self.rejected.mean_logp(),
             kl: (self.kl_weight > 0.0).then(|| self.kl / self.kl_weight),
+            clipped: self.clipped.filter(|_| self.pairs > 0).map(|clipped| clipped as f64 / self.pairs as f64),
         }
     }
 
@@ -163,7 +173,7 @@ impl PreferenceSums {
 }
 
 impl Preferences {
-    fn entries(&self) -> [(&'static str, Option<f64>); 7] {
+    fn entries(&self) -> [(&'static str, Option<f64>); 8] {
         [
             ("rewards/chosen", self.rewards_chosen),
             ("rewards/rejected", self.rewards_rejected),
@@ -172,6 +182,7 @@ impl Preferences {
             ("logps/chosen", self.logps_chosen),
             ("logps/rejected", self.logps_rejected),
             ("kl", self.kl),
+            ("clipped", self.clipped),
         ]
     }
 }

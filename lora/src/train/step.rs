@@ -68,7 +68,7 @@ impl Outcome {
         self.loss += head.loss;
         self.preferences.add(rows, head);
         self.saturated += head.saturated;
-        self.clipped += head.clipped;
+        self.clipped += head.clipped.unwrap_or(0);
         self.undecided += head.undecided;
     }
 }
@@ -289,7 +289,7 @@ impl Batch<'_> {
                     tails.reference[answer] = reference.map_or(0.0, |range| forward.sum(&tail(range)));
                 }
             }
-            if let (true, [chosen, rejected]) = (self.objective.weighting(), &answers[..]) {
+            if let (true, [chosen, rejected]) = (self.objective.weighting(), answers) {
                 let aligned = [chosen, rejected].map(|scored| {
                     let tokens = forward.tokens(&scored.policy).iter().zip(forward.log_sum_squares(&scored.policy));
                     tokens.map(|(&logp, sum_squares)| f64::from(logp) - sum_squares).collect::<Vec<_>>()

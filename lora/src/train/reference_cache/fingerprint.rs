@@ -113,16 +113,20 @@ mod tests {
             config: text("c"),
             reference: text("base"),
             precision: text("f32"),
+            logp_temperature: 1.0,
             arithmetic: text("cpu avx2"),
         }
     }
 
     #[test]
     fn what_differs_is_named() {
-        let other =
-            Fingerprint { weights: "x".to_owned(), precision: "bf16".to_owned(), program: "1 b".to_owned(), ..some() };
+        let (weights, precision, program) = ("x".to_owned(), "bf16".to_owned(), "1 b".to_owned());
+        let other = Fingerprint { weights, precision, program, logp_temperature: 0.8, ..some() };
         assert_eq!(some().differences(&some()), Vec::<&str>::new());
-        assert_eq!(some().differences(&other), ["the weights", "--precision", "the build of this program"]);
+        assert_eq!(
+            some().differences(&other),
+            ["the weights", "--precision", "--logp-temperature", "the build of this program"]
+        );
         let other = Fingerprint {
             config: "x".to_owned(),
             reference: "y".to_owned(),
