@@ -23,8 +23,8 @@ import argparse
 import json
 import os
 import pathlib
-import sys
-import warnings
+
+import oracle
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", type=pathlib.Path, required=True)
@@ -39,8 +39,7 @@ parser.add_argument("--sum-tolerance", type=float, default=1e-3)
 parser.add_argument("--threads", type=int, default=2)
 args = parser.parse_args()
 
-os.environ.update(OMP_NUM_THREADS=str(args.threads), TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
-warnings.filterwarnings("ignore")
+oracle.before_imports(args.threads)
 
 import peft  # noqa: E402  the environment above must be set first
 import torch  # noqa: E402
@@ -49,19 +48,11 @@ from alone import new_rotary_embeddings, policy_and_reference, token_logps  # no
 from safetensors.torch import load_file  # noqa: E402
 from trl.data_utils import extract_prompt  # noqa: E402
 
-transformers.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-torch.set_num_threads(args.threads)
+oracle.after_imports(args.threads)
 
 # half a unit in the last place, relative to the value
 ROUNDING = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
-failures = []
-
-
-def check(ok, what):
-    print(("ok    " if ok else "FAIL  ") + what)
-    if not ok:
-        failures.append(what)
+check = oracle.Checks()
 
 
 def load_model(folder, **options):
@@ -224,8 +215,7 @@ def main():
     sequences = check_scores(adapted)
     if args.merged:
         check_merged(adapted, sequences)
-    if failures:
-        sys.exit(f"{len(failures)} of the checks failed")
+    check.end()
 
 
 main()

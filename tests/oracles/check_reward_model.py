@@ -16,10 +16,9 @@ The model is `AutoModelForSequenceClassification(num_labels=1)` in float32 with 
 """
 import argparse
 import json
-import os
 import pathlib
-import sys
-import warnings
+
+import oracle
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", type=pathlib.Path, required=True)
@@ -32,8 +31,7 @@ parser.add_argument("--tolerance", type=float, default=1e-4)
 parser.add_argument("--threads", type=int, default=2)
 args = parser.parse_args()
 
-os.environ.update(OMP_NUM_THREADS=str(args.threads), TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
-warnings.filterwarnings("ignore")
+oracle.before_imports(args.threads)
 
 import peft  # noqa: E402  the environment above must be set first
 import torch  # noqa: E402
@@ -41,16 +39,8 @@ import transformers  # noqa: E402
 from alone import new_rotary_embeddings  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-transformers.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
-torch.set_num_threads(args.threads)
-failures = []
-
-
-def check(ok, what):
-    print(("ok    " if ok else "FAIL  ") + what)
-    if not ok:
-        failures.append(what)
+oracle.after_imports(args.threads)
+check = oracle.Checks()
 
 
 def load():
@@ -135,8 +125,7 @@ def main():
     wrong = [number for number, places in rows for a in places for b in places
              if ours[a] - ours[b] > 2 * bound and alone[a] <= alone[b]]
     check(not wrong, f"order: the answers of {len(rows)} rows are in our order (not: {wrong[:5]})")
-    if failures:
-        sys.exit(f"{len(failures)} of the checks failed")
+    check.end()
 
 
 main()

@@ -23,13 +23,13 @@ Prints one JSON object and, with `--out`, stores it in that file under the loss'
 import argparse
 import json
 import math
-import os
 import pathlib
 import platform
 import statistics
 import tempfile
 import time
-import warnings
+
+import oracle
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", type=pathlib.Path, required=True)
@@ -46,9 +46,7 @@ parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--out", type=pathlib.Path)
 args = parser.parse_args()
 
-os.environ.update(OMP_NUM_THREADS=str(args.threads), TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1",
-                  HF_DATASETS_CACHE=tempfile.mkdtemp(), HF_DATASETS_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
-warnings.filterwarnings("ignore")
+oracle.before_imports(args.threads)
 
 import peft  # noqa: E402  the environment above must be set first
 import torch  # noqa: E402
@@ -57,8 +55,7 @@ import trl  # noqa: E402
 from datasets import Dataset  # noqa: E402
 from trl.trainer import utils as trl_utils  # noqa: E402
 
-transformers.logging.set_verbosity_error()
-torch.set_num_threads(args.threads)
+oracle.after_imports(args.threads)
 # TRL applies the LM head to answer positions only when it is on a GPU; the numbers are the same, and the run is shorter
 trl_utils._use_triton = lambda device: True
 
@@ -66,17 +63,12 @@ BETA, SEED = 0.1, 0
 EXO_LABEL_SMOOTHING = 1e-3
 
 
-def read_rows(path, keys):
-    with open(path, encoding="utf-8") as lines:
-        return [{key: row[key] for key in keys} for row in map(json.loads, lines)]
-
-
 def unpaired(pair):
     return [{"prompt": pair["prompt"], "completion": pair[side], "label": side == "chosen"} for side in ("chosen", "rejected")]
 
 
 def trainer():
-    pairs = read_rows(args.eval, ("prompt", "chosen", "rejected"))
+    pairs = oracle.read_rows(args.eval, ("prompt", "chosen", "rejected"))
     common = dict(
         output_dir=tempfile.mkdtemp(), num_train_epochs=1, max_steps=args.max_steps, learning_rate=args.learning_rate,
         lr_scheduler_type="linear", warmup_steps=0, weight_decay=0.0, max_grad_norm=1.0, beta=BETA, seed=SEED,
@@ -86,13 +78,13 @@ def trainer():
         # one forward of the whole batch: TRL takes the mismatched answers from within it
         config = trl.KTOConfig(per_device_train_batch_size=args.batch_size, **common)
         make = trl.KTOTrainer
-        train = read_rows(args.train, ("prompt", "completion", "label"))
+        train = oracle.read_rows(args.train, ("prompt", "completion", "label"))
         held_out = [row for pair in pairs for row in unpaired(pair)]
     else:
         smoothing = EXO_LABEL_SMOOTHING if args.loss == "exo_pair" else 0.0
         config = trl.DPOConfig(per_device_train_batch_size=1, gradient_accumulation_steps=args.batch_size,
                                loss_type=[args.loss], label_smoothing=smoothing, **common)
-        make, train, held_out = trl.DPOTrainer, read_rows(args.train, ("prompt", "chosen", "rejected")), pairs
+        make, train, held_out = trl.DPOTrainer, oracle.read_rows(args.train, ("prompt", "chosen", "rejected")), pairs
     lora = peft.LoraConfig(
         r=16, lora_alpha=32, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])

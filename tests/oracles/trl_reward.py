@@ -13,13 +13,13 @@ warm-up, gradients clipped at norm 1. TRL draws the head's first values from the
 import argparse
 import json
 import math
-import os
 import pathlib
 import platform
 import statistics
 import tempfile
 import time
-import warnings
+
+import oracle
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", type=pathlib.Path, required=True)
@@ -35,9 +35,7 @@ parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--out", type=pathlib.Path)
 args = parser.parse_args()
 
-os.environ.update(OMP_NUM_THREADS=str(args.threads), TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1",
-                  HF_DATASETS_CACHE=tempfile.mkdtemp(), HF_DATASETS_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
-warnings.filterwarnings("ignore")
+oracle.before_imports(args.threads)
 
 import peft  # noqa: E402  the environment above must be set first
 import torch  # noqa: E402
@@ -45,13 +43,12 @@ import transformers  # noqa: E402
 import trl  # noqa: E402
 from datasets import Dataset  # noqa: E402
 
-transformers.logging.set_verbosity_error()
-torch.set_num_threads(args.threads)
+oracle.after_imports(args.threads)
 
 
-def read_rows(path):
-    with open(path, encoding="utf-8") as lines:
-        return Dataset.from_list([{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in map(json.loads, lines)])
+def pairs_of(path):
+    return Dataset.from_list(oracle.read_rows(path, ("prompt", "chosen", "rejected")))
+
 
 
 def main():
@@ -70,7 +67,7 @@ def main():
         r=16, lora_alpha=32, lora_dropout=0.0, bias="none", task_type="SEQ_CLS", modules_to_save=["score"],
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     made = trl.RewardTrainer(
-        model=model, args=config, train_dataset=read_rows(args.train), eval_dataset=read_rows(args.eval),
+        model=model, args=config, train_dataset=pairs_of(args.train), eval_dataset=pairs_of(args.eval),
         processing_class=transformers.AutoTokenizer.from_pretrained(args.model), peft_config=lora)
     start = time.monotonic()
     made.train()

@@ -254,18 +254,7 @@ fn dpo_of_a_fresh_adapter_is_exactly_ln_2() {
 fn exo_with_the_authors_targets_is_lowest_at_a_margin_of_ten() {
     let objective =
         Objective::new("exo", &[("log_eps", KnobValue::Number(-10.0)), ("beta", KnobValue::Number(0.5))]).unwrap();
-    let row = RowLogps {
-        policy: vec![-30.0, -60.0],
-        reference: vec![-45.0, -55.0],
-        lens: vec![9, 9],
-        target: RowTarget::Pair,
-        tails: None,
-        weight: 1.0,
-        policy_weight: 1.0,
-        numbers: RowNumbers::default(),
-        mismatched: None,
-    };
-    let head = whole(&objective, std::slice::from_ref(&row), &Statistics::default()).unwrap();
+    let head = alone(&objective, &pair([-30.0, -60.0], &[-45.0, -55.0], [9, 9]));
     assert_close(head.loss, -(-10f64).exp().ln_1p(), 1.0, format_args!("the minimum, -ln(1 + e^-10)"));
     assert_close(head.d_policy[0][0], 0.0, 1.0, format_args!("the derivative at the minimum"));
 }
@@ -783,26 +772,16 @@ fn what_does_not_fit_is_refused() {
 fn a_ranking_is_the_mean_over_its_pairs() {
     let row = |policy: &[f64], rewards: &[f64]| RowLogps {
         policy: policy.to_vec(),
-        reference: Vec::new(),
         lens: vec![1; policy.len()],
         target: RowTarget::Rewards(rewards.to_vec()),
-        tails: None,
-        weight: 1.0,
-        policy_weight: 1.0,
-        numbers: RowNumbers::default(),
-        mismatched: None,
+        ..pair([0.0; 2], &[], [1; 2])
     };
     let (rank, bt) = (Objective::new("instructgpt", &[]).unwrap(), Objective::new("reward", &[]).unwrap());
-    let loss = |objective: &Objective, row: RowLogps| {
-        whole(objective, std::slice::from_ref(&row), &Statistics::default()).unwrap()
-    };
-    let pair = |chosen: f64, rejected: f64| {
-        loss(&bt, RowLogps { target: RowTarget::Pair, ..row(&[chosen, rejected], &[]) }).loss
-    };
-    let ties = loss(&rank, row(&[0.5, -1.5, 2.0], &[3.0, 1.0, 3.0]));
-    assert_close(ties.loss, (pair(0.5, -1.5) + pair(2.0, -1.5)) / 2.0, 1.0, format_args!("two pairs of three"));
+    let of_pair = |chosen: f64, rejected: f64| alone(&bt, &pair([chosen, rejected], &[], [1; 2])).loss;
+    let ties = alone(&rank, &row(&[0.5, -1.5, 2.0], &[3.0, 1.0, 3.0]));
+    assert_close(ties.loss, (of_pair(0.5, -1.5) + of_pair(2.0, -1.5)) / 2.0, 1.0, format_args!("two pairs of three"));
     assert_eq!(ties.rewards, [[0.5, -1.5, 2.0]]);
-    let equal = loss(&rank, row(&[0.5, -1.5], &[2.0, 2.0]));
+    let equal = alone(&rank, &row(&[0.5, -1.5], &[2.0, 2.0]));
     assert_eq!((equal.loss, &equal.d_policy[..]), (0.0, &[vec![0.0, 0.0]][..]));
     assert_eq!((ties.undecided, equal.undecided), (0, 1));
     assert!(rank.undecided_warning(1, 9).unwrap().starts_with("1 of 9 rows have one answer or equal rewards"));
