@@ -72,7 +72,7 @@ mod source_tests;
 #[cfg(test)]
 mod token_cache_tests;
 
-pub use ahead::for_each_batch;
+pub use ahead::{for_each_ahead, for_each_batch};
 pub use columns::{ColumnMap, ColumnMapError};
 pub use dataset::{Dataset, EncodedPrompt, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split, prompts};
 pub use duplicates::{Repeat, Repeats};
