@@ -176,6 +176,7 @@ impl Step {
             max_grad_norm: 1.0,
             epochs: 1,
             max_steps: None,
+            max_completions: None,
             batch_size: PAIRS,
             micro_batch_tokens: MICRO_BATCH_TOKENS,
             max_length: MAX_LENGTH,

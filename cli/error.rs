@@ -161,9 +161,11 @@ impl From<TrainError> for CliError {
             TrainError::Kernel(error) => error.into(),
             TrainError::Data(error) => error.into(),
             TrainError::Adapter(error) => error.into(),
-            TrainError::NonFinite { .. } => CliError::NonFinite(text),
-            TrainError::BatchOfOne { .. } | TrainError::NoReferenceData { .. } => CliError::Usage(text),
-            TrainError::MissingColumn { .. } => CliError::Input(text),
+            TrainError::NonFinite { .. } | TrainError::NonFiniteEvaluation { .. } => CliError::NonFinite(text),
+            TrainError::BatchOfOne { .. } | TrainError::NoReferenceData { .. } | TrainError::NoCompletions { .. } => {
+                CliError::Usage(text)
+            }
+            TrainError::MissingColumn { .. } | TrainError::OneRow { .. } => CliError::Input(text),
             TrainError::Memory { .. } => CliError::OutOfMemory(text),
             TrainError::NoSteps { .. } => CliError::Usage(text),
             _ => CliError::Runtime(text),

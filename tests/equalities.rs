@@ -12,7 +12,7 @@ use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::data::{EncodedRow, Encoder};
 use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective, Scores};
-use align_lora::train::{Batch, Branch, Outcome, Role, Scorers, Scoring, Tree};
+use align_lora::train::{Batch, Branch, Forest, Outcome, Role, Scorers, Scoring, Tree};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -235,7 +235,7 @@ fn a_batch_is_its_micro_batches() {
             assert!(parts.micro_batches > 1, "{}: a budget of {budget} splits the batch", name);
             let error = (parts.loss - whole.loss).abs();
             assert!(error <= 1e-12 * whole.loss.abs().max(1.0), "{}: loss {} and {}", name, parts.loss, whole.loss);
-            assert_eq!(parts.preferences.means().kl.is_some(), whole.preferences.means().kl.is_some());
+            same_report(name, &parts, &whole);
             for (id, want) in &want {
                 let norm = want.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
                 let pairs = got[id].iter().zip(want);
@@ -243,6 +243,62 @@ fn a_batch_is_its_micro_batches() {
                 assert!(distance <= 1e-4 * norm, "{}: {id:?} differs by {distance:e} of {norm:e}", name);
             }
         }
+    }
+}
+
+/// Everything that a step reports: counts exactly, means but for the order of their f64 sums.
+fn same_report(name: &str, parts: &Outcome, whole: &Outcome) {
+    let counts = |outcome: &Outcome| [outcome.saturated, outcome.clipped, outcome.undecided];
+    assert_eq!(counts(parts), counts(whole), "{name}");
+    let means = |outcome: &Outcome| {
+        let means = outcome.preferences.means();
+        [
+            means.rewards_chosen,
+            means.rewards_rejected,
+            means.rewards_accuracies,
+            means.rewards_margins,
+            means.logps_chosen,
+            means.logps_rejected,
+            means.kl,
+            outcome.preferences.logps_accuracies(),
+        ]
+    };
+    for (part, whole) in means(parts).into_iter().zip(means(whole)) {
+        assert_eq!(part.is_some(), whole.is_some(), "{name}");
+        let (part, whole) = (part.unwrap_or(0.0), whole.unwrap_or(0.0));
+        assert!((part - whole).abs() <= 1e-12 * whole.abs().max(1.0), "{name}: {part} and {whole}");
+    }
+}
+
+/// Where all answers are scored before the first backward pass, the passes that follow have no rows of the reference, and their gradients
+/// are those of passes that do.
+#[test]
+fn what_the_reference_has_said_is_not_computed_again() {
+    let dir = model_dir("tiny-llama");
+    let model = load(&dir, 2);
+    let adapter = adapter(&model, 0.02);
+    for (name, budget) in [("kto_pair", 300), ("aot_pair", 300), ("exo_rw", 1)] {
+        let objective = Objective::new(name, &[]).unwrap();
+        let rows = rows(&model, &dir, objective.data(), 6);
+        let scoring = scoring_of(&objective, &model, &adapter);
+        let batch = Batch {
+            objective: &objective,
+            rows: &rows,
+            max_length: MAX_LENGTH,
+            micro_batch_tokens: budget,
+            step: 1,
+            history: History::default(),
+        };
+        let reference_rows = std::cell::RefCell::new(Vec::new());
+        let mut grads = ParamGrads::default();
+        let kept = |forest: &Forest, _| {
+            reference_rows.borrow_mut().push(forest.plan.reference);
+            Some(usize::MAX)
+        };
+        batch.gradients(&scoring, None, &kept, &mut grads).unwrap();
+        let reference_rows = reference_rows.into_inner();
+        assert!(reference_rows.len() > 1, "{name}: the budget splits the batch");
+        assert!(reference_rows.iter().all(|rows| *rows == 0), "{name}: {reference_rows:?}");
     }
 }
 

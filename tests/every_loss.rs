@@ -79,6 +79,7 @@ fn train(name: &str, objective: Objective, model: &Model, rows: &[EncodedRow]) {
         max_grad_norm: 1.0,
         epochs: 1,
         max_steps: Some(STEPS),
+        max_completions: None,
         batch_size: BATCH,
         micro_batch_tokens: 1 << 20,
         max_length: MAX_LENGTH,

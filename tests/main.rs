@@ -16,3 +16,4 @@ mod reference_cache;
 mod reward_model;
 mod rows;
 mod sources;
+mod train_runs;

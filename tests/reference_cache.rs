@@ -68,6 +68,10 @@ impl Runs {
             fs::write(folder.path().join(file), lines[..ROWS].join("\n")).unwrap();
             fs::write(folder.path().join(format!("eval-{file}")), lines[ROWS..ROWS + 4].join("\n")).unwrap();
         }
+        for prefix in ["", "eval-"] {
+            let pairs = read_lines(&folder.path().join(format!("{prefix}pairs.jsonl")));
+            write_lines(&folder.path().join(format!("{prefix}scored.jsonl")), &scored(&pairs));
+        }
         Runs { folder, model: committed_goldens().join("tiny-llama/model"), loss }
     }
 
@@ -76,7 +80,11 @@ impl Runs {
     }
 
     fn data(&self) -> &'static str {
-        if self.loss == "kto" { "kto.jsonl" } else { "pairs.jsonl" }
+        match self.loss {
+            "kto" => "kto.jsonl",
+            "exo_rw" => "scored.jsonl",
+            _ => "pairs.jsonl",
+        }
     }
 
     fn arguments(&self, name: &str, more: &[&str]) -> Vec<String> {
@@ -149,26 +157,43 @@ impl Runs {
     }
 }
 
+/// Each pair's answers, and those of the next one.
+fn scored(pairs: &[Value]) -> Vec<Value> {
+    let both = |row: &Value| [row["chosen"].clone(), row["rejected"].clone()];
+    let row = |(i, row): (usize, &Value)| {
+        let completions = [both(row), both(&pairs[(i + 1) % pairs.len()])].concat();
+        serde_json::json!({"prompt": row["prompt"], "completions": completions, "rewards": [1.0, -0.5, 0.25, 0.0]})
+    };
+    pairs.iter().enumerate().map(row).collect()
+}
+
 #[test]
 fn no_number_depends_on_the_cache() {
-    // rows without statistics, with mismatched answers, with statistics of the whole batch
-    for loss in ["dpo", "kto", "kto_pair"] {
+    // in several passes, in one, with dropout
+    let common: [(&str, &[&str]); 3] =
+        [("split", &[]), ("whole", &["--micro-batch-tokens", "100000"]), ("dropout", &["--lora-dropout", "0.1"])];
+    // a row's answers in several passes
+    let cut: [(&str, &[&str]); 2] = [
+        ("cut", &["--micro-batch-tokens", "150"]),
+        ("cut-dropout", &["--micro-batch-tokens", "150", "--lora-dropout", "0.1"]),
+    ];
+    // rows without statistics, with mismatched answers, with statistics of the whole batch, with more than two answers
+    for (loss, variants) in [("dpo", &common[..]), ("kto", &common), ("kto_pair", &common), ("exo_rw", &cut)] {
         let runs = Runs::new(loss);
-        for one_pass in [false, true] {
-            let passes: &[&str] = if one_pass { &["--micro-batch-tokens", "100000"] } else { &[] };
-            let name = |what: &str| format!("{what}-{one_pass}");
-            let off = runs.off(&name("off"), passes);
+        for (variant, flags) in variants {
+            let name = |what: &str| format!("{what}-{variant}");
+            let off = runs.off(&name("off"), flags);
             assert!(!off.says("reference log-probs in"), "{loss}: {}", off.run.stderr);
-            let in_memory = runs.run(&name("memory"), &[&["--reference-cache", "memory"][..], passes].concat());
+            let in_memory = runs.run(&name("memory"), &[&["--reference-cache", "memory"][..], flags].concat());
             in_memory.is(&off);
             let [computed, read] = in_memory.counts();
             assert!(computed > 0 && read > 0, "{loss}: {computed} computed, {read} read");
             let folder = runs.file(&name("cache"));
-            let with = [&["--reference-cache", &folder][..], passes].concat();
+            let with = [&["--reference-cache", &folder][..], flags].concat();
             let cold = runs.run(&name("cold"), &with);
             cold.is(&off);
             assert_eq!(cold.counts(), [computed, read], "{loss}");
-            if loss != "kto" {
+            if loss == "dpo" || loss == "kto_pair" {
                 // every answer once: those of the evaluation too
                 assert_eq!(computed, ANSWERS.iter().sum::<u64>(), "{loss}");
             }
@@ -391,10 +416,19 @@ fn score_and_eval_read_the_same_cache() {
     assert!(known.stderr.contains(&format!("{} answers", ANSWERS[0])), "{}", known.stderr);
     assert_eq!(known.stdout, align(&arguments("eval", "off")).ok().stdout);
     // a loss that reads more of each token's distribution finds the same log-probs
-    let weighted =
-        |cache: &str| align(&[&arguments("eval", cache)[..], &["--loss", "wpo"].map(str::to_owned)].concat()).ok();
-    assert!(weighted(&cache).stderr.contains(&format!("{} answers", ANSWERS[0])));
-    assert_eq!(weighted(&cache).stdout, weighted("off").stdout);
+    for precision in ["f32", "bf16"] {
+        let eval = |loss: &str, cache: &str| {
+            let mut all = arguments("eval", cache);
+            let at = all.iter().position(|argument| argument == "f32").unwrap();
+            all[at] = precision.to_owned();
+            all.extend(["--loss", loss].map(str::to_owned));
+            align(&all).ok()
+        };
+        eval("dpo", &cache);
+        let weighted = eval("wpo", &cache);
+        assert!(weighted.stderr.contains(&format!("{} answers", ANSWERS[0])), "{precision}: {}", weighted.stderr);
+        assert_eq!(weighted.stdout, eval("wpo", "off").stdout, "{precision}");
+    }
     assert_eq!(runs.run("train", &[]).counts()[0], ANSWERS[1], "the held-out answers alone are new");
 }
 
@@ -463,6 +497,7 @@ fn the_plan_knows_what_is_cached() {
                 max_grad_norm: 1.0,
                 epochs,
                 max_steps: None,
+                max_completions: None,
                 batch_size: 8,
                 micro_batch_tokens: 4096,
                 max_length: 256,

@@ -130,6 +130,9 @@ pub struct TrainArgs {
         help_heading = "Run"
     )]
     pub batch_size: Option<u64>,
+    /// Take so many of a row's scored answers in a step, others in each epoch; evaluations take all [default: all]
+    #[arg(long, value_name = "K", alias = "max_completions", value_parser = clap::value_parser!(u64).range(2..=u64::from(u32::MAX)), help_heading = "Run")]
+    pub max_completions: Option<u64>,
     /// TRL's name for a larger batch: multiplies --batch-size (--micro-batch-tokens bounds the memory)
     #[arg(long, alias = "gradient_accumulation_steps", value_name = "N", default_value_t = 1, value_parser = positive(), help_heading = "Run")]
     pub gradient_accumulation_steps: u64,

@@ -1,12 +1,12 @@
 //! `eval`: loss, rewards and accuracies over a data set.
 
 use super::{print, print_json};
-use crate::args::EvalArgs;
+use crate::args::{EvalArgs, ReferenceChoice};
 use crate::data::{self, DataOptions};
 use crate::error::CliError;
 use crate::loaded;
 use crate::reference_cache;
-use crate::report;
+use crate::report::{self, say};
 use align_engine::model::adapters::Adapters;
 use align_lora::data::Needs;
 use align_lora::objective::{self, DataKind, History, KnobKind, KnobValue, Objective, Scores};
@@ -20,6 +20,10 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
     if objective.scores() == Scores::Reward && args.model.adapter.is_none() {
         let name = objective.name();
         return Err(CliError::Usage(format!("--loss {name} is about a reward model: give its --adapter")));
+    }
+    if !objective.reference() && args.reference != ReferenceChoice::Base {
+        let name = objective.name();
+        return Err(CliError::Usage(format!("--reference: loss {name} reads no reference; leave the flag out")));
     }
     let max_length = loaded::max_length(&args.data, &run);
     let temperature = loaded::logp_temperature(&args.logp, &run)?;
@@ -49,6 +53,9 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             extras: objective.weighting(),
             cache: cache.clone(),
         };
+        if objective.reference_data() {
+            say!("evaluations of loss {} leave its term for --reference-data out", objective.name());
+        }
         let encoder = loaded.encoder_of(&objective, args.model.chat_template.as_deref(), max_length, &args.data)?;
         let files = loaded.data_files(&args.data, |demo| match objective.data() {
             DataKind::KWay => demo.scored.clone(),

@@ -10,8 +10,9 @@ use align_engine::autograd::Mode;
 use align_engine::model::adapters::Adapters;
 use align_lora::adapter::Adapter;
 use align_lora::data::{Answer, Encoded, EncodedRow, LongAnswers, Needs, Target, pack};
-use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree};
+use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree, piece_tokens, pieces};
 use serde_json::{Map, Value, json};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Records that are encoded, packed and printed together.
@@ -98,32 +99,46 @@ fn score(scoring: &Scoring<'_>, outcomes: &[Encoded], args: &ScoreArgs) -> Resul
             Encoded::Dropped { .. } => None,
         })
         .collect();
-    let lengths: Vec<usize> = kept.iter().map(|(_, row)| row.tree_tokens()).collect();
-    for members in pack(&lengths, args.pack.micro_batch_tokens as usize) {
-        let rows: Vec<(usize, &EncodedRow)> = members.iter().map(|&member| kept[member]).collect();
-        let trees: Vec<Tree<'_>> = rows.iter().map(|(_, row)| tree(row)).collect();
+    let limit = args.pack.micro_batch_tokens as usize;
+    // as training cuts them
+    let pieces: Vec<(usize, Range<usize>)> = kept
+        .iter()
+        .enumerate()
+        .flat_map(|(place, (_, row))| pieces(row, limit).into_iter().map(move |answers| (place, answers)))
+        .collect();
+    let lengths: Vec<usize> =
+        pieces.iter().map(|(place, answers)| piece_tokens(kept[*place].1, answers.clone())).collect();
+    let mut answers: Vec<Vec<Value>> = kept.iter().map(|(_, row)| vec![Value::Null; row.answers.len()]).collect();
+    for members in pack(&lengths, limit) {
+        let pieces: Vec<&(usize, Range<usize>)> = members.iter().map(|&member| &pieces[member]).collect();
+        let trees: Vec<Tree<'_>> = pieces.iter().map(|(place, answers)| tree(kept[*place].1, answers)).collect();
         let forward = scoring.forward(&trees, Mode::Inference, None, 0)?;
         let mut scored = forward.answers().iter();
-        for (place, row) in rows {
-            let answers: Vec<Value> =
-                row.answers.iter().zip(scored.by_ref()).map(|(a, s)| answer(a, s, &forward, args)).collect();
-            let object = objects[place].as_object_mut().expect("made above");
-            object.insert("prompt_tokens".into(), row.prompt.len().into());
-            match (&row.target, answers) {
-                (Target::Pair, answers) => {
-                    for (name, answer) in ["chosen", "rejected"].into_iter().zip(answers) {
-                        object.insert(name.into(), answer);
-                    }
+        for (place, of_piece) in pieces {
+            let row = kept[*place].1;
+            for (i, scored) in of_piece.clone().zip(scored.by_ref()) {
+                check_finite(row, i, scored, &forward)?;
+                answers[*place][i] = answer(&row.answers[i], scored, &forward, args);
+            }
+        }
+    }
+    for ((place, row), answers) in kept.into_iter().zip(answers) {
+        let object = objects[place].as_object_mut().expect("made above");
+        object.insert("prompt_tokens".into(), row.prompt.len().into());
+        match (&row.target, answers) {
+            (Target::Pair, answers) => {
+                for (name, answer) in ["chosen", "rejected"].into_iter().zip(answers) {
+                    object.insert(name.into(), answer);
                 }
-                (Target::Label(_) | Target::Sequence, mut answers) => {
-                    object.insert("completion".into(), answers.remove(0));
+            }
+            (Target::Label(_) | Target::Sequence, mut answers) => {
+                object.insert("completion".into(), answers.remove(0));
+            }
+            (Target::Rewards(_), answers) => {
+                if let Scorers::Reward { .. } = scoring.scorers {
+                    object.insert("ranking".into(), ranking(&answers).into());
                 }
-                (Target::Rewards(_), answers) => {
-                    if let Scorers::Reward { .. } = scoring.scorers {
-                        object.insert("ranking".into(), ranking(&answers).into());
-                    }
-                    object.insert("completions".into(), answers.into());
-                }
+                object.insert("completions".into(), answers.into());
             }
         }
     }
@@ -139,8 +154,23 @@ fn head(row: usize, id: &Option<Value>) -> Map<String, Value> {
     object
 }
 
-fn tree(row: &EncodedRow) -> Tree<'_> {
-    let branches = row.answers.iter().map(|answer| Branch::of(answer, Role::Detached)).collect();
+/// JSON has no number for what is not finite, and no ranking a place.
+fn check_finite(row: &EncodedRow, answer: usize, scored: &Scored, forward: &Forward) -> Result<(), CliError> {
+    for range in [Some(&scored.policy), scored.reference.as_ref()].into_iter().flatten() {
+        if let Some(number) = forward.tokens(range).iter().find(|number| !number.is_finite()) {
+            let id = row.id.as_ref().map_or(String::new(), |id| format!(" (id {id})"));
+            return Err(CliError::NonFinite(format!(
+                "row {}{id}, answer {answer}: the model gives {number}; look at the row with `inspect`, and at where the weights \
+                 of the model and the adapter come from",
+                row.row
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn tree<'a>(row: &'a EncodedRow, answers: &Range<usize>) -> Tree<'a> {
+    let branches = row.answers[answers.clone()].iter().map(|answer| Branch::of(answer, Role::Detached)).collect();
     Tree { prompt: &row.prompt, branches }
 }
 

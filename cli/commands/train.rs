@@ -44,6 +44,9 @@ fn train(
     if args.eval_steps.is_some() && args.eval_data.is_empty() && args.eval_fraction.is_none() && !demo_evaluates {
         return Err(CliError::Usage("--eval-steps needs held-out rows: give --eval-data or --eval-fraction".into()));
     }
+    if args.max_completions.is_some() && kind != Needs::Rewards {
+        return Err(TrainError::NoCompletions { loss: objective.name() }.into());
+    }
     match (objective.reference_data(), args.reference_data.is_empty()) {
         (true, true) => return Err(TrainError::NoReferenceData { loss: objective.name() }.into()),
         (false, false) => {
@@ -236,6 +239,7 @@ fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         max_grad_norm: in_range("max-grad-norm", args.max_grad_norm, 0.0, f64::MAX)?,
         epochs: args.epochs.unwrap_or(if demo { demo::EPOCHS } else { 1 }),
         max_steps: args.max_steps,
+        max_completions: args.max_completions.map(|most| most as usize),
         batch_size: (args.batch_size.unwrap_or(8) * args.gradient_accumulation_steps) as usize,
         micro_batch_tokens: args.pack.micro_batch_tokens as usize,
         max_length: args.data.max_length.unwrap_or(MAX_LENGTH) as usize,

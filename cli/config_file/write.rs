@@ -115,6 +115,9 @@ pub fn resolved(
     if let Some(steps) = options.max_steps {
         put("max-steps", integer(steps));
     }
+    if let Some(most) = options.max_completions {
+        put("max-completions", integer(most as u64));
+    }
     if let Some(steps) = options.eval_steps {
         put("eval-steps", integer(steps));
     }

@@ -14,14 +14,22 @@ use std::thread::Builder;
 /// Those of [`Dataset::rows`] and of `each`.
 pub fn for_each_batch<'b, E: From<DataError>>(
     data: &Dataset,
-    batches: impl Iterator<Item = &'b [u32]> + Send,
-    mut each: impl FnMut(Vec<EncodedRow>) -> Result<ControlFlow<()>, E>,
+    mut batches: impl Iterator<Item = &'b [u32]> + Send,
+    each: impl FnMut(Vec<EncodedRow>) -> Result<ControlFlow<()>, E>,
 ) -> Result<(), E> {
-    let batches = Mutex::new(batches);
-    let next = || {
-        let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).next()?;
-        Some(data.rows(batch))
-    };
+    for_each_ahead(|| Some(data.rows(batches.next()?)), each)
+}
+
+/// The same for whatever `next` reads: a thread calls it once ahead.
+///
+/// # Errors
+/// Those of `next` and of `each`.
+pub fn for_each_ahead<T: Send, E: From<DataError>>(
+    next: impl FnMut() -> Option<Result<T, DataError>> + Send,
+    mut each: impl FnMut(T) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    let next = Mutex::new(next);
+    let next = || next.lock().unwrap_or_else(PoisonError::into_inner)();
     // no place in the channel: the batch that waits to be taken is the one ahead
     let (give, take) = sync_channel(0);
     std::thread::scope(|scope| {
@@ -43,9 +51,9 @@ pub fn for_each_batch<'b, E: From<DataError>>(
     })
 }
 
-fn until_break<E: From<DataError>>(
-    batches: impl Iterator<Item = Result<Vec<EncodedRow>, DataError>>,
-    each: &mut impl FnMut(Vec<EncodedRow>) -> Result<ControlFlow<()>, E>,
+fn until_break<T, E: From<DataError>>(
+    batches: impl Iterator<Item = Result<T, DataError>>,
+    each: &mut impl FnMut(T) -> Result<ControlFlow<()>, E>,
 ) -> Result<(), E> {
     for rows in batches {
         if each(rows?)?.is_break() {

@@ -181,6 +181,15 @@ impl Dataset {
         &self.encoder
     }
 
+    /// File and 1-based line of a record, [`EncodedRow::row`]; in Parquet, the 1-based row. Counts the lines before it, so it is for
+    /// messages only.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] if the files cannot be read any more.
+    pub fn place(&self, record: usize) -> Result<(PathBuf, u64), DataError> {
+        Ok(self.sources.rows()?.place(record))
+    }
+
     /// Whether the rows are labelled ones made from pairs.
     pub fn is_unpaired(&self) -> bool {
         self.needs == Needs::Labels && self.survey.kind.is_some_and(|kind| kind.shape != Shape::Labelled)

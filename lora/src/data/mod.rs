@@ -76,7 +76,7 @@ mod source_tests;
 #[cfg(test)]
 mod token_cache_tests;
 
-pub use ahead::for_each_batch;
+pub use ahead::{for_each_ahead, for_each_batch};
 pub use columns::{ColumnMap, ColumnMapError};
 pub use dataset::{Dataset, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split};
 pub use duplicates::{Repeat, Repeats};

@@ -22,6 +22,13 @@ pub enum TrainError {
              Lower --learning-rate, or look at these rows with `inspect`"
     )]
     NonFinite { step: u64, what: String, rows: String },
+    /// The same in an evaluation.
+    #[error("evaluation: {what} is not finite; rows of the batch: {rows}. Look at these rows with `inspect`")]
+    NonFiniteEvaluation { what: String, rows: String },
+    #[error("loss `{loss}` compares each answer with another row's, and the data has one usable row: give at least 2")]
+    OneRow { loss: String },
+    #[error("loss `{loss}` reads no scored answers: --max-completions is for the losses that do")]
+    NoCompletions { loss: String },
     #[error("loss `{loss}` compares each answer with another row's: --batch-size 1 has no other row; use at least 2")]
     BatchOfOne { loss: String },
     #[error(

@@ -1,5 +1,6 @@
 //! Loss and rewards over a data set.
 
+use super::columns;
 use super::error::TrainError;
 use super::memory::{BatchCut, SingleLast};
 use super::metrics::{EvalMetrics, PreferenceSums};
@@ -34,6 +35,10 @@ pub fn evaluate(
     step: u64,
     epoch: f64,
 ) -> Result<EvalMetrics, TrainError> {
+    columns::check(objective, data)?;
+    if data.len() == 1 && objective.coupling() == Coupling::MismatchedRows {
+        return Err(TrainError::OneRow { loss: objective.name() });
+    }
     let order = data.order(Shuffle::Off, 0);
     let single_last = single_last_of_evaluation(objective.coupling());
     let cut = BatchCut { batch_size: batches.batch_size, single_last };
@@ -49,7 +54,7 @@ pub fn evaluate(
             step,
             history: batches.history.for_evaluation(),
         };
-        let outcome = batch.evaluate(scoring)?;
+        let outcome = batch.evaluate(scoring).map_err(of_evaluation)?;
         loss += outcome.loss * rows.len() as f64;
         rows_seen += rows.len() as u64;
         sums.merge(outcome.preferences);
@@ -62,6 +67,14 @@ pub fn evaluate(
         preferences: sums.means(),
         logps_accuracies: sums.logps_accuracies(),
     })
+}
+
+/// An evaluation has no step and no learning rate.
+fn of_evaluation(error: TrainError) -> TrainError {
+    match error {
+        TrainError::NonFinite { what, rows, .. } => TrainError::NonFiniteEvaluation { what, rows },
+        other => other,
+    }
 }
 
 /// A single last row has no other row to be compared with.

@@ -65,7 +65,7 @@ pub enum Scorers {
 }
 
 /// The rows of one forward pass, and where each answer's log-probs will stand.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Forest {
     pub plan: RowPlan,
     /// `[rows]` token ids

@@ -3,9 +3,11 @@
 //! Everything that is computed counts: adapters, gradients, optimiser, activations, scratch. The base weights do not: they are
 //! pages of their files, which the system takes back when it needs the memory.
 
-use super::forest::Forest;
+use super::forest::{Forest, Role};
 use super::size::Size;
+use super::step::Passes;
 use crate::data::{Dataset, Shuffle, pack};
+use crate::objective::Coupling;
 use align_engine::free_memory::free_bytes;
 use align_engine::model::adapters::Adapters;
 use align_engine::model::{Footprint, Gradients, Model, PassBytes, PassShape};
@@ -20,6 +22,21 @@ const UNCOUNTED: u64 = 12;
 /// Rows whose place in the run's order is looked at for the largest forward pass. Behind them a larger one may come, which then
 /// keeps fewer layers, and where that is not enough holds more than was planned.
 const ROWS_LOOKED_AT: usize = 4 << 20;
+/// Batches that are laid out, of those that fit one pass and of those that do not: how much a pass holds depends on more than its
+/// tokens, and the lengths of some rows are bounds.
+const MEASURED: usize = 8;
+/// Parts of the limit of which the cached log-probs of the reference may take one, where no file takes them.
+const CACHE_SHARE: u64 = 16;
+
+/// What a run may hold unless it is told.
+fn default_limit() -> u64 {
+    (free_bytes() as f64 * SHARE) as u64
+}
+
+/// What cached log-probs may take of the memory where nothing says how much there is.
+pub(super) fn default_cache_limit() -> u64 {
+    default_limit() / CACHE_SHARE
+}
 
 /// How much a run may hold, and what of it is held all the time.
 #[derive(Debug)]
@@ -61,19 +78,21 @@ pub struct Plan {
     pub layers_kept: usize,
     /// The rows of that pass.
     pub(super) pass: Forest,
+    /// The same with the rows of the reference that an earlier pass of its step has computed.
+    pub(super) with_reference: Forest,
     /// Tokens of the trees of a mean step.
     pub(super) mean_tokens: f64,
-    /// Whether that pass is the only one of its step.
-    pub(super) alone: bool,
+    /// See [`StepsKnown`].
+    pub(super) scored_first: f64,
     /// Steps of the run, and those of them that are in its first epoch.
     pub(super) steps: u64,
     pub(super) first_epoch: u64,
 }
 
 impl Plan {
-    /// Rows of the largest pass that are the reference's.
+    /// Rows of the reference for the answers of the largest pass.
     pub fn reference_rows(&self) -> usize {
-        self.pass.plan.reference
+        self.with_reference.plan.reference
     }
 
     /// Rows of the largest pass, those of the reference included.
@@ -96,7 +115,7 @@ impl<'m> Budget<'m> {
         let report = model.device().memory();
         let packed = report.names.get(gemm::PACKED).map_or(0, |used| used.in_use);
         let held = (report.in_use - packed) as u64;
-        let limit = limit.unwrap_or((free_bytes() as f64 * SHARE) as u64);
+        let limit = limit.unwrap_or_else(default_limit);
         // the parameters and two moments of each
         let state = 3 * footprint.gradient_bytes();
         Budget {
@@ -117,9 +136,9 @@ impl<'m> Budget<'m> {
         self.fitting(forest, gradients).map(|(kept, _)| kept)
     }
 
-    /// Bytes that the run may hold.
-    pub(super) fn limit(&self) -> u64 {
-        self.limit
+    /// Bytes that cached log-probs of the reference may take of what the run may hold.
+    pub(super) fn cache_limit(&self) -> u64 {
+        self.limit / CACHE_SHARE
     }
 
     /// Keeps so many bytes for cached log-probs.
@@ -147,23 +166,29 @@ impl<'m> Budget<'m> {
         self.footprint.packed_bytes(forest.plan.rows(), forest.scored_rows.len())
     }
 
-    /// What a run will hold whose largest pass with a backward pass is `train`, and the largest without `eval`.
-    pub(super) fn plan(&mut self, train: Largest, eval: Option<&Largest>) -> Result<Plan, TooLittle> {
+    /// Bytes of a pass beside what is held all the time, with all layers recomputed.
+    pub(super) fn least(&self, forest: &Forest, gradients: Gradients) -> u64 {
+        self.footprint.bytes(shape(forest), 0, gradients).peak + self.packed(forest)
+    }
+
+    /// What a run will hold whose largest pass with a backward pass is `train`, and those without, in training and in evaluations, `without`.
+    pub(super) fn plan(&mut self, train: LargestWithGradient, without: &[Forest]) -> Result<Plan, TooLittle> {
         self.room = without_uncounted(self.limit);
-        let Largest { pass, alone, mean_tokens } = train;
-        let (train, eval) = (&pass, eval.map(|largest| &largest.pass));
-        let gradients = if alone { Gradients::Fresh } else { Gradients::There };
-        let packed = eval.map_or(0, |forest| self.packed(forest)).max(self.packed(train));
-        let of_eval = eval.map_or(0, |forest| self.footprint.bytes(shape(forest), 0, Gradients::Fresh).peak);
-        let least = self.footprint.bytes(shape(train), 0, gradients).peak;
-        let needed = self.held + packed + least.max(of_eval);
-        let Some((layers_kept, bytes)) = self.fitting(train, gradients).filter(|_| needed <= self.room) else {
-            let largest = eval.filter(|_| of_eval > least).unwrap_or(train);
+        let gradients = train.gradients();
+        let LargestWithGradient { pass, with_reference, alone } = train;
+        let bytes = |forest: &Forest| self.footprint.bytes(shape(forest), 0, Gradients::Fresh).peak;
+        let largest_without = without.iter().max_by_key(|forest| bytes(forest));
+        let of_without = largest_without.map_or(0, bytes);
+        let packed = without.iter().map(|forest| self.packed(forest)).max().unwrap_or(0).max(self.packed(&pass));
+        let least = self.footprint.bytes(shape(&pass), 0, gradients).peak;
+        let needed = self.held + packed + least.max(of_without);
+        let Some((layers_kept, bytes)) = self.fitting(&pass, gradients).filter(|_| needed <= self.room) else {
+            let largest = largest_without.filter(|_| of_without > least).unwrap_or(&pass);
             let with_uncounted = needed + needed.div_ceil(UNCOUNTED - 1);
             let (needed, limit) = (Size(with_uncounted), Size(self.limit));
             return Err(TooLittle { needed, limit, rows: largest.plan.rows() });
         };
-        let most = bytes.peak.max(of_eval);
+        let most = bytes.peak.max(of_without);
         self.room = self.held + packed + most;
         let held_by_passes = bytes.layer_inputs + bytes.kept;
         // where there is one pass they come when the kept layers go
@@ -188,8 +213,9 @@ impl<'m> Budget<'m> {
             layers: self.layers,
             layers_kept,
             pass,
-            alone,
-            mean_tokens,
+            with_reference,
+            mean_tokens: 0.0,
+            scored_first: 0.0,
             steps: 0,
             first_epoch: 0,
         })
@@ -206,40 +232,141 @@ fn shape(forest: &Forest) -> PassShape<'_> {
     PassShape { plan: &forest.plan, scored, scored_with_gradient }
 }
 
-/// The largest forward pass of some steps.
-#[derive(Debug)]
+/// The largest forward passes of some steps.
+#[derive(Debug, Default)]
 pub(super) struct Largest {
-    pub pass: Forest,
-    /// Whether it is the only one of its step.
-    pub alone: bool,
-    /// Tokens of the trees of a mean step.
-    pub mean_tokens: f64,
+    pub with_gradient: Option<LargestWithGradient>,
+    pub without_gradient: Option<Forest>,
 }
 
-/// The rows of the optimiser step whose largest forward pass has the most tokens, among `steps` steps in the order of the run; and the
-/// tokens of a mean step. `mismatched`: each row comes with the answer of the one before, cut to so many tokens with its prompt.
-pub(super) fn largest_batch(
+/// The largest forward pass that has a backward pass.
+#[derive(Debug)]
+pub(super) struct LargestWithGradient {
+    pub pass: Forest,
+    /// The same with the rows of the reference that an earlier pass of its step has computed.
+    pub with_reference: Forest,
+    /// Whether it is the only one of its step.
+    pub alone: bool,
+}
+
+impl LargestWithGradient {
+    fn gradients(&self) -> Gradients {
+        if self.alone { Gradients::Fresh } else { Gradients::There }
+    }
+}
+
+impl Largest {
+    /// Looks at the passes of a step; `alone`: it has one with a backward pass.
+    pub(super) fn add(&mut self, passes: Passes, alone: bool, budget: &Budget<'_>) {
+        for with_reference in passes.with_gradient {
+            let pass = match passes.reference_is_known {
+                true => with_reference.without_reference(),
+                false => with_reference.clone(),
+            };
+            let found = LargestWithGradient { pass, with_reference, alone };
+            let bytes = |of: &LargestWithGradient| budget.least(&of.pass, of.gradients());
+            if self.with_gradient.as_ref().is_none_or(|known| bytes(known) < bytes(&found)) {
+                self.with_gradient = Some(found);
+            }
+        }
+        for found in passes.without_gradient {
+            let bytes = |forest: &Forest| budget.least(forest, Gradients::Fresh);
+            if self.without_gradient.as_ref().is_none_or(|known| bytes(known) < bytes(&found)) {
+                self.without_gradient = Some(found);
+            }
+        }
+    }
+}
+
+/// What the lengths of their rows say about some steps.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct StepsKnown {
+    /// Epoch and rows of the steps whose largest forward pass may have the most tokens.
+    pub candidates: Vec<(u64, Vec<u32>)>,
+    /// Tokens of the trees of a mean step.
+    pub mean_tokens: f64,
+    /// Share of the tokens that are in steps with passes before those for gradients.
+    pub scored_first: f64,
+}
+
+/// How the rows of a step become forward passes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cutting {
+    pub coupling: Coupling,
+    /// Rows of scored answers that do not fit into a pass are cut into several.
+    pub cuts_rows: bool,
+    pub micro_batch_tokens: usize,
+    pub max_length: usize,
+    /// With [`Role::Detached`] the passes are those of an evaluation.
+    pub role: Role,
+}
+
+/// What the lengths of a step's rows say.
+struct Bound {
+    /// Most tokens of its largest pass.
+    tokens: usize,
+    alone: bool,
+    /// Whether there are passes before those for gradients.
+    scored_first: bool,
+}
+
+impl Cutting {
+    fn bound(&self, data: &Dataset, batch: &[u32]) -> Bound {
+        let lengths = |place: usize| data.lengths(batch[place] as usize);
+        let own: Vec<usize> = (0..batch.len()).map(|place| lengths(place).tree).collect();
+        let whole = |place: usize| own[place] + self.mismatched(data, batch, place);
+        let whole: Vec<usize> = (0..batch.len()).map(whole).collect();
+        let all: usize = whole.iter().sum();
+        if all <= self.micro_batch_tokens {
+            return Bound { tokens: all, alone: true, scored_first: false };
+        }
+        let longest = own.iter().copied().max().unwrap_or(0);
+        let row_is_cut = self.cuts_rows && longest > self.micro_batch_tokens;
+        let tokens = match row_is_cut {
+            // of pieces, none has more than a pass may, or it is one answer
+            true => self.micro_batch_tokens.max(longest.min(self.max_length)),
+            false => {
+                let counted = if self.role == Role::Gradient { &own } else { &whole };
+                let tokens = |members: &Vec<usize>| members.iter().map(|&member| counted[member]).sum();
+                pack(&whole, self.micro_batch_tokens).iter().map(tokens).max().unwrap_or(0)
+            }
+        };
+        Bound { tokens, alone: false, scored_first: row_is_cut || self.coupling != Coupling::None }
+    }
+
+    /// Most tokens of the mismatched answer of a row.
+    fn mismatched(&self, data: &Dataset, batch: &[u32], place: usize) -> usize {
+        if self.coupling != Coupling::MismatchedRows {
+            return 0;
+        }
+        let before = data.lengths(batch[if place == 0 { batch.len() - 1 } else { place - 1 }] as usize);
+        let room = self.max_length.saturating_sub(data.lengths(batch[place] as usize).prompt);
+        // what did not fit behind its own prompt is there for this one
+        if before.tree >= self.max_length { room } else { room.min(before.tree - before.prompt) }
+    }
+}
+
+/// What is known of `steps` steps in the order of the run.
+pub(super) fn steps_known(
     data: &Dataset,
     shuffle: Shuffle,
     steps: u64,
     cut: BatchCut,
-    mismatched: Option<usize>,
-    micro_batch_tokens: usize,
-) -> (Vec<u32>, f64) {
-    let mut largest = (0, Vec::new());
-    let (mut all_tokens, mut looked_at) = (0, 0u64);
+    cutting: &Cutting,
+) -> StepsKnown {
+    let (mut alone, mut split) = (Top::default(), Top::default());
+    let (mut all_tokens, mut first_tokens, mut looked_at) = (0, 0, 0u64);
     let (mut steps, mut rows_left) = (steps, ROWS_LOOKED_AT);
     let mut epoch = 0;
     while steps > 0 && rows_left > 0 {
         let order = data.order(shuffle, epoch);
         for batch in cut.batches(&order) {
-            let lengths = tree_tokens(data, batch, mismatched);
-            all_tokens += lengths.iter().sum::<usize>();
+            let tokens: usize = batch.iter().map(|&row| data.lengths(row as usize).tree).sum();
+            let bound = cutting.bound(data, batch);
+            all_tokens += tokens;
+            first_tokens += if bound.scored_first { tokens } else { 0 };
             looked_at += 1;
-            let tokens = tokens_of_largest(&lengths, micro_batch_tokens);
-            if tokens > largest.0 {
-                largest = (tokens, batch.to_vec());
-            }
+            if bound.alone { &mut alone } else { &mut split }.add(bound.tokens, epoch, batch);
             rows_left = rows_left.saturating_sub(batch.len());
             steps -= 1;
             if steps == 0 || rows_left == 0 {
@@ -248,21 +375,26 @@ pub(super) fn largest_batch(
         }
         epoch += 1;
     }
-    (largest.1, all_tokens as f64 / looked_at.max(1) as f64)
+    StepsKnown {
+        candidates: alone.0.into_iter().chain(split.0).map(|(_, epoch, batch)| (epoch, batch)).collect(),
+        mean_tokens: all_tokens as f64 / looked_at.max(1) as f64,
+        scored_first: first_tokens as f64 / all_tokens.max(1) as f64,
+    }
 }
 
-fn tree_tokens(data: &Dataset, batch: &[u32], mismatched: Option<usize>) -> Vec<usize> {
-    let of = |place: usize| data.lengths(batch[place] as usize);
-    let tokens = |place: usize| {
-        let own = of(place);
-        let other = mismatched.map_or(0, |max_length| {
-            // the answer may be longer: what did not fit behind its own prompt is not known here
-            let before = of(if place == 0 { batch.len() - 1 } else { place - 1 });
-            (before.tree - before.prompt).min(max_length.saturating_sub(own.prompt))
-        });
-        own.tree + other
-    };
-    (0..batch.len()).map(tokens).collect()
+/// The [`MEASURED`] largest batches, with their bound and epoch, the largest first.
+#[derive(Default)]
+struct Top(Vec<(usize, u64, Vec<u32>)>);
+
+impl Top {
+    fn add(&mut self, bound: usize, epoch: u64, batch: &[u32]) {
+        let place = self.0.partition_point(|(tokens, ..)| *tokens >= bound);
+        // the same rows come in every epoch, in files' order even together
+        if place < MEASURED && !self.0.iter().any(|(.., known)| known == batch) {
+            self.0.insert(place, (bound, epoch, batch.to_vec()));
+            self.0.truncate(MEASURED);
+        }
+    }
 }
 
 /// How the rows of an epoch become batches.
@@ -300,13 +432,4 @@ impl BatchCut {
         }
         batches
     }
-}
-
-fn tokens_of_largest(lengths: &[usize], micro_batch_tokens: usize) -> usize {
-    let all = lengths.iter().sum();
-    if all <= micro_batch_tokens {
-        return all;
-    }
-    let tokens = |members: &Vec<usize>| members.iter().map(|&member| lengths[member]).sum();
-    pack(lengths, micro_batch_tokens).iter().map(tokens).max().unwrap_or(0)
 }

@@ -6,6 +6,9 @@
 //! | `scoring.rs` | one forward pass, log-probs per answer, and its backward pass |
 //! | `reference_cache/` | log-probs of the reference, computed once and looked up afterwards |
 //! | `reference_texts.rs` | texts whose likelihood a loss has a term for |
+//! | `pieces.rs` | a row whose answers do not fit one forward pass |
+//! | `completions.rs` | which of a row's scored answers an epoch takes |
+//! | `columns.rs` | columns that a loss cannot do without |
 //! | `step.rs` | an optimiser batch: micro-batches, the objective's head, gradients |
 //! | `options.rs` | how a run trains, where it is, what it tells |
 //! | `planning.rs` | what a run will be: its steps, memory and pace |
@@ -16,12 +19,15 @@
 //! | `time.rs` | what a step will take |
 //! | `size.rs` | amounts of memory, as they are typed and shown |
 
+mod columns;
+mod completions;
 mod error;
 mod evaluation;
 mod forest;
 mod memory;
 mod metrics;
 mod options;
+mod pieces;
 mod planning;
 mod reference_cache;
 mod reference_texts;
@@ -37,6 +43,7 @@ pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
 pub use memory::{Plan, SHARE};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
 pub use options::{Observer, TrainOptions};
+pub use pieces::{piece_tokens, pieces};
 pub use reference_cache::{CacheCounts, CacheError, CacheNote, ReferenceCache};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use size::{NotASize, Size};

@@ -20,6 +20,8 @@ pub struct TrainOptions {
     pub epochs: u64,
     /// Ends the run earlier than its epochs.
     pub max_steps: Option<u64>,
+    /// Scored answers that a step takes of a row, others in each epoch; `None`: all. Evaluations take all.
+    pub max_completions: Option<usize>,
     /// Data rows of an optimiser step.
     pub batch_size: usize,
     /// Tokens of the trees of one forward pass.

@@ -1,21 +1,20 @@
 //! What a run will be, before it starts: its steps, its memory, its pace.
 
+use super::columns;
 use super::error::TrainError;
 use super::evaluation::single_last_of_evaluation;
 use super::forest::{Branch, Forest, Role};
-use super::memory::{self, BatchCut, Largest, Plan, SingleLast, TooLittle};
+use super::memory::{self, BatchCut, Cutting, Largest, Plan, SingleLast, StepsKnown, TooLittle};
 use super::reference_cache::{SequenceKey, in_memory};
 use super::scoring::{Scoring, key};
 use super::time::{Pace, Probe, Rates, RunPace, Work};
-use super::trainer::Trainer;
+use super::trainer::{Trainer, choose_completions};
 use crate::data::{Dataset, EncodedRow, Shuffle};
-use crate::objective::Coupling;
+use crate::objective::{Coupling, DataKind};
 use align_engine::autograd::{Mode, ParamGrads, Tape};
 use align_engine::model::Gradients;
 use std::time::Instant;
 
-/// Parts of the limit on memory of which the cached log-probs of the reference may take one, where no file takes them.
-const CACHE_SHARE: u64 = 16;
 /// Rows whose answers are looked up before the plan says that all are cached.
 const ROWS_LOOKED_UP: usize = 64;
 /// A probe of the machine that takes less is made again.
@@ -43,6 +42,9 @@ impl Trainer<'_> {
         if self.objective.reference_data() && self.reference_texts.is_none() {
             return Err(TrainError::NoReferenceData { loss: self.objective.name() });
         }
+        if rows == 1 && self.objective.coupling() == Coupling::MismatchedRows {
+            return Err(TrainError::OneRow { loss: self.objective.name() });
+        }
         match self.total_steps(rows) {
             0 => Err(TrainError::NoSteps { rows, epochs: self.options.epochs }),
             steps => Ok(steps),
@@ -55,50 +57,97 @@ impl Trainer<'_> {
     /// # Errors
     /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::NoReferenceData`]; [`TrainError::Data`].
     pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
-        let options = &self.options;
         let steps = self.steps_to_make(train.len())?;
-        let mismatched = (self.objective.coupling() == Coupling::MismatchedRows).then_some(options.max_length);
-        let largest = |data: &Dataset, shuffle: Shuffle, steps: u64, role: Role| -> Result<Largest, TrainError> {
-            let data_is_cached = self.is_cached(data)?;
-            let batch_size = options.batch_size;
-            let single_last = match (self.objective.coupling(), role) {
-                (Coupling::MismatchedRows, Role::Gradient) => SingleLast::LeftOut,
-                (coupling, _) => single_last_of_evaluation(coupling),
-            };
-            let cut = BatchCut { batch_size, single_last };
-            let (numbers, mut mean_tokens) =
-                memory::largest_batch(data, shuffle, steps, cut, mismatched, options.micro_batch_tokens);
-            let mut rows = data.rows(&numbers)?;
-            if let (Some(texts), Role::Gradient) = (&self.reference_texts, role) {
-                // which of them meet these rows is not looked up
-                rows.extend(texts.longest(numbers.len())?);
-                mean_tokens += texts.mean_tokens() * batch_size.min(data.len()) as f64;
-            }
-            let cache = self.cache.clone().filter(|_| data_is_cached);
-            let scoring = Scoring { cache, ..self.scoring() };
-            let (pass, alone) = self.batch(&rows).largest_pass(role, &scoring);
-            Ok(Largest { pass, alone, mean_tokens })
-        };
+        for data in [Some(train), eval].into_iter().flatten() {
+            columns::check(&self.objective, data)?;
+        }
         let first_epoch = self.steps_per_epoch(train.len()).0.min(steps);
         let for_cache = self.cache_in_memory(train, eval);
-        let train = largest(train, options.shuffle, steps, Role::Gradient)?;
-        let eval = match eval {
+        let steps_known = self.steps_known(train, self.options.shuffle, steps, Role::Gradient);
+        let largest = self.largest(train, &steps_known, Role::Gradient)?;
+        let of_eval = match eval {
             Some(data) => {
-                let batches = data.len().div_ceil(options.batch_size) as u64;
-                Some(largest(data, Shuffle::Off, batches, Role::Detached)?)
+                let batches = data.len().div_ceil(self.options.batch_size) as u64;
+                let known = self.steps_known(data, Shuffle::Off, batches, Role::Detached);
+                self.largest(data, &known, Role::Detached)?.without_gradient
             }
             None => None,
         };
+        let without: Vec<Forest> = largest.without_gradient.into_iter().chain(of_eval).collect();
+        let with_gradient = largest.with_gradient.expect("a run of at least one step has a pass");
         self.budget.hold_for_cache(for_cache);
-        let plan =
-            self.budget.plan(train, eval.as_ref()).map_err(|TooLittle { needed, limit, rows }| TrainError::Memory {
-                needed,
-                limit,
-                rows,
-                micro_batch_tokens: self.options.micro_batch_tokens,
-                max_length: self.options.max_length,
-            })?;
-        Ok(Plan { steps, first_epoch, ..plan })
+        let (micro_batch_tokens, max_length) = (self.options.micro_batch_tokens, self.options.max_length);
+        let too_little = |TooLittle { needed, limit, rows }| TrainError::Memory {
+            needed,
+            limit,
+            rows,
+            micro_batch_tokens,
+            max_length,
+        };
+        let plan = self.budget.plan(with_gradient, &without).map_err(too_little)?;
+        let (mean_tokens, scored_first) = (self.mean_tokens(train, &steps_known), steps_known.scored_first);
+        Ok(Plan { steps, first_epoch, mean_tokens, scored_first, ..plan })
+    }
+
+    fn steps_known(&self, data: &Dataset, shuffle: Shuffle, steps: u64, role: Role) -> StepsKnown {
+        let coupling = self.objective.coupling();
+        let single_last = match (coupling, role) {
+            (Coupling::MismatchedRows, Role::Gradient) => SingleLast::LeftOut,
+            (coupling, _) => single_last_of_evaluation(coupling),
+        };
+        let cut = BatchCut { batch_size: self.options.batch_size, single_last };
+        let cutting = Cutting {
+            coupling,
+            cuts_rows: self.objective.data() == DataKind::KWay,
+            micro_batch_tokens: self.options.micro_batch_tokens,
+            max_length: self.options.max_length,
+            role,
+        };
+        memory::steps_known(data, shuffle, steps, cut, &cutting)
+    }
+
+    /// The largest passes of the steps that may have them.
+    fn largest(&self, data: &Dataset, known: &StepsKnown, role: Role) -> Result<Largest, TrainError> {
+        let data_is_cached = self.is_cached(data)?;
+        let cache = self.cache.clone().filter(|_| data_is_cached);
+        let scoring = Scoring { cache, ..self.scoring() };
+        let texts = match (&self.reference_texts, role) {
+            // which of them meet which rows is not looked up
+            (Some(texts), Role::Gradient) => texts.longest(self.options.batch_size)?,
+            _ => Vec::new(),
+        };
+        let mut largest = Largest::default();
+        for (epoch, numbers) in &known.candidates {
+            let mut rows = data.rows(numbers)?;
+            if role == Role::Gradient {
+                choose_completions(&self.options, &mut rows, *epoch);
+            }
+            let texts = &texts[..numbers.len().min(texts.len())];
+            if let Some(full) = full_pass(&rows, texts, self.options.micro_batch_tokens) {
+                let alone = full.len() > rows.len();
+                largest.add(self.batch(&full).passes(role, &scoring), alone, &self.budget);
+            }
+            rows.extend_from_slice(texts);
+            let passes = self.batch(&rows).passes(role, &scoring);
+            let alone = passes.with_gradient.len() == 1;
+            largest.add(passes, alone, &self.budget);
+        }
+        Ok(largest)
+    }
+
+    /// Tokens of the trees of a mean step.
+    fn mean_tokens(&self, train: &Dataset, known: &StepsKnown) -> f64 {
+        let survey = train.survey();
+        let (prompts, answers) = (survey.prompt_tokens as f64, survey.answer_tokens as f64);
+        let chosen = self.options.max_completions.map_or(1.0, |most| {
+            let of_row = survey.answers as f64 / survey.kept as f64;
+            (most as f64 / of_row).min(1.0)
+        });
+        let of_texts = self
+            .reference_texts
+            .as_ref()
+            .map_or(0.0, |texts| texts.mean_tokens() * self.options.batch_size.min(train.len()) as f64);
+        known.mean_tokens * (prompts + chosen * answers) / (prompts + answers) + of_texts
     }
 
     /// Whether the cache has the answers of `data`, going by some of its rows.
@@ -121,7 +170,7 @@ impl Trainer<'_> {
     /// Bytes that the cache takes of the memory: all that the run can put there, or what it may.
     fn cache_in_memory(&self, train: &Dataset, eval: Option<&Dataset>) -> u64 {
         let Some(cache) = &self.cache else { return 0 };
-        let most = self.budget.limit() / CACHE_SHARE;
+        let most = self.budget.cache_limit();
         cache.limit_memory(most);
         let of = |data: &Dataset, times: u64| {
             let answer_tokens = |row: usize| (data.lengths(row).tree - data.lengths(row).prompt) as u64;
@@ -142,36 +191,34 @@ impl Trainer<'_> {
     /// # Errors
     /// [`TrainError::Kernel`].
     pub fn pace(&self, plan: &Plan) -> Result<RunPace, TrainError> {
-        let forest = &plan.pass;
-        let mut probe = self.probe(forest)?;
+        let pass = &plan.pass;
+        let mut probe = self.probe(pass)?;
         // pages and threads were cold
         if probe.forward + probe.backward < PROBE_SECONDS {
-            let warm = self.probe(forest)?;
+            let warm = self.probe(pass)?;
             probe = Probe { forward: probe.forward.min(warm.forward), backward: probe.backward.min(warm.backward) };
         }
         let work = |forest: &Forest| Work::of(self.model, self.budget.parameters(), forest);
+        let rates = Rates::new(&work(pass), probe, plan.layers);
+        let forest = &plan.with_reference;
         let share = plan.mean_tokens / (forest.plan.policy + forest.plan.detached) as f64;
-        let rates = Rates::new(&work(forest), probe, plan.layers);
-        let pace = |forest: &Forest, again: &Forest, layers_kept: usize| {
+        let known = forest.without_reference();
+        let pace = |forest: &Forest, layers_kept: usize| {
             let mut all = work(forest);
-            if self.objective.coupling() != Coupling::None && !plan.alone {
-                // a pass for the statistics of the whole step; where it covers the mismatched answers alone, less than this
-                let again = work(again);
-                all.forward += again.forward;
-                all.head_forward += again.head_forward;
-            }
+            let again = match self.objective.coupling() {
+                // a pass over the mismatched answers, which are about as long
+                Coupling::MismatchedRows => work(forest),
+                // one of the two passes has no reference
+                Coupling::None | Coupling::WholeBatch => work(&known),
+            };
+            all.forward += plan.scored_first * again.forward;
+            all.head_forward += plan.scored_first * again.head_forward;
             Pace::new(&all, rates, plan.layers - layers_kept, plan.layers, share)
         };
-        let known = forest.without_reference();
-        // what the pass for the statistics has computed, the other one finds
-        let again = match (&self.cache, self.objective.coupling()) {
-            (Some(_), Coupling::WholeBatch) => &known,
-            _ => forest,
-        };
-        let first = pace(forest, again, plan.layers_kept);
+        let first = pace(forest, plan.layers_kept);
         let all_known = self.cache.is_some() && self.objective.coupling() != Coupling::MismatchedRows;
         let later = (all_known && forest.plan.reference > 0 && plan.first_epoch < plan.steps)
-            .then(|| pace(&known, &known, self.layers_kept(&known)));
+            .then(|| pace(&known, self.layers_kept(&known)));
         Ok(RunPace { first, later, first_epoch: plan.first_epoch, steps: plan.steps })
     }
 
@@ -193,4 +240,29 @@ impl Trainer<'_> {
     pub fn layers_kept(&self, forest: &Forest) -> usize {
         self.budget.layers_kept(forest, Gradients::Fresh).unwrap_or(0)
     }
+}
+
+/// Of rows and texts that are too much for one pass, as many as fill one, the last text cut: what other texts may come to. None where
+/// all of them fit, or there are no texts.
+fn full_pass(rows: &[EncodedRow], texts: &[EncodedRow], micro_batch_tokens: usize) -> Option<Vec<EncodedRow>> {
+    let all: usize = rows.iter().chain(texts).map(EncodedRow::tree_tokens).sum();
+    if texts.is_empty() || all <= micro_batch_tokens {
+        return None;
+    }
+    let mut room = micro_batch_tokens;
+    let mut full = Vec::new();
+    for row in rows.iter().chain(texts) {
+        let mut row = row.clone();
+        if let (true, [text]) = (row.tree_tokens() > room, &mut row.answers[..]) {
+            text.kept = room.saturating_sub(row.prompt.len());
+            if text.kept == 0 {
+                continue;
+            }
+        }
+        if row.tree_tokens() <= room {
+            room -= row.tree_tokens();
+            full.push(row);
+        }
+    }
+    Some(full)
 }

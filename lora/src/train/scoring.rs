@@ -75,7 +75,16 @@ impl Scorers {
     }
 }
 
-impl Scoring<'_> {
+impl<'m> Scoring<'m> {
+    /// The same without the reference: for passes over answers of which it has said all.
+    pub(super) fn policy_alone(&self) -> Scoring<'m> {
+        let scorers = match self.scorers {
+            Scorers::PolicyAndReference => Scorers::Policy,
+            other => other,
+        };
+        Scoring { scorers, cache: None, ..self.clone() }
+    }
+
     /// The rows of a forward pass over `trees`: of the reference, those of the answers that are not in the cache.
     pub fn forest(&self, trees: &[Tree<'_>]) -> Forest {
         match self.cached() {

@@ -7,6 +7,7 @@
 use super::error::TrainError;
 use super::forest::{Branch, Forest, Role, Scored, Tree};
 use super::metrics::PreferenceSums;
+use super::pieces::{piece_tokens, pieces};
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 use crate::data::{Answer, EncodedRow, Target, mismatched_answers, pack};
 use crate::objective::{
@@ -73,9 +74,20 @@ impl Outcome {
     }
 }
 
-/// Decides how many layers keep their activations in a forward and backward pass over some trees, the adapter's gradients being there
+/// Decides how many layers keep their activations in a forward and backward pass over some rows, the adapter's gradients being there
 /// before it or not.
-pub type LayersKept<'a> = &'a dyn Fn(&[Tree<'_>], Gradients) -> Option<usize>;
+pub type LayersKept<'a> = &'a dyn Fn(&Forest, Gradients) -> Option<usize>;
+
+/// The forward passes of a batch, laid out and not made.
+#[derive(Debug)]
+pub(super) struct Passes {
+    /// Those with a backward pass, each with the rows of the reference that its answers need.
+    pub with_gradient: Vec<Forest>,
+    /// Whether the reference's numbers are known before them, so that they run without its rows.
+    pub reference_is_known: bool,
+    /// Those without a backward pass: of an evaluation, or before the others for what their answers share.
+    pub without_gradient: Vec<Forest>,
+}
 
 impl Batch<'_> {
     /// Loss and gradients of the batch, the latter added to `grads`.
@@ -96,7 +108,7 @@ impl Batch<'_> {
 
         if let [pieces] = &micro_batches[..] {
             let trees = self.trees(pieces, &mismatched, Role::Gradient);
-            let kept = outcome.kept(layers_kept(&trees, Gradients::Fresh));
+            let kept = outcome.kept(layers_kept(&scoring.forest(&trees), Gradients::Fresh));
             let forward = scoring.forward(&trees, Mode::Record, masks(pieces), kept)?;
             let mut logps = self.rows_without_logps();
             self.read(pieces, &forward, &mut logps);
@@ -108,10 +120,7 @@ impl Batch<'_> {
             self.backward(forward, pieces, &everything, &head, grads)?;
             return Ok(outcome);
         }
-        // an answer's derivative depends on answers of other passes
-        let in_two_passes = self.objective.coupling() == Coupling::WholeBatch
-            || micro_batches.iter().flatten().any(|piece| piece.answers.len() < self.rows[piece.row].answers.len());
-        if in_two_passes {
+        if self.scores_all_first(&micro_batches) {
             let mut logps = self.rows_without_logps();
             for pieces in &micro_batches {
                 let trees = self.trees(pieces, &[], Role::Detached);
@@ -123,10 +132,12 @@ impl Batch<'_> {
             let head = self.head(&everything, &logps, &statistics)?;
             outcome.add(&logps, &head);
             self.add_statistics(&mut outcome, &statistics);
+            // what the reference says is known
+            let policy = scoring.policy_alone();
             for pieces in &micro_batches {
                 let trees = self.trees(pieces, &[], Role::Gradient);
-                let kept = outcome.kept(layers_kept(&trees, Gradients::There));
-                let forward = scoring.forward(&trees, Mode::Record, masks(pieces), kept)?;
+                let kept = outcome.kept(layers_kept(&policy.forest(&trees), Gradients::There));
+                let forward = policy.forward(&trees, Mode::Record, masks(pieces), kept)?;
                 self.backward(forward, pieces, &everything, &head, grads)?;
             }
             return Ok(outcome);
@@ -134,7 +145,7 @@ impl Batch<'_> {
         let statistics = self.statistics_of_mismatched(scoring, dropout, &micro_batches, &mismatched)?;
         for pieces in &micro_batches {
             let trees = self.trees(pieces, &[], Role::Gradient);
-            let kept = outcome.kept(layers_kept(&trees, Gradients::There));
+            let kept = outcome.kept(layers_kept(&scoring.forest(&trees), Gradients::There));
             let forward = scoring.forward(&trees, Mode::Record, masks(pieces), kept)?;
             let mut all = self.rows_without_logps();
             self.read(pieces, &forward, &mut all);
@@ -169,16 +180,35 @@ impl Batch<'_> {
         Ok(outcome)
     }
 
-    /// The rows of the largest forward pass, and whether it is the only one of the batch. With [`Role::Gradient`] those of training,
-    /// with [`Role::Detached`] those of an evaluation.
-    pub(super) fn largest_pass(&self, role: Role, scoring: &Scoring<'_>) -> (Forest, bool) {
+    /// The forward passes of a step with [`Role::Gradient`], of an evaluation with [`Role::Detached`].
+    pub(super) fn passes(&self, role: Role, scoring: &Scoring<'_>) -> Passes {
         let mismatched = self.mismatched();
         let micro_batches = self.micro_batches(&mismatched);
-        let alone = micro_batches.len() == 1;
-        let with_mismatched = if alone || role == Role::Detached { &mismatched[..] } else { &[] };
-        let tokens = |pieces: &&Vec<Piece>| self.tokens(pieces, with_mismatched);
-        let largest = micro_batches.iter().max_by_key(tokens).map_or(&[][..], |pieces| &pieces[..]);
-        (scoring.forest(&self.trees(largest, with_mismatched, role)), alone)
+        let forests = |mismatched: &[&[u32]], role: Role| -> Vec<Forest> {
+            micro_batches.iter().map(|pieces| scoring.forest(&self.trees(pieces, mismatched, role))).collect()
+        };
+        if role == Role::Detached {
+            let without_gradient = forests(&mismatched, role);
+            return Passes { with_gradient: Vec::new(), reference_is_known: false, without_gradient };
+        }
+        let reference_is_known = micro_batches.len() > 1 && self.scores_all_first(&micro_batches);
+        let without_gradient = match micro_batches.len() {
+            1 => Vec::new(),
+            _ if reference_is_known => forests(&[], Role::Detached),
+            _ if mismatched.is_empty() => Vec::new(),
+            _ => {
+                let forest = |pieces: &Vec<Piece>| scoring.forest(&self.mismatched_trees(pieces, &mismatched));
+                micro_batches.iter().map(forest).collect()
+            }
+        };
+        let with_mismatched = if micro_batches.len() == 1 { &mismatched[..] } else { &[] };
+        Passes { with_gradient: forests(with_mismatched, role), reference_is_known, without_gradient }
+    }
+
+    /// Whether an answer's derivative depends on answers of other passes: then all are scored before the first backward pass.
+    fn scores_all_first(&self, micro_batches: &[Vec<Piece>]) -> bool {
+        self.objective.coupling() == Coupling::WholeBatch
+            || micro_batches.iter().flatten().any(|piece| piece.answers.len() < self.rows[piece.row].answers.len())
     }
 
     /// Mismatched answers of all rows, if the objective reads them.
@@ -196,38 +226,22 @@ impl Batch<'_> {
         if self.tokens(&everything, mismatched) <= self.micro_batch_tokens {
             return vec![everything];
         }
-        let pieces: Vec<Piece> = everything.into_iter().flat_map(|piece| self.cut(piece)).collect();
+        let cut = |row: usize| {
+            let pieces = pieces(&self.rows[row], self.micro_batch_tokens);
+            pieces.into_iter().map(move |answers| Piece { row, answers })
+        };
+        let pieces: Vec<Piece> = (0..self.rows.len()).flat_map(cut).collect();
         let lengths: Vec<usize> =
             pieces.iter().map(|piece| self.tokens(std::slice::from_ref(piece), mismatched)).collect();
         let passes = pack(&lengths, self.micro_batch_tokens);
         passes.into_iter().map(|pass| pass.into_iter().map(|piece| pieces[piece].clone()).collect()).collect()
     }
 
-    /// The row in pieces that fit into a pass, if it is one of scored answers and does not; one answer at least is in each.
-    fn cut(&self, whole: Piece) -> Vec<Piece> {
-        let row = &self.rows[whole.row];
-        if !matches!(row.target, Target::Rewards(_)) || row.tree_tokens() <= self.micro_batch_tokens {
-            return vec![whole];
-        }
-        let mut pieces = Vec::new();
-        let (mut first, mut tokens) = (0, row.prompt.len());
-        for (answer, kept) in row.answers.iter().map(|answer| answer.kept).enumerate() {
-            if answer > first && tokens + kept > self.micro_batch_tokens {
-                pieces.push(Piece { row: whole.row, answers: first..answer });
-                (first, tokens) = (answer, row.prompt.len());
-            }
-            tokens += kept;
-        }
-        pieces.push(Piece { row: whole.row, answers: first..row.answers.len() });
-        pieces
-    }
-
     /// Tokens of the trees of some pieces, with their mismatched answers where there are any.
     fn tokens(&self, pieces: &[Piece], mismatched: &[&[u32]]) -> usize {
         let of_piece = |piece: &Piece| {
-            let row = &self.rows[piece.row];
-            let answers: usize = row.answers[piece.answers.clone()].iter().map(|answer| answer.kept).sum();
-            row.prompt.len() + answers + mismatched.get(piece.row).map_or(0, |ids| ids.len())
+            piece_tokens(&self.rows[piece.row], piece.answers.clone())
+                + mismatched.get(piece.row).map_or(0, |ids| ids.len())
         };
         pieces.iter().map(of_piece).sum()
     }
@@ -239,6 +253,15 @@ impl Batch<'_> {
             let own = row.answers[piece.answers.clone()].iter().map(|answer| Branch::of(answer, role));
             let other = mismatched.get(piece.row).map(|ids| Branch::all_scored(ids, Role::Detached));
             Tree { prompt: &row.prompt, branches: own.chain(other).collect() }
+        };
+        pieces.iter().map(tree).collect()
+    }
+
+    /// The mismatched answers of some rows behind their prompts.
+    fn mismatched_trees<'b>(&'b self, pieces: &[Piece], mismatched: &[&'b [u32]]) -> Vec<Tree<'b>> {
+        let tree = |piece: &Piece| Tree {
+            prompt: &self.rows[piece.row].prompt,
+            branches: vec![Branch::all_scored(mismatched[piece.row], Role::Detached)],
         };
         pieces.iter().map(tree).collect()
     }
@@ -323,13 +346,7 @@ impl Batch<'_> {
             return self.statistics(&rows);
         }
         for pieces in micro_batches {
-            let trees: Vec<Tree<'_>> = pieces
-                .iter()
-                .map(|piece| Tree {
-                    prompt: &self.rows[piece.row].prompt,
-                    branches: vec![Branch::all_scored(mismatched[piece.row], Role::Detached)],
-                })
-                .collect();
+            let trees = self.mismatched_trees(pieces, mismatched);
             // in the tree of the whole row, the mismatched answer comes after the row's own
             let own = |row: usize| self.rows[row].answers.iter().map(|answer| answer.kept).sum();
             let of_step = pieces.iter().map(|piece| TreeOfStep { row: piece.row, left_out: own(piece.row) }).collect();

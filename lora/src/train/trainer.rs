@@ -1,8 +1,9 @@
 //! The training loop: epochs, batches, updates.
 
+use super::completions;
 use super::error::TrainError;
 use super::evaluation::{EvalBatches, evaluate};
-use super::forest::{Scorers, Tree};
+use super::forest::{Forest, Scorers};
 use super::memory::Budget;
 use super::metrics::{EvalMetrics, StepMetrics};
 use super::options::{Observer, TrainOptions, TrainState};
@@ -10,8 +11,8 @@ use super::reference_cache::{CacheCounts, ReferenceCache};
 use super::reference_texts::ReferenceTexts;
 use super::scoring::Scoring;
 use super::step::{Batch, Outcome, describe};
-use crate::data::{Dataset, EncodedRow, NumberCounts, for_each_batch};
-use crate::objective::{Coupling, Objective, Scores};
+use crate::data::{Dataset, EncodedRow, NumberCounts, for_each_ahead};
+use crate::objective::{Coupling, DataKind, Objective, Scores};
 use crate::optim::{AdamW, Optimizer, Schedule, clip_factor, global_norm};
 use align_engine::autograd::ParamGrads;
 use align_engine::autograd::param::Param;
@@ -52,6 +53,9 @@ impl<'m> Trainer<'m> {
     ) -> Result<Trainer<'m>, TrainError> {
         if objective.coupling() == Coupling::MismatchedRows && options.batch_size == 1 {
             return Err(TrainError::BatchOfOne { loss: objective.name() });
+        }
+        if options.max_completions.is_some() && objective.data() != DataKind::KWay {
+            return Err(TrainError::NoCompletions { loss: objective.name() });
         }
         match (objective.scores(), adapter.score_head()) {
             (Scores::Reward, None) => return Err(TrainError::NoScoreHead { loss: objective.name() }),
@@ -128,6 +132,12 @@ impl<'m> Trainer<'m> {
                 self.objective.name()
             ));
         }
+        if self.objective.reference_data() && eval.is_some() {
+            observer.note(format!(
+                "evaluations of loss `{}` leave its term for --reference-data out",
+                self.objective.name()
+            ));
+        }
         self.unread_columns(train.survey().numbers).into_iter().for_each(|note| observer.note(note));
         let (mut rows_seen, mut saturated, mut clipped, mut undecided, mut beyond_plan) = (0, 0, 0, 0, 0);
         let mut evaluated_at = None;
@@ -138,12 +148,25 @@ impl<'m> Trainer<'m> {
             let order = train.order(self.options.shuffle, self.state.epoch);
             let rows = &order[self.state.cursor as usize..order.len() - left_over];
             let mut started = Instant::now();
-            for_each_batch(train, rows.chunks(self.options.batch_size), |mut batch| {
-                let rows = batch.len();
-                if let Some(texts) = &mut self.reference_texts {
-                    let before = self.state.epoch * train.len() as u64 + self.state.cursor;
-                    batch.extend(texts.take(before, rows)?);
-                }
+            let mut batches = rows.chunks(self.options.batch_size);
+            let (options, epoch) = (self.options.clone(), self.state.epoch);
+            let mut texts = self.reference_texts.take();
+            let mut before = epoch * train.len() as u64 + self.state.cursor;
+            // what a step takes, read while the one before is computed; and how many of it are rows of the data
+            let next = || {
+                let numbers = batches.next()?;
+                let mut read = || {
+                    let mut batch = train.rows(numbers)?;
+                    choose_completions(&options, &mut batch, epoch);
+                    if let Some(texts) = &mut texts {
+                        batch.extend(texts.take(before, numbers.len())?);
+                    }
+                    before += numbers.len() as u64;
+                    Ok((batch, numbers.len()))
+                };
+                Some(read())
+            };
+            let run = for_each_ahead(next, |(batch, rows)| {
                 let (outcome, mut metrics) = self.step(&batch, total_steps)?;
                 self.state.cursor += rows as u64;
                 metrics.epoch = self.state.step as f64 / steps_per_epoch as f64;
@@ -174,7 +197,9 @@ impl<'m> Trainer<'m> {
                     true => ControlFlow::Break(()),
                     false => ControlFlow::Continue(()),
                 })
-            })?;
+            });
+            self.reference_texts = texts;
+            run?;
             if self.state.cursor as usize + left_over >= train.len() {
                 self.state.epoch += 1;
                 if let (Some(cache), None) = (&self.cache, counted) {
@@ -272,7 +297,7 @@ impl<'m> Trainer<'m> {
             step: self.state.step,
         });
         let scoring = self.scoring();
-        let layers_kept = |trees: &[Tree<'_>], gradients| self.budget.layers_kept(&scoring.forest(trees), gradients);
+        let layers_kept = |forest: &Forest, gradients| self.budget.layers_kept(forest, gradients);
         self.batch(rows).gradients(&scoring, dropout, &layers_kept, grads)
     }
 
@@ -320,6 +345,13 @@ impl<'m> Trainer<'m> {
             step: self.state.step + 1,
             history: self.state.history,
         }
+    }
+}
+
+/// Leaves of each row's scored answers as many as a step of the epoch takes.
+pub(super) fn choose_completions(options: &TrainOptions, rows: &mut [EncodedRow], epoch: u64) {
+    if let Some(most) = options.max_completions {
+        rows.iter_mut().for_each(|row| completions::choose(row, most, options.seed, epoch));
     }
 }
 

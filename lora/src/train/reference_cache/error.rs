@@ -51,8 +51,14 @@ pub enum CacheNote {
         path.display()
     )]
     Disagrees { path: PathBuf },
-    #[error("reference cache: {} has changed since the run began: nothing is read from the cache or kept any more", path.display())]
+    /// The run computes on with what the file holds now.
+    #[error(
+        "warning: {} has changed since the run began: this run's numbers from here on are of changed weights, and its result with them; \
+         start it again. Nothing is read from the reference cache or kept any more", path.display()
+    )]
     WeightsChanged { path: PathBuf },
+    #[error("reference cache: {} has reached its limit of {limit}: what is new stays in memory", path.display())]
+    FileFull { path: PathBuf, limit: Size },
     #[error("reference cache: {files} old files ({bytes}) were removed from {}", folder.display())]
     Pruned { folder: PathBuf, files: u64, bytes: Size },
 }

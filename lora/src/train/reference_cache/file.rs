@@ -14,6 +14,8 @@ use std::time::SystemTime;
 const EXTENSION: &str = "logps";
 /// Files that are looked at for rows that a run does not find.
 const OTHERS_LOOKED_AT: usize = 8;
+/// While a file grows to the limit, its directory is looked at so often.
+const LOOKS: u64 = 64;
 
 /// An open cache file, with the places of its records: 16 bytes an answer, and what a hash table leaves free.
 #[derive(Debug)]
@@ -27,6 +29,10 @@ pub struct CacheFile {
     end: u64,
     /// Holds the lock. Others only read what was there when they came.
     writes: bool,
+    /// Bytes that the files of its directory may fill.
+    limit: u64,
+    /// Where the end was when the directory was looked at last.
+    looked_at: u64,
 }
 
 /// Whether a file has an answer.
@@ -39,11 +45,17 @@ pub enum Lookup {
 }
 
 impl CacheFile {
-    /// Opens the file of `fingerprint` in the directory `folder`, or begins it. What is not sound in it is dropped.
+    /// Opens the file of `fingerprint` in the directory `folder`, whose files may fill `limit` bytes, or begins it. What is not sound in it
+    /// is dropped.
     ///
     /// # Errors
     /// [`CacheError::Io`], [`CacheError::NotAFile`].
-    pub fn open(folder: &Path, fingerprint: &Fingerprint, notes: &mut Vec<CacheNote>) -> Result<CacheFile, CacheError> {
+    pub fn open(
+        folder: &Path,
+        fingerprint: &Fingerprint,
+        limit: u64,
+        notes: &mut Vec<CacheNote>,
+    ) -> Result<CacheFile, CacheError> {
         let (head, head_bytes) = Head::new(fingerprint);
         let name = blake3::hash(&head_bytes).to_hex();
         let path = folder.join(format!("{}.{EXTENSION}", &name[..32]));
@@ -66,7 +78,8 @@ impl CacheFile {
                 false
             }
         };
-        let mut cache = CacheFile { path: path.clone(), file, head, index: HashMap::new(), end: 0, writes };
+        let index = HashMap::new();
+        let mut cache = CacheFile { path: path.clone(), file, head, index, end: 0, writes, limit, looked_at: 0 };
         cache.examine(&head_bytes, notes).map_err(|source| io("read or write it", source))?;
         Ok(cache)
     }
@@ -134,11 +147,12 @@ impl CacheFile {
         }
     }
 
-    /// Adds answers. Those whose short key is taken are left out: they are computed each time they come, one in 2^64 pairs.
+    /// Adds answers. Those whose short key is taken are left out: they are computed each time they come, one in 2^64 pairs. Tells of
+    /// old files that had to go for it.
     ///
     /// # Errors
-    /// That of a full disk, say. From then on nothing is written.
-    pub fn add(&mut self, answers: &[(SequenceKey, &[f32])]) -> io::Result<()> {
+    /// [`CacheNote::Full`] for a full disk, say, and [`CacheNote::FileFull`]. From then on nothing is written.
+    pub fn add(&mut self, answers: &[(SequenceKey, &[f32])]) -> Result<Option<CacheNote>, CacheNote> {
         let mut bytes = Vec::new();
         let mut places = Vec::with_capacity(answers.len());
         for (key, logps) in answers {
@@ -147,16 +161,30 @@ impl CacheFile {
                 self.head.put(&mut bytes, key, logps);
             }
         }
-        if let Err(error) = record::append(&mut self.file, self.end, &bytes) {
-            self.writes = false;
+        if self.end + bytes.len() as u64 > self.limit {
+            self.stop_writing();
+            return Err(CacheNote::FileFull { path: self.path.clone(), limit: Size(self.limit) });
+        }
+        if let Err(source) = record::append(&mut self.file, self.end, &bytes) {
             // what is left of it does not agree with its checks, if it cannot be taken away
             let _ = self.file.set_len(self.end);
-            let _ = self.file.unlock();
-            return Err(error);
+            self.stop_writing();
+            return Err(CacheNote::Full { path: self.path.clone(), source });
         }
         self.end += bytes.len() as u64;
         self.index.extend(places);
-        Ok(())
+        let grown = self.end - self.looked_at.min(self.end);
+        Ok(if grown >= (self.limit / LOOKS).max(1) { self.prune() } else { None })
+    }
+
+    #[cfg(test)]
+    pub fn limit_to(&mut self, bytes: u64) {
+        self.limit = bytes;
+    }
+
+    fn stop_writing(&mut self) {
+        self.writes = false;
+        let _ = self.file.unlock();
     }
 
     /// Drops all records: in the file, if this run writes it.
@@ -183,15 +211,16 @@ impl CacheFile {
         Some(CacheNote::OtherFingerprint { path, differs })
     }
 
-    /// Removes the files of its directory that were not used for the longest time until the rest is within `limit` bytes.
-    pub fn prune(&self, limit: u64) -> Option<CacheNote> {
+    /// Removes the files of its directory that were not used for the longest time until the rest is within the limit.
+    pub fn prune(&mut self) -> Option<CacheNote> {
+        self.looked_at = self.end;
         let folder = self.path.parent()?;
         let mut found = files(folder).ok()?;
         let mut all: u64 = found.iter().map(|file| file.bytes).sum();
         found.sort_by_key(|file| file.used);
         let (mut removed, mut bytes) = (0, 0);
         for old in found.into_iter().filter(|file| file.path != self.path) {
-            if all <= limit {
+            if all <= self.limit {
                 break;
             }
             // not one that a run writes at the moment

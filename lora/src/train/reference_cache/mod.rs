@@ -29,6 +29,7 @@ mod weights;
 pub use error::{CacheError, CacheNote};
 pub(super) use record::SequenceKey;
 
+use super::memory::default_cache_limit;
 use super::size::Size;
 use align_engine::model::Model;
 use align_engine::model::adapters::AdapterSet;
@@ -41,7 +42,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use weights::WatchedWeights;
 
-/// Bytes that the files of one directory may fill before the one that was not used for the longest time goes.
+/// Bytes that the files of one directory may fill before the one that was not used for the longest time goes, and the one in use takes
+/// nothing new.
 const FOLDER_LIMIT: u64 = 8 << 30;
 /// Bytes of one answer in memory beside its log-probs: key, pointer and length, the place in the table, the allocator's share.
 const MEMORY_OVERHEAD: u64 = 64;
@@ -109,7 +111,8 @@ pub(super) fn in_memory(answers: u64, tokens: u64) -> u64 {
 }
 
 impl ReferenceCache {
-    /// A cache for this process alone, of the weights of `checkpoint`.
+    /// A cache for this process alone, of the weights of `checkpoint`. It takes a sixteenth of what a run may hold unless it is told, as
+    /// does one whose file takes nothing.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the system says nothing about the weights' files.
@@ -137,15 +140,15 @@ impl ReferenceCache {
 
     fn with(folder: &Path, fingerprint: &Fingerprint, weights: WatchedWeights) -> Result<ReferenceCache, CacheError> {
         let mut notes = Vec::new();
-        let file = CacheFile::open(folder, fingerprint, &mut notes)?;
-        notes.extend(file.prune(FOLDER_LIMIT));
+        let mut file = CacheFile::open(folder, fingerprint, FOLDER_LIMIT, &mut notes)?;
+        notes.extend(file.prune());
         Ok(Self::new(weights, Some(file), notes))
     }
 
     fn new(weights: WatchedWeights, file: Option<CacheFile>, notes: Vec<CacheNote>) -> ReferenceCache {
         let found = file.as_ref().map_or(0, CacheFile::len);
         let path = file.as_ref().map(|file| file.path().to_owned());
-        let memory = InMemory { answers: HashMap::new(), bytes: 0, limit: u64::MAX, full: false };
+        let memory = InMemory { answers: HashMap::new(), bytes: 0, limit: default_cache_limit(), full: false };
         let state = State {
             weights,
             file,
@@ -189,6 +192,11 @@ impl ReferenceCache {
         self.state().memory.limit = bytes;
     }
 
+    #[cfg(test)]
+    fn memory_limit(&self) -> u64 {
+        self.state().memory.limit
+    }
+
     /// Which answers it seems to have: a plan for [`ReferenceCache::get`], which reads them.
     pub(super) fn holds(&self, keys: &[SequenceKey]) -> Vec<bool> {
         let state = self.state();
@@ -227,11 +235,11 @@ impl ReferenceCache {
         }
         if let Some(file) = state.file.as_mut().filter(|file| file.writes()) {
             match file.add(&new) {
-                Ok(()) => return,
-                Err(source) => {
-                    let path = file.path().to_owned();
-                    state.notes.push(CacheNote::Full { path, source });
+                Ok(pruned) => {
+                    state.notes.extend(pruned);
+                    return;
                 }
+                Err(note) => state.notes.push(note),
             }
         }
         for (key, logps) in new {

@@ -5,6 +5,7 @@ use super::fingerprint::Fingerprint;
 use super::record::SequenceKey;
 use super::weights::WatchedWeights;
 use super::{CacheCounts, CacheNote, ReferenceCache};
+use crate::train::size::Size;
 use align_engine::weights::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec, ValueCheck};
 use std::collections::BTreeMap;
 use std::fs;
@@ -139,6 +140,7 @@ fn weights_that_change_in_the_middle_of_a_run_close_it() {
     assert_eq!(cache.get(&[(key(1), 1), (key(2), 1)]), [None, None]);
     let said = notes(&cache);
     assert!(said.contains("model.safetensors has changed"), "{said}");
+    assert!(said.contains("this run's numbers from here on") && said.contains("start it again"), "{said}");
     assert_eq!(said.lines().count(), 1, "once: {said}");
     drop(cache);
     assert_eq!(open(folder.path(), "a").found(), 1, "what came before the change stays");
@@ -165,6 +167,7 @@ fn the_memory_is_bounded() {
     weights(folder.path());
     let cache = ReferenceCache::in_memory(&Checkpoint::open(folder.path(), ValueCheck::Skip).unwrap()).unwrap();
     assert!(cache.adds_to_memory());
+    assert!(cache.memory_limit() < u64::MAX, "without being told");
     cache.limit_memory(super::in_memory(2, 6));
     cache.put(&[(key(1), &[-1.0; 3]), (key(2), &[-2.0; 3]), (key(3), &[-3.0])]);
     cache.put(&[(key(4), &[-4.0])]);
@@ -204,25 +207,55 @@ fn a_directory_in_place_of_the_file_is_refused() {
 fn the_oldest_files_go_first_and_none_that_is_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let make = |name: &str, age: u64| {
-        let cache = CacheFile::open(folder.path(), &fingerprint(name), &mut Vec::new()).unwrap();
+        let cache = CacheFile::open(folder.path(), &fingerprint(name), super::FOLDER_LIMIT, &mut Vec::new()).unwrap();
         let (path, used) = (cache.path().to_owned(), SystemTime::now() - Duration::from_secs(age));
         fs::File::options().append(true).open(&path).unwrap().set_modified(used).unwrap();
         (cache, path)
     };
     let (in_use, oldest) = make("a", 400);
     let [(_, old), (_, newer)] = [make("b", 300), make("c", 200)];
-    let (own, own_path) = make("d", 100);
+    let (mut own, own_path) = make("d", 100);
     fs::write(folder.path().join("notes.txt"), "mine").unwrap();
-    assert!(own.prune(super::FOLDER_LIMIT).is_none(), "far from the limit");
+    assert!(own.prune().is_none(), "far from the limit");
     let size = fs::metadata(&own_path).unwrap().len();
-    let note = own.prune(3 * size).unwrap();
+    own.limit_to(3 * size);
+    let note = own.prune().unwrap();
     assert!(matches!(note, CacheNote::Pruned { files: 1, .. }), "{note}");
     let there = |paths: [&Path; 4]| paths.map(Path::exists);
     assert_eq!(there([&oldest, &old, &newer, &own_path]), [true, false, true, true]);
     drop(in_use);
-    own.prune(0).unwrap();
+    own.limit_to(0);
+    own.prune().unwrap();
     assert_eq!(there([&oldest, &old, &newer, &own_path]), [false, false, false, true]);
     assert!(folder.path().join("notes.txt").exists());
+}
+
+/// The file in use stays within the limit too, and old files go while it grows.
+#[test]
+fn a_file_does_not_grow_beyond_the_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, old) = {
+        let cache = CacheFile::open(folder.path(), &fingerprint("b"), 1 << 20, &mut Vec::new()).unwrap();
+        let path = cache.path().to_owned();
+        fs::write(&path, vec![0; 3000]).unwrap();
+        (cache, path)
+    };
+    let mut cache = CacheFile::open(folder.path(), &fingerprint("a"), 4000, &mut Vec::new()).unwrap();
+    let logps = [-1.0f32; 100];
+    let mut pruned = Vec::new();
+    let full = (0..).find_map(|n| match cache.add(&[(key(n), &logps)]) {
+        Ok(note) => {
+            pruned.extend(note);
+            None
+        }
+        Err(note) => Some(note),
+    });
+    assert!(matches!(full, Some(CacheNote::FileFull { limit: Size(4000), .. })), "{full:?}");
+    assert!(matches!(pruned[..], [CacheNote::Pruned { files: 1, .. }]), "{pruned:?}");
+    assert!(!old.exists() && !cache.writes());
+    let len = fs::metadata(cache.path()).unwrap().len();
+    assert!(len > 3000 && len <= 4000, "{len} bytes");
+    assert!(cache.holds(&key(0)), "what is there is read");
 }
 
 /// Every cut of a file, and every byte of it changed, gives what is sound before the damage and nothing else.
@@ -231,7 +264,8 @@ fn no_damage_is_believed() {
     let folder = tempfile::tempdir().unwrap();
     let answers: [(SequenceKey, &[f32]); 3] = [(key(1), &[-1.0, -2.0]), (key(2), &[-3.0]), (key(3), &[-4.0, -5.0])];
     let (path, sound, ends) = {
-        let mut cache = CacheFile::open(folder.path(), &fingerprint("a"), &mut Vec::new()).unwrap();
+        let mut cache =
+            CacheFile::open(folder.path(), &fingerprint("a"), super::FOLDER_LIMIT, &mut Vec::new()).unwrap();
         let path = cache.path().to_owned();
         let mut ends = vec![fs::metadata(&path).unwrap().len() as usize];
         for answer in answers {
@@ -243,7 +277,7 @@ fn no_damage_is_believed() {
     let look = |bytes: &[u8], first_damaged: usize, what: &str| {
         fs::write(&path, bytes).unwrap();
         let mut notes = Vec::new();
-        let mut cache = CacheFile::open(folder.path(), &fingerprint("a"), &mut notes).unwrap();
+        let mut cache = CacheFile::open(folder.path(), &fingerprint("a"), super::FOLDER_LIMIT, &mut notes).unwrap();
         for (i, (key, logps)) in answers.iter().enumerate() {
             let want = match ends[i + 1] <= first_damaged {
                 true => Lookup::Found(logps.to_vec()),
