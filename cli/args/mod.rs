@@ -12,6 +12,7 @@ pub use model::{
 pub use train::TrainArgs;
 
 use align_lora::objective::{self, Knob, KnobKind, KnobValue};
+use clap::builder::Resettable;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser, Subcommand};
 
 /// Preference fine-tuning of language models with LoRA: one binary, one forward pass per pair.
@@ -80,9 +81,19 @@ const WITH_KNOBS: [&str; 2] = ["train", "eval"];
 
 /// The whole command line, the knobs of all losses among the flags of the commands that take a loss.
 pub fn command() -> Command {
-    WITH_KNOBS.iter().fold(Cli::command(), |cli, name| {
+    let cli = Cli::command().mut_subcommand("inspect", inspect);
+    WITH_KNOBS.iter().fold(cli, |cli, name| {
         cli.mut_subcommand(name, |command| command.args(objective::knobs().into_iter().map(knob_flag)))
     })
+}
+
+/// `inspect` is about data only where it is given some, and goes on after a bad row.
+fn inspect(command: Command) -> Command {
+    let command = command.mut_arg("data", |data| {
+        let help = "Files to survey, or a pattern in quotes: JSONL, as it is or compressed by gzip or zstd, or Parquet";
+        data.required_unless_present(Resettable::Reset).help(help)
+    });
+    command.mut_arg("on_bad_row", |choice| choice.default_value("skip"))
 }
 
 /// The flag of a knob: its help names the losses that have it.
