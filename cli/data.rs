@@ -5,6 +5,7 @@ use crate::error::CliError;
 use crate::rejects::Rejects;
 use crate::report::{DataReport, say};
 use align_lora::data::{self, Dataset, Encoder, Needs, Opening, TokenCache};
+use std::io::Write;
 use std::path::PathBuf;
 
 /// The files that names and patterns stand for; says what a user may not have meant.
@@ -35,7 +36,8 @@ pub struct DataOptions<'a> {
     pub demo: bool,
 }
 
-/// Opens data; what is left out goes to `rejects`.
+/// Opens data; what is left out goes to `rejects`. Where no row can be used, that is the reason to look at them: they are in the file of
+/// `--rejects` then.
 ///
 /// # Errors
 /// [`CliError`].
@@ -44,6 +46,33 @@ pub fn data(
     encoder: Encoder,
     options: &DataOptions<'_>,
     rejects: &mut Rejects,
+) -> Result<Dataset, CliError> {
+    let wanted = options.on_bad_row == OnBadRowChoice::Skip;
+    let opened = open(files, encoder, options, wanted.then_some(&mut *rejects));
+    if let (Err(_), Some(path)) = (&opened, &options.keep.rejects) {
+        rejects.save(path)?;
+    }
+    opened
+}
+
+/// As [`data()`], for a command whose rejects go to `--rejects` or nowhere.
+///
+/// # Errors
+/// [`CliError`].
+pub fn data_with_rejects(files: &[PathBuf], encoder: Encoder, options: &DataOptions<'_>) -> Result<Dataset, CliError> {
+    check_rejects(options.keep, options.on_bad_row)?;
+    let Some(path) = &options.keep.rejects else { return open(files, encoder, options, None) };
+    let mut rejects = Rejects::new();
+    let opened = open(files, encoder, options, Some(&mut rejects));
+    rejects.save(path)?;
+    opened
+}
+
+fn open(
+    files: &[PathBuf],
+    encoder: Encoder,
+    options: &DataOptions<'_>,
+    rejects: Option<&mut Rejects>,
 ) -> Result<Dataset, CliError> {
     let cache = match &options.keep.data_cache {
         Some(DataCacheChoice::Off) => None,
@@ -56,24 +85,10 @@ pub fn data(
         needs: options.needs,
         on_bad_row: options.on_bad_row.into(),
         cache: cache.as_ref(),
-        rejects: Some(rejects),
+        rejects: rejects.map(|rejects| &mut rejects.lines as &mut dyn Write),
         observer: &mut report,
     };
     Ok(Dataset::open_with(files, encoder, opening)?)
-}
-
-/// As [`data()`], for a command whose rejects go to `--rejects` or nowhere.
-///
-/// # Errors
-/// [`CliError`].
-pub fn data_with_rejects(files: &[PathBuf], encoder: Encoder, options: &DataOptions<'_>) -> Result<Dataset, CliError> {
-    check_rejects(options.keep, options.on_bad_row)?;
-    let mut rejects = Rejects::new();
-    let data = data(files, encoder, options, &mut rejects)?;
-    if let Some(path) = &options.keep.rejects {
-        rejects.save(path)?;
-    }
-    Ok(data)
 }
 
 /// # Errors

@@ -22,8 +22,8 @@ pub const MAX_LENGTH: u64 = 1024;
 /// The `config.toml` of the run that made an adapter; empty for an adapter that has none.
 ///
 /// # Errors
-/// [`CliError::Input`] for a file that cannot be read, or that belongs to another adapter: its rank or alpha is not that of
-/// `adapter_config.json`.
+/// [`CliError::Input`] for a file that cannot be read, whose `max-length` is no number of tokens, or that belongs to another adapter: its
+/// rank or alpha is not that of `adapter_config.json`.
 pub fn run_config(adapter: Option<&Path>) -> Result<toml::Table, CliError> {
     let Some(dir) = adapter else { return Ok(toml::Table::new()) };
     let path = dir.join("config.toml");
@@ -42,14 +42,22 @@ pub fn run_config(adapter: Option<&Path>) -> Result<toml::Table, CliError> {
             )));
         }
     }
+    if let Err(found) = max_length_of(&table) {
+        return Err(fail(format!("`max-length` is {found}, expected a whole number of tokens from 1")));
+    }
     Ok(table)
 }
 
-/// `--max-length` of the command line, else that of the run, else the default.
+/// `--max-length` of the command line, else that of the run ([`run_config`] has checked it), else the default.
 pub fn max_length(args: &DataArgs, run: &toml::Table) -> u64 {
-    let of_run =
-        || run.get("max-length").and_then(toml::Value::as_integer).and_then(|tokens| u64::try_from(tokens).ok());
-    args.max_length.or_else(of_run).unwrap_or(MAX_LENGTH)
+    args.max_length.or_else(|| max_length_of(run).ok()?).unwrap_or(MAX_LENGTH)
+}
+
+/// That of a run, if it has one; what it is instead of a number of tokens.
+fn max_length_of(run: &toml::Table) -> Result<Option<u64>, &toml::Value> {
+    let Some(value) = run.get("max-length") else { return Ok(None) };
+    let tokens = value.as_integer().and_then(|tokens| u32::try_from(tokens).ok()).filter(|tokens| *tokens > 0);
+    tokens.map(|tokens| Some(u64::from(tokens))).ok_or(value)
 }
 
 /// `--logp-temperature` of the command line, else that of the run, else 1.

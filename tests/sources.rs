@@ -1,6 +1,6 @@
 //! Where rows come from, on the command line: formats, patterns, held-out rows, rejects, the token cache, what `inspect` says.
 
-use crate::align::{Run, align, committed_goldens, read_lines, write_lines};
+use crate::align::{Run, align, command, committed_goldens, read_lines, root, write_lines};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -156,6 +156,147 @@ fn rejected_rows_are_written() {
     write_lines(&data, &[good(0), good(1)]);
     train(&[]).ok();
     assert!(!out.join("rejects.jsonl").exists(), "that of the run before is gone");
+}
+
+/// Where every row is bad, the rows are what a user needs to see.
+#[test]
+fn rejects_are_written_where_nothing_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    let same = json!({"prompt": "p", "chosen": "a", "rejected": "a"});
+    write_lines(&data, &[same.clone(), same]);
+    let file = folder.path().join("rejects.jsonl");
+    let out = folder.path().join("out");
+    for command in ["score", "train"] {
+        let mut more = vec!["--on-bad-row", "skip", "--rejects", file.to_str().unwrap()];
+        more.extend(["--output", out.to_str().unwrap()].into_iter().filter(|_| command == "train"));
+        let found = run(command, &[&data], &more);
+        refused(&found, 3, &["none of 2 rows can be used", "rejects: 2 rows in "]);
+        assert_eq!(read_lines(&file).len(), 2, "{command}");
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+/// Bytes that are no text, in the name of a file.
+#[test]
+fn a_name_that_is_not_utf8_is_a_name() {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join(std::ffi::OsStr::from_bytes(b"r\xFFws.jsonl"));
+    let same = json!({"prompt": "p", "chosen": "a", "rejected": "a"});
+    write_lines(&data, &[good(0), same, good(0)]);
+    let rejects = folder.path().join("rejects.jsonl");
+    let (model, cache) = (tiny(), folder.path().join("cache"));
+    for _ in 0..2 {
+        let mut arguments: Vec<std::ffi::OsString> =
+            ["inspect", "--model", &model, "--json", "--on-bad-row", "skip", "--data"].map(Into::into).to_vec();
+        arguments.push(std::ffi::OsString::from_vec(data.as_os_str().as_bytes().to_vec()));
+        arguments.extend(["--rejects".into(), rejects.clone().into(), "--data-cache".into(), cache.clone().into()]);
+        let facts = align(&arguments).ok().json();
+        for path in [&facts["data"]["dropped"][0]["path"], &facts["data"]["copies"]["first"]["path"]] {
+            assert!(path.as_str().unwrap().ends_with("r\u{FFFD}ws.jsonl"), "{facts}");
+        }
+        assert!(read_lines(&rejects)[0]["file"].as_str().unwrap().ends_with("r\u{FFFD}ws.jsonl"));
+    }
+}
+
+/// A disk on which there is no room for the tokens.
+#[test]
+fn a_full_disk_ends_the_cache_and_not_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, cache) = (folder.path().join("rows.jsonl"), folder.path().join("cache"));
+    write_lines(&data, &(0..400).map(good).collect::<Vec<_>>());
+    // no file may be longer than four blocks of half a kilobyte, and a write beyond is an error instead of a signal
+    let script = "trap '' XFSZ; ulimit -f 4; exec \"$@\"";
+    let model = tiny();
+    let score = [
+        "score",
+        "--model",
+        &model,
+        "--json",
+        "--reference-cache",
+        "off",
+        "--data",
+        data.to_str().unwrap(),
+        "--data-cache",
+        cache.to_str().unwrap(),
+    ];
+    let inside = command(&score);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(inside.get_program()).args(inside.get_args()).current_dir(root());
+    let limited = Run::of(shell.output().unwrap()).ok();
+    assert!(limited.stderr.contains("the run goes on without it"), "{}", limited.stderr);
+    assert_eq!(limited.json_lines().len(), 400);
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0, "nothing half-written is left");
+}
+
+#[test]
+fn a_max_length_that_is_none_is_no_default() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("rows.jsonl"), folder.path().join("out"));
+    write_lines(&data, &(0..4).map(good).collect::<Vec<_>>());
+    let adapter = out.to_str().unwrap();
+    run("train", &[&data], &["--max-steps", "1", "--output", adapter]).ok();
+    let (config, model) = (out.join("config.toml"), tiny());
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains("max-length = 96"), "{text}");
+    for (value, found) in [("96.5", "96.5"), ("\"long\"", "\"long\""), ("0", "0"), ("-3", "-3")] {
+        std::fs::write(&config, text.replace("max-length = 96", &format!("max-length = {value}"))).unwrap();
+        let eval = align(&["eval", "--model", &model, "--adapter", adapter, "--data", data.to_str().unwrap()]);
+        refused(&eval, 3, &["config.toml: `max-length` is ", found, "expected a whole number of tokens"]);
+    }
+}
+
+/// All that the table says is in the JSON.
+#[test]
+fn inspect_says_as_json_what_it_says_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    let long = " 1, 2".repeat(80);
+    let rows = [
+        good(0).to_string(),
+        String::new(),
+        json!({"prompt": "Count:", "chosen": format!("{long} a"), "rejected": format!("{long} b")}).to_string(),
+        json!({"prompt": "Which one is it? It is ", "chosen": "the answer", "rejected": "the other"}).to_string(),
+        "{broken".to_owned(),
+    ];
+    std::fs::write(&data, rows.join("\n")).unwrap();
+    let facts = run("inspect", &[&data], &["--json"]).ok().json();
+    let facts = &facts["data"];
+    assert_eq!((&facts["blank_lines"], &facts["pairs_same_after_cut"]), (&json!(1), &json!(1)));
+    assert_eq!((&facts["prompt_ends_moved"], &facts["prompt_end_examples"][0]["row"]), (&json!(1), &json!(2)));
+    assert!(facts["dropped"][0]["first"].as_str().unwrap().starts_with("not valid JSON: "), "{facts}");
+    assert_eq!(facts["sequences"], Value::Null);
+
+    let model = tiny();
+    let talk = folder.path().join("talk.jsonl");
+    write_lines(
+        &talk,
+        &[json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})],
+    );
+    // TRL's spelling of the flags too
+    let arguments = ["inspect", "--model", &model, "--data", talk.to_str().unwrap(), "--json", "--data-cache", "off"];
+    let more = ["--max_length", "90", "--on_bad_row", "error", "--sft-on", "assistant"];
+    let facts = align(&[&arguments[..], &more].concat()).ok().json();
+    let sequences = json!({"scored": "assistant", "found_by": "turn by turn", "chosen_alone": false});
+    assert_eq!(facts["data"]["sequences"], sequences);
+    for flag in [["--rejects", "x"], ["--data-cache", "x"], ["--max-length", "9"], ["--sft-on", "all"]] {
+        refused(&align(&["inspect", "--model", &model, flag[0], flag[1]]), 2, &[flag[0], "--data, which is missing"]);
+    }
+    let help = align(&["inspect", "--help"]).ok().stdout;
+    assert!(help.contains("What happens to a bad row") && help.contains("[default: skip]"), "{help}");
+}
+
+#[test]
+fn whole_conversations_are_held_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("talk.jsonl");
+    let talk = |i: usize| json!({"messages": [{"role": "user", "content": format!("Question {i}?")}, {"role": "assistant", "content": "yes"}]});
+    write_lines(&data, &(0..8).map(talk).collect::<Vec<_>>());
+    let out = folder.path().join("out");
+    let arguments = ["--loss", "sft", "--max-steps", "1", "--eval-fraction", "0.25", "--output", out.to_str().unwrap()];
+    let trained = run("train", &[&data], &arguments).ok();
+    assert!(trained.stderr.contains("evaluation data: 2 rows of 2 prompts held out"), "{}", trained.stderr);
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! The flags of the commands other than `train`.
 
 use super::model::{
-    CacheArgs, ColumnArgs, DataArgs, DeviceArgs, KeepArgs, LogpArgs, ModelArgs, PackArgs, ReferenceChoice, SftArgs,
-    positive,
+    CacheArgs, ColumnArgs, DataArgs, DeviceArgs, LogpArgs, ModelArgs, PackArgs, ReferenceChoice, positive,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -186,26 +185,13 @@ pub struct InspectArgs {
     #[arg(long, conflicts_with = "model")]
     pub demo: bool,
     /// Chat template instead of the model's own
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", alias = "chat_template_path")]
     pub chat_template: Option<PathBuf>,
-    /// Files to survey, or a pattern in quotes: JSONL, as it is or compressed by gzip or zstd, or Parquet; needs a model for its
-    /// tokenizer
-    #[arg(long, value_name = "FILE", num_args = 1..)]
-    pub data: Vec<PathBuf>,
+    #[command(flatten)]
+    pub data: DataArgs,
     /// Show the tokens of this row of the data, from 0
     #[arg(long, value_name = "N")]
     pub row: Option<u64>,
-    /// Limit on the tokens of prompt + one answer
-    #[arg(long, value_name = "TOKENS", default_value_t = 1024, value_parser = positive())]
-    pub max_length: u64,
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "skip")]
-    pub on_bad_row: super::OnBadRowChoice,
-    #[command(flatten)]
-    pub columns: ColumnArgs,
-    #[command(flatten)]
-    pub sft: SftArgs,
-    #[command(flatten)]
-    pub keep: KeepArgs,
     /// Which layers training would adapt
     #[arg(long, value_name = "WHICH", conflicts_with = "adapter")]
     pub target_modules: Option<String>,

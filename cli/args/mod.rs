@@ -12,6 +12,7 @@ pub use model::{
 pub use train::TrainArgs;
 
 use align_lora::objective::{self, Knob, KnobKind, KnobValue};
+use clap::builder::Resettable;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser, Subcommand};
 
 /// Preference fine-tuning of language models with LoRA: one binary, one forward pass per pair.
@@ -87,10 +88,20 @@ pub fn command() -> Command {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         arg.help(format!("{help}; {experimental}"))
     };
-    WITH_KNOBS.iter().fold(Cli::command(), |cli, name| {
+    let cli = Cli::command().mut_subcommand("inspect", inspect);
+    WITH_KNOBS.iter().fold(cli, |cli, name| {
         let knobs = objective::knobs().into_iter().map(knob_flag);
         cli.mut_subcommand(name, |command| command.mut_arg("loss", loss).args(knobs))
     })
+}
+
+/// `inspect` is about data only where it is given some, and goes on after a bad row.
+fn inspect(command: Command) -> Command {
+    let command = command.mut_arg("data", |data| {
+        let help = "Files to survey, or a pattern in quotes: JSONL, as it is or compressed by gzip or zstd, or Parquet";
+        data.required_unless_present(Resettable::Reset).help(help)
+    });
+    command.mut_arg("on_bad_row", |choice| choice.default_value("skip"))
 }
 
 /// What the flag of a knob does in the losses that have it.

@@ -32,7 +32,7 @@ pub struct DataArgs {
     #[arg(long, value_name = "FILE", num_args = 1.., alias = "dataset_name", required_unless_present = "demo")]
     pub data: Vec<PathBuf>,
     /// Limit on the tokens of prompt + one answer; the end is cut
-    /// [default: 1024; `score` and `eval` take that of the adapter's run, if it has a config.toml]
+    /// [default: 1024; `score`, `eval` and `inspect` take that of the adapter's run, if it has a config.toml]
     #[arg(long, value_name = "TOKENS", alias = "max_length", value_parser = positive(), verbatim_doc_comment)]
     pub max_length: Option<u64>,
     /// What happens to a bad row

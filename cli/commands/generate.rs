@@ -10,9 +10,10 @@ use align_engine::generate::{Completion, Finish, Random, Request, Sampling, gene
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
 use align_lora::data::records::Text;
-use align_lora::data::{EncodedPrompt, Encoder, Form, SpecialTokens, prompts};
+use align_lora::data::{EncodedPrompt, Encoder, Form, Prompts, SpecialTokens};
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal, Read, Write};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,28 +32,28 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
             return Err(CliError::Usage("--limit counts the rows of --data, which is missing".into()));
         }
         let prompt = prompt(args)?;
-        let prompts = match (&prompt, args.data.is_empty()) {
-            (Some(text), _) => {
+        let limit = args.limit.map(|limit| limit as usize);
+        let prompts = match (&prompt, &loaded.demo, args.data.is_empty()) {
+            (Some(text), ..) => {
                 let ids =
                     encoder.encode_prompt(&user_turn(&encoder, text)).map_err(|e| CliError::Usage(e.to_string()))?;
-                vec![EncodedPrompt { row: 0, id: None, ids }]
+                if ids.is_empty() {
+                    return Err(CliError::Input("the prompt has no token, nothing to continue".into()));
+                }
+                Source::Typed(EncodedPrompt { row: 0, id: None, ids })
             }
-            (None, false) => prompts(&data::data_files(&args.data)?, &encoder, args.limit.map(|limit| limit as usize))?,
-            (None, true) if loaded.demo.is_some() => {
-                let demo = loaded.demo.as_ref().expect("checked");
-                let limit = args.limit.map_or(5, |limit| limit as usize);
-                prompts(std::slice::from_ref(&demo.paths.pairs_eval), &encoder, Some(limit))?
+            (None, _, false) => Source::Data(Prompts::open(&data::data_files(&args.data)?, &encoder, limit)?),
+            (None, Some(demo), true) => {
+                let files = std::slice::from_ref(&demo.paths.pairs_eval);
+                Source::Data(Prompts::open(files, &encoder, Some(limit.unwrap_or(DEMO_PROMPTS)))?)
             }
-            (None, true) => return chat(&loaded, adapter.as_ref(), &encoder, request),
+            (None, None, true) => return chat(&loaded, adapter.as_ref(), &encoder, request),
         };
-        if let Some(empty) = prompts.iter().find(|prompt| prompt.ids.is_empty()) {
-            return Err(CliError::Input(format!("row {}: the prompt has no token, nothing to continue", empty.row)));
-        }
         let (mut new_tokens, mut elapsed) = (0, Duration::ZERO);
-        for (batch_idx, batch) in prompts.chunks(args.batch_size as usize).enumerate() {
+        for start in (0..prompts.len()).step_by(args.batch_size as usize) {
+            let batch = prompts.get(start..prompts.len().min(start + args.batch_size as usize))?;
             let ids: Vec<Vec<u32>> = batch.iter().map(|prompt| prompt.ids.clone()).collect();
-            let first_sequence = batch_idx as u64 * args.batch_size;
-            let request = Request { first_sequence, ..request.clone() };
+            let request = Request { first_sequence: start as u64, ..request.clone() };
             let start = Instant::now();
             let completions = generate(&loaded.model, adapter.as_ref(), &ids, &request, |_, _| true)?;
             elapsed += start.elapsed();
@@ -64,6 +65,31 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
         report::generated(prompts.len() as u64, new_tokens, elapsed);
         Ok(())
     })
+}
+
+/// Prompts of the demo that are continued, without a limit.
+const DEMO_PROMPTS: usize = 5;
+
+/// Where prompts come from.
+enum Source<'a> {
+    Typed(EncodedPrompt),
+    Data(Prompts<'a>),
+}
+
+impl Source<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Source::Typed(_) => 1,
+            Source::Data(prompts) => prompts.len(),
+        }
+    }
+
+    fn get(&self, records: Range<usize>) -> Result<Vec<EncodedPrompt>, CliError> {
+        match self {
+            Source::Typed(prompt) => Ok(vec![prompt.clone()]),
+            Source::Data(prompts) => Ok(prompts.get(records)?),
+        }
+    }
 }
 
 /// The text of `--prompt`, or what is piped in where nothing else says what to continue.

@@ -8,18 +8,31 @@ use crate::loaded::{self, LoadedModel};
 use crate::report;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
-use align_lora::data::{Answer, Dataset, Encoded, EncodedRow, Encoder, Histogram, Lengths, Needs, Repeats};
+use align_lora::data::{
+    Answer, Dataset, Encoded, EncodedRow, Encoder, Histogram, Lengths, Needs, Repeats, Sequences, SftPart, SpanSource,
+};
 use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::path::Path;
 
 pub fn run(args: &InspectArgs) -> Result<(), CliError> {
-    if args.data.is_empty() && !args.demo && args.row.is_some() {
-        return Err(CliError::Usage("--row: give the --data that it is a row of".into()));
+    let has_data = !args.data.data.is_empty() || args.demo;
+    if !has_data {
+        let of_data = [
+            ("--row", args.row.is_some()),
+            ("--max-length", args.data.max_length.is_some()),
+            ("--columns", !args.data.columns.columns.is_empty()),
+            ("--sft-on", args.data.sft.sft_on.is_some()),
+            ("--rejects", args.data.keep.rejects.is_some()),
+            ("--data-cache", args.data.keep.data_cache.is_some()),
+        ];
+        if let Some((flag, _)) = of_data.into_iter().find(|(_, given)| *given) {
+            return Err(CliError::Usage(format!("{flag} is about the rows of --data, which is missing")));
+        }
     }
-    let of_data = [("--columns", !args.columns.columns.is_empty()), ("--sft-on", args.sft.sft_on.is_some())];
-    if let Some((flag, _)) = of_data.into_iter().find(|(_, given)| *given && args.data.is_empty() && !args.demo) {
-        return Err(CliError::Usage(format!("{flag} is about the rows of --data, which is missing")));
-    }
-    let columns = args.columns.map()?;
+    let _ = args.data.columns.map()?; // a mistake in it is said before a model is loaded
+    let run = loaded::run_config(args.adapter.as_deref().filter(|_| has_data))?;
+    let max_length = loaded::max_length(&args.data, &run);
     let device = Device::cpu(None)?;
     device.clone().install(|| {
         let base = match &args.adapter {
@@ -46,22 +59,25 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             facts["fresh_adapter"] = adapter(&Adapter::fresh(&loaded.model, &config, 0)?);
         }
         let mut histograms = String::new();
-        let files = match &loaded.demo {
-            Some(demo) if args.data.is_empty() => vec![demo.paths.pairs_train.clone()],
-            _ => data::data_files(&args.data)?,
+        let files = match has_data {
+            true => loaded.data_files(&args.data, |demo| demo.pairs_train.clone())?,
+            false => Vec::new(),
         };
         if !files.is_empty() {
-            let encoder = loaded.encoder(args.chat_template.as_deref(), args.max_length)?;
-            let encoder = encoder.with_columns(columns.clone()).with_sft_on(args.sft.part());
-            let options =
-                DataOptions { needs: Needs::Answers, on_bad_row: args.on_bad_row, keep: &args.keep, demo: args.demo };
+            let encoder = loaded.data_encoder(args.chat_template.as_deref(), max_length, &args.data)?;
+            let options = DataOptions {
+                needs: Needs::Answers,
+                on_bad_row: args.data.on_bad_row,
+                keep: &args.data.keep,
+                demo: args.demo,
+            };
             let data = data::data_with_rejects(&files, encoder, &options)?;
             facts["data"] = survey(&data);
             match args.json {
                 true => facts["data"]["lengths"] = lengths(&data.survey().lengths),
                 false => {
                     report::data("data", data.survey());
-                    histograms = bars(&data.survey().lengths, args.max_length);
+                    histograms = bars(&data.survey().lengths, max_length);
                 }
             }
             if let Some(row) = args.row {
@@ -76,14 +92,14 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
 }
 
 /// The base that an adapter's config names.
-fn base_of(dir: &std::path::Path) -> Result<Option<String>, CliError> {
+fn base_of(dir: &Path) -> Result<Option<String>, CliError> {
     Ok(LoraConfig::read(&dir.join("adapter_config.json"))?.base_model_name_or_path)
 }
 
 fn model(loaded: &LoadedModel) -> Value {
     let config = loaded.model.config();
     json!({
-        "path": loaded.dir,
+        "path": name(&loaded.dir),
         "found": loaded.found,
         "family": config.family,
         "parameters": config.parameters(),
@@ -100,6 +116,11 @@ fn model(loaded: &LoadedModel) -> Value {
         "unused_tensors": loaded.unused,
         "tensors_of_zeros": loaded.all_zero,
     })
+}
+
+/// A path as JSON: what is not UTF-8 in it is replaced.
+fn name(path: &Path) -> Cow<'_, str> {
+    path.to_string_lossy()
 }
 
 fn adapter(adapter: &Adapter) -> Value {
@@ -123,20 +144,28 @@ fn survey(data: &Dataset) -> Value {
         "records": survey.records,
         "kept": survey.kept,
         "dropped": survey.dropped.iter().map(|dropped| json!({
-            "rows": dropped.rows, "reason": dropped.label, "path": dropped.path, "line": dropped.line,
+            "rows": dropped.rows, "reason": dropped.label, "path": name(&dropped.path), "line": dropped.line,
+            "first": dropped.first,
         })).collect::<Vec<_>>(),
+        "blank_lines": survey.blank_lines,
         "kind": survey.kind.as_ref().map(ToString::to_string),
+        "sequences": survey.sequences.as_ref().map(sequences),
         "answers": survey.answers,
         "answers_cut": survey.cut_answers,
+        "pairs_same_after_cut": survey.same_after_cut,
         "answers_empty": survey.empty_answers,
         "answers_with_stop_token": survey.stopping_answers,
         "prompt_ends_moved": survey.moved_boundaries,
+        "prompt_end_examples": survey.boundary_examples.iter().map(|example| json!({
+            "row": example.row, "alone": example.alone, "followed": example.followed,
+        })).collect::<Vec<_>>(),
         "prompt_tokens": survey.prompt_tokens,
         "answer_tokens": survey.answer_tokens,
         "scored_tokens": survey.scored_tokens,
         "rows_with_weight": survey.numbers.weight,
         "rows_with_margin": survey.numbers.margin,
         "rows_with_win_probabilities": survey.numbers.win_probability,
+        "rows_with_beats_probability": survey.numbers.beats_probability,
         "tree_tokens": {"median": at(0.5), "p90": at(0.9), "largest": at(1.0)},
         "ignored_columns": survey.ignored_columns,
         "copies": repeats(&survey.copies),
@@ -144,9 +173,23 @@ fn survey(data: &Dataset) -> Value {
     })
 }
 
+/// How sequences are learned.
+fn sequences(sequences: &Sequences) -> Value {
+    let part = match sequences.part {
+        SftPart::Completion => "completion",
+        SftPart::Assistant => "assistant",
+        SftPart::All => "all",
+    };
+    let found_by = sequences.spans.map(|spans| match spans {
+        SpanSource::GenerationMarks => "generation marks",
+        SpanSource::TurnByTurn => "turn by turn",
+    });
+    json!({"scored": part, "found_by": found_by, "chosen_alone": sequences.chosen_alone})
+}
+
 /// Rows that repeat an earlier one, and the first two places.
 fn repeats(repeats: &Repeats) -> Value {
-    let place = |(path, line): &(std::path::PathBuf, u64)| json!({"path": path, "line": line});
+    let place = |(path, line): &(std::path::PathBuf, u64)| json!({"path": name(path), "line": line});
     let first = repeats.first.as_ref();
     json!({
         "rows": repeats.rows,

@@ -119,6 +119,7 @@ impl DataObserver for DataReport {
         }
         let per_second = done as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
         let (what, speed) = match stage {
+            Stage::Comparing => ("comparing the data with the cached tokens", format!("{:.0} MB/s", per_second / 1e6)),
             Stage::Reading => ("reading the data", format!("{:.0} MB/s", per_second / 1e6)),
             Stage::Tokenising => ("tokenising", format!("{per_second:.0} records/s")),
             Stage::Checking => ("checking the cached tokens", format!("{:.0} MB/s", per_second / 1e6)),

@@ -53,10 +53,19 @@ impl NewFile {
     /// # Errors
     /// [`NewFileError`].
     pub fn finish(self) -> Result<(), NewFileError> {
+        self.finish_open().map(|_| ())
+    }
+
+    /// As [`NewFile::finish`], and gives the file, open for reading: under its name another process may have put its own by now.
+    ///
+    /// # Errors
+    /// [`NewFileError`].
+    pub fn finish_open(self) -> Result<File, NewFileError> {
         let NewFile { path, file } = self;
         file.as_file().sync_all().map_err(failed("write it to the disk"))?;
-        file.persist(&path).map_err(|error| failed("rename the new file to it")(error.error))?;
-        sync_folder(folder_of(&path)).map_err(failed("write its directory to the disk"))
+        let file = file.persist(&path).map_err(|error| failed("rename the new file to it")(error.error))?;
+        sync_folder(folder_of(&path)).map_err(failed("write its directory to the disk"))?;
+        Ok(file)
     }
 }
 

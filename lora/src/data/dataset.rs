@@ -10,11 +10,12 @@ use rayon::prelude::*;
 use super::deep_stack::with_deep_stack;
 use super::encode::{DropReason, Encoded, EncodedRow, Encoder};
 use super::index::Entry;
+use super::ingredients::FileStamp;
 use super::progress::{DataObserver, Unobserved};
 use super::reader::Rows;
 use super::records::{Kind, Parsed, Record, Shape};
 use super::survey::Survey;
-use super::token_cache::{CachedRows, TokenCache};
+use super::token_cache::{CachedRows, Slot, TokenCache};
 use super::{BadRow, DataError, order, pass, split};
 
 /// What a run reads the data for, and so which shapes it accepts.
@@ -80,13 +81,37 @@ pub struct Dataset {
 #[derive(Debug)]
 pub(super) struct Sources {
     pub paths: Vec<PathBuf>,
-    pub rows: OnceLock<Rows>,
+    rows: OnceLock<Rows>,
+    /// Of the files that the cached tokens are of.
+    stamps: Vec<FileStamp>,
+    records: usize,
 }
 
 impl Sources {
+    pub fn opened(paths: &[PathBuf], rows: Rows) -> Sources {
+        Sources { paths: paths.to_vec(), stamps: Vec::new(), records: rows.len(), rows: OnceLock::from(rows) }
+    }
+
+    /// Files with so many records that are opened when something is read of them.
+    pub fn later(paths: &[PathBuf], slot: &Slot, records: usize) -> Sources {
+        Sources { paths: paths.to_vec(), stamps: slot.stamps().to_vec(), records, rows: OnceLock::new() }
+    }
+
+    /// Whether something was read of them.
+    #[cfg(test)]
+    pub fn are_open(&self) -> bool {
+        self.rows.get().is_some()
+    }
+
+    /// # Errors
+    /// [`DataError::Changed`] where they are not the files that the cached tokens are of; as [`Rows::open`].
     pub fn rows(&self) -> Result<&Rows, DataError> {
         if self.rows.get().is_none() {
             let rows = Rows::open(&self.paths)?;
+            FileStamp::check(&self.stamps, &self.paths)?;
+            if rows.len() != self.records {
+                return Err(DataError::Changed { path: self.paths[0].clone() });
+            }
             // another thread may have been faster: then its are taken
             let _ = self.rows.set(rows);
         }
@@ -251,10 +276,31 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::rows`]. Bad rows come as dropped ones ([`Dataset::open`] has refused them where they are an error).
     pub fn outcomes(&self, records: Range<usize>) -> Result<Vec<Encoded>, DataError> {
-        self.sources.rows()?.check_unchanged()?;
+        let cached = self.cached.as_deref();
+        if let Some(cached) = cached {
+            cached.check_unchanged()?;
+        }
+        let numbers: Vec<Option<u32>> = records.clone().map(|record| self.cached_number(record)).collect();
+        if numbers.contains(&None) {
+            self.sources.rows()?.check_unchanged()?;
+        }
+        let outcome = |(record, number): (usize, Option<u32>)| match (cached, number) {
+            (Some(cached), Some(number)) => Ok(vec![Encoded::Kept(cached.row(number)?)]),
+            _ => self.outcome(record),
+        };
         let outcomes: Result<Vec<Vec<Encoded>>, DataError> =
-            with_deep_stack(|| records.into_par_iter().map(|record| self.outcome(record)).collect());
+            with_deep_stack(|| records.into_par_iter().zip(numbers).map(outcome).collect());
         Ok(outcomes?.into_iter().flatten().collect())
+    }
+
+    /// Number in the token cache of the one row that a record makes, if it is there.
+    fn cached_number(&self, record: usize) -> Option<u32> {
+        if self.cached.is_none() || self.is_unpaired() {
+            return None;
+        }
+        // in the order of the files
+        let at = self.index.binary_search_by_key(&record, |entry| entry.record as usize).ok()?;
+        Some(self.index[at].cached)
     }
 
     fn outcome(&self, row: usize) -> Result<Vec<Encoded>, DataError> {

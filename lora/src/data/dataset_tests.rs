@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::records::Record;
 use super::{
-    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, Needs, OnBadRow, Shuffle, Target, TokenizerError,
-    for_each_batch, prompts,
+    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, Needs, OnBadRow, Prompts, Shuffle, Target,
+    TokenizerError, for_each_batch, prompts,
 };
 
 fn tiny(name: &str) -> PathBuf {
@@ -185,7 +185,11 @@ fn the_encoder_refuses_what_it_cannot_score() {
         Record::parse(0, row.to_string().as_bytes()).unwrap().record
     };
     let contents = "{% for m in messages %}{{ m.content | trim }} {% endfor %}";
-    assert_eq!(with_template(contents).encode(&record("a", " a ")), Err(BadRow::SameTokens));
+    let same = BadRow::SameTokens { chosen: "chosen".to_owned(), rejected: "rejected".to_owned() };
+    assert_eq!(with_template(contents).encode(&record("a", " a ")), Err(same));
+    let other_names = with_template(contents).with_columns("chosen=better,rejected=worse".parse().unwrap());
+    let said = other_names.encode(&record("a", " a ")).unwrap_err().to_string();
+    assert!(said.contains("`better` and `worse` differ, but are the same tokens"), "{said}");
     let first = "{{ messages[0].content }}";
     assert!(
         matches!(with_template(first).encode(&record("a", "b")), Err(BadRow::NoAnswerTokens { field }) if field == "chosen")
@@ -363,6 +367,62 @@ fn a_data_file_that_changes_during_the_run_ends_it() {
     assert!(matches!(dataset.outcomes(0..5), Err(DataError::Changed { .. })));
 }
 
+/// Bad rows have columns too: that all rows with one of the map are bad is no reason to say that there is no such column.
+#[test]
+fn the_columns_of_bad_rows_are_columns() {
+    let mapped = |text: &str| encoder("tiny-llama", 64).with_columns(text.parse().unwrap());
+    let rows = [pair(0), json!({"prompt": "p", "chosen": "same", "rejected": "same", "w": 1}).to_string()];
+    let file = file(&rows);
+    let open = |map: &str| Dataset::open(&[file.path().to_owned()], mapped(map), Needs::Pairs, OnBadRow::Skip);
+    assert_eq!(open("weight=w").unwrap().len(), 1);
+    assert!(matches!(open("weight=v"), Err(DataError::NoSuchColumn { name: "weight", .. })));
+    // where no row is an object, that is what is said
+    let file = super::dataset_tests::file(&["{".to_owned()]);
+    let none = Dataset::open(&[file.path().to_owned()], mapped("weight=w"), Needs::Pairs, OnBadRow::Skip);
+    assert!(
+        matches!(none, Err(DataError::NothingLeft { reason: DropReason::Bad(BadRow::Json { .. }), .. })),
+        "{none:?}"
+    );
+}
+
+/// The first one that fails is named, whatever the threads do; files behind the limit are not opened; the rest is not encoded.
+#[test]
+fn prompts_are_taken_as_far_as_they_are_wanted() {
+    let rows: Vec<String> = (0..600)
+        .map(|i| match i {
+            301..=600 => "{".to_owned(),
+            i => json!({"prompt": format!("Question {i}?")}).to_string(),
+        })
+        .collect();
+    let (first, second) = (file(&rows[..100]), file(&rows[100..]));
+    let paths = [first.path().to_owned(), second.path().to_owned(), PathBuf::from("/no/such/file.jsonl")];
+    let encoder = encoder("tiny-llama", 64);
+    for _ in 0..20 {
+        match prompts(&paths[..2], &encoder, None) {
+            Err(DataError::Row { path, line: 202, .. }) => assert_eq!(path, paths[1]),
+            other => panic!("{other:?}"),
+        }
+    }
+    let some = Prompts::open(&paths, &encoder, Some(301)).unwrap();
+    assert_eq!(some.len(), 301);
+    let found = some.get(99..102).unwrap();
+    assert_eq!(found.iter().map(|prompt| prompt.row).collect::<Vec<_>>(), [99, 100, 101]);
+    let alone = prompts(&paths[1..2], &encoder, Some(1)).unwrap();
+    assert_eq!(found[1].ids, alone[0].ids);
+    assert!(matches!(Prompts::open(&paths, &encoder, Some(101)).unwrap().get(100..101), Ok(one) if one.len() == 1));
+    let empty = file(&[json!({"prompt": ""}).to_string()]);
+    let without_bos = super::dataset_tests::encoder("tiny-qwen2", 64);
+    let error = prompts(&[empty.path().to_owned()], &without_bos, None).unwrap_err();
+    assert!(matches!(error, DataError::Row { line: 1, reason: BadRow::EmptyPrompt, .. }), "{error}");
+    assert!(matches!(prompts(&[file(&[]).path().to_owned()], &encoder, None), Err(DataError::Empty { .. })));
+    // a column that stands in later rows is none that there is not
+    let mixed = file(&[json!({"prompt": "p"}).to_string(), json!({"prompt": "p", "t": []}).to_string()]);
+    let mapped = encoder.with_columns("tools=t".parse().unwrap());
+    assert_eq!(prompts(&[mixed.path().to_owned()], &mapped, Some(1)).unwrap().len(), 1);
+    let missing = mapped.with_columns("tools=u".parse().unwrap());
+    assert!(matches!(prompts(&[mixed.path().to_owned()], &missing, None), Err(DataError::NoSuchColumn { .. })));
+}
+
 #[test]
 fn prompts_come_from_any_shape() {
     let rows = lines(&[
@@ -478,7 +538,7 @@ proptest! {
                     let expected = matches!(reason, DropReason::NoRoom { .. } | DropReason::NoPrompt);
                     prop_assert!(expected, "{}", reason);
                 }
-                Err(bad) => prop_assert!(matches!(bad, BadRow::SameTokens), "{}", bad),
+                Err(bad) => prop_assert!(matches!(bad, BadRow::SameTokens { .. }), "{}", bad),
             }
             Ok(())
         })?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::columns::ColumnMap;
+use super::columns::{ColumnMap, Seen};
 use super::numbers::RowNumbers;
 use super::records::{Form, Parsed, Record, RecordTarget, Text};
 use super::sequence::SftPart;
@@ -261,6 +261,11 @@ impl Encoder {
         Record::parse_with(row, line, &self.columns)
     }
 
+    /// As [`Encoder::parse`]; `seen` as [`Record::parse_seen`] has it.
+    pub(super) fn parse_seen(&self, row: usize, line: &[u8], seen: &mut Option<Seen>) -> Result<Parsed, BadRow> {
+        Record::parse_seen(row, line, &self.columns, seen)
+    }
+
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
@@ -348,12 +353,13 @@ impl Encoder {
             notes.note_boundary(&alone, shared, differs);
         }
         if let Some(empty) = full.iter().position(|ids| ids.len() == shared) {
-            return Err(BadRow::NoAnswerTokens { field: record.shape.answer_column(empty) });
+            return Err(BadRow::NoAnswerTokens { field: record.shape.answer_column(empty, &self.columns) });
         }
         if let (RecordTarget::Pair, [chosen, rejected]) = (&record.target, &full[..])
             && chosen == rejected
         {
-            return Err(BadRow::SameTokens);
+            let name = |answer| record.shape.answer_column(answer, &self.columns);
+            return Err(BadRow::SameTokens { chosen: name(0), rejected: name(1) });
         }
         let dropped = |reason| Encoded::Dropped { row: record.row, id: record.id.clone(), reason };
         if shared == 0 {

@@ -68,11 +68,13 @@ pub enum BadRow {
     },
     /// Strings and conversations in one row.
     #[error(
-        "`{field}` is {found}, the text before it {prompt}: one row has one form (if the answers repeat the prompt's turns, leave \
-         `prompt` out)"
+        "`{field}` is {found}, `{other}` is {prompt}: one row has one form (a prompt that is the text of a turn with which both answers of \
+         a pair begin is passed over)"
     )]
     MixedForms {
-        /// Form of the prompt (without one: of the first answer).
+        /// The prompt's column (without one: the first answer's).
+        other: String,
+        /// Its form.
         prompt: &'static str,
         /// The column that differs.
         field: String,
@@ -149,6 +151,9 @@ pub enum BadRow {
         /// The shape's columns.
         shape: &'static str,
     },
+    /// A prompt of no tokens, for generation.
+    #[error("the prompt has no token: there is nothing to continue")]
+    EmptyPrompt,
     /// No turn of the assistant, and only its turns are scored.
     #[error(
         "no turn of the assistant has a token in what the chat template makes of the row, so --sft-on assistant scores nothing"
@@ -181,13 +186,18 @@ pub enum BadRow {
         field: String,
     },
     /// Two conversations without a common first turn.
-    #[error("`chosen` and `rejected` have no first turn in common, so there is no prompt")]
-    NoCommonTurn,
+    #[error("`{chosen}` and `{rejected}` have no first turn in common, so there is no prompt")]
+    NoCommonTurn {
+        /// The column of the preferred answer.
+        chosen: String,
+        /// That of the other one.
+        rejected: String,
+    },
     /// A conversation that is the beginning of the other.
     #[error("`{field}` has no turn of its own: all its turns are those of the other answer")]
     NoOwnTurn {
-        /// `chosen` or `rejected`.
-        field: &'static str,
+        /// The column.
+        field: String,
     },
     /// As many rewards as answers are needed.
     #[error("{completions} completions, but {rewards} rewards")]
@@ -198,11 +208,23 @@ pub enum BadRow {
         rewards: usize,
     },
     /// Nothing to prefer.
-    #[error("`chosen` and `rejected` are equal")]
-    SameAnswers,
+    #[error("`{chosen}` and `{rejected}` are equal")]
+    SameAnswers {
+        /// The column of the preferred answer.
+        chosen: String,
+        /// That of the other one.
+        rejected: String,
+    },
     /// Different texts, the same tokens.
-    #[error("`chosen` and `rejected` differ, but are the same tokens (does the chat template drop the difference?)")]
-    SameTokens,
+    #[error(
+        "`{chosen}` and `{rejected}` differ, but are the same tokens (does the chat template drop the difference?)"
+    )]
+    SameTokens {
+        /// The column of the preferred answer.
+        chosen: String,
+        /// That of the other one.
+        rejected: String,
+    },
     /// An answer that the template or the tokenizer left nothing of.
     #[error("`{field}` has no token of its own after the prompt (does the chat template render it?)")]
     NoAnswerTokens {
@@ -243,15 +265,15 @@ impl BadRow {
             BadRow::NotText { .. } => "content that is not text",
             BadRow::ToolsJson { .. } => "tools are not valid JSON",
             BadRow::TemplateKwarg { .. } => "variable that a row may not set",
-            BadRow::NothingToContinue { .. } => "nothing to continue",
+            BadRow::NothingToContinue { .. } | BadRow::EmptyPrompt => "nothing to continue",
             BadRow::NoAssistantTurn => "no turn of the assistant",
             BadRow::TurnChanges { .. } => "turns that change when others follow",
             BadRow::TooManyTurns { .. } => "too many turns",
             BadRow::EmptyList { .. } => "empty list",
-            BadRow::NoCommonTurn | BadRow::NoOwnTurn { .. } => "no implicit prompt",
+            BadRow::NoCommonTurn { .. } | BadRow::NoOwnTurn { .. } => "no implicit prompt",
             BadRow::RewardCount { .. } => "completions and rewards differ in number",
-            BadRow::SameAnswers => "chosen equals rejected",
-            BadRow::SameTokens => "chosen and rejected are the same tokens",
+            BadRow::SameAnswers { .. } => "chosen equals rejected",
+            BadRow::SameTokens { .. } => "chosen and rejected are the same tokens",
             BadRow::NoAnswerTokens { .. } => "answer without tokens",
             BadRow::Template { .. } => "refused by the chat template",
             BadRow::Tokenizer { .. } => "refused by the tokenizer",

@@ -2,29 +2,89 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::encode::Encoder;
 use super::jinja::strftime;
+use super::progress::{DataObserver, DataProgress, Stage};
 use super::template::ChatTemplate;
 use super::{DataError, Needs, OnBadRow};
 
-/// Version of what is written, and of how rows become tokens: to be raised when either changes.
-const VERSION: u32 = 2;
-/// A file of at most so many bytes is hashed whole; of a larger one samples, with its length and its time of modification.
+/// Version of what is written, and of how rows become tokens: to be raised when either changes. A test has the hash of an entry.
+pub(super) const VERSION: u32 = 3;
+/// The libraries that turn rows into tokens, by which an update makes entries stale. A test compares them with Cargo.lock.
+const LIBRARIES: [(&str, &str); 5] = [
+    ("tokenizers", "0.23.2"),
+    ("fancy-regex", "0.17.0"),
+    ("minijinja", "3.0.5"),
+    ("minijinja-contrib", "3.0.5"),
+    ("parquet", "60.1.0"),
+];
+/// A file of at most so many bytes is hashed whole, and is the same whatever its name's history: a copy, or one whose time was set. Of a
+/// larger one samples are hashed, with its length, its times and its inode: no write leaves the time of the last change (ctime) as it
+/// was. A copy of a large file is therefore another file, and so is one that was linked or whose permissions were changed: its tokens are
+/// made once more.
 const HASHED_WHOLE: u64 = 256 << 20;
 /// Samples of a large file, the first at its start and the last at its end.
 const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: u64 = 1 << 20;
 
 /// Everything that decides the tokens, as names and values. A new flag that changes what a row's tokens are is a new line in
-/// [`Ingredients::of`].
+/// [`options`].
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Ingredients(Vec<(String, String)>);
 
+/// Which file it was that was looked at. Not the time of the last change: a hard link that someone makes changes nothing in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FileStamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+impl FileStamp {
+    fn of(meta: &std::fs::Metadata) -> FileStamp {
+        FileStamp {
+            device: meta.dev(),
+            inode: meta.ino(),
+            bytes: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        }
+    }
+
+    /// Checks that the files are those of the stamps.
+    ///
+    /// # Errors
+    /// [`DataError::Changed`]; [`DataError::Io`] for one that is gone.
+    pub fn check(stamps: &[FileStamp], paths: &[PathBuf]) -> Result<(), DataError> {
+        for (stamp, path) in stamps.iter().zip(paths) {
+            let meta = path.metadata().map_err(|source| DataError::Io { path: path.clone(), source })?;
+            if FileStamp::of(&meta) != *stamp {
+                return Err(DataError::Changed { path: path.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The options that decide which rows there are and what their tokens are, by the names that a user knows.
+fn options(encoder: &Encoder, needs: Needs, on_bad_row: OnBadRow) -> [(&'static str, String); 6] {
+    [
+        ("--max-length", encoder.max_length().to_string()),
+        ("--columns", format!("{:?}", encoder.columns())),
+        ("--sft-on", format!("{:?}", encoder.sft_on())),
+        ("what becomes of long answers", format!("{:?}", encoder.long_answers())),
+        ("what the loss needs", format!("{needs:?}")),
+        ("--on-bad-row", format!("{on_bad_row:?}")),
+    ]
+}
+
 impl Ingredients {
-    /// Looks at the files of data and tokenizer, and at the options.
+    /// Looks at the data files and at the options; of tokenizer and template it takes what `encoder` was made from. The stamps are of the
+    /// data files as they were hashed.
     ///
     /// # Errors
     /// [`DataError::Io`] for a data file that cannot be read.
@@ -33,40 +93,46 @@ impl Ingredients {
         encoder: &Encoder,
         needs: Needs,
         on_bad_row: OnBadRow,
-    ) -> Result<Ingredients, DataError> {
+        observer: &mut dyn DataObserver,
+    ) -> Result<(Ingredients, Vec<FileStamp>), DataError> {
         let mut all = Vec::new();
-        let mut put = |name: String, value: String| all.push((name, value));
-        put("the program".into(), format!("{} {VERSION}", env!("CARGO_PKG_VERSION")));
+        let mut put = |name: &str, value: String| all.push((name.to_owned(), value));
+        put("the program", format!("{} {VERSION}", env!("CARGO_PKG_VERSION")));
+        for (name, version) in LIBRARIES {
+            put(&format!("the library {name}"), version.to_owned());
+        }
+        let mut stamps = Vec::with_capacity(paths.len());
+        let size = |path: &PathBuf| path.metadata().map_or(0, |meta| hashed_bytes(meta.len()));
+        let (mut done, total) = (0, paths.iter().map(size).sum());
         for path in paths {
-            let content = content(path).map_err(|source| DataError::Io { path: path.clone(), source })?;
-            put(absolute(path).display().to_string(), content);
+            let progress = |bytes| {
+                done += bytes;
+                observer.progress(DataProgress { stage: Stage::Comparing, done, total });
+            };
+            let found = content(path, progress).map_err(|source| DataError::Io { path: path.clone(), source })?;
+            put(&absolute(path).display().to_string(), found.0);
+            stamps.push(found.1);
         }
-        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"] {
-            let path = encoder.model_dir().join(name);
-            // a file that is not there is one that decides nothing
-            let content = content(&path).unwrap_or_else(|error| error.kind().to_string());
-            put(absolute(&path).display().to_string(), content);
+        for (path, hash) in encoder.tokenizer().files() {
+            put(&absolute(path).display().to_string(), hash.to_hex().to_string());
         }
-        put("the chat template".into(), encoder.template().map_or("none".into(), template));
-        put("the size of the vocabulary".into(), encoder.tokenizer().first_unusable_id().to_string());
-        put("--max-length".into(), encoder.max_length().to_string());
-        put("--columns".into(), format!("{:?}", encoder.columns()));
-        put("--sft-on".into(), format!("{:?}", encoder.sft_on()));
-        put("what becomes of long answers".into(), format!("{:?}", encoder.long_answers()));
-        put("what the loss needs".into(), format!("{needs:?}"));
-        put("--on-bad-row".into(), format!("{on_bad_row:?}"));
-        Ok(Ingredients(all))
+        put("the stop tokens", format!("{:?}", encoder.stop_ids()));
+        put("the chat template", encoder.template().map_or("none".into(), template));
+        put("the size of the vocabulary", encoder.tokenizer().first_unusable_id().to_string());
+        for (name, value) in options(encoder, needs, on_bad_row) {
+            put(name, value);
+        }
+        Ok((Ingredients(all), stamps))
     }
 
     /// What an entry is for, whatever the contents: a new one replaces an older one of the same name.
     pub fn entry_name(paths: &[PathBuf], encoder: &Encoder, needs: Needs, on_bad_row: OnBadRow) -> String {
         let mut hasher = blake3::Hasher::new();
-        let (columns, sft_on, long) = (encoder.columns(), encoder.sft_on(), encoder.long_answers());
-        let options = format!("{needs:?} {on_bad_row:?} {} {columns:?} {sft_on:?} {long:?}", encoder.max_length());
         let template = encoder.template().map_or("", ChatTemplate::origin);
         let names = paths.iter().map(|path| absolute(path)).chain([absolute(encoder.model_dir())]);
         let names = names.map(|path| path.into_os_string().into_encoded_bytes());
-        for part in names.chain([template.into(), options.into()]) {
+        let options = options(encoder, needs, on_bad_row).map(|(_, value)| value.into_bytes());
+        for part in names.chain([template.into()]).chain(options) {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(&part);
         }
@@ -88,29 +154,46 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// A hash of the bytes of a file; with its length and time where it is large.
-fn content(path: &Path) -> std::io::Result<String> {
+/// How many bytes of a file are hashed.
+fn hashed_bytes(bytes: u64) -> u64 {
+    if bytes <= HASHED_WHOLE { bytes } else { (SAMPLES + 1) * SAMPLE_BYTES }
+}
+
+/// What stands for the content of a file, and which file that was. `progress` is told the bytes of each step.
+fn content(path: &Path, mut progress: impl FnMut(u64)) -> std::io::Result<(String, FileStamp)> {
+    let kind = path.metadata()?;
+    if !kind.is_file() {
+        // opening a pipe that nobody writes to would wait for ever; who reads the rows refuses it
+        return Ok(("not a file".to_owned(), FileStamp::of(&kind)));
+    }
     let mut file = File::open(path)?;
     let meta = file.metadata()?;
+    let stamp = FileStamp::of(&meta);
     let mut hasher = blake3::Hasher::new();
+    let mut piece = vec![0; SAMPLE_BYTES as usize];
     if meta.len() <= HASHED_WHOLE {
-        let mut piece = vec![0; SAMPLE_BYTES as usize];
         loop {
-            match file.read(&mut piece)? {
-                0 => return Ok(hasher.finalize().to_hex().to_string()),
-                n => hasher.update(&piece[..n]),
-            };
+            match file.read(&mut piece) {
+                Ok(0) => return Ok((hasher.finalize().to_hex().to_string(), stamp)),
+                Ok(n) => {
+                    hasher.update(&piece[..n]);
+                    progress(n as u64);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
-    let mut sample = vec![0; SAMPLE_BYTES as usize];
-    for i in 0..SAMPLES {
-        file.read_exact_at(&mut sample, (meta.len() - SAMPLE_BYTES) / (SAMPLES - 1) * i)?;
-        hasher.update(&sample);
+    let last = meta.len() - SAMPLE_BYTES;
+    for start in (0..SAMPLES).map(|i| last / (SAMPLES - 1) * i).chain([last]) {
+        file.read_exact_at(&mut piece, start)?;
+        hasher.update(&piece);
+        progress(SAMPLE_BYTES);
     }
-    file.read_exact_at(&mut sample, meta.len() - SAMPLE_BYTES)?;
-    hasher.update(&sample);
-    let modified = meta.modified()?.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    Ok(format!("{} bytes of {modified}, {}", meta.len(), hasher.finalize().to_hex()))
+    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+    let known =
+        format!("{} bytes, inode {}, times {times:?}, samples {}", meta.len(), meta.ino(), hasher.finalize().to_hex());
+    Ok((known, stamp))
 }
 
 /// The template's text, and the time, if the text asks for it.
@@ -188,17 +271,61 @@ mod tests {
         second.iter().for_each(|source| assert_eq!(clock(source), Clock::Second, "{source}"));
     }
 
+    fn known(path: &Path) -> String {
+        content(path, |_| {}).unwrap().0
+    }
+
     #[test]
-    fn a_large_file_is_known_by_its_samples_and_its_time() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file().set_len(HASHED_WHOLE + 5_000_000).unwrap(); // holes: nothing is on the disk
-        let first = content(file.path()).unwrap();
-        assert_eq!(content(file.path()).unwrap(), first);
+    fn a_large_file_is_known_by_its_samples_its_times_and_its_inode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large");
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        file.set_len(HASHED_WHOLE + 5_000_000).unwrap(); // holes: nothing is on the disk
+        let first = known(&path);
+        assert_eq!(known(&path), first);
         assert!(first.contains("273435456 bytes"), "{first}");
-        file.as_file().write_all_at(b"x", HASHED_WHOLE + 4_999_999).unwrap();
-        let last_byte = content(file.path()).unwrap();
+        file.write_all_at(b"x", HASHED_WHOLE + 4_999_999).unwrap();
+        let last_byte = known(&path);
         assert_ne!(last_byte, first);
-        file.as_file().set_modified(std::time::UNIX_EPOCH).unwrap();
-        assert_ne!(content(file.path()).unwrap(), last_byte);
+        // between the samples, with the length and the time of before
+        let time = path.metadata().unwrap().modified().unwrap();
+        file.write_all_at(b"x", 3_000_000).unwrap();
+        file.set_modified(time).unwrap();
+        assert_eq!(path.metadata().unwrap().modified().unwrap(), time);
+        let between = known(&path);
+        assert_ne!(between, last_byte);
+        let mut told = 0;
+        content(&path, |bytes| told += bytes).unwrap();
+        assert_eq!(told, hashed_bytes(path.metadata().unwrap().len()));
+    }
+
+    #[test]
+    fn another_file_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = [folder.path().join("a")];
+        let write = |text: &str| std::fs::write(&paths[0], text).unwrap();
+        let stamp = || content(&paths[0], |_| {}).unwrap().1;
+        write("one");
+        let stamps = [stamp()];
+        FileStamp::check(&stamps, &paths).unwrap();
+        // of the same length and time, under the same name
+        let time = paths[0].metadata().unwrap().modified().unwrap();
+        let beside = folder.path().join("b");
+        std::fs::write(&beside, "two").unwrap();
+        File::open(&beside).unwrap().set_modified(time).unwrap();
+        std::fs::rename(&beside, &paths[0]).unwrap();
+        assert!(matches!(FileStamp::check(&stamps, &paths), Err(DataError::Changed { .. })));
+        std::fs::remove_file(&paths[0]).unwrap();
+        assert!(matches!(FileStamp::check(&stamps, &paths), Err(DataError::Io { .. })));
+    }
+
+    #[test]
+    fn the_libraries_are_those_of_the_lock_file() {
+        let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).unwrap();
+        for (name, version) in LIBRARIES {
+            let entry = format!("name = \"{name}\"\nversion = \"{version}\"\n");
+            assert!(lock.contains(&entry), "{name} is not {version} in Cargo.lock: set the new version in LIBRARIES");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! `repr`; `tests/goldens/templates.json` holds what that code renders.
 
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 use minijinja::formatting::FormatStyle;
 use minijinja::syntax::SyntaxConfig;
@@ -54,11 +55,14 @@ pub fn environment(now: i64) -> Environment<'static> {
     env
 }
 
+/// `{% generation %}` and `{% endgeneration %}`: the whitespace control in front, `end`, the one behind.
+static GENERATION_TAG: LazyLock<fancy_regex::Regex> =
+    LazyLock::new(|| fancy_regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern"));
+
 /// Replaces `{% generation %}` ... `{% endgeneration %}`, which mark the assistant's text for training masks, by a block that
 /// renders its body. `with` opens a scope of its own, as the original does; the whitespace controls stay.
 pub fn strip_generation_tags(source: &str) -> String {
-    let tag = fancy_regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern");
-    tag.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
+    GENERATION_TAG.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
 }
 
 /// What [`generation_span`] is called in templates.
@@ -67,8 +71,7 @@ const SPAN: &str = "align_generation_span";
 /// Replaces `{% generation %}` ... `{% endgeneration %}` by calls of [`generation_span`], as the original is a call; `None` for a
 /// template without them.
 pub fn call_generation_spans(source: &str) -> Option<String> {
-    let tag = fancy_regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern");
-    let called = tag.replace_all(source, |tag: &fancy_regex::Captures<'_>| {
+    let called = GENERATION_TAG.replace_all(source, |tag: &fancy_regex::Captures<'_>| {
         let group = |i: usize| tag.get(i).map_or("", |group| group.as_str());
         match group(2) {
             "end" => format!("{{%{} endcall {}%}}", group(1), group(3)),

@@ -20,7 +20,7 @@
 //! or said: a prefix of the other answer is a whole prompt (TRL moves the last shared character into the answers), a prompt
 //! without a token or an answer without a token is never scored, and answers that are the same are a bad row.
 //!
-//! Memory: 8 bytes a record and 24 a usable row (32 bytes a usable row where the tokens are cached), 28 more a record while duplicates are
+//! Memory: 8 bytes a record and 24 a usable row (32 bytes a usable row where the tokens are cached), 21 more a record while duplicates are
 //! counted; text and ids of one window of rows at a time.
 
 mod ahead;
@@ -90,8 +90,9 @@ pub use order::{permutation, separate};
 pub use pack::pack;
 pub use parquet::ParquetFault;
 pub use progress::{DataObserver, DataProgress, Stage, Unobserved};
-pub use prompts::{EncodedPrompt, prompts};
+pub use prompts::{EncodedPrompt, Prompts, prompts};
 pub use records::{Form, Kind, Record, Shape};
+pub use rejects::Rejects;
 pub use sequence::SftPart;
 pub use spans::SpanSource;
 pub use survey::{NumberCounts, Sequences, Survey};

@@ -126,7 +126,6 @@ mod tests {
         assert!(counts.values().all(|&c| (c - 1000).abs() < 155), "{counts:?}");
     }
 
-    /// A million rows of which one prompt has half: linear in the rows, or this takes minutes.
     /// Orders on which a search that begins anew for each row, or a row at a time moved back, would take hours.
     #[test]
     fn large_orders_are_separated() {

@@ -1,9 +1,10 @@
 //! The pass over all records that makes a [`Dataset`]: every one is read, encoded and counted, in parallel, a window at a time.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use align_engine::new_file::NewFileError;
 use rayon::prelude::*;
@@ -14,10 +15,11 @@ use super::deep_stack::with_deep_stack;
 use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
 use super::encode::{DropReason, Encoded, Encoder, Notes};
 use super::index::{Entry, index_of};
+use super::ingredients::FileStamp;
 use super::progress::{DataObserver, DataProgress, Stage};
 use super::reader::{PlaceCursor, Rows};
-use super::records::{Form, Kind, Parsed, Shape};
-use super::rejects::Rejects;
+use super::records::{Form, Kind, Shape};
+use super::rejects::{self, Rejects};
 use super::sequence::SftPart;
 use super::spans::SpanSource;
 use super::survey::{RowCounts, Sequences, Survey};
@@ -38,26 +40,30 @@ const MAX_RECORDS: usize = (u32::MAX / 2) as usize;
 /// # Errors
 /// As [`Dataset::open_with`].
 pub(super) fn open(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
-    let Opening { needs, on_bad_row, cache, mut rejects, observer } = opening;
-    let mut write = |piece: &[u8]| match &mut rejects {
-        Some(to) => to.write_all(piece).map_err(DataError::Rejects),
-        None => Ok(()),
-    };
-    let slot = cache.map(|cache| cache.slot(paths, &encoder, needs, on_bad_row)).transpose()?;
-    if let Some((index, entry)) = slot.as_ref().and_then(|slot| look_up(slot, observer)) {
-        entry.copy_rejects(&mut write)?;
+    let Opening { needs, on_bad_row, cache, rejects, observer } = opening;
+    let slot = cache.map(|cache| cache.slot(paths, &encoder, needs, on_bad_row, observer)).transpose()?;
+    if let Some(slot) = &slot
+        && let Some((index, entry)) = look_up(slot, observer)
+    {
+        if let Some(to) = rejects {
+            entry.write_rejects(paths, to)?;
+        }
         let token_cache::Entry { survey, rows, .. } = *entry;
-        let sources = Arc::new(Sources { paths: paths.to_vec(), rows: OnceLock::new() });
+        let sources = Arc::new(Sources::later(paths, slot, survey.records));
         let cached = Some(Arc::new(rows));
         return Ok(Dataset { sources, encoder: Arc::new(encoder), needs, index, survey, cached });
     }
     let rows = Rows::open_observed(paths, observer)?;
+    if let Some(slot) = &slot {
+        // the tokens that will be kept are of these files
+        FileStamp::check(slot.stamps(), paths)?;
+    }
     let records = rows.len();
     if records > MAX_RECORDS {
         return Err(DataError::TooManyRows { rows: records, limit: MAX_RECORDS });
     }
     let survey = Survey::new(records, rows.blank_lines());
-    let sources = Arc::new(Sources { paths: paths.to_vec(), rows: OnceLock::from(rows) });
+    let sources = Arc::new(Sources::opened(paths, rows));
     let encoder = Arc::new(encoder);
     let dataset = Dataset { sources, encoder, needs, index: Vec::new(), survey, cached: None };
     let pass = Pass {
@@ -65,12 +71,13 @@ pub(super) fn open(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) ->
         on_bad_row,
         first_dropped: None,
         hashes: Hashes::default(),
-        rejects: Rejects::new(),
+        wanted: rejects,
+        last_reject: None,
         place: PlaceCursor::default(),
         writer: None,
         failed: None,
     };
-    pass.run(slot.as_ref(), observer, &mut write)
+    pass.run(slot.as_ref(), observer)
 }
 
 /// The index and the entry in a slot of the cache; `None` where it has to be made. Says why, if there was one.
@@ -106,9 +113,10 @@ impl Dataset {
     fn examine(&self, record: usize, keep_tokens: bool) -> Result<Examined, DataError> {
         let line = self.sources.rows()?.read(record)?;
         let bytes = line.as_ref().map_or(0, |line| hash_of_bytes(line));
-        let parsed = match line.and_then(|line| self.encoder.parse(record, &line)) {
+        let mut seen = None;
+        let parsed = match line.and_then(|line| self.encoder.parse_seen(record, &line, &mut seen)) {
             Ok(parsed) => parsed,
-            Err(reason) => return Ok(Examined { record, bytes, outcome: Err(reason) }),
+            Err(reason) => return Ok(Examined { record, bytes, seen, outcome: Err(reason) }),
         };
         let kind = parsed.record.kind();
         let group = parsed.record.prompt_group();
@@ -131,9 +139,8 @@ impl Dataset {
             Encoded::Dropped { reason, .. } => Part::Dropped(reason),
         };
         let parts = encoded.into_iter().map(|encoded| encoded.map(part)).collect();
-        let Parsed { ignored_columns, seen, .. } = parsed;
-        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns, seen, tokens, parts });
-        Ok(Examined { record, bytes, outcome })
+        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns: parsed.ignored_columns, tokens, parts });
+        Ok(Examined { record, bytes, seen, outcome })
     }
 
     /// What is scored of the rows, if they are learned as sequences in this run.
@@ -194,33 +201,48 @@ impl Dataset {
 }
 
 /// One pass over all records.
-struct Pass {
+struct Pass<'a> {
     dataset: Dataset,
     on_bad_row: OnBadRow,
     first_dropped: Option<(usize, DropReason)>,
     hashes: Hashes,
-    rejects: Rejects,
+    /// Takes the records that are left out.
+    wanted: Option<&'a mut dyn Write>,
+    /// The one that was written last: of a record that makes several rows the first reason is enough.
+    last_reject: Option<usize>,
     /// Of the reject before.
     place: PlaceCursor,
     /// Takes the tokens on their way to the cache.
-    writer: Option<Writer>,
+    writer: Option<Entrance>,
     /// Why there is no writer any more.
     failed: Option<NewFileError>,
 }
 
-impl Pass {
-    fn run(
-        mut self,
-        slot: Option<&Slot>,
-        observer: &mut dyn DataObserver,
-        write_rejects: &mut dyn FnMut(&[u8]) -> Result<(), DataError>,
-    ) -> Result<Dataset, DataError> {
+/// What the cache is given during a pass.
+struct Entrance {
+    tokens: Writer,
+    /// With the numbers of the files.
+    rejects: Rejects,
+    numbers: HashMap<PathBuf, usize>,
+}
+
+impl Entrance {
+    fn new(tokens: Writer, paths: &[PathBuf]) -> Entrance {
+        let numbers = paths.iter().cloned().enumerate().map(|(number, path)| (path, number)).collect();
+        Entrance { tokens, rejects: Rejects::new(), numbers }
+    }
+}
+
+impl Pass<'_> {
+    fn run(mut self, slot: Option<&Slot>, observer: &mut dyn DataObserver) -> Result<Dataset, DataError> {
         let records = self.dataset.survey.records;
         if let Some(slot) = slot {
-            self.keep(slot.write(), |pass, writer| pass.writer = Some(writer));
+            self.keep(slot.write(), |pass, writer| {
+                pass.writer = Some(Entrance::new(writer, &pass.dataset.sources.paths));
+            });
         }
         let mut start = 0;
-        let mut seen: Seen = 0;
+        let mut seen: Option<Seen> = None;
         while start < records {
             let window = self.window(start)?;
             let (dataset, keep_tokens) = (&self.dataset, self.writer.is_some());
@@ -228,18 +250,22 @@ impl Pass {
                 window.clone().into_par_iter().map(|record| dataset.examine(record, keep_tokens)).collect()
             });
             for examined in examined? {
-                seen |= examined.outcome.as_ref().map_or(0, |record| record.seen);
+                if let Some(more) = examined.seen {
+                    seen = Some(seen.unwrap_or(0) | more);
+                }
                 self.admit(examined)?;
             }
             start = window.end;
             let progress = DataProgress { stage: Stage::Tokenising, done: start as u64, total: records as u64 };
             observer.progress(progress);
         }
-        self.rejects.copy_to(write_rejects)?;
-        let Pass { mut dataset, first_dropped, hashes, mut rejects, writer, failed, .. } = self;
+        let Pass { mut dataset, first_dropped, hashes, writer, failed, .. } = self;
         let sources = dataset.sources.clone();
         let rows = sources.rows()?;
-        refuse_unseen(&dataset.encoder, seen, &sources.paths)?;
+        // where no row is an object, that is what is wrong
+        if let Some(seen) = seen {
+            refuse_unseen(&dataset.encoder, seen, &sources.paths)?;
+        }
         if dataset.index.is_empty() {
             let (record, reason) = first_dropped.expect("every record was dropped, and there is one");
             let (path, line) = rows.place(record);
@@ -256,7 +282,9 @@ impl Pass {
         rows.check_unchanged()?;
         let index: Vec<u8> = dataset.index.iter().flat_map(|entry| entry.to_bytes()).collect();
         let written = match (writer, failed) {
-            (Some(writer), _) => writer.finish(slot, &index, &dataset.survey, &mut rejects),
+            (Some(Entrance { tokens, mut rejects, .. }), _) => {
+                tokens.finish(slot, &index, &dataset.survey, &mut rejects)
+            }
             (None, Some(error)) => Err(error),
             (None, None) => unreachable!("a writer goes with an error"),
         };
@@ -265,6 +293,11 @@ impl Pass {
             Ok(rows) => {
                 observer.note(format!("token cache: the tokens of {} rows are kept in {path}", dataset.index.len()));
                 dataset.cached = Some(Arc::new(rows));
+                if dataset.needs != Needs::Answers {
+                    // rows come from the cache from now on: unpacked data need not lie on the disk for as long as the run takes.
+                    // Where every answer is wanted, the reasons of what is left out are read again
+                    dataset.sources = Arc::new(Sources::later(&sources.paths, slot, records));
+                }
                 let removed = slot.make_room();
                 if removed > 0 {
                     observer.note(format!(
@@ -280,7 +313,7 @@ impl Pass {
     }
 
     /// What the cache gave, or the end of the cache for this run.
-    fn keep<T>(&mut self, outcome: Result<T, NewFileError>, take: impl FnOnce(&mut Pass, T)) {
+    fn keep<T>(&mut self, outcome: Result<T, NewFileError>, take: impl FnOnce(&mut Self, T)) {
         match outcome {
             Ok(value) => take(self, value),
             Err(error) => {
@@ -327,12 +360,12 @@ impl Pass {
                 Ok(Part::Kept { counts, notes, tokens }) => {
                     let mut cached = 0;
                     if let (Some(writer), Some(tokens)) = (&mut self.writer, tokens) {
-                        let row = writer.row(&tokens);
+                        let row = writer.tokens.row(&tokens);
                         self.keep(row, |_, row| cached = row);
                     }
                     let Dataset { survey, encoder, index, .. } = &mut self.dataset;
                     survey.count_kept(&counts, &notes, encoder.tokenizer(), encoder.max_length());
-                    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX); // a row has at most 64 Mi bytes
+                    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX); // of 64 MiB a template makes a GiB at most
                     index.push(Entry {
                         record: count(number),
                         part: count(part_number),
@@ -359,10 +392,21 @@ impl Pass {
     fn dropped(&mut self, record: usize, reason: DropReason) -> Result<(), DataError> {
         let rows = self.dataset.sources.rows()?;
         self.dataset.survey.count_dropped(&reason, || rows.place(record));
-        if self.on_bad_row == OnBadRow::Skip {
+        let is_first = self.last_reject.replace(record) != Some(record);
+        let is_wanted = self.wanted.is_some() || self.writer.is_some();
+        if self.on_bad_row == OnBadRow::Skip && is_first && is_wanted {
             let (path, line) = rows.place_after(&mut self.place, record);
             let row = rows.read(record)?;
-            self.rejects.add(record, (&path, line), &reason.to_string(), row.as_deref().ok())?;
+            let (text, row) = (reason.to_string(), row.as_deref().ok());
+            if let Some(to) = &mut self.wanted {
+                let reject = rejects::line(path.to_string_lossy().into(), line, &text, row);
+                to.write_all(reject.as_bytes()).map_err(DataError::Rejects)?;
+            }
+            if let Some(Entrance { rejects, numbers, .. }) = &mut self.writer {
+                let reject = rejects::line(numbers[&path].into(), line, &text, row);
+                let written = rejects.write_all(reject.as_bytes());
+                self.keep(written.map_err(|source| NewFileError { action: "write its rejects", source }), |_, ()| {});
+            }
         }
         self.first_dropped.get_or_insert((record, reason));
         Ok(())
@@ -374,6 +418,8 @@ struct Examined {
     record: usize,
     /// Of its bytes.
     bytes: u64,
+    /// Which entries of the column map it has a column for, if it is an object.
+    seen: Option<Seen>,
     outcome: Result<ExaminedRecord, BadRow>,
 }
 
@@ -381,7 +427,6 @@ struct ExaminedRecord {
     kind: Kind,
     group: u32,
     ignored_columns: Vec<String>,
-    seen: Seen,
     /// Hash of its tokens, if it has any.
     tokens: Option<u64>,
     parts: Vec<Result<Part, BadRow>>,

@@ -1,5 +1,6 @@
 //! The prompts of some files, for generation.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
@@ -8,8 +9,11 @@ use super::columns::Seen;
 use super::deep_stack::with_deep_stack;
 use super::pass::refuse_unseen;
 use super::reader::Rows;
-use super::records::{Form, Parsed};
-use super::{DataError, Encoder};
+use super::records::Form;
+use super::{BadRow, DataError, Encoder};
+
+/// Records that are encoded together.
+const WINDOW: usize = 256;
 
 /// The prompt of a record for generation.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,25 +26,100 @@ pub struct EncodedPrompt {
     pub ids: Vec<u32>,
 }
 
-/// The prompts of the first `limit` records (all, without one), whatever the records' shapes; for generation.
-///
-/// # Errors
-/// [`DataError`] of the first row that cannot be used: generation skips none.
-pub fn prompts(paths: &[PathBuf], encoder: &Encoder, limit: Option<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
-    let rows = Rows::open(paths)?;
-    let count = limit.unwrap_or(usize::MAX).min(rows.len());
-    let encode = |row: usize| {
-        let parsed = rows.read(row)?.and_then(|line| encoder.parse(row, &line));
-        let Parsed { record, seen, .. } = parsed.map_err(|reason| rows.row_error(row, reason))?;
+/// The prompts of records of any shape, encoded when they are asked for.
+pub struct Prompts<'a> {
+    encoder: &'a Encoder,
+    /// A file each, with the number of its first record.
+    files: Vec<(usize, Rows)>,
+    records: usize,
+}
+
+impl<'a> Prompts<'a> {
+    /// Opens as many of the files as the first `limit` records (all, without one) stand in, and checks that each of these records has a
+    /// prompt.
+    ///
+    /// # Errors
+    /// [`DataError`] of the first row that cannot be used: generation skips none.
+    pub fn open(paths: &[PathBuf], encoder: &'a Encoder, limit: Option<usize>) -> Result<Prompts<'a>, DataError> {
+        let mut prompts = Prompts { encoder, files: Vec::new(), records: 0 };
+        let limit = limit.unwrap_or(usize::MAX);
+        for path in paths {
+            if prompts.records >= limit {
+                break;
+            }
+            match Rows::open(std::slice::from_ref(path)) {
+                Ok(rows) => {
+                    let first = prompts.records;
+                    prompts.records += rows.len();
+                    prompts.files.push((first, rows));
+                }
+                Err(DataError::Empty { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if prompts.records == 0 {
+            return Err(DataError::Empty { paths: paths.to_vec() });
+        }
+        let is_all = prompts.records <= limit;
+        prompts.records = prompts.records.min(limit);
+        let mut seen = 0;
+        for start in (0..prompts.records).step_by(WINDOW) {
+            for (_, more) in prompts.examine(start..prompts.records.min(start + WINDOW))? {
+                seen |= more;
+            }
+        }
+        // a column that the first rows lack may stand in others
+        if is_all {
+            refuse_unseen(encoder, seen, paths)?;
+        }
+        Ok(prompts)
+    }
+
+    /// How many there are; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "there is always a prompt")]
+    pub fn len(&self) -> usize {
+        self.records
+    }
+
+    /// The prompts of some records. A number at or above [`Prompts::len`] panics.
+    ///
+    /// # Errors
+    /// [`DataError::Changed`] if a file is not as it was; [`DataError`] of the first row that cannot be used.
+    pub fn get(&self, records: Range<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
+        self.files.iter().try_for_each(|(_, rows)| rows.check_unchanged())?;
+        Ok(self.examine(records)?.into_iter().map(|(prompt, _)| prompt).collect())
+    }
+
+    fn examine(&self, records: Range<usize>) -> Result<Vec<(EncodedPrompt, Seen)>, DataError> {
+        let outcomes: Vec<Result<_, DataError>> =
+            with_deep_stack(|| records.into_par_iter().map(|record| self.prompt(record)).collect());
+        // in their order: which row is the first that fails does not depend on the threads
+        outcomes.into_iter().collect()
+    }
+
+    fn prompt(&self, row: usize) -> Result<(EncodedPrompt, Seen), DataError> {
+        let (first, rows) = &self.files[self.files.partition_point(|(first, _)| *first <= row) - 1];
+        let (encoder, in_file) = (self.encoder, row - first);
+        let mut seen = None;
+        let parsed = rows.read(in_file)?.and_then(|line| encoder.parse_seen(row, &line, &mut seen));
+        let record = parsed.map_err(|reason| rows.row_error(in_file, reason))?.record;
         if record.kind().form == Form::Conversational && encoder.template().is_none() {
-            let (path, line) = rows.place(row);
+            let (path, line) = rows.place(in_file);
             return Err(DataError::NoTemplate { path, line, model: encoder.model_dir().to_owned() });
         }
-        let ids = encoder.encode_to_continue(&record).map_err(|reason| rows.row_error(row, reason))?;
-        Ok((EncodedPrompt { row, id: record.id, ids }, seen))
-    };
-    let encoded: Result<Vec<_>, DataError> = with_deep_stack(|| (0..count).into_par_iter().map(encode).collect());
-    let (prompts, seen): (Vec<EncodedPrompt>, Vec<Seen>) = encoded?.into_iter().unzip();
-    refuse_unseen(encoder, seen.into_iter().fold(0, |all, seen| all | seen), paths)?;
-    Ok(prompts)
+        let ids = encoder.encode_to_continue(&record).map_err(|reason| rows.row_error(in_file, reason))?;
+        if ids.is_empty() {
+            return Err(rows.row_error(in_file, BadRow::EmptyPrompt));
+        }
+        Ok((EncodedPrompt { row, id: record.id, ids }, seen.unwrap_or(0)))
+    }
+}
+
+/// All prompts of the first `limit` records (all, without one) at once.
+///
+/// # Errors
+/// As [`Prompts::open`].
+pub fn prompts(paths: &[PathBuf], encoder: &Encoder, limit: Option<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
+    let prompts = Prompts::open(paths, encoder, limit)?;
+    prompts.get(0..prompts.len())
 }

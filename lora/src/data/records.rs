@@ -129,16 +129,17 @@ impl Shape {
         matches!(self, Shape::Completion | Shape::Messages | Shape::Text)
     }
 
-    /// Names of the answers' columns, in the order of [`Record::answers`]; those of scored rows are `completions[i]`.
-    pub fn answer_column(self, answer: usize) -> String {
-        match (self, answer) {
-            (Shape::Pair | Shape::PairImplicitPrompt, 0) => "chosen".to_owned(),
-            (Shape::Pair | Shape::PairImplicitPrompt, _) => "rejected".to_owned(),
-            (Shape::Scored, i) => format!("completions[{i}]"),
-            (Shape::Messages, _) => "messages".to_owned(),
-            (Shape::Text, _) => "text".to_owned(),
-            (Shape::Labelled | Shape::Completion | Shape::Prompt, _) => "completion".to_owned(),
-        }
+    /// The file's names of the answers' columns, in the order of [`Record::answers`]; those of scored rows are `completions[i]`.
+    pub fn answer_column(self, answer: usize, map: &ColumnMap) -> String {
+        let own = match (self, answer) {
+            (Shape::Pair | Shape::PairImplicitPrompt, 0) => "chosen",
+            (Shape::Pair | Shape::PairImplicitPrompt, _) => "rejected",
+            (Shape::Scored, i) => return format!("{}[{i}]", map.column("completions")),
+            (Shape::Messages, _) => "messages",
+            (Shape::Text, _) => "text",
+            (Shape::Labelled | Shape::Completion | Shape::Prompt, _) => "completion",
+        };
+        map.column(own).to_owned()
     }
 }
 
@@ -200,8 +201,6 @@ pub struct Parsed {
     pub record: Record,
     /// The file's names of its other columns.
     pub ignored_columns: Vec<String>,
-    /// Which entries of the column map it has a column for.
-    pub(super) seen: Seen,
 }
 
 impl Record {
@@ -218,10 +217,21 @@ impl Record {
     /// # Errors
     /// [`BadRow`], naming the column as the file does.
     pub fn parse_with(row: usize, line: &[u8], map: &ColumnMap) -> Result<Parsed, BadRow> {
+        Record::parse_seen(row, line, map, &mut None)
+    }
+
+    /// As [`Record::parse_with`]; `seen` is which entries of the map the row has a column for, once it is an object: a row that is bad has
+    /// its columns all the same.
+    pub(super) fn parse_seen(
+        row: usize,
+        line: &[u8],
+        map: &ColumnMap,
+        seen: &mut Option<Seen>,
+    ) -> Result<Parsed, BadRow> {
         let line = std::str::from_utf8(line).map_err(|e| BadRow::Utf8 { at: e.valid_up_to() + 1 })?;
         let mut columns = Columns::parse(line, map)?;
-        let seen = columns.seen();
-        let shape = shape(&columns)?;
+        *seen = Some(columns.seen());
+        let mut shape = shape(&columns)?;
 
         let id = match columns.take("id") {
             None | Some(Value::Null) => None,
@@ -236,15 +246,18 @@ impl Record {
                 let prompt = take_text(&mut columns, "prompt")?;
                 let (chosen, rejected) = (take_text(&mut columns, "chosen")?, take_text(&mut columns, "rejected")?);
                 numbers = RowNumbers::take(&mut columns)?;
-                (prompt, vec![chosen, rejected], RecordTarget::Pair)
+                if is_repeated(&prompt, &chosen, &rejected) {
+                    shape = Shape::PairImplicitPrompt;
+                    let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, map)?;
+                    (prompt, vec![chosen, rejected], RecordTarget::Pair)
+                } else {
+                    (prompt, vec![chosen, rejected], RecordTarget::Pair)
+                }
             }
             Shape::PairImplicitPrompt => {
                 let (chosen, rejected) = (take_text(&mut columns, "chosen")?, take_text(&mut columns, "rejected")?);
-                if chosen == rejected {
-                    return Err(BadRow::SameAnswers);
-                }
                 numbers = RowNumbers::take(&mut columns)?;
-                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected)?;
+                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, map)?;
                 (prompt, vec![chosen, rejected], RecordTarget::Pair)
             }
             Shape::Labelled => {
@@ -278,13 +291,14 @@ impl Record {
         };
         if let Some(other) = answers.iter().position(|answer| answer.form() != prompt.form()) {
             return Err(BadRow::MixedForms {
+                other: columns.column("prompt"),
                 prompt: prompt.form().describe(),
-                field: shape.answer_column(other),
+                field: shape.answer_column(other, map),
                 found: answers[other].form().describe(),
             });
         }
         if target == RecordTarget::Pair && answers[0] == answers[1] {
-            return Err(BadRow::SameAnswers);
+            return Err(BadRow::same_answers(map));
         }
 
         let mut used = vec!["id"];
@@ -299,7 +313,7 @@ impl Record {
         }
         let ignored_columns = columns.names_except(&used);
         let record = Record { row, id, shape, prompt, answers, target, inputs, numbers };
-        Ok(Parsed { record, ignored_columns, seen })
+        Ok(Parsed { record, ignored_columns })
     }
 
     /// Shape and form.
@@ -381,12 +395,35 @@ fn before_last_said(turns: &[Value]) -> &[Value] {
     if start == 0 { turns } else { &turns[..start] }
 }
 
+/// Whether a prompt that is a text is that of one of the turns with which both conversations begin, as UltraFeedback has it: the turns are
+/// the prompt then, and the text is passed over, as TRL 1.16 `maybe_extract_prompt` does.
+fn is_repeated(prompt: &Text, chosen: &Text, rejected: &Text) -> bool {
+    let (Text::Plain(prompt), Text::Turns(chosen), Text::Turns(rejected)) = (prompt, chosen, rejected) else {
+        return false;
+    };
+    let common = chosen.iter().zip(rejected).take_while(|(a, b)| a == b);
+    let content = |turn: &Value| turn.get("content").and_then(Value::as_str).map(str::trim).map(str::to_owned);
+    common.into_iter().any(|(turn, _)| content(turn).is_some_and(|content| content == prompt.trim()))
+}
+
+impl BadRow {
+    /// The error of a pair whose answers are equal, by the file's names of their columns.
+    fn same_answers(map: &ColumnMap) -> BadRow {
+        let name = |own: &str| map.column(own).to_owned();
+        BadRow::SameAnswers { chosen: name("chosen"), rejected: name("rejected") }
+    }
+}
+
 /// Splits a pair whose prompt is what the two have in common at the start.
 ///
 /// Text: the longest common prefix in characters, without a space at its end, as TRL 1.16 `extract_prompt`; turns: the common
 /// turns. Where one side is a prefix of the other, all of it is the prompt (TRL's loop ends one short there and moves the last
 /// shared character or turn into the answers); an empty text is then a possible answer, no turn at all is not.
-fn split_common_prefix(chosen: Text, rejected: Text) -> Result<(Text, Text, Text), BadRow> {
+fn split_common_prefix(chosen: Text, rejected: Text, map: &ColumnMap) -> Result<(Text, Text, Text), BadRow> {
+    let name = |own: &str| map.column(own).to_owned();
+    if chosen == rejected {
+        return Err(BadRow::same_answers(map));
+    }
     match (chosen, rejected) {
         (Text::Plain(chosen), Text::Plain(rejected)) => {
             let pairs = chosen.chars().zip(rejected.chars());
@@ -400,20 +437,21 @@ fn split_common_prefix(chosen: Text, rejected: Text) -> Result<(Text, Text, Text
         (Text::Turns(mut chosen), Text::Turns(mut rejected)) => {
             let common = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
             if common == 0 {
-                return Err(BadRow::NoCommonTurn);
+                return Err(BadRow::NoCommonTurn { chosen: name("chosen"), rejected: name("rejected") });
             }
             let rest = chosen.split_off(common);
             let other = rejected.split_off(common);
             for (field, turns) in [("chosen", &rest), ("rejected", &other)] {
                 if turns.is_empty() {
-                    return Err(BadRow::NoOwnTurn { field });
+                    return Err(BadRow::NoOwnTurn { field: name(field) });
                 }
             }
             Ok((Text::Turns(chosen), Text::Turns(rest), Text::Turns(other)))
         }
         (chosen, rejected) => Err(BadRow::MixedForms {
+            other: name("chosen"),
             prompt: chosen.form().describe(),
-            field: "rejected".to_owned(),
+            field: name("rejected"),
             found: rejected.form().describe(),
         }),
     }
@@ -469,6 +507,7 @@ fn take_scored(columns: &mut Columns<'_>) -> Result<(Vec<Text>, Vec<f64>), BadRo
     let answers = answers?;
     if let Some(other) = answers.iter().position(|answer| answer.form() != answers[0].form()) {
         return Err(BadRow::MixedForms {
+            other: format!("{completions_column}[0]"),
             prompt: answers[0].form().describe(),
             field: format!("{completions_column}[{other}]"),
             found: answers[other].form().describe(),

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::numbers::RowNumbers;
 use super::reader::{MAX_ROW_BYTES, Rows};
 use super::records::{Record, RecordTarget, Shape, Text};
-use super::{BadRow, DataError};
+use super::{BadRow, ColumnMap, DataError};
 
 fn parse(line: &str) -> Result<Record, BadRow> {
     Record::parse(0, line.as_bytes()).map(|parsed| parsed.record)
@@ -73,9 +74,50 @@ fn implicit_prompts_are_what_the_answers_share() {
     assert_eq!(rest.len(), 3);
 
     let none = json!({"chosen": turns(&[("user", "a"), ("assistant", "x")]), "rejected": turns(&[("user", "b"), ("assistant", "x")])});
-    assert_eq!(parse(&none.to_string()), Err(BadRow::NoCommonTurn));
+    assert_eq!(
+        parse(&none.to_string()),
+        Err(BadRow::NoCommonTurn { chosen: "chosen".to_owned(), rejected: "rejected".to_owned() })
+    );
     let prefix = json!({"chosen": turns(&chosen), "rejected": turns(&shared)});
-    assert_eq!(parse(&prefix.to_string()), Err(BadRow::NoOwnTurn { field: "rejected" }));
+    assert_eq!(parse(&prefix.to_string()), Err(BadRow::NoOwnTurn { field: "rejected".to_owned() }));
+}
+
+/// UltraFeedback's rows: the prompt as a text, and conversations that begin with it. TRL takes the prompt from the conversations.
+#[test]
+fn a_prompt_that_the_answers_repeat_is_passed_over() {
+    let conversation = |answer: &str| turns(&[("system", "be brief"), ("user", " q "), ("assistant", answer)]);
+    let row = |prompt: &str| json!({"prompt": prompt, "chosen": conversation("a"), "rejected": conversation("b"), "margin": 2});
+    let parsed = Record::parse(0, row("q").to_string().as_bytes()).unwrap();
+    assert_eq!(
+        (parsed.record.shape, &parsed.ignored_columns[..]),
+        (Shape::PairImplicitPrompt, &["prompt".to_owned()][..])
+    );
+    let without = json!({"chosen": conversation("a"), "rejected": conversation("b"), "margin": 2});
+    assert_eq!(parsed.record, parse(&without.to_string()).unwrap());
+    let error = parse(&row("another").to_string()).unwrap_err();
+    assert!(matches!(error, BadRow::MixedForms { .. }) && error.to_string().contains("is passed over"), "{error}");
+}
+
+/// A user looks for the columns that the file has.
+#[test]
+fn faults_are_told_by_the_files_names() {
+    let map: ColumnMap = "prompt=q,chosen=better,rejected=worse,completions=all,rewards=points".parse().unwrap();
+    let said = |row: Value| Record::parse_with(0, row.to_string().as_bytes(), &map).unwrap_err().to_string();
+    let talk = |first: &str, answer: &str| turns(&[("user", first), ("assistant", answer)]);
+    for (row, expected) in [
+        (json!({"q": "p", "better": "c", "worse": "c"}), "`better` and `worse` are equal"),
+        (json!({"better": "c", "worse": "c"}), "`better` and `worse` are equal"),
+        (json!({"better": talk("a", "x"), "worse": talk("b", "x")}), "`better` and `worse` have no first turn"),
+        (json!({"better": talk("a", "x"), "worse": turns(&[("user", "a")])}), "`worse` has no turn of its own"),
+        (json!({"better": "c", "worse": talk("a", "x")}), "`worse` is lists of"),
+        (json!({"q": "p", "better": talk("a", "x"), "worse": "r"}), "`better` is lists of"),
+        (json!({"q": "p", "better": talk("a", "x"), "worse": "r"}), "`q` is strings"),
+        (json!({"q": "p", "all": ["a", talk("a", "x")], "points": [1, 2]}), "`all[1]` is lists of"),
+    ] {
+        let said = said(row.clone());
+        assert!(said.contains(expected), "{row}: {said}");
+        assert!(!["chosen", "rejected", "completions"].iter().any(|ours| said.contains(ours)), "{said}");
+    }
 }
 
 /// One row per fault, with what the error names.
@@ -294,29 +336,72 @@ fn as_json(text: &Text) -> Value {
 }
 
 proptest! {
+    /// Every shape: what was written is what is read.
     #[test]
     fn a_valid_row_round_trips(prompt in text_strategy(), answers in prop::collection::vec(text_strategy(), 1..5), label: bool,
-                               rewards in prop::collection::vec(-1e9f64..1e9, 5), id in prop::option::of(any::<i64>())) {
+                               rewards in prop::collection::vec(-1e9f64..1e9, 5), id in prop::option::of(any::<i64>()),
+                               weight in 0f64..1e9, margin in -1e9f64..1e9, wins in prop::array::uniform2(0f64..=1.0)) {
         let answers: Vec<Value> = answers.into_iter().filter(|a| a.is_array() == prompt.is_array()).collect();
         prop_assume!(!answers.is_empty());
         let n = answers.len();
+        let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+        let numbers = json!({"weight": weight, "margin": margin, "prob_win_chosen": wins[0], "prob_win_rejected": wins[1]});
+        let whole = if prompt.is_array() { json!({"messages": &prompt}) } else { json!({"text": &prompt}) };
         let rows = [
-            json!({"prompt": &prompt, "completion": &answers[0], "label": label, "id": id}),
-            json!({"prompt": &prompt, "completions": &answers, "rewards": &rewards[..n], "id": id}),
-            json!({"prompt": &prompt, "chosen": &answers[0], "rejected": &answers[n - 1], "id": id}),
+            (Shape::Labelled, json!({"prompt": &prompt, "completion": &answers[0], "label": label})),
+            (Shape::Scored, json!({"prompt": &prompt, "completions": &answers, "rewards": &rewards[..n]})),
+            (Shape::Pair, json!({"prompt": &prompt, "chosen": &answers[0], "rejected": &answers[n - 1]})),
+            (Shape::Completion, json!({"prompt": &prompt, "completion": &answers[0]})),
+            (if prompt.is_array() { Shape::Messages } else { Shape::Text }, whole),
+            (Shape::Prompt, json!({"prompt": &prompt})),
         ];
-        for row in &rows {
-            let parsed = match Record::parse(9, row.to_string().as_bytes()) {
-                Err(BadRow::SameAnswers) => { prop_assert_eq!(&answers[0], &answers[n - 1]); continue; }
-                parsed => parsed.unwrap().record,
-            };
-            prop_assert_eq!(as_json(&parsed.prompt), prompt.clone());
-            prop_assert_eq!(parsed.id, id.map(Value::from));
-            let given = [row["completion"].clone(), row["chosen"].clone()].into_iter().find(|v| !v.is_null()).unwrap_or(answers[0].clone());
-            prop_assert_eq!(as_json(&parsed.answers[0]), given);
-            if let RecordTarget::Rewards(read) = parsed.target {
-                prop_assert_eq!(read, &rewards[..n]);
+        for (shape, mut row) in rows {
+            let fields = row.as_object_mut().unwrap();
+            fields.insert("id".to_owned(), id.into());
+            if shape == Shape::Pair {
+                fields.extend(numbers.as_object().unwrap().clone());
             }
+            if prompt.is_array() {
+                fields.insert("tools".to_owned(), tools.clone());
+                fields.insert("chat_template_kwargs".to_owned(), json!({"enable_thinking": label}));
+            }
+            let parsed = match Record::parse(9, row.to_string().as_bytes()) {
+                Err(BadRow::SameAnswers { .. }) => { prop_assert_eq!(&answers[0], &answers[n - 1]); continue; }
+                parsed => parsed.unwrap(),
+            };
+            prop_assert!(parsed.ignored_columns.is_empty(), "{:?}", parsed.ignored_columns);
+            let read = parsed.record;
+            prop_assert_eq!((read.row, read.shape, &read.id), (9, shape, &id.map(Value::from)));
+            let is_whole = matches!(shape, Shape::Messages | Shape::Text);
+            let nothing = if prompt.is_array() { json!([]) } else { json!("") };
+            prop_assert_eq!(&as_json(&read.prompt), if is_whole { &nothing } else { &prompt });
+            let given = match shape {
+                Shape::Pair => vec![answers[0].clone(), answers[n - 1].clone()],
+                Shape::Scored => answers.clone(),
+                Shape::Messages | Shape::Text => vec![prompt.clone()],
+                Shape::Prompt => Vec::new(),
+                _ => vec![answers[0].clone()],
+            };
+            prop_assert_eq!(read.answers.iter().map(as_json).collect::<Vec<_>>(), given);
+            let target = match shape {
+                Shape::Pair => RecordTarget::Pair,
+                Shape::Labelled => RecordTarget::Label(label),
+                Shape::Scored => RecordTarget::Rewards(rewards[..n].to_vec()),
+                Shape::Prompt => RecordTarget::Prompt,
+                _ => RecordTarget::Sequence,
+            };
+            prop_assert_eq!(read.target, target);
+            let with_inputs = prompt.is_array();
+            prop_assert_eq!(read.inputs.tools.map(Value::from), with_inputs.then(|| tools.clone()));
+            let thinking = read.inputs.kwargs.get("enable_thinking").and_then(Value::as_bool);
+            prop_assert_eq!(thinking, with_inputs.then_some(label));
+            let expected = match shape {
+                Shape::Pair => RowNumbers {
+                    weight: Some(weight), margin: Some(margin), win_probability: Some(wins), beats_probability: None,
+                },
+                _ => RowNumbers::default(),
+            };
+            prop_assert_eq!(read.numbers, expected);
         }
     }
 

@@ -85,7 +85,7 @@ mod tests {
             prop_assert!(n <= wanted.max(smallest), "{} of {} for {}", n, groups.len(), fraction);
         }
 
-        /// Rows of other prompts move no row to the other side, but for the last groups that still fit.
+        /// Where every row has a prompt of its own, it is the fraction to the row, and one row at least on each side.
         #[test]
         fn single_rows_are_split_exactly(n in 2usize..300, fraction in 0.01f64..0.99, seed: u64) {
             let groups: Vec<u32> = (0..n as u32).collect();

@@ -62,7 +62,7 @@ impl<'a> Spool<'a> {
 }
 
 /// `TMPDIR`, else `/var/tmp`, which is on a disk where `/tmp` may be memory, else the system's choice.
-fn spool_folder() -> PathBuf {
+pub(super) fn spool_folder() -> PathBuf {
     let on_disk = PathBuf::from("/var/tmp");
     match std::env::var_os("TMPDIR") {
         None if on_disk.is_dir() => on_disk,

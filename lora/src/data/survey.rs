@@ -165,6 +165,14 @@ impl Survey {
         self.dropped.iter().map(|d| d.rows).sum()
     }
 
+    /// Every file name in it.
+    pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let repeats =
+            [&mut self.copies, &mut self.same_tokens].into_iter().filter_map(|repeats| repeats.first.as_mut());
+        let repeats = repeats.flat_map(|first| [&mut first.original.0, &mut first.copy.0]);
+        self.dropped.iter_mut().map(|dropped| &mut dropped.path).chain(repeats)
+    }
+
     pub(super) fn count_columns(&mut self, names: Vec<String>) {
         for name in names {
             if let Some(count) = self.ignored_columns.get_mut(&name) {

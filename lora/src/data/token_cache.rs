@@ -10,20 +10,23 @@
 //!       | bytes of each of these parts: 6 u64 | BLAKE3 of all before: 32 bytes | MAGIC
 //! ```
 //!
-//! Numbers are little-endian. A row is four bytes of its hash and then itself, by postcard.
+//! Numbers are little-endian. A row is four bytes of its hash and then itself, by postcard. Survey and rejects have the numbers of files,
+//! whose names are those of the run that reads them.
 
 use std::fs::File;
+use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use align_engine::new_file::{NewFile, NewFileError};
+use serde_json::Value;
 
 use super::encode::{EncodedRow, Encoder};
-use super::ingredients::Ingredients;
+use super::ingredients::{FileStamp, Ingredients};
 use super::progress::{DataObserver, DataProgress, Stage};
-use super::rejects::Rejects;
+use super::rejects::{self, Rejects};
 use super::survey::Survey;
 use super::{DataError, Needs, OnBadRow};
 use crate::user_cache;
@@ -76,10 +79,12 @@ impl TokenCache {
         encoder: &Encoder,
         needs: Needs,
         on_bad_row: OnBadRow,
+        observer: &mut dyn DataObserver,
     ) -> Result<Slot, DataError> {
         let name = Ingredients::entry_name(paths, encoder, needs, on_bad_row);
-        let ingredients = Ingredients::of(paths, encoder, needs, on_bad_row)?;
-        Ok(Slot { path: self.folder.join(format!("{name}.{ENDING}")), limit: self.limit, ingredients })
+        let (ingredients, stamps) = Ingredients::of(paths, encoder, needs, on_bad_row, observer)?;
+        let path = self.folder.join(format!("{name}.{ENDING}"));
+        Ok(Slot { path, limit: self.limit, ingredients, data: paths.to_vec(), stamps })
     }
 }
 
@@ -89,6 +94,10 @@ pub(super) struct Slot {
     path: PathBuf,
     limit: u64,
     ingredients: Ingredients,
+    /// The data files.
+    data: Vec<PathBuf>,
+    /// Of the data files as they were when the ingredients were taken.
+    stamps: Vec<FileStamp>,
 }
 
 /// What was found in a slot.
@@ -120,6 +129,11 @@ impl Slot {
     /// The entry's file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Which files of data it is for.
+    pub fn stamps(&self) -> &[FileStamp] {
+        &self.stamps
     }
 
     /// Reads and checks the entry.
@@ -175,7 +189,12 @@ impl Slot {
         if hasher.finalize().as_bytes() != checksum {
             return Err("its checksum is wrong".to_owned());
         }
-        let survey = serde_json::from_slice(&part(4)?).map_err(|error| format!("its survey: {error}"))?;
+        let mut survey: Survey = serde_json::from_slice(&part(4)?).map_err(|error| format!("its survey: {error}"))?;
+        for path in survey.paths_mut() {
+            let number = path.to_str().and_then(|number| number.parse().ok());
+            let named = number.and_then(|number: usize| self.data.get(number));
+            *path = named.ok_or("its survey names a file that there is not")?.clone();
+        }
         let offsets = offsets(&part(1)?, &parts[0])?;
         let index = part(2)?;
         // for the order in which entries go; another user's entry stays as it is
@@ -238,15 +257,30 @@ impl Slot {
 }
 
 impl Entry {
-    /// Gives all rejects, in pieces.
-    pub fn copy_rejects(&self, to: &mut dyn FnMut(&[u8]) -> Result<(), DataError>) -> Result<(), DataError> {
+    /// Writes the lines of all rejects, with the names of the files.
+    ///
+    /// # Errors
+    /// [`DataError::Cache`]; [`DataError::Rejects`] for those of `to`.
+    pub fn write_rejects(&self, data: &[PathBuf], to: &mut dyn Write) -> Result<(), DataError> {
+        let mut pending: Vec<u8> = Vec::new();
         let mut at = self.rejects.start;
         while at < self.rejects.end {
             let end = self.rejects.end.min(at + PIECE_BYTES as u64);
-            let piece = read_range(&self.rows.file, at..end)
-                .map_err(|why| DataError::Cache { path: self.rows.path.clone(), why })?;
-            to(&piece)?;
+            let piece = read_range(&self.rows.file, at..end).map_err(|why| self.rows.broken(why))?;
             at = end;
+            for part in piece.split_inclusive(|&byte| byte == b'\n') {
+                pending.extend_from_slice(part);
+                if pending.last() == Some(&b'\n') {
+                    let name = |number: &Value| {
+                        let path = data.get(usize::try_from(number.as_u64()?).ok()?)?;
+                        Some(path.to_string_lossy().into())
+                    };
+                    let line = rejects::with_file(&pending, name);
+                    let line = line.ok_or_else(|| self.rows.broken("a line of its rejects is none".to_owned()))?;
+                    to.write_all(line.as_bytes()).map_err(DataError::Rejects)?;
+                    pending.clear();
+                }
+            }
         }
         Ok(())
     }
@@ -374,18 +408,23 @@ impl Writer {
         survey: &Survey,
         rejects: &mut Rejects,
     ) -> Result<CachedRows, NewFileError> {
+        let mut survey = survey.clone();
+        for path in survey.paths_mut() {
+            let number = slot.data.iter().position(|data| data == path);
+            *path = number.expect("a survey names files of its data").to_string().into();
+        }
         let mut lengths = vec![self.at - MAGIC.len() as u64];
         let offsets: Vec<u8> = self.offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
         let json = |error: serde_json::Error| NewFileError { action: "write it", source: error.into() };
         let ingredients = serde_json::to_vec(&slot.ingredients).map_err(json)?;
-        let survey = serde_json::to_vec(survey).map_err(json)?;
+        let survey = serde_json::to_vec(&survey).map_err(json)?;
         for part in [&offsets, index, &ingredients, &survey] {
             self.put(part)?;
             lengths.push(part.len() as u64);
         }
         let before = self.at;
-        let copied = rejects.copy_to(&mut |piece| self.put(piece).map_err(|error| DataError::Rejects(error.source)));
-        copied.map_err(|error| NewFileError { action: "write it", source: std::io::Error::other(error) })?;
+        let copied = rejects.copy_to(|piece| self.put(piece).map_err(|error| error.source));
+        copied.map_err(|source| NewFileError { action: "write it", source })?;
         lengths.push(self.at - before);
         let lengths: Vec<u8> = lengths.iter().flat_map(|length| length.to_le_bytes()).collect();
         self.put(&lengths)?;
@@ -393,10 +432,9 @@ impl Writer {
         let checksum = self.hasher.finalize();
         self.file.write(checksum.as_bytes())?;
         self.file.write(MAGIC)?;
-        self.file.finish()?;
-        let opened = File::open(&slot.path).map_err(|source| NewFileError { action: "open it", source })?;
+        let file = self.file.finish_open()?;
         let bytes = self.at + (blake3::OUT_LEN + MAGIC.len()) as u64;
-        Ok(CachedRows { path: slot.path.clone(), file: opened, bytes, offsets: self.offsets })
+        Ok(CachedRows { path: slot.path.clone(), file, bytes, offsets: self.offsets })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), NewFileError> {

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::encode::{Answer, Target};
+use super::encode::{Answer, Encoded, Target};
+use super::ingredients::VERSION;
 use super::numbers::RowNumbers;
 use super::token_cache::{TokenCache, encode};
 use super::{
-    DataError, DataObserver, DataProgress, Dataset, EncodedRow, Encoder, Needs, OnBadRow, Opening, Shuffle, Stage,
+    DataError, DataObserver, DataProgress, Dataset, EncodedRow, Encoder, LongAnswers, Needs, OnBadRow, Opening,
+    SftPart, Shuffle, Stage,
 };
 
 fn goldens(name: &str) -> PathBuf {
@@ -37,6 +39,10 @@ struct Bench {
     needs: Needs,
     on_bad_row: OnBadRow,
     max_length: usize,
+    rows: usize,
+    columns: &'static str,
+    sft_on: Option<SftPart>,
+    long_answers: LongAnswers,
     template: Option<PathBuf>,
     data: Vec<PathBuf>,
 }
@@ -65,6 +71,10 @@ impl Bench {
             needs: Needs::Pairs,
             on_bad_row: OnBadRow::Skip,
             max_length: 48,
+            rows: 4096,
+            columns: "",
+            sft_on: None,
+            long_answers: LongAnswers::Cut,
             template: None,
             data: vec![data],
         }
@@ -85,9 +95,25 @@ impl Bench {
         paths
     }
 
+    fn encoder(&self) -> Encoder {
+        let encoder = Encoder::from_model(&self.path("model"), self.template.as_deref(), self.max_length, self.rows);
+        let encoder = encoder.unwrap().with_columns(self.columns.parse().unwrap());
+        encoder.with_sft_on(self.sft_on).with_long_answers(self.long_answers)
+    }
+
+    /// Sequences instead of pairs.
+    fn of_sequences(self) -> Bench {
+        let row = |i: usize| {
+            json!({"prompt": [{"role": "user", "content": format!("Question {i}?")}], "weight": i,
+                   "completion": [{"role": "assistant", "content": "yes"}]})
+        };
+        let rows: Vec<String> = (0..9).map(|i| row(i).to_string()).collect();
+        std::fs::write(&self.data[0], rows.join("\n")).unwrap();
+        Bench { needs: Needs::Sequences, ..self }
+    }
+
     fn open_with(&self, cache: Option<&TokenCache>) -> (Result<Dataset, DataError>, Heard, Vec<u8>) {
-        let encoder =
-            Encoder::from_model(&self.path("model"), self.template.as_deref(), self.max_length, 4096).unwrap();
+        let encoder = self.encoder();
         let (mut heard, mut rejects) = (Heard::default(), Vec::new());
         let opening = Opening {
             needs: self.needs,
@@ -135,7 +161,9 @@ fn a_hit_is_the_miss_bit_for_bit() {
         assert!(said.progress.iter().any(|p| p.stage == Stage::Tokenising && p.done == 40 && p.total == 40));
         let (hit, heard, again) = bench.open();
         assert!(heard.notes[0].contains("are those of"), "{:?}", heard.notes);
-        assert!(heard.progress.iter().all(|p| p.stage == Stage::Checking), "nothing was read or tokenised");
+        let stages: Vec<Stage> = heard.progress.iter().map(|p| p.stage).collect();
+        assert!(stages.contains(&Stage::Comparing) && stages.contains(&Stage::Checking));
+        assert!(!stages.iter().any(|stage| [Stage::Reading, Stage::Tokenising].contains(stage)), "{stages:?}");
         assert!(!rejects.is_empty() && rejects == again && rejects == plain_rejects);
         for data in [&miss, &hit] {
             assert_eq!(tokens(data), tokens(&plain));
@@ -160,7 +188,8 @@ fn the_rows_of_a_hit_need_no_data_file() {
     let expected = tokens(&miss);
     std::fs::remove_file(&bench.data[0]).unwrap();
     assert_eq!(tokens(&hit), expected);
-    assert!(matches!(hit.outcomes(0..1), Err(DataError::Io { .. })));
+    assert!(matches!(&hit.outcomes(0..1).unwrap()[..], [Encoded::Kept(_)]), "what is kept comes from the cache");
+    assert!(matches!(hit.outcomes(6..8), Err(DataError::Io { .. })), "why the other is left out stands in the file");
 }
 
 /// Every ingredient, changed alone: the entry is not taken, and the tokens are the new ones.
@@ -172,7 +201,7 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
         std::fs::write(path, value.to_string()).unwrap();
     };
     type Change<'a> = (&'static str, &'static str, &'a dyn Fn(&mut Bench));
-    let changes: [Change<'_>; 11] = [
+    let changes: [Change<'_>; 15] = [
         ("nothing", "hit", &|_| {}),
         ("a byte of the data, of the same length and time", "stale", &|bench| {
             let path = &bench.data[0];
@@ -210,12 +239,25 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
             std::fs::write(bench.path("t.jinja"), "{{ messages[0].content }}").unwrap();
             bench.template = Some(bench.path("t.jinja"));
         }),
+        ("special_tokens_map.json", "stale", &|bench| {
+            // where it is read: in a directory of the older form
+            let pad = r#"{"eos_token": "<|end_of_text|>", "pad_token": "<|eot_id|>"}"#;
+            std::fs::write(bench.path("model/special_tokens_map.json"), pad).unwrap();
+        }),
+        ("the size of the vocabulary", "stale", &|bench| bench.rows = 4097),
+        ("what becomes of long answers", "miss", &|bench| bench.long_answers = LongAnswers::Dropped),
+        ("--columns", "miss", &|bench| bench.columns = "chosen=rejected,rejected=chosen"),
         ("--max-length", "miss", &|bench| bench.max_length = 40),
         ("what the loss needs", "miss", &|bench| bench.needs = Needs::Labels),
     ];
     for (what, expected, change) in changes {
         let mut bench = Bench::new();
         std::fs::write(bench.path("model/generation_config.json"), "{}").unwrap();
+        // the older form of a directory, which has this file beside
+        edit(bench.path("model/tokenizer_config.json"), &|config| {
+            config.as_object_mut().unwrap().remove("added_tokens_decoder");
+        });
+        std::fs::write(bench.path("model/special_tokens_map.json"), "{}").unwrap();
         assert_eq!(bench.outcome(), "miss", "{what}");
         change(&mut bench);
         assert_eq!(bench.outcome(), expected, "{what}");
@@ -232,12 +274,221 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
     assert_eq!(bench.outcome(), "stale");
     write("{{ messages[0].content }}{{ strftime_now('%H') }}");
     assert_eq!(bench.outcome(), "stale");
-    // what happens to bad rows decides which rows there are
+    // what is scored of sequences
+    let mut bench = Bench::new().of_sequences();
+    assert_eq!(bench.outcome(), "miss");
+    for part in [SftPart::All, SftPart::Assistant] {
+        bench.sft_on = Some(part);
+        assert_eq!((bench.outcome(), bench.outcome()), ("miss", "hit"), "{part:?}");
+    }
+    // what happens to bad rows decides which rows there are, even where none is bad
+    let mut bench = Bench::new().of_sequences();
+    assert_eq!(bench.outcome(), "miss");
+    bench.on_bad_row = OnBadRow::Error;
+    assert_eq!((bench.outcome(), bench.outcome()), ("miss", "hit"));
     let mut bench = Bench::new();
     assert_eq!(bench.outcome(), "miss");
     bench.on_bad_row = OnBadRow::Error;
     assert!(matches!(bench.open_with(Some(&bench.cache())).0, Err(DataError::Row { line: 8, .. })));
     assert_eq!(bench.entries().len(), 1, "a run that fails leaves nothing");
+}
+
+/// What is on the disk, and how rows become tokens: if this fails, entries of before are read as what they are not.
+#[test]
+fn an_entry_is_as_it_was_when_the_version_was_given() {
+    let mut hasher = blake3::Hasher::new();
+    for (model, needs, data) in [
+        ("tiny-llama", Needs::Pairs, "pairs.jsonl"),
+        ("tiny-qwen2", Needs::Sequences, "pairs.jsonl"),
+        ("tiny-gemma2", Needs::Labels, "kto.jsonl"),
+        ("tiny-mistral", Needs::Pairs, "parquet/pairs-zstd.parquet"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let encoder = Encoder::from_model(&goldens(model).join("model"), None, 128, 4096).unwrap();
+        let (cache, mut heard) = (TokenCache::new(folder.path().to_owned()), Heard::default());
+        let opening =
+            Opening { needs, on_bad_row: OnBadRow::Skip, cache: Some(&cache), rejects: None, observer: &mut heard };
+        Dataset::open_with(&[goldens(data)], encoder, opening).unwrap();
+        let entry = std::fs::read_dir(folder.path()).unwrap().next().expect("an entry").unwrap().path();
+        let bytes = std::fs::read(entry).unwrap();
+        // all but the fourth part, the ingredients, and the tail with their length and the checksum
+        let tail = &bytes[bytes.len() - 88..];
+        let lengths: Vec<usize> =
+            tail[..48].chunks_exact(8).map(|eight| u64::from_le_bytes(eight.try_into().unwrap()) as usize).collect();
+        let ingredients = 8 + lengths[..3].iter().sum::<usize>();
+        hasher.update(&bytes[..ingredients]);
+        hasher.update(&bytes[ingredients + lengths[3]..bytes.len() - 88]);
+    }
+    let found = (VERSION, hasher.finalize().to_hex().to_string());
+    assert_eq!(
+        found,
+        (3, PINNED_ENTRY.to_owned()),
+        "entries have changed: raise VERSION in ingredients.rs, then write the new hash down here"
+    );
+}
+const PINNED_ENTRY: &str = "223851b2e2f191882ca83d2100ed0c3ad92779ab51afcfc703978103a7bdf748";
+
+/// A file of the model that is replaced between the reading of the tokenizer and the look at the cache: what is kept is of the tokenizer
+/// that made it.
+#[test]
+fn tokens_are_kept_for_the_tokenizer_that_made_them() {
+    let bench = Bench::new();
+    let encoder = bench.encoder();
+    let path = bench.path("model/tokenizer.json");
+    let before = std::fs::read(&path).unwrap();
+    let mut tokenizer: Value = serde_json::from_slice(&before).unwrap();
+    tokenizer["normalizer"] = json!({"type": "Lowercase"});
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let (cache, mut heard) = (bench.cache(), Heard::default());
+    let opening = Opening {
+        needs: bench.needs,
+        on_bad_row: bench.on_bad_row,
+        cache: Some(&cache),
+        rejects: None,
+        observer: &mut heard,
+    };
+    Dataset::open_with(&bench.data, encoder, opening).unwrap();
+    assert_eq!(bench.outcome(), "stale", "the new tokenizer has no tokens yet");
+    std::fs::write(&path, before).unwrap();
+    assert_eq!(bench.outcome(), "stale");
+}
+
+/// Swaps the data once it was looked at.
+struct Swapper<'a> {
+    data: &'a Path,
+    with: &'a Path,
+}
+
+impl DataObserver for Swapper<'_> {
+    fn progress(&mut self, progress: DataProgress) {
+        if progress.stage == Stage::Comparing && progress.done == progress.total && self.with.exists() {
+            std::fs::rename(self.with, self.data).unwrap();
+        }
+    }
+}
+
+#[test]
+fn data_that_is_replaced_after_the_look_at_it_is_noticed() {
+    let bench = Bench::new();
+    let other = bench.path("other.jsonl");
+    let text = std::fs::read_to_string(&bench.data[0]).unwrap();
+    std::fs::write(&other, text.replace("Question", "Westions")).unwrap();
+    let time = bench.data[0].metadata().unwrap().modified().unwrap();
+    std::fs::File::open(&other).unwrap().set_modified(time).unwrap();
+    let (cache, mut swapper) = (bench.cache(), Swapper { data: &bench.data[0], with: &other });
+    let opening = Opening {
+        needs: bench.needs,
+        on_bad_row: bench.on_bad_row,
+        cache: Some(&cache),
+        rejects: None,
+        observer: &mut swapper,
+    };
+    let opened = Dataset::open_with(&bench.data, bench.encoder(), opening);
+    assert!(matches!(opened, Err(DataError::Changed { .. })), "{:?}", opened.map(|_| ()));
+    assert_eq!(bench.outcome(), "miss", "nothing was kept");
+}
+
+/// A hit reads no data, so that what is read later may be another file.
+#[test]
+fn data_that_shrinks_after_a_hit_is_an_error_and_no_panic() {
+    let bench = Bench::new();
+    bench.open();
+    let (hit, ..) = bench.open();
+    let text = std::fs::read_to_string(&bench.data[0]).unwrap();
+    let lines: Vec<&str> = text.lines().take(5).collect();
+    std::fs::write(&bench.data[0], lines.join("\n")).unwrap();
+    assert!(matches!(hit.outcomes(7..8), Err(DataError::Changed { .. })));
+    assert!(matches!(hit.outcomes(0..40), Err(DataError::Changed { .. })));
+}
+
+/// Unpacked data lies on the disk until its tokens are kept, and not for as long as a run trains.
+#[test]
+fn unpacked_data_is_gone_once_its_tokens_are_kept() {
+    for (needs, stays) in [(Needs::Pairs, false), (Needs::Answers, true)] {
+        let bench = Bench { data: vec![goldens("parquet/pairs-zstd.parquet")], needs, max_length: 128, ..Bench::new() };
+        let (plain, ..) = bench.open_with(None);
+        let (data, heard, _) = bench.open();
+        assert!(heard.notes[0].contains("are kept in"), "{:?}", heard.notes);
+        assert_eq!(data.sources.are_open(), stays, "{needs:?}");
+        assert_eq!(tokens(&data), tokens(&plain.unwrap()));
+        assert_eq!(data.outcomes(0..data.records()).unwrap().len(), data.records());
+    }
+}
+
+/// Survey and rejects name the files as this run was given them.
+#[test]
+fn a_hit_names_the_files_as_they_are_given_now() {
+    let mut bench = Bench::new();
+    let (miss, _, first) = bench.open();
+    let roundabout = bench.path("model/../rows.jsonl");
+    bench.data = vec![roundabout.clone()];
+    // the same file by std::path::absolute would keep `..`: another name, so another entry
+    assert_eq!(bench.outcome(), "miss");
+    std::os::unix::fs::symlink(bench.path("rows.jsonl"), bench.path("link.jsonl")).unwrap();
+    bench.data = vec![bench.path("./rows.jsonl")];
+    let (hit, heard, again) = bench.open();
+    assert!(heard.notes[0].contains("are those of"), "{:?}", heard.notes);
+    assert_eq!(hit.survey().dropped[0].path.as_os_str(), bench.data[0].as_os_str());
+    assert_ne!(miss.survey().dropped[0].path.as_os_str(), bench.data[0].as_os_str());
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    assert!(text(&again).contains("/./rows.jsonl") && !text(&first).contains("/./"));
+    assert_eq!(text(&again).replace("/./", "/"), text(&first));
+}
+
+/// Bytes that are no text are a name all the same.
+#[test]
+fn a_name_that_is_not_utf8_is_kept_and_said() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut bench = Bench::new();
+    let odd = bench.folder.path().join(std::ffi::OsStr::from_bytes(b"r\xFFws.jsonl"));
+    std::fs::copy(&bench.data[0], &odd).unwrap();
+    bench.data = vec![odd.clone()];
+    assert_eq!((bench.outcome(), bench.outcome()), ("miss", "hit"));
+    let (hit, _, rejects) = bench.open();
+    assert_eq!(hit.survey().dropped[0].path, odd);
+    assert!(String::from_utf8(rejects).unwrap().contains("r\u{FFFD}ws.jsonl"));
+}
+
+/// Each has the tokens of its own, whichever entry is left.
+#[test]
+fn processes_that_write_one_entry_do_not_disturb_each_other() {
+    let bench = Bench::new();
+    let expected = tokens(&bench.open_with(None).0.unwrap());
+    std::thread::scope(|scope| {
+        let open = || tokens(&bench.open().0);
+        let started: Vec<_> = (0..6).map(|_| scope.spawn(open)).collect();
+        for thread in started {
+            assert_eq!(thread.join().unwrap(), expected);
+        }
+    });
+    assert_eq!(bench.entries().len(), 1, "nothing is left beside it");
+    assert_eq!(bench.outcome(), "hit");
+
+    // another's entry takes the place of ours while ours is in use
+    let (ours, ..) = bench.open_with(Some(&TokenCache::new(bench.path("own"))));
+    let ours = ours.unwrap();
+    let [entry] = &std::fs::read_dir(bench.path("own")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>()[..]
+    else {
+        panic!("one entry")
+    };
+    std::fs::write(bench.path("another"), "shorter").unwrap();
+    std::fs::rename(bench.path("another"), entry).unwrap();
+    assert_eq!(tokens(&ours), expected);
+}
+
+/// A kill leaves what no later run takes for an entry, and what is removed in time.
+#[test]
+fn a_run_that_was_killed_leaves_no_entry() {
+    let bench = Bench::new();
+    let left = bench.path("cache/.tmp-killed");
+    std::fs::create_dir(bench.path("cache")).unwrap();
+    std::fs::write(&left, "half an entry").unwrap();
+    assert_eq!((bench.outcome(), bench.outcome()), ("miss", "hit"));
+    assert!(left.exists(), "it may be that of a run that goes on");
+    std::fs::File::open(&left).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    std::fs::remove_file(bench.entries().into_iter().find(|path| *path != left).unwrap()).unwrap();
+    assert_eq!(bench.outcome(), "miss");
+    assert!(!left.exists());
 }
 
 #[test]

@@ -94,6 +94,8 @@ pub struct Tokenizer {
     /// Those among them that `tokenizer.json` has no id for.
     unknown: Vec<(String, String)>,
     config: Value,
+    /// The files that were read, with the hash of the bytes that were parsed.
+    files: Vec<(PathBuf, blake3::Hash)>,
     /// Ids from here on have no embedding row; `u32::MAX` before [`Tokenizer::check_vocabulary`].
     first_unusable_id: u32,
 }
@@ -117,12 +119,13 @@ impl Tokenizer {
         let Some(bytes) = read_if_present(&path, MAX_TOKENIZER_BYTES)? else {
             return Err(TokenizerError::Missing { path });
         };
+        let mut files = vec![(path.clone(), blake3::hash(&bytes))];
 
-        let config = read_json(&model_dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+        let config = read_json_of(model_dir, "tokenizer_config.json", &mut files)?.unwrap_or(Value::Null);
         let mut special_tokens = named_tokens(&config);
         if config.get("added_tokens_decoder").is_none() {
             // the older form of a directory; transformers reads this file in that case alone, and then it wins
-            if let Some(map) = read_json(&model_dir.join("special_tokens_map.json"))? {
+            if let Some(map) = read_json_of(model_dir, "special_tokens_map.json", &mut files)? {
                 for (name, token) in named_tokens(&map) {
                     special_tokens.retain(|(other, _)| *other != name);
                     special_tokens.push((name, token));
@@ -134,7 +137,7 @@ impl Tokenizer {
         let inner = loaded.map_err(|message| TokenizerError::Broken { path: path.clone(), message })?;
         let is_unknown = |token: &str| !token.is_empty() && inner.token_to_id(token).is_none();
         let unknown = special_tokens.iter().filter(|(_, token)| is_unknown(token)).cloned().collect();
-        Ok(Tokenizer { inner, path, special_tokens, unknown, config, first_unusable_id: u32::MAX })
+        Ok(Tokenizer { inner, path, special_tokens, unknown, config, files, first_unusable_id: u32::MAX })
     }
 
     /// Checks that every id has a row of the model's embedding.
@@ -296,6 +299,11 @@ impl Tokenizer {
         &self.config
     }
 
+    /// The files that it was made of, with the hash of the bytes that were parsed: the files may be others by now.
+    pub(super) fn files(&self) -> &[(PathBuf, blake3::Hash)] {
+        &self.files
+    }
+
     /// `tokenizer.json`.
     pub fn path(&self) -> &Path {
         &self.path
@@ -350,12 +358,28 @@ fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Tokenizer
     }
 }
 
+/// A JSON file of a model directory, which is noted among `files` if it is there.
+fn read_json_of(
+    model_dir: &Path,
+    name: &str,
+    files: &mut Vec<(PathBuf, blake3::Hash)>,
+) -> Result<Option<Value>, TokenizerError> {
+    let path = model_dir.join(name);
+    let Some(bytes) = read_if_present(&path, MAX_CONFIG_BYTES)? else { return Ok(None) };
+    files.push((path.clone(), blake3::hash(&bytes)));
+    parse_json(&path, &bytes).map(Some)
+}
+
 fn read_json(path: &Path) -> Result<Option<Value>, TokenizerError> {
-    let Some(bytes) = read_if_present(path, MAX_CONFIG_BYTES)? else { return Ok(None) };
+    let bytes = read_if_present(path, MAX_CONFIG_BYTES)?;
+    bytes.map(|bytes| parse_json(path, &bytes)).transpose()
+}
+
+fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value, TokenizerError> {
     let broken = |message: String| TokenizerError::Broken { path: path.to_owned(), message };
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| broken(format!("not valid JSON: {e}")))?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| broken(format!("not valid JSON: {e}")))?;
     if !value.is_object() {
         return Err(broken("must be a JSON object".to_owned()));
     }
-    Ok(Some(value))
+    Ok(value)
 }
