@@ -142,6 +142,12 @@ impl ColumnMap {
         self.entries.iter().find(|(own, _)| *own == name).map_or(name, |(_, column)| column)
     }
 
+    /// Whether the values of a column of the file are looked at.
+    pub(super) fn reads(&self, column: &str) -> bool {
+        // whether `conversations` is read, each row says
+        self.own(column).is_some() || column == CONVERSATIONS
+    }
+
     /// What we call a column of the file, if we read it.
     fn own(&self, column: &str) -> Option<&'static str> {
         if let Some((own, _)) = self.entries.iter().find(|(_, theirs)| theirs == column) {
@@ -395,6 +401,13 @@ mod tests {
         let two = ColumnMapError::TwoMeanings { column: owned("a"), first: "chosen", second: "rejected" };
         assert_eq!(map("chosen=a,rejected=a"), Err(two));
         assert!(map("x=y").unwrap_err().to_string().contains("prob_win_chosen"));
+    }
+
+    #[test]
+    fn what_is_read_goes_by_the_map() {
+        let map = map("chosen=a,prompt=chosen").unwrap();
+        let read = ["a", "chosen", "rejected", "id", "messages", "conversations", "prompt", "x"];
+        assert_eq!(read.map(|column| map.reads(column)), [true, true, true, true, true, true, false, false]);
     }
 
     #[test]

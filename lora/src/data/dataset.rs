@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use align_engine::new_file::NewFileError;
 use rayon::prelude::*;
 
-use super::columns::Seen;
+use super::columns::{ColumnMap, Seen};
 use super::deep_stack::with_deep_stack;
 use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
 use super::encode::{DropReason, Encoded, EncodedRow, Encoder, Notes};
@@ -92,13 +92,14 @@ pub struct Dataset {
 #[derive(Debug)]
 struct Sources {
     paths: Vec<PathBuf>,
+    columns: ColumnMap,
     rows: OnceLock<Rows>,
 }
 
 impl Sources {
     fn rows(&self) -> Result<&Rows, DataError> {
         if self.rows.get().is_none() {
-            let rows = Rows::open(&self.paths)?;
+            let rows = Rows::open(&self.paths, &self.columns)?;
             // another thread may have been faster: then its are taken
             let _ = self.rows.set(rows);
         }
@@ -186,17 +187,19 @@ impl Dataset {
         if let Some((index, entry)) = slot.as_ref().and_then(|slot| look_up(slot, observer)) {
             entry.copy_rejects(&mut write)?;
             let token_cache::Entry { survey, rows, .. } = *entry;
-            let sources = Arc::new(Sources { paths: paths.to_vec(), rows: OnceLock::new() });
+            let (paths, columns) = (paths.to_vec(), encoder.columns().clone());
+            let sources = Arc::new(Sources { paths, columns, rows: OnceLock::new() });
             let cached = Some(Arc::new(rows));
             return Ok(Dataset { sources, encoder: Arc::new(encoder), needs, index, survey, cached });
         }
-        let rows = Rows::open_observed(paths, observer)?;
+        let rows = Rows::open_observed(paths, encoder.columns(), observer)?;
         let records = rows.len();
         if records > MAX_RECORDS {
             return Err(DataError::TooManyRows { rows: records, limit: MAX_RECORDS });
         }
         let survey = Survey::new(records, rows.blank_lines());
-        let sources = Arc::new(Sources { paths: paths.to_vec(), rows: OnceLock::from(rows) });
+        let (paths, columns) = (paths.to_vec(), encoder.columns().clone());
+        let sources = Arc::new(Sources { paths, columns, rows: OnceLock::from(rows) });
         let encoder = Arc::new(encoder);
         let dataset = Dataset { sources, encoder, needs, index: Vec::new(), survey, cached: None };
         let pass = Pass {
@@ -713,7 +716,7 @@ pub struct EncodedPrompt {
 /// # Errors
 /// [`DataError`] of the first row that cannot be used: generation skips none.
 pub fn prompts(paths: &[PathBuf], encoder: &Encoder, limit: Option<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
-    let rows = Rows::open(paths)?;
+    let rows = Rows::open(paths, encoder.columns())?;
     let count = limit.unwrap_or(usize::MAX).min(rows.len());
     let encode = |row: usize| {
         let parsed = rows.read(row)?.and_then(|line| encoder.parse(row, &line));
