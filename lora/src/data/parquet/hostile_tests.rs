@@ -459,22 +459,43 @@ fn lengths_that_are_not_there_are_not_allocated() {
     }
 }
 
+/// Lengths as differences, packed in blocks of 128: parts of 32 that are all alike take nothing, others 12 bits each.
+fn packed_lengths(lengths: &[i64]) -> Vec<u8> {
+    let mut out = Out::new().varint(128).varint(4).varint(lengths.len() as u64).zigzag(lengths[0]);
+    let differences: Vec<i64> = lengths.windows(2).map(|two| two[1] - two[0]).collect();
+    for block in differences.chunks(128) {
+        let least = *block.iter().min().unwrap();
+        out = out.zigzag(least);
+        let parts: Vec<&[i64]> = block.chunks(32).collect();
+        let width = |part: &&[i64]| if part.iter().all(|value| *value == least) { 0 } else { 12 };
+        out.bytes.extend((0..4).map(|i| parts.get(i).map_or(0, width)));
+        for part in parts.iter().filter(|part| width(part) > 0) {
+            let mut packed = [0u8; 48];
+            for bit in (0..32 * 12).filter(|bit| (part.get(bit / 12).unwrap_or(&least) - least) >> (bit % 12) & 1 == 1)
+            {
+                packed[bit / 8] |= 1 << (bit % 8);
+            }
+            out.bytes.extend(packed);
+        }
+    }
+    out.bytes
+}
+
 /// Each value may repeat the one before: few bytes that become many.
 #[test]
 fn texts_that_repeat_each_other_are_bounded() {
-    let values = 1 << 20;
-    let schema = [leaf("completions", REPEATED, BYTE_ARRAY)].map(|leaf| Element { converted: Some(UTF8), ..leaf });
-    // 2^20 prefixes, all of 2048 bytes; suffixes of nothing but the first, of 2048
-    let lengths = |first: i64| {
-        let mut out = Out::new().varint(128).varint(4).varint(values).zigzag(first).bytes;
-        let block = [&[0, 0, 0, 0, 0][..]].concat();
-        (0..(values - 1).div_ceil(128)).for_each(|_| out.extend_from_slice(&block));
-        out
+    let of = |values: usize| {
+        let schema = [text("completions", REPEATED)];
+        // all begin with the first, and have nothing of their own
+        let (mut prefixes, mut suffixes) = (vec![2048; values], vec![0; values]);
+        (prefixes[0], suffixes[0]) = (0, 2048);
+        let mut data = [levels(&[(1, 0), (values as u64 - 1, 1)]), levels(&[(values as u64, 1)])].concat();
+        data.extend([packed_lengths(&prefixes), packed_lengths(&suffixes), vec![b'x'; 2048]].concat());
+        let pages = vec![page(DATA, DELTA_BYTE_ARRAY, values as i64, data.len(), &data)];
+        file(&schema, 1, &[chunk("completions", BYTE_ARRAY, values as i64, pages)])
     };
-    let mut data = [levels(&[(1, 0), (values - 1, 1)]), levels(&[(values, 1)])].concat();
-    data.extend([lengths(2048), lengths(2048), vec![b'x'; 2048]].concat());
-    let pages = vec![page(DATA, DELTA_BYTE_ARRAY, values as i64, data.len(), &data)];
-    let bytes = file(&schema, 1, &[chunk("completions", BYTE_ARRAY, values as i64, pages)]);
+    assert_eq!(row(&open(&of(300)).unwrap(), 0), json!({"completions": vec!["x".repeat(2048); 300]}));
+    let bytes = of(1 << 20);
     let (_, held) = held_by(|| assert_column_fault(&bytes, "completions", "1048576 values of a row may repeat"));
     assert!(held < 8 * MIB, "{held} bytes");
 }

@@ -27,7 +27,7 @@ fn rows(n: usize) -> Vec<Value> {
         0 => Value::Null,
         1 => json!({"role": "user", "content": null}),
         k => {
-            let role = if t % 2 == 0 { "user" } else { "assistant" };
+            let role = if t.is_multiple_of(2) { "user" } else { "assistant" };
             json!({"role": role, "content": format!("The same words, {}", "and more ".repeat(k * t))})
         }
     };
@@ -36,7 +36,7 @@ fn rows(n: usize) -> Vec<Value> {
         1 => json!([]),
         _ => (0..i % 5 + 1).map(|t| turn(i, t)).collect(),
     };
-    let margin = |i: usize| if i % 3 == 0 { Value::Null } else { json!(i as f64 / 8.0) };
+    let margin = |i: usize| if i.is_multiple_of(3) { Value::Null } else { json!(i as f64 / 8.0) };
     (0..n).map(|i| json!({"messages": messages(i), "margin": margin(i)})).collect()
 }
 

@@ -364,8 +364,8 @@ impl Line {
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        // one byte is for the line's end
-        match (self.bytes.len() + bytes.len()) as u64 <= MAX_ROW_BYTES - 1 {
+        // fewer, for the line's end
+        match self.bytes.len() as u64 + (bytes.len() as u64) < MAX_ROW_BYTES {
             true => self.bytes.extend_from_slice(bytes),
             false => return Err(std::io::ErrorKind::FileTooLarge.into()),
         }
