@@ -163,7 +163,8 @@ pub(super) fn unpack(
             }
             for _ in 0..group.num_rows() {
                 line.bytes.clear();
-                write_row(&fields, &mut columns, &mut line).map_err(broken)?;
+                let passed_over = write_row(&fields, &mut columns, &mut line).map_err(broken)?;
+                spool.pass_over(passed_over)?;
                 line.bytes.push(b'\n');
                 spool.write(&line.bytes)?;
                 if number % 1024 == 0 {
@@ -195,8 +196,8 @@ pub(super) fn bad_row(line: &[u8]) -> Option<BadRow> {
     Some(BadRow::Value { column, message })
 }
 
-/// The line of the columns' next row.
-fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result<(), ParquetFault> {
+/// The line of the columns' next row. How many bytes were made for nothing, if it is bad.
+fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result<u64, ParquetFault> {
     columns.iter_mut().try_for_each(Column::load)?;
     let mut outcome = line.put(b"{");
     let mut last = 0;
@@ -212,7 +213,7 @@ fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result
         }
     }
     let (column, message) = match outcome.and_then(|()| line.put(b"}")) {
-        Ok(()) => return columns.iter().try_for_each(Column::check_taken),
+        Ok(()) => return columns.iter().try_for_each(Column::check_taken).map(|()| 0),
         Err(Stop::Broken(fault)) => return Err(fault),
         Err(Stop::Bad { column, message }) => (column, message),
         Err(Stop::TooLong) => {
@@ -220,11 +221,12 @@ fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result
             (name, format!("with it the row has more than {MAX_ROW_BYTES} bytes, which is the limit"))
         }
     };
+    let passed_over = line.bytes.len() as u64;
     line.bytes.clear();
     line.bytes.push(BAD);
     serde_json::to_writer(&mut line.bytes, &BadValue { column, message })
         .expect("texts print, and a vector takes them");
-    Ok(())
+    Ok(passed_over)
 }
 
 /// The columns of a file at its top level, and how those that are read become values.

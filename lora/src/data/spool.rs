@@ -30,6 +30,8 @@ pub(super) struct Spool<'a> {
     file: BufWriter<File>,
     index: LineIndex,
     limit: u64,
+    /// Bytes that were unpacked and not written.
+    passed_over: u64,
     /// Rows of the files before.
     first_row: usize,
 }
@@ -42,7 +44,7 @@ impl<'a> Spool<'a> {
             tempfile::tempfile_in(&folder).map_err(|source| DataError::Spool { folder: folder.clone(), source })?;
         let limit = bytes.saturating_mul(EXPANSION).max(ALLOWED_BYTES);
         let index = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Packed(bytes));
-        Ok(Spool { path, folder, file: BufWriter::new(file), index, limit, first_row })
+        Ok(Spool { path, folder, file: BufWriter::new(file), index, limit, passed_over: 0, first_row })
     }
 
     /// Adds bytes.
@@ -50,12 +52,26 @@ impl<'a> Spool<'a> {
     /// # Errors
     /// [`DataError::Spool`] (a full disk), [`DataError::Expansion`], [`DataError::ManyLines`], [`DataError::TooManyRows`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
-        if self.index.bytes + bytes.len() as u64 > self.limit {
-            return Err(DataError::Expansion { path: self.path.to_owned(), limit: self.limit });
-        }
+        self.check(bytes.len() as u64)?;
         self.index.push(bytes).map_err(|many| self.many(many))?;
         let folder = &self.folder;
         self.file.write_all(bytes).map_err(|source| DataError::Spool { folder: folder.clone(), source })
+    }
+
+    /// Counts bytes of rows that are bad, and so are not written: making them takes as long.
+    ///
+    /// # Errors
+    /// [`DataError::Expansion`].
+    pub fn pass_over(&mut self, bytes: u64) -> Result<(), DataError> {
+        self.passed_over += bytes;
+        self.check(0)
+    }
+
+    fn check(&self, more: u64) -> Result<(), DataError> {
+        match self.index.bytes + self.passed_over + more > self.limit {
+            true => Err(DataError::Expansion { path: self.path.to_owned(), limit: self.limit }),
+            false => Ok(()),
+        }
     }
 
     fn many(&self, ManyLines(most): ManyLines) -> DataError {
@@ -188,6 +204,15 @@ mod tests {
         let error = spool.write(b"12345").unwrap_err();
         assert!(matches!(error, DataError::Expansion { limit: 10, .. }));
         assert!(error.to_string().starts_with("bomb.jsonl.gz: unpacks to more than 10 bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_written_counts_too() {
+        let mut spool = Spool::new(Path::new("b.parquet"), 10, 0).unwrap();
+        spool.pass_over(ALLOWED_BYTES - 2).unwrap();
+        spool.write(b"1\n").unwrap();
+        assert!(matches!(spool.write(b"2\n"), Err(DataError::Expansion { .. })));
+        assert!(matches!(spool.pass_over(1), Err(DataError::Expansion { .. })));
     }
 
     #[test]

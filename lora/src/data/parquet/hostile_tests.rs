@@ -318,6 +318,14 @@ fn a_row_that_refers_to_a_large_text_over_and_over_is_bad() {
     assert_eq!(row(&rows, 1), json!({"completions": ["x".repeat(MIB)]}));
 }
 
+/// Bad rows are short lines, but each takes as long as the longest good one.
+#[test]
+fn rows_that_are_too_long_count_as_what_they_took() {
+    let runs: Vec<(u64, u8)> = (0..17).flat_map(|_| [(1, 0), (99, 1)]).collect();
+    let error = open(&list_of_one_text(&vec![b'x'; MIB], 17, &runs)).unwrap_err();
+    assert!(matches!(error, DataError::Expansion { .. }), "{error}");
+}
+
 #[test]
 fn a_row_of_endless_lists_is_refused() {
     let (fault, held) = held_by(|| fault(&list_of_one_text(b"x", 1, &[(1, 0), ((1 << 31) - 2, 1)])));
