@@ -62,7 +62,10 @@ fn what_names_no_data_is_refused() {
     refused(&run("score", &[&folder], &[]), 3, &["parquet/: is a folder", "*.jsonl"]);
     refused(&run("score", &[&folder.join("none*.jsonl")], &[]), 3, &["none*.jsonl matches no file"]);
     let binary = parquet("binary.parquet");
-    refused(&run("inspect", &[&binary], &[]), 3, &["binary.parquet: column `picture` is binary"]);
+    // nothing reads the picture, unless it is said to be something
+    refused(&run("inspect", &[&binary], &[]), 3, &["binary.parquet:1: the row is {prompt}; there is no answer in it"]);
+    let as_id = &["--columns", "id=picture"];
+    refused(&run("inspect", &[&binary], as_id), 3, &["binary.parquet: column `picture` is binary"]);
 }
 
 #[test]

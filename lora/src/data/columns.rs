@@ -142,6 +142,12 @@ impl ColumnMap {
         self.entries.iter().find(|(own, _)| *own == name).map_or(name, |(_, column)| column)
     }
 
+    /// Whether the values of a column of the file are looked at.
+    pub(super) fn reads(&self, column: &str) -> bool {
+        // whether `conversations` is read, each row says
+        self.own(column).is_some() || column == CONVERSATIONS
+    }
+
     /// What we call a column of the file, if we read it.
     fn own(&self, column: &str) -> Option<&'static str> {
         if let Some((own, _)) = self.entries.iter().find(|(_, theirs)| theirs == column) {
@@ -167,13 +173,22 @@ impl<'m> Columns<'m> {
     pub(super) fn parse(text: &str, map: &'m ColumnMap) -> Result<Columns<'m>, BadRow> {
         let mut parser = serde_json::Deserializer::from_str(text);
         let columns = parser.deserialize_any(ColumnsVisitor { map }).and_then(|columns| parser.end().map(|()| columns));
-        columns.map_err(|e| {
+        let columns = columns.map_err(|e| {
             let message = words_of(&e);
             match message.strip_prefix(NOT_OBJECT) {
                 Some(found) => BadRow::NotObject { found: kind_named(found) },
                 None => BadRow::Json { message, column: e.column() },
             }
-        })
+        })?;
+        // the parser has made a float of it, and ids are echoed: as another one than the file's
+        match columns.known.get("id").and_then(Value::as_number) {
+            Some(id) if id.is_f64() && id.as_f64().is_some_and(|id| id.abs() >= 2f64.powi(63)) => Err(BadRow::Type {
+                field: columns.column("id"),
+                found: "a number beyond 64 bits",
+                expected: "a string, or a number that fits in 64 bits",
+            }),
+            _ => Ok(columns),
+        }
     }
 
     /// The value of our column `name`, null once it was taken; `None` where the row has none.
@@ -395,6 +410,29 @@ mod tests {
         let two = ColumnMapError::TwoMeanings { column: owned("a"), first: "chosen", second: "rejected" };
         assert_eq!(map("chosen=a,rejected=a"), Err(two));
         assert!(map("x=y").unwrap_err().to_string().contains("prob_win_chosen"));
+    }
+
+    #[test]
+    fn an_id_beyond_64_bits_is_refused() {
+        let map = ColumnMap::default();
+        let id =
+            |text: &str| Columns::parse(&format!(r#"{{"id": {text}}}"#), &map).map(|mut columns| columns.take("id"));
+        assert_eq!(id("18446744073709551615").unwrap(), Some(u64::MAX.into()));
+        assert_eq!(id("-9223372036854775808").unwrap(), Some(i64::MIN.into()));
+        assert_eq!(id("1.5").unwrap(), Some(1.5.into()));
+        for beyond in ["18446744073709551616", "-9223372036854775809", "123456789012345678901234", "1e30"] {
+            let error = id(beyond).unwrap_err().to_string();
+            assert_eq!(error, "`id` is a number beyond 64 bits, expected a string, or a number that fits in 64 bits");
+        }
+        // a number that nothing echoes may be what it likes
+        assert!(Columns::parse(r#"{"margin": 18446744073709551616, "x": 18446744073709551616}"#, &map).is_ok());
+    }
+
+    #[test]
+    fn what_is_read_goes_by_the_map() {
+        let map = map("chosen=a,prompt=chosen").unwrap();
+        let read = ["a", "chosen", "rejected", "id", "messages", "conversations", "prompt", "x"];
+        assert_eq!(read.map(|column| map.reads(column)), [true, true, true, true, true, true, false, false]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
+use super::columns::ColumnMap;
 use super::deep_stack::with_deep_stack;
 use super::encode::{DropReason, Encoded, EncodedRow, Encoder};
 use super::index::Entry;
@@ -81,6 +82,7 @@ pub struct Dataset {
 #[derive(Debug)]
 pub(super) struct Sources {
     pub paths: Vec<PathBuf>,
+    columns: ColumnMap,
     rows: OnceLock<Rows>,
     /// Of the files that the cached tokens are of.
     stamps: Vec<FileStamp>,
@@ -88,13 +90,15 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    pub fn opened(paths: &[PathBuf], rows: Rows) -> Sources {
-        Sources { paths: paths.to_vec(), stamps: Vec::new(), records: rows.len(), rows: OnceLock::from(rows) }
+    pub fn opened(paths: &[PathBuf], columns: &ColumnMap, rows: Rows) -> Sources {
+        let (paths, columns, records) = (paths.to_vec(), columns.clone(), rows.len());
+        Sources { paths, columns, stamps: Vec::new(), records, rows: OnceLock::from(rows) }
     }
 
     /// Files with so many records that are opened when something is read of them.
-    pub fn later(paths: &[PathBuf], slot: &Slot, records: usize) -> Sources {
-        Sources { paths: paths.to_vec(), stamps: slot.stamps().to_vec(), records, rows: OnceLock::new() }
+    pub fn later(paths: &[PathBuf], columns: &ColumnMap, slot: &Slot, records: usize) -> Sources {
+        let (paths, columns) = (paths.to_vec(), columns.clone());
+        Sources { paths, columns, stamps: slot.stamps().to_vec(), records, rows: OnceLock::new() }
     }
 
     /// Whether something was read of them.
@@ -107,7 +111,7 @@ impl Sources {
     /// [`DataError::Changed`] where they are not the files that the cached tokens are of; as [`Rows::open`].
     pub fn rows(&self) -> Result<&Rows, DataError> {
         if self.rows.get().is_none() {
-            let rows = Rows::open(&self.paths)?;
+            let rows = Rows::open(&self.paths, &self.columns)?;
             FileStamp::check(&self.stamps, &self.paths)?;
             if rows.len() != self.records {
                 return Err(DataError::Changed { path: self.paths[0].clone() });

@@ -35,6 +35,14 @@ pub enum BadRow {
         /// 1-based byte within the line.
         column: usize,
     },
+    /// A value of a Parquet file that no JSON could hold, or that makes the row too long.
+    #[error("column `{column}`: {message}")]
+    Value {
+        /// Path of the column.
+        column: String,
+        /// What is wrong with it.
+        message: String,
+    },
     /// JSON, but not an object.
     #[error("a row must be a JSON object, this is {found}")]
     NotObject {
@@ -252,6 +260,7 @@ impl BadRow {
             BadRow::Utf8 { .. } => "not UTF-8",
             BadRow::TooLong { .. } => "line too long",
             BadRow::Json { .. } => "not valid JSON",
+            BadRow::Value { .. } => "value that cannot be read",
             BadRow::NotObject { .. } => "not an object",
             BadRow::UnknownShape { .. } => "unknown columns",
             BadRow::Missing { .. } => "missing column",
@@ -315,6 +324,16 @@ pub enum DataError {
         /// The pattern.
         pattern: String,
     },
+    /// A name that is not text, which no pattern is compared with.
+    #[error(
+        "{path:?}: its name is not UTF-8, so no pattern matches it, and it would be passed over by {pattern}; rename it"
+    )]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The pattern that it would match.
+        pattern: String,
+    },
     /// A pattern that is none.
     #[error("the pattern {pattern} is not one: {message}")]
     Pattern {
@@ -330,6 +349,15 @@ pub enum DataError {
         path: PathBuf,
         /// What it is.
         found: &'static str,
+    },
+    /// A text that is one array of all rows.
+    #[error(
+        "{path}: is one JSON array; rows are read one object a line (JSONL), so write it as that first: jq -c '.[]' {path} > rows.jsonl",
+        path = path.display()
+    )]
+    Array {
+        /// The file.
+        path: PathBuf,
     },
     /// A compressed file that holds something else than JSONL.
     #[error("{path}: inside {outer} it is {found}; only JSONL is read in compressed files, so unpack it first", path = path.display())]
@@ -365,6 +393,28 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
         /// What is allowed, in bytes.
+        limit: u64,
+    },
+    /// A file with so many lines that they cannot be rows.
+    #[error(
+        "{path}: more than {limit} lines, which no rows of a file of its size make; is it one object a line?",
+        path = path.display()
+    )]
+    ManyLines {
+        /// The file.
+        path: PathBuf,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// More files than the system lets a process open.
+    #[error(
+        "{files} data files, and a process may have {limit} open here; allow more (ulimit -n), or put the files together (cat, for \
+         JSONL as it is or compressed)"
+    )]
+    TooManyFiles {
+        /// How many files there are.
+        files: usize,
+        /// What the system allows, all files of the process counted.
         limit: u64,
     },
     /// The temporary file for unpacked rows.

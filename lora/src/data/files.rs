@@ -24,7 +24,7 @@ pub struct DataFiles {
 /// reader to refuse.
 ///
 /// # Errors
-/// [`DataError::Folder`], [`DataError::Pattern`], [`DataError::NoMatch`]; [`DataError::Io`] for a folder that cannot be listed.
+/// [`DataError::Folder`], [`DataError::Pattern`], [`DataError::NoMatch`], [`DataError::NotText`]; [`DataError::Io`] for a folder that cannot be listed.
 pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, DataError> {
     let mut files = DataFiles::default();
     for name in names {
@@ -46,14 +46,18 @@ pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, DataError> {
 }
 
 fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), DataError> {
-    let options =
-        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
-    let entries = glob::glob_with(pattern, options)
-        .map_err(|error| DataError::Pattern { pattern: pattern.to_owned(), message: error.to_string() })?;
+    let broken =
+        |error: glob::PatternError| DataError::Pattern { pattern: pattern.to_owned(), message: error.to_string() };
     let mut found = Vec::new();
-    for entry in entries {
+    for entry in glob::glob_with(pattern, OPTIONS).map_err(broken)? {
         let path = entry.map_err(|error| DataError::Io { path: error.path().to_owned(), source: error.into() })?;
+        if is_hidden(&path, pattern) {
+            continue;
+        }
         if path.is_dir() { files.folders.push(path) } else { found.push(path) }
+    }
+    if let Some(path) = passed_over(pattern) {
+        return Err(DataError::NotText { path, pattern: pattern.to_owned() });
     }
     if found.is_empty() {
         return Err(DataError::NoMatch { pattern: pattern.to_owned() });
@@ -61,6 +65,32 @@ fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), DataError> {
     found.sort();
     files.paths.extend(found);
     Ok(())
+}
+
+/// Names with a dot in front are left out by [`is_hidden`]: the library panics on a name that is not UTF-8 where it is to do that.
+const OPTIONS: glob::MatchOptions =
+    glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
+
+/// Whether a part of the path that a pattern has matched has a dot in front, and does not stand in the pattern as it is.
+fn is_hidden(path: &Path, pattern: &str) -> bool {
+    let has_dot = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b".") && part != "." && part != "..";
+    path.iter().any(|part| has_dot(part) && !Path::new(pattern).iter().any(|literal| literal == part))
+}
+
+/// A file that the pattern would match if its name were UTF-8: patterns pass over those that are not.
+fn passed_over(pattern: &str) -> Option<PathBuf> {
+    let path = Path::new(pattern);
+    let name = glob::Pattern::new(path.file_name()?.to_str()?).ok()?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // `**` stands for no folder, too
+    let without = parent.parent().filter(|_| parent.ends_with("**")).unwrap_or(parent);
+    let folders = [parent, without].into_iter().filter_map(|of| glob::glob_with(of.to_str()?, OPTIONS).ok());
+    let entries = folders.flatten().flatten().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let is_wrong = |name_of: &std::ffi::OsStr| {
+        name_of.to_str().is_none() && name.matches_with(&name_of.to_string_lossy(), OPTIONS)
+    };
+    let mut paths = entries.map(|entry| entry.path());
+    paths.find(|path| !is_hidden(path, pattern) && path.file_name().is_some_and(is_wrong))
 }
 
 /// Endings of names that data files have, for hints.
@@ -110,6 +140,36 @@ mod tests {
         let files = data_files(&[at("*")]).unwrap();
         assert_eq!(names(folder.path(), &files), ["a.jsonl", "b.jsonl", "c.json", "z.jsonl"]);
         assert_eq!(files.folders, [at("sub")]);
+        // a name with a dot in front is taken where it is typed, and never matched
+        let hidden = folder_with(&[".cache/a.jsonl", ".cache/.b.jsonl", ".c.jsonl"]);
+        let files = data_files(&[hidden.path().join(".cache/*.jsonl")]).unwrap();
+        assert_eq!(names(hidden.path(), &files), [".cache/a.jsonl"]);
+        for pattern in ["*.jsonl", ".*.jsonl", "**/*.jsonl", "*/*.jsonl"] {
+            let error = data_files(&[hidden.path().join(pattern)]).unwrap_err();
+            assert!(matches!(error, DataError::NoMatch { .. }), "{pattern}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_not_passed_over() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = folder_with(&["a.jsonl", "sub/b.jsonl"]);
+        let name = std::ffi::OsStr::from_bytes(b"sub/caf\xE9.jsonl");
+        let path = folder.path().join(name);
+        if std::fs::write(&path, "{}\n").is_err() {
+            return; // this file system has no such names
+        }
+        for pattern in ["sub/*.jsonl", "s*/*.jsonl", "**/*.jsonl", "sub/caf?.jsonl"] {
+            let error = data_files(&[folder.path().join(pattern)]).unwrap_err();
+            assert!(matches!(&error, DataError::NotText { path: found, .. } if *found == path), "{pattern}: {error}");
+            assert!(error.to_string().contains(r"caf\xE9.jsonl"), "{error}");
+        }
+        // it is taken by its name, and in nobody's way where the pattern is for others
+        assert_eq!(data_files(std::slice::from_ref(&path)).unwrap().paths, [path]);
+        assert_eq!(data_files(&[folder.path().join("*.jsonl")]).unwrap().paths.len(), 1);
+        assert_eq!(data_files(&[folder.path().join("sub/b*.jsonl")]).unwrap().paths.len(), 1);
+        std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xE9.json")), "{}\n").unwrap();
+        assert!(matches!(data_files(&[folder.path().join("**/*.json")]), Err(DataError::NotText { .. })));
     }
 
     #[test]

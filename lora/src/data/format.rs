@@ -62,3 +62,9 @@ impl Format {
         }
     }
 }
+
+/// Whether a text that begins like this is one JSON array, and not an object a line.
+pub(super) fn is_array(head: &[u8]) -> bool {
+    let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
+    head.trim_ascii_start().starts_with(b"[")
+}

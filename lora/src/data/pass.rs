@@ -32,8 +32,6 @@ const WINDOW: usize = 1024;
 const WINDOW_BYTES: u64 = 32 << 20;
 /// Pairs that TRL unpairs at a time: `datasets.map(batched=True)` passes this many rows.
 const UNPAIR_BLOCK: usize = 1000;
-/// Most records of a run: twice as many rows, if each is a pair and unpaired, are still numbered in 32 bits.
-const MAX_RECORDS: usize = (u32::MAX / 2) as usize;
 
 /// Opens data: takes it from the cache where that has it, else passes over the files.
 ///
@@ -49,21 +47,18 @@ pub(super) fn open(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) ->
             entry.write_rejects(paths, to)?;
         }
         let token_cache::Entry { survey, rows, .. } = *entry;
-        let sources = Arc::new(Sources::later(paths, slot, survey.records));
+        let sources = Arc::new(Sources::later(paths, encoder.columns(), slot, survey.records));
         let cached = Some(Arc::new(rows));
         return Ok(Dataset { sources, encoder: Arc::new(encoder), needs, index, survey, cached });
     }
-    let rows = Rows::open_observed(paths, observer)?;
+    let rows = Rows::open_observed(paths, encoder.columns(), observer)?;
     if let Some(slot) = &slot {
         // the tokens that will be kept are of these files
         FileStamp::check(slot.stamps(), paths)?;
     }
     let records = rows.len();
-    if records > MAX_RECORDS {
-        return Err(DataError::TooManyRows { rows: records, limit: MAX_RECORDS });
-    }
     let survey = Survey::new(records, rows.blank_lines());
-    let sources = Arc::new(Sources::opened(paths, rows));
+    let sources = Arc::new(Sources::opened(paths, encoder.columns(), rows));
     let encoder = Arc::new(encoder);
     let dataset = Dataset { sources, encoder, needs, index: Vec::new(), survey, cached: None };
     let pass = Pass {
@@ -296,7 +291,8 @@ impl Pass<'_> {
                 if dataset.needs != Needs::Answers {
                     // rows come from the cache from now on: unpacked data need not lie on the disk for as long as the run takes.
                     // Where every answer is wanted, the reasons of what is left out are read again
-                    dataset.sources = Arc::new(Sources::later(&sources.paths, slot, records));
+                    dataset.sources =
+                        Arc::new(Sources::later(&sources.paths, dataset.encoder.columns(), slot, records));
                 }
                 let removed = slot.make_room();
                 if removed > 0 {

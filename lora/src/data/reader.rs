@@ -10,17 +10,25 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::columns::ColumnMap;
 use super::files::folder;
-use super::format::{Format, HEAD_BYTES};
-use super::lines::LineIndex;
+use super::format::{Format, HEAD_BYTES, is_array};
+use super::lines::{LineIndex, LinesOf, ManyLines};
 use super::progress::{DataObserver, DataProgress, Stage, Unobserved};
-use super::spool;
-use super::{BadRow, DataError};
+use super::{BadRow, DataError, parquet, spool};
 
 /// Longest accepted row, in bytes.
 pub const MAX_ROW_BYTES: u64 = 64 << 20;
 /// Bytes read at a time while looking for rows.
 const SCAN_BYTES: usize = 1 << 20;
+
+/// Most rows of a run: the numbers of rows, and of twice as many made from them, have 32 bits.
+pub(super) const MAX_RECORDS: usize = (u32::MAX / 2) as usize;
+/// Files that a process has open beside data files: a model's shards, logs, caches, libraries.
+const OTHER_FILES: u64 = 256;
 
 /// The rows of several data files, numbered over all of them.
 #[derive(Debug)]
@@ -33,44 +41,65 @@ pub struct Rows {
 #[derive(Debug)]
 struct DataFile {
     path: PathBuf,
-    /// As the user has it.
-    file: File,
+    format: Format,
+    /// Where the lines are: the user's file, or the spool of one that is not JSONL itself, which is then closed.
+    text: File,
+    /// Of the user's file.
     bytes: u64,
     modified: Option<SystemTime>,
-    /// The lines of a file that is not JSONL itself.
-    spool: Option<File>,
     lines: LineIndex,
     /// Number of this file's first row over all files.
     first_row: usize,
 }
 
 impl Rows {
-    /// Opens the files and finds their rows. Blank lines are no rows; a byte-order mark and CRLF are accepted.
+    /// Opens the files and finds their rows. Blank lines are no rows; a byte-order mark and CRLF are accepted. Of Parquet, the columns
+    /// that something reads under `columns` are read; the others are null.
     ///
     /// # Errors
     /// [`DataError`]: a path that is no file, a format that is not read or broken, no row at all.
-    pub fn open(paths: &[PathBuf]) -> Result<Rows, DataError> {
-        Rows::open_observed(paths, &mut Unobserved)
+    pub fn open(paths: &[PathBuf], columns: &ColumnMap) -> Result<Rows, DataError> {
+        Rows::open_observed(paths, columns, &mut Unobserved)
     }
 
-    /// As [`Rows::open`], telling how far it is in [`Stage::Reading`].
+    /// As [`Rows::open`], telling how far it is in [`Stage::Reading`], and which files have no row.
     ///
     /// # Errors
     /// As [`Rows::open`].
-    pub fn open_observed(paths: &[PathBuf], observer: &mut dyn DataObserver) -> Result<Rows, DataError> {
+    pub fn open_observed(
+        paths: &[PathBuf],
+        columns: &ColumnMap,
+        observer: &mut dyn DataObserver,
+    ) -> Result<Rows, DataError> {
+        let open_files = allow_open_files(paths.len());
         let size = |path: &PathBuf| path.metadata().map_or(0, |meta| meta.len());
         let total = paths.iter().map(size).sum();
         let mut files = Vec::with_capacity(paths.len());
         let (mut rows, mut before) = (0, 0);
         for path in paths {
             let progress = |read| observer.progress(DataProgress { stage: Stage::Reading, done: before + read, total });
-            let file = DataFile::open(path, rows, progress)?;
+            let file = DataFile::open(path, columns, rows, progress).map_err(|error| match error {
+                DataError::Io { source, .. } | DataError::Spool { source, .. }
+                    if source.raw_os_error() == Some(Errno::MFILE.raw_os_error()) =>
+                {
+                    DataError::TooManyFiles { files: paths.len(), limit: open_files }
+                }
+                other => other,
+            })?;
             rows += file.lines.starts.len();
             before += file.bytes;
             files.push(file);
         }
         if rows == 0 {
             return Err(DataError::Empty { paths: paths.to_vec() });
+        }
+        let mut empty = files.iter().filter(|file: &&DataFile| file.lines.starts.is_empty());
+        if let Some(first) = empty.next() {
+            let more = match empty.count() {
+                0 => String::new(),
+                more => format!(", and in {more} more of {} files", files.len()),
+            };
+            observer.note(format!("no row in {}{more}", first.path.display()));
         }
         Ok(Rows { files, rows })
     }
@@ -104,21 +133,32 @@ impl Rows {
             return Ok(Err(BadRow::TooLong { bytes, limit: MAX_ROW_BYTES }));
         }
         let mut line = vec![0; usize::try_from(bytes).expect("checked against MAX_ROW_BYTES")];
-        file.text().read_exact_at(&mut line, start).map_err(|source| match source.kind() {
+        file.text.read_exact_at(&mut line, start).map_err(|source| match source.kind() {
             std::io::ErrorKind::UnexpectedEof => DataError::Changed { path: file.path.clone() },
             _ => DataError::Io { path: file.path.clone(), source },
         })?;
         line.truncate(line.trim_ascii_end().len());
-        Ok(Ok(line))
+        match file.format {
+            Format::Parquet => Ok(parquet::bad_row(&line).map_or(Ok(line), Err)),
+            _ => Ok(Ok(line)),
+        }
     }
 
-    /// Checks that no file has changed since it was opened.
+    /// Checks that no file has changed since it was opened. A packed one may be gone: its rows are in the spool.
     ///
     /// # Errors
     /// [`DataError::Changed`] if the size or the time of modification differ.
     pub fn check_unchanged(&self) -> Result<(), DataError> {
         for file in &self.files {
-            let now = file.file.metadata().map_err(|source| DataError::Io { path: file.path.clone(), source })?;
+            let now = match file.format {
+                Format::Jsonl => {
+                    file.text.metadata().map_err(|source| DataError::Io { path: file.path.clone(), source })?
+                }
+                _ => match file.path.metadata() {
+                    Ok(now) => now,
+                    Err(_) => continue,
+                },
+            };
             if now.len() != file.bytes || now.modified().ok() != file.modified {
                 return Err(DataError::Changed { path: file.path.clone() });
             }
@@ -161,7 +201,12 @@ impl Rows {
 
 impl DataFile {
     /// `progress` is told the bytes of the file that are read.
-    fn open(path: &Path, first_row: usize, mut progress: impl FnMut(u64)) -> Result<DataFile, DataError> {
+    fn open(
+        path: &Path,
+        columns: &ColumnMap,
+        first_row: usize,
+        mut progress: impl FnMut(u64),
+    ) -> Result<DataFile, DataError> {
         let io = |source| DataError::Io { path: path.to_owned(), source };
         // before opening: opening a pipe that nobody writes to would wait for ever
         let kind = std::fs::metadata(path).map_err(io)?;
@@ -187,22 +232,20 @@ impl DataFile {
         }
         let format =
             Format::of(&head[..head_bytes]).map_err(|found| DataError::Format { path: path.to_owned(), found })?;
-        let (bytes, spool, lines) = match format {
+        let (bytes, text, lines) = match format {
+            Format::Jsonl if is_array(&head[..head_bytes]) => return Err(DataError::Array { path: path.to_owned() }),
             Format::Jsonl => {
-                let lines = find_lines(&file, progress).map_err(io)?;
-                (lines.bytes, None, lines)
+                let mut lines = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Text(meta.len()));
+                let many = |ManyLines(most)| many_lines(path, most, first_row);
+                find_lines(&file, &mut lines, progress).map_err(io)?.map_err(many)?;
+                (lines.bytes, file, lines)
             }
             packed => {
-                let (spool, lines) = spool::unpack(path, &file, meta.len(), packed, &mut progress)?;
-                (meta.len(), Some(spool), lines)
+                let (spool, lines) = spool::unpack(path, &file, meta.len(), packed, columns, first_row, &mut progress)?;
+                (meta.len(), spool, lines)
             }
         };
-        Ok(DataFile { path: path.to_owned(), file, bytes, modified, spool, lines, first_row })
-    }
-
-    /// Where the lines are.
-    fn text(&self) -> &File {
-        self.spool.as_ref().unwrap_or(&self.file)
+        Ok(DataFile { path: path.to_owned(), format, text, bytes, modified, lines, first_row })
     }
 
     /// Start and length of what [`Rows::read`] reads, in bytes of the text.
@@ -224,7 +267,7 @@ impl DataFile {
         let (mut offset, mut lines) = (range.start, 0);
         while offset < range.end {
             let want = usize::try_from(range.end - offset).unwrap_or(SCAN_BYTES).min(SCAN_BYTES);
-            match self.text().read_at(&mut chunk[..want], offset) {
+            match self.text.read_at(&mut chunk[..want], offset) {
                 Ok(n) if n > 0 => {
                     lines += chunk[..n].iter().filter(|&&b| b == b'\n').count() as u64;
                     offset += n as u64;
@@ -246,18 +289,46 @@ pub(super) struct PlaceCursor {
     lines: u64,
 }
 
-fn find_lines(mut file: &File, mut progress: impl FnMut(u64)) -> std::io::Result<LineIndex> {
-    let mut lines = LineIndex::default();
+fn find_lines(
+    mut file: &File,
+    lines: &mut LineIndex,
+    mut progress: impl FnMut(u64),
+) -> std::io::Result<Result<(), ManyLines>> {
     let mut chunk = vec![0; SCAN_BYTES];
     loop {
         match file.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(n) => lines.push(&chunk[..n]),
+            Ok(0) => return Ok(lines.finish()),
+            Ok(n) => {
+                if let Err(many) = lines.push(&chunk[..n]) {
+                    return Ok(Err(many));
+                }
+            }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),
         }
         progress(lines.bytes);
     }
-    lines.finish();
-    Ok(lines)
+}
+
+/// The error of a file with more than `most` lines whose first row has the number `first_row`.
+pub(super) fn many_lines(path: &Path, most: u64, first_row: usize) -> DataError {
+    match first_row as u64 + most >= MAX_RECORDS as u64 {
+        // counting has stopped there
+        true => DataError::TooManyRows { rows: MAX_RECORDS + 1, limit: MAX_RECORDS },
+        false => DataError::ManyLines { path: path.to_owned(), limit: most },
+    }
+}
+
+/// Every data file stays open, and the system's usual limit is fewer than the shards of large data sets: raised as far as they need and
+/// the system lets it be. The limit that there is then.
+fn allow_open_files(files: usize) -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // none is no limit
+    let Some(current) = current else { return u64::MAX };
+    let needed = files as u64 + OTHER_FILES;
+    let raised = needed.min(maximum.unwrap_or(u64::MAX));
+    match raised > current && setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }).is_ok() {
+        true => raised,
+        false => current,
+    }
 }

@@ -263,7 +263,7 @@ fn read_all(rows: &Rows) -> Vec<String> {
 #[test]
 fn lines_are_found_whatever_their_ends() {
     let text = file(b"\xEF\xBB\xBFone\r\n\r\n  \ntwo\n\n\nthree");
-    let rows = Rows::open(&[text.path().to_owned()]).unwrap();
+    let rows = Rows::open(&[text.path().to_owned()], &ColumnMap::default()).unwrap();
     assert_eq!(read_all(&rows), ["one", "two", "three"]);
     assert_eq!(rows.blank_lines(), 4);
     assert_eq!([0, 1, 2].map(|row| rows.place(row).1), [1, 4, 7]);
@@ -273,7 +273,7 @@ fn lines_are_found_whatever_their_ends() {
 fn rows_are_numbered_over_all_files() {
     let (a, empty, b) = (file(b"a1\na2\n"), file(b"\n"), file(b"b1\n"));
     let paths: Vec<PathBuf> = [&a, &empty, &b].map(|f| f.path().to_owned()).to_vec();
-    let rows = Rows::open(&paths).unwrap();
+    let rows = Rows::open(&paths, &ColumnMap::default()).unwrap();
     assert_eq!(read_all(&rows), ["a1", "a2", "b1"]);
     assert_eq!(rows.place(2), (paths[2].clone(), 1));
     assert_eq!(String::from_utf8(rows.read(1).unwrap().unwrap()).unwrap(), "a2");
@@ -284,7 +284,7 @@ fn rows_are_numbered_over_all_files() {
 fn a_row_of_three_megabytes_is_read_whole() {
     let long = "x".repeat(3 << 20);
     let text = file(format!("a\n{long}\nb\n").as_bytes());
-    let rows = Rows::open(&[text.path().to_owned()]).unwrap();
+    let rows = Rows::open(&[text.path().to_owned()], &ColumnMap::default()).unwrap();
     assert_eq!(read_all(&rows), ["a", &long, "b"]);
     assert_eq!(rows.place(2).1, 3);
 }
@@ -293,7 +293,7 @@ fn a_row_of_three_megabytes_is_read_whole() {
 fn a_row_over_the_limit_is_not_read() {
     let text = file(b"a\n");
     text.as_file().set_len(MAX_ROW_BYTES + 100).unwrap(); // zero bytes: no whitespace, so one row
-    let rows = Rows::open(&[text.path().to_owned()]).unwrap();
+    let rows = Rows::open(&[text.path().to_owned()], &ColumnMap::default()).unwrap();
     assert_eq!(rows.len(), 2);
     assert_eq!(rows.read(1).unwrap(), Err(BadRow::TooLong { bytes: MAX_ROW_BYTES + 98, limit: MAX_ROW_BYTES }));
 }
@@ -301,11 +301,11 @@ fn a_row_over_the_limit_is_not_read() {
 #[test]
 fn what_is_no_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let open = |path: PathBuf| Rows::open(&[path]).map(|_| ());
+    let open = |path: PathBuf| Rows::open(&[path], &ColumnMap::default()).map(|_| ());
     assert!(matches!(open(dir.path().to_owned()), Err(DataError::Folder { .. })));
     assert!(matches!(open(dir.path().join("none.jsonl")), Err(DataError::Io { .. })));
     assert!(matches!(open(file(b"\xEF\xBB\xBF\n \r\n").path().to_owned()), Err(DataError::Empty { .. })));
-    assert!(matches!(Rows::open(&[]), Err(DataError::Empty { .. })));
+    assert!(matches!(Rows::open(&[], &ColumnMap::default()), Err(DataError::Empty { .. })));
     let pipe = dir.path().join("pipe");
     let c_path = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
     // SAFETY: a live NUL-terminated path; mkfifo keeps no pointer.
@@ -316,7 +316,7 @@ fn what_is_no_file_is_refused() {
 #[test]
 fn a_file_that_changes_is_noticed() {
     let text = file(b"one\ntwo\n");
-    let rows = Rows::open(&[text.path().to_owned()]).unwrap();
+    let rows = Rows::open(&[text.path().to_owned()], &ColumnMap::default()).unwrap();
     rows.check_unchanged().unwrap();
     text.as_file().set_len(5).unwrap();
     assert!(matches!(rows.check_unchanged(), Err(DataError::Changed { .. })));
@@ -422,7 +422,7 @@ proptest! {
     fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Record::parse(0, &bytes);
         let text = file(&bytes);
-        if let Ok(rows) = Rows::open(&[text.path().to_owned()]) {
+        if let Ok(rows) = Rows::open(&[text.path().to_owned()], &ColumnMap::default()) {
             for row in 0..rows.len() {
                 let _ = rows.read(row).unwrap().map(|line| Record::parse(row, &line));
                 prop_assert!(rows.place(row).1 > 0);

@@ -8,39 +8,57 @@ use std::path::{Path, PathBuf};
 use align_kernels::rng::Key;
 use serde_json::{Value, json};
 
+use super::columns::ColumnMap;
+use super::progress::DataObserver;
 use super::reader::Rows;
 use super::{DataError, Dataset, Encoder, Needs, OnBadRow, Opening, ParquetFault, Shuffle, Unobserved};
 
-/// Notes the largest allocation of each thread: what a file claims must not become memory.
+/// Counts what each thread has allocated, less what it has given back: what a file claims must not become memory. (What the C
+/// library of zstd allocates is not counted.)
 struct Noting;
 
 thread_local! {
-    static LARGEST: Cell<usize> = const { Cell::new(0) };
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static MOST: Cell<isize> = const { Cell::new(0) };
 }
 
-fn note(bytes: usize) {
+fn note(more: usize, less: usize) {
     // no thread-local value any more: the thread is ending
-    let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(bytes)));
+    let _ = HELD.try_with(|held| {
+        held.set(held.get() + more as isize - less as isize);
+        let _ = MOST.try_with(|most| most.set(most.get().max(held.get())));
+    });
+}
+
+/// The most that `work` holds at a time, in bytes; what was there before does not count.
+pub(super) fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = HELD.get();
+    MOST.set(before);
+    let outcome = work();
+    (outcome, (MOST.get() - before) as usize)
 }
 
 // SAFETY: every call goes to the system's allocator as it came; `note` allocates nothing (a thread-local Cell without a destructor).
 unsafe impl GlobalAlloc for Noting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
+        note(layout.size(), 0);
         // SAFETY: the caller's promises are those of `System`.
         unsafe { System.alloc(layout) }
     }
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
+        note(layout.size(), 0);
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        note(bytes);
+        // both are there while one is copied to the other
+        note(bytes, 0);
+        note(0, layout.size());
         // SAFETY: as above.
         unsafe { System.realloc(pointer, layout, bytes) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        note(0, layout.size());
         // SAFETY: as above.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -49,8 +67,8 @@ unsafe impl GlobalAlloc for Noting {
 #[global_allocator]
 static ALLOCATOR: Noting = Noting;
 
-/// Largest allocation while a file of some kilobytes is refused or read: buffers of a megabyte, and what the data justifies.
-const ALLOWED: usize = 8 << 20;
+/// What is held while a file of some kilobytes is refused or read: buffers of megabytes, and what the data justifies.
+const ALLOWED: usize = 24 << 20;
 
 fn goldens(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name)
@@ -62,7 +80,7 @@ fn parquet(name: &str) -> PathBuf {
     path
 }
 
-fn encoder() -> Encoder {
+pub(super) fn encoder() -> Encoder {
     Encoder::from_model(&goldens("tiny-llama").join("model"), None, 256, 4096).unwrap()
 }
 
@@ -70,19 +88,19 @@ fn lines(rows: &Rows) -> Vec<Value> {
     (0..rows.len()).map(|row| serde_json::from_slice(&rows.read(row).unwrap().unwrap()).unwrap()).collect()
 }
 
-fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+pub(super) fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     file
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 3).unwrap()
 }
 
@@ -119,29 +137,44 @@ fn every_format_gives_the_tokens_of_jsonl() {
     for path in PARQUET.map(parquet).iter().map(PathBuf::as_path).chain(packed.iter().map(|file| file.path())) {
         assert_eq!(tokens(path), expected, "{}", path.display());
     }
-    let rows = Rows::open(&[packed[0].path().to_owned(), parquet("pairs-v2.parquet")]).unwrap();
+    let rows = Rows::open(&[packed[0].path().to_owned(), parquet("pairs-v2.parquet")], &ColumnMap::default()).unwrap();
     assert_eq!(rows.len(), 24);
     assert_eq!(rows.place(23), (parquet("pairs-v2.parquet"), 12));
 }
 
 #[test]
 fn parquet_rows_are_the_objects_of_jsonl() {
+    // so that every column is read
+    let columns: ColumnMap = "text=source".parse().unwrap();
     for name in PARQUET {
         assert_eq!(
-            lines(&Rows::open(&[parquet(name)]).unwrap()),
-            lines(&Rows::open(&[parquet("pairs.jsonl")]).unwrap()),
+            lines(&Rows::open(&[parquet(name)], &columns).unwrap()),
+            lines(&Rows::open(&[parquet("pairs.jsonl")], &columns).unwrap()),
             "{name}"
         );
     }
     assert_eq!(
-        lines(&Rows::open(&[parquet("scored.parquet")]).unwrap()),
-        lines(&Rows::open(&[parquet("scored.jsonl")]).unwrap())
+        lines(&Rows::open(&[parquet("scored.parquet")], &ColumnMap::default()).unwrap()),
+        lines(&Rows::open(&[parquet("scored.jsonl")], &ColumnMap::default()).unwrap())
     );
 }
 
 #[test]
 fn every_type_has_its_form_in_json() {
-    let rows = lines(&Rows::open(&[parquet("types.parquet")]).unwrap());
+    // each column is read where something is said to stand in it
+    let mut rows = vec![json!({}); 3];
+    let names: Vec<String> = {
+        let rows = lines(&Rows::open(&[parquet("types.parquet")], &ColumnMap::default()).unwrap());
+        let unread = |(name, value): (&String, &Value)| value.is_null().then(|| name.clone());
+        assert_eq!(rows[0].as_object().unwrap().iter().filter_map(unread).count(), 16);
+        rows[0].as_object().unwrap().keys().cloned().collect()
+    };
+    for name in &names {
+        let read = lines(&Rows::open(&[parquet("types.parquet")], &format!("id={name}").parse().unwrap()).unwrap());
+        for (row, read) in rows.iter_mut().zip(&read) {
+            row[name] = read[name].clone();
+        }
+    }
     let expected = json!({
         "prompt": "a", "completion": " x", "label": true, "i8": -128, "u32": 0, "u64": 0, "i64": i64::MIN, "f16": 0.5,
         "f32": f64::from(0.1f32), "f64": 0.1, "cents": 1.25, "day": "2024-02-29", "at": "2024-02-29 12:30:15.000",
@@ -168,13 +201,15 @@ fn every_type_has_its_form_in_json() {
 
 #[test]
 fn a_type_without_a_form_in_json_is_named() {
-    let error = Rows::open(&[parquet("binary.parquet")]).unwrap_err();
+    let open = |map: &str| Rows::open(&[parquet("binary.parquet")], &map.parse().unwrap());
+    assert_eq!(lines(&open("").unwrap()), [json!({"prompt": "a", "picture": null})]);
+    let error = open("id=picture").unwrap_err();
     assert!(
         matches!(&error, DataError::Parquet { fault: ParquetFault::Type { column, .. }, .. } if column == "picture")
     );
     let text = error.to_string();
     assert!(text.contains("binary.parquet: column `picture` is binary (BYTE_ARRAY)"), "{text}");
-    assert!(matches!(Rows::open(&[parquet("no-rows.parquet")]), Err(DataError::Empty { .. })));
+    assert!(matches!(Rows::open(&[parquet("no-rows.parquet")], &ColumnMap::default()), Err(DataError::Empty { .. })));
 }
 
 #[test]
@@ -190,12 +225,12 @@ fn other_formats_are_named() {
         (&tar, "a tar archive"),
     ];
     for (bytes, name) in cases {
-        let message = Rows::open(&[written(bytes).path().to_owned()]).unwrap_err().to_string();
+        let message = Rows::open(&[written(bytes).path().to_owned()], &ColumnMap::default()).unwrap_err().to_string();
         assert!(message.contains(name) && message.contains("what is read: JSONL"), "{message}");
     }
     let parquet = std::fs::read(parquet("scored.parquet")).unwrap();
     for (bytes, inside) in [(gzip(&gzip(text)), "gzip"), (gzip(&tar), "a tar archive"), (zstd(&parquet), "Parquet")] {
-        let message = Rows::open(&[written(&bytes).path().to_owned()]).unwrap_err().to_string();
+        let message = Rows::open(&[written(&bytes).path().to_owned()], &ColumnMap::default()).unwrap_err().to_string();
         assert!(message.contains(&format!("it is {inside}; only JSONL is read in compressed files")), "{message}");
     }
 }
@@ -203,12 +238,87 @@ fn other_formats_are_named() {
 /// Opens the rows and reads them all; tells whether that went well, and checks what it allocated.
 fn survives(bytes: &[u8], what: &str) -> bool {
     let file = written(bytes);
-    LARGEST.set(0);
-    let outcome = Rows::open(&[file.path().to_owned()]).map(|rows| {
-        (0..rows.len()).for_each(|row| drop(rows.read(row).unwrap()));
+    let (outcome, held) = held_by(|| {
+        Rows::open(&[file.path().to_owned()], &ColumnMap::default()).map(|rows| {
+            (0..rows.len()).for_each(|row| drop(rows.read(row).unwrap()));
+        })
     });
-    assert!(LARGEST.get() <= ALLOWED, "{what}: an allocation of {} bytes", LARGEST.get());
+    assert!(held <= ALLOWED, "{what}: {held} bytes are held");
     outcome.is_ok()
+}
+
+#[test]
+fn one_array_is_no_rows() {
+    let text = "\u{FEFF}\n [{\"prompt\": \"p\"},\n{\"prompt\": \"q\"}]";
+    for bytes in [text.as_bytes().to_vec(), gzip(text.as_bytes()), zstd(text.as_bytes()), b"[".to_vec()] {
+        let error = Rows::open(&[written(&bytes).path().to_owned()], &ColumnMap::default()).unwrap_err();
+        assert!(matches!(error, DataError::Array { .. }), "{error}");
+        assert!(error.to_string().contains("is one JSON array; rows are read one object a line"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_without_rows_among_others_is_said() {
+    struct Notes(Vec<String>);
+    impl DataObserver for Notes {
+        fn note(&mut self, text: String) {
+            self.0.push(text);
+        }
+    }
+    let notes = |texts: &[&str]| {
+        let files: Vec<_> = texts.iter().map(|text| written(text.as_bytes())).collect();
+        let paths: Vec<PathBuf> = files.iter().map(|file| file.path().to_owned()).collect();
+        let mut notes = Notes(Vec::new());
+        Rows::open_observed(&paths, &ColumnMap::default(), &mut notes).unwrap();
+        (notes.0, paths)
+    };
+    assert_eq!(notes(&["{}", "{}"]).0, Vec::<String>::new());
+    let (found, paths) = notes(&["{}", "\n \n", "{}"]);
+    assert_eq!(found, [format!("no row in {}", paths[1].display())]);
+    let (found, paths) = notes(&["", "{}", "\n", ""]);
+    assert_eq!(found, [format!("no row in {}, and in 2 more of 4 files", paths[0].display())]);
+}
+
+/// What the test below runs in a process of its own: the limit is the process's.
+const MANY_FILES: &str = "ALIGN_TEST_MANY_FILES";
+
+#[test]
+fn more_files_than_a_process_usually_opens_are_read() {
+    if let Some(folder) = std::env::var_os(MANY_FILES) {
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        match Rows::open(&paths, &ColumnMap::default()) {
+            Ok(rows) => {
+                let all: Vec<Value> = (0..300).map(Value::from).collect();
+                assert_eq!(lines(&rows), all);
+                println!("all rows are there");
+            }
+            Err(error) => println!("{error}"),
+        }
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for i in 0..300 {
+        let text = format!("{i}\n");
+        let bytes = if i % 2 == 0 { text.into_bytes() } else { gzip(text.as_bytes()) };
+        std::fs::write(folder.path().join(format!("{i:03}.jsonl")), bytes).unwrap();
+    }
+    let with = |limit: &str| {
+        let this = "data::source_tests::more_files_than_a_process_usually_opens_are_read";
+        let output = std::process::Command::new("sh")
+            .args(["-c", &format!("ulimit {limit} && exec \"$0\" --exact {this} --nocapture")])
+            .arg(std::env::current_exe().unwrap())
+            .env(MANY_FILES, folder.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    };
+    assert!(with("-S -n 100").contains("all rows are there"));
+    // where the system does not let it be raised
+    let text = with("-n 100");
+    assert!(text.contains("300 data files, and a process may have 100 open here; allow more (ulimit -n)"), "{text}");
 }
 
 #[test]
@@ -219,7 +329,9 @@ fn truncated_files_are_refused() {
         for cut in (shortest..bytes.len()).step_by(bytes.len() / 40) {
             assert!(!survives(&bytes[..cut], name), "{name}: {cut} of {} bytes were read", bytes.len());
         }
-        let message = Rows::open(&[written(&bytes[..bytes.len() / 2]).path().to_owned()]).unwrap_err().to_string();
+        let message = Rows::open(&[written(&bytes[..bytes.len() / 2]).path().to_owned()], &ColumnMap::default())
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("complete?") && message.contains(name), "{message}");
     }
 }
@@ -291,7 +403,7 @@ fn rejects_are_written_as_they_stand() {
 fn places_are_the_same_by_either_way() {
     let a = written(b"1\n\n2\n\n\n3");
     let (empty, b) = (written(b"\n"), written(b"\n4\n5\n"));
-    let rows = Rows::open(&[&a, &empty, &b].map(|file| file.path().to_owned())).unwrap();
+    let rows = Rows::open(&[&a, &empty, &b].map(|file| file.path().to_owned()), &ColumnMap::default()).unwrap();
     for subset in [&[0usize, 1, 2, 3, 4][..], &[1, 4], &[2, 3], &[0, 2]] {
         let mut cursor = Default::default();
         for &row in subset {

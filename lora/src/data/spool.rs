@@ -7,8 +7,10 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use super::format::{Format, HEAD_BYTES};
-use super::lines::LineIndex;
+use super::columns::ColumnMap;
+use super::format::{Format, HEAD_BYTES, is_array};
+use super::lines::{LineIndex, LinesOf, ManyLines};
+use super::reader::{MAX_RECORDS, many_lines};
 
 use super::{DataError, parquet};
 
@@ -28,33 +30,56 @@ pub(super) struct Spool<'a> {
     file: BufWriter<File>,
     index: LineIndex,
     limit: u64,
+    /// Bytes that were unpacked and not written.
+    passed_over: u64,
+    /// Rows of the files before.
+    first_row: usize,
 }
 
 impl<'a> Spool<'a> {
-    /// An empty one, for a data file of so many bytes.
-    fn new(path: &'a Path, bytes: u64) -> Result<Spool<'a>, DataError> {
+    /// An empty one, for a data file of so many bytes, whose first row has the number `first_row`.
+    fn new(path: &'a Path, bytes: u64, first_row: usize) -> Result<Spool<'a>, DataError> {
         let folder = spool_folder();
         let file =
             tempfile::tempfile_in(&folder).map_err(|source| DataError::Spool { folder: folder.clone(), source })?;
         let limit = bytes.saturating_mul(EXPANSION).max(ALLOWED_BYTES);
-        Ok(Spool { path, folder, file: BufWriter::new(file), index: LineIndex::default(), limit })
+        let index = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Packed(bytes));
+        Ok(Spool { path, folder, file: BufWriter::new(file), index, limit, passed_over: 0, first_row })
     }
 
     /// Adds bytes.
     ///
     /// # Errors
-    /// [`DataError::Spool`] (a full disk), [`DataError::Expansion`].
+    /// [`DataError::Spool`] (a full disk), [`DataError::Expansion`], [`DataError::ManyLines`], [`DataError::TooManyRows`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
-        if self.index.bytes + bytes.len() as u64 > self.limit {
-            return Err(DataError::Expansion { path: self.path.to_owned(), limit: self.limit });
-        }
-        self.index.push(bytes);
+        self.check(bytes.len() as u64)?;
+        self.index.push(bytes).map_err(|many| self.many(many))?;
         let folder = &self.folder;
         self.file.write_all(bytes).map_err(|source| DataError::Spool { folder: folder.clone(), source })
     }
 
+    /// Counts bytes of rows that are bad, and so are not written: making them takes as long.
+    ///
+    /// # Errors
+    /// [`DataError::Expansion`].
+    pub fn pass_over(&mut self, bytes: u64) -> Result<(), DataError> {
+        self.passed_over += bytes;
+        self.check(0)
+    }
+
+    fn check(&self, more: u64) -> Result<(), DataError> {
+        match self.index.bytes + self.passed_over + more > self.limit {
+            true => Err(DataError::Expansion { path: self.path.to_owned(), limit: self.limit }),
+            false => Ok(()),
+        }
+    }
+
+    fn many(&self, ManyLines(most): ManyLines) -> DataError {
+        many_lines(self.path, most, self.first_row)
+    }
+
     fn finish(mut self) -> Result<(File, LineIndex), DataError> {
-        self.index.finish();
+        self.index.finish().map_err(|many| self.many(many))?;
         let folder = self.folder;
         let file = self.file.into_inner().map_err(|error| DataError::Spool { folder, source: error.into_error() })?;
         Ok((file, self.index))
@@ -70,7 +95,7 @@ pub(super) fn spool_folder() -> PathBuf {
     }
 }
 
-/// Writes the rows of a compressed or Parquet file out as lines.
+/// Writes the rows of a compressed or Parquet file out as lines; of Parquet, the columns that something reads under `columns`.
 ///
 /// # Errors
 /// [`DataError`]: the file is broken, unpacks to something else than JSONL or to far too much, or the disk is full.
@@ -79,9 +104,11 @@ pub(super) fn unpack(
     file: &File,
     bytes: u64,
     format: Format,
+    columns: &ColumnMap,
+    first_row: usize,
     mut progress: impl FnMut(u64),
 ) -> Result<(File, LineIndex), DataError> {
-    let mut spool = Spool::new(path, bytes)?;
+    let mut spool = Spool::new(path, bytes, first_row)?;
     let mut counted = Counted { file, read: 0 };
     let broken = |source: std::io::Error| DataError::Unpack {
         path: path.to_owned(),
@@ -89,7 +116,7 @@ pub(super) fn unpack(
         message: source.to_string(),
     };
     match format {
-        Format::Parquet => parquet::unpack(path, file, bytes, &mut spool, &mut progress)?,
+        Format::Parquet => parquet::unpack(path, file, bytes, columns, &mut spool, &mut progress)?,
         Format::Gzip => {
             let decoder = flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(PIECE_BYTES, &mut counted));
             copy(path, format, decoder, |decoder| decoder.get_ref().get_ref().read, &mut spool, &broken, progress)?;
@@ -138,6 +165,9 @@ fn copy<R: Read>(
             if let Some(found) = found {
                 return Err(DataError::Nested { path: path.to_owned(), outer: outer.name(), found });
             }
+            if is_array(&piece[..filled]) {
+                return Err(DataError::Array { path: path.to_owned() });
+            }
             is_first = false;
         }
         spool.write(&piece[..filled])?;
@@ -166,13 +196,35 @@ mod tests {
     #[test]
     fn what_unpacks_to_more_than_text_does_is_refused() {
         let path = Path::new("bomb.jsonl.gz");
-        let mut spool = Spool::new(path, 10).unwrap();
+        let mut spool = Spool::new(path, 10, 0).unwrap();
         assert_eq!(spool.limit, ALLOWED_BYTES);
-        assert_eq!(Spool::new(path, 1 << 30).unwrap().limit, 1 << 40);
+        assert_eq!(Spool::new(path, 1 << 30, 0).unwrap().limit, 1 << 40);
         spool.limit = 10;
         spool.write(b"12345\n").unwrap();
         let error = spool.write(b"12345").unwrap_err();
         assert!(matches!(error, DataError::Expansion { limit: 10, .. }));
         assert!(error.to_string().starts_with("bomb.jsonl.gz: unpacks to more than 10 bytes"), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_written_counts_too() {
+        let mut spool = Spool::new(Path::new("b.parquet"), 10, 0).unwrap();
+        spool.pass_over(ALLOWED_BYTES - 2).unwrap();
+        spool.write(b"1\n").unwrap();
+        assert!(matches!(spool.write(b"2\n"), Err(DataError::Expansion { .. })));
+        assert!(matches!(spool.pass_over(1), Err(DataError::Expansion { .. })));
+    }
+
+    #[test]
+    fn rows_beyond_the_last_number_are_refused_while_they_are_counted() {
+        let mut spool = Spool::new(Path::new("b.jsonl.gz"), 10, MAX_RECORDS - 2).unwrap();
+        spool.write(b"1\n2\n").unwrap();
+        let error = spool.write(b"3\n").unwrap_err();
+        assert!(matches!(error, DataError::TooManyRows { limit: MAX_RECORDS, .. }), "{error}");
+        let mut spool = Spool::new(Path::new("b.jsonl.gz"), 10, 0).unwrap();
+        spool.index = LineIndex::new(2, LinesOf::Packed(10));
+        spool.write(b"1\n2\n3").unwrap();
+        let error = spool.finish().unwrap_err();
+        assert!(matches!(error, DataError::ManyLines { limit: 2, .. }), "{error}");
     }
 }

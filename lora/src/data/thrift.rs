@@ -9,6 +9,8 @@ const MAX_DEPTH: usize = 32;
 /// What is met on a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
+    /// A field begins, of this wire type: the library reads some fields as the type that they should have, whatever is said here.
+    Field(u8),
     /// A whole number; a boolean is 0 or 1.
     Int(i64),
     /// The structure that stands at the path has ended.
@@ -70,6 +72,7 @@ impl<'a> Compact<'a> {
                 delta => id.checked_add(i16::from(delta)).ok_or(ThriftFault::Number)?,
             };
             path.push(id);
+            on(path, Event::Field(kind));
             match kind {
                 1 => on(path, Event::Int(1)),
                 2 => on(path, Event::Int(0)),
@@ -199,6 +202,10 @@ mod tests {
     fn numbers_are_told_by_their_path() {
         // 1: i32 -3; 2: list of 2 structures {5: i32 7}, {}; 4: true; 5: "ab"; 21 (a long id): i64 300
         let bytes = [0x15, 5, 0x19, 0x2C, 0x55, 14, 0, 0, 0x21, 0x18, 2, b'a', b'b', 0x06, 42, 0xD8, 0x04, 0];
+        let seen: Vec<_> = events(&bytes).unwrap();
+        let fields: Vec<_> = seen.iter().filter(|(_, event)| matches!(event, Event::Field(_))).cloned().collect();
+        let expected: [(&[i16], u8); 6] = [(&[1], 5), (&[2], 9), (&[2, 5], 5), (&[4], 1), (&[5], 8), (&[21], 6)];
+        assert_eq!(fields, expected.map(|(path, kind)| (path.to_vec(), Event::Field(kind))));
         let expected: [(&[i16], Event); 7] = [
             (&[1], Event::Int(-3)),
             (&[2, 5], Event::Int(7)),
@@ -208,7 +215,8 @@ mod tests {
             (&[21], Event::Int(300)),
             (&[], Event::End),
         ];
-        assert_eq!(events(&bytes).unwrap(), expected.map(|(path, event)| (path.to_vec(), event)));
+        let others: Vec<_> = seen.into_iter().filter(|(_, event)| !matches!(event, Event::Field(_))).collect();
+        assert_eq!(others, expected.map(|(path, event)| (path.to_vec(), event)));
     }
 
     #[test]
