@@ -16,8 +16,8 @@ pub(super) fn choose(row: &mut EncodedRow, most: usize, seed: u64, epoch: u64) {
     let mut places: Vec<usize> = (0..n).collect();
     for i in 0..most {
         let [a, b, ..] = key.words(0, i as u64);
-        let random = u128::from(a) << 32 | u128::from(b);
-        let j = i + (random * (n - i) as u128 >> 64) as usize;
+        let random = (u128::from(a) << 32) | u128::from(b);
+        let j = i + ((random * (n - i) as u128) >> 64) as usize;
         places.swap(i, j);
     }
     places.truncate(most);
