@@ -299,6 +299,18 @@ fn what_the_reference_has_said_is_not_computed_again() {
         let reference_rows = reference_rows.into_inner();
         assert!(reference_rows.len() > 1, "{name}: the budget splits the batch");
         assert!(reference_rows.iter().all(|rows| *rows == 0), "{name}: {reference_rows:?}");
+
+        let trees: Vec<Tree<'_>> = rows.iter().map(tree).collect();
+        let [with, without] = [Scorers::PolicyAndReference, Scorers::Policy].map(|scorers| {
+            let scoring = Scoring { scorers, ..scoring.clone() };
+            let forward = scoring.forward(&trees, Mode::Record, None, usize::MAX).unwrap();
+            let ranges: Vec<_> = forward.answers().iter().map(|scored| scored.policy.clone()).collect();
+            let derivatives = ranges.into_iter().enumerate().map(|(i, range)| (range, 0.1 * i as f64 - 0.3));
+            let mut grads = ParamGrads::default();
+            forward.backward(derivatives, &mut grads).unwrap();
+            grads.iter().map(|(id, grad)| (id, grad.download())).collect::<BTreeMap<_, _>>()
+        });
+        assert_eq!(to_bits(&with), to_bits(&without), "{name}");
     }
 }
 

@@ -175,6 +175,11 @@ fn flags_without_a_use_are_refused() {
 fn one_row_for_a_loss_that_compares_rows_is_a_fault_of_the_data() {
     let folder = tempfile::tempdir().unwrap();
     let row = json!({"prompt": "p", "completion": " c", "label": true});
+    let alone = folder.path().join("alone.jsonl");
+    write_lines(&alone, std::slice::from_ref(&row));
+    let eval = train(folder.path(), &[row.clone(), row.clone()], &["--loss", "kto", "--eval-data", text(&alone)]);
+    assert_eq!(eval.code, Some(3), "{}", eval.stderr);
+    assert!(eval.stderr.contains("one usable row") && !folder.path().join("out").exists(), "{}", eval.stderr);
     let run = train(folder.path(), &[row], &["--loss", "kto"]);
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     assert!(run.stderr.contains("one usable row") && !run.stderr.contains("--batch-size"), "{}", run.stderr);

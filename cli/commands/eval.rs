@@ -21,6 +21,9 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         let name = objective.name();
         return Err(CliError::Usage(format!("--loss {name} is about a reward model: give its --adapter")));
     }
+    if !objective.reference() && args.cache.reference_cache.is_some() {
+        say!("--reference-cache is not used: loss {} reads no reference", objective.name());
+    }
     if !objective.reference() && args.reference != ReferenceChoice::Base {
         let name = objective.name();
         return Err(CliError::Usage(format!("--reference: loss {name} reads no reference; leave the flag out")));

@@ -35,10 +35,7 @@ pub fn evaluate(
     step: u64,
     epoch: f64,
 ) -> Result<EvalMetrics, TrainError> {
-    columns::check(objective, data)?;
-    if data.len() == 1 && objective.coupling() == Coupling::MismatchedRows {
-        return Err(TrainError::OneRow { loss: objective.name() });
-    }
+    check(objective, data)?;
     let order = data.order(Shuffle::Off, 0);
     let single_last = single_last_of_evaluation(objective.coupling());
     let cut = BatchCut { batch_size: batches.batch_size, single_last };
@@ -67,6 +64,17 @@ pub fn evaluate(
         preferences: sums.means(),
         logps_accuracies: sums.logps_accuracies(),
     })
+}
+
+/// Refuses data that an objective cannot be evaluated on.
+///
+/// # Errors
+/// [`TrainError::OneRow`], [`TrainError::MissingColumn`], [`TrainError::Data`].
+pub(super) fn check(objective: &Objective, data: &Dataset) -> Result<(), TrainError> {
+    if data.len() == 1 && objective.coupling() == Coupling::MismatchedRows {
+        return Err(TrainError::OneRow { loss: objective.name() });
+    }
+    columns::check(objective, data)
 }
 
 /// An evaluation has no step and no learning rate.

@@ -90,9 +90,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Rows of the reference for the answers of the largest pass.
+    /// Rows of the largest pass that are the reference's.
     pub fn reference_rows(&self) -> usize {
-        self.with_reference.plan.reference
+        self.pass.plan.reference
     }
 
     /// Rows of the largest pass, those of the reference included.
@@ -431,5 +431,86 @@ impl BatchCut {
             SingleLast::Joined => {}
         }
         batches
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Encoder, Needs, OnBadRow};
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    fn data(rows: &[Value], needs: Needs, max_length: usize) -> Dataset {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/tiny-llama/model");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows.jsonl");
+        std::fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+        let encoder = Encoder::from_model(&model, None, max_length, 512).unwrap();
+        Dataset::open(&[path], encoder, needs, OnBadRow::Error).unwrap()
+    }
+
+    fn known(data: &Dataset, batch_size: usize, cutting: &Cutting) -> StepsKnown {
+        let cut = BatchCut { batch_size, single_last: SingleLast::Kept };
+        steps_known(data, Shuffle::Off, data.len().div_ceil(batch_size) as u64, cut, cutting)
+    }
+
+    /// The row that is cut into pieces has the most tokens and not the largest pass.
+    #[test]
+    fn a_row_in_pieces_counts_as_its_largest_piece() {
+        let row =
+            |n: usize| json!({"prompt": "p", "completions": ["on ".repeat(n), "no ".repeat(n)], "rewards": [1, 0]});
+        let data = data(&[row(9), row(3), row(40), row(5)], Needs::Rewards, 64);
+        let tree = |row: usize| data.lengths(row).tree;
+        let longest = tree(2);
+        let cutting = Cutting {
+            coupling: Coupling::None,
+            cuts_rows: true,
+            micro_batch_tokens: longest - 1,
+            max_length: 64,
+            role: Role::Gradient,
+        };
+        assert_eq!(cutting.bound(&data, &[2]).tokens, longest - 1);
+        assert!(cutting.bound(&data, &[2]).scored_first && !cutting.bound(&data, &[0, 1]).scored_first);
+        let known = known(&data, 1, &cutting);
+        let all: usize = (0..4).map(tree).sum();
+        assert_eq!(known.mean_tokens, all as f64 / 4.0);
+        assert_eq!(known.scored_first, longest as f64 / all as f64);
+        // those that fit one pass first, the largest of them at the head
+        assert_eq!(known.candidates, [(0, vec![0]), (0, vec![3]), (0, vec![1]), (0, vec![2])]);
+        let uncut = Cutting { cuts_rows: false, ..cutting };
+        assert_eq!(uncut.bound(&data, &[2]).tokens, longest);
+    }
+
+    /// The passes of a split batch hold the rows alone, in an evaluation the mismatched answers too; and what was cut behind its own prompt
+    /// may be longer behind another.
+    #[test]
+    fn mismatched_answers_count_where_they_are_in_the_pass() {
+        let row = |prompt: usize, n: usize| json!({"prompt": "so ".repeat(prompt), "completion": "on ".repeat(n), "label": true});
+        let data = data(&[row(1, 20), row(30, 4), row(30, 90), row(1, 3)], Needs::Labels, 64);
+        let tree = |row: usize| data.lengths(row).tree;
+        let answer = |row: usize| tree(row) - data.lengths(row).prompt;
+        let of = |micro_batch_tokens: usize, role: Role, batch: &[u32]| {
+            let cutting = Cutting {
+                coupling: Coupling::MismatchedRows,
+                cuts_rows: false,
+                micro_batch_tokens,
+                max_length: 64,
+                role,
+            };
+            let bound = cutting.bound(&data, batch);
+            (bound.tokens, bound.alone)
+        };
+        let both = tree(0) + answer(1) + tree(1) + answer(0).min(64 - data.lengths(1).prompt);
+        assert_eq!(of(both, Role::Gradient, &[0, 1]), (both, true));
+        assert_eq!(of(both - 1, Role::Gradient, &[0, 1]), (tree(0).max(tree(1)), false));
+        let (first, second) = (tree(0) + answer(1), tree(1) + answer(0).min(64 - data.lengths(1).prompt));
+        assert_eq!(of(both - 1, Role::Detached, &[0, 1]), (first.max(second), false));
+        // row 2 was cut, and fills row 3 up
+        assert_eq!(tree(2), 64);
+        assert_eq!(
+            of(4096, Role::Gradient, &[2, 3]).0,
+            64 + answer(3).min(64 - data.lengths(2).prompt) + tree(3) + 64 - data.lengths(3).prompt
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use super::columns;
 use super::error::TrainError;
-use super::evaluation::single_last_of_evaluation;
+use super::evaluation::{self, single_last_of_evaluation};
 use super::forest::{Branch, Forest, Role};
 use super::memory::{self, BatchCut, Cutting, Largest, Plan, SingleLast, StepsKnown, TooLittle};
 use super::reference_cache::{SequenceKey, in_memory};
@@ -55,11 +55,13 @@ impl Trainer<'_> {
     /// fit into that; the run notes those that do not fit with none.
     ///
     /// # Errors
-    /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::NoReferenceData`]; [`TrainError::Data`].
+    /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::NoReferenceData`];
+    /// [`TrainError::OneRow`]; [`TrainError::MissingColumn`]; [`TrainError::Data`].
     pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
         let steps = self.steps_to_make(train.len())?;
-        for data in [Some(train), eval].into_iter().flatten() {
-            columns::check(&self.objective, data)?;
+        columns::check(&self.objective, train)?;
+        if let Some(eval) = eval {
+            evaluation::check(&self.objective, eval)?;
         }
         let first_epoch = self.steps_per_epoch(train.len()).0.min(steps);
         let for_cache = self.cache_in_memory(train, eval);

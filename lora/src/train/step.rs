@@ -299,7 +299,7 @@ impl Batch<'_> {
         for ScoredPiece { piece, answers, mismatched } in scored_pieces(pieces, forward.answers()) {
             let numbers = &mut rows[piece.row];
             let shared = self.shared_len(piece.row);
-            for (answer, scored) in piece.answers.clone().zip(answers) {
+            for (answer, scored) in piece.answers.clone().zip(&answers) {
                 numbers.policy[answer] = forward.sum(&scored.policy);
                 // a pass may score a reference that the objective does not read
                 if let (Some(range), Some(reference)) = (&scored.reference, numbers.reference.get_mut(answer)) {
@@ -446,7 +446,7 @@ impl Batch<'_> {
 struct ScoredPiece<'a> {
     piece: &'a Piece,
     /// Its own answers.
-    answers: &'a [Scored],
+    answers: Vec<&'a Scored>,
     /// The mismatched answer of its row, if the pass has those.
     mismatched: Option<&'a Scored>,
 }
@@ -460,7 +460,7 @@ fn scored_pieces<'a>(pieces: &'a [Piece], scored: &'a [Scored]) -> impl Iterator
         let (of_piece, behind) = rest.split_at(piece.answers.len() + with_mismatched);
         rest = behind;
         let (answers, mismatched) = of_piece.split_at(piece.answers.len());
-        ScoredPiece { piece, answers, mismatched: mismatched.first() }
+        ScoredPiece { piece, answers: answers.iter().collect(), mismatched: mismatched.first() }
     })
 }
 

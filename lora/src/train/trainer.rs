@@ -42,7 +42,8 @@ impl<'m> Trainer<'m> {
     /// A run that trains `adapter` in place; the reference is the base with `reference`, or the bare base.
     ///
     /// # Errors
-    /// [`TrainError::BatchOfOne`] for a loss that compares rows with a batch of one; [`TrainError::NoScoreHead`] for a reward model's
+    /// [`TrainError::BatchOfOne`] for a loss that compares rows with a batch of one; [`TrainError::NoCompletions`];
+    /// [`TrainError::NoScoreHead`] for a reward model's
     /// loss without its head, [`TrainError::ScoreHead`] for the reverse; [`TrainError::Kernel`].
     pub fn new(
         model: &'m Model,
