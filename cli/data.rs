@@ -6,7 +6,7 @@ use crate::rejects::Rejects;
 use crate::report::{DataReport, say};
 use align_lora::data::{self, Dataset, Encoder, Needs, Opening, TokenCache};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The files that names and patterns stand for; says what a user may not have meant.
 ///
@@ -50,9 +50,18 @@ pub fn data(
     let wanted = options.on_bad_row == OnBadRowChoice::Skip;
     let opened = open(files, encoder, options, wanted.then_some(&mut *rejects));
     if let (Err(_), Some(path)) = (&opened, &options.keep.rejects) {
-        rejects.save(path)?;
+        save_what_there_is(rejects, path);
     }
     opened
+}
+
+/// Writes the rejects of data that could not be opened, if there are any; why it could not is what the command ends with.
+fn save_what_there_is(rejects: &mut Rejects, path: &Path) {
+    if rejects.lines.count() > 0
+        && let Err(error) = rejects.save(path)
+    {
+        say!("rejects: {error}");
+    }
 }
 
 /// As [`data()`], for a command whose rejects go to `--rejects` or nowhere.
@@ -64,7 +73,10 @@ pub fn data_with_rejects(files: &[PathBuf], encoder: Encoder, options: &DataOpti
     let Some(path) = &options.keep.rejects else { return open(files, encoder, options, None) };
     let mut rejects = Rejects::new();
     let opened = open(files, encoder, options, Some(&mut rejects));
-    rejects.save(path)?;
+    match opened {
+        Ok(_) => rejects.save(path)?,
+        Err(_) => save_what_there_is(&mut rejects, path),
+    }
     opened
 }
 

@@ -178,6 +178,16 @@ fn rejects_are_written_where_nothing_is_left() {
         assert_eq!(read_lines(&file).len(), 2, "{command}");
         std::fs::remove_file(&file).unwrap();
     }
+    // what is wrong comes first, and nothing is written where nothing was left out
+    let nowhere = run("score", &[&data], &["--on-bad-row", "skip", "--rejects", "/no/such/folder/x"]);
+    refused(&nowhere, 3, &["none of 2 rows can be used", "/no/such/folder/x"]);
+    let missing = folder.path().join("missing.jsonl");
+    refused(
+        &run("score", &[&missing], &["--on-bad-row", "skip", "--rejects", file.to_str().unwrap()]),
+        3,
+        &["missing.jsonl"],
+    );
+    assert!(!file.exists());
 }
 
 /// Bytes that are no text, in the name of a file.

@@ -18,8 +18,10 @@ use super::turns::is_assistant;
 /// What a turn costs a template, in bytes of text that cost as much.
 const TURN_BYTES: u64 = 256;
 /// A conversation is rendered up to each of the assistant's turns, so that the work grows with the square of its length: at most so many
-/// bytes in all, which takes some seconds.
-const MOST_RENDERED: u64 = 1 << 30;
+/// bytes in all, which takes seconds.
+const MOST_RENDERED: u64 = 1 << 28;
+/// Bytes of stop tokens with which a template may end a conversation.
+const CLOSING_BYTES: usize = 256;
 
 /// How the assistant's tokens are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -171,11 +173,14 @@ impl Whole<'_> {
         if text.starts_with(&alone) {
             return Ok(Place { start, end: Border::Byte(alone.len()) });
         }
-        // templates that end a conversation with EOS (Phi 3) differ in that alone
-        let alone_ids = self.tokens(&alone)?;
-        let shared = common_prefix(&alone_ids, ids);
-        if alone_ids[shared..].iter().all(|id| self.encoder.stop_ids().contains(id)) {
-            return Ok(Place { start, end: Border::Token(shared) });
+        // templates that end a conversation with EOS (Phi 3) differ in that alone; its tokens need be looked at only where so much is left
+        let differs = alone.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+        if alone.len() - differs <= CLOSING_BYTES {
+            let alone_ids = self.tokens(&alone)?;
+            let shared = common_prefix(&alone_ids, ids);
+            if alone_ids[shared..].iter().all(|id| self.encoder.stop_ids().contains(id)) {
+                return Ok(Place { start, end: Border::Token(shared) });
+            }
         }
         // those that leave the reasoning out once other turns follow (Qwen 3) differ before the content
         let end = self.end_by_content(turn, text, &alone)?.ok_or(BadRow::TurnChanges { turn })?;
@@ -203,5 +208,9 @@ impl Whole<'_> {
 
 /// Bytes of the longest common end of two texts, whole characters.
 fn common_suffix(a: &str, b: &str) -> usize {
-    a.chars().rev().zip(b.chars().rev()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum()
+    let mut bytes = a.bytes().rev().zip(b.bytes().rev()).take_while(|(a, b)| a == b).count();
+    while !a.is_char_boundary(a.len() - bytes) {
+        bytes -= 1;
+    }
+    bytes
 }
