@@ -22,7 +22,7 @@ fn as_json(loss: &LossSpec) -> Value {
         "reference": loss.reference,
         "source": loss.source,
         "experimental": loss.experimental,
-        "columns": loss.columns,
+        "columns": columns(loss),
         "formula": loss.formula,
         "when": loss.when,
         "knobs": loss.all_knobs().map(|knob| json!({"flag": format!("--{}", knob.flag), "help": knob.help})).collect::<Vec<_>>(),
@@ -58,7 +58,7 @@ fn list() -> String {
         };
         line("", format!("data: {}{rows}; source: {}{also}", loss.data_name(), loss.source));
         if !loss.columns.is_empty() {
-            line("", format!("columns: {}", loss.columns.join(", ")));
+            line("", format!("columns: {}", columns(loss).join(", ")));
         }
         if !knobs.is_empty() {
             line("", format!("knobs: {}", knobs.join(" ")));
@@ -119,7 +119,7 @@ fn markdown() -> String {
             say(format!("- **Source**: {}", loss.source));
             say(format!("- **Reference model**: {}", if loss.reference { "yes" } else { "no" }));
             if !loss.columns.is_empty() {
-                say(format!("- **Columns of a row**: {}", code(loss.columns)));
+                say(format!("- **Columns of a row**: {}", code(&columns(loss))));
             }
             if !loss.aliases.is_empty() {
                 say(format!("- **Also called**: {}", code(loss.aliases)));
@@ -177,6 +177,11 @@ fn preset_words(loss: &LossSpec, preset: &align_lora::objective::Preset) -> Stri
     let words: Vec<String> = decided.chain(defaults).chain(required).collect();
     let source = preset.source.map_or(String::new(), |source| format!(" ({source})"));
     format!("{}: {}{source}", code(&names), words.join(", "))
+}
+
+/// The columns that a loss reads, as they are called.
+fn columns(loss: &LossSpec) -> Vec<&'static str> {
+    loss.columns.iter().map(|column| column.name()).collect()
 }
 
 fn code(words: &[&str]) -> String {

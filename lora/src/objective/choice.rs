@@ -4,7 +4,7 @@ use super::divergence::Divergence;
 use super::error::ObjectiveError;
 use super::knobs::{Knob, KnobKind, KnobValue, Knobs};
 use super::loss::{Coupling, Loss, Reduction, SftTerm};
-use super::spec::{DataKind, LossSpec, MixPreset, Preset, Scores};
+use super::spec::{Column, DataKind, LossSpec, MixPreset, Preset, Scores};
 use super::{AMBIGUOUS, Ambiguous, LOSSES, MIXES};
 use std::fmt;
 
@@ -124,6 +124,12 @@ impl Objective {
     /// Whether it subtracts the rows' margins.
     pub fn takes_margins(&self) -> bool {
         self.parts.iter().any(|part| part.spec.margin)
+    }
+
+    /// The columns that its losses cannot do without, each with its loss.
+    pub fn columns(&self) -> Vec<(&'static str, Column)> {
+        let of_part = |part: &Part| part.spec.columns.iter().map(|&column| (part.spec.name, column));
+        self.parts.iter().flat_map(of_part).collect()
     }
 
     /// Whether it wants reference data, see [`RowTarget::ReferenceData`](super::RowTarget::ReferenceData).

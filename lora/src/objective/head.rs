@@ -499,15 +499,8 @@ impl Objective {
     /// Refuses a row without a column that a loss cannot do without.
     fn check_columns(&self, row: usize, numbers: &RowLogps) -> Result<(), HeadError> {
         for part in &self.parts {
-            for &column in part.spec.columns {
-                let there = match column {
-                    "prob_win_chosen" | "prob_win_rejected" => numbers.numbers.win_probability.is_some(),
-                    "prob_chosen_beats_rejected" => numbers.numbers.beats_probability.is_some(),
-                    other => unreachable!("no row has a column `{other}`"),
-                };
-                if !there {
-                    return Err(HeadError::MissingColumn { row, loss: part.spec.name, column });
-                }
+            if let Some(missing) = part.spec.columns.iter().find(|column| !column.is_in(&numbers.numbers)) {
+                return Err(HeadError::MissingColumn { row, loss: part.spec.name, column: missing.name() });
             }
         }
         Ok(())

@@ -77,7 +77,7 @@ pub use history::{History, RunningMean, RunningSpread};
 pub use knobs::{Knob, KnobKind, KnobValue, Needs, Range};
 pub use loss::{Coupling, Statistics};
 pub use modifiers::{MODIFIERS, Modifier};
-pub use spec::{DataKind, LossSpec, MixPreset, Preset, Scores};
+pub use spec::{Column, DataKind, LossSpec, MixPreset, Preset, Scores};
 pub use weighting::wpo_weight;
 
 /// Every loss, in the order in which they are listed to the user: with a reference, on pairs and batches of pairs; on labelled answers; on

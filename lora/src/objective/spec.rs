@@ -3,6 +3,7 @@
 use super::knobs::{self, Knob, KnobValue, Knobs};
 use super::loss::Loss;
 use super::modifiers::{self, Modifier};
+use crate::data::RowNumbers;
 use std::fmt;
 
 /// The shape of a data row that a loss needs.
@@ -45,6 +46,36 @@ pub enum Scores {
     Reward,
 }
 
+/// A column of a row with a number that a loss reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// Probability that the chosen answer wins against others.
+    ProbWinChosen,
+    /// The same of the rejected answer.
+    ProbWinRejected,
+    /// Probability that the chosen answer beats the rejected one.
+    ProbChosenBeatsRejected,
+}
+
+impl Column {
+    /// As it is called in the data.
+    pub fn name(self) -> &'static str {
+        match self {
+            Column::ProbWinChosen => "prob_win_chosen",
+            Column::ProbWinRejected => "prob_win_rejected",
+            Column::ProbChosenBeatsRejected => "prob_chosen_beats_rejected",
+        }
+    }
+
+    /// Whether a row has it.
+    pub fn is_in(self, numbers: &RowNumbers) -> bool {
+        match self {
+            Column::ProbWinChosen | Column::ProbWinRejected => numbers.win_probability.is_some(),
+            Column::ProbChosenBeatsRejected => numbers.beats_probability.is_some(),
+        }
+    }
+}
+
 /// One entry of the registry: how a loss is called, what it needs, and how it is made.
 pub struct LossSpec {
     /// Its name, `snake_case`.
@@ -56,7 +87,7 @@ pub struct LossSpec {
     /// The rows it eats.
     pub data: DataKind,
     /// Columns of a row, besides prompt, answers and rewards, without which it cannot be computed.
-    pub columns: &'static [&'static str],
+    pub columns: &'static [Column],
     /// Whether it subtracts a row's `margin`.
     pub margin: bool,
     /// Whether it compares the policy with a reference model.

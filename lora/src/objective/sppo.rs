@@ -2,7 +2,7 @@
 
 use super::knobs;
 use super::loss::{Loss, Pair, PairLoss};
-use super::spec::LossSpec;
+use super::spec::{Column, LossSpec};
 use align_engine::autograd::scalar::Scalar;
 
 /// The paper's `1 / eta`.
@@ -22,7 +22,7 @@ pub(super) const HARD: LossSpec = LossSpec {
 pub(super) const SOFT: LossSpec = LossSpec {
     name: "sppo",
     aliases: &["sppo_soft"],
-    columns: &["prob_win_chosen", "prob_win_rejected"],
+    columns: &[Column::ProbWinChosen, Column::ProbWinRejected],
     source: "arXiv 2405.00675, eq. 4.7",
     summary: "Pulls each log-ratio to (P - 1/2) / beta, P the answer's probability of winning against the others",
     formula: "((a - (P_chosen - 1/2) / beta)^2 + (b - (P_rejected - 1/2) / beta)^2) / 2",
@@ -34,7 +34,7 @@ pub(super) const SOFT: LossSpec = LossSpec {
 
 pub(super) const SINGLE: LossSpec = LossSpec {
     name: "sppo_single",
-    columns: &["prob_chosen_beats_rejected"],
+    columns: &[Column::ProbChosenBeatsRejected],
     source: "arXiv 2405.00675, the authors' code",
     summary: "As sppo, with the probability that the chosen answer beats the rejected one",
     formula: "((a - (P - 1/2) / beta)^2 + (b + (P - 1/2) / beta)^2) / 2",

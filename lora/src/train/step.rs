@@ -312,7 +312,7 @@ impl Batch<'_> {
                     tails.reference[answer] = reference.map_or(0.0, |range| forward.sum(&tail(range)));
                 }
             }
-            if let (true, [chosen, rejected]) = (self.objective.weighting(), answers) {
+            if let (true, [chosen, rejected]) = (self.objective.weighting(), &answers[..]) {
                 let aligned = [chosen, rejected].map(|scored| {
                     let tokens = forward.tokens(&scored.policy).iter().zip(forward.log_sum_squares(&scored.policy));
                     tokens.map(|(&logp, sum_squares)| f64::from(logp) - sum_squares).collect::<Vec<_>>()
