@@ -5,7 +5,8 @@ use crate::measure::{Samples, sample, warm_up};
 use crate::report::{Rate, Report, Row};
 use align_kernels::Device;
 
-/// Measures the cases that are `wanted` by kernel and shape, and checks the output that it timed. Case and ceilings take turns, so that both see the same machine.
+/// Measures the cases that are `wanted` by kernel and shape, and checks the output that it timed. Case and ceilings take turns,
+/// so that both see the same machine.
 pub fn run(
     device: &Device,
     rounds: usize,

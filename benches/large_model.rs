@@ -1,4 +1,5 @@
-//! A model of the size of Llama 2 7B, of random weights: what runs on a real one of that size can be measured on, without a download.
+//! A model of the size of Llama 2 7B, of random weights: what runs on a real one of that size can be measured on, without a
+//! download.
 
 use align_engine::weights::{Dtype, SafetensorsWriter, TensorSpec};
 use align_kernels::rng::Key;

@@ -1,8 +1,8 @@
-//! `cargo bench [-- FILTER...] [--json FILE]`: every kernel case of a real model's size and a training step, as a share of what the
-//! machine can do.
+//! `cargo bench [-- FILTER...] [--json FILE]`: every kernel case of a real model's size and a training step, as a share of what
+//! the machine can do.
 //!
-//! `cargo bench -- write-7b DIR` writes a model of the size of Llama 2 7B to measure runs on, `cargo bench -- write-rows FILE` a
-//! million rows of data.
+//! `cargo bench -- write-7b DIR` writes a model of the size of Llama 2 7B to measure runs on, `cargo bench -- write-rows FILE`
+//! a million rows of data.
 //!
 //! A figure here is a median with its spread, beside a ceiling measured in turn with it: fused multiply-adds in registers for
 //! arithmetic, a copy for memory. On a shared machine both sink together, so the share says more than the time.

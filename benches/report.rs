@@ -73,7 +73,8 @@ impl Report {
         }));
     }
 
-    /// Prints the share of a training step that each kernel that matters takes, and that of the products, attention and log-probs.
+    /// Prints the share of a training step that each kernel that matters takes, and that of the products, attention and
+    /// log-probs.
     pub fn kernels(&mut self, name: &str, kernels: &BTreeMap<&'static str, f64>, all_seconds: f64) {
         let heavy =
             |kernel: &str| ["gemm.", "attention.", "token_logps."].iter().any(|prefix| kernel.starts_with(prefix));

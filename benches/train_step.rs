@@ -1,9 +1,9 @@
-//! A training step on a real batch, and its phases: DPO with LoRA of rank 16 on all linear layers, four pairs a step, in f32 and
-//! in bf16.
+//! A training step on a real batch, and its phases: DPO with LoRA of rank 16 on all linear layers, four pairs a step, in f32
+//! and in bf16.
 //!
 //! Always on the small golden model; on a larger one where `ALIGN_SMOLLM2` names its directory, with pairs of
-//! `tests/data/pref_train.jsonl`. The arithmetic that is counted is the least that the step needs ([`Work`]), so the share of the
-//! ceiling is that of useful work: what is computed twice to save memory counts once.
+//! `tests/data/pref_train.jsonl`. The arithmetic that is counted is the least that the step needs ([`Work`]), so the share of
+//! the ceiling is that of useful work: what is computed twice to save memory counts once.
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;

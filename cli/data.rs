@@ -36,8 +36,8 @@ pub struct DataOptions<'a> {
     pub demo: bool,
 }
 
-/// Opens data; what is left out goes to `rejects`. Where no row can be used, that is the reason to look at them: they are in the file of
-/// `--rejects` then.
+/// Opens data; what is left out goes to `rejects`. Where no row can be used, that is the reason to look at them: they are in
+/// the file of `--rejects` then.
 ///
 /// # Errors
 /// [`CliError`].

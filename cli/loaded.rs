@@ -1,7 +1,6 @@
 //! From flags to a loaded model and its adapters.
 
 use crate::args::{DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs, ReferenceChoice};
-pub use crate::data::{DataOptions, check_rejects, data, data_files, data_with_rejects};
 use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
 use align_engine::model::adapters::AdapterSet;
@@ -22,8 +21,8 @@ pub const MAX_LENGTH: u64 = 1024;
 /// The `config.toml` of the run that made an adapter; empty for an adapter that has none.
 ///
 /// # Errors
-/// [`CliError::Input`] for a file that cannot be read, whose `max-length` is no number of tokens, or that belongs to another adapter: its
-/// rank or alpha is not that of `adapter_config.json`.
+/// [`CliError::Input`] for a file that cannot be read, whose `max-length` is no number of tokens, or that belongs to another
+/// adapter: its rank or alpha is not that of `adapter_config.json`.
 pub fn run_config(adapter: Option<&Path>) -> Result<toml::Table, CliError> {
     let Some(dir) = adapter else { return Ok(toml::Table::new()) };
     let path = dir.join("config.toml");
@@ -251,7 +250,7 @@ impl LoadedModel {
     ) -> Result<Vec<PathBuf>, CliError> {
         match (&self.demo, args.data.is_empty()) {
             (Some(demo), true) => Ok(vec![of_demo(&demo.paths)]),
-            _ => data_files(&args.data),
+            _ => crate::data::data_files(&args.data),
         }
     }
 }

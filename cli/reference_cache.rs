@@ -9,7 +9,8 @@ use align_kernels::Precision;
 use align_lora::train::ReferenceCache;
 use align_lora::user_cache;
 
-/// The cache that `choice` names, else that of the user (for the demo: one in memory), for `loaded` under the adapter `reference`.
+/// The cache that `choice` names, else that of the user (for the demo: one in memory), for `loaded` under the adapter
+/// `reference`.
 ///
 /// # Errors
 /// [`CliError::Runtime`] if a directory that was asked for cannot be used. That of the user is left out then, with a warning.

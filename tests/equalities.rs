@@ -182,7 +182,8 @@ fn shared_prefix_is_separate() {
     }
 }
 
-/// An answer's reward does not depend on what else is in the pass, nor on its prompt being shared; kept layers change no bit of the gradient.
+/// An answer's reward does not depend on what else is in the pass, nor on its prompt being shared; kept layers change no bit of
+/// the gradient.
 #[test]
 fn rewards_in_company_are_rewards_alone() {
     let objective = Objective::new("rm_bt", &[]).unwrap();
@@ -210,8 +211,8 @@ fn rewards_in_company_are_rewards_alone() {
 }
 
 /// Micro-batches change the order of one sum: that of the adapters' gradients over rows. Its terms are f32 products of n rows,
-/// so the two orders differ by at most about sqrt(n) * 2^-24 of the terms' size: 1e-4 of the norm leaves room for cancellation. A
-/// mask of dropout goes with its token, KTO's mismatched answers included, so dropout changes nothing about that.
+/// so the two orders differ by at most about sqrt(n) * 2^-24 of the terms' size: 1e-4 of the norm leaves room for cancellation.
+/// A mask of dropout goes with its token, KTO's mismatched answers included, so dropout changes nothing about that.
 #[test]
 fn a_batch_is_its_micro_batches() {
     let dir = model_dir("tiny-llama");
@@ -270,8 +271,8 @@ fn same_report(name: &str, parts: &Outcome, whole: &Outcome) {
     }
 }
 
-/// Where all answers are scored before the first backward pass, the passes that follow have no rows of the reference, and their gradients
-/// are those of passes that do.
+/// Where all answers are scored before the first backward pass, the passes that follow have no rows of the reference, and their
+/// gradients are those of passes that do.
 #[test]
 fn what_the_reference_has_said_is_not_computed_again() {
     let dir = model_dir("tiny-llama");

@@ -1,5 +1,5 @@
-//! The binary against what transformers and PEFT compute for rope variants, adapter options and conversations, each sequence alone:
-//! `tests/goldens/extra/`, made by `tests/oracles/make_extra_goldens.py`.
+//! The binary against what transformers and PEFT compute for rope variants, adapter options and conversations, each sequence
+//! alone: `tests/goldens/extra/`, made by `tests/oracles/make_extra_goldens.py`.
 
 use crate::align::{Run, align, committed_goldens, ids, number, numbers, read_json, read_lines, write_lines};
 use serde_json::Value;

@@ -4,8 +4,8 @@ use align_lora::data::{Answer, Dataset, EncodedRow, Encoder, Needs, OnBadRow, Ro
 use align_lora::objective::DataKind;
 use std::path::Path;
 
-/// The first `n` rows, in the order of the files in `folder`. Scored answers are made from pairs: of each row its own answers and the
-/// next row's chosen one, so that there are three; of every third row one alone.
+/// The first `n` rows, in the order of the files in `folder`. Scored answers are made from pairs: of each row its own answers
+/// and the next row's chosen one, so that there are three; of every third row one alone.
 pub fn golden_rows(folder: &Path, encoder: Encoder, kind: DataKind, n: usize) -> Vec<EncodedRow> {
     let read = |file: &str, encoder, needs, n| {
         let data = Dataset::open(&[folder.join(file)], encoder, needs, OnBadRow::Error).unwrap();

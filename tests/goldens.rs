@@ -1,8 +1,8 @@
 //! The binary against TRL, PEFT and torch: tokens, log-probs, losses, trajectories, generation, in `--precision f32`.
 //!
-//! The numbers are those of `tests/goldens/` (made by `tests/oracles/`, see the README there), or of the folder that the variable
-//! `ALIGN_GOLDENS` names, which may hold any part of the same form. The real model runs where `ALIGN_SMOLLM2` names its
-//! directory (`tests/oracles/make_smollm2.py` makes it); where it does not, the tests say so by name.
+//! The numbers are those of `tests/goldens/` (made by `tests/oracles/`, see the README there), or of the folder that the
+//! variable `ALIGN_GOLDENS` names, which may hold any part of the same form. The real model runs where `ALIGN_SMOLLM2` names
+//! its directory (`tests/oracles/make_smollm2.py` makes it); where it does not, the tests say so by name.
 
 use crate::align::{align, committed_goldens, ids, number, numbers, read_json, read_lines, write_lines};
 use serde_json::{Value, json};
@@ -287,8 +287,8 @@ fn check_losses(which: fn(&str) -> bool) {
             let eval = run.ok().json();
             let (got, want) = (number(&eval["eval_loss"]), number(&losses["loss"][name]));
             // the loss moves by at most beta per nat of a log-ratio (ipo by 2 |h - 1/(2 beta)| / tokens, at most 10 per
-            // nat of a mean): 1e-4 relative is the room that 1e-3 nats leave. Two divergences are exponentials of a log-ratio, and a loss
-            // that is one moves by its own size per nat
+            // nat of a mean): 1e-4 relative is the room that 1e-3 nats leave. Two divergences are exponentials of a log-ratio,
+            // and a loss that is one moves by its own size per nat
             let exponential = name.contains("forward_kl") || name.contains("alpha_divergence");
             let room = if exponential { 2.0 * SUM } else { 1e-4 };
             assert!((got - want).abs() <= room * want.abs().max(1.0), "{} {name}: {got}, golden {want}", golden.name);

@@ -189,8 +189,8 @@ fn smollm2_has_the_gradients_of_torch() {
 
 /// Every loss through a whole model: the derivative along a random direction of all parameters against the difference quotient.
 ///
-/// The loss is summed from f32 log-probs of some hundred tokens, each off by about 1e-5: with a step that moves the loss by about
-/// 1e-2, the quotient is good to about 1 %.
+/// The loss is summed from f32 log-probs of some hundred tokens, each off by about 1e-5: with a step that moves the loss by
+/// about 1e-2, the quotient is good to about 1 %.
 #[test]
 fn every_loss_has_the_gradient_of_its_value() {
     let folder = committed_goldens().join("tiny-llama");

@@ -1,5 +1,5 @@
-//! Files from outside that are broken or lie: the exit code, and a message that names the file, the line or the tensor. No panic,
-//! nothing half-written.
+//! Files from outside that are broken or lie: the exit code, and a message that names the file, the line or the tensor. No
+//! panic, nothing half-written.
 
 use crate::align::{Run, align, committed_goldens};
 use serde_json::{Value, json};

@@ -133,8 +133,8 @@ fn open(model: &Model, dir: &Path, rows: &Path, needs: Needs) -> Dataset {
     Dataset::open(&[rows.to_owned()], encoder, needs, OnBadRow::Error).unwrap()
 }
 
-/// Steps whose passes are not alike: the rows of one are cut into pieces, batches are split where their mismatched answers are long, a
-/// short batch in one pass holds more than a long one in two, texts come to the rows.
+/// Steps whose passes are not alike: the rows of one are cut into pieces, batches are split where their mismatched answers are
+/// long, a short batch in one pass holds more than a long one in two, texts come to the rows.
 #[test]
 fn planned_is_held_where_passes_differ() {
     let folder = tempfile::tempdir().unwrap();
@@ -195,8 +195,8 @@ fn planned_is_held_where_passes_differ() {
     }
 }
 
-/// A row in pieces is scored by the policy once more before its gradients: a fourth of a step with a reference, about, and its prompt comes
-/// with each piece.
+/// A row in pieces is scored by the policy once more before its gradients: a fourth of a step with a reference, about, and its
+/// prompt comes with each piece.
 #[test]
 fn the_time_counts_rows_in_pieces() {
     let folder = tempfile::tempdir().unwrap();

@@ -432,7 +432,8 @@ fn score_and_eval_read_the_same_cache() {
     assert_eq!(runs.run("train", &[]).counts()[0], ANSWERS[1], "the held-out answers alone are new");
 }
 
-/// Of a conversation some turns are scored, and which belongs to what is cached: neither is it damage, nor is one taken for the other.
+/// Of a conversation some turns are scored, and which belongs to what is cached: neither is it damage, nor is one taken for the
+/// other.
 #[test]
 fn turns_that_are_not_scored_are_cached_apart() {
     let runs = Runs::new("dpo");

@@ -1,4 +1,5 @@
-//! Reward models from the command line: trained on pairs and on rankings, scored, evaluated, and refused in the place of a language model.
+//! Reward models from the command line: trained on pairs and on rankings, scored, evaluated, and refused in the place of a
+//! language model.
 
 use crate::align::{Run, align, number, numbers, read_json, read_lines, root, write_lines};
 use serde_json::{Value, json};

@@ -88,8 +88,8 @@ fn wrong_names_are_refused_with_the_exit_codes_of_the_contract() {
     assert!(hint.stderr.contains("--sft-on assistant"), "{}", hint.stderr);
 }
 
-/// The log-prob of a conversation's assistant turns is the sum over its answers, each after what stands before it; that of the whole is
-/// the sum over all its tokens.
+/// The log-prob of a conversation's assistant turns is the sum over its answers, each after what stands before it; that of the
+/// whole is the sum over all its tokens.
 #[test]
 fn a_conversation_is_scored_as_the_sum_of_its_turns() {
     let folder = tempfile::tempdir().unwrap();

@@ -97,7 +97,8 @@ impl ColumnArgs {
 /// What is learned of sequences.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct SftArgs {
-    /// Which tokens of {prompt, completion}, {messages} or {text} are scored [default: the completion; all of {messages} and {text}]
+    /// Which tokens of {prompt, completion}, {messages} or {text} are scored [default: the completion; all of {messages} and
+    /// {text}]
     #[arg(long, value_name = "PART", value_enum, alias = "sft_on")]
     pub sft_on: Option<SftPartChoice>,
 }
@@ -114,8 +115,8 @@ impl SftArgs {
 pub enum SftPartChoice {
     /// The completion, end token included
     Completion,
-    /// The assistant's turns, end tokens included: by the {% generation %} marks of the chat template, else by what it adds with each
-    /// of them
+    /// The assistant's turns, end tokens included: by the {% generation %} marks of the chat template, else by what it adds
+    /// with each of them
     Assistant,
     /// All tokens but the first
     All,
@@ -134,8 +135,8 @@ impl From<SftPartChoice> for SftPart {
 /// At which temperature log-probs are taken.
 #[derive(Debug, Clone, Args)]
 pub struct LogpArgs {
-    /// Divide the logits by this before log-probs are taken, of policy and reference: those of what a sampler at this temperature draws
-    /// from [default: 1; `score` and `eval` take that of the adapter's run, if it has a config.toml]
+    /// Divide the logits by this before log-probs are taken, of policy and reference: those of what a sampler at this
+    /// temperature draws from [default: 1; `score` and `eval` take that of the adapter's run, if it has a config.toml]
     #[arg(long, value_name = "T", alias = "logp_temperature", value_parser = temperature, allow_negative_numbers = true)]
     pub logp_temperature: Option<f32>,
 }
@@ -195,8 +196,8 @@ pub struct PackArgs {
 /// How much memory a run may take.
 #[derive(Debug, Clone, Args)]
 pub struct MemoryArgs {
-    /// Limit on the memory of all that is computed: activations, scratch, adapter, optimiser; not the mapped weights. Layers that do
-    /// not fit are recomputed, which changes no number [default: 40 % of what is free]
+    /// Limit on the memory of all that is computed: activations, scratch, adapter, optimiser; not the mapped weights. Layers
+    /// that do not fit are recomputed, which changes no number [default: 40 % of what is free]
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
     pub memory: Option<Size>,
 }
@@ -264,8 +265,9 @@ impl std::str::FromStr for CacheChoice {
 /// The log-probs of the reference, from one pass to the next.
 #[derive(Debug, Clone, Args)]
 pub struct CacheArgs {
-    /// Where log-probs of the reference are kept, for later epochs and later runs: a directory, `memory` for this run alone, or `off`,
-    /// which computes them each time. No number depends on it [default: align/reference in $XDG_CACHE_HOME or ~/.cache; the demo's in memory]
+    /// Where log-probs of the reference are kept, for later epochs and later runs: a directory, `memory` for this run alone, or
+    /// `off`, which computes them each time. No number depends on it [default: align/reference in $XDG_CACHE_HOME or ~/.cache;
+    /// the demo's in memory]
     #[arg(long, value_name = "DIR|memory|off", alias = "reference_cache", help_heading = "Machine")]
     pub reference_cache: Option<CacheChoice>,
 }

@@ -2,8 +2,9 @@
 
 use super::print;
 use crate::args::ScoreArgs;
+use crate::data::{self, DataOptions};
 use crate::error::CliError;
-use crate::loaded::{self, DataOptions};
+use crate::loaded;
 use crate::reference_cache;
 use crate::report;
 use align_engine::autograd::Mode;
@@ -63,7 +64,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             keep: &args.data.keep,
             demo: args.model.demo,
         };
-        let data = loaded::data_with_rejects(&files, encoder, &options)?;
+        let data = data::data_with_rejects(&files, encoder, &options)?;
         report::data("data", data.survey());
         for start in (0..data.records()).step_by(WINDOW) {
             let outcomes = data.outcomes(start..data.records().min(start + WINDOW))?;

@@ -4,9 +4,10 @@ use super::eval::needs;
 use super::losses::EXPERIMENTAL;
 use crate::args::{OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
 use crate::config_file::{self, NamedFiles};
+use crate::data::{self, DataOptions};
 use crate::demo::{self, DemoPrompts};
 use crate::error::{CliError, free_output};
-use crate::loaded::{self, DataOptions, LoadedModel, MAX_LENGTH};
+use crate::loaded::{self, LoadedModel, MAX_LENGTH};
 use crate::reference_cache;
 use crate::rejects::Rejects;
 use crate::report::{self, Progress, say};
@@ -66,7 +67,7 @@ fn train(
             say!("--reference-cache is not used: loss {name} reads no reference");
         }
     }
-    loaded::check_rejects(&args.data.keep, args.data.on_bad_row)?;
+    data::check_rejects(&args.data.keep, args.data.on_bad_row)?;
     loaded::check_temperature(&args.logp, &objective)?;
     let mut loaded = loaded::model(&args.model, device)?;
     loaded.model.set_logp_temperature(args.logp.logp_temperature.unwrap_or(1.0));
@@ -86,9 +87,9 @@ fn train(
     let eval_files = match &loaded.demo {
         _ if args.eval_fraction.is_some() => Vec::new(),
         Some(demo) if args.eval_data.is_empty() && demo_evaluates => vec![demo.paths.pairs_eval.clone()],
-        _ => loaded::data_files(&args.eval_data)?,
+        _ => data::data_files(&args.eval_data)?,
     };
-    let texts_files = loaded::data_files(&args.reference_data)?;
+    let texts_files = data::data_files(&args.reference_data)?;
     let named = NamedFiles {
         data: if args.data.data.is_empty() { &[] } else { &files },
         eval: if args.eval_data.is_empty() { &[] } else { &eval_files },
@@ -208,7 +209,7 @@ fn open(
         }
         let options =
             DataOptions { needs, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
-        loaded::data(files, encoder, &options, rejects).map(Some)
+        data::data(files, encoder, &options, rejects).map(Some)
     };
     let kind = needs(objective.data());
     let encoder = || loaded.encoder_of(objective, template, max_length, &args.data);

@@ -1,8 +1,8 @@
 //! The demo inside the binary: a small Llama model that was really trained, its tokenizer, and preference data.
 //!
 //! The model speaks for Bramble, the keeper of the Lantern Inn, who answers the same question warmly or grumpily with equal
-//! chance; the preference data choose the warm answer. `make_demo.py` made all of it and says how; `SHA256SUMS` names the bytes.
-//! The engine maps weights from files, so [`materialise`] writes the demo into a directory before it is used.
+//! chance; the preference data choose the warm answer. `make_demo.py` made all of it and says how; `SHA256SUMS` names the
+//! bytes. The engine maps weights from files, so [`materialise`] writes the demo into a directory before it is used.
 
 mod prompts;
 

@@ -7,8 +7,8 @@ pub fn free_bytes() -> u64 {
     free_according_to(&text("/proc/meminfo"), &of_group("max"), &of_group("current"), &of_group("stat"))
 }
 
-/// From the system's `meminfo`, and a control group's `memory.max`, `memory.current` and `memory.stat`; an empty text where there is
-/// none.
+/// From the system's `meminfo`, and a control group's `memory.max`, `memory.current` and `memory.stat`; an empty text where
+/// there is none.
 fn free_according_to(meminfo: &str, limit: &str, used: &str, stat: &str) -> u64 {
     let available = meminfo
         .lines()

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// A file that takes its name when [`NewFile::finish`] has put every byte on the disk; until then, and after any error, what was
-/// there before stays as it was.
+/// A file that takes its name when [`NewFile::finish`] has put every byte on the disk; until then, and after any error, what
+/// was there before stays as it was.
 #[derive(Debug)]
 pub struct NewFile {
     path: PathBuf,
@@ -56,7 +56,8 @@ impl NewFile {
         self.finish_open().map(|_| ())
     }
 
-    /// As [`NewFile::finish`], and gives the file, open for reading: under its name another process may have put its own by now.
+    /// As [`NewFile::finish`], and gives the file, open for reading: under its name another process may have put its own by
+    /// now.
     ///
     /// # Errors
     /// [`NewFileError`].

@@ -142,8 +142,8 @@ pub struct Dropout {
 #[derive(Debug, Clone)]
 pub struct Masks {
     pub dropout: Dropout,
-    /// `[policy + detached]`: the number of each row's token among those of the step. A mask goes with the token, so it is the same
-    /// in whatever company, and in whichever row, a pass computes it.
+    /// `[policy + detached]`: the number of each row's token among those of the step. A mask goes with the token, so it is the
+    /// same in whatever company, and in whichever row, a pass computes it.
     pub numbers: Rc<Buffer<u64>>,
 }
 

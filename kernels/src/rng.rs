@@ -49,8 +49,8 @@ fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     words
 }
 
-/// Each 32-bit word is the low half of a u64, whose high half is of no account: so a product of two words is one instruction per
-/// vector, and nothing is packed or unpacked between the rounds.
+/// Each 32-bit word is the low half of a u64, whose high half is of no account: so a product of two words is one instruction
+/// per vector, and nothing is packed or unpacked between the rounds.
 #[inline(always)]
 fn philox_in_lanes<const N: usize>(mut key: [u32; 2], counters: [[u64; N]; 4]) -> [[u32; 4]; N] {
     const LOW: u64 = u32::MAX as u64;

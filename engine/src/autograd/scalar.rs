@@ -110,7 +110,8 @@ fn logistic(x: f64) -> f64 {
     }
 }
 
-/// Makes a method of [`Scalar`] and a row of `UNARY_OPS` out of each line: `name: value at x, derivative at x where the value is y;`.
+/// Makes a method of [`Scalar`] and a row of `UNARY_OPS` out of each line: `name: value at x, derivative at x where the value
+/// is y;`.
 macro_rules! unary_ops {
     ($($(#[$doc:meta])* $name:ident: $value:expr, $derivative:expr;)*) => {
         impl Scalar<'_> {

@@ -1,9 +1,9 @@
 //! The tape: values of the forward pass, and the nodes that carry their gradients back.
 //!
-//! A value is `[rows, cols]` of f32, or of bf16 between the matrix products of that precision, whose first `grad_rows` rows have a gradient: policy rows come first in every activation, so
-//! "what has a gradient" is a prefix slice in every op. An op allocates its output, runs a kernel, and pushes a node that holds
-//! what the backward pass needs. What is kept is that prefix alone; rows without a gradient are freed when the forward pass has
-//! read them.
+//! A value is `[rows, cols]` of f32, or of bf16 between the matrix products of that precision, whose first `grad_rows` rows
+//! have a gradient: policy rows come first in every activation, so "what has a gradient" is a prefix slice in every op. An op
+//! allocates its output, runs a kernel, and pushes a node that holds what the backward pass needs. What is kept is that prefix
+//! alone; rows without a gradient are freed when the forward pass has read them.
 
 use super::grads::{Grads, ParamGrads};
 use crate::rows::Pass;
@@ -28,8 +28,8 @@ struct Value {
     again: Option<Rc<dyn Again>>,
 }
 
-/// Makes the rows of a value that have a gradient once more, with the same bits: for values that cost less time to make again than
-/// memory to keep.
+/// Makes the rows of a value that have a gradient once more, with the same bits: for values that cost less time to make again
+/// than memory to keep.
 pub trait Again: std::fmt::Debug {
     /// `[grad_rows, cols]`
     ///

@@ -50,8 +50,8 @@ pub struct Completion {
 /// as it is chosen; the run ends early when it gives back `false`.
 ///
 /// # Errors
-/// [`EngineError::Kernel`], with [`KernelError::TokenId`] for an id outside the vocabulary and [`KernelError::Size`] for a batch and
-/// a length that no cache holds; [`EngineError::NonFiniteLogits`].
+/// [`EngineError::Kernel`], with [`KernelError::TokenId`] for an id outside the vocabulary and [`KernelError::Size`] for a
+/// batch and a length that no cache holds; [`EngineError::NonFiniteLogits`].
 pub fn generate(
     model: &Model,
     adapter: Option<&Arc<AdapterSet>>,
@@ -127,8 +127,8 @@ pub fn generate(
         .collect())
 }
 
-/// The next token of every sequence. Greedy decoding takes the largest logit on the device; everything else looks at the logits on the
-/// host.
+/// The next token of every sequence. Greedy decoding takes the largest logit on the device; everything else looks at the logits
+/// on the host.
 fn choose(
     device: &Device,
     logits: &Buffer<f32>,

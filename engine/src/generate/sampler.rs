@@ -30,7 +30,8 @@ impl Sampling {
     /// Greedy decoding.
     pub const GREEDY: Sampling = Sampling { random: None, repetition_penalty: 1.0 };
 
-    /// The next token of sequence number `sequence` at its position `position`: a function of the logits, the seed and the place.
+    /// The next token of sequence number `sequence` at its position `position`: a function of the logits, the seed and the
+    /// place.
     ///
     /// `seen` are the tokens of the sequence so far, `banned` those that may not come now (the stop tokens before the minimum
     /// length).

@@ -65,8 +65,8 @@ pub struct ModelConfig {
     /// Ids that end a text, as `config.json` has them; see `generation_config`.
     pub eos_token_ids: Vec<u32>,
     pub bos_token_id: Option<u32>,
-    /// What rows are filled up with in a batch of other software, by `config.json` or the family's default. A reward model does not score
-    /// this token: its score is that of the last other one.
+    /// What rows are filled up with in a batch of other software, by `config.json` or the family's default. A reward model does
+    /// not score this token: its score is that of the last other one.
     pub pad_token_id: Option<u32>,
     /// What the weights are said to be stored in; the files decide.
     pub dtype: Option<String>,
@@ -85,7 +85,8 @@ pub struct LayerConfig {
     pub rope: usize,
 }
 
-/// What a family takes for keys that `config.json` does not have. `None`: the key must be there, or follows from others as said.
+/// What a family takes for keys that `config.json` does not have. `None`: the key must be there, or follows from others as
+/// said.
 pub(super) struct Defaults {
     pub num_attention_heads: Option<usize>,
     /// `None`: as many as attention heads.

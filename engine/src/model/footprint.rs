@@ -1,7 +1,7 @@
 //! How much memory a forward and a backward pass take, before they run.
 //!
-//! The allocations of `transformer.rs`, `block.rs` and the ops, in their order, counted instead of made: whoever changes what an op
-//! keeps changes it here too, and the tests that compare the two say so.
+//! The allocations of `transformer.rs`, `block.rs` and the ops, in their order, counted instead of made: whoever changes what
+//! an op keeps changes it here too, and the tests that compare the two say so.
 
 use super::adapters::Adapters;
 use super::{Block, Model, ModelConfig};
@@ -138,8 +138,8 @@ impl<'m> Footprint<'m> {
         Footprint { config, device: model.device(), precision, dropout, layers, score_head, stacks }
     }
 
-    /// Bytes of a pass whose last `layers_kept` layers keep what their backward pass needs; without a backward pass where no row
-    /// has a gradient.
+    /// Bytes of a pass whose last `layers_kept` layers keep what their backward pass needs; without a backward pass where no
+    /// row has a gradient.
     pub fn bytes(&self, shape: PassShape<'_>, layers_kept: usize, gradients: Gradients) -> PassBytes {
         let config = self.config;
         let PassShape { plan, scored, scored_with_gradient } = shape;

@@ -1,5 +1,5 @@
-//! Gemma 2: norms before and after attention and MLP, with weights that are stored less 1; GeGLU; soft-caps on scores and logits;
-//! a window in every other layer; embeddings scaled by `sqrt(hidden_size)`. Source: arXiv 2408.00118.
+//! Gemma 2: norms before and after attention and MLP, with weights that are stored less 1; GeGLU; soft-caps on scores and
+//! logits; a window in every other layer; embeddings scaled by `sqrt(hidden_size)`. Source: arXiv 2408.00118.
 
 use super::config::{Defaults, LayerConfig, LayerType, ModelConfig, layer_types, windows};
 use super::config_json::ConfigJson;

@@ -74,8 +74,8 @@ fn read_text(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     Ok(config)
 }
 
-/// `rope_parameters` nested by layer type, or the older `rope_theta`, `rope_local_base_freq` and `rope_scaling`, of which the last
-/// is for the layers without a window alone.
+/// `rope_parameters` nested by layer type, or the older `rope_theta`, `rope_local_base_freq` and `rope_scaling`, of which the
+/// last is for the layers without a window alone.
 fn ropes(json: &ConfigJson, config: &ModelConfig) -> Result<Vec<RopeConfig>, ConfigError> {
     let empty = || ConfigJson::new(json.path(), serde_json::Map::new());
     let nested = json.nested("rope_parameters")?.unwrap_or_else(empty);

@@ -169,8 +169,8 @@ impl Layout {
         }
     }
 
-    /// Whether the head is the embedding: as `config.json` says, unless the checkpoint holds a head of its own that differs, which
-    /// is then meant (transformers decides the same way). A stored copy of the embedding is not used.
+    /// Whether the head is the embedding: as `config.json` says, unless the checkpoint holds a head of its own that differs,
+    /// which is then meant (transformers decides the same way). A stored copy of the embedding is not used.
     pub fn head_is_tied(&self, config: &ModelConfig, checkpoint: &Checkpoint) -> bool {
         config.tie_word_embeddings && checkpoint.equal(&self.lm_head(), &self.embed_tokens()) != Some(false)
     }

@@ -1,6 +1,7 @@
 //! Llama 2 and 3, SmolLM 1 and 2, and every model that is published with `model_type` llama.
 //!
-//! The plain block: RMS norm, attention with grouped-query heads and rotary positions, SwiGLU. Source: arXiv 2307.09288, 2407.21783.
+//! The plain block: RMS norm, attention with grouped-query heads and rotary positions, SwiGLU. Source: arXiv 2307.09288,
+//! 2407.21783.
 
 use super::config::{Defaults, ModelConfig};
 use super::config_json::ConfigJson;

@@ -1,4 +1,5 @@
-//! Qwen 1.5, 2 and 2.5: Llama with a bias on q, k and v, and a window in the upper layers if asked for. Source: arXiv 2407.10671.
+//! Qwen 1.5, 2 and 2.5: Llama with a bias on q, k and v, and a window in the upper layers if asked for. Source: arXiv
+//! 2407.10671.
 
 use super::config::{Defaults, LayerConfig, LayerType, ModelConfig, layer_types, windows};
 use super::config_json::ConfigJson;

@@ -35,8 +35,8 @@ pub enum RopeScaling {
     /// Wavelengths above `original_max_position_embeddings / low_freq_factor` times `factor`, those below
     /// `original_max_position_embeddings / high_freq_factor` kept, a blend between.
     Llama3 { factor: f64, low_freq_factor: f64, high_freq_factor: f64, original_max_position_embeddings: usize },
-    /// Columns that turn less than `beta_slow` times divided by `factor`, those that turn more than `beta_fast` times kept, a ramp
-    /// between, from whole columns if `truncate`; cosine and sine times `attention_factor`.
+    /// Columns that turn less than `beta_slow` times divided by `factor`, those that turn more than `beta_fast` times kept, a
+    /// ramp between, from whole columns if `truncate`; cosine and sine times `attention_factor`.
     Yarn {
         factor: f64,
         attention_factor: f64,
@@ -58,7 +58,8 @@ pub enum RopeScaling {
 /// The values of `rope_type`.
 const ROPE_TYPES: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
 
-/// What [`RopeConfig::variant`] gives: row `r` of q and k is rotated by `r * inv_freq`, cosine and sine multiplied by `scaling`.
+/// What [`RopeConfig::variant`] gives: row `r` of q and k is rotated by `r * inv_freq`, cosine and sine multiplied by
+/// `scaling`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeVariant {
     /// `[rotary_dim / 2]`
@@ -226,8 +227,8 @@ impl RopeConfig {
         Ok(RopeConfig { rope_theta: check_theta(&parameters, theta)?, rotary_dim, scaling })
     }
 
-    /// An encoding of whole heads from an object of parameters. `theta` is for a missing `rope_theta`; `original`, from beside the
-    /// object, wins over the object's own `original_max_position_embeddings`.
+    /// An encoding of whole heads from an object of parameters. `theta` is for a missing `rope_theta`; `original`, from beside
+    /// the object, wins over the object's own `original_max_position_embeddings`.
     pub(super) fn from_parameters(
         parameters: &ConfigJson,
         config: &ModelConfig,

@@ -52,7 +52,8 @@ impl Model {
         Model::load_beside(device, config, checkpoint, free_bytes())
     }
 
-    /// As [`Model::load`] on a machine with so much free memory: it decides whether pages are asked for ahead of the computation.
+    /// As [`Model::load`] on a machine with so much free memory: it decides whether pages are asked for ahead of the
+    /// computation.
     ///
     /// # Errors
     /// As there.
@@ -221,8 +222,8 @@ impl Model {
         self.config.ropes.iter().all(|rope| rope.variant_key(one) == rope.variant_key(other))
     }
 
-    /// The first layer's output, for rows with the tokens `ids`, recomputed in the backward pass: a piece of a pass that stands for the
-    /// others when they are timed, and holds no more than a pass that recomputes all of them.
+    /// The first layer's output, for rows with the tokens `ids`, recomputed in the backward pass: a piece of a pass that stands
+    /// for the others when they are timed, and holds no more than a pass that recomputes all of them.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -237,7 +238,8 @@ impl Model {
         Rc::new(move |tape, x| block.forward(tape, x, None))
     }
 
-    /// Has [`Model::token_logps`] divide the logits by `temperature`, above 0: log-probs of what a sampler at that temperature draws from.
+    /// Has [`Model::token_logps`] divide the logits by `temperature`, above 0: log-probs of what a sampler at that temperature
+    /// draws from.
     pub fn set_logp_temperature(&mut self, temperature: f32) {
         self.logp_temperature = temperature;
     }
@@ -258,8 +260,8 @@ impl Model {
         ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, self.logp_temperature, inputs.with_extras)
     }
 
-    /// Scores of some rows by a reward model's head, `[scored.rows.len(), 1]`; the output embedding takes no part. `ids` and `layers_kept` as
-    /// in [`Model::token_logps`].
+    /// Scores of some rows by a reward model's head, `[scored.rows.len(), 1]`; the output embedding takes no part. `ids` and
+    /// `layers_kept` as in [`Model::token_logps`].
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].

@@ -6,8 +6,8 @@ use align_kernels::attention::{self, Geometry};
 use align_kernels::{FloatBuffer, Result};
 use std::rc::Rc;
 
-/// Each row attends to its prompt and its own branch; `qkv` holds its queries, keys and values side by side. Keeps `qkv` and the
-/// output, saves the log-sum-exp of every row and head: no score is stored.
+/// Each row attends to its prompt and its own branch; `qkv` holds its queries, keys and values side by side. Keeps `qkv` and
+/// the output, saves the log-sum-exp of every row and head: no score is stored.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

@@ -4,7 +4,8 @@ use crate::autograd::{Tape, Var};
 use crate::weights::Frozen;
 use align_kernels::{Buffer, Result, embed};
 
-/// `scale * table[ids]`, `[rows, hidden_size]`. The table is frozen, so there is nothing to differentiate: the result is a leaf.
+/// `scale * table[ids]`, `[rows, hidden_size]`. The table is frozen, so there is nothing to differentiate: the result is a
+/// leaf.
 ///
 /// # Errors
 /// [`align_kernels::KernelError::TokenId`] for an id outside the table.

@@ -1,8 +1,8 @@
 //! Every op's backward against central differences of its forward.
 //!
-//! The objective is `Σ c∘y` with random `c`, summed in f64. With step `h = 2^-6`, rounding of f32 outputs moves the difference by
-//! about `|y| * 2^-24 / h = 4e-6 |y|` per term, and the third derivative by `h²/6 = 4e-5`: a relative distance of 2e-3 is thirty
-//! times both, and far below what a wrong term would give.
+//! The objective is `Σ c∘y` with random `c`, summed in f64. With step `h = 2^-6`, rounding of f32 outputs moves the difference
+//! by about `|y| * 2^-24 / h = 4e-6 |y|` per term, and the third derivative by `h²/6 = 4e-5`: a relative distance of 2e-3 is
+//! thirty times both, and far below what a wrong term would give.
 
 use super::*;
 use crate::autograd::{Mode, ParamGrads, Tape, Var, checkpoint, param::*};

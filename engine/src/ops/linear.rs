@@ -20,9 +20,9 @@ pub struct Linear {
     pub bias: Option<FrozenVector>,
 }
 
-/// The outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`: the policy's update on policy rows, the
-/// reference's on reference rows; on top of `residual`, which the result is like then. Keeps `x` unless it can be made again, and saves `u = x·Aᵀ` (rank floats a
-/// row) where the policy has an update, nothing else.
+/// The outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`: the policy's update on policy rows,
+/// the reference's on reference rows; on top of `residual`, which the result is like then. Keeps `x` unless it can be made
+/// again, and saves `u = x·Aᵀ` (rank floats a row) where the policy has an update, nothing else.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

@@ -6,8 +6,8 @@ use align_kernels::rms_norm::{self, Groups};
 use align_kernels::{Device, FloatBuffer, FloatDtype, Result};
 use std::rc::Rc;
 
-/// `y = rms_norm(x) * (offset + weight)`, the input of a matrix product. Saves `rstd` (4 bytes a row) and keeps `x`, so that the
-/// result need not be kept; no gradient for `weight`, it is frozen.
+/// `y = rms_norm(x) * (offset + weight)`, the input of a matrix product. Saves `rstd` (4 bytes a row) and keeps `x`, so that
+/// the result need not be kept; no gradient for `weight`, it is frozen.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

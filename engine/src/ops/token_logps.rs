@@ -34,8 +34,8 @@ pub struct TokenExtras {
     pub log_sum_squares: Vec<f64>,
 }
 
-/// `log softmax(softcap(hidden_states · lm_headᵀ) / temperature)` at the targets. Keeps `hidden_states` and saves 4 bytes a row; logits are
-/// never stored.
+/// `log softmax(softcap(hidden_states · lm_headᵀ) / temperature)` at the targets. Keeps `hidden_states` and saves 4 bytes a
+/// row; logits are never stored.
 ///
 /// # Errors
 /// [`align_kernels::KernelError::TokenId`] for a target outside the vocabulary.

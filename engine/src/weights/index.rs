@@ -101,8 +101,8 @@ fn open_inside(dir: &Path, name: &str) -> Result<SafetensorsFile, LoadError> {
     Err(LoadError::Outside { path, target })
 }
 
-/// Whether `target` is where a file of the snapshot `home` may be: with `home` at `CACHE/models--ORG--NAME/snapshots/REVISION`, that
-/// is `CACHE/models--ORG--NAME/blobs/HASH`, or since huggingface_hub 2 the store that all models share,
+/// Whether `target` is where a file of the snapshot `home` may be: with `home` at `CACHE/models--ORG--NAME/snapshots/REVISION`,
+/// that is `CACHE/models--ORG--NAME/blobs/HASH`, or since huggingface_hub 2 the store that all models share,
 /// `CACHE/blobs/HA/HASH`. Both paths are free of links.
 fn is_blob_of(home: &Path, target: &Path) -> bool {
     let Some(snapshots) = home.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))

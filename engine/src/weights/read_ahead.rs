@@ -1,9 +1,9 @@
 //! Pages of the mapped weights, asked for one layer ahead of the computation.
 //!
-//! A pass reads the layers in order, the backward pass in the opposite one. Where the files do not fit in memory beside everything
-//! else, each layer's pages come from the disk, and a fault brings a few of them at a time while all threads wait. So a thread asks for
-//! the next layer's while one is computed. Where the files fit with ease their pages are there since the weights were looked at, and
-//! there is no such thread.
+//! A pass reads the layers in order, the backward pass in the opposite one. Where the files do not fit in memory beside
+//! everything else, each layer's pages come from the disk, and a fault brings a few of them at a time while all threads wait.
+//! So a thread asks for the next layer's while one is computed. Where the files fit with ease their pages are there since the
+//! weights were looked at, and there is no such thread.
 
 use crate::autograd::Mode;
 use align_kernels::device::unpin_this_thread;
@@ -83,8 +83,8 @@ impl ReadAhead {
     }
 }
 
-/// The stage to ask for at a layer; none if the pass has not moved. One that begins comes to the first from wherever the last one has
-/// ended.
+/// The stage to ask for at a layer; none if the pass has not moved. One that begins comes to the first from wherever the last
+/// one has ended.
 fn next(before: usize, stage: usize, stages: usize) -> Option<usize> {
     match stage {
         0 => Some(1).filter(|next| *next < stages),

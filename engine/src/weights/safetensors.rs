@@ -12,8 +12,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A mapped file with the handle that it was mapped through: what that says about the file holds for the bytes that are used, whatever
-/// has become of the path. Clones share both.
+/// A mapped file with the handle that it was mapped through: what that says about the file holds for the bytes that are used,
+/// whatever has become of the path. Clones share both.
 #[derive(Debug, Clone)]
 pub struct MappedFile {
     path: PathBuf,

@@ -87,7 +87,8 @@ pub struct Decode<'a> {
     pub o: FloatSliceMut<'a>,
 }
 
-/// What [`Forward`] and [`Backward`] take while they run on `rows` rows of format `dtype`. The segments are those of a sound call.
+/// What [`Forward`] and [`Backward`] take while they run on `rows` rows of format `dtype`. The segments are those of a sound
+/// call.
 pub fn scratch_bytes(
     device: &Device,
     dtype: FloatDtype,
@@ -178,7 +179,8 @@ impl Decode<'_> {
     }
 }
 
-/// Refuses a slice that is not as long as the product of its sizes. A product beyond `usize` saturates, and no slice is that long.
+/// Refuses a slice that is not as long as the product of its sizes. A product beyond `usize` saturates, and no slice is that
+/// long.
 fn check_shape(kernel: &'static str, argument: &'static str, got: usize, sizes: [usize; 3]) -> Result<()> {
     check_len(kernel, argument, got, sizes.into_iter().fold(1, usize::saturating_mul))
 }

@@ -1,5 +1,5 @@
-//! What an instruction set reaches at its limit, on one thread, from registers: the ceilings of benches, and what decides between
-//! two ways to multiply where the processor has both.
+//! What an instruction set reaches at its limit, on one thread, from registers: the ceilings of benches, and what decides
+//! between two ways to multiply where the processor has both.
 
 use super::Isa;
 use super::simd::{Simd, VectorTask};
@@ -20,8 +20,8 @@ impl Isa {
         self.dispatch(MultiplyAdd { rounds: FMA_ROUNDS })
     }
 
-    /// Runs what multiplies bf16 for about a millisecond, and gives the floating-point operations that it did. `None` without such
-    /// a unit.
+    /// Runs what multiplies bf16 for about a millisecond, and gives the floating-point operations that it did. `None` without
+    /// such a unit.
     pub fn bf16_burst(self) -> Option<f64> {
         match self {
             // SAFETY: `available` found the unit; no other way makes these values.
@@ -35,8 +35,8 @@ impl Isa {
     }
 }
 
-/// Whether dot products of bf16 in vectors take less time than the multiply-adds that they stand for. Measured once, the best of
-/// a few bursts of each in turns: where they are faster they are twice as fast, where not, half as fast.
+/// Whether dot products of bf16 in vectors take less time than the multiply-adds that they stand for. Measured once, the best
+/// of a few bursts of each in turns: where they are faster they are twice as fast, where not, half as fast.
 ///
 /// # Safety
 /// The processor has AVX-512 with bf16.

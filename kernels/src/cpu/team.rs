@@ -1,8 +1,8 @@
 //! Handing tasks to the threads of a device, many times a millisecond.
 //!
-//! A training step is some thousand kernel calls. A thread that sleeps between them takes 5 to 50 µs to wake, on virtual machines
-//! more; so the threads of the pool that have finished a call wait for the next one awake, for a while, and go back to the pool
-//! when none comes.
+//! A training step is some thousand kernel calls. A thread that sleeps between them takes 5 to 50 µs to wake, on virtual
+//! machines more; so the threads of the pool that have finished a call wait for the next one awake, for a while, and go back to
+//! the pool when none comes.
 
 use crate::device::Cpu;
 use std::any::Any;

@@ -1,8 +1,8 @@
 //! Host memory from an arena, with names and a high-water mark.
 //!
 //! A training step allocates much the same again and again, and fresh pages cost a fault each (1 to 2.5 GB/s on a busy
-//! machine). So a block is cut from the smallest gap of large mappings that holds it, and gaps that touch become one: whatever the
-//! sizes of the next step, its blocks lie where those of the last one lay.
+//! machine). So a block is cut from the smallest gap of large mappings that holds it, and gaps that touch become one: whatever
+//! the sizes of the next step, its blocks lie where those of the last one lay.
 
 use super::pages::{self, HUGE_PAGE};
 use crate::{KernelError, Result};

@@ -168,8 +168,8 @@ impl Device {
         }
     }
 
-    /// Whether the instruction set has a unit for products of bf16. Where it is the one that was found, those are faster than products of
-    /// f32; `ALIGN_CPU` can name one whose are not.
+    /// Whether the instruction set has a unit for products of bf16. Where it is the one that was found, those are faster than
+    /// products of f32; `ALIGN_CPU` can name one whose are not.
     pub fn has_bf16_unit(&self) -> bool {
         match self {
             Device::Cpu(cpu) => cpu.isa.has_bf16_unit(),

@@ -33,8 +33,8 @@ pub(super) fn pin(index: usize, threads: usize) {
     let _ = (index, threads);
 }
 
-/// Lets this thread run on every processor that the process may use. For threads that work beside a device's: one that was started by
-/// a thread of its pool is tied to the same processor as that.
+/// Lets this thread run on every processor that the process may use. For threads that work beside a device's: one that was
+/// started by a thread of its pool is tied to the same processor as that.
 pub fn unpin_this_thread() {
     #[cfg(target_os = "linux")]
     if let Some(allowed) = ALLOWED.get() {

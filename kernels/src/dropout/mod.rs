@@ -1,6 +1,6 @@
 //! Inverted dropout whose mask is a function of (key, number of the row, column): the same in the forward pass, in its
-//! recomputation and in the backward pass, on every device, whatever the thread count. The caller numbers the rows, so the mask of
-//! a row does not depend on the rows beside it either.
+//! recomputation and in the backward pass, on every device, whatever the thread count. The caller numbers the rows, so the mask
+//! of a row does not depend on the rows beside it either.
 //!
 //! Element (r, c) is kept if word `c % 4` of `Philox(key, counter = (numbers[r], c / 4))` is at least `p * 2^32`; kept ones
 //! are multiplied by `1 / (1 - p)`, the others become 0.

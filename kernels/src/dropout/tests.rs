@@ -25,8 +25,8 @@ fn agrees_with_the_reference() {
     check_all(&case::cases());
 }
 
-/// A kept share of a million draws has a standard deviation of `sqrt(p (1 - p) / n)`; five of them are passed once in two million
-/// seeds. The same for each column class, so that no word of a Philox block is favoured.
+/// A kept share of a million draws has a standard deviation of `sqrt(p (1 - p) / n)`; five of them are passed once in two
+/// million seeds. The same for each column class, so that no word of a Philox block is favoured.
 #[test]
 fn the_kept_share_is_one_minus_p() {
     let (rows, cols) = (1024, 1024);

@@ -120,8 +120,8 @@ impl Pointwise<3, 2> for Silu {
 struct GeluTanh;
 
 impl GeluTanh {
-    /// `2 sqrt(2/pi) (x + 0.044715 x³)`, called z: `0.5 (1 + tanh(z/2))` is `sigmoid(z)`, which does not cancel. Cut at -80, where
-    /// the sigmoid is 2e-35: beyond, it would be a subnormal number, a hundred times slower to multiply.
+    /// `2 sqrt(2/pi) (x + 0.044715 x³)`, called z: `0.5 (1 + tanh(z/2))` is `sigmoid(z)`, which does not cancel. Cut at -80,
+    /// where the sigmoid is 2e-35: beyond, it would be a subnormal number, a hundred times slower to multiply.
     ///
     /// # Safety
     /// As [`Simd`].

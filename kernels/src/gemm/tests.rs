@@ -31,7 +31,8 @@ enum Layout {
 }
 use Layout::{Dw as DW, Dx as DX, Forward as FORWARD};
 
-/// The bits of a product, added to ones. `left` and `right` as in the contract; the right one is stored as bf16 where it is a weight.
+/// The bits of a product, added to ones. `left` and `right` as in the contract; the right one is stored as bf16 where it is a
+/// weight.
 fn product(device: &Device, layout: Layout, [m, n, k]: [usize; 3], left: &[f32], right: &[f32]) -> Vec<u32> {
     let (accumulate, alpha, precision) = (Accumulate::Add, 0.75, Precision::F32);
     let left = device.upload("left", left).unwrap();

@@ -1,8 +1,8 @@
 //! Rotary position encoding in the half-split layout of Hugging Face checkpoints, in place.
 //!
-//! For `i < rotary_dim / 2`: `(x[i], x[i + rotary_dim/2])` is rotated by `positions[r] * inv_freq[i]`; columns from `rotary_dim`
-//! on stay. Cosines and sines are made once per pass by [`Tables`] and shared by all layers. Source: arXiv 2104.09864;
-//! the backward is derived in docs/derivations/rope.md.
+//! For `i < rotary_dim / 2`: `(x[i], x[i + rotary_dim/2])` is rotated by `positions[r] * inv_freq[i]`; columns from
+//! `rotary_dim` on stay. Cosines and sines are made once per pass by [`Tables`] and shared by all layers. Source: arXiv
+//! 2104.09864; the backward is derived in docs/derivations/rope.md.
 
 pub mod case;
 mod cpu;

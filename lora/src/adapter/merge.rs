@@ -1,7 +1,8 @@
 //! Merging an adapter into its base: a model directory like the base's, with `W + scaling * B·A` in place of `W`.
 //!
-//! Streaming: a tensor is read from the mapped file, computed in pieces of some rows and written, so that the memory needed does
-//! not grow with the model. All is written into a folder beside the output, which gets the output's name when it is complete.
+//! Streaming: a tensor is read from the mapped file, computed in pieces of some rows and written, so that the memory needed
+//! does not grow with the model. All is written into a folder beside the output, which gets the output's name when it is
+//! complete.
 
 use super::config::Task;
 use super::error::AdapterError;
@@ -65,8 +66,8 @@ pub struct MergeReport {
     pub bytes: u64,
     /// Other files copied.
     pub copied: usize,
-    /// Paths within the base's directory that were not copied: other forms of the weights, which have no update, folders of version
-    /// control and download tools, links to folders and links that lead nowhere.
+    /// Paths within the base's directory that were not copied: other forms of the weights, which have no update, folders of
+    /// version control and download tools, links to folders and links that lead nowhere.
     pub left_out: Vec<PathBuf>,
 }
 

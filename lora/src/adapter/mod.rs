@@ -31,14 +31,14 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// An adapter that changes nothing yet: A is uniform within `1 / sqrt(in_features)`, B is zero. The values of a module depend
-    /// on the seed and on its place in the model, not on the other targets.
+    /// An adapter that changes nothing yet: A is uniform within `1 / sqrt(in_features)`, B is zero. The values of a module
+    /// depend on the seed and on its place in the model, not on the other targets.
     ///
     /// `all-linear` becomes the list of names that it stands for, so that the written configuration is read alike everywhere.
     ///
-    /// With [`Task::SequenceClassification`] it has a score head of zeros: every reward is exactly 0, so that the first loss is exactly
-    /// `ln 2` and no answer is preferred by chance (transformers draws normal numbers instead). The layers' updates have a gradient from
-    /// the second step on.
+    /// With [`Task::SequenceClassification`] it has a score head of zeros: every reward is exactly 0, so that the first loss is
+    /// exactly `ln 2` and no answer is preferred by chance (transformers draws normal numbers instead). The layers' updates
+    /// have a gradient from the second step on.
     ///
     /// # Errors
     /// [`AdapterError::Options`], [`AdapterError::Kernel`].
@@ -70,8 +70,8 @@ impl Adapter {
     /// Reads the adapter of a language model that PEFT or [`Adapter::save`] wrote to `dir`. Values in 16 bits are widened.
     ///
     /// # Errors
-    /// Every variant of [`AdapterError`] that speaks of reading: the adapter must fit the model and its configuration exactly, and
-    /// have no score head.
+    /// Every variant of [`AdapterError`] that speaks of reading: the adapter must fit the model and its configuration exactly,
+    /// and have no score head.
     pub fn load(model: &Model, dir: &Path) -> Result<Adapter, AdapterError> {
         Adapter::read(model, dir, Some(Task::CausalLm))
     }
@@ -124,11 +124,12 @@ impl Adapter {
         Ok(Adapter { device: device.clone(), config, set: Arc::new(set), keys })
     }
 
-    /// Writes `adapter_model.safetensors` and `adapter_config.json` into `dir`, which is made if need be. Each file appears whole,
-    /// or what was there before stays.
+    /// Writes `adapter_model.safetensors` and `adapter_config.json` into `dir`, which is made if need be. Each file appears
+    /// whole, or what was there before stays.
     ///
     /// # Errors
-    /// [`AdapterError::Io`], [`AdapterError::Write`]; [`AdapterError::NonFinite`] for values that [`Adapter::load`] would refuse.
+    /// [`AdapterError::Io`], [`AdapterError::Write`]; [`AdapterError::NonFinite`] for values that [`Adapter::load`] would
+    /// refuse.
     pub fn save(&self, dir: &Path) -> Result<(), AdapterError> {
         let io = |source| AdapterError::Io { path: dir.to_owned(), action: "make the folder", source };
         std::fs::create_dir_all(dir).map_err(io)?;
@@ -189,7 +190,8 @@ impl Adapter {
     }
 }
 
-/// The step in the keys of the initial values: no optimiser step has this number, so no dropout mask repeats their random words.
+/// The step in the keys of the initial values: no optimiser step has this number, so no dropout mask repeats their random
+/// words.
 const INITIALISATION: u64 = u64::MAX;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `adapter_model.safetensors` as PEFT names and shapes its tensors, both ways.
 //!
-//! `base_model.model.` + module + `.lora_A.weight` `[rank, in_features]` and `.lora_B.weight` `[out_features, rank]`; of a reward
-//! model `base_model.model.score.weight` `[1, hidden_size]` too.
+//! `base_model.model.` + module + `.lora_A.weight` `[rank, in_features]` and `.lora_B.weight` `[out_features, rank]`; of a
+//! reward model `base_model.model.score.weight` `[1, hidden_size]` too.
 
 use super::config::{LoraConfig, SCORE, Task};
 use super::error::AdapterError;
@@ -273,7 +273,8 @@ impl fmt::Debug for Tensor {
     }
 }
 
-/// Writes the file of the values: f32, in the order of the names, as PEFT does. It appears whole, or what was there before stays.
+/// Writes the file of the values: f32, in the order of the names, as PEFT does. It appears whole, or what was there before
+/// stays.
 ///
 /// # Errors
 /// [`AdapterError::NonFinite`], [`AdapterError::Write`].

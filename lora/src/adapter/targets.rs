@@ -1,14 +1,14 @@
 //! Which linear layers an adapter is on, exactly as PEFT 0.21 decides it, and with which rank and alpha.
 //!
-//! Source: peft `tuners/tuners_utils.py`, `check_target_module_exists`; `utils/other.py`, `get_pattern_key`. A list entry names a
-//! module or an ending of it that starts after a dot; a string is a regular expression that must match the whole name.
+//! Source: peft `tuners/tuners_utils.py`, `check_target_module_exists`; `utils/other.py`, `get_pattern_key`. A list entry names
+//! a module or an ending of it that starts after a dot; a string is a regular expression that must match the whole name.
 //!
 //! Patterns are Python's. They run on `fancy-regex`, which has lookaround and backreferences. It differs from Python where no
-//! sensible pattern goes: `[`, `&&`, `--` and `~~` inside a character class mean set operations and need a backslash, and a brace
-//! that begins no repetition needs one too. A pattern that backtracks more than a million steps is refused.
+//! sensible pattern goes: `[`, `&&`, `--` and `~~` inside a character class mean set operations and need a backslash, and a
+//! brace that begins no repetition needs one too. A pattern that backtracks more than a million steps is refused.
 //!
-//! One difference from PEFT is meant: where a pattern also matches modules that are no linear layers (norms, whole blocks), PEFT
-//! stops with an error, and here the linear layers are taken.
+//! One difference from PEFT is meant: where a pattern also matches modules that are no linear layers (norms, whole blocks),
+//! PEFT stops with an error, and here the linear layers are taken.
 
 use super::config::LoraConfig;
 use super::error::ConfigFault;
@@ -39,7 +39,8 @@ pub enum ModuleNames {
 impl FromStr for Targets {
     type Err = ConfigFault;
 
-    /// Reads the form of the command line: `all-linear`, names of `[A-Za-z0-9_.]` with commas between, else a regular expression.
+    /// Reads the form of the command line: `all-linear`, names of `[A-Za-z0-9_.]` with commas between, else a regular
+    /// expression.
     fn from_str(text: &str) -> Result<Targets, ConfigFault> {
         let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.';
         let names: Vec<&str> = text.split(',').map(str::trim).collect();
@@ -296,8 +297,8 @@ fn summary(names: &[&str]) -> String {
     names.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
 }
 
-/// The list that PEFT and others read as [`Targets::AllLinear`] on a model with these modules: last parts of names, or whole names
-/// where the model has more than its decoder, since other parts of it may have modules of the same last name.
+/// The list that PEFT and others read as [`Targets::AllLinear`] on a model with these modules: last parts of names, or whole
+/// names where the model has more than its decoder, since other parts of it may have modules of the same last name.
 pub(super) fn spelled_out(modules: &Modules<'_>) -> Vec<String> {
     let last = |name: &&str| name.rsplit('.').next().unwrap_or(name).to_owned();
     let mut names: Vec<String> = match modules.prefix {

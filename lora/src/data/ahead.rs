@@ -7,8 +7,9 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
 
-/// Calls `each` with the rows of each batch, in order, until it breaks. A thread reads and encodes one batch ahead; what goes wrong
-/// there comes when the batch's turn has come, as without it. Where the system has no thread left, each batch is encoded in its turn.
+/// Calls `each` with the rows of each batch, in order, until it breaks. A thread reads and encodes one batch ahead; what goes
+/// wrong there comes when the batch's turn has come, as without it. Where the system has no thread left, each batch is encoded
+/// in its turn.
 ///
 /// # Errors
 /// Those of [`Dataset::rows`] and of `each`.

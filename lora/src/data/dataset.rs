@@ -66,7 +66,8 @@ pub struct Opening<'a> {
     pub observer: &'a mut dyn DataObserver,
 }
 
-/// The usable rows of some files: 24 bytes a row here, 8 bytes a record in [`Rows`], or 8 bytes a row where the tokens are cached.
+/// The usable rows of some files: 24 bytes a row here, 8 bytes a record in [`Rows`], or 8 bytes a row where the tokens are
+/// cached.
 #[derive(Debug)]
 pub struct Dataset {
     pub(super) sources: Arc<Sources>,
@@ -156,17 +157,18 @@ impl Dataset {
         Dataset::open_with(paths, encoder, opening)
     }
 
-    /// As [`Dataset::open`], with the tokens of an earlier run where the cache has them, telling how it goes, and writing down what is
-    /// left out.
+    /// As [`Dataset::open`], with the tokens of an earlier run where the cache has them, telling how it goes, and writing down
+    /// what is left out.
     ///
     /// # Errors
-    /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is no error: it is said, and the run goes on without it.
+    /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is no error: it is said, and the run goes on without
+    /// it.
     pub fn open_with(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
         pass::open(paths, encoder, opening)
     }
 
-    /// Holds out about `fraction` of the rows, by seed and prompt: no prompt stands on both sides, at least one row on each. Both
-    /// sides keep the order of the files, and both surveys are that of the whole.
+    /// Holds out about `fraction` of the rows, by seed and prompt: no prompt stands on both sides, at least one row on each.
+    /// Both sides keep the order of the files, and both surveys are that of the whole.
     ///
     /// # Errors
     /// [`DataError::OnePrompt`].
@@ -210,8 +212,8 @@ impl Dataset {
         &self.encoder
     }
 
-    /// File and 1-based line of a record, [`EncodedRow::row`]; in Parquet, the 1-based row. Counts the lines before it, so it is for
-    /// messages only.
+    /// File and 1-based line of a record, [`EncodedRow::row`]; in Parquet, the 1-based row. Counts the lines before it, so it
+    /// is for messages only.
     ///
     /// # Errors
     /// [`DataError::Io`] if the files cannot be read any more.
@@ -232,8 +234,8 @@ impl Dataset {
 
     /// The order of an epoch, as numbers below [`Dataset::len`]: a pure function of the data, the seed and the epoch.
     ///
-    /// In shuffled rows that were made from pairs no row follows one of the same prompt, unless one prompt has more than half of
-    /// the rows: KTO's mismatched answer is that of the row before.
+    /// In shuffled rows that were made from pairs no row follows one of the same prompt, unless one prompt has more than half
+    /// of the rows: KTO's mismatched answer is that of the row before.
     pub fn order(&self, shuffle: Shuffle, epoch: u64) -> Vec<u32> {
         match shuffle {
             Shuffle::Off => (0..self.index.len() as u32).collect(), // MAX_RECORDS, twice, fits

@@ -7,12 +7,12 @@
 use align_kernels::device::unpin_this_thread;
 use std::sync::OnceLock;
 
-/// Bytes of stack a thread, the first that the system grants (`ulimit -v` may forbid the larger). The worst templates found within
-/// their limits (128 KiB of `-`, a list in a list for every instruction) need less than half of the first.
+/// Bytes of stack a thread, the first that the system grants (`ulimit -v` may forbid the larger). The worst templates found
+/// within their limits (128 KiB of `-`, a list in a list for every instruction) need less than half of the first.
 const STACK_BYTES: [usize; 3] = [512 << 20, 64 << 20, 8 << 20];
 
-/// Runs `work` on the threads with large stacks, where rayon's parallel iterators then run too; direct on such a thread. There are as
-/// many as rayon's own pool has at the first call.
+/// Runs `work` on the threads with large stacks, where rayon's parallel iterators then run too; direct on such a thread. There
+/// are as many as rayon's own pool has at the first call.
 pub(super) fn with_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     static THREADS: OnceLock<rayon::ThreadPool> = OnceLock::new();
     let threads = THREADS.get_or_init(|| {

@@ -1,7 +1,7 @@
 //! Rows that stand in the data more than once: as they are, or with other ids, spaces and columns around the same tokens.
 //!
-//! Rows are compared by 64 bits of their BLAKE3 hash, 16 bytes a record while the data is surveyed: among a hundred million rows two
-//! that differ are taken for the same once in four thousand data sets, in a count that decides nothing.
+//! Rows are compared by 64 bits of their BLAKE3 hash, 16 bytes a record while the data is surveyed: among a hundred million
+//! rows two that differ are taken for the same once in four thousand data sets, in a count that decides nothing.
 
 use std::path::PathBuf;
 

@@ -46,7 +46,8 @@ pub struct Answer {
     pub ids: Vec<u32>,
     /// How many of them, from the start, fit behind the prompt: at least one. The first and the last of these are scored.
     pub kept: usize,
-    /// Those that are read and not scored: ascending ranges, not empty, not touching. Sequences of several turns alone have any.
+    /// Those that are read and not scored: ascending ranges, not empty, not touching. Sequences of several turns alone have
+    /// any.
     pub unscored: Vec<Range<usize>>,
 }
 
@@ -307,7 +308,8 @@ impl Encoder {
         self.prompt_with(prompt, &TemplateInputs::default())
     }
 
-    /// Token ids of what a model is given of a record to continue: [`Record::to_continue`], with the record's tools and variables.
+    /// Token ids of what a model is given of a record to continue: [`Record::to_continue`], with the record's tools and
+    /// variables.
     ///
     /// # Errors
     /// [`BadRow`] if there is none, or template or tokenizer refuse it.
@@ -328,11 +330,11 @@ impl Encoder {
 
     /// Encodes a record with at least one answer.
     ///
-    /// Strings: the prompt alone, and prompt + answer + EOS each as a whole, with the special tokens that the tokenizer adds; EOS is
-    /// its text, left out where the answer ends with it already. Conversations: the template with the generation prompt for the
-    /// prompt, the template for prompt + answer, nothing added. The prompt is the longest common token prefix of the prompt's
-    /// and all full sequences (TRL 1.16 `_prepare_dataset`). `max_length` cuts the end of each answer. What is scored of a sequence,
-    /// and what counts as its prompt: [`SftPart`].
+    /// Strings: the prompt alone, and prompt + answer + EOS each as a whole, with the special tokens that the tokenizer adds;
+    /// EOS is its text, left out where the answer ends with it already. Conversations: the template with the generation prompt
+    /// for the prompt, the template for prompt + answer, nothing added. The prompt is the longest common token prefix of the
+    /// prompt's and all full sequences (TRL 1.16 `_prepare_dataset`). `max_length` cuts the end of each answer. What is scored
+    /// of a sequence, and what counts as its prompt: [`SftPart`].
     ///
     /// # Errors
     /// [`BadRow`]: template or tokenizer refuse the row, an answer has no token, a pair's answers are the same tokens.

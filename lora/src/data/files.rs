@@ -19,12 +19,13 @@ pub struct DataFiles {
 
 /// Finds the files that names and patterns stand for.
 ///
-/// A name that exists is that file, whatever characters it has; else one with `*`, `?` or `[` in it is a pattern, whose `*` ends at
-/// a `/` (`**` is any number of folders) and matches no leading dot. A name without a pattern that does not exist is left for the
-/// reader to refuse.
+/// A name that exists is that file, whatever characters it has; else one with `*`, `?` or `[` in it is a pattern, whose `*`
+/// ends at a `/` (`**` is any number of folders) and matches no leading dot. A name without a pattern that does not exist is
+/// left for the reader to refuse.
 ///
 /// # Errors
-/// [`DataError::Folder`], [`DataError::Pattern`], [`DataError::NoMatch`], [`DataError::NotText`]; [`DataError::Io`] for a folder that cannot be listed.
+/// [`DataError::Folder`], [`DataError::Pattern`], [`DataError::NoMatch`], [`DataError::NotText`]; [`DataError::Io`] for a
+/// folder that cannot be listed.
 pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, DataError> {
     let mut files = DataFiles::default();
     for name in names {
@@ -67,7 +68,8 @@ fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), DataError> {
     Ok(())
 }
 
-/// Names with a dot in front are left out by [`is_hidden`]: the library panics on a name that is not UTF-8 where it is to do that.
+/// Names with a dot in front are left out by [`is_hidden`]: the library panics on a name that is not UTF-8 where it is to do
+/// that.
 const OPTIONS: glob::MatchOptions =
     glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 

@@ -11,7 +11,8 @@ use super::progress::{DataObserver, DataProgress, Stage};
 use super::template::ChatTemplate;
 use super::{DataError, Needs, OnBadRow};
 
-/// Version of what is written, and of how rows become tokens: to be raised when either changes. A test has the hash of an entry.
+/// Version of what is written, and of how rows become tokens: to be raised when either changes. A test has the hash of an
+/// entry.
 pub(super) const VERSION: u32 = 4;
 /// The libraries that turn rows into tokens, by which an update makes entries stale. A test compares them with Cargo.lock.
 const LIBRARIES: [(&str, &str); 5] = [
@@ -21,10 +22,10 @@ const LIBRARIES: [(&str, &str); 5] = [
     ("minijinja-contrib", "3.0.5"),
     ("parquet", "60.1.0"),
 ];
-/// A file of at most so many bytes is hashed whole, and is the same whatever its name's history: a copy, or one whose time was set. Of a
-/// larger one samples are hashed, with its length, its times and its inode: no write leaves the time of the last change (ctime) as it
-/// was. A copy of a large file is therefore another file, and so is one that was linked or whose permissions were changed: its tokens are
-/// made once more.
+/// A file of at most so many bytes is hashed whole, and is the same whatever its name's history: a copy, or one whose time was
+/// set. Of a larger one samples are hashed, with its length, its times and its inode: no write leaves the time of the last
+/// change (ctime) as it was. A copy of a large file is therefore another file, and so is one that was linked or whose
+/// permissions were changed: its tokens are made once more.
 const HASHED_WHOLE: u64 = 256 << 20;
 /// Samples of a large file, the first at its start and the last at its end.
 const SAMPLES: u64 = 64;
@@ -83,8 +84,8 @@ fn options(encoder: &Encoder, needs: Needs, on_bad_row: OnBadRow) -> [(&'static 
 }
 
 impl Ingredients {
-    /// Looks at the data files and at the options; of tokenizer and template it takes what `encoder` was made from. The stamps are of the
-    /// data files as they were hashed.
+    /// Looks at the data files and at the options; of tokenizer and template it takes what `encoder` was made from. The stamps
+    /// are of the data files as they were hashed.
     ///
     /// # Errors
     /// [`DataError::Io`] for a data file that cannot be read.

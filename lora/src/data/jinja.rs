@@ -68,8 +68,8 @@ pub fn strip_generation_tags(source: &str) -> String {
 /// What [`generation_span`] is called in templates.
 const SPAN: &str = "align_generation_span";
 
-/// Replaces `{% generation %}` ... `{% endgeneration %}` by calls of [`generation_span`], as the original is a call; `None` for a
-/// template without them.
+/// Replaces `{% generation %}` ... `{% endgeneration %}` by calls of [`generation_span`], as the original is a call; `None` for
+/// a template without them.
 pub fn call_generation_spans(source: &str) -> Option<String> {
     let called = GENERATION_TAG.replace_all(source, |tag: &fancy_regex::Captures<'_>| {
         let group = |i: usize| tag.get(i).map_or("", |group| group.as_str());

@@ -119,8 +119,8 @@ mod tests {
     }
 
     proptest! {
-        /// As `lines` of the standard library has them, however the text is cut. (A byte-order mark comes whole: pieces of files
-        /// are longer.)
+        /// As `lines` of the standard library has them, however the text is cut. (A byte-order mark comes whole: pieces of
+        /// files are longer.)
         #[test]
         fn lines_do_not_depend_on_the_pieces(text in "[a \\n\\r\\t]{0,60}", cuts in prop::collection::vec(1usize..9, 1..20)) {
             let mut index = LineIndex::new(u64::MAX, LinesOf::Text(0));

@@ -16,12 +16,12 @@
 //! | 8 | [`for_each_batch`] | the order | the rows of each optimiser batch, encoded while the one before is computed |
 //! | 9 | [`mod@pack`], [`mismatch`] | the rows of an optimiser batch | micro-batches under a token budget; KTO's mismatched answers |
 //!
-//! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). The differences, each counted
-//! or said: a prefix of the other answer is a whole prompt (TRL moves the last shared character into the answers), a prompt
-//! without a token or an answer without a token is never scored, and answers that are the same are a bad row.
+//! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). The differences, each
+//! counted or said: a prefix of the other answer is a whole prompt (TRL moves the last shared character into the answers), a
+//! prompt without a token or an answer without a token is never scored, and answers that are the same are a bad row.
 //!
-//! Memory: 8 bytes a record and 24 a usable row (32 bytes a usable row where the tokens are cached), 21 more a record while duplicates are
-//! counted; text and ids of one window of rows at a time.
+//! Memory: 8 bytes a record and 24 a usable row (32 bytes a usable row where the tokens are cached), 21 more a record while
+//! duplicates are counted; text and ids of one window of rows at a time.
 
 mod ahead;
 mod caught;

@@ -12,13 +12,14 @@ pub(super) const NUMBER_COLUMNS: [&str; 5] =
 /// What a pair says beside which answer is preferred. A null is as good as no column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowNumbers {
-    /// What the pair's loss is multiplied by: finite, not negative. A row without one counts as 1, [`RowNumbers::weight_or_one`].
+    /// What the pair's loss is multiplied by: finite, not negative. A row without one counts as 1,
+    /// [`RowNumbers::weight_or_one`].
     pub weight: Option<f64>,
     /// How much better the chosen answer is, in the unit of the loss that reads it: finite. A row without one has 0,
     /// [`RowNumbers::margin_or_zero`].
     pub margin: Option<f64>,
-    /// Probabilities in [0, 1] that the chosen answer wins, and that the rejected one does: both or neither. A loss that needs them
-    /// cannot do without.
+    /// Probabilities in [0, 1] that the chosen answer wins, and that the rejected one does: both or neither. A loss that needs
+    /// them cannot do without.
     pub win_probability: Option<[f64; 2]>,
     /// Probability in [0, 1] that the chosen answer beats the rejected one.
     pub beats_probability: Option<f64>,

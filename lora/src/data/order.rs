@@ -1,8 +1,8 @@
 //! The order of rows in an epoch: a pure function of (seed, epoch), so that a resumed run needs nothing but those two.
 //!
 //! The generator is SplitMix64 used as a hash of a counter (Steele, Lea, Flood: "Fast splittable pseudorandom number
-//! generators", OOPSLA 2014): draw `k` of a key is `mix(key + (k + 1) * GOLDEN)`. No state, no dependence on call order, and the
-//! same bits on every machine and in every version of this program.
+//! generators", OOPSLA 2014): draw `k` of a key is `mix(key + (k + 1) * GOLDEN)`. No state, no dependence on call order, and
+//! the same bits on every machine and in every version of this program.
 
 /// The odd fraction of 2^64 closest to the golden ratio: SplitMix64's increment.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -75,7 +75,8 @@ pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
             i += 1;
             continue;
         }
-        // Everything from `i` on is of group `before`: each goes back between two rows of other groups, the last such gap first.
+        // Everything from `i` on is of group `before`: each goes back between two rows of other groups, the last such gap
+        // first.
         let is_other = |at: usize| group(order[at]) != before;
         let gaps: Vec<usize> = (0..i)
             .rev()

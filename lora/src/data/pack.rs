@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Micro-batches of the trees of one optimiser batch, as indices into `tokens`: as few as first fit, longest first, makes of them,
-/// and as even as longest first into the emptiest makes those.
+/// Micro-batches of the trees of one optimiser batch, as indices into `tokens`: as few as first fit, longest first, makes of
+/// them, and as even as longest first into the emptiest makes those.
 ///
 /// `tokens` holds the length of each tree: prompt + every branch (for KTO the mismatched branch too). No micro-batch has more
 /// than `budget` tokens, except that a tree larger than the budget is a micro-batch of its own. The result depends on the

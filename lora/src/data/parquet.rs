@@ -1,10 +1,10 @@
 //! Parquet: every row as the JSON object that a JSONL file of the same data would hold.
 //!
-//! Only the columns that a run can read are looked at; the others have their names in the object, and null. The library trusts the
-//! sizes in a file and panics on some broken ones. So the footer (`thrift`) and the page headers of those columns (`pages`) are walked
-//! first, every size in them is held against the file, pages of codecs that can expand without bound are unpacked once without
-//! keeping the result, and the library runs where a panic becomes an error. The library decodes columns, a row at a time; `rows` makes
-//! objects of them. Pages that carry a checksum are checked.
+//! Only the columns that a run can read are looked at; the others have their names in the object, and null. The library trusts
+//! the sizes in a file and panics on some broken ones. So the footer (`thrift`) and the page headers of those columns (`pages`)
+//! are walked first, every size in them is held against the file, pages of codecs that can expand without bound are unpacked
+//! once without keeping the result, and the library runs where a panic becomes an error. The library decodes columns, a row at
+//! a time; `rows` makes objects of them. Pages that carry a checksum are checked.
 
 mod pages;
 mod rows;

@@ -103,8 +103,8 @@ pub(super) fn refuse_unseen(encoder: &Encoder, seen: Seen, paths: &[PathBuf]) ->
 }
 
 impl Dataset {
-    /// The work on one record that needs no other, so that it runs in parallel. What cannot be encoded at all (a prompt alone, a
-    /// form that the model has no means for) is left to [`Dataset::admit`], which knows whether it is the first.
+    /// The work on one record that needs no other, so that it runs in parallel. What cannot be encoded at all (a prompt alone,
+    /// a form that the model has no means for) is left to [`Dataset::admit`], which knows whether it is the first.
     fn examine(&self, record: usize, keep_tokens: bool) -> Result<Examined, DataError> {
         let line = self.sources.rows()?.read(record)?;
         let bytes = line.as_ref().map_or(0, |line| hash_of_bytes(line));
@@ -289,8 +289,8 @@ impl Pass<'_> {
                 observer.note(format!("token cache: the tokens of {} rows are kept in {path}", dataset.index.len()));
                 dataset.cached = Some(Arc::new(rows));
                 if dataset.needs != Needs::Answers {
-                    // rows come from the cache from now on: unpacked data need not lie on the disk for as long as the run takes.
-                    // Where every answer is wanted, the reasons of what is left out are read again
+                    // rows come from the cache from now on: unpacked data need not lie on the disk for as long as the run
+                    // takes. Where every answer is wanted, the reasons of what is left out are read again
                     dataset.sources =
                         Arc::new(Sources::later(&sources.paths, dataset.encoder.columns(), slot, records));
                 }

@@ -5,7 +5,8 @@
 pub enum Stage {
     /// Comparing the files with those that cached tokens were made from. In bytes that are read of them.
     Comparing,
-    /// Finding the rows of the files; compressed files and Parquet are written to a temporary file on the way. In bytes of the files.
+    /// Finding the rows of the files; compressed files and Parquet are written to a temporary file on the way. In bytes of the
+    /// files.
     Reading,
     /// Tokenising the rows. In records.
     Tokenising,

@@ -35,8 +35,8 @@ pub struct Prompts<'a> {
 }
 
 impl<'a> Prompts<'a> {
-    /// Opens as many of the files as the first `limit` records (all, without one) stand in, and checks that each of these records has a
-    /// prompt.
+    /// Opens as many of the files as the first `limit` records (all, without one) stand in, and checks that each of these
+    /// records has a prompt.
     ///
     /// # Errors
     /// [`DataError`] of the first row that cannot be used: generation skips none.

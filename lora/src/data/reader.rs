@@ -1,8 +1,8 @@
 //! Data files by row: one pass finds where rows start, then any row can be read in any order, as the bytes of a JSON object.
 //!
 //! JSONL is read where it stands; a compressed or Parquet file is written out as lines first (`spool`), a row of Parquet as
-//! a line. Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the process
-//! (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
+//! a line. Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the
+//! process (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
 
 use std::fs::File;
 use std::io::Read;
@@ -53,8 +53,8 @@ struct DataFile {
 }
 
 impl Rows {
-    /// Opens the files and finds their rows. Blank lines are no rows; a byte-order mark and CRLF are accepted. Of Parquet, the columns
-    /// that something reads under `columns` are read; the others are null.
+    /// Opens the files and finds their rows. Blank lines are no rows; a byte-order mark and CRLF are accepted. Of Parquet, the
+    /// columns that something reads under `columns` are read; the others are null.
     ///
     /// # Errors
     /// [`DataError`]: a path that is no file, a format that is not read or broken, no row at all.
@@ -319,8 +319,8 @@ pub(super) fn many_lines(path: &Path, most: u64, first_row: usize) -> DataError 
     }
 }
 
-/// Every data file stays open, and the system's usual limit is fewer than the shards of large data sets: raised as far as they need and
-/// the system lets it be. The limit that there is then.
+/// Every data file stays open, and the system's usual limit is fewer than the shards of large data sets: raised as far as they
+/// need and the system lets it be. The limit that there is then.
 fn allow_open_files(files: usize) -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // none is no limit

@@ -22,8 +22,8 @@ pub struct Record {
     pub shape: Shape,
     /// What the answers answer; nothing (no turn, no character) for a whole conversation and for a text.
     pub prompt: Text,
-    /// Two answers for pairs (chosen, rejected), one for labelled rows and sequences (the whole of `messages` or `text`), one or more
-    /// for scored rows, none for a prompt alone.
+    /// Two answers for pairs (chosen, rejected), one for labelled rows and sequences (the whole of `messages` or `text`), one
+    /// or more for scored rows, none for a prompt alone.
     pub answers: Vec<Text>,
     /// What the data says about the answers.
     pub target: RecordTarget,
@@ -129,7 +129,8 @@ impl Shape {
         matches!(self, Shape::Completion | Shape::Messages | Shape::Text)
     }
 
-    /// The file's names of the answers' columns, in the order of [`Record::answers`]; those of scored rows are `completions[i]`.
+    /// The file's names of the answers' columns, in the order of [`Record::answers`]; those of scored rows are
+    /// `completions[i]`.
     pub fn answer_column(self, answer: usize, map: &ColumnMap) -> String {
         let own = match (self, answer) {
             (Shape::Pair | Shape::PairImplicitPrompt, 0) => "chosen",
@@ -220,8 +221,8 @@ impl Record {
         Record::parse_seen(row, line, map, &mut None)
     }
 
-    /// As [`Record::parse_with`]; `seen` is which entries of the map the row has a column for, once it is an object: a row that is bad has
-    /// its columns all the same.
+    /// As [`Record::parse_with`]; `seen` is which entries of the map the row has a column for, once it is an object: a row that
+    /// is bad has its columns all the same.
     pub(super) fn parse_seen(
         row: usize,
         line: &[u8],
@@ -321,8 +322,9 @@ impl Record {
         Kind { shape: self.shape, form: self.prompt.form() }
     }
 
-    /// A number for the prompt: the same for the same text or turns, another one for others but once in 2^32. The prompt of a whole
-    /// conversation is what stands before the assistant's last turns; a row without one, as a text is, counts by its first answer.
+    /// A number for the prompt: the same for the same text or turns, another one for others but once in 2^32. The prompt of a
+    /// whole conversation is what stands before the assistant's last turns; a row without one, as a text is, counts by its
+    /// first answer.
     pub fn prompt_group(&self) -> u32 {
         let hash_turns =
             |turns: &[Value]| blake3::hash(serde_json::to_string(turns).expect("JSON values print").as_bytes());
@@ -395,8 +397,8 @@ fn before_last_said(turns: &[Value]) -> &[Value] {
     if start == 0 { turns } else { &turns[..start] }
 }
 
-/// Whether a prompt that is a text is that of one of the turns with which both conversations begin, as UltraFeedback has it: the turns are
-/// the prompt then, and the text is passed over, as TRL 1.16 `maybe_extract_prompt` does.
+/// Whether a prompt that is a text is that of one of the turns with which both conversations begin, as UltraFeedback has it:
+/// the turns are the prompt then, and the text is passed over, as TRL 1.16 `maybe_extract_prompt` does.
 fn is_repeated(prompt: &Text, chosen: &Text, rejected: &Text) -> bool {
     let (Text::Plain(prompt), Text::Turns(chosen), Text::Turns(rejected)) = (prompt, chosen, rejected) else {
         return false;
@@ -533,8 +535,8 @@ const NO_KWARGS: [&str; 13] = [
     "return_dict",
 ];
 
-/// `tools` (a list, or JSON text of one) and `chat_template_kwargs` (an object), as TRL 1.16 hands them to the template. A null is as
-/// good as no column.
+/// `tools` (a list, or JSON text of one) and `chat_template_kwargs` (an object), as TRL 1.16 hands them to the template. A null
+/// is as good as no column.
 fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
     let field = columns.column("tools");
     let tools = match columns.take("tools").unwrap_or_default() {

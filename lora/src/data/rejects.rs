@@ -9,8 +9,8 @@ use super::spool::spool_folder;
 /// Bytes that are kept in memory before a temporary file takes them.
 const IN_MEMORY: usize = 1 << 20;
 
-/// JSON lines of rejected records on their way to a file: `{"file", "line", "reason", "row"}`. What does not fit into a megabyte is in a
-/// temporary file, where unpacked data is too.
+/// JSON lines of rejected records on their way to a file: `{"file", "line", "reason", "row"}`. What does not fit into a
+/// megabyte is in a temporary file, where unpacked data is too.
 #[derive(Debug)]
 pub struct Rejects {
     lines: tempfile::SpooledTempFile,

@@ -82,7 +82,8 @@ fn implicit_prompts_are_what_the_answers_share() {
     assert_eq!(parse(&prefix.to_string()), Err(BadRow::NoOwnTurn { field: "rejected".to_owned() }));
 }
 
-/// UltraFeedback's rows: the prompt as a text, and conversations that begin with it. TRL takes the prompt from the conversations.
+/// UltraFeedback's rows: the prompt as a text, and conversations that begin with it. TRL takes the prompt from the
+/// conversations.
 #[test]
 fn a_prompt_that_the_answers_repeat_is_passed_over() {
     let conversation = |answer: &str| turns(&[("system", "be brief"), ("user", " q "), ("assistant", answer)]);

@@ -1,8 +1,9 @@
 //! Sequences to learn as they are: which of their tokens are scored, and how such a row stands as a prompt and an answer.
 //!
-//! The prompt is what comes before the first scored token, at least one token, for nothing predicts the first token of a text; the
-//! answer goes from there to the last scored token, with the ranges between that are read and not scored. Ids and masks are those of
-//! TRL 1.16 `SFTTrainer._prepare_dataset`, where a text of one token or a row without a scored one has no loss, and is left out here.
+//! The prompt is what comes before the first scored token, at least one token, for nothing predicts the first token of a text;
+//! the answer goes from there to the last scored token, with the ranges between that are read and not scored. Ids and masks are
+//! those of TRL 1.16 `SFTTrainer._prepare_dataset`, where a text of one token or a row without a scored one has no loss, and is
+//! left out here.
 
 use std::ops::Range;
 
@@ -23,8 +24,8 @@ pub enum SftPart {
 }
 
 impl SftPart {
-    /// What TRL scores of rows of a shape unless told otherwise: of a prompt and a completion the completion, of a conversation or a
-    /// text everything.
+    /// What TRL scores of rows of a shape unless told otherwise: of a prompt and a completion the completion, of a conversation
+    /// or a text everything.
     pub fn default_of(shape: Shape) -> SftPart {
         match shape {
             Shape::Messages | Shape::Text => SftPart::All,

@@ -139,8 +139,8 @@ fn turns_that_cannot_be_told_apart_are_refused() {
     assert_eq!(encode(&qwen, &silent), Err(BadRow::NoAssistantTurn));
 }
 
-/// Mistral 7B Instruct v0.3 prints the system's text with the last of the user's turns: what the assistant said before would seem to
-/// begin where the first of the user's turns does, and the user's words would be scored.
+/// Mistral 7B Instruct v0.3 prints the system's text with the last of the user's turns: what the assistant said before would
+/// seem to begin where the first of the user's turns does, and the user's words would be scored.
 #[test]
 fn the_text_of_others_is_never_scored() {
     let late_system = "{{ '<s>' }}{% set system = messages[0].content if messages[0].role == 'system' else '' %}\
@@ -443,7 +443,8 @@ fn reversible(encoder: &Encoder, text: &str) -> bool {
     encoder.tokenizer().decode(&ids, SpecialTokens::Keep).unwrap() == text
 }
 
-/// Letters that tokenizers and templates are known to stumble over: combining, right to left, zero width, beyond the first plane.
+/// Letters that tokenizers and templates are known to stumble over: combining, right to left, zero width, beyond the first
+/// plane.
 fn letters() -> impl Strategy<Value = String> {
     let one = prop_oneof![
         4 => "[a-z ]{1,8}",

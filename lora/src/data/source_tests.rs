@@ -1,4 +1,5 @@
-//! Where rows come from: every format gives the same tokens, and broken or hostile files are refused within the memory they justify.
+//! Where rows come from: every format gives the same tokens, and broken or hostile files are refused within the memory they
+//! justify.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -38,7 +39,8 @@ pub(super) fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
     (outcome, (MOST.get() - before) as usize)
 }
 
-// SAFETY: every call goes to the system's allocator as it came; `note` allocates nothing (a thread-local Cell without a destructor).
+// SAFETY: every call goes to the system's allocator as it came; `note` allocates nothing (a thread-local Cell without a
+// destructor).
 unsafe impl GlobalAlloc for Noting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size(), 0);

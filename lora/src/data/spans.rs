@@ -1,10 +1,10 @@
 //! Where the assistant speaks in a conversation: the tokens that `--sft-on assistant` scores.
 //!
-//! By the template's own `{% generation %}` marks where it has them. Else turn by turn: the tokens of a turn are what the template
-//! adds when the turn stands at the end, after what it makes of the turns before with the generation prompt; the end-of-turn token is
-//! among them. A token that stands across a border counts to the assistant. Where a generation prompt is not how a turn begins (it
-//! opens a reasoning that the turn has not), the turn starts where the two differ; a template that renders earlier turns otherwise once
-//! more follow is refused.
+//! By the template's own `{% generation %}` marks where it has them. Else turn by turn: the tokens of a turn are what the
+//! template adds when the turn stands at the end, after what it makes of the turns before with the generation prompt; the
+//! end-of-turn token is among them. A token that stands across a border counts to the assistant. Where a generation prompt is
+//! not how a turn begins (it opens a reasoning that the turn has not), the turn starts where the two differ; a template that
+//! renders earlier turns otherwise once more follow is refused.
 
 use std::ops::Range;
 
@@ -17,8 +17,8 @@ use super::turns::is_assistant;
 
 /// What a turn costs a template, in bytes of text that cost as much.
 const TURN_BYTES: u64 = 256;
-/// A conversation is rendered up to each of the assistant's turns, so that the work grows with the square of its length: at most so many
-/// bytes in all, which takes seconds.
+/// A conversation is rendered up to each of the assistant's turns, so that the work grows with the square of its length: at
+/// most so many bytes in all, which takes seconds.
 const MOST_RENDERED: u64 = 1 << 28;
 /// Bytes of stop tokens with which a template may end a conversation.
 const CLOSING_BYTES: usize = 256;
@@ -173,7 +173,8 @@ impl Whole<'_> {
         if text.starts_with(&alone) {
             return Ok(Place { start, end: Border::Byte(alone.len()) });
         }
-        // templates that end a conversation with EOS (Phi 3) differ in that alone; its tokens need be looked at only where so much is left
+        // templates that end a conversation with EOS (Phi 3) differ in that alone; its tokens need be looked at only where so
+        // much is left
         let differs = alone.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
         if alone.len() - differs <= CLOSING_BYTES {
             let alone_ids = self.tokens(&alone)?;
@@ -187,8 +188,8 @@ impl Whole<'_> {
         Ok(Place { start, end: Border::Byte(end) })
     }
 
-    /// The end of a turn, from what stays the same when its content is another one: in the whole, all that follows the content; with
-    /// the turn at the end, what closes it.
+    /// The end of a turn, from what stays the same when its content is another one: in the whole, all that follows the content;
+    /// with the turn at the end, what closes it.
     fn end_by_content(&self, turn: usize, text: &str, alone: &str) -> Result<Option<usize>, BadRow> {
         let Some(fields) = self.turns[turn].as_object() else { return Ok(None) };
         let content = fields.get("content").and_then(Value::as_str).unwrap_or_default();

@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use super::DataError;
 use super::order::keyed;
 
-/// Whether each row is held out: about `fraction` of them, whole groups of the same prompt, a pure function of groups, fraction and
-/// seed. At least one row is held out, at least one is not.
+/// Whether each row is held out: about `fraction` of them, whole groups of the same prompt, a pure function of groups, fraction
+/// and seed. At least one row is held out, at least one is not.
 ///
-/// Groups are taken in the order of a hash of (seed, group) and passed over where they are larger than what is still wanted: never
-/// more than `fraction` of the rows is held out, unless the smallest group alone is more. A group keeps its place in that order
-/// whatever else the data holds, so most rows stay on their side when data is added.
+/// Groups are taken in the order of a hash of (seed, group) and passed over where they are larger than what is still wanted:
+/// never more than `fraction` of the rows is held out, unless the smallest group alone is more. A group keeps its place in that
+/// order whatever else the data holds, so most rows stay on their side when data is added.
 ///
 /// # Errors
 /// [`DataError::OnePrompt`] if all rows have the same prompt.

@@ -1,7 +1,8 @@
-//! Rows that do not stand in a file as lines, written out as lines: rows are read in any order, which a compressed file cannot do.
+//! Rows that do not stand in a file as lines, written out as lines: rows are read in any order, which a compressed file cannot
+//! do.
 //!
-//! The spool has no name and is gone with the process. It is bounded by the size of its file: what unpacks to more than text ever
-//! does is refused.
+//! The spool has no name and is gone with the process. It is bounded by the size of its file: what unpacks to more than text
+//! ever does is refused.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};

@@ -1,9 +1,9 @@
 //! The model's own chat template: found where Hugging Face finds it, rendered as Hugging Face renders it, and never trusted.
 //!
 //! A template comes with the model from the network. It has no access to files or other templates, and runs on a budget of
-//! instructions and of output bytes and on a stack that is as deep as that budget reaches: it returns text or fails. Known limits:
-//! a template that doubles a string in a loop can ask for more memory than there is, and one that prints an object which holds
-//! itself overflows any stack; the engine has no budget for either, and both end the process.
+//! instructions and of output bytes and on a stack that is as deep as that budget reaches: it returns text or fails. Known
+//! limits: a template that doubles a string in a loop can ask for more memory than there is, and one that prints an object
+//! which holds itself overflows any stack; the engine has no budget for either, and both end the process.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -161,8 +161,8 @@ struct Sources {
 }
 
 impl ChatTemplate {
-    /// The template of a model: `file` if it is given, else `chat_template.jinja` in the model directory, else `chat_template` in
-    /// `tokenizer_config.json` (a string, or the one named `default` of a list). `None` if there is none.
+    /// The template of a model: `file` if it is given, else `chat_template.jinja` in the model directory, else `chat_template`
+    /// in `tokenizer_config.json` (a string, or the one named `default` of a list). `None` if there is none.
     ///
     /// Conversations with tools have the template named `tool_use`, where the list has one or
     /// `additional_chat_templates/tool_use.jinja` lies beside `chat_template.jinja`.
@@ -311,7 +311,8 @@ impl ChatTemplate {
         let messages: Vec<Value> = messages.into_iter().map(with_reasoning_aliases).collect();
         let name = self.name_for(inputs);
         let text = self.run(self.env.clone(), name, &messages, GenerationPrompt::Omit, inputs)?;
-        // a pair of characters that the text does not hold stands around each span in a second rendering; they are none of any script
+        // a pair of characters that the text does not hold stands around each span in a second rendering; they are none of any
+        // script
         let unused = ('\u{fdd0}'..='\u{fdee}').step_by(2).find(|open| !text.contains([*open, after(*open)]));
         let failed = |message: &str| RenderError::Failed { line: 0, message: message.to_owned() };
         let open = unused.ok_or_else(|| failed("the text holds every character that could mark a span"))?;

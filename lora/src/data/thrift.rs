@@ -1,5 +1,5 @@
-//! Thrift's compact protocol, walked without building anything: Parquet's footers and page headers are looked at before the parquet
-//! library, which trusts the sizes in them, sees them.
+//! Thrift's compact protocol, walked without building anything: Parquet's footers and page headers are looked at before the
+//! parquet library, which trusts the sizes in them, sees them.
 //!
 //! Source: the compact protocol's specification of Apache Thrift.
 
@@ -9,7 +9,8 @@ const MAX_DEPTH: usize = 32;
 /// What is met on a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// A field begins, of this wire type: the library reads some fields as the type that they should have, whatever is said here.
+    /// A field begins, of this wire type: the library reads some fields as the type that they should have, whatever is said
+    /// here.
     Field(u8),
     /// A whole number; a boolean is 0 or 1.
     Int(i64),
@@ -49,8 +50,8 @@ impl<'a> Compact<'a> {
         self.at
     }
 
-    /// Walks a structure and tells of its numbers and ends: the path is the ids of the fields from the outermost on; all elements of
-    /// a list have the list's.
+    /// Walks a structure and tells of its numbers and ends: the path is the ids of the fields from the outermost on; all
+    /// elements of a list have the list's.
     pub fn walk(&mut self, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
         self.fields(&mut Vec::new(), on)
     }

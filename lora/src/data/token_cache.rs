@@ -1,17 +1,18 @@
-//! Tokens of a data set on the disk: a second start over the same files, tokenizer and options reads them instead of making them.
+//! Tokens of a data set on the disk: a second start over the same files, tokenizer and options reads them instead of making
+//! them.
 //!
 //! An entry is one file. It is written beside its name and renamed when it is whole; its end names what it was made from
 //! (`ingredients`) and has a checksum of everything, and each row has one of its own. Entries are read with positioned
-//! reads and not mapped, as data files are: a file that is cut while it is mapped would end the process. The pages that are read
-//! often are in the system's cache either way.
+//! reads and not mapped, as data files are: a file that is cut while it is mapped would end the process. The pages that are
+//! read often are in the system's cache either way.
 //!
 //! ```text
 //! MAGIC | rows | where each row starts, and where the last ends: u64 | index | ingredients | survey | rejects
 //!       | bytes of each of these parts: 6 u64 | BLAKE3 of all before: 32 bytes | MAGIC
 //! ```
 //!
-//! Numbers are little-endian. A row is four bytes of its hash and then itself, by postcard. Survey and rejects have the numbers of files,
-//! whose names are those of the run that reads them.
+//! Numbers are little-endian. A row is four bytes of its hash and then itself, by postcard. Survey and rejects have the numbers
+//! of files, whose names are those of the run that reads them.
 
 use std::fs::File;
 use std::io::Write;

@@ -1,4 +1,5 @@
-//! The token cache: a hit is the miss bit for bit, whatever decides the tokens makes an entry stale, and a damaged entry is made anew.
+//! The token cache: a hit is the miss bit for bit, whatever decides the tokens makes an entry stale, and a damaged entry is
+//! made anew.
 
 use std::path::{Path, PathBuf};
 
@@ -328,8 +329,8 @@ fn an_entry_is_as_it_was_when_the_version_was_given() {
 }
 const PINNED_ENTRY: &str = "e1fdc71c6fbcceef2f3a2e3219ab57982715e3dbf39d8c6f45881053de7887a3";
 
-/// A file of the model that is replaced between the reading of the tokenizer and the look at the cache: what is kept is of the tokenizer
-/// that made it.
+/// A file of the model that is replaced between the reading of the tokenizer and the look at the cache: what is kept is of the
+/// tokenizer that made it.
 #[test]
 fn tokens_are_kept_for_the_tokenizer_that_made_them() {
     let bench = Bench::new();

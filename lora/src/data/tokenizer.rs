@@ -3,8 +3,8 @@
 //! The tokenizer itself is the `tokenizers` library, the same code as behind Hugging Face's fast tokenizers (with another
 //! regular-expression engine, which is why the goldens of every model are compared id by id). Around it are the rules of
 //! transformers 5.23 for a model directory: named special tokens are matched in text as whole tokens, truncation and padding
-//! that a file asks for are off, and BOS and EOS are added where the post-processor of `tokenizer.json` says so and nowhere else
-//! (`add_bos_token` is not read when a `tokenizer.json` exists).
+//! that a file asks for are off, and BOS and EOS are added where the post-processor of `tokenizer.json` says so and nowhere
+//! else (`add_bos_token` is not read when a `tokenizer.json` exists).
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -142,8 +142,8 @@ impl Tokenizer {
 
     /// Checks that every id has a row of the model's embedding.
     ///
-    /// Special tokens beside the vocabulary may lie beyond it, as Gemma 3 1B's `<image_soft_token>` does: a text that contains one
-    /// is refused when it is encoded, and [`Tokenizer::unusable_tokens`] lists them.
+    /// Special tokens beside the vocabulary may lie beyond it, as Gemma 3 1B's `<image_soft_token>` does: a text that contains
+    /// one is refused when it is encoded, and [`Tokenizer::unusable_tokens`] lists them.
     ///
     /// # Errors
     /// [`TokenizerError::Vocabulary`] names the largest id that has no row.
@@ -178,8 +178,8 @@ impl Tokenizer {
     /// Token ids of a plain text, with the special tokens that the tokenizer adds to a text (BOS, for some).
     ///
     /// # Errors
-    /// [`TokenizerError::Failed`], also for a text that holds a named special token which has no id (it would be cut into pieces)
-    /// or no row of the embedding.
+    /// [`TokenizerError::Failed`], also for a text that holds a named special token which has no id (it would be cut into
+    /// pieces) or no row of the embedding.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode(text, true)
     }
@@ -325,8 +325,8 @@ fn load(tokenizer_json: &[u8], special_tokens: &[(String, String)]) -> tokenizer
     Ok(inner)
 }
 
-/// The names and texts of the special tokens of a configuration: every `*_token` that is a text or an object with `content`, and
-/// the entries of `extra_special_tokens` where that is an object (as transformers 5.23 collects `special_tokens_map`).
+/// The names and texts of the special tokens of a configuration: every `*_token` that is a text or an object with `content`,
+/// and the entries of `extra_special_tokens` where that is an object (as transformers 5.23 collects `special_tokens_map`).
 fn named_tokens(config: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| match value {
         Value::String(token) => Some(token.clone()),

@@ -29,8 +29,8 @@ pub(super) const UNPAIRED: LossSpec = LossSpec {
     ..LossSpec::PAIR_BATCHES
 };
 
-/// `loss_j = -(1 - e) ln sigmoid(beta d_j) - e ln sigmoid(-beta d_j)`, `d` the difference of two sorted lists over the optimiser batch; the
-/// gradient goes back through the permutation. One pair alone is DPO.
+/// `loss_j = -(1 - e) ln sigmoid(beta d_j) - e ln sigmoid(-beta d_j)`, `d` the difference of two sorted lists over the
+/// optimiser batch; the gradient goes back through the permutation. One pair alone is DPO.
 ///
 /// Source: arXiv 2406.05882. TRL sorts within a micro-batch.
 struct Aot {

@@ -14,8 +14,8 @@ pub struct Objective {
     pub(super) parts: Vec<Part>,
 }
 
-/// LD-DPO, arXiv 2409.06411: log-probs of tokens beyond the shorter answer's length count `alpha` times. The paper defines it for
-/// the policy; TRL from 0.29 on has it for the reference too, without which the margin of a fresh adapter is not 0.
+/// LD-DPO, arXiv 2409.06411: log-probs of tokens beyond the shorter answer's length count `alpha` times. The paper defines it
+/// for the policy; TRL from 0.29 on has it for the reference too, without which the margin of a fresh adapter is not 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct LengthDesensitisation {
     pub(super) alpha: f64,
@@ -86,8 +86,8 @@ impl Objective {
         Ok(Self { parts })
     }
 
-    /// Its canonical name: of the loss, or `dpo:0.8,ipo:0.2`. A loss that is alone has presets resolved into its knobs; in a mix, where a
-    /// knob may have several values, their names stay.
+    /// Its canonical name: of the loss, or `dpo:0.8,ipo:0.2`. A loss that is alone has presets resolved into its knobs; in a
+    /// mix, where a knob may have several values, their names stay.
     pub fn name(&self) -> String {
         match &self.parts[..] {
             [Part { weight: 1.0, spec, .. }] => spec.name.to_owned(),

@@ -1,5 +1,5 @@
-//! DPO, and under other names: with label smoothing, with a likelihood term, with pair weights, with the longer answer's tail counted
-//! less, with another f-divergence.
+//! DPO, and under other names: with label smoothing, with a likelihood term, with pair weights, with the longer answer's tail
+//! counted less, with another f-divergence.
 
 use super::knobs::{self, KnobValue};
 use super::loss::{Loss, Pair, PairLoss, smoothed_log_loss};

@@ -8,8 +8,8 @@ use super::spec::{DataKind, Scores};
 use crate::data::RowNumbers;
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
 
-/// The per-sequence numbers of one data row: f64 sums of log-probabilities over the tokens of each answer, in nats. For the losses of a
-/// reward model ([`Scores::Reward`]) the policy's number is the answer's score instead.
+/// The per-sequence numbers of one data row: f64 sums of log-probabilities over the tokens of each answer, in nats. For the
+/// losses of a reward model ([`Scores::Reward`]) the policy's number is the answer's score instead.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowLogps {
     /// Under the policy, one per answer; a pair has chosen, then rejected.
@@ -114,12 +114,13 @@ pub struct Head {
     pub per_item_loss: Vec<f64>,
     /// Derivative of the batch's objective by each `policy` of each row: the `1 / batch_rows` is inside.
     pub d_policy: Vec<Vec<f64>>,
-    /// What to add to that for the tokens beyond the shorter answer's length; empty unless the objective has [`Objective::tails`].
+    /// What to add to that for the tokens beyond the shorter answer's length; empty unless the objective has
+    /// [`Objective::tails`].
     pub d_tails: Vec<[f64; 2]>,
     /// What the rows' numbers are.
     pub scores: Scores,
-    /// `beta * (policy - reference)` of each answer of each row; without a reference, what the loss ranks answers by, or nothing. A reward
-    /// model's are its scores.
+    /// `beta * (policy - reference)` of each answer of each row; without a reference, what the loss ranks answers by, or
+    /// nothing. A reward model's are its scores.
     pub rewards: Vec<Vec<f64>>,
     /// Pairs so far from a margin of 0 that the loss has no gradient for them; see [`Objective::saturation_warning`].
     pub saturated: usize,

@@ -15,7 +15,8 @@ pub struct History {
 }
 
 impl History {
-    /// The same for an evaluation, which does not move what training has gathered: only what is empty takes the evaluated batch.
+    /// The same for an evaluation, which does not move what training has gathered: only what is empty takes the evaluated
+    /// batch.
     pub fn for_evaluation(self) -> Self {
         History { fixed: true, ..self }
     }

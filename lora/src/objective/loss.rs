@@ -78,7 +78,8 @@ impl<'t> Pair<'t> {
     }
 }
 
-/// `-(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`: the log-loss of a preference that is labelled the wrong way round with probability `e`.
+/// `-(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`: the log-loss of a preference that is labelled the wrong way round with
+/// probability `e`.
 pub fn smoothed_log_loss<'t>(x: Scalar<'t>, label_smoothing: f64) -> Scalar<'t> {
     (1.0 - label_smoothing) * (-x).softplus() + label_smoothing * x.softplus()
 }
@@ -185,7 +186,8 @@ pub trait PairLoss: Send + Sync {
     /// The loss of `pair`, nats or whatever the formula gives; the objective is the mean over the batch.
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t>;
 
-    /// What the method adds to the loss of `pair` that is no part of its item: the mean has it, the logged loss of the item has not.
+    /// What the method adds to the loss of `pair` that is no part of its item: the mean has it, the logged loss of the item has
+    /// not.
     fn regulariser<'t>(&self, _pair: &Pair<'t>) -> Option<Scalar<'t>> {
         None
     }
@@ -195,7 +197,8 @@ pub trait PairLoss: Send + Sync {
         None
     }
 
-    /// What the loss wants larger for chosen answers than for rejected ones, for a loss without a reference: its reward in the log.
+    /// What the loss wants larger for chosen answers than for rejected ones, for a loss without a reference: its reward in the
+    /// log.
     fn reward(&self, _answer: &Answer<'_>) -> Option<f64> {
         None
     }
@@ -206,7 +209,8 @@ pub trait PairLoss: Send + Sync {
         None
     }
 
-    /// Whether a bound of the formula takes the gradient of `pair` away, for a loss that has one: such pairs are counted and reported.
+    /// Whether a bound of the formula takes the gradient of `pair` away, for a loss that has one: such pairs are counted and
+    /// reported.
     fn is_clipped(&self, _pair: &Pair<'_>) -> Option<bool> {
         None
     }

@@ -24,8 +24,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS_ALONE
 };
 
-/// `loss = -sigmoid(h)`, `h` the margin of the policy's summed log-probs; the objective adds `eta` times the negative log-likelihood per
-/// token of the reference data. Evaluations, which have no texts, leave that term out.
+/// `loss = -sigmoid(h)`, `h` the margin of the policy's summed log-probs; the objective adds `eta` times the negative
+/// log-likelihood per token of the reference data. Evaluations, which have no texts, leave that term out.
 ///
 /// Source: arXiv 2312.16430, reconstructed from its abstract.
 struct MaxPo;

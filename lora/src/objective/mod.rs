@@ -1,9 +1,9 @@
 //! Preference objectives: one file per loss or family of losses, and the one list of them.
 //!
 //! Every loss is a function of a few numbers per data row: the summed log-probabilities of its answers under the policy and
-//! the reference, or for the losses of a reward model the score of each answer. So a loss file is the formula of its paper on f64
-//! [`Scalar`](align_engine::autograd::scalar::Scalar)s, and [`Objective::head`] gives the derivatives by those sums; the network is
-//! differentiated elsewhere, a few rows at a time.
+//! the reference, or for the losses of a reward model the score of each answer. So a loss file is the formula of its paper on
+//! f64 [`Scalar`](align_engine::autograd::scalar::Scalar)s, and [`Objective::head`] gives the derivatives by those sums; the
+//! network is differentiated elsewhere, a few rows at a time.
 //!
 //! To add a loss: write `objective/<name>.rs` like its neighbours (the formula, a `SPEC` with its names and knobs), and name
 //! it in [`LOSSES`]. Help text, `docs/objectives.md`, the `losses` command and the tests read that list.
@@ -80,8 +80,8 @@ pub use modifiers::{MODIFIERS, Modifier};
 pub use spec::{Column, DataKind, LossSpec, MixPreset, Preset, Scores};
 pub use weighting::wpo_weight;
 
-/// Every loss, in the order in which they are listed to the user: with a reference, on pairs and batches of pairs; on labelled answers; on
-/// scored answers; without a reference; likelihood; reward models.
+/// Every loss, in the order in which they are listed to the user: with a reference, on pairs and batches of pairs; on labelled
+/// answers; on scored answers; without a reference; likelihood; reward models.
 pub const LOSSES: &[LossSpec] = &[
     dpo::SPEC,
     exo_pair::SPEC,

@@ -40,10 +40,11 @@ pub(super) fn gamma(knobs: &Knobs) -> f64 {
     knobs.number_if_given("simpo_gamma").unwrap_or_else(of_ratio)
 }
 
-/// `loss = -(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`, `x = beta * h - gamma`, `h` the margin of the policy's log-probs per token.
+/// `loss = -(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`, `x = beta * h - gamma`, `h` the margin of the policy's log-probs per
+/// token.
 ///
-/// Source: arXiv 2405.14734. The authors add no likelihood term; TRL adds one (`cpo_alpha` 1) unless told otherwise, and its `simpo_gamma`
-/// of 0.5 is meant for its `beta` of 0.1.
+/// Source: arXiv 2405.14734. The authors add no likelihood term; TRL adds one (`cpo_alpha` 1) unless told otherwise, and its
+/// `simpo_gamma` of 0.5 is meant for its `beta` of 0.1.
 struct SimPo {
     beta: f64,
     gamma: f64,

@@ -44,10 +44,11 @@ pub(super) const SINGLE: LossSpec = LossSpec {
     ..LossSpec::PAIRS
 };
 
-/// `loss = (log-ratio of chosen - target)^2 + (log-ratio of rejected - target)^2`, halved but for the hard targets, as in their sources: hard
-/// is twice soft at probabilities of 1 and 0.
+/// `loss = (log-ratio of chosen - target)^2 + (log-ratio of rejected - target)^2`, halved but for the hard targets, as in their
+/// sources: hard is twice soft at probabilities of 1 and 0.
 ///
-/// Source: arXiv 2405.00675, eq. 4.7, its `log Z` put at 1/2. Targets are of the order of 500 nats at the paper's `beta` of 0.001.
+/// Source: arXiv 2405.00675, eq. 4.7, its `log Z` put at 1/2. Targets are of the order of 500 nats at the paper's `beta` of
+/// 0.001.
 struct Sppo {
     beta: f64,
     targets: Targets,

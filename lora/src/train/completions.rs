@@ -3,8 +3,8 @@
 use crate::data::{EncodedRow, Target};
 use align_kernels::rng::Key;
 
-/// Leaves `most` of the row's scored answers, in their order, each choice of so many as likely as any other. Which ones hangs on seed,
-/// epoch and row alone.
+/// Leaves `most` of the row's scored answers, in their order, each choice of so many as likely as any other. Which ones hangs
+/// on seed, epoch and row alone.
 pub(super) fn choose(row: &mut EncodedRow, most: usize, seed: u64, epoch: u64) {
     let n = row.answers.len();
     let Target::Rewards(rewards) = &mut row.target else { return };

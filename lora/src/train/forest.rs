@@ -58,7 +58,8 @@ pub enum Role {
 pub enum Scorers {
     Policy,
     PolicyAndReference,
-    /// The policy's score head, one number an answer: on the last token that is not `pad`, as transformers' sequence classifiers have it.
+    /// The policy's score head, one number an answer: on the last token that is not `pad`, as transformers' sequence
+    /// classifiers have it.
     Reward {
         pad: Option<u32>,
     },
@@ -70,10 +71,11 @@ pub struct Forest {
     pub plan: RowPlan,
     /// `[rows]` token ids
     pub ids: Vec<u32>,
-    /// The tree of each row, by its place in what was given, and which of the tree's tokens the row holds: the prompt's first, then
-    /// those of its answers.
+    /// The tree of each row, by its place in what was given, and which of the tree's tokens the row holds: the prompt's first,
+    /// then those of its answers.
     pub tokens: Vec<(usize, usize)>,
-    /// Rows that predict a scored token, or with [`Scorers::Reward`] those that are scored: policy answers with a gradient first, detached ones, reference ones.
+    /// Rows that predict a scored token, or with [`Scorers::Reward`] those that are scored: policy answers with a gradient
+    /// first, detached ones, reference ones.
     pub scored_rows: Vec<u32>,
     /// The token that each of them must predict; none with [`Scorers::Reward`].
     pub targets: Vec<u32>,
@@ -243,8 +245,8 @@ impl Layout {
         start..self.ids.len()
     }
 
-    /// Every scored token of the answer is predicted by the row before it; the first one by the prompt's last row. A reward model scores
-    /// one row.
+    /// Every scored token of the answer is predicted by the row before it; the first one by the prompt's last row. A reward
+    /// model scores one row.
     fn score(
         &mut self,
         scorers: Scorers,

@@ -13,17 +13,17 @@ use align_engine::model::adapters::Adapters;
 use align_engine::model::{Footprint, Gradients, Model, PassBytes, PassShape};
 use align_kernels::{Precision, gemm};
 
-/// Share of the memory that is free at the start which a run may fill unless it is told: the rest is for the pages of the mapped
-/// weights and for everything else on the machine.
+/// Share of the memory that is free at the start which a run may fill unless it is told: the rest is for the pages of the
+/// mapped weights and for everything else on the machine.
 pub const SHARE: f64 = 0.4;
-/// Parts of a limit, of which one is left for what no plan counts: gaps between blocks, tokenizer, data, a copy of the adapter while it
-/// is saved. On a model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks hold.
+/// Parts of a limit, of which one is left for what no plan counts: gaps between blocks, tokenizer, data, a copy of the adapter
+/// while it is saved. On a model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks hold.
 const UNCOUNTED: u64 = 12;
 /// Rows whose place in the run's order is looked at for the largest forward pass. Behind them a larger one may come, which then
 /// keeps fewer layers, and where that is not enough holds more than was planned.
 const ROWS_LOOKED_AT: usize = 4 << 20;
-/// Batches that are laid out, of those that fit one pass and of those that do not: how much a pass holds depends on more than its
-/// tokens, and the lengths of some rows are bounds.
+/// Batches that are laid out, of those that fit one pass and of those that do not: how much a pass holds depends on more than
+/// its tokens, and the lengths of some rows are bounds.
 const MEASURED: usize = 8;
 /// Parts of the limit of which the cached log-probs of the reference may take one, where no file takes them.
 const CACHE_SHARE: u64 = 16;
@@ -43,8 +43,8 @@ pub(super) fn default_cache_limit() -> u64 {
 pub struct Budget<'m> {
     footprint: Footprint<'m>,
     limit: u64,
-    /// What may be filled: the limit without what is not counted, or from the plan on what it says, so that smaller passes hold no more than the
-    /// largest.
+    /// What may be filled: the limit without what is not counted, or from the plan on what it says, so that smaller passes hold
+    /// no more than the largest.
     room: u64,
     /// Adapters, optimiser state, and what the model has copied.
     held: u64,
@@ -102,8 +102,8 @@ impl Plan {
 }
 
 impl<'m> Budget<'m> {
-    /// For passes of `model` with `adapters`; adapters and optimiser are on the device already. `limit` bytes, or [`SHARE`] of what
-    /// is free.
+    /// For passes of `model` with `adapters`; adapters and optimiser are on the device already. `limit` bytes, or [`SHARE`] of
+    /// what is free.
     pub(super) fn new(
         model: &'m Model,
         adapters: &Adapters,
@@ -129,8 +129,8 @@ impl<'m> Budget<'m> {
         }
     }
 
-    /// Layers to keep in a forward pass over the rows of `forest`; the others are recomputed, which costs one more forward pass of
-    /// those layers and changes no bit of the result.
+    /// Layers to keep in a forward pass over the rows of `forest`; the others are recomputed, which costs one more forward pass
+    /// of those layers and changes no bit of the result.
     /// None if it holds more than planned even with none.
     pub fn layers_kept(&self, forest: &Forest, gradients: Gradients) -> Option<usize> {
         self.fitting(forest, gradients).map(|(kept, _)| kept)
@@ -171,7 +171,8 @@ impl<'m> Budget<'m> {
         self.footprint.bytes(shape(forest), 0, gradients).peak + self.packed(forest)
     }
 
-    /// What a run will hold whose largest pass with a backward pass is `train`, and those without, in training and in evaluations, `without`.
+    /// What a run will hold whose largest pass with a backward pass is `train`, and those without, in training and in
+    /// evaluations, `without`.
     pub(super) fn plan(&mut self, train: LargestWithGradient, without: &[Forest]) -> Result<Plan, TooLittle> {
         self.room = without_uncounted(self.limit);
         let gradients = train.gradients();
@@ -482,8 +483,8 @@ mod tests {
         assert_eq!(uncut.bound(&data, &[2]).tokens, longest);
     }
 
-    /// The passes of a split batch hold the rows alone, in an evaluation the mismatched answers too; and what was cut behind its own prompt
-    /// may be longer behind another.
+    /// The passes of a split batch hold the rows alone, in an evaluation the mismatched answers too; and what was cut behind
+    /// its own prompt may be longer behind another.
     #[test]
     fn mismatched_answers_count_where_they_are_in_the_pass() {
         let row = |prompt: usize, n: usize| json!({"prompt": "so ".repeat(prompt), "completion": "on ".repeat(n), "label": true});

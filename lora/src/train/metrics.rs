@@ -30,7 +30,8 @@ pub struct EvalMetrics {
     pub logps_accuracies: Option<f64>,
 }
 
-/// Means over the chosen (desirable) and rejected (undesirable) answers of a set of rows. A class that does not occur is absent.
+/// Means over the chosen (desirable) and rejected (undesirable) answers of a set of rows. A class that does not occur is
+/// absent.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Preferences {
     pub rewards_chosen: Option<f64>,

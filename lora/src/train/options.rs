@@ -35,8 +35,8 @@ pub struct TrainOptions {
     /// Evaluate after so many steps; `None`: after each epoch.
     pub eval_steps: Option<u64>,
     pub precision: Precision,
-    /// Bytes that the run may hold beside the mapped weights; `None`: [`SHARE`](super::SHARE) of what is free. It decides how many layers
-    /// keep their activations and how many are recomputed: no bit of the result depends on it.
+    /// Bytes that the run may hold beside the mapped weights; `None`: [`SHARE`](super::SHARE) of what is free. It decides how
+    /// many layers keep their activations and how many are recomputed: no bit of the result depends on it.
     pub memory: Option<u64>,
 }
 

@@ -3,8 +3,8 @@
 use crate::data::{EncodedRow, Target};
 use std::ops::Range;
 
-/// Ranges of the row's answers for forward passes of at most `micro_batch_tokens` tokens, each with the prompt; one answer at least is in
-/// each. All of them in one, unless it is a row of scored answers that does not fit.
+/// Ranges of the row's answers for forward passes of at most `micro_batch_tokens` tokens, each with the prompt; one answer at
+/// least is in each. All of them in one, unless it is a row of scored answers that does not fit.
 pub fn pieces(row: &EncodedRow, micro_batch_tokens: usize) -> Vec<Range<usize>> {
     let n = row.answers.len();
     if !matches!(row.target, Target::Rewards(_)) || row.tree_tokens() <= micro_batch_tokens {

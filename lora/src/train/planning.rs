@@ -51,8 +51,8 @@ impl Trainer<'_> {
         }
     }
 
-    /// What the run over `train` will hold in memory, evaluations over `eval` included. From then on each pass keeps as many layers as
-    /// fit into that; the run notes those that do not fit with none.
+    /// What the run over `train` will hold in memory, evaluations over `eval` included. From then on each pass keeps as many
+    /// layers as fit into that; the run notes those that do not fit with none.
     ///
     /// # Errors
     /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::NoReferenceData`];
@@ -244,8 +244,8 @@ impl Trainer<'_> {
     }
 }
 
-/// Of rows and texts that are too much for one pass, as many as fill one, the last text cut: what other texts may come to. None where
-/// all of them fit, or there are no texts.
+/// Of rows and texts that are too much for one pass, as many as fill one, the last text cut: what other texts may come to. None
+/// where all of them fit, or there are no texts.
 fn full_pass(rows: &[EncodedRow], texts: &[EncodedRow], micro_batch_tokens: usize) -> Option<Vec<EncodedRow>> {
     let all: usize = rows.iter().chain(texts).map(EncodedRow::tree_tokens).sum();
     if texts.is_empty() || all <= micro_batch_tokens {

@@ -26,8 +26,8 @@ pub struct Scoring<'m> {
     pub cache: Option<Arc<ReferenceCache>>,
 }
 
-/// Dropout of a forward pass. Masks go with the tokens of the optimiser step, so that a step gives the same numbers however it is
-/// cut into passes.
+/// Dropout of a forward pass. Masks go with the tokens of the optimiser step, so that a step gives the same numbers however it
+/// is cut into passes.
 #[derive(Debug, Clone)]
 pub struct StepDropout {
     pub dropout: Dropout,
@@ -57,8 +57,8 @@ impl StepDropout {
 pub struct Forward {
     pub tape: Tape,
     outputs: Var,
-    /// Host copy, one for each scored row: log-probs of tokens, or with [`Scorers::Reward`] a score for each answer; behind them what the
-    /// cache had.
+    /// Host copy, one for each scored row: log-probs of tokens, or with [`Scorers::Reward`] a score for each answer; behind
+    /// them what the cache had.
     tokens: Vec<f32>,
     log_sum_squares: Option<Vec<f64>>,
     answers: Vec<Scored>,
@@ -136,7 +136,8 @@ impl<'m> Scoring<'m> {
         Ok(forward)
     }
 
-    /// Before the first number of an earlier run is used: computes the answers of one row that has such, so that they are compared.
+    /// Before the first number of an earlier run is used: computes the answers of one row that has such, so that they are
+    /// compared.
     fn compare(&self, cache: &ReferenceCache, trees: &[Tree<'_>]) -> Result<(), KernelError> {
         if !cache.wants_comparison() {
             return Ok(());
@@ -232,7 +233,8 @@ impl Forward {
         self.tokens(range).iter().map(|&logp| f64::from(logp)).sum()
     }
 
-    /// The gradient of `Σ d * logp(tokens)` over ranges of scored tokens, added to `grads`: every token of a range has its derivative.
+    /// The gradient of `Σ d * logp(tokens)` over ranges of scored tokens, added to `grads`: every token of a range has its
+    /// derivative.
     ///
     /// # Errors
     /// [`KernelError`].

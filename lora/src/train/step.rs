@@ -1,8 +1,8 @@
 //! One optimiser step: forward and backward passes over micro-batches, then the update.
 //!
-//! The mean of the objective is over the rows of the step, whatever the micro-batches. A loss whose rows share statistics (KTO's
-//! reference point, say), and the answers of a row that does not fit one forward pass, get what they share from a first pass without
-//! gradients when the step does not fit one forward pass.
+//! The mean of the objective is over the rows of the step, whatever the micro-batches. A loss whose rows share statistics
+//! (KTO's reference point, say), and the answers of a row that does not fit one forward pass, get what they share from a first
+//! pass without gradients when the step does not fit one forward pass.
 
 use super::error::TrainError;
 use super::forest::{Branch, Forest, Role, Scored, Tree};
@@ -74,8 +74,8 @@ impl Outcome {
     }
 }
 
-/// Decides how many layers keep their activations in a forward and backward pass over some rows, the adapter's gradients being there
-/// before it or not.
+/// Decides how many layers keep their activations in a forward and backward pass over some rows, the adapter's gradients being
+/// there before it or not.
 pub type LayersKept<'a> = &'a dyn Fn(&Forest, Gradients) -> Option<usize>;
 
 /// The forward passes of a batch, laid out and not made.
@@ -219,7 +219,8 @@ impl Batch<'_> {
         }
     }
 
-    /// What each forward pass takes. Scored answers to one prompt that do not fit into a pass are cut into several, with the prompt in each.
+    /// What each forward pass takes. Scored answers to one prompt that do not fit into a pass are cut into several, with the
+    /// prompt in each.
     fn micro_batches(&self, mismatched: &[&[u32]]) -> Vec<Vec<Piece>> {
         let whole = |row: usize| Piece { row, answers: 0..self.rows[row].answers.len() };
         let everything: Vec<Piece> = (0..self.rows.len()).map(whole).collect();
@@ -411,8 +412,8 @@ impl Batch<'_> {
         }
     }
 
-    /// Sends the head's derivatives back through the answers of some pieces, whose rows are at the same place in `members` as in `head`: each
-    /// row's own answers, not its mismatched one.
+    /// Sends the head's derivatives back through the answers of some pieces, whose rows are at the same place in `members` as
+    /// in `head`: each row's own answers, not its mismatched one.
     fn backward(
         &self,
         forward: Forward,

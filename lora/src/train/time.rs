@@ -3,9 +3,9 @@
 use super::forest::{Forest, Scorers};
 use align_engine::model::Model;
 
-/// Operations of a forward and a backward pass over the rows of a forest, a multiply-add counted as two. With `P` weights in the linear
-/// layers, `n` policy and `m` reference rows, adapters of `a = Σ rank (in + out)` numbers and `s` pairs of a query and a key that it
-/// sees (`s_n` of them among policy rows):
+/// Operations of a forward and a backward pass over the rows of a forest, a multiply-add counted as two. With `P` weights in
+/// the linear layers, `n` policy and `m` reference rows, adapters of `a = Σ rank (in + out)` numbers and `s` pairs of a query
+/// and a key that it sees (`s_n` of them among policy rows):
 ///
 /// | part | forward | backward |
 /// |---|---|---|

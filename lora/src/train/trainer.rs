@@ -84,8 +84,8 @@ impl<'m> Trainer<'m> {
         })
     }
 
-    /// Has the log-probs of the reference looked up in `cache`, which is that of this model, reference and precision. No bit of the
-    /// run depends on it.
+    /// Has the log-probs of the reference looked up in `cache`, which is that of this model, reference and precision. No bit of
+    /// the run depends on it.
     #[must_use]
     pub fn with_reference_cache(mut self, cache: ReferenceCache) -> Trainer<'m> {
         self.cache = Some(Arc::new(cache)).filter(|_| self.objective.reference());
@@ -246,7 +246,8 @@ impl<'m> Trainer<'m> {
             .collect()
     }
 
-    /// One update from the rows of a batch, texts of the reference data behind them where the objective has a term for them. `epoch`, tokens and speed of the metrics are the caller's.
+    /// One update from the rows of a batch, texts of the reference data behind them where the objective has a term for them.
+    /// `epoch`, tokens and speed of the metrics are the caller's.
     ///
     /// # Errors
     /// [`TrainError::NonFinite`] before anything is changed; [`TrainError::Kernel`].

@@ -47,7 +47,8 @@ where
         let x = x.map(<[X]>::as_ptr);
         let y = y.map(<[Y]>::as_mut_ptr);
         let mut at = 0;
-        // SAFETY: every slice has n elements, and `at + lanes <= n`. The outputs are exclusive borrows, so they overlap nothing.
+        // SAFETY: every slice has n elements, and `at + lanes <= n`. The outputs are exclusive borrows, so they overlap
+        // nothing.
         unsafe {
             while at + S::LANES <= n {
                 let mut values = [S::splat(0.0); IN];

@@ -1,5 +1,5 @@
-//! Operands as a unit that multiplies bf16 reads them: panels of 32 rows (left) or 32 columns (right), step after step of 32 of the depth,
-//! for each term of a step two tiles of 16 lines of 64 bytes.
+//! Operands as a unit that multiplies bf16 reads them: panels of 32 rows (left) or 32 columns (right), step after step of 32 of
+//! the depth, for each term of a step two tiles of 16 lines of 64 bytes.
 //!
 //! A line of a left tile is a row, 32 deep; a line of a right tile is a pair of the depth, 16 columns wide. A number is one
 //! bf16 term, or the sum of up to three: each is what rounding to bf16 left of the one before.
@@ -207,8 +207,8 @@ pub(crate) unsafe fn along_depth_apart<E: Element, const T: usize>(
     }
 }
 
-/// A tile of 16 whole lines of 32 numbers, in registers from end to end; its terms lie [`STEP_BYTES`] apart. With `ahead`, asks for
-/// the lines of the next panel.
+/// A tile of 16 whole lines of 32 numbers, in registers from end to end; its terms lie [`STEP_BYTES`] apart. With `ahead`, asks
+/// for the lines of the next panel.
 ///
 /// # Safety
 /// As [`along_depth`].
@@ -263,7 +263,8 @@ pub(crate) unsafe fn across_depth_apart<E: Element, const T: usize>(
     to: *mut u8,
     bytes: usize,
 ) {
-    // the lines pass once, and a piece of each that is as long as the panels are wide; those of a right operand need not be turned
+    // the lines pass once, and a piece of each that is as long as the panels are wide; those of a right operand need not be
+    // turned
     for step in 0..matrix.depth.div_ceil(STEP_DEPTH) {
         for (index, panel) in panels.clone().enumerate() {
             let start = panel * BLOCK;

@@ -33,8 +33,8 @@ impl VectorTask for Block<'_> {
 }
 
 impl Block<'_> {
-    /// Large operands: for each depth block, for each panel, all rows. The left operand's block stays in the second-level cache,
-    /// the panel in the first.
+    /// Large operands: for each depth block, for each panel, all rows. The left operand's block stays in the second-level
+    /// cache, the panel in the first.
     #[inline(always)]
     unsafe fn panels_outside<S: Simd>(self) {
         let Block { product, rows, cols, scratch } = self;

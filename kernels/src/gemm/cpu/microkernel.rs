@@ -1,8 +1,8 @@
 //! One tile of the output in registers: `tile[i, j] = Σ_p left[i, p] * right[p, j]`, p in order, one fused product at a time.
 //!
-//! AVX-512: 12 rows x 2 vectors in 24 of 32 registers; each loaded vector is used 12 times and each broadcast twice. AVX2: 6 x 2
-//! in 12 of 16. NEON has as many registers as AVX-512, a quarter as wide, and takes its tile: 14 loads to 24 multiply-adds, on
-//! cores that start about as many of the one as of the other. Fewer rows at the lower edge take a smaller tile with the same
+//! AVX-512: 12 rows x 2 vectors in 24 of 32 registers; each loaded vector is used 12 times and each broadcast twice. AVX2: 6 x
+//! 2 in 12 of 16. NEON has as many registers as AVX-512, a quarter as wide, and takes its tile: 14 loads to 24 multiply-adds,
+//! on cores that start about as many of the one as of the other. Fewer rows at the lower edge take a smaller tile with the same
 //! arithmetic per element.
 
 use crate::cpu::simd::{Simd, VectorTask};

@@ -1,9 +1,10 @@
-//! Log-probs of targets on the unit that multiplies bf16: logits live in a block of sums, and are gone when their softmax has read them.
+//! Log-probs of targets on the unit that multiplies bf16: logits live in a block of sums, and are gone when their softmax has
+//! read them.
 //!
-//! The forward pass hands out chunks of the vocabulary: each is packed once and meets all rows, which leave their maximum and sum
-//! over it; a row's chunks are then added in their order. The backward pass hands out blocks of rows, whose gradients stay in the
-//! second-level cache while the vocabulary passes in both directions. So neither the other rows nor the threads show in a row's
-//! bits.
+//! The forward pass hands out chunks of the vocabulary: each is packed once and meets all rows, which leave their maximum and
+//! sum over it; a row's chunks are then added in their order. The backward pass hands out blocks of rows, whose gradients stay
+//! in the second-level cache while the vocabulary passes in both directions. So neither the other rows nor the threads show in
+//! a row's bits.
 
 use super::super::{Backward, Forward, IGNORE};
 use super::{Logit, Outputs, Running, Total};
@@ -23,7 +24,8 @@ use std::ops::Range;
 const PANELS: usize = 4;
 /// Tokens of a chunk of the forward pass.
 const CHUNK: usize = 512;
-/// Tokens of a chunk of the backward pass: packed in both directions beside the rows' gradients, it stays in the second-level cache.
+/// Tokens of a chunk of the backward pass: packed in both directions beside the rows' gradients, it stays in the second-level
+/// cache.
 const BACKWARD_CHUNK: usize = 256;
 /// Rows of a task of the backward pass at most, in panels.
 const ROW_PANELS: usize = 8;

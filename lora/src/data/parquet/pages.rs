@@ -1,5 +1,5 @@
-//! The pages of a column: their headers are held against the file before the library sees them, and what is in them against what a
-//! row may hold when it does.
+//! The pages of a column: their headers are held against the file before the library sees them, and what is in them against
+//! what a row may hold when it does.
 
 use std::fs::File;
 use std::io::Read;
@@ -120,7 +120,8 @@ pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData
     }
 }
 
-/// Wire types of the fields that the library reads, whatever type is said to stand there: another one would be walked differently here.
+/// Wire types of the fields that the library reads, whatever type is said to stand there: another one would be walked
+/// differently here.
 fn is_read_as(path: &[i16], kind: u8) -> bool {
     match path {
         [1..=4] | [5, 1..=4] | [7, 1..=2] | [8, 1..=6] => kind == 5,
@@ -345,7 +346,8 @@ struct RowLengths {
 }
 
 impl RowLengths {
-    /// `levels` are runs of a level, and levels of a few bits each; a row begins at every level of 0. `open` values come before them.
+    /// `levels` are runs of a level, and levels of a few bits each; a row begins at every level of 0. `open` values come before
+    /// them.
     fn of(mut levels: &[u8], max_level: i16, values: u64, open: u64) -> RowLengths {
         let bits = bits_of(max_level) as usize;
         let mut rows = RowLengths { longest: open, last: open, begins: false };
@@ -459,7 +461,8 @@ mod tests {
     fn lists_of_lengths_are_walked_to_their_end() {
         // block 128, 4 parts, 1 length; nothing follows
         assert_eq!(delta_lengths(&[0x80, 1, 4, 1, 10, 99], 8), Ok(5));
-        // 34 lengths: 32 differences of 2 bits, and one in the second part, of 1 bit; the widths of parts that are not there do not count
+        // 34 lengths: 32 differences of 2 bits, and one in the second part, of 1 bit; the widths of parts that are not there do
+        // not count
         let mut bytes = vec![0x80, 1, 4, 34, 10, 0, 2, 1, 7, 7];
         bytes.extend([0; 8 + 4]);
         assert_eq!(delta_lengths(&bytes, 34), Ok(bytes.len()));

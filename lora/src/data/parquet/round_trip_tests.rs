@@ -1,4 +1,5 @@
-//! Files that the library's writer makes, in every version of pages and every encoding of texts: the rows are those that went in.
+//! Files that the library's writer makes, in every version of pages and every encoding of texts: the rows are those that went
+//! in.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Rows from columns: the values of a row in every column, with their levels, as a line of JSON.
 //!
-//! A level of definition says how much of a value's path is there, one of repetition in which list it goes on. One row at a time is
-//! read of each column, so that what a row holds is all that is held.
+//! A level of definition says how much of a value's path is there, one of repetition in which list it goes on. One row at a
+//! time is read of each column, so that what a row holds is all that is held.
 //!
 //! Source: the format's specification, "Nested Encoding"; LogicalTypes.md for lists and maps.
 

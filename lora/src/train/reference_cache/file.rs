@@ -45,8 +45,8 @@ pub enum Lookup {
 }
 
 impl CacheFile {
-    /// Opens the file of `fingerprint` in the directory `folder`, whose files may fill `limit` bytes, or begins it. What is not sound in it
-    /// is dropped.
+    /// Opens the file of `fingerprint` in the directory `folder`, whose files may fill `limit` bytes, or begins it. What is not
+    /// sound in it is dropped.
     ///
     /// # Errors
     /// [`CacheError::Io`], [`CacheError::NotAFile`].
@@ -147,8 +147,8 @@ impl CacheFile {
         }
     }
 
-    /// Adds answers. Those whose short key is taken are left out: they are computed each time they come, one in 2^64 pairs. Tells of
-    /// old files that had to go for it.
+    /// Adds answers. Those whose short key is taken are left out: they are computed each time they come, one in 2^64 pairs.
+    /// Tells of old files that had to go for it.
     ///
     /// # Errors
     /// [`CacheNote::Full`] for a full disk, say, and [`CacheNote::FileFull`]. From then on nothing is written.
@@ -194,8 +194,8 @@ impl CacheFile {
         if self.writes { self.file.set_len(self.end) } else { Ok(()) }
     }
 
-    /// The file of another fingerprint that has one of these answers, and what differs: the least, and of files that differ in as much
-    /// the one used last.
+    /// The file of another fingerprint that has one of these answers, and what differs: the least, and of files that differ in
+    /// as much the one used last.
     pub fn other_with(&self, keys: &[SequenceKey]) -> Option<CacheNote> {
         let folder = self.path.parent()?;
         let mut others = files(folder).ok()?;

@@ -8,8 +8,8 @@ use blake3::{Hash, Hasher};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 
-/// Everything that a reference's log-prob of given tokens depends on. Two computations with equal fingerprints give the same bits,
-/// whatever the other rows of a pass, the number of threads, the length limit or the path of the model.
+/// Everything that a reference's log-prob of given tokens depends on. Two computations with equal fingerprints give the same
+/// bits, whatever the other rows of a pass, the number of threads, the length limit or the path of the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// Version and hash of this program: another build may add in another order.

@@ -1,10 +1,10 @@
 //! Log-probs of a frozen reference: computed when an answer first comes, read afterwards.
 //!
-//! The reference of a run does not change, and the bits of an answer's log-probs depend on no other row of its pass. So what was
-//! computed once holds in every later epoch and in every later run of the same model, and a pass whose answers are all known has
-//! no rows of the reference. [`Scoring`](super::Scoring) looks answers up before a pass and adds what the pass gives; it is the only
-//! user. Kept are the log-probs of the single tokens, f32 as the pass gives them: every sum over them is then the one that the pass
-//! would have given.
+//! The reference of a run does not change, and the bits of an answer's log-probs depend on no other row of its pass. So what
+//! was computed once holds in every later epoch and in every later run of the same model, and a pass whose answers are all
+//! known has no rows of the reference. [`Scoring`](super::Scoring) looks answers up before a pass and adds what the pass gives;
+//! it is the only user. Kept are the log-probs of the single tokens, f32 as the pass gives them: every sum over them is then
+//! the one that the pass would have given.
 //!
 //! | file | holds |
 //! |---|---|
@@ -14,9 +14,9 @@
 //! | `file.rs` | the file of a fingerprint: its lock, its sound part, its index |
 //! | `error.rs` | what keeps a cache from being used, and what is said about it |
 //!
-//! Nothing that is read is believed for its place alone. Every record has a checksum under that of the fingerprint; the fingerprint has
-//! the hash of the weights' bytes; and before the first number of an earlier run is used, the answers of one row are computed and
-//! compared bit by bit.
+//! Nothing that is read is believed for its place alone. Every record has a checksum under that of the fingerprint; the
+//! fingerprint has the hash of the weights' bytes; and before the first number of an earlier run is used, the answers of one
+//! row are computed and compared bit by bit.
 
 mod error;
 mod file;
@@ -42,8 +42,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use weights::WatchedWeights;
 
-/// Bytes that the files of one directory may fill before the one that was not used for the longest time goes, and the one in use takes
-/// nothing new.
+/// Bytes that the files of one directory may fill before the one that was not used for the longest time goes, and the one in
+/// use takes nothing new.
 const FOLDER_LIMIT: u64 = 8 << 30;
 /// Bytes of one answer in memory beside its log-probs: key, pointer and length, the place in the table, the allocator's share.
 const MEMORY_OVERHEAD: u64 = 64;
@@ -111,8 +111,8 @@ pub(super) fn in_memory(answers: u64, tokens: u64) -> u64 {
 }
 
 impl ReferenceCache {
-    /// A cache for this process alone, of the weights of `checkpoint`. It takes a sixteenth of what a run may hold unless it is told, as
-    /// does one whose file takes nothing.
+    /// A cache for this process alone, of the weights of `checkpoint`. It takes a sixteenth of what a run may hold unless it is
+    /// told, as does one whose file takes nothing.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the system says nothing about the weights' files.
@@ -120,8 +120,8 @@ impl ReferenceCache {
         Ok(Self::new(WatchedWeights::unhashed(checkpoint)?, None, Vec::new()))
     }
 
-    /// The cache of `model`, which was loaded from `checkpoint`, under the adapter `reference` or none, in the directory `folder`,
-    /// which is made if need be. One process at a time adds to it; others read what was there when they came.
+    /// The cache of `model`, which was loaded from `checkpoint`, under the adapter `reference` or none, in the directory
+    /// `folder`, which is made if need be. One process at a time adds to it; others read what was there when they came.
     ///
     /// # Errors
     /// [`CacheError`].
@@ -256,7 +256,8 @@ impl ReferenceCache {
         !state.compared && !state.closed
     }
 
-    /// Compares log-probs that were computed with those that are there. If they differ in one bit, all that is there is dropped.
+    /// Compares log-probs that were computed with those that are there. If they differ in one bit, all that is there is
+    /// dropped.
     pub(super) fn compare(&self, answers: &[(SequenceKey, &[f32])]) {
         let mut state = self.state();
         let mut differs = false;

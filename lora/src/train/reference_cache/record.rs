@@ -33,8 +33,8 @@ const RECORD_CHECK: usize = 8;
 /// Bytes of a record without its log-probs.
 const RECORD_OVERHEAD: u64 = (KEY + 4 + RECORD_CHECK) as u64;
 
-/// What a cached answer is found by: a hash of the tokens of the prompt and of the answer, of where one becomes the other, and of which
-/// of the answer's are scored.
+/// What a cached answer is found by: a hash of the tokens of the prompt and of the answer, of where one becomes the other, and
+/// of which of the answer's are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SequenceKey([u8; KEY]);
 
@@ -160,8 +160,8 @@ fn filled(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
     }
 }
 
-/// Places of the records of a file, by [`SequenceKey::short`], and where the sound ones end. `file` is behind the head; `len` bytes are
-/// in it with the head.
+/// Places of the records of a file, by [`SequenceKey::short`], and where the sound ones end. `file` is behind the head; `len`
+/// bytes are in it with the head.
 pub fn index(
     head: &Head,
     file: &mut (impl BufRead + Seek),

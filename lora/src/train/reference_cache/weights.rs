@@ -1,10 +1,10 @@
 //! Which weights: a hash of all their bytes, and whether they stay what they were.
 //!
-//! Hashing reads every byte, seconds for a model of 7 billion parameters and more from a cold disk, so the hash of a large file is
-//! remembered. It is believed only for the same file (device, inode) of the same length whose times of the last change of content and
-//! of the last change of anything are the same to the nanosecond, and some of whose blocks have the same bytes. No program sets the
-//! latter of the two times: the system does, at every write. A file that was written a moment ago is hashed, and the hash not
-//! remembered: a second write within one tick of the file system's clock would go unseen.
+//! Hashing reads every byte, seconds for a model of 7 billion parameters and more from a cold disk, so the hash of a large file
+//! is remembered. It is believed only for the same file (device, inode) of the same length whose times of the last change of
+//! content and of the last change of anything are the same to the nanosecond, and some of whose blocks have the same bytes. No
+//! program sets the latter of the two times: the system does, at every write. A file that was written a moment ago is hashed,
+//! and the hash not remembered: a second write within one tick of the file system's clock would go unseen.
 
 use super::error::CacheError;
 use align_engine::new_file::NewFile;
@@ -75,8 +75,8 @@ impl Stamp {
 }
 
 impl WatchedWeights {
-    /// The weights of `checkpoint` and the hash of all their bytes, in the order of the files' names; the names are not in it. Hashes of
-    /// large files are looked up and kept in the directory `memory`.
+    /// The weights of `checkpoint` and the hash of all their bytes, in the order of the files' names; the names are not in it.
+    /// Hashes of large files are looked up and kept in the directory `memory`.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the system says nothing about a file.

@@ -1,8 +1,9 @@
-//! The matrix unit in software, for tests on processors without it: its instructions end in an illegal-instruction signal, whose
-//! handler reads the one at fault, does what it says to tiles of its own, and goes on behind it. So the very code that runs on the
-//! unit is tested, but for its speed.
+//! The matrix unit in software, for tests on processors without it: its instructions end in an illegal-instruction signal,
+//! whose handler reads the one at fault, does what it says to tiles of its own, and goes on behind it. So the very code that
+//! runs on the unit is tested, but for its speed.
 //!
-//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, the instructions' operations and VEX encodings.
+//! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, the instructions' operations and VEX
+//! encodings.
 
 use std::arch::x86_64::*;
 use std::cell::UnsafeCell;

@@ -1,13 +1,13 @@
-//! Blocks of sums in vectors: `vdpbf16ps` adds to 16 sums the products of a pair of the depth, the left operand's pair repeated,
-//! the right one's for 16 columns, which is how the tiles of the matrix unit lie too.
+//! Blocks of sums in vectors: `vdpbf16ps` adds to 16 sums the products of a pair of the depth, the left operand's pair
+//! repeated, the right one's for 16 columns, which is how the tiles of the matrix unit lie too.
 
 use super::{BLOCK, BlockSum};
 use std::arch::x86_64::*;
 
 /// A right panel of 12 steps is 24 KiB of a first-level cache of 32.
 pub(super) const STEPS_PER_BLOCK: usize = 12;
-/// Rows whose sums are in registers at once: 16 vectors of sums beside two of the right operand. Enough to hide the latency of an
-/// instruction that begins once a cycle, and each vector of the right operand is loaded for 8 products.
+/// Rows whose sums are in registers at once: 16 vectors of sums beside two of the right operand. Enough to hide the latency of
+/// an instruction that begins once a cycle, and each vector of the right operand is loaded for 8 products.
 const ROWS: usize = 8;
 /// Pairs of a step.
 const PAIRS: usize = 16;

@@ -12,8 +12,8 @@ pub(crate) const STEP_DEPTH: usize = 32;
 /// Bytes of a packed operand's part of a step: two tiles.
 pub(crate) const STEP_BYTES: usize = 2048;
 
-/// What multiplies bf16 and sums in f32. Both read the same panels, and add to a sum step after step of 32 of the depth; in which
-/// order they take the products of a step is their own.
+/// What multiplies bf16 and sums in f32. Both read the same panels, and add to a sum step after step of 32 of the depth; in
+/// which order they take the products of a step is their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// The tiles of AMX.
@@ -97,8 +97,8 @@ impl Unit {
     /// Computes a block.
     ///
     /// # Safety
-    /// The unit is there and configured on this thread; every step's 2048 bytes lie inside the panels, at multiples of 64; `from`
-    /// (unless null) and `to` point at 32 rows of 32 floats.
+    /// The unit is there and configured on this thread; every step's 2048 bytes lie inside the panels, at multiples of 64;
+    /// `from` (unless null) and `to` point at 32 rows of 32 floats.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run(self, block: BlockSum) {
@@ -132,8 +132,8 @@ impl Unit {
         unsafe { self.run(BlockSum { steps, count, left, right, from, to, rows: BLOCK, ahead }) }
     }
 
-    /// As [`Unit::run`], and rounds a block that was finished before, where that costs nothing beside the products: says whether
-    /// it has.
+    /// As [`Unit::run`], and rounds a block that was finished before, where that costs nothing beside the products: says
+    /// whether it has.
     ///
     /// # Safety
     /// As there; `finished.sums` is another block than `to`, and its output holds 32 rows of 32.

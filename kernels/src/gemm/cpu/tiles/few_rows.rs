@@ -1,5 +1,6 @@
-//! Products of so few rows that reading the right operand is what takes the time, as in decoding: its numbers go from their lines in
-//! memory to the sums through registers alone, 16 columns at a time, and the lines of the next columns are asked for meanwhile.
+//! Products of so few rows that reading the right operand is what takes the time, as in decoding: its numbers go from their
+//! lines in memory to the sums through registers alone, 16 columns at a time, and the lines of the next columns are asked for
+//! meanwhile.
 //!
 //! The steps come in the order of the packed way, with the same instruction, so the bits are the same.
 

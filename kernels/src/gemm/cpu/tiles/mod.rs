@@ -10,9 +10,9 @@
 //! is itself a product of the rows ([`Down`]). All are packed side by side, so that an update is one more step of the layer's
 //! sum, and neither the rows nor the outputs pass through memory twice.
 //!
-//! Where there are more rows than columns, the right operands are packed once by all threads and tasks are blocks of rows, which
-//! pack their own rows and keep them in the second-level cache while the right panels pass. Otherwise the left operand is packed
-//! once and tasks are ranges of columns; for very few rows, the right one is not packed ([`few_rows`]).
+//! Where there are more rows than columns, the right operands are packed once by all threads and tasks are blocks of rows,
+//! which pack their own rows and keep them in the second-level cache while the right panels pass. Otherwise the left operand is
+//! packed once and tasks are ranges of columns; for very few rows, the right one is not packed ([`few_rows`]).
 //!
 //! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the steps come in
 //! one order, through f32 sums, whatever the blocks that they are cut into.
@@ -33,8 +33,8 @@ use plan::Plan;
 const LEFT_BYTES: usize = 600 << 10;
 /// Bytes of the right operand that are packed at a time.
 const RIGHT_BYTES: usize = 32 << 20;
-/// A matrix with a side of at most this many is narrow: at 64 x 64 to 64 x 192 the vectors are as fast as three terms or faster,
-/// at 128 x 128 the unit is by 1.7.
+/// A matrix with a side of at most this many is narrow: at 64 x 64 to 64 x 192 the vectors are as fast as three terms or
+/// faster, at 128 x 128 the unit is by 1.7.
 const NARROW: usize = 64;
 /// Enough tasks for each thread that one which loses its core for a while does not make the others wait.
 const TASKS_PER_THREAD: usize = 2;
@@ -43,8 +43,8 @@ const PARALLEL_WORK: usize = 4 << 20;
 
 /// The unit, if it is there and faster than multiply-adds for matrices of these sides. In f32, a number that is packed in terms
 /// must serve more than a narrow matrix to be worth it: an adapter's products are up to three times faster on vectors. And on
-/// vectors, three terms are slower than one multiply-add. The number of rows of a layer does not matter, so that a row's bits do
-/// not depend on the others.
+/// vectors, three terms are slower than one multiply-add. The number of rows of a layer does not matter, so that a row's bits
+/// do not depend on the others.
 pub(super) fn unit(cpu: &Cpu, precision: Precision, matrices: impl IntoIterator<Item = [usize; 2]>) -> Option<Unit> {
     let unit = cpu.isa().unit()?;
     let fits = |[one, other]: [usize; 2]| {
@@ -222,8 +222,8 @@ fn panels_per_task(row_panels: usize, left_panel: usize, threads: usize) -> usiz
     (LEFT_BYTES / left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads).max(1))
 }
 
-/// Bytes that a product packs into at a time, and its blocks of sums. The weights are taken for one term, which bf16 ones are: others
-/// in f32 pack two or three.
+/// Bytes that a product packs into at a time, and its blocks of sums. The weights are taken for one term, which bf16 ones are:
+/// others in f32 pack two or three.
 pub(super) fn packed_bytes(threads: usize, precision: Precision, rows: usize, depth: usize, cols: usize) -> usize {
     let (row_panels, panels) = (rows.div_ceil(BLOCK), cols.div_ceil(BLOCK));
     let (left, right) = (panel_bytes(depth, left_terms(precision)).max(1), panel_bytes(depth, 1));
