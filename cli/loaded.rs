@@ -242,7 +242,7 @@ impl LoadedModel {
     /// The files of `--data`, or those of the demo.
     ///
     /// # Errors
-    /// As [`data_files`].
+    /// As [`data::data_files`](crate::data::data_files).
     pub fn data_files(
         &self,
         args: &DataArgs,
