@@ -229,6 +229,11 @@ fn losses_lists_the_registry() {
             assert!(loss.get(key).is_some(), "{key}: {loss}");
         }
     }
+    let one = align(&["losses", "exo"]).ok().stdout;
+    assert!(one.starts_with("### `exo_pair`") && one.contains("--exo-log-eps") && !one.contains("### `ipo`"), "{one}");
+    assert!(align(&["losses", "mixed_po"]).ok().stdout.contains("dpo:0.8,bco_pair:0.2,sft:1"));
+    let run = align(&["losses", "dpoo"]);
+    assert_eq!((run.code, run.stderr.contains("did you mean `dpo`?")), (Some(2), true), "{}", run.stderr);
     let text = align(&["losses"]).ok().stdout;
     assert!(registry.iter().all(|name| text.contains(name)), "{text}");
 }

@@ -203,6 +203,9 @@ pub struct InspectArgs {
 /// Flags of `losses`.
 #[derive(Debug, Clone, Args)]
 pub struct LossesArgs {
+    /// One loss: its formula, source, knobs and when to use it [default: the list of all]
+    #[arg(value_name = "NAME", conflicts_with_all = ["json", "markdown"])]
+    pub name: Option<String>,
     /// A JSON list on stdout
     #[arg(long, conflicts_with = "markdown")]
     pub json: bool,

@@ -51,7 +51,7 @@ pub enum Commands {
 }
 
 /// Flags of TRL that have no counterpart, and what to do instead.
-const NO_COUNTERPART: [(&str, &str); 16] = [
+const NO_COUNTERPART: &[(&str, &str)] = &[
     ("bf16", "weights stay in the number format of their files; --precision says what products multiply"),
     ("fp16", "weights stay in the number format of their files; --precision says what products multiply"),
     ("dtype", "weights stay in the number format of their files; --precision says what products multiply"),
@@ -67,13 +67,35 @@ const NO_COUNTERPART: [(&str, &str); 16] = [
     ("completion_only_loss", "give --sft-on completion, which is the default of {prompt, completion}, or --sft-on all"),
     ("assistant_only_loss", "give --sft-on assistant"),
     ("dataset_text_field", "give --columns text=NAME"),
+    ("torch_dtype", "weights stay in the number format of their files; --precision says what products multiply"),
+    ("attn_implementation", "there is one, which shares prompts and never stores scores; leave it out"),
+    ("precompute_ref_log_probs", "the reference's log-probs are kept by themselves; --reference-cache says where"),
+    ("ref_model_name_or_path", "the reference is the model without the adapter; --reference names another adapter"),
+    ("sync_ref_model", "the reference stays what it is; go on from an adapter with --adapter in a next run"),
+    ("reference_free", "take a loss without a reference: simpo, cpo, orpo ..."),
+    ("rpo_alpha", "give --sft-weight, or --loss rpo"),
+    ("loss_weights", "give a mix: --loss dpo:0.8,sft:0.2"),
+    ("optim", "it is AdamW; leave it out"),
+    ("adam_beta1", "it is 0.9; leave it out"),
+    ("adam_beta2", "it is 0.999; leave it out"),
+    ("lr", "give --learning-rate"),
+    ("num_train_epochs", "give --epochs (--num_train_epochs works too)"),
+    ("packing", "rows share forward passes as they fit into --micro-batch-tokens; leave it out"),
+    ("padding_free", "there is no padding; leave it out"),
+    ("run_name", "give --output"),
+    ("logging_first_step", "the first step is logged; leave it out"),
+    ("remove_unused_columns", "columns that are not read are passed over; leave it out"),
+    ("dataset_num_proc", "--threads says how many cores work; leave it out"),
+    ("dataset_train_split", "give the files of the split to --data"),
+    ("push_to_hub", "the output directory is what PEFT would upload; leave it out"),
+    ("resume_from_checkpoint", "a run cannot be resumed in this version; --adapter goes on from an adapter"),
     ("load_in_4bit", "quantised base weights are not in this version; leave it out"),
 ];
 
 /// What to do instead of a flag that TRL has and this program has not.
 pub fn no_counterpart(flag: &str) -> Option<&'static str> {
     let name = flag.trim_start_matches('-').split('=').next()?.replace('-', "_");
-    NO_COUNTERPART.into_iter().find(|(known, _)| *known == name).map(|(_, instead)| instead)
+    NO_COUNTERPART.iter().find(|(known, _)| *known == name).map(|(_, instead)| *instead)
 }
 
 /// Commands that take the knobs of the losses.

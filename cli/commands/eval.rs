@@ -97,12 +97,8 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             object.insert("dropped".into(), data.survey().dropped_rows().into());
             return print_json(&Value::Object(object));
         }
-        let mut text = format!(
-            "loss {} ({}), max-length {max_length}, {}\n",
-            objective.name(),
-            report::knobs(&objective),
-            report::rows(metrics.rows)
-        );
+        let mut text =
+            format!("loss {}, max-length {max_length}, {}\n", report::loss(&objective), report::rows(metrics.rows));
         for (name, value) in metrics.entries() {
             text += &format!("{name:<26} {value:>12.6}\n");
         }

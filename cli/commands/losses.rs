@@ -3,11 +3,18 @@
 use super::{print, print_json};
 use crate::args::LossesArgs;
 use crate::error::CliError;
-use align_lora::objective::{DataKind, Knob, KnobKind, LOSSES, LossSpec, MIXES, MODIFIERS, MixPreset, Scores};
+use align_lora::objective::{self, DataKind, Knob, KnobKind, LOSSES, LossSpec, MIXES, MODIFIERS, MixPreset, Scores};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
 pub fn run(args: &LossesArgs) -> Result<(), CliError> {
+    if let Some(name) = &args.name {
+        let text = match objective::mix(name) {
+            Some(mix) => format!("\n{}\n", mix_words(mix)),
+            None => section(objective::find(name)?.0) + "\n",
+        };
+        return print(text.trim_start().as_bytes());
+    }
     if args.json {
         return print_json(&LOSSES.iter().map(as_json).chain(MIXES.iter().map(mix_as_json)).collect());
     }
@@ -110,30 +117,7 @@ fn markdown() -> String {
         let (title, rows) = heading(data[0], scores);
         say(format!("\n## {title}\n\n{rows}"));
         for loss in LOSSES.iter().filter(|loss| loss.scores == scores && data.contains(&loss.data)) {
-            say(format!("\n### `{}`\n\n{}.", loss.name, loss.summary));
-            if loss.experimental {
-                say(format!("\n*{}.*", upper_first(EXPERIMENTAL)));
-            }
-            say(format!("\n    {}\n", loss.formula));
-            say(format!("- **When**: {}", loss.when));
-            say(format!("- **Source**: {}", loss.source));
-            say(format!("- **Reference model**: {}", if loss.reference { "yes" } else { "no" }));
-            if !loss.columns.is_empty() {
-                say(format!("- **Columns of a row**: {}", code(&columns(loss))));
-            }
-            if !loss.aliases.is_empty() {
-                say(format!("- **Also called**: {}", code(loss.aliases)));
-            }
-            for preset in loss.presets {
-                say(format!("- **Under the name** {}", preset_words(loss, preset)));
-            }
-            if !loss.modifiers.is_empty() {
-                let titles: Vec<String> = loss.modifiers.iter().map(|modifier| modifier.title.to_lowercase()).collect();
-                say(format!("- **[Modifiers](#modifiers)**: {}", titles.join(", ")));
-            }
-            if !loss.knobs.is_empty() {
-                say(knobs(loss.knobs));
-            }
+            say(section(loss));
         }
     }
     say("\n## Modifiers\n\nWhat changes any loss that lists it; with the defaults, nothing.".to_owned());
@@ -143,11 +127,39 @@ fn markdown() -> String {
         say(knobs(modifier.knobs));
     }
     say("\n## Mixes with a name\n".to_owned());
-    for mix in MIXES {
-        let names: Vec<&str> = std::iter::once(mix.name).chain(mix.aliases.iter().copied()).collect();
-        say(format!("- {}: `{}`. {}. Source: {}", code(&names), mix.mix, mix.summary, mix.source));
-    }
+    MIXES.iter().for_each(|mix| say(mix_words(mix)));
     text
+}
+
+/// What the document says of a loss.
+fn section(loss: &LossSpec) -> String {
+    let mut lines = Vec::new();
+    let mut say = |line: String| lines.push(line);
+    say(format!("\n### `{}`\n\n{}.", loss.name, loss.summary));
+    if loss.experimental {
+        say(format!("\n*{}.*", upper_first(EXPERIMENTAL)));
+    }
+    say(format!("\n    {}\n", loss.formula));
+    say(format!("- **When**: {}", loss.when));
+    say(format!("- **Source**: {}", loss.source));
+    say(format!("- **Reference model**: {}", if loss.reference { "yes" } else { "no" }));
+    if !loss.columns.is_empty() {
+        say(format!("- **Columns of a row**: {}", code(&columns(loss))));
+    }
+    if !loss.aliases.is_empty() {
+        say(format!("- **Also called**: {}", code(loss.aliases)));
+    }
+    for preset in loss.presets {
+        say(format!("- **Under the name** {}", preset_words(loss, preset)));
+    }
+    if !loss.modifiers.is_empty() {
+        let titles: Vec<String> = loss.modifiers.iter().map(|modifier| modifier.title.to_lowercase()).collect();
+        say(format!("- **[Modifiers](#modifiers)**: {}", titles.join(", ")));
+    }
+    if !loss.knobs.is_empty() {
+        say(knobs(loss.knobs));
+    }
+    lines.join("\n")
 }
 
 /// A table of knobs.
@@ -163,6 +175,12 @@ fn knobs(knobs: &[Knob]) -> String {
         text += &format!("\n| `--{}`{} | {} | {}{range} |", knob.flag, also.concat(), default(knob), knob.help);
     }
     text
+}
+
+/// A mix that has a name.
+fn mix_words(mix: &MixPreset) -> String {
+    let names: Vec<&str> = std::iter::once(mix.name).chain(mix.aliases.iter().copied()).collect();
+    format!("- {}: `{}`. {}. Source: {}", code(&names), mix.mix, mix.summary, mix.source)
 }
 
 /// A preset's names, what it decides, and its source.

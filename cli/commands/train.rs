@@ -333,7 +333,7 @@ fn summary(
         report::adapter(adapter.config())
     );
     let objective = trainer.objective();
-    say!("loss: {} ({})", objective.name(), report::knobs(objective));
+    say!("loss: {}", report::loss(objective));
     if objective.experimental() {
         say!("  {EXPERIMENTAL}");
     }
@@ -346,8 +346,9 @@ fn summary(
     };
     say!("reference: {reference}");
     let options = trainer.options();
+    let answers = options.max_completions.map_or(String::new(), |most| format!(", at most {most} answers of a row"));
     say!(
-        "run: {total_steps} steps of {} rows, at most {} tokens a forward pass, learning rate {}",
+        "run: {total_steps} steps of {} rows{answers}, at most {} tokens a forward pass, learning rate {}",
         options.batch_size,
         options.micro_batch_tokens,
         report::rate(options.learning_rate)

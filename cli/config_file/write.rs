@@ -118,6 +118,7 @@ pub fn resolved(
     if let Some(most) = options.max_completions {
         put("max-completions", integer(most as u64));
     }
+    put("logging-steps", integer(args.logging_steps));
     if let Some(steps) = options.eval_steps {
         put("eval-steps", integer(steps));
     }

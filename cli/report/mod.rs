@@ -6,7 +6,7 @@ mod training;
 
 pub use data::{DataReport, data};
 pub use numbers::{count, rate, rows};
-pub use training::{Progress, adapter, generated, knobs, pace, plan};
+pub use training::{Progress, adapter, generated, loss, pace, plan};
 
 use indicatif::ProgressStyle;
 

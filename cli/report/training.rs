@@ -3,7 +3,7 @@
 use super::numbers::seconds;
 use super::{bar_style, say};
 use align_lora::adapter::LoraConfig;
-use align_lora::objective::{LOSSES, Objective};
+use align_lora::objective::Objective;
 use align_lora::train::{EvalMetrics, Pace, Plan, RunPace, Size, StepMetrics};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::io::IsTerminal;
@@ -18,12 +18,23 @@ pub fn adapter(config: &LoraConfig) -> String {
     format!("rank {}, alpha {}{scale}{dropout}{patterns}", config.rank, config.alpha)
 }
 
-/// The knobs of a loss with their values; of those that change any loss of its kind, the ones that do.
-pub fn knobs(objective: &Objective) -> String {
-    let own =
-        |key: &str| LOSSES.iter().any(|loss| loss.knobs.iter().any(|knob| knob.key == key) && key != "sft_reduction");
-    let said = objective.knobs().into_iter().filter(|(knob, value)| knob.default() != Some(*value) || own(knob.key));
-    said.map(|(knob, value)| format!("{} {value}", knob.key)).collect::<Vec<_>>().join(", ")
+/// A loss with its knobs and their values, or each loss of a mix; of those that change any loss of its kind, the ones that do.
+pub fn loss(objective: &Objective) -> String {
+    let losses = objective.losses().map(|(spec, _, knobs)| {
+        let own = |key: &str| spec.knobs.iter().any(|knob| knob.key == key);
+        let said = knobs.into_iter().filter(|(knob, value)| knob.default() != Some(*value) || own(knob.key));
+        let knobs: Vec<String> = said.map(|(knob, value)| format!("{} {value}", knob.key)).collect();
+        (spec.name, knobs.join(", "))
+    });
+    let losses: Vec<(&str, String)> = losses.collect();
+    match &losses[..] {
+        [(_, knobs)] if knobs.is_empty() => objective.name(),
+        [(_, knobs)] => format!("{} ({knobs})", objective.name()),
+        losses => {
+            let parts: Vec<String> = losses.iter().map(|(name, knobs)| format!("{name}: {knobs}")).collect();
+            format!("{} ({})", objective.name(), parts.join("; "))
+        }
+    }
 }
 
 /// What a run will hold in memory.

@@ -134,7 +134,10 @@ pub enum DropReason {
         max_length: usize,
     },
     /// There is no prompt token from which the first answer token could be predicted.
-    #[error("the prompt has no token: nothing predicts the first token of the answer")]
+    #[error(
+        "no token of the prompt stands before the answers (it is empty, or its end and an answer's beginning are one token): nothing \
+         predicts an answer's first token"
+    )]
     NoPrompt,
     /// A sequence of one token.
     #[error("the row is one token, and nothing predicts it: there is nothing to score")]

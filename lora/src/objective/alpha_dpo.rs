@@ -13,7 +13,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     summary: "SimPO with a target margin for each pair, larger where the policy already prefers the chosen answer more than usual",
     formula: "-ln sigmoid(beta * (h - gamma_beta_ratio - alpha * z)), h the margin of the policy's log-probs per token, z the standardised margin of the \
               log-ratios per token",
-    when: "SimPO's one margin for all pairs is too coarse.",
+    when: "SimPO's one margin for all pairs is too coarse. The loss may rise while it learns: its target follows the policy.",
     knobs: &[
         knobs::beta_of_policy(10.0),
         Knob::number("gamma_beta_ratio", "gamma-beta-ratio", "Target margin by beta", 0.4, Range::NOT_NEGATIVE),

@@ -152,6 +152,14 @@ impl Objective {
         self.parts[0].spec.scores
     }
 
+    /// Its losses with their knobs: the name and weight of each, its values, and which knobs are its own.
+    pub fn losses(&self) -> impl Iterator<Item = (&'static LossSpec, f64, Vec<(&'static Knob, KnobValue)>)> + '_ {
+        self.parts.iter().map(|part| {
+            let value = |knob: &'static Knob| Some((knob, part.knobs.value(knob.key)?));
+            (part.spec, part.weight, part.spec.all_knobs().filter_map(value).collect())
+        })
+    }
+
     /// Whether the formula of one of its losses could not be checked.
     pub fn experimental(&self) -> bool {
         self.parts.iter().any(|part| part.spec.experimental)
@@ -233,7 +241,9 @@ pub fn find(name: &str) -> Result<(&'static LossSpec, Option<&'static Preset>), 
                 })
                 .collect(),
         }),
-        None => Err(ObjectiveError::UnknownLoss { name: name.to_owned(), known: names().collect() }),
+        None => {
+            Err(ObjectiveError::UnknownLoss { name: name.to_owned(), similar: similar(name), known: names().collect() })
+        }
     }
 }
 
@@ -242,6 +252,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     let of_loss =
         |spec: &'static LossSpec| [spec.name].into_iter().chain(spec.presets.iter().map(|preset| preset.name));
     LOSSES.iter().flat_map(of_loss).chain(MIXES.iter().map(|mix| mix.name))
+}
+
+/// The name that `text` is a slip of, if it is one: a third of its letters may be wrong, and one of a short name.
+fn similar(text: &str) -> Option<&'static str> {
+    let text = text.to_lowercase().replace('-', "_");
+    let most = (text.len() / 3).max(1);
+    let rated = names().map(|name| (strsim::osa_distance(name, &text), name));
+    rated.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
 /// Every knob of every loss once, by key, with the losses that have it: for the flags of the command line. Where losses differ
@@ -282,6 +300,9 @@ fn parse(text: &str) -> Result<Vec<Named>, ObjectiveError> {
         let syntax = || ObjectiveError::MixSyntax { text: text.to_owned(), part: part.trim().to_owned() };
         let (name, weight) = part.split_once(':').ok_or_else(syntax)?;
         let weight: f64 = weight.trim().parse().map_err(|_| syntax())?;
+        if let Some(MixPreset { name, mix, .. }) = mix(name.trim()) {
+            return Err(ObjectiveError::NestedMix { text: text.to_owned(), name, mix });
+        }
         let (spec, preset) = find(name.trim())?;
         let twice = named.iter().any(|other| other.spec.name == spec.name);
         if !(weight.is_finite() && weight > 0.0) || twice {

@@ -7,10 +7,15 @@ use super::knobs::{KnobValue, Range};
 #[non_exhaustive]
 pub enum ObjectiveError {
     /// No loss has this name.
-    #[error("no loss is called `{name}`; there are {}", .known.join(", "))]
+    #[error(
+        "no loss is called `{name}`; {}there are {}",
+        .similar.map_or(String::new(), |similar| format!("did you mean `{similar}`? ")), .known.join(", ")
+    )]
     UnknownLoss {
         /// As given.
         name: String,
+        /// The name of a loss that is spelt almost so.
+        similar: Option<&'static str>,
         /// The name of every loss.
         known: Vec<&'static str>,
     },
@@ -112,7 +117,7 @@ pub enum ObjectiveError {
         value: KnobValue,
     },
     /// The name of the loss promises a knob that was not given.
-    #[error("`{preset}` is {loss} with --{flag}, which must be given and other than {default}")]
+    #[error("`{preset}` is {loss} with a --{flag} other than {default}: give it one")]
     PresetNeeds {
         /// The name as given.
         preset: &'static str,
@@ -130,6 +135,16 @@ pub enum ObjectiveError {
         text: String,
         /// The part that is wrong.
         part: String,
+    },
+    /// A mix in a mix.
+    #[error("--loss {text}: `{name}` is itself the mix {mix}; write out its losses")]
+    NestedMix {
+        /// The whole value.
+        text: String,
+        /// The mix.
+        name: &'static str,
+        /// What it stands for.
+        mix: &'static str,
     },
     /// A loss that cannot be mixed.
     #[error("--loss {text}: {loss} cannot be part of a mix, only losses of single pairs can: {}", .mixable.join(", "))]

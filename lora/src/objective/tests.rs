@@ -582,7 +582,13 @@ fn what_does_not_fit_is_refused() {
     let on = KnobValue::Switch(true);
     type Given<'a> = &'a [(&'a str, KnobValue)];
     let cases: &[(&str, Given, &str)] = &[
-        ("dop", &[], "no loss is called `dop`; there are LOSSES"),
+        ("dop", &[], "no loss is called `dop`; did you mean `dpo`? there are LOSSES"),
+        ("Sim-PO2", &[], "no loss is called `Sim-PO2`; did you mean `simpo`? there are LOSSES"),
+        (
+            "mpo:0.5,ipo:0.5",
+            &[],
+            "--loss mpo:0.5,ipo:0.5: `mpo` is itself the mix dpo:0.8,bco_pair:0.2,sft:1; write out its losses",
+        ),
         ("", &[], "no loss is called ``; there are LOSSES"),
         (
             "apo",
@@ -679,22 +685,18 @@ fn what_does_not_fit_is_refused() {
             &[("sft_reduction", KnobValue::Choice("seq_sum"))],
             "--sft-reduction changes nothing in dpo unless --sft-weight is above 0",
         ),
-        (
-            "ld_dpo",
-            &[("ld_alpha", number(1.0))],
-            "`ld_dpo` is dpo with --ld-alpha, which must be given and other than 1",
-        ),
-        ("rpo", &[("sft_weight", number(0.0))], "`rpo` is dpo with --sft-weight, which must be given and other than 0"),
+        ("ld_dpo", &[("ld_alpha", number(1.0))], "`ld_dpo` is dpo with a --ld-alpha other than 1: give it one"),
+        ("rpo", &[("sft_weight", number(0.0))], "`rpo` is dpo with a --sft-weight other than 0: give it one"),
         (
             "mpo",
             &[("bco_delta", KnobValue::Choice("running"))],
             "--loss mpo: bco_pair cannot be part of a mix, only losses of single pairs can: MIXABLE",
         ),
-        ("cdpo", &[], "`cdpo` is dpo with --label-smoothing, which must be given and other than 0"),
+        ("cdpo", &[], "`cdpo` is dpo with a --label-smoothing other than 0: give it one"),
         (
             "cdpo",
             &[("label_smoothing", number(0.0))],
-            "`cdpo` is dpo with --label-smoothing, which must be given and other than 0",
+            "`cdpo` is dpo with a --label-smoothing other than 0: give it one",
         ),
         (
             "ipo_sum",
