@@ -11,6 +11,7 @@ mod goldens;
 mod gradients;
 mod hostile;
 mod memory;
+mod notes;
 mod readme;
 mod reference_cache;
 mod reward_model;

@@ -1,6 +1,7 @@
 //! What a run says that it will hold in memory, and what it holds.
 
 use crate::align::{align, committed_goldens, read_lines, write_lines};
+use crate::notes::Notes;
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::{Device, Precision};
@@ -8,7 +9,7 @@ use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::data::{Dataset, Encoder, Needs, OnBadRow, Shuffle};
 use align_lora::objective::{KnobValue, Objective, Scores};
 use align_lora::optim::ScheduleKind;
-use align_lora::train::{EvalMetrics, Observer, Plan, Size, StepMetrics, TrainError, TrainOptions, Trainer};
+use align_lora::train::{Plan, Size, TrainError, TrainOptions, Trainer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -19,25 +20,6 @@ const STEPS: u64 = 3;
 
 /// What the plan may differ from the peak.
 const TOLERANCE: f64 = 0.15;
-
-/// Keeps what a run notes.
-#[derive(Default)]
-struct Notes(Vec<String>);
-
-impl Observer for Notes {
-    fn step(&mut self, _: &StepMetrics, _: u64) -> Result<(), TrainError> {
-        Ok(())
-    }
-    fn evaluation(&mut self, _: &EvalMetrics) -> Result<(), TrainError> {
-        Ok(())
-    }
-    fn epoch(&mut self, _: u64) -> Result<(), TrainError> {
-        Ok(())
-    }
-    fn note(&mut self, text: String) {
-        self.0.push(text);
-    }
-}
 
 fn options(precision: Precision, memory: Option<u64>) -> TrainOptions {
     TrainOptions {

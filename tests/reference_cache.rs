@@ -1,6 +1,7 @@
 //! The reference cache: no number depends on it, and nothing that is damaged or of another model is believed.
 
 use crate::align::{Run, align, command, committed_goldens, read_lines, write_lines};
+use crate::notes::Notes;
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::{Device, Precision};
@@ -8,7 +9,7 @@ use align_lora::adapter::{Adapter, LoraConfig};
 use align_lora::data::{Dataset, Encoder, Needs, OnBadRow, Shuffle};
 use align_lora::objective::Objective;
 use align_lora::optim::ScheduleKind;
-use align_lora::train::{EvalMetrics, Observer, ReferenceCache, StepMetrics, TrainError, TrainOptions, Trainer};
+use align_lora::train::{ReferenceCache, TrainOptions, Trainer};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -455,24 +456,6 @@ fn turns_that_are_not_scored_are_cached_apart() {
             assert!(!cached.stderr.contains(word), "{part}: {}", cached.stderr);
         }
         assert_eq!(cached.stdout, score(part, "off").stdout, "{part}");
-    }
-}
-
-/// Adds up what a run holds.
-struct Notes(Vec<String>);
-
-impl Observer for Notes {
-    fn step(&mut self, _: &StepMetrics, _: u64) -> Result<(), TrainError> {
-        Ok(())
-    }
-    fn evaluation(&mut self, _: &EvalMetrics) -> Result<(), TrainError> {
-        Ok(())
-    }
-    fn epoch(&mut self, _: u64) -> Result<(), TrainError> {
-        Ok(())
-    }
-    fn note(&mut self, text: String) {
-        self.0.push(text);
     }
 }
 
