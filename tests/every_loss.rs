@@ -1,13 +1,13 @@
 //! Every loss trains: twenty steps on the demo's model and its data of the fitting shape.
 
 use crate::align::{read_lines, root, write_lines};
+use crate::watched_run;
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
-use align_kernels::{Device, Precision};
+use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
 use align_lora::objective::{DataKind, KnobValue, LOSSES, MIXES, Objective, Scores};
-use align_lora::optim::ScheduleKind;
 use align_lora::train::{TrainOptions, Trainer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -73,22 +73,13 @@ fn train(name: &str, objective: Objective, model: &Model, rows: &[EncodedRow]) {
     let adapter = Adapter::fresh(model, &LoraConfig { rank: 4, task, ..LoraConfig::default() }, 5).unwrap();
     let options = TrainOptions {
         learning_rate: 1e-3,
-        schedule: ScheduleKind::Constant,
-        warmup_steps: 0,
-        weight_decay: 0.0,
-        max_grad_norm: 1.0,
-        epochs: 1,
         max_steps: Some(STEPS),
-        max_completions: None,
         batch_size: BATCH,
         micro_batch_tokens: 1 << 20,
         max_length: MAX_LENGTH,
-        lora_dropout: 0.0,
         seed: 0,
         shuffle: Shuffle::Off,
-        eval_steps: None,
-        precision: Precision::F32,
-        memory: None,
+        ..watched_run::options()
     };
     let values = || -> Vec<(String, Vec<f32>)> {
         adapter.params().map(|(name, param)| (name.to_string(), param.read().download())).collect()

@@ -1,14 +1,13 @@
 //! What a run says that it will hold in memory, and what it holds.
 
 use crate::align::{align, committed_goldens, read_lines, write_lines};
-use crate::notes::Notes;
+use crate::watched_run::{self, Notes};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::{Device, Precision};
 use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::data::{Dataset, Encoder, Needs, OnBadRow, Shuffle};
 use align_lora::objective::{KnobValue, Objective, Scores};
-use align_lora::optim::ScheduleKind;
 use align_lora::train::{Plan, Size, TrainError, TrainOptions, Trainer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -23,23 +22,12 @@ const TOLERANCE: f64 = 0.15;
 
 fn options(precision: Precision, memory: Option<u64>) -> TrainOptions {
     TrainOptions {
-        learning_rate: 1e-4,
-        schedule: ScheduleKind::Constant,
-        warmup_steps: 0,
-        weight_decay: 0.0,
-        max_grad_norm: 1.0,
-        epochs: 1,
         max_steps: Some(STEPS),
-        max_completions: None,
         batch_size: 4,
-        micro_batch_tokens: 4096,
         max_length: MAX_LENGTH,
-        lora_dropout: 0.0,
-        seed: 1,
-        shuffle: Shuffle::Seeded(1),
-        eval_steps: None,
         precision,
         memory,
+        ..watched_run::options()
     }
 }
 

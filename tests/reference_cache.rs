@@ -1,14 +1,13 @@
 //! The reference cache: no number depends on it, and nothing that is damaged or of another model is believed.
 
 use crate::align::{Run, align, command, committed_goldens, read_lines, write_lines};
-use crate::notes::Notes;
+use crate::watched_run::{self, Notes};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::{Device, Precision};
 use align_lora::adapter::{Adapter, LoraConfig};
-use align_lora::data::{Dataset, Encoder, Needs, OnBadRow, Shuffle};
+use align_lora::data::{Dataset, Encoder, Needs, OnBadRow};
 use align_lora::objective::Objective;
-use align_lora::optim::ScheduleKind;
 use align_lora::train::{ReferenceCache, TrainOptions, Trainer};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
@@ -473,25 +472,7 @@ fn the_plan_knows_what_is_cached() {
             let files = [committed_goldens().join("pairs.jsonl")];
             let data = Dataset::open(&files, encoder, Needs::Pairs, OnBadRow::Error).unwrap();
             let adapter = Adapter::fresh(&model, &LoraConfig::default(), 1).unwrap();
-            let options = TrainOptions {
-                learning_rate: 1e-4,
-                schedule: ScheduleKind::Constant,
-                warmup_steps: 0,
-                weight_decay: 0.0,
-                max_grad_norm: 1.0,
-                epochs,
-                max_steps: None,
-                max_completions: None,
-                batch_size: 8,
-                micro_batch_tokens: 4096,
-                max_length: 256,
-                lora_dropout: 0.0,
-                seed: 1,
-                shuffle: Shuffle::Seeded(1),
-                eval_steps: None,
-                precision: Precision::F32,
-                memory: None,
-            };
+            let options = TrainOptions { epochs, ..watched_run::options() };
             let cache = ReferenceCache::open(cache_folder.path(), &model, &checkpoint, None, Precision::F32).unwrap();
             let objective = Objective::new("dpo", &[]).unwrap();
             let trainer = Trainer::new(&model, adapter.set().clone(), None, objective, options).unwrap();

@@ -20,7 +20,7 @@ pub fn adapter(config: &LoraConfig) -> String {
 
 /// A loss with its knobs and their values, or each loss of a mix; of those that change any loss of its kind, the ones that do.
 pub fn loss(objective: &Objective) -> String {
-    let losses = objective.losses().map(|(spec, _, knobs)| {
+    let losses = objective.losses().map(|(spec, knobs)| {
         let own = |key: &str| spec.knobs.iter().any(|knob| knob.key == key);
         let said = knobs.into_iter().filter(|(knob, value)| knob.default() != Some(*value) || own(knob.key));
         let knobs: Vec<String> = said.map(|(knob, value)| format!("{} {value}", knob.key)).collect();

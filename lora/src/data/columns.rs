@@ -1,5 +1,6 @@
 //! The columns of a row: under which names a file has what we read, and the strict parsing of an object's top level.
 
+use align_engine::json::kind;
 use std::fmt;
 use std::str::FromStr;
 
@@ -238,18 +239,6 @@ fn kind_named(found: &str) -> &'static str {
         .into_iter()
         .find(|kind| *kind == found)
         .unwrap_or("something else")
-}
-
-/// A value's kind in a user's words.
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 /// The error for a value of another kind than needed.

@@ -152,11 +152,11 @@ impl Objective {
         self.parts[0].spec.scores
     }
 
-    /// Its losses with their knobs: the name and weight of each, its values, and which knobs are its own.
-    pub fn losses(&self) -> impl Iterator<Item = (&'static LossSpec, f64, Vec<(&'static Knob, KnobValue)>)> + '_ {
+    /// Its losses, each with its knobs and their values.
+    pub fn losses(&self) -> impl Iterator<Item = (&'static LossSpec, Vec<(&'static Knob, KnobValue)>)> + '_ {
         self.parts.iter().map(|part| {
             let value = |knob: &'static Knob| Some((knob, part.knobs.value(knob.key)?));
-            (part.spec, part.weight, part.spec.all_knobs().filter_map(value).collect())
+            (part.spec, part.spec.all_knobs().filter_map(value).collect())
         })
     }
 

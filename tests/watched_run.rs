@@ -1,0 +1,48 @@
+//! A run within a test: its options, and who watches it.
+
+use align_kernels::Precision;
+use align_lora::data::Shuffle;
+use align_lora::optim::ScheduleKind;
+use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainOptions};
+
+/// One epoch of plain training in f32.
+pub fn options() -> TrainOptions {
+    TrainOptions {
+        learning_rate: 1e-4,
+        schedule: ScheduleKind::Constant,
+        warmup_steps: 0,
+        weight_decay: 0.0,
+        max_grad_norm: 1.0,
+        epochs: 1,
+        max_steps: None,
+        max_completions: None,
+        batch_size: 8,
+        micro_batch_tokens: 4096,
+        max_length: 256,
+        lora_dropout: 0.0,
+        seed: 1,
+        shuffle: Shuffle::Seeded(1),
+        eval_steps: None,
+        precision: Precision::F32,
+        memory: None,
+    }
+}
+
+/// Keeps what a run notes.
+#[derive(Default)]
+pub struct Notes(pub Vec<String>);
+
+impl Observer for Notes {
+    fn step(&mut self, _: &StepMetrics, _: u64) -> Result<(), TrainError> {
+        Ok(())
+    }
+    fn evaluation(&mut self, _: &EvalMetrics) -> Result<(), TrainError> {
+        Ok(())
+    }
+    fn epoch(&mut self, _: u64) -> Result<(), TrainError> {
+        Ok(())
+    }
+    fn note(&mut self, text: String) {
+        self.0.push(text);
+    }
+}
