@@ -1,7 +1,7 @@
-//! Decode: one task per sequence and chunk of its cache, all heads at once, so that the cache is read in the order of memory;
-//! reading it is what takes the time. The chunks' softmaxes are then merged in their order.
+//! Decode: one task per sequence and chunk of its cache, all heads at once, so that a number of the cache is read once for the
+//! heads that share it: keys are transposed, a vector of keys against a number of each head's query; values pass under sums that
+//! stay in registers. The chunks' softmaxes are then merged in their order.
 
-use super::dot;
 use crate::attention::{Decode, Geometry};
 use crate::cpu::simd::{Simd, Stored, VectorTask};
 use crate::cpu::tasks::Disjoint;
@@ -11,6 +11,11 @@ use std::ops::Range;
 
 /// Keys of a chunk: enough to outweigh the merge, few enough that one sequence keeps several threads busy.
 const CHUNK: usize = 128;
+
+/// Query heads whose sums are in registers at once.
+const HEADS: usize = 4;
+/// The most lanes of a vector.
+const LANES: usize = 16;
 
 /// Some visible rows of one sequence's cache.
 struct Chunk {
@@ -62,7 +67,9 @@ fn attend<T: Stored>(
     let mut parts = device.alloc("attention.decode", chunks.len() * part)?;
     {
         let parts = Disjoint::new(parts.view_mut().cpu());
-        cpu.for_each_task(device, "attention.decode", chunks.len(), heads * CHUNK, |task, scores| {
+        let scratch = heads * CHUNK + LANES * d;
+        cpu.for_each_task(device, "attention.decode", chunks.len(), scratch, |task, scratch| {
+            let (scores, columns) = scratch.split_at_mut(heads * CHUNK);
             let Chunk { sequence, keys } = &chunks[task];
             let row = kv_heads * d;
             let cached = (sequence * capacity + keys.start) * row..(sequence * capacity + keys.end) * row;
@@ -72,7 +79,7 @@ fn attend<T: Stored>(
             let (max, sum) = rest.split_at_mut(heads);
             let q = &qkv[sequence * geometry.qkv_cols()..][..heads * d];
             let (k, v) = (&k[cached.clone()], &v[cached]);
-            cpu.isa().dispatch(Attend { geometry, keys: keys.len(), q, k, v, o, max, sum, scores });
+            cpu.isa().dispatch(Attend { geometry, keys: keys.len(), q, k, v, o, max, sum, scores, columns });
         })?;
     }
 
@@ -124,6 +131,8 @@ struct Attend<'a, T> {
     sum: &'a mut [f32],
     /// `[heads, CHUNK]`
     scores: &'a mut [f32],
+    /// `[head_dim, LANES]`: some keys of a head, transposed
+    columns: &'a mut [f32],
 }
 
 impl<T: Stored> VectorTask for Attend<'_, T> {
@@ -131,29 +140,173 @@ impl<T: Stored> VectorTask for Attend<'_, T> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Attend { geometry, keys, q, k, v, o, max, sum, scores } = self;
+        let Attend { geometry, keys, q, k, v, o, max, sum, scores, columns } = self;
         let (group, d) = (geometry.group(), geometry.head_dim);
         let row = geometry.num_key_value_heads * d;
-        for (key, k) in k.chunks_exact(row).enumerate() {
-            for (head, q) in q.chunks_exact(d).enumerate() {
-                let at = head / group * d;
-                // SAFETY: both have `d` elements; the instruction set is S's.
-                let u = geometry.scale * unsafe { dot::<S, f32, T>(q, &k[at..at + d]) };
-                scores[head * CHUNK + key] = geometry.softcap.map_or(u, |cap| cap * (u / cap).tanh());
+        for first in (0..keys).step_by(S::LANES) {
+            let last = (keys - first).min(S::LANES) - 1;
+            for kv_head in 0..geometry.num_key_value_heads {
+                let k = &k[first * row + kv_head * d..(first + last) * row + (kv_head + 1) * d];
+                // SAFETY: `k` holds the head's `d` numbers in rows up to the last, `columns` those of the lanes; the
+                // instruction set is S's.
+                unsafe { transpose::<S, T>(k, [last + 1, d], row, columns) };
+                for head in (kv_head * group..(kv_head + 1) * group).step_by(HEADS) {
+                    let heads = ((kv_head + 1) * group - head).min(HEADS);
+                    let (q, z) = (&q[head * d..(head + heads) * d], &mut scores[head * CHUNK + first..]);
+                    // SAFETY: `q` holds the heads, and `z` begins with LANES of a chunk for each, as LANES divides CHUNK.
+                    unsafe {
+                        match heads {
+                            1 => score::<S, 1>(q, columns, geometry.scale, z),
+                            2 => score::<S, 2>(q, columns, geometry.scale, z),
+                            3 => score::<S, 3>(q, columns, geometry.scale, z),
+                            _ => score::<S, HEADS>(q, columns, geometry.scale, z),
+                        }
+                    }
+                }
             }
         }
         for (head, z) in scores.chunks_exact_mut(CHUNK).enumerate() {
             let z = &mut z[..keys];
+            if let Some(cap) = geometry.softcap {
+                z.iter_mut().for_each(|u| *u = cap * (*u / cap).tanh());
+            }
             max[head] = z.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
             // SAFETY: every access is within `z`; the instruction set is S's.
             sum[head] = unsafe { exp_in_place::<S>(z, max[head]) };
         }
-        o.fill(0.0);
-        for (key, v) in v.chunks_exact(row).enumerate() {
-            for (head, o) in o.chunks_exact_mut(d).enumerate() {
-                let at = head / group * d;
-                // SAFETY: both have `d` elements; the instruction set is S's.
-                unsafe { add_scaled::<S, T>(o, scores[head * CHUNK + key], &v[at..at + d]) };
+        for kv_head in 0..geometry.num_key_value_heads {
+            let v = &v[kv_head * d..];
+            for head in (kv_head * group..(kv_head + 1) * group).step_by(HEADS) {
+                let heads = ((kv_head + 1) * group - head).min(HEADS);
+                let weights = &scores[head * CHUNK..(head + heads) * CHUNK];
+                let o = &mut o[head * d..(head + heads) * d];
+                // SAFETY: `v` begins with `d` numbers of the head in each of `keys` rows, `o` and `weights` hold the heads;
+                // the instruction set is S's.
+                unsafe {
+                    match heads {
+                        1 => add_values::<S, T, 1>(weights, keys, v, row, o),
+                        2 => add_values::<S, T, 2>(weights, keys, v, row, o),
+                        3 => add_values::<S, T, 3>(weights, keys, v, row, o),
+                        _ => add_values::<S, T, HEADS>(weights, keys, v, row, o),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `[rows, d]`, `stride` apart, to `[d, LANES]` in f32; the lanes beyond the rows repeat the last.
+///
+/// # Safety
+/// As [`Simd`]; `from` holds the rows, of which there is at least one, and `to` the lanes.
+#[inline(always)]
+unsafe fn transpose<S: Simd, T: Stored>(from: &[T], [rows, d]: [usize; 2], stride: usize, to: &mut [f32]) {
+    let step = T::TRANSPOSED * S::LANES;
+    let whole = d / step * step;
+    for at in (0..whole).step_by(step) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let to = to.as_mut_ptr().add(at * S::LANES);
+            T::transpose::<S>(from.as_ptr().add(at), stride, rows - 1, to, S::LANES);
+        }
+    }
+    for at in whole..d {
+        for lane in 0..S::LANES {
+            to[at * S::LANES + lane] = from[lane.min(rows - 1) * stride + at].wide();
+        }
+    }
+}
+
+/// Scores of `H` heads for the keys in the lanes, to places CHUNK apart.
+///
+/// # Safety
+/// As [`Simd`]; `q` is `[H, d]`, `columns` `[d, LANES]`, and `z` holds the places.
+#[inline(always)]
+unsafe fn score<S: Simd, const H: usize>(q: &[f32], columns: &[f32], scale: f32, z: &mut [f32]) {
+    let d = q.len() / H;
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sums = [S::splat(0.0); H];
+        for at in 0..d {
+            let keys = S::load(columns.as_ptr().add(at * S::LANES));
+            for (head, sum) in sums.iter_mut().enumerate() {
+                *sum = S::fma(S::splat(*q.get_unchecked(head * d + at)), keys, *sum);
+            }
+        }
+        for (head, sum) in sums.into_iter().enumerate() {
+            S::store(z.as_mut_ptr().add(head * CHUNK), S::mul(S::splat(scale), sum));
+        }
+    }
+}
+
+/// `o[H, d] = Σ_key weights[H, key] v[key, d]`
+///
+/// # Safety
+/// As [`Simd`]; `weights` is `[H, CHUNK]`, `v` holds `d` numbers in each of `keys` rows, `row` apart.
+#[inline(always)]
+unsafe fn add_values<S: Simd, T: Stored, const H: usize>(
+    weights: &[f32],
+    keys: usize,
+    v: &[T],
+    row: usize,
+    o: &mut [f32],
+) {
+    let d = o.len() / H;
+    let mut at = 0;
+    // SAFETY: the caller's contract: every piece ends inside `d`.
+    unsafe {
+        while S::REGISTERS > 16 && at + 4 * S::LANES <= d {
+            add_piece::<S, T, H, 4>(weights, keys, v, row, o, at, S::LANES);
+            at += 4 * S::LANES;
+        }
+        while at + 2 * S::LANES <= d {
+            add_piece::<S, T, H, 2>(weights, keys, v, row, o, at, S::LANES);
+            at += 2 * S::LANES;
+        }
+        while at < d {
+            add_piece::<S, T, H, 1>(weights, keys, v, row, o, at, S::LANES.min(d - at));
+            at += S::LANES;
+        }
+    }
+}
+
+/// `W` vectors of each head from number `at` on, the last one with `lanes` lanes.
+///
+/// # Safety
+/// As [`add_values`]; the piece ends inside `d`.
+#[inline(always)]
+unsafe fn add_piece<S: Simd, T: Stored, const H: usize, const W: usize>(
+    weights: &[f32],
+    keys: usize,
+    v: &[T],
+    row: usize,
+    o: &mut [f32],
+    at: usize,
+    lanes: usize,
+) {
+    let d = o.len() / H;
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut sums = [[S::splat(0.0); W]; H];
+        for key in 0..keys {
+            let from = v.as_ptr().add(key * row + at);
+            let mut values = [S::splat(0.0); W];
+            for (i, value) in values.iter_mut().enumerate() {
+                *value = match lanes == S::LANES {
+                    true => T::load::<S>(from.add(i * S::LANES)),
+                    false => T::load_partial::<S>(from.add(i * S::LANES), lanes),
+                };
+            }
+            for (head, sums) in sums.iter_mut().enumerate() {
+                let weight = S::splat(*weights.get_unchecked(head * CHUNK + key));
+                for (sum, value) in sums.iter_mut().zip(values) {
+                    *sum = S::fma(weight, value, *sum);
+                }
+            }
+        }
+        for (head, sums) in sums.into_iter().enumerate() {
+            for (i, sum) in sums.into_iter().enumerate() {
+                S::store_partial(o.as_mut_ptr().add(head * d + at + i * S::LANES), sum, lanes);
             }
         }
     }
@@ -181,26 +334,5 @@ unsafe fn exp_in_place<S: Simd>(z: &mut [f32], max: f32) -> f32 {
             total += *z;
         }
         total
-    }
-}
-
-/// `o += by * x`
-///
-/// # Safety
-/// As [`Simd`]; the slices are equally long.
-#[inline(always)]
-unsafe fn add_scaled<S: Simd, T: Stored>(o: &mut [f32], by: f32, x: &[T]) {
-    // SAFETY: the caller's contract; loads and stores end inside the slices.
-    unsafe {
-        let by = S::splat(by);
-        for at in (0..x.len()).step_by(S::LANES) {
-            let lanes = S::LANES.min(x.len() - at);
-            let (to, from) = (o.as_mut_ptr().add(at), x.as_ptr().add(at));
-            if lanes == S::LANES {
-                S::store(to, S::fma(by, T::load::<S>(from), S::load(to)));
-            } else {
-                S::store_partial(to, S::fma(by, T::load_partial::<S>(from, lanes), S::load_partial(to, lanes)), lanes);
-            }
-        }
     }
 }

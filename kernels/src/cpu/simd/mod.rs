@@ -137,10 +137,19 @@ pub(crate) trait Stored: crate::device::Element {
     /// # Safety
     /// See above.
     unsafe fn store_partial<S: Simd>(to: *mut Self, v: S::V, n: usize);
+    /// Vectors of each row that [`Stored::transpose`] takes.
+    const TRANSPOSED: usize;
+    /// As [`Simd::transpose_f32`], for `TRANSPOSED * LANES` values of each row, widened.
+    ///
+    /// # Safety
+    /// See above.
+    unsafe fn transpose<S: Simd>(from: *const Self, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
 }
 
 // SAFETY of the blocks below: the caller's contract.
 impl Stored for f32 {
+    const TRANSPOSED: usize = 1;
+
     #[inline(always)]
     fn wide(self) -> f32 {
         self
@@ -165,6 +174,10 @@ impl Stored for f32 {
     unsafe fn store_partial<S: Simd>(to: *mut f32, v: S::V, n: usize) {
         unsafe { S::store_partial(to, v, n) }
     }
+    #[inline(always)]
+    unsafe fn transpose<S: Simd>(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        unsafe { S::transpose_f32(from, stride, last_row, to, to_stride) }
+    }
 }
 
 /// The most lanes of any instruction set.
@@ -172,6 +185,8 @@ const MOST_LANES: usize = 16;
 
 // SAFETY of the blocks below: the caller's contract; the arrays hold the lanes of every instruction set.
 impl Stored for half::bf16 {
+    const TRANSPOSED: usize = 2;
+
     #[inline(always)]
     fn wide(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
@@ -203,6 +218,16 @@ impl Stored for half::bf16 {
             S::store_bf16(lanes.as_mut_ptr(), v);
             std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
         }
+    }
+    #[inline(always)]
+    unsafe fn transpose<S: Simd>(
+        from: *const half::bf16,
+        stride: usize,
+        last_row: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        unsafe { S::transpose_bf16(from, stride, last_row, to, to_stride) }
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) enum Role {
 
 /// A number format of operands.
 pub(crate) trait Element: Copy {
+    /// Whether it is its own term.
+    const IS_BF16: bool = false;
     /// The terms of 32 numbers.
     ///
     /// # Safety
@@ -45,6 +47,8 @@ pub(crate) trait Element: Copy {
 }
 
 impl Element for bf16 {
+    const IS_BF16: bool = true;
+
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn all_terms<const T: usize>(at: *const bf16) -> [__m512i; T] {
