@@ -1,5 +1,5 @@
-//! `cargo bench [-- FILTER...] [--json FILE]`: every kernel case of a real model's size and a training step, as a share of what
-//! the machine can do.
+//! `cargo bench [-- FILTER...] [--json FILE]`: every kernel case of a real model's size, a training step and a generated
+//! token, as a share of what the machine can do.
 //!
 //! `cargo bench -- write-7b DIR` writes a model of the size of Llama 2 7B to measure runs on, `cargo bench -- write-rows FILE`
 //! a million rows of data.
@@ -8,9 +8,11 @@
 //! arithmetic, a copy for memory. On a shared machine both sink together, so the share says more than the time.
 
 mod ceiling;
+mod generate;
 mod kernels;
 mod large_model;
 mod measure;
+mod models;
 mod report;
 mod rows;
 mod train_step;
@@ -68,5 +70,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut report = report::Report::new(&device);
     kernels::run(&device, options.rounds, &wanted, &mut report)?;
     train_step::run(&device, options.rounds, &wanted, &mut report).map_err(|error| error.to_string())?;
+    generate::run(&device, options.rounds, &wanted, &mut report).map_err(|error| error.to_string())?;
     report.finish(options.json.as_deref())
 }

@@ -73,14 +73,23 @@ impl Report {
         }));
     }
 
-    /// Prints the share of a training step that each kernel that matters takes, and that of the products, attention and
-    /// log-probs.
-    pub fn kernels(&mut self, name: &str, kernels: &BTreeMap<&'static str, f64>, all_seconds: f64) {
+    /// Prints the speed of generation, and how long the prompts took.
+    pub fn generation(&mut self, name: &str, tokens: f64, prompts: f64) {
+        println!("{:<22} {name:<44} {tokens:.1} tokens/s behind the prompts, which took {prompts:.3} s", "generate");
+        self.rows.push(json!({
+            "name": "generate", "shape": name, "device": self.device,
+            "tokens_per_second": tokens, "prompts_seconds": prompts,
+        }));
+    }
+
+    /// Prints the share of some work that each kernel that matters takes, and that of the products, attention and log-probs.
+    pub fn kernels(&mut self, of: &str, name: &str, kernels: &BTreeMap<&'static str, f64>, all_seconds: f64) {
         let heavy =
             |kernel: &str| ["gemm.", "attention.", "token_logps."].iter().any(|prefix| kernel.starts_with(prefix));
         let sum: f64 = kernels.iter().filter(|(kernel, _)| heavy(kernel)).map(|(_, seconds)| seconds).sum();
         let share = sum / all_seconds;
-        println!("{:<22} {name:<44} {:.0}% in products, attention and log-probs", "train_step.kernels", 100.0 * share);
+        let of = format!("{of}.kernels");
+        println!("{of:<22} {name:<44} {:.0}% in products, attention and log-probs", 100.0 * share);
         let mut sorted: Vec<_> = kernels.iter().map(|(kernel, seconds)| (*kernel, seconds / all_seconds)).collect();
         let within = sorted.iter().filter(|(kernel, _)| !kernel.ends_with("beside the step")).map(|(_, share)| share);
         let outside = 1.0 - within.sum::<f64>();
@@ -92,7 +101,7 @@ impl Report {
         let shares: serde_json::Map<_, _> =
             sorted.into_iter().map(|(of, share)| (of.to_owned(), json!(share))).collect();
         self.rows.push(json!({
-            "name": "train_step.kernels", "shape": name, "device": self.device, "heavy_share": share, "shares": shares,
+            "name": of, "shape": name, "device": self.device, "heavy_share": share, "shares": shares,
         }));
     }
 

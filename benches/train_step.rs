@@ -7,10 +7,10 @@
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;
+use crate::models::{self, BenchModel, RANK};
 use crate::report::{Rate, Report, Row};
-use align_engine::autograd::param::{Param, ParamId};
 use align_engine::autograd::{Mode, ParamGrads};
-use align_engine::model::adapters::{AdapterSet, Adapters, LowRank};
+use align_engine::model::adapters::{AdapterSet, Adapters};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::rng::Key;
@@ -21,11 +21,10 @@ use align_lora::optim::{AdamW, Optimizer, ScheduleKind, global_norm};
 use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree, Work};
 use half::bf16;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const RANK: usize = 16;
 const PAIRS: usize = 4;
 const MAX_LENGTH: usize = 512;
 const MICRO_BATCH_TOKENS: usize = 4096;
@@ -41,14 +40,7 @@ pub fn run(
     wanted: &(dyn Fn(&str) -> bool + Sync),
     report: &mut Report,
 ) -> Result<(), Error> {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let mut models =
-        vec![("tiny-llama".to_owned(), tests.join("goldens/tiny-llama/model"), tests.join("goldens/pairs.jsonl"))];
-    if let Some(dir) = std::env::var_os("ALIGN_SMOLLM2").map(PathBuf::from) {
-        let name = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
-        models.push((name, dir, tests.join("data/pref_train.jsonl")));
-    }
-    for (name, model, data) in models {
+    for BenchModel { name, dir: model, data } in models::all() {
         if wanted(&format!("train_step {name}")) {
             for precision in [Precision::F32, Precision::Bf16] {
                 // a device of its own, whose memory is that of this step
@@ -121,7 +113,7 @@ impl Step {
         batches.sort_by_key(|batch| batch.iter().map(|&row| data.lengths(row as usize).tree).sum::<usize>());
         let batch = batches[batches.len() / 2].to_vec();
         let rows = data.rows(&batch)?;
-        let adapter = Arc::new(adapter(device, &model)?);
+        let adapter = Arc::new(models::adapter(device, &model)?);
         Ok(Step {
             name: format!("{name}, {precision:?}").to_lowercase(),
             device: device.clone(),
@@ -149,7 +141,7 @@ impl Step {
                 times.push(seconds);
             }
         }
-        report.kernels(&self.name, &phases.kernels, phases.steps_seconds);
+        report.kernels("train_step", &self.name, &phases.kernels, phases.steps_seconds);
         let ceiling = flops.median();
         let shape = self.shape(&forest);
         let mut step_seconds = 0.0;
@@ -220,23 +212,6 @@ impl Step {
 fn tree(row: &EncodedRow) -> Tree<'_> {
     let branches = row.answers.iter().map(|answer| Branch::of(answer, Role::Gradient));
     Tree { prompt: &row.prompt, branches: branches.collect() }
-}
-
-/// Updates on all linear layers, both matrices away from zero.
-fn adapter(device: &Device, model: &Model) -> Result<AdapterSet, KernelError> {
-    let mut set = AdapterSet::new(model.linears().len());
-    for linear in model.linears() {
-        let param = |id: usize, shape: [usize; 2]| {
-            let key = Key::new(0, 0, id as u64);
-            let spread = (linear.in_features as f32).sqrt().recip();
-            let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| spread * (key.unit(i as u64) - 0.5)).collect();
-            Param::new(device, ParamId(id), shape, &values)
-        };
-        let lora_a = param(2 * linear.id.0, [RANK, linear.in_features])?;
-        let lora_b = param(2 * linear.id.0 + 1, [linear.out_features, RANK])?;
-        set.insert(linear.id, LowRank { lora_a, lora_b, scaling: 2.0 });
-    }
-    Ok(set)
 }
 
 /// What is timed, in this order. `step` is the trainer's own; `forward` and `backward` are its passes over the model, the head
