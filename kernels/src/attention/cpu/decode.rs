@@ -17,6 +17,9 @@ const HEADS: usize = 4;
 /// The most lanes of a vector.
 const LANES: usize = 16;
 
+/// Keys by which the cache is asked for ahead.
+const AHEAD: usize = 2 * LANES;
+
 /// Some visible rows of one sequence's cache.
 struct Chunk {
     sequence: usize,
@@ -145,6 +148,12 @@ impl<T: Stored> VectorTask for Attend<'_, T> {
         let row = geometry.num_key_value_heads * d;
         for first in (0..keys).step_by(S::LANES) {
             let last = (keys - first).min(S::LANES) - 1;
+            // SAFETY: the instruction set is S's.
+            unsafe {
+                let ahead = (first + AHEAD).min(keys) * row..(first + AHEAD + S::LANES).min(keys) * row;
+                prefetch::<S, T>(&k[ahead]);
+                prefetch::<S, T>(&v[first * row..(first + last + 1) * row]);
+            }
             for kv_head in 0..geometry.num_key_value_heads {
                 let k = &k[first * row + kv_head * d..(first + last) * row + (kv_head + 1) * d];
                 // SAFETY: `k` holds the head's `d` numbers in rows up to the last, `columns` those of the lanes; the
@@ -192,6 +201,18 @@ impl<T: Stored> VectorTask for Attend<'_, T> {
                 }
             }
         }
+    }
+}
+
+/// Asks for all of `values` in the second-level cache.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+unsafe fn prefetch<S: Simd, T>(values: &[T]) {
+    for at in (0..values.len()).step_by(64 / size_of::<T>()) {
+        // SAFETY: the caller's contract.
+        unsafe { S::prefetch_far(values.as_ptr().add(at)) };
     }
 }
 
