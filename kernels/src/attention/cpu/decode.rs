@@ -179,9 +179,11 @@ impl<T: Stored> VectorTask for Attend<'_, T> {
             if let Some(cap) = geometry.softcap {
                 z.iter_mut().for_each(|u| *u = cap * (*u / cap).tanh());
             }
-            max[head] = z.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
             // SAFETY: every access is within `z`; the instruction set is S's.
-            sum[head] = unsafe { exp_in_place::<S>(z, max[head]) };
+            unsafe {
+                max[head] = largest::<S>(z);
+                sum[head] = exp_in_place::<S>(z, max[head]);
+            }
         }
         for kv_head in 0..geometry.num_key_value_heads {
             let v = &v[kv_head * d..];
@@ -330,6 +332,23 @@ unsafe fn add_piece<S: Simd, T: Stored, const H: usize, const W: usize>(
                 S::store_partial(o.as_mut_ptr().add(head * d + at + i * S::LANES), sum, lanes);
             }
         }
+    }
+}
+
+/// The largest number.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+unsafe fn largest<S: Simd>(z: &[f32]) -> f32 {
+    // SAFETY: the caller's contract; loads end inside `z`.
+    unsafe {
+        let whole = z.len() / S::LANES * S::LANES;
+        let mut max = S::splat(f32::NEG_INFINITY);
+        for at in (0..whole).step_by(S::LANES) {
+            max = S::max(S::load(z.as_ptr().add(at)), max);
+        }
+        z[whole..].iter().fold(S::reduce_max(max), |max, &x| if x > max { x } else { max })
     }
 }
 

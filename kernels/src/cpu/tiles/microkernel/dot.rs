@@ -18,34 +18,58 @@ const PAIRS: usize = 16;
 /// As there.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn run(block: BlockSum) {
-    let BlockSum { steps, count, left, right, from, to, rows, .. } = block;
+    // SAFETY: the caller's contract.
+    unsafe {
+        match block.cols {
+            ..=16 => run_vectors::<1>(block),
+            _ => run_vectors::<2>(block),
+        }
+    }
+}
+
+/// The first 16 `V` columns of a block.
+///
+/// # Safety
+/// As [`run`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn run_vectors<const V: usize>(block: BlockSum) {
+    let BlockSum { steps, count, left, right, from, to, rows, pairs, .. } = block;
     for first in (0..rows.min(BLOCK)).step_by(ROWS) {
-        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
         // SAFETY: the caller's contract: rows below BLOCK of 32 floats.
         unsafe {
             if !from.0.is_null() {
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let row = from.0.byte_add((first + i) * from.1);
-                    *sums = [_mm512_loadu_ps(row), _mm512_loadu_ps(row.add(16))];
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = _mm512_loadu_ps(row.add(16 * v));
+                    }
                 }
             }
             let line = first / 16 * 1024 + first % 16 * 64;
-            for step in 0..count {
-                let step = *steps.add(step);
+            for index in 0..count {
+                let step = *steps.add(index);
+                let pairs = if pairs.is_null() { PAIRS } else { usize::from(*pairs.add(index)) };
                 let (left, right) = (left.add(step.left + line), right.add(step.right));
-                for pair in 0..PAIRS {
-                    let columns = [0, 1024].map(|tile| bf16s(_mm512_load_si512(right.add(tile + 64 * pair).cast())));
+                for pair in 0..pairs {
+                    let mut columns = [bf16s(_mm512_setzero_si512()); V];
+                    for (v, column) in columns.iter_mut().enumerate() {
+                        *column = bf16s(_mm512_load_si512(right.add(1024 * v + 64 * pair).cast()));
+                    }
                     for (i, sums) in sums.iter_mut().enumerate() {
                         let row = bf16s(_mm512_set1_epi32(*left.add(64 * i + 4 * pair).cast()));
-                        *sums =
-                            [_mm512_dpbf16_ps(sums[0], row, columns[0]), _mm512_dpbf16_ps(sums[1], row, columns[1])];
+                        for (sum, column) in sums.iter_mut().zip(columns) {
+                            *sum = _mm512_dpbf16_ps(*sum, row, column);
+                        }
                     }
                 }
             }
             for (i, sums) in sums.into_iter().enumerate() {
                 let row = to.0.byte_add((first + i) * to.1);
-                _mm512_storeu_ps(row, sums[0]);
-                _mm512_storeu_ps(row.add(16), sums[1]);
+                for (v, sum) in sums.into_iter().enumerate() {
+                    _mm512_storeu_ps(row.add(16 * v), sum);
+                }
             }
         }
     }

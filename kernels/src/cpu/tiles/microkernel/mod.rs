@@ -54,6 +54,10 @@ pub(crate) struct BlockSum {
     pub(crate) to: (*mut f32, usize),
     /// Rows that are wanted: those beyond may be computed or not.
     pub(crate) rows: usize,
+    /// Columns that are wanted, likewise.
+    pub(crate) cols: usize,
+    /// For each step the pairs of its depth that are not zero throughout, or null: all of them.
+    pub(crate) pairs: *const u8,
     /// What to ask for in the second-level cache on the way, 128 bytes a step; it need not be valid.
     pub(crate) ahead: *const u8,
 }
@@ -129,7 +133,20 @@ impl Unit {
         let (from, to) = ((from, sums.stride), (sums.at, sums.stride));
         let (steps, count) = (steps.as_ptr(), steps.len() - 1);
         // SAFETY: the caller's contract.
-        unsafe { self.run(BlockSum { steps, count, left, right, from, to, rows: BLOCK, ahead }) }
+        unsafe {
+            self.run(BlockSum {
+                steps,
+                count,
+                left,
+                right,
+                from,
+                to,
+                rows: BLOCK,
+                cols: BLOCK,
+                pairs: std::ptr::null(),
+                ahead,
+            })
+        }
     }
 
     /// As [`Unit::run`], and rounds a block that was finished before, where that costs nothing beside the products: says

@@ -1,17 +1,20 @@
 //! Products of so few rows that reading the right operand is what takes the time, as in decoding. The lanes of a vector are the
 //! rows: the rows lie turned, a vector for each pair of the depth, and the right operand's pairs are repeated in all lanes as
-//! they are read where they lie, so that nothing is packed nor shuffled on their way. The lines of the next columns are asked for
+//! they are read where they lie, so that nothing is packed nor shuffled on their way. On AMX, a tile of the right operand as it
+//! lies is the left one of a product, and the turned rows are the right one. The lines of the next columns are asked for
 //! meanwhile.
 //!
 //! The steps come in the order of the packed way, with the same instruction, so the bits are the same.
 
 use super::corner::Corner;
 use super::plan::{PackedSection, Plan, Recipe, Shared, Sink, in_parallel, part};
-use super::{LeftPart, LeftValues, Order, OutputValues, Start, TASKS_PER_THREAD, Tiled, Values};
-use crate::cpu::tiles::microkernel::{BLOCK, STEP_DEPTH, SUMS_BYTES, Unit, dot};
+use super::{LeftPart, LeftValues, Order, OutputValues, Start, TASKS_PER_THREAD, Tiled, Values, left_terms};
+use crate::cpu::tiles::amx;
+use crate::cpu::tiles::microkernel::{BLOCK, STEP_DEPTH, SUMS_BYTES, Unit};
 use crate::cpu::tiles::pack::{self, Element, LINES};
 use crate::device::Cpu;
 use crate::gemm::cpu::scratch::{self, Area, with_scratch};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Most rows in the lanes of one vector.
@@ -21,22 +24,23 @@ const PAIRS: usize = STEP_DEPTH / 2;
 /// Bytes of 32 numbers.
 const LINE: usize = 64;
 
-/// Whether a call is computed this way: the vectors read a number where it lies, and it lies along the depth.
+/// Whether a call is computed this way: a number is read where it lies, as one term, and it lies along the depth.
 pub(super) fn fits(call: &Tiled<'_>) -> bool {
     let of_targets = call.targets.iter().flat_map(|target| &target.sections);
     let mut sections = of_targets.chain(call.downs.iter().map(|down| &down.section));
-    call.unit == Unit::Dot
+    left_terms(call.precision) == 1
         && call.rows <= BLOCK
         && call.left.iter().all(|part| part.order == Order::Columns)
         && sections.all(|section| section.right.order == Order::Columns)
 }
 
 /// The rows, turned: their parts, in a part 16 rows after the other, and of those a vector for each pair of the depth. Where
-/// 8 rows or fewer are left, the vectors are half as long.
+/// 8 rows or fewer are left, vectors are half as long.
 #[derive(Clone, Copy)]
 struct Rows {
     at: Shared,
     count: usize,
+    unit: Unit,
 }
 
 /// Up to 16 rows of a part.
@@ -45,13 +49,8 @@ struct Lanes {
     /// The first of them.
     first: usize,
     count: usize,
-}
-
-impl Lanes {
     /// Bytes of a pair's vector.
-    fn bytes(self) -> usize {
-        if self.count <= LANES / 2 { LINE / 2 } else { LINE }
-    }
+    bytes: usize,
 }
 
 impl Rows {
@@ -61,8 +60,11 @@ impl Rows {
     }
 
     fn lanes(self) -> impl Iterator<Item = Lanes> {
-        let count = self.count;
-        (0..count).step_by(LANES).map(move |first| Lanes { first, count: (count - first).min(LANES) })
+        (0..self.count).step_by(LANES).map(move |first| {
+            let count = (self.count - first).min(LANES);
+            let half = self.unit == Unit::Dot && count <= LANES / 2;
+            Lanes { first, count, bytes: if half { LINE / 2 } else { LINE } }
+        })
     }
 
     /// Packs a part.
@@ -96,12 +98,12 @@ impl Rows {
                 for pair in pack::transposed(lines) {
                     // SAFETY: a vector of the part.
                     unsafe {
-                        if lanes.bytes() == LINE {
+                        if lanes.bytes == LINE {
                             _mm512_store_si512(to.cast(), pair);
                         } else {
                             _mm256_store_si256(to.cast(), _mm512_castsi512_si256(pair));
                         }
-                        to = to.add(lanes.bytes());
+                        to = to.add(lanes.bytes);
                     }
                 }
             }
@@ -113,7 +115,7 @@ impl Plan<'_> {
     /// Computes a call that [`fits`].
     pub(super) fn few_rows(&self, cpu: &Cpu, threads: usize) {
         scratch::with_shared(self.left_panel, |left| {
-            let left = Rows { at: Shared(left), count: self.call.rows };
+            let left = Rows { at: Shared(left), count: self.call.rows, unit: self.call.unit };
             for (part, at) in self.call.left.iter().zip(&self.parts) {
                 // SAFETY: the shared memory holds a panel; the contract of the call checked the operand's length.
                 unsafe { left.pack(*part, left.part(*at)) };
@@ -125,6 +127,7 @@ impl Plan<'_> {
                 let own = &self.panels[part(self.panels.len(), tasks, task)];
                 // SAFETY: the processor has the unit; the panel was packed above, and each task has columns of its own.
                 with_scratch(|scratch| unsafe {
+                    self.call.unit.configure();
                     let sums = sums(&mut scratch.partial);
                     self.targets[own[0].target].ask_for(own[0].col);
                     for panel in own {
@@ -145,6 +148,7 @@ impl Plan<'_> {
             let sums = sums(&mut scratch.partial);
             // SAFETY: the caller's contract; the panels are the recipe's, and `between` and the scratch hold all rows.
             unsafe {
+                self.call.unit.configure();
                 recipe.ask_for(0);
                 for col in 0..recipe.panels() {
                     self.columns(Sink::of(down), recipe, col, left, sums);
@@ -201,9 +205,10 @@ impl Plan<'_> {
                 for lanes in left.lanes() {
                     let at = at.add(lanes.first * BLOCK + tile * LINES);
                     let from = from.map(|(from, stride)| (from.add(lanes.first * stride + tile * LINES), stride));
-                    match lanes.bytes() {
-                        LINE => recipe.tile::<__m512>(col, left, lanes, from, at),
-                        _ => recipe.tile::<__m256>(col, left, lanes, from, at),
+                    match (left.unit, lanes.bytes) {
+                        (Unit::Amx, _) => recipe.tile::<Turned>(col, left, lanes, from, at),
+                        (Unit::Dot, LINE) => recipe.tile::<[__m512; LINES]>(col, left, lanes, from, at),
+                        (Unit::Dot, _) => recipe.tile::<[__m256; LINES]>(col, left, lanes, from, at),
                     }
                 }
             }
@@ -223,7 +228,7 @@ impl Recipe<'_> {
     /// The processor has AVX-512 with bf16; `left` holds the rows, `at` rows of 32 floats.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn tile<V: Vector>(
+    unsafe fn tile<S: Sums>(
         &self,
         col: usize,
         left: Rows,
@@ -240,10 +245,7 @@ impl Recipe<'_> {
                 }
                 lines = pack::transposed(lines);
             }
-            let mut sums = [V::of(_mm512_setzero_si512()); LINES];
-            for (sum, line) in sums.iter_mut().zip(lines) {
-                *sum = V::of(line);
-            }
+            let mut sums = S::of(lines);
             for section in &self.sections {
                 // the vectors of the rows before lie before
                 let before = lanes.first * 4 * PAIRS * section.depth.div_ceil(STEP_DEPTH);
@@ -254,10 +256,7 @@ impl Recipe<'_> {
                     Values::F32(values) => add_section(&mut sums, section, values, self.cols, col, left),
                 }
             }
-            for (line, sum) in lines.iter_mut().zip(sums) {
-                *line = sum.whole();
-            }
-            for (row, line) in pack::transposed(lines).into_iter().enumerate().take(lanes.count) {
+            for (row, line) in pack::transposed(sums.lines()).into_iter().enumerate().take(lanes.count) {
                 _mm512_storeu_ps(at.add(row * BLOCK), _mm512_castsi512_ps(line));
             }
         }
@@ -276,102 +275,198 @@ impl Recipe<'_> {
     }
 }
 
-/// Rows in the lanes of a vector: 8 or 16 of them.
-trait Vector: Copy {
-    /// The first lanes.
+/// The sums of 16 columns, the rows in their lanes.
+trait Sums {
+    /// Bytes of a pair's vector of rows.
+    const VECTOR: usize;
+
+    /// Sums that begin with these, a line for each column.
     ///
     /// # Safety
-    /// The processor has AVX-512 with bf16.
-    unsafe fn of(lanes: __m512i) -> Self;
-    /// With zeros behind.
+    /// The processor has AVX-512 with bf16, and the unit, configured on this thread.
+    unsafe fn of(lines: [__m512i; LINES]) -> Self;
+    /// A line for each column.
     ///
     /// # Safety
-    /// As [`Vector::of`].
-    unsafe fn whole(self) -> __m512i;
-    /// The pairs of all lanes.
+    /// As [`Sums::of`].
+    unsafe fn lines(&self) -> [__m512i; LINES];
+    /// Adds `steps` steps of the depth, in the last of which `pairs` pairs are not zero. The numbers of the columns begin
+    /// `stride` bytes apart at `right`; asks for 64 bytes a step of each of the lines at `ahead`, as many bytes apart as it says,
+    /// in the order in which they will be wanted. They need not be valid.
     ///
     /// # Safety
-    /// As [`Vector::of`]; `at` points at them.
-    unsafe fn load(at: *const u8) -> Self;
-    /// `self + rows · pair`, the pair being the one at `at`.
-    ///
-    /// # Safety
-    /// As [`Vector::load`].
-    unsafe fn add(self, rows: Self, at: *const u8) -> Self;
+    /// As [`Sums::of`]; 32 bf16 a step for each column, and at `left` the vectors of the steps.
+    unsafe fn add(
+        &mut self,
+        right: *const u8,
+        stride: usize,
+        left: *const u8,
+        steps: usize,
+        pairs: usize,
+        ahead: (*const u8, usize),
+    );
 }
 
-impl Vector for __m512 {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn of(lanes: __m512i) -> __m512 {
-        _mm512_castsi512_ps(lanes)
-    }
+/// In vectors of rows, of either length.
+macro_rules! sums_in_vectors {
+    ($vector:ty, $register:ident, $rows:tt, $repeat:literal, $zero:ident, $of:expr, $whole:expr) => {
+        impl Sums for [$vector; LINES] {
+            const VECTOR: usize = size_of::<$vector>();
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn whole(self) -> __m512i {
-        _mm512_castps_si512(self)
-    }
+            #[inline]
+            #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+            unsafe fn of(lines: [__m512i; LINES]) -> Self {
+                let mut sums = [$zero(); LINES];
+                for (sum, line) in sums.iter_mut().zip(lines) {
+                    *sum = $of(line);
+                }
+                sums
+            }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn load(at: *const u8) -> __m512 {
-        // SAFETY: the caller's contract.
-        unsafe { _mm512_load_ps(at.cast()) }
-    }
+            #[inline]
+            #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+            unsafe fn lines(&self) -> [__m512i; LINES] {
+                let mut lines = [_mm512_setzero_si512(); LINES];
+                for (line, sum) in lines.iter_mut().zip(self) {
+                    *line = $whole(*sum);
+                }
+                lines
+            }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn add(self, rows: __m512, at: *const u8) -> __m512 {
-        // SAFETY: the caller's contract.
-        let pair = unsafe { _mm512_set1_epi32(at.cast::<i32>().read_unaligned()) };
-        _mm512_dpbf16_ps(self, dot::bf16s(_mm512_castps_si512(rows)), dot::bf16s(pair))
-    }
-}
-
-impl Vector for __m256 {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn of(lanes: __m512i) -> __m256 {
-        _mm256_castsi256_ps(_mm512_castsi512_si256(lanes))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn whole(self) -> __m512i {
-        _mm512_zextsi256_si512(_mm256_castps_si256(self))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn load(at: *const u8) -> __m256 {
-        // SAFETY: the caller's contract.
-        unsafe { _mm256_load_ps(at.cast()) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
-    unsafe fn add(self, rows: __m256, at: *const u8) -> __m256 {
-        // SAFETY: the caller's contract, and the same bits as pairs of bf16.
-        unsafe {
-            let pair = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
-            _mm256_dpbf16_ps(
-                self,
-                std::mem::transmute::<__m256, __m256bh>(rows),
-                std::mem::transmute::<__m256i, __m256bh>(pair),
-            )
+            #[inline]
+            #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
+            unsafe fn add(
+                &mut self,
+                right: *const u8,
+                stride: usize,
+                left: *const u8,
+                steps: usize,
+                pairs: usize,
+                ahead: (*const u8, usize),
+            ) {
+                for step in 0..steps {
+                    let (right, left) =
+                        (right.wrapping_add(step * LINE), left.wrapping_add(step * PAIRS * Self::VECTOR));
+                    let pairs = if step + 1 < steps { PAIRS } else { pairs };
+                    // one register for four lines, the others of which lie one, two and three strides behind
+                    let [s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15] = self;
+                    // SAFETY: the caller's contract.
+                    unsafe {
+                        asm!(
+                            "2:",
+                            concat!("vmovdqa64 ", $rows, ", [{left}]"),
+                            concat!("vdpbf16ps {s0}, ", $rows, ", dword ptr [{l0}]", $repeat),
+                            concat!("vdpbf16ps {s1}, ", $rows, ", dword ptr [{l0} + {stride}]", $repeat),
+                            concat!("vdpbf16ps {s2}, ", $rows, ", dword ptr [{l0} + 2 * {stride}]", $repeat),
+                            concat!("vdpbf16ps {s3}, ", $rows, ", dword ptr [{l0} + {three}]", $repeat),
+                            concat!("vdpbf16ps {s4}, ", $rows, ", dword ptr [{l1}]", $repeat),
+                            concat!("vdpbf16ps {s5}, ", $rows, ", dword ptr [{l1} + {stride}]", $repeat),
+                            concat!("vdpbf16ps {s6}, ", $rows, ", dword ptr [{l1} + 2 * {stride}]", $repeat),
+                            concat!("vdpbf16ps {s7}, ", $rows, ", dword ptr [{l1} + {three}]", $repeat),
+                            concat!("vdpbf16ps {s8}, ", $rows, ", dword ptr [{l2}]", $repeat),
+                            concat!("vdpbf16ps {s9}, ", $rows, ", dword ptr [{l2} + {stride}]", $repeat),
+                            concat!("vdpbf16ps {s10}, ", $rows, ", dword ptr [{l2} + 2 * {stride}]", $repeat),
+                            concat!("vdpbf16ps {s11}, ", $rows, ", dword ptr [{l2} + {three}]", $repeat),
+                            concat!("vdpbf16ps {s12}, ", $rows, ", dword ptr [{l3}]", $repeat),
+                            concat!("vdpbf16ps {s13}, ", $rows, ", dword ptr [{l3} + {stride}]", $repeat),
+                            concat!("vdpbf16ps {s14}, ", $rows, ", dword ptr [{l3} + 2 * {stride}]", $repeat),
+                            concat!("vdpbf16ps {s15}, ", $rows, ", dword ptr [{l3} + {three}]", $repeat),
+                            "add {l0}, 4",
+                            "add {l1}, 4",
+                            "add {l2}, 4",
+                            "add {l3}, 4",
+                            "add {left}, {vector}",
+                            "dec {pairs}",
+                            "jnz 2b",
+                            out($rows) _,
+                            left = inout(reg) left => _,
+                            vector = const size_of::<$vector>(),
+                            pairs = inout(reg) pairs => _,
+                            stride = in(reg) stride,
+                            three = in(reg) 3 * stride,
+                            l0 = inout(reg) right => _,
+                            l1 = inout(reg) right.wrapping_add(4 * stride) => _,
+                            l2 = inout(reg) right.wrapping_add(8 * stride) => _,
+                            l3 = inout(reg) right.wrapping_add(12 * stride) => _,
+                            s0 = inout($register) *s0,
+                            s1 = inout($register) *s1,
+                            s2 = inout($register) *s2,
+                            s3 = inout($register) *s3,
+                            s4 = inout($register) *s4,
+                            s5 = inout($register) *s5,
+                            s6 = inout($register) *s6,
+                            s7 = inout($register) *s7,
+                            s8 = inout($register) *s8,
+                            s9 = inout($register) *s9,
+                            s10 = inout($register) *s10,
+                            s11 = inout($register) *s11,
+                            s12 = inout($register) *s12,
+                            s13 = inout($register) *s13,
+                            s14 = inout($register) *s14,
+                            s15 = inout($register) *s15,
+                            options(readonly, nostack),
+                        );
+                    }
+                    for line in 0..LINES {
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.0.wrapping_add(line * ahead.1 + step * LINE).cast());
+                    }
+                }
+            }
         }
+    };
+}
+
+sums_in_vectors!(__m512, zmm_reg, "zmm31", "{{1to16}}", _mm512_setzero_ps, _mm512_castsi512_ps, _mm512_castps_si512);
+sums_in_vectors!(
+    __m256,
+    ymm_reg,
+    "ymm31",
+    "{{1to8}}",
+    _mm256_setzero_ps,
+    |line| _mm256_castsi256_ps(_mm512_castsi512_si256(line)),
+    |sum| _mm512_zextsi256_si512(_mm256_castps_si256(sum))
+);
+
+/// In a tile of the matrix unit, between sections in memory.
+#[repr(align(64))]
+struct Turned([__m512i; LINES]);
+
+impl Sums for Turned {
+    const VECTOR: usize = LINE;
+
+    #[inline]
+    unsafe fn of(lines: [__m512i; LINES]) -> Turned {
+        Turned(lines)
+    }
+
+    #[inline]
+    unsafe fn lines(&self) -> [__m512i; LINES] {
+        self.0
+    }
+
+    #[inline]
+    unsafe fn add(
+        &mut self,
+        right: *const u8,
+        stride: usize,
+        left: *const u8,
+        steps: usize,
+        _: usize,
+        ahead: (*const u8, usize),
+    ) {
+        // SAFETY: the caller's contract.
+        unsafe { amx::add_turned(self.0.as_mut_ptr().cast(), right, stride, left, steps, ahead) }
     }
 }
 
 /// Adds a section of the depth to the sums of 16 columns from `col` on of `cols`.
 ///
 /// # Safety
-/// The processor has AVX-512 with bf16; `values` are `[cols, depth]`; `left` holds the vectors of the section.
+/// As [`Sums::of`]; `values` are `[cols, depth]`; `left` holds the vectors of the section.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
-unsafe fn add_section<E: Element, V: Vector>(
-    sums: &mut [V; LINES],
+unsafe fn add_section<E: Element, S: Sums>(
+    sums: &mut S,
     section: &PackedSection<'_>,
     values: &[E],
     cols: usize,
@@ -381,45 +476,34 @@ unsafe fn add_section<E: Element, V: Vector>(
     let depth = section.depth;
     let lines_here = (cols - col).min(LINES);
     let from = values.as_ptr().wrapping_add(col * depth);
+    let stride = depth * size_of::<E>();
+    let ahead = from.wrapping_add(LINES * depth).cast::<u8>();
+    let in_place = if E::IS_BF16 && lines_here == LINES { depth / STEP_DEPTH } else { 0 };
+    // SAFETY: whole steps of 16 lines of the matrix, and their vectors.
+    unsafe { sums.add(from.cast(), stride, left, in_place, PAIRS, (ahead, stride)) };
     // what is not bf16, or ends inside a step, is copied on its way
-    let mut copy = [[_mm512_setzero_si512(); 1]; LINES];
-    for step in 0..depth.div_ceil(STEP_DEPTH) {
+    for step in in_place..depth.div_ceil(STEP_DEPTH) {
         let len = (depth - step * STEP_DEPTH).min(STEP_DEPTH);
         let from = from.wrapping_add(step * STEP_DEPTH);
-        let whole = lines_here == LINES && len == STEP_DEPTH;
-        let left = left.wrapping_add(step * PAIRS * size_of::<V>());
+        let mut copy = [_mm512_setzero_si512(); LINES];
         // SAFETY: lines of the matrix from an element on that has `len` after it, none of those beyond; vectors of the part.
         unsafe {
-            if whole && E::IS_BF16 {
-                add_step(sums, from.cast(), depth * size_of::<E>(), left);
-            } else {
-                for (i, line) in copy.iter_mut().enumerate() {
-                    let at = from.wrapping_add(i * depth);
-                    *line = if whole { E::all_terms(at) } else { E::terms(at, if i < lines_here { len } else { 0 }) };
-                }
-                add_step(sums, copy.as_ptr().cast(), LINE, left);
+            for (i, line) in copy.iter_mut().enumerate() {
+                let at = from.wrapping_add(i * depth);
+                [*line] = match lines_here == LINES && len == STEP_DEPTH {
+                    true => E::all_terms(at),
+                    false => E::terms(at, if i < lines_here { len } else { 0 }),
+                };
             }
-        }
-        for i in 0..LINES {
-            pack::prefetch(from.wrapping_add((LINES + i) * depth), len);
-        }
-    }
-}
-
-/// Adds a step to the sums of 16 columns, whose numbers begin `stride` bytes apart.
-///
-/// # Safety
-/// The processor has AVX-512 with bf16; 32 bf16 for each column; `left` holds a step's vectors.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
-unsafe fn add_step<V: Vector>(sums: &mut [V; LINES], right: *const u8, stride: usize, left: *const u8) {
-    for pair in 0..PAIRS {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let rows = V::load(left.add(pair * size_of::<V>()));
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = sum.add(rows, right.add(i * stride + 4 * pair));
+            let left = left.wrapping_add(step * PAIRS * S::VECTOR);
+            let ahead = ahead.wrapping_add(step * STEP_DEPTH * size_of::<E>());
+            for i in 0..LINES {
+                pack::prefetch(
+                    ahead.wrapping_add(i * stride + LINE),
+                    len * size_of::<E>() - LINE.min(len * size_of::<E>()),
+                );
             }
+            sums.add(copy.as_ptr().cast(), LINE, left, 1, len.div_ceil(2), (ahead, stride));
         }
     }
 }
