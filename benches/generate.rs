@@ -1,5 +1,5 @@
-//! Greedy generation of a batch with an adapter: the pass over the prompts, and a token of each sequence, which reads all weights
-//! once and is held against what a copy of memory reaches.
+//! Greedy generation of a batch with an adapter: the pass over the prompts, and a token of each sequence, which reads all
+//! weights once and is held against what a copy of memory reaches.
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;
@@ -10,7 +10,7 @@ use align_engine::model::adapters::AdapterSet;
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::rng::Key;
-use align_kernels::{Device, Precision};
+use align_kernels::{Device, FloatDtype, Precision, WeightSlice};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,27 +52,25 @@ fn measure(
     let checkpoint = Checkpoint::open(dir, ValueCheck::Finite)?;
     let model = Model::load(device, ModelConfig::open(dir)?, &checkpoint)?;
     let adapter = Arc::new(models::adapter(device, &model)?);
-    let bytes = bytes_read(&model);
+    let bytes = bytes_read(&model, precision);
     let batch = Batch { device, model, adapter, precision };
-    batch.seconds(NEW)?; // memory and threads are warm from here on
+    batch.run()?; // memory and threads are warm from here on
     let mut ceiling = Ceiling::new(device)?;
     let (mut prompts, mut tokens, mut copies) = (Samples::default(), Samples::default(), Samples::default());
     let mut kernels: BTreeMap<&'static str, f64> = BTreeMap::new();
-    let mut all = 0.0;
+    let mut tokens_seconds = 0.0;
     for _ in 0..rounds {
         copies.push(ceiling.bytes());
-        let (first, kernels_of_first) = batch.seconds(0)?;
-        let (whole, kernels_of_whole) = batch.seconds(NEW)?;
-        prompts.push(first);
-        tokens.push((whole - first) / NEW as f64);
-        all += whole - first;
-        for (kernel, seconds) in kernels_of_whole {
-            let before = kernels_of_first.get(kernel).copied().unwrap_or_default();
-            *kernels.entry(kernel).or_default() += seconds - before;
+        let run = batch.run()?;
+        prompts.push(run.prompts_seconds);
+        tokens.push(run.tokens_seconds / NEW as f64);
+        tokens_seconds += run.tokens_seconds;
+        for (kernel, seconds) in run.kernels {
+            *kernels.entry(kernel).or_default() += seconds;
         }
     }
     let name = format!("{name}, {precision:?}").to_lowercase();
-    report.kernels("generate", &name, &kernels, all);
+    report.kernels("generate", &name, &kernels, tokens_seconds);
     let shape = format!("{name}, {BATCH} sequences");
     report.generation(&shape, BATCH as f64 / tokens.median(), prompts.median());
     let rate = Rate::Bytes { work: bytes as f64, ceiling: copies.median() };
@@ -80,23 +78,24 @@ fn measure(
     Ok(())
 }
 
-/// Bytes of weights and adapter that a token reads. An embedding that is not the head's is looked up, not read whole.
-fn bytes_read(model: &Model) -> usize {
+/// Bytes that a token of each sequence reads: weights, adapter, and the keys and values so far. The head is taken to be stored as
+/// the layers are; an embedding that is not the head's is looked up, not read whole.
+fn bytes_read(model: &Model, precision: Precision) -> usize {
     let config = model.config();
-    let layers = model.linears().iter().map(|linear| {
-        let adapter = RANK * (linear.in_features + linear.out_features) * size_of::<f32>();
-        adapter + bytes(model.linear_weight(linear.id).view())
-    });
-    let head = config.vocab_size * config.hidden_size * size_of::<half::bf16>();
-    layers.sum::<usize>() + head
-}
-
-fn bytes(weight: align_kernels::WeightSlice<'_>) -> usize {
-    match weight {
-        align_kernels::WeightSlice::F32(values) => values.len() * size_of::<f32>(),
-        align_kernels::WeightSlice::F16(values) => values.len() * size_of::<half::f16>(),
-        align_kernels::WeightSlice::Bf16(values) => values.len() * size_of::<half::bf16>(),
+    let (mut weights, mut numbers, mut adapter) = (0, 0, 0);
+    for linear in model.linears() {
+        let (bytes, len) = match model.linear_weight(linear.id).view() {
+            WeightSlice::F32(values) => (size_of::<f32>(), values.len()),
+            WeightSlice::F16(values) => (size_of::<half::f16>(), values.len()),
+            WeightSlice::Bf16(values) => (size_of::<half::bf16>(), values.len()),
+        };
+        (weights, numbers) = (weights + bytes * len, numbers + len);
+        adapter += RANK * (linear.in_features + linear.out_features) * size_of::<f32>();
     }
+    let head = config.vocab_size * config.hidden_size * weights / numbers;
+    let cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim;
+    let cache = BATCH * (PROMPT + NEW / 2) * cached * FloatDtype::from(precision).bytes();
+    weights + head + adapter + cache
 }
 
 /// Prompts of random tokens, and what continues them.
@@ -107,9 +106,19 @@ struct Batch<'a> {
     precision: Precision,
 }
 
+/// How long a batch took.
+struct Run {
+    /// Until each sequence had its first token.
+    prompts_seconds: f64,
+    /// From there to the end.
+    tokens_seconds: f64,
+    /// Those of each kernel.
+    kernels: BTreeMap<&'static str, f64>,
+}
+
 impl Batch<'_> {
-    /// Seconds until each sequence has one token and `more`, and those of each kernel.
-    fn seconds(&self, more: usize) -> Result<(f64, BTreeMap<&'static str, f64>), Error> {
+    /// Continues the prompts by `1 + NEW` tokens.
+    fn run(&self) -> Result<Run, Error> {
         let vocab_size = self.model.config().vocab_size as f32;
         let prompt = |sequence: usize| {
             let key = Key::new(0, 0, sequence as u64);
@@ -117,21 +126,29 @@ impl Batch<'_> {
         };
         let prompts: Vec<Vec<u32>> = (0..BATCH).map(prompt).collect();
         let request = Request {
-            max_new_tokens: 1 + more,
-            min_new_tokens: 1 + more,
+            max_new_tokens: 1 + NEW,
+            min_new_tokens: 1 + NEW,
             stop: Vec::new(),
             sampling: Sampling::GREEDY,
             precision: self.precision,
             first_sequence: 0,
         };
-        let before = self.device.kernel_times();
         let started = Instant::now();
-        generate(&self.model, Some(&self.adapter), &prompts, &request, |_, _| true)?;
-        let seconds = started.elapsed().as_secs_f64();
+        let mut first = None;
+        generate(&self.model, Some(&self.adapter), &prompts, &request, |_, _| {
+            first.get_or_insert_with(|| (Instant::now(), self.device.kernel_times()));
+            true
+        })?;
+        let ended = Instant::now();
+        let (first, before) = first.expect("a batch has tokens");
         let kernels = self.device.kernel_times().into_iter().map(|(kernel, time)| {
             let before = before.get(kernel).map_or(Duration::ZERO, |before| before.total);
             (kernel, (time.total - before).as_secs_f64())
         });
-        Ok((seconds, kernels.collect()))
+        Ok(Run {
+            prompts_seconds: (first - started).as_secs_f64(),
+            tokens_seconds: (ended - first).as_secs_f64(),
+            kernels: kernels.collect(),
+        })
     }
 }

@@ -7,7 +7,7 @@ use align_kernels::rng::Key;
 use align_kernels::{Device, KernelError};
 use std::path::{Path, PathBuf};
 
-/// Of the adapters.
+/// Rank of the adapters.
 pub const RANK: usize = 16;
 
 /// A model and pairs to train it on.
@@ -17,7 +17,7 @@ pub struct BenchModel {
     pub data: PathBuf,
 }
 
-/// All that there are.
+/// The models that this machine has.
 pub fn all() -> Vec<BenchModel> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let (dir, data) = (tests.join("goldens/tiny-llama/model"), tests.join("goldens/pairs.jsonl"));

@@ -336,6 +336,48 @@ fn decode_is_the_last_row_of_forward() {
     }
 }
 
+/// A step of several sequences is that of each alone, to the bit, on any number of threads.
+#[test]
+fn a_decoding_step_depends_on_its_sequence_alone() {
+    let (capacity, lengths) = (140, [140, 1, 129, 33]);
+    for isa in Isa::available() {
+        for geometry in variants() {
+            let tensors = Tensors::random(lengths.len() * capacity, &geometry);
+            let width = geometry.num_attention_heads * geometry.head_dim;
+            let kv_cols = geometry.num_key_value_heads * geometry.head_dim;
+            let cols = width + 2 * kv_cols;
+            let qkv = tensors.qkv(&geometry);
+            let step = |threads: usize, sequences: std::ops::Range<usize>| {
+                let device = Device::cpu_with(Some(threads), isa).unwrap();
+                let cached = sequences.start * capacity * kv_cols..sequences.end * capacity * kv_cols;
+                let qkv = device.upload("test", &qkv[sequences.start * cols..sequences.end * cols]).unwrap();
+                let k = device.upload("test", &tensors.k[cached.clone()]).unwrap();
+                let v = device.upload("test", &tensors.v[cached]).unwrap();
+                let mut o = device.alloc::<f32>("test", sequences.len() * width).unwrap();
+                Decode {
+                    batch: sequences.len(),
+                    geometry,
+                    capacity,
+                    lengths: &lengths[sequences],
+                    qkv: qkv.view().into(),
+                    k_cache: k.view().into(),
+                    v_cache: v.view().into(),
+                    o: o.view_mut().into(),
+                }
+                .run(&device)
+                .unwrap();
+                o.download().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            };
+            let together = step(1, 0..lengths.len());
+            assert_eq!(together, step(3, 0..lengths.len()), "{}", isa.name());
+            for sequence in 0..lengths.len() {
+                let alone = step(1, sequence..sequence + 1);
+                assert_eq!(alone, together[sequence * width..(sequence + 1) * width], "{sequence} on {}", isa.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn wrong_arguments_are_refused_by_name() {
     let device = Device::cpu(Some(1)).unwrap();

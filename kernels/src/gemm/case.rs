@@ -98,6 +98,12 @@ pub fn cases() -> Vec<Case> {
             cases.push(Shape { accumulate: Accumulate::Add, alpha: 0.75, ..in_bf16 }.case(false));
         }
     }
+    // Few rows in bf16, whose weights are not packed: groups of 16 rows, whole and not, in every format.
+    for weights in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
+        for m in [9, 20, 32] {
+            cases.push(Shape { m, n: 65, k: 71, weights, ..in_bf16 }.case(false));
+        }
+    }
     cases
 }
 

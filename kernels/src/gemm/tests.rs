@@ -31,10 +31,19 @@ enum Layout {
 }
 use Layout::{Dw as DW, Dx as DX, Forward as FORWARD};
 
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
 /// The bits of a product, added to ones. `left` and `right` as in the contract; the right one is stored as bf16 where it is a
 /// weight.
-fn product(device: &Device, layout: Layout, [m, n, k]: [usize; 3], left: &[f32], right: &[f32]) -> Vec<u32> {
-    let (accumulate, alpha, precision) = (Accumulate::Add, 0.75, Precision::F32);
+fn product(
+    device: &Device,
+    layout: Layout,
+    precision: Precision,
+    [m, n, k]: [usize; 3],
+    left: &[f32],
+    right: &[f32],
+) -> Vec<u32> {
+    let (accumulate, alpha) = (Accumulate::Add, 0.75);
     let left = device.upload("left", left).unwrap();
     let weights: Vec<half::bf16> = right.iter().map(|x| half::bf16::from_f32(*x)).collect();
     let weights = device.upload("weights", &weights).unwrap();
@@ -69,14 +78,15 @@ fn a_row_alone_has_the_bits_that_it_has_among_others() {
             let mut inputs = Inputs::of(&[n, k]);
             let left = inputs.normal(m * depth, 1.0);
             let right = inputs.normal(n * k, 1.0);
-            for device in devices() {
-                let together = product(&device, layout, [m, n, k], &left, &right);
-                for row in [0, 11, 12, 40, 59, 60] {
-                    let alone = product(&device, layout, [1, n, k], &left[row * depth..(row + 1) * depth], &right);
-                    assert_eq!(alone, together[row * cols..(row + 1) * cols], "row {row} on {}", device.describe());
+            for (device, precision) in devices().into_iter().flat_map(|device| PRECISIONS.map(|p| (device.clone(), p)))
+            {
+                let together = product(&device, layout, precision, [m, n, k], &left, &right);
+                for rows in [0..1, 11..12, 12..13, 40..41, 59..60, 60..61, 13..20, 3..19, 5..25, 29..61] {
+                    let left = &left[rows.start * depth..rows.end * depth];
+                    let some = product(&device, layout, precision, [rows.len(), n, k], left, &right);
+                    let same = some == together[rows.start * cols..rows.end * cols];
+                    assert!(same, "rows {rows:?} in {precision:?} on {}", device.describe());
                 }
-                let some = product(&device, layout, [7, n, k], &left[13 * depth..20 * depth], &right);
-                assert_eq!(some, together[13 * cols..20 * cols], "rows 13 to 19 on {}", device.describe());
             }
         }
     }
@@ -93,10 +103,10 @@ fn bits_do_not_depend_on_the_number_of_threads() {
                 DW => (m * n, m * k),
             };
             let (left, right) = (inputs.normal(left, 1.0), inputs.normal(right, 1.0));
-            for isa in Isa::available() {
+            for (isa, precision) in Isa::available().into_iter().flat_map(|isa| PRECISIONS.map(|p| (isa, p))) {
                 let with = |threads| {
                     let device = Device::cpu_with(Some(threads), isa).unwrap();
-                    product(&device, layout, [m, n, k], &left, &right)
+                    product(&device, layout, precision, [m, n, k], &left, &right)
                 };
                 let one = with(1);
                 assert_eq!(one, with(2), "[{m}, {n}, {k}] {}", isa.name());
@@ -232,7 +242,7 @@ fn a_row_of_a_stack_has_the_same_bits_among_others() {
             let cols = if let FORWARD = layout { n } else { stack.k };
             for device in devices() {
                 let all = &stacked(&device, layout, &stack, 0..200)[0];
-                for rows in [0..1, 7..12, 60..93] {
+                for rows in [0..1, 7..12, 3..19, 5..25, 0..32, 60..93] {
                     let few = &stacked(&device, layout, &stack, rows.clone())[0];
                     let same = few.iter().zip(&all[rows.start * cols..]).all(|(a, b)| a.to_bits() == b.to_bits());
                     assert!(same, "rows {rows:?} on {}", device.describe());
@@ -282,18 +292,18 @@ fn stacked_with_zeros(device: &Device, stack: &Stack) -> Vec<u32> {
 #[test]
 fn nan_and_infinity_reach_the_rows_that_they_belong_to() {
     let [m, n, k] = [14, 40, 50];
-    for device in devices() {
+    for (device, precision) in devices().into_iter().flat_map(|device| PRECISIONS.map(|p| (device.clone(), p))) {
         for poison in [f32::NAN, f32::INFINITY] {
             let mut left = vec![0.0; m * k];
             left[3 * k + 7] = poison;
-            let y = product(&device, FORWARD, [m, n, k], &left, &vec![0.0; n * k]);
+            let y = product(&device, FORWARD, precision, [m, n, k], &left, &vec![0.0; n * k]);
             for (at, y) in y.iter().enumerate() {
                 let y = f32::from_bits(*y);
                 assert_eq!(y.is_nan(), at / n == 3, "{poison} at {at} gives {y} on {}", device.describe());
             }
             let mut right = vec![0.0; n * k];
             right[5 * k + 9] = poison;
-            let y = product(&device, FORWARD, [m, n, k], &vec![0.0; m * k], &right);
+            let y = product(&device, FORWARD, precision, [m, n, k], &vec![0.0; m * k], &right);
             for (at, y) in y.iter().enumerate() {
                 let y = f32::from_bits(*y);
                 assert_eq!(y.is_nan(), at % n == 5, "{poison} at {at} gives {y} on {}", device.describe());
@@ -306,9 +316,11 @@ fn nan_and_infinity_reach_the_rows_that_they_belong_to() {
 fn a_product_of_no_terms_is_zero() {
     for device in devices() {
         let ones = |n| vec![1.0f32.to_bits(); n];
-        assert_eq!(product(&device, FORWARD, [2, 3, 0], &[], &[]), ones(6));
-        assert_eq!(product(&device, DX, [2, 0, 3], &[], &[]), ones(6));
-        assert_eq!(product(&device, DW, [0, 2, 3], &[], &[]), ones(6));
+        for precision in PRECISIONS {
+            assert_eq!(product(&device, FORWARD, precision, [2, 3, 0], &[], &[]), ones(6));
+            assert_eq!(product(&device, DX, precision, [2, 0, 3], &[], &[]), ones(6));
+            assert_eq!(product(&device, DW, precision, [0, 2, 3], &[], &[]), ones(6));
+        }
         let mut y = device.upload("y", &[f32::NAN; 6]).unwrap();
         let x = device.upload::<f32>("x", &[]).unwrap();
         Forward {

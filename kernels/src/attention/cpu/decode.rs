@@ -1,9 +1,9 @@
-//! Decode: one task per sequence and chunk of its cache, all heads at once, so that a number of the cache is read once for the
-//! heads that share it: keys are transposed, a vector of keys against a number of each head's query; values pass under sums that
-//! stay in registers. The chunks' softmaxes are then merged in their order.
+//! Decode: one task per sequence and chunk of its cache, all heads at once, so that a number of the cache is read once for up to
+//! [`HEADS`] heads that share it: keys are transposed, a vector of keys against a number of each head's query; values pass under
+//! sums that stay in registers. The chunks' softmaxes are then merged in their order.
 
 use crate::attention::{Decode, Geometry};
-use crate::cpu::simd::{Simd, Stored, VectorTask};
+use crate::cpu::simd::{MOST_LANES, Simd, Stored, VectorTask};
 use crate::cpu::tasks::Disjoint;
 use crate::device::Cpu;
 use crate::{Device, FloatSlice, Result};
@@ -70,7 +70,7 @@ fn attend<T: Stored>(
     let mut parts = device.alloc("attention.decode", chunks.len() * part)?;
     {
         let parts = Disjoint::new(parts.view_mut().cpu());
-        let scratch = heads * CHUNK + LANES * d;
+        let scratch = heads * CHUNK + MOST_LANES * d;
         cpu.for_each_task(device, "attention.decode", chunks.len(), scratch, |task, scratch| {
             let (scores, columns) = scratch.split_at_mut(heads * CHUNK);
             let Chunk { sequence, keys } = &chunks[task];
@@ -148,6 +148,7 @@ impl<T: Stored> VectorTask for Attend<'_, T> {
         let row = geometry.num_key_value_heads * d;
         for first in (0..keys).step_by(S::LANES) {
             let last = (keys - first).min(S::LANES) - 1;
+            // the values are read after all keys, when they have come
             // SAFETY: the instruction set is S's.
             unsafe {
                 let ahead = (first + AHEAD).min(keys) * row..(first + AHEAD + S::LANES).min(keys) * row;
@@ -159,8 +160,7 @@ impl<T: Stored> VectorTask for Attend<'_, T> {
                 // SAFETY: `k` holds the head's `d` numbers in rows up to the last, `columns` those of the lanes; the
                 // instruction set is S's.
                 unsafe { transpose::<S, T>(k, [last + 1, d], row, columns) };
-                for head in (kv_head * group..(kv_head + 1) * group).step_by(HEADS) {
-                    let heads = ((kv_head + 1) * group - head).min(HEADS);
+                for (head, heads) in groups(kv_head, group) {
                     let (q, z) = (&q[head * d..(head + heads) * d], &mut scores[head * CHUNK + first..]);
                     // SAFETY: `q` holds the heads, and `z` begins with LANES of a chunk for each, as LANES divides CHUNK.
                     unsafe {
@@ -168,7 +168,8 @@ impl<T: Stored> VectorTask for Attend<'_, T> {
                             1 => score::<S, 1>(q, columns, geometry.scale, z),
                             2 => score::<S, 2>(q, columns, geometry.scale, z),
                             3 => score::<S, 3>(q, columns, geometry.scale, z),
-                            _ => score::<S, HEADS>(q, columns, geometry.scale, z),
+                            HEADS => score::<S, HEADS>(q, columns, geometry.scale, z),
+                            _ => unreachable!("a group is at most {HEADS} heads"),
                         }
                     }
                 }
@@ -187,8 +188,7 @@ impl<T: Stored> VectorTask for Attend<'_, T> {
         }
         for kv_head in 0..geometry.num_key_value_heads {
             let v = &v[kv_head * d..];
-            for head in (kv_head * group..(kv_head + 1) * group).step_by(HEADS) {
-                let heads = ((kv_head + 1) * group - head).min(HEADS);
+            for (head, heads) in groups(kv_head, group) {
                 let weights = &scores[head * CHUNK..(head + heads) * CHUNK];
                 let o = &mut o[head * d..(head + heads) * d];
                 // SAFETY: `v` begins with `d` numbers of the head in each of `keys` rows, `o` and `weights` hold the heads;
@@ -198,12 +198,19 @@ impl<T: Stored> VectorTask for Attend<'_, T> {
                         1 => add_values::<S, T, 1>(weights, keys, v, row, o),
                         2 => add_values::<S, T, 2>(weights, keys, v, row, o),
                         3 => add_values::<S, T, 3>(weights, keys, v, row, o),
-                        _ => add_values::<S, T, HEADS>(weights, keys, v, row, o),
+                        HEADS => add_values::<S, T, HEADS>(weights, keys, v, row, o),
+                        _ => unreachable!("a group is at most {HEADS} heads"),
                     }
                 }
             }
         }
     }
+}
+
+/// The query heads of a key-value head, as many at a time as fit: the first of each group, and how many there are.
+fn groups(kv_head: usize, heads: usize) -> impl Iterator<Item = (usize, usize)> {
+    let end = (kv_head + 1) * heads;
+    (kv_head * heads..end).step_by(HEADS).map(move |head| (head, (end - head).min(HEADS)))
 }
 
 /// Asks for all of `values` in the second-level cache.
@@ -293,7 +300,7 @@ unsafe fn add_values<S: Simd, T: Stored, const H: usize>(
     }
 }
 
-/// `W` vectors of each head from number `at` on, the last one with `lanes` lanes.
+/// `W` vectors of each head from number `at` on, with `lanes` lanes, which are fewer than LANES only where `W` is 1.
 ///
 /// # Safety
 /// As [`add_values`]; the piece ends inside `d`.

@@ -181,7 +181,7 @@ impl Stored for f32 {
 }
 
 /// The most lanes of any instruction set.
-const MOST_LANES: usize = 16;
+pub(crate) const MOST_LANES: usize = 16;
 
 // SAFETY of the blocks below: the caller's contract; the arrays hold the lanes of every instruction set.
 impl Stored for half::bf16 {

@@ -78,58 +78,6 @@ pub(crate) unsafe fn configure() {
     });
 }
 
-/// `sums[16, 16] += right[16, 32 steps] · left[32 steps, 16]`: a tile of `right` is read where it lies, lines `stride` bytes apart
-/// and a step 64 bytes; one of `left` is 16 lines of 64 bytes, pairs of the depth. Asks for the same of 16 lines at `ahead`, as
-/// many bytes apart as it says, which need not be valid.
-///
-/// # Safety
-/// The unit is [`available`] and configured on this thread; the operands hold the steps; `sums` is 16 lines of 64 bytes.
-pub(crate) unsafe fn add_turned(
-    sums: *mut f32,
-    right: *const u8,
-    stride: usize,
-    left: *const u8,
-    steps: usize,
-    ahead: (*const u8, usize),
-) {
-    if steps == 0 {
-        return;
-    }
-    // SAFETY: the caller's contract.
-    unsafe {
-        std::arch::asm!(
-            "tileloadd tmm0, [{sums} + {line}]",
-            "2:",
-            "tileloadd tmm1, [{right} + {stride}]",
-            "tileloadd tmm2, [{left} + {line}]",
-            "tdpbf16ps tmm0, tmm1, tmm2",
-            "mov {line_ahead}, {ahead}",
-            ".rept 8",
-            "prefetcht1 [{line_ahead}]",
-            "prefetcht1 [{line_ahead} + {stride_ahead}]",
-            "lea {line_ahead}, [{line_ahead} + 2 * {stride_ahead}]",
-            ".endr",
-            "add {right}, 64",
-            "add {left}, 1024",
-            "add {ahead}, 64",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{sums} + {line}], tmm0",
-            sums = in(reg) sums,
-            line = in(reg) 64usize,
-            right = inout(reg) right => _,
-            stride = in(reg) stride,
-            left = inout(reg) left => _,
-            ahead = inout(reg) ahead.0 => _,
-            stride_ahead = in(reg) ahead.1,
-            line_ahead = out(reg) _,
-            steps = inout(reg) steps => _,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _,
-            options(nostack),
-        );
-    }
-}
-
 /// Multiplications and additions that [`burst`] does.
 const BURST_ROUNDS: usize = 50_000;
 

@@ -1,7 +1,9 @@
 //! Blocks of sums in four of the matrix unit's tiles: the left operand in two, the right one in two.
 
-use super::{BLOCK, BlockSum, Finished};
+use super::{BLOCK, BlockSum, ColumnSums, Finished};
+use crate::cpu::tiles::pack::LINES;
 use std::arch::asm;
+use std::arch::x86_64::__m512i;
 
 /// Steps that it takes to round a block of sums on the way.
 pub(super) const ROUNDING_STEPS: usize = 16;
@@ -95,6 +97,66 @@ pub(super) unsafe fn run(block: BlockSum) {
     }
 }
 
+/// As [`run`], for a block of at most 16 columns: half the products.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn run_narrow(block: BlockSum) {
+    let BlockSum { steps, count, left, right, from, to, ahead, .. } = block;
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!(
+            "test {l}, {l}",
+            "jnz 3f",
+            "tilezero tmm0",
+            "tilezero tmm2",
+            "jmp 4f",
+            "3:",
+            "mov {r}, {row}",
+            "shl {r}, 4",
+            "add {r}, {l}",
+            "tileloadd tmm0, [{l} + {row}]",
+            "tileloadd tmm2, [{r} + {row}]",
+            "4:",
+            "mov {row:e}, 64",
+            "2:",
+            "mov {l}, [{steps}]",
+            "mov {r}, [{steps} + 8]",
+            "add {l}, {left}",
+            "add {r}, {right}",
+            "tileloaddt1 tmm4, [{l} + {row}]",
+            "tileloadd tmm6, [{r} + {row}]",
+            "tileloaddt1 tmm5, [{l} + {row} + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{ahead}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{ahead} + 64]",
+            "add {ahead}, 128",
+            "add {steps}, 16",
+            "cmp {steps}, {end}",
+            "jne 2b",
+            "mov {l}, {stride}",
+            "shl {l}, 4",
+            "add {l}, {to}",
+            "tilestored [{to} + {stride}], tmm0",
+            "tilestored [{l} + {stride}], tmm2",
+            to = in(reg) to.0,
+            stride = in(reg) to.1,
+            steps = inout(reg) steps => _,
+            end = in(reg) steps.add(count),
+            left = in(reg) left,
+            right = in(reg) right,
+            row = inout(reg) from.1 => _,
+            ahead = inout(reg) ahead => _,
+            l = inout(reg) from.0 => _,
+            r = out(reg) _,
+            out("tmm0") _, out("tmm2") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
+            options(nostack),
+        );
+    }
+}
+
 /// As [`run`], and each of the first [`ROUNDING_STEPS`] steps rounds two rows of a block that was finished before: what would
 /// cost a fifth of the time after the products hides behind them.
 ///
@@ -181,5 +243,81 @@ pub(super) unsafe fn run_and_round(block: BlockSum, finished: Finished) {
             out("zmm16") _, out("zmm17") _,
             options(nostack),
         );
+    }
+}
+
+/// [`ColumnSums`] in a tile, which lies in memory between sections of the depth.
+#[repr(align(64))]
+pub(crate) struct TransposedTile([__m512i; LINES]);
+
+/// Asks for two lines.
+macro_rules! ask_for_two {
+    () => {
+        "prefetcht1 [{line}]\n prefetcht1 [{line} + {stride_ahead}]\n lea {line}, [{line} + 2 * {stride_ahead}]\n"
+    };
+}
+
+impl ColumnSums for TransposedTile {
+    const VECTOR_BYTES: usize = 64;
+
+    #[inline]
+    unsafe fn of(lines: [__m512i; LINES]) -> TransposedTile {
+        TransposedTile(lines)
+    }
+
+    #[inline]
+    unsafe fn lines(&self) -> [__m512i; LINES] {
+        self.0
+    }
+
+    #[inline]
+    unsafe fn add(
+        &mut self,
+        right: *const u8,
+        stride: usize,
+        left: *const u8,
+        steps: usize,
+        _pairs: usize,
+        ahead: (*const u8, usize),
+    ) {
+        if steps == 0 {
+            return;
+        }
+        // SAFETY: the caller's contract.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{sums} + {row}]",
+                "2:",
+                "mov {line}, {ahead}",
+                "tileloadd tmm1, [{right} + {stride}]",
+                "tileloadd tmm2, [{left} + {row}]",
+                "tdpbf16ps tmm0, tmm1, tmm2",
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                "add {right}, 64",
+                "add {left}, 1024",
+                "add {ahead}, 64",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {row}], tmm0",
+                sums = in(reg) self.0.as_mut_ptr(),
+                row = in(reg) 64usize,
+                right = inout(reg) right => _,
+                stride = in(reg) stride,
+                left = inout(reg) left => _,
+                ahead = inout(reg) ahead.0 => _,
+                stride_ahead = in(reg) ahead.1,
+                line = out(reg) _,
+                steps = inout(reg) steps => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _,
+                options(nostack),
+            );
+        }
     }
 }

@@ -3,12 +3,18 @@
 mod amx;
 pub(crate) mod dot;
 
+pub(crate) use amx::TransposedTile;
+
+use super::pack::LINES;
 use half::bf16;
+use std::arch::x86_64::__m512i;
 
 /// Rows and columns of a block of sums.
 pub(crate) const BLOCK: usize = 32;
 /// Depth that one step multiplies.
 pub(crate) const STEP_DEPTH: usize = 32;
+/// Pairs of that depth.
+pub(crate) const STEP_PAIRS: usize = STEP_DEPTH / 2;
 /// Bytes of a packed operand's part of a step: two tiles.
 pub(crate) const STEP_BYTES: usize = 2048;
 
@@ -75,6 +81,41 @@ pub(crate) struct Finished {
 /// Bytes of a block of sums.
 pub(crate) const SUMS_BYTES: usize = 4 * BLOCK * BLOCK;
 
+/// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed and in the lanes of vectors, one for
+/// each pair of the depth; the columns' pairs are read where they lie. On the vectors, a pair is repeated in all lanes as it is
+/// read; on AMX, a tile of columns as it lies is the left operand of a product and the rows are the right one.
+pub(crate) trait ColumnSums {
+    /// Bytes of a vector of rows.
+    const VECTOR_BYTES: usize;
+
+    /// Sums that begin with these, a line for each column.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 with bf16, and the unit, configured on this thread.
+    unsafe fn of(lines: [__m512i; LINES]) -> Self;
+    /// A line for each column.
+    ///
+    /// # Safety
+    /// As [`ColumnSums::of`].
+    unsafe fn lines(&self) -> [__m512i; LINES];
+    /// Adds `steps` steps of the depth, in the last of which the pairs behind the first `pairs` are zero. The numbers of the
+    /// columns begin `stride` bytes apart at `right`. Asks for 64 bytes a step of each of 16 lines at `ahead`, as many bytes
+    /// apart as it says, in the order in which they will be wanted. They need not be valid.
+    ///
+    /// # Safety
+    /// As [`ColumnSums::of`]; each column has 32 bf16 a step; `left`, a multiple of a vector, points at the vectors of the steps;
+    /// `pairs` is 1 to [`STEP_PAIRS`].
+    unsafe fn add(
+        &mut self,
+        right: *const u8,
+        stride: usize,
+        left: *const u8,
+        steps: usize,
+        pairs: usize,
+        ahead: (*const u8, usize),
+    );
+}
+
 impl Unit {
     /// Readies this thread.
     ///
@@ -102,13 +143,15 @@ impl Unit {
     ///
     /// # Safety
     /// The unit is there and configured on this thread; every step's 2048 bytes lie inside the panels, at multiples of 64;
-    /// `from` (unless null) and `to` point at 32 rows of 32 floats.
+    /// `from` (unless null) and `to` point at 32 rows of 32 floats; `pairs` is null or as many numbers up to 16 as there are steps.
+    /// Of at most 16 columns, the others of `to` may be left as they were.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run(self, block: BlockSum) {
         // SAFETY: the caller's contract.
         unsafe {
             match self {
+                Unit::Amx if block.cols <= 16 => amx::run_narrow(block),
                 Unit::Amx => amx::run(block),
                 Unit::Dot => dot::run(block),
             }

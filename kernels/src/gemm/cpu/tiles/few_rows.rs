@@ -1,28 +1,21 @@
-//! Products of so few rows that reading the right operand is what takes the time, as in decoding. The lanes of a vector are the
-//! rows: the rows lie turned, a vector for each pair of the depth, and the right operand's pairs are repeated in all lanes as
-//! they are read where they lie, so that nothing is packed nor shuffled on their way. On AMX, a tile of the right operand as it
-//! lies is the left one of a product, and the turned rows are the right one. The lines of the next columns are asked for
-//! meanwhile.
+//! Products of so few rows that reading the right operand is what takes the time, as in decoding. The rows are transposed, a
+//! vector of them for each pair of the depth, and meet the right operand where it lies, which is neither packed nor shuffled on
+//! its way: see [`ColumnSums`]. The lines of the next columns are asked for meanwhile.
 //!
-//! The steps come in the order of the packed way, with the same instruction, so the bits are the same.
+//! The steps and their pairs come in the order of the packed way, and the unit's instruction treats both of its operands alike,
+//! so the bits are the same.
 
 use super::corner::Corner;
 use super::plan::{PackedSection, Plan, Recipe, Shared, Sink, in_parallel, part};
 use super::{LeftPart, LeftValues, Order, OutputValues, Start, TASKS_PER_THREAD, Tiled, Values, left_terms};
-use crate::cpu::tiles::amx;
-use crate::cpu::tiles::microkernel::{BLOCK, STEP_DEPTH, SUMS_BYTES, Unit};
+use crate::cpu::tiles::microkernel::{BLOCK, ColumnSums, STEP_DEPTH, STEP_PAIRS, SUMS_BYTES, TransposedTile, Unit};
 use crate::cpu::tiles::pack::{self, Element, LINES};
 use crate::device::Cpu;
 use crate::gemm::cpu::scratch::{self, Area, with_scratch};
-use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// Most rows in the lanes of one vector.
-const LANES: usize = 16;
-/// Pairs of a step.
-const PAIRS: usize = STEP_DEPTH / 2;
-/// Bytes of 32 numbers.
-const LINE: usize = 64;
+/// Bytes of 32 numbers, and of a vector of 16 rows.
+const LINE_BYTES: usize = 64;
 
 /// Whether a call is computed this way: a number is read where it lies, as one term, and it lies along the depth.
 pub(super) fn fits(call: &Tiled<'_>) -> bool {
@@ -34,7 +27,7 @@ pub(super) fn fits(call: &Tiled<'_>) -> bool {
         && sections.all(|section| section.right.order == Order::Columns)
 }
 
-/// The rows, turned: their parts, in a part 16 rows after the other, and of those a vector for each pair of the depth. Where
+/// The rows, transposed: their parts, in a part groups of 16 rows, and of a group a vector for each pair of the depth. Where
 /// 8 rows or fewer are left, vectors are half as long.
 #[derive(Clone, Copy)]
 struct Rows {
@@ -43,14 +36,13 @@ struct Rows {
     unit: Unit,
 }
 
-/// Up to 16 rows of a part.
+/// Up to 16 rows.
 #[derive(Clone, Copy)]
-struct Lanes {
-    /// The first of them.
+struct RowGroup {
     first: usize,
     count: usize,
-    /// Bytes of a pair's vector.
-    bytes: usize,
+    /// Of a pair.
+    vector_bytes: usize,
 }
 
 impl Rows {
@@ -59,11 +51,11 @@ impl Rows {
         self.at.at(packed)
     }
 
-    fn lanes(self) -> impl Iterator<Item = Lanes> {
-        (0..self.count).step_by(LANES).map(move |first| {
-            let count = (self.count - first).min(LANES);
-            let half = self.unit == Unit::Dot && count <= LANES / 2;
-            Lanes { first, count, bytes: if half { LINE / 2 } else { LINE } }
+    fn groups(self) -> impl Iterator<Item = RowGroup> {
+        (0..self.count).step_by(LINES).map(move |first| {
+            let count = (self.count - first).min(LINES);
+            let half = self.unit == Unit::Dot && count <= LINES / 2;
+            RowGroup { first, count, vector_bytes: if half { LINE_BYTES / 2 } else { LINE_BYTES } }
         })
     }
 
@@ -76,8 +68,8 @@ impl Rows {
         // SAFETY: the caller's contract.
         unsafe {
             match values {
-                LeftValues::F32(from) => self.turn(from, stride, depth, to),
-                LeftValues::Bf16(from) => self.turn(from, stride, depth, to),
+                LeftValues::F32(from) => self.transpose(from, stride, depth, to),
+                LeftValues::Bf16(from) => self.transpose(from, stride, depth, to),
             }
         }
     }
@@ -85,25 +77,25 @@ impl Rows {
     /// # Safety
     /// As [`Rows::pack`].
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn turn<E: Element>(self, from: *const E, stride: usize, depth: usize, to: *mut u8) {
+    unsafe fn transpose<E: Element>(self, from: *const E, stride: usize, depth: usize, to: *mut u8) {
         let mut to = to;
-        for lanes in self.lanes() {
+        for group in self.groups() {
             for first in (0..depth).step_by(STEP_DEPTH) {
                 let len = (depth - first).min(STEP_DEPTH);
                 let mut lines = [_mm512_setzero_si512(); LINES];
-                for (i, line) in lines.iter_mut().enumerate().take(lanes.count) {
+                for (i, line) in lines.iter_mut().enumerate().take(group.count) {
                     // SAFETY: `len` numbers of a row.
-                    [*line] = unsafe { E::terms(from.wrapping_add((lanes.first + i) * stride + first), len) };
+                    [*line] = unsafe { E::terms(from.wrapping_add((group.first + i) * stride + first), len) };
                 }
                 for pair in pack::transposed(lines) {
                     // SAFETY: a vector of the part.
                     unsafe {
-                        if lanes.bytes == LINE {
+                        if group.vector_bytes == LINE_BYTES {
                             _mm512_store_si512(to.cast(), pair);
                         } else {
                             _mm256_store_si256(to.cast(), _mm512_castsi512_si256(pair));
                         }
-                        to = to.add(lanes.bytes);
+                        to = to.add(group.vector_bytes);
                     }
                 }
             }
@@ -168,7 +160,7 @@ impl Plan<'_> {
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; the panel is the recipe's, `left` holds the rows, `at` a block of sums.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
     unsafe fn columns(
         &self,
         Sink { alpha, start, output }: Sink,
@@ -202,13 +194,13 @@ impl Plan<'_> {
             };
             for tile in 0..corner.width.div_ceil(LINES) {
                 let col = first + tile * LINES;
-                for lanes in left.lanes() {
-                    let at = at.add(lanes.first * BLOCK + tile * LINES);
-                    let from = from.map(|(from, stride)| (from.add(lanes.first * stride + tile * LINES), stride));
-                    match (left.unit, lanes.bytes) {
-                        (Unit::Amx, _) => recipe.tile::<Turned>(col, left, lanes, from, at),
-                        (Unit::Dot, LINE) => recipe.tile::<[__m512; LINES]>(col, left, lanes, from, at),
-                        (Unit::Dot, _) => recipe.tile::<[__m256; LINES]>(col, left, lanes, from, at),
+                for group in left.groups() {
+                    let at = at.add(group.first * BLOCK + tile * LINES);
+                    let from = from.map(|(from, stride)| (from.add(group.first * stride + tile * LINES), stride));
+                    match (left.unit, group.vector_bytes) {
+                        (Unit::Amx, _) => recipe.tile::<TransposedTile>(col, left, group, from, at),
+                        (Unit::Dot, LINE_BYTES) => recipe.tile::<[__m512; LINES]>(col, left, group, from, at),
+                        (Unit::Dot, _) => recipe.tile::<[__m256; LINES]>(col, left, group, from, at),
                     }
                 }
             }
@@ -221,18 +213,18 @@ impl Plan<'_> {
 }
 
 impl Recipe<'_> {
-    /// The sums of some rows by the 16 columns from `col` on, which begin with `from`, 32 floats or none from row to row, or
+    /// The sums of a group of rows by the 16 columns from `col` on, which begin with `from`, 32 floats or none from row to row, or
     /// with zero.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; `left` holds the rows, `at` rows of 32 floats.
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn tile<S: Sums>(
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
+    unsafe fn tile<S: ColumnSums>(
         &self,
         col: usize,
         left: Rows,
-        lanes: Lanes,
+        group: RowGroup,
         from: Option<(*const f32, usize)>,
         at: *mut f32,
     ) {
@@ -240,7 +232,7 @@ impl Recipe<'_> {
         // SAFETY: the caller's contract.
         unsafe {
             if let Some((from, stride)) = from {
-                for (row, line) in lines.iter_mut().enumerate().take(lanes.count) {
+                for (row, line) in lines.iter_mut().enumerate().take(group.count) {
                     *line = _mm512_castps_si512(_mm512_loadu_ps(from.add(row * stride)));
                 }
                 lines = pack::transposed(lines);
@@ -248,7 +240,7 @@ impl Recipe<'_> {
             let mut sums = S::of(lines);
             for section in &self.sections {
                 // the vectors of the rows before lie before
-                let before = lanes.first * 4 * PAIRS * section.depth.div_ceil(STEP_DEPTH);
+                let before = group.first * 4 * STEP_PAIRS * section.depth.div_ceil(STEP_DEPTH);
                 let left = left.part(section.left_at).cast_const().add(before);
                 match section.right.values {
                     Values::Bf16(values) => add_section(&mut sums, section, values, self.cols, col, left),
@@ -256,216 +248,36 @@ impl Recipe<'_> {
                     Values::F32(values) => add_section(&mut sums, section, values, self.cols, col, left),
                 }
             }
-            for (row, line) in pack::transposed(sums.lines()).into_iter().enumerate().take(lanes.count) {
+            for (row, line) in pack::transposed(sums.lines()).into_iter().enumerate().take(group.count) {
                 _mm512_storeu_ps(at.add(row * BLOCK), _mm512_castsi512_ps(line));
             }
         }
     }
 
     /// Asks for the first half of a panel's columns, which nobody has asked for on a task's way.
-    fn ask_for(&self, col: usize) {
+    ///
+    /// # Safety
+    /// The processor has AVX-512 with bf16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn ask_for(&self, col: usize) {
         for section in &self.sections {
             let lines = col * BLOCK * section.depth..(col * BLOCK + LINES).min(self.cols) * section.depth;
             match section.right.values {
-                Values::Bf16(values) => prefetch(&values[lines]),
-                Values::F16(values) => prefetch(&values[lines]),
-                Values::F32(values) => prefetch(&values[lines]),
+                Values::Bf16(values) => pack::prefetch(values[lines.clone()].as_ptr(), lines.len()),
+                Values::F16(values) => pack::prefetch(values[lines.clone()].as_ptr(), lines.len()),
+                Values::F32(values) => pack::prefetch(values[lines.clone()].as_ptr(), lines.len()),
             }
         }
-    }
-}
-
-/// The sums of 16 columns, the rows in their lanes.
-trait Sums {
-    /// Bytes of a pair's vector of rows.
-    const VECTOR: usize;
-
-    /// Sums that begin with these, a line for each column.
-    ///
-    /// # Safety
-    /// The processor has AVX-512 with bf16, and the unit, configured on this thread.
-    unsafe fn of(lines: [__m512i; LINES]) -> Self;
-    /// A line for each column.
-    ///
-    /// # Safety
-    /// As [`Sums::of`].
-    unsafe fn lines(&self) -> [__m512i; LINES];
-    /// Adds `steps` steps of the depth, in the last of which `pairs` pairs are not zero. The numbers of the columns begin
-    /// `stride` bytes apart at `right`; asks for 64 bytes a step of each of the lines at `ahead`, as many bytes apart as it says,
-    /// in the order in which they will be wanted. They need not be valid.
-    ///
-    /// # Safety
-    /// As [`Sums::of`]; 32 bf16 a step for each column, and at `left` the vectors of the steps.
-    unsafe fn add(
-        &mut self,
-        right: *const u8,
-        stride: usize,
-        left: *const u8,
-        steps: usize,
-        pairs: usize,
-        ahead: (*const u8, usize),
-    );
-}
-
-/// In vectors of rows, of either length.
-macro_rules! sums_in_vectors {
-    ($vector:ty, $register:ident, $rows:tt, $repeat:literal, $zero:ident, $of:expr, $whole:expr) => {
-        impl Sums for [$vector; LINES] {
-            const VECTOR: usize = size_of::<$vector>();
-
-            #[inline]
-            #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-            unsafe fn of(lines: [__m512i; LINES]) -> Self {
-                let mut sums = [$zero(); LINES];
-                for (sum, line) in sums.iter_mut().zip(lines) {
-                    *sum = $of(line);
-                }
-                sums
-            }
-
-            #[inline]
-            #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-            unsafe fn lines(&self) -> [__m512i; LINES] {
-                let mut lines = [_mm512_setzero_si512(); LINES];
-                for (line, sum) in lines.iter_mut().zip(self) {
-                    *line = $whole(*sum);
-                }
-                lines
-            }
-
-            #[inline]
-            #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
-            unsafe fn add(
-                &mut self,
-                right: *const u8,
-                stride: usize,
-                left: *const u8,
-                steps: usize,
-                pairs: usize,
-                ahead: (*const u8, usize),
-            ) {
-                for step in 0..steps {
-                    let (right, left) =
-                        (right.wrapping_add(step * LINE), left.wrapping_add(step * PAIRS * Self::VECTOR));
-                    let pairs = if step + 1 < steps { PAIRS } else { pairs };
-                    // one register for four lines, the others of which lie one, two and three strides behind
-                    let [s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15] = self;
-                    // SAFETY: the caller's contract.
-                    unsafe {
-                        asm!(
-                            "2:",
-                            concat!("vmovdqa64 ", $rows, ", [{left}]"),
-                            concat!("vdpbf16ps {s0}, ", $rows, ", dword ptr [{l0}]", $repeat),
-                            concat!("vdpbf16ps {s1}, ", $rows, ", dword ptr [{l0} + {stride}]", $repeat),
-                            concat!("vdpbf16ps {s2}, ", $rows, ", dword ptr [{l0} + 2 * {stride}]", $repeat),
-                            concat!("vdpbf16ps {s3}, ", $rows, ", dword ptr [{l0} + {three}]", $repeat),
-                            concat!("vdpbf16ps {s4}, ", $rows, ", dword ptr [{l1}]", $repeat),
-                            concat!("vdpbf16ps {s5}, ", $rows, ", dword ptr [{l1} + {stride}]", $repeat),
-                            concat!("vdpbf16ps {s6}, ", $rows, ", dword ptr [{l1} + 2 * {stride}]", $repeat),
-                            concat!("vdpbf16ps {s7}, ", $rows, ", dword ptr [{l1} + {three}]", $repeat),
-                            concat!("vdpbf16ps {s8}, ", $rows, ", dword ptr [{l2}]", $repeat),
-                            concat!("vdpbf16ps {s9}, ", $rows, ", dword ptr [{l2} + {stride}]", $repeat),
-                            concat!("vdpbf16ps {s10}, ", $rows, ", dword ptr [{l2} + 2 * {stride}]", $repeat),
-                            concat!("vdpbf16ps {s11}, ", $rows, ", dword ptr [{l2} + {three}]", $repeat),
-                            concat!("vdpbf16ps {s12}, ", $rows, ", dword ptr [{l3}]", $repeat),
-                            concat!("vdpbf16ps {s13}, ", $rows, ", dword ptr [{l3} + {stride}]", $repeat),
-                            concat!("vdpbf16ps {s14}, ", $rows, ", dword ptr [{l3} + 2 * {stride}]", $repeat),
-                            concat!("vdpbf16ps {s15}, ", $rows, ", dword ptr [{l3} + {three}]", $repeat),
-                            "add {l0}, 4",
-                            "add {l1}, 4",
-                            "add {l2}, 4",
-                            "add {l3}, 4",
-                            "add {left}, {vector}",
-                            "dec {pairs}",
-                            "jnz 2b",
-                            out($rows) _,
-                            left = inout(reg) left => _,
-                            vector = const size_of::<$vector>(),
-                            pairs = inout(reg) pairs => _,
-                            stride = in(reg) stride,
-                            three = in(reg) 3 * stride,
-                            l0 = inout(reg) right => _,
-                            l1 = inout(reg) right.wrapping_add(4 * stride) => _,
-                            l2 = inout(reg) right.wrapping_add(8 * stride) => _,
-                            l3 = inout(reg) right.wrapping_add(12 * stride) => _,
-                            s0 = inout($register) *s0,
-                            s1 = inout($register) *s1,
-                            s2 = inout($register) *s2,
-                            s3 = inout($register) *s3,
-                            s4 = inout($register) *s4,
-                            s5 = inout($register) *s5,
-                            s6 = inout($register) *s6,
-                            s7 = inout($register) *s7,
-                            s8 = inout($register) *s8,
-                            s9 = inout($register) *s9,
-                            s10 = inout($register) *s10,
-                            s11 = inout($register) *s11,
-                            s12 = inout($register) *s12,
-                            s13 = inout($register) *s13,
-                            s14 = inout($register) *s14,
-                            s15 = inout($register) *s15,
-                            options(readonly, nostack),
-                        );
-                    }
-                    for line in 0..LINES {
-                        _mm_prefetch::<_MM_HINT_T1>(ahead.0.wrapping_add(line * ahead.1 + step * LINE).cast());
-                    }
-                }
-            }
-        }
-    };
-}
-
-sums_in_vectors!(__m512, zmm_reg, "zmm31", "{{1to16}}", _mm512_setzero_ps, _mm512_castsi512_ps, _mm512_castps_si512);
-sums_in_vectors!(
-    __m256,
-    ymm_reg,
-    "ymm31",
-    "{{1to8}}",
-    _mm256_setzero_ps,
-    |line| _mm256_castsi256_ps(_mm512_castsi512_si256(line)),
-    |sum| _mm512_zextsi256_si512(_mm256_castps_si256(sum))
-);
-
-/// In a tile of the matrix unit, between sections in memory.
-#[repr(align(64))]
-struct Turned([__m512i; LINES]);
-
-impl Sums for Turned {
-    const VECTOR: usize = LINE;
-
-    #[inline]
-    unsafe fn of(lines: [__m512i; LINES]) -> Turned {
-        Turned(lines)
-    }
-
-    #[inline]
-    unsafe fn lines(&self) -> [__m512i; LINES] {
-        self.0
-    }
-
-    #[inline]
-    unsafe fn add(
-        &mut self,
-        right: *const u8,
-        stride: usize,
-        left: *const u8,
-        steps: usize,
-        _: usize,
-        ahead: (*const u8, usize),
-    ) {
-        // SAFETY: the caller's contract.
-        unsafe { amx::add_turned(self.0.as_mut_ptr().cast(), right, stride, left, steps, ahead) }
     }
 }
 
 /// Adds a section of the depth to the sums of 16 columns from `col` on of `cols`.
 ///
 /// # Safety
-/// As [`Sums::of`]; `values` are `[cols, depth]`; `left` holds the vectors of the section.
+/// As [`ColumnSums::of`]; `values` are `[cols, depth]`; `left` holds the vectors of the section.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
-unsafe fn add_section<E: Element, S: Sums>(
+unsafe fn add_section<E: Element, S: ColumnSums>(
     sums: &mut S,
     section: &PackedSection<'_>,
     values: &[E],
@@ -480,7 +292,7 @@ unsafe fn add_section<E: Element, S: Sums>(
     let ahead = from.wrapping_add(LINES * depth).cast::<u8>();
     let in_place = if E::IS_BF16 && lines_here == LINES { depth / STEP_DEPTH } else { 0 };
     // SAFETY: whole steps of 16 lines of the matrix, and their vectors.
-    unsafe { sums.add(from.cast(), stride, left, in_place, PAIRS, (ahead, stride)) };
+    unsafe { sums.add(from.cast(), stride, left, in_place, STEP_PAIRS, (ahead, stride)) };
     // what is not bf16, or ends inside a step, is copied on its way
     for step in in_place..depth.div_ceil(STEP_DEPTH) {
         let len = (depth - step * STEP_DEPTH).min(STEP_DEPTH);
@@ -495,24 +307,15 @@ unsafe fn add_section<E: Element, S: Sums>(
                     false => E::terms(at, if i < lines_here { len } else { 0 }),
                 };
             }
-            let left = left.wrapping_add(step * PAIRS * S::VECTOR);
+            let left = left.wrapping_add(step * STEP_PAIRS * S::VECTOR_BYTES);
             let ahead = ahead.wrapping_add(step * STEP_DEPTH * size_of::<E>());
+            // beyond the bytes that the sums ask for themselves
+            let beyond = (len * size_of::<E>()).saturating_sub(LINE_BYTES);
             for i in 0..LINES {
-                pack::prefetch(
-                    ahead.wrapping_add(i * stride + LINE),
-                    len * size_of::<E>() - LINE.min(len * size_of::<E>()),
-                );
+                pack::prefetch(ahead.wrapping_add(i * stride + LINE_BYTES), beyond);
             }
-            sums.add(copy.as_ptr().cast(), LINE, left, 1, len.div_ceil(2), (ahead, stride));
+            sums.add(copy.as_ptr().cast(), LINE_BYTES, left, 1, len.div_ceil(2), (ahead, stride));
         }
-    }
-}
-
-/// Asks for all of `values`.
-fn prefetch<E>(values: &[E]) {
-    for line in (0..size_of_val(values)).step_by(64) {
-        // SAFETY: asking is no access.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().wrapping_byte_add(line).cast()) };
     }
 }
 

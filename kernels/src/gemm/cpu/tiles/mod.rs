@@ -12,7 +12,7 @@
 //!
 //! Where there are more rows than columns, the right operands are packed once by all threads and tasks are blocks of rows,
 //! which pack their own rows and keep them in the second-level cache while the right panels pass. Otherwise the left operand is
-//! packed once and tasks are ranges of columns; for very few rows, the right one is not packed ([`few_rows`]).
+//! packed once and tasks are ranges of columns; for very few rows in bf16, the right one is not packed ([`few_rows`]).
 //!
 //! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the steps come in
 //! one order, through f32 sums, whatever the blocks that they are cut into.

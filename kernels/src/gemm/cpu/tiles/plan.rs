@@ -67,7 +67,7 @@ struct Pass {
     /// What is multiplied, in order: for each step each pair. One more than that, see [`BlockSum::steps`].
     steps: Vec<Step>,
     /// The pairs of the depth in each.
-    pairs: Vec<u8>,
+    depth_pairs: Vec<u8>,
     /// Where the blocks of the depth begin among `steps`, and the last one's end.
     bounds: Vec<usize>,
 }
@@ -75,7 +75,7 @@ struct Pass {
 impl Pass {
     /// The pairs of the given order, the sum of their terms' indices.
     fn new(unit: Unit, left_terms: usize, sections: &[PackedSection<'_>], orders: &[usize]) -> Pass {
-        let (mut steps, mut pairs) = (Vec::new(), Vec::new());
+        let (mut steps, mut depth_pairs) = (Vec::new(), Vec::new());
         let mut ends = vec![0];
         for section in sections {
             for step in 0..section.depth.div_ceil(STEP_DEPTH) {
@@ -86,7 +86,7 @@ impl Pass {
                             left: section.left_at + (step * left_terms + left) * STEP_BYTES,
                             right: section.right_at + (step * section.terms + order - left) * STEP_BYTES,
                         });
-                        pairs.push(depth.div_ceil(2) as u8);
+                        depth_pairs.push(depth.div_ceil(2) as u8);
                     }
                 }
                 ends.push(steps.len());
@@ -96,7 +96,7 @@ impl Pass {
         let depth_steps = ends.len() - 1;
         let blocks = depth_steps.div_ceil(unit.steps_per_block());
         let bounds = (0..=blocks).map(|block| ends[depth_steps * block / blocks.max(1)]).collect();
-        Pass { steps, pairs, bounds }
+        Pass { steps, depth_pairs, bounds }
     }
 }
 
@@ -380,7 +380,7 @@ impl<'a> Plan<'a> {
         for (run, (pass, block)) in runs.enumerate() {
             let (first, last) = (run == 0, run + 1 == blocks);
             let (steps, count) = (pass.steps.as_ptr().wrapping_add(block[0]), block[1] - block[0]);
-            let pairs = pass.pairs.as_ptr().wrapping_add(block[0]);
+            let pairs = pass.depth_pairs.as_ptr().wrapping_add(block[0]);
             for (index, panel) in rows.clone().enumerate() {
                 let height = (self.call.rows - panel * BLOCK).min(BLOCK);
                 let left = left.wrapping_add(index * self.left_panel);
