@@ -78,8 +78,8 @@ fn measure(
     Ok(())
 }
 
-/// Bytes that a token of each sequence reads: weights, adapter, and the keys and values so far. The head is taken to be stored as
-/// the layers are; an embedding that is not the head's is looked up, not read whole.
+/// Bytes that a token of each sequence reads: weights, adapter, and the keys and values so far. The head is taken to be stored
+/// as the layers are; an embedding that is not the head's is looked up, not read whole.
 fn bytes_read(model: &Model, precision: Precision) -> usize {
     let config = model.config();
     let (mut weights, mut numbers, mut adapter) = (0, 0, 0);

@@ -1,6 +1,6 @@
-//! Decode: one task per sequence and chunk of its cache, all heads at once, so that a number of the cache is read once for up to
-//! [`HEADS`] heads that share it: keys are transposed, a vector of keys against a number of each head's query; values pass under
-//! sums that stay in registers. The chunks' softmaxes are then merged in their order.
+//! Decode: one task per sequence and chunk of its cache, all heads at once, so that a number of the cache is read once for up
+//! to [`HEADS`] heads that share it: keys are transposed, a vector of keys against a number of each head's query; values pass
+//! under sums that stay in registers. The chunks' softmaxes are then merged in their order.
 
 use crate::attention::{Decode, Geometry};
 use crate::cpu::simd::{MOST_LANES, Simd, Stored, VectorTask};

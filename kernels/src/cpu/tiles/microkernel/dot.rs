@@ -8,8 +8,8 @@ use std::arch::x86_64::*;
 
 /// A right panel of 12 steps is 24 KiB of a first-level cache of 32.
 pub(super) const STEPS_PER_BLOCK: usize = 12;
-/// Rows whose sums are in registers at once: 8 or 16 vectors of sums beside one or two of the right operand. Enough to hide the latency of
-/// an instruction that begins once a cycle, and each vector of the right operand is loaded for 8 products.
+/// Rows whose sums are in registers at once: 8 or 16 vectors of sums beside one or two of the right operand. Enough to hide the
+/// latency of an instruction that begins once a cycle, and each vector of the right operand is loaded for 8 products.
 const ROWS: usize = 8;
 
 /// As [`super::Unit::run`].

@@ -103,8 +103,8 @@ pub(crate) trait ColumnSums {
     /// apart as it says, in the order in which they will be wanted. They need not be valid.
     ///
     /// # Safety
-    /// As [`ColumnSums::of`]; each column has 32 bf16 a step; `left`, a multiple of a vector, points at the vectors of the steps;
-    /// `pairs` is 1 to [`STEP_PAIRS`].
+    /// As [`ColumnSums::of`]; each column has 32 bf16 a step; `left`, a multiple of a vector, points at the vectors of the
+    /// steps; `pairs` is 1 to [`STEP_PAIRS`].
     unsafe fn add(
         &mut self,
         right: *const u8,
@@ -143,8 +143,8 @@ impl Unit {
     ///
     /// # Safety
     /// The unit is there and configured on this thread; every step's 2048 bytes lie inside the panels, at multiples of 64;
-    /// `from` (unless null) and `to` point at 32 rows of 32 floats; `pairs` is null or as many numbers up to 16 as there are steps.
-    /// Of at most 16 columns, the others of `to` may be left as they were.
+    /// `from` (unless null) and `to` point at 32 rows of 32 floats; `pairs` is null or as many numbers up to 16 as there are
+    /// steps. Of at most 16 columns, the others of `to` may be left as they were.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(crate) unsafe fn run(self, block: BlockSum) {

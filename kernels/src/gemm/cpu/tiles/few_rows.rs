@@ -213,8 +213,8 @@ impl Plan<'_> {
 }
 
 impl Recipe<'_> {
-    /// The sums of a group of rows by the 16 columns from `col` on, which begin with `from`, 32 floats or none from row to row, or
-    /// with zero.
+    /// The sums of a group of rows by the 16 columns from `col` on, which begin with `from`, 32 floats or none from row to row,
+    /// or with zero.
     ///
     /// # Safety
     /// The processor has AVX-512 with bf16; `left` holds the rows, `at` rows of 32 floats.
