@@ -12,13 +12,10 @@ use std::ops::Range;
 /// Keys of a chunk: enough to outweigh the merge, few enough that one sequence keeps several threads busy.
 const CHUNK: usize = 128;
 
-/// Query heads whose sums are in registers at once.
+/// Query heads whose sums are in registers at once: of 32, 4 heads by 4 vectors, beside 4 of the values and a weight.
 const HEADS: usize = 4;
-/// The most lanes of a vector.
-const LANES: usize = 16;
-
-/// Keys by which the cache is asked for ahead.
-const AHEAD: usize = 2 * LANES;
+/// Keys by which the cache is asked for ahead: they come while as many are scored.
+const AHEAD: usize = 2 * MOST_LANES;
 
 /// Some visible rows of one sequence's cache.
 struct Chunk {
