@@ -8,7 +8,7 @@ mod tiles;
 
 use super::{Backward, Extras, Forward, IGNORE};
 use crate::Precision;
-use crate::cpu::simd::{Simd, VectorTask};
+use crate::cpu::simd::{Simd, VectorTask, largest};
 use crate::device::Cpu;
 use crate::gemm::{self, Accumulate};
 use crate::{Device, FloatDtype, Result, ScratchBytes, Slice, SliceMut};
@@ -331,7 +331,7 @@ impl VectorTask for AddTile<'_> {
                 if !self.logit.is_product() {
                     to_logits::<S>(z, self.logit);
                 }
-                let max = max::<S>(z);
+                let max = largest::<S>(z);
                 if self.with_extras { sums::<S, true>(z, max) } else { sums::<S, false>(z, max) }
             };
             if let Some(&logit) = (target as usize).checked_sub(self.first).and_then(|at| z.get(at)) {
@@ -376,21 +376,6 @@ impl VectorTask for LogitGradients<'_> {
                 }
             }
         }
-    }
-}
-
-/// # Safety
-/// As [`Simd`].
-#[inline(always)]
-unsafe fn max<S: Simd>(z: &[f32]) -> f32 {
-    // SAFETY: the caller's contract; loads end inside `z`.
-    unsafe {
-        let whole = z.len() / S::LANES * S::LANES;
-        let mut max = S::splat(f32::NEG_INFINITY);
-        for at in (0..whole).step_by(S::LANES) {
-            max = S::max(S::load(z.as_ptr().add(at)), max);
-        }
-        z[whole..].iter().fold(S::reduce_max(max), |max, &x| if x > max { x } else { max })
     }
 }
 

@@ -3,7 +3,7 @@
 //! under sums that stay in registers. The chunks' softmaxes are then merged in their order.
 
 use crate::attention::{Decode, Geometry};
-use crate::cpu::simd::{MOST_LANES, Simd, Stored, VectorTask};
+use crate::cpu::simd::{MOST_LANES, Simd, Stored, VectorTask, largest};
 use crate::cpu::tasks::Disjoint;
 use crate::device::Cpu;
 use crate::{Device, FloatSlice, Result};
@@ -336,23 +336,6 @@ unsafe fn add_piece<S: Simd, T: Stored, const H: usize, const W: usize>(
                 S::store_partial(o.as_mut_ptr().add(head * d + at + i * S::LANES), sum, lanes);
             }
         }
-    }
-}
-
-/// The largest number.
-///
-/// # Safety
-/// As [`Simd`].
-#[inline(always)]
-unsafe fn largest<S: Simd>(z: &[f32]) -> f32 {
-    // SAFETY: the caller's contract; loads end inside `z`.
-    unsafe {
-        let whole = z.len() / S::LANES * S::LANES;
-        let mut max = S::splat(f32::NEG_INFINITY);
-        for at in (0..whole).step_by(S::LANES) {
-            max = S::max(S::load(z.as_ptr().add(at)), max);
-        }
-        z[whole..].iter().fold(S::reduce_max(max), |max, &x| if x > max { x } else { max })
     }
 }
 

@@ -231,6 +231,23 @@ impl Stored for half::bf16 {
     }
 }
 
+/// The largest number; NaN counts as none.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn largest<S: Simd>(z: &[f32]) -> f32 {
+    // SAFETY: the caller's contract; loads end inside `z`.
+    unsafe {
+        let whole = z.len() / S::LANES * S::LANES;
+        let mut max = S::splat(f32::NEG_INFINITY);
+        for at in (0..whole).step_by(S::LANES) {
+            max = S::max(S::load(z.as_ptr().add(at)), max);
+        }
+        z[whole..].iter().fold(S::reduce_max(max), |max, &x| if x > max { x } else { max })
+    }
+}
+
 /// A piece of work whose body is generic over the instruction set. Mark `run` `#[inline(always)]`.
 pub trait VectorTask {
     type Output;
