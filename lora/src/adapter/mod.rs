@@ -2,12 +2,14 @@
 
 mod config;
 mod error;
+mod hashes;
 mod merge;
 mod peft;
 mod targets;
 
 pub use config::{LoraConfig, Task};
 pub use error::{AdapterError, ConfigFault};
+pub use hashes::{adapter_hash, base_hash};
 pub use merge::{Existing, Merge, MergeError, MergeReport};
 pub use targets::{Choice, ModuleNames, Modules, Targets};
 

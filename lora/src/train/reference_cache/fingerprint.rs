@@ -1,6 +1,7 @@
 //! What decides the bits of a reference's log-probs, besides the tokens.
 
 use super::error::CacheError;
+use crate::adapter::adapter_hash;
 use align_engine::model::Model;
 use align_engine::model::adapters::AdapterSet;
 use align_kernels::Precision;
@@ -42,7 +43,7 @@ impl Fingerprint {
             program: format!("{} {}", env!("CARGO_PKG_VERSION"), program()?),
             weights: weights.to_string(),
             config: blake3::hash(format!("{:?}", model.config()).as_bytes()).to_string(),
-            reference: reference.map_or_else(|| "base".to_owned(), |adapter| of_adapter(adapter).to_string()),
+            reference: reference.map_or_else(|| "base".to_owned(), |adapter| adapter_hash(adapter).to_string()),
             precision: match precision {
                 Precision::Bf16 => "bf16".to_owned(),
                 Precision::F32 => "f32".to_owned(),
@@ -81,24 +82,6 @@ fn program() -> Result<Hash, CacheError> {
     let mut hasher = Hasher::new();
     let read = File::open(path).and_then(|file| Ok(hasher.update_reader(file)?.finalize()));
     read.map_err(|source| CacheError::Program { source })
-}
-
-/// Hash of the updates of an adapter, layer by layer.
-fn of_adapter(adapter: &AdapterSet) -> Hash {
-    let mut hasher = Hasher::new();
-    for (linear, update) in adapter.iter() {
-        hasher.update(&(linear.0 as u64).to_le_bytes());
-        hasher.update(&update.scaling.to_le_bytes());
-        for param in [&update.lora_a, &update.lora_b] {
-            for size in param.shape() {
-                hasher.update(&(size as u64).to_le_bytes());
-            }
-            let values = param.read().view().download();
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-            hasher.update(&bytes);
-        }
-    }
-    hasher.finalize()
 }
 
 #[cfg(test)]
