@@ -1,7 +1,7 @@
 //! The flags of the commands other than `train`.
 
 use super::model::{
-    CacheArgs, ColumnArgs, DataArgs, DeviceArgs, LogpArgs, ModelArgs, PackArgs, ReferenceChoice, positive,
+    CacheArgs, DataArgs, DeviceArgs, LogpArgs, ModelArgs, PackArgs, ReadingArgs, ReferenceChoice, positive,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -87,7 +87,7 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub data: Vec<PathBuf>,
     #[command(flatten)]
-    pub columns: ColumnArgs,
+    pub reading: ReadingArgs,
     /// Only the first rows of --data
     #[arg(long, value_name = "ROWS", value_parser = positive(), conflicts_with = "prompt")]
     pub limit: Option<u64>,

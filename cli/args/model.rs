@@ -3,7 +3,7 @@
 use crate::error::CliError;
 use align_kernels::Precision;
 use align_kernels::cpu::Isa;
-use align_lora::data::{ColumnMap, OnBadRow, SftPart};
+use align_lora::data::{ColumnMap, OnBadRow, Reading, SftPart};
 use align_lora::train::Size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ pub struct DataArgs {
     #[arg(long, value_name = "WHAT", value_enum, default_value = "error", alias = "on_bad_row")]
     pub on_bad_row: OnBadRowChoice,
     #[command(flatten)]
-    pub columns: ColumnArgs,
+    pub reading: ReadingArgs,
     #[command(flatten)]
     pub sft: SftArgs,
     #[command(flatten)]
@@ -76,21 +76,23 @@ impl std::str::FromStr for DataCacheChoice {
     }
 }
 
-/// What the columns of the data are called.
+/// How rows are read.
 #[derive(Debug, Clone, Default, Args)]
-pub struct ColumnArgs {
+pub struct ReadingArgs {
     /// Columns that the files call otherwise, ours first: prompt=question,chosen=a,rejected=b
     #[arg(long, value_name = "OURS=THEIRS,...", num_args = 1..)]
     pub columns: Vec<String>,
 }
 
-impl ColumnArgs {
-    /// The map, empty where nothing was given.
+impl ReadingArgs {
+    /// What the flags say.
     ///
     /// # Errors
     /// [`CliError::Usage`] names what is wrong.
-    pub fn map(&self) -> Result<ColumnMap, CliError> {
-        self.columns.join(",").parse().map_err(|fault| CliError::Usage(format!("--columns: {fault}")))
+    pub fn reading(&self) -> Result<Reading, CliError> {
+        let columns = self.columns.join(",").parse::<ColumnMap>();
+        let columns = columns.map_err(|fault| CliError::Usage(format!("--columns: {fault}")))?;
+        Ok(Reading { columns })
     }
 }
 

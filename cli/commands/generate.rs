@@ -19,14 +19,14 @@ use std::time::{Duration, Instant};
 
 pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
     check(args)?;
-    let columns = args.columns.map()?;
+    let reading = args.reading.reading()?;
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
         let loaded = loaded::model(&args.model, &device)?;
         let adapter = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
         let adapter = adapter.as_ref().map(|adapter| adapter.set().clone());
         let encoder = loaded.encoder(args.model.chat_template.as_deref(), u64::from(u32::MAX))?;
-        let encoder = encoder.with_columns(columns);
+        let encoder = encoder.with_reading(reading);
         let request = request(args, &loaded)?;
         if args.limit.is_some() && args.data.is_empty() && loaded.demo.is_none() {
             return Err(CliError::Usage("--limit counts the rows of --data, which is missing".into()));
@@ -119,7 +119,7 @@ fn check(args: &GenerateArgs) -> Result<(), CliError> {
             fail("--repetition-penalty must be above 0")
         }
         a if a.min_new_tokens > a.max_new_tokens => fail("--min-new-tokens is above --max-new-tokens"),
-        a if a.data.is_empty() && !a.columns.columns.is_empty() => {
+        a if a.data.is_empty() && !a.reading.columns.is_empty() => {
             fail("--columns names those of --data, which is missing")
         }
         _ => Ok(()),

@@ -21,7 +21,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         let of_data = [
             ("--row", args.row.is_some()),
             ("--max-length", args.data.max_length.is_some()),
-            ("--columns", !args.data.columns.columns.is_empty()),
+            ("--columns", !args.data.reading.columns.is_empty()),
             ("--sft-on", args.data.sft.sft_on.is_some()),
             ("--rejects", args.data.keep.rejects.is_some()),
             ("--data-cache", args.data.keep.data_cache.is_some()),
@@ -30,7 +30,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             return Err(CliError::Usage(format!("{flag} is about the rows of --data, which is missing")));
         }
     }
-    let _ = args.data.columns.map()?; // a mistake in it is said before a model is loaded
+    let _ = args.data.reading.reading()?; // a mistake in it is said before a model is loaded
     let run = loaded::run_config(args.adapter.as_deref().filter(|_| has_data))?;
     let max_length = loaded::max_length(&args.data, &run);
     let device = Device::cpu(None)?;

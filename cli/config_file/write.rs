@@ -89,7 +89,7 @@ pub fn resolved(
         }
         None => {}
     }
-    let columns = args.data.columns.map()?;
+    let columns = args.data.reading.reading()?.columns;
     if !columns.is_empty() {
         put("columns", columns.to_string().into());
     }

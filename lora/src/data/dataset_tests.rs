@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::columns::ColumnMap;
 use super::records::Record;
 use super::{
     BadRow, DataError, Dataset, DropReason, Encoded, Encoder, Needs, OnBadRow, Prompts, Shuffle, Target,
@@ -187,7 +188,8 @@ fn the_encoder_refuses_what_it_cannot_score() {
     let contents = "{% for m in messages %}{{ m.content | trim }} {% endfor %}";
     let same = BadRow::SameTokens { chosen: "chosen".to_owned(), rejected: "rejected".to_owned() };
     assert_eq!(with_template(contents).encode(&record("a", " a ")), Err(same));
-    let other_names = with_template(contents).with_columns("chosen=better,rejected=worse".parse().unwrap());
+    let other_names =
+        with_template(contents).with_reading("chosen=better,rejected=worse".parse::<ColumnMap>().unwrap().into());
     let said = other_names.encode(&record("a", " a ")).unwrap_err().to_string();
     assert!(said.contains("`better` and `worse` differ, but are the same tokens"), "{said}");
     let first = "{{ messages[0].content }}";
@@ -370,7 +372,7 @@ fn a_data_file_that_changes_during_the_run_ends_it() {
 /// Bad rows have columns too: that all rows with one of the map are bad is no reason to say that there is no such column.
 #[test]
 fn the_columns_of_bad_rows_are_columns() {
-    let mapped = |text: &str| encoder("tiny-llama", 64).with_columns(text.parse().unwrap());
+    let mapped = |text: &str| encoder("tiny-llama", 64).with_reading(text.parse::<ColumnMap>().unwrap().into());
     let rows = [pair(0), json!({"prompt": "p", "chosen": "same", "rejected": "same", "w": 1}).to_string()];
     let file = file(&rows);
     let open = |map: &str| Dataset::open(&[file.path().to_owned()], mapped(map), Needs::Pairs, OnBadRow::Skip);
@@ -417,9 +419,9 @@ fn prompts_are_taken_as_far_as_they_are_wanted() {
     assert!(matches!(prompts(&[file(&[]).path().to_owned()], &encoder, None), Err(DataError::Empty { .. })));
     // a column that stands in later rows is none that there is not
     let mixed = file(&[json!({"prompt": "p"}).to_string(), json!({"prompt": "p", "t": []}).to_string()]);
-    let mapped = encoder.with_columns("tools=t".parse().unwrap());
+    let mapped = encoder.with_reading("tools=t".parse::<ColumnMap>().unwrap().into());
     assert_eq!(prompts(&[mixed.path().to_owned()], &mapped, Some(1)).unwrap().len(), 1);
-    let missing = mapped.with_columns("tools=u".parse().unwrap());
+    let missing = mapped.with_reading("tools=u".parse::<ColumnMap>().unwrap().into());
     assert!(matches!(prompts(&[mixed.path().to_owned()], &missing, None), Err(DataError::NoSuchColumn { .. })));
 }
 

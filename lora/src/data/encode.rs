@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::columns::{ColumnMap, Seen};
+use super::columns::Seen;
 use super::numbers::RowNumbers;
+use super::reading::Reading;
 use super::records::{Form, Parsed, Record, RecordTarget, Text};
 use super::sequence::SftPart;
 use super::template::{ChatTemplate, GenerationPrompt, RenderError, TemplateInputs};
@@ -194,7 +195,7 @@ pub enum LongAnswers {
     Dropped,
 }
 
-/// Turns rows into token ids, for one model, one `max_length`, and one reading of the columns.
+/// Turns rows into token ids, for one model, one `max_length`, and one reading of the rows.
 #[derive(Debug)]
 pub struct Encoder {
     tokenizer: Tokenizer,
@@ -203,7 +204,7 @@ pub struct Encoder {
     max_length: usize,
     long_answers: LongAnswers,
     stop_ids: Vec<u32>,
-    columns: ColumnMap,
+    reading: Reading,
     sft_on: Option<SftPart>,
 }
 
@@ -223,8 +224,8 @@ impl Encoder {
         tokenizer.check_vocabulary(embedding_rows)?;
         let template = ChatTemplate::find(chat_template, model_dir, &tokenizer)?;
         let stop_ids = tokenizer.stop_ids(model_dir)?;
-        let (model_dir, columns, long_answers) = (model_dir.to_owned(), ColumnMap::default(), LongAnswers::Cut);
-        Ok(Encoder { tokenizer, template, model_dir, max_length, long_answers, stop_ids, columns, sft_on: None })
+        let (model_dir, reading, long_answers) = (model_dir.to_owned(), Reading::default(), LongAnswers::Cut);
+        Ok(Encoder { tokenizer, template, model_dir, max_length, long_answers, stop_ids, reading, sft_on: None })
     }
 
     /// The same encoder with another rule for long answers. TRL 1.16's `RewardTrainer` drops them too.
@@ -237,9 +238,9 @@ impl Encoder {
         self.long_answers
     }
 
-    /// The same, with other names of the columns.
-    pub fn with_columns(self, columns: ColumnMap) -> Encoder {
-        Encoder { columns, ..self }
+    /// The same, for rows that are read in another way.
+    pub fn with_reading(self, reading: Reading) -> Encoder {
+        Encoder { reading, ..self }
     }
 
     /// The same, with this part of sequences scored instead of [`SftPart::default_of`] their shape.
@@ -247,9 +248,9 @@ impl Encoder {
         Encoder { sft_on, ..self }
     }
 
-    /// Under which names the files have our columns.
-    pub fn columns(&self) -> &ColumnMap {
-        &self.columns
+    /// How rows are read.
+    pub fn reading(&self) -> &Reading {
+        &self.reading
     }
 
     /// The part of sequences that was asked for.
@@ -262,12 +263,12 @@ impl Encoder {
     /// # Errors
     /// [`BadRow`].
     pub fn parse(&self, row: usize, line: &[u8]) -> Result<Parsed, BadRow> {
-        Record::parse_with(row, line, &self.columns)
+        Record::parse_with(row, line, &self.reading)
     }
 
     /// As [`Encoder::parse`]; `seen` as [`Record::parse_seen`] has it.
     pub(super) fn parse_seen(&self, row: usize, line: &[u8], seen: &mut Option<Seen>) -> Result<Parsed, BadRow> {
-        Record::parse_seen(row, line, &self.columns, seen)
+        Record::parse_seen(row, line, &self.reading, seen)
     }
 
     /// The model's tokenizer.
@@ -358,12 +359,12 @@ impl Encoder {
             notes.note_boundary(&alone, shared, differs);
         }
         if let Some(empty) = full.iter().position(|ids| ids.len() == shared) {
-            return Err(BadRow::NoAnswerTokens { field: record.shape.answer_column(empty, &self.columns) });
+            return Err(BadRow::NoAnswerTokens { field: record.shape.answer_column(empty, &self.reading.columns) });
         }
         if let (RecordTarget::Pair, [chosen, rejected]) = (&record.target, &full[..])
             && chosen == rejected
         {
-            let name = |answer| record.shape.answer_column(answer, &self.columns);
+            let name = |answer| record.shape.answer_column(answer, &self.reading.columns);
             return Err(BadRow::SameTokens { chosen: name(0), rejected: name(1) });
         }
         let dropped = |reason| Encoded::Dropped { row: record.row, id: record.id.clone(), reason };

@@ -32,7 +32,7 @@ const SAMPLES: u64 = 64;
 const SAMPLE_BYTES: u64 = 1 << 20;
 
 /// Everything that decides the tokens, as names and values. A new flag that changes what a row's tokens are is a new line in
-/// [`options`].
+/// [`options`], or in [`Reading::options`](super::Reading::options) if it is about how rows are read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Ingredients(Vec<(String, String)>);
 
@@ -72,15 +72,16 @@ impl FileStamp {
 }
 
 /// The options that decide which rows there are and what their tokens are, by the names that a user knows.
-fn options(encoder: &Encoder, needs: Needs, on_bad_row: OnBadRow) -> [(&'static str, String); 6] {
-    [
+fn options(encoder: &Encoder, needs: Needs, on_bad_row: OnBadRow) -> Vec<(&'static str, String)> {
+    let mut options = vec![
         ("--max-length", encoder.max_length().to_string()),
-        ("--columns", format!("{:?}", encoder.columns())),
         ("--sft-on", format!("{:?}", encoder.sft_on())),
         ("what becomes of long answers", format!("{:?}", encoder.long_answers())),
         ("what the loss needs", format!("{needs:?}")),
         ("--on-bad-row", format!("{on_bad_row:?}")),
-    ]
+    ];
+    options.extend(encoder.reading().options());
+    options
 }
 
 impl Ingredients {
@@ -132,7 +133,7 @@ impl Ingredients {
         let template = encoder.template().map_or("", ChatTemplate::origin);
         let names = paths.iter().map(|path| absolute(path)).chain([absolute(encoder.model_dir())]);
         let names = names.map(|path| path.into_os_string().into_encoded_bytes());
-        let options = options(encoder, needs, on_bad_row).map(|(_, value)| value.into_bytes());
+        let options = options(encoder, needs, on_bad_row).into_iter().map(|(_, value)| value.into_bytes());
         for part in names.chain([template.into()]).chain(options) {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(&part);

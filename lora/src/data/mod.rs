@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | 0 | [`files`] | names and patterns | paths |
 //! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row, as JSON. Compressed files and [`mod@parquet`] are spooled as lines |
-//! | 2 | [`columns`], [`records`] | the bytes of a row | [`Record`]: prompt, answers, target, [`numbers`] |
+//! | 2 | [`reading`], [`columns`], [`records`] | the bytes of a row | [`Record`]: prompt, answers, target, [`numbers`] |
 //! | 3 | [`template`] | messages | text, through the model's own Jinja template ([`jinja`]: Python's side of it) |
 //! | 4 | [`tokenizer`] | text | token ids, through the model's `tokenizer.json` |
 //! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer; [`sequence`], [`spans`]: which are scored |
@@ -48,6 +48,7 @@ mod pass;
 pub mod progress;
 pub mod prompts;
 pub mod reader;
+pub mod reading;
 pub mod records;
 mod rejects;
 pub mod sequence;
@@ -91,6 +92,7 @@ pub use pack::pack;
 pub use parquet::ParquetFault;
 pub use progress::{DataObserver, DataProgress, Stage, Unobserved};
 pub use prompts::{EncodedPrompt, Prompts, prompts};
+pub use reading::Reading;
 pub use records::{Form, Kind, Record, Shape};
 pub use rejects::Rejects;
 pub use sequence::SftPart;

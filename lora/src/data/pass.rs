@@ -47,18 +47,18 @@ pub(super) fn open(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) ->
             entry.write_rejects(paths, to)?;
         }
         let token_cache::Entry { survey, rows, .. } = *entry;
-        let sources = Arc::new(Sources::later(paths, encoder.columns(), slot, survey.records));
+        let sources = Arc::new(Sources::later(paths, &encoder.reading().columns, slot, survey.records));
         let cached = Some(Arc::new(rows));
         return Ok(Dataset { sources, encoder: Arc::new(encoder), needs, index, survey, cached });
     }
-    let rows = Rows::open_observed(paths, encoder.columns(), observer)?;
+    let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
     if let Some(slot) = &slot {
         // the tokens that will be kept are of these files
         FileStamp::check(slot.stamps(), paths)?;
     }
     let records = rows.len();
     let survey = Survey::new(records, rows.blank_lines());
-    let sources = Arc::new(Sources::opened(paths, encoder.columns(), rows));
+    let sources = Arc::new(Sources::opened(paths, &encoder.reading().columns, rows));
     let encoder = Arc::new(encoder);
     let dataset = Dataset { sources, encoder, needs, index: Vec::new(), survey, cached: None };
     let pass = Pass {
@@ -96,7 +96,7 @@ fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<(Vec<Entry>, 
 
 /// Refuses a column map with a column that no row has.
 pub(super) fn refuse_unseen(encoder: &Encoder, seen: Seen, paths: &[PathBuf]) -> Result<(), DataError> {
-    match encoder.columns().unseen(seen) {
+    match encoder.reading().columns.unseen(seen) {
         None => Ok(()),
         Some((name, column)) => Err(DataError::NoSuchColumn { name, column: column.to_owned(), paths: paths.to_vec() }),
     }
@@ -292,7 +292,7 @@ impl Pass<'_> {
                     // rows come from the cache from now on: unpacked data need not lie on the disk for as long as the run
                     // takes. Where every answer is wanted, the reasons of what is left out are read again
                     dataset.sources =
-                        Arc::new(Sources::later(&sources.paths, dataset.encoder.columns(), slot, records));
+                        Arc::new(Sources::later(&sources.paths, &dataset.encoder.reading().columns, slot, records));
                 }
                 let removed = slot.make_room();
                 if removed > 0 {

@@ -47,7 +47,7 @@ impl<'a> Prompts<'a> {
             if prompts.records >= limit {
                 break;
             }
-            match Rows::open(std::slice::from_ref(path), encoder.columns()) {
+            match Rows::open(std::slice::from_ref(path), &encoder.reading().columns) {
                 Ok(rows) => {
                     let first = prompts.records;
                     prompts.records += rows.len();

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::BadRow;
 use super::columns::{ColumnMap, Columns, Seen, words_of, wrong_type};
 use super::numbers::{NUMBER_COLUMNS, RowNumbers};
+use super::reading::Reading;
 use super::template::TemplateInputs;
 use super::turns::{is_assistant, list, text, turns};
 
@@ -205,20 +206,20 @@ pub struct Parsed {
 }
 
 impl Record {
-    /// Parses the bytes of one line as record number `row`, with our names of the columns.
+    /// Parses the bytes of one line as record number `row`, in the way of [`Reading::default`].
     ///
     /// # Errors
     /// [`BadRow`], naming the column.
     pub fn parse(row: usize, line: &[u8]) -> Result<Parsed, BadRow> {
-        Record::parse_with(row, line, &ColumnMap::default())
+        Record::parse_with(row, line, &Reading::default())
     }
 
     /// Parses the bytes of one line as record number `row`.
     ///
     /// # Errors
     /// [`BadRow`], naming the column as the file does.
-    pub fn parse_with(row: usize, line: &[u8], map: &ColumnMap) -> Result<Parsed, BadRow> {
-        Record::parse_seen(row, line, map, &mut None)
+    pub fn parse_with(row: usize, line: &[u8], reading: &Reading) -> Result<Parsed, BadRow> {
+        Record::parse_seen(row, line, reading, &mut None)
     }
 
     /// As [`Record::parse_with`]; `seen` is which entries of the map the row has a column for, once it is an object: a row that
@@ -226,10 +227,11 @@ impl Record {
     pub(super) fn parse_seen(
         row: usize,
         line: &[u8],
-        map: &ColumnMap,
+        reading: &Reading,
         seen: &mut Option<Seen>,
     ) -> Result<Parsed, BadRow> {
         let line = std::str::from_utf8(line).map_err(|e| BadRow::Utf8 { at: e.valid_up_to() + 1 })?;
+        let map = &reading.columns;
         let mut columns = Columns::parse(line, map)?;
         *seen = Some(columns.seen());
         let mut shape = shape(&columns)?;

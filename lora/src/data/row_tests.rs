@@ -103,7 +103,8 @@ fn a_prompt_that_the_answers_repeat_is_passed_over() {
 #[test]
 fn faults_are_told_by_the_files_names() {
     let map: ColumnMap = "prompt=q,chosen=better,rejected=worse,completions=all,rewards=points".parse().unwrap();
-    let said = |row: Value| Record::parse_with(0, row.to_string().as_bytes(), &map).unwrap_err().to_string();
+    let said =
+        |row: Value| Record::parse_with(0, row.to_string().as_bytes(), &map.clone().into()).unwrap_err().to_string();
     let talk = |first: &str, answer: &str| turns(&[("user", first), ("assistant", answer)]);
     for (row, expected) in [
         (json!({"q": "p", "better": "c", "worse": "c"}), "`better` and `worse` are equal"),

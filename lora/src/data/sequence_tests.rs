@@ -309,7 +309,7 @@ fn numbers_stand_beside_a_pair_and_are_counted() {
 #[test]
 fn columns_may_have_other_names() {
     let map = |text: &str| text.parse::<ColumnMap>().unwrap();
-    let mapped = |text: &str| encoder("tiny-llama").with_columns(map(text));
+    let mapped = |text: &str| encoder("tiny-llama").with_reading(map(text).into());
     let rows = [json!({"question": "p", "a": " c", "b": " r", "prompt": 3}), json!({"a": " p c", "b": " p r"})];
     let data = open(&rows, mapped("prompt=question,chosen=a,rejected=b"), Needs::Pairs).unwrap();
     assert_eq!(data.len(), 2);
@@ -522,7 +522,7 @@ proptest! {
         let mut row = serde_json::Map::new();
         row.insert(names[0].clone(), prompt.clone().into());
         row.insert(names[1].clone(), completion.clone().into());
-        let mapped = Record::parse_with(0, Value::from(row).to_string().as_bytes(), &map).unwrap();
+        let mapped = Record::parse_with(0, Value::from(row).to_string().as_bytes(), &map.into()).unwrap();
         let own = Record::parse(0, json!({"prompt": prompt, "completion": completion}).to_string().as_bytes()).unwrap();
         prop_assert_eq!(mapped.record, own.record);
         prop_assert!(mapped.ignored_columns.is_empty());

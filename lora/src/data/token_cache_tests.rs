@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::columns::ColumnMap;
 use super::encode::{Answer, Encoded, Target};
 use super::ingredients::VERSION;
 use super::numbers::RowNumbers;
@@ -98,7 +99,7 @@ impl Bench {
 
     fn encoder(&self) -> Encoder {
         let encoder = Encoder::from_model(&self.path("model"), self.template.as_deref(), self.max_length, self.rows);
-        let encoder = encoder.unwrap().with_columns(self.columns.parse().unwrap());
+        let encoder = encoder.unwrap().with_reading(self.columns.parse::<ColumnMap>().unwrap().into());
         encoder.with_sft_on(self.sft_on).with_long_answers(self.long_answers)
     }
 
