@@ -6,7 +6,7 @@ use align_engine::model::{ConfigError, LocateError};
 use align_engine::weights::LoadError;
 use align_kernels::KernelError;
 use align_lora::adapter::{AdapterError, MergeError};
-use align_lora::data::DataError;
+use align_lora::data::{BadRow, DataError, DropReason};
 use align_lora::objective::ObjectiveError;
 use align_lora::train::TrainError;
 use std::io;
@@ -22,6 +22,9 @@ pub enum CliError {
     /// Exit code 3.
     #[error("{0}")]
     Input(String),
+    /// Data that lacks the columns that it is read by. Exit code 3.
+    #[error("{0}")]
+    Columns(String),
     /// Exit code 1.
     #[error("{0}")]
     Runtime(String),
@@ -48,7 +51,7 @@ impl CliError {
             CliError::ClosedOutput => return ExitCode::SUCCESS,
             CliError::Runtime(_) => 1,
             CliError::Usage(_) => 2,
-            CliError::Input(_) => 3,
+            CliError::Input(_) | CliError::Columns(_) => 3,
             CliError::OutOfMemory(_) => 4,
             CliError::NonFinite(_) => 5,
         };
@@ -116,6 +119,12 @@ impl From<DataError> for CliError {
         let text = error.to_string();
         match error {
             DataError::Spool { .. } | DataError::Rejects(_) | DataError::Cache { .. } => CliError::Runtime(text),
+            DataError::NoSuchColumn { .. } | DataError::WrongShape { .. } => CliError::Columns(text),
+            DataError::Row { reason: BadRow::UnknownShape { .. } | BadRow::Missing { .. }, .. }
+            | DataError::NothingLeft {
+                reason: DropReason::Bad(BadRow::UnknownShape { .. } | BadRow::Missing { .. }),
+                ..
+            } => CliError::Columns(text),
             _ => CliError::Input(text),
         }
     }

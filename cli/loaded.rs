@@ -1,13 +1,14 @@
 //! From flags to a loaded model and its adapters.
 
 use crate::args::{DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs, ReferenceChoice};
+use crate::chat_template;
 use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::{Model, ModelConfig, locate};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::Device;
-use align_lora::adapter::{Adapter, LoraConfig};
+use align_lora::adapter::Adapter;
 use align_lora::data::{Encoder, LongAnswers};
 use align_lora::objective::{Objective, Scores};
 use std::path::{Path, PathBuf};
@@ -18,65 +19,9 @@ pub const DEMO: &str = "the demo inside this program";
 /// `--max-length`, unless something says otherwise.
 pub const MAX_LENGTH: u64 = 1024;
 
-/// The `config.toml` of the run that made an adapter; empty for an adapter that has none.
-///
-/// # Errors
-/// [`CliError::Input`] for a file that cannot be read, whose `max-length` is no number of tokens, or that belongs to another
-/// adapter: its rank or alpha is not that of `adapter_config.json`.
-pub fn run_config(adapter: Option<&Path>) -> Result<toml::Table, CliError> {
-    let Some(dir) = adapter else { return Ok(toml::Table::new()) };
-    let path = dir.join("config.toml");
-    let fail = |what: String| CliError::Input(format!("{}: {what}", path.display()));
-    let table: toml::Table = match std::fs::read_to_string(&path) {
-        Ok(text) => text.parse().map_err(|error: toml::de::Error| fail(error.to_string()))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(toml::Table::new()),
-        Err(error) => return Err(fail(error.to_string())),
-    };
-    let config = LoraConfig::read(&dir.join("adapter_config.json"))?;
-    let number = |key: &str| table.get(key).and_then(|value| value.as_float().or(value.as_integer().map(|n| n as f64)));
-    for (key, adapter) in [("lora-rank", config.rank as f64), ("lora-alpha", config.alpha)] {
-        if let Some(run) = number(key).filter(|run| *run != adapter) {
-            return Err(fail(format!(
-                "`{key}` is {run}, but adapter_config.json beside it says {adapter}: the files are of different runs"
-            )));
-        }
-    }
-    if let Err(found) = max_length_of(&table) {
-        return Err(fail(format!("`max-length` is {found}, expected a whole number of tokens from 1")));
-    }
-    Ok(table)
-}
-
-/// `--max-length` of the command line, else that of the run ([`run_config`] has checked it), else the default.
-pub fn max_length(args: &DataArgs, run: &toml::Table) -> u64 {
-    args.max_length.or_else(|| max_length_of(run).ok()?).unwrap_or(MAX_LENGTH)
-}
-
-/// That of a run, if it has one; what it is instead of a number of tokens.
-fn max_length_of(run: &toml::Table) -> Result<Option<u64>, &toml::Value> {
-    let Some(value) = run.get("max-length") else { return Ok(None) };
-    let tokens = value.as_integer().and_then(|tokens| u32::try_from(tokens).ok()).filter(|tokens| *tokens > 0);
-    tokens.map(|tokens| Some(u64::from(tokens))).ok_or(value)
-}
-
-/// `--logp-temperature` of the command line, else that of the run, else 1.
-///
-/// # Errors
-/// [`CliError::Input`] if the run's is no number above 0.
-pub fn logp_temperature(args: &LogpArgs, run: &toml::Table) -> Result<f32, CliError> {
-    let of_run = run.get("logp-temperature").map(|value| {
-        let number = value.as_float().or(value.as_integer().map(|n| n as f64));
-        number.map(|number| number as f32).filter(|number| *number > 0.0).ok_or_else(|| {
-            CliError::Input(format!(
-                "config.toml of the adapter's run: logp-temperature = {value} is no number above 0"
-            ))
-        })
-    });
-    match (args.logp_temperature, of_run) {
-        (Some(given), _) => Ok(given),
-        (None, Some(of_run)) => of_run,
-        (None, None) => Ok(1.0),
-    }
+/// `--max-length`, of the command line or the adapter's run, else the default.
+pub fn max_length(args: &DataArgs) -> u64 {
+    args.max_length.unwrap_or(MAX_LENGTH)
 }
 
 /// # Errors
@@ -168,6 +113,14 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
 }
 
 impl LoadedModel {
+    /// The template to render with instead of the model's own, see [`chat_template::instead_of_the_models`].
+    ///
+    /// # Errors
+    /// [`CliError::Input`].
+    pub fn template(&self, args: &ModelArgs) -> Result<Option<PathBuf>, CliError> {
+        chat_template::instead_of_the_models(args.chat_template.as_deref(), args.adapter.as_deref(), &self.dir)
+    }
+
     /// What turns the rows of `data` into tokens.
     ///
     /// # Errors

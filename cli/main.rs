@@ -1,6 +1,7 @@
 //! `align-cli`: commands, flags, what is printed, exit codes. Nothing is computed here.
 
 mod args;
+mod chat_template;
 mod commands;
 mod config_file;
 mod data;
@@ -40,9 +41,33 @@ fn refused(error: clap::Error, expanded: &config_file::Expanded) -> error::CliEr
 
 fn run() -> Result<(), error::CliError> {
     let expanded = config_file::expand(std::env::args_os().collect(), &args::command())?;
-    let matches = match args::command().try_get_matches_from(&expanded.arguments) {
-        Ok(matches) => matches,
-        Err(error) => return Err(refused(error, &expanded)),
+    let parse = |expanded: &config_file::Expanded| {
+        args::command().try_get_matches_from(&expanded.arguments).map_err(|error| refused(error, expanded))
     };
-    commands::run(&matches)
+    let matches = parse(&expanded)?;
+    let Some(of_run) = config_file::options_of_run(&expanded.arguments, &matches, &args::command())? else {
+        return commands::run(&matches);
+    };
+    let matches = parse(&of_run.expanded())?;
+    if !of_run.words.is_empty() {
+        report::say!("{}", of_run.words);
+    }
+    let result = commands::run(&matches);
+    let (Err(error::CliError::Columns(text)), Some((columns, path))) = (&result, of_run.columns()) else {
+        return result;
+    };
+    match (matches.subcommand_name(), of_run.without_columns()) {
+        // other files than the run's are usual there
+        (Some("train"), Some(without)) => {
+            report::say!(
+                "the columns of {} ({columns}) are not those of this data: read by their own names",
+                path.display()
+            );
+            commands::run(&parse(&without)?)
+        }
+        _ => Err(error::CliError::Input(format!(
+            "{text}; the columns ({columns}) are those of {}: --columns gives others",
+            path.display()
+        ))),
+    }
 }

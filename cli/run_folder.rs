@@ -1,5 +1,6 @@
 //! The output directory of a run: what an earlier run left there stays until the new one has ended.
 
+use crate::chat_template;
 use crate::error::{CliError, free_output};
 use crate::report::say;
 use std::fs::{self, File, TryLockError};
@@ -15,6 +16,10 @@ const STAGED: &str = ".run-";
 const ADAPTER: &str = "adapter_model.safetensors";
 /// What a run writes before it has an adapter.
 const BEFORE_THE_ADAPTER: [&str; 3] = ["config.toml", "metrics.jsonl", REJECTS];
+/// What not every run has: where a run replaces an earlier one, its files of these names go.
+const OPTIONAL: [&str; 3] = [REJECTS, chat_template::FILE, "additional_chat_templates/tool_use.jinja"];
+/// Folders of such files.
+const FOLDERS: [&str; 1] = ["additional_chat_templates"];
 
 /// Where the user wants a run's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,22 +105,21 @@ impl RunFolder {
     pub fn finish(mut self) -> Result<(), CliError> {
         if let Some(staged) = &self.staged {
             let fail = |error| CliError::file(staged, &error);
-            let has_rejects = staged.join(REJECTS).exists();
-            for entry in fs::read_dir(staged).map_err(fail)? {
-                let entry = entry.map_err(fail)?;
-                let target = self.output.join(entry.file_name());
-                fs::rename(entry.path(), &target).map_err(|error| CliError::file(&target, &error))?;
-            }
-            fs::remove_dir(staged).map_err(fail)?;
-            if !has_rejects {
-                let old = self.output.join(REJECTS);
+            for name in OPTIONAL.into_iter().filter(|name| !staged.join(name).exists()) {
+                let old = self.output.join(name);
                 match fs::remove_file(&old) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(CliError::file(&old, &error));
-                    }
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(CliError::file(&old, &error)),
                     _ => {}
                 }
             }
+            for folder in FOLDERS.into_iter().filter(|folder| staged.join(folder).exists()) {
+                let target = self.output.join(folder);
+                fs::create_dir_all(&target).map_err(|error| CliError::file(&target, &error))?;
+                move_files(&staged.join(folder), &target)?;
+            }
+            move_files(staged, &self.output)?;
+            // those of an earlier run, if they are empty now
+            FOLDERS.iter().for_each(|folder| drop(fs::remove_dir(self.output.join(folder))));
         }
         self.finished = true;
         Ok(())
@@ -136,13 +140,26 @@ impl Drop for RunFolder {
         match &self.staged {
             Some(staged) => drop(fs::remove_dir_all(staged)),
             None => {
-                BEFORE_THE_ADAPTER.iter().for_each(|name| drop(fs::remove_file(self.output.join(name))));
+                let files = BEFORE_THE_ADAPTER.iter().chain(&OPTIONAL);
+                files.for_each(|name| drop(fs::remove_file(self.output.join(name))));
+                FOLDERS.iter().for_each(|name| drop(fs::remove_dir(self.output.join(name))));
                 if self.made {
                     let _ = fs::remove_dir(&self.output);
                 }
             }
         }
     }
+}
+
+/// Moves the files of a directory into another, each in one step, and removes it.
+fn move_files(from: &Path, to: &Path) -> Result<(), CliError> {
+    let fail = |error| CliError::file(from, &error);
+    for entry in fs::read_dir(from).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let target = to.join(entry.file_name());
+        fs::rename(entry.path(), &target).map_err(|error| CliError::file(&target, &error))?;
+    }
+    fs::remove_dir(from).map_err(fail)
 }
 
 /// Makes a directory that does not exist: of several runs that try, one succeeds.
@@ -195,13 +212,17 @@ mod tests {
         let file = |name: &str| folder.path().join(name);
         fs::write(file("metrics.jsonl"), "old").unwrap();
         fs::write(file("notes.txt"), "mine").unwrap();
-        fs::write(file(REJECTS), "old").unwrap();
+        for folder in FOLDERS {
+            fs::create_dir(file(folder)).unwrap();
+        }
+        OPTIONAL.iter().for_each(|name| fs::write(file(name), "old").unwrap());
+        let kept = 2 + OPTIONAL.iter().filter(|name| !name.contains('/')).count() + FOLDERS.len();
 
         let failed = RunFolder::create(&named(folder.path(), true)).unwrap();
         fs::write(failed.path().join("metrics.jsonl"), "new").unwrap();
         drop(failed);
         assert_eq!(fs::read_to_string(file("metrics.jsonl")).unwrap(), "old");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing of the failed run is left");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), kept, "nothing of the failed run is left");
 
         let run = RunFolder::create(&named(folder.path(), true)).unwrap();
         fs::write(run.path().join("metrics.jsonl"), "new").unwrap();

@@ -161,6 +161,9 @@ pub struct MergeArgs {
     /// PEFT adapter directory
     #[arg(long, value_name = "DIR")]
     pub adapter: PathBuf,
+    /// Chat template of the new model: a file, or a folder that has one [default: that of the adapter's run, else the base's]
+    #[arg(long, value_name = "FILE|DIR", alias = "chat_template_path")]
+    pub chat_template: Option<PathBuf>,
     /// New model directory
     #[arg(long, value_name = "DIR", alias = "output_dir")]
     pub output: PathBuf,
@@ -184,8 +187,8 @@ pub struct InspectArgs {
     /// Use the small model and the data inside this program
     #[arg(long, conflicts_with = "model")]
     pub demo: bool,
-    /// Chat template instead of the model's own
-    #[arg(long, value_name = "FILE", alias = "chat_template_path")]
+    /// Chat template: a file, or a folder that has one [default: that of the adapter's run, else the model's own]
+    #[arg(long, value_name = "FILE|DIR", alias = "chat_template_path")]
     pub chat_template: Option<PathBuf>,
     #[command(flatten)]
     pub data: DataArgs,

@@ -20,8 +20,8 @@ pub struct ModelArgs {
     /// Use the small model and the data inside this program
     #[arg(long, conflicts_with = "model")]
     pub demo: bool,
-    /// Chat template instead of the model's own
-    #[arg(long, value_name = "FILE", alias = "chat_template_path")]
+    /// Chat template: a file, or a folder that has one [default: that of the adapter's run, else the model's own]
+    #[arg(long, value_name = "FILE|DIR", alias = "chat_template_path")]
     pub chat_template: Option<PathBuf>,
 }
 

@@ -9,14 +9,13 @@ use crate::reference_cache;
 use crate::report::{self, say};
 use align_engine::model::adapters::Adapters;
 use align_lora::data::Needs;
-use align_lora::objective::{self, DataKind, History, KnobKind, KnobValue, Objective, Scores};
+use align_lora::objective::{DataKind, History, KnobValue, Objective, Scores};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
 pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
-    let run = loaded::run_config(args.model.adapter.as_deref())?;
-    let objective = objective(args, knobs, &run)?;
+    let objective = Objective::new(args.loss.as_deref().unwrap_or("dpo"), knobs)?;
     if objective.scores() == Scores::Reward && args.model.adapter.is_none() {
         let name = objective.name();
         return Err(CliError::Usage(format!("--loss {name} is about a reward model: give its --adapter")));
@@ -28,8 +27,8 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         let name = objective.name();
         return Err(CliError::Usage(format!("--reference: loss {name} reads no reference; leave the flag out")));
     }
-    let max_length = loaded::max_length(&args.data, &run);
-    let temperature = loaded::logp_temperature(&args.logp, &run)?;
+    let max_length = loaded::max_length(&args.data);
+    let temperature = args.logp.logp_temperature.unwrap_or(1.0);
     loaded::check_temperature(&args.logp, &objective)?;
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
@@ -59,7 +58,8 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         if objective.reference_data() {
             say!("evaluations of loss {} leave its term for --reference-data out", objective.name());
         }
-        let encoder = loaded.encoder_of(&objective, args.model.chat_template.as_deref(), max_length, &args.data)?;
+        let template = loaded.template(&args.model)?;
+        let encoder = loaded.encoder_of(&objective, template.as_deref(), max_length, &args.data)?;
         let files = loaded.data_files(&args.data, |demo| match objective.data() {
             DataKind::KWay => demo.scored.clone(),
             DataKind::Pairs | DataKind::Unpaired | DataKind::Sft => demo.pairs_eval.clone(),
@@ -114,31 +114,4 @@ pub fn needs(data: DataKind) -> Needs {
         DataKind::KWay => Needs::Rewards,
         DataKind::Sft => Needs::Sequences,
     }
-}
-
-/// The loss of the flags; what they leave open comes from the `config.toml` of the adapter's run, if it has one.
-fn objective(args: &EvalArgs, knobs: &[(&'static str, KnobValue)], run: &toml::Table) -> Result<Objective, CliError> {
-    let same_loss = args.loss.is_none();
-    let name = args.loss.as_deref().or(run.get("loss").and_then(toml::Value::as_str)).unwrap_or("dpo");
-    let mut given = knobs.to_vec();
-    if same_loss {
-        let all = objective::knobs();
-        let replaced = |by: &str| all.iter().find(|(knob, _)| knob.key == by).and_then(|(knob, _)| knob.replaces);
-        for (knob, _) in &all {
-            let decides = |key: &str| key == knob.key || knob.replaces == Some(key) || replaced(key) == Some(knob.key);
-            let known = knobs.iter().any(|(key, _)| decides(key));
-            let value = match (run.get(knob.flag), knob.kind) {
-                (Some(value), KnobKind::Number { .. }) => {
-                    value.as_float().or(value.as_integer().map(|i| i as f64)).map(KnobValue::Number)
-                }
-                (Some(value), KnobKind::Switch { default }) => {
-                    value.as_bool().map(|turned| KnobValue::Switch(turned != default))
-                }
-                (Some(value), kind @ KnobKind::Choice { .. }) => value.as_str().and_then(|word| kind.choice(word)),
-                (None, _) => None,
-            };
-            given.extend(value.filter(|_| !known).map(|value| (knob.key, value)));
-        }
-    }
-    Ok(Objective::new(name, &given)?)
 }

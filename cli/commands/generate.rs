@@ -25,7 +25,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
         let loaded = loaded::model(&args.model, &device)?;
         let adapter = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
         let adapter = adapter.as_ref().map(|adapter| adapter.set().clone());
-        let encoder = loaded.encoder(args.model.chat_template.as_deref(), u64::from(u32::MAX))?;
+        let encoder = loaded.encoder(loaded.template(&args.model)?.as_deref(), u64::from(u32::MAX))?;
         let encoder = encoder.with_reading(reading);
         let request = request(args, &loaded)?;
         if args.limit.is_some() && args.data.is_empty() && loaded.demo.is_none() {

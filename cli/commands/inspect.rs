@@ -31,8 +31,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         }
     }
     let _ = args.data.reading.reading()?; // a mistake in it is said before a model is loaded
-    let run = loaded::run_config(args.adapter.as_deref().filter(|_| has_data))?;
-    let max_length = loaded::max_length(&args.data, &run);
+    let max_length = loaded::max_length(&args.data);
     let device = Device::cpu(None)?;
     device.clone().install(|| {
         let base = match &args.adapter {
@@ -64,7 +63,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             false => Vec::new(),
         };
         if !files.is_empty() {
-            let encoder = loaded.data_encoder(args.chat_template.as_deref(), max_length, &args.data)?;
+            let encoder = loaded.data_encoder(loaded.template(&model_args)?.as_deref(), max_length, &args.data)?;
             let options = DataOptions {
                 needs: Needs::Answers,
                 on_bad_row: args.data.on_bad_row,

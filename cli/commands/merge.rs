@@ -1,6 +1,7 @@
 //! `merge`: a model directory with the adapter in its weights.
 
 use crate::args::MergeArgs;
+use crate::chat_template;
 use crate::error::CliError;
 use crate::loaded::{DEMO, Demo};
 use crate::report::say;
@@ -20,7 +21,15 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
         (None, None) => return Err(CliError::Usage("--model is missing: a directory, or --demo".into())),
     };
     let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
-    let merge = Merge { model: &path, adapter: &args.adapter, output: &args.output, existing };
+    let given = chat_template::instead_of_the_models(args.chat_template.as_deref(), Some(&args.adapter), &path)?;
+    let template = chat_template::of_merged(given.as_deref(), &path)?;
+    let merge = Merge {
+        model: &path,
+        adapter: &args.adapter,
+        output: &args.output,
+        existing,
+        chat_template: template.as_ref(),
+    };
     let report = device.clone().install(|| merge.run(&device, &mut |_, _| ()))?;
     let (adapter, output) = (args.adapter.display(), args.output.display());
     say!("{output}: {model}, with {adapter} merged in");
@@ -32,6 +41,9 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
         report.max_delta,
         report.copied
     );
+    if let Some(template) = &template {
+        say!("  chat template: that of {}, instead of the base's", template.origin);
+    }
     for path in &report.left_out {
         say!("  not copied: {}", path.display());
     }

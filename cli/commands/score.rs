@@ -1,7 +1,7 @@
 //! `score`: log-probs of every answer of every row, or its reward.
 
 use super::print;
-use crate::args::ScoreArgs;
+use crate::args::{ModelArgs, ScoreArgs};
 use crate::data::{self, DataOptions};
 use crate::error::CliError;
 use crate::loaded;
@@ -23,8 +23,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
         let mut loaded = loaded::model(&args.model, &device)?;
-        let run = loaded::run_config(args.reward_model.as_deref().or(args.model.adapter.as_deref()))?;
-        loaded.model.set_logp_temperature(loaded::logp_temperature(&args.logp, &run)?);
+        loaded.model.set_logp_temperature(args.logp.logp_temperature.unwrap_or(1.0));
         let (policy, scorers, long_answers) = match (&args.reward_model, &args.model.adapter) {
             (Some(dir), _) => {
                 let pad = loaded.model.config().pad_token_id;
@@ -54,8 +53,10 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             extras: false,
             cache: cache.clone(),
         };
-        let max_length = loaded::max_length(&args.data, &run);
-        let encoder = loaded.data_encoder(args.model.chat_template.as_deref(), max_length, &args.data)?;
+        let max_length = loaded::max_length(&args.data);
+        let adapter = args.reward_model.as_ref().or(args.model.adapter.as_ref());
+        let template = loaded.template(&ModelArgs { adapter: adapter.cloned(), ..args.model.clone() })?;
+        let encoder = loaded.data_encoder(template.as_deref(), max_length, &args.data)?;
         let encoder = encoder.with_long_answers(long_answers);
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone())?;
         let options = DataOptions {

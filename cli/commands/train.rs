@@ -3,11 +3,12 @@
 use super::eval::needs;
 use super::losses::EXPERIMENTAL;
 use crate::args::{OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
+use crate::chat_template;
 use crate::config_file::{self, NamedFiles};
 use crate::data::{self, DataOptions};
 use crate::demo::{self, DemoPrompts};
 use crate::error::{CliError, free_output};
-use crate::loaded::{self, LoadedModel, MAX_LENGTH};
+use crate::loaded::{self, LoadedModel};
 use crate::reference_cache;
 use crate::rejects::Rejects;
 use crate::report::{self, Progress, say};
@@ -15,7 +16,7 @@ use crate::run_folder::{Output, REJECTS, RunFolder};
 use crate::watcher::Watcher;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::data::{Dataset, Encoder, Needs, Shuffle};
+use align_lora::data::{ChatTemplate, Dataset, Encoder, Needs, Shuffle};
 use align_lora::objective::{KnobValue, Objective, Scores};
 use align_lora::train::{Observer, Size, TrainError, TrainOptions, Trainer};
 use std::path::PathBuf;
@@ -153,6 +154,7 @@ fn train(
     let resolved = config_file::resolved(args, &named, adapter.config(), &trainer)?;
     let folder = RunFolder::create(output)?;
     config_file::write(&resolved, folder.path())?;
+    chat_template::keep(data.encoder().template().map(ChatTemplate::sources), folder.path())?;
     match &args.data.keep.rejects {
         Some(path) => rejects.save(path)?,
         None if args.data.on_bad_row == OnBadRowChoice::Skip => rejects.save(&folder.path().join(REJECTS))?,
@@ -201,8 +203,9 @@ fn open(
     [files, eval_files, texts_files]: [&[PathBuf]; 3],
     rejects: &mut Rejects,
 ) -> Result<Data, CliError> {
-    let max_length = args.data.max_length.unwrap_or(MAX_LENGTH);
-    let template = args.model.chat_template.as_deref();
+    let max_length = loaded::max_length(&args.data);
+    let template = loaded.template(&args.model)?;
+    let template = template.as_deref();
     let mut open = |files: &[PathBuf], needs: Needs, encoder: Encoder| -> Result<Option<Dataset>, CliError> {
         if files.is_empty() {
             return Ok(None);
@@ -243,7 +246,7 @@ fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         max_completions: args.max_completions.map(|most| most as usize),
         batch_size: (args.batch_size.unwrap_or(8) * args.gradient_accumulation_steps) as usize,
         micro_batch_tokens: args.pack.micro_batch_tokens as usize,
-        max_length: args.data.max_length.unwrap_or(MAX_LENGTH) as usize,
+        max_length: loaded::max_length(&args.data) as usize,
         lora_dropout: in_range("lora-dropout", args.lora_dropout.unwrap_or(0.0), 0.0, 0.99)? as f32,
         seed: args.seed,
         shuffle: if args.no_shuffle { Shuffle::Off } else { Shuffle::Seeded(args.seed) },

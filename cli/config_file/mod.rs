@@ -1,7 +1,10 @@
-//! The TOML file of a run: `--config` reads it, and `train` writes it into its output directory. Its keys are the flags' names.
+//! The TOML file of a run: `--config` reads it, `train` writes it into its output directory, and the commands that use the
+//! run's adapter take options from it. Its keys are the flags' names.
 
+mod of_run;
 mod read;
 mod write;
 
+pub use of_run::options_of_run;
 pub use read::{Expanded, expand};
 pub use write::{NamedFiles, resolved, write};

@@ -13,9 +13,9 @@ const PATHS: [&str; 7] = ["data", "eval_data", "reference_data", "adapter", "out
 /// The arguments, with those of the file.
 pub struct Expanded {
     pub arguments: Vec<OsString>,
-    path: PathBuf,
+    pub(super) path: PathBuf,
     /// Flags of the file with their 1-based lines.
-    lines: Vec<(String, usize)>,
+    pub(super) lines: Vec<(String, usize)>,
 }
 
 impl Expanded {
@@ -71,7 +71,7 @@ fn flag_name(argument: &OsString) -> Option<&str> {
 }
 
 /// The flag of that name or alias, `_` and `-` alike.
-fn find<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
+pub(super) fn find<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
     let same = |flag: &str| flag.replace('_', "-") == name.replace('_', "-");
     command.get_arguments().find(|arg| {
         let names = arg.get_long_and_visible_aliases().unwrap_or_default();
@@ -81,54 +81,85 @@ fn find<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
 }
 
 /// A flag that the file gives.
-struct FileFlag {
-    name: String,
-    argument: OsString,
-    line: usize,
+pub(super) struct FileFlag {
+    pub name: String,
+    pub argument: OsString,
+    pub line: usize,
 }
 
 fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Result<Vec<FileFlag>, CliError> {
-    let text = std::fs::read_to_string(path).map_err(|e| CliError::Input(format!("{}: {e}", path.display())))?;
-    let table: toml::Table =
-        text.parse().map_err(|e: toml::de::Error| CliError::Input(format!("{}: {e}", path.display())))?;
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let file = ConfigFile::read(path)?;
     let mut flags = Vec::new();
-    for (key, value) in &table {
-        let line = line_of(&text, key);
-        let fail = |what: String| CliError::Input(format!("{}:{line}: {what}", path.display()));
+    for key in file.table.keys() {
         let Some(arg) = find(command, key).filter(|arg| arg.get_id() != "config") else {
             let similar = most_similar(command, key).map_or(String::new(), |s| format!("; did you mean `{s}`?"));
-            return Err(fail(format!("`{key}` is not a flag of `{}`{similar}", command.get_name())));
+            return Err(file.fail(key, format!("`{key}` is not a flag of `{}`{similar}", command.get_name())));
         };
-        if given.contains(arg.get_id().as_str()) {
-            continue;
+        if !given.contains(arg.get_id().as_str()) {
+            flags.extend(file.flags(key, arg)?);
         }
+    }
+    Ok(flags)
+}
+
+/// A TOML file whose keys are flags.
+pub(super) struct ConfigFile {
+    pub path: PathBuf,
+    pub table: toml::Table,
+    text: String,
+}
+
+impl ConfigFile {
+    /// # Errors
+    /// [`CliError::Input`] for a file that cannot be read or is not TOML.
+    pub(super) fn read(path: &Path) -> Result<ConfigFile, CliError> {
+        let text = std::fs::read_to_string(path).map_err(|e| CliError::Input(format!("{}: {e}", path.display())))?;
+        let table = text.parse().map_err(|e: toml::de::Error| CliError::Input(format!("{}: {e}", path.display())))?;
+        Ok(ConfigFile { path: path.to_owned(), table, text })
+    }
+
+    /// An error about the value of a key.
+    pub(super) fn fail(&self, key: &str, what: String) -> CliError {
+        CliError::Input(format!("{}:{}: {what}", self.path.display(), line_of(&self.text, key)))
+    }
+
+    /// The value of `key` as the flag `arg`, once for each value of a list.
+    ///
+    /// # Errors
+    /// [`CliError::Input`] for a value of the wrong kind, with its line.
+    pub(super) fn flags(&self, key: &str, arg: &Arg) -> Result<Vec<FileFlag>, CliError> {
+        let value = &self.table[key];
+        let line = line_of(&self.text, key);
+        let folder = self.path.parent().unwrap_or(Path::new(""));
         let flag = format!("--{}", arg.get_long().expect("only flags are found by name"));
+        if let ArgAction::SetTrue = arg.get_action() {
+            return match value {
+                toml::Value::Boolean(true) => Ok(vec![FileFlag { argument: flag.clone().into(), name: flag, line }]),
+                toml::Value::Boolean(false) => Ok(Vec::new()),
+                other => Err(self.fail(key, format!("`{key}` is {}, expected true or false", other.type_str()))),
+            };
+        }
         let values = match value {
             toml::Value::Array(values) => values.iter().collect(),
             single => vec![single],
         };
-        if let ArgAction::SetTrue = arg.get_action() {
-            match value {
-                toml::Value::Boolean(true) => flags.push(FileFlag { argument: flag.clone().into(), name: flag, line }),
-                toml::Value::Boolean(false) => {}
-                other => return Err(fail(format!("`{key}` is {}, expected true or false", other.type_str()))),
-            }
-            continue;
-        }
+        let mut flags = Vec::new();
         for value in values {
             let text = match value {
                 toml::Value::String(text) => text.clone(),
                 toml::Value::Integer(number) => number.to_string(),
                 toml::Value::Float(number) => number.to_string(),
-                other => return Err(fail(format!("`{key}` is {}, expected text or a number", other.type_str()))),
+                other => {
+                    let what = format!("`{key}` is {}, expected text or a number", other.type_str());
+                    return Err(self.fail(key, what));
+                }
             };
             let mut argument = OsString::from(format!("{flag}="));
             argument.push(resolve(arg.get_id().as_str(), text, folder));
             flags.push(FileFlag { name: flag.clone(), argument, line });
         }
+        Ok(flags)
     }
-    Ok(flags)
 }
 
 /// A path of the file, seen from the working directory.

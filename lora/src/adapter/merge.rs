@@ -7,6 +7,7 @@
 use super::config::Task;
 use super::error::AdapterError;
 use super::peft::{self, Contents, Wanted};
+use crate::data::TemplateSources;
 use align_engine::model::adapters::LinearId;
 use align_engine::model::{ConfigError, Layout, LinearInfo, ModelConfig};
 use align_engine::weights::{
@@ -40,6 +41,8 @@ pub struct Merge<'a> {
     /// The new directory.
     pub output: &'a Path,
     pub existing: Existing,
+    /// Templates that the new directory gets instead of the base's.
+    pub chat_template: Option<&'a TemplateSources>,
 }
 
 /// What happens to an output directory that is there already and not empty.
@@ -144,6 +147,9 @@ impl Merge<'_> {
             left_out: Vec::new(),
         };
         self.copy_others(&base.checkpoint, Path::new(""), staged.path(), &mut report)?;
+        if let Some(template) = self.chat_template {
+            template.write_to(staged.path()).map_err(|(path, error)| io("write", &path, error))?;
+        }
         let total = base.checkpoint.bytes();
         for shard in base.checkpoint.shards() {
             self.write_shard(device, shard, &deltas, staged.path(), &mut report, &mut |bytes| progress(bytes, total))?;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 fn merge(model: &Path, adapter: &Path, output: &Path) -> Result<MergeReport, MergeError> {
-    Merge { model, adapter, output, existing: Existing::Keep }.run(&device(), &mut |_, _| {})
+    Merge { model, adapter, output, existing: Existing::Keep, chat_template: None }.run(&device(), &mut |_, _| {})
 }
 
 fn widen(tensor: &RawTensor) -> Vec<f64> {
@@ -119,7 +119,8 @@ fn every_golden_adapter_merges_into_what_f64_gives() {
         let parent = TempDir::new().unwrap();
         let output = parent.path().join("merged");
         let mut told = Vec::new();
-        let task = Merge { model: &model, adapter: &adapter, output: &output, existing: Existing::Keep };
+        let task =
+            Merge { model: &model, adapter: &adapter, output: &output, existing: Existing::Keep, chat_template: None };
         let report = task.run(&device(), &mut |done, total| told.push((done, total))).unwrap();
         let changed = check_merged(&model, &adapter, &output);
         assert_eq!(report.changed, changed, "{}", adapter.display());
@@ -272,7 +273,8 @@ fn an_output_that_is_there_is_kept_or_replaced_as_asked() {
     let error = merge(&model, &adapter, &output).unwrap_err();
     assert!(matches!(&error, MergeError::NotEmpty { output: named } if *named == output), "{error}");
     assert!(files(&output) == before);
-    let replace = Merge { model: &model, adapter: &adapter, output: &output, existing: Existing::Replace };
+    let replace =
+        Merge { model: &model, adapter: &adapter, output: &output, existing: Existing::Replace, chat_template: None };
     replace.run(&device(), &mut |_, _| {}).unwrap();
     check_merged(&model, &adapter, &output);
     assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 1, "the old folder is gone");
@@ -296,7 +298,13 @@ fn an_output_that_would_swallow_its_inputs_is_refused() {
     for output in
         [model.clone(), model.join("merged"), adapter.clone(), home.path().to_owned(), link.clone(), link.join("x")]
     {
-        let task = Merge { model: &model, adapter: &adapter, output: &output, existing: Existing::Replace };
+        let task = Merge {
+            model: &model,
+            adapter: &adapter,
+            output: &output,
+            existing: Existing::Replace,
+            chat_template: None,
+        };
         let error = task.run(&device(), &mut |_, _| {}).unwrap_err();
         assert!(matches!(&error, MergeError::Overlap { .. }), "{}: {error}", output.display());
     }
@@ -378,7 +386,13 @@ fn a_full_disk_leaves_the_old_files() {
         let error = written.save(&home.join("adapter")).unwrap_err();
         assert!(matches!(error, AdapterError::Write(_)), "{error}");
         let output = home.join("merged");
-        let task = Merge { model: &model, adapter: &adapter, output: &output, existing: Existing::Replace };
+        let task = Merge {
+            model: &model,
+            adapter: &adapter,
+            output: &output,
+            existing: Existing::Replace,
+            chat_template: None,
+        };
         let error = task.run(&device(), &mut |_, _| {}).unwrap_err();
         assert!(matches!(error, MergeError::Write { .. }), "{error}");
         return;

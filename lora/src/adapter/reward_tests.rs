@@ -133,7 +133,8 @@ fn each_kind_of_adapter_is_refused_in_the_others_place() {
     }
     let out = dir.path().join("merged");
     let base = tiny_model("tiny-llama");
-    let merge = Merge { model: &base, adapter: dir.path(), output: &out, existing: Existing::Keep };
+    let merge =
+        Merge { model: &base, adapter: dir.path(), output: &out, existing: Existing::Keep, chat_template: None };
     let error = merge.run(&device(), &mut |_, _| ()).unwrap_err();
     assert!(error.to_string().contains("no place in a language model"), "{error}");
     assert!(!out.exists());

@@ -14,10 +14,9 @@ use serde_json::{Map, Value};
 
 use super::deep_stack::with_deep_stack;
 use super::jinja::{Raised, call_generation_spans, environment, generation_span, strip_generation_tags};
+use super::template_sources::{MAX_TEMPLATE_BYTES, TOOL_USE, TemplateSources};
 use super::tokenizer::Tokenizer;
 
-/// Largest template file that is read, in bytes. The longest in use have 20 KiB.
-const MAX_TEMPLATE_BYTES: usize = 128 << 10;
 /// Instructions that a rendering may take, and more for every message: a long template takes some hundred a message.
 const FUEL: u64 = 1_000_000;
 const FUEL_PER_MESSAGE: u64 = 20_000;
@@ -46,6 +45,20 @@ pub enum TemplateError {
         bytes: usize,
         /// The limit in bytes.
         limit: usize,
+    },
+    /// A folder that was named for its template has none.
+    #[error("{folder}: no chat template there (neither chat_template.jinja nor chat_template in tokenizer_config.json)", folder = folder.display())]
+    NoneIn {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A `tokenizer_config.json` that is not JSON.
+    #[error("{path}: not valid JSON: {message}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words.
+        message: String,
     },
     /// A file is not UTF-8.
     #[error("{path}: not valid UTF-8", path = path.display())]
@@ -136,7 +149,7 @@ pub struct MarkedText {
 #[derive(Debug)]
 pub struct ChatTemplate {
     env: Environment<'static>,
-    origin: String,
+    sources: TemplateSources,
     special_tokens: Vec<(String, String)>,
     /// Whether the model has a template of its own for conversations with tools.
     has_tool_use: bool,
@@ -148,60 +161,25 @@ pub struct ChatTemplate {
 
 /// The names of the templates in their environment. They have no extension that would switch HTML escapes on.
 const NAME: &str = "chat_template";
-/// Hugging Face's name of the template for conversations with tools.
-const TOOL_USE: &str = "tool_use";
 /// Ends the name of a template whose marks are calls.
 const WITH_SPANS: &str = " with spans";
 
-/// The sources of a model's templates.
-struct Sources {
-    default: String,
-    tool_use: Option<String>,
-    origin: String,
-}
-
 impl ChatTemplate {
-    /// The template of a model: `file` if it is given, else `chat_template.jinja` in the model directory, else `chat_template`
-    /// in `tokenizer_config.json` (a string, or the one named `default` of a list). `None` if there is none.
-    ///
-    /// Conversations with tools have the template named `tool_use`, where the list has one or
-    /// `additional_chat_templates/tool_use.jinja` lies beside `chat_template.jinja`.
+    /// The template of a model: that of `path` if it is given, a file or a folder, else that of the model directory, where
+    /// Hugging Face finds it ([`TemplateSources::of_folder`]). `None` if there is none.
     ///
     /// # Errors
     /// [`TemplateError`] for files that cannot be read or do not parse; a broken one is never passed over for the next.
     pub fn find(
-        file: Option<&Path>,
+        path: Option<&Path>,
         model_dir: &Path,
         tokenizer: &Tokenizer,
     ) -> Result<Option<ChatTemplate>, TemplateError> {
-        let parse = |sources| ChatTemplate::parse(sources, tokenizer.special_tokens(), now()).map(Some);
-        let beside = model_dir.join("chat_template.jinja");
-        let of_tools = model_dir.join("additional_chat_templates/tool_use.jinja");
-        if let Some(path) = file {
-            return parse(Sources { default: read(path)?, tool_use: None, origin: path.display().to_string() });
-        }
-        if beside.exists() {
-            let tool_use = if of_tools.exists() { Some(read(&of_tools)?) } else { None };
-            return parse(Sources { default: read(&beside)?, tool_use, origin: beside.display().to_string() });
-        }
-        let origin = model_dir.join("tokenizer_config.json").display().to_string();
-        let (default, tool_use) = match tokenizer.config().get("chat_template") {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(source)) => (source.clone(), None),
-            Some(Value::Array(list)) => {
-                let name = |entry: &Value| entry.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-                let named = |wanted: &str| {
-                    let entry = list.iter().find(|entry| name(entry) == wanted)?;
-                    entry.get("template").and_then(Value::as_str).map(str::to_owned)
-                };
-                match named("default") {
-                    Some(default) => (default, named(TOOL_USE)),
-                    None => return Err(TemplateError::NoDefault { origin, found: list.iter().map(name).collect() }),
-                }
-            }
-            Some(_) => return Err(TemplateError::NoDefault { origin, found: Vec::new() }),
+        let sources = match path {
+            Some(path) => Some(TemplateSources::of_path(path)?),
+            None => TemplateSources::of_folder_with(model_dir, tokenizer.config())?,
         };
-        parse(Sources { default, tool_use, origin })
+        sources.map(|sources| ChatTemplate::parse(sources, tokenizer.special_tokens(), now())).transpose()
     }
 
     /// Parses a template. `origin` is named in errors; `special_tokens` are visible to it by name (`bos_token`).
@@ -222,11 +200,15 @@ impl ChatTemplate {
         special_tokens: &[(String, String)],
         now: i64,
     ) -> Result<ChatTemplate, TemplateError> {
-        ChatTemplate::parse(Sources { default: source.to_owned(), tool_use: None, origin }, special_tokens, now)
+        ChatTemplate::parse(TemplateSources { default: source.to_owned(), tool_use: None, origin }, special_tokens, now)
     }
 
-    fn parse(sources: Sources, special_tokens: &[(String, String)], now: i64) -> Result<ChatTemplate, TemplateError> {
-        let Sources { default, tool_use, origin } = sources;
+    fn parse(
+        sources: TemplateSources,
+        special_tokens: &[(String, String)],
+        now: i64,
+    ) -> Result<ChatTemplate, TemplateError> {
+        let TemplateSources { default, tool_use, origin } = sources.clone();
         let mut env = environment(now);
         let mut marks_generation = true;
         let has_tool_use = tool_use.is_some();
@@ -245,12 +227,17 @@ impl ChatTemplate {
                 return Err(TemplateError::Syntax { origin, line: e.line().unwrap_or(0), message });
             }
         }
-        Ok(ChatTemplate { env, origin, special_tokens: special_tokens.to_vec(), has_tool_use, marks_generation, now })
+        Ok(ChatTemplate { env, sources, special_tokens: special_tokens.to_vec(), has_tool_use, marks_generation, now })
     }
 
     /// Where the template came from, for the start-up summary and errors.
     pub fn origin(&self) -> &str {
-        &self.origin
+        &self.sources.origin
+    }
+
+    /// Its texts as they were written.
+    pub fn sources(&self) -> &TemplateSources {
+        &self.sources
     }
 
     /// Whether it marks what the assistant says with `{% generation %}`.
@@ -452,17 +439,6 @@ impl std::io::Write for CappedText {
     }
 }
 
-fn read(path: &Path) -> Result<String, TemplateError> {
-    let io = |source| TemplateError::Io { path: path.to_owned(), source };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_TEMPLATE_BYTES as u64 {
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        return Err(TemplateError::TooLarge { origin: path.display().to_string(), bytes, limit: MAX_TEMPLATE_BYTES });
-    }
-    let bytes = std::fs::read(path).map_err(io)?;
-    String::from_utf8(bytes).map_err(|_| TemplateError::Utf8 { path: path.to_owned() })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -557,7 +533,7 @@ mod tests {
     fn the_source_is_that_of_all_templates() {
         let source = |default: &str, tool_use: Option<&str>| {
             let tool_use = tool_use.map(str::to_owned);
-            let sources = Sources { default: default.to_owned(), tool_use, origin: "test".to_owned() };
+            let sources = TemplateSources { default: default.to_owned(), tool_use, origin: "test".to_owned() };
             ChatTemplate::parse(sources, &[], 0).unwrap().source()
         };
         let marked = "{% generation %}a{% endgeneration %}";

@@ -1,0 +1,70 @@
+//! Which chat template a command renders with, and where a run keeps its own.
+
+use crate::error::CliError;
+use crate::report::say;
+use align_lora::data::TemplateSources;
+use std::path::{Path, PathBuf};
+
+/// The file of a run's template, under the name that other programs read.
+pub const FILE: &str = "chat_template.jinja";
+
+/// What to give an encoder instead of the model's own template: what `--chat-template` names, a run's template included. The folder
+/// of another program's adapter may have one too: it is taken if the model has none, and is said in any case.
+///
+/// # Errors
+/// [`CliError::Input`] for a model whose template cannot be read.
+pub fn instead_of_the_models(
+    flag: Option<&Path>,
+    adapter: Option<&Path>,
+    model: &Path,
+) -> Result<Option<PathBuf>, CliError> {
+    let (None, Some(adapter)) = (flag, adapter) else { return Ok(flag.map(Path::to_owned)) };
+    // a run that keeps none was made without one
+    if adapter.join("config.toml").exists() {
+        return Ok(None);
+    }
+    let beside = match TemplateSources::of_folder(adapter) {
+        Ok(Some(beside)) => beside,
+        Ok(None) => return Ok(None),
+        Err(error) => {
+            say!("warning: {error}; the folder of --adapter may have a chat template of its own, the model's is used");
+            return Ok(None);
+        }
+    };
+    match TemplateSources::of_folder(model).map_err(align_lora::data::DataError::from)? {
+        None => {
+            say!("chat template: that of the adapter's folder, {}; the model has none", beside.origin);
+            Ok(Some(adapter.to_owned()))
+        }
+        Some(of_model) if of_model.same_texts(&beside) => Ok(None),
+        Some(_) => {
+            say!(
+                "warning: {} is another chat template than the model's; the model's is used, --chat-template {} takes the adapter's",
+                beside.origin,
+                adapter.display()
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// What a merged model gets instead of the base's template, if it differs.
+///
+/// # Errors
+/// [`CliError::Input`] for files that cannot be read.
+pub fn of_merged(path: Option<&Path>, model: &Path) -> Result<Option<TemplateSources>, CliError> {
+    let Some(path) = path else { return Ok(None) };
+    let read = || Ok((TemplateSources::of_path(path)?, TemplateSources::of_folder(model)?));
+    let (wanted, of_model) =
+        read().map_err(|error: align_lora::data::TemplateError| CliError::Input(error.to_string()))?;
+    Ok(Some(wanted).filter(|wanted| !of_model.is_some_and(|of_model| of_model.same_texts(wanted))))
+}
+
+/// Keeps a run's template in its folder.
+///
+/// # Errors
+/// [`CliError::Runtime`] with the path.
+pub fn keep(template: Option<&TemplateSources>, folder: &Path) -> Result<(), CliError> {
+    let written = template.map_or(Ok(()), |template| template.write_to(folder));
+    written.map_err(|(path, error)| CliError::file(&path, &error))
+}

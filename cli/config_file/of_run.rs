@@ -1,0 +1,221 @@
+//! The options of a run, for a command that uses its adapter: what decides tokens and numbers is taken from the run's
+//! `config.toml`, as `--config` would read it, where the command line leaves it open.
+
+use super::read::{ConfigFile, Expanded, FileFlag, find};
+use crate::chat_template;
+use crate::error::CliError;
+use align_lora::adapter::LoraConfig;
+use align_lora::objective::{self, Objective};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// What every run writes.
+const FILE: &str = "config.toml";
+/// How a prompt becomes tokens.
+const PROMPTS: &[&str] = &["chat-template", "chat", "system"];
+/// How a row becomes tokens.
+const ROWS: &[&str] = &["columns", "implicit-prompt", "max-length"];
+/// Which of them are scored.
+const SCORED: &[&str] = &["sft-on"];
+/// What else decides log-probs.
+const LOG_PROBS: &[&str] = &["precision", "logp-temperature"];
+/// What else decides an evaluation.
+const EVALUATION: &[&str] =
+    &["pairs", "batch-size", "micro-batch-tokens", "unpaired-order", "on-bad-row", "allow-drops"];
+
+/// Which options of a run a command takes; a key that is no flag of this version's command is passed over.
+struct Takes {
+    options: &'static [&'static [&'static str]],
+    /// Loss and knobs too.
+    loss: bool,
+}
+
+/// Commands that are not named take nothing.
+fn takes(command: &str, matches: &ArgMatches) -> Takes {
+    let (options, loss): (&[&[&str]], bool) = match command {
+        "eval" => (&[PROMPTS, ROWS, SCORED, LOG_PROBS, EVALUATION], true),
+        // a reward is no log-prob
+        "score" if is_given(matches, "reward_model") => (&[PROMPTS, ROWS, SCORED, &["precision"]], false),
+        "score" => (&[PROMPTS, ROWS, SCORED, LOG_PROBS], false),
+        "inspect" if is_given(matches, "data") => (&[PROMPTS, ROWS, SCORED, &["pairs"]], false),
+        // what is scored of sequences is about another loss's rows
+        "train" => (&[PROMPTS, ROWS], false),
+        "generate" if is_given(matches, "data") => (&[PROMPTS, &["columns", "implicit-prompt"]], false),
+        "generate" => (&[PROMPTS], false),
+        "merge" => (&[&["chat-template"]], false),
+        _ => (&[], false),
+    };
+    Takes { options, loss }
+}
+
+fn is_given(matches: &ArgMatches, id: &str) -> bool {
+    matches.try_contains_id(id).unwrap_or(false) && matches.value_source(id) == Some(ValueSource::CommandLine)
+}
+
+/// What a command takes of the run whose adapter it uses.
+pub struct OfRun {
+    /// Those of the command line, up to the command's name and behind it.
+    arguments: [Vec<OsString>; 2],
+    flags: Vec<FileFlag>,
+    path: PathBuf,
+    /// What was taken, for people; empty if nothing is worth a word.
+    pub words: String,
+}
+
+impl OfRun {
+    /// The arguments of the command line with those of the run.
+    pub fn expanded(&self) -> Expanded {
+        self.expanded_but("")
+    }
+
+    /// The same without the columns of the run; `None` if it has none.
+    pub fn without_columns(&self) -> Option<Expanded> {
+        self.columns().map(|_| self.expanded_but(COLUMNS))
+    }
+
+    /// What the run calls the columns of its data, and its file.
+    pub fn columns(&self) -> Option<(String, &Path)> {
+        let flag = self.flags.iter().find(|flag| flag.name == COLUMNS)?;
+        let text = flag.argument.to_string_lossy();
+        Some((text.trim_start_matches(COLUMNS).trim_start_matches('=').to_owned(), &self.path))
+    }
+
+    fn expanded_but(&self, flag: &str) -> Expanded {
+        let [before, behind] = &self.arguments;
+        let flags = || self.flags.iter().filter(|of_run| of_run.name != flag);
+        let arguments = before.iter().chain(flags().map(|flag| &flag.argument)).chain(behind);
+        let lines = flags().map(|flag| (flag.name.clone(), flag.line)).collect();
+        Expanded { arguments: arguments.cloned().collect(), path: self.path.clone(), lines }
+    }
+}
+
+const COLUMNS: &str = "--columns";
+
+/// The options of the run whose adapter the command takes; `None` if it takes none, or one that is of no run.
+///
+/// # Errors
+/// [`CliError::Input`] for a `config.toml` that cannot be read, has a value of the wrong kind, or belongs to another adapter: its
+/// rank or alpha is not that of `adapter_config.json`.
+pub fn options_of_run(arguments: &[OsString], matches: &ArgMatches, cli: &Command) -> Result<Option<OfRun>, CliError> {
+    let Some((name, matches)) = matches.subcommand() else { return Ok(None) };
+    let command = cli.find_subcommand(name).expect("it was parsed as one of these");
+    let takes = takes(name, matches);
+    let Some(dir) = adapter_of(matches).filter(|_| !takes.options.is_empty()) else { return Ok(None) };
+    let path = dir.join(FILE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let file = ConfigFile::read(&path)?;
+    check(&file, dir)?;
+    let mut keys: Vec<&str> = takes.options.concat();
+    if takes.loss {
+        keys.extend(loss_keys(matches, &file.table));
+    }
+    let mut taken = Taken { command, matches, flags: Vec::new(), words: Vec::new() };
+    for key in file.table.keys().filter(|key| keys.contains(&key.as_str()) && *key != "chat-template") {
+        taken.add(&file, key)?;
+    }
+    if name == "train" && same_loss(matches, &file.table) {
+        SCORED.iter().filter(|key| file.table.contains_key(**key)).try_for_each(|key| taken.add(&file, key))?;
+    }
+    if keys.contains(&"chat-template") {
+        taken.add_template(&file, dir)?;
+    }
+    let Taken { flags, words, .. } = taken;
+    let at = arguments.iter().skip(1).position(|argument| argument.to_str() == Some(name)).expect("it was parsed");
+    let (before, behind) = arguments.split_at(at + 2);
+    let words = if words.is_empty() { String::new() } else { format!("from {}: {}", dir.display(), words.join(", ")) };
+    Ok(Some(OfRun { arguments: [before.to_vec(), behind.to_vec()], flags, path, words }))
+}
+
+/// The directory of `--adapter` or `--reward-model`.
+fn adapter_of(matches: &ArgMatches) -> Option<&Path> {
+    let dir = |id| matches.try_get_one::<PathBuf>(id).ok().flatten().map(PathBuf::as_path);
+    dir("reward_model").or_else(|| dir("adapter"))
+}
+
+struct Taken<'a> {
+    command: &'a Command,
+    matches: &'a ArgMatches,
+    flags: Vec<FileFlag>,
+    words: Vec<String>,
+}
+
+impl Taken<'_> {
+    fn add(&mut self, file: &ConfigFile, key: &str) -> Result<(), CliError> {
+        let Some(arg) = find(self.command, key).filter(|arg| !is_given(self.matches, arg.get_id().as_str())) else {
+            return Ok(());
+        };
+        let flags = file.flags(key, arg)?;
+        for flag in &flags {
+            let value = flag.argument.to_string_lossy();
+            let value = value.strip_prefix(&format!("{}=", flag.name)).unwrap_or_default();
+            let default: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+            if default != [value] {
+                self.words.push(format!("{key} {value}").trim_end().to_owned());
+            }
+        }
+        self.flags.extend(flags);
+        Ok(())
+    }
+
+    /// The run's own copy of its template; of a run without one, the file that its option names.
+    fn add_template(&mut self, file: &ConfigFile, dir: &Path) -> Result<(), CliError> {
+        if !dir.join(chat_template::FILE).exists() {
+            return if file.table.contains_key("chat-template") { self.add(file, "chat-template") } else { Ok(()) };
+        }
+        if find(self.command, "chat-template").is_some() && !is_given(self.matches, "chat_template") {
+            let mut argument = OsString::from("--chat-template=");
+            argument.push(dir);
+            self.flags.push(FileFlag { name: "--chat-template".to_owned(), argument, line: 1 });
+            self.words.push("its chat template".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Whether the command has the run's loss.
+fn same_loss(matches: &ArgMatches, run: &toml::Table) -> bool {
+    let name = |loss: &str| Some(Objective::new(loss, &[]).ok()?.name().to_string());
+    let of_run = run.get("loss").and_then(toml::Value::as_str).and_then(name);
+    of_run.is_some() && matches.get_one::<String>("loss").and_then(|loss| name(loss)) == of_run
+}
+
+/// Loss and knobs of a run, but for those that the command line decides: all with another loss than the run's.
+fn loss_keys(matches: &ArgMatches, run: &toml::Table) -> Vec<&'static str> {
+    if is_given(matches, "loss") && !same_loss(matches, run) {
+        return Vec::new();
+    }
+    let all: HashMap<&str, _> = objective::knobs().into_iter().map(|(knob, _)| (knob.key, knob)).collect();
+    let decided = |key: &str| {
+        let replaces = |by: &str, what: &str| all.get(by).is_some_and(|by| by.replaces == Some(what));
+        let decides = |given: &str| given == key || replaces(given, key) || replaces(key, given);
+        all.keys().any(|given| is_given(matches, given) && decides(given))
+    };
+    let knobs = all.values().filter(|knob| !decided(knob.key)).map(|knob| knob.flag);
+    knobs.chain(["loss"]).collect()
+}
+
+/// Whether the file is about the adapter beside it, and has what commands have to know before any flag of it is read.
+fn check(file: &ConfigFile, dir: &Path) -> Result<(), CliError> {
+    let fail = |what: String| CliError::Input(format!("{}: {what}", file.path.display()));
+    let config = LoraConfig::read(&dir.join("adapter_config.json"))?;
+    let number =
+        |key: &str| file.table.get(key).and_then(|value| value.as_float().or(value.as_integer().map(|n| n as f64)));
+    for (key, adapter) in [("lora-rank", config.rank as f64), ("lora-alpha", config.alpha)] {
+        if let Some(run) = number(key).filter(|run| *run != adapter) {
+            return Err(fail(format!(
+                "`{key}` is {run}, but adapter_config.json beside it says {adapter}: the files are of different runs"
+            )));
+        }
+    }
+    let whole =
+        |value: &toml::Value| value.as_integer().is_some_and(|tokens| (1..=i64::from(u32::MAX)).contains(&tokens));
+    if let Some(found) = file.table.get("max-length").filter(|value| !whole(value)) {
+        return Err(fail(format!("`max-length` is {found}, expected a whole number of tokens from 1")));
+    }
+    Ok(())
+}

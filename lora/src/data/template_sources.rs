@@ -1,0 +1,189 @@
+//! The texts of a model's chat templates, and the files of a folder that hold them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::template::TemplateError;
+
+/// Largest template file that is read, in bytes. The longest in use have 20 KiB.
+pub(super) const MAX_TEMPLATE_BYTES: usize = 128 << 10;
+/// The file of the template.
+const DEFAULT: &str = "chat_template.jinja";
+/// The folder of templates for other purposes.
+const ADDITIONAL: &str = "additional_chat_templates";
+/// Hugging Face's name of the template for conversations with tools.
+pub(super) const TOOL_USE: &str = "tool_use";
+/// Files whose key `chat_template` another program may take instead.
+const WITH_KEY: [&str; 2] = ["tokenizer_config.json", "processor_config.json"];
+/// What processors of transformers prefer to `chat_template.jinja`.
+const LEGACY: &str = "chat_template.json";
+
+/// Chat templates as they were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateSources {
+    pub default: String,
+    /// That of conversations with tools, if they have one of their own.
+    pub tool_use: Option<String>,
+    /// Where they were found, for messages.
+    pub origin: String,
+}
+
+impl TemplateSources {
+    /// Those of a file, or of a folder as [`TemplateSources::of_folder`] finds them.
+    ///
+    /// # Errors
+    /// [`TemplateError`]; [`TemplateError::NoneIn`] for a folder without a template.
+    pub fn of_path(path: &Path) -> Result<TemplateSources, TemplateError> {
+        if path.is_dir() {
+            return Self::of_folder(path)?.ok_or_else(|| TemplateError::NoneIn { folder: path.to_owned() });
+        }
+        Ok(TemplateSources { default: read(path)?, tool_use: None, origin: path.display().to_string() })
+    }
+
+    /// Those of a folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a string, or the one named
+    /// `default` of a list). `None` if there is none.
+    ///
+    /// Conversations with tools have the template named `tool_use`, where the list has one or
+    /// `additional_chat_templates/tool_use.jinja` lies beside `chat_template.jinja`.
+    ///
+    /// # Errors
+    /// [`TemplateError`] for files that cannot be read; a broken one is never passed over for the next.
+    pub fn of_folder(folder: &Path) -> Result<Option<TemplateSources>, TemplateError> {
+        let path = folder.join("tokenizer_config.json");
+        let config = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|e| TemplateError::Config { path: path.clone(), message: e.to_string() })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Value::Null,
+            Err(source) => return Err(TemplateError::Io { path, source }),
+        };
+        Self::of_folder_with(folder, &config)
+    }
+
+    /// The same, where `tokenizer_config.json` has been read.
+    pub(super) fn of_folder_with(folder: &Path, config: &Value) -> Result<Option<TemplateSources>, TemplateError> {
+        let beside = folder.join(DEFAULT);
+        let of_tools = folder.join(ADDITIONAL).join(format!("{TOOL_USE}.jinja"));
+        if beside.exists() {
+            let tool_use = if of_tools.exists() { Some(read(&of_tools)?) } else { None };
+            let origin = beside.display().to_string();
+            return Ok(Some(TemplateSources { default: read(&beside)?, tool_use, origin }));
+        }
+        let origin = folder.join("tokenizer_config.json").display().to_string();
+        let (default, tool_use) = match config.get("chat_template") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::String(source)) => (source.clone(), None),
+            Some(Value::Array(list)) => {
+                let name = |entry: &Value| entry.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let named = |wanted: &str| {
+                    let entry = list.iter().find(|entry| name(entry) == wanted)?;
+                    entry.get("template").and_then(Value::as_str).map(str::to_owned)
+                };
+                match named("default") {
+                    Some(default) => (default, named(TOOL_USE)),
+                    None => return Err(TemplateError::NoDefault { origin, found: list.iter().map(name).collect() }),
+                }
+            }
+            Some(_) => return Err(TemplateError::NoDefault { origin, found: Vec::new() }),
+        };
+        Ok(Some(TemplateSources { default, tool_use, origin }))
+    }
+
+    /// Whether both say the same, wherever they were found.
+    pub fn same_texts(&self, other: &TemplateSources) -> bool {
+        self.default == other.default && self.tool_use == other.tool_use
+    }
+
+    /// Makes them the templates of a folder, for this program and for transformers: whatever either would take instead of them
+    /// is removed.
+    ///
+    /// # Errors
+    /// The path and the system's error.
+    pub fn write_to(&self, folder: &Path) -> Result<(), (PathBuf, io::Error)> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |error| (path, error)
+        };
+        for name in WITH_KEY {
+            remove_key(&folder.join(name)).map_err(at(&folder.join(name)))?;
+        }
+        let (legacy, additional) = (folder.join(LEGACY), folder.join(ADDITIONAL));
+        absent(fs::remove_file(&legacy)).map_err(at(&legacy))?;
+        absent(fs::remove_dir_all(&additional)).map_err(at(&additional))?;
+        fs::write(folder.join(DEFAULT), &self.default).map_err(at(&folder.join(DEFAULT)))?;
+        if let Some(tool_use) = &self.tool_use {
+            let path = additional.join(format!("{TOOL_USE}.jinja"));
+            fs::create_dir(&additional).and_then(|()| fs::write(&path, tool_use)).map_err(at(&path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Nothing to remove is no error.
+fn absent(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes the key `chat_template` of a JSON file; the file stays as it is, to the byte, if it has none.
+fn remove_key(path: &Path) -> io::Result<()> {
+    let Ok(bytes) = fs::read(path) else { return Ok(()) };
+    let Ok(Value::Object(mut object)) = serde_json::from_slice(&bytes) else { return Ok(()) };
+    match object.shift_remove("chat_template") {
+        Some(_) => fs::write(path, format!("{:#}\n", Value::Object(object))),
+        None => Ok(()),
+    }
+}
+
+fn read(path: &Path) -> Result<String, TemplateError> {
+    let io = |source| TemplateError::Io { path: path.to_owned(), source };
+    let bytes = fs::metadata(path).map_err(io)?.len();
+    if bytes > MAX_TEMPLATE_BYTES as u64 {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        return Err(TemplateError::TooLarge { origin: path.display().to_string(), bytes, limit: MAX_TEMPLATE_BYTES });
+    }
+    let bytes = fs::read(path).map_err(io)?;
+    String::from_utf8(bytes).map_err(|_| TemplateError::Utf8 { path: path.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn written_templates_are_those_that_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("tokenizer_config.json"), json!({"a": 1.5, "chat_template": "old", "z": null}).to_string())
+            .unwrap();
+        fs::write(path("chat_template.json"), "{}").unwrap();
+        let sources = |default: &str, tool_use: Option<&str>| TemplateSources {
+            default: default.to_owned(),
+            tool_use: tool_use.map(str::to_owned),
+            origin: String::new(),
+        };
+        for written in [sources("with\r\n", Some("tools")), sources("alone", None)] {
+            written.write_to(dir.path()).unwrap();
+            let found = TemplateSources::of_path(dir.path()).unwrap();
+            assert!(found.same_texts(&written), "{found:?}");
+        }
+        assert!(!path("chat_template.json").exists() && !path("additional_chat_templates").exists());
+        let config: Value = serde_json::from_slice(&fs::read(path("tokenizer_config.json")).unwrap()).unwrap();
+        assert_eq!(config, json!({"a": 1.5, "z": null}));
+    }
+
+    #[test]
+    fn a_folder_without_a_template_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(TemplateSources::of_folder(dir.path()).unwrap(), None);
+        let error = TemplateSources::of_path(dir.path()).unwrap_err();
+        assert!(matches!(&error, TemplateError::NoneIn { folder } if folder == dir.path()), "{error}");
+        fs::write(dir.path().join("tokenizer_config.json"), "{").unwrap();
+        assert!(matches!(TemplateSources::of_folder(dir.path()), Err(TemplateError::Config { .. })));
+    }
+}
