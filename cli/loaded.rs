@@ -1,10 +1,9 @@
 //! From flags to a loaded model and its adapters.
 
-use crate::args::{DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs, ReferenceChoice};
+use crate::args::{DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs};
 use crate::chat_template;
 use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
-use align_engine::model::adapters::AdapterSet;
 use align_engine::model::{Model, ModelConfig, locate};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::Device;
@@ -12,7 +11,6 @@ use align_lora::adapter::Adapter;
 use align_lora::data::{Encoder, LongAnswers};
 use align_lora::objective::{Objective, Scores};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// What the demo's model is called.
 pub const DEMO: &str = "the demo inside this program";
@@ -179,17 +177,6 @@ impl LoadedModel {
     /// [`CliError::Input`].
     pub fn adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
         Ok(Adapter::load(&self.model, dir)?)
-    }
-
-    /// What answers are compared with.
-    ///
-    /// # Errors
-    /// [`CliError::Input`].
-    pub fn reference(&self, choice: &ReferenceChoice) -> Result<Option<Arc<AdapterSet>>, CliError> {
-        match choice {
-            ReferenceChoice::Base => Ok(None),
-            ReferenceChoice::Adapter(dir) => Ok(Some(self.adapter(dir)?.set().clone())),
-        }
     }
 
     /// The files of `--data`, or those of the demo.

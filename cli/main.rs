@@ -12,6 +12,7 @@ mod reference_cache;
 mod rejects;
 mod report;
 mod run_folder;
+mod run_record;
 mod watcher;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};

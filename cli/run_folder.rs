@@ -3,6 +3,7 @@
 use crate::chat_template;
 use crate::error::{CliError, free_output};
 use crate::report::say;
+use crate::run_record;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -17,9 +18,15 @@ const ADAPTER: &str = "adapter_model.safetensors";
 /// What a run writes before it has an adapter.
 const BEFORE_THE_ADAPTER: [&str; 3] = ["config.toml", "metrics.jsonl", REJECTS];
 /// What not every run has: where a run replaces an earlier one, its files of these names go.
-const OPTIONAL: [&str; 3] = [REJECTS, chat_template::FILE, "additional_chat_templates/tool_use.jinja"];
+const OPTIONAL: [&str; 5] = [
+    REJECTS,
+    chat_template::FILE,
+    "additional_chat_templates/tool_use.jinja",
+    "reference/adapter_model.safetensors",
+    "reference/adapter_config.json",
+];
 /// Folders of such files.
-const FOLDERS: [&str; 1] = ["additional_chat_templates"];
+const FOLDERS: [&str; 2] = ["additional_chat_templates", run_record::REFERENCE];
 
 /// Where the user wants a run's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +111,6 @@ impl RunFolder {
     /// [`CliError::Runtime`] with the path; what has not moved yet stays where it is.
     pub fn finish(mut self) -> Result<(), CliError> {
         if let Some(staged) = &self.staged {
-            let fail = |error| CliError::file(staged, &error);
             for name in OPTIONAL.into_iter().filter(|name| !staged.join(name).exists()) {
                 let old = self.output.join(name);
                 match fs::remove_file(&old) {

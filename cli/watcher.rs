@@ -2,8 +2,9 @@
 
 use crate::error::CliError;
 use crate::report::Progress;
+use crate::run_record::{self, RunRecord};
 use align_lora::adapter::Adapter;
-use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError};
+use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainState, Trainer};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ pub struct Watcher<'a> {
     pub progress: Progress,
     adapter: &'a Adapter,
     output: &'a Path,
+    /// As [`RunRecord::new`] takes them.
+    reference: String,
+    objective: serde_json::Value,
 }
 
 impl<'a> Watcher<'a> {
@@ -22,10 +26,29 @@ impl<'a> Watcher<'a> {
     ///
     /// # Errors
     /// [`CliError::Runtime`] if `metrics.jsonl` cannot be made there.
-    pub fn new(output: &'a Path, adapter: &'a Adapter, progress: Progress) -> Result<Watcher<'a>, CliError> {
+    pub fn new(
+        output: &'a Path,
+        adapter: &'a Adapter,
+        trainer: &Trainer<'_>,
+        logp_temperature: f32,
+        progress: Progress,
+    ) -> Result<Watcher<'a>, CliError> {
         let path = output.join("metrics.jsonl");
         let metrics = File::create(&path).map_err(|error| CliError::file(&path, &error))?;
-        Ok(Watcher { metrics, path, progress, adapter, output })
+        let reference = run_record::name_of(trainer);
+        let objective = run_record::describe(trainer.objective(), logp_temperature);
+        Ok(Watcher { metrics, path, progress, adapter, output, reference, objective })
+    }
+
+    /// Keeps the adapter, and where the run was when it had it.
+    ///
+    /// # Errors
+    /// [`TrainError::Adapter`], [`TrainError::Write`].
+    pub fn keep(&self, state: &TrainState) -> Result<(), TrainError> {
+        self.adapter.save(self.output)?;
+        let record = RunRecord::new(self.adapter, &self.reference, self.objective.clone(), *state);
+        let path = self.output.join(run_record::FILE);
+        record.write(self.output).map_err(|error| TrainError::Write { path, source: error.source })
     }
 
     fn write(&mut self, line: &serde_json::Value) -> Result<(), TrainError> {
@@ -45,8 +68,8 @@ impl Observer for Watcher<'_> {
         self.write(&metrics.to_json())
     }
 
-    fn epoch(&mut self, _epoch: u64) -> Result<(), TrainError> {
-        Ok(self.adapter.save(self.output)?)
+    fn epoch(&mut self, state: &TrainState) -> Result<(), TrainError> {
+        self.keep(state)
     }
 
     fn note(&mut self, text: String) {

@@ -1,6 +1,6 @@
 //! What a run's folder keeps, and what later commands take from it.
 
-use crate::align::{Run, align, committed_goldens, number, read_lines, root};
+use crate::align::{Run, align, committed_goldens, number, read_lines, root, write_lines};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -176,4 +176,231 @@ fn a_template_beside_the_adapter_of_another_program_is_said() {
     fs::copy(model("tiny-llama31").join("tokenizer_config.json"), out.join("tokenizer_config.json")).unwrap();
     let (tokens, said) = generate(&model("tiny-llama31"), &[]);
     assert!(tokens == 19 && !said.contains("template"), "{said}");
+}
+
+/// The case's pairs, under columns of other names.
+fn renamed_pairs(folder: &Path) -> PathBuf {
+    let mut rows = read_lines(&case("run-chat-template").join("pairs.jsonl"));
+    for row in &mut rows {
+        let object = row.as_object_mut().unwrap();
+        for (ours, theirs) in [("prompt", "question"), ("chosen", "better"), ("rejected", "worse")] {
+            let value = object.remove(ours).unwrap();
+            object.insert(theirs.to_owned(), value);
+        }
+    }
+    let path = folder.join("renamed.jsonl");
+    write_lines(&path, &rows);
+    path
+}
+
+/// What a run of the table is made with.
+struct Made<'a> {
+    loss: &'a [&'a str],
+    data: &'a Path,
+    /// `--adapter`
+    start: Option<&'a Path>,
+    more: &'a [&'a str],
+}
+
+impl Made<'_> {
+    fn train(&self, out: &Path) -> Run {
+        let (model, data) = (model("tiny-llama31"), text(self.data));
+        let flags = ["train", "--model", text(&model), "--data", data, "--eval-data", data, "--max-steps", "3"];
+        let more = ["--batch-size", "3", "--learning-rate", "1e-3", "--output", text(out), "--threads", "2"];
+        let start: Vec<&str> = self.start.into_iter().flat_map(|dir| ["--adapter", text(dir)]).collect();
+        align(&[&flags[..], &more, &["--loss"], self.loss, &start, self.more].concat()).ok()
+    }
+
+    /// `eval` of the adapter that was kept, without a word about how the run was made.
+    fn evaluate(&self, out: &Path) -> Run {
+        let model = model("tiny-llama31");
+        let flags = ["eval", "--model", text(&model), "--adapter", text(out), "--data", text(self.data), "--json"];
+        align(&flags).ok()
+    }
+
+    /// Trains and evaluates: the object of `eval`, which has every number of the run's last evaluation to the last bit.
+    fn check(&self, out: &Path) -> Value {
+        self.train(out);
+        let eval = self.evaluate(out);
+        let what = format!("{:?} {:?}", self.loss, self.more);
+        same_evaluation(&eval.json(), &evaluation(out), &what);
+        assert_eq!(eval.stderr.matches("reference: ").count(), 1, "{what}: {}", eval.stderr);
+        eval.json()
+    }
+}
+
+const TABLE: [&[&str]; 9] = [
+    &["dpo"],
+    &["exo"],
+    &["ipo", "--beta", "0.3"],
+    &["kto"],
+    &["bco"],
+    &["sft"],
+    &["rm_bt"],
+    &["dpo:0.8,ipo:0.2"],
+    &["alpha_dpo"],
+];
+
+#[test]
+fn an_evaluation_of_a_run_is_the_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = case("run-chat-template").join("template.jinja");
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let renamed = renamed_pairs(folder.path());
+    let columns = ["--columns", "prompt=question,chosen=better,rejected=worse"];
+    let all =
+        [&columns[..], &["--chat-template", text(&template), "--max-length", "300", "--lora-dropout", "0.1"]].concat();
+    let f32 = [&all[..], &["--precision", "f32", "--logp-temperature", "0.9"]].concat();
+    for (i, loss) in TABLE.iter().enumerate() {
+        let reward = loss[0] == "rm_bt";
+        let compares = !reward && loss[0] != "sft";
+        let out = |name: &str| folder.path().join(format!("{i}-{name}"));
+        let plain = Made { loss, data: &pairs, start: None, more: &[] }.check(&out("plain"));
+        assert_eq!(plain["reference"], if compares { "base" } else { "none" }, "{loss:?}");
+        let more: &[&str] = if reward { &all } else { &f32 };
+        if reward {
+            Made { loss, data: &renamed, start: None, more }.check(&out("all"));
+            continue;
+        }
+        // the adapter that it starts from is gone by the time of the evaluation
+        let (start, out) = (out("start"), out("all"));
+        Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4"] }.train(&start);
+        let made = Made { loss, data: &renamed, start: Some(&start), more };
+        made.train(&out);
+        fs::remove_dir_all(&start).unwrap();
+        let eval = made.evaluate(&out);
+        same_evaluation(&eval.json(), &evaluation(&out), &format!("{loss:?} with everything"));
+        let reference = eval.json()["reference"].as_str().unwrap().to_owned();
+        assert_eq!(reference.len(), if compares { 64 } else { 4 }, "{loss:?}: {reference}");
+    }
+}
+
+/// `--sft-on`, the batch size and the length: the rows are whole conversations.
+#[test]
+fn an_evaluation_of_scored_turns_is_the_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (messages, out) = (case("eval-of-a-run").join("messages.jsonl"), folder.path().join("run"));
+    let more = ["--sft-on", "assistant", "--max-length", "600", "--precision", "f32"];
+    let made = Made { loss: &["sft"], data: &messages, start: None, more: &more };
+    let object = made.check(&out);
+    let by_flag = ["--sft-on", "all", "--batch-size", "8"];
+    let model = model("tiny-llama31");
+    let flags = ["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&messages), "--json"];
+    let other = align(&[&flags[..], &by_flag].concat()).ok();
+    assert!(other.json()["eval_loss"] != object["eval_loss"], "a flag wins");
+    assert!(!other.stderr.contains("sft-on"), "{}", other.stderr);
+}
+
+/// The numbers of the case's README.
+#[test]
+fn the_case_of_an_evaluation_has_the_value_of_its_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (model("tiny-llama31"), folder.path().join("run"));
+    let messages = case("eval-of-a-run").join("messages.jsonl");
+    let flags = ["train", "--model", text(&model), "--data", text(&messages), "--eval-data", text(&messages)];
+    let more =
+        ["--loss", "sft", "--sft-on", "assistant", "--max-length", "600", "--max-steps", "2", "--batch-size", "2"];
+    let rest = ["--learning-rate", "1e-3", "--precision", "f32", "--output", text(&out)];
+    align(&[&flags[..], &more, &rest].concat()).ok();
+    let eval =
+        align(&["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&messages), "--json"]).ok();
+    same_evaluation(&eval.json(), &evaluation(&out), "the case");
+    let loss = number(&eval.json()["eval_loss"]);
+    assert!((loss - 9.9515).abs() < 1e-3, "{loss}");
+}
+
+/// What answers are compared with is said by a line and a key, and checked against what the run was trained against.
+#[test]
+fn the_reference_of_a_run_is_kept_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let (start, out) = (folder.path().join("start"), folder.path().join("run"));
+    Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4"] }.train(&start);
+    let made = Made { loss: &["dpo"], data: &pairs, start: Some(&start), more: &[] };
+    made.train(&out);
+    let model = model("tiny-llama31");
+    let score = |more: &[&str]| {
+        let flags = ["score", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
+        align(&[&flags[..], more].concat())
+    };
+    let by_run = score(&[]).ok();
+    assert!(by_run.stderr.contains("reference: the model with"), "{}", by_run.stderr);
+    let by_flag = score(&["--reference", text(&start)]).ok();
+    assert!(by_run.stdout == by_flag.stdout, "the start is still what it was");
+    let hash = by_run.json_lines()[0]["reference"].as_str().unwrap().to_owned();
+    assert!(hash.len() == 64 && by_run.json_lines().iter().all(|row| row["reference"] == hash.as_str()));
+    let base = score(&["--reference", "base"]).ok();
+    assert!(base.json_lines()[0]["reference"] == "base" && base.stdout != by_run.stdout);
+    // the run's copy is gone: the start stands in for it, as long as it is the same
+    let kept = out.join("reference");
+    fs::remove_dir_all(&kept).unwrap();
+    assert!(score(&[]).ok().stdout == by_run.stdout);
+    Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4", "--overwrite", "--seed", "7"] }
+        .train(&start);
+    let changed = score(&[]);
+    assert_eq!(changed.code, Some(3), "{}", changed.stderr);
+    assert!(changed.stderr.contains("gone or was changed") && changed.stderr.contains(&hash), "{}", changed.stderr);
+    fs::remove_dir_all(&start).unwrap();
+    assert_eq!(score(&[]).code, Some(3));
+    score(&["--reference", "base"]).ok();
+    // a run before runs kept it
+    fs::remove_file(out.join("run_state.json")).unwrap();
+    assert_eq!(score(&[]).code, Some(3), "its adapter is gone");
+}
+
+/// A run that replaces one with a reference and a template of its own leaves neither behind.
+#[test]
+fn a_run_that_overwrites_leaves_no_reference_of_the_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let (start, out) = (folder.path().join("start"), folder.path().join("run"));
+    Made { loss: &["sft"], data: &pairs, start: None, more: &[] }.train(&start);
+    let made = Made { loss: &["dpo"], data: &pairs, start: Some(&start), more: &["--overwrite"] };
+    made.train(&out);
+    made.train(&out);
+    assert!(out.join("reference/adapter_model.safetensors").exists());
+    let base = Made { start: None, ..made };
+    assert_eq!(base.check(&out)["reference"], "base");
+    assert!(!out.join("reference").exists());
+}
+
+/// Running statistics belong to the adapter beside them, and to the run's own loss.
+#[test]
+fn running_statistics_are_those_of_the_adapter_beside_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let (out, other) = (folder.path().join("run"), folder.path().join("other"));
+    let made = Made { loss: &["bco"], data: &pairs, start: None, more: &["--weight-decay", "0.1"] };
+    made.check(&out);
+    Made { more: &["--seed", "9"], ..made }.train(&other);
+    fs::copy(other.join("adapter_model.safetensors"), out.join("adapter_model.safetensors")).unwrap();
+    let run = made.evaluate(&out);
+    assert!(run.stderr.contains("is about another adapter"), "{}", run.stderr);
+    fs::write(out.join("run_state.json"), "{").unwrap();
+    let model = model("tiny-llama31");
+    let run = align(&["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs)]);
+    assert!(run.code == Some(3) && run.stderr.contains("run_state.json"), "{}", run.stderr);
+}
+
+/// The map is the run's, the files are the user's.
+#[test]
+fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (renamed, out) = (renamed_pairs(folder.path()), folder.path().join("run"));
+    let columns = ["--columns", "prompt=question,chosen=better,rejected=worse"];
+    Made { loss: &["dpo"], data: &renamed, start: None, more: &columns }.train(&out);
+    let (model, pairs) = (model("tiny-llama31"), case("run-chat-template").join("pairs.jsonl"));
+    let flags = ["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs)];
+    let run = align(&flags);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(run.stderr.contains("prompt=question") && run.stderr.contains("config.toml"), "{}", run.stderr);
+    align(&[&flags[..], &["--columns", "prompt=prompt"]].concat()).ok();
+    // a run that goes on has other files as a rule
+    let on = folder.path().join("on");
+    let run = Made { loss: &["ipo"], data: &pairs, start: Some(&out), more: &[] }.train(&on);
+    assert!(run.stderr.contains("read by their own names"), "{}", run.stderr);
+    assert!(!fs::read_to_string(on.join("config.toml")).unwrap().contains("columns"));
+    let same = folder.path().join("same");
+    Made { loss: &["ipo"], data: &renamed, start: Some(&out), more: &[] }.train(&same);
+    assert!(fs::read_to_string(same.join("config.toml")).unwrap().contains("prompt=question"));
 }

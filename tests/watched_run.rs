@@ -3,7 +3,7 @@
 use align_kernels::Precision;
 use align_lora::data::Shuffle;
 use align_lora::optim::ScheduleKind;
-use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainOptions};
+use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainOptions, TrainState};
 
 /// One epoch of plain training in f32.
 pub fn options() -> TrainOptions {
@@ -39,7 +39,7 @@ impl Observer for Notes {
     fn evaluation(&mut self, _: &EvalMetrics) -> Result<(), TrainError> {
         Ok(())
     }
-    fn epoch(&mut self, _: u64) -> Result<(), TrainError> {
+    fn epoch(&mut self, _: &TrainState) -> Result<(), TrainError> {
         Ok(())
     }
     fn note(&mut self, text: String) {

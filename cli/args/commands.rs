@@ -21,9 +21,9 @@ pub struct ScoreArgs {
     /// answer longer than --max-length are dropped
     #[arg(long, value_name = "DIR", conflicts_with_all = ["adapter", "reference", "per_token", "logp_temperature"])]
     pub reward_model: Option<PathBuf>,
-    /// Compare with the bare model, or with an adapter
-    #[arg(long, value_name = "base|DIR", default_value = "base")]
-    pub reference: ReferenceChoice,
+    /// Compare with the bare model, or with an adapter [default: what the adapter's run was trained against, else `base`]
+    #[arg(long, value_name = "base|DIR")]
+    pub reference: Option<ReferenceChoice>,
     #[command(flatten)]
     pub logp: LogpArgs,
     /// One JSON object for each row on stdout
@@ -50,9 +50,9 @@ pub struct EvalArgs {
     /// The loss [default: that of the adapter's run, else dpo]
     #[arg(long, value_name = "NAME", alias = "loss_type")]
     pub loss: Option<String>,
-    /// Compare with the bare model, or with an adapter
-    #[arg(long, value_name = "base|DIR", default_value = "base")]
-    pub reference: ReferenceChoice,
+    /// Compare with the bare model, or with an adapter [default: what the adapter's run was trained against, else `base`]
+    #[arg(long, value_name = "base|DIR")]
+    pub reference: Option<ReferenceChoice>,
     #[command(flatten)]
     pub logp: LogpArgs,
     /// Rows that share statistics in a loss that has any

@@ -19,6 +19,8 @@ The output directory gets
   adapter_model.safetensors, adapter_config.json   after each epoch and at the end, as PEFT writes them
   metrics.jsonl                                    a line for each step and each evaluation
   config.toml                                      every option as it was resolved
+  chat_template.jinja                              the chat template of the run
+  run_state.json, reference/                       running statistics, and the adapter that it is compared with
   rejects.jsonl                                    with --on-bad-row skip, the rows that are left out
 An interrupted run cannot be resumed in this version.")]
 pub struct TrainArgs {

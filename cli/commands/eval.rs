@@ -7,9 +7,10 @@ use crate::error::CliError;
 use crate::loaded;
 use crate::reference_cache;
 use crate::report::{self, say};
+use crate::run_record::{self, Reference};
 use align_engine::model::adapters::Adapters;
 use align_lora::data::Needs;
-use align_lora::objective::{DataKind, History, KnobValue, Objective, Scores};
+use align_lora::objective::{DataKind, KnobValue, Objective, Scores};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
     if !objective.reference() && args.cache.reference_cache.is_some() {
         say!("--reference-cache is not used: loss {} reads no reference", objective.name());
     }
-    if !objective.reference() && args.reference != ReferenceChoice::Base {
+    if !objective.reference() && matches!(args.reference, Some(ReferenceChoice::Adapter(_))) {
         let name = objective.name();
         return Err(CliError::Usage(format!("--reference: loss {name} reads no reference; leave the flag out")));
     }
@@ -35,13 +36,25 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         let mut loaded = loaded::model(&args.model, &device)?;
         loaded.model.set_logp_temperature(temperature);
         let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter_of(&objective, dir)).transpose()?;
-        let reference = loaded.reference(&args.reference)?;
+        let reference = match (objective.scores(), objective.reference()) {
+            (Scores::Reward, _) => Reference::none("a reward model scores each answer by itself"),
+            (Scores::LogProbs, false) => Reference::none("the loss reads the policy alone"),
+            (Scores::LogProbs, true) => {
+                Reference::find(args.reference.as_ref(), args.model.adapter.as_deref(), &loaded)?
+            }
+        };
+        let described = run_record::describe(&objective, temperature);
+        let adapter_dir = args.model.adapter.as_deref();
+        let history = run_record::history(adapter_dir, policy.as_ref(), &reference.name, &described)?;
         let precision = args.device.precision.into();
         let cache = match objective.reference() {
-            true => {
-                reference_cache::open(args.cache.reference_cache.as_ref(), &loaded, reference.as_deref(), precision)?
-                    .map(Arc::new)
-            }
+            true => reference_cache::open(
+                args.cache.reference_cache.as_ref(),
+                &loaded,
+                reference.set.as_deref(),
+                precision,
+            )?
+            .map(Arc::new),
             false => None,
         };
         if let Some(cache) = &cache {
@@ -49,7 +62,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         }
         let scoring = Scoring {
             model: &loaded.model,
-            adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference },
+            adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference: reference.set },
             scorers: Scorers::of(&objective, &loaded.model),
             precision,
             extras: objective.weighting(),
@@ -76,7 +89,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             batch_size: args.batch_size as usize,
             max_length: max_length as usize,
             micro_batch_tokens: args.pack.micro_batch_tokens as usize,
-            history: History::default(),
+            history,
         };
         let metrics = evaluate(&scoring, &objective, &data, &batches, 0, 0.0)?;
         reference_cache::say_notes(cache.as_deref());
@@ -84,14 +97,8 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             let mut object: Map<String, Value> =
                 metrics.entries().into_iter().map(|(name, value)| (name, value.into())).collect();
             object.insert("loss".into(), objective.name().into());
-            for (knob, value) in objective.knobs() {
-                let value = match value {
-                    KnobValue::Number(number) => number.into(),
-                    KnobValue::Switch(on) => on.into(),
-                    KnobValue::Choice(word) => word.into(),
-                };
-                object.insert(knob.key.into(), value);
-            }
+            object.extend(run_record::knobs(&objective));
+            object.insert("reference".into(), reference.name.into());
             object.insert("max_length".into(), max_length.into());
             object.insert("rows".into(), metrics.rows.into());
             object.insert("dropped".into(), data.survey().dropped_rows().into());

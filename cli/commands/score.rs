@@ -7,6 +7,7 @@ use crate::error::CliError;
 use crate::loaded;
 use crate::reference_cache;
 use crate::report;
+use crate::run_record::Reference;
 use align_engine::autograd::Mode;
 use align_engine::model::adapters::Adapters;
 use align_lora::adapter::Adapter;
@@ -33,12 +34,17 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             (None, Some(dir)) => (Some(loaded.adapter(dir)?), Scorers::PolicyAndReference, LongAnswers::Cut),
             (None, None) => (None, Scorers::PolicyAndReference, LongAnswers::Cut),
         };
-        let reference = loaded.reference(&args.reference)?;
+        let reference = match scorers {
+            Scorers::PolicyAndReference => {
+                Reference::find(args.reference.as_ref(), args.model.adapter.as_deref(), &loaded)?
+            }
+            Scorers::Policy | Scorers::Reward { .. } => Reference::none("a reward model scores each answer by itself"),
+        };
         let precision = args.device.precision.into();
         let choice = args.cache.reference_cache.as_ref();
         let cache = match scorers {
             Scorers::PolicyAndReference => {
-                reference_cache::open(choice, &loaded, reference.as_deref(), precision)?.map(Arc::new)
+                reference_cache::open(choice, &loaded, reference.set.as_deref(), precision)?.map(Arc::new)
             }
             Scorers::Policy | Scorers::Reward { .. } => None,
         };
@@ -47,7 +53,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         }
         let scoring = Scoring {
             model: &loaded.model,
-            adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference },
+            adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference: reference.set },
             scorers,
             precision,
             extras: false,
@@ -69,7 +75,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         report::data("data", data.survey());
         for start in (0..data.records()).step_by(WINDOW) {
             let outcomes = data.outcomes(start..data.records().min(start + WINDOW))?;
-            let scores = score(&scoring, &outcomes, args)?;
+            let scores = score(&scoring, &outcomes, &reference.name, args)?;
             let lines: String =
                 scores.iter().map(|row| if args.json { format!("{row}\n") } else { line(row) }).collect();
             print(lines.as_bytes())?;
@@ -80,13 +86,18 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
 }
 
 /// One object for each record, in order.
-fn score(scoring: &Scoring<'_>, outcomes: &[Encoded], args: &ScoreArgs) -> Result<Vec<Value>, CliError> {
+fn score(
+    scoring: &Scoring<'_>,
+    outcomes: &[Encoded],
+    reference: &str,
+    args: &ScoreArgs,
+) -> Result<Vec<Value>, CliError> {
     let mut objects: Vec<Value> = outcomes
         .iter()
         .map(|outcome| match outcome {
-            Encoded::Kept(row) => head(row.row, &row.id),
+            Encoded::Kept(row) => head(row.row, &row.id, reference),
             Encoded::Dropped { row, id, reason } => {
-                let mut object = head(*row, id);
+                let mut object = head(*row, id, reference);
                 object.insert("dropped".into(), reason.to_string().into());
                 object
             }
@@ -147,12 +158,13 @@ fn score(scoring: &Scoring<'_>, outcomes: &[Encoded], args: &ScoreArgs) -> Resul
     Ok(objects)
 }
 
-fn head(row: usize, id: &Option<Value>) -> Map<String, Value> {
+fn head(row: usize, id: &Option<Value>, reference: &str) -> Map<String, Value> {
     let mut object = Map::new();
     object.insert("row".into(), row.into());
     if let Some(id) = id {
         object.insert("id".into(), id.clone());
     }
+    object.insert("reference".into(), reference.into());
     object
 }
 

@@ -13,6 +13,7 @@ use crate::reference_cache;
 use crate::rejects::Rejects;
 use crate::report::{self, Progress, say};
 use crate::run_folder::{Output, REJECTS, RunFolder};
+use crate::run_record;
 use crate::watcher::Watcher;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
@@ -74,11 +75,15 @@ fn train(
     loaded.model.set_logp_temperature(args.logp.logp_temperature.unwrap_or(1.0));
     let adapter = adapter(args, &loaded, &objective, options.seed)?;
     let options = TrainOptions { lora_dropout: adapter.config().dropout as f32, ..options };
-    let reference = match (&args.reference, &args.model.adapter) {
-        (Some(choice), _) => loaded.reference(choice)?,
+    // an adapter of `--reference` is kept beside the trained one, as is what that was at the start
+    let (reference, kept) = match (&args.reference, &args.model.adapter) {
+        (Some(ReferenceChoice::Adapter(dir)), _) => {
+            let other = loaded.adapter(dir)?;
+            (Some(other.set().clone()), Some(other))
+        }
         // training goes on from an adapter: what it was is the reference
-        (None, Some(_)) if objective.reference() => Some(adapter.snapshot()?),
-        (None, _) => None,
+        (None, Some(_)) if objective.reference() => (Some(adapter.snapshot()?), None),
+        (Some(ReferenceChoice::Base), _) | (None, _) => (None, None),
     };
     let files = loaded.data_files(&args.data, |demo| match kind {
         Needs::Labels => demo.labelled.clone(),
@@ -155,6 +160,10 @@ fn train(
     let folder = RunFolder::create(output)?;
     config_file::write(&resolved, folder.path())?;
     chat_template::keep(data.encoder().template().map(ChatTemplate::sources), folder.path())?;
+    if trainer.reference().is_some() {
+        // nothing is trained yet: the adapter is what it was
+        kept.as_ref().unwrap_or(&adapter).save(&folder.path().join(run_record::REFERENCE))?;
+    }
     match &args.data.keep.rejects {
         Some(path) => rejects.save(path)?,
         None if args.data.on_bad_row == OnBadRowChoice::Skip => rejects.save(&folder.path().join(REJECTS))?,
@@ -169,7 +178,8 @@ fn train(
         show.print("before training", &loaded, None)?;
     }
     let progress = Progress::new(total_steps, args.logging_steps);
-    let mut watcher = Watcher::new(folder.path(), &adapter, progress)?;
+    let temperature = loaded.model.logp_temperature();
+    let mut watcher = Watcher::new(folder.path(), &adapter, &trainer, temperature, progress)?;
     if let Some(eval) = &eval {
         watcher.evaluation(&trainer.evaluate(eval, 0.0)?)?;
     }
@@ -177,7 +187,8 @@ fn train(
     let result = trainer.run(&data, eval.as_ref(), &mut watcher);
     watcher.progress.finish();
     result?;
-    adapter.save(folder.path())?;
+    watcher.keep(trainer.state())?;
+    drop(watcher);
     let output = folder.output().to_owned();
     folder.finish()?;
     if let Some(show) = &show {

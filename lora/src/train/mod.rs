@@ -42,7 +42,7 @@ pub use evaluation::{EvalBatches, evaluate};
 pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
 pub use memory::{Plan, SHARE};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
-pub use options::{Observer, TrainOptions};
+pub use options::{Observer, TrainOptions, TrainState};
 pub use pieces::{piece_tokens, pieces};
 pub use reference_cache::{CacheCounts, CacheError, CacheNote, ReferenceCache};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};

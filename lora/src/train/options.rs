@@ -67,11 +67,11 @@ pub trait Observer {
     /// # Errors
     /// As [`Observer::step`].
     fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError>;
-    /// An epoch has ended: a moment to keep the adapter.
+    /// An epoch has ended: a moment to keep the adapter, and where the run is.
     ///
     /// # Errors
     /// As [`Observer::step`].
-    fn epoch(&mut self, epoch: u64) -> Result<(), TrainError>;
+    fn epoch(&mut self, state: &TrainState) -> Result<(), TrainError>;
     /// Something that the user should know, once.
     fn note(&mut self, text: String);
 }

@@ -110,6 +110,16 @@ impl<'m> Trainer<'m> {
         &self.objective
     }
 
+    /// Where it is.
+    pub fn state(&self) -> &TrainState {
+        &self.state
+    }
+
+    /// The adapter that its reference has; `None` if that is the bare base, or if the objective reads no reference.
+    pub fn reference(&self) -> Option<&Arc<AdapterSet>> {
+        self.reference.as_ref()
+    }
+
     /// How it trains.
     pub fn options(&self) -> &TrainOptions {
         &self.options
@@ -208,7 +218,7 @@ impl<'m> Trainer<'m> {
                     observer.note(count_of("the first epoch", cache.counts()));
                 }
                 self.state.cursor = 0;
-                observer.epoch(self.state.epoch)?;
+                observer.epoch(&self.state)?;
             }
             let end_of_run = self.state.step == total_steps;
             let due = self.options.eval_steps.is_none() || end_of_run;
