@@ -4,10 +4,11 @@ use crate::args::{DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs};
 use crate::chat_template;
 use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
+use crate::report;
 use align_engine::model::{Model, ModelConfig, locate};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::Device;
-use align_lora::adapter::Adapter;
+use align_lora::adapter::{Adapter, Hash, base_hash};
 use align_lora::data::{Encoder, LongAnswers};
 use align_lora::objective::{Objective, Scores};
 use std::path::{Path, PathBuf};
@@ -102,6 +103,7 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
         (None, Some(demo)) => (demo.paths.model.clone(), DEMO.into(), "align-demo".into()),
         (None, None) => return Err(CliError::Usage("--model is missing: a directory, or --demo".into())),
     };
+    report::stray_adapter(&dir, args.adapter.as_deref());
     let config = ModelConfig::open(&dir)?;
     let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite)?;
     let model = Model::load(device, config, &checkpoint)?;
@@ -167,7 +169,7 @@ impl LoadedModel {
     pub fn adapter_of(&self, objective: &Objective, dir: &Path) -> Result<Adapter, CliError> {
         match objective.scores() {
             Scores::LogProbs => self.adapter(dir),
-            Scores::Reward => Ok(Adapter::load_reward_model(&self.model, dir)?),
+            Scores::Reward => self.reward_model(dir),
         }
     }
 
@@ -176,7 +178,34 @@ impl LoadedModel {
     /// # Errors
     /// [`CliError::Input`].
     pub fn adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
-        Ok(Adapter::load(&self.model, dir)?)
+        Ok(self.reported(dir, Adapter::load(&self.model, dir)?))
+    }
+
+    /// The adapter of a reward model.
+    ///
+    /// # Errors
+    /// [`CliError::Input`].
+    pub fn reward_model(&self, dir: &Path) -> Result<Adapter, CliError> {
+        Ok(self.reported(dir, Adapter::load_reward_model(&self.model, dir)?))
+    }
+
+    /// The adapter of a directory, with a score head or without.
+    ///
+    /// # Errors
+    /// [`CliError::Input`].
+    pub fn any_adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
+        Ok(self.reported(dir, Adapter::load_either(&self.model, dir)?))
+    }
+
+    /// Says what there is to say about an adapter.
+    fn reported(&self, dir: &Path, adapter: Adapter) -> Adapter {
+        report::read_adapter(dir, &adapter, &self.base_hash().to_string());
+        adapter
+    }
+
+    /// What says which weights these are.
+    pub fn base_hash(&self) -> Hash {
+        base_hash(self.model.config(), &self.checkpoint)
     }
 
     /// The files of `--data`, or those of the demo.

@@ -2,6 +2,7 @@
 
 mod align;
 mod architecture;
+mod cases_adapters;
 mod cases_run;
 mod cli;
 mod equalities;

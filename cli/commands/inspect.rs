@@ -47,7 +47,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         let loaded = loaded::model(&model_args, &device)?;
         let mut facts = json!({ "model": model(&loaded) });
         if let Some(dir) = &args.adapter {
-            facts["adapter"] = adapter(&Adapter::load_either(&loaded.model, dir)?);
+            facts["adapter"] = adapter(&loaded.any_adapter(dir)?);
         } else {
             let mut config = LoraConfig::default();
             if let Some(text) = &args.target_modules {
@@ -129,6 +129,7 @@ fn adapter(adapter: &Adapter) -> Value {
         "task": config.task.name(),
         "base_model_name_or_path": config.base_model_name_or_path,
         "adapted_layers": adapter.set().iter().count(),
+        "updates_not_run": adapter.not_run(),
         "trainable_parameters": adapter.trainable_parameters(),
     })
 }

@@ -4,7 +4,7 @@ use crate::args::MergeArgs;
 use crate::chat_template;
 use crate::error::CliError;
 use crate::loaded::{DEMO, Demo};
-use crate::report::say;
+use crate::report::{self, say};
 use align_engine::model::locate;
 use align_kernels::Device;
 use align_lora::adapter::{Existing, Merge};
@@ -20,6 +20,7 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
         (None, Some(demo)) => (demo.paths.model.clone(), DEMO.to_owned()),
         (None, None) => return Err(CliError::Usage("--model is missing: a directory, or --demo".into())),
     };
+    report::stray_adapter(&path, Some(&args.adapter));
     let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
     let given = chat_template::instead_of_the_models(args.chat_template.as_deref(), Some(&args.adapter), &path)?;
     let template = chat_template::of_merged(given.as_deref(), &path)?;
@@ -30,21 +31,28 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
         existing,
         chat_template: template.as_ref(),
     };
-    let report = device.clone().install(|| merge.run(&device, &mut |_, _| ()))?;
+    let merged = device.clone().install(|| merge.run(&device, &mut |_, _| ()))?;
+    report::other_base(&args.adapter, merged.trained_on.as_deref(), &merged.base, merged.base_name.as_deref());
     let (adapter, output) = (args.adapter.display(), args.output.display());
     say!("{output}: {model}, with {adapter} merged in");
-    let share = 100.0 * report.changed as f64 / report.elements.max(1) as f64;
+    let share = 100.0 * merged.changed as f64 / merged.elements.max(1) as f64;
     say!(
         "  {} matrices, {share:.1} % of their {} numbers changed, by at most {:.3e}; {} other files copied",
-        report.merged,
-        report.elements,
-        report.max_delta,
-        report.copied
+        merged.merged,
+        merged.elements,
+        merged.max_delta,
+        merged.copied
     );
     if let Some(template) = &template {
         say!("  chat template: that of {}, instead of the base's", template.origin);
     }
-    for path in &report.left_out {
+    if merged.not_run > 0 {
+        say!("  {} of them are of parts that this program does not run (a vision tower)", merged.not_run);
+    }
+    for key in &merged.config_keys {
+        say!("  config.json without `{key}`: the weights are not quantised");
+    }
+    for path in &merged.left_out {
         say!("  not copied: {}", path.display());
     }
     Ok(())

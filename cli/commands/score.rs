@@ -10,7 +10,6 @@ use crate::report;
 use crate::run_record::Reference;
 use align_engine::autograd::Mode;
 use align_engine::model::adapters::Adapters;
-use align_lora::adapter::Adapter;
 use align_lora::data::{Answer, Encoded, EncodedRow, LongAnswers, Needs, Target, pack};
 use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree, piece_tokens, pieces};
 use serde_json::{Map, Value, json};
@@ -28,7 +27,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         let (policy, scorers, long_answers) = match (&args.reward_model, &args.model.adapter) {
             (Some(dir), _) => {
                 let pad = loaded.model.config().pad_token_id;
-                let head = Adapter::load_reward_model(&loaded.model, dir)?;
+                let head = loaded.reward_model(dir)?;
                 (Some(head), Scorers::Reward { pad }, LongAnswers::Dropped)
             }
             (None, Some(dir)) => (Some(loaded.adapter(dir)?), Scorers::PolicyAndReference, LongAnswers::Cut),

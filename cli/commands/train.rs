@@ -73,7 +73,8 @@ fn train(
     loaded::check_temperature(&args.logp, &objective)?;
     let mut loaded = loaded::model(&args.model, device)?;
     loaded.model.set_logp_temperature(args.logp.logp_temperature.unwrap_or(1.0));
-    let adapter = adapter(args, &loaded, &objective, options.seed)?;
+    let mut adapter = adapter(args, &loaded, &objective, options.seed)?;
+    adapter.set_base(loaded.base_hash());
     let options = TrainOptions { lora_dropout: adapter.config().dropout as f32, ..options };
     // an adapter of `--reference` is kept beside the trained one, as is what that was at the start
     let (reference, kept) = match (&args.reference, &args.model.adapter) {

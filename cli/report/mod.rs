@@ -1,9 +1,11 @@
 //! What people see on stderr: the start-up summary, progress, notes. Results go to stdout elsewhere.
 
+mod adapters;
 mod data;
 mod numbers;
 mod training;
 
+pub use adapters::{other_base, read_adapter, stray_adapter};
 pub use data::{DataReport, data};
 pub use numbers::{count, rate, rows};
 pub use training::{Progress, adapter, generated, loss, pace, plan};

@@ -1,6 +1,7 @@
 //! `adapter_config.json`: read with every key accounted for, written with the keys that PEFT 0.21 writes.
 
 use super::error::{AdapterError, ConfigFault};
+use super::folder::{self, CONFIG};
 use super::targets::{ALL_LINEAR, ModuleNames, Targets};
 use align_engine::json;
 use align_engine::new_file::{NewFile, NewFileError};
@@ -90,26 +91,34 @@ impl Default for LoraConfig {
     }
 }
 
-/// Keys that say how an adapter came about, or that act only beside a key that is refused: any value is fine.
-const NO_MATTER: [&str; 12] = [
+/// Keys that say how an adapter came about, or that act only beside a key that is refused: any value is fine. Those of
+/// ms-swift (`lora_dtype`, `lorap_*`, `model_key_mapping`, `swift_type`) and of the first PEFT (`merge_weights`) are among them.
+const NO_MATTER: [&str; 18] = [
     "auto_mapping",
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
     "inference_mode",
     "loftq_config",
+    "lora_dtype",
     "lora_ga_config",
+    "lorap_emb_lr",
+    "lorap_lr_ratio",
     "megatron_core",
+    "merge_weights",
+    "model_key_mapping",
     "peft_type",
     "peft_version",
     "qalora_group_size",
     "runtime_config",
+    "swift_type",
 ];
 
 /// Keys of methods that are not built, which are fine as long as they hold nothing.
-const NOT_BUILT: [(&str, &str); 15] = [
+const NOT_BUILT: [(&str, &str); 18] = [
     ("alora_invocation_tokens", "aLoRA (an adapter that is active after certain tokens)"),
     ("arrow_config", "Arrow (routing between adapters)"),
+    ("enable_lora", "an adapter on parts of a fused projection"),
     ("fan_in_fan_out", "a base with transposed weights"),
     ("kasa_config", "KaSA"),
     ("layer_replication", "replication of layers"),
@@ -121,6 +130,8 @@ const NOT_BUILT: [(&str, &str); 15] = [
     ("trainable_token_indices", "training single tokens of the embedding"),
     ("use_bdlora", "BD-LoRA"),
     ("use_dora", "DoRA"),
+    ("use_merged_linear", "an adapter on parts of a fused projection"),
+    ("use_qa_lora", "QA-LoRA"),
     ("use_qalora", "QALoRA"),
     ("velora_config", "VeLoRA"),
 ];
@@ -133,8 +144,11 @@ impl LoraConfig {
     /// Reads `adapter_config.json`.
     ///
     /// # Errors
-    /// [`AdapterError::Json`], [`AdapterError::Config`].
+    /// [`AdapterError::NoFile`], [`AdapterError::Json`], [`AdapterError::Config`].
     pub fn read(path: &Path) -> Result<LoraConfig, AdapterError> {
+        if let Some(dir) = path.parent() {
+            folder::check(dir, &[CONFIG])?;
+        }
         let object = json::read_object(path)?;
         LoraConfig::from_json(&object).map_err(|fault| AdapterError::Config { path: path.to_owned(), fault })
     }
@@ -145,6 +159,11 @@ impl LoraConfig {
     /// [`ConfigFault`] but for those about a model.
     pub fn from_json(object: &Map<String, Value>) -> Result<LoraConfig, ConfigFault> {
         let object = Object(object);
+        if object.value("peft_type").is_none()
+            && let Some(key) = ["fine_tune_type", "lora_parameters"].into_iter().find(|key| object.value(key).is_some())
+        {
+            return Err(ConfigFault::Mlx { key });
+        }
         object.only("peft_type", "LORA", "an adapter other than LoRA", Absent::Refused)?;
         let task = object.task()?;
         object.only("bias", "none", "training biases", Absent::Fine)?;

@@ -1,6 +1,8 @@
 //! What can be wrong with an adapter.
 
 use super::config::Task;
+use super::folder::Instead;
+use super::names::Misnamed;
 use align_engine::JsonError;
 use align_engine::weights::{LoadError, WriteError};
 use align_kernels::KernelError;
@@ -21,12 +23,12 @@ pub enum AdapterError {
     #[error(transparent)]
     Json(#[from] JsonError),
     /// A file of the adapter is missing.
-    #[error("{dir}: holds no {file}; give the folder that PEFT or `train` wrote{}", pickle_hint(*.pickle))]
+    #[error("{dir}: holds no {file}{}", .instead.hint())]
     NoFile {
         dir: PathBuf,
         file: &'static str,
-        /// Whether the weights are there as `adapter_model.bin`.
-        pickle: bool,
+        /// What is there.
+        instead: Instead,
     },
     /// `adapter_model.safetensors` is not sound, or a tensor's number format is none that weights can have.
     #[error(transparent)]
@@ -50,6 +52,33 @@ pub enum AdapterError {
         tensors: Vec<String>,
         count: usize,
     },
+    /// Tensors whose names have a part too much, missing or other: what a wrapped model or another program leaves.
+    #[error(
+        "{path}: {} named so that PEFT leaves the update out: {misnamed}; save the adapter with save_pretrained of the \
+         unwrapped model, or rename the tensors",
+        counted(*.count, "tensor is", "tensors are")
+    )]
+    Misnamed {
+        path: PathBuf,
+        /// The first of them.
+        misnamed: Misnamed,
+        count: usize,
+    },
+    /// Tensors of an adapter whose name PEFT does not take out.
+    #[error(
+        "{path}: {}; PEFT reads names without one, or with `default`, and leaves the others out: keep one adapter in \
+         the file, with `.weight` straight after `lora_A` and `lora_B`", adapter_names(.named, *.others)
+    )]
+    AdapterName {
+        path: PathBuf,
+        /// The first five names but for `default`.
+        named: Vec<String>,
+        /// Whether there are tensors that PEFT reads.
+        others: bool,
+    },
+    /// One matrix under two names.
+    #[error("{path}: `{tensor}` and `{other}` are the same matrix; the file is a mix of two, save the adapter again")]
+    Twice { path: PathBuf, tensor: String, other: String },
     /// Modules that the file has and the configuration leaves out.
     #[error(
         "{path}: {} that target_modules of adapter_config.json leaves out: {}; the two files are from different runs",
@@ -119,6 +148,11 @@ pub enum AdapterError {
 pub enum ConfigFault {
     #[error("`{key}` is missing; is this the adapter_config.json of a PEFT adapter?")]
     Missing { key: &'static str },
+    #[error(
+        "`{key}`: this is the configuration of an mlx-lm adapter, whose names and matrices are not PEFT's; merge it with \
+         `mlx_lm.fuse` and give the result as the model, or convert it to PEFT's format"
+    )]
+    Mlx { key: &'static str },
     #[error("`{key}` is {found}, expected {expected}")]
     Value { key: String, expected: &'static str, found: String },
     #[error("`{key}` is {found}: {feature} is not supported; train a plain LoRA adapter")]
@@ -155,6 +189,17 @@ fn first(names: &[String], count: usize) -> String {
     format!("{}{more}", names.join(", "))
 }
 
+fn adapter_names(named: &[String], others: bool) -> String {
+    let names = named.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match (others, named.len()) {
+        (true, _) => {
+            format!("holds several adapters, which its names of tensors call {names} and `default` (or nothing)")
+        }
+        (false, 1) => format!("the names of its tensors have the adapter's name {names} in them"),
+        (false, _) => format!("holds several adapters, which its names of tensors call {names}"),
+    }
+}
+
 fn task_hint(needed: Task) -> &'static str {
     match needed {
         Task::CausalLm => {
@@ -164,12 +209,5 @@ fn task_hint(needed: Task) -> &'static str {
         Task::SequenceClassification => {
             "an adapter without a score head; a reward model is trained with `train --loss rm_bt` or rm_rank"
         }
-    }
-}
-
-fn pickle_hint(there: bool) -> &'static str {
-    match there {
-        true => " (adapter_model.bin is a pickle: load it with PEFT and save it again)",
-        false => "",
     }
 }

@@ -340,14 +340,106 @@ const TENSOR_FAULTS: &[Fault] = &[
     Fault {
         what: "names without PEFT's prefix",
         spoil: |files| files.tensor(&a()).name = format!("{MODULE}.lora_A.weight"),
-        expected: |error| matches!(error, AdapterError::Unmatched { count: 1, .. }),
-        says: &["1 tensor is", MODULE],
+        expected: |error| matches!(error, AdapterError::Misnamed { count: 1, .. }),
+        says: &["1 tensor is", "`model.layers.1.self_attn.k_proj.lora_A.weight`", "`base_model.model.` is missing"],
     },
     Fault {
-        what: "the adapter's name in the tensor's",
-        spoil: |files| files.tensor(&a()).name = format!("base_model.model.{MODULE}.lora_A.default.weight"),
-        expected: |error| matches!(error, AdapterError::Unmatched { count: 1, .. }),
-        says: &["lora_A.default.weight"],
+        what: "names of a wrapped model",
+        spoil: |files| {
+            for tensor in &mut files.tensors {
+                tensor.name = tensor.name.replacen("base_model.model.", "base_model.model.base_model.model.", 1);
+            }
+        },
+        expected: |error| matches!(error, AdapterError::Misnamed { count: 56, .. }),
+        says: &["56 tensors are", "`base_model.model.` is too much", "PEFT reads `base_model.model.model.layers.0."],
+    },
+    Fault {
+        what: "names of a compiled model",
+        spoil: |files| {
+            for tensor in &mut files.tensors {
+                tensor.name = tensor.name.replacen("base_model.model.", "base_model.model._orig_mod.", 1);
+            }
+        },
+        expected: |error| matches!(error, AdapterError::Misnamed { count: 56, .. }),
+        says: &["`_orig_mod.` is too much"],
+    },
+    Fault {
+        what: "names of checkpointed layers",
+        spoil: |files| {
+            for tensor in &mut files.tensors {
+                tensor.name = tensor.name.replacen(".self_attn.", "._checkpoint_wrapped_module.self_attn.", 1);
+            }
+        },
+        expected: |error| matches!(error, AdapterError::Misnamed { count: 32, .. }),
+        says: &["32 tensors", "`_checkpoint_wrapped_module.` is too much"],
+    },
+    Fault {
+        what: "names without `weight`",
+        spoil: |files| files.tensor(&a()).name = format!("base_model.model.{MODULE}.lora_A.default"),
+        expected: |error| matches!(error, AdapterError::Misnamed { count: 1, .. }),
+        says: &["`.weight` is missing"],
+    },
+    Fault {
+        what: "one matrix under both names",
+        spoil: |files| {
+            let mut twice = files.tensor(&a()).clone();
+            twice.name = format!("base_model.model.{MODULE}.lora_A.default.weight");
+            files.tensors.push(twice);
+        },
+        expected: |error| matches!(error, AdapterError::Twice { .. }),
+        says: &["k_proj.lora_A.weight`", "k_proj.lora_A.default.weight`", "same matrix"],
+    },
+    Fault {
+        what: "another adapter's name",
+        spoil: |files| {
+            for tensor in &mut files.tensors {
+                tensor.name = tensor.name.replace(".weight", ".policy.weight");
+            }
+        },
+        expected: |error| matches!(error, AdapterError::AdapterName { others: false, .. }),
+        says: &["adapter's name `policy`", "`default`"],
+    },
+    Fault {
+        what: "two adapters",
+        spoil: |files| {
+            for tensor in files.tensors.clone() {
+                files.tensor(&tensor.name).name = tensor.name.replace(".weight", ".default.weight");
+                let name = tensor.name.replace(".weight", ".reference.weight");
+                files.tensors.push(RawTensor { name, ..tensor });
+            }
+        },
+        expected: |error| matches!(error, AdapterError::AdapterName { others: true, .. }),
+        says: &["several adapters", "`reference`", "keep one"],
+    },
+    Fault {
+        what: "the base's own weights",
+        spoil: |files| push(files, &format!("base_model.model.{MODULE}.base_layer.weight"), &[32, 64]),
+        expected: is_unsupported_tensor,
+        says: &["base_layer", "the base's own weights"],
+    },
+    Fault {
+        what: "a bias on B under the adapter's name",
+        spoil: |files| push(files, &format!("base_model.model.{MODULE}.lora_B.default.bias"), &[32]),
+        expected: is_unsupported_tensor,
+        says: &["lora_B.default.bias", "lora_bias"],
+    },
+    Fault {
+        what: "an adapter on the output embedding under the adapter's name",
+        spoil: |files| push(files, "base_model.model.lm_head.lora_A.default.weight", &[8, 64]),
+        expected: is_unsupported_tensor,
+        says: &["lm_head.lora_A.default.weight", "an adapter on an embedding"],
+    },
+    Fault {
+        what: "an adapter on the embedding under the adapter's name",
+        spoil: |files| push(files, "base_model.model.model.embed_tokens.lora_embedding_A.default", &[8, 256]),
+        expected: is_unsupported_tensor,
+        says: &["lora_embedding_A.default", "an adapter on an embedding"],
+    },
+    Fault {
+        what: "a whole module as a running model has it",
+        spoil: |files| push(files, "base_model.model.lm_head.modules_to_save.default.weight", &[256, 64]),
+        expected: is_unsupported_tensor,
+        says: &["lm_head.modules_to_save.default.weight", "trained whole"],
     },
     Fault {
         what: "another rank than the configuration's",
@@ -474,13 +566,20 @@ fn broken_files_are_refused_with_the_fault_named() {
         (
             "no configuration",
             |dir| std::fs::remove_file(dir.join("adapter_config.json")).unwrap(),
-            |error| matches!(error, AdapterError::NoFile { file: "adapter_config.json", pickle: false, .. }),
+            |error| {
+                matches!(error, AdapterError::NoFile { file: "adapter_config.json", instead: Instead::Nothing, .. })
+            },
             &["adapter_config.json"],
         ),
         (
             "no values",
             |dir| std::fs::remove_file(dir.join("adapter_model.safetensors")).unwrap(),
-            |error| matches!(error, AdapterError::NoFile { file: "adapter_model.safetensors", pickle: false, .. }),
+            |error| {
+                matches!(
+                    error,
+                    AdapterError::NoFile { file: "adapter_model.safetensors", instead: Instead::Nothing, .. }
+                )
+            },
             &["adapter_model.safetensors"],
         ),
         (
@@ -488,7 +587,7 @@ fn broken_files_are_refused_with_the_fault_named() {
             |dir| {
                 std::fs::rename(dir.join("adapter_model.safetensors"), dir.join("adapter_model.bin")).unwrap();
             },
-            |error| matches!(error, AdapterError::NoFile { pickle: true, .. }),
+            |error| matches!(error, AdapterError::NoFile { instead: Instead::Pickle, .. }),
             &["adapter_model.bin", "PEFT"],
         ),
         (
@@ -563,6 +662,7 @@ fn the_adapter_of_another_model_is_refused() {
             let expected = matches!(
                 error,
                 AdapterError::Unmatched { .. }
+                    | AdapterError::Misnamed { .. }
                     | AdapterError::Shape { .. }
                     | AdapterError::NotInFile { .. }
                     | AdapterError::Config { fault: ConfigFault::NothingMatches { .. }, .. }

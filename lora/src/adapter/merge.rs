@@ -4,9 +4,14 @@
 //! does not grow with the model. All is written into a folder beside the output, which gets the output's name when it is
 //! complete.
 
+mod copies;
+
 use super::config::Task;
 use super::error::AdapterError;
-use super::peft::{self, Contents, Wanted};
+use super::folder::WEIGHTS;
+use super::hashes::base_hash;
+use super::names::shared_name;
+use super::peft::{self, Contents, NotRun, Wanted};
 use crate::data::TemplateSources;
 use align_engine::model::adapters::LinearId;
 use align_engine::model::{ConfigError, Layout, LinearInfo, ModelConfig};
@@ -16,10 +21,10 @@ use align_engine::weights::{
 use align_kernels::device::WeightDtype;
 use align_kernels::gemm::{Accumulate, Dx};
 use align_kernels::{Columns, Device, KernelError, Precision, Slice};
+use copies::Fate;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -59,6 +64,8 @@ pub enum Existing {
 pub struct MergeReport {
     /// Matrices that an update was added to.
     pub merged: usize,
+    /// Those of them that this program does not run, such as a vision tower's.
+    pub not_run: usize,
     /// Their elements.
     pub elements: u64,
     /// Those of the elements that are another number than before: a small update can vanish when a 16-bit weight is rounded.
@@ -69,9 +76,18 @@ pub struct MergeReport {
     pub bytes: u64,
     /// Other files copied.
     pub copied: usize,
-    /// Paths within the base's directory that were not copied: other forms of the weights, which have no update, folders of
-    /// version control and download tools, links to folders and links that lead nowhere.
+    /// Paths within the base's directory that were not copied: other forms of the weights, which have no update, files of an
+    /// adapter and of a training run, folders of version control and download tools, links to folders and links that lead
+    /// nowhere.
     pub left_out: Vec<PathBuf>,
+    /// Keys of `config.json` that were left out: the mark of a quantisation that the weights do not have.
+    pub config_keys: Vec<String>,
+    /// [`base_hash`] of the base.
+    pub base: String,
+    /// The same of the base that the adapter was trained on, if its file says it.
+    pub trained_on: Option<String>,
+    /// `base_model_name_or_path` of the adapter.
+    pub base_name: Option<String>,
 }
 
 /// A merge that was refused or failed. The output directory is as it was before.
@@ -97,10 +113,31 @@ pub enum MergeError {
          the weights are damaged, or the adapter is from a run that diverged"
     )]
     NonFinite { path: PathBuf, tensor: String, element: usize, base: f32, delta: f32, dtype: WeightDtype },
+    /// An update of a part that this program does not run, which the base's files do not have or have in another shape.
+    #[error(
+        "{path}: the update of `{tensor}` {:?} and its A {:?} {}; is this the adapter of another model?",
+        .shapes[0], .shapes[1], not_run_hint(.found.as_ref())
+    )]
+    NotRun {
+        path: PathBuf,
+        /// Its B.
+        tensor: String,
+        /// Of B and of A.
+        shapes: [Vec<usize>; 2],
+        /// The tensor of the base that it is for.
+        found: Option<(String, Vec<usize>)>,
+    },
     #[error("{output}: not written: cannot {action} {path}: {source}; what was there before stays")]
     Io { output: PathBuf, action: &'static str, path: PathBuf, source: io::Error },
     #[error("{output}: not written: {source}")]
     Write { output: PathBuf, source: WriteError },
+}
+
+fn not_run_hint(found: Option<&(String, Vec<usize>)>) -> String {
+    match found {
+        Some((name, shape)) => format!("does not fit `{name}` {shape:?} of the base"),
+        None => "is for a module that the base's files do not have".to_owned(),
+    }
 }
 
 impl Merge<'_> {
@@ -113,7 +150,8 @@ impl Merge<'_> {
         let base = Base::open(self.model)?;
         // a language model has no place for a score head
         let wanted = Wanted { task: Some(Task::CausalLm), hidden_size: base.config.hidden_size };
-        let Contents { updates, .. } = peft::read(self.adapter, &base.linears, base.config.module_prefix, wanted)?;
+        let Contents { config, updates, not_run, base: trained_on, .. } =
+            peft::read(self.adapter, &base.linears, base.config.module_prefix, wanted)?;
         let mut deltas = BTreeMap::new();
         for update in updates {
             let linear = &base.linears[update.choice.linear];
@@ -129,6 +167,10 @@ impl Merge<'_> {
             };
             deltas.insert(tensor.as_str(), delta);
         }
+        for update in &not_run {
+            let (tensor, delta) = self.delta_of_not_run(device, &base.checkpoint, update)?;
+            deltas.insert(tensor, delta);
+        }
 
         let parent = match self.output.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -139,12 +181,17 @@ impl Merge<'_> {
         let staged = temporary_folder(parent).map_err(|error| io("make a folder in", parent, error))?;
         let mut report = MergeReport {
             merged: deltas.len(),
+            not_run: not_run.len(),
             elements: 0,
             changed: 0,
             max_delta: 0.0,
             bytes: 0,
             copied: 0,
             left_out: Vec::new(),
+            config_keys: Vec::new(),
+            base: base_hash(&base.config, &base.checkpoint).to_string(),
+            trained_on,
+            base_name: config.base_model_name_or_path,
         };
         self.copy_others(&base.checkpoint, Path::new(""), staged.path(), &mut report)?;
         if let Some(template) = self.chat_template {
@@ -157,6 +204,43 @@ impl Merge<'_> {
         sync(staged.path()).map_err(|error| io("write to the disk", staged.path(), error))?;
         self.put_in_place(staged, parent)?;
         Ok(report)
+    }
+
+    /// The update of a part that this program does not run: the tensor of the checkpoint that it is for, whose file may name the
+    /// modules as they were called before.
+    fn delta_of_not_run<'a>(
+        &self,
+        device: &Device,
+        checkpoint: &'a Checkpoint,
+        update: &NotRun,
+    ) -> Result<(&'a str, Delta), MergeError> {
+        let wanted = format!("{}.weight", shared_name(&update.module));
+        let found = checkpoint.tensors().find(|(tensor, _)| shared_name(&tensor.name) == wanted);
+        let (lora_a, lora_b) = (&update.lora_a, &update.lora_b);
+        let fault = |found: Option<&TensorInfo>| MergeError::NotRun {
+            path: self.adapter.join(WEIGHTS),
+            tensor: lora_b.key.clone(),
+            shapes: [lora_b.shape.clone(), lora_a.shape.clone()],
+            found: found.map(|tensor| (tensor.name.clone(), tensor.shape.clone())),
+        };
+        let Some((tensor, file)) = found else { return Err(fault(None)) };
+        let ([out_features, _, ones @ ..], [_, inputs @ ..]) = (&lora_b.shape[..], &lora_a.shape[..]) else {
+            return Err(fault(Some(tensor)));
+        };
+        let fits = tensor.shape.split_first() == Some((out_features, inputs));
+        if !fits || inputs.is_empty() || inputs.contains(&0) || ones.iter().any(|size| *size != 1) {
+            return Err(fault(Some(tensor)));
+        }
+        file.weight_dtype(tensor)?;
+        let delta = Delta {
+            rank: update.rank,
+            // of a convolution all that a place of its output sees
+            in_features: inputs.iter().product(),
+            scaling: update.scaling,
+            lora_a: device.upload("merge.lora_a", &lora_a.values)?,
+            lora_b: device.upload("merge.lora_b", &lora_b.values)?,
+        };
+        Ok((&tensor.name, delta))
     }
 
     fn io(&self, action: &'static str, path: &Path, source: io::Error) -> MergeError {
@@ -220,20 +304,22 @@ impl Merge<'_> {
             }
             if facts.is_dir() {
                 let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
-                if is_link || is_bookkeeping(&name) {
+                if is_link || copies::of_folder(&name) == Fate::LeftOut {
                     report.left_out.push(path);
                     continue;
                 }
                 let target = staged.join(&path);
                 std::fs::create_dir(&target).map_err(|error| self.io("make", &target, error))?;
                 self.copy_others(checkpoint, &path, staged, report)?;
-            } else if !facts.is_file() || is_other_weights(&name, checkpoint) {
+            } else if !facts.is_file() || copies::of_file(&name, checkpoint) == Fate::LeftOut {
                 report.left_out.push(path);
             } else {
                 let target = staged.join(&path);
-                std::fs::copy(&source, &target)
-                    .and_then(|_| sync(&target))
-                    .map_err(|error| self.io("copy", &source, error))?;
+                let copied = match at_top && name == "config.json" {
+                    true => write_config(&source, &target, report),
+                    false => std::fs::copy(&source, &target).map(drop),
+                };
+                copied.and_then(|()| sync(&target)).map_err(|error| self.io("copy", &source, error))?;
                 report.copied += 1;
             }
         }
@@ -324,6 +410,20 @@ impl Merge<'_> {
         // it has its new name: nothing is left to remove
         let _ = staged.keep();
         sync(parent).map_err(|error| self.io("write to the disk", parent, error))
+    }
+}
+
+/// Copies `config.json`, without what says that the weights are quantised: those that are merged are not.
+fn write_config(source: &Path, target: &Path, report: &mut MergeReport) -> io::Result<()> {
+    let bytes = std::fs::read(source)?;
+    let Ok(serde_json::Value::Object(mut config)) = serde_json::from_slice(&bytes) else {
+        // it was read as JSON a moment ago
+        return std::fs::write(target, bytes);
+    };
+    report.config_keys = copies::without_quantisation(&mut config);
+    match report.config_keys.is_empty() {
+        true => std::fs::write(target, bytes),
+        false => std::fs::write(target, serde_json::to_vec_pretty(&config)?),
     }
 }
 
@@ -453,22 +553,6 @@ fn narrow(dtype: WeightDtype, value: f32, bytes: &mut [u8]) -> f32 {
             rounded.to_f32()
         }
     }
-}
-
-/// Folders that are about the directory, not about the model.
-fn is_bookkeeping(name: &OsStr) -> bool {
-    name == ".git" || name == ".cache"
-}
-
-/// Whether a file holds the base's weights in another form, or is the index of one: without the update, a copy of it would be a
-/// trap for the program that prefers it.
-fn is_other_weights(name: &OsStr, checkpoint: &Checkpoint) -> bool {
-    let Some(name) = name.to_str() else { return false };
-    let in_one_piece = checkpoint.shards().iter().any(|shard| shard.path().ends_with("model.safetensors"));
-    let is_index = name.ends_with(".index.json") && (in_one_piece || name != "model.safetensors.index.json");
-    let torch = name.starts_with("pytorch_model") && name.ends_with(".bin");
-    let others = [".safetensors", ".pth", ".gguf", ".onnx", ".onnx_data", ".h5", ".msgpack"];
-    is_index || torch || others.iter().any(|ending| name.ends_with(ending))
 }
 
 /// The path with links followed, as far as it is there.

@@ -2,15 +2,20 @@
 
 mod config;
 mod error;
+mod folder;
 mod hashes;
 mod merge;
+mod names;
 mod peft;
 mod targets;
 
+pub use blake3::Hash;
 pub use config::{LoraConfig, Task};
 pub use error::{AdapterError, ConfigFault};
+pub use folder::{Instead, StrayAdapter};
 pub use hashes::{adapter_hash, base_hash};
 pub use merge::{Existing, Merge, MergeError, MergeReport};
+pub use names::{Misnamed, NameFault};
 pub use targets::{Choice, ModuleNames, Modules, Targets};
 
 use align_engine::autograd::param::{Param, ParamId};
@@ -18,7 +23,8 @@ use align_engine::model::adapters::{AdapterSet, LowRank};
 use align_engine::model::{LinearInfo, Model};
 use align_kernels::rng::Key;
 use align_kernels::{Device, KernelError};
-use peft::{Contents, Half, Tensor, Update, Wanted};
+use names::Half;
+use peft::{Contents, NotRun, Tensor, Update, Wanted};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -30,6 +36,10 @@ pub struct Adapter {
     set: Arc<AdapterSet>,
     /// The tensors' names in PEFT's file, by [`ParamId`].
     keys: Vec<String>,
+    /// Updates of parts that this program does not run, kept for the file that is written.
+    not_run: Vec<NotRun>,
+    /// [`base_hash`] of the base that it was trained on, where that is known.
+    base: Option<String>,
 }
 
 impl Adapter {
@@ -97,8 +107,10 @@ impl Adapter {
     fn read(model: &Model, dir: &Path, task: Option<Task>) -> Result<Adapter, AdapterError> {
         let linears = model.linears();
         let wanted = Wanted { task, hidden_size: model.config().hidden_size };
-        let Contents { config, updates, score_head } = peft::read(dir, linears, model.config().module_prefix, wanted)?;
-        Ok(Adapter::on_device(model.device(), linears, config, updates, score_head)?)
+        let Contents { config, updates, score_head, not_run, base } =
+            peft::read(dir, linears, model.config().module_prefix, wanted)?;
+        let adapter = Adapter::on_device(model.device(), linears, config, updates, score_head)?;
+        Ok(Adapter { not_run, base, ..adapter })
     }
 
     fn on_device(
@@ -114,16 +126,16 @@ impl Adapter {
             let LinearInfo { id, name, in_features, out_features } = &linears[choice.linear];
             let rank = choice.rank;
             let lora_a = Param::new(device, ParamId(keys.len()), [rank, *in_features], &lora_a)?;
-            keys.push(peft::key(name, Half::A));
+            keys.push(names::key(name, Half::A));
             let lora_b = Param::new(device, ParamId(keys.len()), [*out_features, rank], &lora_b)?;
-            keys.push(peft::key(name, Half::B));
+            keys.push(names::key(name, Half::B));
             set.insert(*id, LowRank { lora_a, lora_b, scaling: choice.scaling });
         }
         if let Some(head) = score_head {
             set.set_score_head(Param::new(device, ParamId(keys.len()), [1, head.len()], &head)?);
-            keys.push(peft::score_key());
+            keys.push(names::score_key());
         }
-        Ok(Adapter { device: device.clone(), config, set: Arc::new(set), keys })
+        Ok(Adapter { device: device.clone(), config, set: Arc::new(set), keys, not_run: Vec::new(), base: None })
     }
 
     /// Writes `adapter_model.safetensors` and `adapter_config.json` into `dir`, which is made if need be. Each file appears
@@ -135,10 +147,15 @@ impl Adapter {
     pub fn save(&self, dir: &Path) -> Result<(), AdapterError> {
         let io = |source| AdapterError::Io { path: dir.to_owned(), action: "make the folder", source };
         std::fs::create_dir_all(dir).map_err(io)?;
-        let tensor =
-            |(key, param): (String, &Param)| Tensor { key, shape: param.shape(), values: param.read().download() };
-        peft::write(&dir.join(peft::WEIGHTS), self.params().map(tensor).collect())?;
-        self.config.write(&dir.join(peft::CONFIG))
+        let tensor = |(key, param): (String, &Param)| Tensor {
+            key,
+            shape: param.shape().to_vec(),
+            values: param.read().download(),
+        };
+        let not_run = self.not_run.iter().flat_map(|update| [update.lora_a.clone(), update.lora_b.clone()]);
+        let tensors = self.params().map(tensor).chain(not_run).collect();
+        peft::write(&dir.join(folder::WEIGHTS), tensors, self.base.as_deref())?;
+        self.config.write(&dir.join(folder::CONFIG))
     }
 
     /// Sets the dropout that training is to use, as the written configuration will say.
@@ -150,6 +167,22 @@ impl Adapter {
         config.check().map_err(AdapterError::Options)?;
         self.config = config;
         Ok(())
+    }
+
+    /// Says which base it is trained on from now on: the [`base_hash`] that is written beside the values.
+    pub fn set_base(&mut self, hash: Hash) {
+        self.base = Some(hash.to_string());
+    }
+
+    /// The [`base_hash`] of the base that it was trained on; `None` if its file does not say, as those of other programs.
+    pub fn base(&self) -> Option<&str> {
+        self.base.as_deref()
+    }
+
+    /// How many updates are for parts of the model that this program does not run, such as a vision tower. They change no
+    /// text, and [`Adapter::save`] writes them as they were read.
+    pub fn not_run(&self) -> usize {
+        self.not_run.len()
     }
 
     /// What it is.

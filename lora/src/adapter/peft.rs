@@ -1,59 +1,23 @@
 //! `adapter_model.safetensors` as PEFT names and shapes its tensors, both ways.
 //!
 //! `base_model.model.` + module + `.lora_A.weight` `[rank, in_features]` and `.lora_B.weight` `[out_features, rank]`; of a
-//! reward model `base_model.model.score.weight` `[1, hidden_size]` too.
+//! reward model `base_model.model.score.weight` `[1, hidden_size]` too. What other names are read is in `names.rs`.
 
-use super::config::{LoraConfig, SCORE, Task};
+use super::config::{LoraConfig, Task};
 use super::error::AdapterError;
+use super::folder::{self, CONFIG, WEIGHTS};
+use super::names::{Half, Parts, Place, Places, key, parts, score_key, shared_name};
 use super::targets::{Choice, Modules};
 use align_engine::model::LinearInfo;
 use align_engine::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
-/// The file of the values.
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
-/// The file of the configuration.
-pub(super) const CONFIG: &str = "adapter_config.json";
-/// The file of the values in older adapters: a Python pickle, which runs code when it is read.
-const PICKLE: &str = "adapter_model.bin";
-const PREFIX: &str = "base_model.model.";
 /// How many names an error shows.
 const SHOWN: usize = 5;
-
-/// A matrix of an update.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Half {
-    A,
-    B,
-}
-
-impl Half {
-    fn suffix(self) -> &'static str {
-        match self {
-            Half::A => ".lora_A.weight",
-            Half::B => ".lora_B.weight",
-        }
-    }
-
-    fn other(self) -> Half {
-        match self {
-            Half::A => Half::B,
-            Half::B => Half::A,
-        }
-    }
-}
-
-/// The tensor's name of one half of the update of `module`.
-pub(super) fn key(module: &str, half: Half) -> String {
-    format!("{PREFIX}{module}{}", half.suffix())
-}
-
-/// The tensor's name of the score head.
-pub(super) fn score_key() -> String {
-    format!("{PREFIX}{SCORE}.weight")
-}
+/// The key of [`base_hash`](super::base_hash) beside the values: in the header of the file, which no reader of PEFT's looks at.
+const BASE: &str = "base_weights";
 
 /// An adapter's two files.
 #[derive(Debug)]
@@ -62,6 +26,9 @@ pub(super) struct Contents {
     pub updates: Vec<Update>,
     /// `[1, hidden_size]`, of a reward model.
     pub score_head: Option<Vec<f32>>,
+    pub not_run: Vec<NotRun>,
+    /// [`base_hash`](super::base_hash) of the base that it was trained on, if the file says it.
+    pub base: Option<String>,
 }
 
 /// What a file is read for.
@@ -83,6 +50,19 @@ pub(super) struct Update {
     pub lora_b: Vec<f32>,
 }
 
+/// The values of the update of a module that this program does not run, such as one of a vision tower.
+#[derive(Debug, Clone)]
+pub(super) struct NotRun {
+    /// As the file names it.
+    pub module: String,
+    pub rank: usize,
+    pub scaling: f32,
+    /// `[rank, in_features]`, or `[rank, channels, height, width]` of a convolution.
+    pub lora_a: Tensor,
+    /// `[out_features, rank]`, or `[out_features, rank, 1, 1]`.
+    pub lora_b: Tensor,
+}
+
 /// Reads both files of the adapter in `dir` for a model with these linear layers.
 ///
 /// # Errors
@@ -90,81 +70,146 @@ pub(super) struct Update {
 pub(super) fn read(dir: &Path, linears: &[LinearInfo], prefix: &str, wanted: Wanted) -> Result<Contents, AdapterError> {
     let config_path = dir.join(CONFIG);
     let weights_path = dir.join(WEIGHTS);
-    for (path, file) in [(&config_path, CONFIG), (&weights_path, WEIGHTS)] {
-        if !path.exists() {
-            return Err(AdapterError::NoFile { dir: dir.to_owned(), file, pickle: dir.join(PICKLE).exists() });
-        }
-    }
+    folder::check(dir, &[CONFIG, WEIGHTS])?;
     let config = LoraConfig::read(&config_path)?;
     if let Some(needed) = wanted.task.filter(|needed| *needed != config.task) {
         return Err(AdapterError::Task { path: config_path, found: config.task, needed });
     }
     let modules = Modules::new(linears, prefix);
-    let choices = config.choose(&modules).map_err(|fault| AdapterError::Config { path: config_path, fault })?;
+    let in_config = |fault| AdapterError::Config { path: config_path.clone(), fault };
+    let choices = config.choose(&modules).map_err(in_config)?;
     let file = SafetensorsFile::open(&weights_path)?;
     let found = Found::sort(&file, &modules, config.task)?;
     found.check_modules(&choices, &modules)?;
+    // as the file names them, or as the model does now
+    let names: Vec<&str> = found.not_run.keys().copied().collect();
+    let now: Vec<String> = names.iter().map(|name| format!("model.{}", shared_name(name))).collect();
+    let mut chosen = config.choose_any(&names).map_err(in_config)?;
+    for (choice, now) in chosen.iter_mut().zip(config.choose_any(&now).map_err(in_config)?) {
+        *choice = choice.or(now);
+    }
+    let not_run = found.not_run(&chosen)?;
     let updates = choices.into_iter().map(|choice| found.update(choice, &linears[choice.linear]));
     let updates = updates.collect::<Result<_, _>>()?;
     let score_head = match config.task {
         Task::CausalLm => None,
         Task::SequenceClassification => Some(found.score_head(wanted.hidden_size)?),
     };
-    Ok(Contents { config, updates, score_head })
+    let is_hash = |text: &&String| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let base = file.metadata().get(BASE).filter(is_hash).cloned();
+    Ok(Contents { config, updates, score_head, not_run, base })
 }
 
-/// The tensors of a file by the linear layer that they are for.
+/// The tensors of a file by what they are for.
 struct Found<'a> {
     file: &'a SafetensorsFile,
     halves: BTreeMap<(usize, Half), &'a TensorInfo>,
     score: Option<&'a TensorInfo>,
+    /// By module: A and B.
+    not_run: BTreeMap<&'a str, [Option<&'a TensorInfo>; 2]>,
 }
 
 impl<'a> Found<'a> {
     /// Refuses tensors that belong to no linear layer nor to the head of the task, and halves without the other.
     fn sort(file: &'a SafetensorsFile, modules: &Modules<'_>, task: Task) -> Result<Found<'a>, AdapterError> {
-        let places: HashMap<&str, usize> = modules.linears.iter().enumerate().map(|(at, name)| (*name, at)).collect();
+        let places = Places::new(modules);
         let path = || file.path().to_owned();
-        let mut halves = BTreeMap::new();
+        let mut found = Found { file, halves: BTreeMap::new(), score: None, not_run: BTreeMap::new() };
         let mut unmatched = BTreeSet::new();
-        let score_key = score_key();
-        let mut score = None;
+        let mut adapters = BTreeSet::new();
         for tensor in file.tensors() {
-            if tensor.name == score_key {
+            if tensor.name == score_key() {
                 if task == Task::CausalLm {
                     let feature = "a score head, beside a `task_type` other than SEQ_CLS in adapter_config.json";
-                    return Err(AdapterError::Unsupported { path: path(), tensor: score_key, feature });
+                    return Err(AdapterError::Unsupported { path: path(), tensor: score_key(), feature });
                 }
-                score = Some(tensor);
+                found.score = Some(tensor);
                 continue;
             }
-            let inner = tensor.name.strip_prefix(PREFIX);
-            let half =
-                [Half::A, Half::B].into_iter().find_map(|half| Some((inner?.strip_suffix(half.suffix())?, half)));
-            if let Some(feature) = foreign(&tensor.name, half.map(|(module, _)| module)) {
+            let parts = parts(&tensor.name);
+            if let Some(feature) = foreign(&tensor.name, parts.map(|parts| parts.module)) {
                 return Err(AdapterError::Unsupported { path: path(), tensor: tensor.name.clone(), feature });
             }
-            match half.and_then(|(module, half)| Some((*places.get(module)?, half))) {
-                Some(place) => {
-                    halves.insert(place, tensor);
-                }
-                None => {
-                    unmatched.insert(tensor.name.clone());
-                }
+            let place = parts.map_or(Place::Nowhere, |parts| places.find(parts.module));
+            let (Some(Parts { module, half, foreign_adapter }), false) = (parts, place == Place::Nowhere) else {
+                unmatched.insert(tensor.name.as_str());
+                continue;
+            };
+            if let Some(adapter) = foreign_adapter {
+                adapters.insert(adapter);
+                continue;
             }
+            let earlier = match place {
+                Place::Linear(linear) => found.halves.insert((linear, half), tensor),
+                Place::NotRun => found.not_run.entry(module).or_default()[half as usize].replace(tensor),
+                Place::Nowhere => None,
+            };
+            if let Some(earlier) = earlier {
+                let (tensor, other) = (earlier.name.clone(), tensor.name.clone());
+                return Err(AdapterError::Twice { path: path(), tensor, other });
+            }
+        }
+        if !adapters.is_empty() {
+            let named = adapters.into_iter().take(SHOWN).map(str::to_owned).collect();
+            let others = !found.halves.is_empty();
+            return Err(AdapterError::AdapterName { path: path(), named, others });
+        }
+        if let Some(misnamed) = unmatched.iter().find_map(|tensor| places.misnamed(tensor)) {
+            return Err(AdapterError::Misnamed { path: path(), misnamed, count: unmatched.len() });
         }
         if !unmatched.is_empty() {
             let count = unmatched.len();
-            let tensors = unmatched.into_iter().take(SHOWN).collect();
+            let tensors = unmatched.into_iter().take(SHOWN).map(str::to_owned).collect();
             return Err(AdapterError::Unmatched { path: path(), tensors, count });
         }
-        for (&(linear, half), tensor) in &halves {
-            if !halves.contains_key(&(linear, half.other())) {
+        for (&(linear, half), tensor) in &found.halves {
+            if !found.halves.contains_key(&(linear, half.other())) {
                 let missing = key(modules.linears[linear], half.other());
                 return Err(AdapterError::Partner { path: path(), tensor: tensor.name.clone(), missing });
             }
         }
-        Ok(Found { file, halves, score })
+        Ok(found)
+    }
+
+    /// The updates of modules that are not run; `chosen` has the rank and the scaling that the configuration gives each.
+    fn not_run(&self, chosen: &[Option<Choice>]) -> Result<Vec<NotRun>, AdapterError> {
+        let path = || self.file.path().to_owned();
+        let left_out: Vec<&&str> =
+            self.not_run.keys().zip(chosen).filter(|(_, c)| c.is_none()).map(|(m, _)| m).collect();
+        if !left_out.is_empty() {
+            let modules = left_out.iter().take(SHOWN).map(|module| (**module).to_owned()).collect();
+            return Err(AdapterError::NotTargeted { path: path(), modules, count: left_out.len() });
+        }
+        let updates = self.not_run.iter().zip(chosen.iter().flatten()).map(|((module, halves), choice)| {
+            let missing = |tensor: &TensorInfo, half| {
+                let missing = key(module, half);
+                AdapterError::Partner { path: path(), tensor: tensor.name.clone(), missing }
+            };
+            let (lora_a, lora_b) = match *halves {
+                [Some(lora_a), Some(lora_b)] => (lora_a, lora_b),
+                [Some(lora_a), None] => return Err(missing(lora_a, Half::B)),
+                [None, Some(lora_b)] => return Err(missing(lora_b, Half::A)),
+                [None, None] => unreachable!("an entry is made for a tensor"),
+            };
+            let half = |tensor: &TensorInfo, half, rank_dim: usize| {
+                let found_rank = tensor.shape.get(rank_dim).copied().unwrap_or(0);
+                if found_rank != choice.rank {
+                    let (tensor, found, expected) = (tensor.name.clone(), tensor.shape.clone(), choice.rank);
+                    return Err(AdapterError::Rank { path: path(), tensor, found, found_rank, expected });
+                }
+                let values = self.file.to_f32(tensor)?;
+                check_finite(self.file.path(), &tensor.name, &values)?;
+                Ok(Tensor { key: key(module, half), shape: tensor.shape.clone(), values })
+            };
+            Ok(NotRun {
+                module: (*module).to_owned(),
+                rank: choice.rank,
+                scaling: choice.scaling,
+                lora_a: half(lora_a, Half::A, 0)?,
+                lora_b: half(lora_b, Half::B, 1)?,
+            })
+        });
+        updates.collect()
     }
 
     /// Refuses a file whose modules are not those of the configuration.
@@ -241,8 +286,11 @@ fn foreign(tensor: &str, module: Option<&str>) -> Option<&'static str> {
     if tensor.contains("lora_magnitude_vector") {
         return Some("DoRA");
     }
-    if tensor.ends_with(".lora_A.bias") || tensor.ends_with(".lora_B.bias") {
+    if tensor.ends_with(".bias") && (tensor.contains(".lora_A.") || tensor.contains(".lora_B.")) {
         return Some("an adapter with biases (`lora_bias`)");
+    }
+    if tensor.contains(".base_layer.") {
+        return Some("the base's own weights, which PEFT would put in place of the model's");
     }
     let whole = tensor.strip_suffix(".weight").is_some_and(is_embedding);
     (whole || tensor.contains("modules_to_save")).then_some("a module that was trained whole (`modules_to_save`)")
@@ -259,10 +307,11 @@ pub(super) fn check_finite(path: &Path, tensor: &str, values: &[f32]) -> Result<
     }
 }
 
-/// A matrix to be written.
+/// A tensor to be written.
+#[derive(Clone)]
 pub(super) struct Tensor {
     pub key: String,
-    pub shape: [usize; 2],
+    pub shape: Vec<usize>,
     /// Row-major.
     pub values: Vec<f32>,
 }
@@ -273,19 +322,20 @@ impl fmt::Debug for Tensor {
     }
 }
 
-/// Writes the file of the values: f32, in the order of the names, as PEFT does. It appears whole, or what was there before
-/// stays.
+/// Writes the file of the values: f32, in the order of the names, as PEFT does, with the hash of the base in its header. It
+/// appears whole, or what was there before stays.
 ///
 /// # Errors
 /// [`AdapterError::NonFinite`], [`AdapterError::Write`].
-pub(super) fn write(path: &Path, mut tensors: Vec<Tensor>) -> Result<(), AdapterError> {
+pub(super) fn write(path: &Path, mut tensors: Vec<Tensor>, base: Option<&str>) -> Result<(), AdapterError> {
     tensors.sort_by(|one, other| one.key.cmp(&other.key));
     for tensor in &tensors {
         check_finite(path, &tensor.key, &tensor.values)?;
     }
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let mut metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    metadata.extend(base.map(|hash| (BASE.to_owned(), hash.to_owned())));
     let spec =
-        |tensor: &Tensor| TensorSpec { name: tensor.key.clone(), dtype: Dtype::F32, shape: tensor.shape.to_vec() };
+        |tensor: &Tensor| TensorSpec { name: tensor.key.clone(), dtype: Dtype::F32, shape: tensor.shape.clone() };
     let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
     let mut writer = SafetensorsWriter::create(path, &metadata, &specs)?;
     for tensor in &tensors {

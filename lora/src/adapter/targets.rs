@@ -126,6 +126,21 @@ impl LoraConfig {
         Ok(facts.map(|(linear, (rank, alpha))| Choice { linear, rank, scaling: self.scaling(rank, alpha) }).collect())
     }
 
+    /// What this configuration gives each of these modules, of whatever part of a model; `None` for those it leaves out.
+    ///
+    /// # Errors
+    /// [`ConfigFault::Pattern`], [`ConfigFault::Embedding`].
+    pub(super) fn choose_any(&self, names: &[impl AsRef<str>]) -> Result<Vec<Option<Choice>>, ConfigFault> {
+        let modules = Modules { linears: names.iter().map(AsRef::as_ref).collect(), prefix: "" };
+        let mut all = vec![None; names.len()];
+        if !names.is_empty() && !self.chosen_modules(&modules)?.is_empty() {
+            for choice in self.choose(&modules)? {
+                all[choice.linear] = Some(choice);
+            }
+        }
+        Ok(all)
+    }
+
     fn chosen_modules(&self, modules: &Modules<'_>) -> Result<Vec<usize>, ConfigFault> {
         let excluded = match &self.exclude_modules {
             Some(names) => Some(Matcher::new("exclude_modules", names)?),

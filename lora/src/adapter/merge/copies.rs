@@ -1,0 +1,103 @@
+//! Which files of the base's directory are copied beside the merged weights.
+//!
+//! Whatever makes the result load wrongly is not: the weights in other forms and their indexes, which have no update; the files
+//! of an adapter, which other programs would apply to the merged weights again, or look for in vain; the state of a training run;
+//! the mark of a quantisation that the weights do not have.
+
+use crate::adapter::folder::is_adapters;
+use align_engine::weights::Checkpoint;
+use serde_json::{Map, Value};
+use std::ffi::OsStr;
+
+/// What happens to an entry of the base's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Copied,
+    LeftOut,
+}
+
+/// What happens to a folder.
+pub(super) fn of_folder(name: &OsStr) -> Fate {
+    let about_the_directory = name == ".git" || name == ".cache" || name == ".huggingface";
+    let of_a_run = name.to_str().is_some_and(|name| {
+        ["checkpoint-", "global_step"].iter().any(|start| {
+            name.strip_prefix(start)
+                .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()))
+        })
+    });
+    if about_the_directory || of_a_run { Fate::LeftOut } else { Fate::Copied }
+}
+
+/// What happens to a file that holds none of the tensors that are merged.
+pub(super) fn of_file(name: &OsStr, checkpoint: &Checkpoint) -> Fate {
+    if is_adapters(name) || is_other_weights(name, checkpoint) || is_training_state(name) {
+        return Fate::LeftOut;
+    }
+    Fate::Copied
+}
+
+/// Whether a file holds the base's weights in another form, or is the index of one: without the update, a copy of it would be a
+/// trap for the program that prefers it.
+fn is_other_weights(name: &OsStr, checkpoint: &Checkpoint) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let in_one_piece = checkpoint.shards().iter().any(|shard| shard.path().ends_with("model.safetensors"));
+    let is_index = name.ends_with(".index.json") && (in_one_piece || name != "model.safetensors.index.json");
+    let named =
+        ["pytorch_model", "openvino_model", "diffusion_pytorch_model"].iter().any(|start| name.starts_with(start))
+            && (name.ends_with(".bin") || name.ends_with(".xml"));
+    let others = [
+        ".safetensors",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".gguf",
+        ".ggml",
+        ".onnx",
+        ".onnx_data",
+        ".h5",
+        ".msgpack",
+        ".ot",
+        ".tflite",
+        ".nemo",
+        ".npz",
+        ".mlmodel",
+        ".mlpackage",
+    ];
+    is_index || named || others.iter().any(|ending| name.ends_with(ending))
+}
+
+/// Whether a file is part of a run that can be resumed: of other weights than the merged ones.
+fn is_training_state(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return false };
+    let exact = [
+        "optimizer.bin",
+        "scheduler.bin",
+        "trainer_state.json",
+        "training_args.bin",
+        "zero_to_fp32.py",
+        "latest",
+        "latest_checkpointed_iteration.txt",
+    ];
+    exact.contains(&name) || (name.starts_with("random_states_") && name.ends_with(".pkl"))
+}
+
+/// Keys of `config.json` that say that the weights are quantised.
+const QUANTISED: [&str; 2] = ["quantization_config", "quantization"];
+
+/// `config.json` for weights that are not quantised: takes out what a merge before has left there, since programs would read the
+/// weights by it. Gives the keys that were taken out.
+pub(super) fn without_quantisation(config: &mut Map<String, Value>) -> Vec<String> {
+    let mut removed = Vec::new();
+    for key in QUANTISED {
+        // its order is the file's, and stays
+        if config.shift_remove(key).is_some_and(|value| !value.is_null()) {
+            removed.push(key.to_owned());
+        }
+        if let Some(Value::Object(text)) = config.get_mut("text_config")
+            && text.shift_remove(key).is_some_and(|value| !value.is_null())
+        {
+            removed.push(format!("text_config.{key}"));
+        }
+    }
+    removed
+}
