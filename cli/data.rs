@@ -34,6 +34,16 @@ pub struct DataOptions<'a> {
     pub keep: &'a KeepArgs,
     /// The demo's files are new each time: their tokens would never be found again.
     pub demo: bool,
+    pub drops: Drops,
+}
+
+/// How many rows may be dropped, bad ones apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drops {
+    /// More than a tenth end the command.
+    Few,
+    /// They are only reported.
+    Reported,
 }
 
 /// Opens data; what is left out goes to `rejects`. Where no row can be used, that is the reason to look at them: they are in
@@ -100,7 +110,11 @@ fn open(
         rejects: rejects.map(|rejects| &mut rejects.lines as &mut dyn Write),
         observer: &mut report,
     };
-    Ok(Dataset::open_with(files, encoder, opening)?)
+    let data = Dataset::open_with(files, encoder, opening)?;
+    if options.drops == Drops::Few {
+        data.survey().check_drops()?;
+    }
+    Ok(data)
 }
 
 /// # Errors

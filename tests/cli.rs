@@ -16,7 +16,7 @@ fn pairs() -> String {
 fn train(folder: &Path, more: &[&str]) -> Run {
     let output = folder.join("out");
     let (model, data) = (tiny(), pairs());
-    let length = if more.contains(&"--max-length") { &[][..] } else { &["--max-length", "96"] };
+    let length = if more.contains(&"--max-length") { &[][..] } else { &["--max-length", "96", "--allow-drops"] };
     let common =
         ["train", "--model", &model, "--data", &data, "--max-steps", "2", "--output", output.to_str().unwrap()];
     align(&[&common[..], length, more].concat())
@@ -117,6 +117,7 @@ fn the_names_of_trl_are_understood() {
         "0.5",
         "--max_length",
         "64",
+        "--allow_drops",
         "--logging_steps",
         "5",
         "--beta",
@@ -153,7 +154,7 @@ fn flags_win_over_the_file_and_paths_are_relative_to_it() {
     std::fs::copy(pairs(), folder.path().join("here.jsonl")).unwrap();
     let config = folder.path().join("run.toml");
     let text = format!(
-        "model = {:?}\ndata = \"here.jsonl\"\nmax_length = 64\nbatch-size = 3\nbeta = 0.5\nmax-steps = 1\n",
+        "model = {:?}\ndata = \"here.jsonl\"\nmax_length = 64\nallow_drops = true\nbatch-size = 3\nbeta = 0.5\nmax-steps = 1\n",
         tiny()
     );
     std::fs::write(&config, text).unwrap();
@@ -245,7 +246,19 @@ fn eval_takes_loss_and_knobs_from_the_run() {
     let (model, data, adapter) = (tiny(), pairs(), folder.path().join("out"));
     let adapter = adapter.to_str().unwrap();
     let eval = |more: &[&str]| {
-        let common = ["eval", "--model", &model, "--adapter", adapter, "--data", &data, "--max-length", "96", "--json"];
+        let common = [
+            "eval",
+            "--model",
+            &model,
+            "--adapter",
+            adapter,
+            "--data",
+            &data,
+            "--max-length",
+            "96",
+            "--allow-drops",
+            "--json",
+        ];
         align(&[&common[..], more].concat()).ok().json()
     };
     let (from_run, explicit) = (eval(&[]), eval(&["--loss", "ipo", "--beta", "0.3", "--no-length-norm"]));

@@ -372,6 +372,7 @@ fn same_seed_twice_gives_the_same_bits_and_another_seed_others() {
             "kto",
             "--max-length",
             "128",
+            "--allow-drops",
             "--max-steps",
             "4",
             "--lora-dropout",

@@ -532,6 +532,7 @@ fn a_full_disk_leaves_the_old_files() {
         "1",
         "--max-length",
         "64",
+        "--allow-drops",
         "--output",
         &adapter,
         "--overwrite",

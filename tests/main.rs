@@ -4,6 +4,7 @@ mod align;
 mod architecture;
 mod cases_adapters;
 mod cases_run;
+mod cases_sanity;
 mod cli;
 mod equalities;
 mod every_loss;

@@ -21,7 +21,7 @@ fn demo_model() -> String {
 fn train(output: &Path, loss: &str, data: &str, more: &[&str]) -> Run {
     let (model, output) = (demo_model(), text(output));
     let common = ["train", "--model", &model, "--loss", loss, "--data", data, "--output", &output, "--threads", "2"];
-    align(&[&common[..], &["--max-length", "128", "--lora-rank", "4"], more].concat())
+    align(&[&common[..], &["--max-length", "128", "--allow-drops", "--lora-rank", "4"], more].concat())
 }
 
 fn score(reward_model: &Path, data: &str, more: &[&str]) -> Run {
@@ -77,7 +77,11 @@ fn a_reward_model_learns_to_order_pairs() {
     let again = folder.path().join("again");
     let (model, data) = (demo_model(), demo_data("pairs_train.jsonl"));
     let more = ["train", "--model", &model, "--loss", "bt", "--data", &data, "--adapter", &dir, "--max-steps", "1"];
-    align(&[&more[..], &["--output", &text(&again), "--max-length", "128", "--center-coef", "0.01"]].concat()).ok();
+    align(
+        &[&more[..], &["--output", &text(&again), "--max-length", "128", "--allow-drops", "--center-coef", "0.01"]]
+            .concat(),
+    )
+    .ok();
     let first = &read_lines(&again.join("metrics.jsonl"))[0];
     assert!(number(&first["rewards/margins"]) > 0.0, "{first}");
 }

@@ -17,7 +17,8 @@ fn run(command: &str, data: &[&Path], more: &[&str]) -> Run {
     let model = tiny();
     let data: Vec<&str> = data.iter().map(|path| path.to_str().unwrap()).collect();
     let cache: &[&str] = if more.contains(&"--data-cache") { &[] } else { &["--data-cache", "off"] };
-    align(&[&[command, "--model", &model, "--max-length", "96", "--data"], &data[..], cache, more].concat())
+    let drops: &[&str] = if matches!(command, "train" | "eval") { &["--allow-drops"] } else { &[] };
+    align(&[&[command, "--model", &model, "--max-length", "96", "--data"], &data[..], cache, drops, more].concat())
 }
 
 fn refused(run: &Run, code: i32, parts: &[&str]) {

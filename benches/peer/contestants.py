@@ -64,6 +64,7 @@ def align(_, args, precision, steps, warmup):
     with tempfile.TemporaryDirectory() as folder:
         command = [args.binary, "train", "--model", args.model, "--data", args.data, "--loss", "dpo", *start, "--lora-dropout", 0,
                    "--precision", precision, "--device", "cpu", "--batch-size", args.batch_size, "--max-length", args.max_length,
+                   "--allow-drops",
                    "--no-shuffle", "--threads", args.threads, "--max-steps", warmup + steps, "--learning-rate", 1e-5,
                    "--schedule", "constant", "--reference-cache", "off", "--output", folder]
         _, _, peak_bytes = processes.run([*command, *args.align_arg])

@@ -40,7 +40,7 @@ def arguments():
 def train(args, rows, cache, output):
     """The steps of a run, without those of its evaluations."""
     processes.run([args.binary, "train", "--model", args.model, "--data", rows, "--loss", args.loss, "--epochs", 2, "--no-shuffle",
-                   "--batch-size", args.batch_size, "--max-length", args.max_length, "--precision", args.precision,
+                   "--batch-size", args.batch_size, "--max-length", args.max_length, "--allow-drops", "--precision", args.precision,
                    "--threads", args.threads, "--reference-cache", cache, "--output", output])
     with open(output / "metrics.jsonl", encoding="utf-8") as lines:
         return [step for step in map(json.loads, lines) if "loss" in step]

@@ -1,7 +1,7 @@
 //! The flags of the commands other than `train`.
 
 use super::model::{
-    CacheArgs, DataArgs, DeviceArgs, LogpArgs, ModelArgs, PackArgs, ReadingArgs, ReferenceChoice, positive,
+    CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, ModelArgs, PackArgs, ReadingArgs, ReferenceChoice, positive,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -47,6 +47,8 @@ pub struct EvalArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub drops: DropArgs,
     /// The loss [default: that of the adapter's run, else dpo]
     #[arg(long, value_name = "NAME", alias = "loss_type")]
     pub loss: Option<String>,

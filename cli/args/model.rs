@@ -1,9 +1,10 @@
 //! Flags that several commands share: model, data, device.
 
+use crate::data::Drops;
 use crate::error::CliError;
 use align_kernels::Precision;
 use align_kernels::cpu::Isa;
-use align_lora::data::{ColumnMap, OnBadRow, Reading, SftPart};
+use align_lora::data::{ColumnMap, ImplicitPrompt, OnBadRow, Reading, SftPart};
 use align_lora::train::Size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -82,6 +83,10 @@ pub struct ReadingArgs {
     /// Columns that the files call otherwise, ours first: prompt=question,chosen=a,rejected=b
     #[arg(long, value_name = "OURS=THEIRS,...", num_args = 1..)]
     pub columns: Vec<String>,
+    /// Texts in `chosen` and `rejected` without a prompt column: all that they have in common at the start is the prompt, as in
+    /// TRL [default: up to the last turn marker that nearly all rows share]
+    #[arg(long, alias = "implicit_prompt")]
+    pub implicit_prompt: bool,
 }
 
 impl ReadingArgs {
@@ -92,7 +97,28 @@ impl ReadingArgs {
     pub fn reading(&self) -> Result<Reading, CliError> {
         let columns = self.columns.join(",").parse::<ColumnMap>();
         let columns = columns.map_err(|fault| CliError::Usage(format!("--columns: {fault}")))?;
-        Ok(Reading { columns })
+        Ok(Reading { columns, implicit_prompt: self.implicit_prompt(), ..Reading::default() })
+    }
+}
+
+impl ReadingArgs {
+    /// What the prompt is of pairs of texts without a prompt column.
+    pub fn implicit_prompt(&self) -> ImplicitPrompt {
+        if self.implicit_prompt { ImplicitPrompt::Longest } else { ImplicitPrompt::TurnMarker }
+    }
+}
+
+/// Whether a run goes on without many of its rows.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct DropArgs {
+    /// Go on where more than a tenth of the rows are dropped, for example because their prompts fill --max-length
+    #[arg(long, alias = "allow_drops")]
+    pub allow_drops: bool,
+}
+
+impl From<DropArgs> for Drops {
+    fn from(args: DropArgs) -> Drops {
+        if args.allow_drops { Drops::Reported } else { Drops::Few }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The flags of `train`.
 
 use super::model::{
-    CacheArgs, DataArgs, DeviceArgs, LogpArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice, positive,
+    CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice, positive,
 };
 use align_lora::optim::ScheduleKind;
 use clap::{Args, ValueEnum};
@@ -28,6 +28,8 @@ pub struct TrainArgs {
     pub model: ModelArgs,
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub drops: DropArgs,
     /// Held-out rows, evaluated at the start, after each epoch (or --eval-steps) and at the end
     #[arg(long, value_name = "FILE", num_args = 1.., alias = "eval_dataset")]
     pub eval_data: Vec<PathBuf>,

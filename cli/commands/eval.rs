@@ -82,6 +82,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             on_bad_row: args.data.on_bad_row,
             keep: &args.data.keep,
             demo: args.model.demo,
+            drops: args.drops.into(),
         };
         let data = data::data_with_rejects(&files, encoder, &options)?;
         report::data("data", data.survey());

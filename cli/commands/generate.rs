@@ -122,6 +122,9 @@ fn check(args: &GenerateArgs) -> Result<(), CliError> {
         a if a.data.is_empty() && !a.reading.columns.is_empty() => {
             fail("--columns names those of --data, which is missing")
         }
+        a if a.data.is_empty() && a.reading.implicit_prompt => {
+            fail("--implicit-prompt is about the rows of --data, which is missing")
+        }
         _ => Ok(()),
     }
 }

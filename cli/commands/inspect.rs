@@ -2,7 +2,7 @@
 
 use super::{print, print_json};
 use crate::args::{InspectArgs, ModelArgs};
-use crate::data::{self, DataOptions};
+use crate::data::{self, DataOptions, Drops};
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
 use crate::report;
@@ -22,6 +22,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             ("--row", args.row.is_some()),
             ("--max-length", args.data.max_length.is_some()),
             ("--columns", !args.data.reading.columns.is_empty()),
+            ("--implicit-prompt", args.data.reading.implicit_prompt),
             ("--sft-on", args.data.sft.sft_on.is_some()),
             ("--rejects", args.data.keep.rejects.is_some()),
             ("--data-cache", args.data.keep.data_cache.is_some()),
@@ -69,11 +70,15 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
                 on_bad_row: args.data.on_bad_row,
                 keep: &args.data.keep,
                 demo: args.demo,
+                drops: Drops::Reported,
             };
             let data = data::data_with_rejects(&files, encoder, &options)?;
             facts["data"] = survey(&data);
             match args.json {
-                true => facts["data"]["lengths"] = lengths(&data.survey().lengths),
+                true => {
+                    facts["data"]["lengths"] = lengths(&data.survey().lengths);
+                    report::warnings(data.survey());
+                }
                 false => {
                     report::data("data", data.survey());
                     histograms = bars(&data.survey().lengths, max_length);
@@ -170,6 +175,11 @@ fn survey(data: &Dataset) -> Value {
         "ignored_columns": survey.ignored_columns,
         "copies": repeats(&survey.copies),
         "same_tokens": repeats(&survey.same_tokens),
+        "warnings": survey.warnings.iter().filter(|warning| report::is_warning(warning)).map(|warning| json!({
+            "rows": warning.rows, "of": if warning.of_all() { survey.records } else { survey.looked_at },
+            "path": name(&warning.path), "line": warning.line, "at": warning.at, "excerpt": warning.excerpt,
+            "warning": report::warning_line(warning, survey.looked_at),
+        })).collect::<Vec<_>>(),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::print;
 use crate::args::{ModelArgs, ScoreArgs};
-use crate::data::{self, DataOptions};
+use crate::data::{self, DataOptions, Drops};
 use crate::error::CliError;
 use crate::loaded;
 use crate::reference_cache;
@@ -69,6 +69,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             on_bad_row: args.data.on_bad_row,
             keep: &args.data.keep,
             demo: args.model.demo,
+            drops: Drops::Reported,
         };
         let data = data::data_with_rejects(&files, encoder, &options)?;
         report::data("data", data.survey());

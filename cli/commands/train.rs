@@ -17,7 +17,7 @@ use crate::run_record;
 use crate::watcher::Watcher;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::data::{ChatTemplate, Dataset, Encoder, Needs, Shuffle};
+use align_lora::data::{ChatTemplate, Dataset, Encoder, Needs, Reading, Shuffle};
 use align_lora::objective::{KnobValue, Objective, Scores};
 use align_lora::train::{Observer, Size, TrainError, TrainOptions, Trainer};
 use std::path::PathBuf;
@@ -222,8 +222,13 @@ fn open(
         if files.is_empty() {
             return Ok(None);
         }
-        let options =
-            DataOptions { needs, on_bad_row: args.data.on_bad_row, keep: &args.data.keep, demo: args.model.demo };
+        let options = DataOptions {
+            needs,
+            on_bad_row: args.data.on_bad_row,
+            keep: &args.data.keep,
+            demo: args.model.demo,
+            drops: args.drops.into(),
+        };
         data::data(files, encoder, &options, rejects).map(Some)
     };
     let kind = needs(objective.data());
@@ -231,7 +236,8 @@ fn open(
     let data = open(files, kind, encoder()?)?.ok_or_else(|| CliError::Usage("--data is missing".into()))?;
     let eval = open(eval_files, kind, encoder()?)?;
     // --columns and --sft-on are about the rows, not about these
-    let texts = open(texts_files, Needs::Sequences, loaded.encoder(template, max_length)?)?;
+    let reading = Reading { implicit_prompt: args.data.reading.implicit_prompt(), ..Reading::default() };
+    let texts = open(texts_files, Needs::Sequences, loaded.encoder(template, max_length)?.with_reading(reading))?;
     Ok(Data { data, eval, texts })
 }
 

@@ -93,6 +93,12 @@ pub fn resolved(
     if !columns.is_empty() {
         put("columns", columns.to_string().into());
     }
+    if args.data.reading.implicit_prompt {
+        put("implicit-prompt", true.into());
+    }
+    if args.drops.allow_drops {
+        put("allow-drops", true.into());
+    }
     if let Some(part) = args.data.sft.sft_on {
         put("sft-on", word(part));
     }

@@ -36,7 +36,7 @@ pub fn data(label: &str, survey: &Survey) {
     let share = 100.0 * survey.stopping_answers as f64 / answers as f64;
     say!("  answers end with a stop token: {share:.0} % of {}, before cuts", survey.answers);
     if survey.stopping_answers * 2 < survey.answers {
-        say!("  warning: a model that is trained on answers without a stop token does not learn to stop");
+        say!("warning: a model that is trained on answers without a stop token does not learn to stop");
     }
     let counts = [
         (survey.cut_answers, "answers cut at --max-length"),
@@ -59,6 +59,7 @@ pub fn data(label: &str, survey: &Survey) {
         let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
         say!("  columns that are not read: {}", names.join(", "));
     }
+    super::warnings(survey);
 }
 
 /// What is scored of sequences, and how it is found.

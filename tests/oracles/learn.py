@@ -60,7 +60,7 @@ def run(loss):
     adapter = args.out / loss
     if not (adapter / "adapter_model.safetensors").exists():
         align("train", "--model", args.model, "--data", DATA / "pref_train.jsonl", "--eval-data", DATA / "pref_eval.jsonl",
-              "--loss", loss, "--lora-rank", 16, "--learning-rate", 1e-4, "--batch-size", 4, "--max-length", 512,
+              "--loss", loss, "--lora-rank", 16, "--learning-rate", 1e-4, "--batch-size", 4, "--max-length", 512, "--allow-drops",
               "--output", adapter)
     metrics = [json.loads(line) for line in (adapter / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in metrics if "loss" in row]

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::columns::ColumnMap;
 use super::deep_stack::with_deep_stack;
-use super::encode::{DropReason, Encoded, EncodedRow, Encoder};
+use super::encode::{DropReason, Encoded, EncodedRow, Encoder, Notes};
 use super::index::Entry;
 use super::ingredients::FileStamp;
 use super::progress::{DataObserver, Unobserved};
@@ -318,7 +318,7 @@ impl Dataset {
         if let Err(reason) = self.check_kind(record.kind()) {
             return Ok(vec![bad(record.id, reason)]);
         }
-        let encode = |part: Record| match self.encoder.encode(&part) {
+        let encode = |part: Record| match self.encode(&part) {
             Ok((encoded, _)) => encoded,
             Err(reason) => bad(part.id, reason),
         };
@@ -327,6 +327,14 @@ impl Dataset {
 
     fn parse(&self, record: usize) -> Result<Result<Parsed, BadRow>, DataError> {
         Ok(self.sources.rows()?.read(record)?.and_then(|line| self.encoder.parse(record, &line)))
+    }
+
+    /// The tokens of a row, unless the template leaves nothing of an answer.
+    pub(super) fn encode(&self, row: &Record) -> Result<(Encoded, Notes), BadRow> {
+        for answer in 0..row.answers.len() {
+            self.encoder.check_something_is_said(row, answer)?;
+        }
+        self.encoder.encode(row)
     }
 
     /// The rows that a record makes in this run.

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::columns::ColumnMap;
 use super::records::Record;
 use super::{
-    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, Needs, OnBadRow, Prompts, Shuffle, Target,
-    TokenizerError, for_each_batch, prompts,
+    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, ImplicitPrompt, Needs, OnBadRow, Prompts, Reading,
+    Shuffle, Target, TokenizerError, for_each_batch, prompts,
 };
 
 fn tiny(name: &str) -> PathBuf {
@@ -22,7 +22,9 @@ fn tiny(name: &str) -> PathBuf {
 const ROWS: usize = 4096;
 
 fn encoder(name: &str, max_length: usize) -> Encoder {
-    Encoder::from_model(&tiny(name), None, max_length, ROWS).unwrap()
+    let encoder = Encoder::from_model(&tiny(name), None, max_length, ROWS).unwrap();
+    // TRL's rule for the prompts of pairs of texts
+    encoder.with_reading(Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() })
 }
 
 fn file(lines: &[String]) -> tempfile::NamedTempFile {

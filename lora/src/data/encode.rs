@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::columns::Seen;
+use super::decided::Decided;
 use super::numbers::RowNumbers;
 use super::reading::Reading;
 use super::records::{Form, Parsed, Record, RecordTarget, Text};
@@ -251,6 +252,11 @@ impl Encoder {
     /// How rows are read.
     pub fn reading(&self) -> &Reading {
         &self.reading
+    }
+
+    /// Sets what the first rows of the data have decided.
+    pub(super) fn decide(&mut self, decided: Decided) {
+        self.reading.decided = decided;
     }
 
     /// The part of sequences that was asked for.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::encode::DropReason;
 use super::parquet::ParquetFault;
 use super::records::{Kind, Shape};
+use super::survey::{DropKind, Dropped};
 use super::template::TemplateError;
 use super::tokenizer::TokenizerError;
 use super::turns::known_roles;
@@ -201,6 +202,19 @@ pub enum BadRow {
         /// That of the other one.
         rejected: String,
     },
+    /// Two texts that do not share the mark with which the prompts of the others end.
+    #[error(
+        "{} (--implicit-prompt takes the longest common prefix for the prompt)",
+        no_turn_marker(chosen, rejected, marker.as_deref())
+    )]
+    NoTurnMarker {
+        /// The column of the preferred answer.
+        chosen: String,
+        /// That of the other one.
+        rejected: String,
+        /// The mark, if the first rows have one.
+        marker: Option<String>,
+    },
     /// A conversation that is the beginning of the other.
     #[error("`{field}` has no turn of its own: all its turns are those of the other answer")]
     NoOwnTurn {
@@ -238,6 +252,17 @@ pub enum BadRow {
     NoAnswerTokens {
         /// Which answer.
         field: String,
+    },
+    /// An answer without a word, whose thoughts and calls the template leaves out.
+    #[error(
+        "`{field}`: nothing of the answer reaches the text, for it holds {parts} alone and the chat template leaves that out: the model \
+         would learn to say nothing; give a template that renders it (--chat-template FILE), or leave the row out"
+    )]
+    AnswerNotRendered {
+        /// Which answer.
+        field: String,
+        /// What it holds.
+        parts: String,
     },
     /// The chat template refused the conversation or failed on it.
     #[error("chat template: {message}")]
@@ -279,11 +304,14 @@ impl BadRow {
             BadRow::TurnChanges { .. } => "turns that change when others follow",
             BadRow::TooManyTurns { .. } => "too many turns",
             BadRow::EmptyList { .. } => "empty list",
-            BadRow::NoCommonTurn { .. } | BadRow::NoOwnTurn { .. } => "no implicit prompt",
+            BadRow::NoCommonTurn { .. } | BadRow::NoTurnMarker { .. } | BadRow::NoOwnTurn { .. } => {
+                "no implicit prompt"
+            }
             BadRow::RewardCount { .. } => "completions and rewards differ in number",
             BadRow::SameAnswers { .. } => "chosen equals rejected",
             BadRow::SameTokens { .. } => "chosen and rejected are the same tokens",
             BadRow::NoAnswerTokens { .. } => "answer without tokens",
+            BadRow::AnswerNotRendered { .. } => "answer that the chat template leaves out",
             BadRow::Template { .. } => "refused by the chat template",
             BadRow::Tokenizer { .. } => "refused by the tokenizer",
         }
@@ -486,6 +514,20 @@ pub enum DataError {
         /// What the part is a part of.
         needs: &'static str,
     },
+    /// So many rows are left out that what is learned is another data set.
+    #[error(
+        "{dropped} of {rows} rows are dropped, more than a tenth; {} of them: {}, the first at {}:{}: {}; {}, or give --allow-drops to go on \
+         without them",
+        most.rows, most.label, most.path.display(), most.line, most.first, what_to_do(most.kind)
+    )]
+    ManyDropped {
+        /// Rows that are left out.
+        dropped: usize,
+        /// Rows that could be used, those included.
+        rows: usize,
+        /// The reason that most of them have.
+        most: Box<Dropped>,
+    },
     /// No row is left to use.
     #[error("none of {rows} rows can be used; the first: {path}:{line}: {reason}", path = path.display())]
     NothingLeft {
@@ -497,6 +539,83 @@ pub enum DataError {
         line: u64,
         /// Why it was dropped.
         reason: DropReason,
+    },
+    /// Pairs of texts without a prompt column, and nothing says where their answers begin.
+    #[error(
+        "{path}:{line}: `{chosen}` and `{rejected}` are texts without a prompt column, and no turn marker, as \"\\n\\nAssistant:\" is one, \
+         stands in what 95 % of the first {rows} such rows share: where the answers begin would be a guess; name the column of the \
+         prompt (--columns prompt={column}), or give --implicit-prompt to take the longest common prefix for it",
+        path = path.display()
+    )]
+    NoTurnMarker {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line of the first.
+        line: u64,
+        /// Rows that were looked at.
+        rows: usize,
+        /// The column of the preferred answer.
+        chosen: String,
+        /// That of the other one.
+        rejected: String,
+        /// The unread column that is called like a prompt, or a word for it.
+        column: String,
+    },
+    /// Empty prompts beside a column that is called like one.
+    #[error(
+        "{path}:{line}: the prompt is empty, in {rows} of the first {of} rows, and the column `{column}` is not read; give \
+         --columns prompt={column}, or take the column out of the file",
+        path = path.display()
+    )]
+    EmptyPrompts {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line of the first.
+        line: u64,
+        /// Rows that have it.
+        rows: usize,
+        /// Rows that were looked at.
+        of: usize,
+        /// The file's name of the column.
+        column: String,
+    },
+    /// Answers of which the template prints nothing.
+    #[error(
+        "{path}:{line}: the chat template leaves out what `{at}` says, in {rows} of the first {of} rows: nothing would be learned from \
+         such answers; give a template that prints them (--chat-template FILE)",
+        path = path.display()
+    )]
+    NothingRendered {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line of the first.
+        line: u64,
+        /// Rows that have it.
+        rows: usize,
+        /// Rows that were looked at.
+        of: usize,
+        /// Where in the first of them.
+        at: String,
+    },
+    /// Turns that are written as text, in a form that is not read as turns.
+    #[error(
+        "{path}:{line}: `{column}` is text that holds turns as {notation}, in {rows} of the first {of} rows, and would be learned with its \
+         brackets; store the turns as a list of {{role, content}}",
+        path = path.display()
+    )]
+    TurnsInText {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line of the first.
+        line: u64,
+        /// Rows that have it.
+        rows: usize,
+        /// Rows that were looked at.
+        of: usize,
+        /// The file's name of the column.
+        column: String,
+        /// How they are written.
+        notation: &'static str,
     },
     /// Conversations, and the model has no chat template.
     #[error(
@@ -555,6 +674,27 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+}
+
+/// What keeps rows that are dropped.
+fn what_to_do(kind: DropKind) -> &'static str {
+    match kind {
+        DropKind::Length => "raise --max-length",
+        DropKind::Prompt => "see that the column of the prompt is read (--columns prompt=NAME)",
+        DropKind::Bad => "mend the rows",
+    }
+}
+
+/// What is wrong with two texts without a common mark.
+fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String {
+    match marker {
+        Some(marker) => {
+            format!("what `{chosen}` and `{rejected}` share at the start has no {marker:?}, with which the prompts end")
+        }
+        None => format!(
+            "`{chosen}` and `{rejected}` are texts without a prompt column, which the first rows of the data are not"
+        ),
+    }
 }
 
 fn list(paths: &[PathBuf]) -> String {

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::records::Record;
 use super::template::{ChatTemplate, GenerationPrompt, RenderError};
 use super::{
-    BadRow, Dataset, DropReason, Encoded, EncodedRow, Encoder, Needs, OnBadRow, Shuffle, Target, mismatched_answers,
+    BadRow, Dataset, DropReason, Encoded, EncodedRow, Encoder, ImplicitPrompt, Needs, OnBadRow, Reading, Shuffle,
+    Target, mismatched_answers,
 };
 
 const MAX_LENGTH: usize = 256;
@@ -44,7 +45,8 @@ pub(super) fn models() -> Vec<(String, PathBuf, PathBuf)> {
 
 pub(super) fn encoder(model: &Path, max_length: usize) -> Encoder {
     let rows = json(&model.join("config.json"))["vocab_size"].as_u64().unwrap() as usize;
-    Encoder::from_model(model, None, max_length, rows).unwrap()
+    let encoder = Encoder::from_model(model, None, max_length, rows).unwrap();
+    encoder.with_reading(Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() })
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -57,7 +59,8 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn record(row: &Value) -> Record {
-    Record::parse(0, row.to_string().as_bytes()).unwrap().record
+    let reading = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
+    Record::parse_with(0, row.to_string().as_bytes(), &reading).unwrap().record
 }
 
 fn kept(encoded: Encoded) -> EncodedRow {

@@ -11,13 +11,15 @@
 //! | 4 | [`tokenizer`] | text | token ids, through the model's `tokenizer.json` |
 //! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer; [`sequence`], [`spans`]: which are scored |
 //! | 6 | [`dataset`] | files | [`Dataset`]: one `pass` that counts ([`survey`], [`duplicates`], [`lengths`]), then rows on demand, in any order |
+//! | | [`sanity`] | the first records | what a user may not have meant: warnings of the survey |
 //! | | [`mod@token_cache`] | the pass | the tokens on the disk, for the rows on demand and for the next start |
 //! | 7 | [`order`] | (seed, epoch) | the order of an epoch |
 //! | 8 | [`for_each_batch`] | the order | the rows of each optimiser batch, encoded while the one before is computed |
 //! | 9 | [`mod@pack`], [`mismatch`] | the rows of an optimiser batch | micro-batches under a token budget; KTO's mismatched answers |
 //!
 //! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). The differences, each
-//! counted or said: a prefix of the other answer is a whole prompt (TRL moves the last shared character into the answers), a
+//! counted or said: the prompt of two texts ends with a turn marker ([`turn_marker`]; [`decided`] finds it) where TRL takes all
+//! that they share, turns of the prompt that stand again in the answers are cut, a prefix of the other answer is a whole prompt (TRL moves the last shared character into the answers), a
 //! prompt without a token or an answer without a token is never scored, and answers that are the same are a bad row.
 //!
 //! Memory: 8 bytes a record and 24 a usable row (32 bytes a usable row where the tokens are cached), 21 more a record while
@@ -27,6 +29,7 @@ mod ahead;
 mod caught;
 pub mod columns;
 pub mod dataset;
+pub mod decided;
 mod deep_stack;
 pub mod duplicates;
 pub mod encode;
@@ -51,6 +54,7 @@ pub mod reader;
 pub mod reading;
 pub mod records;
 mod rejects;
+pub mod sanity;
 pub mod sequence;
 pub mod spans;
 mod split;
@@ -61,6 +65,7 @@ mod template_sources;
 mod thrift;
 pub mod token_cache;
 pub mod tokenizer;
+pub mod turn_marker;
 mod turns;
 
 #[cfg(test)]
@@ -93,12 +98,13 @@ pub use pack::pack;
 pub use parquet::ParquetFault;
 pub use progress::{DataObserver, DataProgress, Stage, Unobserved};
 pub use prompts::{EncodedPrompt, Prompts, prompts};
-pub use reading::Reading;
+pub use reading::{ImplicitPrompt, Reading};
 pub use records::{Form, Kind, Record, Shape};
 pub use rejects::Rejects;
+pub use sanity::{Finding, Notation, TurnPart, Warning};
 pub use sequence::SftPart;
 pub use spans::SpanSource;
-pub use survey::{NumberCounts, Sequences, Survey};
+pub use survey::{DropKind, NumberCounts, Sequences, Survey};
 pub use template::{ChatTemplate, GenerationPrompt, MarkedText, RenderError, TemplateError, TemplateInputs};
 pub use template_sources::TemplateSources;
 pub use token_cache::{CACHE_BYTES, TokenCache};

@@ -21,7 +21,7 @@ use std::path::Path;
 use ::parquet::basic::{ConvertedType, LogicalType, Type as Physical};
 use ::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
-use ::parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, SchemaDescriptor};
+use ::parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, SchemaDescriptor, Type as Schema};
 use serde::{Deserialize, Serialize};
 
 use self::pages::{HELD_BYTES, Held, ROW_VALUES, Watched, check_column};
@@ -29,6 +29,7 @@ use self::rows::{Column, Line, Node, Stop, is_text};
 use super::caught::quietly;
 use super::columns::ColumnMap;
 use super::reader::MAX_ROW_BYTES;
+use super::sanity::is_like_a_prompt;
 use super::spool::Spool;
 use super::thrift::{Compact, Event};
 use super::{BadRow, DataError};
@@ -245,12 +246,12 @@ impl Fields {
         for (number, field) in schema.root_schema().get_fields().iter().enumerate() {
             let first = all.leaves.len();
             while let Some(leaf) = leaves.next_if(|leaf| schema.get_column_root_idx(*leaf) == number) {
-                if map.reads(field.name()) {
+                if reads(map, field) {
                     check_type(&schema.column(leaf))?;
                     all.leaves.push((leaf, schema.column(leaf)));
                 }
             }
-            let node = match map.reads(field.name()) {
+            let node = match reads(map, field) {
                 true => Some(Node::of(field, first, 0, 0)?.0),
                 false => None,
             };
@@ -259,6 +260,12 @@ impl Fields {
         }
         Ok(all)
     }
+}
+
+/// Whether a column is read: one that we know, or a text that is called like a prompt, which is looked at.
+fn reads(map: &ColumnMap, field: &Schema) -> bool {
+    let is_text = || field.is_primitive() && field.get_basic_info().logical_type_ref() == Some(&LogicalType::String);
+    map.reads(field.name()) || is_like_a_prompt(field.name()) && is_text()
 }
 
 /// Walks the footer.

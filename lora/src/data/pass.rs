@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::columns::Seen;
 use super::dataset::{Dataset, Opening, Sources};
+use super::decided::Decided;
 use super::deep_stack::with_deep_stack;
 use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
 use super::encode::{DropReason, Encoded, Encoder, Notes};
@@ -20,6 +21,7 @@ use super::progress::{DataObserver, DataProgress, Stage};
 use super::reader::{PlaceCursor, Rows};
 use super::records::{Form, Kind, Shape};
 use super::rejects::{self, Rejects};
+use super::sanity::{self, Found};
 use super::sequence::SftPart;
 use super::spans::SpanSource;
 use super::survey::{RowCounts, Sequences, Survey};
@@ -37,7 +39,7 @@ const UNPAIR_BLOCK: usize = 1000;
 ///
 /// # Errors
 /// As [`Dataset::open_with`].
-pub(super) fn open(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
+pub(super) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
     let Opening { needs, on_bad_row, cache, rejects, observer } = opening;
     let slot = cache.map(|cache| cache.slot(paths, &encoder, needs, on_bad_row, observer)).transpose()?;
     if let Some(slot) = &slot
@@ -47,6 +49,7 @@ pub(super) fn open(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) ->
             entry.write_rejects(paths, to)?;
         }
         let token_cache::Entry { survey, rows, .. } = *entry;
+        encoder.decide(survey.decided.clone());
         let sources = Arc::new(Sources::later(paths, &encoder.reading().columns, slot, survey.records));
         let cached = Some(Arc::new(rows));
         return Ok(Dataset { sources, encoder: Arc::new(encoder), needs, index, survey, cached });
@@ -57,7 +60,9 @@ pub(super) fn open(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) ->
         FileStamp::check(slot.stamps(), paths)?;
     }
     let records = rows.len();
-    let survey = Survey::new(records, rows.blank_lines());
+    let mut survey = Survey::new(records, rows.blank_lines());
+    survey.decided = Decided::by([&rows], &encoder)?;
+    encoder.decide(survey.decided.clone());
     let sources = Arc::new(Sources::opened(paths, &encoder.reading().columns, rows));
     let encoder = Arc::new(encoder);
     let dataset = Dataset { sources, encoder, needs, index: Vec::new(), survey, cached: None };
@@ -109,7 +114,14 @@ impl Dataset {
         let line = self.sources.rows()?.read(record)?;
         let bytes = line.as_ref().map_or(0, |line| hash_of_bytes(line));
         let mut seen = None;
-        let parsed = match line.and_then(|line| self.encoder.parse_seen(record, &line, &mut seen)) {
+        let parsed = line.and_then(|line| {
+            let parsed = self.encoder.parse_seen(record, &line, &mut seen)?;
+            let is_looked_at = record < sanity::SAMPLE;
+            let mut found = if is_looked_at { sanity::look(&self.encoder, &parsed, &line) } else { Vec::new() };
+            found.extend(sanity::cut_prompt(&self.encoder, &parsed));
+            Ok((parsed, found))
+        });
+        let (parsed, found) = match parsed {
             Ok(parsed) => parsed,
             Err(reason) => return Ok(Examined { record, bytes, seen, outcome: Err(reason) }),
         };
@@ -119,7 +131,7 @@ impl Dataset {
             true => self.parts(parsed.record),
             false => Vec::new(),
         };
-        let encoded: Vec<_> = parts.into_iter().map(|part| self.encoder.encode(&part)).collect();
+        let encoded: Vec<_> = parts.into_iter().map(|part| self.encode(&part)).collect();
         let kept = encoded.iter().filter_map(|part| match part {
             Ok((Encoded::Kept(row), _)) => Some(row),
             _ => None,
@@ -134,7 +146,7 @@ impl Dataset {
             Encoded::Dropped { reason, .. } => Part::Dropped(reason),
         };
         let parts = encoded.into_iter().map(|encoded| encoded.map(part)).collect();
-        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns: parsed.ignored_columns, tokens, parts });
+        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns: parsed.ignored_columns, tokens, parts, found });
         Ok(Examined { record, bytes, seen, outcome })
     }
 
@@ -251,6 +263,9 @@ impl Pass<'_> {
                 self.admit(examined)?;
             }
             start = window.end;
+            if window.start < sanity::SAMPLE && start >= records.min(sanity::SAMPLE) {
+                sanity::settle(&mut self.dataset.survey)?;
+            }
             let progress = DataProgress { stage: Stage::Tokenising, done: start as u64, total: records as u64 };
             observer.progress(progress);
         }
@@ -351,6 +366,12 @@ impl Pass<'_> {
         if let Err(reason) = self.dataset.check_kind(record.kind) {
             return self.bad(number, reason);
         }
+        let Dataset { survey, sources, .. } = &mut self.dataset;
+        let rows = sources.rows()?;
+        survey.looked_at += usize::from(number < sanity::SAMPLE);
+        for found in record.found {
+            survey.count_found(found, || rows.place(number));
+        }
         for (part_number, part) in record.parts.into_iter().enumerate() {
             match part {
                 Ok(Part::Kept { counts, notes, tokens }) => {
@@ -423,6 +444,8 @@ struct ExaminedRecord {
     kind: Kind,
     group: u32,
     ignored_columns: Vec<String>,
+    /// What a user may not have meant.
+    found: Vec<Found>,
     /// Hash of its tokens, if it has any.
     tokens: Option<u64>,
     parts: Vec<Result<Part, BadRow>>,

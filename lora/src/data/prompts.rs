@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::columns::Seen;
+use super::decided::Decided;
 use super::deep_stack::with_deep_stack;
 use super::pass::refuse_unseen;
 use super::reader::Rows;
-use super::records::Form;
+use super::reading::Reading;
+use super::records::{Form, Record};
 use super::{BadRow, DataError, Encoder};
 
 /// Records that are encoded together.
@@ -29,6 +31,8 @@ pub struct EncodedPrompt {
 /// The prompts of records of any shape, encoded when they are asked for.
 pub struct Prompts<'a> {
     encoder: &'a Encoder,
+    /// With what the first rows decide.
+    reading: Reading,
     /// A file each, with the number of its first record.
     files: Vec<(usize, Rows)>,
     records: usize,
@@ -41,7 +45,7 @@ impl<'a> Prompts<'a> {
     /// # Errors
     /// [`DataError`] of the first row that cannot be used: generation skips none.
     pub fn open(paths: &[PathBuf], encoder: &'a Encoder, limit: Option<usize>) -> Result<Prompts<'a>, DataError> {
-        let mut prompts = Prompts { encoder, files: Vec::new(), records: 0 };
+        let mut prompts = Prompts { encoder, reading: encoder.reading().clone(), files: Vec::new(), records: 0 };
         let limit = limit.unwrap_or(usize::MAX);
         for path in paths {
             if prompts.records >= limit {
@@ -60,6 +64,7 @@ impl<'a> Prompts<'a> {
         if prompts.records == 0 {
             return Err(DataError::Empty { paths: paths.to_vec() });
         }
+        prompts.reading.decided = Decided::by(prompts.files.iter().map(|(_, rows)| rows), encoder)?;
         let is_all = prompts.records <= limit;
         prompts.records = prompts.records.min(limit);
         let mut seen = 0;
@@ -101,7 +106,7 @@ impl<'a> Prompts<'a> {
         let (first, rows) = &self.files[self.files.partition_point(|(first, _)| *first <= row) - 1];
         let (encoder, in_file) = (self.encoder, row - first);
         let mut seen = None;
-        let parsed = rows.read(in_file)?.and_then(|line| encoder.parse_seen(row, &line, &mut seen));
+        let parsed = rows.read(in_file)?.and_then(|line| Record::parse_seen(row, &line, &self.reading, &mut seen));
         let record = parsed.map_err(|reason| rows.row_error(in_file, reason))?.record;
         if record.kind().form == Form::Conversational && encoder.template().is_none() {
             let (path, line) = rows.place(in_file);

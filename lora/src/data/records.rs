@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use super::BadRow;
 use super::columns::{ColumnMap, Columns, Seen, words_of, wrong_type};
 use super::numbers::{NUMBER_COLUMNS, RowNumbers};
-use super::reading::Reading;
+use super::reading::{ImplicitPrompt, Reading};
+use super::sanity::{cut_repeated_text, cut_repeated_turns};
 use super::template::TemplateInputs;
 use super::turns::{is_assistant, list, text, turns};
 
@@ -203,6 +204,8 @@ pub struct Parsed {
     pub record: Record,
     /// The file's names of its other columns.
     pub ignored_columns: Vec<String>,
+    /// Whether the prompt stood again at the start of every answer, and was cut there.
+    pub is_prompt_cut: bool,
 }
 
 impl Record {
@@ -244,14 +247,14 @@ impl Record {
             id => id,
         };
         let mut numbers = RowNumbers::default();
-        let (prompt, answers, target) = match shape {
+        let (mut prompt, mut answers, target) = match shape {
             Shape::Pair => {
                 let prompt = take_text(&mut columns, "prompt")?;
                 let (chosen, rejected) = (take_text(&mut columns, "chosen")?, take_text(&mut columns, "rejected")?);
                 numbers = RowNumbers::take(&mut columns)?;
                 if is_repeated(&prompt, &chosen, &rejected) {
                     shape = Shape::PairImplicitPrompt;
-                    let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, map)?;
+                    let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, reading)?;
                     (prompt, vec![chosen, rejected], RecordTarget::Pair)
                 } else {
                     (prompt, vec![chosen, rejected], RecordTarget::Pair)
@@ -260,7 +263,7 @@ impl Record {
             Shape::PairImplicitPrompt => {
                 let (chosen, rejected) = (take_text(&mut columns, "chosen")?, take_text(&mut columns, "rejected")?);
                 numbers = RowNumbers::take(&mut columns)?;
-                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, map)?;
+                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, reading)?;
                 (prompt, vec![chosen, rejected], RecordTarget::Pair)
             }
             Shape::Labelled => {
@@ -300,6 +303,10 @@ impl Record {
                 found: answers[other].form().describe(),
             });
         }
+        let is_prompt_cut = cut_repeated_turns(&prompt, &mut answers)
+            || reading.decided.repeated_prompts
+                && shape != Shape::PairImplicitPrompt
+                && cut_repeated_text(&mut prompt, &mut answers);
         if target == RecordTarget::Pair && answers[0] == answers[1] {
             return Err(BadRow::same_answers(map));
         }
@@ -316,7 +323,7 @@ impl Record {
         }
         let ignored_columns = columns.names_except(&used);
         let record = Record { row, id, shape, prompt, answers, target, inputs, numbers };
-        Ok(Parsed { record, ignored_columns })
+        Ok(Parsed { record, ignored_columns, is_prompt_cut })
     }
 
     /// Shape and form.
@@ -420,21 +427,29 @@ impl BadRow {
 
 /// Splits a pair whose prompt is what the two have in common at the start.
 ///
-/// Text: the longest common prefix in characters, without a space at its end, as TRL 1.16 `extract_prompt`; turns: the common
-/// turns. Where one side is a prefix of the other, all of it is the prompt (TRL's loop ends one short there and moves the last
-/// shared character or turn into the answers); an empty text is then a possible answer, no turn at all is not.
-fn split_common_prefix(chosen: Text, rejected: Text, map: &ColumnMap) -> Result<(Text, Text, Text), BadRow> {
-    let name = |own: &str| map.column(own).to_owned();
+/// Text: by [`ImplicitPrompt`]; turns: the common turns. Where one side is a prefix of the other, all of it is common (TRL's
+/// loop ends one short there and moves the last shared character or turn into the answers); an empty text is then a possible
+/// answer, no turn at all is not.
+fn split_common_prefix(chosen: Text, rejected: Text, reading: &Reading) -> Result<(Text, Text, Text), BadRow> {
+    let name = |own: &str| reading.columns.column(own).to_owned();
     if chosen == rejected {
-        return Err(BadRow::same_answers(map));
+        return Err(BadRow::same_answers(&reading.columns));
     }
     match (chosen, rejected) {
         (Text::Plain(chosen), Text::Plain(rejected)) => {
             let pairs = chosen.chars().zip(rejected.chars());
-            let mut end: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
-            if chosen[..end].ends_with(' ') {
-                end -= 1;
-            }
+            let common: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+            let shared = &chosen[..common];
+            let marker = reading.decided.turn_marker.as_ref();
+            let end = match reading.implicit_prompt {
+                ImplicitPrompt::Longest => Some(shared.strip_suffix(' ').unwrap_or(shared).len()),
+                ImplicitPrompt::TurnMarker => marker.and_then(|marker| marker.end_in(shared)),
+            };
+            let end = end.ok_or_else(|| BadRow::NoTurnMarker {
+                chosen: name("chosen"),
+                rejected: name("rejected"),
+                marker: marker.map(ToString::to_string),
+            })?;
             let rest = |text: &str| Text::Plain(text[end..].to_owned());
             Ok((Text::Plain(chosen[..end].to_owned()), rest(&chosen), rest(&rejected)))
         }

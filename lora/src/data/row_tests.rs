@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 use super::numbers::RowNumbers;
 use super::reader::{MAX_ROW_BYTES, Rows};
 use super::records::{Record, RecordTarget, Shape, Text};
-use super::{BadRow, ColumnMap, DataError};
+use super::{BadRow, ColumnMap, DataError, ImplicitPrompt, Reading};
 
+/// With TRL's rule for the prompts of pairs of texts.
 fn parse(line: &str) -> Result<Record, BadRow> {
-    Record::parse(0, line.as_bytes()).map(|parsed| parsed.record)
+    let reading = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
+    Record::parse_with(0, line.as_bytes(), &reading).map(|parsed| parsed.record)
 }
 
 fn turns(turns: &[(&str, &str)]) -> Value {

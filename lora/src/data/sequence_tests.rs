@@ -310,7 +310,8 @@ fn numbers_stand_beside_a_pair_and_are_counted() {
 fn columns_may_have_other_names() {
     let map = |text: &str| text.parse::<ColumnMap>().unwrap();
     let mapped = |text: &str| encoder("tiny-llama").with_reading(map(text).into());
-    let rows = [json!({"question": "p", "a": " c", "b": " r", "prompt": 3}), json!({"a": " p c", "b": " p r"})];
+    let rows =
+        [json!({"question": "p", "a": " c", "b": " r", "prompt": 3}), json!({"a": "p\n\nBot: c", "b": "p\n\nBot: r"})];
     let data = open(&rows, mapped("prompt=question,chosen=a,rejected=b"), Needs::Pairs).unwrap();
     assert_eq!(data.len(), 2);
     assert_eq!(data.survey().ignored_columns.iter().collect::<Vec<_>>(), [(&"prompt".to_owned(), &1)]);

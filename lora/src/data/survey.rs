@@ -5,17 +5,22 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::DataError;
+use super::decided::Decided;
 use super::duplicates::Repeats;
 use super::encode::{Answer, DropReason, EncodedRow, Notes};
 use super::lengths::Lengths;
 use super::numbers::RowNumbers;
 use super::records::Kind;
+use super::sanity::{Found, Warning};
 use super::sequence::SftPart;
 use super::spans::SpanSource;
 use super::tokenizer::Tokenizer;
 
 /// Changed prompt ends that are kept as examples.
 const BOUNDARY_EXAMPLES: usize = 3;
+/// Findings that are kept apart; a hostile file has as many as it has rows.
+const WARNINGS: usize = 32;
 /// Names of unread columns that are counted apart; a hostile file has a million.
 const COLUMN_NAMES: usize = 32;
 
@@ -67,6 +72,12 @@ pub struct Survey {
     pub copies: Repeats,
     /// Further records whose prompt and answers are the tokens of an earlier one.
     pub same_tokens: Repeats,
+    /// What the first rows decided about how all are read.
+    pub decided: Decided,
+    /// Records that were looked at for what may not be meant: the first of those that can be read.
+    pub looked_at: usize,
+    /// What was found in them, in the order of the first row.
+    pub warnings: Vec<Warning>,
 }
 
 /// How sequences are learned.
@@ -98,6 +109,8 @@ pub struct NumberCounts {
 pub struct Dropped {
     /// The kind in a few words.
     pub label: String,
+    /// What kind it is.
+    pub kind: DropKind,
     /// How many.
     pub rows: usize,
     /// The first one's reason in full.
@@ -106,6 +119,17 @@ pub struct Dropped {
     pub path: PathBuf,
     /// Its 1-based line; in Parquet, its 1-based row.
     pub line: u64,
+}
+
+/// Why rows are left out, by what would keep them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DropKind {
+    /// They are too long.
+    Length,
+    /// Nothing stands before their first answer token.
+    Prompt,
+    /// They are bad, and the user has bad rows skipped.
+    Bad,
 }
 
 /// A prompt whose last tokens change when an answer follows.
@@ -128,6 +152,14 @@ impl DropReason {
             DropReason::NoPrompt => "prompt without a token",
             DropReason::NothingScored => "nothing to score",
             DropReason::Bad(reason) => reason.label(),
+        }
+    }
+
+    fn kind(&self) -> DropKind {
+        match self {
+            DropReason::NoRoom { .. } | DropReason::AnswerTooLong { .. } => DropKind::Length,
+            DropReason::NoPrompt | DropReason::NothingScored => DropKind::Prompt,
+            DropReason::Bad(_) => DropKind::Bad,
         }
     }
 }
@@ -157,6 +189,9 @@ impl Survey {
             lengths: Lengths::default(),
             copies: Repeats::default(),
             same_tokens: Repeats::default(),
+            decided: Decided::default(),
+            looked_at: 0,
+            warnings: Vec::new(),
         }
     }
 
@@ -165,12 +200,28 @@ impl Survey {
         self.dropped.iter().map(|d| d.rows).sum()
     }
 
+    /// Checks that few rows are left out. Bad ones that the user has skipped do not count.
+    ///
+    /// # Errors
+    /// [`DataError::ManyDropped`] where more than a tenth are.
+    pub fn check_drops(&self) -> Result<(), DataError> {
+        let dropped = || self.dropped.iter().filter(|dropped| dropped.kind != DropKind::Bad);
+        let rows: usize = dropped().map(|dropped| dropped.rows).sum();
+        match dropped().max_by_key(|dropped| dropped.rows) {
+            Some(most) if 10 * rows > self.kept + rows => {
+                Err(DataError::ManyDropped { dropped: rows, rows: self.kept + rows, most: Box::new(most.clone()) })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Every file name in it.
     pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let repeats =
             [&mut self.copies, &mut self.same_tokens].into_iter().filter_map(|repeats| repeats.first.as_mut());
         let repeats = repeats.flat_map(|first| [&mut first.original.0, &mut first.copy.0]);
-        self.dropped.iter_mut().map(|dropped| &mut dropped.path).chain(repeats)
+        let warnings = self.warnings.iter_mut().map(|warning| &mut warning.path);
+        self.dropped.iter_mut().map(|dropped| &mut dropped.path).chain(repeats).chain(warnings)
     }
 
     pub(super) fn count_columns(&mut self, names: Vec<String>) {
@@ -180,6 +231,16 @@ impl Survey {
             } else if self.ignored_columns.len() < COLUMN_NAMES {
                 self.ignored_columns.insert(name, 1);
             }
+        }
+    }
+
+    pub(super) fn count_found(&mut self, found: Found, place: impl FnOnce() -> (PathBuf, u64)) {
+        let Found { finding, at, excerpt } = found;
+        if let Some(same) = self.warnings.iter_mut().find(|warning| warning.finding == finding) {
+            same.rows += 1;
+        } else if self.warnings.len() < WARNINGS {
+            let (path, line) = place();
+            self.warnings.push(Warning { finding, rows: 1, at, excerpt, path, line });
         }
     }
 
@@ -193,7 +254,8 @@ impl Survey {
             return;
         }
         let (path, line) = place();
-        self.dropped.push(Dropped { label: label.to_owned(), rows: 1, first: reason.to_string(), path, line });
+        let (label, first) = (label.to_owned(), reason.to_string());
+        self.dropped.push(Dropped { label, kind: reason.kind(), rows: 1, first, path, line });
     }
 
     pub(super) fn count_kept(&mut self, row: &RowCounts, notes: &Notes, tokenizer: &Tokenizer, max_length: usize) {

@@ -393,7 +393,7 @@ fn with_reasoning_aliases(message: &Value) -> Value {
 }
 
 /// Bytes of all texts in a value. The parser of rows limits the depth.
-fn text_bytes(value: &Value) -> usize {
+pub(super) fn text_bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),
         Value::Array(items) => items.iter().map(text_bytes).sum(),

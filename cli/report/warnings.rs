@@ -1,0 +1,92 @@
+//! What a user may not have meant about the data: a line each, with the file, the line and what to do.
+
+use super::say;
+use align_lora::data::{Finding, Survey, TurnPart, Warning};
+
+/// Says what was found in the first rows.
+pub fn warnings(survey: &Survey) {
+    for warning in &survey.warnings {
+        say!("{}", line(warning, survey.looked_at));
+    }
+}
+
+/// Whether a finding is a fault, and not only worth a note.
+pub fn is_warning(warning: &Warning) -> bool {
+    warning.finding != Finding::NoTemplateApplied
+}
+
+/// The line of a finding.
+pub fn line(warning: &Warning, looked_at: usize) -> String {
+    let Warning { path, line, .. } = warning;
+    let word = if is_warning(warning) { "warning" } else { "note" };
+    format!("{word}: {}:{line}: {}", path.display(), words(warning, looked_at))
+}
+
+fn words(warning: &Warning, looked_at: usize) -> String {
+    let Warning { at, excerpt, rows, .. } = warning;
+    let rows = match (rows, warning.of_all()) {
+        (1, true) => "in 1 row".to_owned(),
+        (rows, true) => format!("in {rows} rows"),
+        (rows, false) => format!("in {rows} of the first {looked_at} rows"),
+    };
+    let template = "give a template that prints it (--chat-template FILE)";
+    match &warning.finding {
+        Finding::NotRendered { of_answer, part } => {
+            let what = match part {
+                TurnPart::Content => "the content of a turn",
+                TurnPart::ContentStart => "the beginning of a turn's content (its thoughts?)",
+                TurnPart::ContentEnd => "the end of a turn's content",
+                TurnPart::Reasoning => "the reasoning of a turn",
+                TurnPart::CallName => "the name of a called tool",
+                TurnPart::CallArguments => "the arguments of a tool call",
+            };
+            let (whose, so) = match of_answer {
+                true => ("answers", "the model does not learn it"),
+                false => ("prompts", "the model does not see it"),
+            };
+            format!(
+                "the chat template leaves {what} out of the {whose}, {rows}: `{at}` ({excerpt:?}); {so}; {template}, or take it out of \
+                 the rows"
+            )
+        }
+        Finding::ToolsNotRendered => format!(
+            "the chat template does not print the column `{at}` ({excerpt:?}), {rows}: the prompt is the same without its tools; \
+             {template}"
+        ),
+        Finding::KwargNotRead { name } => format!(
+            "the chat template does not read `{name}`, which `{at}` sets to {excerpt}, {rows}; give a template that reads it \
+             (--chat-template FILE)"
+        ),
+        Finding::UnreadColumn { column } => format!(
+            "the column `{column}` is not read, and what it says ({excerpt:?}) is not in the prompt, {rows}; if it is the prompt, give \
+             --columns prompt={column}"
+        ),
+        Finding::EmptyPrompt { unread } => {
+            let names: Vec<String> = unread.iter().map(|name| format!("`{name}`")).collect();
+            format!(
+                "the prompt is empty, {rows}, and the columns {} are not read; if the prompt is one of them, give --columns prompt=NAME",
+                names.join(", ")
+            )
+        }
+        Finding::RepeatedPromptCut => format!(
+            "the answers begin with the prompt ({excerpt:?}), {rows}: it is cut from their start, and stands in the tokens once"
+        ),
+        Finding::RepeatedPrompt => format!(
+            "`{at}` begins with the prompt ({excerpt:?}), {rows}: the prompt stands in the tokens twice, and its second copy is scored; \
+             cut it from the answers"
+        ),
+        Finding::Serialised { column, notation, .. } => format!(
+            "the texts of `{column}` are {} ({excerpt:?}), {rows}, and are learned with brackets and quotes; if that is not meant, write \
+             them as plain text",
+            notation.name()
+        ),
+        Finding::NullArgument => format!(
+            "a tool is called with a null argument that it does not declare (`{at}`, {excerpt}), {rows}: tables with one type for all rows \
+             add such nulls, and the model learns to write them; leave them out of the file"
+        ),
+        Finding::NoTemplateApplied => {
+            "the rows are texts, and the chat template of the model is not applied to them; --chat makes turns of them"
+                .to_owned()
+        }
+    }
+}

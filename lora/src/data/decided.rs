@@ -1,0 +1,108 @@
+//! What the first rows of a data set decide about how all of them are read, before any is encoded.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::deep_stack::with_deep_stack;
+use super::reader::Rows;
+use super::reading::{ImplicitPrompt, Reading};
+use super::records::{Record, Shape, Text};
+use super::sanity::repeats_the_prompt;
+use super::turn_marker::{SHARE, TurnMarker};
+use super::{DataError, Encoder};
+
+/// Records that are read for it, the first of the data.
+const SAMPLE: usize = 1000;
+/// Bytes of them, or one record.
+const SAMPLE_BYTES: u64 = 32 << 20;
+
+/// What was decided. The default is what nothing was seen for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// What the prompts end with that pairs of texts without a prompt column share.
+    pub turn_marker: Option<TurnMarker>,
+    /// Whether the prompts of texts stand again at the start of the answers, where they are cut.
+    pub repeated_prompts: bool,
+}
+
+/// What one record says.
+enum Seen {
+    /// What the texts of a pair have in common.
+    Shared(String),
+    /// A prompt of text, and whether the answers begin with it.
+    Prompt { repeated: bool },
+}
+
+impl Decided {
+    /// Looks at the first rows of some files.
+    ///
+    /// # Errors
+    /// [`DataError::NoTurnMarker`] where pairs of texts share no turn marker, and the user does not insist on what they share;
+    /// [`DataError`] of a file that cannot be read.
+    pub(super) fn by<'a>(files: impl IntoIterator<Item = &'a Rows>, encoder: &Encoder) -> Result<Decided, DataError> {
+        let asked = encoder.reading();
+        let reading =
+            Reading { implicit_prompt: ImplicitPrompt::Longest, decided: Decided::default(), ..asked.clone() };
+        let (mut shared, mut prompts, mut repeated) = (Vec::new(), 0, 0);
+        let mut first = None;
+        let (mut left, mut bytes) = (SAMPLE, 0);
+        for rows in files {
+            let mut end = 0;
+            while end < rows.len().min(left) && (bytes == 0 || bytes + rows.bytes(end) <= SAMPLE_BYTES) {
+                bytes += rows.bytes(end);
+                end += 1;
+            }
+            left -= end;
+            let see = |record| -> Result<Option<Seen>, DataError> {
+                let parsed = rows.read(record)?.and_then(|line| Record::parse_with(record, &line, &reading));
+                Ok(parsed.ok().and_then(|parsed| see(parsed.record)))
+            };
+            let seen: Result<Vec<_>, DataError> = with_deep_stack(|| (0..end).into_par_iter().map(see).collect());
+            for (record, seen) in seen?.into_iter().enumerate() {
+                match seen {
+                    Some(Seen::Shared(text)) => {
+                        first.get_or_insert((rows, record));
+                        shared.push(text);
+                    }
+                    Some(Seen::Prompt { repeated: is_repeated }) => {
+                        prompts += 1;
+                        repeated += usize::from(is_repeated);
+                    }
+                    None => {}
+                }
+            }
+            if end < rows.len() {
+                break;
+            }
+        }
+        let repeated_prompts = repeated > 0 && 100 * repeated >= SHARE * prompts;
+        let wanted = first.filter(|_| asked.implicit_prompt == ImplicitPrompt::TurnMarker);
+        let Some((rows, record)) = wanted else { return Ok(Decided { turn_marker: None, repeated_prompts }) };
+        let prefixes: Vec<&str> = shared.iter().map(String::as_str).collect();
+        match TurnMarker::of(&prefixes) {
+            Some(marker) => Ok(Decided { turn_marker: Some(marker), repeated_prompts }),
+            None => {
+                let (path, line) = rows.place(record);
+                let unread = match rows.read(record)? {
+                    Ok(bytes) => {
+                        Record::parse_with(record, &bytes, &reading).map_or(Vec::new(), |it| it.ignored_columns)
+                    }
+                    Err(_) => Vec::new(),
+                };
+                let column = super::sanity::candidate(&unread).unwrap_or("NAME").to_owned();
+                let name = |own: &'static str| asked.columns.column(own).to_owned();
+                let (chosen, rejected) = (name("chosen"), name("rejected"));
+                Err(DataError::NoTurnMarker { path, line, rows: prefixes.len(), chosen, rejected, column })
+            }
+        }
+    }
+}
+
+fn see(record: Record) -> Option<Seen> {
+    let repeated = repeats_the_prompt(&record);
+    match (record.shape, record.prompt) {
+        (_, Text::Turns(_)) | (Shape::Prompt | Shape::Text | Shape::Messages, _) => None,
+        (Shape::PairImplicitPrompt, Text::Plain(prompt)) => Some(Seen::Shared(prompt)),
+        (_, Text::Plain(_)) => Some(Seen::Prompt { repeated }),
+    }
+}

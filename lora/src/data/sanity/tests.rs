@@ -1,0 +1,377 @@
+//! What is found in rows, and what is not.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::super::{BadRow, DataError, Dataset, Encoder, ImplicitPrompt, Needs, OnBadRow, Reading};
+use super::{Finding, Notation, TurnPart, Warning};
+
+fn goldens(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name)
+}
+
+/// Prints roles and contents, nothing else.
+const ANY: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+                   {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+/// Cuts thoughts out of what the assistant says.
+const NO_THOUGHTS: &str = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and '</think>' in c %}\
+                           {% set c = c.split('</think>')[-1] %}{% endif %}<|im_start|>{{ m.role }}\n{{ c | trim }}<|im_end|>\n{% endfor %}";
+/// Prints all there is, escaped and trimmed; thoughts of the last turn alone.
+const ALL: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}: \
+                   {% set c = m.content or '' %}{% if not loop.last and '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}\
+                   {% if loop.last and m.reasoning_content %}<think>{{ m.reasoning_content | trim }}</think>{% endif %}{{ c | trim | tojson }}\
+                   {% for call in m.tool_calls or [] %}{{ call.function.name }}{{ call.function.arguments | tojson }}{% endfor %}\n{% endfor %}\
+                   {% if enable_thinking %}think{% endif %}";
+
+fn encoder(template: Option<&str>) -> Encoder {
+    let file = template.map(|source| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(source.as_bytes()).unwrap();
+        file
+    });
+    Encoder::from_model(&goldens("tiny-qwen2/model"), file.as_ref().map(|file| file.path()), 512, 4096).unwrap()
+}
+
+fn open(encoder: Encoder, rows: &[Value], needs: Needs) -> Result<Dataset, DataError> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    for row in rows {
+        writeln!(file, "{row}").unwrap();
+    }
+    Dataset::open(&[file.path().to_owned()], encoder, needs, OnBadRow::Error)
+}
+
+fn warnings(template: Option<&str>, rows: &[Value]) -> Vec<Warning> {
+    open(encoder(template), rows, Needs::Answers).unwrap().survey().warnings.clone()
+}
+
+fn findings(template: Option<&str>, row: Value) -> Vec<Finding> {
+    warnings(template, &[row]).into_iter().map(|warning| warning.finding).collect()
+}
+
+fn user(content: &str) -> Value {
+    json!({"role": "user", "content": content})
+}
+
+fn says(content: &str) -> Value {
+    json!({"role": "assistant", "content": content})
+}
+
+fn calls(content: &str, name: &str, arguments: Value) -> Value {
+    json!({"role": "assistant", "content": content,
+           "tool_calls": [{"type": "function", "function": {"name": name, "arguments": arguments}}]})
+}
+
+fn pair(chosen: Value) -> Value {
+    json!({"prompt": [user("q")], "chosen": [chosen], "rejected": [says("r")]})
+}
+
+fn left_out(part: TurnPart) -> Finding {
+    Finding::NotRendered { of_answer: true, part }
+}
+
+#[test]
+fn parts_that_a_template_leaves_out_are_found() {
+    let thoughts = json!({"role": "assistant", "content": "4", "reasoning_content": "two and two"});
+    let arguments = json!({"city": "Rome"});
+    for (template, answer, expected) in [
+        (NO_THOUGHTS, says("<think>two and two</think>4"), vec![left_out(TurnPart::ContentStart)]),
+        (NO_THOUGHTS, says("two and two</think>\n\n4"), vec![left_out(TurnPart::ContentStart)]),
+        (ANY, thoughts.clone(), vec![left_out(TurnPart::Reasoning)]),
+        (ANY, json!({"role": "assistant", "content": "4", "thinking": "two"}), vec![left_out(TurnPart::Reasoning)]),
+        (
+            ANY,
+            calls("Let me see.", "weather", arguments.clone()),
+            vec![left_out(TurnPart::CallName), left_out(TurnPart::CallArguments)],
+        ),
+        (
+            ANY,
+            calls("Let me see.", "weather", json!(r#"{"city": "Rome"}"#)),
+            vec![left_out(TurnPart::CallName), left_out(TurnPart::CallArguments)],
+        ),
+        (
+            "{% for m in messages %}{{ m.role }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}{{ m.content }}\n{% endfor %}",
+            calls("Let me see.", "weather", arguments.clone()),
+            vec![left_out(TurnPart::CallArguments)],
+        ),
+        (ALL, says(" \"4\"\n<b>"), vec![]),
+        (ALL, thoughts, vec![]),
+        (ALL, calls("", "weather", arguments), vec![]),
+        (ALL, calls("", "now", json!({})), vec![]),
+        (ANY, says("<think>two and two</think>4"), vec![]),
+    ] {
+        assert_eq!(findings(Some(template), pair(answer.clone())), expected, "{answer}");
+    }
+}
+
+#[test]
+fn an_example_says_where_and_what() {
+    let long = format!("<think>{}\n</think>4", "two ".repeat(40));
+    let rows = [pair(says("5")), pair(says(&long)), pair(says(&long.replace('4', "6")))];
+    let [warning] = &warnings(Some(NO_THOUGHTS), &rows)[..] else { panic!("one warning") };
+    assert_eq!((warning.rows, warning.line, &warning.at[..]), (2, 2, "chosen[0].content"));
+    assert!(warning.excerpt.starts_with("<think>two two") && warning.excerpt.ends_with("..."), "{}", warning.excerpt);
+}
+
+/// Templates cut the thoughts of turns that are answered already.
+#[test]
+fn thoughts_of_earlier_turns_are_no_loss() {
+    let earlier = json!({"prompt": [user("q"), says("<think>hm</think>a"), user("q2")], "chosen": [says("c")], "rejected": [says("r")]});
+    assert_eq!(findings(Some(NO_THOUGHTS), earlier), []);
+    let talk = json!({"messages": [user("q"), says("<think>hm</think>a"), user("q2"), says("<think>hm</think>b")]});
+    assert_eq!(findings(Some(ALL), talk.clone()), []);
+    assert_eq!(findings(Some(NO_THOUGHTS), talk), [left_out(TurnPart::ContentStart)]);
+}
+
+#[test]
+fn prompts_tools_and_variables_that_change_nothing_are_found() {
+    let no_system = "{% for m in messages if m.role != 'system' %}{{ m.role }}{{ m.content }}\n{% endfor %}";
+    let system = json!({"role": "system", "content": "be brief"});
+    let row = json!({"prompt": [system, user("q")], "chosen": [says("c")], "rejected": [says("r")]});
+    assert_eq!(
+        findings(Some(no_system), row.clone()),
+        [Finding::NotRendered { of_answer: false, part: TurnPart::Content }]
+    );
+    assert_eq!(findings(Some(ANY), row), []);
+
+    let mut row = pair(says("c"));
+    row["tools"] = json!([{"type": "function", "function": {"name": "weather", "parameters": {}}}]);
+    row["chat_template_kwargs"] = json!({"enable_thinking": true});
+    let kwarg = Finding::KwargNotRead { name: "enable_thinking".to_owned() };
+    assert_eq!(findings(Some(ANY), row.clone()), [Finding::ToolsNotRendered, kwarg]);
+    assert_eq!(findings(Some(ALL), row), []);
+}
+
+/// The model would learn to say nothing: no warning, a bad row.
+#[test]
+fn an_answer_of_which_nothing_is_left_is_a_bad_row() {
+    let without_content = json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]});
+    let thoughts = json!({"role": "assistant", "content": " ", "reasoning": "hm"});
+    for (template, answer, held) in [
+        (ANY, calls("", "weather", json!({"city": "Rome"})), "`tool_calls`"),
+        ("{% for m in messages %}{{ m.role }}{{ m.content or '' }}\n{% endfor %}", without_content, "`tool_calls`"),
+        (NO_THOUGHTS, says("<think>hm</think>\n"), "`content`"),
+        ("{% for m in messages %}{{ m.role }}{{ m.content | trim }}\n{% endfor %}", thoughts, "`reasoning`"),
+    ] {
+        for needs in [Needs::Pairs, Needs::Sequences] {
+            match open(encoder(Some(template)), &[pair(answer.clone())], needs) {
+                Err(DataError::Row { line: 1, reason: BadRow::AnswerNotRendered { field, parts }, .. }) => {
+                    assert_eq!((&field[..], &parts[..]), ("chosen", held));
+                }
+                other => panic!("{answer}: {other:?}"),
+            }
+        }
+    }
+    let rejected = json!({"prompt": [user("q")], "chosen": [says("c")], "rejected": [calls("", "f", json!({"a": 1}))]});
+    let error = open(encoder(Some(ANY)), &[rejected], Needs::Pairs).unwrap_err();
+    assert!(error.to_string().contains("`rejected`: nothing of the answer reaches the text"), "{error}");
+    let nothing =
+        "{% for m in messages %}{{ m.role }}{% if m.role == 'user' %}{{ m.content }}{% endif %}\n{% endfor %}";
+    let labelled = json!({"prompt": [user("q")], "completion": [says("c")], "label": true});
+    let error = open(encoder(Some(nothing)), &[labelled], Needs::Labels).unwrap_err();
+    assert!(matches!(error, DataError::NothingRendered { rows: 1, .. }), "{error}");
+}
+
+/// By names that nothing reads, unless the row says the same elsewhere.
+#[test]
+fn unread_columns_that_are_called_like_a_prompt_are_found() {
+    let unread = |name: &str, value: Value| {
+        let mut row = json!({"prompt": "What is a lake?", "chosen": " Water, still.", "rejected": " A fish."});
+        row[name] = value;
+        let found = findings(None, row).into_iter();
+        found.filter(|finding| *finding != Finding::NoTemplateApplied).collect::<Vec<_>>()
+    };
+    for name in ["Instruction", "user_input", "prompt_text", "systemPrompt", "QUERY", "history", "messages"] {
+        let value = json!("Speak as the pirate that you are.");
+        assert_eq!(unread(name, value), [Finding::UnreadColumn { column: name.to_owned() }], "{name}");
+    }
+    for (name, value) in [
+        ("prompt_id", json!("ab12")),
+        ("num_messages", json!(3)),
+        ("source", json!("web")),
+        ("labelling_prompt", json!("Which answer is the best one?")),
+        ("query", json!("  What is a lake? ")),
+        ("instruction", Value::Null),
+        ("instruction", json!("")),
+        ("user", json!("u17")),
+        ("conversation_id", json!("Speak as the pirate that you are.")),
+        ("messages", json!([user("What is a lake?"), says("Water, still.")])),
+        ("category", json!("questions about water in its many forms")),
+    ] {
+        assert_eq!(unread(name, value.clone()), [], "{name} {value}");
+    }
+}
+
+#[test]
+fn an_empty_prompt_beside_a_column_of_prompts_is_refused() {
+    let row = |i: usize, name: &str| json!({"prompt": "", "chosen": format!("c{i}"), "rejected": "r", name: "What is a lake?"});
+    // a tokenizer with a BOS token trains on such rows, one without drops them
+    for model in ["tiny-llama31", "tiny-qwen2"] {
+        let encoder = || Encoder::from_model(&goldens(model).join("model"), None, 512, 4096).unwrap();
+        let rows: Vec<Value> = (0..9).map(|i| row(i, "topic_question")).collect();
+        let rows = [rows, vec![json!({"prompt": "p", "chosen": "c", "rejected": "r"})]].concat();
+        assert!(open(encoder(), &rows, Needs::Pairs).is_ok(), "{model}: no column is called like a prompt");
+        let rows: Vec<Value> = (0..9).map(|i| row(i, "the_question")).collect();
+        match open(encoder(), &rows, Needs::Pairs) {
+            Err(DataError::EmptyPrompts { line: 1, rows: 9, of: 9, column, .. }) => assert_eq!(column, "the_question"),
+            other => panic!("{model}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn texts_that_are_values_written_as_text_are_found() {
+    let rows = |text: &str| -> Vec<Value> {
+        (0..4).map(|i| json!({"prompt": text.replace('1', &i.to_string()), "chosen": "c", "rejected": "r"})).collect()
+    };
+    let found = |text: &str| {
+        let all = warnings(None, &rows(text)).into_iter().map(|warning| warning.finding);
+        all.filter(|finding| *finding != Finding::NoTemplateApplied).collect::<Vec<_>>()
+    };
+    let is = |notation| vec![Finding::Serialised { column: "prompt".to_owned(), notation, turns: false }];
+    assert_eq!(found(r#"{"task": "sum", "numbers": [1, 2]}"#), is(Notation::Json));
+    assert_eq!(found(r#"["one 1", "two"]"#), is(Notation::Json));
+    assert_eq!(found("{'task': 'sum 1', 'more': None}"), is(Notation::Python));
+    assert_eq!(found("['What is 1?', \"What isn't?\"]"), is(Notation::Python));
+    for text in ["[1, 2]", "{1}", "[INST] 1 [/INST]", "{x: 1} is a set", "[1] see below", "plain 1"] {
+        assert_eq!(found(text), [], "{text}");
+    }
+    // one of several rows is no column full of it
+    let mut few = rows("What is 1?");
+    few[2]["prompt"] = json!(r#"{"a": 1}"#);
+    assert!(warnings(None, &few).iter().all(|warning| warning.finding == Finding::NoTemplateApplied));
+}
+
+#[test]
+fn null_arguments_that_no_tool_declares_are_found() {
+    let tool = |properties: Value| json!([{"type": "function", "function": {"name": "add", "parameters": {"properties": properties}}}]);
+    let row = |arguments: Value, tools: Value| json!({"prompt": [user("1+2?")], "chosen": [calls("", "add", arguments)], "rejected": [says("4")], "tools": tools});
+    let two = json!({"a": 1, "b": null});
+    assert_eq!(findings(Some(ALL), row(two.clone(), tool(json!({"a": {}})))), [Finding::NullArgument]);
+    assert_eq!(findings(Some(ALL), row(two.clone(), tool(json!({"a": {}, "b": null})))), [Finding::NullArgument]);
+    assert_eq!(findings(Some(ALL), row(two.clone(), Value::Null)), [Finding::NullArgument]);
+    assert_eq!(findings(Some(ALL), row(two, tool(json!({"a": {}, "b": {"type": "number"}})))), []);
+    assert_eq!(findings(Some(ALL), row(json!({"a": 1}), tool(json!({"a": {}})))), []);
+}
+
+/// The prompt is in the tokens once, whether the answers have it too or not.
+#[test]
+fn a_repeated_prompt_is_cut_from_the_answers() {
+    let system = json!({"role": "system", "content": "be brief"});
+    let (c, r) = (says("c"), says("r"));
+    let plain = json!({"prompt": [system, user("q")], "chosen": [c], "rejected": [r]});
+    let whole =
+        json!({"prompt": [system, user("q")], "chosen": [system, user("q"), c], "rejected": [system, user(" q"), r]});
+    let last = json!({"prompt": [system, user("q")], "chosen": [user("q"), c], "rejected": [user("q"), r]});
+    let texts = |start: &str| json!({"prompt": "Human: What?\n\nAssistant:", "chosen": format!("{start} c"), "rejected": format!("{start} r")});
+    let rows = |row: &Value| {
+        let data = open(encoder(None), std::slice::from_ref(row), Needs::Pairs).unwrap();
+        let cut = data.survey().warnings.iter().filter(|warning| warning.finding == Finding::RepeatedPromptCut);
+        (cut.map(|warning| warning.rows).sum::<usize>(), data.rows(&[0]).unwrap())
+    };
+    let (none, expected) = rows(&plain);
+    assert_eq!(none, 0);
+    for row in [whole, last] {
+        assert_eq!(rows(&row), (1, expected.clone()), "{row}");
+    }
+    let (none, expected) = rows(&texts(""));
+    assert_eq!((none, rows(&texts("Human: What?\n\nAssistant:"))), (0, (1, expected)));
+}
+
+/// Some rows of texts, or some answers of a row, that begin with the prompt are left as they are.
+#[test]
+fn what_few_rows_do_is_only_said() {
+    let row = |i: usize, start: &str| json!({"prompt": format!("What is lake {i}?"), "chosen": format!("{start} c"), "rejected": format!("{start} r")});
+    let mut rows: Vec<Value> = (0..9).map(|i| row(i, "")).collect();
+    rows.push(row(9, "What is lake 9?"));
+    let found = warnings(None, &rows);
+    let said: Vec<_> = found.iter().filter(|warning| warning.finding == Finding::RepeatedPrompt).collect();
+    assert_eq!(said.iter().map(|warning| (warning.rows, warning.line)).collect::<Vec<_>>(), [(1, 10)]);
+    let one = json!({"prompt": [user("q")], "chosen": [user("q"), says("c")], "rejected": [says("r")]});
+    assert_eq!(findings(Some(ANY), one), [Finding::RepeatedPrompt]);
+}
+
+#[test]
+fn texts_are_noted_where_the_model_has_a_template() {
+    let row = |prompt: &str| json!({"prompt": prompt, "chosen": " c", "rejected": " r"});
+    assert_eq!(findings(None, row("What is a lake?")), [Finding::NoTemplateApplied]);
+    for marked in
+        ["\n\nHuman: q\n\nAssistant:", "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "### Response:\n"]
+    {
+        assert_eq!(findings(None, row(marked)), [], "{marked}");
+    }
+    assert_eq!(findings(None, json!({"text": "a book"})), []);
+}
+
+#[test]
+fn goldens_and_data_warn_of_nothing() {
+    let data = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests").join(name);
+    let mut files =
+        vec![(data("data/pref_eval.jsonl"), Needs::Pairs), (data("data/pref_train_kto.jsonl"), Needs::Labels)];
+    files.extend([(goldens("pairs.jsonl"), Needs::Pairs), (goldens("kto.jsonl"), Needs::Labels)]);
+    for model in ["tiny-qwen2", "tiny-llama", "tiny-qwen3", "tiny-gemma2", "tiny-phi3"] {
+        for (path, needs) in &files {
+            let encoder = Encoder::from_model(&goldens(model).join("model"), None, 512, 4096).unwrap();
+            let data = Dataset::open(std::slice::from_ref(path), encoder, *needs, OnBadRow::Skip).unwrap();
+            let survey = data.survey();
+            let warnings: Vec<_> =
+                survey.warnings.iter().filter(|warning| warning.finding != Finding::NoTemplateApplied).collect();
+            assert!(warnings.is_empty(), "{model} {}: {warnings:?}", path.display());
+        }
+    }
+}
+
+/// HH's rows: nothing but the two conversations as texts. Nothing is said, and the prompts end with the mark.
+#[test]
+fn rows_as_hh_has_them_are_read_without_a_word() {
+    let rows = std::fs::read_to_string(goldens("pairs.jsonl")).unwrap();
+    let (mut hh, mut named) = (Vec::new(), Vec::new());
+    for row in rows.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let turn = |turn: &Value| {
+            let speaker = if turn["role"] == "assistant" { "Assistant" } else { "Human" };
+            format!("\n\n{speaker}: {}", turn["content"].as_str().unwrap())
+        };
+        let prompt: String = row["prompt"].as_array().unwrap().iter().map(turn).collect();
+        let prompt = prompt + "\n\nAssistant:";
+        let [chosen, rejected] =
+            ["chosen", "rejected"].map(|side| format!(" {}", row[side][0]["content"].as_str().unwrap()));
+        hh.push(json!({"chosen": format!("{prompt}{chosen}"), "rejected": format!("{prompt}{rejected}")}));
+        named.push(json!({"prompt": prompt, "chosen": chosen, "rejected": rejected}));
+    }
+    let data = open(encoder(None), &hh, Needs::Pairs).unwrap();
+    assert_eq!(data.survey().warnings, []);
+    assert_eq!(data.survey().decided.turn_marker.as_ref().unwrap().to_string(), "Assistant:");
+    let named = open(encoder(None), &named, Needs::Pairs).unwrap();
+    let all: Vec<u32> = (0..data.len() as u32).collect();
+    assert_eq!(data.rows(&all).unwrap(), named.rows(&all).unwrap());
+}
+
+#[test]
+fn texts_without_a_mark_are_refused_unless_the_user_insists() {
+    let rows = [
+        json!({"which_question": "What is a lake?", "chosen": "The lake is water.", "rejected": "The moon is a fish."}),
+        json!({"which_question": "What is a sea?", "chosen": "Salt water.", "rejected": "A big fish."}),
+    ];
+    match open(encoder(None), &rows, Needs::Pairs) {
+        Err(DataError::NoTurnMarker { line: 1, rows: 2, column, .. }) => assert_eq!(column, "which_question"),
+        other => panic!("{other:?}"),
+    }
+    let insists = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
+    // what they share is a prompt by TRL's rule, but the second row shares nothing
+    let error = open(encoder(None).with_reading(insists.clone()), &rows, Needs::Pairs).unwrap_err();
+    assert!(matches!(error, DataError::EmptyPrompts { rows: 1, line: 2, .. }), "{error}");
+    let data = open(encoder(None).with_reading(insists), &rows[..1], Needs::Pairs).unwrap();
+    assert_eq!(data.survey().warnings[0].finding, Finding::UnreadColumn { column: "which_question".to_owned() });
+    // a row that lacks the mark of the others
+    let row =
+        |i: usize, mark: &str| json!({"chosen": format!("lake {i}{mark} c"), "rejected": format!("lake {i}{mark} r")});
+    let mut rows: Vec<Value> = (0..40).map(|i| row(i, "\nBot:")).collect();
+    rows[7] = row(7, " is");
+    match open(encoder(None), &rows, Needs::Pairs) {
+        Err(DataError::Row { line: 8, reason: BadRow::NoTurnMarker { marker: Some(marker), .. }, .. }) => {
+            assert_eq!(marker, "Bot:")
+        }
+        other => panic!("{other:?}"),
+    }
+}

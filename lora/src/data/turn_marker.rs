@@ -1,0 +1,339 @@
+//! Where the answers begin in a pair of texts without a prompt column.
+//!
+//! Such texts share their beginning: the prompt, and whatever letters the two answers happen to begin with. Where the data
+//! marks turns, as HH does with `\n\nAssistant:`, the prompt ends with the last such mark. Which mark that is, is found in a
+//! sample of the rows: of all marks that stand in the common prefix of at least [`SHARE`] of them, the one that stands latest.
+//!
+//! | a mark is | for example |
+//! |---|---|
+//! | a label with a colon, of one to three words at the start of a line, or of one capitalised word after a blank | `Assistant:`, `TL;DR:`, ` ASSISTANT:` |
+//! | a line that begins with `#` | `### Response:` |
+//! | tags, with the name of a role between or after them | `[/INST]`, `<\|im_start\|>assistant` |
+//!
+//! Newlines that follow it in these rows belong to it. What opens a turn of the user (`Human:`, `### Input:`, `[INST]`) or
+//! ends a turn is no place where an answer begins: if such a mark stands latest, there is none. A mark by a name that is not
+//! known counts only where next to nothing of the common prefix follows it.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Share of the rows that have the mark, in percent.
+pub(super) const SHARE: usize = 95;
+/// Bytes of a mark: `<|eot_id|><|start_header_id|>assistant<|end_header_id|>` has 57.
+const LONGEST: usize = 80;
+/// Bytes at the end of a common prefix that are searched.
+const SEARCHED: usize = 4096;
+/// Characters that may follow a mark by an unknown name in the middle row: letters that answers share by chance.
+const BY_CHANCE: usize = 16;
+/// Rows from which on an unknown word within a line may be a mark.
+const MANY: usize = 20;
+
+/// Words of marks behind which an answer stands.
+const ANSWERS: [&str; 24] = [
+    "assistant",
+    "answer",
+    "a",
+    "response",
+    "output",
+    "bot",
+    "ai",
+    "gpt",
+    "chatgpt",
+    "model",
+    "completion",
+    "reply",
+    "tl",
+    "dr",
+    "tldr",
+    "chatbot",
+    "summary",
+    "solution",
+    "translation",
+    "agent",
+    "claude",
+    "llama",
+    "machine",
+    "robot",
+];
+/// Words of marks behind which something else stands.
+const OTHERS: [&str; 26] = [
+    "human",
+    "user",
+    "question",
+    "q",
+    "instruction",
+    "instructions",
+    "input",
+    "inputs",
+    "system",
+    "prompt",
+    "context",
+    "query",
+    "inst",
+    "sys",
+    "customer",
+    "tool",
+    "observation",
+    "s",
+    "end",
+    "eos",
+    "bos",
+    "eot",
+    "eom",
+    "message",
+    "problem",
+    "post",
+];
+
+/// The text after which the answers begin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnMarker {
+    mark: String,
+    /// What follows it: newlines.
+    newlines: String,
+}
+
+/// As it stands in the rows.
+impl std::fmt::Display for TurnMarker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.mark, self.newlines)
+    }
+}
+
+impl TurnMarker {
+    /// The byte after its last occurrence.
+    pub(super) fn end_in(&self, shared: &str) -> Option<usize> {
+        let end = last(shared, &self.mark)?;
+        Some(if shared[end..].starts_with(&self.newlines) { end + self.newlines.len() } else { end })
+    }
+
+    /// The marker of rows, by the prefixes that their two texts have in common.
+    pub(super) fn of(prefixes: &[&str]) -> Option<TurnMarker> {
+        let wanted = (prefixes.len() * SHARE).div_ceil(100).max(1);
+        let mut rows: HashMap<&str, usize> = HashMap::new();
+        for prefix in prefixes {
+            let mut marks: Vec<&str> = marks(prefix);
+            marks.sort_unstable();
+            marks.dedup();
+            marks.into_iter().for_each(|mark| *rows.entry(mark).or_default() += 1);
+        }
+        let mut best: Option<(usize, std::cmp::Reverse<usize>, &str)> = None;
+        for (mark, _) in rows.into_iter().filter(|(_, rows)| *rows >= wanted) {
+            let mut rests: Vec<usize> = prefixes
+                .iter()
+                .filter_map(|prefix| Some(prefix[last(prefix, mark)?..].trim().chars().count()))
+                .collect();
+            rests.sort_unstable();
+            let place = (rests[rests.len() / 2], std::cmp::Reverse(mark.len()), mark);
+            if best.is_none_or(|best| place < best) {
+                best = Some(place);
+            }
+        }
+        let (rest, _, mark) = best?;
+        let stands_alone =
+            |prefix: &&&str| last(prefix, mark).is_some_and(|end| prefix[..end - mark.len()].trim().is_empty());
+        if prefixes.iter().filter(stands_alone).count() > prefixes.len() - wanted {
+            return None; // nothing is asked before it
+        }
+        let is_open = match side(mark) {
+            Side::Answer => true,
+            Side::Other => false,
+            Side::Unknown => rest <= BY_CHANCE && (prefixes.len() >= MANY || is_of_a_line(prefixes, mark)),
+        };
+        is_open.then(|| {
+            let after = |newlines: &str| {
+                let follows =
+                    |prefix: &&&str| last(prefix, mark).is_some_and(|end| prefix[end..].starts_with(newlines));
+                prefixes.iter().filter(follows).count() >= wanted
+            };
+            let newlines = ["\n\n", "\n"].into_iter().find(|newlines| after(newlines)).unwrap_or_default();
+            TurnMarker { mark: mark.to_owned(), newlines: newlines.to_owned() }
+        })
+    }
+}
+
+/// Whether a text has turns of its own: the marks of both sides.
+pub(super) fn holds_turns(text: &str) -> bool {
+    marks(text).into_iter().any(|mark| side(mark) == Side::Answer)
+}
+
+/// The byte after the last occurrence of a mark that begins a word.
+fn last(text: &str, mark: &str) -> Option<usize> {
+    let begins_word = mark.starts_with(char::is_alphanumeric);
+    let is_start = |at: usize| !begins_word || !text[..at].ends_with(char::is_alphanumeric);
+    text.rmatch_indices(mark).map(|(at, _)| at).find(|at| is_start(*at)).map(|at| at + mark.len())
+}
+
+fn is_of_a_line(prefixes: &[&str], mark: &str) -> bool {
+    let begins_line = |prefix: &&str| {
+        last(prefix, mark)
+            .is_none_or(|end| prefix[..end - mark.len()].ends_with('\n') || mark.starts_with(['<', '[', '#']))
+    };
+    prefixes.iter().all(begins_line)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Answer,
+    Other,
+    Unknown,
+}
+
+/// What stands behind a mark.
+fn side(mark: &str) -> Side {
+    let lower = mark.to_lowercase();
+    if lower.ends_with("[/inst]") {
+        return Side::Answer;
+    }
+    let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
+    // the end of the turn before may stand in front of the role
+    match (has(&ANSWERS), has(&OTHERS)) {
+        (true, _) => Side::Answer,
+        (false, true) => Side::Other,
+        (false, false) => Side::Unknown,
+    }
+}
+
+/// The marks in the end of a text.
+fn marks(text: &str) -> Vec<&str> {
+    let mut from = text.len().saturating_sub(SEARCHED);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    let text = &text[from..];
+    let mut all = Vec::new();
+    for line in text.split('\n').map(|line| line.trim_end_matches('\r')) {
+        if line.starts_with('#') && line.len() <= LONGEST {
+            all.push(line.trim_end());
+        }
+        labels(line, &mut all);
+        tags(line, &mut all);
+    }
+    all
+}
+
+/// Labels of one to three words at the start of a line, of one capitalised word within it.
+fn labels<'a>(line: &'a str, all: &mut Vec<&'a str>) {
+    let is_word = |c: char| c.is_alphanumeric() || matches!(c, ';' | '_' | '-' | '*' | '/');
+    for (colon, _) in line.match_indices(':') {
+        let before = &line[..colon];
+        let is_label = before.split(' ').count() <= 3 && before.chars().all(|c| is_word(c) || c == ' ' || c == '#');
+        if is_label && !before.trim().is_empty() && colon < LONGEST {
+            all.push(&line[..=colon]);
+        }
+        let start =
+            before.rfind(|c| !is_word(c)).map_or(0, |at| at + before[at..].chars().next().map_or(1, char::len_utf8));
+        let word = &before[start..];
+        if word.starts_with(char::is_uppercase) && word.len() < LONGEST {
+            all.push(&line[start..=colon]);
+        }
+    }
+}
+
+/// Runs of tags and of the names between them.
+fn tags<'a>(line: &'a str, all: &mut Vec<&'a str>) {
+    let mut at = 0;
+    while let Some(found) = line[at..].find(['<', '[']) {
+        let start = at + found;
+        let mut end = start;
+        loop {
+            let rest = &line[end..];
+            let closing = match rest.chars().next() {
+                Some('<') => '>',
+                Some('[') => ']',
+                _ => {
+                    // a name, if a tag or the line's end follows
+                    let name = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+                    let is_name = name > 0 && end > start && (name == rest.len() || rest[name..].starts_with('<'));
+                    if !is_name {
+                        break;
+                    }
+                    end += name;
+                    continue;
+                }
+            };
+            match rest.find(closing) {
+                Some(close) if close <= LONGEST && !rest[..close].contains(' ') && close > 1 => end += close + 1,
+                _ => break,
+            }
+        }
+        if end > start && end - start <= LONGEST {
+            all.push(&line[start..end]);
+        }
+        at = end.max(start + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The marker of prefixes that end with letters which the answers share by chance, in some rows.
+    fn marker(prompt: impl Fn(usize) -> String) -> Option<String> {
+        let chance = ["", "", " The ", "", " I"];
+        let prefixes: Vec<String> = (0..40).map(|i| prompt(i) + chance[i % chance.len()]).collect();
+        let prefixes: Vec<&str> = prefixes.iter().map(String::as_str).collect();
+        TurnMarker::of(&prefixes).map(|marker| marker.to_string())
+    }
+
+    #[test]
+    fn the_marks_of_common_formats_are_found() {
+        let q = |i: usize| format!("What is {i}: a lake? Or a sea?");
+        let formats: [(&str, &dyn Fn(usize) -> String); 11] = [
+            ("Assistant:", &|i| format!("\n\nHuman: {}\n\nAssistant:", q(i))),
+            ("Assistant:", &|i| format!("\n\nHuman: hi\n\nAssistant: Hello!\n\nHuman: {}\n\nAssistant:", q(i))),
+            ("ASSISTANT:", &|i| format!("A chat. USER: {} ASSISTANT:", q(i))),
+            ("### Response:\n", &|i| format!("Below is a task.\n\n### Instruction:\n{}\n\n### Response:\n", q(i))),
+            ("<|im_end|>", &|_| String::new()),
+            ("[/INST]", &|i| format!("<s>[INST] {} [/INST]", q(i))),
+            ("<|assistant|>\n", &|i| format!("<|user|>\n{}</s>\n<|assistant|>\n", q(i))),
+            ("<start_of_turn>model\n", &|i| {
+                format!("<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n", q(i))
+            }),
+            ("TL;DR:", &|i| format!("TITLE: {i}\nPOST: {}\n\nTL;DR:", q(i))),
+            ("A:", &|i| format!("Q: {}\nA:", q(i))),
+            ("Pirate:", &|i| format!("Sailor: {}\nPirate:", q(i))),
+        ];
+        for (expected, format) in formats {
+            let expected = (expected != "<|im_end|>").then(|| expected.to_owned());
+            assert_eq!(marker(format), expected);
+        }
+        let chatml = marker(|i| format!("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", q(i)));
+        assert_eq!(chatml.as_deref(), Some("<|im_start|>assistant\n"));
+        let llama = marker(|i| {
+            format!(
+                "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+                q(i)
+            )
+        });
+        assert!(llama.as_deref().is_some_and(|mark| mark.ends_with("assistant<|end_header_id|>\n\n")), "{llama:?}");
+    }
+
+    #[test]
+    fn what_opens_no_answer_is_no_marker() {
+        for prompt in [
+            |i: usize| format!("What is lake {i}? "),
+            |i: usize| format!("Human: what is lake {i}? "),
+            |i: usize| format!("### Instruction:\nSay what lake {i} is.\n\n### Input:\nlake {i} "),
+            |_: usize| "The ".to_owned(),
+            |_: usize| "Answer:".to_owned(),
+            |i: usize| format!("Lake {i}: a story of some length that both answers share. "),
+            |_: usize| String::new(),
+        ] {
+            assert_eq!(marker(prompt), None, "{:?}", prompt(1));
+        }
+        // nine rows of ten are not nearly all
+        assert_eq!(marker(|i| if i % 10 == 0 { format!("q{i}") } else { format!("q{i}\nAssistant:") }), None);
+        assert_eq!(TurnMarker::of(&[]), None);
+    }
+
+    #[test]
+    fn the_prompt_ends_with_the_last_mark() {
+        let marker = TurnMarker { mark: "Bot:".to_owned(), newlines: "\n".to_owned() };
+        assert_eq!(marker.end_in("a\nBot:\nhi\nBot:\nI"), Some("a\nBot:\nhi\nBot:\n".len()));
+        assert_eq!(marker.end_in("a\nBot: I"), Some("a\nBot:".len()));
+        assert_eq!(marker.end_in("a\nRobot: I"), None);
+    }
+}
