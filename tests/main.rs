@@ -5,6 +5,7 @@ mod architecture;
 mod cases_adapters;
 mod cases_run;
 mod cases_sanity;
+mod cases_tokens;
 mod cli;
 mod equalities;
 mod every_loss;

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use minijinja::formatting::FormatStyle;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Rest, StringInput, Value, ValueKind, from_args};
+use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 
 /// Deepest nesting that `tojson` and `repr` follow.
@@ -29,9 +29,31 @@ pub fn environment(now: i64) -> Environment<'static> {
     env.set_unknown_method_callback(python_method);
     env.add_filter("tojson", tojson);
     env.add_filter("string", |value: &Value| text_of(value));
-    env.add_filter("trim", |value: &Value, chars: Option<&str>| {
-        text_of(value).map(|text| strip(&text, chars, Side::Both).to_owned())
+    env.add_filter("trim", |value: &Value, positional: Rest<Value>, kwargs: Kwargs| {
+        let [chars] = arguments(&positional, &kwargs, ["chars"])?;
+        let chars = chars.as_ref().filter(|chars| !chars.is_none());
+        text_of(value).map(|text| strip(&text, chars.and_then(Value::as_str), Side::Both).to_owned())
     });
+    env.add_filter("replace", replace);
+    env.add_filter("default", default);
+    env.add_filter("d", default);
+    env.add_filter("int", int);
+    env.add_filter("float", float);
+    env.add_filter("escape", escape);
+    env.add_filter("e", escape);
+    env.add_filter("length", length);
+    env.add_filter("count", length);
+    env.add_filter("items", |value: &Value| match value.kind() {
+        ValueKind::Undefined => Ok(Value::from(Vec::<Value>::new())),
+        _ => minijinja::filters::items(value),
+    });
+    // of equal items Python takes the first
+    env.add_filter("max", |state: &State, value: &Value, kwargs: Kwargs| {
+        let mut items: Vec<Value> = value.try_iter()?.collect();
+        items.reverse();
+        minijinja::filters::max(state, Value::from(items), kwargs)
+    });
+    env.add_test("callable", |value: &Value| value.is_undefined() || value.kind() == ValueKind::Plain);
     // None is not iterable in Python, and strings and dicts are sequences to Jinja2
     env.add_test("iterable", |value: &Value| {
         matches!(
@@ -100,17 +122,172 @@ fn check_width(width: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// `indent(width=4, first=False, blank=False)`.
-fn indent(
-    text: StringInput<'_>,
-    width: Option<usize>,
-    first: Option<bool>,
-    blank: Option<bool>,
-    kwargs: Kwargs,
-) -> Result<Value, Error> {
-    let named: Option<usize> = kwargs.peek("width")?;
-    check_width(width.or(named).unwrap_or(0))?;
-    minijinja::filters::indent(text, width, first, blank, kwargs)
+/// `indent(width=4, first=False, blank=False)`: the width may be a text, and a line end at the end stays.
+fn indent(text: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let text = text.as_str().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidOperation, format!("indent: the value must be a string, not {}", text.kind()))
+    })?;
+    let [width, first, blank] = arguments(&positional, &kwargs, ["width", "first", "blank"])?;
+    let indention = match &width {
+        None => " ".repeat(4),
+        Some(width) => match width.as_str() {
+            Some(text) => text.to_owned(),
+            None => {
+                let width = usize::try_from(i64::try_from(width.clone())?).unwrap_or(0);
+                check_width(width)?;
+                " ".repeat(width)
+            }
+        },
+    };
+    let mut out = if first.is_some_and(|v| v.is_true()) { indention.clone() } else { String::new() };
+    let blank = blank.is_some_and(|v| v.is_true());
+    for (i, line) in split_lines(&format!("{text}\n"), false).iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+            if blank || !line.is_empty() {
+                out.push_str(&indention);
+            }
+        }
+        out.push_str(line);
+    }
+    Ok(Value::from(out))
+}
+
+/// The arguments of a filter by place or by name. Refuses others, and one that is given twice.
+fn arguments<const N: usize>(
+    positional: &[Value],
+    kwargs: &Kwargs,
+    names: [&str; N],
+) -> Result<[Option<Value>; N], Error> {
+    if positional.len() > N {
+        return Err(Error::from(ErrorKind::TooManyArguments));
+    }
+    let mut found = [const { None }; N];
+    for (i, name) in names.into_iter().enumerate() {
+        let named: Option<Value> = kwargs.get(name)?;
+        if named.is_some() && i < positional.len() {
+            return Err(Error::new(ErrorKind::TooManyArguments, format!("duplicate argument `{name}`")));
+        }
+        found[i] = named.or_else(|| positional.get(i).cloned());
+    }
+    kwargs.assert_all_used()?;
+    Ok(found)
+}
+
+/// `replace(s, old, new, count=None)`.
+fn replace(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let [old, new, count] = arguments(&positional, &kwargs, ["old", "new", "count"])?;
+    let (Some(old), Some(new)) = (old, new) else { return Err(Error::from(ErrorKind::MissingArgument)) };
+    let (text, old, new) = (text_of(value)?, text_of(&old)?, text_of(&new)?);
+    let count = match count.filter(|count| !count.is_none()) {
+        None => usize::MAX,
+        Some(count) => usize::try_from(i64::try_from(count)?).unwrap_or(usize::MAX), // negative: all
+    };
+    Ok(Value::from(text.replacen(&old, &new, count)))
+}
+
+/// `default(value, default_value='', boolean=False)`.
+fn default(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let [other, boolean] = arguments(&positional, &kwargs, ["default_value", "boolean"])?;
+    let is_missing = value.is_undefined() || (boolean.is_some_and(|v| v.is_true()) && !value.is_true());
+    Ok(if is_missing { other.unwrap_or_else(|| Value::from("")) } else { value.clone() })
+}
+
+/// `length(value)`: 0 of what is undefined.
+fn length(value: &Value) -> Result<usize, Error> {
+    if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) }
+}
+
+/// `int(value, default=0, base=10)`: a text that is no number is the default.
+fn int(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let [other, base] = arguments(&positional, &kwargs, ["default", "base"])?;
+    let other = other.unwrap_or_else(|| Value::from(0));
+    let base = base.map_or(Ok(10), u32::try_from)?;
+    if !(2..=36).contains(&base) {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("int: base {base}")));
+    }
+    match value.kind() {
+        ValueKind::Number | ValueKind::Bool => {
+            let none: Option<Value> = None;
+            minijinja::filters::int(state, value, none, None, Kwargs::from_iter(Vec::<(String, Value)>::new()))
+        }
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            let whole = python_digits(text).and_then(|digits| {
+                let (sign, digits) = match digits.strip_prefix(['-', '+']) {
+                    Some(rest) if digits.starts_with('-') => ("-", rest.to_owned()),
+                    Some(rest) => ("", rest.to_owned()),
+                    None => ("", digits),
+                };
+                let lower = digits.to_lowercase();
+                let prefix = match base {
+                    2 => "0b",
+                    8 => "0o",
+                    16 => "0x",
+                    _ => "",
+                };
+                let digits = lower.strip_prefix(prefix).unwrap_or(&lower);
+                if digits.starts_with(['-', '+']) {
+                    return None;
+                }
+                i128::from_str_radix(&format!("{sign}{digits}"), base).ok()
+            });
+            match (whole, python_float(text)) {
+                (Some(whole), _) => Ok(Value::from(whole)),
+                (None, Some(x)) if x.is_finite() && x.abs() < 1e38 => Ok(Value::from(x as i128)),
+                (None, Some(x)) if x.is_finite() => {
+                    Err(Error::new(ErrorKind::InvalidOperation, format!("int: {x} is too large")))
+                }
+                _ => Ok(other),
+            }
+        }
+        ValueKind::Undefined => Err(Error::new(ErrorKind::UndefinedError, "int of an undefined value")),
+        _ => Ok(other),
+    }
+}
+
+/// `float(value, default=0.0)`: what is no number is the default.
+fn float(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let [other] = arguments(&positional, &kwargs, ["default"])?;
+    let other = other.unwrap_or_else(|| Value::from(0.0));
+    match value.kind() {
+        ValueKind::Number | ValueKind::Bool => {
+            minijinja::filters::float(state, value, None, Kwargs::from_iter(Vec::<(String, Value)>::new()))
+        }
+        ValueKind::String => Ok(python_float(value.as_str().unwrap_or_default()).map_or(other, Value::from)),
+        ValueKind::Undefined => Err(Error::new(ErrorKind::UndefinedError, "float of an undefined value")),
+        _ => Ok(other),
+    }
+}
+
+/// A number as a text of Python's has it, without the space around it and single underscores in it; `None` if it is none.
+fn python_digits(text: &str) -> Option<String> {
+    let text = strip(text, None, Side::Both);
+    let stray = text.starts_with('_') || text.ends_with('_') || text.contains("__");
+    (!stray && !text.is_empty()).then(|| text.replace('_', ""))
+}
+
+fn python_float(text: &str) -> Option<f64> {
+    python_digits(text)?.parse().ok()
+}
+
+/// `escape(s)` of MarkupSafe.
+fn escape(value: &Value) -> Result<Value, Error> {
+    if value.is_safe() {
+        return Ok(value.clone());
+    }
+    let mut out = String::new();
+    for c in text_of(value)?.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    Ok(Value::from_safe_string(out))
 }
 
 /// Refuses a format string that asks for a great width, or takes one from its arguments (`%*d`, `{:{}}`).
@@ -180,6 +357,7 @@ fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
             }
             out.push(close);
         }
+        ValueKind::Undefined => out.push_str("Undefined"),
         // None, True, False: minijinja writes them as Python does
         _ => write!(out, "{value}").expect("a String takes everything"),
     }
@@ -200,13 +378,24 @@ fn repr_str(out: &mut String, text: &str) {
                 out.push('\\');
                 out.push(c);
             }
-            c if c < ' ' || ('\x7f'..'\u{a0}').contains(&c) => {
-                write!(out, "\\x{:02x}", c as u32).expect("a String takes everything");
+            c if is_printable(c) => out.push(c),
+            c => {
+                let written = match c as u32 {
+                    code @ ..0x100 => write!(out, "\\x{code:02x}"),
+                    code @ ..0x10000 => write!(out, "\\u{code:04x}"),
+                    code => write!(out, "\\U{code:08x}"),
+                };
+                written.expect("a String takes everything");
             }
-            c => out.push(c),
         }
     }
     out.push(quote);
+}
+
+/// `str.isprintable` of one character: Rust's `escape_debug` leaves the same ones as they are, combining ones only behind
+/// another character.
+fn is_printable(c: char) -> bool {
+    matches!(c, ' '..='~') || (!c.is_ascii() && format!("a{c}").escape_debug().eq(['a', c]))
 }
 
 /// A number as Python writes it: `1e+16`, `0.1`, `1.0`.
@@ -429,6 +618,20 @@ fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value])
             "format" => {
                 check_format(text)?;
                 return minijinja::formatting::format(FormatStyle::StrFormat, text, args).map(Value::from);
+            }
+            "title" => {
+                let () = from_args(args)?;
+                let mut after_cased = false;
+                let mut out = String::with_capacity(text.len());
+                for c in text.chars() {
+                    if after_cased {
+                        out.extend(c.to_lowercase())
+                    } else {
+                        out.extend(c.to_uppercase())
+                    }
+                    after_cased = c.is_lowercase() || c.is_uppercase();
+                }
+                return Ok(Value::from(out));
             }
             "isspace" => return Ok(Value::from(!text.is_empty() && text.chars().all(is_space))),
             _ => {}

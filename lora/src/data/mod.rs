@@ -7,7 +7,7 @@
 //! | 0 | [`files`] | names and patterns | paths |
 //! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row, as JSON. Compressed files and [`mod@parquet`] are spooled as lines |
 //! | 2 | [`reading`], [`columns`], [`records`] | the bytes of a row | [`Record`]: prompt, answers, target, [`numbers`] |
-//! | 3 | [`template`] | messages | text, through the model's own Jinja template ([`jinja`]: Python's side of it) |
+//! | 3 | [`template`] | messages | text, through the model's own Jinja template ([`jinja`], `jinja_source`: Python's side of it) |
 //! | 4 | [`tokenizer`] | text | token ids, through the model's `tokenizer.json` |
 //! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer; [`sequence`], [`spans`]: which are scored |
 //! | 6 | [`dataset`] | files | [`Dataset`]: one `pass` that counts ([`survey`], [`duplicates`], [`lengths`]), then rows on demand, in any order |
@@ -39,6 +39,7 @@ mod format;
 mod index;
 mod ingredients;
 pub mod jinja;
+mod jinja_source;
 mod json_text;
 pub mod lengths;
 mod lines;

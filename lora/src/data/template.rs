@@ -5,6 +5,7 @@
 //! limits: a template that doubles a string in a loop can ask for more memory than there is, and one that prints an object
 //! which holds itself overflows any stack; the engine has no budget for either, and both end the process.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::deep_stack::with_deep_stack;
 use super::jinja::{Raised, call_generation_spans, environment, generation_span, strip_generation_tags};
+use super::jinja_source::{SourceFault, with_line_feeds, with_names_of_macros, with_strings_of_python};
 use super::template_sources::{MAX_TEMPLATE_BYTES, TOOL_USE, TemplateSources};
 use super::tokenizer::Tokenizer;
 
@@ -217,10 +219,17 @@ impl ChatTemplate {
             if source.len() > MAX_TEMPLATE_BYTES {
                 return Err(TemplateError::TooLarge { origin, bytes: source.len(), limit: MAX_TEMPLATE_BYTES });
             }
+            let source = with_line_feeds(&source);
+            let syntax =
+                |SourceFault { line, message }| TemplateError::Syntax { origin: origin.clone(), line, message };
+            let source = with_strings_of_python(&source).map_err(syntax)?;
             let with_spans = call_generation_spans(&source);
             marks_generation &= with_spans.is_some();
+            let plain = with_names_of_macros(&strip_generation_tags(&source)).map_err(syntax)?.into_owned();
+            let with_spans = with_spans.map(|source| with_names_of_macros(&source).map(Cow::into_owned));
+            let with_spans = with_spans.transpose().map_err(syntax)?;
             let mut add = |name: String, source: String| with_deep_stack(|| env.add_template_owned(name, source));
-            let added = add(name.to_owned(), strip_generation_tags(&source))
+            let added = add(name.to_owned(), plain)
                 .and_then(|()| with_spans.map_or(Ok(()), |source| add(format!("{name}{WITH_SPANS}"), source)));
             if let Err(e) = added {
                 let message = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);

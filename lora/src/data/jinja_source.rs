@@ -1,0 +1,373 @@
+//! A template's source, changed where the engine would read it otherwise than Jinja2 does.
+//!
+//! | in the source | Jinja2 | the engine alone |
+//! |---|---|---|
+//! | line ends CRLF and CR, in texts and in string literals | LF | keeps them |
+//! | escapes in string literals: `\a`, `\v`, `\/`, `\U0001f642`, a backslash before a line end | as Python | keeps or changes them |
+//! | a line end after `{% raw %}` | stays | goes, as after every tag |
+//! | a default of a macro's argument that names an argument before it | finds that | does not find it: refused here |
+//! | names that a macro or a `call` block only assigns a field of, or uses in `filter` tags | finds them outside | does not find them |
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+/// Deepest nesting of macros whose names are looked at. The parser refuses templates that are nested more deeply.
+const MAX_NESTING: usize = 100;
+
+/// What cannot be read as Jinja2 reads it.
+#[derive(Debug, PartialEq)]
+pub(super) struct SourceFault {
+    /// 1-based line of the template.
+    pub line: usize,
+    pub message: String,
+}
+
+/// The source with LF at the end of each line. Escapes that are written out (`\r`) stay.
+pub(super) fn with_line_feeds(source: &str) -> Cow<'_, str> {
+    if !source.contains('\r') {
+        return Cow::Borrowed(source);
+    }
+    Cow::Owned(source.replace("\r\n", "\n").replace('\r', "\n"))
+}
+
+/// The source with string literals and raw blocks written as the engine reads them like Jinja2.
+pub(super) fn with_strings_of_python(source: &str) -> Result<Cow<'_, str>, SourceFault> {
+    let mut edited = Edited::new(source);
+    for tag in tags(source) {
+        if tag.statement(source) == Some("raw") && source[tag.close..].starts_with("%}\n") {
+            edited.replace(tag.close..tag.close, "+");
+        }
+        for token in tag.tokens {
+            let Token::String(place) = token else { continue };
+            let mut chars = source[place.clone()].char_indices();
+            while let Some((at, c)) = chars.next() {
+                if c != '\\' {
+                    continue;
+                }
+                let start = place.start + at;
+                let Some((_, escaped)) = chars.next() else { break };
+                let end = start + 1 + escaped.len_utf8();
+                let fault = |what: String| SourceFault { line: line_of(source, start), message: what };
+                match escaped {
+                    '\n' => edited.replace(start..end, ""),
+                    'a' => edited.replace(start..end, "\\x07"),
+                    'v' => edited.replace(start..end, "\\x0b"),
+                    '/' => edited.replace(start..end, "\\\\/"),
+                    'U' => {
+                        let digits = source.get(end..end + 8).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+                        let c = digits.and_then(|d| char::from_u32(u32::from_str_radix(d, 16).ok()?));
+                        let c =
+                            c.ok_or_else(|| fault("\\U in a string needs the 8 hex digits of a character".into()))?;
+                        let quoted = matches!(c, '\\' | '\'' | '"');
+                        edited.replace(start..end + 8, &if quoted { format!("\\{c}") } else { c.to_string() });
+                    }
+                    'N' => return Err(fault("\\N{...} in a string is not read: write the character itself".into())),
+                    c if !c.is_ascii() => {
+                        return Err(fault(format!("a backslash before `{c}` in a string: write the character alone")));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(edited.finish())
+}
+
+/// The source with all names that stand in a macro or a `call` block mentioned at its beginning, in a branch that is never
+/// taken: the engine gives a macro those outer values that it sees mentioned, and misses the target of `{% set ns.x = 1 %}`, the
+/// arguments in `{% filter f(x) %}` and `{% set y | f(x) %}`, and the right side of `{% set x = x + 1 %}`.
+pub(super) fn with_names_of_macros(source: &str) -> Result<Cow<'_, str>, SourceFault> {
+    struct Open<'s> {
+        /// Where the opening tag's closing delimiter begins.
+        close: usize,
+        names: BTreeSet<&'s str>,
+    }
+    let mut open: Vec<Open> = Vec::new();
+    let mut mentions: Vec<(usize, String)> = Vec::new();
+    for tag in tags(source) {
+        let names = tag.tokens.iter().filter_map(|token| match token {
+            Token::Name(place) => Some(&source[place.clone()]),
+            Token::String(_) => None,
+        });
+        match tag.statement(source) {
+            Some(statement @ ("macro" | "call")) => {
+                let names: Vec<&str> = names.collect();
+                if let Some(argument) = repeated(&names).filter(|_| statement == "macro") {
+                    let message = format!("the default of a macro's argument names the argument `{argument}`");
+                    return Err(SourceFault { line: line_of(source, tag.close), message });
+                }
+                open.push(Open { close: tag.close, names: names.into_iter().collect() });
+            }
+            Some("endmacro" | "endcall") => {
+                let Some(Open { close, names }) = open.pop() else { continue };
+                let mentioned: Vec<&str> = names.iter().copied().filter(|name| !is_reserved(name)).collect();
+                if !mentioned.is_empty() && open.len() < MAX_NESTING {
+                    mentions.push((close, mentioned.join(", ")));
+                }
+                if let Some(outer) = open.last_mut() {
+                    outer.names.extend(names);
+                }
+            }
+            _ => {
+                if let Some(innermost) = open.last_mut() {
+                    innermost.names.extend(names);
+                }
+            }
+        }
+    }
+    mentions.sort_unstable();
+    let mut edited = Edited::new(source);
+    for (close, names) in mentions {
+        edited.replace(close..close, &format!("%}}{{% if false %}}{{{{ [{names}] }}}}{{% endif "));
+    }
+    Ok(edited.finish())
+}
+
+/// The first name that stands twice in `macro NAME(...)`, behind the name of the macro.
+fn repeated<'s>(names: &[&'s str]) -> Option<&'s str> {
+    let mut seen = BTreeSet::new();
+    names.iter().skip(2).copied().find(|name| !is_reserved(name) && !seen.insert(*name))
+}
+
+/// Words that are no variables; of the names of Jinja2's own, `loop` can be an outer one.
+fn is_reserved(name: &str) -> bool {
+    const WORDS: [&str; 33] = [
+        "and",
+        "or",
+        "not",
+        "in",
+        "is",
+        "if",
+        "elif",
+        "else",
+        "endif",
+        "for",
+        "endfor",
+        "recursive",
+        "set",
+        "endset",
+        "macro",
+        "endmacro",
+        "call",
+        "endcall",
+        "filter",
+        "endfilter",
+        "with",
+        "endwith",
+        "do",
+        "break",
+        "continue",
+        "true",
+        "false",
+        "none",
+        "True",
+        "False",
+        "None",
+        "caller",
+        "self",
+    ];
+    WORDS.contains(&name)
+}
+
+/// A part of a tag that matters here.
+enum Token {
+    /// An identifier that is no attribute.
+    Name(Range<usize>),
+    /// A string literal, without its quotes.
+    String(Range<usize>),
+}
+
+/// `{{ ... }}` or `{% ... %}`.
+struct Tag {
+    is_block: bool,
+    /// Where its closing delimiter begins, with the whitespace control.
+    close: usize,
+    tokens: Vec<Token>,
+}
+
+impl Tag {
+    /// The first word of a block tag.
+    fn statement<'s>(&self, source: &'s str) -> Option<&'s str> {
+        match self.tokens.first() {
+            Some(Token::Name(place)) if self.is_block => Some(&source[place.clone()]),
+            _ => None,
+        }
+    }
+}
+
+/// All tags of a source, in order: not those in comments and raw blocks, and no `endraw`. Ends before a tag that does not end.
+fn tags(source: &str) -> Vec<Tag> {
+    let bytes = source.as_bytes();
+    let mut tags = Vec::new();
+    let mut at = 0;
+    while let Some(brace) = source[at..].find('{').map(|found| at + found) {
+        let is_block = match bytes.get(brace + 1) {
+            Some(b'{') => false,
+            Some(b'%') => true,
+            Some(b'#') => match source[brace + 2..].find("#}") {
+                Some(end) => {
+                    at = brace + 2 + end + 2;
+                    continue;
+                }
+                None => break,
+            },
+            _ => {
+                at = brace + 1;
+                continue;
+            }
+        };
+        let Some((tag, end)) = tag(source, brace + 2, is_block) else { break };
+        at = end;
+        if tag.statement(source) == Some("raw") {
+            match end_of_raw(source, end) {
+                Some(end) => at = end,
+                None => break,
+            }
+        }
+        tags.push(tag);
+    }
+    tags
+}
+
+/// The tag whose inside begins at `start`, and where it ends.
+fn tag(source: &str, start: usize, is_block: bool) -> Option<(Tag, usize)> {
+    let bytes = source.as_bytes();
+    let end = if is_block { "%}" } else { "}}" };
+    let mut tokens = Vec::new();
+    let (mut at, mut nesting) = (start, 0usize);
+    let mut after_dot = false;
+    while at < bytes.len() {
+        if nesting == 0 && source[at..].starts_with(end) {
+            let controlled = at > start && matches!(bytes[at - 1], b'-' | b'+');
+            return Some((Tag { is_block, close: at - usize::from(controlled), tokens }, at + 2));
+        }
+        let c = source[at..].chars().next()?;
+        match c {
+            '\'' | '"' => {
+                let length = string_length(&source[at + 1..], c)?;
+                tokens.push(Token::String(at + 1..at + 1 + length));
+                at += length + 2;
+                after_dot = false;
+            }
+            c if c.is_alphanumeric() || c == '_' => {
+                let rest = &source[at..];
+                let length = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+                if !after_dot && !c.is_numeric() {
+                    tokens.push(Token::Name(at..at + length));
+                }
+                at += length;
+                after_dot = false;
+            }
+            c => {
+                match c {
+                    '(' | '[' | '{' => nesting += 1,
+                    ')' | ']' | '}' => nesting = nesting.saturating_sub(1),
+                    _ => {}
+                }
+                after_dot = c == '.' || (after_dot && c.is_whitespace());
+                at += c.len_utf8();
+            }
+        }
+    }
+    None
+}
+
+/// Bytes of a string literal up to its closing quote.
+fn string_length(rest: &str, quote: char) -> Option<usize> {
+    let mut escaped = false;
+    rest.char_indices().find_map(|(at, c)| {
+        let ends = c == quote && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends.then_some(at)
+    })
+}
+
+/// Where the `{% endraw %}` after `from` ends.
+fn end_of_raw(source: &str, from: usize) -> Option<usize> {
+    source[from..].match_indices("{%").find_map(|(at, _)| {
+        let inside = &source[from + at + 2..];
+        let word = inside.strip_prefix(['-', '+']).unwrap_or(inside).trim_start();
+        let close = word.strip_prefix("endraw")?.trim_start();
+        let after = close.strip_prefix(['-', '+']).unwrap_or(close).strip_prefix("%}")?;
+        Some(source.len() - after.len())
+    })
+}
+
+fn line_of(source: &str, at: usize) -> usize {
+    1 + source[..at].matches('\n').count()
+}
+
+/// A text with replacements, in order.
+struct Edited<'s> {
+    source: &'s str,
+    text: String,
+    /// Up to where the source is in the text.
+    done: usize,
+}
+
+impl<'s> Edited<'s> {
+    fn new(source: &'s str) -> Edited<'s> {
+        Edited { source, text: String::new(), done: 0 }
+    }
+
+    fn replace(&mut self, place: Range<usize>, by: &str) {
+        self.text.push_str(&self.source[self.done..place.start]);
+        self.text.push_str(by);
+        self.done = place.end;
+    }
+
+    fn finish(mut self) -> Cow<'s, str> {
+        if self.done == 0 && self.text.is_empty() {
+            return Cow::Borrowed(self.source);
+        }
+        self.text.push_str(&self.source[self.done..]);
+        Cow::Owned(self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_ends_are_line_feeds() {
+        assert_eq!(with_line_feeds("a\r\nb\rc\nd\r\n\r\n\\r"), "a\nb\nc\nd\n\n\\r");
+        assert!(matches!(with_line_feeds("a\nb"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn escapes_are_those_of_python() {
+        let read = |source| with_strings_of_python(source).map(Cow::into_owned);
+        assert_eq!(read(r#"\a {{ '\a\v\/\n\\a' }}"#).unwrap(), r#"\a {{ '\x07\x0b\\/\n\\a' }}"#);
+        assert_eq!(read(r#"{{ "\U0001f642\U00000022" ~ '\'\a' }}"#).unwrap(), r#"{{ "🙂\"" ~ '\'\x07' }}"#);
+        assert_eq!(read("{{ 'a\\\nb' }}").unwrap(), "{{ 'ab' }}");
+        assert_eq!(
+            read("{% raw %}\na{% endraw %}{%- raw -%}\n{% endraw %}").unwrap(),
+            "{% raw +%}\na{% endraw %}{%- raw -%}\n{% endraw %}"
+        );
+        assert_eq!(
+            read(r#"{# '\a' #}{% raw %}{{ '\a' }}{% endraw %}"#).unwrap(),
+            r#"{# '\a' #}{% raw %}{{ '\a' }}{% endraw %}"#
+        );
+        assert_eq!(read("a\n{{ '\\N{BULLET}' }}").unwrap_err().line, 2);
+        assert!(read(r#"{{ '\U0001' }}"#).is_err());
+    }
+
+    #[test]
+    fn names_in_macros_are_mentioned() {
+        let read = |source| with_names_of_macros(source).unwrap().into_owned();
+        assert_eq!(
+            read("{% macro f(m) -%}\n{% set ns.last = m.role | g('x y') %}{% endmacro %}"),
+            "{% macro f(m) %}{% if false %}{{ [f, g, m, ns] }}{% endif -%}\n{% set ns.last = m.role | g('x y') %}{% endmacro %}"
+        );
+        let plain = "{% set ns.a = 1 %}{{ {'a': {}} }}{# {% macro f() %} #}{{ '{% macro f() %}' }}";
+        assert_eq!(read(plain), plain);
+        for broken in ["{% macro f() %}{{ ns", "{% endmacro %}", "{% macro", "{{ 'a", "{# ", "{% raw %}{% macro f() %}"]
+        {
+            assert_eq!(read(broken), broken);
+        }
+        let own_default = "\n{% macro f(a, b='a', c=a.x) %}{% endmacro %}";
+        assert_eq!(with_names_of_macros(own_default).unwrap_err().line, 2);
+    }
+}
