@@ -1,17 +1,19 @@
-//! The model's tokenizer: `tokenizer.json`, and the special tokens that `tokenizer_config.json` names.
+//! The model's tokenizer: `tokenizer.json`, and the added and special tokens that `tokenizer_config.json` names.
 //!
 //! The tokenizer itself is the `tokenizers` library, the same code as behind Hugging Face's fast tokenizers (with another
 //! regular-expression engine, which is why the goldens of every model are compared id by id). Around it are the rules of
-//! transformers 5.23 for a model directory: named special tokens are matched in text as whole tokens, truncation and padding
-//! that a file asks for are off, and BOS and EOS are added where the post-processor of `tokenizer.json` says so and nowhere
+//! transformers 5.23 for a model directory: named and listed special tokens are matched in text as whole tokens, added tokens
+//! have the ids of the files (`added_tokens`), truncation and padding that a file asks for are off, and BOS and EOS are added where the post-processor of `tokenizer.json` says so and nowhere
 //! else (`add_bos_token` is not read when a `tokenizer.json` exists).
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::AddedToken;
 
+use super::added_tokens::{self, Built, Fault, Given, added_token, with_added_tokens};
 use super::caught::quietly;
 
 /// Largest `tokenizer.json` that is read, in bytes. The largest in use (262144 tokens, Gemma 3) has 33 MiB.
@@ -59,6 +61,46 @@ pub enum TokenizerError {
         /// What is wrong.
         message: String,
     },
+    /// Two places give an added token different ids.
+    #[error(
+        "{path}: the added token `{token}` has id {id} in {place}, but id {other} in {other_place}: the model would read another \
+         token's embedding. Correct the files, or save the tokenizer again with transformers",
+        path = path.display()
+    )]
+    AddedTokenIds {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Where it has that id.
+        place: &'static str,
+        /// Its other id.
+        other: u32,
+        /// Where it has the other.
+        other_place: &'static str,
+    },
+    /// Two tokens have one id.
+    #[error(
+        "{path}: id {id} is the added token `{token}` in {place}, but `{other}` in {other_place}: the model has one embedding for \
+         both. Correct the files, or save the tokenizer again with transformers",
+        path = path.display()
+    )]
+    AddedTokenClash {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The id.
+        id: u32,
+        /// The added token.
+        token: String,
+        /// Where it has that id.
+        place: &'static str,
+        /// The other token.
+        other: String,
+        /// Where that has the id.
+        other_place: &'static str,
+    },
     /// The vocabulary holds ids that the model has no embedding for.
     #[error(
         "{path}: token `{token}` has id {id}, but the model has {rows} embedding rows; tokenizer and weights are from different \
@@ -91,8 +133,10 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     special_tokens: Vec<(String, String)>,
-    /// Those among them that `tokenizer.json` has no id for.
+    /// Those among them, and among the listed ones, that have no id. A listed one has the name of its list.
     unknown: Vec<(String, String)>,
+    /// Ids of added tokens that `tokenizer.json` does not have.
+    beside: HashSet<u32>,
     config: Value,
     /// The files that were read, with the hash of the bytes that were parsed.
     files: Vec<(PathBuf, blake3::Hash)>,
@@ -121,36 +165,54 @@ impl Tokenizer {
         };
         let mut files = vec![(path.clone(), blake3::hash(&bytes))];
 
+        let config_path = model_dir.join("tokenizer_config.json");
         let config = read_json_of(model_dir, "tokenizer_config.json", &mut files)?.unwrap_or(Value::Null);
-        let mut special_tokens = named_tokens(&config);
-        if config.get("added_tokens_decoder").is_none() {
-            // the older form of a directory; transformers reads this file in that case alone, and then it wins
-            if let Some(map) = read_json_of(model_dir, "special_tokens_map.json", &mut files)? {
-                for (name, token) in named_tokens(&map) {
-                    special_tokens.retain(|(other, _)| *other != name);
-                    special_tokens.push((name, token));
+        let mut named = named_tokens(&config);
+        let mut listed = listed_tokens(&config);
+        let elsewhere = match config.get("added_tokens_decoder") {
+            Some(decoder) => added_tokens::of_decoder(decoder)
+                .map_err(|message| TokenizerError::Broken { path: config_path, message })?,
+            None => {
+                // the older form of a directory; transformers reads these files in that case alone, and then they win
+                if let Some(map) = read_json_of(model_dir, "special_tokens_map.json", &mut files)? {
+                    for (name, token) in named_tokens(&map) {
+                        named.retain(|(other, _)| *other != name);
+                        named.push((name, token));
+                    }
+                    listed.extend(listed_tokens(&map));
                 }
+                let special = |content: &str| named.iter().chain(&listed).any(|(_, token)| token.content == content);
+                let added = read_json_of(model_dir, added_tokens::ADDED_TOKENS_JSON, &mut files)?;
+                added_tokens::of_added_tokens_json(&added.unwrap_or(Value::Null), special).map_err(|message| {
+                    TokenizerError::Broken { path: model_dir.join(added_tokens::ADDED_TOKENS_JSON), message }
+                })?
             }
-        }
+        };
 
-        let loaded = library(|| load(&bytes, &special_tokens).map_err(|e| e.to_string()));
-        let inner = loaded.map_err(|message| TokenizerError::Broken { path: path.clone(), message })?;
+        let Built { inner, beside } = load(&path, &bytes, &elsewhere, &[&named[..], &listed].concat())?;
+        let special_tokens: Vec<(String, String)> = named.into_iter().map(|(name, t)| (name, t.content)).collect();
         let is_unknown = |token: &str| !token.is_empty() && inner.token_to_id(token).is_none();
-        let unknown = special_tokens.iter().filter(|(_, token)| is_unknown(token)).cloned().collect();
-        Ok(Tokenizer { inner, path, special_tokens, unknown, config, files, first_unusable_id: u32::MAX })
+        let listed = listed.into_iter().map(|(name, token)| (name, token.content));
+        let unknown = special_tokens.iter().cloned().chain(listed).filter(|(_, token)| is_unknown(token)).collect();
+        Ok(Tokenizer { inner, path, special_tokens, unknown, beside, config, files, first_unusable_id: u32::MAX })
     }
 
     /// Checks that every id has a row of the model's embedding.
     ///
-    /// Special tokens beside the vocabulary may lie beyond it, as Gemma 3 1B's `<image_soft_token>` does: a text that contains
-    /// one is refused when it is encoded, and [`Tokenizer::unusable_tokens`] lists them.
+    /// Special tokens beside the vocabulary may lie beyond it, as Gemma 3 1B's `<image_soft_token>` does, and so may tokens that
+    /// `tokenizer_config.json` alone adds: a text that contains one is refused when it is encoded, and
+    /// [`Tokenizer::unusable_tokens`] lists them.
     ///
     /// # Errors
     /// [`TokenizerError::Vocabulary`] names the largest id that has no row.
     pub fn check_vocabulary(&mut self, embedding_rows: usize) -> Result<(), TokenizerError> {
         let added = self.inner.get_added_tokens_decoder();
         let named = |token: &str| self.special_tokens.iter().any(|(_, text)| text == token);
-        let spare = |id: u32| added.get(&id).is_some_and(|token| token.special && !named(&token.content));
+        let eos = self.eos().map(|(_, id)| id);
+        let spare = |id: u32| {
+            let of_config = self.beside.contains(&id) && eos != Some(id);
+            of_config || added.get(&id).is_some_and(|token| token.special && !named(&token.content))
+        };
         let beyond = |id: u32| usize::try_from(id).is_ok_and(|id| id >= embedding_rows);
         let vocabulary = self.inner.get_vocab(true);
         let worst = vocabulary.into_iter().filter(|&(_, id)| beyond(id) && !spare(id)).max_by_key(|&(_, id)| id);
@@ -214,7 +276,8 @@ impl Tokenizer {
         match self.unknown.iter().find(|(_, token)| text.contains(token.as_str())) {
             None => Ok(()),
             Some((name, token)) => Err(self.failed(format!(
-                "the text holds `{token}`, the {name} of tokenizer_config.json, which is no token here"
+                "the text holds `{token}`, which tokenizer_config.json or special_tokens_map.json has as {name}, but \
+                 tokenizer.json has no id for it: it would be cut into pieces"
             ))),
         }
     }
@@ -310,39 +373,75 @@ impl Tokenizer {
     }
 }
 
-/// The library's tokenizer, with the named special tokens matched as whole tokens, and without truncation and padding.
-fn load(tokenizer_json: &[u8], special_tokens: &[(String, String)]) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let mut inner = tokenizers::Tokenizer::from_bytes(tokenizer_json)?;
-    let known = inner.get_added_tokens_decoder();
-    let unmatched: Vec<AddedToken> = special_tokens
-        .iter()
-        .filter(|(_, token)| inner.token_to_id(token).is_some() && !known.values().any(|added| added.content == *token))
-        .map(|(_, token)| AddedToken::from(token.clone(), true))
-        .collect();
-    inner.add_special_tokens(unmatched)?;
-    inner.with_truncation(None)?;
-    inner.with_padding(None);
-    Ok(inner)
+/// The library's tokenizer, with the added tokens of all files and these special tokens matched as whole tokens, and without
+/// truncation and padding.
+fn load(
+    path: &Path,
+    tokenizer_json: &[u8],
+    elsewhere: &[Given],
+    special_tokens: &[(String, AddedToken)],
+) -> Result<Built, TokenizerError> {
+    let load = || {
+        let Built { mut inner, beside } = with_added_tokens(tokenizer_json, elsewhere)?;
+        let known = inner.get_added_tokens_decoder();
+        let is_added = |token: &AddedToken| known.values().any(|added| added.content == token.content);
+        let tokens = special_tokens.iter().map(|(_, token)| token);
+        let unmatched: Vec<AddedToken> =
+            tokens.filter(|t| inner.token_to_id(&t.content).is_some() && !is_added(t)).cloned().collect();
+        let library = |e: tokenizers::Error| Fault::Library(e.to_string());
+        inner.add_special_tokens(unmatched).map_err(library)?;
+        inner.with_truncation(None).map_err(library)?;
+        inner.with_padding(None);
+        Ok(Built { inner, beside })
+    };
+    let path = path.to_owned();
+    let broken = |path, message| TokenizerError::Broken { path, message };
+    match quietly(load) {
+        Ok(Ok(built)) => Ok(built),
+        Ok(Err(Fault::Library(message))) => Err(broken(path, message)),
+        Ok(Err(Fault::TwoIds { token, ids: [id, other], places: [place, other_place] })) => {
+            Err(TokenizerError::AddedTokenIds { path, token, id, place, other, other_place })
+        }
+        Ok(Err(Fault::TwoTokens { id, tokens: [token, other], places: [place, other_place] })) => {
+            Err(TokenizerError::AddedTokenClash { path, id, token, place, other, other_place })
+        }
+        Err(words) => Err(broken(path, library_fails(&words))),
+    }
 }
 
 /// The names and texts of the special tokens of a configuration: every `*_token` that is a text or an object with `content`,
 /// and the entries of `extra_special_tokens` where that is an object (as transformers 5.23 collects `special_tokens_map`).
-fn named_tokens(config: &Value) -> Vec<(String, String)> {
-    let text = |value: &Value| match value {
-        Value::String(token) => Some(token.clone()),
-        Value::Object(added) => added.get("content").and_then(Value::as_str).map(str::to_owned),
-        _ => None,
-    };
+fn named_tokens(config: &Value) -> Vec<(String, AddedToken)> {
     let empty = serde_json::Map::new();
     let top = config.as_object().unwrap_or(&empty);
     let extra = config.get("extra_special_tokens").and_then(Value::as_object).unwrap_or(&empty);
     let named = top.iter().filter(|(name, _)| name.ends_with("_token")).chain(extra);
-    named.filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
+    named.filter_map(|(name, value)| Some((name.clone(), special_token(value)?))).collect()
+}
+
+/// The special tokens that have no name of their own, each with the name of its list.
+fn listed_tokens(config: &Value) -> Vec<(String, AddedToken)> {
+    let lists = ["additional_special_tokens", "extra_special_tokens"];
+    let entries = lists.into_iter().flat_map(|name| {
+        let list = config.get(name).and_then(Value::as_array).into_iter().flatten();
+        list.map(move |value| (name, value))
+    });
+    entries.filter_map(|(name, value)| Some((name.to_owned(), special_token(value)?))).collect()
+}
+
+fn special_token(value: &Value) -> Option<AddedToken> {
+    let token = added_token(value, true)?;
+    // transformers adds what these places name as special, whatever an object says
+    Some(AddedToken { special: true, ..token })
 }
 
 /// Calls the tokenizers library, whose panics become errors: loading returns nothing then, and encoding reads only.
 fn library<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    quietly(run).unwrap_or_else(|words| Err(format!("the tokenizers library fails on it: {words}")))
+    quietly(run).unwrap_or_else(|words| Err(library_fails(&words)))
+}
+
+fn library_fails(words: &str) -> String {
+    format!("the tokenizers library fails on it: {words}")
 }
 
 /// The bytes of a file, `None` if there is none.
