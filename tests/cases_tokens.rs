@@ -187,3 +187,191 @@ fn indent_is_that_of_jinja2() {
         assert!(text(&run).ends_with(&format!("|{expected}|")), "{filter}: {:?}", text(&run));
     }
 }
+
+/// `token` of a list, as an added token of tokenizer.json or of tokenizer_config.json.
+fn added(content: &str) -> Value {
+    json!({"content": content, "lstrip": false, "normalized": false, "rstrip": false, "single_word": false, "special": true})
+}
+
+fn ids(run: &Run) -> Vec<u64> {
+    tokens(run).into_iter().map(|(id, _)| id).collect()
+}
+
+const START: u64 = 510;
+const END: u64 = 511;
+
+/// What the tokens are with the files of the tiny model as they came.
+fn as_they_came(data: &Path) -> Vec<u64> {
+    let whole = ids(&inspect(&tiny_qwen2(), data, &[]).ok());
+    assert_eq!(whole.iter().filter(|id| **id == START).count(), 3);
+    whole
+}
+
+#[test]
+fn added_tokens_have_the_ids_of_their_files() {
+    let data = case("added-token-ids").join("row.jsonl");
+    let expected = as_they_came(&data);
+    let cut = || Model::with_case("added-token-ids", &["tokenizer.json"]);
+    assert_eq!(ids(&inspect(cut().path(), &data, &[]).ok()), expected);
+
+    // the older form of the list; in no order; a gap that nothing fills
+    let older = cut();
+    older.edit("tokenizer_config.json", |config| _ = config.as_object_mut().unwrap().remove("added_tokens_decoder"));
+    older.edit("added_tokens.json", |list| *list = json!({"<|im_start|>": START, "<|im_end|>": END}));
+    let turned = Model::copy();
+    turned.edit("tokenizer.json", |file| file["added_tokens"].as_array_mut().unwrap().reverse());
+    for model in [&older, &turned] {
+        assert_eq!(ids(&inspect(model.path(), &data, &[]).ok()), expected);
+    }
+    std::fs::remove_file(older.path().join("added_tokens.json")).unwrap();
+    let gap = ids(&inspect(older.path(), &data, &[]).ok());
+    assert!(gap.contains(&END) && !gap.contains(&START), "{gap:?}");
+}
+
+#[test]
+fn added_tokens_whose_ids_contradict_are_refused() {
+    let data = case("added-token-ids").join("row.jsonl");
+    let refused = |words: &[&str], change: &dyn Fn(&Model)| {
+        let model = Model::copy();
+        change(&model);
+        let run = inspect(model.path(), &data, &[]);
+        assert_eq!(run.code, Some(3), "{}", run.stderr);
+        for word in words {
+            assert!(run.stderr.contains(word), "{word}: {}", run.stderr);
+        }
+    };
+    refused(
+        &["`<|im_start|>`", "id 510 in added_tokens of tokenizer.json", "id 512 in added_tokens_decoder"],
+        &|model| {
+            model.edit("tokenizer_config.json", |config| {
+                let decoder = config["added_tokens_decoder"].as_object_mut().unwrap();
+                decoder.remove("510");
+                decoder.insert("512".to_owned(), added("<|im_start|>"));
+            });
+        },
+    );
+    refused(&["id 511", "`<|im_end|>`", "`<|dup|>`"], &|model| {
+        model.edit("tokenizer.json", |file| {
+            let mut dup = added("<|dup|>");
+            dup["id"] = json!(END);
+            file["added_tokens"].as_array_mut().unwrap().push(dup);
+        });
+    });
+    refused(&["`ke`", "id 512", "id 300 in the vocabulary"], &|model| {
+        model.edit("tokenizer.json", |file| {
+            let mut in_vocabulary = added("ke");
+            in_vocabulary["id"] = json!(512);
+            file["added_tokens"].as_array_mut().unwrap().push(in_vocabulary);
+        });
+    });
+    refused(&["id 300", "`<|x|>`", "`ke`"], &|model| {
+        model.edit("tokenizer_config.json", |config| config["added_tokens_decoder"]["300"] = added("<|x|>"));
+    });
+    refused(&["added_tokens_decoder: `x` is no id"], &|model| {
+        model.edit("tokenizer_config.json", |config| config["added_tokens_decoder"]["x"] = added("<|x|>"));
+    });
+}
+
+/// `added_tokens_decoder` decides what a token takes of the space around it (transformers 5.23: 510, then `user`).
+#[test]
+fn the_decoder_of_added_tokens_says_how_they_are_matched() {
+    let folder = tempfile::tempdir().unwrap();
+    let template =
+        written(&folder, "t.jinja", "{% for m in messages %}<|im_start|>  \n{{ m.content }}<|im_end|>{% endfor %}");
+    let data = case("added-token-ids").join("row.jsonl");
+    let model = Model::copy();
+    let run = || inspect(model.path(), &data, &["--chat-template", template.to_str().unwrap()]).ok();
+    assert!(text(&run()).starts_with("<|im_start|>  \nq"), "{}", text(&run()));
+    model.edit("tokenizer_config.json", |config| config["added_tokens_decoder"]["510"]["rstrip"] = json!(true));
+    assert!(text(&run()).starts_with("<|im_start|>q<|im_end|>"), "{}", text(&run()));
+}
+
+#[test]
+fn listed_special_tokens_are_whole() {
+    let data = case("listed-special-tokens").join("row.jsonl");
+    let expected = as_they_came(&data);
+    let case_model = || Model::with_case("listed-special-tokens", &["tokenizer.json", "tokenizer_config.json"]);
+    assert_eq!(ids(&inspect(case_model().path(), &data, &[]).ok()), expected);
+
+    type Change = fn(&Model);
+    let changes: [Change; 6] = [
+        |model| model.edit("tokenizer_config.json", |c| c["extra_special_tokens"] = json!(["<|im_start|>"])),
+        |model| model.edit("tokenizer_config.json", |c| c["extra_special_tokens"] = json!({"start": "<|im_start|>"})),
+        |model| {
+            model.edit("tokenizer_config.json", |c| c["additional_special_tokens"] = json!([added("<|im_start|>")]))
+        },
+        |model| {
+            model.edit("tokenizer_config.json", |c| {
+                c["additional_special_tokens"] = json!([{"content": "<|im_start|>"}])
+            })
+        },
+        |model| model.edit("tokenizer_config.json", |c| c["added_tokens_decoder"]["510"] = added("<|im_start|>")),
+        |model| {
+            model.edit("tokenizer_config.json", |c| _ = c.as_object_mut().unwrap().remove("added_tokens_decoder"));
+            model.edit("special_tokens_map.json", |map| map["additional_special_tokens"] = json!(["<|im_start|>"]));
+        },
+    ];
+    for (i, change) in changes.iter().enumerate() {
+        let model = case_model();
+        model.edit("tokenizer_config.json", |c| _ = c.as_object_mut().unwrap().remove("additional_special_tokens"));
+        assert_ne!(ids(&inspect(model.path(), &data, &[]).ok()), expected, "{i}: nothing names it");
+        change(&model);
+        assert_eq!(ids(&inspect(model.path(), &data, &[]).ok()), expected, "{i}");
+    }
+}
+
+/// transformers makes up an id for a token that the vocabulary lacks; the model has no embedding for it.
+#[test]
+fn a_listed_token_without_an_id_refuses_the_rows_that_hold_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = written(&folder, "t.jinja", "{% for m in messages %}<|novel|>{{ m.content }}<|im_end|>{% endfor %}");
+    let data = case("added-token-ids").join("row.jsonl");
+    let lists = [
+        json!({"additional_special_tokens": ["<|novel|>"]}),
+        json!({"extra_special_tokens": [{"content": "<|novel|>"}]}),
+    ];
+    for list in lists {
+        let model = Model::copy();
+        model.edit("tokenizer_config.json", |config| {
+            config.as_object_mut().unwrap().extend(list.as_object().unwrap().clone())
+        });
+        assert_eq!(ids(&inspect(model.path(), &data, &[]).ok()), as_they_came(&data));
+        let run = inspect(model.path(), &data, &["--chat-template", template.to_str().unwrap()]);
+        assert_eq!(run.code, Some(3), "{}", run.stderr);
+        assert!(run.stderr.contains("`<|novel|>`") && run.stderr.contains("_special_tokens"), "{}", run.stderr);
+    }
+    // with an id beyond the embedding
+    let model = Model::copy();
+    model.edit("tokenizer_config.json", |config| config["added_tokens_decoder"]["512"] = added("<|novel|>"));
+    assert_eq!(ids(&inspect(model.path(), &data, &[]).ok()), as_they_came(&data));
+    let run = inspect(model.path(), &data, &["--chat-template", template.to_str().unwrap()]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(run.stderr.contains("`<|novel|>` (id 512)"), "{}", run.stderr);
+}
+
+/// A template of an unreadable kind is a fault where rows have turns, not where they are texts.
+#[test]
+fn a_template_is_a_fault_only_where_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = folder.path().join("texts.jsonl");
+    write_lines(&texts, &[json!({"prompt": "q", "chosen": " a", "rejected": " b"})]);
+    let turns = case("added-token-ids").join("row.jsonl");
+    let source = read_json(&tiny_qwen2().join("tokenizer_config.json"))["chat_template"].clone();
+    for broken in [json!({"rag": source}), json!(3), json!([{"name": "rag", "template": source}]), json!("{% if %}")] {
+        let model = Model::copy();
+        model.edit("tokenizer_config.json", |config| config["chat_template"] = broken.clone());
+        inspect(model.path(), &texts, &[]).ok();
+        let run = inspect(model.path(), &turns, &[]);
+        assert_eq!(run.code, Some(3), "{broken}: {}", run.stderr);
+        for words in ["row.jsonl:1", "tokenizer_config.json", "--chat-template"] {
+            assert!(run.stderr.contains(words), "{broken}: {}", run.stderr);
+        }
+        let run =
+            align(&["generate", "--model", model.path().to_str().unwrap(), "--prompt", "q", "--max-new-tokens", "1"]);
+        assert_eq!(run.code, Some(3), "{broken}: {}", run.stderr);
+    }
+    // an object of templates by name is what transformers reads too
+    let model = Model::copy();
+    model.edit("tokenizer_config.json", |config| config["chat_template"] = json!({"rag": "x", "default": source}));
+    assert_eq!(ids(&inspect(model.path(), &turns, &[]).ok()), as_they_came(&turns));
+}

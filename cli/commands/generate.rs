@@ -36,7 +36,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
         let prompts = match (&prompt, &loaded.demo, args.data.is_empty()) {
             (Some(text), ..) => {
                 let ids =
-                    encoder.encode_prompt(&user_turn(&encoder, text)).map_err(|e| CliError::Usage(e.to_string()))?;
+                    encoder.encode_prompt(&user_turn(&encoder, text)?).map_err(|e| CliError::Usage(e.to_string()))?;
                 if ids.is_empty() {
                     return Err(CliError::Input("the prompt has no token, nothing to continue".into()));
                 }
@@ -152,11 +152,14 @@ fn turn(role: &str, content: &str) -> Value {
 }
 
 /// What the user types: a turn where the model has a chat template, plain text otherwise.
-fn user_turn(encoder: &Encoder, text: &str) -> Text {
-    match encoder.supports(Form::Conversational) {
+fn user_turn(encoder: &Encoder, text: &str) -> Result<Text, CliError> {
+    if let Some(fault) = encoder.template_fault() {
+        return Err(CliError::Input(fault.to_string()));
+    }
+    Ok(match encoder.supports(Form::Conversational) {
         true => Text::Turns(vec![turn("user", text)]),
         false => Text::Plain(text.to_owned()),
-    }
+    })
 }
 
 fn decode(encoder: &Encoder, tokens: &[u32]) -> Result<String, CliError> {
@@ -213,7 +216,7 @@ fn chat(
             turns.clear();
             continue;
         }
-        let prompt = match user_turn(encoder, text) {
+        let prompt = match user_turn(encoder, text)? {
             Text::Turns(turn) => {
                 turns.extend(turn);
                 Text::Turns(turns.clone())

@@ -12,7 +12,7 @@ use super::numbers::RowNumbers;
 use super::reading::Reading;
 use super::records::{Form, Parsed, Record, RecordTarget, Text};
 use super::sequence::SftPart;
-use super::template::{ChatTemplate, GenerationPrompt, RenderError, TemplateInputs};
+use super::template::{ChatTemplate, GenerationPrompt, RenderError, TemplateError, TemplateInputs};
 use super::tokenizer::{Tokenizer, TokenizerError};
 use super::{BadRow, DataError};
 
@@ -201,6 +201,8 @@ pub enum LongAnswers {
 pub struct Encoder {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// What is wrong with the model's own template.
+    template_fault: Option<TemplateError>,
     model_dir: PathBuf,
     max_length: usize,
     long_answers: LongAnswers,
@@ -214,7 +216,8 @@ impl Encoder {
     /// prompt + one answer; `embedding_rows` is the number of token ids that the model has an embedding for.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`] and [`DataError::Template`]. A missing template is no error before a conversation needs it.
+    /// [`DataError::Tokenizer`]; [`DataError::Template`] for a template that is given. A template of the model's own that is
+    /// missing or broken is no error before a conversation needs it.
     pub fn from_model(
         model_dir: &Path,
         chat_template: Option<&Path>,
@@ -223,10 +226,24 @@ impl Encoder {
     ) -> Result<Encoder, DataError> {
         let mut tokenizer = Tokenizer::from_dir(model_dir)?;
         tokenizer.check_vocabulary(embedding_rows)?;
-        let template = ChatTemplate::find(chat_template, model_dir, &tokenizer)?;
+        let (template, template_fault) = match ChatTemplate::find(chat_template, model_dir, &tokenizer) {
+            Ok(template) => (template, None),
+            Err(fault) if chat_template.is_none() => (None, Some(fault)),
+            Err(fault) => return Err(fault.into()),
+        };
         let stop_ids = tokenizer.stop_ids(model_dir)?;
         let (model_dir, reading, long_answers) = (model_dir.to_owned(), Reading::default(), LongAnswers::Cut);
-        Ok(Encoder { tokenizer, template, model_dir, max_length, long_answers, stop_ids, reading, sft_on: None })
+        Ok(Encoder {
+            tokenizer,
+            template,
+            template_fault,
+            model_dir,
+            max_length,
+            long_answers,
+            stop_ids,
+            reading,
+            sft_on: None,
+        })
     }
 
     /// The same encoder with another rule for long answers. TRL 1.16's `RewardTrainer` drops them too.
@@ -285,6 +302,19 @@ impl Encoder {
     /// The chat template, where the model has one or was given one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// What is wrong with the model's own chat template, if it has one that cannot be used.
+    pub fn template_fault(&self) -> Option<&TemplateError> {
+        self.template_fault.as_ref()
+    }
+
+    /// Why the conversation at a line cannot be rendered, where there is no template.
+    pub(super) fn no_template(&self, path: PathBuf, line: u64) -> DataError {
+        match &self.template_fault {
+            None => DataError::NoTemplate { path, line, model: self.model_dir.clone() },
+            Some(fault) => DataError::BrokenTemplate { path, line, reason: fault.to_string() },
+        }
     }
 
     /// The model directory.

@@ -631,6 +631,20 @@ pub enum DataError {
         /// The model directory.
         model: PathBuf,
     },
+    /// Conversations, and the model's own chat template cannot be used.
+    #[error(
+        "{path}:{line}: the data is conversational, and the model's own chat template cannot be used: {reason}; give one with \
+         --chat-template FILE, or use strings",
+        path = path.display()
+    )]
+    BrokenTemplate {
+        /// The data file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// What is wrong with the template.
+        reason: String,
+    },
     /// Strings, and the tokenizer has no EOS token to end answers with.
     #[error(
         "{path}:{line}: answers given as strings end with the EOS token, but {model} names no eos_token that its tokenizer.json knows; \

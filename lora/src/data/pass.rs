@@ -198,11 +198,10 @@ impl Dataset {
         if let Some(needs) = wrong_part {
             return Err(DataError::WrongPart { path, line, found: kind, needs });
         }
-        let model = self.encoder.model_dir().to_owned();
         match kind.form {
             form if self.encoder.supports(form) => Ok(()),
-            Form::Conversational => Err(DataError::NoTemplate { path, line, model }),
-            Form::Plain => Err(DataError::NoEos { path, line, model }),
+            Form::Conversational => Err(self.encoder.no_template(path, line)),
+            Form::Plain => Err(DataError::NoEos { path, line, model: self.encoder.model_dir().to_owned() }),
         }
     }
 }

@@ -110,7 +110,7 @@ impl<'a> Prompts<'a> {
         let record = parsed.map_err(|reason| rows.row_error(in_file, reason))?.record;
         if record.kind().form == Form::Conversational && encoder.template().is_none() {
             let (path, line) = rows.place(in_file);
-            return Err(DataError::NoTemplate { path, line, model: encoder.model_dir().to_owned() });
+            return Err(encoder.no_template(path, line));
         }
         let ids = encoder.encode_to_continue(&record).map_err(|reason| rows.row_error(in_file, reason))?;
         if ids.is_empty() {

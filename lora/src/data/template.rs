@@ -79,7 +79,9 @@ pub enum TemplateError {
         message: String,
     },
     /// Several named templates, none of them `default`.
-    #[error("{origin}: chat_template is none of: a string, a list with a template named `default` (found: {found:?})")]
+    #[error(
+        "{origin}: chat_template is none of: a string, a list or an object with a template named `default` (found: {found:?})"
+    )]
     NoDefault {
         /// `tokenizer_config.json`.
         origin: String,

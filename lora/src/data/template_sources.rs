@@ -44,7 +44,7 @@ impl TemplateSources {
     }
 
     /// Those of a folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a string, or the one named
-    /// `default` of a list). `None` if there is none.
+    /// `default` of a list or an object). `None` if there is none.
     ///
     /// Conversations with tools have the template named `tool_use`, where the list has one or
     /// `additional_chat_templates/tool_use.jinja` lies beside `chat_template.jinja`.
@@ -84,6 +84,16 @@ impl TemplateSources {
                 match named("default") {
                     Some(default) => (default, named(TOOL_USE)),
                     None => return Err(TemplateError::NoDefault { origin, found: list.iter().map(name).collect() }),
+                }
+            }
+            // transformers takes an object of templates by name as it takes a list
+            Some(Value::Object(templates)) => {
+                let named = |wanted: &str| templates.get(wanted).and_then(Value::as_str).map(str::to_owned);
+                match named("default") {
+                    Some(default) => (default, named(TOOL_USE)),
+                    None => {
+                        return Err(TemplateError::NoDefault { origin, found: templates.keys().cloned().collect() });
+                    }
                 }
             }
             Some(_) => return Err(TemplateError::NoDefault { origin, found: Vec::new() }),

@@ -203,7 +203,7 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
         std::fs::write(path, value.to_string()).unwrap();
     };
     type Change<'a> = (&'static str, &'static str, &'a dyn Fn(&mut Bench));
-    let changes: [Change<'_>; 15] = [
+    let changes: [Change<'_>; 16] = [
         ("nothing", "hit", &|_| {}),
         ("a byte of the data, of the same length and time", "stale", &|bench| {
             let path = &bench.data[0];
@@ -245,6 +245,9 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
             // where it is read: in a directory of the older form
             let pad = r#"{"eos_token": "<|end_of_text|>", "pad_token": "<|eot_id|>"}"#;
             std::fs::write(bench.path("model/special_tokens_map.json"), pad).unwrap();
+        }),
+        ("added_tokens.json", "stale", &|bench| {
+            std::fs::write(bench.path("model/added_tokens.json"), "{}").unwrap();
         }),
         ("the size of the vocabulary", "stale", &|bench| bench.rows = 4097),
         ("what becomes of long answers", "miss", &|bench| bench.long_answers = LongAnswers::Dropped),
