@@ -120,6 +120,14 @@ fn a_run_renders_with_its_template_ever_after() {
     let config: Value = serde_json::from_slice(&fs::read(merged.join("tokenizer_config.json")).unwrap()).unwrap();
     assert!(config.get("chat_template").is_none());
 
+    // its own options make the same run, although what they named is another template now
+    let again = folder.path().join("again");
+    align(&["train", "--config", text(&out.join("config.toml")), "--output", text(&again)]).ok();
+    assert!(
+        fs::read(again.join("adapter_model.safetensors")).unwrap()
+            == fs::read(out.join("adapter_model.safetensors")).unwrap()
+    );
+
     // a run that goes on from it keeps it too
     let on = folder.path().join("on");
     let flags = ["train", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--max-steps", "1"];
@@ -362,6 +370,57 @@ fn a_run_that_overwrites_leaves_no_reference_of_the_earlier_one() {
     let base = Made { start: None, ..made };
     assert_eq!(base.check(&out)["reference"], "base");
     assert!(!out.join("reference").exists());
+}
+
+/// A template for conversations with tools is a part of the run's.
+#[test]
+fn templates_for_tools_are_kept_and_merged_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = without_template("tiny-llama31", folder.path());
+    let config = model.join("tokenizer_config.json");
+    let mut object: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    let plain = fs::read_to_string(case("run-chat-template").join("template.jinja")).unwrap();
+    let tools = format!("{{{{ 'With ' ~ tools[0].function.name ~ '. ' }}}}{plain}");
+    object["chat_template"] = json!([{"name": "default", "template": plain}, {"name": "tool_use", "template": tools}]);
+    fs::write(&config, object.to_string()).unwrap();
+    let tool = json!({"type": "function", "function": {"name": "look_up", "parameters": {}}});
+    let mut rows = read_lines(&case("run-chat-template").join("pairs.jsonl"));
+    rows[0]["tools"] = json!([tool]);
+    let data = folder.path().join("tools.jsonl");
+    write_lines(&data, &rows);
+    let (out, merged) = (folder.path().join("run"), folder.path().join("merged"));
+    let flags = ["train", "--model", text(&model), "--data", text(&data), "--max-steps", "1", "--max-length", "300"];
+    align(&[&flags[..], &["--precision", "f32", "--output", text(&out)]].concat()).ok();
+    let prompt_tokens = |model: &Path, more: &[&str]| {
+        let flags = ["score", "--model", text(model), "--data", text(&data), "--max-length", "300", "--json"];
+        let run = align(&[&flags[..], more].concat()).ok();
+        run.json_lines().iter().map(|row| row["prompt_tokens"].clone()).collect::<Vec<_>>()
+    };
+    let of_model = prompt_tokens(&model, &[]);
+    object["chat_template"] = "{% for m in messages %}{{ m.content }} {% endfor %}".into();
+    fs::write(&config, object.to_string()).unwrap();
+    assert!(prompt_tokens(&model, &[]) != of_model);
+    assert_eq!(prompt_tokens(&model, &["--adapter", text(&out)]), of_model);
+    align(&["merge", "--model", text(&model), "--adapter", text(&out), "--output", text(&merged)]).ok();
+    assert_eq!(prompt_tokens(&merged, &[]), of_model);
+}
+
+/// A loss by its name, if it is the run's, has the run's knobs; another one has none of them.
+#[test]
+fn a_loss_that_is_the_runs_has_the_runs_knobs() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let out = folder.path().join("run");
+    let made = Made { loss: &["exo", "--beta", "0.4"], data: &pairs, start: None, more: &[] };
+    let of_run = made.check(&out);
+    let model = model("tiny-llama31");
+    let eval = |more: &[&str]| {
+        let flags = ["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
+        align(&[&flags[..], more].concat()).ok().json()
+    };
+    assert!(eval(&["--loss", "exo_pair"]) == of_run && eval(&["--loss", "exo"]) == of_run);
+    assert_eq!(eval(&["--loss", "dpo"])["beta"], 0.1);
+    assert_eq!(eval(&["--beta", "0.2"])["beta"], 0.2);
 }
 
 /// Running statistics belong to the adapter beside them, and to the run's own loss.

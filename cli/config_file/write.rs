@@ -62,8 +62,9 @@ pub fn resolved(
         // the digits that were typed, not those of the nearest f32
         put("logp-temperature", temperature.to_string().parse::<f64>().unwrap_or(1.0).into());
     }
-    if let Some(path) = &args.model.chat_template {
-        put("chat-template", absolute(path)?);
+    if args.model.chat_template.is_some() {
+        // the run's own copy: what the flag named may change
+        put("chat-template", ".".into());
     }
     if !named.data.is_empty() {
         put("data", files(named.data)?.into());
