@@ -18,6 +18,7 @@ pub mod gate;
 pub mod gemm;
 pub mod real;
 pub mod rms_norm;
+pub mod rmsprop;
 pub mod rng;
 pub mod rope;
 pub mod rows;
@@ -65,6 +66,7 @@ pub fn cases() -> Vec<case::Case> {
         argmax::case::cases(),
         dropout::case::cases(),
         adamw::case::cases(),
+        rmsprop::case::cases(),
         sum_squares::case::cases(),
     ]
     .into_iter()

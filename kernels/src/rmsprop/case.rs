@@ -1,0 +1,78 @@
+//! Shapes: adapter matrices of rank 16 and half of SmolLM2-135M's adapters at once, timed; odd lengths for the tests.
+
+use super::{RmsProp, reference};
+use crate::case::operands::{Kernel, Label, Operands};
+use crate::case::{Case, Inputs};
+use crate::real::Real;
+use crate::{Device, Result, Slice, SliceMut};
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub len: usize,
+    pub alpha: f64,
+    pub weight_decay: f64,
+}
+
+pub fn cases() -> Vec<Case> {
+    let timed = [16 * 1536, 2_442_240].map(|len| (len, true));
+    let odd = [0, 1, 15, 16, 33, 1001].map(|len| (len, false));
+    let mut cases = Vec::new();
+    for (len, timed) in timed.into_iter().chain(odd) {
+        for (alpha, weight_decay) in if timed { vec![(0.99, 0.1)] } else { vec![(0.99, 0.0), (0.99, 0.1), (0.3, 0.1)] }
+        {
+            let shape = format!("[{len}] alpha {alpha} decay {weight_decay}");
+            let (flops, bytes) = (10.0 * len as f64, 20.0 * len as f64);
+            let label = Label { kernel: "rmsprop", shape, flops, bytes, timed };
+            cases.push(label.case(Shape { len, alpha, weight_decay }));
+        }
+    }
+    cases
+}
+
+impl Shape {
+    fn rmsprop<'a>(&self, grad: Slice<'a, f32>, [param, square_avg]: [SliceMut<'a, f32>; 2]) -> RmsProp<'a> {
+        RmsProp {
+            len: self.len,
+            learning_rate: 1e-3,
+            alpha: self.alpha,
+            eps: 1e-8,
+            weight_decay: self.weight_decay,
+            grad_scale: 0.7,
+            param,
+            grad,
+            square_avg,
+        }
+    }
+}
+
+impl Kernel<0, 1, 2> for Shape {
+    const OUTPUTS: [&'static str; 2] = ["param", "square_avg"];
+
+    fn operands(&self) -> Operands<0, 1, 2> {
+        let mut inputs = Inputs::of(&[self.len]);
+        let mut draw = |scale| inputs.normal(self.len, scale);
+        let (grad, param, mut square_avg) = (draw(0.1), draw(1.0), draw(0.1));
+        for v in &mut square_avg {
+            *v *= *v;
+        }
+        Operands { ids: [], x: [grad], y: [param, square_avg] }
+    }
+
+    fn call(
+        &self,
+        device: &Device,
+        _: [Slice<'_, u32>; 0],
+        [grad]: [Slice<'_, f32>; 1],
+        y: [SliceMut<'_, f32>; 2],
+    ) -> Result<()> {
+        self.rmsprop(grad, y).run(device)
+    }
+
+    fn reference<R: Real>(&self, _: [&[u32]; 0], [grad]: [&[R]; 1], y: [Vec<R>; 2]) -> [Vec<R>; 2] {
+        let nothing = || SliceMut::Cpu(&mut []);
+        let factors = self.rmsprop(Slice::Cpu(&[]), [nothing(), nothing()]).factors();
+        let [mut param, mut square_avg] = y;
+        reference::step(factors, R::from_f32(0.7), &mut param, grad, &mut square_avg);
+        [param, square_avg]
+    }
+}

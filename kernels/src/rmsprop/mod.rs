@@ -1,0 +1,73 @@
+//! One RMSProp update with coupled weight decay, neither centred nor with momentum; the order of operations is torch's.
+//! Source: Tieleman and Hinton, "Lecture 6.5: rmsprop", 2012; `eps` stands outside the root, as in torch.
+//!
+//! ```text
+//! g = grad_scale * grad + weight_decay * p
+//! v = alpha * v + (1 - alpha) * g²
+//! p -= lr * g / (sqrt(v) + eps)
+//! ```
+
+pub mod case;
+mod cpu;
+pub mod reference;
+
+use crate::error::check_len;
+use crate::{Device, Result, Slice, SliceMut};
+
+/// See the module. All slices `[len]`.
+pub struct RmsProp<'a> {
+    pub len: usize,
+    pub learning_rate: f64,
+    pub alpha: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// The clipping factor.
+    pub grad_scale: f32,
+    pub param: SliceMut<'a, f32>,
+    pub grad: Slice<'a, f32>,
+    /// Running mean of the squared gradient.
+    pub square_avg: SliceMut<'a, f32>,
+}
+
+impl RmsProp<'_> {
+    /// # Errors
+    /// [`crate::KernelError::Shape`].
+    pub fn run(self, device: &Device) -> Result<()> {
+        check_len("rmsprop", "param", self.param.len(), self.len)?;
+        check_len("rmsprop", "grad", self.grad.len(), self.len)?;
+        check_len("rmsprop", "square_avg", self.square_avg.len(), self.len)?;
+        let _timed = device.timed("rmsprop");
+        match device {
+            Device::Cpu(cpu) => cpu::step(cpu, self),
+        }
+        Ok(())
+    }
+}
+
+/// What is the same for every element, computed in f64 as torch does and rounded once.
+#[derive(Debug, Clone, Copy)]
+pub struct Factors {
+    pub weight_decay: f64,
+    pub alpha: f64,
+    /// `1 - alpha`
+    pub square: f64,
+    pub eps: f64,
+    /// `-lr`
+    pub negative_step_size: f64,
+}
+
+impl RmsProp<'_> {
+    /// The factors of this step.
+    pub fn factors(&self) -> Factors {
+        Factors {
+            weight_decay: self.weight_decay,
+            alpha: self.alpha,
+            square: 1.0 - self.alpha,
+            eps: self.eps,
+            negative_step_size: -self.learning_rate,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
