@@ -5,6 +5,13 @@ use super::loss::{Loss, Pair, PairLoss};
 use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
+/// The authors' beta_pi.
+const BETA: Knob = Knob {
+    help: "Scale of the reward, the authors' beta_pi: their scripts take 0.5 for dialogue (HH), summaries (TL;DR) and data of \
+           one's own, and 0.1 for IMDB",
+    ..knobs::BETA
+};
+
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "exo_pair",
     aliases: &["exo", "exo-pref"],
@@ -14,7 +21,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     formula: "KL([q, 1 - q] || [1 - label_smoothing, label_smoothing]), q = sigmoid(beta * log_ratio_margin - margin)",
     when: "The policy should take the best mode rather than spread over all good answers; pairs must not start far apart.",
     knobs: &[
-        knobs::BETA,
+        BETA,
         Knob::number(
             "label_smoothing",
             "label-smoothing",

@@ -12,7 +12,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     source: "arXiv 2309.06657, hinge-norm",
     summary: "Pushes the reward margin up to 1 with constant force, then leaves the pair alone",
     formula: "max(0, 1 - m), m = beta * log_ratio_margin - margin",
-    when: "Pairs that are already well ordered should stop mattering.",
+    when: "Pairs that are already well ordered should stop mattering. It is what surveys print as SLiC; slic is SLiC-HF, which has \
+           no reference.",
     knobs: &[knobs::BETA],
     build: |knobs| Loss::Pair(Box::new(Hinge { beta: knobs.number("beta") })),
     ..LossSpec::MARGINS

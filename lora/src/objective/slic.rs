@@ -12,7 +12,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     source: "arXiv 2305.10425",
     summary: "The chosen answer must be likelier by delta nats; the chosen answers' likelihood holds the policy",
     formula: "max(0, delta - h) + lambda * NLL of chosen, h the margin of the policy's log-probs",
-    when: "The oldest of these; where its hinge without a reference is wanted.",
+    when: "The oldest of these; where its hinge without a reference is wanted. What surveys print as SLiC has a reference in its \
+           margin: that is hinge.",
     knobs: &[
         Knob::number("delta", "delta", "Margin in nats", 1.0, Range::POSITIVE),
         Knob::number("lambda", "lambda", "Weight of the chosen answers' likelihood", 0.1, Range::NOT_NEGATIVE),

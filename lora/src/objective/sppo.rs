@@ -13,7 +13,8 @@ pub(super) const HARD: LossSpec = LossSpec {
     source: "arXiv 2405.00675, eq. 4.7 with win probabilities of 1 and 0",
     summary: "Pulls the chosen log-ratio to 1 / (2 beta) and the rejected one to -1 / (2 beta)",
     formula: "(a - 1 / (2 beta))^2 + (b + 1 / (2 beta))^2, a and b the log-ratios of chosen and rejected",
-    when: "Self-play rounds whose judge gives no probabilities.",
+    when: "Self-play rounds whose judge gives no probabilities. The loss starts at 1 / (2 beta^2), 500000 at the default beta, \
+           twice that of sppo: that is by construction.",
     knobs: &[BETA],
     build: |knobs| Loss::Pair(Box::new(Sppo { beta: knobs.number("beta"), targets: Targets::Hard })),
     ..LossSpec::PAIRS
@@ -26,7 +27,8 @@ pub(super) const SOFT: LossSpec = LossSpec {
     source: "arXiv 2405.00675, eq. 4.7",
     summary: "Pulls each log-ratio to (P - 1/2) / beta, P the answer's probability of winning against the others",
     formula: "((a - (P_chosen - 1/2) / beta)^2 + (b - (P_rejected - 1/2) / beta)^2) / 2",
-    when: "Self-play rounds with a preference model that gives probabilities.",
+    when: "Self-play rounds with a preference model that gives probabilities. The loss starts at the mean square of the targets: at \
+           the default beta 250000 for probabilities of 1 and 0, 90000 for 0.8 and 0.2. That is by construction.",
     knobs: &[BETA],
     build: |knobs| Loss::Pair(Box::new(Sppo { beta: knobs.number("beta"), targets: Targets::Soft })),
     ..LossSpec::PAIRS
@@ -38,7 +40,8 @@ pub(super) const SINGLE: LossSpec = LossSpec {
     source: "arXiv 2405.00675, the authors' code",
     summary: "As sppo, with the probability that the chosen answer beats the rejected one",
     formula: "((a - (P - 1/2) / beta)^2 + (b + (P - 1/2) / beta)^2) / 2",
-    when: "A judge's soft label for each pair, e.g. from a language model asked in both orders.",
+    when: "A judge's soft label for each pair, e.g. from a language model asked in both orders. The loss starts at the target's \
+           square: at the default beta 250000 for a probability of 1, 90000 for 0.8. That is by construction.",
     knobs: &[BETA],
     build: |knobs| Loss::Pair(Box::new(Sppo { beta: knobs.number("beta"), targets: Targets::Single })),
     ..LossSpec::PAIRS
