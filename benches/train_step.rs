@@ -17,7 +17,7 @@ use align_kernels::rng::Key;
 use align_kernels::{Buffer, Device, KernelError, Precision, WeightSlice, token_logps};
 use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
 use align_lora::objective::Objective;
-use align_lora::optim::{AdamW, Optimizer, ScheduleKind, global_norm};
+use align_lora::optim::{Optimizer, OptimizerKind, ScheduleKind, Warmup, global_norm};
 use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree, Work};
 use half::bf16;
 use std::collections::BTreeMap;
@@ -163,7 +163,8 @@ impl Step {
         let options = TrainOptions {
             learning_rate: 1e-6,
             schedule: ScheduleKind::Constant,
-            warmup_steps: 0,
+            warmup: Warmup::Steps(0),
+            optimizer: OptimizerKind::default(),
             weight_decay: 0.0,
             max_grad_norm: 1.0,
             epochs: 1,
@@ -232,7 +233,7 @@ struct Phases<'s> {
 impl<'s> Phases<'s> {
     fn new(step: &'s Step, forest: &Forest) -> Result<Phases<'s>, Error> {
         let trainer = step.trainer()?;
-        let optimizer = Optimizer::AdamW(AdamW::new(&step.device, &step.adapter.params(), 0.0)?);
+        let optimizer = Optimizer::new(&step.device, &step.adapter.params(), OptimizerKind::default(), 0.0)?;
         let layers_kept = trainer.layers_kept(forest);
         Ok(Phases {
             step,

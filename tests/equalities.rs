@@ -10,9 +10,9 @@ use align_engine::rows::Dropout;
 use align_engine::weights::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec, ValueCheck};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
-use align_lora::data::{EncodedRow, Encoder};
+use align_lora::data::{EncodedRow, Encoder, Mismatch};
 use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective, Scores};
-use align_lora::train::{Batch, Branch, Forest, Outcome, Role, Scorers, Scoring, Tree};
+use align_lora::train::{Batch, Branch, Donors, Forest, Outcome, Role, Scorers, Scoring, Tree};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,8 +107,15 @@ fn gradients(
     layers_kept: usize,
     dropout: Option<Dropout>,
 ) -> (Outcome, BTreeMap<ParamId, Vec<f32>>) {
-    let batch =
-        Batch { objective, rows, max_length: MAX_LENGTH, micro_batch_tokens, step: 1, history: History::default() };
+    let batch = Batch {
+        objective,
+        rows,
+        max_length: MAX_LENGTH,
+        micro_batch_tokens,
+        step: 1,
+        history: History::default(),
+        donors: Donors::Batch(Mismatch::Previous),
+    };
     let mut grads = ParamGrads::default();
     let outcome = batch.gradients(scoring, dropout, &|_, _| Some(layers_kept), &mut grads).unwrap();
     (outcome, grads.iter().map(|(id, grad)| (id, grad.download())).collect())
@@ -289,6 +296,7 @@ fn what_the_reference_has_said_is_not_computed_again() {
             micro_batch_tokens: budget,
             step: 1,
             history: History::default(),
+            donors: Donors::Batch(Mismatch::Previous),
         };
         let reference_rows = std::cell::RefCell::new(Vec::new());
         let mut grads = ParamGrads::default();

@@ -10,13 +10,12 @@ use align_engine::weights::{Checkpoint, SafetensorsFile, ValueCheck};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::adapter::Adapter;
-use align_lora::data::{EncodedRow, Encoder};
+use align_lora::data::{EncodedRow, Encoder, Mismatch};
 use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective, Scores};
-use align_lora::train::{Batch, Outcome, Scorers, Scoring};
+use align_lora::train::{Batch, Donors, Outcome, Scorers, Scoring};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const MAX_LENGTH: usize = 256;
 const ROWS: usize = 8;
 
 /// A model with its golden adapter and the rows of the goldens' one batch.
@@ -28,6 +27,8 @@ struct World {
     /// The same with a score head.
     reward_model: Arc<AdapterSet>,
     encoder: PathBuf,
+    /// That of the goldens.
+    max_length: usize,
 }
 
 impl World {
@@ -42,8 +43,9 @@ impl World {
         let mut reward_model = AdapterSet::clone(adapter.set());
         let id = ParamId(adapter.params().count());
         reward_model.set_score_head(Param::new(model.device(), id, [1, hidden_size], &head).unwrap());
+        let max_length = read_json(&folder.join("meta.json"))["max_length"].as_u64().unwrap() as usize;
         let (folder, encoder) = (folder.to_owned(), model_dir.to_owned());
-        World { name, folder, model, adapter, reward_model: Arc::new(reward_model), encoder }
+        World { name, folder, model, adapter, reward_model: Arc::new(reward_model), encoder, max_length }
     }
 
     fn set(&self, objective: &Objective) -> &Arc<AdapterSet> {
@@ -55,7 +57,7 @@ impl World {
 
     fn rows(&self, kind: DataKind, n: usize) -> Vec<EncodedRow> {
         let rows = self.model.config().vocab_size;
-        let encoder = Encoder::from_model(&self.encoder, None, MAX_LENGTH, rows).unwrap();
+        let encoder = Encoder::from_model(&self.encoder, None, self.max_length, rows).unwrap();
         let root = self.folder.parent().unwrap();
         let committed = committed_goldens();
         golden_rows(if root.join("pairs.jsonl").exists() { root } else { &committed }, encoder, kind, n)
@@ -75,7 +77,15 @@ impl World {
             extras: objective.weighting(),
             cache: None,
         };
-        let batch = Batch { objective, rows, max_length: MAX_LENGTH, micro_batch_tokens: 2048, step: 1, history };
+        let batch = Batch {
+            objective,
+            rows,
+            max_length: self.max_length,
+            micro_batch_tokens: 2048,
+            step: 1,
+            history,
+            donors: Donors::Batch(Mismatch::Previous),
+        };
         let mut grads = ParamGrads::default();
         let outcome = batch.gradients(&scoring, None, &|_, _| Some(usize::MAX), &mut grads).unwrap();
         (outcome, grads)
@@ -97,12 +107,17 @@ fn tiny_worlds() -> Vec<World> {
     folders.iter().map(|folder| World::open(folder, &folder.join("model"))).collect()
 }
 
-fn objective(golden: &str) -> Objective {
-    let knobs: &[(&str, KnobValue)] = match golden {
-        "exo_pair" => &[("label_smoothing", KnobValue::Number(1e-3))],
+/// The loss of a golden, with the knobs of the folder's `meta.json`.
+fn objective(world: &World, golden: &str) -> Objective {
+    let meta = read_json(&world.folder.join("meta.json"));
+    let mut knobs = vec![("beta", KnobValue::Number(number(&meta["beta"])))];
+    let own: &[(&str, &str)] = match golden {
+        "exo_pair" => &[("label_smoothing", "exo_pair_label_smoothing")],
+        "kto" => &[("desirable_weight", "kto_desirable_weight"), ("undesirable_weight", "kto_undesirable_weight")],
         _ => &[],
     };
-    Objective::new(golden, knobs).unwrap()
+    knobs.extend(own.iter().map(|(knob, key)| (*knob, KnobValue::Number(number(&meta[key])))));
+    Objective::new(golden, &knobs).unwrap()
 }
 
 fn norm(values: &[f32]) -> f64 {
@@ -119,7 +134,7 @@ fn every_tensor_has_the_gradient_of_torch() {
                 continue;
             }
             let file = SafetensorsFile::open(&path).unwrap();
-            let (_, grads) = world.gradients(&objective(golden), &world.rows(DataKind::Pairs, ROWS));
+            let (_, grads) = world.gradients(&objective(&world, golden), &world.rows(DataKind::Pairs, ROWS));
             let mut tensors = 0;
             for (key, param) in world.adapter.params() {
                 let want = file.to_f32(file.tensor(&key).unwrap_or_else(|| panic!("{key}"))).unwrap();
@@ -142,7 +157,7 @@ fn check_sampled(world: &World, golden: &str, kind: DataKind) {
         return;
     }
     let want = read_json(&path);
-    let (outcome, grads) = world.gradients(&objective(golden), &world.rows(kind, ROWS));
+    let (outcome, grads) = world.gradients(&objective(world, golden), &world.rows(kind, ROWS));
     let loss = number(&want["loss"]);
     assert!((outcome.loss - loss).abs() <= 1e-4 * loss.abs().max(1.0), "{} {golden}: {}", world.name, outcome.loss);
     let mut squares = 0.0;

@@ -3,6 +3,7 @@
 mod align;
 mod architecture;
 mod cases_adapters;
+mod cases_losses;
 mod cases_run;
 mod cases_sanity;
 mod cases_tokens;

@@ -2,7 +2,7 @@
 
 use align_kernels::Precision;
 use align_lora::data::Shuffle;
-use align_lora::optim::ScheduleKind;
+use align_lora::optim::{OptimizerKind, ScheduleKind, Warmup};
 use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainOptions, TrainState};
 
 /// One epoch of plain training in f32.
@@ -10,7 +10,8 @@ pub fn options() -> TrainOptions {
     TrainOptions {
         learning_rate: 1e-4,
         schedule: ScheduleKind::Constant,
-        warmup_steps: 0,
+        warmup: Warmup::Steps(0),
+        optimizer: OptimizerKind::default(),
         weight_decay: 0.0,
         max_grad_norm: 1.0,
         epochs: 1,

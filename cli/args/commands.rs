@@ -1,7 +1,8 @@
 //! The flags of the commands other than `train`.
 
 use super::model::{
-    CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, ModelArgs, PackArgs, ReadingArgs, ReferenceChoice, positive,
+    CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, ModelArgs, PackArgs, ReadingArgs, ReferenceChoice,
+    UnpairedOrderChoice, positive,
 };
 use clap::Args;
 use std::path::PathBuf;
@@ -57,9 +58,12 @@ pub struct EvalArgs {
     pub reference: Option<ReferenceChoice>,
     #[command(flatten)]
     pub logp: LogpArgs,
-    /// Rows that share statistics in a loss that has any
+    /// Rows that a loss compares with each other (aot); with --unpaired-order trl, that share KTO's reference point
     #[arg(long, value_name = "ROWS", default_value_t = 8, alias = "per_device_eval_batch_size", value_parser = positive())]
     pub batch_size: u64,
+    /// How the answers of pairs stand for a loss of single answers (kto, bco ...)
+    #[arg(long, value_name = "ORDER", value_enum, default_value = "interleaved", alias = "unpaired_order")]
+    pub unpaired_order: UnpairedOrderChoice,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,

@@ -9,7 +9,7 @@ pub use model::{
     CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs, OnBadRowChoice,
     PrecisionChoice, ReferenceChoice,
 };
-pub use train::TrainArgs;
+pub use train::{OptimChoice, ScheduleChoice, TrainArgs};
 
 use align_lora::objective::{self, Knob, KnobKind, KnobValue};
 use clap::builder::Resettable;
@@ -57,7 +57,6 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
     ("dtype", "weights stay in the number format of their files; --precision says what products multiply"),
     ("gradient_checkpointing", "what is recomputed is decided by itself; leave it out"),
     ("use_peft", "it is always a LoRA adapter that is trained; leave it out"),
-    ("warmup_ratio", "give --warmup-steps"),
     ("max_prompt_length", "prompts are never cut; --max-length limits prompt + answer"),
     ("max_completion_length", "--max-length limits prompt + answer"),
     ("report_to", "metrics.jsonl in the output directory has every step; leave it out"),
@@ -75,9 +74,6 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
     ("reference_free", "take a loss without a reference: simpo, cpo, orpo ..."),
     ("rpo_alpha", "give --sft-weight, or --loss rpo"),
     ("loss_weights", "give a mix: --loss dpo:0.8,sft:0.2"),
-    ("optim", "it is AdamW; leave it out"),
-    ("adam_beta1", "it is 0.9; leave it out"),
-    ("adam_beta2", "it is 0.999; leave it out"),
     ("lr", "give --learning-rate"),
     ("num_train_epochs", "give --epochs (--num_train_epochs works too)"),
     ("packing", "rows share forward passes as they fit into --micro-batch-tokens; leave it out"),

@@ -4,7 +4,7 @@ use crate::data::Drops;
 use crate::error::CliError;
 use align_kernels::Precision;
 use align_kernels::cpu::Isa;
-use align_lora::data::{ColumnMap, ImplicitPrompt, OnBadRow, Reading, SftPart};
+use align_lora::data::{ColumnMap, ImplicitPrompt, OnBadRow, Reading, SftPart, UnpairedOrder};
 use align_lora::train::Size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -196,6 +196,25 @@ impl From<OnBadRowChoice> for OnBadRow {
         match choice {
             OnBadRowChoice::Error => OnBadRow::Error,
             OnBadRowChoice::Skip => OnBadRow::Skip,
+        }
+    }
+}
+
+/// See [`UnpairedOrder`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UnpairedOrderChoice {
+    /// Chosen and rejected answers in turn, neighbours of different prompts
+    Interleaved,
+    /// As TRL: of each thousand pairs all chosen answers, then all rejected ones; evaluations take the numbers that rows share
+    /// (KTO's reference point, BCO's shift) by batches of --batch-size, not over the whole set
+    Trl,
+}
+
+impl From<UnpairedOrderChoice> for UnpairedOrder {
+    fn from(choice: UnpairedOrderChoice) -> UnpairedOrder {
+        match choice {
+            UnpairedOrderChoice::Interleaved => UnpairedOrder::Interleaved,
+            UnpairedOrderChoice::Trl => UnpairedOrder::Trl,
         }
     }
 }

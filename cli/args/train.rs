@@ -1,7 +1,8 @@
 //! The flags of `train`.
 
 use super::model::{
-    CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice, positive,
+    CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice,
+    UnpairedOrderChoice, positive,
 };
 use align_lora::optim::ScheduleKind;
 use clap::{Args, ValueEnum};
@@ -91,13 +92,55 @@ pub struct TrainArgs {
         help_heading = "Optimiser"
     )]
     pub learning_rate: Option<f64>,
-    /// What becomes of the learning rate after the warm-up
+    /// What becomes of the learning rate
     #[arg(long, value_enum, default_value = "linear", alias = "lr_scheduler_type", help_heading = "Optimiser")]
     pub schedule: ScheduleChoice,
-    /// Steps in which the learning rate grows from 0
-    #[arg(long, value_name = "STEPS", default_value_t = 0, alias = "warmup_steps", help_heading = "Optimiser")]
-    pub warmup_steps: u64,
-    /// Decoupled weight decay of the adapter
+    /// Steps in which the learning rate grows from 0 [default: 0]
+    #[arg(
+        long,
+        value_name = "STEPS",
+        alias = "warmup_steps",
+        conflicts_with = "warmup_ratio",
+        help_heading = "Optimiser"
+    )]
+    pub warmup_steps: Option<u64>,
+    /// The same as a share of the run's steps, from 0 to 1, rounded up
+    #[arg(
+        long,
+        value_name = "SHARE",
+        alias = "warmup_ratio",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
+    pub warmup_ratio: Option<f64>,
+    /// What makes a step of a gradient
+    #[arg(long, value_enum, default_value = "adamw", help_heading = "Optimiser")]
+    pub optim: OptimChoice,
+    /// Decay of adamw's mean of the gradient [default: 0.9]
+    #[arg(long, value_name = "BETA", alias = "adam_beta1", allow_negative_numbers = true, help_heading = "Optimiser")]
+    pub adam_beta1: Option<f64>,
+    /// Decay of adamw's mean of the squared gradient [default: 0.999]
+    #[arg(long, value_name = "BETA", alias = "adam_beta2", allow_negative_numbers = true, help_heading = "Optimiser")]
+    pub adam_beta2: Option<f64>,
+    /// What adamw adds to the root of that [default: 1e-8]
+    #[arg(
+        long,
+        value_name = "EPSILON",
+        alias = "adam_epsilon",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
+    pub adam_epsilon: Option<f64>,
+    /// Decay of rmsprop's mean of the squared gradient [default: 0.99]
+    #[arg(
+        long,
+        value_name = "ALPHA",
+        alias = "rmsprop_alpha",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
+    pub rmsprop_alpha: Option<f64>,
+    /// Weight decay of the adapter: decoupled with adamw, a part of the gradient with rmsprop
     #[arg(
         long,
         value_name = "DECAY",
@@ -146,6 +189,16 @@ pub struct TrainArgs {
     /// Take the rows in file order
     #[arg(long, alias = "no_shuffle", help_heading = "Run")]
     pub no_shuffle: bool,
+    /// How the answers of pairs stand for a loss of single answers (kto, bco ...), with --no-shuffle and in evaluations
+    #[arg(
+        long,
+        value_name = "ORDER",
+        value_enum,
+        default_value = "interleaved",
+        alias = "unpaired_order",
+        help_heading = "Run"
+    )]
+    pub unpaired_order: UnpairedOrderChoice,
     /// Print every so many steps; metrics.jsonl has every step
     #[arg(long, value_name = "STEPS", default_value_t = 1, alias = "logging_steps", value_parser = positive(), help_heading = "Run")]
     pub logging_steps: u64,
@@ -174,8 +227,20 @@ pub struct TrainArgs {
 pub enum ScheduleChoice {
     Linear,
     Cosine,
-    #[value(alias = "constant_with_warmup")]
+    /// Without a warm-up
     Constant,
+    #[value(name = "constant_with_warmup", alias = "constant-with-warmup")]
+    ConstantWithWarmup,
+}
+
+/// See [`OptimizerKind`](align_lora::optim::OptimizerKind).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OptimChoice {
+    #[value(name = "adamw", aliases = ["adamw_torch", "adamw-torch", "adamw_torch_fused", "adamw-torch-fused"])]
+    AdamW,
+    /// As torch has it, neither centred nor with momentum
+    #[value(name = "rmsprop")]
+    RmsProp,
 }
 
 impl From<ScheduleChoice> for ScheduleKind {
@@ -184,6 +249,7 @@ impl From<ScheduleChoice> for ScheduleKind {
             ScheduleChoice::Linear => ScheduleKind::Linear,
             ScheduleChoice::Cosine => ScheduleKind::Cosine,
             ScheduleChoice::Constant => ScheduleKind::Constant,
+            ScheduleChoice::ConstantWithWarmup => ScheduleKind::ConstantWithWarmup,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::run_record::{self, Reference};
 use align_engine::model::adapters::Adapters;
 use align_lora::data::Needs;
 use align_lora::objective::{DataKind, KnobValue, Objective, Scores};
-use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate};
+use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate, one_prompt};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -84,8 +84,12 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             demo: args.model.demo,
             drops: args.drops.into(),
         };
-        let data = data::data_with_rejects(&files, encoder, &options)?;
+        let data = data::data_with_rejects(&files, encoder, &options)?.with_unpaired_order(args.unpaired_order.into());
         report::data("data", data.survey());
+        if one_prompt(&objective, &data) {
+            let name = objective.name();
+            say!("warning: all rows of --data have one prompt: the mismatched answers of loss {name} answer it too");
+        }
         let batches = EvalBatches {
             batch_size: args.batch_size as usize,
             max_length: max_length as usize,

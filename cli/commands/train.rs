@@ -2,7 +2,7 @@
 
 use super::eval::needs;
 use super::losses::EXPERIMENTAL;
-use crate::args::{OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
+use crate::args::{OnBadRowChoice, OptimChoice, PrecisionChoice, ReferenceChoice, ScheduleChoice, TrainArgs};
 use crate::chat_template;
 use crate::config_file::{self, NamedFiles};
 use crate::data::{self, DataOptions};
@@ -19,6 +19,7 @@ use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::data::{ChatTemplate, Dataset, Encoder, Needs, Reading, Shuffle};
 use align_lora::objective::{KnobValue, Objective, Scores};
+use align_lora::optim::{AdamNumbers, OptimizerKind, RmsProp, Warmup};
 use align_lora::train::{Observer, Size, TrainError, TrainOptions, Trainer};
 use std::path::PathBuf;
 
@@ -229,7 +230,8 @@ fn open(
             demo: args.model.demo,
             drops: args.drops.into(),
         };
-        data::data(files, encoder, &options, rejects).map(Some)
+        let data = data::data(files, encoder, &options, rejects)?;
+        Ok(Some(data.with_unpaired_order(args.unpaired_order.into())))
     };
     let kind = needs(objective.data());
     let encoder = || loaded.encoder_of(objective, template, max_length, &args.data);
@@ -256,7 +258,8 @@ fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
     Ok(TrainOptions {
         learning_rate: in_range("learning-rate", learning_rate, 0.0, 1e3)?,
         schedule: args.schedule.into(),
-        warmup_steps: args.warmup_steps,
+        warmup: warmup(args)?,
+        optimizer: optimizer(args)?,
         weight_decay: in_range("weight-decay", args.weight_decay, 0.0, 1e3)?,
         max_grad_norm: in_range("max-grad-norm", args.max_grad_norm, 0.0, f64::MAX)?,
         epochs: args.epochs.unwrap_or(if demo { demo::EPOCHS } else { 1 }),
@@ -272,6 +275,62 @@ fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         precision: args.device.precision.into(),
         memory: args.memory.memory.map(|Size(bytes)| bytes),
     })
+}
+
+/// The warm-up that the flags name, which the schedule `constant` has not.
+fn warmup(args: &TrainArgs) -> Result<Warmup, CliError> {
+    let (flag, warmup, none) = match (args.warmup_steps, args.warmup_ratio) {
+        (_, Some(ratio)) if !(0.0..=1.0).contains(&ratio) => {
+            return Err(CliError::Usage(format!("--warmup-ratio {ratio}: expected a number from 0 to 1")));
+        }
+        (_, Some(ratio)) => ("--warmup-ratio", Warmup::Ratio(ratio), ratio == 0.0),
+        (steps, None) => ("--warmup-steps", Warmup::Steps(steps.unwrap_or(0)), steps.unwrap_or(0) == 0),
+    };
+    match args.schedule {
+        ScheduleChoice::Constant if !none => Err(CliError::Usage(format!(
+            "{flag}: --schedule constant has no warm-up; give --schedule constant_with_warmup, or leave {flag} out"
+        ))),
+        _ => Ok(warmup),
+    }
+}
+
+/// The optimiser that the flags name; those of another one are refused.
+fn optimizer(args: &TrainArgs) -> Result<OptimizerKind, CliError> {
+    let unused = |flags: &[(&str, bool)]| match flags.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => {
+            let optim = if args.optim == OptimChoice::AdamW { "adamw" } else { "rmsprop" };
+            Err(CliError::Usage(format!("--{flag}: --optim {optim} does not read it; leave the flag out")))
+        }
+        None => Ok(()),
+    };
+    let decay = |name: &str, value: f64| match (0.0..1.0).contains(&value) {
+        true => Ok(value),
+        false => Err(CliError::Usage(format!("--{name} {value}: expected a number from 0, below 1"))),
+    };
+    match args.optim {
+        OptimChoice::AdamW => {
+            unused(&[("rmsprop-alpha", args.rmsprop_alpha.is_some())])?;
+            let torch = AdamNumbers::default();
+            let eps = args.adam_epsilon.unwrap_or(torch.eps);
+            // a parameter without a gradient so far would be divided by 0
+            if !(eps >= f64::from(f32::MIN_POSITIVE) && eps <= 1.0) {
+                return Err(CliError::Usage(format!("--adam-epsilon {eps}: expected a number above 0, at most 1")));
+            }
+            Ok(OptimizerKind::AdamW(AdamNumbers {
+                beta1: decay("adam-beta1", args.adam_beta1.unwrap_or(torch.beta1))?,
+                beta2: decay("adam-beta2", args.adam_beta2.unwrap_or(torch.beta2))?,
+                eps,
+            }))
+        }
+        OptimChoice::RmsProp => {
+            unused(&[
+                ("adam-beta1", args.adam_beta1.is_some()),
+                ("adam-beta2", args.adam_beta2.is_some()),
+                ("adam-epsilon", args.adam_epsilon.is_some()),
+            ])?;
+            Ok(OptimizerKind::RmsProp { alpha: decay("rmsprop-alpha", args.rmsprop_alpha.unwrap_or(RmsProp::ALPHA))? })
+        }
+    }
 }
 
 /// The adapter that is trained: that of `--adapter`, or a fresh one.

@@ -10,6 +10,13 @@ use std::path::{Path, PathBuf};
 /// Flags whose value is always a path: relative ones are meant from the file's directory.
 const PATHS: [&str; 7] = ["data", "eval_data", "reference_data", "adapter", "output", "chat_template", "rejects"];
 
+/// Flags that leave others of the file without a use, by name: those are left out.
+const REPLACED: [(&str, &[&str]); 3] = [
+    ("warmup_ratio", &["warmup_steps"]),
+    ("warmup_steps", &["warmup_ratio"]),
+    ("optim", &["adam_beta1", "adam_beta2", "adam_epsilon", "rmsprop_alpha"]),
+];
+
 /// The arguments, with those of the file.
 pub struct Expanded {
     pub arguments: Vec<OsString>,
@@ -42,8 +49,11 @@ pub fn expand(arguments: Vec<OsString>, cli: &Command) -> Result<Expanded, CliEr
     else {
         return Ok(plain(arguments));
     };
-    let given: HashSet<&str> =
+    let mut given: HashSet<&str> =
         arguments.iter().filter_map(|a| Some(find(command, flag_name(a)?)?.get_id().as_str())).collect();
+    let replaced = REPLACED.iter().filter(|(flag, _)| given.contains(flag)).flat_map(|(_, others)| *others);
+    let replaced: Vec<&str> = replaced.copied().collect();
+    given.extend(replaced);
     let from_file = flags_of_file(&path, command, &given)?;
     let lines = from_file.iter().map(|flag| (flag.name.clone(), flag.line)).collect();
     let mut all = arguments;

@@ -5,6 +5,7 @@ use crate::error::CliError;
 use align_engine::new_file::{NewFile, NewFileError};
 use align_lora::adapter::LoraConfig;
 use align_lora::objective::{KnobKind, KnobValue};
+use align_lora::optim::{AdamNumbers, OptimizerKind, Warmup};
 use align_lora::train::Trainer;
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
@@ -115,7 +116,21 @@ pub fn resolved(
     put("lora-dropout", adapter.dropout.into());
     put("learning-rate", options.learning_rate.into());
     put("schedule", word(args.schedule));
-    put("warmup-steps", integer(options.warmup_steps));
+    match options.warmup {
+        Warmup::Steps(steps) => put("warmup-steps", integer(steps)),
+        Warmup::Ratio(ratio) => put("warmup-ratio", ratio.into()),
+    };
+    put("optim", word(args.optim));
+    match options.optimizer {
+        OptimizerKind::AdamW(AdamNumbers { beta1, beta2, eps }) => {
+            put("adam-beta1", beta1.into());
+            put("adam-beta2", beta2.into());
+            put("adam-epsilon", eps.into());
+        }
+        OptimizerKind::RmsProp { alpha } => {
+            put("rmsprop-alpha", alpha.into());
+        }
+    }
     put("weight-decay", options.weight_decay.into());
     put("max-grad-norm", options.max_grad_norm.into());
     put("epochs", integer(options.epochs));
@@ -138,6 +153,7 @@ pub fn resolved(
     put("on-bad-row", word(args.data.on_bad_row));
     put("seed", integer(options.seed));
     put("no-shuffle", args.no_shuffle.into());
+    put("unpaired-order", word(args.unpaired_order));
     put("precision", word(args.device.precision));
     match &args.cache.reference_cache {
         Some(CacheChoice::Off) => put("reference-cache", "off".into()),

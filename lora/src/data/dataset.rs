@@ -17,7 +17,7 @@ use super::reader::Rows;
 use super::records::{Kind, Parsed, Record, Shape};
 use super::survey::Survey;
 use super::token_cache::{CachedRows, Slot, TokenCache};
-use super::{BadRow, DataError, order, pass, split};
+use super::{BadRow, DataError, Mismatch, mismatch, order, pass, split};
 
 /// What a run reads the data for, and so which shapes it accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,17 @@ pub enum Shuffle {
     Off,
 }
 
+/// In what order the two rows of each pair stand where pairs are taken apart, unshuffled and in evaluations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnpairedOrder {
+    /// Chosen and rejected answers in turn, neighbours of different prompts, see [`order::interleave`].
+    #[default]
+    Interleaved,
+    /// As TRL has them: of each thousand pairs all chosen answers, then all rejected ones. Evaluations go by batches then, as
+    /// TRL's do: what rows share in a loss they share with their batch.
+    Trl,
+}
+
 /// How a data set is opened.
 pub struct Opening<'a> {
     /// What it is read for.
@@ -77,6 +88,7 @@ pub struct Dataset {
     pub(super) survey: Survey,
     /// The encoded rows, by `Entry::cached`.
     pub(super) cached: Option<Arc<CachedRows>>,
+    pub(super) unpaired_order: UnpairedOrder,
 }
 
 /// The files, read when a row of them is needed: where all tokens are cached that may be never.
@@ -148,7 +160,7 @@ impl Dataset {
     /// Surveys all rows: reads, encodes and counts every one, in parallel, a window at a time.
     ///
     /// The first record that can be parsed sets shape and form of the run; records of another kind are bad rows. Labelled rows
-    /// made from pairs stand in TRL's order: of each thousand pairs all chosen answers, then all rejected ones.
+    /// made from pairs have TRL's numbers: of each thousand pairs all chosen answers come before all rejected ones.
     ///
     /// # Errors
     /// [`DataError`]; with [`OnBadRow::Error`] that of the first bad row in the order of the files.
@@ -187,8 +199,20 @@ impl Dataset {
             index: held_out,
             survey: self.survey.clone(),
             cached: self.cached.clone(),
+            unpaired_order: self.unpaired_order,
         };
         Ok(Split { train: Dataset { index: train, ..self }, held_out, held_out_prompts: prompts.len() })
+    }
+
+    /// The same with another order of the rows that are made from pairs.
+    #[must_use]
+    pub fn with_unpaired_order(self, unpaired_order: UnpairedOrder) -> Dataset {
+        Dataset { unpaired_order, ..self }
+    }
+
+    /// The order of the rows that are made from pairs.
+    pub fn unpaired_order(&self) -> UnpairedOrder {
+        self.unpaired_order
     }
 
     /// Number of usable rows; at least one.
@@ -235,18 +259,45 @@ impl Dataset {
     /// The order of an epoch, as numbers below [`Dataset::len`]: a pure function of the data, the seed and the epoch.
     ///
     /// In shuffled rows that were made from pairs no row follows one of the same prompt, unless one prompt has more than half
-    /// of the rows: KTO's mismatched answer is that of the row before.
+    /// of the rows: KTO's mismatched answer is that of the row before. Unshuffled they stand as [`UnpairedOrder`] says.
     pub fn order(&self, shuffle: Shuffle, epoch: u64) -> Vec<u32> {
+        let rows = self.index.len() as u32; // MAX_RECORDS, twice, fits
+        let group = |row: u32| self.index[row as usize].group;
         match shuffle {
-            Shuffle::Off => (0..self.index.len() as u32).collect(), // MAX_RECORDS, twice, fits
+            Shuffle::Off if self.is_unpaired() && self.unpaired_order == UnpairedOrder::Interleaved => {
+                let (chosen, rejected): (Vec<u32>, Vec<u32>) =
+                    (0..rows).partition(|&row| self.index[row as usize].part == 0);
+                order::interleave(&chosen, &rejected, group)
+            }
+            Shuffle::Off => (0..rows).collect(),
             Shuffle::Seeded(seed) => {
                 let mut order = order::permutation(self.index.len(), seed, epoch);
                 if self.is_unpaired() {
-                    order::separate(&mut order, |i| self.index[i as usize].group);
+                    order::separate(&mut order, group);
                 }
                 order
             }
         }
+    }
+
+    /// Which row's answer meets a row's prompt in a loss with mismatched answers.
+    pub fn mismatch(&self) -> Mismatch {
+        match self.unpaired_order {
+            UnpairedOrder::Interleaved if self.is_unpaired() => Mismatch::OtherPrompt,
+            UnpairedOrder::Interleaved | UnpairedOrder::Trl => Mismatch::Previous,
+        }
+    }
+
+    /// The rows whose answers meet the prompts of `rows`, which are taken as a circle: one for each, by [`Dataset::mismatch`].
+    pub fn donors(&self, rows: &[u32]) -> Vec<u32> {
+        let group = |place: usize| self.index[rows[place] as usize].group;
+        let donors = mismatch::donors(rows.len(), self.mismatch(), |a, b| group(a) == group(b));
+        donors.into_iter().map(|place| rows[place]).collect()
+    }
+
+    /// Whether all rows are of one prompt, as far as that is known without reading them.
+    pub fn has_one_prompt(&self) -> bool {
+        self.index.iter().all(|entry| entry.group == self.index[0].group)
     }
 
     /// Reads and encodes usable rows, in the order given.

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::columns::ColumnMap;
 use super::records::Record;
 use super::{
-    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, ImplicitPrompt, Needs, OnBadRow, Prompts, Reading,
-    Shuffle, Target, TokenizerError, for_each_batch, prompts,
+    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, ImplicitPrompt, Mismatch, Needs, OnBadRow, Prompts,
+    Reading, Shuffle, Target, TokenizerError, UnpairedOrder, for_each_batch, prompts,
 };
 
 fn tiny(name: &str) -> PathBuf {
@@ -246,14 +246,39 @@ fn the_survey_counts_cuts_empties_and_moved_boundaries() {
 #[test]
 fn unpaired_rows_stand_in_trls_order() {
     let rows: Vec<String> = (0..1003).map(pair).collect();
-    let dataset = open(&rows, Needs::Labels, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, Needs::Labels, OnBadRow::Error).unwrap().with_unpaired_order(UnpairedOrder::Trl);
     assert!(dataset.is_unpaired());
+    assert_eq!(dataset.mismatch(), Mismatch::Previous);
     let encoded = dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap();
     let found: Vec<(usize, bool)> = encoded.iter().map(|row| (row.row, row.target == Target::Label(true))).collect();
     let block = |rows: std::ops::Range<usize>| rows.clone().map(|r| (r, true)).chain(rows.map(|r| (r, false)));
     let expected: Vec<(usize, bool)> = block(0..1000).chain(block(1000..1003)).collect();
     assert_eq!(found, expected);
     assert_eq!(dataset.survey().kept, 2006);
+}
+
+/// By default: whatever the size of a batch, it has both classes, and its rows meet answers to other prompts.
+#[test]
+fn unpaired_rows_are_interleaved() {
+    let prompt = |i: usize| if i % 7 < 3 { i } else { i - i % 7 };
+    let rows: Vec<Value> = (0..40)
+        .map(|i| json!({"prompt": format!("Question {}?", prompt(i)), "chosen": format!(" a{i}"), "rejected": format!(" b{i}")}))
+        .collect();
+    let dataset = open(&lines(&rows), Needs::Labels, OnBadRow::Error).unwrap();
+    let order = dataset.order(Shuffle::Off, 0);
+    for batch_size in 2..=80 {
+        for batch in order.chunks(batch_size).filter(|batch| batch.len() > 1) {
+            let encoded = dataset.rows(batch).unwrap();
+            assert!(
+                [true, false].map(|label| encoded.iter().any(|row| row.target == Target::Label(label))) == [true; 2]
+            );
+            let donors = dataset.rows(&dataset.donors(batch)).unwrap();
+            for (row, donor) in encoded.iter().zip(&donors) {
+                assert_ne!(row.prompt, donor.prompt, "batches of {batch_size}");
+            }
+        }
+    }
+    assert!(!dataset.has_one_prompt());
 }
 
 /// Pairs of which several share a prompt.

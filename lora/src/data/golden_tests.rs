@@ -216,7 +216,8 @@ fn kto_tokens_are_those_of_trl() {
         assert_eq!((survey.kept, survey.dropped_rows()), (160, 0), "{name}");
         let batch = dataset.rows(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
         let golden = json(&folder.join("kto.json"));
-        let mismatched = mismatched_answers(&batch, usize::MAX);
+        let donors = dataset.rows(&dataset.donors(&[0, 1, 2, 3, 4, 5, 6, 7])).unwrap();
+        let mismatched = mismatched_answers(&batch, &donors, usize::MAX);
         for ((row, item), mismatched) in batch.iter().zip(golden["items"].as_array().unwrap()).zip(mismatched) {
             let what = format!("{name}, {}", item["id"]);
             assert_eq!(row.prompt, ids(&item["prompt_ids"]), "{what}: prompt");

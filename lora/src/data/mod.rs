@@ -87,15 +87,15 @@ mod token_cache_tests;
 
 pub use ahead::{for_each_ahead, for_each_batch};
 pub use columns::{ColumnMap, ColumnMapError};
-pub use dataset::{Dataset, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split};
+pub use dataset::{Dataset, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split, UnpairedOrder};
 pub use duplicates::{Repeat, Repeats};
 pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, LongAnswers, Target};
 pub use error::{BadRow, DataError};
 pub use files::{DataFiles, data_files};
 pub use lengths::{Histogram, Lengths};
-pub use mismatch::mismatched_answers;
+pub use mismatch::{Mismatch, donors, mismatched_answers};
 pub use numbers::RowNumbers;
-pub use order::{permutation, separate};
+pub use order::{interleave, permutation, separate};
 pub use pack::pack;
 pub use parquet::ParquetFault;
 pub use progress::{DataObserver, DataProgress, Stage, Unobserved};

@@ -98,6 +98,105 @@ pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
     left
 }
 
+/// The rows of `chosen` and `rejected` in turn, so that neighbours are of different groups: how rows that were made from pairs
+/// stand unshuffled. `chosen` and `rejected` are in the order of the pairs.
+///
+/// The rejected answers stand two pairs behind, those of the first two pairs at the end. Where one list is longer, the other
+/// is spread over it. A row that would follow one of its group waits for the next place of its class; what still waits at the
+/// end is exchanged with an earlier row of its class, as long as one fits on both sides.
+pub fn interleave(chosen: &[u32], rejected: &[u32], group: impl Fn(u32) -> u32) -> Vec<u32> {
+    let behind = rejected.len().min(2);
+    let mut classes = [Queue::new(chosen.to_vec()), Queue::new([&rejected[behind..], &rejected[..behind]].concat())];
+    let mut order: Vec<u32> = Vec::with_capacity(chosen.len() + rejected.len());
+    let mut class_of = Vec::with_capacity(order.capacity());
+    let mut taken = [0, 0];
+    let mut left = Vec::new();
+    while order.len() < chosen.len() + rejected.len() {
+        let class = usize::from(taken[0] * rejected.len() > taken[1] * chosen.len() || taken[0] == chosen.len());
+        taken[class] += 1;
+        let before = order.last().map(|&row| group(row));
+        let row = match classes[class].take(|row| Some(group(row)) != before, &group) {
+            Some(row) => row,
+            None => {
+                left.push(order.len());
+                classes[class].first()
+            }
+        };
+        order.push(row);
+        class_of.push(class);
+    }
+    exchange(&mut order, &class_of, &left, &group);
+    order
+}
+
+/// The rows of a class that are to be placed.
+struct Queue {
+    rows: Vec<u32>,
+    next: usize,
+    /// Passed over, all of one group.
+    waiting: std::collections::VecDeque<u32>,
+}
+
+impl Queue {
+    fn new(rows: Vec<u32>) -> Queue {
+        Queue { rows, next: 0, waiting: std::collections::VecDeque::new() }
+    }
+
+    /// The first row that fits; rows of one group alone may not.
+    fn take(&mut self, fits: impl Fn(u32) -> bool, group: impl Fn(u32) -> u32) -> Option<u32> {
+        if self.waiting.front().is_some_and(|&row| fits(row)) {
+            return self.waiting.pop_front();
+        }
+        while let Some(&row) = self.rows.get(self.next) {
+            self.next += 1;
+            if fits(row) {
+                return Some(row);
+            }
+            debug_assert!(self.waiting.front().is_none_or(|&other| group(other) == group(row)));
+            self.waiting.push_back(row);
+        }
+        None
+    }
+
+    /// The first row, whether it fits or not.
+    fn first(&mut self) -> u32 {
+        let waiting = self.waiting.pop_front();
+        waiting.unwrap_or_else(|| {
+            self.next += 1;
+            self.rows[self.next - 1]
+        })
+    }
+}
+
+/// Exchanges rows at the places `left`, which follow one of their group, with earlier rows of their class that fit there.
+fn exchange(order: &mut [u32], class_of: &[usize], left: &[usize], group: impl Fn(u32) -> u32) {
+    let fits = |order: &[u32], at: usize, row: u32| {
+        let beside = |other: Option<&u32>| other.is_none_or(|&other| group(other) != group(row));
+        beside(at.checked_sub(1).map(|before| &order[before])) && beside(order.get(at + 1))
+    };
+    // places from here on were tried for a row of this class and group
+    let mut tried = std::collections::HashMap::new();
+    for &at in left {
+        let row = order[at];
+        if group(order[at - 1]) != group(row) {
+            continue; // the exchange before it has mended it
+        }
+        let upto = tried.entry((class_of[at], group(row))).or_insert(at);
+        while *upto > 0 {
+            *upto -= 1;
+            let earlier = *upto;
+            // a neighbour of `at` is not there when it is moved
+            if class_of[earlier] != class_of[at] || earlier + 1 == at {
+                continue;
+            }
+            if fits(order, earlier, row) && fits(order, at, order[earlier]) {
+                order.swap(earlier, at);
+                break;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,7 +255,71 @@ mod tests {
         }
     }
 
+    fn follows(order: &[u32], group: impl Fn(u32) -> u32) -> usize {
+        order.windows(2).filter(|w| group(w[0]) == group(w[1])).count()
+    }
+
+    /// Row `2 p` is the chosen answer of pair `p`, row `2 p + 1` the rejected one.
+    fn interleaved(prompts: &[u32]) -> Vec<u32> {
+        let n = prompts.len() as u32;
+        let (chosen, rejected): (Vec<u32>, Vec<u32>) = (0..n).map(|pair| (2 * pair, 2 * pair + 1)).unzip();
+        interleave(&chosen, &rejected, |row| prompts[row as usize / 2])
+    }
+
+    #[test]
+    fn pairs_stand_in_turn() {
+        assert_eq!(interleaved(&[0, 1, 2, 3, 4]), [0, 5, 2, 7, 4, 9, 6, 1, 8, 3]);
+        assert_eq!(interleaved(&[0, 1, 2]), [0, 5, 2, 1, 4, 3]);
+        // with two prompts the classes cannot take turns without a neighbour of the same one
+        assert_eq!(interleaved(&[0, 1]), [0, 3, 2, 1]);
+        assert_eq!(interleaved(&[0]), [0, 1]);
+        // five pairs of a prompt one after the other, as there are in files with several answers to a prompt
+        let prompts: Vec<u32> = (0..40).map(|pair| pair / 5).collect();
+        let order = interleaved(&prompts);
+        assert_eq!(follows(&order, |row| prompts[row as usize / 2]), 0, "{order:?}");
+    }
+
+    #[test]
+    fn the_rarer_class_is_spread() {
+        let order = interleave(&[0, 1, 2, 3, 4, 5], &[6, 7, 8], |row| row);
+        let classes: Vec<bool> = order.iter().map(|row| *row < 6).collect();
+        assert_eq!(classes, [true, false, true, true, false, true, true, false, true]);
+        assert_eq!(interleave(&[], &[3, 4, 5], |row| row), [5, 3, 4]);
+    }
+
+    #[test]
+    fn many_pairs_of_few_prompts_are_interleaved() {
+        const PAIRS: u32 = 1 << 19;
+        for (name, prompt) in [
+            ("one prompt", (|_| 0) as fn(u32) -> u32),
+            ("one prompt has two thirds", |pair| if pair % 3 == 0 { pair } else { PAIRS }),
+            ("long runs of three prompts", |pair| pair / 1000 % 3),
+            ("one prompt has the last third", |pair| if pair < PAIRS / 3 * 2 { pair } else { PAIRS }),
+        ] {
+            let prompts: Vec<u32> = (0..PAIRS).map(prompt).collect();
+            let mut order = interleaved(&prompts);
+            let follows = follows(&order, |row| prompts[row as usize / 2]);
+            assert_eq!(follows == 0, name.starts_with("long") || name.contains("last"), "{name}: {follows}");
+            order.sort_unstable();
+            assert!(order.into_iter().eq(0..2 * PAIRS), "{name}: every row once");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn interleaved_classes_take_turns(prompts in prop::collection::vec(0u32..9, 0..60)) {
+            let mut order = interleaved(&prompts);
+            prop_assert!(order.iter().enumerate().all(|(place, row)| place % 2 == *row as usize % 2));
+            let follows = follows(&order, |row| prompts[row as usize / 2]);
+            let largest = (0..9).map(|p| prompts.iter().filter(|&&x| x == p).count()).max().unwrap_or(0);
+            // in four pairs of which no prompt has more than a quarter there is room for an exchange
+            if largest * 4 <= prompts.len() && prompts.len() >= 4 {
+                prop_assert_eq!(follows, 0);
+            }
+            order.sort_unstable();
+            prop_assert_eq!(order, (0..2 * prompts.len() as u32).collect::<Vec<_>>());
+        }
+
         #[test]
         fn a_permutation_holds_every_row_once(n in 0usize..500, seed: u64, epoch: u64) {
             let mut order = permutation(n, seed, epoch);

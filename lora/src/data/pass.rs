@@ -10,7 +10,7 @@ use align_engine::new_file::NewFileError;
 use rayon::prelude::*;
 
 use super::columns::Seen;
-use super::dataset::{Dataset, Opening, Sources};
+use super::dataset::{Dataset, Opening, Sources, UnpairedOrder};
 use super::decided::Decided;
 use super::deep_stack::with_deep_stack;
 use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
@@ -52,7 +52,8 @@ pub(super) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>
         encoder.decide(survey.decided.clone());
         let sources = Arc::new(Sources::later(paths, &encoder.reading().columns, slot, survey.records));
         let cached = Some(Arc::new(rows));
-        return Ok(Dataset { sources, encoder: Arc::new(encoder), needs, index, survey, cached });
+        let (encoder, unpaired_order) = (Arc::new(encoder), UnpairedOrder::default());
+        return Ok(Dataset { sources, encoder, needs, index, survey, cached, unpaired_order });
     }
     let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
     if let Some(slot) = &slot {
@@ -65,7 +66,8 @@ pub(super) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>
     encoder.decide(survey.decided.clone());
     let sources = Arc::new(Sources::opened(paths, &encoder.reading().columns, rows));
     let encoder = Arc::new(encoder);
-    let dataset = Dataset { sources, encoder, needs, index: Vec::new(), survey, cached: None };
+    let (index, unpaired_order) = (Vec::new(), UnpairedOrder::default());
+    let dataset = Dataset { sources, encoder, needs, index, survey, cached: None, unpaired_order };
     let pass = Pass {
         dataset,
         on_bad_row,

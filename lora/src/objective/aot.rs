@@ -57,6 +57,10 @@ impl PairBatchLoss for Aot {
         Statistics::default().remembering(*history)
     }
 
+    fn compares_pairs(&self) -> bool {
+        true
+    }
+
     fn losses<'t>(&self, pairs: &[Pair<'t>], _: &Statistics) -> Vec<Scalar<'t>> {
         let tape = pairs[0].chosen.policy.tape();
         let (above, below): (Vec<_>, Vec<_>) = match self.sorted {

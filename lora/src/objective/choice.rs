@@ -170,6 +170,11 @@ impl Objective {
         self.parts[0].loss.coupling()
     }
 
+    /// Whether a row's loss depends on the other rows of its batch beside their [`Statistics`](super::Statistics).
+    pub fn compares_rows(&self) -> bool {
+        self.parts[0].loss.compares_rows()
+    }
+
     /// The loss whose rewards are logged: the first of a mix that has a reference, or the first.
     pub(super) fn rewarding(&self) -> &Part {
         self.parts.iter().find(|part| part.spec.reference).unwrap_or(&self.parts[0])

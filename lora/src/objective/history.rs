@@ -16,7 +16,7 @@ pub struct History {
 
 impl History {
     /// The same for an evaluation, which does not move what training has gathered: only what is empty takes the evaluated
-    /// batch.
+    /// rows.
     pub fn for_evaluation(self) -> Self {
         History { fixed: true, ..self }
     }

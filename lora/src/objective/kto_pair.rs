@@ -64,6 +64,10 @@ impl PairBatchLoss for KtoPair {
         Statistics::new([("kl/chosen", z_chosen.value()), ("kl/rejected", z_rejected.value())]).remembering(*history)
     }
 
+    fn compares_pairs(&self) -> bool {
+        self.kl_grad
+    }
+
     fn losses<'t>(&self, pairs: &[Pair<'t>], statistics: &Statistics) -> Vec<Scalar<'t>> {
         let [z_chosen, z_rejected] = if self.kl_grad {
             reference_points(pairs)

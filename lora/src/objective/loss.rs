@@ -221,6 +221,11 @@ pub trait PairBatchLoss: Send + Sync {
     /// The numbers shared by the batch, after what the run remembers from the steps before.
     fn statistics(&self, pairs: &[Pair<'_>], history: &History) -> Statistics;
 
+    /// Whether the loss of a pair depends on the other pairs beside the statistics: then an evaluation goes by batches.
+    fn compares_pairs(&self) -> bool {
+        false
+    }
+
     /// The items whose mean is the objective. Item `i` belongs to pair `i % pairs.len()`, and every pair has as many.
     fn losses<'t>(&self, pairs: &[Pair<'t>], statistics: &Statistics) -> Vec<Scalar<'t>>;
 }
@@ -278,5 +283,10 @@ impl Loss {
             Loss::PairBatch(_) => Coupling::WholeBatch,
             Loss::Unpaired(loss) => loss.coupling(),
         }
+    }
+
+    /// Whether a row's loss depends on the other rows of its batch beside their statistics.
+    pub fn compares_rows(&self) -> bool {
+        matches!(self, Loss::PairBatch(loss) if loss.compares_pairs())
     }
 }

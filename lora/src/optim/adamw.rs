@@ -17,6 +17,23 @@ pub struct AdamW {
     pub moments: Vec<Moments>,
 }
 
+/// The numbers of Adam; by default torch's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamNumbers {
+    /// Decay of the mean of the gradient.
+    pub beta1: f64,
+    /// Decay of the mean of its square.
+    pub beta2: f64,
+    /// What is added to the root of that.
+    pub eps: f64,
+}
+
+impl Default for AdamNumbers {
+    fn default() -> AdamNumbers {
+        AdamNumbers { beta1: 0.9, beta2: 0.999, eps: 1e-8 }
+    }
+}
+
 /// Running means of the gradient and of its square.
 #[derive(Debug)]
 pub struct Moments {
@@ -25,11 +42,11 @@ pub struct Moments {
 }
 
 impl AdamW {
-    /// A fresh state for `params`, with beta 0.9 and 0.999 and eps 1e-8.
+    /// A fresh state for `params`.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
-    pub fn new(device: &Device, params: &[Param], weight_decay: f64) -> Result<AdamW> {
+    pub fn new(device: &Device, params: &[Param], numbers: AdamNumbers, weight_decay: f64) -> Result<AdamW> {
         let moments = params
             .iter()
             .map(|param| {
@@ -39,7 +56,8 @@ impl AdamW {
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step: 0, moments })
+        let AdamNumbers { beta1, beta2, eps } = numbers;
+        Ok(AdamW { beta1, beta2, eps, weight_decay, step: 0, moments })
     }
 
     pub(super) fn step(

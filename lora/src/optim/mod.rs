@@ -2,11 +2,13 @@
 
 mod adamw;
 mod clip;
+mod rmsprop;
 mod schedule;
 
-pub use adamw::{AdamW, Moments};
+pub use adamw::{AdamNumbers, AdamW, Moments};
 pub use clip::{clip_factor, global_norm};
-pub use schedule::{Schedule, ScheduleKind};
+pub use rmsprop::RmsProp;
+pub use schedule::{Schedule, ScheduleKind, Warmup};
 
 use align_engine::autograd::ParamGrads;
 use align_engine::autograd::param::Param;
@@ -16,9 +18,49 @@ use align_kernels::{Device, Result};
 #[derive(Debug)]
 pub enum Optimizer {
     AdamW(AdamW),
+    RmsProp(RmsProp),
+}
+
+/// Which optimiser, with its numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum OptimizerKind {
+    /// With decoupled weight decay.
+    AdamW(AdamNumbers),
+    /// With coupled weight decay.
+    RmsProp {
+        /// Decay of the mean of the squared gradient.
+        alpha: f64,
+    },
+}
+
+impl Default for OptimizerKind {
+    fn default() -> OptimizerKind {
+        OptimizerKind::AdamW(AdamNumbers::default())
+    }
+}
+
+impl OptimizerKind {
+    /// Numbers that the optimiser keeps for each one of the adapter.
+    pub fn moments(self) -> u64 {
+        match self {
+            OptimizerKind::AdamW(_) => 2,
+            OptimizerKind::RmsProp { .. } => 1,
+        }
+    }
 }
 
 impl Optimizer {
+    /// A fresh one for `params`.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError::OutOfMemory`].
+    pub fn new(device: &Device, params: &[Param], kind: OptimizerKind, weight_decay: f64) -> Result<Optimizer> {
+        Ok(match kind {
+            OptimizerKind::AdamW(numbers) => Optimizer::AdamW(AdamW::new(device, params, numbers, weight_decay)?),
+            OptimizerKind::RmsProp { alpha } => Optimizer::RmsProp(RmsProp::new(device, params, alpha, weight_decay)?),
+        })
+    }
+
     /// One update of every parameter that has a gradient; `grad_scale` is the clipping factor.
     ///
     /// # Errors
@@ -33,6 +75,7 @@ impl Optimizer {
     ) -> Result<()> {
         match self {
             Optimizer::AdamW(adamw) => adamw.step(device, params, grads, learning_rate, grad_scale),
+            Optimizer::RmsProp(rmsprop) => rmsprop.step(device, params, grads, learning_rate, grad_scale),
         }
     }
 }

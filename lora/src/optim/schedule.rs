@@ -4,13 +4,34 @@ use serde::{Deserialize, Serialize};
 
 /// The shape after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
     /// Straight to 0 at the end of the run.
     Linear,
     /// Half a cosine to 0 at the end of the run. Source: arXiv 1608.03983, eq. 5, without restarts.
     Cosine,
+    /// The same at every step: it has no warm-up.
     Constant,
+    ConstantWithWarmup,
+}
+
+/// The steps of linear growth at the start.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Warmup {
+    /// So many.
+    Steps(u64),
+    /// This share of the steps of the run, rounded up.
+    Ratio(f64),
+}
+
+impl Warmup {
+    /// Steps of a run of `total_steps`, as transformers' `get_warmup_steps`.
+    pub fn steps(self, total_steps: u64) -> u64 {
+        match self {
+            Warmup::Steps(steps) => steps,
+            Warmup::Ratio(ratio) => (total_steps as f64 * ratio).ceil() as u64,
+        }
+    }
 }
 
 /// The learning rate of every step, with those of transformers' `get_scheduler`.
@@ -28,6 +49,9 @@ pub struct Schedule {
 impl Schedule {
     /// The rate of the update number `step`, from 0.
     pub fn at(&self, step: u64) -> f64 {
+        if self.kind == ScheduleKind::Constant {
+            return self.learning_rate;
+        }
         if step < self.warmup_steps {
             return self.learning_rate * step as f64 / self.warmup_steps as f64;
         }
@@ -36,7 +60,7 @@ impl Schedule {
         let factor = match self.kind {
             ScheduleKind::Linear => 1.0 - progress,
             ScheduleKind::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
-            ScheduleKind::Constant => 1.0,
+            ScheduleKind::Constant | ScheduleKind::ConstantWithWarmup => 1.0,
         };
         self.learning_rate * factor
     }
@@ -55,9 +79,20 @@ mod tests {
     #[test]
     fn the_rates_are_those_of_transformers() {
         assert_eq!(rates(ScheduleKind::Linear), [0.0, 4.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]);
-        assert_eq!(rates(ScheduleKind::Constant), [0.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]);
+        assert_eq!(rates(ScheduleKind::ConstantWithWarmup), [0.0, 4.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0, 8.0]);
+        assert_eq!(rates(ScheduleKind::Constant), [8.0; 10]);
         let cosine = rates(ScheduleKind::Cosine);
         assert_eq!(cosine[2], 8.0);
         assert!((cosine[6] - 4.0).abs() < 1e-12 && cosine[9] > 0.0);
+    }
+
+    /// `math.ceil(num_training_steps * warmup_ratio)`
+    #[test]
+    fn a_ratio_is_rounded_up() {
+        let cases = [(0.0, 100, 0), (0.1, 100, 10), (0.1, 101, 11), (0.03, 20, 1), (1.0, 7, 7), (0.1, 1, 1)];
+        for (ratio, total, steps) in cases {
+            assert_eq!(Warmup::Ratio(ratio).steps(total), steps, "{ratio} of {total}");
+        }
+        assert_eq!(Warmup::Steps(5).steps(3), 5);
     }
 }

@@ -1,18 +1,25 @@
 //! Loss and rewards over a data set.
+//!
+//! What the rows of a loss share (KTO's reference point, BCO's shift where the run has none of its own) is taken over the whole
+//! set, so that an evaluation does not depend on the size of a batch. Two kinds go by batches: losses that compare the rows of a
+//! batch with each other, and data in TRL's order, whose evaluations are TRL's.
 
 use super::columns;
 use super::error::TrainError;
 use super::memory::{BatchCut, SingleLast};
 use super::metrics::{EvalMetrics, PreferenceSums};
 use super::scoring::Scoring;
-use super::step::Batch;
-use crate::data::{Dataset, Shuffle};
-use crate::objective::{Coupling, History, Objective};
+use super::step::{Batch, Donors, describe, head_error};
+use crate::data::{Dataset, Shuffle, UnpairedOrder};
+use crate::objective::{BatchTotals, Coupling, HeadError, History, Objective, RowLogps};
+
+/// Rows whose loss is computed together from their numbers.
+const HEAD_ROWS: usize = 1024;
 
 /// How an evaluation cuts its rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvalBatches {
-    /// Rows that share statistics in a loss that has any.
+    /// Rows that are read together; of an evaluation that goes by batches, those of a batch.
     pub batch_size: usize,
     /// Limit on prompt + one answer.
     pub max_length: usize,
@@ -22,8 +29,34 @@ pub struct EvalBatches {
     pub history: History,
 }
 
-/// Means over the rows of a data set, in the order of its files, in batches of the same size as those of training: a loss whose
-/// rows share statistics takes them per batch.
+/// What the rows of an evaluation share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Numbers of their batch.
+    Batch,
+    /// Numbers of the whole set.
+    Set,
+}
+
+impl Sharing {
+    pub(super) fn of(objective: &Objective, data: &Dataset) -> Sharing {
+        let uncoupled = objective.coupling() == Coupling::None;
+        match data.unpaired_order() {
+            UnpairedOrder::Interleaved if !uncoupled && !objective.compares_rows() => Sharing::Set,
+            UnpairedOrder::Interleaved | UnpairedOrder::Trl => Sharing::Batch,
+        }
+    }
+
+    /// A single last row has no other row of its batch to be compared with.
+    pub(super) fn single_last(self, coupling: Coupling) -> SingleLast {
+        match (self, coupling) {
+            (Sharing::Batch, Coupling::MismatchedRows) => SingleLast::Joined,
+            (Sharing::Batch, Coupling::None | Coupling::WholeBatch) | (Sharing::Set, _) => SingleLast::Kept,
+        }
+    }
+}
+
+/// Means over the rows of a data set, in its unshuffled order.
 ///
 /// # Errors
 /// [`TrainError`].
@@ -36,34 +69,106 @@ pub fn evaluate(
     epoch: f64,
 ) -> Result<EvalMetrics, TrainError> {
     check(objective, data)?;
-    let order = data.order(Shuffle::Off, 0);
-    let single_last = single_last_of_evaluation(objective.coupling());
-    let cut = BatchCut { batch_size: batches.batch_size, single_last };
-    let mut sums = PreferenceSums::default();
-    let (mut loss, mut rows_seen) = (0.0, 0);
-    for chunk in cut.batches(&order) {
-        let rows = data.rows(chunk)?;
-        let batch = Batch {
-            objective,
-            rows: &rows,
-            max_length: batches.max_length,
-            micro_batch_tokens: batches.micro_batch_tokens,
-            step,
-            history: batches.history.for_evaluation(),
-        };
-        let outcome = batch.evaluate(scoring).map_err(of_evaluation)?;
-        loss += outcome.loss * rows.len() as f64;
-        rows_seen += rows.len() as u64;
-        sums.merge(outcome.preferences);
-    }
+    let evaluation = Evaluation { scoring, objective, data, batches, step, order: data.order(Shuffle::Off, 0) };
+    let Means { loss, preferences } = match Sharing::of(objective, data) {
+        Sharing::Batch => evaluation.by_batches()?,
+        Sharing::Set => evaluation.of_the_set()?,
+    };
     Ok(EvalMetrics {
         step,
         epoch,
-        rows: rows_seen,
-        loss: loss / rows_seen as f64,
-        preferences: sums.means(),
-        logps_accuracies: sums.logps_accuracies(),
+        rows: data.len() as u64,
+        loss: loss / data.len() as f64,
+        preferences: preferences.means(),
+        logps_accuracies: preferences.logps_accuracies(),
     })
+}
+
+struct Evaluation<'a> {
+    scoring: &'a Scoring<'a>,
+    objective: &'a Objective,
+    data: &'a Dataset,
+    batches: &'a EvalBatches,
+    step: u64,
+    order: Vec<u32>,
+}
+
+/// Sums over the rows.
+#[derive(Default)]
+struct Means {
+    loss: f64,
+    preferences: PreferenceSums,
+}
+
+impl Evaluation<'_> {
+    fn by_batches(&self) -> Result<Means, TrainError> {
+        let single_last = Sharing::Batch.single_last(self.objective.coupling());
+        let cut = BatchCut { batch_size: self.batches.batch_size, single_last };
+        let donors = Donors::Batch(self.data.mismatch());
+        let mut means = Means::default();
+        for chunk in cut.batches(&self.order) {
+            let rows = self.data.rows(chunk)?;
+            let batch = Batch { rows: &rows, donors, ..self.batch() };
+            let outcome = batch.evaluate(self.scoring).map_err(of_evaluation)?;
+            means.loss += outcome.loss * rows.len() as f64;
+            means.preferences.merge(outcome.preferences);
+        }
+        Ok(means)
+    }
+
+    fn of_the_set(&self) -> Result<Means, TrainError> {
+        let donors = match self.objective.coupling() {
+            Coupling::MismatchedRows => self.data.donors(&self.order),
+            Coupling::None | Coupling::WholeBatch => Vec::new(),
+        };
+        let mut logps: Vec<RowLogps> = Vec::with_capacity(self.order.len());
+        for chunk in self.order.chunks(self.batches.batch_size) {
+            let rows = self.data.rows(chunk)?;
+            let donors = match donors.get(logps.len()..logps.len() + chunk.len()) {
+                Some(donors) => self.data.rows(donors)?,
+                None => Vec::new(),
+            };
+            let batch = Batch { rows: &rows, donors: Donors::Rows(&donors), ..self.batch() };
+            logps.extend(batch.score(self.scoring)?);
+        }
+        let history = self.batches.history.for_evaluation();
+        let statistics = self.objective.statistics(&logps, &history).map_err(|error| self.error(0, error))?;
+        let mut means = Means::default();
+        for (place, rows) in logps.chunks(HEAD_ROWS).enumerate() {
+            let head = self.objective.head(rows, &statistics, BatchTotals::of_rows(rows));
+            let head = head.map_err(|error| self.error(place * HEAD_ROWS, error))?;
+            means.loss += head.loss * rows.len() as f64;
+            means.preferences.add(rows, &head);
+        }
+        if let Some((_, kl)) = statistics.iter().find(|(name, _)| *name == "kl") {
+            means.preferences.add_kl(kl, logps.len());
+        }
+        Ok(means)
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            objective: self.objective,
+            rows: &[],
+            max_length: self.batches.max_length,
+            micro_batch_tokens: self.batches.micro_batch_tokens,
+            step: self.step,
+            history: self.batches.history.for_evaluation(),
+            donors: Donors::Rows(&[]),
+        }
+    }
+
+    /// An error about the rows from place `first` of the order on.
+    fn error(&self, first: usize, error: HeadError) -> TrainError {
+        let name = |row: usize| {
+            let number = self.order[first + row];
+            match self.data.rows(&[number]) {
+                Ok(rows) => describe(&rows[0]),
+                Err(_) => format!("usable row {number}"),
+            }
+        };
+        of_evaluation(head_error(error, self.step, name))
+    }
 }
 
 /// Refuses data that an objective cannot be evaluated on.
@@ -77,18 +182,15 @@ pub(super) fn check(objective: &Objective, data: &Dataset) -> Result<(), TrainEr
     columns::check(objective, data)
 }
 
+/// Whether the mismatched answers of an objective cannot be of other prompts, as all rows have the same.
+pub fn one_prompt(objective: &Objective, data: &Dataset) -> bool {
+    objective.coupling() == Coupling::MismatchedRows && data.has_one_prompt()
+}
+
 /// An evaluation has no step and no learning rate.
 fn of_evaluation(error: TrainError) -> TrainError {
     match error {
         TrainError::NonFinite { what, rows, .. } => TrainError::NonFiniteEvaluation { what, rows },
         other => other,
-    }
-}
-
-/// A single last row has no other row to be compared with.
-pub(super) fn single_last_of_evaluation(coupling: Coupling) -> SingleLast {
-    match coupling {
-        Coupling::MismatchedRows => SingleLast::Joined,
-        Coupling::None | Coupling::WholeBatch => SingleLast::Kept,
     }
 }

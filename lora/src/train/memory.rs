@@ -3,6 +3,7 @@
 //! Everything that is computed counts: adapters, gradients, optimiser, activations, scratch. The base weights do not: they are
 //! pages of their files, which the system takes back when it needs the memory.
 
+use super::evaluation::Sharing;
 use super::forest::{Forest, Role};
 use super::size::Size;
 use super::step::Passes;
@@ -102,13 +103,14 @@ impl Plan {
 }
 
 impl<'m> Budget<'m> {
-    /// For passes of `model` with `adapters`; adapters and optimiser are on the device already. `limit` bytes, or [`SHARE`] of
-    /// what is free.
+    /// For passes of `model` with `adapters`; adapters and optimiser, which has so many `moments` of each parameter, are on the
+    /// device already. `limit` bytes, or [`SHARE`] of what is free.
     pub(super) fn new(
         model: &'m Model,
         adapters: &Adapters,
         precision: Precision,
         dropout: bool,
+        moments: u64,
         limit: Option<u64>,
     ) -> Budget<'m> {
         let footprint = Footprint::new(model, adapters, precision, dropout);
@@ -116,8 +118,8 @@ impl<'m> Budget<'m> {
         let packed = report.names.get(gemm::PACKED).map_or(0, |used| used.in_use);
         let held = (report.in_use - packed) as u64;
         let limit = limit.unwrap_or_else(default_limit);
-        // the parameters and two moments of each
-        let state = 3 * footprint.gradient_bytes();
+        // the parameters and the moments of each
+        let state = (1 + moments) * footprint.gradient_bytes();
         Budget {
             footprint,
             limit,
@@ -282,18 +284,28 @@ impl Largest {
 /// What the lengths of their rows say about some steps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct StepsKnown {
-    /// Epoch and rows of the steps whose largest forward pass may have the most tokens.
-    pub candidates: Vec<(u64, Vec<u32>)>,
+    /// The steps whose largest forward pass may have the most tokens.
+    pub candidates: Vec<Candidate>,
     /// Tokens of the trees of a mean step.
     pub mean_tokens: f64,
     /// Share of the tokens that are in steps with passes before those for gradients.
     pub scored_first: f64,
 }
 
+/// A step that may have the largest forward pass.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Candidate {
+    pub epoch: u64,
+    pub rows: Vec<u32>,
+    /// The rows whose answers meet their prompts, where those are of the whole set; else they are of the step.
+    pub donors: Option<Vec<u32>>,
+}
+
 /// How the rows of a step become forward passes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cutting {
     pub coupling: Coupling,
+    pub sharing: Sharing,
     /// Rows of scored answers that do not fit into a pass are cut into several.
     pub cuts_rows: bool,
     pub micro_batch_tokens: usize,
@@ -312,10 +324,13 @@ struct Bound {
 }
 
 impl Cutting {
-    fn bound(&self, data: &Dataset, batch: &[u32]) -> Bound {
+    /// `donors` are the rows whose answers meet the prompts, for a loss with mismatched answers.
+    fn bound(&self, data: &Dataset, batch: &[u32], donors: &[u32]) -> Bound {
         let lengths = |place: usize| data.lengths(batch[place] as usize);
         let own: Vec<usize> = (0..batch.len()).map(|place| lengths(place).tree).collect();
-        let whole = |place: usize| own[place] + self.mismatched(data, batch, place);
+        let mismatched =
+            |place: usize| donors.get(place).map_or(0, |&donor| self.mismatched(data, batch[place], donor));
+        let whole = |place: usize| own[place] + mismatched(place);
         let whole: Vec<usize> = (0..batch.len()).map(whole).collect();
         let all: usize = whole.iter().sum();
         if all <= self.micro_batch_tokens {
@@ -336,14 +351,11 @@ impl Cutting {
     }
 
     /// Most tokens of the mismatched answer of a row.
-    fn mismatched(&self, data: &Dataset, batch: &[u32], place: usize) -> usize {
-        if self.coupling != Coupling::MismatchedRows {
-            return 0;
-        }
-        let before = data.lengths(batch[if place == 0 { batch.len() - 1 } else { place - 1 }] as usize);
-        let room = self.max_length.saturating_sub(data.lengths(batch[place] as usize).prompt);
+    fn mismatched(&self, data: &Dataset, row: u32, donor: u32) -> usize {
+        let donor = data.lengths(donor as usize);
+        let room = self.max_length.saturating_sub(data.lengths(row as usize).prompt);
         // what did not fit behind its own prompt is there for this one
-        if before.tree >= self.max_length { room } else { room.min(before.tree - before.prompt) }
+        if donor.tree >= self.max_length { room } else { room.min(donor.tree - donor.prompt) }
     }
 }
 
@@ -361,13 +373,20 @@ pub(super) fn steps_known(
     let mut epoch = 0;
     while steps > 0 && rows_left > 0 {
         let order = data.order(shuffle, epoch);
+        let has_donors = cutting.coupling == Coupling::MismatchedRows;
+        let of_set = (has_donors && cutting.sharing == Sharing::Set).then(|| data.donors(&order));
+        let mut first = 0;
         for batch in cut.batches(&order) {
             let tokens: usize = batch.iter().map(|&row| data.lengths(row as usize).tree).sum();
-            let bound = cutting.bound(data, batch);
+            let of_set = of_set.as_ref().map(|donors| donors[first..first + batch.len()].to_vec());
+            first += batch.len();
+            let of_batch = if has_donors && of_set.is_none() { data.donors(batch) } else { Vec::new() };
+            let bound = cutting.bound(data, batch, of_set.as_ref().unwrap_or(&of_batch));
             all_tokens += tokens;
             first_tokens += if bound.scored_first { tokens } else { 0 };
             looked_at += 1;
-            if bound.alone { &mut alone } else { &mut split }.add(bound.tokens, epoch, batch);
+            let candidate = || Candidate { epoch, rows: batch.to_vec(), donors: of_set };
+            if bound.alone { &mut alone } else { &mut split }.add(bound.tokens, batch, candidate);
             rows_left = rows_left.saturating_sub(batch.len());
             steps -= 1;
             if steps == 0 || rows_left == 0 {
@@ -377,22 +396,22 @@ pub(super) fn steps_known(
         epoch += 1;
     }
     StepsKnown {
-        candidates: alone.0.into_iter().chain(split.0).map(|(_, epoch, batch)| (epoch, batch)).collect(),
+        candidates: alone.0.into_iter().chain(split.0).map(|(_, candidate)| candidate).collect(),
         mean_tokens: all_tokens as f64 / looked_at.max(1) as f64,
         scored_first: first_tokens as f64 / all_tokens.max(1) as f64,
     }
 }
 
-/// The [`MEASURED`] largest batches, with their bound and epoch, the largest first.
+/// The [`MEASURED`] largest batches, with their bound, the largest first.
 #[derive(Default)]
-struct Top(Vec<(usize, u64, Vec<u32>)>);
+struct Top(Vec<(usize, Candidate)>);
 
 impl Top {
-    fn add(&mut self, bound: usize, epoch: u64, batch: &[u32]) {
-        let place = self.0.partition_point(|(tokens, ..)| *tokens >= bound);
+    fn add(&mut self, bound: usize, batch: &[u32], candidate: impl FnOnce() -> Candidate) {
+        let place = self.0.partition_point(|(tokens, _)| *tokens >= bound);
         // the same rows come in every epoch, in files' order even together
-        if place < MEASURED && !self.0.iter().any(|(.., known)| known == batch) {
-            self.0.insert(place, (bound, epoch, batch.to_vec()));
+        if place < MEASURED && !self.0.iter().any(|(_, known)| known.rows == batch) {
+            self.0.insert(place, (bound, candidate()));
             self.0.truncate(MEASURED);
         }
     }
@@ -466,21 +485,23 @@ mod tests {
         let longest = tree(2);
         let cutting = Cutting {
             coupling: Coupling::None,
+            sharing: Sharing::Batch,
             cuts_rows: true,
             micro_batch_tokens: longest - 1,
             max_length: 64,
             role: Role::Gradient,
         };
-        assert_eq!(cutting.bound(&data, &[2]).tokens, longest - 1);
-        assert!(cutting.bound(&data, &[2]).scored_first && !cutting.bound(&data, &[0, 1]).scored_first);
+        assert_eq!(cutting.bound(&data, &[2], &[]).tokens, longest - 1);
+        assert!(cutting.bound(&data, &[2], &[]).scored_first && !cutting.bound(&data, &[0, 1], &[]).scored_first);
         let known = known(&data, 1, &cutting);
         let all: usize = (0..4).map(tree).sum();
         assert_eq!(known.mean_tokens, all as f64 / 4.0);
         assert_eq!(known.scored_first, longest as f64 / all as f64);
         // those that fit one pass first, the largest of them at the head
-        assert_eq!(known.candidates, [(0, vec![0]), (0, vec![3]), (0, vec![1]), (0, vec![2])]);
+        let candidate = |row: u32| Candidate { epoch: 0, rows: vec![row], donors: None };
+        assert_eq!(known.candidates, [0, 3, 1, 2].map(candidate));
         let uncut = Cutting { cuts_rows: false, ..cutting };
-        assert_eq!(uncut.bound(&data, &[2]).tokens, longest);
+        assert_eq!(uncut.bound(&data, &[2], &[]).tokens, longest);
     }
 
     /// The passes of a split batch hold the rows alone, in an evaluation the mismatched answers too; and what was cut behind
@@ -494,12 +515,13 @@ mod tests {
         let of = |micro_batch_tokens: usize, role: Role, batch: &[u32]| {
             let cutting = Cutting {
                 coupling: Coupling::MismatchedRows,
+                sharing: Sharing::Batch,
                 cuts_rows: false,
                 micro_batch_tokens,
                 max_length: 64,
                 role,
             };
-            let bound = cutting.bound(&data, batch);
+            let bound = cutting.bound(&data, batch, &data.donors(batch));
             (bound.tokens, bound.alone)
         };
         let both = tree(0) + answer(1) + tree(1) + answer(0).min(64 - data.lengths(1).prompt);

@@ -38,7 +38,7 @@ mod time;
 mod trainer;
 
 pub use error::TrainError;
-pub use evaluation::{EvalBatches, evaluate};
+pub use evaluation::{EvalBatches, evaluate, one_prompt};
 pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
 pub use memory::{Plan, SHARE};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
@@ -47,6 +47,6 @@ pub use pieces::{piece_tokens, pieces};
 pub use reference_cache::{CacheCounts, CacheError, CacheNote, ReferenceCache};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use size::{NotASize, Size};
-pub use step::{Batch, Outcome};
+pub use step::{Batch, Donors, Outcome};
 pub use time::{Pace, RunPace, Work};
 pub use trainer::Trainer;

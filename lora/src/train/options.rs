@@ -4,7 +4,7 @@ use super::error::TrainError;
 use super::metrics::{EvalMetrics, StepMetrics};
 use crate::data::Shuffle;
 use crate::objective::History;
-use crate::optim::ScheduleKind;
+use crate::optim::{OptimizerKind, ScheduleKind, Warmup};
 use align_kernels::Precision;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 pub struct TrainOptions {
     pub learning_rate: f64,
     pub schedule: ScheduleKind,
-    pub warmup_steps: u64,
+    pub warmup: Warmup,
+    pub optimizer: OptimizerKind,
     pub weight_decay: f64,
     /// Gradients are scaled down to this global norm; 0 or infinite: never.
     pub max_grad_norm: f64,

@@ -2,11 +2,12 @@
 
 use super::columns;
 use super::error::TrainError;
-use super::evaluation::{self, single_last_of_evaluation};
+use super::evaluation::{self, Sharing};
 use super::forest::{Branch, Forest, Role};
-use super::memory::{self, BatchCut, Cutting, Largest, Plan, SingleLast, StepsKnown, TooLittle};
+use super::memory::{self, BatchCut, Candidate, Cutting, Largest, Plan, SingleLast, StepsKnown, TooLittle};
 use super::reference_cache::{SequenceKey, in_memory};
 use super::scoring::{Scoring, key};
+use super::step::{Batch, Donors};
 use super::time::{Pace, Probe, Rates, RunPace, Work};
 use super::trainer::{Trainer, choose_completions};
 use crate::data::{Dataset, EncodedRow, Shuffle};
@@ -58,6 +59,7 @@ impl Trainer<'_> {
     /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::NoReferenceData`];
     /// [`TrainError::OneRow`]; [`TrainError::MissingColumn`]; [`TrainError::Data`].
     pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
+        self.mismatch = train.mismatch();
         let steps = self.steps_to_make(train.len())?;
         columns::check(&self.objective, train)?;
         if let Some(eval) = eval {
@@ -93,13 +95,16 @@ impl Trainer<'_> {
 
     fn steps_known(&self, data: &Dataset, shuffle: Shuffle, steps: u64, role: Role) -> StepsKnown {
         let coupling = self.objective.coupling();
+        // what the rows of a step share is their batch's
+        let sharing = if role == Role::Gradient { Sharing::Batch } else { Sharing::of(&self.objective, data) };
         let single_last = match (coupling, role) {
             (Coupling::MismatchedRows, Role::Gradient) => SingleLast::LeftOut,
-            (coupling, _) => single_last_of_evaluation(coupling),
+            (coupling, _) => sharing.single_last(coupling),
         };
         let cut = BatchCut { batch_size: self.options.batch_size, single_last };
         let cutting = Cutting {
             coupling,
+            sharing,
             cuts_rows: self.objective.data() == DataKind::KWay,
             micro_batch_tokens: self.options.micro_batch_tokens,
             max_length: self.options.max_length,
@@ -119,7 +124,7 @@ impl Trainer<'_> {
             _ => Vec::new(),
         };
         let mut largest = Largest::default();
-        for (epoch, numbers) in &known.candidates {
+        for Candidate { epoch, rows: numbers, donors } in &known.candidates {
             let mut rows = data.rows(numbers)?;
             if role == Role::Gradient {
                 choose_completions(&self.options, &mut rows, *epoch);
@@ -130,7 +135,9 @@ impl Trainer<'_> {
                 largest.add(self.batch(&full).passes(role, &scoring), alone, &self.budget);
             }
             rows.extend_from_slice(texts);
-            let passes = self.batch(&rows).passes(role, &scoring);
+            let donors = donors.as_ref().map(|donors| data.rows(donors)).transpose()?;
+            let donors = donors.as_ref().map_or(Donors::Batch(data.mismatch()), |donors| Donors::Rows(donors));
+            let passes = Batch { donors, ..self.batch(&rows) }.passes(role, &scoring);
             let alone = passes.with_gradient.len() == 1;
             largest.add(passes, alone, &self.budget);
         }

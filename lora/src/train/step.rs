@@ -9,7 +9,7 @@ use super::forest::{Branch, Forest, Role, Scored, Tree};
 use super::metrics::PreferenceSums;
 use super::pieces::{piece_tokens, pieces};
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
-use crate::data::{Answer, EncodedRow, Target, mismatched_answers, pack};
+use crate::data::{Answer, EncodedRow, Mismatch, Target, donors, mismatched_answers, pack};
 use crate::objective::{
     BatchTotals, Coupling, DataKind, Head, HeadError, History, Mismatched, Objective, RowLogps, RowTarget, Statistics,
     Tails, wpo_weight,
@@ -30,6 +30,17 @@ pub struct Batch<'a> {
     pub step: u64,
     /// What the run remembers from the steps before.
     pub history: History,
+    /// For a loss with mismatched answers.
+    pub donors: Donors<'a>,
+}
+
+/// The rows whose answers meet the prompts of a batch.
+#[derive(Debug, Clone, Copy)]
+pub enum Donors<'a> {
+    /// Rows of the batch itself.
+    Batch(Mismatch),
+    /// These, one for each row.
+    Rows(&'a [EncodedRow]),
 }
 
 /// A row, or some of its answers: what one forward pass takes of it.
@@ -164,13 +175,7 @@ impl Batch<'_> {
     /// # Errors
     /// As [`Batch::gradients`].
     pub fn evaluate(&self, scoring: &Scoring<'_>) -> Result<Outcome, TrainError> {
-        let mismatched = self.mismatched();
-        let mut logps = self.rows_without_logps();
-        for pieces in self.micro_batches(&mismatched) {
-            let trees = self.trees(&pieces, &mismatched, Role::Detached);
-            let forward = scoring.forward(&trees, Mode::Inference, None, 0)?;
-            self.read(&pieces, &forward, &mut logps);
-        }
+        let logps = self.score(scoring)?;
         let everything: Vec<usize> = (0..self.rows.len()).collect();
         let statistics = self.statistics(&logps)?;
         let head = self.head(&everything, &logps, &statistics)?;
@@ -178,6 +183,21 @@ impl Batch<'_> {
         outcome.add(&logps, &head);
         self.add_statistics(&mut outcome, &statistics);
         Ok(outcome)
+    }
+
+    /// The numbers of the rows, without gradients.
+    ///
+    /// # Errors
+    /// [`TrainError::Kernel`].
+    pub fn score(&self, scoring: &Scoring<'_>) -> Result<Vec<RowLogps>, TrainError> {
+        let mismatched = self.mismatched();
+        let mut logps = self.rows_without_logps();
+        for pieces in self.micro_batches(&mismatched) {
+            let trees = self.trees(&pieces, &mismatched, Role::Detached);
+            let forward = scoring.forward(&trees, Mode::Inference, None, 0)?;
+            self.read(&pieces, &forward, &mut logps);
+        }
+        Ok(logps)
     }
 
     /// The forward passes of a step with [`Role::Gradient`], of an evaluation with [`Role::Detached`].
@@ -214,7 +234,14 @@ impl Batch<'_> {
     /// Mismatched answers of all rows, if the objective reads them.
     fn mismatched(&self) -> Vec<&[u32]> {
         match self.objective.coupling() {
-            Coupling::MismatchedRows => mismatched_answers(self.rows, self.max_length),
+            Coupling::MismatchedRows => match self.donors {
+                Donors::Rows(donors) => mismatched_answers(self.rows, donors, self.max_length),
+                Donors::Batch(mismatch) => {
+                    let rows = self.rows;
+                    let donors = donors(rows.len(), mismatch, |a, b| rows[a].prompt == rows[b].prompt);
+                    mismatched_answers(rows, donors.into_iter().map(|donor| &rows[donor]), self.max_length)
+                }
+            },
             Coupling::None | Coupling::WholeBatch => Vec::new(),
         }
     }
@@ -388,19 +415,8 @@ impl Batch<'_> {
         BatchTotals::of(rows.iter().map(|(target, lens)| (target, &lens[..])))
     }
 
-    /// Names the data row that an error of the head is about.
     fn head_error(&self, members: &[usize], error: HeadError) -> TrainError {
-        match error {
-            HeadError::NonFinite { row, what, value } => TrainError::NonFinite {
-                step: self.step,
-                what: format!("{what} ({value})"),
-                rows: describe(&self.rows[members[row]]),
-            },
-            HeadError::BatchTooSmall { loss, .. } => TrainError::BatchOfOne { loss: loss.to_owned() },
-            HeadError::MissingColumn { row, loss, column } => {
-                TrainError::MissingColumn { row: describe(&self.rows[members[row]]), loss: loss.to_owned(), column }
-            }
-        }
+        head_error(error, self.step, |row| describe(&self.rows[members[row]]))
     }
 
     fn add_statistics(&self, outcome: &mut Outcome, statistics: &Statistics) {
@@ -468,6 +484,19 @@ fn scored_pieces<'a>(pieces: &'a [Piece], scored: &'a [Scored]) -> impl Iterator
 /// Dropout of a pass over some trees of a step.
 fn step_dropout(dropout: Option<Dropout>, trees: Vec<TreeOfStep>) -> Option<StepDropout> {
     dropout.map(|dropout| StepDropout { dropout, trees })
+}
+
+/// Names the data row that an error of the head is about.
+pub(super) fn head_error(error: HeadError, step: u64, name: impl Fn(usize) -> String) -> TrainError {
+    match error {
+        HeadError::NonFinite { row, what, value } => {
+            TrainError::NonFinite { step, what: format!("{what} ({value})"), rows: name(row) }
+        }
+        HeadError::BatchTooSmall { loss, .. } => TrainError::BatchOfOne { loss: loss.to_owned() },
+        HeadError::MissingColumn { row, loss, column } => {
+            TrainError::MissingColumn { row: name(row), loss: loss.to_owned(), column }
+        }
+    }
 }
 
 /// A row as the user can find it again.

@@ -2,7 +2,7 @@
 
 use super::completions;
 use super::error::TrainError;
-use super::evaluation::{EvalBatches, evaluate};
+use super::evaluation::{EvalBatches, evaluate, one_prompt};
 use super::forest::{Forest, Scorers};
 use super::memory::Budget;
 use super::metrics::{EvalMetrics, StepMetrics};
@@ -10,10 +10,10 @@ use super::options::{Observer, TrainOptions, TrainState};
 use super::reference_cache::{CacheCounts, ReferenceCache};
 use super::reference_texts::ReferenceTexts;
 use super::scoring::Scoring;
-use super::step::{Batch, Outcome, describe};
-use crate::data::{Dataset, EncodedRow, NumberCounts, for_each_ahead};
+use super::step::{Batch, Donors, Outcome, describe};
+use crate::data::{Dataset, EncodedRow, Mismatch, NumberCounts, for_each_ahead};
 use crate::objective::{Coupling, DataKind, Objective, Scores};
-use crate::optim::{AdamW, Optimizer, Schedule, clip_factor, global_norm};
+use crate::optim::{Optimizer, Schedule, clip_factor, global_norm};
 use align_engine::autograd::ParamGrads;
 use align_engine::autograd::param::Param;
 use align_engine::model::Model;
@@ -36,6 +36,8 @@ pub struct Trainer<'m> {
     pub(super) budget: Budget<'m>,
     pub(super) cache: Option<Arc<ReferenceCache>>,
     pub(super) reference_texts: Option<ReferenceTexts>,
+    /// That of the data that is trained on, once it is known.
+    pub(super) mismatch: Mismatch,
 }
 
 impl<'m> Trainer<'m> {
@@ -64,10 +66,11 @@ impl<'m> Trainer<'m> {
             (Scores::Reward, Some(_)) | (Scores::LogProbs, None) => {}
         }
         let params = adapter.params();
-        let optimizer = Optimizer::AdamW(AdamW::new(model.device(), &params, options.weight_decay)?);
+        let optimizer = Optimizer::new(model.device(), &params, options.optimizer, options.weight_decay)?;
         let adapters = Adapters { policy: Some(adapter.clone()), reference: reference.clone() };
         let dropout = options.lora_dropout > 0.0;
-        let budget = Budget::new(model, &adapters, options.precision, dropout, options.memory);
+        let moments = options.optimizer.moments();
+        let budget = Budget::new(model, &adapters, options.precision, dropout, moments, options.memory);
         let state = TrainState::default();
         Ok(Trainer {
             model,
@@ -81,6 +84,7 @@ impl<'m> Trainer<'m> {
             budget,
             cache: None,
             reference_texts: None,
+            mismatch: Mismatch::Previous,
         })
     }
 
@@ -135,6 +139,7 @@ impl<'m> Trainer<'m> {
         eval: Option<&Dataset>,
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
+        self.mismatch = train.mismatch();
         let (steps_per_epoch, left_over) = self.steps_per_epoch(train.len());
         let total_steps = self.steps_to_make(train.len())?;
         if left_over > 0 {
@@ -148,6 +153,14 @@ impl<'m> Trainer<'m> {
                 "evaluations of loss `{}` leave its term for --reference-data out",
                 self.objective.name()
             ));
+        }
+        for (data, name) in [(Some(train), "data"), (eval, "evaluation data")] {
+            if data.is_some_and(|data| one_prompt(&self.objective, data)) {
+                observer.note(format!(
+                    "all rows of the {name} have one prompt: the mismatched answers of loss `{}` answer it too",
+                    self.objective.name()
+                ));
+            }
         }
         self.unread_columns(train.survey().numbers).into_iter().for_each(|note| observer.note(note));
         let (mut rows_seen, mut saturated, mut clipped, mut undecided, mut beyond_plan) = (0, 0, 0, 0, 0);
@@ -275,7 +288,7 @@ impl<'m> Trainer<'m> {
         let schedule = Schedule {
             kind: self.options.schedule,
             learning_rate: self.options.learning_rate,
-            warmup_steps: self.options.warmup_steps,
+            warmup_steps: self.options.warmup.steps(total_steps),
             total_steps,
         };
         let learning_rate = schedule.at(self.state.step);
@@ -356,6 +369,7 @@ impl<'m> Trainer<'m> {
             micro_batch_tokens: self.options.micro_batch_tokens,
             step: self.state.step + 1,
             history: self.state.history,
+            donors: Donors::Batch(self.mismatch),
         }
     }
 }

@@ -1,0 +1,58 @@
+//! RMSProp as torch has it, neither centred nor with momentum; the weight decay is coupled, a part of the gradient.
+
+use align_engine::autograd::ParamGrads;
+use align_engine::autograd::param::Param;
+use align_kernels::{Buffer, Device, Result, rmsprop};
+
+/// Hyper-parameters and state.
+#[derive(Debug)]
+pub struct RmsProp {
+    pub alpha: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Running mean of the squared gradient of each parameter, in the order of the adapter.
+    pub square_avgs: Vec<Buffer<f32>>,
+}
+
+impl RmsProp {
+    /// torch's decay of the mean.
+    pub const ALPHA: f64 = 0.99;
+    /// torch's.
+    const EPS: f64 = 1e-8;
+
+    /// A fresh state for `params`, with eps 1e-8.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError::OutOfMemory`].
+    pub fn new(device: &Device, params: &[Param], alpha: f64, weight_decay: f64) -> Result<RmsProp> {
+        let zeros = |param: &Param| device.zeros("rmsprop.square_avg", param.len());
+        let square_avgs = params.iter().map(zeros).collect::<Result<_>>()?;
+        Ok(RmsProp { alpha, eps: RmsProp::EPS, weight_decay, square_avgs })
+    }
+
+    pub(super) fn step(
+        &mut self,
+        device: &Device,
+        params: &[Param],
+        grads: &ParamGrads,
+        learning_rate: f64,
+        grad_scale: f32,
+    ) -> Result<()> {
+        for (param, square_avg) in params.iter().zip(&mut self.square_avgs) {
+            let Some(grad) = grads.get(param.id()) else { continue };
+            rmsprop::RmsProp {
+                len: param.len(),
+                learning_rate,
+                alpha: self.alpha,
+                eps: self.eps,
+                weight_decay: self.weight_decay,
+                grad_scale,
+                param: param.write().view_mut(),
+                grad: grad.view(),
+                square_avg: square_avg.view_mut(),
+            }
+            .run(device)?;
+        }
+        Ok(())
+    }
+}
