@@ -13,29 +13,36 @@ const SUM: f64 = 1e-3;
 /// Log-prob of one token, in nats.
 const TOKEN: f64 = 1e-4;
 
-/// Losses whose trajectory and value are checked: the name in the goldens, and the flags.
-const LOSSES: [(&str, &[&str]); 20] = [
-    ("sigmoid", &["--loss", "dpo"]),
-    ("sigmoid without precomputed reference", &["--loss", "dpo", "--reference-cache", "off"]),
-    ("exo_pair", &["--loss", "exo_pair", "--label-smoothing", "0.001"]),
-    ("ipo", &["--loss", "ipo"]),
-    ("hinge", &["--loss", "hinge"]),
-    ("sppo_hard", &["--loss", "sppo_hard", "--beta", "0.1"]),
-    ("robust", &["--loss", "robust", "--label-smoothing", "0.1"]),
-    ("nca_pair", &["--loss", "nca_pair"]),
-    ("bco_pair", &["--loss", "bco_pair"]),
-    ("aot", &["--loss", "aot", "--beta", "0.1"]),
-    ("aot_unpaired", &["--loss", "aot_unpaired", "--beta", "0.1"]),
-    ("apo_zero", &["--loss", "apo_zero"]),
-    ("apo_down", &["--loss", "apo_down"]),
-    ("discopop", &["--loss", "discopop", "--beta", "0.1"]),
-    ("sigmoid_norm", &["--loss", "sigmoid_norm", "--beta", "0.1"]),
-    ("sft", &["--loss", "sft"]),
-    ("sigmoid f_divergence=forward_kl", &["--loss", "f_forward_kl"]),
-    ("sigmoid f_divergence=js_divergence", &["--loss", "f_js"]),
-    ("sigmoid f_divergence=alpha_divergence coef=0.5", &["--loss", "f_alpha", "--f-alpha", "0.5"]),
-    ("sigmoid ld_alpha=0.5", &["--loss", "ld_dpo", "--ld-alpha", "0.5"]),
+/// Losses whose trajectory and value are checked: the name in the goldens, the flags, and knobs of the folder's `meta.json`.
+/// All have its beta.
+const LOSSES: [(&str, &[&str], &[(&str, &str)]); 20] = [
+    ("sigmoid", &["--loss", "dpo"], &[]),
+    ("sigmoid without precomputed reference", &["--loss", "dpo", "--reference-cache", "off"], &[]),
+    ("exo_pair", &["--loss", "exo_pair"], &[("--label-smoothing", "exo_pair_label_smoothing")]),
+    ("ipo", &["--loss", "ipo"], &[]),
+    ("hinge", &["--loss", "hinge"], &[]),
+    ("sppo_hard", &["--loss", "sppo_hard"], &[]),
+    ("robust", &["--loss", "robust"], &[("--label-smoothing", "robust_label_smoothing")]),
+    ("nca_pair", &["--loss", "nca_pair"], &[]),
+    ("bco_pair", &["--loss", "bco_pair"], &[]),
+    ("aot", &["--loss", "aot"], &[]),
+    ("aot_unpaired", &["--loss", "aot_unpaired"], &[]),
+    ("apo_zero", &["--loss", "apo_zero"], &[]),
+    ("apo_down", &["--loss", "apo_down"], &[]),
+    ("discopop", &["--loss", "discopop"], &[("--discopop-tau", "discopop_tau")]),
+    ("sigmoid_norm", &["--loss", "sigmoid_norm"], &[]),
+    ("sft", &["--loss", "sft"], &[]),
+    ("sigmoid f_divergence=forward_kl", &["--loss", "f_forward_kl"], &[]),
+    ("sigmoid f_divergence=js_divergence", &["--loss", "f_js"], &[]),
+    ("sigmoid f_divergence=alpha_divergence coef=0.5", &["--loss", "f_alpha", "--f-alpha", "0.5"], &[]),
+    ("sigmoid ld_alpha=0.5", &["--loss", "ld_dpo", "--ld-alpha", "0.5"], &[]),
 ];
+
+/// KTO, which has labelled rows; in TRL's order, and by its batches.
+const KTO: (&[&str], &[(&str, &str)]) = (
+    &["--loss", "kto", "--unpaired-order", "trl"],
+    &[("--desirable-weight", "kto_desirable_weight"), ("--undesirable-weight", "kto_undesirable_weight")],
+);
 
 /// A model with its goldens.
 struct Golden {
@@ -101,16 +108,42 @@ fn for_each(which: impl Fn(&str) -> bool, file: &str, check: impl Fn(&Golden, Va
 }
 
 impl Golden {
+    /// With what the numbers were made.
+    fn meta(&self) -> Value {
+        read_json(&self.folder.join("meta.json"))
+    }
+
+    fn max_length(&self) -> String {
+        self.meta()["max_length"].to_string()
+    }
+
+    /// Flags of a loss, with its knobs and beta as the folder has them; `sft` has no beta.
+    fn flags(&self, flags: &[&str], knobs: &[(&str, &str)]) -> Vec<String> {
+        let meta = self.meta();
+        let beta = [("--beta", "beta")];
+        let beta = if flags.contains(&"sft") { &[][..] } else { &beta };
+        let knobs =
+            beta.iter().chain(knobs).flat_map(|(flag, key)| [(*flag).to_owned(), number(&meta[key]).to_string()]);
+        flags.iter().map(|flag| (*flag).to_owned()).chain(knobs).collect()
+    }
+
     fn items<'a>(&self, golden: &'a Value) -> &'a Vec<Value> {
         golden["items"].as_array().unwrap_or_else(|| panic!("{}: no items", self.name))
     }
 
     /// `align-cli COMMAND` on this model and its adapter.
-    fn run(&self, command: &str, more: &[&str]) -> crate::align::Run {
+    fn run<S: AsRef<str>>(&self, command: &str, more: &[S]) -> crate::align::Run {
         let model = self.model.to_str().unwrap();
         let adapter = self.adapter.to_str().unwrap();
         let common = [command, "--model", model, "--adapter", adapter, "--precision", "f32"];
-        align(&[&common[..], more].concat())
+        align(&common.into_iter().chain(more.iter().map(AsRef::as_ref)).collect::<Vec<_>>())
+    }
+
+    /// `eval` of rows with the flags of a loss.
+    fn eval(&self, path: &str, mut flags: Vec<String>) -> Value {
+        let max_length = self.max_length();
+        flags.extend(["--data", path, "--json", "--max-length", &max_length].map(str::to_owned));
+        self.run("eval", &flags).ok().json()
     }
 
     /// Rows written to a file of their own, and the folder that holds it.
@@ -256,7 +289,9 @@ fn check_logps(which: fn(&str) -> bool) {
                 .map(|row| if form == "text" { plain(row) } else { row.clone() })
                 .collect();
             let (_folder, path) = golden.data(&rows);
-            let run = golden.run("score", &["--data", &path, "--json", "--per-token", "--max-length", "256"]).ok();
+            let max_length = golden.max_length();
+            let flags = ["--data", &path, "--json", "--per-token", "--max-length", &max_length];
+            let run = golden.run("score", &flags).ok();
             let scores = run.json_lines();
             assert_eq!(scores.len(), rows.len());
             for (i, want) in items.iter().enumerate() {
@@ -279,31 +314,31 @@ fn logps_are_those_of_torch() {
 fn check_losses(which: fn(&str) -> bool) {
     for_each(which, "losses.json", |golden, losses| {
         let (_folder, path) = golden.data(&pairs()[..8]);
-        for (name, flags) in LOSSES {
+        let beta = number(&golden.meta()["beta"]);
+        for (name, flags, knobs) in LOSSES {
             if losses["loss"].get(name).is_none() {
                 continue; // the real model's file has fewer
             }
-            let run = golden.run("eval", &[flags, &["--data", &path, "--json", "--max-length", "256"]].concat());
-            let eval = run.ok().json();
+            let eval = golden.eval(&path, golden.flags(flags, knobs));
             let (got, want) = (number(&eval["eval_loss"]), number(&losses["loss"][name]));
             // the loss moves by at most beta per nat of a log-ratio (ipo by 2 |h - 1/(2 beta)| / tokens, at most 10 per
-            // nat of a mean): 1e-4 relative is the room that 1e-3 nats leave. Two divergences are exponentials of a log-ratio,
+            // nat of a mean): 1e-4 relative is the room that 1e-3 nats leave at a beta of 0.1. Two divergences are exponentials of a log-ratio,
             // and a loss that is one moves by its own size per nat
             let exponential = name.contains("forward_kl") || name.contains("alpha_divergence");
-            let room = if exponential { 2.0 * SUM } else { 1e-4 };
+            let room = if exponential { 2.0 * SUM } else { 1e-4 * (beta / 0.1).max(1.0) };
             assert!((got - want).abs() <= room * want.abs().max(1.0), "{} {name}: {got}, golden {want}", golden.name);
         }
-        let run = golden.run("score", &["--data", &path, "--json", "--max-length", "256"]).ok();
+        let run = golden.run("score", &["--data", &path, "--json", "--max-length", &golden.max_length()]).ok();
         for (row, score) in run.json_lines().iter().enumerate() {
             for (side, key) in [("chosen", "rewards_chosen"), ("rejected", "rewards_rejected")] {
                 let answer = &score[side];
-                let got = 0.1 * (number(&answer["logps"]) - number(&answer["reference_logps"]));
+                let got = beta * (number(&answer["logps"]) - number(&answer["reference_logps"]));
                 let want = number(&losses[key][row]);
-                assert!((got - want).abs() <= 0.1 * 2.0 * SUM, "{} {key}[{row}]: {got}, {want}", golden.name);
+                assert!((got - want).abs() <= beta * 2.0 * SUM, "{} {key}[{row}]: {got}, {want}", golden.name);
             }
         }
         for name in losses["loss"].as_object().unwrap().keys() {
-            assert!(LOSSES.iter().any(|(known, _)| known == name), "{}: no flags for loss `{name}`", golden.name);
+            assert!(LOSSES.iter().any(|(known, ..)| known == name), "{}: no flags for loss `{name}`", golden.name);
         }
     });
 }
@@ -319,13 +354,15 @@ fn check_kto(which: fn(&str) -> bool) {
         let rows = read_lines(if own.exists() { own } else { committed_goldens().join("kto.jsonl") }.as_path());
         let items = golden.items(&kto);
         let (_folder, path) = golden.data(&rows[..items.len()]);
-        let flags = ["--loss", "kto", "--data", &path, "--json", "--max-length", "256", "--batch-size", "8"];
-        let eval = golden.run("eval", &flags).ok().json();
+        // the golden is one batch
+        let mut flags = golden.flags(KTO.0, KTO.1);
+        flags.extend(["--batch-size".to_owned(), items.len().to_string()]);
+        let eval = golden.eval(&path, flags);
         for (ours, theirs) in [("eval_loss", "loss"), ("eval_kl", "kl")] {
             let (got, want) = (number(&eval[ours]), number(&kto[theirs]));
             assert!((got - want).abs() <= SUM, "{} {theirs}: {got}, golden {want}", golden.name);
         }
-        let run = golden.run("score", &["--data", &path, "--json", "--max-length", "256"]).ok();
+        let run = golden.run("score", &["--data", &path, "--json", "--max-length", &golden.max_length()]).ok();
         for (score, want) in run.json_lines().iter().zip(items) {
             for (ours, theirs) in [("logps", "policy"), ("reference_logps", "reference")] {
                 let (got, want) = (number(&score["completion"][ours]), number(&want[theirs]));
@@ -345,24 +382,36 @@ fn largest_relative(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).fold(0.0, |worst: f64, (a, b)| worst.max((a - b).abs() / b.abs()))
 }
 
-fn check_trajectory(golden: &Golden, name: &str, flags: &[&str], want: &Value) {
-    let meta = read_json(&golden.folder.join("meta.json"));
+fn check_trajectory(golden: &Golden, name: &str, flags: &[String], want: &Value) {
+    let meta = golden.meta();
     let of = &meta["trajectory"];
     let kto = name == "kto";
     let data = committed_or_own(if kto { "kto.jsonl" } else { "pairs.jsonl" });
     let batch = if kto { &of["kto_batch_examples"] } else { &of["batch_pairs"] }.to_string();
     let output = tempfile::tempdir().unwrap();
-    let (lr, decay, steps) = (of["lr"].to_string(), of["weight_decay"].to_string(), of["steps"].to_string());
+    let text = |key: &str| of[key].to_string();
+    let (lr, decay, steps, eps) = (text("lr"), text("weight_decay"), text("steps"), text("eps"));
+    let [beta1, beta2] = [0, 1].map(|i| of["betas"][i].to_string());
+    let (schedule, max_norm, max_length) =
+        (of["schedule"].as_str().unwrap(), text("max_grad_norm"), golden.max_length());
     let common = [
         "--reference",
         "base",
         "--data",
         data.to_str().unwrap(),
         "--max-length",
-        "256",
+        &max_length,
         "--no-shuffle",
         "--schedule",
-        "constant",
+        schedule,
+        "--max-grad-norm",
+        &max_norm,
+        "--adam-beta1",
+        &beta1,
+        "--adam-beta2",
+        &beta2,
+        "--adam-epsilon",
+        &eps,
         "--learning-rate",
         &lr,
         "--weight-decay",
@@ -374,6 +423,7 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[&str], want: &Value) {
         "--output",
         output.path().to_str().unwrap(),
     ];
+    let common = common.map(str::to_owned);
     golden.run("train", &[flags, &common].concat()).ok();
     let lines: Vec<Value> = read_lines(&output.path().join("metrics.jsonl"))
         .into_iter()
@@ -437,12 +487,14 @@ fn committed_or_own(file: &str) -> PathBuf {
 }
 
 fn check_trajectories(which: fn(&str) -> bool) {
-    let flags = |name: &str| LOSSES.into_iter().find(|(known, _)| *known == name).map(|(_, flags)| flags);
-    let pairs = ["sigmoid", "exo_pair", "ipo"].map(|name| (name, flags(name).expect("a loss of the list")));
-    let kto: (&str, &[&str]) = ("kto", &["--loss", "kto"]);
-    for (name, flags) in pairs.into_iter().chain([kto]) {
+    let of = |name: &str| {
+        let (_, flags, knobs) = LOSSES.into_iter().find(|(known, ..)| *known == name).expect("a loss of the list");
+        (flags, knobs)
+    };
+    for name in ["sigmoid", "exo_pair", "ipo", "kto"] {
+        let (flags, knobs) = if name == "kto" { KTO } else { of(name) };
         for_each(which, &format!("trajectory_{name}.json"), |golden, want| {
-            check_trajectory(golden, name, flags, &want);
+            check_trajectory(golden, name, &golden.flags(flags, knobs), &want);
         });
     }
 }
