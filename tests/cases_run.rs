@@ -54,6 +54,7 @@ fn train_with_template(model: &Path, out: &Path, template: &Path, more: &[&str])
         "1e-3",
         "--max-length",
         "300",
+        "--allow-drops",
         "--precision",
         "f32",
         "--output",
@@ -256,8 +257,11 @@ fn an_evaluation_of_a_run_is_the_runs() {
     let pairs = case("run-chat-template").join("pairs.jsonl");
     let renamed = renamed_pairs(folder.path());
     let columns = ["--columns", "prompt=question,chosen=better,rejected=worse"];
-    let all =
-        [&columns[..], &["--chat-template", text(&template), "--max-length", "300", "--lora-dropout", "0.1"]].concat();
+    let all = [
+        &columns[..],
+        &["--chat-template", text(&template), "--max-length", "300", "--allow-drops", "--lora-dropout", "0.1"],
+    ]
+    .concat();
     let f32 = [&all[..], &["--precision", "f32", "--logp-temperature", "0.9"]].concat();
     for (i, loss) in TABLE.iter().enumerate() {
         let reward = loss[0] == "rm_bt";
@@ -288,7 +292,7 @@ fn an_evaluation_of_a_run_is_the_runs() {
 fn an_evaluation_of_scored_turns_is_the_runs() {
     let folder = tempfile::tempdir().unwrap();
     let (messages, out) = (case("eval-of-a-run").join("messages.jsonl"), folder.path().join("run"));
-    let more = ["--sft-on", "assistant", "--max-length", "600", "--precision", "f32"];
+    let more = ["--sft-on", "assistant", "--max-length", "600", "--allow-drops", "--precision", "f32"];
     let made = Made { loss: &["sft"], data: &messages, start: None, more: &more };
     let object = made.check(&out);
     let by_flag = ["--sft-on", "all", "--batch-size", "8"];

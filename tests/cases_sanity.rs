@@ -123,7 +123,9 @@ fn pairs_of_texts_that_share_no_turn_marker_are_refused() {
             &["pairs.jsonl:1: ", "--columns prompt=asked_question", "--implicit-prompt"],
         );
         refused(&train(name, &bare, &[]), &["bare.jsonl:1: ", "--columns prompt=NAME", "--implicit-prompt"]);
-        refused(&run("generate", name, &bare, &["--max-new-tokens", "1"][..]), &["bare.jsonl:1: "]);
+        let (model, data) = (model(name), text(&bare));
+        let generate = align(&["generate", "--model", &model, "--data", &data, "--max-new-tokens", "1"]);
+        refused(&generate, &["bare.jsonl:1: ", "--implicit-prompt"]);
         train(name, &pairs, &["--columns", "prompt=asked_question"]).ok();
         // what they share by chance is no prompt
         refused(

@@ -90,7 +90,7 @@ fn a_path_that_is_no_text_is_refused_and_not_changed() {
     let odd = folder.path().join(std::ffi::OsStr::from_bytes(b"odd-\xFF"));
     fs::create_dir(&odd).unwrap();
     write_lines(&odd.join("data.jsonl"), &pairs(4));
-    fs::write(odd.join("run.toml"), "data = \"data.jsonl\"\nmax-length = 128\n").unwrap();
+    fs::write(odd.join("run.toml"), "data = \"data.jsonl\"\nmax-length = 128\nallow-drops = true\n").unwrap();
     let out = folder.path().join("out");
     let arguments = ["train", "--model", &model(), "--output", text(&out), "--config"].map(std::ffi::OsString::from);
     let run = align(&[&arguments[..], &[odd.join("run.toml").into_os_string()]].concat());

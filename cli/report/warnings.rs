@@ -57,9 +57,9 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             "the chat template does not read `{name}`, which `{at}` sets to {excerpt}, {rows}; give a template that reads it \
              (--chat-template FILE)"
         ),
-        Finding::UnreadColumn { column } => format!(
-            "the column `{column}` is not read, and what it says ({excerpt:?}) is not in the prompt, {rows}; if it is the prompt, give \
-             --columns prompt={column}"
+        Finding::UnreadColumn { column, read_as } => format!(
+            "the column `{column}` is not read, and what it says ({excerpt:?}) is not in the prompt, {rows}; if it belongs there, give \
+             --columns {read_as}={column}"
         ),
         Finding::EmptyPrompt { unread } => {
             let names: Vec<String> = unread.iter().map(|name| format!("`{name}`")).collect();

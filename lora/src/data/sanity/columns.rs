@@ -81,7 +81,7 @@ pub(in super::super) fn is_like_a_prompt(name: &str) -> bool {
 /// The column that most likely is the prompt.
 pub(in super::super) fn candidate(unread: &[String]) -> Option<&str> {
     // `system` is a part of a prompt
-    let rank = |name: &&String| likeness(name).map(|likeness| (likeness, !words(name).contains(&"system".to_owned())));
+    let rank = |name: &&String| likeness(name).map(|likeness| (!is_system(name), likeness));
     let mut best: Option<&String> = None;
     for name in unread.iter().filter(|name| likeness(name).is_some()) {
         if best.is_none_or(|best| rank(&name) > rank(&best)) {
@@ -89,6 +89,10 @@ pub(in super::super) fn candidate(unread: &[String]) -> Option<&str> {
         }
     }
     best.map(String::as_str)
+}
+
+fn is_system(name: &str) -> bool {
+    words(name).iter().any(|word| word == "system")
 }
 
 fn likeness(name: &str) -> Option<Likeness> {
@@ -156,7 +160,8 @@ pub(super) fn look(encoder: &Encoder, record: &Record, line: &[u8], unread: &[St
             continue;
         }
         if let Some(missing) = texts.into_iter().find(|text| !own.contains(text)) {
-            found.push(Found::new(Finding::UnreadColumn { column: name.clone() }, name.clone(), missing));
+            let read_as = if is_system(name) { "system" } else { "prompt" }.to_owned();
+            found.push(Found::new(Finding::UnreadColumn { column: name.clone(), read_as }, name.clone(), missing));
         }
     }
 }

@@ -61,6 +61,8 @@ pub enum Finding {
     UnreadColumn {
         /// The file's name of it.
         column: String,
+        /// What it most likely is, by our names: `prompt` or `system`.
+        read_as: String,
     },
     /// The prompt is empty, and columns are not read.
     EmptyPrompt {

@@ -184,7 +184,8 @@ fn unread_columns_that_are_called_like_a_prompt_are_found() {
     };
     for name in ["Instruction", "user_input", "prompt_text", "systemPrompt", "QUERY", "history", "messages"] {
         let value = json!("Speak as the pirate that you are.");
-        assert_eq!(unread(name, value), [Finding::UnreadColumn { column: name.to_owned() }], "{name}");
+        let read_as = if name == "systemPrompt" { "system" } else { "prompt" }.to_owned();
+        assert_eq!(unread(name, value), [Finding::UnreadColumn { column: name.to_owned(), read_as }], "{name}");
     }
     for (name, value) in [
         ("prompt_id", json!("ab12")),
@@ -362,7 +363,10 @@ fn texts_without_a_mark_are_refused_unless_the_user_insists() {
     let error = open(encoder(None).with_reading(insists.clone()), &rows, Needs::Pairs).unwrap_err();
     assert!(matches!(error, DataError::EmptyPrompts { rows: 1, line: 2, .. }), "{error}");
     let data = open(encoder(None).with_reading(insists), &rows[..1], Needs::Pairs).unwrap();
-    assert_eq!(data.survey().warnings[0].finding, Finding::UnreadColumn { column: "which_question".to_owned() });
+    assert_eq!(
+        data.survey().warnings[0].finding,
+        Finding::UnreadColumn { column: "which_question".to_owned(), read_as: "prompt".to_owned() }
+    );
     // a row that lacks the mark of the others
     let row =
         |i: usize, mark: &str| json!({"chosen": format!("lake {i}{mark} c"), "rejected": format!("lake {i}{mark} r")});
