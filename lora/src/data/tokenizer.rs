@@ -133,7 +133,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     special_tokens: Vec<(String, String)>,
-    /// Those among them, and among the listed ones, that have no id. A listed one has the name of its list.
+    /// Those among them, and among the listed ones, that have no id, with what they are in words.
     unknown: Vec<(String, String)>,
     /// Ids of added tokens that `tokenizer.json` does not have.
     beside: HashSet<u32>,
@@ -192,8 +192,9 @@ impl Tokenizer {
         let Built { inner, beside } = load(&path, &bytes, &elsewhere, &[&named[..], &listed].concat())?;
         let special_tokens: Vec<(String, String)> = named.into_iter().map(|(name, t)| (name, t.content)).collect();
         let is_unknown = |token: &str| !token.is_empty() && inner.token_to_id(token).is_none();
-        let listed = listed.into_iter().map(|(name, token)| (name, token.content));
-        let unknown = special_tokens.iter().cloned().chain(listed).filter(|(_, token)| is_unknown(token)).collect();
+        let listed = listed.into_iter().map(|(name, token)| (format!("one of the {name}"), token.content));
+        let named = special_tokens.iter().map(|(name, token)| (format!("the {name}"), token.clone()));
+        let unknown = named.chain(listed).filter(|(_, token)| is_unknown(token)).collect();
         Ok(Tokenizer { inner, path, special_tokens, unknown, beside, config, files, first_unusable_id: u32::MAX })
     }
 
@@ -276,8 +277,8 @@ impl Tokenizer {
         match self.unknown.iter().find(|(_, token)| text.contains(token.as_str())) {
             None => Ok(()),
             Some((name, token)) => Err(self.failed(format!(
-                "the text holds `{token}`, which tokenizer_config.json or special_tokens_map.json has as {name}, but \
-                 tokenizer.json has no id for it: it would be cut into pieces"
+                "the text holds `{token}`, {name} of tokenizer_config.json or special_tokens_map.json, which is no token \
+                 here: it would be cut into pieces"
             ))),
         }
     }
