@@ -178,7 +178,7 @@ impl<'m> Columns<'m> {
             let message = words_of(&e);
             match message.strip_prefix(NOT_OBJECT) {
                 Some(found) => BadRow::NotObject { found: kind_named(found) },
-                None => BadRow::Json { message, column: e.column() },
+                None => not_a_number(text, e.column()).unwrap_or(BadRow::Json { message, column: e.column() }),
             }
         })?;
         // the parser has made a float of it, and ids are echoed: as another one than the file's
@@ -229,6 +229,53 @@ impl<'m> Columns<'m> {
 /// What the parser says, without its line: it sees a line or a piece of one, and "line 1" would be taken for that of the file.
 pub(super) fn words_of(error: &serde_json::Error) -> String {
     error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "")
+}
+
+/// The error of a number that JSON has not, as Python writes it, if that is what the parser met at a byte (from 1).
+fn not_a_number(text: &str, column: usize) -> Option<BadRow> {
+    // the parser stands on the first byte that cannot be, or behind it
+    let at = text.get(..column.min(text.len()))?.rfind(|c: char| !c.is_ascii_alphabetic()).map_or(0, |end| end + 1);
+    let (before, rest) = text.split_at(at);
+    let word = &rest[..rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len())];
+    let found = match word {
+        "NaN" | "nan" => "NaN",
+        "Infinity" | "inf" if before.ends_with('-') => "-Infinity",
+        "Infinity" | "inf" => "Infinity",
+        _ => return None,
+    };
+    Some(BadRow::NotANumber { column: last_key(before)?, found })
+}
+
+/// The last key at the top of an object whose text goes so far.
+fn last_key(text: &str) -> Option<String> {
+    let (mut depth, mut in_string, mut is_escaped, mut start) = (0usize, false, false, 0);
+    let mut key = None;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => {
+                in_string = !in_string;
+                if in_string {
+                    start = at;
+                } else if depth == 1 && text[at + 1..].trim_start().starts_with(':') {
+                    key = Some(&text[start..=at]);
+                }
+            }
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    serde_json::from_str(key?).ok()
+}
+
+/// What is wrong with a text that should be a JSON value, read as strictly as a row is.
+pub(super) fn json_fault(text: &str) -> Option<String> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let outcome = Strict.deserialize(&mut parser).and_then(|_| parser.end());
+    outcome.err().map(|error| format!("{} (column {})", words_of(&error), error.column()))
 }
 
 /// Starts the parser's message for a row that is not an object; the kind follows.
@@ -415,6 +462,24 @@ mod tests {
         }
         // a number that nothing echoes may be what it likes
         assert!(Columns::parse(r#"{"margin": 18446744073709551616, "x": 18446744073709551616}"#, &map).is_ok());
+    }
+
+    #[test]
+    fn a_number_that_json_has_not_is_named_with_its_column() {
+        let map = ColumnMap::default();
+        for (row, column, found) in [
+            (r#"{"prompt": "NaN", "score": NaN}"#, "score", "NaN"),
+            (r#"{"margin":-Infinity,"x":1}"#, "margin", "-Infinity"),
+            (r#"{"a": {"b": [1, Infinity]}, "x": 1}"#, "a", "Infinity"),
+            (r#"{"é\"": [nan]}"#, "é\"", "NaN"),
+        ] {
+            let error = Columns::parse(row, &map).err().unwrap();
+            assert_eq!(error, BadRow::NotANumber { column: column.to_owned(), found }, "{row}");
+        }
+        for row in [r#"{"a": nul}"#, r#"{"a": None}"#, "NaN", r#"{"NaN": }"#] {
+            let error = Columns::parse(row, &map).err().unwrap();
+            assert!(matches!(error, BadRow::Json { .. }), "{row}: {error}");
+        }
     }
 
     #[test]

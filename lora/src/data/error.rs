@@ -36,7 +36,23 @@ pub enum BadRow {
         /// 1-based byte within the line.
         column: usize,
     },
-    /// A value of a Parquet file that no JSON could hold, or that makes the row too long.
+    /// A number that JSON has not.
+    #[error("column `{column}` is {found}, which JSON has not: write null instead, or leave the column out")]
+    NotANumber {
+        /// The column, at the top of the row.
+        column: String,
+        /// As it is written.
+        found: &'static str,
+    },
+    /// A row of CSV with another number of cells than the header.
+    #[error("the row has {}, the header {header}; is a delimiter or a line end in a cell without quotes?", cells(*found))]
+    Cells {
+        /// Cells of the row.
+        found: usize,
+        /// Columns.
+        header: usize,
+    },
+    /// A value of a Parquet or CSV file that no JSON could hold, or that makes the row too long.
     #[error("column `{column}`: {message}")]
     Value {
         /// Path of the column.
@@ -284,7 +300,8 @@ impl BadRow {
         match self {
             BadRow::Utf8 { .. } => "not UTF-8",
             BadRow::TooLong { .. } => "line too long",
-            BadRow::Json { .. } => "not valid JSON",
+            BadRow::Json { .. } | BadRow::NotANumber { .. } => "not valid JSON",
+            BadRow::Cells { .. } => "other number of cells than the header",
             BadRow::Value { .. } => "value that cannot be read",
             BadRow::NotObject { .. } => "not an object",
             BadRow::UnknownShape { .. } => "unknown columns",
@@ -713,4 +730,8 @@ fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String 
 
 fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn cells(n: usize) -> String {
+    if n == 1 { "1 cell".to_owned() } else { format!("{n} cells") }
 }

@@ -27,6 +27,7 @@
 
 mod added_tokens;
 mod ahead;
+mod bad_line;
 mod caught;
 pub mod columns;
 pub mod dataset;
@@ -67,6 +68,7 @@ mod template_sources;
 mod thrift;
 pub mod token_cache;
 pub mod tokenizer;
+mod tool_schemas;
 pub mod turn_marker;
 mod turns;
 

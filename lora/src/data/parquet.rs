@@ -1,16 +1,21 @@
 //! Parquet: every row as the JSON object that a JSONL file of the same data would hold.
 //!
+//! A text that is JSON by its type is the value that it says. A field of a structure that is null is one that is not there.
+//!
 //! Only the columns that a run can read are looked at; the others have their names in the object, and null. The library trusts
 //! the sizes in a file and panics on some broken ones. So the footer (`thrift`) and the page headers of those columns (`pages`)
 //! are walked first, every size in them is held against the file, pages of codecs that can expand without bound are unpacked
 //! once without keeping the result, and the library runs where a panic becomes an error. The library decodes columns, a row at
 //! a time; `rows` makes objects of them. Pages that carry a checksum are checked.
 
+mod features;
 mod pages;
 mod rows;
 
 #[cfg(test)]
 mod hostile_tests;
+#[cfg(test)]
+mod json_tests;
 #[cfg(test)]
 mod round_trip_tests;
 
@@ -22,8 +27,8 @@ use ::parquet::basic::{ConvertedType, LogicalType, Type as Physical};
 use ::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, SchemaDescriptor, Type as Schema};
-use serde::{Deserialize, Serialize};
 
+use self::features::{Feature, features};
 use self::pages::{HELD_BYTES, Held, ROW_VALUES, Watched, check_column};
 use self::rows::{Column, Line, Node, Stop, is_text};
 use super::caught::quietly;
@@ -32,7 +37,7 @@ use super::reader::MAX_ROW_BYTES;
 use super::sanity::is_like_a_prompt;
 use super::spool::Spool;
 use super::thrift::{Compact, Event};
-use super::{BadRow, DataError};
+use super::{BadRow, DataError, bad_line};
 
 /// The last four bytes of a file, and the first.
 const MAGIC: &[u8] = b"PAR1";
@@ -106,7 +111,7 @@ pub enum ParquetFault {
     /// A type of value that JSON has no form for.
     #[error(
         "column `{column}` is {found}, which has no form in JSON; leave the column out or convert it (text is `string`, that is \
-         BYTE_ARRAY with the UTF8 annotation)"
+         BYTE_ARRAY with the UTF8 annotation; JSON text has the annotation JSON)"
     )]
     Type {
         /// Path of the column.
@@ -140,7 +145,9 @@ pub(super) fn unpack(
         let again = file.try_clone().map_err(|source| DataError::Io { path: path.to_owned(), source })?;
         let reader = SerializedFileReader::new(again).map_err(library)?;
         let metadata = reader.metadata();
-        let fields = Fields::of(metadata.file_metadata().schema_descr(), map).map_err(broken)?;
+        let features = features(metadata.file_metadata()).map_err(broken)?;
+        let schema = metadata.file_metadata().schema_descr();
+        let fields = Fields::of(schema, Feature::of(features.as_ref()), map).map_err(broken)?;
         check_rows(metadata).map_err(broken)?;
         let total = metadata.file_metadata().num_rows().max(1) as u64;
         let (mut line, mut number) = (Line::default(), 0u64);
@@ -181,22 +188,6 @@ pub(super) fn unpack(
     quietly(rows).unwrap_or_else(fails)
 }
 
-/// Starts the line of a row that is bad: no JSON does.
-const BAD: u8 = 1;
-
-/// What follows it.
-#[derive(Serialize, Deserialize)]
-struct BadValue {
-    column: String,
-    message: String,
-}
-
-/// What is wrong with a row, if this is the line of a bad one.
-pub(super) fn bad_row(line: &[u8]) -> Option<BadRow> {
-    let BadValue { column, message } = serde_json::from_slice(line.strip_prefix(&[BAD])?).ok()?;
-    Some(BadRow::Value { column, message })
-}
-
 /// The line of the columns' next row. How many bytes were made for nothing, if it is bad.
 fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result<u64, ParquetFault> {
     columns.iter_mut().try_for_each(Column::load)?;
@@ -224,9 +215,7 @@ fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result
     };
     let passed_over = line.bytes.len() as u64;
     line.bytes.clear();
-    line.bytes.push(BAD);
-    serde_json::to_writer(&mut line.bytes, &BadValue { column, message })
-        .expect("texts print, and a vector takes them");
+    bad_line::put(&mut line.bytes, &BadRow::Value { column, message });
     Ok(passed_over)
 }
 
@@ -240,11 +229,14 @@ struct Fields {
 }
 
 impl Fields {
-    fn of(schema: &SchemaDescriptor, map: &ColumnMap) -> Result<Fields, ParquetFault> {
+    fn of(schema: &SchemaDescriptor, row: Feature<'_>, map: &ColumnMap) -> Result<Fields, ParquetFault> {
         let mut all = Fields { names: Vec::new(), fields: Vec::new(), leaves: Vec::new() };
         let mut leaves = (0..schema.num_columns()).peekable();
         for (number, field) in schema.root_schema().get_fields().iter().enumerate() {
             let first = all.leaves.len();
+            if reads(map, field) {
+                check_variants(field)?;
+            }
             while let Some(leaf) = leaves.next_if(|leaf| schema.get_column_root_idx(*leaf) == number) {
                 if reads(map, field) {
                     check_type(&schema.column(leaf))?;
@@ -252,7 +244,7 @@ impl Fields {
                 }
             }
             let node = match reads(map, field) {
-                true => Some(Node::of(field, first, 0, 0)?.0),
+                true => Some(Node::of(field, row.field(field.name()), first, 0, 0)?.0),
                 false => None,
             };
             all.names.push(field.name().to_owned());
@@ -314,6 +306,15 @@ fn check_footer(file: &File, bytes: u64) -> Outcome<()> {
     fault.map_or(Ok(()), Err)
 }
 
+/// Refuses a Variant, whose columns are a binary encoding of their own. Types are nested no deeper than [`MAX_NESTING`].
+fn check_variants(field: &Schema) -> Outcome<()> {
+    if let Some(LogicalType::Variant(_)) = field.get_basic_info().logical_type_ref() {
+        return Err(ParquetFault::Type { column: field.name().to_owned(), found: "a Variant".to_owned() });
+    }
+    let inner = if field.is_primitive() { &[][..] } else { field.get_fields() };
+    inner.iter().try_for_each(|field| check_variants(field))
+}
+
 /// Whether a column has a form in JSON.
 fn check_type(column: &ColumnDescPtr) -> Outcome<()> {
     let path = || column.path().string();
@@ -334,6 +335,7 @@ fn no_json(column: &ColumnDescriptor) -> Option<String> {
     match column.physical_type() {
         Physical::BYTE_ARRAY | Physical::FIXED_LEN_BYTE_ARRAY if !is_text(column) && !is_number => {
             Some(match (column.logical_type_ref(), column.converted_type()) {
+                (_, ConvertedType::BSON) => "BSON".to_owned(),
                 (Some(logical), _) => format!("{} ({logical:?})", column.physical_type()),
                 (None, ConvertedType::NONE) => format!("binary ({})", column.physical_type()),
                 (None, converted) => format!("{} ({converted})", column.physical_type()),

@@ -18,7 +18,7 @@ use super::files::folder;
 use super::format::{Format, HEAD_BYTES, is_array};
 use super::lines::{LineIndex, LinesOf, ManyLines};
 use super::progress::{DataObserver, DataProgress, Stage, Unobserved};
-use super::{BadRow, DataError, parquet, spool};
+use super::{BadRow, DataError, bad_line, spool};
 
 /// Longest accepted row, in bytes.
 pub const MAX_ROW_BYTES: u64 = 64 << 20;
@@ -139,7 +139,7 @@ impl Rows {
         })?;
         line.truncate(line.trim_ascii_end().len());
         match file.format {
-            Format::Parquet => Ok(parquet::bad_row(&line).map_or(Ok(line), Err)),
+            Format::Parquet => Ok(bad_line::read(&line).map_or(Ok(line), Err)),
             _ => Ok(Ok(line)),
         }
     }

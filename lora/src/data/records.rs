@@ -11,6 +11,7 @@ use super::numbers::{NUMBER_COLUMNS, RowNumbers};
 use super::reading::{ImplicitPrompt, Reading};
 use super::sanity::{cut_repeated_text, cut_repeated_turns};
 use super::template::TemplateInputs;
+use super::tool_schemas::drop_null_properties;
 use super::turns::{is_assistant, list, text, turns};
 
 /// One row of a data file.
@@ -563,15 +564,16 @@ fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
         }
         other => other,
     };
-    let tools = match tools {
+    let mut tools = match tools {
         Value::Null => None,
         Value::Array(tools) => Some(tools),
         other => return Err(wrong_type(field, &other, "a list of tools, or JSON text of one")),
     };
-    for (i, tool) in tools.iter().flatten().enumerate() {
+    for (i, tool) in tools.iter_mut().flatten().enumerate() {
         if !tool.is_object() {
             return Err(wrong_type(format!("{field}[{i}]"), tool, "an object, the tool's JSON schema"));
         }
+        drop_null_properties(tool);
     }
     let field = columns.column("chat_template_kwargs");
     let kwargs = match columns.take("chat_template_kwargs").unwrap_or_default() {

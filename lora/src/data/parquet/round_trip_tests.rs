@@ -26,7 +26,7 @@ const SCHEMA: &str = "message rows {
 fn rows(n: usize) -> Vec<Value> {
     let turn = |i: usize, t: usize| match (i + 3 * t) % 11 {
         0 => Value::Null,
-        1 => json!({"role": "user", "content": null}),
+        1 => json!({"role": "user"}),
         k => {
             let role = if t.is_multiple_of(2) { "user" } else { "assistant" };
             json!({"role": role, "content": format!("The same words, {}", "and more ".repeat(k * t))})

@@ -20,8 +20,10 @@ use ::parquet::record::Field;
 use ::parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, Type};
 
 use super::super::caught::quietly;
+use super::super::columns::json_fault;
 use super::super::reader::MAX_ROW_BYTES;
 use super::ParquetFault;
+use super::features::Feature;
 
 /// Longest decimal, in bytes: 76 digits, the most that readers have numbers for.
 const MAX_DECIMAL_BYTES: usize = 32;
@@ -33,9 +35,12 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 pub(super) enum Node {
     /// The value of a column.
     Leaf(usize),
+    /// The value that a column's text is, as JSON.
+    Json(usize),
     /// Null where the level of definition is below `def`.
     Optional { def: i16, columns: Range<usize>, inner: Box<Node> },
-    /// An object: its keys, as they stand in JSON before a value, and their values.
+    /// An object: its keys, as they stand in JSON before a value, and their values. One that is null is left out: a column has
+    /// one type for all rows, so each has the fields of all others.
     Group(Vec<(Vec<u8>, Node)>),
     /// A list, empty where the level of definition is below `def`, going on where that of repetition is not below `rep`.
     List { def: i16, rep: i16, columns: Range<usize>, element: Box<Node> },
@@ -46,15 +51,21 @@ pub(super) enum Node {
 impl Node {
     /// The node of a field whose first column has the number `first`, and the number after its last. `def` and `rep` are the
     /// largest levels of what it stands in.
-    pub fn of(field: &Type, first: usize, def: i16, rep: i16) -> Result<(Node, usize), ParquetFault> {
+    pub fn of(
+        field: &Type,
+        feature: Feature<'_>,
+        first: usize,
+        def: i16,
+        rep: i16,
+    ) -> Result<(Node, usize), ParquetFault> {
         let (node, end) = match field.get_basic_info().repetition() {
-            Repetition::REQUIRED => return Node::body(field, first, def, rep),
+            Repetition::REQUIRED => return Node::body(field, feature, first, def, rep),
             Repetition::OPTIONAL => {
-                let (inner, end) = Node::body(field, first, def + 1, rep)?;
+                let (inner, end) = Node::body(field, feature, first, def + 1, rep)?;
                 (Node::Optional { def: def + 1, columns: first..end, inner: Box::new(inner) }, end)
             }
             Repetition::REPEATED => {
-                let (element, end) = Node::body(field, first, def + 1, rep + 1)?;
+                let (element, end) = Node::body(field, feature.element(), first, def + 1, rep + 1)?;
                 (Node::List { def: def + 1, rep: rep + 1, columns: first..end, element: Box::new(element) }, end)
             }
         };
@@ -67,9 +78,17 @@ impl Node {
     }
 
     /// As [`Node::of`], for what is there when the field is.
-    fn body(field: &Type, first: usize, def: i16, rep: i16) -> Result<(Node, usize), ParquetFault> {
+    fn body(
+        field: &Type,
+        feature: Feature<'_>,
+        first: usize,
+        def: i16,
+        rep: i16,
+    ) -> Result<(Node, usize), ParquetFault> {
+        let converted = field.get_basic_info().converted_type();
         if field.is_primitive() {
-            return Ok((Node::Leaf(first), first + 1));
+            let is_json = converted == ConvertedType::JSON || converted == ConvertedType::UTF8 && feature.is_json();
+            return Ok((if is_json { Node::Json(first) } else { Node::Leaf(first) }, first + 1));
         }
         if let [repeated] = field.get_fields()
             && repeated.get_basic_info().has_repetition()
@@ -77,18 +96,20 @@ impl Node {
         {
             let (def, rep) = (def + 1, rep + 1);
             let inner = if repeated.is_primitive() { &[][..] } else { repeated.get_fields() };
-            match (field.get_basic_info().converted_type(), inner) {
+            match (converted, inner) {
                 (ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE, [key, value]) => {
-                    let (key, middle) = Node::of(key, first, def, rep)?;
-                    let (value, end) = Node::of(value, middle, def, rep)?;
+                    let (key, middle) = Node::of(key, Feature::default(), first, def, rep)?;
+                    let (value, end) = Node::of(value, Feature::default(), middle, def, rep)?;
                     let (key, value) = (Box::new(key), Box::new(value));
                     return Ok((Node::Map { def, rep, columns: first..end, key, value }, end));
                 }
                 // a map without values is the list of its keys
                 (ConvertedType::LIST | ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE, inner) => {
                     let (element, end) = match inner {
-                        [element] if !is_element(field, repeated) => Node::of(element, first, def, rep)?,
-                        _ => Node::body(repeated, first, def, rep)?,
+                        [element] if !is_element(field, repeated) => {
+                            Node::of(element, feature.element(), first, def, rep)?
+                        }
+                        _ => Node::body(repeated, feature.element(), first, def, rep)?,
                     };
                     return Ok((Node::List { def, rep, columns: first..end, element: Box::new(element) }, end));
                 }
@@ -97,7 +118,7 @@ impl Node {
         }
         let (mut fields, mut end) = (Vec::new(), first);
         for child in field.get_fields() {
-            let (node, after) = Node::of(child, end, def, rep)?;
+            let (node, after) = Node::of(child, feature.field(child.name()), end, def, rep)?;
             fields.push((key(child.name()), node));
             end = after;
         }
@@ -292,17 +313,35 @@ impl Column {
     fn write_bytes(&self, line: &mut Line, bytes: &ByteArray) -> Result<(), Stop> {
         if is_text(&self.descr) {
             // not by the library, which copies them
-            let text = std::str::from_utf8(bytes.data());
-            let text = text.map_err(|error| {
-                self.bad(format!("its text is not valid UTF-8, from byte {} of it on", error.valid_up_to() + 1))
-            })?;
-            return line.put_text(text);
+            return line.put_text(self.text(bytes)?);
         }
         if bytes.len() > MAX_DECIMAL_BYTES {
             return Err(self.bad(format!("a number of {} bytes, the limit is {MAX_DECIMAL_BYTES}", bytes.len())));
         }
         let field = Field::convert_byte_array(&self.descr, bytes.clone());
         self.write_scalar(line, &field.map_err(|error| self.bad(error.to_string()))?)
+    }
+
+    /// Writes the value that the next text is, as JSON.
+    fn write_json(&mut self, line: &mut Line) -> Result<(), Stop> {
+        let Some(i) = self.take()? else { return line.put(b"null") };
+        let Typed::Bytes(all) = &self.typed else { return Err(Stop::Broken(self.broken("it is JSON and no text"))) };
+        let text = self.text(&all.values[i])?;
+        if let Some(message) = json_fault(text) {
+            return Err(self.bad(format!("its text is not valid JSON: {message}")));
+        }
+        // in strings they are escaped, so these stand between values; a row is one line
+        for (i, piece) in text.trim_ascii().split(['\n', '\r']).enumerate() {
+            line.put(if i > 0 { b" " } else { b"" })?;
+            line.put(piece.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn text<'b>(&self, bytes: &'b ByteArray) -> Result<&'b str, Stop> {
+        std::str::from_utf8(bytes.data()).map_err(|error| {
+            self.bad(format!("its text is not valid UTF-8, from byte {} of it on", error.valid_up_to() + 1))
+        })
     }
 
     fn write_scalar(&self, line: &mut Line, field: &Field) -> Result<(), Stop> {
@@ -388,6 +427,7 @@ pub(super) fn write(node: &Node, columns: &mut [Column], line: &mut Line) -> Res
     };
     match node {
         Node::Leaf(column) => columns[*column].write_next(line),
+        Node::Json(column) => columns[*column].write_json(line),
         Node::Optional { def, columns: range, inner } => match columns[range.start].def_level()? < *def {
             true => {
                 pass_over(columns, range)?;
@@ -397,8 +437,16 @@ pub(super) fn write(node: &Node, columns: &mut [Column], line: &mut Line) -> Res
         },
         Node::Group(fields) => {
             line.put(b"{")?;
-            for (i, (key, value)) in fields.iter().enumerate() {
-                line.put(if i > 0 { b"," } else { b"" })?;
+            let mut is_first = true;
+            for (key, value) in fields {
+                if let Node::Optional { def, columns: range, .. } = value
+                    && columns[range.start].def_level()? < *def
+                {
+                    pass_over(columns, range)?;
+                    continue;
+                }
+                line.put(if is_first { b"" } else { b"," })?;
+                is_first = false;
                 line.put(key)?;
                 write(value, columns, line)?;
             }

@@ -1,0 +1,89 @@
+//! What the `datasets` library says about the columns: the key `huggingface` of a file's footer holds the features of its
+//! rows, as JSON. A feature of the type `Json` is stored as text, which not every writer annotates as JSON.
+//!
+//! Source: `datasets` 5.0, `features.Json` and `Features.arrow_schema`.
+
+use ::parquet::file::metadata::FileMetaData;
+use serde_json::Value;
+
+use super::{Outcome, ParquetFault};
+
+/// Largest text that is looked at, in bytes: features of thousands of columns take less.
+const MAX_BYTES: usize = 1 << 20;
+
+/// What is said about a field; nothing, where the library has not written the file.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Feature<'a>(Option<&'a Value>);
+
+impl<'a> Feature<'a> {
+    /// Of the row.
+    pub fn of(features: Option<&'a Value>) -> Feature<'a> {
+        Feature(features)
+    }
+
+    /// Of a field of a structure.
+    pub fn field(self, name: &str) -> Feature<'a> {
+        Feature(self.0.filter(|_| self.kind().is_none()).and_then(|fields| fields.get(name)))
+    }
+
+    /// Of the elements of a list: `{"_type": "List", "feature": ...}`, or a list of one, as older versions have it.
+    pub fn element(self) -> Feature<'a> {
+        Feature(match self.kind() {
+            Some("List" | "LargeList" | "Sequence") => self.0.and_then(|list| list.get("feature")),
+            _ => self.0.and_then(|list| list.get(0)),
+        })
+    }
+
+    /// Whether the texts are JSON.
+    pub fn is_json(self) -> bool {
+        self.kind() == Some("Json")
+    }
+
+    /// A field of a structure may be called `_type` too; it is no text then.
+    fn kind(self) -> Option<&'a str> {
+        self.0?.get("_type")?.as_str()
+    }
+}
+
+/// The features of the rows of a file, if some of them are JSON.
+///
+/// # Errors
+/// [`ParquetFault::Damaged`] for a text that names the type and cannot be read.
+pub(super) fn features(metadata: &FileMetaData) -> Outcome<Option<Value>> {
+    let entries = metadata.key_value_metadata().into_iter().flatten();
+    let Some(text) = entries.filter(|entry| entry.key == "huggingface").find_map(|entry| entry.value.as_ref()) else {
+        return Ok(None);
+    };
+    if !text.contains("\"Json\"") {
+        return Ok(None);
+    }
+    let damaged = |message: String| ParquetFault::Damaged { part: "list of features (huggingface)", message };
+    if text.len() > MAX_BYTES {
+        return Err(damaged(format!("{} bytes, the limit is {MAX_BYTES}", text.len())));
+    }
+    let mut all: Value = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
+    Ok(all.pointer_mut("/info/features").map(Value::take))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn features_are_found_at_any_depth() {
+        let features = json!({
+            "tools": {"_type": "List", "feature": {"parameters": {"_type": "Json"}, "_type": {"_type": "Value", "dtype": "string"}}},
+            "old": [{"a": {"_type": "Json"}}],
+            "whole": {"_type": "Json"},
+        });
+        let row = Feature::of(Some(&features));
+        assert!(row.field("whole").is_json() && !row.is_json());
+        assert!(row.field("tools").element().field("parameters").is_json());
+        assert!(row.field("old").element().field("a").is_json());
+        assert!(!row.field("tools").element().field("_type").is_json());
+        for none in [row.field("none"), row.field("tools").field("feature"), row.element(), Feature::default().element()] {
+            assert!(!none.is_json());
+        }
+    }
+}
