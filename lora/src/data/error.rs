@@ -388,24 +388,67 @@ pub enum DataError {
         message: String,
     },
     /// A format that is not read.
-    #[error("{path}: is {found}; what is read: JSONL, as it is or compressed by gzip or zstd, and Parquet", path = path.display())]
+    #[error("{path}: is {found}; what is read: JSONL, JSON arrays and CSV, as they are or compressed by gzip or zstd, and Parquet", path = path.display())]
     Format {
         /// The file.
         path: PathBuf,
         /// What it is.
         found: &'static str,
     },
-    /// A text that is one array of all rows.
-    #[error(
-        "{path}: is one JSON array; rows are read one object a line (JSONL), so write it as that first: jq -c '.[]' {path} > rows.jsonl",
-        path = path.display()
-    )]
+    /// A JSON array of all rows that is broken.
+    #[error("{path}:{line}: the JSON array {message}", path = path.display())]
     Array {
         /// The file.
         path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// What is wrong with it.
+        message: &'static str,
     },
-    /// A compressed file that holds something else than JSONL.
-    #[error("{path}: inside {outer} it is {found}; only JSONL is read in compressed files, so unpack it first", path = path.display())]
+    /// A CSV file that is broken.
+    #[error("{path}:{line}: {message}", path = path.display())]
+    Csv {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// JSON objects over several lines.
+    #[error(
+        "{path}: is a JSON object over several lines; rows are read one object a line (JSONL), so write it as that first: \
+         jq -c . {path} > rows.jsonl",
+        path = path.display()
+    )]
+    SeveralLines {
+        /// The file.
+        path: PathBuf,
+    },
+    /// One object around all rows.
+    #[error(
+        "{path}: is one JSON object with its rows under `{key}`; rows are read one object a line (JSONL), so write them as that first: \
+         jq -c '.[\"{key}\"][]' {path} > rows.jsonl",
+        path = path.display()
+    )]
+    AroundRows {
+        /// The file.
+        path: PathBuf,
+        /// Where the rows are.
+        key: String,
+    },
+    /// One object of columns.
+    #[error(
+        "{path}: is one JSON object of columns; rows are read one object a line (JSONL), so write it as that first: python3 -c \
+         'import pandas; pandas.read_json(\"{path}\").to_json(\"rows.jsonl\", orient=\"records\", lines=True)'",
+        path = path.display()
+    )]
+    ByColumn {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A compressed file that holds something else than text.
+    #[error("{path}: inside {outer} it is {found}; only JSONL, JSON arrays and CSV are read in compressed files, so unpack it first", path = path.display())]
     Nested {
         /// The file.
         path: PathBuf,

@@ -1,16 +1,13 @@
 //! What a data file is, by its first bytes: names end as they like.
 
-/// Bytes at the start of a file that tell what it is.
-pub(super) const HEAD_BYTES: usize = 512;
-
 /// How the rows stand in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
-    /// One JSON object a line.
-    Jsonl,
-    /// JSONL, compressed by gzip.
+    /// Text: JSONL, a JSON array, CSV.
+    Text,
+    /// Text, compressed by gzip.
     Gzip,
-    /// JSONL, compressed by zstd.
+    /// Text, compressed by zstd.
     Zstd,
     /// Apache Parquet.
     Parquet,
@@ -48,23 +45,17 @@ impl Format {
             [0x28, 0xB5, 0x2F, 0xFD, ..] => Format::Zstd,
             _ if is_skippable => Format::Zstd,
             [b'P', b'A', b'R', b'1', ..] => Format::Parquet,
-            _ => Format::Jsonl,
+            _ => Format::Text,
         })
     }
 
     /// The format in a user's words.
     pub fn name(self) -> &'static str {
         match self {
-            Format::Jsonl => "JSONL",
+            Format::Text => "text",
             Format::Gzip => "gzip",
             Format::Zstd => "zstd",
             Format::Parquet => "Parquet",
         }
     }
-}
-
-/// Whether a text that begins like this is one JSON array, and not an object a line.
-pub(super) fn is_array(head: &[u8]) -> bool {
-    let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
-    head.trim_ascii_start().starts_with(b"[")
 }

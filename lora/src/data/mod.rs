@@ -5,7 +5,7 @@
 //! | step | file | from | to |
 //! |---|---|---|---|
 //! | 0 | [`files`] | names and patterns | paths |
-//! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row, as JSON. Compressed files and [`mod@parquet`] are spooled as lines |
+//! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row, as JSON. Compressed files, JSON arrays, CSV and [`mod@parquet`] are spooled as lines |
 //! | 2 | [`reading`], [`columns`], [`records`] | the bytes of a row | [`Record`]: prompt, answers, target, [`numbers`] |
 //! | 3 | [`template`] | messages | text, through the model's own Jinja template ([`jinja`], `jinja_source`: Python's side of it) |
 //! | 4 | [`tokenizer`] | text | token ids, through the model's `tokenizer.json` |
@@ -30,6 +30,7 @@ mod ahead;
 mod bad_line;
 mod caught;
 pub mod columns;
+mod csv_rows;
 pub mod dataset;
 pub mod decided;
 mod deep_stack;
@@ -42,7 +43,9 @@ mod index;
 mod ingredients;
 pub mod jinja;
 mod jinja_source;
+mod json_array;
 mod json_text;
+mod layout;
 pub mod lengths;
 mod lines;
 pub mod mismatch;

@@ -1,7 +1,7 @@
 //! Data files by row: one pass finds where rows start, then any row can be read in any order, as the bytes of a JSON object.
 //!
-//! JSONL is read where it stands; a compressed or Parquet file is written out as lines first (`spool`), a row of Parquet as
-//! a line. Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the
+//! JSONL is read where it stands; a compressed file, a JSON array, CSV and Parquet are written out as lines first (`spool`),
+//! a row as a line. Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the
 //! process (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
 
 use std::fs::File;
@@ -15,7 +15,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::columns::ColumnMap;
 use super::files::folder;
-use super::format::{Format, HEAD_BYTES, is_array};
+use super::format::Format;
+use super::layout::{LOOK_BYTES, Layout};
 use super::lines::{LineIndex, LinesOf, ManyLines};
 use super::progress::{DataObserver, DataProgress, Stage, Unobserved};
 use super::{BadRow, DataError, bad_line, spool};
@@ -41,9 +42,9 @@ pub struct Rows {
 #[derive(Debug)]
 struct DataFile {
     path: PathBuf,
-    format: Format,
     /// Where the lines are: the user's file, or the spool of one that is not JSONL itself, which is then closed.
     text: File,
+    is_spooled: bool,
     /// Of the user's file.
     bytes: u64,
     modified: Option<SystemTime>,
@@ -138,23 +139,21 @@ impl Rows {
             _ => DataError::Io { path: file.path.clone(), source },
         })?;
         line.truncate(line.trim_ascii_end().len());
-        match file.format {
-            Format::Parquet => Ok(bad_line::read(&line).map_or(Ok(line), Err)),
-            _ => Ok(Ok(line)),
+        match file.is_spooled {
+            true => Ok(bad_line::read(&line).map_or(Ok(line), Err)),
+            false => Ok(Ok(line)),
         }
     }
 
-    /// Checks that no file has changed since it was opened. A packed one may be gone: its rows are in the spool.
+    /// Checks that no file has changed since it was opened. One that is spooled may be gone: its rows are in the spool.
     ///
     /// # Errors
     /// [`DataError::Changed`] if the size or the time of modification differ.
     pub fn check_unchanged(&self) -> Result<(), DataError> {
         for file in &self.files {
-            let now = match file.format {
-                Format::Jsonl => {
-                    file.text.metadata().map_err(|source| DataError::Io { path: file.path.clone(), source })?
-                }
-                _ => match file.path.metadata() {
+            let now = match file.is_spooled {
+                false => file.text.metadata().map_err(|source| DataError::Io { path: file.path.clone(), source })?,
+                true => match file.path.metadata() {
                     Ok(now) => now,
                     Err(_) => continue,
                 },
@@ -172,7 +171,7 @@ impl Rows {
         DataError::Row { path, line, reason }
     }
 
-    /// File and 1-based line of a row; in Parquet, the 1-based row. Counts the lines before it, so it is for messages only.
+    /// File and 1-based line of a row; in Parquet, the 1-based row. Rows of a JSON array that begin on one line are counted on. Counts the lines before it, so it is for messages only.
     pub fn place(&self, row: usize) -> (PathBuf, u64) {
         let (file, i) = self.locate(row);
         (file.path.clone(), file.line_number(file.lines.starts[i]))
@@ -220,9 +219,9 @@ impl DataFile {
         let meta = file.metadata().map_err(io)?;
         let modified = meta.modified().ok();
 
-        let mut head = [0; HEAD_BYTES];
+        let mut head = vec![0; LOOK_BYTES];
         let mut head_bytes = 0;
-        while head_bytes < HEAD_BYTES {
+        while head_bytes < head.len() {
             match file.read_at(&mut head[head_bytes..], head_bytes as u64) {
                 Ok(0) => break,
                 Ok(n) => head_bytes += n,
@@ -230,22 +229,23 @@ impl DataFile {
                 Err(e) => return Err(io(e)),
             }
         }
-        let format =
-            Format::of(&head[..head_bytes]).map_err(|found| DataError::Format { path: path.to_owned(), found })?;
-        let (bytes, text, lines) = match format {
-            Format::Jsonl if is_array(&head[..head_bytes]) => return Err(DataError::Array { path: path.to_owned() }),
-            Format::Jsonl => {
+        head.truncate(head_bytes);
+        let format = Format::of(&head).map_err(|found| DataError::Format { path: path.to_owned(), found })?;
+        let is_lines = format == Format::Text
+            && Layout::of(path, &head, head_bytes as u64 >= meta.len(), columns)? == Layout::Lines;
+        let (bytes, text, lines) = match is_lines {
+            true => {
                 let mut lines = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Text(meta.len()));
                 let many = |ManyLines(most)| many_lines(path, most, first_row);
                 find_lines(&file, &mut lines, progress).map_err(io)?.map_err(many)?;
                 (lines.bytes, file, lines)
             }
-            packed => {
-                let (spool, lines) = spool::unpack(path, &file, meta.len(), packed, columns, first_row, &mut progress)?;
+            false => {
+                let (spool, lines) = spool::unpack(path, &file, meta.len(), format, columns, first_row, &mut progress)?;
                 (meta.len(), spool, lines)
             }
         };
-        Ok(DataFile { path: path.to_owned(), format, text, bytes, modified, lines, first_row })
+        Ok(DataFile { path: path.to_owned(), text, is_spooled: !is_lines, bytes, modified, lines, first_row })
     }
 
     /// Start and length of what [`Rows::read`] reads, in bytes of the text.

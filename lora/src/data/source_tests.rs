@@ -233,7 +233,7 @@ fn other_formats_are_named() {
     let parquet = std::fs::read(parquet("scored.parquet")).unwrap();
     for (bytes, inside) in [(gzip(&gzip(text)), "gzip"), (gzip(&tar), "a tar archive"), (zstd(&parquet), "Parquet")] {
         let message = Rows::open(&[written(&bytes).path().to_owned()], &ColumnMap::default()).unwrap_err().to_string();
-        assert!(message.contains(&format!("it is {inside}; only JSONL is read in compressed files")), "{message}");
+        assert!(message.contains(&format!("it is {inside}; only JSONL, JSON arrays and CSV are read in compressed files")), "{message}");
     }
 }
 
@@ -250,13 +250,69 @@ fn survives(bytes: &[u8], what: &str) -> bool {
 }
 
 #[test]
-fn one_array_is_no_rows() {
-    let text = "\u{FEFF}\n [{\"prompt\": \"p\"},\n{\"prompt\": \"q\"}]";
-    for bytes in [text.as_bytes().to_vec(), gzip(text.as_bytes()), zstd(text.as_bytes()), b"[".to_vec()] {
-        let error = Rows::open(&[written(&bytes).path().to_owned()], &ColumnMap::default()).unwrap_err();
-        assert!(matches!(error, DataError::Array { .. }), "{error}");
-        assert!(error.to_string().contains("is one JSON array; rows are read one object a line"), "{error}");
+fn one_array_is_its_elements() {
+    let text = "\u{FEFF}\n [{\"prompt\": \"p\"},\n\n{\"prompt\":\n \"[q],\"}, 7]\n";
+    for bytes in [text.as_bytes().to_vec(), gzip(text.as_bytes()), zstd(text.as_bytes())] {
+        let file = written(&bytes);
+        let rows = Rows::open(&[file.path().to_owned()], &ColumnMap::default()).unwrap();
+        assert_eq!(lines(&rows), [json!({"prompt": "p"}), json!({"prompt": "[q],"}), json!(7)]);
+        assert_eq!(rows.blank_lines(), 0);
+        assert_eq!([0, 1, 2].map(|row| rows.place(row).1), [2, 4, 5]);
     }
+    let open = |text: &str| Rows::open(&[written(text.as_bytes()).path().to_owned()], &ColumnMap::default()).unwrap_err();
+    assert!(open("[").to_string().ends_with(":1: the JSON array does not end; is the file complete?"));
+    assert!(open("[{}]\n{}").to_string().ends_with(":2: the JSON array has ended, and more follows"));
+    assert!(matches!(open("[ ]\n"), DataError::Empty { .. }));
+}
+
+#[test]
+fn csv_gives_the_tokens_of_jsonl() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = [
+        json!({"prompt": "Say \"a, b\":\n", "chosen": " a,\r\nb", "rejected": " c", "margin": 0.5}),
+        json!({"prompt": "é", "chosen": " d", "rejected": " e", "margin": null}),
+    ];
+    let jsonl = pairs.iter().map(|row| format!("{row}\n")).collect::<String>();
+    let cell = |value: &Value| match value {
+        Value::String(text) => format!("\"{}\"", text.replace('"', "\"\"")),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let table = |delimiter: &str, end: &str| {
+        let names = ["prompt", "chosen", "rejected", "margin"];
+        let row = |row: &Value| names.map(|name| cell(&row[name])).join(delimiter);
+        let lines = std::iter::once(names.join(delimiter)).chain(pairs.iter().map(row));
+        lines.map(|line| line + end).collect::<String>().into_bytes()
+    };
+    let tokens = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let data = Dataset::open(&[path], encoder(), Needs::Pairs, OnBadRow::Error).unwrap();
+        assert_eq!(data.survey().numbers.margin, 1, "{name}");
+        data.rows(&[0, 1]).unwrap()
+    };
+    let expected = tokens("rows.jsonl", jsonl.as_bytes());
+    for (name, bytes) in [
+        ("rows.csv", table(",", "\n")),
+        ("crlf.csv", table(",", "\r\n")),
+        ("bom.csv", [b"\xEF\xBB\xBF".to_vec(), table(",", "\n")].concat()),
+        ("rows", table(",", "\n")),
+        ("rows.tsv", table("\t", "\n")),
+        ("semicolons.csv", table(";", "\n")),
+        ("rows.csv.gz", gzip(&table(",", "\n"))),
+        ("rows.tsv.zst", zstd(&table("\t", "\r\n"))),
+    ] {
+        assert_eq!(tokens(name, &bytes), expected, "{name}");
+    }
+    let path = folder.path().join("bad.csv");
+    std::fs::write(&path, "prompt,chosen,rejected\n\"a\nb\",c,d\n\na,b\n").unwrap();
+    let error = Dataset::open(std::slice::from_ref(&path), encoder(), Needs::Pairs, OnBadRow::Error).unwrap_err();
+    assert!(error.to_string().contains("bad.csv:5: the row has 2 cells, the header 3"), "{error}");
+    let data = Dataset::open(std::slice::from_ref(&path), encoder(), Needs::Pairs, OnBadRow::Skip).unwrap();
+    assert_eq!((data.len(), data.survey().blank_lines, data.survey().dropped_rows()), (1, 1, 1));
+    std::fs::write(&path, "prompt,chosen,rejected\na,b,\"c\n").unwrap();
+    let error = Dataset::open(&[path], encoder(), Needs::Pairs, OnBadRow::Error).unwrap_err();
+    assert!(error.to_string().contains("bad.csv:2: the quote that opens in the row of this line does not close"), "{error}");
 }
 
 #[test]

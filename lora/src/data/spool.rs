@@ -1,15 +1,19 @@
-//! Rows that do not stand in a file as lines, written out as lines: rows are read in any order, which a compressed file cannot
-//! do.
+//! Rows that do not stand in a file as lines, written out as lines: rows are read in any order, which only lines with known
+//! starts can be.
 //!
 //! The spool has no name and is gone with the process. It is bounded by the size of its file: what unpacks to more than text
 //! ever does is refused.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::columns::ColumnMap;
-use super::format::{Format, HEAD_BYTES, is_array};
+use super::csv_rows::{self, CsvStop};
+use super::format::Format;
+use super::json_array::{ArrayFault, ArrayLines};
+use super::layout::Layout;
 use super::lines::{LineIndex, LinesOf, ManyLines};
 use super::reader::{MAX_RECORDS, many_lines};
 
@@ -35,17 +39,19 @@ pub(super) struct Spool<'a> {
     passed_over: u64,
     /// Rows of the files before.
     first_row: usize,
+    /// Blank lines of the data file, where those of the spool are not its own.
+    blank_lines: Option<usize>,
 }
 
 impl<'a> Spool<'a> {
     /// An empty one, for a data file of so many bytes, whose first row has the number `first_row`.
-    fn new(path: &'a Path, bytes: u64, first_row: usize) -> Result<Spool<'a>, DataError> {
+    fn new(path: &'a Path, bytes: u64, lines: LinesOf, first_row: usize) -> Result<Spool<'a>, DataError> {
         let folder = spool_folder();
         let file =
             tempfile::tempfile_in(&folder).map_err(|source| DataError::Spool { folder: folder.clone(), source })?;
         let limit = bytes.saturating_mul(EXPANSION).max(ALLOWED_BYTES);
-        let index = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Packed(bytes));
-        Ok(Spool { path, folder, file: BufWriter::new(file), index, limit, passed_over: 0, first_row })
+        let index = LineIndex::new((MAX_RECORDS - first_row) as u64, lines);
+        Ok(Spool { path, folder, file: BufWriter::new(file), index, limit, passed_over: 0, first_row, blank_lines: None })
     }
 
     /// Adds bytes.
@@ -81,6 +87,7 @@ impl<'a> Spool<'a> {
 
     fn finish(mut self) -> Result<(File, LineIndex), DataError> {
         self.index.finish().map_err(|many| self.many(many))?;
+        self.index.blank_lines = self.blank_lines.unwrap_or(self.index.blank_lines);
         let folder = self.folder;
         let file = self.file.into_inner().map_err(|error| DataError::Spool { folder, source: error.into_error() })?;
         Ok((file, self.index))
@@ -96,10 +103,11 @@ pub(super) fn spool_folder() -> PathBuf {
     }
 }
 
-/// Writes the rows of a compressed or Parquet file out as lines; of Parquet, the columns that something reads under `columns`.
+/// Writes the rows of a file that is not JSONL itself out as lines; of Parquet and CSV, the columns that something reads under
+/// `columns`.
 ///
 /// # Errors
-/// [`DataError`]: the file is broken, unpacks to something else than JSONL or to far too much, or the disk is full.
+/// [`DataError`]: the file is broken, unpacks to something else than rows or to far too much, or the disk is full.
 pub(super) fn unpack(
     path: &Path,
     file: &File,
@@ -109,83 +117,128 @@ pub(super) fn unpack(
     first_row: usize,
     mut progress: impl FnMut(u64),
 ) -> Result<(File, LineIndex), DataError> {
-    let mut spool = Spool::new(path, bytes, first_row)?;
-    let mut counted = Counted { file, read: 0 };
-    let broken = |source: std::io::Error| DataError::Unpack {
-        path: path.to_owned(),
-        format: format.name(),
-        message: source.to_string(),
-    };
-    match format {
-        Format::Parquet => parquet::unpack(path, file, bytes, columns, &mut spool, &mut progress)?,
-        Format::Gzip => {
-            let decoder = flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(PIECE_BYTES, &mut counted));
-            copy(path, format, decoder, |decoder| decoder.get_ref().get_ref().read, &mut spool, &broken, progress)?;
-        }
-        Format::Zstd => {
-            let buffered = BufReader::with_capacity(PIECE_BYTES, &mut counted);
-            let decoder = zstd::stream::read::Decoder::with_buffer(buffered).map_err(broken)?;
-            copy(path, format, decoder, |decoder| decoder.get_ref().get_ref().read, &mut spool, &broken, progress)?;
-        }
-        Format::Jsonl => unreachable!("lines are read where they stand"),
+    let lines = if format == Format::Text { LinesOf::Text(bytes) } else { LinesOf::Packed(bytes) };
+    let mut spool = Spool::new(path, bytes, lines, first_row)?;
+    if format == Format::Parquet {
+        parquet::unpack(path, file, bytes, columns, &mut spool, &mut progress)?;
+        return spool.finish();
     }
+    let broken = |source: std::io::Error| match format {
+        Format::Text => DataError::Io { path: path.to_owned(), source },
+        _ => DataError::Unpack { path: path.to_owned(), format: format.name(), message: source.to_string() },
+    };
+    let read = Cell::new(0);
+    let packed = BufReader::with_capacity(PIECE_BYTES, Counted { file, read: &read });
+    let text: Box<dyn Read> = match format {
+        Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
+        Format::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(packed).map_err(broken)?),
+        Format::Text | Format::Parquet => Box::new(packed),
+    };
+    unpack_text(text, format, columns, &mut spool, &broken, &mut || progress(read.get()))?;
     spool.finish()
 }
 
-/// All that a decoder gives, into the spool.
-fn copy<R: Read>(
-    path: &Path,
+/// All rows of a text, into the spool.
+fn unpack_text(
+    mut text: Box<dyn Read + '_>,
     outer: Format,
-    mut decoder: R,
-    read: impl Fn(&R) -> u64,
+    columns: &ColumnMap,
     spool: &mut Spool<'_>,
     broken: &dyn Fn(std::io::Error) -> DataError,
-    mut progress: impl FnMut(u64),
+    progress: &mut dyn FnMut(),
 ) -> Result<(), DataError> {
+    let path = spool.path;
     let mut piece = vec![0; PIECE_BYTES];
-    let mut is_first = true;
-    loop {
-        let mut filled = 0;
-        while filled < piece.len() {
-            match decoder.read(&mut piece[filled..]) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(broken(error)),
-            }
-        }
-        if filled == 0 {
-            return Ok(());
-        }
-        if is_first {
-            let found = match Format::of(&piece[..filled.min(HEAD_BYTES)]) {
-                Ok(Format::Jsonl) => None,
-                Ok(other) => Some(other.name()),
-                Err(other) => Some(other),
-            };
-            if let Some(found) = found {
-                return Err(DataError::Nested { path: path.to_owned(), outer: outer.name(), found });
-            }
-            if is_array(&piece[..filled]) {
-                return Err(DataError::Array { path: path.to_owned() });
-            }
-            is_first = false;
-        }
-        spool.write(&piece[..filled])?;
-        progress(read(&decoder));
+    let first = fill(&mut text, &mut piece).map_err(broken)?;
+    let found = match Format::of(&piece[..first]) {
+        Ok(Format::Text) => None,
+        Ok(other) => Some(other.name()),
+        Err(other) => Some(other),
+    };
+    if let Some(found) = found {
+        return Err(DataError::Nested { path: path.to_owned(), outer: outer.name(), found });
     }
+    let is_whole = first < piece.len();
+    match Layout::of(path, &piece[..first], is_whole, columns)? {
+        Layout::Lines => pieces(text, piece, first, broken, |piece| {
+            spool.write(piece)?;
+            progress();
+            Ok(())
+        }),
+        Layout::Array => {
+            let fault = |ArrayFault { line, message }| DataError::Array { path: path.to_owned(), line, message };
+            let (mut array, mut lines) = (ArrayLines::new(), Vec::new());
+            pieces(text, piece, first, broken, |piece| {
+                lines.clear();
+                array.push(piece, &mut lines).map_err(fault)?;
+                spool.write(&lines)?;
+                progress();
+                Ok(())
+            })?;
+            array.finish().map_err(fault)?;
+            spool.blank_lines = Some(0);
+            Ok(())
+        }
+        Layout::Csv { delimiter } => {
+            let whole = (&piece[..first]).chain(text);
+            let mut rows = 0u64;
+            let blank_lines = csv_rows::rows(whole, delimiter, columns, |line| {
+                rows += 1;
+                if rows.is_multiple_of(1024) {
+                    progress();
+                }
+                spool.write(line)
+            });
+            spool.blank_lines = Some(blank_lines.map_err(|stop| match stop {
+                CsvStop::Read(error) => broken(error),
+                CsvStop::Fault { line, message } => DataError::Csv { path: path.to_owned(), line, message },
+                CsvStop::Out(error) => error,
+            })?);
+            Ok(())
+        }
+    }
+}
+
+/// Gives a text to `take` in pieces: first what stands in `piece` already.
+fn pieces(
+    mut text: Box<dyn Read + '_>,
+    mut piece: Vec<u8>,
+    first: usize,
+    broken: &dyn Fn(std::io::Error) -> DataError,
+    mut take: impl FnMut(&[u8]) -> Result<(), DataError>,
+) -> Result<(), DataError> {
+    let mut filled = first;
+    while filled > 0 {
+        take(&piece[..filled])?;
+        filled = fill(&mut text, &mut piece).map_err(broken)?;
+    }
+    Ok(())
+}
+
+/// Fills a piece as far as the text goes.
+fn fill(text: &mut dyn Read, piece: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < piece.len() {
+        match text.read(&mut piece[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Counts the bytes that were read of a file.
 struct Counted<'a> {
     file: &'a File,
-    read: u64,
+    read: &'a Cell<u64>,
 }
 
 impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let n = self.file.read(buffer)?;
-        self.read += n as u64;
+        self.read.set(self.read.get() + n as u64);
         Ok(n)
     }
 }
@@ -197,9 +250,9 @@ mod tests {
     #[test]
     fn what_unpacks_to_more_than_text_does_is_refused() {
         let path = Path::new("bomb.jsonl.gz");
-        let mut spool = Spool::new(path, 10, 0).unwrap();
+        let mut spool = Spool::new(path, 10, LinesOf::Packed(10), 0).unwrap();
         assert_eq!(spool.limit, ALLOWED_BYTES);
-        assert_eq!(Spool::new(path, 1 << 30, 0).unwrap().limit, 1 << 40);
+        assert_eq!(Spool::new(path, 1 << 30, LinesOf::Packed(1 << 30), 0).unwrap().limit, 1 << 40);
         spool.limit = 10;
         spool.write(b"12345\n").unwrap();
         let error = spool.write(b"12345").unwrap_err();
@@ -209,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_is_not_written_counts_too() {
-        let mut spool = Spool::new(Path::new("b.parquet"), 10, 0).unwrap();
+        let mut spool = Spool::new(Path::new("b.parquet"), 10, LinesOf::Packed(10), 0).unwrap();
         spool.pass_over(ALLOWED_BYTES - 2).unwrap();
         spool.write(b"1\n").unwrap();
         assert!(matches!(spool.write(b"2\n"), Err(DataError::Expansion { .. })));
@@ -218,11 +271,11 @@ mod tests {
 
     #[test]
     fn rows_beyond_the_last_number_are_refused_while_they_are_counted() {
-        let mut spool = Spool::new(Path::new("b.jsonl.gz"), 10, MAX_RECORDS - 2).unwrap();
+        let mut spool = Spool::new(Path::new("b.jsonl.gz"), 10, LinesOf::Packed(10), MAX_RECORDS - 2).unwrap();
         spool.write(b"1\n2\n").unwrap();
         let error = spool.write(b"3\n").unwrap_err();
         assert!(matches!(error, DataError::TooManyRows { limit: MAX_RECORDS, .. }), "{error}");
-        let mut spool = Spool::new(Path::new("b.jsonl.gz"), 10, 0).unwrap();
+        let mut spool = Spool::new(Path::new("b.jsonl.gz"), 10, LinesOf::Packed(10), 0).unwrap();
         spool.index = LineIndex::new(2, LinesOf::Packed(10));
         spool.write(b"1\n2\n3").unwrap();
         let error = spool.finish().unwrap_err();

@@ -1,0 +1,228 @@
+//! How the rows stand in a text, by its beginning: as lines, as one array, as CSV, or in a way that is not read.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::columns::ColumnMap;
+use super::DataError;
+
+/// Bytes at the start of a text that are looked at.
+pub(super) const LOOK_BYTES: usize = 64 << 10;
+/// Longest name of a column in a first line that is taken for a header.
+const LONGEST_NAME: usize = 64;
+/// Keys under which one object around all rows has them.
+const AROUND_ROWS: [&str; 8] = ["data", "rows", "train", "test", "examples", "instances", "items", "results"];
+
+/// How the rows stand in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// One JSON object a line.
+    Lines,
+    /// One JSON array of all rows.
+    Array,
+    /// CSV, with what stands between its cells.
+    Csv { delimiter: u8 },
+}
+
+impl Layout {
+    /// The layout of a text that begins with `head`; `is_whole` if that is all of it. Of a name, only its ending counts, and
+    /// only where the text does not begin as JSON does.
+    ///
+    /// # Errors
+    /// [`DataError`] for one that is JSON, and whose rows are not read.
+    pub fn of(path: &Path, head: &[u8], is_whole: bool, map: &ColumnMap) -> Result<Layout, DataError> {
+        let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
+        let head = &head[..head.len().min(LOOK_BYTES)];
+        let text = head.trim_ascii_start();
+        let named = delimiter_by_name(path);
+        match text.first() {
+            None => Ok(Layout::Lines),
+            Some(b'[') if named.is_none() => Ok(Layout::Array),
+            Some(b'{') => object(path, text, is_whole, map),
+            _ => Ok(csv(text, named, map).map_or(Layout::Lines, |delimiter| Layout::Csv { delimiter })),
+        }
+    }
+}
+
+/// The delimiter that the name of a file says, packed or not.
+fn delimiter_by_name(path: &Path) -> Option<u8> {
+    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
+    let name = [".gz", ".zst", ".zstd"].into_iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    match name.rsplit_once('.')?.1 {
+        "csv" => Some(b','),
+        "tsv" | "tab" => Some(b'\t'),
+        _ => None,
+    }
+}
+
+/// The delimiter of a text that is CSV.
+fn csv(text: &[u8], named: Option<u8>, map: &ColumnMap) -> Option<u8> {
+    let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let count = |delimiter: u8| line.iter().filter(|&&byte| byte == delimiter).count();
+    // the first of those that stand most often
+    let most = [b'|', b';', b'\t', b','].into_iter().max_by_key(|&delimiter| count(delimiter)).filter(|&d| count(d) > 0);
+    if let Some(named) = named {
+        // programs write other delimiters under the name, too
+        return Some(most.filter(|_| count(named) == 0).unwrap_or(named));
+    }
+    // a JSON value is a bad row
+    if serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok() {
+        return None;
+    }
+    let delimiter = most.unwrap_or(b',');
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).has_headers(false).from_reader(line);
+    let header = reader.records().next()?.ok()?;
+    let is_name = |name: &str| name.len() <= LONGEST_NAME && !name.is_empty();
+    let is_identifier = |name: &str| {
+        let mut characters = name.chars();
+        characters.next().is_some_and(|c| c.is_alphabetic() || c == '_')
+            && characters.all(|c| c.is_alphanumeric() || "_-.".contains(c))
+    };
+    let names: Vec<&str> = header.iter().map(str::trim).collect();
+    let named_by_us = names.iter().any(|name| map.reads(name)) && names.iter().skip(1).all(|name| is_name(name));
+    let identifiers = names.len() > 1 && names.iter().all(|name| is_name(name) && is_identifier(name));
+    (named_by_us || identifiers).then_some(delimiter)
+}
+
+/// The layout of a text that begins with an object.
+fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<Layout, DataError> {
+    let path = || path.to_owned();
+    let line_end = text.iter().position(|&byte| byte == b'\n');
+    let first_line = &text[..line_end.unwrap_or(text.len())];
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
+    let outcome = values.next();
+    let end = values.byte_offset();
+    match outcome {
+        Some(Ok(Value::Object(row))) => {
+            let several_lines = line_end.is_some_and(|line_end| line_end < end);
+            let is_alone = is_whole && text[end..].trim_ascii().is_empty();
+            let is_row = row.keys().any(|name| map.reads(name) && name != map.column("id"));
+            if !several_lines && !is_alone {
+                return Ok(Layout::Lines);
+            }
+            let of_objects = |value: &Value| {
+                value.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(Value::is_object))
+            };
+            if let Some((key, _)) = row.iter().find(|(_, value)| of_objects(value)).filter(|_| !is_row) {
+                return Err(DataError::AroundRows { path: path(), key: key.clone() });
+            }
+            if is_row && row.len() > 1 && row.values().all(is_column) {
+                return Err(DataError::ByColumn { path: path() });
+            }
+            match several_lines {
+                true => Err(DataError::SeveralLines { path: path() }),
+                false => Ok(Layout::Lines),
+            }
+        }
+        // longer than what was looked at
+        Some(Err(error)) if error.is_eof() && !is_whole => {
+            let first = first_entry(text);
+            match first {
+                Some((name, after)) if map.reads(&name) && begins_column(after) && name != "completions" => {
+                    Err(DataError::ByColumn { path: path() })
+                }
+                Some((name, [b'[', rest @ ..]))
+                    if AROUND_ROWS.contains(&name.as_str()) && rest.trim_ascii_start().starts_with(b"{") =>
+                {
+                    Err(DataError::AroundRows { path: path(), key: name })
+                }
+                _ if line_end.is_some() => Err(DataError::SeveralLines { path: path() }),
+                _ => Ok(Layout::Lines),
+            }
+        }
+        _ if line_end.is_some() && first_line.trim_ascii() == b"{" => Err(DataError::SeveralLines { path: path() }),
+        // the rows' parser says what is wrong
+        _ => Ok(Layout::Lines),
+    }
+}
+
+/// The name of the first entry of an object, and the text of its value as far as it goes.
+fn first_entry(text: &[u8]) -> Option<(String, &[u8])> {
+    let inside = text.strip_prefix(b"{")?.trim_ascii_start();
+    let mut names = serde_json::Deserializer::from_slice(inside).into_iter::<String>();
+    let name = names.next()?.ok()?;
+    let after = inside[names.byte_offset()..].trim_ascii_start().strip_prefix(b":")?;
+    Some((name, after.trim_ascii_start()))
+}
+
+/// Whether a value is the column of a table, a list or an object by the rows' numbers, and not that of a row.
+fn is_column(value: &Value) -> bool {
+    match value {
+        Value::Array(all) => !all.is_empty() && !all.iter().any(Value::is_object),
+        Value::Object(all) => all.keys().next().is_some_and(|key| key == "0"),
+        _ => false,
+    }
+}
+
+/// [`is_column`] by the beginning of a value's text.
+fn begins_column(text: &[u8]) -> bool {
+    let mut rest = text.iter().filter(|byte| !byte.is_ascii_whitespace());
+    match (rest.next(), rest.next(), rest.next()) {
+        (Some(b'['), Some(b'"' | b'['), _) => true,
+        (Some(b'{'), Some(b'"'), Some(b'0')) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(name: &str, text: &str) -> Result<Layout, DataError> {
+        let text = text.as_bytes();
+        Layout::of(Path::new(name), &text[..text.len().min(LOOK_BYTES)], text.len() <= LOOK_BYTES, &ColumnMap::default())
+    }
+
+    #[test]
+    fn a_text_is_what_its_beginning_says() {
+        let csv = |delimiter: u8| Layout::Csv { delimiter };
+        for (name, text, expected) in [
+            ("a.jsonl", "", Layout::Lines),
+            ("a.jsonl", "{\"prompt\": 1}\n{", Layout::Lines),
+            ("a.csv", "{\"prompt\": 1}\n{}", Layout::Lines),
+            ("a.jsonl", "\u{FEFF}\n [{}]", Layout::Array),
+            ("a.csv", "[id],prompt\n1,a", csv(b',')),
+            ("a.csv", "text\na", csv(b',')),
+            ("a.CSV.gz", "prompt;chosen\na;b", csv(b';')),
+            ("a.tsv", "prompt\tchosen, really\na\tb", csv(b'\t')),
+            ("a.tsv.zst", "text\na", csv(b'\t')),
+            ("rows", "prompt,chosen,rejected\n", csv(b',')),
+            ("rows", "\"prompt\",\"the answer\"\n", csv(b',')),
+            ("rows.txt", "question\tgood\tbad\nq\ta\tb", csv(b'\t')),
+            ("rows", "text\na", csv(b',')),
+            // neither JSON nor names of columns
+            ("rows", "Hello there, world\n", Layout::Lines),
+            ("rows", "not json\n", Layout::Lines),
+            ("rows", "1\n2\n", Layout::Lines),
+            ("rows", "null,1\n", Layout::Lines),
+            ("rows", "{'prompt': 1}\n", Layout::Lines),
+            ("rows", "{\"prompt\": \"a\", \"cho\n{\"prompt\": \"b\"}\n", Layout::Lines),
+        ] {
+            assert_eq!(layout(name, text).unwrap(), expected, "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_json_and_no_rows_is_told_apart() {
+        let long = "x".repeat(LOOK_BYTES);
+        let several = |text: &str| matches!(layout("a.json", text), Err(DataError::SeveralLines { .. }));
+        let by_column = |text: &str| matches!(layout("a.json", text), Err(DataError::ByColumn { .. }));
+        let around = |text: &str| match layout("a.json", text) {
+            Err(DataError::AroundRows { key, .. }) => Some(key),
+            _ => None,
+        };
+        assert!(several("{\n\"prompt\": \"a\"\n}\n{\n\"prompt\": \"b\"\n}"));
+        assert!(several(&format!("{{\n\"prompt\": \"{long}\"\n}}")) && several("{\n  \"score\": NaN\n}"));
+        assert!(by_column("{\"prompt\": [\"a\"], \"chosen\": [\"b\"]}") && by_column("{\"prompt\": {\"0\": \"a\"},\n\"text\": {\"0\": 1}}"));
+        assert!(by_column(&format!("{{\"prompt\": [\"{long}\"")) && by_column(&format!("{{\n\"prompt\": {{\"0\":\"{long}\"")));
+        assert_eq!(around("{\"version\": 1, \"pairs\": [{\"prompt\": \"a\"}]}").unwrap(), "pairs");
+        assert_eq!(around(&format!("{{\"data\": [ {{\"prompt\": \"{long}\"")).unwrap(), "data");
+        // rows
+        let turns = "{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}], \"tools\": [{}]}";
+        assert_eq!(layout("a.json", turns).unwrap(), Layout::Lines);
+        assert_eq!(layout("a.json", "{\"x\": [{}]}\n{\"x\": [{}]}").unwrap(), Layout::Lines);
+        assert_eq!(layout("a.json", &format!("{{\"completions\": [\"{long}\"")).unwrap(), Layout::Lines);
+        assert_eq!(layout("a.json", &format!("{{\"messages\": [{{\"content\": \"{long}\"")).unwrap(), Layout::Lines);
+    }
+}
