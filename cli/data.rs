@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// [`CliError::Input`].
 pub fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     let files = data::data_files(names)?;
+    for set in &files.sets {
+        say!("data: {set}");
+    }
     for path in &files.repeated {
         say!("data: {} is a file that is named already: its rows count once more", path.display());
     }

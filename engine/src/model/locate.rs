@@ -40,7 +40,12 @@ impl fmt::Display for ModelDir {
 /// # Errors
 /// [`LocateError`], with what to do.
 pub fn locate(model: &str) -> Result<ModelDir, LocateError> {
-    locate_in(model, cache_dir(|name| std::env::var_os(name)))
+    locate_in(model, hub_cache())
+}
+
+/// The local Hugging Face cache, by the environment; `None` where it names no folder.
+pub fn hub_cache() -> Option<PathBuf> {
+    cache_dir(|name| std::env::var_os(name))
 }
 
 /// The same with the cache at `cache`.
@@ -56,7 +61,7 @@ fn locate_in(model: &str, cache: Option<PathBuf>) -> Result<ModelDir, LocateErro
     if model.starts_with(['.', '/', '~']) || model.ends_with('/') || model.matches('/').count() > 1 {
         return Err(LocateError::NoDirectory { path: path.to_owned() });
     }
-    if !is_model_name(model) {
+    if !is_hub_name(model) {
         return Err(LocateError::Name { name });
     }
     let Some(cache) = cache else { return Err(LocateError::NoCache { name }) };
@@ -93,8 +98,8 @@ fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     Some(cache.join("huggingface").join("hub"))
 }
 
-/// `NAME` or `ORG/NAME` by the hub's rules: letters, digits, `-`, `_`, `.`, no `--` or `..`, neither `-` nor `.` at an end.
-fn is_model_name(name: &str) -> bool {
+/// Whether a text is `NAME` or `ORG/NAME` by the hub's rules, for a model or a data set: letters, digits, `-`, `_`, `.`, no `--` or `..`, neither `-` nor `.` at an end.
+pub fn is_hub_name(name: &str) -> bool {
     name.split('/').all(|part| {
         !part.is_empty()
             && part.len() <= 96

@@ -30,6 +30,6 @@ pub use error::{ConfigError, LocateError};
 pub use footprint::{Footprint, Gradients, PassBytes, PassShape};
 pub use generation_config::stop_token_ids;
 pub use layout::{Layout, Norm, Projection};
-pub use locate::{ModelDir, Origin, locate};
+pub use locate::{ModelDir, Origin, hub_cache, is_hub_name, locate};
 pub use rope_scaling::{RopeConfig, RopeScaling, RopeVariant};
 pub use transformer::{Inputs, Model};

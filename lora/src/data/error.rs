@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::encode::DropReason;
+use super::hub::HubFault;
 use super::parquet::ParquetFault;
 use super::records::{Kind, Shape};
 use super::survey::{DropKind, Dropped};
@@ -386,6 +387,14 @@ pub enum DataError {
         pattern: String,
         /// What is wrong with it.
         message: String,
+    },
+    /// The id of a data set that is not in the local Hugging Face cache as it is asked for.
+    #[error("{id}: {fault}")]
+    Hub {
+        /// As it was given.
+        id: String,
+        /// What is wrong.
+        fault: HubFault,
     },
     /// A format that is not read.
     #[error("{path}: is {found}; what is read: JSONL, JSON arrays and CSV, as they are or compressed by gzip or zstd, and Parquet", path = path.display())]

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::DataError;
+use super::hub::{self, CachedSet};
 
 /// The files of a run, in the order in which their rows are numbered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,16 +16,19 @@ pub struct DataFiles {
     pub repeated: Vec<PathBuf>,
     /// Folders that a pattern matched, and that were passed over.
     pub folders: Vec<PathBuf>,
+    /// Data sets of the local Hugging Face cache, whose files are among `paths`.
+    pub sets: Vec<CachedSet>,
 }
 
 /// Finds the files that names and patterns stand for.
 ///
 /// A name that exists is that file, whatever characters it has; else one with `*`, `?` or `[` in it is a pattern, whose `*`
-/// ends at a `/` (`**` is any number of folders) and matches no leading dot. A name without a pattern that does not exist is
-/// left for the reader to refuse.
+/// ends at a `/` (`**` is any number of folders) and matches no leading dot. A name that does not exist and has the form of a
+/// data set's id is looked up in the local Hugging Face cache. Any other is left for the reader to refuse.
 ///
 /// # Errors
-/// [`DataError::Folder`], [`DataError::Pattern`], [`DataError::NoMatch`], [`DataError::NotText`]; [`DataError::Io`] for a
+/// [`DataError::Folder`], [`DataError::Pattern`], [`DataError::NoMatch`], [`DataError::NotText`], [`DataError::Hub`];
+/// [`DataError::Io`] for a
 /// folder that cannot be listed.
 pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, DataError> {
     let mut files = DataFiles::default();
@@ -32,7 +36,14 @@ pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, DataError> {
         match name.to_str().filter(|text| text.contains(['*', '?', '[']) && !name.exists()) {
             Some(pattern) => matching(pattern, &mut files)?,
             None if name.is_dir() => return Err(folder(name)),
-            None => files.paths.push(name.clone()),
+            None if name.exists() => files.paths.push(name.clone()),
+            None => match name.to_str().and_then(hub::find).transpose()? {
+                Some(set) => {
+                    files.paths.extend(set.files.iter().cloned());
+                    files.sets.push(set);
+                }
+                None => files.paths.push(name.clone()),
+            },
         }
     }
     let mut seen = HashSet::new();
@@ -96,7 +107,7 @@ fn passed_over(pattern: &str) -> Option<PathBuf> {
 }
 
 /// Endings of names that data files have, for hints.
-const ENDINGS: [&str; 6] = ["jsonl", "parquet", "jsonl.gz", "jsonl.zst", "json", "ndjson"];
+const ENDINGS: [&str; 8] = ["jsonl", "parquet", "jsonl.gz", "jsonl.zst", "json", "ndjson", "csv", "tsv"];
 
 /// The error of a folder: with the pattern that would take its files, if there are any.
 pub(super) fn folder(path: &Path) -> DataError {

@@ -4,7 +4,7 @@
 //!
 //! | step | file | from | to |
 //! |---|---|---|---|
-//! | 0 | [`files`] | names and patterns | paths |
+//! | 0 | [`files`], [`hub`] | names, patterns and ids of data sets | paths |
 //! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row, as JSON. Compressed files, JSON arrays, CSV and [`mod@parquet`] are spooled as lines |
 //! | 2 | [`reading`], [`columns`], [`records`] | the bytes of a row | [`Record`]: prompt, answers, target, [`numbers`] |
 //! | 3 | [`template`] | messages | text, through the model's own Jinja template ([`jinja`], `jinja_source`: Python's side of it) |
@@ -39,6 +39,7 @@ pub mod encode;
 pub mod error;
 pub mod files;
 mod format;
+pub mod hub;
 mod index;
 mod ingredients;
 pub mod jinja;
@@ -97,6 +98,7 @@ pub use duplicates::{Repeat, Repeats};
 pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, LongAnswers, Target};
 pub use error::{BadRow, DataError};
 pub use files::{DataFiles, data_files};
+pub use hub::{CachedSet, HubFault, is_data_set_id};
 pub use lengths::{Histogram, Lengths};
 pub use mismatch::{Mismatch, donors, mismatched_answers};
 pub use numbers::RowNumbers;

@@ -1,0 +1,391 @@
+//! Data sets of the local Hugging Face cache: `ORG/NAME[:CONFIG][@REVISION][#SPLIT]`, as their files.
+//!
+//! The cache (huggingface_hub 2.4): `datasets--ORG--NAME/refs/<revision>` holds a hash, `snapshots/<hash>/` the files, as links
+//! into `blobs/`. Nothing is downloaded. Which files are a split: by the configs that the README.md has, else by their names, as
+//! the `datasets` library goes by them.
+//!
+//! Source: the hub's documentation, "File names and splits"; `datasets` 5.0 `data_files.py`.
+
+mod front_matter;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use align_engine::model::{hub_cache, is_hub_name};
+
+use self::front_matter::Config;
+use super::DataError;
+
+/// Split that is meant where none is named.
+const TRAIN: &str = "train";
+/// Words in the names of files and folders, and the splits that they say.
+const KEYWORDS: [(&str, &[&str]); 3] = [
+    (TRAIN, &["train", "training"]),
+    ("validation", &["validation", "valid", "dev", "val"]),
+    ("test", &["test", "testing", "eval", "evaluation"]),
+];
+/// Endings of files that hold rows.
+const ENDINGS: [&str; 7] = ["parquet", "jsonl", "json", "ndjson", "csv", "tsv", "tab"];
+/// JSON beside the rows.
+const NO_ROWS: [&str; 5] =
+    ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"];
+/// Folders inside folders.
+const MAX_DEPTH: usize = 8;
+
+/// What a user asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Id<'a> {
+    name: &'a str,
+    config: Option<&'a str>,
+    revision: Option<&'a str>,
+    split: Option<&'a str>,
+}
+
+impl<'a> Id<'a> {
+    /// Reads a text that may be an id. One that ends as a file does is the path of a file that is not there.
+    fn parse(text: &'a str) -> Option<Id<'a>> {
+        let name = text.split([':', '@', '#']).next()?;
+        let has_ending = |ending: &&str| name.rsplit('.').take(2).any(|part| part.eq_ignore_ascii_case(ending));
+        if name.matches('/').count() != 1 || !is_hub_name(name) || ENDINGS.iter().any(|ending| has_ending(&ending)) {
+            return None;
+        }
+        let mut id = Id { name, config: None, revision: None, split: None };
+        let mut rest = &text[name.len()..];
+        while let Some(mark) = rest.chars().next() {
+            let end = rest[1..].find([':', '@', '#']).map_or(rest.len(), |end| end + 1);
+            let slot = match mark {
+                ':' => &mut id.config,
+                '@' => &mut id.revision,
+                _ => &mut id.split,
+            };
+            if slot.replace(&rest[1..end]).is_some() || end == 1 {
+                return None;
+            }
+            rest = &rest[end..];
+        }
+        Some(id)
+    }
+}
+
+/// Whether a text can be the id of a data set: a path that exists comes first.
+pub fn is_data_set_id(text: &str) -> bool {
+    Id::parse(text).is_some()
+}
+
+/// A data set that was found in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedSet {
+    /// `ORG/NAME`.
+    pub name: String,
+    /// Hash of the revision.
+    pub revision: String,
+    /// Its config, if it has several.
+    pub config: Option<String>,
+    /// The split.
+    pub split: String,
+    /// The files of the split, in alphabetical order.
+    pub files: Vec<PathBuf>,
+}
+
+impl fmt::Display for CachedSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = self.config.as_ref().map_or(String::new(), |config| format!(", config {config}"));
+        let files = self.files.len();
+        let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+        let revision = &self.revision[..self.revision.len().min(12)];
+        let CachedSet { name, split, .. } = self;
+        write!(f, "{name} (local Hugging Face cache, revision {revision}){config}, split {split}: {files}")
+    }
+}
+
+/// Why a data set has no files.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubFault {
+    /// The environment names no cache.
+    #[error("no such file, and neither HF_HOME nor HOME is set, so there is no Hugging Face cache to find it in")]
+    NoCache,
+    /// It is not in the cache.
+    #[error(
+        "no such file, and no such data set in the local Hugging Face cache ({cache}); fetch it: hf download --repo-type dataset {name}",
+        cache = cache.display()
+    )]
+    NotCached {
+        /// `ORG/NAME`.
+        name: String,
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// The revision is not in the cache.
+    #[error(
+        "the local Hugging Face cache has not its revision `{revision}`; fetch it: hf download --repo-type dataset --revision {revision} \
+         {name}"
+    )]
+    NoRevision {
+        /// `ORG/NAME`.
+        name: String,
+        /// The revision.
+        revision: String,
+    },
+    /// The YAML at the head of the README.md.
+    #[error("the YAML at the head of its README.md cannot be read: {message}; name its files by their paths in {folder}", folder = folder.display())]
+    FrontMatter {
+        /// What is wrong.
+        message: String,
+        /// The snapshot.
+        folder: PathBuf,
+    },
+    /// Several configs, and none was chosen.
+    #[error("has several configs, and one is needed: {}; give {name}:{}", all.join(", "), all[0])]
+    Configs {
+        /// `ORG/NAME`.
+        name: String,
+        /// Their names.
+        all: Vec<String>,
+    },
+    /// A config that there is not.
+    #[error("has no config `{config}`; there are: {}", if all.is_empty() { "none".to_owned() } else { all.join(", ") })]
+    NoConfig {
+        /// The config.
+        config: String,
+        /// Those that there are.
+        all: Vec<String>,
+    },
+    /// A split that there is not.
+    #[error("has no split `{split}`; there are: {}; give {name}#{}", all.join(", "), all[0])]
+    NoSplit {
+        /// `ORG/NAME`, with the config.
+        name: String,
+        /// The split.
+        split: String,
+        /// Those that there are.
+        all: Vec<String>,
+    },
+    /// No file that holds rows.
+    #[error("has no file of rows in {folder}, which may be a part of it; fetch the whole: hf download --repo-type dataset {name}", folder = folder.display())]
+    NoFiles {
+        /// `ORG/NAME`.
+        name: String,
+        /// The snapshot.
+        folder: PathBuf,
+    },
+}
+
+/// The data set that a text names; `None` if it is no id.
+///
+/// # Errors
+/// [`DataError::Hub`].
+pub(super) fn find(text: &str) -> Option<Result<CachedSet, DataError>> {
+    let id = Id::parse(text)?;
+    let found = hub_cache().ok_or(HubFault::NoCache).and_then(|cache| find_in(&id, &cache));
+    Some(found.map_err(|fault| DataError::Hub { id: text.to_owned(), fault }))
+}
+
+fn find_in(id: &Id<'_>, cache: &Path) -> Result<CachedSet, HubFault> {
+    let name = id.name.to_owned();
+    let repository = cache.join(format!("datasets--{}", id.name.replace('/', "--")));
+    if !repository.is_dir() {
+        return Err(HubFault::NotCached { name, cache: cache.to_owned() });
+    }
+    let wanted = id.revision.unwrap_or("main");
+    let no_revision = || HubFault::NoRevision { name: name.clone(), revision: wanted.to_owned() };
+    let revision = revision(&repository, wanted).ok_or_else(no_revision)?;
+    let folder = repository.join("snapshots").join(&revision);
+    let configs = front_matter::configs(&folder)
+        .map_err(|message| HubFault::FrontMatter { message, folder: folder.clone() })?;
+    let config = chosen(id, &configs)?;
+    let splits = splits(&folder, config);
+    let (mut full_name, split) = (name.clone(), id.split.unwrap_or(TRAIN));
+    if let Some(config) = id.config {
+        full_name += &format!(":{config}");
+    }
+    if splits.is_empty() {
+        return Err(HubFault::NoFiles { name, folder });
+    }
+    let all = || splits.iter().map(|(split, _)| split.clone()).collect();
+    let no_split = || HubFault::NoSplit { name: full_name, split: split.to_owned(), all: all() };
+    let (_, files) = splits.iter().find(|(known, _)| known == split).ok_or_else(no_split)?;
+    let files = files.iter().map(|file| folder.join(file)).collect();
+    let config = config.filter(|_| configs.len() > 1).map(|config| config.name.clone());
+    Ok(CachedSet { name, revision, config, split: split.to_owned(), files })
+}
+
+/// The hash of a revision whose snapshot is there: by its name, or the hash itself. Nothing in a name or a file may lead
+/// elsewhere.
+fn revision(repository: &Path, wanted: &str) -> Option<String> {
+    let is_hash = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_name = wanted.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
+    let named = std::fs::read_to_string(repository.join("refs").join(wanted)).ok().filter(|_| is_name);
+    let hash = named.as_deref().map(str::trim).filter(|hash| is_hash(hash)).unwrap_or(wanted);
+    (is_hash(hash) && repository.join("snapshots").join(hash).is_dir()).then(|| hash.to_owned())
+}
+
+/// The config that is meant; `None` if files go by their names alone.
+fn chosen<'c>(id: &Id<'_>, configs: &'c [Config]) -> Result<Option<&'c Config>, HubFault> {
+    let all = || configs.iter().map(|config| config.name.clone()).collect();
+    if let Some(wanted) = id.config {
+        let found = configs.iter().find(|config| config.name == wanted);
+        // what has no configs has the one that is called so
+        let is_only = configs.is_empty() && wanted == "default";
+        return match found {
+            None if !is_only => Err(HubFault::NoConfig { config: wanted.to_owned(), all: all() }),
+            found => Ok(found),
+        };
+    }
+    let default = configs.iter().find(|config| config.is_default);
+    let default = default.or_else(|| configs.iter().find(|config| config.name == "default"));
+    match (default, configs) {
+        (Some(config), _) => Ok(Some(config)),
+        (None, []) => Ok(None),
+        (None, [config]) => Ok(Some(config)),
+        (None, _) => Err(HubFault::Configs { name: id.name.to_owned(), all: all() }),
+    }
+}
+
+/// The splits and their files, as paths in the folder.
+fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> {
+    let mut files = Vec::new();
+    list(folder, "", 0, &mut files);
+    files.sort();
+    let Some(config) = config else { return by_names(&files) };
+    let prefix = config.data_dir.as_deref().map(|dir| dir.trim_start_matches("./").trim_matches('/'));
+    let prefix = prefix.filter(|dir| !dir.is_empty()).map_or(String::new(), |dir| format!("{dir}/"));
+    if config.splits.is_empty() {
+        let inside: Vec<String> = files.into_iter().filter(|file| file.starts_with(&prefix)).collect();
+        return by_names(&inside);
+    }
+    let options =
+        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
+    let matches = |pattern: &str| {
+        let pattern = format!("{prefix}{}", pattern.trim_start_matches("./"));
+        let pattern = if folder.join(&pattern).is_dir() { format!("{pattern}/**/*") } else { pattern };
+        let compiled = glob::Pattern::new(&pattern).ok();
+        let is_match =
+            |file: &&String| **file == pattern || compiled.as_ref().is_some_and(|glob| glob.matches_with(file, options));
+        files.iter().filter(is_match).cloned().collect::<Vec<String>>()
+    };
+    let found = config.splits.iter().map(|(split, patterns)| {
+        let mut files: Vec<String> = patterns.iter().flat_map(|pattern| matches(pattern)).collect();
+        files.dedup();
+        (split.clone(), files)
+    });
+    found.filter(|(_, files)| !files.is_empty()).collect()
+}
+
+/// All files of rows below a folder, as paths in it.
+fn list(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder.join(inside)).into_iter().flatten().flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.starts_with(['.', '_']) {
+            continue;
+        }
+        let path = if inside.is_empty() { name.clone() } else { format!("{inside}/{name}") };
+        // files are links, folders are not
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder && depth < MAX_DEPTH {
+            list(folder, &path, depth + 1, files);
+        } else if !is_folder && holds_rows(&name) && folder.join(&path).is_file() {
+            files.push(path);
+        }
+    }
+}
+
+fn holds_rows(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let inner = [".gz", ".zst"].into_iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    let ending = inner.rsplit_once('.').map(|(_, ending)| ending);
+    ending.is_some_and(|ending| ENDINGS.contains(&ending)) && !NO_ROWS.contains(&name.as_str())
+}
+
+/// Splits by the names of files and folders: `SPLIT-00000-of-00003` first, then a word that says one, in the file's name before
+/// those of its folders; all is `train` where no name says one.
+fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
+    for rule in [shard as fn(&str) -> Option<String>, |file| word(file.rsplit('/').next()?), word] {
+        let mut splits: Vec<(String, Vec<String>)> = Vec::new();
+        for file in files {
+            let Some(split) = rule(file) else { continue };
+            match splits.iter_mut().find(|(known, _)| *known == split) {
+                Some((_, all)) => all.push(file.clone()),
+                None => splits.push((split, vec![file.clone()])),
+            }
+        }
+        if !splits.is_empty() {
+            let place = |split: &str| KEYWORDS.iter().position(|(known, _)| *known == split).unwrap_or(KEYWORDS.len());
+            splits.sort_by_key(|(split, _)| place(split));
+            return splits;
+        }
+    }
+    match files {
+        [] => Vec::new(),
+        files => vec![(TRAIN.to_owned(), files.to_vec())],
+    }
+}
+
+/// The split of `data/SPLIT-00000-of-00003.parquet`, whatever it is called.
+fn shard(file: &str) -> Option<String> {
+    let (stem, _) = file.rsplit('/').next()?.split_once('.')?;
+    let (rest, of) = stem.rsplit_once("-of-")?;
+    let (split, number) = rest.rsplit_once('-')?;
+    let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    // a hash may follow
+    let of = of.split('-').next()?;
+    (is_number(number) && is_number(of) && !split.is_empty()).then(|| split.to_owned())
+}
+
+/// The split that a word of a path says.
+fn word(path: &str) -> Option<String> {
+    let path = path.to_ascii_lowercase();
+    let words: Vec<&str> = path.split(|c: char| !c.is_ascii_alphabetic()).collect();
+    let says = |(_, keywords): &&(&str, &[&str])| words.iter().any(|word| keywords.contains(word));
+    KEYWORDS.iter().find(says).map(|(split, _)| (*split).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_from_its_marks() {
+        let id = |text| Id::parse(text).map(|id| (id.name, id.config, id.revision, id.split));
+        assert_eq!(id("org/name"), Some(("org/name", None, None, None)));
+        assert_eq!(id("org/name@refs/pr/1#test"), Some(("org/name", None, Some("refs/pr/1"), Some("test"))));
+        assert_eq!(id("org/name:easy@main"), Some(("org/name", Some("easy"), Some("main"), None)));
+        assert_eq!(id("org/name#dev:easy"), Some(("org/name", Some("easy"), None, Some("dev"))));
+        for other in ["name", "a/b/c", "./name", "/org/name", "org/rows.jsonl", "org/rows.jsonl.gz", "org/a b", "org/name#", "org/n@a@b"] {
+            assert_eq!(id(other), None, "{other}");
+        }
+        assert_eq!(id("org/name-v1.5").unwrap().0, "org/name-v1.5");
+    }
+
+    #[test]
+    fn splits_go_by_names() {
+        let of = |files: &[&str]| {
+            let files: Vec<String> = files.iter().map(|&file| file.to_owned()).collect();
+            by_names(&files).into_iter().map(|(split, files)| format!("{split}: {}", files.join(" "))).collect::<Vec<_>>()
+        };
+        let shards = ["data/test_prefs-00000-of-00001.parquet", "data/train_prefs-00000-of-00001-a1b2.parquet", "other.csv"];
+        assert_eq!(of(&shards), [format!("test_prefs: {}", shards[0]), format!("train_prefs: {}", shards[1])]);
+        assert_eq!(of(&["my-train.csv", "b_dev.csv", "evaluation.csv"]), ["train: my-train.csv", "validation: b_dev.csv", "test: evaluation.csv"]);
+        assert_eq!(of(&["a/train.jsonl", "test/a.jsonl"]), ["train: a/train.jsonl"]);
+        assert_eq!(of(&["training/a.jsonl", "test/a.jsonl"]), ["train: training/a.jsonl", "test: test/a.jsonl"]);
+        assert_eq!(of(&["trainer.jsonl", "b.jsonl"]), ["train: trainer.jsonl b.jsonl"]);
+        assert_eq!(of(&[]), Vec::<String>::new());
+        for (name, rows) in [("a.jsonl", true), ("a.csv.gz", true), ("dataset_infos.json", false), ("a.md", false), ("A.Parquet", true)] {
+            assert_eq!(holds_rows(name), rows, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_in_the_cache_lead_nowhere_else() {
+        let cache = tempfile::tempdir().unwrap();
+        let repository = cache.path().join("datasets--org--name");
+        std::fs::create_dir_all(repository.join("snapshots/aa")).unwrap();
+        std::fs::create_dir_all(repository.join("refs")).unwrap();
+        for (text, found) in [("aa\n", true), ("../..", false), ("", false), ("bb", false)] {
+            std::fs::write(repository.join("refs/main"), text).unwrap();
+            assert_eq!(revision(&repository, "main").is_some(), found, "{text}");
+        }
+        assert_eq!(revision(&repository, "aa").as_deref(), Some("aa"));
+        assert_eq!((revision(&repository, "../refs/main"), revision(&repository, "..")), (None, None));
+    }
+}
