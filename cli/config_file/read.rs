@@ -1,7 +1,9 @@
 //! `--config FILE.toml`: the file's keys are the flags' names, and become flags before the command line is parsed, so that
 //! defaults, checks and messages are the same. Flags of the command line win.
 
+use crate::args::no_counterpart;
 use crate::error::CliError;
+use align_lora::data::is_data_set_id;
 use clap::{Arg, ArgAction, Command};
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -102,6 +104,9 @@ fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Resul
     let mut flags = Vec::new();
     for key in file.table.keys() {
         let Some(arg) = find(command, key).filter(|arg| arg.get_id() != "config") else {
+            if let Some(instead) = no_counterpart(key) {
+                return Err(file.fail(key, format!("there is no `{key}`: {instead}")));
+            }
             let similar = most_similar(command, key).map_or(String::new(), |s| format!("; did you mean `{s}`?"));
             return Err(file.fail(key, format!("`{key}` is not a flag of `{}`{similar}", command.get_name())));
         };
@@ -124,7 +129,10 @@ impl ConfigFile {
     /// [`CliError::Input`] for a file that cannot be read or is not TOML.
     pub(super) fn read(path: &Path) -> Result<ConfigFile, CliError> {
         let text = std::fs::read_to_string(path).map_err(|e| CliError::Input(format!("{}: {e}", path.display())))?;
-        let table = text.parse().map_err(|e: toml::de::Error| CliError::Input(format!("{}: {e}", path.display())))?;
+        let table = text.parse().map_err(|error: toml::de::Error| {
+            let what = other_format(path, &text).unwrap_or_else(|| error.to_string());
+            CliError::Input(format!("{}: {what}", path.display()))
+        })?;
         Ok(ConfigFile { path: path.to_owned(), table, text })
     }
 
@@ -177,6 +185,7 @@ fn resolve(id: &str, text: String, folder: &Path) -> OsString {
     let inside = folder.join(&text);
     let is_path = match id {
         "model" => inside.is_dir(),
+        "data" | "eval_data" | "reference_data" => inside.exists() || !is_data_set_id(&text),
         "reference" => text != "base",
         "reference_cache" => text != "memory" && text != "off",
         "data_cache" => text != "off",
@@ -194,10 +203,35 @@ fn line_of(text: &str, key: &str) -> usize {
     text.lines().position(is_key).map_or(1, |line| line + 1)
 }
 
+/// What a file that is no TOML seems to be, with its first line as TOML has it.
+fn other_format(path: &Path, text: &str) -> Option<String> {
+    let is_named = |endings: &[&str]| {
+        path.extension().is_some_and(|ending| endings.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+    };
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#') && *line != "---");
+    let entry = |line: &str| {
+        let (key, value) = line.trim_matches(['{', '}', ',', ' ']).split_once(':')?;
+        let (key, value) = (key.trim_matches(['"', '\'', ' ']), value.trim().trim_matches(['"', '\'', ',']));
+        let is_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        let is_bare = value.parse::<f64>().is_ok() || matches!(value, "true" | "false");
+        let value = if is_bare { value.to_owned() } else { format!("{value:?}") };
+        is_key.then(|| format!("{key} = {value}"))
+    };
+    let found = match text.trim_start().as_bytes() {
+        [b'{', ..] => "JSON",
+        _ if is_named(&["json"]) => "JSON",
+        _ if is_named(&["yaml", "yml"]) || text.trim_start().starts_with("---") => "YAML",
+        _ if lines.clone().next().and_then(entry).is_some() => "YAML",
+        _ => return None,
+    };
+    let first = lines.clone().find_map(entry).map_or(String::new(), |entry| format!(", `{entry}` for its first key"));
+    Some(format!("seems to be {found}; a configuration is TOML{first}"))
+}
+
 /// The flag with the longest common start, if it is not a wild guess.
 fn most_similar(command: &Command, key: &str) -> Option<String> {
     let key = key.replace('_', "-");
     let common = |flag: &str| flag.bytes().zip(key.bytes()).take_while(|(a, b)| a == b).count();
     let flags = command.get_arguments().filter_map(Arg::get_long);
-    flags.max_by_key(|flag| common(flag)).filter(|flag| common(flag) >= 3).map(str::to_owned)
+    flags.max_by_key(|flag| common(flag)).filter(|flag| common(flag) >= 3 && common(flag) * 2 >= key.len()).map(str::to_owned)
 }
