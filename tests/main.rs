@@ -7,6 +7,7 @@ mod cases_losses;
 mod cases_run;
 mod cases_sanity;
 mod cases_tokens;
+mod cases_sources;
 mod cli;
 mod equalities;
 mod every_loss;

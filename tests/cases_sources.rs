@@ -1,0 +1,224 @@
+//! Where rows come from, with files as people have them: types and nulls of Parquet, CSV, JSON in other layouts, words for what
+//! is not read, data sets of the local Hugging Face cache. The inputs are in `tests/cases/data`.
+
+use crate::align::{Run, align, command, committed_goldens, root};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+fn case(name: &str) -> PathBuf {
+    root().join("tests/cases/data").join(name)
+}
+
+fn model(name: &str) -> String {
+    committed_goldens().join(name).join("model").to_str().unwrap().to_owned()
+}
+
+/// `inspect --row` with the template of a case, that prints tools and calls.
+fn inspect(data: &Path, row: usize) -> Run {
+    let (model, template, row) = (model("tiny-qwen2"), case("parquet-json-type/tools.jinja"), row.to_string());
+    let common = ["inspect", "--model", &model, "--chat-template", template.to_str().unwrap(), "--data-cache", "off"];
+    align(&[&common[..], &["--data", data.to_str().unwrap(), "--row", &row, "--json"]].concat())
+}
+
+/// The token ids of a row, prompt and answers.
+fn tokens(data: &Path, row: usize) -> Value {
+    inspect(data, row).ok().json()["row"].clone()
+}
+
+fn score(data: &Path, more: &[&str]) -> Run {
+    let model = model("tiny-llama");
+    let common = ["score", "--model", &model, "--data-cache", "off", "--json", "--data", data.to_str().unwrap()];
+    align(&[&common[..], more].concat())
+}
+
+fn refused(run: &Run, code: i32, parts: &[&str]) {
+    assert_eq!(run.code, Some(code), "{}", run.stderr);
+    for part in parts {
+        assert!(run.stderr.contains(part), "the message lacks {part:?}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn parquet_of_type_json_has_the_tokens_of_jsonl() {
+    for name in ["parquet-json-type/mixed", "parquet-json-type/tools", "parquet-null-padding/rows"] {
+        let (parquet, jsonl) = (case(&format!("{name}.parquet")), case(&format!("{name}.jsonl")));
+        for row in 0..2 {
+            assert_eq!(tokens(&parquet, row), tokens(&jsonl, row), "{name}, row {row}");
+        }
+    }
+}
+
+#[test]
+fn nulls_that_a_table_wrote_into_tools_are_left_out_of_jsonl() {
+    let (padded, plain) = (case("parquet-null-padding/through_arrow.jsonl"), case("parquet-null-padding/rows.jsonl"));
+    for row in 0..2 {
+        let (padded, plain) = (tokens(&padded, row), tokens(&plain, row));
+        assert_eq!(padded[0]["prompt"], plain[0]["prompt"], "row {row}");
+        assert_ne!(padded[0]["answers"], plain[0]["answers"], "null arguments may be meant: they are warned of");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(&padded).unwrap();
+    // deeper, and a null that is a value
+    let nested = |of_x: &str, padding: &str| {
+        let x = format!(r#"{{"type": "number"{of_x}}}"#);
+        let object = format!(r#"{{"type": "object", "properties": {{"x": {x}{padding}}}}}"#);
+        let path = folder.path().join("nested.jsonl");
+        std::fs::write(&path, text.replace(r#"{"type": "string"}"#, &object)).unwrap();
+        tokens(&path, 1)[0]["prompt"].clone()
+    };
+    let default = r#", "default": null"#;
+    assert_eq!(nested(default, r#", "y": null"#), nested(default, ""));
+    assert_ne!(nested(default, ""), nested("", ""));
+}
+
+#[test]
+fn csv_is_read_and_its_lines_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = json!({"prompt": "What is a lake?", "chosen": "Still water.", "rejected": "A fish."});
+    let jsonl = folder.path().join("rows.jsonl");
+    std::fs::write(&jsonl, format!("{row}\n")).unwrap();
+    let expected = score(&jsonl, &[]).ok().stdout;
+    assert_eq!(score(&case("files-that-are-not-jsonl/rows.csv"), &[]).ok().stdout, expected);
+    let array = folder.path().join("rows.json");
+    for text in [format!("[{row}]"), serde_json::to_string_pretty(&[&row]).unwrap()] {
+        std::fs::write(&array, text).unwrap();
+        assert_eq!(score(&array, &[]).ok().stdout, expected);
+    }
+    // other names, quoted line ends, a turn as JSON
+    let csv = folder.path().join("other.csv");
+    std::fs::write(&csv, "q,a,b,note\n\"What is\na lake?\",x,y,\n\"one\",\"two\n").unwrap();
+    let columns = ["--columns", "prompt=q,chosen=a,rejected=b"];
+    refused(&score(&csv, &columns), 3, &["other.csv:4: the quote that opens in the row of this line does not close"]);
+    std::fs::write(&csv, "q,a,b,note\n\"What is\na lake?\",x,y,\n\none,two\n").unwrap();
+    refused(&score(&csv, &columns), 3, &["other.csv:5: the row has 2 cells, the header 4"]);
+    let skipped = score(&csv, &[&columns[..], &["--on-bad-row", "skip"]].concat()).ok();
+    assert_eq!(skipped.json_lines().len(), 2, "one of them as dropped: {}", skipped.stdout);
+}
+
+#[test]
+fn what_is_no_rows_is_said_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let pretty = case("files-that-are-not-jsonl/pretty.json");
+    refused(&score(&pretty, &[]), 3, &["pretty.json: is a JSON object over several lines", "jq -c . "]);
+    let nan = case("files-that-are-not-jsonl/nan.jsonl");
+    refused(&score(&nan, &[]), 3, &["nan.jsonl:1: column `score` is NaN, which JSON has not", "null"]);
+    let infinite =
+        write("infinite.jsonl", "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\",\"margin\":-Infinity}\n");
+    refused(&score(&infinite, &[]), 3, &["column `margin` is -Infinity"]);
+    let around = write("around.json", "{\"data\": [{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}]}");
+    refused(&score(&around, &[]), 3, &["with its rows under `data`", "jq -c '.[\"data\"][]'"]);
+    let columns = write("columns.json", "{\"prompt\": [\"a\"], \"chosen\": [\"b\"], \"rejected\": [\"c\"]}");
+    refused(&score(&columns, &[]), 3, &["is one JSON object of columns", "orient=\"records\""]);
+    let broken = write("broken.json", "[{\"prompt\": \"a\"},\n");
+    refused(&score(&broken, &[]), 3, &["broken.json:2: the JSON array does not end"]);
+}
+
+#[test]
+fn a_configuration_is_toml_and_trl_keys_get_the_words_of_the_flags() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        align(&["train", "--demo", "--config", path.to_str().unwrap()])
+    };
+    let yaml = case("files-that-are-not-jsonl/run.yaml");
+    let run = align(&["train", "--demo", "--config", yaml.to_str().unwrap()]);
+    refused(&run, 3, &["run.yaml: ", "YAML", "a configuration is TOML, `loss_type = \"sigmoid\"`"]);
+    refused(&config("run.json", "{\"beta\": 0.1}"), 3, &["JSON", "a configuration is TOML, `beta = 0.1`"]);
+    refused(&config("run.yml", "# of a run\n---\nbeta: 0.1\n"), 3, &["YAML", "a configuration is TOML"]);
+    let toml = case("files-that-are-not-jsonl/run.toml");
+    let run = align(&["train", "--demo", "--config", toml.to_str().unwrap()]);
+    refused(&run, 3, &["run.toml:2: ", "prompts are never cut"]);
+    for (key, value, words) in [
+        ("max_prompt_length", "128", "prompts are never cut"),
+        ("bf16", "true", "--precision"),
+        ("truncation_mode", "\"keep_end\"", "the end is cut"),
+        ("modules_to_save", "\"lm_head\"", "only LoRA matrices are trained"),
+        ("use_dora", "true", "DoRA"),
+        ("dataset_test_split", "\"test\"", "--eval-data"),
+    ] {
+        let run = config("run.toml", &format!("loss_type = \"sigmoid\"\n{key} = {value}\n"));
+        refused(&run, 3, &["run.toml:2: ", words]);
+        assert!(!run.stderr.contains("did you mean"), "{key}: {}", run.stderr);
+        let flag = align(&["train", "--demo", &format!("--{key}"), value.trim_matches('"')]);
+        refused(&flag, 2, &[words]);
+        assert!(!flag.stderr.contains("tip:"), "{key}: {}", flag.stderr);
+    }
+}
+
+/// A cache with the data set `org/pairs` at two revisions.
+fn cache() -> tempfile::TempDir {
+    let cache = tempfile::tempdir().unwrap();
+    let repository = cache.path().join("hub/datasets--org--pairs");
+    let put = |path: &str, text: &str| {
+        let path = repository.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let row = |prompt: &str| format!("{}\n", json!({"prompt": prompt, "chosen": " a", "rejected": " b", "id": prompt}));
+    put("refs/main", "aaaa");
+    put("refs/old", "bbbb");
+    put("snapshots/aaaa/data/train-00000-of-00002.jsonl", &row("first"));
+    put("snapshots/aaaa/data/train-00001-of-00002.jsonl", &row("second"));
+    put("snapshots/aaaa/data/test-00000-of-00001.jsonl", &row("held"));
+    put("snapshots/bbbb/data.jsonl", &row("old"));
+    cache
+}
+
+fn score_cached(cache: &Path, data: &str) -> Run {
+    let model = model("tiny-llama");
+    let arguments = ["score", "--model", &model, "--data-cache", "off", "--json", "--data", data];
+    let run = command(&arguments).env_remove("HF_HUB_CACHE").env("HF_HOME", cache).output().unwrap();
+    Run::of(run)
+}
+
+#[test]
+fn a_data_set_of_the_cache_is_named_by_its_id() {
+    let cache = cache();
+    let ids = |data: &str| -> Vec<Value> {
+        score_cached(cache.path(), data).ok().json_lines().iter().map(|row| row["id"].clone()).collect()
+    };
+    assert_eq!(ids("org/pairs"), ["first", "second"]);
+    assert_eq!(ids("org/pairs#test"), ["held"]);
+    assert_eq!(ids("org/pairs@old"), ["old"]);
+    assert_eq!(ids("org/pairs@bbbb#train"), ["old"]);
+    let said = score_cached(cache.path(), "org/pairs").ok().stderr;
+    assert!(said.contains("org/pairs (local Hugging Face cache, revision aaaa), split train: 2 files"), "{said}");
+    refused(
+        &score_cached(cache.path(), "org/pairs#validation"),
+        3,
+        &["org/pairs", "no split `validation`", "train, test"],
+    );
+    refused(
+        &score_cached(cache.path(), "org/none"),
+        3,
+        &["org/none", "hf download --repo-type dataset org/none", cache.path().to_str().unwrap()],
+    );
+    refused(
+        &score_cached(cache.path(), "org/pairs@new"),
+        3,
+        &["`new`", "hf download --repo-type dataset --revision new org/pairs"],
+    );
+}
+
+#[test]
+fn configs_of_a_data_set_are_chosen_by_name() {
+    let cache = cache();
+    let snapshot = cache.path().join("hub/datasets--org--pairs/snapshots/aaaa");
+    let readme = "---\nlicense: mit\nconfigs:\n- config_name: easy\n  data_files:\n  - split: train\n    path: data/train-00000-*\n\
+                  - config_name: hard\n  data_files:\n    - split: train\n      path:\n      - data/train-00001-of-00002.jsonl\n      \
+                  - data/test-*\n---\n# Pairs\n";
+    std::fs::write(snapshot.join("README.md"), readme).unwrap();
+    let ids = |data: &str| -> Vec<Value> {
+        score_cached(cache.path(), data).ok().json_lines().iter().map(|row| row["id"].clone()).collect()
+    };
+    refused(&score_cached(cache.path(), "org/pairs"), 3, &["several configs", "easy, hard", "org/pairs:easy"]);
+    assert_eq!(ids("org/pairs:easy"), ["first"]);
+    assert_eq!(ids("org/pairs:hard#train"), ["second", "held"]);
+    refused(&score_cached(cache.path(), "org/pairs:none"), 3, &["no config `none`", "easy, hard"]);
+}
