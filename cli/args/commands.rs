@@ -89,7 +89,8 @@ pub struct GenerateArgs {
     /// What the user says: a turn of a conversation where the model has a chat template, plain text otherwise
     #[arg(long, value_name = "TEXT", conflicts_with = "data")]
     pub prompt: Option<String>,
-    /// Take the prompts of these files, or of a pattern in quotes: JSONL, as it is or compressed by gzip or zstd, or Parquet
+    /// Take the prompts of these files, of a pattern in quotes, or of a data set of the local Hugging Face cache; as --data of
+    /// `train`
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub data: Vec<PathBuf>,
     #[command(flatten)]

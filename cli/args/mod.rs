@@ -146,7 +146,8 @@ pub fn command() -> Command {
 /// `inspect` is about data only where it is given some, and goes on after a bad row.
 fn inspect(command: Command) -> Command {
     let command = command.mut_arg("data", |data| {
-        let help = "Files to survey, or a pattern in quotes: JSONL, as it is or compressed by gzip or zstd, or Parquet";
+        let help =
+            "Files to survey, a pattern in quotes, or a data set of the local Hugging Face cache, as --data of `train`";
         data.required_unless_present(Resettable::Reset).help(help)
     });
     command.mut_arg("on_bad_row", |choice| choice.default_value("skip"))

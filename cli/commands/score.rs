@@ -174,7 +174,7 @@ fn check_finite(row: &EncodedRow, answer: usize, scored: &Scored, forward: &Forw
         if let Some(number) = forward.tokens(range).iter().find(|number| !number.is_finite()) {
             let id = row.id.as_ref().map_or(String::new(), |id| format!(" (id {id})"));
             return Err(CliError::NonFinite(format!(
-                "row {}{id}, answer {answer}: the model gives {number}; look at the row with `inspect`, and at where the weights \
+                "row {}{id} (from 0), answer {answer}: the model gives {number}; look at the row with `inspect`, and at where the weights \
                  of the model and the adapter come from",
                 row.row
             )));

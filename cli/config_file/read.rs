@@ -233,5 +233,8 @@ fn most_similar(command: &Command, key: &str) -> Option<String> {
     let key = key.replace('_', "-");
     let common = |flag: &str| flag.bytes().zip(key.bytes()).take_while(|(a, b)| a == b).count();
     let flags = command.get_arguments().filter_map(Arg::get_long);
-    flags.max_by_key(|flag| common(flag)).filter(|flag| common(flag) >= 3 && common(flag) * 2 >= key.len()).map(str::to_owned)
+    flags
+        .max_by_key(|flag| common(flag))
+        .filter(|flag| common(flag) >= 3 && common(flag) * 2 >= key.len())
+        .map(str::to_owned)
 }

@@ -49,7 +49,12 @@ pub fn data(label: &str, survey: &Survey) {
         say!("  {count} {what}");
     }
     for example in &survey.boundary_examples {
-        say!("    row {}: {:?} becomes {:?}", example.row, example.alone.concat(), example.followed.concat());
+        say!(
+            "    row {} (from 0, as --row counts): {:?} becomes {:?}",
+            example.row,
+            example.alone.concat(),
+            example.followed.concat()
+        );
     }
     repeats(&survey.copies, "is a copy of an earlier one", "are copies of an earlier one");
     let tokens =

@@ -108,7 +108,10 @@ fn read<R: Read, E>(reader: &mut Reader<Bounded<R>>, record: &mut ByteRecord, li
 /// The cells of a record, without the `\r` of its line end.
 fn cells(record: &ByteRecord) -> impl Iterator<Item = &[u8]> {
     let last = record.len().saturating_sub(1);
-    record.iter().enumerate().map(move |(i, cell)| if i == last { cell.strip_suffix(b"\r").unwrap_or(cell) } else { cell })
+    record
+        .iter()
+        .enumerate()
+        .map(move |(i, cell)| if i == last { cell.strip_suffix(b"\r").unwrap_or(cell) } else { cell })
 }
 
 /// A text of which the parser may read so much for one row.
@@ -147,9 +150,8 @@ impl Header {
         let mut columns = Vec::with_capacity(record.len());
         for (i, cell) in cells(record).enumerate() {
             let cell = if i == 0 { cell.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(cell) } else { cell };
-            let name = std::str::from_utf8(cell).map_err(|_| {
-                format!("the name of column {} is not valid UTF-8; save the file as UTF-8", i + 1)
-            })?;
+            let name = std::str::from_utf8(cell)
+                .map_err(|_| format!("the name of column {} is not valid UTF-8; save the file as UTF-8", i + 1))?;
             // an index without a name, as pandas writes it
             let name = if name.trim().is_empty() { format!("Unnamed: {i}") } else { name.trim().to_owned() };
             if !seen.insert(name.clone()) {
@@ -187,7 +189,9 @@ impl Header {
                 bad(format!("its text is not valid UTF-8, from byte {at} of it on; save the file as UTF-8"))
             })?;
             if text.starts_with(' ') && text.trim_start().starts_with('"') && text.trim_end().ends_with('"') {
-                return Err(bad("a blank stands before the quote, which makes the quotes part of the text; remove it".into()));
+                return Err(bad(
+                    "a blank stands before the quote, which makes the quotes part of the text; remove it".into()
+                ));
             }
             put_cell(*kind, text, line);
         }
@@ -270,13 +274,19 @@ mod tests {
 
     #[test]
     fn what_is_no_csv_is_told_with_its_line() {
-        assert_eq!(lines("a,b\n1,2\n\n3,\"4\n5,6\n", b','), Err("4: the quote that opens in the row of this line does not close".into()));
+        assert_eq!(
+            lines("a,b\n1,2\n\n3,\"4\n5,6\n", b','),
+            Err("4: the quote that opens in the row of this line does not close".into())
+        );
         assert_eq!(lines("a,a\n", b','), Err("1: the header names the column `a` twice".into()));
         let (found, _) = lines("prompt,chosen\na\nb,c,d\n, \"e\"\n", b',').unwrap();
         let faults: Vec<String> =
             found.lines().filter_map(|line| bad_line::read(line.as_bytes())).map(|bad| bad.to_string()).collect();
         assert_eq!(faults.len(), 3, "{found}");
-        assert!(faults[0].contains("1 cell") && faults[1].contains("3 cells") && faults[2].contains("blank"), "{faults:?}");
+        assert!(
+            faults[0].contains("1 cell") && faults[1].contains("3 cells") && faults[2].contains("blank"),
+            "{faults:?}"
+        );
     }
 
     #[test]

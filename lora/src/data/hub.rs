@@ -8,6 +8,7 @@
 
 mod front_matter;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -83,7 +84,7 @@ pub struct CachedSet {
     pub config: Option<String>,
     /// The split.
     pub split: String,
-    /// The files of the split, in alphabetical order.
+    /// The files of the split: in the order of its patterns, those of one in alphabetical order.
     pub files: Vec<PathBuf>,
 }
 
@@ -191,8 +192,8 @@ fn find_in(id: &Id<'_>, cache: &Path) -> Result<CachedSet, HubFault> {
     let no_revision = || HubFault::NoRevision { name: name.clone(), revision: wanted.to_owned() };
     let revision = revision(&repository, wanted).ok_or_else(no_revision)?;
     let folder = repository.join("snapshots").join(&revision);
-    let configs = front_matter::configs(&folder)
-        .map_err(|message| HubFault::FrontMatter { message, folder: folder.clone() })?;
+    let configs =
+        front_matter::configs(&folder).map_err(|message| HubFault::FrontMatter { message, folder: folder.clone() })?;
     let config = chosen(id, &configs)?;
     let splits = splits(&folder, config);
     let (mut full_name, split) = (name.clone(), id.split.unwrap_or(TRAIN));
@@ -254,20 +255,24 @@ fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> 
         let inside: Vec<String> = files.into_iter().filter(|file| file.starts_with(&prefix)).collect();
         return by_names(&inside);
     }
-    let options =
-        glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
+    let options = glob::MatchOptions {
+        case_sensitive: true,
+        require_literal_separator: true,
+        require_literal_leading_dot: false,
+    };
     let matches = |pattern: &str| {
         let pattern = format!("{prefix}{}", pattern.trim_start_matches("./"));
         let pattern = if folder.join(&pattern).is_dir() { format!("{pattern}/**/*") } else { pattern };
         let compiled = glob::Pattern::new(&pattern).ok();
-        let is_match =
-            |file: &&String| **file == pattern || compiled.as_ref().is_some_and(|glob| glob.matches_with(file, options));
+        let is_match = |file: &&String| {
+            **file == pattern || compiled.as_ref().is_some_and(|glob| glob.matches_with(file, options))
+        };
         files.iter().filter(is_match).cloned().collect::<Vec<String>>()
     };
     let found = config.splits.iter().map(|(split, patterns)| {
-        let mut files: Vec<String> = patterns.iter().flat_map(|pattern| matches(pattern)).collect();
-        files.dedup();
-        (split.clone(), files)
+        let mut seen = HashSet::new();
+        let files = patterns.iter().flat_map(|pattern| matches(pattern));
+        (split.clone(), files.filter(|file| seen.insert(file.clone())).collect::<Vec<String>>())
     });
     found.filter(|(_, files)| !files.is_empty()).collect()
 }
@@ -351,7 +356,17 @@ mod tests {
         assert_eq!(id("org/name@refs/pr/1#test"), Some(("org/name", None, Some("refs/pr/1"), Some("test"))));
         assert_eq!(id("org/name:easy@main"), Some(("org/name", Some("easy"), Some("main"), None)));
         assert_eq!(id("org/name#dev:easy"), Some(("org/name", Some("easy"), None, Some("dev"))));
-        for other in ["name", "a/b/c", "./name", "/org/name", "org/rows.jsonl", "org/rows.jsonl.gz", "org/a b", "org/name#", "org/n@a@b"] {
+        for other in [
+            "name",
+            "a/b/c",
+            "./name",
+            "/org/name",
+            "org/rows.jsonl",
+            "org/rows.jsonl.gz",
+            "org/a b",
+            "org/name#",
+            "org/n@a@b",
+        ] {
             assert_eq!(id(other), None, "{other}");
         }
         assert_eq!(id("org/name-v1.5").unwrap().0, "org/name-v1.5");
@@ -361,16 +376,25 @@ mod tests {
     fn splits_go_by_names() {
         let of = |files: &[&str]| {
             let files: Vec<String> = files.iter().map(|&file| file.to_owned()).collect();
-            by_names(&files).into_iter().map(|(split, files)| format!("{split}: {}", files.join(" "))).collect::<Vec<_>>()
+            by_names(&files)
+                .into_iter()
+                .map(|(split, files)| format!("{split}: {}", files.join(" ")))
+                .collect::<Vec<_>>()
         };
-        let shards = ["data/test_prefs-00000-of-00001.parquet", "data/train_prefs-00000-of-00001-a1b2.parquet", "other.csv"];
+        let shards =
+            ["data/test_prefs-00000-of-00001.parquet", "data/train_prefs-00000-of-00001-a1b2.parquet", "other.csv"];
         assert_eq!(of(&shards), [format!("test_prefs: {}", shards[0]), format!("train_prefs: {}", shards[1])]);
-        assert_eq!(of(&["my-train.csv", "b_dev.csv", "evaluation.csv"]), ["train: my-train.csv", "validation: b_dev.csv", "test: evaluation.csv"]);
+        assert_eq!(
+            of(&["my-train.csv", "b_dev.csv", "evaluation.csv"]),
+            ["train: my-train.csv", "validation: b_dev.csv", "test: evaluation.csv"]
+        );
         assert_eq!(of(&["a/train.jsonl", "test/a.jsonl"]), ["train: a/train.jsonl"]);
         assert_eq!(of(&["training/a.jsonl", "test/a.jsonl"]), ["train: training/a.jsonl", "test: test/a.jsonl"]);
         assert_eq!(of(&["trainer.jsonl", "b.jsonl"]), ["train: trainer.jsonl b.jsonl"]);
         assert_eq!(of(&[]), Vec::<String>::new());
-        for (name, rows) in [("a.jsonl", true), ("a.csv.gz", true), ("dataset_infos.json", false), ("a.md", false), ("A.Parquet", true)] {
+        for (name, rows) in
+            [("a.jsonl", true), ("a.csv.gz", true), ("dataset_infos.json", false), ("a.md", false), ("A.Parquet", true)]
+        {
             assert_eq!(holds_rows(name), rows, "{name}");
         }
     }

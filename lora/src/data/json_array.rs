@@ -18,7 +18,9 @@ enum Place {
     /// Before the bracket that opens it.
     Start,
     /// Before an element; the first one may be missing.
-    Before { first: bool },
+    Before {
+        first: bool,
+    },
     Element,
     /// Behind the bracket that closes it.
     End,

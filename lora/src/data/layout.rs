@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::columns::ColumnMap;
 use super::DataError;
+use super::columns::ColumnMap;
 
 /// Bytes at the start of a text that are looked at.
 pub(super) const LOOK_BYTES: usize = 64 << 10;
@@ -38,7 +38,7 @@ impl Layout {
         let named = delimiter_by_name(path);
         match text.first() {
             None => Ok(Layout::Lines),
-            Some(b'[') if named.is_none() => Ok(Layout::Array),
+            Some(b'[') if named.is_none() || text[1..].trim_ascii_start().starts_with(b"{") => Ok(Layout::Array),
             Some(b'{') => object(path, text, is_whole, map),
             _ => Ok(csv(text, named, map).map_or(Layout::Lines, |delimiter| Layout::Csv { delimiter })),
         }
@@ -61,7 +61,8 @@ fn csv(text: &[u8], named: Option<u8>, map: &ColumnMap) -> Option<u8> {
     let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
     let count = |delimiter: u8| line.iter().filter(|&&byte| byte == delimiter).count();
     // the first of those that stand most often
-    let most = [b'|', b';', b'\t', b','].into_iter().max_by_key(|&delimiter| count(delimiter)).filter(|&d| count(d) > 0);
+    let most =
+        [b'|', b';', b'\t', b','].into_iter().max_by_key(|&delimiter| count(delimiter)).filter(|&d| count(d) > 0);
     if let Some(named) = named {
         // programs write other delimiters under the name, too
         return Some(most.filter(|_| count(named) == 0).unwrap_or(named));
@@ -101,9 +102,8 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<L
             if !several_lines && !is_alone {
                 return Ok(Layout::Lines);
             }
-            let of_objects = |value: &Value| {
-                value.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(Value::is_object))
-            };
+            let of_objects =
+                |value: &Value| value.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(Value::is_object));
             if let Some((key, _)) = row.iter().find(|(_, value)| of_objects(value)).filter(|_| !is_row) {
                 return Err(DataError::AroundRows { path: path(), key: key.clone() });
             }
@@ -171,7 +171,12 @@ mod tests {
 
     fn layout(name: &str, text: &str) -> Result<Layout, DataError> {
         let text = text.as_bytes();
-        Layout::of(Path::new(name), &text[..text.len().min(LOOK_BYTES)], text.len() <= LOOK_BYTES, &ColumnMap::default())
+        Layout::of(
+            Path::new(name),
+            &text[..text.len().min(LOOK_BYTES)],
+            text.len() <= LOOK_BYTES,
+            &ColumnMap::default(),
+        )
     }
 
     #[test]
@@ -183,6 +188,7 @@ mod tests {
             ("a.csv", "{\"prompt\": 1}\n{}", Layout::Lines),
             ("a.jsonl", "\u{FEFF}\n [{}]", Layout::Array),
             ("a.csv", "[id],prompt\n1,a", csv(b',')),
+            ("a.csv", "[ {}]", Layout::Array),
             ("a.csv", "text\na", csv(b',')),
             ("a.CSV.gz", "prompt;chosen\na;b", csv(b';')),
             ("a.tsv", "prompt\tchosen, really\na\tb", csv(b'\t')),
@@ -214,8 +220,14 @@ mod tests {
         };
         assert!(several("{\n\"prompt\": \"a\"\n}\n{\n\"prompt\": \"b\"\n}"));
         assert!(several(&format!("{{\n\"prompt\": \"{long}\"\n}}")) && several("{\n  \"score\": NaN\n}"));
-        assert!(by_column("{\"prompt\": [\"a\"], \"chosen\": [\"b\"]}") && by_column("{\"prompt\": {\"0\": \"a\"},\n\"text\": {\"0\": 1}}"));
-        assert!(by_column(&format!("{{\"prompt\": [\"{long}\"")) && by_column(&format!("{{\n\"prompt\": {{\"0\":\"{long}\"")));
+        assert!(
+            by_column("{\"prompt\": [\"a\"], \"chosen\": [\"b\"]}")
+                && by_column("{\"prompt\": {\"0\": \"a\"},\n\"text\": {\"0\": 1}}")
+        );
+        assert!(
+            by_column(&format!("{{\"prompt\": [\"{long}\""))
+                && by_column(&format!("{{\n\"prompt\": {{\"0\":\"{long}\""))
+        );
         assert_eq!(around("{\"version\": 1, \"pairs\": [{\"prompt\": \"a\"}]}").unwrap(), "pairs");
         assert_eq!(around(&format!("{{\"data\": [ {{\"prompt\": \"{long}\"")).unwrap(), "data");
         // rows

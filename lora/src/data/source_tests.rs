@@ -233,7 +233,10 @@ fn other_formats_are_named() {
     let parquet = std::fs::read(parquet("scored.parquet")).unwrap();
     for (bytes, inside) in [(gzip(&gzip(text)), "gzip"), (gzip(&tar), "a tar archive"), (zstd(&parquet), "Parquet")] {
         let message = Rows::open(&[written(&bytes).path().to_owned()], &ColumnMap::default()).unwrap_err().to_string();
-        assert!(message.contains(&format!("it is {inside}; only JSONL, JSON arrays and CSV are read in compressed files")), "{message}");
+        assert!(
+            message.contains(&format!("it is {inside}; only JSONL, JSON arrays and CSV are read in compressed files")),
+            "{message}"
+        );
     }
 }
 
@@ -259,7 +262,8 @@ fn one_array_is_its_elements() {
         assert_eq!(rows.blank_lines(), 0);
         assert_eq!([0, 1, 2].map(|row| rows.place(row).1), [2, 4, 5]);
     }
-    let open = |text: &str| Rows::open(&[written(text.as_bytes()).path().to_owned()], &ColumnMap::default()).unwrap_err();
+    let open =
+        |text: &str| Rows::open(&[written(text.as_bytes()).path().to_owned()], &ColumnMap::default()).unwrap_err();
     assert!(open("[").to_string().ends_with(":1: the JSON array does not end; is the file complete?"));
     assert!(open("[{}]\n{}").to_string().ends_with(":2: the JSON array has ended, and more follows"));
     assert!(matches!(open("[ ]\n"), DataError::Empty { .. }));
@@ -312,7 +316,10 @@ fn csv_gives_the_tokens_of_jsonl() {
     assert_eq!((data.len(), data.survey().blank_lines, data.survey().dropped_rows()), (1, 1, 1));
     std::fs::write(&path, "prompt,chosen,rejected\na,b,\"c\n").unwrap();
     let error = Dataset::open(&[path], encoder(), Needs::Pairs, OnBadRow::Error).unwrap_err();
-    assert!(error.to_string().contains("bad.csv:2: the quote that opens in the row of this line does not close"), "{error}");
+    assert!(
+        error.to_string().contains("bad.csv:2: the quote that opens in the row of this line does not close"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -51,7 +51,16 @@ impl<'a> Spool<'a> {
             tempfile::tempfile_in(&folder).map_err(|source| DataError::Spool { folder: folder.clone(), source })?;
         let limit = bytes.saturating_mul(EXPANSION).max(ALLOWED_BYTES);
         let index = LineIndex::new((MAX_RECORDS - first_row) as u64, lines);
-        Ok(Spool { path, folder, file: BufWriter::new(file), index, limit, passed_over: 0, first_row, blank_lines: None })
+        Ok(Spool {
+            path,
+            folder,
+            file: BufWriter::new(file),
+            index,
+            limit,
+            passed_over: 0,
+            first_row,
+            blank_lines: None,
+        })
     }
 
     /// Adds bytes.

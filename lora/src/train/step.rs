@@ -502,7 +502,7 @@ pub(super) fn head_error(error: HeadError, step: u64, name: impl Fn(usize) -> St
 /// A row as the user can find it again.
 pub fn describe(row: &EncodedRow) -> String {
     match &row.id {
-        Some(id) => format!("row {} (id {id})", row.row),
-        None => format!("row {}", row.row),
+        Some(id) => format!("row {} (from 0; id {id})", row.row),
+        None => format!("row {} (from 0)", row.row),
     }
 }

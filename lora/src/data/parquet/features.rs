@@ -82,7 +82,9 @@ mod tests {
         assert!(row.field("tools").element().field("parameters").is_json());
         assert!(row.field("old").element().field("a").is_json());
         assert!(!row.field("tools").element().field("_type").is_json());
-        for none in [row.field("none"), row.field("tools").field("feature"), row.element(), Feature::default().element()] {
+        for none in
+            [row.field("none"), row.field("tools").field("feature"), row.element(), Feature::default().element()]
+        {
             assert!(!none.is_json());
         }
     }

@@ -76,8 +76,8 @@ fn a_structure_of_nulls_is_there_and_empty() {
     let columns: [Texts<'_>; 3] =
         [(&["n"], &[2, 1, 0, 1], &[0; 4]), (&[], &[2, 1, 0, 2], &[0; 4]), (&["1"], &[2, 1, 0, 3], &[0; 4])];
     let rows: Vec<Value> = read(&file(schema, &columns, None)).into_iter().map(Result::unwrap).collect();
-    let expected =
-        [json!({"name": "n", "inner": {}}), json!({}), json!(null), json!({"inner": {"b": 1}})].map(|tools| json!({"tools": tools}));
+    let expected = [json!({"name": "n", "inner": {}}), json!({}), json!(null), json!({"inner": {"b": 1}})]
+        .map(|tools| json!({"tools": tools}));
     assert_eq!(rows, expected);
 }
 
