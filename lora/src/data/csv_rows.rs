@@ -2,7 +2,7 @@
 //!
 //! The first line names the columns. A cell is text; one that is an object or a list of JSON is that value, and an empty one is
 //! null. Cells of the columns that hold a number or a label are those. A row keeps its line: blank ones stand where the file
-//! has more lines than rows. Of the columns that nothing reads only the names are kept, as of those of Parquet.
+//! has more lines than rows. Of the columns that nothing reads or looks at only the names are kept, as of those of Parquet.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::columns::{ColumnMap, json_fault};
 use super::numbers::NUMBER_COLUMNS;
 use super::reader::MAX_ROW_BYTES;
+use super::sanity::is_like_a_prompt;
 use super::{BadRow, bad_line};
 
 /// Stands behind the text as a row of its own. Where a quote is open, it is part of the last cell instead: the parser says
@@ -158,7 +159,7 @@ impl Header {
                 return Err(format!("the header names the column `{name}` twice"));
             }
             let is = |own: &str| map.column(own) == name;
-            let kind = match map.reads(&name) {
+            let kind = match map.reads(&name) || is_like_a_prompt(&name) {
                 false => Cell::Unread,
                 true if NUMBER_COLUMNS.into_iter().any(is) => Cell::Number,
                 true if is("label") => Cell::Label,
