@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// What the demo's model is called.
 pub const DEMO: &str = "the demo inside this program";
+/// What the adapters of the demo call their base.
+pub const DEMO_BASE: &str = "align-demo";
 /// `--max-length`, unless something says otherwise.
 pub const MAX_LENGTH: u64 = 1024;
 
@@ -100,7 +102,7 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
             };
             (located.path.clone(), located.to_string(), base_name)
         }
-        (None, Some(demo)) => (demo.paths.model.clone(), DEMO.into(), "align-demo".into()),
+        (None, Some(demo)) => (demo.paths.model.clone(), DEMO.into(), DEMO_BASE.into()),
         (None, None) => return Err(CliError::Usage("--model is missing: a directory, or --demo".into())),
     };
     report::stray_adapter(&dir, args.adapter.as_deref());

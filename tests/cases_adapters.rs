@@ -503,7 +503,7 @@ fn a_merge_copies_nothing_that_makes_the_result_load_wrongly() {
         assert!(fs::read(output.join(&name)).unwrap() == fs::read(clean.join(&name)).unwrap(), "{}", name.display());
     }
     let run = score(&output, &[], &rows(home.path())).ok();
-    assert!(!run.stderr.contains("adapter"), "{}", run.stderr);
+    assert!(!run.stderr.contains("adapter_config.json"), "{}", run.stderr);
 }
 
 #[test]
@@ -546,7 +546,7 @@ fn adapters_of_other_programs_are_named_or_read() {
     for weights in [Some("adapters.safetensors"), None] {
         match weights {
             Some(name) => drop(fs::copy(plain.join(WEIGHTS), mlx.join(name)).unwrap()),
-            None => drop(fs::rename(mlx.join("adapters.safetensors"), mlx.join(WEIGHTS)).unwrap()),
+            None => fs::rename(mlx.join("adapters.safetensors"), mlx.join(WEIGHTS)).unwrap(),
         }
         let run = score(&model, &["--adapter", text(&mlx)], &rows);
         assert_eq!(run.code, Some(3), "{}", run.stderr);
@@ -641,4 +641,15 @@ fn an_adapter_on_another_base_of_the_same_shape_warns() {
     let peft = golden("tiny-llama31/adapter");
     let silent = align(&["score", "--model", text(&other), "--adapter", text(&peft), "--data", text(&rows)]).ok();
     assert!(!silent.stderr.contains("other weights"), "{}", silent.stderr);
+}
+
+#[test]
+fn the_adapter_of_a_demo_run_is_inspected_on_the_demos_model() {
+    let home = tempfile::tempdir().unwrap();
+    let output = home.path().join("run");
+    let run = align(&["train", "--demo", "--max-steps", "1", "--output", text(&output)]).ok();
+    assert!(!run.stderr.contains("other weights"), "{}", run.stderr);
+    let facts = align(&["inspect", "--adapter", text(&output), "--json"]).ok().json();
+    assert_eq!(facts["adapter"]["base_model_name_or_path"], "align-demo");
+    assert_eq!(facts["adapter"]["updates_not_run"], 0);
 }

@@ -39,10 +39,11 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             Some(dir) if args.model.is_none() && !args.demo => base_of(dir)?,
             _ => None,
         };
+        let of_demo = base.as_deref() == Some(loaded::DEMO_BASE);
         let model_args = ModelArgs {
-            model: args.model.clone().or(base),
+            model: args.model.clone().or(base.filter(|_| !of_demo)),
             adapter: args.adapter.clone(),
-            demo: args.demo,
+            demo: args.demo || of_demo,
             chat_template: args.chat_template.clone(),
         };
         let loaded = loaded::model(&model_args, &device)?;

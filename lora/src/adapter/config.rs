@@ -92,8 +92,8 @@ impl Default for LoraConfig {
 }
 
 /// Keys that say how an adapter came about, or that act only beside a key that is refused: any value is fine. Those of
-/// ms-swift (`lora_dtype`, `lorap_*`, `model_key_mapping`, `swift_type`) and of the first PEFT (`merge_weights`) are among them.
-const NO_MATTER: [&str; 18] = [
+/// ms-swift (`lora_dtype`, `lorap_*`, `swift_type`) and of the first PEFT (`merge_weights`) are among them.
+const NO_MATTER: [&str; 17] = [
     "auto_mapping",
     "corda_config",
     "ensure_weight_tying",
@@ -106,7 +106,6 @@ const NO_MATTER: [&str; 18] = [
     "lorap_lr_ratio",
     "megatron_core",
     "merge_weights",
-    "model_key_mapping",
     "peft_type",
     "peft_version",
     "qalora_group_size",
@@ -115,7 +114,7 @@ const NO_MATTER: [&str; 18] = [
 ];
 
 /// Keys of methods that are not built, which are fine as long as they hold nothing.
-const NOT_BUILT: [(&str, &str); 18] = [
+const NOT_BUILT: [(&str, &str); 19] = [
     ("alora_invocation_tokens", "aLoRA (an adapter that is active after certain tokens)"),
     ("arrow_config", "Arrow (routing between adapters)"),
     ("enable_lora", "an adapter on parts of a fused projection"),
@@ -124,6 +123,7 @@ const NOT_BUILT: [(&str, &str); 18] = [
     ("layer_replication", "replication of layers"),
     ("lora_bias", "a bias on the adapter"),
     ("megatron_config", "Megatron"),
+    ("model_key_mapping", "a mapping of the tensors' names"),
     ("modules_to_save", "training whole modules beside the adapter"),
     ("monteclora_config", "MonteCLoRA"),
     ("target_parameters", "an adapter on parameters that are no modules"),

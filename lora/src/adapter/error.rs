@@ -54,14 +54,14 @@ pub enum AdapterError {
     },
     /// Tensors whose names have a part too much, missing or other: what a wrapped model or another program leaves.
     #[error(
-        "{path}: {} named so that PEFT leaves the update out: {misnamed}; save the adapter with save_pretrained of the \
-         unwrapped model, or rename the tensors",
-        counted(*.count, "tensor is", "tensors are")
+        "{path}: {} PEFT does not read: {misnamed}; save the adapter with save_pretrained of the unwrapped model, or \
+         rename the tensors",
+        counted(*.count, "tensor has a name that", "tensors have names that")
     )]
     Misnamed {
         path: PathBuf,
         /// The first of them.
-        misnamed: Misnamed,
+        misnamed: Box<Misnamed>,
         count: usize,
     },
     /// Tensors of an adapter whose name PEFT does not take out.

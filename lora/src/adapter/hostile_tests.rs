@@ -341,7 +341,11 @@ const TENSOR_FAULTS: &[Fault] = &[
         what: "names without PEFT's prefix",
         spoil: |files| files.tensor(&a()).name = format!("{MODULE}.lora_A.weight"),
         expected: |error| matches!(error, AdapterError::Misnamed { count: 1, .. }),
-        says: &["1 tensor is", "`model.layers.1.self_attn.k_proj.lora_A.weight`", "`base_model.model.` is missing"],
+        says: &[
+            "1 tensor has a name",
+            "`model.layers.1.self_attn.k_proj.lora_A.weight`",
+            "`base_model.model.` is missing",
+        ],
     },
     Fault {
         what: "names of a wrapped model",
@@ -351,7 +355,11 @@ const TENSOR_FAULTS: &[Fault] = &[
             }
         },
         expected: |error| matches!(error, AdapterError::Misnamed { count: 56, .. }),
-        says: &["56 tensors are", "`base_model.model.` is too much", "PEFT reads `base_model.model.model.layers.0."],
+        says: &[
+            "56 tensors have names",
+            "`base_model.model.` is too much",
+            "PEFT reads `base_model.model.model.layers.0.",
+        ],
     },
     Fault {
         what: "names of a compiled model",

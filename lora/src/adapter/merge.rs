@@ -116,7 +116,7 @@ pub enum MergeError {
     /// An update of a part that this program does not run, which the base's files do not have or have in another shape.
     #[error(
         "{path}: the update of `{tensor}` {:?} and its A {:?} {}; is this the adapter of another model?",
-        .shapes[0], .shapes[1], not_run_hint(.found.as_ref())
+        .shapes[0], .shapes[1], not_run_hint(.found.as_deref())
     )]
     NotRun {
         path: PathBuf,
@@ -125,7 +125,7 @@ pub enum MergeError {
         /// Of B and of A.
         shapes: [Vec<usize>; 2],
         /// The tensor of the base that it is for.
-        found: Option<(String, Vec<usize>)>,
+        found: Option<Box<(String, Vec<usize>)>>,
     },
     #[error("{output}: not written: cannot {action} {path}: {source}; what was there before stays")]
     Io { output: PathBuf, action: &'static str, path: PathBuf, source: io::Error },
@@ -221,7 +221,7 @@ impl Merge<'_> {
             path: self.adapter.join(WEIGHTS),
             tensor: lora_b.key.clone(),
             shapes: [lora_b.shape.clone(), lora_a.shape.clone()],
-            found: found.map(|tensor| (tensor.name.clone(), tensor.shape.clone())),
+            found: found.map(|tensor| (tensor.name.clone(), tensor.shape.clone()).into()),
         };
         let Some((tensor, file)) = found else { return Err(fault(None)) };
         let ([out_features, _, ones @ ..], [_, inputs @ ..]) = (&lora_b.shape[..], &lora_a.shape[..]) else {

@@ -152,6 +152,15 @@ impl<'a> Places<'a> {
     }
 }
 
+/// What is wrong with the name of a score head as a running model has it: its copies are called `modules_to_save.default` and
+/// `original_module`.
+pub(super) fn misnamed_score(tensor: &str) -> Option<Misnamed> {
+    let expected = score_key();
+    let part = tensor.strip_prefix(expected.strip_suffix("weight")?)?.strip_suffix("weight")?;
+    let fault = NameFault::TooMuch { part: part.to_owned() };
+    (!part.is_empty()).then(|| Misnamed { tensor: tensor.to_owned(), fault, expected })
+}
+
 /// The parts that must go from `long` for `short` to be left, if they stand together.
 fn removed(long: &str, short: &str) -> Option<String> {
     let (long, short): (Vec<&str>, Vec<&str>) =

@@ -6,7 +6,7 @@
 use super::config::{LoraConfig, Task};
 use super::error::AdapterError;
 use super::folder::{self, CONFIG, WEIGHTS};
-use super::names::{Half, Parts, Place, Places, key, parts, score_key, shared_name};
+use super::names::{Half, Parts, Place, Places, key, misnamed_score, parts, score_key, shared_name};
 use super::targets::{Choice, Modules};
 use align_engine::model::LinearInfo;
 use align_engine::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec};
@@ -117,6 +117,10 @@ impl<'a> Found<'a> {
         let mut found = Found { file, halves: BTreeMap::new(), score: None, not_run: BTreeMap::new() };
         let mut unmatched = BTreeSet::new();
         let mut adapters = BTreeSet::new();
+        if let Some(tensor) = file.tensors().iter().find(|tensor| tensor.name.contains(".base_layer.")) {
+            let feature = "the base's own weights, which PEFT would put in place of the model's";
+            return Err(AdapterError::Unsupported { path: path(), tensor: tensor.name.clone(), feature });
+        }
         for tensor in file.tensors() {
             if tensor.name == score_key() {
                 if task == Task::CausalLm {
@@ -125,6 +129,9 @@ impl<'a> Found<'a> {
                 }
                 found.score = Some(tensor);
                 continue;
+            }
+            if let Some(misnamed) = misnamed_score(&tensor.name).filter(|_| task == Task::SequenceClassification) {
+                return Err(AdapterError::Misnamed { path: path(), misnamed: misnamed.into(), count: 1 });
             }
             let parts = parts(&tensor.name);
             if let Some(feature) = foreign(&tensor.name, parts.map(|parts| parts.module)) {
@@ -155,7 +162,7 @@ impl<'a> Found<'a> {
             return Err(AdapterError::AdapterName { path: path(), named, others });
         }
         if let Some(misnamed) = unmatched.iter().find_map(|tensor| places.misnamed(tensor)) {
-            return Err(AdapterError::Misnamed { path: path(), misnamed, count: unmatched.len() });
+            return Err(AdapterError::Misnamed { path: path(), misnamed: misnamed.into(), count: unmatched.len() });
         }
         if !unmatched.is_empty() {
             let count = unmatched.len();
@@ -288,9 +295,6 @@ fn foreign(tensor: &str, module: Option<&str>) -> Option<&'static str> {
     }
     if tensor.ends_with(".bias") && (tensor.contains(".lora_A.") || tensor.contains(".lora_B.")) {
         return Some("an adapter with biases (`lora_bias`)");
-    }
-    if tensor.contains(".base_layer.") {
-        return Some("the base's own weights, which PEFT would put in place of the model's");
     }
     let whole = tensor.strip_suffix(".weight").is_some_and(is_embedding);
     (whole || tensor.contains("modules_to_save")).then_some("a module that was trained whole (`modules_to_save`)")

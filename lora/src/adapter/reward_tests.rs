@@ -104,6 +104,21 @@ fn broken_reward_models_are_refused_with_the_fault_named() {
             &["modules_to_save", "classifier"],
         ),
         (
+            "the head as a running model has it",
+            |files| {
+                files.tensor("base_model.model.score.weight").name =
+                    "base_model.model.score.modules_to_save.default.weight".to_owned();
+            },
+            &["`modules_to_save.default.` is too much", "PEFT reads `base_model.model.score.weight`"],
+        ),
+        (
+            "the head with the adapter's name",
+            |files| {
+                files.tensor("base_model.model.score.weight").name = "base_model.model.score.default.weight".to_owned();
+            },
+            &["`default.` is too much"],
+        ),
+        (
             "a name that is none",
             |files| files.config["modules_to_save"] = value!(["score", 3]),
             &["modules_to_save", "3"],

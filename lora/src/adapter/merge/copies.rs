@@ -101,3 +101,36 @@ pub(super) fn without_quantisation(config: &mut Map<String, Value>) -> Vec<Strin
     }
     removed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_mark_of_a_quantisation_goes_and_the_rest_stays_in_its_order() {
+        let mut config = json!({
+            "model_type": "gemma3", "quantization_config": {"load_in_4bit": true}, "vocab_size": 8,
+            "text_config": {"hidden_size": 4, "quantization": {"bits": 4}, "head_dim": 2}, "quantization": null, "last": 1e-6,
+        });
+        let removed = without_quantisation(config.as_object_mut().unwrap());
+        assert_eq!(removed, ["quantization_config", "text_config.quantization"]);
+        let text = r#"{"model_type":"gemma3","vocab_size":8,"text_config":{"hidden_size":4,"head_dim":2},"last":1e-6}"#;
+        assert_eq!(config.to_string(), text);
+        assert!(without_quantisation(config.as_object_mut().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn folders_of_runs_are_told_from_others() {
+        for (name, fate) in [
+            ("checkpoint-50", Fate::LeftOut),
+            ("global_step1200", Fate::LeftOut),
+            (".git", Fate::LeftOut),
+            ("checkpoint-", Fate::Copied),
+            ("checkpoint-notes", Fate::Copied),
+            ("1_Pooling", Fate::Copied),
+        ] {
+            assert_eq!(of_folder(OsStr::new(name)), fate, "{name}");
+        }
+    }
+}
