@@ -5,7 +5,7 @@ use crate::chat_template;
 use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
 use crate::report;
-use align_engine::model::{Model, ModelConfig, locate};
+use align_engine::model::{Layout, Model, ModelConfig, ModelNote, UnusedTensors, locate};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, Hash, base_hash};
@@ -78,7 +78,7 @@ pub struct LoadedModel {
     /// What an adapter's config names as its base.
     pub base_name: String,
     /// Tensors of the checkpoint that the model does not use.
-    pub unused: Vec<String>,
+    pub unused: UnusedTensors,
     /// Matrices of zeros, which are rarely meant.
     pub all_zero: Vec<String>,
     /// The files of its weights.
@@ -109,7 +109,8 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
     let config = ModelConfig::open(&dir)?;
     let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite)?;
     let model = Model::load(device, config, &checkpoint)?;
-    let unused = checkpoint.unused().into_iter().map(|tensor| tensor.name.clone()).collect();
+    report::model_notes(&ModelNote::of(model.config(), &checkpoint));
+    let unused = Layout::of(model.config(), &checkpoint).unused(model.config(), &checkpoint);
     let all_zero = checkpoint.all_zero();
     Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, checkpoint, demo })
 }

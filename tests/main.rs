@@ -8,6 +8,7 @@ mod cases_run;
 mod cases_sanity;
 mod cases_sources;
 mod cases_tokens;
+mod cases_models;
 mod cli;
 mod equalities;
 mod every_loss;

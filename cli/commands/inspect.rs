@@ -118,7 +118,8 @@ fn model(loaded: &LoadedModel) -> Value {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_position_embeddings,
         "tie_word_embeddings": config.tie_word_embeddings,
-        "unused_tensors": loaded.unused,
+        "unused_tensors": loaded.unused.names,
+        "unused_vision_tensors": loaded.unused.vision,
         "tensors_of_zeros": loaded.all_zero,
     })
 }

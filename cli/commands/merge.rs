@@ -32,6 +32,7 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
         chat_template: template.as_ref(),
     };
     let merged = device.clone().install(|| merge.run(&device, &mut |_, _| ()))?;
+    report::model_notes(&merged.notes);
     report::other_base(&args.adapter, merged.trained_on.as_deref(), &merged.base, merged.base_name.as_deref());
     let (adapter, output) = (args.adapter.display(), args.output.display());
     say!("{output}: {model}, with {adapter} merged in");

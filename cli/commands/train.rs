@@ -393,8 +393,8 @@ fn summary(
 ) {
     let config = loaded.model.config();
     say!("model: {} ({}, {} parameters)", loaded.found, config.family, report::count(config.parameters()));
-    if !loaded.unused.is_empty() {
-        say!("  tensors that are not used: {}", loaded.unused.join(", "));
+    if loaded.unused.vision > 0 {
+        say!("  {} tensors of the vision tower are not used", loaded.unused.vision);
     }
     if !loaded.all_zero.is_empty() {
         say!("  warning: matrices of zeros: {}", loaded.all_zero.join(", "));

@@ -2,12 +2,14 @@
 
 mod adapters;
 mod data;
+mod model;
 mod numbers;
 mod training;
 mod warnings;
 
 pub use adapters::{other_base, read_adapter, stray_adapter};
 pub use data::{DataReport, data};
+pub use model::model_notes;
 pub use numbers::{count, rate, rows};
 pub use training::{Progress, adapter, generated, loss, pace, plan};
 pub use warnings::{is_warning, line as warning_line, warnings};

@@ -65,7 +65,7 @@ pub fn kind(value: &Value) -> &'static str {
 }
 
 /// What a stranger's file says, fit for one line: at most `longest` characters, none of which moves the cursor.
-pub(crate) fn shorten(text: &str, longest: usize) -> String {
+pub fn shorten(text: &str, longest: usize) -> String {
     let mut line = String::new();
     for character in text.chars().take(longest) {
         match character.is_control() {

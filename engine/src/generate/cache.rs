@@ -41,15 +41,18 @@ impl KvCache {
         Ok(KvCache { capacity, layers, phase: Phase::Prefill { slots: device.alloc("kv_cache.slots", 0)? } })
     }
 
-    /// The next pass holds prompts, back to back: sequence `b` has `lengths[b]` rows.
+    /// The next pass holds whole sequences, back to back: each `(b, length)` is sequence `b` of the cache with so many rows.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
-    pub fn begin_prefill(&mut self, device: &Device, lengths: &[usize]) -> Result<()> {
-        let slots: Vec<u32> = lengths
-            .iter()
-            .enumerate()
-            .flat_map(|(b, &length)| (0..length).map(move |position| (b, position)))
+    pub fn begin_prefill(
+        &mut self,
+        device: &Device,
+        sequences: impl IntoIterator<Item = (usize, usize)>,
+    ) -> Result<()> {
+        let slots: Vec<u32> = sequences
+            .into_iter()
+            .flat_map(|(b, length)| (0..length).map(move |position| (b, position)))
             .map(|(b, position)| self.slot(b, position))
             .collect();
         self.phase = Phase::Prefill { slots: device.upload("kv_cache.slots", &slots)? };

@@ -1,4 +1,8 @@
 //! Generation: prefill, then one token a step for the whole batch, through a cache of keys and values.
+//!
+//! A Phi 3 with longrope rotates every key of a text otherwise once it is longer than `original_max_position_embeddings`: what
+//! the cache holds of it is then stale, and the sequence is read anew, by itself, so that it goes on as if it had been that long
+//! from the start. The others of its batch are not touched.
 
 mod cache;
 mod sampler;
@@ -12,7 +16,7 @@ use crate::model::Model;
 use crate::model::adapters::{AdapterSet, Adapters};
 use crate::rows::{Pass, RowPlan, SequenceTree};
 use align_kernels::argmax::{self, Argmax};
-use align_kernels::{Buffer, Device, KernelError, Precision};
+use align_kernels::{Buffer, Columns, Device, KernelError, Precision, rows};
 use std::sync::Arc;
 
 /// What to generate, and when to stop.
@@ -70,19 +74,13 @@ pub fn generate(
         return Err(KernelError::Size { kernel: "kv_cache", argument: "sequences * tokens", got: rows, want }.into());
     }
     let kv_cols = config.num_key_value_heads * config.head_dim;
-    let mut cache = KvCache::new(device, request.precision.into(), config.num_hidden_layers, batch, capacity, kv_cols)?;
+    let cache = KvCache::new(device, request.precision.into(), config.num_hidden_layers, batch, capacity, kv_cols)?;
     let adapters = Adapters { policy: adapter.cloned(), reference: None };
 
     let mut sequences: Vec<Vec<u32>> = prompts.to_vec();
     let mut finished: Vec<Option<Finish>> = vec![None; batch];
-    let lengths: Vec<usize> = prompts.iter().map(Vec::len).collect();
-    cache.begin_prefill(device, &lengths)?;
-    let plan = prompts_back_to_back(&lengths);
-    let last_rows = plan.trees.iter().map(|tree| tree.prompt.end as u32 - 1).collect();
-    let pass = model.pass(plan, adapters.clone(), None, request.precision)?;
-    let ids = device.upload("generate.ids", &prompts.concat())?;
-    let mut tape = Tape::new(device, pass, Mode::Inference);
-    let mut logits = model.logits(&mut tape, &ids, last_rows, &mut cache)?;
+    let mut run = Run { model, adapters, precision: request.precision, cache };
+    let mut logits = run.read(&sequences, &(0..batch).collect::<Vec<_>>())?;
 
     for step in 0..request.max_new_tokens {
         let banned: &[u32] = if step < request.min_new_tokens { &request.stop } else { &[] };
@@ -104,17 +102,22 @@ pub fn generate(
         if finished.iter().all(Option::is_some) {
             break;
         }
-        // a finished sequence stays in the batch at its last token: its row is computed and not used
-        let ids: Vec<u32> = sequences.iter().map(|tokens| tokens[tokens.len() - 1]).collect();
-        let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
-        let positions: Vec<u32> = lengths.iter().map(|length| *length as u32 - 1).collect();
-        cache.begin_decode(device, &lengths)?;
-        let plan = RowPlan { policy: 0, detached: batch, reference: 0, trees: Vec::new() };
-        let ropes = model.rope_tables(&positions, &lengths)?;
-        let pass = Pass::new(plan, ropes, adapters.clone(), None, request.precision);
-        let ids = device.upload("generate.ids", &ids)?;
-        let mut tape = Tape::new(device, pass, Mode::Inference);
-        logits = model.logits(&mut tape, &ids, (0..batch as u32).collect(), &mut cache)?;
+        let grown = |b: &usize| {
+            finished[*b].is_none() && {
+                let now = sequences[*b].len();
+                model.cache_is_stale(now - 1, now)
+            }
+        };
+        let stale: Vec<usize> = (0..batch).filter(grown).collect();
+        let others = (0..batch).any(|b| finished[b].is_none() && !stale.contains(&b));
+        if others || stale.is_empty() {
+            logits = run.step(&sequences)?;
+        }
+        // one at a time: together they could need far more memory than the prompts did
+        for b in stale {
+            let read = run.read(&sequences, &[b])?;
+            put_row(device, &mut logits, b, &read)?;
+        }
     }
     Ok(sequences
         .into_iter()
@@ -125,6 +128,55 @@ pub fn generate(
             finish: finish.unwrap_or(Finish::Length),
         })
         .collect())
+}
+
+/// What the passes of a generation share.
+struct Run<'a> {
+    model: &'a Model,
+    adapters: Adapters,
+    precision: Precision,
+    cache: KvCache,
+}
+
+impl Run<'_> {
+    /// Reads whole sequences into the cache, those at `places`, and gives the logits after the last token of each.
+    fn read(&mut self, sequences: &[Vec<u32>], places: &[usize]) -> Result<Buffer<f32>, EngineError> {
+        let device = self.model.device();
+        let lengths: Vec<usize> = places.iter().map(|&b| sequences[b].len()).collect();
+        self.cache.begin_prefill(device, places.iter().copied().zip(lengths.iter().copied()))?;
+        let plan = prompts_back_to_back(&lengths);
+        let last_rows = plan.trees.iter().map(|tree| tree.prompt.end as u32 - 1).collect();
+        let pass = self.model.pass(plan, self.adapters.clone(), None, self.precision)?;
+        let ids: Vec<u32> = places.iter().flat_map(|&b| sequences[b].iter().copied()).collect();
+        let ids = device.upload("generate.ids", &ids)?;
+        let mut tape = Tape::new(device, pass, Mode::Inference);
+        Ok(self.model.logits(&mut tape, &ids, last_rows, &mut self.cache)?)
+    }
+
+    /// The logits after the last token of every sequence, whose other tokens are in the cache. A finished sequence stays in the
+    /// batch at its last token: its row is computed and not used.
+    fn step(&mut self, sequences: &[Vec<u32>]) -> Result<Buffer<f32>, EngineError> {
+        let (device, batch) = (self.model.device(), sequences.len());
+        let ids: Vec<u32> = sequences.iter().map(|tokens| tokens[tokens.len() - 1]).collect();
+        let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
+        let positions: Vec<u32> = lengths.iter().map(|length| *length as u32 - 1).collect();
+        self.cache.begin_decode(device, &lengths)?;
+        let plan = RowPlan { policy: 0, detached: batch, reference: 0, trees: Vec::new() };
+        let ropes = self.model.rope_tables(&positions, &lengths)?;
+        let pass = Pass::new(plan, ropes, self.adapters.clone(), None, self.precision);
+        let ids = device.upload("generate.ids", &ids)?;
+        let mut tape = Tape::new(device, pass, Mode::Inference);
+        Ok(self.model.logits(&mut tape, &ids, (0..batch as u32).collect(), &mut self.cache)?)
+    }
+}
+
+/// Puts one row of logits in its place among those of all sequences.
+fn put_row(device: &Device, logits: &mut Buffer<f32>, place: usize, row: &Buffer<f32>) -> Result<(), EngineError> {
+    let cols = row.len();
+    let index = device.upload("generate.place", &[place as u32])?;
+    let x = Columns { values: row.view().into(), first: 0, stride: cols };
+    rows::Scatter { cols, index: index.view(), x, y: logits.view_mut().into() }.run(device)?;
+    Ok(())
 }
 
 /// The next token of every sequence. Greedy decoding takes the largest logit on the device; everything else looks at the logits

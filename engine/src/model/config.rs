@@ -1,10 +1,12 @@
 //! What a model is: the facts of `config.json`, read by its family and checked, that the generic block runs on.
 
-use super::config_json::{ConfigJson, MAX_SIZE};
+use super::config_json::{ConfigJson, MAX_SIZE, SHOWN};
 use super::error::ConfigError;
-use super::families;
 use super::rope_scaling::RopeConfig;
+use super::{families, folder};
+use crate::json::shorten;
 use align_kernels::gate::Activation;
+use serde_json::Value;
 use std::path::Path;
 
 /// Most layers that are accepted: the deepest published model of these families has 126.
@@ -70,6 +72,12 @@ pub struct ModelConfig {
     pub pad_token_id: Option<u32>,
     /// What the weights are said to be stored in; the files decide.
     pub dtype: Option<String>,
+    /// How the weights are said to be quantised; the files decide.
+    pub quantization: Option<Quantization>,
+    /// The type of `rope_scaling`, where it stands under the older key `type` and transformers drops it for that.
+    pub old_rope_key: Option<String>,
+    /// Whether keys in a cache are rotated anew when a text grows beyond the lengths of its frequencies.
+    pub cache_follows_rope: bool,
     /// What stands before `embed_tokens` and `layers` in the weights' names: the first prefix that the checkpoint has.
     pub tensor_prefixes: &'static [&'static str],
     /// The same in the names that adapters use, e.g. `model.`
@@ -83,6 +91,40 @@ pub struct LayerConfig {
     pub sliding_window: Option<usize>,
     /// Index into [`ModelConfig::ropes`].
     pub rope: usize,
+}
+
+/// How config.json says that the weights are quantised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quantization {
+    /// The key that says so.
+    pub key: &'static str,
+    /// The method and its bits, e.g. `gptq, 4 bits`.
+    pub method: String,
+}
+
+impl Quantization {
+    /// Keys that hold it. The last is MLX's own.
+    pub const KEYS: [&str; 2] = ["quantization_config", "quantization"];
+
+    /// The words of a stranger's file: whatever they are, the weights decide.
+    fn read(json: &ConfigJson) -> Option<Quantization> {
+        let (key, found) = Quantization::KEYS.into_iter().find_map(|key| Some((key, json.get(key)?)))?;
+        let is_set = |key: &str| found.get(key) == Some(&Value::Bool(true));
+        let bits = match found.get("bits").and_then(Value::as_u64) {
+            Some(bits) => Some(bits),
+            None if is_set("load_in_4bit") => Some(4),
+            None if is_set("load_in_8bit") => Some(8),
+            None => None,
+        };
+        let name = match found.get("quant_method").and_then(Value::as_str) {
+            Some(name) => shorten(name, SHOWN),
+            // MLX names no method
+            None if found.get("group_size").is_some() && bits.is_some() => "MLX".to_owned(),
+            None => "unnamed method".to_owned(),
+        };
+        let method = bits.map_or(name.clone(), |bits| format!("{name}, {bits} bits"));
+        Some(Quantization { key, method })
+    }
 }
 
 /// What a family takes for keys that `config.json` does not have. `None`: the key must be there, or follows from others as
@@ -106,9 +148,13 @@ impl ModelConfig {
     /// Reads `dir/config.json`.
     ///
     /// # Errors
-    /// [`ConfigError`]: unreadable, quantised, of an unknown architecture, or with a key missing or out of range.
+    /// [`ConfigError`]: unreadable, of an unknown architecture, or with a key missing or out of range.
     pub fn open(dir: &Path) -> Result<ModelConfig, ConfigError> {
-        ModelConfig::read(&ConfigJson::read(&dir.join("config.json"))?)
+        let path = dir.join("config.json");
+        if let Some(holds) = folder::instead_of_config(dir) {
+            return Err(ConfigError::NoConfig { path, holds });
+        }
+        ModelConfig::read(&ConfigJson::read(&path)?)
     }
 
     /// The same from JSON in memory.
@@ -116,12 +162,9 @@ impl ModelConfig {
     /// # Errors
     /// As [`Self::open`].
     pub fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
-        if let Some(quantization) = json.nested("quantization_config")? {
-            let method = quantization.text_opt("quant_method")?.unwrap_or("unnamed method").to_owned();
-            return Err(ConfigError::Quantised { path: json.path().to_owned(), method });
-        }
         let family = families::of(json)?;
-        let config = (family.read)(json)?;
+        let mut config = (family.read)(json)?;
+        config.quantization = Quantization::read(json);
         assert_eq!(config.layers.len(), config.num_hidden_layers, "a family sets every layer");
         assert!(config.layers.iter().all(|layer| layer.rope < config.ropes.len()), "a family sets the ropes it names");
         Ok(config)
@@ -213,11 +256,14 @@ impl ModelConfig {
             eos_token_ids: json.token_ids("eos_token_id")?,
             bos_token_id: json.token_ids("bos_token_id")?.first().copied(),
             pad_token_id: match json.has("pad_token_id") {
-                true => json.pad_token_id()?,
+                true => json.token_ids("pad_token_id")?.first().copied(),
                 false => defaults.pad_token_id,
             },
             dtype: json.text_opt("dtype")?.or(json.text_opt("torch_dtype")?).map(str::to_owned),
-            tensor_prefixes: &["model."],
+            quantization: None,
+            old_rope_key: None,
+            cache_follows_rope: false,
+            tensor_prefixes: &["model.", "", "model.model."],
             module_prefix: "model.",
         })
     }

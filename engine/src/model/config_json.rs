@@ -180,33 +180,23 @@ impl ConfigJson {
         items.iter().map(number).collect()
     }
 
-    /// Token ids: one, or a list, or none.
+    /// Token ids: one, or a list, or none. A negative id is none, as some files have it.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].
     pub fn token_ids(&self, key: &'static str) -> Result<Vec<u32>, ConfigError> {
         const EXPECTED: &str = "a token id or a list of them";
-        let id = |value: &Value| match value.as_u64() {
-            Some(id) if id <= MAX_SIZE as u64 => Ok(id as u32),
-            Some(id) => Err(self.refuse(key, format!("token ids from 0 to {MAX_SIZE}"), id)),
-            None => Err(self.wrong(key, EXPECTED, value)),
+        let id = |value: &Value| match (value.as_u64(), value.as_i64()) {
+            (Some(id), _) if id <= MAX_SIZE as u64 => Ok(Some(id as u32)),
+            (Some(id), _) => Err(self.refuse(key, format!("token ids from 0 to {MAX_SIZE}"), id)),
+            (None, Some(_)) => Ok(None),
+            (None, None) => Err(self.wrong(key, EXPECTED, value)),
         };
         match self.get(key) {
             None => Ok(Vec::new()),
-            Some(Value::Array(items)) => items.iter().map(id).collect(),
-            Some(value @ Value::Number(_)) => Ok(vec![id(value)?]),
+            Some(Value::Array(items)) => items.iter().filter_map(|item| id(item).transpose()).collect(),
+            Some(value @ Value::Number(_)) => Ok(Vec::from_iter(id(value)?)),
             Some(other) => Err(self.wrong(key, EXPECTED, other)),
-        }
-    }
-
-    /// `pad_token_id`: a token, or none if it is null or negative, as some files have it.
-    ///
-    /// # Errors
-    /// [`ConfigError::Type`], [`ConfigError::Value`].
-    pub fn pad_token_id(&self) -> Result<Option<u32>, ConfigError> {
-        match self.get("pad_token_id").and_then(Value::as_i64) {
-            Some(id) if id < 0 => Ok(None),
-            _ => Ok(self.token_ids("pad_token_id")?.first().copied()),
         }
     }
 

@@ -1,7 +1,8 @@
 //! What can be wrong with a model's configuration or its place.
 
+use super::folder::FolderHolds;
 use crate::json::JsonError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A configuration that was refused. The message names the file and the key, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
@@ -18,9 +19,12 @@ pub enum ConfigError {
     #[error("{path}: unknown architecture {found}; supported: {}", .supported.join(", "))]
     Architecture { path: PathBuf, found: String, supported: Vec<&'static str> },
     #[error(
-        "{path}: the checkpoint is quantised ({method}), its weights cannot be used as they are; use the unquantised one, in bf16"
+        "{path}: `architectures` is {found}, a model for another task than writing text; expected {expected}, \
+         whose weights have the language model's head"
     )]
-    Quantised { path: PathBuf, method: String },
+    Task { path: PathBuf, found: String, expected: &'static str },
+    #[error("{path}: there is no such file{holds}")]
+    NoConfig { path: PathBuf, holds: FolderHolds },
     #[error("{path}: unknown rope type {found}; supported: {}", .supported.join(", "))]
     RopeType { path: PathBuf, found: String, supported: Vec<&'static str> },
 }
@@ -29,7 +33,7 @@ pub enum ConfigError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocateError {
-    #[error("{path}: is a file; give the directory of the model")]
+    #[error("{path}: is a file; give the directory of the model{}", beside(.path))]
     NotADirectory { path: PathBuf },
     #[error("{path}: no such directory")]
     NoDirectory { path: PathBuf },
@@ -46,6 +50,18 @@ pub enum LocateError {
     Reference { name: String, reference: PathBuf, snapshots: Vec<PathBuf> },
     #[error("{name}: the cache has no snapshot {}; fetch the model again with `hf download {name}`", .snapshot.display())]
     Snapshot { name: String, snapshot: PathBuf },
+}
+
+/// What the directory of a file is, or that no model is in such a file.
+fn beside(path: &Path) -> String {
+    if path.extension().is_some_and(|ending| ending == "gguf") {
+        return " in the Hugging Face layout (config.json and safetensors): GGUF files are not read".to_owned();
+    }
+    match path.parent().filter(|parent| parent.join("config.json").is_file()) {
+        Some(parent) if parent.as_os_str().is_empty() => ", which is `.`".to_owned(),
+        Some(parent) => format!(", {}", parent.display()),
+        None => String::new(),
+    }
 }
 
 fn suggestion(snapshots: &[PathBuf]) -> String {

@@ -30,6 +30,9 @@ pub const FAMILIES: &[Family] = &[
 ];
 
 /// The family of a configuration: by `model_type`, or where an old file lacks it, by its architecture.
+///
+/// `architectures` is the class that once saved the model, under whatever name a wrapper gave it. With a `model_type` it only
+/// says the task.
 pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
     let architectures = json.texts_opt("architectures")?.unwrap_or_default();
     let named = |family: &&Family| architectures.iter().any(|name| family.architectures.contains(name));
@@ -46,9 +49,49 @@ pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
     };
     let family = FAMILIES.iter().find(|family| family.model_types.contains(&model_type));
     let family = family.ok_or_else(|| unknown(&format!("`{model_type}`")))?;
-    // A reward model or an encoder of the same family has other weights.
-    if !architectures.is_empty() && !named(&family) {
-        return Err(unknown(architectures[0]));
+    let other_task = architectures.iter().find(|name| task(name) == ClassTask::Other);
+    match other_task {
+        // the last word is that of a class that this family is known by
+        Some(name) if !named(&family) => Err(ConfigError::Task {
+            path: json.path().to_owned(),
+            found: shorten(name, SHOWN),
+            expected: family.architectures[0],
+        }),
+        _ => Ok(family),
     }
-    Ok(family)
+}
+
+/// The class to name in a copy of this configuration, if none of its own is one that other programs know: they choose the code
+/// that runs a model by it.
+///
+/// # Errors
+/// As [`ModelConfig::read`].
+pub fn architecture_to_name(json: &ConfigJson) -> Result<Option<&'static str>, ConfigError> {
+    let family = of(json)?;
+    let architectures = json.texts_opt("architectures")?.unwrap_or_default();
+    let is_wrapper = json.nested("text_config")?.is_some();
+    let name = if is_wrapper { family.architectures.last() } else { family.architectures.first() };
+    let known = architectures.iter().any(|name| family.architectures.contains(name));
+    Ok(if known { None } else { name.copied() })
+}
+
+/// What a class's name says that it computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClassTask {
+    /// Text, or nothing that speaks against it, such as `LlamaModel`.
+    Language,
+    /// Scores, classes or places in a text: a reward model or an encoder of the same family has other weights.
+    Other,
+}
+
+fn task(class: &str) -> ClassTask {
+    let other = ["Reward", "Classif", "Score", "Embedding", "Encoder", "Bidirectional", "MaskedLM"];
+    match class.split_once("For") {
+        Some((_, task)) if task.starts_with("CausalLM") || task.starts_with("ConditionalGeneration") => {
+            ClassTask::Language
+        }
+        Some(_) => ClassTask::Other,
+        None if other.iter().any(|word| class.contains(word)) => ClassTask::Other,
+        None => ClassTask::Language,
+    }
 }

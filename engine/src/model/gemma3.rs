@@ -25,7 +25,7 @@ const SLIDING: usize = 1;
 fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     let Some(text) = json.nested("text_config")? else { return read_text(json) };
     let mut config = read_text(&text)?;
-    config.tensor_prefixes = &["language_model.model.", "model.language_model.", "model."];
+    config.tensor_prefixes = &["language_model.model.", "model.language_model.", "language_model.", "model."];
     config.module_prefix = "model.language_model.";
     // These stand beside text_config.
     config.tie_word_embeddings = json.flag_or("tie_word_embeddings", config.tie_word_embeddings)?;
@@ -56,6 +56,12 @@ fn read_text(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     config.attn_logit_softcapping = soft_cap(json, "attn_logit_softcapping", None)?;
     config.final_logit_softcapping = soft_cap(json, "final_logit_softcapping", None)?;
     config.ropes = ropes(json, &config)?;
+    config.old_rope_key = match json.nested("rope_scaling")? {
+        Some(scaling) if scaling.get("rope_type").is_none() => {
+            scaling.text_opt("type")?.filter(|name| *name != "default").map(str::to_owned)
+        }
+        _ => None,
+    };
     let types = match layer_types(json, config.num_hidden_layers)? {
         Some(types) => types,
         None => {

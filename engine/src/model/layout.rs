@@ -135,25 +135,55 @@ impl ModelConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     prefix: &'static str,
+    head: &'static str,
+    embedding: EmbeddingName,
 }
+
+/// Under which name a checkpoint holds the embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EmbeddingName {
+    Own,
+    /// That of the head it is tied to: the saver kept the other name of the shared tensor.
+    Head,
+}
+
+/// Names that heads are stored under. The second is what a prefix for the whole model makes of the first.
+const HEADS: [&str; 3] = ["lm_head.weight", "model.lm_head.weight", "language_model.lm_head.weight"];
 
 impl Layout {
     /// The names under a prefix, one of [`ModelConfig::tensor_prefixes`].
     pub fn new(prefix: &'static str) -> Layout {
-        Layout { prefix }
+        let head = if prefix == "language_model.model." { "language_model.lm_head.weight" } else { "lm_head.weight" };
+        Layout { prefix, head, embedding: EmbeddingName::Own }
     }
 
     /// The names that `checkpoint` has: with the first prefix that fits; if none does, with the first, under which loading then
     /// says what is missing.
     pub fn of(config: &ModelConfig, checkpoint: &Checkpoint) -> Layout {
         let layouts = config.tensor_prefixes.iter().map(|prefix| Layout::new(prefix));
-        let mut fitting = layouts.filter(|layout| checkpoint.contains(&layout.embed_tokens()));
-        fitting.next().unwrap_or(Layout::new(config.tensor_prefixes[0]))
+        let fits = |layout: &Layout| {
+            checkpoint.contains(&layout.embed_tokens())
+                || checkpoint.contains(&layout.norm(0, Norm::PreAttention, config))
+        };
+        let mut layout = layouts.clone().find(fits).unwrap_or(Layout::new(config.tensor_prefixes[0]));
+        if !checkpoint.contains(layout.head) {
+            layout.head = HEADS.into_iter().find(|head| checkpoint.contains(head)).unwrap_or(layout.head);
+        }
+        if config.tie_word_embeddings
+            && !checkpoint.contains(&layout.embed_tokens())
+            && checkpoint.contains(layout.head)
+        {
+            layout.embedding = EmbeddingName::Head;
+        }
+        layout
     }
 
     /// The embedding, `[vocab_size, hidden_size]`.
     pub fn embed_tokens(&self) -> String {
-        format!("{}embed_tokens.weight", self.prefix)
+        match self.embedding {
+            EmbeddingName::Own => format!("{}embed_tokens.weight", self.prefix),
+            EmbeddingName::Head => self.head.to_owned(),
+        }
     }
 
     /// The norm before the head, `[hidden_size]`.
@@ -163,10 +193,7 @@ impl Layout {
 
     /// The head, `[vocab_size, hidden_size]`; not stored where it is tied to the embedding.
     pub fn lm_head(&self) -> String {
-        match self.prefix.strip_suffix(".model.") {
-            Some(outer) => format!("{outer}.lm_head.weight"),
-            None => "lm_head.weight".to_owned(),
-        }
+        self.head.to_owned()
     }
 
     /// Whether the head is the embedding: as `config.json` says, unless the checkpoint holds a head of its own that differs,

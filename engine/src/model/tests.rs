@@ -59,7 +59,9 @@ fn tiny_models_hold_exactly_the_tensors_that_their_configuration_implies() {
                 _ => panic!("{name} has {} dimensions", shape.len()),
             }
         }
-        assert_eq!(checkpoint.unused(), Vec::<&crate::weights::TensorInfo>::new());
+        assert_eq!(Layout::fitted(&config, &checkpoint).unwrap(), layout);
+        assert_eq!(ModelNote::of(&config, &checkpoint), []);
+        assert_eq!(layout.unused(&config, &checkpoint), UnusedTensors::default());
         assert_eq!(checkpoint.all_zero(), Vec::<String>::new());
         assert_eq!(stop_token_ids(&dir, &config).unwrap(), config.eos_token_ids);
     }
@@ -164,8 +166,10 @@ fn broken_configurations_are_refused_by_key() {
         (json!({"model_type": 7}), &["`model_type`: expected a string, found a number"]),
         (json!({"architectures": ["LlamaForSequenceClassification"]}), &["LlamaForSequenceClassification"]),
         (json!({"architectures": "LlamaForCausalLM"}), &["`architectures`: expected a list of strings"]),
-        (json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}), &["quantised (gptq)", "unquantised"]),
-        (json!({"quantization_config": {}}), &["quantised"]),
+        (
+            json!({"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}),
+            &["unknown architecture `gpt_oss`", "LlamaForCausalLM"],
+        ),
         (json!({"hidden_size": null}), &["`hidden_size` is missing"]),
         (json!({"hidden_size": "64"}), &["`hidden_size`: expected a whole number, found a string"]),
         (json!({"hidden_size": 64.5}), &["`hidden_size`", "64.5"]),
@@ -193,7 +197,7 @@ fn broken_configurations_are_refused_by_key() {
         (json!({"rms_norm_eps": "tiny"}), &["`rms_norm_eps`: expected a number, found a string"]),
         (json!({"tie_word_embeddings": 1}), &["`tie_word_embeddings`: expected true or false, found a number"]),
         (json!({"attention_bias": "yes"}), &["`attention_bias`"]),
-        (json!({"eos_token_id": -1}), &["`eos_token_id`"]),
+        (json!({"eos_token_id": 1.5}), &["`eos_token_id`"]),
         (json!({"eos_token_id": [1, "2"]}), &["`eos_token_id`", "found a string"]),
         (json!({"rope_theta": 0}), &["`rope_theta`", "above 0"]),
         (json!({"rope_theta": 1e300}), &["`rope_theta`", "f32"]),
@@ -306,7 +310,7 @@ fn broken_config_files_are_refused_by_path() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.json");
     let message = || ModelConfig::open(dir.path()).unwrap_err().to_string();
-    assert!(message().contains("config.json: cannot read it"));
+    assert!(message().contains("config.json: there is no such file; give a model directory"), "{}", message());
     let depth = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     for (content, said) in [
         (&b""[..], "broken JSON: EOF"),
@@ -372,9 +376,13 @@ fn stop_ids_come_from_generation_config_first() {
     let config = read(sound()).unwrap();
     let path = dir.path().join("generation_config.json");
     assert_eq!(stop_token_ids(dir.path(), &config).unwrap(), [2, 3]);
-    for (content, want) in
-        [("{}", &[2, 3][..]), ("{\"eos_token_id\": 9}", &[9]), ("{\"eos_token_id\": [9, 4, 9]}", &[4, 9])]
-    {
+    for (content, want) in [
+        ("{}", &[2, 3][..]),
+        ("{\"eos_token_id\": 9}", &[9]),
+        ("{\"eos_token_id\": [9, 4, 9]}", &[4, 9]),
+        ("{\"eos_token_id\": -1}", &[2, 3]),
+        ("{\"eos_token_id\": [-1, 9]}", &[9]),
+    ] {
         std::fs::write(&path, content).unwrap();
         assert_eq!(stop_token_ids(dir.path(), &config).unwrap(), want, "{content}");
     }

@@ -63,7 +63,7 @@ impl Model {
         checkpoint: &Checkpoint,
         free_bytes: u64,
     ) -> Result<Model, EngineError> {
-        let layout = Layout::of(&config, checkpoint);
+        let layout = Layout::fitted(&config, checkpoint)?;
         let head = match layout.head_is_tied(&config, checkpoint) {
             true => layout.embed_tokens(),
             false => layout.lm_head(),
@@ -220,6 +220,12 @@ impl Model {
     /// Whether two sequences of these lengths are rotated by the same angles, so that they may share a prompt.
     pub fn same_rope(&self, one: usize, other: usize) -> bool {
         self.config.ropes.iter().all(|rope| rope.variant_key(one) == rope.variant_key(other))
+    }
+
+    /// Whether the keys of a text of `before` tokens are rotated otherwise than those of its continuation to `now` tokens, so
+    /// that it must be read anew. Other families than Phi 3 keep their keys as they are.
+    pub fn cache_is_stale(&self, before: usize, now: usize) -> bool {
+        self.config.cache_follows_rope && !self.same_rope(before, now)
     }
 
     /// The first layer's output, for rows with the tokens `ids`, recomputed in the backward pass: a piece of a pass that stands

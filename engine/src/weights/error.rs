@@ -1,5 +1,6 @@
 //! What can be wrong with weights on disk.
 
+use super::quantised::Quantised;
 use crate::json::{JsonError, shorten};
 use align_kernels::KernelError;
 use std::io;
@@ -22,10 +23,6 @@ pub enum LoadError {
     Header { path: PathBuf, fault: HeaderFault },
     #[error("{path}: {} in the index of shards: {}; fetch the checkpoint again", count(.faults.len(), "fault"), list(.faults))]
     Index { path: PathBuf, faults: Vec<IndexFault> },
-    #[error(
-        "{path}: is a link to {target}, outside of the model directory; give the directory that holds the file, or copy it"
-    )]
-    Outside { path: PathBuf, target: PathBuf },
     #[error(transparent)]
     Json(#[from] JsonError),
     #[error(
@@ -33,11 +30,43 @@ pub enum LoadError {
          the weights and config.json are from different models"
     )]
     Missing { path: PathBuf, name: String, want: Vec<usize> },
+    /// As [`LoadError::Missing`], in a checkpoint whose index is at fault.
+    #[error(
+        "{path}: no shard that it lists holds `{name}`; {} in the index of shards: {}; fetch the checkpoint again",
+        count(.faults.len(), "fault"), list(.faults)
+    )]
+    MissingInShards { path: PathBuf, name: String, faults: Vec<IndexFault> },
+    #[error(
+        "{path}: no `{name}`, and config.json does not tie the output head to the embedding (`tie_word_embeddings`): \
+         these are the weights of a model without its language model's head, which gives no log-probs"
+    )]
+    NoHead { path: PathBuf, name: String },
+    #[error(
+        "{path}: no tensor `{name}`, but `{found}`: the names hold `{part}`, which {by} adds; \
+         unwrap the model in the program that saved it and save it again, or take `{part}` out of the names"
+    )]
+    Wrapped { path: PathBuf, name: String, found: String, part: &'static str, by: &'static str },
+    #[error(
+        "{path}: no tensor `{name}`, but `{found}`: the names begin with `{prefix}`, which this model's do not; \
+         save the language model alone, or take `{prefix}` out of the names"
+    )]
+    OtherPrefix { path: PathBuf, name: String, found: String, prefix: String },
+    #[error(
+        "{path}: the weights are quantised ({}): `{}` is {} {:?}; use the unquantised model, in bf16",
+        method.as_deref().map_or_else(|| .quantised.format.to_string(), str::to_owned),
+        shorten(&.quantised.tensor, 200), .quantised.dtype, .quantised.shape
+    )]
+    Quantised {
+        path: PathBuf,
+        quantised: Quantised,
+        /// What config.json calls it.
+        method: Option<String>,
+    },
     #[error(
         "{path}: tensor `{name}` is {got:?}, config.json implies {want:?}; the weights and config.json are from different models"
     )]
     Shape { path: PathBuf, name: String, got: Vec<usize>, want: Vec<usize> },
-    #[error("{path}: `{name}` is stored as {got}; supported: F32, F16, BF16. Use the unquantised checkpoint, in bf16")]
+    #[error("{path}: `{name}` is stored as {got}; supported: F32, F16, BF16. Save the model in one of them first")]
     Dtype { path: PathBuf, name: String, got: String },
     #[error(
         "{path}: `{name}` holds {value} at element {element}; the checkpoint is damaged or was saved from a run that diverged"
@@ -85,7 +114,8 @@ pub enum HeaderFault {
     Trailing { end: u64, available: u64 },
 }
 
-/// What is wrong with `model.safetensors.index.json` or with a shard that it names.
+/// What is wrong with `model.safetensors.index.json` or with a shard that it names. Faults that do not say where a tensor is
+/// twice, or what a name is, are borne as long as every tensor of the model is there.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexFault {
@@ -105,8 +135,10 @@ pub enum IndexFault {
     NotInShard { tensor: String, shard: String },
     #[error("`{tensor}` is in {shard}, but listed in {listed}")]
     WrongShard { tensor: String, shard: String, listed: String },
-    #[error("`{tensor}` is in {shard} and in {other}")]
+    #[error("`{tensor}` is in {shard} and in {other}, and they differ")]
     TwoShards { tensor: String, shard: String, other: String },
+    #[error("`{tensor}` is in {shard} and in {other}, byte for byte")]
+    Copies { tensor: String, shard: String, other: String },
 }
 
 /// A weights file that could not be written. Nothing is left under the target's name but what was there before.
@@ -127,12 +159,12 @@ pub enum WriteError {
     Unfinished { path: PathBuf, name: String },
 }
 
-fn count(n: usize, what: &str) -> String {
+pub(super) fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// The first faults in full: with one shard missing, every tensor of it is a fault of its own.
-fn list(faults: &[IndexFault]) -> String {
+pub(super) fn list(faults: &[IndexFault]) -> String {
     const SHOWN: usize = 5;
     const LONGEST: usize = 300;
     let shown = faults.iter().take(SHOWN).map(|fault| shorten(&fault.to_string(), LONGEST));
@@ -145,7 +177,7 @@ fn list(faults: &[IndexFault]) -> String {
 
 fn other_format(found: &Option<String>) -> String {
     match found {
-        Some(file) => format!(" ({file} is another format: convert it to safetensors first)"),
+        Some(found) => format!(" ({found})"),
         None => String::new(),
     }
 }

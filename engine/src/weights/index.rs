@@ -9,21 +9,35 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 /// The file of a checkpoint in one piece.
 pub(super) const SINGLE: &str = "model.safetensors";
 /// The index of a checkpoint in several.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// Opens the files of the checkpoint in `dir`, in the order of their names. A single file wins over an index, as in
-/// transformers. In the result every tensor name is in one file only.
+/// The files of a checkpoint, in the order of their names, and what is remarkable about them.
+#[derive(Debug)]
+pub(super) struct Shards {
+    pub files: Vec<SafetensorsFile>,
+    /// Faults of the index that leave no doubt which tensors are meant, if every tensor of the model is in one of `files`.
+    pub index_faults: Vec<IndexFault>,
+    /// Files that are links out of the directory, with what they lead to.
+    pub links: Vec<(PathBuf, PathBuf)>,
+}
+
+/// Opens the files of the checkpoint in `dir`. A single file wins over an index, as in transformers. In the result a tensor
+/// that is in two files is the same in both.
+///
+/// A shard that no tensor is listed in is left alone; where a tensor is, the shards say, not the index. So an index that names
+/// tensors that are nowhere, or in the wrong shard, costs nothing but a note.
 ///
 /// # Errors
 /// Every variant of [`LoadError`] that speaks of files, headers and the index.
-pub(super) fn open_shards(dir: &Path) -> Result<Vec<SafetensorsFile>, LoadError> {
+pub(super) fn open_shards(dir: &Path) -> Result<Shards, LoadError> {
     if exists(&dir.join(SINGLE)) {
-        return Ok(vec![open_inside(dir, SINGLE)?]);
+        let (file, link) = open_followed(dir, SINGLE)?;
+        return Ok(Shards { files: vec![file], index_faults: Vec::new(), links: Vec::from_iter(link) });
     }
     let path = dir.join(INDEX);
     if !exists(&path) {
@@ -35,70 +49,84 @@ pub(super) fn open_shards(dir: &Path) -> Result<Vec<SafetensorsFile>, LoadError>
     let refuse = |faults| LoadError::Index { path: path.clone(), faults };
 
     let mut faults = index.faults;
+    let mut borne = Vec::new();
     let mut listed: BTreeMap<String, String> = BTreeMap::new();
     for (tensor, shard) in index.weight_map {
         if !is_plain_file_name(&shard) {
             faults.push(IndexFault::ShardName { tensor, shard });
         } else if listed.insert(tensor.clone(), shard).is_some() {
-            faults.push(IndexFault::Duplicate { tensor });
+            borne.push(IndexFault::Duplicate { tensor });
         }
     }
     let names: BTreeSet<&String> = listed.values().collect();
-    for shard in &names {
-        if !exists(&dir.join(shard)) {
-            faults.push(IndexFault::MissingShard { shard: shard.to_string() });
-        }
-    }
-    for shard in shards_in(dir) {
-        if !names.contains(&shard) {
-            faults.push(IndexFault::ExtraShard { shard });
-        }
-    }
-    if names.is_empty() && faults.is_empty() {
+    let (there, missing): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| exists(&dir.join(name)));
+    borne.extend(missing.into_iter().map(|shard| IndexFault::MissingShard { shard: shard.clone() }));
+    let extra = shards_in(dir).into_iter().filter(|shard| !names.contains(shard));
+    borne.extend(extra.map(|shard| IndexFault::ExtraShard { shard }));
+    if there.is_empty() && faults.is_empty() {
         faults.push(IndexFault::NoWeightMap);
+        faults.append(&mut borne);
     }
     if !faults.is_empty() {
         return Err(refuse(faults));
     }
 
-    let shards = names.iter().map(|name| open_inside(dir, name)).collect::<Result<Vec<_>, _>>()?;
-    let names: Vec<&String> = names.into_iter().collect();
-    let mut holder: BTreeMap<&str, &String> = BTreeMap::new();
-    for (shard, name) in shards.iter().zip(&names) {
-        for tensor in shard.tensors() {
-            if let Some(other) = holder.insert(&tensor.name, name) {
-                let (tensor, shard, other) = (tensor.name.clone(), name.to_string(), other.clone());
-                faults.push(IndexFault::TwoShards { tensor, shard, other });
+    let (mut files, mut links) = (Vec::with_capacity(there.len()), Vec::new());
+    for name in &there {
+        let (file, link) = open_followed(dir, name)?;
+        files.push(file);
+        links.extend(link);
+    }
+    let mut holder: BTreeMap<&str, usize> = BTreeMap::new();
+    for (at, file) in files.iter().enumerate() {
+        for tensor in file.tensors() {
+            let Some(other) = holder.insert(&tensor.name, at) else { continue };
+            let (tensor, shard, other_shard) = (tensor.name.clone(), there[at].clone(), there[other].clone());
+            match same_tensor(&files[other], file, &tensor) {
+                true => borne.push(IndexFault::Copies { tensor, shard, other: other_shard }),
+                false => faults.push(IndexFault::TwoShards { tensor, shard, other: other_shard }),
             }
         }
+    }
+    if !faults.is_empty() {
+        return Err(refuse(faults));
     }
     for (tensor, shard) in &listed {
-        let (tensor, listed) = (tensor.clone(), shard.clone());
+        let holds = |name: &str| {
+            there.iter().position(|shard| *shard == name).is_some_and(|at| files[at].tensor(tensor).is_some())
+        };
         match holder.get(tensor.as_str()) {
-            None => faults.push(IndexFault::NotInShard { tensor, shard: listed }),
-            Some(&holder) if *holder != listed => {
-                faults.push(IndexFault::WrongShard { tensor, shard: holder.clone(), listed });
-            }
-            Some(_) => {}
+            _ if holds(shard) || !there.contains(&shard) => {}
+            None => borne.push(IndexFault::NotInShard { tensor: tensor.clone(), shard: shard.clone() }),
+            Some(&at) => borne.push(IndexFault::WrongShard {
+                tensor: tensor.clone(),
+                shard: there[at].clone(),
+                listed: shard.clone(),
+            }),
         }
     }
-    if !faults.is_empty() {
-        return Err(refuse(faults));
-    }
-    Ok(shards)
+    Ok(Shards { files, index_faults: borne, links })
 }
 
-/// Opens `dir/name` if it really is a file of that directory: not a link that leads out of it, except into the stores of the
-/// Hugging Face cache that the directory is a snapshot of.
-fn open_inside(dir: &Path, name: &str) -> Result<SafetensorsFile, LoadError> {
+/// Whether two files have the same bytes under a name.
+fn same_tensor(one: &SafetensorsFile, other: &SafetensorsFile, name: &str) -> bool {
+    let (Some(a), Some(b)) = (one.tensor(name), other.tensor(name)) else { return false };
+    a.dtype == b.dtype && a.shape == b.shape && one.data(a) == other.data(b)
+}
+
+/// Opens `dir/name`, and gives what it leads to if it is a link out of the directory: into the stores of the Hugging Face cache
+/// that the directory is a snapshot of, nobody has to be told.
+///
+/// A link is followed wherever it leads: the file is mapped for reading and must be a sound safetensors file of the model's
+/// tensors, so a stranger's link gives away nothing but that.
+fn open_followed(dir: &Path, name: &str) -> Result<(SafetensorsFile, Option<(PathBuf, PathBuf)>), LoadError> {
     let path = dir.join(name);
     let io = |source| LoadError::Io { path: path.clone(), action: "resolve it", source };
     let target = std::fs::canonicalize(&path).map_err(io)?;
     let home = std::fs::canonicalize(dir).map_err(io)?;
-    if target.parent() == Some(home.as_path()) || is_blob_of(&home, &target) {
-        return SafetensorsFile::open(&path);
-    }
-    Err(LoadError::Outside { path, target })
+    let file = SafetensorsFile::open(&path)?;
+    let inside = target.parent() == Some(home.as_path()) || is_blob_of(&home, &target);
+    Ok((file, (!inside).then_some((path, target))))
 }
 
 /// Whether `target` is where a file of the snapshot `home` may be: with `home` at `CACHE/models--ORG--NAME/snapshots/REVISION`,
@@ -150,15 +178,22 @@ fn shards_in(dir: &Path) -> Vec<String> {
     names
 }
 
-/// A weights file of another format, for the message.
+/// A weights file of another format or without its index, for the message.
 fn other_format(dir: &Path) -> Option<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.starts_with("pytorch_model") && name.ends_with(".bin") || name.ends_with(".gguf"))
-        .collect();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
-    names.into_iter().next()
+    let find = |is: &dyn Fn(&str) -> bool| names.iter().find(|name| is(name)).cloned();
+    let torch = |name: &str| {
+        name.starts_with("pytorch_model") && name.ends_with(".bin") || name.ends_with(".pth") || name.ends_with(".gguf")
+    };
+    find(&torch)
+        .map(|name| format!("{name} is another format: convert it to safetensors first"))
+        .or_else(|| shards_in(dir).into_iter().next().map(|name| format!("{name} is a shard whose index is missing")))
+        .or_else(|| {
+            let name = find(&|name| name.ends_with(".safetensors"))?;
+            Some(format!("{name} is not named as the model's weights are"))
+        })
 }
 
 /// The index as written, with what can be seen to be wrong with it on the way.

@@ -8,6 +8,7 @@ mod finite;
 mod frozen;
 mod header;
 mod index;
+mod quantised;
 mod read_ahead;
 mod safetensors;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod writer;
 pub use self::error::{HeaderFault, IndexFault, LoadError, WriteError};
 pub use self::frozen::{Frozen, FrozenVector};
 pub use self::header::TensorInfo;
+pub use self::quantised::{Quantised, QuantisedFormat};
 pub use self::read_ahead::{Pages, ReadAhead};
 pub use self::safetensors::{MappedFile, SafetensorsFile};
 pub use self::writer::{SafetensorsWriter, TensorSpec};
@@ -44,31 +46,28 @@ pub struct Checkpoint {
     shards: Vec<SafetensorsFile>,
     /// Name to shard and place in the shard.
     places: BTreeMap<String, (usize, usize)>,
+    index_faults: Vec<IndexFault>,
+    links: Vec<(PathBuf, PathBuf)>,
     value_check: ValueCheck,
-    notes: Mutex<Notes>,
-}
-
-/// What was handed out so far.
-#[derive(Debug, Default)]
-struct Notes {
-    used: BTreeSet<String>,
-    all_zero: BTreeSet<String>,
+    /// Matrices that were handed out and are zero throughout.
+    all_zero: Mutex<BTreeSet<String>>,
 }
 
 impl Checkpoint {
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in `dir`. Reads headers only.
     ///
     /// # Errors
-    /// [`LoadError`]: no weights, an unsound file or index, a link that leads out of the directory.
+    /// [`LoadError`]: no weights, an unsound file, an index that leaves open which tensors are meant.
     pub fn open(dir: &Path, value_check: ValueCheck) -> Result<Checkpoint, LoadError> {
-        let shards = index::open_shards(dir)?;
+        let index::Shards { files: shards, index_faults, links } = index::open_shards(dir)?;
         let mut places = BTreeMap::new();
         for (shard_idx, shard) in shards.iter().enumerate() {
             for (tensor_idx, tensor) in shard.tensors().iter().enumerate() {
                 places.insert(tensor.name.clone(), (shard_idx, tensor_idx));
             }
         }
-        Ok(Checkpoint { dir: dir.to_owned(), shards, places, value_check, notes: Mutex::default() })
+        let (dir, all_zero) = (dir.to_owned(), Mutex::default());
+        Ok(Checkpoint { dir, shards, places, index_faults, links, value_check, all_zero })
     }
 
     /// The model directory.
@@ -79,6 +78,21 @@ impl Checkpoint {
     /// Its files, in the order of their names.
     pub fn shards(&self) -> &[SafetensorsFile] {
         &self.shards
+    }
+
+    /// The index of its shards; not there if it is one file.
+    pub fn index_path(&self) -> PathBuf {
+        self.dir.join(index::INDEX)
+    }
+
+    /// What is wrong with the index of its shards and does not matter, if every tensor of the model is there.
+    pub fn index_faults(&self) -> &[IndexFault] {
+        &self.index_faults
+    }
+
+    /// Files that are links out of the directory, each with what it leads to; those of the Hugging Face cache are not listed.
+    pub fn links(&self) -> &[(PathBuf, PathBuf)] {
+        &self.links
     }
 
     /// All tensors by name, each with the file that holds it.
@@ -118,10 +132,9 @@ impl Checkpoint {
         let (tensor, file) = self.find(name, &shape)?;
         let dtype = file.weight_dtype(tensor)?;
         if self.check_values(device, tensor, file)? {
-            self.notes().all_zero.insert(name.to_owned());
+            self.zeros().insert(name.to_owned());
         }
         let weights = WeightBuffer::new(device, "base weights", dtype, file.map(), tensor.bytes.clone())?;
-        self.notes().used.insert(name.to_owned());
         Ok(Frozen::new(name, shape, weights))
     }
 
@@ -139,25 +152,12 @@ impl Checkpoint {
     pub fn vector(&self, device: &Device, name: &str, len: usize) -> Result<FrozenVector, LoadError> {
         let (tensor, file) = self.find(name, &[len])?;
         self.check_values(device, tensor, file)?;
-        let vector = FrozenVector::new(device, name, &file.to_f32(tensor)?)?;
-        self.notes().used.insert(name.to_owned());
-        Ok(vector)
-    }
-
-    /// Tensors that were not handed out, by name: parts that this program does not run, or a sign that the files belong to
-    /// another model. Rotary tables that old exports stored are left out, since they follow from config.json.
-    pub fn unused(&self) -> Vec<&TensorInfo> {
-        let notes = self.notes();
-        let follows_from_config = |name: &str| name.ends_with("rotary_emb.inv_freq");
-        self.tensors()
-            .map(|(tensor, _)| tensor)
-            .filter(|tensor| !notes.used.contains(&tensor.name) && !follows_from_config(&tensor.name))
-            .collect()
+        Ok(FrozenVector::new(device, name, &file.to_f32(tensor)?)?)
     }
 
     /// Matrices that were handed out and hold nothing but zeros: what an interrupted download can leave.
     pub fn all_zero(&self) -> Vec<String> {
-        self.notes().all_zero.iter().cloned().collect()
+        self.zeros().iter().cloned().collect()
     }
 
     /// Bytes of tensors that lie in their file at a place where they cannot be used in place, so that a device copies them.
@@ -169,7 +169,11 @@ impl Checkpoint {
             .sum()
     }
 
-    fn find(&self, name: &str, want: &[usize]) -> Result<(&TensorInfo, &SafetensorsFile), LoadError> {
+    /// The tensor called `name`, of the shape that config.json implies, with its file.
+    ///
+    /// # Errors
+    /// [`LoadError::Missing`], [`LoadError::Shape`].
+    pub fn find(&self, name: &str, want: &[usize]) -> Result<(&TensorInfo, &SafetensorsFile), LoadError> {
         let Some(&(shard, tensor)) = self.places.get(name) else {
             return Err(LoadError::Missing { path: self.dir.clone(), name: name.to_owned(), want: want.to_vec() });
         };
@@ -200,7 +204,7 @@ impl Checkpoint {
         }
     }
 
-    fn notes(&self) -> std::sync::MutexGuard<'_, Notes> {
-        self.notes.lock().expect("no holder of the notes panics")
+    fn zeros(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.all_zero.lock().expect("no holder of the names panics")
     }
 }

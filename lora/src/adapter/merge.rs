@@ -5,6 +5,7 @@
 //! complete.
 
 mod copies;
+mod index;
 
 use super::config::Task;
 use super::error::AdapterError;
@@ -14,7 +15,7 @@ use super::names::shared_name;
 use super::peft::{self, Contents, NotRun, Wanted};
 use crate::data::TemplateSources;
 use align_engine::model::adapters::LinearId;
-use align_engine::model::{ConfigError, Layout, LinearInfo, ModelConfig};
+use align_engine::model::{ConfigError, ConfigJson, Layout, LinearInfo, ModelConfig, ModelNote, families};
 use align_engine::weights::{
     Checkpoint, LoadError, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec, ValueCheck, WriteError,
 };
@@ -74,7 +75,7 @@ pub struct MergeReport {
     pub max_delta: f32,
     /// Bytes of all tensors written, those that no update was added to included.
     pub bytes: u64,
-    /// Other files copied.
+    /// Other files copied; config.json and the index of shards may be written anew, to fit the weights.
     pub copied: usize,
     /// Paths within the base's directory that were not copied: other forms of the weights, which have no update, files of an
     /// adapter and of a training run, folders of version control and download tools, links to folders and links that lead
@@ -88,6 +89,8 @@ pub struct MergeReport {
     pub trained_on: Option<String>,
     /// `base_model_name_or_path` of the adapter.
     pub base_name: Option<String>,
+    /// What is remarkable about the base.
+    pub notes: Vec<ModelNote>,
 }
 
 /// A merge that was refused or failed. The output directory is as it was before.
@@ -192,6 +195,7 @@ impl Merge<'_> {
             base: base_hash(&base.config, &base.checkpoint).to_string(),
             trained_on,
             base_name: config.base_model_name_or_path,
+            notes: ModelNote::of(&base.config, &base.checkpoint),
         };
         self.copy_others(&base.checkpoint, Path::new(""), staged.path(), &mut report)?;
         if let Some(template) = self.chat_template {
@@ -313,6 +317,12 @@ impl Merge<'_> {
                 self.copy_others(checkpoint, &path, staged, report)?;
             } else if !facts.is_file() || copies::of_file(&name, checkpoint) == Fate::LeftOut {
                 report.left_out.push(path);
+            } else if at_top && let Some(text) = index::mended(&name, checkpoint) {
+                let target = staged.join(&path);
+                text.and_then(|text| std::fs::write(&target, text))
+                    .and_then(|()| sync(&target))
+                    .map_err(|error| self.io("write", &target, error))?;
+                report.copied += 1;
             } else {
                 let target = staged.join(&path);
                 let copied = match at_top && name == "config.json" {
@@ -413,7 +423,8 @@ impl Merge<'_> {
     }
 }
 
-/// Copies `config.json`, without what says that the weights are quantised: those that are merged are not.
+/// Copies `config.json`, without what says that the weights are quantised: those that are merged are not. Its class becomes one
+/// that other programs know.
 fn write_config(source: &Path, target: &Path, report: &mut MergeReport) -> io::Result<()> {
     let bytes = std::fs::read(source)?;
     let Ok(serde_json::Value::Object(mut config)) = serde_json::from_slice(&bytes) else {
@@ -421,7 +432,12 @@ fn write_config(source: &Path, target: &Path, report: &mut MergeReport) -> io::R
         return std::fs::write(target, bytes);
     };
     report.config_keys = copies::without_quantisation(&mut config);
-    match report.config_keys.is_empty() {
+    // it was read as a model's a moment ago
+    let architecture = families::architecture_to_name(&ConfigJson::new(source, config.clone())).ok().flatten();
+    if let Some(name) = architecture {
+        config.insert("architectures".to_owned(), vec![name].into());
+    }
+    match report.config_keys.is_empty() && architecture.is_none() {
         true => std::fs::write(target, bytes),
         false => std::fs::write(target, serde_json::to_vec_pretty(&config)?),
     }
@@ -441,7 +457,7 @@ impl Base {
         let config = ModelConfig::open(dir)?;
         // values are looked at as they are merged
         let checkpoint = Checkpoint::open(dir, ValueCheck::Skip)?;
-        let layout = Layout::of(&config, &checkpoint);
+        let layout = Layout::fitted(&config, &checkpoint)?;
         let mut linears = Vec::new();
         let mut tensors = Vec::new();
         for layer_idx in 0..config.num_hidden_layers {

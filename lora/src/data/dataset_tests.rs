@@ -505,7 +505,7 @@ fn tokenizers_that_do_not_fit_are_refused() {
         assert!(matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::Broken { .. }))), "{broken}");
     }
     std::fs::remove_file(dir.path().join("tokenizer_config.json")).unwrap();
-    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [3, -1]}"#).unwrap();
+    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [3, 1.5]}"#).unwrap();
     assert!(matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::Broken { .. }))));
 }
 

@@ -345,7 +345,8 @@ impl Tokenizer {
             Some(Value::Array(list)) => list,
             Some(one) => std::slice::from_ref(one),
         };
-        for value in listed {
+        // a negative id is none, as some files have it
+        for value in listed.iter().filter(|value| value.as_i64().is_none_or(|id| id >= 0)) {
             let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
             let broken = || TokenizerError::Broken {
                 path: path.clone(),

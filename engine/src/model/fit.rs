@@ -1,0 +1,101 @@
+//! Whether a checkpoint holds the model that config.json describes, by names and shapes alone; and what else it holds.
+
+use super::config::ModelConfig;
+use super::layout::Layout;
+use crate::weights::{Checkpoint, LoadError};
+use std::collections::BTreeSet;
+
+/// Parts that programs add to the names of modules when they wrap a model, and who does.
+const WRAPPERS: [(&str, &str); 8] = [
+    ("_orig_mod.", "torch.compile"),
+    ("_fsdp_wrapped_module.", "FSDP"),
+    ("_checkpoint_wrapped_module.", "activation checkpointing"),
+    ("_forward_module.", "a trainer"),
+    ("base_model.model.", "PEFT"),
+    ("base_layer.", "PEFT"),
+    ("pretrained_model.", "TRL's value head"),
+    ("module.", "DataParallel or DeepSpeed"),
+];
+
+/// Tensors of a checkpoint that the model does not use.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UnusedTensors {
+    /// Those that config.json does not speak of: parts that this program does not run, or a sign that it is another model's.
+    pub names: Vec<String>,
+    /// How many belong to the vision tower of a Gemma 3, which text does not need.
+    pub vision: usize,
+}
+
+impl Layout {
+    /// The names that `checkpoint` has, if it holds every tensor that `config` implies, in its shape.
+    ///
+    /// # Errors
+    /// [`LoadError`], with what the checkpoint holds instead: quantised weights, no head, the names of a wrapped model.
+    pub fn fitted(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<Layout, LoadError> {
+        if let Some(quantised) = checkpoint.quantised() {
+            let method = config.quantization.as_ref().map(|found| found.method.clone());
+            return Err(LoadError::Quantised { path: checkpoint.dir().to_owned(), quantised, method });
+        }
+        let layout = Layout::of(config, checkpoint);
+        for (name, shape) in layout.tensors(config) {
+            match checkpoint.find(&name, &shape) {
+                Ok(_) => {}
+                Err(LoadError::Missing { want, .. }) => return Err(layout.missing(checkpoint, name, want)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(layout)
+    }
+
+    /// Why a tensor is not there.
+    fn missing(&self, checkpoint: &Checkpoint, name: String, want: Vec<usize>) -> LoadError {
+        let path = checkpoint.dir().to_owned();
+        let names = || checkpoint.tensors().map(|(tensor, _)| tensor.name.as_str());
+        let wrapper = |found: &str| {
+            let held = |part: &str| found.starts_with(part) || found.contains(&format!(".{part}"));
+            WRAPPERS.into_iter().find(|(part, _)| held(part))
+        };
+        if let Some((found, (part, by))) = names().find_map(|found| Some((found, wrapper(found)?))) {
+            return LoadError::Wrapped { path, name, found: found.to_owned(), part, by };
+        }
+        let inner = name.strip_prefix("model.").unwrap_or(&name);
+        let with_prefix = |found: &'_ str| Some((found.to_owned(), found.strip_suffix(inner)?.to_owned()));
+        if let Some((found, prefix)) = names().filter_map(with_prefix).find(|(_, prefix)| prefix.ends_with('.')) {
+            return LoadError::OtherPrefix { path, name, found, prefix };
+        }
+        if !checkpoint.index_faults().is_empty() {
+            let (path, faults) = (checkpoint.index_path(), checkpoint.index_faults().to_vec());
+            return LoadError::MissingInShards { path, name, faults };
+        }
+        match name == self.lm_head() {
+            true => LoadError::NoHead { path, name },
+            false => LoadError::Missing { path, name, want },
+        }
+    }
+
+    /// The tensors of `checkpoint` that a model of this configuration does not use. Left out are those that follow from others:
+    /// rotary tables that old exports stored, and a copy of the embedding that the head is tied to.
+    pub fn unused(&self, config: &ModelConfig, checkpoint: &Checkpoint) -> UnusedTensors {
+        let mut used: BTreeSet<String> = self.tensors(config).into_iter().map(|(name, _)| name).collect();
+        // used, or a copy of what is
+        used.insert(self.lm_head());
+        let follows = |name: &str| {
+            ["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        };
+        let vision = |name: &str| {
+            config.family == "gemma3"
+                && name.split('.').any(|part| part == "vision_tower" || part == "multi_modal_projector")
+        };
+        let mut unused = UnusedTensors::default();
+        for (tensor, _) in checkpoint.tensors().filter(|(tensor, _)| !used.contains(&tensor.name)) {
+            match &tensor.name {
+                name if follows(name) => {}
+                name if vision(name) => unused.vision += 1,
+                name => unused.names.push(name.clone()),
+            }
+        }
+        unused
+    }
+}

@@ -1,0 +1,144 @@
+//! What a folder holds that was given for a model's and has no config.json: the message can then say what to give instead.
+
+use serde_json::Value;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Folders that are looked into: a cache may have thousands.
+const LOOKED_INTO: usize = 1000;
+/// Folders that a message names.
+const SHOWN: usize = 5;
+
+/// What a folder without config.json holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FolderHolds {
+    /// An adapter, of the base that its adapter_config.json names.
+    Adapter { base: Option<String> },
+    /// Folders that hold models, adapters, or both.
+    Folders { models: Vec<PathBuf>, adapters: Vec<PathBuf> },
+    /// A file of a format that is not read.
+    OtherFormat { file: String },
+    /// Nothing of a model.
+    Nothing,
+}
+
+impl fmt::Display for FolderHolds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |folders: &[PathBuf]| {
+            let shown: Vec<String> = folders.iter().take(SHOWN).map(|path| path.display().to_string()).collect();
+            let more = folders.len().saturating_sub(SHOWN);
+            shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
+        };
+        match self {
+            FolderHolds::Adapter { base: Some(base) } => write!(
+                f,
+                "; the folder holds an adapter, of {base}: give that as --model, and this folder as --adapter"
+            ),
+            FolderHolds::Adapter { base: None } => {
+                f.write_str("; the folder holds an adapter: give its base as --model, and this folder as --adapter")
+            }
+            FolderHolds::Folders { models, adapters } if models.is_empty() => write!(
+                f,
+                "; folders in it hold adapters: {}. Give their base as --model, and one of them as --adapter",
+                list(adapters)
+            ),
+            FolderHolds::Folders { models, .. } => {
+                write!(f, "; folders in it hold models: {}. Give one of them", list(models))
+            }
+            FolderHolds::OtherFormat { file } => write!(
+                f,
+                "; {file} is of a format that is not read: give a model directory in the Hugging Face layout \
+                 (config.json and safetensors)"
+            ),
+            FolderHolds::Nothing => f.write_str("; give a model directory in the Hugging Face layout"),
+        }
+    }
+}
+
+/// What `dir` holds, if it has no config.json.
+pub(super) fn instead_of_config(dir: &Path) -> Option<FolderHolds> {
+    if !is_absent(&dir.join("config.json")) {
+        return None;
+    }
+    if let Some(base) = adapter_in(dir) {
+        return Some(FolderHolds::Adapter { base });
+    }
+    let (models, adapters) = (folders_with(dir, "config.json"), folders_with(dir, "adapter_config.json"));
+    if !models.is_empty() || !adapters.is_empty() {
+        return Some(FolderHolds::Folders { models, adapters });
+    }
+    let other = [".gguf", ".ggml", ".pth", ".pt", ".bin", ".h5", ".onnx", ".mlmodel"];
+    let file = names_in(dir).into_iter().find(|name| other.iter().any(|ending| name.ends_with(ending)));
+    Some(file.map_or(FolderHolds::Nothing, |file| FolderHolds::OtherFormat { file }))
+}
+
+/// Folders in `dir`, or one level deeper, that hold a file of this name: by name, numbers in it by their value, so that the
+/// last checkpoint of a run comes last.
+pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut looked_into = 0;
+    for folder in folders_in(dir) {
+        let deeper = if folder.join(file).is_file() { Vec::new() } else { folders_in(&folder) };
+        for folder in std::iter::once(folder).chain(deeper) {
+            looked_into += 1;
+            if looked_into > LOOKED_INTO {
+                return found;
+            }
+            if folder.join(file).is_file() {
+                found.push(folder);
+            }
+        }
+    }
+    found
+}
+
+/// The base that an adapter's config names, if there is an adapter; the rest of the file is no matter here.
+fn adapter_in(dir: &Path) -> Option<Option<String>> {
+    let path = dir.join("adapter_config.json");
+    if is_absent(&path) {
+        return None;
+    }
+    let config = crate::json::read_object(&path).ok();
+    let base = config.and_then(|config| match config.get("base_model_name_or_path") {
+        Some(Value::String(base)) if !base.is_empty() => Some(crate::json::shorten(base, 200)),
+        _ => None,
+    });
+    Some(base)
+}
+
+fn is_absent(path: &Path) -> bool {
+    matches!(std::fs::metadata(path), Err(error) if error.kind() == std::io::ErrorKind::NotFound)
+}
+
+fn names_in(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+fn folders_in(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().take(LOOKED_INTO);
+    let mut names: Vec<OsString> =
+        entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name()).collect();
+    names.sort_by_cached_key(|name| in_order(&name.to_string_lossy()));
+    names.into_iter().map(|name| dir.join(name)).collect()
+}
+
+/// Text and the numbers in it, to be compared piece by piece: `checkpoint-50` comes before `checkpoint-100`.
+fn in_order(name: &str) -> Vec<(String, u64)> {
+    let mut pieces: Vec<(String, u64)> = vec![(String::new(), 0)];
+    let mut in_number = false;
+    for character in name.chars() {
+        let (text, number) = pieces.last_mut().expect("there is one from the start");
+        match character.to_digit(10) {
+            Some(digit) => *number = number.saturating_mul(10).saturating_add(u64::from(digit)),
+            None if in_number => pieces.push((character.to_string(), 0)),
+            None => text.push(character),
+        }
+        in_number = character.is_ascii_digit();
+    }
+    pieces
+}

@@ -1,0 +1,108 @@
+//! Signs of quantised weights in a checkpoint: what they are, for the message that refuses them.
+
+use super::{Checkpoint, TensorInfo};
+use safetensors::Dtype;
+use std::fmt;
+
+/// Weights that are stored in fewer bits, with one tensor that shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quantised {
+    pub format: QuantisedFormat,
+    pub tensor: String,
+    pub dtype: String,
+    pub shape: Vec<usize>,
+}
+
+/// Programs and formats that quantise weights, by how they name tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QuantisedFormat {
+    GptqOrAwq,
+    Bitsandbytes {
+        bits: u8,
+    },
+    Mlx,
+    CompressedTensors,
+    /// Eight-bit floats or integers with scales beside them.
+    Scaled,
+    Mxfp4,
+    Hqq,
+    Aqlm,
+    /// None of these names, but a matrix of numbers that no weights are stored in.
+    Unknown,
+}
+
+impl fmt::Display for QuantisedFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QuantisedFormat::GptqOrAwq => f.write_str("GPTQ or AWQ"),
+            QuantisedFormat::Bitsandbytes { bits } => write!(f, "bitsandbytes, {bits} bits"),
+            QuantisedFormat::Mlx => f.write_str("MLX"),
+            QuantisedFormat::CompressedTensors => f.write_str("compressed-tensors"),
+            QuantisedFormat::Scaled => f.write_str("FP8 or INT8 with scales"),
+            QuantisedFormat::Mxfp4 => f.write_str("MXFP4"),
+            QuantisedFormat::Hqq => f.write_str("HQQ"),
+            QuantisedFormat::Aqlm => f.write_str("AQLM"),
+            QuantisedFormat::Unknown => f.write_str("unknown format"),
+        }
+    }
+}
+
+/// Endings of tensor names that one format alone has.
+const ENDINGS: [(&str, QuantisedFormat); 17] = [
+    (".qweight", QuantisedFormat::GptqOrAwq),
+    (".qzeros", QuantisedFormat::GptqOrAwq),
+    (".g_idx", QuantisedFormat::GptqOrAwq),
+    (".absmax", QuantisedFormat::Bitsandbytes { bits: 4 }),
+    (".quant_map", QuantisedFormat::Bitsandbytes { bits: 4 }),
+    (".SCB", QuantisedFormat::Bitsandbytes { bits: 8 }),
+    (".weight_format", QuantisedFormat::Bitsandbytes { bits: 8 }),
+    (".weight_packed", QuantisedFormat::CompressedTensors),
+    (".weight_shape", QuantisedFormat::CompressedTensors),
+    (".weight_zero_point", QuantisedFormat::CompressedTensors),
+    (".weight_scale", QuantisedFormat::Scaled),
+    (".weight_scale_inv", QuantisedFormat::Scaled),
+    (".weight_scale_2", QuantisedFormat::Scaled),
+    (".scales", QuantisedFormat::Mlx),
+    (".W_q", QuantisedFormat::Hqq),
+    (".codebooks", QuantisedFormat::Aqlm),
+    ("_blocks", QuantisedFormat::Mxfp4),
+];
+
+impl Checkpoint {
+    /// The first sign that its weights are quantised: a tensor that only such files have, or a matrix of integers or of floats
+    /// below 16 bits.
+    pub fn quantised(&self) -> Option<Quantised> {
+        let shown = |format, tensor: &TensorInfo| Quantised {
+            format,
+            tensor: tensor.name.clone(),
+            dtype: tensor.dtype.to_string(),
+            shape: tensor.shape.clone(),
+        };
+        let mut formats = self.tensors().filter_map(|(tensor, _)| Some((self.format_of(&tensor.name)?, tensor)));
+        let of_name = formats.next().map(|(format, tensor)| shown(format, tensor));
+        let packed = |tensor: &&TensorInfo| {
+            tensor.name.ends_with(".weight") && tensor.shape.len() == 2 && !is_plain(tensor.dtype)
+        };
+        let mut tensors = self.tensors().map(|(tensor, _)| tensor);
+        of_name.or_else(|| tensors.find(packed).map(|tensor| shown(QuantisedFormat::Unknown, tensor)))
+    }
+
+    fn format_of(&self, name: &str) -> Option<QuantisedFormat> {
+        if name.contains(".quant_state.bitsandbytes__") {
+            return Some(QuantisedFormat::Bitsandbytes { bits: 4 });
+        }
+        let (ending, format) = ENDINGS.into_iter().find(|(ending, _)| name.ends_with(ending))?;
+        // GPTQ and AWQ have `scales` too, beside `qweight`; MLX has them beside `weight`
+        let beside = |other: &str| name.strip_suffix(ending).map(|module| self.contains(&format!("{module}{other}")));
+        match format {
+            QuantisedFormat::Mlx if beside(".qweight") == Some(true) => Some(QuantisedFormat::GptqOrAwq),
+            _ => Some(format),
+        }
+    }
+}
+
+/// Numbers that weights are stored in.
+fn is_plain(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}

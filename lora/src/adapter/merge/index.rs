@@ -1,0 +1,24 @@
+//! The index of shards in the merged folder: where that of the base is wrong, other programs would not find the tensors.
+
+use align_engine::weights::Checkpoint;
+use serde_json::{Map, Value};
+use std::ffi::OsStr;
+use std::io;
+
+/// The index as it should be, if `name` is the index of the base and wrong.
+pub(super) fn mended(name: &OsStr, checkpoint: &Checkpoint) -> Option<io::Result<String>> {
+    let path = checkpoint.index_path();
+    if path.file_name() != Some(name) || checkpoint.index_faults().is_empty() {
+        return None;
+    }
+    let read = || -> io::Result<String> {
+        let mut index: Map<String, Value> = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let places = checkpoint.tensors().filter_map(|(tensor, file)| {
+            let shard = file.path().file_name()?.to_str()?;
+            Some((tensor.name.clone(), Value::from(shard)))
+        });
+        index.insert("weight_map".to_owned(), Value::Object(places.collect()));
+        Ok(format!("{:#}\n", Value::Object(index)))
+    };
+    Some(read())
+}
