@@ -112,8 +112,9 @@ impl Folder {
     }
 }
 
+/// Whether a line of stderr is a note on the model; those on the rows are no matter here.
 fn is_note(line: &str) -> bool {
-    line.starts_with("warning: ") || line.starts_with("note: ")
+    (line.starts_with("warning: ") || line.starts_with("note: ")) && !line.contains("rows.jsonl")
 }
 
 fn parts(bytes: &[u8]) -> (Map<String, Value>, &[u8]) {
