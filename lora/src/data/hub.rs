@@ -47,7 +47,7 @@ impl<'a> Id<'a> {
     fn parse(text: &'a str) -> Option<Id<'a>> {
         let name = text.split([':', '@', '#']).next()?;
         let has_ending = |ending: &&str| name.rsplit('.').take(2).any(|part| part.eq_ignore_ascii_case(ending));
-        if name.matches('/').count() != 1 || !is_hub_name(name) || ENDINGS.iter().any(|ending| has_ending(&ending)) {
+        if name.matches('/').count() != 1 || !is_hub_name(name) || ENDINGS.iter().any(has_ending) {
             return None;
         }
         let mut id = Id { name, config: None, revision: None, split: None };

@@ -158,11 +158,8 @@ fn is_column(value: &Value) -> bool {
 /// [`is_column`] by the beginning of a value's text.
 fn begins_column(text: &[u8]) -> bool {
     let mut rest = text.iter().filter(|byte| !byte.is_ascii_whitespace());
-    match (rest.next(), rest.next(), rest.next()) {
-        (Some(b'['), Some(b'"' | b'['), _) => true,
-        (Some(b'{'), Some(b'"'), Some(b'0')) => true,
-        _ => false,
-    }
+    let first = (rest.next(), rest.next(), rest.next());
+    matches!(first, (Some(b'['), Some(b'"' | b'['), _) | (Some(b'{'), Some(b'"'), Some(b'0')))
 }
 
 #[cfg(test)]
