@@ -135,7 +135,7 @@ impl LoadedModel {
         data: &DataArgs,
     ) -> Result<Encoder, CliError> {
         let encoder = self.encoder(chat_template, max_length)?;
-        Ok(encoder.with_reading(data.reading.reading()?).with_sft_on(data.sft.part()))
+        Ok(encoder.with_reading(data.reading()?).with_sft_on(data.sft.part()))
     }
 
     /// Tokenizer and chat template, for rows of at most `max_length` tokens.

@@ -4,7 +4,7 @@ use crate::data::Drops;
 use crate::error::CliError;
 use align_kernels::Precision;
 use align_kernels::cpu::Isa;
-use align_lora::data::{ColumnMap, ImplicitPrompt, OnBadRow, Reading, SftPart, UnpairedOrder};
+use align_lora::data::{ColumnMap, ImplicitPrompt, OnBadRow, Pairs, Reading, SftPart, Texts, UnpairedOrder};
 use align_lora::train::Size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -42,10 +42,42 @@ pub struct DataArgs {
     pub on_bad_row: OnBadRowChoice,
     #[command(flatten)]
     pub reading: ReadingArgs,
+    /// For a loss of pairs, of rows with scored answers: one pair of the best and the worst answer, or one of every two.
+    /// Answers with the same score make none; --batch-size counts pairs
+    #[arg(long, value_name = "WHICH", value_enum)]
+    pub pairs: Option<PairsChoice>,
     #[command(flatten)]
     pub sft: SftArgs,
     #[command(flatten)]
     pub keep: KeepArgs,
+}
+
+impl DataArgs {
+    /// How the rows are read.
+    ///
+    /// # Errors
+    /// As [`ReadingArgs::reading`].
+    pub fn reading(&self) -> Result<Reading, CliError> {
+        Ok(Reading { pairs: self.pairs.map(Into::into), ..self.reading.reading()? })
+    }
+}
+
+/// See [`Pairs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PairsChoice {
+    /// One pair of the best and the worst answer, of equals the first
+    BestWorst,
+    /// One pair of every two answers
+    All,
+}
+
+impl From<PairsChoice> for Pairs {
+    fn from(choice: PairsChoice) -> Pairs {
+        match choice {
+            PairsChoice::BestWorst => Pairs::BestWorst,
+            PairsChoice::All => Pairs::All,
+        }
+    }
 }
 
 /// What is kept of the rows beside what they are read for.
@@ -88,6 +120,12 @@ pub struct ReadingArgs {
     /// TRL [default: up to the last turn marker that nearly all rows share]
     #[arg(long, alias = "implicit_prompt")]
     pub implicit_prompt: bool,
+    /// Make turns of prompts and answers that are texts, and render them with the chat template
+    #[arg(long)]
+    pub chat: bool,
+    /// What the system says in rows without a system turn and without a column `system`; a text begins with it and a blank line
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
 }
 
 impl ReadingArgs {
@@ -98,7 +136,9 @@ impl ReadingArgs {
     pub fn reading(&self) -> Result<Reading, CliError> {
         let columns = self.columns.join(",").parse::<ColumnMap>();
         let columns = columns.map_err(|fault| CliError::Usage(format!("--columns: {fault}")))?;
-        Ok(Reading { columns, implicit_prompt: self.implicit_prompt(), ..Reading::default() })
+        let texts = if self.chat { Texts::AsTurns } else { Texts::AsTheyAre };
+        let system = self.system.clone().filter(|text| !text.is_empty());
+        Ok(Reading { columns, texts, system, implicit_prompt: self.implicit_prompt(), ..Reading::default() })
     }
 }
 

@@ -10,7 +10,7 @@ use align_engine::generate::{Completion, Finish, Random, Request, Sampling, gene
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
 use align_lora::data::records::Text;
-use align_lora::data::{EncodedPrompt, Encoder, Form, Prompts, SpecialTokens};
+use align_lora::data::{EncodedPrompt, Encoder, Form, Prompts, SpecialTokens, Texts};
 use serde_json::{Value, json};
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::ops::Range;
@@ -35,8 +35,8 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
         let limit = args.limit.map(|limit| limit as usize);
         let prompts = match (&prompt, &loaded.demo, args.data.is_empty()) {
             (Some(text), ..) => {
-                let ids =
-                    encoder.encode_prompt(&user_turn(&encoder, text)?).map_err(|e| CliError::Usage(e.to_string()))?;
+                let prompt = with_system(&encoder, user_turn(&encoder, text)?);
+                let ids = encoder.encode_prompt(&prompt).map_err(|e| CliError::Usage(e.to_string()))?;
                 if ids.is_empty() {
                     return Err(CliError::Input("the prompt has no token, nothing to continue".into()));
                 }
@@ -151,15 +151,23 @@ fn turn(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
 }
 
-/// What the user types: a turn where the model has a chat template, plain text otherwise.
+/// What the user types: a turn where the model has a chat template or --chat asks for one, plain text otherwise.
 fn user_turn(encoder: &Encoder, text: &str) -> Result<Text, CliError> {
     if let Some(fault) = encoder.template_fault() {
         return Err(CliError::Input(fault.to_string()));
     }
-    Ok(match encoder.supports(Form::Conversational) {
+    Ok(match encoder.supports(Form::Conversational) || encoder.reading().texts == Texts::AsTurns {
         true => Text::Turns(vec![turn("user", text)]),
         false => Text::Plain(text.to_owned()),
     })
+}
+
+/// What a model is given of it: with what --system says before it.
+fn with_system(encoder: &Encoder, prompt: Text) -> Text {
+    match &encoder.reading().system {
+        Some(system) => prompt.with_system(system),
+        None => prompt,
+    }
 }
 
 fn decode(encoder: &Encoder, tokens: &[u32]) -> Result<String, CliError> {
@@ -223,6 +231,7 @@ fn chat(
             }
             plain @ Text::Plain(_) => plain,
         };
+        let prompt = with_system(encoder, prompt);
         let ids = encoder.encode_prompt(&prompt).map_err(|error| CliError::Input(error.to_string()))?;
         let mut tokens: Vec<u32> = Vec::new();
         let mut shown = 0;

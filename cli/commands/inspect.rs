@@ -23,6 +23,9 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             ("--max-length", args.data.max_length.is_some()),
             ("--columns", !args.data.reading.columns.is_empty()),
             ("--implicit-prompt", args.data.reading.implicit_prompt),
+            ("--chat", args.data.reading.chat),
+            ("--system", args.data.reading.system.is_some()),
+            ("--pairs", args.data.pairs.is_some()),
             ("--sft-on", args.data.sft.sft_on.is_some()),
             ("--rejects", args.data.keep.rejects.is_some()),
             ("--data-cache", args.data.keep.data_cache.is_some()),
@@ -31,7 +34,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             return Err(CliError::Usage(format!("{flag} is about the rows of --data, which is missing")));
         }
     }
-    let _ = args.data.reading.reading()?; // a mistake in it is said before a model is loaded
+    let _ = args.data.reading()?; // a mistake in it is said before a model is loaded
     let max_length = loaded::max_length(&args.data);
     let device = Device::cpu(None)?;
     device.clone().install(|| {

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 pub fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let objective = Objective::new(&args.loss, knobs)?;
-    let _ = args.data.reading.reading()?; // a mistake in it is said before a model is loaded
+    let _ = args.data.reading()?; // a mistake in it is said before a model is loaded
     let options = options(args)?;
     let output = match &args.output {
         Some(path) => Output::Named { path: free_output(path, args.overwrite)?, overwrite: args.overwrite },

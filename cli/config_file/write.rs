@@ -91,9 +91,18 @@ pub fn resolved(
         }
         None => {}
     }
-    let columns = args.data.reading.reading()?.columns;
-    if !columns.is_empty() {
-        put("columns", columns.to_string().into());
+    let reading = args.data.reading()?;
+    if !reading.columns.is_empty() {
+        put("columns", reading.columns.to_string().into());
+    }
+    if args.data.reading.chat {
+        put("chat", true.into());
+    }
+    if let Some(system) = reading.system {
+        put("system", system.into());
+    }
+    if let Some(pairs) = args.data.pairs {
+        put("pairs", word(pairs));
     }
     if args.data.reading.implicit_prompt {
         put("implicit-prompt", true.into());

@@ -2,7 +2,9 @@
 
 use super::numbers::rows;
 use super::{bar_style, say};
-use align_lora::data::{DataObserver, DataProgress, Repeats, Sequences, SftPart, SpanSource, Stage, Survey};
+use align_lora::data::{
+    ByName, DataObserver, DataProgress, Repeats, Sequences, SftPart, Shape, SpanSource, Stage, Survey,
+};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -14,6 +16,9 @@ pub fn data(label: &str, survey: &Survey) {
         line += &format!(" ({kind})");
     }
     say!("{line}");
+    for named in &survey.by_name {
+        by_name(label, named, survey);
+    }
     for dropped in &survey.dropped {
         let (path, number) = (dropped.path.display(), dropped.line);
         say!("  dropped {}: {}; the first at {path}:{number}: {}", dropped.rows, dropped.label, dropped.first);
@@ -65,6 +70,21 @@ pub fn data(label: &str, survey: &Survey) {
         say!("  columns that are not read: {}", names.join(", "));
     }
     super::warnings(survey);
+}
+
+/// A column that is read by its name.
+fn by_name(label: &str, named: &ByName, survey: &Survey) {
+    let what = match named.own.as_str() {
+        "prompt" => "the prompt is the column",
+        "messages" if survey.kind.is_some_and(|kind| kind.shape == Shape::Messages) => return,
+        "messages" => "the prompt is in the column",
+        "input" => "the prompt goes on, on a line of its own, with the column",
+        "system" => "the system's text is the column",
+        "chosen" => "the chosen answer is the column",
+        "rejected" => "the rejected answer is the column",
+        _ => return,
+    };
+    say!("{label}: {what} `{}` of {} records", named.column, named.records);
 }
 
 /// What is scored of sequences, and how it is found.

@@ -11,8 +11,10 @@ use serde_json::{Map, Number, Value};
 use super::BadRow;
 
 /// Columns that some shape, the chat template or a loss reads, by our names.
-pub const OWN_COLUMNS: [&str; 17] = [
+pub const OWN_COLUMNS: [&str; 19] = [
     "prompt",
+    "system",
+    "input",
     "chosen",
     "rejected",
     "completion",
@@ -32,6 +34,19 @@ pub const OWN_COLUMNS: [&str; 17] = [
 ];
 /// What ShareGPT's data sets call `messages`.
 const CONVERSATIONS: &str = "conversations";
+/// What files call the prompt that have no column `prompt`.
+pub(super) const PROMPT_NAMES: [&str; 3] = [INSTRUCTION, "question", "query"];
+/// The one that a column `input` may go on.
+pub(super) const INSTRUCTION: &str = "instruction";
+/// What the rejected answer to a conversation is called whose last turn is the chosen one.
+pub(super) const REJECTED_RESPONSE: &str = "rejected_response";
+/// What OpenAI's rows call the two answers.
+pub(super) const PREFERRED: [&str; 2] = ["preferred_output", "non_preferred_output"];
+
+/// Columns that are read by these names where a row has not got ours.
+fn is_other_name(column: &str) -> bool {
+    PROMPT_NAMES.contains(&column) || PREFERRED.contains(&column) || column == REJECTED_RESPONSE
+}
 
 /// Under which names a file has our columns: `prompt=question,chosen=a`. Columns that are not named keep our names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -143,10 +158,14 @@ impl ColumnMap {
         self.entries.iter().find(|(own, _)| *own == name).map_or(name, |(_, column)| column)
     }
 
+    fn is_mapped(&self, name: &str) -> bool {
+        self.entries.iter().any(|(own, _)| *own == name)
+    }
+
     /// Whether the values of a column of the file are looked at.
     pub(super) fn reads(&self, column: &str) -> bool {
-        // whether `conversations` is read, each row says
-        self.own(column).is_some() || column == CONVERSATIONS
+        // whether those with other names are, each row says
+        self.own(column).is_some() || column == CONVERSATIONS || is_other_name(column)
     }
 
     /// What we call a column of the file, if we read it.
@@ -167,7 +186,12 @@ pub(super) type Seen = u32;
 pub(super) struct Columns<'m> {
     map: &'m ColumnMap,
     known: Map<String, Value>,
+    /// By the file's names: those that may be read under one of ours.
+    spare: Map<String, Value>,
+    /// Names of all others, of the spare ones too.
     others: Vec<String>,
+    /// Our name and the file's, where no map says so.
+    by_name: Vec<(&'static str, String)>,
 }
 
 impl<'m> Columns<'m> {
@@ -201,9 +225,49 @@ impl<'m> Columns<'m> {
         self.known.contains_key(name)
     }
 
+    /// Puts a value that stands in `column` of the file, or in a field of it, under our name.
+    pub(super) fn set(&mut self, name: &'static str, column: String, value: Value) {
+        self.known.insert(name.to_owned(), value);
+        self.by_name.push((name, column));
+    }
+
+    /// Notes that one of our columns is read where few would expect it, unless the map says so.
+    pub(super) fn note(&mut self, name: &'static str) {
+        if !self.map.is_mapped(name) && !self.by_name.iter().any(|(own, _)| *own == name) {
+            self.by_name.push((name, name.to_owned()));
+        }
+    }
+
+    /// The value of a column with another name than ours, if it is there and not null.
+    pub(super) fn spare(&self, column: &str) -> Option<&Value> {
+        self.spare.get(column).filter(|value| !value.is_null())
+    }
+
+    /// Reads our column from one of another name. Where the map says where it is, or the row has it, or not that one, nothing
+    /// happens.
+    pub(super) fn adopt(&mut self, name: &'static str, column: &str) {
+        if self.has(name) || self.map.is_mapped(name) || self.spare(column).is_none() {
+            return;
+        }
+        let value = self.spare.remove(column).unwrap_or_default();
+        self.others.retain(|other| other != column);
+        self.set(name, column.to_owned(), value);
+    }
+
+    /// Whether the map names the file's column for ours.
+    pub(super) fn is_mapped(&self, name: &str) -> bool {
+        self.map.is_mapped(name)
+    }
+
+    /// Our columns that are read from others of the file without a map that says so, or that were noted, with the file's names.
+    pub(super) fn by_name(self) -> Vec<(&'static str, String)> {
+        self.by_name
+    }
+
     /// What the file calls our column, for messages.
     pub(super) fn column(&self, name: &str) -> String {
-        self.map.column(name).to_owned()
+        let by_name = self.by_name.iter().find(|(own, _)| *own == name);
+        by_name.map_or_else(|| self.map.column(name).to_owned(), |(_, column)| column.clone())
     }
 
     pub(super) fn seen(&self) -> Seen {
@@ -213,8 +277,8 @@ impl<'m> Columns<'m> {
 
     /// The file's names of the first twelve columns, in their alphabet's order.
     pub(super) fn some_names(&self) -> String {
-        let known = self.known.keys().map(|own| self.map.column(own));
-        let mut found: Vec<&str> = known.chain(self.others.iter().map(String::as_str)).take(12).collect();
+        let known = self.known.keys().map(|own| self.column(own));
+        let mut found: Vec<String> = known.chain(self.others.iter().cloned()).take(12).collect();
         found.sort_unstable();
         found.join(", ")
     }
@@ -309,7 +373,8 @@ impl<'de, 'm> Visitor<'de> for ColumnsVisitor<'m> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Columns<'m>, A::Error> {
-        let mut columns = Columns { map: self.map, known: Map::new(), others: Vec::new() };
+        let (known, spare) = (Map::new(), Map::new());
+        let mut columns = Columns { map: self.map, known, spare, others: Vec::new(), by_name: Vec::new() };
         let mut others = std::collections::HashSet::new();
         let mut conversations = None;
         let twice = |key: &str| A::Error::custom(format_args!("the key `{key}` stands twice"));
@@ -323,6 +388,9 @@ impl<'de, 'm> Visitor<'de> for ColumnsVisitor<'m> {
             }
             if key == CONVERSATIONS && conversations.is_none() {
                 conversations = Some(map.next_value_seed(Strict)?);
+            } else if is_other_name(&key) && !columns.spare.contains_key(&key) {
+                let value = map.next_value_seed(Strict)?;
+                columns.spare.insert(key.clone(), value);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -333,7 +401,7 @@ impl<'de, 'm> Visitor<'de> for ColumnsVisitor<'m> {
         }
         if let Some(turns) = conversations.filter(|_| self.map.own("messages").is_some() && !columns.has("messages")) {
             columns.others.retain(|name| name != CONVERSATIONS);
-            columns.known.insert("messages".to_owned(), turns);
+            columns.set("messages", CONVERSATIONS.to_owned(), turns);
         }
         Ok(columns)
     }

@@ -352,7 +352,8 @@ impl Dataset {
 
     /// Number in the token cache of the one row that a record makes, if it is there.
     fn cached_number(&self, record: usize) -> Option<u32> {
-        if self.cached.is_none() || self.is_unpaired() {
+        let makes_several = self.is_unpaired() || self.survey.kind.is_some_and(|kind| self.makes_pairs(kind));
+        if self.cached.is_none() || makes_several {
             return None;
         }
         // in the order of the files
@@ -369,11 +370,16 @@ impl Dataset {
         if let Err(reason) = self.check_kind(record.kind()) {
             return Ok(vec![bad(record.id, reason)]);
         }
+        let (id, makes_pairs) = (record.id.clone(), self.makes_pairs(record.kind()));
+        let parts = self.parts(record);
+        if parts.is_empty() && makes_pairs {
+            return Ok(vec![Encoded::Dropped { row, id, reason: DropReason::NoPair }]);
+        }
         let encode = |part: Record| match self.encode(&part) {
             Ok((encoded, _)) => encoded,
             Err(reason) => bad(part.id, reason),
         };
-        Ok(self.parts(record).into_iter().map(encode).collect())
+        Ok(parts.into_iter().map(encode).collect())
     }
 
     fn parse(&self, record: usize) -> Result<Result<Parsed, BadRow>, DataError> {
@@ -393,8 +399,18 @@ impl Dataset {
         match self.needs {
             Needs::Labels => record.unpaired(),
             Needs::Sequences => vec![record.as_sequence()],
-            Needs::Pairs | Needs::Rewards | Needs::Answers => vec![record],
+            Needs::Pairs | Needs::Answers => match self.encoder.reading().pairs {
+                Some(pairs) => record.paired(pairs),
+                None => vec![record],
+            },
+            Needs::Rewards => vec![record],
         }
+    }
+
+    /// Whether rows of a kind are made into pairs here.
+    pub(super) fn makes_pairs(&self, kind: Kind) -> bool {
+        let reads_pairs = matches!(self.needs, Needs::Pairs | Needs::Answers);
+        kind.shape == Shape::Scored && reads_pairs && self.encoder.reading().pairs.is_some()
     }
 
     pub(super) fn check_kind(&self, found: Kind) -> Result<(), BadRow> {

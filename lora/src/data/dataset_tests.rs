@@ -187,12 +187,16 @@ fn the_encoder_refuses_what_it_cannot_score() {
                          "rejected": [{"role": "assistant", "content": rejected}]});
         Record::parse(0, row.to_string().as_bytes()).unwrap().record
     };
+    let renamed = || {
+        let columns: ColumnMap = "chosen=better,rejected=worse".parse().unwrap();
+        let row = json!({"prompt": [{"role": "user", "content": "p"}], "better": [{"role": "assistant", "content": "a"}],
+                         "worse": [{"role": "assistant", "content": " a "}]});
+        Record::parse_with(0, row.to_string().as_bytes(), &columns.into()).unwrap().record
+    };
     let contents = "{% for m in messages %}{{ m.content | trim }} {% endfor %}";
     let same = BadRow::SameTokens { chosen: "chosen".to_owned(), rejected: "rejected".to_owned() };
     assert_eq!(with_template(contents).encode(&record("a", " a ")), Err(same));
-    let other_names =
-        with_template(contents).with_reading("chosen=better,rejected=worse".parse::<ColumnMap>().unwrap().into());
-    let said = other_names.encode(&record("a", " a ")).unwrap_err().to_string();
+    let said = with_template(contents).encode(&renamed()).unwrap_err().to_string();
     assert!(said.contains("`better` and `worse` differ, but are the same tokens"), "{said}");
     let first = "{{ messages[0].content }}";
     assert!(

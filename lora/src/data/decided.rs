@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::columns;
 use super::deep_stack::with_deep_stack;
 use super::reader::Rows;
 use super::reading::{ImplicitPrompt, Reading};
@@ -44,6 +45,7 @@ impl Decided {
         let reading =
             Reading { implicit_prompt: ImplicitPrompt::Longest, decided: Decided::default(), ..asked.clone() };
         let (mut shared, mut prompts, mut repeated) = (Vec::new(), 0, 0);
+        let mut mapped: columns::Seen = 0;
         let mut first = None;
         let (mut left, mut bytes) = (SAMPLE, 0);
         for rows in files {
@@ -53,12 +55,15 @@ impl Decided {
                 end += 1;
             }
             left -= end;
-            let see = |record| -> Result<Option<Seen>, DataError> {
-                let parsed = rows.read(record)?.and_then(|line| Record::parse_with(record, &line, &reading));
-                Ok(parsed.ok().and_then(|parsed| see(parsed.record)))
+            let see = |record| -> Result<(Option<Seen>, columns::Seen), DataError> {
+                let mut mapped = None;
+                let line = rows.read(record)?;
+                let parsed = line.and_then(|line| Record::parse_seen(record, &line, &reading, &mut mapped));
+                Ok((parsed.ok().and_then(|parsed| see(parsed.record)), mapped.unwrap_or(0)))
             };
             let seen: Result<Vec<_>, DataError> = with_deep_stack(|| (0..end).into_par_iter().map(see).collect());
-            for (record, seen) in seen?.into_iter().enumerate() {
+            for (record, (seen, columns)) in seen?.into_iter().enumerate() {
+                mapped |= columns;
                 match seen {
                     Some(Seen::Shared(text)) => {
                         first.get_or_insert((rows, record));
@@ -83,6 +88,10 @@ impl Decided {
             Some(marker) => Ok(Decided { turn_marker: Some(marker), repeated_prompts }),
             None => {
                 let (path, line) = rows.place(record);
+                // a slip in the name of the prompt's column is why there is none
+                if let Some((name, column)) = asked.columns.unseen(mapped).filter(|(name, _)| *name == "prompt") {
+                    return Err(DataError::NoSuchColumn { name, column: column.to_owned(), paths: vec![path] });
+                }
                 let unread = match rows.read(record)? {
                     Ok(bytes) => {
                         Record::parse_with(record, &bytes, &reading).map_or(Vec::new(), |it| it.ignored_columns)

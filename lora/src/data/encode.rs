@@ -141,6 +141,9 @@ pub enum DropReason {
          predicts an answer's first token"
     )]
     NoPrompt,
+    /// Scored answers of which no two differ in their score.
+    #[error("no two answers differ in their score, so --pairs makes no pair of them")]
+    NoPair,
     /// A sequence of one token.
     #[error("the row is one token, and nothing predicts it: there is nothing to score")]
     NothingScored,
@@ -395,13 +398,16 @@ impl Encoder {
             notes.note_boundary(&alone, shared, differs);
         }
         if let Some(empty) = full.iter().position(|ids| ids.len() == shared) {
-            return Err(BadRow::NoAnswerTokens { field: record.shape.answer_column(empty, &self.reading.columns) });
+            return Err(BadRow::NoAnswerTokens { field: record.answer_columns[empty].clone() });
         }
         if let (RecordTarget::Pair, [chosen, rejected]) = (&record.target, &full[..])
             && chosen == rejected
         {
-            let name = |answer| record.shape.answer_column(answer, &self.reading.columns);
-            return Err(BadRow::SameTokens { chosen: name(0), rejected: name(1) });
+            let (chosen, rejected) = (record.answer_columns[0].clone(), record.answer_columns[1].clone());
+            return Err(match record.answers[0] == record.answers[1] {
+                true => BadRow::SameAnswers { chosen, rejected },
+                false => BadRow::SameTokens { chosen, rejected },
+            });
         }
         let dropped = |reason| Encoded::Dropped { row: record.row, id: record.id.clone(), reason };
         if shared == 0 {

@@ -107,6 +107,61 @@ pub enum BadRow {
         /// Its form.
         found: &'static str,
     },
+    /// Two columns that are called like a prompt.
+    #[error(
+        "`{first}` and `{second}` may both be the prompt; say which with --columns prompt={first} or --columns prompt={second}"
+    )]
+    TwoPrompts {
+        /// One of them.
+        first: &'static str,
+        /// The other one.
+        second: &'static str,
+    },
+    /// Texts that are to be turns, without a prompt of their own.
+    #[error(
+        "--chat makes turns of a prompt and its answers, and a row of {shape} has no prompt; name it with --columns prompt=NAME"
+    )]
+    ChatWithoutPrompt {
+        /// The shape's columns.
+        shape: &'static str,
+    },
+    /// An answer that is not the assistant's.
+    #[error(
+        "`{field}` has no turn of the assistant, only of the role `{roles}`: an answer is what the assistant says, so mend the role there"
+    )]
+    NotTheAssistant {
+        /// The answer's column.
+        field: String,
+        /// The roles that are there.
+        roles: String,
+    },
+    /// A conversation whose last turn should be an answer.
+    #[error(
+        "`{field}` does not end with a turn of the assistant that follows another turn, and that is the answer there"
+    )]
+    NoLastAnswer {
+        /// The column.
+        field: String,
+    },
+    /// A conversation beside two answers that ends with a third.
+    #[error(
+        "`{field}` ends with a turn of the assistant that is not `{chosen}`, so where the prompt ends is not clear; with --columns \
+         prompt={field} all of it is the prompt"
+    )]
+    ConversationGoesOn {
+        /// The conversation's column.
+        field: String,
+        /// That of the preferred answer.
+        chosen: String,
+    },
+    /// A label that is neither true nor false.
+    #[error("`{field}` is {found}, expected true or false, or 1 or 0")]
+    Label {
+        /// The column.
+        field: String,
+        /// What stands there.
+        found: String,
+    },
     /// Null where a text is needed.
     #[error("`{field}` is null")]
     Null {
@@ -309,6 +364,12 @@ impl BadRow {
             BadRow::Missing { .. } => "missing column",
             BadRow::OtherShape { .. } => "other shape than the first row",
             BadRow::MixedForms { .. } => "strings and conversations mixed",
+            BadRow::TwoPrompts { .. } => "two columns that may be the prompt",
+            BadRow::ChatWithoutPrompt { .. } => "no prompt for --chat",
+            BadRow::NotTheAssistant { .. } => "answer without a turn of the assistant",
+            BadRow::NoLastAnswer { .. } => "conversation that does not end with an answer",
+            BadRow::ConversationGoesOn { .. } => "conversation with an answer of its own",
+            BadRow::Label { .. } => "label that is neither true nor false",
             BadRow::Null { .. } => "null",
             BadRow::Type { .. } => "wrong type",
             BadRow::OutOfRange { .. } => "number out of range",
@@ -764,6 +825,7 @@ fn what_to_do(kind: DropKind) -> &'static str {
     match kind {
         DropKind::Length => "raise --max-length",
         DropKind::Prompt => "see that the column of the prompt is read (--columns prompt=NAME)",
+        DropKind::NoPair => "give answers of different scores",
         DropKind::Bad => "mend the rows",
     }
 }

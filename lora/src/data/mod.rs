@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | 0 | [`files`], [`hub`] | names, patterns and ids of data sets | paths |
 //! | 1 | [`reader`] | a path | offsets of its rows (8 bytes a row); the bytes of any row, as JSON. Compressed files, JSON arrays, CSV and [`mod@parquet`] are spooled as lines |
-//! | 2 | [`reading`], [`columns`], [`records`] | the bytes of a row | [`Record`]: prompt, answers, target, [`numbers`] |
+//! | 2 | [`reading`], [`columns`], `row_layout`, [`records`] | the bytes of a row | [`Record`]: prompt, answers, target, [`numbers`] |
 //! | 3 | [`template`] | messages | text, through the model's own Jinja template ([`jinja`], `jinja_source`: Python's side of it) |
 //! | 4 | [`tokenizer`] | text | token ids, through the model's `tokenizer.json` |
 //! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer; [`sequence`], [`spans`]: which are scored |
@@ -57,10 +57,12 @@ pub mod parquet;
 mod pass;
 pub mod progress;
 pub mod prompts;
+mod python_literal;
 pub mod reader;
 pub mod reading;
 pub mod records;
 mod rejects;
+mod row_layout;
 pub mod sanity;
 pub mod sequence;
 pub mod spans;
@@ -107,13 +109,13 @@ pub use pack::pack;
 pub use parquet::ParquetFault;
 pub use progress::{DataObserver, DataProgress, Stage, Unobserved};
 pub use prompts::{EncodedPrompt, Prompts, prompts};
-pub use reading::{ImplicitPrompt, Reading};
+pub use reading::{ImplicitPrompt, Pairs, Reading, Texts};
 pub use records::{Form, Kind, Record, Shape};
 pub use rejects::Rejects;
 pub use sanity::{Finding, Notation, TurnPart, Warning};
 pub use sequence::SftPart;
 pub use spans::SpanSource;
-pub use survey::{DropKind, NumberCounts, Sequences, Survey};
+pub use survey::{ByName, DropKind, NumberCounts, Sequences, Survey};
 pub use template::{ChatTemplate, GenerationPrompt, MarkedText, RenderError, TemplateError, TemplateInputs};
 pub use template_sources::TemplateSources;
 pub use token_cache::{CACHE_BYTES, TokenCache};

@@ -120,7 +120,7 @@ impl Dataset {
             let parsed = self.encoder.parse_seen(record, &line, &mut seen)?;
             let is_looked_at = record < sanity::SAMPLE;
             let mut found = if is_looked_at { sanity::look(&self.encoder, &parsed, &line) } else { Vec::new() };
-            found.extend(sanity::cut_prompt(&self.encoder, &parsed));
+            found.extend(sanity::cut_prompt(&parsed));
             Ok((parsed, found))
         });
         let (parsed, found) = match parsed {
@@ -133,6 +133,7 @@ impl Dataset {
             true => self.parts(parsed.record),
             false => Vec::new(),
         };
+        let is_without_pair = parts.is_empty() && self.makes_pairs(kind);
         let encoded: Vec<_> = parts.into_iter().map(|part| self.encode(&part)).collect();
         let kept = encoded.iter().filter_map(|part| match part {
             Ok((Encoded::Kept(row), _)) => Some(row),
@@ -147,8 +148,12 @@ impl Dataset {
             },
             Encoded::Dropped { reason, .. } => Part::Dropped(reason),
         };
-        let parts = encoded.into_iter().map(|encoded| encoded.map(part)).collect();
-        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns: parsed.ignored_columns, tokens, parts, found });
+        let mut parts: Vec<_> = encoded.into_iter().map(|encoded| encoded.map(part)).collect();
+        if is_without_pair {
+            parts.push(Ok(Part::Dropped(DropReason::NoPair)));
+        }
+        let (ignored_columns, by_name) = (parsed.ignored_columns, parsed.by_name);
+        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns, by_name, tokens, parts, found });
         Ok(Examined { record, bytes, seen, outcome })
     }
 
@@ -167,7 +172,7 @@ impl Dataset {
     /// Whether the run can use rows like its first one.
     fn check_first(&self, record: usize, kind: Kind) -> Result<(), DataError> {
         let usable = match self.needs {
-            Needs::Pairs => kind.shape.is_pair(),
+            Needs::Pairs => kind.shape.is_pair() || self.makes_pairs(kind),
             Needs::Labels => kind.shape.is_pair() || kind.shape == Shape::Labelled,
             Needs::Rewards => kind.shape == Shape::Scored,
             Needs::Sequences => kind.shape.is_pair() || kind.shape.is_sequence(),
@@ -175,6 +180,9 @@ impl Dataset {
         };
         let needs = match self.needs {
             _ if usable => None,
+            Needs::Pairs if kind.shape == Shape::Scored => {
+                Some("this loss needs pairs: --pairs best-worst or --pairs all makes them of scored answers")
+            }
             Needs::Pairs => Some("this loss needs pairs: {prompt, chosen, rejected} or {chosen, rejected}"),
             Needs::Labels => Some("this loss needs labelled rows, {prompt, completion, label}, or pairs"),
             Needs::Rewards => Some("this loss needs scored answers: {prompt, completions, rewards}"),
@@ -186,6 +194,10 @@ impl Dataset {
         let (path, line) = self.sources.rows()?.place(record);
         if let Some(needs) = needs {
             return Err(DataError::WrongShape { path, line, found: kind.shape.columns(), needs });
+        }
+        if self.needs == Needs::Rewards && self.encoder.reading().pairs.is_some() {
+            let needs = "this loss reads the scores of all answers, so --pairs has nothing to do: leave it out";
+            return Err(DataError::WrongPart { path, line, found: kind, needs });
         }
         let wrong_part = match (self.encoder.sft_on(), self.sequences(kind)) {
             (Some(_), None) => Some("--sft-on is for sequences: {prompt, completion}, {messages} or {text}"),
@@ -359,6 +371,7 @@ impl Pass<'_> {
             Err(reason) => return self.bad(number, reason),
         };
         self.dataset.survey.count_columns(record.ignored_columns);
+        self.dataset.survey.count_by_name(record.by_name);
         if self.dataset.survey.kind.is_none() {
             self.dataset.check_first(number, record.kind)?;
             self.dataset.survey.kind = Some(record.kind);
@@ -447,6 +460,7 @@ struct ExaminedRecord {
     ignored_columns: Vec<String>,
     /// What a user may not have meant.
     found: Vec<Found>,
+    by_name: Vec<(&'static str, String)>,
     /// Hash of its tokens, if it has any.
     tokens: Option<u64>,
     parts: Vec<Result<Part, BadRow>>,

@@ -7,12 +7,13 @@ use serde_json::{Map, Value};
 
 use super::BadRow;
 use super::columns::{ColumnMap, Columns, Seen, words_of, wrong_type};
-use super::numbers::{NUMBER_COLUMNS, RowNumbers};
-use super::reading::{ImplicitPrompt, Reading};
+use super::numbers::RowNumbers;
+use super::reading::{ImplicitPrompt, Pairs, Reading, Texts};
+use super::row_layout::{self, Layout};
 use super::sanity::{cut_repeated_text, cut_repeated_turns};
 use super::template::TemplateInputs;
 use super::tool_schemas::drop_null_properties;
-use super::turns::{is_assistant, list, text, turns};
+use super::turns::{ASSISTANT, before_last_said, is_assistant, role_of, said_by};
 
 /// One row of a data file.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub struct Record {
     /// Two answers for pairs (chosen, rejected), one for labelled rows and sequences (the whole of `messages` or `text`), one
     /// or more for scored rows, none for a prompt alone.
     pub answers: Vec<Text>,
+    /// What the file calls the column of each answer; `completions[0]` and so on of scored rows.
+    pub answer_columns: Vec<String>,
     /// What the data says about the answers.
     pub target: RecordTarget,
     /// What the chat template gets beside the turns.
@@ -109,7 +112,7 @@ impl Shape {
     }
 
     /// Their names, without those that any shape may have.
-    fn names(self) -> &'static [&'static str] {
+    pub(super) fn names(self) -> &'static [&'static str] {
         match self {
             Shape::Pair => &["prompt", "chosen", "rejected"],
             Shape::PairImplicitPrompt => &["chosen", "rejected"],
@@ -130,20 +133,6 @@ impl Shape {
     /// Whether its rows are sequences to learn as they are.
     pub fn is_sequence(self) -> bool {
         matches!(self, Shape::Completion | Shape::Messages | Shape::Text)
-    }
-
-    /// The file's names of the answers' columns, in the order of [`Record::answers`]; those of scored rows are
-    /// `completions[i]`.
-    pub fn answer_column(self, answer: usize, map: &ColumnMap) -> String {
-        let own = match (self, answer) {
-            (Shape::Pair | Shape::PairImplicitPrompt, 0) => "chosen",
-            (Shape::Pair | Shape::PairImplicitPrompt, _) => "rejected",
-            (Shape::Scored, i) => return format!("{}[{i}]", map.column("completions")),
-            (Shape::Messages, _) => "messages",
-            (Shape::Text, _) => "text",
-            (Shape::Labelled | Shape::Completion | Shape::Prompt, _) => "completion",
-        };
-        map.column(own).to_owned()
     }
 }
 
@@ -196,6 +185,28 @@ impl Text {
             Text::Turns(_) => Form::Conversational,
         }
     }
+
+    /// Makes a turn of a text.
+    fn make_turn(&mut self, role: &str) {
+        if let Text::Plain(text) = self {
+            *self = Text::Turns(vec![said_by(role, text)]);
+        }
+    }
+
+    /// With what the system says before it: a turn, unless there is one of the system, or a text and a blank line.
+    #[must_use]
+    pub fn with_system(self, system: &str) -> Text {
+        match self {
+            Text::Plain(text) => Text::Plain([system, "\n\n", &text].concat()),
+            Text::Turns(mut turns) => {
+                let is_system = |turn: &Value| matches!(role_of(turn), "system" | "developer");
+                if !turns.iter().any(is_system) {
+                    turns.insert(0, said_by("system", system));
+                }
+                Text::Turns(turns)
+            }
+        }
+    }
 }
 
 /// A record, and what else its row had.
@@ -207,6 +218,8 @@ pub struct Parsed {
     pub ignored_columns: Vec<String>,
     /// Whether the prompt stood again at the start of every answer, and was cut there.
     pub is_prompt_cut: bool,
+    /// Columns that are read without a map that says so, and that a user may not expect to be read: our names, with the file's.
+    pub by_name: Vec<(&'static str, String)>,
 }
 
 impl Record {
@@ -238,8 +251,6 @@ impl Record {
         let map = &reading.columns;
         let mut columns = Columns::parse(line, map)?;
         *seen = Some(columns.seen());
-        let mut shape = shape(&columns)?;
-
         let id = match columns.take("id") {
             None | Some(Value::Null) => None,
             Some(id @ (Value::Array(_) | Value::Object(_))) => {
@@ -247,84 +258,67 @@ impl Record {
             }
             id => id,
         };
-        let mut numbers = RowNumbers::default();
-        let (mut prompt, mut answers, target) = match shape {
-            Shape::Pair => {
-                let prompt = take_text(&mut columns, "prompt")?;
-                let (chosen, rejected) = (take_text(&mut columns, "chosen")?, take_text(&mut columns, "rejected")?);
-                numbers = RowNumbers::take(&mut columns)?;
-                if is_repeated(&prompt, &chosen, &rejected) {
-                    shape = Shape::PairImplicitPrompt;
-                    let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, reading)?;
-                    (prompt, vec![chosen, rejected], RecordTarget::Pair)
-                } else {
-                    (prompt, vec![chosen, rejected], RecordTarget::Pair)
+        let layout = row_layout::read(&mut columns)?;
+        let Layout { mut shape, prompt, mut answers, target, answer_columns, numbers, mut used } = layout;
+        let system = row_layout::system(&mut columns, &mut used)?.or_else(|| reading.system.clone());
+        let prompt = match prompt {
+            Some(prompt) => {
+                let prompt = row_layout::one_form(prompt, &mut answers, &columns.column("prompt"), &answer_columns)?;
+                if prompt.is_none() {
+                    used.retain(|name| *name != "prompt");
                 }
+                prompt
             }
-            Shape::PairImplicitPrompt => {
-                let (chosen, rejected) = (take_text(&mut columns, "chosen")?, take_text(&mut columns, "rejected")?);
-                numbers = RowNumbers::take(&mut columns)?;
-                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, reading)?;
-                (prompt, vec![chosen, rejected], RecordTarget::Pair)
-            }
-            Shape::Labelled => {
-                let (prompt, completion) = (take_text(&mut columns, "prompt")?, take_text(&mut columns, "completion")?);
-                let label = match columns.take("label") {
-                    Some(Value::Bool(label)) => label,
-                    other => {
-                        return Err(wrong_type(columns.column("label"), &other.unwrap_or_default(), "true or false"));
-                    }
-                };
-                (prompt, vec![completion], RecordTarget::Label(label))
-            }
-            Shape::Scored => {
-                let prompt = take_text(&mut columns, "prompt")?;
-                let (answers, rewards) = take_scored(&mut columns)?;
-                (prompt, answers, RecordTarget::Rewards(rewards))
-            }
-            Shape::Completion => {
-                let (prompt, completion) = (take_text(&mut columns, "prompt")?, take_text(&mut columns, "completion")?);
-                (prompt, vec![completion], RecordTarget::Sequence)
-            }
-            Shape::Messages => {
-                let messages = turns(&columns.column("messages"), columns.take("messages").unwrap_or_default())?;
-                (Text::Turns(Vec::new()), vec![Text::Turns(messages)], RecordTarget::Sequence)
-            }
-            Shape::Text => match columns.take("text").unwrap_or_default() {
-                Value::String(text) => (Text::Plain(String::new()), vec![Text::Plain(text)], RecordTarget::Sequence),
-                other => return Err(wrong_type(columns.column("text"), &other, "a string")),
-            },
-            Shape::Prompt => (take_text(&mut columns, "prompt")?, Vec::new(), RecordTarget::Prompt),
+            None => None,
         };
-        if let Some(other) = answers.iter().position(|answer| answer.form() != prompt.form()) {
-            return Err(BadRow::MixedForms {
-                other: columns.column("prompt"),
-                prompt: prompt.form().describe(),
-                field: shape.answer_column(other, map),
-                found: answers[other].form().describe(),
-            });
+        let is_text = |text: &Text| text.form() == Form::Plain;
+        let has_no_prompt = prompt.is_none() || shape == Shape::Text;
+        if reading.texts == Texts::AsTurns && has_no_prompt && answers.iter().all(is_text) {
+            return Err(BadRow::ChatWithoutPrompt { shape: shape.columns() });
         }
+        let mut prompt = match prompt {
+            Some(prompt) => prompt,
+            None if shape.is_pair() => {
+                shape = Shape::PairImplicitPrompt;
+                let rejected = answers.pop().expect("a pair has two answers");
+                let chosen = answers.pop().expect("a pair has two answers");
+                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, reading)?;
+                answers.extend([chosen, rejected]);
+                prompt
+            }
+            None => row_layout::split_common_turns(&mut answers, &answer_columns)?,
+        };
         let is_prompt_cut = cut_repeated_turns(&prompt, &mut answers)
             || reading.decided.repeated_prompts
                 && shape != Shape::PairImplicitPrompt
                 && cut_repeated_text(&mut prompt, &mut answers);
         if target == RecordTarget::Pair && answers[0] == answers[1] {
-            return Err(BadRow::same_answers(map));
+            let (chosen, rejected) = (answer_columns[0].clone(), answer_columns[1].clone());
+            return Err(BadRow::SameAnswers { chosen, rejected });
+        }
+        if reading.texts == Texts::AsTurns {
+            prompt.make_turn("user");
+            answers.iter_mut().for_each(|answer| answer.make_turn(ASSISTANT));
+        }
+        if shape != Shape::Messages {
+            row_layout::check_speakers(&answers, &answer_columns)?;
+        }
+        if let Some(system) = system {
+            let is_whole = matches!(shape, Shape::Messages | Shape::Text);
+            let first = if is_whole { &mut answers[0] } else { &mut prompt };
+            *first = std::mem::replace(first, Text::Plain(String::new())).with_system(&system);
         }
 
-        let mut used = vec!["id"];
-        used.extend(shape.names());
-        if shape.is_pair() {
-            used.extend(NUMBER_COLUMNS);
-        }
+        used.push("id");
         let mut inputs = TemplateInputs::default();
         if prompt.form() == Form::Conversational {
             inputs = take_inputs(&mut columns)?;
             used.extend(["tools", "chat_template_kwargs"]);
         }
         let ignored_columns = columns.names_except(&used);
-        let record = Record { row, id, shape, prompt, answers, target, inputs, numbers };
-        Ok(Parsed { record, ignored_columns, is_prompt_cut })
+        let by_name = columns.by_name().into_iter().filter(|(own, _)| used.contains(own)).collect();
+        let record = Record { row, id, shape, prompt, answers, answer_columns, target, inputs, numbers };
+        Ok(Parsed { record, ignored_columns, is_prompt_cut, by_name })
     }
 
     /// Shape and form.
@@ -355,27 +349,44 @@ impl Record {
         if self.target != RecordTarget::Pair {
             return vec![self];
         }
-        let Record { row, id, shape, prompt, answers, inputs, numbers, .. } = self;
-        answers
-            .into_iter()
-            .zip([true, false])
-            .map(|(answer, label)| Record {
-                row,
-                id: id.clone(),
-                shape,
-                prompt: prompt.clone(),
-                answers: vec![answer],
-                target: RecordTarget::Label(label),
-                inputs: inputs.clone(),
-                numbers,
-            })
-            .collect()
+        let part = |at: usize, label| self.with_answers(&[at], RecordTarget::Label(label));
+        vec![part(0, true), part(1, false)]
+    }
+
+    /// Scored answers as pairs, which may be none; any other record as it is.
+    pub fn paired(self, pairs: Pairs) -> Vec<Record> {
+        match &self.target {
+            RecordTarget::Rewards(rewards) => {
+                let pairs = pairs.of(rewards).into_iter();
+                pairs.map(|pair| self.with_answers(&pair, RecordTarget::Pair)).collect()
+            }
+            _ => vec![self],
+        }
+    }
+
+    /// The same prompt with some of the answers.
+    fn with_answers(&self, places: &[usize], target: RecordTarget) -> Record {
+        let answers = places.iter().map(|&place| self.answers[place].clone()).collect();
+        let answer_columns = places.iter().map(|&place| self.answer_columns[place].clone()).collect();
+        let (id, prompt, inputs) = (self.id.clone(), self.prompt.clone(), self.inputs.clone());
+        Record {
+            row: self.row,
+            shape: self.shape,
+            numbers: self.numbers,
+            id,
+            prompt,
+            answers,
+            answer_columns,
+            target,
+            inputs,
+        }
     }
 
     /// A pair as the sequence of its prompt and its chosen answer; any other record as it is.
     pub fn as_sequence(mut self) -> Record {
         if self.target == RecordTarget::Pair {
             self.answers.truncate(1);
+            self.answer_columns.truncate(1);
             self.target = RecordTarget::Sequence;
         }
         self
@@ -398,24 +409,6 @@ impl Record {
             _ => Ok(self.prompt.clone()),
         }
     }
-}
-
-/// The turns before the assistant's last ones; all, where nothing stands before them or the assistant says nothing.
-fn before_last_said(turns: &[Value]) -> &[Value] {
-    let end = turns.iter().rposition(is_assistant).map_or(0, |last| last + 1);
-    let start = turns[..end].iter().rposition(|turn| !is_assistant(turn)).map_or(0, |before| before + 1);
-    if start == 0 { turns } else { &turns[..start] }
-}
-
-/// Whether a prompt that is a text is that of one of the turns with which both conversations begin, as UltraFeedback has it:
-/// the turns are the prompt then, and the text is passed over, as TRL 1.16 `maybe_extract_prompt` does.
-fn is_repeated(prompt: &Text, chosen: &Text, rejected: &Text) -> bool {
-    let (Text::Plain(prompt), Text::Turns(chosen), Text::Turns(rejected)) = (prompt, chosen, rejected) else {
-        return false;
-    };
-    let common = chosen.iter().zip(rejected).take_while(|(a, b)| a == b);
-    let content = |turn: &Value| turn.get("content").and_then(Value::as_str).map(str::trim).map(str::to_owned);
-    common.into_iter().any(|(turn, _)| content(turn).is_some_and(|content| content == prompt.trim()))
 }
 
 impl BadRow {
@@ -475,65 +468,6 @@ fn split_common_prefix(chosen: Text, rejected: Text, reading: &Reading) -> Resul
             found: rejected.form().describe(),
         }),
     }
-}
-
-/// The shape that the names of the columns are.
-fn shape(columns: &Columns<'_>) -> Result<Shape, BadRow> {
-    let all_of = |shape: Shape| match shape.names().iter().find(|name| !columns.has(name)) {
-        None => Ok(shape),
-        Some(missing) => Err(BadRow::Missing { missing: columns.column(missing), shape: shape.columns() }),
-    };
-    let has = |name: &str| columns.has(name);
-    if has("chosen") || has("rejected") {
-        return all_of(if has("prompt") { Shape::Pair } else { Shape::PairImplicitPrompt });
-    }
-    if has("completions") || has("rewards") {
-        return all_of(Shape::Scored);
-    }
-    if has("completion") || has("label") {
-        return all_of(if has("label") { Shape::Labelled } else { Shape::Completion });
-    }
-    if has("messages") {
-        return Ok(Shape::Messages);
-    }
-    if has("prompt") {
-        return Ok(Shape::Prompt);
-    }
-    if has("text") {
-        return Ok(Shape::Text);
-    }
-    Err(BadRow::UnknownShape { found: columns.some_names() })
-}
-
-fn take_text(columns: &mut Columns<'_>, name: &str) -> Result<Text, BadRow> {
-    let value = columns.take(name).unwrap_or_default();
-    text(&columns.column(name), value)
-}
-
-fn take_scored(columns: &mut Columns<'_>) -> Result<(Vec<Text>, Vec<f64>), BadRow> {
-    let (completions_column, rewards_column) = (columns.column("completions"), columns.column("rewards"));
-    let completions = list(&completions_column, columns.take("completions").unwrap_or_default())?;
-    let rewards = list(&rewards_column, columns.take("rewards").unwrap_or_default())?;
-    if completions.len() != rewards.len() {
-        return Err(BadRow::RewardCount { completions: completions.len(), rewards: rewards.len() });
-    }
-    let number = |(i, value): (usize, Value)| match value.as_f64().filter(|x| x.is_finite()) {
-        Some(reward) => Ok(reward),
-        None => Err(wrong_type(format!("{rewards_column}[{i}]"), &value, "a finite number")),
-    };
-    let answer = |(i, value)| text(&format!("{completions_column}[{i}]"), value);
-    let answers: Result<Vec<Text>, BadRow> = completions.into_iter().enumerate().map(answer).collect();
-    let rewards: Result<Vec<f64>, BadRow> = rewards.into_iter().enumerate().map(number).collect();
-    let answers = answers?;
-    if let Some(other) = answers.iter().position(|answer| answer.form() != answers[0].form()) {
-        return Err(BadRow::MixedForms {
-            other: format!("{completions_column}[0]"),
-            prompt: answers[0].form().describe(),
-            field: format!("{completions_column}[{other}]"),
-            found: answers[other].form().describe(),
-        });
-    }
-    Ok((answers, rewards?))
 }
 
 /// What `chat_template_kwargs` may not set: what the rows, the command line or the library decide.

@@ -163,8 +163,12 @@ fn every_fault_has_its_error() {
         (r#"{"prompt": "p", "chosen": null, "rejected": "r"}"#, "`chosen` is null"),
         (r#"{"prompt": null, "chosen": "c", "rejected": "r"}"#, "`prompt` is null"),
         (r#"{"prompt": "p", "chosen": 3, "rejected": "r"}"#, "`chosen` is a number, expected a string or a list"),
-        (r#"{"prompt": "p", "completion": "c", "label": "true"}"#, "`label` is a string, expected true or false"),
-        (r#"{"prompt": "p", "completion": "c", "label": 1}"#, "`label` is a number, expected true or false"),
+        (
+            r#"{"prompt": "p", "completion": "c", "label": "yes"}"#,
+            r#"`label` is "yes", expected true or false, or 1 or 0"#,
+        ),
+        (r#"{"prompt": "p", "completion": "c", "label": -1}"#, "`label` is -1, expected true or false, or 1 or 0"),
+        (r#"{"prompt": "p", "completion": "c", "label": [1]}"#, "`label` is a list, expected true or false"),
         (r#"{"prompt": "p", "completion": "c", "label": null}"#, "`label` is null"),
         (r#"{"prompt": "p", "completions": "c", "rewards": [1]}"#, "`completions` is a string, expected a list"),
         (r#"{"prompt": "p", "completions": [], "rewards": []}"#, "`completions` is an empty list"),
@@ -329,7 +333,12 @@ fn a_file_that_changes_is_noticed() {
 
 fn text_strategy() -> impl Strategy<Value = Value> {
     let turn = (any::<String>(), any::<String>()).prop_map(|(role, content)| json!({"role": role, "content": content}));
-    prop_oneof![any::<String>().prop_map(Value::from), prop::collection::vec(turn, 1..4).prop_map(Value::from)]
+    let said = any::<String>().prop_map(|content| json!({"role": "assistant", "content": content}));
+    let turns = (prop::collection::vec(turn, 0..3), said).prop_map(|(mut turns, said)| {
+        turns.push(said);
+        Value::from(turns)
+    });
+    prop_oneof![any::<String>().prop_map(Value::from), turns]
 }
 
 fn as_json(text: &Text) -> Value {

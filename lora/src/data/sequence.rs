@@ -76,7 +76,7 @@ impl Encoder {
             }
         };
         if scored.iter().all(Range::is_empty) {
-            return Err(BadRow::NoAnswerTokens { field: record.shape.answer_column(0, &self.reading().columns) });
+            return Err(BadRow::NoAnswerTokens { field: record.answer_columns[0].clone() });
         }
         Ok((self.laid_out(record, ids, scored, &mut notes), notes))
     }

@@ -56,6 +56,8 @@ pub struct Survey {
     pub boundary_examples: Vec<BoundaryExample>,
     /// Names of columns that nothing reads, with the number of records that have them; the first 32 names.
     pub ignored_columns: BTreeMap<String, usize>,
+    /// Columns that are read without a flag that names them, and that a user may not expect to be read, or as this.
+    pub by_name: Vec<ByName>,
     /// Tokens of all prompts, counted once a row.
     pub prompt_tokens: u64,
     /// Tokens of all answers after cuts.
@@ -78,6 +80,17 @@ pub struct Survey {
     pub looked_at: usize,
     /// What was found in them, in the order of the first row.
     pub warnings: Vec<Warning>,
+}
+
+/// A column of the files that is read as one of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByName {
+    /// Our name.
+    pub own: String,
+    /// The file's.
+    pub column: String,
+    /// Records that have it.
+    pub records: usize,
 }
 
 /// How sequences are learned.
@@ -128,6 +141,8 @@ pub enum DropKind {
     Length,
     /// Nothing stands before their first answer token.
     Prompt,
+    /// Their answers have the same score, and the user wants pairs of those that differ.
+    NoPair,
     /// They are bad, and the user has bad rows skipped.
     Bad,
 }
@@ -150,6 +165,7 @@ impl DropReason {
             DropReason::NoRoom { .. } => "prompt fills max-length",
             DropReason::AnswerTooLong { .. } => "answer longer than max-length",
             DropReason::NoPrompt => "prompt without a token",
+            DropReason::NoPair => "scored answers without a pair",
             DropReason::NothingScored => "nothing to score",
             DropReason::Bad(reason) => reason.label(),
         }
@@ -159,6 +175,7 @@ impl DropReason {
         match self {
             DropReason::NoRoom { .. } | DropReason::AnswerTooLong { .. } => DropKind::Length,
             DropReason::NoPrompt | DropReason::NothingScored => DropKind::Prompt,
+            DropReason::NoPair => DropKind::NoPair,
             DropReason::Bad(_) => DropKind::Bad,
         }
     }
@@ -181,6 +198,7 @@ impl Survey {
             moved_boundaries: 0,
             boundary_examples: Vec::new(),
             ignored_columns: BTreeMap::new(),
+            by_name: Vec::new(),
             prompt_tokens: 0,
             answer_tokens: 0,
             scored_tokens: 0,
@@ -200,12 +218,13 @@ impl Survey {
         self.dropped.iter().map(|d| d.rows).sum()
     }
 
-    /// Checks that few rows are left out. Bad ones that the user has skipped do not count.
+    /// Checks that few rows are left out. Bad ones that the user has skipped do not count, nor answers that make no pair.
     ///
     /// # Errors
     /// [`DataError::ManyDropped`] where more than a tenth are.
     pub fn check_drops(&self) -> Result<(), DataError> {
-        let dropped = || self.dropped.iter().filter(|dropped| dropped.kind != DropKind::Bad);
+        let dropped =
+            || self.dropped.iter().filter(|dropped| !matches!(dropped.kind, DropKind::Bad | DropKind::NoPair));
         let rows: usize = dropped().map(|dropped| dropped.rows).sum();
         match dropped().max_by_key(|dropped| dropped.rows) {
             Some(most) if 10 * rows > self.kept + rows => {
@@ -241,6 +260,15 @@ impl Survey {
         } else if self.warnings.len() < WARNINGS {
             let (path, line) = place();
             self.warnings.push(Warning { finding, rows: 1, at, excerpt, path, line });
+        }
+    }
+
+    pub(super) fn count_by_name(&mut self, names: Vec<(&'static str, String)>) {
+        for (own, column) in names {
+            match self.by_name.iter_mut().find(|named| named.own == own && named.column == column) {
+                Some(named) => named.records += 1,
+                None => self.by_name.push(ByName { own: own.to_owned(), column, records: 1 }),
+            }
         }
     }
 

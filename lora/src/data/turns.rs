@@ -4,34 +4,103 @@
 //! |---|---|
 //! | `{"from": "human", "value": ...}` (ShareGPT) | `{"role": "user", "content": ...}` |
 //! | `"content": [{"type": "text", "text": "a"}, ...]` | `"content": "a..."`, the texts one after another |
+//! | `"role": "human"`, `"gpt"`, `"User"` and the like | the name that templates know: `"user"`, `"assistant"` |
+//! | a list of turns, or one, as JSON text or as Python prints it | the turns |
 //! | a field that is null | no field, as transformers 5.23 `apply_chat_template` has it |
 
+use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
 
 use super::BadRow;
-use super::columns::wrong_type;
+use super::columns::{Strict, wrong_type};
+use super::python_literal;
 use super::records::Text;
 
-/// ShareGPT's names of the roles, and the names that templates know.
-const SHAREGPT_ROLES: [(&str, &str); 10] = [
+/// What data sets call those who speak, and what templates call them.
+const SPEAKERS: [(&str, &str); 16] = [
     ("human", "user"),
     ("user", "user"),
-    ("gpt", "assistant"),
+    ("prompter", "user"),
     ("assistant", "assistant"),
+    ("gpt", "assistant"),
     ("chatgpt", "assistant"),
     ("bing", "assistant"),
+    ("bard", "assistant"),
+    ("model", "assistant"),
+    ("bot", "assistant"),
+    ("chatbot", "assistant"),
+    ("ai", "assistant"),
     ("system", "system"),
     ("tool", "tool"),
     ("observation", "tool"),
     ("function", "tool"),
 ];
+/// Those of them that stay as they are under `role`: some templates have turns of their own for them.
+const OF_TEMPLATES: [&str; 2] = ["observation", "function"];
+/// Roles that only templates know.
+const TEMPLATE_ROLES: [&str; 3] = ["developer", "ipython", "environment"];
+
+/// The name that templates know, whatever its case.
+fn speaker(name: &str) -> Option<&'static str> {
+    SPEAKERS.into_iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(name)).map(|(_, role)| role)
+}
 
 /// The role of the turns that a model writes.
 pub(super) const ASSISTANT: &str = "assistant";
 
+/// A turn.
+pub(super) fn said_by(role: &str, content: &str) -> Value {
+    serde_json::json!({"role": role, "content": content})
+}
+
+/// What is said in a turn, if it is a text.
+pub(super) fn content_of(turn: &Value) -> Option<&str> {
+    turn.get("content").and_then(Value::as_str)
+}
+
+/// The turns before the assistant's last ones; all, where nothing stands before them or the assistant says nothing.
+pub(super) fn before_last_said(turns: &[Value]) -> &[Value] {
+    let end = turns.iter().rposition(is_assistant).map_or(0, |last| last + 1);
+    let start = turns[..end].iter().rposition(|turn| !is_assistant(turn)).map_or(0, |before| before + 1);
+    if start == 0 { turns } else { &turns[..start] }
+}
+
+/// Who speaks in a turn.
+pub(super) fn role_of(turn: &Value) -> &str {
+    turn.get("role").and_then(Value::as_str).unwrap_or_default()
+}
+
 /// Whether the model is the one who speaks.
 pub(super) fn is_assistant(turn: &Value) -> bool {
-    turn.get("role").and_then(Value::as_str) == Some(ASSISTANT)
+    role_of(turn) == ASSISTANT
+}
+
+/// The turns that a text holds: a list of them, or one, as JSON or as Python prints it. Any other text has none, whatever it
+/// begins with.
+pub(super) fn turns_in_text(text: &str) -> Option<Value> {
+    let trimmed = text.trim_start();
+    if !(trimmed.starts_with(['[', '{', '(']) || trimmed.starts_with("array(")) {
+        return None;
+    }
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let json = Strict.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value)).ok();
+    let value = json.or_else(|| python_literal::parse(text))?;
+    let is_turns = match &value {
+        Value::Array(turns) => !turns.is_empty() && turns.iter().all(looks_like_turn),
+        turn => looks_like_turn(turn),
+    };
+    is_turns.then_some(value)
+}
+
+/// Whether a value has a role that someone has and something that is said.
+fn looks_like_turn(value: &Value) -> bool {
+    let of = |name: &str| value.get(name).and_then(Value::as_str);
+    let is_role = |role: &str| speaker(role).is_some() || TEMPLATE_ROLES.contains(&role);
+    match (of("role"), of("from")) {
+        (Some(role), _) => is_role(role) && (value.get("content").is_some() || value.get("tool_calls").is_some()),
+        (None, Some(from)) => speaker(from).is_some() && value.get("value").is_some(),
+        (None, None) => false,
+    }
 }
 
 /// A string, a non-empty list of turns, or a turn alone.
@@ -48,6 +117,10 @@ pub(super) fn text(field: &str, value: Value) -> Result<Text, BadRow> {
 pub(super) fn turns(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     match value {
         turn @ Value::Object(_) => Ok(vec![one(field, turn)?]),
+        Value::String(text) => match turns_in_text(&text) {
+            Some(value) => turns(field, value),
+            None => Err(wrong_type(field.to_owned(), &Value::String(text), "a list of turns, or JSON text of one")),
+        },
         value => {
             let turns = list(field, value)?;
             turns.into_iter().enumerate().map(|(i, turn)| one(&format!("{field}[{i}]"), turn)).collect()
@@ -74,9 +147,13 @@ fn one(field: &str, turn: Value) -> Result<Value, BadRow> {
     if !has(&fields, "role") && has(&fields, "from") {
         fields = from_sharegpt(field, fields)?;
     }
-    match fields.get("role") {
-        Some(Value::String(_)) => {}
-        other => return Err(wrong_type(format!("{field}.role"), other.unwrap_or(&Value::Null), "a string")),
+    match fields.get_mut("role") {
+        Some(Value::String(role)) => {
+            if let Some(known) = speaker(role).filter(|_| !OF_TEMPLATES.contains(&role.as_str())) {
+                known.clone_into(role);
+            }
+        }
+        other => return Err(wrong_type(format!("{field}.role"), other.as_deref().unwrap_or(&Value::Null), "a string")),
     }
     let calls_tools = fields.get("tool_calls").is_some_and(Value::is_array);
     match fields.get_mut("content") {
@@ -101,9 +178,8 @@ fn from_sharegpt(field: &str, fields: Map<String, Value>) -> Result<Map<String, 
                 let Value::String(from) = &value else {
                     return Err(wrong_type(format!("{field}.from"), &value, "a string"));
                 };
-                let role = SHAREGPT_ROLES.into_iter().find(|(theirs, _)| theirs == from);
-                let (_, role) =
-                    role.ok_or_else(|| BadRow::UnknownRole { field: format!("{field}.from"), role: from.clone() })?;
+                let role = speaker(from)
+                    .ok_or_else(|| BadRow::UnknownRole { field: format!("{field}.from"), role: from.clone() })?;
                 renamed.insert("role".to_owned(), role.into());
             }
             "value" => drop(renamed.insert("content".to_owned(), value)),
@@ -147,5 +223,5 @@ fn flattened(field: &str, parts: Value) -> Result<Value, BadRow> {
 
 /// The roles that ShareGPT's `from` may name, for messages.
 pub(super) fn known_roles() -> String {
-    SHAREGPT_ROLES.map(|(theirs, _)| theirs).join(", ")
+    SPEAKERS.map(|(theirs, _)| theirs).join(", ")
 }

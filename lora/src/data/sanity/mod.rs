@@ -178,31 +178,31 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Found
     let mut found = Vec::new();
     rendered::look(encoder, record, &mut found);
     columns::look(encoder, record, line, ignored_columns, &mut found);
-    repeated::look(encoder, record, &mut found);
+    repeated::look(record, &mut found);
     texts::look(encoder, record, &mut found);
     nulls::look(encoder, record, &mut found);
     found
 }
 
 /// What is counted over all records: that the prompt was cut from the start of the answers.
-pub(super) fn cut_prompt(encoder: &Encoder, parsed: &Parsed) -> Option<Found> {
+pub(super) fn cut_prompt(parsed: &Parsed) -> Option<Found> {
     let text = match &parsed.record.prompt {
         Text::Plain(text) => text,
         Text::Turns(turns) => turns.last()?.get("content").and_then(Value::as_str).unwrap_or_default(),
     };
-    let new = || Found::new(Finding::RepeatedPromptCut, answer_name(encoder, &parsed.record, 0), text);
+    let new = || Found::new(Finding::RepeatedPromptCut, answer_name(&parsed.record, 0), text);
     parsed.is_prompt_cut.then(new)
 }
 
 /// The file's name of an answer's column.
-fn answer_name(encoder: &Encoder, record: &Record, number: usize) -> String {
-    record.shape.answer_column(number, &encoder.reading().columns)
+fn answer_name(record: &Record, number: usize) -> String {
+    record.answer_columns.get(number).cloned().unwrap_or_default()
 }
 
 /// The file's name of the prompt's column; for an implicit prompt that of the first answer, which begins with it.
 fn prompt_name(encoder: &Encoder, record: &Record) -> String {
     match record.shape {
-        Shape::PairImplicitPrompt => answer_name(encoder, record, 0),
+        Shape::PairImplicitPrompt => answer_name(record, 0),
         _ => encoder.reading().columns.column("prompt").to_owned(),
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Found>) {
             let calls = turn.get("tool_calls").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             for (j, call) in calls.iter().enumerate() {
                 let Some((name, argument)) = undeclared(call, tools) else { continue };
-                let column = answer.map_or_else(|| prompt_name(encoder, record), |i| answer_name(encoder, record, i));
+                let column = answer.map_or_else(|| prompt_name(encoder, record), |i| answer_name(record, i));
                 let at = format!("{column}[{i}].tool_calls[{j}]");
                 found.push(Found::new(Finding::NullArgument, at, &format!("{name}: {argument}")));
                 return;

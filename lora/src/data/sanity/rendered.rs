@@ -61,7 +61,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Found>) {
         for part in whole_contents(&parts, conversation.left_out(&parts, &text)) {
             let of_answer = conversation.is_of_answer(record.shape, part.turn);
             let (name, turn) = match part.turn.checked_sub(prompt.len()) {
-                Some(turn) => (answer_name(encoder, record, number), turn),
+                Some(turn) => (answer_name(record, number), turn),
                 None => (prompt_name(encoder, record), part.turn),
             };
             let (what, at, excerpt) = conversation.describe(part, &format!("{name}[{turn}]"));
@@ -362,7 +362,7 @@ impl Encoder {
         let with = conversation.render(&conversation.turns(), &record.inputs);
         match with == without.render(&without.turns(), &record.inputs) && with.is_some() {
             true => Err(BadRow::AnswerNotRendered {
-                field: record.shape.answer_column(answer, &self.reading().columns),
+                field: record.answer_columns[answer].clone(),
                 parts: held.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and "),
             }),
             false => Ok(()),

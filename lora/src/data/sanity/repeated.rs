@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::super::encode::Encoder;
 use super::super::records::{Record, Text};
 use super::super::turns::is_assistant;
 use super::{Finding, Found, answer_name};
@@ -82,8 +81,8 @@ pub(in super::super) fn repeats_the_prompt(record: &Record) -> bool {
 }
 
 /// Looks for answers that still begin with the prompt.
-pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Found>) {
-    let at = |number| answer_name(encoder, record, number);
+pub(super) fn look(record: &Record, found: &mut Vec<Found>) {
+    let at = |number| answer_name(record, number);
     let repeated = match &record.prompt {
         Text::Plain(prompt) => repeats_the_prompt(record).then(|| (at(0), prompt.clone())),
         Text::Turns(prompt) => record.answers.iter().enumerate().find_map(|(number, answer)| match answer {

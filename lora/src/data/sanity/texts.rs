@@ -13,7 +13,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Found>) {
     let mut texts = vec![(prompt_name(encoder, record), prompt)];
     for (number, answer) in record.answers.iter().enumerate() {
         if let Text::Plain(answer) = answer {
-            texts.push((answer_name(encoder, record, number), answer));
+            texts.push((answer_name(record, number), answer));
         }
     }
     for (column, text) in &texts {

@@ -1,0 +1,218 @@
+//! How rows become records: who says an answer, turns that stand in texts, columns that are read by their names, `--chat`,
+//! `--system` and `--pairs`.
+
+use crate::align::{Run, align, committed_goldens, read_lines, root, write_lines};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+fn model(name: &str) -> String {
+    committed_goldens().join(name).join("model").to_str().unwrap().to_owned()
+}
+
+fn case(name: &str, file: &str) -> String {
+    root().join("tests/cases/data").join(name).join(file).to_str().unwrap().to_owned()
+}
+
+fn file(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
+    let path = folder.join(name);
+    write_lines(&path, rows);
+    path
+}
+
+fn inspect(model_name: &str, data: &str, more: &[&str]) -> Run {
+    let model = model(model_name);
+    let common = ["inspect", "--model", &model, "--data", data, "--row", "0", "--data-cache", "off", "--json"];
+    align(&[&common[..], more].concat())
+}
+
+/// What the tokens of prompt and answers of the first row spell.
+fn spelled(run: Run) -> (String, Vec<String>) {
+    let row = run.ok().json()["row"][0].clone();
+    let spell = |tokens: &Value| -> String {
+        tokens.as_array().unwrap().iter().map(|token| token[1].as_str().unwrap()).collect::<String>().replace('Ġ', " ")
+    };
+    (spell(&row["prompt"]), row["answers"].as_array().unwrap().iter().map(spell).collect())
+}
+
+#[test]
+fn names_of_roles_are_translated_under_role_too() {
+    let template = case("answers-without-assistant", "any.jinja");
+    let flags = ["--chat-template", &template];
+    let gpt = spelled(inspect("tiny-qwen2", &case("answers-without-assistant", "gpt.jsonl"), &flags));
+    assert!(gpt.0.starts_with("<|im_start|>user") && gpt.0.contains("<|im_start|>assistant"), "{gpt:?}");
+    assert!(gpt.1[0].starts_with('a') && gpt.1[1].starts_with('b'), "{gpt:?}");
+    let folder = tempfile::tempdir().unwrap();
+    for (asks, says) in [("Human", "GPT"), ("USER", "CHATBOT"), ("prompter", "model"), ("user", "bot")] {
+        let turn = |role: &str, content: &str| json!([{"role": role, "content": content}]);
+        let row = json!({"prompt": turn(asks, "q"), "chosen": turn(says, "a"), "rejected": turn(says, "b")});
+        let data = file(folder.path(), "roles.jsonl", &[row]);
+        assert_eq!(spelled(inspect("tiny-qwen2", data.to_str().unwrap(), &flags)), gpt, "{asks} {says}");
+    }
+}
+
+#[test]
+fn an_answer_without_a_turn_of_the_assistant_is_refused() {
+    let template = case("answers-without-assistant", "any.jinja");
+    let out = tempfile::tempdir().unwrap();
+    let user = case("answers-without-assistant", "user.jsonl");
+    let train = |data: &str, loss: &str| {
+        let (model, output) = (model("tiny-qwen2"), out.path().join("run"));
+        let common = ["train", "--model", &model, "--chat-template", &template, "--data", data, "--max-steps", "1"];
+        let more = ["--loss", loss, "--data-cache", "off", "--reference-cache", "off", "--output"];
+        align(&[&common[..], &more, &[output.to_str().unwrap()]].concat())
+    };
+    let run = train(&user, "dpo");
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("user.jsonl:1: `rejected` has no turn of the assistant, only of the role `user`"),
+        "{}",
+        run.stderr
+    );
+    let turn = |role: &str| json!([{"role": role, "content": "x"}]);
+    let (asked, tools) =
+        (turn("user"), json!([{"role": "tool", "content": "1"}, {"role": "narrator", "content": "x"}]));
+    for (row, loss, words) in [
+        (
+            json!({"prompt": asked, "completion": turn("customer"), "label": true}),
+            "kto",
+            "`completion` has no turn of the assistant, only of the role `customer`",
+        ),
+        (
+            json!({"prompt": asked, "completions": [turn("assistant"), tools], "rewards": [1, 0]}),
+            "exo_rw",
+            "`completions[1]` has no turn of the assistant, only of the role `tool`, `narrator`",
+        ),
+        (json!({"prompt": asked, "completion": turn("user")}), "sft", "`completion` has no turn of the assistant"),
+    ] {
+        let data = file(out.path(), "rows.jsonl", &[row]);
+        let run = train(data.to_str().unwrap(), loss);
+        assert_eq!(run.code, Some(3), "{}", run.stderr);
+        assert!(run.stderr.contains(words), "{words}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn turns_in_texts_are_turns_and_other_texts_are_texts() {
+    let pairs = case("turns-as-json-text", "pairs.jsonl");
+    let folder = tempfile::tempdir().unwrap();
+    let turn = |role: &str, content: &str| json!([{"role": role, "content": content}]);
+    let as_turns =
+        json!({"prompt": turn("user", "q"), "chosen": turn("assistant", "a"), "rejected": turn("assistant", "b")});
+    let as_turns = file(folder.path(), "turns.jsonl", &[as_turns]);
+    let expected = spelled(inspect("tiny-qwen2", as_turns.to_str().unwrap(), &[]));
+    assert!(expected.0.contains("<|im_start|>user"), "{expected:?}");
+    assert_eq!(spelled(inspect("tiny-qwen2", &pairs, &[])), expected);
+    let python = json!({
+        "prompt": "[{'content': 'q', 'role': 'user'}]",
+        "chosen": "array([{'content': 'a', 'role': 'assistant'}], dtype=object)",
+        "rejected": "{\"from\": \"gpt\", \"value\": \"b\"}",
+    });
+    let python = file(folder.path(), "python.jsonl", &[python]);
+    assert_eq!(spelled(inspect("tiny-qwen2", python.to_str().unwrap(), &[])), expected);
+    // a list of strings, an object of something else, and turns as one answer's own text are texts
+    for (chosen, rejected) in [
+        (r#"["a", "b"]"#, r#"["c"]"#),
+        (r#"[{"role": "admin", "content": "x"}]"#, r#"[{"role": "admin", "content": "y"}]"#),
+        (r#"[{"role": "user", "content": "x"}]"#, "I will not."),
+        ("[{'role': 'user', 'content': 'x'}, ...]", "[1] says so."),
+    ] {
+        let row = json!({"prompt": "Give me JSON: ", "chosen": chosen, "rejected": rejected});
+        let data = file(folder.path(), "texts.jsonl", &[row]);
+        let run = inspect("tiny-qwen2", data.to_str().unwrap(), &[]).ok();
+        assert_eq!(run.json()["data"]["kind"], "{prompt, chosen, rejected} of strings", "{chosen}");
+    }
+}
+
+#[test]
+fn a_prompt_that_is_taken_by_its_name_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = |more: Value| {
+        let mut row = json!({"chosen": " Yes.", "rejected": " No."});
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let said = |rows: &[Value]| {
+        let data = file(folder.path(), "rows.jsonl", rows);
+        let (model, data) = (model("tiny-qwen2"), data.to_str().unwrap());
+        align(&["score", "--model", &model, "--data", data, "--data-cache", "off", "--reference-cache", "off"])
+    };
+    let run = said(&[
+        row(json!({"question": "Rain?"})),
+        row(json!({"question": "Snow?", "system": "Be brief.", "source": "x"})),
+    ])
+    .ok();
+    assert!(run.stderr.contains("\ndata: the prompt is the column `question` of 2 records\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("\ndata: the system's text is the column `system` of 1 records\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("columns that are not read: source (1)\n"), "{}", run.stderr);
+    let run = said(&[row(json!({"instruction": "Translate.", "input": "rain"}))]).ok();
+    assert!(run.stderr.contains("the prompt is the column `instruction` of 1 records"), "{}", run.stderr);
+    assert!(run.stderr.contains("on a line of its own, with the column `input` of 1 records"), "{}", run.stderr);
+    // beside a prompt it is a column like any other
+    let run = said(&[row(json!({"prompt": "Rain?", "question": "no", "input": "no"}))]).ok();
+    assert!(!run.stderr.contains("the prompt is the column"), "{}", run.stderr);
+    let run = said(&[row(json!({"question": "Rain?", "instruction": "Snow?"}))]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(run.stderr.contains("`instruction` and `question` may both be the prompt"), "{}", run.stderr);
+    assert!(run.stderr.contains("--columns prompt=instruction"), "{}", run.stderr);
+}
+
+#[test]
+fn chat_and_system_go_through_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: Vec<Value> = read_lines(&committed_goldens().join("pairs.jsonl")).into_iter().take(3).collect();
+    let data = file(folder.path(), "pairs.jsonl", &rows);
+    let (model, data, out) = (model("tiny-qwen2"), data.to_str().unwrap(), folder.path().join("out"));
+    let flags = ["--chat", "--system", "Be brief."];
+    let common = ["--model", &model, "--data", data, "--max-length", "200"];
+    let train =
+        ["--max-steps", "1", "--data-cache", "off", "--reference-cache", "off", "--output", out.to_str().unwrap()];
+    align(&[&["train"][..], &common, &train, &flags].concat()).ok();
+    let written = std::fs::read_to_string(out.join("config.toml")).unwrap();
+    assert!(written.contains("chat = true\n") && written.contains("system = \"Be brief.\"\n"), "{written}");
+    let score =
+        ["score", "--json", "--adapter", out.to_str().unwrap(), "--data-cache", "off", "--reference-cache", "off"];
+    let of_run = align(&[&score[..], &common].concat()).ok();
+    assert_eq!(of_run.stdout, align(&[&score[..], &common, &flags].concat()).ok().stdout);
+    // a prompt in the answers is none that can be a turn
+    let answers: Vec<Value> =
+        rows.iter().map(|row| json!({"chosen": row["chosen"], "rejected": row["rejected"]})).collect();
+    let answers = file(folder.path(), "answers.jsonl", &answers);
+    let run =
+        align(&["score", "--model", &model, "--data", answers.to_str().unwrap(), "--chat", "--data-cache", "off"]);
+    assert_eq!(run.code, Some(3), "{}", run.stderr);
+    assert!(run.stderr.contains("name it with --columns prompt=NAME"), "{}", run.stderr);
+    let generate = ["generate", "--model", &model, "--prompt", "Hi", "--max-new-tokens", "1", "--json"];
+    let tokens = |more: &[&str]| align(&[&generate[..], more].concat()).ok().json()["prompt_tokens"].as_u64().unwrap();
+    assert!(tokens(&["--system", "Be brief."]) > tokens(&[]));
+}
+
+#[test]
+fn scored_answers_make_pairs_where_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [
+        json!({"prompt": "p", "completions": [" a", " b", " c"], "rewards": [1, 3, 2]}),
+        json!({"prompt": "q", "completions": [" a", " b"], "rewards": [1, 1]}),
+    ];
+    let data = file(folder.path(), "scored.jsonl", &rows);
+    let (model, data, out) = (model("tiny-qwen2"), data.to_str().unwrap(), folder.path().join("out"));
+    let off = ["--model", &model, "--data", data, "--data-cache", "off", "--reference-cache", "off"];
+    let train = ["train", "--loss", "dpo", "--max-steps", "1", "--allow-drops", "--output", out.to_str().unwrap()];
+    let refused = align(&[&train[..], &off].concat());
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--pairs best-worst"), "{}", refused.stderr);
+    let run = align(&[&train[..], &off, &["--pairs", "all", "--batch-size", "3"]].concat()).ok();
+    assert!(run.stderr.contains("data: 3 rows kept, from 2 records"), "{}", run.stderr);
+    assert!(run.stderr.contains("dropped 1: scored answers without a pair"), "{}", run.stderr);
+    assert!(std::fs::read_to_string(out.join("config.toml")).unwrap().contains("pairs = \"all\"\n"));
+    let scores = align(&[&["score", "--json"][..], &off, &["--pairs", "best-worst"]].concat()).ok().json_lines();
+    assert_eq!(scores.len(), 2);
+    assert!(
+        scores[0]["chosen"].is_object() && scores[1]["dropped"].as_str().unwrap().contains("--pairs"),
+        "{scores:?}"
+    );
+    let eval =
+        align(&[&["eval", "--json", "--loss", "ipo", "--allow-drops"][..], &off, &["--pairs", "all"]].concat()).ok();
+    assert!(eval.json().is_object());
+    let all_scores = align(&[&["eval", "--loss", "exo_rw"][..], &off, &["--pairs", "all"]].concat());
+    assert_eq!(all_scores.code, Some(3), "{}", all_scores.stderr);
+}
