@@ -13,9 +13,11 @@ const SUM: f64 = 1e-3;
 /// Log-prob of one token, in nats.
 const TOKEN: f64 = 1e-4;
 
-/// Losses whose trajectory and value are checked: the name in the goldens, the flags, and knobs of the folder's `meta.json`.
-/// All have its beta.
-const LOSSES: [(&str, &[&str], &[(&str, &str)]); 20] = [
+/// A loss of the goldens: its name there, its flags, and the flags that take a number of the folder's `meta.json`.
+type GoldenLoss = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
+
+/// Losses whose trajectory and value are checked. All have the beta of `meta.json`.
+const LOSSES: [GoldenLoss; 20] = [
     ("sigmoid", &["--loss", "dpo"], &[]),
     ("sigmoid without precomputed reference", &["--loss", "dpo", "--reference-cache", "off"], &[]),
     ("exo_pair", &["--loss", "exo_pair"], &[("--label-smoothing", "exo_pair_label_smoothing")]),

@@ -34,7 +34,11 @@ impl Layout {
     pub fn fitted(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<Layout, LoadError> {
         if let Some(quantised) = checkpoint.quantised() {
             let method = config.quantization.as_ref().map(|found| found.method.clone());
-            return Err(LoadError::Quantised { path: checkpoint.dir().to_owned(), quantised, method });
+            return Err(LoadError::Quantised {
+                path: checkpoint.dir().to_owned(),
+                quantised: Box::new(quantised),
+                method,
+            });
         }
         let layout = Layout::of(config, checkpoint);
         for (name, shape) in layout.tensors(config) {

@@ -58,7 +58,7 @@ pub enum LoadError {
     )]
     Quantised {
         path: PathBuf,
-        quantised: Quantised,
+        quantised: Box<Quantised>,
         /// What config.json calls it.
         method: Option<String>,
     },
