@@ -162,13 +162,19 @@ impl Golden {
         let (_folder, path) = self.data(rows);
         let (model, max_length) = (self.model.to_str().unwrap(), max_length.to_string());
         let dump = |row: usize| {
-            let row = row.to_string();
+            let place = row.to_string();
             let arguments =
-                ["inspect", "--model", model, "--data", &path, "--row", &row, "--max-length", &max_length, "--json"];
-            align(&arguments).ok().json()["row"][0].clone()
+                ["inspect", "--model", model, "--data", &path, "--row", &place, "--max-length", &max_length, "--json"];
+            align(&[&arguments[..], prompt_rule(&rows[row])].concat()).ok().json()["row"][0].clone()
         };
         (0..rows.len()).map(dump).collect()
     }
+}
+
+/// The flag that has the prompt of a row as TRL takes it, where it is the common prefix of two texts.
+fn prompt_rule(row: &Value) -> &'static [&'static str] {
+    let is_guess = row.get("prompt").is_none() && row["chosen"].is_string();
+    if is_guess { &["--implicit-prompt"] } else { &[] }
 }
 
 fn pairs() -> Vec<Value> {
@@ -242,7 +248,8 @@ fn check_edge_tokens(which: fn(&str) -> bool) {
             if item.get("error").is_some() || item.get("dropped").is_some() {
                 let (_folder, path) = golden.data(rows);
                 let max_length = max_length.to_string();
-                let run = golden.run("score", &["--data", &path, "--json", "--max-length", &max_length]);
+                let flags = ["--data", &path, "--json", "--max-length", &max_length];
+                let run = golden.run("score", &[&flags, prompt_rule(&rows[0])].concat());
                 // the only row is refused or dropped: nothing is left, which is a bad input file
                 assert_eq!(run.code, Some(3), "{place}: {}", run.stderr);
                 if let Some(error) = item["error"].as_str() {
