@@ -9,6 +9,6 @@ pub fn step<R: Real>(f: Factors, grad_scale: R, param: &mut [R], grad: &[R], squ
         let g = grad_scale * grad[i] + R::from_f64(f.weight_decay) * param[i];
         square_avg[i] = square_avg[i] * R::from_f64(f.alpha) + R::from_f64(f.square) * g * g;
         let denom = square_avg[i].sqrt() + R::from_f64(f.eps);
-        param[i] = param[i] + R::from_f64(f.negative_step_size) * g / denom;
+        param[i] += R::from_f64(f.negative_step_size) * g / denom;
     }
 }
