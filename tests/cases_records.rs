@@ -1,7 +1,7 @@
 //! How rows become records: who says an answer, turns that stand in texts, columns that are read by their names, `--chat`,
 //! `--system` and `--pairs`.
 
-use crate::align::{Run, align, committed_goldens, read_lines, root, write_lines};
+use crate::align::{Run, align, committed_goldens, root, write_lines};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -109,12 +109,11 @@ fn turns_in_texts_are_turns_and_other_texts_are_texts() {
     });
     let python = file(folder.path(), "python.jsonl", &[python]);
     assert_eq!(spelled(inspect("tiny-qwen2", python.to_str().unwrap(), &[])), expected);
-    // a list of strings, an object of something else, and turns as one answer's own text are texts
+    // a list of strings, an object of something else, and a text that only begins like a list are texts
     for (chosen, rejected) in [
         (r#"["a", "b"]"#, r#"["c"]"#),
-        (r#"[{"role": "admin", "content": "x"}]"#, r#"[{"role": "admin", "content": "y"}]"#),
-        (r#"[{"role": "user", "content": "x"}]"#, "I will not."),
-        ("[{'role': 'user', 'content': 'x'}, ...]", "[1] says so."),
+        (r#"{"name": "x"}"#, r#"[{"name": "x"}, {"name": "y"}]"#),
+        ("[see above] Yes.", "[1] says so."),
     ] {
         let row = json!({"prompt": "Give me JSON: ", "chosen": chosen, "rejected": rejected});
         let data = file(folder.path(), "texts.jsonl", &[row]);
@@ -159,7 +158,8 @@ fn a_prompt_that_is_taken_by_its_name_is_said() {
 #[test]
 fn chat_and_system_go_through_a_run() {
     let folder = tempfile::tempdir().unwrap();
-    let rows: Vec<Value> = read_lines(&committed_goldens().join("pairs.jsonl")).into_iter().take(3).collect();
+    let rows = ["Is it raining?", "Is it cold?", "Is it late?"]
+        .map(|asked| json!({"prompt": asked, "chosen": "Yes, it is.", "rejected": "No, it is not."}));
     let data = file(folder.path(), "pairs.jsonl", &rows);
     let (model, data, out) = (model("tiny-qwen2"), data.to_str().unwrap(), folder.path().join("out"));
     let flags = ["--chat", "--system", "Be brief."];
@@ -183,7 +183,8 @@ fn chat_and_system_go_through_a_run() {
     assert!(run.stderr.contains("name it with --columns prompt=NAME"), "{}", run.stderr);
     let generate = ["generate", "--model", &model, "--prompt", "Hi", "--max-new-tokens", "1", "--json"];
     let tokens = |more: &[&str]| align(&[&generate[..], more].concat()).ok().json()["prompt_tokens"].as_u64().unwrap();
-    assert!(tokens(&["--system", "Be brief."]) > tokens(&[]));
+    // instead of what the template says of itself
+    assert_ne!(tokens(&["--system", "Be brief."]), tokens(&[]));
 }
 
 #[test]
