@@ -30,7 +30,7 @@ pub struct ModelArgs {
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
     /// Rows: JSONL, a JSON array or CSV, as they are or compressed by gzip or zstd, or Parquet; a pattern in quotes
-    /// ("rows/*.jsonl") is all its files; ORG/NAME[:CONFIG][@REVISION][#SPLIT] is a data set of the local Hugging Face cache
+    /// ("rows/*.jsonl") is all its files; `ORG/NAME[:CONFIG][@REVISION][#SPLIT]` is a data set of the local Hugging Face cache
     #[arg(long, value_name = "FILE", num_args = 1.., alias = "dataset_name", required_unless_present = "demo")]
     pub data: Vec<PathBuf>,
     /// Limit on the tokens of prompt + one answer; the end is cut

@@ -2,7 +2,7 @@
 //!
 //! Such texts share their beginning: the prompt, and whatever letters the two answers happen to begin with. Where the data
 //! marks turns, as HH does with `\n\nAssistant:`, the prompt ends with the last such mark. Which mark that is, is found in a
-//! sample of the rows: of all marks that stand in the common prefix of at least [`SHARE`] of them, the one that stands latest.
+//! sample of the rows: of all marks that stand in the common prefix of at least 95 % of them, the one that stands latest.
 //!
 //! | a mark is | for example |
 //! |---|---|

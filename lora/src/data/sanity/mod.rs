@@ -3,15 +3,15 @@
 //! Token ids can be right by every rule and wrong all the same: a chat template that leaves out tool calls, a prompt in a
 //! column that nothing reads, turns stored as text. The pass over the data looks at the first [`SAMPLE`] records for such
 //! things. What it finds is a [`Warning`] of the survey, with the number of rows and one example; what cannot be meant ends the
-//! run ([`settle`]).
+//! run.
 //!
 //! | file | looks for |
 //! |---|---|
-//! | [`rendered`] | parts of turns, tools and variables that the chat template leaves out |
-//! | [`columns`] | unread columns that are called like a prompt |
-//! | [`repeated`] | answers that begin with the prompt |
-//! | [`texts`] | texts that are JSON, or what Python prints of a value; texts without a chat template |
-//! | [`nulls`] | null arguments in calls of tools that do not declare them |
+//! | `rendered` | parts of turns, tools and variables that the chat template leaves out |
+//! | `columns` | unread columns that are called like a prompt |
+//! | `repeated` | answers that begin with the prompt |
+//! | `texts` | texts that are JSON, or what Python prints of a value; texts without a chat template |
+//! | `nulls` | null arguments in calls of tools that do not declare them |
 
 mod columns;
 mod nulls;
