@@ -143,7 +143,7 @@ fn a_base_without_a_template_has_that_of_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let model = without_template("tiny-llama31", folder.path());
     let (out, case) = (folder.path().join("run"), case("run-chat-template"));
-    train_with_template(&model, &out, &case.join("template.jinja"), &["--loss", "rm_bt", "--allow-drops"]);
+    train_with_template(&model, &out, &case.join("template.jinja"), &["--loss", "rm_bt"]);
     let (pairs, chat) = (case.join("pairs.jsonl"), folder.path().join("chat"));
     let score = ["score", "--model", text(&model), "--reward-model", text(&out), "--data", text(&pairs), "--json"];
     assert_eq!(align(&score).ok().json_lines().len(), read_lines(&pairs).len());
@@ -257,6 +257,7 @@ fn an_evaluation_of_a_run_is_the_runs() {
     let pairs = case("run-chat-template").join("pairs.jsonl");
     let renamed = renamed_pairs(folder.path());
     let columns = ["--columns", "prompt=question,chosen=better,rejected=worse"];
+    // a reward model's rows whose answers --max-length would cut are dropped, more than a tenth of them
     let all = [
         &columns[..],
         &["--chat-template", text(&template), "--max-length", "300", "--allow-drops", "--lora-dropout", "0.1"],
@@ -269,9 +270,7 @@ fn an_evaluation_of_a_run_is_the_runs() {
         let out = |name: &str| folder.path().join(format!("{i}-{name}"));
         let plain = Made { loss, data: &pairs, start: None, more: &[] }.check(&out("plain"));
         assert_eq!(plain["reference"], if compares { "base" } else { "none" }, "{loss:?}");
-        // answers that --max-length would cut are dropped for a reward model, and there are more than a tenth of them
-        let dropping = [&all[..], &["--allow-drops"]].concat();
-        let more: &[&str] = if reward { &dropping } else { &f32 };
+        let more: &[&str] = if reward { &all } else { &f32 };
         if reward {
             Made { loss, data: &renamed, start: None, more }.check(&out("all"));
             continue;

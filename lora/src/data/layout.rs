@@ -131,7 +131,13 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<L
                 _ => Ok(Layout::Lines),
             }
         }
-        _ if line_end.is_some() && first_line.trim_ascii() == b"{" => Err(DataError::SeveralLines { path: path() }),
+        // broken, but its first key stands on a line of its own
+        _ if line_end.is_some()
+            && first_line.trim_ascii() == b"{"
+            && text[1..].trim_ascii_start().starts_with(b"\"") =>
+        {
+            Err(DataError::SeveralLines { path: path() })
+        }
         // the rows' parser says what is wrong
         _ => Ok(Layout::Lines),
     }
