@@ -111,19 +111,21 @@ impl RunFolder {
     /// [`CliError::Runtime`] with the path; what has not moved yet stays where it is.
     pub fn finish(mut self) -> Result<(), CliError> {
         if let Some(staged) = &self.staged {
-            for name in OPTIONAL.into_iter().filter(|name| !staged.join(name).exists()) {
-                let old = self.output.join(name);
-                match fs::remove_file(&old) {
-                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(CliError::file(&old, &error)),
-                    _ => {}
-                }
-            }
+            let left: Vec<&str> = OPTIONAL.into_iter().filter(|name| !staged.join(name).exists()).collect();
             for folder in FOLDERS.into_iter().filter(|folder| staged.join(folder).exists()) {
                 let target = self.output.join(folder);
                 fs::create_dir_all(&target).map_err(|error| CliError::file(&target, &error))?;
                 move_files(&staged.join(folder), &target)?;
             }
             move_files(staged, &self.output)?;
+            for old in left.into_iter().map(|name| self.output.join(name)) {
+                match fs::remove_file(&old) {
+                    Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                        return Err(CliError::file(&old, &error));
+                    }
+                    _ => {}
+                }
+            }
             // those of an earlier run, if they are empty now
             FOLDERS.iter().for_each(|folder| drop(fs::remove_dir(self.output.join(folder))));
         }

@@ -192,6 +192,12 @@ pub fn history(
     let (Some(dir), Some(adapter)) = (dir, adapter) else { return Ok(History::default()) };
     let Some(record) = RunRecord::read(dir)? else { return Ok(History::default()) };
     if record.objective != *objective || record.reference != reference {
+        if record.state.history != History::default() {
+            say!(
+                "the running statistics of {} are not taken: they are of another loss, knob, temperature or reference",
+                dir.display()
+            );
+        }
         return Ok(History::default());
     }
     if record.adapter != adapter_hash(adapter.set()).to_string() {

@@ -64,7 +64,9 @@ pub(super) fn open_shards(dir: &Path) -> Result<Shards, LoadError> {
     let extra = shards_in(dir).into_iter().filter(|shard| !names.contains(shard));
     borne.extend(extra.map(|shard| IndexFault::ExtraShard { shard }));
     if there.is_empty() && faults.is_empty() {
-        faults.push(IndexFault::NoWeightMap);
+        if listed.is_empty() {
+            faults.push(IndexFault::NoWeightMap);
+        }
         faults.append(&mut borne);
     }
     if !faults.is_empty() {

@@ -58,7 +58,14 @@ pub(super) fn rows<R: Read, E>(
             return Ok(blank);
         }
         if record.len() == 1 && record[0] == END[1..2] {
-            return Ok(blank);
+            let line = reader.position().line();
+            return match read(&mut reader, &mut record, line)? {
+                false => Ok(blank),
+                true => Err(CsvStop::Fault {
+                    line: line.saturating_sub(1).max(before),
+                    message: "the row is a NUL byte, which no text has; is the file damaged?".to_owned(),
+                }),
+            };
         }
         // blank lines in front are passed over, and a cell may have line ends
         let inside: usize = record.iter().map(|cell| cell.iter().filter(|&&byte| byte == b'\n').count()).sum();
@@ -279,6 +286,8 @@ mod tests {
             lines("a,b\n1,2\n\n3,\"4\n5,6\n", b','),
             Err("4: the quote that opens in the row of this line does not close".into())
         );
+        let nul = Err("2: the row is a NUL byte, which no text has; is the file damaged?".to_owned());
+        assert_eq!(lines("prompt,chosen\n\0\na,b\n", b','), nul);
         assert_eq!(lines("a,a\n", b','), Err("1: the header names the column `a` twice".into()));
         let (found, _) = lines("prompt,chosen\na\nb,c,d\n, \"e\"\n", b',').unwrap();
         let faults: Vec<String> =

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::columns;
 use super::deep_stack::with_deep_stack;
 use super::reader::Rows;
-use super::reading::{ImplicitPrompt, Reading};
-use super::records::{Record, Shape, Text};
-use super::sanity::repeats_the_prompt;
+use super::reading::{ImplicitPrompt, Reading, Texts};
+use super::records::{Parsed, Record, Shape, Text};
 use super::turn_marker::{SHARE, TurnMarker};
 use super::{DataError, Encoder};
 
@@ -42,8 +41,14 @@ impl Decided {
     /// [`DataError`] of a file that cannot be read.
     pub(super) fn by<'a>(files: impl IntoIterator<Item = &'a Rows>, encoder: &Encoder) -> Result<Decided, DataError> {
         let asked = encoder.reading();
-        let reading =
-            Reading { implicit_prompt: ImplicitPrompt::Longest, decided: Decided::default(), ..asked.clone() };
+        // the rows' own texts, without what the user puts in front of them
+        let reading = Reading {
+            implicit_prompt: ImplicitPrompt::Longest,
+            decided: Decided::default(),
+            texts: Texts::AsTheyAre,
+            system: None,
+            ..asked.clone()
+        };
         let (mut shared, mut prompts, mut repeated) = (Vec::new(), 0, 0);
         let mut mapped: columns::Seen = 0;
         let mut first = None;
@@ -59,7 +64,7 @@ impl Decided {
                 let mut mapped = None;
                 let line = rows.read(record)?;
                 let parsed = line.and_then(|line| Record::parse_seen(record, &line, &reading, &mut mapped));
-                Ok((parsed.ok().and_then(|parsed| see(parsed.record)), mapped.unwrap_or(0)))
+                Ok((parsed.ok().and_then(see), mapped.unwrap_or(0)))
             };
             let seen: Result<Vec<_>, DataError> = with_deep_stack(|| (0..end).into_par_iter().map(see).collect());
             for (record, (seen, columns)) in seen?.into_iter().enumerate() {
@@ -81,7 +86,8 @@ impl Decided {
             }
         }
         let repeated_prompts = repeated > 0 && 100 * repeated >= SHARE * prompts;
-        let wanted = first.filter(|_| asked.implicit_prompt == ImplicitPrompt::TurnMarker);
+        let wanted =
+            first.filter(|_| asked.implicit_prompt == ImplicitPrompt::TurnMarker && asked.texts == Texts::AsTheyAre);
         let Some((rows, record)) = wanted else { return Ok(Decided { turn_marker: None, repeated_prompts }) };
         let prefixes: Vec<&str> = shared.iter().map(String::as_str).collect();
         match TurnMarker::of(&prefixes) {
@@ -107,8 +113,8 @@ impl Decided {
     }
 }
 
-fn see(record: Record) -> Option<Seen> {
-    let repeated = repeats_the_prompt(&record);
+fn see(parsed: Parsed) -> Option<Seen> {
+    let Parsed { record, repeats_prompt: repeated, .. } = parsed;
     match (record.shape, record.prompt) {
         (_, Text::Turns(_)) | (Shape::Prompt | Shape::Text | Shape::Messages, _) => None,
         (Shape::PairImplicitPrompt, Text::Plain(prompt)) => Some(Seen::Shared(prompt)),

@@ -10,7 +10,7 @@ use super::columns::{ColumnMap, Columns, Seen, words_of, wrong_type};
 use super::numbers::RowNumbers;
 use super::reading::{ImplicitPrompt, Pairs, Reading, Texts};
 use super::row_layout::{self, Layout};
-use super::sanity::{cut_repeated_text, cut_repeated_turns};
+use super::sanity::{cut_repeated_text, cut_repeated_turns, repeats_the_prompt};
 use super::template::TemplateInputs;
 use super::tool_schemas::drop_null_properties;
 use super::turns::{ASSISTANT, before_last_said, is_assistant, role_of, said_by};
@@ -218,6 +218,10 @@ pub struct Parsed {
     pub ignored_columns: Vec<String>,
     /// Whether the prompt stood again at the start of every answer, and was cut there.
     pub is_prompt_cut: bool,
+    /// Whether all answers still begin with the prompt, a text, and not by chance.
+    pub repeats_prompt: bool,
+    /// Whether the row says nothing in its prompt; what the system says does not count.
+    pub is_prompt_blank: bool,
     /// Columns that are read without a map that says so, and that a user may not expect to be read: our names, with the file's.
     pub by_name: Vec<(&'static str, String)>,
 }
@@ -292,6 +296,9 @@ impl Record {
             || reading.decided.repeated_prompts
                 && shape != Shape::PairImplicitPrompt
                 && cut_repeated_text(&mut prompt, &mut answers);
+        // before anything is put in front of the prompt
+        let repeats_prompt = repeats_the_prompt(&prompt, &answers);
+        let is_prompt_blank = matches!(&prompt, Text::Plain(text) if text.trim().is_empty());
         if target == RecordTarget::Pair && answers[0] == answers[1] {
             let (chosen, rejected) = (answer_columns[0].clone(), answer_columns[1].clone());
             return Err(BadRow::SameAnswers { chosen, rejected });
@@ -318,7 +325,7 @@ impl Record {
         let ignored_columns = columns.names_except(&used);
         let by_name = columns.by_name().into_iter().filter(|(own, _)| used.contains(own)).collect();
         let record = Record { row, id, shape, prompt, answers, answer_columns, target, inputs, numbers };
-        Ok(Parsed { record, ignored_columns, is_prompt_cut, by_name })
+        Ok(Parsed { record, ignored_columns, is_prompt_cut, repeats_prompt, is_prompt_blank, by_name })
     }
 
     /// Shape and form.

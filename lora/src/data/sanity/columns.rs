@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::super::encode::Encoder;
-use super::super::records::{Record, Shape, Text};
+use super::super::records::{Parsed, Shape, Text};
 use super::{Finding, Found, prompt_name};
 
 /// Words in the names of columns that are prompts, singular.
@@ -129,9 +129,9 @@ fn words(name: &str) -> Vec<String> {
 }
 
 /// Looks at the columns that a record has and nothing read.
-pub(super) fn look(encoder: &Encoder, record: &Record, line: &[u8], unread: &[String], found: &mut Vec<Found>) {
-    let is_blank = matches!(&record.prompt, Text::Plain(text) if text.trim().is_empty());
-    let is_empty = is_blank && !matches!(record.shape, Shape::Text | Shape::Messages);
+pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut Vec<Found>) {
+    let Parsed { record, ignored_columns: unread, .. } = parsed;
+    let is_empty = parsed.is_prompt_blank && !matches!(record.shape, Shape::Text | Shape::Messages);
     if unread.is_empty() || !is_empty && !unread.iter().any(|name| is_like_a_prompt(name)) {
         return;
     }

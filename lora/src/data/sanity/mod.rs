@@ -174,11 +174,11 @@ fn excerpt(text: &str) -> String {
 
 /// Looks at one record. `line` is its bytes.
 pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Found> {
-    let Parsed { record, ignored_columns, .. } = parsed;
+    let record = &parsed.record;
     let mut found = Vec::new();
     rendered::look(encoder, record, &mut found);
-    columns::look(encoder, record, line, ignored_columns, &mut found);
-    repeated::look(record, &mut found);
+    columns::look(encoder, parsed, line, &mut found);
+    repeated::look(parsed, &mut found);
     texts::look(encoder, record, &mut found);
     nulls::look(encoder, record, &mut found);
     found

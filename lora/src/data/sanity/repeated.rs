@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::records::{Record, Text};
+use super::super::records::{Parsed, Text};
 use super::super::turns::is_assistant;
 use super::{Finding, Found, answer_name};
 
@@ -72,26 +72,29 @@ fn is_longer(text: &Text, start: &str) -> bool {
     matches!(text, Text::Plain(text) if text.len() > start.len() && text.starts_with(start))
 }
 
-/// Whether all answers of a record of texts begin with its prompt, and not by chance.
-pub(in super::super) fn repeats_the_prompt(record: &Record) -> bool {
-    let Text::Plain(prompt) = &record.prompt else { return false };
+/// Whether all answers begin with the prompt, a text, and not by chance.
+pub(in super::super) fn repeats_the_prompt(prompt: &Text, answers: &[Text]) -> bool {
+    let Text::Plain(prompt) = prompt else { return false };
     let prompt = prompt.trim_end();
     let is_text = prompt.trim().chars().count() >= FEW;
-    is_text && !record.answers.is_empty() && record.answers.iter().all(|answer| is_longer(answer, prompt))
+    is_text && !answers.is_empty() && answers.iter().all(|answer| is_longer(answer, prompt))
 }
 
 /// Looks for answers that still begin with the prompt.
-pub(super) fn look(record: &Record, found: &mut Vec<Found>) {
+pub(super) fn look(parsed: &Parsed, found: &mut Vec<Found>) {
+    let record = &parsed.record;
     let at = |number| answer_name(record, number);
-    let repeated = match &record.prompt {
-        Text::Plain(prompt) => repeats_the_prompt(record).then(|| (at(0), prompt.clone())),
-        Text::Turns(prompt) => record.answers.iter().enumerate().find_map(|(number, answer)| match answer {
+    let content = |turn: &Value| turn.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let repeated = match (&record.prompt, record.answers.first()) {
+        (_, Some(Text::Plain(answer))) => parsed.repeats_prompt.then(|| (at(0), answer.clone())),
+        (_, Some(Text::Turns(turns))) if parsed.repeats_prompt => turns.first().map(|turn| (at(0), content(turn))),
+        (Text::Turns(prompt), _) => record.answers.iter().enumerate().find_map(|(number, answer)| match answer {
             Text::Turns(turns) if repeated_turns(prompt, turns) > 0 => {
-                let content = turns[0].get("content").and_then(Value::as_str).unwrap_or_default();
-                Some((format!("{}[0]", at(number)), content.to_owned()))
+                Some((format!("{}[0]", at(number)), content(&turns[0])))
             }
             _ => None,
         }),
+        (Text::Plain(_), _) => None,
     };
     if let Some((at, text)) = repeated {
         found.push(Found::new(Finding::RepeatedPrompt, at, &text));

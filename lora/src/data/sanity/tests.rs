@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::super::{BadRow, DataError, Dataset, Encoder, ImplicitPrompt, Needs, OnBadRow, Reading};
+use super::super::{BadRow, DataError, Dataset, Encoder, ImplicitPrompt, Needs, OnBadRow, Reading, Texts};
 use super::{Finding, Notation, TurnPart, Warning};
 
 fn goldens(name: &str) -> PathBuf {
@@ -278,6 +278,34 @@ fn a_repeated_prompt_is_cut_from_the_answers() {
     }
     let (none, expected) = rows(&texts(""));
     assert_eq!((none, rows(&texts("Human: What?\n\nAssistant:"))), (0, (1, expected)));
+}
+
+/// What stands in front of the prompt hides neither that the answers repeat it nor that it is empty.
+#[test]
+fn a_prompt_is_judged_without_what_stands_in_front_of_it() {
+    let repeated = json!({"prompt": "Tell me of the number two.", "chosen": "Tell me of the number two. It is even.",
+                          "rejected": "Tell me of the number two. No."});
+    let mut under_system = repeated.clone();
+    under_system["system"] = "Be brief.".into();
+    let flag = Reading { system: Some("Be brief.".to_owned()), ..Reading::default() };
+    let chat = Reading { texts: Texts::AsTurns, ..Reading::default() };
+    for (row, reading) in [
+        (&repeated, flag.clone()),
+        (&under_system, Reading::default()),
+        (&repeated, chat.clone()),
+        (&under_system, chat.clone()),
+    ] {
+        let encoder = encoder(Some(ANY)).with_reading(reading.clone());
+        let data = open(encoder, std::slice::from_ref(row), Needs::Pairs).unwrap();
+        let cut = data.survey().warnings.iter().any(|warning| warning.finding == Finding::RepeatedPromptCut);
+        assert!(cut, "{row} {reading:?}");
+    }
+    let blank = json!({"prompt": " ", "chosen": "c", "rejected": "r", "instruction": "What?"});
+    for reading in [flag, chat] {
+        let error = open(encoder(Some(ANY)).with_reading(reading.clone()), std::slice::from_ref(&blank), Needs::Pairs);
+        let message = error.unwrap_err().to_string();
+        assert!(message.contains("--columns prompt=instruction"), "{reading:?}: {message}");
+    }
 }
 
 /// Some rows of texts, or some answers of a row, that begin with the prompt are left as they are.
