@@ -1,4 +1,4 @@
-//! The README's commands exist, with every flag that it shows.
+//! The commands of the README and of the pages behind it exist, with every flag that they show.
 
 use crate::align::{align, root};
 
@@ -6,9 +6,15 @@ fn readme() -> String {
     std::fs::read_to_string(root().join("README.md")).unwrap()
 }
 
-/// Lines of the README's shell blocks.
-fn commands() -> Vec<String> {
-    let text = readme();
+/// The README and the pages for users.
+fn pages() -> Vec<String> {
+    let docs = ["training.md", "data.md", "reward-models.md"].map(|page| format!("docs/{page}"));
+    let page = |path: String| std::fs::read_to_string(root().join(path)).unwrap();
+    std::iter::once(readme()).chain(docs.map(page)).collect()
+}
+
+/// Lines of a page's shell blocks.
+fn commands(text: &str) -> Vec<String> {
     let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks.flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
@@ -16,7 +22,7 @@ fn commands() -> Vec<String> {
 #[test]
 fn every_command_and_flag_exists() {
     let mut checked = 0;
-    for line in commands() {
+    for line in pages().iter().flat_map(|page| commands(page)) {
         let Some((_, arguments)) = line.split_once("align-cli ").or(line.split_once("--release -- ")) else { continue };
         let words: Vec<&str> = arguments.split_whitespace().collect();
         let help = align(&[words[0], "--help"]).ok().stdout;
@@ -25,7 +31,7 @@ fn every_command_and_flag_exists() {
         }
         checked += 1;
     }
-    assert!(checked >= 5, "{checked} commands");
+    assert!(checked >= 10, "{checked} commands");
 }
 
 /// A newcomer's two commands are what the gate runs.
@@ -33,10 +39,21 @@ fn every_command_and_flag_exists() {
 fn the_gate_runs_the_two_commands() {
     let gate: String =
         ["run", "demo"].map(|file| std::fs::read_to_string(root().join(".ci").join(file)).unwrap()).concat();
-    let two: Vec<String> = commands().into_iter().filter(|line| line.starts_with("cargo ")).collect();
+    let two: Vec<String> = commands(&readme()).into_iter().filter(|line| line.starts_with("cargo ")).collect();
     assert_eq!(two.len(), 2);
     for command in two {
         assert!(gate.contains(&command), ".ci does not run `{command}`");
+    }
+}
+
+/// What the README links to is there.
+#[test]
+fn every_page_exists() {
+    let text = readme();
+    let links: Vec<&str> = text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    assert!(links.len() >= 4);
+    for link in links {
+        assert!(root().join(link).exists(), "{link}");
     }
 }
 
