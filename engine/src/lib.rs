@@ -2,10 +2,12 @@
 //! generation. It knows no text, no preference and no command line.
 
 pub mod autograd;
+pub mod bounded_read;
 mod error;
 pub mod free_memory;
 pub mod generate;
 pub mod json;
+pub mod json_edit;
 pub mod model;
 pub mod new_file;
 pub mod ops;

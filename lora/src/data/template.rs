@@ -39,12 +39,10 @@ pub enum TemplateError {
         source: std::io::Error,
     },
     /// A file is larger than any template.
-    #[error("{origin}: the chat template has {bytes} bytes, the limit is {limit}")]
+    #[error("{origin}: the chat template has more than {limit} bytes, the limit")]
     TooLarge {
         /// Where the template came from.
         origin: String,
-        /// Its size in bytes.
-        bytes: usize,
         /// The limit in bytes.
         limit: usize,
     },
@@ -219,7 +217,7 @@ impl ChatTemplate {
         for (name, source) in [(NAME, Some(default)), (TOOL_USE, tool_use)] {
             let Some(source) = source else { continue };
             if source.len() > MAX_TEMPLATE_BYTES {
-                return Err(TemplateError::TooLarge { origin, bytes: source.len(), limit: MAX_TEMPLATE_BYTES });
+                return Err(TemplateError::TooLarge { origin, limit: MAX_TEMPLATE_BYTES });
             }
             let source = with_line_feeds(&source);
             let syntax =

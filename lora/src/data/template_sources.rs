@@ -4,16 +4,21 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use align_engine::bounded_read::{read_any, read_regular};
+use align_engine::json_edit::without_key;
+use align_engine::new_file::NewFile;
 use serde_json::Value;
 
 use super::template::TemplateError;
 
 /// Largest template file that is read, in bytes. The longest in use have 20 KiB.
 pub(super) const MAX_TEMPLATE_BYTES: usize = 128 << 10;
+/// Largest `tokenizer_config.json` that is read for its templates, in bytes.
+const MAX_CONFIG_BYTES: u64 = 64 << 20;
 /// The file of the template.
-const DEFAULT: &str = "chat_template.jinja";
+pub const DEFAULT: &str = "chat_template.jinja";
 /// The folder of templates for other purposes.
-const ADDITIONAL: &str = "additional_chat_templates";
+pub const ADDITIONAL: &str = "additional_chat_templates";
 /// Hugging Face's name of the template for conversations with tools.
 pub(super) const TOOL_USE: &str = "tool_use";
 /// Files whose key `chat_template` another program may take instead.
@@ -40,7 +45,9 @@ impl TemplateSources {
         if path.is_dir() {
             return Self::of_folder(path)?.ok_or_else(|| TemplateError::NoneIn { folder: path.to_owned() });
         }
-        Ok(TemplateSources { default: read(path)?, tool_use: None, origin: path.display().to_string() })
+        // a pipe too, as a shell makes of `<(command)`
+        let default = template(path, read_any(path, MAX_TEMPLATE_BYTES as u64))?;
+        Ok(TemplateSources { default, tool_use: None, origin: path.display().to_string() })
     }
 
     /// Those of a folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a string, or the one named
@@ -53,7 +60,7 @@ impl TemplateSources {
     /// [`TemplateError`] for files that cannot be read; a broken one is never passed over for the next.
     pub fn of_folder(folder: &Path) -> Result<Option<TemplateSources>, TemplateError> {
         let path = folder.join("tokenizer_config.json");
-        let config = match fs::read(&path) {
+        let config = match read_regular(&path, MAX_CONFIG_BYTES) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|e| TemplateError::Config { path: path.clone(), message: e.to_string() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Value::Null,
@@ -106,6 +113,16 @@ impl TemplateSources {
         self.default == other.default && self.tool_use == other.tool_use
     }
 
+    /// Tells these texts from others, wherever they were found.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for text in [Some(&self.default), self.tool_use.as_ref()].into_iter().flatten() {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.finalize().to_string()
+    }
+
     /// Makes them the templates of a folder, for this program and for transformers: whatever either would take instead of them
     /// is removed.
     ///
@@ -122,10 +139,10 @@ impl TemplateSources {
         let (legacy, additional) = (folder.join(LEGACY), folder.join(ADDITIONAL));
         absent(fs::remove_file(&legacy)).map_err(at(&legacy))?;
         absent(fs::remove_dir_all(&additional)).map_err(at(&additional))?;
-        fs::write(folder.join(DEFAULT), &self.default).map_err(at(&folder.join(DEFAULT)))?;
+        write(&folder.join(DEFAULT), self.default.as_bytes()).map_err(at(&folder.join(DEFAULT)))?;
         if let Some(tool_use) = &self.tool_use {
             let path = additional.join(format!("{TOOL_USE}.jinja"));
-            fs::create_dir(&additional).and_then(|()| fs::write(&path, tool_use)).map_err(at(&path))?;
+            fs::create_dir(&additional).and_then(|()| write(&path, tool_use.as_bytes())).map_err(at(&path))?;
         }
         Ok(())
     }
@@ -139,24 +156,33 @@ fn absent(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes the key `chat_template` of a JSON file; the file stays as it is, to the byte, if it has none.
+/// Removes the key `chat_template` of a JSON file, whose other bytes stay as they are.
 fn remove_key(path: &Path) -> io::Result<()> {
-    let Ok(bytes) = fs::read(path) else { return Ok(()) };
-    let Ok(Value::Object(mut object)) = serde_json::from_slice(&bytes) else { return Ok(()) };
-    match object.shift_remove("chat_template") {
-        Some(_) => fs::write(path, format!("{:#}\n", Value::Object(object))),
-        None => Ok(()),
-    }
+    let bytes = match read_regular(path, MAX_CONFIG_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
+    without_key(&bytes, "chat_template").map_or(Ok(()), |text| write(path, &text))
+}
+
+/// Puts a file on the disk, in place of one that may be read-only.
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let written = NewFile::create(path).and_then(|mut file| file.write(bytes).and_then(|()| file.finish()));
+    written.map_err(|error| error.source)
 }
 
 fn read(path: &Path) -> Result<String, TemplateError> {
-    let io = |source| TemplateError::Io { path: path.to_owned(), source };
-    let bytes = fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_TEMPLATE_BYTES as u64 {
-        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        return Err(TemplateError::TooLarge { origin: path.display().to_string(), bytes, limit: MAX_TEMPLATE_BYTES });
-    }
-    let bytes = fs::read(path).map_err(io)?;
+    template(path, read_regular(path, MAX_TEMPLATE_BYTES as u64))
+}
+
+/// The text of a template's file that has been read.
+fn template(path: &Path, read: io::Result<Vec<u8>>) -> Result<String, TemplateError> {
+    let bytes = read.map_err(|source| match source.kind() {
+        io::ErrorKind::FileTooLarge => {
+            TemplateError::TooLarge { origin: path.display().to_string(), limit: MAX_TEMPLATE_BYTES }
+        }
+        _ => TemplateError::Io { path: path.to_owned(), source },
+    })?;
     String::from_utf8(bytes).map_err(|_| TemplateError::Utf8 { path: path.to_owned() })
 }
 
@@ -185,6 +211,38 @@ mod tests {
         assert!(!path("chat_template.json").exists() && !path("additional_chat_templates").exists());
         let config: Value = serde_json::from_slice(&fs::read(path("tokenizer_config.json")).unwrap()).unwrap();
         assert_eq!(config, json!({"a": 1.5, "z": null}));
+    }
+
+    /// The files of a merged model are copies, which may be read-only.
+    #[test]
+    fn read_only_files_are_replaced_and_large_numbers_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path(DEFAULT), "old").unwrap();
+        let config = "{\n  \"model_max_length\": 1000000000000000019884624838656,\n  \"chat_template\": \"old\"\n}\n";
+        fs::write(path("tokenizer_config.json"), config).unwrap();
+        for name in [DEFAULT, "tokenizer_config.json"] {
+            let mut permissions = fs::metadata(path(name)).unwrap().permissions();
+            permissions.set_readonly(true);
+            fs::set_permissions(path(name), permissions).unwrap();
+        }
+        let new = TemplateSources { default: "new".to_owned(), tool_use: None, origin: String::new() };
+        new.write_to(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(path(DEFAULT)).unwrap(), "new");
+        let left = fs::read_to_string(path("tokenizer_config.json")).unwrap();
+        assert_eq!(left, "{\n  \"model_max_length\": 1000000000000000019884624838656\n}\n");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn templates_without_an_end_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [DEFAULT, "tokenizer_config.json"] {
+            std::os::unix::fs::symlink("/dev/zero", dir.path().join(name)).unwrap();
+            assert!(TemplateSources::of_folder(dir.path()).is_err(), "{name}");
+            fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        assert!(matches!(TemplateSources::of_path(Path::new("/dev/zero")), Err(TemplateError::TooLarge { .. })));
     }
 
     #[test]
