@@ -302,6 +302,13 @@ fn a_gemma_3_adapter_without_a_fitting_decoder_part_is_refused() {
     copy(&list, &half);
     let other_half = |tensor: &Tensor| !(tensor.name.contains("vision_tower") && tensor.name.contains("lora_B"));
     write(&half.join(WEIGHTS), &tensors(&list.join(WEIGHTS)).into_iter().filter(other_half).collect::<Vec<_>>());
+    // one update of the vision tower under its names of now and of before
+    let twice = home.path().join("twice");
+    copy(&list, &twice);
+    let mut all = tensors(&list.join(WEIGHTS));
+    let again: Vec<Tensor> = all.iter().filter(|tensor| vision(tensor)).cloned().collect();
+    all.extend(again.into_iter().take(2).map(|tensor| Tensor { name: before_4_52(&tensor.name), ..tensor }));
+    write(&twice.join(WEIGHTS), &all);
     let layers = |name: &str| name.replace("language_model.layers.5.", "language_model.layers.9.");
     for (adapter, says) in [
         (vision_alone, "42 modules that adapter_config.json targets have no tensors"),
@@ -309,6 +316,7 @@ fn a_gemma_3_adapter_without_a_fitting_decoder_part_is_refused() {
             half,
             "its partner `base_model.model.model.vision_tower.encoder.layers.0.self_attn.k_proj.lora_B.weight` is not",
         ),
+        (twice, "are the same matrix"),
         (renamed(&list, &home.path().join("layers"), layers), "tensors are for modules that the model does not have"),
         (
             renamed(&list, &home.path().join("text"), |name| {
@@ -440,6 +448,21 @@ fn an_adapter_in_the_models_folder_is_said_and_not_merged() {
     let applied = score(&both, &["--adapter", text(&both)], &rows).ok();
     assert!(!applied.stderr.contains("also holds an adapter"), "{}", applied.stderr);
     assert_eq!(applied.stdout, score(&golden_model, &["--adapter", text(&own)], &rows).ok().stdout);
+    // a folder that is no model's is refused without a word about that
+    let refused = score(&own, &["--adapter", text(&own)], &rows);
+    assert!(refused.code == Some(3) && !refused.stderr.contains("also holds an adapter"), "{}", refused.stderr);
+    // a reward model beside the weights
+    let reward = home.path().join("reward");
+    let train = ["train", "--model", text(&golden_model), "--data", text(&rows), "--loss", "rm_bt", "--max-steps", "1"];
+    align(&[&train[..], &["--output", text(&reward)]].concat()).ok();
+    let beside = home.path().join("beside");
+    copy(&golden_model, &beside);
+    for name in [WEIGHTS, CONFIG] {
+        fs::copy(reward.join(name), beside.join(name)).unwrap();
+    }
+    let rewards = score(&beside, &["--reward-model", text(&beside)], &rows).ok();
+    assert!(!rewards.stderr.contains("also holds an adapter"), "{}", rewards.stderr);
+    assert_eq!(rewards.stdout, score(&golden_model, &["--reward-model", text(&reward)], &rows).ok().stdout);
     // the configuration alone
     fs::remove_file(both.join(WEIGHTS)).unwrap();
     fs::remove_file(both.join("adapter_model.bin")).unwrap();
@@ -634,6 +657,17 @@ fn an_adapter_on_another_base_of_the_same_shape_warns() {
         let run = align(&command).ok();
         assert_eq!(run.stderr.lines().filter(|said| said.starts_with(&line)).count(), 1, "{command:?}: {}", run.stderr);
     }
+    // the same numbers in a wider format are the same base
+    let wide = home.path().join("wide");
+    copy(&model, &wide);
+    let path = wide.join("model.safetensors");
+    let widen = |tensor: Tensor| {
+        let bytes = tensor.values().iter().flat_map(|value| value.to_le_bytes()).collect();
+        Tensor { dtype: Dtype::F32, bytes, ..tensor }
+    };
+    write(&path, &tensors(&path).into_iter().map(widen).collect::<Vec<_>>());
+    let same = score(&wide, &["--adapter", text(&run)], &rows).ok();
+    assert!(!same.stderr.contains("other weights"), "{}", same.stderr);
     // what was trained on it since is its own
     let own = align(&["score", "--model", text(&other), "--adapter", text(&again), "--data", text(&rows)]).ok();
     assert!(!own.stderr.contains("other weights"), "{}", own.stderr);

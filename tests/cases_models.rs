@@ -183,6 +183,21 @@ fn a_model_without_its_head_is_refused_by_that_word() {
     model.assert_refused("model", &["lm_head.weight", "tie_word_embeddings", "without its language model's head"]);
 }
 
+/// A head of its own is used whatever config.json says, as in transformers 5; and an end of text that no token has is said.
+#[test]
+fn a_head_that_is_denied_and_ends_beyond_the_vocabulary_are_said() {
+    let model = Folder::of("tiny-llama");
+    model.edit(CONFIG, |config| config["tie_word_embeddings"] = json!(true));
+    model.assert_scores_as(&Folder::of("tiny-llama"), &["`lm_head.weight` is not the embedding: it is used"]);
+    let ends = |ids: Value| {
+        let model = Folder::of("tiny-llama31");
+        std::fs::write(model.path("model/generation_config.json"), json!({"eos_token_id": ids}).to_string()).unwrap();
+        model.run("generate", "model", &["--max-new-tokens", "2"]).ok().stderr
+    };
+    assert!(ends(json!([100_000, 100_001])).contains("beyond the vocabulary"));
+    assert!(!ends(json!([1, 100_000])).contains("beyond the vocabulary"));
+}
+
 type Rule = fn(&str) -> String;
 
 /// transformers 5.23 gives the same logits for each of these spellings, to the last bit.

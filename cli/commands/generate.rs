@@ -137,10 +137,17 @@ fn request(args: &GenerateArgs, loaded: &LoadedModel) -> Result<Request, CliErro
         min_p: args.min_p,
         seed: args.seed,
     });
+    let (stop, rows) = (stop_token_ids(&loaded.dir, loaded.model.config())?, loaded.model.config().vocab_size);
+    if !stop.is_empty() && stop.iter().all(|id| *id as usize >= rows) {
+        say!(
+            "warning: {}: `eos_token_id` {stop:?} is beyond the vocabulary of {rows} tokens: only --max-new-tokens ends a text",
+            loaded.dir.display()
+        );
+    }
     Ok(Request {
         max_new_tokens: args.max_new_tokens as usize,
         min_new_tokens: args.min_new_tokens as usize,
-        stop: stop_token_ids(&loaded.dir, loaded.model.config())?,
+        stop,
         sampling: Sampling { random, repetition_penalty: args.repetition_penalty },
         precision: args.device.precision.into(),
         first_sequence: 0,

@@ -40,6 +40,10 @@ fn words(note: &ModelNote) -> String {
              unless the key is called `rope_type`",
             dir.display()
         ),
+        ModelNote::OwnHead { dir, name } => format!(
+            "note: {}: config.json says `tie_word_embeddings`, but `{name}` is not the embedding: it is used, as transformers does",
+            dir.display()
+        ),
         ModelNote::Link { path, target } => {
             format!("note: {} is a link to {}, outside of the model's folder", path.display(), target.display())
         }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 /// Folders that are looked into: a cache may have thousands.
 const LOOKED_INTO: usize = 1000;
+/// The folder in a run's that holds the adapter which the run is compared with: not what it trained.
+pub const REFERENCE: &str = "reference";
 /// Folders that a message names.
 const SHOWN: usize = 5;
 
@@ -75,7 +77,7 @@ pub(super) fn instead_of_config(dir: &Path) -> Option<FolderHolds> {
 }
 
 /// Folders in `dir`, or one level deeper, that hold a file of this name: by name, numbers in it by their value, so that the
-/// last checkpoint of a run comes last.
+/// last checkpoint of a run comes last. The reference of a run is passed over.
 pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut looked_into = 0;
@@ -94,7 +96,7 @@ pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The base that an adapter's config names, if there is an adapter; the rest of the file is no matter here.
+/// The base that an adapter's config names, if there is an adapter. Nothing else of the file is read.
 fn adapter_in(dir: &Path) -> Option<Option<String>> {
     let path = dir.join("adapter_config.json");
     if is_absent(&path) {
@@ -123,6 +125,7 @@ fn folders_in(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().take(LOOKED_INTO);
     let mut names: Vec<OsString> =
         entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name()).collect();
+    names.retain(|name| name != REFERENCE);
     names.sort_by_cached_key(|name| in_order(&name.to_string_lossy()));
     names.into_iter().map(|name| dir.join(name)).collect()
 }

@@ -31,7 +31,7 @@ pub use config::{LayerConfig, ModelConfig, Quantization};
 pub use config_json::ConfigJson;
 pub use error::{ConfigError, LocateError};
 pub use fit::UnusedTensors;
-pub use folder::{FolderHolds, folders_with};
+pub use folder::{FolderHolds, REFERENCE, folders_with};
 pub use footprint::{Footprint, Gradients, PassBytes, PassShape};
 pub use generation_config::stop_token_ids;
 pub use layout::{Layout, Norm, Projection};

@@ -1,13 +1,14 @@
 //! What lies in a folder that should be an adapter's, and which files of a model's folder are an adapter's.
 
 use super::error::AdapterError;
+use align_engine::model::{REFERENCE, folders_with};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// The file of the values.
-pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// The file of the configuration.
-pub(super) const CONFIG: &str = "adapter_config.json";
+pub const CONFIG: &str = "adapter_config.json";
 /// The file of the values in older adapters: a Python pickle, which runs code when it is read.
 const PICKLE: &str = "adapter_model.bin";
 /// The files of the values in mlx-lm's adapters.
@@ -30,6 +31,8 @@ pub enum Instead {
     },
     /// A model.
     Model,
+    /// A run that has kept its reference and has no adapter yet.
+    UnfinishedRun,
 }
 
 impl Instead {
@@ -44,17 +47,11 @@ impl Instead {
         if has(PICKLE) {
             return Instead::Pickle;
         }
-        let mut inside: Vec<PathBuf> = std::fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.join(CONFIG).exists())
-            .collect();
-        // checkpoint-50 before checkpoint-100
-        inside.sort_by_cached_key(|path| (number_at_the_end(path), path.clone()));
+        let mut inside = folders_with(dir, CONFIG);
         match inside.pop() {
             Some(last) => Instead::Folders { count: inside.len() + 1, last },
             None if has("config.json") => Instead::Model,
+            None if dir.join(REFERENCE).join(CONFIG).exists() => Instead::UnfinishedRun,
             None => Instead::Nothing,
         }
     }
@@ -78,15 +75,13 @@ impl Instead {
                 format!("; there are adapters in {count} folders inside it, the last is {}: give that", last.display())
             }
             Instead::Model => "; this is the folder of a model, not of an adapter: give it as the model".to_owned(),
+            Instead::UnfinishedRun => {
+                "; this is the folder of a run that has not got as far as an adapter: `reference` in it \
+                                       is what the run is compared with"
+                    .to_owned()
+            }
         }
     }
-}
-
-/// The number that a folder's name ends in.
-fn number_at_the_end(path: &Path) -> Option<u64> {
-    let name = path.file_name()?.to_str()?;
-    let digits = name.rsplit(|letter: char| !letter.is_ascii_digit()).next()?;
-    digits.parse().ok()
 }
 
 /// Refuses a folder that lacks one of an adapter's files.
@@ -110,15 +105,40 @@ pub enum StrayAdapter {
 }
 
 impl StrayAdapter {
-    /// That of the folder `model`, if it holds one.
+    /// That of the folder `model`, if it holds a model and one.
     pub fn of(model: &Path) -> Option<StrayAdapter> {
         let has = |name: &str| model.join(name).exists();
         let values = has(WEIGHTS) || has(PICKLE) || MLX.into_iter().any(has);
-        has(CONFIG).then_some(if values { StrayAdapter::Whole } else { StrayAdapter::ConfigAlone })
+        (has("config.json") && has(CONFIG)).then_some(if values {
+            StrayAdapter::Whole
+        } else {
+            StrayAdapter::ConfigAlone
+        })
     }
 }
 
 /// Whether a file is part of an adapter.
 pub(super) fn is_adapters(name: &OsStr) -> bool {
     name == CONFIG || name == WEIGHTS || name == PICKLE || MLX.into_iter().any(|file| name == file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_of_a_run_is_not_offered_as_its_adapter() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("run");
+        let adapter = |name: &str| {
+            std::fs::create_dir_all(dir.join(name)).unwrap();
+            std::fs::write(dir.join(name).join(CONFIG), "{}").unwrap();
+        };
+        adapter(REFERENCE);
+        assert_eq!(Instead::of(&dir), Instead::UnfinishedRun);
+        assert_eq!(Instead::of(place.path()), Instead::Nothing);
+        ["checkpoint-50", "checkpoint-100"].into_iter().for_each(adapter);
+        let last = dir.join("checkpoint-100");
+        assert_eq!(Instead::of(&dir), Instead::Folders { count: 2, last });
+    }
 }

@@ -3,36 +3,54 @@
 use align_engine::autograd::param::Param;
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::{Layout, ModelConfig};
-use align_engine::weights::{Checkpoint, SafetensorsFile, TensorInfo};
+use align_engine::weights::{Checkpoint, Dtype, SafetensorsFile, TensorInfo};
 use blake3::{Hash, Hasher};
+use half::{bf16, f16};
 use std::collections::HashMap;
 
-/// Blocks of a tensor whose bytes are looked at.
+/// Blocks of a tensor that are looked at, and their elements.
 const BLOCKS: usize = 8;
-const BLOCK: usize = 4096;
+const BLOCK: usize = 2048;
 
-/// Hash of the weights that a model of this configuration uses: of every tensor the number format, the shape and some blocks of its
-/// bytes. Fine-tuning changes nearly every number, so that this tells models apart at a thousandth of the reading; it is no
-/// proof that all bytes are the same.
+/// Hash of the weights that a model of this configuration uses: of every tensor the shape and some blocks of its numbers, rounded to
+/// bf16. Fine-tuning changes nearly every number, so that this tells models apart at a thousandth of the reading; it is no
+/// proof that all numbers are the same.
 ///
-/// Neither the folder, nor how the tensors are shared out among files, nor the prefix of their names is in it. Tensors that are
-/// missing count as such; loading refuses them.
+/// Neither the folder, nor how the tensors are shared out among files, nor the prefix of their names, nor the number format is in it.
+/// Tensors that are missing count as such; loading refuses them.
 pub fn base_hash(config: &ModelConfig, checkpoint: &Checkpoint) -> Hash {
     let layout = Layout::of(config, checkpoint);
     let stored: HashMap<&str, (&TensorInfo, &SafetensorsFile)> =
         checkpoint.tensors().map(|(tensor, file)| (tensor.name.as_str(), (tensor, file))).collect();
     let mut hasher = Hasher::new();
-    for (place, (name, _)) in layout.tensors(config).iter().enumerate() {
+    let mut tensors = layout.tensors(config);
+    if config.tie_word_embeddings && !layout.head_is_tied(config, checkpoint) {
+        tensors.push((layout.lm_head(), Vec::new()));
+    }
+    for (place, (name, _)) in tensors.iter().enumerate() {
         let Some((tensor, file)) = stored.get(name.as_str()) else { continue };
         hasher.update(&(place as u64).to_le_bytes());
-        hasher.update(format!("{} {:?}", tensor.dtype, tensor.shape).as_bytes());
+        hasher.update(format!("{:?}", tensor.shape).as_bytes());
         let data = file.data(tensor);
-        let stride = (data.len() / BLOCKS).max(BLOCK);
-        for block in data.chunks(stride) {
-            hasher.update(&block[..block.len().min(BLOCK)]);
+        let element = data.len().checked_div(tensor.elements()).unwrap_or(0).max(1);
+        let stride = (tensor.elements() / BLOCKS).max(BLOCK);
+        for block in data.chunks(stride * element) {
+            hasher.update(&rounded(tensor.dtype, &block[..block.len().min(BLOCK * element)]));
         }
     }
     hasher.finalize()
+}
+
+/// The numbers as bf16. Those of a format that no weights have stay as they are.
+fn rounded(dtype: Dtype, numbers: &[u8]) -> Vec<u8> {
+    let bf16s = |value: f32| bf16::from_f32(value).to_le_bytes();
+    match dtype {
+        Dtype::F32 => numbers.as_chunks::<4>().0.iter().flat_map(|&bytes| bf16s(f32::from_le_bytes(bytes))).collect(),
+        Dtype::F16 => {
+            numbers.as_chunks::<2>().0.iter().flat_map(|&bytes| bf16s(f16::from_le_bytes(bytes).to_f32())).collect()
+        }
+        _ => numbers.to_vec(),
+    }
 }
 
 /// Hash of the values of an adapter, layer by layer: the same for two files with the same numbers, whatever their names.
@@ -96,6 +114,13 @@ mod tests {
                 tensor.bytes[0] ^= 1;
             }
         });
+        let wider = copy(|tensor| {
+            assert_eq!(tensor.dtype, Dtype::BF16);
+            let wide = |&bytes: &[u8; 2]| bf16::from_le_bytes(bytes).to_f32().to_le_bytes();
+            tensor.bytes = tensor.bytes.as_chunks::<2>().0.iter().flat_map(wide).collect();
+            tensor.dtype = Dtype::F32;
+        });
+        assert_eq!(hash(wider.path()), hash(&model), "the same numbers as f32");
         assert_ne!(hash(other.path()), hash(&model));
         assert_ne!(hash(&tiny_model("tiny-llama31")), hash(&model));
     }

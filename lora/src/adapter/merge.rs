@@ -315,6 +315,7 @@ impl Merge<'_> {
                 let target = staged.join(&path);
                 std::fs::create_dir(&target).map_err(|error| self.io("make", &target, error))?;
                 self.copy_others(checkpoint, &path, staged, report)?;
+                sync(&target).map_err(|error| self.io("write to the disk", &target, error))?;
             } else if !facts.is_file() || copies::of_file(&name, checkpoint) == Fate::LeftOut {
                 report.left_out.push(path);
             } else if at_top && let Some(text) = index::mended(&name, checkpoint) {

@@ -12,7 +12,7 @@ mod targets;
 pub use blake3::Hash;
 pub use config::{LoraConfig, Task};
 pub use error::{AdapterError, ConfigFault};
-pub use folder::{Instead, StrayAdapter};
+pub use folder::{CONFIG as ADAPTER_CONFIG, Instead, StrayAdapter, WEIGHTS as ADAPTER_WEIGHTS};
 pub use hashes::{adapter_hash, base_hash};
 pub use merge::{Existing, Merge, MergeError, MergeReport};
 pub use names::{Misnamed, NameFault};

@@ -81,6 +81,7 @@ pub(super) fn read(dir: &Path, linears: &[LinearInfo], prefix: &str, wanted: Wan
     let file = SafetensorsFile::open(&weights_path)?;
     let found = Found::sort(&file, &modules, config.task)?;
     found.check_modules(&choices, &modules)?;
+    found.check_spellings()?;
     // as the file names them, or as the model does now
     let names: Vec<&str> = found.not_run.keys().copied().collect();
     let now: Vec<String> = names.iter().map(|name| format!("model.{}", shared_name(name))).collect();
@@ -176,6 +177,19 @@ impl<'a> Found<'a> {
             }
         }
         Ok(found)
+    }
+
+    /// Refuses an update of a module that is not run under both of its names: one of the two would be lost.
+    fn check_spellings(&self) -> Result<(), AdapterError> {
+        let mut modules: BTreeMap<String, &TensorInfo> = BTreeMap::new();
+        for (module, halves) in &self.not_run {
+            let Some(tensor) = halves.iter().flatten().next() else { continue };
+            if let Some(earlier) = modules.insert(shared_name(module), tensor) {
+                let (path, tensor, other) = (self.file.path().to_owned(), earlier.name.clone(), tensor.name.clone());
+                return Err(AdapterError::Twice { path, tensor, other });
+            }
+        }
+        Ok(())
     }
 
     /// The updates of modules that are not run; `chosen` has the rank and the scaling that the configuration gives each.
