@@ -2,11 +2,10 @@
 
 use crate::error::CliError;
 use crate::report::say;
-use align_lora::data::TemplateSources;
+use crate::run_files::OPTIONS;
+use crate::run_record::{template_name, template_of_run};
+use align_lora::data::{DataError, TEMPLATE_FILE, TemplateSources};
 use std::path::{Path, PathBuf};
-
-/// The file of a run's template, under the name that other programs read.
-pub const FILE: &str = "chat_template.jinja";
 
 /// What to give an encoder instead of the model's own template: what `--chat-template` names, a run's template included. The folder
 /// of another program's adapter may have one too: it is taken if the model has none, and is said in any case.
@@ -18,10 +17,15 @@ pub fn instead_of_the_models(
     adapter: Option<&Path>,
     model: &Path,
 ) -> Result<Option<PathBuf>, CliError> {
-    let (None, Some(adapter)) = (flag, adapter) else { return Ok(flag.map(Path::to_owned)) };
-    // a run that keeps none was made without one
-    if adapter.join("config.toml").exists() {
-        return Ok(None);
+    let Some(adapter) = adapter.filter(|adapter| flag.is_none_or(|flag| flag == *adapter)) else {
+        return Ok(flag.map(Path::to_owned));
+    };
+    let is_run = adapter.join(OPTIONS).exists();
+    if is_run && let Some(name) = template_of_run(adapter)? {
+        check_that_of_run(&name, flag, adapter, model)?;
+    }
+    if flag.is_some() || is_run {
+        return Ok(flag.map(Path::to_owned));
     }
     let beside = match TemplateSources::of_folder(adapter) {
         Ok(Some(beside)) => beside,
@@ -31,7 +35,7 @@ pub fn instead_of_the_models(
             return Ok(None);
         }
     };
-    match TemplateSources::of_folder(model).map_err(align_lora::data::DataError::from)? {
+    match TemplateSources::of_folder(model).map_err(DataError::from)? {
         None => {
             say!("chat template: that of the adapter's folder, {}; the model has none", beside.origin);
             Ok(Some(adapter.to_owned()))
@@ -46,6 +50,34 @@ pub fn instead_of_the_models(
             Ok(None)
         }
     }
+}
+
+/// Compares what a run called its template with what there is now: its own copy, which `flag` names, or else the model's.
+fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) -> Result<(), CliError> {
+    let now = match flag {
+        Some(own) => Some(TemplateSources::of_path(own).map_err(DataError::from)?),
+        None => TemplateSources::of_folder(model).map_err(DataError::from)?,
+    };
+    if template_name(now.as_ref()) == name {
+        return Ok(());
+    }
+    let run = run.display();
+    match (flag, now) {
+        (Some(_), Some(now)) => {
+            say!("warning: {}: the chat template was changed since the run; it is used as it is now", now.origin)
+        }
+        (None, Some(now)) if name == template_name(None) => say!(
+            "warning: {}: the run in {run} was made without a chat template, and the model has one now, which is used; --chat-template \
+             FILE gives another",
+            now.origin
+        ),
+        _ => {
+            return Err(CliError::Input(format!(
+                "{run}: the chat template of the run ({TEMPLATE_FILE}) is gone; give it with --chat-template"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What a merged model gets instead of the base's template, if it differs.

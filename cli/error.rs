@@ -10,7 +10,7 @@ use align_lora::data::{BadRow, DataError, DropReason};
 use align_lora::objective::ObjectiveError;
 use align_lora::train::TrainError;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Why a command ended without its result.
@@ -25,6 +25,9 @@ pub enum CliError {
     /// Data that lacks the columns that it is read by. Exit code 3.
     #[error("{0}")]
     Columns(String),
+    /// Rows without the part that --sft-on names. Exit code 3.
+    #[error("{text}")]
+    SftPart { is_sequence: bool, text: String },
     /// Exit code 1.
     #[error("{0}")]
     Runtime(String),
@@ -51,7 +54,7 @@ impl CliError {
             CliError::ClosedOutput => return ExitCode::SUCCESS,
             CliError::Runtime(_) => 1,
             CliError::Usage(_) => 2,
-            CliError::Input(_) | CliError::Columns(_) => 3,
+            CliError::Input(_) | CliError::Columns(_) | CliError::SftPart { .. } => 3,
             CliError::OutOfMemory(_) => 4,
             CliError::NonFinite(_) => 5,
         };
@@ -120,6 +123,7 @@ impl From<DataError> for CliError {
         match error {
             DataError::Spool { .. } | DataError::Rejects(_) | DataError::Cache { .. } => CliError::Runtime(text),
             DataError::NoSuchColumn { .. } | DataError::WrongShape { .. } => CliError::Columns(text),
+            DataError::WrongPart { found, .. } => CliError::SftPart { is_sequence: found.shape.is_sequence(), text },
             DataError::Row { reason: BadRow::UnknownShape { .. } | BadRow::Missing { .. }, .. }
             | DataError::NothingLeft {
                 reason: DropReason::Bad(BadRow::UnknownShape { .. } | BadRow::Missing { .. }),
@@ -180,21 +184,4 @@ impl From<TrainError> for CliError {
             _ => CliError::Runtime(text),
         }
     }
-}
-
-/// An output directory that may be written: new, empty, or with the user's word that it may be replaced.
-///
-/// # Errors
-/// [`CliError::Usage`] if it holds something.
-pub fn free_output(path: &Path, overwrite: bool) -> Result<PathBuf, CliError> {
-    let holds_something = match std::fs::read_dir(path) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(CliError::Usage(format!("--output {}: {error}", path.display()))),
-    };
-    if holds_something && !overwrite {
-        let message = "is not empty; choose another directory, or give --overwrite";
-        return Err(CliError::Usage(format!("--output {} {message}", path.display())));
-    }
-    Ok(path.to_owned())
 }

@@ -8,9 +8,12 @@ mod data;
 mod demo;
 mod error;
 mod loaded;
+mod other_data;
+mod reference;
 mod reference_cache;
 mod rejects;
 mod report;
+mod run_files;
 mod run_folder;
 mod run_record;
 mod watcher;
@@ -53,22 +56,7 @@ fn run() -> Result<(), error::CliError> {
     if !of_run.words.is_empty() {
         report::say!("{}", of_run.words);
     }
-    let result = commands::run(&matches);
-    let (Err(error::CliError::Columns(text)), Some((columns, path))) = (&result, of_run.columns()) else {
-        return result;
-    };
-    match (matches.subcommand_name(), of_run.without_columns()) {
-        // other files than the run's are usual there
-        (Some("train"), Some(without)) => {
-            report::say!(
-                "the columns of {} ({columns}) are not those of this data: read by their own names",
-                path.display()
-            );
-            commands::run(&parse(&without)?)
-        }
-        _ => Err(error::CliError::Input(format!(
-            "{text}; the columns ({columns}) are those of {}: --columns gives others",
-            path.display()
-        ))),
-    }
+    let Err(error) = commands::run(&matches) else { return Ok(()) };
+    let without = other_data::without_what_has_no_meaning(error, &of_run, &matches)?;
+    commands::run(&parse(&without)?)
 }

@@ -1,32 +1,17 @@
 //! The output directory of a run: what an earlier run left there stays until the new one has ended.
 
-use crate::chat_template;
-use crate::error::{CliError, free_output};
+use crate::error::CliError;
 use crate::report::say;
-use crate::run_record;
+use crate::run_files::{FOLDERS, METRICS, OPTIONAL, OPTIONS, REJECTS, check_output, is_run};
+use align_lora::adapter::ADAPTER_WEIGHTS;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// The rows that a run left out. A run that leaves none out has no such file.
-pub const REJECTS: &str = "rejects.jsonl";
-
 /// What the folders of runs that replace an earlier one begin with, inside the output directory.
 const STAGED: &str = ".run-";
-/// What says that a run has got as far as an adapter.
-const ADAPTER: &str = "adapter_model.safetensors";
 /// What a run writes before it has an adapter.
-const BEFORE_THE_ADAPTER: [&str; 3] = ["config.toml", "metrics.jsonl", REJECTS];
-/// What not every run has: where a run replaces an earlier one, its files of these names go.
-const OPTIONAL: [&str; 5] = [
-    REJECTS,
-    chat_template::FILE,
-    "additional_chat_templates/tool_use.jinja",
-    "reference/adapter_model.safetensors",
-    "reference/adapter_config.json",
-];
-/// Folders of such files.
-const FOLDERS: [&str; 2] = ["additional_chat_templates", run_record::REFERENCE];
+const BEFORE_THE_ADAPTER: [&str; 3] = [OPTIONS, METRICS, REJECTS];
 
 /// Where the user wants a run's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +54,7 @@ impl RunFolder {
         };
         let lock = lock(&path)?;
         // again: the model has been loaded since it was looked at first
-        free_output(&path, overwrite)?;
+        check_output(&path, overwrite)?;
         let mut staged = None;
         if !made && fs::read_dir(&path).map_err(fail)?.next().is_some() {
             clear_interrupted(&path).map_err(fail)?;
@@ -110,28 +95,36 @@ impl RunFolder {
     /// # Errors
     /// [`CliError::Runtime`] with the path; what has not moved yet stays where it is.
     pub fn finish(mut self) -> Result<(), CliError> {
-        if let Some(staged) = &self.staged {
-            let left: Vec<&str> = OPTIONAL.into_iter().filter(|name| !staged.join(name).exists()).collect();
-            for folder in FOLDERS.into_iter().filter(|folder| staged.join(folder).exists()) {
-                let target = self.output.join(folder);
-                fs::create_dir_all(&target).map_err(|error| CliError::file(&target, &error))?;
-                move_files(&staged.join(folder), &target)?;
-            }
-            move_files(staged, &self.output)?;
-            for old in left.into_iter().map(|name| self.output.join(name)) {
-                match fs::remove_file(&old) {
-                    Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                        return Err(CliError::file(&old, &error));
-                    }
-                    _ => {}
-                }
-            }
-            // those of an earlier run, if they are empty now
-            FOLDERS.iter().for_each(|folder| drop(fs::remove_dir(self.output.join(folder))));
-        }
+        // whatever fails from here on, the files are those of a run that has ended
         self.finished = true;
-        Ok(())
+        let Some(staged) = &self.staged else { return Ok(()) };
+        replace(staged, &self.output).map_err(|(path, error)| {
+            let (path, staged) = (path.display(), staged.display());
+            CliError::Runtime(format!("{path}: {error}; the files of the run that have not moved yet are in {staged}"))
+        })
     }
+}
+
+/// Moves the files of a run over those of an earlier one, whose other files go.
+fn replace(staged: &Path, output: &Path) -> Result<(), (PathBuf, io::Error)> {
+    let left: Vec<&str> = OPTIONAL.into_iter().filter(|name| !staged.join(name).exists()).collect();
+    for folder in FOLDERS.into_iter().filter(|folder| staged.join(folder).exists()) {
+        let target = output.join(folder);
+        fs::create_dir_all(&target).map_err(|error| (target.clone(), error))?;
+        move_files(&staged.join(folder), &target)?;
+    }
+    move_files(staged, output)?;
+    for old in left.into_iter().map(|name| output.join(name)) {
+        match fs::remove_file(&old) {
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err((old, error));
+            }
+            _ => {}
+        }
+    }
+    // those of an earlier run, if they are empty now
+    FOLDERS.iter().for_each(|folder| drop(fs::remove_dir(output.join(folder))));
+    Ok(())
 }
 
 /// A run that failed takes its files along, unless an adapter is among them: the same command may be given again.
@@ -140,7 +133,7 @@ impl Drop for RunFolder {
         if self.finished {
             return;
         }
-        if self.path().join(ADAPTER).exists() {
+        if self.path().join(ADAPTER_WEIGHTS).exists() {
             say!("the adapter of the last finished epoch: {}", self.path().display());
             return;
         }
@@ -160,12 +153,12 @@ impl Drop for RunFolder {
 }
 
 /// Moves the files of a directory into another, each in one step, and removes it.
-fn move_files(from: &Path, to: &Path) -> Result<(), CliError> {
-    let fail = |error| CliError::file(from, &error);
+fn move_files(from: &Path, to: &Path) -> Result<(), (PathBuf, io::Error)> {
+    let fail = |error| (from.to_owned(), error);
     for entry in fs::read_dir(from).map_err(fail)? {
         let entry = entry.map_err(fail)?;
         let target = to.join(entry.file_name());
-        fs::rename(entry.path(), &target).map_err(|error| CliError::file(&target, &error))?;
+        fs::rename(entry.path(), &target).map_err(|error| (target, error))?;
     }
     fs::remove_dir(from).map_err(fail)
 }
@@ -198,9 +191,10 @@ fn clear_interrupted(output: &Path) -> io::Result<()> {
         if !entry.to_string_lossy().starts_with(STAGED) || !path.is_dir() {
             continue;
         }
-        match path.join(ADAPTER).exists() {
-            true => say!("an interrupted run has left the adapter of its last finished epoch in {}", path.display()),
-            false => fs::remove_dir_all(&path)?,
+        if path.join(ADAPTER_WEIGHTS).exists() {
+            say!("an interrupted run has left the adapter of its last finished epoch in {}", path.display());
+        } else if is_run(&path) {
+            fs::remove_dir_all(&path)?;
         }
     }
     Ok(())
@@ -209,6 +203,8 @@ fn clear_interrupted(output: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const OF_A_RUN: &str = "loss = \"dpo\"\nlearning-rate = 1e-5\nseed = 42\n";
 
     fn named(path: &Path, overwrite: bool) -> Output {
         Output::Named { path: path.to_owned(), overwrite }
@@ -219,12 +215,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
         fs::write(file("metrics.jsonl"), "old").unwrap();
+        fs::write(file("config.toml"), OF_A_RUN).unwrap();
         fs::write(file("notes.txt"), "mine").unwrap();
         for folder in FOLDERS {
             fs::create_dir(file(folder)).unwrap();
         }
         OPTIONAL.iter().for_each(|name| fs::write(file(name), "old").unwrap());
-        let kept = 2 + OPTIONAL.iter().filter(|name| !name.contains('/')).count() + FOLDERS.len();
+        let kept = 3 + OPTIONAL.iter().filter(|name| !name.contains('/')).count() + FOLDERS.len();
 
         let failed = RunFolder::create(&named(folder.path(), true)).unwrap();
         fs::write(failed.path().join("metrics.jsonl"), "new").unwrap();
@@ -237,7 +234,25 @@ mod tests {
         run.finish().unwrap();
         assert_eq!(fs::read_to_string(file("metrics.jsonl")).unwrap(), "new");
         assert_eq!(fs::read_to_string(file("notes.txt")).unwrap(), "mine");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    /// What cannot be moved is not lost.
+    #[test]
+    fn a_run_that_cannot_be_put_in_place_stays_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.toml"), OF_A_RUN).unwrap();
+        let run = RunFolder::create(&named(folder.path(), true)).unwrap();
+        let staged = run.path().to_owned();
+        for name in [ADAPTER_WEIGHTS, METRICS, "chat_template.jinja"] {
+            fs::write(staged.join(name), "new").unwrap();
+        }
+        // in the way since the run began
+        fs::create_dir_all(folder.path().join(METRICS).join("inside")).unwrap();
+        let error = run.finish().unwrap_err().to_string();
+        assert!(error.contains(METRICS) && error.contains(&staged.display().to_string()), "{error}");
+        let is_there = |name: &str| [folder.path(), &staged].iter().any(|place| place.join(name).is_file());
+        assert!([ADAPTER_WEIGHTS, METRICS, "chat_template.jinja"].into_iter().all(is_there));
     }
 
     #[test]
@@ -267,7 +282,8 @@ mod tests {
             let first = RunFolder::create(&output).unwrap();
             let error = RunFolder::create(&output).unwrap_err();
             assert!(matches!(&error, CliError::Usage(text) if text.contains("another run")), "{error}");
-            fs::write(first.path().join(ADAPTER), "first").unwrap();
+            fs::write(first.path().join(ADAPTER_WEIGHTS), "first").unwrap();
+            fs::write(first.path().join(OPTIONS), OF_A_RUN).unwrap();
             first.finish().unwrap();
             let again = RunFolder::create(&output);
             assert_eq!(again.is_ok(), overwrite, "what has come meanwhile is not replaced unasked");
@@ -286,7 +302,7 @@ mod tests {
         }
         let run = RunFolder::create(&output).unwrap();
         fs::write(run.path().join("config.toml"), "x").unwrap();
-        fs::write(run.path().join(ADAPTER), "x").unwrap();
+        fs::write(run.path().join(ADAPTER_WEIGHTS), "x").unwrap();
         drop(run);
         assert_eq!(fs::read_dir(folder.path().join("out")).unwrap().count(), 2, "an adapter stays, with what made it");
         // an empty directory of the user's is not ours to remove
@@ -301,10 +317,12 @@ mod tests {
         let inside = |name: &str| folder.path().join(name);
         for name in [".run-one", ".run-two"] {
             fs::create_dir(inside(name)).unwrap();
-            fs::write(inside(name).join("metrics.jsonl"), "x").unwrap();
+            fs::write(inside(name).join(OPTIONS), OF_A_RUN).unwrap();
         }
-        fs::write(inside(".run-two").join(ADAPTER), "x").unwrap();
+        fs::write(inside(".run-two").join(ADAPTER_WEIGHTS), "x").unwrap();
+        fs::create_dir(inside(".run-notes")).unwrap();
+        fs::write(inside(".run-notes").join("mine.txt"), "x").unwrap();
         RunFolder::create(&named(folder.path(), true)).unwrap().finish().unwrap();
-        assert_eq!([".run-one", ".run-two"].map(|name| inside(name).exists()), [false, true]);
+        assert_eq!([".run-one", ".run-two", ".run-notes"].map(|name| inside(name).exists()), [false, true, true]);
     }
 }

@@ -2,9 +2,10 @@
 
 use crate::error::CliError;
 use crate::report::Progress;
-use crate::run_record::{self, RunRecord};
+use crate::run_files::{METRICS, RECORD};
+use crate::run_record::{OfRun, RunRecord};
 use align_lora::adapter::Adapter;
-use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainState, Trainer};
+use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainState};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,9 +17,7 @@ pub struct Watcher<'a> {
     pub progress: Progress,
     adapter: &'a Adapter,
     output: &'a Path,
-    /// As [`RunRecord::new`] takes them.
-    reference: String,
-    objective: serde_json::Value,
+    of_run: OfRun,
 }
 
 impl<'a> Watcher<'a> {
@@ -29,15 +28,12 @@ impl<'a> Watcher<'a> {
     pub fn new(
         output: &'a Path,
         adapter: &'a Adapter,
-        trainer: &Trainer<'_>,
-        logp_temperature: f32,
+        of_run: OfRun,
         progress: Progress,
     ) -> Result<Watcher<'a>, CliError> {
-        let path = output.join("metrics.jsonl");
+        let path = output.join(METRICS);
         let metrics = File::create(&path).map_err(|error| CliError::file(&path, &error))?;
-        let reference = run_record::name_of(trainer);
-        let objective = run_record::describe(trainer.objective(), logp_temperature);
-        Ok(Watcher { metrics, path, progress, adapter, output, reference, objective })
+        Ok(Watcher { metrics, path, progress, adapter, output, of_run })
     }
 
     /// Keeps the adapter, and where the run was when it had it.
@@ -46,8 +42,8 @@ impl<'a> Watcher<'a> {
     /// [`TrainError::Adapter`], [`TrainError::Write`].
     pub fn keep(&self, state: &TrainState) -> Result<(), TrainError> {
         self.adapter.save(self.output)?;
-        let record = RunRecord::new(self.adapter, &self.reference, self.objective.clone(), *state);
-        let path = self.output.join(run_record::FILE);
+        let record = RunRecord::new(self.adapter, &self.of_run, state.history);
+        let path = self.output.join(RECORD);
         record.write(self.output).map_err(|error| TrainError::Write { path, source: error.source })
     }
 

@@ -154,6 +154,48 @@ fn a_base_without_a_template_has_that_of_the_run() {
     assert_eq!(prompt_tokens(&merged, &[]), 15);
 }
 
+/// A template that came, went or changed since the run is said, or asked for.
+#[test]
+fn templates_that_are_not_those_of_the_run_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let bare = without_template("tiny-llama31", folder.path());
+    let with = model("tiny-llama31");
+    let texts = folder.path().join("texts.jsonl");
+    write_lines(&texts, &text_pairs());
+    let train = |model: &Path, out: &Path, more: &[&str]| {
+        let flags =
+            ["train", "--model", text(model), "--data", text(&texts), "--max-steps", "1", "--output", text(out)];
+        align(&[&flags[..], more].concat()).ok()
+    };
+    let on = |model: &Path, run: &Path, more: &[&str]| {
+        let flags = ["generate", "--model", text(model), "--adapter", text(run), "--prompt", "Hi", "--json"];
+        align(&[&flags[..], &["--max-new-tokens", "1"], more].concat())
+    };
+    let plain = folder.path().join("plain");
+    train(&bare, &plain, &[]);
+    let gained = on(&with, &plain, &[]).ok();
+    assert!(gained.stderr.contains("was made without a chat template"), "{}", gained.stderr);
+    assert!(!on(&bare, &plain, &[]).ok().stderr.contains("chat template"));
+
+    let chat = folder.path().join("chat");
+    train(&with, &chat, &["--chat", "--system", "Be brief."]);
+    assert!(!on(&with, &chat, &[]).ok().stderr.contains("warning: "));
+    let own = chat.join("chat_template.jinja");
+    let source = fs::read_to_string(&own).unwrap();
+    fs::write(&own, format!("{source} ")).unwrap();
+    let edited = on(&with, &chat, &[]).ok();
+    assert!(edited.stderr.contains("the chat template was changed since the run"), "{}", edited.stderr);
+    fs::remove_file(&own).unwrap();
+    assert!(!on(&with, &chat, &[]).ok().stderr.contains("warning: "), "the model's is the same");
+    let gone = on(&bare, &chat, &[]);
+    assert!(gone.code == Some(3) && gone.stderr.contains("is gone; give it with --chat-template"), "{}", gone.stderr);
+    on(&bare, &chat, &["--chat-template", text(&with)]).ok();
+    // what a merged model cannot hold
+    let merged = folder.path().join("merged");
+    let run = align(&["merge", "--model", text(&with), "--adapter", text(&chat), "--output", text(&merged)]).ok();
+    assert!(run.stderr.contains("give it with --system (Be brief.)"), "{}", run.stderr);
+}
+
 /// Other programs save tokenizer and template beside the adapter.
 #[test]
 fn a_template_beside_the_adapter_of_another_program_is_said() {
@@ -213,11 +255,15 @@ struct Made<'a> {
 
 impl Made<'_> {
     fn train(&self, out: &Path) -> Run {
+        self.try_to_train(out).ok()
+    }
+
+    fn try_to_train(&self, out: &Path) -> Run {
         let (model, data) = (model("tiny-llama31"), text(self.data));
         let flags = ["train", "--model", text(&model), "--data", data, "--eval-data", data, "--max-steps", "3"];
         let more = ["--batch-size", "3", "--learning-rate", "1e-3", "--output", text(out), "--threads", "2"];
         let start: Vec<&str> = self.start.into_iter().flat_map(|dir| ["--adapter", text(dir)]).collect();
-        align(&[&flags[..], &more, &["--loss"], self.loss, &start, self.more].concat()).ok()
+        align(&[&flags[..], &more, &["--loss"], self.loss, &start, self.more].concat())
     }
 
     /// `eval` of the adapter that was kept, without a word about how the run was made.
@@ -238,7 +284,7 @@ impl Made<'_> {
     }
 }
 
-const TABLE: [&[&str]; 9] = [
+const TABLE: [&[&str]; 10] = [
     &["dpo"],
     &["exo"],
     &["ipo", "--beta", "0.3"],
@@ -247,6 +293,7 @@ const TABLE: [&[&str]; 9] = [
     &["sft"],
     &["rm_bt"],
     &["dpo:0.8,ipo:0.2"],
+    &["dpo:0.8,sft:0.2"],
     &["alpha_dpo"],
 ];
 
@@ -260,7 +307,8 @@ fn an_evaluation_of_a_run_is_the_runs() {
     // a reward model's rows whose answers --max-length would cut are dropped, more than a tenth of them
     let all = [
         &columns[..],
-        &["--chat-template", text(&template), "--max-length", "300", "--allow-drops", "--lora-dropout", "0.1"],
+        &["--chat-template", text(&template), "--system", "Be brief."],
+        &["--max-length", "300", "--allow-drops", "--lora-dropout", "0.1"],
     ]
     .concat();
     let f32 = [&all[..], &["--precision", "f32", "--logp-temperature", "0.9"]].concat();
@@ -285,6 +333,71 @@ fn an_evaluation_of_a_run_is_the_runs() {
         same_evaluation(&eval.json(), &evaluation(&out), &format!("{loss:?} with everything"));
         let reference = eval.json()["reference"].as_str().unwrap().to_owned();
         assert_eq!(reference.len(), if compares { 64 } else { 4 }, "{loss:?}: {reference}");
+    }
+}
+
+/// Pairs of texts.
+fn text_pairs() -> Vec<Value> {
+    let pair =
+        |prompt: &str, chosen: &str, rejected: &str| json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
+    vec![
+        pair("What floats?", " Wood does, and so does ice.", " Stones."),
+        pair("Is it raining?", " Yes, take a coat.", " It is Tuesday, and all is well."),
+        pair("Name a bird.", " A heron.", " The bird is the word."),
+        pair("Who wrote it?", " A keeper of the lighthouse wrote it.", " Nobody."),
+        pair("Where is the tea?", " On the shelf.", " Where it was."),
+        pair("How late is it?", " Nearly four.", " Late, later, latest."),
+    ]
+}
+
+/// The same without a prompt column, with a turn marker, and with a first word that both answers share.
+fn dialogues() -> Vec<Value> {
+    let dialogue = |pair: &Value, answer: &str| {
+        let of = |key: &str| pair[key].as_str().unwrap();
+        json!(format!("\n\nHuman: {}\n\nAssistant: Well,{}", of("prompt"), of(answer)))
+    };
+    let row = |pair: &Value| json!({"chosen": dialogue(pair, "chosen"), "rejected": dialogue(pair, "rejected")});
+    text_pairs().iter().map(row).collect()
+}
+
+/// Each of these options changes the numbers of a run; an evaluation has them without being told.
+#[test]
+fn options_that_say_how_rows_are_read_are_the_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, rows: &[Value]| {
+        let path = folder.path().join(name);
+        write_lines(&path, rows);
+        path
+    };
+    let texts = file("texts.jsonl", &text_pairs());
+    let dialogues = file("dialogues.jsonl", &dialogues());
+    let bad = file("bad.jsonl", &[text_pairs(), vec![json!({"prompt": "no answers"})]].concat());
+    let scored = text_pairs().into_iter().enumerate().map(|(i, pair)| {
+        json!({"prompt": pair["prompt"], "completions": [pair["chosen"], pair["rejected"], " None."], "rewards": [2, i, 1]})
+    });
+    let scored = file("scored.jsonl", &scored.collect::<Vec<_>>());
+    let table: [(&str, &Path, &[&str]); 11] = [
+        ("dpo", &texts, &["--system", "Be brief."]),
+        ("sft", &texts, &["--system", "Be brief."]),
+        ("exo", &texts, &["--chat"]),
+        ("rm_bt", &texts, &["--chat", "--system", "Be brief."]),
+        ("ipo", &dialogues, &["--implicit-prompt"]),
+        ("kto", &dialogues, &["--implicit-prompt"]),
+        ("dpo", &scored, &["--pairs", "best-worst"]),
+        ("ipo", &scored, &["--pairs", "all"]),
+        ("dpo", &bad, &["--on-bad-row", "skip"]),
+        ("kto", &texts, &["--unpaired-order", "trl"]),
+        ("bco", &texts, &["--unpaired-order", "trl"]),
+    ];
+    for (i, (loss, data, options)) in table.into_iter().enumerate() {
+        let out = |name: &str| folder.path().join(format!("{i}-{name}"));
+        let loss = [loss];
+        let made = Made { loss: &loss, data, start: None, more: options };
+        made.check(&out("with"));
+        let without = Made { more: &[], ..made }.try_to_train(&out("without"));
+        let differs = without.code == Some(3)
+            || evaluation(&out("with"))["eval_loss"] != evaluation(&out("without"))["eval_loss"];
+        assert!(differs, "{loss:?} {options:?} changes nothing");
     }
 }
 
@@ -356,9 +469,88 @@ fn the_reference_of_a_run_is_kept_and_checked() {
     fs::remove_dir_all(&start).unwrap();
     assert_eq!(score(&[]).code, Some(3));
     score(&["--reference", "base"]).ok();
-    // a run before runs kept it
+    // a run before runs kept a record
     fs::remove_file(out.join("run_state.json")).unwrap();
     assert_eq!(score(&[]).code, Some(3), "its adapter is gone");
+    // its own copy comes before what its options name
+    Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4"] }.train(&kept);
+    let run = score(&[]).ok();
+    assert!(run.stderr.contains("has no run_state.json") && run.stderr.contains("run/reference"), "{}", run.stderr);
+    assert!(run.stdout == by_run.stdout, "made like the first");
+}
+
+/// The record of a run says nothing about an adapter that came into its folder later.
+#[test]
+fn the_reference_of_another_adapter_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let [start, out, other] = ["start", "run", "other"].map(|name| folder.path().join(name));
+    Made { loss: &["sft"], data: &pairs, start: None, more: &[] }.train(&start);
+    Made { loss: &["dpo"], data: &pairs, start: Some(&start), more: &[] }.train(&out);
+    Made { loss: &["dpo"], data: &pairs, start: None, more: &["--seed", "9"] }.train(&other);
+    fs::copy(other.join("adapter_model.safetensors"), out.join("adapter_model.safetensors")).unwrap();
+    let model = model("tiny-llama31");
+    for command in ["score", "eval"] {
+        let flags = [command, "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
+        let run = align(&flags).ok();
+        assert!(run.stderr.contains("run_state.json is about another adapter"), "{}", run.stderr);
+        assert_eq!(run.json_lines()[0]["reference"], "base", "{command}");
+    }
+}
+
+/// What the run has switched on, a command may switch off again; long values are shortened where they are said.
+#[test]
+fn switches_of_a_run_can_be_turned_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out, model) = (folder.path().join("texts.jsonl"), folder.path().join("run"), model("tiny-llama31"));
+    write_lines(&data, &text_pairs());
+    let system = "Be brief. ".repeat(30);
+    Made { loss: &["dpo"], data: &data, start: None, more: &["--chat", "--system", &system] }.train(&out);
+    let tokens = |more: &[&str]| {
+        let flags = ["score", "--model", text(&model), "--data", text(&data), "--json"];
+        let run = align(&[&flags[..], more].concat()).ok();
+        (run.json_lines()[0]["prompt_tokens"].clone(), run.stderr)
+    };
+    let (of_run, said) = tokens(&["--adapter", text(&out)]);
+    assert_eq!(of_run, tokens(&["--chat", "--system", &system]).0);
+    assert!(said.contains("chat, system Be brief.") && !said.contains(&system), "{said}");
+    let (off, _) = tokens(&["--adapter", text(&out), "--chat=false", "--system", ""]);
+    assert!(off == tokens(&[]).0 && off != of_run, "{off} {of_run}");
+    let (texts, _) = tokens(&["--adapter", text(&out), "--chat=false"]);
+    assert_eq!(texts, tokens(&["--system", &system]).0);
+    // a file's switch too
+    let config = folder.path().join("options.toml");
+    fs::write(&config, "chat = true\n").unwrap();
+    let run = |more: &[&str]| {
+        let out = folder.path().join(format!("of-file{}", more.len()));
+        let flags = ["train", "--config", text(&config), "--model", text(&model), "--data", text(&data)];
+        align(&[&flags[..], &["--max-steps", "1", "--output", text(&out)], more].concat()).ok();
+        fs::read_to_string(out.join("config.toml")).unwrap().contains("chat = true")
+    };
+    assert!(run(&[]) && !run(&["--chat=false"]));
+}
+
+/// What an SFT run scored is about sequences; its adapter may be asked about pairs.
+#[test]
+fn the_part_of_an_sft_run_is_left_out_where_rows_are_no_sequences() {
+    let folder = tempfile::tempdir().unwrap();
+    let (messages, out) = (case("eval-of-a-run").join("messages.jsonl"), folder.path().join("run"));
+    let more = ["--sft-on", "assistant", "--max-length", "600", "--allow-drops"];
+    Made { loss: &["sft"], data: &messages, start: None, more: &more }.train(&out);
+    let (model, pairs) = (model("tiny-llama31"), case("run-chat-template").join("pairs.jsonl"));
+    let texts = folder.path().join("texts.jsonl");
+    write_lines(&texts, &[json!({"prompt": "What floats?", "completion": " Wood."})]);
+    let on = |command: &str, data: &Path, more: &[&str]| {
+        let flags = [command, "--model", text(&model), "--adapter", text(&out), "--data", text(data), "--json"];
+        align(&[&flags[..], more].concat())
+    };
+    let run = on("score", &pairs, &[]).ok();
+    assert!(run.stderr.contains("sft-on assistant of") && run.stderr.contains("is not taken"), "{}", run.stderr);
+    let run = on("eval", &pairs, &["--loss", "dpo", "--allow-drops"]).ok();
+    assert!(!run.stderr.contains("sft-on"), "{}", run.stderr);
+    let run = on("score", &texts, &[]);
+    assert!(run.code == Some(3) && run.stderr.contains("--sft-on gives another"), "{}", run.stderr);
+    on("score", &texts, &["--sft-on", "all"]).ok();
 }
 
 /// A run that replaces one with a reference and a template of its own leaves neither behind.
@@ -462,8 +654,20 @@ fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
     // a run that goes on has other files as a rule
     let on = folder.path().join("on");
     let run = Made { loss: &["ipo"], data: &pairs, start: Some(&out), more: &[] }.train(&on);
-    assert!(run.stderr.contains("read by their own names"), "{}", run.stderr);
+    assert!(run.stderr.contains("by their own names"), "{}", run.stderr);
     assert!(!fs::read_to_string(on.join("config.toml")).unwrap().contains("columns"));
+    // one row of the run's columns is enough to mean them
+    let mut rows = read_lines(&renamed);
+    rows[2].as_object_mut().unwrap().remove("better");
+    let bad = folder.path().join("bad.jsonl");
+    write_lines(&bad, &rows);
+    let mixed = folder.path().join("mixed.jsonl");
+    write_lines(&mixed, &[read_lines(&pairs), vec![rows[0].clone()]].concat());
+    for (data, part) in [(&bad, "bad.jsonl:3"), (&mixed, "mixed.jsonl:1")] {
+        let run = Made { loss: &["ipo"], data, start: Some(&out), more: &[] }.try_to_train(&folder.path().join("none"));
+        assert_eq!(run.code, Some(3), "{}", run.stderr);
+        assert!(run.stderr.contains(part) && run.stderr.contains("prompt=question"), "{}", run.stderr);
+    }
     let same = folder.path().join("same");
     Made { loss: &["ipo"], data: &renamed, start: Some(&out), more: &[] }.train(&same);
     assert!(fs::read_to_string(same.join("config.toml")).unwrap().contains("prompt=question"));

@@ -124,6 +124,22 @@ pub fn no_counterpart(flag: &str) -> Option<&'static str> {
     NO_COUNTERPART.iter().find(|(known, _)| *known == name).map(|(_, instead)| *instead)
 }
 
+/// Switches that a command takes of an adapter's run.
+const SWITCHES: [&str; 3] = ["chat", "implicit_prompt", "allow_drops"];
+
+/// A switch that `=false` turns off again where a file or an adapter's run turns it on.
+fn switch(arg: Arg) -> Arg {
+    arg.action(ArgAction::Set)
+        .value_parser(clap::value_parser!(bool))
+        .num_args(0..=1)
+        .require_equals(true)
+        .value_name("false")
+        .default_value("false")
+        .default_missing_value("true")
+        .hide_default_value(true)
+        .hide_possible_values(true)
+}
+
 /// Commands that take the knobs of the losses.
 const WITH_KNOBS: [&str; 2] = ["train", "eval"];
 
@@ -136,7 +152,10 @@ pub fn command() -> Command {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         arg.help(format!("{help}; {experimental}"))
     };
-    let cli = Cli::command().mut_subcommand("inspect", inspect);
+    let cli = Cli::command().mut_subcommand("inspect", inspect).mut_subcommands(|command| {
+        let switches = SWITCHES.into_iter().filter(|name| command.get_arguments().any(|arg| arg.get_id() == *name));
+        switches.collect::<Vec<_>>().into_iter().fold(command, |command, name| command.mut_arg(name, switch))
+    });
     WITH_KNOBS.iter().fold(cli, |cli, name| {
         let knobs = objective::knobs().into_iter().map(knob_flag);
         cli.mut_subcommand(name, |command| command.mut_arg("loss", loss).args(knobs))
@@ -204,7 +223,7 @@ fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>))
         KnobKind::Number { .. } => {
             arg.value_name("NUMBER").value_parser(clap::value_parser!(f64)).allow_negative_numbers(true)
         }
-        KnobKind::Switch { .. } => arg.action(ArgAction::SetTrue),
+        KnobKind::Switch { .. } => switch(arg),
         KnobKind::Choice { choices, .. } => arg.value_name("WORD").value_parser(words(choices)),
     }
 }

@@ -1,13 +1,14 @@
 //! `eval`: loss, rewards and accuracies over a data set.
 
 use super::{print, print_json};
-use crate::args::{EvalArgs, ReferenceChoice};
+use crate::args::EvalArgs;
 use crate::data::{self, DataOptions};
 use crate::error::CliError;
 use crate::loaded;
+use crate::reference::Reference;
 use crate::reference_cache;
 use crate::report::{self, say};
-use crate::run_record::{self, Reference};
+use crate::run_record::{self, Kept};
 use align_engine::model::adapters::Adapters;
 use align_lora::data::Needs;
 use align_lora::objective::{DataKind, KnobValue, Objective, Scores};
@@ -24,7 +25,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
     if !objective.reference() && args.cache.reference_cache.is_some() {
         say!("--reference-cache is not used: loss {} reads no reference", objective.name());
     }
-    if !objective.reference() && matches!(args.reference, Some(ReferenceChoice::Adapter(_))) {
+    if !objective.reference() && args.reference.is_some() {
         let name = objective.name();
         return Err(CliError::Usage(format!("--reference: loss {name} reads no reference; leave the flag out")));
     }
@@ -36,16 +37,14 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         let mut loaded = loaded::model(&args.model, &device)?;
         loaded.model.set_logp_temperature(temperature);
         let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter_of(&objective, dir)).transpose()?;
+        let adapter_dir = args.model.adapter.as_deref();
+        let kept = Kept::beside(adapter_dir.zip(policy.as_ref()))?;
         let reference = match (objective.scores(), objective.reference()) {
             (Scores::Reward, _) => Reference::none("a reward model scores each answer by itself"),
             (Scores::LogProbs, false) => Reference::none("the loss reads the policy alone"),
-            (Scores::LogProbs, true) => {
-                Reference::find(args.reference.as_ref(), args.model.adapter.as_deref(), &loaded)?
-            }
+            (Scores::LogProbs, true) => Reference::find(args.reference.as_ref(), adapter_dir, &kept, &loaded)?,
         };
-        let described = run_record::describe(&objective, temperature);
-        let adapter_dir = args.model.adapter.as_deref();
-        let history = run_record::history(adapter_dir, policy.as_ref(), &reference.name, &described)?;
+        let history = kept.history(&reference.name, &run_record::describe(&objective, temperature));
         let precision = args.device.precision.into();
         let cache = match objective.reference() {
             true => reference_cache::open(

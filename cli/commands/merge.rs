@@ -5,9 +5,14 @@ use crate::chat_template;
 use crate::error::CliError;
 use crate::loaded::{DEMO, Demo};
 use crate::report::{self, say};
+use crate::run_files;
+use align_engine::json::shorten;
 use align_engine::model::locate;
 use align_kernels::Device;
 use align_lora::adapter::{Existing, Merge};
+
+/// Characters of a system text that a line shows.
+const SYSTEM_SHOWN: usize = 60;
 
 pub fn run(args: &MergeArgs) -> Result<(), CliError> {
     let device = Device::cpu(args.threads.map(|threads| threads as usize))?;
@@ -46,6 +51,13 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
     );
     if let Some(template) = &template {
         say!("  chat template: that of {}, instead of the base's", template.origin);
+    }
+    let options = run_files::options(&args.adapter);
+    if let Some(system) = options.as_ref().and_then(|options| options.get("system")?.as_str()) {
+        say!(
+            "note: the run of {adapter} was trained with a system text, which no file of a model holds: give it with --system ({})",
+            shorten(system, SYSTEM_SHOWN)
+        );
     }
     if merged.not_run > 0 {
         say!("  {} of them are of parts that this program does not run (a vision tower)", merged.not_run);

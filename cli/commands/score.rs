@@ -5,9 +5,10 @@ use crate::args::{ModelArgs, ScoreArgs};
 use crate::data::{self, DataOptions, Drops};
 use crate::error::CliError;
 use crate::loaded;
+use crate::reference::Reference;
 use crate::reference_cache;
 use crate::report;
-use crate::run_record::Reference;
+use crate::run_record::Kept;
 use align_engine::autograd::Mode;
 use align_engine::model::adapters::Adapters;
 use align_lora::data::{Answer, Encoded, EncodedRow, LongAnswers, Needs, Target, pack};
@@ -22,7 +23,9 @@ const WINDOW: usize = 256;
 pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
-        let mut loaded = loaded::model(&args.model, &device)?;
+        let adapter = args.reward_model.as_ref().or(args.model.adapter.as_ref());
+        let model_args = ModelArgs { adapter: adapter.cloned(), ..args.model.clone() };
+        let mut loaded = loaded::model(&model_args, &device)?;
         loaded.model.set_logp_temperature(args.logp.logp_temperature.unwrap_or(1.0));
         let (policy, scorers, long_answers) = match (&args.reward_model, &args.model.adapter) {
             (Some(dir), _) => {
@@ -35,7 +38,8 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         };
         let reference = match scorers {
             Scorers::PolicyAndReference => {
-                Reference::find(args.reference.as_ref(), args.model.adapter.as_deref(), &loaded)?
+                let dir = args.model.adapter.as_deref();
+                Reference::find(args.reference.as_ref(), dir, &Kept::beside(dir.zip(policy.as_ref()))?, &loaded)?
             }
             Scorers::Policy | Scorers::Reward { .. } => Reference::none("a reward model scores each answer by itself"),
         };
@@ -59,8 +63,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             cache: cache.clone(),
         };
         let max_length = loaded::max_length(&args.data);
-        let adapter = args.reward_model.as_ref().or(args.model.adapter.as_ref());
-        let template = loaded.template(&ModelArgs { adapter: adapter.cloned(), ..args.model.clone() })?;
+        let template = loaded.template(&model_args)?;
         let encoder = loaded.data_encoder(template.as_deref(), max_length, &args.data)?;
         let encoder = encoder.with_long_answers(long_answers);
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone())?;

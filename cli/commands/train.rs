@@ -7,14 +7,17 @@ use crate::chat_template;
 use crate::config_file::{self, NamedFiles};
 use crate::data::{self, DataOptions};
 use crate::demo::{self, DemoPrompts};
-use crate::error::{CliError, free_output};
+use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
+use crate::reference;
 use crate::reference_cache;
 use crate::rejects::Rejects;
 use crate::report::{self, Progress, say};
-use crate::run_folder::{Output, REJECTS, RunFolder};
-use crate::run_record;
+use crate::run_files::{self, REJECTS};
+use crate::run_folder::{Output, RunFolder};
+use crate::run_record::{self, OfRun};
 use crate::watcher::Watcher;
+use align_engine::model::REFERENCE;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::data::{ChatTemplate, Dataset, Encoder, Needs, Reading, Shuffle};
@@ -28,7 +31,10 @@ pub fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), 
     let _ = args.data.reading()?; // a mistake in it is said before a model is loaded
     let options = options(args)?;
     let output = match &args.output {
-        Some(path) => Output::Named { path: free_output(path, args.overwrite)?, overwrite: args.overwrite },
+        Some(path) => {
+            run_files::check_output(path, args.overwrite)?;
+            Output::Named { path: path.clone(), overwrite: args.overwrite }
+        }
         None => fresh_output(&objective),
     };
     let device = loaded::device(&args.device)?;
@@ -161,10 +167,11 @@ fn train(
     let resolved = config_file::resolved(args, &named, adapter.config(), &trainer)?;
     let folder = RunFolder::create(output)?;
     config_file::write(&resolved, folder.path())?;
-    chat_template::keep(data.encoder().template().map(ChatTemplate::sources), folder.path())?;
+    let template = data.encoder().template().map(ChatTemplate::sources);
+    chat_template::keep(template, folder.path())?;
     if trainer.reference().is_some() {
         // nothing is trained yet: the adapter is what it was
-        kept.as_ref().unwrap_or(&adapter).save(&folder.path().join(run_record::REFERENCE))?;
+        kept.as_ref().unwrap_or(&adapter).save(&folder.path().join(REFERENCE))?;
     }
     match &args.data.keep.rejects {
         Some(path) => rejects.save(path)?,
@@ -180,8 +187,12 @@ fn train(
         show.print("before training", &loaded, None)?;
     }
     let progress = Progress::new(total_steps, args.logging_steps);
-    let temperature = loaded.model.logp_temperature();
-    let mut watcher = Watcher::new(folder.path(), &adapter, &trainer, temperature, progress)?;
+    let of_run = OfRun {
+        reference: reference::name_of(&trainer),
+        objective: run_record::describe(trainer.objective(), loaded.model.logp_temperature()),
+        chat_template: run_record::template_name(template),
+    };
+    let mut watcher = Watcher::new(folder.path(), &adapter, of_run, progress)?;
     if let Some(eval) = &eval {
         watcher.evaluation(&trainer.evaluate(eval, 0.0)?)?;
     }

@@ -2,29 +2,32 @@
 //! `config.toml`, as `--config` would read it, where the command line leaves it open.
 
 use super::read::{ConfigFile, Expanded, FileFlag, find};
-use crate::chat_template;
 use crate::error::CliError;
-use align_lora::adapter::LoraConfig;
-use align_lora::objective::{self, Objective};
+use crate::run_files::OPTIONS;
+use align_engine::json::shorten;
+use align_lora::adapter::{ADAPTER_CONFIG, LoraConfig};
+use align_lora::data::TEMPLATE_FILE;
+use align_lora::objective::{self, DataKind, Objective};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// What every run writes.
-const FILE: &str = "config.toml";
+/// Characters of a value that the line about them shows.
+const LONGEST: usize = 60;
 /// How a prompt becomes tokens.
 const PROMPTS: &[&str] = &["chat-template", "chat", "system"];
 /// How a row becomes tokens.
 const ROWS: &[&str] = &["columns", "implicit-prompt", "max-length"];
 /// Which of them are scored.
 const SCORED: &[&str] = &["sft-on"];
+/// Which pairs are made of scored answers.
+const PAIRS: &[&str] = &["pairs"];
 /// What else decides log-probs.
 const LOG_PROBS: &[&str] = &["precision", "logp-temperature"];
 /// What else decides an evaluation.
-const EVALUATION: &[&str] =
-    &["pairs", "batch-size", "micro-batch-tokens", "unpaired-order", "on-bad-row", "allow-drops"];
+const EVALUATION: &[&str] = &["batch-size", "micro-batch-tokens", "unpaired-order", "on-bad-row", "allow-drops"];
 
 /// Which options of a run a command takes; a key that is no flag of this version's command is passed over.
 struct Takes {
@@ -36,11 +39,11 @@ struct Takes {
 /// Commands that are not named take nothing.
 fn takes(command: &str, matches: &ArgMatches) -> Takes {
     let (options, loss): (&[&[&str]], bool) = match command {
-        "eval" => (&[PROMPTS, ROWS, SCORED, LOG_PROBS, EVALUATION], true),
+        "eval" => (&[PROMPTS, ROWS, LOG_PROBS, EVALUATION], true),
         // a reward is no log-prob
         "score" if is_given(matches, "reward_model") => (&[PROMPTS, ROWS, SCORED, &["precision"]], false),
         "score" => (&[PROMPTS, ROWS, SCORED, LOG_PROBS], false),
-        "inspect" if is_given(matches, "data") => (&[PROMPTS, ROWS, SCORED, &["pairs"]], false),
+        "inspect" if is_given(matches, "data") => (&[PROMPTS, ROWS, SCORED, PAIRS], false),
         // what is scored of sequences is about another loss's rows
         "train" => (&[PROMPTS, ROWS], false),
         "generate" if is_given(matches, "data") => (&[PROMPTS, &["columns", "implicit-prompt"]], false),
@@ -71,19 +74,20 @@ impl OfRun {
         self.expanded_but("")
     }
 
-    /// The same without the columns of the run; `None` if it has none.
-    pub fn without_columns(&self) -> Option<Expanded> {
-        self.columns().map(|_| self.expanded_but(COLUMNS))
+    /// The value that the run gives a flag, if it gives one.
+    pub fn value_of(&self, flag: &str) -> Option<String> {
+        let of_run = self.flags.iter().find(|of_run| of_run.name == flag)?;
+        let text = of_run.argument.to_string_lossy();
+        Some(text.strip_prefix(&format!("{flag}="))?.to_owned())
     }
 
-    /// What the run calls the columns of its data, and its file.
-    pub fn columns(&self) -> Option<(String, &Path)> {
-        let flag = self.flags.iter().find(|flag| flag.name == COLUMNS)?;
-        let text = flag.argument.to_string_lossy();
-        Some((text.trim_start_matches(COLUMNS).trim_start_matches('=').to_owned(), &self.path))
+    /// The run's `config.toml`.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    fn expanded_but(&self, flag: &str) -> Expanded {
+    /// The arguments of the command line with those of the run, but for one flag.
+    pub fn expanded_but(&self, flag: &str) -> Expanded {
         let [before, behind] = &self.arguments;
         let flags = || self.flags.iter().filter(|of_run| of_run.name != flag);
         let arguments = before.iter().chain(flags().map(|flag| &flag.argument)).chain(behind);
@@ -91,8 +95,6 @@ impl OfRun {
         Expanded { arguments: arguments.cloned().collect(), path: self.path.clone(), lines }
     }
 }
-
-const COLUMNS: &str = "--columns";
 
 /// The options of the run whose adapter the command takes; `None` if it takes none, or one that is of no run.
 ///
@@ -104,7 +106,7 @@ pub fn options_of_run(arguments: &[OsString], matches: &ArgMatches, cli: &Comman
     let command = cli.find_subcommand(name).expect("it was parsed as one of these");
     let takes = takes(name, matches);
     let Some(dir) = adapter_of(matches).filter(|_| !takes.options.is_empty()) else { return Ok(None) };
-    let path = dir.join(FILE);
+    let path = dir.join(OPTIONS);
     if !path.exists() {
         return Ok(None);
     }
@@ -113,6 +115,7 @@ pub fn options_of_run(arguments: &[OsString], matches: &ArgMatches, cli: &Comman
     let mut keys: Vec<&str> = takes.options.concat();
     if takes.loss {
         keys.extend(loss_keys(matches, &file.table));
+        keys.extend(keys_for_rows_of(matches, &file.table));
     }
     let mut taken = Taken { command, matches, flags: Vec::new(), words: Vec::new() };
     for key in file.table.keys().filter(|key| keys.contains(&key.as_str()) && *key != "chat-template") {
@@ -155,7 +158,7 @@ impl Taken<'_> {
             let value = value.strip_prefix(&format!("{}=", flag.name)).unwrap_or_default();
             let default: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
             if default != [value] {
-                self.words.push(format!("{key} {value}").trim_end().to_owned());
+                self.words.push(format!("{key} {}", shorten(value, LONGEST)).trim_end().to_owned());
             }
         }
         self.flags.extend(flags);
@@ -164,7 +167,7 @@ impl Taken<'_> {
 
     /// The run's own copy of its template; of a run without one, the file that its option names.
     fn add_template(&mut self, file: &ConfigFile, dir: &Path) -> Result<(), CliError> {
-        if !dir.join(chat_template::FILE).exists() {
+        if !dir.join(TEMPLATE_FILE).exists() {
             return if file.table.contains_key("chat-template") { self.add(file, "chat-template") } else { Ok(()) };
         }
         if find(self.command, "chat-template").is_some() && !is_given(self.matches, "chat_template") {
@@ -199,10 +202,21 @@ fn loss_keys(matches: &ArgMatches, run: &toml::Table) -> Vec<&'static str> {
     knobs.chain(["loss"]).collect()
 }
 
+/// Options that some losses read and others refuse.
+fn keys_for_rows_of(matches: &ArgMatches, run: &toml::Table) -> &'static [&'static str] {
+    let given = matches.get_one::<String>("loss").filter(|_| is_given(matches, "loss"));
+    let loss = given.map(String::as_str).or_else(|| run.get("loss")?.as_str());
+    match loss.and_then(|loss| Objective::new(loss, &[]).ok()).map(|objective| objective.data()) {
+        Some(DataKind::Sft) => SCORED,
+        Some(DataKind::Pairs) => PAIRS,
+        Some(DataKind::Unpaired | DataKind::KWay) | None => &[],
+    }
+}
+
 /// Whether the file is about the adapter beside it, and has what commands have to know before any flag of it is read.
 fn check(file: &ConfigFile, dir: &Path) -> Result<(), CliError> {
     let fail = |what: String| CliError::Input(format!("{}: {what}", file.path.display()));
-    let config = LoraConfig::read(&dir.join("adapter_config.json"))?;
+    let config = LoraConfig::read(&dir.join(ADAPTER_CONFIG))?;
     let number =
         |key: &str| file.table.get(key).and_then(|value| value.as_float().or(value.as_integer().map(|n| n as f64)));
     for (key, adapter) in [("lora-rank", config.rank as f64), ("lora-alpha", config.alpha)] {
@@ -218,4 +232,20 @@ fn check(file: &ConfigFile, dir: &Path) -> Result<(), CliError> {
         return Err(fail(format!("`max-length` is {found}, expected a whole number of tokens from 1")));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key that no command has, or that no run writes, would be taken in vain.
+    #[test]
+    fn options_of_runs_are_flags_and_are_written() {
+        let cli = crate::args::command();
+        let writer = include_str!("write.rs");
+        for key in [PROMPTS, ROWS, SCORED, PAIRS, LOG_PROBS, EVALUATION].concat() {
+            assert!(cli.find_subcommand("eval").and_then(|eval| find(eval, key)).is_some(), "{key}");
+            assert!(writer.contains(&format!("put(\"{key}\",")), "{key}");
+        }
+    }
 }

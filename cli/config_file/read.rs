@@ -3,12 +3,16 @@
 
 use crate::args::no_counterpart;
 use crate::error::CliError;
+use align_engine::bounded_read::read_any;
 use align_lora::data::is_data_set_id;
-use clap::{Arg, ArgAction, Command};
+use clap::{Arg, Command};
+use std::any::TypeId;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// Largest file that is read: lists of data files may be long.
+const MOST_BYTES: u64 = 64 << 20;
 /// Flags whose value is always a path: relative ones are meant from the file's directory.
 const PATHS: [&str; 7] = ["data", "eval_data", "reference_data", "adapter", "output", "chat_template", "rejects"];
 
@@ -128,7 +132,9 @@ impl ConfigFile {
     /// # Errors
     /// [`CliError::Input`] for a file that cannot be read or is not TOML.
     pub(super) fn read(path: &Path) -> Result<ConfigFile, CliError> {
-        let text = std::fs::read_to_string(path).map_err(|e| CliError::Input(format!("{}: {e}", path.display())))?;
+        let fail = |what: String| CliError::Input(format!("{}: {what}", path.display()));
+        let bytes = read_any(path, MOST_BYTES).map_err(|error| fail(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|_| fail("is not UTF-8".to_owned()))?;
         let table = text.parse().map_err(|error: toml::de::Error| {
             let what = other_format(path, &text).unwrap_or_else(|| error.to_string());
             CliError::Input(format!("{}: {what}", path.display()))
@@ -150,7 +156,7 @@ impl ConfigFile {
         let line = line_of(&self.text, key);
         let folder = self.path.parent().unwrap_or(Path::new(""));
         let flag = format!("--{}", arg.get_long().expect("only flags are found by name"));
-        if let ArgAction::SetTrue = arg.get_action() {
+        if arg.get_value_parser().type_id() == TypeId::of::<bool>() {
             return match value {
                 toml::Value::Boolean(true) => Ok(vec![FileFlag { argument: flag.clone().into(), name: flag, line }]),
                 toml::Value::Boolean(false) => Ok(Vec::new()),

@@ -2,6 +2,7 @@
 
 use crate::args::{CacheChoice, DataCacheChoice, ReferenceChoice, TrainArgs};
 use crate::error::CliError;
+use crate::run_files::OPTIONS;
 use align_engine::new_file::{NewFile, NewFileError};
 use align_lora::adapter::LoraConfig;
 use align_lora::objective::{KnobKind, KnobValue};
@@ -178,7 +179,7 @@ pub fn resolved(
 /// # Errors
 /// [`CliError::Runtime`] with the path.
 pub fn write(resolved: &toml::Table, output: &Path) -> Result<(), CliError> {
-    let path = output.join("config.toml");
+    let path = output.join(OPTIONS);
     let failed = |error: NewFileError| CliError::file(&path, &error.source);
     let mut file = NewFile::create(&path).map_err(failed)?;
     file.write(resolved.to_string().as_bytes()).map_err(failed)?;

@@ -1,0 +1,122 @@
+//! The names of a run's files, and which directories a run may write them into.
+
+use crate::error::CliError;
+use crate::run_record::read_bounded;
+use align_engine::model::REFERENCE;
+use align_lora::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use align_lora::data::{TEMPLATE_FILE, TEMPLATE_FOLDER};
+use std::io;
+use std::path::Path;
+
+/// Every option as it was resolved.
+pub const OPTIONS: &str = "config.toml";
+/// A line for each step and each evaluation.
+pub const METRICS: &str = "metrics.jsonl";
+/// The rows that a run left out. A run that leaves none out has no such file.
+pub const REJECTS: &str = "rejects.jsonl";
+/// Hashes and running statistics.
+pub const RECORD: &str = "run_state.json";
+/// What a run that gets as far as an adapter has.
+pub const ALWAYS: [&str; 5] = [OPTIONS, METRICS, ADAPTER_WEIGHTS, ADAPTER_CONFIG, RECORD];
+/// What not every run has, within the folder of the run.
+pub const OPTIONAL: [&str; 5] = [
+    REJECTS,
+    TEMPLATE_FILE,
+    "additional_chat_templates/tool_use.jinja",
+    "reference/adapter_model.safetensors",
+    "reference/adapter_config.json",
+];
+/// Folders of such files.
+pub const FOLDERS: [&str; 2] = [TEMPLATE_FOLDER, REFERENCE];
+
+/// Refuses an output directory that holds something, unless it may be overwritten: then one that is no run's, if it holds what a run
+/// would write over.
+///
+/// # Errors
+/// [`CliError::Usage`].
+pub fn check_output(path: &Path, overwrite: bool) -> Result<(), CliError> {
+    let fail = |what: String| Err(CliError::Usage(format!("--output {} {what}", path.display())));
+    match std::fs::read_dir(path) {
+        Ok(mut entries) => {
+            if entries.next().is_none() {
+                return Ok(());
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(CliError::Usage(format!("--output {}: {error}", path.display()))),
+    }
+    if !overwrite {
+        return fail("is not empty; choose another directory, or give --overwrite".to_owned());
+    }
+    if path.join("config.json").exists() {
+        return fail(
+            "is the folder of a model (config.json), which --overwrite does not touch; choose another directory"
+                .to_owned(),
+        );
+    }
+    let files = ALWAYS.iter().chain(&OPTIONAL);
+    if let Some(name) = files.clone().find(|name| path.join(name).is_dir()) {
+        return fail(format!("holds a folder `{name}`, where a run writes a file; choose another directory"));
+    }
+    if let Some(name) = FOLDERS.iter().find(|name| path.join(name).exists() && !path.join(name).is_dir()) {
+        return fail(format!("holds a file `{name}`, where a run makes a folder; choose another directory"));
+    }
+    match files.clone().find(|name| path.join(name).exists()) {
+        Some(name) if !is_run(path) => fail(format!(
+            "holds `{name}` and is not the folder of a run: --overwrite replaces the files of runs alone; choose another directory"
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether `train` has written into a directory: by its options.
+pub fn is_run(path: &Path) -> bool {
+    options(path).is_some_and(|options| ["loss", "learning-rate", "seed"].iter().all(|key| options.contains_key(*key)))
+}
+
+/// The options of the run in a folder, if they can be read.
+pub fn options(path: &Path) -> Option<toml::Table> {
+    String::from_utf8(read_bounded(&path.join(OPTIONS)).ok()?).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn only_runs_are_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = |part: &str| match check_output(folder.path(), true) {
+            Err(CliError::Usage(text)) => assert!(text.contains(part), "{text}"),
+            other => panic!("{other:?} instead of {part}"),
+        };
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        check_output(&folder.path().join("new"), false).unwrap();
+        check_output(folder.path(), false).unwrap();
+        write("notes.txt", "mine");
+        check_output(folder.path(), true).unwrap();
+        assert!(check_output(folder.path(), false).is_err());
+        write("config.toml", "[package]\nname = \"other\"\n");
+        refused("`config.toml` and is not the folder of a run");
+        write("config.toml", "loss = \"dpo\"\nlearning-rate = 1e-5\nseed = 42\n");
+        check_output(folder.path(), true).unwrap();
+        write("reference", "a list of books");
+        refused("a file `reference`");
+        fs::remove_file(folder.path().join("reference")).unwrap();
+        fs::create_dir(folder.path().join("metrics.jsonl")).unwrap();
+        refused("a folder `metrics.jsonl`");
+        fs::remove_dir(folder.path().join("metrics.jsonl")).unwrap();
+        write("config.json", "{}");
+        refused("the folder of a model");
+    }
+
+    #[test]
+    fn an_adapter_of_another_program_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(ADAPTER_CONFIG), "{}").unwrap();
+        assert!(
+            matches!(check_output(folder.path(), true), Err(CliError::Usage(text)) if text.contains(ADAPTER_CONFIG))
+        );
+    }
+}
