@@ -61,17 +61,21 @@ pub fn check_output(path: &Path, overwrite: bool) -> Result<(), CliError> {
     if let Some(name) = FOLDERS.iter().find(|name| path.join(name).exists() && !path.join(name).is_dir()) {
         return fail(format!("holds a file `{name}`, where a run makes a folder; choose another directory"));
     }
-    match files.clone().find(|name| path.join(name).exists()) {
+    // an adapter is what a run makes anew, whoever made it
+    let is_adapter = |name: &str| [ADAPTER_WEIGHTS, ADAPTER_CONFIG].contains(&name);
+    match files.clone().find(|name| !is_adapter(name) && path.join(name).exists()) {
         Some(name) if !is_run(path) => fail(format!(
-            "holds `{name}` and is not the folder of a run: --overwrite replaces the files of runs alone; choose another directory"
+            "holds `{name}` and is not the folder of a run: --overwrite replaces runs and adapters alone; choose another directory"
         )),
         _ => Ok(()),
     }
 }
 
-/// Whether `train` has written into a directory: by its options.
+/// Whether `train` has written into a directory: by its files, or while the run has no adapter by its options.
 pub fn is_run(path: &Path) -> bool {
-    options(path).is_some_and(|options| ["loss", "learning-rate", "seed"].iter().all(|key| options.contains_key(*key)))
+    let keys = ["loss", "learning-rate", "seed"];
+    [OPTIONS, METRICS, ADAPTER_WEIGHTS].iter().all(|name| path.join(name).exists())
+        || options(path).is_some_and(|options| keys.iter().all(|key| options.contains_key(*key)))
 }
 
 /// The options of the run in a folder, if they can be read.
@@ -112,11 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn an_adapter_of_another_program_stays() {
+    fn of_another_programs_folder_the_adapter_alone_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(ADAPTER_CONFIG), "{}").unwrap();
+        let write = |name: &str| fs::write(folder.path().join(name), "{}").unwrap();
+        [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "README.md"].into_iter().for_each(write);
+        check_output(folder.path(), true).unwrap();
+        write(TEMPLATE_FILE);
         assert!(
-            matches!(check_output(folder.path(), true), Err(CliError::Usage(text)) if text.contains(ADAPTER_CONFIG))
+            matches!(check_output(folder.path(), true), Err(CliError::Usage(text)) if text.contains(TEMPLATE_FILE))
         );
     }
 }
