@@ -1,7 +1,7 @@
 //! Adapters and model folders as people have them: names of tensors from other programs, Gemma 3 with a vision tower, a model's
 //! folder with an adapter in it, the adapter of another base.
 
-use crate::align::{Run, align, committed_goldens, number, read_json, root, write_lines};
+use crate::align::{Run, align, committed_goldens, copy_folder, number, read_json, root, write_lines};
 use align_engine::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorSpec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -21,14 +21,6 @@ fn gemma() -> PathBuf {
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 /// Rows for the tiny models.
@@ -101,7 +93,7 @@ fn renamed(adapter: &Path, to: &Path, name: impl Fn(&str) -> String) -> PathBuf 
 
 /// A copy of an adapter with other keys in its configuration.
 fn with_keys(adapter: &Path, to: &Path, keys: &Value) -> PathBuf {
-    copy(adapter, to);
+    copy_folder(adapter, to);
     let mut config = read_json(&to.join(CONFIG));
     for (key, value) in keys.as_object().unwrap() {
         config[key] = value.clone();
@@ -209,7 +201,7 @@ fn names_that_peft_leaves_out_are_refused_with_the_part_that_is_wrong() {
     }
     // both spellings of one tensor
     let twice = home.path().join("twice");
-    copy(&golden("tiny-llama/adapter"), &twice);
+    copy_folder(&golden("tiny-llama/adapter"), &twice);
     let mut all = tensors(&twice.join(WEIGHTS));
     let again = Tensor { name: with_default(&all[0].name), ..all[0].clone() };
     all.push(again);
@@ -295,16 +287,16 @@ fn a_gemma_3_adapter_without_a_fitting_decoder_part_is_refused() {
     let (model, rows) = (gemma().join("model"), gemma().join("rows.jsonl"));
     let list = gemma().join("adapter-list-targets");
     let vision_alone = home.path().join("vision-alone");
-    copy(&list, &vision_alone);
+    copy_folder(&list, &vision_alone);
     let vision = |tensor: &Tensor| tensor.name.contains("vision_tower");
     write(&vision_alone.join(WEIGHTS), &tensors(&list.join(WEIGHTS)).into_iter().filter(vision).collect::<Vec<_>>());
     let half = home.path().join("half");
-    copy(&list, &half);
+    copy_folder(&list, &half);
     let other_half = |tensor: &Tensor| !(tensor.name.contains("vision_tower") && tensor.name.contains("lora_B"));
     write(&half.join(WEIGHTS), &tensors(&list.join(WEIGHTS)).into_iter().filter(other_half).collect::<Vec<_>>());
     // one update of the vision tower under its names of now and of before
     let twice = home.path().join("twice");
-    copy(&list, &twice);
+    copy_folder(&list, &twice);
     let mut all = tensors(&list.join(WEIGHTS));
     let again: Vec<Tensor> = all.iter().filter(|tensor| vision(tensor)).cloned().collect();
     all.extend(again.into_iter().take(2).map(|tensor| Tensor { name: before_4_52(&tensor.name), ..tensor }));
@@ -421,8 +413,8 @@ fn an_adapter_in_the_models_folder_is_said_and_not_merged() {
     let rows = rows(home.path());
     let (golden_model, own) = (golden("tiny-llama31/model"), golden("tiny-llama31/adapter"));
     let both = home.path().join("both");
-    copy(&golden_model, &both);
-    copy(&own, &both);
+    copy_folder(&golden_model, &both);
+    copy_folder(&own, &both);
     fs::write(both.join("adapter_model.bin"), "pickle").unwrap();
     let line = format!(
         "warning: --model {0}: the folder also holds an adapter (adapter_config.json), which is not applied; to \
@@ -456,7 +448,7 @@ fn an_adapter_in_the_models_folder_is_said_and_not_merged() {
     let train = ["train", "--model", text(&golden_model), "--data", text(&rows), "--loss", "rm_bt", "--max-steps", "1"];
     align(&[&train[..], &["--output", text(&reward)]].concat()).ok();
     let beside = home.path().join("beside");
-    copy(&golden_model, &beside);
+    copy_folder(&golden_model, &beside);
     for name in [WEIGHTS, CONFIG] {
         fs::copy(reward.join(name), beside.join(name)).unwrap();
     }
@@ -475,8 +467,8 @@ fn a_merge_copies_nothing_that_makes_the_result_load_wrongly() {
     let home = tempfile::tempdir().unwrap();
     let (golden_model, other) = (golden("tiny-llama31/model"), golden("tiny-llama31/adapter"));
     let both = home.path().join("both");
-    copy(&golden_model, &both);
-    copy(&golden("tiny-llama31/adapter"), &both);
+    copy_folder(&golden_model, &both);
+    copy_folder(&golden("tiny-llama31/adapter"), &both);
     let left_out = [
         "adapter_config.json",
         "adapter_model.bin",
@@ -584,7 +576,7 @@ fn a_folder_of_checkpoints_names_the_last() {
     let (model, plain) = (golden("tiny-llama/model"), golden("tiny-llama/adapter"));
     let run_folder = home.path().join("run");
     for step in [5, 50, 9] {
-        copy(&plain, &run_folder.join(format!("checkpoint-{step}")));
+        copy_folder(&plain, &run_folder.join(format!("checkpoint-{step}")));
     }
     let output = home.path().join("merged");
     for command in [
@@ -620,7 +612,7 @@ fn an_adapter_on_another_base_of_the_same_shape_warns() {
     let train = ["train", "--model", text(&model), "--data", text(&rows), "--max-steps", "1", "--output", text(&run)];
     align(&[&train[..], &["--precision", "f32"]].concat()).ok();
     let other = home.path().join("other");
-    copy(&model, &other);
+    copy_folder(&model, &other);
     for entry in fs::read_dir(&other).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|ending| ending == "safetensors") {
@@ -631,7 +623,7 @@ fn an_adapter_on_another_base_of_the_same_shape_warns() {
         }
     }
     let copied = home.path().join("copy");
-    copy(&model, &copied);
+    copy_folder(&model, &copied);
     let (merged, again) = (home.path().join("merged"), home.path().join("again"));
     let commands = |model: &'static str| {
         let model = home.path().join(model);
@@ -659,7 +651,7 @@ fn an_adapter_on_another_base_of_the_same_shape_warns() {
     }
     // the same numbers in a wider format are the same base
     let wide = home.path().join("wide");
-    copy(&model, &wide);
+    copy_folder(&model, &wide);
     let path = wide.join("model.safetensors");
     let widen = |tensor: Tensor| {
         let bytes = tensor.values().iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -1,25 +1,21 @@
 //! Model folders as people have them: other names of tensors and classes, edited configurations, faults of an index, folders
 //! that are no model's. Each is made from a golden model, and gives its numbers or one clear line.
 
-use crate::align::{Run, align, committed_goldens, ids, read_json, write_lines};
-use align_engine::generate::{Request, Sampling, generate};
-use align_engine::model::{Model, ModelConfig};
-use align_engine::weights::{Checkpoint, ValueCheck};
-use align_kernels::{Device, Precision};
+use crate::align::{Run, align, committed_goldens, copy_folder, read_json, write_lines};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// A copy of a golden model, to be changed, with a file of rows beside it.
-struct Folder {
+pub struct Folder {
     place: tempfile::TempDir,
 }
 
-const CONFIG: &str = "model/config.json";
+pub const CONFIG: &str = "model/config.json";
 const WEIGHTS: &str = "model/model.safetensors";
 const INDEX: &str = "model/model.safetensors.index.json";
 
 impl Folder {
-    fn of(golden: &str) -> Folder {
+    pub fn of(golden: &str) -> Folder {
         Folder::copied(&committed_goldens().join(golden).join("model"))
     }
 
@@ -34,7 +30,7 @@ impl Folder {
         Folder { place }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.place.path().join(name)
     }
 
@@ -43,7 +39,7 @@ impl Folder {
     }
 
     /// Changes a JSON file in place.
-    fn edit(&self, name: &str, change: impl FnOnce(&mut Map<String, Value>)) -> &Folder {
+    pub fn edit(&self, name: &str, change: impl FnOnce(&mut Map<String, Value>)) -> &Folder {
         let mut value = read_json(&self.path(name));
         change(value.as_object_mut().unwrap());
         std::fs::write(self.path(name), value.to_string()).unwrap();
@@ -80,7 +76,7 @@ impl Folder {
         self
     }
 
-    fn run(&self, command: &str, model: &str, more: &[&str]) -> Run {
+    pub fn run(&self, command: &str, model: &str, more: &[&str]) -> Run {
         let (model, rows) = (self.text(model), self.text("rows.jsonl"));
         let common = [command, "--model", &model, "--data", &rows, "--json", "--precision", "f32"];
         align(&[&common[..], more].concat())
@@ -112,7 +108,7 @@ impl Folder {
     }
 }
 
-/// Whether a line of stderr is a note on the model; those on the rows are no matter here.
+/// Whether a line of stderr is a note on the model; those on the rows do not count.
 fn is_note(line: &str) -> bool {
     (line.starts_with("warning: ") || line.starts_with("note: ")) && !line.contains("rows.jsonl")
 }
@@ -126,14 +122,6 @@ fn safetensors(header: Map<String, Value>, data: &[u8]) -> Vec<u8> {
     let mut text = Value::Object(header).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
     [&(text.len() as u64).to_le_bytes()[..], &text, data].concat()
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 /// The class that saved a model does not choose its family; what it says of the task is heeded.
@@ -459,72 +447,6 @@ fn the_old_key_of_gemma_3s_rope_scaling_is_applied_and_said() {
     let new = with(json!({"rope_type": "linear", "factor": 8.0}));
     with(json!({"type": "linear", "factor": 8.0})).assert_scores_as(&new, &["`rope_scaling` of `type` `linear`"]);
     with(json!({"rope_type": "linear", "type": "linear", "factor": 8.0})).assert_scores_as(&new, &[]);
-}
-
-/// tiny-phi3 with the border of longrope at so many tokens, and no stop token.
-fn phi3_with_border(tokens: usize) -> Folder {
-    let model = Folder::of("tiny-phi3");
-    for name in [CONFIG, "model/generation_config.json"] {
-        model.edit(name, |config| drop(config.remove("eos_token_id")));
-    }
-    model.edit(CONFIG, |config| config["original_max_position_embeddings"] = json!(tokens));
-    model
-}
-
-/// The tokens of transformers 5.23 (`expected.json`), whose texts pass the border at different places of one batch.
-#[test]
-fn phi3_goes_on_beyond_the_border_of_longrope_as_if_read_anew() {
-    let model = phi3_with_border(40);
-    let expected = read_json(Path::new("tests/cases/models/phi3-longrope-border/expected.json"));
-    let expected = expected.as_array().unwrap();
-    let prompts: Vec<Value> = expected.iter().map(|case| json!({"prompt": case["prompt"]})).collect();
-    write_lines(&model.path("rows.jsonl"), &prompts);
-    for batch in ["1", "2", "4"] {
-        let run = model.run("generate", "model", &["--max-new-tokens", "41", "--batch-size", batch]).ok();
-        for (row, case) in run.json_lines().iter().zip(expected) {
-            let want = ids(&case["tokens"]);
-            assert_eq!(row["prompt_tokens"], case["prompt_tokens"]);
-            assert_eq!(ids(&row["tokens"])[..want.len()], want, "{} in batches of {batch}", case["prompt"]);
-        }
-    }
-}
-
-/// A text is the same whether it is generated at once, or each token from a cache that was filled anew; alone and together.
-#[test]
-fn a_phi3_text_at_once_is_the_text_token_by_token() {
-    let device = Device::cpu(Some(2)).unwrap();
-    for border in [9, 12, 13, 17] {
-        let dir = phi3_with_border(border);
-        let checkpoint = Checkpoint::open(&dir.path("model"), ValueCheck::Finite).unwrap();
-        let model = Model::load(&device, ModelConfig::open(&dir.path("model")).unwrap(), &checkpoint).unwrap();
-        let prompts: Vec<Vec<u32>> = [9, 12, 14].map(|length| (0..length).map(|i| 20 + 7 * i).collect()).into();
-        let tokens = |prompts: &[Vec<u32>], max_new_tokens, precision| -> Vec<Vec<u32>> {
-            let request = Request {
-                max_new_tokens,
-                min_new_tokens: 0,
-                stop: Vec::new(),
-                sampling: Sampling::GREEDY,
-                precision,
-                first_sequence: 0,
-            };
-            let completions = generate(&model, None, prompts, &request, |_, _| true).unwrap();
-            completions.into_iter().map(|completion| completion.tokens).collect()
-        };
-        for precision in [Precision::F32, Precision::Bf16] {
-            let together = tokens(&prompts, 10, precision);
-            for (prompt, text) in prompts.iter().zip(&together) {
-                assert_eq!(tokens(std::slice::from_ref(prompt), 10, precision)[0], *text, "border {border}, alone");
-            }
-        }
-        for (prompt, text) in prompts.iter().zip(tokens(&prompts, 10, Precision::F32)) {
-            let mut anew = prompt.clone();
-            for _ in 0..text.len() {
-                let next = tokens(std::slice::from_ref(&anew), 1, Precision::F32)[0][0];
-                anew.push(next);
-            }
-            assert_eq!(anew[prompt.len()..], text, "border {border}, {} tokens of prompt", prompt.len());
-        }
-    }
 }
 
 /// Whatever the spelling, the merged folder keeps the file's names, loads, and says what other programs look for.

@@ -1,6 +1,6 @@
 //! What a run's folder keeps, and what later commands take from it.
 
-use crate::align::{Run, align, committed_goldens, number, read_lines, root, write_lines};
+use crate::align::{Run, align, committed_goldens, copy_folder, number, read_lines, root, write_lines};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,11 +20,7 @@ fn text(path: &Path) -> &str {
 /// A copy of a golden model, without its chat template.
 fn without_template(name: &str, folder: &Path) -> PathBuf {
     let copy = folder.join(format!("{name}-without-template"));
-    fs::create_dir(&copy).unwrap();
-    for entry in fs::read_dir(model(name)).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
-    }
+    copy_folder(&model(name), &copy);
     let _ = fs::remove_file(copy.join("chat_template.jinja"));
     let config = copy.join("tokenizer_config.json");
     let mut object: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();

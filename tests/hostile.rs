@@ -80,7 +80,7 @@ fn check(model: &str, cases: &[Case]) {
     }
 }
 
-/// A safetensors file with this header and so many bytes of data.
+/// A safetensors file with this header and this many bytes of data.
 fn safetensors(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());
