@@ -19,7 +19,7 @@ const MOST_BYTES: u64 = 64 << 20;
 /// The bytes of a run's file.
 ///
 /// # Errors
-/// The system's, and one for a file that is none or too large.
+/// The system's error, or one that says that it is no regular file or too large.
 pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     read_regular(path, MOST_BYTES)
 }
@@ -37,7 +37,7 @@ impl Kept {
     /// The record in the folder of `adapter`; says if it is about another one.
     ///
     /// # Errors
-    /// [`CliError::Input`] for a file that is no record.
+    /// [`CliError::Input`] for a file that is damaged.
     pub fn beside(adapter: Option<(&Path, &Adapter)>) -> Result<Kept, CliError> {
         let Some((dir, adapter)) = adapter else { return Ok(Kept::Nothing) };
         let Some(record) = RunRecord::read(dir)? else { return Ok(Kept::Nothing) };
@@ -123,7 +123,7 @@ impl RunRecord {
     /// The record in the folder of a run; `None` if it has none.
     ///
     /// # Errors
-    /// [`CliError::Input`] for a file that is no record.
+    /// [`CliError::Input`] for a file that is damaged.
     fn read(dir: &Path) -> Result<Option<RunRecord>, CliError> {
         let path = dir.join(RECORD);
         let fail = |what: String| CliError::Input(format!("{}: {what}", path.display()));

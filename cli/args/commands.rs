@@ -98,10 +98,10 @@ pub struct GenerateArgs {
     /// Only the first rows of --data
     #[arg(long, value_name = "ROWS", value_parser = positive(), conflicts_with = "prompt")]
     pub limit: Option<u64>,
-    /// Stop after so many new tokens
+    /// Stop after this many new tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 256, alias = "max_new_tokens", value_parser = positive())]
     pub max_new_tokens: u64,
-    /// Do not stop before so many new tokens
+    /// Do not stop before this many new tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 0, alias = "min_new_tokens")]
     pub min_new_tokens: u64,
     /// Draw tokens instead of taking the most likely one
@@ -110,7 +110,7 @@ pub struct GenerateArgs {
     /// Above 1 flattens the distribution, below 1 sharpens it
     #[arg(long, value_name = "T", default_value_t = 1.0, requires = "sample", help_heading = "Sampling")]
     pub temperature: f32,
-    /// Draw among so many of the most likely tokens; 0: all
+    /// Draw among this many of the most likely tokens; 0: all
     #[arg(
         long,
         value_name = "K",
@@ -130,7 +130,7 @@ pub struct GenerateArgs {
         help_heading = "Sampling"
     )]
     pub top_p: f32,
-    /// Draw among tokens at least so likely relative to the most likely one
+    /// Draw among tokens at least this likely relative to the most likely one
     #[arg(
         long,
         value_name = "P",

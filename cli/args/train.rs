@@ -43,7 +43,7 @@ pub struct TrainArgs {
         allow_negative_numbers = true
     )]
     pub eval_fraction: Option<f64>,
-    /// Evaluate after so many steps instead of after each epoch
+    /// Evaluate after this many steps instead of after each epoch
     #[arg(long, value_name = "STEPS", alias = "eval_steps", value_parser = positive())]
     pub eval_steps: Option<u64>,
     /// The loss, or a mix like dpo:0.8,ipo:0.2; `align-cli losses` lists them
@@ -164,7 +164,7 @@ pub struct TrainArgs {
     /// Passes over the data [default: 1]
     #[arg(long, value_name = "N", alias = "num_train_epochs", value_parser = positive(), help_heading = "Run")]
     pub epochs: Option<u64>,
-    /// End earlier, after so many steps
+    /// End earlier, after this many steps
     #[arg(long, value_name = "STEPS", alias = "max_steps", value_parser = positive(), help_heading = "Run")]
     pub max_steps: Option<u64>,
     /// Rows of an optimiser step [default: 8]
@@ -177,7 +177,7 @@ pub struct TrainArgs {
         help_heading = "Run"
     )]
     pub batch_size: Option<u64>,
-    /// Take so many of a row's scored answers in a step, others in each epoch; evaluations take all [default: all]
+    /// Take this many of a row's scored answers in a step, others in each epoch; evaluations take all [default: all]
     #[arg(long, value_name = "K", alias = "max_completions", value_parser = clap::value_parser!(u64).range(2..=u64::from(u32::MAX)), help_heading = "Run")]
     pub max_completions: Option<u64>,
     /// TRL's name for a larger batch: multiplies --batch-size (--micro-batch-tokens bounds the memory)
@@ -199,7 +199,7 @@ pub struct TrainArgs {
         help_heading = "Run"
     )]
     pub unpaired_order: UnpairedOrderChoice,
-    /// Print every so many steps; metrics.jsonl has every step
+    /// Print one step in this many; metrics.jsonl has every step
     #[arg(long, value_name = "STEPS", default_value_t = 1, alias = "logging_steps", value_parser = positive(), help_heading = "Run")]
     pub logging_steps: u64,
     /// Where the adapter and the metrics go [default: a fresh runs/LOSS-N]

@@ -23,7 +23,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Request {
     pub max_new_tokens: usize,
-    /// No stop token is chosen before so many new tokens.
+    /// No stop token is chosen before this many new tokens.
     pub min_new_tokens: usize,
     /// Every end-of-sequence id of the model.
     pub stop: Vec<u32>,

@@ -6,7 +6,7 @@ use crate::weights::{Checkpoint, LoadError};
 use std::collections::BTreeSet;
 
 /// Parts that programs add to the names of modules when they wrap a model, and who does.
-const WRAPPERS: [(&str, &str); 8] = [
+pub const WRAPPERS: [(&str, &str); 8] = [
     ("_orig_mod.", "torch.compile"),
     ("_fsdp_wrapped_module.", "FSDP"),
     ("_checkpoint_wrapped_module.", "activation checkpointing"),

@@ -30,7 +30,7 @@ pub use block::{Block, LinearInfo};
 pub use config::{LayerConfig, ModelConfig, Quantization};
 pub use config_json::ConfigJson;
 pub use error::{ConfigError, LocateError};
-pub use fit::UnusedTensors;
+pub use fit::{UnusedTensors, WRAPPERS};
 pub use folder::{FolderHolds, REFERENCE, folders_with};
 pub use footprint::{Footprint, Gradients, PassBytes, PassShape};
 pub use generation_config::stop_token_ids;

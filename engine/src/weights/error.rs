@@ -115,7 +115,7 @@ pub enum HeaderFault {
 }
 
 /// What is wrong with `model.safetensors.index.json` or with a shard that it names. Faults that do not say where a tensor is
-/// twice, or what a name is, are borne as long as every tensor of the model is there.
+/// twice, or what a name is, are tolerated as long as every tensor of the model is there.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexFault {

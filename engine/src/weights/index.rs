@@ -49,25 +49,25 @@ pub(super) fn open_shards(dir: &Path) -> Result<Shards, LoadError> {
     let refuse = |faults| LoadError::Index { path: path.clone(), faults };
 
     let mut faults = index.faults;
-    let mut borne = Vec::new();
+    let mut tolerated = Vec::new();
     let mut listed: BTreeMap<String, String> = BTreeMap::new();
     for (tensor, shard) in index.weight_map {
         if !is_plain_file_name(&shard) {
             faults.push(IndexFault::ShardName { tensor, shard });
         } else if listed.insert(tensor.clone(), shard).is_some() {
-            borne.push(IndexFault::Duplicate { tensor });
+            tolerated.push(IndexFault::Duplicate { tensor });
         }
     }
     let names: BTreeSet<&String> = listed.values().collect();
     let (there, missing): (Vec<&String>, Vec<&String>) = names.iter().partition(|name| exists(&dir.join(name)));
-    borne.extend(missing.into_iter().map(|shard| IndexFault::MissingShard { shard: shard.clone() }));
+    tolerated.extend(missing.into_iter().map(|shard| IndexFault::MissingShard { shard: shard.clone() }));
     let extra = shards_in(dir).into_iter().filter(|shard| !names.contains(shard));
-    borne.extend(extra.map(|shard| IndexFault::ExtraShard { shard }));
+    tolerated.extend(extra.map(|shard| IndexFault::ExtraShard { shard }));
     if there.is_empty() && faults.is_empty() {
         if listed.is_empty() {
             faults.push(IndexFault::NoWeightMap);
         }
-        faults.append(&mut borne);
+        faults.append(&mut tolerated);
     }
     if !faults.is_empty() {
         return Err(refuse(faults));
@@ -85,7 +85,7 @@ pub(super) fn open_shards(dir: &Path) -> Result<Shards, LoadError> {
             let Some(other) = holder.insert(&tensor.name, at) else { continue };
             let (tensor, shard, other_shard) = (tensor.name.clone(), there[at].clone(), there[other].clone());
             match same_tensor(&files[other], file, &tensor) {
-                true => borne.push(IndexFault::Copies { tensor, shard, other: other_shard }),
+                true => tolerated.push(IndexFault::Copies { tensor, shard, other: other_shard }),
                 false => faults.push(IndexFault::TwoShards { tensor, shard, other: other_shard }),
             }
         }
@@ -99,15 +99,15 @@ pub(super) fn open_shards(dir: &Path) -> Result<Shards, LoadError> {
         };
         match holder.get(tensor.as_str()) {
             _ if holds(shard) || !there.contains(&shard) => {}
-            None => borne.push(IndexFault::NotInShard { tensor: tensor.clone(), shard: shard.clone() }),
-            Some(&at) => borne.push(IndexFault::WrongShard {
+            None => tolerated.push(IndexFault::NotInShard { tensor: tensor.clone(), shard: shard.clone() }),
+            Some(&at) => tolerated.push(IndexFault::WrongShard {
                 tensor: tensor.clone(),
                 shard: there[at].clone(),
                 listed: shard.clone(),
             }),
         }
     }
-    Ok(Shards { files, index_faults: borne, links })
+    Ok(Shards { files, index_faults: tolerated, links })
 }
 
 /// Whether two files have the same bytes under a name.

@@ -478,7 +478,7 @@ fn unsound_indices_are_refused_with_every_fault() {
 
 /// Where the tensors are all there once, the shards say where: a fault of the index is kept for a note.
 #[test]
-fn faults_of_an_index_that_leave_no_doubt_are_borne() {
+fn faults_of_an_index_that_leave_no_doubt_are_tolerated() {
     let map = |shard: &str| weight_map(&[("a", ONE), ("b", ONE), ("c", TWO), ("d", shard)]);
     let in_another = "`a` is in model-00001-of-00002.safetensors, but listed in model-00002-of-00002.safetensors";
     let nowhere = "`d` is listed in model-00002-of-00002.safetensors, which does not hold it";

@@ -93,7 +93,7 @@ impl Default for LoraConfig {
 
 /// Keys that say how an adapter came about, or that act only beside a key that is refused: any value is fine. Those of
 /// ms-swift (`lora_dtype`, `lorap_*`, `swift_type`) and of the first PEFT (`merge_weights`) are among them.
-const NO_MATTER: [&str; 17] = [
+const IGNORED_KEYS: [&str; 17] = [
     "auto_mapping",
     "corda_config",
     "ensure_weight_tying",
@@ -480,7 +480,7 @@ impl<'a> Object<'a> {
             "use_rslora",
         ];
         let is_known = |key: &str| {
-            READ.contains(&key) || NO_MATTER.contains(&key) || NOT_BUILT.iter().any(|(known, _)| *known == key)
+            READ.contains(&key) || IGNORED_KEYS.contains(&key) || NOT_BUILT.iter().any(|(known, _)| *known == key)
         };
         match self.0.iter().find(|(key, value)| !is_known(key) && !is_nothing(value)) {
             None => Ok(()),

@@ -10,6 +10,7 @@
 
 use super::config::SCORE;
 use super::targets::Modules;
+use align_engine::model::WRAPPERS;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -21,9 +22,6 @@ const WRAPPED: &str = "model.language_model.";
 const WRAPPED_BEFORE: &str = "language_model.model.";
 /// Parts of such a model that a text does not pass through. In older files without `model.` before them.
 const NOT_RUN: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
-/// Parts of names that come from wrapping a model.
-const WRAPPERS: [&str; 5] =
-    ["_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module", "module"];
 
 /// A matrix of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,7 +120,7 @@ impl<'a> Places<'a> {
     /// What is wrong with the name of a tensor that [`Places::find`] has no linear layer for, if it is the name of one with a
     /// part too much, missing or other.
     pub(super) fn misnamed(&self, tensor: &str) -> Option<Misnamed> {
-        let is_wrapper = |part: &&str| WRAPPERS.contains(part);
+        let is_wrapper = |part: &&str| WRAPPERS.iter().any(|(name, _)| name.strip_suffix('.') == Some(*part));
         let parts: Vec<&str> = tensor.split('.').collect();
         let wrapper = parts.iter().copied().find(is_wrapper);
         let parts: Vec<&str> = parts.into_iter().filter(|part| !is_wrapper(part)).collect();

@@ -18,7 +18,7 @@ pub enum ScheduleKind {
 /// The steps of linear growth at the start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Warmup {
-    /// So many.
+    /// This many.
     Steps(u64),
     /// This share of the steps of the run, rounded up.
     Ratio(f64),

@@ -103,7 +103,7 @@ impl Plan {
 }
 
 impl<'m> Budget<'m> {
-    /// For passes of `model` with `adapters`; adapters and optimiser, which has so many `moments` of each parameter, are on the
+    /// For passes of `model` with `adapters`; adapters and optimiser, which has this many `moments` of each parameter, are on the
     /// device already. `limit` bytes, or [`SHARE`] of what is free.
     pub(super) fn new(
         model: &'m Model,
@@ -143,7 +143,7 @@ impl<'m> Budget<'m> {
         self.limit / CACHE_SHARE
     }
 
-    /// Keeps so many bytes for cached log-probs.
+    /// Keeps this many bytes for cached log-probs.
     pub(super) fn hold_for_cache(&mut self, bytes: u64) {
         self.held = self.held - self.cache + bytes;
         self.cache = bytes;

@@ -33,7 +33,7 @@ pub struct TrainOptions {
     pub lora_dropout: f32,
     pub seed: u64,
     pub shuffle: Shuffle,
-    /// Evaluate after so many steps; `None`: after each epoch.
+    /// Evaluate after this many steps; `None`: after each epoch.
     pub eval_steps: Option<u64>,
     pub precision: Precision,
     /// Bytes that the run may hold beside the mapped weights; `None`: [`SHARE`](super::SHARE) of what is free. It decides how

@@ -5,6 +5,7 @@
 //! the mark of a quantisation that the weights do not have.
 
 use crate::adapter::folder::is_adapters;
+use align_engine::model::Quantization;
 use align_engine::weights::Checkpoint;
 use serde_json::{Map, Value};
 use std::ffi::OsStr;
@@ -81,14 +82,11 @@ fn is_training_state(name: &OsStr) -> bool {
     exact.contains(&name) || (name.starts_with("random_states_") && name.ends_with(".pkl"))
 }
 
-/// Keys of `config.json` that say that the weights are quantised.
-const QUANTISED: [&str; 2] = ["quantization_config", "quantization"];
-
 /// `config.json` for weights that are not quantised: takes out what a merge before has left there, since programs would read the
 /// weights by it. Gives the keys that were taken out.
 pub(super) fn without_quantisation(config: &mut Map<String, Value>) -> Vec<String> {
     let mut removed = Vec::new();
-    for key in QUANTISED {
+    for key in Quantization::KEYS {
         // its order is the file's, and stays
         if config.shift_remove(key).is_some_and(|value| !value.is_null()) {
             removed.push(key.to_owned());
