@@ -211,6 +211,11 @@ fn scored_answers_make_pairs_where_they_are_asked_for() {
         scores[0]["chosen"].is_object() && scores[1]["dropped"].as_str().unwrap().contains("--pairs"),
         "{scores:?}"
     );
+    let pairs = file(folder.path(), "pairs.jsonl", &[json!({"prompt": "Rain?", "chosen": " Yes.", "rejected": " No."})]);
+    let score = ["score", "--model", &model, "--data", pairs.to_str().unwrap(), "--data-cache", "off"];
+    let note = "note: --pairs all has nothing to do: it is for scored answers, and the rows are {prompt, chosen, rejected} of strings\n";
+    let with_pairs = align(&[&score[..], &["--reference-cache", "off", "--pairs", "all"]].concat()).ok();
+    assert!(with_pairs.stderr.contains(note), "{}", with_pairs.stderr);
     let eval =
         align(&[&["eval", "--json", "--loss", "ipo", "--allow-drops"][..], &off, &["--pairs", "all"]].concat()).ok();
     assert!(eval.json().is_object());

@@ -76,8 +76,9 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         };
         let data = data::data_with_rejects(&files, encoder, &options)?;
         report::data("data", data.survey());
-        for start in (0..data.records()).step_by(WINDOW) {
-            let outcomes = data.outcomes(start..data.records().min(start + WINDOW))?;
+        let window = data.records_at_once(WINDOW);
+        for start in (0..data.records()).step_by(window) {
+            let outcomes = data.outcomes(start..data.records().min(start + window))?;
             let scores = score(&scoring, &outcomes, &reference.name, args)?;
             let lines: String =
                 scores.iter().map(|row| if args.json { format!("{row}\n") } else { line(row) }).collect();

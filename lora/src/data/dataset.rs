@@ -14,6 +14,7 @@ use super::index::Entry;
 use super::ingredients::FileStamp;
 use super::progress::{DataObserver, Unobserved};
 use super::reader::Rows;
+use super::reading::Pairs;
 use super::records::{Kind, Parsed, Record, Shape};
 use super::survey::Survey;
 use super::token_cache::{CachedRows, Slot, TokenCache};
@@ -76,6 +77,9 @@ pub struct Opening<'a> {
     /// Is told how it goes.
     pub observer: &'a mut dyn DataObserver,
 }
+
+/// Records that are encoded together if each makes all pairs of its answers.
+const RECORDS_OF_ALL_PAIRS: usize = 16;
 
 /// The usable rows of some files: 24 bytes a row here, 8 bytes a record in [`Rows`], or 8 bytes a row where the tokens are
 /// cached.
@@ -245,6 +249,11 @@ impl Dataset {
         Ok(self.sources.rows()?.place(record))
     }
 
+    /// How many records are encoded together where `most` are otherwise: fewer if each may make thousands of pairs.
+    pub fn records_at_once(&self, most: usize) -> usize {
+        if self.encoder.reading().pairs == Some(Pairs::All) { most.min(RECORDS_OF_ALL_PAIRS) } else { most }
+    }
+
     /// Whether the rows are labelled ones made from pairs.
     pub fn is_unpaired(&self) -> bool {
         self.needs == Needs::Labels && self.survey.kind.is_some_and(|kind| kind.shape != Shape::Labelled)
@@ -320,7 +329,7 @@ impl Dataset {
         let record = self.parse(number)?.map_err(error)?.record;
         // the survey kept it: if it is no longer as it was, neither is the file
         let changed = || DataError::Changed { path: rows.place(number).0 };
-        let part = self.parts(record).into_iter().nth(entry.part as usize).ok_or_else(changed)?;
+        let part = self.part(record, entry.part as usize).ok_or_else(changed)?;
         match self.encoder.encode(&part).map_err(error)?.0 {
             Encoded::Kept(row) => Ok(row),
             Encoded::Dropped { .. } => Err(changed()),
@@ -371,15 +380,15 @@ impl Dataset {
             return Ok(vec![bad(record.id, reason)]);
         }
         let (id, makes_pairs) = (record.id.clone(), self.makes_pairs(record.kind()));
-        let parts = self.parts(record);
-        if parts.is_empty() && makes_pairs {
-            return Ok(vec![Encoded::Dropped { row, id, reason: DropReason::NoPair }]);
-        }
         let encode = |part: Record| match self.encode(&part) {
             Ok((encoded, _)) => encoded,
             Err(reason) => bad(part.id, reason),
         };
-        Ok(parts.into_iter().map(encode).collect())
+        let parts: Vec<Encoded> = self.parts(record).map(encode).collect();
+        match parts.is_empty() && makes_pairs {
+            true => Ok(vec![Encoded::Dropped { row, id, reason: DropReason::NoPair }]),
+            false => Ok(parts),
+        }
     }
 
     fn parse(&self, record: usize) -> Result<Result<Parsed, BadRow>, DataError> {
@@ -394,16 +403,33 @@ impl Dataset {
         self.encoder.encode(row)
     }
 
-    /// The rows that a record makes in this run.
-    pub(super) fn parts(&self, record: Record) -> Vec<Record> {
+    /// The rows that a record makes in this run, one after another: all pairs of its answers may be many.
+    pub(super) fn parts(&self, record: Record) -> Box<dyn Iterator<Item = Record>> {
+        match self.places_of_pairs(&record) {
+            Some(pairs) => Box::new(pairs.into_iter().map(move |places| record.pair_of(places))),
+            None => Box::new(self.other_parts(record).into_iter()),
+        }
+    }
+
+    /// One of them.
+    fn part(&self, record: Record, number: usize) -> Option<Record> {
+        match self.places_of_pairs(&record) {
+            Some(pairs) => pairs.get(number).map(|&places| record.pair_of(places)),
+            None => self.other_parts(record).into_iter().nth(number),
+        }
+    }
+
+    /// Places of the answers of the pairs that a record makes, if scored answers are made into pairs here.
+    fn places_of_pairs(&self, record: &Record) -> Option<Vec<[usize; 2]>> {
+        let pairs = self.encoder.reading().pairs.filter(|_| self.makes_pairs(record.kind()))?;
+        record.places_of_pairs(pairs)
+    }
+
+    fn other_parts(&self, record: Record) -> Vec<Record> {
         match self.needs {
             Needs::Labels => record.unpaired(),
             Needs::Sequences => vec![record.as_sequence()],
-            Needs::Pairs | Needs::Answers => match self.encoder.reading().pairs {
-                Some(pairs) => record.paired(pairs),
-                None => vec![record],
-            },
-            Needs::Rewards => vec![record],
+            Needs::Pairs | Needs::Answers | Needs::Rewards => vec![record],
         }
     }
 

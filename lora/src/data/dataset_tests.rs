@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::columns::ColumnMap;
 use super::records::Record;
 use super::{
-    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, ImplicitPrompt, Mismatch, Needs, OnBadRow, Prompts,
+    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, ImplicitPrompt, Mismatch, Needs, OnBadRow, Pairs, Prompts,
     Reading, Shuffle, Target, TokenizerError, UnpairedOrder, for_each_batch, prompts,
 };
 
@@ -363,6 +363,38 @@ fn rows_of_every_shape_can_be_held_out() {
     let rows = [same.clone(), json!({"messages": [turn("user", "Question".to_owned()), say("b".to_owned())]})];
     let one = open(&lines(&rows), Needs::Sequences, OnBadRow::Error).unwrap().split(0.5, 1);
     assert!(matches!(one, Err(DataError::OnePrompt { rows: 2 })));
+}
+
+#[test]
+fn all_pairs_of_a_row_are_limited_and_read_one_at_a_time() {
+    let scored = |answers: usize, prompt: &str| {
+        let completions: Vec<String> = (0..answers).map(|i| format!(" a{i}")).collect();
+        json!({"prompt": prompt, "completions": completions, "rewards": (0..answers).collect::<Vec<_>>()}).to_string()
+    };
+    let reading = Reading { pairs: Some(Pairs::All), ..Reading::default() };
+    let opened = |rows: &[String], on_bad_row| {
+        let file = file(rows);
+        let encoder = encoder("tiny-llama", 64).with_reading(reading.clone());
+        Dataset::open(&[file.path().to_owned()], encoder, Needs::Pairs, on_bad_row)
+    };
+    let dataset = opened(&[scored(3, "p"), scored(12, "q")], OnBadRow::Error).unwrap();
+    assert_eq!((dataset.len(), dataset.survey().answers), (3 + 66, 2 * (3 + 66)));
+    let order = dataset.order(Shuffle::Off, 0);
+    let outcomes: Vec<_> = dataset.outcomes(0..2).unwrap();
+    let rows: Vec<Encoded> = dataset.rows(&order).unwrap().into_iter().map(Encoded::Kept).collect();
+    assert_eq!(rows, outcomes);
+    // 142 answers make 10,011 pairs
+    assert_eq!(opened(&[scored(2, "p"), scored(141, "p")], OnBadRow::Error).unwrap().len(), 1 + 9870);
+    for (row, words) in [
+        (scored(142, "p"), "--pairs all makes 10011 pairs of 94611 bytes of the row's 142 answers; the limit is 10000 pairs"),
+        (scored(100, &"p ".repeat(10_000)), "--pairs all makes 4950 pairs of 99038610 bytes of the row's 100 answers"),
+    ] {
+        let rows = [scored(2, "p"), row];
+        let error = opened(&rows, OnBadRow::Error).unwrap_err();
+        assert!(matches!(error, DataError::Row { line: 2, reason: BadRow::ManyPairs { .. }, .. }), "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(opened(&rows, OnBadRow::Skip).unwrap().len(), 1);
+    }
 }
 
 #[test]

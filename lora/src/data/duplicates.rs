@@ -34,15 +34,17 @@ pub(super) fn hash_of_bytes(row: &[u8]) -> u64 {
 
 /// 64 bits for the tokens of all rows made from a record, whatever its id; `None` if none is usable.
 pub(super) fn hash_of_tokens<'r>(rows: impl Iterator<Item = &'r EncodedRow>) -> Option<u64> {
-    let mut bytes = Vec::new();
+    let mut rows = rows.peekable();
+    rows.peek()?;
+    let mut hasher = blake3::Hasher::new();
     for row in rows {
         for ids in std::iter::once(&row.prompt).chain(row.answers.iter().map(|answer| &answer.ids)) {
             // the length first: where one text ends and the next begins is part of it
-            bytes.extend_from_slice(&(ids.len() as u64).to_le_bytes());
-            bytes.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+            hasher.update(&(ids.len() as u64).to_le_bytes());
+            hasher.update(&ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>());
         }
     }
-    (!bytes.is_empty()).then(|| first_64(&blake3::hash(&bytes)))
+    Some(first_64(&hasher.finalize()))
 }
 
 fn first_64(hash: &blake3::Hash) -> u64 {

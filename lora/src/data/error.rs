@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::encode::DropReason;
 use super::hub::HubFault;
 use super::parquet::ParquetFault;
-use super::records::{Kind, Shape};
+use super::reader::MAX_ROW_BYTES;
+use super::records::{Kind, MAX_PAIRS, Shape};
 use super::survey::{DropKind, Dropped};
 use super::template::TemplateError;
 use super::tokenizer::TokenizerError;
@@ -301,6 +302,19 @@ pub enum BadRow {
         /// Number of rewards.
         rewards: usize,
     },
+    /// Answers of which every two would be a pair.
+    #[error(
+        "--pairs all makes {pairs} pairs of {bytes} bytes of the row's {answers} answers; the limit is {MAX_PAIRS} pairs of {MAX_ROW_BYTES} \
+         bytes: give --pairs best-worst, or split the answers over several rows"
+    )]
+    ManyPairs {
+        /// Answers of the row.
+        answers: u64,
+        /// Pairs that they would make.
+        pairs: u64,
+        /// Bytes of all of them.
+        bytes: u64,
+    },
     /// Nothing to prefer.
     #[error("`{chosen}` and `{rejected}` are equal")]
     SameAnswers {
@@ -387,6 +401,7 @@ impl BadRow {
                 "no implicit prompt"
             }
             BadRow::RewardCount { .. } => "completions and rewards differ in number",
+            BadRow::ManyPairs { .. } => "too many pairs of one row",
             BadRow::SameAnswers { .. } => "chosen equals rejected",
             BadRow::SameTokens { .. } => "chosen and rejected are the same tokens",
             BadRow::NoAnswerTokens { .. } => "answer without tokens",

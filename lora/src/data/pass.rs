@@ -18,7 +18,7 @@ use super::encode::{DropReason, Encoded, Encoder, Notes};
 use super::index::{Entry, index_of};
 use super::ingredients::FileStamp;
 use super::progress::{DataObserver, DataProgress, Stage};
-use super::reader::{PlaceCursor, Rows};
+use super::reader::{MAX_RECORDS, PlaceCursor, Rows};
 use super::records::{Form, Kind, Shape};
 use super::rejects::{self, Rejects};
 use super::sanity::{self, Found};
@@ -32,6 +32,8 @@ use super::{BadRow, DataError, Needs, OnBadRow};
 const WINDOW: usize = 1024;
 /// Bytes of records that the survey holds at a time, or one record.
 const WINDOW_BYTES: u64 = 32 << 20;
+/// Most rows that are made of the records: their numbers have 32 bits.
+const MAX_ROWS: usize = 2 * MAX_RECORDS;
 /// Pairs that TRL unpairs at a time: `datasets.map(batched=True)` passes this many rows.
 const UNPAIR_BLOCK: usize = 1000;
 
@@ -53,7 +55,9 @@ pub(super) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>
         let sources = Arc::new(Sources::later(paths, &encoder.reading().columns, slot, survey.records));
         let cached = Some(Arc::new(rows));
         let (encoder, unpaired_order) = (Arc::new(encoder), UnpairedOrder::default());
-        return Ok(Dataset { sources, encoder, needs, index, survey, cached, unpaired_order });
+        let dataset = Dataset { sources, encoder, needs, index, survey, cached, unpaired_order };
+        note_idle_pairs(&dataset, observer);
+        return Ok(dataset);
     }
     let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
     if let Some(slot) = &slot {
@@ -79,7 +83,19 @@ pub(super) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>
         writer: None,
         failed: None,
     };
-    pass.run(slot.as_ref(), observer)
+    let dataset = pass.run(slot.as_ref(), observer)?;
+    note_idle_pairs(&dataset, observer);
+    Ok(dataset)
+}
+
+/// Says that --pairs changes nothing, if it does not.
+fn note_idle_pairs(dataset: &Dataset, observer: &mut dyn DataObserver) {
+    if let (Some(pairs), Some(kind)) = (dataset.encoder.reading().pairs, dataset.survey.kind)
+        && !dataset.makes_pairs(kind)
+    {
+        observer
+            .note(format!("note: --pairs {pairs} has nothing to do: it is for scored answers, and the rows are {kind}"));
+    }
 }
 
 /// The index and the entry in a slot of the cache; `None` where it has to be made. Says why, if there was one.
@@ -129,12 +145,11 @@ impl Dataset {
         };
         let kind = parsed.record.kind();
         let group = parsed.record.prompt_group();
-        let parts = match kind.shape != Shape::Prompt && self.encoder.supports(kind.form) {
-            true => self.parts(parsed.record),
+        let encoded: Vec<_> = match kind.shape != Shape::Prompt && self.encoder.supports(kind.form) {
+            true => self.parts(parsed.record).map(|part| self.encode(&part)).collect(),
             false => Vec::new(),
         };
-        let is_without_pair = parts.is_empty() && self.makes_pairs(kind);
-        let encoded: Vec<_> = parts.into_iter().map(|part| self.encode(&part)).collect();
+        let is_without_pair = encoded.is_empty() && self.makes_pairs(kind);
         let kept = encoded.iter().filter_map(|part| match part {
             Ok((Encoded::Kept(row), _)) => Some(row),
             _ => None,
@@ -351,7 +366,7 @@ impl Pass<'_> {
     fn window(&self, start: usize) -> Result<Range<usize>, DataError> {
         let rows = self.dataset.sources.rows()?;
         let (mut end, mut bytes) = (start, 0);
-        while end < rows.len().min(start + WINDOW) {
+        while end < rows.len().min(start + self.dataset.records_at_once(WINDOW)) {
             bytes += rows.bytes(end);
             if bytes > WINDOW_BYTES && end > start {
                 break;
@@ -395,6 +410,9 @@ impl Pass<'_> {
                         self.keep(row, |_, row| cached = row);
                     }
                     let Dataset { survey, encoder, index, .. } = &mut self.dataset;
+                    if index.len() >= MAX_ROWS {
+                        return Err(DataError::TooManyRows { rows: MAX_ROWS + 1, limit: MAX_ROWS });
+                    }
                     survey.count_kept(&counts, &notes, encoder.tokenizer(), encoder.max_length());
                     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX); // of 64 MiB a template makes a GiB at most
                     index.push(Entry {

@@ -8,12 +8,16 @@ use serde_json::{Map, Value};
 use super::BadRow;
 use super::columns::{ColumnMap, Columns, Seen, words_of, wrong_type};
 use super::numbers::RowNumbers;
+use super::reader::MAX_ROW_BYTES;
 use super::reading::{ImplicitPrompt, Pairs, Reading, Texts};
 use super::row_layout::{self, Layout};
 use super::sanity::{cut_repeated_text, cut_repeated_turns, repeats_the_prompt};
 use super::template::TemplateInputs;
 use super::tool_schemas::drop_null_properties;
 use super::turns::{ASSISTANT, before_last_said, is_assistant, role_of, said_by};
+
+/// Most pairs that a row makes.
+pub(super) const MAX_PAIRS: u64 = 10_000;
 
 /// One row of a data file.
 #[derive(Clone, Debug, PartialEq)]
@@ -186,6 +190,14 @@ impl Text {
         }
     }
 
+    /// Its bytes, about, for a limit.
+    fn bytes(&self) -> u64 {
+        match self {
+            Text::Plain(text) => text.len() as u64,
+            Text::Turns(turns) => turns.iter().map(|turn| turn.to_string().len() as u64).sum(),
+        }
+    }
+
     /// Makes a turn of a text.
     fn make_turn(&mut self, role: &str) {
         if let Text::Plain(text) = self {
@@ -325,6 +337,9 @@ impl Record {
         let ignored_columns = columns.names_except(&used);
         let by_name = columns.by_name().into_iter().filter(|(own, _)| used.contains(own)).collect();
         let record = Record { row, id, shape, prompt, answers, answer_columns, target, inputs, numbers };
+        if shape == Shape::Scored && reading.pairs == Some(Pairs::All) {
+            record.check_all_pairs()?;
+        }
         Ok(Parsed { record, ignored_columns, is_prompt_cut, repeats_prompt, is_prompt_blank, by_name })
     }
 
@@ -360,14 +375,31 @@ impl Record {
         vec![part(0, true), part(1, false)]
     }
 
-    /// Scored answers as pairs, which may be none; any other record as it is.
-    pub fn paired(self, pairs: Pairs) -> Vec<Record> {
+    /// Places of the answers of each pair that scored answers make, which may be none; `None` for any other record.
+    pub(super) fn places_of_pairs(&self, pairs: Pairs) -> Option<Vec<[usize; 2]>> {
         match &self.target {
-            RecordTarget::Rewards(rewards) => {
-                let pairs = pairs.of(rewards).into_iter();
-                pairs.map(|pair| self.with_answers(&pair, RecordTarget::Pair)).collect()
-            }
-            _ => vec![self],
+            RecordTarget::Rewards(rewards) => Some(pairs.of(rewards)),
+            _ => None,
+        }
+    }
+
+    /// The pair of two of its answers.
+    pub(super) fn pair_of(&self, places: [usize; 2]) -> Record {
+        self.with_answers(&places, RecordTarget::Pair)
+    }
+
+    /// Refuses a record of whose answers every two would be a pair, if these are more than one row may make.
+    fn check_all_pairs(&self) -> Result<(), BadRow> {
+        let answers = self.answers.len() as u64;
+        let others = answers.saturating_sub(1);
+        let pairs = answers * others / 2;
+        // the prompt stands in every pair, an answer in one with each of the others
+        let of_prompt = pairs.saturating_mul(self.prompt.bytes());
+        let of_answers: u64 = self.answers.iter().map(Text::bytes).sum();
+        let bytes = of_prompt.saturating_add(of_answers.saturating_mul(others));
+        match pairs > MAX_PAIRS || bytes > MAX_ROW_BYTES {
+            true => Err(BadRow::ManyPairs { answers, pairs, bytes }),
+            false => Ok(()),
         }
     }
 
