@@ -29,7 +29,7 @@ pub(super) struct Given {
 
 /// Why the added tokens cannot have the ids that the files give them.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum AddedTokenFault {
     /// The tokenizers library refuses the file.
     Library(String),
     /// A token has two ids.
@@ -46,8 +46,8 @@ pub(super) struct Built {
 }
 
 /// Makes the tokenizer of `tokenizer.json`, with the added tokens of `elsewhere` too.
-pub(super) fn with_added_tokens(tokenizer_json: &[u8], elsewhere: &[Given]) -> Result<Built, Fault> {
-    let library = |e: String| Fault::Library(e);
+pub(super) fn with_added_tokens(tokenizer_json: &[u8], elsewhere: &[Given]) -> Result<Built, AddedTokenFault> {
+    let library = |e: String| AddedTokenFault::Library(e);
     let mut inner = Tokenizer::from_bytes(tokenizer_json).map_err(|e| library(e.to_string()))?;
     let listed: ListedTokens = serde_json::from_slice(tokenizer_json).map_err(|e| library(e.to_string()))?;
     let listed = listed.added_tokens.into_iter();
@@ -61,11 +61,15 @@ pub(super) fn with_added_tokens(tokenizer_json: &[u8], elsewhere: &[Given]) -> R
         inner = with_ids_in_vocabulary(tokenizer_json, &given)?;
         if let Some(Given { id, token, place }) = differs(&inner) {
             let made = inner.token_to_id(&token.content).unwrap_or(u32::MAX);
-            return Err(Fault::TwoIds { token: token.content.clone(), ids: [*id, made], places: [*place, AS_BUILT] });
+            return Err(AddedTokenFault::TwoIds {
+                token: token.content.clone(),
+                ids: [*id, made],
+                places: [*place, AS_BUILT],
+            });
         }
     }
-    let of_file = |id: &u32| own.iter().any(|given| given.id == *id);
-    let beside = elsewhere.iter().map(|given| given.id).filter(|id| !of_file(id)).collect();
+    let of_file: HashSet<u32> = own.iter().map(|given| given.id).collect();
+    let beside = elsewhere.iter().map(|given| given.id).filter(|id| !of_file.contains(id)).collect();
     Ok(Built { inner, beside })
 }
 
@@ -84,18 +88,18 @@ struct ListedToken {
 }
 
 /// One entry for each token, by id; of several entries the last, which decides how the token is matched.
-fn agreed<'g>(all: impl Iterator<Item = &'g Given>) -> Result<Vec<&'g Given>, Fault> {
+fn agreed<'g>(all: impl Iterator<Item = &'g Given>) -> Result<Vec<&'g Given>, AddedTokenFault> {
     let mut by_content: HashMap<&str, &Given> = HashMap::new();
     let mut by_id: HashMap<u32, &Given> = HashMap::new();
     for given in all {
         let content = given.token.content.as_str();
         if let Some(other) = by_content.insert(content, given).filter(|other| other.id != given.id) {
             let (ids, places) = ([other.id, given.id], [other.place, given.place]);
-            return Err(Fault::TwoIds { token: content.to_owned(), ids, places });
+            return Err(AddedTokenFault::TwoIds { token: content.to_owned(), ids, places });
         }
         if let Some(other) = by_id.insert(given.id, given).filter(|other| other.token.content != content) {
             let tokens = [other.token.content.clone(), content.to_owned()];
-            return Err(Fault::TwoTokens { id: given.id, tokens, places: [other.place, given.place] });
+            return Err(AddedTokenFault::TwoTokens { id: given.id, tokens, places: [other.place, given.place] });
         }
     }
     let mut agreed: Vec<&Given> = by_id.into_values().collect();
@@ -105,8 +109,8 @@ fn agreed<'g>(all: impl Iterator<Item = &'g Given>) -> Result<Vec<&'g Given>, Fa
 
 /// The tokenizer of the file with the added tokens in its vocabulary too, where the library looks their ids up. No merge leads
 /// to them there, so that nothing else changes.
-fn with_ids_in_vocabulary(tokenizer_json: &[u8], given: &[&Given]) -> Result<Tokenizer, Fault> {
-    let library = |e: String| Fault::Library(e);
+fn with_ids_in_vocabulary(tokenizer_json: &[u8], given: &[&Given]) -> Result<Tokenizer, AddedTokenFault> {
+    let library = |e: String| AddedTokenFault::Library(e);
     let mut file: Value = serde_json::from_slice(tokenizer_json).map_err(|e| library(e.to_string()))?;
     if let Some(vocabulary) = file.pointer_mut("/model/vocab").and_then(Value::as_object_mut) {
         let mut tokens: HashMap<u64, String> =
@@ -116,13 +120,13 @@ fn with_ids_in_vocabulary(tokenizer_json: &[u8], given: &[&Given]) -> Result<Tok
             match vocabulary.get(content).map(Value::as_u64) {
                 Some(Some(other)) if other != u64::from(*id) => {
                     let ids = [*id, u32::try_from(other).unwrap_or(u32::MAX)];
-                    return Err(Fault::TwoIds { token: content.clone(), ids, places: [*place, VOCABULARY] });
+                    return Err(AddedTokenFault::TwoIds { token: content.clone(), ids, places: [*place, VOCABULARY] });
                 }
                 Some(_) => {}
                 None => {
                     if let Some(other) = tokens.insert(u64::from(*id), content.clone()) {
                         let tokens = [content.clone(), other];
-                        return Err(Fault::TwoTokens { id: *id, tokens, places: [*place, VOCABULARY] });
+                        return Err(AddedTokenFault::TwoTokens { id: *id, tokens, places: [*place, VOCABULARY] });
                     }
                     vocabulary.insert(content.clone(), Value::from(*id));
                 }

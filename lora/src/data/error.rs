@@ -470,7 +470,7 @@ pub enum DataError {
         /// As it was given.
         id: String,
         /// What is wrong.
-        fault: HubFault,
+        fault: Box<HubFault>,
     },
     /// A format that is not read.
     #[error("{path}: is {found}; what is read: JSONL, JSON arrays and CSV, as they are or compressed by gzip or zstd, and Parquet", path = path.display())]

@@ -106,8 +106,17 @@ fn passed_over(pattern: &str) -> Option<PathBuf> {
     paths.find(|path| !is_hidden(path, pattern) && path.file_name().is_some_and(is_wrong))
 }
 
-/// Endings of names that data files have, for hints.
-const ENDINGS: [&str; 8] = ["jsonl", "parquet", "jsonl.gz", "jsonl.zst", "json", "ndjson", "csv", "tsv"];
+/// Endings of the names that data files have.
+pub(super) const ENDINGS: [&str; 7] = ["jsonl", "parquet", "json", "ndjson", "csv", "tsv", "tab"];
+/// What stands behind them in the names of compressed files.
+const PACKED: [&str; 3] = [".gz", ".zst", ".zstd"];
+
+/// The ending of a file's name in lower case, without that of its compression.
+pub(super) fn ending(name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    let name = PACKED.into_iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
+    Some(name.rsplit_once('.')?.1.to_owned())
+}
 
 /// The error of a folder: with the pattern that would take its files, if there are any.
 pub(super) fn folder(path: &Path) -> DataError {
@@ -117,8 +126,10 @@ pub(super) fn folder(path: &Path) -> DataError {
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
-    let has = |ending: &&str| names.iter().any(|name| name.ends_with(&format!(".{ending}")));
-    let ending = ENDINGS.into_iter().find(has).unwrap_or(ENDINGS[0]);
+    let has = |ending: &String| names.iter().any(|name| name.ends_with(&format!(".{ending}")));
+    let packed = PACKED.into_iter().flat_map(|packed| ENDINGS.map(|ending| format!("{ending}{packed}")));
+    let ending = ENDINGS.map(str::to_owned).into_iter().chain(packed).find(has);
+    let ending = ending.unwrap_or_else(|| ENDINGS[0].to_owned());
     DataError::Folder { path: path.to_owned(), pattern: path.join(format!("*.{ending}")).display().to_string() }
 }
 

@@ -8,13 +8,15 @@
 
 mod front_matter;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use align_engine::bounded_read::read_regular;
 use align_engine::model::{hub_cache, is_hub_name};
 
 use self::front_matter::Config;
+use super::files::{ENDINGS, ending};
 use super::DataError;
 
 /// Split that is meant where none is named.
@@ -25,11 +27,15 @@ const KEYWORDS: [(&str, &[&str]); 3] = [
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
-/// Endings of files that hold rows.
-const ENDINGS: [&str; 7] = ["parquet", "jsonl", "json", "ndjson", "csv", "tsv", "tab"];
 /// JSON beside the rows.
 const NO_ROWS: [&str; 5] =
     ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"];
+/// Most bytes of the file of a revision, a hash.
+const MAX_REF_BYTES: u64 = 1 << 10;
+/// Most missing shards of one name that are counted.
+const MAX_LACKING: usize = 1 << 16;
+/// Files that a message names.
+const SHOWN: usize = 3;
 /// Folders inside folders.
 const MAX_DEPTH: usize = 8;
 
@@ -108,23 +114,20 @@ pub enum HubFault {
     NoCache,
     /// It is not in the cache.
     #[error(
-        "no such file, and no such data set in the local Hugging Face cache ({cache}); fetch it: hf download --repo-type dataset {name}",
+        "no such file, and no such data set in the local Hugging Face cache ({cache}); fetch it: {fetch}",
         cache = cache.display()
     )]
     NotCached {
-        /// `ORG/NAME`.
-        name: String,
+        /// The command.
+        fetch: String,
         /// The cache.
         cache: PathBuf,
     },
     /// The revision is not in the cache.
-    #[error(
-        "the local Hugging Face cache has not its revision `{revision}`; fetch it: hf download --repo-type dataset --revision {revision} \
-         {name}"
-    )]
+    #[error("the local Hugging Face cache has not its revision `{revision}`; fetch it: {fetch}")]
     NoRevision {
-        /// `ORG/NAME`.
-        name: String,
+        /// The command.
+        fetch: String,
         /// The revision.
         revision: String,
     },
@@ -153,7 +156,7 @@ pub enum HubFault {
         all: Vec<String>,
     },
     /// A split that there is not.
-    #[error("has no split `{split}`; there are: {}; give {name}#{}", all.join(", "), all[0])]
+    #[error("has no split `{split}`; there are: {}; give {name}#{}, or fetch the whole: {fetch}", all.join(", "), all[0])]
     NoSplit {
         /// `ORG/NAME`, with the config.
         name: String,
@@ -161,15 +164,43 @@ pub enum HubFault {
         split: String,
         /// Those that there are.
         all: Vec<String>,
+        /// The command.
+        fetch: String,
     },
     /// No file that holds rows.
-    #[error("has no file of rows in {folder}, which may be a part of it; fetch the whole: hf download --repo-type dataset {name}", folder = folder.display())]
+    #[error("has no file of rows in {folder}, which may be a part of it; fetch the whole: {fetch}", folder = folder.display())]
     NoFiles {
-        /// `ORG/NAME`.
-        name: String,
+        /// The command.
+        fetch: String,
         /// The snapshot.
         folder: PathBuf,
     },
+    /// Files of the split that are not there.
+    #[error("its split `{split}` is in {folder} in part: {}; fetch the whole: {fetch}", missing(absent), folder = folder.display())]
+    Absent {
+        /// The split.
+        split: String,
+        /// The files, as paths in the snapshot.
+        absent: Vec<String>,
+        /// The snapshot.
+        folder: PathBuf,
+        /// The command.
+        fetch: String,
+    },
+}
+
+/// The first of the files that are missing, and how many more there are.
+fn missing(absent: &[String]) -> String {
+    match absent {
+        [one] => format!("{one} is missing"),
+        _ => {
+            let shown = absent[..absent.len().min(SHOWN)].join(", ");
+            match absent.len().saturating_sub(SHOWN) {
+                0 => format!("{shown} are missing"),
+                more => format!("{shown} and {more} more are missing"),
+            }
+        }
+    }
 }
 
 /// The data set that a text names; `None` if it is no id.
@@ -179,17 +210,19 @@ pub enum HubFault {
 pub(super) fn find(text: &str) -> Option<Result<CachedSet, DataError>> {
     let id = Id::parse(text)?;
     let found = hub_cache().ok_or(HubFault::NoCache).and_then(|cache| find_in(&id, &cache));
-    Some(found.map_err(|fault| DataError::Hub { id: text.to_owned(), fault }))
+    Some(found.map_err(|fault| DataError::Hub { id: text.to_owned(), fault: Box::new(fault) }))
 }
 
 fn find_in(id: &Id<'_>, cache: &Path) -> Result<CachedSet, HubFault> {
     let name = id.name.to_owned();
     let repository = cache.join(format!("datasets--{}", id.name.replace('/', "--")));
+    let of_revision = id.revision.map_or(String::new(), |revision| format!(" --revision {revision}"));
+    let fetch = format!("hf download --repo-type dataset{of_revision} {name}");
     if !repository.is_dir() {
-        return Err(HubFault::NotCached { name, cache: cache.to_owned() });
+        return Err(HubFault::NotCached { fetch, cache: cache.to_owned() });
     }
     let wanted = id.revision.unwrap_or("main");
-    let no_revision = || HubFault::NoRevision { name: name.clone(), revision: wanted.to_owned() };
+    let no_revision = || HubFault::NoRevision { fetch: fetch.clone(), revision: wanted.to_owned() };
     let revision = revision(&repository, wanted).ok_or_else(no_revision)?;
     let folder = repository.join("snapshots").join(&revision);
     let configs =
@@ -201,11 +234,17 @@ fn find_in(id: &Id<'_>, cache: &Path) -> Result<CachedSet, HubFault> {
         full_name += &format!(":{config}");
     }
     if splits.is_empty() {
-        return Err(HubFault::NoFiles { name, folder });
+        return Err(HubFault::NoFiles { fetch, folder });
     }
     let all = || splits.iter().map(|(split, _)| split.clone()).collect();
-    let no_split = || HubFault::NoSplit { name: full_name, split: split.to_owned(), all: all() };
-    let (_, files) = splits.iter().find(|(known, _)| known == split).ok_or_else(no_split)?;
+    let Some((_, files)) = splits.iter().find(|(known, _)| known == split) else {
+        return Err(HubFault::NoSplit { name: full_name, split: split.to_owned(), all: all(), fetch });
+    };
+    let is_absent = |file: &&String| !folder.join(file).is_file();
+    let absent: Vec<String> = files.iter().filter(is_absent).cloned().collect();
+    if !absent.is_empty() {
+        return Err(HubFault::Absent { split: split.to_owned(), absent, folder, fetch });
+    }
     let files = files.iter().map(|file| folder.join(file)).collect();
     let config = config.filter(|_| configs.len() > 1).map(|config| config.name.clone());
     Ok(CachedSet { name, revision, config, split: split.to_owned(), files })
@@ -216,7 +255,8 @@ fn find_in(id: &Id<'_>, cache: &Path) -> Result<CachedSet, HubFault> {
 fn revision(repository: &Path, wanted: &str) -> Option<String> {
     let is_hash = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_name = wanted.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
-    let named = std::fs::read_to_string(repository.join("refs").join(wanted)).ok().filter(|_| is_name);
+    let read = |path: &Path| String::from_utf8(read_regular(path, MAX_REF_BYTES).ok()?).ok();
+    let named = Some(repository.join("refs").join(wanted)).filter(|_| is_name).and_then(|path| read(&path));
     let hash = named.as_deref().map(str::trim).filter(|hash| is_hash(hash)).unwrap_or(wanted);
     (is_hash(hash) && repository.join("snapshots").join(hash).is_dir()).then(|| hash.to_owned())
 }
@@ -243,10 +283,11 @@ fn chosen<'c>(id: &Id<'_>, configs: &'c [Config]) -> Result<Option<&'c Config>, 
     }
 }
 
-/// The splits and their files, as paths in the folder.
+/// The splits and their files, as paths in the folder; those that must be there and are not are among them.
 fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> {
     let mut files = Vec::new();
     list(folder, "", 0, &mut files);
+    files.extend(lacking(&files));
     files.sort();
     let Some(config) = config else { return by_names(&files) };
     let prefix = config.data_dir.as_deref().map(|dir| dir.trim_start_matches("./").trim_matches('/'));
@@ -267,7 +308,10 @@ fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> 
         let is_match = |file: &&String| {
             **file == pattern || compiled.as_ref().is_some_and(|glob| glob.matches_with(file, options))
         };
-        files.iter().filter(is_match).cloned().collect::<Vec<String>>()
+        let found: Vec<String> = files.iter().filter(is_match).cloned().collect();
+        // a file that is named and not there is missing
+        let is_name = holds_rows(&pattern) && !pattern.contains(['*', '?', '[', '{']) && !pattern.contains("://");
+        if found.is_empty() && is_name { vec![pattern] } else { found }
     };
     let found = config.splits.iter().map(|(split, patterns)| {
         let mut seen = HashSet::new();
@@ -289,17 +333,15 @@ fn list(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_folder && depth < MAX_DEPTH {
             list(folder, &path, depth + 1, files);
-        } else if !is_folder && holds_rows(&name) && folder.join(&path).is_file() {
+        } else if !is_folder && holds_rows(&name) {
             files.push(path);
         }
     }
 }
 
 fn holds_rows(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let inner = [".gz", ".zst"].into_iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
-    let ending = inner.rsplit_once('.').map(|(_, ending)| ending);
-    ending.is_some_and(|ending| ENDINGS.contains(&ending)) && !NO_ROWS.contains(&name.as_str())
+    let is_other = NO_ROWS.iter().any(|other| other.eq_ignore_ascii_case(name));
+    !is_other && ending(name).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
 }
 
 /// Splits by the names of files and folders: `SPLIT-00000-of-00003` first, then a word that says one, in the file's name before
@@ -328,13 +370,47 @@ fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
 
 /// The split of `data/SPLIT-00000-of-00003.parquet`, whatever it is called.
 fn shard(file: &str) -> Option<String> {
-    let (stem, _) = file.rsplit('/').next()?.split_once('.')?;
-    let (rest, of) = stem.rsplit_once("-of-")?;
-    let (split, number) = rest.rsplit_once('-')?;
-    let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
-    // a hash may follow
-    let of = of.split('-').next()?;
-    (is_number(number) && is_number(of) && !split.is_empty()).then(|| split.to_owned())
+    let Shard { before, .. } = Shard::of(file)?;
+    let split = before.rsplit('/').next().filter(|split| !split.is_empty())?;
+    Some(split.to_owned())
+}
+
+/// A file that is one of several by its name, `data/train-00000-of-00003.parquet`, where a hash may follow the count.
+struct Shard<'a> {
+    /// `data/train`
+    before: &'a str,
+    number: u32,
+    /// `00003`
+    count: &'a str,
+    /// `.parquet`
+    ending: &'a str,
+}
+
+impl<'a> Shard<'a> {
+    fn of(file: &'a str) -> Option<Shard<'a>> {
+        let name = file.rfind('/').map_or(0, |slash| slash + 1);
+        let (stem, ending) = file.split_at(name + file[name..].find('.')?);
+        let (rest, count) = stem.rsplit_once("-of-")?;
+        let (before, number) = rest.rsplit_once('-')?;
+        let count = count.split('-').next()?;
+        let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = number.parse().ok().filter(|_| is_number(number) && is_number(count))?;
+        Some(Shard { before, number, count, ending })
+    }
+}
+
+/// The files whose numbers the shards of a folder lack.
+fn lacking(files: &[String]) -> Vec<String> {
+    let mut shards: BTreeMap<(&str, &str, &str), HashSet<u32>> = BTreeMap::new();
+    for Shard { before, number, count, ending } in files.iter().filter_map(|file| Shard::of(file)) {
+        shards.entry((before, count, ending)).or_default().insert(number);
+    }
+    let of = |((before, count, ending), numbers): ((&str, &str, &str), HashSet<u32>)| {
+        let lacking = (0..count.parse().unwrap_or(0)).filter(move |number: &u32| !numbers.contains(number));
+        let name = move |number| format!("{before}-{number:05}-of-{count}{ending}");
+        lacking.take(MAX_LACKING).map(name).collect::<Vec<String>>()
+    };
+    shards.into_iter().flat_map(of).collect()
 }
 
 /// The split that a word of a path says.
@@ -397,6 +473,52 @@ mod tests {
         {
             assert_eq!(holds_rows(name), rows, "{name}");
         }
+    }
+
+    #[test]
+    fn shards_and_files_that_are_not_there_are_missing() {
+        let cache = tempfile::tempdir().unwrap();
+        let repository = cache.path().join("datasets--org--name");
+        let folder = repository.join("snapshots/aa");
+        std::fs::create_dir_all(folder.join("data")).unwrap();
+        std::fs::create_dir_all(repository.join("refs")).unwrap();
+        std::fs::write(repository.join("refs/main"), "aa").unwrap();
+        let fault = |id: &str| find_in(&Id::parse(id).unwrap(), cache.path()).unwrap_err().to_string();
+        let fetch = "fetch the whole: hf download --repo-type dataset org/name";
+        assert_eq!(
+            fault("org/name"),
+            format!("has no file of rows in {}, which may be a part of it; {fetch}", folder.display())
+        );
+        for file in ["train-00000-of-00009", "train-00004-of-00009", "test-00000-of-00001"] {
+            std::fs::write(folder.join(format!("data/{file}.parquet")), "").unwrap();
+        }
+        let missing = |files: &str| format!("its split `train` is in {} in part: {files}; {fetch}", folder.display());
+        let shard = |i: u32| format!("data/train-{i:05}-of-00009.parquet");
+        let several = format!("{}, {}, {} and 4 more are missing", shard(1), shard(2), shard(3));
+        assert_eq!(fault("org/name"), missing(&several));
+        assert_eq!(find_in(&Id::parse("org/name#test").unwrap(), cache.path()).unwrap().files.len(), 1);
+        for i in [1, 2, 3, 5, 6, 7] {
+            std::fs::write(folder.join(shard(i)), "").unwrap();
+        }
+        assert_eq!(fault("org/name"), missing(&format!("{} is missing", shard(8))));
+        // a link whose target is gone
+        std::os::unix::fs::symlink("../../../blobs/none", folder.join(shard(8))).unwrap();
+        assert_eq!(fault("org/name"), missing(&format!("{} is missing", shard(8))));
+        std::fs::remove_file(folder.join(shard(8))).unwrap();
+        std::fs::write(folder.join(shard(8)), "").unwrap();
+        assert_eq!(find_in(&Id::parse("org/name").unwrap(), cache.path()).unwrap().files.len(), 9);
+        // files that the configs name
+        let readme =
+            "---\nconfigs:\n- config_name: a\n  data_files:\n  - split: train\n    path: [x.csv, y.csv]\n---\n";
+        std::fs::write(folder.join("README.md"), readme).unwrap();
+        std::fs::write(folder.join("other-00001-of-00002.csv"), "text\na\n").unwrap();
+        std::fs::write(folder.join("x.csv"), "text\na\n").unwrap();
+        assert_eq!(fault("org/name"), missing("y.csv is missing"));
+        let of_revision = fault("org/name@bb");
+        assert!(
+            of_revision.ends_with("fetch it: hf download --repo-type dataset --revision bb org/name"),
+            "{of_revision}"
+        );
     }
 
     #[test]

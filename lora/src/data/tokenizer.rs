@@ -10,16 +10,20 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use align_engine::bounded_read::read_regular;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
-use super::added_tokens::{self, Built, Fault, Given, added_token, with_added_tokens};
+use super::added_tokens::{self, AddedTokenFault, Built, Given, added_token, with_added_tokens};
 use super::caught::quietly;
 
 /// Largest `tokenizer.json` that is read, in bytes. The largest in use (262144 tokens, Gemma 3) has 33 MiB.
 const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
 /// Largest `tokenizer_config.json` or `special_tokens_map.json` that is read, in bytes.
 const MAX_CONFIG_BYTES: u64 = 64 << 20;
+
+/// Most special tokens without an id that a text is searched for.
+const MAX_UNKNOWN: usize = 1024;
 
 /// What is wrong with a tokenizer. Bad input: exit code 3.
 #[derive(Debug, thiserror::Error)]
@@ -175,13 +179,15 @@ impl Tokenizer {
             None => {
                 // the older form of a directory; transformers reads these files in that case alone, and then they win
                 if let Some(map) = read_json_of(model_dir, "special_tokens_map.json", &mut files)? {
-                    for (name, token) in named_tokens(&map) {
-                        named.retain(|(other, _)| *other != name);
-                        named.push((name, token));
-                    }
+                    let of_map = named_tokens(&map);
+                    let names: HashSet<&String> = of_map.iter().map(|(name, _)| name).collect();
+                    named.retain(|(name, _)| !names.contains(name));
+                    named.extend(of_map.iter().cloned());
                     listed.extend(listed_tokens(&map));
                 }
-                let special = |content: &str| named.iter().chain(&listed).any(|(_, token)| token.content == content);
+                let contents: HashSet<&str> =
+                    named.iter().chain(&listed).map(|(_, token)| token.content.as_str()).collect();
+                let special = |content: &str| contents.contains(content);
                 let added = read_json_of(model_dir, added_tokens::ADDED_TOKENS_JSON, &mut files)?;
                 added_tokens::of_added_tokens_json(&added.unwrap_or(Value::Null), special).map_err(|message| {
                     TokenizerError::Broken { path: model_dir.join(added_tokens::ADDED_TOKENS_JSON), message }
@@ -194,7 +200,15 @@ impl Tokenizer {
         let is_unknown = |token: &str| !token.is_empty() && inner.token_to_id(token).is_none();
         let listed = listed.into_iter().map(|(name, token)| (format!("one of the {name}"), token.content));
         let named = special_tokens.iter().map(|(name, token)| (format!("the {name}"), token.clone()));
-        let unknown = named.chain(listed).filter(|(_, token)| is_unknown(token)).collect();
+        let unknown: Vec<(String, String)> = named.chain(listed).filter(|(_, token)| is_unknown(token)).collect();
+        if unknown.len() > MAX_UNKNOWN {
+            let (count, (_, first)) = (unknown.len(), &unknown[0]);
+            let message = format!(
+                "has no id for {count} of the special tokens that tokenizer_config.json and special_tokens_map.json name, the first \
+                 `{first}`; are the files those of one model?"
+            );
+            return Err(TokenizerError::Broken { path, message });
+        }
         Ok(Tokenizer { inner, path, special_tokens, unknown, beside, config, files, first_unusable_id: u32::MAX })
     }
 
@@ -208,11 +222,11 @@ impl Tokenizer {
     /// [`TokenizerError::Vocabulary`] names the largest id that has no row.
     pub fn check_vocabulary(&mut self, embedding_rows: usize) -> Result<(), TokenizerError> {
         let added = self.inner.get_added_tokens_decoder();
-        let named = |token: &str| self.special_tokens.iter().any(|(_, text)| text == token);
+        let named: HashSet<&str> = self.special_tokens.iter().map(|(_, token)| token.as_str()).collect();
         let eos = self.eos().map(|(_, id)| id);
         let spare = |id: u32| {
             let of_config = self.beside.contains(&id) && eos != Some(id);
-            of_config || added.get(&id).is_some_and(|token| token.special && !named(&token.content))
+            of_config || added.get(&id).is_some_and(|token| token.special && !named.contains(token.content.as_str()))
         };
         let beyond = |id: u32| usize::try_from(id).is_ok_and(|id| id >= embedding_rows);
         let vocabulary = self.inner.get_vocab(true);
@@ -385,12 +399,13 @@ fn load(
 ) -> Result<Built, TokenizerError> {
     let load = || {
         let Built { mut inner, beside } = with_added_tokens(tokenizer_json, elsewhere)?;
-        let known = inner.get_added_tokens_decoder();
-        let is_added = |token: &AddedToken| known.values().any(|added| added.content == token.content);
+        let added = inner.get_added_tokens_decoder();
+        let added: HashSet<&str> = added.values().map(|token| token.content.as_str()).collect();
+        let is_added = |token: &AddedToken| added.contains(token.content.as_str());
         let tokens = special_tokens.iter().map(|(_, token)| token);
         let unmatched: Vec<AddedToken> =
             tokens.filter(|t| inner.token_to_id(&t.content).is_some() && !is_added(t)).cloned().collect();
-        let library = |e: tokenizers::Error| Fault::Library(e.to_string());
+        let library = |e: tokenizers::Error| AddedTokenFault::Library(e.to_string());
         inner.add_special_tokens(unmatched).map_err(library)?;
         inner.with_truncation(None).map_err(library)?;
         inner.with_padding(None);
@@ -400,11 +415,11 @@ fn load(
     let broken = |path, message| TokenizerError::Broken { path, message };
     match quietly(load) {
         Ok(Ok(built)) => Ok(built),
-        Ok(Err(Fault::Library(message))) => Err(broken(path, message)),
-        Ok(Err(Fault::TwoIds { token, ids: [id, other], places: [place, other_place] })) => {
+        Ok(Err(AddedTokenFault::Library(message))) => Err(broken(path, message)),
+        Ok(Err(AddedTokenFault::TwoIds { token, ids: [id, other], places: [place, other_place] })) => {
             Err(TokenizerError::AddedTokenIds { path, token, id, place, other, other_place })
         }
-        Ok(Err(Fault::TwoTokens { id, tokens: [token, other], places: [place, other_place] })) => {
+        Ok(Err(AddedTokenFault::TwoTokens { id, tokens: [token, other], places: [place, other_place] })) => {
             Err(TokenizerError::AddedTokenClash { path, id, token, place, other, other_place })
         }
         Err(words) => Err(broken(path, library_fails(&words))),
@@ -455,7 +470,7 @@ fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Tokenizer
         Ok(meta) if meta.len() > limit => {
             Err(TokenizerError::TooLarge { path: path.to_owned(), bytes: meta.len(), limit })
         }
-        Ok(_) => std::fs::read(path).map(Some).map_err(io),
+        Ok(_) => read_regular(path, limit).map(Some).map_err(io),
     }
 }
 

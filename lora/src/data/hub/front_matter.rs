@@ -2,13 +2,15 @@
 //!
 //! Source: the hub's documentation, "Manual configuration" of data files.
 
+use std::io;
 use std::path::Path;
 
+use align_engine::bounded_read::read_regular;
 use serde_json::{Map, Value};
 use yaml_rust2::{Event, parser::Parser};
 
 /// Most bytes of a README.md that are read.
-const MAX_BYTES: usize = 1 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 /// Lists and maps inside one another.
 const MAX_DEPTH: usize = 32;
 
@@ -29,8 +31,12 @@ pub(super) struct Config {
 /// # Errors
 /// What is wrong with the YAML.
 pub(super) fn configs(folder: &Path) -> Result<Vec<Config>, String> {
-    let Ok(text) = std::fs::read(folder.join("README.md")) else { return Ok(Vec::new()) };
-    let text = String::from_utf8_lossy(&text[..text.len().min(MAX_BYTES)]);
+    let text = match read_regular(&folder.join("README.md"), MAX_BYTES) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let text = String::from_utf8_lossy(&text);
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
     let mut lines = text.lines();
     if lines.next().map(str::trim_end) != Some("---") {
@@ -143,6 +149,18 @@ mod tests {
             "e false None train=p.jsonl+q.jsonl",
         ];
         assert_eq!(found.iter().map(show).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_readme_is_read_within_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let readme = folder.path().join("README.md");
+        std::os::unix::fs::symlink("/dev/zero", &readme).unwrap();
+        assert_eq!(configs(folder.path()), Err("is not a regular file".to_owned()));
+        std::fs::remove_file(&readme).unwrap();
+        let long = std::fs::File::create(&readme).unwrap();
+        long.set_len(1 << 40).unwrap();
+        assert_eq!(configs(folder.path()), Err("has more than 16777216 bytes".to_owned()));
     }
 
     #[test]
