@@ -141,11 +141,11 @@ fn a_prompt_that_is_taken_by_its_name_is_said() {
     ])
     .ok();
     assert!(run.stderr.contains("\ndata: the prompt is the column `question` of 2 records\n"), "{}", run.stderr);
-    assert!(run.stderr.contains("\ndata: the system's text is the column `system` of 1 records\n"), "{}", run.stderr);
+    assert!(run.stderr.contains("\ndata: the system's text is the column `system` of 1 record\n"), "{}", run.stderr);
     assert!(run.stderr.contains("columns that are not read: source (1)\n"), "{}", run.stderr);
     let run = said(&[row(json!({"instruction": "Translate.", "input": "rain"}))]).ok();
-    assert!(run.stderr.contains("the prompt is the column `instruction` of 1 records"), "{}", run.stderr);
-    assert!(run.stderr.contains("on a line of its own, with the column `input` of 1 records"), "{}", run.stderr);
+    assert!(run.stderr.contains("the prompt is the column `instruction` of 1 record"), "{}", run.stderr);
+    assert!(run.stderr.contains("on a line of its own, with the column `input` of 1 record"), "{}", run.stderr);
     // beside a prompt it is a column like any other
     let run = said(&[row(json!({"prompt": "Rain?", "question": "no", "input": "no"}))]).ok();
     assert!(!run.stderr.contains("the prompt is the column"), "{}", run.stderr);
@@ -211,7 +211,8 @@ fn scored_answers_make_pairs_where_they_are_asked_for() {
         scores[0]["chosen"].is_object() && scores[1]["dropped"].as_str().unwrap().contains("--pairs"),
         "{scores:?}"
     );
-    let pairs = file(folder.path(), "pairs.jsonl", &[json!({"prompt": "Rain?", "chosen": " Yes.", "rejected": " No."})]);
+    let pairs =
+        file(folder.path(), "pairs.jsonl", &[json!({"prompt": "Rain?", "chosen": " Yes.", "rejected": " No."})]);
     let score = ["score", "--model", &model, "--data", pairs.to_str().unwrap(), "--data-cache", "off"];
     let note = "note: --pairs all has nothing to do: it is for scored answers, and the rows are {prompt, chosen, rejected} of strings\n";
     let with_pairs = align(&[&score[..], &["--reference-cache", "off", "--pairs", "all"]].concat()).ok();
@@ -221,4 +222,166 @@ fn scored_answers_make_pairs_where_they_are_asked_for() {
     assert!(eval.json().is_object());
     let all_scores = align(&[&["eval", "--loss", "exo_rw"][..], &off, &["--pairs", "all"]].concat());
     assert_eq!(all_scores.code, Some(3), "{}", all_scores.stderr);
+}
+
+/// `inspect --row 0` of a file with this text, and of one JSON row that should be the same.
+fn same_tokens(name: &str, text: &str, row: &Value, flags: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join(name);
+    std::fs::write(&data, text).unwrap();
+    let plain = file(folder.path(), "plain.jsonl", std::slice::from_ref(row));
+    let expected = spelled(inspect("tiny-qwen2", plain.to_str().unwrap(), &[]));
+    assert_eq!(spelled(inspect("tiny-qwen2", data.to_str().unwrap(), flags)), expected, "{text}");
+}
+
+fn turn(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
+}
+
+#[test]
+fn cells_of_csv_are_read_as_texts_of_jsonl_are() {
+    let texts = json!({"prompt": "JSON, \"please\":\nnow", "chosen": "{\"a\": 1}", "rejected": "[\"b\"]"});
+    let text =
+        "\u{FEFF}prompt;chosen;rejected\r\n\"JSON, \"\"please\"\":\nnow\";\"{\"\"a\"\": 1}\";\"[\"\"b\"\"]\"\r\n";
+    same_tokens("rows.csv", text, &texts, &[]);
+    let turns = json!({"prompt": [turn("user", "q")], "chosen": [turn("assistant", "a")], "rejected": [turn("assistant", "b")]});
+    let text = "question\tchosen\trejected\nq\t\"[{'role': 'assistant', 'content': 'a'}]\"\t\"{\"\"role\"\": \"\"assistant\"\", \"\"content\"\": \"\"b\"\"}\"\n";
+    same_tokens("rows.tsv", text, &turns, &[]);
+    let best = json!({"prompt": "p", "chosen": " b", "rejected": " a"});
+    let text = "prompt,completions,rewards\np,\"[\"\" a\"\", \"\" b\"\"]\",\"[1, 2]\"\n";
+    same_tokens("rows.csv", text, &best, &["--pairs", "best-worst"]);
+}
+
+#[test]
+fn lists_tools_and_roles_are_found_in_texts_too() {
+    let best = json!({"prompt": "p", "chosen": " b", "rejected": " a"});
+    for (completions, rewards) in [(r#"[" a", " b"]"#, "[0.5, 2]"), ("[' a', ' b']", "(0, 1)")] {
+        let row = json!({"prompt": "p", "completions": completions, "rewards": rewards});
+        same_tokens("rows.jsonl", &row.to_string(), &best, &["--pairs", "all"]);
+    }
+    let pair = |prompt: Value, says: &str| json!({"prompt": prompt, "chosen": [turn(says, "a")], "rejected": [turn("assistant", "b")]});
+    let asked = pair(json!([turn("user", "q")]), "assistant");
+    same_tokens("rows.jsonl", &pair(json!([turn(" user", "q")]), "assistant ").to_string(), &asked, &[]);
+    same_tokens("rows.jsonl", &pair(json!("[{'role': 'User ', 'content': 'q'}]"), " GPT").to_string(), &asked, &[]);
+    // the tools as a list, as JSON, and as Python prints them
+    let with_tools = |tools: Value| {
+        let mut row = asked.clone();
+        row.as_object_mut().unwrap().insert("tools".to_owned(), tools);
+        row
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let template = root().join("tests/cases/data/parquet-json-type/tools.jinja");
+    let tokens = |tools: Value| {
+        let data = file(folder.path(), "tools.jsonl", &[with_tools(tools)]);
+        spelled(inspect("tiny-qwen2", data.to_str().unwrap(), &["--chat-template", template.to_str().unwrap()]))
+    };
+    let tools = json!([{"type": "function", "function": {"name": "now", "strict": true}}]);
+    let expected = tokens(tools.clone());
+    assert!(expected.0.contains("now"), "{expected:?}");
+    assert_eq!(tokens(tools.to_string().into()), expected);
+    assert_eq!(tokens(json!("[{'type': 'function', 'function': {'name': 'now', 'strict': True}}]")), expected);
+}
+
+#[test]
+fn a_null_prompt_is_none_beside_another_column() {
+    let texts = json!({"prompt": "q", "chosen": " a", "rejected": " b"});
+    let row = json!({"prompt": null, "question": "q", "chosen": " a", "rejected": " b"});
+    same_tokens("rows.jsonl", &row.to_string(), &texts, &[]);
+    let turns = json!({"prompt": [turn("user", "q")], "chosen": [turn("assistant", "a")], "rejected": [turn("assistant", "b")]});
+    let asked = json!([{"from": "human", "value": "q"}]);
+    let row = json!({"prompt": null, "messages": null, "conversations": asked, "chosen": "a", "rejected": "b"});
+    same_tokens("rows.jsonl", &row.to_string(), &turns, &[]);
+}
+
+#[test]
+fn the_column_of_the_system_may_hold_its_turn() {
+    let row = |system: Value| json!({"system": system, "prompt": [turn("user", "q")], "chosen": [turn("assistant", "a")], "rejected": [turn("assistant", "b")]});
+    let mut plain = row(json!("Be brief."));
+    for system in [
+        turn("system", "Be brief."),
+        json!([turn("system", "Be brief.")]),
+        json!("[{'role': 'system', 'content': 'Be brief.'}]"),
+        json!({"from": "system", "value": "Be brief."}),
+    ] {
+        same_tokens("rows.jsonl", &row(system).to_string(), &plain, &[]);
+    }
+    plain.as_object_mut().unwrap().remove("system");
+    same_tokens("rows.jsonl", &row(json!([])).to_string(), &plain, &[]);
+    for (system, words) in [
+        (turn("user", "x"), "`system` must be a text, or one turn of the role `system`"),
+        (
+            json!([turn("system", "x"), turn("system", "y")]),
+            "`system` must be a text, or one turn of the role `system`",
+        ),
+        (json!({"model": "m"}), "`system.role` is null"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let data = file(folder.path(), "rows.jsonl", &[row(system)]);
+        let run = inspect("tiny-qwen2", data.to_str().unwrap(), &[]);
+        assert!(run.code == Some(3) && run.stderr.contains(words), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn messages_name_the_columns_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |row: Value, more: &[&str], words: &str| {
+        let data = file(folder.path(), "rows.jsonl", std::slice::from_ref(&row));
+        let run = inspect("tiny-qwen2", data.to_str().unwrap(), more);
+        assert!(run.code == Some(3) && run.stderr.contains(words), "{row}: {}", run.stderr);
+    };
+    let asked = json!({"messages": [turn("user", "q")]});
+    let says = json!([turn("assistant", "a")]);
+    let same = json!({"input": asked, "preferred_output": says, "non_preferred_output": says});
+    refused(same, &[], "rows.jsonl:1: `preferred_output` and `non_preferred_output` are equal");
+    refused(
+        json!({"input": asked, "preferred_output": says}),
+        &[],
+        "rows.jsonl:1: `non_preferred_output` is missing; the other columns are those of {prompt, chosen, rejected}",
+    );
+    let no_prompt =
+        json!({"preferred_output": [turn("user", "x")], "non_preferred_output": [turn("user", "y")], "input": null});
+    refused(no_prompt, &[], "`preferred_output` and `non_preferred_output` have no first turn in common");
+    refused(
+        json!({"prompt": "p", "answers": ["a", "b"], "scores": [1]}),
+        &["--columns", "completions=answers,rewards=scores"],
+        "`answers` has 2, but `scores` has 1",
+    );
+    refused(
+        json!({"instruction": "Add.", "input": "1 1", "output": "2"}),
+        &[],
+        "if its answer is the column `output`, which is not read, give --columns completion=output",
+    );
+    let safe = json!({"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 1});
+    refused(
+        safe,
+        &[],
+        r#"jq -c '. + {chosen: .["response_\(.better_response_id)"], rejected: .["response_\(1 - .better_response_id)"]}'"#,
+    );
+    refused(
+        json!({"prompt": "p", "answer_a": "a", "answer_b": "b"}),
+        &[],
+        "--columns chosen=answer_a,rejected=answer_b",
+    );
+}
+
+#[test]
+fn a_flag_that_changes_nothing_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    for (row, words) in [
+        (json!({"prompt": "p", "chosen": " a", "rejected": " b"}), "the rows have their prompt in the column `prompt`"),
+        (
+            json!({"question": "p", "chosen": " a", "rejected": " b"}),
+            "the rows have their prompt in the column `question`",
+        ),
+        (
+            json!({"prompt": "p", "completion": " a"}),
+            "it is for pairs without a prompt, and the rows are {prompt, completion}",
+        ),
+    ] {
+        let data = file(folder.path(), "rows.jsonl", &[row]);
+        let run = inspect("tiny-qwen2", data.to_str().unwrap(), &["--implicit-prompt"]).ok();
+        let note = format!("note: --implicit-prompt has nothing to do: {words}");
+        assert!(run.stderr.contains(&note), "{}", run.stderr);
+    }
 }

@@ -119,6 +119,34 @@ fn what_is_no_rows_is_said_with_what_to_do() {
 }
 
 #[test]
+fn other_notations_of_rows_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |name: &str, bytes: &[u8], parts: &[&str]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        refused(&score(&path, &[]), 3, parts);
+    };
+    let utf16: Vec<u8> = "{\"prompt\": \"a\"}\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    said("utf16.jsonl", &utf16, &["utf16.jsonl: is text in UTF-16 (save it as UTF-8)"]);
+    said("marked.csv", &[&b"\xFF\xFE"[..], &utf16].concat(), &["is text in UTF-16 (save it as UTF-8)"]);
+    said("rows.yaml", b"- prompt: a\n  chosen: b\n  rejected: c\n", &["rows.yaml: is YAML", "yaml.safe_load"]);
+    let python = b"{'prompt': 'a', 'chosen': 'b', 'rejected': None}\n";
+    said(
+        "python.jsonl",
+        python,
+        &["python.jsonl:1: the row is what Python prints of a dictionary", "ast.literal_eval"],
+    );
+    let behind = b"[{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}]\nend of file";
+    said("behind.json", behind, &["behind.json:2: the JSON array"]);
+    said("cut.csv", b"prompt,chosen,rejected\r\na,b,c\r\na,\"b\r\n", &["cut.csv:3: the quote that opens"]);
+    said(
+        "alone.json",
+        b"{\"completions\": [\"a\", \"b\"], \"rewards\": [1, 0]}",
+        &["alone.json:1: `prompt` is missing"],
+    );
+}
+
+#[test]
 fn a_configuration_is_toml_and_trl_keys_get_the_words_of_the_flags() {
     let folder = tempfile::tempdir().unwrap();
     let config = |name: &str, text: &str| {

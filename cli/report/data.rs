@@ -1,6 +1,6 @@
 //! What is said about data: what a survey found, and how far a pass over it is.
 
-use super::numbers::rows;
+use super::numbers::{records, rows};
 use super::{bar_style, say};
 use align_lora::data::{
     ByName, DataObserver, DataProgress, Repeats, Sequences, SftPart, Shape, SpanSource, Stage, Survey,
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 /// What a survey of the data found: nothing is dropped, cut or moved silently.
 pub fn data(label: &str, survey: &Survey) {
-    let mut line = format!("{label}: {} kept, from {} records", rows(survey.kept as u64), survey.records);
+    let mut line = format!("{label}: {} kept, from {}", rows(survey.kept as u64), records(survey.records as u64));
     if let Some(kind) = &survey.kind {
         line += &format!(" ({kind})");
     }
@@ -84,7 +84,7 @@ fn by_name(label: &str, named: &ByName, survey: &Survey) {
         "rejected" => "the rejected answer is the column",
         _ => return,
     };
-    say!("{label}: {what} `{}` of {} records", named.column, named.records);
+    say!("{label}: {what} `{}` of {}", named.column, records(named.records as u64));
 }
 
 /// What is scored of sequences, and how it is found.

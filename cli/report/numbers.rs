@@ -22,6 +22,11 @@ pub fn rows(n: u64) -> String {
     format!("{n} {}", if n == 1 { "row" } else { "rows" })
 }
 
+/// `1 record` or `3 records`.
+pub fn records(n: u64) -> String {
+    format!("{n} {}", if n == 1 { "record" } else { "records" })
+}
+
 /// `12.3 million`, `456 thousand` or `789`.
 pub fn count(n: u64) -> String {
     match n {

@@ -8,7 +8,7 @@ use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::BadRow;
+use super::{BadRow, python_literal};
 
 /// Columns that some shape, the chat template or a loss reads, by our names.
 pub const OWN_COLUMNS: [&str; 19] = [
@@ -202,6 +202,7 @@ impl<'m> Columns<'m> {
             let message = words_of(&e);
             match message.strip_prefix(NOT_OBJECT) {
                 Some(found) => BadRow::NotObject { found: kind_named(found) },
+                None if is_python(text) => BadRow::PythonRow,
                 None => not_a_number(text, e.column()).unwrap_or(BadRow::Json { message, column: e.column() }),
             }
         })?;
@@ -223,6 +224,11 @@ impl<'m> Columns<'m> {
 
     pub(super) fn has(&self, name: &str) -> bool {
         self.known.contains_key(name)
+    }
+
+    /// Calls our column, which the row has not, by another name in messages.
+    pub(super) fn call(&mut self, name: &'static str, column: &str) {
+        self.by_name.push((name, column.to_owned()));
     }
 
     /// Puts a value that stands in `column` of the file, or in a field of it, under our name.
@@ -252,6 +258,16 @@ impl<'m> Columns<'m> {
         let value = self.spare.remove(column).unwrap_or_default();
         self.others.retain(|other| other != column);
         self.set(name, column.to_owned(), value);
+    }
+
+    /// Takes a prompt that is null for none where another column may be it; the same of `messages` beside `conversations`.
+    pub(super) fn drop_null_prompt(&mut self) {
+        let is_null = self.known.get("prompt").is_some_and(Value::is_null) && !self.map.is_mapped("prompt");
+        let has_other = PROMPT_NAMES.into_iter().any(|name| self.spare(name).is_some())
+            || ["messages", "text"].into_iter().any(|name| self.known.get(name).is_some_and(|value| !value.is_null()));
+        if is_null && has_other {
+            self.known.remove("prompt");
+        }
     }
 
     /// Whether the map names the file's column for ours.
@@ -293,6 +309,12 @@ impl<'m> Columns<'m> {
 /// What the parser says, without its line: it sees a line or a piece of one, and "line 1" would be taken for that of the file.
 pub(super) fn words_of(error: &serde_json::Error) -> String {
     error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "")
+}
+
+/// Whether a row is a dictionary as Python prints it, its keys in single quotes.
+fn is_python(text: &str) -> bool {
+    let inside = text.trim().strip_prefix('{').map(str::trim_start);
+    inside.is_some_and(|inside| inside.starts_with('\'')) && python_literal::parse(text.trim()).is_some()
 }
 
 /// The error of a number that JSON has not, as Python writes it, if that is what the parser met at a byte (from 1).
@@ -399,7 +421,8 @@ impl<'de, 'm> Visitor<'de> for ColumnsVisitor<'m> {
             }
             columns.others.push(key);
         }
-        if let Some(turns) = conversations.filter(|_| self.map.own("messages").is_some() && !columns.has("messages")) {
+        let has_messages = columns.known.get("messages").is_some_and(|turns| !turns.is_null());
+        if let Some(turns) = conversations.filter(|_| !self.map.is_mapped("messages") && !has_messages) {
             columns.others.retain(|name| name != CONVERSATIONS);
             columns.set("messages", CONVERSATIONS.to_owned(), turns);
         }

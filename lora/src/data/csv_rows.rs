@@ -1,6 +1,6 @@
 //! CSV and TSV: rows as lines of JSON, a cell a value.
 //!
-//! The first line names the columns. A cell is text; one that is an object or a list of JSON is that value, and an empty one is
+//! The first line names the columns. A cell is text, in which turns and lists are found as in any text of a row; an empty one is
 //! null. Cells of the columns that hold a number or a label are those. A row keeps its line: blank ones stand where the file
 //! has more lines than rows. Of the columns that nothing reads or looks at only the names are kept, as of those of Parquet.
 
@@ -10,7 +10,7 @@ use std::io::Read;
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 use serde_json::Value;
 
-use super::columns::{ColumnMap, json_fault};
+use super::columns::ColumnMap;
 use super::numbers::NUMBER_COLUMNS;
 use super::reader::MAX_ROW_BYTES;
 use super::sanity::is_like_a_prompt;
@@ -19,6 +19,8 @@ use super::{BadRow, bad_line};
 /// Stands behind the text as a row of its own. Where a quote is open, it is part of the last cell instead: the parser says
 /// nothing about that.
 const END: &[u8] = b"\n\0\n";
+/// Most columns: those of a sheet of the common programs.
+const MAX_COLUMNS: usize = 16_384;
 /// Bytes that the parser reads at a time.
 const PIECE_BYTES: usize = 1 << 16;
 
@@ -154,6 +156,9 @@ struct Header(Vec<(String, Vec<u8>, Cell)>);
 
 impl Header {
     fn of(record: &ByteRecord, map: &ColumnMap) -> Result<Header, String> {
+        if record.len() > MAX_COLUMNS {
+            return Err(format!("the header has {} columns, at most {MAX_COLUMNS} are read", record.len()));
+        }
         let mut seen = HashSet::new();
         let mut columns = Vec::with_capacity(record.len());
         for (i, cell) in cells(record).enumerate() {
@@ -223,12 +228,6 @@ fn put_cell(kind: Cell, text: &str, line: &mut Vec<u8>) {
         line.extend_from_slice(value.to_string().as_bytes());
         return;
     }
-    let is_json = matches!(trimmed.as_bytes(), [b'{', .., b'}'] | [b'[', .., b']']) && json_fault(trimmed).is_none();
-    if is_json {
-        // in strings they are escaped, so these stand between values; a row is one line
-        line.extend(trimmed.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
-        return;
-    }
     serde_json::to_writer(line, text).expect("a text prints, and a vector takes it");
 }
 
@@ -250,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn cells_are_text_json_or_null() {
+    fn cells_are_text_or_null() {
         let text = "\u{FEFF}prompt, chosen ,x\r\n\"a, \"\"b\"\"\",\"[{\"\"role\"\": \"\"user\"\"}]\",1\r\n7,,\r\n[no json],{},";
         let expected = r#"
-{"prompt":"a, \"b\"","chosen":[{"role": "user"}],"x":null}
+{"prompt":"a, \"b\"","chosen":"[{\"role\": \"user\"}]","x":null}
 {"prompt":"7","chosen":null,"x":null}
-{"prompt":"[no json]","chosen":{},"x":null}
+{"prompt":"[no json]","chosen":"{}","x":null}
 "#;
         assert_eq!(lines(text, b','), Ok((expected.to_owned(), 0)));
         assert_eq!(lines("prompt\tchosen\na,b\tc\n", b'\t').unwrap().0, "\n{\"prompt\":\"a,b\",\"chosen\":\"c\"}\n");
@@ -289,6 +288,8 @@ mod tests {
         let nul = Err("2: the row is a NUL byte, which no text has; is the file damaged?".to_owned());
         assert_eq!(lines("prompt,chosen\n\0\na,b\n", b','), nul);
         assert_eq!(lines("a,a\n", b','), Err("1: the header names the column `a` twice".into()));
+        let commas = Err("1: the header has 1000001 columns, at most 16384 are read".to_owned());
+        assert_eq!(lines(&(",".repeat(1_000_000) + "\n"), b','), commas);
         let (found, _) = lines("prompt,chosen\na\nb,c,d\n, \"e\"\n", b',').unwrap();
         let faults: Vec<String> =
             found.lines().filter_map(|line| bad_line::read(line.as_bytes())).map(|bad| bad.to_string()).collect();

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::columns::ColumnMap;
 use super::records::Record;
 use super::{
-    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, ImplicitPrompt, Mismatch, Needs, OnBadRow, Pairs, Prompts,
-    Reading, Shuffle, Target, TokenizerError, UnpairedOrder, for_each_batch, prompts,
+    BadRow, DataError, Dataset, DropReason, Encoded, Encoder, ImplicitPrompt, Mismatch, Needs, OnBadRow, Pairs,
+    Prompts, Reading, Shuffle, Target, TokenizerError, UnpairedOrder, for_each_batch, prompts,
 };
 
 fn tiny(name: &str) -> PathBuf {
@@ -386,7 +386,10 @@ fn all_pairs_of_a_row_are_limited_and_read_one_at_a_time() {
     // 142 answers make 10,011 pairs
     assert_eq!(opened(&[scored(2, "p"), scored(141, "p")], OnBadRow::Error).unwrap().len(), 1 + 9870);
     for (row, words) in [
-        (scored(142, "p"), "--pairs all makes 10011 pairs of 94611 bytes of the row's 142 answers; the limit is 10000 pairs"),
+        (
+            scored(142, "p"),
+            "--pairs all makes 10011 pairs of 94611 bytes of the row's 142 answers; the limit is 10000 pairs",
+        ),
         (scored(100, &"p ".repeat(10_000)), "--pairs all makes 4950 pairs of 99038610 bytes of the row's 100 answers"),
     ] {
         let rows = [scored(2, "p"), row];

@@ -403,10 +403,10 @@ impl Encoder {
         if let (RecordTarget::Pair, [chosen, rejected]) = (&record.target, &full[..])
             && chosen == rejected
         {
-            let (chosen, rejected) = (record.answer_columns[0].clone(), record.answer_columns[1].clone());
+            let columns = &record.answer_columns;
             return Err(match record.answers[0] == record.answers[1] {
-                true => BadRow::SameAnswers { chosen, rejected },
-                false => BadRow::SameTokens { chosen, rejected },
+                true => BadRow::same_answers(columns),
+                false => BadRow::SameTokens { chosen: columns[0].clone(), rejected: columns[1].clone() },
             });
         }
         let dropped = |reason| Encoded::Dropped { row: record.row, id: record.id.clone(), reason };

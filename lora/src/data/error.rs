@@ -38,6 +38,12 @@ pub enum BadRow {
         /// 1-based byte within the line.
         column: usize,
     },
+    /// A dictionary as Python prints it.
+    #[error(
+        "the row is what Python prints of a dictionary, with single quotes, and no JSON; write rows with json.dumps, or mend the file: \
+         python3 -c 'import ast, json, sys; [print(json.dumps(ast.literal_eval(row))) for row in sys.stdin]' < FILE > rows.jsonl"
+    )]
+    PythonRow,
     /// A number that JSON has not.
     #[error("column `{column}` is {found}, which JSON has not: write null instead, or leave the column out")]
     NotANumber {
@@ -78,10 +84,14 @@ pub enum BadRow {
         found: String,
     },
     /// A shape is recognisable, and a column of it is missing.
-    #[error("`{missing}` is missing; the other columns are those of {shape}")]
+    #[error(
+        "`{missing}` is missing; the other columns are those of {shape}; --columns {own}=NAME names one that is called otherwise"
+    )]
     Missing {
         /// The column, as the file would call it.
         missing: String,
+        /// Our name of it.
+        own: &'static str,
         /// The shape's columns, by our names.
         shape: &'static str,
     },
@@ -135,6 +145,12 @@ pub enum BadRow {
         field: String,
         /// The roles that are there.
         roles: String,
+    },
+    /// A column of the system that is no turn of it.
+    #[error("`{field}` must be a text, or one turn of the role `system`")]
+    NoSystemTurn {
+        /// The column.
+        field: String,
     },
     /// A conversation whose last turn should be an answer.
     #[error(
@@ -295,12 +311,14 @@ pub enum BadRow {
         field: String,
     },
     /// As many rewards as answers are needed.
-    #[error("{completions} completions, but {rewards} rewards")]
+    #[error("`{completions}` has {}, but `{rewards}` has {}: each answer needs its score", counts.0, counts.1)]
     RewardCount {
-        /// Number of answers.
-        completions: usize,
-        /// Number of rewards.
-        rewards: usize,
+        /// The column of the answers.
+        completions: String,
+        /// That of the rewards.
+        rewards: String,
+        /// How many there are of each.
+        counts: (usize, usize),
     },
     /// Answers of which every two would be a pair.
     #[error(
@@ -370,7 +388,7 @@ impl BadRow {
         match self {
             BadRow::Utf8 { .. } => "not UTF-8",
             BadRow::TooLong { .. } => "line too long",
-            BadRow::Json { .. } | BadRow::NotANumber { .. } => "not valid JSON",
+            BadRow::Json { .. } | BadRow::NotANumber { .. } | BadRow::PythonRow => "not valid JSON",
             BadRow::Cells { .. } => "other number of cells than the header",
             BadRow::Value { .. } => "value that cannot be read",
             BadRow::NotObject { .. } => "not an object",
@@ -381,6 +399,7 @@ impl BadRow {
             BadRow::TwoPrompts { .. } => "two columns that may be the prompt",
             BadRow::ChatWithoutPrompt { .. } => "no prompt for --chat",
             BadRow::NotTheAssistant { .. } => "answer without a turn of the assistant",
+            BadRow::NoSystemTurn { .. } => "system column without a turn of the system",
             BadRow::NoLastAnswer { .. } => "conversation that does not end with an answer",
             BadRow::ConversationGoesOn { .. } => "conversation with an answer of its own",
             BadRow::Label { .. } => "label that is neither true nor false",
@@ -510,6 +529,16 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// YAML.
+    #[error(
+        "{path}: is YAML; rows are read one JSON object a line (JSONL), so write it as that first: python3 -c 'import json, yaml; \
+         [print(json.dumps(row)) for row in yaml.safe_load(open(\"{path}\"))]' > rows.jsonl",
+        path = path.display()
+    )]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+    },
     /// One object around all rows.
     #[error(
         "{path}: is one JSON object with its rows under `{key}`; rows are read one object a line (JSONL), so write them as that first: \
@@ -626,7 +655,7 @@ pub enum DataError {
         limit: usize,
     },
     /// The first row has a known shape, but not one that this run can use.
-    #[error("{path}:{line}: the row is {found}; {needs}", path = path.display())]
+    #[error("{path}:{line}: the row is {found}; {needs}{}", hint.as_deref().unwrap_or_default(), path = path.display())]
     WrongShape {
         /// The file.
         path: PathBuf,
@@ -636,6 +665,8 @@ pub enum DataError {
         found: &'static str,
         /// What the run needs.
         needs: &'static str,
+        /// What its unread columns may be.
+        hint: Option<String>,
     },
     /// A column that is to be read under one of our names stands in no row.
     #[error("--columns {name}={column}: no row has the column `{column}` in {}", list(paths))]

@@ -38,6 +38,13 @@ impl Format {
         if let Some((_, _, name)) = REFUSED.into_iter().find(|(bytes, at, _)| has(bytes, *at)) {
             return Err(name);
         }
+        // with a byte-order mark or without: no text of UTF-8 has these zeros
+        if matches!(
+            head,
+            [0xFF, 0xFE, _, 0, ..] | [0xFE, 0xFF, 0, ..] | [0, 0x20..=0x7E, 0, ..] | [0x20..=0x7E, 0, _, 0, ..]
+        ) {
+            return Err("text in UTF-16 (save it as UTF-8)");
+        }
         // skippable frames of zstd begin with 0x184D2A50 to 0x184D2A5F
         let is_skippable = matches!(head, [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..]);
         Ok(match head {

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::DataError;
 use super::columns::ColumnMap;
+use super::files::ending;
 
 /// Bytes at the start of a text that are looked at.
 pub(super) const LOOK_BYTES: usize = 64 << 10;
@@ -16,7 +17,7 @@ const AROUND_ROWS: [&str; 8] = ["data", "rows", "train", "test", "examples", "in
 
 /// How the rows stand in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(super) enum TextLayout {
     /// One JSON object a line.
     Lines,
     /// One JSON array of all rows.
@@ -25,35 +26,46 @@ pub(super) enum Layout {
     Csv { delimiter: u8 },
 }
 
-impl Layout {
+impl TextLayout {
     /// The layout of a text that begins with `head`; `is_whole` if that is all of it. Of a name, only its ending counts, and
     /// only where the text does not begin as JSON does.
     ///
     /// # Errors
     /// [`DataError`] for one that is JSON, and whose rows are not read.
-    pub fn of(path: &Path, head: &[u8], is_whole: bool, map: &ColumnMap) -> Result<Layout, DataError> {
+    pub fn of(path: &Path, head: &[u8], is_whole: bool, map: &ColumnMap) -> Result<TextLayout, DataError> {
         let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
+        let is_whole = is_whole && head.len() <= LOOK_BYTES;
         let head = &head[..head.len().min(LOOK_BYTES)];
         let text = head.trim_ascii_start();
         let named = delimiter_by_name(path);
         match text.first() {
-            None => Ok(Layout::Lines),
-            Some(b'[') if named.is_none() || text[1..].trim_ascii_start().starts_with(b"{") => Ok(Layout::Array),
+            None => Ok(TextLayout::Lines),
+            Some(b'[') if named.is_none() || text[1..].trim_ascii_start().starts_with(b"{") => Ok(TextLayout::Array),
             Some(b'{') => object(path, text, is_whole, map),
-            _ => Ok(csv(text, named, map).map_or(Layout::Lines, |delimiter| Layout::Csv { delimiter })),
+            _ if named.is_none() && is_yaml(text, map) => Err(DataError::Yaml { path: path.to_owned() }),
+            _ => Ok(csv(text, named, map).map_or(TextLayout::Lines, |delimiter| TextLayout::Csv { delimiter })),
         }
     }
 }
 
 /// The delimiter that the name of a file says, packed or not.
 fn delimiter_by_name(path: &Path) -> Option<u8> {
-    let name = path.file_name()?.to_str()?.to_ascii_lowercase();
-    let name = [".gz", ".zst", ".zstd"].into_iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
-    match name.rsplit_once('.')?.1 {
+    match ending(path.file_name()?.to_str()?)?.as_str() {
         "csv" => Some(b','),
         "tsv" | "tab" => Some(b'\t'),
         _ => None,
     }
+}
+
+/// Whether a text begins as a list of YAML, `- prompt: ...`, or as one of its objects with a column that is read.
+fn is_yaml(text: &[u8], map: &ColumnMap) -> bool {
+    let lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+    let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#") && *line != b"---");
+    let Some(Ok(line)) = lines.next().map(std::str::from_utf8) else { return false };
+    let (in_list, entry) = line.strip_prefix("- ").map_or((false, line), |entry| (true, entry));
+    let Some((key, value)) = entry.split_once(':') else { return false };
+    let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    is_key && (value.is_empty() || value.starts_with(' ')) && (in_list || map.reads(key))
 }
 
 /// The delimiter of a text that is CSV.
@@ -87,7 +99,7 @@ fn csv(text: &[u8], named: Option<u8>, map: &ColumnMap) -> Option<u8> {
 }
 
 /// The layout of a text that begins with an object.
-fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<Layout, DataError> {
+fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<TextLayout, DataError> {
     let path = || path.to_owned();
     let line_end = text.iter().position(|&byte| byte == b'\n');
     let first_line = &text[..line_end.unwrap_or(text.len())];
@@ -100,26 +112,28 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<L
             let is_alone = is_whole && text[end..].trim_ascii().is_empty();
             let is_row = row.keys().any(|name| map.reads(name) && name != map.column("id"));
             if !several_lines && !is_alone {
-                return Ok(Layout::Lines);
+                return Ok(TextLayout::Lines);
             }
             let of_objects =
                 |value: &Value| value.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(Value::is_object));
             if let Some((key, _)) = row.iter().find(|(_, value)| of_objects(value)).filter(|_| !is_row) {
                 return Err(DataError::AroundRows { path: path(), key: key.clone() });
             }
-            if is_row && row.len() > 1 && row.values().all(is_column) {
+            if is_row && row.len() > 1 && is_table(&row, map) {
                 return Err(DataError::ByColumn { path: path() });
             }
             match several_lines {
                 true => Err(DataError::SeveralLines { path: path() }),
-                false => Ok(Layout::Lines),
+                false => Ok(TextLayout::Lines),
             }
         }
         // longer than what was looked at
         Some(Err(error)) if error.is_eof() && !is_whole => {
             let first = first_entry(text);
             match first {
-                Some((name, after)) if map.reads(&name) && begins_column(after) && name != "completions" => {
+                Some((name, after))
+                    if map.reads(&name) && begins_column(after) && name != map.column("completions") =>
+                {
                     Err(DataError::ByColumn { path: path() })
                 }
                 Some((name, [b'[', rest @ ..]))
@@ -128,7 +142,7 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<L
                     Err(DataError::AroundRows { path: path(), key: name })
                 }
                 _ if line_end.is_some() => Err(DataError::SeveralLines { path: path() }),
-                _ => Ok(Layout::Lines),
+                _ => Ok(TextLayout::Lines),
             }
         }
         // broken, but its first key stands on a line of its own
@@ -139,7 +153,7 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<L
             Err(DataError::SeveralLines { path: path() })
         }
         // the rows' parser says what is wrong
-        _ => Ok(Layout::Lines),
+        _ => Ok(TextLayout::Lines),
     }
 }
 
@@ -150,6 +164,17 @@ fn first_entry(text: &[u8]) -> Option<(String, &[u8])> {
     let name = names.next()?.ok()?;
     let after = inside[names.byte_offset()..].trim_ascii_start().strip_prefix(b":")?;
     Some((name, after.trim_ascii_start()))
+}
+
+/// Whether an object is a table by its columns: each has the same number of cells, and the list of a row's answers is a cell.
+fn is_table(object: &Map<String, Value>, map: &ColumnMap) -> bool {
+    let cells = |value: &Value| value.as_array().map(Vec::len).or_else(|| value.as_object().map(Map::len));
+    let mut counts = object.values().map(cells);
+    let first = counts.next().flatten();
+    let answers = object.get(map.column("completions")).and_then(Value::as_array);
+    object.values().all(is_column)
+        && counts.all(|count| count == first)
+        && answers.is_none_or(|answers| answers.iter().all(Value::is_array))
 }
 
 /// Whether a value is the column of a table, a list or an object by the rows' numbers, and not that of a row.
@@ -172,9 +197,9 @@ fn begins_column(text: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn layout(name: &str, text: &str) -> Result<Layout, DataError> {
+    fn layout(name: &str, text: &str) -> Result<TextLayout, DataError> {
         let text = text.as_bytes();
-        Layout::of(
+        TextLayout::of(
             Path::new(name),
             &text[..text.len().min(LOOK_BYTES)],
             text.len() <= LOOK_BYTES,
@@ -184,14 +209,14 @@ mod tests {
 
     #[test]
     fn a_text_is_what_its_beginning_says() {
-        let csv = |delimiter: u8| Layout::Csv { delimiter };
+        let csv = |delimiter: u8| TextLayout::Csv { delimiter };
         for (name, text, expected) in [
-            ("a.jsonl", "", Layout::Lines),
-            ("a.jsonl", "{\"prompt\": 1}\n{", Layout::Lines),
-            ("a.csv", "{\"prompt\": 1}\n{}", Layout::Lines),
-            ("a.jsonl", "\u{FEFF}\n [{}]", Layout::Array),
+            ("a.jsonl", "", TextLayout::Lines),
+            ("a.jsonl", "{\"prompt\": 1}\n{", TextLayout::Lines),
+            ("a.csv", "{\"prompt\": 1}\n{}", TextLayout::Lines),
+            ("a.jsonl", "\u{FEFF}\n [{}]", TextLayout::Array),
             ("a.csv", "[id],prompt\n1,a", csv(b',')),
-            ("a.csv", "[ {}]", Layout::Array),
+            ("a.csv", "[ {}]", TextLayout::Array),
             ("a.csv", "text\na", csv(b',')),
             ("a.CSV.gz", "prompt;chosen\na;b", csv(b';')),
             ("a.tsv", "prompt\tchosen, really\na\tb", csv(b'\t')),
@@ -201,12 +226,14 @@ mod tests {
             ("rows.txt", "question\tgood\tbad\nq\ta\tb", csv(b'\t')),
             ("rows", "text\na", csv(b',')),
             // neither JSON nor names of columns
-            ("rows", "Hello there, world\n", Layout::Lines),
-            ("rows", "not json\n", Layout::Lines),
-            ("rows", "1\n2\n", Layout::Lines),
-            ("rows", "null,1\n", Layout::Lines),
-            ("rows", "{'prompt': 1}\n", Layout::Lines),
-            ("rows", "{\"prompt\": \"a\", \"cho\n{\"prompt\": \"b\"}\n", Layout::Lines),
+            ("rows", "Hello there, world\n", TextLayout::Lines),
+            ("rows", "not json\n", TextLayout::Lines),
+            ("rows", "1\n2\n", TextLayout::Lines),
+            ("rows", "null,1\n", TextLayout::Lines),
+            ("rows", "{'prompt': 1}\n", TextLayout::Lines),
+            ("rows", "note: a text, no column\n", TextLayout::Lines),
+            ("a.csv", "prompt: the first\na", csv(b',')),
+            ("rows", "{\"prompt\": \"a\", \"cho\n{\"prompt\": \"b\"}\n", TextLayout::Lines),
         ] {
             assert_eq!(layout(name, text).unwrap(), expected, "{name}: {text}");
         }
@@ -233,11 +260,40 @@ mod tests {
         );
         assert_eq!(around("{\"version\": 1, \"pairs\": [{\"prompt\": \"a\"}]}").unwrap(), "pairs");
         assert_eq!(around(&format!("{{\"data\": [ {{\"prompt\": \"{long}\"")).unwrap(), "data");
+        for yaml in [
+            "- prompt: a\n  chosen: b\n",
+            "# rows\n---\n- id: 1\n  prompt: a\n",
+            "prompt: a\nchosen: b\n---\n",
+            "prompt:\n",
+        ] {
+            assert!(matches!(layout("a.yaml", yaml), Err(DataError::Yaml { .. })), "{yaml}");
+        }
+        // what is longer than the look is not whole, even if all of it was given
+        let text = format!("{{\"data\": [{{\"prompt\": \"{long}\"}}]}}");
+        let given = TextLayout::of(Path::new("a.json.gz"), text.as_bytes(), true, &ColumnMap::default());
+        assert!(matches!(given, Err(DataError::AroundRows { .. })));
         // rows
+        let scored = "{\"prompt\": [\"a\"], \"completions\": [[\"b\", \"c\"]], \"rewards\": [[1, 0]]}";
+        assert!(by_column(scored));
+        for row in
+            ["{\"completions\": [\"a\", \"b\"], \"rewards\": [1, 0]}", "{\"messages\": [[\"a\"]], \"rewards\": [1, 0]}"]
+        {
+            assert_eq!(layout("a.json", row).unwrap(), TextLayout::Lines, "{row}");
+        }
+        let mapped: ColumnMap = "completions=answers".parse().unwrap();
+        for row in
+            ["{\"answers\": [\"a\", \"b\"], \"rewards\": [1, 0]}".to_owned(), format!("{{\"answers\": [\"{long}\"")]
+        {
+            let (head, is_whole) = (&row.as_bytes()[..row.len().min(LOOK_BYTES)], row.len() <= LOOK_BYTES);
+            assert_eq!(TextLayout::of(Path::new("a"), head, is_whole, &mapped).unwrap(), TextLayout::Lines, "{row}");
+        }
         let turns = "{\"prompt\": [{\"role\": \"user\", \"content\": \"a\"}], \"tools\": [{}]}";
-        assert_eq!(layout("a.json", turns).unwrap(), Layout::Lines);
-        assert_eq!(layout("a.json", "{\"x\": [{}]}\n{\"x\": [{}]}").unwrap(), Layout::Lines);
-        assert_eq!(layout("a.json", &format!("{{\"completions\": [\"{long}\"")).unwrap(), Layout::Lines);
-        assert_eq!(layout("a.json", &format!("{{\"messages\": [{{\"content\": \"{long}\"")).unwrap(), Layout::Lines);
+        assert_eq!(layout("a.json", turns).unwrap(), TextLayout::Lines);
+        assert_eq!(layout("a.json", "{\"x\": [{}]}\n{\"x\": [{}]}").unwrap(), TextLayout::Lines);
+        assert_eq!(layout("a.json", &format!("{{\"completions\": [\"{long}\"")).unwrap(), TextLayout::Lines);
+        assert_eq!(
+            layout("a.json", &format!("{{\"messages\": [{{\"content\": \"{long}\"")).unwrap(),
+            TextLayout::Lines
+        );
     }
 }

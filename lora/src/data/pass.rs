@@ -19,6 +19,7 @@ use super::index::{Entry, index_of};
 use super::ingredients::FileStamp;
 use super::progress::{DataObserver, DataProgress, Stage};
 use super::reader::{MAX_RECORDS, PlaceCursor, Rows};
+use super::reading::ImplicitPrompt;
 use super::records::{Form, Kind, Shape};
 use super::rejects::{self, Rejects};
 use super::sanity::{self, Found};
@@ -34,6 +35,8 @@ const WINDOW: usize = 1024;
 const WINDOW_BYTES: u64 = 32 << 20;
 /// Most rows that are made of the records: their numbers have 32 bits.
 const MAX_ROWS: usize = 2 * MAX_RECORDS;
+/// What data sets call an answer.
+const ANSWERS: [&str; 5] = ["output", "response", "answer", "completion", "target"];
 /// Pairs that TRL unpairs at a time: `datasets.map(batched=True)` passes this many rows.
 const UNPAIR_BLOCK: usize = 1000;
 
@@ -56,7 +59,7 @@ pub(super) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>
         let cached = Some(Arc::new(rows));
         let (encoder, unpaired_order) = (Arc::new(encoder), UnpairedOrder::default());
         let dataset = Dataset { sources, encoder, needs, index, survey, cached, unpaired_order };
-        note_idle_pairs(&dataset, observer);
+        note_idle_flags(&dataset, observer);
         return Ok(dataset);
     }
     let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
@@ -84,17 +87,28 @@ pub(super) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>
         failed: None,
     };
     let dataset = pass.run(slot.as_ref(), observer)?;
-    note_idle_pairs(&dataset, observer);
+    note_idle_flags(&dataset, observer);
     Ok(dataset)
 }
 
-/// Says that --pairs changes nothing, if it does not.
-fn note_idle_pairs(dataset: &Dataset, observer: &mut dyn DataObserver) {
-    if let (Some(pairs), Some(kind)) = (dataset.encoder.reading().pairs, dataset.survey.kind)
+/// Says which flags about rows change nothing here.
+fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
+    let (reading, Some(kind)) = (dataset.encoder.reading(), dataset.survey.kind) else { return };
+    if reading.implicit_prompt == ImplicitPrompt::Longest && kind.shape != Shape::PairImplicitPrompt {
+        let prompt = dataset.survey.by_name.iter().find(|named| named.own == "prompt");
+        let column = prompt.map_or(reading.columns.column("prompt"), |named| &named.column);
+        let why = match kind.shape {
+            Shape::Pair => format!("the rows have their prompt in the column `{column}`, which is read"),
+            _ => format!("it is for pairs without a prompt, and the rows are {kind}"),
+        };
+        observer.note(format!("note: --implicit-prompt has nothing to do: {why}"));
+    }
+    if let Some(pairs) = reading.pairs
         && !dataset.makes_pairs(kind)
     {
-        observer
-            .note(format!("note: --pairs {pairs} has nothing to do: it is for scored answers, and the rows are {kind}"));
+        observer.note(format!(
+            "note: --pairs {pairs} has nothing to do: it is for scored answers, and the rows are {kind}"
+        ));
     }
 }
 
@@ -185,7 +199,7 @@ impl Dataset {
     }
 
     /// Whether the run can use rows like its first one.
-    fn check_first(&self, record: usize, kind: Kind) -> Result<(), DataError> {
+    fn check_first(&self, record: usize, kind: Kind, ignored_columns: &[String]) -> Result<(), DataError> {
         let usable = match self.needs {
             Needs::Pairs => kind.shape.is_pair() || self.makes_pairs(kind),
             Needs::Labels => kind.shape.is_pair() || kind.shape == Shape::Labelled,
@@ -208,7 +222,8 @@ impl Dataset {
         };
         let (path, line) = self.sources.rows()?.place(record);
         if let Some(needs) = needs {
-            return Err(DataError::WrongShape { path, line, found: kind.shape.columns(), needs });
+            let hint = answer_hint(ignored_columns, self.needs).filter(|_| kind.shape == Shape::Prompt);
+            return Err(DataError::WrongShape { path, line, found: kind.shape.columns(), needs, hint });
         }
         if self.needs == Needs::Rewards && self.encoder.reading().pairs.is_some() {
             let needs = "this loss reads the scores of all answers, so --pairs has nothing to do: leave it out";
@@ -233,6 +248,34 @@ impl Dataset {
             Form::Plain => Err(DataError::NoEos { path, line, model: self.encoder.model_dir().to_owned() }),
         }
     }
+}
+
+/// What the unread columns of a row that is a prompt alone may be: its answer, or two of them.
+fn answer_hint(unread: &[String], needs: Needs) -> Option<String> {
+    let has = |name: &str| unread.iter().any(|column| column == name);
+    let two = ANSWERS.into_iter().flat_map(|stem| {
+        [("0", "1"), ("1", "2"), ("a", "b")].map(|(one, other)| (format!("{stem}_{one}"), format!("{stem}_{other}")))
+    });
+    if let Some((one, other)) = two.into_iter().find(|(one, other)| has(one) && has(other)) {
+        let better = "better_response_id";
+        return Some(match has(better) && one == "response_0" {
+            true => format!(
+                "; its answers are `{one}` and `{other}`, and `{better}` says which is preferred, so write them as chosen and rejected \
+                 first: jq -c '. + {{chosen: .[\"response_\\(.{better})\"], rejected: .[\"response_\\(1 - .{better})\"]}}' FILE > \
+                 pairs.jsonl"
+            ),
+            false => format!(
+                "; `{one}` and `{other}` may be its answers: if one is preferred in all rows, give --columns \
+                 chosen={one},rejected={other}, else write them as chosen and rejected first"
+            ),
+        });
+    }
+    let answer = ANSWERS.into_iter().find(|name| has(name))?;
+    let own = match needs {
+        Needs::Sequences | Needs::Labels | Needs::Answers => "completion",
+        Needs::Pairs | Needs::Rewards => return None,
+    };
+    Some(format!("; if its answer is the column `{answer}`, which is not read, give --columns {own}={answer}"))
 }
 
 /// One pass over all records.
@@ -385,13 +428,13 @@ impl Pass<'_> {
             Ok(record) => record,
             Err(reason) => return self.bad(number, reason),
         };
-        self.dataset.survey.count_columns(record.ignored_columns);
-        self.dataset.survey.count_by_name(record.by_name);
         if self.dataset.survey.kind.is_none() {
-            self.dataset.check_first(number, record.kind)?;
+            self.dataset.check_first(number, record.kind, &record.ignored_columns)?;
             self.dataset.survey.kind = Some(record.kind);
             self.dataset.survey.sequences = self.dataset.sequences(record.kind);
         }
+        self.dataset.survey.count_columns(record.ignored_columns);
+        self.dataset.survey.count_by_name(record.by_name);
         if let Err(reason) = self.dataset.check_kind(record.kind) {
             return self.bad(number, reason);
         }

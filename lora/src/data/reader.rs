@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::columns::ColumnMap;
 use super::files::folder;
 use super::format::Format;
-use super::layout::{LOOK_BYTES, Layout};
+use super::layout::{LOOK_BYTES, TextLayout};
 use super::lines::{LineIndex, LinesOf, ManyLines};
 use super::progress::{DataObserver, DataProgress, Stage, Unobserved};
 use super::{BadRow, DataError, bad_line, spool};
@@ -232,7 +232,7 @@ impl DataFile {
         head.truncate(head_bytes);
         let format = Format::of(&head).map_err(|found| DataError::Format { path: path.to_owned(), found })?;
         let is_lines = format == Format::Text
-            && Layout::of(path, &head, head_bytes as u64 >= meta.len(), columns)? == Layout::Lines;
+            && TextLayout::of(path, &head, head_bytes as u64 >= meta.len(), columns)? == TextLayout::Lines;
         let (bytes, text, lines) = match is_lines {
             true => {
                 let mut lines = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Text(meta.len()));

@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::BadRow;
-use super::columns::{ColumnMap, Columns, Seen, words_of, wrong_type};
+use super::columns::{Columns, Seen, json_fault, wrong_type};
 use super::numbers::RowNumbers;
 use super::reader::MAX_ROW_BYTES;
 use super::reading::{ImplicitPrompt, Pairs, Reading, Texts};
-use super::row_layout::{self, Layout};
+use super::row_layout::{self, RowContent};
 use super::sanity::{cut_repeated_text, cut_repeated_turns, repeats_the_prompt};
 use super::template::TemplateInputs;
 use super::tool_schemas::drop_null_properties;
-use super::turns::{ASSISTANT, before_last_said, is_assistant, role_of, said_by};
+use super::turns::{ASSISTANT, before_last_said, is_assistant, is_system, said_by, value_in_text};
 
 /// Most pairs that a row makes.
 pub(super) const MAX_PAIRS: u64 = 10_000;
@@ -211,7 +211,6 @@ impl Text {
         match self {
             Text::Plain(text) => Text::Plain([system, "\n\n", &text].concat()),
             Text::Turns(mut turns) => {
-                let is_system = |turn: &Value| matches!(role_of(turn), "system" | "developer");
                 if !turns.iter().any(is_system) {
                     turns.insert(0, said_by("system", system));
                 }
@@ -274,8 +273,8 @@ impl Record {
             }
             id => id,
         };
-        let layout = row_layout::read(&mut columns)?;
-        let Layout { mut shape, prompt, mut answers, target, answer_columns, numbers, mut used } = layout;
+        let content = row_layout::read(&mut columns)?;
+        let RowContent { mut shape, prompt, mut answers, target, answer_columns, numbers, mut used } = content;
         let system = row_layout::system(&mut columns, &mut used)?.or_else(|| reading.system.clone());
         let prompt = match prompt {
             Some(prompt) => {
@@ -298,7 +297,7 @@ impl Record {
                 shape = Shape::PairImplicitPrompt;
                 let rejected = answers.pop().expect("a pair has two answers");
                 let chosen = answers.pop().expect("a pair has two answers");
-                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, reading)?;
+                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, &answer_columns, reading)?;
                 answers.extend([chosen, rejected]);
                 prompt
             }
@@ -312,8 +311,7 @@ impl Record {
         let repeats_prompt = repeats_the_prompt(&prompt, &answers);
         let is_prompt_blank = matches!(&prompt, Text::Plain(text) if text.trim().is_empty());
         if target == RecordTarget::Pair && answers[0] == answers[1] {
-            let (chosen, rejected) = (answer_columns[0].clone(), answer_columns[1].clone());
-            return Err(BadRow::SameAnswers { chosen, rejected });
+            return Err(BadRow::same_answers(&answer_columns));
         }
         if reading.texts == Texts::AsTurns {
             prompt.make_turn("user");
@@ -451,10 +449,9 @@ impl Record {
 }
 
 impl BadRow {
-    /// The error of a pair whose answers are equal, by the file's names of their columns.
-    fn same_answers(map: &ColumnMap) -> BadRow {
-        let name = |own: &str| map.column(own).to_owned();
-        BadRow::SameAnswers { chosen: name("chosen"), rejected: name("rejected") }
+    /// The error of a pair whose answers are equal, with the file's names of their columns.
+    pub(super) fn same_answers(columns: &[String]) -> BadRow {
+        BadRow::SameAnswers { chosen: columns[0].clone(), rejected: columns[1].clone() }
     }
 }
 
@@ -463,11 +460,16 @@ impl BadRow {
 /// Text: by [`ImplicitPrompt`]; turns: the common turns. Where one side is a prefix of the other, all of it is common (TRL's
 /// loop ends one short there and moves the last shared character or turn into the answers); an empty text is then a possible
 /// answer, no turn at all is not.
-fn split_common_prefix(chosen: Text, rejected: Text, reading: &Reading) -> Result<(Text, Text, Text), BadRow> {
-    let name = |own: &str| reading.columns.column(own).to_owned();
+fn split_common_prefix(
+    chosen: Text,
+    rejected: Text,
+    columns: &[String],
+    reading: &Reading,
+) -> Result<(Text, Text, Text), BadRow> {
     if chosen == rejected {
-        return Err(BadRow::same_answers(&reading.columns));
+        return Err(BadRow::same_answers(columns));
     }
+    let name = |answer: usize| columns[answer].clone();
     match (chosen, rejected) {
         (Text::Plain(chosen), Text::Plain(rejected)) => {
             let pairs = chosen.chars().zip(rejected.chars());
@@ -479,8 +481,8 @@ fn split_common_prefix(chosen: Text, rejected: Text, reading: &Reading) -> Resul
                 ImplicitPrompt::TurnMarker => marker.and_then(|marker| marker.end_in(shared)),
             };
             let end = end.ok_or_else(|| BadRow::NoTurnMarker {
-                chosen: name("chosen"),
-                rejected: name("rejected"),
+                chosen: name(0),
+                rejected: name(1),
                 marker: marker.map(ToString::to_string),
             })?;
             let rest = |text: &str| Text::Plain(text[end..].to_owned());
@@ -489,21 +491,21 @@ fn split_common_prefix(chosen: Text, rejected: Text, reading: &Reading) -> Resul
         (Text::Turns(mut chosen), Text::Turns(mut rejected)) => {
             let common = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
             if common == 0 {
-                return Err(BadRow::NoCommonTurn { chosen: name("chosen"), rejected: name("rejected") });
+                return Err(BadRow::NoCommonTurn { chosen: name(0), rejected: name(1) });
             }
             let rest = chosen.split_off(common);
             let other = rejected.split_off(common);
-            for (field, turns) in [("chosen", &rest), ("rejected", &other)] {
+            for (answer, turns) in [&rest, &other].into_iter().enumerate() {
                 if turns.is_empty() {
-                    return Err(BadRow::NoOwnTurn { field: name(field) });
+                    return Err(BadRow::NoOwnTurn { field: name(answer) });
                 }
             }
             Ok((Text::Turns(chosen), Text::Turns(rest), Text::Turns(other)))
         }
         (chosen, rejected) => Err(BadRow::MixedForms {
-            other: name("chosen"),
+            other: name(0),
             prompt: chosen.form().describe(),
-            field: name("rejected"),
+            field: name(1),
             found: rejected.form().describe(),
         }),
     }
@@ -526,15 +528,18 @@ const NO_KWARGS: [&str; 13] = [
     "return_dict",
 ];
 
-/// `tools` (a list, or JSON text of one) and `chat_template_kwargs` (an object), as TRL 1.16 hands them to the template. A null
+/// `tools` (a list) and `chat_template_kwargs` (an object), or texts of them, as JSON or as Python prints it, as TRL 1.16 hands them to the template. A null
 /// is as good as no column.
 fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
     let field = columns.column("tools");
     let tools = match columns.take("tools").unwrap_or_default() {
-        Value::String(json) => {
-            let parsed: Result<Value, _> = serde_json::from_str(&json);
-            parsed.map_err(|e| BadRow::ToolsJson { field: field.clone(), message: words_of(&e) })?
-        }
+        Value::String(text) => match value_in_text(&text) {
+            Some(tools) => tools,
+            None => {
+                let message = json_fault(&text).unwrap_or_default();
+                return Err(BadRow::ToolsJson { field, message });
+            }
+        },
         other => other,
     };
     let mut tools = match tools {
@@ -552,7 +557,10 @@ fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
     let kwargs = match columns.take("chat_template_kwargs").unwrap_or_default() {
         Value::Null => Map::new(),
         Value::Object(kwargs) => kwargs,
-        other => return Err(wrong_type(field, &other, "an object")),
+        other => match other.as_str().and_then(value_in_text) {
+            Some(Value::Object(kwargs)) => kwargs,
+            _ => return Err(wrong_type(field, &other, "an object, or JSON text of one")),
+        },
     };
     if let Some(name) = NO_KWARGS.into_iter().find(|name| kwargs.contains_key(*name)) {
         return Err(BadRow::TemplateKwarg { field, name });

@@ -15,12 +15,13 @@ use super::columns::{Columns, INSTRUCTION, PREFERRED, PROMPT_NAMES, REJECTED_RES
 use super::numbers::{NUMBER_COLUMNS, RowNumbers};
 use super::records::{Form, RecordTarget, Shape, Text};
 use super::turns::{
-    ASSISTANT, before_last_said, content_of, is_assistant, list, role_of, said_by, text, turns, turns_in_text,
+    ASSISTANT, before_last_said, content_of, is_assistant, is_system, list, role_of, said_by, text, turns,
+    turns_in_text, value_in_text,
 };
 
-/// A row, by what its columns hold.
+/// What the columns of a row hold.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(super) struct RowContent {
     pub shape: Shape,
     /// `None`: it is what the two answers have in common.
     pub prompt: Option<Text>,
@@ -37,8 +38,9 @@ pub(super) struct Layout {
 ///
 /// # Errors
 /// [`BadRow`], naming the column.
-pub(super) fn read(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
+pub(super) fn read(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     adopt_preferred(columns)?;
+    columns.drop_null_prompt();
     let has_answer = columns.has("chosen") || columns.has("rejected");
     if !has_answer && columns.has("messages") {
         columns.adopt("rejected", REJECTED_RESPONSE);
@@ -63,33 +65,39 @@ pub(super) fn read(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
     match columns.has("prompt") {
         true => {
             let (prompt, used) = prompt(columns)?;
-            Ok(Layout::new(Shape::Prompt, Some(prompt), RecordTarget::Prompt, used))
+            Ok(RowContent::new(Shape::Prompt, Some(prompt), RecordTarget::Prompt, used))
         }
         false => Err(BadRow::UnknownShape { found: columns.some_names() }),
     }
 }
 
-impl Layout {
-    fn new(shape: Shape, prompt: Option<Text>, target: RecordTarget, used: Vec<&'static str>) -> Layout {
+impl RowContent {
+    fn new(shape: Shape, prompt: Option<Text>, target: RecordTarget, used: Vec<&'static str>) -> RowContent {
         let (answers, answer_columns, numbers) = (Vec::new(), Vec::new(), RowNumbers::default());
-        Layout { shape, prompt, answers, target, answer_columns, numbers, used }
+        RowContent { shape, prompt, answers, target, answer_columns, numbers, used }
     }
 
-    fn with_answers(self, answers: Vec<Text>, answer_columns: Vec<String>) -> Layout {
-        Layout { answers, answer_columns, ..self }
+    fn with_answers(self, answers: Vec<Text>, answer_columns: Vec<String>) -> RowContent {
+        RowContent { answers, answer_columns, ..self }
     }
 }
 
 /// OpenAI's rows of pairs: the two answers, and the conversation in `input`.
 fn adopt_preferred(columns: &mut Columns<'_>) -> Result<(), BadRow> {
-    for (name, column) in ["chosen", "rejected"].into_iter().zip(PREFERRED) {
-        columns.adopt(name, column);
+    let names = ["chosen", "rejected"].into_iter().zip(PREFERRED);
+    names.clone().for_each(|(name, column)| columns.adopt(name, column));
+    if let Some((name, column)) = names.clone().find(|(name, _)| !columns.has(name))
+        && names.clone().any(|(name, column)| columns.column(name) == column)
+    {
+        columns.call(name, column);
     }
     if columns.column("chosen") != PREFERRED[0] || columns.has("prompt") {
         return Ok(());
     }
     let field = columns.column("input");
-    let Some(mut input) = columns.take("input").filter(Value::is_object) else { return Ok(()) };
+    let input = columns.take("input").unwrap_or_default();
+    let in_text = input.as_str().and_then(value_in_text);
+    let Some(mut input) = Some(in_text.unwrap_or(input)).filter(Value::is_object) else { return Ok(()) };
     let mut take = |name: &str| input.get_mut(name).map(Value::take).filter(|value| !value.is_null());
     if let Some(tools) = take("tools").filter(|_| !columns.has("tools")) {
         columns.set("tools", format!("{field}.tools"), tools);
@@ -101,7 +109,7 @@ fn adopt_preferred(columns: &mut Columns<'_>) -> Result<(), BadRow> {
     Ok(())
 }
 
-fn pair(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
+fn pair(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     if !columns.has("chosen") && columns.has("messages") {
         return last_turn_chosen(columns);
     }
@@ -127,7 +135,10 @@ fn pair(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
     let shape = if prompt.is_some() { Shape::Pair } else { Shape::PairImplicitPrompt };
     used.extend(["chosen", "rejected"]);
     used.extend(NUMBER_COLUMNS);
-    Ok(Layout { numbers, ..Layout::new(shape, prompt, RecordTarget::Pair, used).with_answers(answers, answer_columns) })
+    Ok(RowContent {
+        numbers,
+        ..RowContent::new(shape, prompt, RecordTarget::Pair, used).with_answers(answers, answer_columns)
+    })
 }
 
 /// The conversation that two answers follow, where they are not whole conversations themselves. One that ends with the chosen
@@ -156,7 +167,7 @@ fn conversation_before(columns: &mut Columns<'_>, answers: &mut [Text]) -> Resul
 }
 
 /// `messages` whose last turn is the chosen answer, and the rejected one beside.
-fn last_turn_chosen(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
+fn last_turn_chosen(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let field = columns.column("messages");
     let mut conversation = turns(&field, columns.take("messages").unwrap_or_default())?;
     let chosen = conversation.pop().filter(is_assistant).filter(|_| !conversation.is_empty());
@@ -170,11 +181,11 @@ fn last_turn_chosen(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
     let numbers = RowNumbers::take(columns)?;
     let mut used = vec!["messages", "rejected"];
     used.extend(NUMBER_COLUMNS);
-    let layout = Layout::new(Shape::Pair, Some(Text::Turns(conversation)), RecordTarget::Pair, used);
-    Ok(Layout { numbers, ..layout.with_answers(answers, names) })
+    let layout = RowContent::new(Shape::Pair, Some(Text::Turns(conversation)), RecordTarget::Pair, used);
+    Ok(RowContent { numbers, ..layout.with_answers(answers, names) })
 }
 
-fn scored(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
+fn scored(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     prompt_name(columns)?;
     require(columns, Shape::Scored)?;
     let (prompt, mut used) = prompt(columns)?;
@@ -182,7 +193,8 @@ fn scored(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
     let completions = list(&completions_column, columns.take("completions").unwrap_or_default())?;
     let rewards = list(&rewards_column, columns.take("rewards").unwrap_or_default())?;
     if completions.len() != rewards.len() {
-        return Err(BadRow::RewardCount { completions: completions.len(), rewards: rewards.len() });
+        let counts = (completions.len(), rewards.len());
+        return Err(BadRow::RewardCount { completions: completions_column, rewards: rewards_column, counts });
     }
     let number = |(i, value): (usize, Value)| match value.as_f64().filter(|x| x.is_finite()) {
         Some(reward) => Ok(reward),
@@ -201,11 +213,11 @@ fn scored(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
         });
     }
     let target = RecordTarget::Rewards(rewards?);
-    Ok(Layout::new(Shape::Scored, Some(prompt), target, used).with_answers(answers, names))
+    Ok(RowContent::new(Shape::Scored, Some(prompt), target, used).with_answers(answers, names))
 }
 
 /// `{prompt, completion}`, with a label or without.
-fn completion(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
+fn completion(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     prompt_name(columns)?;
     let is_labelled = columns.has("label");
     let shape = if is_labelled { Shape::Labelled } else { Shape::Completion };
@@ -220,11 +232,11 @@ fn completion(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
         }
         false => RecordTarget::Sequence,
     };
-    Ok(Layout::new(shape, Some(prompt), target, used).with_answers(answers, names))
+    Ok(RowContent::new(shape, Some(prompt), target, used).with_answers(answers, names))
 }
 
 /// `messages` of which the assistant's last turns are labelled.
-fn labelled_messages(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
+fn labelled_messages(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let field = columns.column("messages");
     let mut conversation = turns(&field, columns.take("messages").unwrap_or_default())?;
     let prompt = before_last_said(&conversation).len();
@@ -233,24 +245,24 @@ fn labelled_messages(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
     }
     let answer = conversation.split_off(prompt);
     let target = RecordTarget::Label(label(columns)?);
-    let layout = Layout::new(Shape::Labelled, Some(Text::Turns(conversation)), target, vec!["messages", "label"]);
+    let layout = RowContent::new(Shape::Labelled, Some(Text::Turns(conversation)), target, vec!["messages", "label"]);
     Ok(layout.with_answers(vec![Text::Turns(answer)], vec![field]))
 }
 
-fn messages(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
+fn messages(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let field = columns.column("messages");
     let messages = turns(&field, columns.take("messages").unwrap_or_default())?;
     let prompt = Some(Text::Turns(Vec::new()));
-    let layout = Layout::new(Shape::Messages, prompt, RecordTarget::Sequence, vec!["messages"]);
+    let layout = RowContent::new(Shape::Messages, prompt, RecordTarget::Sequence, vec!["messages"]);
     Ok(layout.with_answers(vec![Text::Turns(messages)], vec![field]))
 }
 
-fn whole_text(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
+fn whole_text(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let field = columns.column("text");
     match columns.take("text").unwrap_or_default() {
         Value::String(text) => {
             let prompt = Some(Text::Plain(String::new()));
-            let layout = Layout::new(Shape::Text, prompt, RecordTarget::Sequence, vec!["text"]);
+            let layout = RowContent::new(Shape::Text, prompt, RecordTarget::Sequence, vec!["text"]);
             Ok(layout.with_answers(vec![Text::Plain(text)], vec![field]))
         }
         other => Err(wrong_type(field, &other, "a string")),
@@ -261,7 +273,7 @@ fn whole_text(columns: &mut Columns<'_>) -> Result<Layout, BadRow> {
 fn require(columns: &Columns<'_>, shape: Shape) -> Result<(), BadRow> {
     match shape.names().iter().find(|name| !columns.has(name)) {
         None => Ok(()),
-        Some(missing) => Err(BadRow::Missing { missing: columns.column(missing), shape: shape.columns() }),
+        Some(own) => Err(BadRow::Missing { missing: columns.column(own), own, shape: shape.columns() }),
     }
 }
 
@@ -289,12 +301,12 @@ fn prompt(columns: &mut Columns<'_>) -> Result<(Text, Vec<&'static str>), BadRow
     let mut used = vec!["prompt"];
     if columns.has("input") && (field == INSTRUCTION || columns.is_mapped("input")) {
         used.push("input");
-        columns.note("input");
         let (name, value) = (columns.column("input"), columns.take("input").unwrap_or_default());
         match (&mut prompt, value) {
             (_, Value::Null) => {}
             (_, Value::String(input)) if input.is_empty() => {}
             (Text::Plain(prompt), Value::String(input)) => {
+                columns.note("input");
                 *prompt = [prompt.as_str(), &input]
                     .into_iter()
                     .filter(|part| !part.is_empty())
@@ -466,22 +478,32 @@ pub(super) fn check_speakers(answers: &[Text], answer_columns: &[String]) -> Res
     Ok(())
 }
 
-/// What the column `system` says. Anything else than a text in it is not read, unless the user says that it is.
+/// What the column `system` says: a text, or one turn of the system, alone or in a list. A number or a boolean in it is not
+/// read, unless the user says that it is.
 ///
 /// # Errors
 /// [`BadRow::Type`].
 pub(super) fn system(columns: &mut Columns<'_>, used: &mut Vec<&'static str>) -> Result<Option<String>, BadRow> {
-    match columns.take("system") {
-        Some(Value::String(text)) => {
-            used.push("system");
-            columns.note("system");
-            Ok(Some(text).filter(|text| !text.trim().is_empty()))
-        }
-        Some(Value::Null) => {
-            used.push("system");
-            Ok(None)
-        }
-        Some(other) if columns.is_mapped("system") => Err(wrong_type(columns.column("system"), &other, "a string")),
-        _ => Ok(None),
+    let field = columns.column("system");
+    let value = columns.take("system").unwrap_or_default();
+    if matches!(value, Value::Number(_) | Value::Bool(_)) && !columns.is_mapped("system") {
+        return Ok(None);
     }
+    used.push("system");
+    let turn = value.as_str().and_then(turns_in_text).unwrap_or(value);
+    let text = match turn {
+        Value::Null => return Ok(None),
+        Value::Array(turns) if turns.is_empty() => return Ok(None),
+        Value::String(text) => text,
+        Value::Array(_) | Value::Object(_) => match &turns(&field, turn)?[..] {
+            [turn] if is_system(turn) => content_of(turn).unwrap_or_default().to_owned(),
+            _ => return Err(BadRow::NoSystemTurn { field }),
+        },
+        other => return Err(wrong_type(field, &other, "a string")),
+    };
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    columns.note("system");
+    Ok(Some(text))
 }

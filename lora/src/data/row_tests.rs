@@ -172,7 +172,7 @@ fn every_fault_has_its_error() {
         (r#"{"prompt": "p", "completion": "c", "label": null}"#, "`label` is null"),
         (r#"{"prompt": "p", "completions": "c", "rewards": [1]}"#, "`completions` is a string, expected a list"),
         (r#"{"prompt": "p", "completions": [], "rewards": []}"#, "`completions` is an empty list"),
-        (r#"{"prompt": "p", "completions": ["a"], "rewards": [1, 2]}"#, "1 completions, but 2 rewards"),
+        (r#"{"prompt": "p", "completions": ["a"], "rewards": [1, 2]}"#, "`completions` has 1, but `rewards` has 2"),
         (r#"{"prompt": "p", "completions": ["a"], "rewards": ["1"]}"#, "`rewards[0]` is a string"),
         (r#"{"prompt": "p", "completions": ["a", null], "rewards": [1, 2]}"#, "`completions[1]` is null"),
         (r#"{"prompt": "p", "chosen": "c", "rejected": "c"}"#, "`chosen` and `rejected` are equal"),

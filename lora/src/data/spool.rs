@@ -13,7 +13,7 @@ use super::columns::ColumnMap;
 use super::csv_rows::{self, CsvStop};
 use super::format::Format;
 use super::json_array::{ArrayFault, ArrayLines};
-use super::layout::Layout;
+use super::layout::TextLayout;
 use super::lines::{LineIndex, LinesOf, ManyLines};
 use super::reader::{MAX_RECORDS, many_lines};
 
@@ -168,13 +168,13 @@ fn unpack_text(
         return Err(DataError::Nested { path: path.to_owned(), outer: outer.name(), found });
     }
     let is_whole = first < piece.len();
-    match Layout::of(path, &piece[..first], is_whole, columns)? {
-        Layout::Lines => pieces(text, piece, first, broken, |piece| {
+    match TextLayout::of(path, &piece[..first], is_whole, columns)? {
+        TextLayout::Lines => pieces(text, piece, first, broken, |piece| {
             spool.write(piece)?;
             progress();
             Ok(())
         }),
-        Layout::Array => {
+        TextLayout::Array => {
             let fault = |ArrayFault { line, message }| DataError::Array { path: path.to_owned(), line, message };
             let (mut array, mut lines) = (ArrayLines::new(), Vec::new());
             pieces(text, piece, first, broken, |piece| {
@@ -188,7 +188,7 @@ fn unpack_text(
             spool.blank_lines = Some(0);
             Ok(())
         }
-        Layout::Csv { delimiter } => {
+        TextLayout::Csv { delimiter } => {
             let whole = (&piece[..first]).chain(text);
             let mut rows = 0u64;
             let blank_lines = csv_rows::rows(whole, delimiter, columns, |line| {

@@ -40,8 +40,9 @@ const OF_TEMPLATES: [&str; 2] = ["observation", "function"];
 /// Roles that only templates know.
 const TEMPLATE_ROLES: [&str; 3] = ["developer", "ipython", "environment"];
 
-/// The name that templates know, whatever its case.
+/// The name that templates know, whatever its case and the blanks around it.
 fn speaker(name: &str) -> Option<&'static str> {
+    let name = name.trim();
     SPEAKERS.into_iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(name)).map(|(_, role)| role)
 }
 
@@ -70,6 +71,11 @@ pub(super) fn role_of(turn: &Value) -> &str {
     turn.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Whether it is what the system says.
+pub(super) fn is_system(turn: &Value) -> bool {
+    matches!(role_of(turn), "system" | "developer")
+}
+
 /// Whether the model is the one who speaks.
 pub(super) fn is_assistant(turn: &Value) -> bool {
     role_of(turn) == ASSISTANT
@@ -82,9 +88,7 @@ pub(super) fn turns_in_text(text: &str) -> Option<Value> {
     if !(trimmed.starts_with(['[', '{', '(']) || trimmed.starts_with("array(")) {
         return None;
     }
-    let mut parser = serde_json::Deserializer::from_str(text);
-    let json = Strict.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value)).ok();
-    let value = json.or_else(|| python_literal::parse(text))?;
+    let value = value_in_text(text)?;
     let is_turns = match &value {
         Value::Array(turns) => !turns.is_empty() && turns.iter().all(looks_like_turn),
         turn => looks_like_turn(turn),
@@ -92,10 +96,17 @@ pub(super) fn turns_in_text(text: &str) -> Option<Value> {
     is_turns.then_some(value)
 }
 
+/// The value that a text is, as JSON or as Python prints it.
+pub(super) fn value_in_text(text: &str) -> Option<Value> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let json = Strict.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value)).ok();
+    json.or_else(|| python_literal::parse(text))
+}
+
 /// Whether a value has a role that someone has and something that is said.
 fn looks_like_turn(value: &Value) -> bool {
     let of = |name: &str| value.get(name).and_then(Value::as_str);
-    let is_role = |role: &str| speaker(role).is_some() || TEMPLATE_ROLES.contains(&role);
+    let is_role = |role: &str| speaker(role).is_some() || TEMPLATE_ROLES.contains(&role.trim());
     match (of("role"), of("from")) {
         (Some(role), _) => is_role(role) && (value.get("content").is_some() || value.get("tool_calls").is_some()),
         (None, Some(from)) => speaker(from).is_some() && value.get("value").is_some(),
@@ -128,13 +139,14 @@ pub(super) fn turns(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     }
 }
 
-/// A non-empty list.
+/// A non-empty list, or a text that is one.
 pub(super) fn list(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
-    match value {
+    let in_text = value.as_str().and_then(value_in_text).filter(Value::is_array);
+    match in_text.unwrap_or(value) {
         Value::Array(items) if items.is_empty() => Err(BadRow::EmptyList { field: field.to_owned() }),
         Value::Array(items) => Ok(items),
         Value::Null => Err(BadRow::Null { field: field.to_owned() }),
-        other => Err(wrong_type(field.to_owned(), &other, "a list")),
+        other => Err(wrong_type(field.to_owned(), &other, "a list, or JSON text of one")),
     }
 }
 
@@ -149,7 +161,8 @@ fn one(field: &str, turn: Value) -> Result<Value, BadRow> {
     }
     match fields.get_mut("role") {
         Some(Value::String(role)) => {
-            if let Some(known) = speaker(role).filter(|_| !OF_TEMPLATES.contains(&role.as_str())) {
+            let of_templates = OF_TEMPLATES.iter().chain(&TEMPLATE_ROLES).copied().find(|known| *known == role.trim());
+            if let Some(known) = of_templates.or_else(|| speaker(role)).filter(|known| *known != role.as_str()) {
                 known.clone_into(role);
             }
         }
