@@ -16,8 +16,8 @@ use align_engine::bounded_read::read_regular;
 use align_engine::model::{hub_cache, is_hub_name};
 
 use self::front_matter::Config;
-use super::files::{ENDINGS, ending};
 use super::DataError;
+use super::files::{ENDINGS, ending};
 
 /// Split that is meant where none is named.
 const TRAIN: &str = "train";

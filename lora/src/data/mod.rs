@@ -28,6 +28,7 @@
 mod added_tokens;
 mod ahead;
 mod bad_line;
+pub mod bad_row;
 mod caught;
 mod column_search;
 pub mod columns;
@@ -95,12 +96,13 @@ mod source_tests;
 mod token_cache_tests;
 
 pub use ahead::{for_each_ahead, for_each_batch};
+pub use bad_row::BadRow;
 pub use column_search::any_row_has;
 pub use columns::{ColumnMap, ColumnMapError};
 pub use dataset::{Dataset, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split, UnpairedOrder};
 pub use duplicates::{Repeat, Repeats};
 pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, LongAnswers, Target};
-pub use error::{BadRow, DataError};
+pub use error::DataError;
 pub use files::{DataFiles, data_files};
 pub use hub::{CachedSet, HubFault, is_data_set_id};
 pub use lengths::{Histogram, Lengths};
