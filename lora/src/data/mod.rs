@@ -60,6 +60,7 @@ mod pass;
 pub mod progress;
 pub mod prompts;
 mod python_literal;
+mod python_text;
 pub mod reader;
 pub mod reading;
 pub mod records;
