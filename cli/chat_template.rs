@@ -54,10 +54,7 @@ pub fn instead_of_the_models(
 
 /// Compares what a run called its template with what there is now: its own copy, which `flag` names, or else the model's.
 fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) -> Result<(), CliError> {
-    let now = match flag {
-        Some(own) => Some(TemplateSources::of_path(own).map_err(DataError::from)?),
-        None => TemplateSources::of_folder(model).map_err(DataError::from)?,
-    };
+    let now = TemplateSources::of_folder(flag.unwrap_or(model)).map_err(DataError::from)?;
     if template_name(now.as_ref()) == name {
         return Ok(());
     }

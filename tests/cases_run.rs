@@ -183,6 +183,11 @@ fn templates_that_are_not_those_of_the_run_are_said() {
     assert!(edited.stderr.contains("the chat template was changed since the run"), "{}", edited.stderr);
     fs::remove_file(&own).unwrap();
     assert!(!on(&with, &chat, &[]).ok().stderr.contains("warning: "), "the model's is the same");
+    let by_flag = folder.path().join("by-flag");
+    train(&with, &by_flag, &["--chat-template", text(&with)]);
+    fs::remove_file(by_flag.join("chat_template.jinja")).unwrap();
+    let gone = on(&bare, &by_flag, &[]);
+    assert!(gone.code == Some(3) && gone.stderr.contains("is gone; give it with --chat-template"), "{}", gone.stderr);
     let gone = on(&bare, &chat, &[]);
     assert!(gone.code == Some(3) && gone.stderr.contains("is gone; give it with --chat-template"), "{}", gone.stderr);
     on(&bare, &chat, &["--chat-template", text(&with)]).ok();
@@ -510,9 +515,9 @@ fn switches_of_a_run_can_be_turned_off() {
     let (of_run, said) = tokens(&["--adapter", text(&out)]);
     assert_eq!(of_run, tokens(&["--chat", "--system", &system]).0);
     assert!(said.contains("chat, system Be brief.") && !said.contains(&system), "{said}");
-    let (off, _) = tokens(&["--adapter", text(&out), "--chat=false", "--system", ""]);
+    let (off, _) = tokens(&["--adapter", text(&out), "--no-chat", "--system", ""]);
     assert!(off == tokens(&[]).0 && off != of_run, "{off} {of_run}");
-    let (texts, _) = tokens(&["--adapter", text(&out), "--chat=false"]);
+    let (texts, _) = tokens(&["--adapter", text(&out), "--no-chat"]);
     assert_eq!(texts, tokens(&["--system", &system]).0);
     // a file's switch too
     let config = folder.path().join("options.toml");
@@ -523,7 +528,7 @@ fn switches_of_a_run_can_be_turned_off() {
         align(&[&flags[..], &["--max-steps", "1", "--output", text(&out)], more].concat()).ok();
         fs::read_to_string(out.join("config.toml")).unwrap().contains("chat = true")
     };
-    assert!(run(&[]) && !run(&["--chat=false"]));
+    assert!(run(&[]) && !run(&["--no-chat"]));
 }
 
 /// What an SFT run scored is about sequences; its adapter may be asked about pairs.

@@ -2,6 +2,7 @@
 
 mod commands;
 mod model;
+mod optimiser;
 mod train;
 
 pub use commands::{EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
@@ -9,7 +10,7 @@ pub use model::{
     CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs, OnBadRowChoice,
     PrecisionChoice, ReferenceChoice,
 };
-pub use train::{OptimChoice, ScheduleChoice, TrainArgs};
+pub use train::TrainArgs;
 
 use align_lora::objective::{self, Knob, KnobKind, KnobValue};
 use clap::builder::Resettable;
@@ -130,17 +131,20 @@ pub fn no_counterpart(flag: &str) -> Option<&'static str> {
 /// Switches that a command takes of an adapter's run.
 const SWITCHES: [&str; 3] = ["chat", "implicit_prompt", "allow_drops"];
 
-/// A switch that `=false` turns off again where a file or an adapter's run turns it on.
-fn switch(arg: Arg) -> Arg {
-    arg.action(ArgAction::Set)
-        .value_parser(clap::value_parser!(bool))
-        .num_args(0..=1)
-        .require_equals(true)
-        .value_name("false")
-        .default_value("false")
-        .default_missing_value("true")
-        .hide_default_value(true)
-        .hide_possible_values(true)
+/// The flag that turns a switch off again where a file or an adapter's run turns it on.
+pub fn opposite(switch: &str) -> String {
+    format!("no_{switch}")
+}
+
+/// A command whose switches have opposites; the later of the two counts.
+fn with_opposites(command: Command) -> Command {
+    let is_there = |name: &&str| command.get_arguments().any(|arg| arg.get_id() == *name);
+    let switches: Vec<&str> = SWITCHES.into_iter().filter(is_there).collect();
+    switches.into_iter().fold(command, |command, name| {
+        let id = opposite(name);
+        let arg = Arg::new(id.clone()).long(id.replace('_', "-")).alias(id).action(ArgAction::SetTrue);
+        command.arg(arg.overrides_with(name).hide(true))
+    })
 }
 
 /// Commands that take the knobs of the losses.
@@ -155,10 +159,7 @@ pub fn command() -> Command {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         arg.help(format!("{help}; {experimental}"))
     };
-    let cli = Cli::command().mut_subcommand("inspect", inspect).mut_subcommands(|command| {
-        let switches = SWITCHES.into_iter().filter(|name| command.get_arguments().any(|arg| arg.get_id() == *name));
-        switches.collect::<Vec<_>>().into_iter().fold(command, |command, name| command.mut_arg(name, switch))
-    });
+    let cli = Cli::command().mut_subcommand("inspect", inspect).mut_subcommands(with_opposites);
     WITH_KNOBS.iter().fold(cli, |cli, name| {
         let knobs = objective::knobs().into_iter().map(knob_flag);
         cli.mut_subcommand(name, |command| command.mut_arg("loss", loss).args(knobs))
@@ -226,7 +227,7 @@ fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>))
         KnobKind::Number { .. } => {
             arg.value_name("NUMBER").value_parser(clap::value_parser!(f64)).allow_negative_numbers(true)
         }
-        KnobKind::Switch { .. } => switch(arg),
+        KnobKind::Switch { .. } => arg.action(ArgAction::SetTrue),
         KnobKind::Choice { choices, .. } => arg.value_name("WORD").value_parser(words(choices)),
     }
 }

@@ -120,7 +120,8 @@ pub struct ReadingArgs {
     /// TRL [default: up to the last turn marker that nearly all rows share]
     #[arg(long, alias = "implicit_prompt")]
     pub implicit_prompt: bool,
-    /// Make turns of prompts and answers that are texts, and render them with the chat template
+    /// Make turns of prompts and answers that are texts, and render them with the chat template (--no-chat where the adapter's
+    /// run does)
     #[arg(long)]
     pub chat: bool,
     /// What the system says in rows without a system turn and without a column `system`; a text begins with it and a blank line

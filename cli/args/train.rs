@@ -4,8 +4,8 @@ use super::model::{
     CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice,
     UnpairedOrderChoice, positive,
 };
-use align_lora::optim::ScheduleKind;
-use clap::{Args, ValueEnum};
+use super::optimiser::OptimiserArgs;
+use clap::Args;
 use std::path::PathBuf;
 
 /// Flags of `train`.
@@ -83,83 +83,8 @@ pub struct TrainArgs {
     #[arg(long, alias = "use_rslora", help_heading = "Adapter")]
     pub rslora: bool,
 
-    /// Largest learning rate [default: 1e-5; with --demo 7e-4]
-    #[arg(
-        long,
-        value_name = "RATE",
-        alias = "learning_rate",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
-    pub learning_rate: Option<f64>,
-    /// What becomes of the learning rate
-    #[arg(long, value_enum, default_value = "linear", alias = "lr_scheduler_type", help_heading = "Optimiser")]
-    pub schedule: ScheduleChoice,
-    /// Steps in which the learning rate grows from 0 [default: 0]
-    #[arg(
-        long,
-        value_name = "STEPS",
-        alias = "warmup_steps",
-        conflicts_with = "warmup_ratio",
-        help_heading = "Optimiser"
-    )]
-    pub warmup_steps: Option<u64>,
-    /// The same as a share of the run's steps, from 0 to 1, rounded up
-    #[arg(
-        long,
-        value_name = "SHARE",
-        alias = "warmup_ratio",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
-    pub warmup_ratio: Option<f64>,
-    /// What makes a step of a gradient
-    #[arg(long, value_enum, default_value = "adamw", help_heading = "Optimiser")]
-    pub optim: OptimChoice,
-    /// Decay of adamw's mean of the gradient [default: 0.9]
-    #[arg(long, value_name = "BETA", alias = "adam_beta1", allow_negative_numbers = true, help_heading = "Optimiser")]
-    pub adam_beta1: Option<f64>,
-    /// Decay of adamw's mean of the squared gradient [default: 0.999]
-    #[arg(long, value_name = "BETA", alias = "adam_beta2", allow_negative_numbers = true, help_heading = "Optimiser")]
-    pub adam_beta2: Option<f64>,
-    /// What adamw adds to the root of that [default: 1e-8]
-    #[arg(
-        long,
-        value_name = "EPSILON",
-        alias = "adam_epsilon",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
-    pub adam_epsilon: Option<f64>,
-    /// Decay of rmsprop's mean of the squared gradient [default: 0.99]
-    #[arg(
-        long,
-        value_name = "ALPHA",
-        alias = "rmsprop_alpha",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
-    pub rmsprop_alpha: Option<f64>,
-    /// Weight decay of the adapter: decoupled with adamw, a part of the gradient with rmsprop
-    #[arg(
-        long,
-        value_name = "DECAY",
-        default_value_t = 0.0,
-        alias = "weight_decay",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
-    pub weight_decay: f64,
-    /// Gradients are scaled down to this norm; 0 never does
-    #[arg(
-        long,
-        value_name = "NORM",
-        default_value_t = 1.0,
-        alias = "max_grad_norm",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
-    pub max_grad_norm: f64,
+    #[command(flatten)]
+    pub optimiser: OptimiserArgs,
 
     /// Passes over the data [default: 1]
     #[arg(long, value_name = "N", alias = "num_train_epochs", value_parser = positive(), help_heading = "Run")]
@@ -220,36 +145,4 @@ pub struct TrainArgs {
     pub memory: MemoryArgs,
     #[command(flatten)]
     pub cache: CacheArgs,
-}
-
-/// See [`ScheduleKind`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ScheduleChoice {
-    Linear,
-    Cosine,
-    /// Without a warm-up
-    Constant,
-    #[value(name = "constant_with_warmup", alias = "constant-with-warmup")]
-    ConstantWithWarmup,
-}
-
-/// See [`OptimizerKind`](align_lora::optim::OptimizerKind).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OptimChoice {
-    #[value(name = "adamw", aliases = ["adamw_torch", "adamw-torch", "adamw_torch_fused", "adamw-torch-fused"])]
-    AdamW,
-    /// As torch has it, neither centred nor with momentum
-    #[value(name = "rmsprop")]
-    RmsProp,
-}
-
-impl From<ScheduleChoice> for ScheduleKind {
-    fn from(choice: ScheduleChoice) -> ScheduleKind {
-        match choice {
-            ScheduleChoice::Linear => ScheduleKind::Linear,
-            ScheduleChoice::Cosine => ScheduleKind::Cosine,
-            ScheduleChoice::Constant => ScheduleKind::Constant,
-            ScheduleChoice::ConstantWithWarmup => ScheduleKind::ConstantWithWarmup,
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::eval::needs;
 use super::losses::EXPERIMENTAL;
-use crate::args::{OnBadRowChoice, OptimChoice, PrecisionChoice, ReferenceChoice, ScheduleChoice, TrainArgs};
+use crate::args::{OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
 use crate::chat_template;
 use crate::config_file::{self, NamedFiles};
 use crate::data::{self, DataOptions};
@@ -20,9 +20,8 @@ use crate::watcher::Watcher;
 use align_engine::model::REFERENCE;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::data::{ChatTemplate, Dataset, Encoder, Needs, Reading, Shuffle};
+use align_lora::data::{ChatTemplate, Dataset, Encoder, Needs, Reading, Shuffle, TemplateSources};
 use align_lora::objective::{KnobValue, Objective, Scores};
-use align_lora::optim::{AdamNumbers, OptimizerKind, RmsProp, Warmup};
 use align_lora::train::{Observer, Size, TrainError, TrainOptions, Trainer};
 use std::path::PathBuf;
 
@@ -167,8 +166,10 @@ fn train(
     let resolved = config_file::resolved(args, &named, adapter.config(), &trainer)?;
     let folder = RunFolder::create(output)?;
     config_file::write(&resolved, folder.path())?;
-    let template = data.encoder().template().map(ChatTemplate::sources);
-    chat_template::keep(template, folder.path())?;
+    let template = data.encoder().template().map(ChatTemplate::sources).cloned();
+    chat_template::keep(template.as_ref(), folder.path())?;
+    // a broken one, which texts do not need, is the model's all the same
+    let template = template.or_else(|| TemplateSources::of_folder(&loaded.dir).ok().flatten());
     if trainer.reference().is_some() {
         // nothing is trained yet: the adapter is what it was
         kept.as_ref().unwrap_or(&adapter).save(&folder.path().join(REFERENCE))?;
@@ -190,7 +191,7 @@ fn train(
     let of_run = OfRun {
         reference: reference::name_of(&trainer),
         objective: run_record::describe(trainer.objective(), loaded.model.logp_temperature()),
-        chat_template: run_record::template_name(template),
+        chat_template: run_record::template_name(template.as_ref()),
     };
     let mut watcher = Watcher::new(folder.path(), &adapter, of_run, progress)?;
     if let Some(eval) = &eval {
@@ -265,14 +266,14 @@ fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         true => Ok(value),
         false => Err(CliError::Usage(format!("--{name} {value}: expected a number from {low} to {high}"))),
     };
-    let learning_rate = args.learning_rate.unwrap_or(if demo { demo::LEARNING_RATE } else { 1e-5 });
+    let learning_rate = args.optimiser.learning_rate.unwrap_or(if demo { demo::LEARNING_RATE } else { 1e-5 });
     Ok(TrainOptions {
         learning_rate: in_range("learning-rate", learning_rate, 0.0, 1e3)?,
-        schedule: args.schedule.into(),
-        warmup: warmup(args)?,
-        optimizer: optimizer(args)?,
-        weight_decay: in_range("weight-decay", args.weight_decay, 0.0, 1e3)?,
-        max_grad_norm: in_range("max-grad-norm", args.max_grad_norm, 0.0, f64::MAX)?,
+        schedule: args.optimiser.schedule.into(),
+        warmup: args.optimiser.warmup()?,
+        optimizer: args.optimiser.optimizer()?,
+        weight_decay: in_range("weight-decay", args.optimiser.weight_decay, 0.0, 1e3)?,
+        max_grad_norm: in_range("max-grad-norm", args.optimiser.max_grad_norm, 0.0, f64::MAX)?,
         epochs: args.epochs.unwrap_or(if demo { demo::EPOCHS } else { 1 }),
         max_steps: args.max_steps,
         max_completions: args.max_completions.map(|most| most as usize),
@@ -286,62 +287,6 @@ fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         precision: args.device.precision.into(),
         memory: args.memory.memory.map(|Size(bytes)| bytes),
     })
-}
-
-/// The warm-up that the flags name, which the schedule `constant` has not.
-fn warmup(args: &TrainArgs) -> Result<Warmup, CliError> {
-    let (flag, warmup, none) = match (args.warmup_steps, args.warmup_ratio) {
-        (_, Some(ratio)) if !(0.0..=1.0).contains(&ratio) => {
-            return Err(CliError::Usage(format!("--warmup-ratio {ratio}: expected a number from 0 to 1")));
-        }
-        (_, Some(ratio)) => ("--warmup-ratio", Warmup::Ratio(ratio), ratio == 0.0),
-        (steps, None) => ("--warmup-steps", Warmup::Steps(steps.unwrap_or(0)), steps.unwrap_or(0) == 0),
-    };
-    match args.schedule {
-        ScheduleChoice::Constant if !none => Err(CliError::Usage(format!(
-            "{flag}: --schedule constant has no warm-up; give --schedule constant_with_warmup, or leave {flag} out"
-        ))),
-        _ => Ok(warmup),
-    }
-}
-
-/// The optimiser that the flags name; those of another one are refused.
-fn optimizer(args: &TrainArgs) -> Result<OptimizerKind, CliError> {
-    let unused = |flags: &[(&str, bool)]| match flags.iter().find(|(_, given)| *given) {
-        Some((flag, _)) => {
-            let optim = if args.optim == OptimChoice::AdamW { "adamw" } else { "rmsprop" };
-            Err(CliError::Usage(format!("--{flag}: --optim {optim} does not read it; leave the flag out")))
-        }
-        None => Ok(()),
-    };
-    let decay = |name: &str, value: f64| match (0.0..1.0).contains(&value) {
-        true => Ok(value),
-        false => Err(CliError::Usage(format!("--{name} {value}: expected a number from 0, below 1"))),
-    };
-    match args.optim {
-        OptimChoice::AdamW => {
-            unused(&[("rmsprop-alpha", args.rmsprop_alpha.is_some())])?;
-            let torch = AdamNumbers::default();
-            let eps = args.adam_epsilon.unwrap_or(torch.eps);
-            // a parameter without a gradient so far would be divided by 0
-            if !(eps >= f64::from(f32::MIN_POSITIVE) && eps <= 1.0) {
-                return Err(CliError::Usage(format!("--adam-epsilon {eps}: expected a number above 0, at most 1")));
-            }
-            Ok(OptimizerKind::AdamW(AdamNumbers {
-                beta1: decay("adam-beta1", args.adam_beta1.unwrap_or(torch.beta1))?,
-                beta2: decay("adam-beta2", args.adam_beta2.unwrap_or(torch.beta2))?,
-                eps,
-            }))
-        }
-        OptimChoice::RmsProp => {
-            unused(&[
-                ("adam-beta1", args.adam_beta1.is_some()),
-                ("adam-beta2", args.adam_beta2.is_some()),
-                ("adam-epsilon", args.adam_epsilon.is_some()),
-            ])?;
-            Ok(OptimizerKind::RmsProp { alpha: decay("rmsprop-alpha", args.rmsprop_alpha.unwrap_or(RmsProp::ALPHA))? })
-        }
-    }
 }
 
 /// The adapter that is trained: that of `--adapter`, or a fresh one.

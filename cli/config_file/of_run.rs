@@ -1,7 +1,8 @@
 //! The options of a run, for a command that uses its adapter: what decides tokens and numbers is taken from the run's
 //! `config.toml`, as `--config` would read it, where the command line leaves it open.
 
-use super::read::{ConfigFile, Expanded, FileFlag, find};
+use super::read::{ConfigFile, Expanded, FileFlag, FileOrigin, find};
+use crate::args::opposite;
 use crate::error::CliError;
 use crate::run_files::OPTIONS;
 use align_engine::json::shorten;
@@ -110,7 +111,7 @@ pub fn options_of_run(arguments: &[OsString], matches: &ArgMatches, cli: &Comman
     if !path.exists() {
         return Ok(None);
     }
-    let file = ConfigFile::read(&path)?;
+    let file = ConfigFile::read(&path, FileOrigin::Run)?;
     check(&file, dir)?;
     let mut keys: Vec<&str> = takes.options.concat();
     if takes.loss {
@@ -149,7 +150,8 @@ struct Taken<'a> {
 
 impl Taken<'_> {
     fn add(&mut self, file: &ConfigFile, key: &str) -> Result<(), CliError> {
-        let Some(arg) = find(self.command, key).filter(|arg| !is_given(self.matches, arg.get_id().as_str())) else {
+        let decided = |id: &str| is_given(self.matches, id) || is_given(self.matches, &opposite(id));
+        let Some(arg) = find(self.command, key).filter(|arg| !decided(arg.get_id().as_str())) else {
             return Ok(());
         };
         let flags = file.flags(key, arg)?;

@@ -3,10 +3,9 @@
 
 use crate::args::no_counterpart;
 use crate::error::CliError;
-use align_engine::bounded_read::read_any;
+use align_engine::bounded_read::{read_any, read_regular};
 use align_lora::data::is_data_set_id;
-use clap::{Arg, Command};
-use std::any::TypeId;
+use clap::{Arg, ArgAction, Command};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -104,7 +103,7 @@ pub(super) struct FileFlag {
 }
 
 fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Result<Vec<FileFlag>, CliError> {
-    let file = ConfigFile::read(path)?;
+    let file = ConfigFile::read(path, FileOrigin::CommandLine)?;
     let mut flags = Vec::new();
     for key in file.table.keys() {
         let Some(arg) = find(command, key).filter(|arg| arg.get_id() != "config") else {
@@ -121,6 +120,14 @@ fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Resul
     Ok(flags)
 }
 
+/// Who names a file.
+pub(super) enum FileOrigin {
+    /// The user, who may name a pipe.
+    CommandLine,
+    /// It was found in the folder of an adapter.
+    Run,
+}
+
 /// A TOML file whose keys are flags.
 pub(super) struct ConfigFile {
     pub path: PathBuf,
@@ -131,9 +138,13 @@ pub(super) struct ConfigFile {
 impl ConfigFile {
     /// # Errors
     /// [`CliError::Input`] for a file that cannot be read or is not TOML.
-    pub(super) fn read(path: &Path) -> Result<ConfigFile, CliError> {
+    pub(super) fn read(path: &Path, origin: FileOrigin) -> Result<ConfigFile, CliError> {
         let fail = |what: String| CliError::Input(format!("{}: {what}", path.display()));
-        let bytes = read_any(path, MOST_BYTES).map_err(|error| fail(error.to_string()))?;
+        let bytes = match origin {
+            FileOrigin::CommandLine => read_any(path, MOST_BYTES),
+            FileOrigin::Run => read_regular(path, MOST_BYTES),
+        };
+        let bytes = bytes.map_err(|error| fail(error.to_string()))?;
         let text = String::from_utf8(bytes).map_err(|_| fail("is not UTF-8".to_owned()))?;
         let table = text.parse().map_err(|error: toml::de::Error| {
             let what = other_format(path, &text).unwrap_or_else(|| error.to_string());
@@ -156,7 +167,7 @@ impl ConfigFile {
         let line = line_of(&self.text, key);
         let folder = self.path.parent().unwrap_or(Path::new(""));
         let flag = format!("--{}", arg.get_long().expect("only flags are found by name"));
-        if arg.get_value_parser().type_id() == TypeId::of::<bool>() {
+        if let ArgAction::SetTrue = arg.get_action() {
             return match value {
                 toml::Value::Boolean(true) => Ok(vec![FileFlag { argument: flag.clone().into(), name: flag, line }]),
                 toml::Value::Boolean(false) => Ok(Vec::new()),

@@ -125,12 +125,12 @@ pub fn resolved(
     }
     put("lora-dropout", adapter.dropout.into());
     put("learning-rate", options.learning_rate.into());
-    put("schedule", word(args.schedule));
+    put("schedule", word(args.optimiser.schedule));
     match options.warmup {
         Warmup::Steps(steps) => put("warmup-steps", integer(steps)),
         Warmup::Ratio(ratio) => put("warmup-ratio", ratio.into()),
     };
-    put("optim", word(args.optim));
+    put("optim", word(args.optimiser.optim));
     match options.optimizer {
         OptimizerKind::AdamW(AdamNumbers { beta1, beta2, eps }) => {
             put("adam-beta1", beta1.into());

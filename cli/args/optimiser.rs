@@ -1,0 +1,185 @@
+//! The flags of the optimiser and of its learning rate, and what they mean together.
+
+use crate::error::CliError;
+use align_lora::optim::{AdamNumbers, OptimizerKind, RmsProp, ScheduleKind, Warmup};
+use clap::{Args, ValueEnum};
+
+/// How a gradient becomes a step.
+#[derive(Debug, Clone, Args)]
+pub struct OptimiserArgs {
+    /// Largest learning rate [default: 1e-5; with --demo 7e-4]
+    #[arg(
+        long,
+        value_name = "RATE",
+        alias = "learning_rate",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
+    pub learning_rate: Option<f64>,
+    /// What becomes of the learning rate
+    #[arg(long, value_enum, default_value = "linear", alias = "lr_scheduler_type", help_heading = "Optimiser")]
+    pub schedule: ScheduleChoice,
+    /// Steps in which the learning rate grows from 0 [default: 0]
+    #[arg(
+        long,
+        value_name = "STEPS",
+        alias = "warmup_steps",
+        conflicts_with = "warmup_ratio",
+        help_heading = "Optimiser"
+    )]
+    pub warmup_steps: Option<u64>,
+    /// The same as a share of the run's steps, from 0 to 1, rounded up
+    #[arg(
+        long,
+        value_name = "SHARE",
+        alias = "warmup_ratio",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
+    pub warmup_ratio: Option<f64>,
+    /// What makes a step of a gradient
+    #[arg(long, value_enum, default_value = "adamw", help_heading = "Optimiser")]
+    pub optim: OptimChoice,
+    /// Decay of adamw's mean of the gradient [default: 0.9]
+    #[arg(long, value_name = "BETA", alias = "adam_beta1", allow_negative_numbers = true, help_heading = "Optimiser")]
+    pub adam_beta1: Option<f64>,
+    /// Decay of adamw's mean of the squared gradient [default: 0.999]
+    #[arg(long, value_name = "BETA", alias = "adam_beta2", allow_negative_numbers = true, help_heading = "Optimiser")]
+    pub adam_beta2: Option<f64>,
+    /// What adamw adds to the root of that [default: 1e-8]
+    #[arg(
+        long,
+        value_name = "EPSILON",
+        alias = "adam_epsilon",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
+    pub adam_epsilon: Option<f64>,
+    /// Decay of rmsprop's mean of the squared gradient [default: 0.99]
+    #[arg(
+        long,
+        value_name = "ALPHA",
+        alias = "rmsprop_alpha",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
+    pub rmsprop_alpha: Option<f64>,
+    /// Weight decay of the adapter: decoupled with adamw, a part of the gradient with rmsprop
+    #[arg(
+        long,
+        value_name = "DECAY",
+        default_value_t = 0.0,
+        alias = "weight_decay",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm; 0 never does
+    #[arg(
+        long,
+        value_name = "NORM",
+        default_value_t = 1.0,
+        alias = "max_grad_norm",
+        allow_negative_numbers = true,
+        help_heading = "Optimiser"
+    )]
+    pub max_grad_norm: f64,
+}
+
+impl OptimiserArgs {
+    /// The warm-up that the flags name, which the schedule `constant` has not.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`].
+    pub fn warmup(&self) -> Result<Warmup, CliError> {
+        let (flag, warmup, none) = match (self.warmup_steps, self.warmup_ratio) {
+            (_, Some(ratio)) if !(0.0..=1.0).contains(&ratio) => {
+                return Err(CliError::Usage(format!("--warmup-ratio {ratio}: expected a number from 0 to 1")));
+            }
+            (_, Some(ratio)) => ("--warmup-ratio", Warmup::Ratio(ratio), ratio == 0.0),
+            (steps, None) => ("--warmup-steps", Warmup::Steps(steps.unwrap_or(0)), steps.unwrap_or(0) == 0),
+        };
+        match self.schedule {
+            ScheduleChoice::Constant if !none => Err(CliError::Usage(format!(
+                "{flag}: --schedule constant has no warm-up; give --schedule constant_with_warmup, or leave {flag} out"
+            ))),
+            _ => Ok(warmup),
+        }
+    }
+
+    /// The optimiser that the flags name; those of another one are refused.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`].
+    pub fn optimizer(&self) -> Result<OptimizerKind, CliError> {
+        let unused = |flags: &[(&str, bool)]| match flags.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => {
+                let optim = if self.optim == OptimChoice::AdamW { "adamw" } else { "rmsprop" };
+                Err(CliError::Usage(format!("--{flag}: --optim {optim} does not read it; leave the flag out")))
+            }
+            None => Ok(()),
+        };
+        let decay = |name: &str, value: f64| match (0.0..1.0).contains(&value) {
+            true => Ok(value),
+            false => Err(CliError::Usage(format!("--{name} {value}: expected a number from 0, below 1"))),
+        };
+        match self.optim {
+            OptimChoice::AdamW => {
+                unused(&[("rmsprop-alpha", self.rmsprop_alpha.is_some())])?;
+                let torch = AdamNumbers::default();
+                let eps = self.adam_epsilon.unwrap_or(torch.eps);
+                // a parameter without a gradient so far would be divided by 0
+                if !(eps >= f64::from(f32::MIN_POSITIVE) && eps <= 1.0) {
+                    return Err(CliError::Usage(format!("--adam-epsilon {eps}: expected a number above 0, at most 1")));
+                }
+                Ok(OptimizerKind::AdamW(AdamNumbers {
+                    beta1: decay("adam-beta1", self.adam_beta1.unwrap_or(torch.beta1))?,
+                    beta2: decay("adam-beta2", self.adam_beta2.unwrap_or(torch.beta2))?,
+                    eps,
+                }))
+            }
+            OptimChoice::RmsProp => {
+                unused(&[
+                    ("adam-beta1", self.adam_beta1.is_some()),
+                    ("adam-beta2", self.adam_beta2.is_some()),
+                    ("adam-epsilon", self.adam_epsilon.is_some()),
+                ])?;
+                Ok(OptimizerKind::RmsProp {
+                    alpha: decay("rmsprop-alpha", self.rmsprop_alpha.unwrap_or(RmsProp::ALPHA))?,
+                })
+            }
+        }
+    }
+}
+
+/// See [`ScheduleKind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScheduleChoice {
+    Linear,
+    Cosine,
+    /// Without a warm-up
+    Constant,
+    #[value(name = "constant_with_warmup", alias = "constant-with-warmup")]
+    ConstantWithWarmup,
+}
+
+/// See [`OptimizerKind`](align_lora::optim::OptimizerKind).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OptimChoice {
+    #[value(name = "adamw", aliases = ["adamw_torch", "adamw-torch", "adamw_torch_fused", "adamw-torch-fused"])]
+    AdamW,
+    /// As torch has it, neither centred nor with momentum
+    #[value(name = "rmsprop")]
+    RmsProp,
+}
+
+impl From<ScheduleChoice> for ScheduleKind {
+    fn from(choice: ScheduleChoice) -> ScheduleKind {
+        match choice {
+            ScheduleChoice::Linear => ScheduleKind::Linear,
+            ScheduleChoice::Cosine => ScheduleKind::Cosine,
+            ScheduleChoice::Constant => ScheduleKind::Constant,
+            ScheduleChoice::ConstantWithWarmup => ScheduleKind::ConstantWithWarmup,
+        }
+    }
+}
