@@ -301,6 +301,7 @@ fn the_column_of_the_system_may_hold_its_turn() {
         turn("system", "Be brief."),
         json!([turn("system", "Be brief.")]),
         json!("[{'role': 'system', 'content': 'Be brief.'}]"),
+        json!(["Be ", {"type": "text", "text": "brief."}]),
         json!({"from": "system", "value": "Be brief."}),
     ] {
         same_tokens("rows.jsonl", &row(system).to_string(), &plain, &[]);
@@ -342,6 +343,11 @@ fn messages_name_the_columns_of_the_file() {
     let no_prompt =
         json!({"preferred_output": [turn("user", "x")], "non_preferred_output": [turn("user", "y")], "input": null});
     refused(no_prompt, &[], "`preferred_output` and `non_preferred_output` have no first turn in common");
+    refused(
+        json!({"preferred_output": "One.", "non_preferred_output": "Two."}),
+        &[],
+        "rows.jsonl:1: `preferred_output` and `non_preferred_output` are texts without a prompt column",
+    );
     refused(
         json!({"prompt": "p", "answers": ["a", "b"], "scores": [1]}),
         &["--columns", "completions=answers,rewards=scores"],

@@ -401,6 +401,18 @@ fn all_pairs_of_a_row_are_limited_and_read_one_at_a_time() {
 }
 
 #[test]
+fn columns_of_rows_that_are_left_out_count_for_no_name() {
+    let rows = [
+        json!({"question": "p", "chosen": " a", "rejected": " b"}),
+        json!({"query": "p", "completion": " a"}),
+        json!({"instruction": "p", "input": "", "chosen": " a", "rejected": " b"}),
+    ];
+    let dataset = open(&lines(&rows), Needs::Pairs, OnBadRow::Skip).unwrap();
+    let by_name: Vec<_> = dataset.survey().by_name.iter().map(|it| (it.column.as_str(), it.records)).collect();
+    assert_eq!(by_name, [("question", 1), ("instruction", 1)]);
+}
+
+#[test]
 fn labelled_rows_are_not_unpaired() {
     let rows: Vec<Value> =
         (0..5).map(|i| json!({"prompt": "p", "completion": format!(" c{i}"), "label": i % 2 == 0})).collect();

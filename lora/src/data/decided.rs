@@ -98,15 +98,12 @@ impl Decided {
                 if let Some((name, column)) = asked.columns.unseen(mapped).filter(|(name, _)| *name == "prompt") {
                     return Err(DataError::NoSuchColumn { name, column: column.to_owned(), paths: vec![path] });
                 }
-                let unread = match rows.read(record)? {
-                    Ok(bytes) => {
-                        Record::parse_with(record, &bytes, &reading).map_or(Vec::new(), |it| it.ignored_columns)
-                    }
-                    Err(_) => Vec::new(),
-                };
+                let parsed = rows.read(record)?.and_then(|bytes| Record::parse_with(record, &bytes, &reading));
+                let (unread, names) = parsed
+                    .map_or((Vec::new(), Vec::new()), |parsed| (parsed.ignored_columns, parsed.record.answer_columns));
                 let column = super::sanity::candidate(&unread).unwrap_or("NAME").to_owned();
-                let name = |own: &'static str| asked.columns.column(own).to_owned();
-                let (chosen, rejected) = (name("chosen"), name("rejected"));
+                let name = |at: usize, own| names.get(at).cloned().unwrap_or(asked.columns.column(own).to_owned());
+                let (chosen, rejected) = (name(0, "chosen"), name(1, "rejected"));
                 Err(DataError::NoTurnMarker { path, line, rows: prefixes.len(), chosen, rejected, column })
             }
         }

@@ -285,7 +285,7 @@ pub enum DataError {
         most: Box<Dropped>,
     },
     /// No row is left to use.
-    #[error("none of {rows} rows can be used; the first: {path}:{line}: {reason}", path = path.display())]
+    #[error("{}: {path}:{line}: {reason}", none_of(*rows), path = path.display())]
     NothingLeft {
         /// Rows that there are.
         rows: usize,
@@ -453,6 +453,14 @@ fn what_to_do(kind: DropKind) -> &'static str {
         DropKind::Prompt => "see that the column of the prompt is read (--columns prompt=NAME)",
         DropKind::NoPair => "give answers of different scores",
         DropKind::Bad => "mend the rows",
+    }
+}
+
+/// The beginning of what is said where no row is left.
+fn none_of(rows: usize) -> String {
+    match rows {
+        1 => "the only row cannot be used".to_owned(),
+        rows => format!("none of {rows} rows can be used; the first"),
     }
 }
 

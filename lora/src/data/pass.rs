@@ -434,10 +434,10 @@ impl Pass<'_> {
             self.dataset.survey.sequences = self.dataset.sequences(record.kind);
         }
         self.dataset.survey.count_columns(record.ignored_columns);
-        self.dataset.survey.count_by_name(record.by_name);
         if let Err(reason) = self.dataset.check_kind(record.kind) {
             return self.bad(number, reason);
         }
+        self.dataset.survey.count_by_name(record.by_name);
         let Dataset { survey, sources, .. } = &mut self.dataset;
         let rows = sources.rows()?;
         survey.looked_at += usize::from(number < sanity::SAMPLE);

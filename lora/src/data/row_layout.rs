@@ -15,8 +15,8 @@ use super::columns::{Columns, INSTRUCTION, PREFERRED, PROMPT_NAMES, REJECTED_RES
 use super::numbers::{NUMBER_COLUMNS, RowNumbers};
 use super::records::{Form, RecordTarget, Shape, Text};
 use super::turns::{
-    ASSISTANT, before_last_said, content_of, is_assistant, is_system, list, role_of, said_by, text, turns,
-    turns_in_text, value_in_text,
+    ASSISTANT, before_last_said, content_of, has_role, is_assistant, is_system, joined, list, role_of, said_by, text,
+    turns, turns_in_text, value_in_text,
 };
 
 /// What the columns of a row hold.
@@ -478,7 +478,7 @@ pub(super) fn check_speakers(answers: &[Text], answer_columns: &[String]) -> Res
     Ok(())
 }
 
-/// What the column `system` says: a text, or one turn of the system, alone or in a list. A number or a boolean in it is not
+/// What the column `system` says: a text, parts of one, or one turn of the system, alone or in a list. A number or a boolean in it is not
 /// read, unless the user says that it is.
 ///
 /// # Errors
@@ -495,6 +495,7 @@ pub(super) fn system(columns: &mut Columns<'_>, used: &mut Vec<&'static str>) ->
         Value::Null => return Ok(None),
         Value::Array(turns) if turns.is_empty() => return Ok(None),
         Value::String(text) => text,
+        Value::Array(parts) if !parts.iter().any(has_role) => joined(&field, Value::Array(parts))?,
         Value::Array(_) | Value::Object(_) => match &turns(&field, turn)?[..] {
             [turn] if is_system(turn) => content_of(turn).unwrap_or_default().to_owned(),
             _ => return Err(BadRow::NoSystemTurn { field }),

@@ -71,6 +71,11 @@ pub(super) fn role_of(turn: &Value) -> &str {
     turn.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Whether a value is a turn rather than a part of one.
+pub(super) fn has_role(value: &Value) -> bool {
+    value.get("role").is_some() || value.get("from").is_some()
+}
+
 /// Whether it is what the system says.
 pub(super) fn is_system(turn: &Value) -> bool {
     matches!(role_of(turn), "system" | "developer")
@@ -171,7 +176,7 @@ fn one(field: &str, turn: Value) -> Result<Value, BadRow> {
     let calls_tools = fields.get("tool_calls").is_some_and(Value::is_array);
     match fields.get_mut("content") {
         Some(Value::String(_)) => {}
-        Some(content @ Value::Array(_)) => *content = flattened(&format!("{field}.content"), content.take())?,
+        Some(content @ Value::Array(_)) => *content = joined(&format!("{field}.content"), content.take())?.into(),
         None | Some(Value::Null) if calls_tools => {}
         None | Some(Value::Null) => return Err(BadRow::Null { field: format!("{field}.content") }),
         Some(other) => return Err(wrong_type(format!("{field}.content"), other, "a string or a list of parts")),
@@ -205,7 +210,7 @@ fn from_sharegpt(field: &str, fields: Map<String, Value>) -> Result<Map<String, 
 }
 
 /// Content given as a list of parts: the texts one after another.
-fn flattened(field: &str, parts: Value) -> Result<Value, BadRow> {
+pub(super) fn joined(field: &str, parts: Value) -> Result<String, BadRow> {
     let mut all = String::new();
     for (i, part) in list(field, parts)?.into_iter().enumerate() {
         let field = format!("{field}[{i}]");
@@ -231,7 +236,7 @@ fn flattened(field: &str, parts: Value) -> Result<Value, BadRow> {
             other => return Err(wrong_type(field, other, "an object with `type` and `text`")),
         }
     }
-    Ok(Value::String(all))
+    Ok(all)
 }
 
 /// The roles that ShareGPT's `from` may name, for messages.
