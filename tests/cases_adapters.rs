@@ -1,7 +1,7 @@
 //! Adapters and model folders as people have them: names of tensors from other programs, Gemma 3 with a vision tower, a model's
 //! folder with an adapter in it, the adapter of another base.
 
-use crate::align::{Run, align, committed_goldens, copy_folder, number, read_json, root, write_lines};
+use crate::align::{Run, align, committed_goldens, copy_folder, number, read_json, root, text, write_lines};
 use align_engine::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorSpec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -17,10 +17,6 @@ fn golden(name: &str) -> PathBuf {
 
 fn gemma() -> PathBuf {
     root().join("tests/cases/models/gemma3-wrapper-adapters")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// Rows for the tiny models.

@@ -1,15 +1,11 @@
 //! Losses around the edges: what an evaluation shares, the order of pairs that are taken apart, schedules, optimisers.
 
-use crate::align::{Run, align, committed_goldens, number, read_json, read_lines, write_lines};
+use crate::align::{Run, align, committed_goldens, number, read_json, read_lines, text, write_lines};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 fn tiny() -> PathBuf {
     committed_goldens().join("tiny-llama")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// `align-cli COMMAND` on the tiny model, rows of at most 256 tokens.

@@ -1,6 +1,6 @@
 //! What a run's folder keeps, and what later commands take from it.
 
-use crate::align::{Run, align, committed_goldens, copy_folder, number, read_lines, root, write_lines};
+use crate::align::{Run, align, committed_goldens, copy_folder, number, read_lines, root, text, write_lines};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,6 @@ fn model(name: &str) -> PathBuf {
 
 fn case(name: &str) -> PathBuf {
     root().join("tests/cases/models").join(name)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// A copy of a golden model, without its chat template.
@@ -519,6 +515,15 @@ fn switches_of_a_run_can_be_turned_off() {
     assert!(off == tokens(&[]).0 && off != of_run, "{off} {of_run}");
     let (texts, _) = tokens(&["--adapter", text(&out), "--no-chat"]);
     assert_eq!(texts, tokens(&["--system", &system]).0);
+    // and one of a loss
+    let ipo = folder.path().join("ipo");
+    Made { loss: &["ipo", "--no-length-norm"], data: &data, start: None, more: &[] }.train(&ipo);
+    let loss = |more: &[&str]| {
+        let flags = ["eval", "--model", text(&model), "--data", text(&data), "--adapter", text(&ipo), "--json"];
+        align(&[&flags[..], more].concat()).ok().json()["eval_loss"].clone()
+    };
+    assert_eq!(loss(&[]), loss(&["--loss", "ipo", "--no-length-norm"]));
+    assert_ne!(loss(&[]), loss(&["--length-norm"]));
     // a file's switch too
     let config = folder.path().join("options.toml");
     fs::write(&config, "chat = true\n").unwrap();

@@ -1,6 +1,6 @@
 //! Runs of `train`: what is refused before they start, where their files go, and which of a row's answers they take.
 
-use crate::align::{Run, align, command, committed_goldens, number, read_lines, write_lines};
+use crate::align::{Run, align, command, committed_goldens, number, read_lines, text, write_lines};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -8,10 +8,6 @@ use std::process::Stdio;
 
 fn model() -> String {
     committed_goldens().join("tiny-llama/model").to_str().unwrap().to_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 fn pairs(n: usize) -> Vec<Value> {

@@ -131,20 +131,23 @@ pub fn no_counterpart(flag: &str) -> Option<&'static str> {
 /// Switches that a command takes of an adapter's run.
 const SWITCHES: [&str; 3] = ["chat", "implicit_prompt", "allow_drops"];
 
-/// The flag that turns a switch off again where a file or an adapter's run turns it on.
+/// The id of the flag that turns a switch off again where a file or an adapter's run turns it on.
 pub fn opposite(switch: &str) -> String {
     format!("no_{switch}")
 }
 
-/// A command whose switches have opposites; the later of the two counts.
+/// That flag, for a switch of this id and name: the later of the two counts.
+fn opposite_flag(switch: &'static str, name: &str) -> Arg {
+    let long = name.strip_prefix("no-").map_or_else(|| format!("no-{name}"), str::to_owned);
+    let arg = Arg::new(opposite(switch)).alias(long.replace('-', "_")).long(long);
+    arg.action(ArgAction::SetTrue).overrides_with(switch).hide(true)
+}
+
+/// A command whose switches have opposites.
 fn with_opposites(command: Command) -> Command {
     let is_there = |name: &&str| command.get_arguments().any(|arg| arg.get_id() == *name);
     let switches: Vec<&str> = SWITCHES.into_iter().filter(is_there).collect();
-    switches.into_iter().fold(command, |command, name| {
-        let id = opposite(name);
-        let arg = Arg::new(id.clone()).long(id.replace('_', "-")).alias(id).action(ArgAction::SetTrue);
-        command.arg(arg.overrides_with(name).hide(true))
-    })
+    command.args(switches.into_iter().map(|name| opposite_flag(name, &name.replace('_', "-"))))
 }
 
 /// Commands that take the knobs of the losses.
@@ -162,7 +165,9 @@ pub fn command() -> Command {
     let cli = Cli::command().mut_subcommand("inspect", inspect).mut_subcommands(with_opposites);
     WITH_KNOBS.iter().fold(cli, |cli, name| {
         let knobs = objective::knobs().into_iter().map(knob_flag);
-        cli.mut_subcommand(name, |command| command.mut_arg("loss", loss).args(knobs))
+        let switches = objective::knobs().into_iter().filter(|(knob, _)| matches!(knob.kind, KnobKind::Switch { .. }));
+        let opposites = switches.map(|(knob, _)| opposite_flag(knob.key, knob.flag));
+        cli.mut_subcommand(name, |command| command.mut_arg("loss", loss).args(knobs).args(opposites))
     })
 }
 

@@ -4,9 +4,13 @@
 //! into `blobs/`, from where large files link on into a store that all models share. Nothing is downloaded.
 
 use super::error::LocateError;
+use crate::bounded_read::read_regular;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+
+/// Most bytes of the file that names a revision: a hash has 40.
+const MOST_REVISION: u64 = 1024;
 
 /// A model directory, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +75,8 @@ fn locate_in(model: &str, cache: Option<PathBuf>) -> Result<ModelDir, LocateErro
     }
     let reference = repository.join("refs").join("main");
     let snapshots = repository.join("snapshots");
-    let revision = std::fs::read_to_string(&reference).ok().map(|text| text.trim().to_owned());
+    let revision = read_regular(&reference, MOST_REVISION).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let revision = revision.map(|text| text.trim().to_owned());
     // A revision is a hash: nothing in this file may lead elsewhere.
     let is_hash = |text: &String| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let Some(revision) = revision.filter(is_hash) else {
