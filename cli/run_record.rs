@@ -7,7 +7,7 @@ use crate::run_files::RECORD;
 use align_engine::bounded_read::read_regular;
 use align_engine::new_file::{NewFile, NewFileError};
 use align_lora::adapter::{Adapter, adapter_hash};
-use align_lora::data::TemplateSources;
+use align_lora::data::{Decided, Encoder, TemplateSources};
 use align_lora::objective::{History, KnobValue, Objective};
 use serde_json::{Map, Value, json};
 use std::io;
@@ -30,7 +30,7 @@ pub enum Kept {
     Nothing,
     /// The record is about another adapter than the one beside it.
     OfOtherAdapter,
-    Record(RunRecord),
+    Record(Box<RunRecord>),
 }
 
 impl Kept {
@@ -42,7 +42,7 @@ impl Kept {
         let Some((dir, adapter)) = adapter else { return Ok(Kept::Nothing) };
         let Some(record) = RunRecord::read(dir)? else { return Ok(Kept::Nothing) };
         if record.adapter == adapter_hash(adapter.set()).to_string() {
-            return Ok(Kept::Record(record));
+            return Ok(Kept::Record(Box::new(record)));
         }
         say!(
             "warning: {} is about another adapter than the one beside it: reference and running statistics are not taken from it",
@@ -75,6 +75,8 @@ pub struct OfRun {
     pub objective: Value,
     /// [`template_name`]
     pub chat_template: String,
+    /// How the rows of the run were read.
+    pub decided: Decided,
 }
 
 /// The record of a run.
@@ -88,6 +90,8 @@ pub struct RunRecord {
     history: History,
     /// [`template_name`] of the run; `None` in records that do not say.
     chat_template: Option<String>,
+    /// How its rows were read.
+    decided: Decided,
 }
 
 /// What a record calls a chat template: a hash of its texts, or `none`.
@@ -112,6 +116,7 @@ impl RunRecord {
             objective: of_run.objective.clone(),
             history,
             chat_template: Some(of_run.chat_template.clone()),
+            decided: of_run.decided.clone(),
         }
     }
 
@@ -135,10 +140,14 @@ impl RunRecord {
         let mut take = |key: &str| value.get_mut(key).map(Value::take).unwrap_or_default();
         let history = serde_json::from_value(take("history")).map_err(|error| fail(format!("`history`: {error}")))?;
         let chat_template = take("chat_template").as_str().map(str::to_owned);
+        let decided = match take("decided") {
+            Value::Null => Decided::default(),
+            decided => serde_json::from_value(decided).map_err(|error| fail(format!("`decided`: {error}")))?,
+        };
         let (adapter, reference, objective) = (take("adapter"), take("reference"), take("objective"));
         match (adapter, reference) {
             (Value::String(adapter), Value::String(reference)) => {
-                Ok(Some(RunRecord { adapter, reference, objective, history, chat_template }))
+                Ok(Some(RunRecord { adapter, reference, objective, history, chat_template, decided }))
             }
             _ => Err(fail("`adapter` and `reference` must be texts: the file is damaged".to_owned())),
         }
@@ -149,18 +158,31 @@ impl RunRecord {
     /// # Errors
     /// The system's error.
     pub fn write(&self, dir: &Path) -> Result<(), NewFileError> {
-        let RunRecord { adapter, reference, objective, history, chat_template } = self;
+        let RunRecord { adapter, reference, objective, history, chat_template, decided } = self;
         let value = json!({
             "adapter": adapter,
             "reference": reference,
             "objective": objective,
             "history": history,
             "chat_template": chat_template,
+            "decided": decided,
         });
         let mut file = NewFile::create(&dir.join(RECORD))?;
         file.write(format!("{value:#}\n").as_bytes())?;
         file.finish()
     }
+}
+
+/// An encoder that reads rows as those of the run in a folder were read.
+///
+/// # Errors
+/// [`CliError::Input`] for a record that cannot be read.
+pub fn reading_as(dir: Option<&Path>, encoder: Encoder) -> Result<Encoder, CliError> {
+    let record = dir.map(RunRecord::read).transpose()?.flatten();
+    Ok(match record {
+        Some(record) => encoder.with_decided(record.decided),
+        None => encoder,
+    })
 }
 
 /// What running statistics are of, as a record has it.

@@ -188,7 +188,7 @@ fn null_arguments_that_no_tool_declares_are_warned_of() {
     let shown = run("inspect", "tiny-qwen2", &data, &["--chat-template", &template]).ok();
     warned(
         &shown,
-        &["through_arrow.jsonl:1: ", "null argument", "in 2 of the first 2 rows", "`chosen[0].tool_calls[0]`"],
+        &["through_arrow.jsonl:1: ", "null argument", "in 2 of the 2 rows looked at", "`chosen[0].tool_calls[0]`"],
     );
 }
 
@@ -202,6 +202,144 @@ fn columns_that_are_called_like_a_prompt_are_warned_of() {
         &trained,
         &["pairs.jsonl:1: ", "`Context_Message` is not read", "You are a pirate.", "--columns prompt=Context_Message"],
     );
+}
+
+/// A question and a system column beside the answers: they are the prompt, said on lines of their own, for a model with a BOS
+/// token and for one without.
+#[test]
+fn a_prompt_in_columns_of_other_names_is_read_and_said() {
+    let data = case("unread-prompt-column/pairs.jsonl");
+    for name in ["tiny-llama31", "tiny-qwen2"] {
+        for flags in [&[][..], &["--columns", "prompt=question"]] {
+            let trained = train(name, &data, flags).ok();
+            assert!(trained.stderr.contains("3 rows kept, from 3 records"), "{}", trained.stderr);
+            let system = "data: the system's text is the column `system` of 3 records";
+            assert!(trained.stderr.contains(system), "{}", trained.stderr);
+            let question = "data: the prompt is the column `question` of 3 records";
+            assert_eq!(trained.stderr.contains(question), flags.is_empty(), "{}", trained.stderr);
+            assert!(!trained.stderr.contains("columns that are not read"), "{}", trained.stderr);
+            assert_eq!(warnings(&trained), [] as [&str; 0], "{name}");
+            for (row, asked) in ["What is a lake?", "What is a sea?", "What is a bay?"].into_iter().enumerate() {
+                let row = row.to_string();
+                let shown = run("inspect", name, &data, &[flags, &["--row", &row, "--json"]].concat()).ok().json();
+                let tokens = shown["row"][0]["prompt"].as_array().unwrap().iter();
+                let prompt: String = tokens.map(|token| token[1].as_str().unwrap()).collect();
+                let bos = if name == "tiny-llama31" { "<|begin_of_text|>" } else { "" };
+                let expected = format!("{bos}You are a pirate.\n\n{asked}");
+                assert_eq!(spelled(&prompt), expected, "{name} {flags:?}");
+            }
+        }
+    }
+}
+
+/// What tokens of a vocabulary of bytes spell.
+fn spelled(tokens: &str) -> String {
+    tokens.replace('Ġ', " ").replace('Ċ', "\n")
+}
+
+/// A second file and a later part of the first are looked at like the beginning.
+#[test]
+fn faults_far_from_the_beginning_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = |i: usize, more: bool| {
+        let mut row =
+            json!({"prompt": format!("What is lake {i}?"), "chosen": format!(" Water {i}."), "rejected": " A fish."});
+        if more {
+            row["user_context"] = "You are a pirate on a lake.".into();
+        }
+        row
+    };
+    let right: Vec<Value> = (0..600).map(|i| row(i, false)).collect();
+    let wrong: Vec<Value> = (0..600).map(|i| row(i, i > 300)).collect();
+    let few: Vec<Value> = (0..5).map(|i| row(i, true)).collect();
+    let right = text(&rows(folder.path(), "right.jsonl", &right));
+    for (name, wrong, line) in [("wrong.jsonl", wrong, 302), ("few.jsonl", few, 1)] {
+        let wrong = rows(folder.path(), name, &wrong);
+        let place = format!("{name}:{line}: ");
+        let parts = [&place[..], "`user_context` is not read", "--columns prompt=user_context"];
+        warned(&run("inspect", "tiny-qwen2", Path::new(&right), &["--data", &text(&wrong)]).ok(), &parts);
+        warned(&run("inspect", "tiny-qwen2", &wrong, &[]).ok(), &parts);
+    }
+}
+
+/// A held-out file is read as the run's rows were, even if it alone would be read otherwise.
+#[test]
+fn a_run_keeps_how_its_rows_were_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |name: &str| folder.path().join(name);
+    let hh = |i: usize, mark: &str| {
+        let shared = format!("\n\nHuman: What is {i}?\n\n{mark}");
+        json!({"chosen": format!("{shared} Bot: a lake."), "rejected": format!("{shared} Bot: a fish.")})
+    };
+    let trained: Vec<Value> = (0..40)
+        .map(|i| {
+            let shared = format!("\n\nHuman: What is {i}?\n\nAssistant:");
+            json!({"chosen": format!("{shared} Water."), "rejected": format!("{shared} Fish.")})
+        })
+        .collect();
+    let held_out: Vec<Value> = (0..3).map(|i| hh(i, "Assistant:")).collect();
+    let (data, eval) =
+        (text(&rows(folder.path(), "data.jsonl", &trained)), rows(folder.path(), "eval.jsonl", &held_out));
+    let (model, out, eval_text) = (model("tiny-qwen2"), text(&name("out")), text(&eval));
+    let common = ["--max-steps", "1", "--reference-cache", "off", "--data-cache", "off"];
+    let flags = ["train", "--model", &model, "--data", &data, "--eval-data", &eval_text, "--output", &out];
+    align(&[&flags[..], &common].concat()).ok();
+    let record: Value = serde_json::from_str(&std::fs::read_to_string(name("out/run_state.json")).unwrap()).unwrap();
+    assert_eq!(record["decided"]["turn_marker"]["mark"], "Assistant:");
+    let prompt = |more: &[&str]| {
+        let shown = run("inspect", "tiny-qwen2", &eval, &[&["--row", "0", "--json"], more].concat()).ok().json();
+        let tokens = shown["row"][0]["prompt"].as_array().unwrap().iter();
+        spelled(&tokens.map(|token| token[1].as_str().unwrap()).collect::<String>())
+    };
+    assert!(prompt(&[]).ends_with("Assistant: Bot:"), "alone: {}", prompt(&[]));
+    assert!(prompt(&["--adapter", &out]).ends_with("Assistant:"), "{}", prompt(&["--adapter", &out]));
+    let tokens = |run: &Run| {
+        let rows = run.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["prompt_tokens"].clone());
+        rows.collect::<Vec<_>>()
+    };
+    let score = |more: &[&str]| tokens(&run("score", "tiny-qwen2", &eval, &[&["--json"], more].concat()).ok());
+    let generate = |more: &[&str]| {
+        let flags = ["generate", "--model", &model, "--data", &eval_text, "--max-new-tokens", "1", "--json"];
+        tokens(&align(&[&flags[..], more].concat()).ok())
+    };
+    let (alone, of_run) = (score(&[]), score(&["--adapter", &out]));
+    assert_ne!(alone, of_run);
+    assert_eq!((generate(&[]), generate(&["--adapter", &out])), (alone, of_run));
+    // the run's own evaluation is that of `eval`
+    let metrics = std::fs::read_to_string(name("out/metrics.jsonl")).unwrap();
+    let last: Value = metrics
+        .lines()
+        .rfind(|line| line.contains("eval_loss"))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .unwrap();
+    let again = run("eval", "tiny-qwen2", &eval, &["--adapter", &out, "--json"]).ok().json();
+    assert_eq!(again["eval_loss"], last["eval_loss"]);
+}
+
+/// The prompts of `generate` are looked at as those of the other commands are.
+#[test]
+fn generate_says_what_it_reads_and_what_may_not_be_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let asked = |i: usize| json!({"question": format!("What is lake {i}?"), "answer": "water", "system_text": "You are a pirate."});
+    let data = rows(folder.path(), "asked.jsonl", &(0..3).map(asked).collect::<Vec<_>>());
+    let flags = ["--max-new-tokens", "1"];
+    let generate = |name: &str, data: &Path| {
+        let (model, data) = (model(name), text(data));
+        align(&[&["generate", "--model", &model, "--data", &data], &flags[..]].concat()).ok()
+    };
+    let ran = generate("tiny-qwen2", &data);
+    assert!(ran.stderr.contains("data: the prompt is the column `question` of 3 records"), "{}", ran.stderr);
+    warned(&ran, &["asked.jsonl:1: ", "`system_text` is not read", "--columns system=system_text"]);
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let blank = [
+        json!({"prompt": [turn("user", "q")]}),
+        json!({"prompt": [turn("system", "Be brief.")]}),
+        json!({"messages": [turn("user", "q"), turn("assistant", "a")]}),
+    ];
+    let system = rows(folder.path(), "system.jsonl", &blank);
+    let ran = generate("tiny-qwen2", &system);
+    warned(&ran, &["system.jsonl:2: ", "what the system says alone", "Be brief.", "in 1 of the 3 rows looked at"]);
+    assert_eq!(warnings(&ran).len(), 1);
 }
 
 #[test]

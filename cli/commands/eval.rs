@@ -72,6 +72,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         }
         let template = loaded.template(&args.model)?;
         let encoder = loaded.encoder_of(&objective, template.as_deref(), max_length, &args.data)?;
+        let encoder = run_record::reading_as(adapter_dir, encoder)?;
         let files = loaded.data_files(&args.data, |demo| match objective.data() {
             DataKind::KWay => demo.scored.clone(),
             DataKind::Pairs | DataKind::Unpaired | DataKind::Sft => demo.pairs_eval.clone(),

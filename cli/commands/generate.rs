@@ -6,6 +6,7 @@ use crate::data;
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
 use crate::report::{self, say};
+use crate::run_record;
 use align_engine::generate::{Completion, Finish, Random, Request, Sampling, generate};
 use align_engine::model::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
@@ -26,7 +27,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
         let adapter = args.model.adapter.as_ref().map(|dir| loaded.adapter(dir)).transpose()?;
         let adapter = adapter.as_ref().map(|adapter| adapter.set().clone());
         let encoder = loaded.encoder(loaded.template(&args.model)?.as_deref(), u64::from(u32::MAX))?;
-        let encoder = encoder.with_reading(reading);
+        let encoder = run_record::reading_as(args.model.adapter.as_deref(), encoder.with_reading(reading))?;
         let request = request(args, &loaded)?;
         if args.limit.is_some() && args.data.is_empty() && loaded.demo.is_none() {
             return Err(CliError::Usage("--limit counts the rows of --data, which is missing".into()));
@@ -42,10 +43,14 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
                 }
                 Source::Typed(EncodedPrompt { row: 0, id: None, ids })
             }
-            (None, _, false) => Source::Data(Prompts::open(&data::data_files(&args.data)?, &encoder, limit)?),
+            (None, _, false) => {
+                let prompts = Prompts::open(&data::data_files(&args.data)?, &encoder, limit)?;
+                report::prompts(prompts.survey());
+                Source::Data(Box::new(prompts))
+            }
             (None, Some(demo), true) => {
                 let files = std::slice::from_ref(&demo.paths.pairs_eval);
-                Source::Data(Prompts::open(files, &encoder, Some(limit.unwrap_or(DEMO_PROMPTS)))?)
+                Source::Data(Box::new(Prompts::open(files, &encoder, Some(limit.unwrap_or(DEMO_PROMPTS)))?))
             }
             (None, None, true) => return chat(&loaded, adapter.as_ref(), &encoder, request),
         };
@@ -73,7 +78,7 @@ const DEMO_PROMPTS: usize = 5;
 /// Where prompts come from.
 enum Source<'a> {
     Typed(EncodedPrompt),
-    Data(Prompts<'a>),
+    Data(Box<Prompts<'a>>),
 }
 
 impl Source<'_> {

@@ -6,6 +6,7 @@ use crate::data::{self, DataOptions, Drops};
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
 use crate::report;
+use crate::run_record;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
 use align_lora::data::{
@@ -69,6 +70,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         };
         if !files.is_empty() {
             let encoder = loaded.data_encoder(loaded.template(&model_args)?.as_deref(), max_length, &args.data)?;
+            let encoder = run_record::reading_as(args.adapter.as_deref(), encoder)?;
             let options = DataOptions {
                 needs: Needs::Answers,
                 on_bad_row: args.data.on_bad_row,

@@ -8,7 +8,7 @@ use crate::loaded;
 use crate::reference::Reference;
 use crate::reference_cache;
 use crate::report;
-use crate::run_record::Kept;
+use crate::run_record::{self, Kept};
 use align_engine::autograd::Mode;
 use align_engine::model::adapters::Adapters;
 use align_lora::data::{Answer, Encoded, EncodedRow, LongAnswers, Needs, Target, pack};
@@ -65,7 +65,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         let max_length = loaded::max_length(&args.data);
         let template = loaded.template(&model_args)?;
         let encoder = loaded.data_encoder(template.as_deref(), max_length, &args.data)?;
-        let encoder = encoder.with_long_answers(long_answers);
+        let encoder = run_record::reading_as(model_args.adapter.as_deref(), encoder.with_long_answers(long_answers))?;
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone())?;
         let options = DataOptions {
             needs: Needs::Answers,

@@ -192,6 +192,7 @@ fn train(
         reference: reference::name_of(&trainer),
         objective: run_record::describe(trainer.objective(), loaded.model.logp_temperature()),
         chat_template: run_record::template_name(template.as_ref()),
+        decided: data.survey().decided.clone(),
     };
     let mut watcher = Watcher::new(folder.path(), &adapter, of_run, progress)?;
     if let Some(eval) = &eval {
@@ -248,7 +249,7 @@ fn open(
     let kind = needs(objective.data());
     let encoder = || loaded.encoder_of(objective, template, max_length, &args.data);
     let data = open(files, kind, encoder()?)?.ok_or_else(|| CliError::Usage("--data is missing".into()))?;
-    let eval = open(eval_files, kind, encoder()?)?;
+    let eval = open(eval_files, kind, encoder()?.with_decided(data.survey().decided.clone()))?;
     // --columns and --sft-on are about the rows, not about these
     let reading = Reading { implicit_prompt: args.data.reading.implicit_prompt(), ..Reading::default() };
     let texts = open(texts_files, Needs::Sequences, loaded.encoder(template, max_length)?.with_reading(reading))?;

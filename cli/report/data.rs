@@ -16,9 +16,7 @@ pub fn data(label: &str, survey: &Survey) {
         line += &format!(" ({kind})");
     }
     say!("{line}");
-    for named in &survey.by_name {
-        by_name(label, named, survey);
-    }
+    by_names(label, survey);
     for dropped in &survey.dropped {
         let (path, number) = (dropped.path.display(), dropped.line);
         say!("  dropped {}: {}; the first at {path}:{number}: {}", dropped.rows, dropped.label, dropped.first);
@@ -40,9 +38,6 @@ pub fn data(label: &str, survey: &Survey) {
     let answers = survey.answers.max(1);
     let share = 100.0 * survey.stopping_answers as f64 / answers as f64;
     say!("  answers end with a stop token: {share:.0} % of {}, before cuts", survey.answers);
-    if survey.stopping_answers * 2 < survey.answers {
-        say!("warning: a model that is trained on answers without a stop token does not learn to stop");
-    }
     let counts = [
         (survey.cut_answers, "answers cut at --max-length"),
         (survey.same_after_cut, "pairs whose answers are the same once they are cut"),
@@ -70,6 +65,18 @@ pub fn data(label: &str, survey: &Survey) {
         say!("  columns that are not read: {}", names.join(", "));
     }
     super::warnings(survey);
+}
+
+/// What is said of data whose prompts alone are read.
+pub fn prompts(survey: &Survey) {
+    by_names("data", survey);
+    super::warnings(survey);
+}
+
+fn by_names(label: &str, survey: &Survey) {
+    for named in &survey.by_name {
+        by_name(label, named, survey);
+    }
 }
 
 /// A column that is read by its name.

@@ -3,7 +3,7 @@
 use super::say;
 use align_lora::data::{Finding, Survey, TurnPart, Warning};
 
-/// Says what was found in the first rows.
+/// Says what was found in the rows that were looked at.
 pub fn warnings(survey: &Survey) {
     for warning in &survey.warnings {
         say!("{}", line(warning, survey.looked_at));
@@ -27,7 +27,7 @@ fn words(warning: &Warning, looked_at: usize) -> String {
     let rows = match (rows, warning.of_all()) {
         (1, true) => "in 1 row".to_owned(),
         (rows, true) => format!("in {rows} rows"),
-        (rows, false) => format!("in {rows} of the first {looked_at} rows"),
+        (rows, false) => format!("in {rows} of the {looked_at} rows looked at"),
     };
     let template = "give a template that prints it (--chat-template FILE)";
     match &warning.finding {
@@ -35,6 +35,7 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             let what = match part {
                 TurnPart::Content => "the content of a turn",
                 TurnPart::ContentStart => "the beginning of a turn's content (its thoughts?)",
+                TurnPart::ContentMiddle => "something within a turn's content",
                 TurnPart::ContentEnd => "the end of a turn's content",
                 TurnPart::Reasoning => "the reasoning of a turn",
                 TurnPart::CallName => "the name of a called tool",
@@ -61,13 +62,39 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             "the column `{column}` is not read, and what it says ({excerpt:?}) is not in the prompt, {rows}; if it belongs there, give \
              --columns {read_as}={column}"
         ),
-        Finding::EmptyPrompt { unread } => {
-            let names: Vec<String> = unread.iter().map(|name| format!("`{name}`")).collect();
-            format!(
-                "the prompt is empty, {rows}, and the columns {} are not read; if the prompt is one of them, give --columns prompt=NAME",
-                names.join(", ")
-            )
-        }
+        Finding::EmptyPrompt { column } => format!(
+            "the prompt is empty, {rows}, and columns that hold something are not read ({excerpt}); if the prompt is one of them, give \
+             --columns prompt={}",
+            column.as_deref().unwrap_or("NAME")
+        ),
+        Finding::BlankPrompt if excerpt.is_empty() => format!(
+            "the prompt `{at}` is empty, {rows}: the answers answer nothing; name the column of the prompt (--columns prompt=NAME), or \
+             take such rows out"
+        ),
+        Finding::BlankPrompt => format!(
+            "the prompt `{at}` is what the system says alone ({excerpt:?}), {rows}: no user asks anything; name the column of the prompt \
+             (--columns prompt=NAME), or take such rows out"
+        ),
+        Finding::FewSharedLetters => format!(
+            "the prompt is the few letters that both answers begin with ({excerpt:?}), {rows}, for --implicit-prompt takes them for one; \
+             name the column of the prompt (--columns prompt=NAME), or leave the flag out"
+        ),
+        Finding::TurnOfOthers { role } => format!(
+            "`{at}` is a turn of the role `{role}` within an answer ({excerpt:?}), {rows}: what it says is scored as if the model had said \
+             it; end the answers before it (or learn conversations with --loss sft --sft-on assistant)"
+        ),
+        Finding::NoAssistantTurn => format!(
+            "`{at}` has no turn of the assistant ({excerpt:?}), {rows}, and all of it is learned; --sft-on assistant scores what the \
+             assistant says alone"
+        ),
+        Finding::NoStop => format!(
+            "`{at}` does not end with a stop token, {rows}: a model that is trained on such answers does not learn to stop; give a template \
+             that ends the turns (--chat-template FILE)"
+        ),
+        Finding::RepeatedContent => format!(
+            "`{at}` begins with what the user says last ({excerpt:?}), {rows}: if it is a copy of the prompt, it is learned as part of the \
+             answer; cut it from the answers"
+        ),
         Finding::RepeatedPromptCut => format!(
             "the answers begin with the prompt ({excerpt:?}), {rows}: it is cut from their start, and stands in the tokens once"
         ),

@@ -293,7 +293,7 @@ pub enum BadRow {
         chosen: String,
         /// That of the other one.
         rejected: String,
-        /// The mark, if the first rows have one.
+        /// The mark, if nearly all rows have one.
         marker: Option<String>,
     },
     /// A conversation that is the beginning of the other.
@@ -430,7 +430,7 @@ fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String 
             format!("what `{chosen}` and `{rejected}` share at the start has no {marker:?}, with which the prompts end")
         }
         None => format!(
-            "`{chosen}` and `{rejected}` are texts without a prompt column, which the first rows of the data are not"
+            "`{chosen}` and `{rejected}` are texts without a prompt column, which most rows of the data are not"
         ),
     }
 }

@@ -10,10 +10,10 @@ use std::io::Read;
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 use serde_json::Value;
 
+use super::column_names::is_like_a_prompt;
 use super::columns::ColumnMap;
 use super::numbers::NUMBER_COLUMNS;
 use super::reader::MAX_ROW_BYTES;
-use super::sanity::is_like_a_prompt;
 use super::{BadRow, bad_line};
 
 /// Stands behind the text as a row of its own. Where a quote is open, it is part of the last cell instead: the parser says

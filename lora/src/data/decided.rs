@@ -1,45 +1,100 @@
-//! What the first rows of a data set decide about how all of them are read, before any is encoded.
+//! What a sample of a data set decides about how all its rows are read, before any is encoded.
+//!
+//! A run keeps what was decided for its rows, and its held-out rows, its evaluations and its scores are read by that: what is
+//! decided already is not decided again.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::column_names::candidate;
 use super::columns;
 use super::deep_stack::with_deep_stack;
 use super::reader::Rows;
 use super::reading::{ImplicitPrompt, Reading, Texts};
 use super::records::{Parsed, Record, Shape, Text};
+use super::repeated_prompt::Repetition;
+use super::sample::Sample;
 use super::turn_marker::{SHARE, TurnMarker};
 use super::{DataError, Encoder};
 
-/// Records that are read for it, the first of the data.
-const SAMPLE: usize = 1000;
-/// Bytes of them, or one record.
+/// Records at the start of the data that are read for it.
+const FIRST: usize = 256;
+/// Records that are drawn of all.
+const DRAWN: usize = 1024;
+/// Bytes of all of them, or one record.
 const SAMPLE_BYTES: u64 = 32 << 20;
 
-/// What was decided. The default is what nothing was seen for.
+/// What was decided. `None` if no row was seen that it is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decided {
     /// What the prompts end with that pairs of texts without a prompt column share.
     pub turn_marker: Option<TurnMarker>,
     /// Whether the prompts of texts stand again at the start of the answers, where they are cut.
-    pub repeated_prompts: bool,
+    pub repeated_prompts: Option<bool>,
+    /// Whether both texts of a pair hold the question that a column beside them has: then the prompt is what they share.
+    pub prompts_in_answers: Option<bool>,
 }
 
 /// What one record says.
-enum Seen {
-    /// What the texts of a pair have in common.
-    Shared(String),
-    /// A prompt of text, and whether the answers begin with it.
-    Prompt { repeated: bool },
+enum Evidence {
+    /// What the texts of a pair have in common, and whether the row has the prompt in a column too.
+    Shared { text: String, is_in_column: bool },
+    /// A prompt of text.
+    Prompt {
+        /// Whether the answers begin with it.
+        is_repeated: bool,
+        /// Whether it was found by the name of its column.
+        is_by_name: bool,
+    },
+}
+
+/// What the records of a sample say together.
+#[derive(Default)]
+struct Tally<'a> {
+    /// What the texts of pairs share that have no prompt elsewhere.
+    shared: Vec<String>,
+    /// Where the first of them stands.
+    first: Option<(&'a Rows, usize)>,
+    /// The same for pairs that have it in a column too.
+    held: Vec<String>,
+    first_held: Option<(&'a Rows, usize)>,
+    prompts: usize,
+    repeated: usize,
+    by_name: usize,
+}
+
+impl<'a> Tally<'a> {
+    fn count(&mut self, evidence: Evidence, place: (&'a Rows, usize)) {
+        match evidence {
+            Evidence::Shared { text, is_in_column: true } => {
+                self.first_held.get_or_insert(place);
+                self.held.push(text);
+            }
+            Evidence::Shared { text, is_in_column: false } => {
+                self.first.get_or_insert(place);
+                self.shared.push(text);
+            }
+            Evidence::Prompt { is_repeated, is_by_name } => {
+                self.prompts += 1;
+                self.repeated += usize::from(is_repeated);
+                self.by_name += usize::from(is_by_name);
+            }
+        }
+    }
+}
+
+/// Whether nearly all are; `None` of none.
+fn nearly_all(some: usize, all: usize) -> Option<bool> {
+    (all > 0).then_some(some > 0 && 100 * some >= SHARE * all)
 }
 
 impl Decided {
-    /// Looks at the first rows of some files.
+    /// Looks at a sample of some files, for what is not decided yet.
     ///
     /// # Errors
     /// [`DataError::NoTurnMarker`] where pairs of texts share no turn marker, and the user does not insist on what they share;
     /// [`DataError`] of a file that cannot be read.
-    pub(super) fn by<'a>(files: impl IntoIterator<Item = &'a Rows>, encoder: &Encoder) -> Result<Decided, DataError> {
+    pub(super) fn by<'a>(sets: impl IntoIterator<Item = &'a Rows>, encoder: &Encoder) -> Result<Decided, DataError> {
         let asked = encoder.reading();
         // the rows' own texts, without what the user puts in front of them
         let reading = Reading {
@@ -49,72 +104,86 @@ impl Decided {
             system: None,
             ..asked.clone()
         };
-        let (mut shared, mut prompts, mut repeated) = (Vec::new(), 0, 0);
-        let mut mapped: columns::Seen = 0;
-        let mut first = None;
-        let (mut left, mut bytes) = (SAMPLE, 0);
-        for rows in files {
-            let mut end = 0;
-            while end < rows.len().min(left) && (bytes == 0 || bytes + rows.bytes(end) <= SAMPLE_BYTES) {
-                bytes += rows.bytes(end);
-                end += 1;
-            }
-            left -= end;
-            let see = |record| -> Result<(Option<Seen>, columns::Seen), DataError> {
-                let mut mapped = None;
-                let line = rows.read(record)?;
-                let parsed = line.and_then(|line| Record::parse_seen(record, &line, &reading, &mut mapped));
-                Ok((parsed.ok().and_then(see), mapped.unwrap_or(0)))
-            };
-            let seen: Result<Vec<_>, DataError> = with_deep_stack(|| (0..end).into_par_iter().map(see).collect());
-            for (record, (seen, columns)) in seen?.into_iter().enumerate() {
-                mapped |= columns;
-                match seen {
-                    Some(Seen::Shared(text)) => {
-                        first.get_or_insert((rows, record));
-                        shared.push(text);
-                    }
-                    Some(Seen::Prompt { repeated: is_repeated }) => {
-                        prompts += 1;
-                        repeated += usize::from(is_repeated);
-                    }
-                    None => {}
-                }
-            }
-            if end < rows.len() {
-                break;
+        let chosen = chosen(sets);
+        let look = |&(rows, record): &(&'a Rows, usize)| -> Result<(Option<Evidence>, columns::Seen), DataError> {
+            let mut mapped = None;
+            let line = rows.read(record)?;
+            let parsed = line.and_then(|line| Record::parse_seen(record, &line, &reading, &mut mapped));
+            Ok((parsed.ok().and_then(evidence), mapped.unwrap_or(0)))
+        };
+        let looked_at: Result<Vec<_>, DataError> = with_deep_stack(|| chosen.par_iter().map(look).collect());
+        let (mut tally, mut mapped) = (Tally::default(), 0);
+        for ((evidence, columns), place) in looked_at?.into_iter().zip(&chosen) {
+            mapped |= columns;
+            if let Some(evidence) = evidence {
+                tally.count(evidence, *place);
             }
         }
-        let repeated_prompts = repeated > 0 && 100 * repeated >= SHARE * prompts;
-        let wanted =
-            first.filter(|_| asked.implicit_prompt == ImplicitPrompt::TurnMarker && asked.texts == Texts::AsTheyAre);
-        let Some((rows, record)) = wanted else { return Ok(Decided { turn_marker: None, repeated_prompts }) };
-        let prefixes: Vec<&str> = shared.iter().map(String::as_str).collect();
-        match TurnMarker::of(&prefixes) {
-            Some(marker) => Ok(Decided { turn_marker: Some(marker), repeated_prompts }),
-            None => {
-                let (path, line) = rows.place(record);
-                // a slip in the name of the prompt's column is why there is none
-                if let Some((name, column)) = asked.columns.unseen(mapped).filter(|(name, _)| *name == "prompt") {
-                    return Err(DataError::NoSuchColumn { name, column: column.to_owned(), paths: vec![path] });
-                }
-                let parsed = rows.read(record)?.and_then(|bytes| Record::parse_with(record, &bytes, &reading));
-                let (unread, names) = parsed
-                    .map_or((Vec::new(), Vec::new()), |parsed| (parsed.ignored_columns, parsed.record.answer_columns));
-                let column = super::sanity::candidate(&unread).unwrap_or("NAME").to_owned();
-                let name = |at: usize, own| names.get(at).cloned().unwrap_or(asked.columns.column(own).to_owned());
-                let (chosen, rejected) = (name(0, "chosen"), name(1, "rejected"));
-                Err(DataError::NoTurnMarker { path, line, rows: prefixes.len(), chosen, rejected, column })
-            }
+        let given = asked.decided.clone();
+        let repeated_prompts = given.repeated_prompts.or_else(|| nearly_all(tally.repeated, tally.prompts));
+        let held = tally.held.len();
+        let prompts_in_answers = given.prompts_in_answers.or_else(|| nearly_all(held, held + tally.by_name));
+        if prompts_in_answers == Some(true) {
+            tally.shared.append(&mut tally.held);
+            tally.first = tally.first.or(tally.first_held);
         }
+        let decided = Decided { turn_marker: given.turn_marker, repeated_prompts, prompts_in_answers };
+        if decided.turn_marker.is_some()
+            || asked.implicit_prompt == ImplicitPrompt::Longest
+            || asked.texts == Texts::AsTurns
+        {
+            return Ok(decided);
+        }
+        let Some((rows, record)) = tally.first else { return Ok(decided) };
+        let prefixes: Vec<&str> = tally.shared.iter().map(String::as_str).collect();
+        let turn_marker = TurnMarker::of(&prefixes);
+        // a few rows without a prompt among others are bad rows, and no matter of all
+        let are_few = 100 * prefixes.len() <= (100 - SHARE) * (prefixes.len() + tally.prompts);
+        if turn_marker.is_some() || are_few {
+            return Ok(Decided { turn_marker, ..decided });
+        }
+        // a slip in the name of the prompt's column is why there is none
+        if let Some((name, column)) = asked.columns.unseen(mapped).filter(|(name, _)| *name == "prompt") {
+            return Err(DataError::NoSuchColumn { name, column: column.to_owned(), paths: vec![rows.place(record).0] });
+        }
+        no_turn_marker(rows, record, &reading, prefixes.len())
     }
 }
 
-fn see(parsed: Parsed) -> Option<Seen> {
-    let Parsed { record, repeats_prompt: repeated, .. } = parsed;
+/// The records of the sample: fewer, if they are large.
+fn chosen<'a>(sets: impl IntoIterator<Item = &'a Rows>) -> Vec<(&'a Rows, usize)> {
+    let files: Vec<_> = sets.into_iter().flat_map(|rows| rows.files().map(move |numbers| (rows, numbers))).collect();
+    let sample = Sample::new(files.iter().map(|(_, numbers)| numbers.len()), FIRST, DRAWN);
+    let all = files.into_iter().flat_map(|(rows, numbers)| numbers.map(move |number| (rows, number)));
+    let mut chosen: Vec<_> =
+        all.enumerate().filter(|(record, _)| sample.has(*record)).map(|(_, place)| place).collect();
+    while chosen.len() > 1 && chosen.iter().map(|(rows, record)| rows.bytes(*record)).sum::<u64>() > SAMPLE_BYTES {
+        chosen = chosen.into_iter().step_by(2).collect();
+    }
+    chosen
+}
+
+/// The error of pairs of texts without a turn marker; `record` is the first of them.
+fn no_turn_marker(rows: &Rows, record: usize, reading: &Reading, found: usize) -> Result<Decided, DataError> {
+    let (path, line) = rows.place(record);
+    let parsed = rows.read(record)?.and_then(|bytes| Record::parse_with(record, &bytes, reading));
+    let (unread, names) =
+        parsed.map_or((Vec::new(), Vec::new()), |parsed| (parsed.ignored_columns, parsed.record.answer_columns));
+    let column = candidate(&unread).unwrap_or("NAME").to_owned();
+    let name = |at: usize, own| names.get(at).cloned().unwrap_or(reading.columns.column(own).to_owned());
+    let (chosen, rejected) = (name(0, "chosen"), name(1, "rejected"));
+    Err(DataError::NoTurnMarker { path, line, rows: found, chosen, rejected, column })
+}
+
+fn evidence(parsed: Parsed) -> Option<Evidence> {
+    let Parsed { record, repetition, prompt_in_answers: is_in_column, by_name, .. } = parsed;
     match (record.shape, record.prompt) {
         (_, Text::Turns(_)) | (Shape::Prompt | Shape::Text | Shape::Messages, _) => None,
-        (Shape::PairImplicitPrompt, Text::Plain(prompt)) => Some(Seen::Shared(prompt)),
-        (_, Text::Plain(_)) => Some(Seen::Prompt { repeated }),
+        (Shape::PairImplicitPrompt, Text::Plain(text)) => Some(Evidence::Shared { text, is_in_column }),
+        (_, Text::Plain(_)) => {
+            let is_repeated = repetition == Some(Repetition::AtStart);
+            let is_by_name = by_name.iter().any(|(own, _)| *own == "prompt");
+            Some(Evidence::Prompt { is_repeated, is_by_name })
+        }
     }
 }

@@ -161,6 +161,8 @@ pub struct Notes {
     pub empty_answers: usize,
     /// Answers whose last tokens hold a stop token, before `max_length` cuts.
     pub stopping_answers: usize,
+    /// Answers whose last tokens hold neither a stop token nor another special one.
+    pub unended_answers: usize,
     /// Answers that `max_length` cut.
     pub cut_answers: usize,
     /// Whether the two answers of a pair are the same tokens once they are cut.
@@ -274,7 +276,13 @@ impl Encoder {
         &self.reading
     }
 
-    /// Sets what the first rows of the data have decided.
+    /// The same, for rows that are read as was decided for others.
+    pub fn with_decided(mut self, decided: Decided) -> Encoder {
+        self.decide(decided);
+        self
+    }
+
+    /// Sets what the rows of the data have decided.
     pub(super) fn decide(&mut self, decided: Decided) {
         self.reading.decided = decided;
     }
@@ -351,20 +359,11 @@ impl Encoder {
         self.prompt_with(prompt, &TemplateInputs::default())
     }
 
-    /// Token ids of what a model is given of a record to continue: [`Record::to_continue`], with the record's tools and
-    /// variables.
-    ///
-    /// # Errors
-    /// [`BadRow`] if there is none, or template or tokenizer refuse it.
-    pub fn encode_to_continue(&self, record: &Record) -> Result<Vec<u32>, BadRow> {
-        self.prompt_with(&record.to_continue()?, &record.inputs)
-    }
-
     pub(super) fn prompt_ids(&self, record: &Record) -> Result<Vec<u32>, BadRow> {
         self.prompt_with(&record.prompt, &record.inputs)
     }
 
-    fn prompt_with(&self, prompt: &Text, inputs: &TemplateInputs) -> Result<Vec<u32>, BadRow> {
+    pub(super) fn prompt_with(&self, prompt: &Text, inputs: &TemplateInputs) -> Result<Vec<u32>, BadRow> {
         match prompt {
             Text::Plain(text) => self.plain(text),
             Text::Turns(turns) => self.conversation(turns, &[], GenerationPrompt::Add, inputs),
@@ -430,7 +429,7 @@ impl Encoder {
             })
             .collect();
         for answer in &answers {
-            notes.stopping_answers += usize::from(self.stops(&answer.ids));
+            self.note_end(&answer.ids, &mut notes);
             notes.cut_answers += usize::from(answer.is_cut());
         }
         notes.same_after_cut = match &answers[..] {
@@ -451,9 +450,13 @@ impl Encoder {
         Ok((Encoded::Kept(row), notes))
     }
 
-    /// Whether the end of an answer holds a stop token.
-    pub(super) fn stops(&self, ids: &[u32]) -> bool {
-        ids[ids.len().saturating_sub(STOP_WITHIN)..].iter().any(|id| self.stop_ids.contains(id))
+    /// Notes whether the end of an answer holds a stop token, or another special one.
+    pub(super) fn note_end(&self, ids: &[u32], notes: &mut Notes) {
+        let mut end = ids[ids.len().saturating_sub(STOP_WITHIN)..].iter();
+        match end.clone().any(|id| self.stop_ids.contains(id)) {
+            true => notes.stopping_answers += 1,
+            false => notes.unended_answers += usize::from(!end.any(|id| self.tokenizer.is_special(*id))),
+        }
     }
 
     pub(super) fn plain(&self, text: &str) -> Result<Vec<u32>, BadRow> {

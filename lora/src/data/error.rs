@@ -299,7 +299,7 @@ pub enum DataError {
     /// Pairs of texts without a prompt column, and nothing says where their answers begin.
     #[error(
         "{path}:{line}: `{chosen}` and `{rejected}` are texts without a prompt column, and no turn marker, as \"\\n\\nAssistant:\" is one, \
-         stands in what 95 % of the first {rows} such rows share: where the answers begin would be a guess; name the column of the \
+         stands in what 95 % of {rows} such rows share: where the answers begin would be a guess; name the column of the \
          prompt (--columns prompt={column}), or give --implicit-prompt to take the longest common prefix for it",
         path = path.display()
     )]
@@ -319,7 +319,7 @@ pub enum DataError {
     },
     /// Empty prompts beside a column that is called like one.
     #[error(
-        "{path}:{line}: the prompt is empty, in {rows} of the first {of} rows, and the column `{column}` is not read; give \
+        "{path}:{line}: the prompt is empty, in {rows} of the {of} rows looked at, and the column `{column}` is not read; give \
          --columns prompt={column}, or take the column out of the file",
         path = path.display()
     )]
@@ -337,7 +337,7 @@ pub enum DataError {
     },
     /// Answers of which the template prints nothing.
     #[error(
-        "{path}:{line}: the chat template leaves out what `{at}` says, in {rows} of the first {of} rows: nothing would be learned from \
+        "{path}:{line}: the chat template leaves out what `{at}` says, in {rows} of the {of} rows looked at: nothing would be learned from \
          such answers; give a template that prints them (--chat-template FILE)",
         path = path.display()
     )]
@@ -355,7 +355,7 @@ pub enum DataError {
     },
     /// Turns that are written as text, in a form that is not read as turns.
     #[error(
-        "{path}:{line}: `{column}` is text that holds turns as {notation}, in {rows} of the first {of} rows, and would be learned with its \
+        "{path}:{line}: `{column}` is text that holds turns as {notation}, in {rows} of the {of} rows looked at, and would be learned with its \
          brackets; store the turns as a list of {{role, content}}",
         path = path.display()
     )]

@@ -11,7 +11,7 @@
 //! | 4 | [`tokenizer`] | text | token ids, through the model's `tokenizer.json` |
 //! | 5 | [`encode`] | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer; [`sequence`], [`spans`]: which are scored |
 //! | 6 | [`dataset`] | files | [`Dataset`]: one `pass` that counts ([`survey`], [`duplicates`], [`lengths`]), then rows on demand, in any order |
-//! | | [`sanity`] | the first records | what a user may not have meant: warnings of the survey |
+//! | | [`sanity`] | a sample of the records | what a user may not have meant: warnings of the survey |
 //! | | [`mod@token_cache`] | the pass | the tokens on the disk, for the rows on demand and for the next start |
 //! | 7 | [`order`] | (seed, epoch) | the order of an epoch |
 //! | 8 | [`for_each_batch`] | the order | the rows of each optimiser batch, encoded while the one before is computed |
@@ -30,6 +30,7 @@ mod ahead;
 mod bad_line;
 pub mod bad_row;
 mod caught;
+mod column_names;
 mod column_search;
 pub mod columns;
 mod csv_rows;
@@ -65,7 +66,9 @@ pub mod reader;
 pub mod reading;
 pub mod records;
 mod rejects;
+pub mod repeated_prompt;
 mod row_layout;
+mod sample;
 pub mod sanity;
 pub mod sequence;
 pub mod spans;
@@ -101,6 +104,7 @@ pub use bad_row::BadRow;
 pub use column_search::any_row_has;
 pub use columns::{ColumnMap, ColumnMapError};
 pub use dataset::{Dataset, Needs, OnBadRow, Opening, RowLengths, Shuffle, Split, UnpairedOrder};
+pub use decided::Decided;
 pub use duplicates::{Repeat, Repeats};
 pub use encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, LongAnswers, Target};
 pub use error::DataError;

@@ -32,9 +32,9 @@ use self::features::{Feature, features};
 use self::pages::{HELD_BYTES, Held, ROW_VALUES, Watched, check_column};
 use self::rows::{Column, Line, Node, Stop, is_text};
 use super::caught::quietly;
+use super::column_names::is_like_a_prompt;
 use super::columns::ColumnMap;
 use super::reader::MAX_ROW_BYTES;
-use super::sanity::is_like_a_prompt;
 use super::spool::Spool;
 use super::thrift::{Compact, Event};
 use super::{BadRow, DataError, bad_line};
@@ -254,10 +254,17 @@ impl Fields {
     }
 }
 
-/// Whether a column is read: one that we know, or a text that is called like a prompt, which is looked at.
+/// Whether a column is read: one that we know, or one of texts that is called like a prompt, which is looked at.
 fn reads(map: &ColumnMap, field: &Schema) -> bool {
-    let is_text = || field.is_primitive() && field.get_basic_info().logical_type_ref() == Some(&LogicalType::String);
-    map.reads(field.name()) || is_like_a_prompt(field.name()) && is_text()
+    map.reads(field.name()) || is_like_a_prompt(field.name()) && holds_texts(field)
+}
+
+/// Whether all that a column holds are texts: it is one, or a list of them, or of turns.
+fn holds_texts(field: &Schema) -> bool {
+    match field.is_primitive() {
+        true => field.get_basic_info().logical_type_ref() == Some(&LogicalType::String),
+        false => field.get_fields().iter().all(|field| holds_texts(field)),
+    }
 }
 
 /// Walks the footer.

@@ -22,7 +22,8 @@ use super::reader::{MAX_RECORDS, PlaceCursor, Rows};
 use super::reading::ImplicitPrompt;
 use super::records::{Form, Kind, Shape};
 use super::rejects::{self, Rejects};
-use super::sanity::{self, Found};
+use super::sample::Sample;
+use super::sanity::{self, Files, OfFile, Sighting};
 use super::sequence::SftPart;
 use super::spans::SpanSource;
 use super::survey::{RowCounts, Sequences, Survey};
@@ -71,6 +72,12 @@ pub(super) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>
     let mut survey = Survey::new(records, rows.blank_lines());
     survey.decided = Decided::by([&rows], &encoder)?;
     encoder.decide(survey.decided.clone());
+    let files: Vec<usize> = rows.files().map(|numbers| numbers.len()).collect();
+    let looks = Looks {
+        of_file: OfFile::new(if files.len() == 1 { Files::One } else { Files::Several }),
+        file: 0,
+        sample: Sample::new(files, sanity::FIRST, sanity::DRAWN),
+    };
     let sources = Arc::new(Sources::opened(paths, &encoder.reading().columns, rows));
     let encoder = Arc::new(encoder);
     let (index, unpaired_order) = (Vec::new(), UnpairedOrder::default());
@@ -79,6 +86,7 @@ pub(super) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>
         dataset,
         on_bad_row,
         first_dropped: None,
+        looks,
         hashes: Hashes::default(),
         wanted: rejects,
         last_reject: None,
@@ -142,21 +150,21 @@ pub(super) fn refuse_unseen(encoder: &Encoder, seen: Seen, paths: &[PathBuf]) ->
 impl Dataset {
     /// The work on one record that needs no other, so that it runs in parallel. What cannot be encoded at all (a prompt alone,
     /// a form that the model has no means for) is left to [`Dataset::admit`], which knows whether it is the first.
-    fn examine(&self, record: usize, keep_tokens: bool) -> Result<Examined, DataError> {
+    fn examine(&self, record: usize, is_looked_at: bool, keep_tokens: bool) -> Result<Examined, DataError> {
         let line = self.sources.rows()?.read(record)?;
         let bytes = line.as_ref().map_or(0, |line| hash_of_bytes(line));
         let mut seen = None;
         let parsed = line.and_then(|line| {
             let parsed = self.encoder.parse_seen(record, &line, &mut seen)?;
-            let is_looked_at = record < sanity::SAMPLE;
-            let mut found = if is_looked_at { sanity::look(&self.encoder, &parsed, &line) } else { Vec::new() };
-            found.extend(sanity::cut_prompt(&parsed));
+            let found = is_looked_at.then(|| sanity::look(&self.encoder, &parsed, &line));
             Ok((parsed, found))
         });
         let (parsed, found) = match parsed {
             Ok(parsed) => parsed,
             Err(reason) => return Ok(Examined { record, bytes, seen, outcome: Err(reason) }),
         };
+        let cut_prompt = sanity::cut_prompt(&parsed);
+        let answer_column = parsed.record.answer_columns.first().cloned().unwrap_or_default();
         let kind = parsed.record.kind();
         let group = parsed.record.prompt_group();
         let encoded: Vec<_> = match kind.shape != Shape::Prompt && self.encoder.supports(kind.form) {
@@ -164,25 +172,31 @@ impl Dataset {
             false => Vec::new(),
         };
         let is_without_pair = encoded.is_empty() && self.makes_pairs(kind);
+        let unended =
+            encoded.iter().any(|part| matches!(part, Ok((Encoded::Kept(_), notes)) if notes.unended_answers > 0));
+        let mut found = found;
+        if let Some(found) = found.as_mut().filter(|_| unended) {
+            found.push(sanity::no_stop(answer_column));
+        }
         let kept = encoded.iter().filter_map(|part| match part {
             Ok((Encoded::Kept(row), _)) => Some(row),
             _ => None,
         });
         let tokens = hash_of_tokens(kept);
         let part = |(encoded, notes): (Encoded, Notes)| match encoded {
-            Encoded::Kept(row) => Part::Kept {
+            Encoded::Kept(row) => Made::Kept {
                 counts: RowCounts::of(&row),
                 notes,
                 tokens: keep_tokens.then(|| token_cache::encode(&row)),
             },
-            Encoded::Dropped { reason, .. } => Part::Dropped(reason),
+            Encoded::Dropped { reason, .. } => Made::Dropped(reason),
         };
         let mut parts: Vec<_> = encoded.into_iter().map(|encoded| encoded.map(part)).collect();
         if is_without_pair {
-            parts.push(Ok(Part::Dropped(DropReason::NoPair)));
+            parts.push(Ok(Made::Dropped(DropReason::NoPair)));
         }
         let (ignored_columns, by_name) = (parsed.ignored_columns, parsed.by_name);
-        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns, by_name, tokens, parts, found });
+        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns, by_name, tokens, parts, found, cut_prompt });
         Ok(Examined { record, bytes, seen, outcome })
     }
 
@@ -283,6 +297,7 @@ struct Pass<'a> {
     dataset: Dataset,
     on_bad_row: OnBadRow,
     first_dropped: Option<(usize, DropReason)>,
+    looks: Looks,
     hashes: Hashes,
     /// Takes the records that are left out.
     wanted: Option<&'a mut dyn Write>,
@@ -294,6 +309,13 @@ struct Pass<'a> {
     writer: Option<Entrance>,
     /// Why there is no writer any more.
     failed: Option<NewFileError>,
+}
+
+/// What is looked at, and what was found in the file that the pass is in.
+struct Looks {
+    sample: Sample,
+    file: usize,
+    of_file: OfFile,
 }
 
 /// What the cache is given during a pass.
@@ -323,10 +345,10 @@ impl Pass<'_> {
         let mut seen: Option<Seen> = None;
         while start < records {
             let window = self.window(start)?;
-            let (dataset, keep_tokens) = (&self.dataset, self.writer.is_some());
-            let examined: Result<Vec<_>, DataError> = with_deep_stack(|| {
-                window.clone().into_par_iter().map(|record| dataset.examine(record, keep_tokens)).collect()
-            });
+            let (dataset, sample, keep_tokens) = (&self.dataset, &self.looks.sample, self.writer.is_some());
+            let examine = |record| dataset.examine(record, sample.has(record), keep_tokens);
+            let examined: Result<Vec<_>, DataError> =
+                with_deep_stack(|| window.clone().into_par_iter().map(examine).collect());
             for examined in examined? {
                 if let Some(more) = examined.seen {
                     seen = Some(seen.unwrap_or(0) | more);
@@ -334,12 +356,11 @@ impl Pass<'_> {
                 self.admit(examined)?;
             }
             start = window.end;
-            if window.start < sanity::SAMPLE && start >= records.min(sanity::SAMPLE) {
-                sanity::settle(&mut self.dataset.survey)?;
-            }
+            self.looks.of_file.check_early()?;
             let progress = DataProgress { stage: Stage::Tokenising, done: start as u64, total: records as u64 };
             observer.progress(progress);
         }
+        self.looks.of_file.settle(&mut self.dataset.survey.warnings)?;
         let Pass { mut dataset, first_dropped, hashes, writer, failed, .. } = self;
         let sources = dataset.sources.clone();
         let rows = sources.rows()?;
@@ -440,13 +461,20 @@ impl Pass<'_> {
         self.dataset.survey.count_by_name(record.by_name);
         let Dataset { survey, sources, .. } = &mut self.dataset;
         let rows = sources.rows()?;
-        survey.looked_at += usize::from(number < sanity::SAMPLE);
-        for found in record.found {
-            survey.count_found(found, || rows.place(number));
+        let file = self.looks.sample.file_of(number);
+        if std::mem::replace(&mut self.looks.file, file) != file {
+            self.looks.of_file.settle(&mut survey.warnings)?;
+        }
+        if let Some(found) = record.found {
+            survey.looked_at += 1;
+            self.looks.of_file.count(found, || rows.place(number));
+        }
+        if let Some(cut) = record.cut_prompt {
+            cut.count_in(&mut survey.warnings, || rows.place(number));
         }
         for (part_number, part) in record.parts.into_iter().enumerate() {
             match part {
-                Ok(Part::Kept { counts, notes, tokens }) => {
+                Ok(Made::Kept { counts, notes, tokens }) => {
                     let mut cached = 0;
                     if let (Some(writer), Some(tokens)) = (&mut self.writer, tokens) {
                         let row = writer.tokens.row(&tokens);
@@ -467,7 +495,7 @@ impl Pass<'_> {
                         cached,
                     });
                 }
-                Ok(Part::Dropped(reason)) => self.dropped(number, reason)?,
+                Ok(Made::Dropped(reason)) => self.dropped(number, reason)?,
                 Err(reason) => self.bad(number, reason)?,
             }
         }
@@ -476,6 +504,10 @@ impl Pass<'_> {
 
     fn bad(&mut self, record: usize, reason: BadRow) -> Result<(), DataError> {
         match self.on_bad_row {
+            // a few rows may lack what nearly all have: they are counted, and no more than a few
+            _ if matches!(reason, BadRow::NoTurnMarker { marker: Some(_), .. }) => {
+                self.dropped(record, DropReason::Bad(reason))
+            }
             OnBadRow::Error => Err(self.dataset.sources.rows()?.row_error(record, reason)),
             OnBadRow::Skip => self.dropped(record, DropReason::Bad(reason)),
         }
@@ -519,16 +551,18 @@ struct ExaminedRecord {
     kind: Kind,
     group: u32,
     ignored_columns: Vec<String>,
-    /// What a user may not have meant.
-    found: Vec<Found>,
+    /// What a user may not have meant, if it was looked at.
+    found: Option<Vec<Sighting>>,
+    /// That the prompt was cut from its answers.
+    cut_prompt: Option<Sighting>,
     by_name: Vec<(&'static str, String)>,
     /// Hash of its tokens, if it has any.
     tokens: Option<u64>,
-    parts: Vec<Result<Part, BadRow>>,
+    parts: Vec<Result<Made, BadRow>>,
 }
 
 /// What one row of a record gave.
-enum Part {
+enum Made {
     Kept {
         counts: RowCounts,
         notes: Notes,

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -109,6 +110,12 @@ impl Rows {
     #[expect(clippy::len_without_is_empty, reason = "there is always a row")]
     pub fn len(&self) -> usize {
         self.rows
+    }
+
+    /// The numbers of the rows of each file that has some.
+    pub(super) fn files(&self) -> impl Iterator<Item = Range<usize>> {
+        let range = |file: &DataFile| file.first_row..file.first_row + file.lines.starts.len();
+        self.files.iter().map(range).filter(|rows| !rows.is_empty())
     }
 
     /// Blank lines that were passed over.
@@ -261,7 +268,7 @@ impl DataFile {
     }
 
     /// Line ends in a range; `None` if the file cannot be read any more.
-    fn newlines(&self, range: std::ops::Range<u64>) -> Option<u64> {
+    fn newlines(&self, range: Range<u64>) -> Option<u64> {
         let bytes = usize::try_from(range.end - range.start).unwrap_or(SCAN_BYTES);
         let mut chunk = vec![0; bytes.min(SCAN_BYTES)];
         let (mut offset, mut lines) = (range.start, 0);

@@ -12,7 +12,7 @@ pub struct Reading {
     pub columns: ColumnMap,
     /// What the prompt is of a pair of texts that has no prompt column.
     pub implicit_prompt: ImplicitPrompt,
-    /// What the first rows have decided: nothing, before data is opened.
+    /// What was decided for rows that these are read like: those of a run, or these themselves once they are opened.
     pub decided: Decided,
     /// What becomes of texts.
     pub texts: Texts,
@@ -105,6 +105,7 @@ impl Reading {
             ("--chat", format!("{:?}", self.texts)),
             ("--system", format!("{:?}", self.system)),
             ("--pairs", format!("{:?}", self.pairs)),
+            ("what the rows of a run decided", format!("{:?}", self.decided)),
         ]
     }
 }

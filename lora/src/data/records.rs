@@ -10,11 +10,11 @@ use super::columns::{Columns, Seen, json_fault, wrong_type};
 use super::numbers::RowNumbers;
 use super::reader::MAX_ROW_BYTES;
 use super::reading::{ImplicitPrompt, Pairs, Reading, Texts};
+use super::repeated_prompt::{Repetition, cut_repeated_text, cut_repeated_turns, repetition};
 use super::row_layout::{self, RowContent};
-use super::sanity::{cut_repeated_text, cut_repeated_turns, repeats_the_prompt};
 use super::template::TemplateInputs;
 use super::tool_schemas::drop_null_properties;
-use super::turns::{ASSISTANT, before_last_said, is_assistant, is_system, said_by, value_in_text};
+use super::turns::{ASSISTANT, before_last_said, content_of, is_assistant, is_system, said_by, value_in_text};
 
 /// Most pairs that a row makes.
 pub(super) const MAX_PAIRS: u64 = 10_000;
@@ -229,8 +229,10 @@ pub struct Parsed {
     pub ignored_columns: Vec<String>,
     /// Whether the prompt stood again at the start of every answer, and was cut there.
     pub is_prompt_cut: bool,
-    /// Whether all answers still begin with the prompt, a text, and not by chance.
-    pub repeats_prompt: bool,
+    /// How all answers still have the prompt, if they do.
+    pub repetition: Option<Repetition>,
+    /// Whether both texts of a pair hold what a column beside them asks.
+    pub prompt_in_answers: bool,
     /// Whether the row says nothing in its prompt; what the system says does not count.
     pub is_prompt_blank: bool,
     /// Columns that are read without a map that says so, and that a user may not expect to be read: our names, with the file's.
@@ -273,8 +275,9 @@ impl Record {
             }
             id => id,
         };
-        let content = row_layout::read(&mut columns)?;
-        let RowContent { mut shape, prompt, mut answers, target, answer_columns, numbers, mut used } = content;
+        let content = row_layout::read(&mut columns, &reading.decided)?;
+        let RowContent { mut shape, prompt, mut answers, target, prompt_in_answers, answer_columns, numbers, mut used } =
+            content;
         let system = row_layout::system(&mut columns, &mut used)?.or_else(|| reading.system.clone());
         let prompt = match prompt {
             Some(prompt) => {
@@ -303,13 +306,13 @@ impl Record {
             }
             None => row_layout::split_common_turns(&mut answers, &answer_columns)?,
         };
-        let is_prompt_cut = cut_repeated_turns(&prompt, &mut answers)
-            || reading.decided.repeated_prompts
+        let is_prompt_cut = cut_repeated_turns(&mut prompt, &mut answers)
+            || reading.decided.repeated_prompts == Some(true)
                 && shape != Shape::PairImplicitPrompt
                 && cut_repeated_text(&mut prompt, &mut answers);
         // before anything is put in front of the prompt
-        let repeats_prompt = repeats_the_prompt(&prompt, &answers);
-        let is_prompt_blank = matches!(&prompt, Text::Plain(text) if text.trim().is_empty());
+        let repetition = repetition(&prompt, &answers);
+        let is_prompt_blank = is_blank(&prompt);
         if target == RecordTarget::Pair && answers[0] == answers[1] {
             return Err(BadRow::same_answers(&answer_columns));
         }
@@ -338,7 +341,7 @@ impl Record {
         if shape == Shape::Scored && reading.pairs == Some(Pairs::All) {
             record.check_all_pairs()?;
         }
-        Ok(Parsed { record, ignored_columns, is_prompt_cut, repeats_prompt, is_prompt_blank, by_name })
+        Ok(Parsed { record, ignored_columns, is_prompt_cut, repetition, prompt_in_answers, is_prompt_blank, by_name })
     }
 
     /// Shape and form.
@@ -445,6 +448,16 @@ impl Record {
             (Shape::Messages | Shape::Text, _) => Err(BadRow::NothingToContinue { shape: self.shape.columns() }),
             _ => Ok(self.prompt.clone()),
         }
+    }
+}
+
+/// Whether nobody but the system says anything.
+fn is_blank(prompt: &Text) -> bool {
+    match prompt {
+        Text::Plain(text) => text.trim().is_empty(),
+        Text::Turns(turns) => turns
+            .iter()
+            .all(|turn| is_system(turn) || content_of(turn).is_some_and(|content| content.trim().is_empty())),
     }
 }
 

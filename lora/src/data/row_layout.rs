@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::BadRow;
 use super::columns::{Columns, INSTRUCTION, PREFERRED, PROMPT_NAMES, REJECTED_RESPONSE, wrong_type};
+use super::decided::Decided;
 use super::numbers::{NUMBER_COLUMNS, RowNumbers};
 use super::records::{Form, RecordTarget, Shape, Text};
 use super::turns::{
@@ -27,6 +28,8 @@ pub(super) struct RowContent {
     pub prompt: Option<Text>,
     pub answers: Vec<Text>,
     pub target: RecordTarget,
+    /// Whether both texts of a pair hold what a column beside them asks.
+    pub prompt_in_answers: bool,
     /// What the file calls the column of each answer.
     pub answer_columns: Vec<String>,
     pub numbers: RowNumbers,
@@ -38,7 +41,7 @@ pub(super) struct RowContent {
 ///
 /// # Errors
 /// [`BadRow`], naming the column.
-pub(super) fn read(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
+pub(super) fn read(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowContent, BadRow> {
     adopt_preferred(columns)?;
     columns.drop_null_prompt();
     let has_answer = columns.has("chosen") || columns.has("rejected");
@@ -46,7 +49,7 @@ pub(super) fn read(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
         columns.adopt("rejected", REJECTED_RESPONSE);
     }
     if columns.has("chosen") || columns.has("rejected") {
-        return pair(columns);
+        return pair(columns, decided);
     }
     if columns.has("completions") || columns.has("rewards") {
         return scored(columns);
@@ -74,7 +77,7 @@ pub(super) fn read(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
 impl RowContent {
     fn new(shape: Shape, prompt: Option<Text>, target: RecordTarget, used: Vec<&'static str>) -> RowContent {
         let (answers, answer_columns, numbers) = (Vec::new(), Vec::new(), RowNumbers::default());
-        RowContent { shape, prompt, answers, target, answer_columns, numbers, used }
+        RowContent { shape, prompt, answers, target, prompt_in_answers: false, answer_columns, numbers, used }
     }
 
     fn with_answers(self, answers: Vec<Text>, answer_columns: Vec<String>) -> RowContent {
@@ -109,7 +112,7 @@ fn adopt_preferred(columns: &mut Columns<'_>) -> Result<(), BadRow> {
     Ok(())
 }
 
-fn pair(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
+fn pair(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowContent, BadRow> {
     if !columns.has("chosen") && columns.has("messages") {
         return last_turn_chosen(columns);
     }
@@ -118,11 +121,13 @@ fn pair(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let given = if columns.has("prompt") { Some(prompt(columns)?) } else { None };
     let (mut answers, answer_columns) = answers(columns, &["chosen", "rejected"])?;
     let numbers = RowNumbers::take(columns)?;
+    let prompt_in_answers = given.is_none() && hold_a_question(&answers, columns);
+    let is_prompt_shared = prompt_in_answers && decided.prompts_in_answers != Some(false);
     let (prompt, mut used) = match given {
         Some((prompt, used)) => (Some(prompt), used),
         None => match conversation_before(columns, &mut answers)? {
             Some(prompt) => (Some(Text::Turns(prompt)), vec!["messages"]),
-            None if hold_their_prompt(&answers, columns) => (None, Vec::new()),
+            None if is_prompt_shared || answers.iter().any(begins_otherwise) => (None, Vec::new()),
             None => {
                 prompt_name(columns)?;
                 match columns.has("prompt") {
@@ -135,10 +140,8 @@ fn pair(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let shape = if prompt.is_some() { Shape::Pair } else { Shape::PairImplicitPrompt };
     used.extend(["chosen", "rejected"]);
     used.extend(NUMBER_COLUMNS);
-    Ok(RowContent {
-        numbers,
-        ..RowContent::new(shape, prompt, RecordTarget::Pair, used).with_answers(answers, answer_columns)
-    })
+    let content = RowContent::new(shape, prompt, RecordTarget::Pair, used).with_answers(answers, answer_columns);
+    Ok(RowContent { numbers, prompt_in_answers, ..content })
 }
 
 /// The conversation that two answers follow, where they are not whole conversations themselves. One that ends with the chosen
@@ -349,19 +352,14 @@ fn begins_otherwise(answer: &Text) -> bool {
     matches!(answer, Text::Turns(turns) if turns.first().is_some_and(|turn| matches!(role_of(turn), "user" | "system")))
 }
 
-/// Whether both answers of a pair begin with what they answer: with turns of their own, or with the text of a column that is
-/// called like a prompt.
-fn hold_their_prompt(answers: &[Text], columns: &Columns<'_>) -> bool {
-    match answers {
-        [Text::Plain(chosen), Text::Plain(rejected)] => {
-            let pairs = chosen.chars().zip(rejected.chars());
-            let end: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
-            let asked = PROMPT_NAMES.into_iter().filter_map(|name| columns.spare(name)?.as_str());
-            let mut asked = asked.map(str::trim).filter(|text| !text.is_empty());
-            asked.any(|text| chosen[..end].contains(text))
-        }
-        answers => answers.iter().any(begins_otherwise),
-    }
+/// Whether both texts of a pair begin with what a column asks that is called like a prompt.
+fn hold_a_question(answers: &[Text], columns: &Columns<'_>) -> bool {
+    let [Text::Plain(chosen), Text::Plain(rejected)] = answers else { return false };
+    let pairs = chosen.chars().zip(rejected.chars());
+    let end: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+    let asked = PROMPT_NAMES.into_iter().filter_map(|name| columns.spare(name)?.as_str());
+    let mut asked = asked.map(str::trim).filter(|text| !text.is_empty());
+    asked.any(|text| chosen[..end].contains(text))
 }
 
 /// True and false, as they are or as data sets write them: 1 and 0, the words, in any case.

@@ -98,7 +98,7 @@ impl Encoder {
         notes: &mut Notes,
     ) -> Encoded {
         let dropped = |reason| Encoded::Dropped { row: record.row, id: record.id.clone(), reason };
-        notes.stopping_answers += usize::from(self.stops(&ids));
+        self.note_end(&ids, notes);
         // nothing predicts the first token
         scored.iter_mut().for_each(|span| span.start = span.start.max(1));
         scored.retain(|span| !span.is_empty());

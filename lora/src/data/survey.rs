@@ -5,22 +5,20 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::DataError;
 use super::decided::Decided;
 use super::duplicates::Repeats;
 use super::encode::{Answer, DropReason, EncodedRow, Notes};
 use super::lengths::Lengths;
 use super::numbers::RowNumbers;
 use super::records::Kind;
-use super::sanity::{Found, Warning};
+use super::sanity::Warning;
 use super::sequence::SftPart;
 use super::spans::SpanSource;
 use super::tokenizer::Tokenizer;
+use super::{BadRow, DataError};
 
 /// Changed prompt ends that are kept as examples.
 const BOUNDARY_EXAMPLES: usize = 3;
-/// Findings that are kept apart; a hostile file has as many as it has rows.
-const WARNINGS: usize = 32;
 /// Names of unread columns that are counted apart; a hostile file has a million.
 const COLUMN_NAMES: usize = 32;
 
@@ -74,9 +72,9 @@ pub struct Survey {
     pub copies: Repeats,
     /// Further records whose prompt and answers are the tokens of an earlier one.
     pub same_tokens: Repeats,
-    /// What the first rows decided about how all are read.
+    /// What was decided about how all rows are read.
     pub decided: Decided,
-    /// Records that were looked at for what may not be meant: the first of those that can be read.
+    /// Records that were looked at for what may not be meant: a sample of those that can be read.
     pub looked_at: usize,
     /// What was found in them, in the order of the first row.
     pub warnings: Vec<Warning>,
@@ -176,6 +174,7 @@ impl DropReason {
             DropReason::NoRoom { .. } | DropReason::AnswerTooLong { .. } => DropKind::Length,
             DropReason::NoPrompt | DropReason::NothingScored => DropKind::Prompt,
             DropReason::NoPair => DropKind::NoPair,
+            DropReason::Bad(BadRow::NoTurnMarker { marker: Some(_), .. }) => DropKind::Prompt,
             DropReason::Bad(_) => DropKind::Bad,
         }
     }
@@ -250,16 +249,6 @@ impl Survey {
             } else if self.ignored_columns.len() < COLUMN_NAMES {
                 self.ignored_columns.insert(name, 1);
             }
-        }
-    }
-
-    pub(super) fn count_found(&mut self, found: Found, place: impl FnOnce() -> (PathBuf, u64)) {
-        let Found { finding, at, excerpt } = found;
-        if let Some(same) = self.warnings.iter_mut().find(|warning| warning.finding == finding) {
-            same.rows += 1;
-        } else if self.warnings.len() < WARNINGS {
-            let (path, line) = place();
-            self.warnings.push(Warning { finding, rows: 1, at, excerpt, path, line });
         }
     }
 

@@ -327,6 +327,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Whether an id is that of a special token.
+    pub(super) fn is_special(&self, id: u32) -> bool {
+        self.token(id).is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
+    }
+
     /// The id of a token in the vocabulary's own spelling.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)

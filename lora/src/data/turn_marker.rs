@@ -11,8 +11,9 @@
 //! | tags, with the name of a role between or after them | `[/INST]`, `<\|im_start\|>assistant` |
 //!
 //! Newlines that follow it in these rows belong to it. What opens a turn of the user (`Human:`, `### Input:`, `[INST]`) or
-//! ends a turn is no place where an answer begins: if such a mark stands latest, there is none. A mark by a name that is not
-//! known counts only where next to nothing of the common prefix follows it.
+//! ends a turn is no place where an answer begins: if such a mark stands latest, there is none. What follows a mark in the common
+//! prefix are the letters that answers share by chance, so a mark with a long text behind it is none, and one by a name that is
+//! not known counts only where next to nothing follows it.
 
 use std::collections::HashMap;
 
@@ -26,14 +27,15 @@ const LONGEST: usize = 80;
 const SEARCHED: usize = 4096;
 /// Characters that may follow a mark by an unknown name in the middle row: letters that answers share by chance.
 const BY_CHANCE: usize = 16;
+/// The same behind a known name: answers of one model may begin alike.
+const ALIKE: usize = 64;
 /// Rows from which on an unknown word within a line may be a mark.
 const MANY: usize = 20;
 
 /// Words of marks behind which an answer stands.
-const ANSWERS: [&str; 24] = [
+const ANSWERS: [&str; 21] = [
     "assistant",
     "answer",
-    "a",
     "response",
     "output",
     "bot",
@@ -43,8 +45,6 @@ const ANSWERS: [&str; 24] = [
     "model",
     "completion",
     "reply",
-    "tl",
-    "dr",
     "tldr",
     "chatbot",
     "summary",
@@ -56,12 +56,14 @@ const ANSWERS: [&str; 24] = [
     "machine",
     "robot",
 ];
+/// Letters that are such a word where nothing else is in the mark.
+const ANSWER_LETTER: &str = "a";
+const OTHER_LETTERS: [&str; 2] = ["q", "s"];
 /// Words of marks behind which something else stands.
-const OTHERS: [&str; 26] = [
+const OTHERS: [&str; 24] = [
     "human",
     "user",
     "question",
-    "q",
     "instruction",
     "instructions",
     "input",
@@ -75,7 +77,6 @@ const OTHERS: [&str; 26] = [
     "customer",
     "tool",
     "observation",
-    "s",
     "end",
     "eos",
     "bos",
@@ -137,7 +138,7 @@ impl TurnMarker {
             return None; // nothing is asked before it
         }
         let is_open = match side(mark) {
-            Side::Answer => true,
+            Side::Answer => rest <= ALIKE,
             Side::Other => false,
             Side::Unknown => rest <= BY_CHANCE && (prefixes.len() >= MANY || is_of_a_line(prefixes, mark)),
         };
@@ -156,6 +157,11 @@ impl TurnMarker {
 /// Whether a text has turns of its own: the marks of both sides.
 pub(super) fn holds_turns(text: &str) -> bool {
     marks(text).into_iter().any(|mark| side(mark) == Side::Answer)
+}
+
+/// Whether a text ends with a mark.
+pub(super) fn ends_with_mark(text: &str) -> bool {
+    marks(text).into_iter().any(|mark| text.ends_with(mark))
 }
 
 /// The byte after the last occurrence of a mark that begins a word.
@@ -187,9 +193,15 @@ fn side(mark: &str) -> Side {
         return Side::Answer;
     }
     let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    match words[..] {
+        [letter] if letter == ANSWER_LETTER => return Side::Answer,
+        [letter] if OTHER_LETTERS.contains(&letter) => return Side::Other,
+        _ => {}
+    }
     let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
+    let is_tldr = words.windows(2).any(|two| two == ["tl", "dr"]);
     // the end of the turn before may stand in front of the role
-    match (has(&ANSWERS), has(&OTHERS)) {
+    match (has(&ANSWERS) || is_tldr, has(&OTHERS)) {
         (true, _) => Side::Answer,
         (false, true) => Side::Other,
         (false, false) => Side::Unknown,
@@ -319,6 +331,16 @@ mod tests {
             |i: usize| format!("### Instruction:\nSay what lake {i} is.\n\n### Input:\nlake {i} "),
             |_: usize| "The ".to_owned(),
             |_: usize| "Answer:".to_owned(),
+            |i: usize| {
+                format!(
+                    "Write a poem: it has to be about lake number {i}, with rhymes, and of no more than seven lines. "
+                )
+            },
+            |i: usize| {
+                format!(
+                    "Question {i}\nAnswer: the one word that is right. Lake {i} or sea {i}, with the reasons, in order. "
+                )
+            },
             |i: usize| format!("Lake {i}: a story of some length that both answers share. "),
             |_: usize| String::new(),
         ] {

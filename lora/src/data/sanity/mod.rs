@@ -1,22 +1,27 @@
-//! A look at the first rows of a data set: is what is trained what the rows say?
+//! A look at a sample of the rows of a data set: is what is trained what the rows say?
 //!
 //! Token ids can be right by every rule and wrong all the same: a chat template that leaves out tool calls, a prompt in a
-//! column that nothing reads, turns stored as text. The pass over the data looks at the first [`SAMPLE`] records for such
-//! things. What it finds is a [`Warning`] of the survey, with the number of rows and one example; what cannot be meant ends the
-//! run.
+//! column that nothing reads, turns stored as text. The pass over the data looks for such things at the first [`FIRST`] records
+//! and at some of all files (`Sample`). What it finds is a [`Warning`] of the survey, with the number of rows and one example; what
+//! cannot be meant ends the run. A file is judged by itself (`of_file`).
 //!
 //! | file | looks for |
 //! |---|---|
 //! | `rendered` | parts of turns, tools and variables that the chat template leaves out |
 //! | `columns` | unread columns that are called like a prompt |
 //! | `repeated` | answers that begin with the prompt |
+//! | `prompts` | prompts that ask nothing |
+//! | `speakers` | turns of others that are scored, conversations without the assistant |
 //! | `texts` | texts that are JSON, or what Python prints of a value; texts without a chat template |
 //! | `nulls` | null arguments in calls of tools that do not declare them |
 
 mod columns;
 mod nulls;
+mod of_file;
+mod prompts;
 mod rendered;
 mod repeated;
+mod speakers;
 mod texts;
 
 #[cfg(test)]
@@ -27,16 +32,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::DataError;
 use super::encode::Encoder;
 use super::records::{Parsed, Record, Shape, Text};
-use super::survey::Survey;
 
-pub(super) use columns::{candidate, is_like_a_prompt};
-pub(super) use repeated::{cut_repeated_text, cut_repeated_turns, repeats_the_prompt};
+pub(super) use of_file::{Files, OfFile};
 
 /// Records that are looked at, the first of the data.
-pub const SAMPLE: usize = 256;
+pub const FIRST: usize = 256;
+/// Records that are drawn of all, and looked at too.
+pub const DRAWN: usize = 4096;
 /// Characters of an example.
 const EXCERPT: usize = 60;
 
@@ -64,15 +68,30 @@ pub enum Finding {
         /// What it most likely is, by our names: `prompt` or `system`.
         read_as: String,
     },
-    /// The prompt is empty, and columns are not read.
+    /// The prompt is empty, and columns that hold something are not read.
     EmptyPrompt {
-        /// The file's names of them.
-        unread: Vec<String>,
+        /// The file's name of the one that is called like a prompt.
+        column: Option<String>,
     },
+    /// The prompt is empty, and nothing else is there: an answer to nothing, or to what the system says.
+    BlankPrompt,
+    /// The prompt is the few letters with which both answers begin.
+    FewSharedLetters,
+    /// An answer has turns of somebody else, which are scored.
+    TurnOfOthers {
+        /// Their role.
+        role: String,
+    },
+    /// All tokens of a conversation are scored in which the assistant says nothing.
+    NoAssistantTurn,
+    /// An answer ends with no special token.
+    NoStop,
     /// The prompt stood again at the start of every answer of a row, and was cut there.
     RepeatedPromptCut,
     /// An answer begins with the prompt.
     RepeatedPrompt,
+    /// What the assistant says first begins with what the user says last.
+    RepeatedContent,
     /// A text is JSON, or what Python prints of a value.
     Serialised {
         /// The file's name of the column.
@@ -95,6 +114,8 @@ pub enum TurnPart {
     Content,
     /// The beginning of `content`: what a template takes for the thoughts before the answer.
     ContentStart,
+    /// Something within `content`.
+    ContentMiddle,
     /// The end of `content`.
     ContentEnd,
     /// `reasoning_content`, or one of its other names.
@@ -150,15 +171,15 @@ impl Warning {
 
 /// A finding in one record.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Found {
+pub(super) struct Sighting {
     pub finding: Finding,
     pub at: String,
     pub excerpt: String,
 }
 
-impl Found {
-    fn new(finding: Finding, at: String, text: &str) -> Found {
-        Found { finding, at, excerpt: excerpt(text) }
+impl Sighting {
+    fn new(finding: Finding, at: String, text: &str) -> Sighting {
+        Sighting { finding, at, excerpt: excerpt(text) }
     }
 }
 
@@ -173,24 +194,42 @@ fn excerpt(text: &str) -> String {
 }
 
 /// Looks at one record. `line` is its bytes.
-pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Found> {
+pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Sighting> {
     let record = &parsed.record;
     let mut found = Vec::new();
     rendered::look(encoder, record, &mut found);
-    columns::look(encoder, parsed, line, &mut found);
+    prompts::look(encoder, parsed, line, &mut found);
+    columns::look(parsed, line, &mut found);
+    speakers::look(encoder, record, &mut found);
     repeated::look(parsed, &mut found);
     texts::look(encoder, record, &mut found);
     nulls::look(encoder, record, &mut found);
     found
 }
 
+/// Looks at a record whose prompt alone is read. `line` is its bytes.
+pub(super) fn look_at_prompt(encoder: &Encoder, parsed: &Parsed, asked: &Text, line: &[u8]) -> Vec<Sighting> {
+    let mut found = Vec::new();
+    prompts::look(encoder, parsed, line, &mut found);
+    columns::look(parsed, line, &mut found);
+    let record = Record { prompt: asked.clone(), answers: Vec::new(), ..parsed.record.clone() };
+    rendered::look(encoder, &record, &mut found);
+    texts::look(encoder, &record, &mut found);
+    found
+}
+
+/// An answer in this column that does not end with a special token.
+pub(super) fn no_stop(column: String) -> Sighting {
+    Sighting::new(Finding::NoStop, column, "")
+}
+
 /// What is counted over all records: that the prompt was cut from the start of the answers.
-pub(super) fn cut_prompt(parsed: &Parsed) -> Option<Found> {
+pub(super) fn cut_prompt(parsed: &Parsed) -> Option<Sighting> {
     let text = match &parsed.record.prompt {
         Text::Plain(text) => text,
         Text::Turns(turns) => turns.last()?.get("content").and_then(Value::as_str).unwrap_or_default(),
     };
-    let new = || Found::new(Finding::RepeatedPromptCut, answer_name(&parsed.record, 0), text);
+    let new = || Sighting::new(Finding::RepeatedPromptCut, answer_name(&parsed.record, 0), text);
     parsed.is_prompt_cut.then(new)
 }
 
@@ -199,46 +238,10 @@ fn answer_name(record: &Record, number: usize) -> String {
     record.answer_columns.get(number).cloned().unwrap_or_default()
 }
 
-/// The file's name of the prompt's column; for an implicit prompt that of the first answer, which begins with it.
+/// The file's name of the prompt's column; for one that has none that of the first answer, which begins with it.
 fn prompt_name(encoder: &Encoder, record: &Record) -> String {
     match record.shape {
-        Shape::PairImplicitPrompt => answer_name(record, 0),
+        Shape::PairImplicitPrompt | Shape::Messages | Shape::Text => answer_name(record, 0),
         _ => encoder.reading().columns.column("prompt").to_owned(),
     }
-}
-
-/// What all that was looked at comes to: findings that mean something in most rows alone go where few have them, and what
-/// cannot be meant ends the run.
-///
-/// # Errors
-/// [`DataError::TurnsInText`] where at least half of a column are texts that hold turns;
-/// [`DataError::EmptyPrompts`] where at least half of the rows have an empty prompt, and a column that is called like one is
-/// not read; [`DataError::NothingRendered`] where the template leaves out what at least half of the answers say.
-pub(super) fn settle(survey: &mut Survey) -> Result<(), DataError> {
-    let looked_at = survey.looked_at;
-    let has_most = |warning: &Warning| 2 * warning.rows >= looked_at;
-    survey.warnings.retain(|warning| match warning.finding {
-        Finding::Serialised { .. } | Finding::NoTemplateApplied => has_most(warning),
-        _ => true,
-    });
-    for warning in survey.warnings.iter().filter(|warning| has_most(warning)) {
-        let Warning { finding, rows, at, path, line, .. } = warning;
-        let (path, line, rows, of) = (path.clone(), *line, *rows, looked_at);
-        match finding {
-            Finding::EmptyPrompt { unread } => {
-                if let Some(column) = columns::candidate(unread) {
-                    return Err(DataError::EmptyPrompts { path, line, rows, of, column: column.to_owned() });
-                }
-            }
-            Finding::NotRendered { of_answer: true, part: TurnPart::Content } => {
-                return Err(DataError::NothingRendered { path, line, rows, of, at: at.clone() });
-            }
-            Finding::Serialised { column, notation, turns: true } => {
-                let (column, notation) = (column.clone(), notation.name());
-                return Err(DataError::TurnsInText { path, line, rows, of, column, notation });
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use super::super::encode::Encoder;
 use super::super::records::{Record, Text};
-use super::{Finding, Found, answer_name, prompt_name};
+use super::{Finding, Sighting, answer_name, prompt_name};
 
 /// Looks for a call with a null argument that its tool does not declare.
-pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Found>) {
+pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let tools = record.inputs.tools.as_deref().unwrap_or_default();
     let answers = record.answers.iter().enumerate().map(|(i, answer)| (Some(i), answer));
     for (answer, text) in answers.chain([(None, &record.prompt)]) {
@@ -18,7 +18,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Found>) {
                 let Some((name, argument)) = undeclared(call, tools) else { continue };
                 let column = answer.map_or_else(|| prompt_name(encoder, record), |i| answer_name(record, i));
                 let at = format!("{column}[{i}].tool_calls[{j}]");
-                found.push(Found::new(Finding::NullArgument, at, &format!("{name}: {argument}")));
+                found.push(Sighting::new(Finding::NullArgument, at, &format!("{name}: {argument}")));
                 return;
             }
         }

@@ -12,32 +12,47 @@ use super::super::encode::Encoder;
 use super::super::records::{Record, Shape, Text};
 use super::super::template::{ChatTemplate, GenerationPrompt, TemplateInputs};
 use super::super::turns::is_assistant;
-use super::{Finding, Found, TurnPart, answer_name, prompt_name};
+use super::{Finding, Sighting, TurnPart, answer_name, prompt_name};
 
 /// Bytes of a conversation that is looked at.
 const MOST_BYTES: usize = 1 << 20;
 /// Parts of a conversation that are tried alone.
 const MOST_TRIED: usize = 12;
+/// Tags in a content behind which a marker is put.
+const MOST_TAGS: usize = 4;
+/// Bytes of a content from which on a marker is put into its middle.
+const LONG: usize = 64;
 /// The names of a turn's thoughts; a template is given the first that is there under the other names too.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A place in a conversation that a marker can be put into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part {
+struct Spot {
     turn: usize,
-    place: Place,
+    place: Within,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Within {
     /// After a tag at the start of `content`, if there is one: templates look for it.
     Start,
+    /// Behind this byte of `content`.
+    Middle(usize),
     End,
     /// Both ends.
     Whole,
     Reasoning,
-    Name(usize),
-    Arguments(usize),
+    Name(Call),
+    Arguments(Call),
+}
+
+/// A call of a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// One of `tool_calls`.
+    Tool(usize),
+    /// `function_call`, as OpenAI's older rows have it.
+    Function,
 }
 
 /// A text that no conversation holds, which no escape and no trimming changes.
@@ -45,11 +60,20 @@ fn marker(number: usize) -> String {
     format!("QzMark{number:05}Qz")
 }
 
+/// The numbers of the markers in a text.
+fn markers_in(text: &str) -> BTreeSet<usize> {
+    let number = |(at, mark): (usize, &str)| text[at + mark.len()..].split_once("Qz")?.0.parse().ok();
+    text.match_indices("QzMark").filter_map(number).collect()
+}
+
 /// Looks at a record of turns.
-pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Found>) {
+pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let (Some(template), Text::Turns(prompt)) = (encoder.template(), &record.prompt) else { return };
     let mut before: Option<&[Value]> = Some(prompt);
-    for (number, answer) in record.answers.iter().enumerate() {
+    // of a prompt alone there is the prompt
+    let nothing = [Text::Turns(Vec::new())];
+    let answers = if record.answers.is_empty() { &nothing[..] } else { &record.answers };
+    for (number, answer) in answers.iter().enumerate() {
         let Text::Turns(answer) = answer else { return };
         let conversation = Conversation { template, inputs: &record.inputs, prompt, answer };
         if conversation.bytes() > MOST_BYTES {
@@ -65,7 +89,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Found>) {
                 None => (prompt_name(encoder, record), part.turn),
             };
             let (what, at, excerpt) = conversation.describe(part, &format!("{name}[{turn}]"));
-            let new = Found::new(Finding::NotRendered { of_answer, part: what }, at, &excerpt);
+            let new = Sighting::new(Finding::NotRendered { of_answer, part: what }, at, &excerpt);
             if !found.iter().any(|known| known.finding == new.finding) {
                 found.push(new);
             }
@@ -109,7 +133,7 @@ impl Conversation<'_> {
 
     /// What is looked at: everything of the answer, and of the prompt, if `with_prompt`, all but its thoughts. Those of turns
     /// before the last of the user are not looked at: templates leave them out by design.
-    fn parts(&self, shape: Shape, with_prompt: bool) -> Vec<Part> {
+    fn parts(&self, shape: Shape, with_prompt: bool) -> Vec<Spot> {
         let count = self.prompt.len() + self.answer.len();
         let is_user = |turn: &Value| turn.get("role").and_then(Value::as_str) == Some("user");
         let answered = (0..count).rev().find(|turn| is_user(self.turn(*turn))).map_or(0, |last| last + 1);
@@ -117,22 +141,25 @@ impl Conversation<'_> {
         for number in if with_prompt { 0 } else { self.prompt.len() }..count {
             let turn = self.turn(number);
             let has_thoughts = number >= answered && self.is_of_answer(shape, number);
-            let mut put = |place| parts.push(Part { turn: number, place });
+            let mut put = |place| parts.push(Spot { turn: number, place });
             if let Some(content) = turn.get("content").and_then(Value::as_str).filter(|text| !text.trim().is_empty()) {
                 if has_thoughts || !content.contains("</") && !content.contains("[/") {
-                    put(Place::Start);
+                    put(Within::Start);
                 }
-                put(Place::End);
+                if has_thoughts && content.len() >= LONG {
+                    middles(content).into_iter().for_each(|at| put(Within::Middle(at)));
+                }
+                put(Within::End);
             }
             if has_thoughts && reasoning(turn).is_some() {
-                put(Place::Reasoning);
+                put(Within::Reasoning);
             }
-            for (i, call) in calls(turn).iter().enumerate() {
-                if function(call).get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty()) {
-                    put(Place::Name(i));
+            for (call, function) in calls(turn) {
+                if function.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty()) {
+                    put(Within::Name(call));
                 }
-                if function(call).get("arguments").and_then(marked_arguments).is_some() {
-                    put(Place::Arguments(i));
+                if function.get("arguments").and_then(marked_arguments).is_some() {
+                    put(Within::Arguments(call));
                 }
             }
         }
@@ -140,15 +167,19 @@ impl Conversation<'_> {
     }
 
     /// Those parts without which the text is the same.
-    fn left_out(&self, parts: &[Part], text: &str) -> Vec<Part> {
+    fn left_out(&self, parts: &[Spot], text: &str) -> Vec<Spot> {
         let mut turns = self.turns();
-        for (number, part) in parts.iter().enumerate() {
+        // from the end of a content on, so that no marker moves the place of another
+        for (number, part) in parts.iter().enumerate().rev() {
             put_marker(&mut turns[part.turn], part.place, &marker(number));
         }
         let all = self.render(&turns, self.inputs);
-        let missing = |number: &usize| all.as_ref().is_none_or(|all| !all.contains(&marker(*number)));
-        let suspects: Vec<Part> = (0..parts.len()).filter(missing).map(|number| parts[number]).collect();
-        let alone = |part: &Part| {
+        let there = all.as_deref().map(markers_in).unwrap_or_default();
+        let missing = |number: &usize| !there.contains(number);
+        let mut suspects: Vec<Spot> = (0..parts.len()).filter(missing).map(|number| parts[number]).collect();
+        // what is learned comes first
+        suspects.sort_by_key(|part| part.turn < self.prompt.len());
+        let alone = |part: &Spot| {
             let mut turns = self.turns();
             put_marker(&mut turns[part.turn], part.place, &marker(0));
             // a template that refuses a marker has looked at the part
@@ -158,40 +189,45 @@ impl Conversation<'_> {
     }
 
     /// What a part is, where it stands, and what it holds.
-    fn describe(&self, part: Part, turn: &str) -> (TurnPart, String, String) {
+    fn describe(&self, part: Spot, turn: &str) -> (TurnPart, String, String) {
         let value = self.turn(part.turn);
         let content = || value.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let call = |i: usize| function(&calls(value)[i]).clone();
+        let function = |call: Call| calls(value).find(|(other, _)| *other == call).map(|(_, function)| function);
+        let place = |call: Call| match call {
+            Call::Tool(i) => format!("{turn}.tool_calls[{i}]"),
+            Call::Function => format!("{turn}.function_call"),
+        };
         match part.place {
-            Place::Start => (TurnPart::ContentStart, format!("{turn}.content"), content()),
-            Place::Whole => (TurnPart::Content, format!("{turn}.content"), content()),
-            Place::End => {
+            Within::Start => (TurnPart::ContentStart, format!("{turn}.content"), content()),
+            Within::Whole => (TurnPart::Content, format!("{turn}.content"), content()),
+            Within::Middle(at) => (TurnPart::ContentMiddle, format!("{turn}.content"), content()[at..].to_owned()),
+            Within::End => {
                 let text = content();
                 let from = text.char_indices().rev().nth(super::EXCERPT - 1).map_or(0, |(at, _)| at);
                 (TurnPart::ContentEnd, format!("{turn}.content"), text[from..].to_owned())
             }
-            Place::Reasoning => {
+            Within::Reasoning => {
                 let (name, text) = reasoning(value).unwrap_or_default();
                 (TurnPart::Reasoning, format!("{turn}.{name}"), text.to_owned())
             }
-            Place::Name(i) => {
-                let name = call(i).get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-                (TurnPart::CallName, format!("{turn}.tool_calls[{i}]"), name)
+            Within::Name(call) => {
+                let name = function(call).and_then(|function| function.get("name")?.as_str()).unwrap_or_default();
+                (TurnPart::CallName, place(call), name.to_owned())
             }
-            Place::Arguments(i) => {
-                let arguments = call(i).get("arguments").map(Value::to_string).unwrap_or_default();
-                (TurnPart::CallArguments, format!("{turn}.tool_calls[{i}]"), arguments)
+            Within::Arguments(call) => {
+                let arguments = function(call).and_then(|function| function.get("arguments"));
+                (TurnPart::CallArguments, place(call), arguments.map(Value::to_string).unwrap_or_default())
             }
         }
     }
 
     /// Tools that change nothing, and variables that the template does not name.
-    fn look_at_inputs(&self, encoder: &Encoder, text: &str, found: &mut Vec<Found>) {
+    fn look_at_inputs(&self, encoder: &Encoder, text: &str, found: &mut Vec<Sighting>) {
         if let Some(tools) = self.inputs.tools.as_ref().filter(|tools| !tools.is_empty()) {
             let without = TemplateInputs { tools: None, ..self.inputs.clone() };
             if self.render(&self.turns(), &without).is_some_and(|without| without == text) {
                 let tool = function(&tools[0]).get("name").and_then(Value::as_str).unwrap_or_default();
-                found.push(Found::new(
+                found.push(Sighting::new(
                     Finding::ToolsNotRendered,
                     encoder.reading().columns.column("tools").to_owned(),
                     tool,
@@ -201,28 +237,47 @@ impl Conversation<'_> {
         for (name, value) in &self.inputs.kwargs {
             if !self.template.source().contains(name.as_str()) {
                 let at = format!("{}.{name}", encoder.reading().columns.column("chat_template_kwargs"));
-                found.push(Found::new(Finding::KwargNotRead { name: name.clone() }, at, &value.to_string()));
+                found.push(Sighting::new(Finding::KwargNotRead { name: name.clone() }, at, &value.to_string()));
             }
         }
     }
 }
 
 /// Of contents both whose ends are left out, where both were looked at, one part.
-fn whole_contents(looked_at: &[Part], left_out: Vec<Part>) -> Vec<Part> {
-    let start = |part: &Part| Part { place: Place::Start, ..*part };
-    let is_whole = |part: &Part| {
-        part.place == Place::End && (left_out.contains(&start(part)) || !looked_at.contains(&start(part)))
+fn whole_contents(looked_at: &[Spot], left_out: Vec<Spot>) -> Vec<Spot> {
+    let start = |part: &Spot| Spot { place: Within::Start, ..*part };
+    let is_whole = |part: &Spot| {
+        part.place == Within::End && (left_out.contains(&start(part)) || !looked_at.contains(&start(part)))
     };
-    let is_half = |part: &&Part| {
-        let end = Part { place: Place::End, ..**part };
-        part.place != Place::Start || !left_out.contains(&end)
+    let is_half = |part: &&Spot| {
+        let end = Spot { place: Within::End, ..**part };
+        match part.place {
+            Within::Start => !left_out.contains(&end),
+            Within::Middle(_) => !left_out.contains(&end) && !left_out.contains(&start(part)),
+            _ => true,
+        }
     };
-    let whole = |part: &Part| if is_whole(part) { Part { place: Place::Whole, ..*part } } else { *part };
+    let whole = |part: &Spot| if is_whole(part) { Spot { place: Within::Whole, ..*part } } else { *part };
     left_out.iter().filter(is_half).map(whole).collect()
 }
 
-fn calls(turn: &Value) -> &[Value] {
-    turn.get("tool_calls").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+/// The calls of a turn, each with its name and arguments.
+fn calls(turn: &Value) -> impl Iterator<Item = (Call, &Value)> {
+    let of_tools = turn.get("tool_calls").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let of_tools = of_tools.iter().enumerate().map(|(i, call)| (Call::Tool(i), function(call)));
+    of_tools.chain(turn.get("function_call").map(|call| (Call::Function, call)))
+}
+
+/// Bytes within a content that stand behind tags, and the middle one. They are within no tag: a template may look for it.
+fn middles(content: &str) -> Vec<usize> {
+    let end = content.trim_end().len();
+    let behind = |c: char| move |(at, found): (usize, char)| (found == c).then_some(at + 1).filter(|at| *at < end);
+    let mut all: Vec<usize> = content.char_indices().filter_map(behind('>')).take(MOST_TAGS).collect();
+    let middle = content.char_indices().filter_map(behind(' ')).find(|at| 2 * at >= content.len());
+    all.extend(middle);
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// The function of a call or of a tool, which stands in it or is it.
@@ -237,25 +292,29 @@ fn reasoning(turn: &Value) -> Option<(&'static str, &str)> {
 }
 
 /// Puts a marker into a part of a turn.
-fn put_marker(turn: &mut Value, place: Place, marker: &str) {
+fn put_marker(turn: &mut Value, place: Within, marker: &str) {
     let Value::Object(fields) = turn else { return };
     match place {
-        Place::Start | Place::End | Place::Whole => {
+        Within::Start | Within::Middle(_) | Within::End | Within::Whole => {
             let Some(Value::String(content)) = fields.get_mut("content") else { return };
             match place {
-                Place::Start => content.insert_str(after_tag(content), marker),
+                Within::Start => content.insert_str(after_tag(content), marker),
+                Within::Middle(at) => content.insert_str(at.min(content.len()), marker),
                 _ => content.push_str(marker),
             }
         }
-        Place::Reasoning => {
+        Within::Reasoning => {
             for name in REASONING {
                 if let Some(Value::String(text)) = fields.get_mut(name) {
                     marker.clone_into(text);
                 }
             }
         }
-        Place::Name(i) | Place::Arguments(i) => {
-            let call = fields.get_mut("tool_calls").and_then(|calls| calls.get_mut(i));
+        Within::Name(of) | Within::Arguments(of) => {
+            let call = match of {
+                Call::Tool(i) => fields.get_mut("tool_calls").and_then(|calls| calls.get_mut(i)),
+                Call::Function => fields.get_mut("function_call"),
+            };
             let Some(Value::Object(call)) = call else { return };
             let function = match call.get("function") {
                 Some(Value::Object(_)) => call.get_mut("function").and_then(Value::as_object_mut),
@@ -263,7 +322,7 @@ fn put_marker(turn: &mut Value, place: Place, marker: &str) {
             };
             let Some(function) = function else { return };
             match place {
-                Place::Name(_) => drop(function.insert("name".to_owned(), marker.into())),
+                Within::Name(_) => drop(function.insert("name".to_owned(), marker.into())),
                 _ => {
                     if let Some(arguments) = function.get("arguments").and_then(marked_arguments) {
                         function.insert("arguments".to_owned(), fill(arguments, marker));
@@ -349,8 +408,8 @@ impl Encoder {
             if let Some((name, _)) = reasoning(turn) {
                 held.insert(name);
             }
-            if !calls(turn).is_empty() {
-                held.insert("tool_calls");
+            for (call, _) in calls(turn) {
+                held.insert(if call == Call::Function { "function_call" } else { "tool_calls" });
             }
         }
         if held.is_empty() {
@@ -374,7 +433,9 @@ impl Encoder {
 fn emptied(turn: &Value) -> Value {
     let mut turn = turn.clone();
     if let Value::Object(fields) = &mut turn {
-        fields.retain(|name, _| name != "tool_calls" && !REASONING.contains(&name.as_str()));
+        fields.retain(|name, _| {
+            !matches!(name.as_str(), "tool_calls" | "function_call") && !REASONING.contains(&name.as_str())
+        });
         fields.insert("content".to_owned(), "".into());
     }
     turn

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::super::{BadRow, DataError, Dataset, Encoder, ImplicitPrompt, Needs, OnBadRow, Reading, Texts};
+use super::super::SftPart;
+use super::super::repeated_prompt::repeated_turns;
+use super::super::{BadRow, DataError, Dataset, DropKind, Encoder, ImplicitPrompt, Needs, OnBadRow, Reading, Texts};
 use super::{Finding, Notation, TurnPart, Warning};
 
 fn goldens(name: &str) -> PathBuf {
@@ -46,8 +48,10 @@ fn warnings(template: Option<&str>, rows: &[Value]) -> Vec<Warning> {
     open(encoder(template), rows, Needs::Answers).unwrap().survey().warnings.clone()
 }
 
+/// Without that the answers do not end with a special token: the templates here are short.
 fn findings(template: Option<&str>, row: Value) -> Vec<Finding> {
-    warnings(template, &[row]).into_iter().map(|warning| warning.finding).collect()
+    let all = warnings(template, &[row]).into_iter().map(|warning| warning.finding);
+    all.filter(|finding| *finding != Finding::NoStop).collect()
 }
 
 fn user(content: &str) -> Value {
@@ -187,6 +191,8 @@ fn unread_columns_that_are_called_like_a_prompt_are_found() {
         let read_as = if name == "systemPrompt" { "system" } else { "prompt" }.to_owned();
         assert_eq!(unread(name, value), [Finding::UnreadColumn { column: name.to_owned(), read_as }], "{name}");
     }
+    let history = Finding::UnreadColumn { column: "history".to_owned(), read_as: "prompt".to_owned() };
+    assert_eq!(unread("history", json!([["hi", "hello"]])), [history]);
     for (name, value) in [
         ("prompt_id", json!("ab12")),
         ("num_messages", json!(3)),
@@ -198,6 +204,7 @@ fn unread_columns_that_are_called_like_a_prompt_are_found() {
         ("user", json!("u17")),
         ("conversation_id", json!("Speak as the pirate that you are.")),
         ("messages", json!([user("What is a lake?"), says("Water, still.")])),
+        ("num_history", json!([1, 2])),
         ("category", json!("questions about water in its many forms")),
     ] {
         assert_eq!(unread(name, value.clone()), [], "{name} {value}");
@@ -254,6 +261,167 @@ fn null_arguments_that_no_tool_declares_are_found() {
     assert_eq!(findings(Some(ALL), row(two.clone(), Value::Null)), [Finding::NullArgument]);
     assert_eq!(findings(Some(ALL), row(two, tool(json!({"a": {}, "b": {"type": "number"}})))), []);
     assert_eq!(findings(Some(ALL), row(json!({"a": 1}), tool(json!({"a": {}})))), []);
+}
+
+/// Prompts that ask nothing, each with what is in them.
+#[test]
+fn prompts_that_ask_nothing_are_found() {
+    let found = |row: Value, reading: Reading| {
+        let data = open(encoder(Some(ANY)).with_reading(reading), &[pair(says("c")), row], Needs::Pairs);
+        let warnings = data.unwrap().survey().warnings.clone();
+        warnings.into_iter().map(|warning| (warning.finding, warning.line)).collect::<Vec<_>>()
+    };
+    let system = |content: &str| json!({"role": "system", "content": content});
+    for prompt in [json!([system("Be brief.")]), json!([user(" ")]), json!([system("Be brief."), user("")])] {
+        let row = json!({"prompt": prompt, "chosen": [says("c")], "rejected": [says("r")]});
+        assert_eq!(found(row.clone(), Reading::default()), [(Finding::BlankPrompt, 2)], "{row}");
+    }
+    let row =
+        json!({"prompt": [system("Be brief.")], "chosen": [says("c")], "rejected": [says("r")], "topic": "lakes"});
+    assert_eq!(found(row, Reading::default()), [(Finding::EmptyPrompt { column: None }, 2)]);
+    // whatever else is unread, it is one finding
+    let row = |more: &str| json!({"prompt": " ", "completion": "c", more: "a", "the_task_query": "What is a lake?"});
+    let mut rows: Vec<Value> = (0..5).map(|_| json!({"prompt": "p", "completion": "c"})).collect();
+    rows.extend([row("x"), row("y")]);
+    let warnings = warnings(None, &rows);
+    let query = Finding::EmptyPrompt { column: Some("the_task_query".to_owned()) };
+    let of_query = warnings.iter().find(|warning| warning.finding == query);
+    assert_eq!(of_query.map(|warning| (warning.rows, warning.line)), Some((2, 6)));
+    let shares = |text: &str| json!({"chosen": format!("{text} lake"), "rejected": format!("{text} sea")});
+    let longest = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
+    let data = |text: &str| {
+        let data = open(encoder(None).with_reading(longest.clone()), &[shares(text)], Needs::Pairs).unwrap();
+        let found = data.survey().warnings.iter().map(|warning| warning.finding.clone());
+        found.filter(|finding| *finding != Finding::NoTemplateApplied).collect::<Vec<_>>()
+    };
+    assert_eq!(data("The"), [Finding::FewSharedLetters]);
+    assert_eq!(data("What is water in the wild?"), []);
+}
+
+/// Who else speaks in what is scored.
+#[test]
+fn turns_of_others_that_are_scored_are_found() {
+    let tool = json!({"role": "tool", "content": "42"});
+    let row = |turns: Value| json!({"prompt": [user("q")], "chosen": turns, "rejected": [says("r")]});
+    let others = |role: &str| vec![Finding::TurnOfOthers { role: role.to_owned() }];
+    assert_eq!(findings(Some(ANY), row(json!([says("a"), user("more"), says("b")]))), others("user"));
+    assert_eq!(findings(Some(ANY), row(json!([says("a"), tool, says("b")]))), others("tool"));
+    assert_eq!(findings(Some(ANY), row(json!([says("a"), says("b")]))), []);
+    let completion = json!({"prompt": [user("q")], "completion": [says("a"), user("more"), says("b")]});
+    assert_eq!(findings(Some(ANY), completion.clone()), others("user"));
+    let assistant = encoder(Some(ANY)).with_sft_on(Some(SftPart::Assistant));
+    let data = open(assistant, &[completion], Needs::Sequences).unwrap();
+    assert_eq!(data.survey().warnings, []);
+    let alone = json!({"messages": [user("q"), user("and more")]});
+    assert_eq!(findings(Some(ANY), alone), [Finding::NoAssistantTurn]);
+    assert_eq!(findings(Some(ANY), json!({"messages": [user("q"), says("a")]})), []);
+}
+
+/// A prompt that the answers have in another way than at their very start.
+#[test]
+fn prompts_within_answers_are_cut_or_found() {
+    let question = "What is a lake?";
+    let text = |prompt: &str, start: &str| json!({"prompt": prompt, "chosen": format!("{start} Water."), "rejected": format!("{start} Fish.")});
+    let asked = "Human: What is a lake?\n\nAssistant:";
+    let read = |row: Value| {
+        let data = open(encoder(None), &[row], Needs::Pairs).unwrap();
+        let found: Vec<Finding> = data.survey().warnings.iter().map(|warning| warning.finding.clone()).collect();
+        (found, data.rows(&[0]).unwrap())
+    };
+    let (_, expected) = read(text(asked, ""));
+    let blanks = format!("\n\n{asked}");
+    assert_eq!(read(text(asked, &blanks)), (vec![Finding::RepeatedPromptCut], expected));
+    let (_, expected) = read(text(&blanks, ""));
+    assert_eq!(read(text(&blanks, asked)), (vec![Finding::RepeatedPromptCut], expected));
+    for start in ["\n\nHuman: What is a lake?\n\nAssistant:", "Question: What is a lake?\nAnswer:"] {
+        let (found, _) = read(text(question, start));
+        assert!(found.contains(&Finding::RepeatedPrompt), "{start}: {found:?}");
+    }
+    let (found, _) = read(text(question, "You ask what a lake is. What is a lake? It is"));
+    assert!(!found.contains(&Finding::RepeatedPrompt), "{found:?}");
+
+    // the system turn that the answers have comes before the column's
+    let system = json!({"role": "system", "content": "Be brief."});
+    let whole = |first: &[Value]| {
+        let answer = |content: &str| [first, &[user("q"), says(content)]].concat();
+        json!({"prompt": [user("q")], "chosen": answer("c"), "rejected": answer("r"), "system": "Be brief."})
+    };
+    let rows = |row: Value| open(encoder(Some(ANY)), &[row], Needs::Pairs).unwrap().rows(&[0]).unwrap();
+    let plain = json!({"prompt": [user("q")], "chosen": [says("c")], "rejected": [says("r")], "system": "Be brief."});
+    assert_eq!(rows(whole(std::slice::from_ref(&system))), rows(plain.clone()));
+    assert_eq!(rows(whole(&[])), rows(plain));
+    let one = json!({"prompt": [user("q")], "chosen": [system, user("q"), says("c")], "rejected": [says("r")]});
+    assert!(findings(Some(ANY), one).contains(&Finding::RepeatedPrompt));
+
+    let again = |chosen: &str| json!({"prompt": [user(question)], "chosen": [says(chosen)], "rejected": [says("What is a lake? A fish.")]});
+    assert_eq!(findings(Some(ANY), again("What is a lake? Water.")), [Finding::RepeatedContent]);
+    assert_eq!(findings(Some(ANY), again("Water.")), []);
+}
+
+/// A prompt of many turns that are all the same is compared in time.
+#[test]
+fn hostile_turns_are_compared_in_time() {
+    let turns: Vec<Value> = (0..20_000).map(|_| user("a")).collect();
+    let answer = [&turns[..19_999], &[says("b")]].concat();
+    let started = std::time::Instant::now();
+    assert_eq!(repeated_turns(&turns, &answer), 16);
+    assert_eq!(repeated_turns(&turns[..9], &answer), 9);
+    assert!(started.elapsed().as_secs() < 5);
+}
+
+#[test]
+fn calls_and_middles_that_a_template_leaves_out_are_found() {
+    let legacy = json!({"role": "assistant", "content": "Let me see.", "function_call": {"name": "weather", "arguments": "{\"city\": \"Rome\"}"}});
+    assert_eq!(findings(Some(ANY), pair(legacy)), [left_out(TurnPart::CallName), left_out(TurnPart::CallArguments)]);
+    let cuts = "{% for m in messages %}{{ m.role }}: {% if '<box>' in m.content %}{{ m.content.split('<box>')[0] }}\
+                {{ m.content.split('</box>')[-1] }}{% else %}{{ m.content }}{% endif %}\n{% endfor %}";
+    let middle = says("The answer to all that is the following: <box>forty-two</box> as you may have known.");
+    assert_eq!(findings(Some(cuts), pair(middle.clone())), [left_out(TurnPart::ContentMiddle)]);
+    assert_eq!(findings(Some(ANY), pair(middle)), []);
+    assert_eq!(findings(Some(ANY), pair(says(&"ä ö ü > ß ".repeat(30)))), []);
+    // parts of a long prompt do not keep those of the answer from being tried
+    let prompt: Vec<Value> = (0..20).map(|i| calls("hm", "f", json!({"i": i}))).chain([user("q")]).collect();
+    let row = json!({"prompt": prompt, "chosen": [calls("hm", "g", json!({"i": 1}))], "rejected": [says("r")]});
+    let found = findings(Some(ANY), row);
+    assert!(found.contains(&left_out(TurnPart::CallName)), "{found:?}");
+}
+
+#[test]
+fn values_in_texts_are_told_from_answers_that_are_meant_to_be_json() {
+    let rows = |prompt: &str, chosen: &str| -> Vec<Value> {
+        (0..4)
+            .map(|i| json!({"prompt": prompt.replace('7', &i.to_string()), "chosen": chosen, "rejected": "r"}))
+            .collect()
+    };
+    let found = |rows: &[Value]| {
+        let all = warnings(None, rows).into_iter().map(|warning| warning.finding);
+        all.filter(|finding| *finding != Finding::NoTemplateApplied).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&rows("Give me lake 7 as JSON.", r#"{"name": "lake", "area": 7}"#)), []);
+    let twice = Value::from(r#"{"task": "sum", "of": 7}"#).to_string();
+    let serialised = Finding::Serialised { column: "prompt".to_owned(), notation: Notation::Json, turns: false };
+    assert_eq!(found(&rows(&twice, "c")), [serialised]);
+    for broken in [r#"[{"role": "user", "content": "What is 7"#, r#"{"from": "human", "value": "What is 7?"}, {"fr"#] {
+        match open(encoder(None), &rows(broken, "c"), Needs::Pairs) {
+            Err(DataError::TurnsInText { column, notation: "JSON", .. }) => assert_eq!(column, "prompt"),
+            other => panic!("{broken}: {other:?}"),
+        }
+    }
+    let parts = json!({"prompt": [user(r#"[{"type": "text", "text": "What is a lake?"}]"#)], "chosen": [says("c")], "rejected": [says("r")]});
+    let serialised = Finding::Serialised { column: "prompt".to_owned(), notation: Notation::Json, turns: false };
+    assert_eq!(findings(Some(ANY), parts), [serialised]);
+}
+
+#[test]
+fn answers_without_a_special_token_at_their_end_are_found() {
+    let bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+    let found = warnings(Some(bare), &[pair(says("c"))]);
+    assert_eq!(
+        found.iter().map(|warning| (&warning.finding, &warning.at[..])).collect::<Vec<_>>(),
+        [(&Finding::NoStop, "chosen")]
+    );
+    let others = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_start|>\n{% endfor %}";
+    assert_eq!(warnings(Some(others), &[pair(says("c"))]), []);
 }
 
 /// The prompt is in the tokens once, whether the answers have it too or not.
@@ -318,7 +486,8 @@ fn what_few_rows_do_is_only_said() {
     let said: Vec<_> = found.iter().filter(|warning| warning.finding == Finding::RepeatedPrompt).collect();
     assert_eq!(said.iter().map(|warning| (warning.rows, warning.line)).collect::<Vec<_>>(), [(1, 10)]);
     let one = json!({"prompt": [user("q")], "chosen": [user("q"), says("c")], "rejected": [says("r")]});
-    assert_eq!(findings(Some(ANY), one), [Finding::RepeatedPrompt]);
+    let others = Finding::TurnOfOthers { role: "user".to_owned() };
+    assert_eq!(findings(Some(ANY), one), [others, Finding::RepeatedPrompt]);
 }
 
 #[test]
@@ -391,19 +560,45 @@ fn texts_without_a_mark_are_refused_unless_the_user_insists() {
     let error = open(encoder(None).with_reading(insists.clone()), &rows, Needs::Pairs).unwrap_err();
     assert!(matches!(error, DataError::EmptyPrompts { rows: 1, line: 2, .. }), "{error}");
     let data = open(encoder(None).with_reading(insists), &rows[..1], Needs::Pairs).unwrap();
-    assert_eq!(
-        data.survey().warnings[0].finding,
-        Finding::UnreadColumn { column: "which_question".to_owned(), read_as: "prompt".to_owned() }
-    );
-    // a row that lacks the mark of the others
+    let unread = Finding::UnreadColumn { column: "which_question".to_owned(), read_as: "prompt".to_owned() };
+    let found = |finding: &Finding| data.survey().warnings.iter().any(|warning| warning.finding == *finding);
+    assert!(found(&unread) && found(&Finding::FewSharedLetters));
+}
+
+/// One row that lacks the mark of the others is dropped and counted, whatever becomes of bad rows; one that has no prompt column,
+/// or that restates its question, does not decide for the others.
+#[test]
+fn odd_rows_decide_nothing_for_the_others() {
     let row =
         |i: usize, mark: &str| json!({"chosen": format!("lake {i}{mark} c"), "rejected": format!("lake {i}{mark} r")});
     let mut rows: Vec<Value> = (0..40).map(|i| row(i, "\nBot:")).collect();
     rows[7] = row(7, " is");
+    let survey = open(encoder(None), &rows, Needs::Pairs).unwrap().survey().clone();
+    let [dropped] = &survey.dropped[..] else { panic!("{:?}", survey.dropped) };
+    assert_eq!((survey.kept, dropped.rows, dropped.line, dropped.kind), (39, 1, 8, DropKind::Prompt));
+    assert!(dropped.first.contains("has no \"Bot:\""), "{}", dropped.first);
+    (0..8).for_each(|i| rows[i] = row(i, " is"));
+    assert!(matches!(open(encoder(None), &rows, Needs::Pairs), Err(DataError::NoTurnMarker { .. })));
+
+    let asked = |i: usize, start: &str| {
+        let question = format!("What is lake {i}?");
+        json!({"chosen": format!("{start}Water {i}."), "rejected": format!("{start}A fish."), "question": question})
+    };
+    let mut rows: Vec<Value> = (0..40).map(|i| asked(i, "")).collect();
+    let restated = "Question: What is lake 7?\nAnswer: ";
+    rows[7] = asked(7, restated);
+    let survey = open(encoder(None), &rows, Needs::Pairs).unwrap().survey().clone();
+    assert_eq!((survey.kept, survey.by_name[0].records), (40, 40));
+    // all of them do: then the column is in the answers
+    let rows: Vec<Value> = (0..40).map(|i| asked(i, &restated.replace('7', &i.to_string()))).collect();
+    let survey = open(encoder(None), &rows, Needs::Pairs).unwrap().survey().clone();
+    assert_eq!((survey.decided.prompts_in_answers, survey.by_name.len()), (Some(true), 0));
+
+    let mut rows: Vec<Value> =
+        (0..40).map(|i| json!({"prompt": format!("q{i}"), "chosen": "c", "rejected": "r"})).collect();
+    rows[7] = json!({"chosen": "a word", "rejected": "another"});
     match open(encoder(None), &rows, Needs::Pairs) {
-        Err(DataError::Row { line: 8, reason: BadRow::NoTurnMarker { marker: Some(marker), .. }, .. }) => {
-            assert_eq!(marker, "Bot:")
-        }
+        Err(DataError::Row { line: 8, reason: BadRow::NoTurnMarker { marker: None, .. }, .. }) => {}
         other => panic!("{other:?}"),
     }
 }

@@ -1,0 +1,123 @@
+//! Names of columns that are called like a prompt, whatever a data set calls its own.
+
+/// Words in the names of columns that are prompts, singular.
+const PROMPTS: [&str; 9] =
+    ["prompt", "instruction", "question", "query", "input", "system", "conversation", "message", "dialogue"];
+/// Words of columns that may be one, if they hold a list, or a text of some length.
+const PERHAPS: [&str; 6] = ["context", "history", "problem", "user", "human", "post"];
+/// Characters of such a text.
+pub(super) const SOME_LENGTH: usize = 20;
+/// Words of columns that are about a prompt, or about answers.
+const ABOUT: [&str; 49] = [
+    "id",
+    "uid",
+    "uuid",
+    "hash",
+    "len",
+    "length",
+    "token",
+    "type",
+    "kind",
+    "count",
+    "num",
+    "number",
+    "source",
+    "lang",
+    "language",
+    "category",
+    "index",
+    "idx",
+    "name",
+    "version",
+    "score",
+    "rating",
+    "date",
+    "time",
+    "timestamp",
+    "url",
+    "model",
+    "label",
+    "labelling",
+    "labeling",
+    "tag",
+    "split",
+    "topic",
+    "domain",
+    "difficulty",
+    "format",
+    "template",
+    "answer",
+    "response",
+    "output",
+    "generation",
+    "chosen",
+    "rejected",
+    "critique",
+    "judge",
+    "evaluation",
+    "reward",
+    "weight",
+    "margin",
+];
+
+/// How well the name of a column is one of a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Likeness {
+    Perhaps,
+    Yes,
+}
+
+/// Whether a column is called like a prompt.
+pub(super) fn is_like_a_prompt(name: &str) -> bool {
+    likeness(name).is_some()
+}
+
+/// The column that most likely is the prompt.
+pub(super) fn candidate(unread: &[String]) -> Option<&str> {
+    // `system` is a part of a prompt
+    let rank = |name: &&String| likeness(name).map(|likeness| (!is_system(name), likeness));
+    let mut best: Option<&String> = None;
+    for name in unread.iter().filter(|name| likeness(name).is_some()) {
+        if best.is_none_or(|best| rank(&name) > rank(&best)) {
+            best = Some(name);
+        }
+    }
+    best.map(String::as_str)
+}
+
+pub(super) fn is_system(name: &str) -> bool {
+    words(name).iter().any(|word| word == "system")
+}
+
+pub(super) fn likeness(name: &str) -> Option<Likeness> {
+    let words = words(name);
+    let has = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
+    match () {
+        () if has(&ABOUT) => None,
+        () if has(&PROMPTS) => Some(Likeness::Yes),
+        () if has(&PERHAPS) => Some(Likeness::Perhaps),
+        () => None,
+    }
+}
+
+/// `userInputs`, `user_inputs`, `User-Input`: user, input.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut was_lower = false;
+    for c in name.chars() {
+        if !c.is_alphanumeric() || c.is_uppercase() && was_lower {
+            words.push(String::new());
+        }
+        was_lower = c.is_lowercase();
+        if c.is_alphanumeric() {
+            words.last_mut().expect("there is a word").extend(c.to_lowercase());
+        }
+    }
+    let singular = |word: String| match word.as_str() {
+        "queries" => "query".to_owned(),
+        "dialog" | "dialogs" => "dialogue".to_owned(),
+        "class" => word,
+        plural => plural.strip_suffix('s').map_or(plural.to_owned(), str::to_owned),
+    };
+    words.into_iter().filter(|word| !word.is_empty()).map(singular).collect()
+}

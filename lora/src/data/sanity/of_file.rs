@@ -1,0 +1,135 @@
+//! What the looks at the records of one file come to.
+//!
+//! A file is judged by itself: a second one that is wrong throughout is no less wrong beside a large first one that is right.
+
+use std::path::PathBuf;
+
+use super::super::DataError;
+use super::{Finding, Sighting, TurnPart, Warning};
+
+/// Findings that are kept apart; a hostile file has as many as it has rows.
+const WARNINGS: usize = 32;
+/// Records of a file that are looked at before it is judged, if it has as many.
+const TO_JUDGE: usize = 256;
+/// Rows that have to be wrong to end a run, where the file is one of several.
+const SEVERAL: usize = 4;
+
+/// Whether it is all that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Files {
+    /// It is.
+    One,
+    /// There are others.
+    Several,
+}
+
+/// What was found in the records of a file so far.
+#[derive(Debug)]
+pub(in super::super) struct OfFile {
+    files: Files,
+    pub looked_at: usize,
+    warnings: Vec<Warning>,
+}
+
+impl OfFile {
+    pub fn new(files: Files) -> OfFile {
+        OfFile { files, looked_at: 0, warnings: Vec::new() }
+    }
+
+    /// Takes what was found in a record at `place`.
+    pub fn count(&mut self, found: Vec<Sighting>, place: impl Fn() -> (PathBuf, u64)) {
+        self.looked_at += 1;
+        for found in found {
+            found.count_in(&mut self.warnings, &place);
+        }
+    }
+
+    fn has_most(&self, warning: &Warning) -> bool {
+        2 * warning.rows >= self.looked_at
+    }
+
+    /// Whether a finding says something in as few rows as it has.
+    fn is_worth_a_word(&self, warning: &Warning) -> bool {
+        match warning.finding {
+            Finding::Serialised { turns: false, .. } | Finding::NoTemplateApplied | Finding::NoStop => {
+                self.has_most(warning)
+            }
+            // one of many may be about turns; a part of a file is another format
+            // and an answer may well say again what is asked
+            Finding::Serialised { turns: true, .. } | Finding::RepeatedContent => 20 * warning.rows >= self.looked_at,
+            _ => true,
+        }
+    }
+
+    /// As [`OfFile::check`], once enough records of a large file were looked at.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn check_early(&self) -> Result<(), DataError> {
+        if self.looked_at >= TO_JUDGE { self.check() } else { Ok(()) }
+    }
+
+    /// Refuses what cannot be meant.
+    ///
+    /// # Errors
+    /// [`DataError::TurnsInText`] where at least half of a column are texts that hold turns;
+    /// [`DataError::EmptyPrompts`] where at least half of the rows have an empty prompt, and a column that is called like one is
+    /// not read; [`DataError::NothingRendered`] where the template leaves out what at least half of the answers say.
+    pub fn check(&self) -> Result<(), DataError> {
+        let are_enough = |warning: &&Warning| self.files == Files::One || warning.rows >= SEVERAL;
+        for warning in self.warnings.iter().filter(|warning| self.has_most(warning)).filter(are_enough) {
+            let Warning { finding, rows, at, path, line, .. } = warning;
+            let (path, line, rows, of) = (path.clone(), *line, *rows, self.looked_at);
+            match finding {
+                Finding::EmptyPrompt { column: Some(column) } => {
+                    return Err(DataError::EmptyPrompts { path, line, rows, of, column: column.clone() });
+                }
+                Finding::NotRendered { of_answer: true, part: TurnPart::Content } => {
+                    return Err(DataError::NothingRendered { path, line, rows, of, at: at.clone() });
+                }
+                Finding::Serialised { column, notation, turns: true } => {
+                    let (column, notation) = (column.clone(), notation.name());
+                    return Err(DataError::TurnsInText { path, line, rows, of, column, notation });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the file: what it comes to is added to the warnings of all, and the next one begins.
+    ///
+    /// # Errors
+    /// As [`OfFile::check`].
+    pub fn settle(&mut self, all: &mut Vec<Warning>) -> Result<(), DataError> {
+        self.check()?;
+        let of_file = std::mem::replace(self, OfFile::new(self.files));
+        for warning in of_file.warnings.iter().filter(|warning| of_file.is_worth_a_word(warning)) {
+            warning.clone().add_to(all);
+        }
+        Ok(())
+    }
+}
+
+impl Sighting {
+    /// Counts it among warnings.
+    pub(in super::super) fn count_in(self, warnings: &mut Vec<Warning>, place: impl FnOnce() -> (PathBuf, u64)) {
+        let Sighting { finding, at, excerpt } = self;
+        if let Some(same) = warnings.iter_mut().find(|warning| warning.finding == finding) {
+            same.rows += 1;
+        } else if warnings.len() < WARNINGS {
+            let (path, line) = place();
+            warnings.push(Warning { finding, rows: 1, at, excerpt, path, line });
+        }
+    }
+}
+
+impl Warning {
+    fn add_to(self, warnings: &mut Vec<Warning>) {
+        if let Some(same) = warnings.iter_mut().find(|warning| warning.finding == self.finding) {
+            same.rows += self.rows;
+        } else if warnings.len() < WARNINGS {
+            warnings.push(self);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Prompts that ask nothing: empty ones, and the letters that two answers share by chance.
+
+use serde_json::Value;
+
+use super::super::column_names::candidate;
+use super::super::encode::Encoder;
+use super::super::reading::ImplicitPrompt;
+use super::super::records::{Parsed, Shape, Text};
+use super::columns::texts;
+use super::{Finding, Sighting, prompt_name};
+
+/// Characters below which what two answers share is no question.
+const FEW: usize = 8;
+
+/// Looks at a record.
+pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
+    let record = &parsed.record;
+    if matches!(record.shape, Shape::Text | Shape::Messages) {
+        return;
+    }
+    let name = prompt_name(encoder, record);
+    if parsed.is_prompt_blank {
+        let unread = unread_texts(&parsed.ignored_columns, line);
+        found.push(match unread.is_empty() {
+            true => Sighting::new(Finding::BlankPrompt, name, &said(&record.prompt)),
+            false => {
+                let column = candidate(&unread).map(str::to_owned);
+                Sighting::new(Finding::EmptyPrompt { column }, name, &unread.join(", "))
+            }
+        });
+        return;
+    }
+    let is_guessed =
+        record.shape == Shape::PairImplicitPrompt && encoder.reading().implicit_prompt == ImplicitPrompt::Longest;
+    if let Text::Plain(prompt) = &record.prompt
+        && is_guessed
+        && prompt.trim().chars().count() < FEW
+    {
+        found.push(Sighting::new(Finding::FewSharedLetters, name, prompt));
+    }
+}
+
+/// The names of unread columns that hold a text.
+fn unread_texts(unread: &[String], line: &[u8]) -> Vec<String> {
+    let Ok(Value::Object(row)) = serde_json::from_slice::<Value>(line) else { return Vec::new() };
+    let holds = |name: &&String| row.get(*name).is_some_and(|value| !texts(value).is_empty());
+    unread.iter().filter(holds).cloned().collect()
+}
+
+/// What a prompt has all the same: what the system says.
+fn said(prompt: &Text) -> String {
+    match prompt {
+        Text::Plain(text) => text.clone(),
+        Text::Turns(turns) => turns.iter().flat_map(texts).collect::<Vec<_>>().join(" "),
+    }
+}
