@@ -131,7 +131,10 @@ impl RunRecord {
     /// [`CliError::Input`] for a file that is damaged.
     fn read(dir: &Path) -> Result<Option<RunRecord>, CliError> {
         let path = dir.join(RECORD);
-        let fail = |what: String| CliError::Input(format!("{}: {what}", path.display()));
+        let fail = |what: String| {
+            let hint = "the run's record is damaged; restore it, or remove it to go on without it";
+            CliError::Input(format!("{}: {what}: {hint}", path.display()))
+        };
         let mut value: Value = match read_bounded(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -149,7 +152,7 @@ impl RunRecord {
             (Value::String(adapter), Value::String(reference)) => {
                 Ok(Some(RunRecord { adapter, reference, objective, history, chat_template, decided }))
             }
-            _ => Err(fail("`adapter` and `reference` must be texts: the file is damaged".to_owned())),
+            _ => Err(fail("`adapter` and `reference` must be texts".to_owned())),
         }
     }
 

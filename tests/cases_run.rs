@@ -642,6 +642,7 @@ fn running_statistics_are_those_of_the_adapter_beside_them() {
     let model = model("tiny-llama31");
     let run = align(&["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs)]);
     assert!(run.code == Some(3) && run.stderr.contains("run_state.json"), "{}", run.stderr);
+    assert!(run.stderr.contains("remove it to go on without it"), "{}", run.stderr);
 }
 
 /// The map is the run's, the files are the user's.
