@@ -294,6 +294,41 @@ fn a_null_prompt_is_none_beside_another_column() {
 }
 
 #[test]
+fn null_columns_of_other_shapes_are_none() {
+    let conversation = [turn("user", "q"), turn("assistant", "a")];
+    let plain = json!({"messages": conversation});
+    let row = json!({"messages": conversation, "prompt": null, "chosen": null, "rejected": null, "completions": null});
+    same_tokens("rows.jsonl", &row.to_string(), &plain, &[]);
+    let plain = json!({"prompt": "p", "completion": " a"});
+    let row = json!({"prompt": "p", "completion": " a", "chosen": null, "rejected": null, "text": null});
+    same_tokens("rows.jsonl", &row.to_string(), &plain, &[]);
+    // one of two answers is missed, and so is a label
+    let folder = tempfile::tempdir().unwrap();
+    for (row, words) in [
+        (json!({"prompt": "p", "chosen": "a", "rejected": null, "text": "t"}), "`rejected` is null"),
+        (json!({"prompt": "p", "completion": "a", "label": null, "chosen": null}), "`label` is null"),
+        (json!({"prompt": "p", "chosen": null, "rejected": null}), "`chosen` is null"),
+    ] {
+        let data = file(folder.path(), "rows.jsonl", &[row]);
+        let run = inspect("tiny-qwen2", data.to_str().unwrap(), &[]);
+        assert!(run.code == Some(3) && run.stderr.contains(words), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn labels_of_csv_may_be_numbers_with_a_point() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.csv");
+    std::fs::write(&data, "prompt,completion,label\np,a,1.0\np,b,0\np,c,FALSE\np,d, true\n").unwrap();
+    let run =
+        align(&["score", "--model", &model("tiny-qwen2"), "--data", data.to_str().unwrap(), "--data-cache", "off"]);
+    assert!(run.ok().stderr.contains("data: 4 rows kept, from 4 records ({prompt, completion, label} of strings)"));
+    std::fs::write(&data, "prompt,completion,label\np,a,0.5\n").unwrap();
+    let run = inspect("tiny-qwen2", data.to_str().unwrap(), &[]);
+    assert!(run.stderr.contains("rows.csv:2: `label` is \"0.5\", expected true or false, or 1 or 0"), "{}", run.stderr);
+}
+
+#[test]
 fn the_column_of_the_system_may_hold_its_turn() {
     let row = |system: Value| json!({"system": system, "prompt": [turn("user", "q")], "chosen": [turn("assistant", "a")], "rejected": [turn("assistant", "b")]});
     let mut plain = row(json!("Be brief."));

@@ -136,6 +136,9 @@ fn other_notations_of_rows_are_named() {
         python,
         &["python.jsonl:1: the row is what Python prints of a dictionary", "ast.literal_eval"],
     );
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n";
+    said("pointer.jsonl", pointer, &["pointer.jsonl: is a pointer of Git LFS", "git lfs pull"]);
+    said("page.jsonl", b"<!DOCTYPE html>\n<html></html>\n", &["page.jsonl: is a page of HTML"]);
     let behind = b"[{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}]\nend of file";
     said("behind.json", behind, &["behind.json:2: the JSON array"]);
     said("cut.csv", b"prompt,chosen,rejected\r\na,b,c\r\na,\"b\r\n", &["cut.csv:3: the quote that opens"]);

@@ -34,6 +34,9 @@ pub const OWN_COLUMNS: [&str; 19] = [
 ];
 /// What ShareGPT's data sets call `messages`.
 const CONVERSATIONS: &str = "conversations";
+/// Columns that hold answers together.
+const ANSWERS: [&[&str]; 5] =
+    [&["chosen", "rejected"], &["completions", "rewards"], &["completion"], &["messages"], &["text"]];
 /// What files call the prompt that have no column `prompt`.
 pub(super) const PROMPT_NAMES: [&str; 3] = [INSTRUCTION, "question", "query"];
 /// The one that a column `input` may go on.
@@ -260,8 +263,14 @@ impl<'m> Columns<'m> {
         self.set(name, column.to_owned(), value);
     }
 
-    /// Takes a prompt that is null for none where another column may be it; the same of `messages` beside `conversations`.
-    pub(super) fn drop_null_prompt(&mut self) {
+    /// Takes columns that are null for none where others hold what they would: answers in another shape, or the prompt.
+    pub(super) fn drop_nulls(&mut self) {
+        let has_value = |own: &&str| self.known.get(*own).is_some_and(|value| !value.is_null());
+        let (full, empty): (Vec<&[&str]>, Vec<&[&str]>) =
+            ANSWERS.into_iter().partition(|columns| columns.iter().any(has_value));
+        if !full.is_empty() {
+            empty.into_iter().flatten().for_each(|own| drop(self.known.remove(*own)));
+        }
         let is_null = self.known.get("prompt").is_some_and(Value::is_null) && !self.map.is_mapped("prompt");
         let has_other = PROMPT_NAMES.into_iter().any(|name| self.spare(name).is_some())
             || ["messages", "text"].into_iter().any(|name| self.known.get(name).is_some_and(|value| !value.is_null()));

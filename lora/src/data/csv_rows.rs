@@ -1,7 +1,7 @@
 //! CSV and TSV: rows as lines of JSON, a cell a value.
 //!
 //! The first line names the columns. A cell is text, in which turns and lists are found as in any text of a row; an empty one is
-//! null. Cells of the columns that hold a number or a label are those. A row keeps its line: blank ones stand where the file
+//! null. Cells of the columns that hold a number are numbers. A row keeps its line: blank ones stand where the file
 //! has more lines than rows. Of the columns that nothing reads or looks at only the names are kept, as of those of Parquet.
 
 use std::collections::HashSet;
@@ -148,7 +148,6 @@ enum Cell {
     Unread,
     Text,
     Number,
-    Label,
 }
 
 /// The columns: their names, as they stand in JSON before a value, and what their cells are.
@@ -174,7 +173,6 @@ impl Header {
             let kind = match map.reads(&name) || is_like_a_prompt(&name) {
                 false => Cell::Unread,
                 true if NUMBER_COLUMNS.into_iter().any(is) => Cell::Number,
-                true if is("label") => Cell::Label,
                 true => Cell::Text,
             };
             let mut key = serde_json::to_vec(&name).expect("a text prints");
@@ -217,11 +215,6 @@ fn put_cell(kind: Cell, text: &str, line: &mut Vec<u8>) {
     let trimmed = text.trim();
     let value = match kind {
         Cell::Number => trimmed.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map(Value::Number),
-        Cell::Label => match trimmed.to_ascii_lowercase().as_str() {
-            "true" | "1" => Some(Value::Bool(true)),
-            "false" | "0" => Some(Value::Bool(false)),
-            _ => None,
-        },
         Cell::Text | Cell::Unread => None,
     };
     if let Some(value) = value {
@@ -262,12 +255,12 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_labels_are_what_their_columns_hold() {
+    fn numbers_are_what_their_columns_hold() {
         let (found, _) = lines("weight,label,id\n0.5,True,7\n x,yes,\n1e999,0,a\n", b',').unwrap();
         let expected = r#"
-{"weight":0.5,"label":true,"id":"7"}
+{"weight":0.5,"label":"True","id":"7"}
 {"weight":" x","label":"yes","id":null}
-{"weight":"1e999","label":false,"id":"a"}
+{"weight":"1e999","label":"0","id":"a"}
 "#;
         assert_eq!(found, expected);
     }

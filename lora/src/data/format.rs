@@ -14,7 +14,7 @@ pub(super) enum Format {
 }
 
 /// First bytes, how far into the file, and what they are, of formats that hold no rows for us.
-const REFUSED: [(&[u8], usize, &str); 11] = [
+const REFUSED: [(&[u8], usize, &str); 15] = [
     (b"PK\x03\x04", 0, "a zip archive (or an Excel sheet)"),
     (b"BZh", 0, "compressed by bzip2"),
     (b"\xFD7zXZ\x00", 0, "compressed by xz"),
@@ -23,6 +23,10 @@ const REFUSED: [(&[u8], usize, &str); 11] = [
     (b"ustar", 257, "a tar archive"),
     (b"ARROW1", 0, "an Arrow file"),
     (b"\xFF\xFF\xFF\xFF", 0, "an Arrow stream"),
+    (b"version https://git-lfs", 0, "a pointer of Git LFS (fetch the file that it stands for: git lfs pull)"),
+    (b"<!DOCTYPE html", 0, "a page of HTML (was it fetched from the right address?)"),
+    (b"<!doctype html", 0, "a page of HTML (was it fetched from the right address?)"),
+    (b"<html", 0, "a page of HTML (was it fetched from the right address?)"),
     (b"Obj\x01", 0, "an Avro file"),
     (b"PARE", 0, "an encrypted Parquet file"),
     (b"SQLite format 3\x00", 0, "an SQLite database"),

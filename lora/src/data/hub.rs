@@ -176,7 +176,7 @@ pub enum HubFault {
         folder: PathBuf,
     },
     /// Files of the split that are not there.
-    #[error("its split `{split}` is in {folder} in part: {}; fetch the whole: {fetch}", missing(absent), folder = folder.display())]
+    #[error("only a part of its split `{split}` is in {folder}: {}; fetch the whole: {fetch}", missing(absent), folder = folder.display())]
     Absent {
         /// The split.
         split: String,
@@ -492,7 +492,8 @@ mod tests {
         for file in ["train-00000-of-00009", "train-00004-of-00009", "test-00000-of-00001"] {
             std::fs::write(folder.join(format!("data/{file}.parquet")), "").unwrap();
         }
-        let missing = |files: &str| format!("its split `train` is in {} in part: {files}; {fetch}", folder.display());
+        let missing =
+            |files: &str| format!("only a part of its split `train` is in {}: {files}; {fetch}", folder.display());
         let shard = |i: u32| format!("data/train-{i:05}-of-00009.parquet");
         let several = format!("{}, {}, {} and 4 more are missing", shard(1), shard(2), shard(3));
         assert_eq!(fault("org/name"), missing(&several));

@@ -65,7 +65,8 @@ fn is_yaml(text: &[u8], map: &ColumnMap) -> bool {
     let (in_list, entry) = line.strip_prefix("- ").map_or((false, line), |entry| (true, entry));
     let Some((key, value)) = entry.split_once(':') else { return false };
     let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    is_key && (value.is_empty() || value.starts_with(' ')) && (in_list || map.reads(key))
+    let is_known = || in_list || map.reads(key) || AROUND_ROWS.contains(&key);
+    is_key && (value.is_empty() || value.starts_with(' ')) && is_known()
 }
 
 /// The delimiter of a text that is CSV.
@@ -265,6 +266,7 @@ mod tests {
             "# rows\n---\n- id: 1\n  prompt: a\n",
             "prompt: a\nchosen: b\n---\n",
             "prompt:\n",
+            "data:\n  - prompt: a\n",
         ] {
             assert!(matches!(layout("a.yaml", yaml), Err(DataError::Yaml { .. })), "{yaml}");
         }

@@ -43,7 +43,7 @@ pub(super) struct RowContent {
 /// [`BadRow`], naming the column.
 pub(super) fn read(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowContent, BadRow> {
     adopt_preferred(columns)?;
-    columns.drop_null_prompt();
+    columns.drop_nulls();
     let has_answer = columns.has("chosen") || columns.has("rejected");
     if !has_answer && columns.has("messages") {
         columns.adopt("rejected", REJECTED_RESPONSE);
@@ -365,12 +365,12 @@ fn hold_a_question(answers: &[Text], columns: &Columns<'_>) -> bool {
 /// True and false, as they are or as data sets write them: 1 and 0, the words, in any case.
 fn label(columns: &mut Columns<'_>) -> Result<bool, BadRow> {
     let value = columns.take("label").unwrap_or_default();
-    let number = value.as_f64();
     let word = value.as_str().map(str::trim).unwrap_or_default();
+    let number = value.as_f64().or_else(|| word.parse().ok());
     match value {
         Value::Bool(label) => Ok(label),
-        _ if number == Some(1.0) || word == "1" || word.eq_ignore_ascii_case("true") => Ok(true),
-        _ if number == Some(0.0) || word == "0" || word.eq_ignore_ascii_case("false") => Ok(false),
+        _ if number == Some(1.0) || word.eq_ignore_ascii_case("true") => Ok(true),
+        _ if number == Some(0.0) || word.eq_ignore_ascii_case("false") => Ok(false),
         Value::Number(_) | Value::String(_) => {
             Err(BadRow::Label { field: columns.column("label"), found: value.to_string() })
         }
