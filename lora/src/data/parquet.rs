@@ -262,7 +262,11 @@ fn reads(map: &ColumnMap, field: &Schema) -> bool {
 /// Whether all that a column holds are texts: it is one, or a list of them, or of turns.
 fn holds_texts(field: &Schema) -> bool {
     match field.is_primitive() {
-        true => field.get_basic_info().logical_type_ref() == Some(&LogicalType::String),
+        // older writers say it in the older way alone
+        true => {
+            let info = field.get_basic_info();
+            info.logical_type_ref() == Some(&LogicalType::String) || info.converted_type() == ConvertedType::UTF8
+        }
         false => field.get_fields().iter().all(|field| holds_texts(field)),
     }
 }

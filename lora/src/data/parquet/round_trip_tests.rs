@@ -66,7 +66,12 @@ fn turns(rows: &[Value], field: &str, max_def: i16) -> (Vec<ByteArray>, Vec<i16>
 }
 
 fn file(rows: &[Value], properties: WriterProperties) -> Vec<u8> {
-    let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
+    file_of(SCHEMA, rows, properties)
+}
+
+/// The same under another schema of the same types.
+fn file_of(schema: &str, rows: &[Value], properties: WriterProperties) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type(schema).unwrap());
     let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties)).unwrap();
     for rows in rows.chunks(90) {
         let mut group = writer.next_row_group().unwrap();
@@ -114,6 +119,22 @@ fn what_was_written_is_read() {
                     assert_eq!(&row, expected, "row {i}, {version:?}, {encoding:?}, {codec}");
                 }
             }
+        }
+    }
+}
+
+/// Lists of turns under a name that is like a prompt's are read, to be looked at; under another name they are not.
+#[test]
+fn columns_of_turns_that_are_called_like_a_prompt_are_read() {
+    let given = rows(20);
+    for (name, is_read) in [("earlier_dialogue", true), ("notes", false)] {
+        let schema = SCHEMA.replace("messages", name);
+        let file = written(&file_of(&schema, &given, WriterProperties::builder().build()));
+        let rows = Rows::open(&[file.path().to_owned()], &ColumnMap::default()).unwrap();
+        for (i, given) in given.iter().enumerate() {
+            let row: Value = serde_json::from_slice(&rows.read(i).unwrap().unwrap()).unwrap();
+            let expected = if is_read { &given["messages"] } else { &Value::Null };
+            assert_eq!(&row[name], expected, "row {i} of {name}");
         }
     }
 }
