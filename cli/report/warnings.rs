@@ -1,7 +1,7 @@
 //! What a user may not have meant about the data: a line each, with the file, the line and what to do.
 
 use super::say;
-use align_lora::data::{Finding, Survey, TurnPart, Warning};
+use align_lora::data::{Finding, ReadAs, Survey, TurnPart, Warning};
 
 /// Says what was found in the rows that were looked at.
 pub fn warnings(survey: &Survey) {
@@ -58,10 +58,18 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             "the chat template does not read `{name}`, which `{at}` sets to {excerpt}, {rows}; give a template that reads it \
              (--chat-template FILE)"
         ),
-        Finding::UnreadColumn { column, read_as } => format!(
-            "the column `{column}` is not read, and what it says ({excerpt:?}) is not in the prompt, {rows}; if it belongs there, give \
-             --columns {read_as}={column}"
-        ),
+        Finding::UnreadColumn { column, read_as } => {
+            let mend = match read_as {
+                ReadAs::Prompt => format!("give --columns prompt={column}"),
+                ReadAs::System => format!("give --columns system={column}"),
+                ReadAs::Pairs => {
+                    "write it as turns of the prompt, [{\"role\": \"user\", \"content\": ...}, ...]".to_owned()
+                }
+            };
+            format!(
+                "the column `{column}` is not read, and what it says ({excerpt:?}) is not in the prompt, {rows}; if it belongs there, {mend}"
+            )
+        }
         Finding::EmptyPrompt { column } => format!(
             "the prompt is empty, {rows}, and columns that hold something are not read ({excerpt}); if the prompt is one of them, give \
              --columns prompt={}",

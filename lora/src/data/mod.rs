@@ -121,7 +121,7 @@ pub use prompts::{EncodedPrompt, Prompts, prompts};
 pub use reading::{ImplicitPrompt, Pairs, Reading, Texts};
 pub use records::{Form, Kind, Record, Shape};
 pub use rejects::Rejects;
-pub use sanity::{Finding, Notation, TurnPart, Warning};
+pub use sanity::{Finding, Notation, ReadAs, TurnPart, Warning};
 pub use sequence::SftPart;
 pub use spans::SpanSource;
 pub use survey::{ByName, DropKind, NumberCounts, Sequences, Survey};

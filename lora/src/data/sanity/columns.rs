@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::column_names::{Likeness, SOME_LENGTH, is_like_a_prompt, is_system, likeness};
 use super::super::records::{Parsed, Shape, Text};
-use super::{Finding, Sighting};
+use super::{Finding, ReadAs, Sighting};
 
 /// Columns of a row that are looked at.
 const COLUMNS: usize = 16;
@@ -36,9 +36,18 @@ pub(super) fn look(parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
             continue;
         }
         if let Some(missing) = texts.into_iter().take(TEXTS).find(|text| !own.contains(text)) {
-            let read_as = if is_system(name) { "system" } else { "prompt" }.to_owned();
+            let read_as = read_as(name, &row[name]);
             found.push(Sighting::new(Finding::UnreadColumn { column: name.clone(), read_as }, name.clone(), missing));
         }
+    }
+}
+
+/// What a column most likely is.
+fn read_as(name: &str, value: &Value) -> ReadAs {
+    match value.get(0) {
+        Some(Value::Array(_)) => ReadAs::Pairs,
+        _ if is_system(name) => ReadAs::System,
+        _ => ReadAs::Prompt,
     }
 }
 

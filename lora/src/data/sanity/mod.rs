@@ -65,8 +65,8 @@ pub enum Finding {
     UnreadColumn {
         /// The file's name of it.
         column: String,
-        /// What it most likely is, by our names: `prompt` or `system`.
-        read_as: String,
+        /// What it most likely is.
+        read_as: ReadAs,
     },
     /// The prompt is empty, and columns that hold something are not read.
     EmptyPrompt {
@@ -105,6 +105,17 @@ pub enum Finding {
     NullArgument,
     /// The rows are texts without turn markers, and the model has a chat template that is not applied. No fault: a note.
     NoTemplateApplied,
+}
+
+/// What an unread column most likely is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ReadAs {
+    /// The prompt.
+    Prompt,
+    /// What the system says.
+    System,
+    /// Pairs of what user and assistant said before, as LLaMA-Factory's `history` has them: no column of ours.
+    Pairs,
 }
 
 /// A part of a turn.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::SftPart;
 use super::super::repeated_prompt::repeated_turns;
 use super::super::{BadRow, DataError, Dataset, DropKind, Encoder, ImplicitPrompt, Needs, OnBadRow, Reading, Texts};
-use super::{Finding, Notation, TurnPart, Warning};
+use super::{Finding, Notation, ReadAs, TurnPart, Warning};
 
 fn goldens(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name)
@@ -188,10 +188,10 @@ fn unread_columns_that_are_called_like_a_prompt_are_found() {
     };
     for name in ["Instruction", "user_input", "prompt_text", "systemPrompt", "QUERY", "history", "messages"] {
         let value = json!("Speak as the pirate that you are.");
-        let read_as = if name == "systemPrompt" { "system" } else { "prompt" }.to_owned();
+        let read_as = if name == "systemPrompt" { ReadAs::System } else { ReadAs::Prompt };
         assert_eq!(unread(name, value), [Finding::UnreadColumn { column: name.to_owned(), read_as }], "{name}");
     }
-    let history = Finding::UnreadColumn { column: "history".to_owned(), read_as: "prompt".to_owned() };
+    let history = Finding::UnreadColumn { column: "history".to_owned(), read_as: ReadAs::Pairs };
     assert_eq!(unread("history", json!([["hi", "hello"]])), [history]);
     for (name, value) in [
         ("prompt_id", json!("ab12")),
@@ -560,7 +560,7 @@ fn texts_without_a_mark_are_refused_unless_the_user_insists() {
     let error = open(encoder(None).with_reading(insists.clone()), &rows, Needs::Pairs).unwrap_err();
     assert!(matches!(error, DataError::EmptyPrompts { rows: 1, line: 2, .. }), "{error}");
     let data = open(encoder(None).with_reading(insists), &rows[..1], Needs::Pairs).unwrap();
-    let unread = Finding::UnreadColumn { column: "which_question".to_owned(), read_as: "prompt".to_owned() };
+    let unread = Finding::UnreadColumn { column: "which_question".to_owned(), read_as: ReadAs::Prompt };
     let found = |finding: &Finding| data.survey().warnings.iter().any(|warning| warning.finding == *finding);
     assert!(found(&unread) && found(&Finding::FewSharedLetters));
 }
