@@ -82,6 +82,10 @@ pub(super) fn rows<R: Read, E>(
             blank += 1;
             continue;
         }
+        if header.is_none() && names_delimiter(&record) {
+            blank += 1;
+            continue;
+        }
         line.clear();
         match &header {
             None => header = Some(Header::of(&record, map).map_err(|message| CsvStop::Fault { line: first, message })?),
@@ -101,6 +105,13 @@ pub(super) fn rows<R: Read, E>(
             }
         }
     }
+}
+
+/// Whether a record is the line `sep=;` with which Excel says the delimiter; it was found by then.
+fn names_delimiter(record: &ByteRecord) -> bool {
+    let first = record.get(0).unwrap_or_default();
+    let first = first.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(first);
+    record.len() == 2 && first == b"sep=" && cells(record).skip(1).all(<[u8]>::is_empty)
 }
 
 fn read<R: Read, E>(reader: &mut Reader<Bounded<R>>, record: &mut ByteRecord, line: u64) -> Result<bool, CsvStop<E>> {
@@ -164,6 +175,9 @@ impl Header {
             let cell = if i == 0 { cell.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(cell) } else { cell };
             let name = std::str::from_utf8(cell)
                 .map_err(|_| format!("the name of column {} is not valid UTF-8; save the file as UTF-8", i + 1))?;
+            if name.contains('\r') {
+                return Err("its lines end with a CR alone, as on old Macs; save the file with LF line ends".to_owned());
+            }
             // an index without a name, as pandas writes it
             let name = if name.trim().is_empty() { format!("Unnamed: {i}") } else { name.trim().to_owned() };
             if !seen.insert(name.clone()) {
@@ -273,11 +287,21 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_names_the_delimiter_is_passed_over() {
+        let expected = "\n\n{\"prompt\":\"a\",\"chosen\":\"b\"}\n";
+        for text in ["sep=;\r\nprompt;chosen\r\na;b\r\n", "\u{FEFF}sep=;\nprompt;chosen\na;b\n"] {
+            assert_eq!(lines(text, b';'), Ok((expected.to_owned(), 1)), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_no_csv_is_told_with_its_line() {
         assert_eq!(
             lines("a,b\n1,2\n\n3,\"4\n5,6\n", b','),
             Err("4: the quote that opens in the row of this line does not close".into())
         );
+        let old = "1: its lines end with a CR alone, as on old Macs; save the file with LF line ends";
+        assert_eq!(lines("prompt,chosen\ra,b\rc,d\r", b','), Err(old.to_owned()));
         let nul = Err("2: the row is a NUL byte, which no text has; is the file damaged?".to_owned());
         assert_eq!(lines("prompt,chosen\n\0\na,b\n", b','), nul);
         assert_eq!(lines("a,a\n", b','), Err("1: the header names the column `a` twice".into()));

@@ -345,8 +345,10 @@ fn holds_rows(name: &str) -> bool {
 }
 
 /// Splits by the names of files and folders: `SPLIT-00000-of-00003` first, then a word that says one, in the file's name before
-/// those of its folders; all is `train` where no name says one.
+/// those of its folders; all is `train` where no name says one. Files in other formats than most of them are passed over.
 fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
+    let files = most_frequent_format(files);
+    let files = files.as_slice();
     for rule in [shard as fn(&str) -> Option<String>, |file| word(file.rsplit('/').next()?), word] {
         let mut splits: Vec<(String, Vec<String>)> = Vec::new();
         for file in files {
@@ -366,6 +368,27 @@ fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
         [] => Vec::new(),
         files => vec![(TRAIN.to_owned(), files.to_vec())],
     }
+}
+
+/// The files in the format that most of them have: a data set may be stored in several, and `datasets` reads one. Of equal numbers
+/// it prefers Parquet, then JSON.
+fn most_frequent_format(files: &[String]) -> Vec<String> {
+    let format = |file: &String| match ending(file).as_deref() {
+        Some("parquet") => Format::Parquet,
+        Some("csv" | "tsv" | "tab") => Format::Csv,
+        _ => Format::Json,
+    };
+    let count = |wanted: &Format| files.iter().filter(|file| format(file) == *wanted).count();
+    let most = [Format::Csv, Format::Json, Format::Parquet].into_iter().max_by_key(count);
+    files.iter().filter(|file| most == Some(format(file))).cloned().collect()
+}
+
+/// What the rows of a file are stored as.
+#[derive(PartialEq, Eq)]
+enum Format {
+    Csv,
+    Json,
+    Parquet,
 }
 
 /// The split of `data/SPLIT-00000-of-00003.parquet`, whatever it is called.
@@ -467,6 +490,13 @@ mod tests {
         assert_eq!(of(&["a/train.jsonl", "test/a.jsonl"]), ["train: a/train.jsonl"]);
         assert_eq!(of(&["training/a.jsonl", "test/a.jsonl"]), ["train: training/a.jsonl", "test: test/a.jsonl"]);
         assert_eq!(of(&["trainer.jsonl", "b.jsonl"]), ["train: trainer.jsonl b.jsonl"]);
+        // the same rows in several formats count once
+        assert_eq!(of(&["train.csv", "train.jsonl"]), ["train: train.jsonl"]);
+        assert_eq!(of(&["a/train.csv", "b/train.tsv", "train.parquet"]), ["train: a/train.csv b/train.tsv"]);
+        assert_eq!(
+            of(&["train.json", "train.parquet", "test.json", "test.parquet"]),
+            ["train: train.parquet", "test: test.parquet"]
+        );
         assert_eq!(of(&[]), Vec::<String>::new());
         for (name, rows) in
             [("a.jsonl", true), ("a.csv.gz", true), ("dataset_infos.json", false), ("a.md", false), ("A.Parquet", true)]
