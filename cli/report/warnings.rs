@@ -32,15 +32,7 @@ fn words(warning: &Warning, looked_at: usize) -> String {
     let template = "give a template that prints it (--chat-template FILE)";
     match &warning.finding {
         Finding::NotRendered { of_answer, part } => {
-            let what = match part {
-                TurnPart::Content => "the content of a turn",
-                TurnPart::ContentStart => "the beginning of a turn's content (its thoughts?)",
-                TurnPart::ContentMiddle => "something within a turn's content",
-                TurnPart::ContentEnd => "the end of a turn's content",
-                TurnPart::Reasoning => "the reasoning of a turn",
-                TurnPart::CallName => "the name of a called tool",
-                TurnPart::CallArguments => "the arguments of a tool call",
-            };
+            let what = turn_part(*part);
             let (whose, so) = match of_answer {
                 true => ("answers", "the model does not learn it"),
                 false => ("prompts", "the model does not see it"),
@@ -50,6 +42,11 @@ fn words(warning: &Warning, looked_at: usize) -> String {
                  the rows"
             )
         }
+        Finding::NotMarked { part } => format!(
+            "{} stands outside the {{% generation %}} marks of the chat template, {rows}: `{at}` ({excerpt:?}); the model does not \
+             learn it; give a template whose marks enclose it (--chat-template FILE), or take it out of the rows",
+            turn_part(*part)
+        ),
         Finding::ToolsNotRendered => format!(
             "the chat template does not print the column `{at}` ({excerpt:?}), {rows}: the prompt is the same without its tools; \
              {template}"
@@ -123,5 +120,17 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             "the rows are texts, and the chat template of the model is not applied to them; --chat makes turns of them"
                 .to_owned()
         }
+    }
+}
+
+fn turn_part(part: TurnPart) -> &'static str {
+    match part {
+        TurnPart::Content => "the content of a turn",
+        TurnPart::ContentStart => "the beginning of a turn's content (its thoughts?)",
+        TurnPart::ContentMiddle => "something within a turn's content",
+        TurnPart::ContentEnd => "the end of a turn's content",
+        TurnPart::Reasoning => "the reasoning of a turn",
+        TurnPart::CallName => "the name of a called tool",
+        TurnPart::CallArguments => "the arguments of a tool call",
     }
 }

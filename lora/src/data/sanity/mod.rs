@@ -54,6 +54,11 @@ pub enum Finding {
         /// What is left out.
         part: TurnPart,
     },
+    /// A part of what the assistant says stands outside the `{% generation %}` marks, and is not scored.
+    NotMarked {
+        /// What stands outside.
+        part: TurnPart,
+    },
     /// The text is the same without the row's tools.
     ToolsNotRendered,
     /// The chat template does not read a variable of the row.

@@ -10,7 +10,8 @@ use serde_json::{Map, Value};
 use super::super::BadRow;
 use super::super::encode::Encoder;
 use super::super::records::{Record, Shape, Text};
-use super::super::template::{ChatTemplate, GenerationPrompt, TemplateInputs};
+use super::super::sequence::SftPart;
+use super::super::template::{ChatTemplate, GenerationPrompt, MarkedText, TemplateInputs};
 use super::super::turns::is_assistant;
 use super::{Finding, Sighting, TurnPart, answer_name, prompt_name};
 
@@ -30,6 +31,14 @@ const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 struct Spot {
     turn: usize,
     place: Within,
+}
+
+impl Spot {
+    /// Whether another place of the same turn is this one, or is in it.
+    fn holds(self, other: &Spot) -> bool {
+        let is_in_content = matches!(other.place, Within::Start | Within::Middle(_) | Within::End);
+        self.place == other.place || self.place == Within::Whole && is_in_content
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,16 +91,25 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
         let Some(text) = conversation.render(&conversation.turns(), &record.inputs) else { return };
         let first = before.take().is_some();
         let parts = conversation.parts(record.shape, first);
-        for part in whole_contents(&parts, conversation.left_out(&parts, &text)) {
-            let of_answer = conversation.is_of_answer(record.shape, part.turn);
+        let not_rendered = conversation.left_out(&parts, &text, &|turns| conversation.render(turns, &record.inputs));
+        let mut note = |part: Spot, finding: &dyn Fn(TurnPart) -> Finding| {
             let (name, turn) = match part.turn.checked_sub(prompt.len()) {
                 Some(turn) => (answer_name(record, number), turn),
                 None => (prompt_name(encoder, record), part.turn),
             };
             let (what, at, excerpt) = conversation.describe(part, &format!("{name}[{turn}]"));
-            let new = Sighting::new(Finding::NotRendered { of_answer, part: what }, at, &excerpt);
+            let new = Sighting::new(finding(what), at, &excerpt);
             if !found.iter().any(|known| known.finding == new.finding) {
                 found.push(new);
+            }
+        };
+        for &part in &not_rendered {
+            let of_answer = conversation.is_of_answer(record.shape, part.turn);
+            note(part, &|part| Finding::NotRendered { of_answer, part });
+        }
+        if encoder.sft_part(record.shape) == SftPart::Assistant {
+            for part in conversation.not_marked(parts, &not_rendered) {
+                note(part, &|part| Finding::NotMarked { part });
             }
         }
         if first {
@@ -166,14 +184,28 @@ impl Conversation<'_> {
         parts
     }
 
-    /// Those parts without which the text is the same.
-    fn left_out(&self, parts: &[Spot], text: &str) -> Vec<Spot> {
+    /// What the assistant says that is rendered, but not within the `{% generation %}` marks of a template that has them.
+    fn not_marked(&self, mut parts: Vec<Spot>, not_rendered: &[Spot]) -> Vec<Spot> {
+        let Some(marked) = self.marked(&self.turns()) else { return Vec::new() };
+        let is_left_out = |part: &Spot| not_rendered.iter().any(|other| other.turn == part.turn && other.holds(part));
+        parts.retain(|part| part.turn >= self.prompt.len() && is_assistant(self.turn(part.turn)) && !is_left_out(part));
+        self.left_out(&parts, &marked, &|turns| self.marked(turns))
+    }
+
+    /// What stands within the `{% generation %}` marks. `None` if the template has none, or refuses the conversation.
+    fn marked(&self, turns: &[Value]) -> Option<String> {
+        let MarkedText { text, spans } = self.template.render_with_spans(turns, self.inputs).ok()??;
+        Some(spans.into_iter().map(|span| &text[span]).collect())
+    }
+
+    /// Those parts without which `text` is the same, which `render` makes of the turns.
+    fn left_out(&self, parts: &[Spot], text: &str, render: &dyn Fn(&[Value]) -> Option<String>) -> Vec<Spot> {
         let mut turns = self.turns();
         // from the end of a content on, so that no marker moves the place of another
         for (number, part) in parts.iter().enumerate().rev() {
             put_marker(&mut turns[part.turn], part.place, &marker(number));
         }
-        let all = self.render(&turns, self.inputs);
+        let all = render(&turns);
         let there = all.as_deref().map(markers_in).unwrap_or_default();
         let missing = |number: &usize| !there.contains(number);
         let mut suspects: Vec<Spot> = (0..parts.len()).filter(missing).map(|number| parts[number]).collect();
@@ -183,9 +215,10 @@ impl Conversation<'_> {
             let mut turns = self.turns();
             put_marker(&mut turns[part.turn], part.place, &marker(0));
             // a template that refuses a marker has looked at the part
-            self.render(&turns, self.inputs).is_some_and(|with| with == text)
+            render(&turns).is_some_and(|with| with == text)
         };
-        suspects.into_iter().take(MOST_TRIED).filter(alone).collect()
+        let left_out = suspects.into_iter().take(MOST_TRIED).filter(alone).collect();
+        whole_contents(parts, left_out)
     }
 
     /// What a part is, where it stands, and what it holds.

@@ -412,6 +412,36 @@ fn values_in_texts_are_told_from_answers_that_are_meant_to_be_json() {
     assert_eq!(findings(Some(ANY), parts), [serialised]);
 }
 
+/// What a template prints outside its `{% generation %}` marks is not learned, where these say what is.
+#[test]
+fn what_stands_outside_the_generation_marks_is_found() {
+    let marks = |inside: &str, outside: &str| {
+        format!(
+            "{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{outside}{{% if m.role == 'assistant' %}}{{% generation %}}{inside}\
+             {{{{ m.content }}}}<|im_end|>{{% endgeneration %}}{{% else %}}{{{{ m.content }}}}<|im_end|>{{% endif %}}\n{{% endfor %}}"
+        )
+    };
+    let more = "{{ m.reasoning_content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}{{ c.function.arguments }}{% endfor %}";
+    let mut answer = calls("Let me see.", "weather", json!({"city": "Rome"}));
+    answer["reasoning_content"] = "two and two".into();
+    let found = |template: &str, row: &Value, part: Option<SftPart>| {
+        let encoder = encoder(Some(template)).with_sft_on(part);
+        let data = open(encoder, std::slice::from_ref(row), Needs::Sequences).unwrap();
+        data.survey().warnings.iter().map(|warning| warning.finding.clone()).collect::<Vec<_>>()
+    };
+    let not_marked =
+        [TurnPart::Reasoning, TurnPart::CallName, TurnPart::CallArguments].map(|part| Finding::NotMarked { part });
+    for row in [json!({"messages": [user("q"), answer]}), json!({"prompt": [user("q")], "completion": [answer]})] {
+        assert_eq!(found(&marks("", more), &row, Some(SftPart::Assistant)), not_marked, "{row}");
+        assert_eq!(found(&marks(more, ""), &row, Some(SftPart::Assistant)), [], "{row}");
+        assert_eq!(found(&marks("", more), &row, None), [], "{row}");
+    }
+    // what is not printed at all is another finding
+    let row =
+        json!({"messages": [user("q"), says("a"), user("q"), {"role": "assistant", "content": "b", "thinking": "hm"}]});
+    assert_eq!(found(&marks("", ""), &row, Some(SftPart::Assistant)), [left_out(TurnPart::Reasoning)]);
+}
+
 #[test]
 fn answers_without_a_special_token_at_their_end_are_found() {
     let bare = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
