@@ -400,16 +400,57 @@ fn values_in_texts_are_told_from_answers_that_are_meant_to_be_json() {
     assert_eq!(found(&rows("Give me lake 7 as JSON.", r#"{"name": "lake", "area": 7}"#)), []);
     let twice = Value::from(r#"{"task": "sum", "of": 7}"#).to_string();
     let serialised = Finding::Serialised { column: "prompt".to_owned(), notation: Notation::Json, turns: false };
-    assert_eq!(found(&rows(&twice, "c")), [serialised]);
+    assert_eq!(found(&rows(&twice, "c")), [serialised.clone()]);
     for broken in [r#"[{"role": "user", "content": "What is 7"#, r#"{"from": "human", "value": "What is 7?"}, {"fr"#] {
-        match open(encoder(None), &rows(broken, "c"), Needs::Pairs) {
-            Err(DataError::TurnsInText { column, notation: "JSON", .. }) => assert_eq!(column, "prompt"),
-            other => panic!("{broken}: {other:?}"),
-        }
+        assert_eq!(found(&rows(broken, "c")), [serialised.clone()], "{broken}");
     }
     let parts = json!({"prompt": [user(r#"[{"type": "text", "text": "What is a lake?"}]"#)], "chosen": [says("c")], "rejected": [says("r")]});
     let serialised = Finding::Serialised { column: "prompt".to_owned(), notation: Notation::Json, turns: false };
     assert_eq!(findings(Some(ANY), parts), [serialised]);
+}
+
+/// Values that stand in the answers: turns end the run, one object is meant, all else is worth a word.
+#[test]
+fn answers_that_are_values_written_as_text_are_told_apart() {
+    let open_rows = |chosen: &str| {
+        let row = |i: usize| json!({"prompt": format!("q{i}"), "chosen": chosen.replace('7', &i.to_string()), "rejected": "r"});
+        open(encoder(None), &(0..4).map(row).collect::<Vec<_>>(), Needs::Pairs)
+    };
+    let found = |chosen: &str| {
+        let all = open_rows(chosen).unwrap().survey().warnings.clone().into_iter().map(|warning| warning.finding);
+        all.filter(|finding| *finding != Finding::NoTemplateApplied).collect::<Vec<_>>()
+    };
+    let is = |notation| vec![Finding::Serialised { column: "chosen".to_owned(), notation, turns: false }];
+    for json in [
+        r#"[{"speaker": "bot", "text": "a7"}]"#,
+        r#"[{"foo": "bar"}]"#,
+        r#"{"role": "engineer", "content": "x"}"#,
+        r#"[{"role": "engineer", "content": "x"}]"#,
+        r#""a7""#,
+        r#"[["q", "a7"], ["q2", null]]"#,
+        "```json\n[{\"role\": \"assistant\", \"content\": \"a7\"}]\n```",
+        r#"{"filters": [{"from": "2020", "value": 1}]}"#,
+        r#"{"model": "m", "messages": [{"role": "user", "content": "q"}]}"#,
+    ] {
+        assert_eq!(found(json), is(Notation::Json), "{json}");
+    }
+    for python in ["[Message(role='assistant', content='a7')]", "Message(content='a7', role='assistant')"] {
+        assert_eq!(found(python), is(Notation::Python), "{python}");
+    }
+    let none = [
+        r#"{"filters": [{"year": 2020}]}"#,
+        "[[1, 2], [3]]",
+        "```json\n{\"a\": 7}\n```",
+        "[weather(city='Rome')]",
+        "\"A\" is 7",
+    ];
+    for meant in none {
+        assert_eq!(found(meant), [], "{meant}");
+    }
+    for turns in [r#"[{"role": "assistant", "content": "a7"}]"#, "{'from': 'gpt', 'value': 'a7'}"] {
+        let error = open_rows(turns).unwrap_err();
+        assert!(matches!(error, DataError::TurnsInText { rows: 4, .. }), "{turns}: {error}");
+    }
 }
 
 /// What a template prints outside its `{% generation %}` marks is not learned, where these say what is.

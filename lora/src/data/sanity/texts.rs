@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::super::encode::Encoder;
 use super::super::records::{Record, Shape, Text};
 use super::super::turn_marker::holds_turns;
+use super::super::turns::turns_in_text;
 use super::{Finding, Notation, Sighting, answer_name, prompt_name};
 
 /// Looks at a record of texts.
@@ -18,8 +19,8 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
     }
     for (number, (column, text)) in texts.iter().enumerate() {
         // an answer may be meant to be JSON
-        let is_meant = |(notation, turns): &(Notation, bool)| number > 0 && *notation == Notation::Json && !turns;
-        if let Some((notation, turns)) = serialised(text).filter(|found| !is_meant(found)) {
+        let is_meant = |value: &Serialised| number > 0 && value.is_plain_object;
+        if let Some(Serialised { notation, turns, .. }) = serialised(text).filter(|value| !is_meant(value)) {
             let finding = Finding::Serialised { column: column.clone(), notation, turns };
             found.push(Sighting::new(finding, column.clone(), text));
         }
@@ -56,36 +57,87 @@ fn is_part(part: &Value) -> bool {
     has("type") && has("text")
 }
 
-/// The notation of a text that is a list or an object, and whether that has turns.
-fn serialised(text: &str) -> Option<(Notation, bool)> {
+/// A text that is a value written as text.
+struct Serialised {
+    notation: Notation,
+    /// Whether it is turns, which could be read.
+    turns: bool,
+    /// Whether it is one object of JSON, without the keys of turns.
+    is_plain_object: bool,
+}
+
+impl Serialised {
+    fn new(notation: Notation) -> Serialised {
+        Serialised { notation, turns: false, is_plain_object: false }
+    }
+}
+
+/// What a text is, if it is a list, an object or a quoted text, whole or cut off.
+fn serialised(text: &str) -> Option<Serialised> {
     let text = text.trim();
-    if text.starts_with("\"[") || text.starts_with("\"{") {
-        // JSON of JSON
+    if text.len() > 1 && text.starts_with('"') && text.ends_with('"') {
         let inner: String = serde_json::from_str(text).ok()?;
-        return if inner.starts_with('"') { None } else { serialised(&inner) };
+        // JSON of JSON
+        let twice = if inner.starts_with('"') { None } else { serialised(&inner) };
+        return Some(twice.unwrap_or(Serialised::new(Notation::Json)));
     }
-    let is_closed = text.starts_with('{') && text.ends_with('}') || text.starts_with('[') && text.ends_with(']');
-    let has = |word: &str| text.contains(&format!("\"{word}\"")) || text.contains(&format!("'{word}'"));
-    let turns = has("role") && has("content") || has("from") && has("value");
-    if !is_closed {
-        let begins = ["[{\"", "{\"", "[{'", "{'"].iter().any(|start| text.starts_with(start));
-        let notation = if text.contains("{\"") { Notation::Json } else { Notation::Python };
-        return (begins && turns).then_some((notation, true)); // cut off
+    if let Some(fenced) = text.strip_prefix("```").and_then(|text| text.strip_suffix("```")) {
+        let inner = fenced.trim_start_matches(char::is_alphabetic);
+        return turns_in_text(inner.trim()).map(|_| Serialised::new(Notation::Json));
     }
-    // a list of numbers is an answer to a sum
-    let holds_texts = |value: &Value| value.is_string() || value.is_object();
-    match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) if !fields.is_empty() => Some((Notation::Json, turns)),
-        Ok(Value::Array(items)) if items.first().is_some_and(holds_texts) => Some((Notation::Json, turns)),
-        Ok(_) => None,
+    if !text.starts_with(['[', '{']) {
+        return is_message(text).then(|| Serialised::new(Notation::Python));
+    }
+    let json = serde_json::from_str::<Value>(text);
+    if turns_in_text(text).is_some() {
+        let notation = if json.is_ok() { Notation::Json } else { Notation::Python };
+        return Some(Serialised { turns: true, ..Serialised::new(notation) });
+    }
+    let has_keys_of_turns = has_keys(text, ["role", "content"]) || has_keys(text, ["from", "value"]);
+    match json {
+        Ok(Value::Object(fields)) => {
+            let is_plain_object = !has_keys_of_turns;
+            (!fields.is_empty()).then(|| Serialised { is_plain_object, ..Serialised::new(Notation::Json) })
+        }
+        // a list of numbers is an answer to a sum
+        Ok(list) => holds_texts(&list).then(|| Serialised::new(Notation::Json)),
+        Err(_) if text.ends_with(['}', ']']) => {
+            (is_printed_by_python(text) || is_message(&text[1..])).then(|| Serialised::new(Notation::Python))
+        }
         Err(_) => {
-            let inner = text[1..].trim_start();
-            let quoted = inner.starts_with(['\'', '"']) || inner.starts_with("{'") || inner.starts_with("{\"");
-            let keyed = text.contains("': ") || text.contains("\": ");
-            let list = text.starts_with('[')
-                && inner.starts_with(['\'', '"'])
-                && inner.trim_end_matches(']').trim_end().ends_with(['\'', '"']);
-            (quoted && keyed || list).then_some((Notation::Python, turns))
+            let begins = ["[{\"", "{\"", "[{'", "{'"].iter().any(|start| text.starts_with(start));
+            let notation = if text.contains("{\"") { Notation::Json } else { Notation::Python };
+            (begins && has_keys_of_turns).then(|| Serialised::new(notation)) // cut off
         }
     }
+}
+
+fn has_keys(text: &str, keys: [&str; 2]) -> bool {
+    let quoted = |quote: char| keys.iter().all(|key| text.contains(&format!("{quote}{key}{quote}")));
+    quoted('"') || quoted('\'')
+}
+
+fn holds_texts(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(holds_texts),
+        value => value.is_string() || value.is_object(),
+    }
+}
+
+/// Whether what stands in brackets is texts or a dictionary in quotes, though no JSON.
+fn is_printed_by_python(text: &str) -> bool {
+    let inner = text[1..].trim_start();
+    let quoted = inner.starts_with(['\'', '"']) || inner.starts_with("{'") || inner.starts_with("{\"");
+    let keyed = text.contains("': ") || text.contains("\": ");
+    let list = text.starts_with('[')
+        && inner.starts_with(['\'', '"'])
+        && inner.trim_end_matches(']').trim_end().ends_with(['\'', '"']);
+    quoted && keyed || list
+}
+
+/// Whether a text is a turn as Python prints an object: `Message(role='assistant', content='a')`.
+fn is_message(text: &str) -> bool {
+    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+    let fields = text.split_once('(').filter(|(name, _)| is_name(name)).map_or("", |(_, fields)| fields);
+    fields.contains("role=") && fields.contains("content=") && fields.trim_end_matches([']', ',']).ends_with(')')
 }
