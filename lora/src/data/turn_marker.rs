@@ -2,7 +2,8 @@
 //!
 //! Such texts share their beginning: the prompt, and whatever letters the two answers happen to begin with. Where the data
 //! marks turns, as HH does with `\n\nAssistant:`, the prompt ends with the last such mark. Which mark that is, is found in a
-//! sample of the rows: of all marks that stand in the common prefix of at least 95 % of them, the one that stands latest.
+//! sample of the rows: of all marks that stand in the common prefix of at least 95 % of them, behind the last one of a user, one by
+//! the name of a role, else one by another known name, else the latest. Answers have labels of their own: `Step 1:`, `Answer:`.
 //!
 //! | a mark is | for example |
 //! |---|---|
@@ -12,8 +13,8 @@
 //!
 //! Newlines that follow it in these rows belong to it. What opens a turn of the user (`Human:`, `### Input:`, `[INST]`) or
 //! ends a turn is no place where an answer begins: if such a mark stands latest, there is none. What follows a mark in the common
-//! prefix are the letters that answers share by chance, so a mark with a long text behind it is none, and one by a name that is
-//! not known counts only where next to nothing follows it.
+//! prefix is what answers share by chance, so a mark with a long text behind it is none, and one by a name that is not known
+//! counts only where next to nothing follows it.
 
 use std::collections::HashMap;
 
@@ -32,30 +33,12 @@ const ALIKE: usize = 64;
 /// Rows from which on an unknown word within a line may be a mark.
 const MANY: usize = 20;
 
-/// Words of marks behind which an answer stands.
-const ANSWERS: [&str; 21] = [
-    "assistant",
-    "answer",
-    "response",
-    "output",
-    "bot",
-    "ai",
-    "gpt",
-    "chatgpt",
-    "model",
-    "completion",
-    "reply",
-    "tldr",
-    "chatbot",
-    "summary",
-    "solution",
-    "translation",
-    "agent",
-    "claude",
-    "llama",
-    "machine",
-    "robot",
-];
+/// Roles of those who answer.
+const ROLES: [&str; 12] =
+    ["assistant", "bot", "ai", "gpt", "chatgpt", "model", "chatbot", "agent", "claude", "llama", "machine", "robot"];
+/// Words for what they say.
+const ANSWERS: [&str; 9] =
+    ["answer", "response", "output", "completion", "reply", "tldr", "summary", "solution", "translation"];
 /// Letters that are such a word where nothing else is in the mark.
 const ANSWER_LETTER: &str = "a";
 const OTHER_LETTERS: [&str; 2] = ["q", "s"];
@@ -119,38 +102,65 @@ impl TurnMarker {
             marks.dedup();
             marks.into_iter().for_each(|mark| *rows.entry(mark).or_default() += 1);
         }
-        let mut best: Option<(usize, std::cmp::Reverse<usize>, &str)> = None;
-        for (mark, _) in rows.into_iter().filter(|(_, rows)| *rows >= wanted) {
-            let mut rests: Vec<usize> = prefixes
-                .iter()
-                .filter_map(|prefix| Some(prefix[last(prefix, mark)?..].trim().chars().count()))
-                .collect();
-            rests.sort_unstable();
-            let place = (rests[rests.len() / 2], std::cmp::Reverse(mark.len()), mark);
-            if best.is_none_or(|best| place < best) {
-                best = Some(place);
-            }
-        }
-        let (rest, _, mark) = best?;
+        let mut shared: Vec<Shared> = rows
+            .into_iter()
+            .filter(|(_, rows)| *rows >= wanted)
+            .map(|(mark, _)| Shared { mark, side: side(mark), rest: middle_rest(prefixes, mark) })
+            .collect();
+        // the latest first, of those that end in one place the longest
+        shared.sort_by_key(|shared| (shared.rest, std::cmp::Reverse(shared.mark.len()), shared.mark));
+        let after_others = shared.iter().position(|shared| shared.side == Side::Other).unwrap_or(shared.len());
+        let mark = open_mark(&shared[..after_others], prefixes)?;
         let stands_alone =
             |prefix: &&&str| last(prefix, mark).is_some_and(|end| prefix[..end - mark.len()].trim().is_empty());
         if prefixes.iter().filter(stands_alone).count() > prefixes.len() - wanted {
             return None; // nothing is asked before it
         }
-        let is_open = match side(mark) {
-            Side::Answer => rest <= ALIKE,
-            Side::Other => false,
-            Side::Unknown => rest <= BY_CHANCE && (prefixes.len() >= MANY || is_of_a_line(prefixes, mark)),
+        let after = |newlines: &str| {
+            let follows = |prefix: &&&str| last(prefix, mark).is_some_and(|end| prefix[end..].starts_with(newlines));
+            prefixes.iter().filter(follows).count() >= wanted
         };
-        is_open.then(|| {
-            let after = |newlines: &str| {
-                let follows =
-                    |prefix: &&&str| last(prefix, mark).is_some_and(|end| prefix[end..].starts_with(newlines));
-                prefixes.iter().filter(follows).count() >= wanted
-            };
-            let newlines = ["\n\n", "\n"].into_iter().find(|newlines| after(newlines)).unwrap_or_default();
-            TurnMarker { mark: mark.to_owned(), newlines: newlines.to_owned() }
-        })
+        let newlines = ["\n\n", "\n"].into_iter().find(|newlines| after(newlines)).unwrap_or_default();
+        Some(TurnMarker { mark: mark.to_owned(), newlines: newlines.to_owned() })
+    }
+}
+
+/// A mark that nearly all rows have.
+struct Shared<'a> {
+    mark: &'a str,
+    side: Side,
+    /// Characters that follow it in the middle row.
+    rest: usize,
+}
+
+fn middle_rest(prefixes: &[&str], mark: &str) -> usize {
+    let rest = |prefix: &&str| Some(prefix[last(prefix, mark)?..].trim().chars().count());
+    let mut rests: Vec<usize> = prefixes.iter().filter_map(rest).collect();
+    rests.sort_unstable();
+    rests.get(rests.len() / 2).copied().unwrap_or(0)
+}
+
+/// Which of the marks behind those of others, the latest first, opens the answers. They may have labels of their own, as `Step 1:`
+/// and `Answer:`, so a known name goes before an unknown one, and a role before what an answer may be.
+fn open_mark<'a>(marks: &[Shared<'a>], prefixes: &[&str]) -> Option<&'a str> {
+    let known = marks.iter().filter(|shared| shared.side == Side::Answer && shared.rest <= ALIKE);
+    let is_open = |shared: &&Shared| {
+        shared.side == Side::Unknown
+            && shared.rest <= BY_CHANCE
+            && (prefixes.len() >= MANY || is_of_a_line(prefixes, shared.mark))
+    };
+    let best = known.min_by_key(|shared| rank(shared.mark)).or_else(|| marks.first().filter(is_open));
+    best.map(|shared| shared.mark)
+}
+
+/// How surely a known mark opens an answer: the name of a role, then a heading or a tag, then a word.
+fn rank(mark: &str) -> u8 {
+    let lower = mark.to_lowercase();
+    let mut words = lower.split(|c: char| !c.is_alphanumeric());
+    match () {
+        () if words.any(|word| ROLES.contains(&word)) => 0,
+        () if mark.starts_with(['#', '<', '[']) => 1,
+        () => 2,
     }
 }
 
@@ -201,7 +211,7 @@ fn side(mark: &str) -> Side {
     let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
     let is_tldr = words.windows(2).any(|two| two == ["tl", "dr"]);
     // the end of the turn before may stand in front of the role
-    match (has(&ANSWERS) || is_tldr, has(&OTHERS)) {
+    match (has(&ROLES) || has(&ANSWERS) || is_tldr, has(&OTHERS)) {
         (true, _) => Side::Answer,
         (false, true) => Side::Other,
         (false, false) => Side::Unknown,
@@ -231,8 +241,10 @@ fn labels<'a>(line: &'a str, all: &mut Vec<&'a str>) {
     let is_word = |c: char| c.is_alphanumeric() || matches!(c, ';' | '_' | '-' | '*' | '/');
     for (colon, _) in line.match_indices(':') {
         let before = &line[..colon];
-        let is_label = before.split(' ').count() <= 3 && before.chars().all(|c| is_word(c) || c == ' ' || c == '#');
-        if is_label && !before.trim().is_empty() && colon < LONGEST {
+        let is_label = colon < LONGEST
+            && before.split(' ').count() <= 3
+            && before.chars().all(|c| is_word(c) || c == ' ' || c == '#');
+        if is_label && !before.trim().is_empty() {
             all.push(&line[..=colon]);
         }
         let start =
@@ -321,6 +333,27 @@ mod tests {
             )
         });
         assert!(llama.as_deref().is_some_and(|mark| mark.ends_with("assistant<|end_header_id|>\n\n")), "{llama:?}");
+    }
+
+    #[test]
+    fn labels_of_the_answers_themselves_are_no_marker() {
+        let formats: [(&str, &dyn Fn(usize) -> String); 9] = [
+            ("Assistant:", &|i| format!("Human: what is {i}\nAssistant: Sure.\nStep 1: add")),
+            ("Assistant:", &|i| format!("\n\nHuman: what is {i}\n\nAssistant: I think\nAnswer: 0")),
+            ("Assistant:", &|i| format!("\n\nHuman: what is {i}\n\nAssistant: Summary: it is A: 0")),
+            ("ASSISTANT:", &|i| format!("A chat. USER: what is {i} ASSISTANT: The Solution: it is")),
+            ("### Response:\n", &|i| format!("### Instruction:\nwhat is {i}\n\n### Response:\nSummary: it is")),
+            ("<|assistant|>\n", &|i| format!("<|user|>\nwhat is {i}</s>\n<|assistant|>\n# Answer\nIt is")),
+            ("[/INST]", &|i| format!("[INST] what is {i} [/INST] Note: it is")),
+            // the latest of the same rank
+            ("Answer:", &|i| format!("Summary: {i} lakes\nAnswer: It")),
+            ("Bot:", &|i| format!("Human: what\nBot: hm\nHuman: what is {i}\nBot: hm. Result: ")),
+        ];
+        for (expected, format) in formats {
+            assert_eq!(marker(format).as_deref(), Some(expected), "{}", format(1));
+        }
+        // the user speaks last
+        assert_eq!(marker(|i| format!("Human: {i}\nAssistant: ok\nHuman: why")), None);
     }
 
     #[test]
