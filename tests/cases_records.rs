@@ -328,6 +328,50 @@ fn labels_of_csv_may_be_numbers_with_a_point() {
     assert!(run.stderr.contains("rows.csv:2: `label` is \"0.5\", expected true or false, or 1 or 0"), "{}", run.stderr);
 }
 
+/// Where the prompt is found by the mark of a turn, the mark is said.
+#[test]
+fn what_the_prompts_end_with_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = |i: usize| {
+        let shared = format!("\n\nHuman: Lake {i}?\n\nAssistant: Sure.\nStep 1: add");
+        json!({"chosen": format!("{shared} water"), "rejected": format!("{shared} sand")})
+    };
+    let data = file(folder.path(), "rows.jsonl", &(0..24).map(row).collect::<Vec<_>>());
+    let said = |data: &Path| {
+        let (model, data) = (model("tiny-qwen2"), data.to_str().unwrap());
+        align(&["inspect", "--model", &model, "--data", data, "--data-cache", "off"]).ok().stderr
+    };
+    assert!(said(&data).contains("\ndata: the prompts end with \"Assistant:\"\n"), "{}", said(&data));
+    let facts: Value = serde_json::from_str(&inspect("tiny-qwen2", data.to_str().unwrap(), &[]).ok().stdout).unwrap();
+    assert_eq!(facts["data"]["prompts_end_with"], "Assistant:");
+    let plain = file(folder.path(), "plain.jsonl", &[json!({"prompt": "q", "chosen": "a", "rejected": "b"})]);
+    assert!(!said(&plain).contains("end with \""), "{}", said(&plain));
+}
+
+/// What the system says is put in front of a prompt once.
+#[test]
+fn a_prompt_that_has_the_systems_text_gets_no_second_one() {
+    let (system, text) = ("You are kind.", json!({"prompt": "You are kind.\n\nq", "chosen": "a", "rejected": "b"}));
+    let mut with = text.clone();
+    with["system"] = format!(" {system}\n").into();
+    same_tokens("rows.jsonl", &with.to_string(), &text, &[]);
+    let marked = json!({"prompt": "<sys>You are kind.</sys> q", "chosen": "a", "rejected": "b"});
+    let mut with = marked.clone();
+    with["system"] = system.into();
+    same_tokens("rows.jsonl", &with.to_string(), &marked, &[]);
+    let turns = json!({"prompt": [turn("user", "You are kind.\nq")], "chosen": [turn("assistant", "a")], "rejected": [turn("assistant", "b")]});
+    let mut with = turns.clone();
+    with["system"] = system.into();
+    same_tokens("rows.jsonl", &with.to_string(), &turns, &[]);
+    // a short text is no part of a word
+    same_tokens(
+        "rows.jsonl",
+        &json!({"system": "No", "prompt": "Is it? No", "chosen": "a", "rejected": "b"}).to_string(),
+        &json!({"prompt": "No\n\nIs it? No", "chosen": "a", "rejected": "b"}),
+        &[],
+    );
+}
+
 #[test]
 fn the_column_of_the_system_may_hold_its_turn() {
     let row = |system: Value| json!({"system": system, "prompt": [turn("user", "q")], "chosen": [turn("assistant", "a")], "rejected": [turn("assistant", "b")]});

@@ -180,6 +180,7 @@ fn survey(data: &Dataset) -> Value {
         "rows_with_beats_probability": survey.numbers.beats_probability,
         "tree_tokens": {"median": at(0.5), "p90": at(0.9), "largest": at(1.0)},
         "ignored_columns": survey.ignored_columns,
+        "prompts_end_with": survey.decided.turn_marker.as_ref().map(ToString::to_string),
         "copies": repeats(&survey.copies),
         "same_tokens": repeats(&survey.same_tokens),
         "warnings": survey.warnings.iter().filter(|warning| report::is_warning(warning)).map(|warning| json!({

@@ -73,9 +73,18 @@ pub fn prompts(survey: &Survey) {
     super::warnings(survey);
 }
 
+/// How the columns and the ends of prompts were found, where no flag says it.
 fn by_names(label: &str, survey: &Survey) {
     for named in &survey.by_name {
         by_name(label, named, survey);
+    }
+    if let Some(marker) = &survey.decided.turn_marker {
+        let whose = match survey.kind.map(|kind| kind.shape) {
+            Some(Shape::PairImplicitPrompt) => "the prompts",
+            Some(Shape::Pair) => "prompts that have no column",
+            _ => return,
+        };
+        say!("{label}: {whose} end with {:?}", marker.to_string());
     }
 }
 
