@@ -10,7 +10,7 @@ use super::columns::{Columns, Seen, json_fault, wrong_type};
 use super::numbers::RowNumbers;
 use super::reader::MAX_ROW_BYTES;
 use super::reading::{ImplicitPrompt, Pairs, Reading, Texts};
-use super::repeated_prompt::{Repetition, cut_repeated_text, cut_repeated_turns, repetition};
+use super::repeated_prompt::{FEW, Repetition, cut_repeated_text, cut_repeated_turns, repetition};
 use super::row_layout::{self, RowContent};
 use super::template::TemplateInputs;
 use super::tool_schemas::drop_null_properties;
@@ -205,19 +205,28 @@ impl Text {
         }
     }
 
-    /// With what the system says before it: a turn, unless there is one of the system, or a text and a blank line.
+    /// With what the system says before it: a turn, unless there is one of the system, or a text and a blank line. As it is where
+    /// it says that already: a text anywhere, the first turn at its start.
     #[must_use]
     pub fn with_system(self, system: &str) -> Text {
+        let asked = system.trim();
         match self {
+            Text::Plain(text) if holds(&text, asked) => Text::Plain(text),
             Text::Plain(text) => Text::Plain([system, "\n\n", &text].concat()),
             Text::Turns(mut turns) => {
-                if !turns.iter().any(is_system) {
+                let first = turns.first().and_then(content_of).unwrap_or_default();
+                if !turns.iter().any(is_system) && !first.trim_start().starts_with(asked) {
                     turns.insert(0, said_by("system", system));
                 }
                 Text::Turns(turns)
             }
         }
     }
+}
+
+/// Whether a text has another at its start, or anywhere and not by chance.
+fn holds(text: &str, other: &str) -> bool {
+    text.trim_start().starts_with(other) || other.chars().count() >= FEW && text.contains(other)
 }
 
 /// A record, and what else its row had.

@@ -6,8 +6,8 @@ use super::records::Text;
 use super::turn_marker::ends_with_mark;
 use super::turns::{content_of, is_assistant, is_system, role_of};
 
-/// Characters of a text from which on an answer does not begin with it by chance.
-const FEW: usize = 8;
+/// Characters of a text from which on another does not hold it by chance.
+pub(super) const FEW: usize = 8;
 /// Bytes of an answer before the prompt in it that may be the mark of a turn.
 const OF_A_MARK: usize = 200;
 /// Turns at the end of a prompt that are looked for, if it is not the whole prompt.
