@@ -30,6 +30,12 @@ fn words(warning: &Warning, looked_at: usize) -> String {
         (rows, false) => format!("in {rows} of the {looked_at} rows looked at"),
     };
     let template = "give a template that prints it (--chat-template FILE)";
+    let twice = |what: &str| {
+        format!(
+            "`{at}` {what} ({excerpt:?}), {rows}: the prompt stands in the tokens twice, and its second copy is scored; cut it from the \
+             answers"
+        )
+    };
     match &warning.finding {
         Finding::NotRendered { of_answer, part } => {
             let what = turn_part(*part);
@@ -103,10 +109,9 @@ fn words(warning: &Warning, looked_at: usize) -> String {
         Finding::RepeatedPromptCut => format!(
             "the answers begin with the prompt ({excerpt:?}), {rows}: it is cut from their start, and stands in the tokens once"
         ),
-        Finding::RepeatedPrompt => format!(
-            "`{at}` begins with the prompt ({excerpt:?}), {rows}: the prompt stands in the tokens twice, and its second copy is scored; \
-             cut it from the answers"
-        ),
+        Finding::RepeatedPrompt | Finding::RepeatedShortPrompt => twice("begins with the prompt"),
+        Finding::RepeatedBehindLabel => twice("begins with a label and the prompt"),
+        Finding::RepeatedTurns => twice("begins with turns of the prompt"),
         Finding::Serialised { column, notation, .. } => format!(
             "the texts of `{column}` are {} ({excerpt:?}), {rows}, and are learned with brackets and quotes; if that is not meant, write \
              them as plain text",

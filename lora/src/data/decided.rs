@@ -12,7 +12,7 @@ use super::deep_stack::with_deep_stack;
 use super::reader::Rows;
 use super::reading::{ImplicitPrompt, Reading, Texts};
 use super::records::{Parsed, Record, Shape, Text};
-use super::repeated_prompt::Repetition;
+use super::repeated_prompt::{RepeatedAs, is_short};
 use super::sample::Sample;
 use super::turn_marker::{SHARE, TurnMarker};
 use super::{DataError, Encoder};
@@ -21,6 +21,8 @@ use super::{DataError, Encoder};
 const FIRST: usize = 256;
 /// Records that are drawn of all.
 const DRAWN: usize = 1024;
+/// Rows with short prompts from which on it is no chance that answers begin with these.
+const SEVERAL: usize = 4;
 /// Bytes of all of them, or one record.
 const SAMPLE_BYTES: u64 = 32 << 20;
 
@@ -43,6 +45,8 @@ enum Evidence {
     Prompt {
         /// Whether the answers begin with it.
         is_repeated: bool,
+        /// Whether they may by chance.
+        is_short: bool,
         /// Whether it was found by the name of its column.
         is_by_name: bool,
     },
@@ -59,8 +63,16 @@ struct Tally<'a> {
     held: Vec<String>,
     first_held: Option<(&'a Rows, usize)>,
     prompts: usize,
-    repeated: usize,
+    /// Those that answers begin with, of the long ones and of the short ones.
+    long: Repeated,
+    short: Repeated,
     by_name: usize,
+}
+
+#[derive(Default)]
+struct Repeated {
+    prompts: usize,
+    repeated: usize,
 }
 
 impl<'a> Tally<'a> {
@@ -74,11 +86,24 @@ impl<'a> Tally<'a> {
                 self.first.get_or_insert(place);
                 self.shared.push(text);
             }
-            Evidence::Prompt { is_repeated, is_by_name } => {
+            Evidence::Prompt { is_repeated, is_short, is_by_name } => {
                 self.prompts += 1;
-                self.repeated += usize::from(is_repeated);
+                let of_length = if is_short { &mut self.short } else { &mut self.long };
+                of_length.prompts += 1;
+                of_length.repeated += usize::from(is_repeated);
                 self.by_name += usize::from(is_by_name);
             }
+        }
+    }
+}
+
+impl Tally<'_> {
+    /// Whether answers begin with the prompt. One short prompt says nothing, many that no long one speaks against do.
+    fn repeated_prompts(&self) -> Option<bool> {
+        match (&self.long, &self.short) {
+            (Repeated { prompts: 0, .. }, short) if short.prompts < SEVERAL => (short.prompts > 0).then_some(false),
+            (Repeated { prompts: 0, .. }, short) => nearly_all(short.repeated, short.prompts),
+            (long, _) => nearly_all(long.repeated, long.prompts),
         }
     }
 }
@@ -120,7 +145,7 @@ impl Decided {
             }
         }
         let given = asked.decided.clone();
-        let repeated_prompts = given.repeated_prompts.or_else(|| nearly_all(tally.repeated, tally.prompts));
+        let repeated_prompts = given.repeated_prompts.or_else(|| tally.repeated_prompts());
         let held = tally.held.len();
         let prompts_in_answers = given.prompts_in_answers.or_else(|| nearly_all(held, held + tally.by_name));
         if prompts_in_answers == Some(true) {
@@ -180,10 +205,10 @@ fn evidence(parsed: Parsed) -> Option<Evidence> {
     match (record.shape, record.prompt) {
         (_, Text::Turns(_)) | (Shape::Prompt | Shape::Text | Shape::Messages, _) => None,
         (Shape::PairImplicitPrompt, Text::Plain(text)) => Some(Evidence::Shared { text, is_in_column }),
-        (_, Text::Plain(_)) => {
-            let is_repeated = repetition == Some(Repetition::AtStart);
+        (_, Text::Plain(prompt)) => {
+            let is_repeated = repetition.is_some_and(|found| found.how == RepeatedAs::Start && found.is_in_all);
             let is_by_name = by_name.iter().any(|(own, _)| *own == "prompt");
-            Some(Evidence::Prompt { is_repeated, is_by_name })
+            Some(Evidence::Prompt { is_repeated, is_short: is_short(&prompt), is_by_name })
         }
     }
 }

@@ -238,7 +238,7 @@ pub struct Parsed {
     pub ignored_columns: Vec<String>,
     /// Whether the prompt stood again at the start of every answer, and was cut there.
     pub is_prompt_cut: bool,
-    /// How all answers still have the prompt, if they do.
+    /// Answers that still have the prompt.
     pub repetition: Option<Repetition>,
     /// Whether both texts of a pair hold what a column beside them asks.
     pub prompt_in_answers: bool,

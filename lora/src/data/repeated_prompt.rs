@@ -13,15 +13,28 @@ const OF_A_MARK: usize = 200;
 /// Turns at the end of a prompt that are looked for, if it is not the whole prompt.
 const LAST_TURNS: usize = 16;
 
-/// How all answers of a row have its prompt.
+/// Answers that have the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repetition {
-    /// They are texts that begin with it.
-    AtStart,
-    /// They are texts that begin with the mark of a turn, and then the prompt.
+pub struct Repetition {
+    /// How the first of them has it.
+    pub how: RepeatedAs,
+    /// Which it is.
+    pub answer: usize,
+    /// Whether all answers of the row have it so.
+    pub is_in_all: bool,
+    /// Whether the prompt is so short that one row says nothing.
+    pub is_short: bool,
+}
+
+/// How an answer has the prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RepeatedAs {
+    /// It is a text that begins with it.
+    Start,
+    /// It is a text that begins with the mark of a turn, and then the prompt.
     BehindMark,
-    /// What the assistant says first in them begins with what the user says last.
-    InContent,
+    /// What the assistant says first in it begins with what the user says last.
+    Content,
 }
 
 /// Cuts turns of the prompt from the start of the answers, where all answers begin with the same ones and say more. Whether it
@@ -119,20 +132,32 @@ fn end_of(text: &Text, start: &str) -> Option<usize> {
     (!rest.is_empty()).then(|| text.len() - rest.len())
 }
 
-/// How all answers have the prompt, if they do and not by chance.
+/// Which answers have the prompt, if some do.
 pub(super) fn repetition(prompt: &Text, answers: &[Text]) -> Option<Repetition> {
     let asked = match prompt {
         Text::Plain(text) => text.trim(),
         Text::Turns(turns) => turns.last().filter(|turn| role_of(turn) == "user").and_then(content_of)?.trim(),
     };
-    if asked.chars().count() < FEW || answers.is_empty() {
+    if asked.is_empty() {
         return None;
     }
-    let all = |has: &dyn Fn(&Text) -> bool| answers.iter().all(has);
-    match prompt {
-        Text::Plain(_) if all(&|answer| end_of(answer, asked).is_some()) => Some(Repetition::AtStart),
-        Text::Plain(_) if all(&|answer| has_behind_mark(answer, asked)) => Some(Repetition::BehindMark),
-        Text::Turns(_) if all(&|answer| is_content(answer, asked)) => Some(Repetition::InContent),
+    let is_short = is_short(asked);
+    let ways: Vec<Option<RepeatedAs>> = answers.iter().map(|answer| repeated_as(answer, asked)).collect();
+    let (answer, how) = ways.iter().enumerate().find_map(|(answer, how)| Some((answer, (*how)?)))?;
+    let is_in_all = ways.iter().all(|other| *other == Some(how));
+    Some(Repetition { how, answer, is_in_all, is_short })
+}
+
+/// Whether an answer may begin with this prompt by chance.
+pub(super) fn is_short(asked: &str) -> bool {
+    asked.trim().chars().count() < FEW
+}
+
+fn repeated_as(answer: &Text, asked: &str) -> Option<RepeatedAs> {
+    match answer {
+        Text::Plain(_) if end_of(answer, asked).is_some() => Some(RepeatedAs::Start),
+        Text::Plain(_) if !is_short(asked) && has_behind_mark(answer, asked) => Some(RepeatedAs::BehindMark),
+        Text::Turns(_) if is_content(answer, asked) => Some(RepeatedAs::Content),
         _ => None,
     }
 }

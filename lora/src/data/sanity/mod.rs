@@ -93,8 +93,14 @@ pub enum Finding {
     NoStop,
     /// The prompt stood again at the start of every answer of a row, and was cut there.
     RepeatedPromptCut,
-    /// An answer begins with the prompt.
+    /// An answer begins with the prompt, a text.
     RepeatedPrompt,
+    /// An answer begins with the label of a turn, and then the prompt.
+    RepeatedBehindLabel,
+    /// An answer begins with a prompt of few letters.
+    RepeatedShortPrompt,
+    /// An answer begins with turns of the prompt.
+    RepeatedTurns,
     /// What the assistant says first begins with what the user says last.
     RepeatedContent,
     /// A text is JSON, or what Python prints of a value.

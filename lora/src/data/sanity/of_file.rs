@@ -11,7 +11,7 @@ use super::{Finding, Sighting, TurnPart, Warning};
 const WARNINGS: usize = 32;
 /// Records of a file that are looked at before it is judged, if it has as many.
 const TO_JUDGE: usize = 256;
-/// Rows that have to be wrong to end a run, where the file is one of several.
+/// Rows that have to be wrong to end a run, where the file is one of several, and where one may be wrong by chance.
 const SEVERAL: usize = 4;
 
 /// Whether it is all that is read.
@@ -54,9 +54,13 @@ impl OfFile {
             Finding::Serialised { turns: false, .. } | Finding::NoTemplateApplied | Finding::NoStop => {
                 self.has_most(warning)
             }
+            Finding::RepeatedShortPrompt => self.has_most(warning) && warning.rows >= SEVERAL,
             // one of many may be about turns; a part of a file is another format
             // and an answer may well say again what is asked
-            Finding::Serialised { turns: true, .. } | Finding::RepeatedContent => 20 * warning.rows >= self.looked_at,
+            Finding::Serialised { turns: true, .. }
+            | Finding::RepeatedPrompt
+            | Finding::RepeatedBehindLabel
+            | Finding::RepeatedContent => 20 * warning.rows >= self.looked_at,
             _ => true,
         }
     }

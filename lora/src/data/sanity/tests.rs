@@ -335,7 +335,7 @@ fn prompts_within_answers_are_cut_or_found() {
     assert_eq!(read(text(&blanks, asked)), (vec![Finding::RepeatedPromptCut], expected));
     for start in ["\n\nHuman: What is a lake?\n\nAssistant:", "Question: What is a lake?\nAnswer:"] {
         let (found, _) = read(text(question, start));
-        assert!(found.contains(&Finding::RepeatedPrompt), "{start}: {found:?}");
+        assert!(found.contains(&Finding::RepeatedBehindLabel), "{start}: {found:?}");
     }
     let (found, _) = read(text(question, "You ask what a lake is. What is a lake? It is"));
     assert!(!found.contains(&Finding::RepeatedPrompt), "{found:?}");
@@ -351,11 +351,14 @@ fn prompts_within_answers_are_cut_or_found() {
     assert_eq!(rows(whole(std::slice::from_ref(&system))), rows(plain.clone()));
     assert_eq!(rows(whole(&[])), rows(plain));
     let one = json!({"prompt": [user("q")], "chosen": [system, user("q"), says("c")], "rejected": [says("r")]});
-    assert!(findings(Some(ANY), one).contains(&Finding::RepeatedPrompt));
+    assert!(findings(Some(ANY), one).contains(&Finding::RepeatedTurns));
 
-    let again = |chosen: &str| json!({"prompt": [user(question)], "chosen": [says(chosen)], "rejected": [says("What is a lake? A fish.")]});
-    assert_eq!(findings(Some(ANY), again("What is a lake? Water.")), [Finding::RepeatedContent]);
-    assert_eq!(findings(Some(ANY), again("Water.")), []);
+    let again = |chosen: &str, rejected: &str| json!({"prompt": [user(question)], "chosen": [says(chosen)], "rejected": [says(rejected)]});
+    let (whole, bare) = ("What is a lake? Water.", "What is a lake? A fish.");
+    for (chosen, rejected) in [(whole, bare), (whole, "A fish."), ("Water.", bare)] {
+        assert_eq!(findings(Some(ANY), again(chosen, rejected)), [Finding::RepeatedContent]);
+    }
+    assert_eq!(findings(Some(ANY), again("Water.", "A fish.")), []);
 }
 
 /// A prompt of many turns that are all the same is compared in time.
@@ -400,9 +403,9 @@ fn values_in_texts_are_told_from_answers_that_are_meant_to_be_json() {
     assert_eq!(found(&rows("Give me lake 7 as JSON.", r#"{"name": "lake", "area": 7}"#)), []);
     let twice = Value::from(r#"{"task": "sum", "of": 7}"#).to_string();
     let serialised = Finding::Serialised { column: "prompt".to_owned(), notation: Notation::Json, turns: false };
-    assert_eq!(found(&rows(&twice, "c")), [serialised.clone()]);
+    assert_eq!(found(&rows(&twice, "c")), std::slice::from_ref(&serialised));
     for broken in [r#"[{"role": "user", "content": "What is 7"#, r#"{"from": "human", "value": "What is 7?"}, {"fr"#] {
-        assert_eq!(found(&rows(broken, "c")), [serialised.clone()], "{broken}");
+        assert_eq!(found(&rows(broken, "c")), std::slice::from_ref(&serialised), "{broken}");
     }
     let parts = json!({"prompt": [user(r#"[{"type": "text", "text": "What is a lake?"}]"#)], "chosen": [says("c")], "rejected": [says("r")]});
     let serialised = Finding::Serialised { column: "prompt".to_owned(), notation: Notation::Json, turns: false };
@@ -558,7 +561,42 @@ fn what_few_rows_do_is_only_said() {
     assert_eq!(said.iter().map(|warning| (warning.rows, warning.line)).collect::<Vec<_>>(), [(1, 10)]);
     let one = json!({"prompt": [user("q")], "chosen": [user("q"), says("c")], "rejected": [says("r")]});
     let others = Finding::TurnOfOthers { role: "user".to_owned() };
-    assert_eq!(findings(Some(ANY), one), [others, Finding::RepeatedPrompt]);
+    assert_eq!(findings(Some(ANY), one), [others, Finding::RepeatedTurns]);
+}
+
+/// One answer with the prompt and one without differ in what no answer is about.
+#[test]
+fn a_prompt_in_one_of_the_answers_is_found() {
+    let question = |i: usize| format!("What is lake number {i}?");
+    let found = |row: &dyn Fn(usize) -> Value, needs: Needs| {
+        let data = open(encoder(None), &(0..4).map(row).collect::<Vec<_>>(), needs).unwrap();
+        let warnings = data.survey().warnings.iter().filter(|warning| warning.finding != Finding::NoTemplateApplied);
+        warnings.map(|warning| (warning.finding.clone(), warning.at.clone(), warning.rows)).collect::<Vec<_>>()
+    };
+    let chosen = |i: usize| json!({"prompt": question(i), "chosen": question(i) + " Water.", "rejected": " A fish."});
+    assert_eq!(found(&chosen, Needs::Pairs), [(Finding::RepeatedPrompt, "chosen".to_owned(), 4)]);
+    let scored = |i: usize| json!({"prompt": question(i), "completions": [" A fish.", question(i) + " Water."], "rewards": [1, 2]});
+    assert_eq!(found(&scored, Needs::Answers), [(Finding::RepeatedPrompt, "completions[1]".to_owned(), 4)]);
+    let short = |i: usize| json!({"prompt": format!("Say {i}"), "chosen": format!("Say {i} {i}"), "rejected": " no"});
+    assert_eq!(found(&short, Needs::Pairs), [(Finding::RepeatedShortPrompt, "chosen".to_owned(), 4)]);
+}
+
+/// Prompts of few letters decide nothing where there are others, and where they are alone several of them do.
+#[test]
+fn short_prompts_are_cut_where_no_chance_repeats_them() {
+    let repeated =
+        |prompt: String| json!({"prompt": prompt, "chosen": format!("{prompt} c"), "rejected": format!("{prompt} r")});
+    let cut = |rows: &[Value]| {
+        let survey = open(encoder(None), rows, Needs::Pairs).unwrap().survey().clone();
+        let cut = survey.warnings.iter().find(|warning| warning.finding == Finding::RepeatedPromptCut);
+        cut.map_or(0, |warning| warning.rows)
+    };
+    let short: Vec<Value> = (0..5).map(|i| repeated(format!("Say {i}"))).collect();
+    assert_eq!((cut(&short), cut(&short[..3])), (5, 0));
+    let plain = |i: usize| json!({"prompt": format!("Tell {i}"), "chosen": "c", "rejected": "r"});
+    let mixed: Vec<Value> =
+        (0..9).map(|i| repeated(format!("Tell me of the lake {i}"))).chain((0..3).map(plain)).collect();
+    assert_eq!(cut(&mixed), 9);
 }
 
 #[test]
