@@ -197,7 +197,7 @@ impl Objective {
 
     /// The objective of `rows`, as their part of that of the optimiser batch, whose totals are `batch`.
     ///
-    /// `statistics` are those of the whole optimiser batch. With [`Coupling::WholeBatch`] `rows` is that whole batch;
+    /// `statistics` are those of the whole optimiser batch. Where rows are compared with each other, `rows` is that whole batch;
     /// otherwise any part of it.
     ///
     /// # Errors
@@ -208,8 +208,8 @@ impl Objective {
     pub fn head(&self, rows: &[RowLogps], statistics: &Statistics, batch: BatchTotals) -> Result<Head, HeadError> {
         let main = main_rows(rows);
         assert!(!rows.is_empty() && main.len() <= batch.rows, "{} rows of a batch of {}", main.len(), batch.rows);
-        if self.coupling() == Coupling::WholeBatch {
-            assert_eq!(main.len(), batch.rows, "{} is coupled over the whole batch", self.name());
+        if self.compares_rows() {
+            assert_eq!(main.len(), batch.rows, "{} compares the rows of the whole batch", self.name());
         }
         let tape = ScalarTape::new();
         let leaves = self.on_tape(&tape, rows)?;

@@ -11,7 +11,7 @@ use super::metrics::{EvalMetrics, PreferenceSums};
 use super::scoring::Scoring;
 use super::step::{Batch, Donors, describe, head_error};
 use crate::data::{Dataset, Shuffle, UnpairedOrder};
-use crate::objective::{BatchTotals, Coupling, HeadError, History, Objective, RowLogps};
+use crate::objective::{BatchTotals, Coupling, HeadError, History, Objective, RowLogps, Statistics};
 
 /// Rows whose loss is computed together from their numbers.
 const HEAD_ROWS: usize = 1024;
@@ -133,13 +133,8 @@ impl Evaluation<'_> {
         }
         let history = self.batches.history.for_evaluation();
         let statistics = self.objective.statistics(&logps, &history).map_err(|error| self.error(0, error))?;
-        let mut means = Means::default();
-        for (place, rows) in logps.chunks(HEAD_ROWS).enumerate() {
-            let head = self.objective.head(rows, &statistics, BatchTotals::of_rows(rows));
-            let head = head.map_err(|error| self.error(place * HEAD_ROWS, error))?;
-            means.loss += head.loss * rows.len() as f64;
-            means.preferences.add(rows, &head);
-        }
+        let means = means_of_set(self.objective, &logps, &statistics, HEAD_ROWS);
+        let mut means = means.map_err(|(first, error)| self.error(first, error))?;
         if let Some((_, kl)) = statistics.iter().find(|(name, _)| *name == "kl") {
             means.preferences.add_kl(kl, logps.len());
         }
@@ -171,6 +166,24 @@ impl Evaluation<'_> {
     }
 }
 
+/// Sums over the rows of a whole set, `at_once` at a time: each is divided by what the set has of its kind. An error comes with the
+/// place of the first row that its own place counts from.
+fn means_of_set(
+    objective: &Objective,
+    set: &[RowLogps],
+    statistics: &Statistics,
+    at_once: usize,
+) -> Result<Means, (usize, HeadError)> {
+    let totals = BatchTotals::of_rows(set);
+    let mut means = Means::default();
+    for (place, rows) in set.chunks(at_once).enumerate() {
+        let head = objective.head(rows, statistics, totals).map_err(|error| (place * at_once, error))?;
+        means.loss += head.loss * totals.rows as f64;
+        means.preferences.add(rows, &head);
+    }
+    Ok(means)
+}
+
 /// Refuses data that an objective cannot be evaluated on.
 ///
 /// # Errors
@@ -192,5 +205,46 @@ fn of_evaluation(error: TrainError) -> TrainError {
     match error {
         TrainError::NonFinite { what, rows, .. } => TrainError::NonFiniteEvaluation { what, rows },
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::RowNumbers;
+    use crate::objective::{KnobValue, RowTarget};
+
+    /// Pairs whose answers have 1, 2, 3 ... tokens.
+    fn pairs(n: usize) -> Vec<RowLogps> {
+        let pair = |i: usize| RowLogps {
+            policy: vec![-3.0 * (i + 1) as f64, -9.5],
+            reference: vec![-2.5 * (i + 1) as f64, -9.0],
+            lens: vec![i + 1, 4],
+            target: RowTarget::Pair,
+            tails: None,
+            weight: 1.0,
+            policy_weight: 1.0,
+            numbers: RowNumbers::default(),
+            mismatched: None,
+        };
+        (0..n).map(pair).collect()
+    }
+
+    /// The tokens of a likelihood term are those of the whole set, however many rows are taken at once.
+    #[test]
+    fn a_set_has_one_mean_over_its_tokens() {
+        let rows = pairs(7);
+        for loss in ["alpha_dpo", "kto_pair", "bco_pair"] {
+            let loss_of = |at_once: usize, knobs: &[(&str, KnobValue)]| {
+                let objective = Objective::new(loss, knobs).unwrap();
+                let statistics = objective.statistics(&rows, &History::default()).unwrap();
+                means_of_set(&objective, &rows, &statistics, at_once).unwrap().loss / rows.len() as f64
+            };
+            let weight = [("sft_weight", KnobValue::Number(1.0))];
+            let (whole, parts) = (loss_of(100, &weight), loss_of(2, &weight));
+            assert!((whole - parts).abs() < 1e-12 * whole, "{loss}: {whole} {parts}");
+            // -log p is 3 a token
+            assert!((parts - loss_of(2, &[]) - 3.0).abs() < 1e-12, "{loss}: {parts}");
+        }
     }
 }

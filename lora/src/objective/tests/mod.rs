@@ -213,9 +213,9 @@ fn micro_batches_add_up_to_the_whole_batch() {
 }
 
 #[test]
-#[should_panic(expected = "coupled over the whole batch")]
-fn a_loss_of_the_whole_batch_refuses_a_part_of_it() {
-    let objective = Objective::new("kto_pair", &[]).unwrap();
+#[should_panic(expected = "compares the rows of the whole batch")]
+fn a_loss_that_compares_rows_refuses_a_part_of_them() {
+    let objective = Objective::new("aot", &[]).unwrap();
     let rows = rows(&objective, 4, 3.0);
     let statistics = statistics(&objective, &rows);
     let _ = objective.head(&rows[..2], &statistics, BatchTotals::of_rows(&rows));
