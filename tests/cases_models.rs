@@ -495,25 +495,3 @@ fn merge_keeps_the_names_and_mends_what_other_programs_read() {
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     assert!(run.stderr.contains("model.norm.weight") && !lacking.path("merged").exists(), "{}", run.stderr);
 }
-
-#[test]
-fn a_run_whose_adapters_are_checkpoints_names_the_last() {
-    let model = Folder::of("tiny-llama");
-    for name in ["run/checkpoint-50", "run/checkpoint-100"] {
-        copy_folder(&committed_goldens().join("tiny-llama/adapter"), &model.path(name));
-    }
-    let run = model.run("score", "model", &["--adapter", &model.text("run")]);
-    assert_eq!(run.code, Some(3), "{}", run.stderr);
-    assert!(run.stderr.contains("the last is ") && run.stderr.contains("checkpoint-100"), "{}", run.stderr);
-}
-
-/// The demo's model is inside the program: nothing is to be fetched.
-#[test]
-fn inspect_of_an_adapter_of_the_demo_finds_its_base() {
-    let place = tempfile::tempdir().unwrap();
-    let run = place.path().join("run").to_str().unwrap().to_owned();
-    align(&["train", "--demo", "--max-steps", "1", "--output", &run]).ok();
-    let facts = align(&["inspect", "--adapter", &run, "--json"]).ok().json();
-    assert_eq!(facts["adapter"]["base_model_name_or_path"], "align-demo");
-    assert_eq!(facts["model"]["found"], "the demo inside this program");
-}

@@ -34,7 +34,7 @@ pub struct TrainArgs {
     /// Held-out rows, evaluated at the start, after each epoch (or --eval-steps) and at the end
     #[arg(long, value_name = "FILE", num_args = 1.., alias = "eval_dataset")]
     pub eval_data: Vec<PathBuf>,
-    /// Hold so much of --data out for evaluation instead, between 0 and 1: by --seed and prompt, no prompt on both sides
+    /// Hold out this share of --data for evaluation instead, between 0 and 1: by --seed and prompt, no prompt on both sides
     #[arg(
         long,
         value_name = "SHARE",

@@ -49,6 +49,9 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
         merged.max_delta,
         merged.copied
     );
+    if merged.not_run > 0 {
+        say!("  {} of them are of parts that this program does not run (a vision tower)", merged.not_run);
+    }
     if let Some(template) = &template {
         say!("  chat template: that of {}, instead of the base's", template.origin);
     }
@@ -58,9 +61,6 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
             "note: the run of {adapter} was trained with a system text, which no file of a model holds: give it with --system ({})",
             shorten(system, SYSTEM_SHOWN)
         );
-    }
-    if merged.not_run > 0 {
-        say!("  {} of them are of parts that this program does not run (a vision tower)", merged.not_run);
     }
     for key in &merged.config_keys {
         say!("  config.json without `{key}`: the weights are not quantised");

@@ -24,7 +24,7 @@ fn words(note: &ModelNote) -> String {
                 n => (n, "tensors", "are"),
             };
             format!(
-                "warning: {}: {n} {tensors} of the weights {are} not used, since config.json does not speak of them ({}); \
+                "warning: {}: {n} {tensors} of the weights {are} not used, since config.json does not mention them ({}); \
                  is it the config.json of these weights?",
                 dir.display(),
                 some(names.iter().map(|name| format!("`{name}`")))
