@@ -2,7 +2,7 @@
 
 use crate::error::CliError;
 use crate::report::say;
-use crate::run_files::OPTIONS;
+use crate::run_files::is_run;
 use crate::run_record::{template_name, template_of_run};
 use align_lora::data::{DataError, TEMPLATE_FILE, TemplateSources};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// of another program's adapter may have one too: it is taken if the model has none, and is said in any case.
 ///
 /// # Errors
-/// [`CliError::Input`] for a model whose template cannot be read.
+/// [`CliError::Input`] for a record or a template of a run that cannot be read.
 pub fn instead_of_the_models(
     flag: Option<&Path>,
     adapter: Option<&Path>,
@@ -20,7 +20,7 @@ pub fn instead_of_the_models(
     let Some(adapter) = adapter.filter(|adapter| flag.is_none_or(|flag| flag == *adapter)) else {
         return Ok(flag.map(Path::to_owned));
     };
-    let is_run = adapter.join(OPTIONS).exists();
+    let is_run = is_run(adapter);
     if is_run && let Some(name) = template_of_run(adapter)? {
         check_that_of_run(&name, flag, adapter, model)?;
     }
@@ -35,9 +35,9 @@ pub fn instead_of_the_models(
             return Ok(None);
         }
     };
-    match TemplateSources::of_folder(model).map_err(DataError::from)? {
+    match of_model(model) {
         None => {
-            say!("chat template: that of the adapter's folder, {}; the model has none", beside.origin);
+            say!("chat template: that of the adapter's folder, {}; the model has none that can be read", beside.origin);
             Ok(Some(adapter.to_owned()))
         }
         Some(of_model) if of_model.same_texts(&beside) => Ok(None),
@@ -54,7 +54,10 @@ pub fn instead_of_the_models(
 
 /// Compares what a run called its template with what there is now: its own copy, which `flag` names, or else the model's.
 fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) -> Result<(), CliError> {
-    let now = TemplateSources::of_folder(flag.unwrap_or(model)).map_err(DataError::from)?;
+    let now = match flag {
+        Some(own) => TemplateSources::of_folder(own).map_err(DataError::from)?,
+        None => of_model(model),
+    };
     if template_name(now.as_ref()) == name {
         return Ok(());
     }
@@ -77,16 +80,19 @@ fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) 
     Ok(())
 }
 
+/// The template of a model, as far as it can be read: texts do not need it, and what does says what is wrong with it.
+pub fn of_model(model: &Path) -> Option<TemplateSources> {
+    TemplateSources::of_folder(model).ok().flatten()
+}
+
 /// What a merged model gets instead of the base's template, if it differs.
 ///
 /// # Errors
 /// [`CliError::Input`] for files that cannot be read.
 pub fn of_merged(path: Option<&Path>, model: &Path) -> Result<Option<TemplateSources>, CliError> {
     let Some(path) = path else { return Ok(None) };
-    let read = || Ok((TemplateSources::of_path(path)?, TemplateSources::of_folder(model)?));
-    let (wanted, of_model) =
-        read().map_err(|error: align_lora::data::TemplateError| CliError::Input(error.to_string()))?;
-    Ok(Some(wanted).filter(|wanted| !of_model.is_some_and(|of_model| of_model.same_texts(wanted))))
+    let wanted = TemplateSources::of_path(path).map_err(DataError::from)?;
+    Ok(Some(wanted).filter(|wanted| !of_model(model).is_some_and(|of_model| of_model.same_texts(wanted))))
 }
 
 /// Keeps a run's template in its folder.

@@ -58,7 +58,8 @@ pub struct EvalArgs {
     pub reference: Option<ReferenceChoice>,
     #[command(flatten)]
     pub logp: LogpArgs,
-    /// Rows that a loss compares with each other (aot); with --unpaired-order trl, that share KTO's reference point
+    /// Rows of a batch: a loss that compares rows compares these (aot), a mean over tokens is of these (sft, --sft-weight); with
+    /// --unpaired-order trl they share KTO's reference point. Other numbers do not depend on it
     #[arg(long, value_name = "ROWS", default_value_t = 8, alias = "per_device_eval_batch_size", value_parser = positive())]
     pub batch_size: u64,
     /// How the answers of pairs stand for a loss of single answers (kto, bco ...)

@@ -8,7 +8,7 @@ mod train;
 pub use commands::{EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
 pub use model::{
     CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs, OnBadRowChoice,
-    PrecisionChoice, ReferenceChoice,
+    PrecisionChoice, ReadingArgs, ReferenceChoice,
 };
 pub use train::TrainArgs;
 
@@ -105,7 +105,11 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
     ("dataset_streaming", "rows are read from their files as they are needed; leave it out"),
     ("model_revision", "give the directory of its snapshot to --model"),
     ("trust_remote_code", "no code of a model is run; leave it out"),
-    ("per_device_eval_batch_size", "the numbers do not depend on it; leave it out"),
+    (
+        "per_device_eval_batch_size",
+        "evaluations go by --batch-size, on which means over tokens (sft, --sft-weight) and losses that compare rows (aot) depend; \
+         leave it out",
+    ),
     ("eval_on_start", "evaluation data is evaluated at the start; leave it out"),
     ("save_total_limit", "the adapter is saved over the one before; leave it out"),
     ("load_best_model_at_end", "the adapter of the end is kept; leave it out"),
@@ -128,8 +132,8 @@ pub fn no_counterpart(flag: &str) -> Option<&'static str> {
     NO_COUNTERPART.iter().find(|(known, _)| *known == name).map(|(_, instead)| *instead)
 }
 
-/// Switches that a command takes of an adapter's run.
-const SWITCHES: [&str; 3] = ["chat", "implicit_prompt", "allow_drops"];
+/// Switches that a command takes of an adapter's run, but for `chat`, whose opposite is read.
+const SWITCHES: [&str; 2] = ["implicit_prompt", "allow_drops"];
 
 /// The id of the flag that turns a switch off again where a file or an adapter's run turns it on.
 pub fn opposite(switch: &str) -> String {

@@ -120,10 +120,12 @@ pub struct ReadingArgs {
     /// TRL [default: up to the last turn marker that nearly all rows share]
     #[arg(long, alias = "implicit_prompt")]
     pub implicit_prompt: bool,
-    /// Make turns of prompts and answers that are texts, and render them with the chat template (--no-chat where the adapter's
-    /// run does)
+    /// Make turns of prompts and answers that are texts, and render them with the chat template; --no-chat leaves them texts,
+    /// whatever the adapter's run does
     #[arg(long)]
     pub chat: bool,
+    #[arg(long, alias = "no_chat", overrides_with = "chat", hide = true)]
+    pub no_chat: bool,
     /// What the system says in rows without a system turn and without a column `system`; a text begins with it and a blank line
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,

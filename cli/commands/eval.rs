@@ -85,7 +85,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             drops: args.drops.into(),
         };
         let data = data::data_with_rejects(&files, encoder, &options)?.with_unpaired_order(args.unpaired_order.into());
-        report::data("data", data.survey());
+        report::data("data", data.survey(), &args.data.reading);
         if one_prompt(&objective, &data) {
             let name = objective.name();
             say!("warning: all rows of --data have one prompt: the mismatched answers of loss {name} answer it too");

@@ -36,7 +36,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
         let limit = args.limit.map(|limit| limit as usize);
         let prompts = match (&prompt, &loaded.demo, args.data.is_empty()) {
             (Some(text), ..) => {
-                let prompt = with_system(&encoder, user_turn(&encoder, text)?);
+                let prompt = with_system(&encoder, user_turn(&encoder, args.reading.no_chat, text)?);
                 let ids = encoder.encode_prompt(&prompt).map_err(|e| CliError::Usage(e.to_string()))?;
                 if ids.is_empty() {
                     return Err(CliError::Input("the prompt has no token, nothing to continue".into()));
@@ -45,14 +45,14 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
             }
             (None, _, false) => {
                 let prompts = Prompts::open(&data::data_files(&args.data)?, &encoder, limit)?;
-                report::prompts(prompts.survey());
+                report::prompts(prompts.survey(), &args.reading);
                 Source::Data(Box::new(prompts))
             }
             (None, Some(demo), true) => {
                 let files = std::slice::from_ref(&demo.paths.pairs_eval);
                 Source::Data(Box::new(Prompts::open(files, &encoder, Some(limit.unwrap_or(DEMO_PROMPTS)))?))
             }
-            (None, None, true) => return chat(&loaded, adapter.as_ref(), &encoder, request),
+            (None, None, true) => return chat(&loaded, adapter.as_ref(), &encoder, args.reading.no_chat, request),
         };
         let (mut new_tokens, mut elapsed) = (0, Duration::ZERO);
         for start in (0..prompts.len()).step_by(args.batch_size as usize) {
@@ -114,6 +114,7 @@ fn prompt(args: &GenerateArgs) -> Result<Option<String>, CliError> {
 
 fn check(args: &GenerateArgs) -> Result<(), CliError> {
     let fail = |what: &str| Err(CliError::Usage(what.into()));
+    let has_rows = !args.data.is_empty() || args.model.demo;
     match args {
         a if !(a.temperature > 0.0 && a.temperature.is_finite()) => {
             fail("--temperature must be above 0; greedy is the default")
@@ -124,10 +125,10 @@ fn check(args: &GenerateArgs) -> Result<(), CliError> {
             fail("--repetition-penalty must be above 0")
         }
         a if a.min_new_tokens > a.max_new_tokens => fail("--min-new-tokens is above --max-new-tokens"),
-        a if a.data.is_empty() && !a.reading.columns.is_empty() => {
+        a if !has_rows && !a.reading.columns.is_empty() => {
             fail("--columns names those of --data, which is missing")
         }
-        a if a.data.is_empty() && a.reading.implicit_prompt => {
+        a if !has_rows && a.reading.implicit_prompt => {
             fail("--implicit-prompt is about the rows of --data, which is missing")
         }
         _ => Ok(()),
@@ -163,8 +164,11 @@ fn turn(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
 }
 
-/// What the user types: a turn where the model has a chat template or --chat asks for one, plain text otherwise.
-fn user_turn(encoder: &Encoder, text: &str) -> Result<Text, CliError> {
+/// What the user types: a turn where the model has a chat template or --chat asks for one; plain text otherwise, and with --no-chat.
+fn user_turn(encoder: &Encoder, as_text: bool, text: &str) -> Result<Text, CliError> {
+    if as_text {
+        return Ok(Text::Plain(text.to_owned()));
+    }
     if let Some(fault) = encoder.template_fault() {
         return Err(CliError::Input(fault.to_string()));
     }
@@ -218,6 +222,7 @@ fn chat(
     loaded: &LoadedModel,
     adapter: Option<&Arc<AdapterSet>>,
     encoder: &Encoder,
+    as_text: bool,
     mut request: Request,
 ) -> Result<(), CliError> {
     let mut turns: Vec<Value> = Vec::new();
@@ -236,7 +241,7 @@ fn chat(
             turns.clear();
             continue;
         }
-        let prompt = match user_turn(encoder, text)? {
+        let prompt = match user_turn(encoder, as_text, text)? {
             Text::Turns(turn) => {
                 turns.extend(turn);
                 Text::Turns(turns.clone())

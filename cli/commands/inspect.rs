@@ -83,10 +83,10 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             match args.json {
                 true => {
                     facts["data"]["lengths"] = lengths(&data.survey().lengths);
-                    report::warnings(data.survey());
+                    report::warnings(data.survey(), &args.data.reading);
                 }
                 false => {
-                    report::data("data", data.survey());
+                    report::data("data", data.survey(), &args.data.reading);
                     histograms = bars(&data.survey().lengths, max_length);
                 }
             }

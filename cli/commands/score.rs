@@ -75,7 +75,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             drops: Drops::Reported,
         };
         let data = data::data_with_rejects(&files, encoder, &options)?;
-        report::data("data", data.survey());
+        report::data("data", data.survey(), &args.data.reading);
         let window = data.records_at_once(WINDOW);
         for start in (0..data.records()).step_by(window) {
             let outcomes = data.outcomes(start..data.records().min(start + window))?;

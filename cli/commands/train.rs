@@ -20,7 +20,7 @@ use crate::watcher::Watcher;
 use align_engine::model::REFERENCE;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::data::{ChatTemplate, Dataset, Encoder, Needs, Reading, Shuffle, TemplateSources};
+use align_lora::data::{ChatTemplate, ColumnMap, Dataset, Encoder, Needs, Reading, Shuffle};
 use align_lora::objective::{KnobValue, Objective, Scores};
 use align_lora::train::{Observer, Size, TrainError, TrainOptions, Trainer};
 use std::path::PathBuf;
@@ -147,7 +147,8 @@ fn train(
     }
     report::plan(&plan);
     report::pace(&trainer.pace(&plan)?);
-    report::data("data", data.survey());
+    let reading = &args.data.reading;
+    report::data("data", data.survey(), reading);
     match (&eval, held_out) {
         (Some(eval), Some(prompts)) => say!(
             "evaluation data: {} of {prompts} prompts held out (--eval-fraction, seed {}), {} trained on",
@@ -155,12 +156,12 @@ fn train(
             args.seed,
             report::rows(data.len() as u64)
         ),
-        (Some(eval), None) => report::data("evaluation data", eval.survey()),
+        (Some(eval), None) => report::data("evaluation data", eval.survey(), reading),
         (None, _) => {}
     }
 
     if let Some(survey) = &of_texts {
-        report::data("reference data", survey);
+        report::data("reference data", survey, reading);
     }
 
     let resolved = config_file::resolved(args, &named, adapter.config(), &trainer)?;
@@ -169,7 +170,7 @@ fn train(
     let template = data.encoder().template().map(ChatTemplate::sources).cloned();
     chat_template::keep(template.as_ref(), folder.path())?;
     // a broken one, which texts do not need, is the model's all the same
-    let template = template.or_else(|| TemplateSources::of_folder(&loaded.dir).ok().flatten());
+    let template = template.or_else(|| chat_template::of_model(&loaded.dir));
     if trainer.reference().is_some() {
         // nothing is trained yet: the adapter is what it was
         kept.as_ref().unwrap_or(&adapter).save(&folder.path().join(REFERENCE))?;
@@ -250,8 +251,8 @@ fn open(
     let encoder = || loaded.encoder_of(objective, template, max_length, &args.data);
     let data = open(files, kind, encoder()?)?.ok_or_else(|| CliError::Usage("--data is missing".into()))?;
     let eval = open(eval_files, kind, encoder()?.with_decided(data.survey().decided.clone()))?;
-    // --columns and --sft-on are about the rows, not about these
-    let reading = Reading { implicit_prompt: args.data.reading.implicit_prompt(), ..Reading::default() };
+    // --columns, --pairs and --sft-on are about the rows, not about these
+    let reading = Reading { columns: ColumnMap::default(), pairs: None, ..args.data.reading()? };
     let texts = open(texts_files, Needs::Sequences, loaded.encoder(template, max_length)?.with_reading(reading))?;
     Ok(Data { data, eval, texts })
 }

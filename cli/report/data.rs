@@ -2,6 +2,7 @@
 
 use super::numbers::{records, rows};
 use super::{bar_style, say};
+use crate::args::ReadingArgs;
 use align_lora::data::{
     ByName, DataObserver, DataProgress, Repeats, Sequences, SftPart, Shape, SpanSource, Stage, Survey,
 };
@@ -10,7 +11,7 @@ use std::io::IsTerminal;
 use std::time::Instant;
 
 /// What a survey of the data found: nothing is dropped, cut or moved silently.
-pub fn data(label: &str, survey: &Survey) {
+pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     let mut line = format!("{label}: {} kept, from {}", rows(survey.kept as u64), records(survey.records as u64));
     if let Some(kind) = &survey.kind {
         line += &format!(" ({kind})");
@@ -64,13 +65,13 @@ pub fn data(label: &str, survey: &Survey) {
         let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
         say!("  columns that are not read: {}", names.join(", "));
     }
-    super::warnings(survey);
+    super::warnings(survey, asked);
 }
 
 /// What is said of data whose prompts alone are read.
-pub fn prompts(survey: &Survey) {
+pub fn prompts(survey: &Survey, asked: &ReadingArgs) {
     by_names("data", survey);
-    super::warnings(survey);
+    super::warnings(survey, asked);
 }
 
 /// How the columns and the ends of prompts were found, where no flag says it.

@@ -1,11 +1,13 @@
 //! What a user may not have meant about the data: a line each, with the file, the line and what to do.
 
 use super::say;
+use crate::args::ReadingArgs;
 use align_lora::data::{Finding, ReadAs, Survey, TurnPart, Warning};
 
-/// Says what was found in the rows that were looked at.
-pub fn warnings(survey: &Survey) {
-    for warning in &survey.warnings {
+/// Says what was found in the rows that were looked at, but for what was asked for.
+pub fn warnings(survey: &Survey, asked: &ReadingArgs) {
+    let is_asked = |warning: &Warning| asked.no_chat && warning.finding == Finding::NoTemplateApplied;
+    for warning in survey.warnings.iter().filter(|warning| !is_asked(warning)) {
         say!("{}", line(warning, survey.looked_at));
     }
 }
