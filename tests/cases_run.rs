@@ -662,7 +662,7 @@ fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
     let on = folder.path().join("on");
     let run = Made { loss: &["ipo"], data: &pairs, start: Some(&out), more: &[] }.train(&on);
     assert!(run.stderr.contains("by their own names"), "{}", run.stderr);
-    assert!(!fs::read_to_string(on.join("config.toml")).unwrap().contains("columns"));
+    assert!(fs::read_to_string(on.join("config.toml")).unwrap().contains("columns = \"\""));
     // one row of the run's columns is enough to mean them
     let mut rows = read_lines(&renamed);
     rows[2].as_object_mut().unwrap().remove("better");
@@ -678,4 +678,226 @@ fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
     let same = folder.path().join("same");
     Made { loss: &["ipo"], data: &renamed, start: Some(&out), more: &[] }.train(&same);
     assert!(fs::read_to_string(same.join("config.toml")).unwrap().contains("prompt=question"));
+}
+
+/// A preset has numbers of its own, and is no other name for the loss that it is of.
+#[test]
+fn a_preset_is_another_loss_than_the_one_it_is_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let model = model("tiny-llama31");
+    let eval = |run: &Path, more: &[&str]| {
+        let flags = ["eval", "--model", text(&model), "--adapter", text(run), "--data", text(&pairs), "--json"];
+        align(&[&flags[..], more].concat()).ok().json()
+    };
+    let knobs = |run: &Path, loss: &str| {
+        let found = eval(run, &["--loss", loss]);
+        assert_eq!(found["loss"], "dpo");
+        ["beta", "use_weighting", "sft_weight", "f_divergence", "ld_alpha"].map(|key| found[key].clone())
+    };
+    let plain = folder.path().join("plain");
+    Made { loss: &["dpo"], data: &pairs, start: None, more: &[] }.check(&plain);
+    let alone = |loss: &str| {
+        let flags = ["eval", "--model", text(&model), "--data", text(&pairs), "--json", "--loss", loss];
+        let found = align(&flags).ok().json();
+        ["beta", "use_weighting", "sft_weight", "f_divergence", "ld_alpha"].map(|key| found[key].clone())
+    };
+    for preset in ["wpo", "rpo", "f_js", "ld_dpo"] {
+        assert_eq!(knobs(&plain, preset), alone(preset), "{preset}");
+    }
+    for (preset, more) in [("wpo", &[][..]), ("cdpo", &["--label-smoothing", "0.2"])] {
+        let run = folder.path().join(preset);
+        let made = Made { loss: &[preset], data: &pairs, start: None, more };
+        let of_run = made.check(&run);
+        assert!(fs::read_to_string(run.join("config.toml")).unwrap().contains(&format!("loss = \"{preset}\"")));
+        assert_eq!(knobs(&run, "dpo"), alone("dpo"), "{preset}");
+        assert_eq!(eval(&run, &["--loss", preset]), of_run, "{preset}");
+        // its options make it again
+        let again = folder.path().join(format!("{preset}-again"));
+        align(&["train", "--config", text(&run.join("config.toml")), "--output", text(&again)]).ok();
+        let weights = |run: &Path| fs::read(run.join("adapter_model.safetensors")).unwrap();
+        assert!(weights(&run) == weights(&again), "{preset}");
+    }
+}
+
+/// What was switched off, by a flag or a file, stays off where the run goes on from an adapter that had it on.
+#[test]
+fn what_is_off_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("texts.jsonl");
+    write_lines(&data, &text_pairs());
+    let [first, off, again, by_file] = ["first", "off", "again", "by-file"].map(|name| folder.path().join(name));
+    let on = ["--chat", "--system", "Be brief.", "--allow-drops"];
+    Made { loss: &["dpo"], data: &data, start: None, more: &on }.train(&first);
+    Made { loss: &["dpo"], data: &data, start: Some(&first), more: &["--no-chat", "--system", ""] }.train(&off);
+    let options = |run: &Path| fs::read_to_string(run.join("config.toml")).unwrap().parse::<toml::Table>().unwrap();
+    let of = options(&off);
+    let is_off = |key: &str| of[key] == toml::Value::Boolean(false);
+    assert!(is_off("chat") && is_off("implicit-prompt") && is_off("allow-drops"), "{of}");
+    assert_eq!((of["system"].as_str(), of["columns"].as_str()), (Some(""), Some("")));
+    let run = align(&["train", "--config", text(&off.join("config.toml")), "--output", text(&again)]).ok();
+    assert!(!run.stderr.contains("chat"), "{}", run.stderr);
+    let weights = |run: &Path| fs::read(run.join("adapter_model.safetensors")).unwrap();
+    assert!(weights(&off) == weights(&again));
+    let file = folder.path().join("off.toml");
+    fs::write(&file, "chat = false\n").unwrap();
+    let more = ["--config", text(&file), "--system", ""];
+    Made { loss: &["dpo"], data: &data, start: Some(&first), more: &more }.train(&by_file);
+    assert!(weights(&off) == weights(&by_file));
+}
+
+/// `chat-template = "."` is about the folder that the options were written into.
+#[test]
+fn options_without_their_run_do_not_name_a_template() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, model) = (folder.path().join("run"), model("tiny-llama31"));
+    train_with_template(&model, &run, &case("run-chat-template").join("template.jinja"), &[]);
+    let copied = folder.path().join("copied.toml");
+    fs::copy(run.join("config.toml"), &copied).unwrap();
+    fs::write(folder.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    let again = |config: &Path, out: &str, more: &[&str]| {
+        let out = folder.path().join(out);
+        align(&[&["train", "--config", text(config), "--output", text(&out)][..], more].concat())
+    };
+    let refused = again(&copied, "refused", &[]);
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    let what = "`chat-template = \".\"` is the copy that a run keeps";
+    assert!(refused.stderr.contains("copied.toml:") && refused.stderr.contains(what), "{}", refused.stderr);
+    let template = run.join("chat_template.jinja");
+    again(&copied, "by-flag", &["--chat-template", text(&template)]).ok();
+    assert!(!again(&run.join("config.toml"), "same", &[]).ok().stderr.contains("warning: "));
+    fs::write(&template, format!("{} ", fs::read_to_string(&template).unwrap())).unwrap();
+    let edited = again(&run.join("config.toml"), "edited", &[]).ok();
+    assert!(edited.stderr.contains("the chat template beside it is not that of the run"), "{}", edited.stderr);
+}
+
+/// Rows of texts need no template: one that cannot be read is no matter, in the run and after it.
+#[test]
+fn a_model_whose_template_cannot_be_read_serves_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = without_template("tiny-llama31", folder.path());
+    let config = model.join("tokenizer_config.json");
+    let mut object: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    object["chat_template"] = json!([{"name": "rag", "template": "{{ messages }}"}]);
+    fs::write(&config, object.to_string()).unwrap();
+    let (data, run, merged) =
+        (folder.path().join("texts.jsonl"), folder.path().join("run"), folder.path().join("merged"));
+    write_lines(&data, &text_pairs());
+    let [of_model, of_data] = [["--model", text(&model)], ["--data", text(&data)]];
+    let train = ["train", "--max-steps", "1", "--output", text(&run)];
+    align(&[&train[..], &of_model, &of_data].concat()).ok();
+    let of_run = ["--adapter", text(&run)];
+    for command in [&["eval"][..], &["score"], &["generate", "--max-new-tokens", "1"], &["inspect"]] {
+        let said = align(&[command, &of_model, &of_data, &of_run].concat()).ok().stderr;
+        assert!(!said.contains("chat template"), "{command:?}: {said}");
+    }
+    align(&[&["merge", "--output", text(&merged)][..], &of_model, &of_run].concat()).ok();
+}
+
+/// The demo's rows are read as the run read its own.
+#[test]
+fn rows_of_the_demo_are_read_as_the_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, template) = (folder.path().join("run"), folder.path().join("own.jinja"));
+    fs::write(&template, "{% for turn in messages %}{{ turn.content }} {% endfor %}").unwrap();
+    let train = ["train", "--demo", "--max-steps", "1", "--system", "Be brief.", "--chat-template", text(&template)];
+    align(&[&train[..], &["--output", text(&run)]].concat()).ok();
+    for command in [&["inspect"][..], &["generate", "--max-new-tokens", "1"]] {
+        let said = align(&[command, &["--demo", "--adapter", text(&run)]].concat()).ok().stderr;
+        assert!(
+            said.contains("system Be brief.") && said.contains("its chat template") && !said.contains("is gone"),
+            "{said}"
+        );
+    }
+}
+
+/// A file of that name may be any program's.
+#[test]
+fn a_config_of_another_program_beside_an_adapter_is_no_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = folder.path().join("adapter");
+    copy_folder(&committed_goldens().join("tiny-llama31/adapter"), &adapter);
+    fs::write(adapter.join("config.toml"), "chat = true\nmax-length = 3\n").unwrap();
+    fs::copy(case("run-chat-template").join("template.jinja"), adapter.join("chat_template.jinja")).unwrap();
+    let (model, data) = (model("tiny-llama31"), folder.path().join("texts.jsonl"));
+    write_lines(&data, &text_pairs());
+    let score = ["score", "--model", text(&model), "--data", text(&data), "--adapter", text(&adapter)];
+    let said = align(&score).ok().stderr;
+    assert!(!said.contains("max-length 3") && said.contains("is another chat template than the model's"), "{said}");
+}
+
+/// Adapters are weakened by a smaller alpha: that is said, and refused only where numbers of the run are meant.
+#[test]
+fn an_alpha_that_was_edited_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, run, model) = (folder.path().join("texts.jsonl"), folder.path().join("run"), model("tiny-llama31"));
+    write_lines(&data, &text_pairs());
+    Made { loss: &["dpo"], data: &data, start: None, more: &["--lora-alpha", "16"] }.train(&run);
+    let config = run.join("adapter_config.json");
+    let mut object: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    object["lora_alpha"] = json!(8);
+    fs::write(&config, object.to_string()).unwrap();
+    let (merged, next) = (folder.path().join("merged"), folder.path().join("next"));
+    let of_data = ["--data", text(&data)];
+    let rest = ["--model", text(&model), "--adapter", text(&run)];
+    for command in [
+        &["generate", "--prompt", "Hi", "--max-new-tokens", "1"][..],
+        &["merge", "--output", text(&merged)],
+        &[&["train", "--max-steps", "1", "--output", text(&next)][..], &of_data].concat(),
+        &[&["score"][..], &of_data].concat(),
+    ] {
+        let said = align(&[command, &rest].concat()).ok().stderr;
+        let what =
+            "`lora-alpha` is 16, but adapter_config.json beside it says 8: the adapter is not as the run left it";
+        assert!(said.contains("warning: ") && said.contains(what), "{command:?}: {said}");
+    }
+    let eval = align(&[&["eval"][..], &of_data, &rest].concat());
+    assert!(eval.code == Some(3) && eval.stderr.contains("move config.toml away"), "{}", eval.stderr);
+    fs::rename(run.join("config.toml"), folder.path().join("config.toml")).unwrap();
+    align(&[&["eval"][..], &of_data, &rest].concat()).ok();
+}
+
+/// A text is a turn for a model with a template, unless it is said to be none.
+#[test]
+fn a_prompt_that_is_no_turn_is_continued_as_it_is() {
+    let model = model("tiny-llama31");
+    let bare = tempfile::tempdir().unwrap();
+    let plain = prompt_tokens(&without_template("tiny-llama31", bare.path()), &[]);
+    assert!(prompt_tokens(&model, &[]) > plain);
+    assert_eq!(prompt_tokens(&model, &["--no-chat"]), plain);
+    let data = bare.path().join("texts.jsonl");
+    write_lines(&data, &text_pairs());
+    let said = |more: &[&str]| {
+        let score = ["score", "--model", text(&model), "--data", text(&data)];
+        align(&[&score[..], more].concat()).ok().stderr.contains("--chat makes turns of them")
+    };
+    assert!(said(&[]) && !said(&["--no-chat"]));
+}
+
+/// The texts that hold a policy are read as the rows are.
+#[test]
+fn chat_and_system_reach_the_reference_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, texts) = (folder.path().join("texts.jsonl"), folder.path().join("corpus.jsonl"));
+    write_lines(&data, &text_pairs());
+    write_lines(&texts, &[json!({"prompt": "Who are you?", "completion": "A model."})]);
+    let tokens = |more: &[&str], name: &str| {
+        let more = [&["--eta", "0.5", "--reference-data", text(&texts)][..], more].concat();
+        let run = Made { loss: &["max_po"], data: &data, start: None, more: &more }.train(&folder.path().join(name));
+        let said = run.stderr.split("reference data: ").nth(1).unwrap().to_owned();
+        said.lines().find(|line| line.contains("tokens")).unwrap().to_owned()
+    };
+    assert_ne!(tokens(&[], "plain"), tokens(&["--chat", "--system", "Be brief."], "chat"));
+}
+
+/// The temperature of a run's log-probs has no meaning for a reward.
+#[test]
+fn a_temperature_of_the_run_is_not_taken_for_a_loss_of_rewards() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, run, model) = (folder.path().join("texts.jsonl"), folder.path().join("run"), model("tiny-llama31"));
+    write_lines(&data, &text_pairs());
+    Made { loss: &["dpo"], data: &data, start: None, more: &["--logp-temperature", "0.7"] }.train(&run);
+    let eval = ["eval", "--model", text(&model), "--adapter", text(&run), "--data", text(&data), "--loss", "rm_bt"];
+    let said = align(&eval).stderr;
+    assert!(!said.contains("leave the flag out") && !said.contains("logp-temperature"), "{said}");
 }

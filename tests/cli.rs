@@ -614,3 +614,30 @@ fn a_row_without_a_number_that_the_loss_reads_is_named() {
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     assert!(run.stderr.contains("has no `prob_win_chosen`, which loss `sppo` reads"), "{}", run.stderr);
 }
+
+/// What the command line makes without a use is left out of the file, and nothing else.
+#[test]
+fn numbers_of_the_file_are_left_out_for_another_choice_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("run.toml");
+    let options = |file: &str, more: &[&str]| {
+        std::fs::write(&config, file).unwrap();
+        let more = [&["--config", config.to_str().unwrap(), "--overwrite"][..], more].concat();
+        train(folder.path(), &more).ok();
+        table(folder.path().join("out/config.toml"))
+    };
+    let rmsprop = "optim = \"rmsprop\"\nrmsprop-alpha = 0.5\n";
+    for (file, flags) in [
+        (rmsprop, &["--optim", "rmsprop"][..]),
+        (rmsprop, &["--optim=rmsprop"]),
+        (rmsprop, &[]),
+        ("rmsprop-alpha = 0.5\n", &["--optim", "rmsprop"]),
+    ] {
+        assert_eq!(options(file, flags)["rmsprop-alpha"].as_float(), Some(0.5), "{file} {flags:?}");
+    }
+    assert_eq!(options(rmsprop, &["--optim", "adamw_torch"]).get("rmsprop-alpha"), None);
+    let adam = options("adam-beta1 = 0.8\n", &["--optim", "adamw_torch_fused"]);
+    assert_eq!(adam["adam-beta1"].as_float(), Some(0.8));
+    assert_eq!(options("warmup-steps = 3\n", &["--schedule", "constant"])["warmup-steps"].as_integer(), Some(0));
+    assert_eq!(options("warmup-steps = 3\n", &["--schedule", "cosine"])["warmup-steps"].as_integer(), Some(3));
+}

@@ -125,9 +125,7 @@ fn check(args: &GenerateArgs) -> Result<(), CliError> {
             fail("--repetition-penalty must be above 0")
         }
         a if a.min_new_tokens > a.max_new_tokens => fail("--min-new-tokens is above --max-new-tokens"),
-        a if !has_rows && !a.reading.columns.is_empty() => {
-            fail("--columns names those of --data, which is missing")
-        }
+        a if !has_rows && !a.reading.columns.is_empty() => fail("--columns names those of --data, which is missing"),
         a if !has_rows && a.reading.implicit_prompt => {
             fail("--implicit-prompt is about the rows of --data, which is missing")
         }

@@ -4,11 +4,12 @@
 use super::read::{ConfigFile, Expanded, FileFlag, FileOrigin, find};
 use crate::args::opposite;
 use crate::error::CliError;
-use crate::run_files::OPTIONS;
+use crate::report::say;
+use crate::run_files::{OPTIONS, is_run};
 use align_engine::json::shorten;
 use align_lora::adapter::{ADAPTER_CONFIG, LoraConfig};
 use align_lora::data::TEMPLATE_FILE;
-use align_lora::objective::{self, DataKind, Objective};
+use align_lora::objective::{self, DataKind, Scores};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use std::collections::HashMap;
@@ -40,19 +41,31 @@ struct Takes {
 /// Commands that are not named take nothing.
 fn takes(command: &str, matches: &ArgMatches) -> Takes {
     let (options, loss): (&[&[&str]], bool) = match command {
-        "eval" => (&[PROMPTS, ROWS, LOG_PROBS, EVALUATION], true),
         // a reward is no log-prob
+        "eval" if scores_rewards(matches) => (&[PROMPTS, ROWS, &["precision"], EVALUATION], true),
+        "eval" => (&[PROMPTS, ROWS, LOG_PROBS, EVALUATION], true),
         "score" if is_given(matches, "reward_model") => (&[PROMPTS, ROWS, SCORED, &["precision"]], false),
         "score" => (&[PROMPTS, ROWS, SCORED, LOG_PROBS], false),
-        "inspect" if is_given(matches, "data") => (&[PROMPTS, ROWS, SCORED, PAIRS], false),
+        "inspect" if has_data(matches) => (&[PROMPTS, ROWS, SCORED, PAIRS], false),
         // what is scored of sequences is about another loss's rows
         "train" => (&[PROMPTS, ROWS], false),
-        "generate" if is_given(matches, "data") => (&[PROMPTS, &["columns", "implicit-prompt"]], false),
+        "generate" if has_data(matches) => (&[PROMPTS, &["columns", "implicit-prompt"]], false),
         "generate" => (&[PROMPTS], false),
         "merge" => (&[&["chat-template"]], false),
         _ => (&[], false),
     };
     Takes { options, loss }
+}
+
+/// Whether the command has rows to read.
+fn has_data(matches: &ArgMatches) -> bool {
+    is_given(matches, "data") || is_given(matches, "demo")
+}
+
+/// Whether the command line names a loss of a reward model.
+fn scores_rewards(matches: &ArgMatches) -> bool {
+    let loss = matches.get_one::<String>("loss").and_then(|loss| objective::reads(loss).ok());
+    loss.is_some_and(|(_, scores)| scores == Scores::Reward)
 }
 
 fn is_given(matches: &ArgMatches, id: &str) -> bool {
@@ -100,19 +113,19 @@ impl OfRun {
 /// The options of the run whose adapter the command takes; `None` if it takes none, or one that is of no run.
 ///
 /// # Errors
-/// [`CliError::Input`] for a `config.toml` that cannot be read, has a value of the wrong kind, or belongs to another adapter: its
-/// rank or alpha is not that of `adapter_config.json`.
+/// [`CliError::Input`] for a `config.toml` that cannot be read or has a value of the wrong kind; for `eval` also one that belongs to
+/// another adapter: its rank or alpha is not that of `adapter_config.json`.
 pub fn options_of_run(arguments: &[OsString], matches: &ArgMatches, cli: &Command) -> Result<Option<OfRun>, CliError> {
     let Some((name, matches)) = matches.subcommand() else { return Ok(None) };
     let command = cli.find_subcommand(name).expect("it was parsed as one of these");
     let takes = takes(name, matches);
     let Some(dir) = adapter_of(matches).filter(|_| !takes.options.is_empty()) else { return Ok(None) };
     let path = dir.join(OPTIONS);
-    if !path.exists() {
+    if !is_run(dir) {
         return Ok(None);
     }
     let file = ConfigFile::read(&path, FileOrigin::Run)?;
-    check(&file, dir)?;
+    check(&file, dir, name)?;
     let mut keys: Vec<&str> = takes.options.concat();
     if takes.loss {
         keys.extend(loss_keys(matches, &file.table));
@@ -154,7 +167,10 @@ impl Taken<'_> {
         let Some(arg) = find(self.command, key).filter(|arg| !decided(arg.get_id().as_str())) else {
             return Ok(());
         };
-        let flags = file.flags(key, arg)?;
+        if is_nothing(&file.table[key]) {
+            return Ok(());
+        }
+        let flags = file.flags(key, self.command, arg)?;
         for flag in &flags {
             let value = flag.argument.to_string_lossy();
             let value = value.strip_prefix(&format!("{}=", flag.name)).unwrap_or_default();
@@ -182,9 +198,14 @@ impl Taken<'_> {
     }
 }
 
-/// Whether the command has the run's loss.
+/// Whether a run says that an option is off, as it is in a command that does not speak of it.
+fn is_nothing(value: &toml::Value) -> bool {
+    matches!(value, toml::Value::Boolean(false)) || value.as_str() == Some("")
+}
+
+/// Whether the command names the run's loss: a preset has other numbers than the loss that it is of.
 fn same_loss(matches: &ArgMatches, run: &toml::Table) -> bool {
-    let name = |loss: &str| Some(Objective::new(loss, &[]).ok()?.name().to_string());
+    let name = |loss: &str| objective::canonical_name(loss).ok();
     let of_run = run.get("loss").and_then(toml::Value::as_str).and_then(name);
     of_run.is_some() && matches.get_one::<String>("loss").and_then(|loss| name(loss)) == of_run
 }
@@ -208,24 +229,33 @@ fn loss_keys(matches: &ArgMatches, run: &toml::Table) -> Vec<&'static str> {
 fn keys_for_rows_of(matches: &ArgMatches, run: &toml::Table) -> &'static [&'static str] {
     let given = matches.get_one::<String>("loss").filter(|_| is_given(matches, "loss"));
     let loss = given.map(String::as_str).or_else(|| run.get("loss")?.as_str());
-    match loss.and_then(|loss| Objective::new(loss, &[]).ok()).map(|objective| objective.data()) {
-        Some(DataKind::Sft) => SCORED,
-        Some(DataKind::Pairs) => PAIRS,
-        Some(DataKind::Unpaired | DataKind::KWay) | None => &[],
+    match loss.and_then(|loss| objective::reads(loss).ok()) {
+        Some((DataKind::Sft, _)) => SCORED,
+        Some((DataKind::Pairs, _)) => PAIRS,
+        Some((DataKind::Unpaired | DataKind::KWay, _)) | None => &[],
     }
 }
 
 /// Whether the file is about the adapter beside it, and has what commands have to know before any flag of it is read.
-fn check(file: &ConfigFile, dir: &Path) -> Result<(), CliError> {
+fn check(file: &ConfigFile, dir: &Path, command: &str) -> Result<(), CliError> {
     let fail = |what: String| CliError::Input(format!("{}: {what}", file.path.display()));
     let config = LoraConfig::read(&dir.join(ADAPTER_CONFIG))?;
     let number =
         |key: &str| file.table.get(key).and_then(|value| value.as_float().or(value.as_integer().map(|n| n as f64)));
     for (key, adapter) in [("lora-rank", config.rank as f64), ("lora-alpha", config.alpha)] {
         if let Some(run) = number(key).filter(|run| *run != adapter) {
-            return Err(fail(format!(
-                "`{key}` is {run}, but adapter_config.json beside it says {adapter}: the files are of different runs"
-            )));
+            let what = format!("`{key}` is {run}, but adapter_config.json beside it says {adapter}");
+            // the numbers of an evaluation are compared with those of the run
+            if command == "eval" {
+                return Err(fail(format!(
+                    "{what}: the adapter is not as the run left it, or the files are of different runs; restore it, or move {OPTIONS} \
+                     away to give the options yourself"
+                )));
+            }
+            say!(
+                "warning: {}: {what}: the adapter is not as the run left it; it is used as it is now, with the run's options",
+                file.path.display()
+            );
         }
     }
     let whole =

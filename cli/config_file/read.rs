@@ -1,10 +1,13 @@
 //! `--config FILE.toml`: the file's keys are the flags' names, and become flags before the command line is parsed, so that
 //! defaults, checks and messages are the same. Flags of the command line win.
 
-use crate::args::no_counterpart;
+use crate::args::{no_counterpart, opposite};
 use crate::error::CliError;
+use crate::report::say;
+use crate::run_files::RECORD;
+use crate::run_record::{template_name, template_of_run};
 use align_engine::bounded_read::{read_any, read_regular};
-use align_lora::data::is_data_set_id;
+use align_lora::data::{DataError, TemplateSources, is_data_set_id};
 use clap::{Arg, ArgAction, Command};
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -12,14 +15,19 @@ use std::path::{Path, PathBuf};
 
 /// Largest file that is read: lists of data files may be long.
 const MOST_BYTES: u64 = 64 << 20;
+/// What a run calls the copy of its chat template.
+pub(super) const OWN_TEMPLATE: &str = ".";
 /// Flags whose value is always a path: relative ones are meant from the file's directory.
 const PATHS: [&str; 7] = ["data", "eval_data", "reference_data", "adapter", "output", "chat_template", "rejects"];
 
 /// Flags that leave others of the file without a use, by name: those are left out.
-const REPLACED: [(&str, &[&str]); 3] = [
-    ("warmup_ratio", &["warmup_steps"]),
-    ("warmup_steps", &["warmup_ratio"]),
-    ("optim", &["adam_beta1", "adam_beta2", "adam_epsilon", "rmsprop_alpha"]),
+const REPLACED: [(&str, &[&str]); 2] = [("warmup_ratio", &["warmup_steps"]), ("warmup_steps", &["warmup_ratio"])];
+
+/// Choices that do not read what the file gives to another choice of the same flag: flag, choice, and what is left out.
+const UNREAD: [(&str, &str, &[&str]); 3] = [
+    ("optim", "rmsprop", &["adam_beta1", "adam_beta2", "adam_epsilon"]),
+    ("optim", "adamw", &["rmsprop_alpha"]),
+    ("schedule", "constant", &["warmup_steps", "warmup_ratio"]),
 ];
 
 /// The arguments, with those of the file.
@@ -56,10 +64,17 @@ pub fn expand(arguments: Vec<OsString>, cli: &Command) -> Result<Expanded, CliEr
     };
     let mut given: HashSet<&str> =
         arguments.iter().filter_map(|a| Some(find(command, flag_name(a)?)?.get_id().as_str())).collect();
+    let file = ConfigFile::read(&path, FileOrigin::CommandLine)?;
     let replaced = REPLACED.iter().filter(|(flag, _)| given.contains(flag)).flat_map(|(_, others)| *others);
-    let replaced: Vec<&str> = replaced.copied().collect();
-    given.extend(replaced);
-    let from_file = flags_of_file(&path, command, &given)?;
+    let unread = UNREAD.iter().filter(|(flag, choice, _)| {
+        let arg = command.get_arguments().find(|arg| arg.get_id() == flag);
+        arg.is_some_and(|arg| {
+            given_choice(&arguments, arg).as_deref() == Some(*choice) && file.choice(arg).as_deref() != Some(*choice)
+        })
+    });
+    let left_out: Vec<&str> = replaced.chain(unread.flat_map(|(.., others)| *others)).copied().collect();
+    given.extend(left_out);
+    let from_file = flags_of_file(&file, command, &given)?;
     let lines = from_file.iter().map(|flag| (flag.name.clone(), flag.line)).collect();
     let mut all = arguments;
     all.splice(at + 1..at + 1, from_file.into_iter().map(|flag| flag.argument));
@@ -78,6 +93,24 @@ fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
         }
     }
     None
+}
+
+/// The choice that the command line makes with a flag, the last one of several.
+fn given_choice(arguments: &[OsString], arg: &Arg) -> Option<String> {
+    let names = arg.get_long_and_visible_aliases().unwrap_or_default().into_iter();
+    let names: Vec<&str> = names.chain(arg.get_all_aliases().unwrap_or_default()).collect();
+    let value = |at: usize| {
+        let text = arguments[at].to_str()?.strip_prefix("--")?;
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        let value = value.or_else(|| arguments.get(at + 1)?.to_str());
+        names.contains(&name).then_some(value).flatten()
+    };
+    word_of(arg, (0..arguments.len()).rev().find_map(value)?)
+}
+
+/// A choice by its first name.
+fn word_of(arg: &Arg, text: &str) -> Option<String> {
+    Some(arg.get_possible_values().iter().find(|word| word.matches(text, false))?.get_name().to_owned())
 }
 
 fn flag_name(argument: &OsString) -> Option<&str> {
@@ -102,8 +135,7 @@ pub(super) struct FileFlag {
     pub line: usize,
 }
 
-fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Result<Vec<FileFlag>, CliError> {
-    let file = ConfigFile::read(path, FileOrigin::CommandLine)?;
+fn flags_of_file(file: &ConfigFile, command: &Command, given: &HashSet<&str>) -> Result<Vec<FileFlag>, CliError> {
     let mut flags = Vec::new();
     for key in file.table.keys() {
         let Some(arg) = find(command, key).filter(|arg| arg.get_id() != "config") else {
@@ -114,10 +146,35 @@ fn flags_of_file(path: &Path, command: &Command, given: &HashSet<&str>) -> Resul
             return Err(file.fail(key, format!("`{key}` is not a flag of `{}`{similar}", command.get_name())));
         };
         if !given.contains(arg.get_id().as_str()) {
-            flags.extend(file.flags(key, arg)?);
+            if arg.get_id() == "chat_template" && file.table[key].as_str() == Some(OWN_TEMPLATE) {
+                check_own_template(file, key)?;
+            }
+            flags.extend(file.flags(key, command, arg)?);
         }
     }
     Ok(flags)
+}
+
+/// Whether the template beside a run's options is still that of the run.
+fn check_own_template(file: &ConfigFile, key: &str) -> Result<(), CliError> {
+    let folder = file.path.parent().unwrap_or(Path::new(""));
+    let Some(name) = template_of_run(folder)? else {
+        return Err(file.fail(
+            key,
+            format!(
+                "`{key} = \"{OWN_TEMPLATE}\"` is the copy that a run keeps beside its options, and this folder has no {RECORD} of a run; \
+                 give the template by its file, or by --chat-template"
+            ),
+        ));
+    };
+    let now = TemplateSources::of_folder(folder).map_err(DataError::from)?;
+    if template_name(now.as_ref()) != name {
+        say!(
+            "warning: {}: the chat template beside it is not that of the run; it is used as it is now (--chat-template gives another)",
+            file.path.display()
+        );
+    }
+    Ok(())
 }
 
 /// Who names a file.
@@ -153,24 +210,37 @@ impl ConfigFile {
         Ok(ConfigFile { path: path.to_owned(), table, text })
     }
 
+    /// The choice that the file makes, or else the default one.
+    fn choice(&self, arg: &Arg) -> Option<String> {
+        let has_name = |key: &&String| arg.get_long().is_some_and(|long| key.replace('_', "-") == long);
+        let by_alias = |key: &&String| arg.get_all_aliases().unwrap_or_default().contains(&key.as_str());
+        let key = self.table.keys().find(|key| has_name(key) || by_alias(key));
+        match key {
+            Some(key) => word_of(arg, self.table[key].as_str()?),
+            None => word_of(arg, arg.get_default_values().first()?.to_str()?),
+        }
+    }
+
     /// An error about the value of a key.
     pub(super) fn fail(&self, key: &str, what: String) -> CliError {
         CliError::Input(format!("{}:{}: {what}", self.path.display(), line_of(&self.text, key)))
     }
 
-    /// The value of `key` as the flag `arg`, once for each value of a list.
+    /// The value of `key` as the flag `arg` of `command`, once for each value of a list. A switch that is off is its opposite, if it
+    /// has one.
     ///
     /// # Errors
     /// [`CliError::Input`] for a value of the wrong kind, with its line.
-    pub(super) fn flags(&self, key: &str, arg: &Arg) -> Result<Vec<FileFlag>, CliError> {
+    pub(super) fn flags(&self, key: &str, command: &Command, arg: &Arg) -> Result<Vec<FileFlag>, CliError> {
         let value = &self.table[key];
         let line = line_of(&self.text, key);
         let folder = self.path.parent().unwrap_or(Path::new(""));
         let flag = format!("--{}", arg.get_long().expect("only flags are found by name"));
         if let ArgAction::SetTrue = arg.get_action() {
+            let switched = |name: String| vec![FileFlag { argument: name.clone().into(), name, line }];
             return match value {
-                toml::Value::Boolean(true) => Ok(vec![FileFlag { argument: flag.clone().into(), name: flag, line }]),
-                toml::Value::Boolean(false) => Ok(Vec::new()),
+                toml::Value::Boolean(true) => Ok(switched(flag)),
+                toml::Value::Boolean(false) => Ok(opposite_of(command, arg).map(switched).unwrap_or_default()),
                 other => Err(self.fail(key, format!("`{key}` is {}, expected true or false", other.type_str()))),
             };
         }
@@ -195,6 +265,13 @@ impl ConfigFile {
         }
         Ok(flags)
     }
+}
+
+/// The flag that turns a switch off again.
+fn opposite_of(command: &Command, switch: &Arg) -> Option<String> {
+    let id = opposite(switch.get_id().as_str());
+    let arg = command.get_arguments().find(|arg| *arg.get_id() == id)?;
+    arg.get_long().map(|long| format!("--{long}"))
 }
 
 /// A path of the file, seen from the working directory.

@@ -1,5 +1,6 @@
 //! `config.toml`: every option as it was resolved, as `--config` reads it.
 
+use super::read::OWN_TEMPLATE;
 use crate::args::{CacheChoice, DataCacheChoice, ReferenceChoice, TrainArgs};
 use crate::error::CliError;
 use crate::run_files::OPTIONS;
@@ -66,7 +67,7 @@ pub fn resolved(
     }
     if args.model.chat_template.is_some() {
         // the run's own copy: what the flag named may change
-        put("chat-template", ".".into());
+        put("chat-template", OWN_TEMPLATE.into());
     }
     if !named.data.is_empty() {
         put("data", files(named.data)?.into());
@@ -93,28 +94,19 @@ pub fn resolved(
         None => {}
     }
     let reading = args.data.reading()?;
-    if !reading.columns.is_empty() {
-        put("columns", reading.columns.to_string().into());
-    }
-    if args.data.reading.chat {
-        put("chat", true.into());
-    }
-    if let Some(system) = reading.system {
-        put("system", system.into());
-    }
+    // what is off too: where the run goes on from an adapter, its options would turn it on again
+    put("columns", reading.columns.to_string().into());
+    put("chat", args.data.reading.chat.into());
+    put("system", reading.system.unwrap_or_default().into());
     if let Some(pairs) = args.data.pairs {
         put("pairs", word(pairs));
     }
-    if args.data.reading.implicit_prompt {
-        put("implicit-prompt", true.into());
-    }
-    if args.drops.allow_drops {
-        put("allow-drops", true.into());
-    }
+    put("implicit-prompt", args.data.reading.implicit_prompt.into());
+    put("allow-drops", args.drops.allow_drops.into());
     if let Some(part) = args.data.sft.sft_on {
         put("sft-on", word(part));
     }
-    put("loss", trainer.objective().name().into());
+    put("loss", trainer.objective().asked_name().into());
     for (knob, value) in trainer.objective().knobs() {
         match (value, knob.kind) {
             (KnobValue::Number(number), _) => put(knob.flag, number.into()),

@@ -89,15 +89,15 @@ impl Objective {
     /// Its canonical name: of the loss, or `dpo:0.8,ipo:0.2`. A loss that is alone has presets resolved into its knobs; in a
     /// mix, where a knob may have several values, their names stay.
     pub fn name(&self) -> String {
-        match &self.parts[..] {
-            [Part { weight: 1.0, spec, .. }] => spec.name.to_owned(),
-            parts => {
-                let alone = parts.len() == 1;
-                let name = |part: &Part| part.preset.filter(|_| !alone).map_or(part.spec.name, |preset| preset.name);
-                let parts: Vec<_> = parts.iter().map(|part| format!("{}:{}", name(part), part.weight)).collect();
-                parts.join(",")
-            }
-        }
+        let alone = self.parts.len() == 1;
+        let name = |part: &Part| part.preset.filter(|_| !alone).map_or(part.spec.name, |preset| preset.name);
+        joined(self.parts.iter().map(|part| (name(part), part.weight)))
+    }
+
+    /// The name that it was asked for by, in its canonical form: that of [`canonical_name`], presets included.
+    pub fn asked_name(&self) -> String {
+        let name = |part: &Part| part.preset.map_or(part.spec.name, |preset| preset.name);
+        joined(self.parts.iter().map(|part| (name(part), part.weight)))
     }
 
     /// The rows it eats: of a mix with losses of pairs, pairs.
@@ -287,6 +287,33 @@ struct Named {
     weight: f64,
     spec: &'static LossSpec,
     preset: Option<&'static Preset>,
+}
+
+/// A loss that is alone, or `dpo:0.8,ipo:0.2`.
+fn joined<'a>(parts: impl Iterator<Item = (&'a str, f64)>) -> String {
+    match &parts.collect::<Vec<_>>()[..] {
+        [(name, 1.0)] => (*name).to_owned(),
+        parts => parts.iter().map(|(name, weight)| format!("{name}:{weight}")).collect::<Vec<_>>().join(","),
+    }
+}
+
+/// The canonical form of what `--loss` names, whatever knobs it needs: two texts with the same one have the same defaults.
+///
+/// # Errors
+/// [`ObjectiveError`] for a text that names no loss and no mix.
+pub fn canonical_name(text: &str) -> Result<String, ObjectiveError> {
+    let named = parse(text)?;
+    let name = |named: &Named| named.preset.map_or(named.spec.name, |preset| preset.name);
+    Ok(joined(named.iter().map(|named| (name(named), named.weight))))
+}
+
+/// The rows that it eats, and what it scores of them, whatever knobs it needs.
+///
+/// # Errors
+/// [`ObjectiveError`] for a text that names no loss and no mix.
+pub fn reads(text: &str) -> Result<(DataKind, Scores), ObjectiveError> {
+    let named = parse(text)?;
+    Ok((named[0].spec.data, named[0].spec.scores))
 }
 
 /// The mix of that name.

@@ -70,7 +70,7 @@ mod goldens;
 #[cfg(test)]
 mod tests;
 
-pub use choice::{Objective, find, knobs, mix, names};
+pub use choice::{Objective, canonical_name, find, knobs, mix, names, reads};
 pub use error::{HeadError, ObjectiveError};
 pub use head::{BatchTotals, Head, Mismatched, RowLogps, RowTarget, Tails, mismatched_row};
 pub use history::{History, RunningMean, RunningSpread};
