@@ -8,7 +8,7 @@ const PERHAPS: [&str; 6] = ["context", "history", "problem", "user", "human", "p
 /// Characters of such a text.
 pub(super) const SOME_LENGTH: usize = 20;
 /// Words of columns that are about a prompt, or about answers.
-const ABOUT: [&str; 49] = [
+const ABOUT: [&str; 54] = [
     "id",
     "uid",
     "uuid",
@@ -58,6 +58,11 @@ const ABOUT: [&str; 49] = [
     "reward",
     "weight",
     "margin",
+    "quality",
+    "fingerprint",
+    "intent",
+    "following",
+    "explanation",
 ];
 
 /// How well the name of a column is one of a prompt.
