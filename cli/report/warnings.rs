@@ -81,7 +81,7 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             column.as_deref().unwrap_or("NAME")
         ),
         Finding::BlankPrompt if excerpt.is_empty() => format!(
-            "the prompt `{at}` is empty, {rows}: the answers answer nothing; name the column of the prompt (--columns prompt=NAME), or \
+            "the prompt `{at}` is empty, {rows}: nothing is asked; name the column of the prompt (--columns prompt=NAME), or \
              take such rows out"
         ),
         Finding::BlankPrompt => format!(
@@ -118,6 +118,10 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             "the texts of `{column}` are {} ({excerpt:?}), {rows}, and are learned with brackets and quotes; if that is not meant, write \
              them as plain text",
             notation.name()
+        ),
+        Finding::MarksInTurn => format!(
+            "`{at}` has turns of its own ({excerpt:?}), {rows}, and --chat puts their marks into the user's turn; leave --chat out, or \
+             take the marks out of the rows"
         ),
         Finding::NullArgument => format!(
             "a tool is called with a null argument that it does not declare (`{at}`, {excerpt}), {rows}: tables with one type for all rows \

@@ -69,7 +69,7 @@ pub enum ColumnMapError {
         part: String,
     },
     /// Nothing reads a column of that name.
-    #[error("`{name}` is no column that is read; there are: {}", OWN_COLUMNS.join(", "))]
+    #[error("no column is called `{name}` here; a map may name: {}", OWN_COLUMNS.join(", "))]
     Unknown {
         /// The name before `=`.
         name: String,

@@ -14,11 +14,10 @@ use super::reading::{ImplicitPrompt, Reading, Texts};
 use super::records::{Parsed, Record, Shape, Text};
 use super::repeated_prompt::{RepeatedAs, is_short};
 use super::sample::Sample;
+use super::sanity::FIRST;
 use super::turn_marker::{SHARE, TurnMarker};
 use super::{DataError, Encoder};
 
-/// Records at the start of the data that are read for it.
-const FIRST: usize = 256;
 /// Records that are drawn of all.
 const DRAWN: usize = 1024;
 /// Rows with short prompts from which on it is no chance that answers begin with these.

@@ -451,6 +451,10 @@ fn what_to_do(kind: DropKind) -> &'static str {
     match kind {
         DropKind::Length => "raise --max-length",
         DropKind::Prompt => "see that the column of the prompt is read (--columns prompt=NAME)",
+        DropKind::Marker => {
+            "name the column of the prompt, if the rows have one (--columns prompt=NAME), or take what both answers begin with for it \
+             (--implicit-prompt)"
+        }
         DropKind::NoPair => "give answers of different scores",
         DropKind::Bad => "mend the rows",
     }

@@ -37,7 +37,7 @@ const WINDOW_BYTES: u64 = 32 << 20;
 /// Most rows that are made of the records: their numbers have 32 bits.
 const MAX_ROWS: usize = 2 * MAX_RECORDS;
 /// What data sets call an answer.
-const ANSWERS: [&str; 5] = ["output", "response", "answer", "completion", "target"];
+const LIKE_AN_ANSWER: [&str; 5] = ["output", "response", "answer", "completion", "target"];
 /// Pairs that TRL unpairs at a time: `datasets.map(batched=True)` passes this many rows.
 const UNPAIR_BLOCK: usize = 1000;
 
@@ -267,7 +267,7 @@ impl Dataset {
 /// What the unread columns of a row that is a prompt alone may be: its answer, or two of them.
 fn answer_hint(unread: &[String], needs: Needs) -> Option<String> {
     let has = |name: &str| unread.iter().any(|column| column == name);
-    let two = ANSWERS.into_iter().flat_map(|stem| {
+    let two = LIKE_AN_ANSWER.into_iter().flat_map(|stem| {
         [("0", "1"), ("1", "2"), ("a", "b")].map(|(one, other)| (format!("{stem}_{one}"), format!("{stem}_{other}")))
     });
     if let Some((one, other)) = two.into_iter().find(|(one, other)| has(one) && has(other)) {
@@ -284,7 +284,7 @@ fn answer_hint(unread: &[String], needs: Needs) -> Option<String> {
             ),
         });
     }
-    let answer = ANSWERS.into_iter().find(|name| has(name))?;
+    let answer = LIKE_AN_ANSWER.into_iter().find(|name| has(name))?;
     let own = match needs {
         Needs::Sequences | Needs::Labels | Needs::Answers => "completion",
         Needs::Pairs | Needs::Rewards => return None,

@@ -33,6 +33,8 @@ pub struct Record {
     /// Two answers for pairs (chosen, rejected), one for labelled rows and sequences (the whole of `messages` or `text`), one
     /// or more for scored rows, none for a prompt alone.
     pub answers: Vec<Text>,
+    /// What the file calls the column of the prompt, if it has one.
+    pub prompt_column: Option<String>,
     /// What the file calls the column of each answer; `completions[0]` and so on of scored rows.
     pub answer_columns: Vec<String>,
     /// What the data says about the answers.
@@ -344,9 +346,11 @@ impl Record {
             inputs = take_inputs(&mut columns)?;
             used.extend(["tools", "chat_template_kwargs"]);
         }
+        let prompt_column =
+            used.iter().find(|own| matches!(**own, "prompt" | "messages")).map(|own| columns.column(own));
         let ignored_columns = columns.names_except(&used);
         let by_name = columns.by_name().into_iter().filter(|(own, _)| used.contains(own)).collect();
-        let record = Record { row, id, shape, prompt, answers, answer_columns, target, inputs, numbers };
+        let record = Record { row, id, shape, prompt, answers, prompt_column, answer_columns, target, inputs, numbers };
         if shape == Shape::Scored && reading.pairs == Some(Pairs::All) {
             record.check_all_pairs()?;
         }
@@ -422,6 +426,7 @@ impl Record {
             row: self.row,
             shape: self.shape,
             numbers: self.numbers,
+            prompt_column: self.prompt_column.clone(),
             id,
             prompt,
             answers,

@@ -526,7 +526,7 @@ proptest! {
         let mapped = Record::parse_with(0, Value::from(row).to_string().as_bytes(), &map.into()).unwrap();
         let own = Record::parse(0, json!({"prompt": prompt, "completion": completion}).to_string().as_bytes()).unwrap();
         prop_assert_eq!(&mapped.record.answer_columns[0], &names[1]);
-        prop_assert_eq!(Record { answer_columns: own.record.answer_columns.clone(), ..mapped.record }, own.record);
+        prop_assert_eq!(Record { answer_columns: own.record.answer_columns.clone(), prompt_column: own.record.prompt_column.clone(), ..mapped.record }, own.record);
         prop_assert!(mapped.ignored_columns.is_empty());
     }
 }

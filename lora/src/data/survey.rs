@@ -139,6 +139,8 @@ pub enum DropKind {
     Length,
     /// Nothing stands before their first answer token.
     Prompt,
+    /// They have no prompt column, and not the mark with which the prompts of the others end.
+    Marker,
     /// Their answers have the same score, and the user wants pairs of those that differ.
     NoPair,
     /// They are bad, and the user has bad rows skipped.
@@ -174,7 +176,7 @@ impl DropReason {
             DropReason::NoRoom { .. } | DropReason::AnswerTooLong { .. } => DropKind::Length,
             DropReason::NoPrompt | DropReason::NothingScored => DropKind::Prompt,
             DropReason::NoPair => DropKind::NoPair,
-            DropReason::Bad(BadRow::NoTurnMarker { marker: Some(_), .. }) => DropKind::Prompt,
+            DropReason::Bad(BadRow::NoTurnMarker { marker: Some(_), .. }) => DropKind::Marker,
             DropReason::Bad(_) => DropKind::Bad,
         }
     }

@@ -385,14 +385,14 @@ fn now() -> i64 {
     since_1970.map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(0))
 }
 
+/// The names of a turn's thoughts; a template is given the first that is there under the other names too.
+pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
 /// A message as the template sees it. Older names of the reasoning field become the standard one, and `thinking` is filled for
 /// the templates that read that (transformers 5.23, `_alias_reasoning_fields`).
 fn with_reasoning_aliases(message: &Value) -> Value {
     let Value::Object(fields) = message else { return message.clone() };
-    let reasoning = ["reasoning_content", "thinking", "reasoning"]
-        .iter()
-        .filter_map(|name| fields.get(*name))
-        .find(|v| !v.is_null());
+    let reasoning = REASONING.iter().filter_map(|name| fields.get(*name)).find(|v| !v.is_null());
     let Some(reasoning) = reasoning else { return message.clone() };
     let mut aliased = serde_json::Map::new();
     aliased.insert("thinking".to_owned(), reasoning.clone());

@@ -10,11 +10,10 @@ use align_engine::new_file::NewFile;
 use serde_json::Value;
 
 use super::template::TemplateError;
+use super::tokenizer::MAX_CONFIG_BYTES;
 
 /// Largest template file that is read, in bytes. The longest in use have 20 KiB.
 pub(super) const MAX_TEMPLATE_BYTES: usize = 128 << 10;
-/// Largest `tokenizer_config.json` that is read for its templates, in bytes.
-const MAX_CONFIG_BYTES: u64 = 64 << 20;
 /// The file of the template.
 pub const DEFAULT: &str = "chat_template.jinja";
 /// The folder of templates for other purposes.

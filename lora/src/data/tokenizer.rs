@@ -20,7 +20,7 @@ use super::caught::quietly;
 /// Largest `tokenizer.json` that is read, in bytes. The largest in use (262144 tokens, Gemma 3) has 33 MiB.
 const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
 /// Largest `tokenizer_config.json` or `special_tokens_map.json` that is read, in bytes.
-const MAX_CONFIG_BYTES: u64 = 64 << 20;
+pub(super) const MAX_CONFIG_BYTES: u64 = 64 << 20;
 
 /// Most special tokens without an id that a text is searched for.
 const MAX_UNKNOWN: usize = 1024;

@@ -37,7 +37,7 @@ const MANY: usize = 20;
 const ROLES: [&str; 12] =
     ["assistant", "bot", "ai", "gpt", "chatgpt", "model", "chatbot", "agent", "claude", "llama", "machine", "robot"];
 /// Words for what they say.
-const ANSWERS: [&str; 9] =
+const ANSWER_WORDS: [&str; 9] =
     ["answer", "response", "output", "completion", "reply", "tldr", "summary", "solution", "translation"];
 /// Letters that are such a word where nothing else is in the mark.
 const ANSWER_LETTER: &str = "a";
@@ -169,6 +169,16 @@ pub(super) fn holds_turns(text: &str) -> bool {
     marks(text).into_iter().any(|mark| side(mark) == Side::Answer)
 }
 
+/// Whether a text has turns of its own, and does not only ask for an answer under some name: the mark of a role, or a heading for
+/// the answer at its end.
+pub(super) fn is_marked(text: &str) -> bool {
+    let is_heading =
+        |mark: &str| mark.starts_with('#') && side(mark) == Side::Answer && text.trim_end().ends_with(mark);
+    let is_role =
+        |mark: &str| side(mark) == Side::Answer && rank(mark) == 0 || mark.to_lowercase().ends_with("[/inst]");
+    marks(text).into_iter().any(|mark| is_role(mark) || is_heading(mark))
+}
+
 /// Whether a text ends with a mark.
 pub(super) fn ends_with_mark(text: &str) -> bool {
     marks(text).into_iter().any(|mark| text.ends_with(mark))
@@ -211,7 +221,7 @@ fn side(mark: &str) -> Side {
     let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
     let is_tldr = words.windows(2).any(|two| two == ["tl", "dr"]);
     // the end of the turn before may stand in front of the role
-    match (has(&ROLES) || has(&ANSWERS) || is_tldr, has(&OTHERS)) {
+    match (has(&ROLES) || has(&ANSWER_WORDS) || is_tldr, has(&OTHERS)) {
         (true, _) => Side::Answer,
         (false, true) => Side::Other,
         (false, false) => Side::Unknown,

@@ -37,7 +37,7 @@ use super::records::{Parsed, Record, Shape, Text};
 
 pub(super) use of_file::{Files, OfFile};
 
-/// Records that are looked at, the first of the data.
+/// Records at the start of the data that are looked at, whatever is drawn.
 pub const FIRST: usize = 256;
 /// Records that are drawn of all, and looked at too.
 pub const DRAWN: usize = 4096;
@@ -112,6 +112,8 @@ pub enum Finding {
         /// Whether it has the keys of turns.
         turns: bool,
     },
+    /// A text that is made the user's turn has marks of turns itself.
+    MarksInTurn,
     /// A call has a null argument that its tool does not declare.
     NullArgument,
     /// The rows are texts without turn markers, and the model has a chat template that is not applied. No fault: a note.
@@ -225,7 +227,7 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Sight
     speakers::look(encoder, record, &mut found);
     repeated::look(parsed, &mut found);
     texts::look(encoder, record, &mut found);
-    nulls::look(encoder, record, &mut found);
+    nulls::look(record, &mut found);
     found
 }
 
@@ -260,10 +262,10 @@ fn answer_name(record: &Record, number: usize) -> String {
     record.answer_columns.get(number).cloned().unwrap_or_default()
 }
 
-/// The file's name of the prompt's column; for one that has none that of the first answer, which begins with it.
-fn prompt_name(encoder: &Encoder, record: &Record) -> String {
-    match record.shape {
-        Shape::PairImplicitPrompt | Shape::Messages | Shape::Text => answer_name(record, 0),
-        _ => encoder.reading().columns.column("prompt").to_owned(),
+/// The file's name of the prompt's column; for a record that has none that of the first answer, which begins with it.
+fn prompt_name(record: &Record) -> String {
+    match (record.shape, &record.prompt_column) {
+        (Shape::PairImplicitPrompt | Shape::Messages | Shape::Text, _) | (_, None) => answer_name(record, 0),
+        (_, Some(column)) => column.clone(),
     }
 }

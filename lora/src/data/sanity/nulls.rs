@@ -2,12 +2,11 @@
 
 use serde_json::Value;
 
-use super::super::encode::Encoder;
 use super::super::records::{Record, Text};
 use super::{Finding, Sighting, answer_name, prompt_name};
 
 /// Looks for a call with a null argument that its tool does not declare.
-pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
+pub(super) fn look(record: &Record, found: &mut Vec<Sighting>) {
     let tools = record.inputs.tools.as_deref().unwrap_or_default();
     let answers = record.answers.iter().enumerate().map(|(i, answer)| (Some(i), answer));
     for (answer, text) in answers.chain([(None, &record.prompt)]) {
@@ -16,7 +15,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
             let calls = turn.get("tool_calls").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             for (j, call) in calls.iter().enumerate() {
                 let Some((name, argument)) = undeclared(call, tools) else { continue };
-                let column = answer.map_or_else(|| prompt_name(encoder, record), |i| answer_name(record, i));
+                let column = answer.map_or_else(|| prompt_name(record), |i| answer_name(record, i));
                 let at = format!("{column}[{i}].tool_calls[{j}]");
                 found.push(Sighting::new(Finding::NullArgument, at, &format!("{name}: {argument}")));
                 return;

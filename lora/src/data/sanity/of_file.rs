@@ -2,13 +2,14 @@
 //!
 //! A file is judged by itself: a second one that is wrong throughout is no less wrong beside a large first one that is right.
 
+use std::mem::discriminant;
 use std::path::PathBuf;
 
 use super::super::DataError;
 use super::{Finding, Sighting, TurnPart, Warning};
 
-/// Findings that are kept apart; a hostile file has as many as it has rows.
-const WARNINGS: usize = 32;
+/// Findings of one kind that are kept apart, as by their columns; a hostile file has as many as it has rows.
+const OF_A_KIND: usize = 32;
 /// Records of a file that are looked at before it is judged, if it has as many.
 const TO_JUDGE: usize = 256;
 /// Rows that have to be wrong to end a run, where the file is one of several, and where one may be wrong by chance.
@@ -51,9 +52,10 @@ impl OfFile {
     /// Whether a finding says something in as few rows as it has.
     fn is_worth_a_word(&self, warning: &Warning) -> bool {
         match warning.finding {
-            Finding::Serialised { turns: false, .. } | Finding::NoTemplateApplied | Finding::NoStop => {
-                self.has_most(warning)
-            }
+            Finding::Serialised { turns: false, .. }
+            | Finding::MarksInTurn
+            | Finding::NoTemplateApplied
+            | Finding::NoStop => self.has_most(warning),
             Finding::RepeatedShortPrompt => self.has_most(warning) && warning.rows >= SEVERAL,
             // one of many may be about turns; a part of a file is another format
             // and an answer may well say again what is asked
@@ -121,7 +123,7 @@ impl Sighting {
         let Sighting { finding, at, excerpt } = self;
         if let Some(same) = warnings.iter_mut().find(|warning| warning.finding == finding) {
             same.rows += 1;
-        } else if warnings.len() < WARNINGS {
+        } else if has_room(warnings, &finding) {
             let (path, line) = place();
             warnings.push(Warning { finding, rows: 1, at, excerpt, path, line });
         }
@@ -132,8 +134,13 @@ impl Warning {
     fn add_to(self, warnings: &mut Vec<Warning>) {
         if let Some(same) = warnings.iter_mut().find(|warning| warning.finding == self.finding) {
             same.rows += self.rows;
-        } else if warnings.len() < WARNINGS {
+        } else if has_room(warnings, &self.finding) {
             warnings.push(self);
         }
     }
+}
+
+fn has_room(warnings: &[Warning], finding: &Finding) -> bool {
+    let is_of_kind = |warning: &&Warning| discriminant(&warning.finding) == discriminant(finding);
+    warnings.iter().filter(is_of_kind).count() < OF_A_KIND
 }

@@ -6,11 +6,9 @@ use super::super::column_names::candidate;
 use super::super::encode::Encoder;
 use super::super::reading::ImplicitPrompt;
 use super::super::records::{Parsed, Shape, Text};
+use super::super::repeated_prompt::is_short;
 use super::columns::texts;
 use super::{Finding, Sighting, prompt_name};
-
-/// Characters below which what two answers share is no question.
-const FEW: usize = 8;
 
 /// Looks at a record.
 pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
@@ -18,7 +16,7 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut 
     if matches!(record.shape, Shape::Text | Shape::Messages) {
         return;
     }
-    let name = prompt_name(encoder, record);
+    let name = prompt_name(record);
     if parsed.is_prompt_blank {
         let unread = unread_texts(&parsed.ignored_columns, line);
         found.push(match unread.is_empty() {
@@ -34,7 +32,7 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut 
         record.shape == Shape::PairImplicitPrompt && encoder.reading().implicit_prompt == ImplicitPrompt::Longest;
     if let Text::Plain(prompt) = &record.prompt
         && is_guessed
-        && prompt.trim().chars().count() < FEW
+        && is_short(prompt)
     {
         found.push(Sighting::new(Finding::FewSharedLetters, name, prompt));
     }

@@ -11,7 +11,7 @@ use super::super::BadRow;
 use super::super::encode::Encoder;
 use super::super::records::{Record, Shape, Text};
 use super::super::sequence::SftPart;
-use super::super::template::{ChatTemplate, GenerationPrompt, MarkedText, TemplateInputs};
+use super::super::template::{ChatTemplate, GenerationPrompt, MarkedText, REASONING, TemplateInputs};
 use super::super::turns::is_assistant;
 use super::{Finding, Sighting, TurnPart, answer_name, prompt_name};
 
@@ -23,8 +23,6 @@ const MOST_TRIED: usize = 12;
 const MOST_TAGS: usize = 4;
 /// Bytes of a content from which on a marker is put into its middle.
 const LONG: usize = 64;
-/// The names of a turn's thoughts; a template is given the first that is there under the other names too.
-const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A place in a conversation that a marker can be put into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +93,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
         let mut note = |part: Spot, finding: &dyn Fn(TurnPart) -> Finding| {
             let (name, turn) = match part.turn.checked_sub(prompt.len()) {
                 Some(turn) => (answer_name(record, number), turn),
-                None => (prompt_name(encoder, record), part.turn),
+                None => (prompt_name(record), part.turn),
             };
             let (what, at, excerpt) = conversation.describe(part, &format!("{name}[{turn}]"));
             let new = Sighting::new(finding(what), at, &excerpt);

@@ -206,6 +206,9 @@ fn unread_columns_that_are_called_like_a_prompt_are_found() {
         ("messages", json!([user("What is a lake?"), says("Water, still.")])),
         ("num_history", json!([1, 2])),
         ("category", json!("questions about water in its many forms")),
+        ("input_quality", json!("excellent")),
+        ("system_fingerprint", json!("fp_123")),
+        ("instruction_following", json!({"text": "It follows all of the instructions."})),
     ] {
         assert_eq!(unread(name, value.clone()), [], "{name} {value}");
     }
@@ -599,6 +602,52 @@ fn short_prompts_are_cut_where_no_chance_repeats_them() {
     assert_eq!(cut(&mixed), 9);
 }
 
+/// `--chat` on texts that are conversations already.
+#[test]
+fn turn_marks_within_a_turn_are_found() {
+    let found = |prompt: &str| {
+        let row = json!({"prompt": prompt, "chosen": " c", "rejected": " r"});
+        let reading = Reading { texts: Texts::AsTurns, ..Reading::default() };
+        let data = open(encoder(Some(ANY)).with_reading(reading), &[row], Needs::Pairs).unwrap();
+        data.survey().warnings.iter().map(|warning| warning.finding.clone()).collect::<Vec<_>>()
+    };
+    for marked in
+        ["\n\nHuman: q\n\nAssistant:", "[INST] q [/INST]", "Do it.\n\n### Response:\n", "<|im_start|>assistant\n"]
+    {
+        assert_eq!(found(marked), [Finding::MarksInTurn], "{marked}");
+    }
+    for plain in
+        ["What is a lake?", "Question: What is a lake?\nAnswer:", "### Output\nA list.", "Put it in <answer></answer>."]
+    {
+        assert_eq!(found(plain), [], "{plain}");
+    }
+}
+
+/// Many findings of one kind leave room for others.
+#[test]
+fn many_findings_of_one_kind_hide_no_other() {
+    let mut rows: Vec<Value> = (0..40)
+        .map(|i| {
+            let mut row = pair(says("c"));
+            row["chat_template_kwargs"] = json!({format!("name{i}"): true});
+            row
+        })
+        .collect();
+    rows.push(json!({"prompt": [user("q")], "chosen": [says("a"), user("more"), says("b")], "rejected": [says("r")]}));
+    let found = warnings(Some(ANY), &rows);
+    assert_eq!(found.len(), 33);
+    assert_eq!(found[32].finding, Finding::TurnOfOthers { role: "user".to_owned() });
+}
+
+/// Columns are called as the file calls them, whoever found their names.
+#[test]
+fn findings_name_the_files_columns() {
+    let row =
+        |i: usize| json!({"question": format!("['What is lake {i}?', 'And why?']"), "chosen": "c", "rejected": "r"});
+    let found = warnings(None, &(0..4).map(row).collect::<Vec<_>>());
+    assert!(found.iter().any(|warning| warning.at == "question"), "{found:?}");
+}
+
 #[test]
 fn texts_are_noted_where_the_model_has_a_template() {
     let row = |prompt: &str| json!({"prompt": prompt, "chosen": " c", "rejected": " r"});
@@ -684,7 +733,7 @@ fn odd_rows_decide_nothing_for_the_others() {
     rows[7] = row(7, " is");
     let survey = open(encoder(None), &rows, Needs::Pairs).unwrap().survey().clone();
     let [dropped] = &survey.dropped[..] else { panic!("{:?}", survey.dropped) };
-    assert_eq!((survey.kept, dropped.rows, dropped.line, dropped.kind), (39, 1, 8, DropKind::Prompt));
+    assert_eq!((survey.kept, dropped.rows, dropped.line, dropped.kind), (39, 1, 8, DropKind::Marker));
     assert!(dropped.first.contains("has no \"Bot:\""), "{}", dropped.first);
     (0..8).for_each(|i| rows[i] = row(i, " is"));
     assert!(matches!(open(encoder(None), &rows, Needs::Pairs), Err(DataError::NoTurnMarker { .. })));

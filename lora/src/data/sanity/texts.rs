@@ -3,15 +3,16 @@
 use serde_json::Value;
 
 use super::super::encode::Encoder;
+use super::super::reading::Texts;
 use super::super::records::{Record, Shape, Text};
-use super::super::turn_marker::holds_turns;
-use super::super::turns::turns_in_text;
+use super::super::turn_marker::{holds_turns, is_marked};
+use super::super::turns::{content_of, turns_in_text};
 use super::{Finding, Notation, Sighting, answer_name, prompt_name};
 
 /// Looks at a record of texts.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let Text::Plain(prompt) = &record.prompt else { return look_at_contents(encoder, record, found) };
-    let mut texts = vec![(prompt_name(encoder, record), prompt)];
+    let mut texts = vec![(prompt_name(record), prompt)];
     for (number, answer) in record.answers.iter().enumerate() {
         if let Text::Plain(answer) = answer {
             texts.push((answer_name(record, number), answer));
@@ -31,10 +32,17 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
     }
 }
 
-/// Looks for contents of turns that are lists of parts, or turns, written as text.
+/// Looks for contents of turns that are lists of parts, or turns, written as text, and for marks of turns in texts that are made
+/// turns.
 fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
+    if let (Texts::AsTurns, Text::Turns(prompt)) = (encoder.reading().texts, &record.prompt) {
+        let said = prompt.last().and_then(content_of).unwrap_or_default();
+        if is_marked(said) {
+            found.push(Sighting::new(Finding::MarksInTurn, prompt_name(record), said));
+        }
+    }
     let answers = record.answers.iter().enumerate().map(|(number, text)| (answer_name(record, number), text));
-    for (name, text) in [(prompt_name(encoder, record), &record.prompt)].into_iter().chain(answers) {
+    for (name, text) in [(prompt_name(record), &record.prompt)].into_iter().chain(answers) {
         let Text::Turns(turns) = text else { continue };
         let is_value = |turn: &&Value| turn.get("content").and_then(Value::as_str).is_some_and(holds_parts);
         if let Some(turn) = turns.iter().find(is_value) {
