@@ -3,8 +3,10 @@
 use crate::args::{DataCacheChoice, KeepArgs, OnBadRowChoice};
 use crate::error::CliError;
 use crate::rejects::Rejects;
-use crate::report::{DataReport, say};
-use align_lora::data::{self, Dataset, Encoder, Needs, Opening, TokenCache};
+use crate::report::{self, DataReport, say};
+use crate::run_files::RECORD;
+use align_lora::data::turn_marker::TurnMarker;
+use align_lora::data::{self, BadRow, DataError, Dataset, Encoder, Needs, Opening, TokenCache};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -113,11 +115,24 @@ fn open(
         rejects: rejects.map(|rejects| &mut rejects.lines as &mut dyn Write),
         observer: &mut report,
     };
-    let data = Dataset::open_with(files, encoder, opening)?;
+    let marker = encoder.reading().decided.turn_marker.clone();
+    let data = Dataset::open_with(files, encoder, opening).map_err(|error| of_other_rows(error, marker.as_ref()))?;
+    report::turn_marker_of_run(marker.as_ref(), data.survey());
     if options.drops == Drops::Few {
         data.survey().check_drops()?;
     }
     Ok(data)
+}
+
+/// An error of data, with where the turn marker comes from that a row lacks: `marker` is that of the run's rows.
+pub fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> CliError {
+    let is_about_it = matches!(&error, DataError::Row { reason: BadRow::NoTurnMarker { marker: Some(_), .. }, .. });
+    match marker {
+        Some(_) if is_about_it => CliError::Input(format!(
+            "{error}; the mark is that of the rows that the run was made of ({RECORD}), and some of these have it"
+        )),
+        _ => error.into(),
+    }
 }
 
 /// # Errors

@@ -901,3 +901,44 @@ fn a_temperature_of_the_run_is_not_taken_for_a_loss_of_rewards() {
     let said = align(&eval).stderr;
     assert!(!said.contains("leave the flag out") && !said.contains("logp-temperature"), "{said}");
 }
+
+/// Pairs of texts without a prompt column whose prompts end with `mark`.
+fn dialogue_texts(mark: &str) -> Vec<Value> {
+    let line = |i: usize| {
+        let prompt = format!("\n\nHuman: Tell me about place {i}.{mark}");
+        json!({"chosen": format!("{prompt} It is a fine place."), "rejected": format!("{prompt} No idea at all.")})
+    };
+    (0..30).map(line).collect()
+}
+
+/// The mark with which the run's prompts end is no rule for rows that have another one.
+#[test]
+fn rows_with_another_turn_marker_than_the_runs_are_read_by_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let [hh, other, mixed, out] =
+        ["hh.jsonl", "other.jsonl", "mixed.jsonl", "run"].map(|name| folder.path().join(name));
+    let (of_run, own) = (dialogue_texts("\n\nAssistant:"), dialogue_texts("\n\n### Response:\n"));
+    write_lines(&hh, &of_run);
+    write_lines(&other, &own);
+    write_lines(&mixed, &[own[..15].to_vec(), of_run[..15].to_vec()].concat());
+    Made { loss: &["dpo"], data: &hh, start: None, more: &[] }.check(&out);
+    let model = model("tiny-llama31");
+    let on = |command: &[&str], data: &Path| {
+        align(&[command, &["--model", text(&model), "--adapter", text(&out), "--data", text(data)]].concat())
+    };
+    let generate = ["generate", "--max-new-tokens", "1"];
+    for command in [&["score", "--json"][..], &["eval"], &generate] {
+        let said = on(command, &other).ok().stderr;
+        let what = "no row looked at has \"Assistant:\", with which the prompts of the run end: these end with \"### Response:";
+        assert!(said.contains(what), "{command:?}: {said}");
+        assert!(!on(command, &hh).ok().stderr.contains("no row looked at"));
+        // score goes on after bad rows
+        let some = on(command, &mixed);
+        assert_eq!(some.code, Some(if command[0] == "score" { 0 } else { 3 }), "{command:?}: {}", some.stderr);
+        assert!(some.stderr.contains("mixed.jsonl:1"), "{command:?}: {}", some.stderr);
+        assert!(some.stderr.contains("the run was made of (run_state.json)"), "{command:?}: {}", some.stderr);
+    }
+    let plain = align(&["score", "--json", "--model", text(&model), "--data", text(&other)]).ok().json_lines();
+    let of_adapter = on(&["score", "--json"], &other).ok().json_lines();
+    assert_eq!(of_adapter[3]["prompt_tokens"], plain[3]["prompt_tokens"]);
+}

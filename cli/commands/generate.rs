@@ -44,7 +44,10 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
                 Source::Typed(EncodedPrompt { row: 0, id: None, ids })
             }
             (None, _, false) => {
-                let prompts = Prompts::open(&data::data_files(&args.data)?, &encoder, limit)?;
+                let marker = encoder.reading().decided.turn_marker.clone();
+                let prompts = Prompts::open(&data::data_files(&args.data)?, &encoder, limit);
+                let prompts = prompts.map_err(|error| data::of_other_rows(error, marker.as_ref()))?;
+                report::turn_marker_of_run(marker.as_ref(), prompts.survey());
                 report::prompts(prompts.survey(), &args.reading);
                 Source::Data(Box::new(prompts))
             }

@@ -3,8 +3,10 @@
 use super::numbers::{records, rows};
 use super::{bar_style, say};
 use crate::args::ReadingArgs;
+use crate::run_files::RECORD;
+use align_lora::data::turn_marker::TurnMarker;
 use align_lora::data::{
-    ByName, DataObserver, DataProgress, Repeats, Sequences, SftPart, Shape, SpanSource, Stage, Survey,
+    BadRow, ByName, DataObserver, DataProgress, Repeats, Sequences, SftPart, Shape, SpanSource, Stage, Survey,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::io::IsTerminal;
@@ -86,6 +88,25 @@ fn by_names(label: &str, survey: &Survey) {
             _ => return,
         };
         say!("{label}: {whose} end with {:?}", marker.to_string());
+    }
+}
+
+/// Says where rows are unlike those of the run whose turn marker they are read by: all of them, or those that are dropped for it.
+pub fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
+    let (Some(of_run), Some(own)) = (of_run, &survey.decided.turn_marker) else { return };
+    let lacks_it = BadRow::NoTurnMarker { chosen: String::new(), rejected: String::new(), marker: None };
+    let are_dropped = survey.dropped.iter().any(|dropped| dropped.label == lacks_it.label());
+    let (of_run, is_own, own) = (of_run.to_string(), of_run == own, own.to_string());
+    match (is_own, are_dropped) {
+        (false, _) => {
+            say!("no row looked at has {of_run:?}, with which the prompts of the run end: these end with {own:?}")
+        }
+        (true, true) => {
+            say!(
+                "rows are dropped that lack {of_run:?}: it is the end of the prompts that the run was made of ({RECORD})"
+            )
+        }
+        (true, false) => {}
     }
 }
 

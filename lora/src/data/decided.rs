@@ -97,6 +97,11 @@ impl<'a> Tally<'a> {
 }
 
 impl Tally<'_> {
+    /// Whether any row that has its prompt in its answers alone has this marker, if there is such a row.
+    fn may_have(&self, marker: &TurnMarker) -> bool {
+        self.shared.is_empty() || self.shared.iter().any(|shared| marker.end_in(shared).is_some())
+    }
+
     /// Whether answers begin with the prompt. One short prompt says nothing, many that no long one speaks against do.
     fn repeated_prompts(&self) -> Option<bool> {
         match (&self.long, &self.short) {
@@ -113,7 +118,8 @@ fn nearly_all(some: usize, all: usize) -> Option<bool> {
 }
 
 impl Decided {
-    /// Looks at a sample of some files, for what is not decided yet.
+    /// Looks at a sample of some files, for what is not decided yet, or was decided for rows of another kind: a turn marker that none
+    /// of these has.
     ///
     /// # Errors
     /// [`DataError::NoTurnMarker`] where pairs of texts share no turn marker, and the user does not insist on what they share;
@@ -151,11 +157,11 @@ impl Decided {
             tally.shared.append(&mut tally.held);
             tally.first = tally.first.or(tally.first_held);
         }
-        let decided = Decided { turn_marker: given.turn_marker, repeated_prompts, prompts_in_answers };
-        if decided.turn_marker.is_some()
-            || asked.implicit_prompt == ImplicitPrompt::Longest
-            || asked.texts == Texts::AsTurns
-        {
+        let is_read = asked.implicit_prompt == ImplicitPrompt::TurnMarker && asked.texts == Texts::AsTheyAre;
+        // rows of which none has the marker of the others are of another kind
+        let turn_marker = given.turn_marker.filter(|marker| !is_read || tally.may_have(marker));
+        let decided = Decided { turn_marker, repeated_prompts, prompts_in_answers };
+        if decided.turn_marker.is_some() || !is_read {
             return Ok(decided);
         }
         let Some((rows, record)) = tally.first else { return Ok(decided) };
