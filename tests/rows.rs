@@ -62,7 +62,7 @@ fn wrong_names_are_refused_with_the_exit_codes_of_the_contract() {
     let folder = tempfile::tempdir().unwrap();
     let data = file(folder.path(), "d.jsonl", &[json!({"prompt": "p", "chosen": " c", "rejected": " r"})]);
     for (columns, code, words) in [
-        ("question=prompt", 2, "`question` is no column"),
+        ("question=prompt", 2, "no column is called `question` here"),
         ("prompt", 2, "expected OURS=THEIRS"),
         ("prompt=a,prompt=b", 2, "from `a` or from `b`"),
         ("prompt=a,chosen=a", 2, "for `prompt` and for `chosen`"),
