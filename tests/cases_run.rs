@@ -191,6 +191,9 @@ fn templates_that_are_not_those_of_the_run_are_said() {
     let merged = folder.path().join("merged");
     let run = align(&["merge", "--model", text(&with), "--adapter", text(&chat), "--output", text(&merged)]).ok();
     assert!(run.stderr.contains("give it with --system (Be brief.)"), "{}", run.stderr);
+    let merged = folder.path().join("merged-plain");
+    let run = align(&["merge", "--model", text(&bare), "--adapter", text(&plain), "--output", text(&merged)]).ok();
+    assert!(!run.stderr.contains("system text"), "{}", run.stderr);
 }
 
 /// Other programs save tokenizer and template beside the adapter.

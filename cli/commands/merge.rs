@@ -56,7 +56,9 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
         say!("  chat template: that of {}, instead of the base's", template.origin);
     }
     let options = run_files::options(&args.adapter);
-    if let Some(system) = options.as_ref().and_then(|options| options.get("system")?.as_str()) {
+    if let Some(system) =
+        options.as_ref().and_then(|options| options.get("system")?.as_str()).filter(|text| !text.is_empty())
+    {
         say!(
             "note: the run of {adapter} was trained with a system text, which no file of a model holds: give it with --system ({})",
             shorten(system, SYSTEM_SHOWN)

@@ -99,11 +99,11 @@ pub fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
     let (of_run, is_own, own) = (of_run.to_string(), of_run == own, own.to_string());
     match (is_own, are_dropped) {
         (false, _) => {
-            say!("no row looked at has {of_run:?}, with which the prompts of the run end: these end with {own:?}")
+            say!("note: no row looked at has {of_run:?}, with which the prompts of the run end: these end with {own:?}")
         }
         (true, true) => {
             say!(
-                "rows are dropped that lack {of_run:?}: it is the end of the prompts that the run was made of ({RECORD})"
+                "warning: rows are dropped that lack {of_run:?}: it is the end of the prompts that the run was made of ({RECORD})"
             )
         }
         (true, false) => {}

@@ -65,7 +65,9 @@ fn words(warning: &Warning, looked_at: usize) -> String {
         ),
         Finding::UnreadColumn { column, read_as } => {
             let mend = match read_as {
-                ReadAs::Prompt => format!("give --columns prompt={column}"),
+                ReadAs::Prompt => {
+                    format!("give --columns prompt={column} for it alone, or write both into one column")
+                }
                 ReadAs::System => format!("give --columns system={column}"),
                 ReadAs::Pairs => {
                     "write it as turns of the prompt, [{\"role\": \"user\", \"content\": ...}, ...]".to_owned()

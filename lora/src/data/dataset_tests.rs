@@ -176,6 +176,22 @@ fn forms_that_the_model_has_no_means_for_are_refused() {
 }
 
 #[test]
+fn empty_answers_are_counted_in_both_forms() {
+    let encoder = Encoder::from_model(&tiny("tiny-llama"), None, 64, ROWS).unwrap();
+    let empty = |prompt: Value, chosen: Value, rejected: Value| {
+        let row = json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
+        let record = Record::parse(0, row.to_string().as_bytes()).unwrap().record;
+        encoder.encode(&record).unwrap().1.empty_answers
+    };
+    let asked = json!([{"role": "user", "content": "p"}]);
+    let said = |content: &str| json!([{"role": "assistant", "content": content}]);
+    for (content, expected) in [("", 1), ("a", 0)] {
+        assert_eq!(empty(json!("p"), json!(content), json!("b")), expected, "text {content:?}");
+        assert_eq!(empty(asked.clone(), said(content), said("b")), expected, "turns {content:?}");
+    }
+}
+
+#[test]
 fn the_encoder_refuses_what_it_cannot_score() {
     let dir = tempfile::tempdir().unwrap();
     let with_template = |source: &str| {

@@ -388,7 +388,7 @@ impl Encoder {
         let alone = self.prompt_ids(record)?;
         let mut full = Vec::with_capacity(record.answers.len());
         for answer in &record.answers {
-            notes.empty_answers += usize::from(matches!(answer, Text::Plain(text) if text.is_empty()));
+            notes.empty_answers += usize::from(answer.says_nothing());
             full.push(self.whole(record, answer)?);
         }
 

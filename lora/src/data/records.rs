@@ -54,6 +54,22 @@ pub enum Text {
     Turns(Vec<Value>),
 }
 
+impl Text {
+    /// Whether an answer is empty: a text without a letter, or turns of the assistant that hold nothing beside an empty content.
+    pub(super) fn says_nothing(&self) -> bool {
+        let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(str::is_empty);
+        let holds_nothing = |turn: &Value| {
+            turn.as_object().is_some_and(|turn| turn.iter().all(|(key, value)| key == "role" || is_empty(value)))
+        };
+        match self {
+            Text::Plain(text) => text.is_empty(),
+            Text::Turns(turns) => {
+                turns.iter().any(is_assistant) && turns.iter().filter(|turn| is_assistant(turn)).all(holds_nothing)
+            }
+        }
+    }
+}
+
 /// What a record says about its answers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RecordTarget {

@@ -44,7 +44,7 @@ impl Encoder {
     pub(super) fn encode_sequence(&self, record: &Record) -> Result<(Encoded, Notes), BadRow> {
         let mut notes = Notes::default();
         let answer = &record.answers[0];
-        notes.empty_answers += usize::from(matches!(answer, Text::Plain(text) if text.is_empty()));
+        notes.empty_answers += usize::from(answer.says_nothing());
         let part = self.sft_part(record.shape);
         let (ids, scored) = match (part, &record.prompt, answer) {
             (SftPart::Assistant, Text::Turns(prompt), Text::Turns(answer)) => {
