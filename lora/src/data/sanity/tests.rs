@@ -412,7 +412,10 @@ fn values_in_texts_are_told_from_answers_that_are_meant_to_be_json() {
     }
     let parts = json!({"prompt": [user(r#"[{"type": "text", "text": "What is a lake?"}]"#)], "chosen": [says("c")], "rejected": [says("r")]});
     let serialised = Finding::Serialised { column: "prompt".to_owned(), notation: Notation::Json, turns: false };
-    assert_eq!(findings(Some(ANY), parts), [serialised]);
+    assert_eq!(findings(Some(ANY), parts), std::slice::from_ref(&serialised));
+    // the answers are turns, so that the text becomes one
+    let broken = json!({"prompt": r#"[{"role": "user", "content": "What is 7?"}"#, "chosen": [says("c")], "rejected": [says("r")]});
+    assert_eq!(findings(Some(ANY), broken), [serialised]);
 }
 
 /// Values that stand in the answers: turns end the run, one object is meant, all else is worth a word.

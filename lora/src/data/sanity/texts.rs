@@ -44,13 +44,18 @@ fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting
     let answers = record.answers.iter().enumerate().map(|(number, text)| (answer_name(record, number), text));
     for (name, text) in [(prompt_name(record), &record.prompt)].into_iter().chain(answers) {
         let Text::Turns(turns) = text else { continue };
-        let is_value = |turn: &&Value| turn.get("content").and_then(Value::as_str).is_some_and(holds_parts);
+        let is_value = |turn: &&Value| turn.get("content").and_then(Value::as_str).is_some_and(is_written_as_text);
         if let Some(turn) = turns.iter().find(is_value) {
             let content = turn.get("content").and_then(Value::as_str).unwrap_or_default();
             let finding = Finding::Serialised { column: name.clone(), notation: Notation::Json, turns: false };
             found.push(Sighting::new(finding, name, content));
         }
     }
+}
+
+/// Whether the content of a turn is a list of parts written as text, or turns that could not be read.
+fn is_written_as_text(content: &str) -> bool {
+    holds_parts(content) || holds_keys_of_turns(content) && serialised(content).is_some()
 }
 
 /// Whether a text is a list of `{type, text}`, or of turns, as JSON.
@@ -101,7 +106,7 @@ fn serialised(text: &str) -> Option<Serialised> {
         let notation = if json.is_ok() { Notation::Json } else { Notation::Python };
         return Some(Serialised { turns: true, ..Serialised::new(notation) });
     }
-    let has_keys_of_turns = has_keys(text, ["role", "content"]) || has_keys(text, ["from", "value"]);
+    let has_keys_of_turns = holds_keys_of_turns(text);
     match json {
         Ok(Value::Object(fields)) => {
             let is_plain_object = !has_keys_of_turns;
@@ -118,6 +123,10 @@ fn serialised(text: &str) -> Option<Serialised> {
             (begins && has_keys_of_turns).then(|| Serialised::new(notation)) // cut off
         }
     }
+}
+
+fn holds_keys_of_turns(text: &str) -> bool {
+    has_keys(text, ["role", "content"]) || has_keys(text, ["from", "value"])
 }
 
 fn has_keys(text: &str, keys: [&str; 2]) -> bool {
