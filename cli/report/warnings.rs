@@ -94,6 +94,10 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             "the prompt is the few letters that both answers begin with ({excerpt:?}), {rows}, for --implicit-prompt takes them for one; \
              name the column of the prompt (--columns prompt=NAME), or leave the flag out"
         ),
+        Finding::AssistantBeforeAnswer => format!(
+            "`{at}` ends with a turn of the assistant ({excerpt:?}), {rows}: the chat template closes it, and the answers come as a further \
+             turn; end the prompt with what the user says"
+        ),
         Finding::TurnOfOthers { role } => format!(
             "`{at}` is a turn of the role `{role}` within an answer ({excerpt:?}), {rows}: what it says is scored as if the model had said \
              it; end the answers before it (or learn conversations with --loss sft --sft-on assistant)"

@@ -82,6 +82,8 @@ pub enum Finding {
     BlankPrompt,
     /// The prompt is the few letters with which both answers begin.
     FewSharedLetters,
+    /// The prompt ends with a turn of the assistant.
+    AssistantBeforeAnswer,
     /// An answer has turns of somebody else, which are scored.
     TurnOfOthers {
         /// Their role.

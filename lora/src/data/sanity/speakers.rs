@@ -1,13 +1,19 @@
-//! Who speaks in what is scored.
+//! Who speaks in what is scored, and last before it.
 
 use super::super::encode::Encoder;
 use super::super::records::{Record, RecordTarget, Shape, Text};
 use super::super::sequence::SftPart;
 use super::super::turns::{content_of, is_assistant, role_of};
-use super::{Finding, Sighting, answer_name};
+use super::{Finding, Sighting, answer_name, prompt_name};
 
 /// Looks at a record of turns.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
+    if let Text::Turns(prompt) = &record.prompt
+        && let Some(last) = prompt.last().filter(|turn| is_assistant(turn))
+    {
+        let said = content_of(last).unwrap_or_default();
+        found.push(Sighting::new(Finding::AssistantBeforeAnswer, prompt_name(record), said));
+    }
     let part = encoder.sft_part(record.shape);
     if part == SftPart::Assistant {
         return;

@@ -301,7 +301,7 @@ fn prompts_that_ask_nothing_are_found() {
     assert_eq!(data("What is water in the wild?"), []);
 }
 
-/// Who else speaks in what is scored.
+/// Who else speaks in what is scored, or right before it.
 #[test]
 fn turns_of_others_that_are_scored_are_found() {
     let tool = json!({"role": "tool", "content": "42"});
@@ -310,6 +310,8 @@ fn turns_of_others_that_are_scored_are_found() {
     assert_eq!(findings(Some(ANY), row(json!([says("a"), user("more"), says("b")]))), others("user"));
     assert_eq!(findings(Some(ANY), row(json!([says("a"), tool, says("b")]))), others("tool"));
     assert_eq!(findings(Some(ANY), row(json!([says("a"), says("b")]))), []);
+    let prefilled = json!({"prompt": [user("q"), says("Well,")], "chosen": [says("a")], "rejected": [says("r")]});
+    assert_eq!(findings(Some(ANY), prefilled), [Finding::AssistantBeforeAnswer]);
     let completion = json!({"prompt": [user("q")], "completion": [says("a"), user("more"), says("b")]});
     assert_eq!(findings(Some(ANY), completion.clone()), others("user"));
     let assistant = encoder(Some(ANY)).with_sft_on(Some(SftPart::Assistant));
