@@ -163,7 +163,7 @@ pub enum ScheduleChoice {
     ConstantWithWarmup,
 }
 
-/// See [`OptimizerKind`](align_lora::optim::OptimizerKind).
+/// See [`OptimizerKind`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OptimChoice {
     #[value(name = "adamw", aliases = ["adamw_torch", "adamw-torch", "adamw_torch_fused", "adamw-torch-fused"])]
