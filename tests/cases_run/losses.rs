@@ -1,0 +1,73 @@
+//! The loss of a run with its knobs, and other losses on the run's adapter.
+
+use super::*;
+
+/// A loss by its name, if it is the run's, has the run's knobs; another one has none of them.
+#[test]
+fn a_loss_that_is_the_runs_has_the_runs_knobs() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let out = folder.path().join("run");
+    let made = Made { loss: &["exo", "--beta", "0.4"], data: &pairs, start: None, more: &[] };
+    let of_run = made.check(&out);
+    let model = model("tiny-llama31");
+    let eval = |more: &[&str]| {
+        let flags = ["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
+        align(&[&flags[..], more].concat()).ok().json()
+    };
+    assert!(eval(&["--loss", "exo_pair"]) == of_run && eval(&["--loss", "exo"]) == of_run);
+    assert_eq!(eval(&["--loss", "dpo"])["beta"], 0.1);
+    assert_eq!(eval(&["--beta", "0.2"])["beta"], 0.2);
+}
+
+/// A preset has numbers of its own, and is no other name for the loss that it is of.
+#[test]
+fn a_preset_is_another_loss_than_the_one_it_is_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let model = model("tiny-llama31");
+    let eval = |run: &Path, more: &[&str]| {
+        let flags = ["eval", "--model", text(&model), "--adapter", text(run), "--data", text(&pairs), "--json"];
+        align(&[&flags[..], more].concat()).ok().json()
+    };
+    let knobs = |run: &Path, loss: &str| {
+        let found = eval(run, &["--loss", loss]);
+        assert_eq!(found["loss"], "dpo");
+        ["beta", "use_weighting", "sft_weight", "f_divergence", "ld_alpha"].map(|key| found[key].clone())
+    };
+    let plain = folder.path().join("plain");
+    Made { loss: &["dpo"], data: &pairs, start: None, more: &[] }.check(&plain);
+    let alone = |loss: &str| {
+        let flags = ["eval", "--model", text(&model), "--data", text(&pairs), "--json", "--loss", loss];
+        let found = align(&flags).ok().json();
+        ["beta", "use_weighting", "sft_weight", "f_divergence", "ld_alpha"].map(|key| found[key].clone())
+    };
+    for preset in ["wpo", "rpo", "f_js", "ld_dpo"] {
+        assert_eq!(knobs(&plain, preset), alone(preset), "{preset}");
+    }
+    for (preset, more) in [("wpo", &[][..]), ("cdpo", &["--label-smoothing", "0.2"])] {
+        let run = folder.path().join(preset);
+        let made = Made { loss: &[preset], data: &pairs, start: None, more };
+        let of_run = made.check(&run);
+        assert!(fs::read_to_string(run.join("config.toml")).unwrap().contains(&format!("loss = \"{preset}\"")));
+        assert_eq!(knobs(&run, "dpo"), alone("dpo"), "{preset}");
+        assert_eq!(eval(&run, &["--loss", preset]), of_run, "{preset}");
+        // its options make it again
+        let again = folder.path().join(format!("{preset}-again"));
+        align(&["train", "--config", text(&run.join("config.toml")), "--output", text(&again)]).ok();
+        let weights = |run: &Path| fs::read(run.join("adapter_model.safetensors")).unwrap();
+        assert!(weights(&run) == weights(&again), "{preset}");
+    }
+}
+
+/// The temperature of a run's log-probs has no meaning for a reward.
+#[test]
+fn a_temperature_of_the_run_is_not_taken_for_a_loss_of_rewards() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, run, model) = (folder.path().join("texts.jsonl"), folder.path().join("run"), model("tiny-llama31"));
+    write_lines(&data, &text_pairs());
+    Made { loss: &["dpo"], data: &data, start: None, more: &["--logp-temperature", "0.7"] }.train(&run);
+    let eval = ["eval", "--model", text(&model), "--adapter", text(&run), "--data", text(&data), "--loss", "rm_bt"];
+    let said = align(&eval).stderr;
+    assert!(!said.contains("leave the flag out") && !said.contains("logp-temperature"), "{said}");
+}

@@ -1,0 +1,82 @@
+//! What a run was trained against: kept in its folder, and checked before it is used again.
+
+use super::*;
+
+/// What answers are compared with is said by a line and a key, and checked against what the run was trained against.
+#[test]
+fn the_reference_of_a_run_is_kept_and_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let (start, out) = (folder.path().join("start"), folder.path().join("run"));
+    Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4"] }.train(&start);
+    let made = Made { loss: &["dpo"], data: &pairs, start: Some(&start), more: &[] };
+    made.train(&out);
+    let model = model("tiny-llama31");
+    let score = |more: &[&str]| {
+        let flags = ["score", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
+        align(&[&flags[..], more].concat())
+    };
+    let by_run = score(&[]).ok();
+    assert!(by_run.stderr.contains("reference: the model with"), "{}", by_run.stderr);
+    let by_flag = score(&["--reference", text(&start)]).ok();
+    assert!(by_run.stdout == by_flag.stdout, "the start is still what it was");
+    let hash = by_run.json_lines()[0]["reference"].as_str().unwrap().to_owned();
+    assert!(hash.len() == 64 && by_run.json_lines().iter().all(|row| row["reference"] == hash.as_str()));
+    let base = score(&["--reference", "base"]).ok();
+    assert!(base.json_lines()[0]["reference"] == "base" && base.stdout != by_run.stdout);
+    // the run's copy is gone: the start stands in for it, as long as it is the same
+    let kept = out.join("reference");
+    fs::remove_dir_all(&kept).unwrap();
+    assert!(score(&[]).ok().stdout == by_run.stdout);
+    Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4", "--overwrite", "--seed", "7"] }
+        .train(&start);
+    let changed = score(&[]);
+    assert_eq!(changed.code, Some(3), "{}", changed.stderr);
+    assert!(changed.stderr.contains("gone or was changed") && changed.stderr.contains(&hash), "{}", changed.stderr);
+    fs::remove_dir_all(&start).unwrap();
+    assert_eq!(score(&[]).code, Some(3));
+    score(&["--reference", "base"]).ok();
+    // a run before runs kept a record
+    fs::remove_file(out.join("run_state.json")).unwrap();
+    assert_eq!(score(&[]).code, Some(3), "its adapter is gone");
+    // its own copy comes before what its options name
+    Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4"] }.train(&kept);
+    let run = score(&[]).ok();
+    assert!(run.stderr.contains("has no run_state.json") && run.stderr.contains("run/reference"), "{}", run.stderr);
+    assert!(run.stdout == by_run.stdout, "made like the first");
+}
+
+/// The record of a run says nothing about an adapter that came into its folder later.
+#[test]
+fn the_reference_of_another_adapter_is_not_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let [start, out, other] = ["start", "run", "other"].map(|name| folder.path().join(name));
+    Made { loss: &["sft"], data: &pairs, start: None, more: &[] }.train(&start);
+    Made { loss: &["dpo"], data: &pairs, start: Some(&start), more: &[] }.train(&out);
+    Made { loss: &["dpo"], data: &pairs, start: None, more: &["--seed", "9"] }.train(&other);
+    fs::copy(other.join("adapter_model.safetensors"), out.join("adapter_model.safetensors")).unwrap();
+    let model = model("tiny-llama31");
+    for command in ["score", "eval"] {
+        let flags = [command, "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
+        let run = align(&flags).ok();
+        assert!(run.stderr.contains("run_state.json is about another adapter"), "{}", run.stderr);
+        assert_eq!(run.json_lines()[0]["reference"], "base", "{command}");
+    }
+}
+
+/// A run that replaces one with a reference and a template of its own leaves neither behind.
+#[test]
+fn a_run_that_overwrites_leaves_no_reference_of_the_earlier_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let (start, out) = (folder.path().join("start"), folder.path().join("run"));
+    Made { loss: &["sft"], data: &pairs, start: None, more: &[] }.train(&start);
+    let made = Made { loss: &["dpo"], data: &pairs, start: Some(&start), more: &["--overwrite"] };
+    made.train(&out);
+    made.train(&out);
+    assert!(out.join("reference/adapter_model.safetensors").exists());
+    let base = Made { start: None, ..made };
+    assert_eq!(base.check(&out)["reference"], "base");
+    assert!(!out.join("reference").exists());
+}

@@ -1,0 +1,271 @@
+//! The chat template of a run: what it was trained with is kept, and later commands render with it.
+
+use super::*;
+use crate::align::number;
+
+/// Two steps of the case's pairs with the case's template, in `out`.
+fn train_with_template(model: &Path, out: &Path, template: &Path, more: &[&str]) -> Run {
+    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let flags = [
+        "train",
+        "--model",
+        text(model),
+        "--data",
+        text(&pairs),
+        "--eval-data",
+        text(&pairs),
+        "--chat-template",
+        text(template),
+        "--max-steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--learning-rate",
+        "1e-3",
+        "--max-length",
+        "300",
+        "--allow-drops",
+        "--precision",
+        "f32",
+        "--output",
+        text(out),
+    ];
+    align(&[&flags[..], more].concat()).ok()
+}
+
+#[test]
+fn a_run_renders_with_its_template_ever_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("template.jinja");
+    fs::copy(case("run-chat-template").join("template.jinja"), &template).unwrap();
+    let (model, out, pairs) =
+        (model("tiny-llama31"), folder.path().join("run"), case("run-chat-template").join("pairs.jsonl"));
+    train_with_template(&model, &out, &template, &[]);
+    let kept = fs::read(out.join("chat_template.jinja")).unwrap();
+    assert!(kept == fs::read(&template).unwrap());
+    let loss = number(&evaluation(&out)["eval_loss"]);
+    assert!((loss - 0.0053).abs() < 5e-5, "{loss}");
+    // moved, and changed
+    for change in ["moved", "changed"] {
+        match change {
+            "moved" => fs::remove_file(&template).unwrap(),
+            _ => fs::write(&template, "{{ messages[0].content }}").unwrap(),
+        }
+        let common = ["--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
+        let eval = align(&[&["eval"][..], &common].concat()).ok();
+        same_evaluation(&eval.json(), &evaluation(&out), change);
+        assert!(eval.stderr.contains("its chat template"), "{}", eval.stderr);
+        assert_eq!(prompt_tokens(&model, &["--adapter", text(&out)]), 15);
+        let score = align(&[&["score"][..], &common].concat()).ok();
+        let by_flag = ["--chat-template", text(&case("run-chat-template").join("template.jinja"))].map(str::to_owned);
+        let by_flag: Vec<&str> = by_flag.iter().map(String::as_str).collect();
+        assert!(score.stdout == align(&[&["score"][..], &common, &by_flag].concat()).ok().stdout);
+    }
+    let own = fs::write(folder.path().join("own.jinja"), "{{ messages[0].content }}");
+    own.unwrap();
+    let own = folder.path().join("own.jinja");
+    assert!(prompt_tokens(&model, &["--adapter", text(&out), "--chat-template", text(&own)]) < 15, "a flag wins");
+
+    let merged = folder.path().join("merged");
+    align(&["merge", "--model", text(&model), "--adapter", text(&out), "--output", text(&merged)]).ok();
+    assert_eq!(prompt_tokens(&merged, &[]), 15);
+    assert!(fs::read(merged.join("chat_template.jinja")).unwrap() == kept);
+    let config: Value = serde_json::from_slice(&fs::read(merged.join("tokenizer_config.json")).unwrap()).unwrap();
+    assert!(config.get("chat_template").is_none());
+
+    // its own options make the same run, although what they named is another template now
+    let again = folder.path().join("again");
+    align(&["train", "--config", text(&out.join("config.toml")), "--output", text(&again)]).ok();
+    assert!(
+        fs::read(again.join("adapter_model.safetensors")).unwrap()
+            == fs::read(out.join("adapter_model.safetensors")).unwrap()
+    );
+
+    // a run that goes on from it keeps it too
+    let on = folder.path().join("on");
+    let flags = ["train", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--max-steps", "1"];
+    let run = align(&[&flags[..], &["--output", text(&on), "--precision", "f32"]].concat()).ok();
+    assert!(run.stderr.contains("its chat template") && run.stderr.contains("max-length 300"), "{}", run.stderr);
+    assert!(fs::read(on.join("chat_template.jinja")).unwrap() == kept);
+}
+
+/// The base has no template: what the run was trained with is the only one.
+#[test]
+fn a_base_without_a_template_has_that_of_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = without_template("tiny-llama31", folder.path());
+    let (out, case) = (folder.path().join("run"), case("run-chat-template"));
+    train_with_template(&model, &out, &case.join("template.jinja"), &["--loss", "rm_bt"]);
+    let (pairs, chat) = (case.join("pairs.jsonl"), folder.path().join("chat"));
+    let score = ["score", "--model", text(&model), "--reward-model", text(&out), "--data", text(&pairs), "--json"];
+    assert_eq!(align(&score).ok().json_lines().len(), read_lines(&pairs).len());
+    train_with_template(&model, &chat, &case.join("template.jinja"), &[]);
+    assert_eq!(prompt_tokens(&model, &["--adapter", text(&chat)]), 15);
+    let merged = folder.path().join("merged");
+    align(&["merge", "--model", text(&model), "--adapter", text(&chat), "--output", text(&merged)]).ok();
+    assert_eq!(prompt_tokens(&merged, &[]), 15);
+}
+
+/// A template that came, went or changed since the run is said, or asked for.
+#[test]
+fn templates_that_are_not_those_of_the_run_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let bare = without_template("tiny-llama31", folder.path());
+    let with = model("tiny-llama31");
+    let texts = folder.path().join("texts.jsonl");
+    write_lines(&texts, &text_pairs());
+    let train = |model: &Path, out: &Path, more: &[&str]| {
+        let flags =
+            ["train", "--model", text(model), "--data", text(&texts), "--max-steps", "1", "--output", text(out)];
+        align(&[&flags[..], more].concat()).ok()
+    };
+    let on = |model: &Path, run: &Path, more: &[&str]| {
+        let flags = ["generate", "--model", text(model), "--adapter", text(run), "--prompt", "Hi", "--json"];
+        align(&[&flags[..], &["--max-new-tokens", "1"], more].concat())
+    };
+    let plain = folder.path().join("plain");
+    train(&bare, &plain, &[]);
+    let gained = on(&with, &plain, &[]).ok();
+    assert!(gained.stderr.contains("was made without a chat template"), "{}", gained.stderr);
+    assert!(!on(&bare, &plain, &[]).ok().stderr.contains("chat template"));
+
+    let chat = folder.path().join("chat");
+    train(&with, &chat, &["--chat", "--system", "Be brief."]);
+    assert!(!on(&with, &chat, &[]).ok().stderr.contains("warning: "));
+    let own = chat.join("chat_template.jinja");
+    let source = fs::read_to_string(&own).unwrap();
+    fs::write(&own, format!("{source} ")).unwrap();
+    let edited = on(&with, &chat, &[]).ok();
+    assert!(edited.stderr.contains("the chat template was changed since the run"), "{}", edited.stderr);
+    fs::remove_file(&own).unwrap();
+    assert!(!on(&with, &chat, &[]).ok().stderr.contains("warning: "), "the model's is the same");
+    let by_flag = folder.path().join("by-flag");
+    train(&with, &by_flag, &["--chat-template", text(&with)]);
+    fs::remove_file(by_flag.join("chat_template.jinja")).unwrap();
+    let gone = on(&bare, &by_flag, &[]);
+    assert!(gone.code == Some(3) && gone.stderr.contains("is gone; give it with --chat-template"), "{}", gone.stderr);
+    let gone = on(&bare, &chat, &[]);
+    assert!(gone.code == Some(3) && gone.stderr.contains("is gone; give it with --chat-template"), "{}", gone.stderr);
+    on(&bare, &chat, &["--chat-template", text(&with)]).ok();
+    // what a merged model cannot hold
+    let merged = folder.path().join("merged");
+    let run = align(&["merge", "--model", text(&with), "--adapter", text(&chat), "--output", text(&merged)]).ok();
+    assert!(run.stderr.contains("give it with --system (Be brief.)"), "{}", run.stderr);
+    let merged = folder.path().join("merged-plain");
+    let run = align(&["merge", "--model", text(&bare), "--adapter", text(&plain), "--output", text(&merged)]).ok();
+    assert!(!run.stderr.contains("system text"), "{}", run.stderr);
+}
+
+/// Other programs save tokenizer and template beside the adapter.
+#[test]
+fn a_template_beside_the_adapter_of_another_program_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, case) = (folder.path().join("run"), case("run-chat-template"));
+    train_with_template(&model("tiny-llama31"), &out, &case.join("template.jinja"), &[]);
+    for name in ["config.toml", "metrics.jsonl"] {
+        fs::remove_file(out.join(name)).unwrap();
+    }
+    let bare = without_template("tiny-llama31", folder.path());
+    let generate = |model: &Path, more: &[&str]| {
+        let flags = ["generate", "--model", text(model), "--adapter", text(&out), "--prompt", "Hi there", "--json"];
+        let run = align(&[&flags[..], &["--max-new-tokens", "1"], more].concat()).ok();
+        (run.json()["prompt_tokens"].as_u64().unwrap(), run.stderr)
+    };
+    let (tokens, said) = generate(&model("tiny-llama31"), &[]);
+    assert!(tokens == 19 && said.contains("warning: ") && said.contains("another chat template"), "{said}");
+    let (tokens, said) = generate(&model("tiny-llama31"), &["--chat-template", text(&out)]);
+    assert!(tokens == 15 && !said.contains("warning: "), "{said}");
+    let (tokens, said) = generate(&bare, &[]);
+    assert!(tokens == 15 && said.contains("the model has none"), "{said}");
+    // in tokenizer_config.json, as older programs write it
+    let source = fs::read_to_string(out.join("chat_template.jinja")).unwrap();
+    fs::remove_file(out.join("chat_template.jinja")).unwrap();
+    fs::write(out.join("tokenizer_config.json"), json!({"chat_template": source}).to_string()).unwrap();
+    assert_eq!(generate(&bare, &[]).0, 15);
+    assert_eq!(generate(&model("tiny-llama31"), &["--chat-template", text(&out)]).0, 15);
+    // the same as the model's is not worth a word
+    fs::copy(model("tiny-llama31").join("tokenizer_config.json"), out.join("tokenizer_config.json")).unwrap();
+    let (tokens, said) = generate(&model("tiny-llama31"), &[]);
+    assert!(tokens == 19 && !said.contains("template"), "{said}");
+}
+
+/// A template for conversations with tools is a part of the run's.
+#[test]
+fn templates_for_tools_are_kept_and_merged_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = without_template("tiny-llama31", folder.path());
+    let config = model.join("tokenizer_config.json");
+    let mut object: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    let plain = fs::read_to_string(case("run-chat-template").join("template.jinja")).unwrap();
+    let tools = format!("{{{{ 'With ' ~ tools[0].function.name ~ '. ' }}}}{plain}");
+    object["chat_template"] = json!([{"name": "default", "template": plain}, {"name": "tool_use", "template": tools}]);
+    fs::write(&config, object.to_string()).unwrap();
+    let tool = json!({"type": "function", "function": {"name": "look_up", "parameters": {}}});
+    let mut rows = read_lines(&case("run-chat-template").join("pairs.jsonl"));
+    rows[0]["tools"] = json!([tool]);
+    let data = folder.path().join("tools.jsonl");
+    write_lines(&data, &rows);
+    let (out, merged) = (folder.path().join("run"), folder.path().join("merged"));
+    let flags = ["train", "--model", text(&model), "--data", text(&data), "--max-steps", "1", "--max-length", "300"];
+    align(&[&flags[..], &["--precision", "f32", "--output", text(&out)]].concat()).ok();
+    let prompt_tokens = |model: &Path, more: &[&str]| {
+        let flags = ["score", "--model", text(model), "--data", text(&data), "--max-length", "300", "--json"];
+        let run = align(&[&flags[..], more].concat()).ok();
+        run.json_lines().iter().map(|row| row["prompt_tokens"].clone()).collect::<Vec<_>>()
+    };
+    let of_model = prompt_tokens(&model, &[]);
+    object["chat_template"] = "{% for m in messages %}{{ m.content }} {% endfor %}".into();
+    fs::write(&config, object.to_string()).unwrap();
+    assert!(prompt_tokens(&model, &[]) != of_model);
+    assert_eq!(prompt_tokens(&model, &["--adapter", text(&out)]), of_model);
+    align(&["merge", "--model", text(&model), "--adapter", text(&out), "--output", text(&merged)]).ok();
+    assert_eq!(prompt_tokens(&merged, &[]), of_model);
+}
+
+/// `chat-template = "."` is about the folder that the options were written into.
+#[test]
+fn options_without_their_run_do_not_name_a_template() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run, model) = (folder.path().join("run"), model("tiny-llama31"));
+    train_with_template(&model, &run, &case("run-chat-template").join("template.jinja"), &[]);
+    let copied = folder.path().join("copied.toml");
+    fs::copy(run.join("config.toml"), &copied).unwrap();
+    fs::write(folder.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    let again = |config: &Path, out: &str, more: &[&str]| {
+        let out = folder.path().join(out);
+        align(&[&["train", "--config", text(config), "--output", text(&out)][..], more].concat())
+    };
+    let refused = again(&copied, "refused", &[]);
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    let what = "`chat-template = \".\"` is the copy that a run keeps";
+    assert!(refused.stderr.contains("copied.toml:") && refused.stderr.contains(what), "{}", refused.stderr);
+    let template = run.join("chat_template.jinja");
+    again(&copied, "by-flag", &["--chat-template", text(&template)]).ok();
+    assert!(!again(&run.join("config.toml"), "same", &[]).ok().stderr.contains("warning: "));
+    fs::write(&template, format!("{} ", fs::read_to_string(&template).unwrap())).unwrap();
+    let edited = again(&run.join("config.toml"), "edited", &[]).ok();
+    assert!(edited.stderr.contains("the chat template beside it is not that of the run"), "{}", edited.stderr);
+}
+
+/// Rows of texts need no template: one that cannot be read is no matter, in the run and after it.
+#[test]
+fn a_model_whose_template_cannot_be_read_serves_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = without_template("tiny-llama31", folder.path());
+    let config = model.join("tokenizer_config.json");
+    let mut object: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    object["chat_template"] = json!([{"name": "rag", "template": "{{ messages }}"}]);
+    fs::write(&config, object.to_string()).unwrap();
+    let (data, run, merged) =
+        (folder.path().join("texts.jsonl"), folder.path().join("run"), folder.path().join("merged"));
+    write_lines(&data, &text_pairs());
+    let [of_model, of_data] = [["--model", text(&model)], ["--data", text(&data)]];
+    let train = ["train", "--max-steps", "1", "--output", text(&run)];
+    align(&[&train[..], &of_model, &of_data].concat()).ok();
+    let of_run = ["--adapter", text(&run)];
+    for command in [&["eval"][..], &["score"], &["generate", "--max-new-tokens", "1"], &["inspect"]] {
+        let said = align(&[command, &of_model, &of_data, &of_run].concat()).ok().stderr;
+        assert!(!said.contains("chat template"), "{command:?}: {said}");
+    }
+    align(&[&["merge", "--output", text(&merged)][..], &of_model, &of_run].concat()).ok();
+}
