@@ -6,6 +6,9 @@
 
 mod copies;
 mod index;
+// links between files, and a shell that limits their size
+#[cfg(all(test, unix))]
+mod tests;
 
 use super::config::Task;
 use super::error::AdapterError;

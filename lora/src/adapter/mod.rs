@@ -232,11 +232,4 @@ const INITIALISATION: u64 = u64::MAX;
 #[cfg(test)]
 mod fixtures;
 #[cfg(test)]
-mod golden_tests;
-#[cfg(test)]
-mod hostile_tests;
-#[cfg(test)]
-mod reward_tests;
-// links between files, and a shell that limits their size
-#[cfg(all(test, unix))]
-mod merge_tests;
+mod tests;

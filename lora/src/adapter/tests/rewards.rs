@@ -1,6 +1,5 @@
 //! Adapters of reward models: written and read, refused where they are broken or where log-probs are wanted.
 
-use super::fixtures::*;
 use super::*;
 use serde_json::json as value;
 

@@ -1,6 +1,5 @@
 //! Adapters that PEFT 0.21 wrote (`tests/goldens/`), read and written again; which modules PEFT chooses; fresh adapters.
 
-use super::fixtures::*;
 use super::*;
 use align_engine::model::ModelConfig;
 use align_engine::weights::Dtype;

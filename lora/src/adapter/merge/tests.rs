@@ -1,7 +1,7 @@
 //! Merged weights against f64, and that nothing else changes; what is left behind when a merge fails.
 
-use super::fixtures::*;
-use super::*;
+use crate::adapter::fixtures::*;
+use crate::adapter::*;
 use align_engine::weights::Dtype;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -403,7 +403,7 @@ fn a_full_disk_leaves_the_old_files() {
     let before = files(home.path());
     let smallest_write = before.values().map(Vec::len).max().unwrap();
     assert!(smallest_write > 100 << 10, "the limit below must be met");
-    let name = "adapter::merge_tests::a_full_disk_leaves_the_old_files";
+    let name = "adapter::merge::tests::a_full_disk_leaves_the_old_files";
     // 64 KiB, in blocks of 512 bytes; without the trap the signal would end the child before it sees the error
     let child = std::process::Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 128; exec \"$0\" --exact \"$1\" --nocapture"])
