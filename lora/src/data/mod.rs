@@ -85,19 +85,7 @@ pub mod turn_marker;
 mod turns;
 
 #[cfg(test)]
-mod dataset_tests;
-#[cfg(test)]
-mod golden_tests;
-#[cfg(test)]
-mod parity_tests;
-#[cfg(test)]
-mod row_tests;
-#[cfg(test)]
-mod sequence_tests;
-#[cfg(test)]
-mod source_tests;
-#[cfg(test)]
-mod token_cache_tests;
+mod tests;
 
 pub use ahead::{for_each_ahead, for_each_batch};
 pub use bad_row::BadRow;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::caught::quietly;
 use super::super::columns::ColumnMap;
 use super::super::reader::Rows;
-use super::super::source_tests::{encoder, gzip, held_by, written, zstd};
+use super::super::tests::sources::{encoder, gzip, held_by, written, zstd};
 use super::super::{BadRow, DataError, Dataset, Needs, OnBadRow};
 use super::{MAX_NESTING, ParquetFault};
 

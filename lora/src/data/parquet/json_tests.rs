@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::columns::ColumnMap;
 use super::super::reader::Rows;
-use super::super::source_tests::written;
+use super::super::tests::sources::written;
 use super::super::{BadRow, DataError};
 use super::ParquetFault;
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::super::columns::ColumnMap;
 use super::super::reader::Rows;
-use super::super::source_tests::written;
+use super::super::tests::sources::written;
 
 const SCHEMA: &str = "message rows {
     optional group messages (LIST) { repeated group list { optional group element {

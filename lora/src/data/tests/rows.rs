@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::numbers::RowNumbers;
-use super::reader::{MAX_ROW_BYTES, Rows};
-use super::records::{Record, RecordTarget, Shape, Text};
-use super::{BadRow, ColumnMap, DataError, ImplicitPrompt, Reading};
+use crate::data::numbers::RowNumbers;
+use crate::data::reader::{MAX_ROW_BYTES, Rows};
+use crate::data::records::{Record, RecordTarget, Shape, Text};
+use crate::data::{BadRow, ColumnMap, DataError, ImplicitPrompt, Reading};
 
 /// With TRL's rule for the prompts of pairs of texts.
 fn parse(line: &str) -> Result<Record, BadRow> {

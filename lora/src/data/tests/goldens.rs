@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::records::Record;
-use super::template::{ChatTemplate, GenerationPrompt, RenderError};
-use super::{
+use crate::data::records::Record;
+use crate::data::template::{ChatTemplate, GenerationPrompt, RenderError};
+use crate::data::{
     BadRow, Dataset, DropReason, Encoded, EncodedRow, Encoder, ImplicitPrompt, Needs, OnBadRow, Reading, Shuffle,
     Target, mismatched_answers,
 };
@@ -252,7 +252,7 @@ fn truncated_lengths_are_those_of_trl() {
 /// Text with special tokens or without, from the ids of the plain goldens.
 #[test]
 fn decoding_gives_the_text_back() {
-    use super::SpecialTokens::{Keep, Skip};
+    use crate::data::SpecialTokens::{Keep, Skip};
     for (name, _, model) in models() {
         let encoder = encoder(&model, MAX_LENGTH);
         let (eos, eos_id) = encoder.tokenizer().eos().unwrap();

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use align_kernels::rng::Key;
 use serde_json::{Value, json};
 
-use super::columns::ColumnMap;
-use super::progress::DataObserver;
-use super::reader::Rows;
-use super::{DataError, Dataset, Encoder, Needs, OnBadRow, Opening, ParquetFault, Shuffle, Unobserved};
+use crate::data::columns::ColumnMap;
+use crate::data::progress::DataObserver;
+use crate::data::reader::Rows;
+use crate::data::{DataError, Dataset, Encoder, Needs, OnBadRow, Opening, ParquetFault, Shuffle, Unobserved};
 
 /// Counts what each thread has allocated, less what it has given back: what a file claims must not become memory. (What the C
 /// library of zstd allocates is not counted.)
@@ -32,7 +32,7 @@ fn note(more: usize, less: usize) {
 }
 
 /// The most that `work` holds at a time, in bytes; what was there before does not count.
-pub(super) fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
+pub(in crate::data) fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD.get();
     MOST.set(before);
     let outcome = work();
@@ -82,7 +82,7 @@ fn parquet(name: &str) -> PathBuf {
     path
 }
 
-pub(super) fn encoder() -> Encoder {
+pub(in crate::data) fn encoder() -> Encoder {
     Encoder::from_model(&goldens("tiny-llama").join("model"), None, 256, 4096).unwrap()
 }
 
@@ -90,19 +90,19 @@ fn lines(rows: &Rows) -> Vec<Value> {
     (0..rows.len()).map(|row| serde_json::from_slice(&rows.read(row).unwrap().unwrap()).unwrap()).collect()
 }
 
-pub(super) fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+pub(in crate::data) fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     file
 }
 
-pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(in crate::data) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-pub(super) fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub(in crate::data) fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 3).unwrap()
 }
 
@@ -369,7 +369,7 @@ fn more_files_than_a_process_usually_opens_are_read() {
         std::fs::write(folder.path().join(format!("{i:03}.jsonl")), bytes).unwrap();
     }
     let with = |limit: &str| {
-        let this = "data::source_tests::more_files_than_a_process_usually_opens_are_read";
+        let this = "data::tests::sources::more_files_than_a_process_usually_opens_are_read";
         let output = std::process::Command::new("sh")
             .args(["-c", &format!("ulimit {limit} && exec \"$0\" --exact {this} --nocapture")])
             .arg(std::env::current_exe().unwrap())
@@ -493,7 +493,7 @@ fn duplicates_are_told_apart() {
         let data = Dataset::open(&[file.path().to_owned()], encoder(), needs, OnBadRow::Error).unwrap();
         let survey = data.survey();
         assert_eq!((survey.copies.rows, survey.same_tokens.rows), (2, 2));
-        let places = |repeats: &super::Repeats| repeats.first.as_ref().map(|r| (r.original.1, r.copy.1));
+        let places = |repeats: &crate::data::Repeats| repeats.first.as_ref().map(|r| (r.original.1, r.copy.1));
         assert_eq!((places(&survey.copies), places(&survey.same_tokens)), (Some((1, 3)), Some((1, 4))));
     }
 }
@@ -527,7 +527,7 @@ fn a_split_keeps_prompts_together() {
         let all = |data: &Dataset| data.rows(&data.order(Shuffle::Off, 0)).unwrap();
         let (train, out) = (all(&split.train), all(&split.held_out));
         assert!(out.len() * 10 >= whole.len() && out.len() * 5 <= whole.len(), "{} of {}", out.len(), whole.len());
-        let prompts = |rows: &[super::EncodedRow]| {
+        let prompts = |rows: &[crate::data::EncodedRow]| {
             rows.iter().map(|row| row.prompt.clone()).collect::<std::collections::HashSet<_>>()
         };
         assert!(prompts(&train).is_disjoint(&prompts(&out)));
@@ -535,7 +535,8 @@ fn a_split_keeps_prompts_together() {
         // every row once, each side in the order of the files
         let mut both = [train, out].concat();
         let mut expected = all(&whole);
-        let key = |row: &super::EncodedRow| (row.row, row.answers.clone().first().map(|answer| answer.ids.clone()));
+        let key =
+            |row: &crate::data::EncodedRow| (row.row, row.answers.clone().first().map(|answer| answer.ids.clone()));
         both.sort_by_key(key);
         expected.sort_by_key(key);
         assert_eq!(both, expected);

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::columns::ColumnMap;
-use super::encode::{Answer, Encoded, Target};
-use super::ingredients::VERSION;
-use super::numbers::RowNumbers;
-use super::token_cache::{TokenCache, encode};
-use super::{
+use crate::data::columns::ColumnMap;
+use crate::data::encode::{Answer, Encoded, Target};
+use crate::data::ingredients::VERSION;
+use crate::data::numbers::RowNumbers;
+use crate::data::token_cache::{TokenCache, encode};
+use crate::data::{
     DataError, DataObserver, DataProgress, Dataset, EncodedRow, Encoder, LongAnswers, Needs, OnBadRow, Opening,
     SftPart, Shuffle, Stage,
 };

@@ -7,8 +7,8 @@ use std::time::Instant;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::records::Text;
-use super::{
+use crate::data::records::Text;
+use crate::data::{
     BadRow, ColumnMap, DataError, Dataset, DropReason, Encoded, EncodedRow, Encoder, Needs, OnBadRow, Record, SftPart,
     Shuffle, SpanSource, SpecialTokens, Target, prompts,
 };
@@ -135,7 +135,7 @@ fn turns_that_cannot_be_told_apart_are_refused() {
     let encoder = with_template("tiny-llama", other_end).with_sft_on(assistant);
     assert_eq!(encode(&encoder, &talk()), Err(BadRow::TurnChanges { turn: 1 }));
     let silent = json!({"messages": turns(&[("user", "a")])});
-    let qwen = super::sequence_tests::encoder("tiny-qwen2").with_sft_on(assistant);
+    let qwen = self::encoder("tiny-qwen2").with_sft_on(assistant);
     assert_eq!(encode(&qwen, &silent), Err(BadRow::NoAssistantTurn));
 }
 
@@ -181,10 +181,7 @@ fn turns_without_end_are_refused_in_time() {
     // what is let through is done in time, by the template that needs most renderings
     let most: Vec<(&str, &str)> = many[..1_000].to_vec();
     let started = Instant::now();
-    kept(
-        &super::sequence_tests::encoder("tiny-qwen3").with_sft_on(Some(SftPart::Assistant)),
-        &json!({"messages": turns(&most)}),
-    );
+    kept(&self::encoder("tiny-qwen3").with_sft_on(Some(SftPart::Assistant)), &json!({"messages": turns(&most)}));
     assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
     // marks need one rendering
     let marks = with_template("tiny-qwen2", CHATML_WITH_MARKS).with_sft_on(Some(SftPart::Assistant));
@@ -225,7 +222,7 @@ fn texts_end_with_eos_and_begin_with_what_predicts() {
     assert_eq!(already.answers == row.answers, named);
 
     // BOS, where there is one, predicts EOS; else EOS is alone
-    let without_bos = super::sequence_tests::encoder("tiny-qwen2");
+    let without_bos = self::encoder("tiny-qwen2");
     match encode(&without_bos, &json!({"text": ""})).unwrap() {
         Encoded::Dropped { reason: DropReason::NothingScored, .. } => {}
         other => panic!("{other:?}"),
@@ -386,7 +383,7 @@ fn tools_choose_the_template_made_for_them() {
         let encoder = Encoder::from_model(dir.path(), None, 64, ROWS).unwrap();
         let record = encoder.parse(0, row.to_string().as_bytes()).unwrap().record;
         let Text::Turns(turns) = &record.answers[0] else { panic!("turns") };
-        encoder.template().unwrap().render_with(turns, super::GenerationPrompt::Omit, &record.inputs).unwrap()
+        encoder.template().unwrap().render_with(turns, crate::data::GenerationPrompt::Omit, &record.inputs).unwrap()
     };
     assert_eq!(said(json!({})), "default True ");
     assert_eq!(said(json!({"tools": null, "chat_template_kwargs": {"think": "deep"}})), "default True deep");

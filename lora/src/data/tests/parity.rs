@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::deep_stack::with_deep_stack;
-use super::golden_tests::{encoder, goldens, json as read_json, models};
-use super::{BadRow, Encoded, EncodedRow, Encoder, Record, SftPart};
+use super::goldens::{encoder, goldens, json as read_json, models};
+use crate::data::deep_stack::with_deep_stack;
+use crate::data::{BadRow, Encoded, EncodedRow, Encoder, Record, SftPart};
 
 /// Set in the goldens in tokens that are scored.
 const SCORED: u32 = 1 << 31;
