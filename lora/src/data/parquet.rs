@@ -13,11 +13,7 @@ mod pages;
 mod rows;
 
 #[cfg(test)]
-mod hostile_tests;
-#[cfg(test)]
-mod json_tests;
-#[cfg(test)]
-mod round_trip_tests;
+mod tests;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -10,9 +10,9 @@ use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
 use serde_json::{Value, json};
 
-use super::super::columns::ColumnMap;
-use super::super::reader::Rows;
-use super::super::tests::sources::written;
+use crate::data::columns::ColumnMap;
+use crate::data::reader::Rows;
+use crate::data::tests::sources::written;
 
 const SCHEMA: &str = "message rows {
     optional group messages (LIST) { repeated group list { optional group element {

@@ -9,11 +9,10 @@ use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
 use serde_json::{Value, json};
 
-use super::super::columns::ColumnMap;
-use super::super::reader::Rows;
-use super::super::tests::sources::written;
-use super::super::{BadRow, DataError};
-use super::ParquetFault;
+use crate::data::columns::ColumnMap;
+use crate::data::reader::Rows;
+use crate::data::tests::sources::written;
+use crate::data::{BadRow, DataError, ParquetFault};
 
 /// Values of a column, and their levels of definition and repetition.
 type Texts<'a> = (&'a [&'a str], &'a [i16], &'a [i16]);

@@ -1,0 +1,5 @@
+//! Parquet files that a writer makes, and files that no writer makes.
+
+mod by_hand;
+mod json;
+mod round_trip;
