@@ -66,8 +66,6 @@ mod slic;
 mod sppo;
 
 #[cfg(test)]
-mod goldens;
-#[cfg(test)]
 mod tests;
 
 pub use choice::{Objective, canonical_name, find, knobs, mix, names, reads};

@@ -2,6 +2,7 @@
 
 mod choices;
 mod formulas;
+mod goldens;
 
 use super::*;
 use crate::data::RowNumbers;
