@@ -1,4 +1,4 @@
-//! Which chat template a command renders with, and where a run keeps its own.
+//! Chooses the chat template that a command renders with, and keeps a run's own.
 
 use crate::error::CliError;
 use crate::report::say;
@@ -7,8 +7,8 @@ use crate::run_record::{template_name, template_of_run};
 use align_lora::data::{DataError, TEMPLATE_FILE, TemplateSources};
 use std::path::{Path, PathBuf};
 
-/// What to give an encoder instead of the model's own template: what `--chat-template` names, a run's template included. The folder
-/// of another program's adapter may have one too: it is taken if the model has none, and is said in any case.
+/// Returns the template to use instead of the model's own: the one that `--chat-template` names, which may be a run's. The
+/// folder of another program's adapter may also have one. It is used if the model has none, and reported in any case.
 ///
 /// # Errors
 /// [`CliError::Input`] for a record or a template of a run that cannot be read.
@@ -31,7 +31,7 @@ pub fn instead_of_the_models(
         Ok(Some(beside)) => beside,
         Ok(None) => return Ok(None),
         Err(error) => {
-            say!("warning: {error}; the folder of --adapter may have a chat template of its own, the model's is used");
+            say!("warning: {error}; the folder of --adapter may have its own chat template; the model's is used");
             return Ok(None);
         }
     };
@@ -43,7 +43,7 @@ pub fn instead_of_the_models(
         Some(of_model) if of_model.same_texts(&beside) => Ok(None),
         Some(_) => {
             say!(
-                "warning: {} is another chat template than the model's; the model's is used, --chat-template {} takes the adapter's",
+                "warning: {} is another chat template than the model's; the model's is used; --chat-template {} uses the adapter's",
                 beside.origin,
                 adapter.display()
             );
@@ -52,7 +52,7 @@ pub fn instead_of_the_models(
     }
 }
 
-/// Compares what a run called its template with what there is now: its own copy, which `flag` names, or else the model's.
+/// Compares the name that a run recorded for its template with the current one: its own copy (`flag`), or else the model's.
 fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) -> Result<(), CliError> {
     let now = match flag {
         Some(own) => TemplateSources::of_folder(own).map_err(DataError::from)?,
@@ -64,11 +64,11 @@ fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) 
     let run = run.display();
     match (flag, now) {
         (Some(_), Some(now)) => {
-            say!("warning: {}: the chat template was changed since the run; it is used as it is now", now.origin)
+            say!("warning: {}: the chat template has changed since the run; the current one is used", now.origin)
         }
         (None, Some(now)) if name == template_name(None) => say!(
-            "warning: {}: the run in {run} was made without a chat template, and the model has one now, which is used; --chat-template \
-             FILE gives another",
+            "warning: {}: the run in {run} was made without a chat template; the model has one now, and it is used; \
+             --chat-template FILE gives another",
             now.origin
         ),
         _ => {
@@ -80,12 +80,12 @@ fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) 
     Ok(())
 }
 
-/// The template of a model, as far as it can be read: texts do not need it, and what does says what is wrong with it.
+/// Returns the template of a model. `None` if it cannot be read: texts do not need it, and conversations report the fault.
 pub fn of_model(model: &Path) -> Option<TemplateSources> {
     TemplateSources::of_folder(model).ok().flatten()
 }
 
-/// What a merged model gets instead of the base's template, if it differs.
+/// Returns the template of a merged model. `None` if it is the base's.
 ///
 /// # Errors
 /// [`CliError::Input`] for files that cannot be read.

@@ -42,12 +42,12 @@ pub struct DataOptions<'a> {
     pub drops: Drops,
 }
 
-/// How many rows may be dropped, bad ones apart.
+/// How many rows may be dropped, not counting bad ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drops {
-    /// More than a tenth end the command.
+    /// The command ends if more than a tenth are dropped.
     Few,
-    /// They are only reported.
+    /// Any number is only reported.
     Reported,
 }
 
@@ -124,12 +124,12 @@ fn open(
     Ok(data)
 }
 
-/// An error of data, with where the turn marker comes from that a row lacks: `marker` is that of the run's rows.
+/// Makes the error of a row. If the row lacks the turn marker of the run, `marker`, it says where that comes from.
 pub fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> CliError {
     let is_about_it = matches!(&error, DataError::Row { reason: BadRow::NoTurnMarker { marker: Some(_), .. }, .. });
     match marker {
         Some(_) if is_about_it => CliError::Input(format!(
-            "{error}; the mark is that of the rows that the run was made of ({RECORD}), and some of these have it"
+            "{error}; that mark ends the prompts of the run ({RECORD}), and some of these rows have it"
         )),
         _ => error.into(),
     }

@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 
 /// What the demo's model is called.
 pub const DEMO: &str = "the demo inside this program";
-/// What the adapters of the demo call their base.
+/// The name of the base in the adapters of the demo.
 pub const DEMO_BASE: &str = "align-demo";
 /// `--max-length`, unless something says otherwise.
 pub const MAX_LENGTH: u64 = 1024;
 
-/// `--max-length`, of the command line or the adapter's run, else the default.
+/// Returns `--max-length` from the command line or the adapter's run, or else the default.
 pub fn max_length(args: &DataArgs) -> u64 {
     args.max_length.unwrap_or(MAX_LENGTH)
 }
@@ -116,7 +116,7 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
 }
 
 impl LoadedModel {
-    /// The template to render with instead of the model's own, see [`chat_template::instead_of_the_models`].
+    /// Returns the template to use instead of the model's own: see [`chat_template::instead_of_the_models`].
     ///
     /// # Errors
     /// [`CliError::Input`].
@@ -192,7 +192,7 @@ impl LoadedModel {
         Ok(self.reported(dir, Adapter::load_reward_model(&self.model, dir)?))
     }
 
-    /// The adapter of a directory, with a score head or without.
+    /// Loads the adapter of a directory, with or without a score head.
     ///
     /// # Errors
     /// [`CliError::Input`].
@@ -200,13 +200,13 @@ impl LoadedModel {
         Ok(self.reported(dir, Adapter::load_either(&self.model, dir)?))
     }
 
-    /// Says what there is to say about an adapter.
+    /// Reports on an adapter, and returns it.
     fn reported(&self, dir: &Path, adapter: Adapter) -> Adapter {
         report::read_adapter(dir, &adapter, &self.base_hash().to_string());
         adapter
     }
 
-    /// What says which weights these are.
+    /// Returns the hash that identifies the weights.
     pub fn base_hash(&self) -> Hash {
         base_hash(self.model.config(), &self.checkpoint)
     }

@@ -1,4 +1,4 @@
-//! Data that is unlike that of the run whose options a command takes: which of them are left out then.
+//! Leaves out options of a run that have no meaning for other data than the run's.
 
 use crate::config_file::{Expanded, OfRun};
 use crate::error::CliError;
@@ -10,10 +10,10 @@ use std::path::PathBuf;
 const COLUMNS: &str = "--columns";
 const SFT_ON: &str = "--sft-on";
 
-/// The arguments for a second try, if `error` comes of an option of the run that has no meaning for the data.
+/// Returns the arguments for a second try if `error` comes from an option of the run that has no meaning for the data.
 ///
 /// # Errors
-/// `error`, with the run's option that it is about.
+/// `error`, with the run's option that causes it.
 pub fn without_what_has_no_meaning(
     error: CliError,
     of_run: &OfRun,
@@ -23,7 +23,7 @@ pub fn without_what_has_no_meaning(
     let path = of_run.path().display();
     match (error, of_run.value_of(COLUMNS), of_run.value_of(SFT_ON)) {
         (CliError::Columns(text), Some(columns), _) => {
-            // other files than the run's are usual there
+            // `train` usually gets other files than the run's
             if command != "train" || has_any(matches, &columns)? {
                 let hint = format!("the columns ({columns}) are those of {path}: --columns gives others");
                 return Err(CliError::Input(format!("{text}; {hint}")));
@@ -36,7 +36,7 @@ pub fn without_what_has_no_meaning(
                 let hint = format!("{part} is the part of {path}: --sft-on gives another");
                 return Err(CliError::Input(format!("{text}; {hint}")));
             }
-            say!("sft-on {part} of {path} is not taken: these rows are no sequences");
+            say!("sft-on {part} of {path} is not used: these rows are not sequences");
             Ok(of_run.expanded_but(SFT_ON))
         }
         (error, ..) => Err(error),

@@ -1,7 +1,7 @@
-//! What answers are compared with: the base, or an adapter.
+//! Finds the reference, which answers are compared with: the base, or an adapter.
 //!
-//! A run that was trained against an adapter keeps its values in the folder `reference`, so that a starting adapter may move or be
-//! trained further.
+//! A run that was trained against an adapter keeps a copy of it in the folder `reference`, so the original may move or be trained
+//! further.
 
 use crate::args::ReferenceChoice;
 use crate::error::CliError;
@@ -17,9 +17,9 @@ use align_lora::train::Trainer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How a reference without an adapter is called.
+/// The name of a reference without an adapter.
 const BASE: &str = "base";
-/// How it is called where nothing is compared.
+/// The name if nothing is compared.
 const NONE: &str = "none";
 
 /// What answers are compared with.
@@ -40,16 +40,16 @@ impl Reference {
         Reference { set: Some(set), name }
     }
 
-    /// For what compares nothing; says so.
+    /// Returns the reference of a command that compares nothing, and reports that.
     pub fn none(why: &str) -> Reference {
         say!("reference: none: {why}");
         Reference { set: None, name: NONE.to_owned() }
     }
 
-    /// That of the flag, else that of the run whose adapter is in `run`, else the base; says which it is.
+    /// Returns the flag's reference, else that of the run whose adapter is in `run`, else the base. Reports which it is.
     ///
     /// # Errors
-    /// [`CliError::Input`] for an adapter that cannot be read, or that is not the one that the run was trained against.
+    /// [`CliError::Input`] if an adapter cannot be read, or is not the one against which the run was trained.
     pub fn find(
         flag: Option<&ReferenceChoice>,
         run: Option<&Path>,
@@ -76,7 +76,7 @@ impl Reference {
     }
 }
 
-/// The adapter that a run was trained against, and where it was found; `None` if that was the base, or if nobody knows.
+/// Finds the adapter against which a run was trained, and where it is. `None` if that was the base or is unknown.
 fn of_run(dir: &Path, kept: &Kept, loaded: &LoadedModel) -> Result<Option<(Reference, PathBuf)>, CliError> {
     let own = dir.join(REFERENCE);
     let is_adapter = |place: &PathBuf| place.join(ADAPTER_CONFIG).exists();
@@ -86,7 +86,7 @@ fn of_run(dir: &Path, kept: &Kept, loaded: &LoadedModel) -> Result<Option<(Refer
         Kept::Nothing => {
             let Some(place) = Some(own).filter(is_adapter).or_else(|| named_reference(dir)) else { return Ok(None) };
             say!(
-                "warning: {} has no {RECORD}, which would say what the run's reference was: {} is taken as it is now",
+                "warning: {} has no {RECORD} to say what the run's reference was: {} is used as it is now",
                 dir.display(),
                 place.display()
             );
@@ -110,7 +110,7 @@ fn of_run(dir: &Path, kept: &Kept, loaded: &LoadedModel) -> Result<Option<(Refer
     )))
 }
 
-/// The adapter that a run's options name as its reference: that of `reference`, else the one it went on from.
+/// Returns the adapter that a run's options name as its reference: `reference`, else the adapter that it started from.
 fn named_reference(dir: &Path) -> Option<PathBuf> {
     let table = run_files::options(dir)?;
     let value = |key: &str| table.get(key).and_then(toml::Value::as_str);
@@ -120,7 +120,7 @@ fn named_reference(dir: &Path) -> Option<PathBuf> {
     value("reference").or_else(|| value("adapter")).filter(|name| *name != BASE).map(|name| dir.join(name))
 }
 
-/// The name of a run's reference: see [`Reference::name`].
+/// Returns the name of a run's reference: see [`Reference::name`].
 pub fn name_of(trainer: &Trainer<'_>) -> String {
     match (trainer.objective().reference(), trainer.reference()) {
         (false, _) => NONE.to_owned(),

@@ -12,13 +12,13 @@ use std::path::Path;
 pub const OPTIONS: &str = "config.toml";
 /// A line for each step and each evaluation.
 pub const METRICS: &str = "metrics.jsonl";
-/// The rows that a run left out. A run that leaves none out has no such file.
+/// The rows that a run left out. Missing if it left none out.
 pub const REJECTS: &str = "rejects.jsonl";
 /// Hashes and running statistics.
 pub const RECORD: &str = "run_state.json";
-/// What a run that gets as far as an adapter has.
+/// Files of every run that has an adapter.
 pub const ALWAYS: [&str; 5] = [OPTIONS, METRICS, ADAPTER_WEIGHTS, ADAPTER_CONFIG, RECORD];
-/// What not every run has, within the folder of the run.
+/// Files that only some runs have.
 pub const OPTIONAL: [&str; 5] = [
     REJECTS,
     TEMPLATE_FILE,
@@ -29,8 +29,8 @@ pub const OPTIONAL: [&str; 5] = [
 /// Folders of such files.
 pub const FOLDERS: [&str; 2] = [TEMPLATE_FOLDER, REFERENCE];
 
-/// Refuses an output directory that holds something, unless it may be overwritten: then one that is no run's, if it holds what a run
-/// would write over.
+/// Refuses an output directory that is not empty. With `overwrite`, refuses it only if it is a model's, or if it is not a
+/// run's and holds something in the place of a run's file.
 ///
 /// # Errors
 /// [`CliError::Usage`].
@@ -61,24 +61,24 @@ pub fn check_output(path: &Path, overwrite: bool) -> Result<(), CliError> {
     if let Some(name) = FOLDERS.iter().find(|name| path.join(name).exists() && !path.join(name).is_dir()) {
         return fail(format!("holds a file `{name}`, where a run makes a folder; choose another directory"));
     }
-    // an adapter is what a run makes anew, whoever made it
+    // adapters may be replaced, whoever made them
     let is_adapter = |name: &str| [ADAPTER_WEIGHTS, ADAPTER_CONFIG].contains(&name);
     match files.clone().find(|name| !is_adapter(name) && path.join(name).exists()) {
         Some(name) if !is_run(path) => fail(format!(
-            "holds `{name}` and is not the folder of a run: --overwrite replaces runs and adapters alone; choose another directory"
+            "holds `{name}` and is not the folder of a run: --overwrite replaces only runs and adapters; choose another directory"
         )),
         _ => Ok(()),
     }
 }
 
-/// Whether `train` has written into a directory: by its files, or while the run has no adapter by its options.
+/// Whether `train` has written into a directory. Its files show that, or its options if the run has no adapter yet.
 pub fn is_run(path: &Path) -> bool {
     let keys = ["loss", "learning-rate", "seed"];
     [OPTIONS, METRICS, ADAPTER_WEIGHTS].iter().all(|name| path.join(name).exists())
         || options(path).is_some_and(|options| keys.iter().all(|key| options.contains_key(*key)))
 }
 
-/// The options of the run in a folder, if they can be read.
+/// Reads the options of the run in a folder. `None` if they cannot be read.
 pub fn options(path: &Path) -> Option<toml::Table> {
     String::from_utf8(read_bounded(&path.join(OPTIONS)).ok()?).ok()?.parse().ok()
 }

@@ -95,7 +95,7 @@ impl RunFolder {
     /// # Errors
     /// [`CliError::Runtime`] with the path; what has not moved yet stays where it is.
     pub fn finish(mut self) -> Result<(), CliError> {
-        // whatever fails from here on, the files are those of a run that has ended
+        // if anything fails from here on, the files are still those of a finished run
         self.finished = true;
         let Some(staged) = &self.staged else { return Ok(()) };
         replace(staged, &self.output).map_err(|(path, error)| {
@@ -105,7 +105,7 @@ impl RunFolder {
     }
 }
 
-/// Moves the files of a run over those of an earlier one, whose other files go.
+/// Moves the files of a run over those of an earlier one, and removes the earlier run's other files.
 fn replace(staged: &Path, output: &Path) -> Result<(), (PathBuf, io::Error)> {
     let left: Vec<&str> = OPTIONAL.into_iter().filter(|name| !staged.join(name).exists()).collect();
     for folder in FOLDERS.into_iter().filter(|folder| staged.join(folder).exists()) {
@@ -122,7 +122,7 @@ fn replace(staged: &Path, output: &Path) -> Result<(), (PathBuf, io::Error)> {
             _ => {}
         }
     }
-    // those of an earlier run, if they are empty now
+    // removes folders of the earlier run that are empty now
     FOLDERS.iter().for_each(|folder| drop(fs::remove_dir(output.join(folder))));
     Ok(())
 }
@@ -192,7 +192,7 @@ fn clear_interrupted(output: &Path) -> io::Result<()> {
             continue;
         }
         if path.join(ADAPTER_WEIGHTS).exists() {
-            say!("an interrupted run has left the adapter of its last finished epoch in {}", path.display());
+            say!("an interrupted run left the adapter of its last finished epoch in {}", path.display());
         } else if is_run(&path) {
             fs::remove_dir_all(&path)?;
         }
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 
-    /// What cannot be moved is not lost.
+    /// Files that cannot be moved are not lost.
     #[test]
     fn a_run_that_cannot_be_put_in_place_stays_where_it_is() {
         let folder = tempfile::tempdir().unwrap();

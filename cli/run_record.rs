@@ -1,5 +1,5 @@
-//! The record of a run: where it was when the adapter beside it was kept. The hashes in it say whether that adapter and the
-//! reference are still what they were.
+//! The record of a run: its state when the adapter beside it was saved. Its hashes tell whether that adapter and the reference
+//! have changed since.
 
 use crate::error::CliError;
 use crate::report::say;
@@ -13,13 +13,13 @@ use serde_json::{Map, Value, json};
 use std::io;
 use std::path::Path;
 
-/// Most bytes of a run's file that are read at once.
+/// Largest file of a run that is read at once, in bytes.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// The bytes of a run's file.
+/// Reads the bytes of a run's file.
 ///
 /// # Errors
-/// The system's error, or one that says that it is no regular file or too large.
+/// The system's error, or an error that says that it is not a regular file or too large.
 pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     read_regular(path, MOST_BYTES)
 }
@@ -28,13 +28,13 @@ pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 pub enum Kept {
     /// There is no record.
     Nothing,
-    /// The record is about another adapter than the one beside it.
+    /// The record is about an adapter other than the one beside it.
     OfOtherAdapter,
     Record(Box<RunRecord>),
 }
 
 impl Kept {
-    /// The record in the folder of `adapter`; says if it is about another one.
+    /// Reads the record in the folder of `adapter`. Warns if it is about another adapter.
     ///
     /// # Errors
     /// [`CliError::Input`] for a file that is damaged.
@@ -45,14 +45,14 @@ impl Kept {
             return Ok(Kept::Record(Box::new(record)));
         }
         say!(
-            "warning: {} is about another adapter than the one beside it: reference and running statistics are not taken from it",
+            "warning: {} is about another adapter than the one beside it: its reference and running statistics are not used",
             dir.join(RECORD).display()
         );
         Ok(Kept::OfOtherAdapter)
     }
 
-    /// The running statistics that the run had when the adapter was kept. None of them hold for another loss, knob, temperature or
-    /// reference than the run's.
+    /// Returns the running statistics that the run had when the adapter was saved. They are fresh ones if loss, knobs, temperature
+    /// or reference differ from the run's.
     pub fn history(&self, reference: &str, objective: &Value) -> History {
         let Kept::Record(record) = self else { return History::default() };
         if record.objective == *objective && record.reference == reference {
@@ -60,7 +60,7 @@ impl Kept {
         }
         if record.history != History::default() {
             say!(
-                "running statistics of the run are not taken: they are of another loss, knob, temperature or reference"
+                "running statistics of the run are not used: they belong to another loss, knob, temperature or reference"
             );
         }
         History::default()
@@ -85,21 +85,21 @@ pub struct RunRecord {
     adapter: String,
     /// [`Reference::name`](crate::reference::Reference::name).
     reference: String,
-    /// Loss, knobs and temperature: what running statistics are of.
+    /// Loss, knobs and temperature, which running statistics depend on.
     objective: Value,
     history: History,
-    /// [`template_name`] of the run; `None` in records that do not say.
+    /// [`template_name`] of the run. `None` if the record does not say.
     chat_template: Option<String>,
     /// How its rows were read.
     decided: Decided,
 }
 
-/// What a record calls a chat template: a hash of its texts, or `none`.
+/// Returns a record's name for a chat template: a hash of its texts, or `none`.
 pub fn template_name(template: Option<&TemplateSources>) -> String {
     template.map_or_else(|| "none".to_owned(), TemplateSources::hash)
 }
 
-/// What the run in a folder called its chat template; `None` if the folder does not say.
+/// Returns the recorded name of the chat template of the run in a folder. `None` if the folder does not say.
 ///
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
@@ -108,7 +108,7 @@ pub fn template_of_run(dir: &Path) -> Result<Option<String>, CliError> {
 }
 
 impl RunRecord {
-    /// That of a run whose adapter is being kept.
+    /// Makes the record of a run whose adapter is being saved.
     pub fn new(adapter: &Adapter, of_run: &OfRun, history: History) -> RunRecord {
         RunRecord {
             adapter: adapter_hash(adapter.set()).to_string(),
@@ -120,12 +120,12 @@ impl RunRecord {
         }
     }
 
-    /// What the run was compared with.
+    /// The name of the run's reference.
     pub fn reference(&self) -> &str {
         &self.reference
     }
 
-    /// The record in the folder of a run; `None` if it has none.
+    /// Reads the record in the folder of a run. `None` if there is none.
     ///
     /// # Errors
     /// [`CliError::Input`] for a file that is damaged.
@@ -176,7 +176,7 @@ impl RunRecord {
     }
 }
 
-/// An encoder that reads rows as those of the run in a folder were read.
+/// Returns an encoder that reads rows as the run in a folder read its own.
 ///
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
@@ -188,12 +188,12 @@ pub fn reading_as(dir: Option<&Path>, encoder: Encoder) -> Result<Encoder, CliEr
     })
 }
 
-/// What running statistics are of, as a record has it.
+/// Describes for a record what running statistics depend on.
 pub fn describe(objective: &Objective, logp_temperature: f32) -> Value {
     json!({"loss": objective.name(), "knobs": knobs(objective), "logp_temperature": logp_temperature})
 }
 
-/// The knobs of an objective as JSON.
+/// Returns the knobs of an objective as JSON.
 pub fn knobs(objective: &Objective) -> Map<String, Value> {
     let value = |value| match value {
         KnobValue::Number(number) => Value::from(number),

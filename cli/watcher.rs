@@ -36,7 +36,7 @@ impl<'a> Watcher<'a> {
         Ok(Watcher { metrics, path, progress, adapter, output, of_run })
     }
 
-    /// Keeps the adapter, and where the run was when it had it.
+    /// Saves the adapter and the state of the run.
     ///
     /// # Errors
     /// [`TrainError::Adapter`], [`TrainError::Write`].

@@ -1,5 +1,5 @@
-//! Adapters and model folders as people have them: names of tensors from other programs, Gemma 3 with a vision tower, a model's
-//! folder with an adapter in it, the adapter of another base.
+//! Adapters and model folders from practice: names of tensors from other programs, Gemma 3 with a vision tower, a model's folder
+//! with an adapter in it, the adapter of another base.
 
 use crate::align::{Run, align, committed_goldens, copy_folder, number, read_json, root, text, write_lines};
 use align_engine::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorSpec};
@@ -122,7 +122,7 @@ fn the_adapters_name_in_the_names_of_its_tensors() {
             let run = score(&model, &["--adapter", text(adapter)], &rows).ok();
             assert_eq!(run.stdout, expected, "{family}");
         }
-        // numbers apart, a line names the reference
+        // only the numbers are compared, since a line also names the reference
         let of_reference = |reference: &Path| {
             let lines = score(&model, &["--reference", text(reference)], &rows).ok().json_lines();
             lines.into_iter().map(|line| line["chosen"]["reference_logps"].clone()).collect::<Vec<_>>()
@@ -148,7 +148,7 @@ fn the_adapters_name_in_the_names_of_its_tensors() {
             .stdout
     };
     assert_eq!(generated(&plain), generated(&named));
-    // what is written has the usual names
+    // the written file has the usual names
     let output = home.path().join("run");
     let run =
         ["train", "--model", text(&model), "--adapter", text(&named), "--data", text(&rows), "--output", text(&output)];
@@ -266,7 +266,7 @@ fn gemma_3_adapters_give_the_log_probs_of_peft() {
         for (row, (found, expected)) in logps(&run).iter().zip(expected[name].as_array().unwrap()).enumerate() {
             for (answer, found) in found.iter().enumerate() {
                 let expected = number(&expected[answer]);
-                // log-probs of 40 and more tokens that were summed in f32
+                // log-probs of 40 and more tokens, summed in f32
                 assert!((found - expected).abs() < 1e-3, "{}, row {row}: {found}, {expected}", adapter.display());
             }
         }
@@ -295,7 +295,7 @@ fn a_gemma_3_adapter_without_a_fitting_decoder_part_is_refused() {
     copy_folder(&list, &half);
     let other_half = |tensor: &Tensor| !(tensor.name.contains("vision_tower") && tensor.name.contains("lora_B"));
     write(&half.join(WEIGHTS), &tensors(&list.join(WEIGHTS)).into_iter().filter(other_half).collect::<Vec<_>>());
-    // one update of the vision tower under its names of now and of before
+    // one update of the vision tower under its current and its older name
     let twice = home.path().join("twice");
     copy_folder(&list, &twice);
     let mut all = tensors(&list.join(WEIGHTS));
@@ -346,7 +346,7 @@ fn merging_adds_the_updates_of_a_vision_tower_to_its_weights() {
         let run =
             align(&["merge", "--model", text(&model), "--adapter", text(&adapter), "--output", text(&output)]).ok();
         assert!(run.stderr.contains("48 matrices"), "{}", run.stderr);
-        assert!(run.stderr.contains("6 of them are of parts that this program does not run"), "{}", run.stderr);
+        assert!(run.stderr.contains("6 of them are for parts that this program does not run"), "{}", run.stderr);
         let mut changed = 0;
         for after in tensors(&output.join("model.safetensors")) {
             let before = &base[&after.name];
@@ -375,7 +375,7 @@ fn merging_adds_the_updates_of_a_vision_tower_to_its_weights() {
         }
         assert_eq!(changed, 48, "{name}");
     }
-    // an update that the base has no place for
+    // an update for which the base has no tensor
     let elsewhere =
         renamed(&list, &home.path().join("elsewhere"), |name| name.replace("encoder.layers.1.", "encoder.layers.7."));
     let output = home.path().join("merged");
@@ -401,7 +401,7 @@ fn training_keeps_the_updates_of_a_vision_tower() {
         };
         assert_eq!(vision(&output.join(WEIGHTS)), vision(&adapter.join(WEIGHTS)), "the same names and bits");
         assert_eq!(vision(&output.join(WEIGHTS)).len(), 12);
-        // its own reader takes it, and the decoder has learned
+        // this program reads it, and the decoder has learned
         let (after, before) =
             (score(&model, &["--adapter", text(&output)], &rows), score(&model, &["--adapter", text(&list)], &rows));
         assert_ne!(after.ok().stdout, before.ok().stdout);
@@ -434,14 +434,14 @@ fn an_adapter_in_the_models_folder_is_said_and_not_merged() {
         let run = align(command).ok();
         assert_eq!(run.stderr.lines().filter(|said| *said == line).count(), 1, "{command:?}: {}", run.stderr);
     }
-    // the numbers are those of the base, and with --adapter those of the adapter
+    // without --adapter the numbers are the base's, with it the adapter's
     let base = score(&golden_model, &[], &rows).ok();
     assert!(!base.stderr.contains("warning"), "{}", base.stderr);
     assert_eq!(score(&both, &[], &rows).ok().stdout, base.stdout);
     let applied = score(&both, &["--adapter", text(&both)], &rows).ok();
     assert!(!applied.stderr.contains("also holds an adapter"), "{}", applied.stderr);
     assert_eq!(applied.stdout, score(&golden_model, &["--adapter", text(&own)], &rows).ok().stdout);
-    // a folder that is no model's is refused without a word about that
+    // a folder that holds no model is refused without that warning
     let refused = score(&own, &["--adapter", text(&own)], &rows);
     assert!(refused.code == Some(3) && !refused.stderr.contains("also holds an adapter"), "{}", refused.stderr);
     // a reward model beside the weights
@@ -456,7 +456,7 @@ fn an_adapter_in_the_models_folder_is_said_and_not_merged() {
     let rewards = score(&beside, &["--reward-model", text(&beside)], &rows).ok();
     assert!(!rewards.stderr.contains("also holds an adapter"), "{}", rewards.stderr);
     assert_eq!(rewards.stdout, score(&golden_model, &["--reward-model", text(&reward)], &rows).ok().stdout);
-    // the configuration alone
+    // only the configuration
     fs::remove_file(both.join(WEIGHTS)).unwrap();
     fs::remove_file(both.join("adapter_model.bin")).unwrap();
     let run = score(&both, &[], &rows).ok();
@@ -511,7 +511,7 @@ fn a_merge_copies_nothing_that_makes_the_result_load_wrongly() {
     for name in copied {
         assert!(output.join(name).exists(), "{name} was not copied");
     }
-    // what remains is a model and no adapter: the same as from a clean folder
+    // the result is a model without an adapter, the same as from a clean folder
     let clean = home.path().join("clean");
     align(&["merge", "--model", text(&golden_model), "--adapter", text(&other), "--output", text(&clean)]).ok();
     for entry in fs::read_dir(&clean).unwrap() {
@@ -590,7 +590,7 @@ fn a_folder_of_checkpoints_names_the_last() {
         let last = format!("in 3 folders inside it, the last is {}", run_folder.join("checkpoint-50").display());
         assert!(run.stderr.contains(&last), "{command:?}: {}", run.stderr);
     }
-    // one that was interrupted: its settings are there, its adapter is not yet
+    // an interrupted run has its options but no adapter yet
     fs::write(run_folder.join("config.toml"), "lora-rank = 8\n").unwrap();
     let run = score(&model, &["--adapter", text(&run_folder)], &rows);
     assert_eq!(run.code, Some(3), "{}", run.stderr);
@@ -661,7 +661,7 @@ fn an_adapter_on_another_base_of_the_same_shape_warns() {
     write(&path, &tensors(&path).into_iter().map(widen).collect::<Vec<_>>());
     let same = score(&wide, &["--adapter", text(&run)], &rows).ok();
     assert!(!same.stderr.contains("other weights"), "{}", same.stderr);
-    // what was trained on it since is its own
+    // an adapter that was trained on it since belongs to it
     let own = align(&["score", "--model", text(&other), "--adapter", text(&again), "--data", text(&rows)]).ok();
     assert!(!own.stderr.contains("other weights"), "{}", own.stderr);
     // a PEFT adapter does not say

@@ -1,5 +1,5 @@
-//! Generation by a Phi 3 whose texts grow beyond `original_max_position_embeddings`: from there on every position is rotated by other
-//! angles, so that a text has to be read anew.
+//! Generation by a Phi 3 whose texts grow beyond `original_max_position_embeddings`. From there on every position is rotated by
+//! other angles, so a text must be read again.
 
 use crate::align::{committed_goldens, ids, read_json, write_lines};
 use crate::cases_models::{CONFIG, Folder};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 const BORDERS: [usize; 4] = [9, 12, 13, 17];
 const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
-/// tiny-phi3 whose border is at `tokens`, without a stop token.
+/// Makes a tiny-phi3 with its border at `tokens` and without a stop token.
 fn folder(tokens: usize) -> Folder {
     let model = Folder::of("tiny-phi3");
     for name in [CONFIG, "model/generation_config.json"] {
@@ -54,7 +54,7 @@ fn all(model: &Model, adapter: Option<&Arc<AdapterSet>>, request: &Request) -> V
     generate(model, adapter, &prompts(), request, |_, _| true).unwrap()
 }
 
-/// The texts of a batch are those of each prompt alone; gives them.
+/// Checks that the texts of a batch are those of each prompt alone, and returns them.
 fn together_as_alone(model: &Model, adapter: Option<&Arc<AdapterSet>>, request: &Request) -> Vec<Completion> {
     let together = all(model, adapter, request);
     for (i, prompt) in prompts().into_iter().enumerate() {
@@ -65,7 +65,7 @@ fn together_as_alone(model: &Model, adapter: Option<&Arc<AdapterSet>>, request: 
     together
 }
 
-/// A text at once is the text made token by token, each from a cache that was filled anew.
+/// Checks that a text made in one go is the same as one made token by token, with a new cache for each.
 fn at_once_as_anew(model: &Model, adapter: Option<&Arc<AdapterSet>>, request: &Request) {
     let one = Request { max_new_tokens: 1, ..request.clone() };
     for (prompt, text) in prompts().into_iter().zip(all(model, adapter, request)) {
@@ -106,7 +106,7 @@ fn a_text_at_once_is_the_text_token_by_token() {
     }
 }
 
-/// Texts that stop leave their places in the batch to nobody, wherever the others pass the border.
+/// Texts that stop keep their places in the batch, wherever the others pass the border.
 #[test]
 fn texts_that_stop_change_no_other() {
     for model in BORDERS.map(model) {

@@ -1,4 +1,4 @@
-//! Losses around the edges: what an evaluation shares, the order of pairs that are taken apart, schedules, optimisers.
+//! Losses around the edges: what the rows of an evaluation share, the order of split pairs, schedules, optimisers.
 
 use crate::align::{Run, align, committed_goldens, number, read_json, read_lines, text, write_lines};
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ fn file(folder: &tempfile::TempDir, rows: &[Value]) -> PathBuf {
     path
 }
 
-/// The losses that share numbers among rows, and do not compare the rows themselves.
+/// Losses whose rows share numbers but are not compared with each other.
 const SHARING: [&[&str]; 5] = [
     &["--loss", "kto"],
     &["--loss", "bco"],
@@ -64,7 +64,8 @@ fn an_evaluation_does_not_depend_on_the_size_of_a_batch() {
     }
 }
 
-/// Of labelled rows too; with TRL's order the golden's batch is the set, and a smaller one is not.
+/// The same for labelled rows. In TRL's order, a batch as large as the set gives the golden's numbers, and smaller ones give
+/// others.
 #[test]
 fn the_reference_point_of_an_evaluation_is_that_of_all_rows() {
     let golden = read_json(&tiny().join("kto.json"));
@@ -117,13 +118,13 @@ fn an_unshuffled_batch_of_pairs_has_both_classes() {
         for order in ["interleaved", "trl"] {
             let flags = ["--loss", loss, "--no-shuffle", "--batch-size", batch_size, "--output", text(&output)];
             let more = ["--overwrite", "--unpaired-order", order];
-            // without the flag as with the first of them
+            // the first of them is the default
             let more = if order == "trl" { &more[..] } else { &more[..1] };
             run("train", &data, &[&flags, more].concat()).ok();
             let has = |step: &Value, class: &str| step.get(class).is_some();
             let both = |step: &Value| has(step, "rewards/chosen") && has(step, "rewards/rejected");
             assert_eq!(steps(&output).iter().all(both), order == "interleaved", "{loss} {batch_size} {order}");
-            // an evaluation of the run takes the order from there
+            // an evaluation of the run takes the order from its options
             let config = std::fs::read_to_string(output.join("config.toml")).unwrap();
             assert!(config.contains(&format!("unpaired-order = \"{order}\"")), "{config}");
             let eval = |more: &[&str]| {
@@ -150,11 +151,11 @@ fn pairs_of_one_prompt_are_said_to_have_no_other() {
         let run = run.ok();
         assert!(run.stderr.contains("have one prompt"), "{}", run.stderr);
     }
-    // a loss without mismatched answers has nothing to say
+    // a loss without mismatched answers gives no note
     assert!(!run("eval", &data, &["--loss", "bco"]).ok().stderr.contains("one prompt"));
 }
 
-/// What `losses NAME` says of where the loss starts is what a fresh adapter gives.
+/// A fresh adapter starts with the loss that `losses NAME` states.
 #[test]
 fn sppo_starts_where_its_help_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -193,7 +194,7 @@ fn the_losses_say_what_surveys_call_them() {
     assert!(exo.contains("0.5 for dialogue (HH), summaries (TL;DR)") && exo.contains("0.1 for IMDB"), "{exo}");
 }
 
-/// The rates that a run of `steps` steps had.
+/// Returns the learning rates of a run of `steps` steps.
 fn rates(data: &Path, output: &Path, more: &[&str]) -> Vec<f64> {
     let flags = ["--batch-size", "1", "--learning-rate", "8e-4", "--output", text(output), "--overwrite"];
     run("train", data, &[&flags, more].concat()).ok();
@@ -227,7 +228,7 @@ fn schedules_and_warm_ups_are_those_of_transformers() {
     std::fs::copy(&config, &kept).unwrap();
     assert_eq!(of(&["--config", text(&kept)]), linear);
     assert!(close(&of(&["--config", text(&kept), "--warmup-steps", "1"])[..2], &[0.0, 8e-4]));
-    // as earlier versions wrote it
+    // as earlier versions wrote the options
     std::fs::write(&kept, "schedule = \"constant\"\nwarmup-steps = 0\n").unwrap();
     assert!(close(&of(&["--config", text(&kept)]), &[8e-4; 8]));
     std::fs::write(&kept, "schedule = \"constant\"\nwarmup-steps = 3\n").unwrap();
@@ -293,7 +294,7 @@ fn the_optimiser_and_its_numbers_can_be_chosen() {
     assert!(std::fs::read_to_string(&config).unwrap().contains("rmsprop-alpha = 0.99"));
     assert_eq!(losses(&["--optim", "rmsprop", "--rmsprop_alpha", "0.99"]), rmsprop);
     assert_ne!(losses(&["--optim", "rmsprop", "--rmsprop_alpha", "0.5"]), rmsprop);
-    // from the file; with another optimiser its number there has no use
+    // taken from the file, unless the optimiser is another one, which does not read the number
     assert_eq!(losses(&["--config", text(&config)]), rmsprop);
     assert_eq!(losses(&["--config", text(&config), "--optim", "adamw"]), adamw);
 }

@@ -1,5 +1,5 @@
-//! Model folders as people have them: other names of tensors and classes, edited configurations, faults of an index, folders
-//! that are no model's. Each is made from a golden model, and gives its numbers or one clear line.
+//! Model folders from practice: other names of tensors and classes, edited configurations, faults of an index, folders without
+//! a model. Each is made from a golden model, and gives its numbers or one clear line.
 
 use crate::align::{Run, align, committed_goldens, copy_folder, read_json, write_lines};
 use serde_json::{Map, Value, json};
@@ -46,8 +46,8 @@ impl Folder {
         self
     }
 
-    /// Gives the tensors of a file other names; one without a name is taken out of the header, and its bytes become a tensor
-    /// that no model has.
+    /// Renames the tensors of a file. A tensor without a new name is removed from the header, and its bytes become a tensor that no
+    /// model has.
     fn rename(&self, name: &str, rule: impl Fn(&str) -> String) -> &Folder {
         self.change_header(name, |header| {
             *header = std::mem::take(header)
@@ -86,7 +86,7 @@ impl Folder {
         self.run("score", "model", &[])
     }
 
-    /// `score` gives the numbers of the untouched golden, and says nothing that `said` does not hold.
+    /// Checks that `score` gives the numbers of the untouched golden, and prints no other notes than `said`.
     fn assert_scores_as(&self, golden: &Folder, said: &[&str]) {
         let (run, want) = (self.score().ok(), golden.score().ok());
         assert_eq!(run.stdout, want.stdout);
@@ -98,7 +98,7 @@ impl Folder {
         }
     }
 
-    /// `score` ends with exit code 3 and one line that holds every part.
+    /// Checks that `score` ends with exit code 3 and one line that contains every part.
     fn assert_refused(&self, model: &str, parts: &[&str]) {
         let run = self.run("score", model, &[]);
         assert_eq!((run.code, run.stdout.as_str()), (Some(3), ""), "{}", run.stderr);
@@ -108,7 +108,7 @@ impl Folder {
     }
 }
 
-/// Whether a line of stderr is a note on the model; those on the rows do not count.
+/// Whether a line of stderr is a note on the model, not on the rows.
 fn is_note(line: &str) -> bool {
     (line.starts_with("warning: ") || line.starts_with("note: ")) && !line.contains("rows.jsonl")
 }
@@ -124,7 +124,7 @@ fn safetensors(header: Map<String, Value>, data: &[u8]) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], &text, data].concat()
 }
 
-/// The class that saved a model does not choose its family; what it says of the task is heeded.
+/// The class that saved a model does not choose its family, but its name tells the task.
 #[test]
 fn model_type_says_the_family_and_architectures_the_task() {
     let golden = Folder::of("tiny-llama31");
@@ -171,7 +171,7 @@ fn a_model_without_its_head_is_refused_by_that_word() {
     model.assert_refused("model", &["lm_head.weight", "tie_word_embeddings", "without its language model's head"]);
 }
 
-/// A head of its own is used whatever config.json says, as in transformers 5; and an end of text that no token has is said.
+/// A separate head is used whatever config.json says, as in transformers 5. An end of text beyond the vocabulary is reported.
 #[test]
 fn a_head_that_is_denied_and_ends_beyond_the_vocabulary_are_said() {
     let model = Folder::of("tiny-llama");
@@ -237,7 +237,7 @@ fn names_of_a_wrapped_model_are_refused_by_what_is_too_much() {
     }
 }
 
-/// Where every tensor of the model is there once, a fault of the index is said and nothing more.
+/// If every tensor of the model exists exactly once, a fault of the index is only reported.
 #[test]
 fn faults_of_the_index_are_said_where_every_tensor_is_there() {
     let golden = Folder::of("tiny-llama");
@@ -263,7 +263,7 @@ fn faults_of_the_index_are_said_where_every_tensor_is_there() {
     missing.assert_refused("model", &["index.json", "holds `", two, "is missing", "fetch the checkpoint again"]);
 }
 
-/// A configuration that speaks of less than the file holds: the numbers stay, and every command says so once.
+/// If the file holds more than the configuration mentions, the numbers stay, and every command reports it once.
 #[test]
 fn tensors_that_config_json_does_not_speak_of_are_said_by_every_command() {
     let model = Folder::of("tiny-llama31");
@@ -289,7 +289,7 @@ fn tensors_that_config_json_does_not_speak_of_are_said_by_every_command() {
     said(align(&["merge", "--model", &path, "--adapter", &run, "--output", &merged]));
 }
 
-/// Others of the kind: a bias and a norm that the configuration denies, and what is known to mean nothing.
+/// More of that kind: a bias and a norm that the configuration denies, and tensors that are known to mean nothing.
 #[test]
 fn a_bias_or_a_norm_that_is_not_used_is_said_and_a_rotary_table_is_not() {
     let biases = Folder::of("tiny-llama31");
@@ -303,7 +303,7 @@ fn a_bias_or_a_norm_that_is_not_used_is_said_and_a_rotary_table_is_not() {
     table.assert_scores_as(&Folder::of("tiny-llama31"), &[]);
 }
 
-/// The family is judged before the quantisation, and the weights before the words about them.
+/// The family is checked before the quantisation, and the weights count more than what config.json says about them.
 #[test]
 fn quantised_weights_are_named_by_what_they_are() {
     for (model_type, method) in
@@ -372,7 +372,7 @@ fn words_about_quantisation_beside_plain_weights_are_read_past_with_a_line() {
     }
 }
 
-/// A negative id is no token.
+/// A negative id means no token.
 #[test]
 fn negative_ids_are_none() {
     let golden = Folder::of("tiny-llama31");
@@ -433,7 +433,7 @@ fn linked_weights_are_read_and_said() {
     shards.assert_scores_as(&Folder::of("tiny-llama"), &["two.safetensors, outside of the model's folder"]);
 }
 
-/// Ours is the intended reading; transformers 5.23 rotates as if there were no scaling.
+/// We read it as intended; transformers 5.23 rotates as if there were no scaling.
 #[test]
 fn the_old_key_of_gemma_3s_rope_scaling_is_applied_and_said() {
     let with = |scaling: Value| {

@@ -1,5 +1,5 @@
-//! How rows become records: who says an answer, turns that stand in texts, columns that are read by their names, `--chat`,
-//! `--system` and `--pairs`.
+//! How rows become records: speakers of answers, turns in texts, columns that are read by their names, `--chat`, `--system` and
+//! `--pairs`.
 
 use crate::align::{Run, align, committed_goldens, root, write_lines};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn inspect(model_name: &str, data: &str, more: &[&str]) -> Run {
     align(&[&common[..], more].concat())
 }
 
-/// What the tokens of prompt and answers of the first row spell.
+/// Returns what the tokens of prompt and answers of the first row spell.
 fn spelled(run: Run) -> (String, Vec<String>) {
     let row = run.ok().json()["row"][0].clone();
     let spell = |tokens: &Value| -> String {
@@ -173,7 +173,7 @@ fn chat_and_system_go_through_a_run() {
         ["score", "--json", "--adapter", out.to_str().unwrap(), "--data-cache", "off", "--reference-cache", "off"];
     let of_run = align(&[&score[..], &common].concat()).ok();
     assert_eq!(of_run.stdout, align(&[&score[..], &common, &flags].concat()).ok().stdout);
-    // a prompt in the answers is none that can be a turn
+    // a prompt within the answers cannot become a turn
     let answers: Vec<Value> =
         rows.iter().map(|row| json!({"chosen": row["chosen"], "rejected": row["rejected"]})).collect();
     let answers = file(folder.path(), "answers.jsonl", &answers);
@@ -183,7 +183,7 @@ fn chat_and_system_go_through_a_run() {
     assert!(run.stderr.contains("name it with --columns prompt=NAME"), "{}", run.stderr);
     let generate = ["generate", "--model", &model, "--prompt", "Hi", "--max-new-tokens", "1", "--json"];
     let tokens = |more: &[&str]| align(&[&generate[..], more].concat()).ok().json()["prompt_tokens"].as_u64().unwrap();
-    // instead of what the template says of itself
+    // instead of the template's own system text
     assert_ne!(tokens(&["--system", "Be brief."]), tokens(&[]));
 }
 
@@ -214,7 +214,8 @@ fn scored_answers_make_pairs_where_they_are_asked_for() {
     let pairs =
         file(folder.path(), "pairs.jsonl", &[json!({"prompt": "Rain?", "chosen": " Yes.", "rejected": " No."})]);
     let score = ["score", "--model", &model, "--data", pairs.to_str().unwrap(), "--data-cache", "off"];
-    let note = "note: --pairs all has nothing to do: it is for scored answers, and the rows are {prompt, chosen, rejected} of strings\n";
+    let note =
+        "--pairs all has no effect: it is for scored answers, and the rows are {prompt, chosen, rejected} of strings\n";
     let with_pairs = align(&[&score[..], &["--reference-cache", "off", "--pairs", "all"]].concat()).ok();
     assert!(with_pairs.stderr.contains(note), "{}", with_pairs.stderr);
     let eval =
@@ -302,7 +303,7 @@ fn null_columns_of_other_shapes_are_none() {
     let plain = json!({"prompt": "p", "completion": " a"});
     let row = json!({"prompt": "p", "completion": " a", "chosen": null, "rejected": null, "text": null});
     same_tokens("rows.jsonl", &row.to_string(), &plain, &[]);
-    // one of two answers is missed, and so is a label
+    // a missing one of two answers is reported, and so is a missing label
     let folder = tempfile::tempdir().unwrap();
     for (row, words) in [
         (json!({"prompt": "p", "chosen": "a", "rejected": null, "text": "t"}), "`rejected` is null"),
@@ -328,7 +329,7 @@ fn labels_of_csv_may_be_numbers_with_a_point() {
     assert!(run.stderr.contains("rows.csv:2: `label` is \"0.5\", expected true or false, or 1 or 0"), "{}", run.stderr);
 }
 
-/// Where the prompt is found by the mark of a turn, the mark is said.
+/// If a turn marker ends the prompts, a line names it.
 #[test]
 fn what_the_prompts_end_with_is_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -348,7 +349,7 @@ fn what_the_prompts_end_with_is_said() {
     assert!(!said(&plain).contains("end with \""), "{}", said(&plain));
 }
 
-/// What the system says is put in front of a prompt once.
+/// The system text is put before a prompt only once.
 #[test]
 fn a_prompt_that_has_the_systems_text_gets_no_second_one() {
     let (system, text) = ("You are kind.", json!({"prompt": "You are kind.\n\nq", "chosen": "a", "rejected": "b"}));
@@ -363,7 +364,7 @@ fn a_prompt_that_has_the_systems_text_gets_no_second_one() {
     let mut with = turns.clone();
     with["system"] = system.into();
     same_tokens("rows.jsonl", &with.to_string(), &turns, &[]);
-    // a short text is no part of a word
+    // a short text within a word does not count
     same_tokens(
         "rows.jsonl",
         &json!({"system": "No", "prompt": "Is it? No", "chosen": "a", "rejected": "b"}).to_string(),
@@ -466,7 +467,7 @@ fn a_flag_that_changes_nothing_is_said() {
     ] {
         let data = file(folder.path(), "rows.jsonl", &[row]);
         let run = inspect("tiny-qwen2", data.to_str().unwrap(), &["--implicit-prompt"]).ok();
-        let note = format!("note: --implicit-prompt has nothing to do: {words}");
+        let note = format!("note: --implicit-prompt has no effect: {words}");
         assert!(run.stderr.contains(&note), "{}", run.stderr);
     }
 }

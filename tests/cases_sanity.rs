@@ -1,4 +1,4 @@
-//! What a user may not have meant about the data, and what cannot be meant: messages and exit codes.
+//! Faults in data that a user may not have intended: messages and exit codes.
 
 use crate::align::{Run, align, committed_goldens, root, write_lines};
 use serde_json::{Value, json};
@@ -16,14 +16,14 @@ fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// A command over some data, with no token cache.
+/// Runs a command over some data, without a token cache.
 fn run(command: &str, model_name: &str, data: &Path, more: &[&str]) -> Run {
     let (model, data) = (model(model_name), text(data));
     let common = ["--model", &model, "--data", &data, "--data-cache", "off"];
     align(&[&[command], &common[..], more].concat())
 }
 
-/// One step of training in a folder that goes away.
+/// Trains one step in a temporary folder.
 fn train(model_name: &str, data: &Path, more: &[&str]) -> Run {
     let folder = tempfile::tempdir().unwrap();
     let output = text(&folder.path().join("out"));
@@ -37,7 +37,7 @@ fn rows(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
     path
 }
 
-/// The lines of stderr that are warnings.
+/// Returns the lines of stderr that are warnings.
 fn warnings(run: &Run) -> Vec<&str> {
     run.stderr.lines().filter(|line| line.starts_with("warning: ")).collect()
 }
@@ -76,7 +76,7 @@ fn a_template_that_cuts_thoughts_is_warned_of_by_every_command() {
     );
 }
 
-/// The tokens of a second start are those of the cache, and so are the warnings.
+/// A second start takes its tokens from the cache and gives the same warnings.
 #[test]
 fn warnings_come_with_cached_tokens_too() {
     let folder = tempfile::tempdir().unwrap();
@@ -103,7 +103,8 @@ fn warnings_come_with_cached_tokens_too() {
 fn an_answer_that_the_template_empties_is_refused() {
     let data = case("template-drops-answer/calls.jsonl");
     let template = text(&case("template-drops-answer/any.jinja"));
-    let parts = ["calls.jsonl:1: `chosen`: nothing of the answer reaches the text", "`tool_calls`", "--chat-template"];
+    let parts =
+        ["calls.jsonl:1: `chosen`: the chat template renders nothing of the answer", "`tool_calls`", "--chat-template"];
     refused(&train("tiny-qwen2", &data, &["--chat-template", &template]), &parts);
     refused(&run("inspect", "tiny-qwen2", &data, &["--chat-template", &template]), &parts);
 }
@@ -127,7 +128,7 @@ fn pairs_of_texts_that_share_no_turn_marker_are_refused() {
         let generate = align(&["generate", "--model", &model, "--data", &data, "--max-new-tokens", "1"]);
         refused(&generate, &["bare.jsonl:1: ", "--implicit-prompt"]);
         train(name, &pairs, &["--columns", "prompt=asked_question"]).ok();
-        // what they share by chance is no prompt
+        // what the answers happen to share is no prompt
         refused(
             &train(name, &pairs, &["--implicit-prompt"]),
             &["pairs.jsonl:2: the prompt is empty", "--columns prompt=asked_question"],
@@ -162,7 +163,7 @@ fn the_rule_of_trl_is_a_flag_that_the_run_keeps() {
     assert!(prompt.ends_with("is"), "{prompt}");
 }
 
-/// The question is in the tokens once, whichever way it is written.
+/// The tokens have the question once, however the rows are written.
 #[test]
 fn a_prompt_that_the_answers_repeat_is_in_the_tokens_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -204,8 +205,8 @@ fn columns_that_are_called_like_a_prompt_are_warned_of() {
     );
 }
 
-/// A question and a system column beside the answers: they are the prompt, said on lines of their own, for a model with a BOS
-/// token and for one without.
+/// A question and a system column beside the answers become the prompt, with or without a BOS token in the model. A line names
+/// each.
 #[test]
 fn a_prompt_in_columns_of_other_names_is_read_and_said() {
     let data = case("unread-prompt-column/pairs.jsonl");
@@ -232,12 +233,12 @@ fn a_prompt_in_columns_of_other_names_is_read_and_said() {
     }
 }
 
-/// What tokens of a vocabulary of bytes spell.
+/// Returns what tokens of a vocabulary of bytes spell.
 fn spelled(tokens: &str) -> String {
     tokens.replace('Ġ', " ").replace('Ċ', "\n")
 }
 
-/// A second file and a later part of the first are looked at like the beginning.
+/// A second file and later parts of the first are looked at like the beginning.
 #[test]
 fn faults_far_from_the_beginning_are_warned_of() {
     let folder = tempfile::tempdir().unwrap();
@@ -262,7 +263,7 @@ fn faults_far_from_the_beginning_are_warned_of() {
     }
 }
 
-/// A held-out file is read as the run's rows were, even if it alone would be read otherwise.
+/// A held-out file is read like the run's rows, even if it alone would be read differently.
 #[test]
 fn a_run_keeps_how_its_rows_were_read() {
     let folder = tempfile::tempdir().unwrap();
@@ -305,7 +306,7 @@ fn a_run_keeps_how_its_rows_were_read() {
     let (alone, of_run) = (score(&[]), score(&["--adapter", &out]));
     assert_ne!(alone, of_run);
     assert_eq!((generate(&[]), generate(&["--adapter", &out])), (alone, of_run));
-    // the run's own evaluation is that of `eval`
+    // `eval` gives the run's own evaluation
     let metrics = std::fs::read_to_string(name("out/metrics.jsonl")).unwrap();
     let last: Value = metrics
         .lines()
@@ -316,7 +317,7 @@ fn a_run_keeps_how_its_rows_were_read() {
     assert_eq!(again["eval_loss"], last["eval_loss"]);
 }
 
-/// The prompts of `generate` are looked at as those of the other commands are.
+/// `generate` looks at its prompts as the other commands do.
 #[test]
 fn generate_says_what_it_reads_and_what_may_not_be_meant() {
     let folder = tempfile::tempdir().unwrap();
@@ -338,7 +339,7 @@ fn generate_says_what_it_reads_and_what_may_not_be_meant() {
     ];
     let system = rows(folder.path(), "system.jsonl", &blank);
     let ran = generate("tiny-qwen2", &system);
-    warned(&ran, &["system.jsonl:2: ", "what the system says alone", "Be brief.", "in 1 of the 3 rows looked at"]);
+    warned(&ran, &["system.jsonl:2: ", "has only a system text", "Be brief.", "in 1 of the 3 rows looked at"]);
     assert_eq!(warnings(&ran).len(), 1);
 }
 
@@ -360,7 +361,7 @@ fn many_dropped_rows_end_a_run() {
     let allowed = [&length[..], &["--allow-drops"]].concat();
     run("eval", "tiny-qwen2", &many, &allowed).ok();
     train("tiny-qwen2", &many, &allowed).ok();
-    // bad rows that the user has skipped do not count
+    // bad rows that the user asked to skip do not count
     let bad: Vec<Value> =
         all[..4].iter().cloned().chain([json!({"prompt": "p", "chosen": null, "rejected": "r"})]).collect();
     let bad = rows(folder.path(), "bad.jsonl", &bad);

@@ -1,5 +1,5 @@
-//! Where rows come from, with files as people have them: types and nulls of Parquet, CSV, JSON in other layouts, words for what
-//! is not read, data sets of the local Hugging Face cache. The inputs are in `tests/cases/data`.
+//! Sources of rows, with files from practice: types and nulls of Parquet, CSV, JSON in other layouts, messages for files that are
+//! not read, data sets of the local Hugging Face cache. The inputs are in `tests/cases/data`.
 
 use crate::align::{Run, align, command, committed_goldens, root};
 use serde_json::{Value, json};
@@ -13,14 +13,14 @@ fn model(name: &str) -> String {
     committed_goldens().join(name).join("model").to_str().unwrap().to_owned()
 }
 
-/// `inspect --row` with the template of a case, that prints tools and calls.
+/// Runs `inspect --row` with the template of a case, which prints tools and calls.
 fn inspect(data: &Path, row: usize) -> Run {
     let (model, template, row) = (model("tiny-qwen2"), case("parquet-json-type/tools.jinja"), row.to_string());
     let common = ["inspect", "--model", &model, "--chat-template", template.to_str().unwrap(), "--data-cache", "off"];
     align(&[&common[..], &["--data", data.to_str().unwrap(), "--row", &row, "--json"]].concat())
 }
 
-/// The token ids of a row, prompt and answers.
+/// Returns the token ids of a row, prompt and answers.
 fn tokens(data: &Path, row: usize) -> Value {
     inspect(data, row).ok().json()["row"].clone()
 }
@@ -58,7 +58,7 @@ fn nulls_that_a_table_wrote_into_tools_are_left_out_of_jsonl() {
     }
     let folder = tempfile::tempdir().unwrap();
     let text = std::fs::read_to_string(&padded).unwrap();
-    // deeper, and a null that is a value
+    // at a greater depth, and a null that is a value
     let nested = |of_x: &str, padding: &str| {
         let x = format!(r#"{{"type": "number"{of_x}}}"#);
         let object = format!(r#"{{"type": "object", "properties": {{"x": {x}{padding}}}}}"#);
@@ -88,7 +88,7 @@ fn csv_is_read_and_its_lines_are_named() {
     let csv = folder.path().join("other.csv");
     std::fs::write(&csv, "q,a,b,note\n\"What is\na lake?\",x,y,\n\"one\",\"two\n").unwrap();
     let columns = ["--columns", "prompt=q,chosen=a,rejected=b"];
-    refused(&score(&csv, &columns), 3, &["other.csv:4: the quote that opens in the row of this line does not close"]);
+    refused(&score(&csv, &columns), 3, &["other.csv:4: a quote opens in the row at this line and does not close"]);
     std::fs::write(&csv, "q,a,b,note\n\"What is\na lake?\",x,y,\n\none,two\n").unwrap();
     refused(&score(&csv, &columns), 3, &["other.csv:5: the row has 2 cells, the header 4"]);
     let skipped = score(&csv, &[&columns[..], &["--on-bad-row", "skip"]].concat()).ok();
@@ -106,7 +106,7 @@ fn what_is_no_rows_is_said_with_what_to_do() {
     let pretty = case("files-that-are-not-jsonl/pretty.json");
     refused(&score(&pretty, &[]), 3, &["pretty.json: is a JSON object over several lines", "jq -c . "]);
     let nan = case("files-that-are-not-jsonl/nan.jsonl");
-    refused(&score(&nan, &[]), 3, &["nan.jsonl:1: column `score` is NaN, which JSON has not", "null"]);
+    refused(&score(&nan, &[]), 3, &["nan.jsonl:1: column `score` is NaN, which is not valid JSON", "null"]);
     let infinite =
         write("infinite.jsonl", "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\",\"margin\":-Infinity}\n");
     refused(&score(&infinite, &[]), 3, &["column `margin` is -Infinity"]);
@@ -131,17 +131,13 @@ fn other_notations_of_rows_are_named() {
     said("marked.csv", &[&b"\xFF\xFE"[..], &utf16].concat(), &["is text in UTF-16 (save it as UTF-8)"]);
     said("rows.yaml", b"- prompt: a\n  chosen: b\n  rejected: c\n", &["rows.yaml: is YAML", "yaml.safe_load"]);
     let python = b"{'prompt': 'a', 'chosen': 'b', 'rejected': None}\n";
-    said(
-        "python.jsonl",
-        python,
-        &["python.jsonl:1: the row is what Python prints of a dictionary", "ast.literal_eval"],
-    );
+    said("python.jsonl", python, &["python.jsonl:1: the row is a dictionary as Python prints it", "ast.literal_eval"]);
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n";
     said("pointer.jsonl", pointer, &["pointer.jsonl: is a pointer of Git LFS", "git lfs pull"]);
     said("page.jsonl", b"<!DOCTYPE html>\n<html></html>\n", &["page.jsonl: is a page of HTML"]);
     let behind = b"[{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}]\nend of file";
     said("behind.json", behind, &["behind.json:2: the JSON array"]);
-    said("cut.csv", b"prompt,chosen,rejected\r\na,b,c\r\na,\"b\r\n", &["cut.csv:3: the quote that opens"]);
+    said("cut.csv", b"prompt,chosen,rejected\r\na,b,c\r\na,\"b\r\n", &["cut.csv:3: a quote opens"]);
     said(
         "alone.json",
         b"{\"completions\": [\"a\", \"b\"], \"rewards\": [1, 0]}",
@@ -182,7 +178,7 @@ fn a_configuration_is_toml_and_trl_keys_get_the_words_of_the_flags() {
     }
 }
 
-/// A cache with the data set `org/pairs` at two revisions.
+/// Makes a cache with the data set `org/pairs` at two revisions.
 fn cache() -> tempfile::TempDir {
     let cache = tempfile::tempdir().unwrap();
     let repository = cache.path().join("hub/datasets--org--pairs");

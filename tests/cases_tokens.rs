@@ -1,4 +1,4 @@
-//! Chat templates and tokenizers as people have them: the tokens are those of transformers 5.23, or the model is refused.
+//! Chat templates and tokenizers from practice: the tokens are those of transformers 5.23, or the model is refused.
 
 use crate::align::{Run, align, committed_goldens, read_json, root, write_lines};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ fn tiny_qwen2() -> PathBuf {
     committed_goldens().join("tiny-qwen2/model")
 }
 
-/// A copy of a tiny model, with files of its own.
+/// A copy of a tiny model with its own files.
 struct Model {
     folder: tempfile::TempDir,
 }
@@ -27,7 +27,7 @@ impl Model {
         Model { folder }
     }
 
-    /// With the files of a case over its own.
+    /// Puts the files of a case over its own.
     fn with_case(name: &str, files: &[&str]) -> Model {
         let model = Model::copy();
         for file in files {
@@ -58,7 +58,7 @@ fn with_template(template: &Path, data: &Path, more: &[&str]) -> Run {
     inspect(&tiny_qwen2(), data, &[&["--chat-template", template.to_str().unwrap()], more].concat())
 }
 
-/// The tokens of the first row, prompt and first answer, as ids and texts.
+/// Returns the tokens of the first row, prompt and first answer, as ids and texts.
 fn tokens(run: &Run) -> Vec<(u64, String)> {
     let row = &run.json()["row"][0];
     let list = |value: &Value| value.as_array().unwrap_or_else(|| panic!("{row}")).clone();
@@ -66,7 +66,7 @@ fn tokens(run: &Run) -> Vec<(u64, String)> {
     all.iter().map(|token| (token[0].as_u64().unwrap(), token[1].as_str().unwrap().to_owned())).collect()
 }
 
-/// Their text, by GPT-2's letters for line ends, carriage returns and spaces.
+/// Returns their text, with GPT-2's letters for line ends, carriage returns and spaces.
 fn text(run: &Run) -> String {
     let spelled: String = tokens(run).into_iter().map(|(_, token)| token).collect();
     spelled.replace('Ċ', "\n").replace('č', "\r").replace('Ġ', " ")
@@ -114,7 +114,7 @@ fn a_template_with_windows_line_ends_is_one_with_line_feeds() {
     assert_eq!(tokens(&inspect(of_tools.path(), &with_tools, &[]).ok()), lf);
 }
 
-/// What is written out as an escape stays, and so do the carriage returns of the data.
+/// Written escapes stay, and so do the carriage returns of the data.
 #[test]
 fn carriage_returns_that_are_meant_stay() {
     let folder = tempfile::tempdir().unwrap();
@@ -200,7 +200,7 @@ fn ids(run: &Run) -> Vec<u64> {
 const START: u64 = 510;
 const END: u64 = 511;
 
-/// What the tokens are with the files of the tiny model as they came.
+/// The tokens with the unchanged files of the tiny model.
 fn as_they_came(data: &Path) -> Vec<u64> {
     let whole = ids(&inspect(&tiny_qwen2(), data, &[]).ok());
     assert_eq!(whole.iter().filter(|id| **id == START).count(), 3);
@@ -272,7 +272,7 @@ fn added_tokens_whose_ids_contradict_are_refused() {
     });
 }
 
-/// `added_tokens_decoder` decides what a token takes of the space around it (transformers 5.23: 510, then `user`).
+/// `added_tokens_decoder` decides how much space around it a token takes (transformers 5.23: 510, then `user`).
 #[test]
 fn the_decoder_of_added_tokens_says_how_they_are_matched() {
     let folder = tempfile::tempdir().unwrap();
@@ -349,7 +349,7 @@ fn a_listed_token_without_an_id_refuses_the_rows_that_hold_it() {
     assert!(run.stderr.contains("`<|novel|>` (id 512)"), "{}", run.stderr);
 }
 
-/// A template of an unreadable kind is a fault where rows have turns, not where they are texts.
+/// An unreadable template is a fault if rows have turns, but not if they are texts.
 #[test]
 fn a_template_is_a_fault_only_where_it_is_needed() {
     let folder = tempfile::tempdir().unwrap();
@@ -370,7 +370,7 @@ fn a_template_is_a_fault_only_where_it_is_needed() {
             align(&["generate", "--model", model.path().to_str().unwrap(), "--prompt", "q", "--max-new-tokens", "1"]);
         assert_eq!(run.code, Some(3), "{broken}: {}", run.stderr);
     }
-    // an object of templates by name is what transformers reads too
+    // transformers also reads an object of templates by name
     let model = Model::copy();
     model.edit("tokenizer_config.json", |config| config["chat_template"] = json!({"rag": "x", "default": source}));
     assert_eq!(ids(&inspect(model.path(), &turns, &[]).ok()), as_they_came(&turns));

@@ -615,7 +615,7 @@ fn a_row_without_a_number_that_the_loss_reads_is_named() {
     assert!(run.stderr.contains("has no `prob_win_chosen`, which loss `sppo` reads"), "{}", run.stderr);
 }
 
-/// What the command line makes without a use is left out of the file, and nothing else.
+/// Flags of the file are left out if the command line makes them useless, and only then.
 #[test]
 fn numbers_of_the_file_are_left_out_for_another_choice_alone() {
     let folder = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@ const TOKEN: f64 = 1e-4;
 /// A loss of the goldens: its name there, its flags, and the flags that take a number of the folder's `meta.json`.
 type GoldenLoss = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
 
-/// Losses whose trajectory and value are checked. All have the beta of `meta.json`.
+/// Losses whose trajectory and value are checked. All use the beta of `meta.json`.
 const LOSSES: [GoldenLoss; 20] = [
     ("sigmoid", &["--loss", "dpo"], &[]),
     ("sigmoid without precomputed reference", &["--loss", "dpo", "--reference-cache", "off"], &[]),
@@ -40,7 +40,7 @@ const LOSSES: [GoldenLoss; 20] = [
     ("sigmoid ld_alpha=0.5", &["--loss", "ld_dpo", "--ld-alpha", "0.5"], &[]),
 ];
 
-/// KTO, which has labelled rows; in TRL's order, and by its batches.
+/// KTO, which reads labelled rows, in TRL's order and by its batches.
 const KTO: (&[&str], &[(&str, &str)]) = (
     &["--loss", "kto", "--unpaired-order", "trl"],
     &[("--desirable-weight", "kto_desirable_weight"), ("--undesirable-weight", "kto_undesirable_weight")],
@@ -110,7 +110,7 @@ fn for_each(which: impl Fn(&str) -> bool, file: &str, check: impl Fn(&Golden, Va
 }
 
 impl Golden {
-    /// With what the numbers were made.
+    /// The settings with which the numbers were made.
     fn meta(&self) -> Value {
         read_json(&self.folder.join("meta.json"))
     }
@@ -171,7 +171,7 @@ impl Golden {
     }
 }
 
-/// The flag that has the prompt of a row as TRL takes it, where it is the common prefix of two texts.
+/// The flag that ends the prompt of two texts where TRL does, at their longest common prefix.
 fn prompt_rule(row: &Value) -> &'static [&'static str] {
     let is_guess = row.get("prompt").is_none() && row["chosen"].is_string();
     if is_guess { &["--implicit-prompt"] } else { &[] }

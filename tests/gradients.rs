@@ -27,7 +27,7 @@ struct World {
     /// The same with a score head.
     reward_model: Arc<AdapterSet>,
     encoder: PathBuf,
-    /// That of the goldens.
+    /// The `max_length` of the goldens.
     max_length: usize,
 }
 

@@ -58,11 +58,11 @@ pub struct EvalArgs {
     pub reference: Option<ReferenceChoice>,
     #[command(flatten)]
     pub logp: LogpArgs,
-    /// Rows of a batch: a loss that compares rows compares these (aot), a mean over tokens is of these (sft, --sft-weight); with
-    /// --unpaired-order trl they share KTO's reference point. Other numbers do not depend on it
+    /// Rows of a batch: losses that compare rows (aot) compare these, and means over tokens (sft, --sft-weight) are taken over
+    /// these; with --unpaired-order trl they share KTO's reference point. Other numbers do not depend on it
     #[arg(long, value_name = "ROWS", default_value_t = 8, alias = "per_device_eval_batch_size", value_parser = positive())]
     pub batch_size: u64,
-    /// How the answers of pairs stand for a loss of single answers (kto, bco ...)
+    /// Order of the answers of pairs for a loss of single answers (kto, bco ...)
     #[arg(long, value_name = "ORDER", value_enum, default_value = "interleaved", alias = "unpaired_order")]
     pub unpaired_order: UnpairedOrderChoice,
     /// One JSON object on stdout
@@ -90,8 +90,7 @@ pub struct GenerateArgs {
     /// What the user says: a turn of a conversation where the model has a chat template, plain text otherwise
     #[arg(long, value_name = "TEXT", conflicts_with = "data")]
     pub prompt: Option<String>,
-    /// Take the prompts of these files, of a pattern in quotes, or of a data set of the local Hugging Face cache; as --data of
-    /// `train`
+    /// Take the prompts from files, a pattern in quotes, or a data set of the local Hugging Face cache, as with --data of `train`
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub data: Vec<PathBuf>,
     #[command(flatten)]

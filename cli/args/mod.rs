@@ -53,9 +53,9 @@ pub enum Commands {
 
 /// Flags of TRL that have no counterpart, and what to do instead.
 const NO_COUNTERPART: &[(&str, &str)] = &[
-    ("bf16", "weights stay in the number format of their files; --precision says what products multiply"),
-    ("fp16", "weights stay in the number format of their files; --precision says what products multiply"),
-    ("dtype", "weights stay in the number format of their files; --precision says what products multiply"),
+    ("bf16", "weights stay in the number format of their files; --precision sets the format of matrix products"),
+    ("fp16", "weights stay in the number format of their files; --precision sets the format of matrix products"),
+    ("dtype", "weights stay in the number format of their files; --precision sets the format of matrix products"),
     ("gradient_checkpointing", "recomputation is automatic; leave it out"),
     ("use_peft", "every run trains a LoRA adapter; leave it out"),
     ("max_prompt_length", "prompts are never cut; --max-length limits prompt + answer"),
@@ -67,7 +67,7 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
     ("completion_only_loss", "give --sft-on completion, which is the default of {prompt, completion}, or --sft-on all"),
     ("assistant_only_loss", "give --sft-on assistant"),
     ("dataset_text_field", "give --columns text=NAME"),
-    ("torch_dtype", "weights stay in the number format of their files; --precision says what products multiply"),
+    ("torch_dtype", "weights stay in the number format of their files; --precision sets the format of matrix products"),
     (
         "attn_implementation",
         "there is one attention kernel, which shares prompts and never stores scores; leave it out",
@@ -107,15 +107,15 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
     ("trust_remote_code", "no code of a model is run; leave it out"),
     (
         "per_device_eval_batch_size",
-        "evaluations go by --batch-size, on which means over tokens (sft, --sft-weight) and losses that compare rows (aot) depend; \
-         leave it out",
+        "evaluations use --batch-size, since means over tokens (sft, --sft-weight) and losses that compare rows (aot) depend \
+         on it; leave it out",
     ),
     ("eval_on_start", "evaluation data is evaluated at the start; leave it out"),
     ("save_total_limit", "the adapter is saved over the one before; leave it out"),
     ("load_best_model_at_end", "the adapter of the end is kept; leave it out"),
     ("disable_dropout", "only --lora-dropout drops anything; leave it out"),
     ("use_liger_kernel", "logits are never stored; leave it out"),
-    ("tf32", "--precision says what products multiply"),
+    ("tf32", "--precision sets the format of matrix products"),
     ("use_cpu", "give --device cpu"),
     ("no_cuda", "give --device cpu"),
     ("logging_dir", "metrics.jsonl in the output directory has every step; leave it out"),
@@ -132,22 +132,22 @@ pub fn no_counterpart(flag: &str) -> Option<&'static str> {
     NO_COUNTERPART.iter().find(|(known, _)| *known == name).map(|(_, instead)| *instead)
 }
 
-/// Switches that a command takes of an adapter's run, but for `chat`, whose opposite is read.
+/// Switches that a command takes from an adapter's run, except `chat`, whose opposite is a flag of its own.
 const SWITCHES: [&str; 2] = ["implicit_prompt", "allow_drops"];
 
-/// The id of the flag that turns a switch off again where a file or an adapter's run turns it on.
+/// Returns the id of the flag that turns off a switch that a file or an adapter's run has turned on.
 pub fn opposite(switch: &str) -> String {
     format!("no_{switch}")
 }
 
-/// That flag, for a switch of this id and name: the later of the two counts.
+/// Makes that flag for a switch with this id and name. The later of the two on the command line counts.
 fn opposite_flag(switch: &'static str, name: &str) -> Arg {
     let long = name.strip_prefix("no-").map_or_else(|| format!("no-{name}"), str::to_owned);
     let arg = Arg::new(opposite(switch)).alias(long.replace('-', "_")).long(long);
     arg.action(ArgAction::SetTrue).overrides_with(switch).hide(true)
 }
 
-/// A command whose switches have opposites.
+/// Gives the switches of a command their opposites.
 fn with_opposites(command: Command) -> Command {
     let is_there = |name: &&str| command.get_arguments().any(|arg| arg.get_id() == *name);
     let switches: Vec<&str> = SWITCHES.into_iter().filter(is_there).collect();

@@ -29,8 +29,8 @@ pub struct ModelArgs {
 /// Which rows, cut how.
 #[derive(Debug, Clone, Args)]
 pub struct DataArgs {
-    /// Rows: JSONL, a JSON array or CSV, as they are or compressed by gzip or zstd, or Parquet; a pattern in quotes
-    /// ("rows/*.jsonl") is all its files; `ORG/NAME[:CONFIG][@REVISION][#SPLIT]` is a data set of the local Hugging Face cache
+    /// Rows: JSONL, a JSON array or CSV, plain or compressed by gzip or zstd, or Parquet; a pattern in quotes ("rows/*.jsonl")
+    /// stands for all its files; `ORG/NAME[:CONFIG][@REVISION][#SPLIT]` is a data set of the local Hugging Face cache
     #[arg(long, value_name = "FILE", num_args = 1.., alias = "dataset_name", required_unless_present = "demo")]
     pub data: Vec<PathBuf>,
     /// Limit on the tokens of prompt + one answer; the end is cut
@@ -42,8 +42,8 @@ pub struct DataArgs {
     pub on_bad_row: OnBadRowChoice,
     #[command(flatten)]
     pub reading: ReadingArgs,
-    /// For a loss of pairs, of rows with scored answers: one pair of the best and the worst answer, or one of every two.
-    /// Answers with the same score make none; --batch-size counts pairs
+    /// Make pairs of scored answers for a loss of pairs: one of the best and the worst answer, or one of every two. Answers
+    /// with the same score make none; --batch-size counts pairs
     #[arg(long, value_name = "WHICH", value_enum)]
     pub pairs: Option<PairsChoice>,
     #[command(flatten)]
@@ -65,7 +65,7 @@ impl DataArgs {
 /// See [`Pairs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PairsChoice {
-    /// One pair of the best and the worst answer, of equals the first
+    /// One pair of the best and the worst answer; the first of equal ones
     BestWorst,
     /// One pair of every two answers
     All,
@@ -113,26 +113,26 @@ impl std::str::FromStr for DataCacheChoice {
 /// How rows are read.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ReadingArgs {
-    /// Columns that the files call otherwise, ours first: prompt=question,chosen=a,rejected=b
+    /// Columns that have other names in the files, ours first: prompt=question,chosen=a,rejected=b
     #[arg(long, value_name = "OURS=THEIRS,...", num_args = 1..)]
     pub columns: Vec<String>,
-    /// Texts in `chosen` and `rejected` without a prompt column: all that they have in common at the start is the prompt, as in
-    /// TRL [default: up to the last turn marker that nearly all rows share]
+    /// If `chosen` and `rejected` are texts without a prompt column, make their whole common start the prompt, as in TRL
+    /// [default: up to the last turn marker that nearly all rows share]
     #[arg(long, alias = "implicit_prompt")]
     pub implicit_prompt: bool,
-    /// Make turns of prompts and answers that are texts, and render them with the chat template; --no-chat leaves them texts,
-    /// whatever the adapter's run does
+    /// Make turns of prompts and answers that are texts, and render them with the chat template; --no-chat leaves them texts
+    /// even if the adapter's run made turns
     #[arg(long)]
     pub chat: bool,
     #[arg(long, alias = "no_chat", overrides_with = "chat", hide = true)]
     pub no_chat: bool,
-    /// What the system says in rows without a system turn and without a column `system`; a text begins with it and a blank line
+    /// System text for rows without a system turn and without a column `system`; a prompt that is a text begins with it
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
 }
 
 impl ReadingArgs {
-    /// What the flags say.
+    /// Returns what the flags say.
     ///
     /// # Errors
     /// [`CliError::Usage`] names what is wrong.
@@ -146,16 +146,16 @@ impl ReadingArgs {
 }
 
 impl ReadingArgs {
-    /// What the prompt is of pairs of texts without a prompt column.
+    /// Returns where the prompt ends in pairs of texts without a prompt column.
     pub fn implicit_prompt(&self) -> ImplicitPrompt {
         if self.implicit_prompt { ImplicitPrompt::Longest } else { ImplicitPrompt::TurnMarker }
     }
 }
 
-/// Whether a run goes on without many of its rows.
+/// Whether a run continues without many of its rows.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct DropArgs {
-    /// Go on where more than a tenth of the rows are dropped, for example because their prompts fill --max-length
+    /// Continue if more than a tenth of the rows are dropped, for example because their prompts fill --max-length
     #[arg(long, alias = "allow_drops")]
     pub allow_drops: bool,
 }
@@ -247,10 +247,10 @@ impl From<OnBadRowChoice> for OnBadRow {
 /// See [`UnpairedOrder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum UnpairedOrderChoice {
-    /// Chosen and rejected answers in turn, neighbours of different prompts
+    /// Chosen and rejected answers alternate, and neighbours have different prompts
     Interleaved,
-    /// As TRL: of each thousand pairs all chosen answers, then all rejected ones; evaluations take the numbers that rows share
-    /// (KTO's reference point, BCO's shift) by batches of --batch-size, not over the whole set
+    /// As in TRL: of each thousand pairs, all chosen answers and then all rejected ones; evaluations compute what rows share
+    /// (KTO's reference point, BCO's shift) per batch of --batch-size, not over the whole set
     Trl,
 }
 

@@ -1,4 +1,4 @@
-//! The flags of the optimiser and of its learning rate, and what they mean together.
+//! The flags of the optimiser and of its learning rate, checked together.
 
 use crate::error::CliError;
 use align_lora::optim::{AdamNumbers, OptimizerKind, RmsProp, ScheduleKind, Warmup};
@@ -16,7 +16,7 @@ pub struct OptimiserArgs {
         help_heading = "Optimiser"
     )]
     pub learning_rate: Option<f64>,
-    /// What becomes of the learning rate
+    /// How the learning rate changes over the run
     #[arg(long, value_enum, default_value = "linear", alias = "lr_scheduler_type", help_heading = "Optimiser")]
     pub schedule: ScheduleChoice,
     /// Steps in which the learning rate grows from 0 [default: 0]
@@ -28,7 +28,7 @@ pub struct OptimiserArgs {
         help_heading = "Optimiser"
     )]
     pub warmup_steps: Option<u64>,
-    /// The same as a share of the run's steps, from 0 to 1, rounded up
+    /// Warm-up steps as a share of the run's steps, from 0 to 1, rounded up
     #[arg(
         long,
         value_name = "SHARE",
@@ -37,7 +37,7 @@ pub struct OptimiserArgs {
         help_heading = "Optimiser"
     )]
     pub warmup_ratio: Option<f64>,
-    /// What makes a step of a gradient
+    /// The optimiser
     #[arg(long, value_enum, default_value = "adamw", help_heading = "Optimiser")]
     pub optim: OptimChoice,
     /// Decay of adamw's mean of the gradient [default: 0.9]
@@ -46,7 +46,7 @@ pub struct OptimiserArgs {
     /// Decay of adamw's mean of the squared gradient [default: 0.999]
     #[arg(long, value_name = "BETA", alias = "adam_beta2", allow_negative_numbers = true, help_heading = "Optimiser")]
     pub adam_beta2: Option<f64>,
-    /// What adamw adds to the root of that [default: 1e-8]
+    /// Number that adamw adds to the root of that mean [default: 1e-8]
     #[arg(
         long,
         value_name = "EPSILON",
@@ -87,7 +87,7 @@ pub struct OptimiserArgs {
 }
 
 impl OptimiserArgs {
-    /// The warm-up that the flags name, which the schedule `constant` has not.
+    /// Returns the warm-up that the flags name. The schedule `constant` has none and refuses the flags.
     ///
     /// # Errors
     /// [`CliError::Usage`].
@@ -107,7 +107,7 @@ impl OptimiserArgs {
         }
     }
 
-    /// The optimiser that the flags name; those of another one are refused.
+    /// Returns the optimiser that the flags name. Flags of another optimiser are refused.
     ///
     /// # Errors
     /// [`CliError::Usage`].
@@ -128,7 +128,7 @@ impl OptimiserArgs {
                 unused(&[("rmsprop-alpha", self.rmsprop_alpha.is_some())])?;
                 let torch = AdamNumbers::default();
                 let eps = self.adam_epsilon.unwrap_or(torch.eps);
-                // a parameter without a gradient so far would be divided by 0
+                // with 0, a parameter that has had no gradient yet would be divided by 0
                 if !(eps >= f64::from(f32::MIN_POSITIVE) && eps <= 1.0) {
                     return Err(CliError::Usage(format!("--adam-epsilon {eps}: expected a number above 0, at most 1")));
                 }
@@ -168,7 +168,7 @@ pub enum ScheduleChoice {
 pub enum OptimChoice {
     #[value(name = "adamw", aliases = ["adamw_torch", "adamw-torch", "adamw_torch_fused", "adamw-torch-fused"])]
     AdamW,
-    /// As torch has it, neither centred nor with momentum
+    /// As in torch, neither centred nor with momentum
     #[value(name = "rmsprop")]
     RmsProp,
 }

@@ -114,7 +114,7 @@ pub struct TrainArgs {
     /// Take the rows in file order
     #[arg(long, alias = "no_shuffle", help_heading = "Run")]
     pub no_shuffle: bool,
-    /// How the answers of pairs stand for a loss of single answers (kto, bco ...), with --no-shuffle and in evaluations
+    /// Order of the answers of pairs for a loss of single answers (kto, bco ...), with --no-shuffle and in evaluations
     #[arg(
         long,
         value_name = "ORDER",

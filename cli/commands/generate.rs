@@ -128,7 +128,7 @@ fn check(args: &GenerateArgs) -> Result<(), CliError> {
             fail("--repetition-penalty must be above 0")
         }
         a if a.min_new_tokens > a.max_new_tokens => fail("--min-new-tokens is above --max-new-tokens"),
-        a if !has_rows && !a.reading.columns.is_empty() => fail("--columns names those of --data, which is missing"),
+        a if !has_rows && !a.reading.columns.is_empty() => fail("--columns names columns of --data, which is missing"),
         a if !has_rows && a.reading.implicit_prompt => {
             fail("--implicit-prompt is about the rows of --data, which is missing")
         }
@@ -165,7 +165,7 @@ fn turn(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
 }
 
-/// What the user types: a turn where the model has a chat template or --chat asks for one; plain text otherwise, and with --no-chat.
+/// Makes a prompt of what the user types: a turn if the model has a chat template or with --chat, else plain text.
 fn user_turn(encoder: &Encoder, as_text: bool, text: &str) -> Result<Text, CliError> {
     if as_text {
         return Ok(Text::Plain(text.to_owned()));
@@ -179,7 +179,7 @@ fn user_turn(encoder: &Encoder, as_text: bool, text: &str) -> Result<Text, CliEr
     })
 }
 
-/// What a model is given of it: with what --system says before it.
+/// Puts the text of --system before the prompt.
 fn with_system(encoder: &Encoder, prompt: Text) -> Text {
     match &encoder.reading().system {
         Some(system) => prompt.with_system(system),

@@ -35,7 +35,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             return Err(CliError::Usage(format!("{flag} is about the rows of --data, which is missing")));
         }
     }
-    let _ = args.data.reading()?; // a mistake in it is said before a model is loaded
+    let _ = args.data.reading()?; // reports a mistake in it before a model is loaded
     let max_length = loaded::max_length(&args.data);
     let device = Device::cpu(None)?;
     device.clone().install(|| {

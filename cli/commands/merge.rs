@@ -11,7 +11,7 @@ use align_engine::model::locate;
 use align_kernels::Device;
 use align_lora::adapter::{Existing, Merge};
 
-/// Characters of a system text that a line shows.
+/// Most characters of a system text that a line shows.
 const SYSTEM_SHOWN: usize = 60;
 
 pub fn run(args: &MergeArgs) -> Result<(), CliError> {
@@ -50,7 +50,7 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
         merged.copied
     );
     if merged.not_run > 0 {
-        say!("  {} of them are of parts that this program does not run (a vision tower)", merged.not_run);
+        say!("  {} of them are for parts that this program does not run (a vision tower)", merged.not_run);
     }
     if let Some(template) = &template {
         say!("  chat template: that of {}, instead of the base's", template.origin);
@@ -60,7 +60,8 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
         options.as_ref().and_then(|options| options.get("system")?.as_str()).filter(|text| !text.is_empty())
     {
         say!(
-            "note: the run of {adapter} was trained with a system text, which no file of a model holds: give it with --system ({})",
+            "note: the run of {adapter} was trained with a system text, which no file of a model can hold: give it with \
+             --system ({})",
             shorten(system, SYSTEM_SHOWN)
         );
     }

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 
 pub fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let objective = Objective::new(&args.loss, knobs)?;
-    let _ = args.data.reading()?; // a mistake in it is said before a model is loaded
+    let _ = args.data.reading()?; // reports a mistake in it before a model is loaded
     let options = options(args)?;
     let output = match &args.output {
         Some(path) => {
@@ -82,7 +82,7 @@ fn train(
     let mut adapter = adapter(args, &loaded, &objective, options.seed)?;
     adapter.set_base(loaded.base_hash());
     let options = TrainOptions { lora_dropout: adapter.config().dropout as f32, ..options };
-    // an adapter of `--reference` is kept beside the trained one, as is what that was at the start
+    // the run keeps its reference: the adapter of `--reference`, or the trained one as it was at the start
     let (reference, kept) = match (&args.reference, &args.model.adapter) {
         (Some(ReferenceChoice::Adapter(dir)), _) => {
             let other = loaded.adapter(dir)?;
@@ -169,10 +169,10 @@ fn train(
     config_file::write(&resolved, folder.path())?;
     let template = data.encoder().template().map(ChatTemplate::sources).cloned();
     chat_template::keep(template.as_ref(), folder.path())?;
-    // a broken one, which texts do not need, is the model's all the same
+    // texts need no template, so the model's may be broken; the record names it all the same
     let template = template.or_else(|| chat_template::of_model(&loaded.dir));
     if trainer.reference().is_some() {
-        // nothing is trained yet: the adapter is what it was
+        // nothing is trained yet, so the adapter is still the starting one
         kept.as_ref().unwrap_or(&adapter).save(&folder.path().join(REFERENCE))?;
     }
     match &args.data.keep.rejects {
@@ -251,7 +251,7 @@ fn open(
     let encoder = || loaded.encoder_of(objective, template, max_length, &args.data);
     let data = open(files, kind, encoder()?)?.ok_or_else(|| CliError::Usage("--data is missing".into()))?;
     let eval = open(eval_files, kind, encoder()?.with_decided(data.survey().decided.clone()))?;
-    // --columns, --pairs and --sft-on are about the rows, not about these
+    // --columns, --pairs and --sft-on are about the rows of --data, not about these texts
     let reading = Reading { columns: ColumnMap::default(), pairs: None, ..args.data.reading()? };
     let texts = open(texts_files, Needs::Sequences, loaded.encoder(template, max_length)?.with_reading(reading))?;
     Ok(Data { data, eval, texts })

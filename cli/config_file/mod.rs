@@ -1,4 +1,4 @@
-//! The TOML file of a run: `--config` reads it, `train` writes it into its output directory, and the commands that use the
+//! The TOML file of a run. `--config` reads it, `train` writes it into its output directory, and the commands that use the
 //! run's adapter take options from it. Its keys are the flags' names.
 
 mod of_run;

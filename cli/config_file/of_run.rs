@@ -1,5 +1,5 @@
-//! The options of a run, for a command that uses its adapter: what decides tokens and numbers is taken from the run's
-//! `config.toml`, as `--config` would read it, where the command line leaves it open.
+//! The options of a run, for a command that uses its adapter. What decides tokens and numbers is taken from the run's
+//! `config.toml`, as `--config` would read it, unless the command line gives it.
 
 use super::read::{ConfigFile, Expanded, FileFlag, FileOrigin, find};
 use crate::args::opposite;
@@ -16,13 +16,13 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Characters of a value that the line about them shows.
+/// Most characters of a value that the line about it shows.
 const LONGEST: usize = 60;
 /// How a prompt becomes tokens.
 const PROMPTS: &[&str] = &["chat-template", "chat", "system"];
 /// How a row becomes tokens.
 const ROWS: &[&str] = &["columns", "implicit-prompt", "max-length"];
-/// Which of them are scored.
+/// Which tokens are scored.
 const SCORED: &[&str] = &["sft-on"];
 /// Which pairs are made of scored answers.
 const PAIRS: &[&str] = &["pairs"];
@@ -31,23 +31,23 @@ const LOG_PROBS: &[&str] = &["precision", "logp-temperature"];
 /// What else decides an evaluation.
 const EVALUATION: &[&str] = &["batch-size", "micro-batch-tokens", "unpaired-order", "on-bad-row", "allow-drops"];
 
-/// Which options of a run a command takes; a key that is no flag of this version's command is passed over.
+/// Which options of a run a command takes. A key that is not a flag of this version's command is ignored.
 struct Takes {
     options: &'static [&'static [&'static str]],
-    /// Loss and knobs too.
+    /// Whether it also takes the loss and its knobs.
     loss: bool,
 }
 
-/// Commands that are not named take nothing.
+/// Returns what a command takes. Commands without an entry take nothing.
 fn takes(command: &str, matches: &ArgMatches) -> Takes {
     let (options, loss): (&[&[&str]], bool) = match command {
-        // a reward is no log-prob
+        // a reward is not a log-prob
         "eval" if scores_rewards(matches) => (&[PROMPTS, ROWS, &["precision"], EVALUATION], true),
         "eval" => (&[PROMPTS, ROWS, LOG_PROBS, EVALUATION], true),
         "score" if is_given(matches, "reward_model") => (&[PROMPTS, ROWS, SCORED, &["precision"]], false),
         "score" => (&[PROMPTS, ROWS, SCORED, LOG_PROBS], false),
         "inspect" if has_data(matches) => (&[PROMPTS, ROWS, SCORED, PAIRS], false),
-        // what is scored of sequences is about another loss's rows
+        // the new run may have another loss and other rows, so it does not take what is scored of sequences
         "train" => (&[PROMPTS, ROWS], false),
         "generate" if has_data(matches) => (&[PROMPTS, &["columns", "implicit-prompt"]], false),
         "generate" => (&[PROMPTS], false),
@@ -72,23 +72,23 @@ fn is_given(matches: &ArgMatches, id: &str) -> bool {
     matches.try_contains_id(id).unwrap_or(false) && matches.value_source(id) == Some(ValueSource::CommandLine)
 }
 
-/// What a command takes of the run whose adapter it uses.
+/// What a command takes from the run whose adapter it uses.
 pub struct OfRun {
-    /// Those of the command line, up to the command's name and behind it.
+    /// The arguments of the command line, up to the command's name and after it.
     arguments: [Vec<OsString>; 2],
     flags: Vec<FileFlag>,
     path: PathBuf,
-    /// What was taken, for people; empty if nothing is worth a word.
+    /// A line about what was taken. Empty if there is nothing to report.
     pub words: String,
 }
 
 impl OfRun {
-    /// The arguments of the command line with those of the run.
+    /// Returns the arguments of the command line with those of the run.
     pub fn expanded(&self) -> Expanded {
         self.expanded_but("")
     }
 
-    /// The value that the run gives a flag, if it gives one.
+    /// Returns the value that the run gives a flag. `None` if it gives none.
     pub fn value_of(&self, flag: &str) -> Option<String> {
         let of_run = self.flags.iter().find(|of_run| of_run.name == flag)?;
         let text = of_run.argument.to_string_lossy();
@@ -100,7 +100,7 @@ impl OfRun {
         &self.path
     }
 
-    /// The arguments of the command line with those of the run, but for one flag.
+    /// As [`OfRun::expanded`], but without one flag of the run.
     pub fn expanded_but(&self, flag: &str) -> Expanded {
         let [before, behind] = &self.arguments;
         let flags = || self.flags.iter().filter(|of_run| of_run.name != flag);
@@ -110,11 +110,11 @@ impl OfRun {
     }
 }
 
-/// The options of the run whose adapter the command takes; `None` if it takes none, or one that is of no run.
+/// Returns the options of the run whose adapter the command uses. `None` if it uses no adapter, or one that no run made.
 ///
 /// # Errors
-/// [`CliError::Input`] for a `config.toml` that cannot be read or has a value of the wrong kind; for `eval` also one that belongs to
-/// another adapter: its rank or alpha is not that of `adapter_config.json`.
+/// [`CliError::Input`] for a `config.toml` that cannot be read or has a value of the wrong kind. For `eval` also if its rank or
+/// alpha differs from `adapter_config.json`, so that it belongs to another adapter.
 pub fn options_of_run(arguments: &[OsString], matches: &ArgMatches, cli: &Command) -> Result<Option<OfRun>, CliError> {
     let Some((name, matches)) = matches.subcommand() else { return Ok(None) };
     let command = cli.find_subcommand(name).expect("it was parsed as one of these");
@@ -183,7 +183,7 @@ impl Taken<'_> {
         Ok(())
     }
 
-    /// The run's own copy of its template; of a run without one, the file that its option names.
+    /// Takes the run's own copy of its template. If there is none, takes the file that the run's option names.
     fn add_template(&mut self, file: &ConfigFile, dir: &Path) -> Result<(), CliError> {
         if !dir.join(TEMPLATE_FILE).exists() {
             return if file.table.contains_key("chat-template") { self.add(file, "chat-template") } else { Ok(()) };
@@ -198,19 +198,19 @@ impl Taken<'_> {
     }
 }
 
-/// Whether a run says that an option is off, as it is in a command that does not speak of it.
+/// Whether a value says that an option is off, which is also the state without the option.
 fn is_nothing(value: &toml::Value) -> bool {
     matches!(value, toml::Value::Boolean(false)) || value.as_str() == Some("")
 }
 
-/// Whether the command names the run's loss: a preset has other numbers than the loss that it is of.
+/// Whether the command names the run's very loss. A preset has other numbers than the loss it is based on.
 fn same_loss(matches: &ArgMatches, run: &toml::Table) -> bool {
     let name = |loss: &str| objective::canonical_name(loss).ok();
     let of_run = run.get("loss").and_then(toml::Value::as_str).and_then(name);
     of_run.is_some() && matches.get_one::<String>("loss").and_then(|loss| name(loss)) == of_run
 }
 
-/// Loss and knobs of a run, but for those that the command line decides: all with another loss than the run's.
+/// Returns loss and knobs of a run, without those that the command line decides. Another loss than the run's decides all.
 fn loss_keys(matches: &ArgMatches, run: &toml::Table) -> Vec<&'static str> {
     if is_given(matches, "loss") && !same_loss(matches, run) {
         return Vec::new();
@@ -236,7 +236,7 @@ fn keys_for_rows_of(matches: &ArgMatches, run: &toml::Table) -> &'static [&'stat
     }
 }
 
-/// Whether the file is about the adapter beside it, and has what commands have to know before any flag of it is read.
+/// Checks that the file belongs to the adapter beside it, and what commands need before they read any flag of it.
 fn check(file: &ConfigFile, dir: &Path, command: &str) -> Result<(), CliError> {
     let fail = |what: String| CliError::Input(format!("{}: {what}", file.path.display()));
     let config = LoraConfig::read(&dir.join(ADAPTER_CONFIG))?;
@@ -245,15 +245,15 @@ fn check(file: &ConfigFile, dir: &Path, command: &str) -> Result<(), CliError> {
     for (key, adapter) in [("lora-rank", config.rank as f64), ("lora-alpha", config.alpha)] {
         if let Some(run) = number(key).filter(|run| *run != adapter) {
             let what = format!("`{key}` is {run}, but adapter_config.json beside it says {adapter}");
-            // the numbers of an evaluation are compared with those of the run
+            // an evaluation is compared with the run's, so it refuses another adapter
             if command == "eval" {
                 return Err(fail(format!(
-                    "{what}: the adapter is not as the run left it, or the files are of different runs; restore it, or move {OPTIONS} \
-                     away to give the options yourself"
+                    "{what}: the adapter is not as the run left it, or the files are from different runs; restore it, or move \
+                     {OPTIONS} away to give the options yourself"
                 )));
             }
             say!(
-                "warning: {}: {what}: the adapter is not as the run left it; it is used as it is now, with the run's options",
+                "warning: {}: {what}: the adapter is not as the run left it; it is used anyway, with the run's options",
                 file.path.display()
             );
         }
@@ -270,7 +270,7 @@ fn check(file: &ConfigFile, dir: &Path, command: &str) -> Result<(), CliError> {
 mod tests {
     use super::*;
 
-    /// A key that no command has, or that no run writes, would be taken in vain.
+    /// Every key must be a flag of a command, and runs must write it.
     #[test]
     fn options_of_runs_are_flags_and_are_written() {
         let cli = crate::args::command();

@@ -13,17 +13,17 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Largest file that is read: lists of data files may be long.
+/// Largest file that is read, in bytes. Lists of data files may be long.
 const MOST_BYTES: u64 = 64 << 20;
-/// What a run calls the copy of its chat template.
+/// The value by which a run's options name their own copy of the chat template.
 pub(super) const OWN_TEMPLATE: &str = ".";
 /// Flags whose value is always a path: relative ones are meant from the file's directory.
 const PATHS: [&str; 7] = ["data", "eval_data", "reference_data", "adapter", "output", "chat_template", "rejects"];
 
-/// Flags that leave others of the file without a use, by name: those are left out.
+/// Flags of the command line that replace others of the file.
 const REPLACED: [(&str, &[&str]); 2] = [("warmup_ratio", &["warmup_steps"]), ("warmup_steps", &["warmup_ratio"])];
 
-/// Choices that do not read what the file gives to another choice of the same flag: flag, choice, and what is left out.
+/// Choices for which some flags of the file are left out, since only another choice reads them: flag, choice, flags.
 const UNREAD: [(&str, &str, &[&str]); 3] = [
     ("optim", "rmsprop", &["adam_beta1", "adam_beta2", "adam_epsilon"]),
     ("optim", "adamw", &["rmsprop_alpha"]),
@@ -95,7 +95,7 @@ fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
     None
 }
 
-/// The choice that the command line makes with a flag, the last one of several.
+/// Returns the choice that the command line makes with a flag. The last one counts.
 fn given_choice(arguments: &[OsString], arg: &Arg) -> Option<String> {
     let names = arg.get_long_and_visible_aliases().unwrap_or_default().into_iter();
     let names: Vec<&str> = names.chain(arg.get_all_aliases().unwrap_or_default()).collect();
@@ -108,7 +108,7 @@ fn given_choice(arguments: &[OsString], arg: &Arg) -> Option<String> {
     word_of(arg, (0..arguments.len()).rev().find_map(value)?)
 }
 
-/// A choice by its first name.
+/// Returns the first name of a choice.
 fn word_of(arg: &Arg, text: &str) -> Option<String> {
     Some(arg.get_possible_values().iter().find(|word| word.matches(text, false))?.get_name().to_owned())
 }
@@ -162,26 +162,26 @@ fn check_own_template(file: &ConfigFile, key: &str) -> Result<(), CliError> {
         return Err(file.fail(
             key,
             format!(
-                "`{key} = \"{OWN_TEMPLATE}\"` is the copy that a run keeps beside its options, and this folder has no {RECORD} of a run; \
-                 give the template by its file, or by --chat-template"
+                "`{key} = \"{OWN_TEMPLATE}\"` means the copy that a run keeps beside its options, but this folder has no \
+                 {RECORD} of a run; give the path of the template, or --chat-template"
             ),
         ));
     };
     let now = TemplateSources::of_folder(folder).map_err(DataError::from)?;
     if template_name(now.as_ref()) != name {
         say!(
-            "warning: {}: the chat template beside it is not that of the run; it is used as it is now (--chat-template gives another)",
+            "warning: {}: the chat template beside it is not that of the run; it is used anyway (--chat-template gives another)",
             file.path.display()
         );
     }
     Ok(())
 }
 
-/// Who names a file.
+/// Who named the file.
 pub(super) enum FileOrigin {
     /// The user, who may name a pipe.
     CommandLine,
-    /// It was found in the folder of an adapter.
+    /// Nobody: it was found in the folder of an adapter.
     Run,
 }
 
@@ -210,7 +210,7 @@ impl ConfigFile {
         Ok(ConfigFile { path: path.to_owned(), table, text })
     }
 
-    /// The choice that the file makes, or else the default one.
+    /// Returns the choice that the file makes, or else the default.
     fn choice(&self, arg: &Arg) -> Option<String> {
         let has_name = |key: &&String| arg.get_long().is_some_and(|long| key.replace('_', "-") == long);
         let by_alias = |key: &&String| arg.get_all_aliases().unwrap_or_default().contains(&key.as_str());
@@ -221,13 +221,13 @@ impl ConfigFile {
         }
     }
 
-    /// An error about the value of a key.
+    /// Makes an error about the value of a key.
     pub(super) fn fail(&self, key: &str, what: String) -> CliError {
         CliError::Input(format!("{}:{}: {what}", self.path.display(), line_of(&self.text, key)))
     }
 
-    /// The value of `key` as the flag `arg` of `command`, once for each value of a list. A switch that is off is its opposite, if it
-    /// has one.
+    /// Returns the value of `key` as the flag `arg` of `command`, once for each value of a list. A switch that is off becomes its
+    /// opposite, if it has one.
     ///
     /// # Errors
     /// [`CliError::Input`] for a value of the wrong kind, with its line.
@@ -267,7 +267,7 @@ impl ConfigFile {
     }
 }
 
-/// The flag that turns a switch off again.
+/// Returns the flag that turns a switch off.
 fn opposite_of(command: &Command, switch: &Arg) -> Option<String> {
     let id = opposite(switch.get_id().as_str());
     let arg = command.get_arguments().find(|arg| *arg.get_id() == id)?;
@@ -297,7 +297,7 @@ fn line_of(text: &str, key: &str) -> usize {
     text.lines().position(is_key).map_or(1, |line| line + 1)
 }
 
-/// What a file that is no TOML seems to be, with its first line as TOML has it.
+/// Guesses the format of a file that is not TOML, and shows its first entry as TOML.
 fn other_format(path: &Path, text: &str) -> Option<String> {
     let is_named = |endings: &[&str]| {
         path.extension().is_some_and(|ending| endings.iter().any(|known| ending.eq_ignore_ascii_case(known)))

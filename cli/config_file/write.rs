@@ -66,7 +66,7 @@ pub fn resolved(
         put("logp-temperature", temperature.to_string().parse::<f64>().unwrap_or(1.0).into());
     }
     if args.model.chat_template.is_some() {
-        // the run's own copy: what the flag named may change
+        // the run's own copy, since the file that the flag named may change
         put("chat-template", OWN_TEMPLATE.into());
     }
     if !named.data.is_empty() {
@@ -94,7 +94,7 @@ pub fn resolved(
         None => {}
     }
     let reading = args.data.reading()?;
-    // what is off too: where the run goes on from an adapter, its options would turn it on again
+    // also write what is off: if the run started from an adapter, the adapter's options would turn it on again
     put("columns", reading.columns.to_string().into());
     put("chat", args.data.reading.chat.into());
     put("system", reading.system.unwrap_or_default().into());

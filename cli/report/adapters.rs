@@ -1,10 +1,10 @@
-//! What is said about the adapters that a command meets.
+//! Reports on the adapters that a command uses or finds.
 
 use super::say;
 use align_lora::adapter::{Adapter, StrayAdapter};
 use std::path::Path;
 
-/// What to know about an adapter before its numbers: the one read from `dir`, on a base whose hash is `base`.
+/// Reports what a user should know about the adapter in `dir`. `base` is the hash of the base it is used on.
 pub fn read_adapter(dir: &Path, adapter: &Adapter, base: &str) {
     let shown = dir.display();
     other_base(dir, adapter.base(), base, adapter.config().base_model_name_or_path.as_deref());
@@ -31,7 +31,7 @@ pub fn other_base(dir: &Path, own: Option<&str>, base: &str, name: Option<&str>)
     );
 }
 
-/// What lies beside a model's weights and is not used, unless it is the adapter that was asked for.
+/// Warns about an adapter beside a model's weights, unless it is the one that was asked for.
 pub fn stray_adapter(model: &Path, adapter: Option<&Path>) {
     let canonical = |path: &Path| std::fs::canonicalize(path).ok();
     if adapter.is_some_and(|adapter| canonical(adapter) == canonical(model)) {
@@ -51,7 +51,7 @@ pub fn stray_adapter(model: &Path, adapter: Option<&Path>) {
     }
 }
 
-/// The beginning of a hash, enough to tell two apart.
+/// Returns the beginning of a hash, enough to tell two apart.
 fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }

@@ -45,7 +45,7 @@ pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
         (survey.cut_answers, "answers cut at --max-length"),
         (survey.same_after_cut, "pairs whose answers are the same once they are cut"),
         (survey.empty_answers, "empty answers, scored as the end token alone"),
-        (survey.blank_lines, "blank lines passed over"),
+        (survey.blank_lines, "blank lines skipped"),
         (survey.moved_boundaries, "prompts whose last tokens change when the answer follows; the answer starts there"),
     ];
     for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
@@ -70,13 +70,13 @@ pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     super::warnings(survey, asked);
 }
 
-/// What is said of data whose prompts alone are read.
+/// Reports on data of which only the prompts are read.
 pub fn prompts(survey: &Survey, asked: &ReadingArgs) {
     by_names("data", survey);
     super::warnings(survey, asked);
 }
 
-/// How the columns and the ends of prompts were found, where no flag says it.
+/// Reports how columns and the ends of prompts were found without a flag.
 fn by_names(label: &str, survey: &Survey) {
     for named in &survey.by_name {
         by_name(label, named, survey);
@@ -91,7 +91,7 @@ fn by_names(label: &str, survey: &Survey) {
     }
 }
 
-/// Says where rows are unlike those of the run whose turn marker they are read by: all of them, or those that are dropped for it.
+/// Reports rows that lack the turn marker of the run: all of them, or those that are dropped for it.
 pub fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
     let (Some(of_run), Some(own)) = (of_run, &survey.decided.turn_marker) else { return };
     let lacks_it = BadRow::NoTurnMarker { chosen: String::new(), rejected: String::new(), marker: None };
@@ -99,24 +99,24 @@ pub fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
     let (of_run, is_own, own) = (of_run.to_string(), of_run == own, own.to_string());
     match (is_own, are_dropped) {
         (false, _) => {
-            say!("note: no row looked at has {of_run:?}, with which the prompts of the run end: these end with {own:?}")
+            say!(
+                "note: the prompts of the run end with {of_run:?}, but no row looked at has that: these prompts end with {own:?}"
+            )
         }
         (true, true) => {
-            say!(
-                "warning: rows are dropped that lack {of_run:?}: it is the end of the prompts that the run was made of ({RECORD})"
-            )
+            say!("warning: rows without {of_run:?} are dropped: it ends the prompts of the run ({RECORD})")
         }
         (true, false) => {}
     }
 }
 
-/// A column that is read by its name.
+/// Reports a column that is read because of its name.
 fn by_name(label: &str, named: &ByName, survey: &Survey) {
     let what = match named.own.as_str() {
         "prompt" => "the prompt is the column",
         "messages" if survey.kind.is_some_and(|kind| kind.shape == Shape::Messages) => return,
         "messages" => "the prompt is in the column",
-        "input" => "the prompt goes on, on a line of its own, with the column",
+        "input" => "the prompt continues, on a line of its own, with the column",
         "system" => "the system's text is the column",
         "chosen" => "the chosen answer is the column",
         "rejected" => "the rejected answer is the column",

@@ -1,15 +1,15 @@
-//! Words for what a user should know about a model's folder: a line each, on stderr.
+//! Words what a user should know about a model's folder: one line each, on stderr.
 
 use super::say;
 use align_engine::json::shorten;
 use align_engine::model::ModelNote;
 
-/// Names that a line shows of a long list.
+/// How many names of a long list a line shows.
 const SHOWN: usize = 3;
-/// Characters of one of them: a stranger's file may hold any text.
+/// Most characters of one of them, since a stranger's file may hold any text.
 const LONGEST: usize = 200;
 
-/// Says the notes on a model.
+/// Prints the notes on a model.
 pub fn model_notes(notes: &[ModelNote]) {
     for note in notes {
         say!("{}", words(note));
@@ -41,7 +41,7 @@ fn words(note: &ModelNote) -> String {
             dir.display()
         ),
         ModelNote::OwnHead { dir, name } => format!(
-            "note: {}: config.json says `tie_word_embeddings`, but `{name}` is not the embedding: it is used, as transformers does",
+            "note: {}: config.json says `tie_word_embeddings`, but `{name}` is not the embedding: it is used, as in transformers",
             dir.display()
         ),
         ModelNote::Link { path, target } => {
@@ -55,7 +55,7 @@ fn words(note: &ModelNote) -> String {
     }
 }
 
-/// The first few, and how many more there are.
+/// Shows the first few, and counts the others.
 fn some(items: impl ExactSizeIterator<Item = String>) -> String {
     let more = items.len().saturating_sub(SHOWN);
     let shown: Vec<String> = items.take(SHOWN).collect();

@@ -1,10 +1,10 @@
-//! What a user may not have meant about the data: a line each, with the file, the line and what to do.
+//! Words warnings about the data: one line each, with the file, the line and what to do.
 
 use super::say;
 use crate::args::ReadingArgs;
 use align_lora::data::{Finding, ReadAs, Survey, TurnPart, Warning};
 
-/// Says what was found in the rows that were looked at, but for what was asked for.
+/// Prints what was found in the rows that were looked at, except what the user asked for.
 pub fn warnings(survey: &Survey, asked: &ReadingArgs) {
     let is_asked = |warning: &Warning| asked.no_chat && warning.finding == Finding::NoTemplateApplied;
     for warning in survey.warnings.iter().filter(|warning| !is_asked(warning)) {
@@ -12,12 +12,12 @@ pub fn warnings(survey: &Survey, asked: &ReadingArgs) {
     }
 }
 
-/// Whether a finding is a fault, and not only worth a note.
+/// Whether a finding is a likely fault, and not only worth a note.
 pub fn is_warning(warning: &Warning) -> bool {
     warning.finding != Finding::NoTemplateApplied
 }
 
-/// The line of a finding.
+/// Words the line of a finding.
 pub fn line(warning: &Warning, looked_at: usize) -> String {
     let Warning { path, line, .. } = warning;
     let word = if is_warning(warning) { "warning" } else { "note" };
@@ -34,8 +34,8 @@ fn words(warning: &Warning, looked_at: usize) -> String {
     let template = "give a template that prints it (--chat-template FILE)";
     let twice = |what: &str| {
         format!(
-            "`{at}` {what} ({excerpt:?}), {rows}: the prompt stands in the tokens twice, and its second copy is scored; cut it from the \
-             answers"
+            "`{at}` {what} ({excerpt:?}), {rows}: the tokens have the prompt twice, and the second copy is scored; cut it from \
+             the answers"
         )
     };
     match &warning.finding {
@@ -66,7 +66,7 @@ fn words(warning: &Warning, looked_at: usize) -> String {
         Finding::UnreadColumn { column, read_as } => {
             let mend = match read_as {
                 ReadAs::Prompt => {
-                    format!("give --columns prompt={column} for it alone, or write both into one column")
+                    format!("give --columns prompt={column} to read it instead, or write both into one column")
                 }
                 ReadAs::System => format!("give --columns system={column}"),
                 ReadAs::Pairs => {
@@ -74,48 +74,49 @@ fn words(warning: &Warning, looked_at: usize) -> String {
                 }
             };
             format!(
-                "the column `{column}` is not read, and what it says ({excerpt:?}) is not in the prompt, {rows}; if it belongs there, {mend}"
+                "the column `{column}` is not read, and its text ({excerpt:?}) is not in the prompt, {rows}; if it belongs \
+                 there, {mend}"
             )
         }
         Finding::EmptyPrompt { column } => format!(
-            "the prompt is empty, {rows}, and columns that hold something are not read ({excerpt}); if the prompt is one of them, give \
+            "the prompt is empty, {rows}, and other columns with text are not read ({excerpt}); if the prompt is one of them, give \
              --columns prompt={}",
             column.as_deref().unwrap_or("NAME")
         ),
         Finding::BlankPrompt if excerpt.is_empty() => format!(
             "the prompt `{at}` is empty, {rows}: nothing is asked; name the column of the prompt (--columns prompt=NAME), or \
-             take such rows out"
+             remove such rows"
         ),
         Finding::BlankPrompt => format!(
-            "the prompt `{at}` is what the system says alone ({excerpt:?}), {rows}: no user asks anything; name the column of the prompt \
-             (--columns prompt=NAME), or take such rows out"
+            "the prompt `{at}` has only a system text ({excerpt:?}), {rows}: no user asks anything; name the column of the prompt \
+             (--columns prompt=NAME), or remove such rows"
         ),
         Finding::FewSharedLetters => format!(
-            "the prompt is the few letters that both answers begin with ({excerpt:?}), {rows}, for --implicit-prompt takes them for one; \
+            "the prompt is only the few letters that both answers begin with ({excerpt:?}), {rows}, because of --implicit-prompt; \
              name the column of the prompt (--columns prompt=NAME), or leave the flag out"
         ),
         Finding::AssistantBeforeAnswer => format!(
-            "`{at}` ends with a turn of the assistant ({excerpt:?}), {rows}: the chat template closes it, and the answers come as a further \
-             turn; end the prompt with what the user says"
+            "`{at}` ends with a turn of the assistant ({excerpt:?}), {rows}: the chat template closes it, and the answers \
+             follow as another turn; end the prompt with a turn of the user"
         ),
         Finding::TurnOfOthers { role } => format!(
             "`{at}` is a turn of the role `{role}` within an answer ({excerpt:?}), {rows}: what it says is scored as if the model had said \
              it; end the answers before it (or learn conversations with --loss sft --sft-on assistant)"
         ),
         Finding::NoAssistantTurn => format!(
-            "`{at}` has no turn of the assistant ({excerpt:?}), {rows}, and all of it is learned; --sft-on assistant scores what the \
-             assistant says alone"
+            "`{at}` has no turn of the assistant ({excerpt:?}), {rows}, and all of it is learned; --sft-on assistant scores \
+             only what the assistant says"
         ),
         Finding::NoStop => format!(
             "`{at}` does not end with a stop token, {rows}: a model that is trained on such answers does not learn to stop; give a template \
              that ends the turns (--chat-template FILE)"
         ),
         Finding::RepeatedContent => format!(
-            "`{at}` begins with what the user says last ({excerpt:?}), {rows}: if it is a copy of the prompt, it is learned as part of the \
-             answer; cut it from the answers"
+            "`{at}` begins with what the user says last ({excerpt:?}), {rows}: if that is a copy of the prompt, cut it from \
+             the answers, or it is learned as part of them"
         ),
         Finding::RepeatedPromptCut => format!(
-            "the answers begin with the prompt ({excerpt:?}), {rows}: it is cut from their start, and stands in the tokens once"
+            "the answers begin with the prompt ({excerpt:?}), {rows}: it is cut from them, so the tokens have it once"
         ),
         Finding::RepeatedPrompt | Finding::RepeatedShortPrompt => twice("begins with the prompt"),
         Finding::RepeatedBehindLabel => twice("begins with a label and the prompt"),
@@ -131,7 +132,7 @@ fn words(warning: &Warning, looked_at: usize) -> String {
         ),
         Finding::NullArgument => format!(
             "a tool is called with a null argument that it does not declare (`{at}`, {excerpt}), {rows}: tables with one type for all rows \
-             add such nulls, and the model learns to write them; leave them out of the file"
+             add such nulls, and the model learns to write them; remove them from the file"
         ),
         Finding::NoTemplateApplied => {
             "the rows are texts, and the chat template of the model is not applied to them; --chat makes turns of them"

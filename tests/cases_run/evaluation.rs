@@ -42,7 +42,7 @@ fn an_evaluation_of_a_run_is_the_runs() {
             Made { loss, data: &renamed, start: None, more }.check(&out("all"));
             continue;
         }
-        // the adapter that it starts from is gone by the time of the evaluation
+        // the starting adapter is gone when the evaluation starts
         let (start, out) = (out("start"), out("all"));
         Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4"] }.train(&start);
         let made = Made { loss, data: &renamed, start: Some(&start), more };
@@ -65,7 +65,7 @@ fn dialogues() -> Vec<Value> {
     text_pairs().iter().map(row).collect()
 }
 
-/// Each of these options changes the numbers of a run; an evaluation has them without being told.
+/// Each of these options changes the numbers of a run. An evaluation takes them without a flag.
 #[test]
 fn options_that_say_how_rows_are_read_are_the_runs() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A loss by its name, if it is the run's, has the run's knobs; another one has none of them.
+/// The run's loss keeps the run's knobs if it is named; another loss takes none of them.
 #[test]
 fn a_loss_that_is_the_runs_has_the_runs_knobs() {
     let folder = tempfile::tempdir().unwrap();
@@ -20,7 +20,7 @@ fn a_loss_that_is_the_runs_has_the_runs_knobs() {
     assert_eq!(eval(&["--beta", "0.2"])["beta"], 0.2);
 }
 
-/// A preset has numbers of its own, and is no other name for the loss that it is of.
+/// A preset has its own numbers and is not just another name for its loss.
 #[test]
 fn a_preset_is_another_loss_than_the_one_it_is_of() {
     let folder = tempfile::tempdir().unwrap();
@@ -52,7 +52,7 @@ fn a_preset_is_another_loss_than_the_one_it_is_of() {
         assert!(fs::read_to_string(run.join("config.toml")).unwrap().contains(&format!("loss = \"{preset}\"")));
         assert_eq!(knobs(&run, "dpo"), alone("dpo"), "{preset}");
         assert_eq!(eval(&run, &["--loss", preset]), of_run, "{preset}");
-        // its options make it again
+        // its options make the same run again
         let again = folder.path().join(format!("{preset}-again"));
         align(&["train", "--config", text(&run.join("config.toml")), "--output", text(&again)]).ok();
         let weights = |run: &Path| fs::read(run.join("adapter_model.safetensors")).unwrap();

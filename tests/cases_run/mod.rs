@@ -32,12 +32,12 @@ fn without_template(name: &str, folder: &Path) -> PathBuf {
     copy
 }
 
-/// The last evaluation of a run.
+/// Returns the last evaluation of a run.
 fn evaluation(out: &Path) -> Value {
     read_lines(&out.join("metrics.jsonl")).into_iter().rev().find(|line| line.get("eval_loss").is_some()).unwrap()
 }
 
-/// Checks that `eval` gives, to the last bit, what the run said at its end.
+/// Checks that `eval` gives the run's last evaluation, to the last bit.
 fn same_evaluation(eval: &Value, of_run: &Value, what: &str) {
     let keys = of_run.as_object().unwrap().iter().filter(|(key, _)| key.starts_with("eval_"));
     for (key, value) in keys {
@@ -79,7 +79,7 @@ fn renamed_pairs(folder: &Path) -> PathBuf {
     path
 }
 
-/// What a run of the table is made with.
+/// The flags and data of a run of the table.
 struct Made<'a> {
     loss: &'a [&'a str],
     data: &'a Path,
@@ -101,14 +101,15 @@ impl Made<'_> {
         align(&[&flags[..], &more, &["--loss"], self.loss, &start, self.more].concat())
     }
 
-    /// `eval` of the adapter that was kept, without a word about how the run was made.
+    /// Evaluates the saved adapter without any flags of the run.
     fn evaluate(&self, out: &Path) -> Run {
         let model = model("tiny-llama31");
         let flags = ["eval", "--model", text(&model), "--adapter", text(out), "--data", text(self.data), "--json"];
         align(&flags).ok()
     }
 
-    /// Trains and evaluates: the object of `eval`, which has every number of the run's last evaluation to the last bit.
+    /// Trains and evaluates. Returns the object of `eval`, and checks that it has every number of the run's last evaluation, to
+    /// the last bit.
     fn check(&self, out: &Path) -> Value {
         self.train(out);
         let eval = self.evaluate(out);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Running statistics belong to the adapter beside them, and to the run's own loss.
+/// Running statistics apply only to the adapter beside them and to the run's own loss.
 #[test]
 fn running_statistics_are_those_of_the_adapter_beside_them() {
     let folder = tempfile::tempdir().unwrap();
@@ -21,7 +21,7 @@ fn running_statistics_are_those_of_the_adapter_beside_them() {
     assert!(run.stderr.contains("remove it to go on without it"), "{}", run.stderr);
 }
 
-/// A file of that name may be any program's.
+/// A file named config.toml may belong to any program.
 #[test]
 fn a_config_of_another_program_beside_an_adapter_is_no_run() {
     let folder = tempfile::tempdir().unwrap();
@@ -36,7 +36,7 @@ fn a_config_of_another_program_beside_an_adapter_is_no_run() {
     assert!(!said.contains("max-length 3") && said.contains("is another chat template than the model's"), "{said}");
 }
 
-/// Adapters are weakened by a smaller alpha: that is said, and refused only where numbers of the run are meant.
+/// A smaller alpha weakens an adapter. That is reported, and refused only by `eval`, which gives the run's numbers.
 #[test]
 fn an_alpha_that_was_edited_is_said() {
     let folder = tempfile::tempdir().unwrap();

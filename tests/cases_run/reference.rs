@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What answers are compared with is said by a line and a key, and checked against what the run was trained against.
+/// A line and a key name the reference, and the reference is checked against the run's.
 #[test]
 fn the_reference_of_a_run_is_kept_and_checked() {
     let folder = tempfile::tempdir().unwrap();
@@ -24,7 +24,7 @@ fn the_reference_of_a_run_is_kept_and_checked() {
     assert!(hash.len() == 64 && by_run.json_lines().iter().all(|row| row["reference"] == hash.as_str()));
     let base = score(&["--reference", "base"]).ok();
     assert!(base.json_lines()[0]["reference"] == "base" && base.stdout != by_run.stdout);
-    // the run's copy is gone: the start stands in for it, as long as it is the same
+    // the run's copy is gone, and the starting adapter replaces it as long as it is the same
     let kept = out.join("reference");
     fs::remove_dir_all(&kept).unwrap();
     assert!(score(&[]).ok().stdout == by_run.stdout);
@@ -36,7 +36,7 @@ fn the_reference_of_a_run_is_kept_and_checked() {
     fs::remove_dir_all(&start).unwrap();
     assert_eq!(score(&[]).code, Some(3));
     score(&["--reference", "base"]).ok();
-    // a run before runs kept a record
+    // a run of a version that kept no record
     fs::remove_file(out.join("run_state.json")).unwrap();
     assert_eq!(score(&[]).code, Some(3), "its adapter is gone");
     // its own copy comes before what its options name
@@ -46,7 +46,7 @@ fn the_reference_of_a_run_is_kept_and_checked() {
     assert!(run.stdout == by_run.stdout, "made like the first");
 }
 
-/// The record of a run says nothing about an adapter that came into its folder later.
+/// The record of a run is not used for an adapter that came into its folder later.
 #[test]
 fn the_reference_of_another_adapter_is_not_taken() {
     let folder = tempfile::tempdir().unwrap();
@@ -65,7 +65,7 @@ fn the_reference_of_another_adapter_is_not_taken() {
     }
 }
 
-/// A run that replaces one with a reference and a template of its own leaves neither behind.
+/// A run that replaces another one removes that one's reference and template.
 #[test]
 fn a_run_that_overwrites_leaves_no_reference_of_the_earlier_one() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What the run has switched on, a command may switch off again; long values are shortened where they are said.
+/// A command can switch off what the run has switched on. Long values are shortened in the line about them.
 #[test]
 fn switches_of_a_run_can_be_turned_off() {
     let folder = tempfile::tempdir().unwrap();
@@ -22,7 +22,7 @@ fn switches_of_a_run_can_be_turned_off() {
     assert!(off == tokens(&[]).0 && off != of_run, "{off} {of_run}");
     let (texts, _) = tokens(&["--adapter", text(&out), "--no-chat"]);
     assert_eq!(texts, tokens(&["--system", &system]).0);
-    // and one of a loss
+    // and a switch of a loss
     let ipo = folder.path().join("ipo");
     Made { loss: &["ipo", "--no-length-norm"], data: &data, start: None, more: &[] }.train(&ipo);
     let loss = |more: &[&str]| {
@@ -31,7 +31,7 @@ fn switches_of_a_run_can_be_turned_off() {
     };
     assert_eq!(loss(&[]), loss(&["--loss", "ipo", "--no-length-norm"]));
     assert_ne!(loss(&[]), loss(&["--length-norm"]));
-    // a file's switch too
+    // a switch of a file, too
     let config = folder.path().join("options.toml");
     fs::write(&config, "chat = true\n").unwrap();
     let run = |more: &[&str]| {
@@ -43,7 +43,7 @@ fn switches_of_a_run_can_be_turned_off() {
     assert!(run(&[]) && !run(&["--no-chat"]));
 }
 
-/// What was switched off, by a flag or a file, stays off where the run goes on from an adapter that had it on.
+/// A switch that a flag or a file turned off stays off, even if the starting adapter had it on.
 #[test]
 fn what_is_off_is_kept() {
     let folder = tempfile::tempdir().unwrap();
@@ -69,7 +69,7 @@ fn what_is_off_is_kept() {
     assert!(weights(&off) == weights(&by_file));
 }
 
-/// A text is a turn for a model with a template, unless it is said to be none.
+/// A typed text is a turn for a model with a template, unless --no-chat is given.
 #[test]
 fn a_prompt_that_is_no_turn_is_continued_as_it_is() {
     let model = model("tiny-llama31");
@@ -86,7 +86,7 @@ fn a_prompt_that_is_no_turn_is_continued_as_it_is() {
     assert!(said(&[]) && !said(&["--no-chat"]));
 }
 
-/// What an SFT run scored is about sequences; its adapter may be asked about pairs.
+/// `--sft-on` of an SFT run is about sequences, so it is not used for pairs.
 #[test]
 fn the_part_of_an_sft_run_is_left_out_where_rows_are_no_sequences() {
     let folder = tempfile::tempdir().unwrap();
@@ -101,7 +101,7 @@ fn the_part_of_an_sft_run_is_left_out_where_rows_are_no_sequences() {
         align(&[&flags[..], more].concat())
     };
     let run = on("score", &pairs, &[]).ok();
-    assert!(run.stderr.contains("sft-on assistant of") && run.stderr.contains("is not taken"), "{}", run.stderr);
+    assert!(run.stderr.contains("sft-on assistant of") && run.stderr.contains("is not used"), "{}", run.stderr);
     let run = on("eval", &pairs, &["--loss", "dpo", "--allow-drops"]).ok();
     assert!(!run.stderr.contains("sft-on"), "{}", run.stderr);
     let run = on("score", &texts, &[]);
@@ -109,7 +109,7 @@ fn the_part_of_an_sft_run_is_left_out_where_rows_are_no_sequences() {
     on("score", &texts, &["--sft-on", "all"]).ok();
 }
 
-/// The map is the run's, the files are the user's.
+/// The run's column map meets other files of the user.
 #[test]
 fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
     let folder = tempfile::tempdir().unwrap();
@@ -122,12 +122,12 @@ fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     assert!(run.stderr.contains("prompt=question") && run.stderr.contains("config.toml"), "{}", run.stderr);
     align(&[&flags[..], &["--columns", "prompt=prompt"]].concat()).ok();
-    // a run that goes on has other files as a rule
+    // `train` usually gets other files than the run's
     let on = folder.path().join("on");
     let run = Made { loss: &["ipo"], data: &pairs, start: Some(&out), more: &[] }.train(&on);
     assert!(run.stderr.contains("by their own names"), "{}", run.stderr);
     assert!(fs::read_to_string(on.join("config.toml")).unwrap().contains("columns = \"\""));
-    // one row of the run's columns is enough to mean them
+    // one row with the run's columns is enough to use them
     let mut rows = read_lines(&renamed);
     rows[2].as_object_mut().unwrap().remove("better");
     let bad = folder.path().join("bad.jsonl");
@@ -144,7 +144,7 @@ fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
     assert!(fs::read_to_string(same.join("config.toml")).unwrap().contains("prompt=question"));
 }
 
-/// Pairs of texts without a prompt column whose prompts end with `mark`.
+/// Makes pairs of texts without a prompt column, whose prompts end with `mark`.
 fn dialogue_texts(mark: &str) -> Vec<Value> {
     let line = |i: usize| {
         let prompt = format!("\n\nHuman: Tell me about place {i}.{mark}");
@@ -153,7 +153,7 @@ fn dialogue_texts(mark: &str) -> Vec<Value> {
     (0..30).map(line).collect()
 }
 
-/// The mark with which the run's prompts end is no rule for rows that have another one.
+/// The turn marker of the run does not apply to rows that have another one.
 #[test]
 fn rows_with_another_turn_marker_than_the_runs_are_read_by_their_own() {
     let folder = tempfile::tempdir().unwrap();
@@ -171,14 +171,14 @@ fn rows_with_another_turn_marker_than_the_runs_are_read_by_their_own() {
     let generate = ["generate", "--max-new-tokens", "1"];
     for command in [&["score", "--json"][..], &["eval"], &generate] {
         let said = on(command, &other).ok().stderr;
-        let what = "no row looked at has \"Assistant:\", with which the prompts of the run end: these end with \"### Response:";
+        let what = "end with \"Assistant:\", but no row looked at has that: these prompts end with \"### Response:";
         assert!(said.contains(what), "{command:?}: {said}");
         assert!(!on(command, &hh).ok().stderr.contains("no row looked at"));
-        // score goes on after bad rows
+        // score continues after bad rows
         let some = on(command, &mixed);
         assert_eq!(some.code, Some(if command[0] == "score" { 0 } else { 3 }), "{command:?}: {}", some.stderr);
         assert!(some.stderr.contains("mixed.jsonl:1"), "{command:?}: {}", some.stderr);
-        assert!(some.stderr.contains("the run was made of (run_state.json)"), "{command:?}: {}", some.stderr);
+        assert!(some.stderr.contains("ends the prompts of the run (run_state.json)"), "{command:?}: {}", some.stderr);
     }
     let plain = align(&["score", "--json", "--model", text(&model), "--data", text(&other)]).ok().json_lines();
     let of_adapter = on(&["score", "--json"], &other).ok().json_lines();
@@ -202,7 +202,7 @@ fn rows_of_the_demo_are_read_as_the_runs() {
     }
 }
 
-/// The texts that hold a policy are read as the rows are.
+/// The texts of --reference-data are read like the rows.
 #[test]
 fn chat_and_system_reach_the_reference_data() {
     let folder = tempfile::tempdir().unwrap();

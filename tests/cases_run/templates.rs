@@ -3,7 +3,7 @@
 use super::*;
 use crate::align::number;
 
-/// Two steps of the case's pairs with the case's template, in `out`.
+/// Trains two steps on the case's pairs with the case's template, into `out`.
 fn train_with_template(model: &Path, out: &Path, template: &Path, more: &[&str]) -> Run {
     let pairs = case("run-chat-template").join("pairs.jsonl");
     let flags = [
@@ -73,7 +73,7 @@ fn a_run_renders_with_its_template_ever_after() {
     let config: Value = serde_json::from_slice(&fs::read(merged.join("tokenizer_config.json")).unwrap()).unwrap();
     assert!(config.get("chat_template").is_none());
 
-    // its own options make the same run, although what they named is another template now
+    // its own options make the same run, although the file that they named has another template now
     let again = folder.path().join("again");
     align(&["train", "--config", text(&out.join("config.toml")), "--output", text(&again)]).ok();
     assert!(
@@ -81,7 +81,7 @@ fn a_run_renders_with_its_template_ever_after() {
             == fs::read(out.join("adapter_model.safetensors")).unwrap()
     );
 
-    // a run that goes on from it keeps it too
+    // a run that starts from it keeps it, too
     let on = folder.path().join("on");
     let flags = ["train", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--max-steps", "1"];
     let run = align(&[&flags[..], &["--output", text(&on), "--precision", "f32"]].concat()).ok();
@@ -89,7 +89,7 @@ fn a_run_renders_with_its_template_ever_after() {
     assert!(fs::read(on.join("chat_template.jinja")).unwrap() == kept);
 }
 
-/// The base has no template: what the run was trained with is the only one.
+/// The base has no template, so the run's own is the only one.
 #[test]
 fn a_base_without_a_template_has_that_of_the_run() {
     let folder = tempfile::tempdir().unwrap();
@@ -106,7 +106,7 @@ fn a_base_without_a_template_has_that_of_the_run() {
     assert_eq!(prompt_tokens(&merged, &[]), 15);
 }
 
-/// A template that came, went or changed since the run is said, or asked for.
+/// A template that was added or changed since the run is reported; one that is gone is asked for.
 #[test]
 fn templates_that_are_not_those_of_the_run_are_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -136,7 +136,7 @@ fn templates_that_are_not_those_of_the_run_are_said() {
     let source = fs::read_to_string(&own).unwrap();
     fs::write(&own, format!("{source} ")).unwrap();
     let edited = on(&with, &chat, &[]).ok();
-    assert!(edited.stderr.contains("the chat template was changed since the run"), "{}", edited.stderr);
+    assert!(edited.stderr.contains("the chat template has changed since the run"), "{}", edited.stderr);
     fs::remove_file(&own).unwrap();
     assert!(!on(&with, &chat, &[]).ok().stderr.contains("warning: "), "the model's is the same");
     let by_flag = folder.path().join("by-flag");
@@ -147,7 +147,7 @@ fn templates_that_are_not_those_of_the_run_are_said() {
     let gone = on(&bare, &chat, &[]);
     assert!(gone.code == Some(3) && gone.stderr.contains("is gone; give it with --chat-template"), "{}", gone.stderr);
     on(&bare, &chat, &["--chat-template", text(&with)]).ok();
-    // what a merged model cannot hold
+    // a merged model cannot hold the system text
     let merged = folder.path().join("merged");
     let run = align(&["merge", "--model", text(&with), "--adapter", text(&chat), "--output", text(&merged)]).ok();
     assert!(run.stderr.contains("give it with --system (Be brief.)"), "{}", run.stderr);
@@ -177,19 +177,19 @@ fn a_template_beside_the_adapter_of_another_program_is_said() {
     assert!(tokens == 15 && !said.contains("warning: "), "{said}");
     let (tokens, said) = generate(&bare, &[]);
     assert!(tokens == 15 && said.contains("the model has none"), "{said}");
-    // in tokenizer_config.json, as older programs write it
+    // in tokenizer_config.json, where older programs write it
     let source = fs::read_to_string(out.join("chat_template.jinja")).unwrap();
     fs::remove_file(out.join("chat_template.jinja")).unwrap();
     fs::write(out.join("tokenizer_config.json"), json!({"chat_template": source}).to_string()).unwrap();
     assert_eq!(generate(&bare, &[]).0, 15);
     assert_eq!(generate(&model("tiny-llama31"), &["--chat-template", text(&out)]).0, 15);
-    // the same as the model's is not worth a word
+    // the model's own template is not reported
     fs::copy(model("tiny-llama31").join("tokenizer_config.json"), out.join("tokenizer_config.json")).unwrap();
     let (tokens, said) = generate(&model("tiny-llama31"), &[]);
     assert!(tokens == 19 && !said.contains("template"), "{said}");
 }
 
-/// A template for conversations with tools is a part of the run's.
+/// The template for conversations with tools belongs to the run's template.
 #[test]
 fn templates_for_tools_are_kept_and_merged_too() {
     let folder = tempfile::tempdir().unwrap();
@@ -222,7 +222,7 @@ fn templates_for_tools_are_kept_and_merged_too() {
     assert_eq!(prompt_tokens(&merged, &[]), of_model);
 }
 
-/// `chat-template = "."` is about the folder that the options were written into.
+/// `chat-template = "."` means the folder into which the options were written.
 #[test]
 fn options_without_their_run_do_not_name_a_template() {
     let folder = tempfile::tempdir().unwrap();
@@ -237,7 +237,7 @@ fn options_without_their_run_do_not_name_a_template() {
     };
     let refused = again(&copied, "refused", &[]);
     assert_eq!(refused.code, Some(3), "{}", refused.stderr);
-    let what = "`chat-template = \".\"` is the copy that a run keeps";
+    let what = "`chat-template = \".\"` means the copy that a run keeps";
     assert!(refused.stderr.contains("copied.toml:") && refused.stderr.contains(what), "{}", refused.stderr);
     let template = run.join("chat_template.jinja");
     again(&copied, "by-flag", &["--chat-template", text(&template)]).ok();
@@ -247,7 +247,7 @@ fn options_without_their_run_do_not_name_a_template() {
     assert!(edited.stderr.contains("the chat template beside it is not that of the run"), "{}", edited.stderr);
 }
 
-/// Rows of texts need no template: one that cannot be read is no matter, in the run and after it.
+/// Rows of texts need no template, so a broken one disturbs neither the run nor later commands.
 #[test]
 fn a_model_whose_template_cannot_be_read_serves_texts() {
     let folder = tempfile::tempdir().unwrap();

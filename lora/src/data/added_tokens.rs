@@ -1,8 +1,8 @@
 //! The added tokens of a model directory, with the ids that its files give them.
 //!
-//! The tokenizers library does not read the ids of `added_tokens` in `tokenizer.json`: a token has its id in the vocabulary, or
-//! the next one after it. If a token is missing in the list, those after it get the ids of others. Here every token has the
-//! id that the files give it, or the files are refused. The lists are those that transformers 5.23 reads, with its rule that
+//! The tokenizers library ignores the ids in `added_tokens` of `tokenizer.json`. It gives a token its id in the vocabulary, or
+//! else the next free id, so one token missing in the list gives all later ones wrong ids. Here every token gets the id that
+//! the files give it, or the files are refused. The lists are those that transformers 5.23 reads. As there,
 //! `added_tokens_decoder` decides how a token is matched (`lstrip`, `rstrip`, `normalized`).
 
 use std::collections::{HashMap, HashSet};
@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
-/// Where the id of a token stands, in the words of messages.
+/// What messages call the places where the id of a token stands.
 pub(super) const DECODER: &str = "added_tokens_decoder of tokenizer_config.json";
 /// The older form of that list, a file of its own.
 pub(super) const ADDED_TOKENS_JSON: &str = "added_tokens.json";
@@ -23,7 +23,7 @@ const AS_BUILT: &str = "the tokenizer that these files make";
 pub(super) struct Given {
     pub id: u32,
     pub token: AddedToken,
-    /// Which file, as messages name it.
+    /// Where it stands, as messages call it.
     pub place: &'static str,
 }
 
@@ -41,11 +41,11 @@ pub(super) enum AddedTokenFault {
 /// The library's tokenizer, whose added tokens have the ids of the files.
 pub(super) struct Built {
     pub inner: Tokenizer,
-    /// Ids of added tokens that `tokenizer.json` does not have.
+    /// Ids of added tokens that `tokenizer.json` lacks.
     pub beside: HashSet<u32>,
 }
 
-/// Makes the tokenizer of `tokenizer.json`, with the added tokens of `elsewhere` too.
+/// Makes the tokenizer of `tokenizer.json`, with the added tokens of `elsewhere` as well.
 pub(super) fn with_added_tokens(tokenizer_json: &[u8], elsewhere: &[Given]) -> Result<Built, AddedTokenFault> {
     let library = |e: String| AddedTokenFault::Library(e);
     let mut inner = Tokenizer::from_bytes(tokenizer_json).map_err(|e| library(e.to_string()))?;
@@ -87,7 +87,7 @@ struct ListedToken {
     token: AddedToken,
 }
 
-/// One entry for each token, by id; of several entries the last, which decides how the token is matched.
+/// Returns one entry for each token, sorted by id. If a token has several, the last one decides how it is matched.
 fn agreed<'g>(all: impl Iterator<Item = &'g Given>) -> Result<Vec<&'g Given>, AddedTokenFault> {
     let mut by_content: HashMap<&str, &Given> = HashMap::new();
     let mut by_id: HashMap<u32, &Given> = HashMap::new();
@@ -107,8 +107,8 @@ fn agreed<'g>(all: impl Iterator<Item = &'g Given>) -> Result<Vec<&'g Given>, Ad
     Ok(agreed)
 }
 
-/// The tokenizer of the file with the added tokens in its vocabulary too, where the library looks their ids up. No merge leads
-/// to them there, so that nothing else changes.
+/// Makes the tokenizer with the added tokens in its vocabulary too, where the library looks up their ids. No merge produces
+/// them, so nothing else changes.
 fn with_ids_in_vocabulary(tokenizer_json: &[u8], given: &[&Given]) -> Result<Tokenizer, AddedTokenFault> {
     let library = |e: String| AddedTokenFault::Library(e);
     let mut file: Value = serde_json::from_slice(tokenizer_json).map_err(|e| library(e.to_string()))?;
@@ -135,7 +135,7 @@ fn with_ids_in_vocabulary(tokenizer_json: &[u8], given: &[&Given]) -> Result<Tok
     }
     file["added_tokens"] = given.iter().map(|given| entry(given)).collect();
     let mut inner = Tokenizer::from_bytes(file.to_string()).map_err(|e| library(e.to_string()))?;
-    // once more for the way each is matched
+    // again, since this call sets how each one is matched
     inner.add_tokens(given.iter().map(|given| given.token.clone())).map_err(|e| library(e.to_string()))?;
     Ok(inner)
 }
@@ -147,8 +147,8 @@ fn entry(Given { id, token, .. }: &Given) -> Value {
     })
 }
 
-/// A token as the files of a tokenizer write it: a text, or an object with `content`. `special` is what it is if the object
-/// does not say it.
+/// Reads a token as the files of a tokenizer write it: a string, or an object with `content`. `special` applies if the object
+/// does not say whether the token is special.
 pub(super) fn added_token(value: &Value, special: bool) -> Option<AddedToken> {
     match value {
         Value::String(content) => Some(AddedToken::from(content.clone(), special)),
@@ -167,20 +167,20 @@ pub(super) fn added_token(value: &Value, special: bool) -> Option<AddedToken> {
     }
 }
 
-/// The entries of `added_tokens_decoder`: an object from ids to tokens. `Err` names the entry that is none.
+/// Reads `added_tokens_decoder`, an object from ids to tokens. `Err` names the first bad entry.
 pub(super) fn of_decoder(decoder: &Value) -> Result<Vec<Given>, String> {
     let Some(entries) = decoder.as_object() else { return Ok(Vec::new()) };
     let given = entries.iter().map(|(key, value)| {
         let id = key.parse().ok();
         let token = added_token(value, false).filter(|_| value.is_object());
-        id.zip(token)
-            .map(|(id, token)| Given { id, token, place: DECODER })
-            .ok_or_else(|| format!("added_tokens_decoder: `{key}` is no id with a token (an object with `content`)"))
+        id.zip(token).map(|(id, token)| Given { id, token, place: DECODER }).ok_or_else(|| {
+            format!("added_tokens_decoder: `{key}` is not an id with a token (an object with `content`)")
+        })
     });
     given.collect()
 }
 
-/// The entries of `added_tokens.json`: an object from tokens to ids. `Err` names the entry that is none.
+/// Reads `added_tokens.json`, an object from tokens to ids. `Err` names the first bad entry.
 pub(super) fn of_added_tokens_json(file: &Value, is_special: impl Fn(&str) -> bool) -> Result<Vec<Given>, String> {
     let Some(entries) = file.as_object() else { return Ok(Vec::new()) };
     let given = entries.iter().map(|(content, id)| {

@@ -1,20 +1,20 @@
-//! Rows that are bad before they are JSON: in the spool they stand as lines of their own kind, which say what is wrong.
+//! Rows that cannot even become JSON. In the spool, each one is a special line that says what is wrong.
 
 use serde::{Deserialize, Serialize};
 
 use super::BadRow;
 
-/// Starts the line of a row that is bad: no JSON does.
+/// Starts the line of a bad row. No JSON starts with it.
 const BAD: u8 = 1;
 
-/// What follows it.
+/// What follows the start.
 #[derive(Serialize, Deserialize)]
 enum Fault {
     Value { column: String, message: String },
     Cells { found: usize, header: usize },
 }
 
-/// Puts the line of a bad row, without its end, behind what is there.
+/// Appends the line of a bad row, without a line end.
 pub(super) fn put(line: &mut Vec<u8>, reason: &BadRow) {
     let fault = match reason {
         BadRow::Value { column, message } => Fault::Value { column: column.clone(), message: message.clone() },
@@ -25,7 +25,7 @@ pub(super) fn put(line: &mut Vec<u8>, reason: &BadRow) {
     serde_json::to_writer(line, &fault).expect("texts print, and a vector takes them");
 }
 
-/// What is wrong with a row, if this is the line of a bad one.
+/// Reads what is wrong with a row. `None` if this is not the line of a bad row.
 pub(super) fn read(line: &[u8]) -> Option<BadRow> {
     Some(match serde_json::from_slice(line.strip_prefix(&[BAD])?).ok()? {
         Fault::Value { column, message } => BadRow::Value { column, message },

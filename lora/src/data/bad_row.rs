@@ -32,16 +32,17 @@ pub enum BadRow {
     },
     /// A dictionary as Python prints it.
     #[error(
-        "the row is what Python prints of a dictionary, with single quotes, and no JSON; write rows with json.dumps, or mend the file: \
-         python3 -c 'import ast, json, sys; [print(json.dumps(ast.literal_eval(row))) for row in sys.stdin]' < FILE > rows.jsonl"
+        "the row is a dictionary as Python prints it, with single quotes, and not JSON; write rows with json.dumps, or \
+         convert the file: python3 -c 'import ast, json, sys; [print(json.dumps(ast.literal_eval(row))) for row in \
+         sys.stdin]' < FILE > rows.jsonl"
     )]
     PythonRow,
-    /// A number that JSON has not.
-    #[error("column `{column}` is {found}, which JSON has not: write null instead, or leave the column out")]
+    /// A number that JSON cannot express.
+    #[error("column `{column}` is {found}, which is not valid JSON: write null instead, or leave the column out")]
     NotANumber {
         /// The column, at the top of the row.
         column: String,
-        /// As it is written.
+        /// `NaN`, `Infinity` or `-Infinity`.
         found: &'static str,
     },
     /// A row of CSV with another number of cells than the header.
@@ -66,18 +67,18 @@ pub enum BadRow {
         /// Kind of the value.
         found: &'static str,
     },
-    /// The columns are those of no known shape.
+    /// The columns match no known shape.
     #[error(
-        "columns {{{found}}} are no known shape; known: {}; --columns prompt=NAME,... names columns that are called otherwise",
+        "columns {{{found}}} are no known shape; known: {}; --columns prompt=NAME,... names columns that have other names",
         Shape::ALL.map(Shape::columns).join(", ")
     )]
     UnknownShape {
         /// The row's columns, the first twelve.
         found: String,
     },
-    /// A shape is recognisable, and a column of it is missing.
+    /// The shape is clear, but one of its columns is missing.
     #[error(
-        "`{missing}` is missing; the other columns are those of {shape}; --columns {own}=NAME names one that is called otherwise"
+        "`{missing}` is missing; the other columns are those of {shape}; if it has another name, give --columns {own}=NAME"
     )]
     Missing {
         /// The column, as the file would call it.
@@ -95,13 +96,13 @@ pub enum BadRow {
         /// Shape and form of the first row.
         first: Kind,
     },
-    /// Strings and conversations in one row.
+    /// One row has both strings and conversations.
     #[error(
         "`{field}` is {found}, `{other}` is {prompt}: one row has one form (a prompt that is the text of a turn with which both answers of \
          a pair begin is passed over)"
     )]
     MixedForms {
-        /// The prompt's column (without one: the first answer's).
+        /// The prompt's column, or the first answer's if there is no prompt column.
         other: String,
         /// Its form.
         prompt: &'static str,
@@ -110,7 +111,7 @@ pub enum BadRow {
         /// Its form.
         found: &'static str,
     },
-    /// Two columns that are called like a prompt.
+    /// Two columns whose names suggest the prompt.
     #[error(
         "`{first}` and `{second}` may both be the prompt; say which with --columns prompt={first} or --columns prompt={second}"
     )]
@@ -120,7 +121,7 @@ pub enum BadRow {
         /// The other one.
         second: &'static str,
     },
-    /// Texts that are to be turns, without a prompt of their own.
+    /// Texts that should become turns but have no prompt of their own.
     #[error(
         "--chat makes turns of a prompt and its answers, and a row of {shape} has no prompt; name it with --columns prompt=NAME"
     )]
@@ -130,7 +131,8 @@ pub enum BadRow {
     },
     /// An answer that is not the assistant's.
     #[error(
-        "`{field}` has no turn of the assistant, only of the role `{roles}`: an answer is what the assistant says, so mend the role there"
+        "`{field}` has no turn of the assistant, only of the role `{roles}`; an answer needs a turn of the assistant, so \
+         correct the role"
     )]
     NotTheAssistant {
         /// The answer's column.
@@ -138,29 +140,27 @@ pub enum BadRow {
         /// The roles that are there.
         roles: String,
     },
-    /// A column of the system that is no turn of it.
+    /// A system column that is neither a text nor a system turn.
     #[error("`{field}` must be a text, or one turn of the role `system`")]
     NoSystemTurn {
         /// The column.
         field: String,
     },
     /// A conversation whose last turn should be an answer.
-    #[error(
-        "`{field}` does not end with a turn of the assistant that follows another turn, and that is the answer there"
-    )]
+    #[error("`{field}` must end with the answer: a turn of the assistant after another turn")]
     NoLastAnswer {
         /// The column.
         field: String,
     },
     /// A conversation beside two answers that ends with a third.
     #[error(
-        "`{field}` ends with a turn of the assistant that is not `{chosen}`, so where the prompt ends is not clear; with --columns \
-         prompt={field} all of it is the prompt"
+        "`{field}` ends with a turn of the assistant that is not `{chosen}`, so it is not clear where the prompt ends; with \
+         --columns prompt={field}, all of it is the prompt"
     )]
     ConversationGoesOn {
         /// The conversation's column.
         field: String,
-        /// That of the preferred answer.
+        /// The column of the chosen answer.
         chosen: String,
     },
     /// A label that is neither true nor false.
@@ -197,7 +197,7 @@ pub enum BadRow {
         /// What is accepted there.
         expected: &'static str,
     },
-    /// One of the two probabilities of a pair.
+    /// Only one of the two probabilities of a pair.
     #[error("`{missing}` is missing or null, but the other answer has its probability: give both or neither")]
     HalfProbability {
         /// The column.
@@ -227,7 +227,7 @@ pub enum BadRow {
         /// The parser's words.
         message: String,
     },
-    /// A variable of the template that a row does not decide.
+    /// A template variable that a row may not set.
     #[error("`{field}` sets `{name}`, which is no variable of a chat template that a row may set")]
     TemplateKwarg {
         /// The column.
@@ -244,12 +244,12 @@ pub enum BadRow {
     /// A prompt of no tokens, for generation.
     #[error("the prompt has no token: there is nothing to continue")]
     EmptyPrompt,
-    /// No turn of the assistant, and only its turns are scored.
+    /// Only turns of the assistant are scored, and there is none.
     #[error(
         "no turn of the assistant has a token in what the chat template makes of the row, so --sft-on assistant scores nothing"
     )]
     NoAssistantTurn,
-    /// Where a turn's tokens are cannot be told.
+    /// It cannot be told where a turn's tokens are.
     #[error(
         "--sft-on assistant: the chat template renders turn {turn} differently once others follow it, so its tokens cannot be told; \
          give a template that marks them with {{% generation %}} (--chat-template FILE)"
@@ -278,20 +278,20 @@ pub enum BadRow {
     /// Two conversations without a common first turn.
     #[error("`{chosen}` and `{rejected}` have no first turn in common, so there is no prompt")]
     NoCommonTurn {
-        /// The column of the preferred answer.
+        /// The column of the chosen answer.
         chosen: String,
-        /// That of the other one.
+        /// The column of the rejected answer.
         rejected: String,
     },
-    /// Two texts that do not share the mark with which the prompts of the others end.
+    /// Two texts that do not share the mark that ends the prompts of the other rows.
     #[error(
         "{} (--implicit-prompt takes the longest common prefix for the prompt)",
         no_turn_marker(chosen, rejected, marker.as_deref())
     )]
     NoTurnMarker {
-        /// The column of the preferred answer.
+        /// The column of the chosen answer.
         chosen: String,
-        /// That of the other one.
+        /// The column of the rejected answer.
         rejected: String,
         /// The mark, if nearly all rows have one.
         marker: Option<String>,
@@ -302,17 +302,17 @@ pub enum BadRow {
         /// The column.
         field: String,
     },
-    /// As many rewards as answers are needed.
+    /// The number of rewards differs from the number of answers.
     #[error("`{completions}` has {}, but `{rewards}` has {}: each answer needs its score", counts.0, counts.1)]
     RewardCount {
         /// The column of the answers.
         completions: String,
-        /// That of the rewards.
+        /// The column of the rewards.
         rewards: String,
         /// How many there are of each.
         counts: (usize, usize),
     },
-    /// Answers of which every two would be a pair.
+    /// Too many answers to make a pair of every two.
     #[error(
         "--pairs all makes {pairs} pairs of {bytes} bytes of the row's {answers} answers; the limit is {MAX_PAIRS} pairs of {MAX_ROW_BYTES} \
          bytes: give --pairs best-worst, or split the answers over several rows"
@@ -320,7 +320,7 @@ pub enum BadRow {
     ManyPairs {
         /// Answers of the row.
         answers: u64,
-        /// Pairs that they would make.
+        /// Pairs that `--pairs all` would make.
         pairs: u64,
         /// Bytes of all of them.
         bytes: u64,
@@ -328,9 +328,9 @@ pub enum BadRow {
     /// Nothing to prefer.
     #[error("`{chosen}` and `{rejected}` are equal")]
     SameAnswers {
-        /// The column of the preferred answer.
+        /// The column of the chosen answer.
         chosen: String,
-        /// That of the other one.
+        /// The column of the rejected answer.
         rejected: String,
     },
     /// Different texts, the same tokens.
@@ -338,21 +338,21 @@ pub enum BadRow {
         "`{chosen}` and `{rejected}` differ, but are the same tokens (does the chat template drop the difference?)"
     )]
     SameTokens {
-        /// The column of the preferred answer.
+        /// The column of the chosen answer.
         chosen: String,
-        /// That of the other one.
+        /// The column of the rejected answer.
         rejected: String,
     },
-    /// An answer that the template or the tokenizer left nothing of.
+    /// An answer of which the template or the tokenizer leaves nothing.
     #[error("`{field}` has no token of its own after the prompt (does the chat template render it?)")]
     NoAnswerTokens {
         /// Which answer.
         field: String,
     },
-    /// An answer without a word, whose thoughts and calls the template leaves out.
+    /// An answer that has only thoughts or calls, which the template leaves out.
     #[error(
-        "`{field}`: nothing of the answer reaches the text, for it holds {parts} alone and the chat template leaves that out: the model \
-         would learn to say nothing; give a template that renders it (--chat-template FILE), or leave the row out"
+        "`{field}`: the chat template renders nothing of the answer, which has only {parts}, so the model would learn to \
+         say nothing; give a template that renders it (--chat-template FILE), or leave the row out"
     )]
     AnswerNotRendered {
         /// Which answer.
@@ -423,15 +423,15 @@ impl BadRow {
     }
 }
 
-/// What is wrong with two texts without a common mark.
+/// Says what is wrong with two texts that share no mark.
 fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String {
     match marker {
         Some(marker) => {
-            format!("what `{chosen}` and `{rejected}` share at the start has no {marker:?}, with which the prompts end")
+            format!(
+                "the common start of `{chosen}` and `{rejected}` has no {marker:?}, which ends the prompts of the data"
+            )
         }
-        None => format!(
-            "`{chosen}` and `{rejected}` are texts without a prompt column, which most rows of the data are not"
-        ),
+        None => format!("`{chosen}` and `{rejected}` are texts without a prompt column, unlike most rows of the data"),
     }
 }
 

@@ -1,13 +1,13 @@
-//! Names of columns that are called like a prompt, whatever a data set calls its own.
+//! Recognises columns that may hold the prompt by their names.
 
-/// Words in the names of columns that are prompts, singular.
+/// Words in the names of columns that hold prompts, in the singular.
 const PROMPTS: [&str; 9] =
     ["prompt", "instruction", "question", "query", "input", "system", "conversation", "message", "dialogue"];
-/// Words of columns that may be one, if they hold a list, or a text of some length.
+/// Words in the names of columns that may hold one: if the value is a list, or a text of some length.
 const PERHAPS: [&str; 6] = ["context", "history", "problem", "user", "human", "post"];
-/// Characters of such a text.
+/// Fewest characters of such a text.
 pub(super) const SOME_LENGTH: usize = 20;
-/// Words of columns that are about a prompt, or about answers.
+/// Words in the names of columns that are about a prompt or about answers, but hold no prompt.
 const ABOUT: [&str; 54] = [
     "id",
     "uid",
@@ -65,21 +65,21 @@ const ABOUT: [&str; 54] = [
     "explanation",
 ];
 
-/// How well the name of a column is one of a prompt.
+/// How likely a column holds a prompt, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Likeness {
     Perhaps,
     Yes,
 }
 
-/// Whether a column is called like a prompt.
+/// Whether the name of a column suggests a prompt.
 pub(super) fn is_like_a_prompt(name: &str) -> bool {
     likeness(name).is_some()
 }
 
-/// The column that most likely is the prompt.
+/// Returns the column that most likely is the prompt. `None` if no name suggests one.
 pub(super) fn candidate(unread: &[String]) -> Option<&str> {
-    // `system` is a part of a prompt
+    // a `system` column is only a part of a prompt, so any other one goes first
     let rank = |name: &&String| likeness(name).map(|likeness| (!is_system(name), likeness));
     let mut best: Option<&String> = None;
     for name in unread.iter().filter(|name| likeness(name).is_some()) {
@@ -105,7 +105,7 @@ pub(super) fn likeness(name: &str) -> Option<Likeness> {
     }
 }
 
-/// `userInputs`, `user_inputs`, `User-Input`: user, input.
+/// Splits a name into words in the singular: `userInputs`, `user_inputs` and `User-Input` all give `user`, `input`.
 fn words(name: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut was_lower = false;

@@ -1,4 +1,4 @@
-//! Whether files have the columns that a map names.
+//! Checks whether files have the columns that a map names.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::columns::{ColumnMap, Columns};
 use super::deep_stack::with_deep_stack;
 use super::reader::Rows;
 
-/// Whether any row of the files has any of the columns that `map` names. Bad rows have none.
+/// Whether any row of the files has any of the columns that `map` names. Bad rows count as having none.
 ///
 /// # Errors
 /// As [`Rows::open`] and [`Rows::read`].

@@ -34,19 +34,19 @@ pub const OWN_COLUMNS: [&str; 19] = [
 ];
 /// What ShareGPT's data sets call `messages`.
 const CONVERSATIONS: &str = "conversations";
-/// Columns that hold answers together.
+/// Sets of columns that together hold the answers.
 const ANSWERS: [&[&str]; 5] =
     [&["chosen", "rejected"], &["completions", "rewards"], &["completion"], &["messages"], &["text"]];
-/// What files call the prompt that have no column `prompt`.
+/// What files without a column `prompt` call the prompt.
 pub(super) const PROMPT_NAMES: [&str; 3] = [INSTRUCTION, "question", "query"];
-/// The one that a column `input` may go on.
+/// The prompt's name that a column `input` may continue.
 pub(super) const INSTRUCTION: &str = "instruction";
-/// What the rejected answer to a conversation is called whose last turn is the chosen one.
+/// What the rejected answer is called if the last turn of the conversation is the chosen one.
 pub(super) const REJECTED_RESPONSE: &str = "rejected_response";
 /// What OpenAI's rows call the two answers.
 pub(super) const PREFERRED: [&str; 2] = ["preferred_output", "non_preferred_output"];
 
-/// Columns that are read by these names where a row has not got ours.
+/// Columns that are read by these names if a row lacks ours.
 fn is_other_name(column: &str) -> bool {
     PROMPT_NAMES.contains(&column) || PREFERRED.contains(&column) || column == REJECTED_RESPONSE
 }
@@ -167,7 +167,7 @@ impl ColumnMap {
 
     /// Whether the values of a column of the file are looked at.
     pub(super) fn reads(&self, column: &str) -> bool {
-        // whether those with other names are, each row says
+        // each row decides whether those with other names are
         self.own(column).is_some() || column == CONVERSATIONS || is_other_name(column)
     }
 
@@ -189,11 +189,11 @@ pub(super) type Seen = u32;
 pub(super) struct Columns<'m> {
     map: &'m ColumnMap,
     known: Map<String, Value>,
-    /// By the file's names: those that may be read under one of ours.
+    /// Columns that may be read under one of our names, by the file's names.
     spare: Map<String, Value>,
-    /// Names of all others, of the spare ones too.
+    /// Names of all other columns, the spare ones included.
     others: Vec<String>,
-    /// Our name and the file's, where no map says so.
+    /// Our name and the file's, for columns that are read without a map.
     by_name: Vec<(&'static str, String)>,
 }
 
@@ -220,7 +220,7 @@ impl<'m> Columns<'m> {
         }
     }
 
-    /// The value of our column `name`, null once it was taken; `None` where the row has none.
+    /// Takes the value of our column `name` and leaves null. `None` if the row lacks the column.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         self.known.get_mut(name).map(Value::take)
     }
@@ -229,31 +229,31 @@ impl<'m> Columns<'m> {
         self.known.contains_key(name)
     }
 
-    /// Calls our column, which the row has not, by another name in messages.
+    /// Sets the name by which messages call our column, which the row lacks.
     pub(super) fn call(&mut self, name: &'static str, column: &str) {
         self.by_name.push((name, column.to_owned()));
     }
 
-    /// Puts a value that stands in `column` of the file, or in a field of it, under our name.
+    /// Stores a value under our name. It stands in `column` of the file, or in a field of it.
     pub(super) fn set(&mut self, name: &'static str, column: String, value: Value) {
         self.known.insert(name.to_owned(), value);
         self.by_name.push((name, column));
     }
 
-    /// Notes that one of our columns is read where few would expect it, unless the map says so.
+    /// Notes that one of our columns is read though few would expect it, unless the map names it.
     pub(super) fn note(&mut self, name: &'static str) {
         if !self.map.is_mapped(name) && !self.by_name.iter().any(|(own, _)| *own == name) {
             self.by_name.push((name, name.to_owned()));
         }
     }
 
-    /// The value of a column with another name than ours, if it is there and not null.
+    /// Returns the value of a column that is not called by our name. `None` if it is missing or null.
     pub(super) fn spare(&self, column: &str) -> Option<&Value> {
         self.spare.get(column).filter(|value| !value.is_null())
     }
 
-    /// Reads our column from one of another name. Where the map says where it is, or the row has it, or not that one, nothing
-    /// happens.
+    /// Reads our column from one of another name. Does nothing if the map names ours, if the row has ours, or if it lacks the
+    /// other.
     pub(super) fn adopt(&mut self, name: &'static str, column: &str) {
         if self.has(name) || self.map.is_mapped(name) || self.spare(column).is_none() {
             return;
@@ -263,7 +263,7 @@ impl<'m> Columns<'m> {
         self.set(name, column.to_owned(), value);
     }
 
-    /// Takes columns that are null for none where others hold what they would: answers in another shape, or the prompt.
+    /// Drops null columns if others hold the same thing: the answers in another shape, or the prompt.
     pub(super) fn drop_nulls(&mut self) {
         let has_value = |own: &&str| self.known.get(*own).is_some_and(|value| !value.is_null());
         let (full, empty): (Vec<&[&str]>, Vec<&[&str]>) =
@@ -279,17 +279,17 @@ impl<'m> Columns<'m> {
         }
     }
 
-    /// Whether the map names the file's column for ours.
+    /// Whether the map names a column of the file for ours.
     pub(super) fn is_mapped(&self, name: &str) -> bool {
         self.map.is_mapped(name)
     }
 
-    /// Our columns that are read from others of the file without a map that says so, or that were noted, with the file's names.
+    /// Returns our columns that are read from differently named ones without a map, or that were noted, with the file's names.
     pub(super) fn by_name(self) -> Vec<(&'static str, String)> {
         self.by_name
     }
 
-    /// What the file calls our column, for messages.
+    /// Returns the file's name for our column, for messages.
     pub(super) fn column(&self, name: &str) -> String {
         let by_name = self.by_name.iter().find(|(own, _)| *own == name);
         by_name.map_or_else(|| self.map.column(name).to_owned(), |(_, column)| column.clone())
@@ -315,20 +315,20 @@ impl<'m> Columns<'m> {
     }
 }
 
-/// What the parser says, without its line: it sees a line or a piece of one, and "line 1" would be taken for that of the file.
+/// Returns the parser's message without its line: the parser sees one row, so "line 1" would be taken for line 1 of the file.
 pub(super) fn words_of(error: &serde_json::Error) -> String {
     error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "")
 }
 
-/// Whether a row is a dictionary as Python prints it, its keys in single quotes.
+/// Whether a row is a dictionary as Python prints it, with its keys in single quotes.
 fn is_python(text: &str) -> bool {
     let inside = text.trim().strip_prefix('{').map(str::trim_start);
     inside.is_some_and(|inside| inside.starts_with('\'')) && python_literal::parse(text.trim()).is_some()
 }
 
-/// The error of a number that JSON has not, as Python writes it, if that is what the parser met at a byte (from 1).
+/// Returns the error for a number that only Python's JSON has, if the parser met one at byte `column` (from 1).
 fn not_a_number(text: &str, column: usize) -> Option<BadRow> {
-    // the parser stands on the first byte that cannot be, or behind it
+    // the parser stands on the first wrong byte, or just after it
     let at = text.get(..column.min(text.len()))?.rfind(|c: char| !c.is_ascii_alphabetic()).map_or(0, |end| end + 1);
     let (before, rest) = text.split_at(at);
     let word = &rest[..rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len())];
@@ -341,7 +341,7 @@ fn not_a_number(text: &str, column: usize) -> Option<BadRow> {
     Some(BadRow::NotANumber { column: last_key(before)?, found })
 }
 
-/// The last key at the top of an object whose text goes so far.
+/// Returns the last key at the top level of an object that may be cut off.
 fn last_key(text: &str) -> Option<String> {
     let (mut depth, mut in_string, mut is_escaped, mut start) = (0usize, false, false, 0);
     let mut key = None;
@@ -366,7 +366,7 @@ fn last_key(text: &str) -> Option<String> {
     serde_json::from_str(key?).ok()
 }
 
-/// What is wrong with a text that should be a JSON value, read as strictly as a row is.
+/// Says what is wrong with a text that should be a JSON value. It is read as strictly as a row.
 pub(super) fn json_fault(text: &str) -> Option<String> {
     let mut parser = serde_json::Deserializer::from_str(text);
     let outcome = Strict.deserialize(&mut parser).and_then(|_| parser.end());

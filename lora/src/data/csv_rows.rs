@@ -1,8 +1,8 @@
-//! CSV and TSV: rows as lines of JSON, a cell a value.
+//! Turns CSV and TSV into lines of JSON: a row is an object, a cell a value.
 //!
-//! The first line names the columns. A cell is text, in which turns and lists are found as in any text of a row; an empty one is
-//! null. Cells of the columns that hold a number are numbers. A row keeps its line: blank ones stand where the file
-//! has more lines than rows. Of the columns that nothing reads or looks at only the names are kept, as of those of Parquet.
+//! The first line names the columns. A cell is text, and turns and lists in it are found as in any text of a row. An empty cell
+//! is null. Cells of the columns that hold a number are numbers. A row keeps its line number: blank lines stand where the file
+//! has more lines than rows. As with Parquet, only the names are kept of columns that nothing reads or looks at.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -16,12 +16,12 @@ use super::numbers::NUMBER_COLUMNS;
 use super::reader::MAX_ROW_BYTES;
 use super::{BadRow, bad_line};
 
-/// Stands behind the text as a row of its own. Where a quote is open, it is part of the last cell instead: the parser says
-/// nothing about that.
+/// Follows the text as a row of its own. If a quote is still open, it becomes part of the last cell instead. The parser does
+/// not report that by itself.
 const END: &[u8] = b"\n\0\n";
-/// Most columns: those of a sheet of the common programs.
+/// Most columns: as many as a sheet of the common programs has.
 const MAX_COLUMNS: usize = 16_384;
-/// Bytes that the parser reads at a time.
+/// Bytes that the parser reads at once.
 const PIECE_BYTES: usize = 1 << 16;
 
 /// Why a file is not read.
@@ -29,13 +29,13 @@ const PIECE_BYTES: usize = 1 << 16;
 pub(super) enum CsvStop<E> {
     /// The text cannot be read.
     Read(std::io::Error),
-    /// It is no CSV, from this 1-based line on.
+    /// It stops being CSV at this 1-based line.
     Fault { line: u64, message: String },
-    /// Who takes the lines has failed.
+    /// The receiver of the lines failed.
     Out(E),
 }
 
-/// Gives the lines of the rows to `out`; how many lines are blank.
+/// Passes the lines of the rows to `out` and returns how many lines are blank.
 pub(super) fn rows<R: Read, E>(
     text: R,
     delimiter: u8,
@@ -43,7 +43,7 @@ pub(super) fn rows<R: Read, E>(
     mut out: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<usize, CsvStop<E>> {
     let text = Bounded { inner: text.chain(END), left: MAX_ROW_BYTES };
-    // a record ends with its line, so that lines can be counted; `\r` is taken off its last cell
+    // a record ends with its line, so lines can be counted; `\r` is removed from its last cell
     let mut reader = ReaderBuilder::new()
         .delimiter(delimiter)
         .terminator(Terminator::Any(b'\n'))
@@ -69,12 +69,12 @@ pub(super) fn rows<R: Read, E>(
                 }),
             };
         }
-        // blank lines in front are passed over, and a cell may have line ends
+        // the parser skips blank lines before a record, and a cell may contain line ends
         let inside: usize = record.iter().map(|cell| cell.iter().filter(|&&byte| byte == b'\n').count()).sum();
         let first = reader.position().line().saturating_sub(1 + inside as u64).max(before);
         if record.iter().next_back().is_some_and(|cell| cell.ends_with(END)) {
             let first = reader.position().line().saturating_sub(inside as u64).max(before);
-            let message = "the quote that opens in the row of this line does not close".to_owned();
+            let message = "a quote opens in the row at this line and does not close".to_owned();
             return Err(CsvStop::Fault { line: first, message });
         }
         blank += (first - before) as usize;
@@ -107,7 +107,7 @@ pub(super) fn rows<R: Read, E>(
     }
 }
 
-/// Whether a record is the line `sep=;` with which Excel says the delimiter; it was found by then.
+/// Whether a record is the line `sep=;` by which Excel names the delimiter. The delimiter is known by then.
 fn names_delimiter(record: &ByteRecord) -> bool {
     let first = record.get(0).unwrap_or_default();
     let first = first.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(first);
@@ -126,7 +126,7 @@ fn read<R: Read, E>(reader: &mut Reader<Bounded<R>>, record: &mut ByteRecord, li
     })
 }
 
-/// The cells of a record, without the `\r` of its line end.
+/// Returns the cells of a record, without the `\r` of its line end.
 fn cells(record: &ByteRecord) -> impl Iterator<Item = &[u8]> {
     let last = record.len().saturating_sub(1);
     record
@@ -135,7 +135,7 @@ fn cells(record: &ByteRecord) -> impl Iterator<Item = &[u8]> {
         .map(move |(i, cell)| if i == last { cell.strip_suffix(b"\r").unwrap_or(cell) } else { cell })
 }
 
-/// A text of which the parser may read so much for one row.
+/// A text of which the parser may read at most `left` bytes for one row.
 struct Bounded<R> {
     inner: R,
     left: u64,
@@ -152,7 +152,7 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-/// What becomes of a cell.
+/// How a cell is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cell {
     /// Nothing reads it.
@@ -161,7 +161,7 @@ enum Cell {
     Number,
 }
 
-/// The columns: their names, as they stand in JSON before a value, and what their cells are.
+/// The columns: their names, their keys as JSON has them before a value, and how their cells are written.
 struct Header(Vec<(String, Vec<u8>, Cell)>);
 
 impl Header {
@@ -178,7 +178,7 @@ impl Header {
             if name.contains('\r') {
                 return Err("its lines end with a CR alone, as on old Macs; save the file with LF line ends".to_owned());
             }
-            // an index without a name, as pandas writes it
+            // pandas writes its index without a name
             let name = if name.trim().is_empty() { format!("Unnamed: {i}") } else { name.trim().to_owned() };
             if !seen.insert(name.clone()) {
                 return Err(format!("the header names the column `{name}` twice"));
@@ -196,7 +196,7 @@ impl Header {
         Ok(Header(columns))
     }
 
-    /// Puts the object of a row behind what is there.
+    /// Appends the object of a row.
     fn put(&self, record: &ByteRecord, line: &mut Vec<u8>) -> Result<(), BadRow> {
         if record.len() != self.0.len() {
             return Err(BadRow::Cells { found: record.len(), header: self.0.len() });
@@ -298,7 +298,7 @@ mod tests {
     fn what_is_no_csv_is_told_with_its_line() {
         assert_eq!(
             lines("a,b\n1,2\n\n3,\"4\n5,6\n", b','),
-            Err("4: the quote that opens in the row of this line does not close".into())
+            Err("4: a quote opens in the row at this line and does not close".into())
         );
         let old = "1: its lines end with a CR alone, as on old Macs; save the file with LF line ends";
         assert_eq!(lines("prompt,chosen\ra,b\rc,d\r", b','), Err(old.to_owned()));

@@ -53,14 +53,14 @@ pub enum Shuffle {
     Off,
 }
 
-/// In what order the two rows of each pair stand where pairs are taken apart, unshuffled and in evaluations.
+/// The order of the rows that are made by splitting pairs, without a shuffle and in evaluations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnpairedOrder {
-    /// Chosen and rejected answers in turn, neighbours of different prompts, see [`order::interleave`].
+    /// Chosen and rejected answers alternate, and neighbours are of different prompts: see [`order::interleave`].
     #[default]
     Interleaved,
-    /// As TRL has them: of each thousand pairs all chosen answers, then all rejected ones. Evaluations go by batches then, as
-    /// TRL's do: what rows share in a loss they share with their batch.
+    /// As in TRL: of each thousand pairs, all chosen answers and then all rejected ones. Evaluations then go by batches:
+    /// rows share the numbers of a loss with their batch.
     Trl,
 }
 
@@ -78,7 +78,7 @@ pub struct Opening<'a> {
     pub observer: &'a mut dyn DataObserver,
 }
 
-/// Records that are encoded together if each makes all pairs of its answers.
+/// How many records are encoded together if each makes all pairs of its answers.
 const RECORDS_OF_ALL_PAIRS: usize = 16;
 
 /// The usable rows of some files: 24 bytes a row here, 8 bytes a record in [`Rows`], or 8 bytes a row where the tokens are
@@ -208,7 +208,7 @@ impl Dataset {
         Ok(Split { train: Dataset { index: train, ..self }, held_out, held_out_prompts: prompts.len() })
     }
 
-    /// The same with another order of the rows that are made from pairs.
+    /// Returns the data set with another order of the rows that are made from pairs.
     #[must_use]
     pub fn with_unpaired_order(self, unpaired_order: UnpairedOrder) -> Dataset {
         Dataset { unpaired_order, ..self }
@@ -249,7 +249,7 @@ impl Dataset {
         Ok(self.sources.rows()?.place(record))
     }
 
-    /// How many records are encoded together where `most` are otherwise: fewer if each may make thousands of pairs.
+    /// Returns how many records to encode together: `most`, or fewer if each may make thousands of pairs.
     pub fn records_at_once(&self, most: usize) -> usize {
         if self.encoder.reading().pairs == Some(Pairs::All) { most.min(RECORDS_OF_ALL_PAIRS) } else { most }
     }
@@ -289,7 +289,7 @@ impl Dataset {
         }
     }
 
-    /// Which row's answer meets a row's prompt in a loss with mismatched answers.
+    /// Returns which row's answer follows a row's prompt in a loss with mismatched answers.
     pub fn mismatch(&self) -> Mismatch {
         match self.unpaired_order {
             UnpairedOrder::Interleaved if self.is_unpaired() => Mismatch::OtherPrompt,
@@ -297,14 +297,14 @@ impl Dataset {
         }
     }
 
-    /// The rows whose answers meet the prompts of `rows`, which are taken as a circle: one for each, by [`Dataset::mismatch`].
+    /// Returns for each of `rows` the row whose answer follows its prompt, by [`Dataset::mismatch`]. `rows` are a circle.
     pub fn donors(&self, rows: &[u32]) -> Vec<u32> {
         let group = |place: usize| self.index[rows[place] as usize].group;
         let donors = mismatch::donors(rows.len(), self.mismatch(), |a, b| group(a) == group(b));
         donors.into_iter().map(|place| rows[place]).collect()
     }
 
-    /// Whether all rows are of one prompt, as far as that is known without reading them.
+    /// Whether all rows have the same prompt, as far as that is known without reading them.
     pub fn has_one_prompt(&self) -> bool {
         self.index.iter().all(|entry| entry.group == self.index[0].group)
     }
@@ -395,7 +395,7 @@ impl Dataset {
         Ok(self.sources.rows()?.read(record)?.and_then(|line| self.encoder.parse(record, &line)))
     }
 
-    /// The tokens of a row, unless the template leaves nothing of an answer.
+    /// Encodes a row. Fails if the template leaves nothing of an answer.
     pub(super) fn encode(&self, row: &Record) -> Result<(Encoded, Notes), BadRow> {
         for answer in 0..row.answers.len() {
             self.encoder.check_something_is_said(row, answer)?;
@@ -403,7 +403,7 @@ impl Dataset {
         self.encoder.encode(row)
     }
 
-    /// The rows that a record makes in this run, one after another: all pairs of its answers may be many.
+    /// Returns the rows that a record makes in this run, one at a time since all pairs of its answers may be many.
     pub(super) fn parts(&self, record: Record) -> Box<dyn Iterator<Item = Record>> {
         match self.places_of_pairs(&record) {
             Some(pairs) => Box::new(pairs.into_iter().map(move |places| record.pair_of(places))),
@@ -411,7 +411,7 @@ impl Dataset {
         }
     }
 
-    /// One of them.
+    /// Returns one of them.
     fn part(&self, record: Record, number: usize) -> Option<Record> {
         match self.places_of_pairs(&record) {
             Some(pairs) => pairs.get(number).map(|&places| record.pair_of(places)),
@@ -419,7 +419,7 @@ impl Dataset {
         }
     }
 
-    /// Places of the answers of the pairs that a record makes, if scored answers are made into pairs here.
+    /// Returns for each pair that a record makes the places of its answers. `None` if scored answers make no pairs here.
     fn places_of_pairs(&self, record: &Record) -> Option<Vec<[usize; 2]>> {
         let pairs = self.encoder.reading().pairs.filter(|_| self.makes_pairs(record.kind()))?;
         record.places_of_pairs(pairs)
@@ -433,7 +433,7 @@ impl Dataset {
         }
     }
 
-    /// Whether rows of a kind are made into pairs here.
+    /// Whether rows of a kind become pairs in this run.
     pub(super) fn makes_pairs(&self, kind: Kind) -> bool {
         let reads_pairs = matches!(self.needs, Needs::Pairs | Needs::Answers);
         kind.shape == Shape::Scored && reads_pairs && self.encoder.reading().pairs.is_some()

@@ -1,7 +1,6 @@
-//! What a sample of a data set decides about how all its rows are read, before any is encoded.
+//! Decides from a sample of a data set how all its rows are read, before any row is encoded.
 //!
-//! A run keeps what was decided for its rows, and its held-out rows, its evaluations and its scores are read by that: what is
-//! decided already is not decided again.
+//! A run keeps the decisions. Its held-out rows, its evaluations and its scores are read by them: nothing is decided twice.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -18,33 +17,33 @@ use super::sanity::FIRST;
 use super::turn_marker::{SHARE, TurnMarker};
 use super::{DataError, Encoder};
 
-/// Records that are drawn of all.
+/// Records to draw from the whole data set.
 const DRAWN: usize = 1024;
-/// Rows with short prompts from which on it is no chance that answers begin with these.
+/// From this many rows on, it is no coincidence if answers begin with short prompts.
 const SEVERAL: usize = 4;
-/// Bytes of all of them, or one record.
+/// Most bytes of the sample, unless it is a single record.
 const SAMPLE_BYTES: u64 = 32 << 20;
 
-/// What was decided. `None` if no row was seen that it is about.
+/// What was decided. A field is `None` if no row was seen that it applies to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decided {
-    /// What the prompts end with that pairs of texts without a prompt column share.
+    /// The end of the prompts of pairs of texts that have no prompt column.
     pub turn_marker: Option<TurnMarker>,
-    /// Whether the prompts of texts stand again at the start of the answers, where they are cut.
+    /// Whether answers that are texts begin with a copy of the prompt, which is then cut.
     pub repeated_prompts: Option<bool>,
-    /// Whether both texts of a pair hold the question that a column beside them has: then the prompt is what they share.
+    /// Whether both texts of a pair contain the question that another column also has. If so, the prompt is what they share.
     pub prompts_in_answers: Option<bool>,
 }
 
 /// What one record says.
 enum Evidence {
-    /// What the texts of a pair have in common, and whether the row has the prompt in a column too.
+    /// The common prefix of the texts of a pair, and whether the row also has the prompt in a column.
     Shared { text: String, is_in_column: bool },
     /// A prompt of text.
     Prompt {
         /// Whether the answers begin with it.
         is_repeated: bool,
-        /// Whether they may by chance.
+        /// Whether that may be a coincidence.
         is_short: bool,
         /// Whether it was found by the name of its column.
         is_by_name: bool,
@@ -54,15 +53,15 @@ enum Evidence {
 /// What the records of a sample say together.
 #[derive(Default)]
 struct Tally<'a> {
-    /// What the texts of pairs share that have no prompt elsewhere.
+    /// Common prefixes of pairs that have no prompt elsewhere.
     shared: Vec<String>,
     /// Where the first of them stands.
     first: Option<(&'a Rows, usize)>,
-    /// The same for pairs that have it in a column too.
+    /// The same for pairs that also have the prompt in a column.
     held: Vec<String>,
     first_held: Option<(&'a Rows, usize)>,
     prompts: usize,
-    /// Those that answers begin with, of the long ones and of the short ones.
+    /// How many of the long prompts, and of the short ones, stand at the start of the answers.
     long: Repeated,
     short: Repeated,
     by_name: usize,
@@ -97,12 +96,12 @@ impl<'a> Tally<'a> {
 }
 
 impl Tally<'_> {
-    /// Whether any row that has its prompt in its answers alone has this marker, if there is such a row.
+    /// Whether any row that has its prompt only in its answers has this marker. True if there is no such row.
     fn may_have(&self, marker: &TurnMarker) -> bool {
         self.shared.is_empty() || self.shared.iter().any(|shared| marker.end_in(shared).is_some())
     }
 
-    /// Whether answers begin with the prompt. One short prompt says nothing, many that no long one speaks against do.
+    /// Whether answers begin with the prompt. Long prompts decide; if there are none, several short ones do.
     fn repeated_prompts(&self) -> Option<bool> {
         match (&self.long, &self.short) {
             (Repeated { prompts: 0, .. }, short) if short.prompts < SEVERAL => (short.prompts > 0).then_some(false),
@@ -112,21 +111,21 @@ impl Tally<'_> {
     }
 }
 
-/// Whether nearly all are; `None` of none.
+/// Whether `some` is nearly all of `all`. `None` if `all` is 0.
 fn nearly_all(some: usize, all: usize) -> Option<bool> {
     (all > 0).then_some(some > 0 && 100 * some >= SHARE * all)
 }
 
 impl Decided {
-    /// Looks at a sample of some files, for what is not decided yet, or was decided for rows of another kind: a turn marker that none
-    /// of these has.
+    /// Looks at a sample of the files and decides what is still open. A turn marker that was decided for other rows is decided
+    /// again if none of these rows has it.
     ///
     /// # Errors
-    /// [`DataError::NoTurnMarker`] where pairs of texts share no turn marker, and the user does not insist on what they share;
-    /// [`DataError`] of a file that cannot be read.
+    /// [`DataError::NoTurnMarker`] if pairs of texts share no turn marker and the user has not asked for the longest common
+    /// prefix; [`DataError`] for a file that cannot be read.
     pub(super) fn by<'a>(sets: impl IntoIterator<Item = &'a Rows>, encoder: &Encoder) -> Result<Decided, DataError> {
         let asked = encoder.reading();
-        // the rows' own texts, without what the user puts in front of them
+        // the rows' own texts, without the system text of the user
         let reading = Reading {
             implicit_prompt: ImplicitPrompt::Longest,
             decided: Decided::default(),
@@ -158,7 +157,7 @@ impl Decided {
             tally.first = tally.first.or(tally.first_held);
         }
         let is_read = asked.implicit_prompt == ImplicitPrompt::TurnMarker && asked.texts == Texts::AsTheyAre;
-        // rows of which none has the marker of the others are of another kind
+        // if none of these rows has the marker, they are of another kind than the rows it was decided for
         let turn_marker = given.turn_marker.filter(|marker| !is_read || tally.may_have(marker));
         let decided = Decided { turn_marker, repeated_prompts, prompts_in_answers };
         if decided.turn_marker.is_some() || !is_read {
@@ -167,12 +166,12 @@ impl Decided {
         let Some((rows, record)) = tally.first else { return Ok(decided) };
         let prefixes: Vec<&str> = tally.shared.iter().map(String::as_str).collect();
         let turn_marker = TurnMarker::of(&prefixes);
-        // a few rows without a prompt among others are bad rows, and no matter of all
+        // a few rows without a prompt are just bad rows: they decide nothing for the others
         let are_few = 100 * prefixes.len() <= (100 - SHARE) * (prefixes.len() + tally.prompts);
         if turn_marker.is_some() || are_few {
             return Ok(Decided { turn_marker, ..decided });
         }
-        // a slip in the name of the prompt's column is why there is none
+        // the prompt is missing because the map names its column wrongly
         if let Some((name, column)) = asked.columns.unseen(mapped).filter(|(name, _)| *name == "prompt") {
             return Err(DataError::NoSuchColumn { name, column: column.to_owned(), paths: vec![rows.place(record).0] });
         }
@@ -180,7 +179,7 @@ impl Decided {
     }
 }
 
-/// The records of the sample: fewer, if they are large.
+/// Returns the records of the sample, fewer if they are large.
 fn chosen<'a>(sets: impl IntoIterator<Item = &'a Rows>) -> Vec<(&'a Rows, usize)> {
     let files: Vec<_> = sets.into_iter().flat_map(|rows| rows.files().map(move |numbers| (rows, numbers))).collect();
     let sample = Sample::new(files.iter().map(|(_, numbers)| numbers.len()), FIRST, DRAWN);
@@ -193,7 +192,7 @@ fn chosen<'a>(sets: impl IntoIterator<Item = &'a Rows>) -> Vec<(&'a Rows, usize)
     chosen
 }
 
-/// The error of pairs of texts without a turn marker; `record` is the first of them.
+/// Makes the error for pairs of texts without a turn marker. `record` is the first of them.
 fn no_turn_marker(rows: &Rows, record: usize, reading: &Reading, found: usize) -> Result<Decided, DataError> {
     let (path, line) = rows.place(record);
     let parsed = rows.read(record)?.and_then(|bytes| Record::parse_with(record, &bytes, reading));

@@ -141,7 +141,7 @@ pub enum DropReason {
          predicts an answer's first token"
     )]
     NoPrompt,
-    /// Scored answers of which no two differ in their score.
+    /// Scored answers that all have the same score.
     #[error("no two answers differ in their score, so --pairs makes no pair of them")]
     NoPair,
     /// A sequence of one token.
@@ -161,7 +161,7 @@ pub struct Notes {
     pub empty_answers: usize,
     /// Answers whose last tokens hold a stop token, before `max_length` cuts.
     pub stopping_answers: usize,
-    /// Answers whose last tokens hold neither a stop token nor another special one.
+    /// Answers whose last tokens include neither a stop token nor another special token.
     pub unended_answers: usize,
     /// Answers that `max_length` cut.
     pub cut_answers: usize,
@@ -206,7 +206,7 @@ pub enum LongAnswers {
 pub struct Encoder {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
-    /// What is wrong with the model's own template.
+    /// Why the model's own template cannot be used.
     template_fault: Option<TemplateError>,
     model_dir: PathBuf,
     max_length: usize,
@@ -221,8 +221,8 @@ impl Encoder {
     /// prompt + one answer; `embedding_rows` is the number of token ids that the model has an embedding for.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`]; [`DataError::Template`] for a template that is given. A template of the model's own that is
-    /// missing or broken is no error before a conversation needs it.
+    /// [`DataError::Tokenizer`]; [`DataError::Template`] for a given template. A missing or broken template of the model is
+    /// an error only once a conversation needs it.
     pub fn from_model(
         model_dir: &Path,
         chat_template: Option<&Path>,
@@ -261,7 +261,7 @@ impl Encoder {
         self.long_answers
     }
 
-    /// The same, for rows that are read in another way.
+    /// Returns the encoder with another way to read rows.
     pub fn with_reading(self, reading: Reading) -> Encoder {
         Encoder { reading, ..self }
     }
@@ -276,13 +276,13 @@ impl Encoder {
         &self.reading
     }
 
-    /// The same, for rows that are read as was decided for others.
+    /// Returns the encoder with what was decided for other rows.
     pub fn with_decided(mut self, decided: Decided) -> Encoder {
         self.decide(decided);
         self
     }
 
-    /// Sets what the rows of the data have decided.
+    /// Sets what was decided from the rows of the data.
     pub(super) fn decide(&mut self, decided: Decided) {
         self.reading.decided = decided;
     }
@@ -315,12 +315,12 @@ impl Encoder {
         self.template.as_ref()
     }
 
-    /// What is wrong with the model's own chat template, if it has one that cannot be used.
+    /// Why the model's own chat template cannot be used. `None` if it can, or if there is none.
     pub fn template_fault(&self) -> Option<&TemplateError> {
         self.template_fault.as_ref()
     }
 
-    /// Why the conversation at a line cannot be rendered, where there is no template.
+    /// Makes the error for a conversation that cannot be rendered because no template is usable.
     pub(super) fn no_template(&self, path: PathBuf, line: u64) -> DataError {
         match &self.template_fault {
             None => DataError::NoTemplate { path, line, model: self.model_dir.clone() },
@@ -450,7 +450,7 @@ impl Encoder {
         Ok((Encoded::Kept(row), notes))
     }
 
-    /// Notes whether the end of an answer holds a stop token, or another special one.
+    /// Notes whether the end of an answer contains a stop token or another special token.
     pub(super) fn note_end(&self, ids: &[u32], notes: &mut Notes) {
         let mut end = ids[ids.len().saturating_sub(STOP_WITHIN)..].iter();
         match end.clone().any(|id| self.stop_ids.contains(id)) {

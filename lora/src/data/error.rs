@@ -46,9 +46,7 @@ pub enum DataError {
         pattern: String,
     },
     /// A name that is not text, which no pattern is compared with.
-    #[error(
-        "{path:?}: its name is not UTF-8, so no pattern matches it, and it would be passed over by {pattern}; rename it"
-    )]
+    #[error("{path:?}: its name is not UTF-8, so the pattern {pattern} would skip it; rename it")]
     NotText {
         /// The file.
         path: PathBuf,
@@ -63,16 +61,19 @@ pub enum DataError {
         /// What is wrong with it.
         message: String,
     },
-    /// The id of a data set that is not in the local Hugging Face cache as it is asked for.
+    /// The id of a data set whose files are not in the local Hugging Face cache.
     #[error("{id}: {fault}")]
     Hub {
-        /// As it was given.
+        /// The id as the user gave it.
         id: String,
         /// What is wrong.
         fault: Box<HubFault>,
     },
     /// A format that is not read.
-    #[error("{path}: is {found}; what is read: JSONL, JSON arrays and CSV, as they are or compressed by gzip or zstd, and Parquet", path = path.display())]
+    #[error(
+        "{path}: is {found}; supported: JSONL, JSON arrays and CSV, plain or compressed by gzip or zstd, and Parquet",
+        path = path.display()
+    )]
     Format {
         /// The file.
         path: PathBuf,
@@ -101,7 +102,7 @@ pub enum DataError {
     },
     /// JSON objects over several lines.
     #[error(
-        "{path}: is a JSON object over several lines; rows are read one object a line (JSONL), so write it as that first: \
+        "{path}: is a JSON object over several lines; rows are read one object a line (JSONL), so convert it first: \
          jq -c . {path} > rows.jsonl",
         path = path.display()
     )]
@@ -111,7 +112,7 @@ pub enum DataError {
     },
     /// YAML.
     #[error(
-        "{path}: is YAML; rows are read one JSON object a line (JSONL), so write it as that first: python3 -c 'import json, yaml; \
+        "{path}: is YAML; rows are read one JSON object a line (JSONL), so convert it first: python3 -c 'import json, yaml; \
          [print(json.dumps(row)) for row in yaml.safe_load(open(\"{path}\"))]' > rows.jsonl",
         path = path.display()
     )]
@@ -121,7 +122,7 @@ pub enum DataError {
     },
     /// One object around all rows.
     #[error(
-        "{path}: is one JSON object with its rows under `{key}`; rows are read one object a line (JSONL), so write them as that first: \
+        "{path}: is one JSON object with its rows under `{key}`; rows are read one object a line (JSONL), so convert it first: \
          jq -c '.[\"{key}\"][]' {path} > rows.jsonl",
         path = path.display()
     )]
@@ -133,7 +134,7 @@ pub enum DataError {
     },
     /// One object of columns.
     #[error(
-        "{path}: is one JSON object of columns; rows are read one object a line (JSONL), so write it as that first: python3 -c \
+        "{path}: is one JSON object of columns; rows are read one object a line (JSONL), so convert it first: python3 -c \
          'import pandas; pandas.read_json(\"{path}\").to_json(\"rows.jsonl\", orient=\"records\", lines=True)'",
         path = path.display()
     )]
@@ -141,7 +142,7 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A compressed file that holds something else than text.
+    /// A compressed file that holds something other than text.
     #[error("{path}: inside {outer} it is {found}; only JSONL, JSON arrays and CSV are read in compressed files, so unpack it first", path = path.display())]
     Nested {
         /// The file.
@@ -245,7 +246,7 @@ pub enum DataError {
         found: &'static str,
         /// What the run needs.
         needs: &'static str,
-        /// What its unread columns may be.
+        /// A guess at what its unread columns are.
         hint: Option<String>,
     },
     /// A column that is to be read under one of our names stands in no row.
@@ -270,7 +271,7 @@ pub enum DataError {
         /// What the part is a part of.
         needs: &'static str,
     },
-    /// So many rows are left out that what is learned is another data set.
+    /// More than a tenth of the rows are left out: the model would learn another data set.
     #[error(
         "{dropped} of {rows} rows are dropped, more than a tenth; {} of them: {}, the first at {}:{}: {}; {}, or give --allow-drops to go on \
          without them",
@@ -279,9 +280,9 @@ pub enum DataError {
     ManyDropped {
         /// Rows that are left out.
         dropped: usize,
-        /// Rows that could be used, those included.
+        /// Rows that could be used, including those left out.
         rows: usize,
-        /// The reason that most of them have.
+        /// The most frequent reason.
         most: Box<Dropped>,
     },
     /// No row is left to use.
@@ -296,11 +297,12 @@ pub enum DataError {
         /// Why it was dropped.
         reason: DropReason,
     },
-    /// Pairs of texts without a prompt column, and nothing says where their answers begin.
+    /// Pairs of texts have no prompt column, and nothing shows where their answers begin.
     #[error(
-        "{path}:{line}: `{chosen}` and `{rejected}` are texts without a prompt column, and no turn marker, as \"\\n\\nAssistant:\" is one, \
-         stands in what 95 % of {rows} such rows share: where the answers begin would be a guess; name the column of the \
-         prompt (--columns prompt={column}), or give --implicit-prompt to take the longest common prefix for it",
+        "{path}:{line}: `{chosen}` and `{rejected}` are texts without a prompt column, and no turn marker, such as \
+         \"\\n\\nAssistant:\", is in the common start of 95 % of {rows} such rows, so where the answers begin would be a \
+         guess; name the column of the prompt (--columns prompt={column}), or give --implicit-prompt to make the longest \
+         common prefix the prompt",
         path = path.display()
     )]
     NoTurnMarker {
@@ -310,14 +312,14 @@ pub enum DataError {
         line: u64,
         /// Rows that were looked at.
         rows: usize,
-        /// The column of the preferred answer.
+        /// The column of the chosen answer.
         chosen: String,
-        /// That of the other one.
+        /// The column of the rejected answer.
         rejected: String,
-        /// The unread column that is called like a prompt, or a word for it.
+        /// The unread column with a name like a prompt's, or a placeholder.
         column: String,
     },
-    /// Empty prompts beside a column that is called like one.
+    /// Prompts are empty, but an unread column has a name like a prompt's.
     #[error(
         "{path}:{line}: the prompt is empty, in {rows} of the {of} rows looked at, and the column `{column}` is not read; give \
          --columns prompt={column}, or take the column out of the file",
@@ -335,7 +337,7 @@ pub enum DataError {
         /// The file's name of the column.
         column: String,
     },
-    /// Answers of which the template prints nothing.
+    /// The template leaves out the content of answers.
     #[error(
         "{path}:{line}: the chat template leaves out what `{at}` says, in {rows} of the {of} rows looked at: nothing would be learned from \
          such answers; give a template that prints them (--chat-template FILE)",
@@ -350,10 +352,10 @@ pub enum DataError {
         rows: usize,
         /// Rows that were looked at.
         of: usize,
-        /// Where in the first of them.
+        /// Where it is in the first of them.
         at: String,
     },
-    /// Turns that are written as text, in a form that is not read as turns.
+    /// Turns are written as text, in a form that is not read as turns.
     #[error(
         "{path}:{line}: `{column}` is text that holds turns as {notation}, in {rows} of the {of} rows looked at, and would be learned with its \
          brackets; store the turns as a list of {{role, content}}",
@@ -370,7 +372,7 @@ pub enum DataError {
         of: usize,
         /// The file's name of the column.
         column: String,
-        /// How they are written.
+        /// The notation of the turns.
         notation: &'static str,
     },
     /// Conversations, and the model has no chat template.
@@ -387,7 +389,7 @@ pub enum DataError {
         /// The model directory.
         model: PathBuf,
     },
-    /// Conversations, and the model's own chat template cannot be used.
+    /// The rows are conversations, but the model's own chat template cannot be used.
     #[error(
         "{path}:{line}: the data is conversational, and the model's own chat template cannot be used: {reason}; give one with \
          --chat-template FILE, or use strings",
@@ -446,21 +448,21 @@ pub enum DataError {
     },
 }
 
-/// What keeps rows that are dropped.
+/// Says how to keep the rows that are dropped.
 fn what_to_do(kind: DropKind) -> &'static str {
     match kind {
         DropKind::Length => "raise --max-length",
         DropKind::Prompt => "see that the column of the prompt is read (--columns prompt=NAME)",
         DropKind::Marker => {
-            "name the column of the prompt, if the rows have one (--columns prompt=NAME), or take what both answers begin with for it \
+            "name the column of the prompt, if the rows have one (--columns prompt=NAME), or use what both answers begin with \
              (--implicit-prompt)"
         }
         DropKind::NoPair => "give answers of different scores",
-        DropKind::Bad => "mend the rows",
+        DropKind::Bad => "correct the rows",
     }
 }
 
-/// The beginning of what is said where no row is left.
+/// Returns the beginning of the message if no row is left.
 fn none_of(rows: usize) -> String {
     match rows {
         1 => "the only row cannot be used".to_owned(),

@@ -16,7 +16,7 @@ pub struct DataFiles {
     pub repeated: Vec<PathBuf>,
     /// Folders that a pattern matched, and that were passed over.
     pub folders: Vec<PathBuf>,
-    /// Data sets of the local Hugging Face cache, whose files are among `paths`.
+    /// Data sets of the local Hugging Face cache. Their files are among `paths`.
     pub sets: Vec<CachedSet>,
 }
 
@@ -106,12 +106,12 @@ fn passed_over(pattern: &str) -> Option<PathBuf> {
     paths.find(|path| !is_hidden(path, pattern) && path.file_name().is_some_and(is_wrong))
 }
 
-/// Endings of the names that data files have.
+/// Endings of the names of data files.
 pub(super) const ENDINGS: [&str; 7] = ["jsonl", "parquet", "json", "ndjson", "csv", "tsv", "tab"];
-/// What stands behind them in the names of compressed files.
+/// Endings that follow those in the names of compressed files.
 const PACKED: [&str; 3] = [".gz", ".zst", ".zstd"];
 
-/// The ending of a file's name in lower case, without that of its compression.
+/// Returns the ending of a file's name in lower case, without that of its compression.
 pub(super) fn ending(name: &str) -> Option<String> {
     let name = name.to_ascii_lowercase();
     let name = PACKED.into_iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);

@@ -42,7 +42,7 @@ impl Format {
         if let Some((_, _, name)) = REFUSED.into_iter().find(|(bytes, at, _)| has(bytes, *at)) {
             return Err(name);
         }
-        // with a byte-order mark or without: no text of UTF-8 has these zeros
+        // with or without a byte-order mark: UTF-8 text has no such zeros
         if matches!(
             head,
             [0xFF, 0xFE, _, 0, ..] | [0xFE, 0xFF, 0, ..] | [0, 0x20..=0x7E, 0, ..] | [0x20..=0x7E, 0, _, 0, ..]

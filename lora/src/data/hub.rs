@@ -1,8 +1,8 @@
 //! Data sets of the local Hugging Face cache: `ORG/NAME[:CONFIG][@REVISION][#SPLIT]`, as their files.
 //!
 //! The cache (huggingface_hub 2.4): `datasets--ORG--NAME/refs/<revision>` holds a hash, `snapshots/<hash>/` the files, as links
-//! into `blobs/`. Nothing is downloaded. Which files are a split: by the configs that the README.md has, else by their names, as
-//! the `datasets` library goes by them.
+//! into `blobs/`. Nothing is downloaded. The configs in README.md say which files are a split. If there are none, the names of
+//! the files do, by the rules of the `datasets` library.
 //!
 //! Source: the hub's documentation, "File names and splits"; `datasets` 5.0 `data_files.py`.
 
@@ -19,27 +19,27 @@ use self::front_matter::Config;
 use super::DataError;
 use super::files::{ENDINGS, ending};
 
-/// Split that is meant where none is named.
+/// Split that is taken if none is named.
 const TRAIN: &str = "train";
-/// Words in the names of files and folders, and the splits that they say.
+/// Words in the names of files and folders, with the splits that they stand for.
 const KEYWORDS: [(&str, &[&str]); 3] = [
     (TRAIN, &["train", "training"]),
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
-/// JSON beside the rows.
+/// JSON files that hold no rows.
 const NO_ROWS: [&str; 5] =
     ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"];
-/// Most bytes of the file of a revision, a hash.
+/// Most bytes of the file that holds the hash of a revision.
 const MAX_REF_BYTES: u64 = 1 << 10;
-/// Most missing shards of one name that are counted.
+/// Most missing shards of one name to count.
 const MAX_LACKING: usize = 1 << 16;
-/// Files that a message names.
+/// Most files that a message names.
 const SHOWN: usize = 3;
-/// Folders inside folders.
+/// Deepest nesting of folders.
 const MAX_DEPTH: usize = 8;
 
-/// What a user asks for.
+/// What the user asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Id<'a> {
     name: &'a str,
@@ -49,7 +49,7 @@ struct Id<'a> {
 }
 
 impl<'a> Id<'a> {
-    /// Reads a text that may be an id. One that ends as a file does is the path of a file that is not there.
+    /// Reads an id. `None` if the text is none: one with the ending of a data file is the path of a missing file.
     fn parse(text: &'a str) -> Option<Id<'a>> {
         let name = text.split([':', '@', '#']).next()?;
         let has_ending = |ending: &&str| name.rsplit('.').take(2).any(|part| part.eq_ignore_ascii_case(ending));
@@ -74,7 +74,7 @@ impl<'a> Id<'a> {
     }
 }
 
-/// Whether a text can be the id of a data set: a path that exists comes first.
+/// Whether a text can be the id of a data set. Callers check first whether it is an existing path.
 pub fn is_data_set_id(text: &str) -> bool {
     Id::parse(text).is_some()
 }
@@ -90,7 +90,7 @@ pub struct CachedSet {
     pub config: Option<String>,
     /// The split.
     pub split: String,
-    /// The files of the split: in the order of its patterns, those of one in alphabetical order.
+    /// The files of the split: in the order of its patterns, and alphabetically within a pattern.
     pub files: Vec<PathBuf>,
 }
 
@@ -105,14 +105,14 @@ impl fmt::Display for CachedSet {
     }
 }
 
-/// Why a data set has no files.
+/// Why the files of a data set cannot be found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubFault {
-    /// The environment names no cache.
+    /// The environment does not say where the cache is.
     #[error("no such file, and neither HF_HOME nor HOME is set, so there is no Hugging Face cache to find it in")]
     NoCache,
-    /// It is not in the cache.
+    /// The data set is not in the cache.
     #[error(
         "no such file, and no such data set in the local Hugging Face cache ({cache}); fetch it: {fetch}",
         cache = cache.display()
@@ -124,14 +124,14 @@ pub enum HubFault {
         cache: PathBuf,
     },
     /// The revision is not in the cache.
-    #[error("the local Hugging Face cache has not its revision `{revision}`; fetch it: {fetch}")]
+    #[error("the local Hugging Face cache does not have its revision `{revision}`; fetch it: {fetch}")]
     NoRevision {
         /// The command.
         fetch: String,
         /// The revision.
         revision: String,
     },
-    /// The YAML at the head of the README.md.
+    /// The YAML at the head of README.md cannot be read.
     #[error("the YAML at the head of its README.md cannot be read: {message}; name its files by their paths in {folder}", folder = folder.display())]
     FrontMatter {
         /// What is wrong.
@@ -139,7 +139,7 @@ pub enum HubFault {
         /// The snapshot.
         folder: PathBuf,
     },
-    /// Several configs, and none was chosen.
+    /// There are several configs, and none was chosen.
     #[error("has several configs, and one is needed: {}; give {name}:{}", all.join(", "), all[0])]
     Configs {
         /// `ORG/NAME`.
@@ -147,35 +147,35 @@ pub enum HubFault {
         /// Their names.
         all: Vec<String>,
     },
-    /// A config that there is not.
+    /// The config does not exist.
     #[error("has no config `{config}`; there are: {}", if all.is_empty() { "none".to_owned() } else { all.join(", ") })]
     NoConfig {
         /// The config.
         config: String,
-        /// Those that there are.
+        /// The existing ones.
         all: Vec<String>,
     },
-    /// A split that there is not.
+    /// The split does not exist.
     #[error("has no split `{split}`; there are: {}; give {name}#{}, or fetch the whole: {fetch}", all.join(", "), all[0])]
     NoSplit {
         /// `ORG/NAME`, with the config.
         name: String,
         /// The split.
         split: String,
-        /// Those that there are.
+        /// The existing ones.
         all: Vec<String>,
         /// The command.
         fetch: String,
     },
-    /// No file that holds rows.
-    #[error("has no file of rows in {folder}, which may be a part of it; fetch the whole: {fetch}", folder = folder.display())]
+    /// No file holds rows.
+    #[error("has no file of rows in {folder}, which may be incomplete; fetch the whole: {fetch}", folder = folder.display())]
     NoFiles {
         /// The command.
         fetch: String,
         /// The snapshot.
         folder: PathBuf,
     },
-    /// Files of the split that are not there.
+    /// Files of the split are missing.
     #[error("only a part of its split `{split}` is in {folder}: {}; fetch the whole: {fetch}", missing(absent), folder = folder.display())]
     Absent {
         /// The split.
@@ -189,7 +189,7 @@ pub enum HubFault {
     },
 }
 
-/// The first of the files that are missing, and how many more there are.
+/// Names the first missing files and counts the others.
 fn missing(absent: &[String]) -> String {
     match absent {
         [one] => format!("{one} is missing"),
@@ -203,7 +203,7 @@ fn missing(absent: &[String]) -> String {
     }
 }
 
-/// The data set that a text names; `None` if it is no id.
+/// Finds the data set that a text names. `None` if the text is no id.
 ///
 /// # Errors
 /// [`DataError::Hub`].
@@ -250,8 +250,8 @@ fn find_in(id: &Id<'_>, cache: &Path) -> Result<CachedSet, HubFault> {
     Ok(CachedSet { name, revision, config, split: split.to_owned(), files })
 }
 
-/// The hash of a revision whose snapshot is there: by its name, or the hash itself. Nothing in a name or a file may lead
-/// elsewhere.
+/// Returns the hash of a revision, given by name or as the hash itself, if its snapshot exists. No name and no file content may
+/// lead out of the cache.
 fn revision(repository: &Path, wanted: &str) -> Option<String> {
     let is_hash = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_name = wanted.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
@@ -261,12 +261,12 @@ fn revision(repository: &Path, wanted: &str) -> Option<String> {
     (is_hash(hash) && repository.join("snapshots").join(hash).is_dir()).then(|| hash.to_owned())
 }
 
-/// The config that is meant; `None` if files go by their names alone.
+/// Returns the config to use. `None` if only the names of the files decide.
 fn chosen<'c>(id: &Id<'_>, configs: &'c [Config]) -> Result<Option<&'c Config>, HubFault> {
     let all = || configs.iter().map(|config| config.name.clone()).collect();
     if let Some(wanted) = id.config {
         let found = configs.iter().find(|config| config.name == wanted);
-        // what has no configs has the one that is called so
+        // a data set without configs still has one of this name
         let is_only = configs.is_empty() && wanted == "default";
         return match found {
             None if !is_only => Err(HubFault::NoConfig { config: wanted.to_owned(), all: all() }),
@@ -283,7 +283,7 @@ fn chosen<'c>(id: &Id<'_>, configs: &'c [Config]) -> Result<Option<&'c Config>, 
     }
 }
 
-/// The splits and their files, as paths in the folder; those that must be there and are not are among them.
+/// Returns the splits and their files, as paths in the folder. Missing files that must exist are included.
 fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> {
     let mut files = Vec::new();
     list(folder, "", 0, &mut files);
@@ -309,7 +309,7 @@ fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> 
             **file == pattern || compiled.as_ref().is_some_and(|glob| glob.matches_with(file, options))
         };
         let found: Vec<String> = files.iter().filter(is_match).cloned().collect();
-        // a file that is named and not there is missing
+        // a file that a config names outright must exist
         let is_name = holds_rows(&pattern) && !pattern.contains(['*', '?', '[', '{']) && !pattern.contains("://");
         if found.is_empty() && is_name { vec![pattern] } else { found }
     };
@@ -321,7 +321,7 @@ fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> 
     found.filter(|(_, files)| !files.is_empty()).collect()
 }
 
-/// All files of rows below a folder, as paths in it.
+/// Lists all files of rows below a folder, as paths within it.
 fn list(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder.join(inside)).into_iter().flatten().flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
@@ -329,7 +329,7 @@ fn list(folder: &Path, inside: &str, depth: usize, files: &mut Vec<String>) {
             continue;
         }
         let path = if inside.is_empty() { name.clone() } else { format!("{inside}/{name}") };
-        // files are links, folders are not
+        // in a snapshot files are links, folders are not
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
         if is_folder && depth < MAX_DEPTH {
             list(folder, &path, depth + 1, files);
@@ -344,8 +344,9 @@ fn holds_rows(name: &str) -> bool {
     !is_other && ending(name).is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
 }
 
-/// Splits by the names of files and folders: `SPLIT-00000-of-00003` first, then a word that says one, in the file's name before
-/// those of its folders; all is `train` where no name says one. Files in other formats than most of them are passed over.
+/// Finds splits by the names of files and folders. `SPLIT-00000-of-00003` comes first, then a word that stands for a split, and
+/// the file's name comes before its folders'. If no name says a split, all files are `train`. Only files of the most frequent
+/// format count.
 fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
     let files = most_frequent_format(files);
     let files = files.as_slice();
@@ -370,8 +371,8 @@ fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
     }
 }
 
-/// The files in the format that most of them have: a data set may be stored in several, and `datasets` reads one. Of equal numbers
-/// it prefers Parquet, then JSON.
+/// Returns the files of the most frequent format. A data set may be stored in several, and `datasets` reads one. If two are
+/// equally frequent, it prefers Parquet, then JSON.
 fn most_frequent_format(files: &[String]) -> Vec<String> {
     let format = |file: &String| match ending(file).as_deref() {
         Some("parquet") => Format::Parquet,
@@ -383,7 +384,7 @@ fn most_frequent_format(files: &[String]) -> Vec<String> {
     files.iter().filter(|file| most == Some(format(file))).cloned().collect()
 }
 
-/// What the rows of a file are stored as.
+/// The format of a file of rows.
 #[derive(PartialEq, Eq)]
 enum Format {
     Csv,
@@ -391,14 +392,14 @@ enum Format {
     Parquet,
 }
 
-/// The split of `data/SPLIT-00000-of-00003.parquet`, whatever it is called.
+/// Returns the split of `data/SPLIT-00000-of-00003.parquet`, whatever its name.
 fn shard(file: &str) -> Option<String> {
     let Shard { before, .. } = Shard::of(file)?;
     let split = before.rsplit('/').next().filter(|split| !split.is_empty())?;
     Some(split.to_owned())
 }
 
-/// A file that is one of several by its name, `data/train-00000-of-00003.parquet`, where a hash may follow the count.
+/// A file whose name says that it is one of several: `data/train-00000-of-00003.parquet`. A hash may follow the count.
 struct Shard<'a> {
     /// `data/train`
     before: &'a str,
@@ -422,7 +423,7 @@ impl<'a> Shard<'a> {
     }
 }
 
-/// The files whose numbers the shards of a folder lack.
+/// Returns the files that are missing among the numbered shards of a folder.
 fn lacking(files: &[String]) -> Vec<String> {
     let mut shards: BTreeMap<(&str, &str, &str), HashSet<u32>> = BTreeMap::new();
     for Shard { before, number, count, ending } in files.iter().filter_map(|file| Shard::of(file)) {
@@ -436,7 +437,7 @@ fn lacking(files: &[String]) -> Vec<String> {
     shards.into_iter().flat_map(of).collect()
 }
 
-/// The split that a word of a path says.
+/// Returns the split that a word of a path stands for.
 fn word(path: &str) -> Option<String> {
     let path = path.to_ascii_lowercase();
     let words: Vec<&str> = path.split(|c: char| !c.is_ascii_alphabetic()).collect();
@@ -517,7 +518,7 @@ mod tests {
         let fetch = "fetch the whole: hf download --repo-type dataset org/name";
         assert_eq!(
             fault("org/name"),
-            format!("has no file of rows in {}, which may be a part of it; {fetch}", folder.display())
+            format!("has no file of rows in {}, which may be incomplete; {fetch}", folder.display())
         );
         for file in ["train-00000-of-00009", "train-00004-of-00009", "test-00000-of-00001"] {
             std::fs::write(folder.join(format!("data/{file}.parquet")), "").unwrap();

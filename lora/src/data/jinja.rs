@@ -48,7 +48,7 @@ pub fn environment(now: i64) -> Environment<'static> {
         ValueKind::Undefined => Ok(Value::from(Vec::<Value>::new())),
         _ => minijinja::filters::items(value),
     });
-    // of equal items Python takes the first
+    // Python takes the first of equal items
     env.add_filter("max", |state: &State, value: &Value, kwargs: Kwargs| {
         let mut items: Vec<Value> = value.try_iter()?.collect();
         items.reverse();
@@ -113,7 +113,7 @@ pub fn generation_span(env: &mut Environment<'_>, open: char, close: char) {
     });
 }
 
-/// `indent(width=4, first=False, blank=False)`: the width may be a text, and a line end at the end stays.
+/// `indent(width=4, first=False, blank=False)`. The width may be a text. A line end at the end stays.
 fn indent(text: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let text = text.as_str().ok_or_else(|| {
         Error::new(ErrorKind::InvalidOperation, format!("indent: the value must be a string, not {}", text.kind()))
@@ -144,7 +144,7 @@ fn indent(text: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value
     Ok(Value::from(out))
 }
 
-/// The arguments of a filter by place or by name. Refuses others, and one that is given twice.
+/// Returns the arguments of a filter, given by position or by name. Refuses unknown and duplicate ones.
 fn arguments<const N: usize>(
     positional: &[Value],
     kwargs: &Kwargs,
@@ -184,12 +184,12 @@ fn default(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Val
     Ok(if is_missing { other.unwrap_or_else(|| Value::from("")) } else { value.clone() })
 }
 
-/// `length(value)`: 0 of what is undefined.
+/// `length(value)`. An undefined value has length 0.
 fn length(value: &Value) -> Result<usize, Error> {
     if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) }
 }
 
-/// `int(value, default=0, base=10)`: a text that is no number is the default.
+/// `int(value, default=0, base=10)`. A text that is not a number gives the default.
 fn int(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let [other, base] = arguments(&positional, &kwargs, ["default", "base"])?;
     let other = other.unwrap_or_else(|| Value::from(0));
@@ -237,7 +237,7 @@ fn int(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) ->
     }
 }
 
-/// `float(value, default=0.0)`: what is no number is the default.
+/// `float(value, default=0.0)`. A value that is not a number gives the default.
 fn float(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let [other] = arguments(&positional, &kwargs, ["default"])?;
     let other = other.unwrap_or_else(|| Value::from(0.0));

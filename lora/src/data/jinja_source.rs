@@ -1,21 +1,21 @@
-//! A template's source, changed where the engine would read it otherwise than Jinja2 does.
+//! Rewrites a template's source where the engine would read it differently from Jinja2.
 //!
 //! | in the source | Jinja2 | the engine alone |
 //! |---|---|---|
-//! | line ends CRLF and CR, in texts and in string literals | LF | keeps them |
-//! | escapes in string literals: `\a`, `\v`, `\/`, `\U0001f642`, a backslash before a line end | as Python | keeps or changes them |
-//! | a line end after `{% raw %}` | stays | goes, as after every tag |
-//! | a default of a macro's argument that names an argument before it | finds that | does not find it: refused here |
-//! | names that a macro or a `call` block only assigns a field of, or uses in `filter` tags | finds them outside | does not find them |
+//! | CRLF and CR line ends, in text and in string literals | become LF | keeps them |
+//! | escapes in string literals: `\a`, `\v`, `\/`, `\U0001f642`, a backslash before a line end | as in Python | differs |
+//! | a line end after `{% raw %}` | stays | is dropped, as after every tag |
+//! | the default of a macro's argument names an earlier argument | finds it | misses it: refused here |
+//! | an outer name that a macro or `call` block has in `filter` tags alone, or only sets a field of | finds it | misses it |
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// Deepest nesting of macros whose names are looked at. The parser refuses templates that are nested more deeply.
+/// Deepest nesting of macros to look into. The parser refuses templates with deeper nesting.
 const MAX_NESTING: usize = 100;
 
-/// What cannot be read as Jinja2 reads it.
+/// A construct that cannot be read as Jinja2 reads it.
 #[derive(Debug, PartialEq)]
 pub(super) struct SourceFault {
     /// 1-based line of the template.
@@ -23,7 +23,7 @@ pub(super) struct SourceFault {
     pub message: String,
 }
 
-/// The source with LF at the end of each line. Escapes that are written out (`\r`) stay.
+/// Returns the source with LF at the end of each line. Written escapes (`\r`) stay.
 pub(super) fn with_line_feeds(source: &str) -> Cow<'_, str> {
     if !source.contains('\r') {
         return Cow::Borrowed(source);
@@ -31,7 +31,7 @@ pub(super) fn with_line_feeds(source: &str) -> Cow<'_, str> {
     Cow::Owned(source.replace("\r\n", "\n").replace('\r', "\n"))
 }
 
-/// The source with string literals and raw blocks written as the engine reads them like Jinja2.
+/// Rewrites string literals and raw blocks so that the engine reads them as Jinja2 does.
 pub(super) fn with_strings_of_python(source: &str) -> Result<Cow<'_, str>, SourceFault> {
     let mut edited = Edited::new(source);
     for tag in tags(source) {
@@ -74,9 +74,9 @@ pub(super) fn with_strings_of_python(source: &str) -> Result<Cow<'_, str>, Sourc
     Ok(edited.finish())
 }
 
-/// The source with all names that stand in a macro or a `call` block mentioned at its beginning, in a branch that is never
-/// taken: the engine gives a macro those outer values that it sees mentioned, and misses the target of `{% set ns.x = 1 %}`, the
-/// arguments in `{% filter f(x) %}` and `{% set y | f(x) %}`, and the right side of `{% set x = x + 1 %}`.
+/// Mentions all names of a macro or a `call` block at its beginning, in a branch that is never taken. The engine gives a macro
+/// only the outer values that it sees mentioned, and it misses the target of `{% set ns.x = 1 %}`, the arguments in
+/// `{% filter f(x) %}` and `{% set y | f(x) %}`, and the right side of `{% set x = x + 1 %}`.
 pub(super) fn with_names_of_macros(source: &str) -> Result<Cow<'_, str>, SourceFault> {
     struct Open<'s> {
         /// Where the opening tag's closing delimiter begins.
@@ -124,13 +124,13 @@ pub(super) fn with_names_of_macros(source: &str) -> Result<Cow<'_, str>, SourceF
     Ok(edited.finish())
 }
 
-/// The first name that stands twice in `macro NAME(...)`, behind the name of the macro.
+/// Returns the first name that occurs twice in `macro NAME(...)`, after the name of the macro.
 fn repeated<'s>(names: &[&'s str]) -> Option<&'s str> {
     let mut seen = BTreeSet::new();
     names.iter().skip(2).copied().find(|name| !is_reserved(name) && !seen.insert(*name))
 }
 
-/// Words that are no variables, and functions that are found everywhere; of Jinja2's own names `loop` can be an outer one.
+/// Whether a word is no variable, or a function that is found everywhere. `loop` is excluded: it can be an outer variable.
 fn is_reserved(name: &str) -> bool {
     const WORDS: [&str; 36] = [
         "and",
@@ -173,9 +173,9 @@ fn is_reserved(name: &str) -> bool {
     WORDS.contains(&name)
 }
 
-/// A part of a tag that matters here.
+/// A part of a tag that this module looks at.
 enum Token {
-    /// An identifier that is no attribute.
+    /// An identifier that is not an attribute.
     Name(Range<usize>),
     /// A string literal, without its quotes.
     String(Range<usize>),
@@ -184,7 +184,7 @@ enum Token {
 /// `{{ ... }}` or `{% ... %}`.
 struct Tag {
     is_block: bool,
-    /// Where its closing delimiter begins, with the whitespace control.
+    /// Where its closing delimiter begins, whitespace control included.
     close: usize,
     tokens: Vec<Token>,
 }
@@ -199,7 +199,7 @@ impl Tag {
     }
 }
 
-/// All tags of a source, in order: not those in comments and raw blocks, and no `endraw`. Ends before a tag that does not end.
+/// Returns all tags of a source in order, without those in comments and raw blocks and without `endraw`. Stops at an unclosed tag.
 fn tags(source: &str) -> Vec<Tag> {
     let bytes = source.as_bytes();
     let mut tags = Vec::new();
@@ -233,7 +233,7 @@ fn tags(source: &str) -> Vec<Tag> {
     tags
 }
 
-/// The tag whose inside begins at `start`, and where it ends.
+/// Reads the tag whose inside begins at `start`. Returns the tag and where it ends.
 fn tag(source: &str, start: usize, is_block: bool) -> Option<(Tag, usize)> {
     let bytes = source.as_bytes();
     let end = if is_block { "%}" } else { "}}" };
@@ -276,7 +276,7 @@ fn tag(source: &str, start: usize, is_block: bool) -> Option<(Tag, usize)> {
     None
 }
 
-/// Bytes of a string literal up to its closing quote.
+/// Returns the bytes of a string literal up to its closing quote.
 fn string_length(rest: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     rest.char_indices().find_map(|(at, c)| {
@@ -286,7 +286,7 @@ fn string_length(rest: &str, quote: char) -> Option<usize> {
     })
 }
 
-/// Where the `{% endraw %}` after `from` ends.
+/// Returns where the next `{% endraw %}` after `from` ends.
 fn end_of_raw(source: &str, from: usize) -> Option<usize> {
     source[from..].match_indices("{%").find_map(|(at, _)| {
         let inside = &source[from + at + 2..];
@@ -301,11 +301,11 @@ fn line_of(source: &str, at: usize) -> usize {
     1 + source[..at].matches('\n').count()
 }
 
-/// A text with replacements, in order.
+/// A text with replacements made from front to back.
 struct Edited<'s> {
     source: &'s str,
     text: String,
-    /// Up to where the source is in the text.
+    /// How far the source has been copied.
     done: usize,
 }
 

@@ -1,12 +1,12 @@
-//! The elements of one JSON array, as lines: found while the text passes by in pieces, without a look at what they say.
+//! Turns one JSON array into lines, one element each, while the text comes in pieces. The elements themselves are not parsed.
 //!
-//! Each element is a line, its line ends blanks. An element keeps its line: blank ones stand where the array has more lines
-//! than elements. Where several elements begin on one line, they are counted on.
+//! Line ends within an element become blanks. An element keeps its line number: blank lines stand where the array has more lines
+//! than elements. If several elements begin on one line, each later one counts as one line further.
 
-/// Brackets inside brackets: the parser of a row goes no deeper.
+/// Deepest nesting of brackets. The parser of a row goes no deeper.
 const MAX_DEPTH: usize = 128;
 
-/// What is wrong with an array, and on which 1-based line.
+/// What is wrong with an array, and where.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ArrayFault {
     pub line: u64,
@@ -17,7 +17,7 @@ pub(super) struct ArrayFault {
 enum Place {
     /// Before the bracket that opens it.
     Start,
-    /// Before an element; the first one may be missing.
+    /// Before an element. An array may end before its first one.
     Before {
         first: bool,
     },
@@ -30,13 +30,13 @@ enum Place {
 #[derive(Debug)]
 pub(super) struct ArrayLines {
     place: Place,
-    /// The closing brackets that are awaited in the element.
+    /// The closing brackets that the element still needs.
     open: Vec<u8>,
     in_string: bool,
     is_escaped: bool,
-    /// 1-based line of the array.
+    /// 1-based line of the array that is being read.
     line: u64,
-    /// Line of what is written next.
+    /// 1-based line that is written next.
     next: u64,
 }
 
@@ -45,8 +45,7 @@ impl ArrayLines {
         ArrayLines { place: Place::Start, open: Vec::new(), in_string: false, is_escaped: false, line: 1, next: 1 }
     }
 
-    /// Puts the lines that the next piece of the text gives behind `out`. A byte-order mark is skipped where the first piece
-    /// begins with it.
+    /// Appends the lines of the next piece of the text to `out`. Skips a byte-order mark at the start of the first piece.
     pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), ArrayFault> {
         let piece = match self.place {
             Place::Start => piece.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(piece),
@@ -84,7 +83,7 @@ impl ArrayLines {
                 b'"' => self.in_string = false,
                 _ => {}
             }
-            // a line end is not allowed in a string: it stays something that is not
+            // a line end is not allowed in a string, so it stays something that is not
             out.push(if byte == b'\n' { b'\x0B' } else { byte });
             return Ok(());
         }
@@ -106,7 +105,7 @@ impl ArrayLines {
         Ok(())
     }
 
-    /// The text has ended.
+    /// Checks that the array is complete at the end of the text.
     pub fn finish(&self) -> Result<(), ArrayFault> {
         match self.place {
             Place::End => Ok(()),

@@ -1,4 +1,4 @@
-//! How the rows stand in a text, by its beginning: as lines, as one array, as CSV, or in a way that is not read.
+//! Tells from the beginning of a text how it holds its rows: as lines, as one array, as CSV, or in a way that is not read.
 
 use std::path::Path;
 
@@ -8,30 +8,30 @@ use super::DataError;
 use super::columns::ColumnMap;
 use super::files::ending;
 
-/// Bytes at the start of a text that are looked at.
+/// How many bytes at the start of a text are looked at.
 pub(super) const LOOK_BYTES: usize = 64 << 10;
-/// Longest name of a column in a first line that is taken for a header.
+/// Longest column name in a first line that may be a header.
 const LONGEST_NAME: usize = 64;
-/// Keys under which one object around all rows has them.
+/// Keys that hold the rows if one object stands around all of them.
 const AROUND_ROWS: [&str; 8] = ["data", "rows", "train", "test", "examples", "instances", "items", "results"];
 
-/// How the rows stand in a text.
+/// How a text holds its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TextLayout {
     /// One JSON object a line.
     Lines,
     /// One JSON array of all rows.
     Array,
-    /// CSV, with what stands between its cells.
+    /// CSV, with its delimiter.
     Csv { delimiter: u8 },
 }
 
 impl TextLayout {
-    /// The layout of a text that begins with `head`; `is_whole` if that is all of it. Of a name, only its ending counts, and
-    /// only where the text does not begin as JSON does.
+    /// Returns the layout of a text that begins with `head`; `is_whole` if that is all of it. The ending of the name counts
+    /// only if the text does not begin like JSON.
     ///
     /// # Errors
-    /// [`DataError`] for one that is JSON, and whose rows are not read.
+    /// [`DataError`] for JSON or YAML in a layout that is not read.
     pub fn of(path: &Path, head: &[u8], is_whole: bool, map: &ColumnMap) -> Result<TextLayout, DataError> {
         let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
         let is_whole = is_whole && head.len() <= LOOK_BYTES;
@@ -48,7 +48,7 @@ impl TextLayout {
     }
 }
 
-/// The delimiter that the name of a file says, packed or not.
+/// Returns the delimiter that the name of a file implies, compressed or not.
 fn delimiter_by_name(path: &Path) -> Option<u8> {
     match ending(path.file_name()?.to_str()?)?.as_str() {
         "csv" => Some(b','),
@@ -57,7 +57,7 @@ fn delimiter_by_name(path: &Path) -> Option<u8> {
     }
 }
 
-/// Whether a text begins as a list of YAML, `- prompt: ...`, or as one of its objects with a column that is read.
+/// Whether a text begins like a YAML list (`- prompt: ...`), or like a YAML object with a column that is read.
 fn is_yaml(text: &[u8], map: &ColumnMap) -> bool {
     let lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
     let mut lines = lines.filter(|line| !line.is_empty() && !line.starts_with(b"#") && *line != b"---");
@@ -69,18 +69,18 @@ fn is_yaml(text: &[u8], map: &ColumnMap) -> bool {
     is_key && (value.is_empty() || value.starts_with(' ')) && is_known()
 }
 
-/// The delimiter of a text that is CSV.
+/// Returns the delimiter of a text. `None` if it is not CSV.
 fn csv(text: &[u8], named: Option<u8>, map: &ColumnMap) -> Option<u8> {
     let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
     let count = |delimiter: u8| line.iter().filter(|&&byte| byte == delimiter).count();
-    // the first of those that stand most often
+    // the most frequent one; if several are, the later in this list
     let most =
         [b'|', b';', b'\t', b','].into_iter().max_by_key(|&delimiter| count(delimiter)).filter(|&d| count(d) > 0);
     if let Some(named) = named {
-        // programs write other delimiters under the name, too
+        // programs use other delimiters under these endings, too
         return Some(most.filter(|_| count(named) == 0).unwrap_or(named));
     }
-    // a JSON value is a bad row
+    // a JSON value is a bad row, not a header
     if serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok() {
         return None;
     }
@@ -99,7 +99,7 @@ fn csv(text: &[u8], named: Option<u8>, map: &ColumnMap) -> Option<u8> {
     (named_by_us || identifiers).then_some(delimiter)
 }
 
-/// The layout of a text that begins with an object.
+/// Returns the layout of a text that begins with an object.
 fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<TextLayout, DataError> {
     let path = || path.to_owned();
     let line_end = text.iter().position(|&byte| byte == b'\n');
@@ -128,7 +128,7 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
                 false => Ok(TextLayout::Lines),
             }
         }
-        // longer than what was looked at
+        // the object is longer than what was looked at
         Some(Err(error)) if error.is_eof() && !is_whole => {
             let first = first_entry(text);
             match first {
@@ -146,19 +146,19 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
                 _ => Ok(TextLayout::Lines),
             }
         }
-        // broken, but its first key stands on a line of its own
+        // broken, but its first key has a line of its own
         _ if line_end.is_some()
             && first_line.trim_ascii() == b"{"
             && text[1..].trim_ascii_start().starts_with(b"\"") =>
         {
             Err(DataError::SeveralLines { path: path() })
         }
-        // the rows' parser says what is wrong
+        // the parser of rows will say what is wrong
         _ => Ok(TextLayout::Lines),
     }
 }
 
-/// The name of the first entry of an object, and the text of its value as far as it goes.
+/// Returns the key of the first entry of an object, and the text of its value as far as it goes.
 fn first_entry(text: &[u8]) -> Option<(String, &[u8])> {
     let inside = text.strip_prefix(b"{")?.trim_ascii_start();
     let mut names = serde_json::Deserializer::from_slice(inside).into_iter::<String>();
@@ -167,7 +167,7 @@ fn first_entry(text: &[u8]) -> Option<(String, &[u8])> {
     Some((name, after.trim_ascii_start()))
 }
 
-/// Whether an object is a table by its columns: each has the same number of cells, and the list of a row's answers is a cell.
+/// Whether an object is a table by columns: all have the same number of cells, and each cell of the answers is a list.
 fn is_table(object: &Map<String, Value>, map: &ColumnMap) -> bool {
     let cells = |value: &Value| value.as_array().map(Vec::len).or_else(|| value.as_object().map(Map::len));
     let mut counts = object.values().map(cells);
@@ -178,7 +178,7 @@ fn is_table(object: &Map<String, Value>, map: &ColumnMap) -> bool {
         && answers.is_none_or(|answers| answers.iter().all(Value::is_array))
 }
 
-/// Whether a value is the column of a table, a list or an object by the rows' numbers, and not that of a row.
+/// Whether a value is a column of a table: a list, or an object whose keys are the numbers of the rows.
 fn is_column(value: &Value) -> bool {
     match value {
         Value::Array(all) => !all.is_empty() && !all.iter().any(Value::is_object),
@@ -187,7 +187,7 @@ fn is_column(value: &Value) -> bool {
     }
 }
 
-/// [`is_column`] by the beginning of a value's text.
+/// As [`is_column`], by the beginning of a value's text.
 fn begins_column(text: &[u8]) -> bool {
     let mut rest = text.iter().filter(|byte| !byte.is_ascii_whitespace());
     let first = (rest.next(), rest.next(), rest.next());

@@ -2,27 +2,27 @@
 
 use super::EncodedRow;
 
-/// Which row's answer meets a row's prompt.
+/// Which row's answer follows a row's prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mismatch {
-    /// That of the row before, as TRL has it.
+    /// The answer of the row before, as in TRL.
     Previous,
-    /// That of the nearest row before of another prompt, where there is one: for rows made from pairs, two of which share a
+    /// The answer of the nearest earlier row with another prompt, if there is one. For rows made from pairs, where two share a
     /// prompt.
     OtherPrompt,
 }
 
-/// For each row of a circle of `n`, the place of the row whose answer meets its prompt. `same_prompt(a, b)` is asked of
-/// neighbours alone.
+/// Returns for each of `n` rows, taken as a circle, the place of the row whose answer follows its prompt. `same_prompt(a, b)` is
+/// called for neighbours only.
 ///
-/// In a circle of one prompt it is the row before, as with [`Mismatch::Previous`].
+/// If all rows have one prompt, it is the row before, as with [`Mismatch::Previous`].
 pub fn donors(n: usize, mismatch: Mismatch, same_prompt: impl Fn(usize, usize) -> bool) -> Vec<usize> {
     let before = |place: usize| (place + n - 1) % n;
     let mut donors: Vec<usize> = (0..n).map(before).collect();
     if mismatch == Mismatch::Previous {
         return donors;
     }
-    // from a row that follows one of another prompt, around the circle
+    // go around the circle, from a row whose predecessor has another prompt
     let Some(first) = (0..n).find(|&place| !same_prompt(before(place), place)) else { return donors };
     for place in (first..first + n).map(|place| place % n) {
         if same_prompt(before(place), place) {

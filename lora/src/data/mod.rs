@@ -17,10 +17,13 @@
 //! | 8 | [`for_each_batch`] | the order | the rows of each optimiser batch, encoded while the one before is computed |
 //! | 9 | [`mod@pack`], [`mismatch`] | the rows of an optimiser batch | micro-batches under a token budget; KTO's mismatched answers |
 //!
-//! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). The differences, each
-//! counted or said: the prompt of two texts ends with a turn marker ([`turn_marker`]; [`decided`] finds it) where TRL takes all
-//! that they share, turns of the prompt that stand again in the answers are cut, a prefix of the other answer is a whole prompt (TRL moves the last shared character into the answers), a
-//! prompt without a token or an answer without a token is never scored, and answers that are the same are a bad row.
+//! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). Each difference is counted or
+//! reported:
+//! - The prompt of two texts ends with a turn marker ([`turn_marker`]; [`decided`] finds it). TRL takes all that they share.
+//! - Turns of the prompt that the answers repeat are cut.
+//! - If one answer is a prefix of the other, all of it is the prompt. TRL moves the last shared character into the answers.
+//! - A prompt without a token or an answer without a token is never scored.
+//! - Equal answers are a bad row.
 //!
 //! Memory: 8 bytes a record and 24 a usable row (32 bytes a usable row where the tokens are cached), 21 more a record while
 //! duplicates are counted; text and ids of one window of rows at a time.

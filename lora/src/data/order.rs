@@ -98,12 +98,12 @@ pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
     left
 }
 
-/// The rows of `chosen` and `rejected` in turn, so that neighbours are of different groups: how rows that were made from pairs
-/// stand unshuffled. `chosen` and `rejected` are in the order of the pairs.
+/// Alternates the rows of `chosen` and `rejected` so that neighbours are of different groups. This is the unshuffled order of
+/// rows that were made from pairs. `chosen` and `rejected` are in the order of the pairs.
 ///
-/// The rejected answers stand two pairs behind, those of the first two pairs at the end. Where one list is longer, the other
-/// is spread over it. A row that would follow one of its group waits for the next place of its class; what still waits at the
-/// end is exchanged with an earlier row of its class, as long as one fits on both sides.
+/// Rejected answers come two pairs late, so those of the first two pairs stand at the end. If one list is longer, the shorter
+/// one is spread over it. A row that would follow one of its group waits for the next place of its class. A row that still waits
+/// at the end is exchanged with an earlier row of its class, if one fits in both places.
 pub fn interleave(chosen: &[u32], rejected: &[u32], group: impl Fn(u32) -> u32) -> Vec<u32> {
     let behind = rejected.len().min(2);
     let mut classes = [Queue::new(chosen.to_vec()), Queue::new([&rejected[behind..], &rejected[..behind]].concat())];
@@ -129,11 +129,11 @@ pub fn interleave(chosen: &[u32], rejected: &[u32], group: impl Fn(u32) -> u32) 
     order
 }
 
-/// The rows of a class that are to be placed.
+/// The rows of a class that still need a place.
 struct Queue {
     rows: Vec<u32>,
     next: usize,
-    /// Passed over, all of one group.
+    /// Rows that were skipped, all of one group.
     waiting: std::collections::VecDeque<u32>,
 }
 
@@ -142,7 +142,7 @@ impl Queue {
         Queue { rows, next: 0, waiting: std::collections::VecDeque::new() }
     }
 
-    /// The first row that fits; rows of one group alone may not.
+    /// Takes the first row that fits. `None` if none does.
     fn take(&mut self, fits: impl Fn(u32) -> bool, group: impl Fn(u32) -> u32) -> Option<u32> {
         if self.waiting.front().is_some_and(|&row| fits(row)) {
             return self.waiting.pop_front();
@@ -158,7 +158,7 @@ impl Queue {
         None
     }
 
-    /// The first row, whether it fits or not.
+    /// Takes the first row, whether it fits or not.
     fn first(&mut self) -> u32 {
         let waiting = self.waiting.pop_front();
         waiting.unwrap_or_else(|| {
@@ -168,24 +168,24 @@ impl Queue {
     }
 }
 
-/// Exchanges rows at the places `left`, which follow one of their group, with earlier rows of their class that fit there.
+/// Exchanges the rows at the places `left`, which follow one of their own group, with earlier rows of their class.
 fn exchange(order: &mut [u32], class_of: &[usize], left: &[usize], group: impl Fn(u32) -> u32) {
     let fits = |order: &[u32], at: usize, row: u32| {
         let beside = |other: Option<&u32>| other.is_none_or(|&other| group(other) != group(row));
         beside(at.checked_sub(1).map(|before| &order[before])) && beside(order.get(at + 1))
     };
-    // places from here on were tried for a row of this class and group
+    // for a class and group: all places from this one on were tried
     let mut tried = std::collections::HashMap::new();
     for &at in left {
         let row = order[at];
         if group(order[at - 1]) != group(row) {
-            continue; // the exchange before it has mended it
+            continue; // an earlier exchange has settled it
         }
         let upto = tried.entry((class_of[at], group(row))).or_insert(at);
         while *upto > 0 {
             *upto -= 1;
             let earlier = *upto;
-            // a neighbour of `at` is not there when it is moved
+            // the direct neighbour of `at` cannot be checked: it would move itself
             if class_of[earlier] != class_of[at] || earlier + 1 == at {
                 continue;
             }

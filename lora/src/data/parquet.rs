@@ -1,6 +1,6 @@
 //! Parquet: every row as the JSON object that a JSONL file of the same data would hold.
 //!
-//! A text that is JSON by its type is the value that it says. A field of a structure that is null is one that is not there.
+//! A text of the type JSON counts as the value in it. A null field of a structure counts as a missing field.
 //!
 //! Only the columns that a run can read are looked at; the others have their names in the object, and null. The library trusts
 //! the sizes in a file and panics on some broken ones. So the footer (`thrift`) and the page headers of those columns (`pages`)
@@ -250,15 +250,15 @@ impl Fields {
     }
 }
 
-/// Whether a column is read: one that we know, or one of texts that is called like a prompt, which is looked at.
+/// Whether a column is read: either we know it, or it holds texts, has a name like a prompt's, and is looked at.
 fn reads(map: &ColumnMap, field: &Schema) -> bool {
     map.reads(field.name()) || is_like_a_prompt(field.name()) && holds_texts(field)
 }
 
-/// Whether all that a column holds are texts: it is one, or a list of them, or of turns.
+/// Whether all values in a column are texts, those within its lists and structures included.
 fn holds_texts(field: &Schema) -> bool {
     match field.is_primitive() {
-        // older writers say it in the older way alone
+        // older writers use only the older annotation
         true => {
             let info = field.get_basic_info();
             info.logical_type_ref() == Some(&LogicalType::String) || info.converted_type() == ConvertedType::UTF8

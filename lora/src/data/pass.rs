@@ -34,9 +34,9 @@ use super::{BadRow, DataError, Needs, OnBadRow};
 const WINDOW: usize = 1024;
 /// Bytes of records that the survey holds at a time, or one record.
 const WINDOW_BYTES: u64 = 32 << 20;
-/// Most rows that are made of the records: their numbers have 32 bits.
+/// Most rows that the records may make, since the numbers of rows have 32 bits.
 const MAX_ROWS: usize = 2 * MAX_RECORDS;
-/// What data sets call an answer.
+/// Names that data sets give to the column of an answer.
 const LIKE_AN_ANSWER: [&str; 5] = ["output", "response", "answer", "completion", "target"];
 /// Pairs that TRL unpairs at a time: `datasets.map(batched=True)` passes this many rows.
 const UNPAIR_BLOCK: usize = 1000;
@@ -99,7 +99,7 @@ pub(super) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>
     Ok(dataset)
 }
 
-/// Says which flags about rows change nothing here.
+/// Notes which flags about rows change nothing for this data.
 fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
     let (reading, Some(kind)) = (dataset.encoder.reading(), dataset.survey.kind) else { return };
     if reading.implicit_prompt == ImplicitPrompt::Longest && kind.shape != Shape::PairImplicitPrompt {
@@ -109,14 +109,13 @@ fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
             Shape::Pair => format!("the rows have their prompt in the column `{column}`, which is read"),
             _ => format!("it is for pairs without a prompt, and the rows are {kind}"),
         };
-        observer.note(format!("note: --implicit-prompt has nothing to do: {why}"));
+        observer.note(format!("note: --implicit-prompt has no effect: {why}"));
     }
     if let Some(pairs) = reading.pairs
         && !dataset.makes_pairs(kind)
     {
-        observer.note(format!(
-            "note: --pairs {pairs} has nothing to do: it is for scored answers, and the rows are {kind}"
-        ));
+        observer
+            .note(format!("note: --pairs {pairs} has no effect: it is for scored answers, and the rows are {kind}"));
     }
 }
 
@@ -230,7 +229,7 @@ impl Dataset {
             Needs::Labels => Some("this loss needs labelled rows, {prompt, completion, label}, or pairs"),
             Needs::Rewards => Some("this loss needs scored answers: {prompt, completions, rewards}"),
             Needs::Sequences => Some(
-                "this loss needs sequences, {prompt, completion}, {messages} or {text}, or pairs, of which it learns the chosen answers",
+                "this loss needs sequences ({prompt, completion}, {messages} or {text}) or pairs, whose chosen answers it learns",
             ),
             Needs::Answers => Some("there is no answer in it"),
         };
@@ -240,7 +239,7 @@ impl Dataset {
             return Err(DataError::WrongShape { path, line, found: kind.shape.columns(), needs, hint });
         }
         if self.needs == Needs::Rewards && self.encoder.reading().pairs.is_some() {
-            let needs = "this loss reads the scores of all answers, so --pairs has nothing to do: leave it out";
+            let needs = "this loss reads the scores of all answers, so --pairs has no effect: leave it out";
             return Err(DataError::WrongPart { path, line, found: kind, needs });
         }
         let wrong_part = match (self.encoder.sft_on(), self.sequences(kind)) {
@@ -264,7 +263,7 @@ impl Dataset {
     }
 }
 
-/// What the unread columns of a row that is a prompt alone may be: its answer, or two of them.
+/// Suggests which unread columns of a row with only a prompt may be its answer, or its two answers.
 fn answer_hint(unread: &[String], needs: Needs) -> Option<String> {
     let has = |name: &str| unread.iter().any(|column| column == name);
     let two = LIKE_AN_ANSWER.into_iter().flat_map(|stem| {
@@ -301,17 +300,17 @@ struct Pass<'a> {
     hashes: Hashes,
     /// Takes the records that are left out.
     wanted: Option<&'a mut dyn Write>,
-    /// The one that was written last: of a record that makes several rows the first reason is enough.
+    /// The record that was written last. If a record makes several rows, its first reason is enough.
     last_reject: Option<usize>,
-    /// Of the reject before.
+    /// The place of the reject before.
     place: PlaceCursor,
     /// Takes the tokens on their way to the cache.
     writer: Option<Entrance>,
-    /// Why there is no writer any more.
+    /// Why the writer was given up.
     failed: Option<NewFileError>,
 }
 
-/// What is looked at, and what was found in the file that the pass is in.
+/// Which records to look at, and what was found in the current file.
 struct Looks {
     sample: Sample,
     file: usize,
@@ -504,7 +503,7 @@ impl Pass<'_> {
 
     fn bad(&mut self, record: usize, reason: BadRow) -> Result<(), DataError> {
         match self.on_bad_row {
-            // a few rows may lack what nearly all have: they are counted, and no more than a few
+            // a few rows may lack the marker that nearly all have: they are dropped and counted; too many are refused later
             _ if matches!(reason, BadRow::NoTurnMarker { marker: Some(_), .. }) => {
                 self.dropped(record, DropReason::Bad(reason))
             }
@@ -553,7 +552,7 @@ struct ExaminedRecord {
     ignored_columns: Vec<String>,
     /// What a user may not have meant, if it was looked at.
     found: Option<Vec<Sighting>>,
-    /// That the prompt was cut from its answers.
+    /// Notes that the prompt was cut from the answers.
     cut_prompt: Option<Sighting>,
     by_name: Vec<(&'static str, String)>,
     /// Hash of its tokens, if it has any.
@@ -561,12 +560,12 @@ struct ExaminedRecord {
     parts: Vec<Result<Made, BadRow>>,
 }
 
-/// What one row of a record gave.
+/// What became of one row of a record.
 enum Made {
     Kept {
         counts: RowCounts,
         notes: Notes,
-        /// For the cache, where there is one.
+        /// For the cache, if there is one.
         tokens: Option<Vec<u8>>,
     },
     Dropped(DropReason),

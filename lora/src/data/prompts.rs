@@ -34,7 +34,7 @@ pub struct EncodedPrompt {
 /// The prompts of records of any shape, encoded when they are asked for.
 pub struct Prompts<'a> {
     encoder: &'a Encoder,
-    /// With what the rows decide.
+    /// How rows are read, including what the rows themselves decide.
     reading: Reading,
     /// A file each, with the number of its first record.
     files: Vec<(usize, Rows)>,
@@ -114,7 +114,7 @@ impl<'a> Prompts<'a> {
         Ok(seen)
     }
 
-    /// What was found in the rows: columns that are read by their names, and what a user may not have meant.
+    /// Returns what was found in the rows: columns that are read by their names, and what the user may not have meant.
     pub fn survey(&self) -> &Survey {
         &self.survey
     }
@@ -134,7 +134,7 @@ impl<'a> Prompts<'a> {
         Ok(self.examine(records, |_| false)?.into_iter().map(|read| read.prompt).collect())
     }
 
-    /// Reads some records, and looks at those that `is_looked_at`.
+    /// Reads some records. Looks at those for which `is_looked_at` is true.
     fn examine(
         &self,
         records: Range<usize>,
@@ -146,7 +146,7 @@ impl<'a> Prompts<'a> {
         outcomes.into_iter().collect()
     }
 
-    /// The file that a record is in, and the number of its first record.
+    /// Returns the file that holds a record, and the number of that file's first record.
     fn file_of(&self, row: usize) -> (usize, &Rows) {
         let (first, rows) = &self.files[self.files.partition_point(|(first, _)| *first <= row) - 1];
         (*first, rows)
@@ -175,7 +175,7 @@ impl<'a> Prompts<'a> {
     }
 }
 
-/// The prompt of a record, and what there is to say about it.
+/// The prompt of a record, and what was found in it.
 struct ReadPrompt {
     prompt: EncodedPrompt,
     kind: Kind,

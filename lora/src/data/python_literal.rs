@@ -1,13 +1,13 @@
-//! Python's way to print lists and dictionaries, read as JSON: what `str(value)` leaves in a CSV file or a database.
+//! Reads lists and dictionaries as Python prints them: `str(value)` leaves such texts in CSV files and databases.
 
 use serde_json::{Map, Number, Value};
 
 /// Deepest nesting that is read.
 const DEPTH: usize = 64;
 
-/// The value that a text is as Python prints it: lists, tuples, dictionaries with strings for keys, strings, numbers, `True`,
-/// `False`, `None`, and NumPy's `array([...], dtype=object)`, whose elements may stand one a line without a comma. `None` for
-/// any other text, and for one in which a key stands twice.
+/// Reads a value that Python printed: lists, tuples, dictionaries with strings for keys, strings, numbers, `True`, `False`,
+/// `None`, and NumPy's `array([...], dtype=object)`, whose elements may stand one a line without a comma. `None` if the text is
+/// anything else, or if a key occurs twice.
 pub(super) fn parse(text: &str) -> Option<Value> {
     let mut parser = Parser { rest: text };
     let value = parser.value(DEPTH)?;
@@ -24,7 +24,7 @@ impl Parser<'_> {
         self.rest = self.rest.trim_start();
     }
 
-    /// Takes `token` after any space, if it stands there.
+    /// Skips space, and takes `token` if it comes next.
     fn eat(&mut self, token: &str) -> bool {
         self.skip_space();
         let rest = self.rest.strip_prefix(token);
@@ -69,7 +69,7 @@ impl Parser<'_> {
                 return Some(Value::Array(items));
             }
             items.push(self.value(depth)?);
-            // NumPy writes objects one a line
+            // NumPy writes one object a line
             let is_apart = self.eat(",") || self.rest.starts_with('{');
             if !is_apart && !self.rest.starts_with(close) {
                 return None;
@@ -118,7 +118,7 @@ impl Parser<'_> {
     }
 }
 
-/// The character that a backslash and what follows it stand for, as Python prints them.
+/// Reads the character that Python's escape stands for. The backslash has been read.
 fn escaped(chars: &mut std::str::Chars<'_>) -> Option<char> {
     let digits = match chars.next()? {
         'n' => return Some('\n'),

@@ -1,6 +1,6 @@
-//! Python's texts, which templates of Hugging Face expect: `str`, `repr`, `json.dumps`, and the methods of `str`, `list` and `dict`.
+//! Text as Python makes it, since chat templates expect that: `str`, `repr`, `json.dumps`, methods of `str`, `list` and `dict`.
 //!
-//! Follows CPython; `tests/goldens/templates.json` holds what that code renders.
+//! Follows CPython. `tests/goldens/templates.json` holds what CPython renders.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use minijinja::{Error, ErrorKind, State};
 /// Deepest nesting that `tojson` and `repr` follow.
 const MAX_DEPTH: usize = 200;
 
-/// Widest padding that a template may ask for in one step. One instruction could otherwise make gigabytes.
+/// Widest padding that a template may ask for in one step. Without a limit, one instruction could make gigabytes.
 const MAX_WIDTH: usize = 9_999;
 
 pub(super) fn check_width(width: usize) -> Result<(), Error> {
@@ -21,7 +21,7 @@ pub(super) fn check_width(width: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses a format string that asks for a great width, or takes one from its arguments (`%*d`, `{:{}}`).
+/// Refuses a format string that asks for a large width, or takes the width from its arguments (`%*d`, `{:{}}`).
 pub(super) fn check_format(template: &str) -> Result<(), Error> {
     for digits in template.split(|c: char| !c.is_ascii_digit()) {
         check_width(digits.parse().unwrap_or(if digits.is_empty() { 0 } else { usize::MAX }))?;
@@ -85,7 +85,7 @@ fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// A string literal as Python writes it: single quotes unless only those occur in it.
+/// Writes a string literal as Python does: in single quotes, unless the text contains those and no double quotes.
 fn repr_str(out: &mut String, text: &str) {
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
@@ -113,13 +113,13 @@ fn repr_str(out: &mut String, text: &str) {
     out.push(quote);
 }
 
-/// `str.isprintable` of one character: Rust's `escape_debug` leaves the same ones as they are, combining ones only behind
-/// another character.
+/// `str.isprintable` of one character. Rust's `escape_debug` leaves the same characters unescaped, but combining ones only
+/// after another character.
 fn is_printable(c: char) -> bool {
     matches!(c, ' '..='~') || (!c.is_ascii() && format!("a{c}").escape_debug().eq(['a', c]))
 }
 
-/// A number as Python writes it: `1e+16`, `0.1`, `1.0`.
+/// Writes a number as Python does: `1e+16`, `0.1`, `1.0`.
 fn number(value: &Value) -> String {
     if value.is_integer() {
         return value.to_string();
@@ -142,7 +142,8 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// A number as a text of Python's has it, without the space around it and single underscores in it; `None` if it is none.
+/// Removes the space around a number and single underscores in it, as Python does. `None` if nothing is left, or if Python
+/// refuses the underscores.
 pub(super) fn python_digits(text: &str) -> Option<String> {
     let text = strip(text, None, Side::Both);
     let stray = text.starts_with('_') || text.ends_with('_') || text.contains("__");
@@ -216,7 +217,7 @@ impl JsonWriter {
         Ok(())
     }
 
-    /// What stands before item `i`.
+    /// Writes what stands before item `i`.
     fn break_line(&mut self, i: usize, depth: usize) {
         if i > 0 {
             self.out.push_str(&self.item);
@@ -263,7 +264,7 @@ impl JsonWriter {
     }
 }
 
-/// A number as `json.dumps` writes it: `repr`, and `NaN` and `Infinity`.
+/// Writes a number as `json.dumps` does: like `repr`, but with `NaN` and `Infinity`.
 fn json_number(value: &Value) -> String {
     match number(value).as_str() {
         "nan" => "NaN".to_owned(),
@@ -273,8 +274,8 @@ fn json_number(value: &Value) -> String {
     }
 }
 
-/// Methods of `str`, `list` and `dict` that templates use: those where Python and minijinja's collection differ or which that
-/// lacks, then that collection.
+/// Calls a method of `str`, `list` or `dict` that templates use. Methods that minijinja's collection lacks, or has differently
+/// from Python, are here; the collection has the others.
 pub(super) fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
         match method {
@@ -368,7 +369,7 @@ pub(super) fn strip<'t>(text: &'t str, chars: Option<&str>, side: Side) -> &'t s
     if side == Side::Left { text } else { text.trim_end_matches(goes) }
 }
 
-/// `(sep=None, maxsplit=-1)`, by place or by name.
+/// Reads `(sep=None, maxsplit=-1)`, by position or by name.
 fn split_arguments(args: &[Value]) -> Result<(Option<String>, Option<usize>), Error> {
     let (positional, kwargs): (Rest<Value>, Kwargs) = from_args(args)?;
     if positional.len() > 2 {
@@ -401,7 +402,7 @@ fn split(text: &str, separator: Option<&str>, limit: Option<usize>, from: Side) 
         (Some(separator), Side::Right) => text.rsplitn(pieces, separator).collect(),
         (Some(separator), _) => text.splitn(pieces, separator).collect(),
         (None, _) => {
-            // at runs of whitespace; the last of limited pieces keeps all the rest but the whitespace that divides it
+            // split at runs of whitespace; with a limit, the last piece keeps the rest without the whitespace before it
             let near = |text| strip(text, None, from);
             let mut parts = Vec::new();
             let mut rest = near(text);

@@ -1,8 +1,8 @@
 //! Data files by row: one pass finds where rows start, then any row can be read in any order, as the bytes of a JSON object.
 //!
-//! JSONL is read where it stands; a compressed file, a JSON array, CSV and Parquet are written out as lines first (`spool`),
-//! a row as a line. Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the
-//! process (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
+//! JSONL is read in place. Compressed files, JSON arrays, CSV and Parquet are first written out with one row a line (`spool`).
+//! Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the process
+//! (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
 
 use std::fs::File;
 use std::io::Read;
@@ -112,7 +112,7 @@ impl Rows {
         self.rows
     }
 
-    /// The numbers of the rows of each file that has some.
+    /// Returns for each file that has rows the range of their numbers.
     pub(super) fn files(&self) -> impl Iterator<Item = Range<usize>> {
         let range = |file: &DataFile| file.first_row..file.first_row + file.lines.starts.len();
         self.files.iter().map(range).filter(|rows| !rows.is_empty())
@@ -152,7 +152,7 @@ impl Rows {
         }
     }
 
-    /// Checks that no file has changed since it was opened. One that is spooled may be gone: its rows are in the spool.
+    /// Checks that no file has changed since it was opened. A spooled file may be gone, since its rows are in the spool.
     ///
     /// # Errors
     /// [`DataError::Changed`] if the size or the time of modification differ.
@@ -178,7 +178,8 @@ impl Rows {
         DataError::Row { path, line, reason }
     }
 
-    /// File and 1-based line of a row; in Parquet, the 1-based row. Rows of a JSON array that begin on one line are counted on. Counts the lines before it, so it is for messages only.
+    /// Returns the file and the 1-based line of a row; in Parquet, the 1-based row. If several rows of a JSON array begin on one
+    /// line, each later one counts as one line further. Counts all lines before the row, so it is for messages only.
     pub fn place(&self, row: usize) -> (PathBuf, u64) {
         let (file, i) = self.locate(row);
         (file.path.clone(), file.line_number(file.lines.starts[i]))

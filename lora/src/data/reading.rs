@@ -1,59 +1,59 @@
-//! How rows are read: what a user says about them that the rows do not say themselves.
+//! How rows are read: what the user says about them because the rows themselves do not.
 
 use std::fmt;
 
 use super::columns::ColumnMap;
 use super::decided::Decided;
 
-/// How rows are read. The default reads them by our names of the columns and as they are.
+/// How rows are read. By default, columns have our names and texts stay texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// Under which names the files have our columns.
+    /// The files' names for our columns.
     pub columns: ColumnMap,
-    /// What the prompt is of a pair of texts that has no prompt column.
+    /// Where the prompt ends in a pair of texts without a prompt column.
     pub implicit_prompt: ImplicitPrompt,
-    /// What was decided for rows that these are read like: those of a run, or these themselves once they are opened.
+    /// What was decided about how rows are read: for the rows of a run, or for these rows once they are opened.
     pub decided: Decided,
-    /// What becomes of texts.
+    /// What happens to texts.
     pub texts: Texts,
-    /// What the system says in rows that have neither a system turn nor a column `system`.
+    /// The system text for rows that have neither a system turn nor a column `system`.
     pub system: Option<String>,
-    /// Which pairs scored answers make, for what reads pairs.
+    /// Which pairs to make of scored answers, for a loss of pairs.
     pub pairs: Option<Pairs>,
 }
 
-/// What the prompt is of a pair of texts that has no prompt column. Of turns it is the common ones.
+/// Where the prompt ends in a pair of texts without a prompt column. If the answers are turns, their common turns are the prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ImplicitPrompt {
-    /// Up to the last turn marker that nearly all pairs share ([`turn_marker`](super::turn_marker)); refused where there is
-    /// none.
+    /// After the last turn marker that nearly all pairs share ([`turn_marker`](super::turn_marker)). Without such a marker the
+    /// rows are refused.
     #[default]
     TurnMarker,
-    /// The longest common prefix, without a space at its end, as TRL 1.16 has it: letters that both answers begin with are in
-    /// it.
+    /// After the longest common prefix, without a space at its end, as in TRL 1.16. It includes letters that both answers happen
+    /// to begin with.
     Longest,
 }
 
-/// What becomes of a prompt and answers that are texts.
+/// What happens to prompts and answers that are texts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Texts {
     /// They are tokenised as they are.
     #[default]
     AsTheyAre,
-    /// They are turns of the user and of the assistant, for the chat template.
+    /// They become turns of the user and of the assistant, for the chat template.
     AsTurns,
 }
 
-/// Which pairs a prompt with scored answers makes. Answers with the same score make none.
+/// Which pairs scored answers make. Answers with the same score make none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairs {
-    /// One of the best and the worst answer, of equals the first.
+    /// One pair: the best and the worst answer, and the first of equal ones.
     BestWorst,
-    /// One of every two answers.
+    /// A pair of every two answers.
     All,
 }
 
-/// As it is typed.
+/// Writes the value of the flag.
 impl fmt::Display for Pairs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -64,7 +64,7 @@ impl fmt::Display for Pairs {
 }
 
 impl Pairs {
-    /// Places of the chosen and the rejected answer of each pair, in the order of the answers.
+    /// Returns the places of the chosen and the rejected answer of each pair, in the order of the answers.
     pub(super) fn of(self, rewards: &[f64]) -> Vec<[usize; 2]> {
         let places = 0..rewards.len();
         match self {
@@ -97,7 +97,7 @@ impl From<ColumnMap> for Reading {
 }
 
 impl Reading {
-    /// What of it decides tokens, by the flags that a user knows.
+    /// Returns what decides tokens, under the names of the user's flags.
     pub(super) fn options(&self) -> Vec<(&'static str, String)> {
         vec![
             ("--columns", format!("{:?}", self.columns)),

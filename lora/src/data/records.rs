@@ -16,7 +16,7 @@ use super::template::TemplateInputs;
 use super::tool_schemas::drop_null_properties;
 use super::turns::{ASSISTANT, before_last_said, content_of, is_assistant, is_system, said_by, value_in_text};
 
-/// Most pairs that a row makes.
+/// Most pairs that one row may make.
 pub(super) const MAX_PAIRS: u64 = 10_000;
 
 /// One row of a data file.
@@ -35,7 +35,7 @@ pub struct Record {
     pub answers: Vec<Text>,
     /// What the file calls the column of the prompt, if it has one.
     pub prompt_column: Option<String>,
-    /// What the file calls the column of each answer; `completions[0]` and so on of scored rows.
+    /// What the file calls the column of each answer; for scored rows `completions[0]` and so on.
     pub answer_columns: Vec<String>,
     /// What the data says about the answers.
     pub target: RecordTarget,
@@ -55,7 +55,7 @@ pub enum Text {
 }
 
 impl Text {
-    /// Whether an answer is empty: a text without a letter, or turns of the assistant that hold nothing beside an empty content.
+    /// Whether an answer is empty: an empty text, or turns of the assistant with an empty content and nothing else.
     pub(super) fn says_nothing(&self) -> bool {
         let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(str::is_empty);
         let holds_nothing = |turn: &Value| {
@@ -208,7 +208,7 @@ impl Text {
         }
     }
 
-    /// Its bytes, about, for a limit.
+    /// Returns its approximate size in bytes.
     fn bytes(&self) -> u64 {
         match self {
             Text::Plain(text) => text.len() as u64,
@@ -216,15 +216,15 @@ impl Text {
         }
     }
 
-    /// Makes a turn of a text.
+    /// Turns a text into a turn.
     fn make_turn(&mut self, role: &str) {
         if let Text::Plain(text) = self {
             *self = Text::Turns(vec![said_by(role, text)]);
         }
     }
 
-    /// With what the system says before it: a turn, unless there is one of the system, or a text and a blank line. As it is where
-    /// it says that already: a text anywhere, the first turn at its start.
+    /// Puts the system text before the prompt: as a turn if no system turn exists, or as a text and a blank line. Changes nothing
+    /// if the prompt has that text already: a text anywhere, turns at the start of the first one.
     #[must_use]
     pub fn with_system(self, system: &str) -> Text {
         let asked = system.trim();
@@ -242,7 +242,7 @@ impl Text {
     }
 }
 
-/// Whether a text has another at its start, or anywhere and not by chance.
+/// Whether a text begins with another, or contains it and the other is too long for a coincidence.
 fn holds(text: &str, other: &str) -> bool {
     text.trim_start().starts_with(other) || other.chars().count() >= FEW && text.contains(other)
 }
@@ -254,15 +254,15 @@ pub struct Parsed {
     pub record: Record,
     /// The file's names of its other columns.
     pub ignored_columns: Vec<String>,
-    /// Whether the prompt stood again at the start of every answer, and was cut there.
+    /// Whether every answer began with a copy of the prompt, which was cut.
     pub is_prompt_cut: bool,
-    /// Answers that still have the prompt.
+    /// Which answer still repeats the prompt, if one does.
     pub repetition: Option<Repetition>,
-    /// Whether both texts of a pair hold what a column beside them asks.
+    /// Whether both texts of a pair contain the question of another column.
     pub prompt_in_answers: bool,
-    /// Whether the row says nothing in its prompt; what the system says does not count.
+    /// Whether the prompt of the row is empty. A system text does not count.
     pub is_prompt_blank: bool,
-    /// Columns that are read without a map that says so, and that a user may not expect to be read: our names, with the file's.
+    /// Columns that are read without a map and that a user may not expect to be read: our names, with the file's.
     pub by_name: Vec<(&'static str, String)>,
 }
 
@@ -283,8 +283,8 @@ impl Record {
         Record::parse_seen(row, line, reading, &mut None)
     }
 
-    /// As [`Record::parse_with`]; `seen` is which entries of the map the row has a column for, once it is an object: a row that
-    /// is bad has its columns all the same.
+    /// As [`Record::parse_with`]. Sets `seen` to the entries of the map that the row has a column for, as soon as the row is an
+    /// object: even a bad row has columns.
     pub(super) fn parse_seen(
         row: usize,
         line: &[u8],
@@ -337,7 +337,7 @@ impl Record {
             || reading.decided.repeated_prompts == Some(true)
                 && shape != Shape::PairImplicitPrompt
                 && cut_repeated_text(&mut prompt, &mut answers);
-        // before anything is put in front of the prompt
+        // before a system text is put before the prompt
         let repetition = repetition(&prompt, &answers);
         let is_prompt_blank = is_blank(&prompt);
         if target == RecordTarget::Pair && answers[0] == answers[1] {
@@ -405,7 +405,7 @@ impl Record {
         vec![part(0, true), part(1, false)]
     }
 
-    /// Places of the answers of each pair that scored answers make, which may be none; `None` for any other record.
+    /// Returns for each pair that scored answers make the places of its answers. `None` if the record has no scored answers.
     pub(super) fn places_of_pairs(&self, pairs: Pairs) -> Option<Vec<[usize; 2]>> {
         match &self.target {
             RecordTarget::Rewards(rewards) => Some(pairs.of(rewards)),
@@ -413,17 +413,17 @@ impl Record {
         }
     }
 
-    /// The pair of two of its answers.
+    /// Returns the pair of two of its answers.
     pub(super) fn pair_of(&self, places: [usize; 2]) -> Record {
         self.with_answers(&places, RecordTarget::Pair)
     }
 
-    /// Refuses a record of whose answers every two would be a pair, if these are more than one row may make.
+    /// Refuses a record if pairs of every two of its answers are more than one row may make.
     fn check_all_pairs(&self) -> Result<(), BadRow> {
         let answers = self.answers.len() as u64;
         let others = answers.saturating_sub(1);
         let pairs = answers * others / 2;
-        // the prompt stands in every pair, an answer in one with each of the others
+        // every pair has the prompt; each answer is in a pair with every other one
         let of_prompt = pairs.saturating_mul(self.prompt.bytes());
         let of_answers: u64 = self.answers.iter().map(Text::bytes).sum();
         let bytes = of_prompt.saturating_add(of_answers.saturating_mul(others));
@@ -433,7 +433,7 @@ impl Record {
         }
     }
 
-    /// The same prompt with some of the answers.
+    /// Returns the same prompt with some of the answers.
     fn with_answers(&self, places: &[usize], target: RecordTarget) -> Record {
         let answers = places.iter().map(|&place| self.answers[place].clone()).collect();
         let answer_columns = places.iter().map(|&place| self.answer_columns[place].clone()).collect();
@@ -492,7 +492,7 @@ fn is_blank(prompt: &Text) -> bool {
 }
 
 impl BadRow {
-    /// The error of a pair whose answers are equal, with the file's names of their columns.
+    /// Makes the error for a pair with equal answers, with the file's names of their columns.
     pub(super) fn same_answers(columns: &[String]) -> BadRow {
         BadRow::SameAnswers { chosen: columns[0].clone(), rejected: columns[1].clone() }
     }
@@ -500,9 +500,9 @@ impl BadRow {
 
 /// Splits a pair whose prompt is what the two have in common at the start.
 ///
-/// Text: by [`ImplicitPrompt`]; turns: the common turns. Where one side is a prefix of the other, all of it is common (TRL's
-/// loop ends one short there and moves the last shared character or turn into the answers); an empty text is then a possible
-/// answer, no turn at all is not.
+/// [`ImplicitPrompt`] says where the prompt of texts ends; the prompt of turns is the common turns. If one side is a prefix of the
+/// other, all of it is common. (TRL's loop ends one short there and moves the last shared character or turn into the answers.)
+/// An answer may then be an empty text, but not an empty list of turns.
 fn split_common_prefix(
     chosen: Text,
     rejected: Text,
@@ -571,8 +571,8 @@ const NO_KWARGS: [&str; 13] = [
     "return_dict",
 ];
 
-/// `tools` (a list) and `chat_template_kwargs` (an object), or texts of them, as JSON or as Python prints it, as TRL 1.16 hands them to the template. A null
-/// is as good as no column.
+/// Reads `tools` (a list) and `chat_template_kwargs` (an object), or texts of them as JSON or as Python prints them, for the chat
+/// template, as TRL 1.16 does. A null counts as no column.
 fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
     let field = columns.column("tools");
     let tools = match columns.take("tools").unwrap_or_default() {

@@ -1,4 +1,4 @@
-//! Answers that begin with the prompt: data sets to which a prompt column was added later, and whose answers were left whole.
+//! Finds answers that begin with the prompt. Data sets get such answers if a prompt column is added and the answers stay whole.
 
 use serde_json::Value;
 
@@ -6,39 +6,39 @@ use super::records::Text;
 use super::turn_marker::ends_with_mark;
 use super::turns::{content_of, is_assistant, is_system, role_of};
 
-/// Characters of a text from which on another does not hold it by chance.
+/// A text of at least this many characters is not repeated by coincidence.
 pub(super) const FEW: usize = 8;
-/// Bytes of an answer before the prompt in it that may be the mark of a turn.
+/// Most bytes before the prompt in an answer that may be a turn marker.
 const OF_A_MARK: usize = 200;
-/// Turns at the end of a prompt that are looked for, if it is not the whole prompt.
+/// Most turns at the end of a prompt to look for in an answer that does not repeat the whole prompt.
 const LAST_TURNS: usize = 16;
 
-/// Answers that have the prompt.
+/// Answers that repeat the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repetition {
-    /// How the first of them has it.
+    /// How the first of them repeats it.
     pub how: RepeatedAs,
-    /// Which it is.
+    /// Which answer that is.
     pub answer: usize,
-    /// Whether all answers of the row have it so.
+    /// Whether all answers of the row repeat it in this way.
     pub is_in_all: bool,
-    /// Whether the prompt is so short that one row says nothing.
+    /// Whether the prompt is so short that a single row proves nothing.
     pub is_short: bool,
 }
 
-/// How an answer has the prompt.
+/// How an answer repeats the prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RepeatedAs {
-    /// It is a text that begins with it.
+    /// The answer is a text that begins with the prompt.
     Start,
-    /// It is a text that begins with the mark of a turn, and then the prompt.
+    /// The answer is a text that begins with a turn marker and then the prompt.
     BehindMark,
-    /// What the assistant says first in it begins with what the user says last.
+    /// The assistant's first turn begins with the user's last one.
     Content,
 }
 
-/// Cuts turns of the prompt from the start of the answers, where all answers begin with the same ones and say more. Whether it
-/// did. A system turn that the answers alone have goes to the prompt.
+/// Cuts turns of the prompt from the start of the answers if all answers begin with the same ones and go on. A system turn that
+/// only the answers have moves to the prompt. Returns whether anything was cut.
 pub(super) fn cut_repeated_turns(prompt: &mut Text, answers: &mut [Text]) -> bool {
     let Text::Turns(prompt) = prompt else { return false };
     let repeated = |answer: &Text| match answer {
@@ -75,8 +75,8 @@ pub(super) fn cut_repeated_turns(prompt: &mut Text, answers: &mut [Text]) -> boo
     true
 }
 
-/// How many turns at the start of an answer are the prompt's, if the answer has more: the prompt's last ones, or behind a system
-/// turn of the answer all of them.
+/// Counts the turns at the start of an answer that are the prompt's, if the answer goes on: the prompt's last ones, or all of
+/// them after a system turn of the answer.
 pub(super) fn repeated_turns(prompt: &[Value], answer: &[Value]) -> usize {
     let is_repeated = |asked: &[Value], said: &[Value]| {
         asked.len() < said.len()
@@ -102,7 +102,8 @@ fn is_same(one: &Value, other: &Value) -> bool {
         && content(one) == content(other)
 }
 
-/// Cuts a prompt of text from the start of the answers, where all begin with it. Whether it did. Blanks around it may differ.
+/// Cuts the text of the prompt from the start of the answers if all begin with it. Blanks around it may differ. Returns whether
+/// anything was cut.
 pub(super) fn cut_repeated_text(prompt: &mut Text, answers: &mut [Text]) -> bool {
     let Text::Plain(text) = prompt else { return false };
     let ends = |start: &str| -> Option<Vec<usize>> { answers.iter().map(|answer| end_of(answer, start)).collect() };
@@ -125,14 +126,14 @@ pub(super) fn cut_repeated_text(prompt: &mut Text, answers: &mut [Text]) -> bool
     true
 }
 
-/// Where a text goes on after `start`, with which it begins behind blanks.
+/// Returns where a text goes on after `start`. `None` if it does not begin with `start`, blanks aside, or ends there.
 fn end_of(text: &Text, start: &str) -> Option<usize> {
     let Text::Plain(text) = text else { return None };
     let rest = text.trim_start().strip_prefix(start)?;
     (!rest.is_empty()).then(|| text.len() - rest.len())
 }
 
-/// Which answers have the prompt, if some do.
+/// Finds answers that repeat the prompt.
 pub(super) fn repetition(prompt: &Text, answers: &[Text]) -> Option<Repetition> {
     let asked = match prompt {
         Text::Plain(text) => text.trim(),
@@ -148,7 +149,7 @@ pub(super) fn repetition(prompt: &Text, answers: &[Text]) -> Option<Repetition> 
     Some(Repetition { how, answer, is_in_all, is_short })
 }
 
-/// Whether an answer may begin with this prompt by chance.
+/// Whether the prompt is so short that an answer may begin with it by coincidence.
 pub(super) fn is_short(asked: &str) -> bool {
     asked.trim().chars().count() < FEW
 }
@@ -169,7 +170,7 @@ fn has_behind_mark(answer: &Text, asked: &str) -> bool {
     })
 }
 
-/// Whether what the assistant says first is more than `asked`, and begins with it.
+/// Whether the assistant's first turn begins with `asked` and goes on.
 fn is_content(answer: &Text, asked: &str) -> bool {
     let Text::Turns(turns) = answer else { return false };
     let said = turns.first().filter(|turn| is_assistant(turn)).and_then(content_of);

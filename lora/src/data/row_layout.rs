@@ -1,12 +1,12 @@
-//! Where prompt and answers stand in a row: in columns of our names, or in one of the other ways that data sets have.
+//! Finds prompt and answers in a row: in columns with our names, or in one of the other layouts of data sets.
 //!
 //! | columns | prompt | answers |
 //! |---|---|---|
-//! | `instruction` (with `input`), `question` or `query`, where a prompt is missing | that column | as without |
-//! | `messages` or `conversations`, `chosen`, `rejected` | the conversation | the two |
+//! | `instruction` (with `input`), `question` or `query`, without a `prompt` | that column | as usual |
+//! | `messages` or `conversations`, `chosen`, `rejected` | the conversation | the other two columns |
 //! | `messages`, `rejected_response` (or `rejected`) | all turns but the last | the last one, and the rejected one |
-//! | `messages`, `label` | the turns before the assistant's last ones | those |
-//! | `input` with `messages`, `preferred_output`, `non_preferred_output` | `input.messages` | the two |
+//! | `messages`, `label` | the turns before the assistant's last ones | the assistant's last turns |
+//! | `input` with `messages`, `preferred_output`, `non_preferred_output` | `input.messages` | the other two columns |
 
 use serde_json::Value;
 
@@ -24,20 +24,20 @@ use super::turns::{
 #[derive(Debug)]
 pub(super) struct RowContent {
     pub shape: Shape,
-    /// `None`: it is what the two answers have in common.
+    /// `None` if the prompt is what the two answers have in common.
     pub prompt: Option<Text>,
     pub answers: Vec<Text>,
     pub target: RecordTarget,
-    /// Whether both texts of a pair hold what a column beside them asks.
+    /// Whether both texts of a pair contain the question of another column.
     pub prompt_in_answers: bool,
     /// What the file calls the column of each answer.
     pub answer_columns: Vec<String>,
     pub numbers: RowNumbers,
-    /// Our names of the columns that are read.
+    /// Our names of the columns that were read.
     pub used: Vec<&'static str>,
 }
 
-/// Takes prompt and answers out of the columns.
+/// Reads prompt and answers from the columns.
 ///
 /// # Errors
 /// [`BadRow`], naming the column.
@@ -85,7 +85,7 @@ impl RowContent {
     }
 }
 
-/// OpenAI's rows of pairs: the two answers, and the conversation in `input`.
+/// Reads OpenAI's pairs: two answers, and the conversation in `input`.
 fn adopt_preferred(columns: &mut Columns<'_>) -> Result<(), BadRow> {
     let names = ["chosen", "rejected"].into_iter().zip(PREFERRED);
     names.clone().for_each(|(name, column)| columns.adopt(name, column));
@@ -144,8 +144,8 @@ fn pair(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowContent, BadR
     Ok(RowContent { numbers, prompt_in_answers, ..content })
 }
 
-/// The conversation that two answers follow, where they are not whole conversations themselves. One that ends with the chosen
-/// answer loses it.
+/// Reads the conversation before two answers, unless the answers are whole conversations themselves. If it ends with the chosen
+/// answer, that is removed.
 fn conversation_before(columns: &mut Columns<'_>, answers: &mut [Text]) -> Result<Option<Vec<Value>>, BadRow> {
     if !columns.has("messages") || answers.iter().any(begins_otherwise) {
         return Ok(None);
@@ -169,7 +169,7 @@ fn conversation_before(columns: &mut Columns<'_>, answers: &mut [Text]) -> Resul
     }
 }
 
-/// `messages` whose last turn is the chosen answer, and the rejected one beside.
+/// Reads `messages` whose last turn is the chosen answer. The rejected one has its own column.
 fn last_turn_chosen(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let field = columns.column("messages");
     let mut conversation = turns(&field, columns.take("messages").unwrap_or_default())?;
@@ -238,7 +238,7 @@ fn completion(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     Ok(RowContent::new(shape, Some(prompt), target, used).with_answers(answers, names))
 }
 
-/// `messages` of which the assistant's last turns are labelled.
+/// Reads `messages` with a label for the assistant's last turns.
 fn labelled_messages(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let field = columns.column("messages");
     let mut conversation = turns(&field, columns.take("messages").unwrap_or_default())?;
@@ -280,7 +280,7 @@ fn require(columns: &Columns<'_>, shape: Shape) -> Result<(), BadRow> {
     }
 }
 
-/// Reads the prompt from the column that is called like one, where the row has no other.
+/// Reads the prompt from a column with another name for it, if the row has no prompt yet.
 fn prompt_name(columns: &mut Columns<'_>) -> Result<(), BadRow> {
     if columns.has("prompt") || columns.is_mapped("prompt") {
         return Ok(());
@@ -296,7 +296,7 @@ fn prompt_name(columns: &mut Columns<'_>) -> Result<(), BadRow> {
     }
 }
 
-/// The prompt, with `input` on a line of its own after an instruction, and our names of what it is of.
+/// Reads the prompt, with `input` on a line of its own after an instruction. Also returns our names of the columns it comes from.
 fn prompt(columns: &mut Columns<'_>) -> Result<(Text, Vec<&'static str>), BadRow> {
     let field = columns.column("prompt");
     let value = columns.take("prompt").unwrap_or_default();
@@ -328,14 +328,14 @@ fn prompt(columns: &mut Columns<'_>) -> Result<(Text, Vec<&'static str>), BadRow
     Ok((prompt, used))
 }
 
-/// The answers in these columns, with the file's names.
+/// Reads the answers from these columns. Also returns the file's names of the columns.
 fn answers(columns: &mut Columns<'_>, own: &[&str]) -> Result<(Vec<Text>, Vec<String>), BadRow> {
     let names: Vec<String> = own.iter().map(|name| columns.column(name)).collect();
     let values = own.iter().map(|name| columns.take(name).unwrap_or_default()).collect();
     Ok((texts(&names, values)?, names))
 }
 
-/// Texts or conversations. Strings that hold turns are read as turns, unless one of them is a text.
+/// Reads texts or conversations. Strings that hold turns become turns, unless another value is a plain text.
 fn texts(names: &[String], values: Vec<Value>) -> Result<Vec<Text>, BadRow> {
     let in_texts: Vec<Option<Value>> = values.iter().map(|value| value.as_str().and_then(turns_in_text)).collect();
     let is_text = |(value, turns): (&Value, &Option<Value>)| value.is_string() && turns.is_none();
@@ -347,12 +347,12 @@ fn texts(names: &[String], values: Vec<Value>) -> Result<Vec<Text>, BadRow> {
     names.iter().zip(values).map(read).collect()
 }
 
-/// Whether an answer begins with a turn that is not the assistant's: then it is a whole conversation.
+/// Whether an answer begins with a turn of the user or the system. If so, it is a whole conversation.
 fn begins_otherwise(answer: &Text) -> bool {
     matches!(answer, Text::Turns(turns) if turns.first().is_some_and(|turn| matches!(role_of(turn), "user" | "system")))
 }
 
-/// Whether both texts of a pair begin with what a column asks that is called like a prompt.
+/// Whether the common prefix of a pair of texts contains the text of a column that is named like a prompt.
 fn hold_a_question(answers: &[Text], columns: &Columns<'_>) -> bool {
     let [Text::Plain(chosen), Text::Plain(rejected)] = answers else { return false };
     let pairs = chosen.chars().zip(rejected.chars());
@@ -362,7 +362,7 @@ fn hold_a_question(answers: &[Text], columns: &Columns<'_>) -> bool {
     asked.any(|text| chosen[..end].contains(text))
 }
 
-/// True and false, as they are or as data sets write them: 1 and 0, the words, in any case.
+/// Reads a label: true or false, 1 or 0, or the words in upper or lower case.
 fn label(columns: &mut Columns<'_>) -> Result<bool, BadRow> {
     let value = columns.take("label").unwrap_or_default();
     let word = value.as_str().map(str::trim).unwrap_or_default();
@@ -378,11 +378,11 @@ fn label(columns: &mut Columns<'_>) -> Result<bool, BadRow> {
     }
 }
 
-/// Brings prompt and answers of a row to one form: beside turns a text is a turn, the user's or the assistant's. The prompt
-/// that stands again at the start of answers that are whole conversations is passed over: `None` is returned for it then.
+/// Brings prompt and answers of a row to one form. If one side has turns, a text of the other becomes a turn of the user or of the
+/// assistant. `None` if the answers are whole conversations that begin with the prompt, which is then not needed.
 ///
 /// # Errors
-/// [`BadRow::MixedForms`] where answers differ in form, or are whole conversations that ask something else.
+/// [`BadRow::MixedForms`] if the answers differ in form, or are whole conversations that ask something else.
 pub(super) fn one_form(
     prompt: Text,
     answers: &mut [Text],
@@ -417,13 +417,13 @@ pub(super) fn one_form(
     }
 }
 
-/// Whether a text is that of one of the turns with which all conversations begin, as UltraFeedback has it: the turns are the
-/// prompt then, and the text is passed over, as TRL 1.16 `maybe_extract_prompt` does.
+/// Whether one of the turns with which all conversations begin says this text, as in UltraFeedback. Those turns are then the
+/// prompt, and the text is not needed. TRL 1.16 does the same in `maybe_extract_prompt`.
 fn is_repeated(asked: &str, answers: &[Text]) -> bool {
     common_turns(answers).iter().any(|turn| content_of(turn).is_some_and(|content| content.trim() == asked.trim()))
 }
 
-/// The turns with which all conversations begin; of a conversation alone those before the assistant's last ones.
+/// Returns the turns with which all conversations begin. For a single one, these are the turns before the assistant's last ones.
 fn common_turns(answers: &[Text]) -> &[Value] {
     match answers {
         [Text::Turns(one)] => match before_last_said(one) {
@@ -441,10 +441,10 @@ fn common_turns(answers: &[Text]) -> &[Value] {
     }
 }
 
-/// Takes the turns with which all conversations begin off them: the prompt of a row that has it nowhere else.
+/// Removes the turns with which all conversations begin, and returns them as the prompt of a row that has no other.
 ///
 /// # Errors
-/// [`BadRow::NoOwnTurn`] for an answer of which nothing is left.
+/// [`BadRow::NoOwnTurn`] if nothing is left of an answer.
 pub(super) fn split_common_turns(answers: &mut [Text], answer_columns: &[String]) -> Result<Text, BadRow> {
     let common = common_turns(answers).to_vec();
     for (answer, column) in answers.iter_mut().zip(answer_columns) {
@@ -476,8 +476,8 @@ pub(super) fn check_speakers(answers: &[Text], answer_columns: &[String]) -> Res
     Ok(())
 }
 
-/// What the column `system` says: a text, parts of one, or one turn of the system, alone or in a list. A number or a boolean in it is not
-/// read, unless the user says that it is.
+/// Reads the column `system`: a text, parts of one, or one system turn, alone or in a list. A number or a boolean is read only if
+/// the user names the column.
 ///
 /// # Errors
 /// [`BadRow::Type`].

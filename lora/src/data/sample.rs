@@ -1,13 +1,13 @@
-//! Which records of a data set are looked at, where looking at all would take too long.
+//! Chooses which records of a data set are looked at, if looking at all would take too long.
 //!
-//! A fault may stand in the second file, in the middle of one, or in every third row. So a sample has the first records of the
-//! data, the first ones of each file, and some of all, drawn by a hash of their number: no order of the rows hides from it, and
-//! it is the same in every run.
+//! A fault may be in the second file, in the middle of one, or in every third row. So a sample has the first records of the data,
+//! the first ones of each file, and some from everywhere, drawn by a hash of their number. No order of the rows hides from that,
+//! and the sample is the same in every run.
 
-/// Records at the start of each file, where the files are few.
+/// Records at the start of each file, if there are few files.
 const OF_EACH_FILE: usize = 16;
 
-/// A choice of records, by their numbers over all files.
+/// A choice of records by their numbers over all files.
 #[derive(Debug)]
 pub(super) struct Sample {
     /// Number of the first record of each file.
@@ -15,12 +15,12 @@ pub(super) struct Sample {
     /// Records at the start of the data.
     first: usize,
     of_each_file: usize,
-    /// Of so many records one is drawn.
+    /// One record in this many is drawn.
     one_in: u64,
 }
 
 impl Sample {
-    /// Of files with so many records: the first `first` ones, and about `drawn` of all.
+    /// Makes a sample of files with these numbers of records: the first `first` records, and about `drawn` from everywhere.
     pub fn new(records: impl IntoIterator<Item = usize>, first: usize, drawn: usize) -> Sample {
         let mut all = 0;
         let mut starts = Vec::new();
@@ -32,19 +32,19 @@ impl Sample {
         Sample { starts, first, of_each_file, one_in: all.div_ceil(drawn).max(1) as u64 }
     }
 
-    /// The number of the file that a record is in.
+    /// Returns the number of the file that holds a record.
     pub fn file_of(&self, record: usize) -> usize {
         self.starts.partition_point(|start| *start <= record).saturating_sub(1)
     }
 
-    /// Whether a record is in it.
+    /// Whether the sample has a record.
     pub fn has(&self, record: usize) -> bool {
         let in_file = record - self.starts.get(self.file_of(record)).copied().unwrap_or(0);
         record < self.first || in_file < self.of_each_file || mixed(record as u64).is_multiple_of(self.one_in)
     }
 }
 
-/// A number whose bits all depend on all of another one's: the end of SplitMix64 (Steele, Lea and Flood 2014).
+/// Mixes a number so that all bits depend on all others: the last part of SplitMix64 (Steele, Lea and Flood 2014).
 fn mixed(number: u64) -> u64 {
     let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,5 +1,4 @@
-//! Rows that do not stand in a file as lines, written out as lines: rows are read in any order, which only lines with known
-//! starts can be.
+//! Writes out rows as lines if a file does not hold them so. Rows are read in any order, and that needs lines with known starts.
 //!
 //! The spool has no name and is gone with the process. It is bounded by the size of its file: what unpacks to more than text
 //! ever does is refused.
@@ -39,7 +38,7 @@ pub(super) struct Spool<'a> {
     passed_over: u64,
     /// Rows of the files before.
     first_row: usize,
-    /// Blank lines of the data file, where those of the spool are not its own.
+    /// Blank lines of the data file, if the spool has others.
     blank_lines: Option<usize>,
 }
 
@@ -112,11 +111,11 @@ pub(super) fn spool_folder() -> PathBuf {
     }
 }
 
-/// Writes the rows of a file that is not JSONL itself out as lines; of Parquet and CSV, the columns that something reads under
-/// `columns`.
+/// Writes out the rows of a file that is not plain JSONL as lines. Of Parquet and CSV, only the columns that something reads under
+/// `columns` are written.
 ///
 /// # Errors
-/// [`DataError`]: the file is broken, unpacks to something else than rows or to far too much, or the disk is full.
+/// [`DataError`] if the file is broken, if it unpacks to something other than rows or to far too much, or if the disk is full.
 pub(super) fn unpack(
     path: &Path,
     file: &File,
@@ -147,7 +146,7 @@ pub(super) fn unpack(
     spool.finish()
 }
 
-/// All rows of a text, into the spool.
+/// Writes all rows of a text into the spool.
 fn unpack_text(
     mut text: Box<dyn Read + '_>,
     outer: Format,
@@ -208,7 +207,7 @@ fn unpack_text(
     }
 }
 
-/// Gives a text to `take` in pieces: first what stands in `piece` already.
+/// Passes a text to `take` in pieces. The first is what `piece` already holds.
 fn pieces(
     mut text: Box<dyn Read + '_>,
     mut piece: Vec<u8>,
@@ -224,7 +223,7 @@ fn pieces(
     Ok(())
 }
 
-/// Fills a piece as far as the text goes.
+/// Fills a piece, or as much of it as the text has.
 fn fill(text: &mut dyn Read, piece: &mut [u8]) -> std::io::Result<usize> {
     let mut filled = 0;
     while filled < piece.len() {

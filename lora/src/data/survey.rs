@@ -54,7 +54,7 @@ pub struct Survey {
     pub boundary_examples: Vec<BoundaryExample>,
     /// Names of columns that nothing reads, with the number of records that have them; the first 32 names.
     pub ignored_columns: BTreeMap<String, usize>,
-    /// Columns that are read without a flag that names them, and that a user may not expect to be read, or as this.
+    /// Columns that are read without a flag that names them, and that a user may not expect to be read in this way.
     pub by_name: Vec<ByName>,
     /// Tokens of all prompts, counted once a row.
     pub prompt_tokens: u64,
@@ -74,9 +74,9 @@ pub struct Survey {
     pub same_tokens: Repeats,
     /// What was decided about how all rows are read.
     pub decided: Decided,
-    /// Records that were looked at for what may not be meant: a sample of those that can be read.
+    /// Number of records that were looked at for such faults: a sample of the readable ones.
     pub looked_at: usize,
-    /// What was found in them, in the order of the first row.
+    /// What was found in them, ordered by the first row of each finding.
     pub warnings: Vec<Warning>,
 }
 
@@ -120,7 +120,7 @@ pub struct NumberCounts {
 pub struct Dropped {
     /// The kind in a few words.
     pub label: String,
-    /// What kind it is.
+    /// The kind of the reason.
     pub kind: DropKind,
     /// How many.
     pub rows: usize,
@@ -132,18 +132,18 @@ pub struct Dropped {
     pub line: u64,
 }
 
-/// Why rows are left out, by what would keep them.
+/// Kinds of reasons to leave rows out. Each needs another remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DropKind {
     /// They are too long.
     Length,
-    /// Nothing stands before their first answer token.
+    /// No token stands before their first answer token.
     Prompt,
-    /// They have no prompt column, and not the mark with which the prompts of the others end.
+    /// They have no prompt column and lack the turn marker that ends the prompts of the others.
     Marker,
-    /// Their answers have the same score, and the user wants pairs of those that differ.
+    /// Their answers all have the same score, so no pair can be made of them.
     NoPair,
-    /// They are bad, and the user has bad rows skipped.
+    /// They are bad, and the user asked to skip bad rows.
     Bad,
 }
 
@@ -219,10 +219,10 @@ impl Survey {
         self.dropped.iter().map(|d| d.rows).sum()
     }
 
-    /// Checks that few rows are left out. Bad ones that the user has skipped do not count, nor answers that make no pair.
+    /// Checks that few rows are left out. Bad rows that the user asked to skip do not count, nor do answers that make no pair.
     ///
     /// # Errors
-    /// [`DataError::ManyDropped`] where more than a tenth are.
+    /// [`DataError::ManyDropped`] if more than a tenth are.
     pub fn check_drops(&self) -> Result<(), DataError> {
         let dropped =
             || self.dropped.iter().filter(|dropped| !matches!(dropped.kind, DropKind::Bad | DropKind::NoPair));

@@ -46,7 +46,7 @@ pub enum TemplateError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// A folder that was named for its template has none.
+    /// The user named a folder that has no template.
     #[error("{folder}: no chat template there (neither chat_template.jinja nor chat_template in tokenizer_config.json)", folder = folder.display())]
     NoneIn {
         /// The folder.
@@ -167,8 +167,8 @@ const NAME: &str = "chat_template";
 const WITH_SPANS: &str = " with spans";
 
 impl ChatTemplate {
-    /// The template of a model: that of `path` if it is given, a file or a folder, else that of the model directory, where
-    /// Hugging Face finds it ([`TemplateSources::of_folder`]). `None` if there is none.
+    /// Loads the template from `path`, a file or a folder, if it is given. Else loads the model's own from where Hugging Face
+    /// finds it ([`TemplateSources::of_folder`]). `None` if there is none.
     ///
     /// # Errors
     /// [`TemplateError`] for files that cannot be read or do not parse; a broken one is never passed over for the next.
@@ -244,7 +244,7 @@ impl ChatTemplate {
         &self.sources.origin
     }
 
-    /// Its texts as they were written.
+    /// Returns its texts as they were written.
     pub fn sources(&self) -> &TemplateSources {
         &self.sources
     }
@@ -385,7 +385,7 @@ fn now() -> i64 {
     since_1970.map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(0))
 }
 
-/// The names of a turn's thoughts; a template is given the first that is there under the other names too.
+/// Names of a turn's thoughts. A template gets the first one that exists under all of these names.
 pub(super) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// A message as the template sees it. Older names of the reasoning field become the standard one, and `thinking` is filled for

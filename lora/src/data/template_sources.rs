@@ -1,4 +1,4 @@
-//! The texts of a model's chat templates, and the files of a folder that hold them.
+//! Finds and writes the texts of a model's chat templates in the files of a folder.
 
 use std::fs;
 use std::io;
@@ -20,23 +20,23 @@ pub const DEFAULT: &str = "chat_template.jinja";
 pub const ADDITIONAL: &str = "additional_chat_templates";
 /// Hugging Face's name of the template for conversations with tools.
 pub(super) const TOOL_USE: &str = "tool_use";
-/// Files whose key `chat_template` another program may take instead.
+/// Files whose key `chat_template` another program may use instead.
 const WITH_KEY: [&str; 2] = ["tokenizer_config.json", "processor_config.json"];
-/// What processors of transformers prefer to `chat_template.jinja`.
+/// The file that processors of transformers prefer to `chat_template.jinja`.
 const LEGACY: &str = "chat_template.json";
 
 /// Chat templates as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateSources {
     pub default: String,
-    /// That of conversations with tools, if they have one of their own.
+    /// The template for conversations with tools, if they have their own.
     pub tool_use: Option<String>,
     /// Where they were found, for messages.
     pub origin: String,
 }
 
 impl TemplateSources {
-    /// Those of a file, or of a folder as [`TemplateSources::of_folder`] finds them.
+    /// Reads the templates of a file, or of a folder as [`TemplateSources::of_folder`] does.
     ///
     /// # Errors
     /// [`TemplateError`]; [`TemplateError::NoneIn`] for a folder without a template.
@@ -44,19 +44,19 @@ impl TemplateSources {
         if path.is_dir() {
             return Self::of_folder(path)?.ok_or_else(|| TemplateError::NoneIn { folder: path.to_owned() });
         }
-        // a pipe too, as a shell makes of `<(command)`
+        // the path may be a pipe, as a shell makes for `<(command)`
         let default = template(path, read_any(path, MAX_TEMPLATE_BYTES as u64))?;
         Ok(TemplateSources { default, tool_use: None, origin: path.display().to_string() })
     }
 
-    /// Those of a folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a string, or the one named
-    /// `default` of a list or an object). `None` if there is none.
+    /// Reads the templates of a folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a string, or the
+    /// one named `default` in a list or an object). `None` if there is none.
     ///
-    /// Conversations with tools have the template named `tool_use`, where the list has one or
+    /// Conversations with tools use the template `tool_use` if the list has one, or if
     /// `additional_chat_templates/tool_use.jinja` lies beside `chat_template.jinja`.
     ///
     /// # Errors
-    /// [`TemplateError`] for files that cannot be read; a broken one is never passed over for the next.
+    /// [`TemplateError`] for files that cannot be read. A broken file is never skipped in favour of the next.
     pub fn of_folder(folder: &Path) -> Result<Option<TemplateSources>, TemplateError> {
         let path = folder.join("tokenizer_config.json");
         let config = match read_regular(&path, MAX_CONFIG_BYTES) {
@@ -68,7 +68,7 @@ impl TemplateSources {
         Self::of_folder_with(folder, &config)
     }
 
-    /// The same, where `tokenizer_config.json` has been read.
+    /// As [`TemplateSources::of_folder`], if `tokenizer_config.json` has been read.
     pub(super) fn of_folder_with(folder: &Path, config: &Value) -> Result<Option<TemplateSources>, TemplateError> {
         let beside = folder.join(DEFAULT);
         let of_tools = folder.join(ADDITIONAL).join(format!("{TOOL_USE}.jinja"));
@@ -92,7 +92,7 @@ impl TemplateSources {
                     None => return Err(TemplateError::NoDefault { origin, found: list.iter().map(name).collect() }),
                 }
             }
-            // transformers takes an object of templates by name as it takes a list
+            // transformers accepts an object from names to templates as well as a list
             Some(Value::Object(templates)) => {
                 let named = |wanted: &str| templates.get(wanted).and_then(Value::as_str).map(str::to_owned);
                 match named("default") {
@@ -107,12 +107,12 @@ impl TemplateSources {
         Ok(Some(TemplateSources { default, tool_use, origin }))
     }
 
-    /// Whether both say the same, wherever they were found.
+    /// Whether both have the same texts, wherever they were found.
     pub fn same_texts(&self, other: &TemplateSources) -> bool {
         self.default == other.default && self.tool_use == other.tool_use
     }
 
-    /// Tells these texts from others, wherever they were found.
+    /// Returns a hash of the texts. It does not depend on where they were found.
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for text in [Some(&self.default), self.tool_use.as_ref()].into_iter().flatten() {
@@ -122,8 +122,8 @@ impl TemplateSources {
         hasher.finalize().to_string()
     }
 
-    /// Makes them the templates of a folder, for this program and for transformers: whatever either would take instead of them
-    /// is removed.
+    /// Writes them as the templates of a folder, for this program and for transformers. Removes everything that either would use
+    /// instead.
     ///
     /// # Errors
     /// The path and the system's error.
@@ -147,7 +147,7 @@ impl TemplateSources {
     }
 }
 
-/// Nothing to remove is no error.
+/// Turns the error of a missing file into success.
 fn absent(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -155,7 +155,7 @@ fn absent(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes the key `chat_template` of a JSON file, whose other bytes stay as they are.
+/// Removes the key `chat_template` from a JSON file and leaves its other bytes unchanged.
 fn remove_key(path: &Path) -> io::Result<()> {
     let bytes = match read_regular(path, MAX_CONFIG_BYTES) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -164,7 +164,7 @@ fn remove_key(path: &Path) -> io::Result<()> {
     without_key(&bytes, "chat_template").map_or(Ok(()), |text| write(path, &text))
 }
 
-/// Puts a file on the disk, in place of one that may be read-only.
+/// Writes a file. An existing one may be read-only.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let written = NewFile::create(path).and_then(|mut file| file.write(bytes).and_then(|()| file.finish()));
     written.map_err(|error| error.source)
@@ -174,7 +174,7 @@ fn read(path: &Path) -> Result<String, TemplateError> {
     template(path, read_regular(path, MAX_TEMPLATE_BYTES as u64))
 }
 
-/// The text of a template's file that has been read.
+/// Checks and decodes the bytes of a template file.
 fn template(path: &Path, read: io::Result<Vec<u8>>) -> Result<String, TemplateError> {
     let bytes = read.map_err(|source| match source.kind() {
         io::ErrorKind::FileTooLarge => {

@@ -3,7 +3,8 @@
 //! The tokenizer itself is the `tokenizers` library, the same code as behind Hugging Face's fast tokenizers (with another
 //! regular-expression engine, which is why the goldens of every model are compared id by id). Around it are the rules of
 //! transformers 5.23 for a model directory: named and listed special tokens are matched in text as whole tokens, added tokens
-//! have the ids of the files (`added_tokens`), truncation and padding that a file asks for are off, and BOS and EOS are added where the post-processor of `tokenizer.json` says so and nowhere
+//! have the ids of the files (`added_tokens`), truncation and padding that a file asks for are off, and BOS and EOS are added
+//! where the post-processor of `tokenizer.json` says so and nowhere
 //! else (`add_bos_token` is not read when a `tokenizer.json` exists).
 
 use std::collections::HashSet;
@@ -22,7 +23,7 @@ const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
 /// Largest `tokenizer_config.json` or `special_tokens_map.json` that is read, in bytes.
 pub(super) const MAX_CONFIG_BYTES: u64 = 64 << 20;
 
-/// Most special tokens without an id that a text is searched for.
+/// Most special tokens without an id to search a text for.
 const MAX_UNKNOWN: usize = 1024;
 
 /// What is wrong with a tokenizer. Bad input: exit code 3.
@@ -102,7 +103,7 @@ pub enum TokenizerError {
         place: &'static str,
         /// The other token.
         other: String,
-        /// Where that has the id.
+        /// Where the other token has the id.
         other_place: &'static str,
     },
     /// The vocabulary holds ids that the model has no embedding for.
@@ -137,9 +138,9 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
     special_tokens: Vec<(String, String)>,
-    /// Those among them, and among the listed ones, that have no id, with what they are in words.
+    /// Named and listed special tokens without an id, each with a description.
     unknown: Vec<(String, String)>,
-    /// Ids of added tokens that `tokenizer.json` does not have.
+    /// Ids of added tokens that `tokenizer.json` lacks.
     beside: HashSet<u32>,
     config: Value,
     /// The files that were read, with the hash of the bytes that were parsed.
@@ -177,7 +178,7 @@ impl Tokenizer {
             Some(decoder) => added_tokens::of_decoder(decoder)
                 .map_err(|message| TokenizerError::Broken { path: config_path, message })?,
             None => {
-                // the older form of a directory; transformers reads these files in that case alone, and then they win
+                // an older form of the directory; transformers reads these files only in this case, and then they win
                 if let Some(map) = read_json_of(model_dir, "special_tokens_map.json", &mut files)? {
                     let of_map = named_tokens(&map);
                     let names: HashSet<&String> = of_map.iter().map(|(name, _)| name).collect();
@@ -205,7 +206,7 @@ impl Tokenizer {
             let (count, (_, first)) = (unknown.len(), &unknown[0]);
             let message = format!(
                 "has no id for {count} of the special tokens that tokenizer_config.json and special_tokens_map.json name, the first \
-                 `{first}`; are the files those of one model?"
+                  `{first}`; are all files from one model?"
             );
             return Err(TokenizerError::Broken { path, message });
         }
@@ -214,9 +215,9 @@ impl Tokenizer {
 
     /// Checks that every id has a row of the model's embedding.
     ///
-    /// Special tokens beside the vocabulary may lie beyond it, as Gemma 3 1B's `<image_soft_token>` does, and so may tokens that
-    /// `tokenizer_config.json` alone adds: a text that contains one is refused when it is encoded, and
-    /// [`Tokenizer::unusable_tokens`] lists them.
+    /// Special tokens may lie beyond the vocabulary, such as Gemma 3 1B's `<image_soft_token>`, and so may tokens that only
+    /// `tokenizer_config.json` adds. A text that contains one is refused when it is encoded. [`Tokenizer::unusable_tokens`] lists
+    /// them.
     ///
     /// # Errors
     /// [`TokenizerError::Vocabulary`] names the largest id that has no row.
@@ -291,8 +292,8 @@ impl Tokenizer {
         match self.unknown.iter().find(|(_, token)| text.contains(token.as_str())) {
             None => Ok(()),
             Some((name, token)) => Err(self.failed(format!(
-                "the text holds `{token}`, {name} of tokenizer_config.json or special_tokens_map.json, which is no token \
-                 here: it would be cut into pieces"
+                "the text holds `{token}`, {name} of tokenizer_config.json or special_tokens_map.json, which has no id here: \
+                 it would be cut into pieces"
             ))),
         }
     }
@@ -327,7 +328,7 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// Whether an id is that of a special token.
+    /// Whether an id belongs to a special token.
     pub(super) fn is_special(&self, id: u32) -> bool {
         self.token(id).is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
     }
@@ -364,7 +365,7 @@ impl Tokenizer {
             Some(Value::Array(list)) => list,
             Some(one) => std::slice::from_ref(one),
         };
-        // a negative id is none, as some files have it
+        // some files write a negative id for none
         for value in listed.iter().filter(|value| value.as_i64().is_none_or(|id| id >= 0)) {
             let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
             let broken = || TokenizerError::Broken {
@@ -394,8 +395,8 @@ impl Tokenizer {
     }
 }
 
-/// The library's tokenizer, with the added tokens of all files and these special tokens matched as whole tokens, and without
-/// truncation and padding.
+/// Makes the library's tokenizer without truncation and padding. It matches the added tokens of all files and these special
+/// tokens as whole tokens.
 fn load(
     path: &Path,
     tokenizer_json: &[u8],
@@ -441,7 +442,7 @@ fn named_tokens(config: &Value) -> Vec<(String, AddedToken)> {
     named.filter_map(|(name, value)| Some((name.clone(), special_token(value)?))).collect()
 }
 
-/// The special tokens that have no name of their own, each with the name of its list.
+/// Returns the special tokens without a name of their own, each with the name of its list.
 fn listed_tokens(config: &Value) -> Vec<(String, AddedToken)> {
     let lists = ["additional_special_tokens", "extra_special_tokens"];
     let entries = lists.into_iter().flat_map(|name| {
@@ -453,7 +454,7 @@ fn listed_tokens(config: &Value) -> Vec<(String, AddedToken)> {
 
 fn special_token(value: &Value) -> Option<AddedToken> {
     let token = added_token(value, true)?;
-    // transformers adds what these places name as special, whatever an object says
+    // transformers adds tokens from these places as special, whatever their object says
     Some(AddedToken { special: true, ..token })
 }
 

@@ -1,8 +1,8 @@
-//! Nulls that a table has written into the schemas of tools: a column of a table has one type for all rows, so that every tool
-//! got the parameters of all others, as nulls. In Parquet they are left out where a row is read; in JSONL that a library made
-//! of a table they stand in the file, among others that are meant.
+//! Removes nulls that a table has written into the schemas of tools. A column of a table has one type for all rows, so every tool
+//! gets the parameters of all others, as nulls. The reader of Parquet leaves such nulls out. JSONL that a library made from a
+//! table still has them, among nulls that are meant.
 //!
-//! A null under `properties` is no schema, and goes. All others stay: `"default": null` is a value.
+//! A null under `properties` is no schema and is removed. All others stay: `"default": null` is a value.
 
 use serde_json::Value;
 
@@ -24,10 +24,10 @@ const INNER: [&str; 13] = [
     "allOf",
     "oneOf",
 ];
-/// What a tool calls the schema of its arguments: as OpenAI has it, and as Anthropic and MCP do.
+/// Keys for the schema of a tool's arguments: OpenAI's, then Anthropic's and MCP's.
 const PARAMETERS: [&str; 3] = ["parameters", "input_schema", "inputSchema"];
 
-/// Takes the nulls out of the `properties` of a tool, at any depth.
+/// Removes the nulls in the `properties` of a tool, at any depth.
 pub(super) fn drop_null_properties(tool: &mut Value) {
     let function = match tool.get("function") {
         Some(Value::Object(_)) => &mut tool["function"],

@@ -1,9 +1,10 @@
-//! Where the answers begin in a pair of texts without a prompt column.
+//! Finds where the answers begin in a pair of texts without a prompt column.
 //!
-//! Such texts share their beginning: the prompt, and whatever letters the two answers happen to begin with. Where the data
-//! marks turns, as HH does with `\n\nAssistant:`, the prompt ends with the last such mark. Which mark that is, is found in a
-//! sample of the rows: of all marks that stand in the common prefix of at least 95 % of them, behind the last one of a user, one by
-//! the name of a role, else one by another known name, else the latest. Answers have labels of their own: `Step 1:`, `Answer:`.
+//! Such texts share their beginning: the prompt, and any letters that both answers happen to begin with. If the data marks
+//! turns, as HH does with `\n\nAssistant:`, the prompt ends with the last such mark. A sample of the rows shows which mark that
+//! is. Candidates stand in the common prefix of at least 95 % of the rows, after the last mark of a user. A mark with the name of
+//! a role goes first, then one with another known name, then the latest. This order matters because answers have labels of their
+//! own: `Step 1:`, `Answer:`.
 //!
 //! | a mark is | for example |
 //! |---|---|
@@ -11,10 +12,10 @@
 //! | a line that begins with `#` | `### Response:` |
 //! | tags, with the name of a role between or after them | `[/INST]`, `<\|im_start\|>assistant` |
 //!
-//! Newlines that follow it in these rows belong to it. What opens a turn of the user (`Human:`, `### Input:`, `[INST]`) or
-//! ends a turn is no place where an answer begins: if such a mark stands latest, there is none. What follows a mark in the common
-//! prefix is what answers share by chance, so a mark with a long text behind it is none, and one by a name that is not known
-//! counts only where next to nothing follows it.
+//! Newlines that follow the mark in these rows belong to it. A mark that opens a turn of the user (`Human:`, `### Input:`,
+//! `[INST]`) or ends a turn cannot open an answer: if it is the latest, there is no marker. Only letters that answers happen to
+//! share may follow a marker in the common prefix. So a mark with a long text behind it does not count, and a mark with an
+//! unknown name counts only if next to nothing follows it.
 
 use std::collections::HashMap;
 
@@ -22,27 +23,27 @@ use serde::{Deserialize, Serialize};
 
 /// Share of the rows that have the mark, in percent.
 pub(super) const SHARE: usize = 95;
-/// Bytes of a mark: `<|eot_id|><|start_header_id|>assistant<|end_header_id|>` has 57.
+/// Most bytes of a mark: `<|eot_id|><|start_header_id|>assistant<|end_header_id|>` has 57.
 const LONGEST: usize = 80;
-/// Bytes at the end of a common prefix that are searched.
+/// How many bytes at the end of a common prefix are searched.
 const SEARCHED: usize = 4096;
-/// Characters that may follow a mark by an unknown name in the middle row: letters that answers share by chance.
+/// Most characters after a mark with an unknown name, in the median row: letters that answers happen to share.
 const BY_CHANCE: usize = 16;
-/// The same behind a known name: answers of one model may begin alike.
+/// The same for a known name. It is larger because answers of one model may begin alike.
 const ALIKE: usize = 64;
-/// Rows from which on an unknown word within a line may be a mark.
+/// Fewest rows for which an unknown word within a line may be a mark.
 const MANY: usize = 20;
 
-/// Roles of those who answer.
+/// Roles that give answers.
 const ROLES: [&str; 12] =
     ["assistant", "bot", "ai", "gpt", "chatgpt", "model", "chatbot", "agent", "claude", "llama", "machine", "robot"];
-/// Words for what they say.
+/// Words for an answer.
 const ANSWER_WORDS: [&str; 9] =
     ["answer", "response", "output", "completion", "reply", "tldr", "summary", "solution", "translation"];
-/// Letters that are such a word where nothing else is in the mark.
+/// A letter that means an answer if the mark has nothing else.
 const ANSWER_LETTER: &str = "a";
 const OTHER_LETTERS: [&str; 2] = ["q", "s"];
-/// Words of marks behind which something else stands.
+/// Words in marks that open something other than an answer.
 const OTHERS: [&str; 24] = [
     "human",
     "user",
@@ -74,11 +75,11 @@ const OTHERS: [&str; 24] = [
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TurnMarker {
     mark: String,
-    /// What follows it: newlines.
+    /// The newlines that follow it.
     newlines: String,
 }
 
-/// As it stands in the rows.
+/// Writes it as it stands in the rows.
 impl std::fmt::Display for TurnMarker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}{}", self.mark, self.newlines)
@@ -86,13 +87,13 @@ impl std::fmt::Display for TurnMarker {
 }
 
 impl TurnMarker {
-    /// The byte after its last occurrence.
+    /// Returns the byte after its last occurrence. `None` if it does not occur.
     pub(super) fn end_in(&self, shared: &str) -> Option<usize> {
         let end = last(shared, &self.mark)?;
         Some(if shared[end..].starts_with(&self.newlines) { end + self.newlines.len() } else { end })
     }
 
-    /// The marker of rows, by the prefixes that their two texts have in common.
+    /// Finds the marker of rows from the common prefixes of their two texts. `None` if there is none.
     pub(super) fn of(prefixes: &[&str]) -> Option<TurnMarker> {
         let wanted = (prefixes.len() * SHARE).div_ceil(100).max(1);
         let mut rows: HashMap<&str, usize> = HashMap::new();
@@ -107,14 +108,14 @@ impl TurnMarker {
             .filter(|(_, rows)| *rows >= wanted)
             .map(|(mark, _)| Shared { mark, side: side(mark), rest: middle_rest(prefixes, mark) })
             .collect();
-        // the latest first, of those that end in one place the longest
+        // the latest first; of those that end in one place, the longest first
         shared.sort_by_key(|shared| (shared.rest, std::cmp::Reverse(shared.mark.len()), shared.mark));
         let after_others = shared.iter().position(|shared| shared.side == Side::Other).unwrap_or(shared.len());
         let mark = open_mark(&shared[..after_others], prefixes)?;
         let stands_alone =
             |prefix: &&&str| last(prefix, mark).is_some_and(|end| prefix[..end - mark.len()].trim().is_empty());
         if prefixes.iter().filter(stands_alone).count() > prefixes.len() - wanted {
-            return None; // nothing is asked before it
+            return None; // no prompt stands before it
         }
         let after = |newlines: &str| {
             let follows = |prefix: &&&str| last(prefix, mark).is_some_and(|end| prefix[end..].starts_with(newlines));
@@ -129,7 +130,7 @@ impl TurnMarker {
 struct Shared<'a> {
     mark: &'a str,
     side: Side,
-    /// Characters that follow it in the middle row.
+    /// Characters that follow it in the median row.
     rest: usize,
 }
 
@@ -140,8 +141,8 @@ fn middle_rest(prefixes: &[&str], mark: &str) -> usize {
     rests.get(rests.len() / 2).copied().unwrap_or(0)
 }
 
-/// Which of the marks behind those of others, the latest first, opens the answers. They may have labels of their own, as `Step 1:`
-/// and `Answer:`, so a known name goes before an unknown one, and a role before what an answer may be.
+/// Chooses the mark that opens the answers. `marks` are those after the last mark of others, the latest first. Answers may have
+/// labels of their own, such as `Step 1:` and `Answer:`, so known names go before unknown ones, and roles before other names.
 fn open_mark<'a>(marks: &[Shared<'a>], prefixes: &[&str]) -> Option<&'a str> {
     let known = marks.iter().filter(|shared| shared.side == Side::Answer && shared.rest <= ALIKE);
     let is_open = |shared: &&Shared| {
@@ -153,7 +154,7 @@ fn open_mark<'a>(marks: &[Shared<'a>], prefixes: &[&str]) -> Option<&'a str> {
     best.map(|shared| shared.mark)
 }
 
-/// How surely a known mark opens an answer: the name of a role, then a heading or a tag, then a word.
+/// Ranks how surely a known mark opens an answer: first the name of a role, then a heading or a tag, then a word.
 fn rank(mark: &str) -> u8 {
     let lower = mark.to_lowercase();
     let mut words = lower.split(|c: char| !c.is_alphanumeric());
@@ -164,13 +165,13 @@ fn rank(mark: &str) -> u8 {
     }
 }
 
-/// Whether a text has turns of its own: the marks of both sides.
+/// Whether a text contains the mark of an answer, so that it has turns of its own.
 pub(super) fn holds_turns(text: &str) -> bool {
     marks(text).into_iter().any(|mark| side(mark) == Side::Answer)
 }
 
-/// Whether a text has turns of its own, and does not only ask for an answer under some name: the mark of a role, or a heading for
-/// the answer at its end.
+/// Whether a text has turns of its own: the mark of a role, or a heading for the answer at its end. Other words for an answer may
+/// be part of the question.
 pub(super) fn is_marked(text: &str) -> bool {
     let is_heading =
         |mark: &str| mark.starts_with('#') && side(mark) == Side::Answer && text.trim_end().ends_with(mark);
@@ -184,7 +185,7 @@ pub(super) fn ends_with_mark(text: &str) -> bool {
     marks(text).into_iter().any(|mark| text.ends_with(mark))
 }
 
-/// The byte after the last occurrence of a mark that begins a word.
+/// Returns the byte after the last occurrence of a mark that does not begin within a word.
 fn last(text: &str, mark: &str) -> Option<usize> {
     let begins_word = mark.starts_with(char::is_alphanumeric);
     let is_start = |at: usize| !begins_word || !text[..at].ends_with(char::is_alphanumeric);
@@ -206,7 +207,7 @@ enum Side {
     Unknown,
 }
 
-/// What stands behind a mark.
+/// Returns whose text follows a mark.
 fn side(mark: &str) -> Side {
     let lower = mark.to_lowercase();
     if lower.ends_with("[/inst]") {
@@ -220,7 +221,7 @@ fn side(mark: &str) -> Side {
     }
     let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
     let is_tldr = words.windows(2).any(|two| two == ["tl", "dr"]);
-    // the end of the turn before may stand in front of the role
+    // the mark may begin with the end of the turn before, so a role decides first
     match (has(&ROLES) || has(&ANSWER_WORDS) || is_tldr, has(&OTHERS)) {
         (true, _) => Side::Answer,
         (false, true) => Side::Other,
@@ -228,7 +229,7 @@ fn side(mark: &str) -> Side {
     }
 }
 
-/// The marks in the end of a text.
+/// Returns the marks in the last part of a text.
 fn marks(text: &str) -> Vec<&str> {
     let mut from = text.len().saturating_sub(SEARCHED);
     while !text.is_char_boundary(from) {
@@ -246,7 +247,7 @@ fn marks(text: &str) -> Vec<&str> {
     all
 }
 
-/// Labels of one to three words at the start of a line, of one capitalised word within it.
+/// Adds labels: one to three words at the start of a line, or one capitalised word within it.
 fn labels<'a>(line: &'a str, all: &mut Vec<&'a str>) {
     let is_word = |c: char| c.is_alphanumeric() || matches!(c, ';' | '_' | '-' | '*' | '/');
     for (colon, _) in line.match_indices(':') {
@@ -266,7 +267,7 @@ fn labels<'a>(line: &'a str, all: &mut Vec<&'a str>) {
     }
 }
 
-/// Runs of tags and of the names between them.
+/// Adds runs of tags and of the names between them.
 fn tags<'a>(line: &'a str, all: &mut Vec<&'a str>) {
     let mut at = 0;
     while let Some(found) = line[at..].find(['<', '[']) {
@@ -278,7 +279,7 @@ fn tags<'a>(line: &'a str, all: &mut Vec<&'a str>) {
                 Some('<') => '>',
                 Some('[') => ']',
                 _ => {
-                    // a name, if a tag or the line's end follows
+                    // a name counts if a tag or the end of the line follows
                     let name = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
                     let is_name = name > 0 && end > start && (name == rest.len() || rest[name..].starts_with('<'));
                     if !is_name {

@@ -16,7 +16,7 @@ use super::columns::{Strict, wrong_type};
 use super::python_literal;
 use super::records::Text;
 
-/// What data sets call those who speak, and what templates call them.
+/// Names of roles in data sets, with the names that templates know.
 const SPEAKERS: [(&str, &str); 16] = [
     ("human", "user"),
     ("user", "user"),
@@ -35,12 +35,12 @@ const SPEAKERS: [(&str, &str); 16] = [
     ("observation", "tool"),
     ("function", "tool"),
 ];
-/// Those of them that stay as they are under `role`: some templates have turns of their own for them.
+/// Those that are not translated under `role`, since some templates treat them specially.
 const OF_TEMPLATES: [&str; 2] = ["observation", "function"];
-/// Roles that only templates know.
+/// Further roles that templates know.
 const TEMPLATE_ROLES: [&str; 3] = ["developer", "ipython", "environment"];
 
-/// The name that templates know, whatever its case and the blanks around it.
+/// Returns the name that templates know. Case and blanks around the name do not matter.
 fn speaker(name: &str) -> Option<&'static str> {
     let name = name.trim();
     SPEAKERS.into_iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(name)).map(|(_, role)| role)
@@ -49,34 +49,34 @@ fn speaker(name: &str) -> Option<&'static str> {
 /// The role of the turns that a model writes.
 pub(super) const ASSISTANT: &str = "assistant";
 
-/// A turn.
+/// Makes a turn.
 pub(super) fn said_by(role: &str, content: &str) -> Value {
     serde_json::json!({"role": role, "content": content})
 }
 
-/// What is said in a turn, if it is a text.
+/// Returns the content of a turn if it is a text.
 pub(super) fn content_of(turn: &Value) -> Option<&str> {
     turn.get("content").and_then(Value::as_str)
 }
 
-/// The turns before the assistant's last ones; all, where nothing stands before them or the assistant says nothing.
+/// Returns the turns before the assistant's last ones. Returns all turns if there are no such turns.
 pub(super) fn before_last_said(turns: &[Value]) -> &[Value] {
     let end = turns.iter().rposition(is_assistant).map_or(0, |last| last + 1);
     let start = turns[..end].iter().rposition(|turn| !is_assistant(turn)).map_or(0, |before| before + 1);
     if start == 0 { turns } else { &turns[..start] }
 }
 
-/// Who speaks in a turn.
+/// Returns the role of a turn.
 pub(super) fn role_of(turn: &Value) -> &str {
     turn.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Whether a value is a turn rather than a part of one.
+/// Whether a value has a role, so that it is a turn and not a part of one.
 pub(super) fn has_role(value: &Value) -> bool {
     value.get("role").is_some() || value.get("from").is_some()
 }
 
-/// Whether it is what the system says.
+/// Whether it is a turn of the system.
 pub(super) fn is_system(turn: &Value) -> bool {
     matches!(role_of(turn), "system" | "developer")
 }
@@ -86,8 +86,8 @@ pub(super) fn is_assistant(turn: &Value) -> bool {
     role_of(turn) == ASSISTANT
 }
 
-/// The turns that a text holds: a list of them, or one, as JSON or as Python prints it. Any other text has none, whatever it
-/// begins with.
+/// Reads the turns in a text: a list of them, or one, as JSON or as Python prints it. `None` for any other text, whatever it begins
+/// with.
 pub(super) fn turns_in_text(text: &str) -> Option<Value> {
     let trimmed = text.trim_start();
     if !(trimmed.starts_with(['[', '{', '(']) || trimmed.starts_with("array(")) {
@@ -101,14 +101,14 @@ pub(super) fn turns_in_text(text: &str) -> Option<Value> {
     is_turns.then_some(value)
 }
 
-/// The value that a text is, as JSON or as Python prints it.
+/// Reads the value in a text, as JSON or as Python prints it.
 pub(super) fn value_in_text(text: &str) -> Option<Value> {
     let mut parser = serde_json::Deserializer::from_str(text);
     let json = Strict.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value)).ok();
     json.or_else(|| python_literal::parse(text))
 }
 
-/// Whether a value has a role that someone has and something that is said.
+/// Whether a value has a known role and some content.
 fn looks_like_turn(value: &Value) -> bool {
     let of = |name: &str| value.get(name).and_then(Value::as_str);
     let is_role = |role: &str| speaker(role).is_some() || TEMPLATE_ROLES.contains(&role.trim());
@@ -144,7 +144,7 @@ pub(super) fn turns(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     }
 }
 
-/// A non-empty list, or a text that is one.
+/// Reads a non-empty list, or a text of one.
 pub(super) fn list(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     let in_text = value.as_str().and_then(value_in_text).filter(Value::is_array);
     match in_text.unwrap_or(value) {

@@ -1,4 +1,4 @@
-//! The configs of a data set, as the YAML at the head of its README.md has them.
+//! Reads the configs of a data set from the YAML at the head of its README.md.
 //!
 //! Source: the hub's documentation, "Manual configuration" of data files.
 
@@ -11,22 +11,22 @@ use yaml_rust2::{Event, parser::Parser};
 
 /// Most bytes of a README.md that are read.
 const MAX_BYTES: u64 = 16 << 20;
-/// Lists and maps inside one another.
+/// Deepest nesting of lists and maps.
 const MAX_DEPTH: usize = 32;
 
 /// One config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Config {
     pub name: String,
-    /// Whether it is marked as the one that is meant where none is named.
+    /// Whether it is marked as the default.
     pub is_default: bool,
-    /// Folder of its files.
+    /// Folder that holds its files.
     pub data_dir: Option<String>,
-    /// Patterns by split, in their order; none where files go by their names.
+    /// Patterns by split, in the order of the file. Empty if the names of the files decide.
     pub splits: Vec<(String, Vec<String>)>,
 }
 
-/// The configs of the README.md in a folder; none, where it has none.
+/// Reads the configs from README.md in a folder. Empty if it has none.
 ///
 /// # Errors
 /// What is wrong with the YAML.
@@ -76,7 +76,7 @@ fn config(value: &Value) -> Config {
     }
 }
 
-/// A text, or a list of texts.
+/// Reads a text or a list of texts.
 fn texts(value: &Value) -> Vec<String> {
     match value {
         Value::String(text) => vec![text.clone()],
@@ -85,10 +85,10 @@ fn texts(value: &Value) -> Vec<String> {
     }
 }
 
-/// The value of a document of YAML, every scalar a text. References are null: they could grow without bound.
+/// Parses a YAML document. Every scalar becomes a text. References become null, since they could grow without bound.
 fn parse(text: &str) -> Result<Value, String> {
     let mut parser = Parser::new_from_str(text);
-    // open lists and maps, a map with the key whose value comes next
+    // open lists and maps; a map comes with the key whose value is next
     let mut open: Vec<(Value, Option<String>)> = Vec::new();
     loop {
         let (event, place) = parser.next_token().map_err(|error| error.to_string())?;

@@ -1,5 +1,5 @@
-//! What the `datasets` library says about the columns: the key `huggingface` of a file's footer holds the features of its
-//! rows, as JSON. A feature of the type `Json` is stored as text, which not every writer annotates as JSON.
+//! Reads what the `datasets` library says about the columns. The key `huggingface` of a file's footer holds the features of its
+//! rows as JSON. A feature of the type `Json` is stored as text, which not every writer annotates as JSON.
 //!
 //! Source: `datasets` 5.0, `features.Json` and `Features.arrow_schema`.
 
@@ -8,25 +8,25 @@ use serde_json::Value;
 
 use super::{Outcome, ParquetFault};
 
-/// Largest text that is looked at, in bytes: features of thousands of columns take less.
+/// Largest list of features that is read, in bytes. Thousands of columns take less.
 const MAX_BYTES: usize = 1 << 20;
 
-/// What is said about a field; nothing, where the library has not written the file.
+/// What the features say about a field. `None` if the library did not write the file.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Feature<'a>(Option<&'a Value>);
 
 impl<'a> Feature<'a> {
-    /// Of the row.
+    /// Returns the feature of a whole row.
     pub fn of(features: Option<&'a Value>) -> Feature<'a> {
         Feature(features)
     }
 
-    /// Of a field of a structure.
+    /// Returns the feature of a field of a structure.
     pub fn field(self, name: &str) -> Feature<'a> {
         Feature(self.0.filter(|_| self.kind().is_none()).and_then(|fields| fields.get(name)))
     }
 
-    /// Of the elements of a list: `{"_type": "List", "feature": ...}`, or a list of one, as older versions have it.
+    /// Returns the feature of the elements of a list: `{"_type": "List", "feature": ...}`, or a one-element list in older versions.
     pub fn element(self) -> Feature<'a> {
         Feature(match self.kind() {
             Some("List" | "LargeList" | "Sequence") => self.0.and_then(|list| list.get("feature")),
@@ -39,16 +39,16 @@ impl<'a> Feature<'a> {
         self.kind() == Some("Json")
     }
 
-    /// A field of a structure may be called `_type` too; it is no text then.
+    /// A structure may have a field named `_type`, too. Its feature is not a text.
     fn kind(self) -> Option<&'a str> {
         self.0?.get("_type")?.as_str()
     }
 }
 
-/// The features of the rows of a file, if some of them are JSON.
+/// Returns the features of the rows of a file. `None` if none of them is JSON.
 ///
 /// # Errors
-/// [`ParquetFault::Damaged`] for a text that names the type and cannot be read.
+/// [`ParquetFault::Damaged`] if the list names the type `Json` but cannot be read.
 pub(super) fn features(metadata: &FileMetaData) -> Outcome<Option<Value>> {
     let entries = metadata.key_value_metadata().into_iter().flatten();
     let Some(text) = entries.filter(|entry| entry.key == "huggingface").find_map(|entry| entry.value.as_ref()) else {

@@ -35,12 +35,12 @@ const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 pub(super) enum Node {
     /// The value of a column.
     Leaf(usize),
-    /// The value that a column's text is, as JSON.
+    /// A column of JSON text, which is read as the value in it.
     Json(usize),
     /// Null where the level of definition is below `def`.
     Optional { def: i16, columns: Range<usize>, inner: Box<Node> },
-    /// An object: its keys, as they stand in JSON before a value, and their values. One that is null is left out: a column has
-    /// one type for all rows, so each has the fields of all others.
+    /// An object: its keys as JSON has them before a value, and their values. Null fields are left out: a column has one type for
+    /// all rows, so each row has the fields of all others.
     Group(Vec<(Vec<u8>, Node)>),
     /// A list, empty where the level of definition is below `def`, going on where that of repetition is not below `rep`.
     List { def: i16, rep: i16, columns: Range<usize>, element: Box<Node> },
@@ -322,15 +322,17 @@ impl Column {
         self.write_scalar(line, &field.map_err(|error| self.bad(error.to_string()))?)
     }
 
-    /// Writes the value that the next text is, as JSON.
+    /// Writes the value in the next JSON text.
     fn write_json(&mut self, line: &mut Line) -> Result<(), Stop> {
         let Some(i) = self.take()? else { return line.put(b"null") };
-        let Typed::Bytes(all) = &self.typed else { return Err(Stop::Broken(self.broken("it is JSON and no text"))) };
+        let Typed::Bytes(all) = &self.typed else {
+            return Err(Stop::Broken(self.broken("its type is JSON, but it is not text")));
+        };
         let text = self.text(&all.values[i])?;
         if let Some(message) = json_fault(text) {
             return Err(self.bad(format!("its text is not valid JSON: {message}")));
         }
-        // in strings they are escaped, so these stand between values; a row is one line
+        // line ends are escaped in strings, so these stand between values; a row is one line
         for (i, piece) in text.trim_ascii().split(['\n', '\r']).enumerate() {
             line.put(if i > 0 { b" " } else { b"" })?;
             line.put(piece.as_bytes())?;

@@ -1,4 +1,4 @@
-//! Is there an unread column that is called like a prompt, and says what the row does not?
+//! Is there an unread column with a name like a prompt's, and a text that the row does not have elsewhere?
 
 use serde_json::Value;
 
@@ -6,12 +6,12 @@ use super::super::column_names::{Likeness, SOME_LENGTH, is_like_a_prompt, is_sys
 use super::super::records::{Parsed, Shape, Text};
 use super::{Finding, ReadAs, Sighting};
 
-/// Columns of a row that are looked at.
+/// Most columns of a row to look at.
 const COLUMNS: usize = 16;
-/// Texts of a column that are looked for.
+/// Most texts of a column to look for.
 const TEXTS: usize = 32;
 
-/// Looks at the columns that a record has and nothing read.
+/// Looks at the columns of a record that nothing has read.
 pub(super) fn look(parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
     let Parsed { record, ignored_columns: unread, .. } = parsed;
     let has_question = !parsed.is_prompt_blank || matches!(record.shape, Shape::Text | Shape::Messages);
@@ -51,7 +51,7 @@ fn read_as(name: &str, value: &Value) -> ReadAs {
     }
 }
 
-/// The texts that a value says: itself, or those of turns, each without blanks around it.
+/// Returns the texts in a value: the value itself, or what its turns say, each without blanks around it.
 pub(super) fn texts(value: &Value) -> Vec<&str> {
     let mut all = Vec::new();
     match value {

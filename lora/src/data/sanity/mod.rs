@@ -1,18 +1,18 @@
-//! A look at a sample of the rows of a data set: is what is trained what the rows say?
+//! Looks at a sample of the rows of a data set: does the model learn what the rows say?
 //!
-//! Token ids can be right by every rule and wrong all the same: a chat template that leaves out tool calls, a prompt in a
-//! column that nothing reads, turns stored as text. The pass over the data looks for such things at the first [`FIRST`] records
-//! and at some of all files (`Sample`). What it finds is a [`Warning`] of the survey, with the number of rows and one example; what
-//! cannot be meant ends the run. A file is judged by itself (`of_file`).
+//! Token ids can follow every rule and still be wrong: a chat template leaves out tool calls, a prompt is in a column that nothing
+//! reads, turns are stored as text. The pass over the data looks for such faults in the first [`FIRST`] records and in some of
+//! every file (`Sample`). A finding becomes a [`Warning`] of the survey, with the number of rows and one example. A fault that
+//! nobody can intend ends the run. Each file is judged by itself (`of_file`).
 //!
 //! | file | looks for |
 //! |---|---|
 //! | `rendered` | parts of turns, tools and variables that the chat template leaves out |
-//! | `columns` | unread columns that are called like a prompt |
+//! | `columns` | unread columns with names like a prompt's |
 //! | `repeated` | answers that begin with the prompt |
 //! | `prompts` | prompts that ask nothing |
-//! | `speakers` | turns of others that are scored, conversations without the assistant |
-//! | `texts` | texts that are JSON, or what Python prints of a value; texts without a chat template |
+//! | `speakers` | scored turns of other speakers, conversations without the assistant |
+//! | `texts` | texts that are JSON or printed by Python; texts to which the chat template is not applied |
 //! | `nulls` | null arguments in calls of tools that do not declare them |
 
 mod columns;
@@ -37,11 +37,11 @@ use super::records::{Parsed, Record, Shape, Text};
 
 pub(super) use of_file::{Files, OfFile};
 
-/// Records at the start of the data that are looked at, whatever is drawn.
+/// Records at the start of the data that are always looked at.
 pub const FIRST: usize = 256;
-/// Records that are drawn of all, and looked at too.
+/// Records that are drawn from the whole data and looked at, too.
 pub const DRAWN: usize = 4096;
-/// Characters of an example.
+/// Most characters of an example.
 const EXCERPT: usize = 60;
 
 /// Something that a user may not have meant.
@@ -54,82 +54,82 @@ pub enum Finding {
         /// What is left out.
         part: TurnPart,
     },
-    /// A part of what the assistant says stands outside the `{% generation %}` marks, and is not scored.
+    /// A part of an assistant turn stands outside the `{% generation %}` marks and is not scored.
     NotMarked {
         /// What stands outside.
         part: TurnPart,
     },
-    /// The text is the same without the row's tools.
+    /// The rendered text does not change without the row's tools.
     ToolsNotRendered,
     /// The chat template does not read a variable of the row.
     KwargNotRead {
         /// The variable.
         name: String,
     },
-    /// A column that is called like a prompt is not read, and its text is not in the prompt.
+    /// A column with a name like a prompt's is not read, and its text is not in the prompt.
     UnreadColumn {
         /// The file's name of it.
         column: String,
         /// What it most likely is.
         read_as: ReadAs,
     },
-    /// The prompt is empty, and columns that hold something are not read.
+    /// The prompt is empty, and columns with text are not read.
     EmptyPrompt {
-        /// The file's name of the one that is called like a prompt.
+        /// The file's name of the column whose name is like a prompt's, if there is one.
         column: Option<String>,
     },
-    /// The prompt is empty, and nothing else is there: an answer to nothing, or to what the system says.
+    /// The prompt is empty and no other column has text: the answer follows nothing, or only a system text.
     BlankPrompt,
-    /// The prompt is the few letters with which both answers begin.
+    /// The prompt consists of the few letters with which both answers begin.
     FewSharedLetters,
     /// The prompt ends with a turn of the assistant.
     AssistantBeforeAnswer,
-    /// An answer has turns of somebody else, which are scored.
+    /// An answer has turns of another speaker, which are scored.
     TurnOfOthers {
         /// Their role.
         role: String,
     },
-    /// All tokens of a conversation are scored in which the assistant says nothing.
+    /// All tokens of a conversation are scored, but the assistant says nothing in it.
     NoAssistantTurn,
-    /// An answer ends with no special token.
+    /// An answer does not end with a special token.
     NoStop,
-    /// The prompt stood again at the start of every answer of a row, and was cut there.
+    /// Every answer of a row began with a copy of the prompt, which was cut.
     RepeatedPromptCut,
-    /// An answer begins with the prompt, a text.
+    /// An answer that is a text begins with the prompt.
     RepeatedPrompt,
     /// An answer begins with the label of a turn, and then the prompt.
     RepeatedBehindLabel,
-    /// An answer begins with a prompt of few letters.
+    /// An answer begins with the prompt, which has few letters.
     RepeatedShortPrompt,
     /// An answer begins with turns of the prompt.
     RepeatedTurns,
-    /// What the assistant says first begins with what the user says last.
+    /// The assistant's first turn begins with the user's last one.
     RepeatedContent,
-    /// A text is JSON, or what Python prints of a value.
+    /// A text is JSON, or a value as Python prints it.
     Serialised {
         /// The file's name of the column.
         column: String,
-        /// Which of the two.
+        /// Which of the two it is.
         notation: Notation,
         /// Whether it has the keys of turns.
         turns: bool,
     },
-    /// A text that is made the user's turn has marks of turns itself.
+    /// A text that becomes the user's turn contains turn markers itself.
     MarksInTurn,
     /// A call has a null argument that its tool does not declare.
     NullArgument,
-    /// The rows are texts without turn markers, and the model has a chat template that is not applied. No fault: a note.
+    /// The rows are texts without turn markers, and the model's chat template is not applied. This is a note, not a fault.
     NoTemplateApplied,
 }
 
-/// What an unread column most likely is.
+/// What an unread column most likely holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ReadAs {
     /// The prompt.
     Prompt,
-    /// What the system says.
+    /// The system text.
     System,
-    /// Pairs of what user and assistant said before, as LLaMA-Factory's `history` has them: no column of ours.
+    /// Pairs of earlier user and assistant texts, as in LLaMA-Factory's `history`. We have no such column.
     Pairs,
 }
 
@@ -138,7 +138,7 @@ pub enum ReadAs {
 pub enum TurnPart {
     /// All of `content`.
     Content,
-    /// The beginning of `content`: what a template takes for the thoughts before the answer.
+    /// The beginning of `content`, which a template may take for the thoughts before the answer.
     ContentStart,
     /// Something within `content`.
     ContentMiddle,
@@ -152,7 +152,7 @@ pub enum TurnPart {
     CallArguments,
 }
 
-/// How a value is written as text.
+/// How a value was written as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Notation {
     /// As JSON.
@@ -171,25 +171,25 @@ impl Notation {
     }
 }
 
-/// A finding, in how many rows, with the first as example.
+/// A finding with the number of its rows, and the first of them as an example.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Warning {
     /// What was found.
     pub finding: Finding,
-    /// Records that have it: of those looked at, or of all where all are ([`Warning::of_all`]).
+    /// Number of records that have it: of those looked at, or of all if [`Warning::of_all`].
     pub rows: usize,
-    /// Where in the first of them, by the file's names: `chosen[0].tool_calls[0]`.
+    /// Where it is in the first of them, by the file's names: `chosen[0].tool_calls[0]`.
     pub at: String,
-    /// The beginning of what stands there.
+    /// The beginning of the text there.
     pub excerpt: String,
     /// File of the first.
     pub path: PathBuf,
-    /// Its 1-based line; in Parquet, its 1-based row.
+    /// 1-based line of the first; in Parquet, its 1-based row.
     pub line: u64,
 }
 
 impl Warning {
-    /// Whether its rows were counted over all records, not over those that were looked at.
+    /// Whether its rows were counted over all records and not only over those looked at.
     pub fn of_all(&self) -> bool {
         self.finding == Finding::RepeatedPromptCut
     }
@@ -209,7 +209,7 @@ impl Sighting {
     }
 }
 
-/// The beginning of a text, on one line.
+/// Returns the beginning of a text, on one line.
 fn excerpt(text: &str) -> String {
     let text = text.trim();
     let mut short: String = text.chars().take(EXCERPT).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -233,7 +233,7 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Sight
     found
 }
 
-/// Looks at a record whose prompt alone is read. `line` is its bytes.
+/// Looks at a record of which only the prompt is read. `line` is its bytes.
 pub(super) fn look_at_prompt(encoder: &Encoder, parsed: &Parsed, asked: &Text, line: &[u8]) -> Vec<Sighting> {
     let mut found = Vec::new();
     prompts::look(encoder, parsed, line, &mut found);
@@ -244,12 +244,12 @@ pub(super) fn look_at_prompt(encoder: &Encoder, parsed: &Parsed, asked: &Text, l
     found
 }
 
-/// An answer in this column that does not end with a special token.
+/// Reports that an answer in this column does not end with a special token.
 pub(super) fn no_stop(column: String) -> Sighting {
     Sighting::new(Finding::NoStop, column, "")
 }
 
-/// What is counted over all records: that the prompt was cut from the start of the answers.
+/// Reports that the prompt was cut from the start of the answers. This is counted over all records.
 pub(super) fn cut_prompt(parsed: &Parsed) -> Option<Sighting> {
     let text = match &parsed.record.prompt {
         Text::Plain(text) => text,
@@ -259,12 +259,12 @@ pub(super) fn cut_prompt(parsed: &Parsed) -> Option<Sighting> {
     parsed.is_prompt_cut.then(new)
 }
 
-/// The file's name of an answer's column.
+/// Returns the file's name of an answer's column.
 fn answer_name(record: &Record, number: usize) -> String {
     record.answer_columns.get(number).cloned().unwrap_or_default()
 }
 
-/// The file's name of the prompt's column; for a record that has none that of the first answer, which begins with it.
+/// Returns the file's name of the prompt's column. If there is none, the first answer begins with the prompt, and its name counts.
 fn prompt_name(record: &Record) -> String {
     match (record.shape, &record.prompt_column) {
         (Shape::PairImplicitPrompt | Shape::Messages | Shape::Text, _) | (_, None) => answer_name(record, 0),

@@ -1,4 +1,4 @@
-//! Null arguments in calls: what a table that has one type for all rows makes of calls of different tools.
+//! Finds null arguments in tool calls. A table with one type for all rows adds them if the rows call different tools.
 
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ pub(super) fn look(record: &Record, found: &mut Vec<Sighting>) {
     }
 }
 
-/// The name of a call and its first null argument that no tool of that name has as a property.
+/// Returns the name of a call and its first null argument that no tool of that name has as a property.
 fn undeclared<'a>(call: &'a Value, tools: &[Value]) -> Option<(&'a str, &'a str)> {
     let call = call.get("function").unwrap_or(call);
     let name = call.get("name").and_then(Value::as_str)?;

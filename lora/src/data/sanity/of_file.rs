@@ -1,6 +1,6 @@
-//! What the looks at the records of one file come to.
+//! Judges one file by the findings in its records.
 //!
-//! A file is judged by itself: a second one that is wrong throughout is no less wrong beside a large first one that is right.
+//! Each file is judged by itself: if all of the second file is wrong, a large and correct first one does not make up for that.
 
 use std::mem::discriminant;
 use std::path::PathBuf;
@@ -8,17 +8,17 @@ use std::path::PathBuf;
 use super::super::DataError;
 use super::{Finding, Sighting, TurnPart, Warning};
 
-/// Findings of one kind that are kept apart, as by their columns; a hostile file has as many as it has rows.
+/// Most different findings of one kind, for example in different columns. A hostile file could have one in every row.
 const OF_A_KIND: usize = 32;
-/// Records of a file that are looked at before it is judged, if it has as many.
+/// Records to look at before a file is judged, if it has that many.
 const TO_JUDGE: usize = 256;
-/// Rows that have to be wrong to end a run, where the file is one of several, and where one may be wrong by chance.
+/// Fewest wrong rows that end a run if there are several files, or that count if a single row may be a coincidence.
 const SEVERAL: usize = 4;
 
-/// Whether it is all that is read.
+/// Whether the file is all that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Files {
-    /// It is.
+    /// It is the only one.
     One,
     /// There are others.
     Several,
@@ -37,7 +37,7 @@ impl OfFile {
         OfFile { files, looked_at: 0, warnings: Vec::new() }
     }
 
-    /// Takes what was found in a record at `place`.
+    /// Counts what was found in a record at `place`.
     pub fn count(&mut self, found: Vec<Sighting>, place: impl Fn() -> (PathBuf, u64)) {
         self.looked_at += 1;
         for found in found {
@@ -49,7 +49,7 @@ impl OfFile {
         2 * warning.rows >= self.looked_at
     }
 
-    /// Whether a finding says something in as few rows as it has.
+    /// Whether enough rows have a finding to report it.
     fn is_worth_a_word(&self, warning: &Warning) -> bool {
         match warning.finding {
             Finding::Serialised { turns: false, .. }
@@ -57,8 +57,8 @@ impl OfFile {
             | Finding::NoTemplateApplied
             | Finding::NoStop => self.has_most(warning),
             Finding::RepeatedShortPrompt => self.has_most(warning) && warning.rows >= SEVERAL,
-            // one of many may be about turns; a part of a file is another format
-            // and an answer may well say again what is asked
+            // a few texts may be about turns, and a few answers may repeat the question; a larger share of a file is no
+            // coincidence
             Finding::Serialised { turns: true, .. }
             | Finding::RepeatedPrompt
             | Finding::RepeatedBehindLabel
@@ -67,7 +67,7 @@ impl OfFile {
         }
     }
 
-    /// As [`OfFile::check`], once enough records of a large file were looked at.
+    /// As [`OfFile::check`], as soon as enough records of a large file were looked at.
     ///
     /// # Errors
     /// The same.
@@ -75,12 +75,12 @@ impl OfFile {
         if self.looked_at >= TO_JUDGE { self.check() } else { Ok(()) }
     }
 
-    /// Refuses what cannot be meant.
+    /// Refuses a file with a fault that nobody can intend.
     ///
     /// # Errors
-    /// [`DataError::TurnsInText`] where at least half of a column are texts that hold turns;
-    /// [`DataError::EmptyPrompts`] where at least half of the rows have an empty prompt, and a column that is called like one is
-    /// not read; [`DataError::NothingRendered`] where the template leaves out what at least half of the answers say.
+    /// [`DataError::TurnsInText`] if at least half of a column are texts that hold turns;
+    /// [`DataError::EmptyPrompts`] if at least half of the rows have an empty prompt and a column with a name like a prompt's is
+    /// not read; [`DataError::NothingRendered`] if the template leaves out the content of at least half of the answers.
     pub fn check(&self) -> Result<(), DataError> {
         let are_enough = |warning: &&Warning| self.files == Files::One || warning.rows >= SEVERAL;
         for warning in self.warnings.iter().filter(|warning| self.has_most(warning)).filter(are_enough) {
@@ -103,7 +103,7 @@ impl OfFile {
         Ok(())
     }
 
-    /// Ends the file: what it comes to is added to the warnings of all, and the next one begins.
+    /// Ends the file: adds its findings to the warnings of all files, and begins the next one.
     ///
     /// # Errors
     /// As [`OfFile::check`].
@@ -118,7 +118,7 @@ impl OfFile {
 }
 
 impl Sighting {
-    /// Counts it among warnings.
+    /// Counts it in `warnings`.
     pub(in super::super) fn count_in(self, warnings: &mut Vec<Warning>, place: impl FnOnce() -> (PathBuf, u64)) {
         let Sighting { finding, at, excerpt } = self;
         if let Some(same) = warnings.iter_mut().find(|warning| warning.finding == finding) {

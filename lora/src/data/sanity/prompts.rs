@@ -1,4 +1,4 @@
-//! Prompts that ask nothing: empty ones, and the letters that two answers share by chance.
+//! Finds prompts that ask nothing: empty ones, and letters that two answers happen to share.
 
 use serde_json::Value;
 
@@ -38,14 +38,14 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut 
     }
 }
 
-/// The names of unread columns that hold a text.
+/// Returns the names of unread columns that hold a text.
 fn unread_texts(unread: &[String], line: &[u8]) -> Vec<String> {
     let Ok(Value::Object(row)) = serde_json::from_slice::<Value>(line) else { return Vec::new() };
     let holds = |name: &&String| row.get(*name).is_some_and(|value| !texts(value).is_empty());
     unread.iter().filter(holds).cloned().collect()
 }
 
-/// What a prompt has all the same: what the system says.
+/// Returns what an empty prompt still has: the system text.
 fn said(prompt: &Text) -> String {
     match prompt {
         Text::Plain(text) => text.clone(),

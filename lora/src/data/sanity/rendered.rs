@@ -1,7 +1,7 @@
-//! Does what a conversation holds reach the text that the chat template makes of it?
+//! Does everything in a conversation reach the text that the chat template renders?
 //!
-//! Templates trim, escape and rewrite, so texts are not searched for. A part is there if the rendered text changes with it: a
-//! marker is put into every part at once, and each one that does not come out is tried alone.
+//! Templates trim, escape and rewrite, so searching for the texts would not do. A part is rendered if the text changes when the
+//! part does: all parts get a marker at once, and each part whose marker does not come out is tried alone.
 
 use std::collections::BTreeSet;
 
@@ -15,16 +15,16 @@ use super::super::template::{ChatTemplate, GenerationPrompt, MarkedText, REASONI
 use super::super::turns::is_assistant;
 use super::{Finding, Sighting, TurnPart, answer_name, prompt_name};
 
-/// Bytes of a conversation that is looked at.
+/// Most bytes of a conversation that is looked at.
 const MOST_BYTES: usize = 1 << 20;
-/// Parts of a conversation that are tried alone.
+/// Most parts of a conversation that are tried alone.
 const MOST_TRIED: usize = 12;
-/// Tags in a content behind which a marker is put.
+/// Most tags in a content that get a marker behind them.
 const MOST_TAGS: usize = 4;
-/// Bytes of a content from which on a marker is put into its middle.
+/// A content of at least this many bytes gets a marker in its middle.
 const LONG: usize = 64;
 
-/// A place in a conversation that a marker can be put into.
+/// A place in a conversation that can take a marker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Spot {
     turn: usize,
@@ -32,7 +32,7 @@ struct Spot {
 }
 
 impl Spot {
-    /// Whether another place of the same turn is this one, or is in it.
+    /// Whether another place of the same turn is this one or lies within it.
     fn holds(self, other: &Spot) -> bool {
         let is_in_content = matches!(other.place, Within::Start | Within::Middle(_) | Within::End);
         self.place == other.place || self.place == Within::Whole && is_in_content
@@ -41,9 +41,9 @@ impl Spot {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Within {
-    /// After a tag at the start of `content`, if there is one: templates look for it.
+    /// The start of `content`, but after a tag there, since templates look for tags.
     Start,
-    /// Behind this byte of `content`.
+    /// After this byte of `content`.
     Middle(usize),
     End,
     /// Both ends.
@@ -62,12 +62,12 @@ enum Call {
     Function,
 }
 
-/// A text that no conversation holds, which no escape and no trimming changes.
+/// Makes a text that no conversation contains and that no escape and no trimming changes.
 fn marker(number: usize) -> String {
     format!("QzMark{number:05}Qz")
 }
 
-/// The numbers of the markers in a text.
+/// Returns the numbers of the markers in a text.
 fn markers_in(text: &str) -> BTreeSet<usize> {
     let number = |(at, mark): (usize, &str)| text[at + mark.len()..].split_once("Qz")?.0.parse().ok();
     text.match_indices("QzMark").filter_map(number).collect()
@@ -77,7 +77,7 @@ fn markers_in(text: &str) -> BTreeSet<usize> {
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let (Some(template), Text::Turns(prompt)) = (encoder.template(), &record.prompt) else { return };
     let mut before: Option<&[Value]> = Some(prompt);
-    // of a prompt alone there is the prompt
+    // a record of a prompt has nothing else to look at
     let nothing = [Text::Turns(Vec::new())];
     let answers = if record.answers.is_empty() { &nothing[..] } else { &record.answers };
     for (number, answer) in answers.iter().enumerate() {
@@ -137,18 +137,18 @@ impl Conversation<'_> {
         self.prompt.iter().chain(self.answer).map(super::super::template::text_bytes).sum()
     }
 
-    /// `None` where the template refuses the conversation.
+    /// Renders the conversation. `None` if the template refuses it.
     fn render(&self, turns: &[Value], inputs: &TemplateInputs) -> Option<String> {
         self.template.render_with(turns, GenerationPrompt::Omit, inputs).ok()
     }
 
-    /// Whether a turn is what the model learns to say.
+    /// Whether the model learns to say a turn.
     fn is_of_answer(&self, shape: Shape, turn: usize) -> bool {
         turn >= self.prompt.len() && (shape != Shape::Messages || is_assistant(self.turn(turn)))
     }
 
-    /// What is looked at: everything of the answer, and of the prompt, if `with_prompt`, all but its thoughts. Those of turns
-    /// before the last of the user are not looked at: templates leave them out by design.
+    /// Returns the places to look at: all of the answer and, if `with_prompt`, all of the prompt except its thoughts. Thoughts
+    /// before the last turn of the user are not looked at, since templates leave them out by design.
     fn parts(&self, shape: Shape, with_prompt: bool) -> Vec<Spot> {
         let count = self.prompt.len() + self.answer.len();
         let is_user = |turn: &Value| turn.get("role").and_then(Value::as_str) == Some("user");
@@ -182,7 +182,7 @@ impl Conversation<'_> {
         parts
     }
 
-    /// What the assistant says that is rendered, but not within the `{% generation %}` marks of a template that has them.
+    /// Returns the assistant's parts that are rendered, but outside the `{% generation %}` marks of a template that has them.
     fn not_marked(&self, mut parts: Vec<Spot>, not_rendered: &[Spot]) -> Vec<Spot> {
         let Some(marked) = self.marked(&self.turns()) else { return Vec::new() };
         let is_left_out = |part: &Spot| not_rendered.iter().any(|other| other.turn == part.turn && other.holds(part));
@@ -190,16 +190,16 @@ impl Conversation<'_> {
         self.left_out(&parts, &marked, &|turns| self.marked(turns))
     }
 
-    /// What stands within the `{% generation %}` marks. `None` if the template has none, or refuses the conversation.
+    /// Returns the text within the `{% generation %}` marks. `None` if the template has none or refuses the conversation.
     fn marked(&self, turns: &[Value]) -> Option<String> {
         let MarkedText { text, spans } = self.template.render_with_spans(turns, self.inputs).ok()??;
         Some(spans.into_iter().map(|span| &text[span]).collect())
     }
 
-    /// Those parts without which `text` is the same, which `render` makes of the turns.
+    /// Returns the parts that do not change the text. `render` makes a text of turns, and `text` is that of the unchanged ones.
     fn left_out(&self, parts: &[Spot], text: &str, render: &dyn Fn(&[Value]) -> Option<String>) -> Vec<Spot> {
         let mut turns = self.turns();
-        // from the end of a content on, so that no marker moves the place of another
+        // from the end of a content to its start, so that no marker moves the place of another
         for (number, part) in parts.iter().enumerate().rev() {
             put_marker(&mut turns[part.turn], part.place, &marker(number));
         }
@@ -212,14 +212,14 @@ impl Conversation<'_> {
         let alone = |part: &Spot| {
             let mut turns = self.turns();
             put_marker(&mut turns[part.turn], part.place, &marker(0));
-            // a template that refuses a marker has looked at the part
+            // a template that refuses a marker does read the part
             render(&turns).is_some_and(|with| with == text)
         };
         let left_out = suspects.into_iter().take(MOST_TRIED).filter(alone).collect();
         whole_contents(parts, left_out)
     }
 
-    /// What a part is, where it stands, and what it holds.
+    /// Describes a part: what it is, where it stands, and its text.
     fn describe(&self, part: Spot, turn: &str) -> (TurnPart, String, String) {
         let value = self.turn(part.turn);
         let content = || value.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -252,7 +252,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// Tools that change nothing, and variables that the template does not name.
+    /// Looks for tools that change nothing, and for variables that the template does not name.
     fn look_at_inputs(&self, encoder: &Encoder, text: &str, found: &mut Vec<Sighting>) {
         if let Some(tools) = self.inputs.tools.as_ref().filter(|tools| !tools.is_empty()) {
             let without = TemplateInputs { tools: None, ..self.inputs.clone() };
@@ -274,7 +274,7 @@ impl Conversation<'_> {
     }
 }
 
-/// Of contents both whose ends are left out, where both were looked at, one part.
+/// Merges both ends of a content into one part if both were looked at and left out.
 fn whole_contents(looked_at: &[Spot], left_out: Vec<Spot>) -> Vec<Spot> {
     let start = |part: &Spot| Spot { place: Within::Start, ..*part };
     let is_whole = |part: &Spot| {
@@ -292,14 +292,14 @@ fn whole_contents(looked_at: &[Spot], left_out: Vec<Spot>) -> Vec<Spot> {
     left_out.iter().filter(is_half).map(whole).collect()
 }
 
-/// The calls of a turn, each with its name and arguments.
+/// Returns the calls of a turn, each with its name and arguments.
 fn calls(turn: &Value) -> impl Iterator<Item = (Call, &Value)> {
     let of_tools = turn.get("tool_calls").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let of_tools = of_tools.iter().enumerate().map(|(i, call)| (Call::Tool(i), function(call)));
     of_tools.chain(turn.get("function_call").map(|call| (Call::Function, call)))
 }
 
-/// Bytes within a content that stand behind tags, and the middle one. They are within no tag: a template may look for it.
+/// Returns the places after the tags in a content, and its middle. None is within a tag, since a template may look for tags.
 fn middles(content: &str) -> Vec<usize> {
     let end = content.trim_end().len();
     let behind = |c: char| move |(at, found): (usize, char)| (found == c).then_some(at + 1).filter(|at| *at < end);
@@ -311,12 +311,12 @@ fn middles(content: &str) -> Vec<usize> {
     all
 }
 
-/// The function of a call or of a tool, which stands in it or is it.
+/// Returns the function of a call or a tool: its field `function`, or the value itself.
 fn function(call: &Value) -> &Value {
     call.get("function").unwrap_or(call)
 }
 
-/// The name and the text of a turn's thoughts.
+/// Returns the name and the text of a turn's thoughts.
 fn reasoning(turn: &Value) -> Option<(&'static str, &str)> {
     let thought = |name: &&'static str| Some((*name, turn.get(*name)?.as_str()?));
     REASONING.iter().filter_map(thought).find(|(_, text)| !text.trim().is_empty())
@@ -364,7 +364,7 @@ fn put_marker(turn: &mut Value, place: Within, marker: &str) {
     }
 }
 
-/// The byte of a content after a tag at its start, as `<think>` is.
+/// Returns the byte of a content after a tag at its start, such as `<think>`.
 fn after_tag(content: &str) -> usize {
     let start = content.len() - content.trim_start().len();
     let closing = match content[start..].chars().next() {
@@ -375,10 +375,11 @@ fn after_tag(content: &str) -> usize {
     content[start..].find(closing).map_or(0, |at| start + at + 1)
 }
 
-/// Stands in the arguments where the marker will.
+/// Holds the marker's place in the arguments.
 const HOLE: &str = "QzHoleQz";
 
-/// The arguments of a call with a place for a marker, in their own form (an object, or text of one); `None` without any.
+/// Returns the arguments of a call with a place for a marker, in their own form (an object, or text of one). `None` if there
+/// are none.
 fn marked_arguments(arguments: &Value) -> Option<Value> {
     match arguments {
         Value::Object(fields) if fields.is_empty() => None,
@@ -415,7 +416,7 @@ fn fill(arguments: Value, marker: &str) -> Value {
 }
 
 impl Encoder {
-    /// Refuses an answer of which the template leaves nothing: it holds thoughts or calls alone, and the text is the same
+    /// Refuses an answer of which the template leaves nothing: it has only thoughts or calls, and the rendered text is the same
     /// without them. The model would learn to say nothing.
     ///
     /// # Errors
@@ -460,7 +461,7 @@ impl Encoder {
     }
 }
 
-/// A turn that says nothing.
+/// Returns the turn without anything it says.
 fn emptied(turn: &Value) -> Value {
     let mut turn = turn.clone();
     if let Value::Object(fields) = &mut turn {

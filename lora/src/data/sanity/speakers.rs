@@ -1,4 +1,4 @@
-//! Who speaks in what is scored, and last before it.
+//! Checks who speaks in the scored part, and who speaks last before it.
 
 use super::super::encode::Encoder;
 use super::super::records::{Record, RecordTarget, Shape, Text};

@@ -1,4 +1,4 @@
-//! Texts that are something else written as text, and texts that meet a model with a chat template.
+//! Finds texts that are other values written as text, and texts that a model's chat template is not applied to.
 
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
     }
 }
 
-/// Looks for contents of turns that are lists of parts, or turns, written as text, and for marks of turns in texts that are made
+/// Looks for contents of turns that are lists of parts, or turns, written as text. Also looks for turn markers in texts that become
 /// turns.
 fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     if let (Texts::AsTurns, Text::Turns(prompt)) = (encoder.reading().texts, &record.prompt) {
@@ -53,7 +53,7 @@ fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting
     }
 }
 
-/// Whether the content of a turn is a list of parts written as text, or turns that could not be read.
+/// Whether the content of a turn is a list of parts written as text, or turns that cannot be read.
 fn is_written_as_text(content: &str) -> bool {
     holds_parts(content) || holds_keys_of_turns(content) && serialised(content).is_some()
 }
@@ -70,12 +70,12 @@ fn is_part(part: &Value) -> bool {
     has("type") && has("text")
 }
 
-/// A text that is a value written as text.
+/// A value that was written as text.
 struct Serialised {
     notation: Notation,
-    /// Whether it is turns, which could be read.
+    /// Whether it is turns that could be read.
     turns: bool,
-    /// Whether it is one object of JSON, without the keys of turns.
+    /// Whether it is one JSON object without the keys of turns.
     is_plain_object: bool,
 }
 
@@ -85,7 +85,7 @@ impl Serialised {
     }
 }
 
-/// What a text is, if it is a list, an object or a quoted text, whole or cut off.
+/// Recognises a list, an object or a quoted text, whole or cut off. `None` if the text is none of these.
 fn serialised(text: &str) -> Option<Serialised> {
     let text = text.trim();
     if text.len() > 1 && text.starts_with('"') && text.ends_with('"') {
@@ -112,7 +112,7 @@ fn serialised(text: &str) -> Option<Serialised> {
             let is_plain_object = !has_keys_of_turns;
             (!fields.is_empty()).then(|| Serialised { is_plain_object, ..Serialised::new(Notation::Json) })
         }
-        // a list of numbers is an answer to a sum
+        // a list of numbers may be the answer to a sum
         Ok(list) => holds_texts(&list).then(|| Serialised::new(Notation::Json)),
         Err(_) if text.ends_with(['}', ']']) => {
             (is_printed_by_python(text) || is_message(&text[1..])).then(|| Serialised::new(Notation::Python))
@@ -141,7 +141,7 @@ fn holds_texts(value: &Value) -> bool {
     }
 }
 
-/// Whether what stands in brackets is texts or a dictionary in quotes, though no JSON.
+/// Whether the text is a list of texts, or a dictionary, as Python prints them and JSON does not.
 fn is_printed_by_python(text: &str) -> bool {
     let inner = text[1..].trim_start();
     let quoted = inner.starts_with(['\'', '"']) || inner.starts_with("{'") || inner.starts_with("{\"");

@@ -330,8 +330,8 @@ fn what_templates_use_of_python_is_as_in_jinja2() {
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Where the engine's own rules are not Jinja2's and stay: comparisons and loops of what has no order or no items, which
-/// transformers refuses, and names that no published template asks for.
+/// Cases in which the engine keeps rules that differ from Jinja2's: comparisons and loops over values without an order or without
+/// items, which transformers refuses, and names that no published template uses.
 const STAYS_OTHER: [&str; 12] = [
     "{{ 'a' < 1 }}",
     "{{ none < 1 }}",
@@ -347,7 +347,7 @@ const STAYS_OTHER: [&str; 12] = [
     "{% set x = 1 %}{% with x = 2, y = x %}{{ x }}{{ y }}{% endwith %}{{ x }}",
 ];
 
-/// Filters, tests, methods, whitespace and scopes: the text of Jinja2, or a refusal, never another text.
+/// Filters, tests, methods, whitespace and scopes give the text of Jinja2 or a refusal, never another text.
 #[test]
 fn a_template_never_has_another_text_than_in_jinja2() {
     let all = json(&goldens().join("jinja.json"));

@@ -20,7 +20,7 @@ fn unpaired_rows_stand_in_trls_order() {
     assert_eq!(dataset.survey().kept, 2006);
 }
 
-/// By default: whatever the size of a batch, it has both classes, and its rows meet answers to other prompts.
+/// By default, a batch of any size has both classes, and its mismatched answers belong to other prompts.
 #[test]
 fn unpaired_rows_are_interleaved() {
     let prompt = |i: usize| if i % 7 < 3 { i } else { i - i % 7 };

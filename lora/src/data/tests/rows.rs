@@ -140,7 +140,7 @@ fn every_fault_has_its_error() {
         (r#"{"prompt": "p", "chosen": "c", "rejected": "\ud800"}"#, "hex escape"),
         (r#"{"prompt": "p", "chosen": "c", "rejected": "\ud800\u0041"}"#, "surrogate"),
         ("{\"prompt\": \"p\u{0}\", \"chosen\": \"c\", \"rejected\": \"r\"}", "control character"),
-        (r#"{"prompt": "p", "chosen": "c", "rejected": NaN}"#, "column `rejected` is NaN, which JSON has not"),
+        (r#"{"prompt": "p", "chosen": "c", "rejected": NaN}"#, "column `rejected` is NaN, which is not valid JSON"),
         (r#"{"prompt": "p", "completions": ["a"], "rewards": [1e999]}"#, "number out of range"),
         (&long, "recursion limit"),
         (r#"{"prompt": "p", "chosen": "c", "rejected": "r", "chosen": "d"}"#, "the key `chosen` stands twice"),

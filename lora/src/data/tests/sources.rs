@@ -228,7 +228,7 @@ fn other_formats_are_named() {
     ];
     for (bytes, name) in cases {
         let message = Rows::open(&[written(bytes).path().to_owned()], &ColumnMap::default()).unwrap_err().to_string();
-        assert!(message.contains(name) && message.contains("what is read: JSONL"), "{message}");
+        assert!(message.contains(name) && message.contains("supported: JSONL"), "{message}");
     }
     let parquet = std::fs::read(parquet("scored.parquet")).unwrap();
     for (bytes, inside) in [(gzip(&gzip(text)), "gzip"), (gzip(&tar), "a tar archive"), (zstd(&parquet), "Parquet")] {
@@ -317,7 +317,7 @@ fn csv_gives_the_tokens_of_jsonl() {
     std::fs::write(&path, "prompt,chosen,rejected\na,b,\"c\n").unwrap();
     let error = Dataset::open(&[path], encoder(), Needs::Pairs, OnBadRow::Error).unwrap_err();
     assert!(
-        error.to_string().contains("bad.csv:2: the quote that opens in the row of this line does not close"),
+        error.to_string().contains("bad.csv:2: a quote opens in the row at this line and does not close"),
         "{error}"
     );
 }

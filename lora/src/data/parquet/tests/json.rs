@@ -1,4 +1,4 @@
-//! Texts that are JSON by their type, at any depth; nulls of structures that stand for fields that are not there.
+//! Texts with the type JSON, at any depth; null fields of structures, which count as missing.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ fn json_is_the_value_that_its_text_is_at_any_depth() {
     ];
     let rows: Vec<Value> = read(&file(SCHEMA, &columns, None)).into_iter().map(Result::unwrap).collect();
     let expected = [
-        // a null in a text is meant, that of a structure is not there, those of lists and maps are
+        // nulls in texts, lists and maps stay; a null field of a structure counts as missing
         json!({"prompt": "Hi \"there\"\nyou, é", "chat_template_kwargs": {"a": {"x": null}},
                "tools": [{"n": 1}, null], "messages": {"k": [true], "l": null}}),
         json!({"prompt": [1, 2], "chat_template_kwargs": {"a": null, "b": "text"}, "tools": ["{}"], "messages": null}),

@@ -1,4 +1,4 @@
-//! What is found in rows, and what is not.
+//! Which faults are found in rows, and which rows are left in peace.
 
 mod prompts;
 mod rendered;
@@ -22,10 +22,10 @@ fn goldens(name: &str) -> PathBuf {
 /// Prints roles and contents, nothing else.
 const ANY: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
                    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-/// Cuts thoughts out of what the assistant says.
+/// Cuts thoughts out of the assistant's turns.
 const NO_THOUGHTS: &str = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and '</think>' in c %}\
                            {% set c = c.split('</think>')[-1] %}{% endif %}<|im_start|>{{ m.role }}\n{{ c | trim }}<|im_end|>\n{% endfor %}";
-/// Prints all there is, escaped and trimmed; thoughts of the last turn alone.
+/// Prints everything, escaped and trimmed, but thoughts only of the last turn.
 const ALL: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}: \
                    {% set c = m.content or '' %}{% if not loop.last and '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}\
                    {% if loop.last and m.reasoning_content %}<think>{{ m.reasoning_content | trim }}</think>{% endif %}{{ c | trim | tojson }}\
@@ -53,7 +53,7 @@ fn warnings(template: Option<&str>, rows: &[Value]) -> Vec<Warning> {
     open(encoder(template), rows, Needs::Answers).unwrap().survey().warnings.clone()
 }
 
-/// Without that the answers do not end with a special token: the templates here are short.
+/// Leaves out the finding that answers do not end with a special token, which the short templates here cause.
 fn findings(template: Option<&str>, row: Value) -> Vec<Finding> {
     let all = warnings(template, &[row]).into_iter().map(|warning| warning.finding);
     all.filter(|finding| *finding != Finding::NoStop).collect()

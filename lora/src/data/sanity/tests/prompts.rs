@@ -4,7 +4,7 @@ use super::*;
 use crate::data::sanity::ReadAs;
 use crate::data::{BadRow, DropKind, ImplicitPrompt, Reading};
 
-/// By names that nothing reads, unless the row says the same elsewhere.
+/// Columns are found by their names, unless the row has the same text elsewhere.
 #[test]
 fn unread_columns_that_are_called_like_a_prompt_are_found() {
     let unread = |name: &str, value: Value| {
@@ -58,7 +58,7 @@ fn an_empty_prompt_beside_a_column_of_prompts_is_refused() {
     }
 }
 
-/// Prompts that ask nothing, each with what is in them.
+/// Prompts that ask nothing, each with its content.
 #[test]
 fn prompts_that_ask_nothing_are_found() {
     let found = |row: Value, reading: Reading| {
@@ -74,7 +74,7 @@ fn prompts_that_ask_nothing_are_found() {
     let row =
         json!({"prompt": [system("Be brief.")], "chosen": [says("c")], "rejected": [says("r")], "topic": "lakes"});
     assert_eq!(found(row, Reading::default()), [(Finding::EmptyPrompt { column: None }, 2)]);
-    // whatever else is unread, it is one finding
+    // there is one finding, whatever else is unread
     let row = |more: &str| json!({"prompt": " ", "completion": "c", more: "a", "the_task_query": "What is a lake?"});
     let mut rows: Vec<Value> = (0..5).map(|_| json!({"prompt": "p", "completion": "c"})).collect();
     rows.extend([row("x"), row("y")]);
@@ -113,8 +113,8 @@ fn texts_without_a_mark_are_refused_unless_the_user_insists() {
     assert!(found(&unread) && found(&Finding::FewSharedLetters));
 }
 
-/// One row that lacks the mark of the others is dropped and counted, whatever becomes of bad rows; one that has no prompt column,
-/// or that restates its question, does not decide for the others.
+/// A row that lacks the mark of the others is dropped and counted, even if bad rows end the run. A row without a prompt column, or
+/// one that restates its question, does not decide for the others.
 #[test]
 fn odd_rows_decide_nothing_for_the_others() {
     let row =
@@ -137,7 +137,7 @@ fn odd_rows_decide_nothing_for_the_others() {
     rows[7] = asked(7, restated);
     let survey = open(encoder(None), &rows, Needs::Pairs).unwrap().survey().clone();
     assert_eq!((survey.kept, survey.by_name[0].records), (40, 40));
-    // all of them do: then the column is in the answers
+    // if all of them do, the answers contain the column
     let rows: Vec<Value> = (0..40).map(|i| asked(i, &restated.replace('7', &i.to_string()))).collect();
     let survey = open(encoder(None), &rows, Needs::Pairs).unwrap().survey().clone();
     assert_eq!((survey.decided.prompts_in_answers, survey.by_name.len()), (Some(true), 0));

@@ -47,7 +47,7 @@ fn calls_and_middles_that_a_template_leaves_out_are_found() {
     assert_eq!(findings(Some(cuts), pair(middle.clone())), [left_out(TurnPart::ContentMiddle)]);
     assert_eq!(findings(Some(ANY), pair(middle)), []);
     assert_eq!(findings(Some(ANY), pair(says(&"ä ö ü > ß ".repeat(30)))), []);
-    // parts of a long prompt do not keep those of the answer from being tried
+    // a prompt with many parts does not use up the tries for those of the answer
     let prompt: Vec<Value> = (0..20).map(|i| calls("hm", "f", json!({"i": i}))).chain([user("q")]).collect();
     let row = json!({"prompt": prompt, "chosen": [calls("hm", "g", json!({"i": 1}))], "rejected": [says("r")]});
     let found = findings(Some(ANY), row);
@@ -83,7 +83,7 @@ fn prompts_tools_and_variables_that_change_nothing_are_found() {
     assert_eq!(findings(Some(ALL), row), []);
 }
 
-/// The model would learn to say nothing: no warning, a bad row.
+/// This is a bad row and not a warning, since the model would learn to say nothing.
 #[test]
 fn an_answer_of_which_nothing_is_left_is_a_bad_row() {
     let without_content = json!({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]});
@@ -105,7 +105,7 @@ fn an_answer_of_which_nothing_is_left_is_a_bad_row() {
     }
     let rejected = json!({"prompt": [user("q")], "chosen": [says("c")], "rejected": [calls("", "f", json!({"a": 1}))]});
     let error = open(encoder(Some(ANY)), &[rejected], Needs::Pairs).unwrap_err();
-    assert!(error.to_string().contains("`rejected`: nothing of the answer reaches the text"), "{error}");
+    assert!(error.to_string().contains("`rejected`: the chat template renders nothing of the answer"), "{error}");
     let nothing =
         "{% for m in messages %}{{ m.role }}{% if m.role == 'user' %}{{ m.content }}{% endif %}\n{% endfor %}";
     let labelled = json!({"prompt": [user("q")], "completion": [says("c")], "label": true});
@@ -113,7 +113,7 @@ fn an_answer_of_which_nothing_is_left_is_a_bad_row() {
     assert!(matches!(error, DataError::NothingRendered { rows: 1, .. }), "{error}");
 }
 
-/// What a template prints outside its `{% generation %}` marks is not learned, where these say what is.
+/// If a template has `{% generation %}` marks, text outside them is not learned.
 #[test]
 fn what_stands_outside_the_generation_marks_is_found() {
     let marks = |inside: &str, outside: &str| {
@@ -137,7 +137,7 @@ fn what_stands_outside_the_generation_marks_is_found() {
         assert_eq!(found(&marks(more, ""), &row, Some(SftPart::Assistant)), [], "{row}");
         assert_eq!(found(&marks("", more), &row, None), [], "{row}");
     }
-    // what is not printed at all is another finding
+    // text that is not printed at all is another finding
     let row =
         json!({"messages": [user("q"), says("a"), user("q"), {"role": "assistant", "content": "b", "thinking": "hm"}]});
     assert_eq!(found(&marks("", ""), &row, Some(SftPart::Assistant)), [left_out(TurnPart::Reasoning)]);

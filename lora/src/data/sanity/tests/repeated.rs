@@ -4,7 +4,7 @@ use super::*;
 use crate::data::repeated_prompt::repeated_turns;
 use crate::data::{Reading, Texts};
 
-/// A prompt that the answers have in another way than at their very start.
+/// Answers that repeat the prompt, but not at their very start.
 #[test]
 fn prompts_within_answers_are_cut_or_found() {
     let question = "What is a lake?";
@@ -59,7 +59,7 @@ fn hostile_turns_are_compared_in_time() {
     assert!(started.elapsed().as_secs() < 5);
 }
 
-/// The prompt is in the tokens once, whether the answers have it too or not.
+/// The tokens have the prompt once, whether or not the answers repeat it.
 #[test]
 fn a_repeated_prompt_is_cut_from_the_answers() {
     let system = json!({"role": "system", "content": "be brief"});
@@ -83,7 +83,7 @@ fn a_repeated_prompt_is_cut_from_the_answers() {
     assert_eq!((none, rows(&texts("Human: What?\n\nAssistant:"))), (0, (1, expected)));
 }
 
-/// What stands in front of the prompt hides neither that the answers repeat it nor that it is empty.
+/// A system text before the prompt does not hide that the answers repeat the prompt, or that it is empty.
 #[test]
 fn a_prompt_is_judged_without_what_stands_in_front_of_it() {
     let repeated = json!({"prompt": "Tell me of the number two.", "chosen": "Tell me of the number two. It is even.",
@@ -111,7 +111,7 @@ fn a_prompt_is_judged_without_what_stands_in_front_of_it() {
     }
 }
 
-/// Some rows of texts, or some answers of a row, that begin with the prompt are left as they are.
+/// If only some rows of texts, or some answers of a row, begin with the prompt, they stay unchanged.
 #[test]
 fn what_few_rows_do_is_only_said() {
     let row = |i: usize, start: &str| json!({"prompt": format!("What is lake {i}?"), "chosen": format!("{start} c"), "rejected": format!("{start} r")});
@@ -125,7 +125,7 @@ fn what_few_rows_do_is_only_said() {
     assert_eq!(findings(Some(ANY), one), [others, Finding::RepeatedTurns]);
 }
 
-/// One answer with the prompt and one without differ in what no answer is about.
+/// One answer repeats the prompt and the other does not, so they differ in something that is no answer.
 #[test]
 fn a_prompt_in_one_of_the_answers_is_found() {
     let question = |i: usize| format!("What is lake number {i}?");
@@ -142,7 +142,7 @@ fn a_prompt_in_one_of_the_answers_is_found() {
     assert_eq!(found(&short, Needs::Pairs), [(Finding::RepeatedShortPrompt, "chosen".to_owned(), 4)]);
 }
 
-/// Prompts of few letters decide nothing where there are others, and where they are alone several of them do.
+/// Prompts of few letters decide nothing if there are longer ones. If there are none, several of them decide.
 #[test]
 fn short_prompts_are_cut_where_no_chance_repeats_them() {
     let repeated =

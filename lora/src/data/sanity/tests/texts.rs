@@ -20,7 +20,7 @@ fn texts_that_are_values_written_as_text_are_found() {
     for text in ["[1, 2]", "{1}", "[INST] 1 [/INST]", "{x: 1} is a set", "[1] see below", "plain 1"] {
         assert_eq!(found(text), [], "{text}");
     }
-    // one of several rows is no column full of it
+    // one row of several does not make a column of turns
     let mut few = rows("What is 1?");
     few[2]["prompt"] = json!(r#"{"a": 1}"#);
     assert!(warnings(None, &few).iter().all(|warning| warning.finding == Finding::NoTemplateApplied));
@@ -47,12 +47,12 @@ fn values_in_texts_are_told_from_answers_that_are_meant_to_be_json() {
     let parts = json!({"prompt": [user(r#"[{"type": "text", "text": "What is a lake?"}]"#)], "chosen": [says("c")], "rejected": [says("r")]});
     let serialised = Finding::Serialised { column: "prompt".to_owned(), notation: Notation::Json, turns: false };
     assert_eq!(findings(Some(ANY), parts), std::slice::from_ref(&serialised));
-    // the answers are turns, so that the text becomes one
+    // the answers are turns, so the text becomes one, too
     let broken = json!({"prompt": r#"[{"role": "user", "content": "What is 7?"}"#, "chosen": [says("c")], "rejected": [says("r")]});
     assert_eq!(findings(Some(ANY), broken), [serialised]);
 }
 
-/// Values that stand in the answers: turns end the run, one object is meant, all else is worth a word.
+/// Values in the answers: turns end the run, a single object is meant, and everything else is reported.
 #[test]
 fn answers_that_are_values_written_as_text_are_told_apart() {
     let open_rows = |chosen: &str| {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::data::{Reading, SftPart, Texts};
 
-/// Who else speaks in what is scored, or right before it.
+/// Other speakers in the scored part, or right before it.
 #[test]
 fn turns_of_others_that_are_scored_are_found() {
     let tool = json!({"role": "tool", "content": "42"});

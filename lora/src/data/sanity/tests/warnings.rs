@@ -27,7 +27,7 @@ fn many_findings_of_one_kind_hide_no_other() {
     assert_eq!(found[32].finding, Finding::TurnOfOthers { role: "user".to_owned() });
 }
 
-/// Columns are called as the file calls them, whoever found their names.
+/// Messages use the file's names of columns, whether a map or the reader found them.
 #[test]
 fn findings_name_the_files_columns() {
     let row =
@@ -54,7 +54,7 @@ fn goldens_and_data_warn_of_nothing() {
     }
 }
 
-/// HH's rows: nothing but the two conversations as texts. Nothing is said, and the prompts end with the mark.
+/// HH's rows have only the two conversations as texts. There is no warning, and the prompts end with the mark.
 #[test]
 fn rows_as_hh_has_them_are_read_without_a_word() {
     let rows = std::fs::read_to_string(goldens("pairs.jsonl")).unwrap();
