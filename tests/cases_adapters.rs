@@ -166,9 +166,9 @@ fn names_that_peft_leaves_out_are_refused_with_the_part_that_is_wrong() {
         (
             "peft twice",
             |name| name.replacen("base_model.model.", "base_model.model.base_model.model.", 1),
-            &["`base_model.model.` is too much"],
+            &["`base_model.model.` does not belong in it"],
         ),
-        ("compiled", |name| format!("_orig_mod.{name}"), &["`_orig_mod.` is too much"]),
+        ("compiled", |name| format!("_orig_mod.{name}"), &["`_orig_mod.` does not belong in it"]),
         (
             "compiled inside",
             |name| name.replacen("base_model.model.", "base_model.model._orig_mod.", 1),
@@ -177,16 +177,16 @@ fn names_that_peft_leaves_out_are_refused_with_the_part_that_is_wrong() {
         (
             "checkpointed",
             |name| name.replacen(".mlp.", "._checkpoint_wrapped_module.mlp.", 1),
-            &["`_checkpoint_wrapped_module.` is too much"],
+            &["`_checkpoint_wrapped_module.` does not belong in it"],
         ),
-        ("distributed", |name| format!("module.{name}"), &["`module.` is too much"]),
+        ("distributed", |name| format!("module.{name}"), &["`module.` does not belong in it"]),
         ("no prefix", |name| name.replacen("base_model.model.", "", 1), &["`base_model.model.` is missing"]),
         ("no model", |name| name.replacen("model.model.", "model.", 1), &["`model.` is missing"]),
         ("another adapter", |name| name.replace(".weight", ".policy.weight"), &["`policy`", "`default`"]),
         (
             "of a vision model",
             |name| name.replacen(".layers.", ".language_model.layers.", 1),
-            &["`language_model.` is too much"],
+            &["`language_model.` does not belong in it"],
         ),
     ];
     let model = golden("tiny-llama/model");

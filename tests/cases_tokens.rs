@@ -267,7 +267,7 @@ fn added_tokens_whose_ids_contradict_are_refused() {
     refused(&["id 300", "`<|x|>`", "`ke`"], &|model| {
         model.edit("tokenizer_config.json", |config| config["added_tokens_decoder"]["300"] = added("<|x|>"));
     });
-    refused(&["added_tokens_decoder: `x` is no id"], &|model| {
+    refused(&["added_tokens_decoder: `x` is not an id"], &|model| {
         model.edit("tokenizer_config.json", |config| config["added_tokens_decoder"]["x"] = added("<|x|>"));
     });
 }

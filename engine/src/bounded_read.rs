@@ -1,14 +1,14 @@
-//! Reading files that somebody else wrote into memory, up to a size.
+//! Reads files that somebody else wrote into memory, up to a size.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// The bytes of a regular file of at most `limit` bytes. A pipe or a device, which could block or never end, is refused before it is
-/// opened.
+/// Reads a regular file of at most `limit` bytes. Refuses a pipe or a device before it is opened, since it could block or never
+/// end.
 ///
 /// # Errors
-/// The system's, or one that says what is wrong; the path is in neither.
+/// The system's error, or one that says what is wrong. Neither names the path.
 pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     match std::fs::metadata(path)?.is_file() {
         true => read_any(path, limit),
@@ -16,7 +16,7 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The same for a file that the user named, which may be a pipe.
+/// As [`read_regular`], but the file may also be a pipe, since the user named it.
 ///
 /// # Errors
 /// As [`read_regular`].

@@ -1,10 +1,10 @@
-//! Taking a key out of a JSON text whose other bytes stay as they are: a parser that writes it anew would round numbers beyond 64
-//! bits.
+//! Removes a key from a JSON text and leaves all other bytes unchanged. Parsing and writing the text would round numbers beyond
+//! 64 bits.
 
 use serde::de::{Deserialize, IgnoredAny};
 use std::ops::Range;
 
-/// The text without the members of its object that are called `key`; `None` if it has none, or is no object.
+/// Returns the text without the members of its object that are called `key`. `None` if there are none, or if it is not an object.
 pub fn without_key(text: &[u8], key: &str) -> Option<Vec<u8>> {
     let members = members(text)?;
     let (named, others): (Vec<_>, Vec<_>) = members.iter().partition(|member| member.key == key);
@@ -14,7 +14,7 @@ pub fn without_key(text: &[u8], key: &str) -> Option<Vec<u8>> {
     let (first, last) = (members.first()?.place.start, members.last()?.place.end);
     let mut out = text[..first].to_vec();
     for (i, member) in others.iter().enumerate() {
-        // what stands between the first two members stands between any two
+        // all members are separated like the first two
         let between = if i == 0 { &[][..] } else { &text[members[0].place.end..members[1].place.start] };
         out.extend_from_slice(between);
         out.extend_from_slice(&text[member.place.clone()]);
@@ -29,7 +29,7 @@ struct Member {
     place: Range<usize>,
 }
 
-/// The members of the object that the text is.
+/// Returns the members of the object in the text.
 fn members(text: &[u8]) -> Option<Vec<Member>> {
     let mut at = after(text, 0, b'{')?;
     let mut members = Vec::new();
@@ -48,7 +48,7 @@ fn members(text: &[u8]) -> Option<Vec<Member>> {
     }
 }
 
-/// The value that begins at `at`, and where it ends.
+/// Returns the value that begins at `at`, and where it ends.
 fn value<'t, T: Deserialize<'t>>(text: &'t [u8], at: usize) -> Option<(T, usize)> {
     let mut values = serde_json::Deserializer::from_slice(text.get(at..)?).into_iter::<T>();
     let value = values.next()?.ok()?;
@@ -59,7 +59,7 @@ fn skip_space(text: &[u8], at: usize) -> usize {
     at + text[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count()
 }
 
-/// The place after `byte`, if that is what comes next.
+/// Returns the place after `byte` if it comes next.
 fn after(text: &[u8], at: usize, byte: u8) -> Option<usize> {
     let at = skip_space(text, at);
     (text.get(at) == Some(&byte)).then_some(at + 1)

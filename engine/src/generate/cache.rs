@@ -41,7 +41,7 @@ impl KvCache {
         Ok(KvCache { capacity, layers, phase: Phase::Prefill { slots: device.alloc("kv_cache.slots", 0)? } })
     }
 
-    /// The next pass holds whole sequences, back to back: each `(b, length)` is sequence `b` of the cache with this many rows.
+    /// Begins a pass over whole sequences, back to back: each `(b, length)` is sequence `b` of the cache, with this many rows.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

@@ -1,8 +1,8 @@
 //! Generation: prefill, then one token a step for the whole batch, through a cache of keys and values.
 //!
-//! A Phi 3 with longrope rotates every key of a text otherwise once it is longer than `original_max_position_embeddings`: what
-//! the cache holds of it is then stale, and the sequence is read anew, by itself, so that it goes on as if it had been that long
-//! from the start. The others of its batch are not touched.
+//! A Phi 3 with longrope rotates all keys of a text differently once the text is longer than `original_max_position_embeddings`.
+//! Its part of the cache is then stale. The sequence is read again by itself and continues as if it had been that long from the
+//! start. The other sequences of the batch are not touched.
 
 mod cache;
 mod sampler;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Request {
     pub max_new_tokens: usize,
-    /// No stop token is chosen before this many new tokens.
+    /// Number of new tokens before which no stop token is chosen.
     pub min_new_tokens: usize,
     /// Every end-of-sequence id of the model.
     pub stop: Vec<u32>,
@@ -139,7 +139,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Reads whole sequences into the cache, those at `places`, and gives the logits after the last token of each.
+    /// Reads the whole sequences at `places` into the cache. Returns the logits after the last token of each.
     fn read(&mut self, sequences: &[Vec<u32>], places: &[usize]) -> Result<Buffer<f32>, EngineError> {
         let device = self.model.device();
         let lengths: Vec<usize> = places.iter().map(|&b| sequences[b].len()).collect();
@@ -153,8 +153,8 @@ impl Run<'_> {
         Ok(self.model.logits(&mut tape, &ids, last_rows, &mut self.cache)?)
     }
 
-    /// The logits after the last token of every sequence, whose other tokens are in the cache. A finished sequence stays in the
-    /// batch at its last token: its row is computed and not used.
+    /// Returns the logits after the last token of every sequence. All other tokens are in the cache. A finished sequence stays in
+    /// the batch at its last token: its row is computed but not used.
     fn step(&mut self, sequences: &[Vec<u32>]) -> Result<Buffer<f32>, EngineError> {
         let (device, batch) = (self.model.device(), sequences.len());
         let ids: Vec<u32> = sequences.iter().map(|tokens| tokens[tokens.len() - 1]).collect();
@@ -170,7 +170,7 @@ impl Run<'_> {
     }
 }
 
-/// Puts one row of logits in its place among those of all sequences.
+/// Puts one row of logits into its place among those of all sequences.
 fn put_row(device: &Device, logits: &mut Buffer<f32>, place: usize, row: &Buffer<f32>) -> Result<(), EngineError> {
     let cols = row.len();
     let index = device.upload("generate.place", &[place as u32])?;

@@ -72,11 +72,11 @@ pub struct ModelConfig {
     pub pad_token_id: Option<u32>,
     /// What the weights are said to be stored in; the files decide.
     pub dtype: Option<String>,
-    /// How the weights are said to be quantised; the files decide.
+    /// How config.json says that the weights are quantised. The weight files decide.
     pub quantization: Option<Quantization>,
-    /// The type of `rope_scaling`, where it stands under the older key `type` and transformers drops it for that.
+    /// The type of `rope_scaling`, if it has the older key `type` and transformers therefore drops it.
     pub old_rope_key: Option<String>,
-    /// Whether keys in a cache are rotated anew when a text grows beyond the lengths of its frequencies.
+    /// Whether a text that outgrows the range of its rope frequencies needs new keys in the cache.
     pub cache_follows_rope: bool,
     /// What stands before `embed_tokens` and `layers` in the weights' names: the first prefix that the checkpoint has.
     pub tensor_prefixes: &'static [&'static str],
@@ -103,10 +103,10 @@ pub struct Quantization {
 }
 
 impl Quantization {
-    /// Keys that hold it. The last is MLX's own.
+    /// Keys of config.json that hold it. The last is MLX's own.
     pub const KEYS: [&str; 2] = ["quantization_config", "quantization"];
 
-    /// The words of a stranger's file: whatever they are, the weights decide.
+    /// Reads what a stranger's file says about it. This may be anything, since the weights decide.
     fn read(json: &ConfigJson) -> Option<Quantization> {
         let (key, found) = Quantization::KEYS.into_iter().find_map(|key| Some((key, json.get(key)?)))?;
         let is_set = |key: &str| found.get(key) == Some(&Value::Bool(true));
@@ -148,7 +148,7 @@ impl ModelConfig {
     /// Reads `dir/config.json`.
     ///
     /// # Errors
-    /// [`ConfigError`]: unreadable, of an unknown architecture, or with a key missing or out of range.
+    /// [`ConfigError`] if the file is unreadable, has an unknown architecture, or lacks a key or has it out of range.
     pub fn open(dir: &Path) -> Result<ModelConfig, ConfigError> {
         let path = dir.join("config.json");
         if let Some(holds) = folder::instead_of_config(dir) {

@@ -180,7 +180,7 @@ impl ConfigJson {
         items.iter().map(number).collect()
     }
 
-    /// Token ids: one, or a list, or none. A negative id is none, as some files have it.
+    /// Reads token ids: one, a list, or none. Some files write a negative id for none.
     ///
     /// # Errors
     /// [`ConfigError::Type`], [`ConfigError::Value`].

@@ -52,7 +52,7 @@ pub enum LocateError {
     Snapshot { name: String, snapshot: PathBuf },
 }
 
-/// What the directory of a file is, or that no model is in such a file.
+/// Names the directory of a file, or says that such a file holds no model.
 fn beside(path: &Path) -> String {
     if path.extension().is_some_and(|ending| ending == "gguf") {
         return " in the Hugging Face layout (config.json and safetensors): GGUF files are not read".to_owned();

@@ -31,8 +31,8 @@ pub const FAMILIES: &[Family] = &[
 
 /// The family of a configuration: by `model_type`, or where an old file lacks it, by its architecture.
 ///
-/// `architectures` is the class that once saved the model, under whatever name a wrapper gave it. With a `model_type` it only
-/// says the task.
+/// `architectures` is the class that once saved the model, under the name that a wrapper gave it. If there is a `model_type`, it
+/// only tells the task.
 pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
     let architectures = json.texts_opt("architectures")?.unwrap_or_default();
     let named = |family: &&Family| architectures.iter().any(|name| family.architectures.contains(name));
@@ -51,7 +51,7 @@ pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
     let family = family.ok_or_else(|| unknown(&format!("`{model_type}`")))?;
     let other_task = architectures.iter().find(|name| task(name) == ClassTask::Other);
     match other_task {
-        // the last word is that of a class that this family is known by
+        // a class by which the family is known is accepted, whatever its name suggests
         Some(name) if !named(&family) => Err(ConfigError::Task {
             path: json.path().to_owned(),
             found: shorten(name, SHOWN),
@@ -61,8 +61,8 @@ pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
     }
 }
 
-/// The class to name in a copy of this configuration, if none of its own is one that other programs know: they choose the code
-/// that runs a model by it.
+/// Returns the class to write into a copy of this configuration. `None` if it already names one that other programs know. They
+/// choose by it the code that runs a model.
 ///
 /// # Errors
 /// As [`ModelConfig::read`].
@@ -75,12 +75,12 @@ pub fn architecture_to_name(json: &ConfigJson) -> Result<Option<&'static str>, C
     Ok(if known { None } else { name.copied() })
 }
 
-/// What a class's name says that it computes.
+/// What a class computes, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ClassTask {
-    /// Text, or nothing that speaks against it, such as `LlamaModel`.
+    /// Text. Also names that do not rule it out, such as `LlamaModel`.
     Language,
-    /// Scores, classes or places in a text: a reward model or an encoder of the same family has other weights.
+    /// Scores, classes or places in a text. A reward model or an encoder of the same family has other weights.
     Other,
 }
 

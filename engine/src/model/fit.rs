@@ -1,11 +1,11 @@
-//! Whether a checkpoint holds the model that config.json describes, by names and shapes alone; and what else it holds.
+//! Checks by names and shapes whether a checkpoint holds the model that config.json describes, and finds what else it holds.
 
 use super::config::ModelConfig;
 use super::layout::Layout;
 use crate::weights::{Checkpoint, LoadError};
 use std::collections::BTreeSet;
 
-/// Parts that programs add to the names of modules when they wrap a model, and who does.
+/// Parts that programs add to the names of modules when they wrap a model, with the programs.
 pub const WRAPPERS: [(&str, &str); 8] = [
     ("_orig_mod.", "torch.compile"),
     ("_fsdp_wrapped_module.", "FSDP"),
@@ -20,14 +20,15 @@ pub const WRAPPERS: [(&str, &str); 8] = [
 /// Tensors of a checkpoint that the model does not use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UnusedTensors {
-    /// Those that config.json does not speak of: parts that this program does not run, or a sign that it is another model's.
+    /// Tensors that config.json does not mention: parts that this program does not run, or a sign that config.json belongs to
+    /// another model.
     pub names: Vec<String>,
-    /// How many belong to the vision tower of a Gemma 3, which text does not need.
+    /// Number of tensors of a Gemma 3's vision tower, which text does not need.
     pub vision: usize,
 }
 
 impl Layout {
-    /// The names that `checkpoint` has, if it holds every tensor that `config` implies, in its shape.
+    /// Returns the names that `checkpoint` uses, if it holds every tensor that `config` implies in the right shape.
     ///
     /// # Errors
     /// [`LoadError`], with what the checkpoint holds instead: quantised weights, no head, the names of a wrapped model.
@@ -51,7 +52,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Why a tensor is not there.
+    /// Makes the error that says why a tensor is missing.
     fn missing(&self, checkpoint: &Checkpoint, name: String, want: Vec<usize>) -> LoadError {
         let path = checkpoint.dir().to_owned();
         let names = || checkpoint.tensors().map(|(tensor, _)| tensor.name.as_str());
@@ -77,11 +78,11 @@ impl Layout {
         }
     }
 
-    /// The tensors of `checkpoint` that a model of this configuration does not use. Left out are those that follow from others:
-    /// rotary tables that old exports stored, and a copy of the embedding that the head is tied to.
+    /// Returns the tensors of `checkpoint` that a model of this configuration does not use. Does not list tensors that follow from
+    /// others: rotary tables of old exports, and a copy of the embedding to which the head is tied.
     pub fn unused(&self, config: &ModelConfig, checkpoint: &Checkpoint) -> UnusedTensors {
         let mut used: BTreeSet<String> = self.tensors(config).into_iter().map(|(name, _)| name).collect();
-        // used, or a copy of what is
+        // used, or a copy of a used one
         used.insert(self.lm_head());
         let follows = |name: &str| {
             ["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached"]

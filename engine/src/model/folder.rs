@@ -1,26 +1,26 @@
-//! What a folder holds that was given for a model's and has no config.json: the message can then say what to give instead.
+//! Finds out what a folder without config.json holds if it was given as a model, so that the message can say what to give instead.
 
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Folders that are looked into: a cache may have thousands.
+/// Most folders to look into, since a cache may have thousands.
 const LOOKED_INTO: usize = 1000;
-/// The folder in a run's that holds the adapter which the run is compared with: not what it trained.
+/// The folder of a run that holds its reference: the adapter that it is compared with, not the one that it trained.
 pub const REFERENCE: &str = "reference";
-/// Folders that a message names.
+/// Most folders that a message names.
 const SHOWN: usize = 5;
 
 /// What a folder without config.json holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FolderHolds {
-    /// An adapter, of the base that its adapter_config.json names.
+    /// An adapter, with the base that its adapter_config.json names.
     Adapter { base: Option<String> },
     /// Folders that hold models, adapters, or both.
     Folders { models: Vec<PathBuf>, adapters: Vec<PathBuf> },
-    /// A file of a format that is not read.
+    /// A file in a format that is not read.
     OtherFormat { file: String },
     /// Nothing of a model.
     Nothing,
@@ -59,7 +59,7 @@ impl fmt::Display for FolderHolds {
     }
 }
 
-/// What `dir` holds, if it has no config.json.
+/// Returns what `dir` holds. `None` if it has a config.json.
 pub(super) fn instead_of_config(dir: &Path) -> Option<FolderHolds> {
     if !is_absent(&dir.join("config.json")) {
         return None;
@@ -76,8 +76,8 @@ pub(super) fn instead_of_config(dir: &Path) -> Option<FolderHolds> {
     Some(file.map_or(FolderHolds::Nothing, |file| FolderHolds::OtherFormat { file }))
 }
 
-/// Folders in `dir`, or one level deeper, that hold a file of this name: by name, numbers in it by their value, so that the
-/// last checkpoint of a run comes last. The reference of a run is passed over.
+/// Returns folders in `dir`, or one level deeper, that hold a file of this name. They are sorted by name, and numbers in a name by
+/// value, so that the last checkpoint of a run comes last. Skips the reference of a run.
 pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut looked_into = 0;
@@ -96,7 +96,7 @@ pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The base that an adapter's config names, if there is an adapter. Nothing else of the file is read.
+/// Returns the base that an adapter's config names, if `dir` holds an adapter. Nothing else of the file is read.
 fn adapter_in(dir: &Path) -> Option<Option<String>> {
     let path = dir.join("adapter_config.json");
     if is_absent(&path) {
@@ -130,7 +130,7 @@ fn folders_in(dir: &Path) -> Vec<PathBuf> {
     names.into_iter().map(|name| dir.join(name)).collect()
 }
 
-/// Text and the numbers in it, to be compared piece by piece: `checkpoint-50` comes before `checkpoint-100`.
+/// Splits a name into text and numbers for sorting, so that `checkpoint-50` comes before `checkpoint-100`.
 fn in_order(name: &str) -> Vec<(String, u64)> {
     let mut pieces: Vec<(String, u64)> = vec![(String::new(), 0)];
     let mut in_number = false;

@@ -139,15 +139,15 @@ pub struct Layout {
     embedding: EmbeddingName,
 }
 
-/// Under which name a checkpoint holds the embedding.
+/// The name under which a checkpoint holds the embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EmbeddingName {
     Own,
-    /// That of the head it is tied to: the saver kept the other name of the shared tensor.
+    /// The name of the head that is tied to it: the saver kept that name of the shared tensor.
     Head,
 }
 
-/// Names that heads are stored under. The second is what a prefix for the whole model makes of the first.
+/// Names of stored heads. The second is the first with a prefix for the whole model.
 const HEADS: [&str; 3] = ["lm_head.weight", "model.lm_head.weight", "language_model.lm_head.weight"];
 
 impl Layout {

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Most bytes of the file that names a revision: a hash has 40.
+/// Most bytes of the file that names a revision. A hash has 40.
 const MOST_REVISION: u64 = 1024;
 
 /// A model directory, and how it was found.
@@ -47,7 +47,7 @@ pub fn locate(model: &str) -> Result<ModelDir, LocateError> {
     locate_in(model, hub_cache())
 }
 
-/// The local Hugging Face cache, by the environment; `None` where it names no folder.
+/// Returns the local Hugging Face cache. `None` if the environment does not say where it is.
 pub fn hub_cache() -> Option<PathBuf> {
     cache_dir(|name| std::env::var_os(name))
 }
@@ -103,7 +103,8 @@ fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     Some(cache.join("huggingface").join("hub"))
 }
 
-/// Whether a text is `NAME` or `ORG/NAME` by the hub's rules, for a model or a data set: letters, digits, `-`, `_`, `.`, no `--` or `..`, neither `-` nor `.` at an end.
+/// Whether a text is `NAME` or `ORG/NAME` by the hub's rules, for a model or a data set: letters, digits, `-`, `_`, `.`, no `--`
+/// or `..`, neither `-` nor `.` at an end.
 pub fn is_hub_name(name: &str) -> bool {
     name.split('/').all(|part| {
         !part.is_empty()

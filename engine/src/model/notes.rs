@@ -1,29 +1,29 @@
-//! What a user should know once about a model that was read.
+//! What a user should know about a model that was read.
 
 use super::config::ModelConfig;
 use super::layout::Layout;
 use crate::weights::{Checkpoint, IndexFault};
 use std::path::PathBuf;
 
-/// Something about a model's folder that changes no number here, and that its user may not know.
+/// Something about a model's folder that a user may not know and that changes no number here.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelNote {
-    /// Tensors that config.json does not speak of: it may be that of another model.
+    /// config.json does not mention some tensors, so it may be another model's.
     UnusedTensors { dir: PathBuf, names: Vec<String> },
-    /// config.json calls the weights quantised, and they are not.
+    /// config.json says that the weights are quantised, but they are not.
     PlainWeights { dir: PathBuf, key: &'static str, method: String },
-    /// The scaling of positions stands under the key `type`, which transformers drops for this family.
+    /// `rope_scaling` has the key `type`, so transformers drops it for this family.
     OldRopeKey { dir: PathBuf, rope_type: String },
-    /// The weights have a head of their own, which config.json denies.
+    /// The weights have their own head, though config.json ties it to the embedding.
     OwnHead { dir: PathBuf, name: String },
-    /// A file of weights is a link out of the folder.
+    /// A weight file is a link out of the folder.
     Link { path: PathBuf, target: PathBuf },
-    /// The index of shards is wrong about tensors that are there all the same, or about some that the model does not need.
+    /// The index of shards is wrong, but only about tensors that exist anyway or that the model does not need.
     Index { path: PathBuf, faults: Vec<IndexFault> },
 }
 
 impl ModelNote {
-    /// All of them, for a checkpoint that fits.
+    /// Returns all notes on a checkpoint that fits.
     pub fn of(config: &ModelConfig, checkpoint: &Checkpoint) -> Vec<ModelNote> {
         let dir = || checkpoint.dir().to_owned();
         let mut notes = Vec::new();

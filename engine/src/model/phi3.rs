@@ -24,7 +24,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     let mut config = ModelConfig::decoder("phi3", json, &defaults)?;
     config.fused_projections = true;
     config.ropes = vec![RopeConfig::read_phi3(json, &config)?];
-    // as in transformers, which does so for this family alone
+    // as in transformers, which does this only for this family
     config.cache_follows_rope = true;
     config.same_layers(json.size_opt("sliding_window")?);
     Ok(config)

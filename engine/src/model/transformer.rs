@@ -222,8 +222,8 @@ impl Model {
         self.config.ropes.iter().all(|rope| rope.variant_key(one) == rope.variant_key(other))
     }
 
-    /// Whether the keys of a text of `before` tokens are rotated otherwise than those of its continuation to `now` tokens, so
-    /// that it must be read anew. Other families than Phi 3 keep their keys as they are.
+    /// Whether a text that grows from `before` to `now` tokens must be read again because its keys are rotated differently. Only
+    /// Phi 3 does that.
     pub fn cache_is_stale(&self, before: usize, now: usize) -> bool {
         self.config.cache_follows_rope && !self.same_rope(before, now)
     }

@@ -30,7 +30,7 @@ pub enum LoadError {
          the weights and config.json are from different models"
     )]
     Missing { path: PathBuf, name: String, want: Vec<usize> },
-    /// As [`LoadError::Missing`], in a checkpoint whose index is at fault.
+    /// As [`LoadError::Missing`], but the index of the checkpoint is at fault.
     #[error(
         "{path}: no shard that it lists holds `{name}`; {} in the index of shards: {}; fetch the checkpoint again",
         count(.faults.len(), "fault"), list(.faults)
@@ -59,7 +59,7 @@ pub enum LoadError {
     Quantised {
         path: PathBuf,
         quantised: Box<Quantised>,
-        /// What config.json calls it.
+        /// The method that config.json names.
         method: Option<String>,
     },
     #[error(
@@ -114,8 +114,8 @@ pub enum HeaderFault {
     Trailing { end: u64, available: u64 },
 }
 
-/// What is wrong with `model.safetensors.index.json` or with a shard that it names. Faults that do not say where a tensor is
-/// twice, or what a name is, are tolerated as long as every tensor of the model is there.
+/// What is wrong with `model.safetensors.index.json` or with a shard that it names. Faults that leave no doubt about the tensors
+/// are tolerated if every tensor of the model is there.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexFault {

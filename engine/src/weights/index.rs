@@ -16,21 +16,21 @@ pub(super) const SINGLE: &str = "model.safetensors";
 /// The index of a checkpoint in several.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// The files of a checkpoint, in the order of their names, and what is remarkable about them.
+/// The files of a checkpoint in the order of their names, with faults and links to report.
 #[derive(Debug)]
 pub(super) struct Shards {
     pub files: Vec<SafetensorsFile>,
-    /// Faults of the index that leave no doubt which tensors are meant, if every tensor of the model is in one of `files`.
+    /// Faults of the index that do not matter if every tensor of the model is in one of `files`.
     pub index_faults: Vec<IndexFault>,
-    /// Files that are links out of the directory, with what they lead to.
+    /// Files that are links out of the directory, with their targets.
     pub links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Opens the files of the checkpoint in `dir`. A single file wins over an index, as in transformers. In the result a tensor
+/// Opens the files of the checkpoint in `dir`. A single file wins over an index, as in transformers. In the result, a tensor
 /// that is in two files is the same in both.
 ///
-/// A shard that no tensor is listed in is left alone; where a tensor is, the shards say, not the index. So an index that names
-/// tensors that are nowhere, or in the wrong shard, costs nothing but a note.
+/// A shard for which the index lists no tensor is not opened. The shards say where a tensor is, not the index. So an index that
+/// lists tensors that do not exist, or lists them in the wrong shard, only leads to a note.
 ///
 /// # Errors
 /// Every variant of [`LoadError`] that speaks of files, headers and the index.
@@ -116,11 +116,11 @@ fn same_tensor(one: &SafetensorsFile, other: &SafetensorsFile, name: &str) -> bo
     a.dtype == b.dtype && a.shape == b.shape && one.data(a) == other.data(b)
 }
 
-/// Opens `dir/name`, and gives what it leads to if it is a link out of the directory: into the stores of the Hugging Face cache
-/// that the directory is a snapshot of, nobody has to be told.
+/// Opens `dir/name`, and returns the target if it is a link out of the directory. Links from a snapshot of the Hugging Face cache
+/// into the cache's own stores need no mention.
 ///
-/// A link is followed wherever it leads: the file is mapped for reading and must be a sound safetensors file of the model's
-/// tensors, so a stranger's link gives away nothing but that.
+/// Links are followed to any place. The file is mapped for reading and must be a sound safetensors file of the model's tensors, so
+/// a stranger's link can reveal nothing else.
 fn open_followed(dir: &Path, name: &str) -> Result<(SafetensorsFile, Option<(PathBuf, PathBuf)>), LoadError> {
     let path = dir.join(name);
     let io = |source| LoadError::Io { path: path.clone(), action: "resolve it", source };
@@ -180,7 +180,7 @@ fn shards_in(dir: &Path) -> Vec<String> {
     names
 }
 
-/// A weights file of another format or without its index, for the message.
+/// Finds a weight file of another format or without its index, for the message.
 fn other_format(dir: &Path) -> Option<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();

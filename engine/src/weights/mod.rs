@@ -49,7 +49,7 @@ pub struct Checkpoint {
     index_faults: Vec<IndexFault>,
     links: Vec<(PathBuf, PathBuf)>,
     value_check: ValueCheck,
-    /// Matrices that were handed out and are zero throughout.
+    /// Names of matrices that were handed out and have only zeros.
     all_zero: Mutex<BTreeSet<String>>,
 }
 
@@ -57,7 +57,7 @@ impl Checkpoint {
     /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in `dir`. Reads headers only.
     ///
     /// # Errors
-    /// [`LoadError`]: no weights, an unsound file, an index that leaves open which tensors are meant.
+    /// [`LoadError`] if there are no weights, if a file is unsound, or if the index leaves open which tensors are meant.
     pub fn open(dir: &Path, value_check: ValueCheck) -> Result<Checkpoint, LoadError> {
         let index::Shards { files: shards, index_faults, links } = index::open_shards(dir)?;
         let mut places = BTreeMap::new();
@@ -80,17 +80,17 @@ impl Checkpoint {
         &self.shards
     }
 
-    /// The index of its shards; not there if it is one file.
+    /// Returns the path of the index of its shards. It does not exist for a single file.
     pub fn index_path(&self) -> PathBuf {
         self.dir.join(index::INDEX)
     }
 
-    /// What is wrong with the index of its shards and does not matter, if every tensor of the model is there.
+    /// Returns faults of the index that do not matter if every tensor of the model is there.
     pub fn index_faults(&self) -> &[IndexFault] {
         &self.index_faults
     }
 
-    /// Files that are links out of the directory, each with what it leads to; those of the Hugging Face cache are not listed.
+    /// Returns files that are links out of the directory, with their targets. Links within the Hugging Face cache are not listed.
     pub fn links(&self) -> &[(PathBuf, PathBuf)] {
         &self.links
     }
@@ -169,7 +169,7 @@ impl Checkpoint {
             .sum()
     }
 
-    /// The tensor called `name`, of the shape that config.json implies, with its file.
+    /// Returns the tensor `name`, which must have the shape that config.json implies, and its file.
     ///
     /// # Errors
     /// [`LoadError::Missing`], [`LoadError::Shape`].

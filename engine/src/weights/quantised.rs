@@ -1,10 +1,10 @@
-//! Signs of quantised weights in a checkpoint: what they are, for the message that refuses them.
+//! Recognises quantised weights in a checkpoint, for the message that refuses them.
 
 use super::{Checkpoint, TensorInfo};
 use safetensors::Dtype;
 use std::fmt;
 
-/// Weights that are stored in fewer bits, with one tensor that shows it.
+/// Weights that are stored in fewer bits, with a tensor that shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantised {
     pub format: QuantisedFormat,
@@ -13,7 +13,7 @@ pub struct Quantised {
     pub shape: Vec<usize>,
 }
 
-/// Programs and formats that quantise weights, by how they name tensors.
+/// Programs and formats that quantise weights, recognised by how they name tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QuantisedFormat {
@@ -23,12 +23,12 @@ pub enum QuantisedFormat {
     },
     Mlx,
     CompressedTensors,
-    /// Eight-bit floats or integers with scales beside them.
+    /// Eight-bit floats or integers with separate scales.
     Scaled,
     Mxfp4,
     Hqq,
     Aqlm,
-    /// None of these names, but a matrix of numbers that no weights are stored in.
+    /// None of these names, but a matrix in a number format that plain weights never have.
     Unknown,
 }
 
@@ -48,7 +48,7 @@ impl fmt::Display for QuantisedFormat {
     }
 }
 
-/// Endings of tensor names that one format alone has.
+/// Endings of tensor names that only one format has.
 const ENDINGS: [(&str, QuantisedFormat); 17] = [
     (".qweight", QuantisedFormat::GptqOrAwq),
     (".qzeros", QuantisedFormat::GptqOrAwq),
@@ -70,8 +70,8 @@ const ENDINGS: [(&str, QuantisedFormat); 17] = [
 ];
 
 impl Checkpoint {
-    /// The first sign that its weights are quantised: a tensor that only such files have, or a matrix of integers or of floats
-    /// below 16 bits.
+    /// Returns the first sign of quantised weights: a tensor that only such files have, or a matrix of integers or of floats below
+    /// 16 bits. `None` if there is none.
     pub fn quantised(&self) -> Option<Quantised> {
         let shown = |format, tensor: &TensorInfo| Quantised {
             format,
@@ -102,7 +102,7 @@ impl Checkpoint {
     }
 }
 
-/// Numbers that weights are stored in.
+/// Whether plain weights may have this number format.
 fn is_plain(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }

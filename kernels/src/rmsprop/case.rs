@@ -1,4 +1,4 @@
-//! Shapes: adapter matrices of rank 16 and half of SmolLM2-135M's adapters at once, timed; odd lengths for the tests.
+//! Shapes. Timed: adapter matrices of rank 16, and half of SmolLM2-135M's adapters at once. For the tests only: odd lengths.
 
 use super::{RmsProp, reference};
 use crate::case::operands::{Kernel, Label, Operands};

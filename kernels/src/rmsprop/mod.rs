@@ -44,7 +44,7 @@ impl RmsProp<'_> {
     }
 }
 
-/// What is the same for every element, computed in f64 as torch does and rounded once.
+/// Factors that are the same for every element, computed in f64 as in torch and rounded once.
 #[derive(Debug, Clone, Copy)]
 pub struct Factors {
     pub weight_decay: f64,
@@ -57,7 +57,7 @@ pub struct Factors {
 }
 
 impl RmsProp<'_> {
-    /// The factors of this step.
+    /// Returns the factors of this step.
     pub fn factors(&self) -> Factors {
         Factors {
             weight_decay: self.weight_decay,

@@ -91,8 +91,8 @@ impl Default for LoraConfig {
     }
 }
 
-/// Keys that say how an adapter came about, or that act only beside a key that is refused: any value is fine. Those of
-/// ms-swift (`lora_dtype`, `lorap_*`, `swift_type`) and of the first PEFT (`merge_weights`) are among them.
+/// Keys that say how an adapter was made, or that act only together with a refused key. Any value is fine. They include keys of
+/// ms-swift (`lora_dtype`, `lorap_*`, `swift_type`) and of the first PEFT (`merge_weights`).
 const IGNORED_KEYS: [&str; 17] = [
     "auto_mapping",
     "corda_config",

@@ -27,7 +27,7 @@ pub enum AdapterError {
     NoFile {
         dir: PathBuf,
         file: &'static str,
-        /// What is there.
+        /// What the folder holds instead.
         instead: Instead,
     },
     /// `adapter_model.safetensors` is not sound, or a tensor's number format is none that weights can have.
@@ -52,7 +52,7 @@ pub enum AdapterError {
         tensors: Vec<String>,
         count: usize,
     },
-    /// Tensors whose names have a part too much, missing or other: what a wrapped model or another program leaves.
+    /// Tensors whose names have an extra, missing or wrong part, as a wrapped model or another program leaves it.
     #[error(
         "{path}: {} PEFT does not read: {misnamed}; save the adapter with save_pretrained of the unwrapped model, or \
          rename the tensors",
@@ -64,16 +64,16 @@ pub enum AdapterError {
         misnamed: Box<Misnamed>,
         count: usize,
     },
-    /// Tensors of an adapter whose name PEFT does not take out.
+    /// Tensors whose names contain an adapter's name that PEFT does not remove.
     #[error(
         "{path}: {}; PEFT reads names without one, or with `default`, and leaves the others out: keep one adapter in \
          the file, with `.weight` straight after `lora_A` and `lora_B`", adapter_names(.named, *.others)
     )]
     AdapterName {
         path: PathBuf,
-        /// The first five names but for `default`.
+        /// The first five names other than `default`.
         named: Vec<String>,
-        /// Whether there are tensors that PEFT reads.
+        /// Whether PEFT reads other tensors of the file.
         others: bool,
     },
     /// One matrix under two names.

@@ -1,4 +1,4 @@
-//! What lies in a folder that should be an adapter's, and which files of a model's folder are an adapter's.
+//! Finds out what a folder without an adapter holds instead, and which files of a model's folder belong to an adapter.
 
 use super::error::AdapterError;
 use align_engine::model::{REFERENCE, folders_with};
@@ -9,29 +9,29 @@ use std::path::{Path, PathBuf};
 pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// The file of the configuration.
 pub const CONFIG: &str = "adapter_config.json";
-/// The file of the values in older adapters: a Python pickle, which runs code when it is read.
+/// The file of the values in older adapters: a Python pickle. Reading one can run code.
 const PICKLE: &str = "adapter_model.bin";
 /// The files of the values in mlx-lm's adapters.
 const MLX: [&str; 2] = ["adapters.safetensors", "adapters.npz"];
 
-/// What a folder holds in place of an adapter's files.
+/// What a folder holds instead of an adapter's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instead {
     Nothing,
     /// There is no such folder.
     NoFolder,
-    /// The values as a Python pickle.
+    /// The values are a Python pickle.
     Pickle,
     /// An adapter of mlx-lm.
     Mlx,
-    /// Folders that hold an adapter: how many, and the last.
+    /// Folders that hold an adapter: their number, and the last of them.
     Folders {
         count: usize,
         last: PathBuf,
     },
     /// A model.
     Model,
-    /// A run that has kept its reference and has no adapter yet.
+    /// A run that has saved its reference but has no adapter yet.
     UnfinishedRun,
 }
 
@@ -56,7 +56,7 @@ impl Instead {
         }
     }
 
-    /// What to do, as the end of a message.
+    /// Returns the end of a message: what to do.
     pub(super) fn hint(&self) -> String {
         match self {
             Instead::Nothing => "; give the folder that PEFT or `train` wrote".to_owned(),
@@ -75,11 +75,9 @@ impl Instead {
                 format!("; there are adapters in {count} folders inside it, the last is {}: give that", last.display())
             }
             Instead::Model => "; this is the folder of a model, not of an adapter: give it as the model".to_owned(),
-            Instead::UnfinishedRun => {
-                "; this is the folder of a run that has not got as far as an adapter: `reference` in it \
+            Instead::UnfinishedRun => "; this is the folder of a run that has no adapter yet: `reference` in it \
                                        is what the run is compared with"
-                    .to_owned()
-            }
+                .to_owned(),
         }
     }
 }
@@ -95,17 +93,17 @@ pub(super) fn check(dir: &Path, files: &[&'static str]) -> Result<(), AdapterErr
     }
 }
 
-/// An adapter's files in the folder of a model. Other programs apply such an adapter whenever they load the folder.
+/// An adapter's files in the folder of a model. Other programs apply such an adapter when they load the folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StrayAdapter {
     /// Configuration and values.
     Whole,
-    /// The configuration alone: other programs cannot load the folder.
+    /// Only the configuration: other programs cannot load the folder.
     ConfigAlone,
 }
 
 impl StrayAdapter {
-    /// That of the folder `model`, if it holds a model and one.
+    /// Returns the adapter in the folder `model`. `None` if there is no model or no adapter.
     pub fn of(model: &Path) -> Option<StrayAdapter> {
         let has = |name: &str| model.join(name).exists();
         let values = has(WEIGHTS) || has(PICKLE) || MLX.into_iter().any(has);

@@ -1,4 +1,4 @@
-//! Hashes that say which base and which adapter: what is written beside an adapter or a run, and compared when it is used.
+//! Hashes that identify a base or an adapter. They are saved with an adapter or a run, and compared when it is used.
 
 use align_engine::autograd::param::Param;
 use align_engine::model::adapters::AdapterSet;
@@ -8,16 +8,16 @@ use blake3::{Hash, Hasher};
 use half::{bf16, f16};
 use std::collections::HashMap;
 
-/// Blocks of a tensor that are looked at, and their elements.
+/// Number of blocks of a tensor that are hashed, and elements in a block.
 const BLOCKS: usize = 8;
 const BLOCK: usize = 2048;
 
-/// Hash of the weights that a model of this configuration uses: of every tensor the shape and some blocks of its numbers, rounded to
-/// bf16. Fine-tuning changes nearly every number, so that this tells models apart at a thousandth of the reading; it is no
-/// proof that all numbers are the same.
+/// Hashes the weights that a model of this configuration uses: the shape of every tensor, and some blocks of its numbers,
+/// rounded to bf16. Fine-tuning changes nearly every number, so this tells models apart and reads only a thousandth of the
+/// weights. It does not prove that all numbers are the same.
 ///
-/// Neither the folder, nor how the tensors are shared out among files, nor the prefix of their names, nor the number format is in it.
-/// Tensors that are missing count as such; loading refuses them.
+/// The hash does not depend on the folder, on how tensors are spread over files, on the prefix of their names, or on the
+/// number format. A missing tensor is hashed as missing; loading refuses it.
 pub fn base_hash(config: &ModelConfig, checkpoint: &Checkpoint) -> Hash {
     let layout = Layout::of(config, checkpoint);
     let stored: HashMap<&str, (&TensorInfo, &SafetensorsFile)> =
@@ -41,7 +41,7 @@ pub fn base_hash(config: &ModelConfig, checkpoint: &Checkpoint) -> Hash {
     hasher.finalize()
 }
 
-/// The numbers as bf16. Those of a format that no weights have stay as they are.
+/// Rounds the numbers to bf16. Numbers in a format that weights never have stay as they are.
 fn rounded(dtype: Dtype, numbers: &[u8]) -> Vec<u8> {
     let bf16s = |value: f32| bf16::from_f32(value).to_le_bytes();
     match dtype {
@@ -53,7 +53,7 @@ fn rounded(dtype: Dtype, numbers: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Hash of the values of an adapter, layer by layer: the same for two files with the same numbers, whatever their names.
+/// Hashes the values of an adapter, layer by layer. Two files with the same numbers have the same hash, whatever their names.
 pub fn adapter_hash(adapter: &AdapterSet) -> Hash {
     let mut hasher = Hasher::new();
     let mut add = |param: &Param| {

@@ -50,7 +50,7 @@ pub struct Merge<'a> {
     /// The new directory.
     pub output: &'a Path,
     pub existing: Existing,
-    /// Templates that the new directory gets instead of the base's.
+    /// Chat templates for the new directory, if not the base's.
     pub chat_template: Option<&'a TemplateSources>,
 }
 
@@ -68,7 +68,7 @@ pub enum Existing {
 pub struct MergeReport {
     /// Matrices that an update was added to.
     pub merged: usize,
-    /// Those of them that this program does not run, such as a vision tower's.
+    /// Number of them for parts that this program does not run, such as a vision tower.
     pub not_run: usize,
     /// Their elements.
     pub elements: u64,
@@ -78,21 +78,20 @@ pub struct MergeReport {
     pub max_delta: f32,
     /// Bytes of all tensors written, those that no update was added to included.
     pub bytes: u64,
-    /// Other files copied; config.json and the index of shards may be written anew, to fit the weights.
+    /// Other files that were copied. config.json and the index of shards may be rewritten to fit the weights.
     pub copied: usize,
-    /// Paths within the base's directory that were not copied: other forms of the weights, which have no update, files of an
-    /// adapter and of a training run, folders of version control and download tools, links to folders and links that lead
-    /// nowhere.
+    /// Paths within the base's directory that were not copied: other forms of the weights, which lack the update; files of an
+    /// adapter and of a training run; folders of version control and download tools; links to folders, and broken links.
     pub left_out: Vec<PathBuf>,
-    /// Keys of `config.json` that were left out: the mark of a quantisation that the weights do not have.
+    /// Keys of `config.json` that were left out because they claim a quantisation that the weights do not have.
     pub config_keys: Vec<String>,
     /// [`base_hash`] of the base.
     pub base: String,
-    /// The same of the base that the adapter was trained on, if its file says it.
+    /// [`base_hash`] of the base that the adapter was trained on, if its file says so.
     pub trained_on: Option<String>,
     /// `base_model_name_or_path` of the adapter.
     pub base_name: Option<String>,
-    /// What is remarkable about the base.
+    /// What a user should know about the base.
     pub notes: Vec<ModelNote>,
 }
 
@@ -119,7 +118,7 @@ pub enum MergeError {
          the weights are damaged, or the adapter is from a run that diverged"
     )]
     NonFinite { path: PathBuf, tensor: String, element: usize, base: f32, delta: f32, dtype: WeightDtype },
-    /// An update of a part that this program does not run, which the base's files do not have or have in another shape.
+    /// An update for a part that this program does not run. The base's files lack the tensor, or have it in another shape.
     #[error(
         "{path}: the update of `{tensor}` {:?} and its A {:?} {}; is this the adapter of another model?",
         .shapes[0], .shapes[1], not_run_hint(.found.as_deref())
@@ -130,7 +129,7 @@ pub enum MergeError {
         tensor: String,
         /// Of B and of A.
         shapes: [Vec<usize>; 2],
-        /// The tensor of the base that it is for.
+        /// The tensor of the base to which it belongs.
         found: Option<Box<(String, Vec<usize>)>>,
     },
     #[error("{output}: not written: cannot {action} {path}: {source}; what was there before stays")]
@@ -213,8 +212,8 @@ impl Merge<'_> {
         Ok(report)
     }
 
-    /// The update of a part that this program does not run: the tensor of the checkpoint that it is for, whose file may name the
-    /// modules as they were called before.
+    /// Computes the update of a part that this program does not run. Returns it with the tensor of the checkpoint to which it
+    /// belongs. The checkpoint may use older names of modules.
     fn delta_of_not_run<'a>(
         &self,
         device: &Device,
@@ -241,7 +240,7 @@ impl Merge<'_> {
         file.weight_dtype(tensor)?;
         let delta = Delta {
             rank: update.rank,
-            // of a convolution all that a place of its output sees
+            // for a convolution: all inputs of one output place
             in_features: inputs.iter().product(),
             scaling: update.scaling,
             lora_a: device.upload("merge.lora_a", &lora_a.values)?,
@@ -427,16 +426,16 @@ impl Merge<'_> {
     }
 }
 
-/// Copies `config.json`, without what says that the weights are quantised: those that are merged are not. Its class becomes one
-/// that other programs know.
+/// Copies `config.json` without the keys that say that the weights are quantised, since merged weights are not. Replaces a class
+/// that other programs do not know.
 fn write_config(source: &Path, target: &Path, report: &mut MergeReport) -> io::Result<()> {
     let bytes = std::fs::read(source)?;
     let Ok(serde_json::Value::Object(mut config)) = serde_json::from_slice(&bytes) else {
-        // it was read as JSON a moment ago
+        // cannot fail: it has just been read as JSON
         return std::fs::write(target, bytes);
     };
     report.config_keys = copies::without_quantisation(&mut config);
-    // it was read as a model's a moment ago
+    // cannot fail: it has just been read as a model's
     let architecture = families::architecture_to_name(&ConfigJson::new(source, config.clone())).ok().flatten();
     if let Some(name) = architecture {
         config.insert("architectures".to_owned(), vec![name].into());

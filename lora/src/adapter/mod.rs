@@ -36,9 +36,9 @@ pub struct Adapter {
     set: Arc<AdapterSet>,
     /// The tensors' names in PEFT's file, by [`ParamId`].
     keys: Vec<String>,
-    /// Updates of parts that this program does not run, kept for the file that is written.
+    /// Updates of parts that this program does not run. They are written with the adapter.
     not_run: Vec<NotRun>,
-    /// [`base_hash`] of the base that it was trained on, where that is known.
+    /// [`base_hash`] of the base that it was trained on, if known.
     base: Option<String>,
 }
 
@@ -169,18 +169,18 @@ impl Adapter {
         Ok(())
     }
 
-    /// Says which base it is trained on from now on: the [`base_hash`] that is written beside the values.
+    /// Sets the base that it is trained on from now on: the [`base_hash`] that is written with the values.
     pub fn set_base(&mut self, hash: Hash) {
         self.base = Some(hash.to_string());
     }
 
-    /// The [`base_hash`] of the base that it was trained on; `None` if its file does not say, as those of other programs.
+    /// Returns the [`base_hash`] of the base that it was trained on. `None` if its file does not say, like those of other programs.
     pub fn base(&self) -> Option<&str> {
         self.base.as_deref()
     }
 
-    /// How many updates are for parts of the model that this program does not run, such as a vision tower. They change no
-    /// text, and [`Adapter::save`] writes them as they were read.
+    /// Returns how many updates are for parts of the model that this program does not run, such as a vision tower. They change
+    /// no text, and [`Adapter::save`] writes them as they were read.
     pub fn not_run(&self) -> usize {
         self.not_run.len()
     }

@@ -1,9 +1,9 @@
 //! How PEFT names the tensors of an adapter, and what is wrong with a name that it does not read.
 //!
-//! `base_model.model.` + module + `.lora_A.weight`. Files that were written from the state of a running model have the
-//! adapter's name before `weight`; of such names PEFT reads `default` as its own. Some programs leave traces of what the model
-//! was wrapped in (`torch.compile`, FSDP, gradient checkpointing): PEFT leaves out what it does not know, so that the base
-//! answers alone.
+//! The usual name is `base_model.model.` + module + `.lora_A.weight`. Files that were written from the state of a running model
+//! have the adapter's name before `weight`; PEFT also reads names with `default` there. Some programs leave traces of wrappers in
+//! the names (`torch.compile`, FSDP, gradient checkpointing). PEFT ignores names that it does not know, so the base would answer
+//! without the adapter.
 //!
 //! The modules of a model that also sees images were called `language_model.model.layers.N` until transformers 4.52, and
 //! `model.language_model.layers.N` since (huggingface/transformers#38927).
@@ -15,12 +15,12 @@ use std::collections::HashMap;
 use std::fmt;
 
 const PREFIX: &str = "base_model.model.";
-/// The adapter's name that may stand in a file.
+/// The adapter's name that PEFT accepts in a file.
 const DEFAULT: &str = "default";
-/// What stands before `layers.` in a model that also sees images, now and in older files.
+/// What stands before `layers.` in a model that also reads images, in current and in older files.
 const WRAPPED: &str = "model.language_model.";
 const WRAPPED_BEFORE: &str = "language_model.model.";
-/// Parts of such a model that a text does not pass through. In older files without `model.` before them.
+/// Parts of such a model that text does not pass through. Older files have them without `model.`.
 const NOT_RUN: [&str; 2] = ["vision_tower.", "multi_modal_projector."];
 
 /// A matrix of an update.
@@ -48,26 +48,26 @@ impl Half {
     }
 }
 
-/// The tensor's name of one half of the update of `module`.
+/// Returns the tensor's name for one half of the update of `module`.
 pub(super) fn key(module: &str, half: Half) -> String {
     format!("{PREFIX}{module}.{}.weight", half.name())
 }
 
-/// The tensor's name of the score head.
+/// Returns the tensor's name for the score head.
 pub(super) fn score_key() -> String {
     format!("{PREFIX}{SCORE}.weight")
 }
 
-/// A tensor's name, taken apart.
+/// The parts of a tensor's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Parts<'a> {
     pub module: &'a str,
     pub half: Half,
-    /// The adapter's name, if it is there and not the one that may be.
+    /// The adapter's name, if there is one that PEFT does not accept.
     pub foreign_adapter: Option<&'a str>,
 }
 
-/// Takes the name of one half of an update apart; `None` for any other name.
+/// Splits the name of one half of an update. `None` for any other name.
 pub(super) fn parts(tensor: &str) -> Option<Parts<'_>> {
     let inner = tensor.strip_prefix(PREFIX)?.strip_suffix(".weight")?;
     Half::BOTH.into_iter().find_map(|half| {
@@ -79,7 +79,7 @@ pub(super) fn parts(tensor: &str) -> Option<Parts<'_>> {
     })
 }
 
-/// What a module of a file is to a model.
+/// What a module of a file is in a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     /// This linear layer, as an index into [`Modules::linears`].
@@ -117,8 +117,8 @@ impl<'a> Places<'a> {
         if NOT_RUN.iter().any(|part| inner.starts_with(part)) { Place::NotRun } else { Place::Nowhere }
     }
 
-    /// What is wrong with the name of a tensor that [`Places::find`] has no linear layer for, if it is the name of one with a
-    /// part too much, missing or other.
+    /// Says what is wrong with a name for which [`Places::find`] has no linear layer. `None` if it is not the name of a layer
+    /// with an extra, missing or wrong part.
     pub(super) fn misnamed(&self, tensor: &str) -> Option<Misnamed> {
         let is_wrapper = |part: &&str| WRAPPERS.iter().any(|(name, _)| name.strip_suffix('.') == Some(*part));
         let parts: Vec<&str> = tensor.split('.').collect();
@@ -126,7 +126,7 @@ impl<'a> Places<'a> {
         let parts: Vec<&str> = parts.into_iter().filter(|part| !is_wrapper(part)).collect();
         let at = parts.iter().position(|part| Half::BOTH.iter().any(|half| half.name() == *part))?;
         let half = Half::BOTH.into_iter().find(|half| half.name() == parts[at])?;
-        // the layer that the end of the module's name belongs to
+        // the layer to which the end of the module's name belongs
         let starts = (0..at).rev().filter(|&start| parts[start] == "layers");
         let (start, linear) = starts.into_iter().find_map(|start| {
             let name = format!("{}{}", self.prefix, parts[start..at].join("."));
@@ -150,7 +150,7 @@ impl<'a> Places<'a> {
     }
 }
 
-/// What is wrong with the name of a score head as a running model has it: its copies are called `modules_to_save.default` and
+/// Says what is wrong with the name of a score head from a running model, whose copies are called `modules_to_save.default` and
 /// `original_module`.
 pub(super) fn misnamed_score(tensor: &str) -> Option<Misnamed> {
     let expected = score_key();
@@ -159,7 +159,7 @@ pub(super) fn misnamed_score(tensor: &str) -> Option<Misnamed> {
     (!part.is_empty()).then(|| Misnamed { tensor: tensor.to_owned(), fault, expected })
 }
 
-/// The parts that must go from `long` for `short` to be left, if they stand together.
+/// Returns what must be removed from `long` to get `short`. `None` if that is not one contiguous part.
 fn removed(long: &str, short: &str) -> Option<String> {
     let (long, short): (Vec<&str>, Vec<&str>) =
         (long.split_inclusive('.').collect(), short.split_inclusive('.').collect());
@@ -169,7 +169,7 @@ fn removed(long: &str, short: &str) -> Option<String> {
     Some(long[start..start + count].concat())
 }
 
-/// A tensor whose name is nearly one that PEFT reads.
+/// A tensor with nearly the name that PEFT reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misnamed {
     pub tensor: String,
@@ -187,7 +187,7 @@ pub enum NameFault {
     Missing {
         part: String,
     },
-    /// What stands before `layers.`, and what should.
+    /// What stands before `layers.`, and what should stand there.
     Instead {
         found: String,
         expected: String,
@@ -198,7 +198,7 @@ impl fmt::Display for Misnamed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}`: ", self.tensor)?;
         match &self.fault {
-            NameFault::TooMuch { part } => write!(f, "`{part}` is too much in it")?,
+            NameFault::TooMuch { part } => write!(f, "`{part}` does not belong in it")?,
             NameFault::Missing { part } => write!(f, "`{part}` is missing in it")?,
             NameFault::Instead { found, expected } => {
                 write!(f, "it begins with `{found}`, the modules of this model with `{expected}`")?;
@@ -208,7 +208,8 @@ impl fmt::Display for Misnamed {
     }
 }
 
-/// The name of a module, or of a tensor without `.weight`, that older and newer files of a model which also sees images share.
+/// Returns a name of a module, or of a tensor without `.weight`, that is the same for older and newer files of a model that also
+/// reads images.
 pub(super) fn shared_name(module: &str) -> String {
     let inner = module.strip_prefix("model.").unwrap_or(module);
     inner.replacen("vision_tower.vision_model.", "vision_tower.", 1)

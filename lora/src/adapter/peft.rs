@@ -16,7 +16,7 @@ use std::path::Path;
 
 /// How many names an error shows.
 const SHOWN: usize = 5;
-/// The key of [`base_hash`](super::base_hash) beside the values: in the header of the file, which no reader of PEFT's looks at.
+/// The key of [`base_hash`](super::base_hash) in the header of the file. PEFT does not read it.
 const BASE: &str = "base_weights";
 
 /// An adapter's two files.
@@ -27,7 +27,7 @@ pub(super) struct Contents {
     /// `[1, hidden_size]`, of a reward model.
     pub score_head: Option<Vec<f32>>,
     pub not_run: Vec<NotRun>,
-    /// [`base_hash`](super::base_hash) of the base that it was trained on, if the file says it.
+    /// [`base_hash`](super::base_hash) of the base that it was trained on, if the file says so.
     pub base: Option<String>,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Update {
 /// The values of the update of a module that this program does not run, such as one of a vision tower.
 #[derive(Debug, Clone)]
 pub(super) struct NotRun {
-    /// As the file names it.
+    /// The module's name in the file.
     pub module: String,
     pub rank: usize,
     pub scaling: f32,
@@ -82,7 +82,7 @@ pub(super) fn read(dir: &Path, linears: &[LinearInfo], prefix: &str, wanted: Wan
     let found = Found::sort(&file, &modules, config.task)?;
     found.check_modules(&choices, &modules)?;
     found.check_spellings()?;
-    // as the file names them, or as the model does now
+    // by the file's names, or by the model's current ones
     let names: Vec<&str> = found.not_run.keys().copied().collect();
     let now: Vec<String> = names.iter().map(|name| format!("model.{}", shared_name(name))).collect();
     let mut chosen = config.choose_any(&names).map_err(in_config)?;
@@ -101,7 +101,7 @@ pub(super) fn read(dir: &Path, linears: &[LinearInfo], prefix: &str, wanted: Wan
     Ok(Contents { config, updates, score_head, not_run, base })
 }
 
-/// The tensors of a file by what they are for.
+/// The tensors of a file, grouped by purpose.
 struct Found<'a> {
     file: &'a SafetensorsFile,
     halves: BTreeMap<(usize, Half), &'a TensorInfo>,
@@ -179,7 +179,7 @@ impl<'a> Found<'a> {
         Ok(found)
     }
 
-    /// Refuses an update of a module that is not run under both of its names: one of the two would be lost.
+    /// Refuses two updates of a module that is not run, under its older and its newer name: one of them would be lost.
     fn check_spellings(&self) -> Result<(), AdapterError> {
         let mut modules: BTreeMap<String, &TensorInfo> = BTreeMap::new();
         for (module, halves) in &self.not_run {
@@ -192,7 +192,7 @@ impl<'a> Found<'a> {
         Ok(())
     }
 
-    /// The updates of modules that are not run; `chosen` has the rank and the scaling that the configuration gives each.
+    /// Returns the updates of modules that are not run. `chosen` has the rank and scaling that the configuration gives each.
     fn not_run(&self, chosen: &[Option<Choice>]) -> Result<Vec<NotRun>, AdapterError> {
         let path = || self.file.path().to_owned();
         let left_out: Vec<&&str> =
@@ -325,7 +325,7 @@ pub(super) fn check_finite(path: &Path, tensor: &str, values: &[f32]) -> Result<
     }
 }
 
-/// A tensor to be written.
+/// A tensor to write.
 #[derive(Clone)]
 pub(super) struct Tensor {
     pub key: String,
@@ -340,8 +340,8 @@ impl fmt::Debug for Tensor {
     }
 }
 
-/// Writes the file of the values: f32, in the order of the names, as PEFT does, with the hash of the base in its header. It
-/// appears whole, or what was there before stays.
+/// Writes the file of the values: f32, sorted by name as PEFT does, with the hash of the base in its header. The file appears
+/// whole. If writing fails, an existing one stays.
 ///
 /// # Errors
 /// [`AdapterError::NonFinite`], [`AdapterError::Write`].

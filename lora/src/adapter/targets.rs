@@ -126,7 +126,7 @@ impl LoraConfig {
         Ok(facts.map(|(linear, (rank, alpha))| Choice { linear, rank, scaling: self.scaling(rank, alpha) }).collect())
     }
 
-    /// What this configuration gives each of these modules, of whatever part of a model; `None` for those it leaves out.
+    /// Returns what this configuration gives each of these modules, in any part of a model. `None` for those it leaves out.
     ///
     /// # Errors
     /// [`ConfigFault::Pattern`], [`ConfigFault::Embedding`].

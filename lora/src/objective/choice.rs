@@ -94,7 +94,7 @@ impl Objective {
         joined(self.parts.iter().map(|part| (name(part), part.weight)))
     }
 
-    /// The name that it was asked for by, in its canonical form: that of [`canonical_name`], presets included.
+    /// Returns the name that the user asked for, presets included, in the canonical form of [`canonical_name`].
     pub fn asked_name(&self) -> String {
         let name = |part: &Part| part.preset.map_or(part.spec.name, |preset| preset.name);
         joined(self.parts.iter().map(|part| (name(part), part.weight)))
@@ -289,7 +289,7 @@ struct Named {
     preset: Option<&'static Preset>,
 }
 
-/// A loss that is alone, or `dpo:0.8,ipo:0.2`.
+/// Writes a single loss by its name, and a mix as `dpo:0.8,ipo:0.2`.
 fn joined<'a>(parts: impl Iterator<Item = (&'a str, f64)>) -> String {
     match &parts.collect::<Vec<_>>()[..] {
         [(name, 1.0)] => (*name).to_owned(),
@@ -297,7 +297,7 @@ fn joined<'a>(parts: impl Iterator<Item = (&'a str, f64)>) -> String {
     }
 }
 
-/// The canonical form of what `--loss` names, whatever knobs it needs: two texts with the same one have the same defaults.
+/// Returns the canonical form of what `--loss` names. It needs no knobs. Two texts with the same form have the same defaults.
 ///
 /// # Errors
 /// [`ObjectiveError`] for a text that names no loss and no mix.
@@ -307,7 +307,7 @@ pub fn canonical_name(text: &str) -> Result<String, ObjectiveError> {
     Ok(joined(named.iter().map(|named| (name(named), named.weight))))
 }
 
-/// The rows that it eats, and what it scores of them, whatever knobs it needs.
+/// Returns which rows a loss reads, and what it scores. It needs no knobs.
 ///
 /// # Errors
 /// [`ObjectiveError`] for a text that names no loss and no mix.

@@ -8,7 +8,7 @@ use align_engine::autograd::scalar::Scalar;
 /// The authors' beta_pi.
 const BETA: Knob = Knob {
     help: "Scale of the reward, the authors' beta_pi: their scripts take 0.5 for dialogue (HH), summaries (TL;DR) and data of \
-           one's own, and 0.1 for IMDB",
+            one's own, and 0.1 for IMDB",
     ..knobs::BETA
 };
 

@@ -221,7 +221,7 @@ pub trait PairBatchLoss: Send + Sync {
     /// The numbers shared by the batch, after what the run remembers from the steps before.
     fn statistics(&self, pairs: &[Pair<'_>], history: &History) -> Statistics;
 
-    /// Whether the loss of a pair depends on the other pairs beside the statistics: then an evaluation goes by batches.
+    /// Whether the loss of a pair depends on other pairs in more than the statistics. If so, evaluations go by batches.
     fn compares_pairs(&self) -> bool {
         false
     }
@@ -285,7 +285,7 @@ impl Loss {
         }
     }
 
-    /// Whether a row's loss depends on the other rows of its batch beside their statistics.
+    /// Whether a row's loss depends on the other rows of its batch in more than their statistics.
     pub fn compares_rows(&self) -> bool {
         matches!(self, Loss::PairBatch(loss) if loss.compares_pairs())
     }

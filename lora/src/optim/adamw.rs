@@ -17,14 +17,14 @@ pub struct AdamW {
     pub moments: Vec<Moments>,
 }
 
-/// The numbers of Adam; by default torch's.
+/// The numbers of Adam. The defaults are torch's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamNumbers {
     /// Decay of the mean of the gradient.
     pub beta1: f64,
     /// Decay of the mean of its square.
     pub beta2: f64,
-    /// What is added to the root of that.
+    /// Added to the root of that mean.
     pub eps: f64,
 }
 

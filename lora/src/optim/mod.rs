@@ -40,7 +40,7 @@ impl Default for OptimizerKind {
 }
 
 impl OptimizerKind {
-    /// Numbers that the optimiser keeps for each one of the adapter.
+    /// Returns how many numbers the optimiser keeps for each parameter.
     pub fn moments(self) -> u64 {
         match self {
             OptimizerKind::AdamW(_) => 2,
@@ -50,7 +50,7 @@ impl OptimizerKind {
 }
 
 impl Optimizer {
-    /// A fresh one for `params`.
+    /// Makes an optimiser with a fresh state for `params`.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

@@ -1,4 +1,4 @@
-//! RMSProp as torch has it, neither centred nor with momentum; the weight decay is coupled, a part of the gradient.
+//! RMSProp as in torch, neither centred nor with momentum. The weight decay is coupled: it is a part of the gradient.
 
 use align_engine::autograd::ParamGrads;
 use align_engine::autograd::param::Param;
@@ -17,10 +17,10 @@ pub struct RmsProp {
 impl RmsProp {
     /// torch's decay of the mean.
     pub const ALPHA: f64 = 0.99;
-    /// torch's.
+    /// torch's epsilon, added to the root of the mean.
     const EPS: f64 = 1e-8;
 
-    /// A fresh state for `params`, with eps 1e-8.
+    /// Makes a fresh state for `params`, with eps 1e-8.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

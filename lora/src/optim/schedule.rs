@@ -10,12 +10,12 @@ pub enum ScheduleKind {
     Linear,
     /// Half a cosine to 0 at the end of the run. Source: arXiv 1608.03983, eq. 5, without restarts.
     Cosine,
-    /// The same at every step: it has no warm-up.
+    /// The same rate at every step, without a warm-up.
     Constant,
     ConstantWithWarmup,
 }
 
-/// The steps of linear growth at the start.
+/// How many steps of linear growth stand at the start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Warmup {
     /// This many.
@@ -25,7 +25,7 @@ pub enum Warmup {
 }
 
 impl Warmup {
-    /// Steps of a run of `total_steps`, as transformers' `get_warmup_steps`.
+    /// Returns the warm-up steps of a run of `total_steps`, as `get_warmup_steps` of transformers does.
     pub fn steps(self, total_steps: u64) -> u64 {
         match self {
             Warmup::Steps(steps) => steps,

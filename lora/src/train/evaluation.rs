@@ -1,8 +1,8 @@
 //! Loss and rewards over a data set.
 //!
-//! What the rows of a loss share (KTO's reference point, BCO's shift where the run has none of its own) is taken over the whole
-//! set, so that an evaluation does not depend on the size of a batch. Two kinds go by batches: losses that compare the rows of a
-//! batch with each other, and data in TRL's order, whose evaluations are TRL's.
+//! What the rows of a loss share (KTO's reference point, BCO's shift if the run has none of its own) is computed over the whole
+//! set, so an evaluation does not depend on the size of a batch. Two kinds of evaluation go by batches: those of losses that
+//! compare the rows of a batch with each other, and those of data in TRL's order, which follow TRL.
 
 use super::columns;
 use super::error::TrainError;
@@ -13,13 +13,13 @@ use super::step::{Batch, Donors, describe, head_error};
 use crate::data::{Dataset, Shuffle, UnpairedOrder};
 use crate::objective::{BatchTotals, Coupling, HeadError, History, Objective, RowLogps, Statistics};
 
-/// Rows whose loss is computed together from their numbers.
+/// How many rows have their loss computed together.
 const HEAD_ROWS: usize = 1024;
 
 /// How an evaluation cuts its rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvalBatches {
-    /// Rows that are read together; of an evaluation that goes by batches, those of a batch.
+    /// How many rows are read together. In an evaluation by batches, the rows of a batch.
     pub batch_size: usize,
     /// Limit on prompt + one answer.
     pub max_length: usize,
@@ -29,12 +29,12 @@ pub struct EvalBatches {
     pub history: History,
 }
 
-/// What the rows of an evaluation share.
+/// With which rows an evaluated row shares the numbers of a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sharing {
-    /// Numbers of their batch.
+    /// With its batch.
     Batch,
-    /// Numbers of the whole set.
+    /// With the whole set.
     Set,
 }
 
@@ -47,7 +47,7 @@ impl Sharing {
         }
     }
 
-    /// A single last row has no other row of its batch to be compared with.
+    /// Says what to do with a single last row. In a batch of its own it has no other row to be compared with.
     pub(super) fn single_last(self, coupling: Coupling) -> SingleLast {
         match (self, coupling) {
             (Sharing::Batch, Coupling::MismatchedRows) => SingleLast::Joined,
@@ -153,7 +153,7 @@ impl Evaluation<'_> {
         }
     }
 
-    /// An error about the rows from place `first` of the order on.
+    /// Makes an error about a row. The row's place counts from place `first` of the order.
     fn error(&self, first: usize, error: HeadError) -> TrainError {
         let name = |row: usize| {
             let number = self.order[first + row];
@@ -166,8 +166,8 @@ impl Evaluation<'_> {
     }
 }
 
-/// Sums over the rows of a whole set, `at_once` at a time: each is divided by what the set has of its kind. An error comes with the
-/// place of the first row that its own place counts from.
+/// Sums over the rows of a whole set, `at_once` at a time. Each part of the loss is divided by its count in the whole set. An
+/// error comes with the place of the first row of its chunk, from which its own place counts.
 fn means_of_set(
     objective: &Objective,
     set: &[RowLogps],
@@ -195,7 +195,7 @@ pub(super) fn check(objective: &Objective, data: &Dataset) -> Result<(), TrainEr
     columns::check(objective, data)
 }
 
-/// Whether the mismatched answers of an objective cannot be of other prompts, as all rows have the same.
+/// Whether an objective needs mismatched answers but all rows have the same prompt.
 pub fn one_prompt(objective: &Objective, data: &Dataset) -> bool {
     objective.coupling() == Coupling::MismatchedRows && data.has_one_prompt()
 }
@@ -230,7 +230,7 @@ mod tests {
         (0..n).map(pair).collect()
     }
 
-    /// The tokens of a likelihood term are those of the whole set, however many rows are taken at once.
+    /// A likelihood term is a mean over the tokens of the whole set, however many rows are computed at once.
     #[test]
     fn a_set_has_one_mean_over_its_tokens() {
         let rows = pairs(7);

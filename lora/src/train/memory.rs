@@ -103,8 +103,8 @@ impl Plan {
 }
 
 impl<'m> Budget<'m> {
-    /// For passes of `model` with `adapters`; adapters and optimiser, which has this many `moments` of each parameter, are on the
-    /// device already. `limit` bytes, or [`SHARE`] of what is free.
+    /// Plans for passes of `model` with `adapters`. Adapters and optimiser are on the device already; the optimiser keeps `moments`
+    /// numbers for each parameter. The limit is `limit` bytes, or [`SHARE`] of what is free.
     pub(super) fn new(
         model: &'m Model,
         adapters: &Adapters,
@@ -143,7 +143,7 @@ impl<'m> Budget<'m> {
         self.limit / CACHE_SHARE
     }
 
-    /// Keeps this many bytes for cached log-probs.
+    /// Reserves this many bytes for cached log-probs.
     pub(super) fn hold_for_cache(&mut self, bytes: u64) {
         self.held = self.held - self.cache + bytes;
         self.cache = bytes;
@@ -284,7 +284,7 @@ impl Largest {
 /// What the lengths of their rows say about some steps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct StepsKnown {
-    /// The steps whose largest forward pass may have the most tokens.
+    /// Steps that may contain the forward pass with the most tokens.
     pub candidates: Vec<Candidate>,
     /// Tokens of the trees of a mean step.
     pub mean_tokens: f64,
@@ -292,12 +292,12 @@ pub(super) struct StepsKnown {
     pub scored_first: f64,
 }
 
-/// A step that may have the largest forward pass.
+/// A step that may contain the largest forward pass.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Candidate {
     pub epoch: u64,
     pub rows: Vec<u32>,
-    /// The rows whose answers meet their prompts, where those are of the whole set; else they are of the step.
+    /// The rows whose answers follow the prompts of `rows`. `None` if they are rows of the step itself.
     pub donors: Option<Vec<u32>>,
 }
 
@@ -324,7 +324,7 @@ struct Bound {
 }
 
 impl Cutting {
-    /// `donors` are the rows whose answers meet the prompts, for a loss with mismatched answers.
+    /// `donors` are the rows whose answers follow the prompts, for a loss with mismatched answers.
     fn bound(&self, data: &Dataset, batch: &[u32], donors: &[u32]) -> Bound {
         let lengths = |place: usize| data.lengths(batch[place] as usize);
         let own: Vec<usize> = (0..batch.len()).map(|place| lengths(place).tree).collect();

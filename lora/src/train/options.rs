@@ -68,7 +68,7 @@ pub trait Observer {
     /// # Errors
     /// As [`Observer::step`].
     fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError>;
-    /// An epoch has ended: a moment to keep the adapter, and where the run is.
+    /// Called at the end of an epoch: a moment to save the adapter and the state of the run.
     ///
     /// # Errors
     /// As [`Observer::step`].

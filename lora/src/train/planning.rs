@@ -95,7 +95,7 @@ impl Trainer<'_> {
 
     fn steps_known(&self, data: &Dataset, shuffle: Shuffle, steps: u64, role: Role) -> StepsKnown {
         let coupling = self.objective.coupling();
-        // what the rows of a step share is their batch's
+        // in a step, rows share numbers with their batch
         let sharing = if role == Role::Gradient { Sharing::Batch } else { Sharing::of(&self.objective, data) };
         let single_last = match (coupling, role) {
             (Coupling::MismatchedRows, Role::Gradient) => SingleLast::LeftOut,

@@ -34,12 +34,12 @@ pub struct Batch<'a> {
     pub donors: Donors<'a>,
 }
 
-/// The rows whose answers meet the prompts of a batch.
+/// The rows whose answers follow the prompts of a batch as mismatched answers.
 #[derive(Debug, Clone, Copy)]
 pub enum Donors<'a> {
     /// Rows of the batch itself.
     Batch(Mismatch),
-    /// These, one for each row.
+    /// These rows, one for each row of the batch.
     Rows(&'a [EncodedRow]),
 }
 
@@ -185,7 +185,7 @@ impl Batch<'_> {
         Ok(outcome)
     }
 
-    /// The numbers of the rows, without gradients.
+    /// Scores the rows, without gradients.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
@@ -486,7 +486,7 @@ fn step_dropout(dropout: Option<Dropout>, trees: Vec<TreeOfStep>) -> Option<Step
     dropout.map(|dropout| StepDropout { dropout, trees })
 }
 
-/// Names the data row that an error of the head is about.
+/// Names the data row to which an error of the head belongs.
 pub(super) fn head_error(error: HeadError, step: u64, name: impl Fn(usize) -> String) -> TrainError {
     match error {
         HeadError::NonFinite { row, what, value } => {

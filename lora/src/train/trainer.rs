@@ -36,7 +36,7 @@ pub struct Trainer<'m> {
     pub(super) budget: Budget<'m>,
     pub(super) cache: Option<Arc<ReferenceCache>>,
     pub(super) reference_texts: Option<ReferenceTexts>,
-    /// That of the data that is trained on, once it is known.
+    /// The mismatch of the training data, once it is known.
     pub(super) mismatch: Mismatch,
 }
 
@@ -114,12 +114,12 @@ impl<'m> Trainer<'m> {
         &self.objective
     }
 
-    /// Where it is.
+    /// Returns how far the run is.
     pub fn state(&self) -> &TrainState {
         &self.state
     }
 
-    /// The adapter that its reference has; `None` if that is the bare base, or if the objective reads no reference.
+    /// Returns the adapter of its reference. `None` if that is the bare base, or if the objective reads no reference.
     pub fn reference(&self) -> Option<&Arc<AdapterSet>> {
         self.reference.as_ref()
     }

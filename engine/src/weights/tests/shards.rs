@@ -63,7 +63,7 @@ fn unsound_indices_are_refused_with_every_fault() {
     }
 }
 
-/// Where the tensors are all there once, the shards say where: a fault of the index is kept for a note.
+/// If every tensor exists exactly once, the shards say where it is, and a fault of the index only becomes a note.
 #[test]
 fn faults_of_an_index_that_leave_no_doubt_are_tolerated() {
     let map = |shard: &str| weight_map(&[("a", ONE), ("b", ONE), ("c", TWO), ("d", shard)]);

@@ -1,8 +1,8 @@
-//! Which files of the base's directory are copied beside the merged weights.
+//! Decides which files of the base's directory are copied beside the merged weights.
 //!
-//! Whatever makes the result load wrongly is not: the weights in other forms and their indexes, which have no update; the files
-//! of an adapter, which other programs would apply to the merged weights again, or look for in vain; the state of a training run;
-//! the mark of a quantisation that the weights do not have.
+//! Files that would make the result load wrongly are left out: weights in other forms and their indexes, which lack the update;
+//! the files of an adapter, which other programs would apply again, or look for in vain; and the state of a training run. Keys
+//! that claim a quantisation that the weights do not have are left out, too.
 
 use crate::adapter::folder::is_adapters;
 use align_engine::model::Quantization;
@@ -29,7 +29,7 @@ pub(super) fn of_folder(name: &OsStr) -> Fate {
     if about_the_directory || of_a_run { Fate::LeftOut } else { Fate::Copied }
 }
 
-/// What happens to a file that holds none of the tensors that are merged.
+/// What happens to a file without merged tensors.
 pub(super) fn of_file(name: &OsStr, checkpoint: &Checkpoint) -> Fate {
     if is_adapters(name) || is_other_weights(name, checkpoint) || is_training_state(name) {
         return Fate::LeftOut;
@@ -37,8 +37,8 @@ pub(super) fn of_file(name: &OsStr, checkpoint: &Checkpoint) -> Fate {
     Fate::Copied
 }
 
-/// Whether a file holds the base's weights in another form, or is the index of one: without the update, a copy of it would be a
-/// trap for the program that prefers it.
+/// Whether a file holds the base's weights in another form, or is an index of such files. A copy would lack the update and mislead
+/// programs that prefer it.
 fn is_other_weights(name: &OsStr, checkpoint: &Checkpoint) -> bool {
     let Some(name) = name.to_str() else { return false };
     let in_one_piece = checkpoint.shards().iter().any(|shard| shard.path().ends_with("model.safetensors"));
@@ -67,7 +67,7 @@ fn is_other_weights(name: &OsStr, checkpoint: &Checkpoint) -> bool {
     is_index || named || others.iter().any(|ending| name.ends_with(ending))
 }
 
-/// Whether a file is part of a run that can be resumed: of other weights than the merged ones.
+/// Whether a file is part of a run that can be resumed. It would not belong to the merged weights.
 fn is_training_state(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
     let exact = [
@@ -82,12 +82,12 @@ fn is_training_state(name: &OsStr) -> bool {
     exact.contains(&name) || (name.starts_with("random_states_") && name.ends_with(".pkl"))
 }
 
-/// `config.json` for weights that are not quantised: takes out what a merge before has left there, since programs would read the
-/// weights by it. Gives the keys that were taken out.
+/// Removes keys about a quantisation from `config.json`. An earlier merge may have left them, and programs would read the plain
+/// weights by them. Returns the removed keys.
 pub(super) fn without_quantisation(config: &mut Map<String, Value>) -> Vec<String> {
     let mut removed = Vec::new();
     for key in Quantization::KEYS {
-        // its order is the file's, and stays
+        // the order of the other keys stays as in the file
         if config.shift_remove(key).is_some_and(|value| !value.is_null()) {
             removed.push(key.to_owned());
         }

@@ -1,11 +1,11 @@
-//! The index of shards in the merged folder: where that of the base is wrong, other programs would not find the tensors.
+//! Corrects the index of shards in the merged folder. With the base's wrong index, other programs would not find the tensors.
 
 use align_engine::weights::Checkpoint;
 use serde_json::{Map, Value};
 use std::ffi::OsStr;
 use std::io;
 
-/// The index as it should be, if `name` is the index of the base and wrong.
+/// Returns the corrected index. `None` if `name` is not the base's index, or if that is right.
 pub(super) fn mended(name: &OsStr, checkpoint: &Checkpoint) -> Option<io::Result<String>> {
     let path = checkpoint.index_path();
     if path.file_name() != Some(name) || checkpoint.index_faults().is_empty() {

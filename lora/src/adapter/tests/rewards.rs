@@ -108,14 +108,14 @@ fn broken_reward_models_are_refused_with_the_fault_named() {
                 files.tensor("base_model.model.score.weight").name =
                     "base_model.model.score.modules_to_save.default.weight".to_owned();
             },
-            &["`modules_to_save.default.` is too much", "PEFT reads `base_model.model.score.weight`"],
+            &["`modules_to_save.default.` does not belong in it", "PEFT reads `base_model.model.score.weight`"],
         ),
         (
             "the head with the adapter's name",
             |files| {
                 files.tensor("base_model.model.score.weight").name = "base_model.model.score.default.weight".to_owned();
             },
-            &["`default.` is too much"],
+            &["`default.` does not belong in it"],
         ),
         (
             "a name that is none",

@@ -69,7 +69,7 @@ pub(super) const TENSOR_FAULTS: &[Fault] = &[
         expected: |error| matches!(error, AdapterError::Misnamed { count: 56, .. }),
         says: &[
             "56 tensors have names",
-            "`base_model.model.` is too much",
+            "`base_model.model.` does not belong in it",
             "PEFT reads `base_model.model.model.layers.0.",
         ],
     },
@@ -81,7 +81,7 @@ pub(super) const TENSOR_FAULTS: &[Fault] = &[
             }
         },
         expected: |error| matches!(error, AdapterError::Misnamed { count: 56, .. }),
-        says: &["`_orig_mod.` is too much"],
+        says: &["`_orig_mod.` does not belong in it"],
     },
     Fault {
         what: "names of checkpointed layers",
@@ -91,7 +91,7 @@ pub(super) const TENSOR_FAULTS: &[Fault] = &[
             }
         },
         expected: |error| matches!(error, AdapterError::Misnamed { count: 32, .. }),
-        says: &["32 tensors", "`_checkpoint_wrapped_module.` is too much"],
+        says: &["32 tensors", "`_checkpoint_wrapped_module.` does not belong in it"],
     },
     Fault {
         what: "names without `weight`",
