@@ -15,6 +15,21 @@ pub fn committed_goldens() -> PathBuf {
     root().join("tests/goldens")
 }
 
+/// The folder of a golden's model.
+pub fn golden_model(name: &str) -> PathBuf {
+    committed_goldens().join(name).join("model")
+}
+
+/// The inputs of a case about data.
+pub fn data_case(name: &str) -> PathBuf {
+    root().join("tests/cases/data").join(name)
+}
+
+/// The inputs of a case about models and runs.
+pub fn model_case(name: &str) -> PathBuf {
+    root().join("tests/cases/models").join(name)
+}
+
 /// A finished run of `align-cli`.
 #[derive(Debug)]
 pub struct Run {
@@ -48,6 +63,16 @@ impl Run {
     pub fn ok(self) -> Run {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         self
+    }
+
+    /// Checks that the run was refused with this exit code, and that the message holds every part.
+    #[track_caller]
+    pub fn refused(&self, code: i32, parts: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}", self.stderr);
+        for part in parts {
+            assert!(self.stderr.contains(part), "the message lacks {part:?}: {}", self.stderr);
+        }
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
     }
 
     /// The JSON objects on stdout, one a line.
@@ -87,10 +112,24 @@ pub fn read_json(path: &Path) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// Changes a JSON file in place; one that is not there begins as an empty object.
+pub fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = if path.exists() { read_json(path) } else { serde_json::json!({}) };
+    change(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
 /// Writes objects as JSON lines.
 pub fn write_lines(path: &Path, rows: &[Value]) {
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     std::fs::write(path, text).unwrap();
+}
+
+/// A file of these objects in `folder`, as JSON lines.
+pub fn lines_in(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
+    let path = folder.join(name);
+    write_lines(&path, rows);
+    path
 }
 
 /// A number of a golden or an output.

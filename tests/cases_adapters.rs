@@ -1,7 +1,9 @@
 //! Adapters and model folders from practice: names of tensors from other programs, Gemma 3 with a vision tower, a model's folder
 //! with an adapter in it, the adapter of another base.
 
-use crate::align::{Run, align, committed_goldens, copy_folder, number, read_json, root, text, write_lines};
+use crate::align::{
+    Run, align, committed_goldens, copy_folder, edit_json, model_case, number, read_json, text, write_lines,
+};
 use align_engine::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorSpec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -16,7 +18,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn gemma() -> PathBuf {
-    root().join("tests/cases/models/gemma3-wrapper-adapters")
+    model_case("gemma3-wrapper-adapters")
 }
 
 /// Rows for the tiny models.
@@ -90,11 +92,11 @@ fn renamed(adapter: &Path, to: &Path, name: impl Fn(&str) -> String) -> PathBuf 
 /// A copy of an adapter with other keys in its configuration.
 fn with_keys(adapter: &Path, to: &Path, keys: &Value) -> PathBuf {
     copy_folder(adapter, to);
-    let mut config = read_json(&to.join(CONFIG));
-    for (key, value) in keys.as_object().unwrap() {
-        config[key] = value.clone();
-    }
-    fs::write(to.join(CONFIG), config.to_string()).unwrap();
+    edit_json(&to.join(CONFIG), |config| {
+        for (key, value) in keys.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+    });
     to.to_owned()
 }
 

@@ -1,6 +1,6 @@
 //! Losses around the edges: what the rows of an evaluation share, the order of split pairs, schedules, optimisers.
 
-use crate::align::{Run, align, committed_goldens, number, read_json, read_lines, text, write_lines};
+use crate::align::{Run, align, committed_goldens, lines_in, number, read_json, read_lines, text};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -33,12 +33,6 @@ fn pairs(n: usize) -> Vec<Value> {
     (0..n).map(pair).collect()
 }
 
-fn file(folder: &tempfile::TempDir, rows: &[Value]) -> PathBuf {
-    let path = folder.path().join("rows.jsonl");
-    write_lines(&path, rows);
-    path
-}
-
 /// Losses whose rows share numbers but are not compared with each other.
 const SHARING: [&[&str]; 5] = [
     &["--loss", "kto"],
@@ -51,7 +45,7 @@ const SHARING: [&[&str]; 5] = [
 #[test]
 fn an_evaluation_does_not_depend_on_the_size_of_a_batch() {
     let folder = tempfile::tempdir().unwrap();
-    let data = file(&folder, &pairs(7));
+    let data = lines_in(folder.path(), "rows.jsonl", &pairs(7));
     for loss in SHARING {
         let of = |batch_size: &str, more: &[&str]| eval(&data, &[loss, &["--batch-size", batch_size], more].concat());
         let whole = of("64", &[]);
@@ -70,14 +64,14 @@ fn an_evaluation_does_not_depend_on_the_size_of_a_batch() {
 fn the_reference_point_of_an_evaluation_is_that_of_all_rows() {
     let golden = read_json(&tiny().join("kto.json"));
     let folder = tempfile::tempdir().unwrap();
-    let data = file(&folder, &read_lines(&committed_goldens().join("kto.jsonl"))[..8]);
+    let data = lines_in(folder.path(), "rows.jsonl", &read_lines(&committed_goldens().join("kto.jsonl"))[..8]);
     let differs = |flags: &[&str]| {
         let eval = eval(&data, &[&["--loss", "kto", "--beta", "0.1"], flags].concat());
         (number(&eval["eval_loss"]) - number(&golden["loss"])).abs() > 1e-3
     };
     assert!(!differs(&["--batch-size", "8", "--unpaired-order", "trl"]));
     assert!(!differs(&["--batch-size", "3"]));
-    let pairs = file(&folder, &read_lines(&committed_goldens().join("pairs.jsonl"))[..12]);
+    let pairs = lines_in(folder.path(), "rows.jsonl", &read_lines(&committed_goldens().join("pairs.jsonl"))[..12]);
     let of = |more: &[&str]| eval(&pairs, &[&["--loss", "kto", "--batch-size", "4"], more].concat());
     let (set, batches) = (of(&[]), of(&["--unpaired_order", "trl"]));
     assert_eq!(set["rows"], 24);
@@ -88,7 +82,7 @@ fn the_reference_point_of_an_evaluation_is_that_of_all_rows() {
 #[test]
 fn the_shift_of_an_evaluation_is_the_mean_of_all_rewards() {
     let folder = tempfile::tempdir().unwrap();
-    let data = file(&folder, &pairs(6));
+    let data = lines_in(folder.path(), "rows.jsonl", &pairs(6));
     let adapter = tiny().join("adapter");
     let scores = run("score", &data, &["--adapter", text(&adapter), "--json"]).ok().json_lines();
     let beta = 0.25;
@@ -112,7 +106,7 @@ fn steps(output: &Path) -> Vec<Value> {
 #[test]
 fn an_unshuffled_batch_of_pairs_has_both_classes() {
     let folder = tempfile::tempdir().unwrap();
-    let data = file(&folder, &pairs(10));
+    let data = lines_in(folder.path(), "rows.jsonl", &pairs(10));
     let output = folder.path().join("out");
     for (loss, batch_size) in [("kto", "2"), ("bco", "2"), ("kto", "4"), ("apo_zero_unpaired", "3")] {
         for order in ["interleaved", "trl"] {
@@ -143,7 +137,7 @@ fn pairs_of_one_prompt_are_said_to_have_no_other() {
     let rows: Vec<Value> = (0..4)
         .map(|i| json!({"prompt": "Why?", "chosen": format!(" so {i}"), "rejected": format!(" no {i}")}))
         .collect();
-    let data = file(&folder, &rows);
+    let data = lines_in(folder.path(), "rows.jsonl", &rows);
     let output = folder.path().join("out");
     for run in
         [run("eval", &data, &["--loss", "kto"]), run("train", &data, &["--loss", "kto", "--output", text(&output)])]
@@ -177,7 +171,7 @@ fn sppo_starts_where_its_help_says() {
         ("sppo", 0.8, 90_000.0),
         ("sppo_single", 0.8, 90_000.0),
     ] {
-        let data = file(&folder, &rows(chosen));
+        let data = lines_in(folder.path(), "rows.jsonl", &rows(chosen));
         let eval = run("eval", &data, &["--loss", loss, "--json"]).ok().json();
         assert!((number(&eval["eval_loss"]) - start).abs() < 1e-6 * start, "{loss}: {}", eval["eval_loss"]);
         let help = align(&["losses", loss]).ok().stdout;
@@ -208,7 +202,7 @@ fn close(got: &[f64], want: &[f64]) -> bool {
 #[test]
 fn schedules_and_warm_ups_are_those_of_transformers() {
     let folder = tempfile::tempdir().unwrap();
-    let data = file(&folder, &pairs(8));
+    let data = lines_in(folder.path(), "rows.jsonl", &pairs(8));
     let output = folder.path().join("out");
     let of = |more: &[&str]| rates(&data, &output, more);
     assert!(close(&of(&["--schedule", "constant"]), &[8e-4; 8]));
@@ -239,7 +233,7 @@ fn schedules_and_warm_ups_are_those_of_transformers() {
 #[test]
 fn schedules_and_optimisers_refuse_what_they_do_not_read() {
     let folder = tempfile::tempdir().unwrap();
-    let data = file(&folder, &pairs(2));
+    let data = lines_in(folder.path(), "rows.jsonl", &pairs(2));
     let output = folder.path().join("out");
     let cases: [(&[&str], &str); 14] = [
         (&["--schedule", "constant", "--warmup-steps", "5"], "constant_with_warmup"),
@@ -268,7 +262,7 @@ fn schedules_and_optimisers_refuse_what_they_do_not_read() {
 #[test]
 fn the_optimiser_and_its_numbers_can_be_chosen() {
     let folder = tempfile::tempdir().unwrap();
-    let data = file(&folder, &pairs(6));
+    let data = lines_in(folder.path(), "rows.jsonl", &pairs(6));
     let output = folder.path().join("out");
     let losses = |more: &[&str]| -> Vec<f64> {
         let flags = ["--batch-size", "2", "--learning-rate", "1e-2", "--output", text(&output), "--overwrite"];

@@ -1,7 +1,7 @@
 //! Model folders from practice: other names of tensors and classes, edited configurations, faults of an index, folders without
 //! a model. Each is made from a golden model, and gives its numbers or one clear line.
 
-use crate::align::{Run, align, committed_goldens, copy_folder, read_json, write_lines};
+use crate::align::{Run, align, committed_goldens, copy_folder, edit_json, golden_model, read_json, write_lines};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ const INDEX: &str = "model/model.safetensors.index.json";
 
 impl Folder {
     pub fn of(golden: &str) -> Folder {
-        Folder::copied(&committed_goldens().join(golden).join("model"))
+        Folder::copied(&golden_model(golden))
     }
 
     fn copied(model: &Path) -> Folder {
@@ -40,9 +40,7 @@ impl Folder {
 
     /// Changes a JSON file in place.
     pub fn edit(&self, name: &str, change: impl FnOnce(&mut Map<String, Value>)) -> &Folder {
-        let mut value = read_json(&self.path(name));
-        change(value.as_object_mut().unwrap());
-        std::fs::write(self.path(name), value.to_string()).unwrap();
+        edit_json(&self.path(name), |value| change(value.as_object_mut().unwrap()));
         self
     }
 

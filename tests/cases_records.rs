@@ -1,27 +1,13 @@
 //! How rows become records: speakers of answers, turns in texts, columns that are read by their names, `--chat`, `--system` and
 //! `--pairs`.
 
-use crate::align::{Run, align, committed_goldens, root, write_lines};
+use crate::align::{Run, align, data_case, golden_model, lines_in, text};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-
-fn model(name: &str) -> String {
-    committed_goldens().join(name).join("model").to_str().unwrap().to_owned()
-}
-
-fn case(name: &str, file: &str) -> String {
-    root().join("tests/cases/data").join(name).join(file).to_str().unwrap().to_owned()
-}
-
-fn file(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
-    let path = folder.join(name);
-    write_lines(&path, rows);
-    path
-}
+use std::path::Path;
 
 fn inspect(model_name: &str, data: &str, more: &[&str]) -> Run {
-    let model = model(model_name);
-    let common = ["inspect", "--model", &model, "--data", data, "--row", "0", "--data-cache", "off", "--json"];
+    let model = golden_model(model_name);
+    let common = ["inspect", "--model", text(&model), "--data", data, "--row", "0", "--data-cache", "off", "--json"];
     align(&[&common[..], more].concat())
 }
 
@@ -36,32 +22,33 @@ fn spelled(run: Run) -> (String, Vec<String>) {
 
 #[test]
 fn names_of_roles_are_translated_under_role_too() {
-    let template = case("answers-without-assistant", "any.jinja");
-    let flags = ["--chat-template", &template];
-    let gpt = spelled(inspect("tiny-qwen2", &case("answers-without-assistant", "gpt.jsonl"), &flags));
+    let template = data_case("answers-without-assistant/any.jinja");
+    let flags = ["--chat-template", text(&template)];
+    let gpt = spelled(inspect("tiny-qwen2", text(&data_case("answers-without-assistant/gpt.jsonl")), &flags));
     assert!(gpt.0.starts_with("<|im_start|>user") && gpt.0.contains("<|im_start|>assistant"), "{gpt:?}");
     assert!(gpt.1[0].starts_with('a') && gpt.1[1].starts_with('b'), "{gpt:?}");
     let folder = tempfile::tempdir().unwrap();
     for (asks, says) in [("Human", "GPT"), ("USER", "CHATBOT"), ("prompter", "model"), ("user", "bot")] {
         let turn = |role: &str, content: &str| json!([{"role": role, "content": content}]);
         let row = json!({"prompt": turn(asks, "q"), "chosen": turn(says, "a"), "rejected": turn(says, "b")});
-        let data = file(folder.path(), "roles.jsonl", &[row]);
+        let data = lines_in(folder.path(), "roles.jsonl", &[row]);
         assert_eq!(spelled(inspect("tiny-qwen2", data.to_str().unwrap(), &flags)), gpt, "{asks} {says}");
     }
 }
 
 #[test]
 fn an_answer_without_a_turn_of_the_assistant_is_refused() {
-    let template = case("answers-without-assistant", "any.jinja");
+    let template = data_case("answers-without-assistant/any.jinja");
     let out = tempfile::tempdir().unwrap();
-    let user = case("answers-without-assistant", "user.jsonl");
+    let user = data_case("answers-without-assistant/user.jsonl");
     let train = |data: &str, loss: &str| {
-        let (model, output) = (model("tiny-qwen2"), out.path().join("run"));
-        let common = ["train", "--model", &model, "--chat-template", &template, "--data", data, "--max-steps", "1"];
+        let (model, output) = (golden_model("tiny-qwen2"), out.path().join("run"));
+        let common =
+            ["train", "--model", text(&model), "--chat-template", text(&template), "--data", data, "--max-steps", "1"];
         let more = ["--loss", loss, "--data-cache", "off", "--reference-cache", "off", "--output"];
         align(&[&common[..], &more, &[output.to_str().unwrap()]].concat())
     };
-    let run = train(&user, "dpo");
+    let run = train(text(&user), "dpo");
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     assert!(
         run.stderr.contains("user.jsonl:1: `rejected` has no turn of the assistant, only of the role `user`"),
@@ -84,7 +71,7 @@ fn an_answer_without_a_turn_of_the_assistant_is_refused() {
         ),
         (json!({"prompt": asked, "completion": turn("user")}), "sft", "`completion` has no turn of the assistant"),
     ] {
-        let data = file(out.path(), "rows.jsonl", &[row]);
+        let data = lines_in(out.path(), "rows.jsonl", &[row]);
         let run = train(data.to_str().unwrap(), loss);
         assert_eq!(run.code, Some(3), "{}", run.stderr);
         assert!(run.stderr.contains(words), "{words}: {}", run.stderr);
@@ -93,21 +80,21 @@ fn an_answer_without_a_turn_of_the_assistant_is_refused() {
 
 #[test]
 fn turns_in_texts_are_turns_and_other_texts_are_texts() {
-    let pairs = case("turns-as-json-text", "pairs.jsonl");
+    let pairs = data_case("turns-as-json-text/pairs.jsonl");
     let folder = tempfile::tempdir().unwrap();
     let turn = |role: &str, content: &str| json!([{"role": role, "content": content}]);
     let as_turns =
         json!({"prompt": turn("user", "q"), "chosen": turn("assistant", "a"), "rejected": turn("assistant", "b")});
-    let as_turns = file(folder.path(), "turns.jsonl", &[as_turns]);
+    let as_turns = lines_in(folder.path(), "turns.jsonl", &[as_turns]);
     let expected = spelled(inspect("tiny-qwen2", as_turns.to_str().unwrap(), &[]));
     assert!(expected.0.contains("<|im_start|>user"), "{expected:?}");
-    assert_eq!(spelled(inspect("tiny-qwen2", &pairs, &[])), expected);
+    assert_eq!(spelled(inspect("tiny-qwen2", text(&pairs), &[])), expected);
     let python = json!({
         "prompt": "[{'content': 'q', 'role': 'user'}]",
         "chosen": "array([{'content': 'a', 'role': 'assistant'}], dtype=object)",
         "rejected": "{\"from\": \"gpt\", \"value\": \"b\"}",
     });
-    let python = file(folder.path(), "python.jsonl", &[python]);
+    let python = lines_in(folder.path(), "python.jsonl", &[python]);
     assert_eq!(spelled(inspect("tiny-qwen2", python.to_str().unwrap(), &[])), expected);
     // a list of strings, an object of something else, and a text that only begins like a list are texts
     for (chosen, rejected) in [
@@ -116,7 +103,7 @@ fn turns_in_texts_are_turns_and_other_texts_are_texts() {
         ("[see above] Yes.", "[1] says so."),
     ] {
         let row = json!({"prompt": "Give me JSON: ", "chosen": chosen, "rejected": rejected});
-        let data = file(folder.path(), "texts.jsonl", &[row]);
+        let data = lines_in(folder.path(), "texts.jsonl", &[row]);
         let run = inspect("tiny-qwen2", data.to_str().unwrap(), &[]).ok();
         assert_eq!(run.json()["data"]["kind"], "{prompt, chosen, rejected} of strings", "{chosen}");
     }
@@ -131,9 +118,9 @@ fn a_prompt_that_is_taken_by_its_name_is_said() {
         row
     };
     let said = |rows: &[Value]| {
-        let data = file(folder.path(), "rows.jsonl", rows);
-        let (model, data) = (model("tiny-qwen2"), data.to_str().unwrap());
-        align(&["score", "--model", &model, "--data", data, "--data-cache", "off", "--reference-cache", "off"])
+        let data = lines_in(folder.path(), "rows.jsonl", rows);
+        let (model, data) = (golden_model("tiny-qwen2"), data.to_str().unwrap());
+        align(&["score", "--model", text(&model), "--data", data, "--data-cache", "off", "--reference-cache", "off"])
     };
     let run = said(&[
         row(json!({"question": "Rain?"})),
@@ -160,10 +147,10 @@ fn chat_and_system_go_through_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let rows = ["Is it raining?", "Is it cold?", "Is it late?"]
         .map(|asked| json!({"prompt": asked, "chosen": "Yes, it is.", "rejected": "No, it is not."}));
-    let data = file(folder.path(), "pairs.jsonl", &rows);
-    let (model, data, out) = (model("tiny-qwen2"), data.to_str().unwrap(), folder.path().join("out"));
+    let data = lines_in(folder.path(), "pairs.jsonl", &rows);
+    let (model, data, out) = (golden_model("tiny-qwen2"), data.to_str().unwrap(), folder.path().join("out"));
     let flags = ["--chat", "--system", "Be brief."];
-    let common = ["--model", &model, "--data", data, "--max-length", "200"];
+    let common = ["--model", text(&model), "--data", data, "--max-length", "200"];
     let train =
         ["--max-steps", "1", "--data-cache", "off", "--reference-cache", "off", "--output", out.to_str().unwrap()];
     align(&[&["train"][..], &common, &train, &flags].concat()).ok();
@@ -176,12 +163,11 @@ fn chat_and_system_go_through_a_run() {
     // a prompt within the answers cannot become a turn
     let answers: Vec<Value> =
         rows.iter().map(|row| json!({"chosen": row["chosen"], "rejected": row["rejected"]})).collect();
-    let answers = file(folder.path(), "answers.jsonl", &answers);
-    let run =
-        align(&["score", "--model", &model, "--data", answers.to_str().unwrap(), "--chat", "--data-cache", "off"]);
+    let answers = lines_in(folder.path(), "answers.jsonl", &answers);
+    let run = align(&["score", "--model", text(&model), "--data", text(&answers), "--chat", "--data-cache", "off"]);
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     assert!(run.stderr.contains("name it with --columns prompt=NAME"), "{}", run.stderr);
-    let generate = ["generate", "--model", &model, "--prompt", "Hi", "--max-new-tokens", "1", "--json"];
+    let generate = ["generate", "--model", text(&model), "--prompt", "Hi", "--max-new-tokens", "1", "--json"];
     let tokens = |more: &[&str]| align(&[&generate[..], more].concat()).ok().json()["prompt_tokens"].as_u64().unwrap();
     // instead of the template's own system text
     assert_ne!(tokens(&["--system", "Be brief."]), tokens(&[]));
@@ -194,9 +180,9 @@ fn scored_answers_make_pairs_where_they_are_asked_for() {
         json!({"prompt": "p", "completions": [" a", " b", " c"], "rewards": [1, 3, 2]}),
         json!({"prompt": "q", "completions": [" a", " b"], "rewards": [1, 1]}),
     ];
-    let data = file(folder.path(), "scored.jsonl", &rows);
-    let (model, data, out) = (model("tiny-qwen2"), data.to_str().unwrap(), folder.path().join("out"));
-    let off = ["--model", &model, "--data", data, "--data-cache", "off", "--reference-cache", "off"];
+    let data = lines_in(folder.path(), "scored.jsonl", &rows);
+    let (model, data, out) = (golden_model("tiny-qwen2"), data.to_str().unwrap(), folder.path().join("out"));
+    let off = ["--model", text(&model), "--data", data, "--data-cache", "off", "--reference-cache", "off"];
     let train = ["train", "--loss", "dpo", "--max-steps", "1", "--allow-drops", "--output", out.to_str().unwrap()];
     let refused = align(&[&train[..], &off].concat());
     assert_eq!(refused.code, Some(3), "{}", refused.stderr);
@@ -212,8 +198,8 @@ fn scored_answers_make_pairs_where_they_are_asked_for() {
         "{scores:?}"
     );
     let pairs =
-        file(folder.path(), "pairs.jsonl", &[json!({"prompt": "Rain?", "chosen": " Yes.", "rejected": " No."})]);
-    let score = ["score", "--model", &model, "--data", pairs.to_str().unwrap(), "--data-cache", "off"];
+        lines_in(folder.path(), "pairs.jsonl", &[json!({"prompt": "Rain?", "chosen": " Yes.", "rejected": " No."})]);
+    let score = ["score", "--model", text(&model), "--data", pairs.to_str().unwrap(), "--data-cache", "off"];
     let note =
         "--pairs all has no effect: it is for scored answers, and the rows are {prompt, chosen, rejected} of strings\n";
     let with_pairs = align(&[&score[..], &["--reference-cache", "off", "--pairs", "all"]].concat()).ok();
@@ -230,7 +216,7 @@ fn same_tokens(name: &str, text: &str, row: &Value, flags: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join(name);
     std::fs::write(&data, text).unwrap();
-    let plain = file(folder.path(), "plain.jsonl", std::slice::from_ref(row));
+    let plain = lines_in(folder.path(), "plain.jsonl", std::slice::from_ref(row));
     let expected = spelled(inspect("tiny-qwen2", plain.to_str().unwrap(), &[]));
     assert_eq!(spelled(inspect("tiny-qwen2", data.to_str().unwrap(), flags)), expected, "{text}");
 }
@@ -271,9 +257,9 @@ fn lists_tools_and_roles_are_found_in_texts_too() {
         row
     };
     let folder = tempfile::tempdir().unwrap();
-    let template = root().join("tests/cases/data/parquet-json-type/tools.jinja");
+    let template = data_case("parquet-json-type/tools.jinja");
     let tokens = |tools: Value| {
-        let data = file(folder.path(), "tools.jsonl", &[with_tools(tools)]);
+        let data = lines_in(folder.path(), "tools.jsonl", &[with_tools(tools)]);
         spelled(inspect("tiny-qwen2", data.to_str().unwrap(), &["--chat-template", template.to_str().unwrap()]))
     };
     let tools = json!([{"type": "function", "function": {"name": "now", "strict": true}}]);
@@ -310,7 +296,7 @@ fn null_columns_of_other_shapes_are_none() {
         (json!({"prompt": "p", "completion": "a", "label": null, "chosen": null}), "`label` is null"),
         (json!({"prompt": "p", "chosen": null, "rejected": null}), "`chosen` is null"),
     ] {
-        let data = file(folder.path(), "rows.jsonl", &[row]);
+        let data = lines_in(folder.path(), "rows.jsonl", &[row]);
         let run = inspect("tiny-qwen2", data.to_str().unwrap(), &[]);
         assert!(run.code == Some(3) && run.stderr.contains(words), "{}", run.stderr);
     }
@@ -322,7 +308,7 @@ fn labels_of_csv_may_be_numbers_with_a_point() {
     let data = folder.path().join("rows.csv");
     std::fs::write(&data, "prompt,completion,label\np,a,1.0\np,b,0\np,c,FALSE\np,d, true\n").unwrap();
     let run =
-        align(&["score", "--model", &model("tiny-qwen2"), "--data", data.to_str().unwrap(), "--data-cache", "off"]);
+        align(&["score", "--model", text(&golden_model("tiny-qwen2")), "--data", text(&data), "--data-cache", "off"]);
     assert!(run.ok().stderr.contains("data: 4 rows kept, from 4 records ({prompt, completion, label} of strings)"));
     std::fs::write(&data, "prompt,completion,label\np,a,0.5\n").unwrap();
     let run = inspect("tiny-qwen2", data.to_str().unwrap(), &[]);
@@ -337,15 +323,15 @@ fn what_the_prompts_end_with_is_said() {
         let shared = format!("\n\nHuman: Lake {i}?\n\nAssistant: Sure.\nStep 1: add");
         json!({"chosen": format!("{shared} water"), "rejected": format!("{shared} sand")})
     };
-    let data = file(folder.path(), "rows.jsonl", &(0..24).map(row).collect::<Vec<_>>());
+    let data = lines_in(folder.path(), "rows.jsonl", &(0..24).map(row).collect::<Vec<_>>());
     let said = |data: &Path| {
-        let (model, data) = (model("tiny-qwen2"), data.to_str().unwrap());
-        align(&["inspect", "--model", &model, "--data", data, "--data-cache", "off"]).ok().stderr
+        let (model, data) = (golden_model("tiny-qwen2"), data.to_str().unwrap());
+        align(&["inspect", "--model", text(&model), "--data", data, "--data-cache", "off"]).ok().stderr
     };
     assert!(said(&data).contains("\ndata: the prompts end with \"Assistant:\"\n"), "{}", said(&data));
     let facts: Value = serde_json::from_str(&inspect("tiny-qwen2", data.to_str().unwrap(), &[]).ok().stdout).unwrap();
     assert_eq!(facts["data"]["prompts_end_with"], "Assistant:");
-    let plain = file(folder.path(), "plain.jsonl", &[json!({"prompt": "q", "chosen": "a", "rejected": "b"})]);
+    let plain = lines_in(folder.path(), "plain.jsonl", &[json!({"prompt": "q", "chosen": "a", "rejected": "b"})]);
     assert!(!said(&plain).contains("end with \""), "{}", said(&plain));
 }
 
@@ -397,7 +383,7 @@ fn the_column_of_the_system_may_hold_its_turn() {
         (json!({"model": "m"}), "`system.role` is null"),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let data = file(folder.path(), "rows.jsonl", &[row(system)]);
+        let data = lines_in(folder.path(), "rows.jsonl", &[row(system)]);
         let run = inspect("tiny-qwen2", data.to_str().unwrap(), &[]);
         assert!(run.code == Some(3) && run.stderr.contains(words), "{}", run.stderr);
     }
@@ -407,7 +393,7 @@ fn the_column_of_the_system_may_hold_its_turn() {
 fn messages_name_the_columns_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |row: Value, more: &[&str], words: &str| {
-        let data = file(folder.path(), "rows.jsonl", std::slice::from_ref(&row));
+        let data = lines_in(folder.path(), "rows.jsonl", std::slice::from_ref(&row));
         let run = inspect("tiny-qwen2", data.to_str().unwrap(), more);
         assert!(run.code == Some(3) && run.stderr.contains(words), "{row}: {}", run.stderr);
     };
@@ -465,7 +451,7 @@ fn a_flag_that_changes_nothing_is_said() {
             "it is for pairs without a prompt, and the rows are {prompt, completion}",
         ),
     ] {
-        let data = file(folder.path(), "rows.jsonl", &[row]);
+        let data = lines_in(folder.path(), "rows.jsonl", &[row]);
         let run = inspect("tiny-qwen2", data.to_str().unwrap(), &["--implicit-prompt"]).ok();
         let note = format!("note: --implicit-prompt has no effect: {words}");
         assert!(run.stderr.contains(&note), "{}", run.stderr);

@@ -1,53 +1,27 @@
 //! Faults in data that a user may not have intended: messages and exit codes.
 
-use crate::align::{Run, align, committed_goldens, root, write_lines};
+use crate::align::{Run, align, data_case, golden_model, lines_in, root, text};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-
-fn model(name: &str) -> String {
-    text(&committed_goldens().join(name).join("model"))
-}
-
-fn case(name: &str) -> PathBuf {
-    root().join("tests/cases/data").join(name)
-}
-
-fn text(path: &Path) -> String {
-    path.to_str().unwrap().to_owned()
-}
+use std::path::Path;
 
 /// Runs a command over some data, without a token cache.
 fn run(command: &str, model_name: &str, data: &Path, more: &[&str]) -> Run {
-    let (model, data) = (model(model_name), text(data));
-    let common = ["--model", &model, "--data", &data, "--data-cache", "off"];
+    let model = golden_model(model_name);
+    let common = ["--model", text(&model), "--data", text(data), "--data-cache", "off"];
     align(&[&[command], &common[..], more].concat())
 }
 
 /// Trains one step in a temporary folder.
 fn train(model_name: &str, data: &Path, more: &[&str]) -> Run {
     let folder = tempfile::tempdir().unwrap();
-    let output = text(&folder.path().join("out"));
-    let common = ["--max-steps", "1", "--reference-cache", "off", "--output", &output];
+    let output = folder.path().join("out");
+    let common = ["--max-steps", "1", "--reference-cache", "off", "--output", text(&output)];
     run("train", model_name, data, &[&common[..], more].concat())
-}
-
-fn rows(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
-    let path = folder.join(name);
-    write_lines(&path, rows);
-    path
 }
 
 /// Returns the lines of stderr that are warnings.
 fn warnings(run: &Run) -> Vec<&str> {
     run.stderr.lines().filter(|line| line.starts_with("warning: ")).collect()
-}
-
-#[track_caller]
-fn refused(run: &Run, parts: &[&str]) {
-    assert_eq!(run.code, Some(3), "{}", run.stderr);
-    for part in parts {
-        assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
-    }
 }
 
 #[track_caller]
@@ -58,15 +32,15 @@ fn warned(run: &Run, parts: &[&str]) {
 
 #[test]
 fn a_template_that_cuts_thoughts_is_warned_of_by_every_command() {
-    let data = case("template-drops-answer/think.jsonl");
-    let template = text(&case("template-drops-answer/think.jinja"));
-    let flags = ["--chat-template", &template];
+    let data = data_case("template-drops-answer/think.jsonl");
+    let template = data_case("template-drops-answer/think.jinja");
+    let flags = ["--chat-template", text(&template)];
     let parts = ["think.jsonl:1: ", "leaves the beginning", "`chosen[0].content`", "two and two", "--chat-template"];
     for command in ["inspect", "score", "eval"] {
         warned(&run(command, "tiny-qwen2", &data, &flags).ok(), &parts);
     }
     warned(&train("tiny-qwen2", &data, &flags).ok(), &parts);
-    warned(&train("tiny-qwen2", &data, &[&flags[..], &["--eval-data", &text(&data)]].concat()).ok(), &parts);
+    warned(&train("tiny-qwen2", &data, &[&flags[..], &["--eval-data", text(&data)]].concat()).ok(), &parts);
     let shown = run("inspect", "tiny-qwen2", &data, &[&flags[..], &["--json"]].concat()).ok();
     warned(&shown, &parts);
     let listed = &shown.json()["data"]["warnings"];
@@ -80,18 +54,19 @@ fn a_template_that_cuts_thoughts_is_warned_of_by_every_command() {
 #[test]
 fn warnings_come_with_cached_tokens_too() {
     let folder = tempfile::tempdir().unwrap();
-    let data = case("template-drops-answer/think.jsonl");
-    let (template, cache) = (text(&case("template-drops-answer/think.jinja")), text(&folder.path().join("cache")));
+    let data = data_case("template-drops-answer/think.jsonl");
+    let (template, cache) = (data_case("template-drops-answer/think.jinja"), folder.path().join("cache"));
+    let model = golden_model("tiny-qwen2");
     let arguments = [
         "inspect",
         "--model",
-        &model("tiny-qwen2"),
+        text(&model),
         "--data",
-        &text(&data),
+        text(&data),
         "--chat-template",
-        &template,
+        text(&template),
         "--data-cache",
-        &cache,
+        text(&cache),
     ];
     let (first, second) = (align(&arguments).ok(), align(&arguments).ok());
     assert!(second.stderr.contains("are those of"), "{}", second.stderr);
@@ -101,12 +76,12 @@ fn warnings_come_with_cached_tokens_too() {
 
 #[test]
 fn an_answer_that_the_template_empties_is_refused() {
-    let data = case("template-drops-answer/calls.jsonl");
-    let template = text(&case("template-drops-answer/any.jinja"));
+    let data = data_case("template-drops-answer/calls.jsonl");
+    let template = data_case("template-drops-answer/any.jinja");
     let parts =
         ["calls.jsonl:1: `chosen`: the chat template renders nothing of the answer", "`tool_calls`", "--chat-template"];
-    refused(&train("tiny-qwen2", &data, &["--chat-template", &template]), &parts);
-    refused(&run("inspect", "tiny-qwen2", &data, &["--chat-template", &template]), &parts);
+    train("tiny-qwen2", &data, &["--chat-template", text(&template)]).refused(3, &parts);
+    run("inspect", "tiny-qwen2", &data, &["--chat-template", text(&template)]).refused(3, &parts);
 }
 
 #[test]
@@ -117,22 +92,18 @@ fn pairs_of_texts_that_share_no_turn_marker_are_refused() {
         .to_vec();
     let bare: Vec<Value> =
         pairs.iter().map(|row| json!({"chosen": row["chosen"], "rejected": row["rejected"]})).collect();
-    let (pairs, bare) = (rows(folder.path(), "pairs.jsonl", &pairs), rows(folder.path(), "bare.jsonl", &bare));
+    let (pairs, bare) = (lines_in(folder.path(), "pairs.jsonl", &pairs), lines_in(folder.path(), "bare.jsonl", &bare));
     for name in ["tiny-llama31", "tiny-qwen2"] {
-        refused(
-            &train(name, &pairs, &[]),
-            &["pairs.jsonl:1: ", "--columns prompt=asked_question", "--implicit-prompt"],
-        );
-        refused(&train(name, &bare, &[]), &["bare.jsonl:1: ", "--columns prompt=NAME", "--implicit-prompt"]);
-        let (model, data) = (model(name), text(&bare));
-        let generate = align(&["generate", "--model", &model, "--data", &data, "--max-new-tokens", "1"]);
-        refused(&generate, &["bare.jsonl:1: ", "--implicit-prompt"]);
+        train(name, &pairs, &[])
+            .refused(3, &["pairs.jsonl:1: ", "--columns prompt=asked_question", "--implicit-prompt"]);
+        train(name, &bare, &[]).refused(3, &["bare.jsonl:1: ", "--columns prompt=NAME", "--implicit-prompt"]);
+        let model = golden_model(name);
+        let generate = align(&["generate", "--model", text(&model), "--data", text(&bare), "--max-new-tokens", "1"]);
+        generate.refused(3, &["bare.jsonl:1: ", "--implicit-prompt"]);
         train(name, &pairs, &["--columns", "prompt=asked_question"]).ok();
         // what the answers happen to share is no prompt
-        refused(
-            &train(name, &pairs, &["--implicit-prompt"]),
-            &["pairs.jsonl:2: the prompt is empty", "--columns prompt=asked_question"],
-        );
+        train(name, &pairs, &["--implicit-prompt"])
+            .refused(3, &["pairs.jsonl:2: the prompt is empty", "--columns prompt=asked_question"]);
     }
 }
 
@@ -142,18 +113,28 @@ fn the_rule_of_trl_is_a_flag_that_the_run_keeps() {
     let pairs: Vec<Value> = (0..8)
         .map(|i| json!({"chosen": format!("A lake ({i}) is water."), "rejected": format!("A lake ({i}) is a fish.")}))
         .collect();
-    let data = text(&rows(folder.path(), "pairs.jsonl", &pairs));
-    let out = text(&folder.path().join("out"));
-    let model = model("tiny-qwen2");
-    let arguments =
-        ["train", "--model", &model, "--data", &data, "--implicit-prompt", "--max-steps", "1", "--output", &out];
+    let data = lines_in(folder.path(), "pairs.jsonl", &pairs);
+    let out = folder.path().join("out");
+    let model = golden_model("tiny-qwen2");
+    let arguments = [
+        "train",
+        "--model",
+        text(&model),
+        "--data",
+        text(&data),
+        "--implicit-prompt",
+        "--max-steps",
+        "1",
+        "--output",
+        text(&out),
+    ];
     align(&arguments).ok();
     let config = std::fs::read_to_string(folder.path().join("out/config.toml")).unwrap();
     assert!(config.contains("implicit-prompt = true"), "{config}");
-    align(&["eval", "--model", &model, "--adapter", &out, "--data", &data]).ok();
-    let shown = align(&["inspect", "--model", &model, "--data", &data, "--implicit-prompt", "--row", "0", "--json"])
-        .ok()
-        .json();
+    align(&["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&data)]).ok();
+    let inspect =
+        ["inspect", "--model", text(&model), "--data", text(&data), "--implicit-prompt", "--row", "0", "--json"];
+    let shown = align(&inspect).ok().json();
     let prompt = shown["row"][0]["prompt"]
         .as_array()
         .unwrap()
@@ -172,8 +153,8 @@ fn a_prompt_that_the_answers_repeat_is_in_the_tokens_once() {
     let strings =
         json!({"prompt": "Human: What is a lake?\n\nAssistant:", "chosen": " Still water.", "rejected": " A fish."});
     for (name, row) in [("turns.jsonl", turns), ("strings.jsonl", strings)] {
-        let cut = rows(folder.path(), name, &[row]);
-        let repeated = case("repeated-prompt").join(name);
+        let cut = lines_in(folder.path(), name, &[row]);
+        let repeated = data_case("repeated-prompt").join(name);
         let tokens =
             |data: &Path| run("inspect", "tiny-qwen2", data, &["--row", "0", "--json"]).ok().json()["row"].clone();
         assert_eq!(tokens(&repeated), tokens(&cut), "{name}");
@@ -184,9 +165,9 @@ fn a_prompt_that_the_answers_repeat_is_in_the_tokens_once() {
 
 #[test]
 fn null_arguments_that_no_tool_declares_are_warned_of() {
-    let data = case("parquet-null-padding/through_arrow.jsonl");
-    let template = text(&case("parquet-null-padding/tools.jinja"));
-    let shown = run("inspect", "tiny-qwen2", &data, &["--chat-template", &template]).ok();
+    let data = data_case("parquet-null-padding/through_arrow.jsonl");
+    let template = data_case("parquet-null-padding/tools.jinja");
+    let shown = run("inspect", "tiny-qwen2", &data, &["--chat-template", text(&template)]).ok();
     warned(
         &shown,
         &["through_arrow.jsonl:1: ", "null argument", "in 2 of the 2 rows looked at", "`chosen[0].tool_calls[0]`"],
@@ -197,7 +178,7 @@ fn null_arguments_that_no_tool_declares_are_warned_of() {
 fn columns_that_are_called_like_a_prompt_are_warned_of() {
     let folder = tempfile::tempdir().unwrap();
     let pair = json!({"prompt": "What is a lake?", "Context_Message": "You are a pirate.", "chosen": " Water.", "rejected": " Fish."});
-    let data = rows(folder.path(), "pairs.jsonl", &[pair]);
+    let data = lines_in(folder.path(), "pairs.jsonl", &[pair]);
     let trained = train("tiny-llama31", &data, &[]).ok();
     warned(
         &trained,
@@ -209,7 +190,7 @@ fn columns_that_are_called_like_a_prompt_are_warned_of() {
 /// each.
 #[test]
 fn a_prompt_in_columns_of_other_names_is_read_and_said() {
-    let data = case("unread-prompt-column/pairs.jsonl");
+    let data = data_case("unread-prompt-column/pairs.jsonl");
     for name in ["tiny-llama31", "tiny-qwen2"] {
         for flags in [&[][..], &["--columns", "prompt=question"]] {
             let trained = train(name, &data, flags).ok();
@@ -253,12 +234,12 @@ fn faults_far_from_the_beginning_are_warned_of() {
     let right: Vec<Value> = (0..600).map(|i| row(i, false)).collect();
     let wrong: Vec<Value> = (0..600).map(|i| row(i, i > 300)).collect();
     let few: Vec<Value> = (0..5).map(|i| row(i, true)).collect();
-    let right = text(&rows(folder.path(), "right.jsonl", &right));
+    let right = lines_in(folder.path(), "right.jsonl", &right);
     for (name, wrong, line) in [("wrong.jsonl", wrong, 302), ("few.jsonl", few, 1)] {
-        let wrong = rows(folder.path(), name, &wrong);
+        let wrong = lines_in(folder.path(), name, &wrong);
         let place = format!("{name}:{line}: ");
         let parts = [&place[..], "`user_context` is not read", "--columns prompt=user_context"];
-        warned(&run("inspect", "tiny-qwen2", Path::new(&right), &["--data", &text(&wrong)]).ok(), &parts);
+        warned(&run("inspect", "tiny-qwen2", &right, &["--data", text(&wrong)]).ok(), &parts);
         warned(&run("inspect", "tiny-qwen2", &wrong, &[]).ok(), &parts);
     }
 }
@@ -280,10 +261,11 @@ fn a_run_keeps_how_its_rows_were_read() {
         .collect();
     let held_out: Vec<Value> = (0..3).map(|i| hh(i, "Assistant:")).collect();
     let (data, eval) =
-        (text(&rows(folder.path(), "data.jsonl", &trained)), rows(folder.path(), "eval.jsonl", &held_out));
-    let (model, out, eval_text) = (model("tiny-qwen2"), text(&name("out")), text(&eval));
+        (lines_in(folder.path(), "data.jsonl", &trained), lines_in(folder.path(), "eval.jsonl", &held_out));
+    let (model, out) = (golden_model("tiny-qwen2"), name("out"));
     let common = ["--max-steps", "1", "--reference-cache", "off", "--data-cache", "off"];
-    let flags = ["train", "--model", &model, "--data", &data, "--eval-data", &eval_text, "--output", &out];
+    let flags =
+        ["train", "--model", text(&model), "--data", text(&data), "--eval-data", text(&eval), "--output", text(&out)];
     align(&[&flags[..], &common].concat()).ok();
     let record: Value = serde_json::from_str(&std::fs::read_to_string(name("out/run_state.json")).unwrap()).unwrap();
     assert_eq!(record["decided"]["turn_marker"]["mark"], "Assistant:");
@@ -293,19 +275,19 @@ fn a_run_keeps_how_its_rows_were_read() {
         spelled(&tokens.map(|token| token[1].as_str().unwrap()).collect::<String>())
     };
     assert!(prompt(&[]).ends_with("Assistant: Bot:"), "alone: {}", prompt(&[]));
-    assert!(prompt(&["--adapter", &out]).ends_with("Assistant:"), "{}", prompt(&["--adapter", &out]));
+    assert!(prompt(&["--adapter", text(&out)]).ends_with("Assistant:"), "{}", prompt(&["--adapter", text(&out)]));
     let tokens = |run: &Run| {
         let rows = run.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["prompt_tokens"].clone());
         rows.collect::<Vec<_>>()
     };
     let score = |more: &[&str]| tokens(&run("score", "tiny-qwen2", &eval, &[&["--json"], more].concat()).ok());
     let generate = |more: &[&str]| {
-        let flags = ["generate", "--model", &model, "--data", &eval_text, "--max-new-tokens", "1", "--json"];
+        let flags = ["generate", "--model", text(&model), "--data", text(&eval), "--max-new-tokens", "1", "--json"];
         tokens(&align(&[&flags[..], more].concat()).ok())
     };
-    let (alone, of_run) = (score(&[]), score(&["--adapter", &out]));
+    let (alone, of_run) = (score(&[]), score(&["--adapter", text(&out)]));
     assert_ne!(alone, of_run);
-    assert_eq!((generate(&[]), generate(&["--adapter", &out])), (alone, of_run));
+    assert_eq!((generate(&[]), generate(&["--adapter", text(&out)])), (alone, of_run));
     // `eval` gives the run's own evaluation
     let metrics = std::fs::read_to_string(name("out/metrics.jsonl")).unwrap();
     let last: Value = metrics
@@ -313,7 +295,7 @@ fn a_run_keeps_how_its_rows_were_read() {
         .rfind(|line| line.contains("eval_loss"))
         .map(|line| serde_json::from_str(line).unwrap())
         .unwrap();
-    let again = run("eval", "tiny-qwen2", &eval, &["--adapter", &out, "--json"]).ok().json();
+    let again = run("eval", "tiny-qwen2", &eval, &["--adapter", text(&out), "--json"]).ok().json();
     assert_eq!(again["eval_loss"], last["eval_loss"]);
 }
 
@@ -322,11 +304,11 @@ fn a_run_keeps_how_its_rows_were_read() {
 fn generate_says_what_it_reads_and_what_may_not_be_meant() {
     let folder = tempfile::tempdir().unwrap();
     let asked = |i: usize| json!({"question": format!("What is lake {i}?"), "answer": "water", "system_text": "You are a pirate."});
-    let data = rows(folder.path(), "asked.jsonl", &(0..3).map(asked).collect::<Vec<_>>());
+    let data = lines_in(folder.path(), "asked.jsonl", &(0..3).map(asked).collect::<Vec<_>>());
     let flags = ["--max-new-tokens", "1"];
     let generate = |name: &str, data: &Path| {
-        let (model, data) = (model(name), text(data));
-        align(&[&["generate", "--model", &model, "--data", &data], &flags[..]].concat()).ok()
+        let model = golden_model(name);
+        align(&[&["generate", "--model", text(&model), "--data", text(data)], &flags[..]].concat()).ok()
     };
     let ran = generate("tiny-qwen2", &data);
     assert!(ran.stderr.contains("data: the prompt is the column `question` of 3 records"), "{}", ran.stderr);
@@ -337,7 +319,7 @@ fn generate_says_what_it_reads_and_what_may_not_be_meant() {
         json!({"prompt": [turn("system", "Be brief.")]}),
         json!({"messages": [turn("user", "q"), turn("assistant", "a")]}),
     ];
-    let system = rows(folder.path(), "system.jsonl", &blank);
+    let system = lines_in(folder.path(), "system.jsonl", &blank);
     let ran = generate("tiny-qwen2", &system);
     warned(&ran, &["system.jsonl:2: ", "has only a system text", "Be brief.", "in 1 of the 3 rows looked at"]);
     assert_eq!(warnings(&ran).len(), 1);
@@ -348,12 +330,12 @@ fn many_dropped_rows_end_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let row = |i: usize, words: usize| json!({"prompt": format!("{i} {}", "word ".repeat(words)), "chosen": " yes", "rejected": " no"});
     let all: Vec<Value> = (0..9).map(|i| row(i, 1)).chain([row(9, 300), row(10, 300)]).collect();
-    let (many, few) = (rows(folder.path(), "many.jsonl", &all), rows(folder.path(), "few.jsonl", &all[..10]));
+    let (many, few) = (lines_in(folder.path(), "many.jsonl", &all), lines_in(folder.path(), "few.jsonl", &all[..10]));
     let length = ["--max-length", "64"];
     let parts = ["2 of 11 rows are dropped, more than a tenth", "many.jsonl:10", "raise --max-length", "--allow-drops"];
-    refused(&train("tiny-qwen2", &many, &length), &parts);
-    refused(&run("eval", "tiny-qwen2", &many, &length), &parts);
-    refused(&train("tiny-qwen2", &few, &[&length[..], &["--eval-data", &text(&many)]].concat()), &parts);
+    train("tiny-qwen2", &many, &length).refused(3, &parts);
+    run("eval", "tiny-qwen2", &many, &length).refused(3, &parts);
+    train("tiny-qwen2", &few, &[&length[..], &["--eval-data", text(&many)]].concat()).refused(3, &parts);
     train("tiny-qwen2", &few, &length).ok();
     for command in ["score", "inspect"] {
         run(command, "tiny-qwen2", &many, &length).ok();
@@ -364,7 +346,7 @@ fn many_dropped_rows_end_a_run() {
     // bad rows that the user asked to skip do not count
     let bad: Vec<Value> =
         all[..4].iter().cloned().chain([json!({"prompt": "p", "chosen": null, "rejected": "r"})]).collect();
-    let bad = rows(folder.path(), "bad.jsonl", &bad);
+    let bad = lines_in(folder.path(), "bad.jsonl", &bad);
     train("tiny-qwen2", &bad, &["--on-bad-row", "skip"]).ok();
 }
 

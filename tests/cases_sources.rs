@@ -1,22 +1,16 @@
 //! Sources of rows, with files from practice: types and nulls of Parquet, CSV, JSON in other layouts, messages for files that are
 //! not read, data sets of the local Hugging Face cache. The inputs are in `tests/cases/data`.
 
-use crate::align::{Run, align, command, committed_goldens, root};
+use crate::align::{Run, align, command, data_case, golden_model, text};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-
-fn case(name: &str) -> PathBuf {
-    root().join("tests/cases/data").join(name)
-}
-
-fn model(name: &str) -> String {
-    committed_goldens().join(name).join("model").to_str().unwrap().to_owned()
-}
+use std::path::Path;
 
 /// Runs `inspect --row` with the template of a case, which prints tools and calls.
 fn inspect(data: &Path, row: usize) -> Run {
-    let (model, template, row) = (model("tiny-qwen2"), case("parquet-json-type/tools.jinja"), row.to_string());
-    let common = ["inspect", "--model", &model, "--chat-template", template.to_str().unwrap(), "--data-cache", "off"];
+    let (model, template, row) =
+        (golden_model("tiny-qwen2"), data_case("parquet-json-type/tools.jinja"), row.to_string());
+    let common =
+        ["inspect", "--model", text(&model), "--chat-template", template.to_str().unwrap(), "--data-cache", "off"];
     align(&[&common[..], &["--data", data.to_str().unwrap(), "--row", &row, "--json"]].concat())
 }
 
@@ -26,22 +20,15 @@ fn tokens(data: &Path, row: usize) -> Value {
 }
 
 fn score(data: &Path, more: &[&str]) -> Run {
-    let model = model("tiny-llama");
-    let common = ["score", "--model", &model, "--data-cache", "off", "--json", "--data", data.to_str().unwrap()];
+    let model = golden_model("tiny-llama");
+    let common = ["score", "--model", text(&model), "--data-cache", "off", "--json", "--data", data.to_str().unwrap()];
     align(&[&common[..], more].concat())
-}
-
-fn refused(run: &Run, code: i32, parts: &[&str]) {
-    assert_eq!(run.code, Some(code), "{}", run.stderr);
-    for part in parts {
-        assert!(run.stderr.contains(part), "the message lacks {part:?}: {}", run.stderr);
-    }
 }
 
 #[test]
 fn parquet_of_type_json_has_the_tokens_of_jsonl() {
     for name in ["parquet-json-type/mixed", "parquet-json-type/tools", "parquet-null-padding/rows"] {
-        let (parquet, jsonl) = (case(&format!("{name}.parquet")), case(&format!("{name}.jsonl")));
+        let (parquet, jsonl) = (data_case(&format!("{name}.parquet")), data_case(&format!("{name}.jsonl")));
         for row in 0..2 {
             assert_eq!(tokens(&parquet, row), tokens(&jsonl, row), "{name}, row {row}");
         }
@@ -50,7 +37,8 @@ fn parquet_of_type_json_has_the_tokens_of_jsonl() {
 
 #[test]
 fn nulls_that_a_table_wrote_into_tools_are_left_out_of_jsonl() {
-    let (padded, plain) = (case("parquet-null-padding/through_arrow.jsonl"), case("parquet-null-padding/rows.jsonl"));
+    let (padded, plain) =
+        (data_case("parquet-null-padding/through_arrow.jsonl"), data_case("parquet-null-padding/rows.jsonl"));
     for row in 0..2 {
         let (padded, plain) = (tokens(&padded, row), tokens(&plain, row));
         assert_eq!(padded[0]["prompt"], plain[0]["prompt"], "row {row}");
@@ -78,7 +66,7 @@ fn csv_is_read_and_its_lines_are_named() {
     let jsonl = folder.path().join("rows.jsonl");
     std::fs::write(&jsonl, format!("{row}\n")).unwrap();
     let expected = score(&jsonl, &[]).ok().stdout;
-    assert_eq!(score(&case("files-that-are-not-jsonl/rows.csv"), &[]).ok().stdout, expected);
+    assert_eq!(score(&data_case("files-that-are-not-jsonl/rows.csv"), &[]).ok().stdout, expected);
     let array = folder.path().join("rows.json");
     for text in [format!("[{row}]"), serde_json::to_string_pretty(&[&row]).unwrap()] {
         std::fs::write(&array, text).unwrap();
@@ -88,9 +76,9 @@ fn csv_is_read_and_its_lines_are_named() {
     let csv = folder.path().join("other.csv");
     std::fs::write(&csv, "q,a,b,note\n\"What is\na lake?\",x,y,\n\"one\",\"two\n").unwrap();
     let columns = ["--columns", "prompt=q,chosen=a,rejected=b"];
-    refused(&score(&csv, &columns), 3, &["other.csv:4: a quote opens in the row at this line and does not close"]);
+    score(&csv, &columns).refused(3, &["other.csv:4: a quote opens in the row at this line and does not close"]);
     std::fs::write(&csv, "q,a,b,note\n\"What is\na lake?\",x,y,\n\none,two\n").unwrap();
-    refused(&score(&csv, &columns), 3, &["other.csv:5: the row has 2 cells, the header 4"]);
+    score(&csv, &columns).refused(3, &["other.csv:5: the row has 2 cells, the header 4"]);
     let skipped = score(&csv, &[&columns[..], &["--on-bad-row", "skip"]].concat()).ok();
     assert_eq!(skipped.json_lines().len(), 2, "one of them as dropped: {}", skipped.stdout);
 }
@@ -103,19 +91,19 @@ fn what_is_no_rows_is_said_with_what_to_do() {
         std::fs::write(&path, text).unwrap();
         path
     };
-    let pretty = case("files-that-are-not-jsonl/pretty.json");
-    refused(&score(&pretty, &[]), 3, &["pretty.json: is a JSON object over several lines", "jq -c . "]);
-    let nan = case("files-that-are-not-jsonl/nan.jsonl");
-    refused(&score(&nan, &[]), 3, &["nan.jsonl:1: column `score` is NaN, which is not valid JSON", "null"]);
+    let pretty = data_case("files-that-are-not-jsonl/pretty.json");
+    score(&pretty, &[]).refused(3, &["pretty.json: is a JSON object over several lines", "jq -c . "]);
+    let nan = data_case("files-that-are-not-jsonl/nan.jsonl");
+    score(&nan, &[]).refused(3, &["nan.jsonl:1: column `score` is NaN, which is not valid JSON", "null"]);
     let infinite =
         write("infinite.jsonl", "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\",\"margin\":-Infinity}\n");
-    refused(&score(&infinite, &[]), 3, &["column `margin` is -Infinity"]);
+    score(&infinite, &[]).refused(3, &["column `margin` is -Infinity"]);
     let around = write("around.json", "{\"data\": [{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}]}");
-    refused(&score(&around, &[]), 3, &["with its rows under `data`", "jq -c '.[\"data\"][]'"]);
+    score(&around, &[]).refused(3, &["with its rows under `data`", "jq -c '.[\"data\"][]'"]);
     let columns = write("columns.json", "{\"prompt\": [\"a\"], \"chosen\": [\"b\"], \"rejected\": [\"c\"]}");
-    refused(&score(&columns, &[]), 3, &["is one JSON object of columns", "orient=\"records\""]);
+    score(&columns, &[]).refused(3, &["is one JSON object of columns", "orient=\"records\""]);
     let broken = write("broken.json", "[{\"prompt\": \"a\"},\n");
-    refused(&score(&broken, &[]), 3, &["broken.json:2: the JSON array does not end"]);
+    score(&broken, &[]).refused(3, &["broken.json:2: the JSON array does not end"]);
 }
 
 #[test]
@@ -124,7 +112,7 @@ fn other_notations_of_rows_are_named() {
     let said = |name: &str, bytes: &[u8], parts: &[&str]| {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        refused(&score(&path, &[]), 3, parts);
+        score(&path, &[]).refused(3, parts);
     };
     let utf16: Vec<u8> = "{\"prompt\": \"a\"}\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     said("utf16.jsonl", &utf16, &["utf16.jsonl: is text in UTF-16 (save it as UTF-8)"]);
@@ -153,14 +141,14 @@ fn a_configuration_is_toml_and_trl_keys_get_the_words_of_the_flags() {
         std::fs::write(&path, text).unwrap();
         align(&["train", "--demo", "--config", path.to_str().unwrap()])
     };
-    let yaml = case("files-that-are-not-jsonl/run.yaml");
+    let yaml = data_case("files-that-are-not-jsonl/run.yaml");
     let run = align(&["train", "--demo", "--config", yaml.to_str().unwrap()]);
-    refused(&run, 3, &["run.yaml: ", "YAML", "a configuration is TOML, `loss_type = \"sigmoid\"`"]);
-    refused(&config("run.json", "{\"beta\": 0.1}"), 3, &["JSON", "a configuration is TOML, `beta = 0.1`"]);
-    refused(&config("run.yml", "# of a run\n---\nbeta: 0.1\n"), 3, &["YAML", "a configuration is TOML"]);
-    let toml = case("files-that-are-not-jsonl/run.toml");
+    run.refused(3, &["run.yaml: ", "YAML", "a configuration is TOML, `loss_type = \"sigmoid\"`"]);
+    config("run.json", "{\"beta\": 0.1}").refused(3, &["JSON", "a configuration is TOML, `beta = 0.1`"]);
+    config("run.yml", "# of a run\n---\nbeta: 0.1\n").refused(3, &["YAML", "a configuration is TOML"]);
+    let toml = data_case("files-that-are-not-jsonl/run.toml");
     let run = align(&["train", "--demo", "--config", toml.to_str().unwrap()]);
-    refused(&run, 3, &["run.toml:2: ", "prompts are never cut"]);
+    run.refused(3, &["run.toml:2: ", "prompts are never cut"]);
     for (key, value, words) in [
         ("max_prompt_length", "128", "prompts are never cut"),
         ("bf16", "true", "--precision"),
@@ -170,10 +158,10 @@ fn a_configuration_is_toml_and_trl_keys_get_the_words_of_the_flags() {
         ("dataset_test_split", "\"test\"", "--eval-data"),
     ] {
         let run = config("run.toml", &format!("loss_type = \"sigmoid\"\n{key} = {value}\n"));
-        refused(&run, 3, &["run.toml:2: ", words]);
+        run.refused(3, &["run.toml:2: ", words]);
         assert!(!run.stderr.contains("did you mean"), "{key}: {}", run.stderr);
         let flag = align(&["train", "--demo", &format!("--{key}"), value.trim_matches('"')]);
-        refused(&flag, 2, &[words]);
+        flag.refused(2, &[words]);
         assert!(!flag.stderr.contains("tip:"), "{key}: {}", flag.stderr);
     }
 }
@@ -198,8 +186,8 @@ fn cache() -> tempfile::TempDir {
 }
 
 fn score_cached(cache: &Path, data: &str) -> Run {
-    let model = model("tiny-llama");
-    let arguments = ["score", "--model", &model, "--data-cache", "off", "--json", "--data", data];
+    let model = golden_model("tiny-llama");
+    let arguments = ["score", "--model", text(&model), "--data-cache", "off", "--json", "--data", data];
     let run = command(&arguments).env_remove("HF_HUB_CACHE").env("HF_HOME", cache).output().unwrap();
     Run::of(run)
 }
@@ -216,21 +204,12 @@ fn a_data_set_of_the_cache_is_named_by_its_id() {
     assert_eq!(ids("org/pairs@bbbb#train"), ["old"]);
     let said = score_cached(cache.path(), "org/pairs").ok().stderr;
     assert!(said.contains("org/pairs (local Hugging Face cache, revision aaaa), split train: 2 files"), "{said}");
-    refused(
-        &score_cached(cache.path(), "org/pairs#validation"),
-        3,
-        &["org/pairs", "no split `validation`", "train, test"],
-    );
-    refused(
-        &score_cached(cache.path(), "org/none"),
-        3,
-        &["org/none", "hf download --repo-type dataset org/none", cache.path().to_str().unwrap()],
-    );
-    refused(
-        &score_cached(cache.path(), "org/pairs@new"),
-        3,
-        &["`new`", "hf download --repo-type dataset --revision new org/pairs"],
-    );
+    score_cached(cache.path(), "org/pairs#validation")
+        .refused(3, &["org/pairs", "no split `validation`", "train, test"]);
+    score_cached(cache.path(), "org/none")
+        .refused(3, &["org/none", "hf download --repo-type dataset org/none", cache.path().to_str().unwrap()]);
+    score_cached(cache.path(), "org/pairs@new")
+        .refused(3, &["`new`", "hf download --repo-type dataset --revision new org/pairs"]);
 }
 
 #[test]
@@ -244,8 +223,8 @@ fn configs_of_a_data_set_are_chosen_by_name() {
     let ids = |data: &str| -> Vec<Value> {
         score_cached(cache.path(), data).ok().json_lines().iter().map(|row| row["id"].clone()).collect()
     };
-    refused(&score_cached(cache.path(), "org/pairs"), 3, &["several configs", "easy, hard", "org/pairs:easy"]);
+    score_cached(cache.path(), "org/pairs").refused(3, &["several configs", "easy, hard", "org/pairs:easy"]);
     assert_eq!(ids("org/pairs:easy"), ["first"]);
     assert_eq!(ids("org/pairs:hard#train"), ["second", "held"]);
-    refused(&score_cached(cache.path(), "org/pairs:none"), 3, &["no config `none`", "easy, hard"]);
+    score_cached(cache.path(), "org/pairs:none").refused(3, &["no config `none`", "easy, hard"]);
 }

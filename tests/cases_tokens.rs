@@ -1,16 +1,8 @@
 //! Chat templates and tokenizers from practice: the tokens are those of transformers 5.23, or the model is refused.
 
-use crate::align::{Run, align, committed_goldens, read_json, root, write_lines};
+use crate::align::{Run, align, copy_folder, data_case, edit_json, golden_model, lines_in, read_json, write_lines};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-
-fn case(name: &str) -> PathBuf {
-    root().join("tests/cases/data").join(name)
-}
-
-fn tiny_qwen2() -> PathBuf {
-    committed_goldens().join("tiny-qwen2/model")
-}
 
 /// A copy of a tiny model with its own files.
 struct Model {
@@ -20,10 +12,7 @@ struct Model {
 impl Model {
     fn copy() -> Model {
         let folder = tempfile::tempdir().unwrap();
-        for file in std::fs::read_dir(tiny_qwen2()).unwrap() {
-            let file = file.unwrap();
-            std::fs::write(folder.path().join(file.file_name()), std::fs::read(file.path()).unwrap()).unwrap();
-        }
+        copy_folder(&golden_model("tiny-qwen2"), folder.path());
         Model { folder }
     }
 
@@ -31,7 +20,7 @@ impl Model {
     fn with_case(name: &str, files: &[&str]) -> Model {
         let model = Model::copy();
         for file in files {
-            std::fs::write(model.path().join(file), std::fs::read(case(name).join(file)).unwrap()).unwrap();
+            std::fs::write(model.path().join(file), std::fs::read(data_case(name).join(file)).unwrap()).unwrap();
         }
         model
     }
@@ -41,10 +30,7 @@ impl Model {
     }
 
     fn edit(&self, file: &str, change: impl FnOnce(&mut Value)) {
-        let path = self.path().join(file);
-        let mut value = if path.exists() { read_json(&path) } else { json!({}) };
-        change(&mut value);
-        std::fs::write(path, value.to_string()).unwrap();
+        edit_json(&self.path().join(file), change);
     }
 }
 
@@ -55,7 +41,7 @@ fn inspect(model: &Path, data: &Path, more: &[&str]) -> Run {
 }
 
 fn with_template(template: &Path, data: &Path, more: &[&str]) -> Run {
-    inspect(&tiny_qwen2(), data, &[&["--chat-template", template.to_str().unwrap()], more].concat())
+    inspect(&golden_model("tiny-qwen2"), data, &[&["--chat-template", template.to_str().unwrap()], more].concat())
 }
 
 /// Returns the tokens of the first row, prompt and first answer, as ids and texts.
@@ -80,16 +66,16 @@ fn written(folder: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
 
 #[test]
 fn a_template_with_windows_line_ends_is_one_with_line_feeds() {
-    let data = case("crlf-template").join("row.jsonl");
-    let lf = tokens(&with_template(&case("crlf-template").join("lf.jinja"), &data, &[]).ok());
+    let data = data_case("crlf-template").join("row.jsonl");
+    let lf = tokens(&with_template(&data_case("crlf-template").join("lf.jinja"), &data, &[]).ok());
     assert!(lf.iter().all(|(_, token)| !token.contains('č')), "{lf:?}");
-    let crlf = with_template(&case("crlf-template").join("chat_template.jinja"), &data, &[]).ok();
+    let crlf = with_template(&data_case("crlf-template").join("chat_template.jinja"), &data, &[]).ok();
     assert_eq!(tokens(&crlf), lf);
     let model = Model::with_case("crlf-template", &["tokenizer_config.json"]);
     assert_eq!(tokens(&inspect(model.path(), &data, &[]).ok()), lf);
 
     // beside the model, CR alone, in a list of named templates, in the template for tools
-    let source = std::fs::read_to_string(case("crlf-template").join("chat_template.jinja")).unwrap();
+    let source = std::fs::read_to_string(data_case("crlf-template").join("chat_template.jinja")).unwrap();
     let beside = Model::copy();
     std::fs::write(beside.path().join("chat_template.jinja"), &source).unwrap();
     let cr_alone = Model::copy();
@@ -109,8 +95,7 @@ fn a_template_with_windows_line_ends_is_one_with_line_feeds() {
     let folder = tempfile::tempdir().unwrap();
     let mut row = crate::align::read_lines(&data).remove(0);
     row["tools"] = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
-    let with_tools = folder.path().join("tools.jsonl");
-    write_lines(&with_tools, &[row]);
+    let with_tools = lines_in(folder.path(), "tools.jsonl", &[row]);
     assert_eq!(tokens(&inspect(of_tools.path(), &with_tools, &[]).ok()), lf);
 }
 
@@ -133,7 +118,7 @@ fn carriage_returns_that_are_meant_stay() {
 
 #[test]
 fn a_namespace_that_a_macro_only_writes_to_is_found() {
-    let folder = case("namespace-in-macro");
+    let folder = data_case("namespace-in-macro");
     let data = folder.join("messages.jsonl");
     let expected = "<|im_start|>user q<|im_end|><|im_start|>assistant a<|im_end|>\
                     <|im_start|>user r<|im_end|><|im_start|>assistant b<|im_end|>";
@@ -170,7 +155,7 @@ fn a_namespace_that_a_macro_only_writes_to_is_found() {
 
 #[test]
 fn indent_is_that_of_jinja2() {
-    let folder = case("indent-filter");
+    let folder = data_case("indent-filter");
     let data = folder.join("messages.jsonl");
     let run = with_template(&folder.join("indent.jinja"), &data, &[]).ok();
     assert_eq!(text(&run), "<|im_start|>user q<|im_end|><|im_start|>assistant a\n  b\n<|im_end|>");
@@ -202,14 +187,14 @@ const END: u64 = 511;
 
 /// The tokens with the unchanged files of the tiny model.
 fn as_they_came(data: &Path) -> Vec<u64> {
-    let whole = ids(&inspect(&tiny_qwen2(), data, &[]).ok());
+    let whole = ids(&inspect(&golden_model("tiny-qwen2"), data, &[]).ok());
     assert_eq!(whole.iter().filter(|id| **id == START).count(), 3);
     whole
 }
 
 #[test]
 fn added_tokens_have_the_ids_of_their_files() {
-    let data = case("added-token-ids").join("row.jsonl");
+    let data = data_case("added-token-ids").join("row.jsonl");
     let expected = as_they_came(&data);
     let cut = || Model::with_case("added-token-ids", &["tokenizer.json"]);
     assert_eq!(ids(&inspect(cut().path(), &data, &[]).ok()), expected);
@@ -230,7 +215,7 @@ fn added_tokens_have_the_ids_of_their_files() {
 
 #[test]
 fn added_tokens_whose_ids_contradict_are_refused() {
-    let data = case("added-token-ids").join("row.jsonl");
+    let data = data_case("added-token-ids").join("row.jsonl");
     let refused = |words: &[&str], change: &dyn Fn(&Model)| {
         let model = Model::copy();
         change(&model);
@@ -278,7 +263,7 @@ fn the_decoder_of_added_tokens_says_how_they_are_matched() {
     let folder = tempfile::tempdir().unwrap();
     let template =
         written(&folder, "t.jinja", "{% for m in messages %}<|im_start|>  \n{{ m.content }}<|im_end|>{% endfor %}");
-    let data = case("added-token-ids").join("row.jsonl");
+    let data = data_case("added-token-ids").join("row.jsonl");
     let model = Model::copy();
     let run = || inspect(model.path(), &data, &["--chat-template", template.to_str().unwrap()]).ok();
     assert!(text(&run()).starts_with("<|im_start|>  \nq"), "{}", text(&run()));
@@ -288,7 +273,7 @@ fn the_decoder_of_added_tokens_says_how_they_are_matched() {
 
 #[test]
 fn listed_special_tokens_are_whole() {
-    let data = case("listed-special-tokens").join("row.jsonl");
+    let data = data_case("listed-special-tokens").join("row.jsonl");
     let expected = as_they_came(&data);
     let case_model = || Model::with_case("listed-special-tokens", &["tokenizer.json", "tokenizer_config.json"]);
     assert_eq!(ids(&inspect(case_model().path(), &data, &[]).ok()), expected);
@@ -325,7 +310,7 @@ fn listed_special_tokens_are_whole() {
 fn a_listed_token_without_an_id_refuses_the_rows_that_hold_it() {
     let folder = tempfile::tempdir().unwrap();
     let template = written(&folder, "t.jinja", "{% for m in messages %}<|novel|>{{ m.content }}<|im_end|>{% endfor %}");
-    let data = case("added-token-ids").join("row.jsonl");
+    let data = data_case("added-token-ids").join("row.jsonl");
     let lists = [
         json!({"additional_special_tokens": ["<|novel|>"]}),
         json!({"extra_special_tokens": [{"content": "<|novel|>"}]}),
@@ -353,10 +338,9 @@ fn a_listed_token_without_an_id_refuses_the_rows_that_hold_it() {
 #[test]
 fn a_template_is_a_fault_only_where_it_is_needed() {
     let folder = tempfile::tempdir().unwrap();
-    let texts = folder.path().join("texts.jsonl");
-    write_lines(&texts, &[json!({"prompt": "q", "chosen": " a", "rejected": " b"})]);
-    let turns = case("added-token-ids").join("row.jsonl");
-    let source = read_json(&tiny_qwen2().join("tokenizer_config.json"))["chat_template"].clone();
+    let texts = lines_in(folder.path(), "texts.jsonl", &[json!({"prompt": "q", "chosen": " a", "rejected": " b"})]);
+    let turns = data_case("added-token-ids").join("row.jsonl");
+    let source = read_json(&golden_model("tiny-qwen2").join("tokenizer_config.json"))["chat_template"].clone();
     for broken in [json!({"rag": source}), json!(3), json!([{"name": "rag", "template": source}]), json!("{% if %}")] {
         let model = Model::copy();
         model.edit("tokenizer_config.json", |config| config["chat_template"] = broken.clone());

@@ -1,12 +1,8 @@
 //! The command line's contract: flags and their other names, files, exit codes, streams.
 
-use crate::align::{Run, align, committed_goldens, number, read_lines, write_lines};
+use crate::align::{Run, align, committed_goldens, golden_model, number, read_lines, text, write_lines};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-
-fn tiny() -> String {
-    committed_goldens().join("tiny-llama/model").to_str().unwrap().to_owned()
-}
 
 fn pairs() -> String {
     committed_goldens().join("pairs.jsonl").to_str().unwrap().to_owned()
@@ -15,10 +11,10 @@ fn pairs() -> String {
 /// A short run of `train`, in a folder of its own.
 fn train(folder: &Path, more: &[&str]) -> Run {
     let output = folder.join("out");
-    let (model, data) = (tiny(), pairs());
+    let (model, data) = (golden_model("tiny-llama"), pairs());
     let length = if more.contains(&"--max-length") { &[][..] } else { &["--max-length", "96", "--allow-drops"] };
     let common =
-        ["train", "--model", &model, "--data", &data, "--max-steps", "2", "--output", output.to_str().unwrap()];
+        ["train", "--model", text(&model), "--data", &data, "--max-steps", "2", "--output", output.to_str().unwrap()];
     align(&[&common[..], length, more].concat())
 }
 
@@ -80,11 +76,11 @@ fn train_writes_the_files_of_the_contract() {
 fn the_names_of_trl_are_understood() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
-    let (model, data) = (tiny(), pairs());
+    let (model, data) = (golden_model("tiny-llama"), pairs());
     let arguments = [
         "train",
         "--model_name_or_path",
-        &model,
+        text(&model),
         "--dataset_name",
         &data,
         "--per_device_train_batch_size",
@@ -155,7 +151,7 @@ fn flags_win_over_the_file_and_paths_are_relative_to_it() {
     let config = folder.path().join("run.toml");
     let text = format!(
         "model = {:?}\ndata = \"here.jsonl\"\nmax_length = 64\nallow_drops = true\nbatch-size = 3\nbeta = 0.5\nmax-steps = 1\n",
-        tiny()
+        golden_model("tiny-llama")
     );
     std::fs::write(&config, text).unwrap();
     let output = folder.path().join("out");
@@ -243,13 +239,13 @@ fn losses_lists_the_registry() {
 fn eval_takes_loss_and_knobs_from_the_run() {
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), &["--loss", "ipo", "--beta", "0.3", "--no-length-norm"]).ok();
-    let (model, data, adapter) = (tiny(), pairs(), folder.path().join("out"));
+    let (model, data, adapter) = (golden_model("tiny-llama"), pairs(), folder.path().join("out"));
     let adapter = adapter.to_str().unwrap();
     let eval = |more: &[&str]| {
         let common = [
             "eval",
             "--model",
-            &model,
+            text(&model),
             "--adapter",
             adapter,
             "--data",
@@ -293,8 +289,8 @@ fn log_probs_are_taken_at_the_temperature_of_the_run() {
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), &["--logp-temperature", "0.8"]).ok();
     assert_eq!(table(folder.path().join("out/config.toml"))["logp-temperature"].as_float(), Some(0.8));
-    let (model, data, adapter) = (tiny(), pairs(), folder.path().join("out"));
-    let common = ["--model", &model, "--adapter", adapter.to_str().unwrap(), "--data", &data, "--json"];
+    let (model, data, adapter) = (golden_model("tiny-llama"), pairs(), folder.path().join("out"));
+    let common = ["--model", text(&model), "--adapter", adapter.to_str().unwrap(), "--data", &data, "--json"];
     for command in ["score", "eval"] {
         let run = |more: &[&str]| align(&[&[command][..], &common, more].concat()).ok().stdout;
         assert!(run(&[]) == run(&["--logp-temperature", "0.8"]), "{command} takes that of the run");
@@ -330,12 +326,12 @@ fn an_adapter_goes_on_from_its_starting_state() {
 
 #[test]
 fn generate_samples_by_seed_and_stops_at_the_length() {
-    let model = tiny();
+    let model = golden_model("tiny-llama");
     let run = |seed: &str| {
         let arguments = [
             "generate",
             "--model",
-            &model,
+            text(&model),
             "--prompt",
             "Hello",
             "--max-new-tokens",
@@ -362,9 +358,9 @@ fn generate_samples_by_seed_and_stops_at_the_length() {
 
 #[test]
 fn generate_says_how_fast_it_was() {
-    let (model, data) = (tiny(), pairs());
+    let (model, data) = (golden_model("tiny-llama"), pairs());
     let length = ["--max-new-tokens", "5", "--min-new-tokens", "5"];
-    let common = [&["generate", "--model", &model][..], &length].concat();
+    let common = [&["generate", "--model", text(&model)][..], &length].concat();
     let run = align(&[&common[..], &["--data", &data, "--limit", "3", "--batch-size", "2", "--json"]].concat()).ok();
     assert_eq!(run.json_lines().len(), 3, "stdout has the results alone");
     let told = run.stderr.lines().last().unwrap();
@@ -377,11 +373,11 @@ fn generate_says_how_fast_it_was() {
 
 #[test]
 fn inspect_says_what_a_model_and_its_data_are() {
-    let (model, data) = (tiny(), pairs());
-    let facts = align(&["inspect", "--model", &model, "--data", &data, "--json"]).ok().json();
+    let (model, data) = (golden_model("tiny-llama"), pairs());
+    let facts = align(&["inspect", "--model", text(&model), "--data", &data, "--json"]).ok().json();
     assert_eq!(facts["model"]["family"], "llama");
     assert_eq!(facts["data"]["kept"], 80);
-    let text = align(&["inspect", "--model", &model]).ok().stdout;
+    let text = align(&["inspect", "--model", text(&model)]).ok().stdout;
     assert!(text.contains("num_hidden_layers") && text.contains("trainable_parameters"), "{text}");
 }
 
@@ -398,10 +394,10 @@ fn completions_and_manual_are_printed() {
 /// A reader that goes away is no error and no panic.
 #[test]
 fn a_closed_pipe_ends_quietly() {
-    let model = tiny();
+    let model = golden_model("tiny-llama");
     let data = pairs();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_align-cli"))
-        .args(["score", "--model", &model, "--data", &data, "--json", "--per-token", "--reference-cache", "off"])
+        .args(["score", "--model", text(&model), "--data", &data, "--json", "--per-token", "--reference-cache", "off"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -415,18 +411,18 @@ fn a_closed_pipe_ends_quietly() {
 #[test]
 fn flags_that_would_change_nothing_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let (model, data) = (tiny(), pairs());
+    let (model, data) = (golden_model("tiny-llama"), pairs());
     let adapter = committed_goldens().join("tiny-llama/adapter");
     let adapter = adapter.to_str().unwrap();
     let cases: [(&[&str], &str); 8] = [
-        (&["generate", "--model", &model, "--prompt", "x", "--micro-batch-tokens", "8"], "micro-batch-tokens"),
-        (&["generate", "--model", &model, "--prompt", "x", "--seed", "8"], "--sample"),
-        (&["generate", "--model", &model, "--prompt", "x", "--limit", "8"], "--limit"),
-        (&["inspect", "--model", &model, "--row", "0"], "--data"),
-        (&["inspect", "--model", &model, "--adapter", adapter, "--target-modules", "q_proj"], "--target-modules"),
-        (&["train", "--model", &model, "--data", &data, "--demo"], "--demo"),
-        (&["train", "--model", &model, "--data", &data, "--report_to", "wandb"], "metrics.jsonl"),
-        (&["train", "--model", &model, "--data", &data, "--learning-rate", "-1"], "from 0 to"),
+        (&["generate", "--model", text(&model), "--prompt", "x", "--micro-batch-tokens", "8"], "micro-batch-tokens"),
+        (&["generate", "--model", text(&model), "--prompt", "x", "--seed", "8"], "--sample"),
+        (&["generate", "--model", text(&model), "--prompt", "x", "--limit", "8"], "--limit"),
+        (&["inspect", "--model", text(&model), "--row", "0"], "--data"),
+        (&["inspect", "--model", text(&model), "--adapter", adapter, "--target-modules", "q_proj"], "--target-modules"),
+        (&["train", "--model", text(&model), "--data", &data, "--demo"], "--demo"),
+        (&["train", "--model", text(&model), "--data", &data, "--report_to", "wandb"], "metrics.jsonl"),
+        (&["train", "--model", text(&model), "--data", &data, "--learning-rate", "-1"], "from 0 to"),
     ];
     for (arguments, part) in cases {
         let run = align(arguments);
@@ -477,7 +473,8 @@ fn files_of_different_runs_are_not_evaluated_together() {
     let out = folder.path().join("out");
     let config = std::fs::read_to_string(out.join("config.toml")).unwrap();
     std::fs::write(out.join("config.toml"), config.replace("lora-rank = 4", "lora-rank = 8")).unwrap();
-    let run = align(&["eval", "--model", &tiny(), "--adapter", out.to_str().unwrap(), "--data", &pairs()]);
+    let model = golden_model("tiny-llama");
+    let run = align(&["eval", "--model", text(&model), "--adapter", text(&out), "--data", &pairs()]);
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     assert!(run.stderr.contains("config.toml") && run.stderr.contains("lora-rank"), "{}", run.stderr);
 }
@@ -487,8 +484,8 @@ fn a_mix_is_evaluated_with_the_knobs_of_its_run() {
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), &["--loss", "dpo:0.8,ipo:0.2", "--beta", "0.3"]).ok();
     let adapter = folder.path().join("out");
-    let found =
-        align(&["eval", "--model", &tiny(), "--adapter", adapter.to_str().unwrap(), "--data", &pairs(), "--json"]);
+    let model = golden_model("tiny-llama");
+    let found = align(&["eval", "--model", text(&model), "--adapter", text(&adapter), "--data", &pairs(), "--json"]);
     let found = found.ok().json();
     assert_eq!((found["beta"].as_f64(), found["max_length"].as_u64()), (Some(0.3), Some(96)), "{found}");
 }
@@ -510,8 +507,8 @@ fn an_adapter_keeps_its_dropout_unless_told_otherwise() {
 #[test]
 fn a_prompt_can_be_piped_in() {
     use std::io::Write;
-    let model = tiny();
-    let arguments = ["generate", "--model", &model, "--max-new-tokens", "8"];
+    let model = golden_model("tiny-llama");
+    let arguments = ["generate", "--model", text(&model), "--max-new-tokens", "8"];
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_align-cli"))
         .args(arguments)
         .stdin(std::process::Stdio::piped())

@@ -1,6 +1,6 @@
 //! What must be equal: bit for bit where no sum changes its order, within the rounding of that sum elsewhere.
 
-use crate::align::{align, committed_goldens, read_lines};
+use crate::align::{align, committed_goldens, golden_model, read_lines};
 use crate::golden_rows::{golden_rows, with_numbers};
 use align_engine::autograd::param::{Param, ParamId};
 use align_engine::autograd::{Mode, ParamGrads};
@@ -14,7 +14,7 @@ use align_lora::data::{EncodedRow, Encoder, Mismatch};
 use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective, Scores};
 use align_lora::train::{Batch, Branch, Donors, Forest, Outcome, Role, Scorers, Scoring, Tree};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 const MAX_LENGTH: usize = 256;
@@ -22,10 +22,6 @@ const DROPOUT: Dropout = Dropout { p: 0.3, seed: 1, step: 2 };
 
 /// Families that differ in what the equalities could break on: plain, window and q/k norm, soft-caps, fused with longrope.
 const MODELS: [&str; 4] = ["tiny-llama", "tiny-gemma3", "tiny-gemma2", "tiny-phi3"];
-
-fn model_dir(name: &str) -> PathBuf {
-    committed_goldens().join(name).join("model")
-}
 
 fn load(dir: &Path, threads: usize) -> Model {
     let device = Device::cpu(Some(threads)).unwrap();
@@ -128,8 +124,8 @@ fn to_bits(grads: &BTreeMap<ParamId, Vec<f32>>) -> Vec<u32> {
 #[test]
 fn recomputed_is_kept() {
     for name in MODELS {
-        let model = load(&model_dir(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &model_dir(name), DataKind::Pairs, 3));
+        let model = load(&golden_model(name), 2);
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), DataKind::Pairs, 3));
         let scoring = scoring(&model, &adapter);
         let objective = Objective::new("exo_pair", &[]).unwrap();
         for dropout in [None, Some(DROPOUT)] {
@@ -146,7 +142,7 @@ fn recomputed_is_kept() {
 /// Weights whose pages are asked for ahead are the same weights, whether layers are kept or recomputed.
 #[test]
 fn read_ahead_changes_no_bit() {
-    let dir = model_dir("tiny-llama");
+    let dir = golden_model("tiny-llama");
     let objective = Objective::new("exo_pair", &[]).unwrap();
     let run = |free_bytes: u64| {
         let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite).unwrap();
@@ -162,8 +158,8 @@ fn read_ahead_changes_no_bit() {
 #[test]
 fn packed_is_alone() {
     for name in MODELS {
-        let model = load(&model_dir(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &model_dir(name), DataKind::Pairs, 5));
+        let model = load(&golden_model(name), 2);
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), DataKind::Pairs, 5));
         let scoring = scoring(&model, &adapter);
         let trees: Vec<Tree<'_>> = rows.iter().map(tree).collect();
         let packed = bits(&scoring, &trees);
@@ -177,8 +173,8 @@ fn packed_is_alone() {
 #[test]
 fn shared_prefix_is_separate() {
     for name in MODELS {
-        let model = load(&model_dir(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &model_dir(name), DataKind::Pairs, 4));
+        let model = load(&golden_model(name), 2);
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), DataKind::Pairs, 4));
         let scoring = scoring(&model, &adapter);
         for (i, row) in rows.iter().enumerate() {
             let shared = tree(row);
@@ -195,8 +191,8 @@ fn shared_prefix_is_separate() {
 fn rewards_in_company_are_rewards_alone() {
     let objective = Objective::new("rm_bt", &[]).unwrap();
     for name in MODELS {
-        let model = load(&model_dir(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &model_dir(name), DataKind::Pairs, 4));
+        let model = load(&golden_model(name), 2);
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), DataKind::Pairs, 4));
         for precision in [Precision::F32, Precision::Bf16] {
             let scoring = Scoring { precision, ..scoring_of(&objective, &model, &adapter) };
             let rewards = |trees: &[Tree<'_>]| -> Vec<u64> {
@@ -222,7 +218,7 @@ fn rewards_in_company_are_rewards_alone() {
 /// A mask of dropout goes with its token, KTO's mismatched answers included, so dropout changes nothing about that.
 #[test]
 fn a_batch_is_its_micro_batches() {
-    let dir = model_dir("tiny-llama");
+    let dir = golden_model("tiny-llama");
     let model = load(&dir, 2);
     let adapter = adapter(&model, 0.02);
     let texts = [("eta", KnobValue::Number(0.5))];
@@ -282,7 +278,7 @@ fn same_report(name: &str, parts: &Outcome, whole: &Outcome) {
 /// gradients are those of passes that do.
 #[test]
 fn what_the_reference_has_said_is_not_computed_again() {
-    let dir = model_dir("tiny-llama");
+    let dir = golden_model("tiny-llama");
     let model = load(&dir, 2);
     let adapter = adapter(&model, 0.02);
     for (name, budget) in [("kto_pair", 300), ("aot_pair", 300), ("exo_rw", 1)] {
@@ -326,8 +322,8 @@ fn what_the_reference_has_said_is_not_computed_again() {
 #[test]
 fn a_fresh_adapter_is_the_reference() {
     for name in MODELS {
-        let model = load(&model_dir(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.0), rows(&model, &model_dir(name), DataKind::Pairs, 4));
+        let model = load(&golden_model(name), 2);
+        let (adapter, rows) = (adapter(&model, 0.0), rows(&model, &golden_model(name), DataKind::Pairs, 4));
         let objective = Objective::new("dpo", &[]).unwrap();
         let (outcome, _) = gradients(&scoring(&model, &adapter), &objective, &rows, 1 << 20, 0, None);
         let means = outcome.preferences.means();
@@ -339,7 +335,7 @@ fn a_fresh_adapter_is_the_reference() {
 #[test]
 fn one_thread_is_two() {
     for name in MODELS {
-        let dir = model_dir(name);
+        let dir = golden_model(name);
         let run = |threads: usize| {
             let model = load(&dir, threads);
             let adapter = adapter(&model, 0.02);
@@ -366,7 +362,7 @@ fn metrics(output: &Path) -> Vec<serde_json::Value> {
 #[test]
 fn same_seed_twice_gives_the_same_bits_and_another_seed_others() {
     let folder = tempfile::tempdir().unwrap();
-    let (model, data) = (model_dir("tiny-qwen3"), committed_goldens().join("kto.jsonl"));
+    let (model, data) = (golden_model("tiny-qwen3"), committed_goldens().join("kto.jsonl"));
     let train = |name: &str, seed: &str, threads: &str| {
         let output = folder.path().join(name);
         let (model, data) = (model.to_str().unwrap(), data.to_str().unwrap());
@@ -433,7 +429,7 @@ fn reshard(from: &Path, to: &Path, n: usize) {
 /// Half the final norm is half of every logit, to the last bit.
 #[test]
 fn log_probs_at_a_temperature_of_two_are_those_of_half_the_logits() {
-    let from = model_dir("tiny-llama");
+    let from = golden_model("tiny-llama");
     let (whole, half) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     widen(&from, whole.path(), |_, x| x);
     widen(&from, half.path(), |name, x| if name == "model.norm.weight" { x / 2.0 } else { x });
@@ -454,7 +450,7 @@ fn log_probs_at_a_temperature_of_two_are_those_of_half_the_logits() {
 
 #[test]
 fn three_shards_are_one_file() {
-    let from = model_dir("tiny-qwen3");
+    let from = golden_model("tiny-qwen3");
     let scored = |n: usize| {
         let folder = tempfile::tempdir().unwrap();
         reshard(&from, folder.path(), n);
@@ -518,8 +514,8 @@ fn merged_is_adapted() {
         let at = |part: &str| folder.path().join(part);
         let adapter = committed_goldens().join(name).join("adapter");
         std::fs::create_dir(at("wide")).unwrap();
-        widen(&model_dir(name), &at("wide"), |_, x| x);
-        for (base, merged) in [(model_dir(name), at("merged")), (at("wide"), at("wide-merged"))] {
+        widen(&golden_model(name), &at("wide"), |_, x| x);
+        for (base, merged) in [(golden_model(name), at("merged")), (at("wide"), at("wide-merged"))] {
             let text = |path: &Path| path.to_str().unwrap().to_owned();
             let (base, adapter, merged) = (text(&base), text(&adapter), text(&merged));
             align(&["merge", "--model", &base, "--adapter", &adapter, "--output", &merged]).ok();

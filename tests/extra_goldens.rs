@@ -1,7 +1,9 @@
 //! The binary against what transformers and PEFT compute for rope variants, adapter options and conversations, each sequence
 //! alone: `tests/goldens/extra/`, made by `tests/oracles/make_extra_goldens.py`.
 
-use crate::align::{Run, align, committed_goldens, ids, number, numbers, read_json, read_lines, write_lines};
+use crate::align::{
+    Run, align, committed_goldens, copy_folder, golden_model, ids, lines_in, number, numbers, read_json, read_lines,
+};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -33,8 +35,7 @@ fn cases() -> Vec<Case> {
         .map(|folder| {
             let meta = read_json(&folder.join("meta.json"));
             let model = tempfile::tempdir().unwrap();
-            let from = committed_goldens().join(meta["model"].as_str().unwrap()).join("model");
-            copy_files(&from, model.path());
+            copy_folder(&golden_model(meta["model"].as_str().unwrap()), model.path());
             if folder.join("config.json").exists() {
                 std::fs::copy(folder.join("config.json"), model.path().join("config.json")).unwrap();
             }
@@ -43,13 +44,6 @@ fn cases() -> Vec<Case> {
             Case { name, folder, meta, model, adapter }
         })
         .collect()
-}
-
-fn copy_files(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 impl Case {
@@ -133,8 +127,7 @@ fn rows_that_a_template_refuses_are_refused_with_its_words() {
         }
         for item in read_json(&path)["items"].as_array().unwrap() {
             let folder = tempfile::tempdir().unwrap();
-            let rows = folder.path().join("rows.jsonl");
-            write_lines(&rows, std::slice::from_ref(&item["row"]));
+            let rows = lines_in(folder.path(), "rows.jsonl", std::slice::from_ref(&item["row"]));
             let run = case.score(&rows);
             let words = item["error"].as_str().unwrap().split_once(": ").unwrap().1;
             assert_eq!(run.code, Some(3), "{} {}: {}", case.name, item["row"]["id"], run.stderr);

@@ -4,7 +4,7 @@
 //! variable `ALIGN_GOLDENS` names, which may hold any part of the same form. The real model runs where `ALIGN_SMOLLM2` names
 //! its directory (`tests/oracles/make_smollm2.py` makes it); where it does not, the tests say so by name.
 
-use crate::align::{align, committed_goldens, ids, number, numbers, read_json, read_lines, write_lines};
+use crate::align::{align, committed_goldens, ids, lines_in, number, numbers, read_json, read_lines};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -151,8 +151,7 @@ impl Golden {
     /// Rows written to a file of their own, and the folder that holds it.
     fn data(&self, rows: &[Value]) -> (tempfile::TempDir, String) {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("rows.jsonl");
-        write_lines(&path, rows);
+        let path = lines_in(folder.path(), "rows.jsonl", rows);
         let path = path.to_str().unwrap().to_owned();
         (folder, path)
     }

@@ -1,7 +1,7 @@
 //! Files from outside that are broken or lie: the exit code, and a message that names the file, the line or the tensor. No
 //! panic, nothing half-written.
 
-use crate::align::{Run, align, committed_goldens};
+use crate::align::{Run, align, committed_goldens, copy_folder, edit_json};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -16,12 +16,7 @@ impl Sandbox {
     fn new(model: &str) -> Sandbox {
         let folder = tempfile::tempdir().unwrap();
         for part in ["model", "adapter"] {
-            let to = folder.path().join(part);
-            std::fs::create_dir(&to).unwrap();
-            for entry in std::fs::read_dir(committed_goldens().join(model).join(part)).unwrap() {
-                let entry = entry.unwrap();
-                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-            }
+            copy_folder(&committed_goldens().join(model).join(part), &folder.path().join(part));
         }
         std::fs::write(folder.path().join("rows.jsonl"), format!("{GOOD_ROW}\n")).unwrap();
         Sandbox { folder }
@@ -37,9 +32,7 @@ impl Sandbox {
 
     /// Changes a JSON file in place.
     fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        let mut value: Value = serde_json::from_slice(&std::fs::read(self.path(name)).unwrap()).unwrap();
-        change(&mut value);
-        self.write(name, value.to_string());
+        edit_json(&self.path(name), change);
     }
 
     /// `score` of the rows with the adapter, the command that reads every kind of file.

@@ -1,6 +1,6 @@
 //! What a run says that it will hold in memory, and what it holds.
 
-use crate::align::{align, committed_goldens, read_lines, write_lines};
+use crate::align::{align, committed_goldens, golden_model, read_lines, write_lines};
 use crate::watched_run::{self, Notes};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
@@ -43,7 +43,7 @@ struct Run {
 
 impl Run {
     fn new(model: &str, loss: &'static str) -> Run {
-        let dir = committed_goldens().join(model).join("model");
+        let dir = golden_model(model);
         let device = Device::cpu(Some(2)).unwrap();
         let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite).unwrap();
         let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &checkpoint).unwrap();
@@ -58,7 +58,7 @@ impl Run {
     /// On other rows.
     fn on(model: &str, loss: &'static str, rows: &Path, needs: Needs) -> Run {
         let run = Run::new(model, loss);
-        let data = open(&run.model, &committed_goldens().join(model).join("model"), rows, needs);
+        let data = open(&run.model, &golden_model(model), rows, needs);
         Run { data, ..run }
     }
 

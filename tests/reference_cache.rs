@@ -1,6 +1,6 @@
 //! The reference cache: no number depends on it, and nothing that is damaged or of another model is believed.
 
-use crate::align::{Run, align, command, committed_goldens, read_lines, write_lines};
+use crate::align::{Run, align, command, committed_goldens, copy_folder, golden_model, read_lines, write_lines};
 use crate::watched_run::{self, Notes};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
@@ -11,7 +11,7 @@ use align_lora::objective::Objective;
 use align_lora::train::{ReferenceCache, TrainOptions, Trainer};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 /// Rows of the runs: a few batches of four, the last one smaller.
@@ -72,7 +72,7 @@ impl Runs {
             let pairs = read_lines(&folder.path().join(format!("{prefix}pairs.jsonl")));
             write_lines(&folder.path().join(format!("{prefix}scored.jsonl")), &scored(&pairs));
         }
-        Runs { folder, model: committed_goldens().join("tiny-llama/model"), loss }
+        Runs { folder, model: golden_model("tiny-llama"), loss }
     }
 
     fn file(&self, name: &str) -> String {
@@ -208,7 +208,7 @@ fn no_number_depends_on_the_cache() {
 fn every_family_and_precision_reads_what_it_computed() {
     for model in ["tiny-gemma3", "tiny-phi3", "tiny-qwen3"] {
         for precision in ["f32", "bf16"] {
-            let runs = Runs { model: committed_goldens().join(model).join("model"), ..Runs::new("ipo") };
+            let runs = Runs { model: golden_model(model), ..Runs::new("ipo") };
             let off = runs.off("off", &["--precision", precision]);
             runs.run("cold", &["--precision", precision]).is(&off);
             let warm = runs.run("warm", &["--precision", precision]);
@@ -237,20 +237,11 @@ fn without_a_flag_it_is_the_users_cache() {
     assert!(warm.says(&format!("{} answers", ANSWERS.iter().sum::<u64>())), "{}", warm.run.stderr);
 }
 
-/// A copy of a model.
-fn copied(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
-    }
-}
-
 #[test]
 fn weights_that_change_by_one_byte_are_other_weights() {
     let mut runs = Runs::new("dpo");
     let copy = runs.folder.path().join("model");
-    copied(&runs.model, &copy);
+    copy_folder(&runs.model, &copy);
     runs.run("cold", &[]);
     // the path does not matter
     runs.model = copy.clone();
@@ -462,7 +453,7 @@ fn turns_that_are_not_scored_are_cached_apart() {
 /// A known reference has no rows in the plan, and the run holds what was planned either way.
 #[test]
 fn the_plan_knows_what_is_cached() {
-    let dir = committed_goldens().join("tiny-llama/model");
+    let dir = golden_model("tiny-llama");
     let cache_folder = tempfile::tempdir().unwrap();
     let run = |epochs: u64| {
         let device = Device::cpu(Some(2)).unwrap();

@@ -1,22 +1,12 @@
 //! What a row means, at the command line: `--columns`, `--sft-on`, and the shapes that `score`, `inspect` and `generate` read.
 
-use crate::align::{Run, align, committed_goldens, number, read_lines, write_lines};
+use crate::align::{Run, align, committed_goldens, golden_model, lines_in, number, read_lines, text};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
-
-fn tiny(name: &str) -> String {
-    committed_goldens().join(name).join("model").to_str().unwrap().to_owned()
-}
-
-fn file(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
-    let path = folder.join(name);
-    write_lines(&path, rows);
-    path
-}
+use std::path::Path;
 
 fn score(model: &str, data: &Path, more: &[&str]) -> Run {
-    let model = tiny(model);
-    let common = ["score", "--model", &model, "--data", data.to_str().unwrap(), "--json", "--precision", "f32"];
+    let model = golden_model(model);
+    let common = ["score", "--model", text(&model), "--data", data.to_str().unwrap(), "--json", "--precision", "f32"];
     align(&[&common[..], more].concat())
 }
 
@@ -33,14 +23,14 @@ fn columns_under_other_names_are_the_same_rows() {
         .iter()
         .map(|row| json!({"question": row["prompt"], "better": row["chosen"], "worse": row["rejected"], "id": row["id"]}))
         .collect();
-    let (own, other) = (file(folder.path(), "own.jsonl", &pairs), file(folder.path(), "other.jsonl", &renamed));
+    let (own, other) = (lines_in(folder.path(), "own.jsonl", &pairs), lines_in(folder.path(), "other.jsonl", &renamed));
     let columns = ["--columns", "prompt=question,chosen=better", "rejected=worse"];
     let scores = score("tiny-llama", &other, &columns).ok();
     assert_eq!(scores.stdout, score("tiny-llama", &own, &[]).ok().stdout);
 
     let out = folder.path().join("out");
-    let (model, data, output) = (tiny("tiny-llama"), other.to_str().unwrap(), out.to_str().unwrap());
-    let run = ["train", "--model", &model, "--data", data, "--max-steps", "1", "--output", output];
+    let (model, data, output) = (golden_model("tiny-llama"), other.to_str().unwrap(), out.to_str().unwrap());
+    let run = ["train", "--model", text(&model), "--data", data, "--max-steps", "1", "--output", output];
     align(&[&run[..], &["--max-length", "96", "--allow-drops"], &columns].concat()).ok();
     let written = std::fs::read_to_string(out.join("config.toml")).unwrap();
     assert!(written.contains(r#"columns = "prompt=question,chosen=better,rejected=worse""#), "{written}");
@@ -49,18 +39,18 @@ fn columns_under_other_names_are_the_same_rows() {
     let loss = |folder: &Path| read_lines(&folder.join("metrics.jsonl"))[0]["loss"].clone();
     assert_eq!(loss(&out), loss(&again));
 
-    let prompts = ["generate", "--model", &model, "--data", data, "--columns", "prompt=question", "--limit", "1"];
+    let prompts = ["generate", "--model", text(&model), "--data", data, "--columns", "prompt=question", "--limit", "1"];
     let said = align(&[&prompts[..], &["--max-new-tokens", "2", "--json"]].concat()).ok();
     assert_eq!(said.json_lines().len(), 1);
     let shown =
-        align(&["inspect", "--model", &model, "--data", data, columns[0], columns[1], columns[2], "--json"]).ok();
+        align(&["inspect", "--model", text(&model), "--data", data, columns[0], columns[1], columns[2], "--json"]).ok();
     assert_eq!(shown.json()["data"]["kept"], 4);
 }
 
 #[test]
 fn wrong_names_are_refused_with_the_exit_codes_of_the_contract() {
     let folder = tempfile::tempdir().unwrap();
-    let data = file(folder.path(), "d.jsonl", &[json!({"prompt": "p", "chosen": " c", "rejected": " r"})]);
+    let data = lines_in(folder.path(), "d.jsonl", &[json!({"prompt": "p", "chosen": " c", "rejected": " r"})]);
     for (columns, code, words) in [
         ("question=prompt", 2, "no column is called `question` here"),
         ("prompt", 2, "expected OURS=THEIRS"),
@@ -78,8 +68,8 @@ fn wrong_names_are_refused_with_the_exit_codes_of_the_contract() {
     assert!(
         part.stderr.contains("d.jsonl:1: the row is {prompt, chosen, rejected} of strings; --sft-on is for sequences")
     );
-    let model = tiny("tiny-llama");
-    for command in [["inspect", "--model", &model], ["generate", "--model", &model]] {
+    let model = golden_model("tiny-llama");
+    for command in [["inspect", "--model", text(&model)], ["generate", "--model", text(&model)]] {
         let run = align(&[&command[..], &["--columns", "prompt=q"]].concat());
         assert_eq!(run.code, Some(2), "{}", run.stderr);
     }
@@ -94,8 +84,8 @@ fn a_conversation_is_scored_as_the_sum_of_its_turns() {
     let folder = tempfile::tempdir().unwrap();
     let turns = [turn("user", "one"), turn("assistant", "two"), turn("user", "three"), turn("assistant", "four")];
     let answer = |at: usize| json!({"prompt": turns[..at], "completion": [turns[at]]});
-    let conversation = file(folder.path(), "talk.jsonl", &[json!({"messages": turns})]);
-    let answers = file(folder.path(), "answers.jsonl", &[answer(1), answer(3)]);
+    let conversation = lines_in(folder.path(), "talk.jsonl", &[json!({"messages": turns})]);
+    let answers = lines_in(folder.path(), "answers.jsonl", &[answer(1), answer(3)]);
     for model in ["tiny-qwen2", "tiny-llama", "tiny-gemma2"] {
         let whole = score(model, &conversation, &["--sft-on", "assistant", "--per-token"]).ok();
         assert!(
@@ -126,9 +116,9 @@ fn a_conversation_is_scored_as_the_sum_of_its_turns() {
 fn inspect_shows_what_is_not_scored() {
     let folder = tempfile::tempdir().unwrap();
     let turns = [turn("user", "one"), turn("assistant", "two"), turn("user", "three"), turn("assistant", "four")];
-    let data = file(folder.path(), "talk.jsonl", &[json!({"messages": turns})]);
-    let (model, data) = (tiny("tiny-qwen2"), data.to_str().unwrap());
-    let run = ["inspect", "--model", &model, "--data", data, "--row", "0", "--sft-on", "assistant", "--json"];
+    let data = lines_in(folder.path(), "talk.jsonl", &[json!({"messages": turns})]);
+    let (model, data) = (golden_model("tiny-qwen2"), data.to_str().unwrap());
+    let run = ["inspect", "--model", text(&model), "--data", data, "--row", "0", "--sft-on", "assistant", "--json"];
     let shown = align(&run).ok().json();
     let gaps = shown["row"][0]["not_scored"][0].as_array().unwrap();
     assert_eq!(gaps.len(), 1);

@@ -1,7 +1,7 @@
 //! Rows in the shapes of data sets get the token ids that TRL and the models' own chat templates give to the same rows, rewritten
 //! by hand (`tests/oracles/make_shape_goldens.py`).
 
-use crate::align::{align, committed_goldens, ids, read_json, read_lines};
+use crate::align::{align, committed_goldens, golden_model, ids, read_json, read_lines};
 use serde_json::Value;
 
 /// Ids of a list of `[id, token]`.
@@ -20,7 +20,7 @@ fn shapes_of_data_sets_have_the_tokens_of_the_same_rows_by_hand() {
         let flags: Vec<&str> =
             expected["flags"].as_array().unwrap().iter().map(|flag| flag.as_str().unwrap()).collect();
         for (model, rows) in expected["ids"].as_object().unwrap() {
-            let dir = committed_goldens().join(model).join("model");
+            let dir = golden_model(model);
             let mut found: Vec<Value> = Vec::new();
             for row in 0..read_lines(&data).len() {
                 let row = row.to_string();

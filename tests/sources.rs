@@ -1,12 +1,10 @@
 //! Where rows come from, on the command line: formats, patterns, held-out rows, rejects, the token cache, what `inspect` says.
 
-use crate::align::{Run, align, command, committed_goldens, read_lines, root, write_lines};
+use crate::align::{
+    Run, align, command, committed_goldens, golden_model, lines_in, read_lines, root, text, write_lines,
+};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-
-fn tiny() -> String {
-    committed_goldens().join("tiny-llama/model").to_str().unwrap().to_owned()
-}
 
 fn parquet(name: &str) -> PathBuf {
     committed_goldens().join("parquet").join(name)
@@ -14,19 +12,12 @@ fn parquet(name: &str) -> PathBuf {
 
 /// A command on the tiny model, without a cache unless it is asked for.
 fn run(command: &str, data: &[&Path], more: &[&str]) -> Run {
-    let model = tiny();
+    let model = golden_model("tiny-llama");
     let data: Vec<&str> = data.iter().map(|path| path.to_str().unwrap()).collect();
     let cache: &[&str] = if more.contains(&"--data-cache") { &[] } else { &["--data-cache", "off"] };
     let drops: &[&str] = if matches!(command, "train" | "eval") { &["--allow-drops"] } else { &[] };
-    align(&[&[command, "--model", &model, "--max-length", "96", "--data"], &data[..], cache, drops, more].concat())
-}
-
-fn refused(run: &Run, code: i32, parts: &[&str]) {
-    assert_eq!(run.code, Some(code), "{}", run.stderr);
-    for part in parts {
-        assert!(run.stderr.contains(part), "the message lacks {part:?}: {}", run.stderr);
-    }
-    assert!(!run.stderr.contains("panicked"), "{}", run.stderr);
+    let common = [command, "--model", text(&model), "--max-length", "96", "--data"];
+    align(&[&common[..], &data, cache, drops, more].concat())
 }
 
 fn good(i: usize) -> Value {
@@ -51,22 +42,22 @@ fn scores_do_not_depend_on_the_format() {
 fn generate_takes_prompts_from_a_pattern_of_parquet_files() {
     let pattern = parquet("pairs-b*.parquet");
     let arguments = ["--limit", "1", "--max-new-tokens", "2", "--json"];
-    let model = tiny();
+    let model = golden_model("tiny-llama");
     let data = pattern.to_str().unwrap();
-    let run = align(&[&["generate", "--model", &model, "--data", data], &arguments[..]].concat()).ok();
+    let run = align(&[&["generate", "--model", text(&model), "--data", data], &arguments[..]].concat()).ok();
     assert_eq!(run.json_lines().len(), 1);
 }
 
 #[test]
 fn what_names_no_data_is_refused() {
     let folder = parquet("");
-    refused(&run("score", &[&folder], &[]), 3, &["parquet/: is a folder", "*.jsonl"]);
-    refused(&run("score", &[&folder.join("none*.jsonl")], &[]), 3, &["none*.jsonl matches no file"]);
+    run("score", &[&folder], &[]).refused(3, &["parquet/: is a folder", "*.jsonl"]);
+    run("score", &[&folder.join("none*.jsonl")], &[]).refused(3, &["none*.jsonl matches no file"]);
     let binary = parquet("binary.parquet");
     // nothing reads the picture, unless it is said to be something
-    refused(&run("inspect", &[&binary], &[]), 3, &["binary.parquet:1: the row is {prompt}; there is no answer in it"]);
+    run("inspect", &[&binary], &[]).refused(3, &["binary.parquet:1: the row is {prompt}; there is no answer in it"]);
     let as_id = &["--columns", "id=picture"];
-    refused(&run("inspect", &[&binary], as_id), 3, &["binary.parquet: column `picture` is binary"]);
+    run("inspect", &[&binary], as_id).refused(3, &["binary.parquet: column `picture` is binary"]);
 }
 
 #[test]
@@ -86,8 +77,7 @@ fn a_pattern_names_all_its_files_and_a_file_twice_is_said() {
 #[test]
 fn a_share_of_the_rows_is_held_out() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("rows.jsonl");
-    write_lines(&data, &(0..40).map(good).collect::<Vec<_>>());
+    let data = lines_in(folder.path(), "rows.jsonl", &(0..40).map(good).collect::<Vec<_>>());
     let out = folder.path().join("out");
     let train = |more: &[&str]| {
         let common = ["--max-steps", "1", "--overwrite", "--output", out.to_str().unwrap()];
@@ -110,15 +100,15 @@ fn a_share_of_the_rows_is_held_out() {
     assert_eq!(evaluations(&again), found);
 
     let eval = data.to_str().unwrap();
-    refused(&train(&["--eval-fraction", "0.25", "--eval-data", eval]), 2, &["--eval-fraction", "--eval-data"]);
+    train(&["--eval-fraction", "0.25", "--eval-data", eval]).refused(2, &["--eval-fraction", "--eval-data"]);
     for share in ["0", "1", "-0.5", "NaN"] {
-        refused(&train(&["--eval-fraction", share]), 2, &["expected a number between 0 and 1"]);
+        train(&["--eval-fraction", share]).refused(2, &["expected a number between 0 and 1"]);
     }
-    let one = folder.path().join("one.jsonl");
-    write_lines(&one, &[good(1), json!({"prompt": "Question 1?", "chosen": " a", "rejected": " b"})]);
+    let rows = [good(1), json!({"prompt": "Question 1?", "chosen": " a", "rejected": " b"})];
+    let one = lines_in(folder.path(), "one.jsonl", &rows);
     let same =
         run("train", &[&one], &["--eval-fraction", "0.5", "--output", folder.path().join("x").to_str().unwrap()]);
-    refused(&same, 3, &["all 2 usable rows have the same prompt"]);
+    same.refused(3, &["all 2 usable rows have the same prompt"]);
 }
 
 #[test]
@@ -149,12 +139,9 @@ fn rejected_rows_are_written() {
         run(command, &[&data], &to_file).ok();
         assert_eq!(read_lines(&file), rejects, "{command}");
     }
-    refused(&run("score", &[&data], &["--rejects", file.to_str().unwrap()]), 2, &["--on-bad-row skip"]);
-    refused(
-        &run("score", &[&data], &["--on-bad-row", "skip", "--rejects", "/no/such/folder/x"]),
-        1,
-        &["/no/such/folder/x"],
-    );
+    run("score", &[&data], &["--rejects", file.to_str().unwrap()]).refused(2, &["--on-bad-row skip"]);
+    run("score", &[&data], &["--on-bad-row", "skip", "--rejects", "/no/such/folder/x"])
+        .refused(1, &["/no/such/folder/x"]);
 
     // a later run into the folder that leaves nothing out
     write_lines(&data, &[good(0), good(1)]);
@@ -175,19 +162,16 @@ fn rejects_are_written_where_nothing_is_left() {
         let mut more = vec!["--on-bad-row", "skip", "--rejects", file.to_str().unwrap()];
         more.extend(["--output", out.to_str().unwrap()].into_iter().filter(|_| command == "train"));
         let found = run(command, &[&data], &more);
-        refused(&found, 3, &["none of 2 rows can be used", "rejects: 2 rows in "]);
+        found.refused(3, &["none of 2 rows can be used", "rejects: 2 rows in "]);
         assert_eq!(read_lines(&file).len(), 2, "{command}");
         std::fs::remove_file(&file).unwrap();
     }
     // what is wrong comes first, and nothing is written where nothing was left out
     let nowhere = run("score", &[&data], &["--on-bad-row", "skip", "--rejects", "/no/such/folder/x"]);
-    refused(&nowhere, 3, &["none of 2 rows can be used", "/no/such/folder/x"]);
+    nowhere.refused(3, &["none of 2 rows can be used", "/no/such/folder/x"]);
     let missing = folder.path().join("missing.jsonl");
-    refused(
-        &run("score", &[&missing], &["--on-bad-row", "skip", "--rejects", file.to_str().unwrap()]),
-        3,
-        &["missing.jsonl"],
-    );
+    run("score", &[&missing], &["--on-bad-row", "skip", "--rejects", file.to_str().unwrap()])
+        .refused(3, &["missing.jsonl"]);
     assert!(!file.exists());
 }
 
@@ -200,10 +184,10 @@ fn a_name_that_is_not_utf8_is_a_name() {
     let same = json!({"prompt": "p", "chosen": "a", "rejected": "a"});
     write_lines(&data, &[good(0), same, good(0)]);
     let rejects = folder.path().join("rejects.jsonl");
-    let (model, cache) = (tiny(), folder.path().join("cache"));
+    let (model, cache) = (golden_model("tiny-llama"), folder.path().join("cache"));
     for _ in 0..2 {
         let mut arguments: Vec<std::ffi::OsString> =
-            ["inspect", "--model", &model, "--json", "--on-bad-row", "skip", "--data"].map(Into::into).to_vec();
+            ["inspect", "--model", text(&model), "--json", "--on-bad-row", "skip", "--data"].map(Into::into).to_vec();
         arguments.push(std::ffi::OsString::from_vec(data.as_os_str().as_bytes().to_vec()));
         arguments.extend(["--rejects".into(), rejects.clone().into(), "--data-cache".into(), cache.clone().into()]);
         let facts = align(&arguments).ok().json();
@@ -222,11 +206,11 @@ fn a_full_disk_ends_the_cache_and_not_the_run() {
     write_lines(&data, &(0..400).map(good).collect::<Vec<_>>());
     // no file may be longer than four blocks of half a kilobyte, and a write beyond is an error instead of a signal
     let script = "trap '' XFSZ; ulimit -f 4; exec \"$@\"";
-    let model = tiny();
+    let model = golden_model("tiny-llama");
     let score = [
         "score",
         "--model",
-        &model,
+        text(&model),
         "--json",
         "--reference-cache",
         "off",
@@ -251,13 +235,13 @@ fn a_max_length_that_is_none_is_no_default() {
     write_lines(&data, &(0..4).map(good).collect::<Vec<_>>());
     let adapter = out.to_str().unwrap();
     run("train", &[&data], &["--max-steps", "1", "--output", adapter]).ok();
-    let (config, model) = (out.join("config.toml"), tiny());
-    let text = std::fs::read_to_string(&config).unwrap();
-    assert!(text.contains("max-length = 96"), "{text}");
+    let (config, model) = (out.join("config.toml"), golden_model("tiny-llama"));
+    let options = std::fs::read_to_string(&config).unwrap();
+    assert!(options.contains("max-length = 96"), "{options}");
     for (value, found) in [("96.5", "96.5"), ("\"long\"", "\"long\""), ("0", "0"), ("-3", "-3")] {
-        std::fs::write(&config, text.replace("max-length = 96", &format!("max-length = {value}"))).unwrap();
-        let eval = align(&["eval", "--model", &model, "--adapter", adapter, "--data", data.to_str().unwrap()]);
-        refused(&eval, 3, &["config.toml: `max-length` is ", found, "expected a whole number of tokens"]);
+        std::fs::write(&config, options.replace("max-length = 96", &format!("max-length = {value}"))).unwrap();
+        let eval = align(&["eval", "--model", text(&model), "--adapter", adapter, "--data", data.to_str().unwrap()]);
+        eval.refused(3, &["config.toml: `max-length` is ", found, "expected a whole number of tokens"]);
     }
 }
 
@@ -282,20 +266,22 @@ fn inspect_says_as_json_what_it_says_in_words() {
     assert!(facts["dropped"][0]["first"].as_str().unwrap().starts_with("not valid JSON: "), "{facts}");
     assert_eq!(facts["sequences"], Value::Null);
 
-    let model = tiny();
+    let model = golden_model("tiny-llama");
     let talk = folder.path().join("talk.jsonl");
     write_lines(
         &talk,
         &[json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})],
     );
     // TRL's spelling of the flags too
-    let arguments = ["inspect", "--model", &model, "--data", talk.to_str().unwrap(), "--json", "--data-cache", "off"];
+    let arguments =
+        ["inspect", "--model", text(&model), "--data", talk.to_str().unwrap(), "--json", "--data-cache", "off"];
     let more = ["--max_length", "90", "--on_bad_row", "error", "--sft-on", "assistant"];
     let facts = align(&[&arguments[..], &more].concat()).ok().json();
     let sequences = json!({"scored": "assistant", "found_by": "turn by turn", "chosen_alone": false});
     assert_eq!(facts["data"]["sequences"], sequences);
     for flag in [["--rejects", "x"], ["--data-cache", "x"], ["--max-length", "9"], ["--sft-on", "all"]] {
-        refused(&align(&["inspect", "--model", &model, flag[0], flag[1]]), 2, &[flag[0], "--data, which is missing"]);
+        align(&["inspect", "--model", text(&model), flag[0], flag[1]])
+            .refused(2, &[flag[0], "--data, which is missing"]);
     }
     let help = align(&["inspect", "--help"]).ok().stdout;
     assert!(help.contains("What happens to a bad row") && help.contains("[default: skip]"), "{help}");

@@ -1,24 +1,29 @@
 //! Runs of `train`: what is refused before they start, where their files go, and which of a row's answers they take.
 
-use crate::align::{Run, align, command, committed_goldens, number, read_lines, text, write_lines};
+use crate::align::{
+    Run, align, command, committed_goldens, golden_model, lines_in, number, read_lines, text, write_lines,
+};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-fn model() -> String {
-    committed_goldens().join("tiny-llama/model").to_str().unwrap().to_owned()
-}
-
 fn pairs(n: usize) -> Vec<Value> {
     read_lines(&committed_goldens().join("pairs.jsonl")).into_iter().take(n).collect()
 }
 
+/// A command on the tiny model and some data.
+fn on(command: &str, data: &Path, more: &[&str]) -> Run {
+    let model = golden_model("tiny-llama");
+    align(&[&[command, "--model", text(&model), "--data", text(data)], more].concat())
+}
+
 /// A run of the tiny model in `folder` on rows that are written there; `more` wins.
 fn train(folder: &Path, rows: &[Value], more: &[&str]) -> Run {
-    let (data, output, model) = (folder.join("data.jsonl"), folder.join("out"), model());
+    let (data, output, model) = (folder.join("data.jsonl"), folder.join("out"), golden_model("tiny-llama"));
     write_lines(&data, rows);
-    let mut flags = vec!["train", "--model", &model, "--data", text(&data), "--precision", "f32", "--threads", "2"];
+    let mut flags =
+        vec!["train", "--model", text(&model), "--data", text(&data), "--precision", "f32", "--threads", "2"];
     for (flag, value) in [("--output", text(&output)), ("--max-length", "256")] {
         if !more.contains(&flag) {
             flags.extend([flag, value]);
@@ -88,7 +93,9 @@ fn a_path_that_is_no_text_is_refused_and_not_changed() {
     write_lines(&odd.join("data.jsonl"), &pairs(4));
     fs::write(odd.join("run.toml"), "data = \"data.jsonl\"\nmax-length = 128\nallow-drops = true\n").unwrap();
     let out = folder.path().join("out");
-    let arguments = ["train", "--model", &model(), "--output", text(&out), "--config"].map(std::ffi::OsString::from);
+    let model = golden_model("tiny-llama");
+    let arguments =
+        ["train", "--model", text(&model), "--output", text(&out), "--config"].map(std::ffi::OsString::from);
     let run = align(&[&arguments[..], &[odd.join("run.toml").into_os_string()]].concat());
     assert_eq!(run.code, Some(2), "{}", run.stderr);
     assert!(run.stderr.contains("is not UTF-8"), "{}", run.stderr);
@@ -109,7 +116,7 @@ fn a_missing_column_is_found_before_the_first_step() {
     assert!(!run.stderr.contains("step 1"), "{}", run.stderr);
     assert!(!folder.path().join("out").exists());
     let data = folder.path().join("data.jsonl");
-    let eval = align(&["eval", "--model", &model(), "--data", text(&data), "--loss", "sppo"]);
+    let eval = on("eval", &data, &["--loss", "sppo"]);
     assert_eq!(eval.code, Some(3), "{}", eval.stderr);
     assert!(eval.stderr.contains("data.jsonl:11: row 10"), "{}", eval.stderr);
 }
@@ -171,8 +178,7 @@ fn flags_without_a_use_are_refused() {
 fn one_row_for_a_loss_that_compares_rows_is_a_fault_of_the_data() {
     let folder = tempfile::tempdir().unwrap();
     let row = json!({"prompt": "p", "completion": " c", "label": true});
-    let alone = folder.path().join("alone.jsonl");
-    write_lines(&alone, std::slice::from_ref(&row));
+    let alone = lines_in(folder.path(), "alone.jsonl", std::slice::from_ref(&row));
     let eval = train(folder.path(), &[row.clone(), row.clone()], &["--loss", "kto", "--eval-data", text(&alone)]);
     assert_eq!(eval.code, Some(3), "{}", eval.stderr);
     assert!(eval.stderr.contains("one usable row") && !folder.path().join("out").exists(), "{}", eval.stderr);
@@ -180,17 +186,16 @@ fn one_row_for_a_loss_that_compares_rows_is_a_fault_of_the_data() {
     assert_eq!(run.code, Some(3), "{}", run.stderr);
     assert!(run.stderr.contains("one usable row") && !run.stderr.contains("--batch-size"), "{}", run.stderr);
     let data = folder.path().join("data.jsonl");
-    let eval = align(&["eval", "--model", &model(), "--data", text(&data), "--loss", "kto"]);
+    let eval = on("eval", &data, &["--loss", "kto"]);
     assert_eq!(eval.code, Some(3), "{}", eval.stderr);
 }
 
 #[test]
 fn an_evaluation_that_is_not_finite_speaks_of_rows_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data.jsonl");
-    write_lines(&data, &pairs(4));
+    let data = lines_in(folder.path(), "data.jsonl", &pairs(4));
     let flags = ["--loss", "ipo", "--beta", "1e-200", "--max-length", "256"];
-    let run = align(&[&["eval", "--model", &model(), "--data", text(&data)][..], &flags].concat());
+    let run = on("eval", &data, &flags);
     assert_eq!(run.code, Some(5), "{}", run.stderr);
     assert!(run.stderr.contains("is not finite; rows of the batch: row 0"), "{}", run.stderr);
     assert!(!run.stderr.contains("step ") && !run.stderr.contains("--learning-rate"), "{}", run.stderr);
@@ -207,7 +212,7 @@ fn a_score_that_is_not_finite_ends_the_command() {
     bytes[header..].chunks_exact_mut(4).for_each(|number| number.copy_from_slice(&1e30f32.to_le_bytes()));
     fs::write(&path, bytes).unwrap();
     let (data, adapter) = (folder.path().join("data.jsonl"), folder.path().join("out"));
-    let run = align(&["score", "--model", &model(), "--adapter", text(&adapter), "--data", text(&data), "--json"]);
+    let run = on("score", &data, &["--adapter", text(&adapter), "--json"]);
     assert_eq!(run.code, Some(5), "{}{}", run.stderr, run.stdout);
     assert!(run.stderr.contains("error: row ") && run.stderr.contains("the model gives"), "{}", run.stderr);
     assert!(!run.stdout.contains("null"), "{}", run.stdout);
@@ -219,14 +224,11 @@ fn score_cuts_rows_that_do_not_fit_a_pass() {
     let folder = tempfile::tempdir().unwrap();
     let completions: Vec<String> = (1..9).map(|n| "and so on ".repeat(n)).collect();
     let rewards: Vec<f64> = (1..9).map(f64::from).collect();
-    let data = folder.path().join("scored.jsonl");
-    write_lines(&data, &[json!({"prompt": "p", "completions": completions, "rewards": rewards})]);
+    let row = json!({"prompt": "p", "completions": completions, "rewards": rewards});
+    let data = lines_in(folder.path(), "scored.jsonl", &[row]);
     let score = |tokens: &str| {
         let flags = ["--json", "--per-token", "--precision", "f32", "--reference-cache", "off"];
-        align(
-            &[&["score", "--model", &model(), "--data", text(&data), "--micro-batch-tokens", tokens][..], &flags]
-                .concat(),
-        )
+        on("score", &data, &[&["--micro-batch-tokens", tokens], &flags[..]].concat())
     };
     let whole = score("4096").ok().json();
     let cut = score("60").ok().json();

@@ -19,8 +19,8 @@ const TABLE: [&[&str]; 10] = [
 #[test]
 fn an_evaluation_of_a_run_is_the_runs() {
     let folder = tempfile::tempdir().unwrap();
-    let template = case("run-chat-template").join("template.jinja");
-    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let template = case_template();
+    let pairs = case_pairs();
     let renamed = renamed_pairs(folder.path());
     let columns = ["--columns", "prompt=question,chosen=better,rejected=worse"];
     // a reward model's rows whose answers --max-length would cut are dropped, more than a tenth of them
@@ -69,12 +69,8 @@ fn dialogues() -> Vec<Value> {
 #[test]
 fn options_that_say_how_rows_are_read_are_the_runs() {
     let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, rows: &[Value]| {
-        let path = folder.path().join(name);
-        write_lines(&path, rows);
-        path
-    };
-    let texts = file("texts.jsonl", &text_pairs());
+    let file = |name: &str, rows: &[Value]| lines_in(folder.path(), name, rows);
+    let texts = texts(folder.path());
     let dialogues = file("dialogues.jsonl", &dialogues());
     let bad = file("bad.jsonl", &[text_pairs(), vec![json!({"prompt": "no answers"})]].concat());
     let scored = text_pairs().into_iter().enumerate().map(|(i, pair)| {
@@ -110,14 +106,12 @@ fn options_that_say_how_rows_are_read_are_the_runs() {
 #[test]
 fn an_evaluation_of_scored_turns_is_the_runs() {
     let folder = tempfile::tempdir().unwrap();
-    let (messages, out) = (case("eval-of-a-run").join("messages.jsonl"), folder.path().join("run"));
+    let (messages, out) = (model_case("eval-of-a-run").join("messages.jsonl"), folder.path().join("run"));
     let more = ["--sft-on", "assistant", "--max-length", "600", "--allow-drops", "--precision", "f32"];
     let made = Made { loss: &["sft"], data: &messages, start: None, more: &more };
     let object = made.check(&out);
     let by_flag = ["--sft-on", "all", "--batch-size", "8"];
-    let model = model("tiny-llama31");
-    let flags = ["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&messages), "--json"];
-    let other = align(&[&flags[..], &by_flag].concat()).ok();
+    let other = on("eval", &out, &messages, &by_flag).ok();
     assert!(other.json()["eval_loss"] != object["eval_loss"], "a flag wins");
     assert!(!other.stderr.contains("sft-on"), "{}", other.stderr);
 }
@@ -126,15 +120,14 @@ fn an_evaluation_of_scored_turns_is_the_runs() {
 #[test]
 fn the_case_of_an_evaluation_has_the_value_of_its_run() {
     let folder = tempfile::tempdir().unwrap();
-    let (model, out) = (model("tiny-llama31"), folder.path().join("run"));
-    let messages = case("eval-of-a-run").join("messages.jsonl");
+    let (model, out) = (model(), folder.path().join("run"));
+    let messages = model_case("eval-of-a-run").join("messages.jsonl");
     let flags = ["train", "--model", text(&model), "--data", text(&messages), "--eval-data", text(&messages)];
     let more =
         ["--loss", "sft", "--sft-on", "assistant", "--max-length", "600", "--max-steps", "2", "--batch-size", "2"];
     let rest = ["--learning-rate", "1e-3", "--precision", "f32", "--output", text(&out)];
     align(&[&flags[..], &more, &rest].concat()).ok();
-    let eval =
-        align(&["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&messages), "--json"]).ok();
+    let eval = on("eval", &out, &messages, &[]).ok();
     same_evaluation(&eval.json(), &evaluation(&out), "the case");
     let loss = number(&eval.json()["eval_loss"]);
     assert!((loss - 9.9515).abs() < 1e-3, "{loss}");

@@ -6,15 +6,11 @@ use super::*;
 #[test]
 fn a_loss_that_is_the_runs_has_the_runs_knobs() {
     let folder = tempfile::tempdir().unwrap();
-    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let pairs = case_pairs();
     let out = folder.path().join("run");
     let made = Made { loss: &["exo", "--beta", "0.4"], data: &pairs, start: None, more: &[] };
     let of_run = made.check(&out);
-    let model = model("tiny-llama31");
-    let eval = |more: &[&str]| {
-        let flags = ["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
-        align(&[&flags[..], more].concat()).ok().json()
-    };
+    let eval = |more: &[&str]| on("eval", &out, &pairs, more).ok().json();
     assert!(eval(&["--loss", "exo_pair"]) == of_run && eval(&["--loss", "exo"]) == of_run);
     assert_eq!(eval(&["--loss", "dpo"])["beta"], 0.1);
     assert_eq!(eval(&["--beta", "0.2"])["beta"], 0.2);
@@ -24,23 +20,22 @@ fn a_loss_that_is_the_runs_has_the_runs_knobs() {
 #[test]
 fn a_preset_is_another_loss_than_the_one_it_is_of() {
     let folder = tempfile::tempdir().unwrap();
-    let pairs = case("run-chat-template").join("pairs.jsonl");
-    let model = model("tiny-llama31");
-    let eval = |run: &Path, more: &[&str]| {
-        let flags = ["eval", "--model", text(&model), "--adapter", text(run), "--data", text(&pairs), "--json"];
-        align(&[&flags[..], more].concat()).ok().json()
+    let pairs = case_pairs();
+    let model = model();
+    let eval = |run: &Path, more: &[&str]| on("eval", run, &pairs, more).ok().json();
+    let of_knobs = |found: &Value| {
+        ["beta", "use_weighting", "sft_weight", "f_divergence", "ld_alpha"].map(|key| found[key].clone())
     };
     let knobs = |run: &Path, loss: &str| {
         let found = eval(run, &["--loss", loss]);
         assert_eq!(found["loss"], "dpo");
-        ["beta", "use_weighting", "sft_weight", "f_divergence", "ld_alpha"].map(|key| found[key].clone())
+        of_knobs(&found)
     };
     let plain = folder.path().join("plain");
     Made { loss: &["dpo"], data: &pairs, start: None, more: &[] }.check(&plain);
     let alone = |loss: &str| {
         let flags = ["eval", "--model", text(&model), "--data", text(&pairs), "--json", "--loss", loss];
-        let found = align(&flags).ok().json();
-        ["beta", "use_weighting", "sft_weight", "f_divergence", "ld_alpha"].map(|key| found[key].clone())
+        of_knobs(&align(&flags).ok().json())
     };
     for preset in ["wpo", "rpo", "f_js", "ld_dpo"] {
         assert_eq!(knobs(&plain, preset), alone(preset), "{preset}");
@@ -55,7 +50,6 @@ fn a_preset_is_another_loss_than_the_one_it_is_of() {
         // its options make the same run again
         let again = folder.path().join(format!("{preset}-again"));
         align(&["train", "--config", text(&run.join("config.toml")), "--output", text(&again)]).ok();
-        let weights = |run: &Path| fs::read(run.join("adapter_model.safetensors")).unwrap();
         assert!(weights(&run) == weights(&again), "{preset}");
     }
 }
@@ -64,8 +58,7 @@ fn a_preset_is_another_loss_than_the_one_it_is_of() {
 #[test]
 fn a_temperature_of_the_run_is_not_taken_for_a_loss_of_rewards() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, run, model) = (folder.path().join("texts.jsonl"), folder.path().join("run"), model("tiny-llama31"));
-    write_lines(&data, &text_pairs());
+    let (data, run, model) = (texts(folder.path()), folder.path().join("run"), model());
     Made { loss: &["dpo"], data: &data, start: None, more: &["--logp-temperature", "0.7"] }.train(&run);
     let eval = ["eval", "--model", text(&model), "--adapter", text(&run), "--data", text(&data), "--loss", "rm_bt"];
     let said = align(&eval).stderr;

@@ -7,28 +7,34 @@ mod reference;
 mod rows;
 mod templates;
 
-use crate::align::{Run, align, committed_goldens, copy_folder, read_lines, root, text, write_lines};
+use crate::align::{Run, align, copy_folder, edit_json, golden_model, lines_in, model_case, read_lines, text};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn model(name: &str) -> PathBuf {
-    committed_goldens().join(name).join("model")
+/// The model of the runs.
+fn model() -> PathBuf {
+    golden_model("tiny-llama31")
 }
 
-fn case(name: &str) -> PathBuf {
-    root().join("tests/cases/models").join(name)
+/// Pairs of turns for the runs.
+fn case_pairs() -> PathBuf {
+    model_case("run-chat-template").join("pairs.jsonl")
 }
 
-/// A copy of a golden model, without its chat template.
-fn without_template(name: &str, folder: &Path) -> PathBuf {
-    let copy = folder.join(format!("{name}-without-template"));
-    copy_folder(&model(name), &copy);
+/// A chat template that is not the model's.
+fn case_template() -> PathBuf {
+    model_case("run-chat-template").join("template.jinja")
+}
+
+/// A copy of the model, without its chat template.
+fn without_template(folder: &Path) -> PathBuf {
+    let copy = folder.join("without-template");
+    copy_folder(&model(), &copy);
     let _ = fs::remove_file(copy.join("chat_template.jinja"));
-    let config = copy.join("tokenizer_config.json");
-    let mut object: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
-    object.as_object_mut().unwrap().remove("chat_template");
-    fs::write(&config, object.to_string()).unwrap();
+    edit_json(&copy.join("tokenizer_config.json"), |config| {
+        drop(config.as_object_mut().unwrap().remove("chat_template"))
+    });
     copy
 }
 
@@ -37,12 +43,24 @@ fn evaluation(out: &Path) -> Value {
     read_lines(&out.join("metrics.jsonl")).into_iter().rev().find(|line| line.get("eval_loss").is_some()).unwrap()
 }
 
+/// The file of the adapter that a run has written.
+fn weights(run: &Path) -> Vec<u8> {
+    fs::read(run.join("adapter_model.safetensors")).unwrap()
+}
+
 /// Checks that `eval` gives the run's last evaluation, to the last bit.
 fn same_evaluation(eval: &Value, of_run: &Value, what: &str) {
     let keys = of_run.as_object().unwrap().iter().filter(|(key, _)| key.starts_with("eval_"));
     for (key, value) in keys {
         assert_eq!(eval[key], *value, "{what}: {key}");
     }
+}
+
+/// A command on the adapter of a run and some data, its numbers as JSON.
+fn on(command: &str, run: &Path, data: &Path, more: &[&str]) -> Run {
+    let model = model();
+    let flags = [command, "--model", text(&model), "--adapter", text(run), "--data", text(data), "--json"];
+    align(&[&flags[..], more].concat())
 }
 
 fn prompt_tokens(model: &Path, more: &[&str]) -> u64 {
@@ -64,9 +82,14 @@ fn text_pairs() -> Vec<Value> {
     ]
 }
 
+/// A file of them.
+fn texts(folder: &Path) -> PathBuf {
+    lines_in(folder, "texts.jsonl", &text_pairs())
+}
+
 /// The case's pairs, under columns of other names.
 fn renamed_pairs(folder: &Path) -> PathBuf {
-    let mut rows = read_lines(&case("run-chat-template").join("pairs.jsonl"));
+    let mut rows = read_lines(&case_pairs());
     for row in &mut rows {
         let object = row.as_object_mut().unwrap();
         for (ours, theirs) in [("prompt", "question"), ("chosen", "better"), ("rejected", "worse")] {
@@ -74,9 +97,7 @@ fn renamed_pairs(folder: &Path) -> PathBuf {
             object.insert(theirs.to_owned(), value);
         }
     }
-    let path = folder.join("renamed.jsonl");
-    write_lines(&path, &rows);
-    path
+    lines_in(folder, "renamed.jsonl", &rows)
 }
 
 /// The flags and data of a run of the table.
@@ -94,7 +115,7 @@ impl Made<'_> {
     }
 
     fn try_to_train(&self, out: &Path) -> Run {
-        let (model, data) = (model("tiny-llama31"), text(self.data));
+        let (model, data) = (model(), text(self.data));
         let flags = ["train", "--model", text(&model), "--data", data, "--eval-data", data, "--max-steps", "3"];
         let more = ["--batch-size", "3", "--learning-rate", "1e-3", "--output", text(out), "--threads", "2"];
         let start: Vec<&str> = self.start.into_iter().flat_map(|dir| ["--adapter", text(dir)]).collect();
@@ -103,9 +124,7 @@ impl Made<'_> {
 
     /// Evaluates the saved adapter without any flags of the run.
     fn evaluate(&self, out: &Path) -> Run {
-        let model = model("tiny-llama31");
-        let flags = ["eval", "--model", text(&model), "--adapter", text(out), "--data", text(self.data), "--json"];
-        align(&flags).ok()
+        on("eval", out, self.data, &[]).ok()
     }
 
     /// Trains and evaluates. Returns the object of `eval`, and checks that it has every number of the run's last evaluation, to

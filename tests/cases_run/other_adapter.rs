@@ -1,12 +1,13 @@
 //! Folders whose adapter is not the one that the run wrote: of another run, of another program, or edited.
 
 use super::*;
+use crate::align::committed_goldens;
 
 /// Running statistics apply only to the adapter beside them and to the run's own loss.
 #[test]
 fn running_statistics_are_those_of_the_adapter_beside_them() {
     let folder = tempfile::tempdir().unwrap();
-    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let pairs = case_pairs();
     let (out, other) = (folder.path().join("run"), folder.path().join("other"));
     let made = Made { loss: &["bco"], data: &pairs, start: None, more: &["--weight-decay", "0.1"] };
     made.check(&out);
@@ -15,7 +16,7 @@ fn running_statistics_are_those_of_the_adapter_beside_them() {
     let run = made.evaluate(&out);
     assert!(run.stderr.contains("is about another adapter"), "{}", run.stderr);
     fs::write(out.join("run_state.json"), "{").unwrap();
-    let model = model("tiny-llama31");
+    let model = model();
     let run = align(&["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs)]);
     assert!(run.code == Some(3) && run.stderr.contains("run_state.json"), "{}", run.stderr);
     assert!(run.stderr.contains("remove it to go on without it"), "{}", run.stderr);
@@ -28,9 +29,8 @@ fn a_config_of_another_program_beside_an_adapter_is_no_run() {
     let adapter = folder.path().join("adapter");
     copy_folder(&committed_goldens().join("tiny-llama31/adapter"), &adapter);
     fs::write(adapter.join("config.toml"), "chat = true\nmax-length = 3\n").unwrap();
-    fs::copy(case("run-chat-template").join("template.jinja"), adapter.join("chat_template.jinja")).unwrap();
-    let (model, data) = (model("tiny-llama31"), folder.path().join("texts.jsonl"));
-    write_lines(&data, &text_pairs());
+    fs::copy(case_template(), adapter.join("chat_template.jinja")).unwrap();
+    let (model, data) = (model(), texts(folder.path()));
     let score = ["score", "--model", text(&model), "--data", text(&data), "--adapter", text(&adapter)];
     let said = align(&score).ok().stderr;
     assert!(!said.contains("max-length 3") && said.contains("is another chat template than the model's"), "{said}");
@@ -40,13 +40,9 @@ fn a_config_of_another_program_beside_an_adapter_is_no_run() {
 #[test]
 fn an_alpha_that_was_edited_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, run, model) = (folder.path().join("texts.jsonl"), folder.path().join("run"), model("tiny-llama31"));
-    write_lines(&data, &text_pairs());
+    let (data, run, model) = (texts(folder.path()), folder.path().join("run"), model());
     Made { loss: &["dpo"], data: &data, start: None, more: &["--lora-alpha", "16"] }.train(&run);
-    let config = run.join("adapter_config.json");
-    let mut object: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
-    object["lora_alpha"] = json!(8);
-    fs::write(&config, object.to_string()).unwrap();
+    edit_json(&run.join("adapter_config.json"), |config| config["lora_alpha"] = json!(8));
     let (merged, next) = (folder.path().join("merged"), folder.path().join("next"));
     let of_data = ["--data", text(&data)];
     let rest = ["--model", text(&model), "--adapter", text(&run)];

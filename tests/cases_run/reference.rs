@@ -6,16 +6,12 @@ use super::*;
 #[test]
 fn the_reference_of_a_run_is_kept_and_checked() {
     let folder = tempfile::tempdir().unwrap();
-    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let pairs = case_pairs();
     let (start, out) = (folder.path().join("start"), folder.path().join("run"));
     Made { loss: &["sft"], data: &pairs, start: None, more: &["--lora-rank", "4"] }.train(&start);
     let made = Made { loss: &["dpo"], data: &pairs, start: Some(&start), more: &[] };
     made.train(&out);
-    let model = model("tiny-llama31");
-    let score = |more: &[&str]| {
-        let flags = ["score", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
-        align(&[&flags[..], more].concat())
-    };
+    let score = |more: &[&str]| on("score", &out, &pairs, more);
     let by_run = score(&[]).ok();
     assert!(by_run.stderr.contains("reference: the model with"), "{}", by_run.stderr);
     let by_flag = score(&["--reference", text(&start)]).ok();
@@ -50,16 +46,14 @@ fn the_reference_of_a_run_is_kept_and_checked() {
 #[test]
 fn the_reference_of_another_adapter_is_not_taken() {
     let folder = tempfile::tempdir().unwrap();
-    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let pairs = case_pairs();
     let [start, out, other] = ["start", "run", "other"].map(|name| folder.path().join(name));
     Made { loss: &["sft"], data: &pairs, start: None, more: &[] }.train(&start);
     Made { loss: &["dpo"], data: &pairs, start: Some(&start), more: &[] }.train(&out);
     Made { loss: &["dpo"], data: &pairs, start: None, more: &["--seed", "9"] }.train(&other);
     fs::copy(other.join("adapter_model.safetensors"), out.join("adapter_model.safetensors")).unwrap();
-    let model = model("tiny-llama31");
     for command in ["score", "eval"] {
-        let flags = [command, "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
-        let run = align(&flags).ok();
+        let run = on(command, &out, &pairs, &[]).ok();
         assert!(run.stderr.contains("run_state.json is about another adapter"), "{}", run.stderr);
         assert_eq!(run.json_lines()[0]["reference"], "base", "{command}");
     }
@@ -69,7 +63,7 @@ fn the_reference_of_another_adapter_is_not_taken() {
 #[test]
 fn a_run_that_overwrites_leaves_no_reference_of_the_earlier_one() {
     let folder = tempfile::tempdir().unwrap();
-    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let pairs = case_pairs();
     let (start, out) = (folder.path().join("start"), folder.path().join("run"));
     Made { loss: &["sft"], data: &pairs, start: None, more: &[] }.train(&start);
     let made = Made { loss: &["dpo"], data: &pairs, start: Some(&start), more: &["--overwrite"] };

@@ -6,8 +6,7 @@ use super::*;
 #[test]
 fn switches_of_a_run_can_be_turned_off() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, out, model) = (folder.path().join("texts.jsonl"), folder.path().join("run"), model("tiny-llama31"));
-    write_lines(&data, &text_pairs());
+    let (data, out, model) = (texts(folder.path()), folder.path().join("run"), model());
     let system = "Be brief. ".repeat(30);
     Made { loss: &["dpo"], data: &data, start: None, more: &["--chat", "--system", &system] }.train(&out);
     let tokens = |more: &[&str]| {
@@ -25,10 +24,7 @@ fn switches_of_a_run_can_be_turned_off() {
     // and a switch of a loss
     let ipo = folder.path().join("ipo");
     Made { loss: &["ipo", "--no-length-norm"], data: &data, start: None, more: &[] }.train(&ipo);
-    let loss = |more: &[&str]| {
-        let flags = ["eval", "--model", text(&model), "--data", text(&data), "--adapter", text(&ipo), "--json"];
-        align(&[&flags[..], more].concat()).ok().json()["eval_loss"].clone()
-    };
+    let loss = |more: &[&str]| on("eval", &ipo, &data, more).ok().json()["eval_loss"].clone();
     assert_eq!(loss(&[]), loss(&["--loss", "ipo", "--no-length-norm"]));
     assert_ne!(loss(&[]), loss(&["--length-norm"]));
     // a switch of a file, too
@@ -47,8 +43,7 @@ fn switches_of_a_run_can_be_turned_off() {
 #[test]
 fn what_is_off_is_kept() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("texts.jsonl");
-    write_lines(&data, &text_pairs());
+    let data = texts(folder.path());
     let [first, off, again, by_file] = ["first", "off", "again", "by-file"].map(|name| folder.path().join(name));
     let on = ["--chat", "--system", "Be brief.", "--allow-drops"];
     Made { loss: &["dpo"], data: &data, start: None, more: &on }.train(&first);
@@ -60,7 +55,6 @@ fn what_is_off_is_kept() {
     assert_eq!((of["system"].as_str(), of["columns"].as_str()), (Some(""), Some("")));
     let run = align(&["train", "--config", text(&off.join("config.toml")), "--output", text(&again)]).ok();
     assert!(!run.stderr.contains("chat"), "{}", run.stderr);
-    let weights = |run: &Path| fs::read(run.join("adapter_model.safetensors")).unwrap();
     assert!(weights(&off) == weights(&again));
     let file = folder.path().join("off.toml");
     fs::write(&file, "chat = false\n").unwrap();
@@ -72,13 +66,12 @@ fn what_is_off_is_kept() {
 /// A typed text is a turn for a model with a template, unless --no-chat is given.
 #[test]
 fn a_prompt_that_is_no_turn_is_continued_as_it_is() {
-    let model = model("tiny-llama31");
+    let model = model();
     let bare = tempfile::tempdir().unwrap();
-    let plain = prompt_tokens(&without_template("tiny-llama31", bare.path()), &[]);
+    let plain = prompt_tokens(&without_template(bare.path()), &[]);
     assert!(prompt_tokens(&model, &[]) > plain);
     assert_eq!(prompt_tokens(&model, &["--no-chat"]), plain);
-    let data = bare.path().join("texts.jsonl");
-    write_lines(&data, &text_pairs());
+    let data = texts(bare.path());
     let said = |more: &[&str]| {
         let score = ["score", "--model", text(&model), "--data", text(&data)];
         align(&[&score[..], more].concat()).ok().stderr.contains("--chat makes turns of them")
@@ -90,23 +83,18 @@ fn a_prompt_that_is_no_turn_is_continued_as_it_is() {
 #[test]
 fn the_part_of_an_sft_run_is_left_out_where_rows_are_no_sequences() {
     let folder = tempfile::tempdir().unwrap();
-    let (messages, out) = (case("eval-of-a-run").join("messages.jsonl"), folder.path().join("run"));
+    let (messages, out) = (model_case("eval-of-a-run").join("messages.jsonl"), folder.path().join("run"));
     let more = ["--sft-on", "assistant", "--max-length", "600", "--allow-drops"];
     Made { loss: &["sft"], data: &messages, start: None, more: &more }.train(&out);
-    let (model, pairs) = (model("tiny-llama31"), case("run-chat-template").join("pairs.jsonl"));
-    let texts = folder.path().join("texts.jsonl");
-    write_lines(&texts, &[json!({"prompt": "What floats?", "completion": " Wood."})]);
-    let on = |command: &str, data: &Path, more: &[&str]| {
-        let flags = [command, "--model", text(&model), "--adapter", text(&out), "--data", text(data), "--json"];
-        align(&[&flags[..], more].concat())
-    };
-    let run = on("score", &pairs, &[]).ok();
+    let pairs = case_pairs();
+    let texts = lines_in(folder.path(), "texts.jsonl", &[json!({"prompt": "What floats?", "completion": " Wood."})]);
+    let run = on("score", &out, &pairs, &[]).ok();
     assert!(run.stderr.contains("sft-on assistant of") && run.stderr.contains("is not used"), "{}", run.stderr);
-    let run = on("eval", &pairs, &["--loss", "dpo", "--allow-drops"]).ok();
+    let run = on("eval", &out, &pairs, &["--loss", "dpo", "--allow-drops"]).ok();
     assert!(!run.stderr.contains("sft-on"), "{}", run.stderr);
-    let run = on("score", &texts, &[]);
+    let run = on("score", &out, &texts, &[]);
     assert!(run.code == Some(3) && run.stderr.contains("--sft-on gives another"), "{}", run.stderr);
-    on("score", &texts, &["--sft-on", "all"]).ok();
+    on("score", &out, &texts, &["--sft-on", "all"]).ok();
 }
 
 /// The run's column map meets other files of the user.
@@ -116,7 +104,7 @@ fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
     let (renamed, out) = (renamed_pairs(folder.path()), folder.path().join("run"));
     let columns = ["--columns", "prompt=question,chosen=better,rejected=worse"];
     Made { loss: &["dpo"], data: &renamed, start: None, more: &columns }.train(&out);
-    let (model, pairs) = (model("tiny-llama31"), case("run-chat-template").join("pairs.jsonl"));
+    let (model, pairs) = (model(), case_pairs());
     let flags = ["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs)];
     let run = align(&flags);
     assert_eq!(run.code, Some(3), "{}", run.stderr);
@@ -130,10 +118,8 @@ fn columns_of_the_run_that_the_data_lacks_are_said_to_be_the_runs() {
     // one row with the run's columns is enough to use them
     let mut rows = read_lines(&renamed);
     rows[2].as_object_mut().unwrap().remove("better");
-    let bad = folder.path().join("bad.jsonl");
-    write_lines(&bad, &rows);
-    let mixed = folder.path().join("mixed.jsonl");
-    write_lines(&mixed, &[read_lines(&pairs), vec![rows[0].clone()]].concat());
+    let bad = lines_in(folder.path(), "bad.jsonl", &rows);
+    let mixed = lines_in(folder.path(), "mixed.jsonl", &[read_lines(&pairs), vec![rows[0].clone()]].concat());
     for (data, part) in [(&bad, "bad.jsonl:3"), (&mixed, "mixed.jsonl:1")] {
         let run = Made { loss: &["ipo"], data, start: Some(&out), more: &[] }.try_to_train(&folder.path().join("none"));
         assert_eq!(run.code, Some(3), "{}", run.stderr);
@@ -157,14 +143,13 @@ fn dialogue_texts(mark: &str) -> Vec<Value> {
 #[test]
 fn rows_with_another_turn_marker_than_the_runs_are_read_by_their_own() {
     let folder = tempfile::tempdir().unwrap();
-    let [hh, other, mixed, out] =
-        ["hh.jsonl", "other.jsonl", "mixed.jsonl", "run"].map(|name| folder.path().join(name));
+    let out = folder.path().join("run");
     let (of_run, own) = (dialogue_texts("\n\nAssistant:"), dialogue_texts("\n\n### Response:\n"));
-    write_lines(&hh, &of_run);
-    write_lines(&other, &own);
-    write_lines(&mixed, &[own[..15].to_vec(), of_run[..15].to_vec()].concat());
+    let hh = lines_in(folder.path(), "hh.jsonl", &of_run);
+    let other = lines_in(folder.path(), "other.jsonl", &own);
+    let mixed = lines_in(folder.path(), "mixed.jsonl", &[own[..15].to_vec(), of_run[..15].to_vec()].concat());
     Made { loss: &["dpo"], data: &hh, start: None, more: &[] }.check(&out);
-    let model = model("tiny-llama31");
+    let model = model();
     let on = |command: &[&str], data: &Path| {
         align(&[command, &["--model", text(&model), "--adapter", text(&out), "--data", text(data)]].concat())
     };
@@ -206,9 +191,8 @@ fn rows_of_the_demo_are_read_as_the_runs() {
 #[test]
 fn chat_and_system_reach_the_reference_data() {
     let folder = tempfile::tempdir().unwrap();
-    let (data, texts) = (folder.path().join("texts.jsonl"), folder.path().join("corpus.jsonl"));
-    write_lines(&data, &text_pairs());
-    write_lines(&texts, &[json!({"prompt": "Who are you?", "completion": "A model."})]);
+    let data = texts(folder.path());
+    let texts = lines_in(folder.path(), "corpus.jsonl", &[json!({"prompt": "Who are you?", "completion": "A model."})]);
     let tokens = |more: &[&str], name: &str| {
         let more = [&["--eta", "0.5", "--reference-data", text(&texts)][..], more].concat();
         let run = Made { loss: &["max_po"], data: &data, start: None, more: &more }.train(&folder.path().join(name));

@@ -1,11 +1,11 @@
 //! The chat template of a run: what it was trained with is kept, and later commands render with it.
 
 use super::*;
-use crate::align::number;
+use crate::align::{number, read_json};
 
 /// Trains two steps on the case's pairs with the case's template, into `out`.
 fn train_with_template(model: &Path, out: &Path, template: &Path, more: &[&str]) -> Run {
-    let pairs = case("run-chat-template").join("pairs.jsonl");
+    let pairs = case_pairs();
     let flags = [
         "train",
         "--model",
@@ -37,9 +37,8 @@ fn train_with_template(model: &Path, out: &Path, template: &Path, more: &[&str])
 fn a_run_renders_with_its_template_ever_after() {
     let folder = tempfile::tempdir().unwrap();
     let template = folder.path().join("template.jinja");
-    fs::copy(case("run-chat-template").join("template.jinja"), &template).unwrap();
-    let (model, out, pairs) =
-        (model("tiny-llama31"), folder.path().join("run"), case("run-chat-template").join("pairs.jsonl"));
+    fs::copy(case_template(), &template).unwrap();
+    let (model, out, pairs) = (model(), folder.path().join("run"), case_pairs());
     train_with_template(&model, &out, &template, &[]);
     let kept = fs::read(out.join("chat_template.jinja")).unwrap();
     assert!(kept == fs::read(&template).unwrap());
@@ -51,15 +50,14 @@ fn a_run_renders_with_its_template_ever_after() {
             "moved" => fs::remove_file(&template).unwrap(),
             _ => fs::write(&template, "{{ messages[0].content }}").unwrap(),
         }
-        let common = ["--model", text(&model), "--adapter", text(&out), "--data", text(&pairs), "--json"];
-        let eval = align(&[&["eval"][..], &common].concat()).ok();
+        let eval = on("eval", &out, &pairs, &[]).ok();
         same_evaluation(&eval.json(), &evaluation(&out), change);
         assert!(eval.stderr.contains("its chat template"), "{}", eval.stderr);
         assert_eq!(prompt_tokens(&model, &["--adapter", text(&out)]), 15);
-        let score = align(&[&["score"][..], &common].concat()).ok();
-        let by_flag = ["--chat-template", text(&case("run-chat-template").join("template.jinja"))].map(str::to_owned);
+        let by_flag = ["--chat-template", text(&case_template())].map(str::to_owned);
         let by_flag: Vec<&str> = by_flag.iter().map(String::as_str).collect();
-        assert!(score.stdout == align(&[&["score"][..], &common, &by_flag].concat()).ok().stdout);
+        let score = |more: &[&str]| on("score", &out, &pairs, more).ok().stdout;
+        assert!(score(&[]) == score(&by_flag));
     }
     let own = fs::write(folder.path().join("own.jinja"), "{{ messages[0].content }}");
     own.unwrap();
@@ -70,16 +68,13 @@ fn a_run_renders_with_its_template_ever_after() {
     align(&["merge", "--model", text(&model), "--adapter", text(&out), "--output", text(&merged)]).ok();
     assert_eq!(prompt_tokens(&merged, &[]), 15);
     assert!(fs::read(merged.join("chat_template.jinja")).unwrap() == kept);
-    let config: Value = serde_json::from_slice(&fs::read(merged.join("tokenizer_config.json")).unwrap()).unwrap();
+    let config = read_json(&merged.join("tokenizer_config.json"));
     assert!(config.get("chat_template").is_none());
 
     // its own options make the same run, although the file that they named has another template now
     let again = folder.path().join("again");
     align(&["train", "--config", text(&out.join("config.toml")), "--output", text(&again)]).ok();
-    assert!(
-        fs::read(again.join("adapter_model.safetensors")).unwrap()
-            == fs::read(out.join("adapter_model.safetensors")).unwrap()
-    );
+    assert!(weights(&again) == weights(&out));
 
     // a run that starts from it keeps it, too
     let on = folder.path().join("on");
@@ -93,13 +88,12 @@ fn a_run_renders_with_its_template_ever_after() {
 #[test]
 fn a_base_without_a_template_has_that_of_the_run() {
     let folder = tempfile::tempdir().unwrap();
-    let model = without_template("tiny-llama31", folder.path());
-    let (out, case) = (folder.path().join("run"), case("run-chat-template"));
-    train_with_template(&model, &out, &case.join("template.jinja"), &["--loss", "rm_bt"]);
-    let (pairs, chat) = (case.join("pairs.jsonl"), folder.path().join("chat"));
+    let model = without_template(folder.path());
+    let (out, pairs, chat) = (folder.path().join("run"), case_pairs(), folder.path().join("chat"));
+    train_with_template(&model, &out, &case_template(), &["--loss", "rm_bt"]);
     let score = ["score", "--model", text(&model), "--reward-model", text(&out), "--data", text(&pairs), "--json"];
     assert_eq!(align(&score).ok().json_lines().len(), read_lines(&pairs).len());
-    train_with_template(&model, &chat, &case.join("template.jinja"), &[]);
+    train_with_template(&model, &chat, &case_template(), &[]);
     assert_eq!(prompt_tokens(&model, &["--adapter", text(&chat)]), 15);
     let merged = folder.path().join("merged");
     align(&["merge", "--model", text(&model), "--adapter", text(&chat), "--output", text(&merged)]).ok();
@@ -110,10 +104,9 @@ fn a_base_without_a_template_has_that_of_the_run() {
 #[test]
 fn templates_that_are_not_those_of_the_run_are_said() {
     let folder = tempfile::tempdir().unwrap();
-    let bare = without_template("tiny-llama31", folder.path());
-    let with = model("tiny-llama31");
-    let texts = folder.path().join("texts.jsonl");
-    write_lines(&texts, &text_pairs());
+    let bare = without_template(folder.path());
+    let with = model();
+    let texts = texts(folder.path());
     let train = |model: &Path, out: &Path, more: &[&str]| {
         let flags =
             ["train", "--model", text(model), "--data", text(&texts), "--max-steps", "1", "--output", text(out)];
@@ -160,20 +153,20 @@ fn templates_that_are_not_those_of_the_run_are_said() {
 #[test]
 fn a_template_beside_the_adapter_of_another_program_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let (out, case) = (folder.path().join("run"), case("run-chat-template"));
-    train_with_template(&model("tiny-llama31"), &out, &case.join("template.jinja"), &[]);
+    let out = folder.path().join("run");
+    train_with_template(&model(), &out, &case_template(), &[]);
     for name in ["config.toml", "metrics.jsonl"] {
         fs::remove_file(out.join(name)).unwrap();
     }
-    let bare = without_template("tiny-llama31", folder.path());
+    let bare = without_template(folder.path());
     let generate = |model: &Path, more: &[&str]| {
         let flags = ["generate", "--model", text(model), "--adapter", text(&out), "--prompt", "Hi there", "--json"];
         let run = align(&[&flags[..], &["--max-new-tokens", "1"], more].concat()).ok();
         (run.json()["prompt_tokens"].as_u64().unwrap(), run.stderr)
     };
-    let (tokens, said) = generate(&model("tiny-llama31"), &[]);
+    let (tokens, said) = generate(&model(), &[]);
     assert!(tokens == 19 && said.contains("warning: ") && said.contains("another chat template"), "{said}");
-    let (tokens, said) = generate(&model("tiny-llama31"), &["--chat-template", text(&out)]);
+    let (tokens, said) = generate(&model(), &["--chat-template", text(&out)]);
     assert!(tokens == 15 && !said.contains("warning: "), "{said}");
     let (tokens, said) = generate(&bare, &[]);
     assert!(tokens == 15 && said.contains("the model has none"), "{said}");
@@ -182,10 +175,10 @@ fn a_template_beside_the_adapter_of_another_program_is_said() {
     fs::remove_file(out.join("chat_template.jinja")).unwrap();
     fs::write(out.join("tokenizer_config.json"), json!({"chat_template": source}).to_string()).unwrap();
     assert_eq!(generate(&bare, &[]).0, 15);
-    assert_eq!(generate(&model("tiny-llama31"), &["--chat-template", text(&out)]).0, 15);
+    assert_eq!(generate(&model(), &["--chat-template", text(&out)]).0, 15);
     // the model's own template is not reported
-    fs::copy(model("tiny-llama31").join("tokenizer_config.json"), out.join("tokenizer_config.json")).unwrap();
-    let (tokens, said) = generate(&model("tiny-llama31"), &[]);
+    fs::copy(model().join("tokenizer_config.json"), out.join("tokenizer_config.json")).unwrap();
+    let (tokens, said) = generate(&model(), &[]);
     assert!(tokens == 19 && !said.contains("template"), "{said}");
 }
 
@@ -193,18 +186,16 @@ fn a_template_beside_the_adapter_of_another_program_is_said() {
 #[test]
 fn templates_for_tools_are_kept_and_merged_too() {
     let folder = tempfile::tempdir().unwrap();
-    let model = without_template("tiny-llama31", folder.path());
+    let model = without_template(folder.path());
     let config = model.join("tokenizer_config.json");
-    let mut object: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
-    let plain = fs::read_to_string(case("run-chat-template").join("template.jinja")).unwrap();
+    let plain = fs::read_to_string(case_template()).unwrap();
     let tools = format!("{{{{ 'With ' ~ tools[0].function.name ~ '. ' }}}}{plain}");
-    object["chat_template"] = json!([{"name": "default", "template": plain}, {"name": "tool_use", "template": tools}]);
-    fs::write(&config, object.to_string()).unwrap();
+    let templates = json!([{"name": "default", "template": plain}, {"name": "tool_use", "template": tools}]);
+    edit_json(&config, |object| object["chat_template"] = templates);
     let tool = json!({"type": "function", "function": {"name": "look_up", "parameters": {}}});
-    let mut rows = read_lines(&case("run-chat-template").join("pairs.jsonl"));
+    let mut rows = read_lines(&case_pairs());
     rows[0]["tools"] = json!([tool]);
-    let data = folder.path().join("tools.jsonl");
-    write_lines(&data, &rows);
+    let data = lines_in(folder.path(), "tools.jsonl", &rows);
     let (out, merged) = (folder.path().join("run"), folder.path().join("merged"));
     let flags = ["train", "--model", text(&model), "--data", text(&data), "--max-steps", "1", "--max-length", "300"];
     align(&[&flags[..], &["--precision", "f32", "--output", text(&out)]].concat()).ok();
@@ -214,8 +205,7 @@ fn templates_for_tools_are_kept_and_merged_too() {
         run.json_lines().iter().map(|row| row["prompt_tokens"].clone()).collect::<Vec<_>>()
     };
     let of_model = prompt_tokens(&model, &[]);
-    object["chat_template"] = "{% for m in messages %}{{ m.content }} {% endfor %}".into();
-    fs::write(&config, object.to_string()).unwrap();
+    edit_json(&config, |object| object["chat_template"] = "{% for m in messages %}{{ m.content }} {% endfor %}".into());
     assert!(prompt_tokens(&model, &[]) != of_model);
     assert_eq!(prompt_tokens(&model, &["--adapter", text(&out)]), of_model);
     align(&["merge", "--model", text(&model), "--adapter", text(&out), "--output", text(&merged)]).ok();
@@ -226,8 +216,8 @@ fn templates_for_tools_are_kept_and_merged_too() {
 #[test]
 fn options_without_their_run_do_not_name_a_template() {
     let folder = tempfile::tempdir().unwrap();
-    let (run, model) = (folder.path().join("run"), model("tiny-llama31"));
-    train_with_template(&model, &run, &case("run-chat-template").join("template.jinja"), &[]);
+    let (run, model) = (folder.path().join("run"), model());
+    train_with_template(&model, &run, &case_template(), &[]);
     let copied = folder.path().join("copied.toml");
     fs::copy(run.join("config.toml"), &copied).unwrap();
     fs::write(folder.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
@@ -251,14 +241,10 @@ fn options_without_their_run_do_not_name_a_template() {
 #[test]
 fn a_model_whose_template_cannot_be_read_serves_texts() {
     let folder = tempfile::tempdir().unwrap();
-    let model = without_template("tiny-llama31", folder.path());
-    let config = model.join("tokenizer_config.json");
-    let mut object: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
-    object["chat_template"] = json!([{"name": "rag", "template": "{{ messages }}"}]);
-    fs::write(&config, object.to_string()).unwrap();
-    let (data, run, merged) =
-        (folder.path().join("texts.jsonl"), folder.path().join("run"), folder.path().join("merged"));
-    write_lines(&data, &text_pairs());
+    let model = without_template(folder.path());
+    let unreadable = json!([{"name": "rag", "template": "{{ messages }}"}]);
+    edit_json(&model.join("tokenizer_config.json"), |config| config["chat_template"] = unreadable);
+    let (data, run, merged) = (texts(folder.path()), folder.path().join("run"), folder.path().join("merged"));
     let [of_model, of_data] = [["--model", text(&model)], ["--data", text(&data)]];
     let train = ["train", "--max-steps", "1", "--output", text(&run)];
     align(&[&train[..], &of_model, &of_data].concat()).ok();
