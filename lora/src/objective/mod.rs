@@ -66,7 +66,7 @@ mod slic;
 mod sppo;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use choice::{Objective, canonical_name, find, knobs, mix, names, reads};
 pub use error::{HeadError, ObjectiveError};

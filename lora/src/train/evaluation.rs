@@ -211,23 +211,13 @@ fn of_evaluation(error: TrainError) -> TrainError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::RowNumbers;
-    use crate::objective::{KnobValue, RowTarget};
+    use crate::objective::KnobValue;
+    use crate::objective::tests::pair;
 
     /// Pairs whose answers have 1, 2, 3 ... tokens.
     fn pairs(n: usize) -> Vec<RowLogps> {
-        let pair = |i: usize| RowLogps {
-            policy: vec![-3.0 * (i + 1) as f64, -9.5],
-            reference: vec![-2.5 * (i + 1) as f64, -9.0],
-            lens: vec![i + 1, 4],
-            target: RowTarget::Pair,
-            tails: None,
-            weight: 1.0,
-            policy_weight: 1.0,
-            numbers: RowNumbers::default(),
-            mismatched: None,
-        };
-        (0..n).map(pair).collect()
+        let of_tokens = |n: usize| pair([-3.0 * n as f64, -9.5], &[-2.5 * n as f64, -9.0], [n, 4]);
+        (1..=n).map(of_tokens).collect()
     }
 
     /// A likelihood term is a mean over the tokens of the whole set, however many rows are computed at once.

@@ -2,7 +2,6 @@
 //! included. Another folder with an `objectives.json` is taken from the environment variable `ALIGN_GOLDENS`.
 
 use super::*;
-use crate::data::RowNumbers;
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -83,21 +82,6 @@ fn objective(golden_name: &str, hyper: &Value, inputs: &Value) -> Objective {
         given.push(("bco_delta", KnobValue::Choice("running")));
     }
     Objective::new(&text, &given).unwrap_or_else(|e| panic!("{text} with {hyper}: {e}"))
-}
-
-/// A row without numbers.
-fn row(target: RowTarget) -> RowLogps {
-    RowLogps {
-        policy: Vec::new(),
-        reference: Vec::new(),
-        lens: Vec::new(),
-        target,
-        tails: None,
-        weight: 1.0,
-        policy_weight: 1.0,
-        numbers: RowNumbers::default(),
-        mismatched: None,
-    }
 }
 
 /// The rows of a case.

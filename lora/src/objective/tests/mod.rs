@@ -306,19 +306,24 @@ fn a_modifier_stays_with_its_loss() {
     }
 }
 
-/// A row of one pair.
-fn pair(policy: [f64; 2], reference: &[f64], lens: [usize; 2]) -> RowLogps {
+/// A row without numbers.
+fn row(target: RowTarget) -> RowLogps {
     RowLogps {
-        policy: policy.to_vec(),
-        reference: reference.to_vec(),
-        lens: lens.to_vec(),
-        target: RowTarget::Pair,
+        policy: Vec::new(),
+        reference: Vec::new(),
+        lens: Vec::new(),
+        target,
         tails: None,
         weight: 1.0,
         policy_weight: 1.0,
         numbers: RowNumbers::default(),
         mismatched: None,
     }
+}
+
+/// A row of one pair.
+pub(crate) fn pair(policy: [f64; 2], reference: &[f64], lens: [usize; 2]) -> RowLogps {
+    RowLogps { policy: policy.to_vec(), reference: reference.to_vec(), lens: lens.to_vec(), ..row(RowTarget::Pair) }
 }
 
 /// The head of one row.
