@@ -12,6 +12,11 @@ fn merge(model: &Path, adapter: &Path, output: &Path) -> Result<MergeReport, Mer
     Merge { model, adapter, output, existing: Existing::Keep, chat_template: None }.run(&device(), &mut |_, _| {})
 }
 
+/// The same over an output that is there.
+fn replace(model: &Path, adapter: &Path, output: &Path) -> Result<MergeReport, MergeError> {
+    Merge { model, adapter, output, existing: Existing::Replace, chat_template: None }.run(&device(), &mut |_, _| {})
+}
+
 fn widen(tensor: &RawTensor) -> Vec<f64> {
     let halves = || tensor.bytes.as_chunks::<2>().0.iter();
     match tensor.dtype {
@@ -273,9 +278,7 @@ fn an_output_that_is_there_is_kept_or_replaced_as_asked() {
     let error = merge(&model, &adapter, &output).unwrap_err();
     assert!(matches!(&error, MergeError::NotEmpty { output: named } if *named == output), "{error}");
     assert!(files(&output) == before);
-    let replace =
-        Merge { model: &model, adapter: &adapter, output: &output, existing: Existing::Replace, chat_template: None };
-    replace.run(&device(), &mut |_, _| {}).unwrap();
+    replace(&model, &adapter, &output).unwrap();
     check_merged(&model, &adapter, &output);
     assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 1, "the old folder is gone");
     let file = parent.path().join("file");
@@ -298,14 +301,7 @@ fn an_output_that_would_swallow_its_inputs_is_refused() {
     for output in
         [model.clone(), model.join("merged"), adapter.clone(), home.path().to_owned(), link.clone(), link.join("x")]
     {
-        let task = Merge {
-            model: &model,
-            adapter: &adapter,
-            output: &output,
-            existing: Existing::Replace,
-            chat_template: None,
-        };
-        let error = task.run(&device(), &mut |_, _| {}).unwrap_err();
+        let error = replace(&model, &adapter, &output).unwrap_err();
         assert!(matches!(&error, MergeError::Overlap { .. }), "{}: {error}", output.display());
     }
     std::fs::remove_file(link).unwrap();
@@ -386,14 +382,7 @@ fn a_full_disk_leaves_the_old_files() {
         let error = written.save(&home.join("adapter")).unwrap_err();
         assert!(matches!(error, AdapterError::Write(_)), "{error}");
         let output = home.join("merged");
-        let task = Merge {
-            model: &model,
-            adapter: &adapter,
-            output: &output,
-            existing: Existing::Replace,
-            chat_template: None,
-        };
-        let error = task.run(&device(), &mut |_, _| {}).unwrap_err();
+        let error = replace(&model, &adapter, &output).unwrap_err();
         assert!(matches!(error, MergeError::Write { .. }), "{error}");
         return;
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{ROWS, encoder, file, lines, open, pair, tiny};
+use super::{ROWS, encoder, file, open, pair, tiny};
 use crate::data::columns::ColumnMap;
 use crate::data::{
     BadRow, DataError, Dataset, DropReason, Encoded, Encoder, Needs, OnBadRow, Pairs, Reading, Shuffle, Target, prompts,
@@ -136,11 +136,11 @@ fn forms_that_the_model_has_no_means_for_are_refused() {
 
 #[test]
 fn the_survey_counts_cuts_empties_and_moved_boundaries() {
-    let rows = lines(&[
+    let rows = [
         json!({"prompt": "Say nothing.", "chosen": "", "rejected": " something"}),
         json!({"prompt": "Count:", "chosen": " 1, 2".repeat(50), "rejected": format!("{} no", " 1, 2".repeat(50))}),
         json!({"prompt": "Which one is it? It is ", "chosen": "the answer", "rejected": "the other"}),
-    ]);
+    ];
     let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
     let survey = dataset.survey();
     assert_eq!((survey.kept, survey.answers, survey.empty_answers), (3, 6, 1));
@@ -201,7 +201,7 @@ fn columns_of_rows_that_are_left_out_count_for_no_name() {
         json!({"query": "p", "completion": " a"}),
         json!({"instruction": "p", "input": "", "chosen": " a", "rejected": " b"}),
     ];
-    let dataset = open(&lines(&rows), Needs::Pairs, OnBadRow::Skip).unwrap();
+    let dataset = open(&rows, Needs::Pairs, OnBadRow::Skip).unwrap();
     let by_name: Vec<_> = dataset.survey().by_name.iter().map(|it| (it.column.as_str(), it.records)).collect();
     assert_eq!(by_name, [("question", 1), ("instruction", 1)]);
 }

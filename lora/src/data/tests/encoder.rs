@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{ROWS, encoder, file, lines, tiny};
+use super::{ROWS, encoder, file, tiny};
 use crate::data::columns::ColumnMap;
 use crate::data::records::Record;
 use crate::data::{BadRow, Dataset, DropReason, Encoded, Encoder, Needs, OnBadRow};
@@ -63,7 +63,7 @@ fn the_encoder_refuses_what_it_cannot_score() {
         json!({"prompt": [{"role": "user", "content": "p"}], "chosen": [{"role": "assistant", "content": "a"}],
                "rejected": [{"role": "assistant", "content": "b"}]})
     });
-    let file = file(&lines(&rows));
+    let file = file(&rows);
     let error =
         Dataset::open(&[file.path().to_owned()], with_template(refusing), Needs::Pairs, OnBadRow::Error).unwrap_err();
     let message = error.to_string();

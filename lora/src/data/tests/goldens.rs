@@ -1,11 +1,11 @@
 //! Token ids against TRL 1.16's own, for every model of `tests/goldens/` (its README has the rules), and chat templates against
 //! Jinja2 as transformers 5.23 sets it up.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::{file, goldens, tiny};
 use crate::data::records::Record;
 use crate::data::template::{ChatTemplate, GenerationPrompt, RenderError};
 use crate::data::{
@@ -15,10 +15,6 @@ use crate::data::{
 
 const MAX_LENGTH: usize = 256;
 
-pub(super) fn goldens() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens")
-}
-
 pub(super) fn json(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -27,7 +23,7 @@ pub(super) fn json(path: &Path) -> Value {
 /// Name, goldens and model directory of every model that can be tested here.
 pub(super) fn models() -> Vec<(String, PathBuf, PathBuf)> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(goldens()).unwrap() {
+    for entry in std::fs::read_dir(goldens("")).unwrap() {
         let folder = entry.unwrap().path();
         if folder.join("model/tokenizer.json").exists() {
             let name = folder.file_name().unwrap().to_string_lossy().into_owned();
@@ -35,9 +31,9 @@ pub(super) fn models() -> Vec<(String, PathBuf, PathBuf)> {
         }
     }
     found.sort();
-    assert!(found.len() >= 9, "the tiny models are missing from {}", goldens().display());
+    assert!(found.len() >= 9, "the tiny models are missing from {}", goldens("").display());
     match std::env::var_os("ALIGN_SMOLLM2") {
-        Some(dir) => found.push(("smollm2-135m".to_owned(), goldens().join("smollm2-135m"), dir.into())),
+        Some(dir) => found.push(("smollm2-135m".to_owned(), goldens("smollm2-135m"), dir.into())),
         None => eprintln!("not run: tokens of smollm2-135m (set ALIGN_SMOLLM2 to its model directory)"),
     }
     found
@@ -72,15 +68,12 @@ fn kept(encoded: Encoded) -> EncodedRow {
 
 /// A data set from rows, through a file as in a run.
 fn dataset(rows: &[Value], encoder: Encoder, needs: Needs) -> Dataset {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    for row in rows {
-        writeln!(file, "{row}").unwrap();
-    }
+    let file = file(rows);
     Dataset::open(&[file.path().to_owned()], encoder, needs, OnBadRow::Error).unwrap()
 }
 
 fn pairs(n: usize) -> Vec<Value> {
-    let text = std::fs::read_to_string(goldens().join("pairs.jsonl")).unwrap();
+    let text = std::fs::read_to_string(goldens("pairs.jsonl")).unwrap();
     text.lines().take(n).map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -150,12 +143,12 @@ fn rendered_conversations_are_those_of_transformers() {
 #[test]
 fn further_conversations_are_those_of_trl() {
     let mut cases = 0;
-    for entry in std::fs::read_dir(goldens().join("extra")).unwrap() {
+    for entry in std::fs::read_dir(goldens("extra")).unwrap() {
         let folder = entry.unwrap().path();
         let Ok(text) = std::fs::read_to_string(folder.join("rows.jsonl")) else { continue };
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
         let meta = json(&folder.join("meta.json"));
-        let model = goldens().join(meta["model"].as_str().unwrap()).join("model");
+        let model = tiny(meta["model"].as_str().unwrap());
         let max_length = meta["max_length"].as_u64().unwrap() as usize;
         let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         check_pairs(&name, &rows, &folder.join("tokens.json"), encoder(&model, max_length));
@@ -170,7 +163,7 @@ fn further_conversations_are_those_of_trl() {
             }
         }
     }
-    assert!(cases >= 14, "{cases} cases in {}", goldens().join("extra").display());
+    assert!(cases >= 14, "{cases} cases in {}", goldens("extra").display());
 }
 
 #[test]
@@ -210,7 +203,7 @@ fn kto_tokens_are_those_of_trl() {
     for (name, folder, model) in models() {
         let dataset = {
             let encoder = encoder(&model, MAX_LENGTH);
-            Dataset::open(&[goldens().join("kto.jsonl")], encoder, Needs::Labels, OnBadRow::Error).unwrap()
+            Dataset::open(&[goldens("kto.jsonl")], encoder, Needs::Labels, OnBadRow::Error).unwrap()
         };
         let survey = dataset.survey();
         assert_eq!((survey.kept, survey.dropped_rows()), (160, 0), "{name}");
@@ -298,7 +291,7 @@ fn check_rendered(
 
 fn templates() -> &'static Value {
     static ALL: std::sync::OnceLock<Value> = std::sync::OnceLock::new();
-    ALL.get_or_init(|| json(&goldens().join("templates.json")))
+    ALL.get_or_init(|| json(&goldens("templates.json")))
 }
 
 #[test]
@@ -350,7 +343,7 @@ const STAYS_OTHER: [&str; 12] = [
 /// Filters, tests, methods, whitespace and scopes give the text of Jinja2 or a refusal, never another text.
 #[test]
 fn a_template_never_has_another_text_than_in_jinja2() {
-    let all = json(&goldens().join("jinja.json"));
+    let all = json(&goldens("jinja.json"));
     let messages = all["messages"].as_array().unwrap();
     let (mut other, mut refused) = (Vec::new(), 0);
     for case in all["cases"].as_array().unwrap() {

@@ -13,19 +13,26 @@ pub(super) mod sources;
 mod token_cache;
 mod tokenizers;
 
+use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::data::{DataError, Dataset, Encoder, ImplicitPrompt, Needs, OnBadRow, Reading};
 
-fn tiny(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name).join("model")
+/// A file or a folder of the goldens.
+pub(super) fn goldens(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name)
+}
+
+/// The folder of a tiny model.
+pub(super) fn tiny(name: &str) -> PathBuf {
+    goldens(name).join("model")
 }
 
 /// The tiny models have fewer rows; their exact number is checked by the golden tests.
-const ROWS: usize = 4096;
+pub(super) const ROWS: usize = 4096;
 
 fn encoder(name: &str, max_length: usize) -> Encoder {
     let encoder = Encoder::from_model(&tiny(name), None, max_length, ROWS).unwrap();
@@ -33,24 +40,24 @@ fn encoder(name: &str, max_length: usize) -> Encoder {
     encoder.with_reading(Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() })
 }
 
-fn file(lines: &[String]) -> tempfile::NamedTempFile {
+pub(super) fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    for line in lines {
-        writeln!(file, "{line}").unwrap();
-    }
+    file.write_all(bytes).unwrap();
     file
 }
 
-fn open(lines: &[String], needs: Needs, on_bad_row: OnBadRow) -> Result<Dataset, DataError> {
-    let file = file(lines);
+/// A file of these rows, one a line.
+pub(super) fn file(rows: &[impl Display]) -> tempfile::NamedTempFile {
+    let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    written(lines.as_bytes())
+}
+
+fn open(rows: &[impl Display], needs: Needs, on_bad_row: OnBadRow) -> Result<Dataset, DataError> {
+    let file = file(rows);
     // the open handle keeps the rows readable after the name is gone
     Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), needs, on_bad_row)
 }
 
 fn pair(i: usize) -> String {
     json!({"prompt": format!("Question {i}?"), "chosen": format!(" good {i}"), "rejected": format!(" bad {i}"), "id": i}).to_string()
-}
-
-fn lines(rows: &[Value]) -> Vec<String> {
-    rows.iter().map(Value::to_string).collect()
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{lines, open, pair};
+use super::{open, pair};
 use crate::data::{DataError, Dataset, Mismatch, Needs, OnBadRow, Shuffle, Target, UnpairedOrder};
 
 /// TRL unpairs a thousand rows at a time.
@@ -27,7 +27,7 @@ fn unpaired_rows_are_interleaved() {
     let rows: Vec<Value> = (0..40)
         .map(|i| json!({"prompt": format!("Question {}?", prompt(i)), "chosen": format!(" a{i}"), "rejected": format!(" b{i}")}))
         .collect();
-    let dataset = open(&lines(&rows), Needs::Labels, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, Needs::Labels, OnBadRow::Error).unwrap();
     let order = dataset.order(Shuffle::Off, 0);
     for batch_size in 2..=80 {
         for batch in order.chunks(batch_size).filter(|batch| batch.len() > 1) {
@@ -51,7 +51,7 @@ fn shuffled_unpaired_rows_never_follow_one_of_the_same_prompt() {
         .map(|i| json!({"prompt": format!("Question {}?", i / 3), "chosen": format!(" a{i}"), "rejected": format!(" b{i}")}))
         .collect();
     rows.push(json!({"prompt": "Another?", "chosen": " a", "rejected": " b"}));
-    let dataset = open(&lines(&rows), Needs::Labels, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, Needs::Labels, OnBadRow::Error).unwrap();
     for epoch in 0..50 {
         let order = dataset.order(Shuffle::Seeded(3), epoch);
         assert_eq!(order, dataset.order(Shuffle::Seeded(3), epoch));
@@ -65,7 +65,7 @@ fn shuffled_unpaired_rows_never_follow_one_of_the_same_prompt() {
 fn labelled_rows_are_not_unpaired() {
     let rows: Vec<Value> =
         (0..5).map(|i| json!({"prompt": "p", "completion": format!(" c{i}"), "label": i % 2 == 0})).collect();
-    let dataset = open(&lines(&rows), Needs::Labels, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, Needs::Labels, OnBadRow::Error).unwrap();
     assert!(!dataset.is_unpaired());
     let rows = dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap();
     assert_eq!(
@@ -133,7 +133,7 @@ fn rows_of_every_shape_can_be_held_out() {
     ];
     for (name, needs, row) in shapes {
         let rows: Vec<Value> = (0..24).map(|i| row(i / 2, i % 2)).collect();
-        let split = open(&lines(&rows), needs, OnBadRow::Error).unwrap().split(0.25, 7).unwrap();
+        let split = open(&rows, needs, OnBadRow::Error).unwrap().split(0.25, 7).unwrap();
         let prompts = |data: &Dataset| -> std::collections::BTreeSet<usize> {
             data.rows(&data.order(Shuffle::Off, 0)).unwrap().iter().map(|encoded| encoded.row / 2).collect()
         };
@@ -145,6 +145,6 @@ fn rows_of_every_shape_can_be_held_out() {
     // what the one is asked and the other says
     let same = json!({"messages": [turn("user", "Question".to_owned()), say("a".to_owned())]});
     let rows = [same.clone(), json!({"messages": [turn("user", "Question".to_owned()), say("b".to_owned())]})];
-    let one = open(&lines(&rows), Needs::Sequences, OnBadRow::Error).unwrap().split(0.5, 1);
+    let one = open(&rows, Needs::Sequences, OnBadRow::Error).unwrap().split(0.5, 1);
     assert!(matches!(one, Err(DataError::OnePrompt { rows: 2 })));
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::goldens::{encoder, goldens, json as read_json, models};
+use super::goldens;
+use super::goldens::{encoder, json as read_json, models};
 use crate::data::deep_stack::with_deep_stack;
 use crate::data::{BadRow, Encoded, EncodedRow, Encoder, Record, SftPart};
 
@@ -83,7 +84,7 @@ fn check_case(what: &str, golden: &Value, outcomes: &[Result<Vec<u32>, &'static 
 }
 
 fn with_rows() -> Vec<(String, Value, PathBuf)> {
-    let golden = |name: &str| goldens().join("rows").join(format!("{name}.json"));
+    let golden = |name: &str| goldens(&format!("rows/{name}.json"));
     let has_one = models().into_iter().filter(|(name, ..)| golden(name).exists());
     has_one.map(|(name, _, model)| (name.clone(), read_json(&golden(&name)), model)).collect()
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{encoder, file, lines};
+use super::{encoder, file, written};
 use crate::data::columns::ColumnMap;
 use crate::data::{BadRow, DataError, Prompts, prompts};
 
@@ -37,7 +37,7 @@ fn prompts_are_taken_as_far_as_they_are_wanted() {
     let without_bos = super::encoder("tiny-qwen2", 64);
     let error = prompts(&[empty.path().to_owned()], &without_bos, None).unwrap_err();
     assert!(matches!(error, DataError::Row { line: 1, reason: BadRow::EmptyPrompt, .. }), "{error}");
-    assert!(matches!(prompts(&[file(&[]).path().to_owned()], &encoder, None), Err(DataError::Empty { .. })));
+    assert!(matches!(prompts(&[written(b"").path().to_owned()], &encoder, None), Err(DataError::Empty { .. })));
     // a column that stands in later rows is none that there is not
     let mixed = file(&[json!({"prompt": "p"}).to_string(), json!({"prompt": "p", "t": []}).to_string()]);
     let mapped = encoder.with_reading("tools=t".parse::<ColumnMap>().unwrap().into());
@@ -48,11 +48,11 @@ fn prompts_are_taken_as_far_as_they_are_wanted() {
 
 #[test]
 fn prompts_come_from_any_shape() {
-    let rows = lines(&[
+    let rows = [
         json!({"prompt": [{"role": "user", "content": "p"}], "id": "a"}),
         json!({"prompt": "plain", "chosen": " c", "rejected": " r"}),
         json!({"prompt": "plain", "completion": " c", "label": false}),
-    ]);
+    ];
     let file = file(&rows);
     let encoder = encoder("tiny-llama", 64);
     let all = prompts(&[file.path().to_owned()], &encoder, None).unwrap();

@@ -1,11 +1,11 @@
 //! Rows, good and hostile: every shape round-trips, every fault has its own error, and no bytes cause a panic.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::written;
 use crate::data::numbers::RowNumbers;
 use crate::data::reader::{MAX_ROW_BYTES, Rows};
 use crate::data::records::{Record, RecordTarget, Shape, Text};
@@ -258,19 +258,13 @@ fn every_fault_has_its_error() {
     assert_eq!(bytes, BadRow::Utf8 { at: 13 });
 }
 
-fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(bytes).unwrap();
-    file
-}
-
 fn read_all(rows: &Rows) -> Vec<String> {
     (0..rows.len()).map(|row| String::from_utf8(rows.read(row).unwrap().unwrap()).unwrap()).collect()
 }
 
 #[test]
 fn lines_are_found_whatever_their_ends() {
-    let text = file(b"\xEF\xBB\xBFone\r\n\r\n  \ntwo\n\n\nthree");
+    let text = written(b"\xEF\xBB\xBFone\r\n\r\n  \ntwo\n\n\nthree");
     let rows = Rows::open(&[text.path().to_owned()], &ColumnMap::default()).unwrap();
     assert_eq!(read_all(&rows), ["one", "two", "three"]);
     assert_eq!(rows.blank_lines(), 4);
@@ -279,7 +273,7 @@ fn lines_are_found_whatever_their_ends() {
 
 #[test]
 fn rows_are_numbered_over_all_files() {
-    let (a, empty, b) = (file(b"a1\na2\n"), file(b"\n"), file(b"b1\n"));
+    let (a, empty, b) = (written(b"a1\na2\n"), written(b"\n"), written(b"b1\n"));
     let paths: Vec<PathBuf> = [&a, &empty, &b].map(|f| f.path().to_owned()).to_vec();
     let rows = Rows::open(&paths, &ColumnMap::default()).unwrap();
     assert_eq!(read_all(&rows), ["a1", "a2", "b1"]);
@@ -291,7 +285,7 @@ fn rows_are_numbered_over_all_files() {
 #[test]
 fn a_row_of_three_megabytes_is_read_whole() {
     let long = "x".repeat(3 << 20);
-    let text = file(format!("a\n{long}\nb\n").as_bytes());
+    let text = written(format!("a\n{long}\nb\n").as_bytes());
     let rows = Rows::open(&[text.path().to_owned()], &ColumnMap::default()).unwrap();
     assert_eq!(read_all(&rows), ["a", &long, "b"]);
     assert_eq!(rows.place(2).1, 3);
@@ -299,7 +293,7 @@ fn a_row_of_three_megabytes_is_read_whole() {
 
 #[test]
 fn a_row_over_the_limit_is_not_read() {
-    let text = file(b"a\n");
+    let text = written(b"a\n");
     text.as_file().set_len(MAX_ROW_BYTES + 100).unwrap(); // zero bytes: no whitespace, so one row
     let rows = Rows::open(&[text.path().to_owned()], &ColumnMap::default()).unwrap();
     assert_eq!(rows.len(), 2);
@@ -312,7 +306,7 @@ fn what_is_no_file_is_refused() {
     let open = |path: PathBuf| Rows::open(&[path], &ColumnMap::default()).map(|_| ());
     assert!(matches!(open(dir.path().to_owned()), Err(DataError::Folder { .. })));
     assert!(matches!(open(dir.path().join("none.jsonl")), Err(DataError::Io { .. })));
-    assert!(matches!(open(file(b"\xEF\xBB\xBF\n \r\n").path().to_owned()), Err(DataError::Empty { .. })));
+    assert!(matches!(open(written(b"\xEF\xBB\xBF\n \r\n").path().to_owned()), Err(DataError::Empty { .. })));
     assert!(matches!(Rows::open(&[], &ColumnMap::default()), Err(DataError::Empty { .. })));
     let pipe = dir.path().join("pipe");
     let c_path = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
@@ -323,7 +317,7 @@ fn what_is_no_file_is_refused() {
 
 #[test]
 fn a_file_that_changes_is_noticed() {
-    let text = file(b"one\ntwo\n");
+    let text = written(b"one\ntwo\n");
     let rows = Rows::open(&[text.path().to_owned()], &ColumnMap::default()).unwrap();
     rows.check_unchanged().unwrap();
     text.as_file().set_len(5).unwrap();
@@ -434,7 +428,7 @@ proptest! {
     #[test]
     fn hostile_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Record::parse(0, &bytes);
-        let text = file(&bytes);
+        let text = written(&bytes);
         if let Ok(rows) = Rows::open(&[text.path().to_owned()], &ColumnMap::default()) {
             for row in 0..rows.len() {
                 let _ = rows.read(row).unwrap().map(|line| Record::parse(row, &line));

@@ -1,34 +1,27 @@
 //! Sequences: what is scored, by hand and by property; columns under other names; texts of every kind through the tokenizers.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use super::{ROWS, file, tiny, written};
 use crate::data::records::Text;
 use crate::data::{
     BadRow, ColumnMap, DataError, Dataset, DropReason, Encoded, EncodedRow, Encoder, Needs, OnBadRow, Record, SftPart,
     Shuffle, SpanSource, SpecialTokens, Target, prompts,
 };
 
-const ROWS: usize = 4096;
 const CHATML_WITH_MARKS: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}\
      {% generation %}{{ m.content + '<|im_end|>\\n' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>\\n' }}{% endif %}\
      {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
-
-fn tiny(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name).join("model")
-}
 
 fn encoder(name: &str) -> Encoder {
     Encoder::from_model(&tiny(name), None, 1 << 20, ROWS).unwrap()
 }
 
 fn with_template(name: &str, template: &str) -> Encoder {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(template.as_bytes()).unwrap();
+    let file = written(template.as_bytes());
     Encoder::from_model(&tiny(name), Some(file.path()), 1 << 20, ROWS).unwrap()
 }
 
@@ -234,8 +227,7 @@ fn texts_end_with_eos_and_begin_with_what_predicts() {
 }
 
 fn open(rows: &[Value], encoder: Encoder, needs: Needs) -> Result<Dataset, DataError> {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    rows.iter().for_each(|row| writeln!(file, "{row}").unwrap());
+    let file = file(rows);
     Dataset::open(&[file.path().to_owned()], encoder, needs, OnBadRow::Error)
 }
 
@@ -329,8 +321,7 @@ fn columns_may_have_other_names() {
     assert!(said(json!({"question": "c"}), "prompt=q").contains("columns {question}"));
     assert!(said(json!({"t": ["x"]}), "text=t").contains("`t` is a list"));
 
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    writeln!(file, "{}", rows[0]).unwrap();
+    let file = file(&rows[..1]);
     let paths = [file.path().to_owned()];
     assert_eq!(prompts(&paths, &mapped("prompt=question"), None).unwrap().len(), 1);
     let unseen = prompts(&paths, &mapped("prompt=question,tools=x"), None);

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use align_kernels::rng::Key;
 use serde_json::{Value, json};
 
+use super::{ROWS, goldens, tiny, written};
 use crate::data::columns::ColumnMap;
 use crate::data::progress::DataObserver;
 use crate::data::reader::Rows;
@@ -72,10 +73,6 @@ static ALLOCATOR: Noting = Noting;
 /// What is held while a file of some kilobytes is refused or read: buffers of megabytes, and what the data justifies.
 const ALLOWED: usize = 24 << 20;
 
-fn goldens(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name)
-}
-
 fn parquet(name: &str) -> PathBuf {
     let path = goldens("parquet").join(name);
     assert!(path.exists(), "{}: made by tests/oracles/make_parquet.py", path.display());
@@ -83,17 +80,11 @@ fn parquet(name: &str) -> PathBuf {
 }
 
 pub(in crate::data) fn encoder() -> Encoder {
-    Encoder::from_model(&goldens("tiny-llama").join("model"), None, 256, 4096).unwrap()
+    Encoder::from_model(&tiny("tiny-llama"), None, 256, ROWS).unwrap()
 }
 
 fn lines(rows: &Rows) -> Vec<Value> {
     (0..rows.len()).map(|row| serde_json::from_slice(&rows.read(row).unwrap().unwrap()).unwrap()).collect()
-}
-
-pub(in crate::data) fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(bytes).unwrap();
-    file
 }
 
 pub(in crate::data) fn gzip(bytes: &[u8]) -> Vec<u8> {

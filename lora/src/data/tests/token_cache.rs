@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::{ROWS, goldens, tiny};
 use crate::data::columns::ColumnMap;
 use crate::data::encode::{Answer, Encoded, Target};
 use crate::data::ingredients::VERSION;
@@ -14,10 +15,6 @@ use crate::data::{
     DataError, DataObserver, DataProgress, Dataset, EncodedRow, Encoder, LongAnswers, Needs, OnBadRow, Opening,
     SftPart, Shuffle, Stage,
 };
-
-fn goldens(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name)
-}
 
 /// What was said, and how far each stage came.
 #[derive(Default)]
@@ -54,7 +51,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("model");
         std::fs::create_dir(&model).unwrap();
-        for entry in std::fs::read_dir(goldens("tiny-llama").join("model")).unwrap() {
+        for entry in std::fs::read_dir(tiny("tiny-llama")).unwrap() {
             let entry = entry.unwrap();
             if entry.file_name().to_str().unwrap().ends_with(".json") {
                 std::fs::copy(entry.path(), model.join(entry.file_name())).unwrap();
@@ -73,7 +70,7 @@ impl Bench {
             needs: Needs::Pairs,
             on_bad_row: OnBadRow::Skip,
             max_length: 48,
-            rows: 4096,
+            rows: ROWS,
             columns: "",
             sft_on: None,
             long_answers: LongAnswers::Cut,
@@ -114,16 +111,14 @@ impl Bench {
         Bench { needs: Needs::Sequences, ..self }
     }
 
+    fn opening<'a>(&self, cache: Option<&'a TokenCache>, observer: &'a mut dyn DataObserver) -> Opening<'a> {
+        Opening { needs: self.needs, on_bad_row: self.on_bad_row, cache, rejects: None, observer }
+    }
+
     fn open_with(&self, cache: Option<&TokenCache>) -> (Result<Dataset, DataError>, Heard, Vec<u8>) {
         let encoder = self.encoder();
         let (mut heard, mut rejects) = (Heard::default(), Vec::new());
-        let opening = Opening {
-            needs: self.needs,
-            on_bad_row: self.on_bad_row,
-            cache,
-            rejects: Some(&mut rejects),
-            observer: &mut heard,
-        };
+        let opening = Opening { rejects: Some(&mut rejects), ..self.opening(cache, &mut heard) };
         (Dataset::open_with(&self.data, encoder, opening), heard, rejects)
     }
 
@@ -309,7 +304,7 @@ fn an_entry_is_as_it_was_when_the_version_was_given() {
         ("tiny-mistral", Needs::Pairs, "parquet/pairs-zstd.parquet"),
     ] {
         let folder = tempfile::tempdir().unwrap();
-        let encoder = Encoder::from_model(&goldens(model).join("model"), None, 128, 4096).unwrap();
+        let encoder = Encoder::from_model(&tiny(model), None, 128, ROWS).unwrap();
         let (cache, mut heard) = (TokenCache::new(folder.path().to_owned()), Heard::default());
         let opening =
             Opening { needs, on_bad_row: OnBadRow::Skip, cache: Some(&cache), rejects: None, observer: &mut heard };
@@ -345,14 +340,7 @@ fn tokens_are_kept_for_the_tokenizer_that_made_them() {
     tokenizer["normalizer"] = json!({"type": "Lowercase"});
     std::fs::write(&path, tokenizer.to_string()).unwrap();
     let (cache, mut heard) = (bench.cache(), Heard::default());
-    let opening = Opening {
-        needs: bench.needs,
-        on_bad_row: bench.on_bad_row,
-        cache: Some(&cache),
-        rejects: None,
-        observer: &mut heard,
-    };
-    Dataset::open_with(&bench.data, encoder, opening).unwrap();
+    Dataset::open_with(&bench.data, encoder, bench.opening(Some(&cache), &mut heard)).unwrap();
     assert_eq!(bench.outcome(), "stale", "the new tokenizer has no tokens yet");
     std::fs::write(&path, before).unwrap();
     assert_eq!(bench.outcome(), "stale");
@@ -381,14 +369,7 @@ fn data_that_is_replaced_after_the_look_at_it_is_noticed() {
     let time = bench.data[0].metadata().unwrap().modified().unwrap();
     std::fs::File::open(&other).unwrap().set_modified(time).unwrap();
     let (cache, mut swapper) = (bench.cache(), Swapper { data: &bench.data[0], with: &other });
-    let opening = Opening {
-        needs: bench.needs,
-        on_bad_row: bench.on_bad_row,
-        cache: Some(&cache),
-        rejects: None,
-        observer: &mut swapper,
-    };
-    let opened = Dataset::open_with(&bench.data, bench.encoder(), opening);
+    let opened = Dataset::open_with(&bench.data, bench.encoder(), bench.opening(Some(&cache), &mut swapper));
     assert!(matches!(opened, Err(DataError::Changed { .. })), "{:?}", opened.map(|_| ()));
     assert_eq!(bench.outcome(), "miss", "nothing was kept");
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::data::columns::ColumnMap;
 use crate::data::reader::Rows;
-use crate::data::tests::sources::written;
+use crate::data::tests::written;
 use crate::data::{BadRow, DataError, ParquetFault};
 
 /// Values of a column, and their levels of definition and repetition.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::data::columns::ColumnMap;
 use crate::data::reader::Rows;
-use crate::data::tests::sources::written;
+use crate::data::tests::written;
 
 const SCHEMA: &str = "message rows {
     optional group messages (LIST) { repeated group list { optional group element {

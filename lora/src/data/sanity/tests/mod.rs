@@ -7,17 +7,11 @@ mod texts;
 mod turns;
 mod warnings;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
 use serde_json::{Value, json};
 
 use crate::data::sanity::{Finding, TurnPart, Warning};
+use crate::data::tests::{ROWS, file, tiny, written};
 use crate::data::{DataError, Dataset, Encoder, Needs, OnBadRow};
-
-fn goldens(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens").join(name)
-}
 
 /// Prints roles and contents, nothing else.
 const ANY: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
@@ -33,19 +27,12 @@ const ALL: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in mess
                    {% if enable_thinking %}think{% endif %}";
 
 fn encoder(template: Option<&str>) -> Encoder {
-    let file = template.map(|source| {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(source.as_bytes()).unwrap();
-        file
-    });
-    Encoder::from_model(&goldens("tiny-qwen2/model"), file.as_ref().map(|file| file.path()), 512, 4096).unwrap()
+    let file = template.map(|source| written(source.as_bytes()));
+    Encoder::from_model(&tiny("tiny-qwen2"), file.as_ref().map(|file| file.path()), 512, ROWS).unwrap()
 }
 
 fn open(encoder: Encoder, rows: &[Value], needs: Needs) -> Result<Dataset, DataError> {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    for row in rows {
-        writeln!(file, "{row}").unwrap();
-    }
+    let file = file(rows);
     Dataset::open(&[file.path().to_owned()], encoder, needs, OnBadRow::Error)
 }
 

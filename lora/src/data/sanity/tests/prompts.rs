@@ -46,7 +46,7 @@ fn an_empty_prompt_beside_a_column_of_prompts_is_refused() {
     let row = |i: usize, name: &str| json!({"prompt": "", "chosen": format!("c{i}"), "rejected": "r", name: "What is a lake?"});
     // a tokenizer with a BOS token trains on such rows, one without drops them
     for model in ["tiny-llama31", "tiny-qwen2"] {
-        let encoder = || Encoder::from_model(&goldens(model).join("model"), None, 512, 4096).unwrap();
+        let encoder = || Encoder::from_model(&tiny(model), None, 512, ROWS).unwrap();
         let rows: Vec<Value> = (0..9).map(|i| row(i, "topic_question")).collect();
         let rows = [rows, vec![json!({"prompt": "p", "chosen": "c", "rejected": "r"})]].concat();
         assert!(open(encoder(), &rows, Needs::Pairs).is_ok(), "{model}: no column is called like a prompt");

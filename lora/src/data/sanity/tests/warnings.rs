@@ -1,6 +1,7 @@
 //! What a warning says, how many there are, and data that is sound: nothing is said about it.
 
 use super::*;
+use crate::data::tests::goldens;
 
 #[test]
 fn an_example_says_where_and_what() {
@@ -38,13 +39,12 @@ fn findings_name_the_files_columns() {
 
 #[test]
 fn goldens_and_data_warn_of_nothing() {
-    let data = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests").join(name);
-    let mut files =
-        vec![(data("data/pref_eval.jsonl"), Needs::Pairs), (data("data/pref_train_kto.jsonl"), Needs::Labels)];
+    let data = |name: &str| goldens("../data").join(name);
+    let mut files = vec![(data("pref_eval.jsonl"), Needs::Pairs), (data("pref_train_kto.jsonl"), Needs::Labels)];
     files.extend([(goldens("pairs.jsonl"), Needs::Pairs), (goldens("kto.jsonl"), Needs::Labels)]);
     for model in ["tiny-qwen2", "tiny-llama", "tiny-qwen3", "tiny-gemma2", "tiny-phi3"] {
         for (path, needs) in &files {
-            let encoder = Encoder::from_model(&goldens(model).join("model"), None, 512, 4096).unwrap();
+            let encoder = Encoder::from_model(&tiny(model), None, 512, ROWS).unwrap();
             let data = Dataset::open(std::slice::from_ref(path), encoder, *needs, OnBadRow::Skip).unwrap();
             let survey = data.survey();
             let warnings: Vec<_> =

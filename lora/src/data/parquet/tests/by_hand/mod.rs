@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::data::columns::ColumnMap;
 use crate::data::parquet::ParquetFault;
 use crate::data::reader::Rows;
-use crate::data::tests::sources::written;
+use crate::data::tests::written;
 use crate::data::{BadRow, DataError};
 
 const BOOLEAN: i64 = 0;
