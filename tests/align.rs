@@ -1,6 +1,6 @@
 //! Running the binary, and reading what it prints and writes.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -114,7 +114,7 @@ pub fn read_json(path: &Path) -> Value {
 
 /// Changes a JSON file in place; one that is not there begins as an empty object.
 pub fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
-    let mut value = if path.exists() { read_json(path) } else { serde_json::json!({}) };
+    let mut value = if path.exists() { read_json(path) } else { json!({}) };
     change(&mut value);
     std::fs::write(path, value.to_string()).unwrap();
 }
@@ -130,6 +130,11 @@ pub fn lines_in(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
     let path = folder.join(name);
     write_lines(&path, rows);
     path
+}
+
+/// A turn of a conversation.
+pub fn turn(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
 }
 
 /// A number of a golden or an output.

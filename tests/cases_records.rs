@@ -1,7 +1,7 @@
 //! How rows become records: speakers of answers, turns in texts, columns that are read by their names, `--chat`, `--system` and
 //! `--pairs`.
 
-use crate::align::{Run, align, data_case, golden_model, lines_in, text};
+use crate::align::{Run, align, data_case, golden_model, lines_in, text, turn};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -219,10 +219,6 @@ fn same_tokens(name: &str, text: &str, row: &Value, flags: &[&str]) {
     let plain = lines_in(folder.path(), "plain.jsonl", std::slice::from_ref(row));
     let expected = spelled(inspect("tiny-qwen2", plain.to_str().unwrap(), &[]));
     assert_eq!(spelled(inspect("tiny-qwen2", data.to_str().unwrap(), flags)), expected, "{text}");
-}
-
-fn turn(role: &str, content: &str) -> Value {
-    json!({"role": role, "content": content})
 }
 
 #[test]

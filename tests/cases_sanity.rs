@@ -1,6 +1,6 @@
 //! Faults in data that a user may not have intended: messages and exit codes.
 
-use crate::align::{Run, align, data_case, golden_model, lines_in, root, text};
+use crate::align::{Run, align, data_case, golden_model, lines_in, root, text, turn};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -148,7 +148,6 @@ fn the_rule_of_trl_is_a_flag_that_the_run_keeps() {
 #[test]
 fn a_prompt_that_the_answers_repeat_is_in_the_tokens_once() {
     let folder = tempfile::tempdir().unwrap();
-    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
     let turns = json!({"prompt": [turn("user", "What is a lake?")], "chosen": [turn("assistant", "Still water.")], "rejected": [turn("assistant", "A fish.")]});
     let strings =
         json!({"prompt": "Human: What is a lake?\n\nAssistant:", "chosen": " Still water.", "rejected": " A fish."});
@@ -313,7 +312,6 @@ fn generate_says_what_it_reads_and_what_may_not_be_meant() {
     let ran = generate("tiny-qwen2", &data);
     assert!(ran.stderr.contains("data: the prompt is the column `question` of 3 records"), "{}", ran.stderr);
     warned(&ran, &["asked.jsonl:1: ", "`system_text` is not read", "--columns system=system_text"]);
-    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
     let blank = [
         json!({"prompt": [turn("user", "q")]}),
         json!({"prompt": [turn("system", "Be brief.")]}),

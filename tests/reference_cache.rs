@@ -1,6 +1,6 @@
 //! The reference cache: no number depends on it, and nothing that is damaged or of another model is believed.
 
-use crate::align::{Run, align, command, committed_goldens, copy_folder, golden_model, read_lines, write_lines};
+use crate::align::{Run, align, command, committed_goldens, copy_folder, golden_model, read_lines, turn, write_lines};
 use crate::watched_run::{self, Notes};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
@@ -429,7 +429,6 @@ fn score_and_eval_read_the_same_cache() {
 #[test]
 fn turns_that_are_not_scored_are_cached_apart() {
     let runs = Runs::new("dpo");
-    let turn = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
     let talk = |last: &str| {
         let turns = [turn("user", "one"), turn("assistant", "two"), turn("user", "three"), turn("assistant", last)];
         serde_json::json!({"messages": turns})

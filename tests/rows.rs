@@ -1,6 +1,6 @@
 //! What a row means, at the command line: `--columns`, `--sft-on`, and the shapes that `score`, `inspect` and `generate` read.
 
-use crate::align::{Run, align, committed_goldens, golden_model, lines_in, number, read_lines, text};
+use crate::align::{Run, align, committed_goldens, golden_model, lines_in, number, read_lines, text, turn};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -8,10 +8,6 @@ fn score(model: &str, data: &Path, more: &[&str]) -> Run {
     let model = golden_model(model);
     let common = ["score", "--model", text(&model), "--data", data.to_str().unwrap(), "--json", "--precision", "f32"];
     align(&[&common[..], more].concat())
-}
-
-fn turn(role: &str, content: &str) -> Value {
-    json!({"role": role, "content": content})
 }
 
 /// The same rows under other names: the same log-probs, and the same run from its config.toml.

@@ -17,7 +17,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::data::{DataError, Dataset, Encoder, ImplicitPrompt, Needs, OnBadRow, Reading};
 
@@ -56,6 +56,11 @@ fn open(rows: &[impl Display], needs: Needs, on_bad_row: OnBadRow) -> Result<Dat
     let file = file(rows);
     // the open handle keeps the rows readable after the name is gone
     Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), needs, on_bad_row)
+}
+
+/// Turns of roles and contents.
+fn turns(turns: &[(&str, &str)]) -> Value {
+    turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
 }
 
 fn pair(i: usize) -> String {

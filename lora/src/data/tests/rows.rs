@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::written;
+use super::{turns, written};
 use crate::data::numbers::RowNumbers;
 use crate::data::reader::{MAX_ROW_BYTES, Rows};
 use crate::data::records::{Record, RecordTarget, Shape, Text};
@@ -15,10 +15,6 @@ use crate::data::{BadRow, ColumnMap, DataError, ImplicitPrompt, Reading};
 fn parse(line: &str) -> Result<Record, BadRow> {
     let reading = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
     Record::parse_with(0, line.as_bytes(), &reading).map(|parsed| parsed.record)
-}
-
-fn turns(turns: &[(&str, &str)]) -> Value {
-    turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
 }
 
 fn plain(text: &str) -> Text {

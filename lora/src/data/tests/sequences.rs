@@ -5,7 +5,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{ROWS, file, tiny, written};
+use super::{ROWS, file, tiny, turns, written};
 use crate::data::records::Text;
 use crate::data::{
     BadRow, ColumnMap, DataError, Dataset, DropReason, Encoded, EncodedRow, Encoder, Needs, OnBadRow, Record, SftPart,
@@ -46,10 +46,6 @@ fn scored(encoder: &Encoder, row: &EncodedRow) -> Vec<String> {
         encoder.tokenizer().decode(&answer.ids[start..end], SpecialTokens::Keep).unwrap()
     };
     starts.zip(ends).map(text).collect()
-}
-
-fn turns(turns: &[(&str, &str)]) -> Value {
-    turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
 }
 
 fn talk() -> Value {
