@@ -63,7 +63,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "ROWS", default_value_t = 8, alias = "per_device_eval_batch_size", value_parser = positive())]
     pub batch_size: u64,
     /// Order of the answers of pairs for a loss of single answers (kto, bco ...)
-    #[arg(long, value_name = "ORDER", value_enum, default_value = "interleaved", alias = "unpaired_order")]
+    #[arg(long, value_name = "ORDER", value_enum, default_value = "interleaved")]
     pub unpaired_order: UnpairedOrderChoice,
     /// One JSON object on stdout
     #[arg(long)]
@@ -99,10 +99,10 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "ROWS", value_parser = positive(), conflicts_with = "prompt")]
     pub limit: Option<u64>,
     /// Stop after this many new tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = 256, alias = "max_new_tokens", value_parser = positive())]
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = positive())]
     pub max_new_tokens: u64,
     /// Do not stop before this many new tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = 0, alias = "min_new_tokens")]
+    #[arg(long, value_name = "TOKENS", default_value_t = 0)]
     pub min_new_tokens: u64,
     /// Draw tokens instead of taking the most likely one
     #[arg(long, alias = "do_sample", help_heading = "Sampling")]
@@ -111,37 +111,16 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "T", default_value_t = 1.0, requires = "sample", help_heading = "Sampling")]
     pub temperature: f32,
     /// Draw among this many of the most likely tokens; 0: all
-    #[arg(
-        long,
-        value_name = "K",
-        default_value_t = 0,
-        alias = "top_k",
-        requires = "sample",
-        help_heading = "Sampling"
-    )]
+    #[arg(long, value_name = "K", default_value_t = 0, requires = "sample", help_heading = "Sampling")]
     pub top_k: u64,
     /// Draw among the most likely tokens that together have this probability
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 1.0,
-        alias = "top_p",
-        requires = "sample",
-        help_heading = "Sampling"
-    )]
+    #[arg(long, value_name = "P", default_value_t = 1.0, requires = "sample", help_heading = "Sampling")]
     pub top_p: f32,
     /// Draw among tokens at least this likely relative to the most likely one
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 0.0,
-        alias = "min_p",
-        requires = "sample",
-        help_heading = "Sampling"
-    )]
+    #[arg(long, value_name = "P", default_value_t = 0.0, requires = "sample", help_heading = "Sampling")]
     pub min_p: f32,
     /// Above 1: tokens that occurred already become less likely
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, alias = "repetition_penalty", help_heading = "Sampling")]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, help_heading = "Sampling")]
     pub repetition_penalty: f32,
     /// Another seed draws other tokens
     #[arg(long, default_value_t = 42, requires = "sample", help_heading = "Sampling")]

@@ -15,6 +15,7 @@ pub use train::TrainArgs;
 use align_lora::objective::{self, Knob, KnobKind, KnobValue};
 use clap::builder::Resettable;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser, Subcommand};
+use std::any::TypeId;
 
 /// Preference fine-tuning of language models with LoRA: one binary, one forward pass per pair.
 #[derive(Debug, Parser)]
@@ -143,7 +144,7 @@ pub fn opposite(switch: &str) -> String {
 /// Makes that flag for a switch with this id and name. The later of the two on the command line counts.
 fn opposite_flag(switch: &'static str, name: &str) -> Arg {
     let long = name.strip_prefix("no-").map_or_else(|| format!("no-{name}"), str::to_owned);
-    let arg = Arg::new(opposite(switch)).alias(long.replace('-', "_")).long(long);
+    let arg = Arg::new(opposite(switch)).long(long);
     arg.action(ArgAction::SetTrue).overrides_with(switch).hide(true)
 }
 
@@ -152,6 +153,16 @@ fn with_opposites(command: Command) -> Command {
     let is_there = |name: &&str| command.get_arguments().any(|arg| arg.get_id() == *name);
     let switches: Vec<&str> = SWITCHES.into_iter().filter(is_there).collect();
     command.args(switches.into_iter().map(|name| opposite_flag(name, &name.replace('_', "-"))))
+}
+
+/// A flag that is found with `_` for `-` too, as TRL and PEFT write their names. If it takes an f64, it takes one below 0 too, so
+/// that the message is about the number and not about a flag.
+fn as_typed(arg: Arg) -> Arg {
+    let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
+    let underscored: Vec<String> = names.filter(|name| name.contains('-')).map(|name| name.replace('-', "_")).collect();
+    let is_number = arg.get_value_parser().type_id() == TypeId::of::<f64>();
+    let arg = arg.aliases(underscored);
+    if is_number { arg.allow_negative_numbers(true) } else { arg }
 }
 
 /// Commands that take the knobs of the losses.
@@ -167,12 +178,13 @@ pub fn command() -> Command {
         arg.help(format!("{help}; {experimental}"))
     };
     let cli = Cli::command().mut_subcommand("inspect", inspect).mut_subcommands(with_opposites);
-    WITH_KNOBS.iter().fold(cli, |cli, name| {
+    let cli = WITH_KNOBS.iter().fold(cli, |cli, name| {
         let knobs = objective::knobs().into_iter().map(knob_flag);
         let switches = objective::knobs().into_iter().filter(|(knob, _)| matches!(knob.kind, KnobKind::Switch { .. }));
         let opposites = switches.map(|(knob, _)| opposite_flag(knob.key, knob.flag));
         cli.mut_subcommand(name, |command| command.mut_arg("loss", loss).args(knobs).args(opposites))
-    })
+    });
+    cli.mut_subcommands(|command| command.mut_args(as_typed))
 }
 
 /// `inspect` is about data only where it is given some, and goes on after a bad row.
@@ -222,20 +234,13 @@ fn users(knob: &Knob, losses: &[&'static objective::LossSpec]) -> String {
 }
 
 fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>)) -> Arg {
-    let underscored: Vec<String> = std::iter::once(knob.flag)
-        .chain(knob.flag_aliases.iter().copied())
-        .map(|flag| flag.replace('-', "_"))
-        .collect();
-    let aliases = knob.flag_aliases.iter().map(|&alias| alias.to_owned()).chain(underscored);
     let arg = Arg::new(knob.key)
         .long(knob.flag)
-        .aliases(aliases.filter(|alias| alias != knob.flag))
+        .aliases(knob.flag_aliases)
         .help(knob_help(knob, &losses))
         .help_heading("Knobs of the losses");
     match knob.kind {
-        KnobKind::Number { .. } => {
-            arg.value_name("NUMBER").value_parser(clap::value_parser!(f64)).allow_negative_numbers(true)
-        }
+        KnobKind::Number { .. } => arg.value_name("NUMBER").value_parser(clap::value_parser!(f64)),
         KnobKind::Switch { .. } => arg.action(ArgAction::SetTrue),
         KnobKind::Choice { choices, .. } => arg.value_name("WORD").value_parser(words(choices)),
     }

@@ -35,10 +35,10 @@ pub struct DataArgs {
     pub data: Vec<PathBuf>,
     /// Limit on the tokens of prompt + one answer; the end is cut
     /// [default: 1024; `score`, `eval` and `inspect` take that of the adapter's run, if it has a config.toml]
-    #[arg(long, value_name = "TOKENS", alias = "max_length", value_parser = positive(), verbatim_doc_comment)]
+    #[arg(long, value_name = "TOKENS", value_parser = positive(), verbatim_doc_comment)]
     pub max_length: Option<u64>,
     /// What happens to a bad row
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "error", alias = "on_bad_row")]
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "error")]
     pub on_bad_row: OnBadRowChoice,
     #[command(flatten)]
     pub reading: ReadingArgs,
@@ -89,7 +89,7 @@ pub struct KeepArgs {
     pub rejects: Option<PathBuf>,
     /// Where the tokens of the data are kept for the next start over the same files
     /// [default: align/tokens in the user's cache folder; 16 GiB at most, what was not used for the longest time goes first]
-    #[arg(long, value_name = "DIR|off", alias = "data_cache", verbatim_doc_comment)]
+    #[arg(long, value_name = "DIR|off", verbatim_doc_comment)]
     pub data_cache: Option<DataCacheChoice>,
 }
 
@@ -118,13 +118,13 @@ pub struct ReadingArgs {
     pub columns: Vec<String>,
     /// If `chosen` and `rejected` are texts without a prompt column, make their whole common start the prompt, as in TRL
     /// [default: up to the last turn marker that nearly all rows share]
-    #[arg(long, alias = "implicit_prompt")]
+    #[arg(long)]
     pub implicit_prompt: bool,
     /// Make turns of prompts and answers that are texts, and render them with the chat template; --no-chat leaves them texts
     /// even if the adapter's run made turns
     #[arg(long)]
     pub chat: bool,
-    #[arg(long, alias = "no_chat", overrides_with = "chat", hide = true)]
+    #[arg(long, overrides_with = "chat", hide = true)]
     pub no_chat: bool,
     /// System text for rows without a system turn and without a column `system`; a prompt that is a text begins with it
     #[arg(long, value_name = "TEXT")]
@@ -156,7 +156,7 @@ impl ReadingArgs {
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct DropArgs {
     /// Continue if more than a tenth of the rows are dropped, for example because their prompts fill --max-length
-    #[arg(long, alias = "allow_drops")]
+    #[arg(long)]
     pub allow_drops: bool,
 }
 
@@ -171,7 +171,7 @@ impl From<DropArgs> for Drops {
 pub struct SftArgs {
     /// Which tokens of {prompt, completion}, {messages} or {text} are scored [default: the completion; all of {messages} and
     /// {text}]
-    #[arg(long, value_name = "PART", value_enum, alias = "sft_on")]
+    #[arg(long, value_name = "PART", value_enum)]
     pub sft_on: Option<SftPartChoice>,
 }
 
@@ -209,7 +209,7 @@ impl From<SftPartChoice> for SftPart {
 pub struct LogpArgs {
     /// Divide the logits by this before log-probs are taken, of policy and reference: those of what a sampler at this
     /// temperature draws from [default: 1; `score` and `eval` take that of the adapter's run, if it has a config.toml]
-    #[arg(long, value_name = "T", alias = "logp_temperature", value_parser = temperature, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
     pub logp_temperature: Option<f32>,
 }
 
@@ -280,7 +280,7 @@ pub struct DeviceArgs {
 #[derive(Debug, Clone, Args)]
 pub struct PackArgs {
     /// Tokens of one forward pass, each prompt counted once
-    #[arg(long, value_name = "TOKENS", default_value_t = 4096, alias = "micro_batch_tokens", value_parser = positive(), help_heading = "Machine")]
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = positive(), help_heading = "Machine")]
     pub micro_batch_tokens: u64,
 }
 
@@ -359,7 +359,7 @@ pub struct CacheArgs {
     /// Where log-probs of the reference are kept, for later epochs and later runs: a directory, `memory` for this run alone, or
     /// `off`, which computes them each time. No number depends on it [default: align/reference in $XDG_CACHE_HOME or ~/.cache;
     /// the demo's in memory]
-    #[arg(long, value_name = "DIR|memory|off", alias = "reference_cache", help_heading = "Machine")]
+    #[arg(long, value_name = "DIR|memory|off", help_heading = "Machine")]
     pub reference_cache: Option<CacheChoice>,
 }
 

@@ -8,81 +8,37 @@ use clap::{Args, ValueEnum};
 #[derive(Debug, Clone, Args)]
 pub struct OptimiserArgs {
     /// Largest learning rate [default: 1e-5; with --demo 7e-4]
-    #[arg(
-        long,
-        value_name = "RATE",
-        alias = "learning_rate",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
+    #[arg(long, value_name = "RATE", help_heading = "Optimiser")]
     pub learning_rate: Option<f64>,
     /// How the learning rate changes over the run
     #[arg(long, value_enum, default_value = "linear", alias = "lr_scheduler_type", help_heading = "Optimiser")]
     pub schedule: ScheduleChoice,
     /// Steps in which the learning rate grows from 0 [default: 0]
-    #[arg(
-        long,
-        value_name = "STEPS",
-        alias = "warmup_steps",
-        conflicts_with = "warmup_ratio",
-        help_heading = "Optimiser"
-    )]
+    #[arg(long, value_name = "STEPS", conflicts_with = "warmup_ratio", help_heading = "Optimiser")]
     pub warmup_steps: Option<u64>,
     /// Warm-up steps as a share of the run's steps, from 0 to 1, rounded up
-    #[arg(
-        long,
-        value_name = "SHARE",
-        alias = "warmup_ratio",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
+    #[arg(long, value_name = "SHARE", help_heading = "Optimiser")]
     pub warmup_ratio: Option<f64>,
     /// The optimiser
     #[arg(long, value_enum, default_value = "adamw", help_heading = "Optimiser")]
     pub optim: OptimChoice,
     /// Decay of adamw's mean of the gradient [default: 0.9]
-    #[arg(long, value_name = "BETA", alias = "adam_beta1", allow_negative_numbers = true, help_heading = "Optimiser")]
+    #[arg(long, value_name = "BETA", help_heading = "Optimiser")]
     pub adam_beta1: Option<f64>,
     /// Decay of adamw's mean of the squared gradient [default: 0.999]
-    #[arg(long, value_name = "BETA", alias = "adam_beta2", allow_negative_numbers = true, help_heading = "Optimiser")]
+    #[arg(long, value_name = "BETA", help_heading = "Optimiser")]
     pub adam_beta2: Option<f64>,
     /// Number that adamw adds to the root of that mean [default: 1e-8]
-    #[arg(
-        long,
-        value_name = "EPSILON",
-        alias = "adam_epsilon",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
+    #[arg(long, value_name = "EPSILON", help_heading = "Optimiser")]
     pub adam_epsilon: Option<f64>,
     /// Decay of rmsprop's mean of the squared gradient [default: 0.99]
-    #[arg(
-        long,
-        value_name = "ALPHA",
-        alias = "rmsprop_alpha",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
+    #[arg(long, value_name = "ALPHA", help_heading = "Optimiser")]
     pub rmsprop_alpha: Option<f64>,
     /// Weight decay of the adapter: decoupled with adamw, a part of the gradient with rmsprop
-    #[arg(
-        long,
-        value_name = "DECAY",
-        default_value_t = 0.0,
-        alias = "weight_decay",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
+    #[arg(long, value_name = "DECAY", default_value_t = 0.0, help_heading = "Optimiser")]
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm; 0 never does
-    #[arg(
-        long,
-        value_name = "NORM",
-        default_value_t = 1.0,
-        alias = "max_grad_norm",
-        allow_negative_numbers = true,
-        help_heading = "Optimiser"
-    )]
+    #[arg(long, value_name = "NORM", default_value_t = 1.0, help_heading = "Optimiser")]
     pub max_grad_norm: f64,
 }
 

@@ -35,23 +35,17 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE", num_args = 1.., alias = "eval_dataset")]
     pub eval_data: Vec<PathBuf>,
     /// Hold out this share of --data for evaluation instead, between 0 and 1: by --seed and prompt, no prompt on both sides
-    #[arg(
-        long,
-        value_name = "SHARE",
-        alias = "eval_fraction",
-        conflicts_with = "eval_data",
-        allow_negative_numbers = true
-    )]
+    #[arg(long, value_name = "SHARE", conflicts_with = "eval_data")]
     pub eval_fraction: Option<f64>,
     /// Evaluate after this many steps instead of after each epoch
-    #[arg(long, value_name = "STEPS", alias = "eval_steps", value_parser = positive())]
+    #[arg(long, value_name = "STEPS", value_parser = positive())]
     pub eval_steps: Option<u64>,
     /// The loss, or a mix like dpo:0.8,ipo:0.2; `align-cli losses` lists them
     #[arg(long, value_name = "NAME", default_value = "dpo", alias = "loss_type")]
     pub loss: String,
     /// Texts whose likelihood is a term of --loss max_po with --eta above 0, as many a step as rows: {text}, {messages},
     /// {prompt, completion}, or the preferred answers of pairs
-    #[arg(long, value_name = "FILE", num_args = 1.., alias = "reference_data")]
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     pub reference_data: Vec<PathBuf>,
     /// With --adapter: compare with its starting state (default), `base`, or another adapter
     #[arg(long, value_name = "base|DIR")]
@@ -60,20 +54,19 @@ pub struct TrainArgs {
     pub logp: LogpArgs,
 
     /// Rank of the adapter [default: 16]
-    #[arg(long, value_name = "RANK", alias = "lora_r", alias = "lora_rank", value_parser = positive(), help_heading = "Adapter")]
+    #[arg(long, value_name = "RANK", alias = "lora_r", value_parser = positive(), help_heading = "Adapter")]
     pub lora_rank: Option<u64>,
     /// Scale of the adapter: alpha / rank [default: 32]
-    #[arg(long, value_name = "ALPHA", alias = "lora_alpha", allow_negative_numbers = true, help_heading = "Adapter")]
+    #[arg(long, value_name = "ALPHA", help_heading = "Adapter")]
     pub lora_alpha: Option<f64>,
     /// Share of the adapter's inputs that is dropped while training [default: 0, or what --adapter says]; which ones depends on
     /// --seed and on the token's place in the step, not on how the step is cut into passes
-    #[arg(long, value_name = "P", alias = "lora_dropout", allow_negative_numbers = true, help_heading = "Adapter")]
+    #[arg(long, value_name = "P", help_heading = "Adapter")]
     pub lora_dropout: Option<f64>,
     /// Which layers: all-linear, names separated by commas, or a regular expression [default: all-linear]
     #[arg(
         long,
         value_name = "WHICH",
-        alias = "target_modules",
         alias = "lora_target_modules",
         num_args = 1..,
         help_heading = "Adapter"
@@ -90,42 +83,34 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", alias = "num_train_epochs", value_parser = positive(), help_heading = "Run")]
     pub epochs: Option<u64>,
     /// End earlier, after this many steps
-    #[arg(long, value_name = "STEPS", alias = "max_steps", value_parser = positive(), help_heading = "Run")]
+    #[arg(long, value_name = "STEPS", value_parser = positive(), help_heading = "Run")]
     pub max_steps: Option<u64>,
     /// Rows of an optimiser step [default: 8]
     #[arg(
         long,
         value_name = "ROWS",
-        alias = "batch_size",
         alias = "per_device_train_batch_size",
         value_parser = positive(),
         help_heading = "Run"
     )]
     pub batch_size: Option<u64>,
     /// Take this many of a row's scored answers in a step, others in each epoch; evaluations take all [default: all]
-    #[arg(long, value_name = "K", alias = "max_completions", value_parser = clap::value_parser!(u64).range(2..=u64::from(u32::MAX)), help_heading = "Run")]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(2..=u64::from(u32::MAX)), help_heading = "Run")]
     pub max_completions: Option<u64>,
     /// TRL's name for a larger batch: multiplies --batch-size (--micro-batch-tokens bounds the memory)
-    #[arg(long, alias = "gradient_accumulation_steps", value_name = "N", default_value_t = 1, value_parser = positive(), help_heading = "Run")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(), help_heading = "Run")]
     pub gradient_accumulation_steps: u64,
     /// Of the order of rows, the fresh adapter and dropout: the same seed gives the same bits
     #[arg(long, default_value_t = 42, help_heading = "Run")]
     pub seed: u64,
     /// Take the rows in file order
-    #[arg(long, alias = "no_shuffle", help_heading = "Run")]
+    #[arg(long, help_heading = "Run")]
     pub no_shuffle: bool,
     /// Order of the answers of pairs for a loss of single answers (kto, bco ...), with --no-shuffle and in evaluations
-    #[arg(
-        long,
-        value_name = "ORDER",
-        value_enum,
-        default_value = "interleaved",
-        alias = "unpaired_order",
-        help_heading = "Run"
-    )]
+    #[arg(long, value_name = "ORDER", value_enum, default_value = "interleaved", help_heading = "Run")]
     pub unpaired_order: UnpairedOrderChoice,
     /// Print one step in this many; metrics.jsonl has every step
-    #[arg(long, value_name = "STEPS", default_value_t = 1, alias = "logging_steps", value_parser = positive(), help_heading = "Run")]
+    #[arg(long, value_name = "STEPS", default_value_t = 1, value_parser = positive(), help_heading = "Run")]
     pub logging_steps: u64,
     /// Where the adapter and the metrics go [default: a fresh runs/LOSS-N]
     #[arg(long, value_name = "DIR", alias = "output_dir", help_heading = "Run")]
