@@ -60,7 +60,7 @@ fn split<R: Real>(gate_up: &[R], cols: usize) -> [Vec<R>; 2] {
 
 impl Kernel<0, 1, 1> for ForwardShape {
     const OUTPUTS: [&'static str; 1] = ["y"];
-    const FUNCTION_ULPS: f64 = 3.0; // sigmoid
+    const FUNCTION_ULPS: f64 = 2.0; // sigmoid
 
     fn operands(&self) -> Operands<0, 1, 1> {
         let ForwardShape { rows, cols, .. } = *self;
@@ -87,7 +87,7 @@ impl Kernel<0, 1, 1> for ForwardShape {
 
 impl Kernel<0, 2, 1> for BackwardShape {
     const OUTPUTS: [&'static str; 1] = ["d_gate_up"];
-    const FUNCTION_ULPS: f64 = 3.0; // sigmoid
+    const FUNCTION_ULPS: f64 = 2.0; // sigmoid
 
     fn operands(&self) -> Operands<0, 2, 1> {
         let BackwardShape { rows, cols, .. } = *self;

@@ -2,7 +2,21 @@
 
 use super::Simd;
 
-/// Cody-Waite reduction by ln 2 and a polynomial of degree 6 on [-ln2/2, ln2/2].
+/// `e^r` on [-ln2/2, ln2/2] within a relative 3.1e-9, the highest power first: 1 + r + r² q(r), q of degree 4 by minimax. The
+/// Taylor series of the same degree is off by 1.2e-7, an f32's own rounding over again.
+pub(crate) const EXP: [f32; 7] = [1.381_459_9e-3, 8.368_717e-3, 4.166_839e-2, 1.666_652_1e-1, 0.499_999_94, 1.0, 1.0];
+
+/// The polynomial of [`EXP`] at `r`.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+unsafe fn exp_of_rest<S: Simd>(r: S::V) -> S::V {
+    // SAFETY: the caller's contract.
+    unsafe { EXP[1..].iter().fold(S::splat(EXP[0]), |p, &c| S::fma(p, r, S::splat(c))) }
+}
+
+/// Cody-Waite reduction by ln 2, then [`EXP`].
 ///
 /// # Safety
 /// As [`Simd`].
@@ -15,10 +29,7 @@ pub unsafe fn exp<S: Simd>(x: S::V) -> S::V {
         let n = S::round(S::mul(clamped, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fma(n, S::splat(-0.693_359_4), clamped);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
-        let mut p = S::splat(1.388_888_9e-3);
-        for c in [8.333_334e-3, 4.166_666_6e-2, 1.666_666_7e-1, 0.5, 1.0, 1.0] {
-            p = S::fma(p, r, S::splat(c));
-        }
+        let p = exp_of_rest::<S>(r);
         // 2^128 is not a float: the last doubling is done apart
         let half = S::min(n, S::splat(127.0));
         let y = S::scale_by_power_of_two(p, half);
@@ -39,10 +50,7 @@ pub unsafe fn exp_nonpositive<S: Simd>(x: S::V) -> S::V {
         let n = S::round(S::mul(clamped, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fma(n, S::splat(-0.693_359_4), clamped);
         let r = S::fma(n, S::splat(2.121_944_4e-4), r);
-        let mut p = S::splat(1.388_888_9e-3);
-        for c in [8.333_334e-3, 4.166_666_6e-2, 1.666_666_7e-1, 0.5, 1.0, 1.0] {
-            p = S::fma(p, r, S::splat(c));
-        }
+        let p = exp_of_rest::<S>(r);
         S::scale_by_power_of_two(p, n)
     }
 }

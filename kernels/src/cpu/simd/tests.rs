@@ -43,13 +43,13 @@ fn check<const F: u8>(range: (f32, f32), truth: impl Fn(f64) -> f64, ulps: f64) 
 }
 
 #[test]
-fn exp_is_within_three_ulps() {
-    check::<0>((-87.0, 88.7), f64::exp, 3.0);
+fn exp_is_within_one_ulp() {
+    check::<0>((-87.0, 88.7), f64::exp, 1.0);
 }
 
 #[test]
-fn exp_of_nonpositive_values_is_within_three_ulps() {
-    check::<4>((-87.0, 0.01), f64::exp, 3.0);
+fn exp_of_nonpositive_values_is_within_one_ulp() {
+    check::<4>((-87.0, 0.01), f64::exp, 1.0);
 }
 
 #[test]
@@ -58,8 +58,8 @@ fn tanh_is_within_five_ulps() {
 }
 
 #[test]
-fn sigmoid_is_within_three_ulps() {
-    check::<2>((-80.0, 80.0), |x| 1.0 / (1.0 + (-x).exp()), 3.0);
+fn sigmoid_is_within_two_ulps() {
+    check::<2>((-80.0, 80.0), |x| 1.0 / (1.0 + (-x).exp()), 2.0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What vectors do to sums between two products of the unit.
 
+use crate::cpu::simd::EXP;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -10,8 +11,8 @@ pub(crate) fn exp(x: __m512) -> __m512 {
     let n = _mm512_roundscale_ps::<8>(_mm512_mul_ps(x, _mm512_set1_ps(std::f32::consts::LOG2_E)));
     let r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693_359_4), x);
     let r = _mm512_fmadd_ps(n, _mm512_set1_ps(2.121_944_4e-4), r);
-    let mut p = _mm512_set1_ps(1.388_888_9e-3);
-    for c in [8.333_334e-3, 4.166_666_6e-2, 1.666_666_7e-1, 0.5, 1.0, 1.0] {
+    let mut p = _mm512_set1_ps(EXP[0]);
+    for &c in &EXP[1..] {
         p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
     }
     _mm512_scalef_ps(p, n)
