@@ -256,7 +256,11 @@ fn words(choices: &'static [&'static str]) -> clap::builder::PossibleValuesParse
 pub fn given_knobs(matches: &ArgMatches) -> Vec<(&'static str, KnobValue)> {
     let given = |knob: &'static Knob| match knob.kind {
         KnobKind::Number { .. } => matches.get_one::<f64>(knob.key).map(|&number| KnobValue::Number(number)),
-        KnobKind::Switch { default } => matches.get_flag(knob.key).then_some(KnobValue::Switch(!default)),
+        KnobKind::Switch { default } => match (matches.get_flag(knob.key), matches.get_flag(&opposite(knob.key))) {
+            (true, _) => Some(KnobValue::Switch(!default)),
+            (false, true) => Some(KnobValue::Switch(default)),
+            (false, false) => None,
+        },
         KnobKind::Choice { .. } => knob.kind.choice(matches.get_one::<String>(knob.key)?),
     };
     objective::knobs().into_iter().filter_map(|(knob, _)| Some((knob.key, given(knob)?))).collect()

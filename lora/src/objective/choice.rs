@@ -365,9 +365,13 @@ fn mixes(spec: &LossSpec) -> bool {
 
 /// Refuses knobs that none of the losses has, and knobs given twice.
 fn check_given(text: &str, named: &[Named], given: &[(&str, KnobValue)]) -> Result<(), ObjectiveError> {
-    for (i, (key, _)) in given.iter().enumerate() {
+    for (i, (key, value)) in given.iter().enumerate() {
         let Some(knob) = named.iter().find_map(|named| knob_of(named.spec, key)) else {
             let (flag, losses) = match knobs().into_iter().find(|(knob, _)| same_name(knob.key, key)) {
+                // a loss without the switch is as it is with the switch off
+                Some((Knob { kind: KnobKind::Switch { default }, .. }, _)) if *value == KnobValue::Switch(*default) => {
+                    continue;
+                }
                 Some((knob, specs)) => (knob.flag.to_owned(), specs.iter().map(|spec| spec.name).collect()),
                 None => (key.to_string(), Vec::new()),
             };
