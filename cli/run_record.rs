@@ -7,7 +7,7 @@ use crate::run_files::RECORD;
 use align_engine::bounded_read::read_regular;
 use align_engine::new_file::{NewFile, NewFileError};
 use align_lora::adapter::{Adapter, adapter_hash};
-use align_lora::data::{Decided, Encoder, TemplateSources};
+use align_lora::data::{Decided, Encoder, Form, TemplateSources};
 use align_lora::objective::{History, KnobValue, Objective};
 use serde_json::{Map, Value, json};
 use std::io;
@@ -77,6 +77,8 @@ pub struct OfRun {
     pub chat_template: String,
     /// How the rows of the run were read.
     pub decided: Decided,
+    /// What the rows of the run were; `None` if none was kept.
+    pub form: Option<Form>,
 }
 
 /// The record of a run.
@@ -92,6 +94,8 @@ pub struct RunRecord {
     chat_template: Option<String>,
     /// How its rows were read.
     decided: Decided,
+    /// What its rows were; `None` in records that do not say.
+    form: Option<Form>,
 }
 
 /// Returns a record's name for a chat template: a hash of its texts, or `none`.
@@ -117,6 +121,7 @@ impl RunRecord {
             history,
             chat_template: Some(of_run.chat_template.clone()),
             decided: of_run.decided.clone(),
+            form: of_run.form,
         }
     }
 
@@ -147,10 +152,11 @@ impl RunRecord {
             Value::Null => Decided::default(),
             decided => serde_json::from_value(decided).map_err(|error| fail(format!("`decided`: {error}")))?,
         };
+        let form = serde_json::from_value(take("form")).map_err(|error| fail(format!("`form`: {error}")))?;
         let (adapter, reference, objective) = (take("adapter"), take("reference"), take("objective"));
         match (adapter, reference) {
             (Value::String(adapter), Value::String(reference)) => {
-                Ok(Some(RunRecord { adapter, reference, objective, history, chat_template, decided }))
+                Ok(Some(RunRecord { adapter, reference, objective, history, chat_template, decided, form }))
             }
             _ => Err(fail("`adapter` and `reference` must be texts".to_owned())),
         }
@@ -161,7 +167,7 @@ impl RunRecord {
     /// # Errors
     /// The system's error.
     pub fn write(&self, dir: &Path) -> Result<(), NewFileError> {
-        let RunRecord { adapter, reference, objective, history, chat_template, decided } = self;
+        let RunRecord { adapter, reference, objective, history, chat_template, decided, form } = self;
         let value = json!({
             "adapter": adapter,
             "reference": reference,
@@ -169,6 +175,7 @@ impl RunRecord {
             "history": history,
             "chat_template": chat_template,
             "decided": decided,
+            "form": form,
         });
         let mut file = NewFile::create(&dir.join(RECORD))?;
         file.write(format!("{value:#}\n").as_bytes())?;
@@ -186,6 +193,45 @@ pub fn reading_as(dir: Option<&Path>, encoder: Encoder) -> Result<Encoder, CliEr
         Some(record) => encoder.with_decided(record.decided),
         None => encoder,
     })
+}
+
+/// Says if rows are of another form than those of the run in a folder.
+///
+/// # Errors
+/// [`CliError::Input`] for a record that cannot be read.
+pub fn compare_form(dir: Option<&Path>, form: Option<Form>) -> Result<(), CliError> {
+    if let Some((of_run, found)) = forms(dir, form)? {
+        let [of_run, found] = [of_run, found].map(Form::describe);
+        say!(
+            "note: these rows are {found}, and the adapter was trained on {of_run}: other tokens stand around the answers"
+        );
+    }
+    Ok(())
+}
+
+/// Says if a prompt that was typed becomes another form than the rows of the run in a folder had. `no_chat`: the user has asked for
+/// a text.
+///
+/// # Errors
+/// The same.
+pub fn compare_form_of_prompt(dir: Option<&Path>, form: Form, no_chat: bool) -> Result<(), CliError> {
+    match forms(dir, Some(form))? {
+        Some((_, Form::Conversational)) => say!(
+            "note: the adapter was trained on texts, and the chat template makes a turn of the prompt; --no-chat continues it as it is"
+        ),
+        Some((_, Form::Plain)) if !no_chat => say!(
+            "note: the adapter was trained on turns, and the prompt is continued as it is, without a chat template (--chat-template FILE \
+             gives one)"
+        ),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// The form of the run's rows and of others, if they differ.
+fn forms(dir: Option<&Path>, found: Option<Form>) -> Result<Option<(Form, Form)>, CliError> {
+    let record = dir.map(RunRecord::read).transpose()?.flatten();
+    Ok(record.and_then(|record| record.form).zip(found).filter(|(of_run, found)| of_run != found))
 }
 
 /// Describes for a record what running statistics depend on.

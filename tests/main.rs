@@ -3,6 +3,7 @@
 mod align;
 mod architecture;
 mod cases_adapters;
+mod cases_foreign;
 mod cases_longrope;
 mod cases_losses;
 mod cases_models;

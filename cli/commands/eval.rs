@@ -86,6 +86,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         };
         let data = data::data_with_rejects(&files, encoder, &options)?.with_unpaired_order(args.unpaired_order.into());
         report::data("data", data.survey(), &args.data.reading);
+        run_record::compare_form(adapter_dir, data.survey().form())?;
         if one_prompt(&objective, &data) {
             let name = objective.name();
             say!("warning: all rows of --data have one prompt: the mismatched answers of loss {name} answer it too");

@@ -33,10 +33,13 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
             return Err(CliError::Usage("--limit counts the rows of --data, which is missing".into()));
         }
         let prompt = prompt(args)?;
+        let compare_form =
+            |form| run_record::compare_form_of_prompt(args.model.adapter.as_deref(), form, args.reading.no_chat);
         let limit = args.limit.map(|limit| limit as usize);
         let prompts = match (&prompt, &loaded.demo, args.data.is_empty()) {
             (Some(text), ..) => {
                 let prompt = with_system(&encoder, user_turn(&encoder, args.reading.no_chat, text)?);
+                compare_form(prompt.form())?;
                 let ids = encoder.encode_prompt(&prompt).map_err(|e| CliError::Usage(e.to_string()))?;
                 if ids.is_empty() {
                     return Err(CliError::Input("the prompt has no token, nothing to continue".into()));
@@ -49,13 +52,17 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
                 let prompts = prompts.map_err(|error| data::of_other_rows(error, marker.as_ref()))?;
                 report::turn_marker_of_run(marker.as_ref(), prompts.survey());
                 report::prompts(prompts.survey(), &args.reading);
+                run_record::compare_form(args.model.adapter.as_deref(), prompts.survey().form())?;
                 Source::Data(Box::new(prompts))
             }
             (None, Some(demo), true) => {
                 let files = std::slice::from_ref(&demo.paths.pairs_eval);
                 Source::Data(Box::new(Prompts::open(files, &encoder, Some(limit.unwrap_or(DEMO_PROMPTS)))?))
             }
-            (None, None, true) => return chat(&loaded, adapter.as_ref(), &encoder, args.reading.no_chat, request),
+            (None, None, true) => {
+                compare_form(user_turn(&encoder, args.reading.no_chat, "")?.form())?;
+                return chat(&loaded, adapter.as_ref(), &encoder, args.reading.no_chat, request);
+            }
         };
         let (mut new_tokens, mut elapsed) = (0, Duration::ZERO);
         for start in (0..prompts.len()).step_by(args.batch_size as usize) {

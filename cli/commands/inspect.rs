@@ -90,6 +90,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
                     histograms = bars(&data.survey().lengths, max_length);
                 }
             }
+            run_record::compare_form(args.adapter.as_deref(), data.survey().form())?;
             if let Some(row) = args.row {
                 facts["row"] = dump(&data, row as usize)?;
             }

@@ -76,6 +76,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         };
         let data = data::data_with_rejects(&files, encoder, &options)?;
         report::data("data", data.survey(), &args.data.reading);
+        run_record::compare_form(model_args.adapter.as_deref(), data.survey().form())?;
         let window = data.records_at_once(WINDOW);
         for start in (0..data.records()).step_by(window) {
             let outcomes = data.outcomes(start..data.records().min(start + window))?;

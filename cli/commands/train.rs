@@ -149,6 +149,7 @@ fn train(
     report::pace(&trainer.pace(&plan)?);
     let reading = &args.data.reading;
     report::data("data", data.survey(), reading);
+    run_record::compare_form(args.model.adapter.as_deref(), data.survey().form())?;
     match (&eval, held_out) {
         (Some(eval), Some(prompts)) => say!(
             "evaluation data: {} of {prompts} prompts held out (--eval-fraction, seed {}), {} trained on",
@@ -156,7 +157,10 @@ fn train(
             args.seed,
             report::rows(data.len() as u64)
         ),
-        (Some(eval), None) => report::data("evaluation data", eval.survey(), reading),
+        (Some(eval), None) => {
+            report::data("evaluation data", eval.survey(), reading);
+            report::other_form(data.survey(), eval.survey());
+        }
         (None, _) => {}
     }
 
@@ -194,6 +198,7 @@ fn train(
         objective: run_record::describe(trainer.objective(), loaded.model.logp_temperature()),
         chat_template: run_record::template_name(template.as_ref()),
         decided: data.survey().decided.clone(),
+        form: data.survey().form(),
     };
     let mut watcher = Watcher::new(folder.path(), &adapter, of_run, progress)?;
     if let Some(eval) = &eval {

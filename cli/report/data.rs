@@ -6,7 +6,8 @@ use crate::args::ReadingArgs;
 use crate::run_files::RECORD;
 use align_lora::data::turn_marker::TurnMarker;
 use align_lora::data::{
-    BadRow, ByName, DataObserver, DataProgress, Repeats, Sequences, SftPart, Shape, SpanSource, Stage, Survey,
+    BadRow, ByName, DataObserver, DataProgress, Form, LabelCounts, Repeats, Sequences, SftPart, Shape, SpanSource,
+    Stage, Survey,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::io::IsTerminal;
@@ -30,8 +31,8 @@ pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     }
     let counts = survey.numbers;
     let numbers = [
-        (counts.weight, "weight"),
-        (counts.margin, "margin"),
+        (counts.weight, "a weight, which multiplies their part of the loss"),
+        (counts.margin, "a margin, which a loss that reads it subtracts from the reward margin"),
         (counts.win_probability, "win probabilities"),
         (counts.beats_probability, "a probability that chosen beats rejected"),
     ];
@@ -44,7 +45,7 @@ pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     let counts = [
         (survey.cut_answers, "answers cut at --max-length"),
         (survey.same_after_cut, "pairs whose answers are the same once they are cut"),
-        (survey.empty_answers, "empty answers, scored as the end token alone"),
+        (survey.empty_answers, "answers that are empty or blank, scored with their end token"),
         (survey.blank_lines, "blank lines skipped"),
         (survey.moved_boundaries, "prompts whose last tokens change when the answer follows; the answer starts there"),
     ];
@@ -68,6 +69,27 @@ pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
         say!("  columns that are not read: {}", names.join(", "));
     }
     super::warnings(survey, asked);
+    teaches_nothing(label, survey);
+}
+
+/// Warns of data of which a loss can learn nothing, or next to nothing.
+fn teaches_nothing(label: &str, survey: &Survey) {
+    let LabelCounts { desirable, undesirable } = survey.labels;
+    if desirable + undesirable > 1 && (desirable == 0 || undesirable == 0) {
+        say!(
+            "warning: {label}: all {} rows have the label {}: losses of labelled answers (kto, bco) learn from the difference to rows with \
+             the other one",
+            desirable + undesirable,
+            undesirable == 0
+        );
+    }
+    if survey.same_after_cut > 0 && 2 * survey.same_after_cut >= survey.kept {
+        say!(
+            "warning: {label}: {} of {} pairs are the same once they are cut, and teach nothing; raise --max-length",
+            survey.same_after_cut,
+            survey.kept
+        );
+    }
 }
 
 /// Reports on data of which only the prompts are read.
@@ -107,6 +129,18 @@ pub fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
             say!("warning: rows without {of_run:?} are dropped: it ends the prompts of the run ({RECORD})")
         }
         (true, false) => {}
+    }
+}
+
+/// Says if the rows of an evaluation are of another form than those that are trained on.
+pub fn other_form(trained: &Survey, evaluated: &Survey) {
+    if let (Some(trained), Some(evaluated)) = (trained.form(), evaluated.form())
+        && trained != evaluated
+    {
+        let [trained, evaluated] = [trained, evaluated].map(Form::describe);
+        say!(
+            "note: the rows of the evaluation are {evaluated}, and those of the training {trained}: other tokens stand around the answers"
+        );
     }
 }
 

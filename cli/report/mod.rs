@@ -8,7 +8,7 @@ mod training;
 mod warnings;
 
 pub use adapters::{other_base, read_adapter, stray_adapter};
-pub use data::{DataReport, data, prompts, turn_marker_of_run};
+pub use data::{DataReport, data, other_form, prompts, turn_marker_of_run};
 pub use model::model_notes;
 pub use numbers::{count, rate, rows};
 pub use training::{Progress, adapter, generated, loss, pace, plan};

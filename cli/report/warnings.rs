@@ -103,6 +103,18 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             "`{at}` is a turn of the role `{role}` within an answer ({excerpt:?}), {rows}: what it says is scored as if the model had said \
              it; end the answers before it (or learn conversations with --loss sft --sft-on assistant)"
         ),
+        Finding::TurnOfOthersInText { mark } => format!(
+            "`{at}` goes on with a turn that {mark:?} opens ({excerpt:?}), {rows}: what others say is scored as if the model had said it; \
+             end the answers before it"
+        ),
+        Finding::UnknownRole { role } => format!(
+            "`{at}` is `{role}` ({excerpt:?}), {rows}, a role that the chat template does not name; write `user`, `assistant`, `system` or \
+             `tool`, or give a template that knows it (--chat-template FILE)"
+        ),
+        Finding::MarkIsNoToken { mark } => format!(
+            "{mark:?} is no token of this model and is cut into pieces, {rows} ({excerpt:?} in the tokens of `{at}`); use the marks of the \
+             model's own chat template, in the rows and in --chat-template"
+        ),
         Finding::NoAssistantTurn => format!(
             "`{at}` has no turn of the assistant ({excerpt:?}), {rows}, and all of it is learned; --sft-on assistant scores \
              only what the assistant says"
@@ -129,6 +141,14 @@ fn words(warning: &Warning, looked_at: usize) -> String {
         Finding::MarksInTurn => format!(
             "`{at}` has turns of its own ({excerpt:?}), {rows}, and --chat puts their marks into the user's turn; leave --chat out, or \
              take the marks out of the rows"
+        ),
+        Finding::LowerScoreChosen { chosen, rejected } => format!(
+            "`{chosen}` is below `{rejected}` ({excerpt}), {rows}: by these columns, which are not read, the rejected answer is the better \
+             one; swap the answers, or take such rows out"
+        ),
+        Finding::UnreadVerdict { column, .. } => format!(
+            "the column `{column}` is not read and does not say the same of all rows ({excerpt}, {rows}); if it says which answer is better, \
+             order the answers by it first: --columns takes the same column as chosen in every row"
         ),
         Finding::NullArgument => format!(
             "a tool is called with a null argument that it does not declare (`{at}`, {excerpt}), {rows}: tables with one type for all rows \

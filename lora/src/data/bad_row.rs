@@ -172,7 +172,7 @@ pub enum BadRow {
         found: String,
     },
     /// Null where a text is needed.
-    #[error("`{field}` is null")]
+    #[error("`{field}` is null or missing")]
     Null {
         /// Where.
         field: String,
@@ -276,7 +276,9 @@ pub enum BadRow {
         field: String,
     },
     /// Two conversations without a common first turn.
-    #[error("`{chosen}` and `{rejected}` have no first turn in common, so there is no prompt")]
+    #[error(
+        "`{chosen}` and `{rejected}` have no first turn in common, so there is no prompt; if another column is it, give --columns prompt=NAME"
+    )]
     NoCommonTurn {
         /// The column of the chosen answer.
         chosen: String,
@@ -311,6 +313,17 @@ pub enum BadRow {
         rewards: String,
         /// How many there are of each.
         counts: (usize, usize),
+    },
+    /// An answer with further facts about it, as UltraFeedback has them.
+    #[error(
+        "`{field}` is an object with the keys {keys}, and an answer is a text or a list of turns: write the texts as a list into \
+         `completions`, and their scores into `rewards`"
+    )]
+    AnswerObject {
+        /// Which answer.
+        field: String,
+        /// The first of its keys.
+        keys: String,
     },
     /// Too many answers to make a pair of every two.
     #[error(
@@ -361,7 +374,7 @@ pub enum BadRow {
         parts: String,
     },
     /// The chat template refused the conversation or failed on it.
-    #[error("chat template: {message}")]
+    #[error("chat template: {message}{}", without_system(message))]
     Template {
         /// The template's own message, or what went wrong.
         message: String,
@@ -412,6 +425,7 @@ impl BadRow {
                 "no implicit prompt"
             }
             BadRow::RewardCount { .. } => "completions and rewards differ in number",
+            BadRow::AnswerObject { .. } => "answers that are objects",
             BadRow::ManyPairs { .. } => "too many pairs of one row",
             BadRow::SameAnswers { .. } => "chosen equals rejected",
             BadRow::SameTokens { .. } => "chosen and rejected are the same tokens",
@@ -432,6 +446,16 @@ fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String 
             )
         }
         None => format!("`{chosen}` and `{rejected}` are texts without a prompt column, unlike most rows of the data"),
+    }
+}
+
+/// What to do about a template that refuses what the system says.
+fn without_system(message: &str) -> &'static str {
+    match message.to_lowercase().contains("system") {
+        true => {
+            "; write what the system says into the user's first turn, or give another template (--chat-template FILE)"
+        }
+        false => "",
     }
 }
 

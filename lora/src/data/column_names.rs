@@ -65,6 +65,14 @@ const ABOUT: [&str; 54] = [
     "explanation",
 ];
 
+/// Words in the names of columns that say which of two answers is better.
+const VERDICTS: [&str; 7] = ["better", "winner", "preference", "preferred", "best", "choice", "verdict"];
+/// Words in the names of columns that say how good an answer is.
+const SCORES: [&str; 6] = ["score", "rating", "reward", "grade", "quality", "helpfulness"];
+/// Words of a prompt's column that holds another version of one that is read.
+const VERSIONS: [&str; 9] =
+    ["original", "orig", "raw", "translated", "translation", "english", "en", "clean", "cleaned"];
+
 /// How likely a column holds a prompt, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Likeness {
@@ -88,6 +96,25 @@ pub(super) fn candidate(unread: &[String]) -> Option<&str> {
         }
     }
     best.map(String::as_str)
+}
+
+/// Whether a column may say which of two answers is better.
+pub(super) fn is_verdict(name: &str) -> bool {
+    has_any(name, &VERDICTS)
+}
+
+/// Whether a column may say how good an answer is.
+pub(super) fn is_score(name: &str) -> bool {
+    has_any(name, &SCORES)
+}
+
+/// Whether a column may hold another version of a prompt that is read.
+pub(super) fn is_other_version(name: &str) -> bool {
+    has_any(name, &VERSIONS)
+}
+
+fn has_any(name: &str, list: &[&str]) -> bool {
+    words(name).iter().any(|word| list.contains(&word.as_str()))
 }
 
 pub(super) fn is_system(name: &str) -> bool {

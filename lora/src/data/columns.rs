@@ -225,6 +225,11 @@ impl<'m> Columns<'m> {
         self.known.get_mut(name).map(Value::take)
     }
 
+    /// The value of our column `name`, which stays.
+    pub(super) fn peek(&self, name: &str) -> Option<&Value> {
+        self.known.get(name)
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.known.contains_key(name)
     }

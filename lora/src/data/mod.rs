@@ -115,7 +115,7 @@ pub use rejects::Rejects;
 pub use sanity::{Finding, Notation, ReadAs, TurnPart, Warning};
 pub use sequence::SftPart;
 pub use spans::SpanSource;
-pub use survey::{ByName, DropKind, NumberCounts, Sequences, Survey};
+pub use survey::{ByName, DropKind, LabelCounts, NumberCounts, Sequences, Survey};
 pub use template::{ChatTemplate, GenerationPrompt, MarkedText, RenderError, TemplateError, TemplateInputs};
 pub use template_sources::{ADDITIONAL as TEMPLATE_FOLDER, DEFAULT as TEMPLATE_FILE, TemplateSources};
 pub use token_cache::{CACHE_BYTES, TokenCache};

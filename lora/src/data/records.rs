@@ -55,14 +55,15 @@ pub enum Text {
 }
 
 impl Text {
-    /// Whether an answer is empty: an empty text, or turns of the assistant with an empty content and nothing else.
+    /// Whether an answer says nothing: a blank text, or turns of the assistant with a blank content and nothing else.
     pub(super) fn says_nothing(&self) -> bool {
-        let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(str::is_empty);
+        let is_blank = |text: &str| text.trim().is_empty();
+        let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(is_blank);
         let holds_nothing = |turn: &Value| {
             turn.as_object().is_some_and(|turn| turn.iter().all(|(key, value)| key == "role" || is_empty(value)))
         };
         match self {
-            Text::Plain(text) => text.is_empty(),
+            Text::Plain(text) => is_blank(text),
             Text::Turns(turns) => {
                 turns.iter().any(is_assistant) && turns.iter().filter(|turn| is_assistant(turn)).all(holds_nothing)
             }

@@ -20,6 +20,9 @@ use super::turns::{
     turns, turns_in_text, value_in_text,
 };
 
+/// Keys of an object that a message names.
+const KEYS: usize = 12;
+
 /// What the columns of a row hold.
 #[derive(Debug)]
 pub(super) struct RowContent {
@@ -190,6 +193,13 @@ fn last_turn_chosen(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
 
 fn scored(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     prompt_name(columns)?;
+    if let Some(first @ Value::Object(fields)) = columns.peek("completions").and_then(|answers| answers.get(0))
+        && !has_role(first)
+    {
+        let keys: Vec<&str> = fields.keys().take(KEYS).map(String::as_str).collect();
+        let field = format!("{}[0]", columns.column("completions"));
+        return Err(BadRow::AnswerObject { field, keys: keys.join(", ") });
+    }
     require(columns, Shape::Scored)?;
     let (prompt, mut used) = prompt(columns)?;
     let (completions_column, rewards_column) = (columns.column("completions"), columns.column("rewards"));

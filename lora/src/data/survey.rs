@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::decided::Decided;
 use super::duplicates::Repeats;
-use super::encode::{Answer, DropReason, EncodedRow, Notes};
+use super::encode::{Answer, DropReason, EncodedRow, Notes, Target};
 use super::lengths::Lengths;
 use super::numbers::RowNumbers;
-use super::records::Kind;
+use super::records::{Form, Kind};
 use super::sanity::Warning;
 use super::sequence::SftPart;
 use super::spans::SpanSource;
@@ -64,6 +64,8 @@ pub struct Survey {
     pub scored_tokens: u64,
     /// Usable rows with numbers beside the answers.
     pub numbers: NumberCounts,
+    /// Usable rows with a label.
+    pub labels: LabelCounts,
     /// Tokens of the largest tree: a prompt and what is kept of its answers.
     pub longest_tree: usize,
     /// How long the rows are before cuts.
@@ -100,6 +102,15 @@ pub struct Sequences {
     pub spans: Option<SpanSource>,
     /// Whether the rows are pairs, whose rejected answers are not read.
     pub chosen_alone: bool,
+}
+
+/// Rows that have a label.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelCounts {
+    /// Those with the label true.
+    pub desirable: usize,
+    /// Those with the label false.
+    pub undesirable: usize,
 }
 
 /// Rows that have [`RowNumbers`].
@@ -204,6 +215,7 @@ impl Survey {
             answer_tokens: 0,
             scored_tokens: 0,
             numbers: NumberCounts::default(),
+            labels: LabelCounts::default(),
             longest_tree: 0,
             lengths: Lengths::default(),
             copies: Repeats::default(),
@@ -212,6 +224,11 @@ impl Survey {
             looked_at: 0,
             warnings: Vec::new(),
         }
+    }
+
+    /// Whether the rows are texts or turns; `None` if none was kept.
+    pub fn form(&self) -> Option<Form> {
+        self.kind.map(|kind| kind.form)
     }
 
     /// Rows left out, for whatever reason.
@@ -301,6 +318,8 @@ impl Survey {
         self.numbers.margin += usize::from(margin.is_some());
         self.numbers.win_probability += usize::from(win_probability.is_some());
         self.numbers.beats_probability += usize::from(beats_probability.is_some());
+        self.labels.desirable += usize::from(row.label == Some(true));
+        self.labels.undesirable += usize::from(row.label == Some(false));
         self.longest_tree = self.longest_tree.max(row.tree_tokens);
     }
 }
@@ -315,6 +334,7 @@ pub(super) struct RowCounts {
     pub tree_tokens: usize,
     pub scored_tokens: usize,
     pub numbers: RowNumbers,
+    pub label: Option<bool>,
 }
 
 impl RowCounts {
@@ -326,6 +346,10 @@ impl RowCounts {
             tree_tokens: row.tree_tokens(),
             scored_tokens: row.answers.iter().map(Answer::scored_tokens).sum(),
             numbers: row.numbers,
+            label: match row.target {
+                Target::Label(label) => Some(label),
+                Target::Pair | Target::Rewards(_) | Target::Sequence => None,
+            },
         }
     }
 }

@@ -180,6 +180,18 @@ pub(super) fn is_marked(text: &str) -> bool {
     marks(text).into_iter().any(|mark| is_role(mark) || is_heading(mark))
 }
 
+/// The mark of somebody else's turn that opens one in the prompt and one in the answer, where the prompt has turns of both sides.
+pub(super) fn turn_of_others<'a>(prompt: &str, answer: &'a str) -> Option<&'a str> {
+    let opens_line = |text: &str, mark: &str| {
+        last(text, mark).is_some_and(|end| {
+            let before = &text[..end - mark.len()];
+            before.is_empty() || before.ends_with('\n') || mark.starts_with(['<', '['])
+        })
+    };
+    let of_others = |mark: &&str| side(mark) == Side::Other && opens_line(answer, mark) && opens_line(prompt, mark);
+    marks(answer).into_iter().find(of_others).filter(|_| holds_turns(prompt))
+}
+
 /// Whether a text ends with a mark.
 pub(super) fn ends_with_mark(text: &str) -> bool {
     marks(text).into_iter().any(|mark| text.ends_with(mark))

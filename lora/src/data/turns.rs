@@ -71,6 +71,12 @@ pub(super) fn role_of(turn: &Value) -> &str {
     turn.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
+/// Whether a role is one that turns have once they are read.
+pub(super) fn is_known_role(role: &str) -> bool {
+    let is_own = SPEAKERS.iter().any(|(_, own)| *own == role);
+    is_own || OF_TEMPLATES.contains(&role) || TEMPLATE_ROLES.contains(&role)
+}
+
 /// Whether a value has a role, so that it is a turn and not a part of one.
 pub(super) fn has_role(value: &Value) -> bool {
     value.get("role").is_some() || value.get("from").is_some()

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::column_names::{Likeness, SOME_LENGTH, is_like_a_prompt, is_system, likeness};
+use super::super::column_names::{Likeness, SOME_LENGTH, is_like_a_prompt, is_other_version, is_system, likeness};
 use super::super::records::{Parsed, Shape, Text};
 use super::{Finding, ReadAs, Sighting};
 
@@ -15,7 +15,10 @@ const TEXTS: usize = 32;
 pub(super) fn look(parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
     let Parsed { record, ignored_columns: unread, .. } = parsed;
     let has_question = !parsed.is_prompt_blank || matches!(record.shape, Shape::Text | Shape::Messages);
-    if !has_question || !unread.iter().any(|name| is_like_a_prompt(name)) {
+    // beside a prompt that is read, `original_prompt` is the same once more
+    let may_be_meant =
+        |name: &&String| is_like_a_prompt(name) && (record.prompt_column.is_none() || !is_other_version(name));
+    if !has_question || !unread.iter().any(|name| may_be_meant(&name)) {
         return;
     }
     let Ok(Value::Object(row)) = serde_json::from_slice::<Value>(line) else { return };
@@ -27,7 +30,7 @@ pub(super) fn look(parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
         }
         own.push('\n');
     }
-    for name in unread.iter().filter(|name| is_like_a_prompt(name)).take(COLUMNS) {
+    for name in unread.iter().filter(may_be_meant).take(COLUMNS) {
         let Some(likeness) = likeness(name) else { continue };
         let texts = row.get(name).map(texts).unwrap_or_default();
         let length: usize = texts.iter().map(|text| text.chars().count()).sum();

@@ -11,11 +11,14 @@
 //! | `columns` | unread columns with names like a prompt's |
 //! | `repeated` | answers that begin with the prompt |
 //! | `prompts` | prompts that ask nothing |
-//! | `speakers` | scored turns of other speakers, conversations without the assistant |
+//! | `speakers` | scored turns of other speakers, conversations without the assistant, unknown roles |
+//! | `marks` | marks of turns that are no tokens, turns of others within the text of an answer |
+//! | `verdicts` | unread columns that say which answer is better |
 //! | `texts` | texts that are JSON or printed by Python; texts to which the chat template is not applied |
 //! | `nulls` | null arguments in calls of tools that do not declare them |
 
 mod columns;
+mod marks;
 mod nulls;
 mod of_file;
 mod prompts;
@@ -23,6 +26,7 @@ mod rendered;
 mod repeated;
 mod speakers;
 mod texts;
+mod verdicts;
 
 #[cfg(test)]
 mod tests;
@@ -89,6 +93,21 @@ pub enum Finding {
         /// Their role.
         role: String,
     },
+    /// The text of an answer goes on with turns of others, which are scored.
+    TurnOfOthersInText {
+        /// The mark that opens them.
+        mark: String,
+    },
+    /// A turn has a role that neither this program nor the chat template knows.
+    UnknownRole {
+        /// The role.
+        role: String,
+    },
+    /// A mark of turns is no token of the model, and is cut into pieces.
+    MarkIsNoToken {
+        /// The mark.
+        mark: String,
+    },
     /// All tokens of a conversation are scored, but the assistant says nothing in it.
     NoAssistantTurn,
     /// An answer does not end with a special token.
@@ -116,6 +135,20 @@ pub enum Finding {
     },
     /// A text that becomes the user's turn contains turn markers itself.
     MarksInTurn,
+    /// An unread score of the chosen answer is below that of the rejected one.
+    LowerScoreChosen {
+        /// The column of the chosen answer's score.
+        chosen: String,
+        /// That of the rejected one's.
+        rejected: String,
+    },
+    /// The user names the columns of the two answers, and an unread column may say which of them is better.
+    UnreadVerdict {
+        /// The column.
+        column: String,
+        /// What it says.
+        value: String,
+    },
     /// A call has a null argument that its tool does not declare.
     NullArgument,
     /// The rows are texts without turn markers, and the model's chat template is not applied. This is a note, not a fault.
@@ -226,7 +259,9 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Sight
     rendered::look(encoder, record, &mut found);
     prompts::look(encoder, parsed, line, &mut found);
     columns::look(parsed, line, &mut found);
+    verdicts::look(encoder, parsed, line, &mut found);
     speakers::look(encoder, record, &mut found);
+    marks::look(encoder, record, &mut found);
     repeated::look(parsed, &mut found);
     texts::look(encoder, record, &mut found);
     nulls::look(record, &mut found);
@@ -240,6 +275,8 @@ pub(super) fn look_at_prompt(encoder: &Encoder, parsed: &Parsed, asked: &Text, l
     columns::look(parsed, line, &mut found);
     let record = Record { prompt: asked.clone(), answers: Vec::new(), ..parsed.record.clone() };
     rendered::look(encoder, &record, &mut found);
+    speakers::look_at_roles(encoder, &record, &mut found);
+    marks::look(encoder, &record, &mut found);
     texts::look(encoder, &record, &mut found);
     found
 }

@@ -13,7 +13,7 @@ use super::super::records::{Record, Shape, Text};
 use super::super::sequence::SftPart;
 use super::super::template::{ChatTemplate, GenerationPrompt, MarkedText, REASONING, TemplateInputs};
 use super::super::turns::is_assistant;
-use super::{Finding, Sighting, TurnPart, answer_name, prompt_name};
+use super::{Finding, Sighting, TurnPart, answer_name, marks, prompt_name};
 
 /// Most bytes of a conversation that is looked at.
 const MOST_BYTES: usize = 1 << 20;
@@ -87,6 +87,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
             return;
         }
         let Some(text) = conversation.render(&conversation.turns(), &record.inputs) else { return };
+        marks::look_for_tokens(encoder, &text, &answer_name(record, number), found);
         let first = before.take().is_some();
         let parts = conversation.parts(record.shape, first);
         let not_rendered = conversation.left_out(&parts, &text, &|turns| conversation.render(turns, &record.inputs));

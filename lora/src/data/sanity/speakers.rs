@@ -1,13 +1,16 @@
-//! Checks who speaks in the scored part, and who speaks last before it.
+//! Checks who speaks in the scored part, who speaks last before it, and under which names.
+
+use serde_json::Value;
 
 use super::super::encode::Encoder;
 use super::super::records::{Record, RecordTarget, Shape, Text};
 use super::super::sequence::SftPart;
-use super::super::turns::{content_of, is_assistant, role_of};
+use super::super::turns::{content_of, is_assistant, is_known_role, role_of};
 use super::{Finding, Sighting, answer_name, prompt_name};
 
 /// Looks at a record of turns.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
+    look_at_roles(encoder, record, found);
     if let Text::Turns(prompt) = &record.prompt
         && let Some(last) = prompt.last().filter(|turn| is_assistant(turn))
     {
@@ -32,6 +35,22 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
             let role = role_of(&turns[at]).to_owned();
             let said = content_of(&turns[at]).unwrap_or_default();
             found.push(Sighting::new(Finding::TurnOfOthers { role }, format!("{name}[{at}]"), said));
+            return;
+        }
+    }
+}
+
+/// Looks for a turn whose role nobody knows: a template prints any name, and the model has never seen it.
+pub(super) fn look_at_roles(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
+    let names = |role: &str| encoder.template().is_some_and(|template| template.source().contains(role));
+    let is_known = |turn: &Value| is_known_role(role_of(turn)) || names(role_of(turn));
+    let answers = record.answers.iter().enumerate().map(|(number, text)| (answer_name(record, number), text));
+    for (name, text) in [(prompt_name(record), &record.prompt)].into_iter().chain(answers) {
+        let Text::Turns(turns) = text else { continue };
+        if let Some(at) = turns.iter().position(|turn| !is_known(turn)) {
+            let finding = Finding::UnknownRole { role: role_of(&turns[at]).to_owned() };
+            let said = content_of(&turns[at]).unwrap_or_default();
+            found.push(Sighting::new(finding, format!("{name}[{at}].role"), said));
             return;
         }
     }

@@ -1,0 +1,249 @@
+//! Rows that are made for another model, another template or another run than they meet.
+
+use crate::align::{Run, align, committed_goldens, text, write_lines};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+                      {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+fn model(name: &str) -> PathBuf {
+    committed_goldens().join(name).join("model")
+}
+
+/// A command over rows.
+fn over(command: &str, model_name: &str, rows: &[Value], more: &[&str]) -> Run {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("rows.jsonl");
+    write_lines(&data, rows);
+    let model = model(model_name);
+    let common = [command, "--model", text(&model), "--data", text(&data)];
+    align(&[&common[..], more].concat())
+}
+
+fn eight(row: impl Fn(usize) -> Value) -> Vec<Value> {
+    (0..8).map(row).collect()
+}
+
+fn question(i: usize) -> String {
+    format!("Why is the lake number {i} salty?")
+}
+
+fn turns(i: usize) -> Value {
+    let says = |text: &str| json!([{"role": "assistant", "content": format!("{text} {i}.")}]);
+    json!({"prompt": [{"role": "user", "content": question(i)}], "chosen": says("No river leaves it"), "rejected": says("Fish")})
+}
+
+fn texts(i: usize) -> Value {
+    json!({"prompt": format!("\n\nHuman: {}\n\nAssistant:", question(i)), "chosen": format!(" No river leaves {i}."), "rejected": " Fish."})
+}
+
+/// The lines of stderr that say something in words like these.
+fn said<'a>(run: &'a Run, parts: &[&str]) -> Vec<&'a str> {
+    run.stderr.lines().filter(|line| parts.iter().all(|part| line.contains(part))).collect()
+}
+
+#[track_caller]
+fn says(run: &Run, parts: &[&str]) {
+    assert_eq!(said(run, parts).len(), 1, "{parts:?}: {}", run.stderr);
+}
+
+/// Marks of another model's template are cut into pieces: in texts, in contents, and in what a foreign template makes of turns.
+#[test]
+fn marks_that_are_no_tokens_are_warned_of() {
+    let written = |i: usize| {
+        json!({"prompt": format!("<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", question(i)),
+               "chosen": format!("No river leaves {i}.<|im_end|>"), "rejected": "Fish.<|im_end|>"})
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("chatml.jinja");
+    std::fs::write(&template, CHATML).unwrap();
+    let foreign = ["--chat-template", text(&template)];
+    for (rows, more) in [(eight(written), &[][..]), (eight(turns), &foreign)] {
+        for command in ["inspect", "eval", "score"] {
+            let run = over(command, "tiny-gemma2", &rows, more).ok();
+            says(
+                &run,
+                &[
+                    "warning: ",
+                    "rows.jsonl:1",
+                    "\"<|im_end|>\" is no token of this model",
+                    "in 8 of the 8 rows",
+                    "--chat-template",
+                ],
+            );
+        }
+        let own = over("inspect", "tiny-qwen2", &rows, more).ok();
+        assert_eq!(said(&own, &["is no token"]), [] as [&str; 0]);
+    }
+    let ended = |i: usize| json!({"prompt": question(i), "chosen": format!("River {i}</s>"), "rejected": "Fish</s>"});
+    says(&over("inspect", "tiny-qwen2", &eight(ended), &[]).ok(), &["\"</s>\" is no token"]);
+    assert_eq!(said(&over("inspect", "tiny-mistral", &eight(ended), &[]).ok(), &["is no token"]), [] as [&str; 0]);
+    // letters that are no mark
+    let code = |i: usize| json!({"prompt": question(i), "chosen": format!("a <| b |> {i} <s>old</s> way"), "rejected": "x |> y <| z"});
+    assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(code), &[]).ok(), &["is no token"]), [] as [&str; 0]);
+}
+
+/// The text of an answer that holds the next turns of the conversation.
+#[test]
+fn turns_of_others_in_the_text_of_an_answer_are_warned_of() {
+    for (prompt, next) in [
+        ("\n\nHuman: q\n\nAssistant:", "\n\nHuman: thanks\n\nAssistant: welcome"),
+        ("### Instruction:\nq\n\n### Response:\n", "\n\n### Instruction:\nmore\n\n### Response:\nok"),
+        ("[INST] q [/INST]", " [INST] more [/INST] ok"),
+    ] {
+        let row = |i: usize| json!({"prompt": prompt.replace('q', &question(i)), "chosen": format!(" Rivers.{next}"), "rejected": " Fish."});
+        let run = over("eval", "tiny-qwen2", &eight(row), &[]).ok();
+        says(&run, &["warning: ", "rows.jsonl:1: `chosen` goes on with a turn", "end the answers before it"]);
+    }
+    let speaks_of = |i: usize| {
+        let answer = " Write this:\nSpeaker: Human: a word with a colon.";
+        json!({"prompt": format!("\n\nHuman: {}\n\nAssistant:", question(i)), "chosen": answer, "rejected": " Fish."})
+    };
+    let run = over("eval", "tiny-qwen2", &eight(speaks_of), &[]).ok();
+    assert_eq!(said(&run, &["goes on with a turn"]), [] as [&str; 0]);
+}
+
+#[test]
+fn roles_that_nobody_knows_are_warned_of() {
+    let row = |role: &str| {
+        let role = role.to_owned();
+        move |i: usize| {
+            let mut row = turns(i);
+            row["prompt"][0]["role"] = role.clone().into();
+            row
+        }
+    };
+    for command in ["inspect", "eval", "generate"] {
+        let more = if command == "generate" { &["--max-new-tokens", "1"][..] } else { &[] };
+        let run = over(command, "tiny-qwen2", &eight(row("customer")), more).ok();
+        says(&run, &["warning: ", "`prompt[0].role` is `customer`", "write `user`"]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("customers.jinja");
+    std::fs::write(&template, "{# customer #}".to_owned() + CHATML).unwrap();
+    let known = over("inspect", "tiny-qwen2", &eight(row("customer")), &["--chat-template", text(&template)]).ok();
+    assert_eq!(said(&known, &["`customer`"]), [] as [&str; 0]);
+    assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(row("human")), &[]).ok(), &[".role`"]), [] as [&str; 0]);
+}
+
+/// Columns that say which answer is better, where the rows say otherwise.
+#[test]
+fn unread_columns_that_contradict_the_pairs_are_warned_of() {
+    let scored = |chosen: f64| {
+        move |i: usize| {
+            let mut row = texts(i);
+            row["score_chosen"] = chosen.into();
+            row["score_rejected"] = 5.into();
+            row
+        }
+    };
+    let run = over("eval", "tiny-qwen2", &eight(scored(2.5)), &[]).ok();
+    says(&run, &["warning: ", "`score_chosen` is below `score_rejected` (2.5 and 5)", "in 8 of the 8 rows"]);
+    assert_eq!(said(&over("eval", "tiny-qwen2", &eight(scored(7.0)), &[]).ok(), &["is below"]), [] as [&str; 0]);
+
+    let voted = |better: fn(usize) -> usize| move |i: usize| json!({"prompt": question(i), "a": format!("River {i}"), "b": "Fish", "better_response_id": better(i)});
+    let columns = ["--columns", "chosen=a,rejected=b"];
+    let run = over("eval", "tiny-qwen2", &eight(voted(|i| i % 2)), &columns).ok();
+    says(&run, &["warning: ", "the column `better_response_id` is not read and does not say the same of all rows"]);
+    let sorted = over("eval", "tiny-qwen2", &eight(voted(|_| 0)), &columns).ok();
+    assert_eq!(said(&sorted, &["the column `better_response_id`"]), [] as [&str; 0]);
+}
+
+/// A prompt that is there once more in other columns is no other prompt.
+#[test]
+fn other_versions_of_the_prompt_are_no_prompts_beside_it() {
+    let row = |i: usize| {
+        let mut row = texts(i);
+        row["original_prompt"] = format!("Of the lake {i} in other words").into();
+        row["prompt_en"] = format!("In English: {}", question(i)).into();
+        row
+    };
+    let run = over("inspect", "tiny-qwen2", &eight(row), &[]).ok();
+    assert_eq!(said(&run, &["warning: "]), [] as [&str; 0]);
+    says(&run, &["columns that are not read: original_prompt (8), prompt_en (8)"]);
+}
+
+/// An answer of blanks is as good as none.
+#[test]
+fn answers_of_blanks_are_counted() {
+    let row = |i: usize| json!({"prompt": question(i), "chosen": format!("River {i}"), "rejected": "  \n"});
+    says(&over("inspect", "tiny-qwen2", &eight(row), &[]).ok(), &["8 answers that are empty or blank"]);
+}
+
+/// Rows of which a loss learns nothing.
+#[test]
+fn rows_that_teach_nothing_are_warned_of() {
+    let labelled = |every: usize| move |i: usize| json!({"prompt": question(i), "completion": "River", "label": i.is_multiple_of(every)});
+    let kto = ["--loss", "kto"];
+    says(
+        &over("eval", "tiny-qwen2", &eight(labelled(1)), &kto).ok(),
+        &["warning: data: all 8 rows have the label true"],
+    );
+    assert_eq!(said(&over("eval", "tiny-qwen2", &eight(labelled(2)), &kto).ok(), &["have the label"]), [] as [&str; 0]);
+    let alike = |i: usize| {
+        let start = "The river ".repeat(40);
+        json!({"prompt": question(i), "chosen": format!("{start}left."), "rejected": format!("{start}dried.")})
+    };
+    let run = over("inspect", "tiny-qwen2", &eight(alike), &["--max-length", "64"]).ok();
+    says(&run, &["warning: data: 8 of 8 pairs are the same once they are cut", "raise --max-length"]);
+}
+
+/// Texts after a run on turns, and the other way round.
+#[test]
+fn rows_of_another_form_than_the_runs_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, rows: &[Value]| {
+        let path = folder.path().join(name);
+        write_lines(&path, rows);
+        path
+    };
+    let (turned, texts) = (file("turns.jsonl", &eight(turns)), file("texts.jsonl", &eight(texts)));
+    let model = model("tiny-qwen2");
+    let train = |data: &Path, name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let flags =
+            ["train", "--model", text(&model), "--data", text(data), "--output", text(&out), "--max-steps", "1"];
+        (align(&[&flags[..], more].concat()).ok(), out)
+    };
+    let (first, of_turns) = train(&turned, "of-turns", &[]);
+    assert_eq!(said(&first, &["note: "]), [] as [&str; 0]);
+    let (mixed, of_texts) = train(&texts, "of-texts", &["--eval-data", text(&turned)]);
+    says(&mixed, &["note: the rows of the evaluation are lists of {role, content}, and those of the training strings"]);
+    let with = |command: &str, adapter: &Path, more: &[&str]| {
+        align(&[&[command, "--model", text(&model), "--adapter", text(adapter)], more].concat()).ok()
+    };
+    for (adapter, own, other) in [(&of_turns, &turned, &texts), (&of_texts, &texts, &turned)] {
+        for command in ["eval", "score", "inspect"] {
+            says(
+                &with(command, adapter, &["--data", text(other)]),
+                &["note: these rows are", "the adapter was trained on"],
+            );
+            let same = with(command, adapter, &["--data", text(own)]);
+            assert_eq!(said(&same, &["the adapter was trained on"]), [] as [&str; 0]);
+        }
+        let (on, _) = train(other, "on", &["--adapter", text(adapter), "--overwrite"]);
+        says(&on, &["note: these rows are"]);
+    }
+    let ask = |adapter: &Path, more: &[&str]| {
+        with("generate", adapter, &[&["--prompt", "Why?", "--max-new-tokens", "1"], more].concat())
+    };
+    says(&ask(&of_texts, &[]), &["note: the adapter was trained on texts", "--no-chat continues it as it is"]);
+    for quiet in [ask(&of_texts, &["--no-chat"]), ask(&of_turns, &[]), ask(&of_turns, &["--no-chat"])] {
+        assert_eq!(said(&quiet, &["the adapter was trained on"]), [] as [&str; 0]);
+    }
+}
+
+/// A switch that a preset sets cannot be turned off beside it, and one that a loss has not is off.
+#[test]
+fn switches_that_are_off_are_not_passed_over() {
+    let rows = eight(turns);
+    let run = over("eval", "tiny-qwen2", &rows, &["--loss", "wpo", "--no-use-weighting"]);
+    assert_eq!(run.code, Some(2), "{}", run.stderr);
+    assert!(run.stderr.contains("use_weighting"), "{}", run.stderr);
+    let loss = |more: &[&str]| {
+        over("eval", "tiny-qwen2", &rows, &[&["--json"], more].concat()).ok().json()["eval_loss"].clone()
+    };
+    assert_eq!(loss(&["--loss", "ipo", "--no-use-weighting"]), loss(&["--loss", "ipo"]));
+    assert_eq!(loss(&["--loss", "dpo", "--no-use-weighting"]), loss(&["--loss", "dpo"]));
+}
