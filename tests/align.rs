@@ -65,7 +65,7 @@ impl Run {
         self
     }
 
-    /// Checks that the run was refused with this exit code, and that the message holds every part.
+    /// Checks that the run ended with this exit code, and that its message holds every part.
     #[track_caller]
     pub fn refused(&self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, Some(code), "{}", self.stderr);

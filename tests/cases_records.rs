@@ -49,12 +49,7 @@ fn an_answer_without_a_turn_of_the_assistant_is_refused() {
         align(&[&common[..], &more, &[output.to_str().unwrap()]].concat())
     };
     let run = train(text(&user), "dpo");
-    assert_eq!(run.code, Some(3), "{}", run.stderr);
-    assert!(
-        run.stderr.contains("user.jsonl:1: `rejected` has no turn of the assistant, only of the role `user`"),
-        "{}",
-        run.stderr
-    );
+    run.refused(3, &["user.jsonl:1: `rejected` has no turn of the assistant, only of the role `user`"]);
     let turn = |role: &str| json!([{"role": role, "content": "x"}]);
     let (asked, tools) =
         (turn("user"), json!([{"role": "tool", "content": "1"}, {"role": "narrator", "content": "x"}]));
@@ -137,8 +132,7 @@ fn a_prompt_that_is_taken_by_its_name_is_said() {
     let run = said(&[row(json!({"prompt": "Rain?", "question": "no", "input": "no"}))]).ok();
     assert!(!run.stderr.contains("the prompt is the column"), "{}", run.stderr);
     let run = said(&[row(json!({"question": "Rain?", "instruction": "Snow?"}))]);
-    assert_eq!(run.code, Some(3), "{}", run.stderr);
-    assert!(run.stderr.contains("`instruction` and `question` may both be the prompt"), "{}", run.stderr);
+    run.refused(3, &["`instruction` and `question` may both be the prompt"]);
     assert!(run.stderr.contains("--columns prompt=instruction"), "{}", run.stderr);
 }
 
@@ -165,8 +159,7 @@ fn chat_and_system_go_through_a_run() {
         rows.iter().map(|row| json!({"chosen": row["chosen"], "rejected": row["rejected"]})).collect();
     let answers = lines_in(folder.path(), "answers.jsonl", &answers);
     let run = align(&["score", "--model", text(&model), "--data", text(&answers), "--chat", "--data-cache", "off"]);
-    assert_eq!(run.code, Some(3), "{}", run.stderr);
-    assert!(run.stderr.contains("name it with --columns prompt=NAME"), "{}", run.stderr);
+    run.refused(3, &["name it with --columns prompt=NAME"]);
     let generate = ["generate", "--model", text(&model), "--prompt", "Hi", "--max-new-tokens", "1", "--json"];
     let tokens = |more: &[&str]| align(&[&generate[..], more].concat()).ok().json()["prompt_tokens"].as_u64().unwrap();
     // instead of the template's own system text
@@ -184,9 +177,8 @@ fn scored_answers_make_pairs_where_they_are_asked_for() {
     let (model, data, out) = (golden_model("tiny-qwen2"), data.to_str().unwrap(), folder.path().join("out"));
     let off = ["--model", text(&model), "--data", data, "--data-cache", "off", "--reference-cache", "off"];
     let train = ["train", "--loss", "dpo", "--max-steps", "1", "--allow-drops", "--output", out.to_str().unwrap()];
-    let refused = align(&[&train[..], &off].concat());
-    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
-    assert!(refused.stderr.contains("--pairs best-worst"), "{}", refused.stderr);
+    let run = align(&[&train[..], &off].concat());
+    run.refused(3, &["--pairs best-worst"]);
     let run = align(&[&train[..], &off, &["--pairs", "all", "--batch-size", "3"]].concat()).ok();
     assert!(run.stderr.contains("data: 3 rows kept, from 2 records"), "{}", run.stderr);
     assert!(run.stderr.contains("dropped 1: scored answers without a pair"), "{}", run.stderr);
@@ -294,7 +286,7 @@ fn null_columns_of_other_shapes_are_none() {
     ] {
         let data = lines_in(folder.path(), "rows.jsonl", &[row]);
         let run = inspect("tiny-qwen2", data.to_str().unwrap(), &[]);
-        assert!(run.code == Some(3) && run.stderr.contains(words), "{}", run.stderr);
+        run.refused(3, &[words]);
     }
 }
 
@@ -381,7 +373,7 @@ fn the_column_of_the_system_may_hold_its_turn() {
         let folder = tempfile::tempdir().unwrap();
         let data = lines_in(folder.path(), "rows.jsonl", &[row(system)]);
         let run = inspect("tiny-qwen2", data.to_str().unwrap(), &[]);
-        assert!(run.code == Some(3) && run.stderr.contains(words), "{}", run.stderr);
+        run.refused(3, &[words]);
     }
 }
 

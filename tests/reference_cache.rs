@@ -376,8 +376,7 @@ fn a_directory_that_cannot_be_used_ends_the_run_if_it_was_asked_for() {
     let file = runs.file("a-file");
     File::create(&file).unwrap();
     let run = align(&runs.arguments("refused", &["--reference-cache", &file]));
-    assert_eq!(run.code, Some(1), "{}", run.stderr);
-    assert!(run.stderr.contains("--reference-cache") && run.stderr.contains("a-file"), "{}", run.stderr);
+    run.refused(1, &["--reference-cache", "a-file"]);
     assert!(!runs.folder.path().join("refused").exists(), "before anything is written");
 
     let mut arguments = runs.arguments("allowed", &[]);

@@ -63,8 +63,7 @@ fn a_run_that_ends_at_its_first_step_can_be_started_again() {
     fs::create_dir(&out).unwrap();
     fs::write(out.join("notes.txt"), "mine").unwrap();
     let run = train(folder.path(), &rows, &["--overwrite"]);
-    assert_eq!(run.code, Some(5), "{}", run.stderr);
-    assert!(run.stderr.contains("until the run has ended its files are in"), "{}", run.stderr);
+    run.refused(5, &["until the run has ended its files are in"]);
     assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
 }
 
@@ -97,8 +96,7 @@ fn a_path_that_is_no_text_is_refused_and_not_changed() {
     let arguments =
         ["train", "--model", text(&model), "--output", text(&out), "--config"].map(std::ffi::OsString::from);
     let run = align(&[&arguments[..], &[odd.join("run.toml").into_os_string()]].concat());
-    assert_eq!(run.code, Some(2), "{}", run.stderr);
-    assert!(run.stderr.contains("is not UTF-8"), "{}", run.stderr);
+    run.refused(2, &["is not UTF-8"]);
     assert!(!out.exists());
 }
 
@@ -111,14 +109,12 @@ fn a_missing_column_is_found_before_the_first_step() {
         row["prob_win_rejected"] = 0.3.into();
     }
     let run = train(folder.path(), &rows, &["--loss", "sppo", "--batch-size", "2", "--no-shuffle"]);
-    assert_eq!(run.code, Some(3), "{}", run.stderr);
-    assert!(run.stderr.contains("data.jsonl:11: row 10") && run.stderr.contains("prob_win_chosen"), "{}", run.stderr);
+    run.refused(3, &["data.jsonl:11: row 10", "prob_win_chosen"]);
     assert!(!run.stderr.contains("step 1"), "{}", run.stderr);
     assert!(!folder.path().join("out").exists());
     let data = folder.path().join("data.jsonl");
     let eval = on("eval", &data, &["--loss", "sppo"]);
-    assert_eq!(eval.code, Some(3), "{}", eval.stderr);
-    assert!(eval.stderr.contains("data.jsonl:11: row 10"), "{}", eval.stderr);
+    eval.refused(3, &["data.jsonl:11: row 10"]);
 }
 
 #[test]
@@ -196,8 +192,7 @@ fn an_evaluation_that_is_not_finite_speaks_of_rows_alone() {
     let data = lines_in(folder.path(), "data.jsonl", &pairs(4));
     let flags = ["--loss", "ipo", "--beta", "1e-200", "--max-length", "256"];
     let run = on("eval", &data, &flags);
-    assert_eq!(run.code, Some(5), "{}", run.stderr);
-    assert!(run.stderr.contains("is not finite; rows of the batch: row 0"), "{}", run.stderr);
+    run.refused(5, &["is not finite; rows of the batch: row 0"]);
     assert!(!run.stderr.contains("step ") && !run.stderr.contains("--learning-rate"), "{}", run.stderr);
 }
 

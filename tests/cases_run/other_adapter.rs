@@ -18,7 +18,7 @@ fn running_statistics_are_those_of_the_adapter_beside_them() {
     fs::write(out.join("run_state.json"), "{").unwrap();
     let model = model();
     let run = align(&["eval", "--model", text(&model), "--adapter", text(&out), "--data", text(&pairs)]);
-    assert!(run.code == Some(3) && run.stderr.contains("run_state.json"), "{}", run.stderr);
+    run.refused(3, &["run_state.json"]);
     assert!(run.stderr.contains("remove it to go on without it"), "{}", run.stderr);
 }
 
@@ -58,7 +58,7 @@ fn an_alpha_that_was_edited_is_said() {
         assert!(said.contains("warning: ") && said.contains(what), "{command:?}: {said}");
     }
     let eval = align(&[&["eval"][..], &of_data, &rest].concat());
-    assert!(eval.code == Some(3) && eval.stderr.contains("move config.toml away"), "{}", eval.stderr);
+    eval.refused(3, &["move config.toml away"]);
     fs::rename(run.join("config.toml"), folder.path().join("config.toml")).unwrap();
     align(&[&["eval"][..], &of_data, &rest].concat()).ok();
 }

@@ -136,9 +136,9 @@ fn templates_that_are_not_those_of_the_run_are_said() {
     train(&with, &by_flag, &["--chat-template", text(&with)]);
     fs::remove_file(by_flag.join("chat_template.jinja")).unwrap();
     let gone = on(&bare, &by_flag, &[]);
-    assert!(gone.code == Some(3) && gone.stderr.contains("is gone; give it with --chat-template"), "{}", gone.stderr);
+    gone.refused(3, &["is gone; give it with --chat-template"]);
     let gone = on(&bare, &chat, &[]);
-    assert!(gone.code == Some(3) && gone.stderr.contains("is gone; give it with --chat-template"), "{}", gone.stderr);
+    gone.refused(3, &["is gone; give it with --chat-template"]);
     on(&bare, &chat, &["--chat-template", text(&with)]).ok();
     // a merged model cannot hold the system text
     let merged = folder.path().join("merged");
