@@ -1,22 +1,16 @@
 //! Rows that are made for another model, another template or another run than they meet.
 
-use crate::align::{Run, align, committed_goldens, text, write_lines};
+use crate::align::{Run, align, golden_model, lines_in, text};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
                       {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-fn model(name: &str) -> PathBuf {
-    committed_goldens().join(name).join("model")
-}
-
 /// A command over rows.
 fn over(command: &str, model_name: &str, rows: &[Value], more: &[&str]) -> Run {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("rows.jsonl");
-    write_lines(&data, rows);
-    let model = model(model_name);
+    let (model, data) = (golden_model(model_name), lines_in(folder.path(), "rows.jsonl", rows));
     let common = [command, "--model", text(&model), "--data", text(&data)];
     align(&[&common[..], more].concat())
 }
@@ -193,13 +187,9 @@ fn rows_that_teach_nothing_are_warned_of() {
 #[test]
 fn rows_of_another_form_than_the_runs_are_said() {
     let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, rows: &[Value]| {
-        let path = folder.path().join(name);
-        write_lines(&path, rows);
-        path
-    };
+    let file = |name: &str, rows: &[Value]| lines_in(folder.path(), name, rows);
     let (turned, texts) = (file("turns.jsonl", &eight(turns)), file("texts.jsonl", &eight(texts)));
-    let model = model("tiny-qwen2");
+    let model = golden_model("tiny-qwen2");
     let train = |data: &Path, name: &str, more: &[&str]| {
         let out = folder.path().join(name);
         let flags =
@@ -239,8 +229,7 @@ fn rows_of_another_form_than_the_runs_are_said() {
 fn switches_that_are_off_are_not_passed_over() {
     let rows = eight(turns);
     let run = over("eval", "tiny-qwen2", &rows, &["--loss", "wpo", "--no-use-weighting"]);
-    assert_eq!(run.code, Some(2), "{}", run.stderr);
-    assert!(run.stderr.contains("use_weighting"), "{}", run.stderr);
+    run.refused(2, &["use_weighting"]);
     let loss = |more: &[&str]| {
         over("eval", "tiny-qwen2", &rows, &[&["--json"], more].concat()).ok().json()["eval_loss"].clone()
     };
