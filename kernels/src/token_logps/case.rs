@@ -298,7 +298,7 @@ impl Prepared for Run {
                     comparison.bound += functions;
                     comparison
                 };
-                // The vector exp is within 1 unit in the last place, which moves the log of a sum by as much; the vector tanh
+                // The vector exp is within a relative EPSILON, which moves the log of a sum by as much; the vector tanh
                 // within 5 of its own value, at most 1: a logit moves by 5 of `cap`. The naive version uses exact ones.
                 let temperature = f64::from(self.shape.temperature);
                 let logit = f64::from(f32::EPSILON) * 5.0 * f64::from(self.shape.cap.unwrap_or(0.0)) / temperature;

@@ -88,7 +88,7 @@ pub trait Simd: Copy + 'static {
     /// As [`Simd::transpose_f32`] for 2 * LANES values of each row, widened.
     unsafe fn transpose_f16(from: *const half::f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
 
-    /// `e^x` per lane, within 1 unit in the last place between -87.3 and 88.7, constant beyond (1.2e-38 and 3.4e38): callers
+    /// `e^x` per lane, within a relative `EPSILON` between -87.3 and 88.7, constant beyond (1.2e-38 and 3.4e38): callers
     /// subtract a maximum first. NaN stays NaN.
     #[inline(always)]
     unsafe fn exp(x: Self::V) -> Self::V {
@@ -103,7 +103,7 @@ pub trait Simd: Copy + 'static {
         unsafe { math::exp_nonpositive::<Self>(x) }
     }
 
-    /// `tanh(x)` per lane, within 4 units in the last place.
+    /// `tanh(x)` per lane, within 5 units in the last place.
     #[inline(always)]
     unsafe fn tanh(x: Self::V) -> Self::V {
         // SAFETY: the caller's contract.

@@ -29,6 +29,7 @@ impl<const F: u8> VectorTask for Apply<'_, F> {
     }
 }
 
+/// `ulps` counts units of `EPSILON` times the value, each one to two of its units in the last place.
 fn check<const F: u8>(range: (f32, f32), truth: impl Fn(f64) -> f64, ulps: f64) {
     let x: Vec<f32> = (0..40_001).map(|i| range.0 + (range.1 - range.0) * i as f32 / 40_000.0).collect();
     for isa in Isa::available() {
