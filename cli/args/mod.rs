@@ -155,12 +155,13 @@ fn with_opposites(command: Command) -> Command {
     command.args(switches.into_iter().map(|name| opposite_flag(name, &name.replace('_', "-"))))
 }
 
-/// A flag that is found with `_` for `-` too, as TRL and PEFT write their names. If it takes an f64, it takes one below 0 too, so
-/// that the message is about the number and not about a flag.
+/// A flag that is found with `_` for `-` too, as TRL and PEFT write their names. If it takes a number, it takes one below 0 too, so
+/// that the message is about the number and not about a flag (`-1e-5`, with an exponent, needs a `=` before it).
 fn as_typed(arg: Arg) -> Arg {
     let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
     let underscored: Vec<String> = names.filter(|name| name.contains('-')).map(|name| name.replace('-', "_")).collect();
-    let is_number = arg.get_value_parser().type_id() == TypeId::of::<f64>();
+    let numbers = [TypeId::of::<f64>(), TypeId::of::<f32>(), TypeId::of::<u64>(), TypeId::of::<u32>()];
+    let is_number = numbers.iter().any(|number| arg.get_value_parser().type_id() == *number);
     let arg = arg.aliases(underscored);
     if is_number { arg.allow_negative_numbers(true) } else { arg }
 }

@@ -126,7 +126,7 @@ pub struct ReadingArgs {
     pub chat: bool,
     #[arg(long, overrides_with = "chat", hide = true)]
     pub no_chat: bool,
-    /// System text for rows without a system turn and without a column `system`; a prompt that is a text begins with it
+    /// System text for rows without a system turn and without a column `system`; a prompt that is a text begins with it and a blank line
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
 }
@@ -209,7 +209,7 @@ impl From<SftPartChoice> for SftPart {
 pub struct LogpArgs {
     /// Divide the logits by this before log-probs are taken, of policy and reference: those of what a sampler at this
     /// temperature draws from [default: 1; `score` and `eval` take that of the adapter's run, if it has a config.toml]
-    #[arg(long, value_name = "T", value_parser = temperature, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", value_parser = temperature)]
     pub logp_temperature: Option<f32>,
 }
 

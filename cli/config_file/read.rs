@@ -8,6 +8,7 @@ use crate::run_files::RECORD;
 use crate::run_record::{template_name, template_of_run};
 use align_engine::bounded_read::{read_any, read_regular};
 use align_lora::data::{DataError, TemplateSources, is_data_set_id};
+use align_lora::objective;
 use clap::{Arg, ArgAction, Command};
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -240,7 +241,9 @@ impl ConfigFile {
             let switched = |name: String| vec![FileFlag { argument: name.clone().into(), name, line }];
             return match value {
                 toml::Value::Boolean(true) => Ok(switched(flag)),
-                toml::Value::Boolean(false) => Ok(opposite_of(command, arg).map(switched).unwrap_or_default()),
+                toml::Value::Boolean(false) => {
+                    Ok(opposite_of(command, arg).filter(|_| !is_knob(arg)).map(switched).unwrap_or_default())
+                }
                 other => Err(self.fail(key, format!("`{key}` is {}, expected true or false", other.type_str()))),
             };
         }
@@ -268,6 +271,11 @@ impl ConfigFile {
 }
 
 /// Returns the flag that turns a switch off.
+/// Whether a flag is a knob of a loss. A run's file says of each that it is off, and another loss may set it.
+fn is_knob(arg: &Arg) -> bool {
+    objective::knobs().iter().any(|(knob, _)| arg.get_id() == knob.key)
+}
+
 fn opposite_of(command: &Command, switch: &Arg) -> Option<String> {
     let id = opposite(switch.get_id().as_str());
     let arg = command.get_arguments().find(|arg| *arg.get_id() == id)?;
