@@ -1,6 +1,6 @@
 //! Rows that are made for another model, another template or another run than they meet.
 
-use crate::align::{Run, align, golden_model, lines_in, text};
+use crate::align::{Run, align, copy_folder, golden_model, lines_in, number, text};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -68,14 +68,93 @@ fn marks_that_are_no_tokens_are_warned_of() {
             );
         }
         let own = over("inspect", "tiny-qwen2", &rows, more).ok();
-        assert_eq!(said(&own, &["is no token"]), [] as [&str; 0]);
+        assert_eq!(said(&own, &["warning: "]), [] as [&str; 0]);
     }
     let ended = |i: usize| json!({"prompt": question(i), "chosen": format!("River {i}</s>"), "rejected": "Fish</s>"});
     says(&over("inspect", "tiny-qwen2", &eight(ended), &[]).ok(), &["\"</s>\" is no token"]);
     assert_eq!(said(&over("inspect", "tiny-mistral", &eight(ended), &[]).ok(), &["is no token"]), [] as [&str; 0]);
+    let llama2 = |i: usize| json!({"prompt": format!("<s>[INST] {} [/INST]", question(i)), "chosen": format!(" River {i}"), "rejected": " Fish"});
+    says(&over("inspect", "tiny-qwen2", &eight(llama2), &[]).ok(), &["\"<s>\" is no token", "`prompt`"]);
+    let deepseek = |i: usize| json!({"prompt": format!("<｜User｜>{}<｜Assistant｜>", question(i)), "chosen": format!("River {i}"), "rejected": "Fish"});
+    says(&over("inspect", "tiny-qwen2", &eight(deepseek), &[]).ok(), &["\"<｜User｜>\" is no token"]);
     // letters that are no mark
     let code = |i: usize| json!({"prompt": question(i), "chosen": format!("a <| b |> {i} <s>old</s> way"), "rejected": "x |> y <| z"});
     assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(code), &[]).ok(), &["is no token"]), [] as [&str; 0]);
+}
+
+/// The model's own marks within what is said.
+#[test]
+fn marks_within_turns_are_warned_of() {
+    let ended = |i: usize| {
+        let mut row = turns(i);
+        row["chosen"][0]["content"] = format!("River {i}<|im_end|>").into();
+        row
+    };
+    let run = over("eval", "tiny-qwen2", &eight(ended), &[]).ok();
+    says(&run, &["warning: ", "`chosen[0].content` has \"<|im_end|>\"", "take it out of the rows"]);
+    let tools = |i: usize| {
+        let mut row = turns(i);
+        row["tools"] = "".into();
+        row["chat_template_kwargs"] = json!({"enable_thinkin": false});
+        row
+    };
+    let run = over("inspect", "tiny-qwen3", &eight(tools), &[]).ok();
+    says(&run, &["warning: ", "the chat template does not read `enable_thinkin`"]);
+    assert_eq!(said(&run, &["warning: "]).len(), 1, "{}", run.stderr);
+}
+
+/// A quote that was meant as a letter makes one row of two.
+#[test]
+fn text_behind_a_closing_quote_of_csv_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = golden_model("tiny-qwen2");
+    let inspect = |name: &str, text_of: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text_of).unwrap();
+        align(&["inspect", "--model", text(&model), "--data", text(&path)])
+    };
+    let merged = "prompt,chosen,rejected\nHow far?,Far,\"Near.\nWho?,He,\"She.\nWhat?,That,This\n";
+    inspect("merged.csv", merged).refused(3, &["merged.csv:3: text follows the quote that closes a cell"]);
+    let spoken = "prompt\tchosen\trejected\nHow far?\t\"Well,\" he said\tNear.\n";
+    inspect("spoken.tsv", spoken).refused(3, &["spoken.tsv:2: text follows the quote"]);
+    let right = "\u{feff}\"prompt\",chosen,rejected\r\n\"How\nfar?\",\"He said \"\"far\"\", so.\",near\"er\r\nWho?,\"\",\"She\"\r\n";
+    let run = inspect("right.csv", right);
+    assert!(
+        run.stderr.contains("from 2 records") || run.stderr.contains("right.csv:4: `chosen` is null"),
+        "{}",
+        run.stderr
+    );
+}
+
+/// Marks that a model's own template writes are text to it, and known all the same.
+#[test]
+fn marks_of_the_models_own_template_are_known() {
+    const ZEPHYR: &str = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}\
+                          {% if add_generation_prompt %}<|assistant|>\n{% endif %}{# <|user|> #}";
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    copy_folder(&golden_model("tiny-mistral"), &model);
+    std::fs::write(model.join("chat_template.jinja"), ZEPHYR).unwrap();
+    let texts = |i: usize| json!({"prompt": format!("<|user|>\n{}</s>\n<|assistant|>\n", question(i)), "chosen": format!("River {i}</s>"), "rejected": "Fish</s>"});
+    for rows in [eight(turns), eight(texts)] {
+        let data = lines_in(folder.path(), "rows.jsonl", &rows);
+        let run = align(&["inspect", "--model", text(&model), "--data", text(&data)]).ok();
+        assert_eq!(said(&run, &["warning: "]), [] as [&str; 0]);
+    }
+}
+
+/// A row that is all marks, or all labels, costs no more than its bytes.
+#[test]
+fn hostile_marks_are_looked_at_in_time() {
+    let marks: String = (0..200_000).map(|i| format!("<|x{i}|>")).collect();
+    let labels = "Q:\n".repeat(1360);
+    let long = format!("Question: {}\nAnswer:", "Q:\nA:\n".repeat(1 << 20));
+    let rows = [
+        json!({"prompt": marks, "chosen": format!("{marks}{}", " ".repeat(1 << 20)), "rejected": "b"}),
+        json!({"prompt": long, "chosen": labels, "rejected": "b"}),
+    ];
+    let run = over("inspect", "tiny-qwen2", &rows, &["--allow-drops"]);
+    assert!(run.code == Some(0) || run.code == Some(2), "{}", run.stderr);
 }
 
 /// The text of an answer that holds the next turns of the conversation.
@@ -85,6 +164,7 @@ fn turns_of_others_in_the_text_of_an_answer_are_warned_of() {
         ("\n\nHuman: q\n\nAssistant:", "\n\nHuman: thanks\n\nAssistant: welcome"),
         ("### Instruction:\nq\n\n### Response:\n", "\n\n### Instruction:\nmore\n\n### Response:\nok"),
         ("[INST] q [/INST]", " [INST] more [/INST] ok"),
+        ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n<|im_start|>user\nmore<|im_end|>\n"),
     ] {
         let row = |i: usize| json!({"prompt": prompt.replace('q', &question(i)), "chosen": format!(" Rivers.{next}"), "rejected": " Fish."});
         let run = over("eval", "tiny-qwen2", &eight(row), &[]).ok();
@@ -96,6 +176,26 @@ fn turns_of_others_in_the_text_of_an_answer_are_warned_of() {
     };
     let run = over("eval", "tiny-qwen2", &eight(speaks_of), &[]).ok();
     assert_eq!(said(&run, &["goes on with a turn"]), [] as [&str; 0]);
+    // ends of turns, and names in tags, open nothing
+    for (model, prompt, answer) in [
+        ("tiny-qwen2", "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "River N<|im_end|>"),
+        (
+            "tiny-llama31",
+            "<|start_header_id|>user<|end_header_id|>\n\nq<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+            "River N<|eot_id|>",
+        ),
+        ("tiny-gemma2", "<start_of_turn>user\nq<end_of_turn>\n<start_of_turn>model\n", "River N<end_of_turn>"),
+        ("tiny-mistral", "[INST] q [/INST]", " River N</s>"),
+        (
+            "tiny-qwen2",
+            "<context>a lake</context><question>q</question> Put it in <answer></answer>.\nAssistant:",
+            " By the <context> given: N.",
+        ),
+    ] {
+        let row = |i: usize| json!({"prompt": prompt.replace('q', &question(i)), "chosen": answer.replace('N', &i.to_string()), "rejected": answer});
+        let run = over("inspect", model, &eight(row), &[]).ok();
+        assert_eq!(said(&run, &["warning: "]), [] as [&str; 0], "{prompt}");
+    }
 }
 
 #[test]
@@ -115,9 +215,11 @@ fn roles_that_nobody_knows_are_warned_of() {
     }
     let folder = tempfile::tempdir().unwrap();
     let template = folder.path().join("customers.jinja");
-    std::fs::write(&template, "{# customer #}".to_owned() + CHATML).unwrap();
+    std::fs::write(&template, "{% if messages[0].role == 'customer' %}{% endif %}".to_owned() + CHATML).unwrap();
     let known = over("inspect", "tiny-qwen2", &eight(row("customer")), &["--chat-template", text(&template)]).ok();
     assert_eq!(said(&known, &["`customer`"]), [] as [&str; 0]);
+    // a word of the template's source is no role
+    says(&over("inspect", "tiny-qwen2", &eight(row("message")), &[]).ok(), &["`prompt[0].role` is `message`"]);
     assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(row("human")), &[]).ok(), &[".role`"]), [] as [&str; 0]);
 }
 
@@ -136,7 +238,31 @@ fn unread_columns_that_contradict_the_pairs_are_warned_of() {
     says(&run, &["warning: ", "`score_chosen` is below `score_rejected` (2.5 and 5)", "in 8 of the 8 rows"]);
     assert_eq!(said(&over("eval", "tiny-qwen2", &eight(scored(7.0)), &[]).ok(), &["is below"]), [] as [&str; 0]);
 
-    let voted = |better: fn(usize) -> usize| move |i: usize| json!({"prompt": question(i), "a": format!("River {i}"), "b": "Fish", "better_response_id": better(i)});
+    // some of several scores are of other things
+    let several = |i: usize| {
+        let mut row = texts(i);
+        for (name, [chosen, rejected]) in
+            [("overall_score", [8.0, 5.0]), ("honesty_score", [3.0, 4.0]), ("toxicity_score", [0.1, 0.8])]
+        {
+            row[format!("chosen_{name}")] = chosen.into();
+            row[format!("rejected_{name}")] = rejected.into();
+        }
+        row
+    };
+    assert_eq!(said(&over("eval", "tiny-qwen2", &eight(several), &[]).ok(), &["is below"]), [] as [&str; 0]);
+    let stanford = |i: usize| {
+        json!({"history": question(i), "human_ref_A": format!("River {i}"), "human_ref_B": "Fish", "labels": i % 2,
+               "score_A": "12", "score_B": "40"})
+    };
+    let columns = ["--columns", "prompt=history,chosen=human_ref_A,rejected=human_ref_B"];
+    let run = over("eval", "tiny-qwen2", &eight(stanford), &columns).ok();
+    says(&run, &["warning: ", "`score_A` is below `score_B` (12 and 40)"]);
+    says(&run, &["warning: ", "the column `labels` is not read and does not say the same of all rows"]);
+    let sentence = |i: usize| json!({"prompt": question(i), "correct": format!("River {i}"), "wrong": "Fish", "best_answer": format!("It is the river with the number {i}")});
+    let run = over("eval", "tiny-qwen2", &eight(sentence), &["--columns", "chosen=correct,rejected=wrong"]).ok();
+    assert_eq!(said(&run, &["`best_answer` is not read and"]), [] as [&str; 0]);
+
+    let voted = |better: fn(usize) -> usize| move |i: usize| json!({"prompt": question(i), "a": format!("River {i}"), "b": "Fish", "preference_source": "human", "better_response_id": better(i)});
     let columns = ["--columns", "chosen=a,rejected=b"];
     let run = over("eval", "tiny-qwen2", &eight(voted(|i| i % 2)), &columns).ok();
     says(&run, &["warning: ", "the column `better_response_id` is not read and does not say the same of all rows"]);
@@ -156,6 +282,33 @@ fn other_versions_of_the_prompt_are_no_prompts_beside_it() {
     let run = over("inspect", "tiny-qwen2", &eight(row), &[]).ok();
     assert_eq!(said(&run, &["warning: "]), [] as [&str; 0]);
     says(&run, &["columns that are not read: original_prompt (8), prompt_en (8)"]);
+    let other = |i: usize| {
+        let mut row = texts(i);
+        row["clean_instruction"] = "Answer in German, in verse.".into();
+        row
+    };
+    says(
+        &over("inspect", "tiny-qwen2", &eight(other), &[]).ok(),
+        &["warning: ", "the column `clean_instruction` is not read"],
+    );
+}
+
+/// A system turn of the row goes before a column, which is not reported as read then.
+#[test]
+fn a_system_column_beside_a_system_turn_is_not_said_to_be_read() {
+    let row = |own: bool| {
+        move |i: usize| {
+            let mut row = turns(i);
+            row["system"] = "Be brief.".into();
+            if own {
+                row["prompt"].as_array_mut().unwrap().insert(0, json!({"role": "system", "content": "Be kind."}));
+            }
+            row
+        }
+    };
+    let line = ["the system's text is the column `system`"];
+    says(&over("inspect", "tiny-qwen2", &eight(row(false)), &[]).ok(), &line);
+    assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(row(true)), &[]).ok(), &line), [] as [&str; 0]);
 }
 
 /// An answer of blanks is as good as none.
@@ -224,15 +377,24 @@ fn rows_of_another_form_than_the_runs_are_said() {
     }
 }
 
-/// A switch that a preset sets cannot be turned off beside it, and one that a loss has not is off.
+/// A preset's switch is refused when it is turned off. A loss without the switch has it off anyway.
 #[test]
-fn switches_that_are_off_are_not_passed_over() {
+fn switches_that_are_off_are_not_ignored() {
     let rows = eight(turns);
     let run = over("eval", "tiny-qwen2", &rows, &["--loss", "wpo", "--no-use-weighting"]);
     run.refused(2, &["use_weighting"]);
     let loss = |more: &[&str]| {
-        over("eval", "tiny-qwen2", &rows, &[&["--json"], more].concat()).ok().json()["eval_loss"].clone()
+        number(&over("eval", "tiny-qwen2", &rows, &[&["--json"], more].concat()).ok().json()["eval_loss"])
     };
-    assert_eq!(loss(&["--loss", "ipo", "--no-use-weighting"]), loss(&["--loss", "ipo"]));
-    assert_eq!(loss(&["--loss", "dpo", "--no-use-weighting"]), loss(&["--loss", "dpo"]));
+    for name in ["ipo", "dpo"] {
+        assert_eq!(loss(&["--loss", name, "--no-use-weighting"]), loss(&["--loss", name]), "{name}");
+    }
+    // the options of a run say of every knob that it is off, and another loss may set it
+    let folder = tempfile::tempdir().unwrap();
+    let (model, data, out) =
+        (golden_model("tiny-qwen2"), lines_in(folder.path(), "rows.jsonl", &rows), folder.path().join("run"));
+    let flags = ["train", "--model", text(&model), "--data", text(&data), "--max-steps", "1", "--output", text(&out)];
+    align(&flags).ok();
+    let again = folder.path().join("again");
+    align(&["train", "--config", text(&out.join("config.toml")), "--loss", "wpo", "--output", text(&again)]).ok();
 }

@@ -459,7 +459,8 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], want: &Value)
         for (step, (line, want)) in lines.iter().zip(want).enumerate() {
             let Some(want) = want.as_f64() else { continue };
             let got = number(&line[key]);
-            // a reward is beta times a log-ratio, and so is its noise: the least scale of the error is 10 nats of log-ratio
+            // a reward is beta times a log-ratio, and so is its noise: the least scale of the error is that of 10 nats, a reward of
+            // 1 at the committed beta
             let least = if key == "kl" { 1.0 } else { 10.0 * number(&meta["beta"]) };
             let error = (got - want).abs() / want.abs().max(least);
             // the reference point is a mean of differences of sums: their own noise, 1e-3 nats, is the least that can be asked

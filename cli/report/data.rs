@@ -31,8 +31,8 @@ pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     }
     let counts = survey.numbers;
     let numbers = [
-        (counts.weight, "a weight, which multiplies their part of the loss"),
-        (counts.margin, "a margin, which a loss that reads it subtracts from the reward margin"),
+        (counts.weight, "a weight, by which their loss is multiplied"),
+        (counts.margin, "a margin, which some losses subtract from the reward margin"),
         (counts.win_probability, "win probabilities"),
         (counts.beats_probability, "a probability that chosen beats rejected"),
     ];

@@ -103,7 +103,7 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             "`{at}` is a turn of the role `{role}` within an answer ({excerpt:?}), {rows}: what it says is scored as if the model had said \
              it; end the answers before it (or learn conversations with --loss sft --sft-on assistant)"
         ),
-        Finding::TurnOfOthersInText { mark } => format!(
+        Finding::TextOfOthers { mark } => format!(
             "`{at}` goes on with a turn that {mark:?} opens ({excerpt:?}), {rows}: what others say is scored as if the model had said it; \
              end the answers before it"
         ),
@@ -112,8 +112,12 @@ fn words(warning: &Warning, looked_at: usize) -> String {
              `tool`, or give a template that knows it (--chat-template FILE)"
         ),
         Finding::MarkIsNoToken { mark } => format!(
-            "{mark:?} is no token of this model and is cut into pieces, {rows} ({excerpt:?} in the tokens of `{at}`); use the marks of the \
-             model's own chat template, in the rows and in --chat-template"
+            "{mark:?} is no token of this model and is cut into pieces, {rows}: `{at}` ({excerpt:?}); use the marks of the model's own \
+             chat template, in the rows and in --chat-template"
+        ),
+        Finding::MarkInContent { mark } => format!(
+            "`{at}` has {mark:?} ({excerpt:?}), {rows}: it is a token of the model, and the chat template writes its own marks around the \
+             turn; take it out of the rows"
         ),
         Finding::NoAssistantTurn => format!(
             "`{at}` has no turn of the assistant ({excerpt:?}), {rows}, and all of it is learned; --sft-on assistant scores \
@@ -143,7 +147,7 @@ fn words(warning: &Warning, looked_at: usize) -> String {
              take the marks out of the rows"
         ),
         Finding::LowerScoreChosen { chosen, rejected } => format!(
-            "`{chosen}` is below `{rejected}` ({excerpt}), {rows}: by these columns, which are not read, the rejected answer is the better \
+            "`{chosen}` is below `{rejected}` ({excerpt}), {rows}; these columns are not read, but if more is better, the rejected answer is the better \
              one; swap the answers, or take such rows out"
         ),
         Finding::UnreadVerdict { column, .. } => format!(

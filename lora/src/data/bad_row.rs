@@ -172,9 +172,15 @@ pub enum BadRow {
         found: String,
     },
     /// Null where a text is needed.
-    #[error("`{field}` is null or missing")]
+    #[error("`{field}` is null")]
     Null {
         /// Where.
+        field: String,
+    },
+    /// A turn without what it says, or without who says it.
+    #[error("`{field}` is null or missing: a turn has a `role` and a `content`")]
+    IncompleteTurn {
+        /// Which part of it.
         field: String,
     },
     /// A value of another kind than needed.
@@ -409,6 +415,7 @@ impl BadRow {
             BadRow::ConversationGoesOn { .. } => "conversation with an answer of its own",
             BadRow::Label { .. } => "label that is neither true nor false",
             BadRow::Null { .. } => "null",
+            BadRow::IncompleteTurn { .. } => "turn without role or content",
             BadRow::Type { .. } => "wrong type",
             BadRow::OutOfRange { .. } => "number out of range",
             BadRow::HalfProbability { .. } => "one of two probabilities",
@@ -449,9 +456,11 @@ fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String 
     }
 }
 
-/// What to do about a template that refuses what the system says.
+/// Says what to do about a template that refuses a turn of the system.
 fn without_system(message: &str) -> &'static str {
-    match message.to_lowercase().contains("system") {
+    let message = message.to_lowercase();
+    // the roles that have to alternate, "after the optional system message", are another matter
+    match message.contains("system") && message.contains("support") && !message.contains("alternate") {
         true => {
             "; write what the system says into the user's first turn, or give another template (--chat-template FILE)"
         }

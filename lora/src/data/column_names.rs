@@ -66,9 +66,12 @@ const ABOUT: [&str; 54] = [
 ];
 
 /// Words in the names of columns that say which of two answers is better.
-const VERDICTS: [&str; 7] = ["better", "winner", "preference", "preferred", "best", "choice", "verdict"];
+const VERDICTS: [&str; 8] = ["better", "winner", "preference", "preferred", "best", "choice", "verdict", "label"];
 /// Words in the names of columns that say how good an answer is.
 const SCORES: [&str; 6] = ["score", "rating", "reward", "grade", "quality", "helpfulness"];
+/// Words in the names of scores of which the smaller is the better.
+const FAULTS: [&str; 10] =
+    ["toxicity", "toxic", "harm", "risk", "perplexity", "length", "verbosity", "loss", "error", "rank"];
 /// Words of a prompt's column that holds another version of one that is read.
 const VERSIONS: [&str; 9] =
     ["original", "orig", "raw", "translated", "translation", "english", "en", "clean", "cleaned"];
@@ -98,19 +101,26 @@ pub(super) fn candidate(unread: &[String]) -> Option<&str> {
     best.map(String::as_str)
 }
 
+/// Whether the look at the rows reads a column that nothing else does.
+pub(super) fn is_looked_at(name: &str) -> bool {
+    is_like_a_prompt(name) || is_verdict(name) || is_score(name)
+}
+
 /// Whether a column may say which of two answers is better.
 pub(super) fn is_verdict(name: &str) -> bool {
     has_any(name, &VERDICTS)
 }
 
-/// Whether a column may say how good an answer is.
+/// Whether a column may say how good an answer is, the larger the better.
 pub(super) fn is_score(name: &str) -> bool {
-    has_any(name, &SCORES)
+    has_any(name, &SCORES) && !has_any(name, &FAULTS)
 }
 
-/// Whether a column may hold another version of a prompt that is read.
-pub(super) fn is_other_version(name: &str) -> bool {
-    has_any(name, &VERSIONS)
+/// Whether a column is called like one that is read, but for words of another version.
+pub(super) fn is_other_version(name: &str, read: &str) -> bool {
+    let (all, read) = (words(name), words(read));
+    let rest: Vec<&String> = all.iter().filter(|word| !VERSIONS.contains(&word.as_str())).collect();
+    rest.len() < all.len() && rest.into_iter().eq(&read)
 }
 
 fn has_any(name: &str, list: &[&str]) -> bool {

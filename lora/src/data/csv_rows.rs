@@ -10,7 +10,7 @@ use std::io::Read;
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 use serde_json::Value;
 
-use super::column_names::is_like_a_prompt;
+use super::column_names::is_looked_at;
 use super::columns::ColumnMap;
 use super::numbers::NUMBER_COLUMNS;
 use super::reader::MAX_ROW_BYTES;
@@ -42,7 +42,7 @@ pub(super) fn rows<R: Read, E>(
     map: &ColumnMap,
     mut out: impl FnMut(&[u8]) -> Result<(), E>,
 ) -> Result<usize, CsvStop<E>> {
-    let text = Bounded { inner: text.chain(END), left: MAX_ROW_BYTES };
+    let text = Bounded { inner: text.chain(END), left: MAX_ROW_BYTES, quotes: Quotes::new(delimiter) };
     // a record ends with its line, so lines can be counted; `\r` is removed from its last cell
     let mut reader = ReaderBuilder::new()
         .delimiter(delimiter)
@@ -116,7 +116,14 @@ fn names_delimiter(record: &ByteRecord) -> bool {
 
 fn read<R: Read, E>(reader: &mut Reader<Bounded<R>>, record: &mut ByteRecord, line: u64) -> Result<bool, CsvStop<E>> {
     reader.get_mut().left = MAX_ROW_BYTES;
-    reader.read_byte_record(record).map_err(|error| match error.into_kind() {
+    let result = reader.read_byte_record(record);
+    if let Some(line) = reader.get_ref().quotes.text_behind {
+        let message = "text follows the quote that closes a cell, so where cells and rows end is not sure; put a cell that holds a quote \
+                       into quotes, and write its own quotes twice"
+            .to_owned();
+        return Err(CsvStop::Fault { line, message });
+    }
+    result.map_err(|error| match error.into_kind() {
         csv::ErrorKind::Io(error) if error.kind() == std::io::ErrorKind::FileTooLarge => CsvStop::Fault {
             line,
             message: format!("the row has more than {MAX_ROW_BYTES} bytes, which is the limit; is a quote left open?"),
@@ -139,6 +146,7 @@ fn cells(record: &ByteRecord) -> impl Iterator<Item = &[u8]> {
 struct Bounded<R> {
     inner: R,
     left: u64,
+    quotes: Quotes,
 }
 
 impl<R: Read> Read for Bounded<R> {
@@ -148,7 +156,53 @@ impl<R: Read> Read for Bounded<R> {
             Some(left) => self.left = left,
             None => return Err(std::io::ErrorKind::FileTooLarge.into()),
         }
-        Ok(n)
+        buffer[..n].iter().for_each(|byte| self.quotes.pass(*byte));
+        if self.quotes.text_behind.is_some() { Err(std::io::ErrorKind::InvalidData.into()) } else { Ok(n) }
+    }
+}
+
+/// Follows the quotes of a text. The parser takes text behind a closing quote for a part of the cell without a word, and a quote
+/// that was meant as a letter has made one row of two by then.
+struct Quotes {
+    delimiter: u8,
+    place: Place,
+    line: u64,
+    /// The 1-based line where text follows a closing quote.
+    text_behind: Option<u64>,
+}
+
+/// Where in a cell a byte stands.
+#[derive(Clone, Copy)]
+enum Place {
+    Start,
+    Plain,
+    Quoted,
+    /// Behind a quote within a quoted cell: it closes the cell, or is the first of two.
+    Closed,
+}
+
+impl Quotes {
+    fn new(delimiter: u8) -> Quotes {
+        Quotes { delimiter, place: Place::Start, line: 1, text_behind: None }
+    }
+
+    fn pass(&mut self, byte: u8) {
+        self.place = match (self.place, byte) {
+            (Place::Start, b'"') | (Place::Closed, b'"') => Place::Quoted,
+            (Place::Quoted, b'"') => Place::Closed,
+            (Place::Quoted, _) => Place::Quoted,
+            (_, b'\n') => Place::Start,
+            (_, byte) if byte == self.delimiter => Place::Start,
+            (Place::Closed, b'\r') => Place::Closed,
+            (Place::Closed, _) => {
+                self.text_behind.get_or_insert(self.line);
+                Place::Plain
+            }
+            // the mark at the start of a file stands before its first cell
+            (Place::Start, 0xEF | 0xBB | 0xBF) if self.line == 1 => Place::Start,
+            (Place::Start | Place::Plain, _) => Place::Plain,
+        };
+        self.line += u64::from(byte == b'\n');
     }
 }
 
@@ -184,7 +238,7 @@ impl Header {
                 return Err(format!("the header names the column `{name}` twice"));
             }
             let is = |own: &str| map.column(own) == name;
-            let kind = match map.reads(&name) || is_like_a_prompt(&name) {
+            let kind = match map.reads(&name) || is_looked_at(&name) {
                 false => Cell::Unread,
                 true if NUMBER_COLUMNS.into_iter().any(is) => Cell::Number,
                 true => Cell::Text,

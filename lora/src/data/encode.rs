@@ -13,6 +13,7 @@ use super::reading::Reading;
 use super::records::{Form, Parsed, Record, RecordTarget, Text};
 use super::sequence::SftPart;
 use super::template::{ChatTemplate, GenerationPrompt, RenderError, TemplateError, TemplateInputs};
+use super::template_sources::TemplateSources;
 use super::tokenizer::{Tokenizer, TokenizerError};
 use super::{BadRow, DataError};
 
@@ -206,6 +207,8 @@ pub enum LongAnswers {
 pub struct Encoder {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
+    /// The model's own template, whatever template renders.
+    own_template: Option<TemplateSources>,
     /// Why the model's own template cannot be used.
     template_fault: Option<TemplateError>,
     model_dir: PathBuf,
@@ -236,11 +239,13 @@ impl Encoder {
             Err(fault) if chat_template.is_none() => (None, Some(fault)),
             Err(fault) => return Err(fault.into()),
         };
+        let own_template = TemplateSources::of_folder_with(model_dir, tokenizer.config()).ok().flatten();
         let stop_ids = tokenizer.stop_ids(model_dir)?;
         let (model_dir, reading, long_answers) = (model_dir.to_owned(), Reading::default(), LongAnswers::Cut);
         Ok(Encoder {
             tokenizer,
             template,
+            own_template,
             template_fault,
             model_dir,
             max_length,
@@ -249,6 +254,14 @@ impl Encoder {
             reading,
             sft_on: None,
         })
+    }
+
+    /// Whether the model knows a mark of turns: as a token, or as text that its own template writes.
+    pub(super) fn has_mark(&self, mark: &str) -> bool {
+        let writes = |sources: &TemplateSources| {
+            sources.default.contains(mark) || sources.tool_use.as_ref().is_some_and(|source| source.contains(mark))
+        };
+        self.tokenizer.id(mark).is_some() || self.own_template.as_ref().is_some_and(writes)
     }
 
     /// The same encoder with another rule for long answers. TRL 1.16's `RewardTrainer` drops them too.

@@ -28,7 +28,7 @@ use self::features::{Feature, features};
 use self::pages::{HELD_BYTES, Held, ROW_VALUES, Watched, check_column};
 use self::rows::{Column, Line, Node, Stop, is_text};
 use super::caught::quietly;
-use super::column_names::is_like_a_prompt;
+use super::column_names::is_looked_at;
 use super::columns::ColumnMap;
 use super::reader::MAX_ROW_BYTES;
 use super::spool::Spool;
@@ -250,9 +250,10 @@ impl Fields {
     }
 }
 
-/// Whether a column is read: either we know it, or it holds texts, has a name like a prompt's, and is looked at.
+/// Whether a column is read: either we know it, or its name says that it is looked at, and it holds texts. Numbers that nothing
+/// else reads may be NaN, which is no reason to refuse a row.
 fn reads(map: &ColumnMap, field: &Schema) -> bool {
-    map.reads(field.name()) || is_like_a_prompt(field.name()) && holds_texts(field)
+    map.reads(field.name()) || is_looked_at(field.name()) && holds_texts(field)
 }
 
 /// Whether all values in a column are texts, those within its lists and structures included.

@@ -217,6 +217,14 @@ impl Text {
         }
     }
 
+    /// Bytes of a text, or the number of turns: it grows if something is put before the text.
+    fn extent(&self) -> usize {
+        match self {
+            Text::Plain(text) => text.len(),
+            Text::Turns(turns) => turns.len(),
+        }
+    }
+
     /// Turns a text into a turn.
     fn make_turn(&mut self, role: &str) {
         if let Text::Plain(text) = self {
@@ -351,10 +359,13 @@ impl Record {
         if shape != Shape::Messages {
             row_layout::check_speakers(&answers, &answer_columns)?;
         }
+        let mut is_system_put = false;
         if let Some(system) = system {
             let is_whole = matches!(shape, Shape::Messages | Shape::Text);
             let first = if is_whole { &mut answers[0] } else { &mut prompt };
+            let before = first.extent();
             *first = std::mem::replace(first, Text::Plain(String::new())).with_system(&system);
+            is_system_put = first.extent() > before;
         }
 
         used.push("id");
@@ -366,7 +377,8 @@ impl Record {
         let prompt_column =
             used.iter().find(|own| matches!(**own, "prompt" | "messages")).map(|own| columns.column(own));
         let ignored_columns = columns.names_except(&used);
-        let by_name = columns.by_name().into_iter().filter(|(own, _)| used.contains(own)).collect();
+        let is_read = |own: &'static str| used.contains(&own) && (own != "system" || is_system_put);
+        let by_name = columns.by_name().into_iter().filter(|(own, _)| is_read(own)).collect();
         let record = Record { row, id, shape, prompt, answers, prompt_column, answer_columns, target, inputs, numbers };
         if shape == Shape::Scored && reading.pairs == Some(Pairs::All) {
             record.check_all_pairs()?;
@@ -577,6 +589,7 @@ const NO_KWARGS: [&str; 13] = [
 fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
     let field = columns.column("tools");
     let tools = match columns.take("tools").unwrap_or_default() {
+        Value::String(text) if text.trim().is_empty() => Value::Null,
         Value::String(text) => match value_in_text(&text) {
             Some(tools) => tools,
             None => {

@@ -8,6 +8,7 @@
 //! | `messages`, `label` | the turns before the assistant's last ones | the assistant's last turns |
 //! | `input` with `messages`, `preferred_output`, `non_preferred_output` | `input.messages` | the other two columns |
 
+use align_engine::json::shorten;
 use serde_json::Value;
 
 use super::BadRow;
@@ -20,8 +21,9 @@ use super::turns::{
     turns, turns_in_text, value_in_text,
 };
 
-/// Keys of an object that a message names.
+/// Keys of an object that a message names, and characters of one.
 const KEYS: usize = 12;
+const KEY_CHARACTERS: usize = 40;
 
 /// What the columns of a row hold.
 #[derive(Debug)]
@@ -193,10 +195,12 @@ fn last_turn_chosen(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
 
 fn scored(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     prompt_name(columns)?;
-    if let Some(first @ Value::Object(fields)) = columns.peek("completions").and_then(|answers| answers.get(0))
+    let answers = columns.peek("completions");
+    let in_text = answers.and_then(Value::as_str).and_then(value_in_text);
+    if let Some(first @ Value::Object(fields)) = in_text.as_ref().or(answers).and_then(|answers| answers.get(0))
         && !has_role(first)
     {
-        let keys: Vec<&str> = fields.keys().take(KEYS).map(String::as_str).collect();
+        let keys: Vec<String> = fields.keys().take(KEYS).map(|key| shorten(key, KEY_CHARACTERS)).collect();
         let field = format!("{}[0]", columns.column("completions"));
         return Err(BadRow::AnswerObject { field, keys: keys.join(", ") });
     }

@@ -71,6 +71,22 @@ const OTHERS: [&str; 24] = [
     "post",
 ];
 
+/// Those of them that speak, or are a heading for what others say.
+const SPEAKERS: [&str; 12] = [
+    "human",
+    "user",
+    "question",
+    "instruction",
+    "instructions",
+    "input",
+    "system",
+    "query",
+    "inst",
+    "customer",
+    "tool",
+    "q",
+];
+
 /// The text after which the answers begin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TurnMarker {
@@ -180,16 +196,35 @@ pub(super) fn is_marked(text: &str) -> bool {
     marks(text).into_iter().any(|mark| is_role(mark) || is_heading(mark))
 }
 
-/// The mark of somebody else's turn that opens one in the prompt and one in the answer, where the prompt has turns of both sides.
+/// Returns a mark that opens a turn of somebody else in the answer and in the prompt, if the prompt has turns of both sides.
 pub(super) fn turn_of_others<'a>(prompt: &str, answer: &'a str) -> Option<&'a str> {
-    let opens_line = |text: &str, mark: &str| {
-        last(text, mark).is_some_and(|end| {
-            let before = &text[..end - mark.len()];
-            before.is_empty() || before.ends_with('\n') || mark.starts_with(['<', '['])
-        })
-    };
-    let of_others = |mark: &&str| side(mark) == Side::Other && opens_line(answer, mark) && opens_line(prompt, mark);
-    marks(answer).into_iter().find(of_others).filter(|_| holds_turns(prompt))
+    let mut marks = marks(answer);
+    marks.retain(|mark| opens_turn_of_others(mark) && opens_line(answer, mark) && says_more(answer, mark));
+    marks.sort_unstable();
+    marks.dedup();
+    marks.into_iter().find(|mark| opens_line(prompt, mark)).filter(|_| holds_turns(prompt))
+}
+
+/// Whether a mark opens what others say. Names in tags of XML are no turns, and neither are ends of turns.
+fn opens_turn_of_others(mark: &str) -> bool {
+    let lower = mark.to_lowercase();
+    let mut words = lower.split(|c: char| !c.is_alphanumeric());
+    let is_tag = lower.starts_with(['<', '[']);
+    let is_of_turns = lower.starts_with("<|") || lower.starts_with("<start_of_turn>") || lower.starts_with("[inst]");
+    side(mark) == Side::Other && words.any(|word| SPEAKERS.contains(&word)) && (!is_tag || is_of_turns)
+}
+
+/// Whether the last occurrence of a mark is at the start of a line, or is a tag.
+fn opens_line(text: &str, mark: &str) -> bool {
+    last(text, mark).is_some_and(|end| {
+        let before = &text[..end - mark.len()];
+        before.is_empty() || before.ends_with('\n') || mark.starts_with(['<', '['])
+    })
+}
+
+/// Whether something follows a mark.
+fn says_more(text: &str, mark: &str) -> bool {
+    last(text, mark).is_some_and(|end| !text[end..].trim().is_empty())
 }
 
 /// Whether a text ends with a mark.

@@ -177,14 +177,15 @@ fn one(field: &str, turn: Value) -> Result<Value, BadRow> {
                 known.clone_into(role);
             }
         }
-        other => return Err(wrong_type(format!("{field}.role"), other.as_deref().unwrap_or(&Value::Null), "a string")),
+        None | Some(Value::Null) => return Err(BadRow::IncompleteTurn { field: format!("{field}.role") }),
+        Some(other) => return Err(wrong_type(format!("{field}.role"), other, "a string")),
     }
     let calls_tools = fields.get("tool_calls").is_some_and(Value::is_array);
     match fields.get_mut("content") {
         Some(Value::String(_)) => {}
         Some(content @ Value::Array(_)) => *content = joined(&format!("{field}.content"), content.take())?.into(),
         None | Some(Value::Null) if calls_tools => {}
-        None | Some(Value::Null) => return Err(BadRow::Null { field: format!("{field}.content") }),
+        None | Some(Value::Null) => return Err(BadRow::IncompleteTurn { field: format!("{field}.content") }),
         Some(other) => return Err(wrong_type(format!("{field}.content"), other, "a string or a list of parts")),
     }
     if fields.values().any(Value::is_null) {

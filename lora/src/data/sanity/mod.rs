@@ -94,7 +94,7 @@ pub enum Finding {
         role: String,
     },
     /// The text of an answer goes on with turns of others, which are scored.
-    TurnOfOthersInText {
+    TextOfOthers {
         /// The mark that opens them.
         mark: String,
     },
@@ -105,6 +105,11 @@ pub enum Finding {
     },
     /// A mark of turns is no token of the model, and is cut into pieces.
     MarkIsNoToken {
+        /// The mark.
+        mark: String,
+    },
+    /// What is said in a turn has a mark of turns that is a token of the model.
+    MarkInContent {
         /// The mark.
         mark: String,
     },
@@ -262,6 +267,7 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8]) -> Vec<Sight
     verdicts::look(encoder, parsed, line, &mut found);
     speakers::look(encoder, record, &mut found);
     marks::look(encoder, record, &mut found);
+    marks::look_at_contents(encoder, record, &mut found);
     repeated::look(parsed, &mut found);
     texts::look(encoder, record, &mut found);
     nulls::look(record, &mut found);
@@ -277,6 +283,7 @@ pub(super) fn look_at_prompt(encoder: &Encoder, parsed: &Parsed, asked: &Text, l
     rendered::look(encoder, &record, &mut found);
     speakers::look_at_roles(encoder, &record, &mut found);
     marks::look(encoder, &record, &mut found);
+    marks::look_at_contents(encoder, &record, &mut found);
     texts::look(encoder, &record, &mut found);
     found
 }

@@ -60,16 +60,20 @@ impl OfFile {
             // a few texts may be about turns, and a few answers may repeat the question; a larger share of a file is no
             // coincidence
             Finding::Serialised { turns: true, .. }
-            | Finding::TurnOfOthersInText { .. }
+            | Finding::TextOfOthers { .. }
             | Finding::MarkIsNoToken { .. }
+            | Finding::MarkInContent { .. }
+            | Finding::LowerScoreChosen { .. }
             | Finding::RepeatedPrompt
             | Finding::RepeatedBehindLabel
             | Finding::RepeatedContent => 20 * warning.rows >= self.looked_at,
-            Finding::LowerScoreChosen { .. } => 20 * warning.rows >= self.looked_at,
-            // a column that says the same of all rows says nothing against the pairs
-            Finding::UnreadVerdict { ref column, .. } => {
-                let is_of_column = |other: &&Warning| matches!(&other.finding, Finding::UnreadVerdict { column: other, .. } if other == column);
-                self.warnings.iter().filter(is_of_column).nth(1).is_some_and(|second| std::ptr::eq(second, warning))
+            // a column that says the same of all rows says nothing against the pairs; the second value speaks for all
+            Finding::UnreadVerdict { ref column, ref value } => {
+                let mut values = self.warnings.iter().filter_map(|other| match &other.finding {
+                    Finding::UnreadVerdict { column: of, value } if of == column => Some(value),
+                    _ => None,
+                });
+                values.nth(1) == Some(value)
             }
             _ => true,
         }

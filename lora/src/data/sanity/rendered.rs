@@ -87,7 +87,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
             return;
         }
         let Some(text) = conversation.render(&conversation.turns(), &record.inputs) else { return };
-        marks::look_for_tokens(encoder, &text, &answer_name(record, number), found);
+        marks::look_at_rendered(encoder, &text, record, number, found);
         let first = before.take().is_some();
         let parts = conversation.parts(record.shape, first);
         let not_rendered = conversation.left_out(&parts, &text, &|turns| conversation.render(turns, &record.inputs));
@@ -267,7 +267,7 @@ impl Conversation<'_> {
             }
         }
         for (name, value) in &self.inputs.kwargs {
-            if !self.template.source().contains(name.as_str()) {
+            if !names(&self.template.source(), name) {
                 let at = format!("{}.{name}", encoder.reading().columns.column("chat_template_kwargs"));
                 found.push(Sighting::new(Finding::KwargNotRead { name: name.clone() }, at, &value.to_string()));
             }
@@ -472,4 +472,12 @@ fn emptied(turn: &Value) -> Value {
         fields.insert("content".to_owned(), "".into());
     }
     turn
+}
+
+/// Whether the source of a template has a name as a whole word.
+fn names(source: &str, name: &str) -> bool {
+    let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    source
+        .match_indices(name)
+        .any(|(at, _)| !source[..at].ends_with(is_of_word) && !source[at + name.len()..].starts_with(is_of_word))
 }

@@ -40,14 +40,23 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
     }
 }
 
-/// Looks for a turn whose role nobody knows: a template prints any name, and the model has never seen it.
+/// Looks for a turn with an unknown role: a template prints any name, but the model has never seen it.
 pub(super) fn look_at_roles(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
-    let names = |role: &str| encoder.template().is_some_and(|template| template.source().contains(role));
+    let names = |role: &str| {
+        let quoted = |quote: char| format!("{quote}{role}{quote}");
+        let source = encoder.template().map(|template| template.source()).unwrap_or_default();
+        source.contains(&quoted('\'')) || source.contains(&quoted('"'))
+    };
     let is_known = |turn: &Value| is_known_role(role_of(turn)) || names(role_of(turn));
     let answers = record.answers.iter().enumerate().map(|(number, text)| (answer_name(record, number), text));
     for (name, text) in [(prompt_name(record), &record.prompt)].into_iter().chain(answers) {
         let Text::Turns(turns) = text else { continue };
         if let Some(at) = turns.iter().position(|turn| !is_known(turn)) {
+            // the role is why a template leaves the turn out
+            let place = format!("{name}[{at}].");
+            found.retain(|known| {
+                !(matches!(known.finding, Finding::NotRendered { .. }) && known.at.starts_with(&place))
+            });
             let finding = Finding::UnknownRole { role: role_of(&turns[at]).to_owned() };
             let said = content_of(&turns[at]).unwrap_or_default();
             found.push(Sighting::new(finding, format!("{name}[{at}].role"), said));
