@@ -103,6 +103,34 @@ fn marks_within_turns_are_warned_of() {
     assert_eq!(said(&run, &["warning: "]).len(), 1, "{}", run.stderr);
 }
 
+/// The start of a text that the tokenizer adds too.
+#[test]
+fn a_second_start_is_warned_of() {
+    for (model, start, prompt) in [
+        (
+            "tiny-llama31",
+            "<|begin_of_text|>",
+            "<|start_header_id|>user<|end_header_id|>\n\nq<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        ("tiny-gemma2", "<bos>", "<start_of_turn>user\nq<end_of_turn>\n<start_of_turn>model\n"),
+        ("tiny-mistral", "<s>", "[INST] q [/INST]"),
+    ] {
+        let row = |start: &str| {
+            let prompt = format!("{start}{prompt}");
+            move |i: usize| json!({"prompt": prompt.replace('q', &question(i)), "chosen": format!("River {i}"), "rejected": "Fish"})
+        };
+        says(
+            &over("inspect", model, &eight(row(start)), &[]).ok(),
+            &["warning: ", "`prompt` begins with", start, "twice"],
+        );
+        assert_eq!(
+            said(&over("inspect", model, &eight(row("")), &[]).ok(), &["warning: "]),
+            [] as [&str; 0],
+            "{model}"
+        );
+    }
+}
+
 /// A quote that was meant as a letter makes one row of two.
 #[test]
 fn text_behind_a_closing_quote_of_csv_is_refused() {

@@ -115,6 +115,10 @@ fn words(warning: &Warning, looked_at: usize) -> String {
             "{mark:?} is no token of this model and is cut into pieces, {rows}: `{at}` ({excerpt:?}); use the marks of the model's own \
              chat template, in the rows and in --chat-template"
         ),
+        Finding::SecondStart { token } => format!(
+            "`{at}` begins with {token:?} ({excerpt:?}), {rows}: the tokenizer puts it before every text, so it stands there twice; take it \
+             out of the rows"
+        ),
         Finding::MarkInContent { mark } => format!(
             "`{at}` has {mark:?} ({excerpt:?}), {rows}: it is a token of the model, and the chat template writes its own marks around the \
              turn; take it out of the rows"

@@ -30,6 +30,13 @@ const END: &str = "</s>";
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     let Text::Plain(prompt) = &record.prompt else { return };
     look_for_tokens(encoder, prompt, found, |_| prompt_name(record));
+    let first = match (prompt.as_str(), record.answers.first()) {
+        ("", Some(Text::Plain(whole))) => whole,
+        _ => prompt,
+    };
+    if let Some(token) = second_start(encoder, first) {
+        put(Sighting::new(Finding::SecondStart { token }, prompt_name(record), shown(first, 0)), found);
+    }
     for (number, answer) in record.answers.iter().enumerate() {
         let Text::Plain(answer) = answer else { continue };
         look_for_tokens(encoder, answer, found, |_| answer_name(record, number));
@@ -88,6 +95,13 @@ fn look_for_tokens(encoder: &Encoder, text: &str, found: &mut Vec<Sighting>, pla
     for (at, mark) in foreign.take(MOST_MARKS) {
         put(Sighting::new(Finding::MarkIsNoToken { mark: mark.to_owned() }, place(mark), shown(text, at)), found);
     }
+}
+
+/// The token that a text begins with if the tokenizer puts it there too.
+fn second_start(encoder: &Encoder, text: &str) -> Option<String> {
+    let ids = encoder.plain(shown(text, 0)).ok()?;
+    let [first, second, ..] = ids[..] else { return None };
+    (first == second && encoder.tokenizer().is_special(first)).then(|| encoder.tokenizer().token(first)).flatten()
 }
 
 /// Adds a finding, which counts once for a record.

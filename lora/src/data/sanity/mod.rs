@@ -108,6 +108,11 @@ pub enum Finding {
         /// The mark.
         mark: String,
     },
+    /// A text begins with the token that the tokenizer puts before every text.
+    SecondStart {
+        /// The token.
+        token: String,
+    },
     /// What is said in a turn has a mark of turns that is a token of the model.
     MarkInContent {
         /// The mark.

@@ -148,8 +148,8 @@ impl Conversation<'_> {
         turn >= self.prompt.len() && (shape != Shape::Messages || is_assistant(self.turn(turn)))
     }
 
-    /// Returns the places to look at: all of the answer and, if `with_prompt`, all of the prompt except its thoughts. Thoughts
-    /// before the last turn of the user are not looked at, since templates leave them out by design.
+    /// Returns the places to look at: all of the answer and, if `with_prompt`, all of the prompt except its thoughts. Templates
+    /// leave thoughts before the last turn of the user out by design: they are looked at only if their turn is scored.
     fn parts(&self, shape: Shape, with_prompt: bool) -> Vec<Spot> {
         let count = self.prompt.len() + self.answer.len();
         let is_user = |turn: &Value| turn.get("role").and_then(Value::as_str) == Some("user");
@@ -157,7 +157,8 @@ impl Conversation<'_> {
         let mut parts = Vec::new();
         for number in if with_prompt { 0 } else { self.prompt.len() }..count {
             let turn = self.turn(number);
-            let has_thoughts = number >= answered && self.is_of_answer(shape, number);
+            let is_scored = number >= answered || shape == Shape::Messages;
+            let has_thoughts = is_scored && self.is_of_answer(shape, number);
             let mut put = |place| parts.push(Spot { turn: number, place });
             if let Some(content) = turn.get("content").and_then(Value::as_str).filter(|text| !text.trim().is_empty()) {
                 if has_thoughts || !content.contains("</") && !content.contains("[/") {

@@ -60,7 +60,8 @@ fn thoughts_of_earlier_turns_are_no_loss() {
     let earlier = json!({"prompt": [user("q"), says("<think>hm</think>a"), user("q2")], "chosen": [says("c")], "rejected": [says("r")]});
     assert_eq!(findings(Some(NO_THOUGHTS), earlier), []);
     let talk = json!({"messages": [user("q"), says("<think>hm</think>a"), user("q2"), says("<think>hm</think>b")]});
-    assert_eq!(findings(Some(ALL), talk.clone()), []);
+    // all turns of a conversation are scored, and the first answer would be learned without its thoughts
+    assert_eq!(findings(Some(ALL), talk.clone()), [left_out(TurnPart::ContentStart)]);
     assert_eq!(findings(Some(NO_THOUGHTS), talk), [left_out(TurnPart::ContentStart)]);
 }
 

@@ -55,4 +55,18 @@ fn null_arguments_that_no_tool_declares_are_found() {
     assert_eq!(findings(Some(ALL), row(two.clone(), Value::Null)), [Finding::NullArgument]);
     assert_eq!(findings(Some(ALL), row(two, tool(json!({"a": {}, "b": {"type": "number"}})))), []);
     assert_eq!(findings(Some(ALL), row(json!({"a": 1}), tool(json!({"a": {}})))), []);
+    // within objects and lists, where the tool says what they hold
+    let inner = |property: &str| json!({"type": "object", "properties": {property: {}}});
+    for (arguments, closed) in [
+        (json!({"a": {"k": 1, "z": null}}), json!({"a": inner("k")})),
+        (json!({"a": [{"k": 1}, {"k": 1, "z": null}]}), json!({"a": {"type": "array", "items": inner("k")}})),
+    ] {
+        assert_eq!(findings(Some(ALL), row(arguments.clone(), tool(closed))), [Finding::NullArgument], "{arguments}");
+        assert_eq!(
+            findings(Some(ALL), row(arguments.clone(), tool(json!({"a": {"type": "object"}})))),
+            [],
+            "{arguments}"
+        );
+    }
+    assert_eq!(findings(Some(ALL), row(json!({"a": {"z": null}}), tool(json!({"a": inner("z")})))), []);
 }
