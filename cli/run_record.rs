@@ -195,7 +195,7 @@ pub fn reading_as(dir: Option<&Path>, encoder: Encoder) -> Result<Encoder, CliEr
     })
 }
 
-/// Says if rows are of another form than those of the run in a folder.
+/// Reports rows of another form than those of the run in a folder.
 ///
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
@@ -209,8 +209,7 @@ pub fn compare_form(dir: Option<&Path>, form: Option<Form>) -> Result<(), CliErr
     Ok(())
 }
 
-/// Says if a prompt that was typed becomes another form than the rows of the run in a folder had. `no_chat`: the user has asked for
-/// a text.
+/// Reports a typed prompt that becomes another form than the rows of the run in a folder. `no_chat`: the user has asked for a text.
 ///
 /// # Errors
 /// The same.

@@ -270,12 +270,12 @@ impl ConfigFile {
     }
 }
 
-/// Returns the flag that turns a switch off.
 /// Whether a flag is a knob of a loss. A run's file says of each that it is off, and another loss may set it.
 fn is_knob(arg: &Arg) -> bool {
     objective::knobs().iter().any(|(knob, _)| arg.get_id() == knob.key)
 }
 
+/// Returns the flag that turns a switch off.
 fn opposite_of(command: &Command, switch: &Arg) -> Option<String> {
     let id = opposite(switch.get_id().as_str());
     let arg = command.get_arguments().find(|arg| *arg.get_id() == id)?;

@@ -43,23 +43,26 @@ const ANSWER_WORDS: [&str; 9] =
 /// A letter that means an answer if the mark has nothing else.
 const ANSWER_LETTER: &str = "a";
 const OTHER_LETTERS: [&str; 2] = ["q", "s"];
-/// Words in marks that open something other than an answer.
-const OTHERS: [&str; 24] = [
+/// Words for others who speak, and headings for what they say.
+const SPEAKERS: [&str; 11] = [
     "human",
     "user",
     "question",
     "instruction",
     "instructions",
     "input",
-    "inputs",
     "system",
-    "prompt",
-    "context",
     "query",
     "inst",
-    "sys",
     "customer",
     "tool",
+];
+/// Further words in marks that open something other than an answer.
+const OTHERS: [&str; 13] = [
+    "inputs",
+    "prompt",
+    "context",
+    "sys",
     "observation",
     "end",
     "eos",
@@ -69,22 +72,6 @@ const OTHERS: [&str; 24] = [
     "message",
     "problem",
     "post",
-];
-
-/// Those of them that speak, or are a heading for what others say.
-const SPEAKERS: [&str; 12] = [
-    "human",
-    "user",
-    "question",
-    "instruction",
-    "instructions",
-    "input",
-    "system",
-    "query",
-    "inst",
-    "customer",
-    "tool",
-    "q",
 ];
 
 /// The text after which the answers begin.
@@ -211,7 +198,9 @@ fn opens_turn_of_others(mark: &str) -> bool {
     let mut words = lower.split(|c: char| !c.is_alphanumeric());
     let is_tag = lower.starts_with(['<', '[']);
     let is_of_turns = lower.starts_with("<|") || lower.starts_with("<start_of_turn>") || lower.starts_with("[inst]");
-    side(mark) == Side::Other && words.any(|word| SPEAKERS.contains(&word)) && (!is_tag || is_of_turns)
+    side(mark) == Side::Other
+        && words.any(|word| SPEAKERS.contains(&word) || OTHER_LETTERS.contains(&word))
+        && (!is_tag || is_of_turns)
 }
 
 /// Whether the last occurrence of a mark is at the start of a line, or is a tag.
@@ -269,7 +258,7 @@ fn side(mark: &str) -> Side {
     let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
     let is_tldr = words.windows(2).any(|two| two == ["tl", "dr"]);
     // the mark may begin with the end of the turn before, so a role decides first
-    match (has(&ROLES) || has(&ANSWER_WORDS) || is_tldr, has(&OTHERS)) {
+    match (has(&ROLES) || has(&ANSWER_WORDS) || is_tldr, has(&SPEAKERS) || has(&OTHERS)) {
         (true, _) => Side::Answer,
         (false, true) => Side::Other,
         (false, false) => Side::Unknown,
