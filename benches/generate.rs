@@ -6,7 +6,7 @@ use crate::measure::Samples;
 use crate::models::{self, BenchModel, RANK};
 use crate::report::{Rate, Report, Row};
 use align_engine::generate::{Request, Sampling, generate};
-use align_engine::model::adapters::AdapterSet;
+use align_engine::adapters::AdapterSet;
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::rng::Key;

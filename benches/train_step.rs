@@ -10,7 +10,7 @@ use crate::measure::Samples;
 use crate::models::{self, BenchModel, RANK};
 use crate::report::{Rate, Report, Row};
 use align_engine::autograd::{Mode, ParamGrads};
-use align_engine::model::adapters::{AdapterSet, Adapters};
+use align_engine::adapters::{AdapterSet, Adapters};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::rng::Key;

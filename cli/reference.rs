@@ -10,7 +10,7 @@ use crate::report::say;
 use crate::run_files::{self, RECORD};
 use crate::run_record::Kept;
 use align_engine::model::REFERENCE;
-use align_engine::model::adapters::AdapterSet;
+use align_engine::adapters::AdapterSet;
 use align_lora::adapter::{ADAPTER_CONFIG, adapter_hash};
 use align_lora::objective::Objective;
 use align_lora::train::Trainer;

@@ -4,7 +4,7 @@
 use crate::align::{committed_goldens, ids, read_json, write_lines};
 use crate::cases_models::{CONFIG, Folder};
 use align_engine::generate::{Completion, Finish, Random, Request, Sampling, generate};
-use align_engine::model::adapters::AdapterSet;
+use align_engine::adapters::AdapterSet;
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, ValueCheck};
 use align_kernels::{Device, Precision};

@@ -2,11 +2,11 @@
 
 use crate::align::{align, committed_goldens, golden_model, read_lines};
 use crate::golden_rows::{golden_rows, with_numbers};
-use align_engine::autograd::param::{Param, ParamId};
+use align_engine::param::{Param, ParamId};
 use align_engine::autograd::{Mode, ParamGrads};
-use align_engine::model::adapters::{AdapterSet, Adapters, LowRank};
+use align_engine::adapters::{AdapterSet, Adapters, LowRank};
 use align_engine::model::{Model, ModelConfig};
-use align_engine::rows::Dropout;
+use align_engine::pass::Dropout;
 use align_engine::weights::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec, ValueCheck};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};

@@ -3,8 +3,8 @@
 use crate::align::{committed_goldens, number, numbers, read_json, root};
 use crate::golden_rows::{golden_rows, with_numbers};
 use align_engine::autograd::ParamGrads;
-use align_engine::autograd::param::{Param, ParamId};
-use align_engine::model::adapters::{AdapterSet, Adapters};
+use align_engine::param::{Param, ParamId};
+use align_engine::adapters::{AdapterSet, Adapters};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Checkpoint, SafetensorsFile, ValueCheck};
 use align_kernels::case::Inputs;

@@ -9,7 +9,7 @@ use crate::reference::Reference;
 use crate::reference_cache;
 use crate::report::{self, say};
 use crate::run_record::{self, Kept};
-use align_engine::model::adapters::Adapters;
+use align_engine::adapters::Adapters;
 use align_lora::data::Needs;
 use align_lora::objective::{DataKind, KnobValue, Objective, Scores};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate, one_prompt};

@@ -8,7 +8,7 @@ use crate::loaded::{self, LoadedModel};
 use crate::report::{self, say};
 use crate::run_record;
 use align_engine::generate::{Completion, Finish, Random, Request, Sampling, generate};
-use align_engine::model::adapters::AdapterSet;
+use align_engine::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
 use align_lora::data::records::Text;
 use align_lora::data::{EncodedPrompt, Encoder, Form, Prompts, SpecialTokens, Texts};

@@ -10,7 +10,7 @@ use crate::reference_cache;
 use crate::report;
 use crate::run_record::{self, Kept};
 use align_engine::autograd::Mode;
-use align_engine::model::adapters::Adapters;
+use align_engine::adapters::Adapters;
 use align_lora::data::{Answer, Encoded, EncodedRow, LongAnswers, Needs, Target, pack};
 use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree, piece_tokens, pieces};
 use serde_json::{Map, Value, json};

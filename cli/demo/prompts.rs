@@ -5,7 +5,7 @@ use crate::commands::print;
 use crate::error::CliError;
 use crate::loaded::{LoadedModel, MAX_LENGTH};
 use align_engine::generate::{Request, Sampling, generate};
-use align_engine::model::adapters::AdapterSet;
+use align_engine::adapters::AdapterSet;
 use align_engine::model::stop_token_ids;
 use align_lora::data::{EncodedPrompt, Encoder, SpecialTokens, prompts};
 use std::sync::Arc;

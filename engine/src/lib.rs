@@ -1,6 +1,7 @@
 //! The engine: frozen weights on disk, model families, a reverse-mode tape whose nodes are the transformer's own fused ops,
 //! generation. It knows no text, no preference and no command line.
 
+pub mod adapters;
 pub mod autograd;
 pub mod bounded_read;
 mod error;
@@ -11,6 +12,8 @@ pub mod json_edit;
 pub mod model;
 pub mod new_file;
 pub mod ops;
+pub mod param;
+pub mod pass;
 pub mod rows;
 pub mod weights;
 

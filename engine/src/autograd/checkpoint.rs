@@ -2,7 +2,7 @@
 
 use super::grads::Grads;
 use super::tape::{Backward, Input, Mode, Saved, Tape, Var};
-use crate::rows::Pass;
+use crate::pass::Pass;
 use align_kernels::{FloatBuffer, Result};
 use std::rc::Rc;
 

@@ -1,7 +1,7 @@
 //! Gradients on their way back.
 
-use super::param::{Param, ParamId};
 use super::tape::Input;
+use crate::param::{Param, ParamId};
 use align_kernels::gemm::Accumulate;
 use align_kernels::{Buffer, Device, FloatBuffer, FloatSliceMut, Result, SliceMut, add};
 use std::collections::BTreeMap;

@@ -2,7 +2,6 @@
 
 mod checkpoint;
 mod grads;
-pub mod param;
 pub mod scalar;
 mod tape;
 

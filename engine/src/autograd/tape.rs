@@ -6,7 +6,7 @@
 //! alone; rows without a gradient are freed when the forward pass has read them.
 
 use super::grads::{Grads, ParamGrads};
-use crate::rows::Pass;
+use crate::pass::Pass;
 use align_kernels::{Buffer, Device, FloatBuffer, FloatDtype, FloatSlice, Precision, Result, Slice};
 use std::cell::OnceCell;
 use std::rc::Rc;

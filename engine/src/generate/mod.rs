@@ -4,17 +4,16 @@
 //! Its part of the cache is then stale. The sequence is read again by itself and continues as if it had been that long from the
 //! start. The other sequences of the batch are not touched.
 
-mod cache;
 mod sampler;
 
-pub use cache::KvCache;
 pub use sampler::{Random, Sampling};
 
+use crate::adapters::{AdapterSet, Adapters};
 use crate::autograd::{Mode, Tape};
 use crate::error::EngineError;
-use crate::model::Model;
-use crate::model::adapters::{AdapterSet, Adapters};
-use crate::rows::{Pass, RowPlan, SequenceTree};
+use crate::model::{KvCache, Model};
+use crate::pass::Pass;
+use crate::rows::{RowPlan, SequenceTree};
 use align_kernels::argmax::{self, Argmax};
 use align_kernels::{Buffer, Columns, Device, KernelError, Precision, rows};
 use std::sync::Arc;

@@ -1,9 +1,8 @@
 //! One decoder layer, for all families: they differ in what is present, not in how it is computed.
 
-use super::adapters::LinearId;
-use super::{LayerConfig, ModelConfig};
+use super::{KvCache, LayerConfig, ModelConfig};
+use crate::adapters::LinearId;
 use crate::autograd::{Backward, Grads, Input, Tape, Var};
-use crate::generate::KvCache;
 use crate::ops::{self, Linear};
 use crate::weights::{FrozenVector, ReadAhead};
 use align_kernels::attention::Geometry;

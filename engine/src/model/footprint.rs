@@ -3,8 +3,8 @@
 //! The allocations of `transformer.rs`, `block.rs` and the ops, in their order, counted instead of made: whoever changes what
 //! an op keeps changes it here too, and the tests that compare the two say so.
 
-use super::adapters::Adapters;
 use super::{Block, Model, ModelConfig};
+use crate::adapters::Adapters;
 use crate::rows::RowPlan;
 use align_kernels::attention::{self, Geometry};
 use align_kernels::gemm::StackShape;

@@ -1,6 +1,5 @@
 //! Models: their configuration, their families, where they lie on disk, and the forward pass that they share.
 
-pub mod adapters;
 mod block;
 pub mod config;
 mod config_json;
@@ -13,6 +12,7 @@ mod gemma;
 mod gemma2;
 mod gemma3;
 mod generation_config;
+mod kv_cache;
 pub mod layout;
 mod llama;
 pub mod locate;
@@ -34,8 +34,9 @@ pub use fit::{UnusedTensors, WRAPPERS};
 pub use folder::{FolderHolds, REFERENCE, folders_with};
 pub use footprint::{Footprint, Gradients, PassBytes, PassShape};
 pub use generation_config::stop_token_ids;
+pub use kv_cache::KvCache;
 pub use layout::{Layout, Norm, Projection};
 pub use locate::{ModelDir, Origin, hub_cache, is_hub_name, locate};
 pub use notes::ModelNote;
-pub use rope_scaling::{RopeConfig, RopeScaling, RopeVariant};
+pub use rope_scaling::{RopeConfig, RopeScaling};
 pub use transformer::{Inputs, Model};

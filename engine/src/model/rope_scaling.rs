@@ -11,6 +11,7 @@ use super::config::ModelConfig;
 use super::config_json::{ConfigJson, SHOWN};
 use super::error::ConfigError;
 use crate::json::shorten;
+use crate::pass::RopeVariant;
 use std::f64::consts::PI;
 
 /// One position encoding of a model.
@@ -57,15 +58,6 @@ pub enum RopeScaling {
 
 /// The values of `rope_type`.
 const ROPE_TYPES: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
-
-/// What [`RopeConfig::variant`] gives: row `r` of q and k is rotated by `r * inv_freq`, cosine and sine multiplied by
-/// `scaling`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RopeVariant {
-    /// `[rotary_dim / 2]`
-    pub inv_freq: Vec<f32>,
-    pub scaling: f32,
-}
 
 impl RopeConfig {
     /// The frequencies for a sequence of `sequence_len` tokens.

@@ -1,16 +1,16 @@
 //! A decoder-only transformer over frozen weights: loading, the forward pass, logits.
 
-use super::adapters::{Adapters, LinearId};
 use super::block::{Block, LinearInfo};
 use super::layout::{Layout, Norm, Projection};
-use super::{ModelConfig, RopeConfig, RopeVariant};
-use crate::autograd::param::Param;
+use super::{KvCache, ModelConfig, RopeConfig};
+use crate::adapters::{Adapters, LinearId};
 use crate::autograd::{Segment, Tape, Var, checkpoint};
 use crate::error::EngineError;
 use crate::free_memory::free_bytes;
-use crate::generate::KvCache;
 use crate::ops::{self, Linear, ScoredRows, ScoredTokens, TokenLogps};
-use crate::rows::{Masks, Pass, RopeTable, RowPlan};
+use crate::param::Param;
+use crate::pass::{Masks, Pass, RopeTable, RopeVariant};
+use crate::rows::RowPlan;
 use crate::weights::{Checkpoint, Frozen, FrozenVector, LoadError, ReadAhead};
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;

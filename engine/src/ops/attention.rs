@@ -1,7 +1,7 @@
 //! Attention over prefix trees.
 
 use crate::autograd::{Backward, Grads, Input, Saved, SavedF32, Tape, Var};
-use crate::rows::Pass;
+use crate::pass::Pass;
 use align_kernels::attention::{self, Geometry};
 use align_kernels::{FloatBuffer, Result};
 use std::rc::Rc;

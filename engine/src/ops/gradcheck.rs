@@ -5,10 +5,11 @@
 //! thirty times both, and far below what a wrong term would give.
 
 use super::*;
-use crate::autograd::{Mode, ParamGrads, Tape, Var, checkpoint, param::*};
-use crate::model::RopeVariant;
-use crate::model::adapters::{AdapterSet, Adapters, LinearId, LowRank};
-use crate::rows::{Dropout, Masks, Pass, RopeTable, RowPlan, SequenceTree};
+use crate::adapters::{AdapterSet, Adapters, LinearId, LowRank};
+use crate::autograd::{Mode, ParamGrads, Tape, Var, checkpoint};
+use crate::param::*;
+use crate::pass::{Dropout, Masks, Pass, RopeTable, RopeVariant};
+use crate::rows::{RowPlan, SequenceTree};
 use crate::weights::{Frozen, FrozenVector};
 use align_kernels::attention::Geometry;
 use align_kernels::case::Inputs;

@@ -1,8 +1,8 @@
 //! Frozen linear layers that read one input, with the low-rank updates of the policy and of the reference.
 
+use crate::adapters::{AdapterSet, LinearId, LowRank};
 use crate::autograd::{Backward, Grads, Input, Saved, SavedF32, SavedOrAgain, Tape, Var};
-use crate::model::adapters::{AdapterSet, LinearId, LowRank};
-use crate::rows::Masks;
+use crate::pass::Masks;
 use crate::weights::{Frozen, FrozenVector};
 use align_kernels::dropout::Dropout;
 use align_kernels::gemm::{self, Accumulate, Dw, Dx, Piece, StackDx, StackForward};
@@ -137,7 +137,7 @@ fn mask(
     x: FloatSlice<'_>,
     device: &Device,
 ) -> Result<FloatBuffer> {
-    let crate::rows::Dropout { p, seed, step } = masks.dropout;
+    let crate::pass::Dropout { p, seed, step } = masks.dropout;
     let key = Key::new(seed, step, id.0 as u64);
     let mut y = device.alloc_float("linear.dropped", x.dtype(), rows * cols)?;
     Dropout { rows, cols, p, key, numbers: masks.numbers.view().range(0..rows), x, y: y.view_mut() }.run(device)?;

@@ -1,7 +1,7 @@
 //! Rotary position encoding.
 
 use crate::autograd::{Backward, Grads, Input, Tape, Var};
-use crate::rows::RopeTable;
+use crate::pass::RopeTable;
 use align_kernels::rope::{Direction, Rotate};
 use align_kernels::{Device, FloatBuffer, Result};
 use std::rc::Rc;

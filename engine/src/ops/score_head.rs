@@ -1,7 +1,7 @@
 //! One number for a row: the score of a reward model.
 
-use crate::autograd::param::Param;
 use crate::autograd::{Backward, Grads, Input, Saved, Tape, Var};
+use crate::param::Param;
 use align_kernels::gemm::{self, Accumulate, Dw, Dx};
 use align_kernels::{Buffer, Columns, FloatBuffer, Precision, Result};
 use std::rc::Rc;

@@ -1,8 +1,8 @@
 //! Hashes that identify a base or an adapter. They are saved with an adapter or a run, and compared when it is used.
 
-use align_engine::autograd::param::Param;
-use align_engine::model::adapters::AdapterSet;
+use align_engine::adapters::AdapterSet;
 use align_engine::model::{Layout, ModelConfig};
+use align_engine::param::Param;
 use align_engine::weights::{Checkpoint, Dtype, SafetensorsFile, TensorInfo};
 use blake3::{Hash, Hasher};
 use half::{bf16, f16};

@@ -17,7 +17,7 @@ use super::hashes::base_hash;
 use super::names::shared_name;
 use super::peft::{self, Contents, NotRun, Wanted};
 use crate::data::TemplateSources;
-use align_engine::model::adapters::LinearId;
+use align_engine::adapters::LinearId;
 use align_engine::model::{ConfigError, ConfigJson, Layout, LinearInfo, ModelConfig, ModelNote, families};
 use align_engine::weights::{
     Checkpoint, LoadError, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec, ValueCheck, WriteError,

@@ -18,9 +18,9 @@ pub use merge::{Existing, Merge, MergeError, MergeReport};
 pub use names::{Misnamed, NameFault};
 pub use targets::{Choice, ModuleNames, Modules, Targets};
 
-use align_engine::autograd::param::{Param, ParamId};
-use align_engine::model::adapters::{AdapterSet, LowRank};
+use align_engine::adapters::{AdapterSet, LowRank};
 use align_engine::model::{LinearInfo, Model};
+use align_engine::param::{Param, ParamId};
 use align_kernels::rng::Key;
 use align_kernels::{Device, KernelError};
 use names::Half;

@@ -1,7 +1,7 @@
 //! AdamW with decoupled weight decay. Source: arXiv 1711.05101.
 
 use align_engine::autograd::ParamGrads;
-use align_engine::autograd::param::Param;
+use align_engine::param::Param;
 use align_kernels::{Buffer, Device, Result, adamw};
 
 /// Hyper-parameters and state.

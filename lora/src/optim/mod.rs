@@ -11,7 +11,7 @@ pub use rmsprop::RmsProp;
 pub use schedule::{Schedule, ScheduleKind, Warmup};
 
 use align_engine::autograd::ParamGrads;
-use align_engine::autograd::param::Param;
+use align_engine::param::Param;
 use align_kernels::{Device, Result};
 
 /// The optimisers. An enum, because a checkpoint must be able to say which one it holds.

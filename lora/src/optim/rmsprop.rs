@@ -1,7 +1,7 @@
 //! RMSProp as in torch, neither centred nor with momentum. The weight decay is coupled: it is a part of the gradient.
 
 use align_engine::autograd::ParamGrads;
-use align_engine::autograd::param::Param;
+use align_engine::param::Param;
 use align_kernels::{Buffer, Device, Result, rmsprop};
 
 /// Hyper-parameters and state.

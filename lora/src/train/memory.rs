@@ -9,8 +9,8 @@ use super::size::Size;
 use super::step::Passes;
 use crate::data::{Dataset, Shuffle, pack};
 use crate::objective::Coupling;
+use align_engine::adapters::Adapters;
 use align_engine::free_memory::free_bytes;
-use align_engine::model::adapters::Adapters;
 use align_engine::model::{Footprint, Gradients, Model, PassBytes, PassShape};
 use align_kernels::{Precision, gemm};
 

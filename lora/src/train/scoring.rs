@@ -3,11 +3,11 @@
 use super::forest::{Branch, Forest, Scored, Scorers, Tree};
 use super::reference_cache::{ReferenceCache, SequenceKey};
 use crate::objective::{Objective, Scores};
+use align_engine::adapters::Adapters;
 use align_engine::autograd::{Mode, Tape, Var};
-use align_engine::model::adapters::Adapters;
 use align_engine::model::{Inputs, Model};
 use align_engine::ops::{ScoredRows, ScoredTokens, TokenLogps};
-use align_engine::rows::{Dropout, Masks};
+use align_engine::pass::{Dropout, Masks};
 use align_kernels::{Buffer, KernelError, Precision, Result};
 use std::ops::Range;
 use std::rc::Rc;

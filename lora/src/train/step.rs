@@ -16,7 +16,7 @@ use crate::objective::{
 };
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::Gradients;
-use align_engine::rows::Dropout;
+use align_engine::pass::Dropout;
 use std::ops::Range;
 
 /// What the passes of a step share.

@@ -2,8 +2,8 @@
 
 use super::error::CacheError;
 use crate::adapter::adapter_hash;
+use align_engine::adapters::AdapterSet;
 use align_engine::model::Model;
-use align_engine::model::adapters::AdapterSet;
 use align_kernels::Precision;
 use blake3::{Hash, Hasher};
 use serde::{Deserialize, Serialize};

@@ -31,8 +31,8 @@ pub(super) use record::SequenceKey;
 
 use super::memory::default_cache_limit;
 use super::size::Size;
+use align_engine::adapters::AdapterSet;
 use align_engine::model::Model;
-use align_engine::model::adapters::AdapterSet;
 use align_engine::weights::Checkpoint;
 use align_kernels::Precision;
 use file::{CacheFile, Lookup};

@@ -1,9 +1,9 @@
 //! Low-rank updates of linear layers, as the model's forward pass sees them.
 
-use crate::autograd::param::Param;
+use crate::param::Param;
 use std::sync::Arc;
 
-/// Which linear layer of a model, counted from 0 in the order of [`super::Model::linears`].
+/// Which linear layer of a model, counted from 0 in the order of [`Model::linears`](crate::model::Model::linears).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinearId(pub usize);
 

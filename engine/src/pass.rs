@@ -1,0 +1,111 @@
+//! What all ops of one forward pass share: rows, rope tables, adapters, dropout, precision.
+
+use crate::adapters::Adapters;
+use crate::rows::RowPlan;
+use align_kernels::attention::Segment;
+use align_kernels::{Buffer, Device, Precision, Result, rope};
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+/// The frequencies of one kind of rope for one length: position `p` of q and k is rotated by `p * inv_freq`, cosine and sine
+/// are multiplied by `scaling`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeVariant {
+    /// `[rotary_dim / 2]`
+    pub inv_freq: Vec<f32>,
+    pub scaling: f32,
+}
+
+/// Cosines and sines of every row, for one kind of rope: `[rows, rotary_dim / 2]` each.
+#[derive(Debug)]
+pub struct RopeTable {
+    pub rotary_dim: usize,
+    pub cos: Buffer<f32>,
+    pub sin: Buffer<f32>,
+}
+
+impl RopeTable {
+    /// The table for rows at `positions`, row r with the angles `variants[variant_of[r]]`.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn new(device: &Device, positions: &[u32], variant_of: &[u32], variants: &[RopeVariant]) -> Result<RopeTable> {
+        let rows = positions.len();
+        let half = variants[0].inv_freq.len();
+        let inv_freq: Vec<f32> = variants.iter().flat_map(|variant| variant.inv_freq.iter().copied()).collect();
+        let scaling: Vec<f32> = variants.iter().map(|variant| variant.scaling).collect();
+        let mut cos = device.alloc("rope.cos", rows * half)?;
+        let mut sin = device.alloc("rope.sin", rows * half)?;
+        rope::Tables {
+            rows,
+            half,
+            positions: device.upload("rope.positions", positions)?.view(),
+            variants: device.upload("rope.variants", variant_of)?.view(),
+            inv_freq: device.upload("rope.inv_freq", &inv_freq)?.view(),
+            scaling: device.upload("rope.scaling", &scaling)?.view(),
+            cos: cos.view_mut(),
+            sin: sin.view_mut(),
+        }
+        .run(device)?;
+        Ok(RopeTable { rotary_dim: 2 * half, cos, sin })
+    }
+}
+
+/// Dropout on the adapters' inputs: a function of the seed, the step, the layer and the token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Dropout {
+    /// Probability to drop, in (0, 1).
+    pub p: f32,
+    pub seed: u64,
+    pub step: u64,
+}
+
+/// The dropout of a pass's policy rows.
+#[derive(Debug, Clone)]
+pub struct Masks {
+    pub dropout: Dropout,
+    /// `[policy + detached]`: the number of each row's token among those of the step. A mask goes with the token, so it is the
+    /// same in whatever company, and in whichever row, a pass computes it.
+    pub numbers: Rc<Buffer<u64>>,
+}
+
+/// What all ops of one forward pass share.
+#[derive(Debug)]
+pub struct Pass {
+    pub plan: RowPlan,
+    /// Of `plan`, made once.
+    pub segments: Vec<Segment>,
+    /// One for each kind of rope of the model.
+    pub ropes: Vec<Rc<RopeTable>>,
+    pub adapters: Adapters,
+    /// None: nothing is dropped.
+    pub masks: Option<Masks>,
+    pub precision: Precision,
+    policy_only: OnceCell<Rc<Pass>>,
+}
+
+impl Pass {
+    /// A pass over the rows of `plan`.
+    pub fn new(
+        plan: RowPlan,
+        ropes: Vec<Rc<RopeTable>>,
+        adapters: Adapters,
+        masks: Option<Masks>,
+        precision: Precision,
+    ) -> Rc<Pass> {
+        let segments = plan.segments();
+        Rc::new(Pass { plan, segments, ropes, adapters, masks, precision, policy_only: OnceCell::new() })
+    }
+
+    /// The pass over the policy rows with a gradient alone. Rope tables are shared: those rows are the first ones.
+    pub fn policy_only(self: &Rc<Pass>) -> Rc<Pass> {
+        if self.plan.policy == self.plan.rows() {
+            return self.clone();
+        }
+        let restricted = || {
+            let adapters = Adapters { policy: self.adapters.policy.clone(), reference: None };
+            Pass::new(self.plan.policy_only(), self.ropes.clone(), adapters, self.masks.clone(), self.precision)
+        };
+        self.policy_only.get_or_init(restricted).clone()
+    }
+}
