@@ -1,7 +1,8 @@
 //! Recomputation as a node: a segment of the forward pass is run again when its gradient is asked for.
 
 use super::grads::Grads;
-use super::tape::{Backward, Input, Mode, Saved, Tape, Var};
+use super::tape::{Backward, Mode, Tape};
+use super::value::{Input, Saved, Var};
 use crate::pass::Pass;
 use align_kernels::{FloatBuffer, Result};
 use std::rc::Rc;

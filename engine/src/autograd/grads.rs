@@ -1,6 +1,6 @@
 //! Gradients on their way back.
 
-use super::tape::Input;
+use super::value::Input;
 use crate::param::{Param, ParamId};
 use align_kernels::gemm::Accumulate;
 use align_kernels::{Buffer, Device, FloatBuffer, FloatSliceMut, Result, SliceMut, add};

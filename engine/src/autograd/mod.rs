@@ -4,7 +4,9 @@ mod checkpoint;
 mod grads;
 pub mod scalar;
 mod tape;
+mod value;
 
 pub use checkpoint::{Segment, checkpoint};
 pub use grads::{Grads, ParamGrads};
-pub use tape::{Again, Backward, Input, Mode, Saved, SavedF32, SavedOrAgain, Tape, Var};
+pub use tape::{Backward, Mode, Tape};
+pub use value::{Again, Input, Saved, SavedF32, SavedOrAgain, Var};

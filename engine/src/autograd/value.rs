@@ -1,0 +1,134 @@
+//! Values of the forward pass, and what nodes keep of them.
+
+use align_kernels::{Buffer, Device, FloatBuffer, FloatDtype, FloatSlice, Result, Slice};
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+/// A value of the forward pass. Clones share it; it is freed when the last clone and the last node that kept it are gone.
+#[derive(Debug, Clone)]
+pub struct Var {
+    pub(super) value: Rc<Value>,
+}
+
+#[derive(Debug)]
+pub(super) struct Value {
+    pub(super) input: Input,
+    pub(super) rows: usize,
+    pub(super) buffer: Rc<FloatBuffer>,
+    /// The rows with a gradient, copied once if the others need not stay.
+    pub(super) prefix: OnceCell<Rc<FloatBuffer>>,
+    /// How to make the rows with a gradient again from what is kept anyway.
+    pub(super) again: Option<Rc<dyn Again>>,
+}
+
+/// Makes the rows of a value that have a gradient once more, with the same bits: for values that cost less time to make again
+/// than memory to keep.
+pub trait Again: std::fmt::Debug {
+    /// `[grad_rows, cols]`
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    fn again(&self, device: &Device) -> Result<FloatBuffer>;
+}
+
+/// What a node knows of a value that it read: enough to add to its gradient.
+#[derive(Debug, Clone, Copy)]
+pub struct Input {
+    pub(super) id: usize,
+    /// Rows with a gradient.
+    pub grad_rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Format of the value, and of its gradient.
+    pub dtype: FloatDtype,
+}
+
+impl Input {
+    /// Elements of the gradient.
+    pub fn len(&self) -> usize {
+        self.grad_rows * self.cols
+    }
+
+    /// Whether no row has a gradient.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Var {
+    /// All rows.
+    pub fn rows(&self) -> usize {
+        self.value.rows
+    }
+
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.value.input.cols
+    }
+
+    /// Rows that have a gradient: the first ones.
+    pub fn grad_rows(&self) -> usize {
+        self.value.input.grad_rows
+    }
+
+    /// The content, `[rows, cols]`.
+    pub fn view(&self) -> FloatSlice<'_> {
+        self.value.buffer.view()
+    }
+
+    /// What a node stores to add to this value's gradient.
+    pub fn input(&self) -> Input {
+        self.value.input
+    }
+}
+
+/// The rows of a value that the backward pass needs, `[grad_rows, cols]`.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    pub(super) buffer: Rc<FloatBuffer>,
+    pub(super) len: usize,
+}
+
+impl Saved {
+    /// The content.
+    pub fn view(&self) -> FloatSlice<'_> {
+        self.buffer.view().range(0..self.len)
+    }
+}
+
+/// The rows of a value that the backward pass needs, kept or made again.
+#[derive(Debug, Clone)]
+pub enum SavedOrAgain {
+    Saved(Saved),
+    Again(Rc<dyn Again>),
+}
+
+impl SavedOrAgain {
+    /// The rows.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn get(&self, device: &Device) -> Result<Saved> {
+        match self {
+            SavedOrAgain::Saved(saved) => Ok(saved.clone()),
+            SavedOrAgain::Again(again) => {
+                let buffer = again.again(device)?;
+                Ok(Saved { len: buffer.len(), buffer: Rc::new(buffer) })
+            }
+        }
+    }
+}
+
+/// Numbers that an op made for its own backward pass, in f32 in every precision.
+#[derive(Debug)]
+pub struct SavedF32 {
+    pub(super) buffer: Buffer<f32>,
+    pub(super) len: usize,
+}
+
+impl SavedF32 {
+    /// The content.
+    pub fn view(&self) -> Slice<'_, f32> {
+        self.buffer.view().range(0..self.len)
+    }
+}
