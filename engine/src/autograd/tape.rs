@@ -6,7 +6,7 @@
 //! alone; rows without a gradient are freed when the forward pass has read them.
 
 use super::grads::{Grads, ParamGrads};
-use super::value::{Again, Input, Saved, SavedF32, SavedOrAgain, Value, Var};
+use super::value::{Input, Recompute, Saved, SavedF32, SavedOrRecomputed, Value, Var};
 use crate::pass::Pass;
 use align_kernels::{Buffer, Device, FloatBuffer, Precision, Result};
 use std::cell::OnceCell;
@@ -99,11 +99,11 @@ impl Tape {
         cols: usize,
         grad_rows: usize,
         buffer: Rc<FloatBuffer>,
-        again: Option<Rc<dyn Again>>,
+        recompute: Option<Rc<dyn Recompute>>,
     ) -> Var {
         let input = Input { id: self.next_id, grad_rows, cols, dtype: buffer.dtype() };
         self.next_id += 1;
-        Var { value: Rc::new(Value { input, rows, buffer, prefix: OnceCell::new(), again }) }
+        Var { value: Rc::new(Value { input, rows, buffer, prefix: OnceCell::new(), recompute }) }
     }
 
     /// The output of an op, and its node. `node` is called only if there will be a backward pass through it.
@@ -127,20 +127,20 @@ impl Tape {
         }
     }
 
-    /// As [`Tape::push`], for an output that `again` can make once more.
+    /// As [`Tape::push`], for an output that can be recomputed.
     ///
     /// # Errors
     /// Those of `node`.
-    pub fn push_again<N: Backward + 'static>(
+    pub fn push_recomputable<N: Backward + 'static>(
         &mut self,
         [rows, cols]: [usize; 2],
         grad_rows: usize,
         y: FloatBuffer,
-        node: impl FnOnce(&mut Tape) -> Result<(N, Rc<dyn Again>)>,
+        node: impl FnOnce(&mut Tape) -> Result<(N, Rc<dyn Recompute>)>,
     ) -> Result<Var> {
         if self.mode == Mode::Record && grad_rows > 0 {
-            let (node, again) = node(self)?;
-            let y = self.value(rows, cols, grad_rows, Rc::new(y), Some(again));
+            let (node, recompute) = node(self)?;
+            let y = self.value(rows, cols, grad_rows, Rc::new(y), Some(recompute));
             self.nodes.push((y.input(), Box::new(node)));
             Ok(y)
         } else {
@@ -181,14 +181,14 @@ impl Tape {
         Ok(Saved { buffer: value.prefix.get().expect("set above").clone(), len })
     }
 
-    /// As [`Tape::keep`], unless the value can be made again.
+    /// As [`Tape::keep`], unless the value can be recomputed.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
-    pub fn keep_or_again(&self, x: &Var) -> Result<SavedOrAgain> {
-        match &x.value.again {
-            Some(again) => Ok(SavedOrAgain::Again(again.clone())),
-            None => Ok(SavedOrAgain::Saved(self.keep(x)?)),
+    pub fn keep_or_recompute(&self, x: &Var) -> Result<SavedOrRecomputed> {
+        match &x.value.recompute {
+            Some(recompute) => Ok(SavedOrRecomputed::Recomputed(recompute.clone())),
+            None => Ok(SavedOrRecomputed::Saved(self.keep(x)?)),
         }
     }
 

@@ -17,18 +17,18 @@ pub(super) struct Value {
     pub(super) buffer: Rc<FloatBuffer>,
     /// The rows with a gradient, copied once if the others need not stay.
     pub(super) prefix: OnceCell<Rc<FloatBuffer>>,
-    /// How to make the rows with a gradient again from what is kept anyway.
-    pub(super) again: Option<Rc<dyn Again>>,
+    /// How to recompute the rows with a gradient from what is kept anyway.
+    pub(super) recompute: Option<Rc<dyn Recompute>>,
 }
 
-/// Makes the rows of a value that have a gradient once more, with the same bits: for values that cost less time to make again
-/// than memory to keep.
-pub trait Again: std::fmt::Debug {
+/// Recomputes the rows of a value that have a gradient, with the same bits: for values that are cheap to compute and large to
+/// keep.
+pub trait Recompute: std::fmt::Debug {
     /// `[grad_rows, cols]`
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
-    fn again(&self, device: &Device) -> Result<FloatBuffer>;
+    fn recompute(&self, device: &Device) -> Result<FloatBuffer>;
 }
 
 /// What a node knows of a value that it read: enough to add to its gradient.
@@ -96,23 +96,23 @@ impl Saved {
     }
 }
 
-/// The rows of a value that the backward pass needs, kept or made again.
+/// The rows of a value that the backward pass needs, kept or to be recomputed.
 #[derive(Debug, Clone)]
-pub enum SavedOrAgain {
+pub enum SavedOrRecomputed {
     Saved(Saved),
-    Again(Rc<dyn Again>),
+    Recomputed(Rc<dyn Recompute>),
 }
 
-impl SavedOrAgain {
+impl SavedOrRecomputed {
     /// The rows.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
     pub fn get(&self, device: &Device) -> Result<Saved> {
         match self {
-            SavedOrAgain::Saved(saved) => Ok(saved.clone()),
-            SavedOrAgain::Again(again) => {
-                let buffer = again.again(device)?;
+            SavedOrRecomputed::Saved(saved) => Ok(saved.clone()),
+            SavedOrRecomputed::Recomputed(value) => {
+                let buffer = value.recompute(device)?;
                 Ok(Saved { len: buffer.len(), buffer: Rc::new(buffer) })
             }
         }

@@ -4,7 +4,7 @@ use super::block::{Block, LinearInfo};
 use super::layout::{Layout, Norm, Projection};
 use super::{KvCache, ModelConfig, RopeConfig};
 use crate::adapters::{Adapters, LinearId};
-use crate::autograd::{Segment, Tape, Var, checkpoint};
+use crate::autograd::{Layer, Tape, Var, recompute};
 use crate::error::EngineError;
 use crate::free_memory::free_bytes;
 use crate::ops::{self, Linear, ScoredRows, ScoredTokens, TokenLogps};
@@ -235,12 +235,12 @@ impl Model {
     /// [`align_kernels::KernelError`].
     pub fn first_layer(&self, tape: &mut Tape, ids: &Buffer<u32>) -> Result<Var> {
         let x = self.embed(tape, ids)?;
-        checkpoint(tape, &x, self.segment(0))
+        recompute(tape, &x, self.layer(0))
     }
 
     /// A layer, to be recomputed.
-    fn segment(&self, layer: usize) -> Segment {
-        let block = self.blocks[layer].clone();
+    fn layer(&self, index: usize) -> Layer {
+        let block = self.blocks[index].clone();
         Rc::new(move |tape, x| block.forward(tape, x, None))
     }
 
@@ -295,7 +295,7 @@ impl Model {
         let mut x = self.embed(tape, ids)?;
         let recomputed = self.blocks.len().saturating_sub(layers_kept);
         for (i, block) in self.blocks.iter().enumerate() {
-            x = if i < recomputed { checkpoint(tape, &x, self.segment(i))? } else { block.forward(tape, &x, None)? };
+            x = if i < recomputed { recompute(tape, &x, self.layer(i))? } else { block.forward(tape, &x, None)? };
         }
         let x = ops::gather_rows(tape, &x, index, policy)?;
         self.final_norm(tape, &x)

@@ -1,6 +1,6 @@
 //! Gated activation of the MLP.
 
-use crate::autograd::{Again, Backward, Grads, Input, Saved, Tape, Var};
+use crate::autograd::{Backward, Grads, Input, Recompute, Saved, Tape, Var};
 use align_kernels::gate::{self, Activation};
 use align_kernels::{Device, FloatBuffer, Result};
 use std::rc::Rc;
@@ -13,7 +13,7 @@ pub fn gate(tape: &mut Tape, activation: Activation, gate_up: &Var) -> Result<Va
     let (rows, cols) = (gate_up.rows(), gate_up.cols() / 2);
     let mut y = tape.alloc_float("gate.y", rows * cols)?;
     gate::Forward { rows, cols, activation, gate_up: gate_up.view(), y: y.view_mut() }.run(tape.device())?;
-    tape.push_again([rows, cols], gate_up.grad_rows(), y, |tape| {
+    tape.push_recomputable([rows, cols], gate_up.grad_rows(), y, |tape| {
         let gate = Gate { activation, input: gate_up.input(), gate_up: tape.keep(gate_up)? };
         Ok((gate.clone(), Rc::new(gate)))
     })
@@ -26,8 +26,8 @@ struct Gate {
     gate_up: Saved,
 }
 
-impl Again for Gate {
-    fn again(&self, device: &Device) -> Result<FloatBuffer> {
+impl Recompute for Gate {
+    fn recompute(&self, device: &Device) -> Result<FloatBuffer> {
         let Input { grad_rows: rows, cols, dtype, .. } = self.input;
         let cols = cols / 2;
         let mut y = device.alloc_float("gate.y", dtype, rows * cols)?;

@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::adapters::{AdapterSet, Adapters, LinearId, LowRank};
-use crate::autograd::{Mode, ParamGrads, Tape, Var, checkpoint};
+use crate::autograd::{Mode, ParamGrads, Tape, Var, recompute};
 use crate::param::*;
 use crate::pass::{Dropout, Masks, Pass, RopeTable, RopeVariant};
 use crate::rows::{RowPlan, SequenceTree};
@@ -151,13 +151,13 @@ const CASES: &[(&str, &[usize], Option<f32>, Run)] = &[
         let rows = gather_rows(tape, &x[0], &w.scored.rows, w.scored.policy)?;
         Ok(token_logps(tape, &rows, &w.head, &w.scored, Some(3.0), 0.8, false)?.logps)
     }),
-    ("checkpoint", &[8], None, |w, tape, x| {
-        let (layer, norm) = (w.linear(), w.norm.clone());
-        let segment = move |tape: &mut Tape, x: &Var| {
+    ("recompute", &[8], None, |w, tape, x| {
+        let (projection, norm) = (w.linear(), w.norm.clone());
+        let layer = move |tape: &mut Tape, x: &Var| {
             let h = rms_norm(tape, x, &norm, 1e-3, 0.0)?;
-            linear(tape, &h, std::slice::from_ref(&layer), Some(x))
+            linear(tape, &h, std::slice::from_ref(&projection), Some(x))
         };
-        checkpoint(tape, &x[0], Rc::new(segment))
+        recompute(tape, &x[0], Rc::new(layer))
     }),
 ];
 
@@ -217,7 +217,7 @@ fn every_op_has_the_gradient_of_its_forward() {
         }
         let with_params = match name {
             "score_head" => 1,
-            "checkpoint" => 2,
+            "recompute" => 2,
             name if name.starts_with("linear") => 2,
             _ => 0,
         };

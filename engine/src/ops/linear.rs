@@ -1,7 +1,7 @@
 //! Frozen linear layers that read one input, with the low-rank updates of the policy and of the reference.
 
 use crate::adapters::{AdapterSet, LinearId, LowRank};
-use crate::autograd::{Backward, Grads, Input, Saved, SavedF32, SavedOrAgain, Tape, Var};
+use crate::autograd::{Backward, Grads, Input, Saved, SavedF32, SavedOrRecomputed, Tape, Var};
 use crate::pass::Masks;
 use crate::weights::{Frozen, FrozenVector};
 use align_kernels::dropout::Dropout;
@@ -21,8 +21,8 @@ pub struct Linear {
 }
 
 /// The outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`: the policy's update on policy rows,
-/// the reference's on reference rows; on top of `residual`, which the result is like then. Keeps `x` unless it can be made
-/// again, and saves `u = x·Aᵀ` (rank floats a row) where the policy has an update, nothing else.
+/// the reference's on reference rows; on top of `residual`, which the result is like then. Keeps `x` unless it can be
+/// recomputed, and saves `u = x·Aᵀ` (rank floats a row) where the policy has an update, nothing else.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
@@ -54,7 +54,7 @@ pub fn linear(tape: &mut Tape, x: &Var, layers: &[Linear], residual: Option<&Var
             let adapter = match (update, u) {
                 (Some(update), Some(u)) => {
                     let u = tape.save(u, grad_rows * update.lora_a.shape()[0])?;
-                    Some(Adapter { x: tape.keep_or_again(x)?, u, update: update.clone() })
+                    Some(Adapter { x: tape.keep_or_recompute(x)?, u, update: update.clone() })
                 }
                 _ => None,
             };
@@ -145,7 +145,7 @@ fn mask(
 }
 
 struct Adapter {
-    x: SavedOrAgain,
+    x: SavedOrRecomputed,
     u: SavedF32,
     update: LowRank,
 }

@@ -1,6 +1,6 @@
 //! Root-mean-square norm of whole rows.
 
-use crate::autograd::{Again, Backward, Grads, Input, Saved, SavedF32, Tape, Var};
+use crate::autograd::{Backward, Grads, Input, Recompute, Saved, SavedF32, Tape, Var};
 use crate::weights::FrozenVector;
 use align_kernels::rms_norm::{self, Groups};
 use align_kernels::{Device, FloatBuffer, FloatDtype, Result};
@@ -21,7 +21,7 @@ pub fn rms_norm(tape: &mut Tape, x: &Var, weight: &FrozenVector, eps: f32, offse
     rms_norm::Forward { rows, cols, groups, eps, offset, x: x.view(), weight: weight_view, y: y_view, rstd: rstd_view }
         .run(tape.device())?;
     let dtype = y.dtype();
-    tape.push_again([rows, cols], x.grad_rows(), y, |tape| {
+    tape.push_recomputable([rows, cols], x.grad_rows(), y, |tape| {
         let rstd = Rc::new(tape.save(rstd, x.grad_rows())?);
         let (x, input) = (tape.keep(x)?, x.input());
         let norm = RmsNorm { eps, offset, input, dtype, x, rstd, weight: weight.clone() };
@@ -41,8 +41,8 @@ struct RmsNorm {
     weight: FrozenVector,
 }
 
-impl Again for RmsNorm {
-    fn again(&self, device: &Device) -> Result<FloatBuffer> {
+impl Recompute for RmsNorm {
+    fn recompute(&self, device: &Device) -> Result<FloatBuffer> {
         let RmsNorm { eps, offset, input: Input { grad_rows: rows, cols, .. }, dtype, .. } = *self;
         let mut y = device.alloc_float("rms_norm.y", dtype, rows * cols)?;
         let mut rstd = device.alloc("rms_norm.rstd", rows)?;
