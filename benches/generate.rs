@@ -5,10 +5,10 @@ use crate::ceiling::Ceiling;
 use crate::measure::Samples;
 use crate::models::{self, BenchModel, RANK};
 use crate::report::{Rate, Report, Row};
-use align_engine::generate::{Request, Sampling, generate};
 use align_engine::adapters::AdapterSet;
+use align_engine::generate::{Request, Sampling, generate};
 use align_engine::model::{Model, ModelConfig};
-use align_engine::weights::{Checkpoint, ValueCheck};
+use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::rng::Key;
 use align_kernels::{Device, FloatDtype, Precision, WeightSlice};
 use std::collections::BTreeMap;
@@ -49,8 +49,8 @@ fn measure(
     rounds: usize,
     report: &mut Report,
 ) -> Result<(), Error> {
-    let checkpoint = Checkpoint::open(dir, ValueCheck::Finite)?;
-    let model = Model::load(device, ModelConfig::open(dir)?, &checkpoint)?;
+    let files = WeightFiles::open(dir, ValueCheck::Finite)?;
+    let model = Model::load(device, ModelConfig::open(dir)?, &files)?;
     let adapter = Arc::new(models::adapter(device, &model)?);
     let bytes = bytes_read(&model, precision);
     let batch = Batch { device, model, adapter, precision };

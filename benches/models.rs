@@ -1,8 +1,8 @@
 //! What the steps are measured on: the small golden model always, a larger one where `ALIGN_SMOLLM2` names its directory.
 
-use align_engine::param::{Param, ParamId};
-use align_engine::model::Model;
 use align_engine::adapters::{AdapterSet, LowRank};
+use align_engine::model::Model;
+use align_engine::param::{Param, ParamId};
 use align_kernels::rng::Key;
 use align_kernels::{Device, KernelError};
 use std::path::{Path, PathBuf};

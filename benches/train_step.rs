@@ -9,10 +9,10 @@ use crate::ceiling::Ceiling;
 use crate::measure::Samples;
 use crate::models::{self, BenchModel, RANK};
 use crate::report::{Rate, Report, Row};
-use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::adapters::{AdapterSet, Adapters};
+use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::{Model, ModelConfig};
-use align_engine::weights::{Checkpoint, ValueCheck};
+use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::rng::Key;
 use align_kernels::{Buffer, Device, KernelError, Precision, WeightSlice, token_logps};
 use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
@@ -104,8 +104,8 @@ struct Step {
 
 impl Step {
     fn open(device: &Device, name: &str, model_dir: &Path, data: &Path, precision: Precision) -> Result<Step, Error> {
-        let checkpoint = Checkpoint::open(model_dir, ValueCheck::Finite)?;
-        let model = Model::load(device, ModelConfig::open(model_dir)?, &checkpoint)?;
+        let files = WeightFiles::open(model_dir, ValueCheck::Finite)?;
+        let model = Model::load(device, ModelConfig::open(model_dir)?, &files)?;
         let encoder = Encoder::from_model(model_dir, None, MAX_LENGTH, model.config().vocab_size)?;
         let data = Dataset::open(&[data.to_owned()], encoder, Needs::Pairs, OnBadRow::Skip)?;
         let order = data.order(Shuffle::Off, 0);

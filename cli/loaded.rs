@@ -6,7 +6,7 @@ use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
 use crate::report;
 use align_engine::model::{Layout, Model, ModelConfig, ModelNote, UnusedTensors, locate};
-use align_engine::weights::{Checkpoint, ValueCheck};
+use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, Hash, base_hash};
 use align_lora::data::{Encoder, LongAnswers};
@@ -77,12 +77,12 @@ pub struct LoadedModel {
     pub found: String,
     /// What an adapter's config names as its base.
     pub base_name: String,
-    /// Tensors of the checkpoint that the model does not use.
+    /// Tensors of the files that the model does not use.
     pub unused: UnusedTensors,
     /// Matrices of zeros, which are rarely meant.
     pub all_zero: Vec<String>,
     /// The files of its weights.
-    pub checkpoint: Checkpoint,
+    pub files: WeightFiles,
     /// Kept so that the demo's files outlive the mapping.
     pub demo: Option<Demo>,
 }
@@ -107,12 +107,12 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
     };
     report::stray_adapter(&dir, args.adapter.as_deref());
     let config = ModelConfig::open(&dir)?;
-    let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite)?;
-    let model = Model::load(device, config, &checkpoint)?;
-    report::model_notes(&ModelNote::of(model.config(), &checkpoint));
-    let unused = Layout::of(model.config(), &checkpoint).unused(model.config(), &checkpoint);
-    let all_zero = checkpoint.all_zero();
-    Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, checkpoint, demo })
+    let files = WeightFiles::open(&dir, ValueCheck::Finite)?;
+    let model = Model::load(device, config, &files)?;
+    report::model_notes(&ModelNote::of(model.config(), &files));
+    let unused = Layout::of(model.config(), &files).unused(model.config(), &files);
+    let all_zero = files.all_zero();
+    Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, files, demo })
 }
 
 impl LoadedModel {
@@ -208,7 +208,7 @@ impl LoadedModel {
 
     /// Returns the hash that identifies the weights.
     pub fn base_hash(&self) -> Hash {
-        base_hash(self.model.config(), &self.checkpoint)
+        base_hash(self.model.config(), &self.files)
     }
 
     /// The files of `--data`, or those of the demo.

@@ -28,7 +28,7 @@ pub fn open(
         None => (user_cache::folder("reference"), false),
     };
     Ok(Some(match &folder {
-        Some(folder) => match ReferenceCache::open(folder, &loaded.model, &loaded.checkpoint, reference, precision) {
+        Some(folder) => match ReferenceCache::open(folder, &loaded.model, &loaded.files, reference, precision) {
             Ok(cache) => cache,
             Err(error) if asked_for => return Err(CliError::Runtime(format!("--reference-cache: {error}"))),
             Err(error) => {
@@ -57,5 +57,5 @@ pub fn say_notes(cache: Option<&ReferenceCache>) {
 }
 
 fn in_memory(loaded: &LoadedModel) -> Result<ReferenceCache, CliError> {
-    ReferenceCache::in_memory(&loaded.checkpoint).map_err(|error| CliError::Runtime(error.to_string()))
+    ReferenceCache::in_memory(&loaded.files).map_err(|error| CliError::Runtime(error.to_string()))
 }

@@ -3,10 +3,10 @@
 
 use crate::align::{committed_goldens, ids, read_json, write_lines};
 use crate::cases_models::{CONFIG, Folder};
-use align_engine::generate::{Completion, Finish, Random, Request, Sampling, generate};
 use align_engine::adapters::AdapterSet;
+use align_engine::generate::{Completion, Finish, Random, Request, Sampling, generate};
 use align_engine::model::{Model, ModelConfig};
-use align_engine::weights::{Checkpoint, ValueCheck};
+use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::{Device, Precision};
 use align_lora::adapter::Adapter;
 use serde_json::{Value, json};
@@ -29,9 +29,9 @@ fn folder(tokens: usize) -> Folder {
 
 fn model(border: usize) -> Model {
     let dir = folder(border);
-    let checkpoint = Checkpoint::open(&dir.path("model"), ValueCheck::Finite).unwrap();
+    let files = WeightFiles::open(&dir.path("model"), ValueCheck::Finite).unwrap();
     let config = ModelConfig::open(&dir.path("model")).unwrap();
-    Model::load(&Device::cpu(Some(2)).unwrap(), config, &checkpoint).unwrap()
+    Model::load(&Device::cpu(Some(2)).unwrap(), config, &files).unwrap()
 }
 
 fn prompts() -> Vec<Vec<u32>> {

@@ -2,12 +2,12 @@
 
 use crate::align::{align, committed_goldens, golden_model, read_lines};
 use crate::golden_rows::{golden_rows, with_numbers};
-use align_engine::param::{Param, ParamId};
-use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::adapters::{AdapterSet, Adapters, LowRank};
+use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::{Model, ModelConfig};
+use align_engine::param::{Param, ParamId};
 use align_engine::pass::Dropout;
-use align_engine::weights::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec, ValueCheck};
+use align_engine::weights::{Dtype, SafetensorsWriter, TensorSpec, ValueCheck, WeightFiles};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::data::{EncodedRow, Encoder, Mismatch};
@@ -25,8 +25,8 @@ const MODELS: [&str; 4] = ["tiny-llama", "tiny-gemma3", "tiny-gemma2", "tiny-phi
 
 fn load(dir: &Path, threads: usize) -> Model {
     let device = Device::cpu(Some(threads)).unwrap();
-    let checkpoint = Checkpoint::open(dir, ValueCheck::Finite).unwrap();
-    Model::load(&device, ModelConfig::open(dir).unwrap(), &checkpoint).unwrap()
+    let files = WeightFiles::open(dir, ValueCheck::Finite).unwrap();
+    Model::load(&device, ModelConfig::open(dir).unwrap(), &files).unwrap()
 }
 
 /// An adapter of rank 4 on every linear layer. `b` scales its second half: 0 is a fresh one.
@@ -145,9 +145,9 @@ fn read_ahead_changes_no_bit() {
     let dir = golden_model("tiny-llama");
     let objective = Objective::new("exo_pair", &[]).unwrap();
     let run = |free_bytes: u64| {
-        let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite).unwrap();
+        let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
         let device = Device::cpu(Some(2)).unwrap();
-        let model = Model::load_beside(&device, ModelConfig::open(&dir).unwrap(), &checkpoint, free_bytes).unwrap();
+        let model = Model::load_beside(&device, ModelConfig::open(&dir).unwrap(), &files, free_bytes).unwrap();
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &dir, DataKind::Pairs, 3));
         let scoring = scoring(&model, &adapter);
         [0, 2, usize::MAX].map(|kept| to_bits(&gradients(&scoring, &objective, &rows, 1 << 20, kept, None).1))
@@ -400,8 +400,8 @@ fn same_seed_twice_gives_the_same_bits_and_another_seed_others() {
 
 /// Tensors of a model directory in `n` shards.
 fn reshard(from: &Path, to: &Path, n: usize) {
-    let checkpoint = Checkpoint::open(from, ValueCheck::Skip).unwrap();
-    let tensors: Vec<_> = checkpoint.tensors().collect();
+    let files = WeightFiles::open(from, ValueCheck::Skip).unwrap();
+    let tensors: Vec<_> = files.tensors().collect();
     let mut weight_map = serde_json::Map::new();
     for (i, part) in tensors.chunks(tensors.len().div_ceil(n)).enumerate() {
         let file =
@@ -464,8 +464,8 @@ fn three_shards_are_one_file() {
 /// A copy of a model directory with its weights in f32, changed.
 fn widen(from: &Path, to: &Path, change: impl Fn(&str, f32) -> f32) {
     reshard(from, to, 1);
-    let checkpoint = Checkpoint::open(from, ValueCheck::Skip).unwrap();
-    let tensors: Vec<_> = checkpoint.tensors().collect();
+    let files = WeightFiles::open(from, ValueCheck::Skip).unwrap();
+    let tensors: Vec<_> = files.tensors().collect();
     let specs: Vec<TensorSpec> = tensors
         .iter()
         .map(|(t, _)| TensorSpec { name: t.name.clone(), dtype: Dtype::F32, shape: t.shape.clone() })
@@ -528,7 +528,7 @@ fn merged_is_adapted() {
         let effect = adapted.iter().zip(token_logps(&at("wide"), None)).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
         assert!(effect > 0.1, "{name}: the adapter changes log-probs by {effect} nats at most");
 
-        let open = |dir: &Path| Checkpoint::open(dir, ValueCheck::Skip).unwrap();
+        let open = |dir: &Path| WeightFiles::open(dir, ValueCheck::Skip).unwrap();
         let (rounded, exact) = (open(&at("merged")), open(&at("wide-merged")));
         let exact: BTreeMap<&str, Vec<f32>> =
             exact.tensors().map(|(t, shard)| (t.name.as_str(), shard.to_f32(t).unwrap())).collect();

@@ -3,7 +3,7 @@
 use crate::align::{read_lines, root, write_lines};
 use crate::watched_run;
 use align_engine::model::{Model, ModelConfig};
-use align_engine::weights::{Checkpoint, ValueCheck};
+use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
@@ -44,8 +44,8 @@ fn every_loss_trains() {
     let folder = tempfile::tempdir().unwrap();
     let dir = root().join("cli/demo/model");
     let device = Device::cpu(Some(2)).unwrap();
-    let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite).unwrap();
-    let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &checkpoint).unwrap();
+    let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
+    let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &files).unwrap();
 
     let number = KnobValue::Number;
     let presets = LOSSES.iter().flat_map(|loss| loss.presets).map(|preset| preset.name);

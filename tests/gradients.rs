@@ -2,11 +2,11 @@
 
 use crate::align::{committed_goldens, number, numbers, read_json, root};
 use crate::golden_rows::{golden_rows, with_numbers};
-use align_engine::autograd::ParamGrads;
-use align_engine::param::{Param, ParamId};
 use align_engine::adapters::{AdapterSet, Adapters};
+use align_engine::autograd::ParamGrads;
 use align_engine::model::{Model, ModelConfig};
-use align_engine::weights::{Checkpoint, SafetensorsFile, ValueCheck};
+use align_engine::param::{Param, ParamId};
+use align_engine::weights::{SafetensorsFile, ValueCheck, WeightFiles};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::adapter::Adapter;
@@ -34,8 +34,8 @@ struct World {
 impl World {
     fn open(folder: &Path, model_dir: &Path) -> World {
         let device = Device::cpu(Some(2)).unwrap();
-        let checkpoint = Checkpoint::open(model_dir, ValueCheck::Finite).unwrap();
-        let model = Model::load(&device, ModelConfig::open(model_dir).unwrap(), &checkpoint).unwrap();
+        let files = WeightFiles::open(model_dir, ValueCheck::Finite).unwrap();
+        let model = Model::load(&device, ModelConfig::open(model_dir).unwrap(), &files).unwrap();
         let adapter = Adapter::load(&model, &folder.join("adapter")).unwrap();
         let name = folder.file_name().unwrap().to_str().unwrap().to_owned();
         let hidden_size = model.config().hidden_size;

@@ -3,7 +3,7 @@
 use crate::align::{align, committed_goldens, golden_model, read_lines, write_lines};
 use crate::watched_run::{self, Notes};
 use align_engine::model::{Model, ModelConfig};
-use align_engine::weights::{Checkpoint, ValueCheck};
+use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::{Device, Precision};
 use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::data::{Dataset, Encoder, Needs, OnBadRow, Shuffle};
@@ -45,8 +45,8 @@ impl Run {
     fn new(model: &str, loss: &'static str) -> Run {
         let dir = golden_model(model);
         let device = Device::cpu(Some(2)).unwrap();
-        let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite).unwrap();
-        let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &checkpoint).unwrap();
+        let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
+        let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &files).unwrap();
         let (file, needs) = match loss {
             "kto" => ("kto.jsonl", Needs::Labels),
             _ => ("pairs.jsonl", Needs::Pairs),

@@ -3,7 +3,7 @@
 use crate::align::{Run, align, command, committed_goldens, copy_folder, golden_model, read_lines, turn, write_lines};
 use crate::watched_run::{self, Notes};
 use align_engine::model::{Model, ModelConfig};
-use align_engine::weights::{Checkpoint, ValueCheck};
+use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::{Device, Precision};
 use align_lora::adapter::{Adapter, LoraConfig};
 use align_lora::data::{Dataset, Encoder, Needs, OnBadRow};
@@ -456,14 +456,14 @@ fn the_plan_knows_what_is_cached() {
     let run = |epochs: u64| {
         let device = Device::cpu(Some(2)).unwrap();
         device.clone().install(|| {
-            let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite).unwrap();
-            let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &checkpoint).unwrap();
+            let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
+            let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &files).unwrap();
             let encoder = Encoder::from_model(&dir, None, 256, model.config().vocab_size).unwrap();
-            let files = [committed_goldens().join("pairs.jsonl")];
-            let data = Dataset::open(&files, encoder, Needs::Pairs, OnBadRow::Error).unwrap();
+            let pairs = [committed_goldens().join("pairs.jsonl")];
+            let data = Dataset::open(&pairs, encoder, Needs::Pairs, OnBadRow::Error).unwrap();
             let adapter = Adapter::fresh(&model, &LoraConfig::default(), 1).unwrap();
             let options = TrainOptions { epochs, ..watched_run::options() };
-            let cache = ReferenceCache::open(cache_folder.path(), &model, &checkpoint, None, Precision::F32).unwrap();
+            let cache = ReferenceCache::open(cache_folder.path(), &model, &files, None, Precision::F32).unwrap();
             let objective = Objective::new("dpo", &[]).unwrap();
             let trainer = Trainer::new(&model, adapter.set().clone(), None, objective, options).unwrap();
             let mut trainer = trainer.with_reference_cache(cache);

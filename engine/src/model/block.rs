@@ -137,7 +137,7 @@ impl Block {
         ops::rms_norm(tape, x, weight, self.rms_norm_eps, self.norm_offset)
     }
 
-    /// The linear layers, with the last part of their names in the checkpoint.
+    /// The linear layers, in the order of their ids.
     pub fn linears(&self) -> Vec<&Linear> {
         let (o, down) = (std::iter::once(&self.o), std::iter::once(&self.down));
         self.qkv.iter().chain(o).chain(&self.gate_up).chain(down).collect()

@@ -78,7 +78,7 @@ pub struct ModelConfig {
     pub old_rope_key: Option<String>,
     /// Whether a text that outgrows the range of its rope frequencies needs new keys in the cache.
     pub cache_follows_rope: bool,
-    /// What stands before `embed_tokens` and `layers` in the weights' names: the first prefix that the checkpoint has.
+    /// What stands before `embed_tokens` and `layers` in the weights' names: the first prefix that the files have.
     pub tensor_prefixes: &'static [&'static str],
     /// The same in the names that adapters use, e.g. `model.`
     pub module_prefix: &'static str,

@@ -1,8 +1,8 @@
-//! Checks by names and shapes whether a checkpoint holds the model that config.json describes, and finds what else it holds.
+//! Checks by names and shapes whether weight files hold the model that config.json describes, and finds what else they hold.
 
 use super::config::ModelConfig;
 use super::layout::Layout;
-use crate::weights::{Checkpoint, LoadError};
+use crate::weights::{LoadError, WeightFiles};
 use std::collections::BTreeSet;
 
 /// Parts that programs add to the names of modules when they wrap a model, with the programs.
@@ -17,7 +17,7 @@ pub const WRAPPERS: [(&str, &str); 8] = [
     ("module.", "DataParallel or DeepSpeed"),
 ];
 
-/// Tensors of a checkpoint that the model does not use.
+/// Tensors of the files that the model does not use.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UnusedTensors {
     /// Tensors that config.json does not mention: parts that this program does not run, or a sign that config.json belongs to
@@ -28,24 +28,20 @@ pub struct UnusedTensors {
 }
 
 impl Layout {
-    /// Returns the names that `checkpoint` uses, if it holds every tensor that `config` implies in the right shape.
+    /// Returns the names that `files` use, if they hold every tensor that `config` implies in the right shape.
     ///
     /// # Errors
-    /// [`LoadError`], with what the checkpoint holds instead: quantised weights, no head, the names of a wrapped model.
-    pub fn fitted(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<Layout, LoadError> {
-        if let Some(quantised) = checkpoint.quantised() {
+    /// [`LoadError`], with what the files hold instead: quantised weights, no head, the names of a wrapped model.
+    pub fn fitted(config: &ModelConfig, files: &WeightFiles) -> Result<Layout, LoadError> {
+        if let Some(quantised) = files.quantised() {
             let method = config.quantization.as_ref().map(|found| found.method.clone());
-            return Err(LoadError::Quantised {
-                path: checkpoint.dir().to_owned(),
-                quantised: Box::new(quantised),
-                method,
-            });
+            return Err(LoadError::Quantised { path: files.dir().to_owned(), quantised: Box::new(quantised), method });
         }
-        let layout = Layout::of(config, checkpoint);
+        let layout = Layout::of(config, files);
         for (name, shape) in layout.tensors(config) {
-            match checkpoint.find(&name, &shape) {
+            match files.find(&name, &shape) {
                 Ok(_) => {}
-                Err(LoadError::Missing { want, .. }) => return Err(layout.missing(checkpoint, name, want)),
+                Err(LoadError::Missing { want, .. }) => return Err(layout.missing(files, name, want)),
                 Err(error) => return Err(error),
             }
         }
@@ -53,9 +49,9 @@ impl Layout {
     }
 
     /// Makes the error that says why a tensor is missing.
-    fn missing(&self, checkpoint: &Checkpoint, name: String, want: Vec<usize>) -> LoadError {
-        let path = checkpoint.dir().to_owned();
-        let names = || checkpoint.tensors().map(|(tensor, _)| tensor.name.as_str());
+    fn missing(&self, files: &WeightFiles, name: String, want: Vec<usize>) -> LoadError {
+        let path = files.dir().to_owned();
+        let names = || files.tensors().map(|(tensor, _)| tensor.name.as_str());
         let wrapper = |found: &str| {
             let held = |part: &str| found.starts_with(part) || found.contains(&format!(".{part}"));
             WRAPPERS.into_iter().find(|(part, _)| held(part))
@@ -68,8 +64,8 @@ impl Layout {
         if let Some((found, prefix)) = names().filter_map(with_prefix).find(|(_, prefix)| prefix.ends_with('.')) {
             return LoadError::OtherPrefix { path, name, found, prefix };
         }
-        if !checkpoint.index_faults().is_empty() {
-            let (path, faults) = (checkpoint.index_path(), checkpoint.index_faults().to_vec());
+        if !files.index_faults().is_empty() {
+            let (path, faults) = (files.index_path(), files.index_faults().to_vec());
             return LoadError::MissingInShards { path, name, faults };
         }
         match name == self.lm_head() {
@@ -78,9 +74,9 @@ impl Layout {
         }
     }
 
-    /// Returns the tensors of `checkpoint` that a model of this configuration does not use. Does not list tensors that follow from
+    /// Returns the tensors of `files` that a model of this configuration does not use. Does not list tensors that follow from
     /// others: rotary tables of old exports, and a copy of the embedding to which the head is tied.
-    pub fn unused(&self, config: &ModelConfig, checkpoint: &Checkpoint) -> UnusedTensors {
+    pub fn unused(&self, config: &ModelConfig, files: &WeightFiles) -> UnusedTensors {
         let mut used: BTreeSet<String> = self.tensors(config).into_iter().map(|(name, _)| name).collect();
         // used, or a copy of a used one
         used.insert(self.lm_head());
@@ -94,7 +90,7 @@ impl Layout {
                 && name.split('.').any(|part| part == "vision_tower" || part == "multi_modal_projector")
         };
         let mut unused = UnusedTensors::default();
-        for (tensor, _) in checkpoint.tensors().filter(|(tensor, _)| !used.contains(&tensor.name)) {
+        for (tensor, _) in files.tensors().filter(|(tensor, _)| !used.contains(&tensor.name)) {
             match &tensor.name {
                 name if follows(name) => {}
                 name if vision(name) => unused.vision += 1,

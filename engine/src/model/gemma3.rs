@@ -1,7 +1,7 @@
 //! Gemma 3, text: Gemma 2 with norms on the heads of q and k in place of the soft-caps, five layers with a window to one
 //! without, and a position encoding for each of the two kinds. Source: arXiv 2503.19786.
 //!
-//! From 4B up the checkpoint also sees images: `model_type` is `gemma3`, the text's part of config.json is nested under
+//! From 4B up the model also sees images: `model_type` is `gemma3`, the text's part of config.json is nested under
 //! `text_config`, and the vision tower's weights are left alone.
 
 use super::config::{Defaults, LayerConfig, LayerType, ModelConfig, layer_types, windows};

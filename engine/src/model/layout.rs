@@ -3,7 +3,7 @@
 //! The paths are those of the modules in transformers, which are also the names that adapters and their target lists use.
 
 use super::config::ModelConfig;
-use crate::weights::Checkpoint;
+use crate::weights::WeightFiles;
 
 /// A matrix of the block, as the family stores it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,7 +131,7 @@ impl ModelConfig {
     }
 }
 
-/// The names of the tensors in a checkpoint.
+/// The names of the tensors in the weight files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     prefix: &'static str,
@@ -139,7 +139,7 @@ pub struct Layout {
     embedding: EmbeddingName,
 }
 
-/// The name under which a checkpoint holds the embedding.
+/// The name under which the files hold the embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EmbeddingName {
     Own,
@@ -157,22 +157,18 @@ impl Layout {
         Layout { prefix, head, embedding: EmbeddingName::Own }
     }
 
-    /// The names that `checkpoint` has: with the first prefix that fits; if none does, with the first, under which loading then
-    /// says what is missing.
-    pub fn of(config: &ModelConfig, checkpoint: &Checkpoint) -> Layout {
+    /// The names that `files` have: with the first prefix that fits. If none does, with the first one: loading then says what is
+    /// missing under it.
+    pub fn of(config: &ModelConfig, files: &WeightFiles) -> Layout {
         let layouts = config.tensor_prefixes.iter().map(|prefix| Layout::new(prefix));
         let fits = |layout: &Layout| {
-            checkpoint.contains(&layout.embed_tokens())
-                || checkpoint.contains(&layout.norm(0, Norm::PreAttention, config))
+            files.contains(&layout.embed_tokens()) || files.contains(&layout.norm(0, Norm::PreAttention, config))
         };
         let mut layout = layouts.clone().find(fits).unwrap_or(Layout::new(config.tensor_prefixes[0]));
-        if !checkpoint.contains(layout.head) {
-            layout.head = HEADS.into_iter().find(|head| checkpoint.contains(head)).unwrap_or(layout.head);
+        if !files.contains(layout.head) {
+            layout.head = HEADS.into_iter().find(|head| files.contains(head)).unwrap_or(layout.head);
         }
-        if config.tie_word_embeddings
-            && !checkpoint.contains(&layout.embed_tokens())
-            && checkpoint.contains(layout.head)
-        {
+        if config.tie_word_embeddings && !files.contains(&layout.embed_tokens()) && files.contains(layout.head) {
             layout.embedding = EmbeddingName::Head;
         }
         layout
@@ -196,10 +192,10 @@ impl Layout {
         self.head.to_owned()
     }
 
-    /// Whether the head is the embedding: as `config.json` says, unless the checkpoint holds a head of its own that differs,
-    /// which is then meant (transformers decides the same way). A stored copy of the embedding is not used.
-    pub fn head_is_tied(&self, config: &ModelConfig, checkpoint: &Checkpoint) -> bool {
-        config.tie_word_embeddings && checkpoint.equal(&self.lm_head(), &self.embed_tokens()) != Some(false)
+    /// Whether the head is the embedding: as `config.json` says, unless the files hold a head that differs. Then that head is
+    /// used, as transformers does. A stored copy of the embedding is not used.
+    pub fn head_is_tied(&self, config: &ModelConfig, files: &WeightFiles) -> bool {
+        config.tie_word_embeddings && files.equal(&self.lm_head(), &self.embed_tokens()) != Some(false)
     }
 
     /// The matrix of a projection.

@@ -2,7 +2,7 @@
 
 use super::config::ModelConfig;
 use super::layout::Layout;
-use crate::weights::{Checkpoint, IndexFault};
+use crate::weights::{IndexFault, WeightFiles};
 use std::path::PathBuf;
 
 /// Something about a model's folder that a user may not know and that changes no number here.
@@ -23,9 +23,9 @@ pub enum ModelNote {
 }
 
 impl ModelNote {
-    /// Returns all notes on a checkpoint that fits.
-    pub fn of(config: &ModelConfig, checkpoint: &Checkpoint) -> Vec<ModelNote> {
-        let dir = || checkpoint.dir().to_owned();
+    /// Returns all notes on weight files that fit.
+    pub fn of(config: &ModelConfig, files: &WeightFiles) -> Vec<ModelNote> {
+        let dir = || files.dir().to_owned();
         let mut notes = Vec::new();
         if let Some(found) = &config.quantization {
             notes.push(ModelNote::PlainWeights { dir: dir(), key: found.key, method: found.method.clone() });
@@ -33,17 +33,17 @@ impl ModelNote {
         if let Some(rope_type) = &config.old_rope_key {
             notes.push(ModelNote::OldRopeKey { dir: dir(), rope_type: rope_type.clone() });
         }
-        let layout = Layout::of(config, checkpoint);
-        if config.tie_word_embeddings && !layout.head_is_tied(config, checkpoint) {
+        let layout = Layout::of(config, files);
+        if config.tie_word_embeddings && !layout.head_is_tied(config, files) {
             notes.push(ModelNote::OwnHead { dir: dir(), name: layout.lm_head() });
         }
-        if !checkpoint.index_faults().is_empty() {
-            let faults = checkpoint.index_faults().to_vec();
-            notes.push(ModelNote::Index { path: checkpoint.index_path(), faults });
+        if !files.index_faults().is_empty() {
+            let faults = files.index_faults().to_vec();
+            notes.push(ModelNote::Index { path: files.index_path(), faults });
         }
-        let links = checkpoint.links().iter().cloned();
+        let links = files.links().iter().cloned();
         notes.extend(links.map(|(path, target)| ModelNote::Link { path, target }));
-        let names = layout.unused(config, checkpoint).names;
+        let names = layout.unused(config, files).names;
         if !names.is_empty() {
             notes.push(ModelNote::UnusedTensors { dir: dir(), names });
         }

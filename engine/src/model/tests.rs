@@ -1,7 +1,7 @@
 //! Configurations against transformers, against the tiny models, and broken ones.
 
 use super::*;
-use crate::weights::{Checkpoint, Dtype, ValueCheck};
+use crate::weights::{Dtype, ValueCheck, WeightFiles};
 use align_kernels::gate::Activation;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -40,29 +40,29 @@ fn tiny_models_hold_exactly_the_tensors_that_their_configuration_implies() {
     let device = align_kernels::Device::cpu(Some(1)).unwrap();
     for dir in tiny_models() {
         let config = ModelConfig::open(&dir).unwrap();
-        let checkpoint = Checkpoint::open(&dir, ValueCheck::Finite).unwrap();
-        let layout = Layout::of(&config, &checkpoint);
+        let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
+        let layout = Layout::of(&config, &files);
         let mut implied = layout.tensors(&config);
         implied.sort();
         let stored: Vec<(String, Vec<usize>)> =
-            checkpoint.tensors().map(|(tensor, _)| (tensor.name.clone(), tensor.shape.clone())).collect();
+            files.tensors().map(|(tensor, _)| (tensor.name.clone(), tensor.shape.clone())).collect();
         assert_eq!(implied, stored, "{}", dir.display());
-        assert_eq!(config.parameters(), checkpoint.parameters(), "{}", dir.display());
-        assert_eq!(checkpoint.bytes(), 2 * checkpoint.parameters());
-        assert!(checkpoint.tensors().all(|(tensor, _)| tensor.dtype == Dtype::BF16));
+        assert_eq!(config.parameters(), files.parameters(), "{}", dir.display());
+        assert_eq!(files.bytes(), 2 * files.parameters());
+        assert!(files.tensors().all(|(tensor, _)| tensor.dtype == Dtype::BF16));
         assert_eq!(config.dtype.as_deref(), Some("bfloat16"));
-        assert_eq!(layout.head_is_tied(&config, &checkpoint), config.tie_word_embeddings);
+        assert_eq!(layout.head_is_tied(&config, &files), config.tie_word_embeddings);
         for (name, shape) in &implied {
             match shape[..] {
-                [len] => drop(checkpoint.vector(&device, name, len).unwrap()),
-                [rows, columns] => drop(checkpoint.frozen(&device, name, [rows, columns]).unwrap()),
+                [len] => drop(files.vector(&device, name, len).unwrap()),
+                [rows, columns] => drop(files.frozen(&device, name, [rows, columns]).unwrap()),
                 _ => panic!("{name} has {} dimensions", shape.len()),
             }
         }
-        assert_eq!(Layout::fitted(&config, &checkpoint).unwrap(), layout);
-        assert_eq!(ModelNote::of(&config, &checkpoint), []);
-        assert_eq!(layout.unused(&config, &checkpoint), UnusedTensors::default());
-        assert_eq!(checkpoint.all_zero(), Vec::<String>::new());
+        assert_eq!(Layout::fitted(&config, &files).unwrap(), layout);
+        assert_eq!(ModelNote::of(&config, &files), []);
+        assert_eq!(layout.unused(&config, &files), UnusedTensors::default());
+        assert_eq!(files.all_zero(), Vec::<String>::new());
         assert_eq!(stop_token_ids(&dir, &config).unwrap(), config.eos_token_ids);
     }
 }
@@ -407,13 +407,13 @@ fn a_stored_head_that_differs_wins_over_tying() {
         writer.write(names[0], &[1u8; 8]).unwrap();
         writer.write(names[1], head).unwrap();
         writer.finish().unwrap();
-        let checkpoint = Checkpoint::open(dir.path(), ValueCheck::Finite).unwrap();
-        assert_eq!(Layout::of(&config, &checkpoint).head_is_tied(&config, &checkpoint), tied);
+        let files = WeightFiles::open(dir.path(), ValueCheck::Finite).unwrap();
+        assert_eq!(Layout::of(&config, &files).head_is_tied(&config, &files), tied);
     }
 }
 
 #[test]
-fn the_prefix_of_the_weights_is_the_one_that_the_checkpoint_has() {
+fn the_prefix_of_the_weights_is_the_one_that_the_files_have() {
     use crate::weights::{SafetensorsWriter, TensorSpec};
     let mut config = object(sound());
     let text = config.clone();
@@ -427,8 +427,8 @@ fn the_prefix_of_the_weights_is_the_one_that_the_checkpoint_has() {
         let mut writer = SafetensorsWriter::create(&path, &Default::default(), &[spec]).unwrap();
         writer.write(&name, &[0, 0]).unwrap();
         writer.finish().unwrap();
-        let checkpoint = Checkpoint::open(dir.path(), ValueCheck::Skip).unwrap();
-        assert_eq!(Layout::of(&config, &checkpoint).embed_tokens(), name);
+        let files = WeightFiles::open(dir.path(), ValueCheck::Skip).unwrap();
+        assert_eq!(Layout::of(&config, &files).embed_tokens(), name);
     }
     assert_eq!(Layout::new("language_model.model.").lm_head(), "language_model.lm_head.weight");
     assert_eq!(Layout::new("model.language_model.").lm_head(), "lm_head.weight");

@@ -11,7 +11,7 @@ use crate::ops::{self, Linear, ScoredRows, ScoredTokens, TokenLogps};
 use crate::param::Param;
 use crate::pass::{Masks, Pass, RopeTable, RopeVariant};
 use crate::rows::RowPlan;
-use crate::weights::{Checkpoint, Frozen, FrozenVector, LoadError, ReadAhead};
+use crate::weights::{Frozen, FrozenVector, LoadError, ReadAhead, WeightFiles};
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;
 use align_kernels::{Buffer, Device, Precision, Result};
@@ -44,12 +44,12 @@ pub struct Inputs {
 }
 
 impl Model {
-    /// Takes the weights that `config` names from a checkpoint.
+    /// Takes the weights that `config` names from `files`.
     ///
     /// # Errors
     /// [`EngineError`] for a missing tensor, a shape other than the configuration implies, or a format that is not supported.
-    pub fn load(device: &Device, config: ModelConfig, checkpoint: &Checkpoint) -> Result<Model, EngineError> {
-        Model::load_beside(device, config, checkpoint, free_bytes())
+    pub fn load(device: &Device, config: ModelConfig, files: &WeightFiles) -> Result<Model, EngineError> {
+        Model::load_beside(device, config, files, free_bytes())
     }
 
     /// As [`Model::load`] on a machine with so much free memory: it decides whether pages are asked for ahead of the
@@ -60,18 +60,18 @@ impl Model {
     pub fn load_beside(
         device: &Device,
         config: ModelConfig,
-        checkpoint: &Checkpoint,
+        files: &WeightFiles,
         free_bytes: u64,
     ) -> Result<Model, EngineError> {
-        let layout = Layout::fitted(&config, checkpoint)?;
-        let head = match layout.head_is_tied(&config, checkpoint) {
+        let layout = Layout::fitted(&config, files)?;
+        let head = match layout.head_is_tied(&config, files) {
             true => layout.embed_tokens(),
             false => layout.lm_head(),
         };
         let stages = (0..config.num_hidden_layers)
             .map(|layer| config.projections().iter().map(|&projection| layout.weight(layer, projection)).collect())
             .chain([vec![head.clone()]])
-            .map(|names: Vec<String>| names.iter().filter_map(|name| checkpoint.pages(name)).collect())
+            .map(|names: Vec<String>| names.iter().filter_map(|name| files.pages(name)).collect())
             .collect();
         let read_ahead = ReadAhead::new(stages, free_bytes);
         let mut linears = Vec::new();
@@ -80,9 +80,9 @@ impl Model {
             let mut linear = |projection: Projection| -> Result<Linear, EngineError> {
                 let [out_features, in_features] = projection.shape(&config);
                 let weight =
-                    checkpoint.frozen(device, &layout.weight(layer_idx, projection), [out_features, in_features])?;
+                    files.frozen(device, &layout.weight(layer_idx, projection), [out_features, in_features])?;
                 let bias = match projection.has_bias(&config) {
-                    true => Some(checkpoint.vector(device, &layout.bias(layer_idx, projection), out_features)?),
+                    true => Some(files.vector(device, &layout.bias(layer_idx, projection), out_features)?),
                     false => None,
                 };
                 let id = LinearId(linears.len());
@@ -108,7 +108,7 @@ impl Model {
             let gate_up = gate_up.iter().map(|&projection| linear(projection)).collect::<Result<_, _>>()?;
             let down = linear(Projection::Down)?;
             let norm = |norm: Norm| -> Result<FrozenVector, LoadError> {
-                checkpoint.vector(device, &layout.norm(layer_idx, norm, &config), norm.len(&config))
+                files.vector(device, &layout.norm(layer_idx, norm, &config), norm.len(&config))
             };
             let post_norm = |which: Norm| config.post_norms.then(|| norm(which)).transpose();
             blocks.push(Arc::new(Block {
@@ -131,12 +131,12 @@ impl Model {
             }));
         }
         let embedding = [config.vocab_size, config.hidden_size];
-        let embed_tokens = checkpoint.frozen(device, &layout.embed_tokens(), embedding)?;
-        let lm_head = match layout.head_is_tied(&config, checkpoint) {
+        let embed_tokens = files.frozen(device, &layout.embed_tokens(), embedding)?;
+        let lm_head = match layout.head_is_tied(&config, files) {
             true => embed_tokens.clone(),
-            false => checkpoint.frozen(device, &head, embedding)?,
+            false => files.frozen(device, &head, embedding)?,
         };
-        let norm = checkpoint.vector(device, &layout.final_norm(), config.hidden_size)?;
+        let norm = files.vector(device, &layout.final_norm(), config.hidden_size)?;
         let logp_temperature = 1.0;
         Ok(Model {
             device: device.clone(),

@@ -30,7 +30,7 @@ pub enum LoadError {
          the weights and config.json are from different models"
     )]
     Missing { path: PathBuf, name: String, want: Vec<usize> },
-    /// As [`LoadError::Missing`], but the index of the checkpoint is at fault.
+    /// As [`LoadError::Missing`], but the index of shards is at fault.
     #[error(
         "{path}: no shard that it lists holds `{name}`; {} in the index of shards: {}; fetch the checkpoint again",
         count(.faults.len(), "fault"), list(.faults)

@@ -10,6 +10,7 @@
 //! list of dtypes is used, and the rest is here; a test holds this parser against the crate's on damaged files.
 
 use super::error::HeaderFault;
+use super::tensor::TensorInfo;
 use crate::json::shorten;
 use safetensors::Dtype;
 use serde::Deserialize;
@@ -17,7 +18,6 @@ use serde::de::value::StrDeserializer;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::ops::Range;
 
 /// Bytes of the header's length.
 const LENGTH: usize = 8;
@@ -29,23 +29,6 @@ const MAX_NAME: usize = 1024;
 const MAX_DIMENSIONS: usize = 32;
 /// Characters of the header's own text that a message shows.
 const SHOWN: usize = 200;
-
-/// One tensor of a file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TensorInfo {
-    pub name: String,
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-    /// Where its bytes are in the file.
-    pub bytes: Range<usize>,
-}
-
-impl TensorInfo {
-    /// Number of elements.
-    pub fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
-}
 
 /// A checked header.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,12 +11,12 @@ use std::fmt;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-/// The file of a checkpoint in one piece.
+/// The name of a single weight file.
 pub(super) const SINGLE: &str = "model.safetensors";
-/// The index of a checkpoint in several.
+/// The name of the index of several weight files.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// The files of a checkpoint in the order of their names, with faults and links to report.
+/// The weight files in the order of their names, with faults and links to report.
 #[derive(Debug)]
 pub(super) struct Shards {
     pub files: Vec<SafetensorsFile>,
@@ -26,7 +26,7 @@ pub(super) struct Shards {
     pub links: Vec<(PathBuf, PathBuf)>,
 }
 
-/// Opens the files of the checkpoint in `dir`. A single file wins over an index, as in transformers. In the result, a tensor
+/// Opens the weight files in `dir`. A single file wins over an index, as in transformers. In the result, a tensor
 /// that is in two files is the same in both.
 ///
 /// A shard for which the index lists no tensor is not opened. The shards say where a tensor is, not the index. So an index that

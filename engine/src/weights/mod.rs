@@ -4,6 +4,7 @@
 //! says is checked against the file before it is used.
 
 mod error;
+mod files;
 mod finite;
 mod frozen;
 mod header;
@@ -11,200 +12,17 @@ mod index;
 mod quantised;
 mod read_ahead;
 mod safetensors;
+mod tensor;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use self::error::{HeaderFault, IndexFault, LoadError, WriteError};
+pub use self::files::{ValueCheck, WeightFiles};
 pub use self::frozen::{Frozen, FrozenVector};
-pub use self::header::TensorInfo;
 pub use self::quantised::{Quantised, QuantisedFormat};
 pub use self::read_ahead::{Pages, ReadAhead};
 pub use self::safetensors::{MappedFile, SafetensorsFile};
+pub use self::tensor::TensorInfo;
 pub use self::writer::{SafetensorsWriter, TensorSpec};
 pub use ::safetensors::Dtype;
-
-use align_kernels::Device;
-use align_kernels::device::WeightBuffer;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-
-/// Whether values are looked at when a tensor is handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ValueCheck {
-    /// NaN and infinities are refused, matrices of zeros are noted. One parallel pass, which also brings the pages in.
-    Finite,
-    /// Values are not looked at.
-    Skip,
-}
-
-/// The weights of a model directory.
-#[derive(Debug)]
-pub struct Checkpoint {
-    dir: PathBuf,
-    shards: Vec<SafetensorsFile>,
-    /// Name to shard and place in the shard.
-    places: BTreeMap<String, (usize, usize)>,
-    index_faults: Vec<IndexFault>,
-    links: Vec<(PathBuf, PathBuf)>,
-    value_check: ValueCheck,
-    /// Names of matrices that were handed out and have only zeros.
-    all_zero: Mutex<BTreeSet<String>>,
-}
-
-impl Checkpoint {
-    /// Opens `model.safetensors` or the shards of `model.safetensors.index.json` in `dir`. Reads headers only.
-    ///
-    /// # Errors
-    /// [`LoadError`] if there are no weights, if a file is unsound, or if the index leaves open which tensors are meant.
-    pub fn open(dir: &Path, value_check: ValueCheck) -> Result<Checkpoint, LoadError> {
-        let index::Shards { files: shards, index_faults, links } = index::open_shards(dir)?;
-        let mut places = BTreeMap::new();
-        for (shard_idx, shard) in shards.iter().enumerate() {
-            for (tensor_idx, tensor) in shard.tensors().iter().enumerate() {
-                places.insert(tensor.name.clone(), (shard_idx, tensor_idx));
-            }
-        }
-        let (dir, all_zero) = (dir.to_owned(), Mutex::default());
-        Ok(Checkpoint { dir, shards, places, index_faults, links, value_check, all_zero })
-    }
-
-    /// The model directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Its files, in the order of their names.
-    pub fn shards(&self) -> &[SafetensorsFile] {
-        &self.shards
-    }
-
-    /// Returns the path of the index of its shards. It does not exist for a single file.
-    pub fn index_path(&self) -> PathBuf {
-        self.dir.join(index::INDEX)
-    }
-
-    /// Returns faults of the index that do not matter if every tensor of the model is there.
-    pub fn index_faults(&self) -> &[IndexFault] {
-        &self.index_faults
-    }
-
-    /// Returns files that are links out of the directory, with their targets. Links within the Hugging Face cache are not listed.
-    pub fn links(&self) -> &[(PathBuf, PathBuf)] {
-        &self.links
-    }
-
-    /// All tensors by name, each with the file that holds it.
-    pub fn tensors(&self) -> impl Iterator<Item = (&TensorInfo, &SafetensorsFile)> {
-        self.places.values().map(|&(shard, tensor)| (&self.shards[shard].tensors()[tensor], &self.shards[shard]))
-    }
-
-    /// Whether there is a tensor called `name`.
-    pub fn contains(&self, name: &str) -> bool {
-        self.places.contains_key(name)
-    }
-
-    /// Whether two tensors are equal in dtype, shape and bytes; `None` if one of them is not there.
-    pub fn equal(&self, a: &str, b: &str) -> Option<bool> {
-        let place = |name| self.places.get(name).map(|&(shard, tensor)| (&self.shards[shard], tensor));
-        let ((file_a, a), (file_b, b)) = (place(a)?, place(b)?);
-        let (a, b) = (&file_a.tensors()[a], &file_b.tensors()[b]);
-        Some(a.dtype == b.dtype && a.shape == b.shape && file_a.data(a) == file_b.data(b))
-    }
-
-    /// Number of elements of all tensors.
-    pub fn parameters(&self) -> u64 {
-        self.tensors().map(|(tensor, _)| tensor.elements() as u64).sum()
-    }
-
-    /// Bytes of all tensors.
-    pub fn bytes(&self) -> u64 {
-        self.tensors().map(|(tensor, _)| tensor.bytes.len() as u64).sum()
-    }
-
-    /// The matrix `name`, which config.json implies to be `[out_features, in_features]`.
-    ///
-    /// # Errors
-    /// [`LoadError::Missing`], [`LoadError::Shape`], [`LoadError::Dtype`], [`LoadError::NonFinite`], and
-    /// [`LoadError::Kernel`] where the device needs a copy and has no room.
-    pub fn frozen(&self, device: &Device, name: &str, shape: [usize; 2]) -> Result<Frozen, LoadError> {
-        let (tensor, file) = self.find(name, &shape)?;
-        let dtype = file.weight_dtype(tensor)?;
-        if self.check_values(device, tensor, file)? {
-            self.zeros().insert(name.to_owned());
-        }
-        let weights = WeightBuffer::new(device, "base weights", dtype, file.map(), tensor.bytes.clone())?;
-        Ok(Frozen::new(name, shape, weights))
-    }
-
-    /// Where the tensor `name` lies, if there is one.
-    pub fn pages(&self, name: &str) -> Option<Pages> {
-        let &(shard, tensor) = self.places.get(name)?;
-        let file = &self.shards[shard];
-        Some(Pages { map: file.map().clone(), bytes: file.tensors()[tensor].bytes.clone() })
-    }
-
-    /// The vector `name` with `len` elements, widened to f32.
-    ///
-    /// # Errors
-    /// As [`Self::frozen`].
-    pub fn vector(&self, device: &Device, name: &str, len: usize) -> Result<FrozenVector, LoadError> {
-        let (tensor, file) = self.find(name, &[len])?;
-        self.check_values(device, tensor, file)?;
-        Ok(FrozenVector::new(device, name, &file.to_f32(tensor)?)?)
-    }
-
-    /// Matrices that were handed out and hold nothing but zeros: what an interrupted download can leave.
-    pub fn all_zero(&self) -> Vec<String> {
-        self.zeros().iter().cloned().collect()
-    }
-
-    /// Bytes of tensors that lie in their file at a place where they cannot be used in place, so that a device copies them.
-    pub fn misaligned_bytes(&self) -> u64 {
-        // The mapping begins at a page, so the place in the file decides.
-        self.tensors()
-            .filter(|(tensor, _)| !tensor.bytes.start.is_multiple_of((tensor.dtype.bitsize() / 8).max(1)))
-            .map(|(tensor, _)| tensor.bytes.len() as u64)
-            .sum()
-    }
-
-    /// Returns the tensor `name`, which must have the shape that config.json implies, and its file.
-    ///
-    /// # Errors
-    /// [`LoadError::Missing`], [`LoadError::Shape`].
-    pub fn find(&self, name: &str, want: &[usize]) -> Result<(&TensorInfo, &SafetensorsFile), LoadError> {
-        let Some(&(shard, tensor)) = self.places.get(name) else {
-            return Err(LoadError::Missing { path: self.dir.clone(), name: name.to_owned(), want: want.to_vec() });
-        };
-        let file = &self.shards[shard];
-        let tensor = &file.tensors()[tensor];
-        if tensor.shape != want {
-            return Err(LoadError::Shape {
-                path: file.path().to_owned(),
-                name: name.to_owned(),
-                got: tensor.shape.clone(),
-                want: want.to_vec(),
-            });
-        }
-        Ok((tensor, file))
-    }
-
-    /// Whether all values are zero.
-    fn check_values(&self, device: &Device, tensor: &TensorInfo, file: &SafetensorsFile) -> Result<bool, LoadError> {
-        if self.value_check == ValueCheck::Skip {
-            return Ok(false);
-        }
-        let values = finite::look(device, file.weight_dtype(tensor)?, file.data(tensor));
-        match values.nonfinite {
-            None => Ok(values.all_zero),
-            Some((element, value)) => {
-                Err(LoadError::NonFinite { path: file.path().to_owned(), name: tensor.name.clone(), element, value })
-            }
-        }
-    }
-
-    fn zeros(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.all_zero.lock().expect("no holder of the names panics")
-    }
-}

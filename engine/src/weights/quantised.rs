@@ -1,6 +1,6 @@
-//! Recognises quantised weights in a checkpoint, for the message that refuses them.
+//! Recognises quantised weights, for the message that refuses them.
 
-use super::{Checkpoint, TensorInfo};
+use super::tensor::TensorInfo;
 use safetensors::Dtype;
 use std::fmt;
 
@@ -69,36 +69,35 @@ const ENDINGS: [(&str, QuantisedFormat); 17] = [
     ("_blocks", QuantisedFormat::Mxfp4),
 ];
 
-impl Checkpoint {
-    /// Returns the first sign of quantised weights: a tensor that only such files have, or a matrix of integers or of floats below
-    /// 16 bits. `None` if there is none.
-    pub fn quantised(&self) -> Option<Quantised> {
-        let shown = |format, tensor: &TensorInfo| Quantised {
-            format,
-            tensor: tensor.name.clone(),
-            dtype: tensor.dtype.to_string(),
-            shape: tensor.shape.clone(),
-        };
-        let mut formats = self.tensors().filter_map(|(tensor, _)| Some((self.format_of(&tensor.name)?, tensor)));
-        let of_name = formats.next().map(|(format, tensor)| shown(format, tensor));
-        let packed = |tensor: &&TensorInfo| {
-            tensor.name.ends_with(".weight") && tensor.shape.len() == 2 && !is_plain(tensor.dtype)
-        };
-        let mut tensors = self.tensors().map(|(tensor, _)| tensor);
-        of_name.or_else(|| tensors.find(packed).map(|tensor| shown(QuantisedFormat::Unknown, tensor)))
-    }
+/// Returns the first sign of quantised weights among `tensors`: one that only such files have, or a matrix of integers or of
+/// floats below 16 bits. `None` if there is none. `contains` tells whether there is a tensor of a name.
+pub(super) fn recognise<'a>(
+    tensors: impl Iterator<Item = &'a TensorInfo> + Clone,
+    contains: impl Fn(&str) -> bool,
+) -> Option<Quantised> {
+    let shown = |format, tensor: &TensorInfo| Quantised {
+        format,
+        tensor: tensor.name.clone(),
+        dtype: tensor.dtype.to_string(),
+        shape: tensor.shape.clone(),
+    };
+    let of_name = tensors.clone().find_map(|tensor| Some(shown(format_of(&tensor.name, &contains)?, tensor)));
+    let packed =
+        |tensor: &&TensorInfo| tensor.name.ends_with(".weight") && tensor.shape.len() == 2 && !is_plain(tensor.dtype);
+    let mut tensors = tensors;
+    of_name.or_else(|| tensors.find(packed).map(|tensor| shown(QuantisedFormat::Unknown, tensor)))
+}
 
-    fn format_of(&self, name: &str) -> Option<QuantisedFormat> {
-        if name.contains(".quant_state.bitsandbytes__") {
-            return Some(QuantisedFormat::Bitsandbytes { bits: 4 });
-        }
-        let (ending, format) = ENDINGS.into_iter().find(|(ending, _)| name.ends_with(ending))?;
-        // GPTQ and AWQ have `scales` too, beside `qweight`; MLX has them beside `weight`
-        let beside = |other: &str| name.strip_suffix(ending).map(|module| self.contains(&format!("{module}{other}")));
-        match format {
-            QuantisedFormat::Mlx if beside(".qweight") == Some(true) => Some(QuantisedFormat::GptqOrAwq),
-            _ => Some(format),
-        }
+fn format_of(name: &str, contains: impl Fn(&str) -> bool) -> Option<QuantisedFormat> {
+    if name.contains(".quant_state.bitsandbytes__") {
+        return Some(QuantisedFormat::Bitsandbytes { bits: 4 });
+    }
+    let (ending, format) = ENDINGS.into_iter().find(|(ending, _)| name.ends_with(ending))?;
+    // GPTQ and AWQ have `scales` too, beside `qweight`; MLX has them beside `weight`
+    let beside = |other: &str| name.strip_suffix(ending).map(|module| contains(&format!("{module}{other}")));
+    match format {
+        QuantisedFormat::Mlx if beside(".qweight") == Some(true) => Some(QuantisedFormat::GptqOrAwq),
+        _ => Some(format),
     }
 }
 

@@ -1,7 +1,8 @@
 //! One safetensors file, mapped.
 
 use super::error::LoadError;
-use super::header::{self, Header, TensorInfo};
+use super::header::{self, Header};
+use super::tensor::TensorInfo;
 use align_kernels::device::WeightDtype;
 use half::{bf16, f16};
 use memmap2::Mmap;

@@ -1,7 +1,7 @@
 //! Adapters and models for the tests: those of `tests/goldens/`, and copies of them that a test may spoil.
 
 use align_engine::model::{Model, ModelConfig};
-use align_engine::weights::{Checkpoint, Dtype, SafetensorsFile, SafetensorsWriter, TensorSpec, ValueCheck};
+use align_engine::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorSpec, ValueCheck, WeightFiles};
 use align_kernels::Device;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub fn tiny_model(name: &str) -> PathBuf {
 
 pub fn load_model(dir: &Path) -> Model {
     let config = ModelConfig::open(dir).unwrap();
-    Model::load(&device(), config, &Checkpoint::open(dir, ValueCheck::Finite).unwrap()).unwrap()
+    Model::load(&device(), config, &WeightFiles::open(dir, ValueCheck::Finite).unwrap()).unwrap()
 }
 
 /// Model directory and adapter directory of every golden adapter whose model is here.

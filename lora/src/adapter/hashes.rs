@@ -3,7 +3,7 @@
 use align_engine::adapters::AdapterSet;
 use align_engine::model::{Layout, ModelConfig};
 use align_engine::param::Param;
-use align_engine::weights::{Checkpoint, Dtype, SafetensorsFile, TensorInfo};
+use align_engine::weights::{Dtype, SafetensorsFile, TensorInfo, WeightFiles};
 use blake3::{Hash, Hasher};
 use half::{bf16, f16};
 use std::collections::HashMap;
@@ -18,13 +18,13 @@ const BLOCK: usize = 2048;
 ///
 /// The hash does not depend on the folder, on how tensors are spread over files, on the prefix of their names, or on the
 /// number format. A missing tensor is hashed as missing; loading refuses it.
-pub fn base_hash(config: &ModelConfig, checkpoint: &Checkpoint) -> Hash {
-    let layout = Layout::of(config, checkpoint);
+pub fn base_hash(config: &ModelConfig, files: &WeightFiles) -> Hash {
+    let layout = Layout::of(config, files);
     let stored: HashMap<&str, (&TensorInfo, &SafetensorsFile)> =
-        checkpoint.tensors().map(|(tensor, file)| (tensor.name.as_str(), (tensor, file))).collect();
+        files.tensors().map(|(tensor, file)| (tensor.name.as_str(), (tensor, file))).collect();
     let mut hasher = Hasher::new();
     let mut tensors = layout.tensors(config);
-    if config.tie_word_embeddings && !layout.head_is_tied(config, checkpoint) {
+    if config.tie_word_embeddings && !layout.head_is_tied(config, files) {
         tensors.push((layout.lm_head(), Vec::new()));
     }
     for (place, (name, _)) in tensors.iter().enumerate() {
@@ -87,7 +87,7 @@ mod tests {
     use std::path::Path;
 
     fn hash(dir: &Path) -> Hash {
-        base_hash(&ModelConfig::open(dir).unwrap(), &Checkpoint::open(dir, ValueCheck::Skip).unwrap())
+        base_hash(&ModelConfig::open(dir).unwrap(), &WeightFiles::open(dir, ValueCheck::Skip).unwrap())
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::data::TemplateSources;
 use align_engine::adapters::LinearId;
 use align_engine::model::{ConfigError, ConfigJson, Layout, LinearInfo, ModelConfig, ModelNote, families};
 use align_engine::weights::{
-    Checkpoint, LoadError, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec, ValueCheck, WriteError,
+    LoadError, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec, ValueCheck, WeightFiles, WriteError,
 };
 use align_kernels::device::WeightDtype;
 use align_kernels::gemm::{Accumulate, Dx};
@@ -162,7 +162,7 @@ impl Merge<'_> {
             let linear = &base.linears[update.choice.linear];
             let tensor = &base.tensors[update.choice.linear];
             // what is checked here is checked before anything is written
-            base.checkpoint.frozen(device, tensor, [linear.out_features, linear.in_features])?;
+            base.files.frozen(device, tensor, [linear.out_features, linear.in_features])?;
             let delta = Delta {
                 rank: update.choice.rank,
                 in_features: linear.in_features,
@@ -173,7 +173,7 @@ impl Merge<'_> {
             deltas.insert(tensor.as_str(), delta);
         }
         for update in &not_run {
-            let (tensor, delta) = self.delta_of_not_run(device, &base.checkpoint, update)?;
+            let (tensor, delta) = self.delta_of_not_run(device, &base.files, update)?;
             deltas.insert(tensor, delta);
         }
 
@@ -194,17 +194,17 @@ impl Merge<'_> {
             copied: 0,
             left_out: Vec::new(),
             config_keys: Vec::new(),
-            base: base_hash(&base.config, &base.checkpoint).to_string(),
+            base: base_hash(&base.config, &base.files).to_string(),
             trained_on,
             base_name: config.base_model_name_or_path,
-            notes: ModelNote::of(&base.config, &base.checkpoint),
+            notes: ModelNote::of(&base.config, &base.files),
         };
-        self.copy_others(&base.checkpoint, Path::new(""), staged.path(), &mut report)?;
+        self.copy_others(&base.files, Path::new(""), staged.path(), &mut report)?;
         if let Some(template) = self.chat_template {
             template.write_to(staged.path()).map_err(|(path, error)| io("write", &path, error))?;
         }
-        let total = base.checkpoint.bytes();
-        for shard in base.checkpoint.shards() {
+        let total = base.files.bytes();
+        for shard in base.files.shards() {
             self.write_shard(device, shard, &deltas, staged.path(), &mut report, &mut |bytes| progress(bytes, total))?;
         }
         sync(staged.path()).map_err(|error| io("write to the disk", staged.path(), error))?;
@@ -212,16 +212,16 @@ impl Merge<'_> {
         Ok(report)
     }
 
-    /// Computes the update of a part that this program does not run. Returns it with the tensor of the checkpoint to which it
-    /// belongs. The checkpoint may use older names of modules.
+    /// Computes the update of a part that this program does not run. Returns it with the tensor of `files` to which it
+    /// belongs. The files may use older names of modules.
     fn delta_of_not_run<'a>(
         &self,
         device: &Device,
-        checkpoint: &'a Checkpoint,
+        files: &'a WeightFiles,
         update: &NotRun,
     ) -> Result<(&'a str, Delta), MergeError> {
         let wanted = format!("{}.weight", shared_name(&update.module));
-        let found = checkpoint.tensors().find(|(tensor, _)| shared_name(&tensor.name) == wanted);
+        let found = files.tensors().find(|(tensor, _)| shared_name(&tensor.name) == wanted);
         let (lora_a, lora_b) = (&update.lora_a, &update.lora_b);
         let fault = |found: Option<&TensorInfo>| MergeError::NotRun {
             path: self.adapter.join(WEIGHTS),
@@ -282,7 +282,7 @@ impl Merge<'_> {
     /// Copies what is in `folder`, a path within the base's directory, but for the weights.
     fn copy_others(
         &self,
-        checkpoint: &Checkpoint,
+        files: &WeightFiles,
         folder: &Path,
         staged: &Path,
         report: &mut MergeReport,
@@ -305,7 +305,7 @@ impl Merge<'_> {
                 Err(error) => return Err(self.io("read", &source, error)),
             };
             let at_top = folder.as_os_str().is_empty();
-            if at_top && checkpoint.shards().iter().any(|shard| shard.path().file_name() == Some(&name)) {
+            if at_top && files.shards().iter().any(|shard| shard.path().file_name() == Some(&name)) {
                 continue;
             }
             if facts.is_dir() {
@@ -316,11 +316,11 @@ impl Merge<'_> {
                 }
                 let target = staged.join(&path);
                 std::fs::create_dir(&target).map_err(|error| self.io("make", &target, error))?;
-                self.copy_others(checkpoint, &path, staged, report)?;
+                self.copy_others(files, &path, staged, report)?;
                 sync(&target).map_err(|error| self.io("write to the disk", &target, error))?;
-            } else if !facts.is_file() || copies::of_file(&name, checkpoint) == Fate::LeftOut {
+            } else if !facts.is_file() || copies::of_file(&name, files) == Fate::LeftOut {
                 report.left_out.push(path);
-            } else if at_top && let Some(text) = index::mended(&name, checkpoint) {
+            } else if at_top && let Some(text) = index::mended(&name, files) {
                 let target = staged.join(&path);
                 text.and_then(|text| std::fs::write(&target, text))
                     .and_then(|()| sync(&target))
@@ -350,7 +350,7 @@ impl Merge<'_> {
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), MergeError> {
         let write_error = |source| MergeError::Write { output: self.output.to_owned(), source };
-        let name = shard.path().file_name().expect("a checkpoint's files have names");
+        let name = shard.path().file_name().expect("weight files have names");
         let spec = |tensor: &TensorInfo| TensorSpec {
             name: tensor.name.clone(),
             dtype: tensor.dtype,
@@ -449,7 +449,7 @@ fn write_config(source: &Path, target: &Path, report: &mut MergeReport) -> io::R
 /// The base, without its values.
 struct Base {
     config: ModelConfig,
-    checkpoint: Checkpoint,
+    files: WeightFiles,
     linears: Vec<LinearInfo>,
     /// Names of the tensors of `linears`.
     tensors: Vec<String>,
@@ -459,8 +459,8 @@ impl Base {
     fn open(dir: &Path) -> Result<Base, MergeError> {
         let config = ModelConfig::open(dir)?;
         // values are looked at as they are merged
-        let checkpoint = Checkpoint::open(dir, ValueCheck::Skip)?;
-        let layout = Layout::fitted(&config, &checkpoint)?;
+        let files = WeightFiles::open(dir, ValueCheck::Skip)?;
+        let layout = Layout::fitted(&config, &files)?;
         let mut linears = Vec::new();
         let mut tensors = Vec::new();
         for layer_idx in 0..config.num_hidden_layers {
@@ -471,7 +471,7 @@ impl Base {
                 tensors.push(layout.weight(layer_idx, projection));
             }
         }
-        Ok(Base { config, checkpoint, linears, tensors })
+        Ok(Base { config, files, linears, tensors })
     }
 }
 

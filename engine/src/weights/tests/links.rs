@@ -18,9 +18,9 @@ fn links_out_of_the_directory_are_followed_and_told() {
     let dir = sharded(&weight_map(&[("a", ONE), ("b", ONE), ("c", TWO)]));
     fs::remove_file(dir.path().join(TWO)).unwrap();
     symlink(&target, dir.path().join(TWO)).unwrap();
-    let checkpoint = open(dir.path()).unwrap();
-    assert_eq!(checkpoint.links(), [(dir.path().join(TWO), target)]);
-    assert_eq!(checkpoint.parameters(), 5);
+    let files = open(dir.path()).unwrap();
+    assert_eq!(files.links(), [(dir.path().join(TWO), target)]);
+    assert_eq!(files.parameters(), 5);
 }
 
 #[test]

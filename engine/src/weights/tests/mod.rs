@@ -1,4 +1,4 @@
-//! Sound checkpoints in every arrangement, and unsound ones, one per fault.
+//! Sound weight files in every arrangement, and unsound ones, one per fault.
 
 mod headers;
 #[cfg(unix)]
@@ -8,9 +8,12 @@ mod tensors;
 mod writing;
 
 use super::*;
+use align_kernels::Device;
 use align_kernels::device::WeightSlice;
 use half::{bf16, f16};
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 /// A file with this header and `data` bytes of data.
 fn file(header: &str, data: usize) -> Vec<u8> {
@@ -62,8 +65,8 @@ fn widen(weights: WeightSlice<'_>) -> Vec<f32> {
     }
 }
 
-fn open(dir: &Path) -> Result<Checkpoint, LoadError> {
-    Checkpoint::open(dir, ValueCheck::Finite)
+fn open(dir: &Path) -> Result<WeightFiles, LoadError> {
+    WeightFiles::open(dir, ValueCheck::Finite)
 }
 
 /// A directory with two shards that hold `a`, `b` and `c`, and an index of this content.

@@ -8,12 +8,12 @@ fn shards_are_read_through_the_index() {
     // A tensor that the index forgot is there all the same.
     for listed in [&[("a", ONE), ("b", ONE), ("c", TWO)][..], &[("a", ONE), ("c", TWO)]] {
         let dir = sharded(&weight_map(listed));
-        let checkpoint = open(dir.path()).unwrap();
-        assert_eq!(widen(checkpoint.frozen(&device, "b", [1, 1]).unwrap().view()), [3.0]);
-        assert_eq!(checkpoint.vector(&device, "c", 2).unwrap().view().download(), [4.0, 5.0]);
-        let names: Vec<&str> = checkpoint.tensors().map(|(tensor, _)| tensor.name.as_str()).collect();
+        let files = open(dir.path()).unwrap();
+        assert_eq!(widen(files.frozen(&device, "b", [1, 1]).unwrap().view()), [3.0]);
+        assert_eq!(files.vector(&device, "c", 2).unwrap().view().download(), [4.0, 5.0]);
+        let names: Vec<&str> = files.tensors().map(|(tensor, _)| tensor.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
-        assert_eq!((checkpoint.parameters(), checkpoint.bytes()), (5, 14));
+        assert_eq!((files.parameters(), files.bytes()), (5, 14));
     }
 }
 
@@ -77,21 +77,21 @@ fn faults_of_an_index_that_leave_no_doubt_are_tolerated() {
     ];
     for (index, said) in table {
         let dir = sharded(&index);
-        let checkpoint = open(dir.path()).unwrap();
-        let names: Vec<&str> = checkpoint.tensors().map(|(tensor, _)| tensor.name.as_str()).collect();
+        let files = open(dir.path()).unwrap();
+        let names: Vec<&str> = files.tensors().map(|(tensor, _)| tensor.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"], "{said}");
-        let faults: Vec<String> = checkpoint.index_faults().iter().map(ToString::to_string).collect();
+        let faults: Vec<String> = files.index_faults().iter().map(ToString::to_string).collect();
         assert!(faults.iter().any(|fault| fault == said), "{said}: {faults:?}");
     }
     // a shard of an earlier save, which the index does not know
     let dir = sharded(&weight_map(&[("a", ONE), ("b", ONE), ("c", TWO)]));
     write(&dir.path().join("model-00001-of-00003.safetensors"), Dtype::F32, &[("a", &[1, 2], &[7.0, 7.0])]);
-    let checkpoint = open(dir.path()).unwrap();
+    let files = open(dir.path()).unwrap();
     let shard = "model-00001-of-00003.safetensors".to_owned();
-    assert_eq!(checkpoint.index_faults(), [IndexFault::ExtraShard { shard }]);
-    assert_eq!(checkpoint.shards().len(), 2);
+    assert_eq!(files.index_faults(), [IndexFault::ExtraShard { shard }]);
+    assert_eq!(files.shards().len(), 2);
     let device = Device::cpu(Some(1)).unwrap();
-    assert_eq!(widen(checkpoint.frozen(&device, "a", [1, 2]).unwrap().view()), [1.0, 2.0]);
+    assert_eq!(widen(files.frozen(&device, "a", [1, 2]).unwrap().view()), [1.0, 2.0]);
 }
 
 #[test]
@@ -106,8 +106,8 @@ fn an_index_without_any_of_its_shards_names_them() {
 fn a_tensor_in_two_shards_is_read_if_it_is_the_same_and_refused_if_not() {
     let dir = sharded(&weight_map(&[("a", ONE), ("b", ONE), ("c", TWO)]));
     write(&dir.path().join(TWO), Dtype::BF16, &[("c", &[2], &[4.0, 5.0]), ("a", &[1, 2], &[1.0, 2.0])]);
-    let checkpoint = open(dir.path()).unwrap();
-    assert!(matches!(checkpoint.index_faults(), [IndexFault::Copies { tensor, .. }] if tensor == "a"));
+    let files = open(dir.path()).unwrap();
+    assert!(matches!(files.index_faults(), [IndexFault::Copies { tensor, .. }] if tensor == "a"));
     write(&dir.path().join(TWO), Dtype::BF16, &[("c", &[2], &[4.0, 5.0]), ("a", &[1, 2], &[1.0, 2.5])]);
     let message = open(dir.path()).unwrap_err().to_string();
     assert!(message.contains("they differ"), "{message}");

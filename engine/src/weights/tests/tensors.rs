@@ -25,29 +25,29 @@ fn tensors_of_every_dtype_come_back_aligned_or_not() {
             content.extend(&bytes);
             content.extend(&bytes[..half]);
             fs::write(dir.path().join("model.safetensors"), &content).unwrap();
-            let checkpoint = open(dir.path()).unwrap();
-            let matrix = checkpoint.frozen(&device, "matrix", [2, 3]).unwrap();
+            let files = open(dir.path()).unwrap();
+            let matrix = files.frozen(&device, "matrix", [2, 3]).unwrap();
             assert_eq!(widen(matrix.view()), rounded, "{dtype} after {padding} spaces");
             assert_eq!(widen(matrix.rows(1..2)), rounded[3..]);
             assert_eq!((matrix.shape(), matrix.name(), matrix.bytes()), ([2, 3], "matrix", bytes.len()));
-            let vector = checkpoint.vector(&device, "vector", 3).unwrap();
+            let vector = files.vector(&device, "vector", 3).unwrap();
             assert_eq!(vector.view().download(), rounded[..3]);
             let misaligned = !(8 + text.len()).is_multiple_of(dtype.bitsize() / 8);
-            assert_eq!(checkpoint.misaligned_bytes() > 0, misaligned);
-            assert_eq!((checkpoint.parameters(), checkpoint.bytes()), (9, (bytes.len() + half) as u64));
+            assert_eq!(files.misaligned_bytes() > 0, misaligned);
+            assert_eq!((files.parameters(), files.bytes()), (9, (bytes.len() + half) as u64));
         }
     }
 }
 
-/// The buffers stay good when the checkpoint is gone, and clones share them.
+/// The buffers stay good when the files' owner is gone, and clones share them.
 #[test]
-fn frozen_weights_outlive_the_checkpoint() {
+fn frozen_weights_outlive_the_weight_files() {
     let device = Device::cpu(Some(1)).unwrap();
     let dir = tempfile::tempdir().unwrap();
     write(&dir.path().join("model.safetensors"), Dtype::BF16, &[("w", &[1, 2], &[1.0, 2.0])]);
-    let checkpoint = open(dir.path()).unwrap();
-    let weights = checkpoint.frozen(&device, "w", [1, 2]).unwrap();
-    drop(checkpoint);
+    let files = open(dir.path()).unwrap();
+    let weights = files.frozen(&device, "w", [1, 2]).unwrap();
+    drop(files);
     drop(dir);
     let clone = weights.clone();
     drop(weights);
@@ -66,21 +66,21 @@ fn what_config_json_does_not_imply_is_refused_by_tensor() {
         entry("model.layers.0.self_attn.rotary_emb.inv_freq", "F32", "[1]", 12, 16),
     ]);
     fs::write(&path, file(&text, 16)).unwrap();
-    let checkpoint = open(dir.path()).unwrap();
+    let files = open(dir.path()).unwrap();
     let message = |result: Result<Frozen, LoadError>| result.unwrap_err().to_string();
-    let absent = message(checkpoint.frozen(&device, "v", [1, 2]));
+    let absent = message(files.frozen(&device, "v", [1, 2]));
     assert!(
         absent.contains("no tensor `v`") && absent.contains("config.json") && absent.contains("[1, 2]"),
         "{absent}"
     );
-    let shape = message(checkpoint.frozen(&device, "w", [2, 1]));
+    let shape = message(files.frozen(&device, "w", [2, 1]));
     assert!(
         shape.contains("`w` is [1, 2], config.json implies [2, 1]") && shape.contains("model.safetensors"),
         "{shape}"
     );
-    let packed = message(checkpoint.frozen(&device, "packed", [2, 2]));
+    let packed = message(files.frozen(&device, "packed", [2, 2]));
     assert!(packed.contains("`packed` is stored as U8; supported: F32, F16, BF16"), "{packed}");
-    assert!(checkpoint.vector(&device, "w", 2).unwrap_err().to_string().contains("config.json implies [2]"));
+    assert!(files.vector(&device, "w", 2).unwrap_err().to_string().contains("config.json implies [2]"));
 }
 
 #[test]
@@ -94,13 +94,13 @@ fn values_that_are_not_finite_are_refused_by_tensor_and_element() {
             let tensors: [(&str, &[usize], &[f32]); 3] =
                 [("good", &[20, 30], &[0.5; 600]), ("bad", &[20, 30], &values), ("zero", &[1, 2], &[0.0, -0.0])];
             write(&dir.path().join("model.safetensors"), dtype, &tensors);
-            let checkpoint = open(dir.path()).unwrap();
-            checkpoint.frozen(&device, "good", [20, 30]).unwrap();
-            checkpoint.frozen(&device, "zero", [1, 2]).unwrap();
-            assert_eq!(checkpoint.all_zero(), ["zero"]);
-            let message = checkpoint.frozen(&device, "bad", [20, 30]).unwrap_err().to_string();
+            let files = open(dir.path()).unwrap();
+            files.frozen(&device, "good", [20, 30]).unwrap();
+            files.frozen(&device, "zero", [1, 2]).unwrap();
+            assert_eq!(files.all_zero(), ["zero"]);
+            let message = files.frozen(&device, "bad", [20, 30]).unwrap_err().to_string();
             assert!(message.contains(&format!("`bad` holds {said} at element 427")), "{message}");
-            let unchecked = Checkpoint::open(dir.path(), ValueCheck::Skip).unwrap();
+            let unchecked = WeightFiles::open(dir.path(), ValueCheck::Skip).unwrap();
             unchecked.frozen(&device, "bad", [20, 30]).unwrap();
         }
     }

@@ -6,7 +6,7 @@
 
 use crate::adapter::folder::is_adapters;
 use align_engine::model::Quantization;
-use align_engine::weights::Checkpoint;
+use align_engine::weights::WeightFiles;
 use serde_json::{Map, Value};
 use std::ffi::OsStr;
 
@@ -30,8 +30,8 @@ pub(super) fn of_folder(name: &OsStr) -> Fate {
 }
 
 /// What happens to a file without merged tensors.
-pub(super) fn of_file(name: &OsStr, checkpoint: &Checkpoint) -> Fate {
-    if is_adapters(name) || is_other_weights(name, checkpoint) || is_training_state(name) {
+pub(super) fn of_file(name: &OsStr, files: &WeightFiles) -> Fate {
+    if is_adapters(name) || is_other_weights(name, files) || is_training_state(name) {
         return Fate::LeftOut;
     }
     Fate::Copied
@@ -39,9 +39,9 @@ pub(super) fn of_file(name: &OsStr, checkpoint: &Checkpoint) -> Fate {
 
 /// Whether a file holds the base's weights in another form, or is an index of such files. A copy would lack the update and mislead
 /// programs that prefer it.
-fn is_other_weights(name: &OsStr, checkpoint: &Checkpoint) -> bool {
+fn is_other_weights(name: &OsStr, files: &WeightFiles) -> bool {
     let Some(name) = name.to_str() else { return false };
-    let in_one_piece = checkpoint.shards().iter().any(|shard| shard.path().ends_with("model.safetensors"));
+    let in_one_piece = files.shards().iter().any(|shard| shard.path().ends_with("model.safetensors"));
     let is_index = name.ends_with(".index.json") && (in_one_piece || name != "model.safetensors.index.json");
     let named =
         ["pytorch_model", "openvino_model", "diffusion_pytorch_model"].iter().any(|start| name.starts_with(start))

@@ -49,7 +49,7 @@ fn tensors_of(dir: &Path) -> BTreeMap<String, RawTensor> {
     all
 }
 
-/// The tensor of a module that an adapter names: the golden checkpoints name both alike.
+/// The tensor of a module that an adapter names: the golden models name both alike.
 fn tensor_name(module: &str) -> String {
     format!("{module}.weight")
 }

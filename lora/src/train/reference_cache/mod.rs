@@ -33,7 +33,7 @@ use super::memory::default_cache_limit;
 use super::size::Size;
 use align_engine::adapters::AdapterSet;
 use align_engine::model::Model;
-use align_engine::weights::Checkpoint;
+use align_engine::weights::WeightFiles;
 use align_kernels::Precision;
 use file::{CacheFile, Lookup};
 use fingerprint::Fingerprint;
@@ -111,16 +111,16 @@ pub(super) fn in_memory(answers: u64, tokens: u64) -> u64 {
 }
 
 impl ReferenceCache {
-    /// A cache for this process alone, of the weights of `checkpoint`. It takes a sixteenth of what a run may hold unless it is
+    /// A cache for this process alone, of the weights in `files`. It takes a sixteenth of what a run may hold unless it is
     /// told, as does one whose file takes nothing.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the system says nothing about the weights' files.
-    pub fn in_memory(checkpoint: &Checkpoint) -> Result<ReferenceCache, CacheError> {
-        Ok(Self::new(WatchedWeights::unhashed(checkpoint)?, None, Vec::new()))
+    pub fn in_memory(files: &WeightFiles) -> Result<ReferenceCache, CacheError> {
+        Ok(Self::new(WatchedWeights::unhashed(files)?, None, Vec::new()))
     }
 
-    /// The cache of `model`, which was loaded from `checkpoint`, under the adapter `reference` or none, in the directory
+    /// The cache of `model`, which was loaded from `files`, under the adapter `reference` or none, in the directory
     /// `folder`, which is made if need be. One process at a time adds to it; others read what was there when they came.
     ///
     /// # Errors
@@ -128,13 +128,13 @@ impl ReferenceCache {
     pub fn open(
         folder: &Path,
         model: &Model,
-        checkpoint: &Checkpoint,
+        files: &WeightFiles,
         reference: Option<&AdapterSet>,
         precision: Precision,
     ) -> Result<ReferenceCache, CacheError> {
         let io = |action, source| CacheError::Io { path: folder.to_owned(), action, source };
         std::fs::create_dir_all(folder).map_err(|source| io("make this directory", source))?;
-        let (weights, hash) = WatchedWeights::hashed(checkpoint, folder)?;
+        let (weights, hash) = WatchedWeights::hashed(files, folder)?;
         Self::with(folder, &Fingerprint::new(model, hash, reference, precision)?, weights)
     }
 

@@ -6,7 +6,7 @@ use super::record::SequenceKey;
 use super::weights::WatchedWeights;
 use super::{CacheCounts, CacheNote, ReferenceCache};
 use crate::train::size::Size;
-use align_engine::weights::{Checkpoint, Dtype, SafetensorsWriter, TensorSpec, ValueCheck};
+use align_engine::weights::{Dtype, SafetensorsWriter, TensorSpec, ValueCheck, WeightFiles};
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
@@ -31,8 +31,8 @@ fn weights(folder: &Path) -> WatchedWeights {
     let mut writer = SafetensorsWriter::create(&path, &BTreeMap::new(), &[spec]).unwrap();
     writer.write("a", &[0; 8]).unwrap();
     writer.finish().unwrap();
-    let checkpoint = Checkpoint::open(folder, ValueCheck::Skip).unwrap();
-    WatchedWeights::hashed(&checkpoint, folder).unwrap().0
+    let files = WeightFiles::open(folder, ValueCheck::Skip).unwrap();
+    WatchedWeights::hashed(&files, folder).unwrap().0
 }
 
 fn open(folder: &Path, weights_hash: &str) -> ReferenceCache {
@@ -165,7 +165,7 @@ fn a_record_that_is_damaged_meanwhile_is_not_believed() {
 fn the_memory_is_bounded() {
     let folder = tempfile::tempdir().unwrap();
     weights(folder.path());
-    let cache = ReferenceCache::in_memory(&Checkpoint::open(folder.path(), ValueCheck::Skip).unwrap()).unwrap();
+    let cache = ReferenceCache::in_memory(&WeightFiles::open(folder.path(), ValueCheck::Skip).unwrap()).unwrap();
     assert!(cache.adds_to_memory());
     assert!(cache.memory_limit() < u64::MAX, "without being told");
     cache.limit_memory(super::in_memory(2, 6));

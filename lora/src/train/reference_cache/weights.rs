@@ -8,7 +8,7 @@
 
 use super::error::CacheError;
 use align_engine::new_file::NewFile;
-use align_engine::weights::{Checkpoint, MappedFile};
+use align_engine::weights::{MappedFile, WeightFiles};
 use blake3::{Hash, Hasher};
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
@@ -75,21 +75,21 @@ impl Stamp {
 }
 
 impl WatchedWeights {
-    /// The weights of `checkpoint` and the hash of all their bytes, in the order of the files' names; the names are not in it.
+    /// The weights in `files` and the hash of all their bytes, in the order of the files' names; the names are not in it.
     /// Hashes of large files are looked up and kept in the directory `memory`.
     ///
     /// # Errors
     /// [`CacheError::Io`] if the system says nothing about a file.
-    pub fn hashed(checkpoint: &Checkpoint, memory: &Path) -> Result<(WatchedWeights, Hash), CacheError> {
-        Self::hashed_with(checkpoint, memory, REMEMBERED_FROM)
+    pub fn hashed(files: &WeightFiles, memory: &Path) -> Result<(WatchedWeights, Hash), CacheError> {
+        Self::hashed_with(files, memory, REMEMBERED_FROM)
     }
 
     fn hashed_with(
-        checkpoint: &Checkpoint,
+        files: &WeightFiles,
         memory: &Path,
         remembered_from: u64,
     ) -> Result<(WatchedWeights, Hash), CacheError> {
-        let mut weights = Self::unhashed(checkpoint)?;
+        let mut weights = Self::unhashed(files)?;
         let mut all = Hasher::new();
         for Watched { file, hash, stamp } in &mut weights.files {
             let large = file.bytes().len() as u64 >= remembered_from;
@@ -103,16 +103,16 @@ impl WatchedWeights {
         Ok((weights, all.finalize()))
     }
 
-    /// The weights of `checkpoint`, watched without a hash.
+    /// The weights in `files`, watched without a hash.
     ///
     /// # Errors
     /// As [`WatchedWeights::hashed`].
-    pub fn unhashed(checkpoint: &Checkpoint) -> Result<WatchedWeights, CacheError> {
+    pub fn unhashed(files: &WeightFiles) -> Result<WatchedWeights, CacheError> {
         let watch = |file: &MappedFile| {
             let io = |source| CacheError::Io { path: file.path().to_owned(), action: "read it", source };
             Ok(Watched { file: file.clone(), hash: None, stamp: Some(Stamp::of(&file.metadata().map_err(io)?)) })
         };
-        let files = checkpoint.shards().iter().map(|shard| watch(shard.mapped())).collect::<Result<_, _>>()?;
+        let files = files.shards().iter().map(|shard| watch(shard.mapped())).collect::<Result<_, _>>()?;
         Ok(WatchedWeights { files })
     }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn watched(folder: &Path, memory: &Path) -> (WatchedWeights, Hash) {
-        WatchedWeights::hashed_with(&Checkpoint::open(folder, ValueCheck::Skip).unwrap(), memory, 1).unwrap()
+        WatchedWeights::hashed_with(&WeightFiles::open(folder, ValueCheck::Skip).unwrap(), memory, 1).unwrap()
     }
 
     /// Changes one byte in place, between the blocks that are looked at.
@@ -225,8 +225,8 @@ mod tests {
         assert_eq!(weights.changed(), Some(path.clone()));
         assert_ne!(watched(folder.path(), nowhere).1, first);
         if cfg!(unix) {
-            let checkpoint = Checkpoint::open(folder.path(), ValueCheck::Skip).unwrap();
-            let bytes = checkpoint.shards()[0].mapped().bytes();
+            let files = WeightFiles::open(folder.path(), ValueCheck::Skip).unwrap();
+            let bytes = files.shards()[0].mapped().bytes();
             assert_ne!(identity(bytes, &before), identity(bytes, &aged(&path)), "nothing that was remembered fits");
         }
     }
@@ -236,7 +236,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = model(folder.path());
         let mut weights =
-            WatchedWeights::unhashed(&Checkpoint::open(folder.path(), ValueCheck::Skip).unwrap()).unwrap();
+            WatchedWeights::unhashed(&WeightFiles::open(folder.path(), ValueCheck::Skip).unwrap()).unwrap();
         assert_eq!(weights.changed(), None);
         std::thread::sleep(Duration::from_millis(20));
         edit(&path);
@@ -248,8 +248,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let memory = tempfile::tempdir().unwrap();
         let path = model(folder.path());
-        let checkpoint = Checkpoint::open(folder.path(), ValueCheck::Skip).unwrap();
-        let file = checkpoint.shards()[0].mapped();
+        let files = WeightFiles::open(folder.path(), ValueCheck::Skip).unwrap();
+        let file = files.shards()[0].mapped();
         let (stamp, want) = (aged(&path), hash_of(file));
         let files = || fs::read_dir(memory.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
         assert_eq!(remembered(memory.path(), file, &stamp), want);
