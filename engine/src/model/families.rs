@@ -1,21 +1,12 @@
 //! The model families: each is one file with a [`Family`], and one line here.
 
-use super::config::ModelConfig;
+use super::config::{ModelConfig, Quantization};
 use super::config_json::{ConfigJson, SHOWN};
 use super::error::ConfigError;
-use super::{gemma, gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3};
+use super::family::Family;
+use super::{folder, gemma, gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3};
 use crate::json::shorten;
-
-/// A family of models that `config.json` can name.
-#[derive(Debug)]
-pub struct Family {
-    /// Values of `model_type`.
-    pub model_types: &'static [&'static str],
-    /// Values of `architectures` whose weights have the language model's head.
-    pub architectures: &'static [&'static str],
-    /// Reads a configuration of this family.
-    pub read: fn(&ConfigJson) -> Result<ModelConfig, ConfigError>,
-}
+use std::path::Path;
 
 /// All of them.
 pub const FAMILIES: &[Family] = &[
@@ -28,6 +19,33 @@ pub const FAMILIES: &[Family] = &[
     gemma3::FAMILY,
     phi3::FAMILY,
 ];
+
+impl ModelConfig {
+    /// Reads `dir/config.json`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the file is unreadable, has an unknown architecture, or lacks a key or has it out of range.
+    pub fn open(dir: &Path) -> Result<ModelConfig, ConfigError> {
+        let path = dir.join("config.json");
+        if let Some(holds) = folder::instead_of_config(dir) {
+            return Err(ConfigError::NoConfig { path, holds });
+        }
+        ModelConfig::read(&ConfigJson::read(&path)?)
+    }
+
+    /// The same from JSON in memory.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
+        let family = of(json)?;
+        let mut config = (family.read)(json)?;
+        config.quantization = Quantization::read(json);
+        assert_eq!(config.layers.len(), config.num_hidden_layers, "a family sets every layer");
+        assert!(config.layers.iter().all(|layer| layer.rope < config.ropes.len()), "a family sets the ropes it names");
+        Ok(config)
+    }
+}
 
 /// The family of a configuration: by `model_type`, or where an old file lacks it, by its architecture.
 ///

@@ -1,11 +1,11 @@
 //! Gemma: Llama's block with norm weights stored less 1, GeGLU, and embeddings scaled by `sqrt(hidden_size)`.
 //! Source: arXiv 2403.08295, sec. 2.
 
-use super::config::{Defaults, LayerConfig, ModelConfig};
+use super::config::{LayerConfig, ModelConfig};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::families::Family;
-use super::rope_scaling::RopeConfig;
+use super::family::{Defaults, Family};
+use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["gemma"], architectures: &["GemmaForCausalLM"], read };
 

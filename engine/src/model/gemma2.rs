@@ -1,11 +1,11 @@
 //! Gemma 2: norms before and after attention and MLP, with weights that are stored less 1; GeGLU; soft-caps on scores and
 //! logits; a window in every other layer; embeddings scaled by `sqrt(hidden_size)`. Source: arXiv 2408.00118.
 
-use super::config::{Defaults, LayerConfig, LayerType, ModelConfig, layer_types, windows};
+use super::config::{LayerConfig, ModelConfig};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::families::Family;
-use super::rope_scaling::RopeConfig;
+use super::family::{Defaults, Family, LayerType, layer_types, windows};
+use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["gemma2"], architectures: &["Gemma2ForCausalLM"], read };
 

@@ -4,12 +4,12 @@
 //! From 4B up the model also sees images: `model_type` is `gemma3`, the text's part of config.json is nested under
 //! `text_config`, and the vision tower's weights are left alone.
 
-use super::config::{Defaults, LayerConfig, LayerType, ModelConfig, layer_types, windows};
+use super::config::{LayerConfig, ModelConfig};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::families::Family;
+use super::family::{Defaults, Family, LayerType, layer_types, windows};
 use super::gemma2::{gemma_block, sliding_window, soft_cap};
-use super::rope_scaling::RopeConfig;
+use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family {
     model_types: &["gemma3_text", "gemma3"],

@@ -3,11 +3,11 @@
 //! The plain block: RMS norm, attention with grouped-query heads and rotary positions, SwiGLU. Source: arXiv 2307.09288,
 //! 2407.21783.
 
-use super::config::{Defaults, ModelConfig};
+use super::config::ModelConfig;
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::families::Family;
-use super::rope_scaling::RopeConfig;
+use super::family::{Defaults, Family};
+use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["llama"], architectures: &["LlamaForCausalLM"], read };
 

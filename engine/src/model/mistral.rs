@@ -1,10 +1,10 @@
 //! Mistral 7B, Nemo and Small: Llama with a sliding window in the first version. Source: arXiv 2310.06825.
 
-use super::config::{Defaults, LayerType, ModelConfig, layer_types};
+use super::config::ModelConfig;
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::families::Family;
-use super::rope_scaling::RopeConfig;
+use super::family::{Defaults, Family, LayerType, layer_types};
+use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["mistral"], architectures: &["MistralForCausalLM"], read };
 

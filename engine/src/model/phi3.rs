@@ -1,11 +1,11 @@
 //! Phi 3, 3.5 and 4 (text): Llama with q, k, v in one matrix and gate, up in another, part of each head rotated, and separate
 //! factors for short and long sequences. Source: arXiv 2404.14219.
 
-use super::config::{Defaults, ModelConfig};
+use super::config::ModelConfig;
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::families::Family;
-use super::rope_scaling::RopeConfig;
+use super::family::{Defaults, Family};
+use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["phi3"], architectures: &["Phi3ForCausalLM"], read };
 

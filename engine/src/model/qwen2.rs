@@ -1,11 +1,11 @@
 //! Qwen 1.5, 2 and 2.5: Llama with a bias on q, k and v, and a window in the upper layers if asked for. Source: arXiv
 //! 2407.10671.
 
-use super::config::{Defaults, LayerConfig, LayerType, ModelConfig, layer_types, windows};
+use super::config::{LayerConfig, ModelConfig};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::families::Family;
-use super::rope_scaling::RopeConfig;
+use super::family::{Defaults, Family, LayerType, layer_types, windows};
+use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["qwen2"], architectures: &["Qwen2ForCausalLM"], read };
 

@@ -1,11 +1,11 @@
 //! Qwen 3, dense: Llama with a norm on each head of q and k before they are rotated. Source: arXiv 2505.09388.
 
-use super::config::{Defaults, ModelConfig};
+use super::config::ModelConfig;
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::families::Family;
+use super::family::{Defaults, Family};
 use super::qwen2::upper_windows;
-use super::rope_scaling::RopeConfig;
+use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["qwen3"], architectures: &["Qwen3ForCausalLM"], read };
 

@@ -1,0 +1,194 @@
+//! What the families' files share: how a family names itself, and how it reads the keys that all of them have.
+
+use super::config::{LayerConfig, ModelConfig};
+use super::config_json::{ConfigJson, MAX_SIZE};
+use super::error::ConfigError;
+use align_kernels::gate::Activation;
+
+/// Most layers that are accepted: the deepest published model of these families has 126.
+const MAX_LAYERS: usize = 1024;
+/// Largest head that is accepted: the largest published one is 256 wide.
+const MAX_HEAD_DIM: usize = 4096;
+
+/// A family of models that `config.json` can name.
+#[derive(Debug)]
+pub struct Family {
+    /// Values of `model_type`.
+    pub model_types: &'static [&'static str],
+    /// Values of `architectures` whose weights have the language model's head.
+    pub architectures: &'static [&'static str],
+    /// Reads a configuration of this family.
+    pub read: fn(&ConfigJson) -> Result<ModelConfig, ConfigError>,
+}
+
+/// What a family takes for keys that `config.json` does not have. `None`: the key must be there, or follows from others as
+/// said.
+pub(super) struct Defaults {
+    pub num_attention_heads: Option<usize>,
+    /// `None`: as many as attention heads.
+    pub num_key_value_heads: Option<usize>,
+    /// `None`: `hidden_size / num_attention_heads`.
+    pub head_dim: Option<usize>,
+    pub vocab_size: Option<usize>,
+    pub max_position_embeddings: usize,
+    pub rms_norm_eps: f64,
+    pub tie_word_embeddings: bool,
+    pub pad_token_id: Option<u32>,
+    /// Key and value of the activation.
+    pub activation: (&'static str, &'static str),
+}
+
+impl ModelConfig {
+    /// The keys that all families share. The result is a plain Llama; a family then sets what differs, and always `layers` and
+    /// `ropes`.
+    pub(super) fn decoder(
+        family: &'static str,
+        json: &ConfigJson,
+        defaults: &Defaults,
+    ) -> Result<ModelConfig, ConfigError> {
+        if json.get("per_layer_config").is_some() {
+            return Err(json.refuse(
+                "per_layer_config",
+                "no such key: layers that differ in shape are not supported",
+                "it",
+            ));
+        }
+        let hidden_size = json.size("hidden_size")?;
+        let intermediate_size = json.size("intermediate_size")?;
+        let num_hidden_layers = json.size("num_hidden_layers")?;
+        if num_hidden_layers > MAX_LAYERS {
+            return Err(json.refuse("num_hidden_layers", format!("at most {MAX_LAYERS}"), num_hidden_layers));
+        }
+        let num_attention_heads = match defaults.num_attention_heads {
+            Some(heads) => json.size_or("num_attention_heads", heads)?,
+            None => json.size("num_attention_heads")?,
+        };
+        // An absent key takes the family's number, a null one the number of attention heads.
+        let absent = if json.has("num_key_value_heads") { None } else { defaults.num_key_value_heads };
+        let num_key_value_heads = json.size_or("num_key_value_heads", absent.unwrap_or(num_attention_heads))?;
+        if num_key_value_heads > num_attention_heads || !num_attention_heads.is_multiple_of(num_key_value_heads) {
+            let expected = format!("a divisor of num_attention_heads ({num_attention_heads})");
+            return Err(json.refuse("num_key_value_heads", expected, num_key_value_heads));
+        }
+        let head_dim = match json.size_opt("head_dim")?.or(defaults.head_dim) {
+            Some(head_dim) => head_dim,
+            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+            None => {
+                let expected = format!("a divisor of hidden_size ({hidden_size}), or the key head_dim");
+                return Err(json.refuse("num_attention_heads", expected, num_attention_heads));
+            }
+        };
+        if head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(2) {
+            return Err(json.refuse("head_dim", format!("an even number up to {MAX_HEAD_DIM}"), head_dim));
+        }
+        // Both factors are at most 2^24, so the product fits.
+        if num_attention_heads * head_dim > MAX_SIZE {
+            let expected = format!("num_attention_heads * head_dim of at most {MAX_SIZE}");
+            return Err(json.refuse("num_attention_heads", expected, num_attention_heads));
+        }
+        let vocab_size = match defaults.vocab_size {
+            Some(size) => json.size_or("vocab_size", size)?,
+            None => json.size("vocab_size")?,
+        };
+        let (key, default) = defaults.activation;
+        let activation = match json.text_opt(key)?.unwrap_or(default) {
+            "silu" | "swish" => Activation::Silu,
+            "gelu_pytorch_tanh" => Activation::GeluTanh,
+            other => return Err(json.refuse(key, "silu or gelu_pytorch_tanh", other)),
+        };
+        Ok(ModelConfig {
+            family,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            vocab_size,
+            max_position_embeddings: json.size_or("max_position_embeddings", defaults.max_position_embeddings)?,
+            rms_norm_eps: json.positive_opt("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
+            tie_word_embeddings: json.flag_or("tie_word_embeddings", defaults.tie_word_embeddings)?,
+            norm_offset: 0.0,
+            post_norms: false,
+            qk_norm: false,
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            fused_projections: false,
+            activation,
+            embedding_scale: 1.0,
+            attention_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            layers: Vec::new(),
+            ropes: Vec::new(),
+            eos_token_ids: json.token_ids("eos_token_id")?,
+            bos_token_id: json.token_ids("bos_token_id")?.first().copied(),
+            pad_token_id: match json.has("pad_token_id") {
+                true => json.token_ids("pad_token_id")?.first().copied(),
+                false => defaults.pad_token_id,
+            },
+            dtype: json.text_opt("dtype")?.or(json.text_opt("torch_dtype")?).map(str::to_owned),
+            quantization: None,
+            old_rope_key: None,
+            cache_follows_rope: false,
+            tensor_prefixes: &["model.", "", "model.model."],
+            module_prefix: "model.",
+        })
+    }
+
+    /// Sets all layers alike, with the first rope.
+    pub(super) fn same_layers(&mut self, sliding_window: Option<usize>) {
+        self.layers = vec![LayerConfig { sliding_window, rope: 0 }; self.num_hidden_layers];
+    }
+
+    /// Refuses heads that do not divide the hidden size even where `head_dim` is given, as the family's own code does.
+    pub(super) fn check_heads_divide_hidden(&self, json: &ConfigJson) -> Result<(), ConfigError> {
+        if self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return Ok(());
+        }
+        let expected = format!("a divisor of hidden_size ({})", self.hidden_size);
+        Err(json.refuse("num_attention_heads", expected, self.num_attention_heads))
+    }
+}
+
+/// The two kinds of layers in `layer_types`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LayerType {
+    Full,
+    Sliding,
+}
+
+/// `layer_types`, one per layer, if the key is there.
+pub(super) fn layer_types(json: &ConfigJson, num_hidden_layers: usize) -> Result<Option<Vec<LayerType>>, ConfigError> {
+    let Some(names) = json.texts_opt("layer_types")? else { return Ok(None) };
+    if names.len() != num_hidden_layers {
+        let expected = format!("one entry for each of the {num_hidden_layers} layers");
+        return Err(json.refuse("layer_types", expected, format!("{} entries", names.len())));
+    }
+    let kind = |name: &str| match name {
+        "full_attention" => Ok(LayerType::Full),
+        "sliding_attention" => Ok(LayerType::Sliding),
+        other => Err(json.refuse("layer_types", "full_attention or sliding_attention", other)),
+    };
+    names.into_iter().map(kind).collect::<Result<Vec<_>, _>>().map(Some)
+}
+
+/// The window of the layers of type [`LayerType::Sliding`].
+///
+/// # Errors
+/// [`ConfigError::Value`] if there are such layers and no window.
+pub(super) fn windows(
+    json: &ConfigJson,
+    types: &[LayerType],
+    sliding_window: Option<usize>,
+) -> Result<Vec<Option<usize>>, ConfigError> {
+    if sliding_window.is_none() && types.contains(&LayerType::Sliding) {
+        return Err(json.refuse("sliding_window", "a size, for layers of type sliding_attention", "none in use"));
+    }
+    let window = |kind: &LayerType| match kind {
+        LayerType::Full => None,
+        LayerType::Sliding => sliding_window,
+    };
+    Ok(types.iter().map(window).collect())
+}
