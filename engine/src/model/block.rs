@@ -13,21 +13,16 @@ use std::sync::Arc;
 /// The weights and constants of one layer.
 #[derive(Debug, Clone)]
 pub struct Block {
-    pub input_norm: FrozenVector,
+    pub attention_norms: Norms,
     /// Query, key and value projections: three matrices, or one (Phi-3). Their outputs stand side by side in this order.
     pub qkv: Vec<Linear>,
     /// Norm of each query and key head, before rope (Qwen 3, Gemma 3).
     pub qk_norm: Option<[FrozenVector; 2]>,
     pub o: Linear,
-    /// Norm on the attention's output, before the residual connection (Gemma).
-    pub post_attention_norm: Option<FrozenVector>,
-    /// Norm on the MLP's input.
-    pub mlp_norm: FrozenVector,
+    pub mlp_norms: Norms,
     /// Gate and up projections: two matrices, or one (Phi-3).
     pub gate_up: Vec<Linear>,
     pub down: Linear,
-    /// Norm on the MLP's output, before the residual connection (Gemma).
-    pub post_mlp_norm: Option<FrozenVector>,
     pub geometry: Geometry,
     pub rms_norm_eps: f32,
     pub norm_offset: f32,
@@ -38,6 +33,15 @@ pub struct Block {
     pub stage: usize,
     /// Told when a pass comes to this layer, in either direction; none where the weights' pages are there anyway.
     pub read_ahead: Option<Arc<ReadAhead>>,
+}
+
+/// The norms of attention, or of the MLP.
+#[derive(Debug, Clone)]
+pub enum Norms {
+    /// `x + inner(norm(x))`
+    Pre(FrozenVector),
+    /// `x + after(inner(before(x)))`
+    Sandwich { before: FrozenVector, after: FrozenVector },
 }
 
 /// The backward pass comes to a layer: nothing is computed.
@@ -81,7 +85,7 @@ impl Block {
         if let Some(read_ahead) = &self.read_ahead {
             read_ahead.reached(self.stage);
         }
-        let h = self.norm(tape, x, &self.input_norm)?;
+        let h = self.input(tape, x, &self.attention_norms)?;
         let mut qkv = ops::linear(tape, &h, &self.qkv, None)?;
         drop(h);
         if let Some(weights) = &self.qk_norm {
@@ -95,15 +99,15 @@ impl Block {
             Some((cache, layer)) => cache.attention(tape, layer, self.geometry, &qkv)?,
         };
         drop(qkv);
-        let x = self.output(tape, x, &o, &self.o, &self.post_attention_norm)?;
+        let x = self.output(tape, x, &o, &self.o, &self.attention_norms)?;
         drop(o);
 
-        let h = self.norm(tape, &x, &self.mlp_norm)?;
+        let h = self.input(tape, &x, &self.mlp_norms)?;
         let gate_up = ops::linear(tape, &h, &self.gate_up, None)?;
         drop(h);
         let inner = ops::gate(tape, self.activation, &gate_up)?;
         drop(gate_up);
-        let y = self.output(tape, &x, &inner, &self.down, &self.post_mlp_norm)?;
+        let y = self.output(tape, &x, &inner, &self.down, &self.mlp_norms)?;
         match &self.read_ahead {
             Some(read_ahead) => {
                 let (stage, read_ahead, output) = (self.stage, read_ahead.clone(), y.input());
@@ -113,21 +117,21 @@ impl Block {
         }
     }
 
-    /// `x + norm(layer(inner))`, or without a norm.
-    fn output(
-        &self,
-        tape: &mut Tape,
-        x: &Var,
-        inner: &Var,
-        layer: &Linear,
-        norm: &Option<FrozenVector>,
-    ) -> Result<Var> {
+    /// What attention or the MLP reads of `x`.
+    fn input(&self, tape: &mut Tape, x: &Var, norms: &Norms) -> Result<Var> {
+        match norms {
+            Norms::Pre(norm) | Norms::Sandwich { before: norm, .. } => self.norm(tape, x, norm),
+        }
+    }
+
+    /// `x + layer(inner)`, with a norm in between if there is one.
+    fn output(&self, tape: &mut Tape, x: &Var, inner: &Var, layer: &Linear, norms: &Norms) -> Result<Var> {
         let layer = std::slice::from_ref(layer);
-        match norm {
-            None => ops::linear(tape, inner, layer, Some(x)),
-            Some(norm) => {
+        match norms {
+            Norms::Pre(_) => ops::linear(tape, inner, layer, Some(x)),
+            Norms::Sandwich { after, .. } => {
                 let delta = ops::linear(tape, inner, layer, None)?;
-                let delta = self.norm(tape, &delta, norm)?;
+                let delta = self.norm(tape, &delta, after)?;
                 ops::add(tape, x, &delta)
             }
         }

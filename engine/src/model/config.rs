@@ -30,18 +30,12 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Added to every norm's weight: 1 for the Gemma families.
     pub norm_offset: f32,
-    /// Whether the outputs of attention and MLP are normed too (four norms a layer).
-    pub post_norms: bool,
-    /// Whether q and k are normed per head before they are rotated.
-    pub qk_norm: bool,
-    /// Whether q, k and v have a bias.
-    pub qkv_bias: bool,
-    /// Whether o has a bias.
-    pub o_bias: bool,
+    pub norm_placement: NormPlacement,
+    pub qk_norm: QkNorm,
+    pub attention_bias: AttentionBias,
     /// Whether gate, up and down have a bias.
     pub mlp_bias: bool,
-    /// Whether q, k and v are one matrix, and gate and up another.
-    pub fused_projections: bool,
+    pub fusion: Fusion,
     /// The function on the gate.
     pub activation: Activation,
     /// Multiplies the embeddings: 1, or `sqrt(hidden_size)` for the Gemma families.
@@ -74,6 +68,40 @@ pub struct ModelConfig {
     pub tensor_prefixes: &'static [&'static str],
     /// The same in the names that adapters use, e.g. `model.`
     pub module_prefix: &'static str,
+}
+
+/// Where the norms of a layer stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormPlacement {
+    /// On the inputs of attention and MLP.
+    Pre,
+    /// On their inputs, and on their outputs before these are added to the residual stream.
+    Sandwich,
+}
+
+/// What is normed of q and k before they are rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    None,
+    /// Each head by itself.
+    PerHead,
+}
+
+/// Which projections of attention have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionBias {
+    None,
+    Qkv,
+    /// Q, k, v and o.
+    All,
+}
+
+/// Which projections are stored as one matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fusion {
+    None,
+    /// Q, k and v are one matrix, gate and up another.
+    QkvAndGateUp,
 }
 
 /// How one layer differs from its neighbours.

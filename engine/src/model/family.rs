@@ -1,6 +1,6 @@
 //! What the families' files share: how a family names itself, and how it reads the keys that all of them have.
 
-use super::config::{LayerConfig, ModelConfig};
+use super::config::{AttentionBias, Fusion, LayerConfig, ModelConfig, NormPlacement, QkNorm};
 use super::config_json::{ConfigJson, MAX_SIZE};
 use super::error::ConfigError;
 use align_kernels::gate::Activation;
@@ -109,12 +109,11 @@ impl ModelConfig {
             rms_norm_eps: json.positive_opt("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps) as f32,
             tie_word_embeddings: json.flag_or("tie_word_embeddings", defaults.tie_word_embeddings)?,
             norm_offset: 0.0,
-            post_norms: false,
-            qk_norm: false,
-            qkv_bias: false,
-            o_bias: false,
+            norm_placement: NormPlacement::Pre,
+            qk_norm: QkNorm::None,
+            attention_bias: AttentionBias::None,
             mlp_bias: false,
-            fused_projections: false,
+            fusion: Fusion::None,
             activation,
             embedding_scale: 1.0,
             attention_scale: (1.0 / (head_dim as f64).sqrt()) as f32,
@@ -150,6 +149,11 @@ impl ModelConfig {
         let expected = format!("a divisor of hidden_size ({})", self.hidden_size);
         Err(json.refuse("num_attention_heads", expected, self.num_attention_heads))
     }
+}
+
+/// `attention_bias`, which most families have: a bias on all projections of attention, or on none.
+pub(super) fn attention_bias(json: &ConfigJson) -> Result<AttentionBias, ConfigError> {
+    Ok(if json.flag_or("attention_bias", false)? { AttentionBias::All } else { AttentionBias::None })
 }
 
 /// The two kinds of layers in `layer_types`.

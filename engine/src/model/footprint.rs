@@ -3,7 +3,7 @@
 //! The allocations of `transformer.rs`, `block.rs` and the ops, in their order, counted instead of made: whoever changes what
 //! an op keeps changes it here too, and the tests that compare the two say so.
 
-use super::{Block, Model, ModelConfig};
+use super::{Block, Fusion, Model, ModelConfig, NormPlacement, QkNorm};
 use crate::adapters::Adapters;
 use crate::rows::RowPlan;
 use align_kernels::attention::{self, Geometry};
@@ -116,9 +116,9 @@ impl<'m> Footprint<'m> {
         let config = model.config();
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.q_size(), config.kv_size());
-        let (qkv, gate_up) = match config.fused_projections {
-            true => (vec![q + 2 * kv], vec![2 * intermediate]),
-            false => (vec![q, kv, kv], vec![intermediate; 2]),
+        let (qkv, gate_up) = match config.fusion {
+            Fusion::QkvAndGateUp => (vec![q + 2 * kv], vec![2 * intermediate]),
+            Fusion::None => (vec![q, kv, kv], vec![intermediate; 2]),
         };
         let mut first = 0;
         let stacks = [(hidden, qkv), (q, vec![hidden]), (hidden, gate_up), (intermediate, vec![hidden])].map(
@@ -240,7 +240,9 @@ impl<'m> Footprint<'m> {
             pieces: &stack.out_features,
             rank: ranks.iter().copied().filter(|rank| *rank > 0).min().unwrap_or(0),
             // attention's and the MLP's last layers, unless a norm stands before the sum
-            residual: stack.places.len() == 1 && stack.cols() == self.config.hidden_size && !self.config.post_norms,
+            residual: stack.places.len() == 1
+                && stack.cols() == self.config.hidden_size
+                && self.config.norm_placement == NormPlacement::Pre,
             own_inputs: self.dropout,
             precision: self.precision,
         }
@@ -351,8 +353,8 @@ impl Walk<'_> {
     /// `x + norm(layer(inner))`, or without a norm.
     fn output(&mut self, stack: &Stack, ranks: &[usize]) {
         let (of, hidden) = (self.of, self.of.config.hidden_size);
-        self.linear(stack, ranks, !of.config.post_norms);
-        if of.config.post_norms {
+        self.linear(stack, ranks, of.config.norm_placement == NormPlacement::Pre);
+        if of.config.norm_placement == NormPlacement::Sandwich {
             self.norm(hidden * of.float(), hidden);
             self.ledger.take(self.rows * hidden * F32);
             self.release(hidden * of.float());
@@ -368,7 +370,7 @@ impl Walk<'_> {
         self.norm(hidden * F32, hidden);
         self.linear(qkv, ranks, false);
         self.ledger.free(self.rows * hidden * float);
-        if config.qk_norm {
+        if config.qk_norm == QkNorm::PerHead {
             let rstds = (heads + config.num_key_value_heads) * F32;
             self.ledger.take(self.rows * (qkv.cols() * float + rstds));
             self.keep(rstds);
@@ -452,13 +454,13 @@ impl Walk<'_> {
     fn output_backward(&mut self, stack: &Stack, ranks: &[usize], again: usize, gradients: Gradients) {
         let (of, n, hidden) = (self.of, self.grad, self.of.config.hidden_size);
         let delta = n * hidden * of.float();
-        if of.config.post_norms {
+        if of.config.norm_placement == NormPlacement::Sandwich {
             self.ledger.take(2 * delta);
             self.ledger.free(delta); // the norm's dy
             self.ledger.free(delta + n * F32); // what the norm kept
         }
         self.linear_backward(stack, ranks, again, gradients);
-        if of.config.post_norms {
+        if of.config.norm_placement == NormPlacement::Sandwich {
             self.ledger.free(delta);
         }
     }
@@ -484,7 +486,7 @@ impl Walk<'_> {
         self.ledger.pass(attention);
         self.ledger.free(n * (config.q_size() * float + heads * F32 + qkv.cols() * float)); // o, lse, qkv
         self.ledger.free(n * config.q_size() * float);
-        if config.qk_norm {
+        if config.qk_norm == QkNorm::PerHead {
             self.ledger.pass(n * qkv.cols() * float);
             self.ledger.free(n * (qkv.cols() * float + (heads + config.num_key_value_heads) * F32));
         }

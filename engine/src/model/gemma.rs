@@ -4,7 +4,7 @@
 use super::config::{LayerConfig, ModelConfig};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::family::{Defaults, Family};
+use super::family::{Defaults, Family, attention_bias};
 use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["gemma"], architectures: &["GemmaForCausalLM"], read };
@@ -30,8 +30,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         return Err(json.refuse("use_bidirectional_attention", "false: an encoder has no log-probs to train", true));
     }
     config.norm_offset = 1.0;
-    config.qkv_bias = json.flag_or("attention_bias", false)?;
-    config.o_bias = config.qkv_bias;
+    config.attention_bias = attention_bias(json)?;
     config.embedding_scale = (config.hidden_size as f64).sqrt() as f32;
     config.ropes = vec![RopeConfig::read(json, &config)?];
     config.layers = vec![LayerConfig { sliding_window: None, rope: 0 }; config.num_hidden_layers];

@@ -1,10 +1,10 @@
 //! Gemma 2: norms before and after attention and MLP, with weights that are stored less 1; GeGLU; soft-caps on scores and
 //! logits; a window in every other layer; embeddings scaled by `sqrt(hidden_size)`. Source: arXiv 2408.00118.
 
-use super::config::{LayerConfig, ModelConfig};
+use super::config::{LayerConfig, ModelConfig, NormPlacement};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::family::{Defaults, Family, LayerType, layer_types, windows};
+use super::family::{Defaults, Family, LayerType, attention_bias, layer_types, windows};
 use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["gemma2"], architectures: &["Gemma2ForCausalLM"], read };
@@ -44,9 +44,8 @@ pub(super) fn gemma_block(json: &ConfigJson, config: &mut ModelConfig) -> Result
         return Err(json.refuse("use_bidirectional_attention", "false: an encoder has no log-probs to train", true));
     }
     config.norm_offset = 1.0;
-    config.post_norms = true;
-    config.qkv_bias = json.flag_or("attention_bias", false)?;
-    config.o_bias = config.qkv_bias;
+    config.norm_placement = NormPlacement::Sandwich;
+    config.attention_bias = attention_bias(json)?;
     config.embedding_scale = (config.hidden_size as f64).sqrt() as f32;
     let query_pre_attn_scalar = json.positive_opt("query_pre_attn_scalar")?.unwrap_or(256.0);
     config.attention_scale = (1.0 / query_pre_attn_scalar.sqrt()) as f32;

@@ -4,7 +4,7 @@
 //! From 4B up the model also sees images: `model_type` is `gemma3`, the text's part of config.json is nested under
 //! `text_config`, and the vision tower's weights are left alone.
 
-use super::config::{LayerConfig, ModelConfig};
+use super::config::{LayerConfig, ModelConfig, QkNorm};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
 use super::family::{Defaults, Family, LayerType, layer_types, windows};
@@ -52,7 +52,7 @@ fn read_text(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     };
     let mut config = ModelConfig::decoder("gemma3", json, &defaults)?;
     gemma_block(json, &mut config)?;
-    config.qk_norm = true;
+    config.qk_norm = QkNorm::PerHead;
     config.attn_logit_softcapping = soft_cap(json, "attn_logit_softcapping", None)?;
     config.final_logit_softcapping = soft_cap(json, "final_logit_softcapping", None)?;
     config.ropes = ropes(json, &config)?;

@@ -2,7 +2,7 @@
 //!
 //! The paths are those of the modules in transformers, which are also the names that adapters and their target lists use.
 
-use super::config::ModelConfig;
+use super::config::{AttentionBias, Fusion, ModelConfig, NormPlacement, QkNorm};
 use crate::weights::WeightFiles;
 
 /// A matrix of the block, as the family stores it.
@@ -54,8 +54,10 @@ impl Projection {
     /// Whether it has a bias, `[out_features]`.
     pub fn has_bias(self, config: &ModelConfig) -> bool {
         match self {
-            Projection::Q | Projection::K | Projection::V | Projection::Qkv => config.qkv_bias,
-            Projection::O => config.o_bias,
+            Projection::Q | Projection::K | Projection::V | Projection::Qkv => {
+                config.attention_bias != AttentionBias::None
+            }
+            Projection::O => config.attention_bias == AttentionBias::All,
             Projection::Gate | Projection::Up | Projection::Down | Projection::GateUp => config.mlp_bias,
         }
     }
@@ -79,15 +81,16 @@ pub enum Norm {
 }
 
 impl Norm {
-    /// Its module within a layer. `post_attention_layernorm` is two things: with two norms a layer it comes before the MLP.
+    /// Its module within a layer. `post_attention_layernorm` is two things: without a norm on the output of attention it is the
+    /// one before the MLP.
     pub fn path(self, config: &ModelConfig) -> &'static str {
-        match self {
-            Norm::PreAttention => "input_layernorm",
-            Norm::PreMlp if config.post_norms => "pre_feedforward_layernorm",
-            Norm::PreMlp | Norm::PostAttention => "post_attention_layernorm",
-            Norm::PostMlp => "post_feedforward_layernorm",
-            Norm::Q => "self_attn.q_norm",
-            Norm::K => "self_attn.k_norm",
+        match (self, config.norm_placement) {
+            (Norm::PreAttention, _) => "input_layernorm",
+            (Norm::PreMlp, NormPlacement::Sandwich) => "pre_feedforward_layernorm",
+            (Norm::PreMlp, NormPlacement::Pre) | (Norm::PostAttention, _) => "post_attention_layernorm",
+            (Norm::PostMlp, _) => "post_feedforward_layernorm",
+            (Norm::Q, _) => "self_attn.q_norm",
+            (Norm::K, _) => "self_attn.k_norm",
         }
     }
 
@@ -100,22 +103,42 @@ impl Norm {
     }
 }
 
+impl Fusion {
+    /// The matrices that give q, k and v.
+    pub fn qkv(self) -> &'static [Projection] {
+        match self {
+            Fusion::None => &[Projection::Q, Projection::K, Projection::V],
+            Fusion::QkvAndGateUp => &[Projection::Qkv],
+        }
+    }
+
+    /// The matrices that give gate and up.
+    pub fn gate_up(self) -> &'static [Projection] {
+        match self {
+            Fusion::None => &[Projection::Gate, Projection::Up],
+            Fusion::QkvAndGateUp => &[Projection::GateUp],
+        }
+    }
+}
+
 impl ModelConfig {
     /// The matrices of a layer, in the order in which they are used.
-    pub fn projections(&self) -> &'static [Projection] {
-        use Projection::*;
-        if self.fused_projections { &[Qkv, O, GateUp, Down] } else { &[Q, K, V, O, Gate, Up, Down] }
+    pub fn projections(&self) -> Vec<Projection> {
+        [self.fusion.qkv(), &[Projection::O], self.fusion.gate_up(), &[Projection::Down]].concat()
     }
 
     /// The norms of a layer, in the order in which they are used.
-    pub fn norms(&self) -> &'static [Norm] {
+    pub fn norms(&self) -> Vec<Norm> {
         use Norm::*;
-        match (self.qk_norm, self.post_norms) {
-            (false, false) => &[PreAttention, PreMlp],
-            (true, false) => &[PreAttention, Q, K, PreMlp],
-            (false, true) => &[PreAttention, PostAttention, PreMlp, PostMlp],
-            (true, true) => &[PreAttention, Q, K, PostAttention, PreMlp, PostMlp],
-        }
+        let qk: &[Norm] = match self.qk_norm {
+            QkNorm::None => &[],
+            QkNorm::PerHead => &[Q, K],
+        };
+        let others: &[Norm] = match self.norm_placement {
+            NormPlacement::Pre => &[PreMlp],
+            NormPlacement::Sandwich => &[PostAttention, PreMlp, PostMlp],
+        };
+        [&[PreAttention], qk, others].concat()
     }
 
     /// The module of a projection as adapters name it, e.g. `model.layers.0.self_attn.q_proj`.
@@ -218,10 +241,10 @@ impl Layout {
         let embedding = vec![config.vocab_size, config.hidden_size];
         let mut tensors = vec![(self.embed_tokens(), embedding.clone())];
         for layer_idx in 0..config.num_hidden_layers {
-            for &norm in config.norms() {
+            for norm in config.norms() {
                 tensors.push((self.norm(layer_idx, norm, config), vec![norm.len(config)]));
             }
-            for &projection in config.projections() {
+            for projection in config.projections() {
                 let shape = projection.shape(config);
                 tensors.push((self.weight(layer_idx, projection), shape.to_vec()));
                 if projection.has_bias(config) {

@@ -6,7 +6,7 @@
 use super::config::ModelConfig;
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::family::{Defaults, Family};
+use super::family::{Defaults, Family, attention_bias};
 use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["llama"], architectures: &["LlamaForCausalLM"], read };
@@ -25,8 +25,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     };
     let mut config = ModelConfig::decoder("llama", json, &defaults)?;
     config.check_heads_divide_hidden(json)?;
-    config.qkv_bias = json.flag_or("attention_bias", false)?;
-    config.o_bias = config.qkv_bias;
+    config.attention_bias = attention_bias(json)?;
     config.mlp_bias = json.flag_or("mlp_bias", false)?;
     config.ropes = vec![RopeConfig::read(json, &config)?];
     config.same_layers(None);

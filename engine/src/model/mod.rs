@@ -29,7 +29,7 @@ mod tests;
 mod transformer;
 
 pub use block::{Block, LinearInfo};
-pub use config::{LayerConfig, ModelConfig, Quantization};
+pub use config::{AttentionBias, Fusion, LayerConfig, ModelConfig, NormPlacement, QkNorm, Quantization};
 pub use config_json::ConfigJson;
 pub use error::{ConfigError, LocateError};
 pub use family::Family;

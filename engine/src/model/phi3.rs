@@ -1,7 +1,7 @@
 //! Phi 3, 3.5 and 4 (text): Llama with q, k, v in one matrix and gate, up in another, part of each head rotated, and separate
 //! factors for short and long sequences. Source: arXiv 2404.14219.
 
-use super::config::ModelConfig;
+use super::config::{Fusion, ModelConfig};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
 use super::family::{Defaults, Family};
@@ -22,7 +22,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         activation: ("hidden_act", "silu"),
     };
     let mut config = ModelConfig::decoder("phi3", json, &defaults)?;
-    config.fused_projections = true;
+    config.fusion = Fusion::QkvAndGateUp;
     config.ropes = vec![RopeConfig::read_phi3(json, &config)?];
     // as in transformers, which does this only for this family
     config.cache_follows_rope = true;

@@ -1,7 +1,7 @@
 //! Qwen 1.5, 2 and 2.5: Llama with a bias on q, k and v, and a window in the upper layers if asked for. Source: arXiv
 //! 2407.10671.
 
-use super::config::{LayerConfig, ModelConfig};
+use super::config::{AttentionBias, LayerConfig, ModelConfig};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
 use super::family::{Defaults, Family, LayerType, layer_types, windows};
@@ -22,7 +22,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         activation: ("hidden_act", "silu"),
     };
     let mut config = ModelConfig::decoder("qwen2", json, &defaults)?;
-    config.qkv_bias = true;
+    config.attention_bias = AttentionBias::Qkv;
     config.ropes = vec![RopeConfig::read(json, &config)?];
     config.layers = upper_windows(json, config.num_hidden_layers)?;
     Ok(config)

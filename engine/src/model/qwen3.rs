@@ -1,9 +1,9 @@
 //! Qwen 3, dense: Llama with a norm on each head of q and k before they are rotated. Source: arXiv 2505.09388.
 
-use super::config::ModelConfig;
+use super::config::{ModelConfig, QkNorm};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::family::{Defaults, Family};
+use super::family::{Defaults, Family, attention_bias};
 use super::qwen2::upper_windows;
 use super::rope::RopeConfig;
 
@@ -22,9 +22,8 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         activation: ("hidden_act", "silu"),
     };
     let mut config = ModelConfig::decoder("qwen3", json, &defaults)?;
-    config.qk_norm = true;
-    config.qkv_bias = json.flag_or("attention_bias", false)?;
-    config.o_bias = config.qkv_bias;
+    config.qk_norm = QkNorm::PerHead;
+    config.attention_bias = attention_bias(json)?;
     config.ropes = vec![RopeConfig::read(json, &config)?];
     config.layers = upper_windows(json, config.num_hidden_layers)?;
     Ok(config)

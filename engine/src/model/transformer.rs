@@ -1,8 +1,8 @@
 //! A decoder-only transformer over frozen weights: loading, the forward pass, logits.
 
-use super::block::{Block, LinearInfo};
+use super::block::{Block, LinearInfo, Norms};
 use super::layout::{Layout, Norm, Projection};
-use super::{KvCache, ModelConfig, RopeConfig};
+use super::{KvCache, ModelConfig, NormPlacement, QkNorm, RopeConfig};
 use crate::adapters::{Adapters, LinearId};
 use crate::autograd::{Layer, Tape, Var, recompute};
 use crate::error::EngineError;
@@ -69,7 +69,7 @@ impl Model {
             false => layout.lm_head(),
         };
         let stages = (0..config.num_hidden_layers)
-            .map(|layer| config.projections().iter().map(|&projection| layout.weight(layer, projection)).collect())
+            .map(|layer| config.projections().into_iter().map(|projection| layout.weight(layer, projection)).collect())
             .chain([vec![head.clone()]])
             .map(|names: Vec<String>| names.iter().filter_map(|name| files.pages(name)).collect())
             .collect();
@@ -95,32 +95,31 @@ impl Model {
                 Ok(Linear { id, weight, bias })
             };
             // in the order of `ModelConfig::projections`: ids follow the order of use
-            let qkv: &[Projection] = match config.fused_projections {
-                true => &[Projection::Qkv],
-                false => &[Projection::Q, Projection::K, Projection::V],
-            };
-            let qkv = qkv.iter().map(|&projection| linear(projection)).collect::<Result<_, _>>()?;
+            let qkv = config.fusion.qkv().iter().map(|&projection| linear(projection)).collect::<Result<_, _>>()?;
             let o = linear(Projection::O)?;
-            let gate_up: &[Projection] = match config.fused_projections {
-                true => &[Projection::GateUp],
-                false => &[Projection::Gate, Projection::Up],
-            };
-            let gate_up = gate_up.iter().map(|&projection| linear(projection)).collect::<Result<_, _>>()?;
+            let gate_up =
+                config.fusion.gate_up().iter().map(|&projection| linear(projection)).collect::<Result<_, _>>()?;
             let down = linear(Projection::Down)?;
             let norm = |norm: Norm| -> Result<FrozenVector, LoadError> {
                 files.vector(device, &layout.norm(layer_idx, norm, &config), norm.len(&config))
             };
-            let post_norm = |which: Norm| config.post_norms.then(|| norm(which)).transpose();
+            let norms = |before, after| {
+                Ok::<_, LoadError>(match config.norm_placement {
+                    NormPlacement::Pre => Norms::Pre(norm(before)?),
+                    NormPlacement::Sandwich => Norms::Sandwich { before: norm(before)?, after: norm(after)? },
+                })
+            };
             blocks.push(Arc::new(Block {
-                input_norm: norm(Norm::PreAttention)?,
+                attention_norms: norms(Norm::PreAttention, Norm::PostAttention)?,
                 qkv,
-                qk_norm: config.qk_norm.then(|| Ok::<_, LoadError>([norm(Norm::Q)?, norm(Norm::K)?])).transpose()?,
+                qk_norm: match config.qk_norm {
+                    QkNorm::None => None,
+                    QkNorm::PerHead => Some([norm(Norm::Q)?, norm(Norm::K)?]),
+                },
                 o,
-                post_attention_norm: post_norm(Norm::PostAttention)?,
-                mlp_norm: norm(Norm::PreMlp)?,
+                mlp_norms: norms(Norm::PreMlp, Norm::PostMlp)?,
                 gate_up,
                 down,
-                post_mlp_norm: post_norm(Norm::PostMlp)?,
                 geometry: Block::geometry(&config, layer),
                 rms_norm_eps: config.rms_norm_eps,
                 norm_offset: config.norm_offset,

@@ -464,7 +464,7 @@ impl Base {
         let mut linears = Vec::new();
         let mut tensors = Vec::new();
         for layer_idx in 0..config.num_hidden_layers {
-            for &projection in config.projections() {
+            for projection in config.projections() {
                 let [out_features, in_features] = projection.shape(&config);
                 let (id, name) = (LinearId(linears.len()), config.module_path(layer_idx, projection));
                 linears.push(LinearInfo { id, name, in_features, out_features });
