@@ -38,13 +38,21 @@ pub struct Tape {
     pass: Rc<Pass>,
     mode: Mode,
     next_id: usize,
-    nodes: Vec<(Input, Box<dyn Backward>)>,
+    steps: Vec<Step>,
+}
+
+/// What the backward pass does, in the opposite order.
+enum Step {
+    /// The gradient of this output goes to the inputs of the op that made it.
+    Node(Input, Box<dyn Backward>),
+    /// Someone wants to know that the backward pass is here.
+    Notify(Box<dyn FnOnce()>),
 }
 
 impl Tape {
     /// An empty tape for the rows of `pass`.
     pub fn new(device: &Device, pass: Rc<Pass>, mode: Mode) -> Tape {
-        Tape { device: device.clone(), pass, mode, next_id: 0, nodes: Vec::new() }
+        Tape { device: device.clone(), pass, mode, next_id: 0, steps: Vec::new() }
     }
 
     /// The device that values live on.
@@ -120,7 +128,7 @@ impl Tape {
         if self.mode == Mode::Record && grad_rows > 0 {
             let node = node(self)?;
             let y = self.leaf(rows, cols, grad_rows, y);
-            self.nodes.push((y.input(), Box::new(node)));
+            self.steps.push(Step::Node(y.input(), Box::new(node)));
             Ok(y)
         } else {
             Ok(self.leaf(rows, cols, grad_rows, y))
@@ -141,7 +149,7 @@ impl Tape {
         if self.mode == Mode::Record && grad_rows > 0 {
             let (node, recompute) = node(self)?;
             let y = self.value(rows, cols, grad_rows, Rc::new(y), Some(recompute));
-            self.nodes.push((y.input(), Box::new(node)));
+            self.steps.push(Step::Node(y.input(), Box::new(node)));
             Ok(y)
         } else {
             Ok(self.leaf(rows, cols, grad_rows, y))
@@ -159,7 +167,7 @@ impl Tape {
     ) -> Result<Var> {
         if self.mode == Mode::Record && y.grad_rows() > 0 {
             let node = node(self)?;
-            self.nodes.push((y.input(), Box::new(node)));
+            self.steps.push(Step::Node(y.input(), Box::new(node)));
         }
         Ok(y)
     }
@@ -225,6 +233,13 @@ impl Tape {
         Rc::try_unwrap(shared).or_else(|shared| self.prefix(name, &shared, shared.len()))
     }
 
+    /// Calls `notify` when the backward pass comes back to this point. It is never called on a tape that does not record.
+    pub fn on_return(&mut self, notify: impl FnOnce() + 'static) {
+        if self.mode == Mode::Record {
+            self.steps.push(Step::Notify(Box::new(notify)));
+        }
+    }
+
     /// Runs `forward` without pushing nodes.
     ///
     /// # Errors
@@ -258,11 +273,16 @@ impl Tape {
     ) -> Result<Vec<Option<FloatBuffer>>> {
         let mut grads = Grads::new(self.device.clone(), params);
         grads.give(y.input(), dy.into())?;
-        let mut nodes = self.nodes;
-        while let Some((output, node)) = nodes.pop() {
-            // a value that nothing differentiable read has no gradient
-            if let Some(dy) = grads.take(output.id) {
-                node.backward(dy, &mut grads)?;
+        let mut steps = self.steps;
+        while let Some(step) = steps.pop() {
+            match step {
+                Step::Notify(notify) => notify(),
+                // a value that nothing differentiable read has no gradient
+                Step::Node(output, node) => {
+                    if let Some(dy) = grads.take(output.id) {
+                        node.backward(dy, &mut grads)?;
+                    }
+                }
             }
         }
         Ok(leaves.iter().map(|leaf| grads.take(leaf.input().id)).collect())

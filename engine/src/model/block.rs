@@ -2,13 +2,12 @@
 
 use super::{KvCache, LayerConfig, ModelConfig};
 use crate::adapters::LinearId;
-use crate::autograd::{Backward, Grads, Input, Tape, Var};
+use crate::autograd::{Tape, Var};
 use crate::ops::{self, Linear};
-use crate::weights::{FrozenVector, ReadAhead};
+use crate::weights::FrozenVector;
+use align_kernels::Result;
 use align_kernels::attention::Geometry;
 use align_kernels::gate::Activation;
-use align_kernels::{FloatBuffer, Result};
-use std::sync::Arc;
 
 /// The weights and constants of one layer.
 #[derive(Debug, Clone)]
@@ -29,10 +28,6 @@ pub struct Block {
     pub activation: Activation,
     /// Which of the pass's rope tables.
     pub rope: usize,
-    /// Its number among the stages of `read_ahead`.
-    pub stage: usize,
-    /// Told when a pass comes to this layer, in either direction; none where the weights' pages are there anyway.
-    pub read_ahead: Option<Arc<ReadAhead>>,
 }
 
 /// The norms of attention, or of the MLP.
@@ -42,25 +37,6 @@ pub enum Norms {
     Pre(FrozenVector),
     /// `x + after(inner(before(x)))`
     Sandwich { before: FrozenVector, after: FrozenVector },
-}
-
-/// The backward pass comes to a layer: nothing is computed.
-struct Reached {
-    stage: usize,
-    read_ahead: Arc<ReadAhead>,
-    output: Input,
-}
-
-impl Backward for Reached {
-    fn name(&self) -> &'static str {
-        "reached"
-    }
-
-    // the layer's own gradient, handed on
-    fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
-        self.read_ahead.reached(self.stage);
-        grads.give(self.output, dy)
-    }
 }
 
 impl Block {
@@ -82,9 +58,6 @@ impl Block {
     /// # Errors
     /// [`align_kernels::KernelError`].
     pub fn forward(&self, tape: &mut Tape, x: &Var, cache: Option<(&mut KvCache, usize)>) -> Result<Var> {
-        if let Some(read_ahead) = &self.read_ahead {
-            read_ahead.reached(self.stage);
-        }
         let h = self.input(tape, x, &self.attention_norms)?;
         let mut qkv = ops::linear(tape, &h, &self.qkv, None)?;
         drop(h);
@@ -107,14 +80,7 @@ impl Block {
         drop(h);
         let inner = ops::gate(tape, self.activation, &gate_up)?;
         drop(gate_up);
-        let y = self.output(tape, &x, &inner, &self.down, &self.mlp_norms)?;
-        match &self.read_ahead {
-            Some(read_ahead) => {
-                let (stage, read_ahead, output) = (self.stage, read_ahead.clone(), y.input());
-                tape.push_over(y, |_| Ok(Reached { stage, read_ahead, output }))
-            }
-            None => Ok(y),
-        }
+        self.output(tape, &x, &inner, &self.down, &self.mlp_norms)
     }
 
     /// What attention or the MLP reads of `x`.

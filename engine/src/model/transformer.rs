@@ -4,14 +4,14 @@ use super::block::{Block, LinearInfo, Norms};
 use super::layout::{Layout, Norm, Projection};
 use super::{KvCache, ModelConfig, NormPlacement, QkNorm, RopeConfig};
 use crate::adapters::{Adapters, LinearId};
-use crate::autograd::{Layer, Tape, Var, recompute};
+use crate::autograd::{Layer, Mode, Tape, Var, recompute};
 use crate::error::EngineError;
 use crate::free_memory::free_bytes;
 use crate::ops::{self, Linear, ScoredRows, ScoredTokens, TokenLogps};
 use crate::param::Param;
 use crate::pass::{Masks, Pass, RopeTable, RopeVariant};
 use crate::rows::RowPlan;
-use crate::weights::{Frozen, FrozenVector, LoadError, ReadAhead, WeightFiles};
+use crate::weights::{Frozen, FrozenVector, LoadError, ReadAhead, Then, WeightFiles};
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;
 use align_kernels::{Buffer, Device, Precision, Result};
@@ -125,8 +125,6 @@ impl Model {
                 norm_offset: config.norm_offset,
                 activation: config.activation,
                 rope: layer.rope,
-                stage: layer_idx,
-                read_ahead: read_ahead.clone(),
             }));
         }
         let embedding = [config.vocab_size, config.hidden_size];
@@ -234,13 +232,22 @@ impl Model {
     /// [`align_kernels::KernelError`].
     pub fn first_layer(&self, tape: &mut Tape, ids: &Buffer<u32>) -> Result<Var> {
         let x = self.embed(tape, ids)?;
-        recompute(tape, &x, self.layer(0))
+        self.layer(tape, 0, |tape, block| recompute(tape, &x, recomputable(block)))
     }
 
-    /// A layer, to be recomputed.
-    fn layer(&self, index: usize) -> Layer {
-        let block = self.blocks[index].clone();
-        Rc::new(move |tape, x| block.forward(tape, x, None))
+    /// Runs layer `index` and notifies the read-ahead when a pass reaches it, forward and backward.
+    fn layer(
+        &self,
+        tape: &mut Tape,
+        index: usize,
+        forward: impl FnOnce(&mut Tape, &Arc<Block>) -> Result<Var>,
+    ) -> Result<Var> {
+        let block = &self.blocks[index];
+        let Some(read_ahead) = self.read_ahead.clone() else { return forward(tape, block) };
+        read_ahead.reached(index);
+        let y = forward(tape, block)?;
+        tape.on_return(move || read_ahead.reached(index));
+        Ok(y)
     }
 
     /// Has [`Model::token_logps`] divide the logits by `temperature`, above 0: log-probs of what a sampler at that temperature
@@ -293,8 +300,11 @@ impl Model {
     ) -> Result<Var> {
         let mut x = self.embed(tape, ids)?;
         let recomputed = self.blocks.len().saturating_sub(layers_kept);
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = if i < recomputed { recompute(tape, &x, self.layer(i))? } else { block.forward(tape, &x, None)? };
+        for index in 0..self.blocks.len() {
+            x = self.layer(tape, index, |tape, block| match index < recomputed {
+                true => recompute(tape, &x, recomputable(block)),
+                false => block.forward(tape, &x, None),
+            })?;
         }
         let x = ops::gather_rows(tape, &x, index, policy)?;
         self.final_norm(tape, &x)
@@ -312,8 +322,8 @@ impl Model {
         cache: &mut KvCache,
     ) -> Result<Buffer<f32>> {
         let mut x = self.embed(tape, ids)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(tape, &x, Some((cache, i)))?;
+        for index in 0..self.blocks.len() {
+            x = self.layer(tape, index, |tape, block| block.forward(tape, &x, Some((&mut *cache, index))))?;
         }
         let index = Rc::new(self.device.upload("logits.rows", &index)?);
         let x = ops::gather_rows(tape, &x, &index, 0)?;
@@ -344,8 +354,17 @@ impl Model {
 
     fn final_norm(&self, tape: &mut Tape, x: &Var) -> Result<Var> {
         if let Some(read_ahead) = &self.read_ahead {
-            read_ahead.reached_end(tape.mode());
+            read_ahead.reached_end(match tape.mode() {
+                Mode::Record => Then::BackwardPass,
+                Mode::Inference => Then::NextPass,
+            });
         }
         ops::rms_norm(tape, x, &self.norm, self.config.rms_norm_eps, self.config.norm_offset)
     }
+}
+
+/// The layer as a function that can run more than once.
+fn recomputable(block: &Arc<Block>) -> Layer {
+    let block = block.clone();
+    Rc::new(move |tape, x| block.forward(tape, x, None))
 }

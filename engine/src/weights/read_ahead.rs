@@ -1,11 +1,10 @@
 //! Pages of the mapped weights, asked for one layer ahead of the computation.
 //!
-//! A pass reads the layers in order, the backward pass in the opposite one. Where the files do not fit in memory beside
-//! everything else, each layer's pages come from the disk, and a fault brings a few of them at a time while all threads wait.
-//! So a thread asks for the next layer's while one is computed. Where the files fit with ease their pages are there since the
-//! weights were looked at, and there is no such thread.
+//! A pass reads the layers in order, the backward pass in the opposite one. If the files do not fit in memory beside everything
+//! else, each layer's pages come from the disk, and a page fault brings a few of them at a time while all threads wait. So a
+//! thread asks for the pages of the next layer while one is computed. If the files fit with ease, their pages are in memory since
+//! the weights were checked, and there is no such thread.
 
-use crate::autograd::Mode;
 use align_kernels::device::unpin_this_thread;
 #[cfg(unix)]
 use memmap2::Advice;
@@ -26,7 +25,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// Has the system read what is not there. Whether it does is its own affair: nothing depends on it but the time.
+    /// Asks the system to page these bytes in. It may refuse: only the time depends on it.
     fn populate(&self) {
         let (first, len) = (self.bytes.start, self.bytes.len());
         #[cfg(target_os = "linux")]
@@ -39,7 +38,7 @@ impl Pages {
     }
 }
 
-/// Asks for the pages of the next stage of a pass: a layer, or what stands behind the last one.
+/// Asks for the pages of the next stage of a pass. A stage is a layer; the last stage is the head.
 #[derive(Debug)]
 pub struct ReadAhead {
     stages: usize,
@@ -48,8 +47,17 @@ pub struct ReadAhead {
     next: Sender<usize>,
 }
 
+/// What follows the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// The layers in the opposite order.
+    BackwardPass,
+    /// The first layer.
+    NextPass,
+}
+
 impl ReadAhead {
-    /// Over the stages of a pass in their order; none if their pages fit into `free_bytes` of memory with ease.
+    /// Takes the pages of each stage, in the order of a pass. `None` if they fit into `free_bytes` of memory with ease.
     pub fn new(stages: Vec<Vec<Pages>>, free_bytes: u64) -> Option<Arc<ReadAhead>> {
         let bytes: usize = stages.iter().flatten().map(|pages| pages.bytes.len()).sum();
         if bytes as f64 <= EASE * free_bytes as f64 {
@@ -62,7 +70,7 @@ impl ReadAhead {
         Some(Arc::new(ReadAhead { stages: count, at: AtomicUsize::new(0), next }))
     }
 
-    /// The pass has reached `stage`: the one after it in the direction of travel is wanted.
+    /// Notes that a pass has reached `stage`, and asks for the next stage in the direction of travel.
     pub fn reached(&self, stage: usize) {
         let before = self.at.swap(stage, Ordering::Relaxed);
         if let Some(next) = next(before, stage, self.stages) {
@@ -71,20 +79,20 @@ impl ReadAhead {
         }
     }
 
-    /// The pass has reached what stands behind the last layer: it turns round there, or the next one begins.
-    pub fn reached_end(&self, mode: Mode) {
+    /// Notes that a pass has reached the head, and asks for what `then` reads first.
+    pub fn reached_end(&self, then: Then) {
         let last = self.stages - 1;
         self.at.store(last, Ordering::Relaxed);
-        let next = match mode {
-            Mode::Record => last.saturating_sub(1),
-            Mode::Inference => 0,
+        let next = match then {
+            Then::BackwardPass => last.saturating_sub(1),
+            Then::NextPass => 0,
         };
         let _ = self.next.send(next);
     }
 }
 
-/// The stage to ask for at a layer; none if the pass has not moved. One that begins comes to the first from wherever the last
-/// one has ended.
+/// Returns the stage to ask for at `stage`. `None` if the pass has not moved. A pass that begins comes to the first stage from
+/// wherever the one before ended.
 fn next(before: usize, stage: usize, stages: usize) -> Option<usize> {
     match stage {
         0 => Some(1).filter(|next| *next < stages),
@@ -140,14 +148,14 @@ mod tests {
         ];
         assert_eq!(asked, want);
         assert_eq!(next(4, 0, 5), Some(1), "decoding: from the head to the first layer");
-        let told = |mode| {
+        let asked_at_the_end = |then| {
             let (send, receive) = mpsc::channel();
             let ahead = ReadAhead { stages: 5, at: AtomicUsize::new(3), next: send };
-            ahead.reached_end(mode);
+            ahead.reached_end(then);
             (receive.try_recv().unwrap(), ahead.at.into_inner())
         };
-        assert_eq!(told(Mode::Record), (3, 4), "back through the layers");
-        assert_eq!(told(Mode::Inference), (0, 4), "the next pass");
+        assert_eq!(asked_at_the_end(Then::BackwardPass), (3, 4), "back through the layers");
+        assert_eq!(asked_at_the_end(Then::NextPass), (0, 4), "the next pass");
         assert_eq!(next(0, 0, 1), None);
     }
 
