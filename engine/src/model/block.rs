@@ -1,7 +1,6 @@
 //! One decoder layer, for all families: they differ in what is present, not in how it is computed.
 
 use super::{KvCache, LayerConfig, ModelConfig};
-use crate::adapters::LinearId;
 use crate::autograd::{Tape, Var};
 use crate::ops::{self, Linear};
 use crate::weights::FrozenVector;
@@ -112,14 +111,4 @@ impl Block {
         let (o, down) = (std::iter::once(&self.o), std::iter::once(&self.down));
         self.qkv.iter().chain(o).chain(&self.gate_up).chain(down).collect()
     }
-}
-
-/// Name and shape of a linear layer, as adapters address it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LinearInfo {
-    pub id: LinearId,
-    /// Module path in the Hugging Face model, e.g. `model.layers.0.self_attn.q_proj`.
-    pub name: String,
-    pub in_features: usize,
-    pub out_features: usize,
 }

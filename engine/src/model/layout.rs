@@ -3,6 +3,7 @@
 //! The paths are those of the modules in transformers, which are also the names that adapters and their target lists use.
 
 use super::config::{AttentionBias, Fusion, ModelConfig, NormPlacement, QkNorm};
+use crate::adapters::LinearId;
 use crate::weights::WeightFiles;
 
 /// A matrix of the block, as the family stores it.
@@ -61,6 +62,16 @@ impl Projection {
             Projection::Gate | Projection::Up | Projection::Down | Projection::GateUp => config.mlp_bias,
         }
     }
+}
+
+/// Name and shape of a linear layer, as adapters address it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearInfo {
+    pub id: LinearId,
+    /// Module path in the Hugging Face model, e.g. `model.layers.0.self_attn.q_proj`.
+    pub name: String,
+    pub in_features: usize,
+    pub out_features: usize,
 }
 
 /// A norm of the block, by what it is applied to.
@@ -125,6 +136,30 @@ impl ModelConfig {
     /// The matrices of a layer, in the order in which they are used.
     pub fn projections(&self) -> Vec<Projection> {
         [self.fusion.qkv(), &[Projection::O], self.fusion.gate_up(), &[Projection::Down]].concat()
+    }
+
+    /// All linear layers of the decoder, in the order of their ids, which is that of their use; the output embedding is not one
+    /// of them.
+    pub fn linears(&self) -> Vec<LinearInfo> {
+        let projections = self.projections();
+        let layers = 0..self.num_hidden_layers;
+        let places = layers.flat_map(|layer_idx| projections.iter().map(move |&projection| (layer_idx, projection)));
+        let info = |(layer_idx, projection): (usize, Projection)| {
+            let [out_features, in_features] = projection.shape(self);
+            let id = self.linear_id(layer_idx, projection);
+            LinearInfo { id, name: self.module_path(layer_idx, projection), in_features, out_features }
+        };
+        places.map(info).collect()
+    }
+
+    /// The id of a projection.
+    ///
+    /// # Panics
+    /// If layers do not have it.
+    pub(super) fn linear_id(&self, layer_idx: usize, projection: Projection) -> LinearId {
+        let projections = self.projections();
+        let place = projections.iter().position(|&other| other == projection).expect("a projection of this model");
+        LinearId(layer_idx * projections.len() + place)
     }
 
     /// The norms of a layer, in the order in which they are used.

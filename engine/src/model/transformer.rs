@@ -1,17 +1,16 @@
-//! A decoder-only transformer over frozen weights: loading, the forward pass, logits.
+//! A decoder-only transformer over frozen weights: the forward pass, log-probs, logits.
 
-use super::block::{Block, LinearInfo, Norms};
-use super::layout::{Layout, Norm, Projection};
-use super::{KvCache, ModelConfig, NormPlacement, QkNorm, RopeConfig};
+use super::load::{Ends, Loader};
+use super::{Block, KvCache, LinearInfo, ModelConfig, RopeConfig};
 use crate::adapters::{Adapters, LinearId};
 use crate::autograd::{Layer, Mode, Tape, Var, recompute};
 use crate::error::EngineError;
 use crate::free_memory::free_bytes;
-use crate::ops::{self, Linear, ScoredRows, ScoredTokens, TokenLogps};
+use crate::ops::{self, ScoredRows, ScoredTokens, TokenLogps};
 use crate::param::Param;
 use crate::pass::{Masks, Pass, RopeTable, RopeVariant};
 use crate::rows::RowPlan;
-use crate::weights::{Frozen, FrozenVector, LoadError, ReadAhead, Then, WeightFiles};
+use crate::weights::{Frozen, FrozenVector, ReadAhead, Then, WeightFiles};
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;
 use align_kernels::{Buffer, Device, Precision, Result};
@@ -63,89 +62,12 @@ impl Model {
         files: &WeightFiles,
         free_bytes: u64,
     ) -> Result<Model, EngineError> {
-        let layout = Layout::fitted(&config, files)?;
-        let head = match layout.head_is_tied(&config, files) {
-            true => layout.embed_tokens(),
-            false => layout.lm_head(),
-        };
-        let stages = (0..config.num_hidden_layers)
-            .map(|layer| config.projections().into_iter().map(|projection| layout.weight(layer, projection)).collect())
-            .chain([vec![head.clone()]])
-            .map(|names: Vec<String>| names.iter().filter_map(|name| files.pages(name)).collect())
-            .collect();
-        let read_ahead = ReadAhead::new(stages, free_bytes);
-        let mut linears = Vec::new();
-        let mut blocks = Vec::with_capacity(config.num_hidden_layers);
-        for (layer_idx, layer) in config.layers.iter().enumerate() {
-            let mut linear = |projection: Projection| -> Result<Linear, EngineError> {
-                let [out_features, in_features] = projection.shape(&config);
-                let weight =
-                    files.frozen(device, &layout.weight(layer_idx, projection), [out_features, in_features])?;
-                let bias = match projection.has_bias(&config) {
-                    true => Some(files.vector(device, &layout.bias(layer_idx, projection), out_features)?),
-                    false => None,
-                };
-                let id = LinearId(linears.len());
-                linears.push(LinearInfo {
-                    id,
-                    name: config.module_path(layer_idx, projection),
-                    in_features,
-                    out_features,
-                });
-                Ok(Linear { id, weight, bias })
-            };
-            // in the order of `ModelConfig::projections`: ids follow the order of use
-            let qkv = config.fusion.qkv().iter().map(|&projection| linear(projection)).collect::<Result<_, _>>()?;
-            let o = linear(Projection::O)?;
-            let gate_up =
-                config.fusion.gate_up().iter().map(|&projection| linear(projection)).collect::<Result<_, _>>()?;
-            let down = linear(Projection::Down)?;
-            let norm = |norm: Norm| -> Result<FrozenVector, LoadError> {
-                files.vector(device, &layout.norm(layer_idx, norm, &config), norm.len(&config))
-            };
-            let norms = |before, after| {
-                Ok::<_, LoadError>(match config.norm_placement {
-                    NormPlacement::Pre => Norms::Pre(norm(before)?),
-                    NormPlacement::Sandwich => Norms::Sandwich { before: norm(before)?, after: norm(after)? },
-                })
-            };
-            blocks.push(Arc::new(Block {
-                attention_norms: norms(Norm::PreAttention, Norm::PostAttention)?,
-                qkv,
-                qk_norm: match config.qk_norm {
-                    QkNorm::None => None,
-                    QkNorm::PerHead => Some([norm(Norm::Q)?, norm(Norm::K)?]),
-                },
-                o,
-                mlp_norms: norms(Norm::PreMlp, Norm::PostMlp)?,
-                gate_up,
-                down,
-                geometry: Block::geometry(&config, layer),
-                rms_norm_eps: config.rms_norm_eps,
-                norm_offset: config.norm_offset,
-                activation: config.activation,
-                rope: layer.rope,
-            }));
-        }
-        let embedding = [config.vocab_size, config.hidden_size];
-        let embed_tokens = files.frozen(device, &layout.embed_tokens(), embedding)?;
-        let lm_head = match layout.head_is_tied(&config, files) {
-            true => embed_tokens.clone(),
-            false => files.frozen(device, &head, embedding)?,
-        };
-        let norm = files.vector(device, &layout.final_norm(), config.hidden_size)?;
-        let logp_temperature = 1.0;
-        Ok(Model {
-            device: device.clone(),
-            config,
-            embed_tokens,
-            blocks,
-            norm,
-            lm_head,
-            linears,
-            read_ahead,
-            logp_temperature,
-        })
+        let loader = Loader::new(device, &config, files)?;
+        let read_ahead = loader.read_ahead(free_bytes);
+        let blocks = loader.blocks()?;
+        let Ends { embed_tokens, norm, lm_head } = loader.ends()?;
+        let (device, linears, logp_temperature) = (device.clone(), config.linears(), 1.0);
+        Ok(Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead, logp_temperature })
     }
 
     /// The device that the model runs on.

@@ -17,7 +17,6 @@ use super::hashes::base_hash;
 use super::names::shared_name;
 use super::peft::{self, Contents, NotRun, Wanted};
 use crate::data::TemplateSources;
-use align_engine::adapters::LinearId;
 use align_engine::model::{ConfigError, ConfigJson, Layout, LinearInfo, ModelConfig, ModelNote, families};
 use align_engine::weights::{
     LoadError, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec, ValueCheck, WeightFiles, WriteError,
@@ -461,17 +460,11 @@ impl Base {
         // values are looked at as they are merged
         let files = WeightFiles::open(dir, ValueCheck::Skip)?;
         let layout = Layout::fitted(&config, &files)?;
-        let mut linears = Vec::new();
-        let mut tensors = Vec::new();
-        for layer_idx in 0..config.num_hidden_layers {
-            for projection in config.projections() {
-                let [out_features, in_features] = projection.shape(&config);
-                let (id, name) = (LinearId(linears.len()), config.module_path(layer_idx, projection));
-                linears.push(LinearInfo { id, name, in_features, out_features });
-                tensors.push(layout.weight(layer_idx, projection));
-            }
-        }
-        Ok(Base { config, files, linears, tensors })
+        let projections = config.projections();
+        let weights = |layer_idx| projections.iter().map(move |&projection| (layer_idx, projection));
+        let tensors = (0..config.num_hidden_layers).flat_map(weights);
+        let tensors = tensors.map(|(layer_idx, projection)| layout.weight(layer_idx, projection)).collect();
+        Ok(Base { linears: config.linears(), config, files, tensors })
     }
 }
 

@@ -104,10 +104,7 @@ fn modules_are_chosen_as_peft_chooses_them() {
     for item in table["items"].as_array().unwrap() {
         let model = item["model"].as_str().unwrap();
         let config = ModelConfig::open(&tiny_model(model)).unwrap();
-        let mut names: Vec<String> = Vec::new();
-        for layer_idx in 0..config.num_hidden_layers {
-            names.extend(config.projections().into_iter().map(|part| config.module_path(layer_idx, part)));
-        }
+        let names: Vec<String> = config.linears().into_iter().map(|linear| linear.name).collect();
         let modules = Modules { linears: names.iter().map(String::as_str).collect(), prefix: config.module_prefix };
         let mut object = Map::from_iter([("peft_type".to_owned(), Value::from("LORA"))]);
         for key in ["target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"] {

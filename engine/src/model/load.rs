@@ -1,0 +1,121 @@
+//! Loading: from the weight files to the parts of a model.
+
+use super::block::{Block, Norms};
+use super::layout::{Layout, Norm, Projection};
+use super::{ModelConfig, NormPlacement, QkNorm};
+use crate::ops::Linear;
+use crate::weights::{Frozen, FrozenVector, LoadError, ReadAhead, WeightFiles};
+use align_kernels::Device;
+use std::sync::Arc;
+
+/// Takes what a configuration names out of the weight files.
+pub(super) struct Loader<'a> {
+    device: &'a Device,
+    config: &'a ModelConfig,
+    files: &'a WeightFiles,
+    layout: Layout,
+    head_is_tied: bool,
+}
+
+/// What stands around the layers.
+pub(super) struct Ends {
+    pub embed_tokens: Frozen,
+    pub norm: FrozenVector,
+    pub lm_head: Frozen,
+}
+
+impl<'a> Loader<'a> {
+    /// # Errors
+    /// As [`Layout::fitted`].
+    pub(super) fn new(
+        device: &'a Device,
+        config: &'a ModelConfig,
+        files: &'a WeightFiles,
+    ) -> Result<Loader<'a>, LoadError> {
+        let layout = Layout::fitted(config, files)?;
+        let head_is_tied = layout.head_is_tied(config, files);
+        Ok(Loader { device, config, files, layout, head_is_tied })
+    }
+
+    /// The layers, in order.
+    ///
+    /// # Errors
+    /// [`LoadError`], as all that follows here.
+    pub(super) fn blocks(&self) -> Result<Vec<Arc<Block>>, LoadError> {
+        (0..self.config.num_hidden_layers).map(|layer_idx| Ok(Arc::new(self.block(layer_idx)?))).collect()
+    }
+
+    fn block(&self, layer_idx: usize) -> Result<Block, LoadError> {
+        let config = self.config;
+        let layer = &config.layers[layer_idx];
+        let linears = |projections: &[Projection]| -> Result<Vec<Linear>, LoadError> {
+            projections.iter().map(|&projection| self.linear(layer_idx, projection)).collect()
+        };
+        let norm = |norm| self.norm(layer_idx, norm);
+        Ok(Block {
+            attention_norms: self.norms(layer_idx, Norm::PreAttention, Norm::PostAttention)?,
+            qkv: linears(config.fusion.qkv())?,
+            qk_norm: match config.qk_norm {
+                QkNorm::None => None,
+                QkNorm::PerHead => Some([norm(Norm::Q)?, norm(Norm::K)?]),
+            },
+            o: self.linear(layer_idx, Projection::O)?,
+            mlp_norms: self.norms(layer_idx, Norm::PreMlp, Norm::PostMlp)?,
+            gate_up: linears(config.fusion.gate_up())?,
+            down: self.linear(layer_idx, Projection::Down)?,
+            geometry: Block::geometry(config, layer),
+            rms_norm_eps: config.rms_norm_eps,
+            norm_offset: config.norm_offset,
+            activation: config.activation,
+            rope: layer.rope,
+        })
+    }
+
+    fn linear(&self, layer_idx: usize, projection: Projection) -> Result<Linear, LoadError> {
+        let shape = projection.shape(self.config);
+        let weight = self.files.frozen(self.device, &self.layout.weight(layer_idx, projection), shape)?;
+        let bias = match projection.has_bias(self.config) {
+            true => Some(self.files.vector(self.device, &self.layout.bias(layer_idx, projection), shape[0])?),
+            false => None,
+        };
+        Ok(Linear { id: self.config.linear_id(layer_idx, projection), weight, bias })
+    }
+
+    fn norms(&self, layer_idx: usize, before: Norm, after: Norm) -> Result<Norms, LoadError> {
+        let norm = |norm| self.norm(layer_idx, norm);
+        Ok(match self.config.norm_placement {
+            NormPlacement::Pre => Norms::Pre(norm(before)?),
+            NormPlacement::Sandwich => Norms::Sandwich { before: norm(before)?, after: norm(after)? },
+        })
+    }
+
+    fn norm(&self, layer_idx: usize, norm: Norm) -> Result<FrozenVector, LoadError> {
+        let name = self.layout.norm(layer_idx, norm, self.config);
+        self.files.vector(self.device, &name, norm.len(self.config))
+    }
+
+    /// The embedding, the final norm and the head.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub(super) fn ends(&self) -> Result<Ends, LoadError> {
+        let shape = [self.config.vocab_size, self.config.hidden_size];
+        let embed_tokens = self.files.frozen(self.device, &self.layout.embed_tokens(), shape)?;
+        let lm_head = match self.head_is_tied {
+            true => embed_tokens.clone(),
+            false => self.files.frozen(self.device, &self.layout.lm_head(), shape)?,
+        };
+        let norm = self.files.vector(self.device, &self.layout.final_norm(), self.config.hidden_size)?;
+        Ok(Ends { embed_tokens, norm, lm_head })
+    }
+
+    /// Reads the matrices ahead: stage i is layer i, the last one the head. `None` if they fit into `free_bytes` with ease.
+    pub(super) fn read_ahead(&self, free_bytes: u64) -> Option<Arc<ReadAhead>> {
+        let head = if self.head_is_tied { self.layout.embed_tokens() } else { self.layout.lm_head() };
+        let projections = self.config.projections();
+        let layer = |layer_idx| projections.iter().map(|&part| self.layout.weight(layer_idx, part)).collect();
+        let stages = (0..self.config.num_hidden_layers).map(layer).chain([vec![head]]);
+        let pages = |names: Vec<String>| names.iter().filter_map(|name| self.files.pages(name)).collect();
+        ReadAhead::new(stages.map(pages).collect(), free_bytes)
+    }
+}
