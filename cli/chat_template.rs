@@ -4,7 +4,7 @@ use crate::error::CliError;
 use crate::report::say;
 use crate::run_files::is_run;
 use crate::run_record::{template_name, template_of_run};
-use align_lora::data::{DataError, TEMPLATE_FILE, TemplateSources};
+use align_data::{DataError, TEMPLATE_FILE, TemplateSources};
 use std::path::{Path, PathBuf};
 
 /// Returns the template to use instead of the model's own: the one that `--chat-template` names, which may be a run's. The

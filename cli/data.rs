@@ -5,8 +5,7 @@ use crate::error::CliError;
 use crate::rejects::Rejects;
 use crate::report::{self, DataReport, say};
 use crate::run_files::RECORD;
-use align_lora::data::turn_marker::TurnMarker;
-use align_lora::data::{self, BadRow, DataError, Dataset, Encoder, Needs, Opening, TokenCache};
+use align_data::{BadRow, DataError, Dataset, Encoder, Needs, Opening, TokenCache, TurnMarker};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// [`CliError::Input`].
 pub fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
-    let files = data::data_files(names)?;
+    let files = align_data::data_files(names)?;
     for set in &files.sets {
         say!("data: {set}");
     }

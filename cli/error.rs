@@ -1,12 +1,12 @@
 //! Errors of the command line and their exit codes.
 
 use crate::report::say;
+use align_data::{BadRow, DataError, DropReason};
 use align_engine::EngineError;
 use align_engine::model::{ConfigError, LocateError};
 use align_engine::weights::LoadError;
 use align_kernels::KernelError;
 use align_lora::adapter::{AdapterError, MergeError};
-use align_lora::data::{BadRow, DataError, DropReason};
 use align_lora::objective::ObjectiveError;
 use align_lora::train::TrainError;
 use std::io;

@@ -5,11 +5,11 @@ use crate::chat_template;
 use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
 use crate::report;
+use align_data::{Encoder, LongAnswers};
 use align_engine::model::{Layout, Model, ModelConfig, ModelNote, UnusedTensors, locate};
 use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, Hash, base_hash};
-use align_lora::data::{Encoder, LongAnswers};
 use align_lora::objective::{Objective, Scores};
 use std::path::{Path, PathBuf};
 

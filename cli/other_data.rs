@@ -3,7 +3,7 @@
 use crate::config_file::{Expanded, OfRun};
 use crate::error::CliError;
 use crate::report::say;
-use align_lora::data::{ColumnMap, any_row_has, data_files};
+use align_data::{ColumnMap, any_row_has, data_files};
 use clap::ArgMatches;
 use std::path::PathBuf;
 

@@ -4,10 +4,10 @@ use crate::args::CacheChoice;
 use crate::error::CliError;
 use crate::loaded::LoadedModel;
 use crate::report::say;
+use align_data::user_cache;
 use align_engine::adapters::AdapterSet;
 use align_kernels::Precision;
 use align_lora::train::ReferenceCache;
-use align_lora::user_cache;
 
 /// The cache that `choice` names, else that of the user (for the demo: one in memory), for `loaded` under the adapter
 /// `reference`.

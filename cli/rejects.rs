@@ -3,17 +3,16 @@
 use crate::error::CliError;
 use crate::report::{self, say};
 use align_engine::new_file::{NewFile, NewFileError};
-use align_lora::data;
 use std::path::Path;
 
 /// Lines of rejected rows, of one data set after another.
 pub struct Rejects {
-    pub lines: data::Rejects,
+    pub lines: align_data::Rejects,
 }
 
 impl Rejects {
     pub fn new() -> Rejects {
-        Rejects { lines: data::Rejects::new() }
+        Rejects { lines: align_data::Rejects::new() }
     }
 
     /// Writes them to a file, which is whole or not there, and says so.

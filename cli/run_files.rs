@@ -2,9 +2,9 @@
 
 use crate::error::CliError;
 use crate::run_record::read_bounded;
+use align_data::{TEMPLATE_FILE, TEMPLATE_FOLDER};
 use align_engine::model::REFERENCE;
 use align_lora::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
-use align_lora::data::{TEMPLATE_FILE, TEMPLATE_FOLDER};
 use std::io;
 use std::path::Path;
 

@@ -4,10 +4,10 @@
 use crate::error::CliError;
 use crate::report::say;
 use crate::run_files::RECORD;
+use align_data::{Decided, Encoder, Form, TemplateSources};
 use align_engine::bounded_read::read_regular;
 use align_engine::new_file::{NewFile, NewFileError};
 use align_lora::adapter::{Adapter, adapter_hash};
-use align_lora::data::{Decided, Encoder, Form, TemplateSources};
 use align_lora::objective::{History, KnobValue, Objective};
 use serde_json::{Map, Value, json};
 use std::io;

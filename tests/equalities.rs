@@ -2,6 +2,7 @@
 
 use crate::align::{align, committed_goldens, golden_model, read_lines};
 use crate::golden_rows::{golden_rows, with_numbers};
+use align_data::{EncodedRow, Encoder, Mismatch};
 use align_engine::adapters::{AdapterSet, Adapters, LowRank};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::{Model, ModelConfig};
@@ -10,7 +11,6 @@ use align_engine::pass::Dropout;
 use align_engine::weights::{Dtype, SafetensorsWriter, TensorSpec, ValueCheck, WeightFiles};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
-use align_lora::data::{EncodedRow, Encoder, Mismatch};
 use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective, Scores};
 use align_lora::train::{Batch, Branch, Donors, Forest, Outcome, Role, Scorers, Scoring, Tree};
 use std::collections::BTreeMap;

@@ -2,11 +2,11 @@
 
 use crate::align::{read_lines, root, write_lines};
 use crate::watched_run;
+use align_data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
 use align_lora::objective::{DataKind, KnobValue, LOSSES, MIXES, Objective, Scores};
 use align_lora::train::{TrainOptions, Trainer};
 use serde_json::{Value, json};

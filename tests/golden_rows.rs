@@ -1,6 +1,6 @@
 //! Rows of the goldens' data, of the kind that a loss eats.
 
-use align_lora::data::{Answer, Dataset, EncodedRow, Encoder, Needs, OnBadRow, RowNumbers, Shuffle, Target};
+use align_data::{Answer, Dataset, EncodedRow, Encoder, Needs, OnBadRow, RowNumbers, Shuffle, Target};
 use align_lora::objective::DataKind;
 use std::path::Path;
 

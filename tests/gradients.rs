@@ -2,6 +2,7 @@
 
 use crate::align::{committed_goldens, number, numbers, read_json, root};
 use crate::golden_rows::{golden_rows, with_numbers};
+use align_data::{EncodedRow, Encoder, Mismatch};
 use align_engine::adapters::{AdapterSet, Adapters};
 use align_engine::autograd::ParamGrads;
 use align_engine::model::{Model, ModelConfig};
@@ -10,7 +11,6 @@ use align_engine::weights::{SafetensorsFile, ValueCheck, WeightFiles};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::adapter::Adapter;
-use align_lora::data::{EncodedRow, Encoder, Mismatch};
 use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective, Scores};
 use align_lora::train::{Batch, Donors, Outcome, Scorers, Scoring};
 use std::path::{Path, PathBuf};

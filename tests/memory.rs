@@ -2,11 +2,11 @@
 
 use crate::align::{align, committed_goldens, golden_model, read_lines, write_lines};
 use crate::watched_run::{self, Notes};
+use align_data::{Dataset, Encoder, Needs, OnBadRow, Shuffle};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::{Device, Precision};
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::data::{Dataset, Encoder, Needs, OnBadRow, Shuffle};
 use align_lora::objective::{KnobValue, Objective, Scores};
 use align_lora::train::{Plan, Size, TrainError, TrainOptions, Trainer};
 use serde_json::{Value, json};

@@ -2,11 +2,11 @@
 
 use crate::align::{Run, align, command, committed_goldens, copy_folder, golden_model, read_lines, turn, write_lines};
 use crate::watched_run::{self, Notes};
+use align_data::{Dataset, Encoder, Needs, OnBadRow};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::{Device, Precision};
 use align_lora::adapter::{Adapter, LoraConfig};
-use align_lora::data::{Dataset, Encoder, Needs, OnBadRow};
 use align_lora::objective::Objective;
 use align_lora::train::{ReferenceCache, TrainOptions, Trainer};
 use serde_json::Value;

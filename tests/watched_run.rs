@@ -1,7 +1,7 @@
 //! A run within a test: its options, and who watches it.
 
+use align_data::Shuffle;
 use align_kernels::Precision;
-use align_lora::data::Shuffle;
 use align_lora::optim::{OptimizerKind, ScheduleKind, Warmup};
 use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainOptions, TrainState};
 

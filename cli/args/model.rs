@@ -2,9 +2,9 @@
 
 use crate::data::Drops;
 use crate::error::CliError;
+use align_data::{ColumnMap, ImplicitPrompt, OnBadRow, Pairs, Reading, SftPart, Texts, UnpairedOrder};
 use align_kernels::Precision;
 use align_kernels::cpu::Isa;
-use align_lora::data::{ColumnMap, ImplicitPrompt, OnBadRow, Pairs, Reading, SftPart, Texts, UnpairedOrder};
 use align_lora::train::Size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;

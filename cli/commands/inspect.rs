@@ -7,11 +7,11 @@ use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
 use crate::report;
 use crate::run_record;
-use align_kernels::Device;
-use align_lora::adapter::{Adapter, LoraConfig};
-use align_lora::data::{
+use align_data::{
     Answer, Dataset, Encoded, EncodedRow, Encoder, Histogram, Lengths, Needs, Repeats, Sequences, SftPart, SpanSource,
 };
+use align_kernels::Device;
+use align_lora::adapter::{Adapter, LoraConfig};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::path::Path;

@@ -4,10 +4,10 @@ use crate::args::TrainArgs;
 use crate::commands::print;
 use crate::error::CliError;
 use crate::loaded::{LoadedModel, MAX_LENGTH};
+use align_data::{EncodedPrompt, Encoder, SpecialTokens, prompts};
 use align_engine::adapters::AdapterSet;
 use align_engine::generate::{Request, Sampling, generate};
 use align_engine::model::stop_token_ids;
-use align_lora::data::{EncodedPrompt, Encoder, SpecialTokens, prompts};
 use std::sync::Arc;
 
 /// How many are continued.

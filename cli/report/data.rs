@@ -4,10 +4,9 @@ use super::numbers::{records, rows};
 use super::{bar_style, say};
 use crate::args::ReadingArgs;
 use crate::run_files::RECORD;
-use align_lora::data::turn_marker::TurnMarker;
-use align_lora::data::{
+use align_data::{
     BadRow, ByName, DataObserver, DataProgress, Form, LabelCounts, Repeats, Sequences, SftPart, Shape, SpanSource,
-    Stage, Survey,
+    Stage, Survey, TurnMarker,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use std::io::IsTerminal;

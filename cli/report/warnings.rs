@@ -2,7 +2,7 @@
 
 use super::say;
 use crate::args::ReadingArgs;
-use align_lora::data::{Finding, ReadAs, Survey, TurnPart, Warning};
+use align_data::{Finding, ReadAs, Survey, TurnPart, Warning};
 
 /// Prints what was found in the rows that were looked at, except what the user asked for.
 pub fn warnings(survey: &Survey, asked: &ReadingArgs) {

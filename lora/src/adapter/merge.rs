@@ -16,7 +16,7 @@ use super::folder::WEIGHTS;
 use super::hashes::base_hash;
 use super::names::shared_name;
 use super::peft::{self, Contents, NotRun, Wanted};
-use crate::data::TemplateSources;
+use align_data::TemplateSources;
 use align_engine::model::{ConfigError, ConfigJson, Layout, LinearInfo, ModelConfig, ModelNote, families};
 use align_engine::weights::{
     LoadError, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec, ValueCheck, WeightFiles, WriteError,

@@ -5,7 +5,7 @@ use super::error::HeadError;
 use super::history::History;
 use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, Pair, Reduction, SftTerm, Statistics};
 use super::spec::{DataKind, Scores};
-use crate::data::RowNumbers;
+use align_data::RowNumbers;
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
 
 /// The per-sequence numbers of one data row: f64 sums of log-probabilities over the tokens of each answer, in nats. For the

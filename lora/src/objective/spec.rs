@@ -3,7 +3,7 @@
 use super::knobs::{self, Knob, KnobValue, Knobs};
 use super::loss::Loss;
 use super::modifiers::{self, Modifier};
-use crate::data::RowNumbers;
+use align_data::RowNumbers;
 use std::fmt;
 
 /// The shape of a data row that a loss needs.

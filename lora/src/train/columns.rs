@@ -1,8 +1,8 @@
 //! Columns that an objective cannot do without, and rows that lack one.
 
 use super::error::TrainError;
-use crate::data::{Dataset, EncodedRow, NumberCounts};
 use crate::objective::{Column, Objective};
+use align_data::{Dataset, EncodedRow, NumberCounts};
 
 /// Rows that are read at a time, looking for the first that lacks a column.
 const WINDOW: usize = 1024;

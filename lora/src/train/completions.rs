@@ -1,6 +1,6 @@
 //! Some of a row's scored answers, others in each epoch.
 
-use crate::data::{EncodedRow, Target};
+use align_data::{EncodedRow, Target};
 use align_kernels::rng::Key;
 
 /// Leaves `most` of the row's scored answers, in their order, each choice of so many as likely as any other. Which ones hangs
@@ -29,7 +29,7 @@ pub(super) fn choose(row: &mut EncodedRow, most: usize, seed: u64, epoch: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Answer, RowNumbers};
+    use align_data::{Answer, RowNumbers};
 
     fn row(number: usize, n: u32) -> EncodedRow {
         let answer = |id: u32| Answer { ids: vec![id], kept: 1, unscored: Vec::new() };

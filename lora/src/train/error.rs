@@ -2,7 +2,7 @@
 
 use super::size::Size;
 use crate::adapter::AdapterError;
-use crate::data::DataError;
+use align_data::DataError;
 use align_kernels::KernelError;
 use std::path::PathBuf;
 

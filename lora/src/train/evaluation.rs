@@ -10,8 +10,8 @@ use super::memory::{BatchCut, SingleLast};
 use super::metrics::{EvalMetrics, PreferenceSums};
 use super::scoring::Scoring;
 use super::step::{Batch, Donors, describe, head_error};
-use crate::data::{Dataset, Shuffle, UnpairedOrder};
 use crate::objective::{BatchTotals, Coupling, HeadError, History, Objective, RowLogps, Statistics};
+use align_data::{Dataset, Shuffle, UnpairedOrder};
 
 /// How many rows have their loss computed together.
 const HEAD_ROWS: usize = 1024;

@@ -1,6 +1,6 @@
 //! From encoded rows to the rows of one forward pass: trees of prompts and answers, for the policy and the reference.
 
-use crate::data::Answer;
+use align_data::Answer;
 use align_engine::rows::{RowPlan, SequenceTree};
 use std::ops::Range;
 

@@ -7,8 +7,8 @@ use super::evaluation::Sharing;
 use super::forest::{Forest, Role};
 use super::size::Size;
 use super::step::Passes;
-use crate::data::{Dataset, Shuffle, pack};
 use crate::objective::Coupling;
+use align_data::{Dataset, Shuffle, pack};
 use align_engine::adapters::Adapters;
 use align_engine::free_memory::free_bytes;
 use align_engine::model::{Footprint, Gradients, Model, PassBytes, PassShape};
@@ -457,7 +457,7 @@ impl BatchCut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Encoder, Needs, OnBadRow};
+    use align_data::{Encoder, Needs, OnBadRow};
     use serde_json::{Value, json};
     use std::path::Path;
 

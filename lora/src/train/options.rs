@@ -2,9 +2,9 @@
 
 use super::error::TrainError;
 use super::metrics::{EvalMetrics, StepMetrics};
-use crate::data::Shuffle;
 use crate::objective::History;
 use crate::optim::{OptimizerKind, ScheduleKind, Warmup};
+use align_data::Shuffle;
 use align_kernels::Precision;
 use serde::{Deserialize, Serialize};
 

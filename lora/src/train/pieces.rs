@@ -1,6 +1,6 @@
 //! A row whose answers do not fit into one forward pass, in pieces that do.
 
-use crate::data::{EncodedRow, Target};
+use align_data::{EncodedRow, Target};
 use std::ops::Range;
 
 /// Ranges of the row's answers for forward passes of at most `micro_batch_tokens` tokens, each with the prompt; one answer at

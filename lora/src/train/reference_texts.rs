@@ -1,6 +1,6 @@
 //! Texts of a reference corpus, whose likelihood a loss has a term for: which of them a step takes.
 
-use crate::data::{DataError, Dataset, EncodedRow, Shuffle};
+use align_data::{DataError, Dataset, EncodedRow, Shuffle};
 
 /// A corpus that a run goes through beside its rows, again and again, at its own length.
 pub(super) struct ReferenceTexts {
@@ -54,7 +54,7 @@ impl ReferenceTexts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Encoder, Needs, OnBadRow};
+    use align_data::{Encoder, Needs, OnBadRow};
     use std::path::Path;
 
     #[test]

@@ -9,11 +9,11 @@ use super::forest::{Branch, Forest, Role, Scored, Tree};
 use super::metrics::PreferenceSums;
 use super::pieces::{piece_tokens, pieces};
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
-use crate::data::{Answer, EncodedRow, Mismatch, Target, donors, mismatched_answers, pack};
 use crate::objective::{
     BatchTotals, Coupling, DataKind, Head, HeadError, History, Mismatched, Objective, RowLogps, RowTarget, Statistics,
     Tails, wpo_weight,
 };
+use align_data::{Answer, EncodedRow, Mismatch, Target, donors, mismatched_answers, pack};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::Gradients;
 use align_engine::pass::Dropout;

@@ -5,7 +5,7 @@ mod formulas;
 mod goldens;
 
 use super::*;
-use crate::data::RowNumbers;
+use align_data::RowNumbers;
 
 /// Numbers that look random and are the same everywhere: the top bits of a 64-bit congruential generator.
 struct Numbers(u64);

@@ -1,0 +1,473 @@
+//! What can be wrong with one row.
+
+use crate::record::records::{Kind, MAX_PAIRS, Shape};
+use crate::record::turns::known_roles;
+use crate::source::reader::MAX_ROW_BYTES;
+
+/// What is wrong with one row. The file and the line stand in [`DataError::Row`](crate::error::DataError::Row).
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadRow {
+    /// Bytes that are not UTF-8.
+    #[error("byte {at} of the line is not valid UTF-8; save the file as UTF-8")]
+    Utf8 {
+        /// 1-based byte within the line.
+        at: usize,
+    },
+    /// Longer than a row may be.
+    #[error("the line has {bytes} bytes, the limit is {limit}")]
+    TooLong {
+        /// Bytes of the line.
+        bytes: u64,
+        /// Largest accepted number.
+        limit: u64,
+    },
+    /// Not JSON.
+    #[error("not valid JSON: {message} (column {column})")]
+    Json {
+        /// The parser's words.
+        message: String,
+        /// 1-based byte within the line.
+        column: usize,
+    },
+    /// A dictionary as Python prints it.
+    #[error(
+        "the row is a dictionary as Python prints it, with single quotes, and not JSON; write rows with json.dumps, or \
+         convert the file: python3 -c 'import ast, json, sys; [print(json.dumps(ast.literal_eval(row))) for row in \
+         sys.stdin]' < FILE > rows.jsonl"
+    )]
+    PythonRow,
+    /// A number that JSON cannot express.
+    #[error("column `{column}` is {found}, which is not valid JSON: write null instead, or leave the column out")]
+    NotANumber {
+        /// The column, at the top of the row.
+        column: String,
+        /// `NaN`, `Infinity` or `-Infinity`.
+        found: &'static str,
+    },
+    /// A row of CSV with another number of cells than the header.
+    #[error("the row has {}, the header {header}; is a delimiter or a line end in a cell without quotes?", cells(*found))]
+    Cells {
+        /// Cells of the row.
+        found: usize,
+        /// Columns.
+        header: usize,
+    },
+    /// A value of a Parquet or CSV file that no JSON could hold, or that makes the row too long.
+    #[error("column `{column}`: {message}")]
+    Value {
+        /// Path of the column.
+        column: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// JSON, but not an object.
+    #[error("a row must be a JSON object, this is {found}")]
+    NotObject {
+        /// Kind of the value.
+        found: &'static str,
+    },
+    /// The columns match no known shape.
+    #[error(
+        "columns {{{found}}} are no known shape; known: {}; --columns prompt=NAME,... names columns that have other names",
+        Shape::ALL.map(Shape::columns).join(", ")
+    )]
+    UnknownShape {
+        /// The row's columns, the first twelve.
+        found: String,
+    },
+    /// The shape is clear, but one of its columns is missing.
+    #[error(
+        "`{missing}` is missing; the other columns are those of {shape}; if it has another name, give --columns {own}=NAME"
+    )]
+    Missing {
+        /// The column, as the file would call it.
+        missing: String,
+        /// Our name of it.
+        own: &'static str,
+        /// The shape's columns, by our names.
+        shape: &'static str,
+    },
+    /// The shape differs from that of the first row.
+    #[error("the row is {found}, the first row of the run is {first}; put different shapes into separate runs")]
+    OtherShape {
+        /// Shape and form of this row.
+        found: Kind,
+        /// Shape and form of the first row.
+        first: Kind,
+    },
+    /// One row has both strings and conversations.
+    #[error(
+        "`{field}` is {found}, `{other}` is {prompt}: one row has one form (a prompt that is the text of a turn with which both answers of \
+         a pair begin is passed over)"
+    )]
+    MixedForms {
+        /// The prompt's column, or the first answer's if there is no prompt column.
+        other: String,
+        /// Its form.
+        prompt: &'static str,
+        /// The column that differs.
+        field: String,
+        /// Its form.
+        found: &'static str,
+    },
+    /// Two columns whose names suggest the prompt.
+    #[error(
+        "`{first}` and `{second}` may both be the prompt; say which with --columns prompt={first} or --columns prompt={second}"
+    )]
+    TwoPrompts {
+        /// One of them.
+        first: &'static str,
+        /// The other one.
+        second: &'static str,
+    },
+    /// Texts that should become turns but have no prompt of their own.
+    #[error(
+        "--chat makes turns of a prompt and its answers, and a row of {shape} has no prompt; name it with --columns prompt=NAME"
+    )]
+    ChatWithoutPrompt {
+        /// The shape's columns.
+        shape: &'static str,
+    },
+    /// An answer that is not the assistant's.
+    #[error(
+        "`{field}` has no turn of the assistant, only of the role `{roles}`; an answer needs a turn of the assistant, so \
+         correct the role"
+    )]
+    NotTheAssistant {
+        /// The answer's column.
+        field: String,
+        /// The roles that are there.
+        roles: String,
+    },
+    /// A system column that is neither a text nor a system turn.
+    #[error("`{field}` must be a text, or one turn of the role `system`")]
+    NoSystemTurn {
+        /// The column.
+        field: String,
+    },
+    /// A conversation whose last turn should be an answer.
+    #[error("`{field}` must end with the answer: a turn of the assistant after another turn")]
+    NoLastAnswer {
+        /// The column.
+        field: String,
+    },
+    /// A conversation beside two answers that ends with a third.
+    #[error(
+        "`{field}` ends with a turn of the assistant that is not `{chosen}`, so it is not clear where the prompt ends; with \
+         --columns prompt={field}, all of it is the prompt"
+    )]
+    ConversationGoesOn {
+        /// The conversation's column.
+        field: String,
+        /// The column of the chosen answer.
+        chosen: String,
+    },
+    /// A label that is neither true nor false.
+    #[error("`{field}` is {found}, expected true or false, or 1 or 0")]
+    Label {
+        /// The column.
+        field: String,
+        /// What stands there.
+        found: String,
+    },
+    /// Null where a text is needed.
+    #[error("`{field}` is null")]
+    Null {
+        /// Where.
+        field: String,
+    },
+    /// A turn without what it says, or without who says it.
+    #[error("`{field}` is null or missing: a turn has a `role` and a `content`")]
+    IncompleteTurn {
+        /// Which part of it.
+        field: String,
+    },
+    /// A value of another kind than needed.
+    #[error("`{field}` is {found}, expected {expected}")]
+    Type {
+        /// Where.
+        field: String,
+        /// Kind of the value.
+        found: &'static str,
+        /// What is accepted there.
+        expected: &'static str,
+    },
+    /// A number outside what its column may hold.
+    #[error("`{field}` is {found}, expected {expected}")]
+    OutOfRange {
+        /// The column.
+        field: String,
+        /// The number.
+        found: f64,
+        /// What is accepted there.
+        expected: &'static str,
+    },
+    /// Only one of the two probabilities of a pair.
+    #[error("`{missing}` is missing or null, but the other answer has its probability: give both or neither")]
+    HalfProbability {
+        /// The column.
+        missing: String,
+    },
+    /// A speaker that ShareGPT's data sets do not have.
+    #[error("`{field}` is `{role}`, which is no role; known: {}", known_roles())]
+    UnknownRole {
+        /// Where.
+        field: String,
+        /// What stands there.
+        role: String,
+    },
+    /// An image or the like in a conversation.
+    #[error("`{field}` is a part of type `{part}`; only text is read")]
+    NotText {
+        /// Where.
+        field: String,
+        /// The part's type.
+        part: String,
+    },
+    /// Tools given as text that is not JSON.
+    #[error("`{field}` is text that is not valid JSON: {message}")]
+    ToolsJson {
+        /// The column.
+        field: String,
+        /// The parser's words.
+        message: String,
+    },
+    /// A template variable that a row may not set.
+    #[error("`{field}` sets `{name}`, which is no variable of a chat template that a row may set")]
+    TemplateKwarg {
+        /// The column.
+        field: String,
+        /// The variable.
+        name: &'static str,
+    },
+    /// A row without a prompt, for generation.
+    #[error("a row of {shape} has no turn or prompt to continue")]
+    NothingToContinue {
+        /// The shape's columns.
+        shape: &'static str,
+    },
+    /// A prompt of no tokens, for generation.
+    #[error("the prompt has no token: there is nothing to continue")]
+    EmptyPrompt,
+    /// Only turns of the assistant are scored, and there is none.
+    #[error(
+        "no turn of the assistant has a token in what the chat template makes of the row, so --sft-on assistant scores nothing"
+    )]
+    NoAssistantTurn,
+    /// It cannot be told where a turn's tokens are.
+    #[error(
+        "--sft-on assistant: the chat template renders turn {turn} differently once others follow it, so its tokens cannot be told; \
+         give a template that marks them with {{% generation %}} (--chat-template FILE)"
+    )]
+    TurnChanges {
+        /// 0-based place among the row's turns.
+        turn: usize,
+    },
+    /// More turns than can be told apart by rendering the conversation again for each.
+    #[error(
+        "--sft-on assistant: {turns} turns in {bytes} bytes are too many to be told apart turn by turn; give a template that marks the \
+         assistant's with {{% generation %}} (--chat-template FILE), or split the conversation"
+    )]
+    TooManyTurns {
+        /// Turns of the row.
+        turns: usize,
+        /// Bytes that the template makes of them.
+        bytes: usize,
+    },
+    /// A list of turns or of answers without an element.
+    #[error("`{field}` is an empty list")]
+    EmptyList {
+        /// Where.
+        field: String,
+    },
+    /// Two conversations without a common first turn.
+    #[error(
+        "`{chosen}` and `{rejected}` have no first turn in common, so there is no prompt; if another column is it, give --columns prompt=NAME"
+    )]
+    NoCommonTurn {
+        /// The column of the chosen answer.
+        chosen: String,
+        /// The column of the rejected answer.
+        rejected: String,
+    },
+    /// Two texts that do not share the mark that ends the prompts of the other rows.
+    #[error(
+        "{} (--implicit-prompt takes the longest common prefix for the prompt)",
+        no_turn_marker(chosen, rejected, marker.as_deref())
+    )]
+    NoTurnMarker {
+        /// The column of the chosen answer.
+        chosen: String,
+        /// The column of the rejected answer.
+        rejected: String,
+        /// The mark, if nearly all rows have one.
+        marker: Option<String>,
+    },
+    /// A conversation that is the beginning of the other.
+    #[error("`{field}` has no turn of its own: all its turns are those of the other answer")]
+    NoOwnTurn {
+        /// The column.
+        field: String,
+    },
+    /// The number of rewards differs from the number of answers.
+    #[error("`{completions}` has {}, but `{rewards}` has {}: each answer needs its score", counts.0, counts.1)]
+    RewardCount {
+        /// The column of the answers.
+        completions: String,
+        /// The column of the rewards.
+        rewards: String,
+        /// How many there are of each.
+        counts: (usize, usize),
+    },
+    /// An answer with further facts about it, as UltraFeedback has them.
+    #[error(
+        "`{field}` is an object with the keys {keys}, and an answer is a text or a list of turns: write the texts as a list into \
+         `completions`, and their scores into `rewards`"
+    )]
+    AnswerObject {
+        /// Which answer.
+        field: String,
+        /// The first of its keys.
+        keys: String,
+    },
+    /// Too many answers to make a pair of every two.
+    #[error(
+        "--pairs all makes {pairs} pairs of {bytes} bytes of the row's {answers} answers; the limit is {MAX_PAIRS} pairs of {MAX_ROW_BYTES} \
+         bytes: give --pairs best-worst, or split the answers over several rows"
+    )]
+    ManyPairs {
+        /// Answers of the row.
+        answers: u64,
+        /// Pairs that `--pairs all` would make.
+        pairs: u64,
+        /// Bytes of all of them.
+        bytes: u64,
+    },
+    /// Nothing to prefer.
+    #[error("`{chosen}` and `{rejected}` are equal")]
+    SameAnswers {
+        /// The column of the chosen answer.
+        chosen: String,
+        /// The column of the rejected answer.
+        rejected: String,
+    },
+    /// Different texts, the same tokens.
+    #[error(
+        "`{chosen}` and `{rejected}` differ, but are the same tokens (does the chat template drop the difference?)"
+    )]
+    SameTokens {
+        /// The column of the chosen answer.
+        chosen: String,
+        /// The column of the rejected answer.
+        rejected: String,
+    },
+    /// An answer of which the template or the tokenizer leaves nothing.
+    #[error("`{field}` has no token of its own after the prompt (does the chat template render it?)")]
+    NoAnswerTokens {
+        /// Which answer.
+        field: String,
+    },
+    /// An answer that has only thoughts or calls, which the template leaves out.
+    #[error(
+        "`{field}`: the chat template renders nothing of the answer, which has only {parts}, so the model would learn to \
+         say nothing; give a template that renders it (--chat-template FILE), or leave the row out"
+    )]
+    AnswerNotRendered {
+        /// Which answer.
+        field: String,
+        /// What it holds.
+        parts: String,
+    },
+    /// The chat template refused the conversation or failed on it.
+    #[error("chat template: {message}{}", without_system(message))]
+    Template {
+        /// The template's own message, or what went wrong.
+        message: String,
+    },
+    /// The tokenizer failed on the text.
+    #[error("tokenizer: {message}")]
+    Tokenizer {
+        /// The tokenizer's words.
+        message: String,
+    },
+}
+
+impl BadRow {
+    /// The kind of fault in a few words, for counting.
+    pub fn label(&self) -> &'static str {
+        match self {
+            BadRow::Utf8 { .. } => "not UTF-8",
+            BadRow::TooLong { .. } => "line too long",
+            BadRow::Json { .. } | BadRow::NotANumber { .. } | BadRow::PythonRow => "not valid JSON",
+            BadRow::Cells { .. } => "other number of cells than the header",
+            BadRow::Value { .. } => "value that cannot be read",
+            BadRow::NotObject { .. } => "not an object",
+            BadRow::UnknownShape { .. } => "unknown columns",
+            BadRow::Missing { .. } => "missing column",
+            BadRow::OtherShape { .. } => "other shape than the first row",
+            BadRow::MixedForms { .. } => "strings and conversations mixed",
+            BadRow::TwoPrompts { .. } => "two columns that may be the prompt",
+            BadRow::ChatWithoutPrompt { .. } => "no prompt for --chat",
+            BadRow::NotTheAssistant { .. } => "answer without a turn of the assistant",
+            BadRow::NoSystemTurn { .. } => "system column without a turn of the system",
+            BadRow::NoLastAnswer { .. } => "conversation that does not end with an answer",
+            BadRow::ConversationGoesOn { .. } => "conversation with an answer of its own",
+            BadRow::Label { .. } => "label that is neither true nor false",
+            BadRow::Null { .. } => "null",
+            BadRow::IncompleteTurn { .. } => "turn without role or content",
+            BadRow::Type { .. } => "wrong type",
+            BadRow::OutOfRange { .. } => "number out of range",
+            BadRow::HalfProbability { .. } => "one of two probabilities",
+            BadRow::UnknownRole { .. } => "unknown role",
+            BadRow::NotText { .. } => "content that is not text",
+            BadRow::ToolsJson { .. } => "tools are not valid JSON",
+            BadRow::TemplateKwarg { .. } => "variable that a row may not set",
+            BadRow::NothingToContinue { .. } | BadRow::EmptyPrompt => "nothing to continue",
+            BadRow::NoAssistantTurn => "no turn of the assistant",
+            BadRow::TurnChanges { .. } => "turns that change when others follow",
+            BadRow::TooManyTurns { .. } => "too many turns",
+            BadRow::EmptyList { .. } => "empty list",
+            BadRow::NoCommonTurn { .. } | BadRow::NoTurnMarker { .. } | BadRow::NoOwnTurn { .. } => {
+                "no implicit prompt"
+            }
+            BadRow::RewardCount { .. } => "completions and rewards differ in number",
+            BadRow::AnswerObject { .. } => "answers that are objects",
+            BadRow::ManyPairs { .. } => "too many pairs of one row",
+            BadRow::SameAnswers { .. } => "chosen equals rejected",
+            BadRow::SameTokens { .. } => "chosen and rejected are the same tokens",
+            BadRow::NoAnswerTokens { .. } => "answer without tokens",
+            BadRow::AnswerNotRendered { .. } => "answer that the chat template leaves out",
+            BadRow::Template { .. } => "refused by the chat template",
+            BadRow::Tokenizer { .. } => "refused by the tokenizer",
+        }
+    }
+}
+
+/// Says what is wrong with two texts that share no mark.
+fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String {
+    match marker {
+        Some(marker) => {
+            format!(
+                "the common start of `{chosen}` and `{rejected}` has no {marker:?}, which ends the prompts of the data"
+            )
+        }
+        None => format!("`{chosen}` and `{rejected}` are texts without a prompt column, unlike most rows of the data"),
+    }
+}
+
+/// Says what to do about a template that refuses a turn of the system.
+fn without_system(message: &str) -> &'static str {
+    let message = message.to_lowercase();
+    // the roles that have to alternate, "after the optional system message", are another matter
+    match message.contains("system") && message.contains("support") && !message.contains("alternate") {
+        true => {
+            "; write what the system says into the user's first turn, or give another template (--chat-template FILE)"
+        }
+        false => "",
+    }
+}
+
+fn cells(n: usize) -> String {
+    if n == 1 { "1 cell".to_owned() } else { format!("{n} cells") }
+}

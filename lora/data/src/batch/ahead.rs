@@ -1,0 +1,67 @@
+//! Batches read and encoded while the one before is computed.
+
+use crate::error::DataError;
+use crate::set::dataset::Dataset;
+use crate::tokens::encode::EncodedRow;
+use align_kernels::device::unpin_this_thread;
+use std::ops::ControlFlow;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, PoisonError};
+use std::thread::Builder;
+
+/// Calls `each` with the rows of each batch, in order, until it breaks. A thread reads and encodes one batch ahead; what goes
+/// wrong there comes when the batch's turn has come, as without it. Where the system has no thread left, each batch is encoded
+/// in its turn.
+///
+/// # Errors
+/// Those of [`Dataset::rows`] and of `each`.
+pub fn for_each_batch<'b, E: From<DataError>>(
+    data: &Dataset,
+    mut batches: impl Iterator<Item = &'b [u32]> + Send,
+    each: impl FnMut(Vec<EncodedRow>) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    for_each_ahead(|| Some(data.rows(batches.next()?)), each)
+}
+
+/// The same for whatever `next` reads: a thread calls it once ahead.
+///
+/// # Errors
+/// Those of `next` and of `each`.
+pub fn for_each_ahead<T: Send, E: From<DataError>>(
+    next: impl FnMut() -> Option<Result<T, DataError>> + Send,
+    mut each: impl FnMut(T) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    let next = Mutex::new(next);
+    let next = || next.lock().unwrap_or_else(PoisonError::into_inner)();
+    // no place in the channel: the batch that waits to be taken is the one ahead
+    let (give, take) = sync_channel(0);
+    std::thread::scope(|scope| {
+        let encoder = move || {
+            unpin_this_thread();
+            while let Some(rows) = next() {
+                let failed = rows.is_err();
+                // nobody takes any more once `each` has broken or failed
+                if give.send(rows).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        match Builder::new().name("align-encode".into()).spawn_scoped(scope, encoder) {
+            // moved, so that it is gone before the scope waits for the thread
+            Ok(_) => until_break(take.into_iter(), &mut each),
+            Err(_) => until_break(std::iter::from_fn(next), &mut each),
+        }
+    })
+}
+
+fn until_break<T, E: From<DataError>>(
+    batches: impl Iterator<Item = Result<T, DataError>>,
+    each: &mut impl FnMut(T) -> Result<ControlFlow<()>, E>,
+) -> Result<(), E> {
+    for rows in batches {
+        if each(rows?)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! Panics of libraries, turned into errors: some panic on a hostile file.
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
+
+thread_local! {
+    /// Whether a panic of this thread is about to become an error, and so is nothing to print.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs library code that may panic on a hostile file, without the message on stderr. The error is the panic's words.
+///
+/// Nothing that `run` changes may be used after a panic.
+pub(crate) fn quietly<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = take_hook();
+        set_hook(Box::new(move |panic| {
+            if !CAUGHT.get() {
+                usual(panic);
+            }
+        }));
+    });
+    let outer = CAUGHT.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    CAUGHT.set(outer);
+    outcome.map_err(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        words.unwrap_or("a panic without words").to_owned()
+    })
+}

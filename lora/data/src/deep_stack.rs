@@ -1,0 +1,30 @@
+//! Threads with large stacks, for code that recurses as deeply as a file from outside tells it to.
+//!
+//! A chat template can nest expressions, and values at run time, as deeply as its size and its instructions allow; the template
+//! engine follows by recursion, and a stack that overflows ends the process without a message. The depth is bounded, so a stack
+//! that is large enough turns such a template into an ordinary one. Stack pages that are never touched cost nothing.
+
+use align_kernels::device::unpin_this_thread;
+use std::sync::OnceLock;
+
+/// Bytes of stack a thread, the first that the system grants (`ulimit -v` may forbid the larger). The worst templates found
+/// within their limits (128 KiB of `-`, a list in a list for every instruction) need less than half of the first.
+const STACK_BYTES: [usize; 3] = [512 << 20, 64 << 20, 8 << 20];
+
+/// Runs `work` on the threads with large stacks, where rayon's parallel iterators then run too; direct on such a thread. There
+/// are as many as rayon's own pool has at the first call.
+pub(crate) fn with_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    static THREADS: OnceLock<rayon::ThreadPool> = OnceLock::new();
+    let threads = THREADS.get_or_init(|| {
+        let start = |stack_bytes| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads());
+            pool.thread_name(|i| format!("data-{i}"))
+                .stack_size(stack_bytes)
+                .start_handler(|_| unpin_this_thread())
+                .build()
+                .ok()
+        };
+        STACK_BYTES.into_iter().find_map(start).expect("the system starts as many threads as rayon's own pool has")
+    });
+    threads.install(work)
+}

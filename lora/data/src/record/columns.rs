@@ -1,0 +1,611 @@
+//! The columns of a row: under which names a file has what we read, and the strict parsing of an object's top level.
+
+use align_engine::json::kind;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserializer as _;
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::python_literal;
+use crate::bad_row::BadRow;
+
+/// Columns that some shape, the chat template or a loss reads, by our names.
+pub const OWN_COLUMNS: [&str; 19] = [
+    "prompt",
+    "system",
+    "input",
+    "chosen",
+    "rejected",
+    "completion",
+    "label",
+    "completions",
+    "rewards",
+    "messages",
+    "text",
+    "tools",
+    "chat_template_kwargs",
+    "weight",
+    "margin",
+    "prob_win_chosen",
+    "prob_win_rejected",
+    "prob_chosen_beats_rejected",
+    "id",
+];
+/// What ShareGPT's data sets call `messages`.
+const CONVERSATIONS: &str = "conversations";
+/// Sets of columns that together hold the answers.
+const ANSWERS: [&[&str]; 5] =
+    [&["chosen", "rejected"], &["completions", "rewards"], &["completion"], &["messages"], &["text"]];
+/// What files without a column `prompt` call the prompt.
+pub(crate) const PROMPT_NAMES: [&str; 3] = [INSTRUCTION, "question", "query"];
+/// The prompt's name that a column `input` may continue.
+pub(crate) const INSTRUCTION: &str = "instruction";
+/// What the rejected answer is called if the last turn of the conversation is the chosen one.
+pub(crate) const REJECTED_RESPONSE: &str = "rejected_response";
+/// What OpenAI's rows call the two answers.
+pub(crate) const PREFERRED: [&str; 2] = ["preferred_output", "non_preferred_output"];
+
+/// Columns that are read by these names if a row lacks ours.
+fn is_other_name(column: &str) -> bool {
+    PROMPT_NAMES.contains(&column) || PREFERRED.contains(&column) || column == REJECTED_RESPONSE
+}
+
+/// Under which names a file has our columns: `prompt=question,chosen=a`. Columns that are not named keep our names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnMap {
+    /// Our name, the file's; each of either at most once.
+    entries: Vec<(&'static str, String)>,
+}
+
+/// What is wrong with a column map. A mistake of the command line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ColumnMapError {
+    /// A part without `=`.
+    #[error("`{part}`: expected OURS=THEIRS, as in prompt=question,chosen=a")]
+    NoEquals {
+        /// The part.
+        part: String,
+    },
+    /// Nothing reads a column of that name.
+    #[error("no column is called `{name}` here; a map may name: {}", OWN_COLUMNS.join(", "))]
+    Unknown {
+        /// The name before `=`.
+        name: String,
+    },
+    /// No name after `=`.
+    #[error("`{name}=`: the file's column is missing")]
+    NoColumn {
+        /// The name before `=`.
+        name: &'static str,
+    },
+    /// Two columns of the file for one of ours.
+    #[error("`{name}` is read from `{first}` or from `{second}`: give one of them")]
+    TwoColumns {
+        /// Our name.
+        name: &'static str,
+        /// The file's column that was given first.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// One column of the file for two of ours.
+    #[error("`{column}` is given for `{first}` and for `{second}`: a column has one meaning")]
+    TwoMeanings {
+        /// The file's column.
+        column: String,
+        /// Our name that was given first.
+        first: &'static str,
+        /// The other one.
+        second: &'static str,
+    },
+}
+
+impl FromStr for ColumnMap {
+    type Err = ColumnMapError;
+
+    /// `OURS=THEIRS`, separated by commas; spaces around names do not count. The empty text is the empty map.
+    fn from_str(text: &str) -> Result<ColumnMap, ColumnMapError> {
+        let mut map = ColumnMap::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, column) =
+                part.split_once('=').ok_or_else(|| ColumnMapError::NoEquals { part: part.to_owned() })?;
+            let (name, column) = (name.trim(), column.trim().to_owned());
+            let own = OWN_COLUMNS.into_iter().find(|own| *own == name);
+            let name = own.ok_or_else(|| ColumnMapError::Unknown { name: name.to_owned() })?;
+            if column.is_empty() {
+                return Err(ColumnMapError::NoColumn { name });
+            }
+            if let Some((_, first)) = map.entries.iter().find(|(known, _)| *known == name) {
+                return Err(ColumnMapError::TwoColumns { name, first: first.clone(), second: column });
+            }
+            if let Some((first, _)) = map.entries.iter().find(|(_, known)| *known == column) {
+                return Err(ColumnMapError::TwoMeanings { column, first, second: name });
+            }
+            map.entries.push((name, column));
+        }
+        Ok(map)
+    }
+}
+
+/// As it is typed.
+impl fmt::Display for ColumnMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, column)) in self.entries.iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            write!(f, "{comma}{name}={column}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ColumnMap {
+    /// Whether every column has our name.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Our name and the file's, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.entries.iter().map(|(name, column)| (*name, column.as_str()))
+    }
+
+    /// The first entry without a column in rows that have seen `seen`.
+    pub(crate) fn unseen(&self, seen: Seen) -> Option<(&'static str, &str)> {
+        self.iter().enumerate().find(|(i, _)| seen & 1 << i == 0).map(|(_, entry)| entry)
+    }
+
+    /// The file's name of our column.
+    pub fn column<'a>(&'a self, name: &'a str) -> &'a str {
+        self.entries.iter().find(|(own, _)| *own == name).map_or(name, |(_, column)| column)
+    }
+
+    fn is_mapped(&self, name: &str) -> bool {
+        self.entries.iter().any(|(own, _)| *own == name)
+    }
+
+    /// Whether the values of a column of the file are looked at.
+    pub(crate) fn reads(&self, column: &str) -> bool {
+        // each row decides whether those with other names are
+        self.own(column).is_some() || column == CONVERSATIONS || is_other_name(column)
+    }
+
+    /// What we call a column of the file, if we read it.
+    fn own(&self, column: &str) -> Option<&'static str> {
+        if let Some((own, _)) = self.entries.iter().find(|(_, theirs)| theirs == column) {
+            return Some(own);
+        }
+        let own = OWN_COLUMNS.into_iter().find(|own| *own == column)?;
+        // read from another column: this one only has the same name
+        (!self.entries.iter().any(|(mapped, _)| *mapped == own)).then_some(own)
+    }
+}
+
+/// Which entries of a [`ColumnMap`] a row has a column for: bit `i` for the `i`-th.
+pub(crate) type Seen = u32;
+
+/// The columns of one row: values of those that we read by our names, names of the others.
+pub(crate) struct Columns<'m> {
+    map: &'m ColumnMap,
+    known: Map<String, Value>,
+    /// Columns that may be read under one of our names, by the file's names.
+    spare: Map<String, Value>,
+    /// Names of all other columns, the spare ones included.
+    others: Vec<String>,
+    /// Our name and the file's, for columns that are read without a map.
+    by_name: Vec<(&'static str, String)>,
+}
+
+impl<'m> Columns<'m> {
+    pub(crate) fn parse(text: &str, map: &'m ColumnMap) -> Result<Columns<'m>, BadRow> {
+        let mut parser = serde_json::Deserializer::from_str(text);
+        let columns = parser.deserialize_any(ColumnsVisitor { map }).and_then(|columns| parser.end().map(|()| columns));
+        let columns = columns.map_err(|e| {
+            let message = words_of(&e);
+            match message.strip_prefix(NOT_OBJECT) {
+                Some(found) => BadRow::NotObject { found: kind_named(found) },
+                None if is_python(text) => BadRow::PythonRow,
+                None => not_a_number(text, e.column()).unwrap_or(BadRow::Json { message, column: e.column() }),
+            }
+        })?;
+        // the parser has made a float of it, and ids are echoed: as another one than the file's
+        match columns.known.get("id").and_then(Value::as_number) {
+            Some(id) if id.is_f64() && id.as_f64().is_some_and(|id| id.abs() >= 2f64.powi(63)) => Err(BadRow::Type {
+                field: columns.column("id"),
+                found: "a number beyond 64 bits",
+                expected: "a string, or a number that fits in 64 bits",
+            }),
+            _ => Ok(columns),
+        }
+    }
+
+    /// Takes the value of our column `name` and leaves null. `None` if the row lacks the column.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
+        self.known.get_mut(name).map(Value::take)
+    }
+
+    /// The value of our column `name`, which stays.
+    pub(crate) fn peek(&self, name: &str) -> Option<&Value> {
+        self.known.get(name)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.known.contains_key(name)
+    }
+
+    /// Sets the name by which messages call our column, which the row lacks.
+    pub(crate) fn call(&mut self, name: &'static str, column: &str) {
+        self.by_name.push((name, column.to_owned()));
+    }
+
+    /// Stores a value under our name. It stands in `column` of the file, or in a field of it.
+    pub(crate) fn set(&mut self, name: &'static str, column: String, value: Value) {
+        self.known.insert(name.to_owned(), value);
+        self.by_name.push((name, column));
+    }
+
+    /// Notes that one of our columns is read though few would expect it, unless the map names it.
+    pub(crate) fn note(&mut self, name: &'static str) {
+        if !self.map.is_mapped(name) && !self.by_name.iter().any(|(own, _)| *own == name) {
+            self.by_name.push((name, name.to_owned()));
+        }
+    }
+
+    /// Returns the value of a column that is not called by our name. `None` if it is missing or null.
+    pub(crate) fn spare(&self, column: &str) -> Option<&Value> {
+        self.spare.get(column).filter(|value| !value.is_null())
+    }
+
+    /// Reads our column from one of another name. Does nothing if the map names ours, if the row has ours, or if it lacks the
+    /// other.
+    pub(crate) fn adopt(&mut self, name: &'static str, column: &str) {
+        if self.has(name) || self.map.is_mapped(name) || self.spare(column).is_none() {
+            return;
+        }
+        let value = self.spare.remove(column).unwrap_or_default();
+        self.others.retain(|other| other != column);
+        self.set(name, column.to_owned(), value);
+    }
+
+    /// Drops null columns if others hold the same thing: the answers in another shape, or the prompt.
+    pub(crate) fn drop_nulls(&mut self) {
+        let has_value = |own: &&str| self.known.get(*own).is_some_and(|value| !value.is_null());
+        let (full, empty): (Vec<&[&str]>, Vec<&[&str]>) =
+            ANSWERS.into_iter().partition(|columns| columns.iter().any(has_value));
+        if !full.is_empty() {
+            empty.into_iter().flatten().for_each(|own| drop(self.known.remove(*own)));
+        }
+        let is_null = self.known.get("prompt").is_some_and(Value::is_null) && !self.map.is_mapped("prompt");
+        let has_other = PROMPT_NAMES.into_iter().any(|name| self.spare(name).is_some())
+            || ["messages", "text"].into_iter().any(|name| self.known.get(name).is_some_and(|value| !value.is_null()));
+        if is_null && has_other {
+            self.known.remove("prompt");
+        }
+    }
+
+    /// Whether the map names a column of the file for ours.
+    pub(crate) fn is_mapped(&self, name: &str) -> bool {
+        self.map.is_mapped(name)
+    }
+
+    /// Returns our columns that are read from differently named ones without a map, or that were noted, with the file's names.
+    pub(crate) fn by_name(self) -> Vec<(&'static str, String)> {
+        self.by_name
+    }
+
+    /// Returns the file's name for our column, for messages.
+    pub(crate) fn column(&self, name: &str) -> String {
+        let by_name = self.by_name.iter().find(|(own, _)| *own == name);
+        by_name.map_or_else(|| self.map.column(name).to_owned(), |(_, column)| column.clone())
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        let bits = self.map.entries.iter().enumerate().filter(|(_, (own, _))| self.has(own));
+        bits.map(|(i, _)| 1 << i).sum()
+    }
+
+    /// The file's names of the first twelve columns, in their alphabet's order.
+    pub(crate) fn some_names(&self) -> String {
+        let known = self.known.keys().map(|own| self.column(own));
+        let mut found: Vec<String> = known.chain(self.others.iter().cloned()).take(12).collect();
+        found.sort_unstable();
+        found.join(", ")
+    }
+
+    /// The file's names of the columns that are none of `used` (our names).
+    pub(crate) fn names_except(&self, used: &[&str]) -> Vec<String> {
+        let unused = self.known.keys().filter(|own| !used.contains(&own.as_str()));
+        unused.map(|own| self.column(own)).chain(self.others.iter().cloned()).collect()
+    }
+}
+
+/// Returns the parser's message without its line: the parser sees one row, so "line 1" would be taken for line 1 of the file.
+pub(crate) fn words_of(error: &serde_json::Error) -> String {
+    error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "")
+}
+
+/// Whether a row is a dictionary as Python prints it, with its keys in single quotes.
+fn is_python(text: &str) -> bool {
+    let inside = text.trim().strip_prefix('{').map(str::trim_start);
+    inside.is_some_and(|inside| inside.starts_with('\'')) && python_literal::parse(text.trim()).is_some()
+}
+
+/// Returns the error for a number that only Python's JSON has, if the parser met one at byte `column` (from 1).
+fn not_a_number(text: &str, column: usize) -> Option<BadRow> {
+    // the parser stands on the first wrong byte, or just after it
+    let at = text.get(..column.min(text.len()))?.rfind(|c: char| !c.is_ascii_alphabetic()).map_or(0, |end| end + 1);
+    let (before, rest) = text.split_at(at);
+    let word = &rest[..rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len())];
+    let found = match word {
+        "NaN" | "nan" => "NaN",
+        "Infinity" | "inf" if before.ends_with('-') => "-Infinity",
+        "Infinity" | "inf" => "Infinity",
+        _ => return None,
+    };
+    Some(BadRow::NotANumber { column: last_key(before)?, found })
+}
+
+/// Returns the last key at the top level of an object that may be cut off.
+fn last_key(text: &str) -> Option<String> {
+    let (mut depth, mut in_string, mut is_escaped, mut start) = (0usize, false, false, 0);
+    let mut key = None;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => {
+                in_string = !in_string;
+                if in_string {
+                    start = at;
+                } else if depth == 1 && text[at + 1..].trim_start().starts_with(':') {
+                    key = Some(&text[start..=at]);
+                }
+            }
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    serde_json::from_str(key?).ok()
+}
+
+/// Says what is wrong with a text that should be a JSON value. It is read as strictly as a row.
+pub(crate) fn json_fault(text: &str) -> Option<String> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let outcome = Strict.deserialize(&mut parser).and_then(|_| parser.end());
+    outcome.err().map(|error| format!("{} (column {})", words_of(&error), error.column()))
+}
+
+/// Starts the parser's message for a row that is not an object; the kind follows.
+const NOT_OBJECT: &str = "not an object: ";
+
+fn kind_named(found: &str) -> &'static str {
+    ["null", "a boolean", "a number", "a string", "a list"]
+        .into_iter()
+        .find(|kind| *kind == found)
+        .unwrap_or("something else")
+}
+
+/// The error for a value of another kind than needed.
+pub(crate) fn wrong_type(field: String, found: &Value, expected: &'static str) -> BadRow {
+    match found {
+        Value::Null => BadRow::Null { field },
+        found => BadRow::Type { field, found: kind(found), expected },
+    }
+}
+
+/// Reads the top level of a row: every key once, values of unknown columns checked as JSON and not kept.
+struct ColumnsVisitor<'m> {
+    map: &'m ColumnMap,
+}
+
+impl<'de, 'm> Visitor<'de> for ColumnsVisitor<'m> {
+    type Value = Columns<'m>;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Columns<'m>, A::Error> {
+        let (known, spare) = (Map::new(), Map::new());
+        let mut columns = Columns { map: self.map, known, spare, others: Vec::new(), by_name: Vec::new() };
+        let mut others = std::collections::HashSet::new();
+        let mut conversations = None;
+        let twice = |key: &str| A::Error::custom(format_args!("the key `{key}` stands twice"));
+        while let Some(key) = map.next_key::<String>()? {
+            if let Some(own) = self.map.own(&key) {
+                if columns.known.contains_key(own) {
+                    return Err(twice(&key));
+                }
+                columns.known.insert(own.to_owned(), map.next_value_seed(Strict)?);
+                continue;
+            }
+            if key == CONVERSATIONS && conversations.is_none() {
+                conversations = Some(map.next_value_seed(Strict)?);
+            } else if is_other_name(&key) && !columns.spare.contains_key(&key) {
+                let value = map.next_value_seed(Strict)?;
+                columns.spare.insert(key.clone(), value);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+            if !others.insert(key.clone()) {
+                return Err(twice(&key));
+            }
+            columns.others.push(key);
+        }
+        let has_messages = columns.known.get("messages").is_some_and(|turns| !turns.is_null());
+        if let Some(turns) = conversations.filter(|_| !self.map.is_mapped("messages") && !has_messages) {
+            columns.others.retain(|name| name != CONVERSATIONS);
+            columns.set("messages", CONVERSATIONS.to_owned(), turns);
+        }
+        Ok(columns)
+    }
+
+    fn visit_unit<E: serde::de::Error>(self) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}null")))
+    }
+    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}a boolean")))
+    }
+    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
+    }
+    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
+    }
+    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
+    }
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Columns<'m>, E> {
+        Err(E::custom(format_args!("{NOT_OBJECT}a string")))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Columns<'m>, A::Error> {
+        Err(A::Error::custom(format_args!("{NOT_OBJECT}a list")))
+    }
+}
+
+/// Builds a [`Value`], refusing keys that stand twice in an object. The parser limits the depth to 128.
+pub(crate) struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(Strict)? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if fields.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("the key `{key}` stands twice")));
+            }
+            fields.insert(key, map.next_value_seed(Strict)?);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(text: &str) -> Result<ColumnMap, ColumnMapError> {
+        text.parse()
+    }
+
+    #[test]
+    fn a_map_reads_as_it_is_shown() {
+        let parsed = map(" prompt = the question ,chosen=a,").unwrap();
+        assert_eq!(parsed.to_string(), "prompt=the question,chosen=a");
+        assert_eq!(map(&parsed.to_string()), Ok(parsed.clone()));
+        assert_eq!((parsed.column("prompt"), parsed.column("rejected")), ("the question", "rejected"));
+        assert_eq!(map("text=a=b").unwrap().column("text"), "a=b");
+        assert!(map("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn every_fault_of_a_map_has_its_error() {
+        let owned = str::to_owned;
+        assert_eq!(map("prompt"), Err(ColumnMapError::NoEquals { part: owned("prompt") }));
+        assert_eq!(map("question=prompt"), Err(ColumnMapError::Unknown { name: owned("question") }));
+        assert_eq!(map("prompt= "), Err(ColumnMapError::NoColumn { name: "prompt" }));
+        let two = ColumnMapError::TwoColumns { name: "prompt", first: owned("a"), second: owned("b") };
+        assert_eq!(map("prompt=a,prompt=b"), Err(two));
+        let two = ColumnMapError::TwoMeanings { column: owned("a"), first: "chosen", second: "rejected" };
+        assert_eq!(map("chosen=a,rejected=a"), Err(two));
+        assert!(map("x=y").unwrap_err().to_string().contains("prob_win_chosen"));
+    }
+
+    #[test]
+    fn an_id_beyond_64_bits_is_refused() {
+        let map = ColumnMap::default();
+        let id =
+            |text: &str| Columns::parse(&format!(r#"{{"id": {text}}}"#), &map).map(|mut columns| columns.take("id"));
+        assert_eq!(id("18446744073709551615").unwrap(), Some(u64::MAX.into()));
+        assert_eq!(id("-9223372036854775808").unwrap(), Some(i64::MIN.into()));
+        assert_eq!(id("1.5").unwrap(), Some(1.5.into()));
+        for beyond in ["18446744073709551616", "-9223372036854775809", "123456789012345678901234", "1e30"] {
+            let error = id(beyond).unwrap_err().to_string();
+            assert_eq!(error, "`id` is a number beyond 64 bits, expected a string, or a number that fits in 64 bits");
+        }
+        // a number that nothing echoes may be what it likes
+        assert!(Columns::parse(r#"{"margin": 18446744073709551616, "x": 18446744073709551616}"#, &map).is_ok());
+    }
+
+    #[test]
+    fn a_number_that_json_has_not_is_named_with_its_column() {
+        let map = ColumnMap::default();
+        for (row, column, found) in [
+            (r#"{"prompt": "NaN", "score": NaN}"#, "score", "NaN"),
+            (r#"{"margin":-Infinity,"x":1}"#, "margin", "-Infinity"),
+            (r#"{"a": {"b": [1, Infinity]}, "x": 1}"#, "a", "Infinity"),
+            (r#"{"é\"": [nan]}"#, "é\"", "NaN"),
+        ] {
+            let error = Columns::parse(row, &map).err().unwrap();
+            assert_eq!(error, BadRow::NotANumber { column: column.to_owned(), found }, "{row}");
+        }
+        for row in [r#"{"a": nul}"#, r#"{"a": None}"#, "NaN", r#"{"NaN": }"#] {
+            let error = Columns::parse(row, &map).err().unwrap();
+            assert!(matches!(error, BadRow::Json { .. }), "{row}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_read_goes_by_the_map() {
+        let map = map("chosen=a,prompt=chosen").unwrap();
+        let read = ["a", "chosen", "rejected", "id", "messages", "conversations", "prompt", "x"];
+        assert_eq!(read.map(|column| map.reads(column)), [true, true, true, true, true, true, false, false]);
+    }
+
+    #[test]
+    fn columns_go_by_the_map_and_by_nothing_else() {
+        let map = map("chosen=rejected,rejected=chosen,prompt=question").unwrap();
+        let row = r#"{"question": "q", "chosen": "worse", "rejected": "better", "prompt": "not this", "x": 1}"#;
+        let mut columns = Columns::parse(row, &map).unwrap();
+        assert_eq!(columns.seen(), 0b111);
+        assert_eq!(columns.names_except(&["prompt", "chosen", "rejected"]), ["prompt", "x"]);
+        assert_eq!(columns.some_names(), "chosen, prompt, question, rejected, x");
+        assert_eq!(columns.take("chosen"), Some("better".into()));
+        assert_eq!(columns.take("rejected"), Some("worse".into()));
+        assert_eq!(columns.take("prompt"), Some("q".into()));
+        assert_eq!(Columns::parse("{}", &map).unwrap().seen(), 0);
+    }
+}

@@ -1,0 +1,626 @@
+//! A row of data as it stands in the file, before any template or token: shapes, their columns, implicit prompts.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::columns::{Columns, Seen, json_fault, wrong_type};
+use super::numbers::RowNumbers;
+use super::reading::{ImplicitPrompt, Pairs, Reading, Texts};
+use super::repeated_prompt::{FEW, Repetition, cut_repeated_text, cut_repeated_turns, repetition};
+use super::row_layout::{self, RowContent};
+use super::tool_schemas::drop_null_properties;
+use super::turns::{ASSISTANT, before_last_said, content_of, is_assistant, is_system, said_by, value_in_text};
+use crate::bad_row::BadRow;
+use crate::source::reader::MAX_ROW_BYTES;
+use crate::tokens::template::TemplateInputs;
+
+/// Most pairs that one row may make.
+pub(crate) const MAX_PAIRS: u64 = 10_000;
+
+/// One row of a data file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// 0-based number of the record over all files in their order; blank lines are not records.
+    pub row: usize,
+    /// The row's `id`, echoed in outputs; `None` where it has none or null.
+    pub id: Option<Value>,
+    /// The columns that the row had.
+    pub shape: Shape,
+    /// What the answers answer; nothing (no turn, no character) for a whole conversation and for a text.
+    pub prompt: Text,
+    /// Two answers for pairs (chosen, rejected), one for labelled rows and sequences (the whole of `messages` or `text`), one
+    /// or more for scored rows, none for a prompt alone.
+    pub answers: Vec<Text>,
+    /// What the file calls the column of the prompt, if it has one.
+    pub prompt_column: Option<String>,
+    /// What the file calls the column of each answer; for scored rows `completions[0]` and so on.
+    pub answer_columns: Vec<String>,
+    /// What the data says about the answers.
+    pub target: RecordTarget,
+    /// What the chat template gets beside the turns.
+    pub inputs: TemplateInputs,
+    /// Numbers beside a pair.
+    pub numbers: RowNumbers,
+}
+
+/// A text or the turns of a conversation. Prompt and answers of one row have the same form.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Text {
+    /// A string, tokenised as it is.
+    Plain(String),
+    /// Turns: objects with `role` and `content` (a string) and whatever else the template reads, keys in the file's order.
+    Turns(Vec<Value>),
+}
+
+impl Text {
+    /// Whether an answer says nothing: a blank text, or turns of the assistant with a blank content and nothing else.
+    pub(crate) fn says_nothing(&self) -> bool {
+        let is_blank = |text: &str| text.trim().is_empty();
+        let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(is_blank);
+        let holds_nothing = |turn: &Value| {
+            turn.as_object().is_some_and(|turn| turn.iter().all(|(key, value)| key == "role" || is_empty(value)))
+        };
+        match self {
+            Text::Plain(text) => is_blank(text),
+            Text::Turns(turns) => {
+                turns.iter().any(is_assistant) && turns.iter().filter(|turn| is_assistant(turn)).all(holds_nothing)
+            }
+        }
+    }
+}
+
+/// What a record says about its answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RecordTarget {
+    /// The first answer is preferred to the second.
+    Pair,
+    /// The one answer is desirable, or is not.
+    Label(bool),
+    /// One finite number an answer, larger is better.
+    Rewards(Vec<f64>),
+    /// The one answer is to be learned as it is.
+    Sequence,
+    /// A prompt alone, for generation.
+    Prompt,
+}
+
+/// The columns of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Shape {
+    /// `{prompt, chosen, rejected}`
+    Pair,
+    /// `{chosen, rejected}`: the prompt is what the two have in common at the start.
+    PairImplicitPrompt,
+    /// `{prompt, completion, label}`
+    Labelled,
+    /// `{prompt, completions, rewards}`
+    Scored,
+    /// `{prompt, completion}`
+    Completion,
+    /// `{messages}`
+    Messages,
+    /// `{text}`
+    Text,
+    /// `{prompt}`
+    Prompt,
+}
+
+impl Shape {
+    /// All of them.
+    pub const ALL: [Shape; 8] = [
+        Shape::Pair,
+        Shape::PairImplicitPrompt,
+        Shape::Labelled,
+        Shape::Scored,
+        Shape::Completion,
+        Shape::Messages,
+        Shape::Text,
+        Shape::Prompt,
+    ];
+
+    /// The columns as a user writes them.
+    pub fn columns(self) -> &'static str {
+        match self {
+            Shape::Pair => "{prompt, chosen, rejected}",
+            Shape::PairImplicitPrompt => "{chosen, rejected}",
+            Shape::Labelled => "{prompt, completion, label}",
+            Shape::Scored => "{prompt, completions, rewards}",
+            Shape::Completion => "{prompt, completion}",
+            Shape::Messages => "{messages}",
+            Shape::Text => "{text}",
+            Shape::Prompt => "{prompt}",
+        }
+    }
+
+    /// Their names, without those that any shape may have.
+    pub(crate) fn names(self) -> &'static [&'static str] {
+        match self {
+            Shape::Pair => &["prompt", "chosen", "rejected"],
+            Shape::PairImplicitPrompt => &["chosen", "rejected"],
+            Shape::Labelled => &["prompt", "completion", "label"],
+            Shape::Scored => &["prompt", "completions", "rewards"],
+            Shape::Completion => &["prompt", "completion"],
+            Shape::Messages => &["messages"],
+            Shape::Text => &["text"],
+            Shape::Prompt => &["prompt"],
+        }
+    }
+
+    /// Whether its rows are pairs.
+    pub fn is_pair(self) -> bool {
+        matches!(self, Shape::Pair | Shape::PairImplicitPrompt)
+    }
+
+    /// Whether its rows are sequences to learn as they are.
+    pub fn is_sequence(self) -> bool {
+        matches!(self, Shape::Completion | Shape::Messages | Shape::Text)
+    }
+}
+
+/// Strings or conversations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Form {
+    /// Prompt and answers are strings.
+    Plain,
+    /// Prompt and answers are lists of `{role, content}`.
+    Conversational,
+}
+
+impl Form {
+    /// The form in a user's words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Form::Plain => "strings",
+            Form::Conversational => "lists of {role, content}",
+        }
+    }
+}
+
+/// Shape and form of a row. All rows of a run have those of its first row, but pairs may have a prompt or share it implicitly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Kind {
+    /// The columns.
+    pub shape: Shape,
+    /// Strings or conversations.
+    pub form: Form,
+}
+
+impl Kind {
+    /// Whether rows of the two kinds may stand in one run.
+    pub fn mixes_with(self, other: Kind) -> bool {
+        self.form == other.form && (self.shape == other.shape || self.shape.is_pair() && other.shape.is_pair())
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.shape.columns(), self.form.describe())
+    }
+}
+
+impl Text {
+    /// Which of the two it is.
+    pub fn form(&self) -> Form {
+        match self {
+            Text::Plain(_) => Form::Plain,
+            Text::Turns(_) => Form::Conversational,
+        }
+    }
+
+    /// Returns its approximate size in bytes.
+    fn bytes(&self) -> u64 {
+        match self {
+            Text::Plain(text) => text.len() as u64,
+            Text::Turns(turns) => turns.iter().map(|turn| turn.to_string().len() as u64).sum(),
+        }
+    }
+
+    /// Bytes of a text, or the number of turns: it grows if something is put before the text.
+    fn extent(&self) -> usize {
+        match self {
+            Text::Plain(text) => text.len(),
+            Text::Turns(turns) => turns.len(),
+        }
+    }
+
+    /// Turns a text into a turn.
+    fn make_turn(&mut self, role: &str) {
+        if let Text::Plain(text) = self {
+            *self = Text::Turns(vec![said_by(role, text)]);
+        }
+    }
+
+    /// Puts the system text before the prompt: as a turn if no system turn exists, or as a text and a blank line. Changes nothing
+    /// if the prompt has that text already: a text anywhere, turns at the start of the first one.
+    #[must_use]
+    pub fn with_system(self, system: &str) -> Text {
+        let asked = system.trim();
+        match self {
+            Text::Plain(text) if holds(&text, asked) => Text::Plain(text),
+            Text::Plain(text) => Text::Plain([system, "\n\n", &text].concat()),
+            Text::Turns(mut turns) => {
+                let first = turns.first().and_then(content_of).unwrap_or_default();
+                if !turns.iter().any(is_system) && !first.trim_start().starts_with(asked) {
+                    turns.insert(0, said_by("system", system));
+                }
+                Text::Turns(turns)
+            }
+        }
+    }
+}
+
+/// Whether a text begins with another, or contains it and the other is too long for a coincidence.
+fn holds(text: &str, other: &str) -> bool {
+    text.trim_start().starts_with(other) || other.chars().count() >= FEW && text.contains(other)
+}
+
+/// A record, and what else its row had.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// The record.
+    pub record: Record,
+    /// The file's names of its other columns.
+    pub ignored_columns: Vec<String>,
+    /// Whether every answer began with a copy of the prompt, which was cut.
+    pub is_prompt_cut: bool,
+    /// Which answer still repeats the prompt, if one does.
+    pub repetition: Option<Repetition>,
+    /// Whether both texts of a pair contain the question of another column.
+    pub prompt_in_answers: bool,
+    /// Whether the prompt of the row is empty. A system text does not count.
+    pub is_prompt_blank: bool,
+    /// Columns that are read without a map and that a user may not expect to be read: our names, with the file's.
+    pub by_name: Vec<(&'static str, String)>,
+}
+
+impl Record {
+    /// Parses the bytes of one line as record number `row`, in the way of [`Reading::default`].
+    ///
+    /// # Errors
+    /// [`BadRow`], naming the column.
+    pub fn parse(row: usize, line: &[u8]) -> Result<Parsed, BadRow> {
+        Record::parse_with(row, line, &Reading::default())
+    }
+
+    /// Parses the bytes of one line as record number `row`.
+    ///
+    /// # Errors
+    /// [`BadRow`], naming the column as the file does.
+    pub fn parse_with(row: usize, line: &[u8], reading: &Reading) -> Result<Parsed, BadRow> {
+        Record::parse_seen(row, line, reading, &mut None)
+    }
+
+    /// As [`Record::parse_with`]. Sets `seen` to the entries of the map that the row has a column for, as soon as the row is an
+    /// object: even a bad row has columns.
+    pub(crate) fn parse_seen(
+        row: usize,
+        line: &[u8],
+        reading: &Reading,
+        seen: &mut Option<Seen>,
+    ) -> Result<Parsed, BadRow> {
+        let line = std::str::from_utf8(line).map_err(|e| BadRow::Utf8 { at: e.valid_up_to() + 1 })?;
+        let map = &reading.columns;
+        let mut columns = Columns::parse(line, map)?;
+        *seen = Some(columns.seen());
+        let id = match columns.take("id") {
+            None | Some(Value::Null) => None,
+            Some(id @ (Value::Array(_) | Value::Object(_))) => {
+                return Err(wrong_type(columns.column("id"), &id, "a string, a number or a boolean"));
+            }
+            id => id,
+        };
+        let content = row_layout::read(&mut columns, &reading.decided)?;
+        let RowContent { mut shape, prompt, mut answers, target, prompt_in_answers, answer_columns, numbers, mut used } =
+            content;
+        let system = row_layout::system(&mut columns, &mut used)?.or_else(|| reading.system.clone());
+        let prompt = match prompt {
+            Some(prompt) => {
+                let prompt = row_layout::one_form(prompt, &mut answers, &columns.column("prompt"), &answer_columns)?;
+                if prompt.is_none() {
+                    used.retain(|name| *name != "prompt");
+                }
+                prompt
+            }
+            None => None,
+        };
+        let is_text = |text: &Text| text.form() == Form::Plain;
+        let has_no_prompt = prompt.is_none() || shape == Shape::Text;
+        if reading.texts == Texts::AsTurns && has_no_prompt && answers.iter().all(is_text) {
+            return Err(BadRow::ChatWithoutPrompt { shape: shape.columns() });
+        }
+        let mut prompt = match prompt {
+            Some(prompt) => prompt,
+            None if shape.is_pair() => {
+                shape = Shape::PairImplicitPrompt;
+                let rejected = answers.pop().expect("a pair has two answers");
+                let chosen = answers.pop().expect("a pair has two answers");
+                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, &answer_columns, reading)?;
+                answers.extend([chosen, rejected]);
+                prompt
+            }
+            None => row_layout::split_common_turns(&mut answers, &answer_columns)?,
+        };
+        let is_prompt_cut = cut_repeated_turns(&mut prompt, &mut answers)
+            || reading.decided.repeated_prompts == Some(true)
+                && shape != Shape::PairImplicitPrompt
+                && cut_repeated_text(&mut prompt, &mut answers);
+        // before a system text is put before the prompt
+        let repetition = repetition(&prompt, &answers);
+        let is_prompt_blank = is_blank(&prompt);
+        if target == RecordTarget::Pair && answers[0] == answers[1] {
+            return Err(BadRow::same_answers(&answer_columns));
+        }
+        if reading.texts == Texts::AsTurns {
+            prompt.make_turn("user");
+            answers.iter_mut().for_each(|answer| answer.make_turn(ASSISTANT));
+        }
+        if shape != Shape::Messages {
+            row_layout::check_speakers(&answers, &answer_columns)?;
+        }
+        let mut is_system_put = false;
+        if let Some(system) = system {
+            let is_whole = matches!(shape, Shape::Messages | Shape::Text);
+            let first = if is_whole { &mut answers[0] } else { &mut prompt };
+            let before = first.extent();
+            *first = std::mem::replace(first, Text::Plain(String::new())).with_system(&system);
+            is_system_put = first.extent() > before;
+        }
+
+        used.push("id");
+        let mut inputs = TemplateInputs::default();
+        if prompt.form() == Form::Conversational {
+            inputs = take_inputs(&mut columns)?;
+            used.extend(["tools", "chat_template_kwargs"]);
+        }
+        let prompt_column =
+            used.iter().find(|own| matches!(**own, "prompt" | "messages")).map(|own| columns.column(own));
+        let ignored_columns = columns.names_except(&used);
+        let is_read = |own: &'static str| used.contains(&own) && (own != "system" || is_system_put);
+        let by_name = columns.by_name().into_iter().filter(|(own, _)| is_read(own)).collect();
+        let record = Record { row, id, shape, prompt, answers, prompt_column, answer_columns, target, inputs, numbers };
+        if shape == Shape::Scored && reading.pairs == Some(Pairs::All) {
+            record.check_all_pairs()?;
+        }
+        Ok(Parsed { record, ignored_columns, is_prompt_cut, repetition, prompt_in_answers, is_prompt_blank, by_name })
+    }
+
+    /// Shape and form.
+    pub fn kind(&self) -> Kind {
+        Kind { shape: self.shape, form: self.prompt.form() }
+    }
+
+    /// A number for the prompt: the same for the same text or turns, another one for others but once in 2^32. The prompt of a
+    /// whole conversation is what stands before the assistant's last turns; a row without one, as a text is, counts by its
+    /// first answer.
+    pub fn prompt_group(&self) -> u32 {
+        let hash_turns =
+            |turns: &[Value]| blake3::hash(serde_json::to_string(turns).expect("JSON values print").as_bytes());
+        let hash = match (&self.prompt, self.answers.first()) {
+            (Text::Plain(text), Some(Text::Plain(answer))) if text.is_empty() => blake3::hash(answer.as_bytes()),
+            (Text::Plain(text), _) => blake3::hash(text.as_bytes()),
+            (Text::Turns(prompt), Some(Text::Turns(answer))) if prompt.is_empty() => {
+                hash_turns(before_last_said(answer))
+            }
+            (Text::Turns(prompt), _) => hash_turns(prompt),
+        };
+        let [a, b, c, d, ..] = *hash.as_bytes();
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// A pair as two labelled rows, the chosen answer first; any other record as it is.
+    pub fn unpaired(self) -> Vec<Record> {
+        if self.target != RecordTarget::Pair {
+            return vec![self];
+        }
+        let part = |at: usize, label| self.with_answers(&[at], RecordTarget::Label(label));
+        vec![part(0, true), part(1, false)]
+    }
+
+    /// Returns for each pair that scored answers make the places of its answers. `None` if the record has no scored answers.
+    pub(crate) fn places_of_pairs(&self, pairs: Pairs) -> Option<Vec<[usize; 2]>> {
+        match &self.target {
+            RecordTarget::Rewards(rewards) => Some(pairs.of(rewards)),
+            _ => None,
+        }
+    }
+
+    /// Returns the pair of two of its answers.
+    pub(crate) fn pair_of(&self, places: [usize; 2]) -> Record {
+        self.with_answers(&places, RecordTarget::Pair)
+    }
+
+    /// Refuses a record if pairs of every two of its answers are more than one row may make.
+    fn check_all_pairs(&self) -> Result<(), BadRow> {
+        let answers = self.answers.len() as u64;
+        let others = answers.saturating_sub(1);
+        let pairs = answers * others / 2;
+        // every pair has the prompt; each answer is in a pair with every other one
+        let of_prompt = pairs.saturating_mul(self.prompt.bytes());
+        let of_answers: u64 = self.answers.iter().map(Text::bytes).sum();
+        let bytes = of_prompt.saturating_add(of_answers.saturating_mul(others));
+        match pairs > MAX_PAIRS || bytes > MAX_ROW_BYTES {
+            true => Err(BadRow::ManyPairs { answers, pairs, bytes }),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns the same prompt with some of the answers.
+    fn with_answers(&self, places: &[usize], target: RecordTarget) -> Record {
+        let answers = places.iter().map(|&place| self.answers[place].clone()).collect();
+        let answer_columns = places.iter().map(|&place| self.answer_columns[place].clone()).collect();
+        let (id, prompt, inputs) = (self.id.clone(), self.prompt.clone(), self.inputs.clone());
+        Record {
+            row: self.row,
+            shape: self.shape,
+            numbers: self.numbers,
+            prompt_column: self.prompt_column.clone(),
+            id,
+            prompt,
+            answers,
+            answer_columns,
+            target,
+            inputs,
+        }
+    }
+
+    /// A pair as the sequence of its prompt and its chosen answer; any other record as it is.
+    pub fn as_sequence(mut self) -> Record {
+        if self.target == RecordTarget::Pair {
+            self.answers.truncate(1);
+            self.answer_columns.truncate(1);
+            self.target = RecordTarget::Sequence;
+        }
+        self
+    }
+
+    /// What a model is given to continue: the prompt, and of a whole conversation the turns before the assistant's last ones.
+    ///
+    /// # Errors
+    /// [`BadRow::NothingToContinue`] for a text, and for a conversation without such a turn.
+    pub fn to_continue(&self) -> Result<Text, BadRow> {
+        match (self.shape, self.answers.first()) {
+            (Shape::Messages, Some(Text::Turns(turns))) => {
+                let answered = turns.iter().rposition(|turn| !is_assistant(turn)).map_or(0, |last| last + 1);
+                match answered {
+                    0 => Err(BadRow::NothingToContinue { shape: self.shape.columns() }),
+                    turns_before => Ok(Text::Turns(turns[..turns_before].to_vec())),
+                }
+            }
+            (Shape::Messages | Shape::Text, _) => Err(BadRow::NothingToContinue { shape: self.shape.columns() }),
+            _ => Ok(self.prompt.clone()),
+        }
+    }
+}
+
+/// Whether nobody but the system says anything.
+fn is_blank(prompt: &Text) -> bool {
+    match prompt {
+        Text::Plain(text) => text.trim().is_empty(),
+        Text::Turns(turns) => turns
+            .iter()
+            .all(|turn| is_system(turn) || content_of(turn).is_some_and(|content| content.trim().is_empty())),
+    }
+}
+
+impl BadRow {
+    /// Makes the error for a pair with equal answers, with the file's names of their columns.
+    pub(crate) fn same_answers(columns: &[String]) -> BadRow {
+        BadRow::SameAnswers { chosen: columns[0].clone(), rejected: columns[1].clone() }
+    }
+}
+
+/// Splits a pair whose prompt is what the two have in common at the start.
+///
+/// [`ImplicitPrompt`] says where the prompt of texts ends; the prompt of turns is the common turns. If one side is a prefix of the
+/// other, all of it is common. (TRL's loop ends one short there and moves the last shared character or turn into the answers.)
+/// An answer may then be an empty text, but not an empty list of turns.
+fn split_common_prefix(
+    chosen: Text,
+    rejected: Text,
+    columns: &[String],
+    reading: &Reading,
+) -> Result<(Text, Text, Text), BadRow> {
+    if chosen == rejected {
+        return Err(BadRow::same_answers(columns));
+    }
+    let name = |answer: usize| columns[answer].clone();
+    match (chosen, rejected) {
+        (Text::Plain(chosen), Text::Plain(rejected)) => {
+            let pairs = chosen.chars().zip(rejected.chars());
+            let common: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+            let shared = &chosen[..common];
+            let marker = reading.decided.turn_marker.as_ref();
+            let end = match reading.implicit_prompt {
+                ImplicitPrompt::Longest => Some(shared.strip_suffix(' ').unwrap_or(shared).len()),
+                ImplicitPrompt::TurnMarker => marker.and_then(|marker| marker.end_in(shared)),
+            };
+            let end = end.ok_or_else(|| BadRow::NoTurnMarker {
+                chosen: name(0),
+                rejected: name(1),
+                marker: marker.map(ToString::to_string),
+            })?;
+            let rest = |text: &str| Text::Plain(text[end..].to_owned());
+            Ok((Text::Plain(chosen[..end].to_owned()), rest(&chosen), rest(&rejected)))
+        }
+        (Text::Turns(mut chosen), Text::Turns(mut rejected)) => {
+            let common = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
+            if common == 0 {
+                return Err(BadRow::NoCommonTurn { chosen: name(0), rejected: name(1) });
+            }
+            let rest = chosen.split_off(common);
+            let other = rejected.split_off(common);
+            for (answer, turns) in [&rest, &other].into_iter().enumerate() {
+                if turns.is_empty() {
+                    return Err(BadRow::NoOwnTurn { field: name(answer) });
+                }
+            }
+            Ok((Text::Turns(chosen), Text::Turns(rest), Text::Turns(other)))
+        }
+        (chosen, rejected) => Err(BadRow::MixedForms {
+            other: name(0),
+            prompt: chosen.form().describe(),
+            field: name(1),
+            found: rejected.form().describe(),
+        }),
+    }
+}
+
+/// What `chat_template_kwargs` may not set: what the rows, the command line or the library decide.
+const NO_KWARGS: [&str; 13] = [
+    "messages",
+    "conversation",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+    "tokenizer_kwargs",
+    "truncation",
+    "padding",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+];
+
+/// Reads `tools` (a list) and `chat_template_kwargs` (an object), or texts of them as JSON or as Python prints them, for the chat
+/// template, as TRL 1.16 does. A null counts as no column.
+fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
+    let field = columns.column("tools");
+    let tools = match columns.take("tools").unwrap_or_default() {
+        Value::String(text) if text.trim().is_empty() => Value::Null,
+        Value::String(text) => match value_in_text(&text) {
+            Some(tools) => tools,
+            None => {
+                let message = json_fault(&text).unwrap_or_default();
+                return Err(BadRow::ToolsJson { field, message });
+            }
+        },
+        other => other,
+    };
+    let mut tools = match tools {
+        Value::Null => None,
+        Value::Array(tools) => Some(tools),
+        other => return Err(wrong_type(field, &other, "a list of tools, or JSON text of one")),
+    };
+    for (i, tool) in tools.iter_mut().flatten().enumerate() {
+        if !tool.is_object() {
+            return Err(wrong_type(format!("{field}[{i}]"), tool, "an object, the tool's JSON schema"));
+        }
+        drop_null_properties(tool);
+    }
+    let field = columns.column("chat_template_kwargs");
+    let kwargs = match columns.take("chat_template_kwargs").unwrap_or_default() {
+        Value::Null => Map::new(),
+        Value::Object(kwargs) => kwargs,
+        other => match other.as_str().and_then(value_in_text) {
+            Some(Value::Object(kwargs)) => kwargs,
+            _ => return Err(wrong_type(field, &other, "an object, or JSON text of one")),
+        },
+    };
+    if let Some(name) = NO_KWARGS.into_iter().find(|name| kwargs.contains_key(*name)) {
+        return Err(BadRow::TemplateKwarg { field, name });
+    }
+    Ok(TemplateInputs { tools, kwargs })
+}

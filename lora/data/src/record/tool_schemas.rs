@@ -1,0 +1,92 @@
+//! Removes nulls that a table has written into the schemas of tools. A column of a table has one type for all rows, so every tool
+//! gets the parameters of all others, as nulls. The reader of Parquet leaves such nulls out. JSONL that a library made from a
+//! table still has them, among nulls that are meant.
+//!
+//! A null under `properties` is no schema and is removed. All others stay: `"default": null` is a value.
+
+use serde_json::Value;
+
+/// Keys of a JSON schema whose values are schemas by name.
+const BY_NAME: [&str; 5] = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
+/// Keys whose value is a schema, or a list of schemas.
+const INNER: [&str; 13] = [
+    "items",
+    "prefixItems",
+    "additionalProperties",
+    "additionalItems",
+    "contains",
+    "propertyNames",
+    "not",
+    "if",
+    "then",
+    "else",
+    "anyOf",
+    "allOf",
+    "oneOf",
+];
+/// Keys for the schema of a tool's arguments: OpenAI's, then Anthropic's and MCP's.
+const PARAMETERS: [&str; 3] = ["parameters", "input_schema", "inputSchema"];
+
+/// Removes the nulls in the `properties` of a tool, at any depth.
+pub(crate) fn drop_null_properties(tool: &mut Value) {
+    let function = match tool.get("function") {
+        Some(Value::Object(_)) => &mut tool["function"],
+        _ => tool,
+    };
+    for name in PARAMETERS {
+        function.get_mut(name).into_iter().for_each(clean);
+    }
+}
+
+fn clean(schema: &mut Value) {
+    match schema {
+        Value::Array(schemas) => schemas.iter_mut().for_each(clean),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    Value::Object(schemas) if BY_NAME.contains(&key.as_str()) => {
+                        if schemas.values().any(Value::is_null) {
+                            *schemas = std::mem::take(schemas).into_iter().filter(|(_, one)| !one.is_null()).collect();
+                        }
+                        schemas.values_mut().for_each(clean);
+                    }
+                    value if INNER.contains(&key.as_str()) => clean(value),
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn tool(properties: Value) -> Value {
+        json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": properties}}})
+    }
+
+    #[test]
+    fn only_a_null_that_stands_for_a_schema_goes() {
+        let padded = json!({
+            "city": {"type": "string", "default": null}, "a": null,
+            // a parameter of this name is no list of schemas
+            "properties": {"type": "array", "default": null, "items": {"type": "object", "properties": {"x": null, "y": {}}}},
+            "either": {"anyOf": [{"type": "null"}, {"properties": {"z": null}}], "enum": ["q", null]},
+        });
+        let mut found = tool(padded);
+        drop_null_properties(&mut found);
+        let expected = json!({
+            "city": {"type": "string", "default": null},
+            "properties": {"type": "array", "default": null, "items": {"type": "object", "properties": {"y": {}}}},
+            "either": {"anyOf": [{"type": "null"}, {"properties": {}}], "enum": ["q", null]},
+        });
+        assert_eq!(found, tool(expected));
+        let mut other =
+            json!({"name": "g", "input_schema": {"properties": {"a": null}, "$defs": {"b": null}}, "x": null});
+        drop_null_properties(&mut other);
+        assert_eq!(other, json!({"name": "g", "input_schema": {"properties": {}, "$defs": {}}, "x": null}));
+    }
+}

@@ -1,0 +1,252 @@
+//! The forms in which a text or a conversation stands in a row, brought to one: a string, or turns of `{role, content}`.
+//!
+//! | in the row | becomes |
+//! |---|---|
+//! | `{"from": "human", "value": ...}` (ShareGPT) | `{"role": "user", "content": ...}` |
+//! | `"content": [{"type": "text", "text": "a"}, ...]` | `"content": "a..."`, the texts one after another |
+//! | `"role": "human"`, `"gpt"`, `"User"` and the like | the name that templates know: `"user"`, `"assistant"` |
+//! | a list of turns, or one, as JSON text or as Python prints it | the turns |
+//! | a field that is null | no field, as transformers 5.23 `apply_chat_template` has it |
+
+use serde::de::DeserializeSeed;
+use serde_json::{Map, Value};
+
+use super::columns::{Strict, wrong_type};
+use super::python_literal;
+use super::records::Text;
+use crate::bad_row::BadRow;
+
+/// Names of roles in data sets, with the names that templates know.
+const SPEAKERS: [(&str, &str); 16] = [
+    ("human", "user"),
+    ("user", "user"),
+    ("prompter", "user"),
+    ("assistant", "assistant"),
+    ("gpt", "assistant"),
+    ("chatgpt", "assistant"),
+    ("bing", "assistant"),
+    ("bard", "assistant"),
+    ("model", "assistant"),
+    ("bot", "assistant"),
+    ("chatbot", "assistant"),
+    ("ai", "assistant"),
+    ("system", "system"),
+    ("tool", "tool"),
+    ("observation", "tool"),
+    ("function", "tool"),
+];
+/// Those that are not translated under `role`, since some templates treat them specially.
+const OF_TEMPLATES: [&str; 2] = ["observation", "function"];
+/// Further roles that templates know.
+const TEMPLATE_ROLES: [&str; 3] = ["developer", "ipython", "environment"];
+
+/// Returns the name that templates know. Case and blanks around the name do not matter.
+fn speaker(name: &str) -> Option<&'static str> {
+    let name = name.trim();
+    SPEAKERS.into_iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(name)).map(|(_, role)| role)
+}
+
+/// The role of the turns that a model writes.
+pub(crate) const ASSISTANT: &str = "assistant";
+
+/// Makes a turn.
+pub(crate) fn said_by(role: &str, content: &str) -> Value {
+    serde_json::json!({"role": role, "content": content})
+}
+
+/// Returns the content of a turn if it is a text.
+pub(crate) fn content_of(turn: &Value) -> Option<&str> {
+    turn.get("content").and_then(Value::as_str)
+}
+
+/// Returns the turns before the assistant's last ones. Returns all turns if there are no such turns.
+pub(crate) fn before_last_said(turns: &[Value]) -> &[Value] {
+    let end = turns.iter().rposition(is_assistant).map_or(0, |last| last + 1);
+    let start = turns[..end].iter().rposition(|turn| !is_assistant(turn)).map_or(0, |before| before + 1);
+    if start == 0 { turns } else { &turns[..start] }
+}
+
+/// Returns the role of a turn.
+pub(crate) fn role_of(turn: &Value) -> &str {
+    turn.get("role").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a role is one that turns have once they are read.
+pub(crate) fn is_known_role(role: &str) -> bool {
+    let is_own = SPEAKERS.iter().any(|(_, own)| *own == role);
+    is_own || OF_TEMPLATES.contains(&role) || TEMPLATE_ROLES.contains(&role)
+}
+
+/// Whether a value has a role, so that it is a turn and not a part of one.
+pub(crate) fn has_role(value: &Value) -> bool {
+    value.get("role").is_some() || value.get("from").is_some()
+}
+
+/// Whether it is a turn of the system.
+pub(crate) fn is_system(turn: &Value) -> bool {
+    matches!(role_of(turn), "system" | "developer")
+}
+
+/// Whether the model is the one who speaks.
+pub(crate) fn is_assistant(turn: &Value) -> bool {
+    role_of(turn) == ASSISTANT
+}
+
+/// Reads the turns in a text: a list of them, or one, as JSON or as Python prints it. `None` for any other text, whatever it begins
+/// with.
+pub(crate) fn turns_in_text(text: &str) -> Option<Value> {
+    let trimmed = text.trim_start();
+    if !(trimmed.starts_with(['[', '{', '(']) || trimmed.starts_with("array(")) {
+        return None;
+    }
+    let value = value_in_text(text)?;
+    let is_turns = match &value {
+        Value::Array(turns) => !turns.is_empty() && turns.iter().all(looks_like_turn),
+        turn => looks_like_turn(turn),
+    };
+    is_turns.then_some(value)
+}
+
+/// Reads the value in a text, as JSON or as Python prints it.
+pub(crate) fn value_in_text(text: &str) -> Option<Value> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let json = Strict.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value)).ok();
+    json.or_else(|| python_literal::parse(text))
+}
+
+/// Whether a value has a known role and some content.
+fn looks_like_turn(value: &Value) -> bool {
+    let of = |name: &str| value.get(name).and_then(Value::as_str);
+    let is_role = |role: &str| speaker(role).is_some() || TEMPLATE_ROLES.contains(&role.trim());
+    match (of("role"), of("from")) {
+        (Some(role), _) => is_role(role) && (value.get("content").is_some() || value.get("tool_calls").is_some()),
+        (None, Some(from)) => speaker(from).is_some() && value.get("value").is_some(),
+        (None, None) => false,
+    }
+}
+
+/// A string, a non-empty list of turns, or a turn alone.
+pub(crate) fn text(field: &str, value: Value) -> Result<Text, BadRow> {
+    match value {
+        Value::String(text) => Ok(Text::Plain(text)),
+        Value::Array(_) | Value::Object(_) => turns(field, value).map(Text::Turns),
+        Value::Null => Err(BadRow::Null { field: field.to_owned() }),
+        other => Err(wrong_type(field.to_owned(), &other, "a string or a list of {role, content}")),
+    }
+}
+
+/// A non-empty list of turns, or a turn alone.
+pub(crate) fn turns(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
+    match value {
+        turn @ Value::Object(_) => Ok(vec![one(field, turn)?]),
+        Value::String(text) => match turns_in_text(&text) {
+            Some(value) => turns(field, value),
+            None => Err(wrong_type(field.to_owned(), &Value::String(text), "a list of turns, or JSON text of one")),
+        },
+        value => {
+            let turns = list(field, value)?;
+            turns.into_iter().enumerate().map(|(i, turn)| one(&format!("{field}[{i}]"), turn)).collect()
+        }
+    }
+}
+
+/// Reads a non-empty list, or a text of one.
+pub(crate) fn list(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
+    let in_text = value.as_str().and_then(value_in_text).filter(Value::is_array);
+    match in_text.unwrap_or(value) {
+        Value::Array(items) if items.is_empty() => Err(BadRow::EmptyList { field: field.to_owned() }),
+        Value::Array(items) => Ok(items),
+        Value::Null => Err(BadRow::Null { field: field.to_owned() }),
+        other => Err(wrong_type(field.to_owned(), &other, "a list, or JSON text of one")),
+    }
+}
+
+/// A turn has a role and a content: a string, or a list of parts that are text, or, where it calls tools, nothing.
+fn one(field: &str, turn: Value) -> Result<Value, BadRow> {
+    let Value::Object(mut fields) = turn else {
+        return Err(wrong_type(field.to_owned(), &turn, "an object with `role` and `content`"));
+    };
+    let has = |fields: &Map<String, Value>, name: &str| fields.get(name).is_some_and(|value| !value.is_null());
+    if !has(&fields, "role") && has(&fields, "from") {
+        fields = from_sharegpt(field, fields)?;
+    }
+    match fields.get_mut("role") {
+        Some(Value::String(role)) => {
+            let of_templates = OF_TEMPLATES.iter().chain(&TEMPLATE_ROLES).copied().find(|known| *known == role.trim());
+            if let Some(known) = of_templates.or_else(|| speaker(role)).filter(|known| *known != role.as_str()) {
+                known.clone_into(role);
+            }
+        }
+        None | Some(Value::Null) => return Err(BadRow::IncompleteTurn { field: format!("{field}.role") }),
+        Some(other) => return Err(wrong_type(format!("{field}.role"), other, "a string")),
+    }
+    let calls_tools = fields.get("tool_calls").is_some_and(Value::is_array);
+    match fields.get_mut("content") {
+        Some(Value::String(_)) => {}
+        Some(content @ Value::Array(_)) => *content = joined(&format!("{field}.content"), content.take())?.into(),
+        None | Some(Value::Null) if calls_tools => {}
+        None | Some(Value::Null) => return Err(BadRow::IncompleteTurn { field: format!("{field}.content") }),
+        Some(other) => return Err(wrong_type(format!("{field}.content"), other, "a string or a list of parts")),
+    }
+    if fields.values().any(Value::is_null) {
+        fields = fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    }
+    Ok(Value::Object(fields))
+}
+
+/// `from` and `value` under the names that templates read, in their place.
+fn from_sharegpt(field: &str, fields: Map<String, Value>) -> Result<Map<String, Value>, BadRow> {
+    let mut renamed = Map::with_capacity(fields.len());
+    for (name, value) in fields {
+        match name.as_str() {
+            "from" => {
+                let Value::String(from) = &value else {
+                    return Err(wrong_type(format!("{field}.from"), &value, "a string"));
+                };
+                let role = speaker(from)
+                    .ok_or_else(|| BadRow::UnknownRole { field: format!("{field}.from"), role: from.clone() })?;
+                renamed.insert("role".to_owned(), role.into());
+            }
+            "value" => drop(renamed.insert("content".to_owned(), value)),
+            // null, or it would be the role already
+            "role" => {}
+            _ => drop(renamed.insert(name, value)),
+        }
+    }
+    Ok(renamed)
+}
+
+/// Content given as a list of parts: the texts one after another.
+pub(crate) fn joined(field: &str, parts: Value) -> Result<String, BadRow> {
+    let mut all = String::new();
+    for (i, part) in list(field, parts)?.into_iter().enumerate() {
+        let field = format!("{field}[{i}]");
+        match &part {
+            Value::String(text) => all += text,
+            Value::Object(fields) => {
+                // older files leave the type of a text out
+                match fields.get("type") {
+                    Some(Value::String(kind)) if kind == "text" => {}
+                    Some(Value::String(kind)) => return Err(BadRow::NotText { field, part: kind.clone() }),
+                    None if fields.contains_key("text") => {}
+                    other => {
+                        return Err(wrong_type(format!("{field}.type"), other.unwrap_or(&Value::Null), "a string"));
+                    }
+                }
+                match fields.get("text") {
+                    Some(Value::String(text)) => all += text,
+                    other => {
+                        return Err(wrong_type(format!("{field}.text"), other.unwrap_or(&Value::Null), "a string"));
+                    }
+                }
+            }
+            other => return Err(wrong_type(field, other, "an object with `type` and `text`")),
+        }
+    }
+    Ok(all)
+}
+
+/// The roles that ShareGPT's `from` may name, for messages.
+pub(crate) fn known_roles() -> String {
+    SPEAKERS.map(|(theirs, _)| theirs).join(", ")
+}

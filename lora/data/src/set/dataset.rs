@@ -1,0 +1,452 @@
+//! A data set: what a survey of all rows found, and its rows on demand, in any order, in bounded memory.
+
+use std::io::Write;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use rayon::prelude::*;
+
+use super::index::Entry;
+use super::ingredients::FileStamp;
+use super::survey::Survey;
+use super::token_cache::{CachedRows, Slot, TokenCache};
+use super::{pass, split};
+use crate::bad_row::BadRow;
+use crate::batch::mismatch::{self, Mismatch};
+use crate::batch::order;
+use crate::deep_stack::with_deep_stack;
+use crate::error::DataError;
+use crate::progress::{DataObserver, Unobserved};
+use crate::record::columns::ColumnMap;
+use crate::record::reading::Pairs;
+use crate::record::records::{Kind, Parsed, Record, Shape};
+use crate::source::reader::Rows;
+use crate::tokens::encode::{DropReason, Encoded, EncodedRow, Encoder, Notes};
+
+/// What a run reads the data for, and so which shapes it accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Pairs.
+    Pairs,
+    /// Labelled rows; pairs become two of them.
+    Labels,
+    /// Scored answers.
+    Rewards,
+    /// Sequences to learn as they are; of pairs the chosen answers.
+    Sequences,
+    /// Any row with an answer, as it is.
+    Answers,
+}
+
+/// What happens to a bad row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBadRow {
+    /// The first one ends the run.
+    Error,
+    /// It is left out and counted.
+    Skip,
+}
+
+/// The order of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shuffle {
+    /// By this seed and the epoch.
+    Seeded(u64),
+    /// As in the files.
+    Off,
+}
+
+/// The order of the rows that are made by splitting pairs, without a shuffle and in evaluations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnpairedOrder {
+    /// Chosen and rejected answers alternate, and neighbours are of different prompts: see [`order::interleave`].
+    #[default]
+    Interleaved,
+    /// As in TRL: of each thousand pairs, all chosen answers and then all rejected ones. Evaluations then go by batches:
+    /// rows share the numbers of a loss with their batch.
+    Trl,
+}
+
+/// How a data set is opened.
+pub struct Opening<'a> {
+    /// What it is read for.
+    pub needs: Needs,
+    /// What happens to a bad row.
+    pub on_bad_row: OnBadRow,
+    /// Where its tokens are kept for the next start, and taken from.
+    pub cache: Option<&'a TokenCache>,
+    /// Takes a JSON line for each record that is left out: `{"file", "line", "reason", "row"}`, `row` as it stands in the data.
+    pub rejects: Option<&'a mut dyn Write>,
+    /// Is told how it goes.
+    pub observer: &'a mut dyn DataObserver,
+}
+
+/// How many records are encoded together if each makes all pairs of its answers.
+const RECORDS_OF_ALL_PAIRS: usize = 16;
+
+/// The usable rows of some files: 24 bytes a row here, 8 bytes a record in [`Rows`], or 8 bytes a row where the tokens are
+/// cached.
+#[derive(Debug)]
+pub struct Dataset {
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) encoder: Arc<Encoder>,
+    pub(crate) needs: Needs,
+    pub(crate) index: Vec<Entry>,
+    pub(crate) survey: Survey,
+    /// The encoded rows, by `Entry::cached`.
+    pub(crate) cached: Option<Arc<CachedRows>>,
+    pub(crate) unpaired_order: UnpairedOrder,
+}
+
+/// The files, read when a row of them is needed: where all tokens are cached that may be never.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub paths: Vec<PathBuf>,
+    columns: ColumnMap,
+    rows: OnceLock<Rows>,
+    /// Of the files that the cached tokens are of.
+    stamps: Vec<FileStamp>,
+    records: usize,
+}
+
+impl Sources {
+    pub fn opened(paths: &[PathBuf], columns: &ColumnMap, rows: Rows) -> Sources {
+        let (paths, columns, records) = (paths.to_vec(), columns.clone(), rows.len());
+        Sources { paths, columns, stamps: Vec::new(), records, rows: OnceLock::from(rows) }
+    }
+
+    /// Files with so many records that are opened when something is read of them.
+    pub fn later(paths: &[PathBuf], columns: &ColumnMap, slot: &Slot, records: usize) -> Sources {
+        let (paths, columns) = (paths.to_vec(), columns.clone());
+        Sources { paths, columns, stamps: slot.stamps().to_vec(), records, rows: OnceLock::new() }
+    }
+
+    /// Whether something was read of them.
+    #[cfg(test)]
+    pub fn are_open(&self) -> bool {
+        self.rows.get().is_some()
+    }
+
+    /// # Errors
+    /// [`DataError::Changed`] where they are not the files that the cached tokens are of; as [`Rows::open`].
+    pub fn rows(&self) -> Result<&Rows, DataError> {
+        if self.rows.get().is_none() {
+            let rows = Rows::open(&self.paths, &self.columns)?;
+            FileStamp::check(&self.stamps, &self.paths)?;
+            if rows.len() != self.records {
+                return Err(DataError::Changed { path: self.paths[0].clone() });
+            }
+            // another thread may have been faster: then its are taken
+            let _ = self.rows.set(rows);
+        }
+        Ok(self.rows.get().expect("set above"))
+    }
+}
+
+/// The two sides of a data set.
+#[derive(Debug)]
+pub struct Split {
+    /// What is trained on.
+    pub train: Dataset,
+    /// What is held out.
+    pub held_out: Dataset,
+    /// Different prompts among the held-out rows.
+    pub held_out_prompts: usize,
+}
+
+/// Token counts of one row, known without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLengths {
+    /// Tokens of the shared prompt.
+    pub prompt: usize,
+    /// Tokens of the row's tree: the prompt once, and what is kept of every answer.
+    pub tree: usize,
+}
+
+impl Dataset {
+    /// Surveys all rows: reads, encodes and counts every one, in parallel, a window at a time.
+    ///
+    /// The first record that can be parsed sets shape and form of the run; records of another kind are bad rows. Labelled rows
+    /// made from pairs have TRL's numbers: of each thousand pairs all chosen answers come before all rejected ones.
+    ///
+    /// # Errors
+    /// [`DataError`]; with [`OnBadRow::Error`] that of the first bad row in the order of the files.
+    pub fn open(paths: &[PathBuf], encoder: Encoder, needs: Needs, on_bad_row: OnBadRow) -> Result<Dataset, DataError> {
+        let opening = Opening { needs, on_bad_row, cache: None, rejects: None, observer: &mut Unobserved };
+        Dataset::open_with(paths, encoder, opening)
+    }
+
+    /// As [`Dataset::open`], with the tokens of an earlier run where the cache has them, telling how it goes, and writing down
+    /// what is left out.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is no error: it is said, and the run goes on without
+    /// it.
+    pub fn open_with(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
+        pass::open(paths, encoder, opening)
+    }
+
+    /// Holds out about `fraction` of the rows, by seed and prompt: no prompt stands on both sides, at least one row on each.
+    /// Both sides keep the order of the files, and both surveys are that of the whole.
+    ///
+    /// # Errors
+    /// [`DataError::OnePrompt`].
+    pub fn split(self, fraction: f64, seed: u64) -> Result<Split, DataError> {
+        let groups: Vec<u32> = self.index.iter().map(|entry| entry.group).collect();
+        let is_out = split::held_out(&groups, fraction, seed)?;
+        let side = |wanted: bool| -> Vec<Entry> {
+            self.index.iter().zip(&is_out).filter(|(_, out)| **out == wanted).map(|(entry, _)| *entry).collect()
+        };
+        let (train, held_out) = (side(false), side(true));
+        let prompts: std::collections::HashSet<u32> = held_out.iter().map(|entry| entry.group).collect();
+        let held_out = Dataset {
+            sources: self.sources.clone(),
+            encoder: self.encoder.clone(),
+            needs: self.needs,
+            index: held_out,
+            survey: self.survey.clone(),
+            cached: self.cached.clone(),
+            unpaired_order: self.unpaired_order,
+        };
+        Ok(Split { train: Dataset { index: train, ..self }, held_out, held_out_prompts: prompts.len() })
+    }
+
+    /// Returns the data set with another order of the rows that are made from pairs.
+    #[must_use]
+    pub fn with_unpaired_order(self, unpaired_order: UnpairedOrder) -> Dataset {
+        Dataset { unpaired_order, ..self }
+    }
+
+    /// The order of the rows that are made from pairs.
+    pub fn unpaired_order(&self) -> UnpairedOrder {
+        self.unpaired_order
+    }
+
+    /// Number of usable rows; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "there is always a row")]
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Number of records in the files, usable or not.
+    pub fn records(&self) -> usize {
+        self.survey.records
+    }
+
+    /// What the survey found.
+    pub fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
+    /// The encoder of the rows.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// File and 1-based line of a record, [`EncodedRow::row`]; in Parquet, the 1-based row. Counts the lines before it, so it
+    /// is for messages only.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] if the files cannot be read any more.
+    pub fn place(&self, record: usize) -> Result<(PathBuf, u64), DataError> {
+        Ok(self.sources.rows()?.place(record))
+    }
+
+    /// Returns how many records to encode together: `most`, or fewer if each may make thousands of pairs.
+    pub fn records_at_once(&self, most: usize) -> usize {
+        if self.encoder.reading().pairs == Some(Pairs::All) { most.min(RECORDS_OF_ALL_PAIRS) } else { most }
+    }
+
+    /// Whether the rows are labelled ones made from pairs.
+    pub fn is_unpaired(&self) -> bool {
+        self.needs == Needs::Labels && self.survey.kind.is_some_and(|kind| kind.shape != Shape::Labelled)
+    }
+
+    /// Token counts of usable row `i`.
+    pub fn lengths(&self, i: usize) -> RowLengths {
+        let entry = self.index[i];
+        RowLengths { prompt: entry.prompt_tokens as usize, tree: entry.tree_tokens as usize }
+    }
+
+    /// The order of an epoch, as numbers below [`Dataset::len`]: a pure function of the data, the seed and the epoch.
+    ///
+    /// In shuffled rows that were made from pairs no row follows one of the same prompt, unless one prompt has more than half
+    /// of the rows: KTO's mismatched answer is that of the row before. Unshuffled they stand as [`UnpairedOrder`] says.
+    pub fn order(&self, shuffle: Shuffle, epoch: u64) -> Vec<u32> {
+        let rows = self.index.len() as u32; // MAX_RECORDS, twice, fits
+        let group = |row: u32| self.index[row as usize].group;
+        match shuffle {
+            Shuffle::Off if self.is_unpaired() && self.unpaired_order == UnpairedOrder::Interleaved => {
+                let (chosen, rejected): (Vec<u32>, Vec<u32>) =
+                    (0..rows).partition(|&row| self.index[row as usize].part == 0);
+                order::interleave(&chosen, &rejected, group)
+            }
+            Shuffle::Off => (0..rows).collect(),
+            Shuffle::Seeded(seed) => {
+                let mut order = order::permutation(self.index.len(), seed, epoch);
+                if self.is_unpaired() {
+                    order::separate(&mut order, group);
+                }
+                order
+            }
+        }
+    }
+
+    /// Returns which row's answer follows a row's prompt in a loss with mismatched answers.
+    pub fn mismatch(&self) -> Mismatch {
+        match self.unpaired_order {
+            UnpairedOrder::Interleaved if self.is_unpaired() => Mismatch::OtherPrompt,
+            UnpairedOrder::Interleaved | UnpairedOrder::Trl => Mismatch::Previous,
+        }
+    }
+
+    /// Returns for each of `rows` the row whose answer follows its prompt, by [`Dataset::mismatch`]. `rows` are a circle.
+    pub fn donors(&self, rows: &[u32]) -> Vec<u32> {
+        let group = |place: usize| self.index[rows[place] as usize].group;
+        let donors = mismatch::donors(rows.len(), self.mismatch(), |a, b| group(a) == group(b));
+        donors.into_iter().map(|place| rows[place]).collect()
+    }
+
+    /// Whether all rows have the same prompt, as far as that is known without reading them.
+    pub fn has_one_prompt(&self) -> bool {
+        self.index.iter().all(|entry| entry.group == self.index[0].group)
+    }
+
+    /// Reads and encodes usable rows, in the order given.
+    ///
+    /// # Errors
+    /// [`DataError::Changed`] if a file is not as it was surveyed; [`DataError::Io`].
+    pub fn rows(&self, numbers: &[u32]) -> Result<Vec<EncodedRow>, DataError> {
+        if let Some(cached) = &self.cached {
+            cached.check_unchanged()?;
+            return numbers.par_iter().map(|&i| cached.row(self.index[i as usize].cached)).collect();
+        }
+        self.sources.rows()?.check_unchanged()?;
+        with_deep_stack(|| numbers.par_iter().map(|&i| self.row(self.index[i as usize])).collect())
+    }
+
+    fn row(&self, entry: Entry) -> Result<EncodedRow, DataError> {
+        let number = entry.record as usize;
+        let rows = self.sources.rows()?;
+        let error = |reason| rows.row_error(number, reason);
+        let record = self.parse(number)?.map_err(error)?.record;
+        // the survey kept it: if it is no longer as it was, neither is the file
+        let changed = || DataError::Changed { path: rows.place(number).0 };
+        let part = self.part(record, entry.part as usize).ok_or_else(changed)?;
+        match self.encoder.encode(&part).map_err(error)?.0 {
+            Encoded::Kept(row) => Ok(row),
+            Encoded::Dropped { .. } => Err(changed()),
+        }
+    }
+
+    /// What became of the records of a range, dropped ones included, in the order of the files: for commands that report every
+    /// record.
+    ///
+    /// # Errors
+    /// As [`Dataset::rows`]. Bad rows come as dropped ones ([`Dataset::open`] has refused them where they are an error).
+    pub fn outcomes(&self, records: Range<usize>) -> Result<Vec<Encoded>, DataError> {
+        let cached = self.cached.as_deref();
+        if let Some(cached) = cached {
+            cached.check_unchanged()?;
+        }
+        let numbers: Vec<Option<u32>> = records.clone().map(|record| self.cached_number(record)).collect();
+        if numbers.contains(&None) {
+            self.sources.rows()?.check_unchanged()?;
+        }
+        let outcome = |(record, number): (usize, Option<u32>)| match (cached, number) {
+            (Some(cached), Some(number)) => Ok(vec![Encoded::Kept(cached.row(number)?)]),
+            _ => self.outcome(record),
+        };
+        let outcomes: Result<Vec<Vec<Encoded>>, DataError> =
+            with_deep_stack(|| records.into_par_iter().zip(numbers).map(outcome).collect());
+        Ok(outcomes?.into_iter().flatten().collect())
+    }
+
+    /// Number in the token cache of the one row that a record makes, if it is there.
+    fn cached_number(&self, record: usize) -> Option<u32> {
+        let makes_several = self.is_unpaired() || self.survey.kind.is_some_and(|kind| self.makes_pairs(kind));
+        if self.cached.is_none() || makes_several {
+            return None;
+        }
+        // in the order of the files
+        let at = self.index.binary_search_by_key(&record, |entry| entry.record as usize).ok()?;
+        Some(self.index[at].cached)
+    }
+
+    fn outcome(&self, row: usize) -> Result<Vec<Encoded>, DataError> {
+        let bad = |id, reason| Encoded::Dropped { row, id, reason: DropReason::Bad(reason) };
+        let record = match self.parse(row)? {
+            Ok(parsed) => parsed.record,
+            Err(reason) => return Ok(vec![bad(None, reason)]),
+        };
+        if let Err(reason) = self.check_kind(record.kind()) {
+            return Ok(vec![bad(record.id, reason)]);
+        }
+        let (id, makes_pairs) = (record.id.clone(), self.makes_pairs(record.kind()));
+        let encode = |part: Record| match self.encode(&part) {
+            Ok((encoded, _)) => encoded,
+            Err(reason) => bad(part.id, reason),
+        };
+        let parts: Vec<Encoded> = self.parts(record).map(encode).collect();
+        match parts.is_empty() && makes_pairs {
+            true => Ok(vec![Encoded::Dropped { row, id, reason: DropReason::NoPair }]),
+            false => Ok(parts),
+        }
+    }
+
+    fn parse(&self, record: usize) -> Result<Result<Parsed, BadRow>, DataError> {
+        Ok(self.sources.rows()?.read(record)?.and_then(|line| self.encoder.parse(record, &line)))
+    }
+
+    /// Encodes a row. Fails if the template leaves nothing of an answer.
+    pub(crate) fn encode(&self, row: &Record) -> Result<(Encoded, Notes), BadRow> {
+        for answer in 0..row.answers.len() {
+            self.encoder.check_something_is_said(row, answer)?;
+        }
+        self.encoder.encode(row)
+    }
+
+    /// Returns the rows that a record makes in this run, one at a time since all pairs of its answers may be many.
+    pub(crate) fn parts(&self, record: Record) -> Box<dyn Iterator<Item = Record>> {
+        match self.places_of_pairs(&record) {
+            Some(pairs) => Box::new(pairs.into_iter().map(move |places| record.pair_of(places))),
+            None => Box::new(self.other_parts(record).into_iter()),
+        }
+    }
+
+    /// Returns one of them.
+    fn part(&self, record: Record, number: usize) -> Option<Record> {
+        match self.places_of_pairs(&record) {
+            Some(pairs) => pairs.get(number).map(|&places| record.pair_of(places)),
+            None => self.other_parts(record).into_iter().nth(number),
+        }
+    }
+
+    /// Returns for each pair that a record makes the places of its answers. `None` if scored answers make no pairs here.
+    fn places_of_pairs(&self, record: &Record) -> Option<Vec<[usize; 2]>> {
+        let pairs = self.encoder.reading().pairs.filter(|_| self.makes_pairs(record.kind()))?;
+        record.places_of_pairs(pairs)
+    }
+
+    fn other_parts(&self, record: Record) -> Vec<Record> {
+        match self.needs {
+            Needs::Labels => record.unpaired(),
+            Needs::Sequences => vec![record.as_sequence()],
+            Needs::Pairs | Needs::Answers | Needs::Rewards => vec![record],
+        }
+    }
+
+    /// Whether rows of a kind become pairs in this run.
+    pub(crate) fn makes_pairs(&self, kind: Kind) -> bool {
+        let reads_pairs = matches!(self.needs, Needs::Pairs | Needs::Answers);
+        kind.shape == Shape::Scored && reads_pairs && self.encoder.reading().pairs.is_some()
+    }
+
+    pub(crate) fn check_kind(&self, found: Kind) -> Result<(), BadRow> {
+        match self.survey.kind {
+            Some(first) if !first.mixes_with(found) => Err(BadRow::OtherShape { found, first }),
+            _ => Ok(()),
+        }
+    }
+}

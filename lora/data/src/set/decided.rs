@@ -1,0 +1,219 @@
+//! Decides from a sample of a data set how all its rows are read, before any row is encoded.
+//!
+//! A run keeps the decisions. Its held-out rows, its evaluations and its scores are read by them: nothing is decided twice.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::sample::Sample;
+use super::sanity::FIRST;
+use crate::deep_stack::with_deep_stack;
+use crate::error::DataError;
+use crate::record::columns;
+use crate::record::reading::{ImplicitPrompt, Reading, Texts};
+use crate::record::records::{Parsed, Record, Shape, Text};
+use crate::record::repeated_prompt::{RepeatedAs, is_short};
+use crate::record::turn_marker::{SHARE, TurnMarker};
+use crate::source::column_names::candidate;
+use crate::source::reader::Rows;
+use crate::tokens::encode::Encoder;
+
+/// Records to draw from the whole data set.
+const DRAWN: usize = 1024;
+/// From this many rows on, it is no coincidence if answers begin with short prompts.
+const SEVERAL: usize = 4;
+/// Most bytes of the sample, unless it is a single record.
+const SAMPLE_BYTES: u64 = 32 << 20;
+
+/// What was decided. A field is `None` if no row was seen that it applies to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decided {
+    /// The end of the prompts of pairs of texts that have no prompt column.
+    pub turn_marker: Option<TurnMarker>,
+    /// Whether answers that are texts begin with a copy of the prompt, which is then cut.
+    pub repeated_prompts: Option<bool>,
+    /// Whether both texts of a pair contain the question that another column also has. If so, the prompt is what they share.
+    pub prompts_in_answers: Option<bool>,
+}
+
+/// What one record says.
+enum Evidence {
+    /// The common prefix of the texts of a pair, and whether the row also has the prompt in a column.
+    Shared { text: String, is_in_column: bool },
+    /// A prompt of text.
+    Prompt {
+        /// Whether the answers begin with it.
+        is_repeated: bool,
+        /// Whether that may be a coincidence.
+        is_short: bool,
+        /// Whether it was found by the name of its column.
+        is_by_name: bool,
+    },
+}
+
+/// What the records of a sample say together.
+#[derive(Default)]
+struct Tally<'a> {
+    /// Common prefixes of pairs that have no prompt elsewhere.
+    shared: Vec<String>,
+    /// Where the first of them stands.
+    first: Option<(&'a Rows, usize)>,
+    /// The same for pairs that also have the prompt in a column.
+    held: Vec<String>,
+    first_held: Option<(&'a Rows, usize)>,
+    prompts: usize,
+    /// How many of the long prompts, and of the short ones, stand at the start of the answers.
+    long: Repeated,
+    short: Repeated,
+    by_name: usize,
+}
+
+#[derive(Default)]
+struct Repeated {
+    prompts: usize,
+    repeated: usize,
+}
+
+impl<'a> Tally<'a> {
+    fn count(&mut self, evidence: Evidence, place: (&'a Rows, usize)) {
+        match evidence {
+            Evidence::Shared { text, is_in_column: true } => {
+                self.first_held.get_or_insert(place);
+                self.held.push(text);
+            }
+            Evidence::Shared { text, is_in_column: false } => {
+                self.first.get_or_insert(place);
+                self.shared.push(text);
+            }
+            Evidence::Prompt { is_repeated, is_short, is_by_name } => {
+                self.prompts += 1;
+                let of_length = if is_short { &mut self.short } else { &mut self.long };
+                of_length.prompts += 1;
+                of_length.repeated += usize::from(is_repeated);
+                self.by_name += usize::from(is_by_name);
+            }
+        }
+    }
+}
+
+impl Tally<'_> {
+    /// Whether any row that has its prompt only in its answers has this marker. True if there is no such row.
+    fn may_have(&self, marker: &TurnMarker) -> bool {
+        self.shared.is_empty() || self.shared.iter().any(|shared| marker.end_in(shared).is_some())
+    }
+
+    /// Whether answers begin with the prompt. Long prompts decide; if there are none, several short ones do.
+    fn repeated_prompts(&self) -> Option<bool> {
+        match (&self.long, &self.short) {
+            (Repeated { prompts: 0, .. }, short) if short.prompts < SEVERAL => (short.prompts > 0).then_some(false),
+            (Repeated { prompts: 0, .. }, short) => nearly_all(short.repeated, short.prompts),
+            (long, _) => nearly_all(long.repeated, long.prompts),
+        }
+    }
+}
+
+/// Whether `some` is nearly all of `all`. `None` if `all` is 0.
+fn nearly_all(some: usize, all: usize) -> Option<bool> {
+    (all > 0).then_some(some > 0 && 100 * some >= SHARE * all)
+}
+
+impl Decided {
+    /// Looks at a sample of the files and decides what is still open. A turn marker that was decided for other rows is decided
+    /// again if none of these rows has it.
+    ///
+    /// # Errors
+    /// [`DataError::NoTurnMarker`] if pairs of texts share no turn marker and the user has not asked for the longest common
+    /// prefix; [`DataError`] for a file that cannot be read.
+    pub(crate) fn by<'a>(sets: impl IntoIterator<Item = &'a Rows>, encoder: &Encoder) -> Result<Decided, DataError> {
+        let asked = encoder.reading();
+        // the rows' own texts, without the system text of the user
+        let reading = Reading {
+            implicit_prompt: ImplicitPrompt::Longest,
+            decided: Decided::default(),
+            texts: Texts::AsTheyAre,
+            system: None,
+            ..asked.clone()
+        };
+        let chosen = chosen(sets);
+        let look = |&(rows, record): &(&'a Rows, usize)| -> Result<(Option<Evidence>, columns::Seen), DataError> {
+            let mut mapped = None;
+            let line = rows.read(record)?;
+            let parsed = line.and_then(|line| Record::parse_seen(record, &line, &reading, &mut mapped));
+            Ok((parsed.ok().and_then(evidence), mapped.unwrap_or(0)))
+        };
+        let looked_at: Result<Vec<_>, DataError> = with_deep_stack(|| chosen.par_iter().map(look).collect());
+        let (mut tally, mut mapped) = (Tally::default(), 0);
+        for ((evidence, columns), place) in looked_at?.into_iter().zip(&chosen) {
+            mapped |= columns;
+            if let Some(evidence) = evidence {
+                tally.count(evidence, *place);
+            }
+        }
+        let given = asked.decided.clone();
+        let repeated_prompts = given.repeated_prompts.or_else(|| tally.repeated_prompts());
+        let held = tally.held.len();
+        let prompts_in_answers = given.prompts_in_answers.or_else(|| nearly_all(held, held + tally.by_name));
+        if prompts_in_answers == Some(true) {
+            tally.shared.append(&mut tally.held);
+            tally.first = tally.first.or(tally.first_held);
+        }
+        let is_read = asked.implicit_prompt == ImplicitPrompt::TurnMarker && asked.texts == Texts::AsTheyAre;
+        // if none of these rows has the marker, they are of another kind than the rows it was decided for
+        let turn_marker = given.turn_marker.filter(|marker| !is_read || tally.may_have(marker));
+        let decided = Decided { turn_marker, repeated_prompts, prompts_in_answers };
+        if decided.turn_marker.is_some() || !is_read {
+            return Ok(decided);
+        }
+        let Some((rows, record)) = tally.first else { return Ok(decided) };
+        let prefixes: Vec<&str> = tally.shared.iter().map(String::as_str).collect();
+        let turn_marker = TurnMarker::of(&prefixes);
+        // a few rows without a prompt are just bad rows: they decide nothing for the others
+        let are_few = 100 * prefixes.len() <= (100 - SHARE) * (prefixes.len() + tally.prompts);
+        if turn_marker.is_some() || are_few {
+            return Ok(Decided { turn_marker, ..decided });
+        }
+        // the prompt is missing because the map names its column wrongly
+        if let Some((name, column)) = asked.columns.unseen(mapped).filter(|(name, _)| *name == "prompt") {
+            return Err(DataError::NoSuchColumn { name, column: column.to_owned(), paths: vec![rows.place(record).0] });
+        }
+        no_turn_marker(rows, record, &reading, prefixes.len())
+    }
+}
+
+/// Returns the records of the sample, fewer if they are large.
+fn chosen<'a>(sets: impl IntoIterator<Item = &'a Rows>) -> Vec<(&'a Rows, usize)> {
+    let files: Vec<_> = sets.into_iter().flat_map(|rows| rows.files().map(move |numbers| (rows, numbers))).collect();
+    let sample = Sample::new(files.iter().map(|(_, numbers)| numbers.len()), FIRST, DRAWN);
+    let all = files.into_iter().flat_map(|(rows, numbers)| numbers.map(move |number| (rows, number)));
+    let mut chosen: Vec<_> =
+        all.enumerate().filter(|(record, _)| sample.has(*record)).map(|(_, place)| place).collect();
+    while chosen.len() > 1 && chosen.iter().map(|(rows, record)| rows.bytes(*record)).sum::<u64>() > SAMPLE_BYTES {
+        chosen = chosen.into_iter().step_by(2).collect();
+    }
+    chosen
+}
+
+/// Makes the error for pairs of texts without a turn marker. `record` is the first of them.
+fn no_turn_marker(rows: &Rows, record: usize, reading: &Reading, found: usize) -> Result<Decided, DataError> {
+    let (path, line) = rows.place(record);
+    let parsed = rows.read(record)?.and_then(|bytes| Record::parse_with(record, &bytes, reading));
+    let (unread, names) =
+        parsed.map_or((Vec::new(), Vec::new()), |parsed| (parsed.ignored_columns, parsed.record.answer_columns));
+    let column = candidate(&unread).unwrap_or("NAME").to_owned();
+    let name = |at: usize, own| names.get(at).cloned().unwrap_or(reading.columns.column(own).to_owned());
+    let (chosen, rejected) = (name(0, "chosen"), name(1, "rejected"));
+    Err(DataError::NoTurnMarker { path, line, rows: found, chosen, rejected, column })
+}
+
+fn evidence(parsed: Parsed) -> Option<Evidence> {
+    let Parsed { record, repetition, prompt_in_answers: is_in_column, by_name, .. } = parsed;
+    match (record.shape, record.prompt) {
+        (_, Text::Turns(_)) | (Shape::Prompt | Shape::Text | Shape::Messages, _) => None,
+        (Shape::PairImplicitPrompt, Text::Plain(text)) => Some(Evidence::Shared { text, is_in_column }),
+        (_, Text::Plain(prompt)) => {
+            let is_repeated = repetition.is_some_and(|found| found.how == RepeatedAs::Start && found.is_in_all);
+            let is_by_name = by_name.iter().any(|(own, _)| *own == "prompt");
+            Some(Evidence::Prompt { is_repeated, is_short: is_short(&prompt), is_by_name })
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! What decides the tokens of a data set: if all of it is as it was, so are the tokens.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::dataset::{Needs, OnBadRow};
+use crate::error::DataError;
+use crate::progress::{DataObserver, DataProgress, Stage};
+use crate::tokens::encode::Encoder;
+use crate::tokens::jinja::strftime;
+use crate::tokens::template::ChatTemplate;
+
+/// Version of what is written, and of how rows become tokens: to be raised when either changes. A test has the hash of an
+/// entry.
+pub(crate) const VERSION: u32 = 8;
+/// The libraries that turn rows into tokens, by which an update makes entries stale. A test compares them with Cargo.lock.
+const LIBRARIES: [(&str, &str); 6] = [
+    ("csv", "1.4.0"),
+    ("tokenizers", "0.23.2"),
+    ("fancy-regex", "0.17.0"),
+    ("minijinja", "3.0.5"),
+    ("minijinja-contrib", "3.0.5"),
+    ("parquet", "60.1.0"),
+];
+/// A file of at most so many bytes is hashed whole, and is the same whatever its name's history: a copy, or one whose time was
+/// set. Of a larger one samples are hashed, with its length, its times and its inode: no write leaves the time of the last
+/// change (ctime) as it was. A copy of a large file is therefore another file, and so is one that was linked or whose
+/// permissions were changed: its tokens are made once more.
+const HASHED_WHOLE: u64 = 256 << 20;
+/// Samples of a large file, the first at its start and the last at its end.
+const SAMPLES: u64 = 64;
+const SAMPLE_BYTES: u64 = 1 << 20;
+
+/// Everything that decides the tokens, as names and values. A new flag that changes what a row's tokens are is a new line in
+/// [`options`], or in [`Reading::options`](crate::record::reading::Reading::options) if it is about how rows are read.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Ingredients(Vec<(String, String)>);
+
+/// Which file it was that was looked at. Not the time of the last change: a hard link that someone makes changes nothing in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileStamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+}
+
+impl FileStamp {
+    fn of(meta: &std::fs::Metadata) -> FileStamp {
+        FileStamp {
+            device: meta.dev(),
+            inode: meta.ino(),
+            bytes: meta.len(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+        }
+    }
+
+    /// Checks that the files are those of the stamps.
+    ///
+    /// # Errors
+    /// [`DataError::Changed`]; [`DataError::Io`] for one that is gone.
+    pub fn check(stamps: &[FileStamp], paths: &[PathBuf]) -> Result<(), DataError> {
+        for (stamp, path) in stamps.iter().zip(paths) {
+            let meta = path.metadata().map_err(|source| DataError::Io { path: path.clone(), source })?;
+            if FileStamp::of(&meta) != *stamp {
+                return Err(DataError::Changed { path: path.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The options that decide which rows there are and what their tokens are, by the names that a user knows.
+fn options(encoder: &Encoder, needs: Needs, on_bad_row: OnBadRow) -> Vec<(&'static str, String)> {
+    let mut options = vec![
+        ("--max-length", encoder.max_length().to_string()),
+        ("--sft-on", format!("{:?}", encoder.sft_on())),
+        ("what becomes of long answers", format!("{:?}", encoder.long_answers())),
+        ("what the loss needs", format!("{needs:?}")),
+        ("--on-bad-row", format!("{on_bad_row:?}")),
+    ];
+    options.extend(encoder.reading().options());
+    options
+}
+
+impl Ingredients {
+    /// Looks at the data files and at the options; of tokenizer and template it takes what `encoder` was made from. The stamps
+    /// are of the data files as they were hashed.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] for a data file that cannot be read.
+    pub fn of(
+        paths: &[PathBuf],
+        encoder: &Encoder,
+        needs: Needs,
+        on_bad_row: OnBadRow,
+        observer: &mut dyn DataObserver,
+    ) -> Result<(Ingredients, Vec<FileStamp>), DataError> {
+        let mut all = Vec::new();
+        let mut put = |name: &str, value: String| all.push((name.to_owned(), value));
+        put("the program", format!("{} {VERSION}", env!("CARGO_PKG_VERSION")));
+        for (name, version) in LIBRARIES {
+            put(&format!("the library {name}"), version.to_owned());
+        }
+        let mut stamps = Vec::with_capacity(paths.len());
+        let size = |path: &PathBuf| path.metadata().map_or(0, |meta| hashed_bytes(meta.len()));
+        let (mut done, total) = (0, paths.iter().map(size).sum());
+        for path in paths {
+            let progress = |bytes| {
+                done += bytes;
+                observer.progress(DataProgress { stage: Stage::Comparing, done, total });
+            };
+            let found = content(path, progress).map_err(|source| DataError::Io { path: path.clone(), source })?;
+            put(&absolute(path).display().to_string(), found.0);
+            stamps.push(found.1);
+        }
+        for (path, hash) in encoder.tokenizer().files() {
+            put(&absolute(path).display().to_string(), hash.to_hex().to_string());
+        }
+        put("the stop tokens", format!("{:?}", encoder.stop_ids()));
+        put("the chat template", encoder.template().map_or("none".into(), template));
+        put("the size of the vocabulary", encoder.tokenizer().first_unusable_id().to_string());
+        for (name, value) in options(encoder, needs, on_bad_row) {
+            put(name, value);
+        }
+        Ok((Ingredients(all), stamps))
+    }
+
+    /// What an entry is for, whatever the contents: a new one replaces an older one of the same name.
+    pub fn entry_name(paths: &[PathBuf], encoder: &Encoder, needs: Needs, on_bad_row: OnBadRow) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let template = encoder.template().map_or("", ChatTemplate::origin);
+        let names = paths.iter().map(|path| absolute(path)).chain([absolute(encoder.model_dir())]);
+        let names = names.map(|path| path.into_os_string().into_encoded_bytes());
+        let options = options(encoder, needs, on_bad_row).into_iter().map(|(_, value)| value.into_bytes());
+        for part in names.chain([template.into()]).chain(options) {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(&part);
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// The first thing that differs from another list, in a user's words.
+    pub fn difference(&self, other: &Ingredients) -> Option<&str> {
+        let differs = self.0.iter().enumerate().find(|(i, ours)| other.0.get(*i) != Some(*ours));
+        match differs {
+            Some((_, (name, _))) => Some(name),
+            None if other.0.len() > self.0.len() => Some("the number of files"),
+            None => None,
+        }
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// How many bytes of a file are hashed.
+fn hashed_bytes(bytes: u64) -> u64 {
+    if bytes <= HASHED_WHOLE { bytes } else { (SAMPLES + 1) * SAMPLE_BYTES }
+}
+
+/// What stands for the content of a file, and which file that was. `progress` is told the bytes of each step.
+fn content(path: &Path, mut progress: impl FnMut(u64)) -> std::io::Result<(String, FileStamp)> {
+    let kind = path.metadata()?;
+    if !kind.is_file() {
+        // opening a pipe that nobody writes to would wait for ever; who reads the rows refuses it
+        return Ok(("not a file".to_owned(), FileStamp::of(&kind)));
+    }
+    let mut file = File::open(path)?;
+    let meta = file.metadata()?;
+    let stamp = FileStamp::of(&meta);
+    let mut hasher = blake3::Hasher::new();
+    let mut piece = vec![0; SAMPLE_BYTES as usize];
+    if meta.len() <= HASHED_WHOLE {
+        loop {
+            match file.read(&mut piece) {
+                Ok(0) => return Ok((hasher.finalize().to_hex().to_string(), stamp)),
+                Ok(n) => {
+                    hasher.update(&piece[..n]);
+                    progress(n as u64);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let last = meta.len() - SAMPLE_BYTES;
+    for start in (0..SAMPLES).map(|i| last / (SAMPLES - 1) * i).chain([last]) {
+        file.read_exact_at(&mut piece, start)?;
+        hasher.update(&piece);
+        progress(SAMPLE_BYTES);
+    }
+    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+    let known =
+        format!("{} bytes, inode {}, times {times:?}, samples {}", meta.len(), meta.ino(), hasher.finalize().to_hex());
+    Ok((known, stamp))
+}
+
+/// The template's text, and the time, if the text asks for it.
+fn template(template: &ChatTemplate) -> String {
+    let source = template.source();
+    let hash = blake3::hash(source.as_bytes()).to_hex();
+    let time = match clock(&source) {
+        Clock::None => String::new(),
+        Clock::Day => strftime(template.now(), "%Y-%m-%d").unwrap_or_else(|_| template.now().to_string()),
+        Clock::Second => template.now().to_string(),
+    };
+    format!("{hash} {time}")
+}
+
+/// How much of the time a template can print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clock {
+    None,
+    /// The date.
+    Day,
+    /// Or more, or it cannot be told.
+    Second,
+}
+
+/// Conversions of `strftime` that change once a day or less often.
+const OF_A_DAY: &str = "aAbBCdDeFgGhjmuUVwWxyY%";
+
+/// Reads the calls of `strftime_now` in a template: a call with a text that has date conversions alone prints the date.
+fn clock(source: &str) -> Clock {
+    let mut clock = Clock::None;
+    for (at, name) in source.match_indices("strftime_now") {
+        clock = Clock::Day;
+        let rest = source[at + name.len()..].trim_start();
+        if rest.starts_with("is defined") || rest.starts_with("is not defined") {
+            continue;
+        }
+        let argument = rest.strip_prefix('(').map(str::trim_start).unwrap_or_default();
+        let quote = argument.chars().next().filter(|c| matches!(c, '"' | '\''));
+        let Some((format, after)) = quote.and_then(|quote| argument[1..].split_once(quote)) else {
+            return Clock::Second;
+        };
+        let mut conversions = format.split('%').skip(1);
+        let is_date = |conversion: &str| {
+            let kind = conversion.trim_start_matches(['-', '_', '0', '^', '#', 'E', 'O']).chars().next();
+            kind.is_some_and(|kind| OF_A_DAY.contains(kind))
+        };
+        if format.contains('\\') || !after.trim_start().starts_with(')') || !conversions.all(is_date) {
+            return Clock::Second;
+        }
+    }
+    clock
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_a_template_prints_is_read_from_it() {
+        let day = [
+            r#"{{ strftime_now("%d %b %Y") }}"#,
+            "{% if strftime_now is defined %}{% set d = strftime_now( '%-d.%m.%y' ) %}{% endif %}",
+        ];
+        let second = [
+            r#"{{ strftime_now("%d %b %Y %H:%M") }}"#,
+            "{{ strftime_now(format) }}",
+            "{% set f = strftime_now %}",
+            "{{ strftime_now('%d' ~ '%H') }}",
+            r#"{{ strftime_now("%d") }}{{ strftime_now("%s") }}"#,
+            r#"{{ strftime_now("\x25H") }}"#,
+            r#"{{ strftime_now("%") }}"#,
+        ];
+        assert_eq!(clock("{{ messages }}"), Clock::None);
+        day.iter().for_each(|source| assert_eq!(clock(source), Clock::Day, "{source}"));
+        second.iter().for_each(|source| assert_eq!(clock(source), Clock::Second, "{source}"));
+    }
+
+    fn known(path: &Path) -> String {
+        content(path, |_| {}).unwrap().0
+    }
+
+    #[test]
+    fn a_large_file_is_known_by_its_samples_its_times_and_its_inode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large");
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        file.set_len(HASHED_WHOLE + 5_000_000).unwrap(); // holes: nothing is on the disk
+        let first = known(&path);
+        assert_eq!(known(&path), first);
+        assert!(first.contains("273435456 bytes"), "{first}");
+        file.write_all_at(b"x", HASHED_WHOLE + 4_999_999).unwrap();
+        let last_byte = known(&path);
+        assert_ne!(last_byte, first);
+        // between the samples, with the length and the time of before
+        let time = path.metadata().unwrap().modified().unwrap();
+        file.write_all_at(b"x", 3_000_000).unwrap();
+        file.set_modified(time).unwrap();
+        assert_eq!(path.metadata().unwrap().modified().unwrap(), time);
+        let between = known(&path);
+        assert_ne!(between, last_byte);
+        let mut told = 0;
+        content(&path, |bytes| told += bytes).unwrap();
+        assert_eq!(told, hashed_bytes(path.metadata().unwrap().len()));
+    }
+
+    #[test]
+    fn another_file_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = [folder.path().join("a")];
+        let write = |text: &str| std::fs::write(&paths[0], text).unwrap();
+        let stamp = || content(&paths[0], |_| {}).unwrap().1;
+        write("one");
+        let stamps = [stamp()];
+        FileStamp::check(&stamps, &paths).unwrap();
+        // of the same length and time, under the same name
+        let time = paths[0].metadata().unwrap().modified().unwrap();
+        let beside = folder.path().join("b");
+        std::fs::write(&beside, "two").unwrap();
+        File::open(&beside).unwrap().set_modified(time).unwrap();
+        std::fs::rename(&beside, &paths[0]).unwrap();
+        assert!(matches!(FileStamp::check(&stamps, &paths), Err(DataError::Changed { .. })));
+        std::fs::remove_file(&paths[0]).unwrap();
+        assert!(matches!(FileStamp::check(&stamps, &paths), Err(DataError::Io { .. })));
+    }
+
+    #[test]
+    fn the_libraries_are_those_of_the_lock_file() {
+        let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
+        let lock = std::fs::read_to_string(lock).unwrap();
+        for (name, version) in LIBRARIES {
+            let entry = format!("name = \"{name}\"\nversion = \"{version}\"\n");
+            assert!(lock.contains(&entry), "{name} is not {version} in Cargo.lock: set the new version in LIBRARIES");
+        }
+    }
+}

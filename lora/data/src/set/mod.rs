@@ -1,0 +1,16 @@
+//! Rows to a [`Dataset`](dataset::Dataset): one pass that counts, then rows on demand.
+
+pub(crate) mod dataset;
+pub(crate) mod decided;
+pub(crate) mod duplicates;
+pub(crate) mod index;
+pub(crate) mod ingredients;
+pub(crate) mod lengths;
+pub(crate) mod pass;
+pub(crate) mod prompts;
+pub(crate) mod rejects;
+pub(crate) mod sample;
+pub(crate) mod sanity;
+pub(crate) mod split;
+pub(crate) mod survey;
+pub(crate) mod token_cache;

@@ -1,0 +1,574 @@
+//! The pass over all records that makes a [`Dataset`]: every one is read, encoded and counted, in parallel, a window at a time.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use align_engine::new_file::NewFileError;
+use rayon::prelude::*;
+
+use super::dataset::{Dataset, Opening, Sources, UnpairedOrder};
+use super::dataset::{Needs, OnBadRow};
+use super::decided::Decided;
+use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
+use super::index::{Entry, index_of};
+use super::ingredients::FileStamp;
+use super::rejects::{self, Rejects};
+use super::sample::Sample;
+use super::sanity::{self, Files, OfFile, Sighting};
+use super::survey::{RowCounts, Sequences, Survey};
+use super::token_cache::{self, Lookup, Slot, Writer};
+use crate::bad_row::BadRow;
+use crate::deep_stack::with_deep_stack;
+use crate::error::DataError;
+use crate::progress::{DataObserver, DataProgress, Stage};
+use crate::record::columns::Seen;
+use crate::record::reading::ImplicitPrompt;
+use crate::record::records::{Form, Kind, Shape};
+use crate::source::reader::{MAX_RECORDS, PlaceCursor, Rows};
+use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
+use crate::tokens::sequence::SftPart;
+use crate::tokens::spans::SpanSource;
+
+/// Records that the survey holds at a time.
+const WINDOW: usize = 1024;
+/// Bytes of records that the survey holds at a time, or one record.
+const WINDOW_BYTES: u64 = 32 << 20;
+/// Most rows that the records may make, since the numbers of rows have 32 bits.
+const MAX_ROWS: usize = 2 * MAX_RECORDS;
+/// Names that data sets give to the column of an answer.
+const LIKE_AN_ANSWER: [&str; 5] = ["output", "response", "answer", "completion", "target"];
+/// Pairs that TRL unpairs at a time: `datasets.map(batched=True)` passes this many rows.
+const UNPAIR_BLOCK: usize = 1000;
+
+/// Opens data: takes it from the cache where that has it, else passes over the files.
+///
+/// # Errors
+/// As [`Dataset::open_with`].
+pub(crate) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
+    let Opening { needs, on_bad_row, cache, rejects, observer } = opening;
+    let slot = cache.map(|cache| cache.slot(paths, &encoder, needs, on_bad_row, observer)).transpose()?;
+    if let Some(slot) = &slot
+        && let Some((index, entry)) = look_up(slot, observer)
+    {
+        if let Some(to) = rejects {
+            entry.write_rejects(paths, to)?;
+        }
+        let token_cache::Entry { survey, rows, .. } = *entry;
+        encoder.decide(survey.decided.clone());
+        let sources = Arc::new(Sources::later(paths, &encoder.reading().columns, slot, survey.records));
+        let cached = Some(Arc::new(rows));
+        let (encoder, unpaired_order) = (Arc::new(encoder), UnpairedOrder::default());
+        let dataset = Dataset { sources, encoder, needs, index, survey, cached, unpaired_order };
+        note_idle_flags(&dataset, observer);
+        return Ok(dataset);
+    }
+    let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
+    if let Some(slot) = &slot {
+        // the tokens that will be kept are of these files
+        FileStamp::check(slot.stamps(), paths)?;
+    }
+    let records = rows.len();
+    let mut survey = Survey::new(records, rows.blank_lines());
+    survey.decided = Decided::by([&rows], &encoder)?;
+    encoder.decide(survey.decided.clone());
+    let files: Vec<usize> = rows.files().map(|numbers| numbers.len()).collect();
+    let looks = Looks {
+        of_file: OfFile::new(if files.len() == 1 { Files::One } else { Files::Several }),
+        file: 0,
+        sample: Sample::new(files, sanity::FIRST, sanity::DRAWN),
+    };
+    let sources = Arc::new(Sources::opened(paths, &encoder.reading().columns, rows));
+    let encoder = Arc::new(encoder);
+    let (index, unpaired_order) = (Vec::new(), UnpairedOrder::default());
+    let dataset = Dataset { sources, encoder, needs, index, survey, cached: None, unpaired_order };
+    let pass = Pass {
+        dataset,
+        on_bad_row,
+        first_dropped: None,
+        looks,
+        hashes: Hashes::default(),
+        wanted: rejects,
+        last_reject: None,
+        place: PlaceCursor::default(),
+        writer: None,
+        failed: None,
+    };
+    let dataset = pass.run(slot.as_ref(), observer)?;
+    note_idle_flags(&dataset, observer);
+    Ok(dataset)
+}
+
+/// Notes which flags about rows change nothing for this data.
+fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
+    let (reading, Some(kind)) = (dataset.encoder.reading(), dataset.survey.kind) else { return };
+    if reading.implicit_prompt == ImplicitPrompt::Longest && kind.shape != Shape::PairImplicitPrompt {
+        let prompt = dataset.survey.by_name.iter().find(|named| named.own == "prompt");
+        let column = prompt.map_or(reading.columns.column("prompt"), |named| &named.column);
+        let why = match kind.shape {
+            Shape::Pair => format!("the rows have their prompt in the column `{column}`, which is read"),
+            _ => format!("it is for pairs without a prompt, and the rows are {kind}"),
+        };
+        observer.note(format!("note: --implicit-prompt has no effect: {why}"));
+    }
+    if let Some(pairs) = reading.pairs
+        && !dataset.makes_pairs(kind)
+    {
+        observer
+            .note(format!("note: --pairs {pairs} has no effect: it is for scored answers, and the rows are {kind}"));
+    }
+}
+
+/// The index and the entry in a slot of the cache; `None` where it has to be made. Says why, if there was one.
+fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<(Vec<Entry>, Box<token_cache::Entry>)> {
+    let why = match slot.look_up(observer) {
+        Lookup::Found(entry) => match index_of(&entry) {
+            Some(index) => {
+                let rows = index.len();
+                observer.note(format!("token cache: the tokens of {rows} rows are those of {}", slot.path().display()));
+                return Some((index, entry));
+            }
+            None => "damaged: its index names rows that it has not".to_owned(),
+        },
+        Lookup::Nothing => return None,
+        Lookup::Stale { what } => format!("not for this run: {what} has changed"),
+        Lookup::Damaged { why } => format!("damaged: {why}"),
+    };
+    observer.note(format!("token cache: {} is {why}; the tokens are made anew", slot.path().display()));
+    None
+}
+
+/// Refuses a column map with a column that no row has.
+pub(crate) fn refuse_unseen(encoder: &Encoder, seen: Seen, paths: &[PathBuf]) -> Result<(), DataError> {
+    match encoder.reading().columns.unseen(seen) {
+        None => Ok(()),
+        Some((name, column)) => Err(DataError::NoSuchColumn { name, column: column.to_owned(), paths: paths.to_vec() }),
+    }
+}
+
+impl Dataset {
+    /// The work on one record that needs no other, so that it runs in parallel. What cannot be encoded at all (a prompt alone,
+    /// a form that the model has no means for) is left to [`Dataset::admit`], which knows whether it is the first.
+    fn examine(&self, record: usize, is_looked_at: bool, keep_tokens: bool) -> Result<Examined, DataError> {
+        let line = self.sources.rows()?.read(record)?;
+        let bytes = line.as_ref().map_or(0, |line| hash_of_bytes(line));
+        let mut seen = None;
+        let parsed = line.and_then(|line| {
+            let parsed = self.encoder.parse_seen(record, &line, &mut seen)?;
+            let found = is_looked_at.then(|| sanity::look(&self.encoder, &parsed, &line));
+            Ok((parsed, found))
+        });
+        let (parsed, found) = match parsed {
+            Ok(parsed) => parsed,
+            Err(reason) => return Ok(Examined { record, bytes, seen, outcome: Err(reason) }),
+        };
+        let cut_prompt = sanity::cut_prompt(&parsed);
+        let answer_column = parsed.record.answer_columns.first().cloned().unwrap_or_default();
+        let kind = parsed.record.kind();
+        let group = parsed.record.prompt_group();
+        let encoded: Vec<_> = match kind.shape != Shape::Prompt && self.encoder.supports(kind.form) {
+            true => self.parts(parsed.record).map(|part| self.encode(&part)).collect(),
+            false => Vec::new(),
+        };
+        let is_without_pair = encoded.is_empty() && self.makes_pairs(kind);
+        let unended =
+            encoded.iter().any(|part| matches!(part, Ok((Encoded::Kept(_), notes)) if notes.unended_answers > 0));
+        let mut found = found;
+        if let Some(found) = found.as_mut().filter(|_| unended) {
+            found.push(sanity::no_stop(answer_column));
+        }
+        let kept = encoded.iter().filter_map(|part| match part {
+            Ok((Encoded::Kept(row), _)) => Some(row),
+            _ => None,
+        });
+        let tokens = hash_of_tokens(kept);
+        let part = |(encoded, notes): (Encoded, Notes)| match encoded {
+            Encoded::Kept(row) => Made::Kept {
+                counts: RowCounts::of(&row),
+                notes,
+                tokens: keep_tokens.then(|| token_cache::encode(&row)),
+            },
+            Encoded::Dropped { reason, .. } => Made::Dropped(reason),
+        };
+        let mut parts: Vec<_> = encoded.into_iter().map(|encoded| encoded.map(part)).collect();
+        if is_without_pair {
+            parts.push(Ok(Made::Dropped(DropReason::NoPair)));
+        }
+        let (ignored_columns, by_name) = (parsed.ignored_columns, parsed.by_name);
+        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns, by_name, tokens, parts, found, cut_prompt });
+        Ok(Examined { record, bytes, seen, outcome })
+    }
+
+    /// What is scored of the rows, if they are learned as sequences in this run.
+    fn sequences(&self, kind: Kind) -> Option<Sequences> {
+        let scored = match self.needs {
+            Needs::Sequences => true,
+            Needs::Answers => kind.shape.is_sequence(),
+            Needs::Pairs | Needs::Labels | Needs::Rewards => false,
+        };
+        let part = self.encoder.sft_part(kind.shape);
+        let template = self.encoder.template().filter(|_| part == SftPart::Assistant);
+        scored.then(|| Sequences { part, spans: template.map(SpanSource::of), chosen_alone: kind.shape.is_pair() })
+    }
+
+    /// Whether the run can use rows like its first one.
+    fn check_first(&self, record: usize, kind: Kind, ignored_columns: &[String]) -> Result<(), DataError> {
+        let usable = match self.needs {
+            Needs::Pairs => kind.shape.is_pair() || self.makes_pairs(kind),
+            Needs::Labels => kind.shape.is_pair() || kind.shape == Shape::Labelled,
+            Needs::Rewards => kind.shape == Shape::Scored,
+            Needs::Sequences => kind.shape.is_pair() || kind.shape.is_sequence(),
+            Needs::Answers => kind.shape != Shape::Prompt,
+        };
+        let needs = match self.needs {
+            _ if usable => None,
+            Needs::Pairs if kind.shape == Shape::Scored => {
+                Some("this loss needs pairs: --pairs best-worst or --pairs all makes them of scored answers")
+            }
+            Needs::Pairs => Some("this loss needs pairs: {prompt, chosen, rejected} or {chosen, rejected}"),
+            Needs::Labels => Some("this loss needs labelled rows, {prompt, completion, label}, or pairs"),
+            Needs::Rewards => Some("this loss needs scored answers: {prompt, completions, rewards}"),
+            Needs::Sequences => Some(
+                "this loss needs sequences ({prompt, completion}, {messages} or {text}) or pairs, whose chosen answers it learns",
+            ),
+            Needs::Answers => Some("there is no answer in it"),
+        };
+        let (path, line) = self.sources.rows()?.place(record);
+        if let Some(needs) = needs {
+            let hint = answer_hint(ignored_columns, self.needs).filter(|_| kind.shape == Shape::Prompt);
+            return Err(DataError::WrongShape { path, line, found: kind.shape.columns(), needs, hint });
+        }
+        if self.needs == Needs::Rewards && self.encoder.reading().pairs.is_some() {
+            let needs = "this loss reads the scores of all answers, so --pairs has no effect: leave it out";
+            return Err(DataError::WrongPart { path, line, found: kind, needs });
+        }
+        let wrong_part = match (self.encoder.sft_on(), self.sequences(kind)) {
+            (Some(_), None) => Some("--sft-on is for sequences: {prompt, completion}, {messages} or {text}"),
+            (Some(SftPart::Completion), _) if matches!(kind.shape, Shape::Messages | Shape::Text) => {
+                Some("--sft-on completion needs a prompt and a completion")
+            }
+            (Some(SftPart::Assistant), _) if kind.form == Form::Plain => {
+                Some("--sft-on assistant needs conversations, lists of {role, content}")
+            }
+            _ => None,
+        };
+        if let Some(needs) = wrong_part {
+            return Err(DataError::WrongPart { path, line, found: kind, needs });
+        }
+        match kind.form {
+            form if self.encoder.supports(form) => Ok(()),
+            Form::Conversational => Err(self.encoder.no_template(path, line)),
+            Form::Plain => Err(DataError::NoEos { path, line, model: self.encoder.model_dir().to_owned() }),
+        }
+    }
+}
+
+/// Suggests which unread columns of a row with only a prompt may be its answer, or its two answers.
+fn answer_hint(unread: &[String], needs: Needs) -> Option<String> {
+    let has = |name: &str| unread.iter().any(|column| column == name);
+    let two = LIKE_AN_ANSWER.into_iter().flat_map(|stem| {
+        [("0", "1"), ("1", "2"), ("a", "b")].map(|(one, other)| (format!("{stem}_{one}"), format!("{stem}_{other}")))
+    });
+    if let Some((one, other)) = two.into_iter().find(|(one, other)| has(one) && has(other)) {
+        let better = "better_response_id";
+        return Some(match has(better) && one == "response_0" {
+            true => format!(
+                "; its answers are `{one}` and `{other}`, and `{better}` says which is preferred, so write them as chosen and rejected \
+                 first: jq -c '. + {{chosen: .[\"response_\\(.{better})\"], rejected: .[\"response_\\(1 - .{better})\"]}}' FILE > \
+                 pairs.jsonl"
+            ),
+            false => format!(
+                "; `{one}` and `{other}` may be its answers: if one is preferred in all rows, give --columns \
+                 chosen={one},rejected={other}, else write them as chosen and rejected first"
+            ),
+        });
+    }
+    let answer = LIKE_AN_ANSWER.into_iter().find(|name| has(name))?;
+    let own = match needs {
+        Needs::Sequences | Needs::Labels | Needs::Answers => "completion",
+        Needs::Pairs | Needs::Rewards => return None,
+    };
+    Some(format!("; if its answer is the column `{answer}`, which is not read, give --columns {own}={answer}"))
+}
+
+/// One pass over all records.
+struct Pass<'a> {
+    dataset: Dataset,
+    on_bad_row: OnBadRow,
+    first_dropped: Option<(usize, DropReason)>,
+    looks: Looks,
+    hashes: Hashes,
+    /// Takes the records that are left out.
+    wanted: Option<&'a mut dyn Write>,
+    /// The record that was written last. If a record makes several rows, its first reason is enough.
+    last_reject: Option<usize>,
+    /// The place of the reject before.
+    place: PlaceCursor,
+    /// Takes the tokens on their way to the cache.
+    writer: Option<Entrance>,
+    /// Why the writer was given up.
+    failed: Option<NewFileError>,
+}
+
+/// Which records to look at, and what was found in the current file.
+struct Looks {
+    sample: Sample,
+    file: usize,
+    of_file: OfFile,
+}
+
+/// What the cache is given during a pass.
+struct Entrance {
+    tokens: Writer,
+    /// With the numbers of the files.
+    rejects: Rejects,
+    numbers: HashMap<PathBuf, usize>,
+}
+
+impl Entrance {
+    fn new(tokens: Writer, paths: &[PathBuf]) -> Entrance {
+        let numbers = paths.iter().cloned().enumerate().map(|(number, path)| (path, number)).collect();
+        Entrance { tokens, rejects: Rejects::new(), numbers }
+    }
+}
+
+impl Pass<'_> {
+    fn run(mut self, slot: Option<&Slot>, observer: &mut dyn DataObserver) -> Result<Dataset, DataError> {
+        let records = self.dataset.survey.records;
+        if let Some(slot) = slot {
+            self.keep(slot.write(), |pass, writer| {
+                pass.writer = Some(Entrance::new(writer, &pass.dataset.sources.paths));
+            });
+        }
+        let mut start = 0;
+        let mut seen: Option<Seen> = None;
+        while start < records {
+            let window = self.window(start)?;
+            let (dataset, sample, keep_tokens) = (&self.dataset, &self.looks.sample, self.writer.is_some());
+            let examine = |record| dataset.examine(record, sample.has(record), keep_tokens);
+            let examined: Result<Vec<_>, DataError> =
+                with_deep_stack(|| window.clone().into_par_iter().map(examine).collect());
+            for examined in examined? {
+                if let Some(more) = examined.seen {
+                    seen = Some(seen.unwrap_or(0) | more);
+                }
+                self.admit(examined)?;
+            }
+            start = window.end;
+            self.looks.of_file.check_early()?;
+            let progress = DataProgress { stage: Stage::Tokenising, done: start as u64, total: records as u64 };
+            observer.progress(progress);
+        }
+        self.looks.of_file.settle(&mut self.dataset.survey.warnings)?;
+        let Pass { mut dataset, first_dropped, hashes, writer, failed, .. } = self;
+        let sources = dataset.sources.clone();
+        let rows = sources.rows()?;
+        // where no row is an object, that is what is wrong
+        if let Some(seen) = seen {
+            refuse_unseen(&dataset.encoder, seen, &sources.paths)?;
+        }
+        if dataset.index.is_empty() {
+            let (record, reason) = first_dropped.expect("every record was dropped, and there is one");
+            let (path, line) = rows.place(record);
+            return Err(DataError::NothingLeft { rows: records, path, line, reason });
+        }
+        (dataset.survey.copies, dataset.survey.same_tokens) = hashes.repeats(|record| rows.place(record));
+        if dataset.is_unpaired() {
+            // stable: within a block the chosen answers in file order, then the rejected ones
+            dataset.index.sort_by_key(|entry| (entry.record as usize / UNPAIR_BLOCK, entry.part));
+        }
+        dataset.index.shrink_to_fit();
+        let Some(slot) = slot else { return Ok(dataset) };
+        // what is kept is of the files that were looked at before
+        rows.check_unchanged()?;
+        let index: Vec<u8> = dataset.index.iter().flat_map(|entry| entry.to_bytes()).collect();
+        let written = match (writer, failed) {
+            (Some(Entrance { tokens, mut rejects, .. }), _) => {
+                tokens.finish(slot, &index, &dataset.survey, &mut rejects)
+            }
+            (None, Some(error)) => Err(error),
+            (None, None) => unreachable!("a writer goes with an error"),
+        };
+        let path = slot.path().display();
+        match written {
+            Ok(rows) => {
+                observer.note(format!("token cache: the tokens of {} rows are kept in {path}", dataset.index.len()));
+                dataset.cached = Some(Arc::new(rows));
+                if dataset.needs != Needs::Answers {
+                    // rows come from the cache from now on: unpacked data need not lie on the disk for as long as the run
+                    // takes. Where every answer is wanted, the reasons of what is left out are read again
+                    dataset.sources =
+                        Arc::new(Sources::later(&sources.paths, &dataset.encoder.reading().columns, slot, records));
+                }
+                let removed = slot.make_room();
+                if removed > 0 {
+                    observer.note(format!(
+                        "token cache: {removed} of its files, not used for the longest time, are removed"
+                    ));
+                }
+            }
+            Err(NewFileError { action, source }) => {
+                observer.note(format!("token cache: cannot {action}: {source} ({path}); the run goes on without it"));
+            }
+        }
+        Ok(dataset)
+    }
+
+    /// What the cache gave, or the end of the cache for this run.
+    fn keep<T>(&mut self, outcome: Result<T, NewFileError>, take: impl FnOnce(&mut Self, T)) {
+        match outcome {
+            Ok(value) => take(self, value),
+            Err(error) => {
+                self.writer = None;
+                self.failed = Some(error);
+            }
+        }
+    }
+
+    /// The records from `start` that are examined together.
+    fn window(&self, start: usize) -> Result<Range<usize>, DataError> {
+        let rows = self.dataset.sources.rows()?;
+        let (mut end, mut bytes) = (start, 0);
+        while end < rows.len().min(start + self.dataset.records_at_once(WINDOW)) {
+            bytes += rows.bytes(end);
+            if bytes > WINDOW_BYTES && end > start {
+                break;
+            }
+            end += 1;
+        }
+        Ok(start..end)
+    }
+
+    /// Counts an examined record and takes its usable rows into the index.
+    fn admit(&mut self, examined: Examined) -> Result<(), DataError> {
+        let number = examined.record;
+        let tokens = examined.outcome.as_ref().ok().and_then(|record| record.tokens);
+        self.hashes.push(examined.bytes, tokens);
+        let record = match examined.outcome {
+            Ok(record) => record,
+            Err(reason) => return self.bad(number, reason),
+        };
+        if self.dataset.survey.kind.is_none() {
+            self.dataset.check_first(number, record.kind, &record.ignored_columns)?;
+            self.dataset.survey.kind = Some(record.kind);
+            self.dataset.survey.sequences = self.dataset.sequences(record.kind);
+        }
+        self.dataset.survey.count_columns(record.ignored_columns);
+        if let Err(reason) = self.dataset.check_kind(record.kind) {
+            return self.bad(number, reason);
+        }
+        self.dataset.survey.count_by_name(record.by_name);
+        let Dataset { survey, sources, .. } = &mut self.dataset;
+        let rows = sources.rows()?;
+        let file = self.looks.sample.file_of(number);
+        if std::mem::replace(&mut self.looks.file, file) != file {
+            self.looks.of_file.settle(&mut survey.warnings)?;
+        }
+        if let Some(found) = record.found {
+            survey.looked_at += 1;
+            self.looks.of_file.count(found, || rows.place(number));
+        }
+        if let Some(cut) = record.cut_prompt {
+            cut.count_in(&mut survey.warnings, || rows.place(number));
+        }
+        for (part_number, part) in record.parts.into_iter().enumerate() {
+            match part {
+                Ok(Made::Kept { counts, notes, tokens }) => {
+                    let mut cached = 0;
+                    if let (Some(writer), Some(tokens)) = (&mut self.writer, tokens) {
+                        let row = writer.tokens.row(&tokens);
+                        self.keep(row, |_, row| cached = row);
+                    }
+                    let Dataset { survey, encoder, index, .. } = &mut self.dataset;
+                    if index.len() >= MAX_ROWS {
+                        return Err(DataError::TooManyRows { rows: MAX_ROWS + 1, limit: MAX_ROWS });
+                    }
+                    survey.count_kept(&counts, &notes, encoder.tokenizer(), encoder.max_length());
+                    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX); // of 64 MiB a template makes a GiB at most
+                    index.push(Entry {
+                        record: count(number),
+                        part: count(part_number),
+                        group: record.group,
+                        prompt_tokens: count(counts.prompt_tokens),
+                        tree_tokens: count(counts.tree_tokens),
+                        cached,
+                    });
+                }
+                Ok(Made::Dropped(reason)) => self.dropped(number, reason)?,
+                Err(reason) => self.bad(number, reason)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn bad(&mut self, record: usize, reason: BadRow) -> Result<(), DataError> {
+        match self.on_bad_row {
+            // a few rows may lack the marker that nearly all have: they are dropped and counted; too many are refused later
+            _ if matches!(reason, BadRow::NoTurnMarker { marker: Some(_), .. }) => {
+                self.dropped(record, DropReason::Bad(reason))
+            }
+            OnBadRow::Error => Err(self.dataset.sources.rows()?.row_error(record, reason)),
+            OnBadRow::Skip => self.dropped(record, DropReason::Bad(reason)),
+        }
+    }
+
+    fn dropped(&mut self, record: usize, reason: DropReason) -> Result<(), DataError> {
+        let rows = self.dataset.sources.rows()?;
+        self.dataset.survey.count_dropped(&reason, || rows.place(record));
+        let is_first = self.last_reject.replace(record) != Some(record);
+        let is_wanted = self.wanted.is_some() || self.writer.is_some();
+        if self.on_bad_row == OnBadRow::Skip && is_first && is_wanted {
+            let (path, line) = rows.place_after(&mut self.place, record);
+            let row = rows.read(record)?;
+            let (text, row) = (reason.to_string(), row.as_deref().ok());
+            if let Some(to) = &mut self.wanted {
+                let reject = rejects::line(path.to_string_lossy().into(), line, &text, row);
+                to.write_all(reject.as_bytes()).map_err(DataError::Rejects)?;
+            }
+            if let Some(Entrance { rejects, numbers, .. }) = &mut self.writer {
+                let reject = rejects::line(numbers[&path].into(), line, &text, row);
+                let written = rejects.write_all(reject.as_bytes());
+                self.keep(written.map_err(|source| NewFileError { action: "write its rejects", source }), |_, ()| {});
+            }
+        }
+        self.first_dropped.get_or_insert((record, reason));
+        Ok(())
+    }
+}
+
+/// What one record gave.
+struct Examined {
+    record: usize,
+    /// Of its bytes.
+    bytes: u64,
+    /// Which entries of the column map it has a column for, if it is an object.
+    seen: Option<Seen>,
+    outcome: Result<ExaminedRecord, BadRow>,
+}
+
+struct ExaminedRecord {
+    kind: Kind,
+    group: u32,
+    ignored_columns: Vec<String>,
+    /// What a user may not have meant, if it was looked at.
+    found: Option<Vec<Sighting>>,
+    /// Notes that the prompt was cut from the answers.
+    cut_prompt: Option<Sighting>,
+    by_name: Vec<(&'static str, String)>,
+    /// Hash of its tokens, if it has any.
+    tokens: Option<u64>,
+    parts: Vec<Result<Made, BadRow>>,
+}
+
+/// What became of one row of a record.
+enum Made {
+    Kept {
+        counts: RowCounts,
+        notes: Notes,
+        /// For the cache, if there is one.
+        tokens: Option<Vec<u8>>,
+    },
+    Dropped(DropReason),
+}

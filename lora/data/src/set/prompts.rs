@@ -1,0 +1,197 @@
+//! The prompts of some files, for generation.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use super::decided::Decided;
+use super::pass::refuse_unseen;
+use super::sample::Sample;
+use super::sanity::{self, Files, OfFile, Sighting};
+use super::survey::Survey;
+use crate::bad_row::BadRow;
+use crate::deep_stack::with_deep_stack;
+use crate::error::DataError;
+use crate::record::columns::Seen;
+use crate::record::reading::Reading;
+use crate::record::records::{Form, Kind, Record};
+use crate::source::reader::Rows;
+use crate::tokens::encode::Encoder;
+
+/// Records that are encoded together.
+const WINDOW: usize = 256;
+
+/// The prompt of a record for generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncodedPrompt {
+    /// 0-based record over all files.
+    pub row: usize,
+    /// The row's `id`.
+    pub id: Option<serde_json::Value>,
+    /// Token ids, with the generation prompt where the row is a conversation.
+    pub ids: Vec<u32>,
+}
+
+/// The prompts of records of any shape, encoded when they are asked for.
+pub struct Prompts<'a> {
+    encoder: &'a Encoder,
+    /// How rows are read, including what the rows themselves decide.
+    reading: Reading,
+    /// A file each, with the number of its first record.
+    files: Vec<(usize, Rows)>,
+    records: usize,
+    survey: Survey,
+}
+
+impl<'a> Prompts<'a> {
+    /// Opens as many of the files as the first `limit` records (all, without one) stand in, and checks that each of these
+    /// records has a prompt.
+    ///
+    /// # Errors
+    /// [`DataError`] of the first row that cannot be used: generation skips none.
+    pub fn open(paths: &[PathBuf], encoder: &'a Encoder, limit: Option<usize>) -> Result<Prompts<'a>, DataError> {
+        let mut prompts = Prompts {
+            encoder,
+            reading: encoder.reading().clone(),
+            files: Vec::new(),
+            records: 0,
+            survey: Survey::new(0, 0),
+        };
+        let limit = limit.unwrap_or(usize::MAX);
+        for path in paths {
+            if prompts.records >= limit {
+                break;
+            }
+            match Rows::open(std::slice::from_ref(path), &encoder.reading().columns) {
+                Ok(rows) => {
+                    let first = prompts.records;
+                    prompts.records += rows.len();
+                    prompts.files.push((first, rows));
+                }
+                Err(DataError::Empty { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if prompts.records == 0 {
+            return Err(DataError::Empty { paths: paths.to_vec() });
+        }
+        prompts.reading.decided = Decided::by(prompts.files.iter().map(|(_, rows)| rows), encoder)?;
+        let is_all = prompts.records <= limit;
+        prompts.records = prompts.records.min(limit);
+        let seen = prompts.look()?;
+        // a column that the first rows lack may stand in others
+        if is_all {
+            refuse_unseen(encoder, seen, paths)?;
+        }
+        Ok(prompts)
+    }
+
+    /// Reads all prompts once, looks at some of them, and returns which entries of the column map a row has a column for.
+    fn look(&mut self) -> Result<Seen, DataError> {
+        let files: Vec<usize> = self.files.iter().map(|(_, rows)| rows.len()).collect();
+        let files_read = if files.len() == 1 { Files::One } else { Files::Several };
+        let sample = Sample::new(files, sanity::FIRST, sanity::DRAWN);
+        let (mut of_file, mut file, mut seen) = (OfFile::new(files_read), 0, 0);
+        let mut survey = Survey::new(self.records, 0);
+        for start in (0..self.records).step_by(WINDOW) {
+            for read in self.examine(start..self.records.min(start + WINDOW), |row| sample.has(row))? {
+                let row = read.prompt.row;
+                if std::mem::replace(&mut file, sample.file_of(row)) != sample.file_of(row) {
+                    of_file.settle(&mut survey.warnings)?;
+                }
+                if let Some(found) = read.found {
+                    let (first, rows) = self.file_of(row);
+                    survey.looked_at += 1;
+                    of_file.count(found, || rows.place(row - first));
+                }
+                survey.kind.get_or_insert(read.kind);
+                survey.count_by_name(read.by_name);
+                seen |= read.seen;
+            }
+        }
+        of_file.settle(&mut survey.warnings)?;
+        survey.decided = self.reading.decided.clone();
+        self.survey = survey;
+        Ok(seen)
+    }
+
+    /// Returns what was found in the rows: columns that are read by their names, and what the user may not have meant.
+    pub fn survey(&self) -> &Survey {
+        &self.survey
+    }
+
+    /// How many there are; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "there is always a prompt")]
+    pub fn len(&self) -> usize {
+        self.records
+    }
+
+    /// The prompts of some records. A number at or above [`Prompts::len`] panics.
+    ///
+    /// # Errors
+    /// [`DataError::Changed`] if a file is not as it was; [`DataError`] of the first row that cannot be used.
+    pub fn get(&self, records: Range<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
+        self.files.iter().try_for_each(|(_, rows)| rows.check_unchanged())?;
+        Ok(self.examine(records, |_| false)?.into_iter().map(|read| read.prompt).collect())
+    }
+
+    /// Reads some records. Looks at those for which `is_looked_at` is true.
+    fn examine(
+        &self,
+        records: Range<usize>,
+        is_looked_at: impl Fn(usize) -> bool + Sync,
+    ) -> Result<Vec<ReadPrompt>, DataError> {
+        let read = |record| self.read(record, is_looked_at(record));
+        let outcomes: Vec<Result<_, DataError>> = with_deep_stack(|| records.into_par_iter().map(read).collect());
+        // in their order: which row is the first that fails does not depend on the threads
+        outcomes.into_iter().collect()
+    }
+
+    /// Returns the file that holds a record, and the number of that file's first record.
+    fn file_of(&self, row: usize) -> (usize, &Rows) {
+        let (first, rows) = &self.files[self.files.partition_point(|(first, _)| *first <= row) - 1];
+        (*first, rows)
+    }
+
+    fn read(&self, row: usize, is_looked_at: bool) -> Result<ReadPrompt, DataError> {
+        let (first, rows) = self.file_of(row);
+        let (encoder, in_file) = (self.encoder, row - first);
+        let mut seen = None;
+        let bad = |reason| rows.row_error(in_file, reason);
+        let line = rows.read(in_file)?.map_err(bad)?;
+        let parsed = Record::parse_seen(row, &line, &self.reading, &mut seen).map_err(bad)?;
+        let (record, kind) = (&parsed.record, parsed.record.kind());
+        if kind.form == Form::Conversational && encoder.template().is_none() {
+            let (path, line) = rows.place(in_file);
+            return Err(encoder.no_template(path, line));
+        }
+        let asked = record.to_continue().map_err(bad)?;
+        let ids = encoder.prompt_with(&asked, &record.inputs).map_err(bad)?;
+        if ids.is_empty() {
+            return Err(bad(BadRow::EmptyPrompt));
+        }
+        let found = is_looked_at.then(|| sanity::look_at_prompt(encoder, &parsed, &asked, &line));
+        let prompt = EncodedPrompt { row, id: record.id.clone(), ids };
+        Ok(ReadPrompt { prompt, kind, seen: seen.unwrap_or(0), found, by_name: parsed.by_name })
+    }
+}
+
+/// The prompt of a record, and what was found in it.
+struct ReadPrompt {
+    prompt: EncodedPrompt,
+    kind: Kind,
+    seen: Seen,
+    /// What a user may not have meant, if it was looked at.
+    found: Option<Vec<Sighting>>,
+    by_name: Vec<(&'static str, String)>,
+}
+
+/// All prompts of the first `limit` records (all, without one) at once.
+///
+/// # Errors
+/// As [`Prompts::open`].
+pub fn prompts(paths: &[PathBuf], encoder: &Encoder, limit: Option<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
+    let prompts = Prompts::open(paths, encoder, limit)?;
+    prompts.get(0..prompts.len())
+}

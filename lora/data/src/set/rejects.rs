@@ -1,0 +1,77 @@
+//! Rows that are left out, written down as they stand in the data: so that they can be looked at, mended and given again.
+
+use std::io::{Read, Seek, Write};
+
+use serde_json::{Value, json};
+
+use crate::source::spool::spool_folder;
+
+/// Bytes that are kept in memory before a temporary file takes them.
+const IN_MEMORY: usize = 1 << 20;
+
+/// JSON lines of rejected records on their way to a file: `{"file", "line", "reason", "row"}`. What does not fit into a
+/// megabyte is in a temporary file, where unpacked data is too.
+#[derive(Debug)]
+pub struct Rejects {
+    lines: tempfile::SpooledTempFile,
+    count: u64,
+}
+
+impl Default for Rejects {
+    fn default() -> Rejects {
+        Rejects::new()
+    }
+}
+
+impl Rejects {
+    /// None yet.
+    pub fn new() -> Rejects {
+        Rejects { lines: tempfile::spooled_tempfile_in(IN_MEMORY, spool_folder()), count: 0 }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Gives all lines to `to`, in pieces.
+    ///
+    /// # Errors
+    /// Those of the temporary file and of `to`.
+    pub fn copy_to<E: From<std::io::Error>>(&mut self, mut to: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.lines.rewind()?;
+        let mut piece = vec![0; 1 << 16];
+        loop {
+            match self.lines.read(&mut piece)? {
+                0 => return Ok(()),
+                n => to(&piece[..n])?,
+            }
+        }
+    }
+}
+
+impl Write for Rejects {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.lines.write(bytes)?;
+        self.count += bytes[..n].iter().filter(|&&byte| byte == b'\n').count() as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.lines.flush()
+    }
+}
+
+/// The line of a record that is left out. `row` is its bytes, if they could be read; what is not UTF-8 is replaced.
+pub(crate) fn line(file: Value, line: u64, reason: &str, row: Option<&[u8]>) -> String {
+    let row = row.map(String::from_utf8_lossy);
+    format!("{}\n", json!({"file": file, "line": line, "reason": reason, "row": row}))
+}
+
+/// A line with what `name` makes of its `file`; `None` for one that [`line`] did not make.
+pub(crate) fn with_file(line: &[u8], name: impl FnOnce(&Value) -> Option<Value>) -> Option<String> {
+    let mut reject: Value = serde_json::from_slice(line).ok()?;
+    let file = reject.get_mut("file")?;
+    *file = name(file)?;
+    Some(format!("{reject}\n"))
+}

@@ -1,0 +1,158 @@
+//! Judges one file by the findings in its records.
+//!
+//! Each file is judged by itself: if all of the second file is wrong, a large and correct first one does not make up for that.
+
+use std::mem::discriminant;
+use std::path::PathBuf;
+
+use super::{Finding, Sighting, TurnPart, Warning};
+use crate::error::DataError;
+
+/// Most different findings of one kind, for example in different columns. A hostile file could have one in every row.
+const OF_A_KIND: usize = 32;
+/// Records to look at before a file is judged, if it has that many.
+const TO_JUDGE: usize = 256;
+/// Fewest wrong rows that end a run if there are several files, or that count if a single row may be a coincidence.
+const SEVERAL: usize = 4;
+
+/// Whether the file is all that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// It is the only one.
+    One,
+    /// There are others.
+    Several,
+}
+
+/// What was found in the records of a file so far.
+#[derive(Debug)]
+pub(crate) struct OfFile {
+    files: Files,
+    pub looked_at: usize,
+    warnings: Vec<Warning>,
+}
+
+impl OfFile {
+    pub fn new(files: Files) -> OfFile {
+        OfFile { files, looked_at: 0, warnings: Vec::new() }
+    }
+
+    /// Counts what was found in a record at `place`.
+    pub fn count(&mut self, found: Vec<Sighting>, place: impl Fn() -> (PathBuf, u64)) {
+        self.looked_at += 1;
+        for found in found {
+            found.count_in(&mut self.warnings, &place);
+        }
+    }
+
+    fn has_most(&self, warning: &Warning) -> bool {
+        2 * warning.rows >= self.looked_at
+    }
+
+    /// Whether enough rows have a finding to report it.
+    fn is_worth_a_word(&self, warning: &Warning) -> bool {
+        match warning.finding {
+            Finding::Serialised { turns: false, .. }
+            | Finding::MarksInTurn
+            | Finding::NoTemplateApplied
+            | Finding::NoStop => self.has_most(warning),
+            Finding::RepeatedShortPrompt => self.has_most(warning) && warning.rows >= SEVERAL,
+            // a few texts may be about turns, and a few answers may repeat the question; a larger share of a file is no
+            // coincidence
+            Finding::Serialised { turns: true, .. }
+            | Finding::TextOfOthers { .. }
+            | Finding::MarkIsNoToken { .. }
+            | Finding::MarkInContent { .. }
+            | Finding::LowerScoreChosen { .. }
+            | Finding::RepeatedPrompt
+            | Finding::RepeatedBehindLabel
+            | Finding::RepeatedContent => 20 * warning.rows >= self.looked_at,
+            // a column that says the same of all rows says nothing against the pairs; the second value speaks for all
+            Finding::UnreadVerdict { ref column, ref value } => {
+                let mut values = self.warnings.iter().filter_map(|other| match &other.finding {
+                    Finding::UnreadVerdict { column: of, value } if of == column => Some(value),
+                    _ => None,
+                });
+                values.nth(1) == Some(value)
+            }
+            _ => true,
+        }
+    }
+
+    /// As [`OfFile::check`], as soon as enough records of a large file were looked at.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn check_early(&self) -> Result<(), DataError> {
+        if self.looked_at >= TO_JUDGE { self.check() } else { Ok(()) }
+    }
+
+    /// Refuses a file with a fault that nobody can intend.
+    ///
+    /// # Errors
+    /// [`DataError::TurnsInText`] if at least half of a column are texts that hold turns;
+    /// [`DataError::EmptyPrompts`] if at least half of the rows have an empty prompt and a column with a name like a prompt's is
+    /// not read; [`DataError::NothingRendered`] if the template leaves out the content of at least half of the answers.
+    pub fn check(&self) -> Result<(), DataError> {
+        let are_enough = |warning: &&Warning| self.files == Files::One || warning.rows >= SEVERAL;
+        for warning in self.warnings.iter().filter(|warning| self.has_most(warning)).filter(are_enough) {
+            let Warning { finding, rows, at, path, line, .. } = warning;
+            let (path, line, rows, of) = (path.clone(), *line, *rows, self.looked_at);
+            match finding {
+                Finding::EmptyPrompt { column: Some(column) } => {
+                    return Err(DataError::EmptyPrompts { path, line, rows, of, column: column.clone() });
+                }
+                Finding::NotRendered { of_answer: true, part: TurnPart::Content } => {
+                    return Err(DataError::NothingRendered { path, line, rows, of, at: at.clone() });
+                }
+                Finding::Serialised { column, notation, turns: true } => {
+                    let (column, notation) = (column.clone(), notation.name());
+                    return Err(DataError::TurnsInText { path, line, rows, of, column, notation });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the file: adds its findings to the warnings of all files, and begins the next one.
+    ///
+    /// # Errors
+    /// As [`OfFile::check`].
+    pub fn settle(&mut self, all: &mut Vec<Warning>) -> Result<(), DataError> {
+        self.check()?;
+        let of_file = std::mem::replace(self, OfFile::new(self.files));
+        for warning in of_file.warnings.iter().filter(|warning| of_file.is_worth_a_word(warning)) {
+            warning.clone().add_to(all);
+        }
+        Ok(())
+    }
+}
+
+impl Sighting {
+    /// Counts it in `warnings`.
+    pub(crate) fn count_in(self, warnings: &mut Vec<Warning>, place: impl FnOnce() -> (PathBuf, u64)) {
+        let Sighting { finding, at, excerpt } = self;
+        if let Some(same) = warnings.iter_mut().find(|warning| warning.finding == finding) {
+            same.rows += 1;
+        } else if has_room(warnings, &finding) {
+            let (path, line) = place();
+            warnings.push(Warning { finding, rows: 1, at, excerpt, path, line });
+        }
+    }
+}
+
+impl Warning {
+    fn add_to(self, warnings: &mut Vec<Warning>) {
+        if let Some(same) = warnings.iter_mut().find(|warning| warning.finding == self.finding) {
+            same.rows += self.rows;
+        } else if has_room(warnings, &self.finding) {
+            warnings.push(self);
+        }
+    }
+}
+
+fn has_room(warnings: &[Warning], finding: &Finding) -> bool {
+    let is_of_kind = |warning: &&Warning| discriminant(&warning.finding) == discriminant(finding);
+    warnings.iter().filter(is_of_kind).count() < OF_A_KIND
+}

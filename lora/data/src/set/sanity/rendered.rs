@@ -1,0 +1,484 @@
+//! Does everything in a conversation reach the text that the chat template renders?
+//!
+//! Templates trim, escape and rewrite, so searching for the texts would not do. A part is rendered if the text changes when the
+//! part does: all parts get a marker at once, and each part whose marker does not come out is tried alone.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+
+use super::{Finding, Sighting, TurnPart, answer_name, marks, prompt_name};
+use crate::bad_row::BadRow;
+use crate::record::records::{Record, Shape, Text};
+use crate::record::turns::is_assistant;
+use crate::tokens::encode::Encoder;
+use crate::tokens::sequence::SftPart;
+use crate::tokens::template::{ChatTemplate, GenerationPrompt, MarkedText, REASONING, TemplateInputs};
+
+/// Most bytes of a conversation that is looked at.
+const MOST_BYTES: usize = 1 << 20;
+/// Most parts of a conversation that are tried alone.
+const MOST_TRIED: usize = 12;
+/// Most tags in a content that get a marker behind them.
+const MOST_TAGS: usize = 4;
+/// A content of at least this many bytes gets a marker in its middle.
+const LONG: usize = 64;
+
+/// A place in a conversation that can take a marker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Spot {
+    turn: usize,
+    place: Within,
+}
+
+impl Spot {
+    /// Whether another place of the same turn is this one or lies within it.
+    fn holds(self, other: &Spot) -> bool {
+        let is_in_content = matches!(other.place, Within::Start | Within::Middle(_) | Within::End);
+        self.place == other.place || self.place == Within::Whole && is_in_content
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Within {
+    /// The start of `content`, but after a tag there, since templates look for tags.
+    Start,
+    /// After this byte of `content`.
+    Middle(usize),
+    End,
+    /// Both ends.
+    Whole,
+    Reasoning,
+    Name(Call),
+    Arguments(Call),
+}
+
+/// A call of a tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// One of `tool_calls`.
+    Tool(usize),
+    /// `function_call`, as OpenAI's older rows have it.
+    Function,
+}
+
+/// Makes a text that no conversation contains and that no escape and no trimming changes.
+fn marker(number: usize) -> String {
+    format!("QzMark{number:05}Qz")
+}
+
+/// Returns the numbers of the markers in a text.
+fn markers_in(text: &str) -> BTreeSet<usize> {
+    let number = |(at, mark): (usize, &str)| text[at + mark.len()..].split_once("Qz")?.0.parse().ok();
+    text.match_indices("QzMark").filter_map(number).collect()
+}
+
+/// Looks at a record of turns.
+pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
+    let (Some(template), Text::Turns(prompt)) = (encoder.template(), &record.prompt) else { return };
+    let mut before: Option<&[Value]> = Some(prompt);
+    // a record of a prompt has nothing else to look at
+    let nothing = [Text::Turns(Vec::new())];
+    let answers = if record.answers.is_empty() { &nothing[..] } else { &record.answers };
+    for (number, answer) in answers.iter().enumerate() {
+        let Text::Turns(answer) = answer else { return };
+        let conversation = Conversation { template, inputs: &record.inputs, prompt, answer };
+        if conversation.bytes() > MOST_BYTES {
+            return;
+        }
+        let Some(text) = conversation.render(&conversation.turns(), &record.inputs) else { return };
+        marks::look_at_rendered(encoder, &text, record, number, found);
+        let first = before.take().is_some();
+        let parts = conversation.parts(record.shape, first);
+        let not_rendered = conversation.left_out(&parts, &text, &|turns| conversation.render(turns, &record.inputs));
+        let mut note = |part: Spot, finding: &dyn Fn(TurnPart) -> Finding| {
+            let (name, turn) = match part.turn.checked_sub(prompt.len()) {
+                Some(turn) => (answer_name(record, number), turn),
+                None => (prompt_name(record), part.turn),
+            };
+            let (what, at, excerpt) = conversation.describe(part, &format!("{name}[{turn}]"));
+            let new = Sighting::new(finding(what), at, &excerpt);
+            if !found.iter().any(|known| known.finding == new.finding) {
+                found.push(new);
+            }
+        };
+        for &part in &not_rendered {
+            let of_answer = conversation.is_of_answer(record.shape, part.turn);
+            note(part, &|part| Finding::NotRendered { of_answer, part });
+        }
+        if encoder.sft_part(record.shape) == SftPart::Assistant {
+            for part in conversation.not_marked(parts, &not_rendered) {
+                note(part, &|part| Finding::NotMarked { part });
+            }
+        }
+        if first {
+            conversation.look_at_inputs(encoder, &text, found);
+        }
+    }
+}
+
+/// A prompt and one answer.
+struct Conversation<'a> {
+    template: &'a ChatTemplate,
+    inputs: &'a TemplateInputs,
+    prompt: &'a [Value],
+    answer: &'a [Value],
+}
+
+impl Conversation<'_> {
+    fn turns(&self) -> Vec<Value> {
+        self.prompt.iter().chain(self.answer).cloned().collect()
+    }
+
+    fn turn(&self, number: usize) -> &Value {
+        self.prompt.iter().chain(self.answer).nth(number).expect("parts are of turns that there are")
+    }
+
+    fn bytes(&self) -> usize {
+        self.prompt.iter().chain(self.answer).map(crate::tokens::template::text_bytes).sum()
+    }
+
+    /// Renders the conversation. `None` if the template refuses it.
+    fn render(&self, turns: &[Value], inputs: &TemplateInputs) -> Option<String> {
+        self.template.render_with(turns, GenerationPrompt::Omit, inputs).ok()
+    }
+
+    /// Whether the model learns to say a turn.
+    fn is_of_answer(&self, shape: Shape, turn: usize) -> bool {
+        turn >= self.prompt.len() && (shape != Shape::Messages || is_assistant(self.turn(turn)))
+    }
+
+    /// Returns the places to look at: all of the answer and, if `with_prompt`, all of the prompt except its thoughts. Templates
+    /// leave thoughts before the last turn of the user out by design: they are looked at only if their turn is scored.
+    fn parts(&self, shape: Shape, with_prompt: bool) -> Vec<Spot> {
+        let count = self.prompt.len() + self.answer.len();
+        let is_user = |turn: &Value| turn.get("role").and_then(Value::as_str) == Some("user");
+        let answered = (0..count).rev().find(|turn| is_user(self.turn(*turn))).map_or(0, |last| last + 1);
+        let mut parts = Vec::new();
+        for number in if with_prompt { 0 } else { self.prompt.len() }..count {
+            let turn = self.turn(number);
+            let is_scored = number >= answered || shape == Shape::Messages;
+            let has_thoughts = is_scored && self.is_of_answer(shape, number);
+            let mut put = |place| parts.push(Spot { turn: number, place });
+            if let Some(content) = turn.get("content").and_then(Value::as_str).filter(|text| !text.trim().is_empty()) {
+                if has_thoughts || !content.contains("</") && !content.contains("[/") {
+                    put(Within::Start);
+                }
+                if has_thoughts && content.len() >= LONG {
+                    middles(content).into_iter().for_each(|at| put(Within::Middle(at)));
+                }
+                put(Within::End);
+            }
+            if has_thoughts && reasoning(turn).is_some() {
+                put(Within::Reasoning);
+            }
+            for (call, function) in calls(turn) {
+                if function.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty()) {
+                    put(Within::Name(call));
+                }
+                if function.get("arguments").and_then(marked_arguments).is_some() {
+                    put(Within::Arguments(call));
+                }
+            }
+        }
+        parts
+    }
+
+    /// Returns the assistant's parts that are rendered, but outside the `{% generation %}` marks of a template that has them.
+    fn not_marked(&self, mut parts: Vec<Spot>, not_rendered: &[Spot]) -> Vec<Spot> {
+        let Some(marked) = self.marked(&self.turns()) else { return Vec::new() };
+        let is_left_out = |part: &Spot| not_rendered.iter().any(|other| other.turn == part.turn && other.holds(part));
+        parts.retain(|part| part.turn >= self.prompt.len() && is_assistant(self.turn(part.turn)) && !is_left_out(part));
+        self.left_out(&parts, &marked, &|turns| self.marked(turns))
+    }
+
+    /// Returns the text within the `{% generation %}` marks. `None` if the template has none or refuses the conversation.
+    fn marked(&self, turns: &[Value]) -> Option<String> {
+        let MarkedText { text, spans } = self.template.render_with_spans(turns, self.inputs).ok()??;
+        Some(spans.into_iter().map(|span| &text[span]).collect())
+    }
+
+    /// Returns the parts that do not change the text. `render` makes a text of turns, and `text` is that of the unchanged ones.
+    fn left_out(&self, parts: &[Spot], text: &str, render: &dyn Fn(&[Value]) -> Option<String>) -> Vec<Spot> {
+        let mut turns = self.turns();
+        // from the end of a content to its start, so that no marker moves the place of another
+        for (number, part) in parts.iter().enumerate().rev() {
+            put_marker(&mut turns[part.turn], part.place, &marker(number));
+        }
+        let all = render(&turns);
+        let there = all.as_deref().map(markers_in).unwrap_or_default();
+        let missing = |number: &usize| !there.contains(number);
+        let mut suspects: Vec<Spot> = (0..parts.len()).filter(missing).map(|number| parts[number]).collect();
+        // what is learned comes first
+        suspects.sort_by_key(|part| part.turn < self.prompt.len());
+        let alone = |part: &Spot| {
+            let mut turns = self.turns();
+            put_marker(&mut turns[part.turn], part.place, &marker(0));
+            // a template that refuses a marker does read the part
+            render(&turns).is_some_and(|with| with == text)
+        };
+        let left_out = suspects.into_iter().take(MOST_TRIED).filter(alone).collect();
+        whole_contents(parts, left_out)
+    }
+
+    /// Describes a part: what it is, where it stands, and its text.
+    fn describe(&self, part: Spot, turn: &str) -> (TurnPart, String, String) {
+        let value = self.turn(part.turn);
+        let content = || value.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let function = |call: Call| calls(value).find(|(other, _)| *other == call).map(|(_, function)| function);
+        let place = |call: Call| match call {
+            Call::Tool(i) => format!("{turn}.tool_calls[{i}]"),
+            Call::Function => format!("{turn}.function_call"),
+        };
+        match part.place {
+            Within::Start => (TurnPart::ContentStart, format!("{turn}.content"), content()),
+            Within::Whole => (TurnPart::Content, format!("{turn}.content"), content()),
+            Within::Middle(at) => (TurnPart::ContentMiddle, format!("{turn}.content"), content()[at..].to_owned()),
+            Within::End => {
+                let text = content();
+                let from = text.char_indices().rev().nth(super::EXCERPT - 1).map_or(0, |(at, _)| at);
+                (TurnPart::ContentEnd, format!("{turn}.content"), text[from..].to_owned())
+            }
+            Within::Reasoning => {
+                let (name, text) = reasoning(value).unwrap_or_default();
+                (TurnPart::Reasoning, format!("{turn}.{name}"), text.to_owned())
+            }
+            Within::Name(call) => {
+                let name = function(call).and_then(|function| function.get("name")?.as_str()).unwrap_or_default();
+                (TurnPart::CallName, place(call), name.to_owned())
+            }
+            Within::Arguments(call) => {
+                let arguments = function(call).and_then(|function| function.get("arguments"));
+                (TurnPart::CallArguments, place(call), arguments.map(Value::to_string).unwrap_or_default())
+            }
+        }
+    }
+
+    /// Looks for tools that change nothing, and for variables that the template does not name.
+    fn look_at_inputs(&self, encoder: &Encoder, text: &str, found: &mut Vec<Sighting>) {
+        if let Some(tools) = self.inputs.tools.as_ref().filter(|tools| !tools.is_empty()) {
+            let without = TemplateInputs { tools: None, ..self.inputs.clone() };
+            if self.render(&self.turns(), &without).is_some_and(|without| without == text) {
+                let tool = function(&tools[0]).get("name").and_then(Value::as_str).unwrap_or_default();
+                found.push(Sighting::new(
+                    Finding::ToolsNotRendered,
+                    encoder.reading().columns.column("tools").to_owned(),
+                    tool,
+                ));
+            }
+        }
+        for (name, value) in &self.inputs.kwargs {
+            if !names(&self.template.source(), name) {
+                let at = format!("{}.{name}", encoder.reading().columns.column("chat_template_kwargs"));
+                found.push(Sighting::new(Finding::KwargNotRead { name: name.clone() }, at, &value.to_string()));
+            }
+        }
+    }
+}
+
+/// Merges both ends of a content into one part if both were looked at and left out.
+fn whole_contents(looked_at: &[Spot], left_out: Vec<Spot>) -> Vec<Spot> {
+    let start = |part: &Spot| Spot { place: Within::Start, ..*part };
+    let is_whole = |part: &Spot| {
+        part.place == Within::End && (left_out.contains(&start(part)) || !looked_at.contains(&start(part)))
+    };
+    let is_half = |part: &&Spot| {
+        let end = Spot { place: Within::End, ..**part };
+        match part.place {
+            Within::Start => !left_out.contains(&end),
+            Within::Middle(_) => !left_out.contains(&end) && !left_out.contains(&start(part)),
+            _ => true,
+        }
+    };
+    let whole = |part: &Spot| if is_whole(part) { Spot { place: Within::Whole, ..*part } } else { *part };
+    left_out.iter().filter(is_half).map(whole).collect()
+}
+
+/// Returns the calls of a turn, each with its name and arguments.
+fn calls(turn: &Value) -> impl Iterator<Item = (Call, &Value)> {
+    let of_tools = turn.get("tool_calls").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let of_tools = of_tools.iter().enumerate().map(|(i, call)| (Call::Tool(i), function(call)));
+    of_tools.chain(turn.get("function_call").map(|call| (Call::Function, call)))
+}
+
+/// Returns the places after the tags in a content, and its middle. None is within a tag, since a template may look for tags.
+fn middles(content: &str) -> Vec<usize> {
+    let end = content.trim_end().len();
+    let behind = |c: char| move |(at, found): (usize, char)| (found == c).then_some(at + 1).filter(|at| *at < end);
+    let mut all: Vec<usize> = content.char_indices().filter_map(behind('>')).take(MOST_TAGS).collect();
+    let middle = content.char_indices().filter_map(behind(' ')).find(|at| 2 * at >= content.len());
+    all.extend(middle);
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// Returns the function of a call or a tool: its field `function`, or the value itself.
+fn function(call: &Value) -> &Value {
+    call.get("function").unwrap_or(call)
+}
+
+/// Returns the name and the text of a turn's thoughts.
+fn reasoning(turn: &Value) -> Option<(&'static str, &str)> {
+    let thought = |name: &&'static str| Some((*name, turn.get(*name)?.as_str()?));
+    REASONING.iter().filter_map(thought).find(|(_, text)| !text.trim().is_empty())
+}
+
+/// Puts a marker into a part of a turn.
+fn put_marker(turn: &mut Value, place: Within, marker: &str) {
+    let Value::Object(fields) = turn else { return };
+    match place {
+        Within::Start | Within::Middle(_) | Within::End | Within::Whole => {
+            let Some(Value::String(content)) = fields.get_mut("content") else { return };
+            match place {
+                Within::Start => content.insert_str(after_tag(content), marker),
+                Within::Middle(at) => content.insert_str(at.min(content.len()), marker),
+                _ => content.push_str(marker),
+            }
+        }
+        Within::Reasoning => {
+            for name in REASONING {
+                if let Some(Value::String(text)) = fields.get_mut(name) {
+                    marker.clone_into(text);
+                }
+            }
+        }
+        Within::Name(of) | Within::Arguments(of) => {
+            let call = match of {
+                Call::Tool(i) => fields.get_mut("tool_calls").and_then(|calls| calls.get_mut(i)),
+                Call::Function => fields.get_mut("function_call"),
+            };
+            let Some(Value::Object(call)) = call else { return };
+            let function = match call.get("function") {
+                Some(Value::Object(_)) => call.get_mut("function").and_then(Value::as_object_mut),
+                _ => Some(call),
+            };
+            let Some(function) = function else { return };
+            match place {
+                Within::Name(_) => drop(function.insert("name".to_owned(), marker.into())),
+                _ => {
+                    if let Some(arguments) = function.get("arguments").and_then(marked_arguments) {
+                        function.insert("arguments".to_owned(), fill(arguments, marker));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Returns the byte of a content after a tag at its start, such as `<think>`.
+fn after_tag(content: &str) -> usize {
+    let start = content.len() - content.trim_start().len();
+    let closing = match content[start..].chars().next() {
+        Some('<') => '>',
+        Some('[') => ']',
+        _ => return 0,
+    };
+    content[start..].find(closing).map_or(0, |at| start + at + 1)
+}
+
+/// Holds the marker's place in the arguments.
+const HOLE: &str = "QzHoleQz";
+
+/// Returns the arguments of a call with a place for a marker, in their own form (an object, or text of one). `None` if there
+/// are none.
+fn marked_arguments(arguments: &Value) -> Option<Value> {
+    match arguments {
+        Value::Object(fields) if fields.is_empty() => None,
+        Value::Object(fields) => {
+            let mut fields = fields.clone();
+            let text = fields.values_mut().find(|value| value.is_string());
+            match text {
+                Some(text) => *text = HOLE.into(),
+                None => *fields.values_mut().next().expect("there is a field") = HOLE.into(),
+            }
+            Some(Value::Object(fields))
+        }
+        Value::String(text) => match serde_json::from_str::<Map<String, Value>>(text) {
+            Ok(fields) => Some(marked_arguments(&Value::Object(fields))?.to_string().into()),
+            Err(_) if text.trim().is_empty() => None,
+            Err(_) => Some(HOLE.into()),
+        },
+        _ => None,
+    }
+}
+
+fn fill(arguments: Value, marker: &str) -> Value {
+    match arguments {
+        Value::String(text) => text.replace(HOLE, marker).into(),
+        Value::Object(fields) => {
+            let fill = |(name, value): (String, Value)| match value.as_str() == Some(HOLE) {
+                true => (name, marker.into()),
+                false => (name, value),
+            };
+            Value::Object(fields.into_iter().map(fill).collect())
+        }
+        other => other,
+    }
+}
+
+impl Encoder {
+    /// Refuses an answer of which the template leaves nothing: it has only thoughts or calls, and the rendered text is the same
+    /// without them. The model would learn to say nothing.
+    ///
+    /// # Errors
+    /// [`BadRow::AnswerNotRendered`].
+    pub(crate) fn check_something_is_said(&self, record: &Record, answer: usize) -> Result<(), BadRow> {
+        let (Some(template), Text::Turns(prompt), Text::Turns(turns)) =
+            (self.template(), &record.prompt, &record.answers[answer])
+        else {
+            return Ok(());
+        };
+        let mut held = BTreeSet::new();
+        for turn in turns.iter().filter(|turn| is_assistant(turn) || record.shape != Shape::Messages) {
+            let content = turn.get("content").and_then(Value::as_str).unwrap_or_default();
+            let said = content.rsplit_once("</think>").map_or(content, |(_, said)| said);
+            if !said.trim().is_empty() {
+                return Ok(());
+            }
+            if !content.trim().is_empty() {
+                held.insert("content");
+            }
+            if let Some((name, _)) = reasoning(turn) {
+                held.insert(name);
+            }
+            for (call, _) in calls(turn) {
+                held.insert(if call == Call::Function { "function_call" } else { "tool_calls" });
+            }
+        }
+        if held.is_empty() {
+            return Ok(());
+        }
+        let conversation = Conversation { template, inputs: &record.inputs, prompt, answer: turns };
+        let emptied: Vec<Value> = turns.iter().map(emptied).collect();
+        let without = Conversation { answer: &emptied, ..conversation };
+        let with = conversation.render(&conversation.turns(), &record.inputs);
+        match with == without.render(&without.turns(), &record.inputs) && with.is_some() {
+            true => Err(BadRow::AnswerNotRendered {
+                field: record.answer_columns[answer].clone(),
+                parts: held.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" and "),
+            }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Returns the turn without anything it says.
+fn emptied(turn: &Value) -> Value {
+    let mut turn = turn.clone();
+    if let Value::Object(fields) = &mut turn {
+        fields.retain(|name, _| {
+            !matches!(name.as_str(), "tool_calls" | "function_call") && !REASONING.contains(&name.as_str())
+        });
+        fields.insert("content".to_owned(), "".into());
+    }
+    turn
+}
+
+/// Whether the source of a template has a name as a whole word.
+fn names(source: &str, name: &str) -> bool {
+    let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    source
+        .match_indices(name)
+        .any(|(at, _)| !source[..at].ends_with(is_of_word) && !source[at + name.len()..].starts_with(is_of_word))
+}

@@ -1,0 +1,66 @@
+//! Checks who speaks in the scored part, who speaks last before it, and under which names.
+
+use serde_json::Value;
+
+use super::{Finding, Sighting, answer_name, prompt_name};
+use crate::record::records::{Record, RecordTarget, Shape, Text};
+use crate::record::turns::{content_of, is_assistant, is_known_role, role_of};
+use crate::tokens::encode::Encoder;
+use crate::tokens::sequence::SftPart;
+
+/// Looks at a record of turns.
+pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
+    look_at_roles(encoder, record, found);
+    if let Text::Turns(prompt) = &record.prompt
+        && let Some(last) = prompt.last().filter(|turn| is_assistant(turn))
+    {
+        let said = content_of(last).unwrap_or_default();
+        found.push(Sighting::new(Finding::AssistantBeforeAnswer, prompt_name(record), said));
+    }
+    let part = encoder.sft_part(record.shape);
+    if part == SftPart::Assistant {
+        return;
+    }
+    for (number, answer) in record.answers.iter().enumerate() {
+        let Text::Turns(turns) = answer else { continue };
+        let name = answer_name(record, number);
+        if record.shape == Shape::Messages {
+            if record.target == RecordTarget::Sequence && !turns.iter().any(is_assistant) {
+                let said = turns.last().and_then(content_of).unwrap_or_default();
+                found.push(Sighting::new(Finding::NoAssistantTurn, name, said));
+            }
+            continue;
+        }
+        if let Some(at) = turns.iter().position(|turn| !is_assistant(turn)) {
+            let role = role_of(&turns[at]).to_owned();
+            let said = content_of(&turns[at]).unwrap_or_default();
+            found.push(Sighting::new(Finding::TurnOfOthers { role }, format!("{name}[{at}]"), said));
+            return;
+        }
+    }
+}
+
+/// Looks for a turn with an unknown role: a template prints any name, but the model has never seen it.
+pub(super) fn look_at_roles(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
+    let names = |role: &str| {
+        let quoted = |quote: char| format!("{quote}{role}{quote}");
+        let source = encoder.template().map(|template| template.source()).unwrap_or_default();
+        source.contains(&quoted('\'')) || source.contains(&quoted('"'))
+    };
+    let is_known = |turn: &Value| is_known_role(role_of(turn)) || names(role_of(turn));
+    let answers = record.answers.iter().enumerate().map(|(number, text)| (answer_name(record, number), text));
+    for (name, text) in [(prompt_name(record), &record.prompt)].into_iter().chain(answers) {
+        let Text::Turns(turns) = text else { continue };
+        if let Some(at) = turns.iter().position(|turn| !is_known(turn)) {
+            // the role is why a template leaves the turn out
+            let place = format!("{name}[{at}].");
+            found.retain(|known| {
+                !(matches!(known.finding, Finding::NotRendered { .. }) && known.at.starts_with(&place))
+            });
+            let finding = Finding::UnknownRole { role: role_of(&turns[at]).to_owned() };
+            let said = content_of(&turns[at]).unwrap_or_default();
+            found.push(Sighting::new(finding, format!("{name}[{at}].role"), said));
+            return;
+        }
+    }
+}

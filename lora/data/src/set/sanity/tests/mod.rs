@@ -1,0 +1,70 @@
+//! Which faults are found in rows, and which rows are left in peace.
+
+mod prompts;
+mod rendered;
+mod repeated;
+mod texts;
+mod turns;
+mod warnings;
+
+use serde_json::{Value, json};
+
+use super::{Finding, TurnPart, Warning};
+use crate::error::DataError;
+use crate::set::dataset::{Dataset, Needs, OnBadRow};
+use crate::tests::{ROWS, file, tiny, written};
+use crate::tokens::encode::Encoder;
+
+/// Prints roles and contents, nothing else.
+const ANY: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+                   {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+/// Cuts thoughts out of the assistant's turns.
+const NO_THOUGHTS: &str = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' and '</think>' in c %}\
+                           {% set c = c.split('</think>')[-1] %}{% endif %}<|im_start|>{{ m.role }}\n{{ c | trim }}<|im_end|>\n{% endfor %}";
+/// Prints everything, escaped and trimmed, but thoughts only of the last turn.
+const ALL: &str = "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}: \
+                   {% set c = m.content or '' %}{% if not loop.last and '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}\
+                   {% if loop.last and m.reasoning_content %}<think>{{ m.reasoning_content | trim }}</think>{% endif %}{{ c | trim | tojson }}\
+                   {% for call in m.tool_calls or [] %}{{ call.function.name }}{{ call.function.arguments | tojson }}{% endfor %}\n{% endfor %}\
+                   {% if enable_thinking %}think{% endif %}";
+
+fn encoder(template: Option<&str>) -> Encoder {
+    let file = template.map(|source| written(source.as_bytes()));
+    Encoder::from_model(&tiny("tiny-qwen2"), file.as_ref().map(|file| file.path()), 512, ROWS).unwrap()
+}
+
+fn open(encoder: Encoder, rows: &[Value], needs: Needs) -> Result<Dataset, DataError> {
+    let file = file(rows);
+    Dataset::open(&[file.path().to_owned()], encoder, needs, OnBadRow::Error)
+}
+
+fn warnings(template: Option<&str>, rows: &[Value]) -> Vec<Warning> {
+    open(encoder(template), rows, Needs::Answers).unwrap().survey().warnings.clone()
+}
+
+/// Leaves out the finding that answers do not end with a special token, which the short templates here cause.
+fn findings(template: Option<&str>, row: Value) -> Vec<Finding> {
+    let all = warnings(template, &[row]).into_iter().map(|warning| warning.finding);
+    all.filter(|finding| *finding != Finding::NoStop).collect()
+}
+
+fn user(content: &str) -> Value {
+    json!({"role": "user", "content": content})
+}
+
+fn says(content: &str) -> Value {
+    json!({"role": "assistant", "content": content})
+}
+
+fn calls(content: &str, name: &str, arguments: Value) -> Value {
+    json!({"role": "assistant", "content": content,
+           "tool_calls": [{"type": "function", "function": {"name": name, "arguments": arguments}}]})
+}
+
+fn pair(chosen: Value) -> Value {
+    json!({"prompt": [user("q")], "chosen": [chosen], "rejected": [says("r")]})
+}
+
+fn left_out(part: TurnPart) -> Finding {
+    Finding::NotRendered { of_answer: true, part }
+}

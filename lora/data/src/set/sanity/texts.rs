@@ -1,0 +1,160 @@
+//! Finds texts that are other values written as text, and texts that a model's chat template is not applied to.
+
+use serde_json::Value;
+
+use super::{Finding, Notation, Sighting, answer_name, prompt_name};
+use crate::record::reading::Texts;
+use crate::record::records::{Record, Shape, Text};
+use crate::record::turn_marker::{holds_turns, is_marked};
+use crate::record::turns::{content_of, turns_in_text};
+use crate::tokens::encode::Encoder;
+
+/// Looks at a record of texts.
+pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
+    let Text::Plain(prompt) = &record.prompt else { return look_at_contents(encoder, record, found) };
+    let mut texts = vec![(prompt_name(record), prompt)];
+    for (number, answer) in record.answers.iter().enumerate() {
+        if let Text::Plain(answer) = answer {
+            texts.push((answer_name(record, number), answer));
+        }
+    }
+    for (number, (column, text)) in texts.iter().enumerate() {
+        // an answer may be meant to be JSON
+        let is_meant = |value: &Serialised| number > 0 && value.is_plain_object;
+        if let Some(Serialised { notation, turns, .. }) = serialised(text).filter(|value| !is_meant(value)) {
+            let finding = Finding::Serialised { column: column.clone(), notation, turns };
+            found.push(Sighting::new(finding, column.clone(), text));
+        }
+    }
+    let has_template = encoder.template().is_some() && record.shape != Shape::Text;
+    if has_template && !texts.iter().any(|(_, text)| holds_turns(text)) {
+        found.push(Sighting::new(Finding::NoTemplateApplied, String::new(), ""));
+    }
+}
+
+/// Looks for contents of turns that are lists of parts, or turns, written as text. Also looks for turn markers in texts that become
+/// turns.
+fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
+    if let (Texts::AsTurns, Text::Turns(prompt)) = (encoder.reading().texts, &record.prompt) {
+        let said = prompt.last().and_then(content_of).unwrap_or_default();
+        if is_marked(said) {
+            found.push(Sighting::new(Finding::MarksInTurn, prompt_name(record), said));
+        }
+    }
+    let answers = record.answers.iter().enumerate().map(|(number, text)| (answer_name(record, number), text));
+    for (name, text) in [(prompt_name(record), &record.prompt)].into_iter().chain(answers) {
+        let Text::Turns(turns) = text else { continue };
+        let is_value = |turn: &&Value| turn.get("content").and_then(Value::as_str).is_some_and(is_written_as_text);
+        if let Some(turn) = turns.iter().find(is_value) {
+            let content = turn.get("content").and_then(Value::as_str).unwrap_or_default();
+            let finding = Finding::Serialised { column: name.clone(), notation: Notation::Json, turns: false };
+            found.push(Sighting::new(finding, name, content));
+        }
+    }
+}
+
+/// Whether the content of a turn is a list of parts written as text, or turns that cannot be read.
+fn is_written_as_text(content: &str) -> bool {
+    holds_parts(content) || holds_keys_of_turns(content) && serialised(content).is_some()
+}
+
+/// Whether a text is a list of `{type, text}`, or of turns, as JSON.
+fn holds_parts(text: &str) -> bool {
+    let text = text.trim();
+    let is_list = text.starts_with("[{") && text.ends_with("}]") && text.contains("\"type\"");
+    is_list && matches!(serde_json::from_str(text), Ok(Value::Array(parts)) if parts.iter().all(is_part))
+}
+
+fn is_part(part: &Value) -> bool {
+    let has = |name: &str| part.get(name).is_some_and(Value::is_string);
+    has("type") && has("text")
+}
+
+/// A value that was written as text.
+struct Serialised {
+    notation: Notation,
+    /// Whether it is turns that could be read.
+    turns: bool,
+    /// Whether it is one JSON object without the keys of turns.
+    is_plain_object: bool,
+}
+
+impl Serialised {
+    fn new(notation: Notation) -> Serialised {
+        Serialised { notation, turns: false, is_plain_object: false }
+    }
+}
+
+/// Recognises a list, an object or a quoted text, whole or cut off. `None` if the text is none of these.
+fn serialised(text: &str) -> Option<Serialised> {
+    let text = text.trim();
+    if text.len() > 1 && text.starts_with('"') && text.ends_with('"') {
+        let inner: String = serde_json::from_str(text).ok()?;
+        // JSON of JSON
+        let twice = if inner.starts_with('"') { None } else { serialised(&inner) };
+        return Some(twice.unwrap_or(Serialised::new(Notation::Json)));
+    }
+    if let Some(fenced) = text.strip_prefix("```").and_then(|text| text.strip_suffix("```")) {
+        let inner = fenced.trim_start_matches(char::is_alphabetic);
+        return turns_in_text(inner.trim()).map(|_| Serialised::new(Notation::Json));
+    }
+    if !text.starts_with(['[', '{']) {
+        return is_message(text).then(|| Serialised::new(Notation::Python));
+    }
+    let json = serde_json::from_str::<Value>(text);
+    if turns_in_text(text).is_some() {
+        let notation = if json.is_ok() { Notation::Json } else { Notation::Python };
+        return Some(Serialised { turns: true, ..Serialised::new(notation) });
+    }
+    let has_keys_of_turns = holds_keys_of_turns(text);
+    match json {
+        Ok(Value::Object(fields)) => {
+            let is_plain_object = !has_keys_of_turns;
+            (!fields.is_empty()).then(|| Serialised { is_plain_object, ..Serialised::new(Notation::Json) })
+        }
+        // a list of numbers may be the answer to a sum
+        Ok(list) => holds_texts(&list).then(|| Serialised::new(Notation::Json)),
+        Err(_) if text.ends_with(['}', ']']) => {
+            (is_printed_by_python(text) || is_message(&text[1..])).then(|| Serialised::new(Notation::Python))
+        }
+        Err(_) => {
+            let begins = ["[{\"", "{\"", "[{'", "{'"].iter().any(|start| text.starts_with(start));
+            let notation = if text.contains("{\"") { Notation::Json } else { Notation::Python };
+            (begins && has_keys_of_turns).then(|| Serialised::new(notation)) // cut off
+        }
+    }
+}
+
+fn holds_keys_of_turns(text: &str) -> bool {
+    has_keys(text, ["role", "content"]) || has_keys(text, ["from", "value"])
+}
+
+fn has_keys(text: &str, keys: [&str; 2]) -> bool {
+    let quoted = |quote: char| keys.iter().all(|key| text.contains(&format!("{quote}{key}{quote}")));
+    quoted('"') || quoted('\'')
+}
+
+fn holds_texts(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(holds_texts),
+        value => value.is_string() || value.is_object(),
+    }
+}
+
+/// Whether the text is a list of texts, or a dictionary, as Python prints them and JSON does not.
+fn is_printed_by_python(text: &str) -> bool {
+    let inner = text[1..].trim_start();
+    let quoted = inner.starts_with(['\'', '"']) || inner.starts_with("{'") || inner.starts_with("{\"");
+    let keyed = text.contains("': ") || text.contains("\": ");
+    let list = text.starts_with('[')
+        && inner.starts_with(['\'', '"'])
+        && inner.trim_end_matches(']').trim_end().ends_with(['\'', '"']);
+    quoted && keyed || list
+}
+
+/// Whether a text is a turn as Python prints an object: `Message(role='assistant', content='a')`.
+fn is_message(text: &str) -> bool {
+    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+    let fields = text.split_once('(').filter(|(name, _)| is_name(name)).map_or("", |(_, fields)| fields);
+    fields.contains("role=") && fields.contains("content=") && fields.trim_end_matches([']', ',']).ends_with(')')
+}

@@ -1,0 +1,356 @@
+//! What a pass over all rows found, for the start-up summary: nothing is dropped, cut or moved silently.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::decided::Decided;
+use super::duplicates::Repeats;
+use super::lengths::Lengths;
+use super::sanity::Warning;
+use crate::bad_row::BadRow;
+use crate::error::DataError;
+use crate::record::numbers::RowNumbers;
+use crate::record::records::{Form, Kind};
+use crate::tokens::encode::{Answer, DropReason, EncodedRow, Notes, Target};
+use crate::tokens::sequence::SftPart;
+use crate::tokens::spans::SpanSource;
+use crate::tokens::tokenizer::Tokenizer;
+
+/// Changed prompt ends that are kept as examples.
+const BOUNDARY_EXAMPLES: usize = 3;
+/// Names of unread columns that are counted apart; a hostile file has a million.
+const COLUMN_NAMES: usize = 32;
+
+/// Counts over all rows of a data set. A row here is what a loss eats: a pair, a labelled row, a prompt with scored answers; a
+/// pair that is unpaired counts as two.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Survey {
+    /// Records in the files, usable or not.
+    pub records: usize,
+    /// Blank lines that were passed over.
+    pub blank_lines: usize,
+    /// Shape and form of the rows; `None` while no row could be read.
+    pub kind: Option<Kind>,
+    /// What is scored of the rows, where they are learned as sequences.
+    pub sequences: Option<Sequences>,
+    /// Usable rows.
+    pub kept: usize,
+    /// Rows that are left out, by reason, in the order of their first occurrence.
+    pub dropped: Vec<Dropped>,
+    /// Answers of the usable rows.
+    pub answers: usize,
+    /// Answers that `max_length` cuts.
+    pub cut_answers: usize,
+    /// Pairs whose answers are the same tokens once they are cut: they teach nothing.
+    pub same_after_cut: usize,
+    /// Answers that are the empty string, and so EOS alone.
+    pub empty_answers: usize,
+    /// Answers that end with a stop token, before cuts. Where few do, the model does not learn to stop.
+    pub stopping_answers: usize,
+    /// Rows whose prompt tokens change at their end when an answer follows; the completion starts there.
+    pub moved_boundaries: usize,
+    /// The first of them.
+    pub boundary_examples: Vec<BoundaryExample>,
+    /// Names of columns that nothing reads, with the number of records that have them; the first 32 names.
+    pub ignored_columns: BTreeMap<String, usize>,
+    /// Columns that are read without a flag that names them, and that a user may not expect to be read in this way.
+    pub by_name: Vec<ByName>,
+    /// Tokens of all prompts, counted once a row.
+    pub prompt_tokens: u64,
+    /// Tokens of all answers after cuts.
+    pub answer_tokens: u64,
+    /// Those of them that are scored; fewer where sequences have turns that are not.
+    pub scored_tokens: u64,
+    /// Usable rows with numbers beside the answers.
+    pub numbers: NumberCounts,
+    /// Usable rows with a label.
+    pub labels: LabelCounts,
+    /// Tokens of the largest tree: a prompt and what is kept of its answers.
+    pub longest_tree: usize,
+    /// How long the rows are before cuts.
+    pub lengths: Lengths,
+    /// Records whose bytes are those of an earlier one.
+    pub copies: Repeats,
+    /// Further records whose prompt and answers are the tokens of an earlier one.
+    pub same_tokens: Repeats,
+    /// What was decided about how all rows are read.
+    pub decided: Decided,
+    /// Number of records that were looked at for such faults: a sample of the readable ones.
+    pub looked_at: usize,
+    /// What was found in them, ordered by the first row of each finding.
+    pub warnings: Vec<Warning>,
+}
+
+/// A column of the files that is read as one of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByName {
+    /// Our name.
+    pub own: String,
+    /// The file's.
+    pub column: String,
+    /// Records that have it.
+    pub records: usize,
+}
+
+/// How sequences are learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequences {
+    /// Which tokens are scored.
+    pub part: SftPart,
+    /// How the assistant's tokens are found, where those are scored.
+    pub spans: Option<SpanSource>,
+    /// Whether the rows are pairs, whose rejected answers are not read.
+    pub chosen_alone: bool,
+}
+
+/// Rows that have a label.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelCounts {
+    /// Those with the label true.
+    pub desirable: usize,
+    /// Those with the label false.
+    pub undesirable: usize,
+}
+
+/// Rows that have [`RowNumbers`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumberCounts {
+    /// Rows with a weight.
+    pub weight: usize,
+    /// Rows with a margin.
+    pub margin: usize,
+    /// Rows with win probabilities.
+    pub win_probability: usize,
+    /// Rows with a probability that the chosen answer beats the rejected one.
+    pub beats_probability: usize,
+}
+
+/// Rows left out for one kind of reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// The kind in a few words.
+    pub label: String,
+    /// The kind of the reason.
+    pub kind: DropKind,
+    /// How many.
+    pub rows: usize,
+    /// The first one's reason in full.
+    pub first: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// Its 1-based line; in Parquet, its 1-based row.
+    pub line: u64,
+}
+
+/// Kinds of reasons to leave rows out. Each needs another remedy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DropKind {
+    /// They are too long.
+    Length,
+    /// No token stands before their first answer token.
+    Prompt,
+    /// They have no prompt column and lack the turn marker that ends the prompts of the others.
+    Marker,
+    /// Their answers all have the same score, so no pair can be made of them.
+    NoPair,
+    /// They are bad, and the user asked to skip bad rows.
+    Bad,
+}
+
+/// A prompt whose last tokens change when an answer follows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BoundaryExample {
+    /// 0-based record.
+    pub row: usize,
+    /// The end of the prompt's tokens, alone, in the vocabulary's spelling.
+    pub alone: Vec<String>,
+    /// What stands there when the answer follows.
+    pub followed: Vec<String>,
+}
+
+impl DropReason {
+    /// The kind of reason in a few words, for counting.
+    pub fn label(&self) -> &'static str {
+        match self {
+            DropReason::NoRoom { .. } => "prompt fills max-length",
+            DropReason::AnswerTooLong { .. } => "answer longer than max-length",
+            DropReason::NoPrompt => "prompt without a token",
+            DropReason::NoPair => "scored answers without a pair",
+            DropReason::NothingScored => "nothing to score",
+            DropReason::Bad(reason) => reason.label(),
+        }
+    }
+
+    fn kind(&self) -> DropKind {
+        match self {
+            DropReason::NoRoom { .. } | DropReason::AnswerTooLong { .. } => DropKind::Length,
+            DropReason::NoPrompt | DropReason::NothingScored => DropKind::Prompt,
+            DropReason::NoPair => DropKind::NoPair,
+            DropReason::Bad(BadRow::NoTurnMarker { marker: Some(_), .. }) => DropKind::Marker,
+            DropReason::Bad(_) => DropKind::Bad,
+        }
+    }
+}
+
+impl Survey {
+    pub(crate) fn new(records: usize, blank_lines: usize) -> Survey {
+        Survey {
+            records,
+            blank_lines,
+            kind: None,
+            sequences: None,
+            kept: 0,
+            dropped: Vec::new(),
+            answers: 0,
+            cut_answers: 0,
+            same_after_cut: 0,
+            empty_answers: 0,
+            stopping_answers: 0,
+            moved_boundaries: 0,
+            boundary_examples: Vec::new(),
+            ignored_columns: BTreeMap::new(),
+            by_name: Vec::new(),
+            prompt_tokens: 0,
+            answer_tokens: 0,
+            scored_tokens: 0,
+            numbers: NumberCounts::default(),
+            labels: LabelCounts::default(),
+            longest_tree: 0,
+            lengths: Lengths::default(),
+            copies: Repeats::default(),
+            same_tokens: Repeats::default(),
+            decided: Decided::default(),
+            looked_at: 0,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Whether the rows are texts or turns; `None` if none was kept.
+    pub fn form(&self) -> Option<Form> {
+        self.kind.map(|kind| kind.form)
+    }
+
+    /// Rows left out, for whatever reason.
+    pub fn dropped_rows(&self) -> usize {
+        self.dropped.iter().map(|d| d.rows).sum()
+    }
+
+    /// Checks that few rows are left out. Bad rows that the user asked to skip do not count, nor do answers that make no pair.
+    ///
+    /// # Errors
+    /// [`DataError::ManyDropped`] if more than a tenth are.
+    pub fn check_drops(&self) -> Result<(), DataError> {
+        let dropped =
+            || self.dropped.iter().filter(|dropped| !matches!(dropped.kind, DropKind::Bad | DropKind::NoPair));
+        let rows: usize = dropped().map(|dropped| dropped.rows).sum();
+        match dropped().max_by_key(|dropped| dropped.rows) {
+            Some(most) if 10 * rows > self.kept + rows => {
+                Err(DataError::ManyDropped { dropped: rows, rows: self.kept + rows, most: Box::new(most.clone()) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Every file name in it.
+    pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let repeats =
+            [&mut self.copies, &mut self.same_tokens].into_iter().filter_map(|repeats| repeats.first.as_mut());
+        let repeats = repeats.flat_map(|first| [&mut first.original.0, &mut first.copy.0]);
+        let warnings = self.warnings.iter_mut().map(|warning| &mut warning.path);
+        self.dropped.iter_mut().map(|dropped| &mut dropped.path).chain(repeats).chain(warnings)
+    }
+
+    pub(crate) fn count_columns(&mut self, names: Vec<String>) {
+        for name in names {
+            if let Some(count) = self.ignored_columns.get_mut(&name) {
+                *count += 1;
+            } else if self.ignored_columns.len() < COLUMN_NAMES {
+                self.ignored_columns.insert(name, 1);
+            }
+        }
+    }
+
+    pub(crate) fn count_by_name(&mut self, names: Vec<(&'static str, String)>) {
+        for (own, column) in names {
+            match self.by_name.iter_mut().find(|named| named.own == own && named.column == column) {
+                Some(named) => named.records += 1,
+                None => self.by_name.push(ByName { own: own.to_owned(), column, records: 1 }),
+            }
+        }
+    }
+
+    pub(crate) fn count_dropped(&mut self, reason: &DropReason, place: impl FnOnce() -> (PathBuf, u64)) {
+        if let DropReason::NoRoom { prompt_tokens, .. } = reason {
+            self.lengths.prompt.add(*prompt_tokens);
+        }
+        let label = reason.label();
+        if let Some(same) = self.dropped.iter_mut().find(|d| d.label == label) {
+            same.rows += 1;
+            return;
+        }
+        let (path, line) = place();
+        let (label, first) = (label.to_owned(), reason.to_string());
+        self.dropped.push(Dropped { label, kind: reason.kind(), rows: 1, first, path, line });
+    }
+
+    pub(crate) fn count_kept(&mut self, row: &RowCounts, notes: &Notes, tokenizer: &Tokenizer, max_length: usize) {
+        self.kept += 1;
+        self.answers += row.answer_tokens.len();
+        self.lengths.add(row.prompt_tokens, &row.answer_tokens, max_length);
+        self.cut_answers += notes.cut_answers;
+        self.same_after_cut += usize::from(notes.same_after_cut);
+        self.empty_answers += notes.empty_answers;
+        self.stopping_answers += notes.stopping_answers;
+        if let Some(boundary) = &notes.boundary {
+            self.moved_boundaries += 1;
+            if self.boundary_examples.len() < BOUNDARY_EXAMPLES {
+                let spell = |ids: &[u32]| ids.iter().map(|&id| tokenizer.token(id).unwrap_or_default()).collect();
+                let (alone, followed) = (spell(&boundary.prompt_ids), spell(&boundary.full_ids));
+                self.boundary_examples.push(BoundaryExample { row: row.row, alone, followed });
+            }
+        }
+        self.prompt_tokens += row.prompt_tokens as u64;
+        self.answer_tokens += (row.tree_tokens - row.prompt_tokens) as u64;
+        self.scored_tokens += row.scored_tokens as u64;
+        let RowNumbers { weight, margin, win_probability, beats_probability } = row.numbers;
+        self.numbers.weight += usize::from(weight.is_some());
+        self.numbers.margin += usize::from(margin.is_some());
+        self.numbers.win_probability += usize::from(win_probability.is_some());
+        self.numbers.beats_probability += usize::from(beats_probability.is_some());
+        self.labels.desirable += usize::from(row.label == Some(true));
+        self.labels.undesirable += usize::from(row.label == Some(false));
+        self.longest_tree = self.longest_tree.max(row.tree_tokens);
+    }
+}
+
+/// What is counted of a kept row.
+#[derive(Clone, Debug)]
+pub(crate) struct RowCounts {
+    pub row: usize,
+    /// Of each answer, before cuts.
+    pub answer_tokens: Vec<usize>,
+    pub prompt_tokens: usize,
+    pub tree_tokens: usize,
+    pub scored_tokens: usize,
+    pub numbers: RowNumbers,
+    pub label: Option<bool>,
+}
+
+impl RowCounts {
+    pub(crate) fn of(row: &EncodedRow) -> RowCounts {
+        RowCounts {
+            row: row.row,
+            answer_tokens: row.answers.iter().map(|answer| answer.ids.len()).collect(),
+            prompt_tokens: row.prompt.len(),
+            tree_tokens: row.tree_tokens(),
+            scored_tokens: row.answers.iter().map(Answer::scored_tokens).sum(),
+            numbers: row.numbers,
+            label: match row.target {
+                Target::Label(label) => Some(label),
+                Target::Pair | Target::Rewards(_) | Target::Sequence => None,
+            },
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! Tokens of a data set on the disk: a second start over the same files, tokenizer and options reads them instead of making
+//! them.
+//!
+//! An entry is one file. It is written beside its name and renamed when it is whole; its end names what it was made from
+//! (`ingredients`) and has a checksum of everything, and each row has one of its own. Entries are read with positioned
+//! reads and not mapped, as data files are: a file that is cut while it is mapped would end the process. The pages that are
+//! read often are in the system's cache either way.
+//!
+//! ```text
+//! MAGIC | rows | where each row starts, and where the last ends: u64 | index | ingredients | survey | rejects
+//!       | bytes of each of these parts: 6 u64 | BLAKE3 of all before: 32 bytes | MAGIC
+//! ```
+//!
+//! Numbers are little-endian. A row is four bytes of its hash and then itself, by postcard. Survey and rejects have the numbers
+//! of files, whose names are those of the run that reads them.
+
+use std::fs::File;
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use align_engine::new_file::{NewFile, NewFileError};
+use serde_json::Value;
+
+use super::dataset::{Needs, OnBadRow};
+use super::ingredients::{FileStamp, Ingredients};
+use super::rejects::{self, Rejects};
+use super::survey::Survey;
+use crate::error::DataError;
+use crate::progress::{DataObserver, DataProgress, Stage};
+use crate::store::user_cache;
+use crate::tokens::encode::{EncodedRow, Encoder};
+
+const MAGIC: &[u8; 8] = b"ALIGNTOK";
+/// Parts between the two magics.
+const PARTS: usize = 6;
+const TAIL_BYTES: u64 = (8 * PARTS + blake3::OUT_LEN + MAGIC.len()) as u64;
+/// Bytes of a row's hash that stand in front of it.
+const ROW_CHECK: usize = 4;
+/// Bytes read or written at a time.
+const PIECE_BYTES: usize = 1 << 20;
+/// Entries that were not used for the longest time go once all have more bytes than this.
+pub const CACHE_BYTES: u64 = 16 << 30;
+/// What an entry's name ends with.
+const ENDING: &str = "tokens";
+/// What a crash left behind is removed after so long.
+const ABANDONED: Duration = Duration::from_hours(24);
+
+/// A folder of entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenCache {
+    folder: PathBuf,
+    limit: u64,
+}
+
+impl TokenCache {
+    /// In this folder, which is made when something is written.
+    pub fn new(folder: PathBuf) -> TokenCache {
+        TokenCache { folder, limit: CACHE_BYTES }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_limit(folder: PathBuf, limit: u64) -> TokenCache {
+        TokenCache { folder, limit }
+    }
+
+    /// `align/tokens` in `$XDG_CACHE_HOME`, or in `.cache` of the home directory; `None` where there is neither.
+    pub fn of_user() -> Option<TokenCache> {
+        user_cache::folder("tokens").map(TokenCache::new)
+    }
+
+    /// The place of a data set.
+    ///
+    /// # Errors
+    /// [`DataError::Io`] for a data file that cannot be read.
+    pub(crate) fn slot(
+        &self,
+        paths: &[PathBuf],
+        encoder: &Encoder,
+        needs: Needs,
+        on_bad_row: OnBadRow,
+        observer: &mut dyn DataObserver,
+    ) -> Result<Slot, DataError> {
+        let name = Ingredients::entry_name(paths, encoder, needs, on_bad_row);
+        let (ingredients, stamps) = Ingredients::of(paths, encoder, needs, on_bad_row, observer)?;
+        let path = self.folder.join(format!("{name}.{ENDING}"));
+        Ok(Slot { path, limit: self.limit, ingredients, data: paths.to_vec(), stamps })
+    }
+}
+
+/// Where the entry of a data set is, and what it must be made from.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    path: PathBuf,
+    limit: u64,
+    ingredients: Ingredients,
+    /// The data files.
+    data: Vec<PathBuf>,
+    /// Of the data files as they were when the ingredients were taken.
+    stamps: Vec<FileStamp>,
+}
+
+/// What was found in a slot.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    Found(Box<Entry>),
+    Nothing,
+    /// It was made from something else.
+    Stale {
+        what: String,
+    },
+    /// It is not as it was written.
+    Damaged {
+        why: String,
+    },
+}
+
+/// What an entry holds.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Bytes of the index, as they were given.
+    pub index: Vec<u8>,
+    pub survey: Survey,
+    pub rows: CachedRows,
+    rejects: Range<u64>,
+}
+
+impl Slot {
+    /// The entry's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which files of data it is for.
+    pub fn stamps(&self) -> &[FileStamp] {
+        &self.stamps
+    }
+
+    /// Reads and checks the entry.
+    pub fn look_up(&self, observer: &mut dyn DataObserver) -> Lookup {
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Lookup::Nothing,
+            Err(error) => return Lookup::Damaged { why: error.to_string() },
+        };
+        self.read(file, observer).unwrap_or_else(|why| Lookup::Damaged { why })
+    }
+
+    fn read(&self, file: File, observer: &mut dyn DataObserver) -> Result<Lookup, String> {
+        let fails = |error: std::io::Error| error.to_string();
+        let bytes = file.metadata().map_err(fails)?.len();
+        let tail_at = bytes.checked_sub(TAIL_BYTES).ok_or("it is too short")?;
+        let tail = read_range(&file, tail_at..bytes)?;
+        let (lengths, rest) = tail.split_at(8 * PARTS);
+        let (checksum, magic) = rest.split_at(blake3::OUT_LEN);
+        if magic != MAGIC {
+            return Err("its end is missing".to_owned());
+        }
+        let mut parts = Vec::with_capacity(PARTS);
+        let mut at = MAGIC.len() as u64;
+        for length in lengths.chunks_exact(8) {
+            let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
+            let end = at.checked_add(length).filter(|end| *end <= tail_at).ok_or("its parts are longer than it is")?;
+            parts.push(at..end);
+            at = end;
+        }
+        if at != tail_at {
+            return Err("its parts are shorter than it is".to_owned());
+        }
+        let part = |i: usize| read_range(&file, parts[i].clone());
+
+        // cheap, and what is stale need not be sound
+        let made_from: Ingredients =
+            serde_json::from_slice(&part(3)?).map_err(|error| format!("its ingredients: {error}"))?;
+        if let Some(what) = self.ingredients.difference(&made_from) {
+            return Ok(Lookup::Stale { what: what.to_owned() });
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut piece = vec![0; PIECE_BYTES];
+        let end = bytes - (blake3::OUT_LEN + MAGIC.len()) as u64;
+        let mut done = 0;
+        while done < end {
+            let n = PIECE_BYTES.min(usize::try_from(end - done).unwrap_or(PIECE_BYTES));
+            file.read_exact_at(&mut piece[..n], done).map_err(fails)?;
+            hasher.update(&piece[..n]);
+            done += n as u64;
+            observer.progress(DataProgress { stage: Stage::Checking, done, total: end });
+        }
+        if hasher.finalize().as_bytes() != checksum {
+            return Err("its checksum is wrong".to_owned());
+        }
+        let mut survey: Survey = serde_json::from_slice(&part(4)?).map_err(|error| format!("its survey: {error}"))?;
+        for path in survey.paths_mut() {
+            let number = path.to_str().and_then(|number| number.parse().ok());
+            let named = number.and_then(|number: usize| self.data.get(number));
+            *path = named.ok_or("its survey names a file that there is not")?.clone();
+        }
+        let offsets = offsets(&part(1)?, &parts[0])?;
+        let index = part(2)?;
+        // for the order in which entries go; another user's entry stays as it is
+        let _ = file.set_modified(SystemTime::now());
+        let rows = CachedRows { path: self.path.clone(), file, bytes, offsets };
+        Ok(Lookup::Found(Box::new(Entry { index, survey, rows, rejects: parts[5].clone() })))
+    }
+
+    /// Begins a new entry.
+    ///
+    /// # Errors
+    /// [`NewFileError`].
+    pub fn write(&self) -> Result<Writer, NewFileError> {
+        let folder = self.path.parent().expect("a slot is in a folder");
+        std::fs::create_dir_all(folder).map_err(|source| NewFileError { action: "create its folder", source })?;
+        let mut writer = Writer {
+            file: NewFile::create(&self.path)?,
+            hasher: blake3::Hasher::new(),
+            pending: Vec::new(),
+            at: 0,
+            offsets: vec![MAGIC.len() as u64],
+        };
+        writer.put(MAGIC)?;
+        Ok(writer)
+    }
+
+    /// Removes what a crash left, and the entries that were not used for the longest time, if all together are too large. Best
+    /// effort: a folder that cannot be listed only stays as it is.
+    pub fn make_room(&self) -> usize {
+        let folder = self.path.parent().expect("a slot is in a folder");
+        let mut entries = Vec::new();
+        let mut total = 0;
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { continue };
+            let Ok(used) = meta.modified() else { continue };
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let age = SystemTime::now().duration_since(used).unwrap_or_default();
+            if name.starts_with(".tmp-") && age > ABANDONED {
+                let _ = std::fs::remove_file(&path);
+            } else if path.extension().is_some_and(|ending| ending == ENDING) {
+                total += meta.len();
+                if path != self.path {
+                    entries.push((used, meta.len(), path));
+                }
+            }
+        }
+        entries.sort();
+        let mut removed = 0;
+        for (_, bytes, path) in entries {
+            if total <= self.limit {
+                break;
+            }
+            if std::fs::remove_file(&path).is_ok() {
+                total -= bytes;
+                removed += 1;
+            }
+        }
+        removed
+    }
+}
+
+impl Entry {
+    /// Writes the lines of all rejects, with the names of the files.
+    ///
+    /// # Errors
+    /// [`DataError::Cache`]; [`DataError::Rejects`] for those of `to`.
+    pub fn write_rejects(&self, data: &[PathBuf], to: &mut dyn Write) -> Result<(), DataError> {
+        let mut pending: Vec<u8> = Vec::new();
+        let mut at = self.rejects.start;
+        while at < self.rejects.end {
+            let end = self.rejects.end.min(at + PIECE_BYTES as u64);
+            let piece = read_range(&self.rows.file, at..end).map_err(|why| self.rows.broken(why))?;
+            at = end;
+            for part in piece.split_inclusive(|&byte| byte == b'\n') {
+                pending.extend_from_slice(part);
+                if pending.last() == Some(&b'\n') {
+                    let name = |number: &Value| {
+                        let path = data.get(usize::try_from(number.as_u64()?).ok()?)?;
+                        Some(path.to_string_lossy().into())
+                    };
+                    let line = rejects::with_file(&pending, name);
+                    let line = line.ok_or_else(|| self.rows.broken("a line of its rejects is none".to_owned()))?;
+                    to.write_all(line.as_bytes()).map_err(DataError::Rejects)?;
+                    pending.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A part of a file, which the caller has seen to be inside it.
+fn read_range(file: &File, range: Range<u64>) -> Result<Vec<u8>, String> {
+    let length = usize::try_from(range.end - range.start).map_err(|error| error.to_string())?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, range.start).map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
+fn offsets(bytes: &[u8], rows: &Range<u64>) -> Result<Vec<u64>, String> {
+    if !bytes.len().is_multiple_of(8) {
+        return Err("its row offsets are no whole numbers".to_owned());
+    }
+    let read = |eight: &[u8]| u64::from_le_bytes(eight.try_into().expect("eight bytes"));
+    let offsets: Vec<u64> = bytes.chunks_exact(8).map(read).collect();
+    let (first, last) = (offsets.first(), offsets.last());
+    match first == Some(&rows.start) && last == Some(&rows.end) && offsets.is_sorted() {
+        true => Ok(offsets),
+        false => Err("its row offsets are not in order".to_owned()),
+    }
+}
+
+/// The rows of an entry, by their number in the order of writing.
+#[derive(Debug)]
+pub(crate) struct CachedRows {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    offsets: Vec<u64>,
+}
+
+impl CachedRows {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// Checks that the file was not cut. (It is never written again; a new entry is a new file.)
+    ///
+    /// # Errors
+    /// [`DataError::Cache`].
+    pub fn check_unchanged(&self) -> Result<(), DataError> {
+        match self.file.metadata() {
+            Ok(meta) if meta.len() == self.bytes => Ok(()),
+            Ok(_) => Err(self.broken("its length has changed".to_owned())),
+            Err(error) => Err(self.broken(error.to_string())),
+        }
+    }
+
+    /// A row. A number at or above [`CachedRows::len`] panics.
+    ///
+    /// # Errors
+    /// [`DataError::Cache`].
+    pub fn row(&self, number: u32) -> Result<EncodedRow, DataError> {
+        let range = self.offsets[number as usize]..self.offsets[number as usize + 1];
+        let bytes = read_range(&self.file, range).map_err(|why| self.broken(why))?;
+        decode(&bytes).ok_or_else(|| self.broken(format!("row {number} of it is not as it was written")))
+    }
+
+    fn broken(&self, why: String) -> DataError {
+        DataError::Cache { path: self.path.clone(), why }
+    }
+}
+
+/// The bytes of a row in an entry.
+pub(crate) fn encode(row: &EncodedRow) -> Vec<u8> {
+    let mut bytes = vec![0; ROW_CHECK];
+    bytes = postcard::to_extend(row, bytes).expect("memory takes every row, and it has nothing that cannot be written");
+    let hash = blake3::hash(&bytes[ROW_CHECK..]);
+    bytes[..ROW_CHECK].copy_from_slice(&hash.as_bytes()[..ROW_CHECK]);
+    bytes
+}
+
+/// The row, if the bytes are one that [`encode`] made and that keeps the promises of its type.
+fn decode(bytes: &[u8]) -> Option<EncodedRow> {
+    let (check, rest) = bytes.split_at_checked(ROW_CHECK)?;
+    if check != &blake3::hash(rest).as_bytes()[..ROW_CHECK] {
+        return None;
+    }
+    let row: EncodedRow = postcard::from_bytes(rest).ok()?;
+    let sound = !row.prompt.is_empty()
+        && !row.answers.is_empty()
+        && row.answers.iter().all(|answer| {
+            let in_order = answer.unscored.windows(2).all(|gaps| gaps[0].end < gaps[1].start);
+            let inside = |gap: &Range<usize>| gap.start < gap.end && gap.end <= answer.ids.len();
+            (1..=answer.ids.len()).contains(&answer.kept) && in_order && answer.unscored.iter().all(inside)
+        });
+    sound.then_some(row)
+}
+
+/// An entry that is being written.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    file: NewFile,
+    hasher: blake3::Hasher,
+    pending: Vec<u8>,
+    /// Bytes so far, those that are pending included.
+    at: u64,
+    offsets: Vec<u64>,
+}
+
+impl Writer {
+    /// Adds a row as [`encode`] makes it, and gives its number.
+    ///
+    /// # Errors
+    /// [`NewFileError`], for example of a full disk.
+    pub fn row(&mut self, bytes: &[u8]) -> Result<u32, NewFileError> {
+        self.put(bytes)?;
+        self.offsets.push(self.at);
+        Ok(u32::try_from(self.offsets.len() - 2).expect("rows are numbered in 32 bits: Dataset::open checks it"))
+    }
+
+    /// Adds the rest and gives the entry its name.
+    ///
+    /// # Errors
+    /// [`NewFileError`].
+    pub fn finish(
+        mut self,
+        slot: &Slot,
+        index: &[u8],
+        survey: &Survey,
+        rejects: &mut Rejects,
+    ) -> Result<CachedRows, NewFileError> {
+        let mut survey = survey.clone();
+        for path in survey.paths_mut() {
+            let number = slot.data.iter().position(|data| data == path);
+            *path = number.expect("a survey names files of its data").to_string().into();
+        }
+        let mut lengths = vec![self.at - MAGIC.len() as u64];
+        let offsets: Vec<u8> = self.offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+        let json = |error: serde_json::Error| NewFileError { action: "write it", source: error.into() };
+        let ingredients = serde_json::to_vec(&slot.ingredients).map_err(json)?;
+        let survey = serde_json::to_vec(&survey).map_err(json)?;
+        for part in [&offsets, index, &ingredients, &survey] {
+            self.put(part)?;
+            lengths.push(part.len() as u64);
+        }
+        let before = self.at;
+        let copied = rejects.copy_to(|piece| self.put(piece).map_err(|error| error.source));
+        copied.map_err(|source| NewFileError { action: "write it", source })?;
+        lengths.push(self.at - before);
+        let lengths: Vec<u8> = lengths.iter().flat_map(|length| length.to_le_bytes()).collect();
+        self.put(&lengths)?;
+        self.flush()?;
+        let checksum = self.hasher.finalize();
+        self.file.write(checksum.as_bytes())?;
+        self.file.write(MAGIC)?;
+        let file = self.file.finish_open()?;
+        let bytes = self.at + (blake3::OUT_LEN + MAGIC.len()) as u64;
+        Ok(CachedRows { path: slot.path.clone(), file, bytes, offsets: self.offsets })
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), NewFileError> {
+        self.pending.extend_from_slice(bytes);
+        self.at += bytes.len() as u64;
+        if self.pending.len() >= PIECE_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), NewFileError> {
+        self.hasher.update(&self.pending);
+        self.file.write(&self.pending)?;
+        self.pending.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! Recognises columns that may hold the prompt by their names.
+
+/// Words in the names of columns that hold prompts, in the singular.
+const PROMPTS: [&str; 9] =
+    ["prompt", "instruction", "question", "query", "input", "system", "conversation", "message", "dialogue"];
+/// Words in the names of columns that may hold one: if the value is a list, or a text of some length.
+const PERHAPS: [&str; 6] = ["context", "history", "problem", "user", "human", "post"];
+/// Fewest characters of such a text.
+pub(crate) const SOME_LENGTH: usize = 20;
+/// Words in the names of columns that are about a prompt or about answers, but hold no prompt.
+const ABOUT: [&str; 54] = [
+    "id",
+    "uid",
+    "uuid",
+    "hash",
+    "len",
+    "length",
+    "token",
+    "type",
+    "kind",
+    "count",
+    "num",
+    "number",
+    "source",
+    "lang",
+    "language",
+    "category",
+    "index",
+    "idx",
+    "name",
+    "version",
+    "score",
+    "rating",
+    "date",
+    "time",
+    "timestamp",
+    "url",
+    "model",
+    "label",
+    "labelling",
+    "labeling",
+    "tag",
+    "split",
+    "topic",
+    "domain",
+    "difficulty",
+    "format",
+    "template",
+    "answer",
+    "response",
+    "output",
+    "generation",
+    "chosen",
+    "rejected",
+    "critique",
+    "judge",
+    "evaluation",
+    "reward",
+    "weight",
+    "margin",
+    "quality",
+    "fingerprint",
+    "intent",
+    "following",
+    "explanation",
+];
+
+/// Words in the names of columns that say which of two answers is better.
+const VERDICTS: [&str; 8] = ["better", "winner", "preference", "preferred", "best", "choice", "verdict", "label"];
+/// Words in the names of columns that say how good an answer is.
+const SCORES: [&str; 6] = ["score", "rating", "reward", "grade", "quality", "helpfulness"];
+/// Words in the names of scores of which the smaller is the better.
+const FAULTS: [&str; 10] =
+    ["toxicity", "toxic", "harm", "risk", "perplexity", "length", "verbosity", "loss", "error", "rank"];
+/// Words of a prompt's column that holds another version of one that is read.
+const VERSIONS: [&str; 9] =
+    ["original", "orig", "raw", "translated", "translation", "english", "en", "clean", "cleaned"];
+
+/// How likely a column holds a prompt, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Likeness {
+    Perhaps,
+    Yes,
+}
+
+/// Whether the name of a column suggests a prompt.
+pub(crate) fn is_like_a_prompt(name: &str) -> bool {
+    likeness(name).is_some()
+}
+
+/// Returns the column that most likely is the prompt. `None` if no name suggests one.
+pub(crate) fn candidate(unread: &[String]) -> Option<&str> {
+    // a `system` column is only a part of a prompt, so any other one goes first
+    let rank = |name: &&String| likeness(name).map(|likeness| (!is_system(name), likeness));
+    let mut best: Option<&String> = None;
+    for name in unread.iter().filter(|name| likeness(name).is_some()) {
+        if best.is_none_or(|best| rank(&name) > rank(&best)) {
+            best = Some(name);
+        }
+    }
+    best.map(String::as_str)
+}
+
+/// Whether the look at the rows reads a column that nothing else does.
+pub(crate) fn is_looked_at(name: &str) -> bool {
+    is_like_a_prompt(name) || is_verdict(name) || is_score(name)
+}
+
+/// Whether a column may say which of two answers is better.
+pub(crate) fn is_verdict(name: &str) -> bool {
+    has_any(name, &VERDICTS)
+}
+
+/// Whether a column may say how good an answer is, the larger the better.
+pub(crate) fn is_score(name: &str) -> bool {
+    has_any(name, &SCORES) && !has_any(name, &FAULTS)
+}
+
+/// Whether a column is called like one that is read, but for words of another version.
+pub(crate) fn is_other_version(name: &str, read: &str) -> bool {
+    let (all, read) = (words(name), words(read));
+    let rest: Vec<&String> = all.iter().filter(|word| !VERSIONS.contains(&word.as_str())).collect();
+    rest.len() < all.len() && rest.into_iter().eq(&read)
+}
+
+fn has_any(name: &str, list: &[&str]) -> bool {
+    words(name).iter().any(|word| list.contains(&word.as_str()))
+}
+
+pub(crate) fn is_system(name: &str) -> bool {
+    words(name).iter().any(|word| word == "system")
+}
+
+pub(crate) fn likeness(name: &str) -> Option<Likeness> {
+    let words = words(name);
+    let has = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
+    match () {
+        () if has(&ABOUT) => None,
+        () if has(&PROMPTS) => Some(Likeness::Yes),
+        () if has(&PERHAPS) => Some(Likeness::Perhaps),
+        () => None,
+    }
+}
+
+/// Splits a name into words in the singular: `userInputs`, `user_inputs` and `User-Input` all give `user`, `input`.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut was_lower = false;
+    for c in name.chars() {
+        if !c.is_alphanumeric() || c.is_uppercase() && was_lower {
+            words.push(String::new());
+        }
+        was_lower = c.is_lowercase();
+        if c.is_alphanumeric() {
+            words.last_mut().expect("there is a word").extend(c.to_lowercase());
+        }
+    }
+    let singular = |word: String| match word.as_str() {
+        "queries" => "query".to_owned(),
+        "dialog" | "dialogs" => "dialogue".to_owned(),
+        "class" => word,
+        plural => plural.strip_suffix('s').map_or(plural.to_owned(), str::to_owned),
+    };
+    words.into_iter().filter(|word| !word.is_empty()).map(singular).collect()
+}

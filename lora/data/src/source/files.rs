@@ -1,0 +1,230 @@
+//! From what was typed to files: names, and patterns like `dir/*.jsonl`.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::hub::{self, CachedSet};
+use crate::error::DataError;
+
+/// The files of a run, in the order in which their rows are numbered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataFiles {
+    /// In the order of the names that were given; those of one pattern in alphabetical order.
+    pub paths: Vec<PathBuf>,
+    /// Files that stand in `paths` once more, under this or another name: their rows count as often.
+    pub repeated: Vec<PathBuf>,
+    /// Folders that a pattern matched, and that were passed over.
+    pub folders: Vec<PathBuf>,
+    /// Data sets of the local Hugging Face cache. Their files are among `paths`.
+    pub sets: Vec<CachedSet>,
+}
+
+/// Finds the files that names and patterns stand for.
+///
+/// A name that exists is that file, whatever characters it has; else one with `*`, `?` or `[` in it is a pattern, whose `*`
+/// ends at a `/` (`**` is any number of folders) and matches no leading dot. A name that does not exist and has the form of a
+/// data set's id is looked up in the local Hugging Face cache. Any other is left for the reader to refuse.
+///
+/// # Errors
+/// [`DataError::Folder`], [`DataError::Pattern`], [`DataError::NoMatch`], [`DataError::NotText`], [`DataError::Hub`];
+/// [`DataError::Io`] for a
+/// folder that cannot be listed.
+pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, DataError> {
+    let mut files = DataFiles::default();
+    for name in names {
+        match name.to_str().filter(|text| text.contains(['*', '?', '[']) && !name.exists()) {
+            Some(pattern) => matching(pattern, &mut files)?,
+            None if name.is_dir() => return Err(folder(name)),
+            None if name.exists() => files.paths.push(name.clone()),
+            None => match name.to_str().and_then(hub::find).transpose()? {
+                Some(set) => {
+                    files.paths.extend(set.files.iter().cloned());
+                    files.sets.push(set);
+                }
+                None => files.paths.push(name.clone()),
+            },
+        }
+    }
+    let mut seen = HashSet::new();
+    for path in &files.paths {
+        if let Ok(meta) = path.metadata()
+            && !seen.insert((meta.dev(), meta.ino()))
+        {
+            files.repeated.push(path.clone());
+        }
+    }
+    Ok(files)
+}
+
+fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), DataError> {
+    let broken =
+        |error: glob::PatternError| DataError::Pattern { pattern: pattern.to_owned(), message: error.to_string() };
+    let mut found = Vec::new();
+    for entry in glob::glob_with(pattern, OPTIONS).map_err(broken)? {
+        let path = entry.map_err(|error| DataError::Io { path: error.path().to_owned(), source: error.into() })?;
+        if is_hidden(&path, pattern) {
+            continue;
+        }
+        if path.is_dir() { files.folders.push(path) } else { found.push(path) }
+    }
+    if let Some(path) = passed_over(pattern) {
+        return Err(DataError::NotText { path, pattern: pattern.to_owned() });
+    }
+    if found.is_empty() {
+        return Err(DataError::NoMatch { pattern: pattern.to_owned() });
+    }
+    found.sort();
+    files.paths.extend(found);
+    Ok(())
+}
+
+/// Names with a dot in front are left out by [`is_hidden`]: the library panics on a name that is not UTF-8 where it is to do
+/// that.
+const OPTIONS: glob::MatchOptions =
+    glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
+
+/// Whether a part of the path that a pattern has matched has a dot in front, and does not stand in the pattern as it is.
+fn is_hidden(path: &Path, pattern: &str) -> bool {
+    let has_dot = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b".") && part != "." && part != "..";
+    path.iter().any(|part| has_dot(part) && !Path::new(pattern).iter().any(|literal| literal == part))
+}
+
+/// A file that the pattern would match if its name were UTF-8: patterns pass over those that are not.
+fn passed_over(pattern: &str) -> Option<PathBuf> {
+    let path = Path::new(pattern);
+    let name = glob::Pattern::new(path.file_name()?.to_str()?).ok()?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // `**` stands for no folder, too
+    let without = parent.parent().filter(|_| parent.ends_with("**")).unwrap_or(parent);
+    let folders = [parent, without].into_iter().filter_map(|of| glob::glob_with(of.to_str()?, OPTIONS).ok());
+    let entries = folders.flatten().flatten().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let is_wrong = |name_of: &std::ffi::OsStr| {
+        name_of.to_str().is_none() && name.matches_with(&name_of.to_string_lossy(), OPTIONS)
+    };
+    let mut paths = entries.map(|entry| entry.path());
+    paths.find(|path| !is_hidden(path, pattern) && path.file_name().is_some_and(is_wrong))
+}
+
+/// Endings of the names of data files.
+pub(crate) const ENDINGS: [&str; 7] = ["jsonl", "parquet", "json", "ndjson", "csv", "tsv", "tab"];
+/// Endings that follow those in the names of compressed files.
+const PACKED: [&str; 3] = [".gz", ".zst", ".zstd"];
+
+/// Returns the ending of a file's name in lower case, without that of its compression.
+pub(crate) fn ending(name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    let name = PACKED.into_iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
+    Some(name.rsplit_once('.')?.1.to_owned())
+}
+
+/// The error of a folder: with the pattern that would take its files, if there are any.
+pub(crate) fn folder(path: &Path) -> DataError {
+    let names: Vec<String> = std::fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let has = |ending: &String| names.iter().any(|name| name.ends_with(&format!(".{ending}")));
+    let packed = PACKED.into_iter().flat_map(|packed| ENDINGS.map(|ending| format!("{ending}{packed}")));
+    let ending = ENDINGS.map(str::to_owned).into_iter().chain(packed).find(has);
+    let ending = ending.unwrap_or_else(|| ENDINGS[0].to_owned());
+    DataError::Folder { path: path.to_owned(), pattern: path.join(format!("*.{ending}")).display().to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder_with(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "{}\n").unwrap();
+        }
+        folder
+    }
+
+    fn names(folder: &Path, files: &DataFiles) -> Vec<String> {
+        let name = |path: &PathBuf| path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+        files.paths.iter().map(name).collect()
+    }
+
+    #[test]
+    fn patterns_are_sorted_and_keep_the_order_of_the_arguments() {
+        let folder = folder_with(&["b.jsonl", "a.jsonl", "c.json", ".hidden.jsonl", "sub/d.jsonl", "z.jsonl"]);
+        let at = |name: &str| folder.path().join(name);
+        let files = data_files(&[at("z.jsonl"), at("[ab].jsonl"), at("c.json")]).unwrap();
+        assert_eq!(names(folder.path(), &files), ["z.jsonl", "a.jsonl", "b.jsonl", "c.json"]);
+        assert_eq!(files.repeated, Vec::<PathBuf>::new());
+        let files = data_files(&[at("**/*.jsonl")]).unwrap();
+        assert_eq!(names(folder.path(), &files), ["a.jsonl", "b.jsonl", "sub/d.jsonl", "z.jsonl"]);
+        let files = data_files(&[at("*")]).unwrap();
+        assert_eq!(names(folder.path(), &files), ["a.jsonl", "b.jsonl", "c.json", "z.jsonl"]);
+        assert_eq!(files.folders, [at("sub")]);
+        // a name with a dot in front is taken where it is typed, and never matched
+        let hidden = folder_with(&[".cache/a.jsonl", ".cache/.b.jsonl", ".c.jsonl"]);
+        let files = data_files(&[hidden.path().join(".cache/*.jsonl")]).unwrap();
+        assert_eq!(names(hidden.path(), &files), [".cache/a.jsonl"]);
+        for pattern in ["*.jsonl", ".*.jsonl", "**/*.jsonl", "*/*.jsonl"] {
+            let error = data_files(&[hidden.path().join(pattern)]).unwrap_err();
+            assert!(matches!(error, DataError::NoMatch { .. }), "{pattern}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_not_passed_over() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = folder_with(&["a.jsonl", "sub/b.jsonl"]);
+        let name = std::ffi::OsStr::from_bytes(b"sub/caf\xE9.jsonl");
+        let path = folder.path().join(name);
+        if std::fs::write(&path, "{}\n").is_err() {
+            return; // this file system has no such names
+        }
+        for pattern in ["sub/*.jsonl", "s*/*.jsonl", "**/*.jsonl", "sub/caf?.jsonl"] {
+            let error = data_files(&[folder.path().join(pattern)]).unwrap_err();
+            assert!(matches!(&error, DataError::NotText { path: found, .. } if *found == path), "{pattern}: {error}");
+            assert!(error.to_string().contains(r"caf\xE9.jsonl"), "{error}");
+        }
+        // it is taken by its name, and in nobody's way where the pattern is for others
+        assert_eq!(data_files(std::slice::from_ref(&path)).unwrap().paths, [path]);
+        assert_eq!(data_files(&[folder.path().join("*.jsonl")]).unwrap().paths.len(), 1);
+        assert_eq!(data_files(&[folder.path().join("sub/b*.jsonl")]).unwrap().paths.len(), 1);
+        std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xE9.json")), "{}\n").unwrap();
+        assert!(matches!(data_files(&[folder.path().join("**/*.json")]), Err(DataError::NotText { .. })));
+    }
+
+    #[test]
+    fn a_file_that_exists_is_no_pattern() {
+        let folder = folder_with(&["rows[1].jsonl", "rows1.jsonl"]);
+        let files = data_files(&[folder.path().join("rows[1].jsonl")]).unwrap();
+        assert_eq!(names(folder.path(), &files), ["rows[1].jsonl"]);
+    }
+
+    #[test]
+    fn the_same_file_twice_is_said() {
+        let folder = folder_with(&["a.jsonl", "b.jsonl"]);
+        let at = |name: &str| folder.path().join(name);
+        std::os::unix::fs::symlink(at("a.jsonl"), at("link.jsonl")).unwrap();
+        let files = data_files(&[at("*.jsonl"), at("b.jsonl")]).unwrap();
+        assert_eq!(names(folder.path(), &files), ["a.jsonl", "b.jsonl", "link.jsonl", "b.jsonl"]);
+        assert_eq!(files.repeated, [at("link.jsonl"), at("b.jsonl")]);
+    }
+
+    #[test]
+    fn what_names_no_file_is_refused() {
+        let folder = folder_with(&["sub/d.parquet"]);
+        let at = |name: &str| folder.path().join(name);
+        let message = |name: &str| data_files(&[at(name)]).unwrap_err().to_string();
+        let text = message("*.jsonl");
+        assert!(text.contains("*.jsonl") && text.contains("matches no file"), "{text}");
+        assert!(matches!(data_files(&[at("su*")]), Err(DataError::NoMatch { .. })), "folders are no files");
+        let text = message("sub");
+        assert!(text.contains("is a folder") && text.contains("sub/*.parquet"), "{text}");
+        assert!(matches!(data_files(&[at("a***b")]), Err(DataError::Pattern { .. })));
+        // the reader says that it is not there
+        assert_eq!(data_files(&[at("none.jsonl")]).unwrap().paths, [at("none.jsonl")]);
+    }
+}

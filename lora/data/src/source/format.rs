@@ -1,0 +1,72 @@
+//! What a data file is, by its first bytes: names end as they like.
+
+/// How the rows stand in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Text: JSONL, a JSON array, CSV.
+    Text,
+    /// Text, compressed by gzip.
+    Gzip,
+    /// Text, compressed by zstd.
+    Zstd,
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// First bytes, how far into the file, and what they are, of formats that hold no rows for us.
+const REFUSED: [(&[u8], usize, &str); 15] = [
+    (b"PK\x03\x04", 0, "a zip archive (or an Excel sheet)"),
+    (b"BZh", 0, "compressed by bzip2"),
+    (b"\xFD7zXZ\x00", 0, "compressed by xz"),
+    (b"\x04\x22\x4D\x18", 0, "compressed by lz4"),
+    (b"7z\xBC\xAF\x27\x1C", 0, "a 7z archive"),
+    (b"ustar", 257, "a tar archive"),
+    (b"ARROW1", 0, "an Arrow file"),
+    (b"\xFF\xFF\xFF\xFF", 0, "an Arrow stream"),
+    (b"version https://git-lfs", 0, "a pointer of Git LFS (fetch the file that it stands for: git lfs pull)"),
+    (b"<!DOCTYPE html", 0, "a page of HTML (was it fetched from the right address?)"),
+    (b"<!doctype html", 0, "a page of HTML (was it fetched from the right address?)"),
+    (b"<html", 0, "a page of HTML (was it fetched from the right address?)"),
+    (b"Obj\x01", 0, "an Avro file"),
+    (b"PARE", 0, "an encrypted Parquet file"),
+    (b"SQLite format 3\x00", 0, "an SQLite database"),
+];
+
+impl Format {
+    /// The format of a file that begins like this.
+    ///
+    /// # Errors
+    /// The name of a format that is not read.
+    pub fn of(head: &[u8]) -> Result<Format, &'static str> {
+        let has = |bytes: &[u8], at: usize| head.get(at..).is_some_and(|rest| rest.starts_with(bytes));
+        if let Some((_, _, name)) = REFUSED.into_iter().find(|(bytes, at, _)| has(bytes, *at)) {
+            return Err(name);
+        }
+        // with or without a byte-order mark: UTF-8 text has no such zeros
+        if matches!(
+            head,
+            [0xFF, 0xFE, _, 0, ..] | [0xFE, 0xFF, 0, ..] | [0, 0x20..=0x7E, 0, ..] | [0x20..=0x7E, 0, _, 0, ..]
+        ) {
+            return Err("text in UTF-16 (save it as UTF-8)");
+        }
+        // skippable frames of zstd begin with 0x184D2A50 to 0x184D2A5F
+        let is_skippable = matches!(head, [0x50..=0x5F, 0x2A, 0x4D, 0x18, ..]);
+        Ok(match head {
+            [0x1F, 0x8B, ..] => Format::Gzip,
+            [0x28, 0xB5, 0x2F, 0xFD, ..] => Format::Zstd,
+            _ if is_skippable => Format::Zstd,
+            [b'P', b'A', b'R', b'1', ..] => Format::Parquet,
+            _ => Format::Text,
+        })
+    }
+
+    /// The format in a user's words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Text => "text",
+            Format::Gzip => "gzip",
+            Format::Zstd => "zstd",
+            Format::Parquet => "Parquet",
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Where the lines of a text start, found while it passes by in pieces.
+
+/// UTF-8's byte-order mark: accepted and skipped at the start of a file.
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+/// So many lines are always counted: 256 MiB of starts.
+const ALLOWED_LINES: u64 = 1 << 25;
+
+/// Lines that a file may have beyond [`ALLOWED_LINES`]: starts take 8 bytes each, before anybody has looked at a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinesOf {
+    /// A text of so many bytes. No row has fewer than 8: `{"x":""}`.
+    Text(u64),
+    /// A file of so many bytes that holds its text in fewer. Rows that people have take tens of bytes, packed.
+    Packed(u64),
+}
+
+impl LinesOf {
+    fn most(self) -> u64 {
+        let justified = match self {
+            LinesOf::Text(bytes) => bytes / 8,
+            LinesOf::Packed(bytes) => bytes,
+        };
+        justified.max(ALLOWED_LINES)
+    }
+}
+
+/// More lines than there may be: the most that there may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ManyLines(pub u64);
+
+/// Starts of the lines that are not blank: 8 bytes a line.
+#[derive(Debug)]
+pub(crate) struct LineIndex {
+    most: u64,
+    /// Start of every line that is not blank, in bytes.
+    pub starts: Vec<u64>,
+    /// Lines that are blank.
+    pub blank_lines: usize,
+    /// Bytes of the text so far.
+    pub bytes: u64,
+    line_start: u64,
+    /// In the line so far.
+    has_text: bool,
+}
+
+impl LineIndex {
+    /// Of nothing yet, for at most so many lines, and those that the file justifies.
+    pub fn new(most: u64, of: LinesOf) -> LineIndex {
+        let most = most.min(of.most());
+        LineIndex { most, starts: Vec::new(), blank_lines: 0, bytes: 0, line_start: 0, has_text: false }
+    }
+
+    /// The next piece of the text. A byte-order mark is recognised where the first piece holds it whole.
+    ///
+    /// # Errors
+    /// [`ManyLines`].
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), ManyLines> {
+        let mut rest = piece;
+        if self.bytes == 0 && rest.starts_with(BOM) {
+            rest = &rest[BOM.len()..];
+            self.bytes = BOM.len() as u64;
+            self.line_start = self.bytes;
+        }
+        while !rest.is_empty() {
+            let newline = rest.iter().position(|&b| b == b'\n');
+            let line = &rest[..newline.unwrap_or(rest.len())];
+            self.has_text = self.has_text || line.iter().any(|b| !b.is_ascii_whitespace());
+            self.bytes += line.len() as u64;
+            rest = &rest[line.len()..];
+            if newline.is_some() {
+                rest = &rest[1..];
+                self.bytes += 1;
+                self.end_line()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The text has ended; its last line may have no line end.
+    ///
+    /// # Errors
+    /// [`ManyLines`].
+    pub fn finish(&mut self) -> Result<(), ManyLines> {
+        if self.has_text {
+            self.end_line()?;
+        }
+        self.starts.shrink_to_fit();
+        Ok(())
+    }
+
+    fn end_line(&mut self) -> Result<(), ManyLines> {
+        match self.has_text {
+            true if self.starts.len() as u64 >= self.most => return Err(ManyLines(self.most)),
+            true => self.starts.push(self.line_start),
+            false => self.blank_lines += 1,
+        }
+        self.line_start = self.bytes;
+        self.has_text = false;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn lines_that_nothing_justifies_are_refused() {
+        let mut index = LineIndex::new(2, LinesOf::Packed(10));
+        assert_eq!(index.push(b"1\n\n\n2\n3"), Ok(()), "blank lines take nothing, and the third has not ended");
+        assert_eq!(index.finish(), Err(ManyLines(2)));
+        let mut index = LineIndex::new(2, LinesOf::Packed(10));
+        assert_eq!(index.push(b"1\n2\n3\n"), Err(ManyLines(2)));
+        assert_eq!(LineIndex::new(u64::MAX, LinesOf::Packed(100)).most, ALLOWED_LINES);
+        assert_eq!(LineIndex::new(u64::MAX, LinesOf::Packed(1 << 30)).most, 1 << 30);
+        assert_eq!(LineIndex::new(u64::MAX, LinesOf::Text(1 << 30)).most, 1 << 27);
+    }
+
+    proptest! {
+        /// As `lines` of the standard library has them, however the text is cut. (A byte-order mark comes whole: pieces of
+        /// files are longer.)
+        #[test]
+        fn lines_do_not_depend_on_the_pieces(text in "[a \\n\\r\\t]{0,60}", cuts in prop::collection::vec(1usize..9, 1..20)) {
+            let mut index = LineIndex::new(u64::MAX, LinesOf::Text(0));
+            let mut rest = text.as_bytes();
+            for cut in cuts.into_iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                index.push(piece).unwrap();
+                rest = after;
+            }
+            index.finish().unwrap();
+            let mut at = 0;
+            let (mut starts, mut blank) = (Vec::new(), 0);
+            for line in text.split_inclusive('\n') {
+                if !line.trim_ascii().is_empty() {
+                    starts.push(at);
+                } else if line.ends_with('\n') {
+                    blank += 1;
+                }
+                at += line.len() as u64;
+            }
+            prop_assert_eq!(index.starts, starts);
+            prop_assert_eq!((index.blank_lines, index.bytes), (blank, text.len() as u64));
+        }
+    }
+}

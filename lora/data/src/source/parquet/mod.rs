@@ -1,0 +1,390 @@
+//! Parquet: every row as the JSON object that a JSONL file of the same data would hold.
+//!
+//! A text of the type JSON counts as the value in it. A null field of a structure counts as a missing field.
+//!
+//! Only the columns that a run can read are looked at; the others have their names in the object, and null. The library trusts
+//! the sizes in a file and panics on some broken ones. So the footer (`thrift`) and the page headers of those columns (`pages`)
+//! are walked first, every size in them is held against the file, pages of codecs that can expand without bound are unpacked
+//! once without keeping the result, and the library runs where a panic becomes an error. The library decodes columns, a row at
+//! a time; `rows` makes objects of them. Pages that carry a checksum are checked.
+
+mod features;
+mod pages;
+mod rows;
+mod thrift;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use ::parquet::basic::{ConvertedType, LogicalType, Type as Physical};
+use ::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use ::parquet::file::reader::{FileReader, SerializedFileReader};
+use ::parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, SchemaDescriptor, Type as Schema};
+
+use self::features::{Feature, features};
+use self::pages::{HELD_BYTES, Held, ROW_VALUES, Watched, check_column};
+use self::rows::{Column, Line, Node, Stop, is_text};
+use self::thrift::{Compact, Event};
+use super::bad_line;
+use super::column_names::is_looked_at;
+use super::reader::MAX_ROW_BYTES;
+use super::spool::Spool;
+use crate::bad_row::BadRow;
+use crate::caught::quietly;
+use crate::error::DataError;
+use crate::record::columns::ColumnMap;
+
+/// The last four bytes of a file, and the first.
+const MAGIC: &[u8] = b"PAR1";
+/// Largest footer, in bytes.
+const MAX_FOOTER_BYTES: u64 = 256 << 20;
+/// Columns inside columns.
+const MAX_NESTING: usize = 32;
+/// Digits after the point of a decimal: as many as readers have numbers for.
+const MAX_SCALE: i32 = 76;
+
+/// What is wrong with a Parquet file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParquetFault {
+    /// The end is missing.
+    #[error("it does not end as a Parquet file does; is it complete?")]
+    Truncated,
+    /// The footer is larger than the file or the limit.
+    #[error("its footer is said to have {bytes} bytes, of at most {limit}")]
+    FooterSize {
+        /// What the file says.
+        bytes: u64,
+        /// The most that there can be.
+        limit: u64,
+    },
+    /// Footer or page header that is not what it should be.
+    #[error("its {part} is damaged: {message}")]
+    Damaged {
+        /// Which part.
+        part: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// Columns in columns in columns.
+    #[error("its columns are nested more than {limit} deep")]
+    Nesting {
+        /// The limit.
+        limit: usize,
+    },
+    /// A column's data lies outside the file, or its pages do not add up.
+    #[error("column `{column}`: {message}")]
+    Column {
+        /// Path of the column.
+        column: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// Pages and dictionaries that are too large together.
+    #[error(
+        "the columns that are read need {bytes} bytes at a time for their pages and dictionaries, the limit is {limit}; write it with \
+         smaller pages"
+    )]
+    Memory {
+        /// What they need.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A decimal with more digits than numbers have.
+    #[error(
+        "column `{column}` is a decimal with {scale} digits after the point, the limit is {limit}; convert it to a number"
+    )]
+    Scale {
+        /// Path of the column.
+        column: String,
+        /// Digits after the point.
+        scale: i32,
+        /// The limit.
+        limit: i32,
+    },
+    /// A type of value that JSON has no form for.
+    #[error(
+        "column `{column}` is {found}, which has no form in JSON; leave the column out or convert it (text is `string`, that is \
+         BYTE_ARRAY with the UTF8 annotation; JSON text has the annotation JSON)"
+    )]
+    Type {
+        /// Path of the column.
+        column: String,
+        /// Its type.
+        found: String,
+    },
+    /// The library refuses the file or fails on it.
+    #[error("{0}")]
+    Library(String),
+}
+
+type Outcome<T> = Result<T, ParquetFault>;
+
+/// Writes every row as a line of JSON into the spool, with the columns that something reads under this map.
+///
+/// # Errors
+/// [`DataError::Parquet`]; those of the spool.
+pub(crate) fn unpack(
+    path: &Path,
+    file: &File,
+    bytes: u64,
+    map: &ColumnMap,
+    spool: &mut Spool<'_>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), DataError> {
+    let broken = |fault| DataError::Parquet { path: path.to_owned(), fault };
+    check_footer(file, bytes).map_err(broken)?;
+    let library = |error: ::parquet::errors::ParquetError| broken(ParquetFault::Library(error.to_string()));
+    let rows = || -> Result<(), DataError> {
+        let again = file.try_clone().map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+        let reader = SerializedFileReader::new(again).map_err(library)?;
+        let metadata = reader.metadata();
+        let features = features(metadata.file_metadata()).map_err(broken)?;
+        let schema = metadata.file_metadata().schema_descr();
+        let fields = Fields::of(schema, Feature::of(features.as_ref()), map).map_err(broken)?;
+        check_rows(metadata).map_err(broken)?;
+        let total = metadata.file_metadata().num_rows().max(1) as u64;
+        let (mut line, mut number) = (Line::default(), 0u64);
+        for (i, group) in metadata.row_groups().iter().enumerate() {
+            let held = check_pages(file, bytes, group, &fields.leaves).map_err(broken)?;
+            let pages = reader.get_row_group(i).map_err(library)?;
+            let share = HELD_BYTES / fields.leaves.len().max(1) as u64;
+            let mut columns = Vec::with_capacity(fields.leaves.len());
+            for ((leaf, descr), held) in fields.leaves.iter().zip(held) {
+                let watched = Watched {
+                    pages: pages.get_column_page_reader(*leaf).map_err(library)?,
+                    max_def_level: descr.max_def_level(),
+                    max_rep_level: descr.max_rep_level(),
+                    most_values: ROW_VALUES / fields.leaves.len() as u64,
+                    // a row may begin in a page and end in the next, whatever they have
+                    most_bytes: share.max(2 * held.page),
+                    open_values: 0,
+                    open_bytes: 0,
+                };
+                columns.push(Column::new(descr.clone(), Box::new(watched)));
+            }
+            for _ in 0..group.num_rows() {
+                line.bytes.clear();
+                let passed_over = write_row(&fields, &mut columns, &mut line).map_err(broken)?;
+                spool.pass_over(passed_over)?;
+                line.bytes.push(b'\n');
+                spool.write(&line.bytes)?;
+                if number % 1024 == 0 {
+                    progress((u128::from(number) * u128::from(bytes) / u128::from(total)) as u64);
+                }
+                number += 1;
+            }
+            columns.iter_mut().try_for_each(Column::check_ended).map_err(broken)?;
+        }
+        Ok(())
+    };
+    let fails = |words: String| Err(broken(ParquetFault::Library(format!("the parquet library fails on it: {words}"))));
+    quietly(rows).unwrap_or_else(fails)
+}
+
+/// The line of the columns' next row. How many bytes were made for nothing, if it is bad.
+fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result<u64, ParquetFault> {
+    columns.iter_mut().try_for_each(Column::load)?;
+    let mut outcome = line.put(b"{");
+    let mut last = 0;
+    for (i, (key, node)) in fields.fields.iter().enumerate() {
+        last = i;
+        outcome = outcome.and_then(|()| line.put(if i > 0 { b"," } else { b"" })).and_then(|()| line.put(key));
+        outcome = outcome.and_then(|()| match node {
+            Some(node) => rows::write(node, columns, line),
+            None => line.put(b"null"),
+        });
+        if outcome.is_err() {
+            break;
+        }
+    }
+    let (column, message) = match outcome.and_then(|()| line.put(b"}")) {
+        Ok(()) => return columns.iter().try_for_each(Column::check_taken).map(|()| 0),
+        Err(Stop::Broken(fault)) => return Err(fault),
+        Err(Stop::Bad { column, message }) => (column, message),
+        Err(Stop::TooLong) => {
+            let name = fields.names.get(last).cloned().unwrap_or_default();
+            (name, format!("with it the row has more than {MAX_ROW_BYTES} bytes, which is the limit"))
+        }
+    };
+    let passed_over = line.bytes.len() as u64;
+    line.bytes.clear();
+    bad_line::put(&mut line.bytes, &BadRow::Value { column, message });
+    Ok(passed_over)
+}
+
+/// The columns of a file at its top level, and how those that are read become values.
+struct Fields {
+    names: Vec<String>,
+    /// `"name":`, and the node of a column that is read.
+    fields: Vec<(Vec<u8>, Option<Node>)>,
+    /// The columns of values that are read: numbers in the file, and what they are.
+    leaves: Vec<(usize, ColumnDescPtr)>,
+}
+
+impl Fields {
+    fn of(schema: &SchemaDescriptor, row: Feature<'_>, map: &ColumnMap) -> Result<Fields, ParquetFault> {
+        let mut all = Fields { names: Vec::new(), fields: Vec::new(), leaves: Vec::new() };
+        let mut leaves = (0..schema.num_columns()).peekable();
+        for (number, field) in schema.root_schema().get_fields().iter().enumerate() {
+            let first = all.leaves.len();
+            if reads(map, field) {
+                check_variants(field)?;
+            }
+            while let Some(leaf) = leaves.next_if(|leaf| schema.get_column_root_idx(*leaf) == number) {
+                if reads(map, field) {
+                    check_type(&schema.column(leaf))?;
+                    all.leaves.push((leaf, schema.column(leaf)));
+                }
+            }
+            let node = match reads(map, field) {
+                true => Some(Node::of(field, row.field(field.name()), first, 0, 0)?.0),
+                false => None,
+            };
+            all.names.push(field.name().to_owned());
+            all.fields.push((rows::key(field.name()), node));
+        }
+        Ok(all)
+    }
+}
+
+/// Whether a column is read: either we know it, or its name says that it is looked at, and it holds texts. Numbers that nothing
+/// else reads may be NaN, which is no reason to refuse a row.
+fn reads(map: &ColumnMap, field: &Schema) -> bool {
+    map.reads(field.name()) || is_looked_at(field.name()) && holds_texts(field)
+}
+
+/// Whether all values in a column are texts, those within its lists and structures included.
+fn holds_texts(field: &Schema) -> bool {
+    match field.is_primitive() {
+        // older writers use only the older annotation
+        true => {
+            let info = field.get_basic_info();
+            info.logical_type_ref() == Some(&LogicalType::String) || info.converted_type() == ConvertedType::UTF8
+        }
+        false => field.get_fields().iter().all(|field| holds_texts(field)),
+    }
+}
+
+/// Walks the footer.
+fn check_footer(file: &File, bytes: u64) -> Outcome<()> {
+    let damaged = |message: String| ParquetFault::Damaged { part: "footer", message };
+    let at = |offset: u64, buffer: &mut [u8]| file.read_exact_at(buffer, offset).map_err(|e| damaged(e.to_string()));
+    let tail_at = bytes.checked_sub(8).filter(|at| *at >= MAGIC.len() as u64).ok_or(ParquetFault::Truncated)?;
+    let mut tail = [0; 8];
+    at(tail_at, &mut tail)?;
+    let [a, b, c, d, magic @ ..] = tail;
+    if magic != MAGIC {
+        return Err(ParquetFault::Truncated);
+    }
+    let length = u64::from(u32::from_le_bytes([a, b, c, d]));
+    let limit = MAX_FOOTER_BYTES.min(tail_at - MAGIC.len() as u64);
+    if length > limit {
+        return Err(ParquetFault::FooterSize { bytes: length, limit });
+    }
+    let mut footer = vec![0; length as usize];
+    at(tail_at - length, &mut footer)?;
+
+    // field 2 is the schema: a list of elements in depth-first order, each with its number of children in field 5
+    let mut children = 0i64;
+    let mut left: Vec<i64> = Vec::new();
+    let mut fault = None;
+    let mut on = |path: &[i16], event| match (path, event) {
+        ([2, 5], Event::Int(count)) => children = count,
+        ([2], Event::End) => {
+            while left.last() == Some(&0) {
+                left.pop();
+            }
+            if let Some(siblings) = left.last_mut() {
+                *siblings -= 1;
+            }
+            if children > 0 {
+                left.push(children);
+            }
+            if left.len() > MAX_NESTING {
+                fault = Some(ParquetFault::Nesting { limit: MAX_NESTING });
+            }
+            children = 0;
+        }
+        _ => {}
+    };
+    Compact::new(&footer).walk(&mut on).map_err(|error| damaged(error.to_string()))?;
+    fault.map_or(Ok(()), Err)
+}
+
+/// Refuses a Variant, whose columns are a binary encoding of their own. Types are nested no deeper than [`MAX_NESTING`].
+fn check_variants(field: &Schema) -> Outcome<()> {
+    if let Some(LogicalType::Variant(_)) = field.get_basic_info().logical_type_ref() {
+        return Err(ParquetFault::Type { column: field.name().to_owned(), found: "a Variant".to_owned() });
+    }
+    let inner = if field.is_primitive() { &[][..] } else { field.get_fields() };
+    inner.iter().try_for_each(|field| check_variants(field))
+}
+
+/// Whether a column has a form in JSON.
+fn check_type(column: &ColumnDescPtr) -> Outcome<()> {
+    let path = || column.path().string();
+    if let Some(found) = no_json(column) {
+        return Err(ParquetFault::Type { column: path(), found });
+    }
+    let (scale, limit) = (column.type_scale(), MAX_SCALE);
+    match column.converted_type() == ConvertedType::DECIMAL && !(0..=limit).contains(&scale) {
+        true => Err(ParquetFault::Scale { column: path(), scale, limit }),
+        false => Ok(()),
+    }
+}
+
+/// The type of a column, if it has no form in JSON. Dates and times are text.
+fn no_json(column: &ColumnDescriptor) -> Option<String> {
+    let is_number = matches!(column.converted_type(), ConvertedType::DECIMAL)
+        || matches!(column.logical_type_ref(), Some(LogicalType::Float16));
+    match column.physical_type() {
+        Physical::BYTE_ARRAY | Physical::FIXED_LEN_BYTE_ARRAY if !is_text(column) && !is_number => {
+            Some(match (column.logical_type_ref(), column.converted_type()) {
+                (_, ConvertedType::BSON) => "BSON".to_owned(),
+                (Some(logical), _) => format!("{} ({logical:?})", column.physical_type()),
+                (None, ConvertedType::NONE) => format!("binary ({})", column.physical_type()),
+                (None, converted) => format!("{} ({converted})", column.physical_type()),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Whether the row groups have the rows that the footer says.
+fn check_rows(metadata: &ParquetMetaData) -> Outcome<()> {
+    let mut rows = 0i64;
+    for group in metadata.row_groups() {
+        rows = rows.checked_add(group.num_rows()).filter(|_| group.num_rows() >= 0).unwrap_or(-1);
+    }
+    if rows != metadata.file_metadata().num_rows() {
+        let message = format!("{} rows, {rows} in its row groups", metadata.file_metadata().num_rows());
+        return Err(ParquetFault::Damaged { part: "footer", message });
+    }
+    Ok(())
+}
+
+/// Holds what the footer says about each column that is read, and the header of every page, against the file; what each needs.
+fn check_pages(
+    file: &File,
+    bytes: u64,
+    group: &RowGroupMetaData,
+    leaves: &[(usize, ColumnDescPtr)],
+) -> Outcome<Vec<Held>> {
+    let mut all = Vec::with_capacity(leaves.len());
+    for (leaf, descr) in leaves {
+        let fault = |message: String| ParquetFault::Column { column: descr.path().string(), message };
+        let column = group.columns().get(*leaf).ok_or_else(|| fault("a row group has not got it".into()))?;
+        all.push(check_column(file, bytes, column, group.num_rows()).map_err(fault)?);
+    }
+    let needed = all.iter().map(|held| held.dictionary.saturating_add(held.page)).fold(0, u64::saturating_add);
+    match needed <= HELD_BYTES {
+        true => Ok(all),
+        false => Err(ParquetFault::Memory { bytes: needed, limit: HELD_BYTES }),
+    }
+}

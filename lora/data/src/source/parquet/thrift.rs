@@ -1,0 +1,247 @@
+//! Thrift's compact protocol, walked without building anything: Parquet's footers and page headers are looked at before the
+//! parquet library, which trusts the sizes in them, sees them.
+//!
+//! Source: the compact protocol's specification of Apache Thrift.
+
+/// Structures inside structures: Parquet's own have six levels.
+const MAX_DEPTH: usize = 32;
+
+/// What is met on a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A field begins, of this wire type: the library reads some fields as the type that they should have, whatever is said
+    /// here.
+    Field(u8),
+    /// A whole number; a boolean is 0 or 1.
+    Int(i64),
+    /// The structure that stands at the path has ended.
+    End,
+}
+
+/// What is wrong with the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ThriftFault {
+    #[error("it ends in the middle of a value")]
+    Ends,
+    #[error("a size in it is larger than what follows")]
+    Size,
+    #[error("a number in it has too many bytes")]
+    Number,
+    #[error("it has no type {0}")]
+    Type(u8),
+    #[error("its structures are nested too deeply")]
+    Depth,
+}
+
+/// Bytes of the compact protocol.
+pub(crate) struct Compact<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Compact<'a> {
+    /// At the first byte of a structure.
+    pub fn new(bytes: &'a [u8]) -> Compact<'a> {
+        Compact { bytes, at: 0 }
+    }
+
+    /// Bytes that were walked.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Walks a structure and tells of its numbers and ends: the path is the ids of the fields from the outermost on; all
+    /// elements of a list have the list's.
+    pub fn walk(&mut self, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
+        self.fields(&mut Vec::new(), on)
+    }
+
+    fn fields(&mut self, path: &mut Vec<i16>, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
+        if path.len() >= MAX_DEPTH {
+            return Err(ThriftFault::Depth);
+        }
+        let mut id = 0i16;
+        loop {
+            let head = self.byte()?;
+            let (delta, kind) = (head >> 4, head & 0xF);
+            if kind == 0 {
+                on(path, Event::End);
+                return Ok(());
+            }
+            id = match delta {
+                0 => i16::try_from(self.zigzag()?).map_err(|_| ThriftFault::Number)?,
+                delta => id.checked_add(i16::from(delta)).ok_or(ThriftFault::Number)?,
+            };
+            path.push(id);
+            on(path, Event::Field(kind));
+            match kind {
+                1 => on(path, Event::Int(1)),
+                2 => on(path, Event::Int(0)),
+                kind => self.value(kind, path, on)?,
+            }
+            path.pop();
+        }
+    }
+
+    fn value(&mut self, kind: u8, path: &mut Vec<i16>, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
+        match kind {
+            // a boolean inside a list has a byte of its own
+            1..=3 => on(path, Event::Int(i64::from(self.byte()? as i8))),
+            4..=6 => {
+                let value = self.zigzag()?;
+                on(path, Event::Int(value));
+            }
+            7 => self.skip(8)?,
+            8 => {
+                let bytes = self.varint()?;
+                self.skip(bytes)?;
+            }
+            9 | 10 => {
+                let head = self.byte()?;
+                let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
+                self.elements(count, head & 0xF, path, on)?;
+            }
+            11 => {
+                let count = self.varint()?;
+                self.check_count(count)?;
+                if count > 0 {
+                    let kinds = self.byte()?;
+                    for _ in 0..count {
+                        self.deeper(kinds >> 4, path, on)?;
+                        self.deeper(kinds & 0xF, path, on)?;
+                    }
+                }
+            }
+            12 => self.fields(path, on)?,
+            other => return Err(ThriftFault::Type(other)),
+        }
+        Ok(())
+    }
+
+    fn elements(
+        &mut self,
+        count: u64,
+        kind: u8,
+        path: &mut Vec<i16>,
+        on: &mut dyn FnMut(&[i16], Event),
+    ) -> Result<(), ThriftFault> {
+        self.check_count(count)?;
+        for _ in 0..count {
+            self.deeper(kind, path, on)?;
+        }
+        Ok(())
+    }
+
+    /// Lists in lists have one path, so their depth is counted by it here.
+    fn deeper(&mut self, kind: u8, path: &mut Vec<i16>, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
+        if !matches!(kind, 9..=11) {
+            return self.value(kind, path, on);
+        }
+        if path.len() >= MAX_DEPTH {
+            return Err(ThriftFault::Depth);
+        }
+        path.push(0);
+        self.value(kind, path, on)?;
+        path.pop();
+        Ok(())
+    }
+
+    /// Every element has at least a byte.
+    fn check_count(&self, count: u64) -> Result<(), ThriftFault> {
+        match count <= (self.bytes.len() - self.at) as u64 {
+            true => Ok(()),
+            false => Err(ThriftFault::Size),
+        }
+    }
+
+    fn byte(&mut self) -> Result<u8, ThriftFault> {
+        let byte = *self.bytes.get(self.at).ok_or(ThriftFault::Ends)?;
+        self.at += 1;
+        Ok(byte)
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<(), ThriftFault> {
+        if bytes > (self.bytes.len() - self.at) as u64 {
+            return Err(ThriftFault::Ends);
+        }
+        self.at += bytes as usize;
+        Ok(())
+    }
+
+    fn varint(&mut self) -> Result<u64, ThriftFault> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(ThriftFault::Number)
+    }
+
+    fn zigzag(&mut self) -> Result<i64, ThriftFault> {
+        let value = self.varint()?;
+        Ok((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn events(bytes: &[u8]) -> Result<Vec<(Vec<i16>, Event)>, ThriftFault> {
+        let mut events = Vec::new();
+        let mut compact = Compact::new(bytes);
+        compact.walk(&mut |path, event| events.push((path.to_vec(), event)))?;
+        assert_eq!(compact.position(), bytes.len());
+        Ok(events)
+    }
+
+    #[test]
+    fn numbers_are_told_by_their_path() {
+        // 1: i32 -3; 2: list of 2 structures {5: i32 7}, {}; 4: true; 5: "ab"; 21 (a long id): i64 300
+        let bytes = [0x15, 5, 0x19, 0x2C, 0x55, 14, 0, 0, 0x21, 0x18, 2, b'a', b'b', 0x06, 42, 0xD8, 0x04, 0];
+        let seen: Vec<_> = events(&bytes).unwrap();
+        let fields: Vec<_> = seen.iter().filter(|(_, event)| matches!(event, Event::Field(_))).cloned().collect();
+        let expected: [(&[i16], u8); 6] = [(&[1], 5), (&[2], 9), (&[2, 5], 5), (&[4], 1), (&[5], 8), (&[21], 6)];
+        assert_eq!(fields, expected.map(|(path, kind)| (path.to_vec(), Event::Field(kind))));
+        let expected: [(&[i16], Event); 7] = [
+            (&[1], Event::Int(-3)),
+            (&[2, 5], Event::Int(7)),
+            (&[2], Event::End),
+            (&[2], Event::End),
+            (&[4], Event::Int(1)),
+            (&[21], Event::Int(300)),
+            (&[], Event::End),
+        ];
+        let others: Vec<_> = seen.into_iter().filter(|(_, event)| !matches!(event, Event::Field(_))).collect();
+        assert_eq!(others, expected.map(|(path, event)| (path.to_vec(), event)));
+    }
+
+    #[test]
+    fn faults_are_found_before_anything_is_allocated() {
+        assert_eq!(events(&[]), Err(ThriftFault::Ends));
+        assert_eq!(events(&[0x15]), Err(ThriftFault::Ends));
+        // a list of 2^31 - 1 structures, a text of as many bytes
+        assert_eq!(events(&[0x19, 0xFC, 0xFF, 0xFF, 0xFF, 0xFF, 0x07, 0]), Err(ThriftFault::Size));
+        assert_eq!(events(&[0x18, 0xFF, 0xFF, 0xFF, 0xFF, 0x07, 0]), Err(ThriftFault::Ends));
+        assert_eq!(events(&[0x1D]), Err(ThriftFault::Type(13)));
+        assert_eq!(
+            events(&[0x15, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1]),
+            Err(ThriftFault::Number)
+        );
+        assert_eq!(events(&[0x1C; 100]), Err(ThriftFault::Depth));
+        assert_eq!(events(&[&[0x19][..], &[0x19; 100]].concat()), Err(ThriftFault::Depth));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_walked_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut compact = Compact::new(&bytes);
+            let _ = compact.walk(&mut |_, _| {});
+            prop_assert!(compact.position() <= bytes.len());
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Data files by row: one pass finds where rows start, then any row can be read in any order, as the bytes of a JSON object.
+//!
+//! JSONL is read in place. Compressed files, JSON arrays, CSV and Parquet are first written out with one row a line (`spool`).
+//! Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the process
+//! (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::files::folder;
+use super::format::Format;
+use super::layout::{LOOK_BYTES, TextLayout};
+use super::lines::{LineIndex, LinesOf, ManyLines};
+use super::{bad_line, spool};
+use crate::bad_row::BadRow;
+use crate::error::DataError;
+use crate::progress::{DataObserver, DataProgress, Stage, Unobserved};
+use crate::record::columns::ColumnMap;
+
+/// Longest accepted row, in bytes.
+pub const MAX_ROW_BYTES: u64 = 64 << 20;
+/// Bytes read at a time while looking for rows.
+const SCAN_BYTES: usize = 1 << 20;
+
+/// Most rows of a run: the numbers of rows, and of twice as many made from them, have 32 bits.
+pub(crate) const MAX_RECORDS: usize = (u32::MAX / 2) as usize;
+/// Files that a process has open beside data files: a model's shards, logs, caches, libraries.
+const OTHER_FILES: u64 = 256;
+
+/// The rows of several data files, numbered over all of them.
+#[derive(Debug)]
+pub struct Rows {
+    files: Vec<DataFile>,
+    rows: usize,
+}
+
+/// One data file and where its rows start: 8 bytes a row.
+#[derive(Debug)]
+struct DataFile {
+    path: PathBuf,
+    /// Where the lines are: the user's file, or the spool of one that is not JSONL itself, which is then closed.
+    text: File,
+    is_spooled: bool,
+    /// Of the user's file.
+    bytes: u64,
+    modified: Option<SystemTime>,
+    lines: LineIndex,
+    /// Number of this file's first row over all files.
+    first_row: usize,
+}
+
+impl Rows {
+    /// Opens the files and finds their rows. Blank lines are no rows; a byte-order mark and CRLF are accepted. Of Parquet, the
+    /// columns that something reads under `columns` are read; the others are null.
+    ///
+    /// # Errors
+    /// [`DataError`]: a path that is no file, a format that is not read or broken, no row at all.
+    pub fn open(paths: &[PathBuf], columns: &ColumnMap) -> Result<Rows, DataError> {
+        Rows::open_observed(paths, columns, &mut Unobserved)
+    }
+
+    /// As [`Rows::open`], telling how far it is in [`Stage::Reading`], and which files have no row.
+    ///
+    /// # Errors
+    /// As [`Rows::open`].
+    pub fn open_observed(
+        paths: &[PathBuf],
+        columns: &ColumnMap,
+        observer: &mut dyn DataObserver,
+    ) -> Result<Rows, DataError> {
+        let open_files = allow_open_files(paths.len());
+        let size = |path: &PathBuf| path.metadata().map_or(0, |meta| meta.len());
+        let total = paths.iter().map(size).sum();
+        let mut files = Vec::with_capacity(paths.len());
+        let (mut rows, mut before) = (0, 0);
+        for path in paths {
+            let progress = |read| observer.progress(DataProgress { stage: Stage::Reading, done: before + read, total });
+            let file = DataFile::open(path, columns, rows, progress).map_err(|error| match error {
+                DataError::Io { source, .. } | DataError::Spool { source, .. }
+                    if source.raw_os_error() == Some(Errno::MFILE.raw_os_error()) =>
+                {
+                    DataError::TooManyFiles { files: paths.len(), limit: open_files }
+                }
+                other => other,
+            })?;
+            rows += file.lines.starts.len();
+            before += file.bytes;
+            files.push(file);
+        }
+        if rows == 0 {
+            return Err(DataError::Empty { paths: paths.to_vec() });
+        }
+        let mut empty = files.iter().filter(|file: &&DataFile| file.lines.starts.is_empty());
+        if let Some(first) = empty.next() {
+            let more = match empty.count() {
+                0 => String::new(),
+                more => format!(", and in {more} more of {} files", files.len()),
+            };
+            observer.note(format!("no row in {}{more}", first.path.display()));
+        }
+        Ok(Rows { files, rows })
+    }
+
+    /// Number of rows over all files; at least one.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Returns for each file that has rows the range of their numbers.
+    pub(crate) fn files(&self) -> impl Iterator<Item = Range<usize>> {
+        let range = |file: &DataFile| file.first_row..file.first_row + file.lines.starts.len();
+        self.files.iter().map(range).filter(|rows| !rows.is_empty())
+    }
+
+    /// Blank lines that were passed over.
+    pub fn blank_lines(&self) -> usize {
+        self.files.iter().map(|f| f.lines.blank_lines).sum()
+    }
+
+    /// Bytes of a row as it is read, with what follows it up to the next row.
+    pub fn bytes(&self, row: usize) -> u64 {
+        let (file, i) = self.locate(row);
+        file.range(i).1
+    }
+
+    /// The bytes of a row, without its line end; the inner error is for a row too long to read.
+    ///
+    /// # Errors
+    /// [`DataError::Io`]. A row number at or above [`Rows::len`] panics.
+    pub fn read(&self, row: usize) -> Result<Result<Vec<u8>, BadRow>, DataError> {
+        let (file, i) = self.locate(row);
+        // up to the next row: what follows the line end is blank
+        let (start, bytes) = file.range(i);
+        if bytes > MAX_ROW_BYTES {
+            return Ok(Err(BadRow::TooLong { bytes, limit: MAX_ROW_BYTES }));
+        }
+        let mut line = vec![0; usize::try_from(bytes).expect("checked against MAX_ROW_BYTES")];
+        file.text.read_exact_at(&mut line, start).map_err(|source| match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => DataError::Changed { path: file.path.clone() },
+            _ => DataError::Io { path: file.path.clone(), source },
+        })?;
+        line.truncate(line.trim_ascii_end().len());
+        match file.is_spooled {
+            true => Ok(bad_line::read(&line).map_or(Ok(line), Err)),
+            false => Ok(Ok(line)),
+        }
+    }
+
+    /// Checks that no file has changed since it was opened. A spooled file may be gone, since its rows are in the spool.
+    ///
+    /// # Errors
+    /// [`DataError::Changed`] if the size or the time of modification differ.
+    pub fn check_unchanged(&self) -> Result<(), DataError> {
+        for file in &self.files {
+            let now = match file.is_spooled {
+                false => file.text.metadata().map_err(|source| DataError::Io { path: file.path.clone(), source })?,
+                true => match file.path.metadata() {
+                    Ok(now) => now,
+                    Err(_) => continue,
+                },
+            };
+            if now.len() != file.bytes || now.modified().ok() != file.modified {
+                return Err(DataError::Changed { path: file.path.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The error of a bad row, with its file and line.
+    pub fn row_error(&self, row: usize, reason: BadRow) -> DataError {
+        let (path, line) = self.place(row);
+        DataError::Row { path, line, reason }
+    }
+
+    /// Returns the file and the 1-based line of a row; in Parquet, the 1-based row. If several rows of a JSON array begin on one
+    /// line, each later one counts as one line further. Counts all lines before the row, so it is for messages only.
+    pub fn place(&self, row: usize) -> (PathBuf, u64) {
+        let (file, i) = self.locate(row);
+        (file.path.clone(), file.line_number(file.lines.starts[i]))
+    }
+
+    /// As [`Rows::place`], for rows in ascending order: counts the lines since the row before.
+    pub(crate) fn place_after(&self, cursor: &mut PlaceCursor, row: usize) -> (PathBuf, u64) {
+        let (file, i) = self.locate(row);
+        let start = file.lines.starts[i];
+        if cursor.first_row != file.first_row || cursor.start > start {
+            *cursor = PlaceCursor { first_row: file.first_row, start: 0, lines: 0 };
+        }
+        // a file that cannot be read any more has no lines
+        cursor.lines += file.newlines(cursor.start..start).unwrap_or(0);
+        cursor.start = start;
+        (file.path.clone(), cursor.lines + 1)
+    }
+
+    fn locate(&self, row: usize) -> (&DataFile, usize) {
+        assert!(row < self.rows, "row {row} of {}: the caller counts rows with len()", self.rows);
+        let after = self.files.partition_point(|f| f.first_row <= row);
+        let file = &self.files[after - 1];
+        (file, row - file.first_row)
+    }
+}
+
+impl DataFile {
+    /// `progress` is told the bytes of the file that are read.
+    fn open(
+        path: &Path,
+        columns: &ColumnMap,
+        first_row: usize,
+        mut progress: impl FnMut(u64),
+    ) -> Result<DataFile, DataError> {
+        let io = |source| DataError::Io { path: path.to_owned(), source };
+        // before opening: opening a pipe that nobody writes to would wait for ever
+        let kind = std::fs::metadata(path).map_err(io)?;
+        if kind.is_dir() {
+            return Err(folder(path));
+        }
+        if !kind.is_file() {
+            return Err(DataError::NotAFile { path: path.to_owned() });
+        }
+        let file = File::open(path).map_err(io)?;
+        let meta = file.metadata().map_err(io)?;
+        let modified = meta.modified().ok();
+
+        let mut head = vec![0; LOOK_BYTES];
+        let mut head_bytes = 0;
+        while head_bytes < head.len() {
+            match file.read_at(&mut head[head_bytes..], head_bytes as u64) {
+                Ok(0) => break,
+                Ok(n) => head_bytes += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(io(e)),
+            }
+        }
+        head.truncate(head_bytes);
+        let format = Format::of(&head).map_err(|found| DataError::Format { path: path.to_owned(), found })?;
+        let is_lines = format == Format::Text
+            && TextLayout::of(path, &head, head_bytes as u64 >= meta.len(), columns)? == TextLayout::Lines;
+        let (bytes, text, lines) = match is_lines {
+            true => {
+                let mut lines = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Text(meta.len()));
+                let many = |ManyLines(most)| many_lines(path, most, first_row);
+                find_lines(&file, &mut lines, progress).map_err(io)?.map_err(many)?;
+                (lines.bytes, file, lines)
+            }
+            false => {
+                let (spool, lines) = spool::unpack(path, &file, meta.len(), format, columns, first_row, &mut progress)?;
+                (meta.len(), spool, lines)
+            }
+        };
+        Ok(DataFile { path: path.to_owned(), text, is_spooled: !is_lines, bytes, modified, lines, first_row })
+    }
+
+    /// Start and length of what [`Rows::read`] reads, in bytes of the text.
+    fn range(&self, i: usize) -> (u64, u64) {
+        let start = self.lines.starts[i];
+        let end = self.lines.starts.get(i + 1).copied().unwrap_or(self.lines.bytes);
+        (start, end - start)
+    }
+
+    /// 1-based number of the line that starts at a byte; 0 if the file cannot be read any more.
+    fn line_number(&self, start: u64) -> u64 {
+        self.newlines(0..start).map_or(0, |lines| lines + 1)
+    }
+
+    /// Line ends in a range; `None` if the file cannot be read any more.
+    fn newlines(&self, range: Range<u64>) -> Option<u64> {
+        let bytes = usize::try_from(range.end - range.start).unwrap_or(SCAN_BYTES);
+        let mut chunk = vec![0; bytes.min(SCAN_BYTES)];
+        let (mut offset, mut lines) = (range.start, 0);
+        while offset < range.end {
+            let want = usize::try_from(range.end - offset).unwrap_or(SCAN_BYTES).min(SCAN_BYTES);
+            match self.text.read_at(&mut chunk[..want], offset) {
+                Ok(n) if n > 0 => {
+                    lines += chunk[..n].iter().filter(|&&b| b == b'\n').count() as u64;
+                    offset += n as u64;
+                }
+                _ => return None,
+            }
+        }
+        Some(lines)
+    }
+}
+
+/// A row whose line is known.
+#[derive(Debug, Default)]
+pub(crate) struct PlaceCursor {
+    /// Which file: number of its first row.
+    first_row: usize,
+    start: u64,
+    /// Line ends before `start`.
+    lines: u64,
+}
+
+fn find_lines(
+    mut file: &File,
+    lines: &mut LineIndex,
+    mut progress: impl FnMut(u64),
+) -> std::io::Result<Result<(), ManyLines>> {
+    let mut chunk = vec![0; SCAN_BYTES];
+    loop {
+        match file.read(&mut chunk) {
+            Ok(0) => return Ok(lines.finish()),
+            Ok(n) => {
+                if let Err(many) = lines.push(&chunk[..n]) {
+                    return Ok(Err(many));
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        }
+        progress(lines.bytes);
+    }
+}
+
+/// The error of a file with more than `most` lines whose first row has the number `first_row`.
+pub(crate) fn many_lines(path: &Path, most: u64, first_row: usize) -> DataError {
+    match first_row as u64 + most >= MAX_RECORDS as u64 {
+        // counting has stopped there
+        true => DataError::TooManyRows { rows: MAX_RECORDS + 1, limit: MAX_RECORDS },
+        false => DataError::ManyLines { path: path.to_owned(), limit: most },
+    }
+}
+
+/// Every data file stays open, and the system's usual limit is fewer than the shards of large data sets: raised as far as they
+/// need and the system lets it be. The limit that there is then.
+fn allow_open_files(files: usize) -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // none is no limit
+    let Some(current) = current else { return u64::MAX };
+    let needed = files as u64 + OTHER_FILES;
+    let raised = needed.min(maximum.unwrap_or(u64::MAX));
+    match raised > current && setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }).is_ok() {
+        true => raised,
+        false => current,
+    }
+}

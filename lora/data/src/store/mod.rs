@@ -1,0 +1,3 @@
+//! What is kept on the disk from one run to the next.
+
+pub mod user_cache;

@@ -1,0 +1,63 @@
+//! Batches that are encoded while the one before is computed.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+
+use super::{encoder, file, open, pair};
+use crate::batch::ahead::for_each_batch;
+use crate::error::DataError;
+use crate::set::dataset::{Dataset, Needs, OnBadRow, Shuffle};
+
+#[test]
+fn batches_come_in_their_order_until_they_are_told_to_stop() {
+    let rows: Vec<String> = (0..50).map(pair).collect();
+    let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
+    let order = dataset.order(Shuffle::Seeded(3), 0);
+    for stop_after in [1, 4, usize::MAX] {
+        let mut batches = Vec::new();
+        for_each_batch(&dataset, order.chunks(7), |rows| {
+            batches.push(rows);
+            let more = batches.len() < stop_after;
+            Ok::<_, DataError>(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        })
+        .unwrap();
+        let want: Vec<_> = order.chunks(7).take(stop_after).map(|batch| dataset.rows(batch).unwrap()).collect();
+        assert_eq!(batches, want);
+    }
+}
+
+#[test]
+fn a_batch_that_cannot_be_read_fails_when_its_turn_has_come() {
+    let mut file = file(&(0..4).map(pair).collect::<Vec<_>>());
+    let dataset =
+        Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), Needs::Pairs, OnBadRow::Error).unwrap();
+    let mut seen = 0;
+    let order: Vec<u32> = (0..4).collect();
+    let outcome = for_each_batch(&dataset, order.chunks(1), |_| {
+        seen += 1;
+        writeln!(file, "{}", pair(9)).unwrap();
+        Ok(ControlFlow::Continue(()))
+    });
+    assert!(matches!(outcome, Err(DataError::Changed { .. })), "{outcome:?}");
+    // one more may have been on its way when the file changed
+    assert!((1..=2).contains(&seen), "{seen}");
+}
+
+#[test]
+fn a_panic_on_either_side_reaches_the_caller() {
+    let rows: Vec<String> = (0..6).map(pair).collect();
+    let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
+    let run = |order: &[u32], limit: usize| {
+        let mut seen = 0;
+        for_each_batch(&dataset, order.chunks(1), |_| {
+            seen += 1;
+            assert!(seen <= limit, "as the test wants it");
+            Ok::<_, DataError>(ControlFlow::Continue(()))
+        })
+    };
+    let panics =
+        |order: &[u32], limit| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(order, limit))).is_err();
+    assert!(panics(&[0, 1, 2], 1), "in the consumer");
+    assert!(panics(&[0, 99, 2], 9), "in the encoder: there is no such row");
+    assert!(!panics(&[0, 1, 2], 3));
+}

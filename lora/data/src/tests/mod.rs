@@ -1,0 +1,71 @@
+//! Data, from files to batches of token ids: against other programs, by property, and what is refused.
+
+mod batches;
+mod dataset;
+mod encoder;
+mod goldens;
+mod orders;
+mod parity;
+mod prompts;
+mod rows;
+mod sequences;
+pub(super) mod sources;
+mod token_cache;
+mod tokenizers;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::error::DataError;
+use crate::record::reading::{ImplicitPrompt, Reading};
+use crate::set::dataset::{Dataset, Needs, OnBadRow};
+use crate::tokens::encode::Encoder;
+
+/// A file or a folder of the goldens.
+pub(super) fn goldens(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens").join(name)
+}
+
+/// The folder of a tiny model.
+pub(super) fn tiny(name: &str) -> PathBuf {
+    goldens(name).join("model")
+}
+
+/// The tiny models have fewer rows; their exact number is checked by the golden tests.
+pub(super) const ROWS: usize = 4096;
+
+fn encoder(name: &str, max_length: usize) -> Encoder {
+    let encoder = Encoder::from_model(&tiny(name), None, max_length, ROWS).unwrap();
+    // TRL's rule for the prompts of pairs of texts
+    encoder.with_reading(Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() })
+}
+
+pub(super) fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    file
+}
+
+/// A file of these rows, one a line.
+pub(super) fn file(rows: &[impl Display]) -> tempfile::NamedTempFile {
+    let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    written(lines.as_bytes())
+}
+
+fn open(rows: &[impl Display], needs: Needs, on_bad_row: OnBadRow) -> Result<Dataset, DataError> {
+    let file = file(rows);
+    // the open handle keeps the rows readable after the name is gone
+    Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), needs, on_bad_row)
+}
+
+/// Turns of roles and contents.
+fn turns(turns: &[(&str, &str)]) -> Value {
+    turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect()
+}
+
+fn pair(i: usize) -> String {
+    json!({"prompt": format!("Question {i}?"), "chosen": format!(" good {i}"), "rejected": format!(" bad {i}"), "id": i}).to_string()
+}

@@ -1,0 +1,507 @@
+//! From a record to token ids: one prompt, and for each answer the tokens after it.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::sequence::SftPart;
+use super::template::{ChatTemplate, GenerationPrompt, RenderError, TemplateError, TemplateInputs};
+use super::template_sources::TemplateSources;
+use super::tokenizer::{Tokenizer, TokenizerError};
+use crate::bad_row::BadRow;
+use crate::error::DataError;
+use crate::record::columns::Seen;
+use crate::record::numbers::RowNumbers;
+use crate::record::reading::Reading;
+use crate::record::records::{Form, Parsed, Record, RecordTarget, Text};
+use crate::set::decided::Decided;
+
+/// A row as the model sees it: the prompt once, and the answers that continue it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EncodedRow {
+    /// 0-based number of the record over all files. The two rows made from one pair have the same number.
+    pub row: usize,
+    /// The row's `id`, echoed in outputs.
+    #[serde(with = "super::json_text")]
+    pub id: Option<Value>,
+    /// Token ids that all answers share: at least one, and fewer than `max_length`.
+    pub prompt: Vec<u32>,
+    /// The answers, in the order of the data (chosen, rejected).
+    pub answers: Vec<Answer>,
+    /// What the data says about the answers.
+    pub target: Target,
+    /// Numbers beside a pair.
+    pub numbers: RowNumbers,
+}
+
+impl EncodedRow {
+    /// Tokens of the row's tree: the prompt once, and what is kept of every answer.
+    pub fn tree_tokens(&self) -> usize {
+        self.prompt.len() + self.answers.iter().map(|a| a.kept).sum::<usize>()
+    }
+}
+
+/// The tokens of one answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// All completion ids, at least one, also those that `max_length` cuts (KTO's mismatched answers start from them).
+    pub ids: Vec<u32>,
+    /// How many of them, from the start, fit behind the prompt: at least one. The first and the last of these are scored.
+    pub kept: usize,
+    /// Those that are read and not scored: ascending ranges, not empty, not touching. Sequences of several turns alone have
+    /// any.
+    pub unscored: Vec<Range<usize>>,
+}
+
+impl Answer {
+    /// The ids that are read.
+    pub fn kept_ids(&self) -> &[u32] {
+        &self.ids[..self.kept]
+    }
+
+    /// How many of [`Answer::kept_ids`] are scored: at least one.
+    pub fn scored_tokens(&self) -> usize {
+        self.kept - self.unscored.iter().map(|gap| gap.end.min(self.kept).saturating_sub(gap.start)).sum::<usize>()
+    }
+
+    /// Those of [`Answer::kept_ids`] that are scored.
+    pub fn scored_ids(&self) -> impl Iterator<Item = u32> {
+        let scored = |i: &usize| !self.unscored.iter().any(|gap| gap.contains(i));
+        (0..self.kept).filter(scored).map(|i| self.ids[i])
+    }
+
+    /// Whether `max_length` cut the end off.
+    pub fn is_cut(&self) -> bool {
+        self.kept < self.ids.len()
+    }
+}
+
+/// What the data says about the answers of an encoded row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Target {
+    /// Two answers: the first is preferred.
+    Pair,
+    /// One answer: desirable or not.
+    Label(bool),
+    /// One number an answer, larger is better.
+    Rewards(Vec<f64>),
+    /// One answer, to be learned as it is.
+    Sequence,
+}
+
+/// What became of a record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Encoded {
+    /// It will be used.
+    Kept(EncodedRow),
+    /// It will not, for this reason.
+    Dropped {
+        /// 0-based number of the record over all files.
+        row: usize,
+        /// The row's `id`.
+        id: Option<Value>,
+        /// Why.
+        reason: DropReason,
+    },
+}
+
+impl Encoded {
+    /// 0-based number of the record over all files.
+    pub fn row(&self) -> usize {
+        match self {
+            Encoded::Kept(row) => row.row,
+            Encoded::Dropped { row, .. } => *row,
+        }
+    }
+}
+
+/// Why a record is not used. Its text is what `score` prints for the row.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The prompt alone reaches `max_length`: no answer token would be left.
+    #[error("the prompt has {prompt_tokens} tokens, max-length {max_length} leaves no room for an answer")]
+    NoRoom {
+        /// Tokens of the shared prompt.
+        prompt_tokens: usize,
+        /// The limit on prompt + one answer.
+        max_length: usize,
+    },
+    /// An answer would be cut, and a reward model scores whole answers.
+    #[error("prompt and answer have {tokens} tokens, max-length {max_length} would cut what is scored by its end")]
+    AnswerTooLong {
+        /// Tokens of prompt and answer.
+        tokens: usize,
+        /// The limit on prompt + one answer.
+        max_length: usize,
+    },
+    /// There is no prompt token from which the first answer token could be predicted.
+    #[error(
+        "no token of the prompt stands before the answers (it is empty, or its end and an answer's beginning are one token): nothing \
+         predicts an answer's first token"
+    )]
+    NoPrompt,
+    /// Scored answers that all have the same score.
+    #[error("no two answers differ in their score, so --pairs makes no pair of them")]
+    NoPair,
+    /// A sequence of one token.
+    #[error("the row is one token, and nothing predicts it: there is nothing to score")]
+    NothingScored,
+    /// The row is bad, and the run was told to skip such rows.
+    #[error("{0}")]
+    Bad(BadRow),
+}
+
+/// What was noticed while a record was encoded.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Notes {
+    /// Where prompt + answer does not start with the prompt's tokens: the end of the prompt's tokens that was left out.
+    pub boundary: Option<Boundary>,
+    /// Answers that are the empty string: EOS alone.
+    pub empty_answers: usize,
+    /// Answers whose last tokens hold a stop token, before `max_length` cuts.
+    pub stopping_answers: usize,
+    /// Answers whose last tokens include neither a stop token nor another special token.
+    pub unended_answers: usize,
+    /// Answers that `max_length` cut.
+    pub cut_answers: usize,
+    /// Whether the two answers of a pair are the same tokens once they are cut.
+    pub same_after_cut: bool,
+}
+
+impl Notes {
+    /// Notes that prompt + answer, `full`, starts with only `shared` of the prompt's tokens `alone`.
+    pub(crate) fn note_boundary(&mut self, alone: &[u32], shared: usize, full: &[u32]) {
+        if shared < alone.len() {
+            let prompt_ids = alone[shared..].to_vec();
+            let full_ids = full[shared..].iter().take(prompt_ids.len()).copied().collect();
+            self.boundary = Some(Boundary { prompt_ids, full_ids });
+        }
+    }
+}
+
+/// A prompt whose last tokens change when an answer follows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Boundary {
+    /// Tokens of the prompt alone that prompt + answer does not start with.
+    pub prompt_ids: Vec<u32>,
+    /// As many tokens of prompt + answer there, of the answer that differs first.
+    pub full_ids: Vec<u32>,
+}
+
+/// Tokens at the end of an answer among which a stop token counts as its end: templates write a newline after it.
+const STOP_WITHIN: usize = 3;
+
+/// What becomes of an answer that `max_length` does not leave whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LongAnswers {
+    /// Its end is cut.
+    Cut,
+    /// Its row is dropped: for a reward model, whose number is that of the last token.
+    Dropped,
+}
+
+/// Turns rows into token ids, for one model, one `max_length`, and one reading of the rows.
+#[derive(Debug)]
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    /// The model's own template, whatever template renders.
+    own_template: Option<TemplateSources>,
+    /// Why the model's own template cannot be used.
+    template_fault: Option<TemplateError>,
+    model_dir: PathBuf,
+    max_length: usize,
+    long_answers: LongAnswers,
+    stop_ids: Vec<u32>,
+    reading: Reading,
+    sft_on: Option<SftPart>,
+}
+
+impl Encoder {
+    /// Reads tokenizer and chat template of a model directory; `chat_template` overrides the model's own. `max_length` counts
+    /// prompt + one answer; `embedding_rows` is the number of token ids that the model has an embedding for.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`]; [`DataError::Template`] for a given template. A missing or broken template of the model is
+    /// an error only once a conversation needs it.
+    pub fn from_model(
+        model_dir: &Path,
+        chat_template: Option<&Path>,
+        max_length: usize,
+        embedding_rows: usize,
+    ) -> Result<Encoder, DataError> {
+        let mut tokenizer = Tokenizer::from_dir(model_dir)?;
+        tokenizer.check_vocabulary(embedding_rows)?;
+        let (template, template_fault) = match ChatTemplate::find(chat_template, model_dir, &tokenizer) {
+            Ok(template) => (template, None),
+            Err(fault) if chat_template.is_none() => (None, Some(fault)),
+            Err(fault) => return Err(fault.into()),
+        };
+        let own_template = TemplateSources::of_folder_with(model_dir, tokenizer.config()).ok().flatten();
+        let stop_ids = tokenizer.stop_ids(model_dir)?;
+        let (model_dir, reading, long_answers) = (model_dir.to_owned(), Reading::default(), LongAnswers::Cut);
+        Ok(Encoder {
+            tokenizer,
+            template,
+            own_template,
+            template_fault,
+            model_dir,
+            max_length,
+            long_answers,
+            stop_ids,
+            reading,
+            sft_on: None,
+        })
+    }
+
+    /// Whether the model knows a mark of turns: as a token, or as text that its own template writes.
+    pub(crate) fn has_mark(&self, mark: &str) -> bool {
+        let writes = |sources: &TemplateSources| {
+            sources.default.contains(mark) || sources.tool_use.as_ref().is_some_and(|source| source.contains(mark))
+        };
+        self.tokenizer.id(mark).is_some() || self.own_template.as_ref().is_some_and(writes)
+    }
+
+    /// The same encoder with another rule for long answers. TRL 1.16's `RewardTrainer` drops them too.
+    pub fn with_long_answers(self, long_answers: LongAnswers) -> Encoder {
+        Encoder { long_answers, ..self }
+    }
+
+    /// What becomes of long answers.
+    pub fn long_answers(&self) -> LongAnswers {
+        self.long_answers
+    }
+
+    /// Returns the encoder with another way to read rows.
+    pub fn with_reading(self, reading: Reading) -> Encoder {
+        Encoder { reading, ..self }
+    }
+
+    /// The same, with this part of sequences scored instead of [`SftPart::default_of`] their shape.
+    pub fn with_sft_on(self, sft_on: Option<SftPart>) -> Encoder {
+        Encoder { sft_on, ..self }
+    }
+
+    /// How rows are read.
+    pub fn reading(&self) -> &Reading {
+        &self.reading
+    }
+
+    /// Returns the encoder with what was decided for other rows.
+    pub fn with_decided(mut self, decided: Decided) -> Encoder {
+        self.decide(decided);
+        self
+    }
+
+    /// Sets what was decided from the rows of the data.
+    pub(crate) fn decide(&mut self, decided: Decided) {
+        self.reading.decided = decided;
+    }
+
+    /// The part of sequences that was asked for.
+    pub fn sft_on(&self) -> Option<SftPart> {
+        self.sft_on
+    }
+
+    /// Parses the bytes of one line as record number `row`.
+    ///
+    /// # Errors
+    /// [`BadRow`].
+    pub fn parse(&self, row: usize, line: &[u8]) -> Result<Parsed, BadRow> {
+        Record::parse_with(row, line, &self.reading)
+    }
+
+    /// As [`Encoder::parse`]; `seen` as [`Record::parse_seen`] has it.
+    pub(crate) fn parse_seen(&self, row: usize, line: &[u8], seen: &mut Option<Seen>) -> Result<Parsed, BadRow> {
+        Record::parse_seen(row, line, &self.reading, seen)
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The chat template, where the model has one or was given one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// Why the model's own chat template cannot be used. `None` if it can, or if there is none.
+    pub fn template_fault(&self) -> Option<&TemplateError> {
+        self.template_fault.as_ref()
+    }
+
+    /// Makes the error for a conversation that cannot be rendered because no template is usable.
+    pub(crate) fn no_template(&self, path: PathBuf, line: u64) -> DataError {
+        match &self.template_fault {
+            None => DataError::NoTemplate { path, line, model: self.model_dir.clone() },
+            Some(fault) => DataError::BrokenTemplate { path, line, reason: fault.to_string() },
+        }
+    }
+
+    /// The model directory.
+    pub fn model_dir(&self) -> &Path {
+        &self.model_dir
+    }
+
+    /// The limit on the tokens of prompt + one answer.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Ids that end an answer: the tokenizer's EOS and every `eos_token_id` of `generation_config.json`, ascending.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
+    /// Whether records of this form can be encoded at all: conversations need a template, strings an EOS token.
+    pub fn supports(&self, form: Form) -> bool {
+        match form {
+            Form::Plain => self.tokenizer.eos().is_some(),
+            Form::Conversational => self.template.is_some(),
+        }
+    }
+
+    /// Token ids of a prompt alone, as for generation.
+    ///
+    /// # Errors
+    /// [`BadRow`] if template or tokenizer refuse it.
+    pub fn encode_prompt(&self, prompt: &Text) -> Result<Vec<u32>, BadRow> {
+        self.prompt_with(prompt, &TemplateInputs::default())
+    }
+
+    pub(crate) fn prompt_ids(&self, record: &Record) -> Result<Vec<u32>, BadRow> {
+        self.prompt_with(&record.prompt, &record.inputs)
+    }
+
+    pub(crate) fn prompt_with(&self, prompt: &Text, inputs: &TemplateInputs) -> Result<Vec<u32>, BadRow> {
+        match prompt {
+            Text::Plain(text) => self.plain(text),
+            Text::Turns(turns) => self.conversation(turns, &[], GenerationPrompt::Add, inputs),
+        }
+    }
+
+    /// Encodes a record with at least one answer.
+    ///
+    /// Strings: the prompt alone, and prompt + answer + EOS each as a whole, with the special tokens that the tokenizer adds;
+    /// EOS is its text, left out where the answer ends with it already. Conversations: the template with the generation prompt
+    /// for the prompt, the template for prompt + answer, nothing added. The prompt is the longest common token prefix of the
+    /// prompt's and all full sequences (TRL 1.16 `_prepare_dataset`). `max_length` cuts the end of each answer. What is scored
+    /// of a sequence, and what counts as its prompt: [`SftPart`].
+    ///
+    /// # Errors
+    /// [`BadRow`]: template or tokenizer refuse the row, an answer has no token, a pair's answers are the same tokens.
+    pub fn encode(&self, record: &Record) -> Result<(Encoded, Notes), BadRow> {
+        if record.target == RecordTarget::Sequence {
+            return self.encode_sequence(record);
+        }
+        let mut notes = Notes::default();
+        let alone = self.prompt_ids(record)?;
+        let mut full = Vec::with_capacity(record.answers.len());
+        for answer in &record.answers {
+            notes.empty_answers += usize::from(answer.says_nothing());
+            full.push(self.whole(record, answer)?);
+        }
+
+        let shared = full.iter().map(|ids| common_prefix(&alone, ids)).min().unwrap_or(alone.len());
+        if let Some(differs) = full.iter().find(|ids| common_prefix(&alone, ids) == shared) {
+            notes.note_boundary(&alone, shared, differs);
+        }
+        if let Some(empty) = full.iter().position(|ids| ids.len() == shared) {
+            return Err(BadRow::NoAnswerTokens { field: record.answer_columns[empty].clone() });
+        }
+        if let (RecordTarget::Pair, [chosen, rejected]) = (&record.target, &full[..])
+            && chosen == rejected
+        {
+            let columns = &record.answer_columns;
+            return Err(match record.answers[0] == record.answers[1] {
+                true => BadRow::same_answers(columns),
+                false => BadRow::SameTokens { chosen: columns[0].clone(), rejected: columns[1].clone() },
+            });
+        }
+        let dropped = |reason| Encoded::Dropped { row: record.row, id: record.id.clone(), reason };
+        if shared == 0 {
+            return Ok((dropped(DropReason::NoPrompt), notes));
+        }
+        if shared >= self.max_length {
+            let reason = DropReason::NoRoom { prompt_tokens: shared, max_length: self.max_length };
+            return Ok((dropped(reason), notes));
+        }
+        let longest = full.iter().map(Vec::len).max().unwrap_or(0);
+        if self.long_answers == LongAnswers::Dropped && longest > self.max_length {
+            return Ok((dropped(DropReason::AnswerTooLong { tokens: longest, max_length: self.max_length }), notes));
+        }
+        let room = self.max_length - shared;
+        let answers: Vec<Answer> = full
+            .into_iter()
+            .map(|mut ids| {
+                ids.drain(..shared);
+                Answer { kept: ids.len().min(room), ids, unscored: Vec::new() }
+            })
+            .collect();
+        for answer in &answers {
+            self.note_end(&answer.ids, &mut notes);
+            notes.cut_answers += usize::from(answer.is_cut());
+        }
+        notes.same_after_cut = match &answers[..] {
+            [chosen, rejected] if record.target == RecordTarget::Pair => chosen.kept_ids() == rejected.kept_ids(),
+            _ => false,
+        };
+        let mut prompt = alone;
+        prompt.truncate(shared);
+        let target = match &record.target {
+            RecordTarget::Pair => Target::Pair,
+            RecordTarget::Label(label) => Target::Label(*label),
+            RecordTarget::Rewards(rewards) => Target::Rewards(rewards.clone()),
+            RecordTarget::Sequence => unreachable!("sequences were encoded above"),
+            RecordTarget::Prompt => unreachable!("a prompt alone has no answer to encode: the caller checks the shape"),
+        };
+        let (row, id, numbers) = (record.row, record.id.clone(), record.numbers);
+        let row = EncodedRow { row, id, prompt, answers, target, numbers };
+        Ok((Encoded::Kept(row), notes))
+    }
+
+    /// Notes whether the end of an answer contains a stop token or another special token.
+    pub(crate) fn note_end(&self, ids: &[u32], notes: &mut Notes) {
+        let mut end = ids[ids.len().saturating_sub(STOP_WITHIN)..].iter();
+        match end.clone().any(|id| self.stop_ids.contains(id)) {
+            true => notes.stopping_answers += 1,
+            false => notes.unended_answers += usize::from(!end.any(|id| self.tokenizer.is_special(*id))),
+        }
+    }
+
+    pub(crate) fn plain(&self, text: &str) -> Result<Vec<u32>, BadRow> {
+        self.tokenizer.encode_plain(text).map_err(BadRow::of_tokenizer)
+    }
+
+    pub(crate) fn conversation(
+        &self,
+        prompt: &[Value],
+        answer: &[Value],
+        generation_prompt: GenerationPrompt,
+        inputs: &TemplateInputs,
+    ) -> Result<Vec<u32>, BadRow> {
+        let Some(template) = &self.template else {
+            return Err(BadRow::Template { message: "the model has none".to_owned() });
+        };
+        let text = template.render_with(prompt.iter().chain(answer), generation_prompt, inputs);
+        self.tokenizer.encode_rendered(&text.map_err(BadRow::of_template)?).map_err(BadRow::of_tokenizer)
+    }
+}
+
+impl BadRow {
+    pub(crate) fn of_template(error: RenderError) -> BadRow {
+        BadRow::Template { message: error.to_string() }
+    }
+
+    pub(crate) fn of_tokenizer(error: TokenizerError) -> BadRow {
+        BadRow::Tokenizer { message: error.to_string() }
+    }
+}
+
+pub(crate) fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}

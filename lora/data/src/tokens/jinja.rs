@@ -1,0 +1,335 @@
+//! Python's side of a chat template: what Hugging Face templates expect of Jinja2 and find different in minijinja.
+//!
+//! Follows `transformers/utils/chat_template_utils.py` 5.23 (`_cached_compile_jinja_template`) and CPython's `str`, `json` and
+//! `repr`; `tests/goldens/templates.json` holds what that code renders.
+
+use std::sync::LazyLock;
+
+use minijinja::formatting::FormatStyle;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, Output, State};
+
+use super::python_text::{
+    JsonWriter, Side, check_format, check_width, python_digits, python_float, python_method, split_lines, strip,
+    text_of,
+};
+
+/// What a template said through `raise_exception`; the source of the error that ends the rendering.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Raised(pub String);
+
+/// Jinja as Hugging Face sets it up. `now` is the second since 1970 that `strftime_now` formats, in local time.
+pub fn environment(now: i64) -> Environment<'static> {
+    let mut env = Environment::new();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    env.set_syntax(syntax.expect("the default delimiters are valid"));
+    env.set_debug(false); // or errors would carry all variables of the template
+    env.set_formatter(python_formatter);
+    env.set_unknown_method_callback(python_method);
+    env.add_filter("tojson", tojson);
+    env.add_filter("string", |value: &Value| text_of(value));
+    env.add_filter("trim", |value: &Value, positional: Rest<Value>, kwargs: Kwargs| {
+        let [chars] = arguments(&positional, &kwargs, ["chars"])?;
+        let chars = chars.as_ref().filter(|chars| !chars.is_none());
+        text_of(value).map(|text| strip(&text, chars.and_then(Value::as_str), Side::Both).to_owned())
+    });
+    env.add_filter("replace", replace);
+    env.add_filter("default", default);
+    env.add_filter("d", default);
+    env.add_filter("int", int);
+    env.add_filter("float", float);
+    env.add_filter("escape", escape);
+    env.add_filter("e", escape);
+    env.add_filter("length", length);
+    env.add_filter("count", length);
+    env.add_filter("items", |value: &Value| match value.kind() {
+        ValueKind::Undefined => Ok(Value::from(Vec::<Value>::new())),
+        _ => minijinja::filters::items(value),
+    });
+    // Python takes the first of equal items
+    env.add_filter("max", |state: &State, value: &Value, kwargs: Kwargs| {
+        let mut items: Vec<Value> = value.try_iter()?.collect();
+        items.reverse();
+        minijinja::filters::max(state, Value::from(items), kwargs)
+    });
+    env.add_test("callable", |value: &Value| value.is_undefined() || value.kind() == ValueKind::Plain);
+    // None is not iterable in Python, and strings and dicts are sequences to Jinja2
+    env.add_test("iterable", |value: &Value| {
+        matches!(
+            value.kind(),
+            ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Undefined
+        )
+    });
+    env.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
+    });
+    env.remove_filter("pprint"); // takes the square of the depth in time
+    env.add_filter("indent", indent);
+    env.add_filter("format", |template: &str, args: Rest<Value>| {
+        check_format(template)?;
+        minijinja::formatting::format(FormatStyle::Printf, template, &args)
+    });
+    env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+    });
+    env.add_function("strftime_now", move |format: &str| strftime(now, format));
+    env
+}
+
+/// `{% generation %}` and `{% endgeneration %}`: the whitespace control in front, `end`, the one behind.
+static GENERATION_TAG: LazyLock<fancy_regex::Regex> =
+    LazyLock::new(|| fancy_regex::Regex::new(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}").expect("a valid pattern"));
+
+/// Replaces `{% generation %}` ... `{% endgeneration %}`, which mark the assistant's text for training masks, by a block that
+/// renders its body. `with` opens a scope of its own, as the original does; the whitespace controls stay.
+pub fn strip_generation_tags(source: &str) -> String {
+    GENERATION_TAG.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
+}
+
+/// What [`generation_span`] is called in templates.
+const SPAN: &str = "align_generation_span";
+
+/// Replaces `{% generation %}` ... `{% endgeneration %}` by calls of [`generation_span`], as the original is a call; `None` for
+/// a template without them.
+pub fn call_generation_spans(source: &str) -> Option<String> {
+    let called = GENERATION_TAG.replace_all(source, |tag: &fancy_regex::Captures<'_>| {
+        let group = |i: usize| tag.get(i).map_or("", |group| group.as_str());
+        match group(2) {
+            "end" => format!("{{%{} endcall {}%}}", group(1), group(3)),
+            _ => format!("{{%{} call {SPAN}() {}%}}", group(1), group(3)),
+        }
+    });
+    (called != source).then(|| called.into_owned())
+}
+
+/// Puts `open` and `close` around what stands inside the calls of [`call_generation_spans`].
+pub fn generation_span(env: &mut Environment<'_>, open: char, close: char) {
+    env.add_function(SPAN, move |state: &mut State, kwargs: Kwargs| -> Result<Value, Error> {
+        let caller: Value = kwargs.get("caller")?;
+        let text = text_of(&caller.call(state, &[])?)?;
+        Ok(Value::from(format!("{open}{text}{close}")))
+    });
+}
+
+/// `indent(width=4, first=False, blank=False)`. The width may be a text. A line end at the end stays.
+fn indent(text: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let text = text.as_str().ok_or_else(|| {
+        Error::new(ErrorKind::InvalidOperation, format!("indent: the value must be a string, not {}", text.kind()))
+    })?;
+    let [width, first, blank] = arguments(&positional, &kwargs, ["width", "first", "blank"])?;
+    let indention = match &width {
+        None => " ".repeat(4),
+        Some(width) => match width.as_str() {
+            Some(text) => text.to_owned(),
+            None => {
+                let width = usize::try_from(i64::try_from(width.clone())?).unwrap_or(0);
+                check_width(width)?;
+                " ".repeat(width)
+            }
+        },
+    };
+    let mut out = if first.is_some_and(|v| v.is_true()) { indention.clone() } else { String::new() };
+    let blank = blank.is_some_and(|v| v.is_true());
+    for (i, line) in split_lines(&format!("{text}\n"), false).iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+            if blank || !line.is_empty() {
+                out.push_str(&indention);
+            }
+        }
+        out.push_str(line);
+    }
+    Ok(Value::from(out))
+}
+
+/// Returns the arguments of a filter, given by position or by name. Refuses unknown and duplicate ones.
+fn arguments<const N: usize>(
+    positional: &[Value],
+    kwargs: &Kwargs,
+    names: [&str; N],
+) -> Result<[Option<Value>; N], Error> {
+    if positional.len() > N {
+        return Err(Error::from(ErrorKind::TooManyArguments));
+    }
+    let mut found = [const { None }; N];
+    for (i, name) in names.into_iter().enumerate() {
+        let named: Option<Value> = kwargs.get(name)?;
+        if named.is_some() && i < positional.len() {
+            return Err(Error::new(ErrorKind::TooManyArguments, format!("duplicate argument `{name}`")));
+        }
+        found[i] = named.or_else(|| positional.get(i).cloned());
+    }
+    kwargs.assert_all_used()?;
+    Ok(found)
+}
+
+/// `replace(s, old, new, count=None)`.
+fn replace(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let [old, new, count] = arguments(&positional, &kwargs, ["old", "new", "count"])?;
+    let (Some(old), Some(new)) = (old, new) else { return Err(Error::from(ErrorKind::MissingArgument)) };
+    let (text, old, new) = (text_of(value)?, text_of(&old)?, text_of(&new)?);
+    let count = match count.filter(|count| !count.is_none()) {
+        None => usize::MAX,
+        Some(count) => usize::try_from(i64::try_from(count)?).unwrap_or(usize::MAX), // negative: all
+    };
+    Ok(Value::from(text.replacen(&old, &new, count)))
+}
+
+/// `default(value, default_value='', boolean=False)`.
+fn default(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let [other, boolean] = arguments(&positional, &kwargs, ["default_value", "boolean"])?;
+    let is_missing = value.is_undefined() || (boolean.is_some_and(|v| v.is_true()) && !value.is_true());
+    Ok(if is_missing { other.unwrap_or_else(|| Value::from("")) } else { value.clone() })
+}
+
+/// `length(value)`. An undefined value has length 0.
+fn length(value: &Value) -> Result<usize, Error> {
+    if value.is_undefined() { Ok(0) } else { minijinja::filters::length(value) }
+}
+
+/// `int(value, default=0, base=10)`. A text that is not a number gives the default.
+fn int(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let [other, base] = arguments(&positional, &kwargs, ["default", "base"])?;
+    let other = other.unwrap_or_else(|| Value::from(0));
+    let base = base.map_or(Ok(10), u32::try_from)?;
+    if !(2..=36).contains(&base) {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("int: base {base}")));
+    }
+    match value.kind() {
+        ValueKind::Number | ValueKind::Bool => {
+            let none: Option<Value> = None;
+            minijinja::filters::int(state, value, none, None, Kwargs::from_iter(Vec::<(String, Value)>::new()))
+        }
+        ValueKind::String => {
+            let text = value.as_str().unwrap_or_default();
+            let whole = python_digits(text).and_then(|digits| {
+                let (sign, digits) = match digits.strip_prefix(['-', '+']) {
+                    Some(rest) if digits.starts_with('-') => ("-", rest.to_owned()),
+                    Some(rest) => ("", rest.to_owned()),
+                    None => ("", digits),
+                };
+                let lower = digits.to_lowercase();
+                let prefix = match base {
+                    2 => "0b",
+                    8 => "0o",
+                    16 => "0x",
+                    _ => "",
+                };
+                let digits = lower.strip_prefix(prefix).unwrap_or(&lower);
+                if digits.starts_with(['-', '+']) {
+                    return None;
+                }
+                i128::from_str_radix(&format!("{sign}{digits}"), base).ok()
+            });
+            match (whole, python_float(text)) {
+                (Some(whole), _) => Ok(Value::from(whole)),
+                (None, Some(x)) if x.is_finite() && x.abs() < 1e38 => Ok(Value::from(x as i128)),
+                (None, Some(x)) if x.is_finite() => {
+                    Err(Error::new(ErrorKind::InvalidOperation, format!("int: {x} is too large")))
+                }
+                _ => Ok(other),
+            }
+        }
+        ValueKind::Undefined => Err(Error::new(ErrorKind::UndefinedError, "int of an undefined value")),
+        _ => Ok(other),
+    }
+}
+
+/// `float(value, default=0.0)`. A value that is not a number gives the default.
+fn float(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let [other] = arguments(&positional, &kwargs, ["default"])?;
+    let other = other.unwrap_or_else(|| Value::from(0.0));
+    match value.kind() {
+        ValueKind::Number | ValueKind::Bool => {
+            minijinja::filters::float(state, value, None, Kwargs::from_iter(Vec::<(String, Value)>::new()))
+        }
+        ValueKind::String => Ok(python_float(value.as_str().unwrap_or_default()).map_or(other, Value::from)),
+        ValueKind::Undefined => Err(Error::new(ErrorKind::UndefinedError, "float of an undefined value")),
+        _ => Ok(other),
+    }
+}
+
+/// `escape(s)` of MarkupSafe.
+fn escape(value: &Value) -> Result<Value, Error> {
+    if value.is_safe() {
+        return Ok(value.clone());
+    }
+    let mut out = String::new();
+    for c in text_of(value)?.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    Ok(Value::from_safe_string(out))
+}
+
+/// Output of `{{ value }}`: Python's `str(value)`.
+fn python_formatter(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Number => {
+            out.write_str(&text_of(value)?).map_err(|_| Error::from(ErrorKind::WriteFailure))
+        }
+        _ => minijinja::escape_formatter(out, state, value),
+    }
+}
+
+/// `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`: `json.dumps`, without HTML escapes.
+fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    if positional.len() > 4 {
+        return Err(Error::from(ErrorKind::TooManyArguments));
+    }
+    let argument = |place: usize, name: &str| -> Result<Option<Value>, Error> {
+        let named: Option<Value> = kwargs.get(name)?;
+        Ok(named.or_else(|| positional.get(place).cloned()).filter(|v| !v.is_none()))
+    };
+    let ensure_ascii = argument(0, "ensure_ascii")?.is_some_and(|v| v.is_true());
+    let indent = match argument(1, "indent")? {
+        None => None,
+        Some(v) if v.kind() == ValueKind::String => v.as_str().map(str::to_owned),
+        Some(v) => Some(" ".repeat(usize::try_from(i64::try_from(v)?.clamp(0, 64)).unwrap_or(0))),
+    };
+    let (mut item, mut key) = (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
+    if let Some(separators) = argument(2, "separators")? {
+        let both: Vec<String> = separators.try_iter()?.map(|s| s.to_string()).collect();
+        let [for_items, for_keys] = <[String; 2]>::try_from(both)
+            .map_err(|_| Error::new(ErrorKind::InvalidOperation, "tojson: separators must be two strings"))?;
+        (item, key) = (for_items, for_keys);
+    }
+    let sort_keys = argument(3, "sort_keys")?.is_some_and(|v| v.is_true());
+    kwargs.assert_all_used()?;
+    let mut writer = JsonWriter { out: String::new(), ensure_ascii, indent, item, key, sort_keys };
+    writer.value(value, 0)?;
+    Ok(Value::from(writer.out))
+}
+
+/// `datetime.now().strftime(format)` for a given second, in the zone of the machine and the C locale.
+pub(crate) fn strftime(now: i64, format: &str) -> Result<String, Error> {
+    let refuse = |why: &str| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {why}"));
+    let c_format = std::ffi::CString::new(format).map_err(|_| refuse("the format holds a NUL"))?;
+    if format.is_empty() {
+        return Ok(String::new());
+    }
+    // SAFETY: tm is plain data of integers and a pointer, for which zero is a value.
+    let mut tm: libc::tm = unsafe { std::mem::zeroed() };
+    let seconds = libc::time_t::from(now);
+    // SAFETY: both pointers are to live locals; localtime_r keeps neither.
+    if unsafe { libc::localtime_r(&raw const seconds, &raw mut tm) }.is_null() {
+        return Err(refuse("the clock is out of range"));
+    }
+    // One conversion makes at most some tens of bytes of two; a format that asks for padded widths ("%9999999d") is refused.
+    let mut text = vec![0u8; 256 + 64 * format.len()];
+    // SAFETY: `text` has text.len() writable bytes, c_format ends in NUL, tm was filled by localtime_r.
+    let written = unsafe { libc::strftime(text.as_mut_ptr().cast(), text.len(), c_format.as_ptr(), &raw const tm) };
+    if written == 0 {
+        return Err(refuse("the format makes no text, or far too much"));
+    }
+    text.truncate(written);
+    String::from_utf8(text).map_err(|_| refuse("the text is not UTF-8"))
+}

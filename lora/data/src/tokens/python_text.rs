@@ -1,0 +1,452 @@
+//! Text as Python makes it, since chat templates expect that: `str`, `repr`, `json.dumps`, methods of `str`, `list` and `dict`.
+//!
+//! Follows CPython. `tests/goldens/templates.json` holds what CPython renders.
+
+use std::fmt::Write as _;
+
+use minijinja::formatting::FormatStyle;
+use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
+use minijinja::{Error, ErrorKind, State};
+
+/// Deepest nesting that `tojson` and `repr` follow.
+const MAX_DEPTH: usize = 200;
+
+/// Widest padding that a template may ask for in one step. Without a limit, one instruction could make gigabytes.
+const MAX_WIDTH: usize = 9_999;
+
+pub(crate) fn check_width(width: usize) -> Result<(), Error> {
+    if width > MAX_WIDTH {
+        return Err(Error::new(ErrorKind::InvalidOperation, format!("a width of {width} is more than {MAX_WIDTH}")));
+    }
+    Ok(())
+}
+
+/// Refuses a format string that asks for a large width, or takes the width from its arguments (`%*d`, `{:{}}`).
+pub(crate) fn check_format(template: &str) -> Result<(), Error> {
+    for digits in template.split(|c: char| !c.is_ascii_digit()) {
+        check_width(digits.parse().unwrap_or(if digits.is_empty() { 0 } else { usize::MAX }))?;
+    }
+    let inner = |open: &str| template.match_indices(open).any(|(at, _)| template[at + 1..].starts_with(['*', '{']));
+    if inner("%") || inner(":") {
+        return Err(Error::new(ErrorKind::InvalidOperation, "format: a width from an argument"));
+    }
+    Ok(())
+}
+
+/// Python's `str(value)`.
+pub(crate) fn text_of(value: &Value) -> Result<String, Error> {
+    let mut out = String::new();
+    match value.kind() {
+        ValueKind::String => out.push_str(value.as_str().unwrap_or_default()),
+        ValueKind::Undefined => {}
+        _ => repr(&mut out, value, 0)?,
+    }
+    Ok(out)
+}
+
+/// Python's `repr(value)`.
+fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+    if depth > MAX_DEPTH {
+        return Err(Error::new(ErrorKind::InvalidOperation, "the value is nested too deeply to be shown"));
+    }
+    match value.kind() {
+        ValueKind::String => repr_str(out, value.as_str().unwrap_or_default()),
+        ValueKind::Number => out.push_str(&number(value)),
+        ValueKind::Map => {
+            out.push('{');
+            for (i, key) in value.try_iter()?.enumerate() {
+                if i > 0 {
+                    out.push_str(", ");
+                }
+                repr(out, &key, depth + 1)?;
+                out.push_str(": ");
+                repr(out, &value.get_item(&key)?, depth + 1)?;
+            }
+            out.push('}');
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
+            let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
+            out.push(open);
+            for (i, item) in value.try_iter()?.enumerate() {
+                if i > 0 {
+                    out.push_str(", ");
+                }
+                repr(out, &item, depth + 1)?;
+            }
+            if value.is_tuple() && value.len() == Some(1) {
+                out.push(',');
+            }
+            out.push(close);
+        }
+        ValueKind::Undefined => out.push_str("Undefined"),
+        // None, True, False: minijinja writes them as Python does
+        _ => write!(out, "{value}").expect("a String takes everything"),
+    }
+    Ok(())
+}
+
+/// Writes a string literal as Python does: in single quotes, unless the text contains those and no double quotes.
+fn repr_str(out: &mut String, text: &str) {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if is_printable(c) => out.push(c),
+            c => {
+                let written = match c as u32 {
+                    code @ ..0x100 => write!(out, "\\x{code:02x}"),
+                    code @ ..0x10000 => write!(out, "\\u{code:04x}"),
+                    code => write!(out, "\\U{code:08x}"),
+                };
+                written.expect("a String takes everything");
+            }
+        }
+    }
+    out.push(quote);
+}
+
+/// `str.isprintable` of one character. Rust's `escape_debug` leaves the same characters unescaped, but combining ones only
+/// after another character.
+fn is_printable(c: char) -> bool {
+    matches!(c, ' '..='~') || (!c.is_ascii() && format!("a{c}").escape_debug().eq(['a', c]))
+}
+
+/// Writes a number as Python does: `1e+16`, `0.1`, `1.0`.
+fn number(value: &Value) -> String {
+    if value.is_integer() {
+        return value.to_string();
+    }
+    match f64::try_from(value.clone()) {
+        Ok(x) if x.is_nan() => "nan".to_owned(),
+        Ok(x) if x.is_infinite() => if x > 0.0 { "inf" } else { "-inf" }.to_owned(),
+        Ok(x) => {
+            // Rust's Debug is the shortest text that reads back, with Python's thresholds but without `+` and padding
+            let text = format!("{x:?}");
+            match text.split_once('e') {
+                Some((mantissa, exponent)) => {
+                    let exponent: i32 = exponent.parse().expect("Debug of a float ends in a whole exponent");
+                    format!("{mantissa}e{exponent:+03}")
+                }
+                None => text,
+            }
+        }
+        Err(_) => value.to_string(),
+    }
+}
+
+/// Removes the space around a number and single underscores in it, as Python does. `None` if nothing is left, or if Python
+/// refuses the underscores.
+pub(crate) fn python_digits(text: &str) -> Option<String> {
+    let text = strip(text, None, Side::Both);
+    let stray = text.starts_with('_') || text.ends_with('_') || text.contains("__");
+    (!stray && !text.is_empty()).then(|| text.replace('_', ""))
+}
+
+pub(crate) fn python_float(text: &str) -> Option<f64> {
+    python_digits(text)?.parse().ok()
+}
+
+/// Writes values as CPython's `json.dumps`.
+pub(crate) struct JsonWriter {
+    pub out: String,
+    pub ensure_ascii: bool,
+    pub indent: Option<String>,
+    pub item: String,
+    pub key: String,
+    pub sort_keys: bool,
+}
+
+impl JsonWriter {
+    pub fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        if depth > MAX_DEPTH {
+            return Err(Error::new(ErrorKind::InvalidOperation, "tojson: the value is nested too deeply"));
+        }
+        match value.kind() {
+            ValueKind::None => self.out.push_str("null"),
+            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => self.out.push_str(&json_number(value)),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::Map => {
+                let mut keys: Vec<Value> = value.try_iter()?.collect();
+                if self.sort_keys {
+                    keys.sort();
+                }
+                self.out.push('{');
+                for (i, key) in keys.iter().enumerate() {
+                    self.break_line(i, depth + 1);
+                    match key.kind() {
+                        ValueKind::String => self.string(key.as_str().unwrap_or_default()),
+                        ValueKind::Number => self.string(&json_number(key)),
+                        ValueKind::Bool => self.string(if key.is_true() { "true" } else { "false" }),
+                        ValueKind::None => self.string("null"),
+                        other => {
+                            let message = format!("tojson: keys must be str, int, float, bool or None, not {other}");
+                            return Err(Error::new(ErrorKind::InvalidOperation, message));
+                        }
+                    }
+                    self.out.push_str(&self.key);
+                    self.value(&value.get_item(key)?, depth + 1)?;
+                }
+                self.end(keys.is_empty(), depth, '}');
+            }
+            ValueKind::Seq | ValueKind::Iterable => {
+                self.out.push('[');
+                let mut empty = true;
+                for (i, item) in value.try_iter()?.enumerate() {
+                    empty = false;
+                    self.break_line(i, depth + 1);
+                    self.value(&item, depth + 1)?;
+                }
+                self.end(empty, depth, ']');
+            }
+            other => {
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("tojson: {other} is not JSON serializable"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what stands before item `i`.
+    fn break_line(&mut self, i: usize, depth: usize) {
+        if i > 0 {
+            self.out.push_str(&self.item);
+        }
+        self.new_line(depth);
+    }
+
+    fn new_line(&mut self, depth: usize) {
+        if let Some(indent) = &self.indent {
+            self.out.push('\n');
+            for _ in 0..depth {
+                self.out.push_str(indent);
+            }
+        }
+    }
+
+    fn end(&mut self, empty: bool, depth: usize, close: char) {
+        if !empty {
+            self.new_line(depth);
+        }
+        self.out.push(close);
+    }
+
+    fn string(&mut self, text: &str) {
+        self.out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => self.out.push_str("\\\""),
+                '\\' => self.out.push_str("\\\\"),
+                '\n' => self.out.push_str("\\n"),
+                '\r' => self.out.push_str("\\r"),
+                '\t' => self.out.push_str("\\t"),
+                '\x08' => self.out.push_str("\\b"),
+                '\x0c' => self.out.push_str("\\f"),
+                c if c < ' ' || (self.ensure_ascii && c > '~') => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        write!(self.out, "\\u{unit:04x}").expect("a String takes everything");
+                    }
+                }
+                c => self.out.push(c),
+            }
+        }
+        self.out.push('"');
+    }
+}
+
+/// Writes a number as `json.dumps` does: like `repr`, but with `NaN` and `Infinity`.
+fn json_number(value: &Value) -> String {
+    match number(value).as_str() {
+        "nan" => "NaN".to_owned(),
+        "inf" => "Infinity".to_owned(),
+        "-inf" => "-Infinity".to_owned(),
+        finite => finite.to_owned(),
+    }
+}
+
+/// Calls a method of `str`, `list` or `dict` that templates use. Methods that minijinja's collection lacks, or has differently
+/// from Python, are here; the collection has the others.
+pub(crate) fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    if let Some(text) = value.as_str() {
+        match method {
+            "strip" | "lstrip" | "rstrip" => {
+                let (chars,): (Option<&str>,) = from_args(args)?;
+                let side = match method {
+                    "strip" => Side::Both,
+                    "lstrip" => Side::Left,
+                    _ => Side::Right,
+                };
+                return Ok(Value::from(strip(text, chars, side)));
+            }
+            "split" | "rsplit" => {
+                let (separator, limit) = split_arguments(args)?;
+                return split(
+                    text,
+                    separator.as_deref(),
+                    limit,
+                    if method == "split" { Side::Left } else { Side::Right },
+                );
+            }
+            "splitlines" => {
+                let (keep_ends,): (Option<bool>,) = from_args(args)?;
+                return Ok(Value::from(split_lines(text, keep_ends.unwrap_or(false))));
+            }
+            "removeprefix" => {
+                let (prefix,): (&str,) = from_args(args)?;
+                return Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)));
+            }
+            "removesuffix" => {
+                let (suffix,): (&str,) = from_args(args)?;
+                return Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)));
+            }
+            "partition" | "rpartition" => {
+                let (separator,): (&str,) = from_args(args)?;
+                let parts =
+                    if method == "partition" { text.split_once(separator) } else { text.rsplit_once(separator) };
+                return Ok(Value::from(match (parts, method) {
+                    (Some((before, after)), _) => (before, separator, after),
+                    (None, "partition") => (text, "", ""),
+                    (None, _) => ("", "", text),
+                }));
+            }
+            "format" => {
+                check_format(text)?;
+                return minijinja::formatting::format(FormatStyle::StrFormat, text, args).map(Value::from);
+            }
+            "title" => {
+                let () = from_args(args)?;
+                let mut after_cased = false;
+                let mut out = String::with_capacity(text.len());
+                for c in text.chars() {
+                    if after_cased {
+                        out.extend(c.to_lowercase())
+                    } else {
+                        out.extend(c.to_uppercase())
+                    }
+                    after_cased = c.is_lowercase() || c.is_uppercase();
+                }
+                return Ok(Value::from(out));
+            }
+            "isspace" => return Ok(Value::from(!text.is_empty() && text.chars().all(is_space))),
+            _ => {}
+        }
+    } else if method == "index" && value.kind() == ValueKind::Seq {
+        let (wanted,): (&Value,) = from_args(args)?;
+        let place = value.try_iter()?.position(|item| item == *wanted);
+        return place
+            .map(Value::from)
+            .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("{wanted} is not in list")));
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// `str.isspace` of one character. Rust's White_Space lacks the four separators U+001C to U+001F.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Left,
+    Right,
+    Both,
+}
+
+/// `str.strip`, `lstrip`, `rstrip`: whitespace, or any of `chars`.
+pub(crate) fn strip<'t>(text: &'t str, chars: Option<&str>, side: Side) -> &'t str {
+    let goes = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
+    let text = if side == Side::Right { text } else { text.trim_start_matches(goes) };
+    if side == Side::Left { text } else { text.trim_end_matches(goes) }
+}
+
+/// Reads `(sep=None, maxsplit=-1)`, by position or by name.
+fn split_arguments(args: &[Value]) -> Result<(Option<String>, Option<usize>), Error> {
+    let (positional, kwargs): (Rest<Value>, Kwargs) = from_args(args)?;
+    if positional.len() > 2 {
+        return Err(Error::from(ErrorKind::TooManyArguments));
+    }
+    let argument = |place: usize, name: &str| -> Result<Option<Value>, Error> {
+        let named: Option<Value> = kwargs.get(name)?;
+        Ok(named.or_else(|| positional.get(place).cloned()).filter(|v| !v.is_none()))
+    };
+    let separator = match argument(0, "sep")? {
+        None => None,
+        Some(v) => match v.as_str() {
+            Some("") => return Err(Error::new(ErrorKind::InvalidOperation, "empty separator")),
+            Some(text) => Some(text.to_owned()),
+            None => return Err(Error::new(ErrorKind::InvalidOperation, "the separator must be a string")),
+        },
+    };
+    let limit = match argument(1, "maxsplit")? {
+        None => None,
+        Some(v) => usize::try_from(i64::try_from(v)?).ok(), // negative: no limit
+    };
+    kwargs.assert_all_used()?;
+    Ok((separator, limit))
+}
+
+/// `str.split` (from the left) and `str.rsplit`.
+fn split(text: &str, separator: Option<&str>, limit: Option<usize>, from: Side) -> Result<Value, Error> {
+    let pieces = limit.map_or(usize::MAX, |n| n.saturating_add(1));
+    let mut parts: Vec<&str> = match (separator, from) {
+        (Some(separator), Side::Right) => text.rsplitn(pieces, separator).collect(),
+        (Some(separator), _) => text.splitn(pieces, separator).collect(),
+        (None, _) => {
+            // split at runs of whitespace; with a limit, the last piece keeps the rest without the whitespace before it
+            let near = |text| strip(text, None, from);
+            let mut parts = Vec::new();
+            let mut rest = near(text);
+            while !rest.is_empty() {
+                if parts.len() + 1 == pieces {
+                    parts.push(rest);
+                    break;
+                }
+                let (part, after) = if from == Side::Right {
+                    let space = rest.char_indices().rfind(|&(_, c)| is_space(c));
+                    let cut = space.map_or(0, |(at, c)| at + c.len_utf8());
+                    (&rest[cut..], &rest[..cut])
+                } else {
+                    rest.split_at(rest.find(is_space).unwrap_or(rest.len()))
+                };
+                parts.push(part);
+                rest = near(after);
+            }
+            parts
+        }
+    };
+    if from == Side::Right {
+        parts.reverse();
+    }
+    Ok(parts.into_iter().map(Value::from).collect())
+}
+
+/// `str.splitlines`.
+pub(crate) fn split_lines(text: &str, keep_ends: bool) -> Vec<String> {
+    let is_break =
+        |c: char| matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(is_break) {
+        let end = if rest[at..].starts_with("\r\n") {
+            at + 2
+        } else {
+            at + rest[at..].chars().next().map_or(1, char::len_utf8)
+        };
+        lines.push(rest[..if keep_ends { end } else { at }].to_owned());
+        rest = &rest[end..];
+    }
+    if !rest.is_empty() {
+        lines.push(rest.to_owned());
+    }
+    lines
+}

@@ -1,0 +1,149 @@
+//! Sequences to learn as they are: which of their tokens are scored, and how such a row stands as a prompt and an answer.
+//!
+//! The prompt is what comes before the first scored token, at least one token, for nothing predicts the first token of a text;
+//! the answer goes from there to the last scored token, with the ranges between that are read and not scored. Ids and masks are
+//! those of TRL 1.16 `SFTTrainer._prepare_dataset`, where a text of one token or a row without a scored one has no loss, and is
+//! left out here.
+
+use std::ops::Range;
+
+use super::encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, Notes, Target};
+use super::template::GenerationPrompt;
+use crate::bad_row::BadRow;
+use crate::record::records::{Record, Shape, Text};
+
+/// Which tokens of a sequence are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum SftPart {
+    /// Those of the completion.
+    Completion,
+    /// Those of the assistant's turns.
+    Assistant,
+    /// All but the first.
+    All,
+}
+
+impl SftPart {
+    /// What TRL scores of rows of a shape unless told otherwise: of a prompt and a completion the completion, of a conversation
+    /// or a text everything.
+    pub fn default_of(shape: Shape) -> SftPart {
+        match shape {
+            Shape::Messages | Shape::Text => SftPart::All,
+            _ => SftPart::Completion,
+        }
+    }
+}
+
+impl Encoder {
+    /// What is scored of sequences of a shape.
+    pub fn sft_part(&self, shape: Shape) -> SftPart {
+        self.sft_on().unwrap_or(SftPart::default_of(shape))
+    }
+
+    /// Encodes a record whose one answer is to be learned as it is.
+    pub(crate) fn encode_sequence(&self, record: &Record) -> Result<(Encoded, Notes), BadRow> {
+        let mut notes = Notes::default();
+        let answer = &record.answers[0];
+        notes.empty_answers += usize::from(answer.says_nothing());
+        let part = self.sft_part(record.shape);
+        let (ids, scored) = match (part, &record.prompt, answer) {
+            (SftPart::Assistant, Text::Turns(prompt), Text::Turns(answer)) => {
+                let turns: Vec<_> = prompt.iter().chain(answer).collect();
+                let conversation = self.conversation_by_speaker(&turns, &record.inputs)?;
+                let mut scored = conversation.assistant;
+                if !prompt.is_empty() {
+                    // of a prompt and a completion, what both masks have
+                    let (_, shared) = self.split(record, &conversation.ids, &mut notes)?;
+                    scored.iter_mut().for_each(|span| span.start = span.start.max(shared));
+                    scored.retain(|span| !span.is_empty());
+                    if scored.is_empty() {
+                        return Err(BadRow::NoAssistantTurn);
+                    }
+                }
+                (conversation.ids, scored)
+            }
+            (SftPart::All, ..) => {
+                let ids = self.whole(record, answer)?;
+                let all = 0..ids.len();
+                (ids, vec![all])
+            }
+            // the caller has refused the assistant's part of strings
+            (SftPart::Completion | SftPart::Assistant, ..) => {
+                let ids = self.whole(record, answer)?;
+                let (_, shared) = self.split(record, &ids, &mut notes)?;
+                let completion = shared..ids.len();
+                (ids, vec![completion])
+            }
+        };
+        if scored.iter().all(Range::is_empty) {
+            return Err(BadRow::NoAnswerTokens { field: record.answer_columns[0].clone() });
+        }
+        Ok((self.laid_out(record, ids, scored, &mut notes), notes))
+    }
+
+    /// How many tokens of prompt + answer are the prompt's, and the prompt's own.
+    fn split(&self, record: &Record, whole: &[u32], notes: &mut Notes) -> Result<(Vec<u32>, usize), BadRow> {
+        let alone = self.prompt_ids(record)?;
+        let shared = super::encode::common_prefix(&alone, whole);
+        notes.note_boundary(&alone, shared, whole);
+        Ok((alone, shared))
+    }
+
+    /// A whole sequence: what `scored` has of it as an answer, what stands before as its prompt.
+    fn laid_out(
+        &self,
+        record: &Record,
+        mut ids: Vec<u32>,
+        mut scored: Vec<Range<usize>>,
+        notes: &mut Notes,
+    ) -> Encoded {
+        let dropped = |reason| Encoded::Dropped { row: record.row, id: record.id.clone(), reason };
+        self.note_end(&ids, notes);
+        // nothing predicts the first token
+        scored.iter_mut().for_each(|span| span.start = span.start.max(1));
+        scored.retain(|span| !span.is_empty());
+        let (Some(first), Some(last)) = (scored.first(), scored.last()) else {
+            return dropped(DropReason::NothingScored);
+        };
+        let (first, last) = (first.start, last.end);
+        if first >= self.max_length() {
+            return dropped(DropReason::NoRoom { prompt_tokens: first, max_length: self.max_length() });
+        }
+        ids.truncate(last);
+        let answer_ids = ids.split_off(first);
+        let unscored: Vec<Range<usize>> =
+            scored.windows(2).map(|pair| pair[0].end - first..pair[1].start - first).collect();
+        let room = self.max_length() - first;
+        let mut kept = answer_ids.len().min(room);
+        if let Some(gap) = unscored.iter().find(|gap| gap.contains(&(kept - 1))) {
+            kept = gap.start; // what follows the last scored token is not needed
+        }
+        let answer = Answer { ids: answer_ids, kept, unscored };
+        notes.cut_answers += usize::from(answer.is_cut());
+        Encoded::Kept(EncodedRow {
+            row: record.row,
+            id: record.id.clone(),
+            prompt: ids,
+            answers: vec![answer],
+            target: Target::Sequence,
+            numbers: record.numbers,
+        })
+    }
+
+    /// Prompt and answer as one text or conversation.
+    pub(crate) fn whole(&self, record: &Record, answer: &Text) -> Result<Vec<u32>, BadRow> {
+        match (&record.prompt, answer) {
+            (Text::Plain(prompt), Text::Plain(answer)) => {
+                let eos = self.tokenizer().eos().map_or("", |(text, _)| text);
+                let eos = if answer.ends_with(eos) { "" } else { eos };
+                self.plain(&[prompt, answer, eos].concat())
+            }
+            (Text::Turns(prompt), Text::Turns(answer)) => {
+                self.conversation(prompt, answer, GenerationPrompt::Omit, &record.inputs)
+            }
+            (Text::Plain(_), Text::Turns(_)) | (Text::Turns(_), Text::Plain(_)) => {
+                unreachable!("Record::parse refuses rows of two forms")
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Where the assistant speaks in a conversation: the tokens that `--sft-on assistant` scores.
+//!
+//! By the template's own `{% generation %}` marks where it has them. Else turn by turn: the tokens of a turn are what the
+//! template adds when the turn stands at the end, after what it makes of the turns before with the generation prompt; the
+//! end-of-turn token is among them. A token that stands across a border counts to the assistant. Where a generation prompt is
+//! not how a turn begins (it opens a reasoning that the turn has not), the turn starts where the two differ; a template that
+//! renders earlier turns otherwise once more follow is refused.
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use super::encode::{Encoder, common_prefix};
+use super::template::{ChatTemplate, GenerationPrompt, MarkedText, TemplateInputs};
+use crate::bad_row::BadRow;
+use crate::record::turns::is_assistant;
+
+/// What a turn costs a template, in bytes of text that cost as much.
+const TURN_BYTES: u64 = 256;
+/// A conversation is rendered up to each of the assistant's turns, so that the work grows with the square of its length: at
+/// most so many bytes in all, which takes seconds.
+const MOST_RENDERED: u64 = 1 << 28;
+/// Bytes of stop tokens with which a template may end a conversation.
+const CLOSING_BYTES: usize = 256;
+
+/// How the assistant's tokens are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum SpanSource {
+    /// By the `{% generation %}` marks of the chat template.
+    GenerationMarks,
+    /// By what the chat template adds with each turn.
+    TurnByTurn,
+}
+
+impl SpanSource {
+    pub(crate) fn of(template: &ChatTemplate) -> SpanSource {
+        if template.marks_generation() { SpanSource::GenerationMarks } else { SpanSource::TurnByTurn }
+    }
+}
+
+/// A conversation with the tokens that the assistant says.
+pub(crate) struct Conversation {
+    pub ids: Vec<u32>,
+    /// Ascending, not empty, not touching.
+    pub assistant: Vec<Range<usize>>,
+}
+
+impl Encoder {
+    /// Tokens of a whole conversation, and which of them the assistant says.
+    pub(crate) fn conversation_by_speaker(
+        &self,
+        turns: &[&Value],
+        inputs: &TemplateInputs,
+    ) -> Result<Conversation, BadRow> {
+        let template = self.template().expect("conversations are encoded where there is a template");
+        let marked = template.render_with_spans(turns.iter().copied(), inputs).map_err(BadRow::of_template)?;
+        let (text, spans) = match marked {
+            Some(MarkedText { text, spans }) => (text, spans.into_iter().map(Place::bytes).collect()),
+            None => {
+                let whole = Whole { encoder: self, template, turns, inputs };
+                let text = whole.render(turns.len(), GenerationPrompt::Omit)?;
+                let spoken: Vec<usize> = (0..turns.len()).filter(|&turn| is_assistant(turns[turn])).collect();
+                let cost = spoken.len() as u64 * (text.len() as u64 + turns.len() as u64 * TURN_BYTES);
+                if cost > MOST_RENDERED {
+                    return Err(BadRow::TooManyTurns { turns: turns.len(), bytes: text.len() });
+                }
+                let (ids, places) = self.places(&text)?;
+                let place_of = |&turn: &usize| whole.place_of(turn, &text, &ids, &places);
+                let spans: Result<Vec<Place>, BadRow> = spoken.iter().map(place_of).collect();
+                (text, spans?)
+            }
+        };
+        let (ids, places) = self.places(&text)?;
+        let mut assistant: Vec<Range<usize>> = Vec::new();
+        for span in spans {
+            let Range { start, end } = span.tokens(&places);
+            match assistant.last_mut() {
+                Some(last) if start <= last.end => last.end = last.end.max(end),
+                _ if start < end => assistant.push(start..end),
+                _ => {}
+            }
+        }
+        if assistant.is_empty() {
+            return Err(BadRow::NoAssistantTurn);
+        }
+        Ok(Conversation { ids, assistant })
+    }
+
+    fn places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), BadRow> {
+        self.tokenizer().encode_rendered_with_places(text).map_err(BadRow::of_tokenizer)
+    }
+}
+
+/// A border of a span: a byte of the text, or a token.
+#[derive(Clone, Copy)]
+enum Border {
+    Byte(usize),
+    Token(usize),
+}
+
+/// Where a span begins and ends.
+struct Place {
+    start: Border,
+    end: Border,
+}
+
+impl Place {
+    fn bytes(span: Range<usize>) -> Place {
+        Place { start: Border::Byte(span.start), end: Border::Byte(span.end) }
+    }
+
+    /// The tokens that have a byte of it. Tokens stand in the order of the text.
+    fn tokens(&self, places: &[Range<usize>]) -> Range<usize> {
+        let start = match self.start {
+            Border::Byte(byte) => places.partition_point(|place| place.end <= byte),
+            Border::Token(token) => token,
+        };
+        let end = match self.end {
+            Border::Byte(byte) => places.partition_point(|place| place.start < byte),
+            Border::Token(token) => token,
+        };
+        start..end
+    }
+}
+
+/// A conversation that is taken apart turn by turn.
+struct Whole<'a> {
+    encoder: &'a Encoder,
+    template: &'a ChatTemplate,
+    turns: &'a [&'a Value],
+    inputs: &'a TemplateInputs,
+}
+
+impl Whole<'_> {
+    fn render(&self, turns: usize, generation_prompt: GenerationPrompt) -> Result<String, BadRow> {
+        self.render_turns(self.turns[..turns].iter().copied(), generation_prompt)
+    }
+
+    fn render_turns<'m>(
+        &self,
+        turns: impl Iterator<Item = &'m Value>,
+        generation_prompt: GenerationPrompt,
+    ) -> Result<String, BadRow> {
+        self.template.render_with(turns, generation_prompt, self.inputs).map_err(BadRow::of_template)
+    }
+
+    fn tokens(&self, text: &str) -> Result<Vec<u32>, BadRow> {
+        self.encoder.tokenizer().encode_rendered(text).map_err(BadRow::of_tokenizer)
+    }
+
+    /// Where the turn stands in the `text` of the whole, whose tokens are `ids` at `places`.
+    fn place_of(&self, turn: usize, text: &str, ids: &[u32], places: &[Range<usize>]) -> Result<Place, BadRow> {
+        let before = match turn {
+            // many templates read the first message of what they are given
+            0 => self.render(0, GenerationPrompt::Add).unwrap_or_default(),
+            _ => self.render(turn, GenerationPrompt::Add)?,
+        };
+        let start = match text.starts_with(&before) {
+            true if turn > 0 || !before.is_empty() => Border::Byte(before.len()),
+            true => return Err(BadRow::TurnChanges { turn }),
+            false if turn == 0 => return Err(BadRow::TurnChanges { turn }),
+            false => {
+                // the two may differ in the generation prompt alone, or what differs is the text of others
+                let others = self.render(turn, GenerationPrompt::Omit)?;
+                if !text.starts_with(&others) || !before.starts_with(&others) {
+                    return Err(BadRow::TurnChanges { turn });
+                }
+                let after_others = places.partition_point(|place| place.end <= others.len());
+                Border::Token(common_prefix(&self.tokens(&before)?, ids).max(after_others))
+            }
+        };
+        let alone = self.render(turn + 1, GenerationPrompt::Omit)?;
+        if text.starts_with(&alone) {
+            return Ok(Place { start, end: Border::Byte(alone.len()) });
+        }
+        // templates that end a conversation with EOS (Phi 3) differ in that alone; its tokens need be looked at only where so
+        // much is left
+        let differs = alone.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
+        if alone.len() - differs <= CLOSING_BYTES {
+            let alone_ids = self.tokens(&alone)?;
+            let shared = common_prefix(&alone_ids, ids);
+            if alone_ids[shared..].iter().all(|id| self.encoder.stop_ids().contains(id)) {
+                return Ok(Place { start, end: Border::Token(shared) });
+            }
+        }
+        // those that leave the reasoning out once other turns follow (Qwen 3) differ before the content
+        let end = self.end_by_content(turn, text, &alone)?.ok_or(BadRow::TurnChanges { turn })?;
+        Ok(Place { start, end: Border::Byte(end) })
+    }
+
+    /// The end of a turn, from what stays the same when its content is another one: in the whole, all that follows the content;
+    /// with the turn at the end, what closes it.
+    fn end_by_content(&self, turn: usize, text: &str, alone: &str) -> Result<Option<usize>, BadRow> {
+        let Some(fields) = self.turns[turn].as_object() else { return Ok(None) };
+        let content = fields.get("content").and_then(Value::as_str).unwrap_or_default();
+        let mut fields = fields.clone();
+        // another last letter than that of the content, or it would count to what follows
+        fields.insert("content".to_owned(), if content.trim_end().ends_with('x') { "y" } else { "x" }.into());
+        let other = Value::Object(fields);
+        let with_other = |turns: usize| {
+            let turns = self.turns[..turns].iter().enumerate().map(|(i, t)| if i == turn { &other } else { *t });
+            self.render_turns(turns, GenerationPrompt::Omit)
+        };
+        let after_content = text.len() - common_suffix(text, &with_other(self.turns.len())?);
+        let closing = &alone[alone.len() - common_suffix(alone, &with_other(turn + 1)?)..];
+        Ok(text[after_content..].starts_with(closing).then_some(after_content + closing.len()))
+    }
+}
+
+/// Bytes of the longest common end of two texts, whole characters.
+fn common_suffix(a: &str, b: &str) -> usize {
+    let mut bytes = a.bytes().rev().zip(b.bytes().rev()).take_while(|(a, b)| a == b).count();
+    while !a.is_char_boundary(a.len() - bytes) {
+        bytes -= 1;
+    }
+    bytes
+}

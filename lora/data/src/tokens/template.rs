@@ -1,0 +1,597 @@
+//! The model's own chat template: found where Hugging Face finds it, rendered as Hugging Face renders it, and never trusted.
+//!
+//! A template comes with the model from the network. It has no access to files or other templates, and runs on a budget of
+//! instructions and of output bytes and on a stack that is as deep as that budget reaches: it returns text or fails. Known
+//! limits: a template that doubles a string in a loop can ask for more memory than there is, and one that prints an object
+//! which holds itself overflows any stack; the engine has no budget for either, and both end the process.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind};
+use serde_json::{Map, Value};
+
+use super::jinja::{Raised, call_generation_spans, environment, generation_span, strip_generation_tags};
+use super::jinja_source::{SourceFault, with_line_feeds, with_names_of_macros, with_strings_of_python};
+use super::template_sources::{MAX_TEMPLATE_BYTES, TOOL_USE, TemplateSources};
+use super::tokenizer::Tokenizer;
+use crate::deep_stack::with_deep_stack;
+
+/// Instructions that a rendering may take, and more for every message: a long template takes some hundred a message.
+const FUEL: u64 = 1_000_000;
+const FUEL_PER_MESSAGE: u64 = 20_000;
+/// Bytes that a rendering may make, and more for every byte of the messages: a template writes each a few times at most.
+const OUTPUT_BYTES: usize = 4 << 20;
+const OUTPUT_BYTES_PER_INPUT_BYTE: usize = 16;
+
+/// What is wrong with a chat template as a file. Bad input: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TemplateError {
+    /// A file cannot be read.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A file is larger than any template.
+    #[error("{origin}: the chat template has more than {limit} bytes, the limit")]
+    TooLarge {
+        /// Where the template came from.
+        origin: String,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The user named a folder that has no template.
+    #[error("{folder}: no chat template there (neither chat_template.jinja nor chat_template in tokenizer_config.json)", folder = folder.display())]
+    NoneIn {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A `tokenizer_config.json` that is not JSON.
+    #[error("{path}: not valid JSON: {message}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words.
+        message: String,
+    },
+    /// A file is not UTF-8.
+    #[error("{path}: not valid UTF-8", path = path.display())]
+    Utf8 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The template does not parse.
+    #[error("{origin}: chat template, line {line}: {message}")]
+    Syntax {
+        /// Where the template came from.
+        origin: String,
+        /// 1-based line of the template.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// Several named templates, none of them `default`.
+    #[error(
+        "{origin}: chat_template is none of: a string, a list or an object with a template named `default` (found: {found:?})"
+    )]
+    NoDefault {
+        /// `tokenizer_config.json`.
+        origin: String,
+        /// The names that are there.
+        found: Vec<String>,
+    },
+}
+
+/// Why a conversation could not be rendered.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RenderError {
+    /// The template called `raise_exception` with these words.
+    #[error("{message}")]
+    Refused {
+        /// The template's words.
+        message: String,
+    },
+    /// The template ran out of instructions: it loops.
+    #[error("the template did not end within {fuel} instructions (does it loop?)")]
+    Endless {
+        /// Instructions it had.
+        fuel: u64,
+    },
+    /// The template wrote far more than the conversation can justify.
+    #[error("the template wrote more than {limit} bytes")]
+    TooMuchOutput {
+        /// Bytes it was allowed.
+        limit: usize,
+    },
+    /// The template failed.
+    #[error("line {line}: {message}")]
+    Failed {
+        /// 1-based line of the template.
+        line: usize,
+        /// What went wrong.
+        message: String,
+    },
+}
+
+/// Whether the text ends with the opening of an assistant's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GenerationPrompt {
+    /// For a prompt that an answer follows.
+    Add,
+    /// For a whole conversation.
+    Omit,
+}
+
+/// What a row gives to the chat template beside its turns.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TemplateInputs {
+    /// JSON schemas of the tools that the conversation may call; `None` is None to the template, as transformers has it.
+    pub tools: Option<Vec<Value>>,
+    /// Further variables (`enable_thinking`), which win over special tokens of the same name.
+    pub kwargs: Map<String, Value>,
+}
+
+/// A rendered conversation, and where the assistant speaks in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MarkedText {
+    /// The text.
+    pub text: String,
+    /// Bytes of the text, ascending.
+    pub spans: Vec<Range<usize>>,
+}
+
+/// A parsed chat template with the special tokens it may name.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    sources: TemplateSources,
+    special_tokens: Vec<(String, String)>,
+    /// Whether the model has a template of its own for conversations with tools.
+    has_tool_use: bool,
+    /// Whether both templates mark what the assistant says with `{% generation %}`.
+    marks_generation: bool,
+    /// Second since 1970 that `strftime_now` formats.
+    now: i64,
+}
+
+/// The names of the templates in their environment. They have no extension that would switch HTML escapes on.
+const NAME: &str = "chat_template";
+/// Ends the name of a template whose marks are calls.
+const WITH_SPANS: &str = " with spans";
+
+impl ChatTemplate {
+    /// Loads the template from `path`, a file or a folder, if it is given. Else loads the model's own from where Hugging Face
+    /// finds it ([`TemplateSources::of_folder`]). `None` if there is none.
+    ///
+    /// # Errors
+    /// [`TemplateError`] for files that cannot be read or do not parse; a broken one is never passed over for the next.
+    pub fn find(
+        path: Option<&Path>,
+        model_dir: &Path,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<ChatTemplate>, TemplateError> {
+        let sources = match path {
+            Some(path) => Some(TemplateSources::of_path(path)?),
+            None => TemplateSources::of_folder_with(model_dir, tokenizer.config())?,
+        };
+        sources.map(|sources| ChatTemplate::parse(sources, tokenizer.special_tokens(), now())).transpose()
+    }
+
+    /// Parses a template. `origin` is named in errors; `special_tokens` are visible to it by name (`bos_token`).
+    ///
+    /// The time that `strftime_now` gives is that of this call, so that all rows of a run, in every epoch, see one date.
+    pub fn new(
+        source: &str,
+        origin: String,
+        special_tokens: &[(String, String)],
+    ) -> Result<ChatTemplate, TemplateError> {
+        ChatTemplate::at_time(source, origin, special_tokens, now())
+    }
+
+    /// As [`ChatTemplate::new`], for the second `now` since 1970.
+    pub fn at_time(
+        source: &str,
+        origin: String,
+        special_tokens: &[(String, String)],
+        now: i64,
+    ) -> Result<ChatTemplate, TemplateError> {
+        ChatTemplate::parse(TemplateSources { default: source.to_owned(), tool_use: None, origin }, special_tokens, now)
+    }
+
+    fn parse(
+        sources: TemplateSources,
+        special_tokens: &[(String, String)],
+        now: i64,
+    ) -> Result<ChatTemplate, TemplateError> {
+        let TemplateSources { default, tool_use, origin } = sources.clone();
+        let mut env = environment(now);
+        let mut marks_generation = true;
+        let has_tool_use = tool_use.is_some();
+        for (name, source) in [(NAME, Some(default)), (TOOL_USE, tool_use)] {
+            let Some(source) = source else { continue };
+            if source.len() > MAX_TEMPLATE_BYTES {
+                return Err(TemplateError::TooLarge { origin, limit: MAX_TEMPLATE_BYTES });
+            }
+            let source = with_line_feeds(&source);
+            let syntax =
+                |SourceFault { line, message }| TemplateError::Syntax { origin: origin.clone(), line, message };
+            let source = with_strings_of_python(&source).map_err(syntax)?;
+            let with_spans = call_generation_spans(&source);
+            marks_generation &= with_spans.is_some();
+            let plain = with_names_of_macros(&strip_generation_tags(&source)).map_err(syntax)?.into_owned();
+            let with_spans = with_spans.map(|source| with_names_of_macros(&source).map(Cow::into_owned));
+            let with_spans = with_spans.transpose().map_err(syntax)?;
+            let mut add = |name: String, source: String| with_deep_stack(|| env.add_template_owned(name, source));
+            let added = add(name.to_owned(), plain)
+                .and_then(|()| with_spans.map_or(Ok(()), |source| add(format!("{name}{WITH_SPANS}"), source)));
+            if let Err(e) = added {
+                let message = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
+                return Err(TemplateError::Syntax { origin, line: e.line().unwrap_or(0), message });
+            }
+        }
+        Ok(ChatTemplate { env, sources, special_tokens: special_tokens.to_vec(), has_tool_use, marks_generation, now })
+    }
+
+    /// Where the template came from, for the start-up summary and errors.
+    pub fn origin(&self) -> &str {
+        &self.sources.origin
+    }
+
+    /// Returns its texts as they were written.
+    pub fn sources(&self) -> &TemplateSources {
+        &self.sources
+    }
+
+    /// Whether it marks what the assistant says with `{% generation %}`.
+    pub fn marks_generation(&self) -> bool {
+        self.marks_generation
+    }
+
+    /// The texts of all its templates, as they were parsed: with tools, and with marks, it renders by others than the first.
+    pub(crate) fn source(&self) -> String {
+        let names = [NAME, TOOL_USE].into_iter().flat_map(|name| [name.to_owned(), format!("{name}{WITH_SPANS}")]);
+        let source = |name: String| self.env.get_template(&name).map_or(String::new(), |t| t.source().to_owned());
+        names.map(source).collect::<Vec<_>>().join("\0")
+    }
+
+    /// Second since 1970 that `strftime_now` formats.
+    pub(crate) fn now(&self) -> i64 {
+        self.now
+    }
+
+    /// The text of a conversation: `messages` one after another.
+    ///
+    /// # Errors
+    /// [`RenderError`]: the template refused it, failed on it, or did not end within its budget.
+    pub fn render<'m>(
+        &self,
+        messages: impl IntoIterator<Item = &'m Value>,
+        generation_prompt: GenerationPrompt,
+    ) -> Result<String, RenderError> {
+        self.render_with(messages, generation_prompt, &TemplateInputs::default())
+    }
+
+    /// The text of a conversation that has tools or further variables.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_with<'m>(
+        &self,
+        messages: impl IntoIterator<Item = &'m Value>,
+        generation_prompt: GenerationPrompt,
+        inputs: &TemplateInputs,
+    ) -> Result<String, RenderError> {
+        let messages: Vec<Value> = messages.into_iter().map(with_reasoning_aliases).collect();
+        self.run(self.env.clone(), self.name_for(inputs), &messages, generation_prompt, inputs)
+    }
+
+    /// The text of a whole conversation with what the `{% generation %}` marks hold; `None` without such marks.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_with_spans<'m>(
+        &self,
+        messages: impl IntoIterator<Item = &'m Value>,
+        inputs: &TemplateInputs,
+    ) -> Result<Option<MarkedText>, RenderError> {
+        if !self.marks_generation {
+            return Ok(None);
+        }
+        let messages: Vec<Value> = messages.into_iter().map(with_reasoning_aliases).collect();
+        let name = self.name_for(inputs);
+        let text = self.run(self.env.clone(), name, &messages, GenerationPrompt::Omit, inputs)?;
+        // a pair of characters that the text does not hold stands around each span in a second rendering; they are none of any
+        // script
+        let unused = ('\u{fdd0}'..='\u{fdee}').step_by(2).find(|open| !text.contains([*open, after(*open)]));
+        let failed = |message: &str| RenderError::Failed { line: 0, message: message.to_owned() };
+        let open = unused.ok_or_else(|| failed("the text holds every character that could mark a span"))?;
+        let mut env = self.env.clone();
+        generation_span(&mut env, open, after(open));
+        let marked = self.run(env, &format!("{name}{WITH_SPANS}"), &messages, GenerationPrompt::Omit, inputs)?;
+
+        let (mut spans, mut begun, mut at) = (Vec::new(), None, 0);
+        for c in marked.chars() {
+            match c {
+                c if c == open => begun = begun.or(Some(at)),
+                c if c == after(open) => spans.extend(begun.take().map(|start| start..at)),
+                c => at += c.len_utf8(),
+            }
+        }
+        let unmarked: String = marked.chars().filter(|c| ![open, after(open)].contains(c)).collect();
+        if unmarked != text {
+            return Err(failed("what stands inside {% generation %} changes with the marks around it"));
+        }
+        Ok(Some(MarkedText { text, spans }))
+    }
+
+    fn name_for(&self, inputs: &TemplateInputs) -> &'static str {
+        if self.has_tool_use && inputs.tools.is_some() { TOOL_USE } else { NAME }
+    }
+
+    fn run(
+        &self,
+        mut env: Environment<'static>,
+        name: &str,
+        messages: &[Value],
+        generation_prompt: GenerationPrompt,
+        inputs: &TemplateInputs,
+    ) -> Result<String, RenderError> {
+        let tools = inputs.tools.as_deref().unwrap_or_default();
+        let fuel = FUEL + FUEL_PER_MESSAGE * (messages.len() + tools.len()) as u64;
+        let input: usize = messages.iter().chain(tools).chain(inputs.kwargs.values()).map(text_bytes).sum();
+        let limit = OUTPUT_BYTES.saturating_add(OUTPUT_BYTES_PER_INPUT_BYTE.saturating_mul(input));
+
+        let text = |text: &str| minijinja::Value::from(text);
+        let mut context: Vec<(minijinja::Value, minijinja::Value)> =
+            self.special_tokens.iter().map(|(name, token)| (text(name), text(token))).collect();
+        context.push((text("messages"), minijinja::Value::from(Serde(messages))));
+        context.push((text("tools"), minijinja::Value::from(Serde(&inputs.tools))));
+        context.push((text("documents"), minijinja::Value::from(())));
+        context
+            .push((text("add_generation_prompt"), minijinja::Value::from(generation_prompt == GenerationPrompt::Add)));
+        // of two values of one name the later one counts
+        context.extend(inputs.kwargs.iter().map(|(name, value)| (text(name), minijinja::Value::from(Serde(value)))));
+
+        env.set_fuel(Some(fuel));
+        with_deep_stack(|| {
+            let mut out = CappedText { text: Vec::new(), limit, full: false };
+            let template = env.get_template(name).expect("the template was added when it was parsed");
+            let rendered = template.render_captured_to(minijinja::Value::from_pairs(context), &mut out).map(drop);
+            if out.full {
+                return Err(RenderError::TooMuchOutput { limit });
+            }
+            rendered.map_err(|e| render_error(&e, fuel))?;
+            String::from_utf8(out.text)
+                .map_err(|_| RenderError::Failed { line: 0, message: "the output is not UTF-8".to_owned() })
+        })
+    }
+}
+
+/// The character after one that is not the last of its plane.
+fn after(c: char) -> char {
+    char::from_u32(c as u32 + 1).expect("the characters that mark spans have a next one")
+}
+
+/// The second since 1970.
+fn now() -> i64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_1970.map_or(0, |elapsed| i64::try_from(elapsed.as_secs()).unwrap_or(0))
+}
+
+/// Names of a turn's thoughts. A template gets the first one that exists under all of these names.
+pub(crate) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// A message as the template sees it. Older names of the reasoning field become the standard one, and `thinking` is filled for
+/// the templates that read that (transformers 5.23, `_alias_reasoning_fields`).
+fn with_reasoning_aliases(message: &Value) -> Value {
+    let Value::Object(fields) = message else { return message.clone() };
+    let reasoning = REASONING.iter().filter_map(|name| fields.get(*name)).find(|v| !v.is_null());
+    let Some(reasoning) = reasoning else { return message.clone() };
+    let mut aliased = serde_json::Map::new();
+    aliased.insert("thinking".to_owned(), reasoning.clone());
+    aliased.extend(fields.clone());
+    aliased.insert("reasoning_content".to_owned(), reasoning.clone());
+    Value::Object(aliased)
+}
+
+/// Bytes of all texts in a value. The parser of rows limits the depth.
+pub(crate) fn text_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(text_bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| key.len() + text_bytes(value)).sum(),
+        _ => 0,
+    }
+}
+
+fn render_error(e: &minijinja::Error, fuel: u64) -> RenderError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(error) = cause {
+        if let Some(Raised(message)) = error.downcast_ref::<Raised>() {
+            return RenderError::Refused { message: message.clone() };
+        }
+        if error.downcast_ref::<minijinja::Error>().is_some_and(|e| e.kind() == ErrorKind::OutOfFuel) {
+            return RenderError::Endless { fuel };
+        }
+        cause = error.source();
+    }
+    let message = e.detail().map_or_else(|| e.kind().to_string(), |detail| format!("{}: {detail}", e.kind()));
+    RenderError::Failed { line: e.line().unwrap_or(0), message }
+}
+
+/// Takes bytes up to a limit.
+struct CappedText {
+    text: Vec<u8>,
+    limit: usize,
+    full: bool,
+}
+
+impl std::io::Write for CappedText {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if bytes.len() > self.limit - self.text.len() {
+            self.full = true;
+            return Err(std::io::Error::other("output limit"));
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn template(source: &str) -> Result<ChatTemplate, TemplateError> {
+        ChatTemplate::at_time(source, "test".to_owned(), &[], 0)
+    }
+
+    fn render(source: &str) -> Result<String, RenderError> {
+        let parsed = template(source).unwrap_or_else(|e| panic!("{source:.80}: {e}"));
+        parsed.render(&[json!({"role": "user", "content": "hi"})], GenerationPrompt::Add)
+    }
+
+    /// Nested as deeply as the size allows: parsed, not an overflow of the stack.
+    #[test]
+    fn deeply_nested_templates_parse_or_are_refused() {
+        for source in [
+            format!("{{{{ {}1 }}}}", "-".repeat(130_000)),
+            format!("{{{{ {}1 }}}}", "not ".repeat(32_000)),
+            format!("{{{{ {}1 }}}}", "1+".repeat(64_000)),
+            format!("{{{{ 'x'{} }}}}", "|list".repeat(25_000)),
+        ] {
+            render(&source).unwrap_or_else(|e| panic!("{source:.40}: {e}"));
+        }
+        let nested = format!("{}{}", "{% if 1 %}".repeat(5_000), "{% endif %}".repeat(5_000));
+        assert!(matches!(template(&nested), Err(TemplateError::Syntax { .. })));
+        let huge = "x".repeat(MAX_TEMPLATE_BYTES + 1);
+        assert!(matches!(template(&huge), Err(TemplateError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn templates_that_loop_end() {
+        let nested = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}";
+        assert_eq!(render(nested), Err(RenderError::Endless { fuel: FUEL + FUEL_PER_MESSAGE }));
+        let macros = "{% macro f(n) %}{% for i in range(90000) %}{{ f(n) }}{% endfor %}{% endmacro %}{{ f(1) }}";
+        assert!(matches!(render(macros), Err(RenderError::Endless { .. } | RenderError::Failed { .. })));
+        for recursion in [
+            "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+            "{% include 'chat_template' %}",
+            "{% extends 'chat_template' %}",
+            "{% import 'chat_template' as again %}",
+            "{% for i in range(1000000000) %}{% endfor %}",
+        ] {
+            assert!(matches!(render(recursion), Err(RenderError::Failed { .. })), "{recursion}");
+        }
+    }
+
+    #[test]
+    fn templates_that_write_without_end_are_stopped() {
+        let text = format!("{{% for i in range(100000) %}}{}{{% endfor %}}", "x".repeat(1000));
+        assert!(matches!(render(&text), Err(RenderError::TooMuchOutput { .. })));
+        for wide in [
+            "{{ '{:999999999}'.format(1) }}",
+            "{{ '%999999999d' | format(1) }}",
+            "{{ 'x' | indent(999999999, true) }}",
+            "{{ 'x' | indent(width=999999999, first=true) }}",
+            "{{ '%*d' | format(999999999, 1) }}",
+            "{{ '{:{}}'.format(1, 999999999) }}",
+        ] {
+            assert!(matches!(render(wide), Err(RenderError::Failed { .. })), "{wide}");
+        }
+    }
+
+    /// Values nested as deeply as the instructions allow: dropped, compared and shown without an overflow of the stack.
+    #[test]
+    fn deeply_nested_values_do_no_harm() {
+        let nest = "{% set ns = namespace(x=[], y=[]) %}{% for i in range(50000) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}";
+        assert_eq!(render(nest).as_deref(), Ok(""));
+        assert_eq!(render(&format!("{nest}{{{{ ns.x == ns.y }}}}")).as_deref(), Ok("True"));
+        assert_eq!(render(&format!("{nest}{{{{ (ns.x ~ '') | length }}}}")).as_deref(), Ok("100002"));
+        for shown in ["{{ ns.x }}", "{{ ns.x | tojson }}", "{{ ns.x | string }}"] {
+            assert!(matches!(render(&format!("{nest}{shown}")), Err(RenderError::Failed { .. })), "{shown}");
+        }
+    }
+
+    #[test]
+    fn failures_name_the_line_and_refusals_the_words() {
+        assert_eq!(
+            render("a\n\n{{ raise_exception('no such role') }}"),
+            Err(RenderError::Refused { message: "no such role".to_owned() })
+        );
+        assert!(matches!(render("a\n\n{{ messages[0].a.b }}"), Err(RenderError::Failed { line: 3, .. })));
+        assert!(matches!(template("a\n{% if %}"), Err(TemplateError::Syntax { line: 2, .. })));
+    }
+
+    /// A change of any template that renders rows shows in what kept tokens are compared by.
+    #[test]
+    fn the_source_is_that_of_all_templates() {
+        let source = |default: &str, tool_use: Option<&str>| {
+            let tool_use = tool_use.map(str::to_owned);
+            let sources = TemplateSources { default: default.to_owned(), tool_use, origin: "test".to_owned() };
+            ChatTemplate::parse(sources, &[], 0).unwrap().source()
+        };
+        let marked = "{% generation %}a{% endgeneration %}";
+        let all = [
+            source("a", None),
+            source("a", Some("b")),
+            source("a", Some("c")),
+            source(marked, None),
+            source(&strip_generation_tags(marked), None),
+        ];
+        let different: std::collections::HashSet<&String> = all.iter().collect();
+        assert_eq!(different.len(), all.len(), "{all:?}");
+    }
+
+    /// The given file, then chat_template.jinja, then tokenizer_config.json: the first that exists, even if it is broken.
+    #[test]
+    fn templates_are_found_in_the_documented_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path();
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/tiny-llama/model/tokenizer.json");
+        fs::copy(tiny, model.join("tokenizer.json")).unwrap();
+        let find = |file: Option<&Path>| ChatTemplate::find(file, model, &Tokenizer::from_dir(model).unwrap());
+        let said = |file: Option<&Path>| find(file).unwrap().unwrap().render(&[], GenerationPrompt::Omit).unwrap();
+        let config = |value: Value| {
+            fs::write(model.join("tokenizer_config.json"), json!({"chat_template": value}).to_string()).unwrap();
+        };
+
+        assert!(find(None).unwrap().is_none());
+        config(Value::Null);
+        assert!(find(None).unwrap().is_none());
+        config(json!("from the config"));
+        assert_eq!(said(None), "from the config");
+        config(json!([{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "the default"}]));
+        assert_eq!(said(None), "the default");
+        config(json!([{"name": "tool_use", "template": "tools"}]));
+        assert!(matches!(find(None), Err(TemplateError::NoDefault { found, .. }) if found == ["tool_use"]));
+        config(json!(3));
+        assert!(matches!(find(None), Err(TemplateError::NoDefault { .. })));
+        fs::write(model.join("chat_template.jinja"), "from the file beside").unwrap();
+        assert_eq!(said(None), "from the file beside");
+        let given = model.join("given.jinja");
+        assert!(matches!(find(Some(&given)), Err(TemplateError::Io { path, .. }) if path == given));
+        fs::write(&given, "as given").unwrap();
+        assert_eq!(said(Some(&given)), "as given");
+        fs::write(&given, b"\xff").unwrap();
+        assert!(matches!(find(Some(&given)), Err(TemplateError::Utf8 { .. })));
+        fs::write(&given, "{% endfor %}").unwrap();
+        assert!(matches!(find(Some(&given)), Err(TemplateError::Syntax { .. })));
+        fs::write(&given, vec![b'x'; MAX_TEMPLATE_BYTES + 1]).unwrap();
+        assert!(matches!(find(Some(&given)), Err(TemplateError::TooLarge { .. })));
+    }
+}

@@ -1,0 +1,507 @@
+//! The model's tokenizer: `tokenizer.json`, and the added and special tokens that `tokenizer_config.json` names.
+//!
+//! The tokenizer itself is the `tokenizers` library, the same code as behind Hugging Face's fast tokenizers (with another
+//! regular-expression engine, which is why the goldens of every model are compared id by id). Around it are the rules of
+//! transformers 5.23 for a model directory: named and listed special tokens are matched in text as whole tokens, added tokens
+//! have the ids of the files (`added_tokens`), truncation and padding that a file asks for are off, and BOS and EOS are added
+//! where the post-processor of `tokenizer.json` says so and nowhere
+//! else (`add_bos_token` is not read when a `tokenizer.json` exists).
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use align_engine::bounded_read::read_regular;
+use serde_json::Value;
+use tokenizers::AddedToken;
+
+use super::added_tokens::{self, AddedTokenFault, Built, Given, added_token, with_added_tokens};
+use crate::caught::quietly;
+
+/// Largest `tokenizer.json` that is read, in bytes. The largest in use (262144 tokens, Gemma 3) has 33 MiB.
+const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
+/// Largest `tokenizer_config.json` or `special_tokens_map.json` that is read, in bytes.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 64 << 20;
+
+/// Most special tokens without an id to search a text for.
+const MAX_UNKNOWN: usize = 1024;
+
+/// What is wrong with a tokenizer. Bad input: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// No `tokenizer.json`.
+    #[error(
+        "{path}: not found; a model directory needs the tokenizer.json of its fast tokenizer (a SentencePiece tokenizer.model alone \
+         is not read: save the tokenizer with transformers first)",
+        path = path.display()
+    )]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A file cannot be read.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A file is larger than any tokenizer.
+    #[error("{path}: {bytes} bytes, at most {limit} are read", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {message}", path = path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// Two places give an added token different ids.
+    #[error(
+        "{path}: the added token `{token}` has id {id} in {place}, but id {other} in {other_place}: the model would read another \
+         token's embedding. Correct the files, or save the tokenizer again with transformers",
+        path = path.display()
+    )]
+    AddedTokenIds {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Where it has that id.
+        place: &'static str,
+        /// Its other id.
+        other: u32,
+        /// Where it has the other.
+        other_place: &'static str,
+    },
+    /// Two tokens have one id.
+    #[error(
+        "{path}: id {id} is the added token `{token}` in {place}, but `{other}` in {other_place}: the model has one embedding for \
+         both. Correct the files, or save the tokenizer again with transformers",
+        path = path.display()
+    )]
+    AddedTokenClash {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The id.
+        id: u32,
+        /// The added token.
+        token: String,
+        /// Where it has that id.
+        place: &'static str,
+        /// The other token.
+        other: String,
+        /// Where the other token has the id.
+        other_place: &'static str,
+    },
+    /// The vocabulary holds ids that the model has no embedding for.
+    #[error(
+        "{path}: token `{token}` has id {id}, but the model has {rows} embedding rows; tokenizer and weights are from different \
+         models",
+        path = path.display()
+    )]
+    Vocabulary {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The token with the largest id.
+        token: String,
+        /// That id.
+        id: u32,
+        /// Rows of the model's embedding.
+        rows: usize,
+    },
+    /// Encoding or decoding failed.
+    #[error("{path}: {message}", path = path.display())]
+    Failed {
+        /// `tokenizer.json`.
+        path: PathBuf,
+        /// The library's words, or what the text holds that has no id.
+        message: String,
+    },
+}
+
+/// A model's tokenizer with its named special tokens.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+    special_tokens: Vec<(String, String)>,
+    /// Named and listed special tokens without an id, each with a description.
+    unknown: Vec<(String, String)>,
+    /// Ids of added tokens that `tokenizer.json` lacks.
+    beside: HashSet<u32>,
+    config: Value,
+    /// The files that were read, with the hash of the bytes that were parsed.
+    files: Vec<(PathBuf, blake3::Hash)>,
+    /// Ids from here on have no embedding row; `u32::MAX` before [`Tokenizer::check_vocabulary`].
+    first_unusable_id: u32,
+}
+
+/// Whether special tokens appear in decoded text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// As their text, `<|im_end|>`.
+    Keep,
+    /// Not at all.
+    Skip,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` of a model directory, and `tokenizer_config.json` and `special_tokens_map.json` where they exist.
+    ///
+    /// # Errors
+    /// [`TokenizerError`] for a missing, oversized or broken file.
+    pub fn from_dir(model_dir: &Path) -> Result<Tokenizer, TokenizerError> {
+        let path = model_dir.join("tokenizer.json");
+        let Some(bytes) = read_if_present(&path, MAX_TOKENIZER_BYTES)? else {
+            return Err(TokenizerError::Missing { path });
+        };
+        let mut files = vec![(path.clone(), blake3::hash(&bytes))];
+
+        let config_path = model_dir.join("tokenizer_config.json");
+        let config = read_json_of(model_dir, "tokenizer_config.json", &mut files)?.unwrap_or(Value::Null);
+        let mut named = named_tokens(&config);
+        let mut listed = listed_tokens(&config);
+        let elsewhere = match config.get("added_tokens_decoder") {
+            Some(decoder) => added_tokens::of_decoder(decoder)
+                .map_err(|message| TokenizerError::Broken { path: config_path, message })?,
+            None => {
+                // an older form of the directory; transformers reads these files only in this case, and then they win
+                if let Some(map) = read_json_of(model_dir, "special_tokens_map.json", &mut files)? {
+                    let of_map = named_tokens(&map);
+                    let names: HashSet<&String> = of_map.iter().map(|(name, _)| name).collect();
+                    named.retain(|(name, _)| !names.contains(name));
+                    named.extend(of_map.iter().cloned());
+                    listed.extend(listed_tokens(&map));
+                }
+                let contents: HashSet<&str> =
+                    named.iter().chain(&listed).map(|(_, token)| token.content.as_str()).collect();
+                let special = |content: &str| contents.contains(content);
+                let added = read_json_of(model_dir, added_tokens::ADDED_TOKENS_JSON, &mut files)?;
+                added_tokens::of_added_tokens_json(&added.unwrap_or(Value::Null), special).map_err(|message| {
+                    TokenizerError::Broken { path: model_dir.join(added_tokens::ADDED_TOKENS_JSON), message }
+                })?
+            }
+        };
+
+        let Built { inner, beside } = load(&path, &bytes, &elsewhere, &[&named[..], &listed].concat())?;
+        let special_tokens: Vec<(String, String)> = named.into_iter().map(|(name, t)| (name, t.content)).collect();
+        let is_unknown = |token: &str| !token.is_empty() && inner.token_to_id(token).is_none();
+        let listed = listed.into_iter().map(|(name, token)| (format!("one of the {name}"), token.content));
+        let named = special_tokens.iter().map(|(name, token)| (format!("the {name}"), token.clone()));
+        let unknown: Vec<(String, String)> = named.chain(listed).filter(|(_, token)| is_unknown(token)).collect();
+        if unknown.len() > MAX_UNKNOWN {
+            let (count, (_, first)) = (unknown.len(), &unknown[0]);
+            let message = format!(
+                "has no id for {count} of the special tokens that tokenizer_config.json and special_tokens_map.json name, the first \
+                  `{first}`; are all files from one model?"
+            );
+            return Err(TokenizerError::Broken { path, message });
+        }
+        Ok(Tokenizer { inner, path, special_tokens, unknown, beside, config, files, first_unusable_id: u32::MAX })
+    }
+
+    /// Checks that every id has a row of the model's embedding.
+    ///
+    /// Special tokens may lie beyond the vocabulary, such as Gemma 3 1B's `<image_soft_token>`, and so may tokens that only
+    /// `tokenizer_config.json` adds. A text that contains one is refused when it is encoded. [`Tokenizer::unusable_tokens`] lists
+    /// them.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Vocabulary`] names the largest id that has no row.
+    pub fn check_vocabulary(&mut self, embedding_rows: usize) -> Result<(), TokenizerError> {
+        let added = self.inner.get_added_tokens_decoder();
+        let named: HashSet<&str> = self.special_tokens.iter().map(|(_, token)| token.as_str()).collect();
+        let eos = self.eos().map(|(_, id)| id);
+        let spare = |id: u32| {
+            let of_config = self.beside.contains(&id) && eos != Some(id);
+            of_config || added.get(&id).is_some_and(|token| token.special && !named.contains(token.content.as_str()))
+        };
+        let beyond = |id: u32| usize::try_from(id).is_ok_and(|id| id >= embedding_rows);
+        let vocabulary = self.inner.get_vocab(true);
+        let worst = vocabulary.into_iter().filter(|&(_, id)| beyond(id) && !spare(id)).max_by_key(|&(_, id)| id);
+        if let Some((token, id)) = worst {
+            return Err(TokenizerError::Vocabulary { path: self.path.clone(), token, id, rows: embedding_rows });
+        }
+        self.first_unusable_id = u32::try_from(embedding_rows).unwrap_or(u32::MAX);
+        Ok(())
+    }
+
+    /// Ids from here on have no embedding row.
+    pub(crate) fn first_unusable_id(&self) -> u32 {
+        self.first_unusable_id
+    }
+
+    /// Special tokens without an embedding row, by id; empty before [`Tokenizer::check_vocabulary`].
+    pub fn unusable_tokens(&self) -> Vec<(u32, String)> {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut beyond: Vec<(u32, String)> =
+            added.into_iter().filter(|(id, _)| *id >= self.first_unusable_id).map(|(id, t)| (id, t.content)).collect();
+        beyond.sort_unstable();
+        beyond
+    }
+
+    /// Token ids of a plain text, with the special tokens that the tokenizer adds to a text (BOS, for some).
+    ///
+    /// # Errors
+    /// [`TokenizerError::Failed`], also for a text that holds a named special token which has no id (it would be cut into
+    /// pieces) or no row of the embedding.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode(text, true)
+    }
+
+    /// Token ids of a text that a chat template has rendered: nothing is added.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_plain`].
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode(text, false)
+    }
+
+    /// As [`Tokenizer::encode_rendered`], with the bytes of the text that each token stands for.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_plain`].
+    pub fn encode_rendered_with_places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), TokenizerError> {
+        self.refuse_unknown(text)?;
+        let encoded = library(|| self.inner.encode(text, false).map_err(|e| e.to_string()));
+        let encoded = encoded.map_err(|message| self.failed(message))?;
+        let places = encoded.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        Ok((self.usable(encoded.get_ids())?, places))
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
+        self.refuse_unknown(text)?;
+        let encoded = library(|| self.inner.encode_fast(text, add_special_tokens).map_err(|e| e.to_string()));
+        self.usable(encoded.map_err(|message| self.failed(message))?.get_ids())
+    }
+
+    fn refuse_unknown(&self, text: &str) -> Result<(), TokenizerError> {
+        match self.unknown.iter().find(|(_, token)| text.contains(token.as_str())) {
+            None => Ok(()),
+            Some((name, token)) => Err(self.failed(format!(
+                "the text holds `{token}`, {name} of tokenizer_config.json or special_tokens_map.json, which has no id here: \
+                 it would be cut into pieces"
+            ))),
+        }
+    }
+
+    fn usable(&self, ids: &[u32]) -> Result<Vec<u32>, TokenizerError> {
+        if let Some(&id) = ids.iter().find(|&&id| id >= self.first_unusable_id) {
+            let token = self.inner.id_to_token(id).unwrap_or_default();
+            let rows = self.first_unusable_id;
+            return Err(self.failed(format!(
+                "the text holds `{token}` (id {id}), for which the model has no embedding (it has {rows} rows)"
+            )));
+        }
+        Ok(ids.to_vec())
+    }
+
+    /// The text of token ids.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Failed`].
+    pub fn decode(&self, ids: &[u32], special_tokens: SpecialTokens) -> Result<String, TokenizerError> {
+        let decoded =
+            library(|| self.inner.decode(ids, special_tokens == SpecialTokens::Skip).map_err(|e| e.to_string()));
+        decoded.map_err(|message| self.failed(message))
+    }
+
+    fn failed(&self, message: String) -> TokenizerError {
+        TokenizerError::Failed { path: self.path.clone(), message }
+    }
+
+    /// The vocabulary's own spelling of a token (`Ġthe`), for token dumps.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Whether an id belongs to a special token.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        self.token(id).is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
+    }
+
+    /// The id of a token in the vocabulary's own spelling.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Special tokens by name (`eos_token`, `bos_token`, ...), in the order of the configuration.
+    pub fn special_tokens(&self) -> &[(String, String)] {
+        &self.special_tokens
+    }
+
+    /// The text of a named special token.
+    pub fn special_token(&self, name: &str) -> Option<&str> {
+        self.special_tokens.iter().find(|(known, _)| known == name).map(|(_, token)| token.as_str())
+    }
+
+    /// The text and id of the token that ends an answer; `None` where the tokenizer names none or does not know it.
+    pub fn eos(&self) -> Option<(&str, u32)> {
+        let eos = self.special_token("eos_token")?;
+        Some((eos, self.inner.token_to_id(eos)?))
+    }
+
+    /// Ids that end an answer: EOS, and every `eos_token_id` (a number or a list) of the model directory's
+    /// `generation_config.json`. Ascending.
+    pub fn stop_ids(&self, model_dir: &Path) -> Result<Vec<u32>, TokenizerError> {
+        let path = model_dir.join("generation_config.json");
+        let generation = read_json(&path)?.unwrap_or(Value::Null);
+        let mut ids: Vec<u32> = self.eos().map(|(_, id)| id).into_iter().collect();
+        let listed = match generation.get("eos_token_id") {
+            None | Some(Value::Null) => &[][..],
+            Some(Value::Array(list)) => list,
+            Some(one) => std::slice::from_ref(one),
+        };
+        // some files write a negative id for none
+        for value in listed.iter().filter(|value| value.as_i64().is_none_or(|id| id >= 0)) {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            let broken = || TokenizerError::Broken {
+                path: path.clone(),
+                message: format!("eos_token_id: {value} is no token id"),
+            };
+            ids.push(id.ok_or_else(broken)?);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// `tokenizer_config.json` as it stands, null where there is none.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The files that it was made of, with the hash of the bytes that were parsed: the files may be others by now.
+    pub(crate) fn files(&self) -> &[(PathBuf, blake3::Hash)] {
+        &self.files
+    }
+
+    /// `tokenizer.json`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Makes the library's tokenizer without truncation and padding. It matches the added tokens of all files and these special
+/// tokens as whole tokens.
+fn load(
+    path: &Path,
+    tokenizer_json: &[u8],
+    elsewhere: &[Given],
+    special_tokens: &[(String, AddedToken)],
+) -> Result<Built, TokenizerError> {
+    let load = || {
+        let Built { mut inner, beside } = with_added_tokens(tokenizer_json, elsewhere)?;
+        let added = inner.get_added_tokens_decoder();
+        let added: HashSet<&str> = added.values().map(|token| token.content.as_str()).collect();
+        let is_added = |token: &AddedToken| added.contains(token.content.as_str());
+        let tokens = special_tokens.iter().map(|(_, token)| token);
+        let unmatched: Vec<AddedToken> =
+            tokens.filter(|t| inner.token_to_id(&t.content).is_some() && !is_added(t)).cloned().collect();
+        let library = |e: tokenizers::Error| AddedTokenFault::Library(e.to_string());
+        inner.add_special_tokens(unmatched).map_err(library)?;
+        inner.with_truncation(None).map_err(library)?;
+        inner.with_padding(None);
+        Ok(Built { inner, beside })
+    };
+    let path = path.to_owned();
+    let broken = |path, message| TokenizerError::Broken { path, message };
+    match quietly(load) {
+        Ok(Ok(built)) => Ok(built),
+        Ok(Err(AddedTokenFault::Library(message))) => Err(broken(path, message)),
+        Ok(Err(AddedTokenFault::TwoIds { token, ids: [id, other], places: [place, other_place] })) => {
+            Err(TokenizerError::AddedTokenIds { path, token, id, place, other, other_place })
+        }
+        Ok(Err(AddedTokenFault::TwoTokens { id, tokens: [token, other], places: [place, other_place] })) => {
+            Err(TokenizerError::AddedTokenClash { path, id, token, place, other, other_place })
+        }
+        Err(words) => Err(broken(path, library_fails(&words))),
+    }
+}
+
+/// The names and texts of the special tokens of a configuration: every `*_token` that is a text or an object with `content`,
+/// and the entries of `extra_special_tokens` where that is an object (as transformers 5.23 collects `special_tokens_map`).
+fn named_tokens(config: &Value) -> Vec<(String, AddedToken)> {
+    let empty = serde_json::Map::new();
+    let top = config.as_object().unwrap_or(&empty);
+    let extra = config.get("extra_special_tokens").and_then(Value::as_object).unwrap_or(&empty);
+    let named = top.iter().filter(|(name, _)| name.ends_with("_token")).chain(extra);
+    named.filter_map(|(name, value)| Some((name.clone(), special_token(value)?))).collect()
+}
+
+/// Returns the special tokens without a name of their own, each with the name of its list.
+fn listed_tokens(config: &Value) -> Vec<(String, AddedToken)> {
+    let lists = ["additional_special_tokens", "extra_special_tokens"];
+    let entries = lists.into_iter().flat_map(|name| {
+        let list = config.get(name).and_then(Value::as_array).into_iter().flatten();
+        list.map(move |value| (name, value))
+    });
+    entries.filter_map(|(name, value)| Some((name.to_owned(), special_token(value)?))).collect()
+}
+
+fn special_token(value: &Value) -> Option<AddedToken> {
+    let token = added_token(value, true)?;
+    // transformers adds tokens from these places as special, whatever their object says
+    Some(AddedToken { special: true, ..token })
+}
+
+/// Calls the tokenizers library, whose panics become errors: loading returns nothing then, and encoding reads only.
+fn library<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    quietly(run).unwrap_or_else(|words| Err(library_fails(&words)))
+}
+
+fn library_fails(words: &str) -> String {
+    format!("the tokenizers library fails on it: {words}")
+}
+
+/// The bytes of a file, `None` if there is none.
+fn read_if_present(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, TokenizerError> {
+    let io = |source| TokenizerError::Io { path: path.to_owned(), source };
+    match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io(e)),
+        Ok(meta) if meta.len() > limit => {
+            Err(TokenizerError::TooLarge { path: path.to_owned(), bytes: meta.len(), limit })
+        }
+        Ok(_) => read_regular(path, limit).map(Some).map_err(io),
+    }
+}
+
+/// A JSON file of a model directory, which is noted among `files` if it is there.
+fn read_json_of(
+    model_dir: &Path,
+    name: &str,
+    files: &mut Vec<(PathBuf, blake3::Hash)>,
+) -> Result<Option<Value>, TokenizerError> {
+    let path = model_dir.join(name);
+    let Some(bytes) = read_if_present(&path, MAX_CONFIG_BYTES)? else { return Ok(None) };
+    files.push((path.clone(), blake3::hash(&bytes)));
+    parse_json(&path, &bytes).map(Some)
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>, TokenizerError> {
+    let bytes = read_if_present(path, MAX_CONFIG_BYTES)?;
+    bytes.map(|bytes| parse_json(path, &bytes)).transpose()
+}
+
+fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value, TokenizerError> {
+    let broken = |message: String| TokenizerError::Broken { path: path.to_owned(), message };
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| broken(format!("not valid JSON: {e}")))?;
+    if !value.is_object() {
+        return Err(broken("must be a JSON object".to_owned()));
+    }
+    Ok(value)
+}
