@@ -70,8 +70,8 @@ impl Kernel<0, 1, 3> for Shape {
     }
 
     fn reference<R: Real>(&self, _: [&[u32]; 0], [grad]: [&[R]; 1], y: [Vec<R>; 3]) -> [Vec<R>; 3] {
-        let nothing = || SliceMut::Cpu(&mut []);
-        let factors = self.adamw(Slice::Cpu(&[]), [nothing(), nothing(), nothing()]).factors();
+        let nothing = || SliceMut::of_cpu(&mut []);
+        let factors = self.adamw(Slice::of_cpu(&[]), [nothing(), nothing(), nothing()]).factors();
         let [mut param, mut exp_avg, mut exp_avg_sq] = y;
         let grad_scale = R::from_f32(0.7);
         reference::step(factors, grad_scale, &mut param, grad, &mut exp_avg, &mut exp_avg_sq);

@@ -1,7 +1,7 @@
-//! Buffers and the slices that borrow them.
+//! Buffers, and weights in the format of their file.
 
 use super::memory::Block;
-use super::{Device, bytes_of};
+use super::{Device, Slice, SliceMut, bytes_of};
 use crate::Result;
 use bytemuck::Pod;
 use half::{bf16, f16};
@@ -80,7 +80,7 @@ impl<T: Element> Buffer<T> {
         };
         // SAFETY: both storages hold at least `len` initialised elements, aligned for T (blocks to 64 bytes, shared memory was
         // checked in `Device::weights`), and live as long as `self`.
-        Slice::Cpu(unsafe { std::slice::from_raw_parts(at, self.len) })
+        Slice::of_cpu(unsafe { std::slice::from_raw_parts(at, self.len) })
     }
 
     /// Borrows all of it to write.
@@ -91,7 +91,7 @@ impl<T: Element> Buffer<T> {
         match &self.storage {
             // SAFETY: as in `view`; `&mut self` makes this the only borrow.
             Storage::Block(block) => {
-                SliceMut::Cpu(unsafe { std::slice::from_raw_parts_mut(block.as_ptr().cast::<T>(), self.len) })
+                SliceMut::of_cpu(unsafe { std::slice::from_raw_parts_mut(block.as_ptr().cast::<T>(), self.len) })
             }
             Storage::Shared { .. } => panic!("frozen weights `{}` are never written", self.name),
         }
@@ -134,106 +134,9 @@ impl Device {
             }
             (Device::Cpu(_), Err(_)) => {
                 let mut copy = self.alloc::<T>(name, len)?;
-                let SliceMut::Cpu(target) = copy.view_mut();
-                bytemuck::cast_slice_mut::<T, u8>(target).copy_from_slice(source);
+                bytemuck::cast_slice_mut::<T, u8>(copy.view_mut().cpu()).copy_from_slice(source);
                 Ok(copy)
             }
-        }
-    }
-}
-
-/// Borrowed elements of a [`Buffer`].
-#[derive(Debug, Clone, Copy)]
-pub enum Slice<'a, T> {
-    Cpu(&'a [T]),
-}
-
-impl<'a, T: Element> Slice<'a, T> {
-    /// Elements.
-    pub fn len(&self) -> usize {
-        match self {
-            Slice::Cpu(slice) => slice.len(),
-        }
-    }
-
-    /// Whether it holds nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Elements `range`, e.g. the first rows of an activation.
-    pub fn range(&self, range: Range<usize>) -> Slice<'a, T> {
-        match self {
-            Slice::Cpu(slice) => Slice::Cpu(&slice[range]),
-        }
-    }
-
-    /// The elements, for a kernel's CPU version.
-    pub(crate) fn cpu(self) -> &'a [T] {
-        match self {
-            Slice::Cpu(slice) => slice,
-        }
-    }
-
-    /// Copies the content to the host: for per-sequence log-probs, metrics, checkpoints and tests.
-    pub fn download(&self) -> Vec<T> {
-        match self {
-            Slice::Cpu(slice) => slice.to_vec(),
-        }
-    }
-}
-
-/// Elements of a [`Buffer`], borrowed to write.
-#[derive(Debug)]
-pub enum SliceMut<'a, T> {
-    Cpu(&'a mut [T]),
-}
-
-impl<'a, T: Element> SliceMut<'a, T> {
-    /// Elements.
-    pub fn len(&self) -> usize {
-        match self {
-            SliceMut::Cpu(slice) => slice.len(),
-        }
-    }
-
-    /// Whether it holds nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The elements, for a kernel's CPU version.
-    pub(crate) fn cpu(self) -> &'a mut [T] {
-        match self {
-            SliceMut::Cpu(slice) => slice,
-        }
-    }
-
-    /// The same elements, read only.
-    pub fn as_slice(&self) -> Slice<'_, T> {
-        match self {
-            SliceMut::Cpu(slice) => Slice::Cpu(slice),
-        }
-    }
-
-    /// A shorter borrow of the same elements.
-    pub fn reborrow(&mut self) -> SliceMut<'_, T> {
-        match self {
-            SliceMut::Cpu(slice) => SliceMut::Cpu(slice),
-        }
-    }
-
-    /// Elements `range`.
-    pub fn range(self, range: Range<usize>) -> SliceMut<'a, T> {
-        match self {
-            SliceMut::Cpu(slice) => SliceMut::Cpu(&mut slice[range]),
-        }
-    }
-
-    /// Sets every element.
-    pub fn fill(&mut self, value: T) {
-        match self {
-            SliceMut::Cpu(slice) => slice.fill(value),
         }
     }
 }

@@ -8,6 +8,7 @@ mod buffer;
 mod float;
 mod memory;
 mod pages;
+mod slice;
 mod threads;
 mod times;
 
@@ -17,10 +18,11 @@ use crate::cpu::team::Team;
 use crate::{KernelError, Result};
 use std::sync::Arc;
 
-pub use buffer::{Buffer, Element, Slice, SliceMut, WeightBuffer, WeightDtype, WeightSlice};
+pub use buffer::{Buffer, Element, WeightBuffer, WeightDtype, WeightSlice};
 pub use float::{Columns, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
 pub(crate) use memory::Counted;
 pub use memory::{MemoryReport, MemoryUse};
+pub use slice::{Slice, SliceMut};
 pub use threads::unpin_this_thread;
 pub use times::KernelTime;
 pub(crate) use times::Timed;
@@ -113,8 +115,8 @@ impl Device {
     /// [`KernelError::OutOfMemory`].
     pub fn upload<T: Element>(&self, name: &'static str, data: &[T]) -> Result<Buffer<T>> {
         let mut buffer = self.alloc(name, data.len())?;
-        match buffer.view_mut() {
-            SliceMut::Cpu(target) => target.copy_from_slice(data),
+        match self {
+            Device::Cpu(_) => buffer.view_mut().cpu().copy_from_slice(data),
         }
         Ok(buffer)
     }

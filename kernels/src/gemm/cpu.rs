@@ -24,7 +24,7 @@ use crate::cpu::simd::{Simd, VectorTask};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::tiles::microkernel::{BLOCK, Unit};
 use crate::device::Cpu;
-use crate::{Columns, Device, Precision, Result, Slice, SliceMut, WeightSlice};
+use crate::{Columns, Device, Precision, Result, SliceMut, WeightSlice};
 #[cfg(target_arch = "x86_64")]
 use crate::{FloatSlice, FloatSliceMut};
 use block::Block;
@@ -123,7 +123,7 @@ pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &C
     let x = cpu.widened(device, x)?;
     cpu.in_f32(device, y, false, |y| {
         if let Some(residual) = residual {
-            device.copy(residual, SliceMut::Cpu(y));
+            device.copy(residual, SliceMut::of_cpu(y));
         }
         let accumulate = if residual.is_some() { Accumulate::Add } else { Accumulate::Set };
         let mut first = 0;
@@ -446,9 +446,9 @@ unsafe impl Sync for Output {}
 impl<'a> Values<'a> {
     fn of(weights: WeightSlice<'a>) -> Values<'a> {
         match weights {
-            WeightSlice::F32(Slice::Cpu(values)) => Values::F32(values),
-            WeightSlice::F16(Slice::Cpu(values)) => Values::F16(values),
-            WeightSlice::Bf16(Slice::Cpu(values)) => Values::Bf16(values),
+            WeightSlice::F32(values) => Values::F32(values.cpu()),
+            WeightSlice::F16(values) => Values::F16(values.cpu()),
+            WeightSlice::Bf16(values) => Values::Bf16(values.cpu()),
         }
     }
 }

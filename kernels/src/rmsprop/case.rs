@@ -69,8 +69,8 @@ impl Kernel<0, 1, 2> for Shape {
     }
 
     fn reference<R: Real>(&self, _: [&[u32]; 0], [grad]: [&[R]; 1], y: [Vec<R>; 2]) -> [Vec<R>; 2] {
-        let nothing = || SliceMut::Cpu(&mut []);
-        let factors = self.rmsprop(Slice::Cpu(&[]), [nothing(), nothing()]).factors();
+        let nothing = || SliceMut::of_cpu(&mut []);
+        let factors = self.rmsprop(Slice::of_cpu(&[]), [nothing(), nothing()]).factors();
         let [mut param, mut square_avg] = y;
         reference::step(factors, R::from_f32(0.7), &mut param, grad, &mut square_avg);
         [param, square_avg]

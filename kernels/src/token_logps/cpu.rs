@@ -175,12 +175,12 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
         return tiles::forward(device, cpu, unit, call);
     }
     let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
-    let Slice::Cpu(targets) = call.targets;
+    let targets = call.targets.cpu();
     let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
     let mut outputs = Outputs::new(call.logps, call.lse, call.extras);
     let with_extras = outputs.extras.is_some();
     let wide = cpu.widened(device, hidden_states)?;
-    let hidden_states = Slice::Cpu(&wide);
+    let hidden_states = Slice::of_cpu(&wide);
     let mut running = vec![Running::EMPTY; rows];
     let mut tile = device.alloc("token_logps.tile", rows.min(ROW_TILE) * vocab_size.min(VOCAB_TILE))?;
     device.install(|| {
@@ -201,7 +201,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
                     precision,
                 }
                 .run(device)?;
-                let SliceMut::Cpu(logits) = tile.view_mut();
+                let logits = tile.view_mut().cpu();
                 let per_task = logits[..m * n]
                     .chunks_mut(ROWS_PER_TASK * n)
                     .zip(running[first_row..first_row + m].chunks_mut(ROWS_PER_TASK))
@@ -225,12 +225,12 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
         return tiles::backward(device, cpu, unit, call);
     }
     let Backward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
-    let (Slice::Cpu(targets), Slice::Cpu(lse), Slice::Cpu(d_logps)) = (call.targets, call.lse, call.d_logps);
+    let (targets, lse, d_logps) = (call.targets.cpu(), call.lse.cpu(), call.d_logps.cpu());
     let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
     let wide = cpu.widened(device, hidden_states)?;
-    let hidden_states = Slice::Cpu(&wide);
+    let hidden_states = Slice::of_cpu(&wide);
     cpu.in_f32(device, call.d_hidden, false, |d_hidden| {
-        let mut d_hidden = SliceMut::Cpu(d_hidden);
+        let mut d_hidden = SliceMut::of_cpu(d_hidden);
         let mut tile = device.alloc("token_logps.tile", rows.min(ROW_TILE) * vocab_size.min(VOCAB_TILE))?;
         device.install(|| {
             for first_row in (0..rows).step_by(ROW_TILE) {
@@ -252,7 +252,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
                         precision,
                     }
                     .run(device)?;
-                    let SliceMut::Cpu(logits) = tile.view_mut();
+                    let logits = tile.view_mut().cpu();
                     let per_task = logits[..m * n]
                         .chunks_mut(ROWS_PER_TASK * n)
                         .zip(targets[block.clone()].chunks(ROWS_PER_TASK))
@@ -277,8 +277,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
             }
             Ok(())
         })?;
-        let SliceMut::Cpu(d_hidden) = d_hidden;
-        for (d_row, &target) in d_hidden.chunks_exact_mut(hidden_size).zip(targets) {
+        for (d_row, &target) in d_hidden.cpu().chunks_exact_mut(hidden_size).zip(targets) {
             if target == IGNORE {
                 d_row.fill(0.0);
             }

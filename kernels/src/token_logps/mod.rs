@@ -145,7 +145,7 @@ fn check_head(
 
 fn check_targets(kernel: &'static str, rows: usize, vocab_size: usize, targets: Slice<'_, u32>) -> Result<()> {
     check_len(kernel, "targets", targets.len(), rows)?;
-    let Slice::Cpu(targets) = targets;
+    let targets = targets.cpu();
     match targets.iter().position(|&id| id != IGNORE && id as usize >= vocab_size) {
         Some(row) => Err(KernelError::TokenId { kernel, row, id: targets[row], vocab_size }),
         None => Ok(()),

@@ -15,7 +15,7 @@ use crate::cpu::tiles::microkernel::{BLOCK, STEP_BYTES, STEP_DEPTH, Step, Sums, 
 use crate::cpu::tiles::pack::{self, Element, Matrix, Role, panel_bytes};
 use crate::cpu::tiles::vector::{exp, rounded};
 use crate::device::Cpu;
-use crate::{Device, FloatSlice, FloatSliceMut, Result, Slice, WeightSlice};
+use crate::{Device, FloatSlice, FloatSliceMut, Result, WeightSlice};
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -142,7 +142,7 @@ fn consecutive(steps: usize) -> Vec<Step> {
 pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>) -> Result<()> {
     let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, .. } = call;
     let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
-    let Slice::Cpu(all_targets) = call.targets;
+    let all_targets = call.targets.cpu();
     let mut outputs = Outputs::new(call.logps, call.lse, call.extras);
     let with_extras = outputs.extras.is_some();
     let bytes = panel_bytes(hidden_size, 1);
@@ -357,7 +357,7 @@ unsafe fn add<const EXTRAS: bool>(z: &[f32], max: &mut [f32], sum: &mut [f32], s
 pub(super) fn backward(device: &Device, cpu: &Cpu, unit: Unit, call: Backward<'_>) -> Result<()> {
     let Backward { hidden_size, vocab_size, hidden_states, lm_head, .. } = call;
     let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
-    let (Slice::Cpu(targets), Slice::Cpu(lse), Slice::Cpu(d_logps)) = (call.targets, call.lse, call.d_logps);
+    let (targets, lse, d_logps) = (call.targets.cpu(), call.lse.cpu(), call.d_logps.cpu());
     let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, logit };
     let row_panels = targets.len().div_ceil(BLOCK);
     let most = (ROWS_BYTES / head.panel_bytes()).clamp(1, ROW_PANELS);
