@@ -15,7 +15,7 @@ use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::rng::Key;
-use align_kernels::{Buffer, Device, KernelError, Precision, WeightSlice, token_logps};
+use align_kernels::{Buffer, Device, Indices, KernelError, Precision, WeightSlice, token_logps};
 use align_lora::objective::Objective;
 use align_lora::optim::{Optimizer, OptimizerKind, ScheduleKind, Warmup, global_norm};
 use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree, Work};
@@ -305,7 +305,7 @@ struct Head {
     vocab_size: usize,
     hidden_states: Buffer<f32>,
     lm_head: Buffer<bf16>,
-    targets: Buffer<u32>,
+    targets: Indices,
     precision: Precision,
     /// logps, lse, d_logps, d_hidden
     outputs: [Buffer<f32>; 4],
@@ -328,7 +328,7 @@ impl Head {
             vocab_size,
             hidden_states: device.upload("bench.head", &hidden_states)?,
             lm_head: device.upload("bench.head", &lm_head)?,
-            targets: device.upload("bench.head", &forest.targets)?,
+            targets: device.upload_indices("bench.head", &forest.targets)?,
             precision,
             outputs: [
                 device.zeros("bench.head", rows)?,

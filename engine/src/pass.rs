@@ -40,7 +40,7 @@ impl RopeTable {
             rows,
             half,
             positions: device.upload("rope.positions", positions)?.view(),
-            variants: device.upload("rope.variants", variant_of)?.view(),
+            variants: device.upload_indices("rope.variants", variant_of)?.view(),
             inv_freq: device.upload("rope.inv_freq", &inv_freq)?.view(),
             scaling: device.upload("rope.scaling", &scaling)?.view(),
             cos: cos.view_mut(),

@@ -147,7 +147,7 @@ impl Run<'_> {
         let last_rows = plan.trees.iter().map(|tree| tree.prompt.end as u32 - 1).collect();
         let pass = self.model.pass(plan, self.adapters.clone(), None, self.precision)?;
         let ids: Vec<u32> = places.iter().flat_map(|&b| sequences[b].iter().copied()).collect();
-        let ids = device.upload("generate.ids", &ids)?;
+        let ids = device.upload_indices("generate.ids", &ids)?;
         let mut tape = Tape::new(device, pass, Mode::Inference);
         Ok(self.model.logits(&mut tape, &ids, last_rows, &mut self.cache)?)
     }
@@ -163,7 +163,7 @@ impl Run<'_> {
         let plan = RowPlan { policy: 0, detached: batch, reference: 0, trees: Vec::new() };
         let ropes = self.model.rope_tables(&positions, &lengths)?;
         let pass = Pass::new(plan, ropes, self.adapters.clone(), None, self.precision);
-        let ids = device.upload("generate.ids", &ids)?;
+        let ids = device.upload_indices("generate.ids", &ids)?;
         let mut tape = Tape::new(device, pass, Mode::Inference);
         Ok(self.model.logits(&mut tape, &ids, (0..batch as u32).collect(), &mut self.cache)?)
     }
@@ -172,7 +172,7 @@ impl Run<'_> {
 /// Puts one row of logits into its place among those of all sequences.
 fn put_row(device: &Device, logits: &mut Buffer<f32>, place: usize, row: &Buffer<f32>) -> Result<(), EngineError> {
     let cols = row.len();
-    let index = device.upload("generate.place", &[place as u32])?;
+    let index = device.upload_indices("generate.place", &[place as u32])?;
     let x = Columns { values: row.view().into(), first: 0, stride: cols };
     rows::Scatter { cols, index: index.view(), x, y: logits.view_mut().into() }.run(device)?;
     Ok(())
@@ -195,7 +195,8 @@ fn choose(
     };
     if request.sampling == Sampling::GREEDY {
         let mut tokens = device.alloc("generate.tokens", rows)?;
-        Argmax { rows, cols, x: logits.view(), left_out: banned, y: tokens.view_mut() }.run(device)?;
+        let left_out = device.upload_indices("generate.banned", banned)?;
+        Argmax { rows, cols, x: logits.view(), left_out: left_out.view(), y: tokens.view_mut() }.run(device)?;
         let tokens = tokens.download();
         return match tokens.iter().position(|token| *token == argmax::NONE) {
             Some(b) => Err(non_finite(b)),

@@ -3,7 +3,7 @@
 use crate::autograd::{Tape, Var};
 use crate::ops;
 use align_kernels::attention::{Decode, Geometry};
-use align_kernels::{Buffer, Columns, Device, FloatBuffer, FloatDtype, Result, rows};
+use align_kernels::{Columns, Device, FloatBuffer, FloatDtype, Indices, Result, rows};
 
 /// Keys and values of every layer for a batch of sequences, each with room for `capacity` tokens.
 #[derive(Debug)]
@@ -18,9 +18,9 @@ pub struct KvCache {
 #[derive(Debug)]
 enum Phase {
     /// Whole prompts, which attend to each other; row r is stored at `slots[r]`.
-    Prefill { slots: Buffer<u32> },
+    Prefill { slots: Indices },
     /// One new token of each sequence, stored at `slots[b]`, the `lengths[b]`-th of its sequence.
-    Decode { slots: Buffer<u32>, lengths: Vec<usize> },
+    Decode { slots: Indices, lengths: Indices },
 }
 
 impl KvCache {
@@ -38,7 +38,7 @@ impl KvCache {
     ) -> Result<KvCache> {
         let one = || device.alloc_float("kv_cache", dtype, batch * capacity * kv_cols);
         let layers = (0..layers).map(|_| Ok([one()?, one()?])).collect::<Result<_>>()?;
-        Ok(KvCache { capacity, layers, phase: Phase::Prefill { slots: device.alloc("kv_cache.slots", 0)? } })
+        Ok(KvCache { capacity, layers, phase: Phase::Prefill { slots: device.upload_indices("kv_cache.slots", &[])? } })
     }
 
     /// Begins a pass over whole sequences, back to back: each `(b, length)` is sequence `b` of the cache, with this many rows.
@@ -55,7 +55,7 @@ impl KvCache {
             .flat_map(|(b, length)| (0..length).map(move |position| (b, position)))
             .map(|(b, position)| self.slot(b, position))
             .collect();
-        self.phase = Phase::Prefill { slots: device.upload("kv_cache.slots", &slots)? };
+        self.phase = Phase::Prefill { slots: device.upload_indices("kv_cache.slots", &slots)? };
         Ok(())
     }
 
@@ -65,7 +65,12 @@ impl KvCache {
     /// [`align_kernels::KernelError::OutOfMemory`].
     pub fn begin_decode(&mut self, device: &Device, lengths: &[usize]) -> Result<()> {
         let slots: Vec<u32> = lengths.iter().enumerate().map(|(b, &length)| self.slot(b, length - 1)).collect();
-        self.phase = Phase::Decode { slots: device.upload("kv_cache.slots", &slots)?, lengths: lengths.to_vec() };
+        // each is at most the capacity, whose slots are numbers of 32 bits
+        let lengths: Vec<u32> = lengths.iter().map(|&length| length as u32).collect();
+        self.phase = Phase::Decode {
+            slots: device.upload_indices("kv_cache.slots", &slots)?,
+            lengths: device.upload_indices("kv_cache.lengths", &lengths)?,
+        };
         Ok(())
     }
 
@@ -93,7 +98,7 @@ impl KvCache {
                     batch: lengths.len(),
                     geometry,
                     capacity: self.capacity,
-                    lengths,
+                    lengths: lengths.view(),
                     qkv: qkv.view(),
                     k_cache: self.layers[layer][0].view(),
                     v_cache: self.layers[layer][1].view(),

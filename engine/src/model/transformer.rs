@@ -13,7 +13,7 @@ use crate::rows::RowPlan;
 use crate::weights::{Frozen, FrozenVector, ReadAhead, Then, WeightFiles};
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;
-use align_kernels::{Buffer, Device, Precision, Result};
+use align_kernels::{Buffer, Device, Indices, Precision, Result};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub struct Model {
 #[derive(Debug)]
 pub struct Inputs {
     /// One id for each row of the pass's plan.
-    pub ids: Buffer<u32>,
+    pub ids: Indices,
     pub scored: ScoredTokens,
     /// Whether entropy and the other side outputs are wanted.
     pub with_extras: bool,
@@ -152,7 +152,7 @@ impl Model {
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
-    pub fn first_layer(&self, tape: &mut Tape, ids: &Buffer<u32>) -> Result<Var> {
+    pub fn first_layer(&self, tape: &mut Tape, ids: &Indices) -> Result<Var> {
         let x = self.embed(tape, ids)?;
         self.layer(tape, 0, |tape, block| recompute(tape, &x, recomputable(block)))
     }
@@ -202,7 +202,7 @@ impl Model {
     pub fn scores(
         &self,
         tape: &mut Tape,
-        ids: &Buffer<u32>,
+        ids: &Indices,
         scored: &ScoredRows,
         head: &Param,
         layers_kept: usize,
@@ -215,8 +215,8 @@ impl Model {
     fn final_states(
         &self,
         tape: &mut Tape,
-        ids: &Buffer<u32>,
-        index: &Rc<Buffer<u32>>,
+        ids: &Indices,
+        index: &Rc<Indices>,
         policy: usize,
         layers_kept: usize,
     ) -> Result<Var> {
@@ -236,18 +236,12 @@ impl Model {
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
-    pub fn logits(
-        &self,
-        tape: &mut Tape,
-        ids: &Buffer<u32>,
-        index: Vec<u32>,
-        cache: &mut KvCache,
-    ) -> Result<Buffer<f32>> {
+    pub fn logits(&self, tape: &mut Tape, ids: &Indices, index: Vec<u32>, cache: &mut KvCache) -> Result<Buffer<f32>> {
         let mut x = self.embed(tape, ids)?;
         for index in 0..self.blocks.len() {
             x = self.layer(tape, index, |tape, block| block.forward(tape, &x, Some((&mut *cache, index))))?;
         }
-        let index = Rc::new(self.device.upload("logits.rows", &index)?);
+        let index = Rc::new(self.device.upload_indices("logits.rows", &index)?);
         let x = ops::gather_rows(tape, &x, &index, 0)?;
         let x = self.final_norm(tape, &x)?;
         let [vocab_size, hidden_size] = self.lm_head.shape();
@@ -270,7 +264,7 @@ impl Model {
         Ok(logits)
     }
 
-    fn embed(&self, tape: &mut Tape, ids: &Buffer<u32>) -> Result<Var> {
+    fn embed(&self, tape: &mut Tape, ids: &Indices) -> Result<Var> {
         ops::embed(tape, ids, &self.embed_tokens, self.config.embedding_scale)
     }
 

@@ -2,14 +2,14 @@
 
 use crate::autograd::{Tape, Var};
 use crate::weights::Frozen;
-use align_kernels::{Buffer, Result, embed};
+use align_kernels::{Indices, Result, embed};
 
 /// `scale * table[ids]`, `[rows, hidden_size]`. The table is frozen, so there is nothing to differentiate: the result is a
 /// leaf.
 ///
 /// # Errors
 /// [`align_kernels::KernelError::TokenId`] for an id outside the table.
-pub fn embed(tape: &mut Tape, ids: &Buffer<u32>, table: &Frozen, scale: f32) -> Result<Var> {
+pub fn embed(tape: &mut Tape, ids: &Indices, table: &Frozen, scale: f32) -> Result<Var> {
     let [vocab_size, hidden_size] = table.shape();
     let rows = ids.len();
     let mut y = tape.alloc("embed.y", rows * hidden_size)?;

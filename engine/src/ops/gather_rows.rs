@@ -1,7 +1,7 @@
 //! The rows that are scored.
 
 use crate::autograd::{Backward, Grads, Input, Tape, Var};
-use align_kernels::{Buffer, FloatBuffer, Result, rows};
+use align_kernels::{FloatBuffer, Indices, Result, rows};
 use std::rc::Rc;
 
 /// `y[i] = x[index[i]]`, of the residual stream. The first `grad_rows` indices name rows of `x` that have a gradient; an index
@@ -9,7 +9,7 @@ use std::rc::Rc;
 ///
 /// # Errors
 /// [`align_kernels::KernelError::RowIndex`] for an index outside `x`.
-pub fn gather_rows(tape: &mut Tape, x: &Var, index: &Rc<Buffer<u32>>, grad_rows: usize) -> Result<Var> {
+pub fn gather_rows(tape: &mut Tape, x: &Var, index: &Rc<Indices>, grad_rows: usize) -> Result<Var> {
     let cols = x.cols();
     let mut y = tape.alloc("gather_rows.y", index.len() * cols)?;
     rows::Gather { cols, index: index.view(), x: x.view().expect_f32(), y: y.view_mut() }.run(tape.device())?;
@@ -20,7 +20,7 @@ pub fn gather_rows(tape: &mut Tape, x: &Var, index: &Rc<Buffer<u32>>, grad_rows:
 struct GatherRows {
     input: Input,
     grad_rows: usize,
-    index: Rc<Buffer<u32>>,
+    index: Rc<Indices>,
 }
 
 impl Backward for GatherRows {

@@ -80,8 +80,8 @@ impl World {
         };
         set.insert(LinearId(0), LowRank { lora_a: param(0, [3, 8]), lora_b: param(1, [8, 3]), scaling: 1.5 });
         let scored = ScoredTokens {
-            rows: Rc::new(device.upload("test", &[2u32, 3, 2, 7]).unwrap()),
-            targets: Rc::new(device.upload("test", &[10u32, 0, 4, 4]).unwrap()),
+            rows: Rc::new(device.upload_indices("test", &[2, 3, 2, 7]).unwrap()),
+            targets: Rc::new(device.upload_indices("test", &[10, 0, 4, 4]).unwrap()),
             policy: 3,
         };
         let score_head = param(2, [1, 8]);

@@ -3,7 +3,7 @@
 use crate::autograd::{Backward, Grads, Input, Saved, Tape, Var};
 use crate::param::Param;
 use align_kernels::gemm::{self, Accumulate, Dw, Dx};
-use align_kernels::{Buffer, Columns, FloatBuffer, Precision, Result};
+use align_kernels::{Columns, FloatBuffer, Indices, Precision, Result};
 use std::rc::Rc;
 
 /// The scores are what a run is judged by, and a row of them costs nothing: in f32 whatever the other products are in.
@@ -13,7 +13,7 @@ const PRECISION: Precision = Precision::F32;
 #[derive(Debug, Clone)]
 pub struct ScoredRows {
     /// `[n]` rows of the forward pass
-    pub rows: Rc<Buffer<u32>>,
+    pub rows: Rc<Indices>,
     pub policy: usize,
 }
 

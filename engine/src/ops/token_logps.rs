@@ -3,16 +3,16 @@
 use crate::autograd::{Backward, Grads, Input, Saved, SavedF32, Tape, Var};
 use crate::weights::Frozen;
 use align_kernels::token_logps::{self, Extras};
-use align_kernels::{Buffer, FloatBuffer, Precision, Result};
+use align_kernels::{FloatBuffer, Indices, Precision, Result};
 use std::rc::Rc;
 
 /// Which rows are scored, and against which token. The first `policy` of them have a gradient.
 #[derive(Debug, Clone)]
 pub struct ScoredTokens {
     /// `[n]` rows of the forward pass
-    pub rows: Rc<Buffer<u32>>,
+    pub rows: Rc<Indices>,
     /// `[n]` the token that follows each of those rows
-    pub targets: Rc<Buffer<u32>>,
+    pub targets: Rc<Indices>,
     pub policy: usize,
 }
 
@@ -108,7 +108,7 @@ struct Node {
     input: Input,
     hidden_states: Saved,
     lm_head: Frozen,
-    targets: Rc<Buffer<u32>>,
+    targets: Rc<Indices>,
     final_logit_softcapping: Option<f32>,
     temperature: f32,
     precision: Precision,

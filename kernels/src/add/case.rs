@@ -4,7 +4,7 @@ use super::{Add, reference};
 use crate::case::operands::{Kernel, Label, Operands};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, IndexSlice, Result, Slice, SliceMut};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AddShape {
@@ -34,7 +34,7 @@ impl Kernel<0, 1, 1> for AddShape {
     fn call(
         &self,
         device: &Device,
-        _: [Slice<'_, u32>; 0],
+        _: [IndexSlice<'_>; 0],
         [x]: [Slice<'_, f32>; 1],
         [y]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {

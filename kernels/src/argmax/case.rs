@@ -2,7 +2,7 @@
 
 use super::{Argmax, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};
-use crate::{Buffer, Device, Result};
+use crate::{Buffer, Device, Indices, Result};
 
 pub fn cases() -> Vec<Case> {
     let timed = [(8, 49_152, true), (1, 256_000, true)];
@@ -31,6 +31,7 @@ fn case(rows: usize, cols: usize, timed: bool) -> Case {
                 false => Vec::new(),
             };
             let want = x.chunks_exact(cols).map(|row| f64::from(reference::argmax(row, &left_out))).collect();
+            let left_out = device.upload_indices("case", &left_out)?;
             let y = device.zeros("case", rows)?;
             let buffer = device.upload("case", &x)?;
             Ok(Box::new(Ready { device: device.clone(), rows, cols, x: buffer, left_out, y, want }))
@@ -43,7 +44,7 @@ struct Ready {
     rows: usize,
     cols: usize,
     x: Buffer<f32>,
-    left_out: Vec<u32>,
+    left_out: Indices,
     y: Buffer<u32>,
     want: Vec<f64>,
 }
@@ -51,7 +52,7 @@ struct Ready {
 impl Prepared for Ready {
     fn run(&mut self) -> Result<()> {
         let Ready { rows, cols, .. } = *self;
-        Argmax { rows, cols, x: self.x.view(), left_out: &self.left_out, y: self.y.view_mut() }.run(&self.device)
+        Argmax { rows, cols, x: self.x.view(), left_out: self.left_out.view(), y: self.y.view_mut() }.run(&self.device)
     }
 
     fn check(&self) -> Vec<Comparison> {

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 pub(super) fn argmax(cpu: &Cpu, call: Argmax<'_>) {
     let Argmax { rows: _, cols, x, left_out, y } = call;
-    let runs = between(left_out, cols);
+    let runs = runs(left_out.cpu(), cols);
     let block = rows_per_block(cols);
     let blocks = x.cpu().chunks(block * cols).zip(y.cpu().chunks_mut(block));
     cpu.for_each_block(blocks, |(x, y)| {
@@ -23,7 +23,7 @@ pub(super) fn argmax(cpu: &Cpu, call: Argmax<'_>) {
 }
 
 /// The columns that count, as runs.
-fn between(left_out: &[u32], cols: usize) -> Vec<Range<usize>> {
+fn runs(left_out: &[u32], cols: usize) -> Vec<Range<usize>> {
     let mut ends: Vec<usize> = left_out.iter().map(|&column| column as usize).filter(|&column| column < cols).collect();
     ends.sort_unstable();
     ends.push(cols);

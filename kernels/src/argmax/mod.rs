@@ -7,7 +7,7 @@ mod cpu;
 pub mod reference;
 
 use crate::error::{check_len, check_size};
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, IndexSlice, Result, Slice, SliceMut};
 
 /// What stands in place of a column where every value that counts is NaN.
 pub const NONE: u32 = u32::MAX;
@@ -20,7 +20,7 @@ pub struct Argmax<'a> {
     /// `[rows, cols]`
     pub x: Slice<'a, f32>,
     /// Columns that do not count, in any order; others than there are change nothing.
-    pub left_out: &'a [u32],
+    pub left_out: IndexSlice<'a>,
     /// `[rows]`
     pub y: SliceMut<'a, u32>,
 }

@@ -24,10 +24,11 @@ fn a_row_of_nan_has_no_largest() {
     let device = Device::cpu(Some(1)).unwrap();
     let x = device.upload("x", &[f32::NAN; 40]).unwrap();
     let mut y = device.zeros::<u32>("y", 2).unwrap();
-    Argmax { rows: 2, cols: 20, x: x.view(), left_out: &[], y: y.view_mut() }.run(&device).unwrap();
+    let none = device.upload_indices("none", &[]).unwrap();
+    Argmax { rows: 2, cols: 20, x: x.view(), left_out: none.view(), y: y.view_mut() }.run(&device).unwrap();
     assert_eq!(y.download(), [NONE; 2]);
-    let all: Vec<u32> = (0..20).collect();
-    Argmax { rows: 2, cols: 20, x: device.zeros("x", 40).unwrap().view(), left_out: &all, y: y.view_mut() }
+    let all = device.upload_indices("all", &(0..20).collect::<Vec<_>>()).unwrap();
+    Argmax { rows: 2, cols: 20, x: device.zeros("x", 40).unwrap().view(), left_out: all.view(), y: y.view_mut() }
         .run(&device)
         .unwrap();
     assert_eq!(y.download(), [NONE; 2]);
@@ -37,7 +38,9 @@ fn a_row_of_nan_has_no_largest() {
 fn wrong_lengths_are_refused() {
     let device = Device::cpu(Some(1)).unwrap();
     let (x, mut y) = (device.zeros::<f32>("x", 6).unwrap(), device.zeros::<u32>("y", 3).unwrap());
-    let error = Argmax { rows: 2, cols: 3, x: x.view(), left_out: &[], y: y.view_mut() }.run(&device).unwrap_err();
+    let none = device.upload_indices("none", &[]).unwrap();
+    let error =
+        Argmax { rows: 2, cols: 3, x: x.view(), left_out: none.view(), y: y.view_mut() }.run(&device).unwrap_err();
     assert_eq!(error, KernelError::Shape { kernel: "argmax", argument: "y", got: 3, want: 2 });
-    assert!(Argmax { rows: 3, cols: 0, x: x.view(), left_out: &[], y: y.view_mut() }.run(&device).is_err());
+    assert!(Argmax { rows: 3, cols: 0, x: x.view(), left_out: none.view(), y: y.view_mut() }.run(&device).is_err());
 }

@@ -4,7 +4,7 @@
 use super::{Backward, Decode, Forward, Geometry, Segment, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::real::{Real, widen};
-use crate::{Buffer, Device, FloatBuffer, FloatDtype, Precision, Result};
+use crate::{Buffer, Device, FloatBuffer, FloatDtype, Indices, Precision, Result};
 use half::bf16;
 use std::ops::Range;
 
@@ -415,6 +415,7 @@ struct DecodeRun {
     qkv: FloatBuffer,
     k_cache: FloatBuffer,
     v_cache: FloatBuffer,
+    lengths: Indices,
     o: FloatBuffer,
 }
 
@@ -446,6 +447,7 @@ impl DecodeRun {
             qkv: float(device, shape.floats, &qkv)?,
             k_cache: float(device, shape.floats, &k)?,
             v_cache: float(device, shape.floats, &v)?,
+            lengths: device.upload_indices("lengths", &shape.lengths.iter().map(|&n| n as u32).collect::<Vec<_>>())?,
             shape,
         })
     }
@@ -463,7 +465,7 @@ impl Prepared for DecodeRun {
             batch: self.shape.lengths.len(),
             geometry: self.shape.geometry,
             capacity: self.shape.capacity,
-            lengths: &self.shape.lengths,
+            lengths: self.lengths.view(),
             qkv: self.qkv.view(),
             k_cache: self.k_cache.view(),
             v_cache: self.v_cache.view(),

@@ -13,7 +13,9 @@ mod segments;
 mod tests;
 
 use crate::error::{check_dtype, check_len};
-use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, KernelError, Result, ScratchBytes, Slice, SliceMut};
+use crate::{
+    Device, FloatDtype, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Result, ScratchBytes, Slice, SliceMut,
+};
 use std::ops::Range;
 
 /// Rows that attend to a prefix and, causally, to themselves.
@@ -76,7 +78,7 @@ pub struct Decode<'a> {
     /// Rows that each sequence's part of the cache has room for.
     pub capacity: usize,
     /// Rows in use of each sequence, the new one included: its position is `lengths[b] - 1`.
-    pub lengths: &'a [usize],
+    pub lengths: IndexSlice<'a>,
     /// As in [`Forward`], `[batch, _]`; the keys and values in it are those that the cache holds already.
     pub qkv: FloatSlice<'a>,
     /// `[batch, capacity, num_key_value_heads * head_dim]`, like `qkv`
@@ -151,8 +153,9 @@ impl Decode<'_> {
         self.geometry.check(KERNEL)?;
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
         check_shape(KERNEL, "lengths", self.lengths.len(), [self.batch, 1, 1])?;
-        if let Some(&got) = self.lengths.iter().find(|&&length| length == 0 || length > self.capacity) {
-            return Err(KernelError::Size { kernel: KERNEL, argument: "lengths", got, want: "from 1 to the capacity" });
+        if let Some((_, got)) = self.lengths.first_outside(1..self.capacity.saturating_add(1)) {
+            let (got, want) = (got as usize, "from 1 to the capacity");
+            return Err(KernelError::Size { kernel: KERNEL, argument: "lengths", got, want });
         }
         check_shape(KERNEL, "qkv", self.qkv.len(), [self.batch, heads + 2 * kv_heads, head_dim])?;
         let slices = [("k_cache", self.k_cache), ("v_cache", self.v_cache), ("o", self.o.as_slice())];

@@ -320,7 +320,7 @@ fn decode_is_the_last_row_of_forward() {
                 batch: 1,
                 geometry,
                 capacity: rows,
-                lengths: &[rows],
+                lengths: device.upload_indices("lengths", &[rows as u32]).unwrap().view(),
                 qkv: qkv.view().into(),
                 k_cache: k.view().into(),
                 v_cache: v.view().into(),
@@ -358,7 +358,7 @@ fn a_decoding_step_depends_on_its_sequence_alone() {
                     batch: sequences.len(),
                     geometry,
                     capacity,
-                    lengths: &lengths[sequences],
+                    lengths: device.upload_indices("lengths", &lengths[sequences]).unwrap().view(),
                     qkv: qkv.view().into(),
                     k_cache: k.view().into(),
                     v_cache: v.view().into(),
@@ -406,11 +406,12 @@ fn wrong_arguments_are_refused_by_name() {
     let (qkv, cache) = (device.zeros::<f32>("test", 960).unwrap(), device.zeros::<f32>("test", 4 * 192).unwrap());
     let mut o = device.zeros::<f32>("test", 576).unwrap();
     for lengths in [0, 5] {
+        let lengths = device.upload_indices("lengths", &[lengths]).unwrap();
         let decode = Decode {
             batch: 1,
             geometry: SMOLLM2,
             capacity: 4,
-            lengths: &[lengths],
+            lengths: lengths.view(),
             qkv: qkv.view().into(),
             k_cache: cache.view().into(),
             v_cache: cache.view().into(),

@@ -3,7 +3,7 @@
 
 use super::{Case, Comparison, Prepared, max_error};
 use crate::real::{Real, widen};
-use crate::{Buffer, Device, Result, Slice, SliceMut};
+use crate::{Buffer, Device, IndexSlice, Indices, Result, Slice, SliceMut};
 use std::sync::Arc;
 
 /// One kernel at one shape.
@@ -21,7 +21,7 @@ pub(crate) trait Kernel<const IDS: usize, const IN: usize, const OUT: usize>: Se
     fn call(
         &self,
         device: &Device,
-        ids: [Slice<'_, u32>; IDS],
+        ids: [IndexSlice<'_>; IDS],
         x: [Slice<'_, f32>; IN],
         y: [SliceMut<'_, f32>; OUT],
     ) -> Result<()>;
@@ -71,7 +71,7 @@ struct Run<K, const IDS: usize, const IN: usize, const OUT: usize> {
     kernel: Arc<K>,
     device: Device,
     operands: Operands<IDS, IN, OUT>,
-    ids: [Buffer<u32>; IDS],
+    ids: [Indices; IDS],
     x: [Buffer<f32>; IN],
     before: [Buffer<f32>; OUT],
     y: [Buffer<f32>; OUT],
@@ -83,7 +83,7 @@ impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usiz
         let upload = |values: &[Vec<f32>]| -> Result<Vec<Buffer<f32>>> {
             values.iter().map(|values| device.upload("operand", values)).collect()
         };
-        let ids = operands.ids.iter().map(|ids| device.upload("ids", ids)).collect::<Result<Vec<_>>>()?;
+        let ids = operands.ids.iter().map(|ids| device.upload_indices("ids", ids)).collect::<Result<Vec<_>>>()?;
         Ok(Run {
             kernel,
             device: device.clone(),
@@ -115,7 +115,7 @@ impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usiz
     }
 
     fn run(&mut self) -> Result<()> {
-        let ids = self.ids.each_ref().map(Buffer::view);
+        let ids = self.ids.each_ref().map(Indices::view);
         let x = self.x.each_ref().map(Buffer::view);
         self.kernel.call(&self.device, ids, x, self.y.each_mut().map(Buffer::view_mut))
     }

@@ -6,6 +6,7 @@
 
 mod buffer;
 mod float;
+mod indices;
 mod memory;
 mod pages;
 mod slice;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 pub use buffer::{Buffer, Element, WeightBuffer, WeightDtype, WeightSlice};
 pub use float::{Columns, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
+pub use indices::{IGNORE, IndexSlice, Indices};
 pub(crate) use memory::Counted;
 pub use memory::{MemoryReport, MemoryUse};
 pub use slice::{Slice, SliceMut};

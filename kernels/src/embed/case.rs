@@ -5,7 +5,7 @@ use crate::case::operands::unset;
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::device::WeightDtype;
 use crate::real::{Real, widen};
-use crate::{Buffer, Device, Result, WeightSlice};
+use crate::{Buffer, Device, Indices, Result, WeightSlice};
 use half::{bf16, f16};
 
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +56,7 @@ struct Run {
     ids: Vec<u32>,
     /// Rounded to the format.
     table: Vec<f32>,
-    ids_buffer: Buffer<u32>,
+    ids_buffer: Indices,
     table_buffer: Table,
     y: Buffer<f32>,
 }
@@ -85,7 +85,7 @@ impl Run {
         Ok(Run {
             shape,
             device: device.clone(),
-            ids_buffer: device.upload("ids", &ids)?,
+            ids_buffer: device.upload_indices("ids", &ids)?,
             y: device.upload("y", &unset(rows * hidden_size))?,
             ids,
             table,

@@ -5,7 +5,7 @@ mod cpu;
 pub mod reference;
 
 use crate::error::{check_len, check_size};
-use crate::{Device, KernelError, Result, Slice, SliceMut, WeightSlice};
+use crate::{Device, IndexSlice, KernelError, Result, SliceMut, WeightSlice};
 
 /// See the module.
 pub struct Forward<'a> {
@@ -13,7 +13,7 @@ pub struct Forward<'a> {
     pub hidden_size: usize,
     pub vocab_size: usize,
     /// `[rows]`
-    pub ids: Slice<'a, u32>,
+    pub ids: IndexSlice<'a>,
     /// `[vocab_size, hidden_size]`
     pub table: WeightSlice<'a>,
     /// 1, or `sqrt(hidden_size)` (Gemma)
@@ -31,16 +31,13 @@ impl Forward<'_> {
         check_len(KERNEL, "table", self.table.len(), self.vocab_size.saturating_mul(self.hidden_size))?;
         check_len(KERNEL, "y", self.y.len(), self.rows.saturating_mul(self.hidden_size))?;
         check_size(KERNEL, "hidden_size", self.hidden_size, self.hidden_size > 0, "at least 1")?;
+        let vocab_size = self.vocab_size;
+        if let Some((row, id)) = self.ids.first_outside(0..vocab_size) {
+            return Err(KernelError::TokenId { kernel: KERNEL, row, id, vocab_size });
+        }
         let _timed = device.timed(KERNEL);
         match device {
-            Device::Cpu(cpu) => {
-                let vocab_size = self.vocab_size;
-                if let Some((row, &id)) = self.ids.cpu().iter().enumerate().find(|(_, id)| **id as usize >= vocab_size)
-                {
-                    return Err(KernelError::TokenId { kernel: KERNEL, row, id, vocab_size });
-                }
-                cpu::forward(cpu, self);
-            }
+            Device::Cpu(cpu) => cpu::forward(cpu, self),
         }
         Ok(())
     }

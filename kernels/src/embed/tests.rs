@@ -24,7 +24,7 @@ fn rows_are_those_of_the_table_whatever_the_thread_count() {
     for isa in Isa::available() {
         for threads in [1, 2, 3] {
             let device = Device::cpu_with(Some(threads), isa).unwrap();
-            let (ids, table) = (device.upload("ids", &ids).unwrap(), device.upload("table", &table).unwrap());
+            let (ids, table) = (device.upload_indices("ids", &ids).unwrap(), device.upload("table", &table).unwrap());
             let mut y = device.alloc("y", rows * hidden_size).unwrap();
             let table = WeightSlice::Bf16(table.view());
             Forward { rows, hidden_size, vocab_size, ids: ids.view(), table, scale: 1.0, y: y.view_mut() }
@@ -38,7 +38,7 @@ fn rows_are_those_of_the_table_whatever_the_thread_count() {
 #[test]
 fn ids_beyond_the_vocabulary_and_wrong_lengths_are_refused() {
     let device = Device::cpu_with(Some(1), Isa::Portable).unwrap();
-    let (ids, table) = (device.upload("ids", &[0u32, 4]).unwrap(), device.zeros::<f32>("table", 12).unwrap());
+    let (ids, table) = (device.upload_indices("ids", &[0, 4]).unwrap(), device.zeros::<f32>("table", 12).unwrap());
     let mut y = device.zeros("y", 6).unwrap();
     let mut error = |rows, vocab_size| {
         let table = table.view().into();

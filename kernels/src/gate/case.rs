@@ -4,7 +4,7 @@ use super::{Activation, Backward, Forward, reference};
 use crate::case::operands::{Kernel, Label, Operands, unset};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, IndexSlice, Result, Slice, SliceMut};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ForwardShape {
@@ -71,7 +71,7 @@ impl Kernel<0, 1, 1> for ForwardShape {
     fn call(
         &self,
         device: &Device,
-        _: [Slice<'_, u32>; 0],
+        _: [IndexSlice<'_>; 0],
         [gate_up]: [Slice<'_, f32>; 1],
         [y]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {
@@ -99,7 +99,7 @@ impl Kernel<0, 2, 1> for BackwardShape {
     fn call(
         &self,
         device: &Device,
-        _: [Slice<'_, u32>; 0],
+        _: [IndexSlice<'_>; 0],
         [gate_up, dy]: [Slice<'_, f32>; 2],
         [d_gate_up]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {

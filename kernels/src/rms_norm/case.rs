@@ -4,7 +4,7 @@ use super::{Accumulate, Backward, Forward, Groups, reference};
 use crate::case::operands::{Kernel, Label, Operands, unset};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, IndexSlice, Result, Slice, SliceMut};
 
 /// As Llama's.
 const EPS: f32 = 1e-5;
@@ -56,7 +56,7 @@ impl Kernel<0, 2, 2> for ForwardShape {
     fn call(
         &self,
         device: &Device,
-        _: [Slice<'_, u32>; 0],
+        _: [IndexSlice<'_>; 0],
         [x, weight]: [Slice<'_, f32>; 2],
         [y, rstd]: [SliceMut<'_, f32>; 2],
     ) -> Result<()> {
@@ -87,7 +87,7 @@ impl Kernel<0, 4, 1> for BackwardShape {
     fn call(
         &self,
         device: &Device,
-        _: [Slice<'_, u32>; 0],
+        _: [IndexSlice<'_>; 0],
         [x, weight, rstd, dy]: [Slice<'_, f32>; 4],
         [dx]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {

@@ -4,7 +4,7 @@ use super::{RmsProp, reference};
 use crate::case::operands::{Kernel, Label, Operands};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, IndexSlice, Result, Slice, SliceMut};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -61,7 +61,7 @@ impl Kernel<0, 1, 2> for Shape {
     fn call(
         &self,
         device: &Device,
-        _: [Slice<'_, u32>; 0],
+        _: [IndexSlice<'_>; 0],
         [grad]: [Slice<'_, f32>; 1],
         y: [SliceMut<'_, f32>; 2],
     ) -> Result<()> {

@@ -4,7 +4,7 @@ use super::{Direction, Rotate, Tables, reference};
 use crate::case::operands::{Kernel, Label, Operands, unset};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, IndexSlice, Result, Slice, SliceMut};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TablesShape {
@@ -71,11 +71,12 @@ impl Kernel<2, 2, 2> for TablesShape {
     fn call(
         &self,
         device: &Device,
-        [positions, variants]: [Slice<'_, u32>; 2],
+        [positions, variants]: [IndexSlice<'_>; 2],
         [inv_freq, scaling]: [Slice<'_, f32>; 2],
         [cos, sin]: [SliceMut<'_, f32>; 2],
     ) -> Result<()> {
-        Tables { rows: self.rows, half: self.half, positions, variants, inv_freq, scaling, cos, sin }.run(device)
+        let (rows, half, positions) = (self.rows, self.half, positions.values());
+        Tables { rows, half, positions, variants, inv_freq, scaling, cos, sin }.run(device)
     }
 
     fn reference<R: Real>(&self, ids: [&[u32]; 2], [inv_freq, scaling]: [&[R]; 2], _: [Vec<R>; 2]) -> [Vec<R>; 2] {
@@ -100,7 +101,7 @@ impl Kernel<0, 2, 1> for RotateShape {
     fn call(
         &self,
         device: &Device,
-        _: [Slice<'_, u32>; 0],
+        _: [IndexSlice<'_>; 0],
         [cos, sin]: [Slice<'_, f32>; 2],
         [x]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {

@@ -9,7 +9,7 @@ mod cpu;
 pub mod reference;
 
 use crate::error::{check_len, check_size};
-use crate::{Device, FloatSliceMut, KernelError, Result, Slice, SliceMut};
+use crate::{Device, FloatSliceMut, IndexSlice, KernelError, Result, Slice, SliceMut};
 
 /// `cos[r, i] = scaling[variant[r]] * cos(positions[r] * inv_freq[variant[r], i])`, the same for `sin`. The product is rounded
 /// to f32 before the cosine, as the models were trained.
@@ -20,7 +20,7 @@ pub struct Tables<'a> {
     /// `[rows]`
     pub positions: Slice<'a, u32>,
     /// `[rows]`: which row of `inv_freq` and `scaling` a row uses
-    pub variants: Slice<'a, u32>,
+    pub variants: IndexSlice<'a>,
     /// `[n_variants, half]`
     pub inv_freq: Slice<'a, f32>,
     /// `[n_variants]`
@@ -69,15 +69,12 @@ impl Tables<'_> {
         check_len(KERNEL, "cos", self.cos.len(), self.rows.saturating_mul(self.half))?;
         check_len(KERNEL, "sin", self.sin.len(), self.rows.saturating_mul(self.half))?;
         check_size(KERNEL, "half", self.half, self.half > 0, "at least 1")?;
+        if let Some((place, index)) = self.variants.first_outside(0..n_variants) {
+            return Err(KernelError::RowIndex { kernel: KERNEL, place, index, rows: n_variants });
+        }
         let _timed = device.timed(KERNEL);
         match device {
-            Device::Cpu(cpu) => {
-                let out_of_range = |(_, variant): &(usize, &u32)| **variant as usize >= n_variants;
-                if let Some((place, &index)) = self.variants.cpu().iter().enumerate().find(out_of_range) {
-                    return Err(KernelError::RowIndex { kernel: KERNEL, place, index, rows: n_variants });
-                }
-                cpu::tables(cpu, self);
-            }
+            Device::Cpu(cpu) => cpu::tables(cpu, self),
         }
         Ok(())
     }

@@ -96,13 +96,13 @@ fn wrong_sizes_are_refused_by_name() {
     assert_eq!(rotate(6, 7).unwrap_err(), KernelError::Shape { kernel, argument: "x", got: 6, want: 7 });
     assert_eq!(rotate(6, 6), Ok(()));
 
-    let ids = device.upload("ids", &[0u32, 2]).unwrap();
+    let ids = device.upload_indices("ids", &[0, 2]).unwrap();
     let two = device.zeros("two", 2).unwrap();
     let [mut cos, mut sin] = [(); 2].map(|()| device.zeros("table", 2).unwrap());
     let error = Tables {
         rows: 2,
         half: 1,
-        positions: ids.view(),
+        positions: ids.view().values(),
         variants: ids.view(),
         inv_freq: two.view(),
         scaling: two.view(),

@@ -4,7 +4,7 @@ use super::{Gather, Scatter, ScatterAdd, reference};
 use crate::case::operands::{Kernel, Label, Operands, unset};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
-use crate::{Columns, Device, Result, Slice, SliceMut};
+use crate::{Columns, Device, IndexSlice, Result, Slice, SliceMut};
 
 /// Which of the kernels that go by an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Kernel<1, 1, 1> for IndexedShape {
     fn call(
         &self,
         device: &Device,
-        [index]: [Slice<'_, u32>; 1],
+        [index]: [IndexSlice<'_>; 1],
         [x]: [Slice<'_, f32>; 1],
         [y]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {

@@ -6,13 +6,13 @@ mod cpu;
 pub mod reference;
 
 use crate::error::{check_dtype, check_len, check_size};
-use crate::{Columns, Device, FloatSliceMut, KernelError, Result, Slice, SliceMut};
+use crate::{Columns, Device, FloatSliceMut, IndexSlice, KernelError, Result, Slice, SliceMut};
 
 /// `y[i] = x[index[i]]`
 pub struct Gather<'a> {
     pub cols: usize,
     /// `[n]`; an index may occur more than once
-    pub index: Slice<'a, u32>,
+    pub index: IndexSlice<'a>,
     /// `[x_rows, cols]`
     pub x: Slice<'a, f32>,
     /// `[n, cols]`
@@ -23,7 +23,7 @@ pub struct Gather<'a> {
 pub struct Scatter<'a> {
     pub cols: usize,
     /// `[n]`, all different
-    pub index: Slice<'a, u32>,
+    pub index: IndexSlice<'a>,
     /// `[n, cols]`
     pub x: Columns<'a>,
     /// `[y_rows, cols]`, like `x`
@@ -34,7 +34,7 @@ pub struct Scatter<'a> {
 pub struct ScatterAdd<'a> {
     pub cols: usize,
     /// `[n]`
-    pub index: Slice<'a, u32>,
+    pub index: IndexSlice<'a>,
     /// `[n, cols]`
     pub x: Slice<'a, f32>,
     /// `[y_rows, cols]`
@@ -89,7 +89,7 @@ impl ScatterAdd<'_> {
 fn check_indexed(
     kernel: &'static str,
     cols: usize,
-    index: Slice<'_, u32>,
+    index: IndexSlice<'_>,
     dense: (&'static str, usize),
     indexed: (&'static str, usize),
 ) -> Result<()> {
@@ -97,8 +97,8 @@ fn check_indexed(
     check_len(kernel, dense.0, dense.1, index.len().saturating_mul(cols))?;
     let rows = indexed.1 / cols;
     check_len(kernel, indexed.0, indexed.1, rows * cols)?;
-    match index.cpu().iter().enumerate().find(|(_, index)| **index as usize >= rows) {
-        Some((place, &index)) => Err(KernelError::RowIndex { kernel, place, index, rows }),
+    match index.first_outside(0..rows) {
+        Some((place, index)) => Err(KernelError::RowIndex { kernel, place, index, rows }),
         None => Ok(()),
     }
 }

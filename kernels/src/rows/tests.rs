@@ -31,7 +31,7 @@ fn scatter_add_has_the_bits_of_the_reference_in_f32() {
     reference::scatter_add(cols, &index, &x, &mut want);
     for isa in Isa::available() {
         let device = Device::cpu_with(Some(2), isa).unwrap();
-        let (index, x) = (device.upload("index", &index).unwrap(), device.upload("x", &x).unwrap());
+        let (index, x) = (device.upload_indices("index", &index).unwrap(), device.upload("x", &x).unwrap());
         let mut y = device.upload("y", &before).unwrap();
         ScatterAdd { cols, index: index.view(), x: x.view(), y: y.view_mut() }.run(&device).unwrap();
         assert_eq!(y.download(), want, "{}", isa.name());
@@ -56,7 +56,7 @@ fn scatter_add_is_the_transpose_of_gather() {
 #[test]
 fn wrong_sizes_and_indices_are_refused_by_name() {
     let device = Device::cpu_with(Some(1), Isa::Portable).unwrap();
-    let (index, x) = (device.upload("index", &[1u32, 3]).unwrap(), device.zeros("x", 6).unwrap());
+    let (index, x) = (device.upload_indices("index", &[1, 3]).unwrap(), device.zeros("x", 6).unwrap());
     let mut gathered = device.zeros("y", 4).unwrap();
     let error = Gather { cols: 2, index: index.view(), x: x.view(), y: gathered.view_mut() }.run(&device).unwrap_err();
     assert_eq!(error, KernelError::RowIndex { kernel: "rows.gather", place: 1, index: 3, rows: 3 });

@@ -4,7 +4,7 @@ use super::{Softcap, reference};
 use crate::case::operands::{Kernel, Label, Operands};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
-use crate::{Device, Result, Slice, SliceMut};
+use crate::{Device, IndexSlice, Result, Slice, SliceMut};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -36,7 +36,7 @@ impl Kernel<0, 0, 1> for Shape {
     fn call(
         &self,
         device: &Device,
-        _: [Slice<'_, u32>; 0],
+        _: [IndexSlice<'_>; 0],
         _: [Slice<'_, f32>; 0],
         [x]: [SliceMut<'_, f32>; 1],
     ) -> Result<()> {

@@ -1,11 +1,11 @@
 //! Shapes: the head of SmolLM2-135M over the answers of a batch, timed; odd sizes around the edges of the vocabulary's tiles,
 //! every format, soft-caps and ignored rows, for the tests.
 
-use super::{Backward, Extras, Forward, IGNORE, reference};
+use super::{Backward, Extras, Forward, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::device::WeightDtype;
 use crate::real::{Real, widen};
-use crate::{Buffer, Device, FloatBuffer, FloatDtype, Precision, Result, WeightSlice};
+use crate::{Buffer, Device, FloatBuffer, FloatDtype, IGNORE, Indices, Precision, Result, WeightSlice};
 use half::{bf16, f16};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +141,7 @@ struct Run {
     target_ids: Vec<u32>,
     hidden_states: FloatBuffer,
     lm_head: Head,
-    targets: Buffer<u32>,
+    targets: Indices,
     d_logps: Buffer<f32>,
     /// Outputs are filled with NaN first: an element that is not written shows.
     logps: Buffer<f32>,
@@ -193,7 +193,7 @@ impl Run {
             compared: if timed { (0..rows).step_by(rows / 8).collect() } else { (0..rows).collect() },
             device: device.clone(),
             hidden_states: float(&hidden)?,
-            targets: device.upload("case", &target_ids)?,
+            targets: device.upload_indices("case", &target_ids)?,
             d_logps: device.upload("case", &inputs.normal(rows, 1.0))?,
             logps: unset(rows)?,
             lse: unset(rows)?,

@@ -6,12 +6,12 @@
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-use super::{Backward, Extras, Forward, IGNORE};
+use super::{Backward, Extras, Forward};
 use crate::Precision;
 use crate::cpu::simd::{Simd, VectorTask, largest};
 use crate::device::Cpu;
 use crate::gemm::{self, Accumulate};
-use crate::{Device, FloatDtype, Result, ScratchBytes, Slice, SliceMut};
+use crate::{Device, FloatDtype, IGNORE, Result, ScratchBytes, Slice, SliceMut};
 
 /// Tokens of a tile: with 1024 rows it is 2 MiB, which the second-level caches of two cores hold until the softmax reads it.
 /// Twice as many were 5 % slower.

@@ -12,12 +12,9 @@ mod tests;
 
 use crate::error::{check_dtype, check_len};
 use crate::{
-    Device, FloatDtype, FloatSlice, FloatSliceMut, KernelError, Precision, Result, ScratchBytes, Slice, SliceMut,
-    WeightSlice,
+    Device, FloatDtype, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Precision, Result, ScratchBytes, Slice,
+    SliceMut, WeightSlice,
 };
-
-/// A target that is not scored: its log-prob is exactly 0 and it has no gradient.
-pub const IGNORE: u32 = u32::MAX;
 
 /// What [`Forward`], with or without extras, and [`Backward`] take while they run on `[rows, vocab_size]` logits.
 pub fn scratch_bytes(
@@ -41,8 +38,8 @@ pub struct Forward<'a> {
     pub hidden_states: FloatSlice<'a>,
     /// `[vocab_size, hidden_size]`
     pub lm_head: WeightSlice<'a>,
-    /// `[rows]` token ids, or [`IGNORE`]
-    pub targets: Slice<'a, u32>,
+    /// `[rows]` token ids, or [`crate::IGNORE`]: such a row is not scored, its log-prob is exactly 0 and it has no gradient
+    pub targets: IndexSlice<'a>,
     /// `z -> cap * tanh(z / cap)` (Gemma 2)
     pub final_logit_softcapping: Option<f32>,
     /// Above 0; what the logits are divided by after the cap
@@ -74,7 +71,7 @@ pub struct Backward<'a> {
     /// As in [`Forward`].
     pub hidden_states: FloatSlice<'a>,
     pub lm_head: WeightSlice<'a>,
-    pub targets: Slice<'a, u32>,
+    pub targets: IndexSlice<'a>,
     pub final_logit_softcapping: Option<f32>,
     pub temperature: f32,
     pub precision: Precision,
@@ -88,7 +85,7 @@ pub struct Backward<'a> {
 impl Forward<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::TokenId`] for a
-    /// target at or above `vocab_size` that is not [`IGNORE`].
+    /// target at or above `vocab_size` that is not [`crate::IGNORE`].
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "token_logps.forward";
         check_head(KERNEL, self.rows, self.hidden_size, self.vocab_size, self.hidden_states, self.lm_head)?;
@@ -143,11 +140,10 @@ fn check_head(
     check_len(kernel, "lm_head", lm_head.len(), vocab_size.saturating_mul(hidden_size))
 }
 
-fn check_targets(kernel: &'static str, rows: usize, vocab_size: usize, targets: Slice<'_, u32>) -> Result<()> {
+fn check_targets(kernel: &'static str, rows: usize, vocab_size: usize, targets: IndexSlice<'_>) -> Result<()> {
     check_len(kernel, "targets", targets.len(), rows)?;
-    let targets = targets.cpu();
-    match targets.iter().position(|&id| id != IGNORE && id as usize >= vocab_size) {
-        Some(row) => Err(KernelError::TokenId { kernel, row, id: targets[row], vocab_size }),
+    match targets.first_scored_outside(0..vocab_size) {
+        Some((row, id)) => Err(KernelError::TokenId { kernel, row, id, vocab_size }),
         None => Ok(()),
     }
 }

@@ -9,7 +9,7 @@
 //!           d_hidden = Σ_v du[v] lm_head[v]
 //! ```
 
-use super::IGNORE;
+use crate::IGNORE;
 use crate::real::Real;
 
 /// From products to logits, as in [`super::Forward`].

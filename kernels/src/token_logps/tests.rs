@@ -1,11 +1,11 @@
 //! The fast version against the reference, the reference against finite differences, and the equalities to the bit.
 
 use super::case::cases;
-use super::{Backward, Extras, Forward, IGNORE, reference};
+use super::{Backward, Extras, Forward, reference};
 use crate::case::{Inputs, check_all, gradient};
 use crate::cpu::Isa;
 use crate::real::widen;
-use crate::{Device, KernelError, Precision, Result};
+use crate::{Device, IGNORE, KernelError, Precision, Result};
 use half::bf16;
 
 /// The largest ones would take minutes without vector instructions: the bench checks what it times.
@@ -32,7 +32,7 @@ fn score(
 ) -> Result<Vec<Vec<u32>>> {
     let rows = targets.len();
     let hidden_states = device.upload("test", hidden)?;
-    let (lm_head, targets) = (device.upload("test", lm_head)?, device.upload("test", targets)?);
+    let (lm_head, targets) = (device.upload("test", lm_head)?, device.upload_indices("test", targets)?);
     let d_logps = device.upload("test", d_logps)?;
     let mut outputs = Vec::new();
     for _ in 0..5 {
@@ -152,7 +152,7 @@ fn extreme_logits_stay_finite() {
         let hidden_states = device.upload("test", &[100.0f32, 100.0]).unwrap();
         let rows: Vec<f32> = (0..vocab_size).map(|token| if token == 1200 { 100.0 } else { -100.0 }).collect();
         let lm_head = device.upload("test", &rows).unwrap();
-        let targets = device.upload("test", &[1200u32, 3]).unwrap();
+        let targets = device.upload_indices("test", &[1200, 3]).unwrap();
         let [mut logps, mut lse, mut entropy, mut target_is_argmax, mut lse_of_twice, mut d_hidden] =
             [(); 6].map(|()| device.upload("test", &[f32::NAN; 2]).unwrap());
         Forward {

@@ -233,7 +233,7 @@ impl Trainer<'_> {
 
     fn probe(&self, forest: &Forest) -> Result<Probe, TrainError> {
         let (device, scoring) = (self.model.device(), self.scoring());
-        let ids = device.upload("batch.ids", &forest.ids)?;
+        let ids = device.upload_indices("batch.ids", &forest.ids)?;
         let pass = self.model.pass(forest.plan.clone(), scoring.adapters, None, scoring.precision)?;
         let mut tape = Tape::new(device, pass, Mode::Record);
         let started = Instant::now();

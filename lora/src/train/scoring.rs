@@ -173,8 +173,8 @@ impl<'m> Scoring<'m> {
             None => None,
         };
         let pass = model.pass(plan, self.adapters.clone(), masks, self.precision)?;
-        let ids = device.upload("batch.ids", &ids)?;
-        let rows = Rc::new(device.upload("batch.scored_rows", &scored_rows)?);
+        let ids = device.upload_indices("batch.ids", &ids)?;
+        let rows = Rc::new(device.upload_indices("batch.scored_rows", &scored_rows)?);
         let policy = scored_with_gradient;
         let mut tape = Tape::new(device, pass, mode);
         if let Scorers::Reward { .. } = scorers {
@@ -184,7 +184,7 @@ impl<'m> Scoring<'m> {
             let tokens = outputs.view().download();
             return Ok(Forward { tape, outputs, tokens, log_sum_squares: None, answers });
         }
-        let targets = Rc::new(device.upload("batch.targets", &targets)?);
+        let targets = Rc::new(device.upload_indices("batch.targets", &targets)?);
         let inputs = Inputs { ids, scored: ScoredTokens { rows, targets, policy }, with_extras: self.extras };
         let TokenLogps { logps, extras } = model.token_logps(&mut tape, &inputs, layers_kept)?;
         let tokens = logps.view().download();

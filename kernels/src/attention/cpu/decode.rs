@@ -25,6 +25,7 @@ struct Chunk {
 
 pub(in crate::attention) fn decode(device: &Device, cpu: &Cpu, call: Decode<'_>) -> Result<()> {
     let Decode { geometry, capacity, lengths, .. } = call;
+    let lengths = lengths.cpu();
     let q = cpu.widened(device, call.qkv)?;
     cpu.in_f32(device, call.o, false, |o| match (call.k_cache, call.v_cache) {
         (FloatSlice::F32(k), FloatSlice::F32(v)) => {
@@ -40,7 +41,7 @@ pub(in crate::attention) fn decode(device: &Device, cpu: &Cpu, call: Decode<'_>)
 fn attend<T: Stored>(
     device: &Device,
     cpu: &Cpu,
-    (geometry, capacity, lengths): (Geometry, usize, &[usize]),
+    (geometry, capacity, lengths): (Geometry, usize, &[u32]),
     qkv: &[f32],
     k: &[T],
     v: &[T],
@@ -52,6 +53,7 @@ fn attend<T: Stored>(
     let mut chunks = Vec::new();
     let mut of_sequence = Vec::with_capacity(lengths.len());
     for (sequence, &length) in lengths.iter().enumerate() {
+        let length = length as usize;
         let begin = chunks.len();
         let mut at = geometry.first_visible(length - 1);
         while at < length {

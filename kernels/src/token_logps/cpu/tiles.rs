@@ -6,7 +6,7 @@
 //! in the second-level cache while the vocabulary passes in both directions. So neither the other rows nor the threads show in
 //! a row's bits.
 
-use super::super::{Backward, Forward, IGNORE};
+use super::super::{Backward, Forward};
 use super::{Logit, Outputs, Running, Total};
 use crate::cpu::simd::Simd;
 use crate::cpu::simd::pointwise::{Map, Pointwise};
@@ -15,7 +15,7 @@ use crate::cpu::tiles::microkernel::{BLOCK, STEP_BYTES, STEP_DEPTH, Step, Sums, 
 use crate::cpu::tiles::pack::{self, Element, Matrix, Role, panel_bytes};
 use crate::cpu::tiles::vector::{exp, rounded};
 use crate::device::Cpu;
-use crate::{Device, FloatSlice, FloatSliceMut, Result, WeightSlice};
+use crate::{Device, FloatSlice, FloatSliceMut, IGNORE, Result, WeightSlice};
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;

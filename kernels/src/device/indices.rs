@@ -1,0 +1,153 @@
+//! Indices: row numbers, token ids, lengths. Their bounds are taken when they are uploaded, so a kernel compares two numbers
+//! and never has to read them on the host.
+
+use super::{Buffer, Device, Slice};
+use crate::Result;
+use std::ops::Range;
+
+/// An index that stands for none, in kernels that allow it: such a row is not scored.
+pub const IGNORE: u32 = u32::MAX;
+
+/// Owned indices of a device, with their bounds.
+#[derive(Debug)]
+pub struct Indices {
+    buffer: Buffer<u32>,
+    bounds: Bounds,
+}
+
+/// Borrowed indices. A part has the bounds of the whole.
+#[derive(Debug, Clone, Copy)]
+pub struct IndexSlice<'a> {
+    values: Slice<'a, u32>,
+    bounds: Bounds,
+}
+
+/// What is known of indices without a look at them.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// The smallest and the largest one that is not [`IGNORE`]; `None` if there is no such.
+    range: Option<(u32, u32)>,
+    /// Whether any is [`IGNORE`].
+    ignore: bool,
+}
+
+impl Bounds {
+    fn of(indices: &[u32]) -> Bounds {
+        let mut bounds = Bounds { range: None, ignore: false };
+        for &index in indices {
+            if index == IGNORE {
+                bounds.ignore = true;
+            } else {
+                let (smallest, largest) = bounds.range.unwrap_or((index, index));
+                bounds.range = Some((smallest.min(index), largest.max(index)));
+            }
+        }
+        bounds
+    }
+}
+
+impl Device {
+    /// A copy of host indices on the device. `name` shows in the memory report and in the error.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::OutOfMemory`].
+    pub fn upload_indices(&self, name: &'static str, indices: &[u32]) -> Result<Indices> {
+        Ok(Indices { buffer: self.upload(name, indices)?, bounds: Bounds::of(indices) })
+    }
+}
+
+impl Indices {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Borrows all of them.
+    pub fn view(&self) -> IndexSlice<'_> {
+        IndexSlice { values: self.buffer.view(), bounds: self.bounds }
+    }
+}
+
+impl<'a> IndexSlice<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Indices `range`, with the bounds of all.
+    pub fn range(self, range: Range<usize>) -> IndexSlice<'a> {
+        IndexSlice { values: self.values.range(range), ..self }
+    }
+
+    /// The indices as numbers.
+    pub fn values(self) -> Slice<'a, u32> {
+        self.values
+    }
+
+    /// The indices, for a kernel's CPU version.
+    pub(crate) fn cpu(self) -> &'a [u32] {
+        self.values.cpu()
+    }
+
+    /// The first index outside `allowed`, with its place. Reads the indices only if their bounds are not inside.
+    pub(crate) fn first_outside(self, allowed: Range<usize>) -> Option<(usize, u32)> {
+        if self.bounds.ignore {
+            self.find(|index| !allowed.contains(&index))
+        } else {
+            self.first_scored_outside(allowed)
+        }
+    }
+
+    /// As [`IndexSlice::first_outside`], but [`IGNORE`] may be among them.
+    pub(crate) fn first_scored_outside(self, allowed: Range<usize>) -> Option<(usize, u32)> {
+        let within =
+            |(smallest, largest): (u32, u32)| smallest as usize >= allowed.start && (largest as usize) < allowed.end;
+        if self.bounds.range.is_none_or(within) {
+            return None;
+        }
+        self.find(|index| index != IGNORE as usize && !allowed.contains(&index))
+    }
+
+    fn find(self, wrong: impl Fn(usize) -> bool) -> Option<(usize, u32)> {
+        self.values.download().into_iter().enumerate().find(|(_, index)| wrong(*index as usize))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_answer_for_the_indices() {
+        let device = Device::cpu(Some(1)).unwrap();
+        let indices = device.upload_indices("test", &[3, 7, 2]).unwrap();
+        assert_eq!(indices.view().first_outside(0..8), None);
+        assert_eq!(indices.view().first_outside(0..7), Some((1, 7)));
+        assert_eq!(indices.view().first_outside(3..8), Some((2, 2)));
+        assert_eq!(
+            indices.view().range(0..1).first_outside(0..4),
+            None,
+            "the bound of the whole, the places of the part"
+        );
+        assert_eq!(device.upload_indices("test", &[]).unwrap().view().first_outside(0..0), None);
+    }
+
+    #[test]
+    fn an_ignored_index_is_one_only_where_none_may_be_ignored() {
+        let device = Device::cpu(Some(1)).unwrap();
+        let indices = device.upload_indices("test", &[1, IGNORE, 4]).unwrap();
+        assert_eq!(indices.view().first_outside(0..5), Some((1, IGNORE)));
+        assert_eq!(indices.view().first_scored_outside(0..5), None);
+        assert_eq!(indices.view().first_scored_outside(0..4), Some((2, 4)));
+    }
+}
