@@ -2,7 +2,7 @@
 
 use crate::adapters::Adapters;
 use crate::rows::RowPlan;
-use align_kernels::attention::Segment;
+use align_kernels::attention::Layout;
 use align_kernels::{Buffer, Device, Precision, Result, rope};
 use std::cell::OnceCell;
 use std::rc::Rc;
@@ -74,7 +74,7 @@ pub struct Masks {
 pub struct Pass {
     pub plan: RowPlan,
     /// Of `plan`, made once.
-    pub segments: Vec<Segment>,
+    pub layout: Layout,
     /// One for each kind of rope of the model.
     pub ropes: Vec<Rc<RopeTable>>,
     pub adapters: Adapters,
@@ -86,26 +86,35 @@ pub struct Pass {
 
 impl Pass {
     /// A pass over the rows of `plan`.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError::Size`] if ranges of the plan overlap or leave its rows.
     pub fn new(
+        device: &Device,
         plan: RowPlan,
         ropes: Vec<Rc<RopeTable>>,
         adapters: Adapters,
         masks: Option<Masks>,
         precision: Precision,
-    ) -> Rc<Pass> {
-        let segments = plan.segments();
-        Rc::new(Pass { plan, segments, ropes, adapters, masks, precision, policy_only: OnceCell::new() })
+    ) -> Result<Rc<Pass>> {
+        let layout = Layout::new(device, plan.rows(), plan.segments())?;
+        Ok(Rc::new(Pass { plan, layout, ropes, adapters, masks, precision, policy_only: OnceCell::new() }))
     }
 
     /// The pass over the policy rows with a gradient alone. Rope tables are shared: those rows are the first ones.
-    pub fn policy_only(self: &Rc<Pass>) -> Rc<Pass> {
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn policy_only(self: &Rc<Pass>, device: &Device) -> Result<Rc<Pass>> {
         if self.plan.policy == self.plan.rows() {
-            return self.clone();
+            return Ok(self.clone());
         }
-        let restricted = || {
-            let adapters = Adapters { policy: self.adapters.policy.clone(), reference: None };
-            Pass::new(self.plan.policy_only(), self.ropes.clone(), adapters, self.masks.clone(), self.precision)
-        };
-        self.policy_only.get_or_init(restricted).clone()
+        if let Some(known) = self.policy_only.get() {
+            return Ok(known.clone());
+        }
+        let adapters = Adapters { policy: self.adapters.policy.clone(), reference: None };
+        let (plan, ropes, masks) = (self.plan.policy_only(), self.ropes.clone(), self.masks.clone());
+        let restricted = Pass::new(device, plan, ropes, adapters, masks, self.precision)?;
+        Ok(self.policy_only.get_or_init(|| restricted).clone())
     }
 }

@@ -20,7 +20,7 @@ pub fn recompute(tape: &mut Tape, x: &Var, layer: Layer) -> Result<Var> {
     let (shape, grad_rows) = ([y.rows(), y.cols()], y.grad_rows());
     let y = tape.take("recompute.y", y)?;
     tape.push(shape, grad_rows, y, |tape| {
-        let pass = tape.pass().policy_only();
+        let pass = tape.pass().policy_only(tape.device())?;
         Ok(RecomputedLayer { input: x.input(), x: tape.keep(x)?, pass, layer })
     })
 }

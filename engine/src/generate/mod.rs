@@ -162,7 +162,7 @@ impl Run<'_> {
         self.cache.begin_decode(device, &lengths)?;
         let plan = RowPlan { policy: 0, detached: batch, reference: 0, trees: Vec::new() };
         let ropes = self.model.rope_tables(&positions, &lengths)?;
-        let pass = Pass::new(plan, ropes, self.adapters.clone(), None, self.precision);
+        let pass = Pass::new(device, plan, ropes, self.adapters.clone(), None, self.precision)?;
         let ids = device.upload_indices("generate.ids", &ids)?;
         let mut tape = Tape::new(device, pass, Mode::Inference);
         Ok(self.model.logits(&mut tape, &ids, (0..batch as u32).collect(), &mut self.cache)?)

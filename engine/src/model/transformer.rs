@@ -104,7 +104,7 @@ impl Model {
         precision: Precision,
     ) -> Result<Rc<Pass>> {
         let ropes = self.rope_tables(&plan.positions(), &plan.sequence_lengths())?;
-        Ok(Pass::new(plan, ropes, adapters, masks, precision))
+        Pass::new(&self.device, plan, ropes, adapters, masks, precision)
     }
 
     /// Cosines and sines for rows at `positions` of sequences of `lengths` tokens.

@@ -16,22 +16,15 @@ pub fn attention(tape: &mut Tape, geometry: Geometry, qkv: &Var) -> Result<Var> 
     let cols = heads * geometry.head_dim;
     let mut o = tape.alloc_float("attention.o", rows * cols)?;
     let mut lse = tape.alloc("attention.lse", rows * heads)?;
-    attention::Forward {
-        rows,
-        geometry,
-        segments: &tape.pass().segments,
-        qkv: qkv.view(),
-        o: o.view_mut(),
-        lse: lse.view_mut(),
-    }
-    .run(tape.device())?;
+    attention::Forward { geometry, layout: &tape.pass().layout, qkv: qkv.view(), o: o.view_mut(), lse: lse.view_mut() }
+        .run(tape.device())?;
     let grad_rows = qkv.grad_rows();
     let o = tape.leaf(rows, cols, grad_rows, o);
     // the node keeps its own output: the same memory serves the projection that reads it
     tape.push_over(o.clone(), |tape| {
         Ok(Attention {
             geometry,
-            pass: tape.pass().policy_only(),
+            pass: tape.pass().policy_only(tape.device())?,
             input: qkv.input(),
             qkv: tape.keep(qkv)?,
             o: tape.keep(&o)?,
@@ -59,9 +52,8 @@ impl Backward for Attention {
         let device = grads.device();
         let mut dqkv = device.alloc_float("attention.dqkv", self.input.dtype, self.input.len())?;
         attention::Backward {
-            rows: self.input.grad_rows,
             geometry: self.geometry,
-            segments: &self.pass.segments,
+            layout: &self.pass.layout,
             qkv: self.qkv.view(),
             o: self.o.view(),
             lse: self.lse.view(),

@@ -107,7 +107,7 @@ impl World {
             let numbers = Rc::new(self.device.upload("test", &numbers).unwrap());
             Masks { dropout: Dropout { p, seed: 5, step: 3 }, numbers }
         });
-        Pass::new(plan(), vec![self.rope.clone()], adapters, masks, Precision::F32)
+        Pass::new(&self.device, plan(), vec![self.rope.clone()], adapters, masks, Precision::F32).unwrap()
     }
 
     fn linear(&self) -> Linear {

@@ -1,7 +1,7 @@
 //! Shapes: the attention of small and large llamas over pairs and single sequences, timed; odd sizes, windows, soft-caps and
 //! trees around the edges of the blocks, for the tests.
 
-use super::{Backward, Decode, Forward, Geometry, Segment, reference};
+use super::{Backward, Decode, Forward, Geometry, Layout, Segment, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::real::{Real, widen};
 use crate::{Buffer, Device, FloatBuffer, FloatDtype, Indices, Precision, Result};
@@ -226,6 +226,7 @@ struct Run {
     compared: Range<usize>,
     device: Device,
     tensors: Tensors,
+    layout: Layout,
     qkv: FloatBuffer,
     d_o: FloatBuffer,
     /// Outputs are filled with NaN first: an element that is not written shows.
@@ -253,6 +254,7 @@ impl Run {
             lse: device.upload("case", &vec![f32::NAN; rows * shape.geometry.num_attention_heads])?,
             dqkv: upload(&vec![f32::NAN; qkv.len()])?,
             tensors,
+            layout: Layout::new(device, rows, shape.segments.clone())?,
             shape,
         };
         if run.shape.direction == Direction::Backward {
@@ -286,9 +288,8 @@ impl Run {
 
     fn forward(&mut self) -> Result<()> {
         Forward {
-            rows: self.shape.rows(),
             geometry: self.shape.geometry,
-            segments: &self.shape.segments,
+            layout: &self.layout,
             qkv: self.qkv.view(),
             o: self.o.view_mut(),
             lse: self.lse.view_mut(),
@@ -330,9 +331,8 @@ impl Prepared for Run {
         match self.shape.direction {
             Direction::Forward => self.forward(),
             Direction::Backward => Backward {
-                rows: self.shape.rows(),
                 geometry: self.shape.geometry,
-                segments: &self.shape.segments,
+                layout: &self.layout,
                 qkv: self.qkv.view(),
                 o: self.o.view(),
                 lse: self.lse.view(),

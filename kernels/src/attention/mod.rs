@@ -7,10 +7,13 @@
 
 pub mod case;
 mod cpu;
+mod layout;
 pub mod reference;
 mod segments;
 #[cfg(test)]
 mod tests;
+
+pub use layout::Layout;
 
 use crate::error::{check_dtype, check_len};
 use crate::{
@@ -45,9 +48,9 @@ pub struct Geometry {
 
 /// `o = softmax(mask(softcap(scale * q kᵀ))) v`
 pub struct Forward<'a> {
-    pub rows: usize,
     pub geometry: Geometry,
-    pub segments: &'a [Segment],
+    /// Says how many rows there are.
+    pub layout: &'a Layout,
     /// `[rows, (num_attention_heads + 2 * num_key_value_heads) * head_dim]`: queries, keys and values side by side
     pub qkv: FloatSlice<'a>,
     /// `[rows, num_attention_heads * head_dim]`, like `qkv`
@@ -56,11 +59,10 @@ pub struct Forward<'a> {
     pub lse: SliceMut<'a, f32>,
 }
 
-/// Gradients of [`Forward`]. `rows` and `segments` may be those of a prefix of the forward call's rows.
+/// Gradients of [`Forward`]. `layout` may be that of a prefix of the forward call's rows.
 pub struct Backward<'a> {
-    pub rows: usize,
     pub geometry: Geometry,
-    pub segments: &'a [Segment],
+    pub layout: &'a Layout,
     /// As in [`Forward`].
     pub qkv: FloatSlice<'a>,
     pub o: FloatSlice<'a>,
@@ -89,8 +91,8 @@ pub struct Decode<'a> {
     pub o: FloatSliceMut<'a>,
 }
 
-/// What [`Forward`] and [`Backward`] take while they run on `rows` rows of format `dtype`. The segments are those of a sound
-/// call.
+/// What [`Forward`] and [`Backward`] take while they run on `rows` rows of format `dtype`. [`Layout::new`] accepts the
+/// segments.
 pub fn scratch_bytes(
     device: &Device,
     dtype: FloatDtype,
@@ -106,16 +108,16 @@ pub fn scratch_bytes(
 impl Forward<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply, [`crate::KernelError::Size`] for a
-    /// geometry that does not divide or a segment outside the rows, [`crate::KernelError::Format`] for slices of two formats.
+    /// geometry that does not divide, [`crate::KernelError::Format`] for slices of two formats.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "attention.forward";
         self.geometry.check(KERNEL)?;
-        segments::check(KERNEL, self.rows, self.segments)?;
+        let rows = self.layout.rows();
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
-        check_shape(KERNEL, "qkv", self.qkv.len(), [self.rows, heads + 2 * kv_heads, head_dim])?;
-        check_shape(KERNEL, "o", self.o.len(), [self.rows, heads, head_dim])?;
+        check_shape(KERNEL, "qkv", self.qkv.len(), [rows, heads + 2 * kv_heads, head_dim])?;
+        check_shape(KERNEL, "o", self.o.len(), [rows, heads, head_dim])?;
         check_dtype(KERNEL, "o", self.o.dtype(), self.qkv.dtype())?;
-        check_shape(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
+        check_shape(KERNEL, "lse", self.lse.len(), [rows, heads, 1])?;
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
@@ -129,15 +131,15 @@ impl Backward<'_> {
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "attention.backward";
         self.geometry.check(KERNEL)?;
-        segments::check(KERNEL, self.rows, self.segments)?;
+        let rows = self.layout.rows();
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
         let all_heads = heads + 2 * kv_heads;
         let slices = [("o", self.o, heads), ("d_o", self.d_o, heads), ("qkv", self.qkv, all_heads)];
         for (argument, slice, heads) in slices.into_iter().chain([("dqkv", self.dqkv.as_slice(), all_heads)]) {
-            check_shape(KERNEL, argument, slice.len(), [self.rows, heads, head_dim])?;
+            check_shape(KERNEL, argument, slice.len(), [rows, heads, head_dim])?;
             check_dtype(KERNEL, argument, slice.dtype(), self.qkv.dtype())?;
         }
-        check_shape(KERNEL, "lse", self.lse.len(), [self.rows, heads, 1])?;
+        check_shape(KERNEL, "lse", self.lse.len(), [rows, heads, 1])?;
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),

@@ -1,7 +1,7 @@
 //! The fast versions against the reference, the reference against finite differences, and the equalities to the bit.
 
 use super::case::{SMOLLM2, Tensors, cases, float, split, tree};
-use super::{Backward, Decode, Forward, Geometry, Segment, reference};
+use super::{Backward, Decode, Forward, Geometry, Layout, Segment, reference};
 use crate::case::{Inputs, check_all, gradient};
 use crate::cpu::Isa;
 use crate::real::widen;
@@ -42,11 +42,11 @@ fn attend_in(
     let mut o = float(device, dtype, &vec![f32::NAN; tensors.q.len()])?;
     let mut dqkv = float(device, dtype, &vec![f32::NAN; qkv.len()])?;
     let mut lse = device.upload("test", &vec![f32::NAN; rows * geometry.num_attention_heads])?;
+    let layout = &Layout::new(device, rows, segments.to_vec())?;
     let (o_view, lse_view) = (o.view_mut(), lse.view_mut());
-    Forward { rows, geometry, segments, qkv: qkv.view(), o: o_view, lse: lse_view }.run(device)?;
+    Forward { geometry, layout, qkv: qkv.view(), o: o_view, lse: lse_view }.run(device)?;
     let (lse_view, d_o, dqkv_view) = (lse.view(), d_o.view(), dqkv.view_mut());
-    Backward { rows, geometry, segments, qkv: qkv.view(), o: o.view(), lse: lse_view, d_o, dqkv: dqkv_view }
-        .run(device)?;
+    Backward { geometry, layout, qkv: qkv.view(), o: o.view(), lse: lse_view, d_o, dqkv: dqkv_view }.run(device)?;
     let [dq, dk, dv] = split(&dqkv.download(), &geometry);
     Ok(Outputs { o: o.download(), lse: lse.download(), dq, dk, dv })
 }
@@ -385,7 +385,7 @@ fn wrong_arguments_are_refused_by_name() {
     let run =
         |geometry, segments: &[Segment]| attend(&device, geometry, segments, &tensors).err().expect("it is wrong");
     let argument = |error| match error {
-        KernelError::Size { kernel: "attention.forward", argument, .. } => argument,
+        KernelError::Size { kernel: "attention.layout" | "attention.forward", argument, .. } => argument,
         other => panic!("{other}"),
     };
     let whole = tree(0, 10, &[]);

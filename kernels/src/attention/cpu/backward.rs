@@ -9,8 +9,8 @@
 use super::blocks::{BLOCK, Blocks, Form, Packed, ROWS, Reach, Source, Span, pack};
 use super::product::{PAD, Product};
 use super::softmax::{Scaling, ScoreGradients};
-use super::{dot, heaviest_first, uncovered};
-use crate::attention::{Geometry, Segment};
+use super::{Lists, dot, heaviest_first};
+use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::Isa;
 use crate::cpu::simd::{Simd, Stored, VectorTask};
 use crate::cpu::tasks::Disjoint;
@@ -19,6 +19,7 @@ use crate::{Device, Result};
 use std::ops::Range;
 
 /// A segment without prefix and the segments whose prefix it is, by number.
+#[derive(Debug)]
 pub(super) struct Tree {
     pub segments: Vec<usize>,
     pub rows: usize,
@@ -36,22 +37,21 @@ pub(super) struct Known<'a, T> {
 pub(super) fn backward(
     device: &Device,
     cpu: &Cpu,
-    (rows, geometry, segments): (usize, Geometry, &[Segment]),
+    (geometry, layout): (Geometry, &Layout),
     known: Known<'_, f32>,
     dqkv: &mut [f32],
 ) -> Result<()> {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
     let Known { qkv, o, lse, d_o } = known;
     let cols = geometry.qkv_cols();
-    for gap in uncovered(rows, segments) {
+    let (segments, Lists { uncovered, blocks, trees }) = (layout.segments(), layout.cpu());
+    for gap in uncovered {
         dqkv[gap.start * cols..gap.end * cols].fill(0.0);
     }
-    let blocks = Blocks::new(segments);
     let parts = [(Source::Keys, Form::Transposed), (Source::Values, Form::Transposed), (Source::Keys, Form::Rows)];
-    let packed = pack(device, cpu, &geometry, segments, &blocks, qkv, parts)?;
+    let packed = pack(device, cpu, &geometry, segments, blocks, qkv, parts)?;
 
-    let trees = trees(segments, &blocks);
-    let mut delta = device.alloc("attention.delta", rows * heads)?;
+    let mut delta = device.alloc("attention.delta", layout.rows() * heads)?;
     deltas(device, cpu, d, o, d_o, delta.view_mut().cpu())?;
     // [head, block, BLOCK, padded]: the sums of dk, and those of dv
     let block_len = BLOCK * d.next_multiple_of(PAD);
@@ -81,7 +81,7 @@ pub(super) fn backward(
             let mut local = 0;
             for &index in &tree.segments {
                 let segment = &segments[index];
-                sums.walk(&geometry, &blocks, index, segment, |sums, pair| {
+                sums.walk(&geometry, blocks, index, segment, |sums, pair| {
                     let local = local + pair.queries.start - segment.prefix.len();
                     work.pair(&mut scratch, sums, pair, local);
                 });

@@ -65,6 +65,7 @@ impl Reach {
 }
 
 /// Which packed blocks hold the positions of each segment.
+#[derive(Debug)]
 pub(super) struct Blocks {
     segments: Vec<Own>,
     /// Of each packed block: its segment and its number in the segment's sequence.
@@ -72,6 +73,7 @@ pub(super) struct Blocks {
 }
 
 /// The packed blocks of one segment.
+#[derive(Debug)]
 struct Own {
     /// The segment whose rows are the prefix.
     root: Option<usize>,

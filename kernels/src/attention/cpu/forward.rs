@@ -4,8 +4,8 @@
 use super::blocks::{BLOCK, Blocks, Form, Packed, ROWS, Reach, Source, Span, pack};
 use super::product::{PAD, Product};
 use super::softmax::{OnlineSoftmax, Scaling};
-use super::{heaviest_first, uncovered};
-use crate::attention::{Geometry, Segment};
+use super::{Lists, heaviest_first};
+use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::Isa;
 use crate::cpu::tasks::Disjoint;
 use crate::device::Cpu;
@@ -27,19 +27,19 @@ pub(super) struct Job {
 pub(super) fn forward(
     device: &Device,
     cpu: &Cpu,
-    (rows, geometry, segments): (usize, Geometry, &[Segment]),
+    (geometry, layout): (Geometry, &Layout),
     qkv: &[f32],
     o: &mut [f32],
     lse: &mut [f32],
 ) -> Result<()> {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
-    for gap in uncovered(rows, segments) {
+    let (segments, Lists { uncovered, blocks, .. }) = (layout.segments(), layout.cpu());
+    for gap in uncovered {
         o[gap.start * heads * d..gap.end * heads * d].fill(0.0);
         lse[gap.start * heads..gap.end * heads].fill(0.0);
     }
-    let blocks = Blocks::new(segments);
     let parts = [(Source::Keys, Form::Transposed), (Source::Values, Form::Rows)];
-    let packed = pack(device, cpu, &geometry, segments, &blocks, qkv, parts)?;
+    let packed = pack(device, cpu, &geometry, segments, blocks, qkv, parts)?;
 
     let step = step(&geometry);
     let mut jobs = jobs(segments, step);
@@ -53,7 +53,7 @@ pub(super) fn forward(
         let (job, kv_head) = (&jobs[task / kv_heads], task % kv_heads);
         let mut tile = Tile::new(scratch, job.positions * geometry.group(), d);
         tile.load(qkv, &geometry, &segments[job.segment], job.first, kv_head);
-        tile.attend(cpu.isa(), &geometry, job, kv_head, &blocks, &packed);
+        tile.attend(cpu.isa(), &geometry, job, kv_head, blocks, &packed);
         for (i, (&max, sum)) in tile.max.iter().zip(tile.sum.chunks_exact(PAD)).enumerate() {
             let row = segments[job.segment].row_at(job.first + i / geometry.group());
             let head = row * heads + kv_head * geometry.group() + i % geometry.group();

@@ -13,7 +13,7 @@ mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-use backward::{Known, trees};
+use backward::{Known, Tree, trees};
 use blocks::{BLOCK, Blocks};
 use product::PAD;
 
@@ -28,9 +28,26 @@ use crate::{FloatSlice, FloatSliceMut};
 use std::cmp::Reverse;
 use std::ops::Range;
 
+/// What the calls of all layers walk over.
+#[derive(Debug)]
+pub(super) struct Lists {
+    /// Rows that no segment covers.
+    uncovered: Vec<Range<usize>>,
+    blocks: Blocks,
+    trees: Vec<Tree>,
+}
+
+impl Lists {
+    /// For sound segments.
+    pub(super) fn new(rows: usize, segments: &[Segment]) -> Lists {
+        let blocks = Blocks::new(segments);
+        Lists { uncovered: uncovered(rows, segments), trees: trees(segments, &blocks), blocks }
+    }
+}
+
 pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
-    let Forward { rows, geometry, segments, qkv, o, lse } = call;
-    let (sizes, lse) = ((rows, geometry, segments), lse.cpu());
+    let Forward { geometry, layout, qkv, o, lse } = call;
+    let (sizes, lse) = ((geometry, layout), lse.cpu());
     #[cfg(target_arch = "x86_64")]
     let (qkv, o) = match (cpu.isa().unit(), qkv, o) {
         (Some(unit), FloatSlice::Bf16(qkv), FloatSliceMut::Bf16(o)) => {
@@ -43,8 +60,8 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
 }
 
 pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
-    let Backward { rows, geometry, segments, qkv, o, lse, d_o, dqkv } = call;
-    let (sizes, lse) = ((rows, geometry, segments), lse.cpu());
+    let Backward { geometry, layout, qkv, o, lse, d_o, dqkv } = call;
+    let (sizes, lse) = ((geometry, layout), lse.cpu());
     #[cfg(target_arch = "x86_64")]
     let dqkv = match (cpu.isa().unit(), qkv, o, d_o, dqkv) {
         (Some(unit), FloatSlice::Bf16(qkv), FloatSlice::Bf16(o), FloatSlice::Bf16(d_o), FloatSliceMut::Bf16(dqkv)) => {
@@ -67,8 +84,8 @@ pub(super) fn scratch_bytes(
     segments: &[Segment],
 ) -> ScratchBytes {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
-    let blocks = Blocks::new(segments);
-    let largest = trees(segments, &blocks).iter().map(|tree| tree.rows).max().unwrap_or(0);
+    let Lists { blocks, trees, .. } = Lists::new(rows, segments);
+    let largest = trees.iter().map(|tree| tree.rows).max().unwrap_or(0);
     let (blocks, floats) = (blocks.len(), size_of::<f32>());
     let on_unit = dtype == FloatDtype::Bf16 && cpu.isa().has_bf16_unit();
     // what a block's rows of one head are, as the f32 path lays them out and as the unit's does

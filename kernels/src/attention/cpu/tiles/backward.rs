@@ -5,10 +5,10 @@
 //! over keys, `dqᵀ = kᵀ·duᵀ`.
 
 use super::{ACROSS_PANEL, Form, Head, PackedTiles, consecutive, gather};
-use crate::attention::cpu::backward::{HeadBlocks, Known, Pair, Sums, Tree, deltas, trees};
-use crate::attention::cpu::blocks::{BLOCK, Blocks, Source};
-use crate::attention::cpu::uncovered;
-use crate::attention::{Geometry, Segment};
+use crate::attention::cpu::Lists;
+use crate::attention::cpu::backward::{HeadBlocks, Known, Pair, Sums, Tree, deltas};
+use crate::attention::cpu::blocks::{BLOCK, Source};
+use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::convert::Narrow;
 use crate::cpu::tasks::Disjoint;
 use crate::cpu::tiles::microkernel::{self, STEP_BYTES, STEP_DEPTH, Unit};
@@ -25,26 +25,25 @@ pub(in crate::attention::cpu) fn backward(
     device: &Device,
     cpu: &Cpu,
     unit: Unit,
-    (rows, geometry, segments): (usize, Geometry, &[Segment]),
+    (geometry, layout): (Geometry, &Layout),
     known: Known<'_, bf16>,
     dqkv: &mut [bf16],
 ) -> Result<()> {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = geometry;
     let (cols, head) = (geometry.qkv_cols(), Head::new(&geometry));
-    for gap in uncovered(rows, segments) {
+    let (segments, Lists { uncovered, blocks, trees }) = (layout.segments(), layout.cpu());
+    for gap in uncovered {
         dqkv[gap.start * cols..gap.end * cols].fill(bf16::ZERO);
     }
-    let blocks = Blocks::new(segments);
     let forms = [
         (Source::Keys, Form::Along, Role::Left),
         (Source::Keys, Form::Across, Role::Left),
         (Source::Values, Form::Along, Role::Left),
     ];
-    let packed = PackedTiles::new(device, cpu, (&geometry, segments, &blocks), known.qkv, forms)?;
-    let mut delta = device.alloc("attention.delta", rows * heads)?;
+    let packed = PackedTiles::new(device, cpu, (&geometry, segments, blocks), known.qkv, forms)?;
+    let mut delta = device.alloc("attention.delta", layout.rows() * heads)?;
     deltas(device, cpu, head_dim, known.o, known.d_o, delta.view_mut().cpu())?;
 
-    let trees = trees(segments, &blocks);
     let tiles_of = |index: usize| segments[index].prefix.len() / BLOCK..segments[index].positions().div_ceil(BLOCK);
     let tiles = |tree: &Tree| tree.segments.iter().map(|&index| tiles_of(index).len()).sum::<usize>();
     let most_tiles = trees.iter().map(tiles).max().unwrap_or(0);
@@ -71,7 +70,7 @@ pub(in crate::attention::cpu) fn backward(
                     let queries = segment.prefix.len().max(tile * BLOCK)..segment.positions().min((tile + 1) * BLOCK);
                     scratch.load(first_tile + i, &geometry, segment, queries, &known, delta, query_head);
                 }
-                sums.walk(&geometry, &blocks, index, segment, |sums, pair| {
+                sums.walk(&geometry, blocks, index, segment, |sums, pair| {
                     let tile = first_tile + pair.queries.start / BLOCK - tiles_of(index).start;
                     // SAFETY: the unit is there and configured.
                     unsafe { work.pair(&mut scratch, sums, pair, tile) };

@@ -2,10 +2,10 @@
 //! maximum is known before its weights are; then the weights, rounded, pass over the values.
 
 use super::{ACROSS_PANEL, Form, Head, PackedTiles};
-use crate::attention::cpu::blocks::{BLOCK, Blocks, Source};
+use crate::attention::cpu::blocks::{BLOCK, Source};
 use crate::attention::cpu::forward::jobs;
-use crate::attention::cpu::{heaviest_first, uncovered};
-use crate::attention::{Geometry, Segment};
+use crate::attention::cpu::{Lists, heaviest_first};
+use crate::attention::{Geometry, Layout};
 use crate::cpu::simd::Simd;
 use crate::cpu::simd::pointwise::{Map, Pointwise};
 use crate::cpu::tasks::Disjoint;
@@ -23,20 +23,20 @@ pub(in crate::attention::cpu) fn forward(
     device: &Device,
     cpu: &Cpu,
     unit: Unit,
-    (rows, geometry, segments): (usize, Geometry, &[Segment]),
+    (geometry, layout): (Geometry, &Layout),
     qkv: &[bf16],
     o: &mut [bf16],
     lse: &mut [f32],
 ) -> Result<()> {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = geometry;
     let (o_cols, head) = (heads * head_dim, Head::new(&geometry));
-    for gap in uncovered(rows, segments) {
+    let (segments, Lists { uncovered, blocks, .. }) = (layout.segments(), layout.cpu());
+    for gap in uncovered {
         o[gap.start * o_cols..gap.end * o_cols].fill(bf16::ZERO);
         lse[gap.start * heads..gap.end * heads].fill(0.0);
     }
-    let blocks = Blocks::new(segments);
     let forms = [(Source::Keys, Form::Along, Role::Right), (Source::Values, Form::Across, Role::Right)];
-    let packed = PackedTiles::new(device, cpu, (&geometry, segments, &blocks), qkv, forms)?;
+    let packed = PackedTiles::new(device, cpu, (&geometry, segments, blocks), qkv, forms)?;
 
     let mut jobs = jobs(segments, ROWS);
     heaviest_first(&mut jobs, |job| {

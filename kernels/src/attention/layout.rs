@@ -1,0 +1,49 @@
+//! The segments of a pass, checked once for the calls of all its layers.
+
+use super::{Segment, cpu, segments};
+use crate::{Device, Result};
+
+/// Which rows attend to which: sound segments, with what a device's kernels derive from them alone.
+#[derive(Debug)]
+pub struct Layout {
+    rows: usize,
+    segments: Vec<Segment>,
+    lists: Lists,
+}
+
+/// What kernels walk over, by device.
+#[derive(Debug)]
+enum Lists {
+    Cpu(cpu::Lists),
+}
+
+impl Layout {
+    /// The layout of `rows` rows.
+    ///
+    /// # Errors
+    /// [`crate::KernelError::Size`] for a segment outside the rows, segments that share rows, and a prefix that is not the rows
+    /// of a segment without prefix.
+    pub fn new(device: &Device, rows: usize, segments: Vec<Segment>) -> Result<Layout> {
+        segments::check("attention.layout", rows, &segments)?;
+        let lists = match device {
+            Device::Cpu(_) => Lists::Cpu(cpu::Lists::new(rows, &segments)),
+        };
+        Ok(Layout { rows, segments, lists })
+    }
+
+    /// Rows of every operand.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The segments, in the order that they were given in.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    pub(super) fn cpu(&self) -> &cpu::Lists {
+        match &self.lists {
+            Lists::Cpu(lists) => lists,
+        }
+    }
+}
