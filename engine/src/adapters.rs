@@ -18,6 +18,13 @@ pub struct LowRank {
     pub scaling: f32,
 }
 
+impl LowRank {
+    /// Rows of `lora_a`, columns of `lora_b`.
+    pub fn rank(&self) -> usize {
+        self.lora_a.shape()[0]
+    }
+}
+
 /// The parameters of one adapter: at most one low-rank update for each linear layer, and a reward model's score head.
 #[derive(Debug, Clone, Default)]
 pub struct AdapterSet {

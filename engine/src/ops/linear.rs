@@ -2,15 +2,14 @@
 
 use crate::adapters::{AdapterSet, LinearId, LowRank};
 use crate::autograd::{Backward, Grads, Input, Saved, SavedF32, SavedOrRecomputed, Tape, Var};
-use crate::pass::Masks;
+use crate::pass::{Masks, Pass};
 use crate::weights::{Frozen, FrozenVector};
 use align_kernels::dropout::Dropout;
 use align_kernels::gemm::{self, Accumulate, Dw, Dx, Piece, StackDx, StackForward};
 use align_kernels::rng::Key;
-use align_kernels::{
-    Buffer, Columns, Device, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut, Precision, Result, add,
-};
+use align_kernels::{Buffer, Columns, Device, FloatBuffer, FloatDtype, FloatSlice, Precision, Result, add};
 use std::ops::Range;
+use std::sync::{Arc, RwLockReadGuard};
 
 /// A frozen weight `[out_features, in_features]`, its bias, and its place among the model's linear layers.
 #[derive(Debug, Clone)]
@@ -20,6 +19,12 @@ pub struct Linear {
     pub bias: Option<FrozenVector>,
 }
 
+impl Linear {
+    fn out_features(&self) -> usize {
+        self.weight.shape()[0]
+    }
+}
+
 /// The outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`: the policy's update on policy rows,
 /// the reference's on reference rows; on top of `residual`, which the result is like then. Keeps `x` unless it can be
 /// recomputed, and saves `u = x·Aᵀ` (rank floats a row) where the policy has an update, nothing else.
@@ -27,104 +32,133 @@ pub struct Linear {
 /// # Errors
 /// [`align_kernels::KernelError`].
 pub fn linear(tape: &mut Tape, x: &Var, layers: &[Linear], residual: Option<&Var>) -> Result<Var> {
-    let rows = x.rows();
-    let out_features: usize = layers.iter().map(|layer| layer.weight.shape()[0]).sum();
+    let (rows, grad_rows) = (x.rows(), x.grad_rows());
+    let out_features: usize = layers.iter().map(Linear::out_features).sum();
     let dtype = residual.map_or(tape.precision().into(), |_| FloatDtype::F32);
     let mut y = tape.device().alloc_float("linear.y", dtype, rows * out_features)?;
     let pass = tape.pass().clone();
-    let policy_rows = pass.plan.policy + pass.plan.detached;
-    let mut forward = |rows: Range<usize>, adapter: Option<&AdapterSet>, masks: Option<&Masks>| {
-        let call = Call { layers, x, residual, y: y.view_mut(), precision: pass.precision };
-        call.forward(tape.device(), rows, adapter, masks)
-    };
-    let (policy, reference) = (pass.adapters.policy.as_deref(), pass.adapters.reference.as_deref());
-    let u = match (policy, reference) {
-        (None, None) => forward(0..rows, None, None)?,
-        _ => {
-            let u = forward(0..policy_rows, policy, pass.masks.as_ref())?;
-            forward(policy_rows..rows, reference, None)?;
-            u
-        }
-    };
-    let grad_rows = x.grad_rows();
+    let mut operands: Vec<Operand<'_>> =
+        layers.iter().map(|layer| Operand::new(tape.device(), layer, x, &pass)).collect::<Result<_>>()?;
+    let mut pieces: Vec<Piece<'_>> = operands.iter_mut().map(Operand::piece).collect();
+    StackForward {
+        m: rows,
+        k: x.cols(),
+        x: x.view(),
+        pieces: &mut pieces,
+        y: y.view_mut(),
+        residual: residual.map(|residual| residual.view().expect_f32()),
+        precision: pass.precision,
+    }
+    .run(tape.device())?;
+    drop(pieces);
+    let computed: Vec<Computed<'_>> = operands.into_iter().map(Operand::computed).collect();
     tape.push([rows, out_features], grad_rows, y, |tape| {
-        let mut pieces = Vec::with_capacity(layers.len());
-        for (layer, u) in layers.iter().zip(u) {
-            let update = policy.and_then(|set| set.get(layer.id));
-            let adapter = match (update, u) {
-                (Some(update), Some(u)) => {
-                    let u = tape.save(u, grad_rows * update.lora_a.shape()[0])?;
-                    Some(Adapter { x: tape.keep_or_recompute(x)?, u, update: update.clone() })
-                }
-                _ => None,
-            };
-            pieces.push(SavedPiece { id: layer.id, weight: layer.weight.clone(), adapter });
-        }
+        let pieces = computed.into_iter().map(|layer| layer.save(tape, x)).collect::<Result<_>>()?;
         let (precision, masks) = (pass.precision, pass.masks.clone());
         Ok(Node { input: x.input(), residual: residual.map(Var::input), precision, pieces, masks })
     })
 }
 
-/// The operands of all rows.
-struct Call<'a> {
-    layers: &'a [Linear],
-    x: &'a Var,
-    residual: Option<&'a Var>,
-    y: FloatSliceMut<'a>,
-    precision: Precision,
+/// A layer and its updates in a forward pass.
+struct Operand<'a> {
+    layer: &'a Linear,
+    policy: Option<Update<'a>>,
+    reference: Option<Update<'a>>,
 }
 
-impl Call<'_> {
-    /// Computes rows `rows`, and gives `u` of each layer with an update.
-    fn forward(
-        self,
+/// A layer whose output is there.
+struct Computed<'a> {
+    layer: &'a Linear,
+    /// With its `u`.
+    policy: Option<(&'a LowRank, Buffer<f32>)>,
+}
+
+/// An update of some rows, and what lies between its two products.
+struct Update<'a> {
+    of: &'a LowRank,
+    rows: Range<usize>,
+    a: RwLockReadGuard<'a, Buffer<f32>>,
+    b: RwLockReadGuard<'a, Buffer<f32>>,
+    /// What it reads in place of the layer's input.
+    dropped: Option<FloatBuffer>,
+    /// `[rows, rank]`
+    u: Buffer<f32>,
+}
+
+impl<'a> Operand<'a> {
+    fn new(device: &Device, layer: &'a Linear, x: &Var, pass: &'a Pass) -> Result<Operand<'a>> {
+        let policy_rows = pass.plan.policy + pass.plan.detached;
+        let (of_policy, of_reference) = (0..policy_rows, policy_rows..x.rows());
+        let update = |set: &'a Option<Arc<AdapterSet>>, rows: &Range<usize>| {
+            set.as_ref().filter(|_| !rows.is_empty()).and_then(|set| set.get(layer.id))
+        };
+        let policy = match update(&pass.adapters.policy, &of_policy) {
+            Some(update) => {
+                let cols = x.cols();
+                let x = x.view().range(0..policy_rows * cols);
+                let masked = |masks| mask(masks, layer.id, policy_rows, cols, x, device);
+                let dropped = pass.masks.as_ref().map(masked).transpose()?;
+                Some(Update::new(device, "linear.u", update, of_policy, dropped)?)
+            }
+            None => None,
+        };
+        let reference = match update(&pass.adapters.reference, &of_reference) {
+            Some(update) => Some(Update::new(device, "linear.u", update, of_reference, None)?),
+            None => None,
+        };
+        Ok(Operand { layer, policy, reference })
+    }
+
+    fn piece(&mut self) -> Piece<'_> {
+        Piece {
+            n: self.layer.out_features(),
+            w: self.layer.weight.view(),
+            bias: self.layer.bias.as_ref().map(FrozenVector::view),
+            updates: self.policy.iter_mut().chain(&mut self.reference).map(Update::low_rank).collect(),
+        }
+    }
+
+    fn computed(self) -> Computed<'a> {
+        Computed { layer: self.layer, policy: self.policy.map(|update| (update.of, update.u)) }
+    }
+}
+
+impl<'a> Update<'a> {
+    fn new(
         device: &Device,
+        name: &'static str,
+        of: &'a LowRank,
         rows: Range<usize>,
-        adapter: Option<&AdapterSet>,
-        masks: Option<&Masks>,
-    ) -> Result<Vec<Option<Buffer<f32>>>> {
-        let Call { layers, x, residual, y, precision } = self;
-        let (m, k) = (rows.len(), x.cols());
-        let n: usize = layers.iter().map(|layer| layer.weight.shape()[0]).sum();
-        let x = x.view().range(rows.start * k..rows.end * k);
-        let updates: Vec<Option<&LowRank>> =
-            layers.iter().map(|layer| adapter.and_then(|set| set.get(layer.id)).filter(|_| m > 0)).collect();
-        let mut dropped = Vec::with_capacity(layers.len());
-        let mut between = Vec::with_capacity(layers.len());
-        for (layer, update) in layers.iter().zip(&updates) {
-            dropped.push(match (masks, update) {
-                (Some(masks), Some(_)) => Some(mask(masks, layer.id, m, k, x, device)?),
-                _ => None,
-            });
-            between.push(match update {
-                Some(update) => Some(device.alloc("linear.u", m * update.lora_a.shape()[0])?),
-                None => None,
-            });
+        dropped: Option<FloatBuffer>,
+    ) -> Result<Update<'a>> {
+        let u = device.alloc(name, rows.len() * of.rank())?;
+        Ok(Update { of, rows, a: of.lora_a.read(), b: of.lora_b.read(), dropped, u })
+    }
+
+    fn low_rank(&mut self) -> gemm::LowRank<'_> {
+        gemm::LowRank {
+            rows: self.rows.clone(),
+            rank: self.of.rank(),
+            scaling: self.of.scaling,
+            a: self.a.view(),
+            b: self.b.view(),
+            x: self.dropped.as_ref().map(FloatBuffer::view),
+            u: self.u.view_mut(),
         }
-        let matrices: Vec<_> =
-            updates.iter().map(|update| update.map(|update| (update.lora_a.read(), update.lora_b.read()))).collect();
-        let mut pieces = Vec::with_capacity(layers.len());
-        for (i, between) in between.iter_mut().enumerate() {
-            let (layer, update) = (&layers[i], updates[i]);
-            let update = match (update, &matrices[i], between) {
-                (Some(update), Some((a, b)), Some(between)) => Some(gemm::LowRank {
-                    rank: update.lora_a.shape()[0],
-                    scaling: update.scaling,
-                    a: a.view(),
-                    b: b.view(),
-                    x: dropped[i].as_ref().map(FloatBuffer::view),
-                    between: between.view_mut(),
-                }),
-                _ => None,
-            };
-            let bias = layer.bias.as_ref().map(FrozenVector::view);
-            pieces.push(Piece { n: layer.weight.shape()[0], w: layer.weight.view(), bias, update });
-        }
-        let place = rows.start * n..rows.end * n;
-        let residual = residual.map(|residual| residual.view().expect_f32().range(place.clone()));
-        StackForward { m, k, x, pieces: &mut pieces, y: y.range(place), residual, precision }.run(device)?;
-        drop(pieces);
-        Ok(between)
+    }
+}
+
+impl Computed<'_> {
+    /// What the backward pass needs, of the rows of `x` with a gradient.
+    fn save(self, tape: &Tape, x: &Var) -> Result<SavedPiece> {
+        let adapter = match self.policy {
+            Some((update, u)) => {
+                let u = tape.save(u, x.grad_rows() * update.rank())?;
+                Some(Adapter { x: tape.keep_or_recompute(x)?, u, update: update.clone() })
+            }
+            None => None,
+        };
+        Ok(SavedPiece { id: self.layer.id, weight: self.layer.weight.clone(), adapter })
     }
 }
 
@@ -173,37 +207,9 @@ impl Backward for Node {
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();
         let mut dx = device.alloc_float("linear.dx", self.input.dtype, self.input.len())?;
-        let du = self.input_gradient(&device, dy.view(), &mut dx)?;
-        let n: usize = self.pieces.iter().map(|piece| piece.weight.shape()[0]).sum();
-        let (m, k, precision) = (self.input.grad_rows, self.input.cols, self.precision);
-        let mut first = 0;
-        // the layers read one input
-        let mut input: Option<Saved> = None;
-        for (piece, du) in self.pieces.iter().zip(&du) {
-            let out_features = piece.weight.shape()[0];
-            let dy = Columns { values: dy.view(), first, stride: n };
-            first += out_features;
-            let (Some(Adapter { x, u, update }), Some(du)) = (&piece.adapter, du) else { continue };
-            let rank = update.lora_a.shape()[0];
-            let (dw, accumulate) = grads.param(&update.lora_b)?;
-            let (alpha, u) = (update.scaling, u.view().into());
-            Dw { m, n: out_features, k: rank, alpha, dy, x: u, dw, accumulate, precision }.run(&device)?;
-
-            let x = match input.take() {
-                Some(x) => x,
-                None => x.get(&device)?,
-            };
-            let dropped = match &self.masks {
-                Some(masks) => Some(mask(masks, piece.id, m, k, x.view(), &device)?),
-                None => None,
-            };
-            let saved = x.clone();
-            let x = dropped.as_ref().map_or(x.view(), FloatBuffer::view);
-            let (dw, accumulate) = grads.param(&update.lora_a)?;
-            let dy = Columns::all(du.view(), rank);
-            Dw { m, n: rank, k, alpha: 1.0, dy, x, dw, accumulate, precision }.run(&device)?;
-            input = Some(saved);
-        }
+        let mut layers = self.layers(&device, dy.view())?;
+        self.input_gradient(&device, dy.view(), &mut layers, &mut dx)?;
+        self.adapter_gradients(&device, layers, grads)?;
         grads.give(self.input, dx)?;
         match self.residual {
             Some(residual) => grads.give(residual, dy),
@@ -212,64 +218,93 @@ impl Backward for Node {
     }
 }
 
+/// A layer in the backward pass.
+struct LayerGradient<'a> {
+    piece: &'a SavedPiece,
+    /// Its columns.
+    dy: Columns<'a>,
+    /// Its `u` is `du = scaling dy·B`.
+    update: Option<Update<'a>>,
+}
+
 impl Node {
-    /// Sets `dx` and gives `du` of each layer with an update.
+    /// The layers, their `du` not yet computed.
+    fn layers<'a>(&'a self, device: &Device, dy: FloatSlice<'a>) -> Result<Vec<LayerGradient<'a>>> {
+        let (m, stride) = (self.input.grad_rows, self.out_features());
+        let mut first = 0;
+        let layer = |piece: &'a SavedPiece| {
+            let columns = Columns { values: dy, first, stride };
+            first += piece.weight.shape()[0];
+            let update =
+                piece.adapter.as_ref().map(|adapter| Update::new(device, "linear.du", &adapter.update, 0..m, None));
+            Ok(LayerGradient { piece, dy: columns, update: update.transpose()? })
+        };
+        self.pieces.iter().map(layer).collect()
+    }
+
+    /// Sets `dx` and the `du` of each layer with an update.
     fn input_gradient(
         &self,
         device: &Device,
         dy: FloatSlice<'_>,
+        layers: &mut [LayerGradient<'_>],
         dx: &mut FloatBuffer,
-    ) -> Result<Vec<Option<Buffer<f32>>>> {
+    ) -> Result<()> {
         let (m, k, precision) = (self.input.grad_rows, self.input.cols, self.precision);
-        let update_of = |piece: &SavedPiece| piece.adapter.as_ref().map(|adapter| adapter.update.clone());
-        let updates: Vec<Option<LowRank>> = self.pieces.iter().map(update_of).collect();
-        let matrices: Vec<_> = (updates.iter())
-            .map(|update| update.as_ref().map(|update| (update.lora_a.read(), update.lora_b.read())))
-            .collect();
-        let mut between = Vec::with_capacity(updates.len());
-        for update in &updates {
-            between.push(match update {
-                Some(update) => Some(device.alloc("linear.du", m * update.lora_a.shape()[0])?),
-                None => None,
-            });
+        let mut pieces: Vec<Piece<'_>> = Vec::with_capacity(layers.len());
+        for LayerGradient { piece, update, .. } in &mut *layers {
+            // behind a mask, the update's part of the gradient goes through the mask too
+            let update = update.as_mut().filter(|_| self.masks.is_none());
+            let updates = update.map(Update::low_rank).into_iter().collect();
+            pieces.push(Piece { n: piece.weight.shape()[0], w: piece.weight.view(), bias: None, updates });
         }
-        let mut pieces = Vec::with_capacity(updates.len());
-        for (i, between) in between.iter_mut().enumerate() {
-            let update = match (&updates[i], &matrices[i], between) {
-                // behind a mask, the update's part of the gradient goes through the mask too
-                (Some(update), Some((a, b)), Some(between)) if self.masks.is_none() => Some(gemm::LowRank {
-                    rank: update.lora_a.shape()[0],
-                    scaling: update.scaling,
-                    a: a.view(),
-                    b: b.view(),
-                    x: None,
-                    between: between.view_mut(),
-                }),
-                _ => None,
-            };
-            let weight = &self.pieces[i].weight;
-            pieces.push(Piece { n: weight.shape()[0], w: weight.view(), bias: None, update });
-        }
-        let n: usize = pieces.iter().map(|piece| piece.n).sum();
         StackDx { m, k, dy, pieces: &mut pieces, dx: dx.view_mut(), precision }.run(device)?;
         drop(pieces);
-        let Some(masks) = &self.masks else { return Ok(between) };
-        let mut first = 0;
-        for (i, between) in between.iter_mut().enumerate() {
-            let (piece, dy) = (&self.pieces[i], Columns { values: dy, first, stride: n });
-            let out_features = piece.weight.shape()[0];
-            first += out_features;
-            let (Some(update), Some((a, b)), Some(du)) = (&updates[i], &matrices[i], between) else { continue };
-            let rank = update.lora_a.shape()[0];
-            let (accumulate, w, alpha) = (Accumulate::Set, b.view().into(), update.scaling);
-            Dx { m, n: out_features, k: rank, alpha, dy, w, dx: du.view_mut().into(), accumulate, precision }
-                .run(device)?;
+        let Some(masks) = &self.masks else { return Ok(()) };
+        for LayerGradient { piece, dy, update } in layers {
+            let Some(Update { of, a, b, u: du, .. }) = update else { continue };
+            let (n, rank, alpha, accumulate) = (piece.weight.shape()[0], of.rank(), of.scaling, Accumulate::Set);
+            let w = b.view().into();
+            Dx { m, n, k: rank, alpha, dy: *dy, w, dx: du.view_mut().into(), accumulate, precision }.run(device)?;
             let mut through = device.alloc_float("linear.d_dropped", dx.dtype(), m * k)?;
             let (dy, w) = (Columns::all(du.view(), rank), a.view().into());
             Dx { m, n: rank, k, alpha: 1.0, dy, w, dx: through.view_mut(), accumulate, precision }.run(device)?;
             let masked = mask(masks, piece.id, m, k, through.view(), device)?;
             add::Add { len: m * k, x: masked.view(), y: dx.view_mut() }.run(device)?;
         }
-        Ok(between)
+        Ok(())
+    }
+
+    /// Adds the gradients of the adapters' matrices.
+    fn adapter_gradients(&self, device: &Device, layers: Vec<LayerGradient<'_>>, grads: &mut Grads<'_>) -> Result<()> {
+        let (m, k, precision) = (self.input.grad_rows, self.input.cols, self.precision);
+        // the layers read one input
+        let mut input: Option<Saved> = None;
+        for LayerGradient { piece, dy, update } in &layers {
+            let (Some(Adapter { x, u, update }), Some(Update { u: du, .. })) = (&piece.adapter, update) else {
+                continue;
+            };
+            let (n, rank) = (piece.weight.shape()[0], update.rank());
+            let (dw, accumulate) = grads.param(&update.lora_b)?;
+            let (alpha, u) = (update.scaling, u.view().into());
+            Dw { m, n, k: rank, alpha, dy: *dy, x: u, dw, accumulate, precision }.run(device)?;
+
+            let saved = match input.take() {
+                Some(saved) => saved,
+                None => x.get(device)?,
+            };
+            let masked = |masks| mask(masks, piece.id, m, k, saved.view(), device);
+            let dropped = self.masks.as_ref().map(masked).transpose()?;
+            let x = dropped.as_ref().map_or(saved.view(), FloatBuffer::view);
+            let (dw, accumulate) = grads.param(&update.lora_a)?;
+            let dy = Columns::all(du.view(), rank);
+            Dw { m, n: rank, k, alpha: 1.0, dy, x, dw, accumulate, precision }.run(device)?;
+            input = Some(saved);
+        }
+        Ok(())
+    }
+
+    fn out_features(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.weight.shape()[0]).sum()
     }
 }

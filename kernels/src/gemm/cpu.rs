@@ -24,9 +24,7 @@ use crate::cpu::simd::{Simd, VectorTask};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::tiles::microkernel::{BLOCK, Unit};
 use crate::device::Cpu;
-use crate::{Columns, Device, Precision, Result, SliceMut, WeightSlice};
-#[cfg(target_arch = "x86_64")]
-use crate::{FloatSlice, FloatSliceMut};
+use crate::{Columns, Device, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
 use block::Block;
 use half::{bf16, f16};
 use outer::OuterSum;
@@ -113,73 +111,190 @@ pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
-    let StackForward { m, k, x, pieces, y, residual, precision } = call;
-    let cols: usize = pieces.iter().map(|piece| piece.n).sum();
-    #[cfg(target_arch = "x86_64")]
-    if let Some(unit) = tiles::unit(cpu, precision, pieces.iter().map(|piece| [piece.n, k])) {
-        return stack_forward_on_tiles(unit, StackForward { m, k, x, pieces, y, residual, precision }, device, cpu);
+/// A layer of a stack, for rows in which it has one update at most.
+struct Layer<'a> {
+    n: usize,
+    w: WeightSlice<'a>,
+    bias: Option<Slice<'a, f32>>,
+    update: Option<Update<'a>>,
+}
+
+/// An update of the rows of a run.
+struct Update<'a> {
+    rank: usize,
+    scaling: f32,
+    a: &'a [f32],
+    b: &'a [f32],
+    /// What it reads instead of the stack's input.
+    x: Option<FloatSlice<'a>>,
+    /// `[rows, rank]`
+    u: &'a mut [f32],
+}
+
+impl<'a> Layer<'a> {
+    /// A layer for the rows of a run of a stack of depth `k`.
+    fn new(piece: &'a mut Piece<'_>, rows: &Range<usize>, k: usize) -> Layer<'a> {
+        let update = piece.updates.iter_mut().find(|update| update.rows.contains(&rows.start));
+        Layer { n: piece.n, w: piece.w, bias: piece.bias, update: update.map(|update| Update::new(update, rows, k)) }
     }
-    let x = cpu.widened(device, x)?;
-    cpu.in_f32(device, y, false, |y| {
-        if let Some(residual) = residual {
-            device.copy(residual, SliceMut::of_cpu(y));
+}
+
+impl<'a> Update<'a> {
+    fn new(update: &'a mut LowRank<'_>, rows: &Range<usize>, k: usize) -> Update<'a> {
+        let rank = update.rank;
+        let own = rows.start - update.rows.start..rows.end - update.rows.start;
+        Update {
+            rank,
+            scaling: update.scaling,
+            a: update.a.cpu(),
+            b: update.b.cpu(),
+            x: update.x.map(|x| x.range(own.start * k..own.end * k)),
+            u: update.u.reborrow().range(own.start * rank..own.end * rank).cpu(),
         }
-        let accumulate = if residual.is_some() { Accumulate::Add } else { Accumulate::Set };
-        let mut first = 0;
-        for piece in pieces.iter_mut() {
-            let output = Output { at: y.as_mut_ptr().wrapping_add(first), stride: cols };
-            first += piece.n;
-            let columns = |w| Right { values: w, order: Order::Columns };
-            let product = |depth, left, right, output, cols, alpha, accumulate| {
-                Product { rows: m, cols, depth, alpha, accumulate, precision, left, right, output }.run(cpu);
-            };
-            product(k, x.as_ptr(), columns(Values::of(piece.w)), output, piece.n, 1.0, accumulate);
-            if let Some(LowRank { rank, scaling, a, b, x: own_x, between }) = &mut piece.update {
-                let between = between.reborrow().cpu().as_mut_ptr();
-                let inner = Output { at: between, stride: *rank };
-                let own_x = own_x.map(|x| cpu.widened(device, x)).transpose()?;
-                let x = own_x.as_ref().unwrap_or(&x);
-                product(k, x.as_ptr(), columns(Values::F32(a.cpu())), inner, *rank, 1.0, Accumulate::Set);
-                product(*rank, between, columns(Values::F32(b.cpu())), output, piece.n, *scaling, Accumulate::Add);
+    }
+}
+
+/// The rows of a stack, cut wherever an update begins or ends.
+fn runs(m: usize, pieces: &[Piece<'_>]) -> Vec<Range<usize>> {
+    let updates = pieces.iter().flat_map(|piece| &piece.updates);
+    let mut cuts: Vec<usize> = updates.flat_map(|update| [update.rows.start, update.rows.end]).chain([0, m]).collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts.windows(2).map(|cut| cut[0]..cut[1]).collect()
+}
+
+pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let StackForward { m, k, x, pieces, mut y, residual, precision } = call;
+    let cols: usize = pieces.iter().map(|piece| piece.n).sum();
+    for rows in runs(m, pieces) {
+        let place = rows.start * cols..rows.end * cols;
+        let run = StackRun {
+            m: rows.len(),
+            k,
+            cols,
+            x: x.range(rows.start * k..rows.end * k),
+            layers: pieces.iter_mut().map(|piece| Layer::new(piece, &rows, k)).collect(),
+            y: y.reborrow().range(place.clone()),
+            residual: residual.map(|residual| residual.range(place)),
+            precision,
+        };
+        run.forward(device, cpu)?;
+    }
+    Ok(())
+}
+
+/// Rows of a [`StackForward`] between two cuts.
+struct StackRun<'a> {
+    m: usize,
+    k: usize,
+    /// Of all layers.
+    cols: usize,
+    x: FloatSlice<'a>,
+    layers: Vec<Layer<'a>>,
+    y: FloatSliceMut<'a>,
+    residual: Option<Slice<'a, f32>>,
+    precision: Precision,
+}
+
+impl StackRun<'_> {
+    fn forward(self, device: &Device, cpu: &Cpu) -> Result<()> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(unit) = tiles::unit(cpu, self.precision, self.layers.iter().map(|layer| [layer.n, self.k])) {
+            return stack_forward_on_tiles(unit, self, device, cpu);
+        }
+        let StackRun { m, k, cols, x, mut layers, y, residual, precision } = self;
+        let x = cpu.widened(device, x)?;
+        cpu.in_f32(device, y, false, |y| {
+            if let Some(residual) = residual {
+                device.copy(residual, SliceMut::of_cpu(y));
             }
-        }
-        add_biases(pieces, cols, y, cpu);
-        Ok(())
-    })
+            let accumulate = if residual.is_some() { Accumulate::Add } else { Accumulate::Set };
+            let mut first = 0;
+            for layer in &mut layers {
+                let output = Output { at: y.as_mut_ptr().wrapping_add(first), stride: cols };
+                first += layer.n;
+                let columns = |w| Right { values: w, order: Order::Columns };
+                let product = |depth, left, right, output, cols, alpha, accumulate| {
+                    Product { rows: m, cols, depth, alpha, accumulate, precision, left, right, output }.run(cpu);
+                };
+                product(k, x.as_ptr(), columns(Values::of(layer.w)), output, layer.n, 1.0, accumulate);
+                if let Some(Update { rank, scaling, a, b, x: own_x, u }) = &mut layer.update {
+                    let u = u.as_mut_ptr();
+                    let inner = Output { at: u, stride: *rank };
+                    let own_x = own_x.map(|x| cpu.widened(device, x)).transpose()?;
+                    let x = own_x.as_ref().unwrap_or(&x);
+                    product(k, x.as_ptr(), columns(Values::F32(a)), inner, *rank, 1.0, Accumulate::Set);
+                    product(*rank, u, columns(Values::F32(b)), output, layer.n, *scaling, Accumulate::Add);
+                }
+            }
+            add_biases(&layers, cols, y, cpu);
+            Ok(())
+        })
+    }
 }
 
 pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
-    let StackDx { m, k, dy, pieces, dx, precision } = call;
+    let StackDx { m, k, dy, pieces, mut dx, precision } = call;
     let cols: usize = pieces.iter().map(|piece| piece.n).sum();
-    #[cfg(target_arch = "x86_64")]
-    if let Some(unit) = tiles::unit(cpu, precision, pieces.iter().map(|piece| [piece.n, k])) {
-        stack_dx_on_tiles(unit, StackDx { m, k, dy, pieces, dx, precision }, cpu);
-        return Ok(());
+    for rows in runs(m, pieces) {
+        let run = StackDxRun {
+            m: rows.len(),
+            k,
+            cols,
+            dy: dy.range(rows.start * cols..rows.end * cols),
+            layers: pieces.iter_mut().map(|piece| Layer::new(piece, &rows, k)).collect(),
+            dx: dx.reborrow().range(rows.start * k..rows.end * k),
+            precision,
+        };
+        run.dx(device, cpu)?;
     }
-    cpu.in_f32(device, dx, false, |dx| {
-        let output = Output { at: dx.as_mut_ptr(), stride: k };
-        let mut first = 0;
-        let mut accumulate = Accumulate::Set;
-        for piece in pieces.iter_mut() {
-            let n = piece.n;
-            let dy = dense(device, cpu, Columns { values: dy, first, stride: cols }, n)?;
-            first += n;
-            let rows = |w| Right { values: w, order: Order::Rows };
-            let product = |depth, left, right, output, cols, alpha, accumulate| {
-                Product { rows: m, cols, depth, alpha, accumulate, precision, left, right, output }.run(cpu);
-            };
-            product(n, dy.as_ptr(), rows(Values::of(piece.w)), output, k, 1.0, accumulate);
-            accumulate = Accumulate::Add;
-            if let Some(LowRank { rank, scaling, a, b, between, .. }) = &mut piece.update {
-                let between = between.reborrow().cpu().as_mut_ptr();
-                let inner = Output { at: between, stride: *rank };
-                product(n, dy.as_ptr(), rows(Values::F32(b.cpu())), inner, *rank, *scaling, Accumulate::Set);
-                product(*rank, between, rows(Values::F32(a.cpu())), output, k, 1.0, Accumulate::Add);
-            }
+    Ok(())
+}
+
+/// Rows of a [`StackDx`] between two cuts.
+struct StackDxRun<'a> {
+    m: usize,
+    k: usize,
+    /// Of all layers.
+    cols: usize,
+    dy: FloatSlice<'a>,
+    layers: Vec<Layer<'a>>,
+    dx: FloatSliceMut<'a>,
+    precision: Precision,
+}
+
+impl StackDxRun<'_> {
+    fn dx(self, device: &Device, cpu: &Cpu) -> Result<()> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(unit) = tiles::unit(cpu, self.precision, self.layers.iter().map(|layer| [layer.n, self.k])) {
+            stack_dx_on_tiles(unit, self, cpu);
+            return Ok(());
         }
-        Ok(())
-    })
+        let StackDxRun { m, k, cols, dy, mut layers, dx, precision } = self;
+        cpu.in_f32(device, dx, false, |dx| {
+            let output = Output { at: dx.as_mut_ptr(), stride: k };
+            let mut first = 0;
+            let mut accumulate = Accumulate::Set;
+            for layer in &mut layers {
+                let n = layer.n;
+                let dy = dense(device, cpu, Columns { values: dy, first, stride: cols }, n)?;
+                first += n;
+                let rows = |w| Right { values: w, order: Order::Rows };
+                let product = |depth, left, right, output, cols, alpha, accumulate| {
+                    Product { rows: m, cols, depth, alpha, accumulate, precision, left, right, output }.run(cpu);
+                };
+                product(n, dy.as_ptr(), rows(Values::of(layer.w)), output, k, 1.0, accumulate);
+                accumulate = Accumulate::Add;
+                if let Some(Update { rank, scaling, a, b, u: du, .. }) = &mut layer.update {
+                    let du = du.as_mut_ptr();
+                    let inner = Output { at: du, stride: *rank };
+                    product(n, dy.as_ptr(), rows(Values::F32(b)), inner, *rank, *scaling, Accumulate::Set);
+                    product(*rank, du, rows(Values::F32(a)), output, k, 1.0, Accumulate::Add);
+                }
+            }
+            Ok(())
+        })
+    }
 }
 
 /// Whether all matrices of `depth` by one of `sides` are multiplied on the unit.
@@ -237,16 +352,16 @@ pub(super) fn packed_bytes(cpu: &Cpu, shape: &StackShape<'_>) -> usize {
 }
 
 /// Adds the biases of a stack to rows of all its columns.
-fn add_biases(pieces: &[Piece<'_>], cols: usize, y: &mut [f32], cpu: &Cpu) {
-    if cols == 0 || pieces.iter().all(|piece| piece.bias.is_none()) {
+fn add_biases(layers: &[Layer<'_>], cols: usize, y: &mut [f32], cpu: &Cpu) {
+    if cols == 0 || layers.iter().all(|layer| layer.bias.is_none()) {
         return;
     }
     cpu.for_each_block(y.chunks_mut(rows_per_block(cols) * cols), |rows| {
         for row in rows.chunks_exact_mut(cols) {
             let mut row = &mut row[..];
-            for piece in pieces {
-                let (y, rest) = row.split_at_mut(piece.n);
-                if let Some(bias) = piece.bias {
+            for layer in layers {
+                let (y, rest) = row.split_at_mut(layer.n);
+                if let Some(bias) = layer.bias {
                     y.iter_mut().zip(bias.cpu()).for_each(|(y, bias)| *y += bias);
                 }
                 row = rest;
@@ -303,45 +418,38 @@ fn on_tiles(
 }
 
 #[cfg(target_arch = "x86_64")]
-fn stack_forward_on_tiles(unit: Unit, call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
-    let StackForward { m, k, x, pieces, y, residual, precision } = call;
-    let cols: usize = pieces.iter().map(|piece| piece.n).sum();
+fn stack_forward_on_tiles(unit: Unit, run: StackRun<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let StackRun { m, k, cols, x, mut layers, mut y, residual, precision } = run;
     // the sums begin with the residual or with the bias; where there are both, the bias comes last
-    let rows_of_bias: Vec<Option<Vec<f32>>> = (pieces.iter())
-        .map(|piece| {
-            let bias = piece.bias.filter(|_| residual.is_none())?.cpu();
+    let rows_of_bias: Vec<Option<Vec<f32>>> = (layers.iter())
+        .map(|layer| {
+            let bias = layer.bias.filter(|_| residual.is_none())?.cpu();
             let mut row = bias.to_vec();
             row.resize(bias.len().next_multiple_of(BLOCK), 0.0);
             Some(row)
         })
         .collect();
-    let mut y = y;
     let at = tiles::OutputValues::from(y.reborrow());
     let mut tiled =
         tiles::Tiled { unit, rows: m, precision, left: vec![left_rows(x, k)], downs: Vec::new(), targets: Vec::new() };
     // inputs of their own stand before everything that is computed from them
-    let own_inputs = pieces.iter().filter_map(|piece| piece.update.as_ref()?.x);
+    let own_inputs = layers.iter().filter_map(|layer| layer.update.as_ref()?.x);
     tiled.left.extend(own_inputs.map(|x| left_rows(x, k)));
     let (mut first, mut own_part) = (0, 0);
-    for (piece, bias) in pieces.iter_mut().zip(&rows_of_bias) {
+    for (layer, bias) in layers.iter_mut().zip(&rows_of_bias) {
         let columns = |values| Right { values, order: Order::Columns };
-        let mut sections = vec![tiles::Section { part: 0, right: columns(Values::of(piece.w)) }];
-        let has_own = piece.update.as_ref().is_some_and(|update| update.x.is_some());
+        let mut sections = vec![tiles::Section { part: 0, right: columns(Values::of(layer.w)) }];
+        let has_own = layer.update.as_ref().is_some_and(|update| update.x.is_some());
         own_part += usize::from(has_own);
-        if let Some(LowRank { rank, scaling, a, b, between, .. }) =
-            piece.update.as_mut().filter(|update| update.rank > 0)
-        {
+        if let Some(Update { rank, scaling, a, b, u, .. }) = layer.update.as_mut().filter(|update| update.rank > 0) {
             let part = tiled.left.len() + tiled.downs.len();
-            sections.push(tiles::Section { part, right: columns(Values::F32(b.cpu())) });
+            sections.push(tiles::Section { part, right: columns(Values::F32(b)) });
             tiled.downs.push(tiles::Down {
-                section: tiles::Section {
-                    part: if has_own { own_part } else { 0 },
-                    right: columns(Values::F32(a.cpu())),
-                },
+                section: tiles::Section { part: if has_own { own_part } else { 0 }, right: columns(Values::F32(a)) },
                 rank: *rank,
                 alpha: 1.0,
                 scale: *scaling,
-                between: between.reborrow().cpu().as_mut_ptr(),
+                u: u.as_mut_ptr(),
             });
         }
         let start = match (residual, bias) {
@@ -350,13 +458,13 @@ fn stack_forward_on_tiles(unit: Unit, call: StackForward<'_, '_>, device: &Devic
             (None, None) => tiles::Start::Zero,
         };
         let output = tiles::Output { at: at.skip(first), stride: cols };
-        tiled.targets.push(tiles::Target { cols: piece.n, sections, alpha: 1.0, start, output });
-        first += piece.n;
+        tiled.targets.push(tiles::Target { cols: layer.n, sections, alpha: 1.0, start, output });
+        first += layer.n;
     }
     tiled.run(cpu);
     match residual {
         Some(_) => cpu.in_f32(device, y, true, |y| {
-            add_biases(pieces, cols, y, cpu);
+            add_biases(&layers, cols, y, cpu);
             Ok(())
         }),
         None => Ok(()),
@@ -364,30 +472,28 @@ fn stack_forward_on_tiles(unit: Unit, call: StackForward<'_, '_>, device: &Devic
 }
 
 #[cfg(target_arch = "x86_64")]
-fn stack_dx_on_tiles(unit: Unit, call: StackDx<'_, '_>, cpu: &Cpu) {
-    let StackDx { m, k, dy, pieces, dx, precision } = call;
-    let stride: usize = pieces.iter().map(|piece| piece.n).sum();
+fn stack_dx_on_tiles(unit: Unit, run: StackDxRun<'_>, cpu: &Cpu) {
+    let StackDxRun { m, k, cols: stride, dy, mut layers, dx, precision } = run;
     let rows = |values| Right { values, order: Order::Rows };
     let (mut left, mut downs, mut sections) = (Vec::new(), Vec::new(), Vec::new());
     let mut first = 0;
-    let parts = pieces.len();
-    for (part, piece) in pieces.iter_mut().enumerate() {
+    let parts = layers.len();
+    for (part, layer) in layers.iter_mut().enumerate() {
         let values = tiles::LeftValues::from(dy).skip(first);
-        left.push(tiles::LeftPart { values, stride, depth: piece.n, order: Order::Columns });
-        sections.push(tiles::Section { part, right: rows(Values::of(piece.w)) });
-        if let Some(LowRank { rank, scaling, a, b, between, .. }) =
-            piece.update.as_mut().filter(|update| update.rank > 0)
+        left.push(tiles::LeftPart { values, stride, depth: layer.n, order: Order::Columns });
+        sections.push(tiles::Section { part, right: rows(Values::of(layer.w)) });
+        if let Some(Update { rank, scaling, a, b, u: du, .. }) = layer.update.as_mut().filter(|update| update.rank > 0)
         {
-            sections.push(tiles::Section { part: parts + downs.len(), right: rows(Values::F32(a.cpu())) });
+            sections.push(tiles::Section { part: parts + downs.len(), right: rows(Values::F32(a)) });
             downs.push(tiles::Down {
-                section: tiles::Section { part, right: rows(Values::F32(b.cpu())) },
+                section: tiles::Section { part, right: rows(Values::F32(b)) },
                 rank: *rank,
                 alpha: *scaling,
                 scale: 1.0,
-                between: between.reborrow().cpu().as_mut_ptr(),
+                u: du.as_mut_ptr(),
             });
         }
-        first += piece.n;
+        first += layer.n;
     }
     let output = tiles::Output { at: dx.into(), stride: k };
     let targets = vec![tiles::Target { cols: k, sections, alpha: 1.0, start: tiles::Start::Zero, output }];

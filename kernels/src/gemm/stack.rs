@@ -1,8 +1,10 @@
-//! Layers that read the same input, side by side, each with the update of an adapter: the input passes through memory once for
-//! all of them, and the outputs once for the layer and its update.
+//! Layers that read the same input, side by side, with the updates of adapters: the input passes through memory once for all
+//! of them, and the outputs once for the layer and its update.
 
 use super::{check, cpu};
-use crate::{Device, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
+use crate::error::{check_dtype, check_size};
+use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
+use std::ops::Range;
 
 /// One layer of a stack, `[n, k]`.
 pub struct Piece<'a> {
@@ -11,24 +13,28 @@ pub struct Piece<'a> {
     pub w: WeightSlice<'a>,
     /// `[n]`, added in the forward direction
     pub bias: Option<Slice<'a, f32>>,
-    pub update: Option<LowRank<'a>>,
+    /// Of different rows, in their order: the policy's adapter, the reference's.
+    pub updates: Vec<LowRank<'a>>,
 }
 
-/// An adapter's update of a layer.
+/// An adapter's update of a layer, for some rows.
 pub struct LowRank<'a> {
+    /// The rows that it applies to.
+    pub rows: Range<usize>,
     pub rank: usize,
     pub scaling: f32,
     /// `[rank, k]`
     pub a: Slice<'a, f32>,
     /// `[n, rank]`
     pub b: Slice<'a, f32>,
-    /// `[m, k]`: what it reads instead of the stack's input in the forward direction, e.g. that input after dropout
+    /// `[rows, k]`: what it reads instead of the stack's input in the forward direction, e.g. that input after dropout
     pub x: Option<FloatSlice<'a>>,
-    /// `[m, rank]`, written
-    pub between: SliceMut<'a, f32>,
+    /// `[rows, rank]`, written: `x · aᵀ`, or its gradient
+    pub u: SliceMut<'a, f32>,
 }
 
-/// For each piece, in its columns: `y = x · wᵀ + bias + scaling * between · bᵀ`, `between = x · aᵀ`; and `residual` on top.
+/// For each piece, in its columns: `y = x · wᵀ + bias`, in the rows of an update also `scaling * u · bᵀ` with `u = x · aᵀ`; and
+/// `residual` on top.
 pub struct StackForward<'a, 'p> {
     pub m: usize,
     pub k: usize,
@@ -42,7 +48,8 @@ pub struct StackForward<'a, 'p> {
     pub precision: Precision,
 }
 
-/// `dx = Σ dy · w + between · a`, `between = scaling * dy · b`, over the pieces, each with its columns of `dy`.
+/// `dx = Σ dy · w` over the pieces, each with its columns of `dy`; in the rows of an update also `du · a` with
+/// `du = scaling * dy · b`, which is written to its `u`.
 pub struct StackDx<'a, 'p> {
     pub m: usize,
     pub k: usize,
@@ -102,8 +109,9 @@ impl StackShape<'_> {
 
 impl StackForward<'_, '_> {
     /// # Errors
-    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::Format`] for a sum
-    /// with a residual that is not f32; [`crate::KernelError::OutOfMemory`] for scratch.
+    /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::Size`] for updates
+    /// whose rows overlap or are not in order; [`crate::KernelError::Format`] for a sum with a residual that is not f32;
+    /// [`crate::KernelError::OutOfMemory`] for scratch.
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "gemm.stack_forward";
         let n = check_pieces(KERNEL, self.pieces, [self.m, self.k])?;
@@ -111,7 +119,7 @@ impl StackForward<'_, '_> {
         check(KERNEL, "y", self.y.len(), [self.m, n])?;
         if let Some(residual) = self.residual {
             check(KERNEL, "residual", residual.len(), [self.m, n])?;
-            crate::error::check_dtype(KERNEL, "y", self.y.dtype(), crate::FloatDtype::F32)?;
+            check_dtype(KERNEL, "y", self.y.dtype(), FloatDtype::F32)?;
         }
         let _timed = device.timed(KERNEL);
         match device {
@@ -137,16 +145,28 @@ impl StackDx<'_, '_> {
 
 /// Refuses operands of other lengths than the sizes imply, and gives the outputs of all pieces together.
 fn check_pieces(kernel: &'static str, pieces: &[Piece<'_>], [m, k]: [usize; 2]) -> Result<usize> {
-    for Piece { n, w, bias, update } in pieces {
+    for Piece { n, w, bias, updates } in pieces {
         check(kernel, "w", w.len(), [*n, k])?;
         if let Some(bias) = bias {
             check(kernel, "bias", bias.len(), [*n, 1])?;
         }
-        if let Some(LowRank { rank, a, b, x, between, .. }) = update {
-            check(kernel, "x of the update", x.map_or(m.saturating_mul(k), |x| x.len()), [m, k])?;
+        let mut free = 0;
+        for LowRank { rows, rank, a, b, x, u, .. } in updates {
+            let sound = rows.start >= free && rows.start <= rows.end && rows.end <= m;
+            check_size(
+                kernel,
+                "rows of the update",
+                rows.start,
+                sound,
+                "rows of the stack, after those of the update before",
+            )?;
+            free = rows.end;
+            if let Some(x) = x {
+                check(kernel, "x of the update", x.len(), [rows.len(), k])?;
+            }
             check(kernel, "a", a.len(), [*rank, k])?;
             check(kernel, "b", b.len(), [*n, *rank])?;
-            check(kernel, "between", between.len(), [m, *rank])?;
+            check(kernel, "u", u.len(), [rows.len(), *rank])?;
         }
     }
     Ok(pieces.iter().map(|piece| piece.n).sum())

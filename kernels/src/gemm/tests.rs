@@ -128,7 +128,12 @@ struct Stack {
 
 const RANKS: [usize; 3] = [4, 0, 40];
 
-/// The output of a stack and what lies between its updates' matrices. The rows are rows `rows` of one matrix.
+/// The updates of a piece: one or none.
+fn update<'a>(there: bool, of: impl FnOnce() -> LowRank<'a>) -> Vec<LowRank<'a>> {
+    there.then(of).into_iter().collect()
+}
+
+/// The output of a stack and the `u` of its updates. The rows are rows `rows` of one matrix.
 fn stacked(device: &Device, layout: Layout, stack: &Stack, rows: std::ops::Range<usize>) -> Vec<Vec<f32>> {
     let Stack { outputs, ranks, k, precision, bias, residual } = *stack;
     let mut inputs = Inputs::of(&[outputs[0], k]);
@@ -156,20 +161,21 @@ fn stacked(device: &Device, layout: Layout, stack: &Stack, rows: std::ops::Range
     device.copy_float(own.view().into(), own_float.view_mut());
     let own = own_float;
     let added = upload(&added[rows.start * cols..rows.end * cols]);
-    let mut between: Vec<Buffer<f32>> = ranks.iter().map(|r| device.alloc("between", m * r).unwrap()).collect();
-    let mut pieces: Vec<Piece<'_>> = (weights.iter().zip(&updates).zip(&biases).zip(&mut between).enumerate())
-        .map(|(i, (((w, [a, b]), b_row), between))| Piece {
+    let mut u: Vec<Buffer<f32>> = ranks.iter().map(|r| device.alloc("u", m * r).unwrap()).collect();
+    let mut pieces: Vec<Piece<'_>> = (weights.iter().zip(&updates).zip(&biases).zip(&mut u).enumerate())
+        .map(|(i, (((w, [a, b]), b_row), u))| Piece {
             n: outputs[i],
             w: WeightSlice::Bf16(w.view()),
             bias: bias.then(|| b_row.view()),
-            update: (ranks[i] > 0).then(|| LowRank {
+            updates: update(ranks[i] > 0, || LowRank {
+                rows: 0..m,
                 rank: ranks[i],
                 scaling: 1.5,
                 a: a.view(),
                 b: b.view(),
                 // the last update reads an input of its own
                 x: (i == 2).then(|| own.view()),
-                between: between.view_mut(),
+                u: u.view_mut(),
             }),
         })
         .collect();
@@ -187,7 +193,7 @@ fn stacked(device: &Device, layout: Layout, stack: &Stack, rows: std::ops::Range
     .unwrap();
     drop(pieces);
     let mut all = vec![output.download()];
-    all.extend(between.iter().map(|between| between.download()));
+    all.extend(u.iter().map(|u| u.download()));
     all
 }
 
@@ -252,6 +258,56 @@ fn a_row_of_a_stack_has_the_same_bits_among_others() {
     }
 }
 
+/// One call with updates of different rows has the bits of a call for each part of the rows.
+#[test]
+fn updates_of_different_rows_are_calls_of_their_own() {
+    const RANKS: [usize; 2] = [4, 7];
+    let [m, n, k] = [80, 33, 50];
+    for (device, precision) in devices().into_iter().flat_map(|device| PRECISIONS.map(|p| (device.clone(), p))) {
+        let mut inputs = Inputs::of(&[m, n, k]);
+        let mut upload = |len, scale| device.upload("values", &inputs.normal(len, scale)).unwrap();
+        let (x, dy, w) = (upload(m * k, 1.0), upload(m * n, 1.0), upload(n * k, 0.1));
+        let matrices = RANKS.map(|rank| [upload(rank * k, 0.2), upload(n * rank, 0.2)]);
+        // of rows `part`, with the updates of these numbers and rows
+        let run = |layout, part: std::ops::Range<usize>, updates: &[(usize, std::ops::Range<usize>)]| -> Vec<u32> {
+            let mut us = RANKS.map(|rank| device.zeros::<f32>("u", m * rank).unwrap());
+            let [first, second] = us.each_mut().map(|u| Some(u.view_mut()));
+            let mut us_left = [first, second];
+            let updates = updates.iter().map(|(i, rows)| LowRank {
+                rows: rows.clone(),
+                rank: RANKS[*i],
+                scaling: 1.5,
+                a: matrices[*i][0].view(),
+                b: matrices[*i][1].view(),
+                x: None,
+                u: us_left[*i].take().expect("one use of each").range(0..rows.len() * RANKS[*i]),
+            });
+            let mut pieces = [Piece { n, w: w.view().into(), bias: None, updates: updates.collect() }];
+            let (m, pieces) = (part.len(), &mut pieces[..]);
+            let rows = |values: &Buffer<f32>, cols| -> FloatBuffer {
+                device.upload("rows", &values.download()[part.start * cols..part.end * cols]).unwrap().into()
+            };
+            let cols = if let FORWARD = layout { n } else { k };
+            let mut output = device.zeros::<f32>("output", m * cols).unwrap();
+            let y = output.view_mut().into();
+            match layout {
+                FORWARD => {
+                    StackForward { m, k, x: rows(&x, k).view(), pieces, y, residual: None, precision }.run(&device)
+                }
+                _ => StackDx { m, k, dy: rows(&dy, n).view(), pieces, dx: y, precision }.run(&device),
+            }
+            .unwrap();
+            bits(&output)
+        };
+        for layout in [FORWARD, DX] {
+            let parts =
+                [run(layout, 0..40, &[(0, 0..40)]), run(layout, 40..70, &[(1, 0..30)]), run(layout, 70..80, &[])];
+            let whole = run(layout, 0..m, &[(0, 0..40), (1, 40..70)]);
+            assert_eq!(whole, parts.concat(), "{precision:?} on {}", device.describe());
+        }
+    }
+}
+
 /// An update whose second matrix is zero leaves the bits of the layer: a fresh adapter is the base.
 #[test]
 fn an_update_of_zeros_changes_no_bit() {
@@ -273,13 +329,14 @@ fn stacked_with_zeros(device: &Device, stack: &Stack) -> Vec<u32> {
     let x = device.upload("x", &inputs.normal(m * k, 1.0)).unwrap();
     let a = device.upload("a", &inputs.normal(40 * k, 1.0)).unwrap();
     let b = device.upload("b", &vec![0.0; 40 * n]).unwrap();
-    let mut between: Vec<Buffer<f32>> = ranks.iter().map(|r| device.alloc("between", m * r).unwrap()).collect();
-    let mut pieces: Vec<Piece<'_>> = (weights.iter().zip(&mut between).enumerate())
-        .map(|(i, (w, between))| {
+    let mut u: Vec<Buffer<f32>> = ranks.iter().map(|r| device.alloc("u", m * r).unwrap()).collect();
+    let mut pieces: Vec<Piece<'_>> = (weights.iter().zip(&mut u).enumerate())
+        .map(|(i, (w, u))| {
             let (rank, n) = (ranks[i], outputs[i]);
             let (a, b) = (a.view().range(0..rank * k), b.view().range(0..n * rank));
-            let update = (rank > 0).then(|| LowRank { rank, scaling: 2.0, a, b, x: None, between: between.view_mut() });
-            Piece { n, w: WeightSlice::Bf16(w.view()), bias: None, update }
+            let updates =
+                update(rank > 0, || LowRank { rows: 0..m, rank, scaling: 2.0, a, b, x: None, u: u.view_mut() });
+            Piece { n, w: WeightSlice::Bf16(w.view()), bias: None, updates }
         })
         .collect();
     let mut y = device.alloc_float("y", precision.into(), m * n).unwrap();

@@ -138,7 +138,7 @@ impl Plan<'_> {
         let (down, recipe, rows) = (&self.call.downs[index], &self.downs[index], self.call.rows);
         with_scratch(|scratch| {
             let sums = sums(&mut scratch.partial);
-            // SAFETY: the caller's contract; the panels are the recipe's, and `between` and the scratch hold all rows.
+            // SAFETY: the caller's contract; the panels are the recipe's, and `u` and the scratch hold all rows.
             unsafe {
                 self.call.unit.configure();
                 recipe.ask_for(0);
@@ -147,7 +147,7 @@ impl Plan<'_> {
                 }
                 let scaled = scratch.left.floats(rows * down.rank);
                 for i in 0..rows * down.rank {
-                    *scaled.add(i) = down.scale * *down.between.add(i);
+                    *scaled.add(i) = down.scale * *down.u.add(i);
                 }
                 let values = LeftValues::F32(scaled);
                 let part = LeftPart { values, stride: down.rank, depth: down.rank, order: Order::Columns };

@@ -83,14 +83,14 @@ pub(super) enum LeftValues {
     Bf16(*const bf16),
 }
 
-/// `between = alpha * left · right`, whose values, times `scale`, are the left operand of further sections.
+/// `u = alpha * left · right`, whose values, times `scale`, are the left operand of further sections.
 pub(super) struct Down<'a> {
     pub(super) section: Section<'a>,
     pub(super) rank: usize,
     pub(super) alpha: f32,
     pub(super) scale: f32,
     /// `[rows, rank]`
-    pub(super) between: *mut f32,
+    pub(super) u: *mut f32,
 }
 
 /// `output = start + alpha * Σ_section left · right`

@@ -313,11 +313,11 @@ impl<'a> Plan<'a> {
             }
             let rows_in = rows.start * BLOCK..(rows.end * BLOCK).min(self.call.rows);
             let scaled = scratch.partial.floats(rows_in.len() * down.rank);
-            // SAFETY: `between` holds these rows, which this task has written or an earlier call has; the scratch too. Panel 0
+            // SAFETY: `u` holds these rows, which this task has written or an earlier call has; the scratch too. Panel 0
             // of the copy is the task's first.
             unsafe {
                 for i in 0..rows_in.len() * down.rank {
-                    *scaled.add(i) = down.scale * *down.between.add(rows_in.start * down.rank + i);
+                    *scaled.add(i) = down.scale * *down.u.add(rows_in.start * down.rank + i);
                 }
                 let values = LeftValues::F32(scaled);
                 let part = LeftPart { values, stride: down.rank, depth: down.rank, order: Order::Columns };
@@ -510,7 +510,7 @@ pub(super) struct Sink {
 impl Sink {
     /// The rows' part of an update.
     pub(super) fn of(down: &Down<'_>) -> Sink {
-        let output = Output { at: OutputValues::F32(down.between), stride: down.rank };
+        let output = Output { at: OutputValues::F32(down.u), stride: down.rank };
         Sink { alpha: down.alpha, start: Start::Zero, output }
     }
 }
