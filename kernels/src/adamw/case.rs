@@ -1,6 +1,6 @@
 //! Shapes: adapter matrices of rank 16 and half of SmolLM2-135M's adapters at once, timed; odd lengths for the tests.
 
-use super::{AdamW, reference};
+use super::{Numbers, Tensor, Update, reference};
 use crate::case::operands::{Kernel, Label, Operands};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
@@ -28,9 +28,8 @@ pub fn cases() -> Vec<Case> {
 }
 
 impl Shape {
-    fn adamw<'a>(&self, grad: Slice<'a, f32>, [param, exp_avg, exp_avg_sq]: [SliceMut<'a, f32>; 3]) -> AdamW<'a> {
-        AdamW {
-            len: self.len,
+    fn numbers(&self) -> Numbers {
+        Numbers {
             learning_rate: 1e-3,
             beta1: self.beta1,
             beta2: 0.999,
@@ -38,10 +37,6 @@ impl Shape {
             weight_decay: 0.1,
             step: self.step,
             grad_scale: 0.7,
-            param,
-            grad,
-            exp_avg,
-            exp_avg_sq,
         }
     }
 }
@@ -64,16 +59,15 @@ impl Kernel<0, 1, 3> for Shape {
         device: &Device,
         _: [IndexSlice<'_>; 0],
         [grad]: [Slice<'_, f32>; 1],
-        y: [SliceMut<'_, f32>; 3],
+        [param, exp_avg, exp_avg_sq]: [SliceMut<'_, f32>; 3],
     ) -> Result<()> {
-        self.adamw(grad, y).run(device)
+        Update { numbers: self.numbers(), tensors: vec![Tensor { param, grad, exp_avg, exp_avg_sq }] }.run(device)
     }
 
     fn reference<R: Real>(&self, _: [&[u32]; 0], [grad]: [&[R]; 1], y: [Vec<R>; 3]) -> [Vec<R>; 3] {
-        let nothing = || SliceMut::of_cpu(&mut []);
-        let factors = self.adamw(Slice::of_cpu(&[]), [nothing(), nothing(), nothing()]).factors();
+        let numbers = self.numbers();
         let [mut param, mut exp_avg, mut exp_avg_sq] = y;
-        let grad_scale = R::from_f32(0.7);
+        let (factors, grad_scale) = (numbers.factors(), R::from_f32(numbers.grad_scale));
         reference::step(factors, grad_scale, &mut param, grad, &mut exp_avg, &mut exp_avg_sq);
         [param, exp_avg, exp_avg_sq]
     }

@@ -1,14 +1,14 @@
-//! Fast version: one pass. Nothing is fused, so every instruction set gives the bits of the reference in f32.
+//! Fast version: one pass over each tensor. Nothing is fused, so every instruction set gives the bits of the reference in f32.
 
-use super::AdamW;
+use super::{Tensor, Update};
 use crate::cpu::simd::Simd;
 use crate::cpu::simd::pointwise::Pointwise;
 use crate::device::Cpu;
 
-pub(super) fn step(cpu: &Cpu, call: AdamW<'_>) {
-    let f = call.factors();
-    let update = Update {
-        grad_scale: call.grad_scale,
+pub(super) fn step(cpu: &Cpu, call: Update<'_>) {
+    let f = call.numbers.factors();
+    let step = Step {
+        grad_scale: call.numbers.grad_scale,
         decay: f.decay as f32,
         lerp: f.lerp as f32,
         from_end: f.lerp.abs() >= 0.5,
@@ -18,11 +18,13 @@ pub(super) fn step(cpu: &Cpu, call: AdamW<'_>) {
         eps: f.eps as f32,
         negative_step_size: f.negative_step_size as f32,
     };
-    cpu.pointwise(&update, [call.grad.cpu()], [call.param.cpu(), call.exp_avg.cpu(), call.exp_avg_sq.cpu()]);
+    for Tensor { param, grad, exp_avg, exp_avg_sq } in call.tensors {
+        cpu.pointwise(&step, [grad.cpu()], [param.cpu(), exp_avg.cpu(), exp_avg_sq.cpu()]);
+    }
 }
 
 /// [`super::Factors`], rounded.
-struct Update {
+struct Step {
     grad_scale: f32,
     decay: f32,
     lerp: f32,
@@ -34,7 +36,7 @@ struct Update {
     negative_step_size: f32,
 }
 
-impl Pointwise<1, 3> for Update {
+impl Pointwise<1, 3> for Step {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [grad]: [S::V; 1], [p, m, v]: [S::V; 3]) -> [S::V; 3] {

@@ -15,9 +15,15 @@ pub mod reference;
 use crate::error::check_len;
 use crate::{Device, Result, Slice, SliceMut};
 
-/// See the module. All slices `[len]`.
-pub struct AdamW<'a> {
-    pub len: usize,
+/// One update of many tensors; see the module.
+pub struct Update<'a> {
+    pub numbers: Numbers,
+    pub tensors: Vec<Tensor<'a>>,
+}
+
+/// The numbers of an update, the same for every tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Numbers {
     pub learning_rate: f64,
     pub beta1: f64,
     pub beta2: f64,
@@ -27,6 +33,10 @@ pub struct AdamW<'a> {
     pub step: u64,
     /// The clipping factor.
     pub grad_scale: f32,
+}
+
+/// A parameter with its gradient and its state, all of one length.
+pub struct Tensor<'a> {
     pub param: SliceMut<'a, f32>,
     pub grad: Slice<'a, f32>,
     /// First moment.
@@ -35,15 +45,19 @@ pub struct AdamW<'a> {
     pub exp_avg_sq: SliceMut<'a, f32>,
 }
 
-impl AdamW<'_> {
+impl Update<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`].
+    ///
+    /// # Panics
+    /// For a step 0.
     pub fn run(self, device: &Device) -> Result<()> {
-        check_len("adamw", "param", self.param.len(), self.len)?;
-        check_len("adamw", "grad", self.grad.len(), self.len)?;
-        check_len("adamw", "exp_avg", self.exp_avg.len(), self.len)?;
-        check_len("adamw", "exp_avg_sq", self.exp_avg_sq.len(), self.len)?;
-        assert!(self.step > 0, "steps are counted from 1");
+        for Tensor { param, grad, exp_avg, exp_avg_sq } in &self.tensors {
+            check_len("adamw", "grad", grad.len(), param.len())?;
+            check_len("adamw", "exp_avg", exp_avg.len(), param.len())?;
+            check_len("adamw", "exp_avg_sq", exp_avg_sq.len(), param.len())?;
+        }
+        assert!(self.numbers.step > 0, "steps are counted from 1");
         let _timed = device.timed("adamw");
         match device {
             Device::Cpu(cpu) => cpu::step(cpu, self),
@@ -69,7 +83,7 @@ pub struct Factors {
     pub negative_step_size: f64,
 }
 
-impl AdamW<'_> {
+impl Numbers {
     /// The factors of this step.
     pub fn factors(&self) -> Factors {
         let step = self.step as f64;

@@ -26,21 +26,24 @@ fn has_the_bits_of_the_reference_in_f32() {
         let device = Device::cpu_with(Some(1), isa).unwrap();
         let [mut param, mut exp_avg, mut exp_avg_sq] = [&p, &m, &v].map(|x| device.upload("state", x).unwrap());
         let on_device = device.upload("grad", &grad).unwrap();
-        let call = AdamW {
-            len: 999,
-            learning_rate: 2e-4,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.01,
-            step: 12,
-            grad_scale: 0.3,
-            param: param.view_mut(),
-            grad: on_device.view(),
-            exp_avg: exp_avg.view_mut(),
-            exp_avg_sq: exp_avg_sq.view_mut(),
+        let call = Update {
+            numbers: Numbers {
+                learning_rate: 2e-4,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.01,
+                step: 12,
+                grad_scale: 0.3,
+            },
+            tensors: vec![Tensor {
+                param: param.view_mut(),
+                grad: on_device.view(),
+                exp_avg: exp_avg.view_mut(),
+                exp_avg_sq: exp_avg_sq.view_mut(),
+            }],
         };
-        let factors = call.factors();
+        let factors = call.numbers.factors();
         call.run(&device).unwrap();
         let (mut p, mut m, mut v) = (p.clone(), m.clone(), v.clone());
         reference::step(factors, 0.3f32, &mut p, &grad, &mut m, &mut v);
@@ -80,19 +83,22 @@ fn three_steps_are_those_of_torch() {
         let [mut exp_avg, mut exp_avg_sq] = [(); 2].map(|()| device.zeros("moment", 5).unwrap());
         for (step, grad) in (1..).zip(&GRADS) {
             let grad = device.upload("grad", grad).unwrap();
-            AdamW {
-                len: 5,
-                learning_rate: 3e-3,
-                beta1: 0.9,
-                beta2: 0.999,
-                eps: 1e-8,
-                weight_decay: 0.01,
-                step,
-                grad_scale: 1.0,
-                param: param.view_mut(),
-                grad: grad.view(),
-                exp_avg: exp_avg.view_mut(),
-                exp_avg_sq: exp_avg_sq.view_mut(),
+            Update {
+                numbers: Numbers {
+                    learning_rate: 3e-3,
+                    beta1: 0.9,
+                    beta2: 0.999,
+                    eps: 1e-8,
+                    weight_decay: 0.01,
+                    step,
+                    grad_scale: 1.0,
+                },
+                tensors: vec![Tensor {
+                    param: param.view_mut(),
+                    grad: grad.view(),
+                    exp_avg: exp_avg.view_mut(),
+                    exp_avg_sq: exp_avg_sq.view_mut(),
+                }],
             }
             .run(&device)
             .unwrap();
@@ -114,19 +120,22 @@ fn wrong_lengths_are_refused_by_name() {
     let [mut param, mut exp_avg] = [(); 2].map(|()| device.zeros("state", 3).unwrap());
     let mut exp_avg_sq = device.zeros("state", 2).unwrap();
     let grad = device.zeros("grad", 3).unwrap();
-    let error = AdamW {
-        len: 3,
-        learning_rate: 1e-3,
-        beta1: 0.9,
-        beta2: 0.999,
-        eps: 1e-8,
-        weight_decay: 0.0,
-        step: 1,
-        grad_scale: 1.0,
-        param: param.view_mut(),
-        grad: grad.view(),
-        exp_avg: exp_avg.view_mut(),
-        exp_avg_sq: exp_avg_sq.view_mut(),
+    let error = Update {
+        numbers: Numbers {
+            learning_rate: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            step: 1,
+            grad_scale: 1.0,
+        },
+        tensors: vec![Tensor {
+            param: param.view_mut(),
+            grad: grad.view(),
+            exp_avg: exp_avg.view_mut(),
+            exp_avg_sq: exp_avg_sq.view_mut(),
+        }],
     }
     .run(&device)
     .unwrap_err();

@@ -1,6 +1,6 @@
 //! Shapes. Timed: adapter matrices of rank 16, and half of SmolLM2-135M's adapters at once. For the tests only: odd lengths.
 
-use super::{RmsProp, reference};
+use super::{Numbers, Tensor, Update, reference};
 use crate::case::operands::{Kernel, Label, Operands};
 use crate::case::{Case, Inputs};
 use crate::real::Real;
@@ -30,18 +30,8 @@ pub fn cases() -> Vec<Case> {
 }
 
 impl Shape {
-    fn rmsprop<'a>(&self, grad: Slice<'a, f32>, [param, square_avg]: [SliceMut<'a, f32>; 2]) -> RmsProp<'a> {
-        RmsProp {
-            len: self.len,
-            learning_rate: 1e-3,
-            alpha: self.alpha,
-            eps: 1e-8,
-            weight_decay: self.weight_decay,
-            grad_scale: 0.7,
-            param,
-            grad,
-            square_avg,
-        }
+    fn numbers(&self) -> Numbers {
+        Numbers { learning_rate: 1e-3, alpha: self.alpha, eps: 1e-8, weight_decay: self.weight_decay, grad_scale: 0.7 }
     }
 }
 
@@ -63,16 +53,15 @@ impl Kernel<0, 1, 2> for Shape {
         device: &Device,
         _: [IndexSlice<'_>; 0],
         [grad]: [Slice<'_, f32>; 1],
-        y: [SliceMut<'_, f32>; 2],
+        [param, square_avg]: [SliceMut<'_, f32>; 2],
     ) -> Result<()> {
-        self.rmsprop(grad, y).run(device)
+        Update { numbers: self.numbers(), tensors: vec![Tensor { param, grad, square_avg }] }.run(device)
     }
 
     fn reference<R: Real>(&self, _: [&[u32]; 0], [grad]: [&[R]; 1], y: [Vec<R>; 2]) -> [Vec<R>; 2] {
-        let nothing = || SliceMut::of_cpu(&mut []);
-        let factors = self.rmsprop(Slice::of_cpu(&[]), [nothing(), nothing()]).factors();
+        let numbers = self.numbers();
         let [mut param, mut square_avg] = y;
-        reference::step(factors, R::from_f32(0.7), &mut param, grad, &mut square_avg);
+        reference::step(numbers.factors(), R::from_f32(numbers.grad_scale), &mut param, grad, &mut square_avg);
         [param, square_avg]
     }
 }

@@ -1,25 +1,27 @@
-//! Fast version: one pass. Nothing is fused, so every instruction set gives the bits of the reference in f32.
+//! Fast version: one pass over each tensor. Nothing is fused, so every instruction set gives the bits of the reference in f32.
 
-use super::RmsProp;
+use super::{Tensor, Update};
 use crate::cpu::simd::Simd;
 use crate::cpu::simd::pointwise::Pointwise;
 use crate::device::Cpu;
 
-pub(super) fn step(cpu: &Cpu, call: RmsProp<'_>) {
-    let f = call.factors();
-    let update = Update {
-        grad_scale: call.grad_scale,
+pub(super) fn step(cpu: &Cpu, call: Update<'_>) {
+    let f = call.numbers.factors();
+    let step = Step {
+        grad_scale: call.numbers.grad_scale,
         weight_decay: f.weight_decay as f32,
         alpha: f.alpha as f32,
         square: f.square as f32,
         eps: f.eps as f32,
         negative_step_size: f.negative_step_size as f32,
     };
-    cpu.pointwise(&update, [call.grad.cpu()], [call.param.cpu(), call.square_avg.cpu()]);
+    for Tensor { param, grad, square_avg } in call.tensors {
+        cpu.pointwise(&step, [grad.cpu()], [param.cpu(), square_avg.cpu()]);
+    }
 }
 
 /// [`super::Factors`], rounded.
-struct Update {
+struct Step {
     grad_scale: f32,
     weight_decay: f32,
     alpha: f32,
@@ -28,7 +30,7 @@ struct Update {
     negative_step_size: f32,
 }
 
-impl Pointwise<1, 2> for Update {
+impl Pointwise<1, 2> for Step {
     const IN_PLACE: bool = true;
     #[inline(always)]
     unsafe fn apply<S: Simd>(&self, [grad]: [S::V; 1], [p, v]: [S::V; 2]) -> [S::V; 2] {

@@ -14,28 +14,39 @@ pub mod reference;
 use crate::error::check_len;
 use crate::{Device, Result, Slice, SliceMut};
 
-/// See the module. All slices `[len]`.
-pub struct RmsProp<'a> {
-    pub len: usize,
+/// One update of many tensors; see the module.
+pub struct Update<'a> {
+    pub numbers: Numbers,
+    pub tensors: Vec<Tensor<'a>>,
+}
+
+/// The numbers of an update, the same for every tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Numbers {
     pub learning_rate: f64,
     pub alpha: f64,
     pub eps: f64,
     pub weight_decay: f64,
     /// The clipping factor.
     pub grad_scale: f32,
+}
+
+/// A parameter with its gradient and its state, all of one length.
+pub struct Tensor<'a> {
     pub param: SliceMut<'a, f32>,
     pub grad: Slice<'a, f32>,
     /// Running mean of the squared gradient.
     pub square_avg: SliceMut<'a, f32>,
 }
 
-impl RmsProp<'_> {
+impl Update<'_> {
     /// # Errors
     /// [`crate::KernelError::Shape`].
     pub fn run(self, device: &Device) -> Result<()> {
-        check_len("rmsprop", "param", self.param.len(), self.len)?;
-        check_len("rmsprop", "grad", self.grad.len(), self.len)?;
-        check_len("rmsprop", "square_avg", self.square_avg.len(), self.len)?;
+        for Tensor { param, grad, square_avg } in &self.tensors {
+            check_len("rmsprop", "grad", grad.len(), param.len())?;
+            check_len("rmsprop", "square_avg", square_avg.len(), param.len())?;
+        }
         let _timed = device.timed("rmsprop");
         match device {
             Device::Cpu(cpu) => cpu::step(cpu, self),
@@ -56,7 +67,7 @@ pub struct Factors {
     pub negative_step_size: f64,
 }
 
-impl RmsProp<'_> {
+impl Numbers {
     /// Returns the factors of this step.
     pub fn factors(&self) -> Factors {
         Factors {

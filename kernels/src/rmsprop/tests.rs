@@ -26,18 +26,15 @@ fn has_the_bits_of_the_reference_in_f32() {
         let device = Device::cpu_with(Some(1), isa).unwrap();
         let [mut param, mut square_avg] = [&p, &v].map(|x| device.upload("state", x).unwrap());
         let on_device = device.upload("grad", &grad).unwrap();
-        let call = RmsProp {
-            len: 999,
-            learning_rate: 2e-4,
-            alpha: 0.99,
-            eps: 1e-8,
-            weight_decay: 0.01,
-            grad_scale: 0.3,
-            param: param.view_mut(),
-            grad: on_device.view(),
-            square_avg: square_avg.view_mut(),
+        let call = Update {
+            numbers: Numbers { learning_rate: 2e-4, alpha: 0.99, eps: 1e-8, weight_decay: 0.01, grad_scale: 0.3 },
+            tensors: vec![Tensor {
+                param: param.view_mut(),
+                grad: on_device.view(),
+                square_avg: square_avg.view_mut(),
+            }],
         };
-        let factors = call.factors();
+        let factors = call.numbers.factors();
         call.run(&device).unwrap();
         let (mut p, mut v) = (p.clone(), v.clone());
         reference::step(factors, 0.3f32, &mut p, &grad, &mut v);
@@ -75,16 +72,9 @@ fn three_steps_are_those_of_torch() {
         let mut square_avg = device.zeros("moment", 5).unwrap();
         for grad in &GRADS {
             let grad = device.upload("grad", grad).unwrap();
-            RmsProp {
-                len: 5,
-                learning_rate: 3e-3,
-                alpha: 0.99,
-                eps: 1e-8,
-                weight_decay: 0.01,
-                grad_scale: 1.0,
-                param: param.view_mut(),
-                grad: grad.view(),
-                square_avg: square_avg.view_mut(),
+            Update {
+                numbers: Numbers { learning_rate: 3e-3, alpha: 0.99, eps: 1e-8, weight_decay: 0.01, grad_scale: 1.0 },
+                tensors: vec![Tensor { param: param.view_mut(), grad: grad.view(), square_avg: square_avg.view_mut() }],
             }
             .run(&device)
             .unwrap();
@@ -107,16 +97,9 @@ fn wrong_lengths_are_refused_by_name() {
     let mut param = device.zeros("state", 3).unwrap();
     let mut square_avg = device.zeros("state", 2).unwrap();
     let grad = device.zeros("grad", 3).unwrap();
-    let error = RmsProp {
-        len: 3,
-        learning_rate: 1e-3,
-        alpha: 0.99,
-        eps: 1e-8,
-        weight_decay: 0.0,
-        grad_scale: 1.0,
-        param: param.view_mut(),
-        grad: grad.view(),
-        square_avg: square_avg.view_mut(),
+    let error = Update {
+        numbers: Numbers { learning_rate: 1e-3, alpha: 0.99, eps: 1e-8, weight_decay: 0.0, grad_scale: 1.0 },
+        tensors: vec![Tensor { param: param.view_mut(), grad: grad.view(), square_avg: square_avg.view_mut() }],
     }
     .run(&device)
     .unwrap_err();

@@ -36,7 +36,7 @@ struct Run {
 
 impl Prepared for Run {
     fn run(&mut self) -> Result<()> {
-        self.sum = SumSquares { x: self.x_buffer.view() }.run(&self.device)?;
+        self.sum = SumSquares { xs: &[self.x_buffer.view()] }.run(&self.device)?[0];
         Ok(())
     }
 

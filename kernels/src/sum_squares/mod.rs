@@ -1,4 +1,4 @@
-//! `Σ x²` in f64, in a fixed order: the parts of a gradient norm.
+//! `Σ x²` of many tensors in f64, in a fixed order: the parts of a gradient norm.
 
 pub mod case;
 mod cpu;
@@ -8,18 +8,18 @@ use crate::{Device, Result, Slice};
 
 /// See the module.
 pub struct SumSquares<'a> {
-    pub x: Slice<'a, f32>,
+    pub xs: &'a [Slice<'a, f32>],
 }
 
 impl SumSquares<'_> {
-    /// The sum; the bits depend on the content alone. NaN or infinite if an element is.
+    /// The sum of each; its bits depend on the content alone. NaN or infinite if an element is.
     ///
     /// # Errors
     /// None on the CPU.
-    pub fn run(self, device: &Device) -> Result<f64> {
+    pub fn run(self, device: &Device) -> Result<Vec<f64>> {
         let _timed = device.timed("sum_squares");
         match device {
-            Device::Cpu(cpu) => Ok(cpu::sum_squares(cpu, self.x.cpu())),
+            Device::Cpu(cpu) => Ok(self.xs.iter().map(|x| cpu::sum_squares(cpu, x.cpu())).collect()),
         }
     }
 }

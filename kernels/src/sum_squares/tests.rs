@@ -6,7 +6,7 @@ use crate::cpu::Isa;
 
 fn sum(device: &Device, x: &[f32]) -> f64 {
     let x = device.upload("x", x).unwrap();
-    SumSquares { x: x.view() }.run(device).unwrap()
+    SumSquares { xs: &[x.view()] }.run(device).unwrap()[0]
 }
 
 #[test]
@@ -34,4 +34,12 @@ fn large_values_do_not_overflow_and_others_show() {
     assert_eq!(sum(&device, &[1.0, f32::NEG_INFINITY]), f64::INFINITY);
     assert!(sum(&device, &[1.0, f32::NAN, 2.0]).is_nan());
     assert_eq!(sum(&device, &[]), 0.0);
+}
+
+#[test]
+fn each_tensor_has_its_own_sum() {
+    let device = Device::cpu(Some(1)).unwrap();
+    let (three, four) = (device.upload("x", &[3.0]).unwrap(), device.upload("x", &[4.0]).unwrap());
+    let sums = SumSquares { xs: &[three.view(), four.view(), three.view().range(0..0)] }.run(&device).unwrap();
+    assert_eq!(sums, [9.0, 16.0, 0.0]);
 }

@@ -69,24 +69,24 @@ impl AdamW {
         grad_scale: f32,
     ) -> Result<()> {
         self.step += 1;
-        for (param, moments) in params.iter().zip(&mut self.moments) {
-            let Some(grad) = grads.get(param.id()) else { continue };
-            adamw::AdamW {
-                len: param.len(),
-                learning_rate,
-                beta1: self.beta1,
-                beta2: self.beta2,
-                eps: self.eps,
-                weight_decay: self.weight_decay,
-                step: self.step,
-                grad_scale,
-                param: param.write().view_mut(),
-                grad: grad.view(),
-                exp_avg: moments.exp_avg.view_mut(),
-                exp_avg_sq: moments.exp_avg_sq.view_mut(),
-            }
-            .run(device)?;
-        }
-        Ok(())
+        let numbers = adamw::Numbers {
+            learning_rate,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+            step: self.step,
+            grad_scale,
+        };
+        let mut updates: Vec<_> = (params.iter().zip(&mut self.moments))
+            .filter_map(|(param, moments)| Some((grads.get(param.id())?, param.write(), moments)))
+            .collect();
+        let tensors = updates.iter_mut().map(|(grad, param, moments)| adamw::Tensor {
+            param: param.view_mut(),
+            grad: grad.view(),
+            exp_avg: moments.exp_avg.view_mut(),
+            exp_avg_sq: moments.exp_avg_sq.view_mut(),
+        });
+        adamw::Update { numbers, tensors: tensors.collect() }.run(device)
     }
 }

@@ -9,11 +9,9 @@ use align_kernels::{Device, Result};
 /// # Errors
 /// [`align_kernels::KernelError`].
 pub fn global_norm(device: &Device, grads: &ParamGrads) -> Result<f64> {
-    let mut sum = 0.0;
-    for (_, grad) in grads.iter() {
-        sum += SumSquares { x: grad.view() }.run(device)?;
-    }
-    Ok(sum.sqrt())
+    let grads: Vec<_> = grads.iter().map(|(_, grad)| grad.view()).collect();
+    let squares = SumSquares { xs: &grads }.run(device)?;
+    Ok(squares.into_iter().fold(0.0f64, |sum, square| sum + square).sqrt())
 }
 
 /// `min(1, max_norm / (norm + 1e-6))`, as torch's `clip_grad_norm_`.

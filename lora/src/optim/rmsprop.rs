@@ -38,21 +38,21 @@ impl RmsProp {
         learning_rate: f64,
         grad_scale: f32,
     ) -> Result<()> {
-        for (param, square_avg) in params.iter().zip(&mut self.square_avgs) {
-            let Some(grad) = grads.get(param.id()) else { continue };
-            rmsprop::RmsProp {
-                len: param.len(),
-                learning_rate,
-                alpha: self.alpha,
-                eps: self.eps,
-                weight_decay: self.weight_decay,
-                grad_scale,
-                param: param.write().view_mut(),
-                grad: grad.view(),
-                square_avg: square_avg.view_mut(),
-            }
-            .run(device)?;
-        }
-        Ok(())
+        let numbers = rmsprop::Numbers {
+            learning_rate,
+            alpha: self.alpha,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+            grad_scale,
+        };
+        let mut updates: Vec<_> = (params.iter().zip(&mut self.square_avgs))
+            .filter_map(|(param, square_avg)| Some((grads.get(param.id())?, param.write(), square_avg)))
+            .collect();
+        let tensors = updates.iter_mut().map(|(grad, param, square_avg)| rmsprop::Tensor {
+            param: param.view_mut(),
+            grad: grad.view(),
+            square_avg: square_avg.view_mut(),
+        });
+        rmsprop::Update { numbers, tensors: tensors.collect() }.run(device)
     }
 }
