@@ -76,7 +76,9 @@ impl From<KernelError> for CliError {
     fn from(error: KernelError) -> CliError {
         let text = error.to_string();
         match error {
-            KernelError::OutOfMemory { .. } => CliError::OutOfMemory(text),
+            KernelError::OutOfMemory { .. } => {
+                CliError::OutOfMemory(format!("{text}; lower --micro-batch-tokens, --batch-size or --max-length"))
+            }
             KernelError::InstructionSet { .. } => CliError::Usage(text),
             KernelError::TokenId { .. } => CliError::Input(text),
             _ => CliError::Runtime(text),

@@ -22,9 +22,7 @@ pub enum KernelError {
     #[error("{kernel}: row index {index} at place {place} is not below {rows}")]
     RowIndex { kernel: &'static str, place: usize, index: u32, rows: usize },
     /// The allocator refused.
-    #[error(
-        "out of memory: `{name}` needs {bytes} bytes and {in_use} are in use on {device}; lower --micro-batch-tokens, --batch-size or --max-length"
-    )]
+    #[error("out of memory: `{name}` needs {bytes} bytes and {in_use} are in use on {device}")]
     OutOfMemory { name: &'static str, bytes: usize, in_use: usize, device: &'static str },
     /// The pool of threads could not be started.
     #[error("cannot start {threads} threads: {reason}")]
