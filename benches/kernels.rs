@@ -20,14 +20,14 @@ pub fn run(
         }
         let mut prepared = (case.prepare)(device)?;
         // inside the device's pool, as a training step runs: no hand-over per call
-        let repeats = device.install(|| warm_up(|| prepared.run()))?;
+        let repeats = device.install(|| warm_up(device, || prepared.run()))?;
         let (mut time, mut flops, mut bytes) = (Samples::default(), Samples::default(), Samples::default());
         for round in 0..rounds {
             flops.push(ceiling.flops(case.precision));
             if round % 5 == 0 {
                 bytes.push(ceiling.bytes());
             }
-            time.push(device.install(|| sample(repeats, || prepared.run()))?);
+            time.push(device.install(|| sample(device, repeats, || prepared.run()))?);
         }
         prepared.reset()?;
         prepared.run()?;

@@ -1,5 +1,6 @@
 //! Time of a piece of work: a sample repeats it until the clock is good, the spread over samples is kept.
 
+use align_kernels::Device;
 use std::time::{Duration, Instant};
 
 /// A sample takes at least this long, so that the clock and the call around it do not count.
@@ -27,7 +28,7 @@ impl Samples {
 }
 
 /// Runs `work` outside the clock until its data and threads are warm, and says how often a sample repeats it.
-pub fn warm_up<E>(mut work: impl FnMut() -> Result<(), E>) -> Result<usize, E> {
+pub fn warm_up<E>(device: &Device, mut work: impl FnMut() -> Result<(), E>) -> Result<usize, E> {
     work()?;
     let start = Instant::now();
     let mut runs = 0;
@@ -35,15 +36,17 @@ pub fn warm_up<E>(mut work: impl FnMut() -> Result<(), E>) -> Result<usize, E> {
         work()?;
         runs += 1;
     }
+    device.synchronize();
     let one = start.elapsed().as_secs_f64() / f64::from(runs);
     Ok((SAMPLE.as_secs_f64() / one).ceil().max(1.0) as usize)
 }
 
 /// Seconds of one run, as the mean over `repeats`.
-pub fn sample<E>(repeats: usize, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
+pub fn sample<E>(device: &Device, repeats: usize, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
     let start = Instant::now();
     for _ in 0..repeats {
         work()?;
     }
+    device.synchronize();
     Ok(start.elapsed().as_secs_f64() / repeats as f64)
 }

@@ -79,6 +79,7 @@ fn threads(
         for ((step, trainer), seconds) in steps.iter().zip(&mut trainers).zip(&mut seconds) {
             let started = Instant::now();
             step.device.install(|| trainer.step(&step.rows, 1))?;
+            step.device.synchronize();
             *seconds = started.elapsed().as_secs_f64();
         }
         if round > 0 {
@@ -249,7 +250,7 @@ impl<'s> Phases<'s> {
     /// Seconds of each phase.
     fn round(&mut self) -> Result<[f64; PHASES.len()], Error> {
         let before = self.step.device.kernel_times();
-        let mut clock = Clock(Instant::now());
+        let mut clock = Clock { device: &self.step.device, last: Instant::now() };
         self.trainer.step(&self.step.rows, 1)?;
         let step = clock.lap();
         for (kernel, time) in self.step.device.kernel_times() {
@@ -284,14 +285,18 @@ impl<'s> Phases<'s> {
     }
 }
 
-struct Clock(Instant);
+struct Clock<'a> {
+    device: &'a Device,
+    last: Instant,
+}
 
-impl Clock {
+impl Clock<'_> {
     /// Seconds since the last lap.
     fn lap(&mut self) -> f64 {
+        self.device.synchronize();
         let now = Instant::now();
-        let seconds = (now - self.0).as_secs_f64();
-        self.0 = now;
+        let seconds = (now - self.last).as_secs_f64();
+        self.last = now;
         seconds
     }
 }

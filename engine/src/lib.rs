@@ -5,7 +5,6 @@ pub mod adapters;
 pub mod autograd;
 pub mod bounded_read;
 mod error;
-pub mod free_memory;
 pub mod generate;
 pub mod json;
 pub mod json_edit;

@@ -5,7 +5,6 @@ use super::{Block, KvCache, LinearInfo, ModelConfig, RopeConfig};
 use crate::adapters::{Adapters, LinearId};
 use crate::autograd::{Layer, Mode, Tape, Var, recompute};
 use crate::error::EngineError;
-use crate::free_memory::free_bytes;
 use crate::ops::{self, ScoredRows, ScoredTokens, TokenLogps};
 use crate::param::Param;
 use crate::pass::{Masks, Pass, RopeTable, RopeVariant};
@@ -48,7 +47,7 @@ impl Model {
     /// # Errors
     /// [`EngineError`] for a missing tensor, a shape other than the configuration implies, or a format that is not supported.
     pub fn load(device: &Device, config: ModelConfig, files: &WeightFiles) -> Result<Model, EngineError> {
-        Model::load_beside(device, config, files, free_bytes())
+        Model::load_beside(device, config, files, device.free_bytes())
     }
 
     /// As [`Model::load`] on a machine with so much free memory: it decides whether pages are asked for ahead of the

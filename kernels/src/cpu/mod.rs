@@ -3,6 +3,7 @@
 pub(crate) mod blocks;
 mod burst;
 pub(crate) mod convert;
+mod free_memory;
 mod isa;
 pub mod simd;
 pub(crate) mod tasks;
@@ -10,4 +11,5 @@ pub(crate) mod team;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
 
+pub use free_memory::free_bytes;
 pub use isa::Isa;

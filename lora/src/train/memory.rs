@@ -10,16 +10,13 @@ use super::step::Passes;
 use crate::objective::Coupling;
 use align_data::{Dataset, Shuffle, pack};
 use align_engine::adapters::Adapters;
-use align_engine::free_memory::free_bytes;
 use align_engine::model::{Footprint, Gradients, Model, PassBytes, PassShape};
-use align_kernels::{Precision, gemm};
+use align_kernels::device::Headroom;
+use align_kernels::{Device, Precision, cpu, gemm};
 
 /// Share of the memory that is free at the start which a run may fill unless it is told: the rest is for the pages of the
 /// mapped weights and for everything else on the machine.
-pub const SHARE: f64 = 0.4;
-/// Parts of a limit, of which one is left for what no plan counts: gaps between blocks, tokenizer, data, a copy of the adapter
-/// while it is saved. On a model of 7 billion parameters the process's anonymous memory was 6 % above what its blocks hold.
-const UNCOUNTED: u64 = 12;
+pub const SHARE: f64 = Headroom::HOST.share;
 /// Rows whose place in the run's order is looked at for the largest forward pass. Behind them a larger one may come, which then
 /// keeps fewer layers, and where that is not enough holds more than was planned.
 const ROWS_LOOKED_AT: usize = 4 << 20;
@@ -30,19 +27,20 @@ const MEASURED: usize = 8;
 const CACHE_SHARE: u64 = 16;
 
 /// What a run may hold unless it is told.
-fn default_limit() -> u64 {
-    (free_bytes() as f64 * SHARE) as u64
+fn default_limit(device: &Device) -> u64 {
+    (device.free_bytes() as f64 * device.headroom().share) as u64
 }
 
 /// What cached log-probs may take of the memory where nothing says how much there is.
 pub(super) fn default_cache_limit() -> u64 {
-    default_limit() / CACHE_SHARE
+    (cpu::free_bytes() as f64 * SHARE) as u64 / CACHE_SHARE
 }
 
 /// How much a run may hold, and what of it is held all the time.
 #[derive(Debug)]
 pub struct Budget<'m> {
     footprint: Footprint<'m>,
+    headroom: Headroom,
     limit: u64,
     /// What may be filled: the limit without what is not counted, or from the plan on what it says, so that smaller passes hold
     /// no more than the largest.
@@ -117,13 +115,15 @@ impl<'m> Budget<'m> {
         let report = model.device().memory();
         let packed = report.names.get(gemm::PACKED).map_or(0, |used| used.in_use);
         let held = (report.in_use - packed) as u64;
-        let limit = limit.unwrap_or_else(default_limit);
+        let headroom = model.device().headroom();
+        let limit = limit.unwrap_or_else(|| default_limit(model.device()));
         // the parameters and the moments of each
         let state = (1 + moments) * footprint.gradient_bytes();
         Budget {
             footprint,
+            headroom,
             limit,
-            room: without_uncounted(limit),
+            room: headroom.room(limit),
             held,
             state,
             layers: model.config().num_hidden_layers,
@@ -176,7 +176,7 @@ impl<'m> Budget<'m> {
     /// What a run will hold whose largest pass with a backward pass is `train`, and those without, in training and in
     /// evaluations, `without`.
     pub(super) fn plan(&mut self, train: LargestWithGradient, without: &[Forest]) -> Result<Plan, TooLittle> {
-        self.room = without_uncounted(self.limit);
+        self.room = self.headroom.room(self.limit);
         let gradients = train.gradients();
         let LargestWithGradient { pass, with_reference, alone } = train;
         let bytes = |forest: &Forest| self.footprint.bytes(shape(forest), 0, Gradients::Fresh).peak;
@@ -187,8 +187,7 @@ impl<'m> Budget<'m> {
         let needed = self.held + packed + least.max(of_without);
         let Some((layers_kept, bytes)) = self.fitting(&pass, gradients).filter(|_| needed <= self.room) else {
             let largest = largest_without.filter(|_| of_without > least).unwrap_or(&pass);
-            let with_uncounted = needed + needed.div_ceil(UNCOUNTED - 1);
-            let (needed, limit) = (Size(with_uncounted), Size(self.limit));
+            let (needed, limit) = (Size(self.headroom.limit(needed)), Size(self.limit));
             return Err(TooLittle { needed, limit, rows: largest.plan.rows() });
         };
         let most = bytes.peak.max(of_without);
@@ -223,11 +222,6 @@ impl<'m> Budget<'m> {
             first_epoch: 0,
         })
     }
-}
-
-/// What a plan may fill of a limit.
-fn without_uncounted(limit: u64) -> u64 {
-    limit - limit / UNCOUNTED
 }
 
 fn shape(forest: &Forest) -> PassShape<'_> {

@@ -238,10 +238,12 @@ impl Trainer<'_> {
         let mut tape = Tape::new(device, pass, Mode::Record);
         let started = Instant::now();
         let y = self.model.first_layer(&mut tape, &ids)?;
+        device.synchronize();
         let forward = started.elapsed().as_secs_f64();
         let dy = device.zeros::<f32>("gradient", y.input().len())?;
         let started = Instant::now();
         tape.backward(&y, dy, &mut ParamGrads::default())?;
+        device.synchronize();
         Ok(Probe { forward, backward: started.elapsed().as_secs_f64() })
     }
 

@@ -1,4 +1,4 @@
-//! How much memory this process could still get.
+//! How much of the host's memory this process could still get.
 
 /// Bytes that this process could still get without swapping: the system's figure, or less where a control group says so.
 pub fn free_bytes() -> u64 {
