@@ -4,7 +4,7 @@ use crate::error::CliError;
 use crate::report::say;
 use crate::run_files::is_run;
 use crate::run_record::{template_name, template_of_run};
-use align_data::{DataError, TEMPLATE_FILE, TemplateSources};
+use align_data::{TEMPLATE_FILE, TemplateSources};
 use std::path::{Path, PathBuf};
 
 /// Returns the template to use instead of the model's own: the one that `--chat-template` names, which may be a run's. The
@@ -55,7 +55,7 @@ pub fn instead_of_the_models(
 /// Compares the name that a run recorded for its template with the current one: its own copy (`flag`), or else the model's.
 fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) -> Result<(), CliError> {
     let now = match flag {
-        Some(own) => TemplateSources::of_folder(own).map_err(DataError::from)?,
+        Some(own) => TemplateSources::of_folder(own)?,
         None => of_model(model),
     };
     if template_name(now.as_ref()) == name {
@@ -91,7 +91,7 @@ pub fn of_model(model: &Path) -> Option<TemplateSources> {
 /// [`CliError::Input`] for files that cannot be read.
 pub fn of_merged(path: Option<&Path>, model: &Path) -> Result<Option<TemplateSources>, CliError> {
     let Some(path) = path else { return Ok(None) };
-    let wanted = TemplateSources::of_path(path).map_err(DataError::from)?;
+    let wanted = TemplateSources::of_path(path)?;
     Ok(Some(wanted).filter(|wanted| !of_model(model).is_some_and(|of_model| of_model.same_texts(wanted))))
 }
 

@@ -1,7 +1,7 @@
 //! Errors of the command line and their exit codes.
 
 use crate::report::say;
-use align_data::{BadRow, DataError, DropReason};
+use align_data::{BadRow, DataError, DropReason, EncoderError, SourceError, TemplateError};
 use align_engine::EngineError;
 use align_engine::model::{ConfigError, LocateError};
 use align_engine::weights::LoadError;
@@ -119,11 +119,34 @@ impl From<LocateError> for CliError {
     }
 }
 
+impl From<SourceError> for CliError {
+    fn from(error: SourceError) -> CliError {
+        match error {
+            SourceError::Spool { .. } => CliError::Runtime(error.to_string()),
+            other => CliError::Input(other.to_string()),
+        }
+    }
+}
+
+impl From<EncoderError> for CliError {
+    fn from(error: EncoderError) -> CliError {
+        CliError::Input(error.to_string())
+    }
+}
+
+impl From<TemplateError> for CliError {
+    fn from(error: TemplateError) -> CliError {
+        CliError::Input(error.to_string())
+    }
+}
+
 impl From<DataError> for CliError {
     fn from(error: DataError) -> CliError {
         let text = error.to_string();
         match error {
-            DataError::Spool { .. } | DataError::Rejects(_) | DataError::Cache { .. } => CliError::Runtime(text),
+            DataError::Source(error) => error.into(),
+            DataError::Encoder(error) => error.into(),
+            DataError::Rejects(_) | DataError::Cache { .. } => CliError::Runtime(text),
             DataError::NoSuchColumn { .. } | DataError::WrongShape { .. } => CliError::Columns(text),
             DataError::WrongPart { found, .. } => CliError::SftPart { is_sequence: found.shape.is_sequence(), text },
             DataError::Row { reason: BadRow::UnknownShape { .. } | BadRow::Missing { .. }, .. }

@@ -6,7 +6,7 @@ use crate::error::CliError;
 use crate::report::say;
 use crate::run_files::RECORD;
 use crate::run_record::{template_name, template_of_run};
-use align_data::{DataError, TemplateSources, is_data_set_id};
+use align_data::{TemplateSources, is_data_set_id};
 use align_engine::bounded_read::{read_any, read_regular};
 use align_lora::objective;
 use clap::{Arg, ArgAction, Command};
@@ -168,7 +168,7 @@ fn check_own_template(file: &ConfigFile, key: &str) -> Result<(), CliError> {
             ),
         ));
     };
-    let now = TemplateSources::of_folder(folder).map_err(DataError::from)?;
+    let now = TemplateSources::of_folder(folder)?;
     if template_name(now.as_ref()) != name {
         say!(
             "warning: {}: the chat template beside it is not that of the run; it is used anyway (--chat-template gives another)",

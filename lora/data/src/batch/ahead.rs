@@ -1,34 +1,18 @@
 //! Batches read and encoded while the one before is computed.
 
-use crate::error::DataError;
-use crate::set::dataset::Dataset;
-use crate::tokens::encode::EncodedRow;
 use align_kernels::device::unpin_this_thread;
 use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
 
-/// Calls `each` with the rows of each batch, in order, until it breaks. A thread reads and encodes one batch ahead; what goes
-/// wrong there comes when the batch's turn has come, as without it. Where the system has no thread left, each batch is encoded
-/// in its turn.
-///
-/// # Errors
-/// Those of [`Dataset::rows`] and of `each`.
-pub fn for_each_batch<'b, E: From<DataError>>(
-    data: &Dataset,
-    mut batches: impl Iterator<Item = &'b [u32]> + Send,
-    each: impl FnMut(Vec<EncodedRow>) -> Result<ControlFlow<()>, E>,
-) -> Result<(), E> {
-    for_each_ahead(|| Some(data.rows(batches.next()?)), each)
-}
-
-/// The same for whatever `next` reads: a thread calls it once ahead.
+/// Calls `each` with what `next` reads, in order, until it breaks. A thread calls `next` once ahead; what goes wrong there comes
+/// when its turn has come, as without the thread. If the system has no thread left, `next` is called in its turn.
 ///
 /// # Errors
 /// Those of `next` and of `each`.
-pub fn for_each_ahead<T: Send, E: From<DataError>>(
-    next: impl FnMut() -> Option<Result<T, DataError>> + Send,
+pub fn for_each_ahead<T: Send, E: Send>(
+    next: impl FnMut() -> Option<Result<T, E>> + Send,
     mut each: impl FnMut(T) -> Result<ControlFlow<()>, E>,
 ) -> Result<(), E> {
     let next = Mutex::new(next);
@@ -54,8 +38,8 @@ pub fn for_each_ahead<T: Send, E: From<DataError>>(
     })
 }
 
-fn until_break<T, E: From<DataError>>(
-    batches: impl Iterator<Item = Result<T, DataError>>,
+fn until_break<T, E>(
+    batches: impl Iterator<Item = Result<T, E>>,
     each: &mut impl FnMut(T) -> Result<ControlFlow<()>, E>,
 ) -> Result<(), E> {
     for rows in batches {

@@ -1,6 +1,6 @@
 //! KTO's mismatched answers: the answer of another row, the donor, after a row's prompt.
 
-use crate::tokens::encode::EncodedRow;
+use crate::row::EncodedRow;
 
 /// Which row's answer follows a row's prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +56,7 @@ pub fn mismatched_answers<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::numbers::RowNumbers;
-    use crate::tokens::encode::{Answer, Target};
+    use crate::row::{Answer, RowNumbers, Target};
 
     fn row(prompt: &[u32], answer: &[u32], kept: usize) -> EncodedRow {
         EncodedRow {

@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 
-use super::columns::{ColumnMap, Columns};
+use super::columns::Columns;
 use crate::deep_stack::with_deep_stack;
-use crate::error::DataError;
+use crate::source::column_map::ColumnMap;
+use crate::source::error::SourceError;
 use crate::source::reader::Rows;
 
 /// Whether any row of the files has any of the columns that `map` names. Bad rows count as having none.
 ///
 /// # Errors
 /// As [`Rows::open`] and [`Rows::read`].
-pub fn any_row_has(paths: &[PathBuf], map: &ColumnMap) -> Result<bool, DataError> {
+pub fn any_row_has(paths: &[PathBuf], map: &ColumnMap) -> Result<bool, SourceError> {
     let rows = Rows::open(paths, map)?;
     with_deep_stack(|| {
         for row in 0..rows.len() {

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-use super::columns::ColumnMap;
-use crate::set::decided::Decided;
+use super::decided::Decided;
+use crate::source::column_map::ColumnMap;
+
+/// Most pairs that one row may make.
+pub(crate) const MAX_PAIRS: u64 = 10_000;
 
 /// How rows are read. By default, columns have our names and texts stay texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

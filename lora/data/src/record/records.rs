@@ -1,23 +1,19 @@
 //! A row of data as it stands in the file, before any template or token: shapes, their columns, implicit prompts.
 
-use std::fmt;
+use serde_json::Value;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-
-use super::columns::{Columns, Seen, json_fault, wrong_type};
-use super::numbers::RowNumbers;
-use super::reading::{ImplicitPrompt, Pairs, Reading, Texts};
-use super::repeated_prompt::{FEW, Repetition, cut_repeated_text, cut_repeated_turns, repetition};
+use super::bad_row::BadRow;
+use super::columns::{Columns, wrong_type};
+use super::reading::{ImplicitPrompt, MAX_PAIRS, Pairs, Reading, Texts};
+use super::repeated_prompt::{Repetition, cut_repeated_text, cut_repeated_turns, repetition};
 use super::row_layout::{self, RowContent};
-use super::tool_schemas::drop_null_properties;
-use super::turns::{ASSISTANT, before_last_said, content_of, is_assistant, is_system, said_by, value_in_text};
-use crate::bad_row::BadRow;
-use crate::source::reader::MAX_ROW_BYTES;
-use crate::tokens::template::TemplateInputs;
-
-/// Most pairs that one row may make.
-pub(crate) const MAX_PAIRS: u64 = 10_000;
+use super::shape::{Kind, Shape};
+use super::template_inputs::{TemplateInputs, take_inputs};
+use super::text::{Form, Text, is_blank};
+use super::turn::{ASSISTANT, before_last_said, is_assistant};
+use crate::row::RowNumbers;
+use crate::source::column_map::Seen;
+use crate::source::limits::MAX_ROW_BYTES;
 
 /// One row of a data file.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,32 +41,6 @@ pub struct Record {
     pub numbers: RowNumbers,
 }
 
-/// A text or the turns of a conversation. Prompt and answers of one row have the same form.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Text {
-    /// A string, tokenised as it is.
-    Plain(String),
-    /// Turns: objects with `role` and `content` (a string) and whatever else the template reads, keys in the file's order.
-    Turns(Vec<Value>),
-}
-
-impl Text {
-    /// Whether an answer says nothing: a blank text, or turns of the assistant with a blank content and nothing else.
-    pub(crate) fn says_nothing(&self) -> bool {
-        let is_blank = |text: &str| text.trim().is_empty();
-        let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(is_blank);
-        let holds_nothing = |turn: &Value| {
-            turn.as_object().is_some_and(|turn| turn.iter().all(|(key, value)| key == "role" || is_empty(value)))
-        };
-        match self {
-            Text::Plain(text) => is_blank(text),
-            Text::Turns(turns) => {
-                turns.iter().any(is_assistant) && turns.iter().filter(|turn| is_assistant(turn)).all(holds_nothing)
-            }
-        }
-    }
-}
-
 /// What a record says about its answers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RecordTarget {
@@ -84,176 +54,6 @@ pub enum RecordTarget {
     Sequence,
     /// A prompt alone, for generation.
     Prompt,
-}
-
-/// The columns of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Shape {
-    /// `{prompt, chosen, rejected}`
-    Pair,
-    /// `{chosen, rejected}`: the prompt is what the two have in common at the start.
-    PairImplicitPrompt,
-    /// `{prompt, completion, label}`
-    Labelled,
-    /// `{prompt, completions, rewards}`
-    Scored,
-    /// `{prompt, completion}`
-    Completion,
-    /// `{messages}`
-    Messages,
-    /// `{text}`
-    Text,
-    /// `{prompt}`
-    Prompt,
-}
-
-impl Shape {
-    /// All of them.
-    pub const ALL: [Shape; 8] = [
-        Shape::Pair,
-        Shape::PairImplicitPrompt,
-        Shape::Labelled,
-        Shape::Scored,
-        Shape::Completion,
-        Shape::Messages,
-        Shape::Text,
-        Shape::Prompt,
-    ];
-
-    /// The columns as a user writes them.
-    pub fn columns(self) -> &'static str {
-        match self {
-            Shape::Pair => "{prompt, chosen, rejected}",
-            Shape::PairImplicitPrompt => "{chosen, rejected}",
-            Shape::Labelled => "{prompt, completion, label}",
-            Shape::Scored => "{prompt, completions, rewards}",
-            Shape::Completion => "{prompt, completion}",
-            Shape::Messages => "{messages}",
-            Shape::Text => "{text}",
-            Shape::Prompt => "{prompt}",
-        }
-    }
-
-    /// Their names, without those that any shape may have.
-    pub(crate) fn names(self) -> &'static [&'static str] {
-        match self {
-            Shape::Pair => &["prompt", "chosen", "rejected"],
-            Shape::PairImplicitPrompt => &["chosen", "rejected"],
-            Shape::Labelled => &["prompt", "completion", "label"],
-            Shape::Scored => &["prompt", "completions", "rewards"],
-            Shape::Completion => &["prompt", "completion"],
-            Shape::Messages => &["messages"],
-            Shape::Text => &["text"],
-            Shape::Prompt => &["prompt"],
-        }
-    }
-
-    /// Whether its rows are pairs.
-    pub fn is_pair(self) -> bool {
-        matches!(self, Shape::Pair | Shape::PairImplicitPrompt)
-    }
-
-    /// Whether its rows are sequences to learn as they are.
-    pub fn is_sequence(self) -> bool {
-        matches!(self, Shape::Completion | Shape::Messages | Shape::Text)
-    }
-}
-
-/// Strings or conversations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Form {
-    /// Prompt and answers are strings.
-    Plain,
-    /// Prompt and answers are lists of `{role, content}`.
-    Conversational,
-}
-
-impl Form {
-    /// The form in a user's words.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Form::Plain => "strings",
-            Form::Conversational => "lists of {role, content}",
-        }
-    }
-}
-
-/// Shape and form of a row. All rows of a run have those of its first row, but pairs may have a prompt or share it implicitly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Kind {
-    /// The columns.
-    pub shape: Shape,
-    /// Strings or conversations.
-    pub form: Form,
-}
-
-impl Kind {
-    /// Whether rows of the two kinds may stand in one run.
-    pub fn mixes_with(self, other: Kind) -> bool {
-        self.form == other.form && (self.shape == other.shape || self.shape.is_pair() && other.shape.is_pair())
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.shape.columns(), self.form.describe())
-    }
-}
-
-impl Text {
-    /// Which of the two it is.
-    pub fn form(&self) -> Form {
-        match self {
-            Text::Plain(_) => Form::Plain,
-            Text::Turns(_) => Form::Conversational,
-        }
-    }
-
-    /// Returns its approximate size in bytes.
-    fn bytes(&self) -> u64 {
-        match self {
-            Text::Plain(text) => text.len() as u64,
-            Text::Turns(turns) => turns.iter().map(|turn| turn.to_string().len() as u64).sum(),
-        }
-    }
-
-    /// Bytes of a text, or the number of turns: it grows if something is put before the text.
-    fn extent(&self) -> usize {
-        match self {
-            Text::Plain(text) => text.len(),
-            Text::Turns(turns) => turns.len(),
-        }
-    }
-
-    /// Turns a text into a turn.
-    fn make_turn(&mut self, role: &str) {
-        if let Text::Plain(text) = self {
-            *self = Text::Turns(vec![said_by(role, text)]);
-        }
-    }
-
-    /// Puts the system text before the prompt: as a turn if no system turn exists, or as a text and a blank line. Changes nothing
-    /// if the prompt has that text already: a text anywhere, turns at the start of the first one.
-    #[must_use]
-    pub fn with_system(self, system: &str) -> Text {
-        let asked = system.trim();
-        match self {
-            Text::Plain(text) if holds(&text, asked) => Text::Plain(text),
-            Text::Plain(text) => Text::Plain([system, "\n\n", &text].concat()),
-            Text::Turns(mut turns) => {
-                let first = turns.first().and_then(content_of).unwrap_or_default();
-                if !turns.iter().any(is_system) && !first.trim_start().starts_with(asked) {
-                    turns.insert(0, said_by("system", system));
-                }
-                Text::Turns(turns)
-            }
-        }
-    }
-}
-
-/// Whether a text begins with another, or contains it and the other is too long for a coincidence.
-fn holds(text: &str, other: &str) -> bool {
-    text.trim_start().starts_with(other) || other.chars().count() >= FEW && text.contains(other)
 }
 
 /// A record, and what else its row had.
@@ -494,16 +294,6 @@ impl Record {
     }
 }
 
-/// Whether nobody but the system says anything.
-fn is_blank(prompt: &Text) -> bool {
-    match prompt {
-        Text::Plain(text) => text.trim().is_empty(),
-        Text::Turns(turns) => turns
-            .iter()
-            .all(|turn| is_system(turn) || content_of(turn).is_some_and(|content| content.trim().is_empty())),
-    }
-}
-
 impl BadRow {
     /// Makes the error for a pair with equal answers, with the file's names of their columns.
     pub(crate) fn same_answers(columns: &[String]) -> BadRow {
@@ -565,62 +355,4 @@ fn split_common_prefix(
             found: rejected.form().describe(),
         }),
     }
-}
-
-/// What `chat_template_kwargs` may not set: what the rows, the command line or the library decide.
-const NO_KWARGS: [&str; 13] = [
-    "messages",
-    "conversation",
-    "tools",
-    "add_generation_prompt",
-    "continue_final_message",
-    "chat_template",
-    "tokenize",
-    "tokenizer_kwargs",
-    "truncation",
-    "padding",
-    "max_length",
-    "return_tensors",
-    "return_dict",
-];
-
-/// Reads `tools` (a list) and `chat_template_kwargs` (an object), or texts of them as JSON or as Python prints them, for the chat
-/// template, as TRL 1.16 does. A null counts as no column.
-fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
-    let field = columns.column("tools");
-    let tools = match columns.take("tools").unwrap_or_default() {
-        Value::String(text) if text.trim().is_empty() => Value::Null,
-        Value::String(text) => match value_in_text(&text) {
-            Some(tools) => tools,
-            None => {
-                let message = json_fault(&text).unwrap_or_default();
-                return Err(BadRow::ToolsJson { field, message });
-            }
-        },
-        other => other,
-    };
-    let mut tools = match tools {
-        Value::Null => None,
-        Value::Array(tools) => Some(tools),
-        other => return Err(wrong_type(field, &other, "a list of tools, or JSON text of one")),
-    };
-    for (i, tool) in tools.iter_mut().flatten().enumerate() {
-        if !tool.is_object() {
-            return Err(wrong_type(format!("{field}[{i}]"), tool, "an object, the tool's JSON schema"));
-        }
-        drop_null_properties(tool);
-    }
-    let field = columns.column("chat_template_kwargs");
-    let kwargs = match columns.take("chat_template_kwargs").unwrap_or_default() {
-        Value::Null => Map::new(),
-        Value::Object(kwargs) => kwargs,
-        other => match other.as_str().and_then(value_in_text) {
-            Some(Value::Object(kwargs)) => kwargs,
-            _ => return Err(wrong_type(field, &other, "an object, or JSON text of one")),
-        },
-    };
-    if let Some(name) = NO_KWARGS.into_iter().find(|name| kwargs.contains_key(*name)) {
-        return Err(BadRow::TemplateKwarg { field, name });
-    }
-    Ok(TemplateInputs { tools, kwargs })
 }

@@ -2,12 +2,10 @@
 
 use serde_json::Value;
 
-use super::records::Text;
+use super::text::{FEW, Text};
+use super::turn::{content_of, is_assistant, is_system, role_of};
 use super::turn_marker::ends_with_mark;
-use super::turns::{content_of, is_assistant, is_system, role_of};
 
-/// A text of at least this many characters is not repeated by coincidence.
-pub(crate) const FEW: usize = 8;
 /// Most bytes before the prompt in an answer that may be a turn marker.
 const OF_A_MARK: usize = 200;
 /// Most turns at the end of a prompt to look for in an answer that does not repeat the whole prompt.

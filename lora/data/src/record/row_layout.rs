@@ -11,15 +11,16 @@
 use align_engine::json::shorten;
 use serde_json::Value;
 
-use super::columns::{Columns, INSTRUCTION, PREFERRED, PROMPT_NAMES, REJECTED_RESPONSE, wrong_type};
-use super::numbers::{NUMBER_COLUMNS, RowNumbers};
-use super::records::{Form, RecordTarget, Shape, Text};
-use super::turns::{
-    ASSISTANT, before_last_said, content_of, has_role, is_assistant, is_system, joined, list, role_of, said_by, text,
-    turns, turns_in_text, value_in_text,
-};
-use crate::bad_row::BadRow;
-use crate::set::decided::Decided;
+use super::bad_row::BadRow;
+use super::columns::{Columns, wrong_type};
+use super::decided::Decided;
+use super::records::RecordTarget;
+use super::shape::Shape;
+use super::text::{Form, Text};
+use super::turn::{ASSISTANT, before_last_said, content_of, has_role, is_assistant, is_system, role_of, said_by};
+use super::turns::{joined, list, text, turns, turns_in_text, value_in_text};
+use crate::row::RowNumbers;
+use crate::source::column_map::{INSTRUCTION, NUMBER_COLUMNS, PREFERRED, PROMPT_NAMES, REJECTED_RESPONSE};
 
 /// Keys of an object that a message names, and characters of one.
 const KEYS: usize = 12;

@@ -1,86 +1,30 @@
 //! A data set: what a survey of all rows found, and its rows on demand, in any order, in bounded memory.
 
-use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
+use super::error::DataError;
 use super::index::Entry;
 use super::ingredients::FileStamp;
+use super::options::{Needs, Shuffle, UnpairedOrder};
+use super::split;
 use super::survey::Survey;
-use super::token_cache::{CachedRows, Slot, TokenCache};
-use super::{pass, split};
-use crate::bad_row::BadRow;
+use super::token_cache::{CachedRows, Slot};
 use crate::batch::mismatch::{self, Mismatch};
 use crate::batch::order;
 use crate::deep_stack::with_deep_stack;
-use crate::error::DataError;
-use crate::progress::{DataObserver, Unobserved};
-use crate::record::columns::ColumnMap;
+use crate::record::bad_row::BadRow;
 use crate::record::reading::Pairs;
-use crate::record::records::{Kind, Parsed, Record, Shape};
+use crate::record::records::{Parsed, Record};
+use crate::record::shape::{Kind, Shape};
+use crate::row::EncodedRow;
+use crate::source::column_map::ColumnMap;
+use crate::source::error::SourceError;
 use crate::source::reader::Rows;
-use crate::tokens::encode::{DropReason, Encoded, EncodedRow, Encoder, Notes};
-
-/// What a run reads the data for, and so which shapes it accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Needs {
-    /// Pairs.
-    Pairs,
-    /// Labelled rows; pairs become two of them.
-    Labels,
-    /// Scored answers.
-    Rewards,
-    /// Sequences to learn as they are; of pairs the chosen answers.
-    Sequences,
-    /// Any row with an answer, as it is.
-    Answers,
-}
-
-/// What happens to a bad row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnBadRow {
-    /// The first one ends the run.
-    Error,
-    /// It is left out and counted.
-    Skip,
-}
-
-/// The order of an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shuffle {
-    /// By this seed and the epoch.
-    Seeded(u64),
-    /// As in the files.
-    Off,
-}
-
-/// The order of the rows that are made by splitting pairs, without a shuffle and in evaluations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UnpairedOrder {
-    /// Chosen and rejected answers alternate, and neighbours are of different prompts: see [`order::interleave`].
-    #[default]
-    Interleaved,
-    /// As in TRL: of each thousand pairs, all chosen answers and then all rejected ones. Evaluations then go by batches:
-    /// rows share the numbers of a loss with their batch.
-    Trl,
-}
-
-/// How a data set is opened.
-pub struct Opening<'a> {
-    /// What it is read for.
-    pub needs: Needs,
-    /// What happens to a bad row.
-    pub on_bad_row: OnBadRow,
-    /// Where its tokens are kept for the next start, and taken from.
-    pub cache: Option<&'a TokenCache>,
-    /// Takes a JSON line for each record that is left out: `{"file", "line", "reason", "row"}`, `row` as it stands in the data.
-    pub rejects: Option<&'a mut dyn Write>,
-    /// Is told how it goes.
-    pub observer: &'a mut dyn DataObserver,
-}
+use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 
 /// How many records are encoded together if each makes all pairs of its answers.
 const RECORDS_OF_ALL_PAIRS: usize = 16;
@@ -129,13 +73,13 @@ impl Sources {
     }
 
     /// # Errors
-    /// [`DataError::Changed`] where they are not the files that the cached tokens are of; as [`Rows::open`].
-    pub fn rows(&self) -> Result<&Rows, DataError> {
+    /// [`SourceError::Changed`] where they are not the files that the cached tokens are of; as [`Rows::open`].
+    pub fn rows(&self) -> Result<&Rows, SourceError> {
         if self.rows.get().is_none() {
             let rows = Rows::open(&self.paths, &self.columns)?;
             FileStamp::check(&self.stamps, &self.paths)?;
             if rows.len() != self.records {
-                return Err(DataError::Changed { path: self.paths[0].clone() });
+                return Err(SourceError::Changed { path: self.paths[0].clone() });
             }
             // another thread may have been faster: then its are taken
             let _ = self.rows.set(rows);
@@ -165,28 +109,6 @@ pub struct RowLengths {
 }
 
 impl Dataset {
-    /// Surveys all rows: reads, encodes and counts every one, in parallel, a window at a time.
-    ///
-    /// The first record that can be parsed sets shape and form of the run; records of another kind are bad rows. Labelled rows
-    /// made from pairs have TRL's numbers: of each thousand pairs all chosen answers come before all rejected ones.
-    ///
-    /// # Errors
-    /// [`DataError`]; with [`OnBadRow::Error`] that of the first bad row in the order of the files.
-    pub fn open(paths: &[PathBuf], encoder: Encoder, needs: Needs, on_bad_row: OnBadRow) -> Result<Dataset, DataError> {
-        let opening = Opening { needs, on_bad_row, cache: None, rejects: None, observer: &mut Unobserved };
-        Dataset::open_with(paths, encoder, opening)
-    }
-
-    /// As [`Dataset::open`], with the tokens of an earlier run where the cache has them, telling how it goes, and writing down
-    /// what is left out.
-    ///
-    /// # Errors
-    /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is no error: it is said, and the run goes on without
-    /// it.
-    pub fn open_with(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
-        pass::open(paths, encoder, opening)
-    }
-
     /// Holds out about `fraction` of the rows, by seed and prompt: no prompt stands on both sides, at least one row on each.
     /// Both sides keep the order of the files, and both surveys are that of the whole.
     ///
@@ -248,7 +170,7 @@ impl Dataset {
     /// is for messages only.
     ///
     /// # Errors
-    /// [`DataError::Io`] if the files cannot be read any more.
+    /// [`SourceError::Io`] if the files cannot be read any more.
     pub fn place(&self, record: usize) -> Result<(PathBuf, u64), DataError> {
         Ok(self.sources.rows()?.place(record))
     }
@@ -316,7 +238,7 @@ impl Dataset {
     /// Reads and encodes usable rows, in the order given.
     ///
     /// # Errors
-    /// [`DataError::Changed`] if a file is not as it was surveyed; [`DataError::Io`].
+    /// [`SourceError::Changed`] if a file is not as it was surveyed; [`SourceError::Io`].
     pub fn rows(&self, numbers: &[u32]) -> Result<Vec<EncodedRow>, DataError> {
         if let Some(cached) = &self.cached {
             cached.check_unchanged()?;
@@ -329,10 +251,10 @@ impl Dataset {
     fn row(&self, entry: Entry) -> Result<EncodedRow, DataError> {
         let number = entry.record as usize;
         let rows = self.sources.rows()?;
-        let error = |reason| rows.row_error(number, reason);
+        let error = |reason| DataError::of_row(rows, number, reason);
         let record = self.parse(number)?.map_err(error)?.record;
         // the survey kept it: if it is no longer as it was, neither is the file
-        let changed = || DataError::Changed { path: rows.place(number).0 };
+        let changed = || DataError::from(SourceError::Changed { path: rows.place(number).0 });
         let part = self.part(record, entry.part as usize).ok_or_else(changed)?;
         match self.encoder.encode(&part).map_err(error)?.0 {
             Encoded::Kept(row) => Ok(row),
@@ -396,7 +318,7 @@ impl Dataset {
     }
 
     fn parse(&self, record: usize) -> Result<Result<Parsed, BadRow>, DataError> {
-        Ok(self.sources.rows()?.read(record)?.and_then(|line| self.encoder.parse(record, &line)))
+        Ok(self.sources.rows()?.read(record)?.map_err(BadRow::from).and_then(|line| self.encoder.parse(record, &line)))
     }
 
     /// Encodes a row. Fails if the template leaves nothing of an answer.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::tokens::encode::EncodedRow;
+use crate::row::EncodedRow;
 
 /// How often rows repeat an earlier one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

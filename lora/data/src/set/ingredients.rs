@@ -5,9 +5,9 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::dataset::{Needs, OnBadRow};
-use crate::error::DataError;
+use super::options::{Needs, OnBadRow};
 use crate::progress::{DataObserver, DataProgress, Stage};
+use crate::source::error::SourceError;
 use crate::tokens::encode::Encoder;
 use crate::tokens::jinja::strftime;
 use crate::tokens::template::ChatTemplate;
@@ -61,12 +61,12 @@ impl FileStamp {
     /// Checks that the files are those of the stamps.
     ///
     /// # Errors
-    /// [`DataError::Changed`]; [`DataError::Io`] for one that is gone.
-    pub fn check(stamps: &[FileStamp], paths: &[PathBuf]) -> Result<(), DataError> {
+    /// [`SourceError::Changed`]; [`SourceError::Io`] for one that is gone.
+    pub fn check(stamps: &[FileStamp], paths: &[PathBuf]) -> Result<(), SourceError> {
         for (stamp, path) in stamps.iter().zip(paths) {
-            let meta = path.metadata().map_err(|source| DataError::Io { path: path.clone(), source })?;
+            let meta = path.metadata().map_err(|source| SourceError::Io { path: path.clone(), source })?;
             if FileStamp::of(&meta) != *stamp {
-                return Err(DataError::Changed { path: path.clone() });
+                return Err(SourceError::Changed { path: path.clone() });
             }
         }
         Ok(())
@@ -91,14 +91,14 @@ impl Ingredients {
     /// are of the data files as they were hashed.
     ///
     /// # Errors
-    /// [`DataError::Io`] for a data file that cannot be read.
+    /// [`SourceError::Io`] for a data file that cannot be read.
     pub fn of(
         paths: &[PathBuf],
         encoder: &Encoder,
         needs: Needs,
         on_bad_row: OnBadRow,
         observer: &mut dyn DataObserver,
-    ) -> Result<(Ingredients, Vec<FileStamp>), DataError> {
+    ) -> Result<(Ingredients, Vec<FileStamp>), SourceError> {
         let mut all = Vec::new();
         let mut put = |name: &str, value: String| all.push((name.to_owned(), value));
         put("the program", format!("{} {VERSION}", env!("CARGO_PKG_VERSION")));
@@ -113,7 +113,7 @@ impl Ingredients {
                 done += bytes;
                 observer.progress(DataProgress { stage: Stage::Comparing, done, total });
             };
-            let found = content(path, progress).map_err(|source| DataError::Io { path: path.clone(), source })?;
+            let found = content(path, progress).map_err(|source| SourceError::Io { path: path.clone(), source })?;
             put(&absolute(path).display().to_string(), found.0);
             stamps.push(found.1);
         }
@@ -318,9 +318,9 @@ mod tests {
         std::fs::write(&beside, "two").unwrap();
         File::open(&beside).unwrap().set_modified(time).unwrap();
         std::fs::rename(&beside, &paths[0]).unwrap();
-        assert!(matches!(FileStamp::check(&stamps, &paths), Err(DataError::Changed { .. })));
+        assert!(matches!(FileStamp::check(&stamps, &paths), Err(SourceError::Changed { .. })));
         std::fs::remove_file(&paths[0]).unwrap();
-        assert!(matches!(FileStamp::check(&stamps, &paths), Err(DataError::Io { .. })));
+        assert!(matches!(FileStamp::check(&stamps, &paths), Err(SourceError::Io { .. })));
     }
 
     #[test]

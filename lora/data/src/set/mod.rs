@@ -1,12 +1,15 @@
 //! Rows to a [`Dataset`](dataset::Dataset): one pass that counts, then rows on demand.
 
 pub(crate) mod dataset;
-pub(crate) mod decided;
+pub(crate) mod decide;
+pub(crate) mod dropped;
 pub(crate) mod duplicates;
+pub(crate) mod error;
 pub(crate) mod index;
 pub(crate) mod ingredients;
 pub(crate) mod lengths;
-pub(crate) mod pass;
+pub(crate) mod open;
+pub(crate) mod options;
 pub(crate) mod prompts;
 pub(crate) mod rejects;
 pub(crate) mod sample;

@@ -5,17 +5,20 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::decided::Decided;
-use super::pass::refuse_unseen;
+use super::error::DataError;
+use super::open::refuse_unseen;
 use super::sample::Sample;
 use super::sanity::{self, Files, OfFile, Sighting};
 use super::survey::Survey;
-use crate::bad_row::BadRow;
 use crate::deep_stack::with_deep_stack;
-use crate::error::DataError;
-use crate::record::columns::Seen;
+use crate::record::bad_row::BadRow;
+use crate::record::decided::Decided;
 use crate::record::reading::Reading;
-use crate::record::records::{Form, Kind, Record};
+use crate::record::records::Record;
+use crate::record::shape::Kind;
+use crate::record::text::Form;
+use crate::source::column_map::Seen;
+use crate::source::error::SourceError;
 use crate::source::reader::Rows;
 use crate::tokens::encode::Encoder;
 
@@ -69,12 +72,12 @@ impl<'a> Prompts<'a> {
                     prompts.records += rows.len();
                     prompts.files.push((first, rows));
                 }
-                Err(DataError::Empty { .. }) => {}
-                Err(error) => return Err(error),
+                Err(SourceError::Empty { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         if prompts.records == 0 {
-            return Err(DataError::Empty { paths: paths.to_vec() });
+            return Err(SourceError::Empty { paths: paths.to_vec() }.into());
         }
         prompts.reading.decided = Decided::by(prompts.files.iter().map(|(_, rows)| rows), encoder)?;
         let is_all = prompts.records <= limit;
@@ -130,7 +133,7 @@ impl<'a> Prompts<'a> {
     /// The prompts of some records. A number at or above [`Prompts::len`] panics.
     ///
     /// # Errors
-    /// [`DataError::Changed`] if a file is not as it was; [`DataError`] of the first row that cannot be used.
+    /// [`SourceError::Changed`] if a file is not as it was; [`DataError`] of the first row that cannot be used.
     pub fn get(&self, records: Range<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
         self.files.iter().try_for_each(|(_, rows)| rows.check_unchanged())?;
         Ok(self.examine(records, |_| false)?.into_iter().map(|read| read.prompt).collect())
@@ -158,13 +161,13 @@ impl<'a> Prompts<'a> {
         let (first, rows) = self.file_of(row);
         let (encoder, in_file) = (self.encoder, row - first);
         let mut seen = None;
-        let bad = |reason| rows.row_error(in_file, reason);
-        let line = rows.read(in_file)?.map_err(bad)?;
+        let bad = |reason| DataError::of_row(rows, in_file, reason);
+        let line = rows.read(in_file)?.map_err(|reason| bad(reason.into()))?;
         let parsed = Record::parse_seen(row, &line, &self.reading, &mut seen).map_err(bad)?;
         let (record, kind) = (&parsed.record, parsed.record.kind());
         if kind.form == Form::Conversational && encoder.template().is_none() {
             let (path, line) = rows.place(in_file);
-            return Err(encoder.no_template(path, line));
+            return Err(DataError::no_template(encoder, path, line));
         }
         let asked = record.to_continue().map_err(bad)?;
         let ids = encoder.prompt_with(&asked, &record.inputs).map_err(bad)?;

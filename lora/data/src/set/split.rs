@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::error::DataError;
 use crate::batch::order::keyed;
-use crate::error::DataError;
 
 /// Whether each row is held out: about `fraction` of them, whole groups of the same prompt, a pure function of groups, fraction
 /// and seed. At least one row is held out, at least one is not.

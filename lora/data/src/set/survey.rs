@@ -5,16 +5,17 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::decided::Decided;
+use super::dropped::{DropKind, Dropped};
 use super::duplicates::Repeats;
+use super::error::DataError;
 use super::lengths::Lengths;
 use super::sanity::Warning;
-use crate::bad_row::BadRow;
-use crate::error::DataError;
-use crate::record::numbers::RowNumbers;
-use crate::record::records::{Form, Kind};
-use crate::tokens::encode::{Answer, DropReason, EncodedRow, Notes, Target};
-use crate::tokens::sequence::SftPart;
+use crate::record::decided::Decided;
+use crate::record::shape::Kind;
+use crate::record::text::Form;
+use crate::row::{Answer, EncodedRow, RowNumbers, Target};
+use crate::tokens::encode::{DropReason, Notes};
+use crate::tokens::sft_part::SftPart;
 use crate::tokens::spans::SpanSource;
 use crate::tokens::tokenizer::Tokenizer;
 
@@ -127,38 +128,6 @@ pub struct NumberCounts {
     pub beats_probability: usize,
 }
 
-/// Rows left out for one kind of reason.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Dropped {
-    /// The kind in a few words.
-    pub label: String,
-    /// The kind of the reason.
-    pub kind: DropKind,
-    /// How many.
-    pub rows: usize,
-    /// The first one's reason in full.
-    pub first: String,
-    /// Its file.
-    pub path: PathBuf,
-    /// Its 1-based line; in Parquet, its 1-based row.
-    pub line: u64,
-}
-
-/// Kinds of reasons to leave rows out. Each needs another remedy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum DropKind {
-    /// They are too long.
-    Length,
-    /// No token stands before their first answer token.
-    Prompt,
-    /// They have no prompt column and lack the turn marker that ends the prompts of the others.
-    Marker,
-    /// Their answers all have the same score, so no pair can be made of them.
-    NoPair,
-    /// They are bad, and the user asked to skip bad rows.
-    Bad,
-}
-
 /// A prompt whose last tokens change when an answer follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BoundaryExample {
@@ -168,30 +137,6 @@ pub struct BoundaryExample {
     pub alone: Vec<String>,
     /// What stands there when the answer follows.
     pub followed: Vec<String>,
-}
-
-impl DropReason {
-    /// The kind of reason in a few words, for counting.
-    pub fn label(&self) -> &'static str {
-        match self {
-            DropReason::NoRoom { .. } => "prompt fills max-length",
-            DropReason::AnswerTooLong { .. } => "answer longer than max-length",
-            DropReason::NoPrompt => "prompt without a token",
-            DropReason::NoPair => "scored answers without a pair",
-            DropReason::NothingScored => "nothing to score",
-            DropReason::Bad(reason) => reason.label(),
-        }
-    }
-
-    fn kind(&self) -> DropKind {
-        match self {
-            DropReason::NoRoom { .. } | DropReason::AnswerTooLong { .. } => DropKind::Length,
-            DropReason::NoPrompt | DropReason::NothingScored => DropKind::Prompt,
-            DropReason::NoPair => DropKind::NoPair,
-            DropReason::Bad(BadRow::NoTurnMarker { marker: Some(_), .. }) => DropKind::Marker,
-            DropReason::Bad(_) => DropKind::Bad,
-        }
-    }
 }
 
 impl Survey {

@@ -24,14 +24,16 @@ use std::time::{Duration, SystemTime};
 use align_engine::new_file::{NewFile, NewFileError};
 use serde_json::Value;
 
-use super::dataset::{Needs, OnBadRow};
+use super::error::DataError;
 use super::ingredients::{FileStamp, Ingredients};
+use super::options::{Needs, OnBadRow};
 use super::rejects::{self, Rejects};
 use super::survey::Survey;
-use crate::error::DataError;
 use crate::progress::{DataObserver, DataProgress, Stage};
+use crate::row::EncodedRow;
+use crate::source::error::SourceError;
 use crate::store::user_cache;
-use crate::tokens::encode::{EncodedRow, Encoder};
+use crate::tokens::encode::Encoder;
 
 const MAGIC: &[u8; 8] = b"ALIGNTOK";
 /// Parts between the two magics.
@@ -74,7 +76,7 @@ impl TokenCache {
     /// The place of a data set.
     ///
     /// # Errors
-    /// [`DataError::Io`] for a data file that cannot be read.
+    /// [`SourceError::Io`] for a data file that cannot be read.
     pub(crate) fn slot(
         &self,
         paths: &[PathBuf],
@@ -82,7 +84,7 @@ impl TokenCache {
         needs: Needs,
         on_bad_row: OnBadRow,
         observer: &mut dyn DataObserver,
-    ) -> Result<Slot, DataError> {
+    ) -> Result<Slot, SourceError> {
         let name = Ingredients::entry_name(paths, encoder, needs, on_bad_row);
         let (ingredients, stamps) = Ingredients::of(paths, encoder, needs, on_bad_row, observer)?;
         let path = self.folder.join(format!("{name}.{ENDING}"));

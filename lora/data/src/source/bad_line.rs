@@ -2,33 +2,61 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bad_row::BadRow;
-
 /// Starts the line of a bad row. No JSON starts with it.
 const BAD: u8 = 1;
 
-/// What follows the start.
-#[derive(Serialize, Deserialize)]
-enum Fault {
-    Value { column: String, message: String },
-    Cells { found: usize, header: usize },
+/// Why a row of a file is not the line of a JSON object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadLine {
+    /// Longer than a row may be.
+    #[error("the line has {bytes} bytes, the limit is {limit}")]
+    TooLong {
+        /// Bytes of the line.
+        bytes: u64,
+        /// Largest accepted number.
+        limit: u64,
+    },
+    /// A row of CSV with another number of cells than the header.
+    #[error("the row has {}, the header {header}; is a delimiter or a line end in a cell without quotes?", cells(*found))]
+    Cells {
+        /// Cells of the row.
+        found: usize,
+        /// Columns.
+        header: usize,
+    },
+    /// A value of a Parquet or CSV file that no JSON could hold, or that makes the row too long.
+    #[error("column `{column}`: {message}")]
+    Value {
+        /// Path of the column.
+        column: String,
+        /// What is wrong with it.
+        message: String,
+    },
 }
 
-/// Appends the line of a bad row, without a line end.
-pub(crate) fn put(line: &mut Vec<u8>, reason: &BadRow) {
-    let fault = match reason {
-        BadRow::Value { column, message } => Fault::Value { column: column.clone(), message: message.clone() },
-        BadRow::Cells { found, header } => Fault::Cells { found: *found, header: *header },
-        other => Fault::Value { column: String::new(), message: other.to_string() },
-    };
-    line.push(BAD);
-    serde_json::to_writer(line, &fault).expect("texts print, and a vector takes them");
+impl BadLine {
+    /// Appends the line of a bad row, without a line end.
+    pub fn put(&self, line: &mut Vec<u8>) {
+        line.push(BAD);
+        serde_json::to_writer(line, self).expect("texts print, and a vector takes them");
+    }
+
+    /// Reads what is wrong with a row. `None` if this is not the line of a bad row.
+    pub fn read(line: &[u8]) -> Option<BadLine> {
+        serde_json::from_slice(line.strip_prefix(&[BAD])?).ok()
+    }
+
+    /// The kind of fault in a few words, for counting.
+    pub fn label(&self) -> &'static str {
+        match self {
+            BadLine::TooLong { .. } => "line too long",
+            BadLine::Cells { .. } => "other number of cells than the header",
+            BadLine::Value { .. } => "value that cannot be read",
+        }
+    }
 }
 
-/// Reads what is wrong with a row. `None` if this is not the line of a bad row.
-pub(crate) fn read(line: &[u8]) -> Option<BadRow> {
-    Some(match serde_json::from_slice(line.strip_prefix(&[BAD])?).ok()? {
-        Fault::Value { column, message } => BadRow::Value { column, message },
-        Fault::Cells { found, header } => BadRow::Cells { found, header },
-    })
+fn cells(n: usize) -> String {
+    if n == 1 { "1 cell".to_owned() } else { format!("{n} cells") }
 }

@@ -10,12 +10,10 @@ use std::io::Read;
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
 use serde_json::Value;
 
-use super::bad_line;
+use super::bad_line::BadLine;
+use super::column_map::{ColumnMap, NUMBER_COLUMNS};
 use super::column_names::is_looked_at;
-use super::reader::MAX_ROW_BYTES;
-use crate::bad_row::BadRow;
-use crate::record::columns::ColumnMap;
-use crate::record::numbers::NUMBER_COLUMNS;
+use super::limits::MAX_ROW_BYTES;
 
 /// Follows the text as a row of its own. If a quote is still open, it becomes part of the last cell instead. The parser does
 /// not report that by itself.
@@ -98,7 +96,7 @@ pub(crate) fn rows<R: Read, E>(
                 let at = line.len();
                 if let Err(reason) = header.put(&record, &mut line) {
                     line.truncate(at);
-                    bad_line::put(&mut line, &reason);
+                    reason.put(&mut line);
                 }
                 line.push(b'\n');
                 next += 1;
@@ -252,9 +250,9 @@ impl Header {
     }
 
     /// Appends the object of a row.
-    fn put(&self, record: &ByteRecord, line: &mut Vec<u8>) -> Result<(), BadRow> {
+    fn put(&self, record: &ByteRecord, line: &mut Vec<u8>) -> Result<(), BadLine> {
         if record.len() != self.0.len() {
-            return Err(BadRow::Cells { found: record.len(), header: self.0.len() });
+            return Err(BadLine::Cells { found: record.len(), header: self.0.len() });
         }
         for (i, ((name, key, kind), cell)) in self.0.iter().zip(cells(record)).enumerate() {
             line.push(if i == 0 { b'{' } else { b',' });
@@ -263,7 +261,7 @@ impl Header {
                 line.extend_from_slice(b"null");
                 continue;
             }
-            let bad = |message: String| BadRow::Value { column: name.clone(), message };
+            let bad = |message: String| BadLine::Value { column: name.clone(), message };
             let text = std::str::from_utf8(cell).map_err(|error| {
                 let at = error.valid_up_to() + 1;
                 bad(format!("its text is not valid UTF-8, from byte {at} of it on; save the file as UTF-8"))
@@ -364,7 +362,7 @@ mod tests {
         assert_eq!(lines(&(",".repeat(1_000_000) + "\n"), b','), commas);
         let (found, _) = lines("prompt,chosen\na\nb,c,d\n, \"e\"\n", b',').unwrap();
         let faults: Vec<String> =
-            found.lines().filter_map(|line| bad_line::read(line.as_bytes())).map(|bad| bad.to_string()).collect();
+            found.lines().filter_map(|line| BadLine::read(line.as_bytes())).map(|bad| bad.to_string()).collect();
         assert_eq!(faults.len(), 3, "{found}");
         assert!(
             faults[0].contains("1 cell") && faults[1].contains("3 cells") && faults[2].contains("blank"),

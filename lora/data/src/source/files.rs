@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::endings::{ENDINGS, PACKED};
+use super::error::SourceError;
 use super::hub::{self, CachedSet};
-use crate::error::DataError;
 
 /// The files of a run, in the order in which their rows are numbered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,10 +28,10 @@ pub struct DataFiles {
 /// data set's id is looked up in the local Hugging Face cache. Any other is left for the reader to refuse.
 ///
 /// # Errors
-/// [`DataError::Folder`], [`DataError::Pattern`], [`DataError::NoMatch`], [`DataError::NotText`], [`DataError::Hub`];
-/// [`DataError::Io`] for a
+/// [`SourceError::Folder`], [`SourceError::Pattern`], [`SourceError::NoMatch`], [`SourceError::NotText`], [`SourceError::Hub`];
+/// [`SourceError::Io`] for a
 /// folder that cannot be listed.
-pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, DataError> {
+pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, SourceError> {
     let mut files = DataFiles::default();
     for name in names {
         match name.to_str().filter(|text| text.contains(['*', '?', '[']) && !name.exists()) {
@@ -57,22 +58,22 @@ pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, DataError> {
     Ok(files)
 }
 
-fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), DataError> {
+fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), SourceError> {
     let broken =
-        |error: glob::PatternError| DataError::Pattern { pattern: pattern.to_owned(), message: error.to_string() };
+        |error: glob::PatternError| SourceError::Pattern { pattern: pattern.to_owned(), message: error.to_string() };
     let mut found = Vec::new();
     for entry in glob::glob_with(pattern, OPTIONS).map_err(broken)? {
-        let path = entry.map_err(|error| DataError::Io { path: error.path().to_owned(), source: error.into() })?;
+        let path = entry.map_err(|error| SourceError::Io { path: error.path().to_owned(), source: error.into() })?;
         if is_hidden(&path, pattern) {
             continue;
         }
         if path.is_dir() { files.folders.push(path) } else { found.push(path) }
     }
     if let Some(path) = passed_over(pattern) {
-        return Err(DataError::NotText { path, pattern: pattern.to_owned() });
+        return Err(SourceError::NotText { path, pattern: pattern.to_owned() });
     }
     if found.is_empty() {
-        return Err(DataError::NoMatch { pattern: pattern.to_owned() });
+        return Err(SourceError::NoMatch { pattern: pattern.to_owned() });
     }
     found.sort();
     files.paths.extend(found);
@@ -106,20 +107,8 @@ fn passed_over(pattern: &str) -> Option<PathBuf> {
     paths.find(|path| !is_hidden(path, pattern) && path.file_name().is_some_and(is_wrong))
 }
 
-/// Endings of the names of data files.
-pub(crate) const ENDINGS: [&str; 7] = ["jsonl", "parquet", "json", "ndjson", "csv", "tsv", "tab"];
-/// Endings that follow those in the names of compressed files.
-const PACKED: [&str; 3] = [".gz", ".zst", ".zstd"];
-
-/// Returns the ending of a file's name in lower case, without that of its compression.
-pub(crate) fn ending(name: &str) -> Option<String> {
-    let name = name.to_ascii_lowercase();
-    let name = PACKED.into_iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
-    Some(name.rsplit_once('.')?.1.to_owned())
-}
-
 /// The error of a folder: with the pattern that would take its files, if there are any.
-pub(crate) fn folder(path: &Path) -> DataError {
+pub(crate) fn folder(path: &Path) -> SourceError {
     let names: Vec<String> = std::fs::read_dir(path)
         .into_iter()
         .flatten()
@@ -130,7 +119,7 @@ pub(crate) fn folder(path: &Path) -> DataError {
     let packed = PACKED.into_iter().flat_map(|packed| ENDINGS.map(|ending| format!("{ending}{packed}")));
     let ending = ENDINGS.map(str::to_owned).into_iter().chain(packed).find(has);
     let ending = ending.unwrap_or_else(|| ENDINGS[0].to_owned());
-    DataError::Folder { path: path.to_owned(), pattern: path.join(format!("*.{ending}")).display().to_string() }
+    SourceError::Folder { path: path.to_owned(), pattern: path.join(format!("*.{ending}")).display().to_string() }
 }
 
 #[cfg(test)]
@@ -170,7 +159,7 @@ mod tests {
         assert_eq!(names(hidden.path(), &files), [".cache/a.jsonl"]);
         for pattern in ["*.jsonl", ".*.jsonl", "**/*.jsonl", "*/*.jsonl"] {
             let error = data_files(&[hidden.path().join(pattern)]).unwrap_err();
-            assert!(matches!(error, DataError::NoMatch { .. }), "{pattern}: {error}");
+            assert!(matches!(error, SourceError::NoMatch { .. }), "{pattern}: {error}");
         }
     }
 
@@ -185,7 +174,7 @@ mod tests {
         }
         for pattern in ["sub/*.jsonl", "s*/*.jsonl", "**/*.jsonl", "sub/caf?.jsonl"] {
             let error = data_files(&[folder.path().join(pattern)]).unwrap_err();
-            assert!(matches!(&error, DataError::NotText { path: found, .. } if *found == path), "{pattern}: {error}");
+            assert!(matches!(&error, SourceError::NotText { path: found, .. } if *found == path), "{pattern}: {error}");
             assert!(error.to_string().contains(r"caf\xE9.jsonl"), "{error}");
         }
         // it is taken by its name, and in nobody's way where the pattern is for others
@@ -193,7 +182,7 @@ mod tests {
         assert_eq!(data_files(&[folder.path().join("*.jsonl")]).unwrap().paths.len(), 1);
         assert_eq!(data_files(&[folder.path().join("sub/b*.jsonl")]).unwrap().paths.len(), 1);
         std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xE9.json")), "{}\n").unwrap();
-        assert!(matches!(data_files(&[folder.path().join("**/*.json")]), Err(DataError::NotText { .. })));
+        assert!(matches!(data_files(&[folder.path().join("**/*.json")]), Err(SourceError::NotText { .. })));
     }
 
     #[test]
@@ -220,10 +209,10 @@ mod tests {
         let message = |name: &str| data_files(&[at(name)]).unwrap_err().to_string();
         let text = message("*.jsonl");
         assert!(text.contains("*.jsonl") && text.contains("matches no file"), "{text}");
-        assert!(matches!(data_files(&[at("su*")]), Err(DataError::NoMatch { .. })), "folders are no files");
+        assert!(matches!(data_files(&[at("su*")]), Err(SourceError::NoMatch { .. })), "folders are no files");
         let text = message("sub");
         assert!(text.contains("is a folder") && text.contains("sub/*.parquet"), "{text}");
-        assert!(matches!(data_files(&[at("a***b")]), Err(DataError::Pattern { .. })));
+        assert!(matches!(data_files(&[at("a***b")]), Err(SourceError::Pattern { .. })));
         // the reader says that it is not there
         assert_eq!(data_files(&[at("none.jsonl")]).unwrap().paths, [at("none.jsonl")]);
     }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::files::ending;
-use crate::error::DataError;
-use crate::record::columns::ColumnMap;
+use super::column_map::ColumnMap;
+use super::endings::ending;
+use super::error::SourceError;
 
 /// How many bytes at the start of a text are looked at.
 pub(crate) const LOOK_BYTES: usize = 64 << 10;
@@ -31,8 +31,8 @@ impl TextLayout {
     /// only if the text does not begin like JSON.
     ///
     /// # Errors
-    /// [`DataError`] for JSON or YAML in a layout that is not read.
-    pub fn of(path: &Path, head: &[u8], is_whole: bool, map: &ColumnMap) -> Result<TextLayout, DataError> {
+    /// [`SourceError`] for JSON or YAML in a layout that is not read.
+    pub fn of(path: &Path, head: &[u8], is_whole: bool, map: &ColumnMap) -> Result<TextLayout, SourceError> {
         let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
         let is_whole = is_whole && head.len() <= LOOK_BYTES;
         let head = &head[..head.len().min(LOOK_BYTES)];
@@ -42,7 +42,7 @@ impl TextLayout {
             None => Ok(TextLayout::Lines),
             Some(b'[') if named.is_none() || text[1..].trim_ascii_start().starts_with(b"{") => Ok(TextLayout::Array),
             Some(b'{') => object(path, text, is_whole, map),
-            _ if named.is_none() && is_yaml(text, map) => Err(DataError::Yaml { path: path.to_owned() }),
+            _ if named.is_none() && is_yaml(text, map) => Err(SourceError::Yaml { path: path.to_owned() }),
             _ => Ok(csv(text, named, map).map_or(TextLayout::Lines, |delimiter| TextLayout::Csv { delimiter })),
         }
     }
@@ -100,7 +100,7 @@ fn csv(text: &[u8], named: Option<u8>, map: &ColumnMap) -> Option<u8> {
 }
 
 /// Returns the layout of a text that begins with an object.
-fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<TextLayout, DataError> {
+fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<TextLayout, SourceError> {
     let path = || path.to_owned();
     let line_end = text.iter().position(|&byte| byte == b'\n');
     let first_line = &text[..line_end.unwrap_or(text.len())];
@@ -118,13 +118,13 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
             let of_objects =
                 |value: &Value| value.as_array().is_some_and(|all| !all.is_empty() && all.iter().all(Value::is_object));
             if let Some((key, _)) = row.iter().find(|(_, value)| of_objects(value)).filter(|_| !is_row) {
-                return Err(DataError::AroundRows { path: path(), key: key.clone() });
+                return Err(SourceError::AroundRows { path: path(), key: key.clone() });
             }
             if is_row && row.len() > 1 && is_table(&row, map) {
-                return Err(DataError::ByColumn { path: path() });
+                return Err(SourceError::ByColumn { path: path() });
             }
             match several_lines {
-                true => Err(DataError::SeveralLines { path: path() }),
+                true => Err(SourceError::SeveralLines { path: path() }),
                 false => Ok(TextLayout::Lines),
             }
         }
@@ -135,14 +135,14 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
                 Some((name, after))
                     if map.reads(&name) && begins_column(after) && name != map.column("completions") =>
                 {
-                    Err(DataError::ByColumn { path: path() })
+                    Err(SourceError::ByColumn { path: path() })
                 }
                 Some((name, [b'[', rest @ ..]))
                     if AROUND_ROWS.contains(&name.as_str()) && rest.trim_ascii_start().starts_with(b"{") =>
                 {
-                    Err(DataError::AroundRows { path: path(), key: name })
+                    Err(SourceError::AroundRows { path: path(), key: name })
                 }
-                _ if line_end.is_some() => Err(DataError::SeveralLines { path: path() }),
+                _ if line_end.is_some() => Err(SourceError::SeveralLines { path: path() }),
                 _ => Ok(TextLayout::Lines),
             }
         }
@@ -151,7 +151,7 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
             && first_line.trim_ascii() == b"{"
             && text[1..].trim_ascii_start().starts_with(b"\"") =>
         {
-            Err(DataError::SeveralLines { path: path() })
+            Err(SourceError::SeveralLines { path: path() })
         }
         // the parser of rows will say what is wrong
         _ => Ok(TextLayout::Lines),
@@ -198,7 +198,7 @@ fn begins_column(text: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn layout(name: &str, text: &str) -> Result<TextLayout, DataError> {
+    fn layout(name: &str, text: &str) -> Result<TextLayout, SourceError> {
         let text = text.as_bytes();
         TextLayout::of(
             Path::new(name),
@@ -243,10 +243,10 @@ mod tests {
     #[test]
     fn what_is_json_and_no_rows_is_told_apart() {
         let long = "x".repeat(LOOK_BYTES);
-        let several = |text: &str| matches!(layout("a.json", text), Err(DataError::SeveralLines { .. }));
-        let by_column = |text: &str| matches!(layout("a.json", text), Err(DataError::ByColumn { .. }));
+        let several = |text: &str| matches!(layout("a.json", text), Err(SourceError::SeveralLines { .. }));
+        let by_column = |text: &str| matches!(layout("a.json", text), Err(SourceError::ByColumn { .. }));
         let around = |text: &str| match layout("a.json", text) {
-            Err(DataError::AroundRows { key, .. }) => Some(key),
+            Err(SourceError::AroundRows { key, .. }) => Some(key),
             _ => None,
         };
         assert!(several("{\n\"prompt\": \"a\"\n}\n{\n\"prompt\": \"b\"\n}"));
@@ -268,12 +268,12 @@ mod tests {
             "prompt:\n",
             "data:\n  - prompt: a\n",
         ] {
-            assert!(matches!(layout("a.yaml", yaml), Err(DataError::Yaml { .. })), "{yaml}");
+            assert!(matches!(layout("a.yaml", yaml), Err(SourceError::Yaml { .. })), "{yaml}");
         }
         // what is longer than the look is not whole, even if all of it was given
         let text = format!("{{\"data\": [{{\"prompt\": \"{long}\"}}]}}");
         let given = TextLayout::of(Path::new("a.json.gz"), text.as_bytes(), true, &ColumnMap::default());
-        assert!(matches!(given, Err(DataError::AroundRows { .. })));
+        assert!(matches!(given, Err(SourceError::AroundRows { .. })));
         // rows
         let scored = "{\"prompt\": [\"a\"], \"completions\": [[\"b\", \"c\"]], \"rewards\": [[1, 0]]}";
         assert!(by_column(scored));

@@ -14,23 +14,20 @@ use std::time::SystemTime;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::bad_line::BadLine;
+use super::column_map::ColumnMap;
+use super::error::SourceError;
 use super::files::folder;
 use super::format::Format;
 use super::layout::{LOOK_BYTES, TextLayout};
+use super::limits::{MAX_RECORDS, MAX_ROW_BYTES, many_lines};
 use super::lines::{LineIndex, LinesOf, ManyLines};
-use super::{bad_line, spool};
-use crate::bad_row::BadRow;
-use crate::error::DataError;
+use super::unpack;
 use crate::progress::{DataObserver, DataProgress, Stage, Unobserved};
-use crate::record::columns::ColumnMap;
 
-/// Longest accepted row, in bytes.
-pub const MAX_ROW_BYTES: u64 = 64 << 20;
 /// Bytes read at a time while looking for rows.
 const SCAN_BYTES: usize = 1 << 20;
 
-/// Most rows of a run: the numbers of rows, and of twice as many made from them, have 32 bits.
-pub(crate) const MAX_RECORDS: usize = (u32::MAX / 2) as usize;
 /// Files that a process has open beside data files: a model's shards, logs, caches, libraries.
 const OTHER_FILES: u64 = 256;
 
@@ -61,8 +58,8 @@ impl Rows {
     /// columns that something reads under `columns` are read; the others are null.
     ///
     /// # Errors
-    /// [`DataError`]: a path that is no file, a format that is not read or broken, no row at all.
-    pub fn open(paths: &[PathBuf], columns: &ColumnMap) -> Result<Rows, DataError> {
+    /// [`SourceError`]: a path that is no file, a format that is not read or broken, no row at all.
+    pub fn open(paths: &[PathBuf], columns: &ColumnMap) -> Result<Rows, SourceError> {
         Rows::open_observed(paths, columns, &mut Unobserved)
     }
 
@@ -74,7 +71,7 @@ impl Rows {
         paths: &[PathBuf],
         columns: &ColumnMap,
         observer: &mut dyn DataObserver,
-    ) -> Result<Rows, DataError> {
+    ) -> Result<Rows, SourceError> {
         let open_files = allow_open_files(paths.len());
         let size = |path: &PathBuf| path.metadata().map_or(0, |meta| meta.len());
         let total = paths.iter().map(size).sum();
@@ -83,10 +80,10 @@ impl Rows {
         for path in paths {
             let progress = |read| observer.progress(DataProgress { stage: Stage::Reading, done: before + read, total });
             let file = DataFile::open(path, columns, rows, progress).map_err(|error| match error {
-                DataError::Io { source, .. } | DataError::Spool { source, .. }
+                SourceError::Io { source, .. } | SourceError::Spool { source, .. }
                     if source.raw_os_error() == Some(Errno::MFILE.raw_os_error()) =>
                 {
-                    DataError::TooManyFiles { files: paths.len(), limit: open_files }
+                    SourceError::TooManyFiles { files: paths.len(), limit: open_files }
                 }
                 other => other,
             })?;
@@ -95,7 +92,7 @@ impl Rows {
             files.push(file);
         }
         if rows == 0 {
-            return Err(DataError::Empty { paths: paths.to_vec() });
+            return Err(SourceError::Empty { paths: paths.to_vec() });
         }
         let mut empty = files.iter().filter(|file: &&DataFile| file.lines.starts.is_empty());
         if let Some(first) = empty.next() {
@@ -133,22 +130,22 @@ impl Rows {
     /// The bytes of a row, without its line end; the inner error is for a row too long to read.
     ///
     /// # Errors
-    /// [`DataError::Io`]. A row number at or above [`Rows::len`] panics.
-    pub fn read(&self, row: usize) -> Result<Result<Vec<u8>, BadRow>, DataError> {
+    /// [`SourceError::Io`]. A row number at or above [`Rows::len`] panics.
+    pub fn read(&self, row: usize) -> Result<Result<Vec<u8>, BadLine>, SourceError> {
         let (file, i) = self.locate(row);
         // up to the next row: what follows the line end is blank
         let (start, bytes) = file.range(i);
         if bytes > MAX_ROW_BYTES {
-            return Ok(Err(BadRow::TooLong { bytes, limit: MAX_ROW_BYTES }));
+            return Ok(Err(BadLine::TooLong { bytes, limit: MAX_ROW_BYTES }));
         }
         let mut line = vec![0; usize::try_from(bytes).expect("checked against MAX_ROW_BYTES")];
         file.text.read_exact_at(&mut line, start).map_err(|source| match source.kind() {
-            std::io::ErrorKind::UnexpectedEof => DataError::Changed { path: file.path.clone() },
-            _ => DataError::Io { path: file.path.clone(), source },
+            std::io::ErrorKind::UnexpectedEof => SourceError::Changed { path: file.path.clone() },
+            _ => SourceError::Io { path: file.path.clone(), source },
         })?;
         line.truncate(line.trim_ascii_end().len());
         match file.is_spooled {
-            true => Ok(bad_line::read(&line).map_or(Ok(line), Err)),
+            true => Ok(BadLine::read(&line).map_or(Ok(line), Err)),
             false => Ok(Ok(line)),
         }
     }
@@ -156,27 +153,21 @@ impl Rows {
     /// Checks that no file has changed since it was opened. A spooled file may be gone, since its rows are in the spool.
     ///
     /// # Errors
-    /// [`DataError::Changed`] if the size or the time of modification differ.
-    pub fn check_unchanged(&self) -> Result<(), DataError> {
+    /// [`SourceError::Changed`] if the size or the time of modification differ.
+    pub fn check_unchanged(&self) -> Result<(), SourceError> {
         for file in &self.files {
             let now = match file.is_spooled {
-                false => file.text.metadata().map_err(|source| DataError::Io { path: file.path.clone(), source })?,
+                false => file.text.metadata().map_err(|source| SourceError::Io { path: file.path.clone(), source })?,
                 true => match file.path.metadata() {
                     Ok(now) => now,
                     Err(_) => continue,
                 },
             };
             if now.len() != file.bytes || now.modified().ok() != file.modified {
-                return Err(DataError::Changed { path: file.path.clone() });
+                return Err(SourceError::Changed { path: file.path.clone() });
             }
         }
         Ok(())
-    }
-
-    /// The error of a bad row, with its file and line.
-    pub fn row_error(&self, row: usize, reason: BadRow) -> DataError {
-        let (path, line) = self.place(row);
-        DataError::Row { path, line, reason }
     }
 
     /// Returns the file and the 1-based line of a row; in Parquet, the 1-based row. If several rows of a JSON array begin on one
@@ -214,15 +205,15 @@ impl DataFile {
         columns: &ColumnMap,
         first_row: usize,
         mut progress: impl FnMut(u64),
-    ) -> Result<DataFile, DataError> {
-        let io = |source| DataError::Io { path: path.to_owned(), source };
+    ) -> Result<DataFile, SourceError> {
+        let io = |source| SourceError::Io { path: path.to_owned(), source };
         // before opening: opening a pipe that nobody writes to would wait for ever
         let kind = std::fs::metadata(path).map_err(io)?;
         if kind.is_dir() {
             return Err(folder(path));
         }
         if !kind.is_file() {
-            return Err(DataError::NotAFile { path: path.to_owned() });
+            return Err(SourceError::NotAFile { path: path.to_owned() });
         }
         let file = File::open(path).map_err(io)?;
         let meta = file.metadata().map_err(io)?;
@@ -239,7 +230,7 @@ impl DataFile {
             }
         }
         head.truncate(head_bytes);
-        let format = Format::of(&head).map_err(|found| DataError::Format { path: path.to_owned(), found })?;
+        let format = Format::of(&head).map_err(|found| SourceError::Format { path: path.to_owned(), found })?;
         let is_lines = format == Format::Text
             && TextLayout::of(path, &head, head_bytes as u64 >= meta.len(), columns)? == TextLayout::Lines;
         let (bytes, text, lines) = match is_lines {
@@ -250,7 +241,8 @@ impl DataFile {
                 (lines.bytes, file, lines)
             }
             false => {
-                let (spool, lines) = spool::unpack(path, &file, meta.len(), format, columns, first_row, &mut progress)?;
+                let (spool, lines) =
+                    unpack::unpack(path, &file, meta.len(), format, columns, first_row, &mut progress)?;
                 (meta.len(), spool, lines)
             }
         };
@@ -316,15 +308,6 @@ fn find_lines(
             Err(e) => return Err(e),
         }
         progress(lines.bytes);
-    }
-}
-
-/// The error of a file with more than `most` lines whose first row has the number `first_row`.
-pub(crate) fn many_lines(path: &Path, most: u64, first_row: usize) -> DataError {
-    match first_row as u64 + most >= MAX_RECORDS as u64 {
-        // counting has stopped there
-        true => DataError::TooManyRows { rows: MAX_RECORDS + 1, limit: MAX_RECORDS },
-        false => DataError::ManyLines { path: path.to_owned(), limit: most },
     }
 }
 

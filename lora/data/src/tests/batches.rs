@@ -4,9 +4,20 @@ use std::io::Write;
 use std::ops::ControlFlow;
 
 use super::{encoder, file, open, pair};
-use crate::batch::ahead::for_each_batch;
-use crate::error::DataError;
-use crate::set::dataset::{Dataset, Needs, OnBadRow, Shuffle};
+use crate::batch::ahead::for_each_ahead;
+use crate::row::EncodedRow;
+use crate::set::dataset::Dataset;
+use crate::set::error::DataError;
+use crate::set::options::{Needs, OnBadRow, Shuffle};
+use crate::source::error::SourceError;
+
+fn for_each_batch<'b>(
+    data: &Dataset,
+    mut batches: impl Iterator<Item = &'b [u32]> + Send,
+    each: impl FnMut(Vec<EncodedRow>) -> Result<ControlFlow<()>, DataError>,
+) -> Result<(), DataError> {
+    for_each_ahead(|| Some(data.rows(batches.next()?)), each)
+}
 
 #[test]
 fn batches_come_in_their_order_until_they_are_told_to_stop() {
@@ -18,7 +29,7 @@ fn batches_come_in_their_order_until_they_are_told_to_stop() {
         for_each_batch(&dataset, order.chunks(7), |rows| {
             batches.push(rows);
             let more = batches.len() < stop_after;
-            Ok::<_, DataError>(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+            Ok(if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
         })
         .unwrap();
         let want: Vec<_> = order.chunks(7).take(stop_after).map(|batch| dataset.rows(batch).unwrap()).collect();
@@ -38,7 +49,7 @@ fn a_batch_that_cannot_be_read_fails_when_its_turn_has_come() {
         writeln!(file, "{}", pair(9)).unwrap();
         Ok(ControlFlow::Continue(()))
     });
-    assert!(matches!(outcome, Err(DataError::Changed { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(DataError::Source(SourceError::Changed { .. }))), "{outcome:?}");
     // one more may have been on its way when the file changed
     assert!((1..=2).contains(&seen), "{seen}");
 }
@@ -52,7 +63,7 @@ fn a_panic_on_either_side_reaches_the_caller() {
         for_each_batch(&dataset, order.chunks(1), |_| {
             seen += 1;
             assert!(seen <= limit, "as the test wants it");
-            Ok::<_, DataError>(ControlFlow::Continue(()))
+            Ok(ControlFlow::Continue(()))
         })
     };
     let panics =

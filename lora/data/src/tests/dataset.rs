@@ -3,13 +3,16 @@
 use serde_json::{Value, json};
 
 use super::{ROWS, encoder, file, open, pair, tiny};
-use crate::bad_row::BadRow;
-use crate::error::DataError;
-use crate::record::columns::ColumnMap;
+use crate::record::bad_row::BadRow;
 use crate::record::reading::{Pairs, Reading};
-use crate::set::dataset::{Dataset, Needs, OnBadRow, Shuffle};
+use crate::row::Target;
+use crate::set::dataset::Dataset;
+use crate::set::error::DataError;
+use crate::set::options::{Needs, OnBadRow, Shuffle};
 use crate::set::prompts::prompts;
-use crate::tokens::encode::{DropReason, Encoded, Encoder, Target};
+use crate::source::column_map::ColumnMap;
+use crate::source::error::SourceError;
+use crate::tokens::encode::{DropReason, Encoded, Encoder};
 
 #[test]
 fn the_first_bad_row_ends_the_run_with_file_and_line() {
@@ -244,6 +247,6 @@ fn a_data_file_that_changes_during_the_run_ends_it() {
     let dataset =
         Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), Needs::Pairs, OnBadRow::Error).unwrap();
     file.as_file().set_len(100).unwrap();
-    assert!(matches!(dataset.rows(&[4]), Err(DataError::Changed { .. })));
-    assert!(matches!(dataset.outcomes(0..5), Err(DataError::Changed { .. })));
+    assert!(matches!(dataset.rows(&[4]), Err(DataError::Source(SourceError::Changed { .. }))));
+    assert!(matches!(dataset.outcomes(0..5), Err(DataError::Source(SourceError::Changed { .. }))));
 }

@@ -4,10 +4,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{ROWS, encoder, file, tiny};
-use crate::bad_row::BadRow;
-use crate::record::columns::ColumnMap;
+use crate::record::bad_row::BadRow;
 use crate::record::records::Record;
-use crate::set::dataset::{Dataset, Needs, OnBadRow};
+use crate::set::dataset::Dataset;
+use crate::set::options::{Needs, OnBadRow};
+use crate::source::column_map::ColumnMap;
 use crate::tokens::encode::{DropReason, Encoded, Encoder};
 
 #[test]

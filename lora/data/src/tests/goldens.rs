@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{file, goldens, tiny};
-use crate::bad_row::BadRow;
 use crate::batch::mismatch::mismatched_answers;
+use crate::record::bad_row::BadRow;
 use crate::record::reading::{ImplicitPrompt, Reading};
 use crate::record::records::Record;
-use crate::set::dataset::{Dataset, Needs, OnBadRow, Shuffle};
-use crate::tokens::encode::{DropReason, Encoded, EncodedRow, Encoder, Target};
+use crate::row::{EncodedRow, Target};
+use crate::set::dataset::Dataset;
+use crate::set::options::{Needs, OnBadRow, Shuffle};
+use crate::tokens::encode::{DropReason, Encoded, Encoder};
 use crate::tokens::template::{ChatTemplate, GenerationPrompt, RenderError};
 
 const MAX_LENGTH: usize = 256;

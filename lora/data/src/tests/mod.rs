@@ -19,9 +19,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::error::DataError;
 use crate::record::reading::{ImplicitPrompt, Reading};
-use crate::set::dataset::{Dataset, Needs, OnBadRow};
+use crate::set::dataset::Dataset;
+use crate::set::error::DataError;
+use crate::set::options::{Needs, OnBadRow};
 use crate::tokens::encode::Encoder;
 
 /// A file or a folder of the goldens.

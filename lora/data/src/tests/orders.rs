@@ -4,9 +4,10 @@ use serde_json::{Value, json};
 
 use super::{open, pair};
 use crate::batch::mismatch::Mismatch;
-use crate::error::DataError;
-use crate::set::dataset::{Dataset, Needs, OnBadRow, Shuffle, UnpairedOrder};
-use crate::tokens::encode::Target;
+use crate::row::Target;
+use crate::set::dataset::Dataset;
+use crate::set::error::DataError;
+use crate::set::options::{Needs, OnBadRow, Shuffle, UnpairedOrder};
 
 /// TRL unpairs a thousand rows at a time.
 #[test]

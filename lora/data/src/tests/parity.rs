@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use super::goldens;
 use super::goldens::{encoder, json as read_json, models};
-use crate::bad_row::BadRow;
 use crate::deep_stack::with_deep_stack;
+use crate::record::bad_row::BadRow;
 use crate::record::records::Record;
-use crate::tokens::encode::{Encoded, EncodedRow, Encoder};
-use crate::tokens::sequence::SftPart;
+use crate::row::EncodedRow;
+use crate::tokens::encode::{Encoded, Encoder};
+use crate::tokens::sft_part::SftPart;
 
 /// Set in the goldens in tokens that are scored.
 const SCORED: u32 = 1 << 31;

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::{encoder, file, written};
-use crate::bad_row::BadRow;
-use crate::error::DataError;
-use crate::record::columns::ColumnMap;
+use crate::record::bad_row::BadRow;
+use crate::set::error::DataError;
 use crate::set::prompts::{Prompts, prompts};
+use crate::source::column_map::ColumnMap;
+use crate::source::error::SourceError;
 
 /// The first one that fails is named, whatever the threads do; files behind the limit are not opened; the rest is not encoded.
 #[test]
@@ -39,7 +40,10 @@ fn prompts_are_taken_as_far_as_they_are_wanted() {
     let without_bos = super::encoder("tiny-qwen2", 64);
     let error = prompts(&[empty.path().to_owned()], &without_bos, None).unwrap_err();
     assert!(matches!(error, DataError::Row { line: 1, reason: BadRow::EmptyPrompt, .. }), "{error}");
-    assert!(matches!(prompts(&[written(b"").path().to_owned()], &encoder, None), Err(DataError::Empty { .. })));
+    assert!(matches!(
+        prompts(&[written(b"").path().to_owned()], &encoder, None),
+        Err(DataError::Source(SourceError::Empty { .. }))
+    ));
     // a column that stands in later rows is none that there is not
     let mixed = file(&[json!({"prompt": "p"}).to_string(), json!({"prompt": "p", "t": []}).to_string()]);
     let mapped = encoder.with_reading("tools=t".parse::<ColumnMap>().unwrap().into());

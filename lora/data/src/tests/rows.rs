@@ -6,13 +6,17 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{turns, written};
-use crate::bad_row::BadRow;
-use crate::error::DataError;
-use crate::record::columns::ColumnMap;
-use crate::record::numbers::RowNumbers;
+use crate::record::bad_row::BadRow;
 use crate::record::reading::{ImplicitPrompt, Reading};
-use crate::record::records::{Record, RecordTarget, Shape, Text};
-use crate::source::reader::{MAX_ROW_BYTES, Rows};
+use crate::record::records::{Record, RecordTarget};
+use crate::record::shape::Shape;
+use crate::record::text::Text;
+use crate::row::RowNumbers;
+use crate::source::bad_line::BadLine;
+use crate::source::column_map::ColumnMap;
+use crate::source::error::SourceError;
+use crate::source::limits::MAX_ROW_BYTES;
+use crate::source::reader::Rows;
 
 /// With TRL's rule for the prompts of pairs of texts.
 fn parse(line: &str) -> Result<Record, BadRow> {
@@ -296,22 +300,22 @@ fn a_row_over_the_limit_is_not_read() {
     text.as_file().set_len(MAX_ROW_BYTES + 100).unwrap(); // zero bytes: no whitespace, so one row
     let rows = Rows::open(&[text.path().to_owned()], &ColumnMap::default()).unwrap();
     assert_eq!(rows.len(), 2);
-    assert_eq!(rows.read(1).unwrap(), Err(BadRow::TooLong { bytes: MAX_ROW_BYTES + 98, limit: MAX_ROW_BYTES }));
+    assert_eq!(rows.read(1).unwrap(), Err(BadLine::TooLong { bytes: MAX_ROW_BYTES + 98, limit: MAX_ROW_BYTES }));
 }
 
 #[test]
 fn what_is_no_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let open = |path: PathBuf| Rows::open(&[path], &ColumnMap::default()).map(|_| ());
-    assert!(matches!(open(dir.path().to_owned()), Err(DataError::Folder { .. })));
-    assert!(matches!(open(dir.path().join("none.jsonl")), Err(DataError::Io { .. })));
-    assert!(matches!(open(written(b"\xEF\xBB\xBF\n \r\n").path().to_owned()), Err(DataError::Empty { .. })));
-    assert!(matches!(Rows::open(&[], &ColumnMap::default()), Err(DataError::Empty { .. })));
+    assert!(matches!(open(dir.path().to_owned()), Err(SourceError::Folder { .. })));
+    assert!(matches!(open(dir.path().join("none.jsonl")), Err(SourceError::Io { .. })));
+    assert!(matches!(open(written(b"\xEF\xBB\xBF\n \r\n").path().to_owned()), Err(SourceError::Empty { .. })));
+    assert!(matches!(Rows::open(&[], &ColumnMap::default()), Err(SourceError::Empty { .. })));
     let pipe = dir.path().join("pipe");
     let c_path = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
     // SAFETY: a live NUL-terminated path; mkfifo keeps no pointer.
     assert_eq!(unsafe { libc::mkfifo(c_path.as_ptr(), 0o600) }, 0);
-    assert!(matches!(open(pipe), Err(DataError::NotAFile { .. })));
+    assert!(matches!(open(pipe), Err(SourceError::NotAFile { .. })));
 }
 
 #[test]
@@ -320,8 +324,8 @@ fn a_file_that_changes_is_noticed() {
     let rows = Rows::open(&[text.path().to_owned()], &ColumnMap::default()).unwrap();
     rows.check_unchanged().unwrap();
     text.as_file().set_len(5).unwrap();
-    assert!(matches!(rows.check_unchanged(), Err(DataError::Changed { .. })));
-    assert!(matches!(rows.read(1), Err(DataError::Changed { .. })));
+    assert!(matches!(rows.check_unchanged(), Err(SourceError::Changed { .. })));
+    assert!(matches!(rows.read(1), Err(SourceError::Changed { .. })));
 }
 
 fn text_strategy() -> impl Strategy<Value = Value> {

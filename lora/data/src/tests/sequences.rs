@@ -6,15 +6,17 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{ROWS, file, tiny, turns, written};
-use crate::bad_row::BadRow;
-use crate::error::DataError;
-use crate::record::columns::ColumnMap;
+use crate::record::bad_row::BadRow;
 use crate::record::records::Record;
-use crate::record::records::Text;
-use crate::set::dataset::{Dataset, Needs, OnBadRow, Shuffle};
+use crate::record::text::Text;
+use crate::row::{EncodedRow, Target};
+use crate::set::dataset::Dataset;
+use crate::set::error::DataError;
+use crate::set::options::{Needs, OnBadRow, Shuffle};
 use crate::set::prompts::prompts;
-use crate::tokens::encode::{DropReason, Encoded, EncodedRow, Encoder, Target};
-use crate::tokens::sequence::SftPart;
+use crate::source::column_map::ColumnMap;
+use crate::tokens::encode::{DropReason, Encoded, Encoder};
+use crate::tokens::sft_part::SftPart;
 use crate::tokens::spans::SpanSource;
 use crate::tokens::tokenizer::SpecialTokens;
 

@@ -10,12 +10,13 @@ use align_kernels::rng::Key;
 use serde_json::{Value, json};
 
 use super::{ROWS, goldens, tiny, written};
-use crate::error::DataError;
-use crate::progress::DataObserver;
-use crate::progress::Unobserved;
-use crate::record::columns::ColumnMap;
-use crate::set::dataset::{Dataset, Needs, OnBadRow, Opening, Shuffle};
-use crate::source::parquet::ParquetFault;
+use crate::progress::{DataObserver, Unobserved};
+use crate::set::dataset::Dataset;
+use crate::set::open::Opening;
+use crate::set::options::{Needs, OnBadRow, Shuffle};
+use crate::source::column_map::ColumnMap;
+use crate::source::error::SourceError;
+use crate::source::parquet::fault::ParquetFault;
 use crate::source::reader::Rows;
 use crate::tokens::encode::Encoder;
 
@@ -202,11 +203,11 @@ fn a_type_without_a_form_in_json_is_named() {
     assert_eq!(lines(&open("").unwrap()), [json!({"prompt": "a", "picture": null})]);
     let error = open("id=picture").unwrap_err();
     assert!(
-        matches!(&error, DataError::Parquet { fault: ParquetFault::Type { column, .. }, .. } if column == "picture")
+        matches!(&error, SourceError::Parquet { fault: ParquetFault::Type { column, .. }, .. } if column == "picture")
     );
     let text = error.to_string();
     assert!(text.contains("binary.parquet: column `picture` is binary (BYTE_ARRAY)"), "{text}");
-    assert!(matches!(Rows::open(&[parquet("no-rows.parquet")], &ColumnMap::default()), Err(DataError::Empty { .. })));
+    assert!(matches!(Rows::open(&[parquet("no-rows.parquet")], &ColumnMap::default()), Err(SourceError::Empty { .. })));
 }
 
 #[test]
@@ -261,7 +262,7 @@ fn one_array_is_its_elements() {
         |text: &str| Rows::open(&[written(text.as_bytes()).path().to_owned()], &ColumnMap::default()).unwrap_err();
     assert!(open("[").to_string().ends_with(":1: the JSON array does not end; is the file complete?"));
     assert!(open("[{}]\n{}").to_string().ends_with(":2: the JSON array has ended, and more follows"));
-    assert!(matches!(open("[ ]\n"), DataError::Empty { .. }));
+    assert!(matches!(open("[ ]\n"), SourceError::Empty { .. }));
 }
 
 #[test]
@@ -523,7 +524,7 @@ fn a_split_keeps_prompts_together() {
         let all = |data: &Dataset| data.rows(&data.order(Shuffle::Off, 0)).unwrap();
         let (train, out) = (all(&split.train), all(&split.held_out));
         assert!(out.len() * 10 >= whole.len() && out.len() * 5 <= whole.len(), "{} of {}", out.len(), whole.len());
-        let prompts = |rows: &[crate::tokens::encode::EncodedRow]| {
+        let prompts = |rows: &[crate::row::EncodedRow]| {
             rows.iter().map(|row| row.prompt.clone()).collect::<std::collections::HashSet<_>>()
         };
         assert!(prompts(&train).is_disjoint(&prompts(&out)));
@@ -531,9 +532,8 @@ fn a_split_keeps_prompts_together() {
         // every row once, each side in the order of the files
         let mut both = [train, out].concat();
         let mut expected = all(&whole);
-        let key = |row: &crate::tokens::encode::EncodedRow| {
-            (row.row, row.answers.clone().first().map(|answer| answer.ids.clone()))
-        };
+        let key =
+            |row: &crate::row::EncodedRow| (row.row, row.answers.clone().first().map(|answer| answer.ids.clone()));
         both.sort_by_key(key);
         expected.sort_by_key(key);
         assert_eq!(both, expected);

@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::{ROWS, goldens, tiny};
-use crate::error::DataError;
 use crate::progress::{DataObserver, DataProgress, Stage};
-use crate::record::columns::ColumnMap;
-use crate::record::numbers::RowNumbers;
-use crate::set::dataset::{Dataset, Needs, OnBadRow, Opening, Shuffle};
+use crate::row::{Answer, EncodedRow, RowNumbers, Target};
+use crate::set::dataset::Dataset;
+use crate::set::error::DataError;
 use crate::set::ingredients::VERSION;
+use crate::set::open::Opening;
+use crate::set::options::{Needs, OnBadRow, Shuffle};
 use crate::set::token_cache::{TokenCache, encode};
-use crate::tokens::encode::{Answer, Encoded, Target};
-use crate::tokens::encode::{EncodedRow, Encoder, LongAnswers};
-use crate::tokens::sequence::SftPart;
+use crate::source::column_map::ColumnMap;
+use crate::source::error::SourceError;
+use crate::tokens::encode::{Encoded, Encoder, LongAnswers};
+use crate::tokens::sft_part::SftPart;
 
 /// What was said, and how far each stage came.
 #[derive(Default)]
@@ -187,7 +189,10 @@ fn the_rows_of_a_hit_need_no_data_file() {
     std::fs::remove_file(&bench.data[0]).unwrap();
     assert_eq!(tokens(&hit), expected);
     assert!(matches!(&hit.outcomes(0..1).unwrap()[..], [Encoded::Kept(_)]), "what is kept comes from the cache");
-    assert!(matches!(hit.outcomes(6..8), Err(DataError::Io { .. })), "why the other is left out stands in the file");
+    assert!(
+        matches!(hit.outcomes(6..8), Err(DataError::Source(SourceError::Io { .. }))),
+        "why the other is left out stands in the file"
+    );
 }
 
 /// Every ingredient, changed alone: the entry is not taken, and the tokens are the new ones.
@@ -371,7 +376,7 @@ fn data_that_is_replaced_after_the_look_at_it_is_noticed() {
     std::fs::File::open(&other).unwrap().set_modified(time).unwrap();
     let (cache, mut swapper) = (bench.cache(), Swapper { data: &bench.data[0], with: &other });
     let opened = Dataset::open_with(&bench.data, bench.encoder(), bench.opening(Some(&cache), &mut swapper));
-    assert!(matches!(opened, Err(DataError::Changed { .. })), "{:?}", opened.map(|_| ()));
+    assert!(matches!(opened, Err(DataError::Source(SourceError::Changed { .. }))), "{:?}", opened.map(|_| ()));
     assert_eq!(bench.outcome(), "miss", "nothing was kept");
 }
 
@@ -384,8 +389,8 @@ fn data_that_shrinks_after_a_hit_is_an_error_and_no_panic() {
     let text = std::fs::read_to_string(&bench.data[0]).unwrap();
     let lines: Vec<&str> = text.lines().take(5).collect();
     std::fs::write(&bench.data[0], lines.join("\n")).unwrap();
-    assert!(matches!(hit.outcomes(7..8), Err(DataError::Changed { .. })));
-    assert!(matches!(hit.outcomes(0..40), Err(DataError::Changed { .. })));
+    assert!(matches!(hit.outcomes(7..8), Err(DataError::Source(SourceError::Changed { .. }))));
+    assert!(matches!(hit.outcomes(0..40), Err(DataError::Source(SourceError::Changed { .. }))));
 }
 
 /// Unpacked data lies on the disk until its tokens are kept, and not for as long as a run trains.

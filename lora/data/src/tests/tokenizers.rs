@@ -5,40 +5,42 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{ROWS, tiny};
-use crate::bad_row::BadRow;
-use crate::error::DataError;
+use crate::record::bad_row::BadRow;
 use crate::record::records::Record;
-use crate::tokens::encode::Encoder;
+use crate::tokens::encode::{Encoder, EncoderError};
 use crate::tokens::tokenizer::TokenizerError;
 
 #[test]
 fn tokenizers_that_do_not_fit_are_refused() {
     let load = |dir: &Path, rows: usize| Encoder::from_model(dir, None, 64, rows).map(|_| ());
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::Missing { .. }))));
+    assert!(matches!(load(dir.path(), ROWS), Err(EncoderError::Tokenizer(TokenizerError::Missing { .. }))));
     match load(&tiny("tiny-llama"), 100) {
-        Err(DataError::Tokenizer(TokenizerError::Vocabulary { rows: 100, id, .. })) => assert!(id >= 100),
+        Err(EncoderError::Tokenizer(TokenizerError::Vocabulary { rows: 100, id, .. })) => assert!(id >= 100),
         other => panic!("{other:?}"),
     }
     let path = dir.path().join("tokenizer.json");
     for broken in ["", "{}", "[1, 2", "{\"model\": {\"type\": \"BPE\"}}", &"[".repeat(100_000)] {
         std::fs::write(&path, broken).unwrap();
         assert!(
-            matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::Broken { .. }))),
+            matches!(load(dir.path(), ROWS), Err(EncoderError::Tokenizer(TokenizerError::Broken { .. }))),
             "{broken:.20}"
         );
     }
     std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
-    assert!(matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::TooLarge { .. }))));
+    assert!(matches!(load(dir.path(), ROWS), Err(EncoderError::Tokenizer(TokenizerError::TooLarge { .. }))));
 
     std::fs::copy(tiny("tiny-llama").join("tokenizer.json"), &path).unwrap();
     for broken in ["{", "[]"] {
         std::fs::write(dir.path().join("tokenizer_config.json"), broken).unwrap();
-        assert!(matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::Broken { .. }))), "{broken}");
+        assert!(
+            matches!(load(dir.path(), ROWS), Err(EncoderError::Tokenizer(TokenizerError::Broken { .. }))),
+            "{broken}"
+        );
     }
     std::fs::remove_file(dir.path().join("tokenizer_config.json")).unwrap();
     std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [3, 1.5]}"#).unwrap();
-    assert!(matches!(load(dir.path(), ROWS), Err(DataError::Tokenizer(TokenizerError::Broken { .. }))));
+    assert!(matches!(load(dir.path(), ROWS), Err(EncoderError::Tokenizer(TokenizerError::Broken { .. }))));
 }
 
 /// A special token beyond the embedding (Gemma 3 1B has one) is no obstacle until a text holds it.
@@ -108,7 +110,7 @@ fn a_panic_of_the_tokenizers_library_is_an_error_and_prints_nothing() {
     let charsmap = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
     std::fs::write(&path, json!({"normalizer": charsmap, "model": bpe}).to_string()).unwrap();
     match Encoder::from_model(dir.path(), None, 64, ROWS) {
-        Err(DataError::Tokenizer(error @ TokenizerError::Broken { .. })) => {
+        Err(EncoderError::Tokenizer(error @ TokenizerError::Broken { .. })) => {
             assert!(error.to_string().contains("tokenizer.json: the tokenizers library fails on it"), "{error}");
         }
         other => panic!("{other:?}"),

@@ -1,95 +1,22 @@
 //! From a record to token ids: one prompt, and for each answer the tokens after it.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::sequence::SftPart;
-use super::template::{ChatTemplate, GenerationPrompt, RenderError, TemplateError, TemplateInputs};
+use super::sft_part::SftPart;
+use super::template::{ChatTemplate, GenerationPrompt, RenderError};
+use super::template_error::TemplateError;
 use super::template_sources::TemplateSources;
 use super::tokenizer::{Tokenizer, TokenizerError};
-use crate::bad_row::BadRow;
-use crate::error::DataError;
-use crate::record::columns::Seen;
-use crate::record::numbers::RowNumbers;
+use crate::record::bad_row::BadRow;
+use crate::record::decided::Decided;
 use crate::record::reading::Reading;
-use crate::record::records::{Form, Parsed, Record, RecordTarget, Text};
-use crate::set::decided::Decided;
-
-/// A row as the model sees it: the prompt once, and the answers that continue it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EncodedRow {
-    /// 0-based number of the record over all files. The two rows made from one pair have the same number.
-    pub row: usize,
-    /// The row's `id`, echoed in outputs.
-    #[serde(with = "super::json_text")]
-    pub id: Option<Value>,
-    /// Token ids that all answers share: at least one, and fewer than `max_length`.
-    pub prompt: Vec<u32>,
-    /// The answers, in the order of the data (chosen, rejected).
-    pub answers: Vec<Answer>,
-    /// What the data says about the answers.
-    pub target: Target,
-    /// Numbers beside a pair.
-    pub numbers: RowNumbers,
-}
-
-impl EncodedRow {
-    /// Tokens of the row's tree: the prompt once, and what is kept of every answer.
-    pub fn tree_tokens(&self) -> usize {
-        self.prompt.len() + self.answers.iter().map(|a| a.kept).sum::<usize>()
-    }
-}
-
-/// The tokens of one answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    /// All completion ids, at least one, also those that `max_length` cuts (KTO's mismatched answers start from them).
-    pub ids: Vec<u32>,
-    /// How many of them, from the start, fit behind the prompt: at least one. The first and the last of these are scored.
-    pub kept: usize,
-    /// Those that are read and not scored: ascending ranges, not empty, not touching. Sequences of several turns alone have
-    /// any.
-    pub unscored: Vec<Range<usize>>,
-}
-
-impl Answer {
-    /// The ids that are read.
-    pub fn kept_ids(&self) -> &[u32] {
-        &self.ids[..self.kept]
-    }
-
-    /// How many of [`Answer::kept_ids`] are scored: at least one.
-    pub fn scored_tokens(&self) -> usize {
-        self.kept - self.unscored.iter().map(|gap| gap.end.min(self.kept).saturating_sub(gap.start)).sum::<usize>()
-    }
-
-    /// Those of [`Answer::kept_ids`] that are scored.
-    pub fn scored_ids(&self) -> impl Iterator<Item = u32> {
-        let scored = |i: &usize| !self.unscored.iter().any(|gap| gap.contains(i));
-        (0..self.kept).filter(scored).map(|i| self.ids[i])
-    }
-
-    /// Whether `max_length` cut the end off.
-    pub fn is_cut(&self) -> bool {
-        self.kept < self.ids.len()
-    }
-}
-
-/// What the data says about the answers of an encoded row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Target {
-    /// Two answers: the first is preferred.
-    Pair,
-    /// One answer: desirable or not.
-    Label(bool),
-    /// One number an answer, larger is better.
-    Rewards(Vec<f64>),
-    /// One answer, to be learned as it is.
-    Sequence,
-}
+use crate::record::records::{Parsed, Record, RecordTarget};
+use crate::record::template_inputs::TemplateInputs;
+use crate::record::text::{Form, Text};
+use crate::row::{Answer, EncodedRow, Target};
+use crate::source::column_map::Seen;
 
 /// What became of a record.
 #[derive(Clone, Debug, PartialEq)]
@@ -203,6 +130,18 @@ pub enum LongAnswers {
     Dropped,
 }
 
+/// Why a model's encoder cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EncoderError {
+    /// The model's tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template as a file.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
 /// Turns rows into token ids, for one model, one `max_length`, and one reading of the rows.
 #[derive(Debug)]
 pub struct Encoder {
@@ -225,14 +164,14 @@ impl Encoder {
     /// prompt + one answer; `embedding_rows` is the number of token ids that the model has an embedding for.
     ///
     /// # Errors
-    /// [`DataError::Tokenizer`]; [`DataError::Template`] for a given template. A missing or broken template of the model is
+    /// [`EncoderError::Tokenizer`]; [`EncoderError::Template`] for a given template. A missing or broken template of the model is
     /// an error only once a conversation needs it.
     pub fn from_model(
         model_dir: &Path,
         chat_template: Option<&Path>,
         max_length: usize,
         embedding_rows: usize,
-    ) -> Result<Encoder, DataError> {
+    ) -> Result<Encoder, EncoderError> {
         let mut tokenizer = Tokenizer::from_dir(model_dir)?;
         tokenizer.check_vocabulary(embedding_rows)?;
         let (template, template_fault) = match ChatTemplate::find(chat_template, model_dir, &tokenizer) {
@@ -332,14 +271,6 @@ impl Encoder {
     /// Why the model's own chat template cannot be used. `None` if it can, or if there is none.
     pub fn template_fault(&self) -> Option<&TemplateError> {
         self.template_fault.as_ref()
-    }
-
-    /// Makes the error for a conversation that cannot be rendered because no template is usable.
-    pub(crate) fn no_template(&self, path: PathBuf, line: u64) -> DataError {
-        match &self.template_fault {
-            None => DataError::NoTemplate { path, line, model: self.model_dir.clone() },
-            Some(fault) => DataError::BrokenTemplate { path, line, reason: fault.to_string() },
-        }
     }
 
     /// The model directory.

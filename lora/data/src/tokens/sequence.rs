@@ -7,32 +7,14 @@
 
 use std::ops::Range;
 
-use super::encode::{Answer, DropReason, Encoded, EncodedRow, Encoder, Notes, Target};
+use super::encode::{DropReason, Encoded, Encoder, Notes};
+use super::sft_part::SftPart;
 use super::template::GenerationPrompt;
-use crate::bad_row::BadRow;
-use crate::record::records::{Record, Shape, Text};
-
-/// Which tokens of a sequence are scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum SftPart {
-    /// Those of the completion.
-    Completion,
-    /// Those of the assistant's turns.
-    Assistant,
-    /// All but the first.
-    All,
-}
-
-impl SftPart {
-    /// What TRL scores of rows of a shape unless told otherwise: of a prompt and a completion the completion, of a conversation
-    /// or a text everything.
-    pub fn default_of(shape: Shape) -> SftPart {
-        match shape {
-            Shape::Messages | Shape::Text => SftPart::All,
-            _ => SftPart::Completion,
-        }
-    }
-}
+use crate::record::bad_row::BadRow;
+use crate::record::records::Record;
+use crate::record::shape::Shape;
+use crate::record::text::Text;
+use crate::row::{Answer, EncodedRow, Target};
 
 impl Encoder {
     /// What is scored of sequences of a shape.

@@ -11,9 +11,10 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::encode::{Encoder, common_prefix};
-use super::template::{ChatTemplate, GenerationPrompt, MarkedText, TemplateInputs};
-use crate::bad_row::BadRow;
-use crate::record::turns::is_assistant;
+use super::template::{ChatTemplate, GenerationPrompt, MarkedText};
+use crate::record::bad_row::BadRow;
+use crate::record::template_inputs::TemplateInputs;
+use crate::record::turn::is_assistant;
 
 /// What a turn costs a template, in bytes of text that cost as much.
 const TURN_BYTES: u64 = 256;

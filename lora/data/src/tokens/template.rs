@@ -7,17 +7,19 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::jinja::{Raised, call_generation_spans, environment, generation_span, strip_generation_tags};
 use super::jinja_source::{SourceFault, with_line_feeds, with_names_of_macros, with_strings_of_python};
+use super::template_error::TemplateError;
 use super::template_sources::{MAX_TEMPLATE_BYTES, TOOL_USE, TemplateSources};
 use super::tokenizer::Tokenizer;
 use crate::deep_stack::with_deep_stack;
+use crate::record::template_inputs::TemplateInputs;
 
 /// Instructions that a rendering may take, and more for every message: a long template takes some hundred a message.
 const FUEL: u64 = 1_000_000;
@@ -25,68 +27,6 @@ const FUEL_PER_MESSAGE: u64 = 20_000;
 /// Bytes that a rendering may make, and more for every byte of the messages: a template writes each a few times at most.
 const OUTPUT_BYTES: usize = 4 << 20;
 const OUTPUT_BYTES_PER_INPUT_BYTE: usize = 16;
-
-/// What is wrong with a chat template as a file. Bad input: exit code 3.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TemplateError {
-    /// A file cannot be read.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
-    },
-    /// A file is larger than any template.
-    #[error("{origin}: the chat template has more than {limit} bytes, the limit")]
-    TooLarge {
-        /// Where the template came from.
-        origin: String,
-        /// The limit in bytes.
-        limit: usize,
-    },
-    /// The user named a folder that has no template.
-    #[error("{folder}: no chat template there (neither chat_template.jinja nor chat_template in tokenizer_config.json)", folder = folder.display())]
-    NoneIn {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// A `tokenizer_config.json` that is not JSON.
-    #[error("{path}: not valid JSON: {message}", path = path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// The parser's words.
-        message: String,
-    },
-    /// A file is not UTF-8.
-    #[error("{path}: not valid UTF-8", path = path.display())]
-    Utf8 {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The template does not parse.
-    #[error("{origin}: chat template, line {line}: {message}")]
-    Syntax {
-        /// Where the template came from.
-        origin: String,
-        /// 1-based line of the template.
-        line: usize,
-        /// What the parser says.
-        message: String,
-    },
-    /// Several named templates, none of them `default`.
-    #[error(
-        "{origin}: chat_template is none of: a string, a list or an object with a template named `default` (found: {found:?})"
-    )]
-    NoDefault {
-        /// `tokenizer_config.json`.
-        origin: String,
-        /// The names that are there.
-        found: Vec<String>,
-    },
-}
 
 /// Why a conversation could not be rendered.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -127,15 +67,6 @@ pub enum GenerationPrompt {
     Add,
     /// For a whole conversation.
     Omit,
-}
-
-/// What a row gives to the chat template beside its turns.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TemplateInputs {
-    /// JSON schemas of the tools that the conversation may call; `None` is None to the template, as transformers has it.
-    pub tools: Option<Vec<Value>>,
-    /// Further variables (`enable_thinking`), which win over special tokens of the same name.
-    pub kwargs: Map<String, Value>,
 }
 
 /// A rendered conversation, and where the assistant speaks in it.

@@ -9,7 +9,7 @@ use align_engine::json_edit::without_key;
 use align_engine::new_file::NewFile;
 use serde_json::Value;
 
-use super::template::TemplateError;
+use super::template_error::TemplateError;
 use super::tokenizer::MAX_CONFIG_BYTES;
 
 /// Largest template file that is read, in bytes. The longest in use have 20 KiB.

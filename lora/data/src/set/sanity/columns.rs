@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use super::{Finding, ReadAs, Sighting};
-use crate::record::records::{Parsed, Shape, Text};
+use crate::record::records::Parsed;
+use crate::record::shape::Shape;
+use crate::record::text::Text;
 use crate::source::column_names::{Likeness, SOME_LENGTH, is_like_a_prompt, is_other_version, is_system, likeness};
 
 /// Most columns of a row to look at.

@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::{Finding, Sighting, answer_name, prompt_name};
 use crate::record::reading::Texts;
-use crate::record::records::{Record, Text};
+use crate::record::records::Record;
+use crate::record::text::Text;
+use crate::record::turn::content_of;
 use crate::record::turn_marker::turn_of_others;
-use crate::record::turns::content_of;
 use crate::tokens::encode::Encoder;
 
 /// Bytes of a mark between its brackets.

@@ -36,7 +36,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::record::records::{Parsed, Record, Shape, Text};
+use crate::record::records::{Parsed, Record};
+use crate::record::shape::Shape;
+use crate::record::text::Text;
 use crate::tokens::encode::Encoder;
 
 pub(crate) use of_file::{Files, OfFile};

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{Finding, Sighting, answer_name, prompt_name};
-use crate::record::records::{Record, Text};
+use crate::record::records::Record;
+use crate::record::text::Text;
 
 /// Looks for a call with a null argument that its tool does not declare.
 pub(super) fn look(record: &Record, found: &mut Vec<Sighting>) {

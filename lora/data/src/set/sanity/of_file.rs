@@ -6,7 +6,7 @@ use std::mem::discriminant;
 use std::path::PathBuf;
 
 use super::{Finding, Sighting, TurnPart, Warning};
-use crate::error::DataError;
+use crate::set::error::DataError;
 
 /// Most different findings of one kind, for example in different columns. A hostile file could have one in every row.
 const OF_A_KIND: usize = 32;

@@ -5,8 +5,10 @@ use serde_json::Value;
 use super::columns::texts;
 use super::{Finding, Sighting, prompt_name};
 use crate::record::reading::ImplicitPrompt;
-use crate::record::records::{Parsed, Shape, Text};
+use crate::record::records::Parsed;
 use crate::record::repeated_prompt::is_short;
+use crate::record::shape::Shape;
+use crate::record::text::Text;
 use crate::source::column_names::candidate;
 use crate::tokens::encode::Encoder;
 

@@ -8,12 +8,15 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::{Finding, Sighting, TurnPart, answer_name, marks, prompt_name};
-use crate::bad_row::BadRow;
-use crate::record::records::{Record, Shape, Text};
-use crate::record::turns::is_assistant;
+use crate::record::bad_row::BadRow;
+use crate::record::records::Record;
+use crate::record::shape::Shape;
+use crate::record::template_inputs::TemplateInputs;
+use crate::record::text::Text;
+use crate::record::turn::is_assistant;
 use crate::tokens::encode::Encoder;
-use crate::tokens::sequence::SftPart;
-use crate::tokens::template::{ChatTemplate, GenerationPrompt, MarkedText, REASONING, TemplateInputs};
+use crate::tokens::sft_part::SftPart;
+use crate::tokens::template::{ChatTemplate, GenerationPrompt, MarkedText, REASONING};
 
 /// Most bytes of a conversation that is looked at.
 const MOST_BYTES: usize = 1 << 20;

@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use super::{Finding, Sighting, answer_name};
-use crate::record::records::{Parsed, Text};
+use crate::record::records::Parsed;
 use crate::record::repeated_prompt::{RepeatedAs, repeated_turns};
-use crate::record::turns::content_of;
+use crate::record::text::Text;
+use crate::record::turn::content_of;
 
 /// Looks at a record.
 pub(super) fn look(parsed: &Parsed, found: &mut Vec<Sighting>) {

@@ -3,10 +3,12 @@
 use serde_json::Value;
 
 use super::{Finding, Sighting, answer_name, prompt_name};
-use crate::record::records::{Record, RecordTarget, Shape, Text};
-use crate::record::turns::{content_of, is_assistant, is_known_role, role_of};
+use crate::record::records::{Record, RecordTarget};
+use crate::record::shape::Shape;
+use crate::record::text::Text;
+use crate::record::turn::{content_of, is_assistant, is_known_role, role_of};
 use crate::tokens::encode::Encoder;
-use crate::tokens::sequence::SftPart;
+use crate::tokens::sft_part::SftPart;
 
 /// Looks at a record of turns.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {

@@ -4,9 +4,12 @@ use serde_json::Value;
 
 use super::{Finding, Notation, Sighting, answer_name, prompt_name};
 use crate::record::reading::Texts;
-use crate::record::records::{Record, Shape, Text};
+use crate::record::records::Record;
+use crate::record::shape::Shape;
+use crate::record::text::Text;
+use crate::record::turn::content_of;
 use crate::record::turn_marker::{holds_turns, is_marked};
-use crate::record::turns::{content_of, turns_in_text};
+use crate::record::turns::turns_in_text;
 use crate::tokens::encode::Encoder;
 
 /// Looks at a record of texts.

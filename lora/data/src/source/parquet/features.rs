@@ -6,7 +6,8 @@
 use ::parquet::file::metadata::FileMetaData;
 use serde_json::Value;
 
-use super::{Outcome, ParquetFault};
+use super::fault::Outcome;
+use super::fault::ParquetFault;
 
 /// Largest list of features that is read, in bytes. Thousands of columns take less.
 const MAX_BYTES: usize = 1 << 20;

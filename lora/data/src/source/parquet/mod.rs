@@ -8,6 +8,7 @@
 //! once without keeping the result, and the library runs where a panic becomes an error. The library decodes columns, a row at
 //! a time; `rows` makes objects of them. Pages that carry a checksum are checked.
 
+pub(crate) mod fault;
 mod features;
 mod pages;
 mod rows;
@@ -25,18 +26,18 @@ use ::parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, SchemaDescriptor, Type as Schema};
 
+use self::fault::{Outcome, ParquetFault};
 use self::features::{Feature, features};
 use self::pages::{HELD_BYTES, Held, ROW_VALUES, Watched, check_column};
 use self::rows::{Column, Line, Node, Stop, is_text};
 use self::thrift::{Compact, Event};
-use super::bad_line;
+use super::bad_line::BadLine;
+use super::column_map::ColumnMap;
 use super::column_names::is_looked_at;
-use super::reader::MAX_ROW_BYTES;
+use super::error::SourceError;
+use super::limits::MAX_ROW_BYTES;
 use super::spool::Spool;
-use crate::bad_row::BadRow;
 use crate::caught::quietly;
-use crate::error::DataError;
-use crate::record::columns::ColumnMap;
 
 /// The last four bytes of a file, and the first.
 const MAGIC: &[u8] = b"PAR1";
@@ -47,88 +48,10 @@ const MAX_NESTING: usize = 32;
 /// Digits after the point of a decimal: as many as readers have numbers for.
 const MAX_SCALE: i32 = 76;
 
-/// What is wrong with a Parquet file.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ParquetFault {
-    /// The end is missing.
-    #[error("it does not end as a Parquet file does; is it complete?")]
-    Truncated,
-    /// The footer is larger than the file or the limit.
-    #[error("its footer is said to have {bytes} bytes, of at most {limit}")]
-    FooterSize {
-        /// What the file says.
-        bytes: u64,
-        /// The most that there can be.
-        limit: u64,
-    },
-    /// Footer or page header that is not what it should be.
-    #[error("its {part} is damaged: {message}")]
-    Damaged {
-        /// Which part.
-        part: &'static str,
-        /// What is wrong.
-        message: String,
-    },
-    /// Columns in columns in columns.
-    #[error("its columns are nested more than {limit} deep")]
-    Nesting {
-        /// The limit.
-        limit: usize,
-    },
-    /// A column's data lies outside the file, or its pages do not add up.
-    #[error("column `{column}`: {message}")]
-    Column {
-        /// Path of the column.
-        column: String,
-        /// What is wrong.
-        message: String,
-    },
-    /// Pages and dictionaries that are too large together.
-    #[error(
-        "the columns that are read need {bytes} bytes at a time for their pages and dictionaries, the limit is {limit}; write it with \
-         smaller pages"
-    )]
-    Memory {
-        /// What they need.
-        bytes: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// A decimal with more digits than numbers have.
-    #[error(
-        "column `{column}` is a decimal with {scale} digits after the point, the limit is {limit}; convert it to a number"
-    )]
-    Scale {
-        /// Path of the column.
-        column: String,
-        /// Digits after the point.
-        scale: i32,
-        /// The limit.
-        limit: i32,
-    },
-    /// A type of value that JSON has no form for.
-    #[error(
-        "column `{column}` is {found}, which has no form in JSON; leave the column out or convert it (text is `string`, that is \
-         BYTE_ARRAY with the UTF8 annotation; JSON text has the annotation JSON)"
-    )]
-    Type {
-        /// Path of the column.
-        column: String,
-        /// Its type.
-        found: String,
-    },
-    /// The library refuses the file or fails on it.
-    #[error("{0}")]
-    Library(String),
-}
-
-type Outcome<T> = Result<T, ParquetFault>;
-
 /// Writes every row as a line of JSON into the spool, with the columns that something reads under this map.
 ///
 /// # Errors
-/// [`DataError::Parquet`]; those of the spool.
+/// [`SourceError::Parquet`]; those of the spool.
 pub(crate) fn unpack(
     path: &Path,
     file: &File,
@@ -136,12 +59,12 @@ pub(crate) fn unpack(
     map: &ColumnMap,
     spool: &mut Spool<'_>,
     progress: &mut dyn FnMut(u64),
-) -> Result<(), DataError> {
-    let broken = |fault| DataError::Parquet { path: path.to_owned(), fault };
+) -> Result<(), SourceError> {
+    let broken = |fault| SourceError::Parquet { path: path.to_owned(), fault };
     check_footer(file, bytes).map_err(broken)?;
     let library = |error: ::parquet::errors::ParquetError| broken(ParquetFault::Library(error.to_string()));
-    let rows = || -> Result<(), DataError> {
-        let again = file.try_clone().map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let rows = || -> Result<(), SourceError> {
+        let again = file.try_clone().map_err(|source| SourceError::Io { path: path.to_owned(), source })?;
         let reader = SerializedFileReader::new(again).map_err(library)?;
         let metadata = reader.metadata();
         let features = features(metadata.file_metadata()).map_err(broken)?;
@@ -214,7 +137,7 @@ fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result
     };
     let passed_over = line.bytes.len() as u64;
     line.bytes.clear();
-    bad_line::put(&mut line.bytes, &BadRow::Value { column, message });
+    BadLine::Value { column, message }.put(&mut line.bytes);
     Ok(passed_over)
 }
 

@@ -13,7 +13,7 @@ use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::ColumnChunkMetaData;
 
 use super::thrift::{Compact, Event};
-use crate::source::reader::MAX_ROW_BYTES;
+use crate::source::limits::MAX_ROW_BYTES;
 
 /// Largest header of a page, in bytes: it may hold the smallest and the largest value of the page.
 const MAX_HEADER_BYTES: usize = 16 << 20;

@@ -19,11 +19,11 @@ use ::parquet::errors::ParquetError;
 use ::parquet::record::Field;
 use ::parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, Type};
 
-use super::ParquetFault;
+use super::fault::ParquetFault;
 use super::features::Feature;
 use crate::caught::quietly;
-use crate::record::columns::json_fault;
-use crate::source::reader::MAX_ROW_BYTES;
+use crate::source::limits::MAX_ROW_BYTES;
+use crate::source::strict_json::json_fault;
 
 /// Longest decimal, in bytes: 76 digits, the most that readers have numbers for.
 const MAX_DECIMAL_BYTES: usize = 32;

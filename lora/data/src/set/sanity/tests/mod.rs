@@ -10,8 +10,9 @@ mod warnings;
 use serde_json::{Value, json};
 
 use super::{Finding, TurnPart, Warning};
-use crate::error::DataError;
-use crate::set::dataset::{Dataset, Needs, OnBadRow};
+use crate::set::dataset::Dataset;
+use crate::set::error::DataError;
+use crate::set::options::{Needs, OnBadRow};
 use crate::tests::{ROWS, file, tiny, written};
 use crate::tokens::encode::Encoder;
 

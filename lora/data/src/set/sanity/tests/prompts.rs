@@ -1,10 +1,10 @@
 //! Prompts that are missing, empty, in a column that nothing reads, or without a mark at their end.
 
 use super::*;
-use crate::bad_row::BadRow;
+use crate::record::bad_row::BadRow;
 use crate::record::reading::{ImplicitPrompt, Reading};
+use crate::set::dropped::DropKind;
 use crate::set::sanity::ReadAs;
-use crate::set::survey::DropKind;
 
 /// Columns are found by their names, unless the row has the same text elsewhere.
 #[test]

@@ -1,8 +1,8 @@
 //! What the chat template leaves out.
 
 use super::*;
-use crate::bad_row::BadRow;
-use crate::tokens::sequence::SftPart;
+use crate::record::bad_row::BadRow;
+use crate::tokens::sft_part::SftPart;
 
 #[test]
 fn parts_that_a_template_leaves_out_are_found() {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::record::reading::{Reading, Texts};
-use crate::tokens::sequence::SftPart;
+use crate::tokens::sft_part::SftPart;
 
 /// Other speakers in the scored part, or right before it.
 #[test]

@@ -9,10 +9,10 @@ use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
 use serde_json::{Value, json};
 
-use crate::bad_row::BadRow;
-use crate::error::DataError;
-use crate::record::columns::ColumnMap;
-use crate::source::parquet::ParquetFault;
+use crate::source::bad_line::BadLine;
+use crate::source::column_map::ColumnMap;
+use crate::source::error::SourceError;
+use crate::source::parquet::fault::ParquetFault;
 use crate::source::reader::Rows;
 use crate::tests::written;
 
@@ -36,7 +36,7 @@ fn file(schema: &str, columns: &[Texts<'_>], features: Option<&str>) -> Vec<u8> 
     writer.into_inner().unwrap()
 }
 
-fn read(bytes: &[u8]) -> Vec<Result<Value, BadRow>> {
+fn read(bytes: &[u8]) -> Vec<Result<Value, BadLine>> {
     let file = written(bytes);
     let rows = Rows::open(&[file.path().to_owned()], &ColumnMap::default()).unwrap();
     (0..rows.len()).map(|row| rows.read(row).unwrap().map(|line| serde_json::from_slice(&line).unwrap())).collect()
@@ -112,7 +112,7 @@ fn features_of_the_datasets_library_make_a_plain_text_json() {
     // it names the type, and cannot be read
     let broken = written(&file(schema, &columns, Some(&features[..features.len() - 3])));
     let error = Rows::open(&[broken.path().to_owned()], &ColumnMap::default()).unwrap_err();
-    assert!(matches!(error, DataError::Parquet { fault: ParquetFault::Damaged { .. }, .. }), "{error}");
+    assert!(matches!(error, SourceError::Parquet { fault: ParquetFault::Damaged { .. }, .. }), "{error}");
 }
 
 #[test]

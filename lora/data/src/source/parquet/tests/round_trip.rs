@@ -10,7 +10,7 @@ use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::parser::parse_message_type;
 use serde_json::{Value, json};
 
-use crate::record::columns::ColumnMap;
+use crate::source::column_map::ColumnMap;
 use crate::source::reader::Rows;
 use crate::tests::written;
 

@@ -23,7 +23,7 @@ fn a_row_that_refers_to_a_large_text_over_and_over_is_bad() {
 fn rows_that_are_too_long_count_as_what_they_took() {
     let runs: Vec<(u64, u8)> = (0..17).flat_map(|_| [(1, 0), (99, 1)]).collect();
     let error = open(&list_of_one_text(&vec![b'x'; MIB], 17, &runs)).unwrap_err();
-    assert!(matches!(error, DataError::Expansion { .. }), "{error}");
+    assert!(matches!(error, SourceError::Expansion { .. }), "{error}");
 }
 
 #[test]

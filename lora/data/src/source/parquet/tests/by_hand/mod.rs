@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::bad_row::BadRow;
-use crate::error::DataError;
-use crate::record::columns::ColumnMap;
-use crate::source::parquet::ParquetFault;
+use crate::source::bad_line::BadLine;
+use crate::source::column_map::ColumnMap;
+use crate::source::error::SourceError;
+use crate::source::parquet::fault::ParquetFault;
 use crate::source::reader::Rows;
 use crate::tests::written;
 
@@ -246,20 +246,20 @@ fn file(schema: &[Element], rows: i64, chunks: &[Chunk]) -> Vec<u8> {
     with_footer(chunks, &footer(schema, rows, rows, chunks))
 }
 
-fn open_with(bytes: &[u8], map: &str) -> Result<Rows, DataError> {
+fn open_with(bytes: &[u8], map: &str) -> Result<Rows, SourceError> {
     let path: PathBuf = written(bytes).into_temp_path().keep().unwrap();
     let rows = Rows::open(std::slice::from_ref(&path), &map.parse::<ColumnMap>().unwrap());
     std::fs::remove_file(path).unwrap();
     rows
 }
 
-fn open(bytes: &[u8]) -> Result<Rows, DataError> {
+fn open(bytes: &[u8]) -> Result<Rows, SourceError> {
     open_with(bytes, "")
 }
 
 fn fault(bytes: &[u8]) -> ParquetFault {
     match open(bytes) {
-        Err(DataError::Parquet { fault, .. }) => fault,
+        Err(SourceError::Parquet { fault, .. }) => fault,
         other => panic!("{:?}", other.map(|rows| rows.len())),
     }
 }
@@ -280,7 +280,7 @@ fn row(rows: &Rows, row: usize) -> Value {
 
 fn bad(rows: &Rows, row: usize) -> (String, String) {
     match rows.read(row).unwrap().unwrap_err() {
-        BadRow::Value { column, message } => (column, message),
+        BadLine::Value { column, message } => (column, message),
         other => panic!("{other}"),
     }
 }

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::set::dataset::{Dataset, Needs, OnBadRow};
+use crate::set::dataset::Dataset;
+use crate::set::options::{Needs, OnBadRow};
 use crate::tests::sources::encoder;
 
 fn decimal(name: &'static str, physical: i64, scale: i64, precision: i64) -> Element {
@@ -141,8 +142,8 @@ fn values_are_bad_where_they_are_read() {
         let rows = open_with(&bytes, &format!("id={column}")).unwrap();
         assert_eq!(row(&rows, 0)[column], first);
         assert_eq!(bad(&rows, 1), (column.to_owned(), message.to_owned()));
-        let error = rows.row_error(1, rows.read(1).unwrap().unwrap_err()).to_string();
-        assert!(error.contains(&format!(":2: column `{column}`: {message}")), "{error}");
+        assert_eq!(rows.place(1).1, 2);
+        assert_eq!(rows.read(1).unwrap().unwrap_err().to_string(), format!("column `{column}`: {message}"));
     }
     let error = open_with(&bytes, "id=picture").unwrap_err().to_string();
     assert!(error.contains("column `picture` is binary (BYTE_ARRAY)"), "{error}");

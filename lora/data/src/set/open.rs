@@ -9,27 +9,30 @@ use std::sync::Arc;
 use align_engine::new_file::NewFileError;
 use rayon::prelude::*;
 
-use super::dataset::{Dataset, Opening, Sources, UnpairedOrder};
-use super::dataset::{Needs, OnBadRow};
-use super::decided::Decided;
+use super::dataset::{Dataset, Sources};
 use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
-use super::index::{Entry, index_of};
+use super::error::DataError;
+use super::index::Entry;
 use super::ingredients::FileStamp;
+use super::options::{Needs, OnBadRow, UnpairedOrder};
 use super::rejects::{self, Rejects};
 use super::sample::Sample;
 use super::sanity::{self, Files, OfFile, Sighting};
 use super::survey::{RowCounts, Sequences, Survey};
-use super::token_cache::{self, Lookup, Slot, Writer};
-use crate::bad_row::BadRow;
+use super::token_cache::{self, Lookup, Slot, TokenCache, Writer};
 use crate::deep_stack::with_deep_stack;
-use crate::error::DataError;
-use crate::progress::{DataObserver, DataProgress, Stage};
-use crate::record::columns::Seen;
+use crate::progress::{DataObserver, DataProgress, Stage, Unobserved};
+use crate::record::bad_row::BadRow;
+use crate::record::decided::Decided;
 use crate::record::reading::ImplicitPrompt;
-use crate::record::records::{Form, Kind, Shape};
-use crate::source::reader::{MAX_RECORDS, PlaceCursor, Rows};
+use crate::record::shape::{Kind, Shape};
+use crate::record::text::Form;
+use crate::source::column_map::Seen;
+use crate::source::error::SourceError;
+use crate::source::limits::MAX_RECORDS;
+use crate::source::reader::{PlaceCursor, Rows};
 use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
-use crate::tokens::sequence::SftPart;
+use crate::tokens::sft_part::SftPart;
 use crate::tokens::spans::SpanSource;
 
 /// Records that the survey holds at a time.
@@ -43,11 +46,25 @@ const LIKE_AN_ANSWER: [&str; 5] = ["output", "response", "answer", "completion",
 /// Pairs that TRL unpairs at a time: `datasets.map(batched=True)` passes this many rows.
 const UNPAIR_BLOCK: usize = 1000;
 
+/// How a data set is opened.
+pub struct Opening<'a> {
+    /// What it is read for.
+    pub needs: Needs,
+    /// What happens to a bad row.
+    pub on_bad_row: OnBadRow,
+    /// Where its tokens are kept for the next start, and taken from.
+    pub cache: Option<&'a TokenCache>,
+    /// Takes a JSON line for each record that is left out: `{"file", "line", "reason", "row"}`, `row` as it stands in the data.
+    pub rejects: Option<&'a mut dyn Write>,
+    /// Is told how it goes.
+    pub observer: &'a mut dyn DataObserver,
+}
+
 /// Opens data: takes it from the cache where that has it, else passes over the files.
 ///
 /// # Errors
 /// As [`Dataset::open_with`].
-pub(crate) fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
+fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
     let Opening { needs, on_bad_row, cache, rejects, observer } = opening;
     let slot = cache.map(|cache| cache.slot(paths, &encoder, needs, on_bad_row, observer)).transpose()?;
     if let Some(slot) = &slot
@@ -149,13 +166,35 @@ pub(crate) fn refuse_unseen(encoder: &Encoder, seen: Seen, paths: &[PathBuf]) ->
 }
 
 impl Dataset {
+    /// Surveys all rows: reads, encodes and counts every one, in parallel, a window at a time.
+    ///
+    /// The first record that can be parsed sets shape and form of the run; records of another kind are bad rows. Labelled rows
+    /// made from pairs have TRL's numbers: of each thousand pairs all chosen answers come before all rejected ones.
+    ///
+    /// # Errors
+    /// [`DataError`]; with [`OnBadRow::Error`] that of the first bad row in the order of the files.
+    pub fn open(paths: &[PathBuf], encoder: Encoder, needs: Needs, on_bad_row: OnBadRow) -> Result<Dataset, DataError> {
+        let opening = Opening { needs, on_bad_row, cache: None, rejects: None, observer: &mut Unobserved };
+        Dataset::open_with(paths, encoder, opening)
+    }
+
+    /// As [`Dataset::open`], with the tokens of an earlier run where the cache has them, telling how it goes, and writing down
+    /// what is left out.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is no error: it is said, and the run goes on without
+    /// it.
+    pub fn open_with(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
+        open(paths, encoder, opening)
+    }
+
     /// The work on one record that needs no other, so that it runs in parallel. What cannot be encoded at all (a prompt alone,
     /// a form that the model has no means for) is left to [`Dataset::admit`], which knows whether it is the first.
     fn examine(&self, record: usize, is_looked_at: bool, keep_tokens: bool) -> Result<Examined, DataError> {
         let line = self.sources.rows()?.read(record)?;
         let bytes = line.as_ref().map_or(0, |line| hash_of_bytes(line));
         let mut seen = None;
-        let parsed = line.and_then(|line| {
+        let parsed = line.map_err(BadRow::from).and_then(|line| {
             let parsed = self.encoder.parse_seen(record, &line, &mut seen)?;
             let found = is_looked_at.then(|| sanity::look(&self.encoder, &parsed, &line));
             Ok((parsed, found))
@@ -259,7 +298,7 @@ impl Dataset {
         }
         match kind.form {
             form if self.encoder.supports(form) => Ok(()),
-            Form::Conversational => Err(self.encoder.no_template(path, line)),
+            Form::Conversational => Err(DataError::no_template(&self.encoder, path, line)),
             Form::Plain => Err(DataError::NoEos { path, line, model: self.encoder.model_dir().to_owned() }),
         }
     }
@@ -483,7 +522,7 @@ impl Pass<'_> {
                     }
                     let Dataset { survey, encoder, index, .. } = &mut self.dataset;
                     if index.len() >= MAX_ROWS {
-                        return Err(DataError::TooManyRows { rows: MAX_ROWS + 1, limit: MAX_ROWS });
+                        return Err(SourceError::TooManyRows { rows: MAX_ROWS + 1, limit: MAX_ROWS }.into());
                     }
                     survey.count_kept(&counts, &notes, encoder.tokenizer(), encoder.max_length());
                     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX); // of 64 MiB a template makes a GiB at most
@@ -509,7 +548,7 @@ impl Pass<'_> {
             _ if matches!(reason, BadRow::NoTurnMarker { marker: Some(_), .. }) => {
                 self.dropped(record, DropReason::Bad(reason))
             }
-            OnBadRow::Error => Err(self.dataset.sources.rows()?.row_error(record, reason)),
+            OnBadRow::Error => Err(DataError::of_row(self.dataset.sources.rows()?, record, reason)),
             OnBadRow::Skip => self.dropped(record, DropReason::Bad(reason)),
         }
     }
@@ -571,4 +610,15 @@ enum Made {
         tokens: Option<Vec<u8>>,
     },
     Dropped(DropReason),
+}
+
+/// The index of an entry of the token cache; `None` where it names rows that the entry has not.
+pub(crate) fn index_of(entry: &token_cache::Entry) -> Option<Vec<Entry>> {
+    if entry.index.is_empty() || !entry.index.len().is_multiple_of(Entry::BYTES) {
+        return None;
+    }
+    let index: Vec<Entry> = entry.index.chunks_exact(Entry::BYTES).map(Entry::from_bytes).collect();
+    let is_there =
+        |row: &Entry| (row.cached as usize) < entry.rows.len() && (row.record as usize) < entry.survey.records;
+    index.iter().all(is_there).then_some(index)
 }

@@ -1,26 +1,23 @@
 //! What can be wrong with one row.
 
-use crate::record::records::{Kind, MAX_PAIRS, Shape};
-use crate::record::turns::known_roles;
-use crate::source::reader::MAX_ROW_BYTES;
+use super::reading::MAX_PAIRS;
+use super::shape::{Kind, Shape};
+use super::turn::known_roles;
+use crate::source::bad_line::BadLine;
+use crate::source::limits::MAX_ROW_BYTES;
 
-/// What is wrong with one row. The file and the line stand in [`DataError::Row`](crate::error::DataError::Row).
+/// What is wrong with one row. The file and the line stand in [`DataError::Row`](crate::set::error::DataError::Row).
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadRow {
+    /// No line of JSON.
+    #[error(transparent)]
+    Line(#[from] BadLine),
     /// Bytes that are not UTF-8.
     #[error("byte {at} of the line is not valid UTF-8; save the file as UTF-8")]
     Utf8 {
         /// 1-based byte within the line.
         at: usize,
-    },
-    /// Longer than a row may be.
-    #[error("the line has {bytes} bytes, the limit is {limit}")]
-    TooLong {
-        /// Bytes of the line.
-        bytes: u64,
-        /// Largest accepted number.
-        limit: u64,
     },
     /// Not JSON.
     #[error("not valid JSON: {message} (column {column})")]
@@ -44,22 +41,6 @@ pub enum BadRow {
         column: String,
         /// `NaN`, `Infinity` or `-Infinity`.
         found: &'static str,
-    },
-    /// A row of CSV with another number of cells than the header.
-    #[error("the row has {}, the header {header}; is a delimiter or a line end in a cell without quotes?", cells(*found))]
-    Cells {
-        /// Cells of the row.
-        found: usize,
-        /// Columns.
-        header: usize,
-    },
-    /// A value of a Parquet or CSV file that no JSON could hold, or that makes the row too long.
-    #[error("column `{column}`: {message}")]
-    Value {
-        /// Path of the column.
-        column: String,
-        /// What is wrong with it.
-        message: String,
     },
     /// JSON, but not an object.
     #[error("a row must be a JSON object, this is {found}")]
@@ -398,10 +379,8 @@ impl BadRow {
     pub fn label(&self) -> &'static str {
         match self {
             BadRow::Utf8 { .. } => "not UTF-8",
-            BadRow::TooLong { .. } => "line too long",
+            BadRow::Line(reason) => reason.label(),
             BadRow::Json { .. } | BadRow::NotANumber { .. } | BadRow::PythonRow => "not valid JSON",
-            BadRow::Cells { .. } => "other number of cells than the header",
-            BadRow::Value { .. } => "value that cannot be read",
             BadRow::NotObject { .. } => "not an object",
             BadRow::UnknownShape { .. } => "unknown columns",
             BadRow::Missing { .. } => "missing column",
@@ -466,8 +445,4 @@ fn without_system(message: &str) -> &'static str {
         }
         false => "",
     }
-}
-
-fn cells(n: usize) -> String {
-    if n == 1 { "1 cell".to_owned() } else { format!("{n} cells") }
 }

@@ -3,17 +3,20 @@
 //! A run keeps the decisions. Its held-out rows, its evaluations and its scores are read by them: nothing is decided twice.
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
+use super::error::DataError;
 use super::sample::Sample;
 use super::sanity::FIRST;
 use crate::deep_stack::with_deep_stack;
-use crate::error::DataError;
-use crate::record::columns;
+use crate::record::bad_row::BadRow;
+use crate::record::decided::Decided;
 use crate::record::reading::{ImplicitPrompt, Reading, Texts};
-use crate::record::records::{Parsed, Record, Shape, Text};
+use crate::record::records::{Parsed, Record};
 use crate::record::repeated_prompt::{RepeatedAs, is_short};
+use crate::record::shape::Shape;
+use crate::record::text::Text;
 use crate::record::turn_marker::{SHARE, TurnMarker};
+use crate::source::column_map::Seen;
 use crate::source::column_names::candidate;
 use crate::source::reader::Rows;
 use crate::tokens::encode::Encoder;
@@ -24,17 +27,6 @@ const DRAWN: usize = 1024;
 const SEVERAL: usize = 4;
 /// Most bytes of the sample, unless it is a single record.
 const SAMPLE_BYTES: u64 = 32 << 20;
-
-/// What was decided. A field is `None` if no row was seen that it applies to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decided {
-    /// The end of the prompts of pairs of texts that have no prompt column.
-    pub turn_marker: Option<TurnMarker>,
-    /// Whether answers that are texts begin with a copy of the prompt, which is then cut.
-    pub repeated_prompts: Option<bool>,
-    /// Whether both texts of a pair contain the question that another column also has. If so, the prompt is what they share.
-    pub prompts_in_answers: Option<bool>,
-}
 
 /// What one record says.
 enum Evidence {
@@ -135,9 +127,9 @@ impl Decided {
             ..asked.clone()
         };
         let chosen = chosen(sets);
-        let look = |&(rows, record): &(&'a Rows, usize)| -> Result<(Option<Evidence>, columns::Seen), DataError> {
+        let look = |&(rows, record): &(&'a Rows, usize)| -> Result<(Option<Evidence>, Seen), DataError> {
             let mut mapped = None;
-            let line = rows.read(record)?;
+            let line = rows.read(record)?.map_err(BadRow::from);
             let parsed = line.and_then(|line| Record::parse_seen(record, &line, &reading, &mut mapped));
             Ok((parsed.ok().and_then(evidence), mapped.unwrap_or(0)))
         };
@@ -196,7 +188,7 @@ fn chosen<'a>(sets: impl IntoIterator<Item = &'a Rows>) -> Vec<(&'a Rows, usize)
 /// Makes the error for pairs of texts without a turn marker. `record` is the first of them.
 fn no_turn_marker(rows: &Rows, record: usize, reading: &Reading, found: usize) -> Result<Decided, DataError> {
     let (path, line) = rows.place(record);
-    let parsed = rows.read(record)?.and_then(|bytes| Record::parse_with(record, &bytes, reading));
+    let parsed = rows.read(record)?.map_err(BadRow::from).and_then(|bytes| Record::parse_with(record, &bytes, reading));
     let (unread, names) =
         parsed.map_or((Vec::new(), Vec::new()), |parsed| (parsed.ignored_columns, parsed.record.answer_columns));
     let column = candidate(&unread).unwrap_or("NAME").to_owned();

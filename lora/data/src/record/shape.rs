@@ -1,0 +1,102 @@
+//! Which columns a row has, and whether they hold strings or conversations.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::text::Form;
+
+/// The columns of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Shape {
+    /// `{prompt, chosen, rejected}`
+    Pair,
+    /// `{chosen, rejected}`: the prompt is what the two have in common at the start.
+    PairImplicitPrompt,
+    /// `{prompt, completion, label}`
+    Labelled,
+    /// `{prompt, completions, rewards}`
+    Scored,
+    /// `{prompt, completion}`
+    Completion,
+    /// `{messages}`
+    Messages,
+    /// `{text}`
+    Text,
+    /// `{prompt}`
+    Prompt,
+}
+
+impl Shape {
+    /// All of them.
+    pub const ALL: [Shape; 8] = [
+        Shape::Pair,
+        Shape::PairImplicitPrompt,
+        Shape::Labelled,
+        Shape::Scored,
+        Shape::Completion,
+        Shape::Messages,
+        Shape::Text,
+        Shape::Prompt,
+    ];
+
+    /// The columns as a user writes them.
+    pub fn columns(self) -> &'static str {
+        match self {
+            Shape::Pair => "{prompt, chosen, rejected}",
+            Shape::PairImplicitPrompt => "{chosen, rejected}",
+            Shape::Labelled => "{prompt, completion, label}",
+            Shape::Scored => "{prompt, completions, rewards}",
+            Shape::Completion => "{prompt, completion}",
+            Shape::Messages => "{messages}",
+            Shape::Text => "{text}",
+            Shape::Prompt => "{prompt}",
+        }
+    }
+
+    /// Their names, without those that any shape may have.
+    pub(crate) fn names(self) -> &'static [&'static str] {
+        match self {
+            Shape::Pair => &["prompt", "chosen", "rejected"],
+            Shape::PairImplicitPrompt => &["chosen", "rejected"],
+            Shape::Labelled => &["prompt", "completion", "label"],
+            Shape::Scored => &["prompt", "completions", "rewards"],
+            Shape::Completion => &["prompt", "completion"],
+            Shape::Messages => &["messages"],
+            Shape::Text => &["text"],
+            Shape::Prompt => &["prompt"],
+        }
+    }
+
+    /// Whether its rows are pairs.
+    pub fn is_pair(self) -> bool {
+        matches!(self, Shape::Pair | Shape::PairImplicitPrompt)
+    }
+
+    /// Whether its rows are sequences to learn as they are.
+    pub fn is_sequence(self) -> bool {
+        matches!(self, Shape::Completion | Shape::Messages | Shape::Text)
+    }
+}
+
+/// Shape and form of a row. All rows of a run have those of its first row, but pairs may have a prompt or share it implicitly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Kind {
+    /// The columns.
+    pub shape: Shape,
+    /// Strings or conversations.
+    pub form: Form,
+}
+
+impl Kind {
+    /// Whether rows of the two kinds may stand in one run.
+    pub fn mixes_with(self, other: Kind) -> bool {
+        self.form == other.form && (self.shape == other.shape || self.shape.is_pair() && other.shape.is_pair())
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.shape.columns(), self.form.describe())
+    }
+}

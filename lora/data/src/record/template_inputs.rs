@@ -1,0 +1,76 @@
+//! What a row gives to the chat template beside its turns.
+
+use serde_json::{Map, Value};
+
+use super::bad_row::BadRow;
+use super::columns::{Columns, wrong_type};
+use super::tool_schemas::drop_null_properties;
+use super::turns::value_in_text;
+use crate::source::strict_json::json_fault;
+
+/// What a row gives to the chat template beside its turns.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TemplateInputs {
+    /// JSON schemas of the tools that the conversation may call; `None` is None to the template, as transformers has it.
+    pub tools: Option<Vec<Value>>,
+    /// Further variables (`enable_thinking`), which win over special tokens of the same name.
+    pub kwargs: Map<String, Value>,
+}
+
+/// What `chat_template_kwargs` may not set: what the rows, the command line or the library decide.
+const NO_KWARGS: [&str; 13] = [
+    "messages",
+    "conversation",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+    "tokenizer_kwargs",
+    "truncation",
+    "padding",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+];
+
+/// Reads `tools` (a list) and `chat_template_kwargs` (an object), or texts of them as JSON or as Python prints them, for the chat
+/// template, as TRL 1.16 does. A null counts as no column.
+pub(crate) fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
+    let field = columns.column("tools");
+    let tools = match columns.take("tools").unwrap_or_default() {
+        Value::String(text) if text.trim().is_empty() => Value::Null,
+        Value::String(text) => match value_in_text(&text) {
+            Some(tools) => tools,
+            None => {
+                let message = json_fault(&text).unwrap_or_default();
+                return Err(BadRow::ToolsJson { field, message });
+            }
+        },
+        other => other,
+    };
+    let mut tools = match tools {
+        Value::Null => None,
+        Value::Array(tools) => Some(tools),
+        other => return Err(wrong_type(field, &other, "a list of tools, or JSON text of one")),
+    };
+    for (i, tool) in tools.iter_mut().flatten().enumerate() {
+        if !tool.is_object() {
+            return Err(wrong_type(format!("{field}[{i}]"), tool, "an object, the tool's JSON schema"));
+        }
+        drop_null_properties(tool);
+    }
+    let field = columns.column("chat_template_kwargs");
+    let kwargs = match columns.take("chat_template_kwargs").unwrap_or_default() {
+        Value::Null => Map::new(),
+        Value::Object(kwargs) => kwargs,
+        other => match other.as_str().and_then(value_in_text) {
+            Some(Value::Object(kwargs)) => kwargs,
+            _ => return Err(wrong_type(field, &other, "an object, or JSON text of one")),
+        },
+    };
+    if let Some(name) = NO_KWARGS.into_iter().find(|name| kwargs.contains_key(*name)) {
+        return Err(BadRow::TemplateKwarg { field, name });
+    }
+    Ok(TemplateInputs { tools, kwargs })
+}

@@ -1,0 +1,86 @@
+//! A turn of a conversation: who speaks, and what is said.
+
+use serde_json::Value;
+
+/// Names of roles in data sets, with the names that templates know.
+const SPEAKERS: [(&str, &str); 16] = [
+    ("human", "user"),
+    ("user", "user"),
+    ("prompter", "user"),
+    ("assistant", "assistant"),
+    ("gpt", "assistant"),
+    ("chatgpt", "assistant"),
+    ("bing", "assistant"),
+    ("bard", "assistant"),
+    ("model", "assistant"),
+    ("bot", "assistant"),
+    ("chatbot", "assistant"),
+    ("ai", "assistant"),
+    ("system", "system"),
+    ("tool", "tool"),
+    ("observation", "tool"),
+    ("function", "tool"),
+];
+
+/// Those that are not translated under `role`, since some templates treat them specially.
+pub(crate) const OF_TEMPLATES: [&str; 2] = ["observation", "function"];
+
+/// Further roles that templates know.
+pub(crate) const TEMPLATE_ROLES: [&str; 3] = ["developer", "ipython", "environment"];
+
+/// Returns the name that templates know. Case and blanks around the name do not matter.
+pub(crate) fn speaker(name: &str) -> Option<&'static str> {
+    let name = name.trim();
+    SPEAKERS.into_iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(name)).map(|(_, role)| role)
+}
+
+/// The role of the turns that a model writes.
+pub(crate) const ASSISTANT: &str = "assistant";
+
+/// Makes a turn.
+pub(crate) fn said_by(role: &str, content: &str) -> Value {
+    serde_json::json!({"role": role, "content": content})
+}
+
+/// Returns the content of a turn if it is a text.
+pub(crate) fn content_of(turn: &Value) -> Option<&str> {
+    turn.get("content").and_then(Value::as_str)
+}
+
+/// Returns the turns before the assistant's last ones. Returns all turns if there are no such turns.
+pub(crate) fn before_last_said(turns: &[Value]) -> &[Value] {
+    let end = turns.iter().rposition(is_assistant).map_or(0, |last| last + 1);
+    let start = turns[..end].iter().rposition(|turn| !is_assistant(turn)).map_or(0, |before| before + 1);
+    if start == 0 { turns } else { &turns[..start] }
+}
+
+/// Returns the role of a turn.
+pub(crate) fn role_of(turn: &Value) -> &str {
+    turn.get("role").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a role is one that turns have once they are read.
+pub(crate) fn is_known_role(role: &str) -> bool {
+    let is_own = SPEAKERS.iter().any(|(_, own)| *own == role);
+    is_own || OF_TEMPLATES.contains(&role) || TEMPLATE_ROLES.contains(&role)
+}
+
+/// Whether a value has a role, so that it is a turn and not a part of one.
+pub(crate) fn has_role(value: &Value) -> bool {
+    value.get("role").is_some() || value.get("from").is_some()
+}
+
+/// Whether it is a turn of the system.
+pub(crate) fn is_system(turn: &Value) -> bool {
+    matches!(role_of(turn), "system" | "developer")
+}
+
+/// Whether the model is the one who speaks.
+pub(crate) fn is_assistant(turn: &Value) -> bool {
+    role_of(turn) == ASSISTANT
+}
+
+/// The roles that ShareGPT's `from` may name, for messages.
+pub(crate) fn known_roles() -> String {
+    SPEAKERS.map(|(theirs, _)| theirs).join(", ")
+}

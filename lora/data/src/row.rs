@@ -1,0 +1,107 @@
+//! Rows as everyone to the right of the data reads them.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A row as the model sees it: the prompt once, and the answers that continue it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EncodedRow {
+    /// 0-based number of the record over all files. The two rows made from one pair have the same number.
+    pub row: usize,
+    /// The row's `id`, echoed in outputs.
+    #[serde(with = "crate::json_text")]
+    pub id: Option<Value>,
+    /// Token ids that all answers share: at least one, and fewer than `max_length`.
+    pub prompt: Vec<u32>,
+    /// The answers, in the order of the data (chosen, rejected).
+    pub answers: Vec<Answer>,
+    /// What the data says about the answers.
+    pub target: Target,
+    /// Numbers beside a pair.
+    pub numbers: RowNumbers,
+}
+
+impl EncodedRow {
+    /// Tokens of the row's tree: the prompt once, and what is kept of every answer.
+    pub fn tree_tokens(&self) -> usize {
+        self.prompt.len() + self.answers.iter().map(|a| a.kept).sum::<usize>()
+    }
+}
+
+/// The tokens of one answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// All completion ids, at least one, also those that `max_length` cuts (KTO's mismatched answers start from them).
+    pub ids: Vec<u32>,
+    /// How many of them, from the start, fit behind the prompt: at least one. The first and the last of these are scored.
+    pub kept: usize,
+    /// Those that are read and not scored: ascending ranges, not empty, not touching. Sequences of several turns alone have
+    /// any.
+    pub unscored: Vec<Range<usize>>,
+}
+
+impl Answer {
+    /// The ids that are read.
+    pub fn kept_ids(&self) -> &[u32] {
+        &self.ids[..self.kept]
+    }
+
+    /// How many of [`Answer::kept_ids`] are scored: at least one.
+    pub fn scored_tokens(&self) -> usize {
+        self.kept - self.unscored.iter().map(|gap| gap.end.min(self.kept).saturating_sub(gap.start)).sum::<usize>()
+    }
+
+    /// Those of [`Answer::kept_ids`] that are scored.
+    pub fn scored_ids(&self) -> impl Iterator<Item = u32> {
+        let scored = |i: &usize| !self.unscored.iter().any(|gap| gap.contains(i));
+        (0..self.kept).filter(scored).map(|i| self.ids[i])
+    }
+
+    /// Whether `max_length` cut the end off.
+    pub fn is_cut(&self) -> bool {
+        self.kept < self.ids.len()
+    }
+}
+
+/// What the data says about the answers of an encoded row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Target {
+    /// Two answers: the first is preferred.
+    Pair,
+    /// One answer: desirable or not.
+    Label(bool),
+    /// One number an answer, larger is better.
+    Rewards(Vec<f64>),
+    /// One answer, to be learned as it is.
+    Sequence,
+}
+
+/// What a pair says beside which answer is preferred. A null is as good as no column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RowNumbers {
+    /// What the pair's loss is multiplied by: finite, not negative. A row without one counts as 1,
+    /// [`RowNumbers::weight_or_one`].
+    pub weight: Option<f64>,
+    /// How much better the chosen answer is, in the unit of the loss that reads it: finite. A row without one has 0,
+    /// [`RowNumbers::margin_or_zero`].
+    pub margin: Option<f64>,
+    /// Probabilities in [0, 1] that the chosen answer wins, and that the rejected one does: both or neither. A loss that needs
+    /// them cannot do without.
+    pub win_probability: Option<[f64; 2]>,
+    /// Probability in [0, 1] that the chosen answer beats the rejected one.
+    pub beats_probability: Option<f64>,
+}
+
+impl RowNumbers {
+    /// [`RowNumbers::weight`], 1 where the row has none.
+    pub fn weight_or_one(&self) -> f64 {
+        self.weight.unwrap_or(1.0)
+    }
+
+    /// [`RowNumbers::margin`], 0 where the row has none.
+    pub fn margin_or_zero(&self) -> f64 {
+        self.margin.unwrap_or(0.0)
+    }
+}

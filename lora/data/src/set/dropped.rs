@@ -1,0 +1,64 @@
+//! Rows that are left out, by the kind of their reason.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::bad_row::BadRow;
+use crate::tokens::encode::DropReason;
+
+/// Rows left out for one kind of reason.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// The kind in a few words.
+    pub label: String,
+    /// The kind of the reason.
+    pub kind: DropKind,
+    /// How many.
+    pub rows: usize,
+    /// The first one's reason in full.
+    pub first: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// Its 1-based line; in Parquet, its 1-based row.
+    pub line: u64,
+}
+
+/// Kinds of reasons to leave rows out. Each needs another remedy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DropKind {
+    /// They are too long.
+    Length,
+    /// No token stands before their first answer token.
+    Prompt,
+    /// They have no prompt column and lack the turn marker that ends the prompts of the others.
+    Marker,
+    /// Their answers all have the same score, so no pair can be made of them.
+    NoPair,
+    /// They are bad, and the user asked to skip bad rows.
+    Bad,
+}
+
+impl DropReason {
+    /// The kind of reason in a few words, for counting.
+    pub fn label(&self) -> &'static str {
+        match self {
+            DropReason::NoRoom { .. } => "prompt fills max-length",
+            DropReason::AnswerTooLong { .. } => "answer longer than max-length",
+            DropReason::NoPrompt => "prompt without a token",
+            DropReason::NoPair => "scored answers without a pair",
+            DropReason::NothingScored => "nothing to score",
+            DropReason::Bad(reason) => reason.label(),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> DropKind {
+        match self {
+            DropReason::NoRoom { .. } | DropReason::AnswerTooLong { .. } => DropKind::Length,
+            DropReason::NoPrompt | DropReason::NothingScored => DropKind::Prompt,
+            DropReason::NoPair => DropKind::NoPair,
+            DropReason::Bad(BadRow::NoTurnMarker { marker: Some(_), .. }) => DropKind::Marker,
+            DropReason::Bad(_) => DropKind::Bad,
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What a run wants of a data set: which rows, and in which order.
+
+/// What a run reads the data for, and so which shapes it accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Pairs.
+    Pairs,
+    /// Labelled rows; pairs become two of them.
+    Labels,
+    /// Scored answers.
+    Rewards,
+    /// Sequences to learn as they are; of pairs the chosen answers.
+    Sequences,
+    /// Any row with an answer, as it is.
+    Answers,
+}
+
+/// What happens to a bad row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnBadRow {
+    /// The first one ends the run.
+    Error,
+    /// It is left out and counted.
+    Skip,
+}
+
+/// The order of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shuffle {
+    /// By this seed and the epoch.
+    Seeded(u64),
+    /// As in the files.
+    Off,
+}
+
+/// The order of the rows that are made by splitting pairs, without a shuffle and in evaluations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnpairedOrder {
+    /// Chosen and rejected answers alternate, and neighbours are of different prompts: see [`order::interleave`].
+    #[default]
+    Interleaved,
+    /// As in TRL: of each thousand pairs, all chosen answers and then all rejected ones. Evaluations then go by batches:
+    /// rows share the numbers of a loss with their batch.
+    Trl,
+}

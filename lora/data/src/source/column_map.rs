@@ -1,0 +1,224 @@
+//! Under which names a file has the columns that are read.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Columns that some shape, the chat template or a loss reads, by our names.
+pub const OWN_COLUMNS: [&str; 19] = [
+    "prompt",
+    "system",
+    "input",
+    "chosen",
+    "rejected",
+    "completion",
+    "label",
+    "completions",
+    "rewards",
+    "messages",
+    "text",
+    "tools",
+    "chat_template_kwargs",
+    "weight",
+    "margin",
+    "prob_win_chosen",
+    "prob_win_rejected",
+    "prob_chosen_beats_rejected",
+    "id",
+];
+
+/// What ShareGPT's data sets call `messages`.
+pub(crate) const CONVERSATIONS: &str = "conversations";
+
+/// What files without a column `prompt` call the prompt.
+pub(crate) const PROMPT_NAMES: [&str; 3] = [INSTRUCTION, "question", "query"];
+
+/// The prompt's name that a column `input` may continue.
+pub(crate) const INSTRUCTION: &str = "instruction";
+
+/// What the rejected answer is called if the last turn of the conversation is the chosen one.
+pub(crate) const REJECTED_RESPONSE: &str = "rejected_response";
+
+/// What OpenAI's rows call the two answers.
+pub(crate) const PREFERRED: [&str; 2] = ["preferred_output", "non_preferred_output"];
+
+/// Columns that are read by these names if a row lacks ours.
+pub(crate) fn is_other_name(column: &str) -> bool {
+    PROMPT_NAMES.contains(&column) || PREFERRED.contains(&column) || column == REJECTED_RESPONSE
+}
+
+/// Under which names a file has our columns: `prompt=question,chosen=a`. Columns that are not named keep our names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnMap {
+    /// Our name, the file's; each of either at most once.
+    entries: Vec<(&'static str, String)>,
+}
+
+/// What is wrong with a column map. A mistake of the command line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ColumnMapError {
+    /// A part without `=`.
+    #[error("`{part}`: expected OURS=THEIRS, as in prompt=question,chosen=a")]
+    NoEquals {
+        /// The part.
+        part: String,
+    },
+    /// Nothing reads a column of that name.
+    #[error("no column is called `{name}` here; a map may name: {}", OWN_COLUMNS.join(", "))]
+    Unknown {
+        /// The name before `=`.
+        name: String,
+    },
+    /// No name after `=`.
+    #[error("`{name}=`: the file's column is missing")]
+    NoColumn {
+        /// The name before `=`.
+        name: &'static str,
+    },
+    /// Two columns of the file for one of ours.
+    #[error("`{name}` is read from `{first}` or from `{second}`: give one of them")]
+    TwoColumns {
+        /// Our name.
+        name: &'static str,
+        /// The file's column that was given first.
+        first: String,
+        /// The other one.
+        second: String,
+    },
+    /// One column of the file for two of ours.
+    #[error("`{column}` is given for `{first}` and for `{second}`: a column has one meaning")]
+    TwoMeanings {
+        /// The file's column.
+        column: String,
+        /// Our name that was given first.
+        first: &'static str,
+        /// The other one.
+        second: &'static str,
+    },
+}
+
+impl FromStr for ColumnMap {
+    type Err = ColumnMapError;
+
+    /// `OURS=THEIRS`, separated by commas; spaces around names do not count. The empty text is the empty map.
+    fn from_str(text: &str) -> Result<ColumnMap, ColumnMapError> {
+        let mut map = ColumnMap::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let (name, column) =
+                part.split_once('=').ok_or_else(|| ColumnMapError::NoEquals { part: part.to_owned() })?;
+            let (name, column) = (name.trim(), column.trim().to_owned());
+            let own = OWN_COLUMNS.into_iter().find(|own| *own == name);
+            let name = own.ok_or_else(|| ColumnMapError::Unknown { name: name.to_owned() })?;
+            if column.is_empty() {
+                return Err(ColumnMapError::NoColumn { name });
+            }
+            if let Some((_, first)) = map.entries.iter().find(|(known, _)| *known == name) {
+                return Err(ColumnMapError::TwoColumns { name, first: first.clone(), second: column });
+            }
+            if let Some((first, _)) = map.entries.iter().find(|(_, known)| *known == column) {
+                return Err(ColumnMapError::TwoMeanings { column, first, second: name });
+            }
+            map.entries.push((name, column));
+        }
+        Ok(map)
+    }
+}
+
+/// As it is typed.
+impl fmt::Display for ColumnMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, column)) in self.entries.iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            write!(f, "{comma}{name}={column}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ColumnMap {
+    /// Whether every column has our name.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Our name and the file's, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.entries.iter().map(|(name, column)| (*name, column.as_str()))
+    }
+
+    /// The first entry without a column in rows that have seen `seen`.
+    pub(crate) fn unseen(&self, seen: Seen) -> Option<(&'static str, &str)> {
+        self.iter().enumerate().find(|(i, _)| seen & 1 << i == 0).map(|(_, entry)| entry)
+    }
+
+    /// The file's name of our column.
+    pub fn column<'a>(&'a self, name: &'a str) -> &'a str {
+        self.entries.iter().find(|(own, _)| *own == name).map_or(name, |(_, column)| column)
+    }
+
+    pub(crate) fn is_mapped(&self, name: &str) -> bool {
+        self.entries.iter().any(|(own, _)| *own == name)
+    }
+
+    /// Whether the values of a column of the file are looked at.
+    pub(crate) fn reads(&self, column: &str) -> bool {
+        // each row decides whether those with other names are
+        self.own(column).is_some() || column == CONVERSATIONS || is_other_name(column)
+    }
+
+    /// What we call a column of the file, if we read it.
+    pub(crate) fn own(&self, column: &str) -> Option<&'static str> {
+        if let Some((own, _)) = self.entries.iter().find(|(_, theirs)| theirs == column) {
+            return Some(own);
+        }
+        let own = OWN_COLUMNS.into_iter().find(|own| *own == column)?;
+        // read from another column: this one only has the same name
+        (!self.entries.iter().any(|(mapped, _)| *mapped == own)).then_some(own)
+    }
+}
+
+/// Which entries of a [`ColumnMap`] a row has a column for: bit `i` for the `i`-th.
+pub(crate) type Seen = u32;
+
+/// The columns, by our names.
+pub(crate) const NUMBER_COLUMNS: [&str; 5] =
+    ["weight", "margin", "prob_win_chosen", "prob_win_rejected", "prob_chosen_beats_rejected"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(text: &str) -> Result<ColumnMap, ColumnMapError> {
+        text.parse()
+    }
+
+    #[test]
+    fn a_map_reads_as_it_is_shown() {
+        let parsed = map(" prompt = the question ,chosen=a,").unwrap();
+        assert_eq!(parsed.to_string(), "prompt=the question,chosen=a");
+        assert_eq!(map(&parsed.to_string()), Ok(parsed.clone()));
+        assert_eq!((parsed.column("prompt"), parsed.column("rejected")), ("the question", "rejected"));
+        assert_eq!(map("text=a=b").unwrap().column("text"), "a=b");
+        assert!(map("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn every_fault_of_a_map_has_its_error() {
+        let owned = str::to_owned;
+        assert_eq!(map("prompt"), Err(ColumnMapError::NoEquals { part: owned("prompt") }));
+        assert_eq!(map("question=prompt"), Err(ColumnMapError::Unknown { name: owned("question") }));
+        assert_eq!(map("prompt= "), Err(ColumnMapError::NoColumn { name: "prompt" }));
+        let two = ColumnMapError::TwoColumns { name: "prompt", first: owned("a"), second: owned("b") };
+        assert_eq!(map("prompt=a,prompt=b"), Err(two));
+        let two = ColumnMapError::TwoMeanings { column: owned("a"), first: "chosen", second: "rejected" };
+        assert_eq!(map("chosen=a,rejected=a"), Err(two));
+        assert!(map("x=y").unwrap_err().to_string().contains("prob_win_chosen"));
+    }
+
+    #[test]
+    fn what_is_read_goes_by_the_map() {
+        let map = map("chosen=a,prompt=chosen").unwrap();
+        let read = ["a", "chosen", "rejected", "id", "messages", "conversations", "prompt", "x"];
+        assert_eq!(read.map(|column| map.reads(column)), [true, true, true, true, true, true, false, false]);
+    }
+}

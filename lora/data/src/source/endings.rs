@@ -1,0 +1,14 @@
+//! What the names of data files end with.
+
+/// Endings of the names of data files.
+pub(crate) const ENDINGS: [&str; 7] = ["jsonl", "parquet", "json", "ndjson", "csv", "tsv", "tab"];
+
+/// Endings that follow those in the names of compressed files.
+pub(crate) const PACKED: [&str; 3] = [".gz", ".zst", ".zstd"];
+
+/// Returns the ending of a file's name in lower case, without that of its compression.
+pub(crate) fn ending(name: &str) -> Option<String> {
+    let name = name.to_ascii_lowercase();
+    let name = PACKED.into_iter().find_map(|packed| name.strip_suffix(packed)).unwrap_or(&name);
+    Some(name.rsplit_once('.')?.1.to_owned())
+}

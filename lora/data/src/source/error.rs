@@ -1,0 +1,233 @@
+//! What can be wrong with data files. All but a full disk is bad input.
+
+use std::path::PathBuf;
+
+use super::hub::fault::HubFault;
+use super::parquet::fault::ParquetFault;
+
+/// Why rows cannot be read from files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The file cannot be opened or read.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// Rows are read again in another order, so a pipe or a folder will not do.
+    #[error("{path}: not a regular file; rows are read more than once, so write the data to a file first", path = path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A folder where a file is needed.
+    #[error("{path}: is a folder; name its files, with a pattern in quotes: \"{pattern}\"", path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The pattern of the data files in it.
+        pattern: String,
+    },
+    /// A pattern for which there is no file.
+    #[error(
+        "the pattern {pattern} matches no file (`*` ends at a `/`, and no pattern matches a name with a dot in front)"
+    )]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A name that is not text, which no pattern is compared with.
+    #[error("{path:?}: its name is not UTF-8, so the pattern {pattern} would skip it; rename it")]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The pattern that it would match.
+        pattern: String,
+    },
+    /// A pattern that is none.
+    #[error("the pattern {pattern} is not one: {message}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The id of a data set whose files are not in the local Hugging Face cache.
+    #[error("{id}: {fault}")]
+    Hub {
+        /// The id as the user gave it.
+        id: String,
+        /// What is wrong.
+        fault: Box<HubFault>,
+    },
+    /// A format that is not read.
+    #[error(
+        "{path}: is {found}; supported: JSONL, JSON arrays and CSV, plain or compressed by gzip or zstd, and Parquet",
+        path = path.display()
+    )]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A JSON array of all rows that is broken.
+    #[error("{path}:{line}: the JSON array {message}", path = path.display())]
+    Array {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// What is wrong with it.
+        message: &'static str,
+    },
+    /// A CSV file that is broken.
+    #[error("{path}:{line}: {message}", path = path.display())]
+    Csv {
+        /// The file.
+        path: PathBuf,
+        /// 1-based line.
+        line: u64,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// JSON objects over several lines.
+    #[error(
+        "{path}: is a JSON object over several lines; rows are read one object a line (JSONL), so convert it first: \
+         jq -c . {path} > rows.jsonl",
+        path = path.display()
+    )]
+    SeveralLines {
+        /// The file.
+        path: PathBuf,
+    },
+    /// YAML.
+    #[error(
+        "{path}: is YAML; rows are read one JSON object a line (JSONL), so convert it first: python3 -c 'import json, yaml; \
+         [print(json.dumps(row)) for row in yaml.safe_load(open(\"{path}\"))]' > rows.jsonl",
+        path = path.display()
+    )]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+    },
+    /// One object around all rows.
+    #[error(
+        "{path}: is one JSON object with its rows under `{key}`; rows are read one object a line (JSONL), so convert it first: \
+         jq -c '.[\"{key}\"][]' {path} > rows.jsonl",
+        path = path.display()
+    )]
+    AroundRows {
+        /// The file.
+        path: PathBuf,
+        /// Where the rows are.
+        key: String,
+    },
+    /// One object of columns.
+    #[error(
+        "{path}: is one JSON object of columns; rows are read one object a line (JSONL), so convert it first: python3 -c \
+         'import pandas; pandas.read_json(\"{path}\").to_json(\"rows.jsonl\", orient=\"records\", lines=True)'",
+        path = path.display()
+    )]
+    ByColumn {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A compressed file that holds something other than text.
+    #[error("{path}: inside {outer} it is {found}; only JSONL, JSON arrays and CSV are read in compressed files, so unpack it first", path = path.display())]
+    Nested {
+        /// The file.
+        path: PathBuf,
+        /// Its own format.
+        outer: &'static str,
+        /// What is inside.
+        found: &'static str,
+    },
+    /// A compressed file that is broken.
+    #[error("{path}: cannot be unpacked as {format}: {message} (is the file complete?)", path = path.display())]
+    Unpack {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// A Parquet file that is broken, or has columns that cannot be read.
+    #[error("{path}: {fault}", path = path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: ParquetFault,
+    },
+    /// A file that unpacks to far more than text does.
+    #[error("{path}: unpacks to more than {limit} bytes, which no text of its size does; unpack it yourself if it is meant so", path = path.display())]
+    Expansion {
+        /// The file.
+        path: PathBuf,
+        /// What is allowed, in bytes.
+        limit: u64,
+    },
+    /// A file with so many lines that they cannot be rows.
+    #[error(
+        "{path}: more than {limit} lines, which no rows of a file of its size make; is it one object a line?",
+        path = path.display()
+    )]
+    ManyLines {
+        /// The file.
+        path: PathBuf,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// More files than the system lets a process open.
+    #[error(
+        "{files} data files, and a process may have {limit} open here; allow more (ulimit -n), or put the files together (cat, for \
+         JSONL as it is or compressed)"
+    )]
+    TooManyFiles {
+        /// How many files there are.
+        files: usize,
+        /// What the system allows, all files of the process counted.
+        limit: u64,
+    },
+    /// The temporary file for unpacked rows.
+    #[error(
+        "unpacked rows are kept in a temporary file in {folder}, which fails: {source}; set TMPDIR to a folder with more room",
+        folder = folder.display()
+    )]
+    Spool {
+        /// Its folder.
+        folder: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// No row in any file.
+    #[error("no row in {}", list(paths))]
+    Empty {
+        /// The files.
+        paths: Vec<PathBuf>,
+    },
+    /// More rows than the index can number.
+    #[error("{rows} rows; at most {limit} are possible in one run, split the data")]
+    TooManyRows {
+        /// Rows that there are.
+        rows: usize,
+        /// Most rows of a run.
+        limit: usize,
+    },
+    /// The file changed after it was opened.
+    #[error("{path}: the file changed while it was in use; start again", path = path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Names of files, for messages.
+pub(crate) fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,104 @@
+//! Why the files of a data set of the Hub cannot be found.
+
+use std::path::PathBuf;
+
+/// Most files that a message names.
+const SHOWN: usize = 3;
+
+/// Why the files of a data set cannot be found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubFault {
+    /// The environment does not say where the cache is.
+    #[error("no such file, and neither HF_HOME nor HOME is set, so there is no Hugging Face cache to find it in")]
+    NoCache,
+    /// The data set is not in the cache.
+    #[error(
+        "no such file, and no such data set in the local Hugging Face cache ({cache}); fetch it: {fetch}",
+        cache = cache.display()
+    )]
+    NotCached {
+        /// The command.
+        fetch: String,
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// The revision is not in the cache.
+    #[error("the local Hugging Face cache does not have its revision `{revision}`; fetch it: {fetch}")]
+    NoRevision {
+        /// The command.
+        fetch: String,
+        /// The revision.
+        revision: String,
+    },
+    /// The YAML at the head of README.md cannot be read.
+    #[error("the YAML at the head of its README.md cannot be read: {message}; name its files by their paths in {folder}", folder = folder.display())]
+    FrontMatter {
+        /// What is wrong.
+        message: String,
+        /// The snapshot.
+        folder: PathBuf,
+    },
+    /// There are several configs, and none was chosen.
+    #[error("has several configs, and one is needed: {}; give {name}:{}", all.join(", "), all[0])]
+    Configs {
+        /// `ORG/NAME`.
+        name: String,
+        /// Their names.
+        all: Vec<String>,
+    },
+    /// The config does not exist.
+    #[error("has no config `{config}`; there are: {}", if all.is_empty() { "none".to_owned() } else { all.join(", ") })]
+    NoConfig {
+        /// The config.
+        config: String,
+        /// The existing ones.
+        all: Vec<String>,
+    },
+    /// The split does not exist.
+    #[error("has no split `{split}`; there are: {}; give {name}#{}, or fetch the whole: {fetch}", all.join(", "), all[0])]
+    NoSplit {
+        /// `ORG/NAME`, with the config.
+        name: String,
+        /// The split.
+        split: String,
+        /// The existing ones.
+        all: Vec<String>,
+        /// The command.
+        fetch: String,
+    },
+    /// No file holds rows.
+    #[error("has no file of rows in {folder}, which may be incomplete; fetch the whole: {fetch}", folder = folder.display())]
+    NoFiles {
+        /// The command.
+        fetch: String,
+        /// The snapshot.
+        folder: PathBuf,
+    },
+    /// Files of the split are missing.
+    #[error("only a part of its split `{split}` is in {folder}: {}; fetch the whole: {fetch}", missing(absent), folder = folder.display())]
+    Absent {
+        /// The split.
+        split: String,
+        /// The files, as paths in the snapshot.
+        absent: Vec<String>,
+        /// The snapshot.
+        folder: PathBuf,
+        /// The command.
+        fetch: String,
+    },
+}
+
+/// Names the first missing files and counts the others.
+fn missing(absent: &[String]) -> String {
+    match absent {
+        [one] => format!("{one} is missing"),
+        _ => {
+            let shown = absent[..absent.len().min(SHOWN)].join(", ");
+            match absent.len().saturating_sub(SHOWN) {
+                0 => format!("{shown} are missing"),
+                more => format!("{shown} and {more} more are missing"),
+            }
+        }
+    }
+}

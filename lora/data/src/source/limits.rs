@@ -1,0 +1,20 @@
+//! How long a row may be, and how many there may be.
+
+use std::path::Path;
+
+use super::error::SourceError;
+
+/// Longest accepted row, in bytes.
+pub const MAX_ROW_BYTES: u64 = 64 << 20;
+
+/// Most rows of a run: the numbers of rows, and of twice as many made from them, have 32 bits.
+pub(crate) const MAX_RECORDS: usize = (u32::MAX / 2) as usize;
+
+/// The error of a file with more than `most` lines whose first row has the number `first_row`.
+pub(crate) fn many_lines(path: &Path, most: u64, first_row: usize) -> SourceError {
+    match first_row as u64 + most >= MAX_RECORDS as u64 {
+        // counting has stopped there
+        true => SourceError::TooManyRows { rows: MAX_RECORDS + 1, limit: MAX_RECORDS },
+        false => SourceError::ManyLines { path: path.to_owned(), limit: most },
+    }
+}

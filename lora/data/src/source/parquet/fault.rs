@@ -1,0 +1,79 @@
+//! What can be wrong with a Parquet file.
+
+/// What is wrong with a Parquet file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParquetFault {
+    /// The end is missing.
+    #[error("it does not end as a Parquet file does; is it complete?")]
+    Truncated,
+    /// The footer is larger than the file or the limit.
+    #[error("its footer is said to have {bytes} bytes, of at most {limit}")]
+    FooterSize {
+        /// What the file says.
+        bytes: u64,
+        /// The most that there can be.
+        limit: u64,
+    },
+    /// Footer or page header that is not what it should be.
+    #[error("its {part} is damaged: {message}")]
+    Damaged {
+        /// Which part.
+        part: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// Columns in columns in columns.
+    #[error("its columns are nested more than {limit} deep")]
+    Nesting {
+        /// The limit.
+        limit: usize,
+    },
+    /// A column's data lies outside the file, or its pages do not add up.
+    #[error("column `{column}`: {message}")]
+    Column {
+        /// Path of the column.
+        column: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// Pages and dictionaries that are too large together.
+    #[error(
+        "the columns that are read need {bytes} bytes at a time for their pages and dictionaries, the limit is {limit}; write it with \
+         smaller pages"
+    )]
+    Memory {
+        /// What they need.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A decimal with more digits than numbers have.
+    #[error(
+        "column `{column}` is a decimal with {scale} digits after the point, the limit is {limit}; convert it to a number"
+    )]
+    Scale {
+        /// Path of the column.
+        column: String,
+        /// Digits after the point.
+        scale: i32,
+        /// The limit.
+        limit: i32,
+    },
+    /// A type of value that JSON has no form for.
+    #[error(
+        "column `{column}` is {found}, which has no form in JSON; leave the column out or convert it (text is `string`, that is \
+         BYTE_ARRAY with the UTF8 annotation; JSON text has the annotation JSON)"
+    )]
+    Type {
+        /// Path of the column.
+        column: String,
+        /// Its type.
+        found: String,
+    },
+    /// The library refuses the file or fails on it.
+    #[error("{0}")]
+    Library(String),
+}
+
+pub(super) type Outcome<T> = Result<T, ParquetFault>;

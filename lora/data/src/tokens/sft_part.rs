@@ -1,0 +1,25 @@
+//! Which tokens of a sequence are scored.
+
+use crate::record::shape::Shape;
+
+/// Which tokens of a sequence are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum SftPart {
+    /// Those of the completion.
+    Completion,
+    /// Those of the assistant's turns.
+    Assistant,
+    /// All but the first.
+    All,
+}
+
+impl SftPart {
+    /// What TRL scores of rows of a shape unless told otherwise: of a prompt and a completion the completion, of a conversation
+    /// or a text everything.
+    pub fn default_of(shape: Shape) -> SftPart {
+        match shape {
+            Shape::Messages | Shape::Text => SftPart::All,
+            _ => SftPart::Completion,
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! What can be wrong with a chat template as a file.
+
+use std::path::PathBuf;
+
+/// What is wrong with a chat template as a file. Bad input: exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TemplateError {
+    /// A file cannot be read.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A file is larger than any template.
+    #[error("{origin}: the chat template has more than {limit} bytes, the limit")]
+    TooLarge {
+        /// Where the template came from.
+        origin: String,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The user named a folder that has no template.
+    #[error("{folder}: no chat template there (neither chat_template.jinja nor chat_template in tokenizer_config.json)", folder = folder.display())]
+    NoneIn {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A `tokenizer_config.json` that is not JSON.
+    #[error("{path}: not valid JSON: {message}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words.
+        message: String,
+    },
+    /// A file is not UTF-8.
+    #[error("{path}: not valid UTF-8", path = path.display())]
+    Utf8 {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The template does not parse.
+    #[error("{origin}: chat template, line {line}: {message}")]
+    Syntax {
+        /// Where the template came from.
+        origin: String,
+        /// 1-based line of the template.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// Several named templates, none of them `default`.
+    #[error(
+        "{origin}: chat_template is none of: a string, a list or an object with a template named `default` (found: {found:?})"
+    )]
+    NoDefault {
+        /// `tokenizer_config.json`.
+        origin: String,
+        /// The names that are there.
+        found: Vec<String>,
+    },
+}
