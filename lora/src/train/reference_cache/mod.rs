@@ -1,22 +1,28 @@
 //! Log-probs of a frozen reference: computed when an answer first comes, read afterwards.
 //!
-//! The reference of a run does not change, and the bits of an answer's log-probs depend on no other row of its pass. So what
-//! was computed once holds in every later epoch and in every later run of the same model, and a pass whose answers are all
-//! known has no rows of the reference. [`Scoring`](super::Scoring) looks answers up before a pass and adds what the pass gives;
-//! it is the only user. Kept are the log-probs of the single tokens, f32 as the pass gives them: every sum over them is then
-//! the one that the pass would have given.
+//! The reference of a run does not change, and the bits of an answer's log-probs depend on no other row of its pass. So a number
+//! that was computed once holds in every later epoch and in every later run of the same model, and a pass whose answers are all
+//! known has no reference rows. [`Scoring`](super::Scoring) is the only user: it looks answers up before a pass and adds what the
+//! pass computes. The cache keeps one f32 for each token, as the pass gives it, so every sum over them is the one that the pass
+//! would give. KTO's mismatched answers are answers like others.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `fingerprint.rs` | what a log-prob depends on besides the tokens |
-//! | `weights.rs` | the hash of the weights, and whether they stay what they were |
+//! | `weights.rs` | the hash of the weights, and whether they stay the same |
 //! | `record.rs` | the format of a cache file |
 //! | `file.rs` | the file of a fingerprint: its lock, its sound part, its index |
-//! | `error.rs` | what keeps a cache from being used, and what is said about it |
+//! | `error.rs` | what keeps a cache from being used, and the notes about it |
 //!
-//! Nothing that is read is believed for its place alone. Every record has a checksum under that of the fingerprint; the
-//! fingerprint has the hash of the weights' bytes; and before the first number of an earlier run is used, the answers of one
-//! row are computed and compared bit by bit.
+//! | what could go wrong | what happens |
+//! |---|---|
+//! | the weights are edited in place | their hash covers all bytes. For files above 256 MiB it is remembered, and trusted only while device, inode, length, mtime and ctime are the same and 256 blocks of the file have the same bytes. A file written less than ten seconds ago is hashed and not remembered |
+//! | they are edited while a run uses them | every pass checks the open file's times, and its bytes if the times differ. Then the cache closes, with a warning that the run's own numbers are affected |
+//! | something that the fingerprint does not cover changes | before the first number of an earlier run is used, the answers of one row are computed and compared bit by bit. If they differ, the file's records are dropped, with a note |
+//! | a write is interrupted, a file is damaged | every record has a checksum that starts from that of the file's head. The file is cut at the first unsound record, with a note, and a record is checked again when it is read |
+//! | two runs use it at once | the file is locked: the second run reads what was there and keeps new records in memory |
+//! | the disk is full | a note; new records stay in memory, in at most a sixteenth of `--memory` (in `score` and `eval`, of its default) |
+//! | many models | the files of the directory may fill 8 GiB. Those unused for the longest time are removed, with a note, at the start and while a file grows. A single file that reaches 8 GiB takes no new records, with a note |
 
 mod error;
 mod file;
