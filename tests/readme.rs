@@ -1,16 +1,24 @@
-//! The commands of the README and of the pages behind it exist, with every flag that they show.
+//! The README and the manual agree with the program: commands, flags, lists and links.
 
 use crate::align::{align, root};
+use std::collections::BTreeSet;
+use std::path::Path;
 
-fn readme() -> String {
-    std::fs::read_to_string(root().join("README.md")).unwrap()
+/// The pages for users, beside the README.
+const MANUAL: [&str; 5] =
+    ["docs/training.md", "docs/data.md", "docs/objectives.md", "docs/reward-models.md", "docs/performance.md"];
+
+fn page(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap()
 }
 
-/// The README and the pages for users.
+fn readme() -> String {
+    page("README.md")
+}
+
+/// The README and the manual.
 fn pages() -> Vec<String> {
-    let docs = ["training.md", "data.md", "reward-models.md"].map(|page| format!("docs/{page}"));
-    let page = |path: String| std::fs::read_to_string(root().join(path)).unwrap();
-    std::iter::once(readme()).chain(docs.map(page)).collect()
+    std::iter::once(readme()).chain(MANUAL.map(page)).collect()
 }
 
 /// Lines of a page's shell blocks.
@@ -34,6 +42,34 @@ fn every_command_and_flag_exists() {
     assert!(checked >= 10, "{checked} commands");
 }
 
+/// The flags that the help of a command describes.
+fn flags(command: &str) -> BTreeSet<String> {
+    let help = align(&[command, "--help"]).ok().stdout;
+    let long = |line: &str| {
+        let line = line.trim_start();
+        let line = line.split_once(", ").filter(|(short, _)| short.len() == 2).map_or(line, |(_, long)| long);
+        let name = line.strip_prefix("--")?.split([' ', '=', '[', '<']).next()?;
+        Some(format!("--{name}"))
+    };
+    help.lines().filter_map(long).filter(|flag| flag != "--help").collect()
+}
+
+#[test]
+fn the_manual_names_every_flag() {
+    let manual = MANUAL.map(page).concat();
+    for command in ["train", "score", "eval", "generate", "merge", "inspect"] {
+        let flags = flags(command);
+        assert!(flags.contains("--adapter"), "the help of {command} has another form: {flags:?}");
+        for flag in flags {
+            let named = manual.match_indices(&flag).any(|(at, _)| {
+                let next = manual[at + flag.len()..].chars().next();
+                next.is_none_or(|next| !next.is_ascii_alphanumeric() && !"-_".contains(next))
+            });
+            assert!(named, "docs/ does not explain {flag} of {command}");
+        }
+    }
+}
+
 /// A newcomer's two commands are what the gate runs.
 #[test]
 fn the_gate_runs_the_two_commands() {
@@ -46,31 +82,56 @@ fn the_gate_runs_the_two_commands() {
     }
 }
 
-/// What the README links to is there.
+/// A newcomer reads all of it.
+#[test]
+fn the_readme_is_short() {
+    let words = readme().split_whitespace().count();
+    assert!(words < 900, "{words} words");
+}
+
+/// The name that a heading has in a link, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+}
+
+/// What the pages link to is there: files, and headings of pages.
 #[test]
 fn every_page_exists() {
-    let text = readme();
-    let links: Vec<&str> = text.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
-    assert!(links.len() >= 4);
-    for link in links {
-        assert!(root().join(link).exists(), "{link}");
+    let mut checked = 0;
+    for name in ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "benches/README.md"].iter().chain(&MANUAL) {
+        let text = page(name);
+        let folder = Path::new(name).parent().unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let path = if file.is_empty() { root().join(name) } else { root().join(folder).join(file) };
+            assert!(path.exists(), "{name}: {link}");
+            if !heading.is_empty() {
+                let target = std::fs::read_to_string(&path).unwrap();
+                let headings = target.lines().filter(|line| line.starts_with('#'));
+                let found = headings.map(|line| anchor(line.trim_start_matches('#'))).any(|found| found == heading);
+                assert!(found, "{name}: no heading for {link}");
+            }
+            checked += 1;
+        }
     }
+    assert!(checked >= 20, "{checked} links");
 }
 
 #[test]
-fn the_table_of_losses_is_that_of_the_registry() {
-    let text = readme();
-    let row = text.lines().find(|line| line.starts_with("| losses |")).unwrap();
-    for loss in align_lora::objective::LOSSES {
-        assert!(row.contains(loss.name), "the README does not name {}", loss.name);
-    }
+fn the_table_of_families_is_that_of_the_registry() {
+    let text = page("docs/training.md");
     let row = text.lines().find(|line| line.starts_with("| families |")).unwrap();
     for family in align_engine::model::families::FAMILIES {
         let name = family.model_types[0].trim_end_matches("_text");
-        assert!(row.contains(name), "the README does not name {name}");
+        assert!(row.contains(name), "docs/training.md does not name {name}");
     }
 }
 
+/// And so it has every loss.
 #[test]
 fn the_document_of_the_losses_is_that_of_the_registry() {
     let path = root().join("docs/objectives.md");
