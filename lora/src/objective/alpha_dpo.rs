@@ -33,10 +33,10 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// `loss = -ln sigmoid(beta * (h - (g + alpha z)))`, `h` the margin of the policy's log-probs per token, `z = (gap - mean) /
 /// std` without gradient, `gap` the margin of the log-ratios per token; mean and std are moving averages over the batches.
 ///
-/// Source: arXiv 2410.10148, eq. 12, in the scaling of the authors' code: there the margin inside is multiplied by `beta`, in
-/// the paper `gamma + alpha M` is subtracted outside it. The code's averages start at 0 without correction (`z` is ten times
-/// too large at the first step), move in evaluations too, and are NaN after a batch of one pair; here they are corrected, move
-/// in training alone, and a single pair changes nothing (`z = 0` until there is a deviation).
+/// Source: arXiv 2410.10148, eq. 12, scaled as in the authors' code, which multiplies the target margin by `beta`; the paper
+/// subtracts `gamma + alpha M` outside. In the code, the averages start at 0 without correction (`z` is ten times too large at
+/// the first step), evaluations move them too, and a batch of one pair makes them NaN. Here they are corrected, only training
+/// moves them, and a single pair changes nothing (`z = 0` until there is a deviation).
 struct AlphaDpo {
     beta: f64,
     gamma_beta_ratio: f64,

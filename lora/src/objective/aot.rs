@@ -1,4 +1,4 @@
-//! Alignment via optimal transport: what must be larger are the sorted margins, as a distribution.
+//! Alignment via optimal transport: compares the sorted margins of a batch, as distributions.
 
 use super::history::History;
 use super::knobs;
@@ -76,7 +76,7 @@ impl PairBatchLoss for Aot {
     }
 }
 
-/// Ascending; equal ones in their order. The numbers are finite: the head has checked them.
+/// Sorts in ascending order and keeps the order of equal numbers. The head has checked that the numbers are finite.
 fn sorted<'t>(mut values: Vec<Scalar<'t>>) -> Vec<Scalar<'t>> {
     values.sort_by(|a, b| a.value().total_cmp(&b.value()));
     values

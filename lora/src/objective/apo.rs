@@ -1,5 +1,5 @@
-//! Anchored preference optimisation. (Accelerated preference optimisation, arXiv 2410.06293, is a procedure over iterations of
-//! a loss.)
+//! Anchored preference optimisation. Accelerated preference optimisation (arXiv 2410.06293) is something else: a procedure over
+//! iterations of a loss.
 
 use super::knobs;
 use super::loss::{Loss, Pair, PairLoss};

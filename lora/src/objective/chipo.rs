@@ -31,9 +31,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// `loss = -ln sigmoid(x)`, `x = clip(beta * (phi(a) - phi(b)), -2 r_max, 2 r_max)`, `phi(r) = e^clip(alpha r, -88, 20) + gamma
 /// r`, `a` and `b` the log-ratios of chosen and rejected. No gradient where a clip acts.
 ///
-/// Source: arXiv 2407.13399, algorithm 1; the clips and defaults are those of code of others, not checked against the paper.
-/// Over whole sequences the exponential is astronomically small or clipped, and the outer clip takes the gradient of badly
-/// ordered pairs too.
+/// Source: arXiv 2407.13399, algorithm 1. Clips and defaults are taken from other implementations and not checked against the
+/// paper. For whole sequences the exponential is astronomically small or clipped, and the outer clip also removes the gradient
+/// of badly ordered pairs.
 struct ChiPo {
     beta: f64,
     alpha: f64,

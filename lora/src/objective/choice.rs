@@ -1,4 +1,4 @@
-//! From `--loss` and the knobs to an [`Objective`]. Everything that does not fit is refused here, nothing is ignored.
+//! From `--loss` and the knobs to an [`Objective`]. A choice that does not fit is refused here; nothing is ignored.
 
 use super::divergence::Divergence;
 use super::error::ObjectiveError;
@@ -15,15 +15,15 @@ pub struct Objective {
 }
 
 /// LD-DPO, arXiv 2409.06411: log-probs of tokens beyond the shorter answer's length count `alpha` times. The paper defines it
-/// for the policy; TRL from 0.29 on has it for the reference too, without which the margin of a fresh adapter is not 0.
+/// for the policy. TRL from 0.29 on applies it to the reference too; otherwise the margin of a fresh adapter is not 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct LengthDesensitisation {
     pub(super) alpha: f64,
-    /// Whether under the reference too.
+    /// Whether it also applies to the reference.
     pub(super) reference: bool,
 }
 
-/// One loss of a mix, with what modifies it.
+/// One loss of a mix, with its modifiers.
 pub(super) struct Part {
     pub(super) weight: f64,
     pub(super) spec: &'static LossSpec,
@@ -33,9 +33,9 @@ pub(super) struct Part {
     pub(super) divergence: Divergence,
     /// The likelihood term of `--sft-weight`.
     pub(super) sft: Option<SftTerm>,
-    /// How tokens beyond the shorter answer's length count, if not like the others.
+    /// How tokens beyond the shorter answer's length count. `None` if they count like the others.
     pub(super) ld: Option<LengthDesensitisation>,
-    /// Whether pairs are weighed by the policy's own probabilities.
+    /// Whether the policy's own probabilities weigh the pairs.
     pub(super) weighting: bool,
     /// Weight of the likelihood of the reference data.
     eta: f64,
@@ -58,17 +58,17 @@ impl Part {
         Ok(Part { weight, spec, preset, loss: (spec.build)(&knobs), divergence, sft, ld, weighting, eta, knobs })
     }
 
-    /// The scale of its rewards.
+    /// Returns the scale of its rewards.
     pub(super) fn beta(&self) -> f64 {
         if self.knobs.has("beta") { self.knobs.number("beta") } else { 1.0 }
     }
 }
 
 impl Objective {
-    /// The objective that `text` names: a loss by any of its names, or a mix like `dpo:0.8,ipo:0.2`.
+    /// Makes the objective that `text` names: a loss by any of its names, or a mix like `dpo:0.8,ipo:0.2`.
     ///
-    /// `given` holds the knobs that the user set, by key; in a mix a knob applies to every loss that has it. Upper and lower
-    /// case, `-` and `_` are alike in names and keys.
+    /// `given` holds the knobs that the user set, by key; in a mix a knob applies to every loss that has it. Names and keys
+    /// ignore case and do not distinguish `-` from `_`.
     ///
     /// # Errors
     /// Any [`ObjectiveError`]: an unknown or ambiguous name, a knob that the loss does not have or that is out of range, a mix
@@ -86,8 +86,8 @@ impl Objective {
         Ok(Self { parts })
     }
 
-    /// Its canonical name: of the loss, or `dpo:0.8,ipo:0.2`. A loss that is alone has presets resolved into its knobs; in a
-    /// mix, where a knob may have several values, their names stay.
+    /// Returns the canonical name: that of the loss, or `dpo:0.8,ipo:0.2`. For a single loss, presets are resolved into
+    /// knobs. In a mix, where a knob may have several values, the names of presets stay.
     pub fn name(&self) -> String {
         let alone = self.parts.len() == 1;
         let name = |part: &Part| part.preset.filter(|_| !alone).map_or(part.spec.name, |preset| preset.name);
@@ -100,12 +100,12 @@ impl Objective {
         joined(self.parts.iter().map(|part| (name(part), part.weight)))
     }
 
-    /// The rows it eats: of a mix with losses of pairs, pairs.
+    /// Returns the kind of rows that it reads. A mix with losses of pairs reads pairs.
     pub fn data(&self) -> DataKind {
         self.parts[0].spec.data
     }
 
-    /// Whether it needs the sums over the tokens beyond the shorter answer's length by themselves.
+    /// Whether it needs separate sums over the tokens beyond the shorter answer's length.
     pub fn tails(&self) -> bool {
         self.parts.iter().any(|part| part.ld.is_some())
     }
@@ -126,13 +126,13 @@ impl Objective {
         self.parts.iter().any(|part| part.spec.margin)
     }
 
-    /// The columns that its losses cannot do without, each with its loss.
+    /// Returns the columns that its losses require, each with its loss.
     pub fn columns(&self) -> Vec<(&'static str, Column)> {
         let of_part = |part: &Part| part.spec.columns.iter().map(|&column| (part.spec.name, column));
         self.parts.iter().flat_map(of_part).collect()
     }
 
-    /// Whether it wants reference data, see [`RowTarget::ReferenceData`](super::RowTarget::ReferenceData).
+    /// Whether it needs reference data, see [`RowTarget::ReferenceData`](super::RowTarget::ReferenceData).
     pub fn reference_data(&self) -> bool {
         self.eta() > 0.0
     }
@@ -147,12 +147,12 @@ impl Objective {
         self.parts.iter().any(|part| part.spec.reference)
     }
 
-    /// What its number of an answer is: a reward model's losses are never part of a mix.
+    /// Returns which number it reads of each answer. Losses of reward models are never part of a mix.
     pub fn scores(&self) -> Scores {
         self.parts[0].spec.scores
     }
 
-    /// Its losses, each with its knobs and their values.
+    /// Returns its losses, each with its knobs and their values.
     pub fn losses(&self) -> impl Iterator<Item = (&'static LossSpec, Vec<(&'static Knob, KnobValue)>)> + '_ {
         self.parts.iter().map(|part| {
             let value = |knob: &'static Knob| Some((knob, part.knobs.value(knob.key)?));
@@ -165,7 +165,7 @@ impl Objective {
         self.parts.iter().any(|part| part.spec.experimental)
     }
 
-    /// What a row's loss depends on besides the row.
+    /// Returns what a row's loss depends on besides the row.
     pub fn coupling(&self) -> Coupling {
         self.parts[0].loss.coupling()
     }
@@ -175,17 +175,17 @@ impl Objective {
         self.parts[0].loss.compares_rows()
     }
 
-    /// The loss whose rewards are logged: the first of a mix that has a reference, or the first.
+    /// Returns the loss whose rewards are logged: the first one of a mix that has a reference, else the first.
     pub(super) fn rewarding(&self) -> &Part {
         self.parts.iter().find(|part| part.spec.reference).unwrap_or(&self.parts[0])
     }
 
-    /// The scale of the logged rewards.
+    /// Returns the scale of the logged rewards.
     pub fn beta(&self) -> f64 {
         self.rewarding().beta()
     }
 
-    /// Every knob that it can be given, once.
+    /// Returns every knob that it accepts, once.
     pub fn all_knobs(&self) -> Vec<&'static Knob> {
         let mut knobs: Vec<&'static Knob> = Vec::new();
         for knob in self.parts.iter().flat_map(|part| part.spec.all_knobs()) {
@@ -196,8 +196,8 @@ impl Objective {
         knobs
     }
 
-    /// The knobs with their values, defaults filled in, for the record of a run: with [`Objective::name`] they make the same
-    /// objective again. In a mix, a knob that is off in one of the losses or has several defaults is left out.
+    /// Returns the knobs with their values, defaults included, for the record of a run. With [`Objective::name`] they make the
+    /// same objective again. In a mix, a knob that is off in one of the losses or has several defaults is left out.
     pub fn knobs(&self) -> Vec<(&'static Knob, KnobValue)> {
         let value = |knob: &&'static Knob| {
             let has = self.parts.iter().filter(|part| part.spec.knob(knob.key).is_some());
@@ -219,7 +219,7 @@ impl fmt::Debug for Objective {
     }
 }
 
-/// The loss of that name, alias or preset.
+/// Finds the loss with this name, alias or preset.
 ///
 /// # Errors
 /// [`ObjectiveError::UnknownLoss`] or [`ObjectiveError::AmbiguousLoss`].
@@ -252,14 +252,14 @@ pub fn find(name: &str) -> Result<(&'static LossSpec, Option<&'static Preset>), 
     }
 }
 
-/// The names that stand for something of their own: losses, losses with some of their knobs decided, and mixes.
+/// Returns the names that have their own meaning: losses, losses with some knobs decided, and mixes.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let of_loss =
         |spec: &'static LossSpec| [spec.name].into_iter().chain(spec.presets.iter().map(|preset| preset.name));
     LOSSES.iter().flat_map(of_loss).chain(MIXES.iter().map(|mix| mix.name))
 }
 
-/// The name that `text` is a slip of, if it is one: a third of its letters may be wrong, and one of a short name.
+/// Returns the name that `text` misspells. A third of its letters may be wrong, or one of a short name.
 fn similar(text: &str) -> Option<&'static str> {
     let text = text.to_lowercase().replace('-', "_");
     let most = (text.len() / 3).max(1);
@@ -267,8 +267,8 @@ fn similar(text: &str) -> Option<&'static str> {
     rated.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
-/// Every knob of every loss once, by key, with the losses that have it: for the flags of the command line. Where losses differ
-/// in help, default or range, the knob is the first loss's.
+/// Returns every knob of every loss once, by key, with the losses that have it, for the flags of the command line. If losses
+/// differ in help, default or range, the knob is that of the first loss.
 pub fn knobs() -> Vec<(&'static Knob, Vec<&'static LossSpec>)> {
     let mut knobs: Vec<(&'static Knob, Vec<&'static LossSpec>)> = Vec::new();
     for spec in LOSSES {
@@ -316,7 +316,7 @@ pub fn reads(text: &str) -> Result<(DataKind, Scores), ObjectiveError> {
     Ok((named[0].spec.data, named[0].spec.scores))
 }
 
-/// The mix of that name.
+/// Finds the mix with this name.
 pub fn mix(name: &str) -> Option<&'static MixPreset> {
     MIXES.iter().find(|mix| same_name(mix.name, name) || mix.aliases.iter().any(|alias| same_name(alias, name)))
 }
@@ -347,7 +347,7 @@ fn parse(text: &str) -> Result<Vec<Named>, ObjectiveError> {
     {
         return Err(mix_kind(text, loss.spec));
     }
-    // what the rows are, and the scale of the rewards, are the first one's
+    // the first loss decides the kind of rows and the scale of the rewards
     named.sort_by_key(|named| named.spec.data == DataKind::Sft);
     Ok(named)
 }
@@ -357,7 +357,7 @@ fn mix_kind(text: &str, loss: &LossSpec) -> ObjectiveError {
     ObjectiveError::MixKind { text: text.to_owned(), loss: loss.name, mixable }
 }
 
-/// Whether the loss with its defaults can be part of a mix: it is a loss of single pairs and their log-probs.
+/// Whether the loss with its defaults can be part of a mix: it must be a loss of single pairs and their log-probs.
 fn mixes(spec: &LossSpec) -> bool {
     let defaults = Knobs { values: spec.all_knobs().map(|knob| (knob.key, knob.default())).collect() };
     spec.scores == Scores::LogProbs && matches!((spec.build)(&defaults), Loss::Pair(_) | Loss::Sft(_))
@@ -368,7 +368,7 @@ fn check_given(text: &str, named: &[Named], given: &[(&str, KnobValue)]) -> Resu
     for (i, (key, value)) in given.iter().enumerate() {
         let Some(knob) = named.iter().find_map(|named| knob_of(named.spec, key)) else {
             let (flag, losses) = match knobs().into_iter().find(|(knob, _)| same_name(knob.key, key)) {
-                // a loss without the switch is as it is with the switch off
+                // a loss without the switch behaves as with the switch off
                 Some((Knob { kind: KnobKind::Switch { default }, .. }, _)) if *value == KnobValue::Switch(*default) => {
                     continue;
                 }
@@ -391,7 +391,7 @@ fn check_given(text: &str, named: &[Named], given: &[(&str, KnobValue)]) -> Resu
     Ok(())
 }
 
-/// Refuses knobs that were given and change nothing, for want of another one.
+/// Refuses knobs that change nothing because another knob is missing.
 fn check_effects(parts: &[Part], given: &[(&str, KnobValue)]) -> Result<(), ObjectiveError> {
     for (key, value) in given {
         let having = || parts.iter().filter_map(|part| Some((part, knob_of(part.spec, key)?)));
@@ -410,7 +410,7 @@ fn check_effects(parts: &[Part], given: &[(&str, KnobValue)]) -> Result<(), Obje
     Ok(())
 }
 
-/// The knobs of one loss: what was given, what the preset sets, and the defaults of the rest.
+/// Collects the knobs of one loss: the given ones, those that the preset sets, and the defaults of the rest.
 fn complete(
     spec: &'static LossSpec,
     preset: Option<&'static Preset>,
@@ -479,7 +479,7 @@ fn knob_of(spec: &'static LossSpec, key: &str) -> Option<&'static Knob> {
     spec.all_knobs().find(|knob| same_name(knob.key, key))
 }
 
-/// Upper and lower case, `-` and `_` are alike.
+/// Normalises case, and `-` to `_`.
 fn same_name(a: &str, b: &str) -> bool {
     let normal = |c: u8| if c == b'-' { b'_' } else { c.to_ascii_lowercase() };
     a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| normal(a) == normal(b))

@@ -1,11 +1,11 @@
-//! The f-divergence that holds the policy to the reference: what takes the log-ratios' place in a loss of their margin.
+//! The f-divergence that holds the policy to the reference: it replaces the log-ratios in a loss of their margin.
 
 use super::knobs::Knobs;
 use align_engine::autograd::scalar::Scalar;
 
-/// Source: arXiv 2309.16240. TRL up to 0.28 has `(1 - e^(-c r)) / c` with `c = 1 - q` for the alpha divergence, from 0.29 on
-/// the form here; they are equal at `q = 0.5`. TRL clamps the exponent of the alpha divergence and not of the forward KL, which
-/// then overflows at a log-ratio of -89 in f32; here both are clamped.
+/// Source: arXiv 2309.16240. For the alpha divergence, TRL up to 0.28 has `(1 - e^(-c r)) / c` with `c = 1 - q`, and from 0.29
+/// on the form here; they are equal at `q = 0.5`. TRL clamps the exponent of the alpha divergence but not that of the forward
+/// KL, which then overflows at a log-ratio of -89 in f32. Here both are clamped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Divergence {
     /// `r`: the KL divergence of the policy from the reference, as in DPO.
@@ -19,7 +19,7 @@ pub enum Divergence {
 }
 
 impl Divergence {
-    /// The score of a log-ratio.
+    /// Returns the score that replaces a log-ratio.
     pub fn score<'t>(self, log_ratio: Scalar<'t>) -> Scalar<'t> {
         match self {
             Divergence::ReverseKl => log_ratio,
@@ -29,7 +29,7 @@ impl Divergence {
         }
     }
 
-    /// The one that `--f-divergence` and its numbers say.
+    /// Reads `--f-divergence` and its numbers.
     pub(super) fn of(knobs: &Knobs) -> Self {
         let exp_clamp = || knobs.number("exp_clamp");
         match knobs.choice("f_divergence") {
@@ -42,7 +42,7 @@ impl Divergence {
     }
 }
 
-/// `e^min(x, limit)`, without a gradient beyond the limit.
+/// Computes `e^min(x, limit)`, without a gradient beyond the limit.
 fn clamped_exp<'t>(x: Scalar<'t>, limit: f64) -> Scalar<'t> {
     x.clamp_max(limit).exp()
 }

@@ -1,4 +1,4 @@
-//! DPO-Positive: a penalty where the chosen answer becomes less likely.
+//! DPO-Positive: a penalty if the chosen answer becomes less likely.
 
 use super::knobs::{self, Knob, Range};
 use super::loss::{Loss, Pair, PairLoss};

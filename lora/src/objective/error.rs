@@ -14,7 +14,7 @@ pub enum ObjectiveError {
     UnknownLoss {
         /// As given.
         name: String,
-        /// The name of a loss that is spelt almost so.
+        /// The most similar name of a loss.
         similar: Option<&'static str>,
         /// The name of every loss.
         known: Vec<&'static str>,
@@ -24,7 +24,7 @@ pub enum ObjectiveError {
     AmbiguousLoss {
         /// As given.
         name: String,
-        /// What it could mean, with the source, and whether it is here.
+        /// What it could mean, with the source, and whether this program has it.
         candidates: Vec<String>,
     },
     /// The chosen loss has no such knob.
@@ -33,7 +33,7 @@ pub enum ObjectiveError {
         if .losses.is_empty() { String::new() } else { format!("; it belongs to {}", .losses.join(", ")) }
     )]
     UnknownKnob {
-        /// The flag, or the key as given if no loss has it.
+        /// The flag. If no loss has it, the key as given.
         flag: String,
         /// The loss, or the losses of a mix.
         loss: String,
@@ -54,7 +54,7 @@ pub enum ObjectiveError {
         /// What is accepted.
         range: Range,
     },
-    /// A number for a switch, or the reverse.
+    /// A number for a switch, or a switch for a number.
     #[error("--{flag}: `{value}` is not {wanted}")]
     KnobType {
         /// The flag.
@@ -64,7 +64,7 @@ pub enum ObjectiveError {
         /// What it should be.
         wanted: &'static str,
     },
-    /// A word that is none of a choice's.
+    /// A word that the choice does not have.
     #[error("--{flag} {value}: there are {}", .choices.join(", "))]
     KnobChoice {
         /// The flag.
@@ -84,7 +84,7 @@ pub enum ObjectiveError {
         /// The other.
         replaced: &'static str,
     },
-    /// A knob that changes nothing as the others are.
+    /// A knob that changes nothing with the other knobs as given.
     #[error("--{flag} changes nothing in {loss} unless --{needed} is {what}")]
     KnobIdle {
         /// The flag.
@@ -102,7 +102,7 @@ pub enum ObjectiveError {
         /// The flag.
         flag: &'static str,
     },
-    /// The name of the loss says one thing and the knob another.
+    /// The name of the loss and the knob contradict each other.
     #[error("`{preset}` is {loss} with {key} = {sets}, and {key} = {value} is given; use `--loss {loss}`")]
     PresetConflict {
         /// The name as given.
@@ -125,7 +125,7 @@ pub enum ObjectiveError {
         loss: &'static str,
         /// The missing flag.
         flag: &'static str,
-        /// The default, with which the name would be wrong.
+        /// The default. With it the name would be wrong.
         default: String,
     },
     /// A mix that is not `NAME:WEIGHT,NAME:WEIGHT`.
@@ -162,7 +162,7 @@ fn list_or(items: &[String], none: &str) -> String {
     if items.is_empty() { none.to_owned() } else { items.join(", ") }
 }
 
-/// Numbers from which no loss can be made.
+/// Numbers that give no loss.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeadError {

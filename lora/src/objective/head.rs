@@ -18,21 +18,21 @@ pub struct RowLogps {
     pub reference: Vec<f64>,
     /// Tokens of each answer.
     pub lens: Vec<usize>,
-    /// What is known about the answers.
+    /// What the row says about the answers.
     pub target: RowTarget,
     /// The sums over each answer's tokens beyond the shorter one's length, for an objective with [`Objective::tails`].
     pub tails: Option<Tails>,
-    /// What the pair's loss is multiplied by.
+    /// The factor of the pair's loss.
     pub weight: f64,
     /// [`wpo_weight`](super::wpo_weight) of the pair, for an objective with [`Objective::weighting`]; else 1.
     pub policy_weight: f64,
-    /// What the row says besides.
+    /// Further numbers of the row.
     pub numbers: RowNumbers,
     /// The mismatched answer, for an objective with [`Coupling::MismatchedRows`].
     pub mismatched: Option<Mismatched>,
 }
 
-/// What is known about the answers of a row.
+/// What a row says about its answers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RowTarget {
     /// Two answers, the first preferred.
@@ -43,7 +43,7 @@ pub enum RowTarget {
     Rewards(Vec<f64>),
     /// One text to be made likely.
     Sft,
-    /// One text of the reference data, which is no item of the objective: only its likelihood counts.
+    /// One text of the reference data. It is not an item of the objective; only its likelihood counts.
     ReferenceData,
 }
 
@@ -56,19 +56,19 @@ pub struct Tails {
     pub reference: [f64; 2],
 }
 
-/// What the rows of an optimiser batch amount to, known before any log-probability.
+/// Totals of the rows of an optimiser batch, known before any log-probability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchTotals {
-    /// Rows whose mean is the objective: all but those of the reference data.
+    /// Rows whose mean is the objective: all except those of the reference data.
     pub rows: usize,
-    /// Tokens of the answers that a likelihood term is about: the chosen ones of pairs, all of texts.
+    /// Tokens that a likelihood term counts: those of chosen answers and of texts.
     pub sft_tokens: usize,
     /// Tokens of the reference data.
     pub reference_tokens: usize,
 }
 
 impl BatchTotals {
-    /// Of rows with their targets and the tokens of their answers.
+    /// Totals of rows with their targets and the tokens of their answers.
     pub fn of<'r>(rows: impl IntoIterator<Item = (&'r RowTarget, &'r [usize])>) -> Self {
         let mut totals = BatchTotals::default();
         for (target, lens) in rows {
@@ -84,7 +84,7 @@ impl BatchTotals {
         totals
     }
 
-    /// Of rows with their numbers.
+    /// Totals of rows with their numbers.
     pub fn of_rows(rows: &[RowLogps]) -> Self {
         BatchTotals::of(rows.iter().map(|row| (&row.target, &row.lens[..])))
     }
@@ -99,55 +99,54 @@ pub struct Mismatched {
     pub reference: f64,
 }
 
-/// The row of the batch whose answer is put after the prompt of `row`: the one before, and for the first row the last.
+/// Returns the row of the batch whose answer follows the prompt of `row`: the previous one, or for the first row the last.
 pub fn mismatched_row(row: usize, batch_rows: usize) -> usize {
     (row + batch_rows - 1) % batch_rows
 }
 
-/// What the head gives back for the rows it was given.
+/// What the head returns for a set of rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
     /// The rows' part of the mean over the optimiser batch; the parts of its micro-batches add up to the objective.
     pub loss: f64,
-    /// The loss of each item before the mean: one a row, or for `kto_pair` two (all chosen, then all rejected). Terms beside
-    /// the mean are not in it, nor rows of the reference data.
+    /// The loss of each item before the mean: one for each row, or for `kto_pair` two (all chosen, then all rejected). Terms
+    /// beside the mean and rows of the reference data are not included.
     pub per_item_loss: Vec<f64>,
-    /// Derivative of the batch's objective by each `policy` of each row: the `1 / batch_rows` is inside.
+    /// Derivative of the batch's objective by each `policy` of each row, with the factor `1 / batch_rows` included.
     pub d_policy: Vec<Vec<f64>>,
-    /// What to add to that for the tokens beyond the shorter answer's length; empty unless the objective has
-    /// [`Objective::tails`].
+    /// The part to add for the tokens beyond the shorter answer's length. Empty unless the objective has [`Objective::tails`].
     pub d_tails: Vec<[f64; 2]>,
-    /// What the rows' numbers are.
+    /// Which numbers the rows have.
     pub scores: Scores,
-    /// `beta * (policy - reference)` of each answer of each row; without a reference, what the loss ranks answers by, or
-    /// nothing. A reward model's are its scores.
+    /// `beta * (policy - reference)` of each answer of each row. Without a reference, the number by which the loss ranks
+    /// answers, or nothing. For a reward model, its scores.
     pub rewards: Vec<Vec<f64>>,
-    /// Pairs so far from a margin of 0 that the loss has no gradient for them; see [`Objective::saturation_warning`].
+    /// Pairs whose margin is so far from 0 that the loss has no gradient, see [`Objective::saturation_warning`].
     pub saturated: usize,
-    /// Pairs whose gradient a bound of the formula took away, of a loss that has one.
+    /// Pairs whose gradient a bound of the formula removed, for a loss with such a bound.
     pub clipped: Option<usize>,
-    /// Rows of scored answers whose rewards say nothing to the loss.
+    /// Rows of scored answers whose rewards give no loss.
     pub undecided: usize,
 }
 
 impl Head {
-    /// How many pairs have a chosen reward strictly above the rejected one.
+    /// Counts the pairs whose chosen reward is strictly above the rejected one.
     pub fn accurate(&self) -> usize {
         self.rewards.iter().filter(|rewards| matches!(rewards[..], [chosen, rejected] if chosen > rejected)).count()
     }
 }
 
-/// Share of saturated pairs from which the user is warned.
+/// From this share of saturated pairs on, the user is warned.
 const SATURATED_SHARE: f64 = 0.03;
 
 impl Objective {
-    /// The numbers that the rows of a coupled loss share, over all rows of the optimiser batch, after what the run remembers.
+    /// Computes the numbers that the rows of a coupled loss share, over all rows of the optimiser batch and the run's history.
     ///
-    /// [`Coupling::None`]: none, `batch` is not looked at. [`Coupling::MismatchedRows`]: only `mismatched` is read, so it can
-    /// be computed before the rows themselves. [`Coupling::WholeBatch`]: everything is read.
+    /// With [`Coupling::None`] there are none, and `batch` is not read. With [`Coupling::MismatchedRows`] only `mismatched` is
+    /// read, so this can run before the rows themselves. With [`Coupling::WholeBatch`] everything is read.
     ///
     /// # Errors
-    /// [`HeadError::NonFinite`]; [`HeadError::BatchTooSmall`] for a batch of one row with mismatched answers, where the
+    /// [`HeadError::NonFinite`]; [`HeadError::BatchTooSmall`] for a batch of one row with mismatched answers, since the
     /// mismatched answer would be the row's own.
     ///
     /// # Panics
@@ -195,16 +194,16 @@ impl Objective {
         }
     }
 
-    /// The objective of `rows`, as their part of that of the optimiser batch, whose totals are `batch`.
+    /// Computes the part of `rows` in the objective of the optimiser batch, whose totals are `batch`.
     ///
-    /// `statistics` are those of the whole optimiser batch. Where rows are compared with each other, `rows` is that whole batch;
-    /// otherwise any part of it.
+    /// `statistics` are those of the whole optimiser batch. If the loss compares rows with each other, `rows` must be that
+    /// whole batch; otherwise it may be any part.
     ///
     /// # Errors
-    /// [`HeadError::NonFinite`] for numbers that are, or that become, NaN or infinite; [`HeadError::MissingColumn`].
+    /// [`HeadError::NonFinite`] for numbers that are or become NaN or infinite; [`HeadError::MissingColumn`].
     ///
     /// # Panics
-    /// If `rows` is empty or does not fit the objective's data, reference or coupling: a mistake of the caller.
+    /// If `rows` is empty or does not fit the objective's data, reference or coupling, which is a mistake of the caller.
     pub fn head(&self, rows: &[RowLogps], statistics: &Statistics, batch: BatchTotals) -> Result<Head, HeadError> {
         let main = main_rows(rows);
         assert!(!rows.is_empty() && main.len() <= batch.rows, "{} rows of a batch of {}", main.len(), batch.rows);
@@ -262,7 +261,7 @@ impl Objective {
         };
         let rewards = leaves.iter().map(|row| row.iter().filter_map(reward).collect()).collect();
         let (mut saturated, mut clipped) = (0, None);
-        // a pair of a mix has the gradients of its other losses
+        // in a mix, a pair also has the gradients of the other losses
         if let [part @ Part { loss: Loss::Pair(loss), .. }] = &self.parts[..] {
             for pair in self.pairs(part, rows, &leaves, &main) {
                 let margin = || (part.beta() * pair.log_ratio_margin().value()).abs();
@@ -281,7 +280,7 @@ impl Objective {
         Ok(Head { loss, per_item_loss, d_policy, d_tails, scores, rewards, saturated, clipped, undecided })
     }
 
-    /// A sentence for the user when so many of `pairs` are saturated that the run will not learn from its data.
+    /// Returns a sentence for the user if so many of `pairs` are saturated that the run will not learn from its data.
     pub fn saturation_warning(&self, saturated: usize, pairs: usize) -> Option<String> {
         let limit = self.saturates_beyond()?;
         (saturated as f64 > SATURATED_SHARE * pairs as f64).then(|| {
@@ -293,7 +292,7 @@ impl Objective {
         })
     }
 
-    /// A sentence for the user when some of `rows` had rewards that say nothing.
+    /// Returns a sentence for the user if some of `rows` had rewards that give no loss.
     pub fn undecided_warning(&self, undecided: usize, rows: usize) -> Option<String> {
         (undecided > 0).then(|| {
             format!(
@@ -303,7 +302,7 @@ impl Objective {
         })
     }
 
-    /// A sentence for the user when bounds of the formula took the gradient of many of `pairs` away.
+    /// Returns a sentence for the user if bounds of the formula removed the gradient of many of `pairs`.
     pub fn clipping_warning(&self, clipped: usize, pairs: usize) -> Option<String> {
         (clipped as f64 > SATURATED_SHARE * pairs as f64).then(|| {
             format!(
@@ -321,7 +320,7 @@ impl Objective {
         }
     }
 
-    /// The items whose mean is the objective, of the rows `main`.
+    /// Returns the items of the rows `main`, whose mean is the objective.
     fn items<'t>(
         &self,
         rows: &[RowLogps],
@@ -357,7 +356,7 @@ impl Objective {
             Loss::Sft(reduction) if self.data() == DataKind::Sft => {
                 let item = |&row: &usize| {
                     let term = SftTerm { weight: part.weight, reduction: *reduction };
-                    // as an item of the mean over rows
+                    // scaled to an item of the mean over rows
                     batch.rows as f64 * likelihood(&leaves[row][0].whole(), term, batch)
                 };
                 main.iter().map(item).collect()
@@ -380,7 +379,7 @@ impl Objective {
         }
     }
 
-    /// What losses add to the mean beside their items, for the rows `main`.
+    /// Returns the terms that losses add to the mean beside their items, for the rows `main`.
     fn regularisers<'t>(
         &self,
         rows: &[RowLogps],
@@ -399,7 +398,7 @@ impl Objective {
         terms
     }
 
-    /// What the likelihoods of chosen answers and of the reference data add to the mean, for the rows here.
+    /// Returns the terms that the likelihoods of chosen answers and of the reference data add to the mean, for these rows.
     fn likelihood_terms<'t>(
         &self,
         rows: &[RowLogps],
@@ -423,7 +422,7 @@ impl Objective {
         terms
     }
 
-    /// Likelihood terms of the losses, of a mix, and of `--sft-weight`.
+    /// Returns the likelihood terms of the losses, of a mix, and of `--sft-weight`.
     fn sft_terms(&self) -> impl Iterator<Item = SftTerm> + '_ {
         let of_part = |part: &Part| {
             let own = match &part.loss {
@@ -437,7 +436,7 @@ impl Objective {
         self.parts.iter().flat_map(of_part).filter(|term| term.weight > 0.0)
     }
 
-    /// The pairs `main`, as one loss of the objective sees them.
+    /// Returns the pairs `main` as one loss of the objective sees them.
     fn pairs<'t>(&self, part: &Part, rows: &[RowLogps], leaves: &[Vec<Leaves<'t>>], main: &[usize]) -> Vec<Pair<'t>> {
         let pair = |&row: &usize| {
             let numbers = &rows[row].numbers;
@@ -453,7 +452,7 @@ impl Objective {
         main.iter().map(pair).collect()
     }
 
-    /// The answers of every row, with the policy's numbers as leaves of `tape`.
+    /// Returns the answers of every row, with the policy's numbers as leaves of `tape`.
     fn on_tape<'t>(&self, tape: &'t ScalarTape, rows: &[RowLogps]) -> Result<Vec<Vec<Leaves<'t>>>, HeadError> {
         let mut all = Vec::with_capacity(rows.len());
         for (row, numbers) in rows.iter().enumerate() {
@@ -497,7 +496,7 @@ impl Objective {
         Ok(all)
     }
 
-    /// Refuses a row without a column that a loss cannot do without.
+    /// Refuses a row that lacks a column that a loss requires.
     fn check_columns(&self, row: usize, numbers: &RowLogps) -> Result<(), HeadError> {
         for part in &self.parts {
             if let Some(missing) = part.spec.columns.iter().find(|column| !column.is_in(&numbers.numbers)) {
@@ -508,7 +507,7 @@ impl Objective {
     }
 }
 
-/// What a row says of an answer, with the policy's numbers as leaves.
+/// The numbers of an answer, with the policy's as leaves.
 struct Leaves<'t> {
     policy: Scalar<'t>,
     reference: f64,
@@ -518,12 +517,12 @@ struct Leaves<'t> {
 }
 
 impl<'t> Leaves<'t> {
-    /// The answer with all of its tokens alike.
+    /// Returns the answer with all tokens counted alike.
     fn whole(&self) -> Answer<'t> {
         Answer { policy: self.policy, reference: self.reference, len: self.len }
     }
 
-    /// The answer as a loss with or without [`LengthDesensitisation`] sees it.
+    /// Returns the answer as a loss with or without [`LengthDesensitisation`] sees it.
     fn answer(&self, ld: Option<LengthDesensitisation>) -> Answer<'t> {
         let (Some(ld), Some((policy, reference))) = (ld, self.tail) else { return self.whole() };
         let left_out = 1.0 - ld.alpha;
@@ -533,7 +532,7 @@ impl<'t> Leaves<'t> {
 }
 
 impl Part {
-    /// What multiplies its loss of a pair.
+    /// Returns the factor of its loss of a pair.
     fn weight_of(&self, row: &RowLogps) -> f64 {
         if self.weighting { row.weight * row.policy_weight } else { row.weight }
     }

@@ -1,33 +1,32 @@
-//! What a run remembers from step to step for losses whose statistics run on.
+//! What a run remembers from step to step, for losses with running statistics.
 
 use serde::{Deserialize, Serialize};
 
-/// Running numbers of the optimiser steps so far. A part of the trainer's state.
+/// Running statistics of the optimiser steps so far. They are part of the trainer's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
     /// `beta * log-ratio` over every answer seen: BCO's shift.
     pub rewards: RunningMean,
     /// Gaps of alpha-DPO.
     pub gaps: RunningSpread,
-    /// Whether what is there stays as it is, see [`History::for_evaluation`].
+    /// Whether gathered statistics stay unchanged, see [`History::for_evaluation`].
     #[serde(skip)]
     fixed: bool,
 }
 
 impl History {
-    /// The same for an evaluation, which does not move what training has gathered: only what is empty takes the evaluated
-    /// rows.
+    /// Returns the history for an evaluation. Statistics that training has gathered stay; empty ones take the evaluated rows.
     pub fn for_evaluation(self) -> Self {
         History { fixed: true, ..self }
     }
 
-    /// With the rewards of a batch.
+    /// Adds the rewards of a batch.
     pub fn with_rewards(self, rewards: impl IntoIterator<Item = f64>) -> Self {
         let keep = self.fixed && self.rewards.count > 0;
         History { rewards: if keep { self.rewards } else { self.rewards.with(rewards) }, ..self }
     }
 
-    /// With the gaps of a batch.
+    /// Adds the gaps of a batch.
     pub fn with_gaps(self, gaps: &[f64]) -> Self {
         let keep = self.fixed && self.gaps.batches > 0;
         History { gaps: if keep { self.gaps } else { self.gaps.with(gaps) }, ..self }
@@ -42,31 +41,31 @@ pub struct RunningMean {
 }
 
 impl RunningMean {
-    /// With more numbers.
+    /// Adds more numbers.
     pub fn with(self, numbers: impl IntoIterator<Item = f64>) -> Self {
         numbers.into_iter().fold(self, |RunningMean { count, sum }, x| RunningMean { count: count + 1, sum: sum + x })
     }
 
-    /// The mean; 0 of no numbers.
+    /// Returns the mean, 0 for no numbers.
     pub fn mean(self) -> f64 {
         if self.count == 0 { 0.0 } else { self.sum / self.count as f64 }
     }
 }
 
-/// Exponential moving averages of the mean and the unbiased standard deviation of batches, begun at 0.
+/// Exponential moving averages of the mean and of the unbiased standard deviation of batches, starting at 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunningSpread {
-    /// Batches that went in.
+    /// Batches that were added.
     pub batches: u32,
     pub mean: f64,
     pub std: f64,
 }
 
-/// What a batch leaves of the averages so far.
+/// The weight that the earlier averages keep when a batch is added.
 pub const DECAY: f64 = 0.9;
 
 impl RunningSpread {
-    /// With a batch; one of a single number has no deviation and changes nothing.
+    /// Adds a batch. A batch of a single number has no deviation and changes nothing.
     pub fn with(self, batch: &[f64]) -> Self {
         if batch.len() < 2 {
             return self;
@@ -78,7 +77,7 @@ impl RunningSpread {
         RunningSpread { batches: self.batches + 1, mean: average(self.mean, mean), std: average(self.std, std) }
     }
 
-    /// Mean and deviation without the bias of the zeros that they began with; 0 and 0 before the first batch.
+    /// Returns mean and deviation, corrected for the zeros at the start. Both are 0 before the first batch.
     pub fn corrected(self) -> (f64, f64) {
         if self.batches == 0 {
             return (0.0, 0.0);

@@ -30,9 +30,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// `loss = (h - 1 / (2 beta))^2`, `h` the log-ratio margin.
 ///
-/// Source: arXiv 2310.12036, eq. 17, `beta` its tau. Log-probs are means per token, as in TRL (which cites the authors),
-/// HALOs and LLaMA-Factory: with sums, as in the DPO authors' code and OpenRLHF, `1 / (2 beta)` means another distance for
-/// every answer length.
+/// Source: arXiv 2310.12036, eq. 17, whose tau is `beta`. Log-probs are means per token, as in TRL (which cites the authors),
+/// HALOs and LLaMA-Factory. With sums, as in the DPO authors' code and OpenRLHF, `1 / (2 beta)` would mean a different distance
+/// for every answer length.
 struct Ipo {
     beta: f64,
     log_prob: LogProb,

@@ -8,7 +8,7 @@ use std::ops::{Bound, RangeBounds};
 pub struct Knob {
     /// Its name in code and in the goldens, `snake_case`.
     pub key: &'static str,
-    /// The flag of the command line without the dashes; a switch's flag turns its default round.
+    /// The flag of the command line without the dashes. The flag of a switch inverts its default.
     pub flag: &'static str,
     /// Other flags with the same meaning.
     pub flag_aliases: &'static [&'static str],
@@ -16,9 +16,9 @@ pub struct Knob {
     pub help: &'static str,
     /// What it holds.
     pub kind: KnobKind,
-    /// The knob that has no value when this one is given; giving both is refused.
+    /// The knob that this one replaces. Giving both is refused.
     pub replaces: Option<&'static str>,
-    /// The knob without which this one changes nothing.
+    /// The condition under which this knob has an effect.
     pub needs: Option<Needs>,
 }
 
@@ -27,7 +27,7 @@ pub struct Knob {
 pub struct Needs {
     /// The other knob.
     pub key: &'static str,
-    /// Whether it is so that this one has an effect.
+    /// Whether this value of the other knob gives this one an effect.
     pub holds: fn(KnobValue) -> bool,
     /// The same in words.
     pub what: &'static str,
@@ -36,23 +36,23 @@ pub struct Needs {
 /// What a knob holds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum KnobKind {
-    /// A finite number; without a default it is off unless given.
+    /// A finite number. Without a default it is off unless given.
     Number {
-        /// Its value when not given.
+        /// Its value if not given.
         default: Option<f64>,
-        /// What is accepted.
+        /// The accepted values.
         range: Range,
     },
     /// On or off.
     Switch {
-        /// Its value when not given.
+        /// Its value if not given.
         default: bool,
     },
     /// One of some words.
     Choice {
-        /// Its value when not given.
+        /// Its value if not given.
         default: &'static str,
-        /// What is accepted.
+        /// The accepted values.
         choices: &'static [&'static str],
     },
 }
@@ -69,7 +69,7 @@ pub enum KnobValue {
 }
 
 impl KnobKind {
-    /// The word as this knob's value, if it is one of its words; `-` and `_` are alike.
+    /// Returns the word as this knob's value. `None` if it is not one of its words; `-` and `_` are alike.
     pub fn choice(&self, word: &str) -> Option<KnobValue> {
         let KnobKind::Choice { choices, .. } = self else { return None };
         choices.iter().find(|choice| **choice == word.replace('-', "_")).map(|choice| KnobValue::Choice(choice))
@@ -83,12 +83,12 @@ impl Knob {
         Knob { key, flag, flag_aliases: &[], help, kind, replaces: None, needs: None }
     }
 
-    /// A switch; its flag turns the default round.
+    /// A switch. Its flag inverts the default.
     pub const fn switch(key: &'static str, flag: &'static str, help: &'static str, default: bool) -> Knob {
         Knob { key, flag, flag_aliases: &[], help, kind: KnobKind::Switch { default }, replaces: None, needs: None }
     }
 
-    /// A number that is off unless given, in place of the knob `replaced`.
+    /// A number that is off unless given, and then replaces the knob `replaced`.
     pub const fn instead_of(
         replaced: &'static str,
         key: &'static str,
@@ -112,7 +112,7 @@ impl Knob {
         Knob { key, flag, flag_aliases: &[], help, kind, replaces: None, needs: None }
     }
 
-    /// The value when it is not given.
+    /// Returns its value if not given.
     pub fn default(&self) -> Option<KnobValue> {
         match self.kind {
             KnobKind::Number { default, .. } => default.map(KnobValue::Number),
@@ -132,7 +132,7 @@ impl fmt::Display for KnobValue {
     }
 }
 
-/// An interval of numbers. NaN and the infinities are in none.
+/// An interval of finite numbers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Range {
     low: Bound<f64>,
@@ -191,20 +191,20 @@ impl fmt::Display for Range {
 /// The values of one loss's knobs, complete and in range.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Knobs {
-    /// One per knob of the loss, in the order of its `SPEC`; a knob that is off has none.
+    /// One value per knob of the loss, in the order of its `SPEC`. `None` for a knob that is off.
     pub(super) values: Vec<(&'static str, Option<KnobValue>)>,
 }
 
 impl Knobs {
-    /// The value of a number that has a default.
+    /// Returns the value of a number with a default.
     ///
     /// # Panics
-    /// If the loss's `SPEC` declares no such number: a mistake in the loss file.
+    /// If the loss's `SPEC` declares no such number, which is a mistake in the loss file.
     pub fn number(&self, key: &str) -> f64 {
         self.number_if_given(key).unwrap_or_else(|| panic!("the number `{key}` has no value"))
     }
 
-    /// The value of a number without default, or of one that another knob replaces.
+    /// Returns the value of a number without a default, or of one that another knob replaces.
     ///
     /// # Panics
     /// As [`Knobs::number`].
@@ -215,7 +215,7 @@ impl Knobs {
         }
     }
 
-    /// The value of a switch.
+    /// Returns the value of a switch.
     ///
     /// # Panics
     /// As [`Knobs::number`].
@@ -226,7 +226,7 @@ impl Knobs {
         }
     }
 
-    /// The word of a choice.
+    /// Returns the word of a choice.
     ///
     /// # Panics
     /// As [`Knobs::number`].
@@ -242,7 +242,7 @@ impl Knobs {
         self.values.iter().any(|(name, _)| *name == key)
     }
 
-    /// The value of any knob; none if it is off.
+    /// Returns the value of any knob. `None` if it is off.
     ///
     /// # Panics
     /// As [`Knobs::number`].
@@ -252,7 +252,7 @@ impl Knobs {
     }
 }
 
-/// The strength of the pull towards the reference, of almost every loss.
+/// The strength of the pull towards the reference, in almost every loss.
 pub const BETA: Knob = Knob::number(
     "beta",
     "beta",
@@ -266,12 +266,12 @@ pub const fn beta(default: f64) -> Knob {
     Knob { kind: KnobKind::Number { default: Some(default), range: Range::POSITIVE }, ..BETA }
 }
 
-/// The same of a loss that scales the policy's own margin.
+/// The same for a loss that scales the policy's own margin.
 pub const fn beta_of_policy(default: f64) -> Knob {
     Knob { help: "Scale of the margin of the policy's log-probs", ..beta(default) }
 }
 
-/// For losses that are a log-loss of a preference.
+/// Label smoothing, for losses that are a log-loss of a preference.
 pub const LABEL_SMOOTHING: Knob = Knob::number(
     "label_smoothing",
     "label-smoothing",

@@ -38,12 +38,12 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIR_BATCHES
 };
 
-/// Two items a pair, first all chosen, then all rejected:
+/// Each pair has two items, first all chosen, then all rejected:
 /// `desirable_weight * sigmoid(beta * (z_chosen - chosen log-ratio))`, `z_chosen = max(0, mean of the rejected log-ratios)`;
 /// `undesirable_weight * sigmoid(beta * (rejected log-ratio - z_rejected))`, `z_rejected = max(0, mean of the chosen ones)`.
 ///
-/// Source: the `kto_pair` of TRL 0.8 and 0.9 and of the SPPO authors, which let the gradient flow through the means; the KTO
-/// paper and HALOs stop it, the default here. A printed variant has the weights inside the sigmoid in beta's place.
+/// Source: the `kto_pair` of TRL 0.8 and 0.9 and of the SPPO authors, which let the gradient flow through the means. The KTO
+/// paper and HALOs stop it, which is the default here. A published variant has the weights in place of beta inside the sigmoid.
 struct KtoPair {
     beta: f64,
     desirable_weight: f64,
@@ -51,7 +51,7 @@ struct KtoPair {
     kl_grad: bool,
 }
 
-/// The reference points of the chosen and of the rejected answers.
+/// Returns the reference points of the chosen and of the rejected answers.
 fn reference_points<'t>(pairs: &[Pair<'t>]) -> [Scalar<'t>; 2] {
     let chosen: Vec<_> = pairs.iter().map(|pair| pair.chosen.log_ratio()).collect();
     let rejected: Vec<_> = pairs.iter().map(|pair| pair.rejected.log_ratio()).collect();

@@ -1,4 +1,4 @@
-//! Losses of all scored answers to a prompt: the policy's distribution over them against the one that the rewards give.
+//! Losses of all scored answers to a prompt: they compare the policy's distribution over the answers with that of the rewards.
 
 use super::knobs::{self, Knob, KnobValue, Knobs, Range};
 use super::loss::{Answer, KWayLoss, Loss};
@@ -70,7 +70,7 @@ impl Scales {
         answers.iter().map(|answer| self.beta * answer.log_ratio()).collect()
     }
 
-    /// `ln softmax(reward / beta_r)`: the target itself would underflow.
+    /// `ln softmax(reward / beta_r)`, as a logarithm since the target itself would underflow.
     fn log_target(&self, rewards: &[f64]) -> Vec<f64> {
         let scaled: Vec<f64> = rewards.iter().map(|reward| reward / self.beta_r).collect();
         let largest = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -85,7 +85,7 @@ fn log_softmax<'t>(s: &[Scalar<'t>]) -> Vec<Scalar<'t>> {
     s.iter().map(|&s| s - lse).collect()
 }
 
-/// `loss = Σ q (ln q - ln t)`: reverse KL; its gradient vanishes once `q` is one-hot. One answer alone has no loss.
+/// `loss = Σ q (ln q - ln t)`, the reverse KL. Its gradient vanishes once `q` is one-hot. A single answer has no loss.
 ///
 /// Source: arXiv 2402.00856 (`beta` is its beta_pi).
 struct ExoRw(Scales);

@@ -1,4 +1,4 @@
-//! What a loss file is written with: the numbers of a row on the tape, and the traits of a formula.
+//! The vocabulary of a loss file: the numbers of a row on the tape, and the traits of a formula.
 
 use super::divergence::Divergence;
 use super::history::History;
@@ -7,9 +7,10 @@ use align_engine::autograd::scalar::Scalar;
 /// One answer to one prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'t> {
-    /// Summed log-probability of the answer's tokens under the policy, nats; for a loss of a reward model the answer's reward.
+    /// Summed log-probability of the answer's tokens under the policy, nats. For a loss of a reward model, the answer's reward.
     pub policy: Scalar<'t>,
-    /// The same under the reference; no gradient. NaN for a loss that has no reference, so that reading it is seen.
+    /// The same under the reference, without a gradient. NaN for a loss without a reference, so that reading it does not go
+    /// unnoticed.
     pub reference: f64,
     /// Tokens of the answer, at least 1.
     pub len: f64,
@@ -39,11 +40,11 @@ pub struct Pair<'t> {
     pub chosen: Answer<'t>,
     /// The other one.
     pub rejected: Answer<'t>,
-    /// What the reward margin must exceed: the row's `margin`, else 0.
+    /// The row's `margin`, which the reward margin must exceed. 0 if the row has none.
     pub margin: f64,
-    /// The row's `prob_win_chosen` and `prob_win_rejected`: of each answer against other answers. NaN where it has none.
+    /// The row's `prob_win_chosen` and `prob_win_rejected`: how often each answer wins against others. NaN if the row has none.
     pub prob_win: [f64; 2],
-    /// The row's `prob_chosen_beats_rejected`. NaN where it has none.
+    /// The row's `prob_chosen_beats_rejected`. NaN if the row has none.
     pub prob_beats: f64,
     /// How log-ratios are scored.
     pub divergence: Divergence,
@@ -62,7 +63,7 @@ impl<'t> Pair<'t> {
         self.beyond_margin(beta * self.log_ratio_margin())
     }
 
-    /// `x` less the row's margin.
+    /// Subtracts the row's margin from `x`.
     pub fn beyond_margin(&self, x: Scalar<'t>) -> Scalar<'t> {
         if self.margin == 0.0 { x } else { x - self.margin }
     }
@@ -93,63 +94,63 @@ pub enum Label {
     Undesirable,
 }
 
-/// The numbers that the rows of a coupled loss share, by name; `kl` is logged.
+/// The numbers that the rows of a coupled loss share, by name. `kl` is logged.
 ///
-/// They carry no gradient. Computed over the whole optimiser batch, so that the micro-batches do not show in the result.
+/// They carry no gradient. They are computed over the whole optimiser batch, so the result does not depend on micro-batches.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
     values: Vec<(&'static str, f64)>,
-    /// What the run remembers once the step is made.
+    /// The history that the run keeps once the step is made.
     pub(super) history: History,
 }
 
 impl Statistics {
-    /// Statistics of these names and values.
+    /// Makes statistics from names and values.
     pub fn new(values: impl IntoIterator<Item = (&'static str, f64)>) -> Self {
         Self { values: values.into_iter().collect(), history: History::default() }
     }
 
-    /// The same, with what the run remembers once the step is made.
+    /// Adds what the run remembers once the step is made.
     pub fn remembering(self, history: History) -> Self {
         Self { history, ..self }
     }
 
-    /// What the run remembers once the step is made.
+    /// The history that the run keeps once the step is made.
     pub fn history(&self) -> History {
         self.history
     }
 
-    /// Names and values, for the log.
+    /// Returns names and values, for the log.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
         self.values.iter().copied()
     }
 
-    /// The value of that name.
+    /// Returns the value with this name.
     ///
     /// # Panics
-    /// If it is missing: a coupled loss was evaluated without the statistics of its batch.
+    /// If it is missing, because a coupled loss was evaluated without the statistics of its batch.
     pub fn get(&self, name: &str) -> f64 {
         let found = self.values.iter().find(|(key, _)| *key == name);
         found.unwrap_or_else(|| panic!("a coupled loss needs the statistic `{name}` of its batch")).1
     }
 }
 
-/// What a row's loss depends on besides the row itself. It decides which numbers are needed before the first gradient.
+/// What a row's loss depends on besides the row itself. This decides which numbers are needed before the first gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coupling {
     /// Nothing: micro-batches are independent.
     None,
     /// The log-probabilities of the batch's mismatched answers, see [`Objective::statistics`](super::Objective::statistics).
     MismatchedRows,
-    /// The log-probabilities of all rows: the head takes the whole optimiser batch at once, so a batch of several
-    /// micro-batches is first scored without gradient, and `d_policy` then differentiates it one micro-batch at a time.
+    /// The log-probabilities of all rows. The head takes the whole optimiser batch at once, so a batch of several micro-batches
+    /// is first scored without gradient, and `d_policy` then differentiates it one micro-batch at a time.
     WholeBatch,
 }
 
 /// How the log-probabilities of a batch's answers become one number, see [`SftTerm`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reduction {
-    /// The sum over all tokens of the batch by their number.
+    /// The mean over all tokens of the batch.
     TokenMean,
     /// The mean over the answers of each answer's mean over its tokens.
     SeqMean,
@@ -158,10 +159,10 @@ pub enum Reduction {
 }
 
 impl Reduction {
-    /// As `--sft-reduction` names it.
+    /// Reads the word of `--sft-reduction`.
     ///
     /// # Panics
-    /// For another word: the knob accepts no other.
+    /// For any other word, since the knob accepts none.
     pub(super) fn named(name: &str) -> Self {
         match name {
             "token_mean" => Reduction::TokenMean,
@@ -172,45 +173,43 @@ impl Reduction {
     }
 }
 
-/// `weight * -ln policy(chosen)`, reduced over the batch: what supervised fine-tuning on the chosen answers adds to a loss.
+/// `weight * -ln policy(chosen)`, reduced over the batch: supervised fine-tuning on the chosen answers beside a loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SftTerm {
-    /// What it counts beside the loss.
+    /// Its factor.
     pub weight: f64,
-    /// How answers become one number.
+    /// How the answers' log-probabilities become one number.
     pub reduction: Reduction,
 }
 
 /// A loss of one pair.
 pub trait PairLoss: Send + Sync {
-    /// The loss of `pair`, nats or whatever the formula gives; the objective is the mean over the batch.
+    /// Returns the loss of `pair`, in nats or in the formula's own unit. The objective is the mean over the batch.
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t>;
 
-    /// What the method adds to the loss of `pair` that is no part of its item: the mean has it, the logged loss of the item has
-    /// not.
+    /// Returns a term for `pair` that is part of the mean but not of the logged loss of the item.
     fn regulariser<'t>(&self, _pair: &Pair<'t>) -> Option<Scalar<'t>> {
         None
     }
 
-    /// The likelihood term that the method adds to the mean.
+    /// Returns the likelihood term that the method adds to the mean.
     fn sft_term(&self) -> Option<SftTerm> {
         None
     }
 
-    /// What the loss wants larger for chosen answers than for rejected ones, for a loss without a reference: its reward in the
-    /// log.
+    /// Returns, for a loss without a reference, the number that it wants larger for chosen answers than for rejected ones. The
+    /// log shows it as the reward.
     fn reward(&self, _answer: &Answer<'_>) -> Option<f64> {
         None
     }
 
-    /// The size of `beta * log_ratio_margin` beyond which the gradient vanishes on both sides, so that badly ordered pairs
-    /// are not learned either; none for most losses.
+    /// Returns the size of `beta * log_ratio_margin` beyond which the gradient vanishes on both sides, so that badly ordered
+    /// pairs are not learned either. `None` for most losses.
     fn saturates_beyond(&self) -> Option<f64> {
         None
     }
 
-    /// Whether a bound of the formula takes the gradient of `pair` away, for a loss that has one: such pairs are counted and
-    /// reported.
+    /// Whether a bound of the formula removes the gradient of `pair`. Such pairs are counted and reported.
     fn is_clipped(&self, _pair: &Pair<'_>) -> Option<bool> {
         None
     }
@@ -218,44 +217,46 @@ pub trait PairLoss: Send + Sync {
 
 /// A loss whose pairs depend on one another.
 pub trait PairBatchLoss: Send + Sync {
-    /// The numbers shared by the batch, after what the run remembers from the steps before.
+    /// Computes the numbers that the batch shares, from its rows and from what the run remembers.
     fn statistics(&self, pairs: &[Pair<'_>], history: &History) -> Statistics;
 
-    /// Whether the loss of a pair depends on other pairs in more than the statistics. If so, evaluations go by batches.
+    /// Whether the loss of a pair depends on other pairs beyond the statistics. If so, evaluations work batch by batch.
     fn compares_pairs(&self) -> bool {
         false
     }
 
-    /// The items whose mean is the objective. Item `i` belongs to pair `i % pairs.len()`, and every pair has as many.
+    /// Returns the items whose mean is the objective. Item `i` belongs to pair `i % pairs.len()`; every pair has the same
+    /// number.
     fn losses<'t>(&self, pairs: &[Pair<'t>], statistics: &Statistics) -> Vec<Scalar<'t>>;
 }
 
 /// Log-ratios of the answers of a batch, nats.
 pub struct BatchLogRatios<'a> {
-    /// Of each row's own answer; empty where the loss has [`Coupling::MismatchedRows`].
+    /// Of each row's own answer. Empty if the loss has [`Coupling::MismatchedRows`].
     pub own: &'a [f64],
-    /// Of each row's mismatched answer; empty for another coupling.
+    /// Of each row's mismatched answer. Empty for another coupling.
     pub mismatched: &'a [f64],
 }
 
 /// A loss of one labelled answer.
 pub trait UnpairedLoss: Send + Sync {
-    /// What it depends on besides its row.
+    /// Returns what the loss depends on besides its row.
     fn coupling(&self) -> Coupling;
 
-    /// The numbers shared by the batch, after what the run remembers from the steps before.
+    /// Computes the numbers that the batch shares, from its rows and from what the run remembers.
     fn statistics(&self, batch: &BatchLogRatios<'_>, history: &History) -> Statistics;
 
-    /// The loss of `answer`; the objective is the mean over the batch.
+    /// Returns the loss of `answer`. The objective is the mean over the batch.
     fn loss<'t>(&self, answer: &Answer<'t>, label: Label, statistics: &Statistics) -> Scalar<'t>;
 }
 
-/// A loss of all answers to one prompt, of which there may be any number.
+/// A loss of all answers to one prompt, any number of them.
 pub trait KWayLoss: Send + Sync {
-    /// The loss of the answers with their rewards, larger is better; the objective is the mean over the prompts of the batch.
+    /// Returns the loss of the answers with their rewards (larger is better). The objective is the mean over the batch's
+    /// prompts.
     fn loss<'t>(&self, answers: &[Answer<'t>], rewards: &[f64]) -> Scalar<'t>;
 
-    /// Whether these rewards give no loss, whatever the answers; such rows are counted and reported.
+    /// Whether these rewards give no loss, whatever the answers. Such rows are counted and reported.
     fn is_undecided(&self, _rewards: &[f64]) -> bool {
         false
     }
@@ -271,12 +272,12 @@ pub enum Loss {
     Unpaired(Box<dyn UnpairedLoss>),
     /// Scored answers to one prompt.
     KWay(Box<dyn KWayLoss>),
-    /// Texts to be made likely: alone on rows of its own, in a mix on the chosen answers.
+    /// Texts to be made likely: alone on rows of texts, in a mix on the chosen answers.
     Sft(Reduction),
 }
 
 impl Loss {
-    /// What its rows depend on.
+    /// Returns what a row's loss depends on besides the row.
     pub fn coupling(&self) -> Coupling {
         match self {
             Loss::Pair(_) | Loss::KWay(_) | Loss::Sft(_) => Coupling::None,
@@ -285,7 +286,7 @@ impl Loss {
         }
     }
 
-    /// Whether a row's loss depends on the other rows of its batch in more than their statistics.
+    /// Whether a row's loss depends on the other rows of its batch beyond their statistics.
     pub fn compares_rows(&self) -> bool {
         matches!(self, Loss::PairBatch(loss) if loss.compares_pairs())
     }

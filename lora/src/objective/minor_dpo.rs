@@ -20,8 +20,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// `loss = -ln sigmoid(beta * (a - max(0, b)))`, `a` and `b` the log-ratios of chosen and rejected.
 ///
-/// Source: arXiv 2408.09834, whose equation was not at hand: after code of others. At the first step `b` is 0, where the
-/// derivative of `max` is 0: rejected answers are not pushed until the policy moves.
+/// Source: arXiv 2408.09834, after other implementations, since its equation was not at hand. At the first step `b` is 0, where
+/// the derivative of `max` is 0, so rejected answers are not pushed until the policy moves.
 struct MinorDpo {
     beta: f64,
 }

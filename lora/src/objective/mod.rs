@@ -1,25 +1,25 @@
 //! Preference objectives: one file per loss or family of losses, and the one list of them.
 //!
 //! Every loss is a function of a few numbers per data row: the summed log-probabilities of its answers under the policy and
-//! the reference, or for the losses of a reward model the score of each answer. So a loss file is the formula of its paper on
-//! f64 [`Scalar`](align_engine::autograd::scalar::Scalar)s, and [`Objective::head`] gives the derivatives by those sums; the
-//! network is differentiated elsewhere, a few rows at a time.
+//! the reference, or for a reward model the score of each answer. So a loss file is the formula of its paper on f64
+//! [`Scalar`](align_engine::autograd::scalar::Scalar)s, and [`Objective::head`] computes the derivatives by those numbers. The
+//! trainer differentiates the network, a few rows at a time.
 //!
-//! To add a loss: write `objective/<name>.rs` like its neighbours (the formula, a `SPEC` with its names and knobs), and name
-//! it in [`LOSSES`]. Help text, `docs/objectives.md`, the `losses` command and the tests read that list.
+//! To add a loss, write `objective/<name>.rs` like its neighbours (the formula, a `SPEC` with its names and knobs), and name it
+//! in [`LOSSES`]. Help, `docs/objectives.md`, the `losses` command and the tests read that list.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `loss.rs` | what a loss file is written with: answers and pairs on the tape, the traits |
-//! | `spec.rs` | how a loss is called, what it needs, how it is made: an entry of the registry |
+//! | `loss.rs` | the vocabulary of a loss file: answers and pairs on the tape, the traits |
+//! | `spec.rs` | an entry of the registry: a loss's names, what it needs, how it is made |
 //! | `knobs.rs` | the numbers and switches of a loss: defaults, ranges, flags |
 //! | `modifiers.rs` | what changes any loss of a kind: a likelihood term, weights, other counts and divergences |
-//! | `choice.rs` | from `--loss` and the knobs to an [`Objective`], with everything that can be refused |
-//! | `divergence.rs` | what takes the log-ratios' place in a loss of their margin |
-//! | `history.rs` | what a run remembers for losses whose statistics run on |
+//! | `choice.rs` | from `--loss` and the knobs to an [`Objective`]; refuses what does not fit |
+//! | `divergence.rs` | f-divergences, which replace the log-ratios in a loss of their margin |
+//! | `history.rs` | what a run remembers for losses with running statistics |
 //! | `weighting.rs` | WPO's weight of a pair |
 //! | `head.rs` | from the numbers of a batch to the loss, its derivatives and the rewards |
-//! | `error.rs` | what can be wrong with the choice of an objective, and with its numbers |
+//! | `error.rs` | faults of a choice of objective, and of its numbers |
 
 mod choice;
 mod divergence;
@@ -78,8 +78,8 @@ pub use modifiers::{MODIFIERS, Modifier};
 pub use spec::{Column, DataKind, LossSpec, MixPreset, Preset, Scores};
 pub use weighting::wpo_weight;
 
-/// Every loss, in the order in which they are listed to the user: with a reference, on pairs and batches of pairs; on labelled
-/// answers; on scored answers; without a reference; likelihood; reward models.
+/// Every loss, in the order of the lists that users see: on pairs and batches of pairs, with a reference; on labelled answers;
+/// on scored answers; without a reference; likelihood; reward models.
 pub const LOSSES: &[LossSpec] = &[
     dpo::SPEC,
     exo_pair::SPEC,
@@ -130,15 +130,15 @@ pub const MIXES: &[MixPreset] = &[MixPreset {
     summary: "Mixed preference optimisation; max_po is another method",
 }];
 
-/// A name that the literature uses for several methods, so that it is refused with an explanation unless a loss claims it.
+/// A name that the literature uses for several methods. It is refused with an explanation, unless a loss claims it.
 pub(crate) struct Ambiguous {
     /// As typed after `--loss`.
     pub name: &'static str,
-    /// What it could mean: the name of a loss where it is one, and what that is.
+    /// What it could mean: the name of a loss if there is one, and an explanation.
     pub candidates: &'static [(&'static str, &'static str)],
 }
 
-/// See [`Ambiguous`]; consulted only for names that no entry of [`LOSSES`] has.
+/// See [`Ambiguous`]. Used only for names that no entry of [`LOSSES`] has.
 pub(crate) const AMBIGUOUS: &[Ambiguous] = &[
     Ambiguous {
         name: "apo",

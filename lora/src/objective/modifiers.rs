@@ -1,16 +1,16 @@
-//! What changes losses of a kind: terms beside them, weights of pairs, other ways of counting tokens and log-ratios.
+//! Changes that apply to many losses: terms beside them, weights of pairs, other ways of counting tokens and log-ratios.
 
 use super::knobs::{Knob, KnobValue, Needs, Range, SFT_REDUCTION};
 
-/// A change of any loss of a kind, by knobs of its own.
+/// A change that applies to every loss of some kind, with its own knobs.
 pub struct Modifier {
-    /// What it is called.
+    /// Its name.
     pub title: &'static str,
-    /// What it makes of the loss, in the words of `docs/objectives.md`.
+    /// How it changes the loss, in the words of `docs/objectives.md`.
     pub formula: &'static str,
     /// Where it comes from.
     pub source: &'static str,
-    /// The knobs; without them it changes nothing.
+    /// Its knobs. Without them it changes nothing.
     pub knobs: &'static [Knob],
 }
 
@@ -23,7 +23,7 @@ pub const LIKELIHOOD: Modifier = Modifier {
     knobs: &[SFT_WEIGHT, SFT_TERM_REDUCTION],
 };
 
-/// Pairs weighed by the policy's own probabilities.
+/// Weighs pairs by the policy's own probabilities.
 pub const WEIGHTING: Modifier = Modifier {
     title: "Weights by the policy",
     formula: "min(1, e^(m_chosen + m_rejected)) * loss of the pair, m the mean over an answer's tokens of ln p(token) - ln sum p^2, \
@@ -32,7 +32,7 @@ pub const WEIGHTING: Modifier = Modifier {
     knobs: &[USE_WEIGHTING],
 };
 
-/// The longer answer's end counted less.
+/// Counts the end of the longer answer less.
 pub const LENGTH_DESENSITISATION: Modifier = Modifier {
     title: "Tokens beyond the shorter answer's length",
     formula: "policy and reference are sum(first n tokens) + ld_alpha * sum(the others), n the tokens of the shorter answer",
@@ -52,19 +52,19 @@ pub const DIVERGENCE: Modifier = Modifier {
 /// Every modifier.
 pub const MODIFIERS: &[&Modifier] = &[&LIKELIHOOD, &WEIGHTING, &LENGTH_DESENSITISATION, &DIVERGENCE];
 
-/// Of any loss of single pairs with a reference.
+/// For any loss of single pairs with a reference.
 pub(super) const OF_PAIRS: &[&Modifier] = &[&LIKELIHOOD, &WEIGHTING, &LENGTH_DESENSITISATION];
 
-/// Of any loss that sees a pair through its log-ratio margin alone.
+/// For any loss that reads only the log-ratio margin of a pair.
 pub(super) const OF_MARGINS: &[&Modifier] = MODIFIERS;
 
-/// Of any loss of a batch of pairs: weights would not go through the coupling.
+/// For any loss of a batch of pairs. Weights would not pass through the coupling.
 pub(super) const OF_PAIR_BATCHES: &[&Modifier] = &[&LIKELIHOOD];
 
-/// Of any loss of single pairs without a reference.
+/// For any loss of single pairs without a reference.
 pub(super) const OF_PAIRS_ALONE: &[&Modifier] = &[&LIKELIHOOD, &WEIGHTING];
 
-/// The same where it is about the term of `--sft-weight`.
+/// The same, for the term of `--sft-weight`.
 const SFT_TERM_REDUCTION: Knob = Knob {
     needs: Some(Needs {
         key: "sft_weight",

@@ -27,14 +27,14 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// `loss = -lambda ln sigmoid(odds(chosen) - odds(rejected))`, `odds = m - ln(1 - e^m)`, `m` the log-prob per token, at most
 /// -1e-7; and the negative log-likelihood of the chosen answers.
 ///
-/// Source: arXiv 2403.07691, eq. 4 and 7. TRL takes the likelihood over prompt and answer, LLaMA-Factory over the answer; so
-/// does this.
+/// Source: arXiv 2403.07691, eq. 4 and 7. TRL takes the likelihood over prompt and answer. LLaMA-Factory takes it over the
+/// answer, and so does this.
 struct Orpo {
     lambda: f64,
     reduction: Reduction,
 }
 
-/// The log-odds of a token: an answer that is certain would have infinite ones.
+/// Returns the log-odds of a token, bounded since a certain answer would have infinite ones.
 fn log_odds<'t>(answer: &Answer<'t>) -> Scalar<'t> {
     let m = answer.mean_logp().clamp_max(-1e-7);
     m - m.log1m_exp()

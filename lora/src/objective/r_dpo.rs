@@ -19,7 +19,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// `loss = -ln sigmoid(beta * log_ratio_margin + alpha * (tokens of chosen - tokens of rejected))`.
 ///
-/// Source: arXiv 2403.19159. The sign follows from the reward less `alpha` a token; the alpha-DPO authors have the other one.
+/// Source: arXiv 2403.19159. The sign follows from a reward that loses `alpha` per token. The alpha-DPO authors have the
+/// opposite sign.
 struct RDpo {
     beta: f64,
     alpha: f64,

@@ -18,9 +18,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::KWAY
 };
 
-/// `loss = mean over i, j with reward_i > reward_j of -ln sigmoid(score_i - score_j)`; 0 where no two rewards differ.
+/// `loss = mean over i, j with reward_i > reward_j of -ln sigmoid(score_i - score_j)`, 0 if no two rewards differ.
 ///
-/// Source: arXiv 2203.02155, eq. 1: of K answers without ties there are K (K - 1) / 2 pairs.
+/// Source: arXiv 2203.02155, eq. 1. K answers without ties make K (K - 1) / 2 pairs.
 struct RmRank;
 
 impl KWayLoss for RmRank {

@@ -1,4 +1,4 @@
-//! DPO whose mean over flipped labels is that over true ones.
+//! DPO whose expected loss under flipped labels equals the loss under true ones.
 
 use super::knobs::{self, Knob, Range};
 use super::loss::{Loss, Pair, PairLoss};
@@ -31,8 +31,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// `loss = (-(1 - e) ln sigmoid(m) + e ln sigmoid(-m)) / (1 - 2 e)`, `m = beta * log_ratio_margin`.
 ///
-/// Source: arXiv 2403.00409. Falls without bound as the margin grows, and its gradient does not vanish: it goes to `-beta e /
-/// (1 - 2 e)`.
+/// Source: arXiv 2403.00409. It falls without bound as the margin grows, and its gradient does not vanish but approaches `-beta
+/// e / (1 - 2 e)`.
 struct Robust {
     beta: f64,
     flipped: f64,

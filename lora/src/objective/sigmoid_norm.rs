@@ -20,7 +20,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// `loss = -ln sigmoid(beta * h)`, `h` the margin of the log-ratios per token.
 ///
-/// Source: arXiv 2411.15124, sec. 4.3, and SimPO's ablation. Its margin is that of DPO over the length: `beta` of 1 to 10.
+/// Source: arXiv 2411.15124, sec. 4.3, and SimPO's ablation. The margin is DPO's divided by the length, so `beta` is 1 to 10.
 struct SigmoidNorm {
     beta: f64,
 }

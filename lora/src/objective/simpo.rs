@@ -21,7 +21,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ..LossSpec::PAIRS_ALONE
 };
 
-/// The target margin by beta.
+/// The target margin divided by beta.
 pub(super) const GAMMA_BETA_RATIO: Knob =
     Knob::number("gamma_beta_ratio", "gamma-beta-ratio", "Target margin by beta", 0.5, Range::NOT_NEGATIVE);
 
@@ -43,8 +43,8 @@ pub(super) fn gamma(knobs: &Knobs) -> f64 {
 /// `loss = -(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`, `x = beta * h - gamma`, `h` the margin of the policy's log-probs per
 /// token.
 ///
-/// Source: arXiv 2405.14734. The authors add no likelihood term; TRL adds one (`cpo_alpha` 1) unless told otherwise, and its
-/// `simpo_gamma` of 0.5 is meant for its `beta` of 0.1.
+/// Source: arXiv 2405.14734. The authors add no likelihood term. TRL adds one (`cpo_alpha` 1) by default, and its `simpo_gamma`
+/// of 0.5 is meant for its `beta` of 0.1.
 struct SimPo {
     beta: f64,
     gamma: f64,

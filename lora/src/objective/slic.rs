@@ -29,7 +29,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// `loss = max(0, delta - h)`, `h` the margin of the policy's summed log-probs; and `lambda` times the negative log-likelihood.
 ///
-/// Source: arXiv 2305.10425, with the chosen answers in place of samples of the fine-tuned model, as it is practised; the
+/// Source: arXiv 2305.10425, with the chosen answers instead of samples of the fine-tuned model, as is common practice. The
 /// paper's sum over an answer is `--sft-reduction seq_sum`.
 struct Slic {
     delta: f64,

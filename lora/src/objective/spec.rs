@@ -1,4 +1,4 @@
-//! The `SPEC` of a loss file: how a loss is called, what it needs, and how it is made.
+//! The `SPEC` of a loss file: its names, what it needs, and how it is made.
 
 use super::knobs::{self, Knob, KnobValue, Knobs};
 use super::loss::Loss;
@@ -15,12 +15,12 @@ pub enum DataKind {
     Unpaired,
     /// A prompt with any number of answers and a reward for each.
     KWay,
-    /// A text of which some tokens are learned.
+    /// A text with some of its tokens scored.
     Sft,
 }
 
 impl DataKind {
-    /// The word in `losses --json`.
+    /// Returns its word in `losses --json`.
     pub fn name(self) -> &'static str {
         match self {
             DataKind::Pairs => "pairs",
@@ -37,12 +37,12 @@ impl fmt::Display for DataKind {
     }
 }
 
-/// What a loss knows of an answer.
+/// Which number of an answer a loss reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scores {
     /// The summed log-probability of its tokens.
     LogProbs,
-    /// Its score by a head on the last token: the loss of a reward model.
+    /// The score of a head on its last token, for losses of reward models.
     Reward,
 }
 
@@ -51,14 +51,14 @@ pub enum Scores {
 pub enum Column {
     /// Probability that the chosen answer wins against others.
     ProbWinChosen,
-    /// The same of the rejected answer.
+    /// Probability that the rejected answer wins against others.
     ProbWinRejected,
     /// Probability that the chosen answer beats the rejected one.
     ProbChosenBeatsRejected,
 }
 
 impl Column {
-    /// As it is called in the data.
+    /// Returns its name in the data.
     pub fn name(self) -> &'static str {
         match self {
             Column::ProbWinChosen => "prob_win_chosen",
@@ -76,23 +76,23 @@ impl Column {
     }
 }
 
-/// One entry of the registry: how a loss is called, what it needs, and how it is made.
+/// One entry of the registry: a loss's names, what it needs, and how it is made.
 pub struct LossSpec {
     /// Its name, `snake_case`.
     pub name: &'static str,
     /// Other names of exactly this loss.
     pub aliases: &'static [&'static str],
-    /// Names of this loss with some of its knobs decided.
+    /// Names for this loss with some of its knobs decided.
     pub presets: &'static [Preset],
-    /// The rows it eats.
+    /// The kind of rows that it reads.
     pub data: DataKind,
-    /// Columns of a row, besides prompt, answers and rewards, without which it cannot be computed.
+    /// Columns that it requires besides prompt, answers and rewards.
     pub columns: &'static [Column],
     /// Whether it subtracts a row's `margin`.
     pub margin: bool,
     /// Whether it compares the policy with a reference model.
     pub reference: bool,
-    /// What its number of an answer is.
+    /// Which number of an answer it reads.
     pub scores: Scores,
     /// Whether its formula could not be checked against the paper or its authors' code.
     pub experimental: bool,
@@ -102,18 +102,18 @@ pub struct LossSpec {
     pub summary: &'static str,
     /// The formula of one item, in the words of `docs/objectives.md`.
     pub formula: &'static str,
-    /// When to take it, in one sentence.
+    /// When to use it, in one sentence.
     pub when: &'static str,
     /// Its own numbers and switches.
     pub knobs: &'static [Knob],
-    /// What changes any loss of its kind.
+    /// The modifiers that apply to it.
     pub modifiers: &'static [&'static Modifier],
-    /// Makes it; the knobs are complete and in range.
+    /// Makes the loss from complete knobs in range.
     pub(crate) build: fn(&Knobs) -> Loss,
 }
 
 impl LossSpec {
-    /// What losses of single pairs with a reference have in common.
+    /// Defaults for losses of single pairs with a reference.
     pub(super) const PAIRS: LossSpec = LossSpec {
         name: "",
         aliases: &[],
@@ -132,19 +132,19 @@ impl LossSpec {
         modifiers: modifiers::OF_PAIRS,
         build: |_| unreachable!("an entry of the registry has a way to make it"),
     };
-    /// Losses that see a pair through its log-ratio margin alone.
+    /// Defaults for losses that read only the log-ratio margin of a pair.
     pub(super) const MARGINS: LossSpec = LossSpec { modifiers: modifiers::OF_MARGINS, ..LossSpec::PAIRS };
-    /// Losses of the pairs of a batch together.
+    /// Defaults for losses of all pairs of a batch together.
     pub(super) const PAIR_BATCHES: LossSpec = LossSpec { modifiers: modifiers::OF_PAIR_BATCHES, ..LossSpec::PAIRS };
-    /// Losses of single pairs without a reference.
+    /// Defaults for losses of single pairs without a reference.
     pub(super) const PAIRS_ALONE: LossSpec =
         LossSpec { reference: false, modifiers: modifiers::OF_PAIRS_ALONE, ..LossSpec::PAIRS };
-    /// Losses of labelled answers.
+    /// Defaults for losses of labelled answers.
     pub(super) const UNPAIRED: LossSpec = LossSpec { data: DataKind::Unpaired, modifiers: &[], ..LossSpec::PAIRS };
-    /// Losses of scored answers.
+    /// Defaults for losses of scored answers.
     pub(super) const KWAY: LossSpec = LossSpec { data: DataKind::KWay, modifiers: &[], ..LossSpec::PAIRS };
 
-    /// The word for what it eats in `losses --json`: that of [`LossSpec::data`], or `reward` for a loss of a reward model.
+    /// Returns the word for its rows in `losses --json`: that of [`LossSpec::data`], or `reward` for a loss of a reward model.
     pub fn data_name(&self) -> &'static str {
         match self.scores {
             Scores::LogProbs => self.data.name(),
@@ -152,18 +152,18 @@ impl LossSpec {
         }
     }
 
-    /// Every name other than the first that `--loss` takes for it, presets included.
+    /// Returns every other name that `--loss` accepts for it, presets included.
     pub fn other_names(&self) -> impl Iterator<Item = &'static str> + '_ {
         let of_preset = |preset: &'static Preset| [preset.name].into_iter().chain(preset.aliases.iter().copied());
         self.aliases.iter().copied().chain(self.presets.iter().flat_map(of_preset))
     }
 
-    /// Its own knobs and those of its kind.
+    /// Returns its own knobs and those of its modifiers.
     pub fn all_knobs(&self) -> impl Iterator<Item = &'static Knob> + use<> {
         self.knobs.iter().chain(self.modifiers.iter().flat_map(|modifier| modifier.knobs))
     }
 
-    /// Its knob of that key.
+    /// Returns its knob with this key.
     pub fn knob(&self, key: &str) -> Option<&'static Knob> {
         self.all_knobs().find(|knob| knob.key == key)
     }
@@ -179,13 +179,13 @@ impl fmt::Debug for LossSpec {
 pub struct Preset {
     /// As typed after `--loss`.
     pub name: &'static str,
-    /// Others of its names.
+    /// Other names of it.
     pub aliases: &'static [&'static str],
     /// Knobs that the name sets.
     pub sets: &'static [(&'static str, KnobValue)],
     /// Knobs that have another default under this name.
     pub defaults: &'static [(&'static str, KnobValue)],
-    /// Knobs that must be given, with another value than their default: without them the name would be wrong.
+    /// Knobs that must be given with another value than their default, since the name would be wrong without them.
     pub requires: &'static [&'static str],
     /// Where it comes from, if not from the loss's source.
     pub source: Option<&'static str>,
@@ -201,7 +201,7 @@ impl Preset {
 pub struct MixPreset {
     /// As typed after `--loss`.
     pub name: &'static str,
-    /// Others of its names.
+    /// Other names of it.
     pub aliases: &'static [&'static str],
     /// The mix.
     pub mix: &'static str,

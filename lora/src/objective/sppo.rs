@@ -1,4 +1,4 @@
-//! Self-play preference optimisation: each answer's log-ratio is pulled to a target of its own.
+//! Self-play preference optimisation: pulls each answer's log-ratio to its own target.
 
 use super::knobs;
 use super::loss::{Loss, Pair, PairLoss};
@@ -47,11 +47,10 @@ pub(super) const SINGLE: LossSpec = LossSpec {
     ..LossSpec::PAIRS
 };
 
-/// `loss = (log-ratio of chosen - target)^2 + (log-ratio of rejected - target)^2`, halved but for the hard targets, as in their
-/// sources: hard is twice soft at probabilities of 1 and 0.
+/// `loss = (log-ratio of chosen - target)^2 + (log-ratio of rejected - target)^2`, halved except with hard targets, as in the
+/// sources. So the hard loss is twice the soft one at probabilities of 1 and 0.
 ///
-/// Source: arXiv 2405.00675, eq. 4.7, its `log Z` put at 1/2. Targets are of the order of 500 nats at the paper's `beta` of
-/// 0.001.
+/// Source: arXiv 2405.00675, eq. 4.7, with `log Z` set to 1/2. With the paper's `beta` of 0.001, targets are about 500 nats.
 struct Sppo {
     beta: f64,
     targets: Targets,

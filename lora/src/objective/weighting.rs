@@ -1,7 +1,7 @@
-//! WPO: pairs weighed by how likely the policy finds their answers.
+//! WPO: weighs pairs by how likely the policy finds their answers.
 
-/// `min(1, e^(m_chosen + m_rejected))`, `m` the mean over an answer's tokens of `ln p(token) - ln Σ p^2`, which are given,
-/// nats: 1 where both answers are what the policy would write. Without gradient.
+/// Returns `min(1, e^(m_chosen + m_rejected))`. `m`, in nats, is the mean over an answer's tokens of `ln p(token) - ln Σ p^2`.
+/// The weight is 1 if the policy would write both answers itself. It has no gradient.
 ///
 /// Source: arXiv 2406.11827, eq. 2, and the authors' code. TRL has no `min(1, ...)`.
 pub fn wpo_weight(aligned_logps: [&[f64]; 2]) -> f64 {
