@@ -1,4 +1,4 @@
-//! `adapter_config.json`: read with every key accounted for, written with the keys that PEFT 0.21 writes.
+//! `adapter_config.json`. Reading accounts for every key; writing gives the keys that PEFT 0.21 writes.
 
 use super::error::{AdapterError, ConfigFault};
 use super::folder::{self, CONFIG};
@@ -8,20 +8,20 @@ use align_engine::new_file::{NewFile, NewFileError};
 use serde_json::{Map, Value};
 use std::path::Path;
 
-/// Largest rank that is accepted: no layer of a published model is as wide.
+/// Largest accepted rank. No layer of a published model is as wide.
 const MAX_RANK: usize = 1 << 16;
-/// Alphas beyond are typing errors, and 1e9 / 1e-9 keeps every scaling a normal f32.
+/// Larger alphas are typing errors, and 1e9 / 1e-9 keeps every scaling a normal f32.
 const ALPHA: std::ops::RangeInclusive<f64> = 1e-9..=1e9;
-/// The version of PEFT whose form is written.
+/// The version of PEFT whose format is written.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// `task_type` of the file: what the adapted model gives.
+/// `task_type` of the file: what the adapted model computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Task {
     /// Log-probs of the next token.
     #[default]
     CausalLm,
-    /// One number for a sequence, by a head of the adapter's own: a reward model.
+    /// One number for each sequence, computed by a head in the adapter: a reward model.
     SequenceClassification,
 }
 
@@ -35,15 +35,15 @@ impl Task {
     }
 }
 
-/// What PEFT calls the head of a sequence classifier: it saves a model's own name for it and this one.
+/// PEFT's name for the head of a sequence classifier. PEFT saves this name beside the model's own.
 const HEADS: [&str; 2] = ["classifier", SCORE];
-/// The head's name in every family here.
+/// The head's name in every family of this program.
 pub(super) const SCORE: &str = "score";
 
-/// What an adapter is, besides its values.
+/// Everything about an adapter except its values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraConfig {
-    /// `task_type` of the file; with [`Task::SequenceClassification`] its `modules_to_save` is the score head.
+    /// `task_type` of the file. With [`Task::SequenceClassification`], its `modules_to_save` is the score head.
     pub task: Task,
     /// `r` of the file: rows of A, columns of B.
     pub rank: usize,
@@ -52,21 +52,21 @@ pub struct LoraConfig {
     /// `lora_dropout` of the file: the share of the inputs that training drops.
     pub dropout: f64,
     pub target_modules: Targets,
-    /// Never adapted, whatever `target_modules` says.
+    /// Modules that are never adapted, whatever `target_modules` says.
     pub exclude_modules: Option<ModuleNames>,
     /// Scaling is `alpha / sqrt(rank)`. Source: arXiv 2312.03732.
     pub use_rslora: bool,
-    /// Ranks of modules that differ. The first pattern that matches decides.
+    /// Ranks of modules that differ from `rank`. The first matching pattern decides.
     pub rank_pattern: Vec<(String, usize)>,
-    /// Alphas of modules that differ. The first pattern that matches decides.
+    /// Alphas of modules that differ from `alpha`. The first matching pattern decides.
     pub alpha_pattern: Vec<(String, f64)>,
-    /// Numbers of the layers that are adapted; none and an empty list: all. Beside a list as `target_modules` only.
+    /// Numbers of the adapted layers. `None` and an empty list mean all. Allowed only beside a list as `target_modules`.
     pub layers_to_transform: Option<Vec<usize>>,
-    /// What stands before the number of a layer in a module's name.
+    /// The part of a module's name before the number of the layer.
     pub layers_pattern: Option<Vec<String>>,
     /// The base that the adapter was trained on.
     pub base_model_name_or_path: Option<String>,
-    /// Of the base.
+    /// Revision of the base.
     pub revision: Option<String>,
 }
 
@@ -113,7 +113,7 @@ const IGNORED_KEYS: [&str; 17] = [
     "swift_type",
 ];
 
-/// Keys of methods that are not built, which are fine as long as they hold nothing.
+/// Keys of methods that this program lacks. They are accepted if they hold nothing.
 const NOT_BUILT: [(&str, &str); 19] = [
     ("alora_invocation_tokens", "aLoRA (an adapter that is active after certain tokens)"),
     ("arrow_config", "Arrow (routing between adapters)"),
@@ -136,8 +136,8 @@ const NOT_BUILT: [(&str, &str); 19] = [
     ("velora_config", "VeLoRA"),
 ];
 
-/// Ways to begin that leave the base as it is, so that the adapter fits the base as it is. The others subtract the adapter's
-/// start from the base's weights.
+/// Ways to initialise an adapter that leave the base unchanged. The others subtract the adapter's initial update from the
+/// base's weights, so the adapter would not fit the original base.
 const INITS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 
 impl LoraConfig {
@@ -153,10 +153,10 @@ impl LoraConfig {
         LoraConfig::from_json(&object).map_err(|fault| AdapterError::Config { path: path.to_owned(), fault })
     }
 
-    /// The same from JSON in memory. Keys that are missing have PEFT's defaults, of which `r` and `lora_alpha` are 8.
+    /// Reads the same from JSON in memory. Missing keys have PEFT's defaults; those of `r` and `lora_alpha` are 8.
     ///
     /// # Errors
-    /// [`ConfigFault`] but for those about a model.
+    /// [`ConfigFault`], except the variants about a model.
     pub fn from_json(object: &Map<String, Value>) -> Result<LoraConfig, ConfigFault> {
         let object = Object(object);
         if object.value("peft_type").is_none()
@@ -191,7 +191,7 @@ impl LoraConfig {
             target_modules: match object.names("target_modules")? {
                 Some(ModuleNames::Regex(word)) if word.eq_ignore_ascii_case(ALL_LINEAR) => Targets::AllLinear,
                 Some(names) => Targets::Named(names),
-                // PEFT's default for every family here but Phi-3, which has neither and no default
+                // PEFT's default for every family here except Phi-3, which has neither of them and no default
                 None => Targets::Named(ModuleNames::List(vec!["q_proj".to_owned(), "v_proj".to_owned()])),
             },
             exclude_modules: object.names("exclude_modules")?.filter(|names| match names {
@@ -215,7 +215,7 @@ impl LoraConfig {
         Ok(config)
     }
 
-    /// Checks what does not depend on a model.
+    /// Checks everything that does not depend on a model.
     ///
     /// # Errors
     /// [`ConfigFault::Value`], [`ConfigFault::NeedsList`], [`ConfigFault::PatternAlone`].
@@ -259,18 +259,18 @@ impl LoraConfig {
         Ok(())
     }
 
-    /// What an update of this rank and alpha is multiplied by: `alpha / rank`, with rsLoRA `alpha / sqrt(rank)`.
+    /// Returns the factor of an update of this rank and alpha: `alpha / rank`, with rsLoRA `alpha / sqrt(rank)`.
     pub fn scaling(&self, rank: usize, alpha: f64) -> f32 {
-        // divided in f64 as PEFT does, and rounded once: 1/3 is not exact, and it multiplies every update
+        // divided in f64 as in PEFT, and rounded once: 1/3 is not exact, and it multiplies every update
         let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
         (alpha / divisor) as f32
     }
 
-    /// The file's content: the keys that PEFT 0.21 writes, sorted.
+    /// Returns the file's content: the keys that PEFT 0.21 writes, sorted.
     pub fn to_json(&self) -> Map<String, Value> {
         let text = |text: &Option<String>| text.clone().map_or(Value::Null, Value::String);
         let numbers = |numbers: &Vec<usize>| Value::from(numbers.clone());
-        // in their own order, since the first that matches decides
+        // in their own order, since the first matching pattern decides
         let ranks = self.rank_pattern.iter().map(|(pattern, rank)| (pattern.clone(), Value::from(*rank))).collect();
         let alphas = self.alpha_pattern.iter().map(|(pattern, alpha)| (pattern.clone(), number(*alpha))).collect();
         let target_modules = match &self.target_modules {
@@ -330,7 +330,7 @@ impl LoraConfig {
         entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
-    /// Writes `adapter_config.json`. The file appears whole, or what was there before stays.
+    /// Writes `adapter_config.json`. The whole file appears, or an earlier one stays.
     ///
     /// # Errors
     /// [`AdapterError::Io`].
@@ -344,9 +344,9 @@ impl LoraConfig {
     }
 }
 
-/// An integer where it is one: some readers take no other `lora_alpha`.
+/// Writes a whole number as an integer, since some readers accept no other `lora_alpha`.
 fn number(value: f64) -> Value {
-    // every f64 up to 1e9 that has no fraction is exact as an i64
+    // a whole f64 up to 1e9 is exact as an i64
     if value.fract() == 0.0 { Value::from(value as i64) } else { Value::from(value) }
 }
 
@@ -372,7 +372,7 @@ enum Absent {
     Refused,
 }
 
-/// Typed access to a file that somebody else wrote. Null counts as absent.
+/// Typed access to a file from outside. Null counts as missing.
 struct Object<'a>(&'a Map<String, Value>);
 
 impl<'a> Object<'a> {
@@ -418,7 +418,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// A number stands for a list of itself.
+    /// Reads a list. A single number counts as a list of it.
     fn layers(&self) -> Result<Option<Vec<usize>>, ConfigFault> {
         self.typed("layers_to_transform", "a layer's number or a list of them", |value| match value {
             Value::Array(layers) => layers.iter().map(whole_number).collect(),
@@ -440,7 +440,7 @@ impl<'a> Object<'a> {
         entries.collect()
     }
 
-    /// Refuses a key that holds anything but `only`.
+    /// Refuses a key with another value than `only`.
     fn only(&self, key: &'static str, only: &str, feature: &'static str, absent: Absent) -> Result<(), ConfigFault> {
         match (self.value(key), absent) {
             (None, Absent::Fine) => Ok(()),
@@ -460,7 +460,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Keys of a later PEFT are fine as long as they hold nothing.
+    /// Accepts keys of a later PEFT if they hold nothing.
     fn nothing_unknown(&self) -> Result<(), ConfigFault> {
         const READ: [&str; 15] = [
             "alpha_pattern",
@@ -491,14 +491,14 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Whether `modules_to_save` is the score head and nothing else.
+/// Whether `modules_to_save` names only the score head.
 fn is_score_head(modules: &Value) -> bool {
     let names = modules.as_array().into_iter().flatten().map(Value::as_str);
     names.clone().any(|name| name == Some(SCORE))
         && names.clone().all(|name| name.is_some_and(|name| HEADS.contains(&name)))
 }
 
-/// Null, false, or empty: a method that is not used.
+/// Whether a value is null, false or empty, so that the method is not used.
 fn is_nothing(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -513,12 +513,12 @@ fn whole_number(value: &Value) -> Option<usize> {
     value.as_u64().and_then(|number| usize::try_from(number).ok())
 }
 
-/// A pattern's place in the file, for messages.
+/// Returns a pattern's place in the file, for messages.
 fn in_key(key: &str, pattern: &str) -> String {
     format!("{key}.{}", pattern.chars().take(80).collect::<String>())
 }
 
-/// A value as the file has it, cut where it is long.
+/// Returns a value as in the file. A long one is cut.
 fn shown(value: &Value) -> String {
     const SHOWN: usize = 80;
     let text = value.to_string();

@@ -1,4 +1,4 @@
-//! What can be wrong with an adapter.
+//! Faults of an adapter.
 
 use super::config::Task;
 use super::folder::Instead;
@@ -9,14 +9,14 @@ use align_kernels::KernelError;
 use std::io;
 use std::path::PathBuf;
 
-/// An adapter that was refused or could not be written. Where nothing else is said, the fault is in a file.
+/// An adapter was refused or could not be written. The fault is in a file unless a variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdapterError {
-    /// `adapter_config.json` says something that is wrong or not supported.
+    /// `adapter_config.json` has a wrong or unsupported value.
     #[error("{path}: {fault}")]
     Config { path: PathBuf, fault: ConfigFault },
-    /// The options of a new adapter: the user's flags.
+    /// A user's option for a new adapter is wrong.
     #[error("LoRA options: {0}")]
     Options(ConfigFault),
     /// `adapter_config.json` is not a JSON object.
@@ -30,18 +30,18 @@ pub enum AdapterError {
         /// What the folder holds instead.
         instead: Instead,
     },
-    /// `adapter_model.safetensors` is not sound, or a tensor's number format is none that weights can have.
+    /// `adapter_model.safetensors` is damaged, or a tensor has a number format that weights cannot have.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// A tensor of something that this program does not do.
+    /// A tensor belongs to a method that this program lacks.
     #[error("{path}: tensor `{tensor}` belongs to {feature}, which is not supported; train a plain LoRA adapter")]
     Unsupported { path: PathBuf, tensor: String, feature: &'static str },
-    /// One half of an update.
+    /// One half of an update is missing.
     #[error(
         "{path}: tensor `{tensor}` is there, its partner `{missing}` is not; the file is incomplete, save it again"
     )]
     Partner { path: PathBuf, tensor: String, missing: String },
-    /// Tensors for modules that the model does not have.
+    /// Tensors belong to modules that the model lacks.
     #[error(
         "{path}: {} the model does not have: {}; is this the adapter of another model?",
         counted(*.count, "tensor is for a module that", "tensors are for modules that"), first(.tensors, *.count)
@@ -52,7 +52,7 @@ pub enum AdapterError {
         tensors: Vec<String>,
         count: usize,
     },
-    /// Tensors whose names have an extra, missing or wrong part, as a wrapped model or another program leaves it.
+    /// Names of tensors have an extra, missing or wrong part, left by a wrapped model or another program.
     #[error(
         "{path}: {} PEFT does not read: {misnamed}; save the adapter with save_pretrained of the unwrapped model, or \
          rename the tensors",
@@ -60,11 +60,11 @@ pub enum AdapterError {
     )]
     Misnamed {
         path: PathBuf,
-        /// The first of them.
+        /// The first such name.
         misnamed: Box<Misnamed>,
         count: usize,
     },
-    /// Tensors whose names contain an adapter's name that PEFT does not remove.
+    /// Names of tensors contain an adapter's name that PEFT does not remove.
     #[error(
         "{path}: {}; PEFT reads names without one, or with `default`, and leaves the others out: keep one adapter in \
          the file, with `.weight` straight after `lora_A` and `lora_B`", adapter_names(.named, *.others)
@@ -76,10 +76,10 @@ pub enum AdapterError {
         /// Whether PEFT reads other tensors of the file.
         others: bool,
     },
-    /// One matrix under two names.
+    /// The file has one matrix under two names.
     #[error("{path}: `{tensor}` and `{other}` are the same matrix; the file is a mix of two, save the adapter again")]
     Twice { path: PathBuf, tensor: String, other: String },
-    /// Modules that the file has and the configuration leaves out.
+    /// The file has modules that the configuration leaves out.
     #[error(
         "{path}: {} that target_modules of adapter_config.json leaves out: {}; the two files are from different runs",
         counted(*.count, "module", "modules"), first(.modules, *.count)
@@ -90,7 +90,7 @@ pub enum AdapterError {
         modules: Vec<String>,
         count: usize,
     },
-    /// Modules that the configuration has and the file leaves out.
+    /// The configuration has modules that the file leaves out.
     #[error(
         "{path}: {} that adapter_config.json targets {} no tensors: {}; the file is incomplete, or of another run",
         counted(*.count, "module", "modules"), if *.count == 1 { "has" } else { "have" }, first(.modules, *.count)
@@ -101,38 +101,38 @@ pub enum AdapterError {
         modules: Vec<String>,
         count: usize,
     },
-    /// Another rank than the configuration's.
+    /// A tensor has another rank than the configuration.
     #[error(
         "{path}: tensor `{tensor}` is {found:?}, of rank {found_rank}; adapter_config.json says rank {expected}; \
          the two files are from different runs"
     )]
     Rank { path: PathBuf, tensor: String, found: Vec<usize>, found_rank: usize, expected: usize },
-    /// Another width than the model's.
+    /// A tensor has another width than the model.
     #[error(
         "{path}: tensor `{tensor}` is {found:?}, this model needs {expected:?}; is this the adapter of another model?"
     )]
     Shape { path: PathBuf, tensor: String, found: Vec<usize>, expected: [usize; 2] },
-    /// A reward model's adapter where log-probs are wanted, or the reverse.
+    /// A reward model's adapter where a language model's is needed, or the reverse.
     #[error("{path}: `task_type` is {}: {}", .found.name(), task_hint(*.needed))]
     Task { path: PathBuf, found: Task, needed: Task },
-    /// A reward model without its head.
+    /// A reward model lacks its head.
     #[error(
         "{path}: `{tensor}` is missing, the score head that `task_type` SEQ_CLS in adapter_config.json promises; save the adapter \
          again with \"score\" in `modules_to_save`"
     )]
     NoScoreHead { path: PathBuf, tensor: String },
-    /// A head of another width than the model's, or of several numbers.
+    /// A head has another width than the model, or more than one output.
     #[error(
         "{path}: tensor `{tensor}` is {found:?}, the score head of a reward model on this model is [1, {hidden_size}]; is this the \
          adapter of another model, or a classifier of several labels?"
     )]
     ScoreHead { path: PathBuf, tensor: String, found: Vec<usize>, hidden_size: usize },
-    /// NaN or infinity.
+    /// A value is NaN or infinite.
     #[error(
         "{path}: `{tensor}` holds {value} at element {element}; the run that wrote it diverged, take an earlier checkpoint"
     )]
     NonFinite { path: PathBuf, tensor: String, element: usize, value: f32 },
-    /// A file or folder that cannot be written.
+    /// A file or folder cannot be written.
     #[error("{path}: cannot {action}: {source}; what was there before stays")]
     Io { path: PathBuf, action: &'static str, source: io::Error },
     /// The tensors cannot be written.
@@ -142,7 +142,7 @@ pub enum AdapterError {
     Kernel(#[from] KernelError),
 }
 
-/// What is wrong with a LoRA configuration. Keys are those of `adapter_config.json`.
+/// A fault of a LoRA configuration. Keys are those of `adapter_config.json`.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigFault {
@@ -170,9 +170,9 @@ pub enum ConfigFault {
     #[error("`target_modules` {targets} matches no linear layer of this model{hint}; they are {modules}")]
     NothingMatches {
         targets: String,
-        /// What else takes part in the choice.
+        /// The other keys that take part in the choice.
         hint: &'static str,
-        /// Names with `N` for the layer's number.
+        /// Names, with `N` for the layer's number.
         modules: String,
     },
     #[error("`target_modules` matches `{module}`: adapters on embeddings are not supported; leave it out")]
@@ -183,7 +183,7 @@ fn counted(n: usize, one: &str, several: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { several })
 }
 
-/// The names shown of a list of `count`.
+/// Writes the names that are shown of a list of `count`.
 fn first(names: &[String], count: usize) -> String {
     let more = if names.len() < count { ", ..." } else { "" };
     format!("{}{more}", names.join(", "))

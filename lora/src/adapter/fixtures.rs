@@ -1,4 +1,4 @@
-//! Adapters and models for the tests: those of `tests/goldens/`, and copies of them that a test may spoil.
+//! Adapters and models for the tests: those of `tests/goldens/`, and copies that a test may damage.
 
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{Dtype, SafetensorsFile, SafetensorsWriter, TensorSpec, ValueCheck, WeightFiles};
@@ -30,7 +30,7 @@ pub fn load_model(dir: &Path) -> Model {
     Model::load(&device(), config, &WeightFiles::open(dir, ValueCheck::Finite).unwrap()).unwrap()
 }
 
-/// Model directory and adapter directory of every golden adapter whose model is here.
+/// Returns model directory and adapter directory of every golden adapter whose model is in the repository.
 pub fn golden_adapters() -> Vec<(PathBuf, PathBuf)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(goldens()).unwrap() {
@@ -55,7 +55,7 @@ pub fn golden_adapters() -> Vec<(PathBuf, PathBuf)> {
     found
 }
 
-/// A tensor as a file has it.
+/// A tensor of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RawTensor {
     pub name: String,
@@ -72,7 +72,7 @@ impl RawTensor {
     }
 }
 
-/// All tensors of a file, in its order, and its metadata.
+/// Returns all tensors of a file, in its order, and its metadata.
 pub fn read_tensors(path: &Path) -> (Vec<RawTensor>, BTreeMap<String, String>) {
     let file = SafetensorsFile::open(path).unwrap();
     let raw = file.tensors().iter().map(|tensor| RawTensor {
@@ -119,7 +119,7 @@ impl Spoilt {
     }
 }
 
-/// Every file under `dir` with its content, by path.
+/// Returns every file under `dir` with its content, by path.
 pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(dir: &Path, top: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
         for entry in std::fs::read_dir(dir).unwrap() {

@@ -5,13 +5,13 @@ use align_engine::model::{REFERENCE, folders_with};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// The file of the values.
+/// The file with the values.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// The file of the configuration.
+/// The file with the configuration.
 pub const CONFIG: &str = "adapter_config.json";
-/// The file of the values in older adapters: a Python pickle. Reading one can run code.
+/// The file with the values in older adapters: a Python pickle. Reading one can run code.
 const PICKLE: &str = "adapter_model.bin";
-/// The files of the values in mlx-lm's adapters.
+/// The files with the values in mlx-lm's adapters.
 const MLX: [&str; 2] = ["adapters.safetensors", "adapters.npz"];
 
 /// What a folder holds instead of an adapter's files.

@@ -1,8 +1,7 @@
 //! Merging an adapter into its base: a model directory like the base's, with `W + scaling * B·A` in place of `W`.
 //!
-//! Streaming: a tensor is read from the mapped file, computed in pieces of some rows and written, so that the memory needed
-//! does not grow with the model. All is written into a folder beside the output, which gets the output's name when it is
-//! complete.
+//! Tensors are read from the mapped file, computed in pieces of some rows and written one by one, so the memory does not grow
+//! with the model. Everything is written into a folder beside the output, which gets the output's name once it is complete.
 
 mod copies;
 mod index;
@@ -33,8 +32,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-/// Elements of a tensor that are computed at once: 16 MiB as f32, far more than a product needs to run at full speed. In tests
-/// small, so that the tiny models have tensors of several pieces.
+/// Elements of a tensor that are computed at once: 16 MiB as f32, far more than a product needs to run at full speed. It is
+/// small in tests, so that the tiny models have tensors of several pieces.
 const PIECE: usize = if cfg!(test) { 1 << 11 } else { 1 << 22 };
 /// Elements that one thread adds and rounds at a time.
 const TASK: usize = if cfg!(test) { 1 << 8 } else { 1 << 15 };
@@ -53,7 +52,7 @@ pub struct Merge<'a> {
     pub chat_template: Option<&'a TemplateSources>,
 }
 
-/// What happens to an output directory that is there already and not empty.
+/// What happens to an output directory that is not empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
     /// It stays, and the merge is refused.
@@ -67,17 +66,17 @@ pub enum Existing {
 pub struct MergeReport {
     /// Matrices that an update was added to.
     pub merged: usize,
-    /// Number of them for parts that this program does not run, such as a vision tower.
+    /// How many of them belong to parts that this program does not run, such as a vision tower.
     pub not_run: usize,
     /// Their elements.
     pub elements: u64,
-    /// Those of the elements that are another number than before: a small update can vanish when a 16-bit weight is rounded.
+    /// How many of the elements changed. A small update can vanish when a 16-bit weight is rounded.
     pub changed: u64,
-    /// Largest absolute value that was added.
+    /// Largest absolute value of an update.
     pub max_delta: f32,
-    /// Bytes of all tensors written, those that no update was added to included.
+    /// Bytes of all written tensors, including those without an update.
     pub bytes: u64,
-    /// Other files that were copied. config.json and the index of shards may be rewritten to fit the weights.
+    /// Other files that were copied. `config.json` and the index of shards may be rewritten to fit the weights.
     pub copied: usize,
     /// Paths within the base's directory that were not copied: other forms of the weights, which lack the update; files of an
     /// adapter and of a training run; folders of version control and download tools; links to folders, and broken links.
@@ -94,7 +93,7 @@ pub struct MergeReport {
     pub notes: Vec<ModelNote>,
 }
 
-/// A merge that was refused or failed. The output directory is as it was before.
+/// A merge was refused or failed. The output directory is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MergeError {
@@ -117,7 +116,8 @@ pub enum MergeError {
          the weights are damaged, or the adapter is from a run that diverged"
     )]
     NonFinite { path: PathBuf, tensor: String, element: usize, base: f32, delta: f32, dtype: WeightDtype },
-    /// An update for a part that this program does not run. The base's files lack the tensor, or have it in another shape.
+    /// An update belongs to a part that this program does not run, and the base's files lack the tensor or have it in another
+    /// shape.
     #[error(
         "{path}: the update of `{tensor}` {:?} and its A {:?} {}; is this the adapter of another model?",
         .shapes[0], .shapes[1], not_run_hint(.found.as_deref())
@@ -128,7 +128,7 @@ pub enum MergeError {
         tensor: String,
         /// Of B and of A.
         shapes: [Vec<usize>; 2],
-        /// The tensor of the base to which it belongs.
+        /// The base's tensor to which the update belongs.
         found: Option<Box<(String, Vec<usize>)>>,
     },
     #[error("{output}: not written: cannot {action} {path}: {source}; what was there before stays")]
@@ -145,14 +145,14 @@ fn not_run_hint(found: Option<&(String, Vec<usize>)>) -> String {
 }
 
 impl Merge<'_> {
-    /// Does it. `progress` is told the bytes of tensors written so far and of all.
+    /// Merges. `progress` receives the bytes of tensors written so far, and of all.
     ///
     /// # Errors
-    /// [`MergeError`]. Whatever the error, the output directory is as it was before.
+    /// [`MergeError`]. Whatever the error, the output directory is unchanged.
     pub fn run(self, device: &Device, progress: &mut dyn FnMut(u64, u64)) -> Result<MergeReport, MergeError> {
         self.check_output()?;
         let base = Base::open(self.model)?;
-        // a language model has no place for a score head
+        // a merged language model cannot hold a score head
         let wanted = Wanted { task: Some(Task::CausalLm), hidden_size: base.config.hidden_size };
         let Contents { config, updates, not_run, base: trained_on, .. } =
             peft::read(self.adapter, &base.linears, base.config.module_prefix, wanted)?;
@@ -160,7 +160,7 @@ impl Merge<'_> {
         for update in updates {
             let linear = &base.linears[update.choice.linear];
             let tensor = &base.tensors[update.choice.linear];
-            // what is checked here is checked before anything is written
+            // these checks run before anything is written
             base.files.frozen(device, tensor, [linear.out_features, linear.in_features])?;
             let delta = Delta {
                 rank: update.choice.rank,
@@ -252,12 +252,12 @@ impl Merge<'_> {
         MergeError::Io { output: self.output.to_owned(), action, path: path.to_owned(), source }
     }
 
-    /// Refuses an output that holds something, or that would replace what is read.
+    /// Refuses an output that is not empty, or that would replace an input.
     fn check_output(&self) -> Result<(), MergeError> {
         let output = self.output.to_owned();
         let resolved = resolve(self.output);
         for input in [self.model, self.adapter] {
-            // an input that is not there is reported by whoever reads it
+            // a missing input is reported where it is read
             let Ok(canonical) = std::fs::canonicalize(input) else { continue };
             let inside_model = input == self.model && resolved.starts_with(&canonical);
             if inside_model || canonical.starts_with(&resolved) {
@@ -278,7 +278,7 @@ impl Merge<'_> {
         }
     }
 
-    /// Copies what is in `folder`, a path within the base's directory, but for the weights.
+    /// Copies everything in `folder`, a path within the base's directory, except the weights.
     fn copy_others(
         &self,
         files: &WeightFiles,
@@ -338,7 +338,7 @@ impl Merge<'_> {
         Ok(())
     }
 
-    /// Writes a file of tensors: the same names in the same order, in the same number formats, with the same metadata.
+    /// Writes a file of tensors with the same names, order, number formats and metadata.
     fn write_shard(
         &self,
         device: &Device,
@@ -395,9 +395,9 @@ impl Merge<'_> {
         writer.finish().map_err(write_error)
     }
 
-    /// Gives the finished folder the output's name. An old output is set aside until that is done.
+    /// Gives the finished folder the output's name. An old output is set aside until then.
     fn put_in_place(&self, staged: TempDir, parent: &Path) -> Result<(), MergeError> {
-        // of the folder itself, if the output is a link to one
+        // if the output is a link to a folder, this is about the folder itself
         let output = resolve(self.output);
         let old = match output.exists() {
             true => {
@@ -411,7 +411,7 @@ impl Merge<'_> {
         };
         if let Err(error) = std::fs::rename(staged.path(), &output) {
             if let Some((aside, old)) = old {
-                // if even this fails, the old folder stays where it was set aside, and must not be removed with it
+                // if even this fails, the old folder stays aside and must not be removed
                 if std::fs::rename(&old, &output).is_err() {
                     let kept = aside.keep().join("old");
                     return Err(self.io("put back what is now in", &kept, error));
@@ -419,13 +419,13 @@ impl Merge<'_> {
             }
             return Err(self.io("rename the finished folder to", &output, error));
         }
-        // it has its new name: nothing is left to remove
+        // it has its new name, so nothing is left to remove
         let _ = staged.keep();
         sync(parent).map_err(|error| self.io("write to the disk", parent, error))
     }
 }
 
-/// Copies `config.json` without the keys that say that the weights are quantised, since merged weights are not. Replaces a class
+/// Copies `config.json` without the keys that claim a quantisation, since merged weights are not quantised. Replaces a class
 /// that other programs do not know.
 fn write_config(source: &Path, target: &Path, report: &mut MergeReport) -> io::Result<()> {
     let bytes = std::fs::read(source)?;
@@ -434,7 +434,7 @@ fn write_config(source: &Path, target: &Path, report: &mut MergeReport) -> io::R
         return std::fs::write(target, bytes);
     };
     report.config_keys = copies::without_quantisation(&mut config);
-    // cannot fail: it has just been read as a model's
+    // cannot fail: it has just been read as a model's configuration
     let architecture = families::architecture_to_name(&ConfigJson::new(source, config.clone())).ok().flatten();
     if let Some(name) = architecture {
         config.insert("architectures".to_owned(), vec![name].into());
@@ -457,7 +457,7 @@ struct Base {
 impl Base {
     fn open(dir: &Path) -> Result<Base, MergeError> {
         let config = ModelConfig::open(dir)?;
-        // values are looked at as they are merged
+        // values are checked when they are merged
         let files = WeightFiles::open(dir, ValueCheck::Skip)?;
         let layout = Layout::fitted(&config, &files)?;
         let projections = config.projections();
@@ -480,7 +480,7 @@ struct Delta {
 }
 
 impl Delta {
-    /// Rows `first_row..first_row + rows` of `scaling * B·A`.
+    /// Computes the rows `first_row..first_row + rows` of `scaling * B·A`.
     fn rows(&self, device: &Device, first_row: usize, rows: usize) -> Result<Vec<f32>, KernelError> {
         let mut delta = device.alloc("merge.delta", rows * self.in_features)?;
         let lora_b: Slice<'_, f32> = self.lora_b.view();
@@ -500,7 +500,7 @@ impl Delta {
     }
 }
 
-/// What adding showed.
+/// What the addition found.
 struct Sums {
     /// The first element whose sum is NaN or infinite.
     nonfinite: Option<usize>,
@@ -508,7 +508,7 @@ struct Sums {
     max_delta: f32,
 }
 
-/// `merged = weights + delta` in f32, rounded once to the format of `weights`.
+/// Computes `merged = weights + delta` in f32, rounded once to the format of `weights`.
 fn add(device: &Device, dtype: WeightDtype, weights: &[u8], delta: &[f32], merged: &mut Vec<u8>) -> Sums {
     merged.resize(weights.len(), 0);
     let size = dtype.bytes();
@@ -538,7 +538,7 @@ fn add(device: &Device, dtype: WeightDtype, weights: &[u8], delta: &[f32], merge
     })
 }
 
-/// The number at the beginning of `bytes`, little endian.
+/// Reads the number at the beginning of `bytes`, little endian.
 fn widen(dtype: WeightDtype, bytes: &[u8]) -> f32 {
     match dtype {
         WeightDtype::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
@@ -547,7 +547,7 @@ fn widen(dtype: WeightDtype, bytes: &[u8]) -> f32 {
     }
 }
 
-/// Stores `value` in the format, and gives what was stored.
+/// Stores `value` in the format and returns what was stored.
 fn narrow(dtype: WeightDtype, value: f32, bytes: &mut [u8]) -> f32 {
     match dtype {
         WeightDtype::F32 => {
@@ -567,7 +567,7 @@ fn narrow(dtype: WeightDtype, value: f32, bytes: &mut [u8]) -> f32 {
     }
 }
 
-/// The path with links followed, as far as it is there.
+/// Follows the links of a path as far as it exists.
 fn resolve(path: &Path) -> PathBuf {
     if let Ok(resolved) = std::fs::canonicalize(path) {
         return resolved;
@@ -584,20 +584,20 @@ fn temporary_folder(parent: &Path) -> io::Result<TempDir> {
     builder.prefix(".tmp-");
     #[cfg(unix)]
     {
-        // as create_dir: the umask decides who may read it
+        // as with create_dir, the umask decides who may read it
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(std::fs::Permissions::from_mode(0o777));
     }
     builder.tempdir_in(parent)
 }
 
-/// Puts a file or a folder's list of files on the disk.
+/// Flushes a file, or a folder's list of files, to the disk.
 #[cfg(unix)]
 fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Folders cannot be opened as files here, and files only to write; the system writes in order.
+/// Does nothing: this system opens no folders as files, and it writes in order.
 #[cfg(not(unix))]
 fn sync(_: &Path) -> io::Result<()> {
     Ok(())

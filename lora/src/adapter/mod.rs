@@ -1,4 +1,4 @@
-//! LoRA adapters: what they are, which layers they are on, their PEFT files, and merging them into the base.
+//! LoRA adapters: their configuration, the layers that they change, their PEFT files, and merging them into the base.
 
 mod config;
 mod error;
@@ -34,7 +34,7 @@ pub struct Adapter {
     device: Device,
     config: LoraConfig,
     set: Arc<AdapterSet>,
-    /// The tensors' names in PEFT's file, by [`ParamId`].
+    /// The names of the tensors in PEFT's file, by [`ParamId`].
     keys: Vec<String>,
     /// Updates of parts that this program does not run. They are written with the adapter.
     not_run: Vec<NotRun>,
@@ -43,14 +43,14 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// An adapter that changes nothing yet: A is uniform within `1 / sqrt(in_features)`, B is zero. The values of a module
-    /// depend on the seed and on its place in the model, not on the other targets.
+    /// Makes a fresh adapter, which changes nothing yet: A is uniform within `1 / sqrt(in_features)`, B is zero. The values
+    /// of a module depend on the seed and on its place in the model, not on the other targets.
     ///
-    /// `all-linear` becomes the list of names that it stands for, so that the written configuration is read alike everywhere.
+    /// `all-linear` becomes the list of names that it stands for, so that every program reads the written configuration alike.
     ///
-    /// With [`Task::SequenceClassification`] it has a score head of zeros: every reward is exactly 0, so that the first loss is
-    /// exactly `ln 2` and no answer is preferred by chance (transformers draws normal numbers instead). The layers' updates
-    /// have a gradient from the second step on.
+    /// With [`Task::SequenceClassification`] it has a score head of zeros. So every reward is exactly 0, the first loss is
+    /// exactly `ln 2`, and no answer is preferred by chance (transformers draws normal numbers instead). The updates of the
+    /// layers have a gradient from the second step on.
     ///
     /// # Errors
     /// [`AdapterError::Options`], [`AdapterError::Kernel`].
@@ -79,24 +79,24 @@ impl Adapter {
         Ok(Adapter::on_device(model.device(), linears, config, updates, score_head)?)
     }
 
-    /// Reads the adapter of a language model that PEFT or [`Adapter::save`] wrote to `dir`. Values in 16 bits are widened.
+    /// Reads the adapter of a language model from `dir`, as PEFT or [`Adapter::save`] wrote it. Values in 16 bits are widened.
     ///
     /// # Errors
-    /// Every variant of [`AdapterError`] that speaks of reading: the adapter must fit the model and its configuration exactly,
-    /// and have no score head.
+    /// Every variant of [`AdapterError`] about reading. The adapter must fit the model and its configuration exactly, and
+    /// have no score head.
     pub fn load(model: &Model, dir: &Path) -> Result<Adapter, AdapterError> {
         Adapter::read(model, dir, Some(Task::CausalLm))
     }
 
-    /// The same for the adapter of a reward model.
+    /// Reads the adapter of a reward model.
     ///
     /// # Errors
-    /// As [`Adapter::load`], but that a score head must be there.
+    /// As [`Adapter::load`], but a score head is required.
     pub fn load_reward_model(model: &Model, dir: &Path) -> Result<Adapter, AdapterError> {
         Adapter::read(model, dir, Some(Task::SequenceClassification))
     }
 
-    /// The same for an adapter of either kind.
+    /// Reads an adapter of either kind.
     ///
     /// # Errors
     /// As [`Adapter::load`].
@@ -138,8 +138,8 @@ impl Adapter {
         Ok(Adapter { device: device.clone(), config, set: Arc::new(set), keys, not_run: Vec::new(), base: None })
     }
 
-    /// Writes `adapter_model.safetensors` and `adapter_config.json` into `dir`, which is made if need be. Each file appears
-    /// whole, or what was there before stays.
+    /// Writes `adapter_model.safetensors` and `adapter_config.json` into `dir`, which is made if it is missing. Each whole file
+    /// appears, or an earlier one stays.
     ///
     /// # Errors
     /// [`AdapterError::Io`], [`AdapterError::Write`]; [`AdapterError::NonFinite`] for values that [`Adapter::load`] would
@@ -158,7 +158,7 @@ impl Adapter {
         self.config.write(&dir.join(folder::CONFIG))
     }
 
-    /// Sets the dropout that training is to use, as the written configuration will say.
+    /// Sets the dropout of training, which the written configuration names.
     ///
     /// # Errors
     /// [`AdapterError::Options`] for a share outside 0 to 1.
@@ -174,7 +174,8 @@ impl Adapter {
         self.base = Some(hash.to_string());
     }
 
-    /// Returns the [`base_hash`] of the base that it was trained on. `None` if its file does not say, like those of other programs.
+    /// Returns the [`base_hash`] of the base that it was trained on. `None` if its file does not say, like those of other
+    /// programs.
     pub fn base(&self) -> Option<&str> {
         self.base.as_deref()
     }
@@ -185,32 +186,32 @@ impl Adapter {
         self.not_run.len()
     }
 
-    /// What it is.
+    /// Returns its configuration.
     pub fn config(&self) -> &LoraConfig {
         &self.config
     }
 
-    /// Its values, as the forward pass takes them.
+    /// Returns its values as the forward pass takes them.
     pub fn set(&self) -> &Arc<AdapterSet> {
         &self.set
     }
 
-    /// Its parameters with their names in PEFT's file, in the order of their ids: the model's order, A before B, the
+    /// Returns its parameters with their names in PEFT's file, in the order of their ids: the model's order, A before B, the
     /// score head last.
     pub fn params(&self) -> impl Iterator<Item = (String, &Param)> {
         let params = self.set.iter().flat_map(|(_, update)| [&update.lora_a, &update.lora_b]);
         self.keys.iter().cloned().zip(params.chain(self.set.score_head()))
     }
 
-    /// Number of elements of all its parameters.
+    /// Returns the number of elements of all its parameters.
     pub fn trainable_parameters(&self) -> usize {
         self.params().map(|(_, param)| param.len()).sum()
     }
 
-    /// A copy of the values that training does not change: the reference of a run that starts from this adapter.
+    /// Copies the values. Training does not change the copy: it is the reference of a run that starts from this adapter.
     ///
     /// # Errors
-    /// [`AdapterError::Kernel`] if there is no room for it.
+    /// [`AdapterError::Kernel`] if the memory is too small.
     pub fn snapshot(&self) -> Result<Arc<AdapterSet>, AdapterError> {
         let copy = |param: &Param| Param::new(&self.device, param.id(), param.shape(), &param.read().download());
         let mut set = AdapterSet::clone(&self.set);
@@ -225,7 +226,7 @@ impl Adapter {
     }
 }
 
-/// The step in the keys of the initial values: no optimiser step has this number, so no dropout mask repeats their random
+/// The step in the keys of the initial values. No optimiser step has this number, so no dropout mask repeats their random
 /// words.
 const INITIALISATION: u64 = u64::MAX;
 

@@ -1,9 +1,9 @@
-//! How PEFT names the tensors of an adapter, and what is wrong with a name that it does not read.
+//! How PEFT names the tensors of an adapter, and the fault of a name that PEFT does not read.
 //!
 //! The usual name is `base_model.model.` + module + `.lora_A.weight`. Files that were written from the state of a running model
-//! have the adapter's name before `weight`; PEFT also reads names with `default` there. Some programs leave traces of wrappers in
-//! the names (`torch.compile`, FSDP, gradient checkpointing). PEFT ignores names that it does not know, so the base would answer
-//! without the adapter.
+//! have the adapter's name before `weight`; PEFT also reads names with `default` there. Some programs leave traces of
+//! wrappers in the names (`torch.compile`, FSDP, gradient checkpointing). PEFT ignores names that it does not know, so the
+//! base would answer without the adapter.
 //!
 //! The modules of a model that also sees images were called `language_model.model.layers.N` until transformers 4.52, and
 //! `model.language_model.layers.N` since (huggingface/transformers#38927).
@@ -17,7 +17,7 @@ use std::fmt;
 const PREFIX: &str = "base_model.model.";
 /// The adapter's name that PEFT accepts in a file.
 const DEFAULT: &str = "default";
-/// What stands before `layers.` in a model that also reads images, in current and in older files.
+/// The part before `layers.` in a model that also reads images, in current and in older files.
 const WRAPPED: &str = "model.language_model.";
 const WRAPPED_BEFORE: &str = "language_model.model.";
 /// Parts of such a model that text does not pass through. Older files have them without `model.`.
@@ -79,14 +79,14 @@ pub(super) fn parts(tensor: &str) -> Option<Parts<'_>> {
     })
 }
 
-/// What a module of a file is in a model.
+/// The counterpart of a file's module in a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
     /// This linear layer, as an index into [`Modules::linears`].
     Linear(usize),
     /// A part that this program does not run.
     NotRun,
-    /// The model does not have it.
+    /// The model lacks it.
     Nowhere,
 }
 
@@ -178,7 +178,7 @@ pub struct Misnamed {
     pub expected: String,
 }
 
-/// What is wrong with a name.
+/// The fault of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NameFault {
     TooMuch {
@@ -187,7 +187,7 @@ pub enum NameFault {
     Missing {
         part: String,
     },
-    /// What stands before `layers.`, and what should stand there.
+    /// The part before `layers.`, and what it should be.
     Instead {
         found: String,
         expected: String,
@@ -208,8 +208,8 @@ impl fmt::Display for Misnamed {
     }
 }
 
-/// Returns a name of a module, or of a tensor without `.weight`, that is the same for older and newer files of a model that also
-/// reads images.
+/// Returns a name of a module, or of a tensor without `.weight`, that is the same for older and newer files of a model that
+/// also reads images.
 pub(super) fn shared_name(module: &str) -> String {
     let inner = module.strip_prefix("model.").unwrap_or(module);
     inner.replacen("vision_tower.vision_model.", "vision_tower.", 1)

@@ -1,7 +1,7 @@
-//! `adapter_model.safetensors` as PEFT names and shapes its tensors, both ways.
+//! Reads and writes `adapter_model.safetensors`, with PEFT's names and shapes of tensors.
 //!
-//! `base_model.model.` + module + `.lora_A.weight` `[rank, in_features]` and `.lora_B.weight` `[out_features, rank]`; of a
-//! reward model `base_model.model.score.weight` `[1, hidden_size]` too. What other names are read is in `names.rs`.
+//! `base_model.model.` + module + `.lora_A.weight` `[rank, in_features]` and `.lora_B.weight` `[out_features, rank]`; for a
+//! reward model also `base_model.model.score.weight` `[1, hidden_size]`. `names.rs` knows the other names that are read.
 
 use super::config::{LoraConfig, Task};
 use super::error::AdapterError;
@@ -31,10 +31,10 @@ pub(super) struct Contents {
     pub base: Option<String>,
 }
 
-/// What a file is read for.
+/// What the file must be for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
-    /// None: any.
+    /// `None` for any task.
     pub task: Option<Task>,
     /// Of the model.
     pub hidden_size: usize,
@@ -66,7 +66,7 @@ pub(super) struct NotRun {
 /// Reads both files of the adapter in `dir` for a model with these linear layers.
 ///
 /// # Errors
-/// Every variant of [`AdapterError`] that speaks of reading.
+/// Every variant of [`AdapterError`] about reading.
 pub(super) fn read(dir: &Path, linears: &[LinearInfo], prefix: &str, wanted: Wanted) -> Result<Contents, AdapterError> {
     let config_path = dir.join(CONFIG);
     let weights_path = dir.join(WEIGHTS);
@@ -82,7 +82,7 @@ pub(super) fn read(dir: &Path, linears: &[LinearInfo], prefix: &str, wanted: Wan
     let found = Found::sort(&file, &modules, config.task)?;
     found.check_modules(&choices, &modules)?;
     found.check_spellings()?;
-    // by the file's names, or by the model's current ones
+    // patterns match the file's names, or the model's current ones
     let names: Vec<&str> = found.not_run.keys().copied().collect();
     let now: Vec<String> = names.iter().map(|name| format!("model.{}", shared_name(name))).collect();
     let mut chosen = config.choose_any(&names).map_err(in_config)?;
@@ -111,7 +111,7 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    /// Refuses tensors that belong to no linear layer nor to the head of the task, and halves without the other.
+    /// Refuses tensors that belong neither to a linear layer nor to the head of the task, and single halves of updates.
     fn sort(file: &'a SafetensorsFile, modules: &Modules<'_>, task: Task) -> Result<Found<'a>, AdapterError> {
         let places = Places::new(modules);
         let path = || file.path().to_owned();
@@ -179,7 +179,7 @@ impl<'a> Found<'a> {
         Ok(found)
     }
 
-    /// Refuses two updates of a module that is not run, under its older and its newer name: one of them would be lost.
+    /// Refuses two updates of a module that is not run, under its older and its newer name, since one of them would be lost.
     fn check_spellings(&self) -> Result<(), AdapterError> {
         let mut modules: BTreeMap<String, &TensorInfo> = BTreeMap::new();
         for (module, halves) in &self.not_run {
@@ -192,7 +192,7 @@ impl<'a> Found<'a> {
         Ok(())
     }
 
-    /// Returns the updates of modules that are not run. `chosen` has the rank and scaling that the configuration gives each.
+    /// Returns the updates of modules that are not run. `chosen` has the rank and scaling that the configuration gives to each.
     fn not_run(&self, chosen: &[Option<Choice>]) -> Result<Vec<NotRun>, AdapterError> {
         let path = || self.file.path().to_owned();
         let left_out: Vec<&&str> =
@@ -233,7 +233,7 @@ impl<'a> Found<'a> {
         updates.collect()
     }
 
-    /// Refuses a file whose modules are not those of the configuration.
+    /// Refuses a file with other modules than the configuration's.
     fn check_modules(&self, choices: &[Choice], modules: &Modules<'_>) -> Result<(), AdapterError> {
         let chosen: BTreeSet<usize> = choices.iter().map(|choice| choice.linear).collect();
         let held: BTreeSet<usize> = self.halves.keys().map(|&(linear, _)| linear).collect();
@@ -271,7 +271,7 @@ impl<'a> Found<'a> {
         Ok(values)
     }
 
-    /// The values of a tensor of this shape, of which dimension `rank_dim` is the rank.
+    /// Returns the values of a tensor with this shape; dimension `rank_dim` is the rank.
     fn values(&self, tensor: &TensorInfo, expected: [usize; 2], rank_dim: usize) -> Result<Vec<f32>, AdapterError> {
         let path = || self.file.path().to_owned();
         let (found, name) = (tensor.shape.clone(), tensor.name.clone());
@@ -291,7 +291,7 @@ impl<'a> Found<'a> {
     }
 }
 
-/// What a tensor is part of, if it is not of a LoRA update of the decoder's linear layers. `module`: of such an update.
+/// Returns the method to which a tensor belongs, if it is not part of a LoRA update of a linear layer.
 fn foreign(tensor: &str, module: Option<&str>) -> Option<&'static str> {
     const EMBEDDING: &str = "an adapter on an embedding (`embed_tokens`, `lm_head`)";
     let is_embedding = |module: &str| {
@@ -340,8 +340,8 @@ impl fmt::Debug for Tensor {
     }
 }
 
-/// Writes the file of the values: f32, sorted by name as PEFT does, with the hash of the base in its header. The file appears
-/// whole. If writing fails, an existing one stays.
+/// Writes the file of the values: f32, sorted by name as in PEFT, with the hash of the base in its header. The whole file
+/// appears, or an earlier one stays.
 ///
 /// # Errors
 /// [`AdapterError::NonFinite`], [`AdapterError::Write`].

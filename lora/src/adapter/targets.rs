@@ -1,14 +1,14 @@
-//! Which linear layers an adapter is on, exactly as PEFT 0.21 decides it, and with which rank and alpha.
+//! Which linear layers an adapter changes, exactly as PEFT 0.21 decides it, and with which rank and alpha.
 //!
-//! Source: peft `tuners/tuners_utils.py`, `check_target_module_exists`; `utils/other.py`, `get_pattern_key`. A list entry names
-//! a module or an ending of it that starts after a dot; a string is a regular expression that must match the whole name.
+//! Source: peft `tuners/tuners_utils.py`, `check_target_module_exists`; `utils/other.py`, `get_pattern_key`. An entry of a
+//! list is a module's name or an ending of it after a dot. A string is a regular expression that must match the whole name.
 //!
-//! Patterns are Python's. They run on `fancy-regex`, which has lookaround and backreferences. It differs from Python where no
-//! sensible pattern goes: `[`, `&&`, `--` and `~~` inside a character class mean set operations and need a backslash, and a
-//! brace that begins no repetition needs one too. A pattern that backtracks more than a million steps is refused.
+//! Patterns are Python's. They run on `fancy-regex`, which has lookaround and backreferences. It differs from Python only in
+//! odd patterns: `[`, `&&`, `--` and `~~` inside a character class mean set operations and need a backslash, and so does a
+//! brace that begins no repetition. A pattern that backtracks more than a million steps is refused.
 //!
-//! One difference from PEFT is meant: where a pattern also matches modules that are no linear layers (norms, whole blocks),
-//! PEFT stops with an error, and here the linear layers are taken.
+//! One difference from PEFT is intended: if a pattern also matches modules that are no linear layers (norms, whole blocks),
+//! PEFT stops with an error, and this program takes the linear layers.
 
 use super::config::LoraConfig;
 use super::error::ConfigFault;
@@ -21,16 +21,16 @@ use std::str::FromStr;
 /// Which modules get an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Targets {
-    /// Every linear layer but the output embedding.
+    /// Every linear layer except the output embedding.
     AllLinear,
-    /// Those that the names choose.
+    /// The layers that the names choose.
     Named(ModuleNames),
 }
 
 /// A choice of modules by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModuleNames {
-    /// Modules of these names, or whose names end in one of these after a dot.
+    /// Modules with one of these names, or whose names end in one of them after a dot.
     List(Vec<String>),
     /// Modules whose whole name this expression matches.
     Regex(String),
@@ -39,7 +39,7 @@ pub enum ModuleNames {
 impl FromStr for Targets {
     type Err = ConfigFault;
 
-    /// Reads the form of the command line: `all-linear`, names of `[A-Za-z0-9_.]` with commas between, else a regular
+    /// Reads the form of the command line: `all-linear`, names of `[A-Za-z0-9_.]` separated by commas, else a regular
     /// expression.
     fn from_str(text: &str) -> Result<Targets, ConfigFault> {
         let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.';
@@ -56,7 +56,7 @@ impl FromStr for Targets {
 }
 
 impl Targets {
-    /// The names of a list that choose none of these layers.
+    /// Returns the names of a list that choose none of these layers.
     pub fn unmatched(&self, linears: &[LinearInfo]) -> Vec<&str> {
         let Targets::Named(ModuleNames::List(names)) = self else { return Vec::new() };
         let chosen = |name: &str| {
@@ -68,7 +68,7 @@ impl Targets {
     }
 }
 
-/// The form of the command line.
+/// Writes the form of the command line.
 impl fmt::Display for Targets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -83,17 +83,17 @@ impl fmt::Display for Targets {
 pub(super) const ALL_LINEAR: &str = "all-linear";
 const TARGET_MODULES: &str = "target_modules";
 
-/// The modules of a model that a configuration can name.
+/// The modules of a model to which a configuration can refer.
 #[derive(Debug, Clone)]
 pub struct Modules<'a> {
     /// The linear layers, by their paths in the Hugging Face model.
     pub linears: Vec<&'a str>,
-    /// What stands before `layers.` and `embed_tokens` in those paths, e.g. `model.`
+    /// The part before `layers.` and `embed_tokens` in those paths, e.g. `model.`
     pub prefix: &'a str,
 }
 
 impl<'a> Modules<'a> {
-    /// Those of a model with these linear layers; `prefix` is its configuration's `module_prefix`.
+    /// Makes them for a model with these linear layers; `prefix` is its configuration's `module_prefix`.
     pub fn new(linears: &'a [LinearInfo], prefix: &'a str) -> Modules<'a> {
         Modules { linears: linears.iter().map(|linear| linear.name.as_str()).collect(), prefix }
     }
@@ -105,12 +105,12 @@ pub struct Choice {
     /// Index into [`Modules::linears`].
     pub linear: usize,
     pub rank: usize,
-    /// What the update is multiplied by.
+    /// The factor of the update.
     pub scaling: f32,
 }
 
 impl LoraConfig {
-    /// The linear layers that this configuration is for, in the model's order.
+    /// Returns the linear layers that this configuration chooses, in the model's order.
     ///
     /// # Errors
     /// [`ConfigFault::Pattern`], [`ConfigFault::NothingMatches`], [`ConfigFault::Embedding`].
@@ -163,7 +163,7 @@ impl LoraConfig {
             }
         }
         let layers = match &self.layers_to_transform {
-            // no number at all is no restriction, as in PEFT
+            // an empty list restricts nothing, as in PEFT
             Some(layers) if !layers.is_empty() => {
                 let layers: HashSet<usize> = layers.iter().copied().collect();
                 let numbers = self.layer_numbers(&modules.linears)?;
@@ -176,7 +176,7 @@ impl LoraConfig {
             if is_excluded(name)? || !targets.matches(name)? {
                 continue;
             }
-            // a module that the list names in full is taken whatever its layer
+            // a module that the list names in full is chosen in any layer
             let in_layers = layers.as_ref().is_none_or(|layers| layers[linear]) || targets.names(name);
             if in_layers {
                 chosen.push(linear);
@@ -185,7 +185,7 @@ impl LoraConfig {
         Ok(chosen)
     }
 
-    /// The layer's number in each name: after `layers_pattern`, or the first that stands after two parts of the name.
+    /// Finds the layer's number in each name: after `layers_pattern`, or the first number after two parts of the name.
     fn layer_numbers(&self, names: &[&str]) -> Result<Vec<Option<usize>>, ConfigFault> {
         let patterns = self.layers_pattern.as_deref().unwrap_or(&[]);
         if patterns.is_empty() {
@@ -225,7 +225,7 @@ impl LoraConfig {
     }
 }
 
-/// Names, ready to be compared.
+/// Names, prepared for comparison.
 enum Matcher<'a> {
     List(HashSet<&'a str>),
     Regex { key: &'static str, pattern: &'a str, regex: Regex },
@@ -249,13 +249,13 @@ impl<'a> Matcher<'a> {
         }
     }
 
-    /// Whether a list has this very name.
+    /// Whether the list has exactly this name.
     fn names(&self, name: &str) -> bool {
         matches!(self, Matcher::List(names) if names.contains(name))
     }
 }
 
-/// For each name the value of the first pattern that matches it: the whole name, or all of it after a dot.
+/// Returns for each name the value of the first pattern that matches the whole name, or all of it after a dot.
 fn by_pattern<T: Copy>(
     key: &'static str,
     patterns: &[(String, T)],
@@ -275,7 +275,7 @@ fn by_pattern<T: Copy>(
     Ok(values.into_iter().map(|value| value.unwrap_or(default)).collect())
 }
 
-/// An expression that matches whole names only.
+/// Compiles an expression that matches only whole names.
 fn whole(key: &'static str, pattern: &str) -> Result<Regex, ConfigFault> {
     compile(key, pattern, &format!(r"\A(?:{pattern})\z"))
 }

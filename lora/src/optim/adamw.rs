@@ -13,7 +13,7 @@ pub struct AdamW {
     pub weight_decay: f64,
     /// Updates made so far.
     pub step: u64,
-    /// Of each parameter, in the order of the adapter.
+    /// Running means of each parameter, in the order of the adapter.
     pub moments: Vec<Moments>,
 }
 
@@ -42,7 +42,7 @@ pub struct Moments {
 }
 
 impl AdamW {
-    /// A fresh state for `params`.
+    /// Makes a fresh state for `params`.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

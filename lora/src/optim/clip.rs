@@ -4,7 +4,7 @@ use align_engine::autograd::ParamGrads;
 use align_kernels::sum_squares::SumSquares;
 use align_kernels::{Device, Result};
 
-/// L2 norm over the gradients of all parameters, summed in f64 in the order of the parameters.
+/// Computes the L2 norm over the gradients of all parameters, summed in f64 in the order of the parameters.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].
@@ -14,7 +14,7 @@ pub fn global_norm(device: &Device, grads: &ParamGrads) -> Result<f64> {
     Ok(squares.into_iter().fold(0.0f64, |sum, square| sum + square).sqrt())
 }
 
-/// `min(1, max_norm / (norm + 1e-6))`, as torch's `clip_grad_norm_`.
+/// Returns `min(1, max_norm / (norm + 1e-6))`, as torch's `clip_grad_norm_`.
 pub fn clip_factor(norm: f64, max_norm: f64) -> f32 {
     (max_norm / (norm + 1e-6)).min(1.0) as f32
 }

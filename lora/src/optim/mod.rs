@@ -14,7 +14,7 @@ use align_engine::autograd::ParamGrads;
 use align_engine::param::Param;
 use align_kernels::{Device, Result};
 
-/// The optimisers. An enum, because a checkpoint must be able to say which one it holds.
+/// The optimisers. An enum, because a checkpoint must name the one that it holds.
 #[derive(Debug)]
 pub enum Optimizer {
     AdamW(AdamW),
@@ -61,7 +61,7 @@ impl Optimizer {
         })
     }
 
-    /// One update of every parameter that has a gradient; `grad_scale` is the clipping factor.
+    /// Updates every parameter that has a gradient. `grad_scale` is the clipping factor.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].

@@ -1,4 +1,4 @@
-//! RMSProp as in torch, neither centred nor with momentum. The weight decay is coupled: it is a part of the gradient.
+//! RMSProp as in torch, neither centred nor with momentum. The weight decay is coupled, that is, added to the gradient.
 
 use align_engine::autograd::ParamGrads;
 use align_engine::param::Param;

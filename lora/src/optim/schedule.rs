@@ -15,7 +15,7 @@ pub enum ScheduleKind {
     ConstantWithWarmup,
 }
 
-/// How many steps of linear growth stand at the start.
+/// How many steps of linear growth a run starts with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Warmup {
     /// This many.
@@ -34,7 +34,7 @@ impl Warmup {
     }
 }
 
-/// The learning rate of every step, with those of transformers' `get_scheduler`.
+/// The learning rate of every step, equal to that of transformers' `get_scheduler`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
     pub kind: ScheduleKind,
@@ -47,7 +47,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The rate of the update number `step`, from 0.
+    /// Returns the rate of update number `step`, counted from 0.
     pub fn at(&self, step: u64) -> f64 {
         if self.kind == ScheduleKind::Constant {
             return self.learning_rate;

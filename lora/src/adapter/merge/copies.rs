@@ -2,7 +2,7 @@
 //!
 //! Files that would make the result load wrongly are left out: weights in other forms and their indexes, which lack the update;
 //! the files of an adapter, which other programs would apply again, or look for in vain; and the state of a training run. Keys
-//! that claim a quantisation that the weights do not have are left out, too.
+//! that claim a quantisation which the weights do not have are left out, too.
 
 use crate::adapter::folder::is_adapters;
 use align_engine::model::Quantization;
@@ -37,8 +37,8 @@ pub(super) fn of_file(name: &OsStr, files: &WeightFiles) -> Fate {
     Fate::Copied
 }
 
-/// Whether a file holds the base's weights in another form, or is an index of such files. A copy would lack the update and mislead
-/// programs that prefer it.
+/// Whether a file holds the base's weights in another form, or is an index of such files. A copy would lack the update and
+/// mislead programs that prefer it.
 fn is_other_weights(name: &OsStr, files: &WeightFiles) -> bool {
     let Some(name) = name.to_str() else { return false };
     let in_one_piece = files.shards().iter().any(|shard| shard.path().ends_with("model.safetensors"));

@@ -1,4 +1,4 @@
-//! Merged weights against f64, and that nothing else changes; what is left behind when a merge fails.
+//! Compares merged weights with f64, checks that nothing else changes, and what a failed merge leaves behind.
 
 use crate::adapter::fixtures::*;
 use crate::adapter::*;
@@ -12,7 +12,7 @@ fn merge(model: &Path, adapter: &Path, output: &Path) -> Result<MergeReport, Mer
     Merge { model, adapter, output, existing: Existing::Keep, chat_template: None }.run(&device(), &mut |_, _| {})
 }
 
-/// The same over an output that is there.
+/// Merges over an existing output.
 fn replace(model: &Path, adapter: &Path, output: &Path) -> Result<MergeReport, MergeError> {
     Merge { model, adapter, output, existing: Existing::Replace, chat_template: None }.run(&device(), &mut |_, _| {})
 }
@@ -27,7 +27,7 @@ fn widen(tensor: &RawTensor) -> Vec<f64> {
     }
 }
 
-/// Half a unit in the last place of a normal number of this format, relative to the number.
+/// Half a unit in the last place of a normal number in this format, relative to the number.
 fn rounding(dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F32 => 2f64.powi(-24),
@@ -37,10 +37,11 @@ fn rounding(dtype: Dtype) -> f64 {
     }
 }
 
-/// Half the distance of the smallest numbers of f16, whose rounding is not relative; f32 and bf16 have none that matter.
+/// Half the distance of the smallest numbers of f16, whose rounding is not relative. Those of f32 and bf16 are too small to
+/// matter.
 const SUBNORMAL: f64 = 1.0 / (1u64 << 25) as f64;
 
-/// All tensors of a model, by name.
+/// Returns all tensors of a model, by name.
 fn tensors_of(dir: &Path) -> BTreeMap<String, RawTensor> {
     let mut all = BTreeMap::new();
     for name in files(dir).keys().filter(|name| name.extension().is_some_and(|ending| ending == "safetensors")) {
@@ -54,7 +55,7 @@ fn tensor_name(module: &str) -> String {
     format!("{module}.weight")
 }
 
-/// `W + scaling B A` in f64 for every adapted tensor, each with the largest error that f32 arithmetic makes in it.
+/// Computes `W + scaling B A` in f64 for every adapted tensor, each with the largest error of f32 arithmetic in it.
 fn exactly_merged(model: &Path, adapter: &Path) -> HashMap<String, Vec<(f64, f64)>> {
     let base = tensors_of(model);
     let model = load_model(model);
@@ -73,7 +74,7 @@ fn exactly_merged(model: &Path, adapter: &Path) -> HashMap<String, Vec<(f64, f64
                 sum += scaling * product;
                 size += (scaling * product).abs();
             }
-            // rank products and sums, the scaling, the addition to W: each rounds by at most 2^-24 of what it holds
+            // rank products and sums, the scaling, the addition to W: each rounds by at most 2^-24 of its value
             let error = ((2 * rank + 2) as f64 * size + 2.0 * weight.abs()) * 2f64.powi(-24);
             (weight + sum, error)
         });
@@ -82,7 +83,7 @@ fn exactly_merged(model: &Path, adapter: &Path) -> HashMap<String, Vec<(f64, f64
     merged
 }
 
-/// Checks a merged directory against f64 and against the base, and gives the number of elements that changed.
+/// Checks a merged directory against f64 and against the base, and returns the number of elements that changed.
 fn check_merged(model: &Path, adapter: &Path, output: &Path) -> u64 {
     let exact = exactly_merged(model, adapter);
     let mut changed = 0;
@@ -105,12 +106,12 @@ fn check_merged(model: &Path, adapter: &Path, output: &Path) -> u64 {
             };
             let (old, new) = (widen(before), widen(after));
             for (at, (&value, &(exact, error))) in new.iter().zip(exact).enumerate() {
-                // rounded once, from a sum that is off by `error` at most
+                // rounded once, from a sum that is off by at most `error`
                 let bound = rounding(before.dtype) * (exact.abs() + error) + error + SUBNORMAL;
                 assert!((value - exact).abs() <= bound, "{}[{at}]: {value} is not {exact}", before.name);
             }
             let here = old.iter().zip(&new).filter(|(old, new)| old != new).count();
-            // the adapters of the tests are not so small that rounding hides them: 34 % and more of each matrix
+            // the tests' adapters are large enough to survive rounding: they change 34 % and more of each matrix
             assert!(4 * here > old.len(), "{}: {here} of {} numbers have changed", before.name, old.len());
             changed += here as u64;
         }
@@ -142,7 +143,7 @@ fn every_golden_adapter_merges_into_what_f64_gives() {
     }
 }
 
-/// The same model in files of which each holds every `shards`-th tensor; one file for 1.
+/// Writes the same model in `shards` files, each with every `shards`-th tensor.
 fn reshard(model: &Path, shards: usize, convert: impl Fn(RawTensor) -> RawTensor) -> TempDir {
     let dir = TempDir::new().unwrap();
     for (name, content) in files(model) {
@@ -271,7 +272,7 @@ fn an_output_that_is_there_is_kept_or_replaced_as_asked() {
     let parent = TempDir::new().unwrap();
     let output = parent.path().join("merged");
     std::fs::create_dir(&output).unwrap();
-    // an empty folder is as good as none
+    // an empty folder counts as none
     merge(&model, &adapter, &output).unwrap();
     std::fs::write(output.join("notes.txt"), "mine").unwrap();
     let before = files(&output);
@@ -306,7 +307,7 @@ fn an_output_that_would_swallow_its_inputs_is_refused() {
     }
     std::fs::remove_file(link).unwrap();
     assert!(files(home.path()) == before);
-    // beside the adapter's files is a natural place
+    // users often put it beside the adapter's files
     merge(&model, &adapter, &adapter.join("merged")).unwrap();
 }
 
@@ -322,7 +323,7 @@ fn what_cannot_be_merged_leaves_nothing_behind() {
         tensor
     });
     let huge = broken(&|mut tensor| {
-        // each half of it is finite in f16, their sum is not
+        // each half is finite in f16, their sum is not
         let f16 = |value: f64| half::f16::from_f64(value).to_le_bytes();
         tensor.bytes = widen(&tensor).into_iter().flat_map(f16).collect();
         tensor.dtype = Dtype::F16;
@@ -367,11 +368,11 @@ fn what_cannot_be_merged_leaves_nothing_behind() {
     }
 }
 
-/// Set in the child process of the test below, to the folder that holds the outputs.
+/// The test below sets it for its child process, to the folder of the outputs.
 const SMALL_DISK: &str = "ALIGN_TEST_SMALL_DISK";
 
-/// No file may grow beyond a limit, which is how a full disk looks to the writer: the shell sets it for a child, which writes
-/// adapters and merges. What was there before must stay.
+/// A limit on the size of files looks like a full disk to the writer. The shell sets it for a child, which writes adapters and
+/// merges. Earlier files must stay.
 #[test]
 fn a_full_disk_leaves_the_old_files() {
     let (model, adapter) = (tiny_model("tiny-llama"), goldens().join("tiny-llama/adapter"));
@@ -393,7 +394,7 @@ fn a_full_disk_leaves_the_old_files() {
     let smallest_write = before.values().map(Vec::len).max().unwrap();
     assert!(smallest_write > 100 << 10, "the limit below must be met");
     let name = "adapter::merge::tests::a_full_disk_leaves_the_old_files";
-    // 64 KiB, in blocks of 512 bytes; without the trap the signal would end the child before it sees the error
+    // 64 KiB, in blocks of 512 bytes. Without the trap, the signal would end the child before it sees the error
     let child = std::process::Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 128; exec \"$0\" --exact \"$1\" --nocapture"])
         .arg(std::env::current_exe().unwrap())
