@@ -1,15 +1,15 @@
-//! What the machine can do at this moment: products on its matrix unit or fused multiply-adds in registers, and a copy between
-//! two large arrays.
+//! Measures what the machine can do at this moment: products on its matrix unit or fused multiply-adds in registers, and a copy
+//! between two large arrays.
 
 use align_kernels::cpu::Isa;
 use align_kernels::{Device, Precision};
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Larger than the caches of one core, and together with its copy larger than most shared ones.
+/// Larger than the caches of one core. Together with its copy, larger than most shared caches.
 const COPY_FLOATS: usize = 32 << 20;
 
-/// Both ceilings, measurable again and again.
+/// Both ceilings. They can be measured repeatedly.
 pub struct Ceiling {
     threads: usize,
     isa: Isa,
@@ -23,8 +23,8 @@ impl Ceiling {
         Ok(Ceiling { threads: device.threads(), isa, from: vec![1.0; COPY_FLOATS], to: vec![0.0; COPY_FLOATS] })
     }
 
-    /// Operations per second of all threads together, a fused multiply-add counted as two: in f32, or those that a product with
-    /// bf16 weights can reach at `precision` where the machine has a unit for bf16. An f32 then is three terms of bf16.
+    /// Operations per second of all threads together, a fused multiply-add counted as two. If the machine has a unit for bf16,
+    /// these are the operations that a product with bf16 weights can reach at `precision`; an f32 then is three terms of bf16.
     pub fn flops(&self, precision: Option<Precision>) -> f64 {
         self.on_all_threads(|_| {
             let start = Instant::now();
@@ -40,7 +40,7 @@ impl Ceiling {
         })
     }
 
-    /// Bytes per second of a copy, read and written ones together.
+    /// Bytes per second of a copy, reads and writes together.
     pub fn bytes(&mut self) -> f64 {
         let part = COPY_FLOATS.div_ceil(self.threads);
         let start = Instant::now();

@@ -1,5 +1,5 @@
-//! Greedy generation of a batch with an adapter: the pass over the prompts, and a token of each sequence, which reads all
-//! weights once and is held against what a copy of memory reaches.
+//! Greedy generation of a batch with an adapter: the pass over the prompts, then one token of each sequence at a time. Each
+//! such step reads all weights once, so its ceiling is a copy of memory.
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;
@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 8;
 /// Tokens of each prompt.
 const PROMPT: usize = 96;
-/// New tokens of each sequence behind the first.
+/// New tokens of each sequence after the first.
 const NEW: usize = 64;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Measures the batches whose name is `wanted`.
+/// Measures the batches that `wanted` selects by name.
 pub fn run(
     device: &Device,
     rounds: usize,
@@ -78,8 +78,8 @@ fn measure(
     Ok(())
 }
 
-/// Bytes that a token of each sequence reads: weights, adapter, and the keys and values so far. The head is taken to be stored
-/// as the layers are; an embedding that is not the head's is looked up, not read whole.
+/// Returns the bytes that one token of each sequence reads: weights, adapter, and the keys and values so far. It assumes that
+/// the head has the format of the layers. An embedding that is not the head's is looked up, not read whole.
 fn bytes_read(model: &Model, precision: Precision) -> usize {
     let config = model.config();
     let (mut weights, mut numbers, mut adapter) = (0, 0, 0);
@@ -98,7 +98,7 @@ fn bytes_read(model: &Model, precision: Precision) -> usize {
     weights + head + adapter + cache
 }
 
-/// Prompts of random tokens, and what continues them.
+/// Prompts of random tokens, and the model that continues them.
 struct Batch<'a> {
     device: &'a Device,
     model: Model,
@@ -108,11 +108,11 @@ struct Batch<'a> {
 
 /// How long a batch took.
 struct Run {
-    /// Until each sequence had its first token.
+    /// Until each sequence has its first token.
     prompts_seconds: f64,
     /// From there to the end.
     tokens_seconds: f64,
-    /// Those of each kernel.
+    /// Seconds of each kernel.
     kernels: BTreeMap<&'static str, f64>,
 }
 

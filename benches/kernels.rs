@@ -5,8 +5,8 @@ use crate::measure::{Samples, sample, warm_up};
 use crate::report::{Rate, Report, Row};
 use align_kernels::Device;
 
-/// Measures the cases that are `wanted` by kernel and shape, and checks the output that it timed. Case and ceilings take turns,
-/// so that both see the same machine.
+/// Measures the cases that `wanted` selects by kernel and shape, and checks the timed output. Case and ceilings take turns, so
+/// that both see the same machine.
 pub fn run(
     device: &Device,
     rounds: usize,
@@ -19,7 +19,7 @@ pub fn run(
             continue;
         }
         let mut prepared = (case.prepare)(device)?;
-        // inside the device's pool, as a training step runs: no hand-over per call
+        // inside the device's pool, like a training step, so that calls need no hand-over
         let repeats = device.install(|| warm_up(device, || prepared.run()))?;
         let (mut time, mut flops, mut bytes) = (Samples::default(), Samples::default(), Samples::default());
         for round in 0..rounds {
@@ -35,7 +35,7 @@ pub fn run(
             return Err(format!("{} {}: {wrong:?}", case.kernel, case.shape).into());
         }
         let (flops, bytes) = (flops.median(), bytes.median());
-        // the scarcer of the two
+        // the ceiling that limits more
         let rate = if case.flops / flops > case.bytes / bytes {
             Rate::Flops { work: case.flops, ceiling: flops }
         } else {

@@ -1,5 +1,4 @@
-//! A model of the size of Llama 2 7B, of random weights: what runs on a real one of that size can be measured on, without a
-//! download.
+//! Writes a model of random weights with the size of Llama 2 7B, so that runs of that size can be measured without a download.
 
 use align_engine::weights::{Dtype, SafetensorsWriter, TensorSpec};
 use align_kernels::rng::Key;
@@ -13,11 +12,11 @@ const HIDDEN: usize = 4096;
 const INTERMEDIATE: usize = 11008;
 const LAYERS: usize = 32;
 const VOCAB: usize = 32000;
-/// Standard deviation of the weights, as models are initialised; those of norms are 1.
+/// Standard deviation of the weights, as in a fresh model. Weights of norms are 1.
 const SPREAD: f32 = 0.02;
-/// A shard is closed once it has so many bytes.
+/// A shard is closed once it has this many bytes.
 const SHARD: usize = 4 << 30;
-/// Values that a thread makes at a time: 8 MiB of them.
+/// Values that a thread makes at a time: 8 MiB.
 const PIECE: usize = 4 << 20;
 
 type Error = Box<dyn std::error::Error>;
@@ -111,7 +110,7 @@ fn shards() -> Vec<Vec<TensorSpec>> {
     shards
 }
 
-/// Draws from a normal distribution, for 16 random bits each: drawing anew for each weight would take minutes.
+/// Draws from a normal distribution, one for each value of 16 random bits. A new draw for each weight would take minutes.
 fn table() -> Vec<bf16> {
     let key = Key::new(7, 0, 0);
     let draw = |i: u64| {
@@ -121,7 +120,7 @@ fn table() -> Vec<bf16> {
     (0..1 << 16).map(draw).collect()
 }
 
-/// `len` values, a function of `seed`: splitmix64, four table entries from each of its numbers.
+/// Makes `len` values as a function of `seed`: splitmix64, four table entries from each of its numbers.
 fn random(normal: &[bf16], seed: u64, len: usize) -> Vec<bf16> {
     let mut values = Vec::with_capacity(len.next_multiple_of(4));
     for i in 0..len.div_ceil(4) as u64 {

@@ -1,11 +1,11 @@
-//! `cargo bench [-- FILTER...] [--json FILE]`: every kernel case of a real model's size, a training step and a generated
-//! token, as a share of what the machine can do.
+//! `cargo bench [-- FILTER...] [--json FILE]` measures every kernel case of a real model's size, a training step and a
+//! generated token, as shares of what the machine can do.
 //!
 //! `cargo bench -- write-7b DIR` writes a model of the size of Llama 2 7B to measure runs on, `cargo bench -- write-rows FILE`
 //! a million rows of data.
 //!
-//! A figure here is a median with its spread, beside a ceiling measured in turn with it: fused multiply-adds in registers for
-//! arithmetic, a copy for memory. On a shared machine both sink together, so the share says more than the time.
+//! A figure is a median with its spread, beside a ceiling that is measured in turn with it: fused multiply-adds in registers
+//! for arithmetic, a copy for memory. On a shared machine both sink together, so the share says more than the time.
 
 mod ceiling;
 mod generate;
@@ -42,13 +42,13 @@ struct Options {
     bench: bool,
 }
 
-/// What else this program does.
+/// Other things that this program does.
 #[derive(Subcommand)]
 enum Mode {
     /// Write a model of random weights, of the size of Llama 2 7B: 13.5 GB.
     #[command(name = "write-7b")]
     Write7b { dir: PathBuf },
-    /// Write a JSONL file of preference rows without meaning, about 1.1 GB for a million.
+    /// Write a JSONL file of meaningless preference rows, about 1.1 GB for a million.
     #[command(name = "write-rows")]
     WriteRows {
         file: PathBuf,

@@ -1,9 +1,9 @@
-//! Time of a piece of work: a sample repeats it until the clock is good, the spread over samples is kept.
+//! Times a piece of work. A sample repeats it until the clock is precise enough, and the spread over samples is kept.
 
 use align_kernels::Device;
 use std::time::{Duration, Instant};
 
-/// A sample takes at least this long, so that the clock and the call around it do not count.
+/// A sample takes at least this long, so that the clock and the surrounding call do not count.
 const SAMPLE: Duration = Duration::from_millis(2);
 
 /// Seconds of each sample.
@@ -15,7 +15,7 @@ impl Samples {
         self.0.push(seconds);
     }
 
-    /// The value below which `share` of the samples lie.
+    /// Returns the value below which `share` of the samples lie.
     pub fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
@@ -27,7 +27,7 @@ impl Samples {
     }
 }
 
-/// Runs `work` outside the clock until its data and threads are warm, and says how often a sample repeats it.
+/// Runs `work` outside the clock until its data and threads are warm, and returns how often a sample repeats it.
 pub fn warm_up<E>(device: &Device, mut work: impl FnMut() -> Result<(), E>) -> Result<usize, E> {
     work()?;
     let start = Instant::now();
@@ -41,7 +41,7 @@ pub fn warm_up<E>(device: &Device, mut work: impl FnMut() -> Result<(), E>) -> R
     Ok((SAMPLE.as_secs_f64() / one).ceil().max(1.0) as usize)
 }
 
-/// Seconds of one run, as the mean over `repeats`.
+/// Returns the seconds of one run, as the mean over `repeats`.
 pub fn sample<E>(device: &Device, repeats: usize, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
     let start = Instant::now();
     for _ in 0..repeats {

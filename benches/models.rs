@@ -1,4 +1,4 @@
-//! What the steps are measured on: the small golden model always, a larger one where `ALIGN_SMOLLM2` names its directory.
+//! The models of the benches: always the small golden model, and a larger one if `ALIGN_SMOLLM2` names its directory.
 
 use align_engine::adapters::{AdapterSet, LowRank};
 use align_engine::model::Model;
@@ -17,7 +17,7 @@ pub struct BenchModel {
     pub data: PathBuf,
 }
 
-/// The models that this machine has.
+/// Returns the models that this machine has.
 pub fn all() -> Vec<BenchModel> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let (dir, data) = (tests.join("goldens/tiny-llama/model"), tests.join("goldens/pairs.jsonl"));
@@ -29,7 +29,7 @@ pub fn all() -> Vec<BenchModel> {
     models
 }
 
-/// Updates on all linear layers, both matrices away from zero.
+/// Makes an adapter on all linear layers with both matrices away from zero.
 pub fn adapter(device: &Device, model: &Model) -> Result<AdapterSet, KernelError> {
     let mut set = AdapterSet::new(model.linears().len());
     for linear in model.linears() {

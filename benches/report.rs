@@ -1,4 +1,4 @@
-//! Rows on stdout as they are measured, and all of them in a file on request.
+//! Prints rows on stdout when they are measured, and writes all of them to a file on request.
 
 use crate::measure::Samples;
 use align_kernels::Device;
@@ -15,15 +15,15 @@ pub struct Row {
     pub rate: Rate,
 }
 
-/// What a row does per second, beside what the machine can do.
+/// What a row does per second, and the ceiling of the machine.
 pub enum Rate {
-    /// Operations, and operations per second of the ceiling.
+    /// Its operations, and the ceiling in operations per second.
     Flops { work: f64, ceiling: f64 },
-    /// Bytes, and bytes per second of the ceiling.
+    /// Its bytes, and the ceiling in bytes per second.
     Bytes { work: f64, ceiling: f64 },
 }
 
-/// The rows so far.
+/// The measured rows so far.
 pub struct Report {
     device: String,
     rows: Vec<Value>,
@@ -82,7 +82,7 @@ impl Report {
         }));
     }
 
-    /// Prints the share of some work that each kernel that matters takes, and that of the products, attention and log-probs.
+    /// Prints which share of some work each larger kernel takes, and the share of products, attention and log-probs together.
     pub fn kernels(&mut self, of: &str, name: &str, kernels: &BTreeMap<&'static str, f64>, all_seconds: f64) {
         let heavy =
             |kernel: &str| ["gemm.", "attention.", "token_logps."].iter().any(|prefix| kernel.starts_with(prefix));
@@ -114,7 +114,7 @@ impl Report {
         }));
     }
 
-    /// Prints the largest bytes that were in use, together and under each name that matters.
+    /// Prints the peak of bytes in use, in total and for each larger name.
     pub fn memory(&mut self, name: &str, memory: &MemoryReport) {
         let mut names: Vec<_> = memory.names.iter().map(|(name, used)| (*name, used.peak)).collect();
         names.sort_by_key(|(name, peak)| (std::cmp::Reverse(*peak), *name));

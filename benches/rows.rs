@@ -1,4 +1,4 @@
-//! Preference rows without meaning, as many as wanted: what the start of a run does with a million of them can be measured.
+//! Writes any number of meaningless preference rows, to measure how a run starts with a million of them.
 
 use align_kernels::rng::Key;
 use std::io::{BufWriter, Write};
@@ -6,12 +6,12 @@ use std::path::Path;
 
 type Error = Box<dyn std::error::Error>;
 
-/// Words of a prompt and of an answer, at least and at most.
+/// Smallest and largest number of words of a prompt and of an answer.
 const PROMPT_WORDS: [usize; 2] = [10, 60];
 const ANSWER_WORDS: [usize; 2] = [10, 120];
-/// Words that there are: two or three syllables.
+/// Number of different words, of two or three syllables.
 const WORDS: usize = 4096;
-/// One of so many rows has the prompt of the one before.
+/// One in this many rows has the prompt of the previous row.
 const SAME_PROMPT: u64 = 8;
 
 /// Writes `rows` rows of `{prompt, chosen, rejected}` as conversations.
@@ -32,7 +32,7 @@ pub fn write(path: &Path, rows: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// A text of a row: a function of its number and of which text it is.
+/// Makes a text of a row, as a function of the row's number and of which text it is.
 fn text(words: &[String], row: u64, stream: u64, [least, most]: [usize; 2]) -> String {
     let key = Key::new(11, row, stream);
     let draw = |i: u64, below: usize| (key.unit(i) * below as f32) as usize;

@@ -1,9 +1,9 @@
 //! A training step on a real batch, and its phases: DPO with LoRA of rank 16 on all linear layers, four pairs a step, in f32
 //! and in bf16.
 //!
-//! Always on the small golden model; on a larger one where `ALIGN_SMOLLM2` names its directory, with pairs of
-//! `tests/data/pref_train.jsonl`. The arithmetic that is counted is the least that the step needs ([`Work`]), so the share of
-//! the ceiling is that of useful work: what is computed twice to save memory counts once.
+//! It runs on the small golden model, and on a larger one if `ALIGN_SMOLLM2` names its directory, with pairs of
+//! `tests/data/pref_train.jsonl`. It counts only the operations that the step needs ([`Work`]), so the share of the ceiling is
+//! that of useful work: a value that is computed twice to save memory counts once.
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;
@@ -28,12 +28,12 @@ use std::time::{Duration, Instant};
 const PAIRS: usize = 4;
 const MAX_LENGTH: usize = 512;
 const MICRO_BATCH_TOKENS: usize = 4096;
-/// The batch that is timed is the one of middle length among so many.
+/// The timed batch has the median length of this many batches.
 const BATCHES: usize = 15;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Measures the steps whose name is `wanted`.
+/// Measures the steps that `wanted` selects by name.
 pub fn run(
     device: &Device,
     rounds: usize,
@@ -43,7 +43,7 @@ pub fn run(
     for BenchModel { name, dir: model, data } in models::all() {
         if wanted(&format!("train_step {name}")) {
             for precision in [Precision::F32, Precision::Bf16] {
-                // a device of its own, whose memory is that of this step
+                // its own device, so that its memory is that of this step
                 let device = Device::cpu(Some(device.threads()))?;
                 device.install(|| Step::open(&device, &name, &model, &data, precision)?.measure(rounds, report))?;
             }
@@ -97,7 +97,7 @@ struct Step {
     model: Model,
     adapter: Arc<AdapterSet>,
     data: Dataset,
-    /// Rows of `data`, and what they are encoded.
+    /// Rows of `data`, and their encoded form.
     batch: Vec<u32>,
     rows: Vec<EncodedRow>,
     precision: Precision,
@@ -127,7 +127,7 @@ impl Step {
         })
     }
 
-    /// Prints the whole step, its phases, and what it held in memory.
+    /// Prints the whole step, its phases, and its memory.
     fn measure(&self, rounds: usize, report: &mut Report) -> Result<(), Error> {
         let forest = Forest::new(&self.trees(), Scorers::PolicyAndReference, |_, _| true);
         let work = PhaseWork::of(&self.model, &forest);
@@ -189,7 +189,7 @@ impl Step {
         format!("{}, {} + {} rows, {} scored", self.name, plan.policy, plan.reference, forest.targets.len())
     }
 
-    /// Tokens of the batch's sequences, a prompt counted once for each answer.
+    /// Returns the tokens of the batch's sequences, a prompt counted once for each answer.
     fn tokens(&self) -> usize {
         let answers = self.rows.iter().flat_map(|row| row.answers.iter().map(|answer| row.prompt.len() + answer.kept));
         answers.sum()
@@ -216,8 +216,8 @@ fn tree(row: &EncodedRow) -> Tree<'_> {
     Tree { prompt: &row.prompt, branches: branches.collect() }
 }
 
-/// What is timed, in this order. `step` is the trainer's own; `forward` and `backward` are its passes over the model, the head
-/// included; the head is timed once more by itself.
+/// The timed phases, in this order. `step` is the trainer's own; `forward` and `backward` are its passes over the model, head
+/// included; the head is also timed by itself.
 const PHASES: [&str; 6] = ["step", "forward", "backward", "optimiser", "head.forward", "head.backward"];
 
 struct Phases<'s> {
@@ -258,7 +258,7 @@ impl<'s> Phases<'s> {
             *self.kernels.entry(kernel).or_default() += (time.total - before).as_secs_f64();
         }
         self.steps_seconds += step;
-        // a run does this on a thread of its own, while a step is computed
+        // a run does this on another thread while a step is computed
         clock.lap();
         self.step.data.rows(&self.step.batch)?;
         *self.kernels.entry("data, beside the step").or_default() += clock.lap();
@@ -291,7 +291,7 @@ struct Clock<'a> {
 }
 
 impl Clock<'_> {
-    /// Seconds since the last lap.
+    /// Returns the seconds since the last lap.
     fn lap(&mut self) -> f64 {
         self.device.synchronize();
         let now = Instant::now();
@@ -387,7 +387,7 @@ impl Head {
 /// Operations of the phases.
 struct PhaseWork {
     passes: Work,
-    /// Numbers of the adapter.
+    /// Elements of the adapter.
     adapter: u64,
 }
 

@@ -211,8 +211,8 @@ impl Merge<'_> {
         Ok(report)
     }
 
-    /// Computes the update of a part that this program does not run. Returns it with the tensor of `files` to which it
-    /// belongs. The files may use older names of modules.
+    /// Computes the update of a part that this program does not run. Returns it with the tensor of `files` to which it belongs.
+    /// The files may use older names of modules.
     fn delta_of_not_run<'a>(
         &self,
         device: &Device,
