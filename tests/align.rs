@@ -1,4 +1,4 @@
-//! Running the binary, and reading what it prints and writes.
+//! Runs the binary, and reads its output and its files.
 
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The goldens that came with the repository.
+/// The goldens of the repository.
 pub fn committed_goldens() -> PathBuf {
     root().join("tests/goldens")
 }
@@ -45,7 +45,7 @@ pub fn align<S: AsRef<OsStr>>(arguments: &[S]) -> Run {
     Run::of(run.expect("the binary was built for this test"))
 }
 
-/// The command that runs `align-cli` with the arguments, from the repository's root.
+/// Makes the command that runs `align-cli` with the arguments, from the repository's root.
 pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_align-cli"));
     command.args(arguments).current_dir(root());
@@ -53,13 +53,13 @@ pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
 }
 
 impl Run {
-    /// What a finished process has left.
+    /// Reads exit code and output of a finished process.
     pub fn of(Output { status, stdout, stderr }: Output) -> Run {
         let text = |bytes| String::from_utf8(bytes).expect("the binary prints UTF-8");
         Run { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
     }
 
-    /// The run, if it succeeded.
+    /// Returns the run and checks that it succeeded.
     pub fn ok(self) -> Run {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         self
@@ -75,18 +75,18 @@ impl Run {
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
     }
 
-    /// The JSON objects on stdout, one a line.
+    /// Returns the JSON objects on stdout, one on each line.
     pub fn json_lines(&self) -> Vec<Value> {
         self.stdout.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
     }
 
-    /// The one JSON value on stdout.
+    /// Returns the single JSON value on stdout.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).expect("a JSON value")
     }
 }
 
-/// A path as an argument.
+/// Returns a path as an argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are UTF-8")
 }
@@ -100,19 +100,19 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// The objects of a JSON lines file.
+/// Reads the objects of a JSON lines file.
 pub fn read_lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
 }
 
-/// A JSON file.
+/// Reads a JSON file.
 pub fn read_json(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Changes a JSON file in place; one that is not there begins as an empty object.
+/// Changes a JSON file in place. A missing one starts as an empty object.
 pub fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
     let mut value = if path.exists() { read_json(path) } else { json!({}) };
     change(&mut value);
@@ -125,29 +125,29 @@ pub fn write_lines(path: &Path, rows: &[Value]) {
     std::fs::write(path, text).unwrap();
 }
 
-/// A file of these objects in `folder`, as JSON lines.
+/// Writes a file of these objects into `folder`, as JSON lines.
 pub fn lines_in(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
     let path = folder.join(name);
     write_lines(&path, rows);
     path
 }
 
-/// A turn of a conversation.
+/// Makes a turn of a conversation.
 pub fn turn(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
 }
 
-/// A number of a golden or an output.
+/// Reads a number of a golden or an output.
 pub fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
 }
 
-/// A list of numbers.
+/// Reads a list of numbers.
 pub fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap_or_else(|| panic!("{value} is not a list")).iter().map(number).collect()
 }
 
-/// A list of token ids.
+/// Reads a list of token ids.
 pub fn ids(value: &Value) -> Vec<u64> {
     let list = value.as_array().unwrap_or_else(|| panic!("{value} is not a list"));
     list.iter().map(|id| id.as_u64().expect("a token id")).collect()

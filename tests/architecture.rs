@@ -1,4 +1,4 @@
-//! Invariants that a search of the sources can keep.
+//! Invariants that a search of the sources can check.
 
 use crate::align::root;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Adapters and model folders from practice: names of tensors from other programs, Gemma 3 with a vision tower, a model's folder
+//! Adapters and model folders from practice: other programs' names of tensors, Gemma 3 with a vision tower, a model's folder
 //! with an adapter in it, the adapter of another base.
 
 use crate::align::{
@@ -117,7 +117,7 @@ fn the_adapters_name_in_the_names_of_its_tensors() {
         let (model, plain) = (golden(family).join("model"), golden(family).join("adapter"));
         let expected = score(&model, &["--adapter", text(&plain)], &rows).ok().stdout;
         let all = renamed(&plain, &home.path().join(family), with_default);
-        // gathered by parts: PEFT reads such a file too
+        // grouped by parts: PEFT reads such a file too
         let some = |name: &str| if name.contains("lora_A") { with_default(name) } else { name.to_owned() };
         let some = renamed(&plain, &home.path().join(format!("{family}-some")), some);
         for adapter in [&all, &some] {
@@ -219,7 +219,7 @@ fn before_4_52(name: &str) -> String {
         .replace("base_model.model.model.vision_tower.", "base_model.model.vision_tower.vision_model.")
 }
 
-/// The same from 4.52 to 4.57.
+/// The same names from 4.52 to 4.57.
 fn before_5(name: &str) -> String {
     name.replace(".vision_tower.", ".vision_tower.vision_model.")
 }
@@ -366,7 +366,7 @@ fn merging_adds_the_updates_of_a_vision_tower_to_its_weights() {
                 let delta: f64 = (0..4).map(|r| f64::from(b[row * 4 + r]) * f64::from(a[r * in_features + col])).sum();
                 let exact = f64::from(w[row * in_features + col]) + 2.0 * delta; // alpha 8, rank 4
                 let found = f64::from(merged[row * in_features + col]);
-                // bf16 rounds once, to 8 bits; the sum of four products in f32 is off by far less
+                // bf16 rounds once, to 8 bits; the error of four summed f32 products is far smaller
                 assert!(
                     (found - exact).abs() <= exact.abs() * 2f64.powi(-8) + 1e-6,
                     "{}: {found}, {exact}",
@@ -376,7 +376,7 @@ fn merging_adds_the_updates_of_a_vision_tower_to_its_weights() {
         }
         assert_eq!(changed, 48, "{name}");
     }
-    // an update for which the base has no tensor
+    // an update of a tensor that the base lacks
     let elsewhere =
         renamed(&list, &home.path().join("elsewhere"), |name| name.replace("encoder.layers.1.", "encoder.layers.7."));
     let output = home.path().join("merged");
@@ -661,7 +661,7 @@ fn an_adapter_on_another_base_of_the_same_shape_warns() {
     // an adapter that was trained on it since belongs to it
     let own = align(&["score", "--model", text(&other), "--adapter", text(&again), "--data", text(&rows)]).ok();
     assert!(!own.stderr.contains("other weights"), "{}", own.stderr);
-    // a PEFT adapter does not say
+    // a PEFT adapter does not name its base by a hash
     let peft = golden("tiny-llama31/adapter");
     let silent = align(&["score", "--model", text(&other), "--adapter", text(&peft), "--data", text(&rows)]).ok();
     assert!(!silent.stderr.contains("other weights"), "{}", silent.stderr);

@@ -1,4 +1,4 @@
-//! Rows that are made for another model, another template or another run than they meet.
+//! Rows that were made for another model, another template or another run.
 
 use crate::align::{Run, align, copy_folder, golden_model, lines_in, number, text};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use std::path::Path;
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
                       {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-/// A command over rows.
+/// Runs a command over rows.
 fn over(command: &str, model_name: &str, rows: &[Value], more: &[&str]) -> Run {
     let folder = tempfile::tempdir().unwrap();
     let (model, data) = (golden_model(model_name), lines_in(folder.path(), "rows.jsonl", rows));
@@ -32,7 +32,7 @@ fn texts(i: usize) -> Value {
     json!({"prompt": format!("\n\nHuman: {}\n\nAssistant:", question(i)), "chosen": format!(" No river leaves {i}."), "rejected": " Fish."})
 }
 
-/// The lines of stderr that say something in words like these.
+/// Returns the lines of stderr that contain words like these.
 fn said<'a>(run: &'a Run, parts: &[&str]) -> Vec<&'a str> {
     run.stderr.lines().filter(|line| parts.iter().all(|part| line.contains(part))).collect()
 }
@@ -42,7 +42,7 @@ fn says(run: &Run, parts: &[&str]) {
     assert_eq!(said(run, parts).len(), 1, "{parts:?}: {}", run.stderr);
 }
 
-/// Marks of another model's template are cut into pieces: in texts, in contents, and in what a foreign template makes of turns.
+/// Marks of another model's template are cut into pieces: in texts, in contents, and in turns that a foreign template rendered.
 #[test]
 fn marks_that_are_no_tokens_are_warned_of() {
     let written = |i: usize| {
@@ -82,7 +82,7 @@ fn marks_that_are_no_tokens_are_warned_of() {
     assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(code), &[]).ok(), &["is no token"]), [] as [&str; 0]);
 }
 
-/// The model's own marks within what is said.
+/// The model's own marks within a content.
 #[test]
 fn marks_within_turns_are_warned_of() {
     let ended = |i: usize| {
@@ -103,7 +103,7 @@ fn marks_within_turns_are_warned_of() {
     assert_eq!(said(&run, &["warning: "]).len(), 1, "{}", run.stderr);
 }
 
-/// The start of a text that the tokenizer adds too.
+/// A text that begins with the token that the tokenizer adds too.
 #[test]
 fn a_second_start_is_warned_of() {
     for (model, start, prompt) in [
@@ -131,7 +131,7 @@ fn a_second_start_is_warned_of() {
     }
 }
 
-/// A quote that was meant as a letter makes one row of two.
+/// A quote that was meant as a character merges two rows into one.
 #[test]
 fn text_behind_a_closing_quote_of_csv_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -154,7 +154,7 @@ fn text_behind_a_closing_quote_of_csv_is_refused() {
     );
 }
 
-/// Marks that a model's own template writes are text to it, and known all the same.
+/// Marks that a model's own template writes are no tokens of it, but they are known.
 #[test]
 fn marks_of_the_models_own_template_are_known() {
     const ZEPHYR: &str = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}\
@@ -171,7 +171,7 @@ fn marks_of_the_models_own_template_are_known() {
     }
 }
 
-/// A row that is all marks, or all labels, costs no more than its bytes.
+/// A row of nothing but marks, or labels, costs no more than its bytes.
 #[test]
 fn hostile_marks_are_looked_at_in_time() {
     let marks: String = (0..200_000).map(|i| format!("<|x{i}|>")).collect();
@@ -185,7 +185,7 @@ fn hostile_marks_are_looked_at_in_time() {
     assert!(run.code == Some(0) || run.code == Some(2), "{}", run.stderr);
 }
 
-/// The text of an answer that holds the next turns of the conversation.
+/// The text of an answer contains the next turns of the conversation.
 #[test]
 fn turns_of_others_in_the_text_of_an_answer_are_warned_of() {
     for (prompt, next) in [
@@ -204,7 +204,7 @@ fn turns_of_others_in_the_text_of_an_answer_are_warned_of() {
     };
     let run = over("eval", "tiny-qwen2", &eight(speaks_of), &[]).ok();
     assert_eq!(said(&run, &["goes on with a turn"]), [] as [&str; 0]);
-    // ends of turns, and names in tags, open nothing
+    // ends of turns, and names in tags, open no turn
     for (model, prompt, answer) in [
         ("tiny-qwen2", "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", "River N<|im_end|>"),
         (
@@ -246,12 +246,12 @@ fn roles_that_nobody_knows_are_warned_of() {
     std::fs::write(&template, "{% if messages[0].role == 'customer' %}{% endif %}".to_owned() + CHATML).unwrap();
     let known = over("inspect", "tiny-qwen2", &eight(row("customer")), &["--chat-template", text(&template)]).ok();
     assert_eq!(said(&known, &["`customer`"]), [] as [&str; 0]);
-    // a word of the template's source is no role
+    // a word in the template's source is not a role
     says(&over("inspect", "tiny-qwen2", &eight(row("message")), &[]).ok(), &["`prompt[0].role` is `message`"]);
     assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(row("human")), &[]).ok(), &[".role`"]), [] as [&str; 0]);
 }
 
-/// Columns that say which answer is better, where the rows say otherwise.
+/// Columns that say which answer is better and contradict the rows.
 #[test]
 fn unread_columns_that_contradict_the_pairs_are_warned_of() {
     let scored = |chosen: f64| {
@@ -266,7 +266,7 @@ fn unread_columns_that_contradict_the_pairs_are_warned_of() {
     says(&run, &["warning: ", "`score_chosen` is below `score_rejected` (2.5 and 5)", "in 8 of the 8 rows"]);
     assert_eq!(said(&over("eval", "tiny-qwen2", &eight(scored(7.0)), &[]).ok(), &["is below"]), [] as [&str; 0]);
 
-    // some of several scores are of other things
+    // of several scores, some are about other things
     let several = |i: usize| {
         let mut row = texts(i);
         for (name, [chosen, rejected]) in
@@ -298,7 +298,7 @@ fn unread_columns_that_contradict_the_pairs_are_warned_of() {
     assert_eq!(said(&sorted, &["the column `better_response_id`"]), [] as [&str; 0]);
 }
 
-/// A prompt that is there once more in other columns is no other prompt.
+/// A copy of the prompt in other columns is not another prompt.
 #[test]
 fn other_versions_of_the_prompt_are_no_prompts_beside_it() {
     let row = |i: usize| {
@@ -321,7 +321,7 @@ fn other_versions_of_the_prompt_are_no_prompts_beside_it() {
     );
 }
 
-/// A system turn of the row goes before a column, which is not reported as read then.
+/// A system turn of the row takes precedence over a column, which then is not reported as read.
 #[test]
 fn a_system_column_beside_a_system_turn_is_not_said_to_be_read() {
     let row = |own: bool| {
@@ -339,14 +339,14 @@ fn a_system_column_beside_a_system_turn_is_not_said_to_be_read() {
     assert_eq!(said(&over("inspect", "tiny-qwen2", &eight(row(true)), &[]).ok(), &line), [] as [&str; 0]);
 }
 
-/// An answer of blanks is as good as none.
+/// An answer of blanks counts as empty.
 #[test]
 fn answers_of_blanks_are_counted() {
     let row = |i: usize| json!({"prompt": question(i), "chosen": format!("River {i}"), "rejected": "  \n"});
     says(&over("inspect", "tiny-qwen2", &eight(row), &[]).ok(), &["8 answers that are empty or blank"]);
 }
 
-/// Rows of which a loss learns nothing.
+/// Rows from which a loss learns nothing.
 #[test]
 fn rows_that_teach_nothing_are_warned_of() {
     let labelled = |every: usize| move |i: usize| json!({"prompt": question(i), "completion": "River", "label": i.is_multiple_of(every)});
@@ -364,7 +364,7 @@ fn rows_that_teach_nothing_are_warned_of() {
     says(&run, &["warning: data: 8 of 8 pairs are the same once they are cut", "raise --max-length"]);
 }
 
-/// Texts after a run on turns, and the other way round.
+/// Texts after a run on turns, and turns after a run on texts.
 #[test]
 fn rows_of_another_form_than_the_runs_are_said() {
     let folder = tempfile::tempdir().unwrap();
@@ -417,7 +417,7 @@ fn switches_that_are_off_are_not_ignored() {
     for name in ["ipo", "dpo"] {
         assert_eq!(loss(&["--loss", name, "--no-use-weighting"]), loss(&["--loss", name]), "{name}");
     }
-    // the options of a run say of every knob that it is off, and another loss may set it
+    // the options of a run name every knob that is off, and another loss may set it
     let folder = tempfile::tempdir().unwrap();
     let (model, data, out) =
         (golden_model("tiny-qwen2"), lines_in(folder.path(), "rows.jsonl", &rows), folder.path().join("run"));

@@ -1,5 +1,5 @@
-//! Generation by a Phi 3 whose texts grow beyond `original_max_position_embeddings`. From there on every position is rotated by
-//! other angles, so a text must be read again.
+//! Generation with a Phi 3 whose texts grow beyond `original_max_position_embeddings`. From there on, every position has other
+//! angles, so the text must be read again.
 
 use crate::align::{committed_goldens, ids, read_json, write_lines};
 use crate::cases_models::{CONFIG, Folder};
@@ -38,7 +38,7 @@ fn prompts() -> Vec<Vec<u32>> {
     [9, 12, 14].map(|length| (0..length).map(|i| 20 + 7 * i).collect()).into()
 }
 
-/// Ten greedy tokens.
+/// Generates ten greedy tokens.
 fn greedy() -> Request {
     Request {
         max_new_tokens: 10,
@@ -78,7 +78,7 @@ fn at_once_as_anew(model: &Model, adapter: Option<&Arc<AdapterSet>>, request: &R
     }
 }
 
-/// The tokens of transformers 5.23 (`expected.json`), whose texts pass the border at different places of one batch.
+/// The tokens are those of transformers 5.23 (`expected.json`). The texts of the batch pass the border at different places.
 #[test]
 fn phi3_goes_on_beyond_the_border_of_longrope_as_if_read_anew() {
     let model = folder(40);
@@ -137,7 +137,7 @@ fn an_adapter_goes_beyond_the_border_too() {
     }
 }
 
-/// Tokens that are drawn, and greedy ones that are chosen from logits on the host.
+/// Sampled tokens, and greedy ones that are chosen from logits on the host.
 #[test]
 fn sampling_goes_beyond_the_border_too() {
     let random = Random { temperature: 1.3, top_k: 50, top_p: 0.95, min_p: 0.0, seed: 7 };

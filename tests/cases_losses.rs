@@ -1,4 +1,4 @@
-//! Losses around the edges: what the rows of an evaluation share, the order of split pairs, schedules, optimisers.
+//! Edge cases of losses: what the rows of an evaluation share, the order of split pairs, schedules, optimisers.
 
 use crate::align::{Run, align, committed_goldens, lines_in, number, read_json, read_lines, text};
 use serde_json::{Value, json};
@@ -8,20 +8,20 @@ fn tiny() -> PathBuf {
     committed_goldens().join("tiny-llama")
 }
 
-/// `align-cli COMMAND` on the tiny model, rows of at most 256 tokens.
+/// Runs `align-cli COMMAND` on the tiny model, with rows of at most 256 tokens.
 fn run(command: &str, data: &Path, more: &[&str]) -> Run {
     let model = tiny().join("model");
     let common = [command, "--model", text(&model), "--data", text(data), "--max-length", "256", "--precision", "f32"];
     align(&[&common[..], more].concat())
 }
 
-/// `eval` with the golden's adapter.
+/// Runs `eval` with the golden's adapter.
 fn eval(data: &Path, more: &[&str]) -> Value {
     let adapter = tiny().join("adapter");
     run("eval", data, &[&["--adapter", text(&adapter), "--json"], more].concat()).ok().json()
 }
 
-/// `n` pairs of short texts; every two share a prompt.
+/// Makes `n` pairs of short texts; every two share a prompt.
 fn pairs(n: usize) -> Vec<Value> {
     let pair = |i: usize| {
         json!({
@@ -78,7 +78,7 @@ fn the_reference_point_of_an_evaluation_is_that_of_all_rows() {
     assert_ne!(set["eval_kl"], batches["eval_kl"]);
 }
 
-/// BCO's shift without a run is the mean over the set: from the log-probs that `score` prints.
+/// Without a run, BCO's shift is the mean over the set, computed from the log-probs that `score` prints.
 #[test]
 fn the_shift_of_an_evaluation_is_the_mean_of_all_rewards() {
     let folder = tempfile::tempdir().unwrap();
@@ -98,7 +98,7 @@ fn the_shift_of_an_evaluation_is_the_mean_of_all_rewards() {
     assert!((got - sum / 12.0).abs() < 1e-9, "{got}, from the scores {}", sum / 12.0);
 }
 
-/// The lines of the steps in a run's metrics.
+/// Returns the lines of the steps in a run's metrics.
 fn steps(output: &Path) -> Vec<Value> {
     read_lines(&output.join("metrics.jsonl")).into_iter().filter(|line| line.get("loss").is_some()).collect()
 }
@@ -288,7 +288,7 @@ fn the_optimiser_and_its_numbers_can_be_chosen() {
     assert!(std::fs::read_to_string(&config).unwrap().contains("rmsprop-alpha = 0.99"));
     assert_eq!(losses(&["--optim", "rmsprop", "--rmsprop_alpha", "0.99"]), rmsprop);
     assert_ne!(losses(&["--optim", "rmsprop", "--rmsprop_alpha", "0.5"]), rmsprop);
-    // taken from the file, unless the optimiser is another one, which does not read the number
+    // taken from the file, unless another optimiser is chosen, which does not read the number
     assert_eq!(losses(&["--config", text(&config)]), rmsprop);
     assert_eq!(losses(&["--config", text(&config), "--optim", "adamw"]), adamw);
 }

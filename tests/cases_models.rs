@@ -1,5 +1,5 @@
-//! Model folders from practice: other names of tensors and classes, edited configurations, faults of an index, folders without
-//! a model. Each is made from a golden model, and gives its numbers or one clear line.
+//! Model folders from practice: other names of tensors and classes, edited configurations, faulty indexes, folders without a
+//! model. Each is made from a golden model, and gives that model's numbers or one clear line.
 
 use crate::align::{Run, align, committed_goldens, copy_folder, edit_json, golden_model, read_json, write_lines};
 use serde_json::{Map, Value, json};
@@ -44,8 +44,8 @@ impl Folder {
         self
     }
 
-    /// Renames the tensors of a file. A tensor without a new name is removed from the header, and its bytes become a tensor that no
-    /// model has.
+    /// Renames the tensors of a file. A tensor without a new name is removed from the header, and its bytes become a tensor
+    /// that no model has.
     fn rename(&self, name: &str, rule: impl Fn(&str) -> String) -> &Folder {
         self.change_header(name, |header| {
             *header = std::mem::take(header)
@@ -122,7 +122,7 @@ fn safetensors(header: Map<String, Value>, data: &[u8]) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], &text, data].concat()
 }
 
-/// The class that saved a model does not choose its family, but its name tells the task.
+/// The class that saved a model does not decide its family, but its name tells the task.
 #[test]
 fn model_type_says_the_family_and_architectures_the_task() {
     let golden = Folder::of("tiny-llama31");
@@ -431,7 +431,7 @@ fn linked_weights_are_read_and_said() {
     shards.assert_scores_as(&Folder::of("tiny-llama"), &["two.safetensors, outside of the model's folder"]);
 }
 
-/// We read it as intended; transformers 5.23 rotates as if there were no scaling.
+/// This program reads the scaling as intended; transformers 5.23 rotates as if there were none.
 #[test]
 fn the_old_key_of_gemma_3s_rope_scaling_is_applied_and_said() {
     let with = |scaling: Value| {
@@ -447,7 +447,7 @@ fn the_old_key_of_gemma_3s_rope_scaling_is_applied_and_said() {
     with(json!({"rope_type": "linear", "type": "linear", "factor": 8.0})).assert_scores_as(&new, &[]);
 }
 
-/// Whatever the spelling, the merged folder keeps the file's names, loads, and says what other programs look for.
+/// Whatever the spelling, the merged folder keeps the file's names, loads, and has what other programs look for.
 #[test]
 fn merge_keeps_the_names_and_mends_what_other_programs_read() {
     let adapter = committed_goldens().join("tiny-llama31/adapter").to_str().unwrap().to_owned();

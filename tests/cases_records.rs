@@ -11,7 +11,7 @@ fn inspect(model_name: &str, data: &str, more: &[&str]) -> Run {
     align(&[&common[..], more].concat())
 }
 
-/// Returns what the tokens of prompt and answers of the first row spell.
+/// Returns the texts of the tokens of prompt and answers of the first row.
 fn spelled(run: Run) -> (String, Vec<String>) {
     let row = run.ok().json()["row"][0].clone();
     let spell = |tokens: &Value| -> String {

@@ -101,7 +101,7 @@ fn pairs_of_texts_that_share_no_turn_marker_are_refused() {
         let generate = align(&["generate", "--model", text(&model), "--data", text(&bare), "--max-new-tokens", "1"]);
         generate.refused(3, &["bare.jsonl:1: ", "--implicit-prompt"]);
         train(name, &pairs, &["--columns", "prompt=asked_question"]).ok();
-        // what the answers happen to share is no prompt
+        // letters that the answers happen to share are not a prompt
         train(name, &pairs, &["--implicit-prompt"])
             .refused(3, &["pairs.jsonl:2: the prompt is empty", "--columns prompt=asked_question"]);
     }
@@ -213,12 +213,12 @@ fn a_prompt_in_columns_of_other_names_is_read_and_said() {
     }
 }
 
-/// Returns what tokens of a vocabulary of bytes spell.
+/// Returns the text of tokens from a vocabulary of bytes.
 fn spelled(tokens: &str) -> String {
     tokens.replace('Ġ', " ").replace('Ċ', "\n")
 }
 
-/// A second file and later parts of the first are looked at like the beginning.
+/// A second file and later parts of the first are checked like the beginning.
 #[test]
 fn faults_far_from_the_beginning_are_warned_of() {
     let folder = tempfile::tempdir().unwrap();
@@ -298,7 +298,7 @@ fn a_run_keeps_how_its_rows_were_read() {
     assert_eq!(again["eval_loss"], last["eval_loss"]);
 }
 
-/// `generate` looks at its prompts as the other commands do.
+/// `generate` checks its prompts as the other commands do.
 #[test]
 fn generate_says_what_it_reads_and_what_may_not_be_meant() {
     let folder = tempfile::tempdir().unwrap();

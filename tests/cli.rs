@@ -8,7 +8,7 @@ fn pairs() -> String {
     committed_goldens().join("pairs.jsonl").to_str().unwrap().to_owned()
 }
 
-/// A short run of `train`, in a folder of its own.
+/// Makes a short run of `train` in its own folder.
 fn train(folder: &Path, more: &[&str]) -> Run {
     let output = folder.join("out");
     let (model, data) = (golden_model("tiny-llama"), pairs());
@@ -258,7 +258,7 @@ fn eval_takes_loss_and_knobs_from_the_run() {
     let (from_run, explicit) = (eval(&[]), eval(&["--loss", "ipo", "--beta", "0.3", "--no-length-norm"]));
     assert_eq!(from_run, explicit);
     assert_ne!(from_run["eval_loss"], eval(&["--loss", "dpo"])["eval_loss"]);
-    // knobs that are off unless given, of a loss and of one of a mix
+    // knobs that are off unless given, for a single loss and for a loss of a mix
     for loss in [&["--loss", "exo", "--exo-log-eps", "-8"][..], &["--loss", "rpo:0.5,exo:0.5", "--exo-log-eps", "-8"]] {
         train(folder.path(), &[loss, &["--overwrite"]].concat()).ok();
         assert_eq!(eval(&[]), eval(loss), "{loss:?}");
@@ -389,7 +389,7 @@ fn completions_and_manual_are_printed() {
     assert!(align(&["train", "--help"]).ok().stdout.contains("--kto-kl-grad"), "knobs of the losses are flags");
 }
 
-/// A reader that goes away is no error and no panic.
+/// A reader that goes away causes neither an error nor a panic.
 #[test]
 fn a_closed_pipe_ends_quietly() {
     let model = golden_model("tiny-llama");
@@ -517,7 +517,7 @@ fn a_prompt_can_be_piped_in() {
     assert_eq!(String::from_utf8(piped.stdout).unwrap(), typed.stdout);
 }
 
-/// Nobody reads, nothing can be said: the adapter is made all the same.
+/// If nobody reads stdout and stderr, the adapter is made all the same.
 #[cfg(target_os = "linux")]
 #[test]
 fn training_goes_on_without_readers() {
@@ -570,7 +570,8 @@ fn a_term_that_has_no_data_is_refused() {
     run.refused(2, &["--eta above 0"]);
 }
 
-/// A step takes as many texts as rows, from where the step before stopped; the run of its own `config.toml` is the same run.
+/// A step takes as many texts as rows and continues where the previous step stopped. The run's `config.toml` makes the same
+/// run.
 #[test]
 fn texts_of_a_reference_corpus_hold_a_policy() {
     let folder = tempfile::tempdir().unwrap();
@@ -604,7 +605,7 @@ fn a_row_without_a_number_that_the_loss_reads_is_named() {
     run.refused(3, &["has no `prob_win_chosen`, which loss `sppo` reads"]);
 }
 
-/// Flags of the file are left out if the command line makes them useless, and only then.
+/// Flags of the file are left out only if the command line makes them useless.
 #[test]
 fn numbers_of_the_file_are_left_out_for_another_choice_alone() {
     let folder = tempfile::tempdir().unwrap();

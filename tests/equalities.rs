@@ -1,4 +1,4 @@
-//! What must be equal: bit for bit where no sum changes its order, within the rounding of that sum elsewhere.
+//! Numbers that must be equal: bit for bit if no sum changes its order, else within the rounding of that sum.
 
 use crate::align::{align, committed_goldens, golden_model, read_lines};
 use crate::golden_rows::{golden_rows, with_numbers};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 const MAX_LENGTH: usize = 256;
 const DROPOUT: Dropout = Dropout { p: 0.3, seed: 1, step: 2 };
 
-/// Families that differ in what the equalities could break on: plain, window and q/k norm, soft-caps, fused with longrope.
+/// Families in which the equalities could break differently: plain, window and q/k norm, soft-caps, fused with longrope.
 const MODELS: [&str; 4] = ["tiny-llama", "tiny-gemma3", "tiny-gemma2", "tiny-phi3"];
 
 fn load(dir: &Path, threads: usize) -> Model {
@@ -29,7 +29,7 @@ fn load(dir: &Path, threads: usize) -> Model {
     Model::load(&device, ModelConfig::open(dir).unwrap(), &files).unwrap()
 }
 
-/// An adapter of rank 4 on every linear layer. `b` scales its second half: 0 is a fresh one.
+/// Makes an adapter of rank 4 on every linear layer. `b` scales its second half; 0 makes a fresh one.
 fn adapter(model: &Model, b: f32) -> Arc<AdapterSet> {
     let mut set = AdapterSet::new(model.linears().len());
     for linear in model.linears() {
@@ -44,7 +44,7 @@ fn adapter(model: &Model, b: f32) -> Arc<AdapterSet> {
     Arc::new(set)
 }
 
-/// The same with a score head: a reward model's.
+/// Makes the same with the score head of a reward model.
 fn with_head(model: &Model, adapter: &AdapterSet) -> Arc<AdapterSet> {
     let hidden_size = model.config().hidden_size;
     let values = Inputs::of(&[hidden_size]).normal(hidden_size, 0.05);
@@ -54,7 +54,7 @@ fn with_head(model: &Model, adapter: &AdapterSet) -> Arc<AdapterSet> {
     Arc::new(set)
 }
 
-/// As [`scoring`], for an objective: its losses of a reward model get a head.
+/// As [`scoring`], for an objective. Losses of reward models get a score head.
 fn scoring_of<'m>(objective: &Objective, model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
     let policy = match objective.scores() {
         Scores::LogProbs => adapter.clone(),
@@ -65,7 +65,7 @@ fn scoring_of<'m>(objective: &Objective, model: &'m Model, adapter: &Arc<Adapter
     Scoring { adapters, scorers, extras: objective.weighting(), ..scoring(model, adapter) }
 }
 
-/// The first rows of the goldens' data, of the kind that a loss eats.
+/// Returns the first rows of the goldens' data, of the kind that a loss reads.
 fn rows(model: &Model, dir: &Path, kind: DataKind, n: usize) -> Vec<EncodedRow> {
     let encoder = Encoder::from_model(dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
     golden_rows(&committed_goldens(), encoder, kind, n)
@@ -87,14 +87,14 @@ fn tree(row: &EncodedRow) -> Tree<'_> {
     Tree { prompt: &row.prompt, branches }
 }
 
-/// Bits of the log-probs of every answer's tokens, policy then reference.
+/// Returns the bits of the log-probs of every answer's tokens, policy first, then reference.
 fn bits(scoring: &Scoring<'_>, trees: &[Tree<'_>]) -> Vec<[Vec<u32>; 2]> {
     let forward = scoring.forward(trees, Mode::Inference, None, 0).unwrap();
     let of = |range: &std::ops::Range<usize>| forward.tokens(range).iter().map(|logp| logp.to_bits()).collect();
     forward.answers().iter().map(|scored| [of(&scored.policy), of(scored.reference.as_ref().unwrap())]).collect()
 }
 
-/// Loss and gradients of a batch, the gradients by parameter.
+/// Computes loss and gradients of a batch, the gradients by parameter.
 fn gradients(
     scoring: &Scoring<'_>,
     objective: &Objective,
@@ -139,7 +139,7 @@ fn recomputed_is_kept() {
     }
 }
 
-/// Weights whose pages are asked for ahead are the same weights, whether layers are kept or recomputed.
+/// Reading weights ahead changes no number, whether layers are kept or recomputed.
 #[test]
 fn read_ahead_changes_no_bit() {
     let dir = golden_model("tiny-llama");
@@ -185,8 +185,8 @@ fn shared_prefix_is_separate() {
     }
 }
 
-/// An answer's reward does not depend on what else is in the pass, nor on its prompt being shared; kept layers change no bit of
-/// the gradient.
+/// An answer's reward depends neither on the rest of the pass nor on whether its prompt is shared. Kept layers change no bit
+/// of the gradient.
 #[test]
 fn rewards_in_company_are_rewards_alone() {
     let objective = Objective::new("rm_bt", &[]).unwrap();
@@ -215,7 +215,7 @@ fn rewards_in_company_are_rewards_alone() {
 
 /// Micro-batches change the order of one sum: that of the adapters' gradients over rows. Its terms are f32 products of n rows,
 /// so the two orders differ by at most about sqrt(n) * 2^-24 of the terms' size: 1e-4 of the norm leaves room for cancellation.
-/// A mask of dropout goes with its token, KTO's mismatched answers included, so dropout changes nothing about that.
+/// A dropout mask belongs to its token, also in KTO's mismatched answers, so dropout does not change this.
 #[test]
 fn a_batch_is_its_micro_batches() {
     let dir = golden_model("tiny-llama");
@@ -250,7 +250,7 @@ fn a_batch_is_its_micro_batches() {
     }
 }
 
-/// Everything that a step reports: counts exactly, means but for the order of their f64 sums.
+/// Compares everything that a step reports: counts exactly, means up to the order of their f64 sums.
 fn same_report(name: &str, parts: &Outcome, whole: &Outcome) {
     let counts = |outcome: &Outcome| [outcome.saturated, outcome.clipped, outcome.undecided];
     assert_eq!(counts(parts), counts(whole), "{name}");
@@ -274,8 +274,8 @@ fn same_report(name: &str, parts: &Outcome, whole: &Outcome) {
     }
 }
 
-/// Where all answers are scored before the first backward pass, the passes that follow have no rows of the reference, and their
-/// gradients are those of passes that do.
+/// If all answers are scored before the first backward pass, the following passes have no reference rows, and their gradients
+/// equal those of passes with reference rows.
 #[test]
 fn what_the_reference_has_said_is_not_computed_again() {
     let dir = golden_model("tiny-llama");
@@ -350,7 +350,7 @@ fn one_thread_is_two() {
     }
 }
 
-/// Metrics without the one column that is a time.
+/// Returns the metrics without the only column that is a time.
 fn metrics(output: &Path) -> Vec<serde_json::Value> {
     let mut lines = read_lines(&output.join("metrics.jsonl"));
     for line in &mut lines {
@@ -398,7 +398,7 @@ fn same_seed_twice_gives_the_same_bits_and_another_seed_others() {
     assert!(first.0 != train("other", "8", "1").0, "another seed");
 }
 
-/// Tensors of a model directory in `n` shards.
+/// Writes the tensors of a model directory in `n` shards.
 fn reshard(from: &Path, to: &Path, n: usize) {
     let files = WeightFiles::open(from, ValueCheck::Skip).unwrap();
     let tensors: Vec<_> = files.tensors().collect();
@@ -461,7 +461,7 @@ fn three_shards_are_one_file() {
     assert_eq!(scored(1), scored(3));
 }
 
-/// A copy of a model directory with its weights in f32, changed.
+/// Copies a model directory with its weights in f32, changed.
 fn widen(from: &Path, to: &Path, change: impl Fn(&str, f32) -> f32) {
     reshard(from, to, 1);
     let files = WeightFiles::open(from, ValueCheck::Skip).unwrap();
@@ -479,7 +479,7 @@ fn widen(from: &Path, to: &Path, change: impl Fn(&str, f32) -> f32) {
     writer.finish().unwrap();
 }
 
-/// Log-probs of every token of some pairs.
+/// Computes the log-probs of every token of some pairs.
 fn token_logps(model: &Path, adapter: Option<&Path>) -> Vec<f64> {
     let rows = committed_goldens().join("pairs.jsonl");
     let (model, rows) = (model.to_str().unwrap(), rows.to_str().unwrap());
@@ -505,8 +505,8 @@ fn token_logps(model: &Path, adapter: Option<&Path>) -> Vec<f64> {
     run.json_lines().iter().flat_map(logps).collect()
 }
 
-/// Merged into f32 weights, the model is base + adapter to the noise of f32; merged into bf16 weights, it is those same sums
-/// rounded once, bit for bit. So the distance of a bf16 merge from base + adapter is the rounding of W and nothing else.
+/// Merged into f32 weights, the model is base + adapter within the noise of f32. Merged into bf16 weights, it has the same sums
+/// rounded once, bit for bit. So a bf16 merge differs from base + adapter only by the rounding of W.
 #[test]
 fn merged_is_adapted() {
     for name in ["tiny-llama", "tiny-phi3", "tiny-gemma3"] {

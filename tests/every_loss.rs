@@ -1,4 +1,4 @@
-//! Every loss trains: twenty steps on the demo's model and its data of the fitting shape.
+//! Every loss trains: twenty steps on the demo's model and its data of the matching kind.
 
 use crate::align::{read_lines, root, write_lines};
 use crate::watched_run;
@@ -34,7 +34,7 @@ fn data(folder: &Path, kind: DataKind) -> (PathBuf, Needs) {
         }
         DataKind::Unpaired => (demo.join("labelled.jsonl"), Needs::Labels),
         DataKind::KWay => (demo.join("scored.jsonl"), Needs::Rewards),
-        // of pairs the chosen answers
+        // the chosen answers of pairs
         DataKind::Sft => (demo.join("pairs_train.jsonl"), Needs::Sequences),
     }
 }
@@ -59,7 +59,7 @@ fn every_loss_trains() {
         let (path, needs) = data(folder.path(), objective.data());
         let encoder = Encoder::from_model(&dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
         let data = Dataset::open(&[path], encoder, needs, OnBadRow::Error).unwrap();
-        // a few rows again and again: then the loss on them must fall
+        // the same few rows repeatedly, so the loss on them must fall
         let rows = data.rows(&data.order(Shuffle::Seeded(3), 0)[..2 * BATCH]).unwrap();
         train(name, objective, &model, &rows);
     }

@@ -1,11 +1,11 @@
-//! Rows of the goldens' data, of the kind that a loss eats.
+//! Rows of the goldens' data, of the kind that a loss reads.
 
 use align_data::{Answer, Dataset, EncodedRow, Encoder, Needs, OnBadRow, RowNumbers, Shuffle, Target};
 use align_lora::objective::DataKind;
 use std::path::Path;
 
-/// The first `n` rows, in the order of the files in `folder`. Scored answers are made from pairs: of each row its own answers
-/// and the next row's chosen one, so that there are three; of every third row one alone.
+/// Returns the first `n` rows, in the order of the files in `folder`. Scored answers are made from pairs: a row's own answers
+/// and the next row's chosen one, three in all; every third row has only one.
 pub fn golden_rows(folder: &Path, encoder: Encoder, kind: DataKind, n: usize) -> Vec<EncodedRow> {
     let read = |file: &str, encoder, needs, n| {
         let data = Dataset::open(&[folder.join(file)], encoder, needs, OnBadRow::Error).unwrap();
@@ -34,7 +34,7 @@ pub fn golden_rows(folder: &Path, encoder: Encoder, kind: DataKind, n: usize) ->
     }
 }
 
-/// Rows with the numbers that some losses read beside their answers.
+/// Adds the numbers that some losses read beside the answers.
 pub fn with_numbers(mut rows: Vec<EncodedRow>) -> Vec<EncodedRow> {
     for (i, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.target == Target::Pair) {
         let certain = 0.75 + 0.05 * (i % 5) as f64;

@@ -1,8 +1,8 @@
-//! The binary against TRL, PEFT and torch: tokens, log-probs, losses, trajectories, generation, in `--precision f32`.
+//! Compares the binary with TRL, PEFT and torch in `--precision f32`: tokens, log-probs, losses, trajectories, generation.
 //!
-//! The numbers are those of `tests/goldens/` (made by `tests/oracles/`, see the README there), or of the folder that the
-//! variable `ALIGN_GOLDENS` names, which may hold any part of the same form. The real model runs where `ALIGN_SMOLLM2` names
-//! its directory (`tests/oracles/make_smollm2.py` makes it); where it does not, the tests say so by name.
+//! The numbers are those of `tests/goldens/` (see the README there), or of the folder in the variable `ALIGN_GOLDENS`, which
+//! may hold any part of the same form. The real model runs if `ALIGN_SMOLLM2` names its directory
+//! (`tests/oracles/make_smollm2.py` makes it); otherwise the tests report by name that it is missing.
 
 use crate::align::{align, committed_goldens, ids, lines_in, number, numbers, read_json, read_lines};
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ fn goldens_root() -> PathBuf {
     }
 }
 
-/// The tiny models of the goldens folder; the real one apart, as it is not in the repository.
+/// The tiny models of the goldens folder. The real one is separate, since it is not in the repository.
 fn models(which: impl Fn(&str) -> bool) -> Vec<Golden> {
     let root = goldens_root();
     let mut names: Vec<String> = std::fs::read_dir(&root)
@@ -93,7 +93,7 @@ fn is_real(name: &str) -> bool {
     name.starts_with("smollm2")
 }
 
-/// A run that checked nothing must not pass for one that did; the real model may be absent, the goldens folder partial.
+/// Fails if nothing was checked. The real model may be missing, and the goldens folder may be partial.
 fn for_each(which: impl Fn(&str) -> bool, file: &str, check: impl Fn(&Golden, Value)) {
     let mut checked = 0;
     for golden in models(which) {
@@ -119,7 +119,7 @@ impl Golden {
         self.meta()["max_length"].to_string()
     }
 
-    /// Flags of a loss, with its knobs and beta as the folder has them; `sft` has no beta.
+    /// Returns the flags of a loss, with the folder's knobs and beta; `sft` has no beta.
     fn flags(&self, flags: &[&str], knobs: &[(&str, &str)]) -> Vec<String> {
         let meta = self.meta();
         let beta = [("--beta", "beta")];
@@ -133,7 +133,7 @@ impl Golden {
         golden["items"].as_array().unwrap_or_else(|| panic!("{}: no items", self.name))
     }
 
-    /// `align-cli COMMAND` on this model and its adapter.
+    /// Runs `align-cli COMMAND` on this model and its adapter.
     fn run<S: AsRef<str>>(&self, command: &str, more: &[S]) -> crate::align::Run {
         let model = self.model.to_str().unwrap();
         let adapter = self.adapter.to_str().unwrap();
@@ -141,14 +141,14 @@ impl Golden {
         align(&common.into_iter().chain(more.iter().map(AsRef::as_ref)).collect::<Vec<_>>())
     }
 
-    /// `eval` of rows with the flags of a loss.
+    /// Runs `eval` on rows with the flags of a loss.
     fn eval(&self, path: &str, mut flags: Vec<String>) -> Value {
         let max_length = self.max_length();
         flags.extend(["--data", path, "--json", "--max-length", &max_length].map(str::to_owned));
         self.run("eval", &flags).ok().json()
     }
 
-    /// Rows written to a file of their own, and the folder that holds it.
+    /// Writes rows to a file and returns it with its folder.
     fn data(&self, rows: &[Value]) -> (tempfile::TempDir, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = lines_in(folder.path(), "rows.jsonl", rows);
@@ -156,7 +156,7 @@ impl Golden {
         (folder, path)
     }
 
-    /// Tokens of every row, from `inspect --row`.
+    /// Returns the tokens of every row, from `inspect --row`.
     fn tokens(&self, rows: &[Value], max_length: usize) -> Vec<Value> {
         let (_folder, path) = self.data(rows);
         let (model, max_length) = (self.model.to_str().unwrap(), max_length.to_string());
@@ -181,7 +181,7 @@ fn pairs() -> Vec<Value> {
     read_lines(if path.exists() { path } else { committed_goldens().join("pairs.jsonl") }.as_path())
 }
 
-/// The same pairs as strings, as the goldens' maker writes them.
+/// Returns the same pairs as strings, as the goldens' maker writes them.
 fn plain(row: &Value) -> Value {
     let mut prompt = String::new();
     for turn in row["prompt"].as_array().unwrap() {
@@ -225,7 +225,7 @@ fn check_tokens(which: fn(&str) -> bool) {
     }
 }
 
-/// A folder that `ALIGN_GOLDENS` names may hold any part of the goldens, but not nothing.
+/// The folder in `ALIGN_GOLDENS` may hold any part of the goldens, but it must hold something.
 #[test]
 fn there_is_something_to_check() {
     let root = goldens_root();
@@ -249,7 +249,7 @@ fn check_edge_tokens(which: fn(&str) -> bool) {
                 let max_length = max_length.to_string();
                 let flags = ["--data", &path, "--json", "--max-length", &max_length];
                 let run = golden.run("score", &[&flags, prompt_rule(&rows[0])].concat());
-                // the only row is refused or dropped: nothing is left, which is a bad input file
+                // the only row is refused or dropped, and a file without rows is a bad input file
                 assert_eq!(run.code, Some(3), "{place}: {}", run.stderr);
                 if let Some(error) = item["error"].as_str() {
                     let reason = error.split(": ").last().unwrap();
@@ -330,8 +330,8 @@ fn check_losses(which: fn(&str) -> bool) {
             let eval = golden.eval(&path, golden.flags(flags, knobs));
             let (got, want) = (number(&eval["eval_loss"]), number(&losses["loss"][name]));
             // the loss moves by at most beta per nat of a log-ratio (ipo by 2 |h - 1/(2 beta)| / tokens, at most 10 per
-            // nat of a mean): 1e-4 relative is the room that 1e-3 nats leave at a beta of 0.1. Two divergences are exponentials of a log-ratio,
-            // and a loss that is one moves by its own size per nat
+            // nat of a mean): 1e-4 relative is the room that 1e-3 nats leave at a beta of 0.1. Two divergences are
+            // exponentials of a log-ratio, and a loss that is one moves by its own size per nat
             let exponential = name.contains("forward_kl") || name.contains("alpha_divergence");
             let room = if exponential { 2.0 * SUM } else { 1e-4 * (beta / 0.1).max(1.0) };
             assert!((got - want).abs() <= room * want.abs().max(1.0), "{} {name}: {got}, golden {want}", golden.name);
@@ -385,7 +385,7 @@ fn kto_is_that_of_trl() {
     check_kto(is_tiny);
 }
 
-/// Largest relative difference of two runs of the same steps.
+/// Returns the largest relative difference of two runs of the same steps.
 fn largest_relative(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).fold(0.0, |worst: f64, (a, b)| worst.max((a - b).abs() / b.abs()))
 }
@@ -459,8 +459,8 @@ fn check_trajectory(golden: &Golden, name: &str, flags: &[String], want: &Value)
         for (step, (line, want)) in lines.iter().zip(want).enumerate() {
             let Some(want) = want.as_f64() else { continue };
             let got = number(&line[key]);
-            // a reward is beta times a log-ratio, and so is its noise: the least scale of the error is that of 10 nats, a reward of
-            // 1 at the committed beta
+            // a reward is beta times a log-ratio, and so is its noise: the least scale of the error is that of 10 nats, a
+            // reward of 1 at the committed beta
             let least = if key == "kl" { 1.0 } else { 10.0 * number(&meta["beta"]) };
             let error = (got - want).abs() / want.abs().max(least);
             // the reference point is a mean of differences of sums: their own noise, 1e-3 nats, is the least that can be asked

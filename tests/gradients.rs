@@ -1,4 +1,4 @@
-//! Gradients of the adapters: against torch's where there are goldens, against difference quotients for every loss.
+//! Compares gradients of the adapters with torch's goldens, and with difference quotients for every loss.
 
 use crate::align::{committed_goldens, number, numbers, read_json, root};
 use crate::golden_rows::{golden_rows, with_numbers};
@@ -149,7 +149,7 @@ fn every_tensor_has_the_gradient_of_torch() {
     }
 }
 
-/// Norms, largest values and sampled entries, where whole tensors are not kept.
+/// Norms, largest values and sampled entries, for goldens without whole tensors.
 fn check_sampled(world: &World, golden: &str, kind: DataKind) {
     let path = world.folder.join(format!("grads_{golden}.json"));
     if !path.exists() {
@@ -170,7 +170,7 @@ fn check_sampled(world: &World, golden: &str, kind: DataKind) {
         let place = format!("{} {golden}: {key}", world.name);
         assert!((norm(&got) - l2).abs() <= 1e-4 * l2, "{place}: norm {} golden {l2}", norm(&got));
         let golden_largest = number(&want["max_abs"]);
-        // of one entry only its share of the tensor's own error bound is known: 1e-4 of the norm
+        // for a single entry, only the error bound of the whole tensor is known: 1e-4 of the norm
         assert!((largest - golden_largest).abs() <= 1e-4 * l2, "{place}: largest {largest} golden {golden_largest}");
         for (index, value) in numbers(&want["index"]).iter().zip(numbers(&want["value"])) {
             let got = f64::from(got[*index as usize]);
@@ -202,10 +202,10 @@ fn smollm2_has_the_gradients_of_torch() {
     check_sampled(&world, "kto", DataKind::Unpaired);
 }
 
-/// Every loss through a whole model: the derivative along a random direction of all parameters against the difference quotient.
+/// Every loss through a whole model: compares the derivative along a direction in all parameters with the difference quotient.
 ///
-/// The loss is summed from f32 log-probs of some hundred tokens, each off by about 1e-5: with a step that moves the loss by
-/// about 1e-2, the quotient is good to about 1 %.
+/// The loss is summed from f32 log-probs of some hundred tokens, each with an error of about 1e-5. With a step that moves the
+/// loss by about 1e-2, the quotient is exact to about 1 %.
 #[test]
 fn every_loss_has_the_gradient_of_its_value() {
     let folder = committed_goldens().join("tiny-llama");
@@ -214,13 +214,14 @@ fn every_loss_has_the_gradient_of_its_value() {
     for name in LOSSES.iter().map(|loss| loss.name).chain(modified) {
         let number = KnobValue::Number;
         let knobs: &[_] = match name {
-            // at the usual beta the golden adapter is so far from its reference that these are flat, or beyond their bounds
+            // at the usual beta, the golden adapter is so far from its reference that these losses are flat, or beyond their
+            // bounds
             "hinge" | "exo_rw" | "dpo_rw" | "nca" | "discopop" => &[("beta", number(0.01))],
             "chipo" => &[("beta", number(0.01)), ("chi_alpha", number(0.01))],
             "slic" => &[("delta", number(1000.0))],
-            // its reference points carry no gradient by default: then it is not the gradient of its value, by intention
+            // its reference points carry no gradient by default, so intentionally it is not the gradient of its value
             "kto_pair" => &[("kl_grad", KnobValue::Switch(true))],
-            // so does what its target margin follows
+            // the same holds for its target margin
             "alpha_dpo" => &[("alpha", number(0.0))],
             "max_po" => &[("eta", number(0.1))],
             _ => &[],
@@ -233,7 +234,7 @@ fn every_loss_has_the_gradient_of_its_value() {
             // the texts of its reference data
             rows.extend(world.rows(DataKind::Sft, 2));
         }
-        // running statistics carry no gradient: they stay where they are
+        // running statistics carry no gradient, so they stay fixed
         let history = world.gradients(&objective, &rows).0.history.for_evaluation();
         let (outcome, grads) = world.gradients_after(&objective, &rows, history);
         let params = world.set(&objective).params();

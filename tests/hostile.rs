@@ -1,11 +1,11 @@
-//! Files from outside that are broken or lie: the exit code, and a message that names the file, the line or the tensor. No
-//! panic, nothing half-written.
+//! Broken or lying files from outside: they give an exit code and a message that names the file, the line or the tensor. They
+//! cause no panic and no half-written file.
 
 use crate::align::{Run, align, committed_goldens, copy_folder, edit_json};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// A model directory (tiny-llama, or tiny-qwen2 where one file is wanted) with an adapter and rows, to be broken.
+/// A model directory (tiny-llama, or tiny-qwen2 if a single file is needed) with an adapter and rows, to be broken.
 struct Sandbox {
     folder: tempfile::TempDir,
 }
@@ -35,7 +35,7 @@ impl Sandbox {
         edit_json(&self.path(name), change);
     }
 
-    /// `score` of the rows with the adapter, the command that reads every kind of file.
+    /// Runs `score` on the rows with the adapter, since this command reads every kind of file.
     fn score(&self, more: &[&str]) -> Run {
         let text = |name: &str| self.path(name).to_str().unwrap().to_owned();
         let (model, adapter, rows) = (text("model"), text("adapter"), text("rows.jsonl"));
@@ -45,7 +45,7 @@ impl Sandbox {
     }
 }
 
-/// The run failed with this code, and its message holds every part.
+/// Checks that the run failed with this code, and that its message holds every part.
 fn assert_refused(what: &str, run: &Run, code: i32, parts: &[&str]) {
     assert_eq!(run.code, Some(code), "{what}: {}", run.stderr);
     for part in parts {
@@ -73,7 +73,7 @@ fn check(model: &str, cases: &[Case]) {
     }
 }
 
-/// A safetensors file with this header and this many bytes of data.
+/// Makes a safetensors file with this header and this many bytes of data.
 fn safetensors(header: &str, data: usize) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());
@@ -84,7 +84,7 @@ fn safetensors(header: &str, data: usize) -> Vec<u8> {
 const WEIGHTS: &str = "model/model.safetensors";
 const INDEX: &str = "model/model.safetensors.index.json";
 
-/// Header of tiny-qwen2's weights with one change.
+/// Returns the header of tiny-qwen2's weights with one change.
 fn change_header(sandbox: &Sandbox, change: fn(&mut Value)) {
     let bytes = std::fs::read(sandbox.path(WEIGHTS)).unwrap();
     let len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -466,7 +466,7 @@ fn a_model_that_is_nowhere_is_a_usage_error() {
     assert_refused("no such directory", &run, 2, &["./no/such/model"]);
 }
 
-/// `train` and `merge` on a file system without room: exit code 1, and what was there before stays.
+/// `train` and `merge` on a full file system end with exit code 1, and earlier files stay.
 #[cfg(unix)]
 #[test]
 fn a_full_disk_leaves_the_old_files() {
@@ -527,7 +527,7 @@ fn a_full_disk_leaves_the_old_files() {
     assert_eq!(leftovers("."), Vec::<String>::new());
 }
 
-/// An adapter whose product overflows: the run ends at its first step and leaves what an earlier run wrote.
+/// If an adapter's product overflows, the run ends at its first step and leaves the files of an earlier run.
 #[test]
 fn numbers_that_overflow_end_the_run_and_leave_the_old_files() {
     let sandbox = Sandbox::new("tiny-llama");

@@ -1,4 +1,4 @@
-//! Tests of the whole: the binary against numbers from other software, equalities, hostile files, the command line.
+//! Tests of the whole program: comparison with numbers from other software, equalities, hostile files, the command line.
 
 mod align;
 mod architecture;
