@@ -9,7 +9,7 @@ use crate::ceiling::Ceiling;
 use crate::measure::Samples;
 use crate::models::{self, BenchModel, RANK};
 use crate::report::{Rate, Report, Row};
-use align_data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
+use align_data::{Dataset, EncodedRow, Encoder, OnBadRow, RowKind, Shuffle};
 use align_engine::adapters::{AdapterSet, Adapters};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::{Model, ModelConfig};
@@ -108,7 +108,7 @@ impl Step {
         let files = WeightFiles::open(model_dir, ValueCheck::Finite)?;
         let model = Model::load(device, ModelConfig::open(model_dir)?, &files)?;
         let encoder = Encoder::from_model(model_dir, None, MAX_LENGTH, model.config().vocab_size)?;
-        let data = Dataset::open(&[data.to_owned()], encoder, Needs::Pairs, OnBadRow::Skip)?;
+        let data = Dataset::open(&[data.to_owned()], encoder, RowKind::Pair, OnBadRow::Skip)?;
         let order = data.order(Shuffle::Off, 0);
         let mut batches: Vec<&[u32]> = order.chunks_exact(PAIRS).take(BATCHES).collect();
         batches.sort_by_key(|batch| batch.iter().map(|&row| data.lengths(row as usize).tree).sum::<usize>());

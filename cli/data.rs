@@ -5,7 +5,7 @@ use crate::error::CliError;
 use crate::rejects::Rejects;
 use crate::report::{self, DataReport, say};
 use crate::run_files::RECORD;
-use align_data::{BadRow, DataError, Dataset, Encoder, Needs, Opening, TokenCache, TurnMarker};
+use align_data::{BadRow, DataError, Dataset, Encoder, Opening, RowKind, TokenCache, TurnMarker};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
 
 /// How the data of a command is opened.
 pub struct DataOptions<'a> {
-    pub needs: Needs,
+    pub kind: Option<RowKind>,
     pub on_bad_row: OnBadRowChoice,
     pub keep: &'a KeepArgs,
     /// The demo's files are new each time: their tokens would never be found again.
@@ -108,7 +108,7 @@ fn open(
     };
     let mut report = DataReport::new();
     let opening = Opening {
-        needs: options.needs,
+        kind: options.kind,
         on_bad_row: options.on_bad_row.into(),
         cache: cache.as_ref(),
         rejects: rejects.map(|rejects| &mut rejects.lines as &mut dyn Write),

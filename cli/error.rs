@@ -1,7 +1,7 @@
 //! Errors of the command line and their exit codes.
 
 use crate::report::say;
-use align_data::{BadRow, DataError, DropReason, EncoderError, SourceError, TemplateError};
+use align_data::{BadRow, DataError, DropReason, EncoderError, RowKind, SourceError, TemplateError};
 use align_engine::EngineError;
 use align_engine::model::{ConfigError, LocateError};
 use align_engine::weights::LoadError;
@@ -148,7 +148,9 @@ impl From<DataError> for CliError {
             DataError::Encoder(error) => error.into(),
             DataError::Rejects(_) | DataError::Cache { .. } => CliError::Runtime(text),
             DataError::NoSuchColumn { .. } | DataError::WrongShape { .. } => CliError::Columns(text),
-            DataError::WrongPart { found, .. } => CliError::SftPart { is_sequence: found.shape.is_sequence(), text },
+            DataError::WrongPart { found, .. } => {
+                CliError::SftPart { is_sequence: found.shape.kind() == Some(RowKind::Sequence), text }
+            }
             DataError::Row { reason: BadRow::UnknownShape { .. } | BadRow::Missing { .. }, .. }
             | DataError::NothingLeft {
                 reason: DropReason::Bad(BadRow::UnknownShape { .. } | BadRow::Missing { .. }),

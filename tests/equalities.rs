@@ -2,7 +2,7 @@
 
 use crate::align::{align, committed_goldens, golden_model, read_lines};
 use crate::golden_rows::{golden_rows, with_numbers};
-use align_data::{EncodedRow, Encoder, Mismatch};
+use align_data::{EncodedRow, Encoder, Mismatch, RowKind};
 use align_engine::adapters::{AdapterSet, Adapters, LowRank};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::{Model, ModelConfig};
@@ -11,7 +11,7 @@ use align_engine::pass::Dropout;
 use align_engine::weights::{Dtype, SafetensorsWriter, TensorSpec, ValueCheck, WeightFiles};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
-use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective, Scores};
+use align_lora::objective::{History, KnobValue, LOSSES, Objective, Scores};
 use align_lora::train::{Batch, Branch, Donors, Forest, Outcome, Role, Scorers, Scoring, Tree};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -66,7 +66,7 @@ fn scoring_of<'m>(objective: &Objective, model: &'m Model, adapter: &Arc<Adapter
 }
 
 /// Returns the first rows of the goldens' data, of the kind that a loss reads.
-fn rows(model: &Model, dir: &Path, kind: DataKind, n: usize) -> Vec<EncodedRow> {
+fn rows(model: &Model, dir: &Path, kind: RowKind, n: usize) -> Vec<EncodedRow> {
     let encoder = Encoder::from_model(dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
     golden_rows(&committed_goldens(), encoder, kind, n)
 }
@@ -125,7 +125,7 @@ fn to_bits(grads: &BTreeMap<ParamId, Vec<f32>>) -> Vec<u32> {
 fn recomputed_is_kept() {
     for name in MODELS {
         let model = load(&golden_model(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), DataKind::Pairs, 3));
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 3));
         let scoring = scoring(&model, &adapter);
         let objective = Objective::new("exo_pair", &[]).unwrap();
         for dropout in [None, Some(DROPOUT)] {
@@ -148,7 +148,7 @@ fn read_ahead_changes_no_bit() {
         let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
         let device = Device::cpu(Some(2)).unwrap();
         let model = Model::load_beside(&device, ModelConfig::open(&dir).unwrap(), &files, free_bytes).unwrap();
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &dir, DataKind::Pairs, 3));
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &dir, RowKind::Pair, 3));
         let scoring = scoring(&model, &adapter);
         [0, 2, usize::MAX].map(|kept| to_bits(&gradients(&scoring, &objective, &rows, 1 << 20, kept, None).1))
     };
@@ -159,7 +159,7 @@ fn read_ahead_changes_no_bit() {
 fn packed_is_alone() {
     for name in MODELS {
         let model = load(&golden_model(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), DataKind::Pairs, 5));
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 5));
         let scoring = scoring(&model, &adapter);
         let trees: Vec<Tree<'_>> = rows.iter().map(tree).collect();
         let packed = bits(&scoring, &trees);
@@ -174,7 +174,7 @@ fn packed_is_alone() {
 fn shared_prefix_is_separate() {
     for name in MODELS {
         let model = load(&golden_model(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), DataKind::Pairs, 4));
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 4));
         let scoring = scoring(&model, &adapter);
         for (i, row) in rows.iter().enumerate() {
             let shared = tree(row);
@@ -192,7 +192,7 @@ fn rewards_in_company_are_rewards_alone() {
     let objective = Objective::new("rm_bt", &[]).unwrap();
     for name in MODELS {
         let model = load(&golden_model(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), DataKind::Pairs, 4));
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &golden_model(name), RowKind::Pair, 4));
         for precision in [Precision::F32, Precision::Bf16] {
             let scoring = Scoring { precision, ..scoring_of(&objective, &model, &adapter) };
             let rewards = |trees: &[Tree<'_>]| -> Vec<u64> {
@@ -229,7 +229,7 @@ fn a_batch_is_its_micro_batches() {
         let objective = Objective::new(name, knobs).unwrap();
         let mut rows = with_numbers(rows(&model, &dir, objective.data(), 6));
         if objective.reference_data() {
-            rows.extend(self::rows(&model, &dir, DataKind::Sft, 4));
+            rows.extend(self::rows(&model, &dir, RowKind::Sequence, 4));
         }
         let scoring = scoring_of(&objective, &model, &adapter);
         let (whole, want) = gradients(&scoring, &objective, &rows, 1 << 20, usize::MAX, dropout);
@@ -323,7 +323,7 @@ fn what_the_reference_has_said_is_not_computed_again() {
 fn a_fresh_adapter_is_the_reference() {
     for name in MODELS {
         let model = load(&golden_model(name), 2);
-        let (adapter, rows) = (adapter(&model, 0.0), rows(&model, &golden_model(name), DataKind::Pairs, 4));
+        let (adapter, rows) = (adapter(&model, 0.0), rows(&model, &golden_model(name), RowKind::Pair, 4));
         let objective = Objective::new("dpo", &[]).unwrap();
         let (outcome, _) = gradients(&scoring(&model, &adapter), &objective, &rows, 1 << 20, 0, None);
         let means = outcome.preferences.means();
@@ -339,7 +339,7 @@ fn one_thread_is_two() {
         let run = |threads: usize| {
             let model = load(&dir, threads);
             let adapter = adapter(&model, 0.02);
-            let rows = rows(&model, &dir, DataKind::Pairs, 3);
+            let rows = rows(&model, &dir, RowKind::Pair, 3);
             let objective = Objective::new("ipo", &[]).unwrap();
             let (outcome, grads) = gradients(&scoring(&model, &adapter), &objective, &rows, 1 << 20, 2, None);
             (outcome.loss.to_bits(), to_bits(&grads))
@@ -436,7 +436,7 @@ fn log_probs_at_a_temperature_of_two_are_those_of_half_the_logits() {
     let score = |dir: &Path, temperature: f32| {
         let mut model = load(dir, 2);
         model.set_logp_temperature(temperature);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &from, DataKind::Pairs, 3));
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &from, RowKind::Pair, 3));
         let objective = Objective::new("wpo", &[]).unwrap();
         [Precision::F32, Precision::Bf16].map(|precision| {
             let scoring = Scoring { precision, ..scoring_of(&objective, &model, &adapter) };
@@ -455,7 +455,7 @@ fn three_shards_are_one_file() {
         let folder = tempfile::tempdir().unwrap();
         reshard(&from, folder.path(), n);
         let model = load(folder.path(), 2);
-        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, folder.path(), DataKind::Pairs, 2));
+        let (adapter, rows) = (adapter(&model, 0.02), rows(&model, folder.path(), RowKind::Pair, 2));
         bits(&scoring(&model, &adapter), &rows.iter().map(tree).collect::<Vec<_>>())
     };
     assert_eq!(scored(1), scored(3));

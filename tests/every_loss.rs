@@ -2,12 +2,12 @@
 
 use crate::align::{read_lines, root, write_lines};
 use crate::watched_run;
-use align_data::{Dataset, EncodedRow, Encoder, Needs, OnBadRow, Shuffle};
+use align_data::{Dataset, EncodedRow, Encoder, OnBadRow, RowKind, Shuffle};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::objective::{DataKind, KnobValue, LOSSES, MIXES, Objective, Scores};
+use align_lora::objective::{KnobValue, LOSSES, MIXES, Objective, Scores};
 use align_lora::train::{TrainOptions, Trainer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ const BATCH: usize = 8;
 const MAX_LENGTH: usize = 128;
 
 /// The demo's rows, with the columns that some losses read.
-fn data(folder: &Path, kind: DataKind) -> (PathBuf, Needs) {
+fn data(folder: &Path, kind: RowKind) -> PathBuf {
     let demo = root().join("cli/demo/data");
     match kind {
-        DataKind::Pairs => {
+        RowKind::Pair => {
             let mut rows = read_lines(&demo.join("pairs_train.jsonl"));
             for (i, row) in rows.iter_mut().enumerate() {
                 let certain = 0.75 + 0.05 * (i % 5) as f64;
@@ -30,12 +30,12 @@ fn data(folder: &Path, kind: DataKind) -> (PathBuf, Needs) {
             }
             let path = folder.join("pairs.jsonl");
             write_lines(&path, &rows);
-            (path, Needs::Pairs)
+            path
         }
-        DataKind::Unpaired => (demo.join("labelled.jsonl"), Needs::Labels),
-        DataKind::KWay => (demo.join("scored.jsonl"), Needs::Rewards),
+        RowKind::Labelled => demo.join("labelled.jsonl"),
+        RowKind::Scored => demo.join("scored.jsonl"),
         // the chosen answers of pairs
-        DataKind::Sft => (demo.join("pairs_train.jsonl"), Needs::Sequences),
+        RowKind::Sequence => demo.join("pairs_train.jsonl"),
     }
 }
 
@@ -56,9 +56,9 @@ fn every_loss_trains() {
             _ => &[],
         };
         let objective = Objective::new(name, knobs).unwrap();
-        let (path, needs) = data(folder.path(), objective.data());
+        let path = data(folder.path(), objective.data());
         let encoder = Encoder::from_model(&dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
-        let data = Dataset::open(&[path], encoder, needs, OnBadRow::Error).unwrap();
+        let data = Dataset::open(&[path], encoder, objective.data(), OnBadRow::Error).unwrap();
         // the same few rows repeatedly, so the loss on them must fall
         let rows = data.rows(&data.order(Shuffle::Seeded(3), 0)[..2 * BATCH]).unwrap();
         train(name, objective, &model, &rows);

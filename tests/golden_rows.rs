@@ -1,21 +1,20 @@
 //! Rows of the goldens' data, of the kind that a loss reads.
 
-use align_data::{Answer, Dataset, EncodedRow, Encoder, Needs, OnBadRow, RowNumbers, Shuffle, Target};
-use align_lora::objective::DataKind;
+use align_data::{Answer, Dataset, EncodedRow, Encoder, OnBadRow, RowKind, RowNumbers, Shuffle, Target};
 use std::path::Path;
 
 /// Returns the first `n` rows, in the order of the files in `folder`. Scored answers are made from pairs: a row's own answers
 /// and the next row's chosen one, three in all; every third row has only one.
-pub fn golden_rows(folder: &Path, encoder: Encoder, kind: DataKind, n: usize) -> Vec<EncodedRow> {
-    let read = |file: &str, encoder, needs, n| {
-        let data = Dataset::open(&[folder.join(file)], encoder, needs, OnBadRow::Error).unwrap();
+pub fn golden_rows(folder: &Path, encoder: Encoder, kind: RowKind, n: usize) -> Vec<EncodedRow> {
+    let read = |file: &str, encoder, n| {
+        let data = Dataset::open(&[folder.join(file)], encoder, kind, OnBadRow::Error).unwrap();
         data.rows(&data.order(Shuffle::Off, 0)[..n]).unwrap()
     };
     match kind {
-        DataKind::Pairs => read("pairs.jsonl", encoder, Needs::Pairs, n),
-        DataKind::Unpaired => read("kto.jsonl", encoder, Needs::Labels, n),
-        DataKind::KWay => {
-            let pairs = read("pairs.jsonl", encoder, Needs::Pairs, n + 1);
+        RowKind::Pair | RowKind::Sequence => read("pairs.jsonl", encoder, n),
+        RowKind::Labelled => read("kto.jsonl", encoder, n),
+        RowKind::Scored => {
+            let pairs = golden_rows(folder, encoder, RowKind::Pair, n + 1);
             (pairs.windows(2).enumerate())
                 .map(|(i, rows)| {
                     let other = Answer { kept: rows[1].answers[0].kept.min(24), ..rows[1].answers[0].clone() };
@@ -30,7 +29,6 @@ pub fn golden_rows(folder: &Path, encoder: Encoder, kind: DataKind, n: usize) ->
                 })
                 .collect()
         }
-        DataKind::Sft => read("pairs.jsonl", encoder, Needs::Sequences, n),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::align::{committed_goldens, number, numbers, read_json, root};
 use crate::golden_rows::{golden_rows, with_numbers};
-use align_data::{EncodedRow, Encoder, Mismatch};
+use align_data::{EncodedRow, Encoder, Mismatch, RowKind};
 use align_engine::adapters::{AdapterSet, Adapters};
 use align_engine::autograd::ParamGrads;
 use align_engine::model::{Model, ModelConfig};
@@ -11,7 +11,7 @@ use align_engine::weights::{SafetensorsFile, ValueCheck, WeightFiles};
 use align_kernels::case::Inputs;
 use align_kernels::{Device, Precision};
 use align_lora::adapter::Adapter;
-use align_lora::objective::{DataKind, History, KnobValue, LOSSES, Objective, Scores};
+use align_lora::objective::{History, KnobValue, LOSSES, Objective, Scores};
 use align_lora::train::{Batch, Donors, Outcome, Scorers, Scoring};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl World {
         }
     }
 
-    fn rows(&self, kind: DataKind, n: usize) -> Vec<EncodedRow> {
+    fn rows(&self, kind: RowKind, n: usize) -> Vec<EncodedRow> {
         let rows = self.model.config().vocab_size;
         let encoder = Encoder::from_model(&self.encoder, None, self.max_length, rows).unwrap();
         let root = self.folder.parent().unwrap();
@@ -134,7 +134,7 @@ fn every_tensor_has_the_gradient_of_torch() {
                 continue;
             }
             let file = SafetensorsFile::open(&path).unwrap();
-            let (_, grads) = world.gradients(&objective(&world, golden), &world.rows(DataKind::Pairs, ROWS));
+            let (_, grads) = world.gradients(&objective(&world, golden), &world.rows(RowKind::Pair, ROWS));
             let mut tensors = 0;
             for (key, param) in world.adapter.params() {
                 let want = file.to_f32(file.tensor(&key).unwrap_or_else(|| panic!("{key}"))).unwrap();
@@ -150,7 +150,7 @@ fn every_tensor_has_the_gradient_of_torch() {
 }
 
 /// Norms, largest values and sampled entries, for goldens without whole tensors.
-fn check_sampled(world: &World, golden: &str, kind: DataKind) {
+fn check_sampled(world: &World, golden: &str, kind: RowKind) {
     let path = world.folder.join(format!("grads_{golden}.json"));
     if !path.exists() {
         eprintln!("skipped: {} has no grads_{golden}.json", world.name);
@@ -184,9 +184,9 @@ fn check_sampled(world: &World, golden: &str, kind: DataKind) {
 #[test]
 fn sampled_gradients_are_those_of_torch() {
     for world in tiny_worlds() {
-        check_sampled(&world, "sigmoid", DataKind::Pairs);
-        check_sampled(&world, "exo_pair", DataKind::Pairs);
-        check_sampled(&world, "kto", DataKind::Unpaired);
+        check_sampled(&world, "sigmoid", RowKind::Pair);
+        check_sampled(&world, "exo_pair", RowKind::Pair);
+        check_sampled(&world, "kto", RowKind::Labelled);
     }
 }
 
@@ -197,9 +197,9 @@ fn smollm2_has_the_gradients_of_torch() {
         return;
     };
     let world = World::open(&goldens_root().join("smollm2-135m"), Path::new(&dir));
-    check_sampled(&world, "sigmoid", DataKind::Pairs);
-    check_sampled(&world, "exo_pair", DataKind::Pairs);
-    check_sampled(&world, "kto", DataKind::Unpaired);
+    check_sampled(&world, "sigmoid", RowKind::Pair);
+    check_sampled(&world, "exo_pair", RowKind::Pair);
+    check_sampled(&world, "kto", RowKind::Labelled);
 }
 
 /// Every loss through a whole model: compares the derivative along a direction in all parameters with the difference quotient.
@@ -232,7 +232,7 @@ fn every_loss_has_the_gradient_of_its_value() {
             // flat for margins of more than a few nats
             rows.iter_mut().flat_map(|row| &mut row.answers).for_each(|answer| answer.kept = answer.kept.min(2));
             // the texts of its reference data
-            rows.extend(world.rows(DataKind::Sft, 2));
+            rows.extend(world.rows(RowKind::Sequence, 2));
         }
         // running statistics carry no gradient, so they stay fixed
         let history = world.gradients(&objective, &rows).0.history.for_evaluation();

@@ -2,7 +2,7 @@
 
 use crate::align::{align, committed_goldens, golden_model, read_lines, write_lines};
 use crate::watched_run::{self, Notes};
-use align_data::{Dataset, Encoder, Needs, OnBadRow, Shuffle};
+use align_data::{Dataset, Encoder, OnBadRow, RowKind, Shuffle};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::{Device, Precision};
@@ -47,18 +47,18 @@ impl Run {
         let device = Device::cpu(Some(2)).unwrap();
         let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
         let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &files).unwrap();
-        let (file, needs) = match loss {
-            "kto" => ("kto.jsonl", Needs::Labels),
-            _ => ("pairs.jsonl", Needs::Pairs),
+        let (file, kind) = match loss {
+            "kto" => ("kto.jsonl", RowKind::Labelled),
+            _ => ("pairs.jsonl", RowKind::Pair),
         };
-        let data = open(&model, &dir, &committed_goldens().join(file), needs);
+        let data = open(&model, &dir, &committed_goldens().join(file), kind);
         Run { device, model, data, texts: None, loss, knobs: &[] }
     }
 
     /// On other rows.
-    fn on(model: &str, loss: &'static str, rows: &Path, needs: Needs) -> Run {
+    fn on(model: &str, loss: &'static str, rows: &Path, kind: RowKind) -> Run {
         let run = Run::new(model, loss);
-        let data = open(&run.model, &golden_model(model), rows, needs);
+        let data = open(&run.model, &golden_model(model), rows, kind);
         Run { data, ..run }
     }
 
@@ -72,7 +72,7 @@ impl Run {
         self.device.clone().install(|| {
             let trainer = Trainer::new(&self.model, adapter.set().clone(), None, objective, options).unwrap();
             work(match &self.texts {
-                Some(path) => trainer.with_reference_data(open(&self.model, self.dir(), path, Needs::Sequences)),
+                Some(path) => trainer.with_reference_data(open(&self.model, self.dir(), path, RowKind::Sequence)),
                 None => trainer,
             })
         })
@@ -98,9 +98,9 @@ impl Run {
     }
 }
 
-fn open(model: &Model, dir: &Path, rows: &Path, needs: Needs) -> Dataset {
+fn open(model: &Model, dir: &Path, rows: &Path, kind: RowKind) -> Dataset {
     let encoder = Encoder::from_model(dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
-    Dataset::open(&[rows.to_owned()], encoder, needs, OnBadRow::Error).unwrap()
+    Dataset::open(&[rows.to_owned()], encoder, kind, OnBadRow::Error).unwrap()
 }
 
 /// Steps whose passes are not alike: the rows of one are cut into pieces, batches are split where their mismatched answers are
@@ -146,19 +146,19 @@ fn planned_is_held_where_passes_differ() {
         write("uneven.jsonl", &uneven),
     );
     for shuffle in [Shuffle::Off, Shuffle::Seeded(3)] {
-        let measure = |loss: &'static str, rows: &Path, needs: Needs, micro_batch_tokens: usize| {
-            measure_at_every_limit(&|| Run::on("tiny-llama", loss, rows, needs), micro_batch_tokens, shuffle);
+        let measure = |loss: &'static str, rows: &Path, kind: RowKind, micro_batch_tokens: usize| {
+            measure_at_every_limit(&|| Run::on("tiny-llama", loss, rows, kind), micro_batch_tokens, shuffle);
         };
-        measure("exo_rw", &k_way, Needs::Rewards, 400);
-        measure("kto", &labelled, Needs::Labels, 1000);
-        measure("dpo", &uneven, Needs::Pairs, 300);
-        measure("kto_pair", &uneven, Needs::Pairs, 300);
-        measure("sft", &uneven, Needs::Sequences, 4096);
+        measure("exo_rw", &k_way, RowKind::Scored, 400);
+        measure("kto", &labelled, RowKind::Labelled, 1000);
+        measure("dpo", &uneven, RowKind::Pair, 300);
+        measure("kto_pair", &uneven, RowKind::Pair, 300);
+        measure("sft", &uneven, RowKind::Sequence, 4096);
     }
     let with_texts = || Run {
         texts: Some(texts.clone()),
         knobs: &[("eta", KnobValue::Number(0.1))],
-        ..Run::on("tiny-llama", "max_po", &even, Needs::Pairs)
+        ..Run::on("tiny-llama", "max_po", &even, RowKind::Pair)
     };
     for micro_batch_tokens in [600, 4096] {
         measure_at_every_limit(&with_texts, micro_batch_tokens, Shuffle::Off);
@@ -176,7 +176,7 @@ fn the_time_counts_rows_in_pieces() {
     write_lines(&rows, &vec![row; 8]);
     let operations = |micro_batch_tokens: usize| {
         let options = TrainOptions { micro_batch_tokens, batch_size: 1, ..options(Precision::F32, None) };
-        let run = Run::on("tiny-llama", "exo_rw", &rows, Needs::Rewards);
+        let run = Run::on("tiny-llama", "exo_rw", &rows, RowKind::Scored);
         run.with_trainer(options, |mut trainer| {
             let plan = trainer.plan(&run.data, None).unwrap();
             trainer.pace(&plan).unwrap().first.operations

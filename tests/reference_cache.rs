@@ -2,7 +2,7 @@
 
 use crate::align::{Run, align, command, committed_goldens, copy_folder, golden_model, read_lines, turn, write_lines};
 use crate::watched_run::{self, Notes};
-use align_data::{Dataset, Encoder, Needs, OnBadRow};
+use align_data::{Dataset, Encoder, OnBadRow, RowKind};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::{Device, Precision};
@@ -460,7 +460,7 @@ fn the_plan_knows_what_is_cached() {
             let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &files).unwrap();
             let encoder = Encoder::from_model(&dir, None, 256, model.config().vocab_size).unwrap();
             let pairs = [committed_goldens().join("pairs.jsonl")];
-            let data = Dataset::open(&pairs, encoder, Needs::Pairs, OnBadRow::Error).unwrap();
+            let data = Dataset::open(&pairs, encoder, RowKind::Pair, OnBadRow::Error).unwrap();
             let adapter = Adapter::fresh(&model, &LoraConfig::default(), 1).unwrap();
             let options = TrainOptions { epochs, ..watched_run::options() };
             let cache = ReferenceCache::open(cache_folder.path(), &model, &files, None, Precision::F32).unwrap();

@@ -9,9 +9,9 @@ use crate::reference::Reference;
 use crate::reference_cache;
 use crate::report::{self, say};
 use crate::run_record::{self, Kept};
-use align_data::Needs;
+use align_data::RowKind;
 use align_engine::adapters::Adapters;
-use align_lora::objective::{DataKind, KnobValue, Objective, Scores};
+use align_lora::objective::{KnobValue, Objective, Scores};
 use align_lora::train::{EvalBatches, Scorers, Scoring, evaluate, one_prompt};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -74,11 +74,11 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         let encoder = loaded.encoder_of(&objective, template.as_deref(), max_length, &args.data)?;
         let encoder = run_record::reading_as(adapter_dir, encoder)?;
         let files = loaded.data_files(&args.data, |demo| match objective.data() {
-            DataKind::KWay => demo.scored.clone(),
-            DataKind::Pairs | DataKind::Unpaired | DataKind::Sft => demo.pairs_eval.clone(),
+            RowKind::Scored => demo.scored.clone(),
+            RowKind::Pair | RowKind::Labelled | RowKind::Sequence => demo.pairs_eval.clone(),
         })?;
         let options = DataOptions {
-            needs: needs(objective.data()),
+            kind: Some(objective.data()),
             on_bad_row: args.data.on_bad_row,
             keep: &args.data.keep,
             demo: args.model.demo,
@@ -117,14 +117,4 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         }
         print(text.as_bytes())
     })
-}
-
-/// The shapes of data that an objective eats.
-pub fn needs(data: DataKind) -> Needs {
-    match data {
-        DataKind::Pairs => Needs::Pairs,
-        DataKind::Unpaired => Needs::Labels,
-        DataKind::KWay => Needs::Rewards,
-        DataKind::Sft => Needs::Sequences,
-    }
 }

@@ -8,7 +8,7 @@ use crate::loaded::{self, LoadedModel};
 use crate::report;
 use crate::run_record;
 use align_data::{
-    Answer, Dataset, Encoded, EncodedRow, Encoder, Histogram, Lengths, Needs, Repeats, Sequences, SftPart, SpanSource,
+    Answer, Dataset, Encoded, EncodedRow, Encoder, Histogram, Lengths, Repeats, Sequences, SftPart, SpanSource,
 };
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
@@ -72,7 +72,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             let encoder = loaded.data_encoder(loaded.template(&model_args)?.as_deref(), max_length, &args.data)?;
             let encoder = run_record::reading_as(args.adapter.as_deref(), encoder)?;
             let options = DataOptions {
-                needs: Needs::Answers,
+                kind: None,
                 on_bad_row: args.data.on_bad_row,
                 keep: &args.data.keep,
                 demo: args.demo,
@@ -161,7 +161,7 @@ fn survey(data: &Dataset) -> Value {
             "first": dropped.first,
         })).collect::<Vec<_>>(),
         "blank_lines": survey.blank_lines,
-        "kind": survey.kind.as_ref().map(ToString::to_string),
+        "kind": survey.layout.as_ref().map(ToString::to_string),
         "sequences": survey.sequences.as_ref().map(sequences),
         "answers": survey.answers,
         "answers_cut": survey.cut_answers,

@@ -3,7 +3,8 @@
 use super::{print, print_json};
 use crate::args::LossesArgs;
 use crate::error::CliError;
-use align_lora::objective::{self, DataKind, Knob, KnobKind, LOSSES, LossSpec, MIXES, MODIFIERS, MixPreset, Scores};
+use align_data::RowKind;
+use align_lora::objective::{self, Knob, KnobKind, LOSSES, LossSpec, MIXES, MODIFIERS, MixPreset, Scores};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -40,7 +41,7 @@ fn mix_as_json(mix: &MixPreset) -> Value {
     json!({
         "name": mix.name,
         "aliases": mix.aliases,
-        "data": DataKind::Pairs.name(),
+        "data": RowKind::Pair.name(),
         "reference": true,
         "source": mix.source,
         "mix": mix.mix,
@@ -80,7 +81,7 @@ fn list() -> String {
 }
 
 /// What a section of the document says of a kind of rows.
-fn heading(data: DataKind, scores: Scores) -> (&'static str, &'static str) {
+fn heading(data: RowKind, scores: Scores) -> (&'static str, &'static str) {
     if scores == Scores::Reward {
         return (
             "Reward models",
@@ -88,12 +89,12 @@ fn heading(data: DataKind, scores: Scores) -> (&'static str, &'static str) {
         );
     }
     match data {
-        DataKind::Pairs => ("Pairs", "Rows `{prompt, chosen, rejected}` or `{chosen, rejected}`."),
-        DataKind::Unpaired => {
+        RowKind::Pair => ("Pairs", "Rows `{prompt, chosen, rejected}` or `{chosen, rejected}`."),
+        RowKind::Labelled => {
             ("Labelled answers", "Rows `{prompt, completion, label}`; pairs are taken apart into these.")
         }
-        DataKind::KWay => ("Scored answers", "Rows `{prompt, completions, rewards}`, with any number of answers."),
-        DataKind::Sft => ("Texts", "Rows `{prompt, completion}`, `{messages}` or `{text}`."),
+        RowKind::Scored => ("Scored answers", "Rows `{prompt, completions, rewards}`, with any number of answers."),
+        RowKind::Sequence => ("Texts", "Rows `{prompt, completion}`, `{messages}` or `{text}`."),
     }
 }
 
@@ -111,7 +112,7 @@ fn markdown() -> String {
         text += &line;
         text.push('\n');
     };
-    let of_log_probs = [DataKind::Pairs, DataKind::Unpaired, DataKind::KWay, DataKind::Sft];
+    let of_log_probs = [RowKind::Pair, RowKind::Labelled, RowKind::Scored, RowKind::Sequence];
     let sections = of_log_probs.chunks(1).map(|data| (data, Scores::LogProbs));
     for (data, scores) in sections.chain([(&of_log_probs[..], Scores::Reward)]) {
         let (title, rows) = heading(data[0], scores);

@@ -9,7 +9,7 @@ use crate::reference::Reference;
 use crate::reference_cache;
 use crate::report;
 use crate::run_record::{self, Kept};
-use align_data::{Answer, Encoded, EncodedRow, LongAnswers, Needs, Target, pack};
+use align_data::{Answer, Encoded, EncodedRow, LongAnswers, Target, pack};
 use align_engine::adapters::Adapters;
 use align_engine::autograd::Mode;
 use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree, piece_tokens, pieces};
@@ -68,7 +68,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         let encoder = run_record::reading_as(model_args.adapter.as_deref(), encoder.with_long_answers(long_answers))?;
         let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone())?;
         let options = DataOptions {
-            needs: Needs::Answers,
+            kind: None,
             on_bad_row: args.data.on_bad_row,
             keep: &args.data.keep,
             demo: args.model.demo,

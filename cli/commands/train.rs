@@ -1,6 +1,5 @@
 //! `train`: from flags to a run, and what is printed and written on its way.
 
-use super::eval::needs;
 use super::losses::EXPERIMENTAL;
 use crate::args::{OnBadRowChoice, PrecisionChoice, ReferenceChoice, TrainArgs};
 use crate::chat_template;
@@ -17,7 +16,7 @@ use crate::run_files::{self, REJECTS};
 use crate::run_folder::{Output, RunFolder};
 use crate::run_record::{self, OfRun};
 use crate::watcher::Watcher;
-use align_data::{ChatTemplate, ColumnMap, Dataset, Encoder, Needs, Reading, Shuffle};
+use align_data::{ChatTemplate, ColumnMap, Dataset, Encoder, Reading, RowKind, Shuffle};
 use align_engine::model::REFERENCE;
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig, Task};
@@ -47,13 +46,13 @@ fn train(
     output: &Output,
     device: &Device,
 ) -> Result<(), CliError> {
-    let kind = needs(objective.data());
+    let kind = objective.data();
     // the demo has held-out pairs, which losses of labelled answers take apart
-    let demo_evaluates = args.model.demo && matches!(kind, Needs::Pairs | Needs::Labels | Needs::Sequences);
+    let demo_evaluates = args.model.demo && matches!(kind, RowKind::Pair | RowKind::Labelled | RowKind::Sequence);
     if args.eval_steps.is_some() && args.eval_data.is_empty() && args.eval_fraction.is_none() && !demo_evaluates {
         return Err(CliError::Usage("--eval-steps needs held-out rows: give --eval-data or --eval-fraction".into()));
     }
-    if args.max_completions.is_some() && kind != Needs::Rewards {
+    if args.max_completions.is_some() && kind != RowKind::Scored {
         return Err(TrainError::NoCompletions { loss: objective.name() }.into());
     }
     match (objective.reference_data(), args.reference_data.is_empty()) {
@@ -93,9 +92,9 @@ fn train(
         (Some(ReferenceChoice::Base), _) | (None, _) => (None, None),
     };
     let files = loaded.data_files(&args.data, |demo| match kind {
-        Needs::Labels => demo.labelled.clone(),
-        Needs::Rewards => demo.scored.clone(),
-        Needs::Pairs | Needs::Sequences | Needs::Answers => demo.pairs_train.clone(),
+        RowKind::Labelled => demo.labelled.clone(),
+        RowKind::Scored => demo.scored.clone(),
+        RowKind::Pair | RowKind::Sequence => demo.pairs_train.clone(),
     })?;
     let eval_files = match &loaded.demo {
         _ if args.eval_fraction.is_some() => Vec::new(),
@@ -238,12 +237,12 @@ fn open(
     let max_length = loaded::max_length(&args.data);
     let template = loaded.template(&args.model)?;
     let template = template.as_deref();
-    let mut open = |files: &[PathBuf], needs: Needs, encoder: Encoder| -> Result<Option<Dataset>, CliError> {
+    let mut open = |files: &[PathBuf], kind: RowKind, encoder: Encoder| -> Result<Option<Dataset>, CliError> {
         if files.is_empty() {
             return Ok(None);
         }
         let options = DataOptions {
-            needs,
+            kind: Some(kind),
             on_bad_row: args.data.on_bad_row,
             keep: &args.data.keep,
             demo: args.model.demo,
@@ -252,13 +251,13 @@ fn open(
         let data = data::data(files, encoder, &options, rejects)?;
         Ok(Some(data.with_unpaired_order(args.unpaired_order.into())))
     };
-    let kind = needs(objective.data());
+    let kind = objective.data();
     let encoder = || loaded.encoder_of(objective, template, max_length, &args.data);
     let data = open(files, kind, encoder()?)?.ok_or_else(|| CliError::Usage("--data is missing".into()))?;
     let eval = open(eval_files, kind, encoder()?.with_decided(data.survey().decided.clone()))?;
     // --columns, --pairs and --sft-on are about the rows of --data, not about these texts
     let reading = Reading { columns: ColumnMap::default(), pairs: None, ..args.data.reading()? };
-    let texts = open(texts_files, Needs::Sequences, loaded.encoder(template, max_length)?.with_reading(reading))?;
+    let texts = open(texts_files, RowKind::Sequence, loaded.encoder(template, max_length)?.with_reading(reading))?;
     Ok(Data { data, eval, texts })
 }
 

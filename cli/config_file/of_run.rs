@@ -6,10 +6,10 @@ use crate::args::opposite;
 use crate::error::CliError;
 use crate::report::say;
 use crate::run_files::{OPTIONS, is_run};
-use align_data::TEMPLATE_FILE;
+use align_data::{RowKind, TEMPLATE_FILE};
 use align_engine::json::shorten;
 use align_lora::adapter::{ADAPTER_CONFIG, LoraConfig};
-use align_lora::objective::{self, DataKind, Scores};
+use align_lora::objective::{self, Scores};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use std::collections::HashMap;
@@ -230,9 +230,9 @@ fn keys_for_rows_of(matches: &ArgMatches, run: &toml::Table) -> &'static [&'stat
     let given = matches.get_one::<String>("loss").filter(|_| is_given(matches, "loss"));
     let loss = given.map(String::as_str).or_else(|| run.get("loss")?.as_str());
     match loss.and_then(|loss| objective::reads(loss).ok()) {
-        Some((DataKind::Sft, _)) => SCORED,
-        Some((DataKind::Pairs, _)) => PAIRS,
-        Some((DataKind::Unpaired | DataKind::KWay, _)) | None => &[],
+        Some((RowKind::Sequence, _)) => SCORED,
+        Some((RowKind::Pair, _)) => PAIRS,
+        Some((RowKind::Labelled | RowKind::Scored, _)) | None => &[],
     }
 }
 

@@ -15,8 +15,8 @@ use std::time::Instant;
 /// What a survey of the data found: nothing is dropped, cut or moved silently.
 pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     let mut line = format!("{label}: {} kept, from {}", rows(survey.kept as u64), records(survey.records as u64));
-    if let Some(kind) = &survey.kind {
-        line += &format!(" ({kind})");
+    if let Some(layout) = &survey.layout {
+        line += &format!(" ({layout})");
     }
     say!("{line}");
     by_names(label, survey);
@@ -103,7 +103,7 @@ fn by_names(label: &str, survey: &Survey) {
         by_name(label, named, survey);
     }
     if let Some(marker) = &survey.decided.turn_marker {
-        let whose = match survey.kind.map(|kind| kind.shape) {
+        let whose = match survey.layout.map(|layout| layout.shape) {
             Some(Shape::PairImplicitPrompt) => "the prompts",
             Some(Shape::Pair) => "prompts that have no column",
             _ => return,
@@ -147,7 +147,7 @@ pub fn other_form(trained: &Survey, evaluated: &Survey) {
 fn by_name(label: &str, named: &ByName, survey: &Survey) {
     let what = match named.own.as_str() {
         "prompt" => "the prompt is the column",
-        "messages" if survey.kind.is_some_and(|kind| kind.shape == Shape::Messages) => return,
+        "messages" if survey.layout.is_some_and(|layout| layout.shape == Shape::Messages) => return,
         "messages" => "the prompt is in the column",
         "input" => "the prompt continues, on a line of its own, with the column",
         "system" => "the system's text is the column",

@@ -1,5 +1,6 @@
 //! Rows as everyone to the right of the data reads them.
 
+use std::fmt;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
@@ -65,14 +66,14 @@ impl Answer {
     }
 }
 
-/// What the data says about the answers of an encoded row.
+/// What the data says about the answers of a row. A prompt alone has no target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Target {
     /// Two answers: the first is preferred.
     Pair,
     /// One answer: desirable or not.
     Label(bool),
-    /// One number an answer, larger is better.
+    /// One finite number an answer, larger is better.
     Rewards(Vec<f64>),
     /// One answer, to be learned as it is.
     Sequence,
@@ -103,5 +104,48 @@ impl RowNumbers {
     /// [`RowNumbers::margin`], 0 where the row has none.
     pub fn margin_or_zero(&self) -> f64 {
         self.margin.unwrap_or(0.0)
+    }
+}
+
+/// What a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RowKind {
+    /// A prompt with a chosen and a rejected answer.
+    Pair,
+    /// A prompt with one answer and its label. Pairs can be taken apart into these.
+    Labelled,
+    /// A prompt with any number of answers and a number for each.
+    Scored,
+    /// A text or a conversation of which some tokens are learned.
+    Sequence,
+}
+
+impl RowKind {
+    /// The word for it in `losses --json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            RowKind::Pair => "pairs",
+            RowKind::Labelled => "unpaired",
+            RowKind::Scored => "kway",
+            RowKind::Sequence => "sft",
+        }
+    }
+}
+
+impl fmt::Display for RowKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Target {
+    /// The kind of row that has it.
+    pub fn kind(&self) -> RowKind {
+        match self {
+            Target::Pair => RowKind::Pair,
+            Target::Label(_) => RowKind::Labelled,
+            Target::Rewards(_) => RowKind::Scored,
+            Target::Sequence => RowKind::Sequence,
+        }
     }
 }

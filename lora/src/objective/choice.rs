@@ -4,8 +4,9 @@ use super::divergence::Divergence;
 use super::error::ObjectiveError;
 use super::knobs::{Knob, KnobKind, KnobValue, Knobs};
 use super::loss::{Coupling, Loss, Reduction, SftTerm};
-use super::spec::{Column, DataKind, LossSpec, MixPreset, Preset, Scores};
+use super::spec::{Column, LossSpec, MixPreset, Preset, Scores};
 use super::{AMBIGUOUS, Ambiguous, LOSSES, MIXES};
+use align_data::RowKind;
 use std::fmt;
 
 /// A loss, or a weighted mix of losses of single pairs, with its knobs set.
@@ -101,7 +102,7 @@ impl Objective {
     }
 
     /// Returns the kind of rows that it reads. A mix with losses of pairs reads pairs.
-    pub fn data(&self) -> DataKind {
+    pub fn data(&self) -> RowKind {
         self.parts[0].spec.data
     }
 
@@ -311,7 +312,7 @@ pub fn canonical_name(text: &str) -> Result<String, ObjectiveError> {
 ///
 /// # Errors
 /// [`ObjectiveError`] for a text that names no loss and no mix.
-pub fn reads(text: &str) -> Result<(DataKind, Scores), ObjectiveError> {
+pub fn reads(text: &str) -> Result<(RowKind, Scores), ObjectiveError> {
     let named = parse(text)?;
     Ok((named[0].spec.data, named[0].spec.scores))
 }
@@ -348,7 +349,7 @@ fn parse(text: &str) -> Result<Vec<Named>, ObjectiveError> {
         return Err(mix_kind(text, loss.spec));
     }
     // the first loss decides the kind of rows and the scale of the rewards
-    named.sort_by_key(|named| named.spec.data == DataKind::Sft);
+    named.sort_by_key(|named| named.spec.data == RowKind::Sequence);
     Ok(named)
 }
 

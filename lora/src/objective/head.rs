@@ -4,8 +4,8 @@ use super::choice::{LengthDesensitisation, Objective, Part};
 use super::error::HeadError;
 use super::history::History;
 use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, Pair, Reduction, SftTerm, Statistics};
-use super::spec::{DataKind, Scores};
-use align_data::RowNumbers;
+use super::spec::Scores;
+use align_data::{RowKind, RowNumbers};
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
 
 /// The per-sequence numbers of one data row: f64 sums of log-probabilities over the tokens of each answer, in nats. For the
@@ -353,7 +353,7 @@ impl Objective {
                 };
                 main.iter().map(item).collect()
             }
-            Loss::Sft(reduction) if self.data() == DataKind::Sft => {
+            Loss::Sft(reduction) if self.data() == RowKind::Sequence => {
                 let item = |&row: &usize| {
                     let term = SftTerm { weight: part.weight, reduction: *reduction };
                     // scaled to an item of the mean over rows
@@ -458,10 +458,10 @@ impl Objective {
         for (row, numbers) in rows.iter().enumerate() {
             let RowLogps { policy, reference, lens, target, tails, .. } = numbers;
             let (fits, n_answers) = match target {
-                RowTarget::Pair => (self.data() == DataKind::Pairs, 2),
-                RowTarget::Label(_) => (self.data() == DataKind::Unpaired, 1),
-                RowTarget::Rewards(rewards) => (self.data() == DataKind::KWay, rewards.len()),
-                RowTarget::Sft => (self.data() == DataKind::Sft, 1),
+                RowTarget::Pair => (self.data() == RowKind::Pair, 2),
+                RowTarget::Label(_) => (self.data() == RowKind::Labelled, 1),
+                RowTarget::Rewards(rewards) => (self.data() == RowKind::Scored, rewards.len()),
+                RowTarget::Sft => (self.data() == RowKind::Sequence, 1),
                 RowTarget::ReferenceData => (self.reference_data(), 1),
             };
             assert!(fits && n_answers > 0, "row {row}: {} needs {}, the row is {target:?}", self.name(), self.data());

@@ -75,7 +75,7 @@ pub use history::{History, RunningMean, RunningSpread};
 pub use knobs::{Knob, KnobKind, KnobValue, Needs, Range};
 pub use loss::{Coupling, Statistics};
 pub use modifiers::{MODIFIERS, Modifier};
-pub use spec::{Column, DataKind, LossSpec, MixPreset, Preset, Scores};
+pub use spec::{Column, LossSpec, MixPreset, Preset, Scores};
 pub use weighting::wpo_weight;
 
 /// Every loss, in the order of the lists that users see: on pairs and batches of pairs, with a reference; on labelled answers;

@@ -2,11 +2,12 @@
 
 use super::knobs;
 use super::loss::{Loss, Reduction};
-use super::spec::{DataKind, LossSpec};
+use super::spec::LossSpec;
+use align_data::RowKind;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "sft",
-    data: DataKind::Sft,
+    data: RowKind::Sequence,
     reference: false,
     source: "maximum likelihood",
     summary: "Cross-entropy of the answers, or of whole texts: the step before alignment; in a mix, of the chosen answers",

@@ -3,39 +3,8 @@
 use super::knobs::{self, Knob, KnobValue, Knobs};
 use super::loss::Loss;
 use super::modifiers::{self, Modifier};
-use align_data::RowNumbers;
+use align_data::{RowKind, RowNumbers};
 use std::fmt;
-
-/// The shape of a data row that a loss needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DataKind {
-    /// A prompt with a chosen and a rejected answer.
-    Pairs,
-    /// A prompt with one answer and its label. Pairs can be taken apart into these.
-    Unpaired,
-    /// A prompt with any number of answers and a reward for each.
-    KWay,
-    /// A text with some of its tokens scored.
-    Sft,
-}
-
-impl DataKind {
-    /// Returns its word in `losses --json`.
-    pub fn name(self) -> &'static str {
-        match self {
-            DataKind::Pairs => "pairs",
-            DataKind::Unpaired => "unpaired",
-            DataKind::KWay => "kway",
-            DataKind::Sft => "sft",
-        }
-    }
-}
-
-impl fmt::Display for DataKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// Which number of an answer a loss reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +54,7 @@ pub struct LossSpec {
     /// Names for this loss with some of its knobs decided.
     pub presets: &'static [Preset],
     /// The kind of rows that it reads.
-    pub data: DataKind,
+    pub data: RowKind,
     /// Columns that it requires besides prompt, answers and rewards.
     pub columns: &'static [Column],
     /// Whether it subtracts a row's `margin`.
@@ -118,7 +87,7 @@ impl LossSpec {
         name: "",
         aliases: &[],
         presets: &[],
-        data: DataKind::Pairs,
+        data: RowKind::Pair,
         columns: &[],
         margin: false,
         reference: true,
@@ -140,9 +109,9 @@ impl LossSpec {
     pub(super) const PAIRS_ALONE: LossSpec =
         LossSpec { reference: false, modifiers: modifiers::OF_PAIRS_ALONE, ..LossSpec::PAIRS };
     /// Defaults for losses of labelled answers.
-    pub(super) const UNPAIRED: LossSpec = LossSpec { data: DataKind::Unpaired, modifiers: &[], ..LossSpec::PAIRS };
+    pub(super) const UNPAIRED: LossSpec = LossSpec { data: RowKind::Labelled, modifiers: &[], ..LossSpec::PAIRS };
     /// Defaults for losses of scored answers.
-    pub(super) const KWAY: LossSpec = LossSpec { data: DataKind::KWay, modifiers: &[], ..LossSpec::PAIRS };
+    pub(super) const KWAY: LossSpec = LossSpec { data: RowKind::Scored, modifiers: &[], ..LossSpec::PAIRS };
 
     /// Returns the word for its rows in `losses --json`: that of [`LossSpec::data`], or `reward` for a loss of a reward model.
     pub fn data_name(&self) -> &'static str {

@@ -451,17 +451,17 @@ impl BatchCut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use align_data::{Encoder, Needs, OnBadRow};
+    use align_data::{Encoder, OnBadRow, RowKind};
     use serde_json::{Value, json};
     use std::path::Path;
 
-    fn data(rows: &[Value], needs: Needs, max_length: usize) -> Dataset {
+    fn data(rows: &[Value], kind: RowKind, max_length: usize) -> Dataset {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/tiny-llama/model");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.jsonl");
         std::fs::write(&path, rows.iter().map(|row| format!("{row}\n")).collect::<String>()).unwrap();
         let encoder = Encoder::from_model(&model, None, max_length, 512).unwrap();
-        Dataset::open(&[path], encoder, needs, OnBadRow::Error).unwrap()
+        Dataset::open(&[path], encoder, kind, OnBadRow::Error).unwrap()
     }
 
     fn known(data: &Dataset, batch_size: usize, cutting: &Cutting) -> StepsKnown {
@@ -474,7 +474,7 @@ mod tests {
     fn a_row_in_pieces_counts_as_its_largest_piece() {
         let row =
             |n: usize| json!({"prompt": "p", "completions": ["on ".repeat(n), "no ".repeat(n)], "rewards": [1, 0]});
-        let data = data(&[row(9), row(3), row(40), row(5)], Needs::Rewards, 64);
+        let data = data(&[row(9), row(3), row(40), row(5)], RowKind::Scored, 64);
         let tree = |row: usize| data.lengths(row).tree;
         let longest = tree(2);
         let cutting = Cutting {
@@ -503,7 +503,7 @@ mod tests {
     #[test]
     fn mismatched_answers_count_where_they_are_in_the_pass() {
         let row = |prompt: usize, n: usize| json!({"prompt": "so ".repeat(prompt), "completion": "on ".repeat(n), "label": true});
-        let data = data(&[row(1, 20), row(30, 4), row(30, 90), row(1, 3)], Needs::Labels, 64);
+        let data = data(&[row(1, 20), row(30, 4), row(30, 90), row(1, 3)], RowKind::Labelled, 64);
         let tree = |row: usize| data.lengths(row).tree;
         let answer = |row: usize| tree(row) - data.lengths(row).prompt;
         let of = |micro_batch_tokens: usize, role: Role, batch: &[u32]| {

@@ -10,8 +10,8 @@ use super::scoring::{Scoring, key};
 use super::step::{Batch, Donors};
 use super::time::{Pace, Probe, Rates, RunPace, Work};
 use super::trainer::{Trainer, choose_completions};
-use crate::objective::{Coupling, DataKind};
-use align_data::{Dataset, EncodedRow, Shuffle};
+use crate::objective::Coupling;
+use align_data::{Dataset, EncodedRow, RowKind, Shuffle};
 use align_engine::autograd::{Mode, ParamGrads, Tape};
 use align_engine::model::Gradients;
 use std::time::Instant;
@@ -105,7 +105,7 @@ impl Trainer<'_> {
         let cutting = Cutting {
             coupling,
             sharing,
-            cuts_rows: self.objective.data() == DataKind::KWay,
+            cuts_rows: self.objective.data() == RowKind::Scored,
             micro_batch_tokens: self.options.micro_batch_tokens,
             max_length: self.options.max_length,
             role,

@@ -54,7 +54,7 @@ impl ReferenceTexts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use align_data::{Encoder, Needs, OnBadRow};
+    use align_data::{Encoder, OnBadRow, RowKind};
     use std::path::Path;
 
     #[test]
@@ -66,7 +66,7 @@ mod tests {
         let lines: String = texts.map(|text| serde_json::json!({ "text": text }).to_string() + "\n").concat();
         std::fs::write(&path, lines).unwrap();
         let encoder = Encoder::from_model(&model, None, 64, 512).unwrap();
-        let data = Dataset::open(&[path], encoder, Needs::Sequences, OnBadRow::Error).unwrap();
+        let data = Dataset::open(&[path], encoder, RowKind::Sequence, OnBadRow::Error).unwrap();
         let mut texts = ReferenceTexts::new(data, Shuffle::Seeded(3));
 
         let ids = |rows: &[EncodedRow]| rows.iter().map(|row| row.row).collect::<Vec<_>>();

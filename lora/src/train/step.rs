@@ -10,10 +10,10 @@ use super::metrics::PreferenceSums;
 use super::pieces::{piece_tokens, pieces};
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 use crate::objective::{
-    BatchTotals, Coupling, DataKind, Head, HeadError, History, Mismatched, Objective, RowLogps, RowTarget, Statistics,
-    Tails, wpo_weight,
+    BatchTotals, Coupling, Head, HeadError, History, Mismatched, Objective, RowLogps, RowTarget, Statistics, Tails,
+    wpo_weight,
 };
-use align_data::{Answer, EncodedRow, Mismatch, Target, donors, mismatched_answers, pack};
+use align_data::{Answer, EncodedRow, Mismatch, RowKind, Target, donors, mismatched_answers, pack};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::Gradients;
 use align_engine::pass::Dropout;
@@ -403,7 +403,7 @@ impl Batch<'_> {
             Target::Pair => RowTarget::Pair,
             Target::Label(label) => RowTarget::Label(*label),
             Target::Rewards(rewards) => RowTarget::Rewards(rewards.clone()),
-            Target::Sequence if self.objective.data() == DataKind::Sft => RowTarget::Sft,
+            Target::Sequence if self.objective.data() == RowKind::Sequence => RowTarget::Sft,
             Target::Sequence => RowTarget::ReferenceData,
         }
     }

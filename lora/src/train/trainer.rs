@@ -11,9 +11,9 @@ use super::reference_cache::{CacheCounts, ReferenceCache};
 use super::reference_texts::ReferenceTexts;
 use super::scoring::Scoring;
 use super::step::{Batch, Donors, Outcome, describe};
-use crate::objective::{Coupling, DataKind, Objective, Scores};
+use crate::objective::{Coupling, Objective, Scores};
 use crate::optim::{Optimizer, Schedule, clip_factor, global_norm};
-use align_data::{Dataset, EncodedRow, Mismatch, NumberCounts, for_each_ahead};
+use align_data::{Dataset, EncodedRow, Mismatch, NumberCounts, RowKind, for_each_ahead};
 use align_engine::adapters::{AdapterSet, Adapters};
 use align_engine::autograd::ParamGrads;
 use align_engine::model::Model;
@@ -57,7 +57,7 @@ impl<'m> Trainer<'m> {
         if objective.coupling() == Coupling::MismatchedRows && options.batch_size == 1 {
             return Err(TrainError::BatchOfOne { loss: objective.name() });
         }
-        if options.max_completions.is_some() && objective.data() != DataKind::KWay {
+        if options.max_completions.is_some() && objective.data() != RowKind::Scored {
             return Err(TrainError::NoCompletions { loss: objective.name() });
         }
         match (objective.scores(), adapter.score_head()) {

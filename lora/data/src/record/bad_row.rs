@@ -1,7 +1,7 @@
 //! What can be wrong with one row.
 
 use super::reading::MAX_PAIRS;
-use super::shape::{Kind, Shape};
+use super::shape::{RowLayout, Shape};
 use super::turn::known_roles;
 use crate::source::bad_line::BadLine;
 use crate::source::limits::MAX_ROW_BYTES;
@@ -73,9 +73,9 @@ pub enum BadRow {
     #[error("the row is {found}, the first row of the run is {first}; put different shapes into separate runs")]
     OtherShape {
         /// Shape and form of this row.
-        found: Kind,
+        found: RowLayout,
         /// Shape and form of the first row.
-        first: Kind,
+        first: RowLayout,
     },
     /// One row has both strings and conversations.
     #[error(
@@ -102,6 +102,9 @@ pub enum BadRow {
         /// The other one.
         second: &'static str,
     },
+    /// A prompt alone, where a row with an answer is needed.
+    #[error("the row is a prompt alone: there is no answer in it")]
+    NoAnswer,
     /// Texts that should become turns but have no prompt of their own.
     #[error(
         "--chat makes turns of a prompt and its answers, and a row of {shape} has no prompt; name it with --columns prompt=NAME"
@@ -387,6 +390,7 @@ impl BadRow {
             BadRow::OtherShape { .. } => "other shape than the first row",
             BadRow::MixedForms { .. } => "strings and conversations mixed",
             BadRow::TwoPrompts { .. } => "two columns that may be the prompt",
+            BadRow::NoAnswer => "no answer",
             BadRow::ChatWithoutPrompt { .. } => "no prompt for --chat",
             BadRow::NotTheAssistant { .. } => "answer without a turn of the assistant",
             BadRow::NoSystemTurn { .. } => "system column without a turn of the system",

@@ -7,11 +7,12 @@ use super::columns::{Columns, wrong_type};
 use super::reading::{ImplicitPrompt, MAX_PAIRS, Pairs, Reading, Texts};
 use super::repeated_prompt::{Repetition, cut_repeated_text, cut_repeated_turns, repetition};
 use super::row_layout::{self, RowContent};
-use super::shape::{Kind, Shape};
+use super::shape::{RowLayout, Shape};
 use super::template_inputs::{TemplateInputs, take_inputs};
 use super::text::{Form, Text, is_blank};
 use super::turn::{ASSISTANT, before_last_said, is_assistant};
 use crate::row::RowNumbers;
+use crate::row::Target;
 use crate::source::column_map::Seen;
 use crate::source::limits::MAX_ROW_BYTES;
 
@@ -33,27 +34,12 @@ pub struct Record {
     pub prompt_column: Option<String>,
     /// What the file calls the column of each answer; for scored rows `completions[0]` and so on.
     pub answer_columns: Vec<String>,
-    /// What the data says about the answers.
-    pub target: RecordTarget,
+    /// What the data says about the answers; `None` for a prompt alone.
+    pub target: Option<Target>,
     /// What the chat template gets beside the turns.
     pub inputs: TemplateInputs,
     /// Numbers beside a pair.
     pub numbers: RowNumbers,
-}
-
-/// What a record says about its answers.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RecordTarget {
-    /// The first answer is preferred to the second.
-    Pair,
-    /// The one answer is desirable, or is not.
-    Label(bool),
-    /// One finite number an answer, larger is better.
-    Rewards(Vec<f64>),
-    /// The one answer is to be learned as it is.
-    Sequence,
-    /// A prompt alone, for generation.
-    Prompt,
 }
 
 /// A record, and what else its row had.
@@ -149,7 +135,7 @@ impl Record {
         // before a system text is put before the prompt
         let repetition = repetition(&prompt, &answers);
         let is_prompt_blank = is_blank(&prompt);
-        if target == RecordTarget::Pair && answers[0] == answers[1] {
+        if target == Some(Target::Pair) && answers[0] == answers[1] {
             return Err(BadRow::same_answers(&answer_columns));
         }
         if reading.texts == Texts::AsTurns {
@@ -187,8 +173,8 @@ impl Record {
     }
 
     /// Shape and form.
-    pub fn kind(&self) -> Kind {
-        Kind { shape: self.shape, form: self.prompt.form() }
+    pub fn layout(&self) -> RowLayout {
+        RowLayout { shape: self.shape, form: self.prompt.form() }
     }
 
     /// A number for the prompt: the same for the same text or turns, another one for others but once in 2^32. The prompt of a
@@ -211,24 +197,24 @@ impl Record {
 
     /// A pair as two labelled rows, the chosen answer first; any other record as it is.
     pub fn unpaired(self) -> Vec<Record> {
-        if self.target != RecordTarget::Pair {
+        if self.target != Some(Target::Pair) {
             return vec![self];
         }
-        let part = |at: usize, label| self.with_answers(&[at], RecordTarget::Label(label));
+        let part = |at: usize, label| self.with_answers(&[at], Target::Label(label));
         vec![part(0, true), part(1, false)]
     }
 
     /// Returns for each pair that scored answers make the places of its answers. `None` if the record has no scored answers.
     pub(crate) fn places_of_pairs(&self, pairs: Pairs) -> Option<Vec<[usize; 2]>> {
         match &self.target {
-            RecordTarget::Rewards(rewards) => Some(pairs.of(rewards)),
+            Some(Target::Rewards(rewards)) => Some(pairs.of(rewards)),
             _ => None,
         }
     }
 
     /// Returns the pair of two of its answers.
     pub(crate) fn pair_of(&self, places: [usize; 2]) -> Record {
-        self.with_answers(&places, RecordTarget::Pair)
+        self.with_answers(&places, Target::Pair)
     }
 
     /// Refuses a record if pairs of every two of its answers are more than one row may make.
@@ -247,7 +233,7 @@ impl Record {
     }
 
     /// Returns the same prompt with some of the answers.
-    fn with_answers(&self, places: &[usize], target: RecordTarget) -> Record {
+    fn with_answers(&self, places: &[usize], target: Target) -> Record {
         let answers = places.iter().map(|&place| self.answers[place].clone()).collect();
         let answer_columns = places.iter().map(|&place| self.answer_columns[place].clone()).collect();
         let (id, prompt, inputs) = (self.id.clone(), self.prompt.clone(), self.inputs.clone());
@@ -260,17 +246,17 @@ impl Record {
             prompt,
             answers,
             answer_columns,
-            target,
+            target: Some(target),
             inputs,
         }
     }
 
     /// A pair as the sequence of its prompt and its chosen answer; any other record as it is.
     pub fn as_sequence(mut self) -> Record {
-        if self.target == RecordTarget::Pair {
+        if self.target == Some(Target::Pair) {
             self.answers.truncate(1);
             self.answer_columns.truncate(1);
-            self.target = RecordTarget::Sequence;
+            self.target = Some(Target::Sequence);
         }
         self
     }

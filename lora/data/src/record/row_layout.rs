@@ -14,12 +14,12 @@ use serde_json::Value;
 use super::bad_row::BadRow;
 use super::columns::{Columns, wrong_type};
 use super::decided::Decided;
-use super::records::RecordTarget;
 use super::shape::Shape;
 use super::text::{Form, Text};
 use super::turn::{ASSISTANT, before_last_said, content_of, has_role, is_assistant, is_system, role_of, said_by};
 use super::turns::{joined, list, text, turns, turns_in_text, value_in_text};
 use crate::row::RowNumbers;
+use crate::row::Target;
 use crate::source::column_map::{INSTRUCTION, NUMBER_COLUMNS, PREFERRED, PROMPT_NAMES, REJECTED_RESPONSE};
 
 /// Keys of an object that a message names, and characters of one.
@@ -33,7 +33,7 @@ pub(crate) struct RowContent {
     /// `None` if the prompt is what the two answers have in common.
     pub prompt: Option<Text>,
     pub answers: Vec<Text>,
-    pub target: RecordTarget,
+    pub target: Option<Target>,
     /// Whether both texts of a pair contain the question of another column.
     pub prompt_in_answers: bool,
     /// What the file calls the column of each answer.
@@ -74,14 +74,14 @@ pub(crate) fn read(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowCo
     match columns.has("prompt") {
         true => {
             let (prompt, used) = prompt(columns)?;
-            Ok(RowContent::new(Shape::Prompt, Some(prompt), RecordTarget::Prompt, used))
+            Ok(RowContent::new(Shape::Prompt, Some(prompt), None, used))
         }
         false => Err(BadRow::UnknownShape { found: columns.some_names() }),
     }
 }
 
 impl RowContent {
-    fn new(shape: Shape, prompt: Option<Text>, target: RecordTarget, used: Vec<&'static str>) -> RowContent {
+    fn new(shape: Shape, prompt: Option<Text>, target: Option<Target>, used: Vec<&'static str>) -> RowContent {
         let (answers, answer_columns, numbers) = (Vec::new(), Vec::new(), RowNumbers::default());
         RowContent { shape, prompt, answers, target, prompt_in_answers: false, answer_columns, numbers, used }
     }
@@ -146,7 +146,7 @@ fn pair(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowContent, BadR
     let shape = if prompt.is_some() { Shape::Pair } else { Shape::PairImplicitPrompt };
     used.extend(["chosen", "rejected"]);
     used.extend(NUMBER_COLUMNS);
-    let content = RowContent::new(shape, prompt, RecordTarget::Pair, used).with_answers(answers, answer_columns);
+    let content = RowContent::new(shape, prompt, Some(Target::Pair), used).with_answers(answers, answer_columns);
     Ok(RowContent { numbers, prompt_in_answers, ..content })
 }
 
@@ -190,7 +190,7 @@ fn last_turn_chosen(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let numbers = RowNumbers::take(columns)?;
     let mut used = vec!["messages", "rejected"];
     used.extend(NUMBER_COLUMNS);
-    let layout = RowContent::new(Shape::Pair, Some(Text::Turns(conversation)), RecordTarget::Pair, used);
+    let layout = RowContent::new(Shape::Pair, Some(Text::Turns(conversation)), Some(Target::Pair), used);
     Ok(RowContent { numbers, ..layout.with_answers(answers, names) })
 }
 
@@ -230,7 +230,7 @@ fn scored(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
             found: answers[other].form().describe(),
         });
     }
-    let target = RecordTarget::Rewards(rewards?);
+    let target = Some(Target::Rewards(rewards?));
     Ok(RowContent::new(Shape::Scored, Some(prompt), target, used).with_answers(answers, names))
 }
 
@@ -246,11 +246,11 @@ fn completion(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let target = match is_labelled {
         true => {
             used.push("label");
-            RecordTarget::Label(label(columns)?)
+            Target::Label(label(columns)?)
         }
-        false => RecordTarget::Sequence,
+        false => Target::Sequence,
     };
-    Ok(RowContent::new(shape, Some(prompt), target, used).with_answers(answers, names))
+    Ok(RowContent::new(shape, Some(prompt), Some(target), used).with_answers(answers, names))
 }
 
 /// Reads `messages` with a label for the assistant's last turns.
@@ -262,7 +262,7 @@ fn labelled_messages(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
         return Err(BadRow::NoLastAnswer { field });
     }
     let answer = conversation.split_off(prompt);
-    let target = RecordTarget::Label(label(columns)?);
+    let target = Some(Target::Label(label(columns)?));
     let layout = RowContent::new(Shape::Labelled, Some(Text::Turns(conversation)), target, vec!["messages", "label"]);
     Ok(layout.with_answers(vec![Text::Turns(answer)], vec![field]))
 }
@@ -271,7 +271,7 @@ fn messages(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let field = columns.column("messages");
     let messages = turns(&field, columns.take("messages").unwrap_or_default())?;
     let prompt = Some(Text::Turns(Vec::new()));
-    let layout = RowContent::new(Shape::Messages, prompt, RecordTarget::Sequence, vec!["messages"]);
+    let layout = RowContent::new(Shape::Messages, prompt, Some(Target::Sequence), vec!["messages"]);
     Ok(layout.with_answers(vec![Text::Turns(messages)], vec![field]))
 }
 
@@ -280,7 +280,7 @@ fn whole_text(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     match columns.take("text").unwrap_or_default() {
         Value::String(text) => {
             let prompt = Some(Text::Plain(String::new()));
-            let layout = RowContent::new(Shape::Text, prompt, RecordTarget::Sequence, vec!["text"]);
+            let layout = RowContent::new(Shape::Text, prompt, Some(Target::Sequence), vec!["text"]);
             Ok(layout.with_answers(vec![Text::Plain(text)], vec![field]))
         }
         other => Err(wrong_type(field, &other, "a string")),

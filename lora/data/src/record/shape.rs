@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::text::Form;
+use crate::row::RowKind;
 
 /// The columns of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -68,34 +69,40 @@ impl Shape {
         }
     }
 
-    /// Whether its rows are pairs.
-    pub fn is_pair(self) -> bool {
-        matches!(self, Shape::Pair | Shape::PairImplicitPrompt)
+    /// What its rows are; `None` for a prompt alone.
+    pub fn kind(self) -> Option<RowKind> {
+        match self {
+            Shape::Pair | Shape::PairImplicitPrompt => Some(RowKind::Pair),
+            Shape::Labelled => Some(RowKind::Labelled),
+            Shape::Scored => Some(RowKind::Scored),
+            Shape::Completion | Shape::Messages | Shape::Text => Some(RowKind::Sequence),
+            Shape::Prompt => None,
+        }
     }
 
-    /// Whether its rows are sequences to learn as they are.
-    pub fn is_sequence(self) -> bool {
-        matches!(self, Shape::Completion | Shape::Messages | Shape::Text)
+    /// Whether its rows are pairs.
+    pub(crate) fn is_pair(self) -> bool {
+        self.kind() == Some(RowKind::Pair)
     }
 }
 
 /// Shape and form of a row. All rows of a run have those of its first row, but pairs may have a prompt or share it implicitly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Kind {
+pub struct RowLayout {
     /// The columns.
     pub shape: Shape,
     /// Strings or conversations.
     pub form: Form,
 }
 
-impl Kind {
-    /// Whether rows of the two kinds may stand in one run.
-    pub fn mixes_with(self, other: Kind) -> bool {
+impl RowLayout {
+    /// Whether rows of the two layouts may stand in one run.
+    pub fn mixes_with(self, other: RowLayout) -> bool {
         self.form == other.form && (self.shape == other.shape || self.shape.is_pair() && other.shape.is_pair())
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for RowLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {}", self.shape.columns(), self.form.describe())
     }

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use super::error::DataError;
 use super::index::Entry;
 use super::ingredients::FileStamp;
-use super::options::{Needs, Shuffle, UnpairedOrder};
+use super::options::Shuffle;
+use super::options::UnpairedOrder;
 use super::split;
 use super::survey::Survey;
 use super::token_cache::{CachedRows, Slot};
@@ -19,8 +20,9 @@ use crate::deep_stack::with_deep_stack;
 use crate::record::bad_row::BadRow;
 use crate::record::reading::Pairs;
 use crate::record::records::{Parsed, Record};
-use crate::record::shape::{Kind, Shape};
+use crate::record::shape::{RowLayout, Shape};
 use crate::row::EncodedRow;
+use crate::row::RowKind;
 use crate::source::column_map::ColumnMap;
 use crate::source::error::SourceError;
 use crate::source::reader::Rows;
@@ -35,7 +37,8 @@ const RECORDS_OF_ALL_PAIRS: usize = 16;
 pub struct Dataset {
     pub(crate) sources: Arc<Sources>,
     pub(crate) encoder: Arc<Encoder>,
-    pub(crate) needs: Needs,
+    /// The kind of rows that are made; `None` takes every row with an answer as it is.
+    pub(crate) kind: Option<RowKind>,
     pub(crate) index: Vec<Entry>,
     pub(crate) survey: Survey,
     /// The encoded rows, by `Entry::cached`.
@@ -125,7 +128,7 @@ impl Dataset {
         let held_out = Dataset {
             sources: self.sources.clone(),
             encoder: self.encoder.clone(),
-            needs: self.needs,
+            kind: self.kind,
             index: held_out,
             survey: self.survey.clone(),
             cached: self.cached.clone(),
@@ -182,7 +185,7 @@ impl Dataset {
 
     /// Whether the rows are labelled ones made from pairs.
     pub fn is_unpaired(&self) -> bool {
-        self.needs == Needs::Labels && self.survey.kind.is_some_and(|kind| kind.shape != Shape::Labelled)
+        self.kind == Some(RowKind::Labelled) && self.survey.layout.is_some_and(|layout| layout.shape.is_pair())
     }
 
     /// Token counts of usable row `i`.
@@ -287,7 +290,7 @@ impl Dataset {
 
     /// Number in the token cache of the one row that a record makes, if it is there.
     fn cached_number(&self, record: usize) -> Option<u32> {
-        let makes_several = self.is_unpaired() || self.survey.kind.is_some_and(|kind| self.makes_pairs(kind));
+        let makes_several = self.is_unpaired() || self.survey.layout.is_some_and(|layout| self.makes_pairs(layout));
         if self.cached.is_none() || makes_several {
             return None;
         }
@@ -302,10 +305,10 @@ impl Dataset {
             Ok(parsed) => parsed.record,
             Err(reason) => return Ok(vec![bad(None, reason)]),
         };
-        if let Err(reason) = self.check_kind(record.kind()) {
+        if let Err(reason) = self.check_layout(record.layout()) {
             return Ok(vec![bad(record.id, reason)]);
         }
-        let (id, makes_pairs) = (record.id.clone(), self.makes_pairs(record.kind()));
+        let (id, makes_pairs) = (record.id.clone(), self.makes_pairs(record.layout()));
         let encode = |part: Record| match self.encode(&part) {
             Ok((encoded, _)) => encoded,
             Err(reason) => bad(part.id, reason),
@@ -347,26 +350,26 @@ impl Dataset {
 
     /// Returns for each pair that a record makes the places of its answers. `None` if scored answers make no pairs here.
     fn places_of_pairs(&self, record: &Record) -> Option<Vec<[usize; 2]>> {
-        let pairs = self.encoder.reading().pairs.filter(|_| self.makes_pairs(record.kind()))?;
+        let pairs = self.encoder.reading().pairs.filter(|_| self.makes_pairs(record.layout()))?;
         record.places_of_pairs(pairs)
     }
 
     fn other_parts(&self, record: Record) -> Vec<Record> {
-        match self.needs {
-            Needs::Labels => record.unpaired(),
-            Needs::Sequences => vec![record.as_sequence()],
-            Needs::Pairs | Needs::Answers | Needs::Rewards => vec![record],
+        match self.kind {
+            Some(RowKind::Labelled) => record.unpaired(),
+            Some(RowKind::Sequence) => vec![record.as_sequence()],
+            None | Some(RowKind::Pair | RowKind::Scored) => vec![record],
         }
     }
 
-    /// Whether rows of a kind become pairs in this run.
-    pub(crate) fn makes_pairs(&self, kind: Kind) -> bool {
-        let reads_pairs = matches!(self.needs, Needs::Pairs | Needs::Answers);
-        kind.shape == Shape::Scored && reads_pairs && self.encoder.reading().pairs.is_some()
+    /// Whether rows of a layout become pairs in this run.
+    pub(crate) fn makes_pairs(&self, layout: RowLayout) -> bool {
+        let reads_pairs = matches!(self.kind, None | Some(RowKind::Pair));
+        layout.shape == Shape::Scored && reads_pairs && self.encoder.reading().pairs.is_some()
     }
 
-    pub(crate) fn check_kind(&self, found: Kind) -> Result<(), BadRow> {
-        match self.survey.kind {
+    pub(crate) fn check_layout(&self, found: RowLayout) -> Result<(), BadRow> {
+        match self.survey.layout {
             Some(first) if !first.mixes_with(found) => Err(BadRow::OtherShape { found, first }),
             _ => Ok(()),
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::dropped::{DropKind, Dropped};
 use crate::record::bad_row::BadRow;
-use crate::record::shape::Kind;
+use crate::record::shape::RowLayout;
 use crate::source::error::{SourceError, list};
 use crate::source::reader::Rows;
 use crate::tokens::encode::{DropReason, Encoder, EncoderError};
@@ -61,7 +61,7 @@ pub enum DataError {
         /// 1-based line.
         line: u64,
         /// Shape and form of the row.
-        found: Kind,
+        found: RowLayout,
         /// What the part is a part of.
         needs: &'static str,
     },

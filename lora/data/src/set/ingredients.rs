@@ -5,8 +5,9 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::options::{Needs, OnBadRow};
+use super::options::OnBadRow;
 use crate::progress::{DataObserver, DataProgress, Stage};
+use crate::row::RowKind;
 use crate::source::error::SourceError;
 use crate::tokens::encode::Encoder;
 use crate::tokens::jinja::strftime;
@@ -74,12 +75,12 @@ impl FileStamp {
 }
 
 /// The options that decide which rows there are and what their tokens are, by the names that a user knows.
-fn options(encoder: &Encoder, needs: Needs, on_bad_row: OnBadRow) -> Vec<(&'static str, String)> {
+fn options(encoder: &Encoder, kind: Option<RowKind>, on_bad_row: OnBadRow) -> Vec<(&'static str, String)> {
     let mut options = vec![
         ("--max-length", encoder.max_length().to_string()),
         ("--sft-on", format!("{:?}", encoder.sft_on())),
         ("what becomes of long answers", format!("{:?}", encoder.long_answers())),
-        ("what the loss needs", format!("{needs:?}")),
+        ("what the loss needs", format!("{kind:?}")),
         ("--on-bad-row", format!("{on_bad_row:?}")),
     ];
     options.extend(encoder.reading().options());
@@ -95,7 +96,7 @@ impl Ingredients {
     pub fn of(
         paths: &[PathBuf],
         encoder: &Encoder,
-        needs: Needs,
+        kind: Option<RowKind>,
         on_bad_row: OnBadRow,
         observer: &mut dyn DataObserver,
     ) -> Result<(Ingredients, Vec<FileStamp>), SourceError> {
@@ -123,19 +124,19 @@ impl Ingredients {
         put("the stop tokens", format!("{:?}", encoder.stop_ids()));
         put("the chat template", encoder.template().map_or("none".into(), template));
         put("the size of the vocabulary", encoder.tokenizer().first_unusable_id().to_string());
-        for (name, value) in options(encoder, needs, on_bad_row) {
+        for (name, value) in options(encoder, kind, on_bad_row) {
             put(name, value);
         }
         Ok((Ingredients(all), stamps))
     }
 
     /// What an entry is for, whatever the contents: a new one replaces an older one of the same name.
-    pub fn entry_name(paths: &[PathBuf], encoder: &Encoder, needs: Needs, on_bad_row: OnBadRow) -> String {
+    pub fn entry_name(paths: &[PathBuf], encoder: &Encoder, kind: Option<RowKind>, on_bad_row: OnBadRow) -> String {
         let mut hasher = blake3::Hasher::new();
         let template = encoder.template().map_or("", ChatTemplate::origin);
         let names = paths.iter().map(|path| absolute(path)).chain([absolute(encoder.model_dir())]);
         let names = names.map(|path| path.into_os_string().into_encoded_bytes());
-        let options = options(encoder, needs, on_bad_row).into_iter().map(|(_, value)| value.into_bytes());
+        let options = options(encoder, kind, on_bad_row).into_iter().map(|(_, value)| value.into_bytes());
         for part in names.chain([template.into()]).chain(options) {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(&part);

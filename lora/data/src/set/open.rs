@@ -14,7 +14,8 @@ use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
 use super::error::DataError;
 use super::index::Entry;
 use super::ingredients::FileStamp;
-use super::options::{Needs, OnBadRow, UnpairedOrder};
+use super::options::OnBadRow;
+use super::options::UnpairedOrder;
 use super::rejects::{self, Rejects};
 use super::sample::Sample;
 use super::sanity::{self, Files, OfFile, Sighting};
@@ -25,8 +26,9 @@ use crate::progress::{DataObserver, DataProgress, Stage, Unobserved};
 use crate::record::bad_row::BadRow;
 use crate::record::decided::Decided;
 use crate::record::reading::ImplicitPrompt;
-use crate::record::shape::{Kind, Shape};
+use crate::record::shape::{RowLayout, Shape};
 use crate::record::text::Form;
+use crate::row::RowKind;
 use crate::source::column_map::Seen;
 use crate::source::error::SourceError;
 use crate::source::limits::MAX_RECORDS;
@@ -48,8 +50,8 @@ const UNPAIR_BLOCK: usize = 1000;
 
 /// How a data set is opened.
 pub struct Opening<'a> {
-    /// What it is read for.
-    pub needs: Needs,
+    /// The kind of rows that are made; `None` takes every row with an answer as it is.
+    pub kind: Option<RowKind>,
     /// What happens to a bad row.
     pub on_bad_row: OnBadRow,
     /// Where its tokens are kept for the next start, and taken from.
@@ -65,8 +67,8 @@ pub struct Opening<'a> {
 /// # Errors
 /// As [`Dataset::open_with`].
 fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
-    let Opening { needs, on_bad_row, cache, rejects, observer } = opening;
-    let slot = cache.map(|cache| cache.slot(paths, &encoder, needs, on_bad_row, observer)).transpose()?;
+    let Opening { kind, on_bad_row, cache, rejects, observer } = opening;
+    let slot = cache.map(|cache| cache.slot(paths, &encoder, kind, on_bad_row, observer)).transpose()?;
     if let Some(slot) = &slot
         && let Some((index, entry)) = look_up(slot, observer)
     {
@@ -78,7 +80,7 @@ fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result
         let sources = Arc::new(Sources::later(paths, &encoder.reading().columns, slot, survey.records));
         let cached = Some(Arc::new(rows));
         let (encoder, unpaired_order) = (Arc::new(encoder), UnpairedOrder::default());
-        let dataset = Dataset { sources, encoder, needs, index, survey, cached, unpaired_order };
+        let dataset = Dataset { sources, encoder, kind, index, survey, cached, unpaired_order };
         note_idle_flags(&dataset, observer);
         return Ok(dataset);
     }
@@ -100,7 +102,7 @@ fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result
     let sources = Arc::new(Sources::opened(paths, &encoder.reading().columns, rows));
     let encoder = Arc::new(encoder);
     let (index, unpaired_order) = (Vec::new(), UnpairedOrder::default());
-    let dataset = Dataset { sources, encoder, needs, index, survey, cached: None, unpaired_order };
+    let dataset = Dataset { sources, encoder, kind, index, survey, cached: None, unpaired_order };
     let pass = Pass {
         dataset,
         on_bad_row,
@@ -120,21 +122,21 @@ fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result
 
 /// Notes which flags about rows change nothing for this data.
 fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
-    let (reading, Some(kind)) = (dataset.encoder.reading(), dataset.survey.kind) else { return };
-    if reading.implicit_prompt == ImplicitPrompt::Longest && kind.shape != Shape::PairImplicitPrompt {
+    let (reading, Some(layout)) = (dataset.encoder.reading(), dataset.survey.layout) else { return };
+    if reading.implicit_prompt == ImplicitPrompt::Longest && layout.shape != Shape::PairImplicitPrompt {
         let prompt = dataset.survey.by_name.iter().find(|named| named.own == "prompt");
         let column = prompt.map_or(reading.columns.column("prompt"), |named| &named.column);
-        let why = match kind.shape {
+        let why = match layout.shape {
             Shape::Pair => format!("the rows have their prompt in the column `{column}`, which is read"),
-            _ => format!("it is for pairs without a prompt, and the rows are {kind}"),
+            _ => format!("it is for pairs without a prompt, and the rows are {layout}"),
         };
         observer.note(format!("note: --implicit-prompt has no effect: {why}"));
     }
     if let Some(pairs) = reading.pairs
-        && !dataset.makes_pairs(kind)
+        && !dataset.makes_pairs(layout)
     {
         observer
-            .note(format!("note: --pairs {pairs} has no effect: it is for scored answers, and the rows are {kind}"));
+            .note(format!("note: --pairs {pairs} has no effect: it is for scored answers, and the rows are {layout}"));
     }
 }
 
@@ -173,8 +175,13 @@ impl Dataset {
     ///
     /// # Errors
     /// [`DataError`]; with [`OnBadRow::Error`] that of the first bad row in the order of the files.
-    pub fn open(paths: &[PathBuf], encoder: Encoder, needs: Needs, on_bad_row: OnBadRow) -> Result<Dataset, DataError> {
-        let opening = Opening { needs, on_bad_row, cache: None, rejects: None, observer: &mut Unobserved };
+    pub fn open(
+        paths: &[PathBuf],
+        encoder: Encoder,
+        kind: impl Into<Option<RowKind>>,
+        on_bad_row: OnBadRow,
+    ) -> Result<Dataset, DataError> {
+        let opening = Opening { kind: kind.into(), on_bad_row, cache: None, rejects: None, observer: &mut Unobserved };
         Dataset::open_with(paths, encoder, opening)
     }
 
@@ -205,13 +212,13 @@ impl Dataset {
         };
         let cut_prompt = sanity::cut_prompt(&parsed);
         let answer_column = parsed.record.answer_columns.first().cloned().unwrap_or_default();
-        let kind = parsed.record.kind();
+        let layout = parsed.record.layout();
         let group = parsed.record.prompt_group();
-        let encoded: Vec<_> = match kind.shape != Shape::Prompt && self.encoder.supports(kind.form) {
+        let encoded: Vec<_> = match layout.shape != Shape::Prompt && self.encoder.supports(layout.form) {
             true => self.parts(parsed.record).map(|part| self.encode(&part)).collect(),
             false => Vec::new(),
         };
-        let is_without_pair = encoded.is_empty() && self.makes_pairs(kind);
+        let is_without_pair = encoded.is_empty() && self.makes_pairs(layout);
         let unended =
             encoded.iter().any(|part| matches!(part, Ok((Encoded::Kept(_), notes)) if notes.unended_answers > 0));
         let mut found = found;
@@ -236,67 +243,66 @@ impl Dataset {
             parts.push(Ok(Made::Dropped(DropReason::NoPair)));
         }
         let (ignored_columns, by_name) = (parsed.ignored_columns, parsed.by_name);
-        let outcome = Ok(ExaminedRecord { kind, group, ignored_columns, by_name, tokens, parts, found, cut_prompt });
+        let outcome = Ok(ExaminedRecord { layout, group, ignored_columns, by_name, tokens, parts, found, cut_prompt });
         Ok(Examined { record, bytes, seen, outcome })
     }
 
     /// What is scored of the rows, if they are learned as sequences in this run.
-    fn sequences(&self, kind: Kind) -> Option<Sequences> {
-        let scored = match self.needs {
-            Needs::Sequences => true,
-            Needs::Answers => kind.shape.is_sequence(),
-            Needs::Pairs | Needs::Labels | Needs::Rewards => false,
+    fn sequences(&self, layout: RowLayout) -> Option<Sequences> {
+        let scored = match self.kind {
+            Some(kind) => kind == RowKind::Sequence,
+            None => layout.shape.kind() == Some(RowKind::Sequence),
         };
-        let part = self.encoder.sft_part(kind.shape);
+        let part = self.encoder.sft_part(layout.shape);
         let template = self.encoder.template().filter(|_| part == SftPart::Assistant);
-        scored.then(|| Sequences { part, spans: template.map(SpanSource::of), chosen_alone: kind.shape.is_pair() })
+        scored.then(|| Sequences { part, spans: template.map(SpanSource::of), chosen_alone: layout.shape.is_pair() })
     }
 
     /// Whether the run can use rows like its first one.
-    fn check_first(&self, record: usize, kind: Kind, ignored_columns: &[String]) -> Result<(), DataError> {
-        let usable = match self.needs {
-            Needs::Pairs => kind.shape.is_pair() || self.makes_pairs(kind),
-            Needs::Labels => kind.shape.is_pair() || kind.shape == Shape::Labelled,
-            Needs::Rewards => kind.shape == Shape::Scored,
-            Needs::Sequences => kind.shape.is_pair() || kind.shape.is_sequence(),
-            Needs::Answers => kind.shape != Shape::Prompt,
+    fn check_first(&self, record: usize, layout: RowLayout, ignored_columns: &[String]) -> Result<(), DataError> {
+        let found = layout.shape.kind();
+        let usable = match self.kind {
+            None => found.is_some(),
+            Some(RowKind::Pair) => found == self.kind || self.makes_pairs(layout),
+            Some(RowKind::Scored) => found == self.kind,
+            Some(RowKind::Labelled | RowKind::Sequence) => found == self.kind || layout.shape.is_pair(),
         };
-        let needs = match self.needs {
+        let needs = match self.kind {
             _ if usable => None,
-            Needs::Pairs if kind.shape == Shape::Scored => {
+            Some(RowKind::Pair) if layout.shape == Shape::Scored => {
                 Some("this loss needs pairs: --pairs best-worst or --pairs all makes them of scored answers")
             }
-            Needs::Pairs => Some("this loss needs pairs: {prompt, chosen, rejected} or {chosen, rejected}"),
-            Needs::Labels => Some("this loss needs labelled rows, {prompt, completion, label}, or pairs"),
-            Needs::Rewards => Some("this loss needs scored answers: {prompt, completions, rewards}"),
-            Needs::Sequences => Some(
+            Some(RowKind::Pair) => Some("this loss needs pairs: {prompt, chosen, rejected} or {chosen, rejected}"),
+            Some(RowKind::Labelled) => Some("this loss needs labelled rows, {prompt, completion, label}, or pairs"),
+            Some(RowKind::Scored) => Some("this loss needs scored answers: {prompt, completions, rewards}"),
+            Some(RowKind::Sequence) => Some(
                 "this loss needs sequences ({prompt, completion}, {messages} or {text}) or pairs, whose chosen answers it learns",
             ),
-            Needs::Answers => Some("there is no answer in it"),
+            None => Some("there is no answer in it"),
         };
         let (path, line) = self.sources.rows()?.place(record);
         if let Some(needs) = needs {
-            let hint = answer_hint(ignored_columns, self.needs).filter(|_| kind.shape == Shape::Prompt);
-            return Err(DataError::WrongShape { path, line, found: kind.shape.columns(), needs, hint });
+            let hint = answer_hint(ignored_columns, self.kind).filter(|_| layout.shape == Shape::Prompt);
+            return Err(DataError::WrongShape { path, line, found: layout.shape.columns(), needs, hint });
         }
-        if self.needs == Needs::Rewards && self.encoder.reading().pairs.is_some() {
+        if self.kind == Some(RowKind::Scored) && self.encoder.reading().pairs.is_some() {
             let needs = "this loss reads the scores of all answers, so --pairs has no effect: leave it out";
-            return Err(DataError::WrongPart { path, line, found: kind, needs });
+            return Err(DataError::WrongPart { path, line, found: layout, needs });
         }
-        let wrong_part = match (self.encoder.sft_on(), self.sequences(kind)) {
+        let wrong_part = match (self.encoder.sft_on(), self.sequences(layout)) {
             (Some(_), None) => Some("--sft-on is for sequences: {prompt, completion}, {messages} or {text}"),
-            (Some(SftPart::Completion), _) if matches!(kind.shape, Shape::Messages | Shape::Text) => {
+            (Some(SftPart::Completion), _) if matches!(layout.shape, Shape::Messages | Shape::Text) => {
                 Some("--sft-on completion needs a prompt and a completion")
             }
-            (Some(SftPart::Assistant), _) if kind.form == Form::Plain => {
+            (Some(SftPart::Assistant), _) if layout.form == Form::Plain => {
                 Some("--sft-on assistant needs conversations, lists of {role, content}")
             }
             _ => None,
         };
         if let Some(needs) = wrong_part {
-            return Err(DataError::WrongPart { path, line, found: kind, needs });
+            return Err(DataError::WrongPart { path, line, found: layout, needs });
         }
-        match kind.form {
+        match layout.form {
             form if self.encoder.supports(form) => Ok(()),
             Form::Conversational => Err(DataError::no_template(&self.encoder, path, line)),
             Form::Plain => Err(DataError::NoEos { path, line, model: self.encoder.model_dir().to_owned() }),
@@ -305,7 +311,7 @@ impl Dataset {
 }
 
 /// Suggests which unread columns of a row with only a prompt may be its answer, or its two answers.
-fn answer_hint(unread: &[String], needs: Needs) -> Option<String> {
+fn answer_hint(unread: &[String], kind: Option<RowKind>) -> Option<String> {
     let has = |name: &str| unread.iter().any(|column| column == name);
     let two = LIKE_AN_ANSWER.into_iter().flat_map(|stem| {
         [("0", "1"), ("1", "2"), ("a", "b")].map(|(one, other)| (format!("{stem}_{one}"), format!("{stem}_{other}")))
@@ -325,9 +331,9 @@ fn answer_hint(unread: &[String], needs: Needs) -> Option<String> {
         });
     }
     let answer = LIKE_AN_ANSWER.into_iter().find(|name| has(name))?;
-    let own = match needs {
-        Needs::Sequences | Needs::Labels | Needs::Answers => "completion",
-        Needs::Pairs | Needs::Rewards => return None,
+    let own = match kind {
+        None | Some(RowKind::Labelled | RowKind::Sequence) => "completion",
+        Some(RowKind::Pair | RowKind::Scored) => return None,
     };
     Some(format!("; if its answer is the column `{answer}`, which is not read, give --columns {own}={answer}"))
 }
@@ -435,7 +441,7 @@ impl Pass<'_> {
             Ok(rows) => {
                 observer.note(format!("token cache: the tokens of {} rows are kept in {path}", dataset.index.len()));
                 dataset.cached = Some(Arc::new(rows));
-                if dataset.needs != Needs::Answers {
+                if dataset.kind.is_some() {
                     // rows come from the cache from now on: unpacked data need not lie on the disk for as long as the run
                     // takes. Where every answer is wanted, the reasons of what is left out are read again
                     dataset.sources =
@@ -489,13 +495,13 @@ impl Pass<'_> {
             Ok(record) => record,
             Err(reason) => return self.bad(number, reason),
         };
-        if self.dataset.survey.kind.is_none() {
-            self.dataset.check_first(number, record.kind, &record.ignored_columns)?;
-            self.dataset.survey.kind = Some(record.kind);
-            self.dataset.survey.sequences = self.dataset.sequences(record.kind);
+        if self.dataset.survey.layout.is_none() {
+            self.dataset.check_first(number, record.layout, &record.ignored_columns)?;
+            self.dataset.survey.layout = Some(record.layout);
+            self.dataset.survey.sequences = self.dataset.sequences(record.layout);
         }
         self.dataset.survey.count_columns(record.ignored_columns);
-        if let Err(reason) = self.dataset.check_kind(record.kind) {
+        if let Err(reason) = self.dataset.check_layout(record.layout) {
             return self.bad(number, reason);
         }
         self.dataset.survey.count_by_name(record.by_name);
@@ -588,7 +594,7 @@ struct Examined {
 }
 
 struct ExaminedRecord {
-    kind: Kind,
+    layout: RowLayout,
     group: u32,
     ignored_columns: Vec<String>,
     /// What a user may not have meant, if it was looked at.

@@ -1,20 +1,5 @@
 //! What a run wants of a data set: which rows, and in which order.
 
-/// What a run reads the data for, and so which shapes it accepts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Needs {
-    /// Pairs.
-    Pairs,
-    /// Labelled rows; pairs become two of them.
-    Labels,
-    /// Scored answers.
-    Rewards,
-    /// Sequences to learn as they are; of pairs the chosen answers.
-    Sequences,
-    /// Any row with an answer, as it is.
-    Answers,
-}
-
 /// What happens to a bad row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnBadRow {

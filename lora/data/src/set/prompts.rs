@@ -15,7 +15,7 @@ use crate::record::bad_row::BadRow;
 use crate::record::decided::Decided;
 use crate::record::reading::Reading;
 use crate::record::records::Record;
-use crate::record::shape::Kind;
+use crate::record::shape::RowLayout;
 use crate::record::text::Form;
 use crate::source::column_map::Seen;
 use crate::source::error::SourceError;
@@ -108,7 +108,7 @@ impl<'a> Prompts<'a> {
                     survey.looked_at += 1;
                     of_file.count(found, || rows.place(row - first));
                 }
-                survey.kind.get_or_insert(read.kind);
+                survey.layout.get_or_insert(read.layout);
                 survey.count_by_name(read.by_name);
                 seen |= read.seen;
             }
@@ -164,8 +164,8 @@ impl<'a> Prompts<'a> {
         let bad = |reason| DataError::of_row(rows, in_file, reason);
         let line = rows.read(in_file)?.map_err(|reason| bad(reason.into()))?;
         let parsed = Record::parse_seen(row, &line, &self.reading, &mut seen).map_err(bad)?;
-        let (record, kind) = (&parsed.record, parsed.record.kind());
-        if kind.form == Form::Conversational && encoder.template().is_none() {
+        let (record, layout) = (&parsed.record, parsed.record.layout());
+        if layout.form == Form::Conversational && encoder.template().is_none() {
             let (path, line) = rows.place(in_file);
             return Err(DataError::no_template(encoder, path, line));
         }
@@ -176,14 +176,14 @@ impl<'a> Prompts<'a> {
         }
         let found = is_looked_at.then(|| sanity::look_at_prompt(encoder, &parsed, &asked, &line));
         let prompt = EncodedPrompt { row, id: record.id.clone(), ids };
-        Ok(ReadPrompt { prompt, kind, seen: seen.unwrap_or(0), found, by_name: parsed.by_name })
+        Ok(ReadPrompt { prompt, layout, seen: seen.unwrap_or(0), found, by_name: parsed.by_name })
     }
 }
 
 /// The prompt of a record, and what was found in it.
 struct ReadPrompt {
     prompt: EncodedPrompt,
-    kind: Kind,
+    layout: RowLayout,
     seen: Seen,
     /// What a user may not have meant, if it was looked at.
     found: Option<Vec<Sighting>>,

@@ -11,7 +11,7 @@ use super::error::DataError;
 use super::lengths::Lengths;
 use super::sanity::Warning;
 use crate::record::decided::Decided;
-use crate::record::shape::Kind;
+use crate::record::shape::RowLayout;
 use crate::record::text::Form;
 use crate::row::{Answer, EncodedRow, RowNumbers, Target};
 use crate::tokens::encode::{DropReason, Notes};
@@ -33,7 +33,8 @@ pub struct Survey {
     /// Blank lines that were passed over.
     pub blank_lines: usize,
     /// Shape and form of the rows; `None` while no row could be read.
-    pub kind: Option<Kind>,
+    #[serde(rename = "kind")]
+    pub layout: Option<RowLayout>,
     /// What is scored of the rows, where they are learned as sequences.
     pub sequences: Option<Sequences>,
     /// Usable rows.
@@ -144,7 +145,7 @@ impl Survey {
         Survey {
             records,
             blank_lines,
-            kind: None,
+            layout: None,
             sequences: None,
             kept: 0,
             dropped: Vec::new(),
@@ -174,7 +175,7 @@ impl Survey {
 
     /// Whether the rows are texts or turns; `None` if none was kept.
     pub fn form(&self) -> Option<Form> {
-        self.kind.map(|kind| kind.form)
+        self.layout.map(|layout| layout.form)
     }
 
     /// Rows left out, for whatever reason.

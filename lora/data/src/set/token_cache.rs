@@ -26,11 +26,12 @@ use serde_json::Value;
 
 use super::error::DataError;
 use super::ingredients::{FileStamp, Ingredients};
-use super::options::{Needs, OnBadRow};
+use super::options::OnBadRow;
 use super::rejects::{self, Rejects};
 use super::survey::Survey;
 use crate::progress::{DataObserver, DataProgress, Stage};
 use crate::row::EncodedRow;
+use crate::row::RowKind;
 use crate::source::error::SourceError;
 use crate::store::user_cache;
 use crate::tokens::encode::Encoder;
@@ -81,12 +82,12 @@ impl TokenCache {
         &self,
         paths: &[PathBuf],
         encoder: &Encoder,
-        needs: Needs,
+        kind: Option<RowKind>,
         on_bad_row: OnBadRow,
         observer: &mut dyn DataObserver,
     ) -> Result<Slot, SourceError> {
-        let name = Ingredients::entry_name(paths, encoder, needs, on_bad_row);
-        let (ingredients, stamps) = Ingredients::of(paths, encoder, needs, on_bad_row, observer)?;
+        let name = Ingredients::entry_name(paths, encoder, kind, on_bad_row);
+        let (ingredients, stamps) = Ingredients::of(paths, encoder, kind, on_bad_row, observer)?;
         let path = self.folder.join(format!("{name}.{ENDING}"));
         Ok(Slot { path, limit: self.limit, ingredients, data: paths.to_vec(), stamps })
     }

@@ -6,9 +6,11 @@ use std::ops::ControlFlow;
 use super::{encoder, file, open, pair};
 use crate::batch::ahead::for_each_ahead;
 use crate::row::EncodedRow;
+use crate::row::RowKind;
 use crate::set::dataset::Dataset;
 use crate::set::error::DataError;
-use crate::set::options::{Needs, OnBadRow, Shuffle};
+use crate::set::options::OnBadRow;
+use crate::set::options::Shuffle;
 use crate::source::error::SourceError;
 
 fn for_each_batch<'b>(
@@ -22,7 +24,7 @@ fn for_each_batch<'b>(
 #[test]
 fn batches_come_in_their_order_until_they_are_told_to_stop() {
     let rows: Vec<String> = (0..50).map(pair).collect();
-    let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, RowKind::Pair, OnBadRow::Error).unwrap();
     let order = dataset.order(Shuffle::Seeded(3), 0);
     for stop_after in [1, 4, usize::MAX] {
         let mut batches = Vec::new();
@@ -41,7 +43,7 @@ fn batches_come_in_their_order_until_they_are_told_to_stop() {
 fn a_batch_that_cannot_be_read_fails_when_its_turn_has_come() {
     let mut file = file(&(0..4).map(pair).collect::<Vec<_>>());
     let dataset =
-        Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), Needs::Pairs, OnBadRow::Error).unwrap();
+        Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), RowKind::Pair, OnBadRow::Error).unwrap();
     let mut seen = 0;
     let order: Vec<u32> = (0..4).collect();
     let outcome = for_each_batch(&dataset, order.chunks(1), |_| {
@@ -57,7 +59,7 @@ fn a_batch_that_cannot_be_read_fails_when_its_turn_has_come() {
 #[test]
 fn a_panic_on_either_side_reaches_the_caller() {
     let rows: Vec<String> = (0..6).map(pair).collect();
-    let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, RowKind::Pair, OnBadRow::Error).unwrap();
     let run = |order: &[u32], limit: usize| {
         let mut seen = 0;
         for_each_batch(&dataset, order.chunks(1), |_| {

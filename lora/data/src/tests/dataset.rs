@@ -5,10 +5,11 @@ use serde_json::{Value, json};
 use super::{ROWS, encoder, file, open, pair, tiny};
 use crate::record::bad_row::BadRow;
 use crate::record::reading::{Pairs, Reading};
-use crate::row::Target;
+use crate::row::{RowKind, Target};
 use crate::set::dataset::Dataset;
 use crate::set::error::DataError;
-use crate::set::options::{Needs, OnBadRow, Shuffle};
+use crate::set::options::OnBadRow;
+use crate::set::options::Shuffle;
 use crate::set::prompts::prompts;
 use crate::source::column_map::ColumnMap;
 use crate::source::error::SourceError;
@@ -20,7 +21,7 @@ fn the_first_bad_row_ends_the_run_with_file_and_line() {
     rows[1500] = "{".to_owned();
     rows[2900] = "[]".to_owned();
     rows.insert(10, String::new()); // blank, but a line
-    match open(&rows, Needs::Pairs, OnBadRow::Error) {
+    match open(&rows, RowKind::Pair, OnBadRow::Error) {
         Err(DataError::Row { line: 1502, reason: BadRow::Json { .. }, .. }) => {}
         other => panic!("{other:?}"),
     }
@@ -34,7 +35,7 @@ fn skipped_rows_are_counted_by_reason() {
     rows[4] = "}".to_owned();
     rows[5] = json!({"prompt": "p", "completion": "c", "label": true}).to_string();
     rows[6] = json!({"prompt": "word ".repeat(100), "chosen": " a", "rejected": " b", "extra": 1}).to_string();
-    let dataset = open(&rows, Needs::Pairs, OnBadRow::Skip).unwrap();
+    let dataset = open(&rows, RowKind::Pair, OnBadRow::Skip).unwrap();
     let survey = dataset.survey();
     assert_eq!((survey.records, survey.kept, survey.dropped_rows()), (10, 5, 5));
     let counts: Vec<_> = survey.dropped.iter().map(|d| (d.label.as_str(), d.rows, d.line)).collect();
@@ -71,13 +72,13 @@ fn skipped_rows_are_counted_by_reason() {
 #[test]
 fn rows_of_one_run_are_of_one_kind() {
     let implicit = json!({"chosen": "it is good", "rejected": "it is bad"}).to_string();
-    assert_eq!(open(&[pair(0), implicit.clone()], Needs::Pairs, OnBadRow::Error).unwrap().len(), 2);
+    assert_eq!(open(&[pair(0), implicit.clone()], RowKind::Pair, OnBadRow::Error).unwrap().len(), 2);
     let turns = |text: &str| json!([{"role": "assistant", "content": text}]);
     let chat =
         json!({"prompt": [{"role": "user", "content": "p"}], "chosen": turns("c"), "rejected": turns("r")}).to_string();
     let labelled = json!({"prompt": "p", "completion": "c", "label": true}).to_string();
     for (first, second) in [(&implicit, &chat), (&chat, &implicit), (&implicit, &labelled), (&labelled, &implicit)] {
-        let error = open(&[first.clone(), second.clone()], Needs::Labels, OnBadRow::Error).unwrap_err();
+        let error = open(&[first.clone(), second.clone()], RowKind::Labelled, OnBadRow::Error).unwrap_err();
         assert!(matches!(error, DataError::Row { line: 2, reason: BadRow::OtherShape { .. }, .. }), "{error}");
     }
 }
@@ -86,9 +87,9 @@ fn rows_of_one_run_are_of_one_kind() {
 #[test]
 fn long_prompts_are_dropped_under_either_policy() {
     let long = json!({"prompt": "word ".repeat(100), "chosen": " a", "rejected": " b"}).to_string();
-    let dataset = open(&[pair(0), long.clone()], Needs::Pairs, OnBadRow::Error).unwrap();
+    let dataset = open(&[pair(0), long.clone()], RowKind::Pair, OnBadRow::Error).unwrap();
     assert_eq!((dataset.len(), dataset.survey().dropped_rows()), (1, 1));
-    match open(&[long], Needs::Pairs, OnBadRow::Error) {
+    match open(&[long], RowKind::Pair, OnBadRow::Error) {
         Err(DataError::NothingLeft { rows: 1, line: 1, reason: DropReason::NoRoom { .. }, .. }) => {}
         other => panic!("{other:?}"),
     }
@@ -99,22 +100,22 @@ fn shapes_that_the_loss_cannot_use_are_refused() {
     let labelled = json!({"prompt": "p", "completion": " c", "label": true}).to_string();
     let scored = json!({"prompt": "p", "completions": [" a", " b"], "rewards": [1, 2]}).to_string();
     let prompt = json!({"prompt": "p"}).to_string();
-    for (row, needs) in [
-        (&labelled, Needs::Pairs),
-        (&scored, Needs::Pairs),
-        (&scored, Needs::Labels),
-        (&labelled, Needs::Rewards),
-        (&pair(0), Needs::Rewards),
-        (&prompt, Needs::Answers),
-        (&prompt, Needs::Pairs),
+    for (row, kind) in [
+        (&labelled, Some(RowKind::Pair)),
+        (&scored, Some(RowKind::Pair)),
+        (&scored, Some(RowKind::Labelled)),
+        (&labelled, Some(RowKind::Scored)),
+        (&pair(0), Some(RowKind::Scored)),
+        (&prompt, None),
+        (&prompt, Some(RowKind::Pair)),
     ] {
-        let result = open(std::slice::from_ref(row), needs, OnBadRow::Skip);
-        assert!(matches!(result, Err(DataError::WrongShape { line: 1, .. })), "{row} for {needs:?}");
+        let result = open(std::slice::from_ref(row), kind, OnBadRow::Skip);
+        assert!(matches!(result, Err(DataError::WrongShape { line: 1, .. })), "{row} for {kind:?}");
     }
     for row in [&labelled, &scored, &pair(0)] {
-        assert_eq!(open(std::slice::from_ref(row), Needs::Answers, OnBadRow::Error).unwrap().len(), 1);
+        assert_eq!(open(std::slice::from_ref(row), None, OnBadRow::Error).unwrap().len(), 1);
     }
-    let rewards = open(&[scored], Needs::Rewards, OnBadRow::Error).unwrap().rows(&[0]).unwrap();
+    let rewards = open(&[scored], RowKind::Scored, OnBadRow::Error).unwrap().rows(&[0]).unwrap();
     assert_eq!(rewards[0].target, Target::Rewards(vec![1.0, 2.0]));
     assert_eq!(rewards[0].answers.len(), 2);
 }
@@ -131,7 +132,7 @@ fn forms_that_the_model_has_no_means_for_are_refused() {
     ] {
         let encoder = Encoder::from_model(dir.path(), None, 64, ROWS).unwrap();
         let file = file(&[row]);
-        let error = Dataset::open(&[file.path().to_owned()], encoder, Needs::Pairs, OnBadRow::Error).unwrap_err();
+        let error = Dataset::open(&[file.path().to_owned()], encoder, RowKind::Pair, OnBadRow::Error).unwrap_err();
         assert!(is_expected(&error), "{error}");
     }
     let encoder = Encoder::from_model(dir.path(), None, 64, ROWS).unwrap();
@@ -147,7 +148,7 @@ fn the_survey_counts_cuts_empties_and_moved_boundaries() {
         json!({"prompt": "Count:", "chosen": " 1, 2".repeat(50), "rejected": format!("{} no", " 1, 2".repeat(50))}),
         json!({"prompt": "Which one is it? It is ", "chosen": "the answer", "rejected": "the other"}),
     ];
-    let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, RowKind::Pair, OnBadRow::Error).unwrap();
     let survey = dataset.survey();
     assert_eq!((survey.kept, survey.answers, survey.empty_answers), (3, 6, 1));
     assert_eq!((survey.cut_answers, survey.same_after_cut, survey.longest_tree), (2, 1, dataset.lengths(1).tree));
@@ -175,7 +176,7 @@ fn all_pairs_of_a_row_are_limited_and_read_one_at_a_time() {
     let opened = |rows: &[String], on_bad_row| {
         let file = file(rows);
         let encoder = encoder("tiny-llama", 64).with_reading(reading.clone());
-        Dataset::open(&[file.path().to_owned()], encoder, Needs::Pairs, on_bad_row)
+        Dataset::open(&[file.path().to_owned()], encoder, RowKind::Pair, on_bad_row)
     };
     let dataset = opened(&[scored(3, "p"), scored(12, "q")], OnBadRow::Error).unwrap();
     assert_eq!((dataset.len(), dataset.survey().answers), (3 + 66, 2 * (3 + 66)));
@@ -207,7 +208,7 @@ fn columns_of_rows_that_are_left_out_count_for_no_name() {
         json!({"query": "p", "completion": " a"}),
         json!({"instruction": "p", "input": "", "chosen": " a", "rejected": " b"}),
     ];
-    let dataset = open(&rows, Needs::Pairs, OnBadRow::Skip).unwrap();
+    let dataset = open(&rows, RowKind::Pair, OnBadRow::Skip).unwrap();
     let by_name: Vec<_> = dataset.survey().by_name.iter().map(|it| (it.column.as_str(), it.records)).collect();
     assert_eq!(by_name, [("question", 1), ("instruction", 1)]);
 }
@@ -218,12 +219,12 @@ fn the_columns_of_bad_rows_are_columns() {
     let mapped = |text: &str| encoder("tiny-llama", 64).with_reading(text.parse::<ColumnMap>().unwrap().into());
     let rows = [pair(0), json!({"prompt": "p", "chosen": "same", "rejected": "same", "w": 1}).to_string()];
     let file = file(&rows);
-    let open = |map: &str| Dataset::open(&[file.path().to_owned()], mapped(map), Needs::Pairs, OnBadRow::Skip);
+    let open = |map: &str| Dataset::open(&[file.path().to_owned()], mapped(map), RowKind::Pair, OnBadRow::Skip);
     assert_eq!(open("weight=w").unwrap().len(), 1);
     assert!(matches!(open("weight=v"), Err(DataError::NoSuchColumn { name: "weight", .. })));
     // where no row is an object, that is what is said
     let file = super::file(&["{".to_owned()]);
-    let none = Dataset::open(&[file.path().to_owned()], mapped("weight=w"), Needs::Pairs, OnBadRow::Skip);
+    let none = Dataset::open(&[file.path().to_owned()], mapped("weight=w"), RowKind::Pair, OnBadRow::Skip);
     assert!(
         matches!(none, Err(DataError::NothingLeft { reason: DropReason::Bad(BadRow::Json { .. }), .. })),
         "{none:?}"
@@ -235,7 +236,7 @@ fn the_columns_of_bad_rows_are_columns() {
 fn a_row_of_a_megabyte_is_cut() {
     let row = json!({"prompt": "Count:", "chosen": " one two".repeat(1 << 17), "rejected": " no"}).to_string();
     assert!(row.len() > 1 << 20);
-    let dataset = open(&[row], Needs::Pairs, OnBadRow::Error).unwrap();
+    let dataset = open(&[row], RowKind::Pair, OnBadRow::Error).unwrap();
     let rows = dataset.rows(&[0]).unwrap();
     assert_eq!(rows[0].prompt.len() + rows[0].answers[0].kept, 64);
     assert!(rows[0].answers[0].is_cut());
@@ -245,7 +246,7 @@ fn a_row_of_a_megabyte_is_cut() {
 fn a_data_file_that_changes_during_the_run_ends_it() {
     let file = file(&(0..5).map(pair).collect::<Vec<_>>());
     let dataset =
-        Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), Needs::Pairs, OnBadRow::Error).unwrap();
+        Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), RowKind::Pair, OnBadRow::Error).unwrap();
     file.as_file().set_len(100).unwrap();
     assert!(matches!(dataset.rows(&[4]), Err(DataError::Source(SourceError::Changed { .. }))));
     assert!(matches!(dataset.outcomes(0..5), Err(DataError::Source(SourceError::Changed { .. }))));

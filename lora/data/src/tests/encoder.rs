@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use super::{ROWS, encoder, file, tiny};
 use crate::record::bad_row::BadRow;
 use crate::record::records::Record;
+use crate::row::RowKind;
 use crate::set::dataset::Dataset;
-use crate::set::options::{Needs, OnBadRow};
+use crate::set::options::OnBadRow;
 use crate::source::column_map::ColumnMap;
 use crate::tokens::encode::{DropReason, Encoded, Encoder};
 
@@ -68,7 +69,7 @@ fn the_encoder_refuses_what_it_cannot_score() {
     });
     let file = file(&rows);
     let error =
-        Dataset::open(&[file.path().to_owned()], with_template(refusing), Needs::Pairs, OnBadRow::Error).unwrap_err();
+        Dataset::open(&[file.path().to_owned()], with_template(refusing), RowKind::Pair, OnBadRow::Error).unwrap_err();
     let message = error.to_string();
     assert!(message.contains(":1: chat template: too many turns"), "{message}");
 }

@@ -10,9 +10,10 @@ use crate::batch::mismatch::mismatched_answers;
 use crate::record::bad_row::BadRow;
 use crate::record::reading::{ImplicitPrompt, Reading};
 use crate::record::records::Record;
-use crate::row::{EncodedRow, Target};
+use crate::row::{EncodedRow, RowKind, Target};
 use crate::set::dataset::Dataset;
-use crate::set::options::{Needs, OnBadRow, Shuffle};
+use crate::set::options::OnBadRow;
+use crate::set::options::Shuffle;
 use crate::tokens::encode::{DropReason, Encoded, Encoder};
 use crate::tokens::template::{ChatTemplate, GenerationPrompt, RenderError};
 
@@ -70,9 +71,9 @@ fn kept(encoded: Encoded) -> EncodedRow {
 }
 
 /// A data set from rows, through a file as in a run.
-fn dataset(rows: &[Value], encoder: Encoder, needs: Needs) -> Dataset {
+fn dataset(rows: &[Value], encoder: Encoder, kind: impl Into<Option<RowKind>>) -> Dataset {
     let file = file(rows);
-    Dataset::open(&[file.path().to_owned()], encoder, needs, OnBadRow::Error).unwrap()
+    Dataset::open(&[file.path().to_owned()], encoder, kind, OnBadRow::Error).unwrap()
 }
 
 fn pairs(n: usize) -> Vec<Value> {
@@ -95,7 +96,7 @@ fn plain(row: &Value) -> Value {
 
 fn check_pairs(name: &str, rows: &[Value], golden: &Path, encoder: Encoder) {
     let items = json(golden)["items"].clone();
-    let dataset = dataset(rows, encoder, Needs::Pairs);
+    let dataset = dataset(rows, encoder, RowKind::Pair);
     let encoded = dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap();
     assert_eq!(encoded.len(), items.as_array().unwrap().len());
     for (row, item) in encoded.iter().zip(items.as_array().unwrap()) {
@@ -206,7 +207,7 @@ fn kto_tokens_are_those_of_trl() {
     for (name, folder, model) in models() {
         let dataset = {
             let encoder = encoder(&model, MAX_LENGTH);
-            Dataset::open(&[goldens("kto.jsonl")], encoder, Needs::Labels, OnBadRow::Error).unwrap()
+            Dataset::open(&[goldens("kto.jsonl")], encoder, RowKind::Labelled, OnBadRow::Error).unwrap()
         };
         let survey = dataset.survey();
         assert_eq!((survey.kept, survey.dropped_rows()), (160, 0), "{name}");
@@ -232,7 +233,7 @@ fn truncated_lengths_are_those_of_trl() {
             ("logps_conversational.json", pairs(8)),
             ("logps_plain.json", pairs(8).iter().map(plain).collect::<Vec<_>>()),
         ] {
-            let dataset = dataset(&rows, encoder(&model, MAX_LENGTH), Needs::Pairs);
+            let dataset = dataset(&rows, encoder(&model, MAX_LENGTH), RowKind::Pair);
             let encoded = dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap();
             let items = json(&folder.join(golden))["items"].clone();
             for (i, item) in items.as_array().unwrap().iter().enumerate() {

@@ -20,9 +20,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::record::reading::{ImplicitPrompt, Reading};
+use crate::row::RowKind;
 use crate::set::dataset::Dataset;
 use crate::set::error::DataError;
-use crate::set::options::{Needs, OnBadRow};
+use crate::set::options::OnBadRow;
 use crate::tokens::encode::Encoder;
 
 /// A file or a folder of the goldens.
@@ -56,10 +57,10 @@ pub(super) fn file(rows: &[impl Display]) -> tempfile::NamedTempFile {
     written(lines.as_bytes())
 }
 
-fn open(rows: &[impl Display], needs: Needs, on_bad_row: OnBadRow) -> Result<Dataset, DataError> {
+fn open(rows: &[impl Display], kind: impl Into<Option<RowKind>>, on_bad_row: OnBadRow) -> Result<Dataset, DataError> {
     let file = file(rows);
     // the open handle keeps the rows readable after the name is gone
-    Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), needs, on_bad_row)
+    Dataset::open(&[file.path().to_owned()], encoder("tiny-llama", 64), kind, on_bad_row)
 }
 
 /// Turns of roles and contents.

@@ -4,16 +4,18 @@ use serde_json::{Value, json};
 
 use super::{open, pair};
 use crate::batch::mismatch::Mismatch;
-use crate::row::Target;
+use crate::row::{RowKind, Target};
 use crate::set::dataset::Dataset;
 use crate::set::error::DataError;
-use crate::set::options::{Needs, OnBadRow, Shuffle, UnpairedOrder};
+use crate::set::options::OnBadRow;
+use crate::set::options::Shuffle;
+use crate::set::options::UnpairedOrder;
 
 /// TRL unpairs a thousand rows at a time.
 #[test]
 fn unpaired_rows_stand_in_trls_order() {
     let rows: Vec<String> = (0..1003).map(pair).collect();
-    let dataset = open(&rows, Needs::Labels, OnBadRow::Error).unwrap().with_unpaired_order(UnpairedOrder::Trl);
+    let dataset = open(&rows, RowKind::Labelled, OnBadRow::Error).unwrap().with_unpaired_order(UnpairedOrder::Trl);
     assert!(dataset.is_unpaired());
     assert_eq!(dataset.mismatch(), Mismatch::Previous);
     let encoded = dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap();
@@ -31,7 +33,7 @@ fn unpaired_rows_are_interleaved() {
     let rows: Vec<Value> = (0..40)
         .map(|i| json!({"prompt": format!("Question {}?", prompt(i)), "chosen": format!(" a{i}"), "rejected": format!(" b{i}")}))
         .collect();
-    let dataset = open(&rows, Needs::Labels, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, RowKind::Labelled, OnBadRow::Error).unwrap();
     let order = dataset.order(Shuffle::Off, 0);
     for batch_size in 2..=80 {
         for batch in order.chunks(batch_size).filter(|batch| batch.len() > 1) {
@@ -55,7 +57,7 @@ fn shuffled_unpaired_rows_never_follow_one_of_the_same_prompt() {
         .map(|i| json!({"prompt": format!("Question {}?", i / 3), "chosen": format!(" a{i}"), "rejected": format!(" b{i}")}))
         .collect();
     rows.push(json!({"prompt": "Another?", "chosen": " a", "rejected": " b"}));
-    let dataset = open(&rows, Needs::Labels, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, RowKind::Labelled, OnBadRow::Error).unwrap();
     for epoch in 0..50 {
         let order = dataset.order(Shuffle::Seeded(3), epoch);
         assert_eq!(order, dataset.order(Shuffle::Seeded(3), epoch));
@@ -69,7 +71,7 @@ fn shuffled_unpaired_rows_never_follow_one_of_the_same_prompt() {
 fn labelled_rows_are_not_unpaired() {
     let rows: Vec<Value> =
         (0..5).map(|i| json!({"prompt": "p", "completion": format!(" c{i}"), "label": i % 2 == 0})).collect();
-    let dataset = open(&rows, Needs::Labels, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, RowKind::Labelled, OnBadRow::Error).unwrap();
     assert!(!dataset.is_unpaired());
     let rows = dataset.rows(&dataset.order(Shuffle::Off, 0)).unwrap();
     assert_eq!(
@@ -82,7 +84,7 @@ fn labelled_rows_are_not_unpaired() {
 #[test]
 fn rows_do_not_depend_on_the_window() {
     let rows: Vec<String> = (0..40).map(pair).collect();
-    let dataset = open(&rows, Needs::Pairs, OnBadRow::Error).unwrap();
+    let dataset = open(&rows, RowKind::Pair, OnBadRow::Error).unwrap();
     let order = dataset.order(Shuffle::Seeded(1), 0);
     assert_ne!(order, dataset.order(Shuffle::Seeded(1), 1));
     let at_once = dataset.rows(&order).unwrap();
@@ -98,46 +100,46 @@ fn rows_of_every_shape_can_be_held_out() {
     let say = |text: String| turn("assistant", text);
     type Row<'a> = &'a dyn Fn(usize, usize) -> Value;
     // of the prompt `p`, the `n`-th row
-    let shapes: [(&str, Needs, Row<'_>); 11] = [
+    let shapes: [(&str, RowKind, Row<'_>); 11] = [
         (
             "pairs",
-            Needs::Pairs,
+            RowKind::Pair,
             &|p, n| json!({"prompt": format!("{p}?"), "chosen": format!(" a{n}"), "rejected": " b"}),
         ),
         (
             "pairs of turns",
-            Needs::Pairs,
+            RowKind::Pair,
             &|p, n| json!({"prompt": [ask(p)], "chosen": [say(format!("a{n}"))], "rejected": [say("b".to_owned())]}),
         ),
-        ("implicit", Needs::Pairs, &|p, n| json!({"chosen": format!("{p}? a{n}"), "rejected": format!("{p}? b{n}")})),
+        ("implicit", RowKind::Pair, &|p, n| json!({"chosen": format!("{p}? a{n}"), "rejected": format!("{p}? b{n}")})),
         (
             "implicit turns",
-            Needs::Labels,
+            RowKind::Labelled,
             &|p, n| json!({"chosen": [ask(p), say(format!("a{n}"))], "rejected": [ask(p), say("b".to_owned())]}),
         ),
         (
             "labelled",
-            Needs::Labels,
+            RowKind::Labelled,
             &|p, n| json!({"prompt": format!("{p}?"), "completion": format!(" a{n}"), "label": n == 0}),
         ),
         (
             "scored",
-            Needs::Rewards,
+            RowKind::Scored,
             &|p, n| json!({"prompt": format!("{p}?"), "completions": [format!(" a{n}"), " b"], "rewards": [1, 0]}),
         ),
-        ("completions", Needs::Sequences, &|p, n| json!({"prompt": format!("{p}?"), "completion": format!(" a{n}")})),
-        ("messages", Needs::Sequences, &|p, n| json!({"messages": [ask(p), say(format!("a{n}"))]})),
+        ("completions", RowKind::Sequence, &|p, n| json!({"prompt": format!("{p}?"), "completion": format!(" a{n}")})),
+        ("messages", RowKind::Sequence, &|p, n| json!({"messages": [ask(p), say(format!("a{n}"))]})),
         (
             "two answers and a last word",
-            Needs::Sequences,
+            RowKind::Sequence,
             &|p, n| json!({"messages": [ask(p), say(format!("a{n}")), say("more".to_owned()), turn("user", format!("thanks {n}"))]}),
         ),
-        ("the assistant alone", Needs::Sequences, &|p, _| json!({"messages": [say(format!("a{p}"))]})),
-        ("texts", Needs::Sequences, &|p, _| json!({"text": format!("text {p}")})),
+        ("the assistant alone", RowKind::Sequence, &|p, _| json!({"messages": [say(format!("a{p}"))]})),
+        ("texts", RowKind::Sequence, &|p, _| json!({"text": format!("text {p}")})),
     ];
-    for (name, needs, row) in shapes {
+    for (name, kind, row) in shapes {
         let rows: Vec<Value> = (0..24).map(|i| row(i / 2, i % 2)).collect();
-        let split = open(&rows, needs, OnBadRow::Error).unwrap().split(0.25, 7).unwrap();
+        let split = open(&rows, kind, OnBadRow::Error).unwrap().split(0.25, 7).unwrap();
         let prompts = |data: &Dataset| -> std::collections::BTreeSet<usize> {
             data.rows(&data.order(Shuffle::Off, 0)).unwrap().iter().map(|encoded| encoded.row / 2).collect()
         };
@@ -149,6 +151,6 @@ fn rows_of_every_shape_can_be_held_out() {
     // what the one is asked and the other says
     let same = json!({"messages": [turn("user", "Question".to_owned()), say("a".to_owned())]});
     let rows = [same.clone(), json!({"messages": [turn("user", "Question".to_owned()), say("b".to_owned())]})];
-    let one = open(&rows, Needs::Sequences, OnBadRow::Error).unwrap().split(0.5, 1);
+    let one = open(&rows, RowKind::Sequence, OnBadRow::Error).unwrap().split(0.5, 1);
     assert!(matches!(one, Err(DataError::OnePrompt { rows: 2 })));
 }

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::{turns, written};
 use crate::record::bad_row::BadRow;
 use crate::record::reading::{ImplicitPrompt, Reading};
-use crate::record::records::{Record, RecordTarget};
+use crate::record::records::Record;
 use crate::record::shape::Shape;
 use crate::record::text::Text;
 use crate::row::RowNumbers;
+use crate::row::Target;
 use crate::source::bad_line::BadLine;
 use crate::source::column_map::ColumnMap;
 use crate::source::error::SourceError;
@@ -31,18 +32,18 @@ fn plain(text: &str) -> Text {
 #[test]
 fn every_shape_is_read() {
     let pair = parse(r#"{"prompt": "p", "chosen": "c", "rejected": "r", "id": 7}"#).unwrap();
-    assert_eq!((pair.shape, &pair.target, pair.id), (Shape::Pair, &RecordTarget::Pair, Some(json!(7))));
+    assert_eq!((pair.shape, &pair.target, pair.id), (Shape::Pair, &Some(Target::Pair), Some(json!(7))));
     assert_eq!(pair.answers, [plain("c"), plain("r")]);
 
     let labelled = parse(r#"{"prompt": "p", "completion": "c", "label": false}"#).unwrap();
-    assert_eq!((labelled.shape, labelled.target, labelled.id), (Shape::Labelled, RecordTarget::Label(false), None));
+    assert_eq!((labelled.shape, labelled.target, labelled.id), (Shape::Labelled, Some(Target::Label(false)), None));
 
     let scored = parse(r#"{"prompt": "p", "completions": ["a", "b", ""], "rewards": [1, -0.5, 2e3]}"#).unwrap();
-    assert_eq!(scored.target, RecordTarget::Rewards(vec![1.0, -0.5, 2000.0]));
+    assert_eq!(scored.target, Some(Target::Rewards(vec![1.0, -0.5, 2000.0])));
     assert_eq!(scored.answers, [plain("a"), plain("b"), plain("")]);
 
     let prompt = parse(r#"{"prompt": [{"role": "user", "content": "hi"}]}"#).unwrap();
-    assert_eq!((prompt.shape, prompt.target), (Shape::Prompt, RecordTarget::Prompt));
+    assert_eq!((prompt.shape, prompt.target), (Shape::Prompt, None));
 
     let parsed =
         Record::parse(3, br#"{"source": {"a": 1}, "prompt": "p", "chosen": "c", "rejected": "r", "label": 1}"#)
@@ -394,11 +395,11 @@ proptest! {
             };
             prop_assert_eq!(read.answers.iter().map(as_json).collect::<Vec<_>>(), given);
             let target = match shape {
-                Shape::Pair => RecordTarget::Pair,
-                Shape::Labelled => RecordTarget::Label(label),
-                Shape::Scored => RecordTarget::Rewards(rewards[..n].to_vec()),
-                Shape::Prompt => RecordTarget::Prompt,
-                _ => RecordTarget::Sequence,
+                Shape::Pair => Some(Target::Pair),
+                Shape::Labelled => Some(Target::Label(label)),
+                Shape::Scored => Some(Target::Rewards(rewards[..n].to_vec())),
+                Shape::Prompt => None,
+                _ => Some(Target::Sequence),
             };
             prop_assert_eq!(read.target, target);
             let with_inputs = prompt.is_array();

@@ -9,10 +9,11 @@ use super::{ROWS, file, tiny, turns, written};
 use crate::record::bad_row::BadRow;
 use crate::record::records::Record;
 use crate::record::text::Text;
-use crate::row::{EncodedRow, Target};
+use crate::row::{EncodedRow, RowKind, Target};
 use crate::set::dataset::Dataset;
 use crate::set::error::DataError;
-use crate::set::options::{Needs, OnBadRow, Shuffle};
+use crate::set::options::OnBadRow;
+use crate::set::options::Shuffle;
 use crate::set::prompts::prompts;
 use crate::source::column_map::ColumnMap;
 use crate::tokens::encode::{DropReason, Encoded, Encoder};
@@ -230,23 +231,27 @@ fn texts_end_with_eos_and_begin_with_what_predicts() {
     assert_eq!((completion.prompt, completion.answers), (text.prompt, text.answers));
 }
 
-fn open(rows: &[Value], encoder: Encoder, needs: Needs) -> Result<Dataset, DataError> {
+fn open(rows: &[Value], encoder: Encoder, kind: impl Into<Option<RowKind>>) -> Result<Dataset, DataError> {
     let file = file(rows);
-    Dataset::open(&[file.path().to_owned()], encoder, needs, OnBadRow::Error)
+    Dataset::open(&[file.path().to_owned()], encoder, kind, OnBadRow::Error)
 }
 
 #[test]
 fn a_part_that_the_rows_have_not_is_refused() {
-    let refused = |row: Value, needs, part| match open(&[row], encoder("tiny-llama").with_sft_on(Some(part)), needs) {
+    let refused = |row: Value, kind: Option<RowKind>, part| match open(
+        &[row],
+        encoder("tiny-llama").with_sft_on(Some(part)),
+        kind,
+    ) {
         Err(DataError::WrongPart { line: 1, needs, .. }) => needs,
         other => panic!("{other:?}"),
     };
     let pair = json!({"prompt": "p", "chosen": "c", "rejected": "r"});
-    assert!(refused(pair.clone(), Needs::Pairs, SftPart::All).contains("is for sequences"));
-    assert!(refused(pair, Needs::Sequences, SftPart::Assistant).contains("conversations"));
-    assert!(refused(talk(), Needs::Sequences, SftPart::Completion).contains("a prompt and a completion"));
-    assert!(refused(json!({"text": "t"}), Needs::Answers, SftPart::Assistant).contains("conversations"));
-    match open(&[json!({"prompt": "p", "completion": "c", "label": true})], encoder("tiny-llama"), Needs::Sequences) {
+    assert!(refused(pair.clone(), Some(RowKind::Pair), SftPart::All).contains("is for sequences"));
+    assert!(refused(pair, Some(RowKind::Sequence), SftPart::Assistant).contains("conversations"));
+    assert!(refused(talk(), Some(RowKind::Sequence), SftPart::Completion).contains("a prompt and a completion"));
+    assert!(refused(json!({"text": "t"}), None, SftPart::Assistant).contains("conversations"));
+    match open(&[json!({"prompt": "p", "completion": "c", "label": true})], encoder("tiny-llama"), RowKind::Sequence) {
         Err(DataError::WrongShape { needs, .. }) => assert!(needs.contains("{messages}")),
         other => panic!("{other:?}"),
     }
@@ -254,20 +259,20 @@ fn a_part_that_the_rows_have_not_is_refused() {
 
 #[test]
 fn the_survey_says_what_is_scored() {
-    let sequences = |row: Value, part, needs| {
-        let data = open(&[row], encoder("tiny-qwen2").with_sft_on(part), needs).unwrap();
+    let sequences = |row: Value, part, kind: Option<RowKind>| {
+        let data = open(&[row], encoder("tiny-qwen2").with_sft_on(part), kind).unwrap();
         let survey = data.survey();
         (survey.sequences.unwrap(), survey.scored_tokens, survey.answer_tokens)
     };
-    let (found, scored, read) = sequences(talk(), Some(SftPart::Assistant), Needs::Sequences);
+    let (found, scored, read) = sequences(talk(), Some(SftPart::Assistant), Some(RowKind::Sequence));
     assert_eq!((found.part, found.spans), (SftPart::Assistant, Some(SpanSource::TurnByTurn)));
     assert!(scored < read);
-    let (found, scored, read) = sequences(talk(), None, Needs::Answers);
+    let (found, scored, read) = sequences(talk(), None, None);
     assert_eq!((found.part, found.spans, found.chosen_alone, scored), (SftPart::All, None, false, read));
     let pair = json!({"prompt": "p", "chosen": " c", "rejected": " r"});
-    let (found, ..) = sequences(pair.clone(), None, Needs::Sequences);
+    let (found, ..) = sequences(pair.clone(), None, Some(RowKind::Sequence));
     assert_eq!((found.part, found.chosen_alone), (SftPart::Completion, true));
-    let data = open(&[pair], encoder("tiny-qwen2"), Needs::Sequences).unwrap();
+    let data = open(&[pair], encoder("tiny-qwen2"), RowKind::Sequence).unwrap();
     let row = &data.rows(&data.order(Shuffle::Off, 0)).unwrap()[0];
     let alone = kept(&encoder("tiny-qwen2"), &json!({"prompt": "p", "completion": " c"}));
     assert_eq!((&row.prompt, &row.answers), (&alone.prompt, &alone.answers));
@@ -284,7 +289,7 @@ fn numbers_stand_beside_a_pair_and_are_counted() {
         row(json!({"weight": 0, "margin": -1.5})),
         row(json!({"weight": null, "prob_win_chosen": 0.75, "prob_win_rejected": 1})),
     ];
-    let data = open(&rows, encoder("tiny-llama"), Needs::Pairs).unwrap();
+    let data = open(&rows, encoder("tiny-llama"), RowKind::Pair).unwrap();
     let numbers = data.survey().numbers;
     assert_eq!((numbers.weight, numbers.margin, numbers.win_probability), (1, 1, 1));
     assert!(data.survey().ignored_columns.is_empty());
@@ -295,7 +300,7 @@ fn numbers_stand_beside_a_pair_and_are_counted() {
     assert_eq!(second.win_probability, Some([0.75, 1.0]));
     // nothing reads them elsewhere
     let labelled = json!({"prompt": "p", "completion": " c", "label": true, "weight": "heavy"});
-    let data = open(&[labelled], encoder("tiny-llama"), Needs::Labels).unwrap();
+    let data = open(&[labelled], encoder("tiny-llama"), RowKind::Labelled).unwrap();
     assert_eq!(data.survey().ignored_columns.get("weight"), Some(&1));
 }
 
@@ -305,18 +310,18 @@ fn columns_may_have_other_names() {
     let mapped = |text: &str| encoder("tiny-llama").with_reading(map(text).into());
     let rows =
         [json!({"question": "p", "a": " c", "b": " r", "prompt": 3}), json!({"a": "p\n\nBot: c", "b": "p\n\nBot: r"})];
-    let data = open(&rows, mapped("prompt=question,chosen=a,rejected=b"), Needs::Pairs).unwrap();
+    let data = open(&rows, mapped("prompt=question,chosen=a,rejected=b"), RowKind::Pair).unwrap();
     assert_eq!(data.len(), 2);
     assert_eq!(data.survey().ignored_columns.iter().collect::<Vec<_>>(), [(&"prompt".to_owned(), &1)]);
-    let named = open(&[json!({"prompt": "p", "chosen": " c", "rejected": " r"})], encoder("tiny-llama"), Needs::Pairs);
+    let named = open(&[json!({"prompt": "p", "chosen": " c", "rejected": " r"})], encoder("tiny-llama"), RowKind::Pair);
     let ids = |data: &Dataset| data.rows(&[0]).unwrap();
     assert_eq!(ids(&data), ids(&named.unwrap()));
 
-    match open(&rows, mapped("prompt=qestion,chosen=a,rejected=b"), Needs::Pairs) {
+    match open(&rows, mapped("prompt=qestion,chosen=a,rejected=b"), RowKind::Pair) {
         Err(DataError::NoSuchColumn { name: "prompt", column, .. }) => assert_eq!(column, "qestion"),
         other => panic!("{other:?}"),
     }
-    let said = |row: Value, text: &str| match open(&[row], mapped(text), Needs::Answers) {
+    let said = |row: Value, text: &str| match open(&[row], mapped(text), None) {
         Err(DataError::Row { reason, .. }) => reason.to_string(),
         other => panic!("{other:?}"),
     };

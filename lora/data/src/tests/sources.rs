@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 
 use super::{ROWS, goldens, tiny, written};
 use crate::progress::{DataObserver, Unobserved};
+use crate::row::RowKind;
 use crate::set::dataset::Dataset;
 use crate::set::open::Opening;
-use crate::set::options::{Needs, OnBadRow, Shuffle};
+use crate::set::options::OnBadRow;
+use crate::set::options::Shuffle;
 use crate::source::column_map::ColumnMap;
 use crate::source::error::SourceError;
 use crate::source::parquet::fault::ParquetFault;
@@ -127,7 +129,7 @@ fn every_format_gives_the_tokens_of_jsonl() {
         written(&[&[0x50, 0x2A, 0x4D, 0x18, 3, 0, 0, 0, 1, 2, 3], &zstd(&text)[..]].concat()),
     ];
     let tokens = |path: &Path| {
-        let data = Dataset::open(&[path.to_owned()], encoder(), Needs::Pairs, OnBadRow::Error).unwrap();
+        let data = Dataset::open(&[path.to_owned()], encoder(), RowKind::Pair, OnBadRow::Error).unwrap();
         data.rows(&data.order(Shuffle::Seeded(1), 0)).unwrap()
     };
     let expected = tokens(&plain);
@@ -193,7 +195,7 @@ fn every_type_has_its_form_in_json() {
         assert_eq!(rows[2][name], Value::Null, "{name}");
     }
     // as labelled rows they are used
-    let data = Dataset::open(&[parquet("types.parquet")], encoder(), Needs::Labels, OnBadRow::Error).unwrap();
+    let data = Dataset::open(&[parquet("types.parquet")], encoder(), RowKind::Labelled, OnBadRow::Error).unwrap();
     assert_eq!((data.len(), data.survey().ignored_columns.len()), (3, 16));
 }
 
@@ -287,7 +289,7 @@ fn csv_gives_the_tokens_of_jsonl() {
     let tokens = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
         std::fs::write(&path, bytes).unwrap();
-        let data = Dataset::open(&[path], encoder(), Needs::Pairs, OnBadRow::Error).unwrap();
+        let data = Dataset::open(&[path], encoder(), RowKind::Pair, OnBadRow::Error).unwrap();
         assert_eq!(data.survey().numbers.margin, 1, "{name}");
         data.rows(&[0, 1]).unwrap()
     };
@@ -306,12 +308,12 @@ fn csv_gives_the_tokens_of_jsonl() {
     }
     let path = folder.path().join("bad.csv");
     std::fs::write(&path, "prompt,chosen,rejected\n\"a\nb\",c,d\n\na,b\n").unwrap();
-    let error = Dataset::open(std::slice::from_ref(&path), encoder(), Needs::Pairs, OnBadRow::Error).unwrap_err();
+    let error = Dataset::open(std::slice::from_ref(&path), encoder(), RowKind::Pair, OnBadRow::Error).unwrap_err();
     assert!(error.to_string().contains("bad.csv:5: the row has 2 cells, the header 3"), "{error}");
-    let data = Dataset::open(std::slice::from_ref(&path), encoder(), Needs::Pairs, OnBadRow::Skip).unwrap();
+    let data = Dataset::open(std::slice::from_ref(&path), encoder(), RowKind::Pair, OnBadRow::Skip).unwrap();
     assert_eq!((data.len(), data.survey().blank_lines, data.survey().dropped_rows()), (1, 1, 1));
     std::fs::write(&path, "prompt,chosen,rejected\na,b,\"c\n").unwrap();
-    let error = Dataset::open(&[path], encoder(), Needs::Pairs, OnBadRow::Error).unwrap_err();
+    let error = Dataset::open(&[path], encoder(), RowKind::Pair, OnBadRow::Error).unwrap_err();
     assert!(
         error.to_string().contains("bad.csv:2: a quote opens in the row at this line and does not close"),
         "{error}"
@@ -440,7 +442,7 @@ fn rejects_are_written_as_they_stand() {
     let paths = [file.path().to_owned(), other.path().to_owned()];
     let mut lines = Vec::new();
     let opening = Opening {
-        needs: Needs::Pairs,
+        kind: Some(RowKind::Pair),
         on_bad_row: OnBadRow::Skip,
         cache: None,
         rejects: Some(&mut lines),
@@ -485,8 +487,8 @@ fn duplicates_are_told_apart() {
         " ".to_owned() + &row("q", 2), // its tokens alone
     ];
     let file = written((text.join("\n") + "\n").as_bytes());
-    for needs in [Needs::Pairs, Needs::Labels] {
-        let data = Dataset::open(&[file.path().to_owned()], encoder(), needs, OnBadRow::Error).unwrap();
+    for kind in [RowKind::Pair, RowKind::Labelled] {
+        let data = Dataset::open(&[file.path().to_owned()], encoder(), kind, OnBadRow::Error).unwrap();
         let survey = data.survey();
         assert_eq!((survey.copies.rows, survey.same_tokens.rows), (2, 2));
         let places =
@@ -500,7 +502,7 @@ fn lengths_are_counted_before_cuts() {
     let row = |words: usize| json!({"prompt": "p", "chosen": " a".repeat(words), "rejected": " b"}).to_string();
     let long = json!({"prompt": "word ".repeat(400), "chosen": " a", "rejected": " b"}).to_string();
     let file = written(format!("{}\n{}\n{long}\n", row(3), row(600)).as_bytes());
-    let data = Dataset::open(&[file.path().to_owned()], encoder(), Needs::Pairs, OnBadRow::Error).unwrap();
+    let data = Dataset::open(&[file.path().to_owned()], encoder(), RowKind::Pair, OnBadRow::Error).unwrap();
     let lengths = &data.survey().lengths;
     assert_eq!((lengths.prompt.count, lengths.answer.count, lengths.total.count, lengths.beyond), (3, 4, 4, 1));
     assert!(lengths.answer.largest >= 600 && lengths.prompt.largest >= 400);
@@ -517,8 +519,8 @@ fn a_split_keeps_prompts_together() {
         })
         .collect();
     let file = written(rows.join("\n").as_bytes());
-    for needs in [Needs::Pairs, Needs::Labels] {
-        let open = || Dataset::open(&[file.path().to_owned()], encoder(), needs, OnBadRow::Error).unwrap();
+    for kind in [RowKind::Pair, RowKind::Labelled] {
+        let open = || Dataset::open(&[file.path().to_owned()], encoder(), kind, OnBadRow::Error).unwrap();
         let whole = open();
         let split = open().split(0.2, 42).unwrap();
         let all = |data: &Dataset| data.rows(&data.order(Shuffle::Off, 0)).unwrap();

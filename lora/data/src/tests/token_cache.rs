@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 
 use super::{ROWS, goldens, tiny};
 use crate::progress::{DataObserver, DataProgress, Stage};
-use crate::row::{Answer, EncodedRow, RowNumbers, Target};
+use crate::row::{Answer, EncodedRow, RowKind, RowNumbers, Target};
 use crate::set::dataset::Dataset;
 use crate::set::error::DataError;
 use crate::set::ingredients::VERSION;
 use crate::set::open::Opening;
-use crate::set::options::{Needs, OnBadRow, Shuffle};
+use crate::set::options::OnBadRow;
+use crate::set::options::Shuffle;
 use crate::set::token_cache::{TokenCache, encode};
 use crate::source::column_map::ColumnMap;
 use crate::source::error::SourceError;
@@ -38,7 +39,7 @@ impl DataObserver for Heard {
 /// A model directory, data, and a cache, to be changed.
 struct Bench {
     folder: tempfile::TempDir,
-    needs: Needs,
+    kind: Option<RowKind>,
     on_bad_row: OnBadRow,
     max_length: usize,
     rows: usize,
@@ -70,7 +71,7 @@ impl Bench {
         std::fs::write(&data, rows.join("\n")).unwrap();
         Bench {
             folder,
-            needs: Needs::Pairs,
+            kind: Some(RowKind::Pair),
             on_bad_row: OnBadRow::Skip,
             max_length: 48,
             rows: ROWS,
@@ -111,11 +112,11 @@ impl Bench {
         };
         let rows: Vec<String> = (0..9).map(|i| row(i).to_string()).collect();
         std::fs::write(&self.data[0], rows.join("\n")).unwrap();
-        Bench { needs: Needs::Sequences, ..self }
+        Bench { kind: Some(RowKind::Sequence), ..self }
     }
 
     fn opening<'a>(&self, cache: Option<&'a TokenCache>, observer: &'a mut dyn DataObserver) -> Opening<'a> {
-        Opening { needs: self.needs, on_bad_row: self.on_bad_row, cache, rejects: None, observer }
+        Opening { kind: self.kind, on_bad_row: self.on_bad_row, cache, rejects: None, observer }
     }
 
     fn open_with(&self, cache: Option<&TokenCache>) -> (Result<Dataset, DataError>, Heard, Vec<u8>) {
@@ -152,8 +153,8 @@ fn tokens(data: &Dataset) -> Vec<EncodedRow> {
 
 #[test]
 fn a_hit_is_the_miss_bit_for_bit() {
-    for needs in [Needs::Pairs, Needs::Labels, Needs::Answers] {
-        let bench = Bench { needs, ..Bench::new() };
+    for kind in [Some(RowKind::Pair), Some(RowKind::Labelled), None] {
+        let bench = Bench { kind, ..Bench::new() };
         let (plain, _, plain_rejects) = bench.open_with(None);
         let plain = plain.unwrap();
         let (miss, said, rejects) = bench.open();
@@ -254,7 +255,7 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
         ("what becomes of long answers", "miss", &|bench| bench.long_answers = LongAnswers::Dropped),
         ("--columns", "miss", &|bench| bench.columns = "chosen=rejected,rejected=chosen"),
         ("--max-length", "miss", &|bench| bench.max_length = 40),
-        ("what the loss needs", "miss", &|bench| bench.needs = Needs::Labels),
+        ("what the loss needs", "miss", &|bench| bench.kind = Some(RowKind::Labelled)),
     ];
     for (what, expected, change) in changes {
         let mut bench = Bench::new();
@@ -303,17 +304,22 @@ fn whatever_decides_the_tokens_makes_an_entry_stale() {
 #[test]
 fn an_entry_is_as_it_was_when_the_version_was_given() {
     let mut hasher = blake3::Hasher::new();
-    for (model, needs, data) in [
-        ("tiny-llama", Needs::Pairs, "pairs.jsonl"),
-        ("tiny-qwen2", Needs::Sequences, "pairs.jsonl"),
-        ("tiny-gemma2", Needs::Labels, "kto.jsonl"),
-        ("tiny-mistral", Needs::Pairs, "parquet/pairs-zstd.parquet"),
+    for (model, kind, data) in [
+        ("tiny-llama", RowKind::Pair, "pairs.jsonl"),
+        ("tiny-qwen2", RowKind::Sequence, "pairs.jsonl"),
+        ("tiny-gemma2", RowKind::Labelled, "kto.jsonl"),
+        ("tiny-mistral", RowKind::Pair, "parquet/pairs-zstd.parquet"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let encoder = Encoder::from_model(&tiny(model), None, 128, ROWS).unwrap();
         let (cache, mut heard) = (TokenCache::new(folder.path().to_owned()), Heard::default());
-        let opening =
-            Opening { needs, on_bad_row: OnBadRow::Skip, cache: Some(&cache), rejects: None, observer: &mut heard };
+        let opening = Opening {
+            kind: Some(kind),
+            on_bad_row: OnBadRow::Skip,
+            cache: Some(&cache),
+            rejects: None,
+            observer: &mut heard,
+        };
         Dataset::open_with(&[goldens(data)], encoder, opening).unwrap();
         let entry = std::fs::read_dir(folder.path()).unwrap().next().expect("an entry").unwrap().path();
         let bytes = std::fs::read(entry).unwrap();
@@ -396,12 +402,12 @@ fn data_that_shrinks_after_a_hit_is_an_error_and_no_panic() {
 /// Unpacked data lies on the disk until its tokens are kept, and not for as long as a run trains.
 #[test]
 fn unpacked_data_is_gone_once_its_tokens_are_kept() {
-    for (needs, stays) in [(Needs::Pairs, false), (Needs::Answers, true)] {
-        let bench = Bench { data: vec![goldens("parquet/pairs-zstd.parquet")], needs, max_length: 128, ..Bench::new() };
+    for (kind, stays) in [(Some(RowKind::Pair), false), (None, true)] {
+        let bench = Bench { data: vec![goldens("parquet/pairs-zstd.parquet")], kind, max_length: 128, ..Bench::new() };
         let (plain, ..) = bench.open_with(None);
         let (data, heard, _) = bench.open();
         assert!(heard.notes[0].contains("are kept in"), "{:?}", heard.notes);
-        assert_eq!(data.sources.are_open(), stays, "{needs:?}");
+        assert_eq!(data.sources.are_open(), stays, "{kind:?}");
         assert_eq!(tokens(&data), tokens(&plain.unwrap()));
         assert_eq!(data.outcomes(0..data.records()).unwrap().len(), data.records());
     }

@@ -12,7 +12,8 @@ use super::tokenizer::{Tokenizer, TokenizerError};
 use crate::record::bad_row::BadRow;
 use crate::record::decided::Decided;
 use crate::record::reading::Reading;
-use crate::record::records::{Parsed, Record, RecordTarget};
+use crate::record::records::Parsed;
+use crate::record::records::Record;
 use crate::record::template_inputs::TemplateInputs;
 use crate::record::text::{Form, Text};
 use crate::row::{Answer, EncodedRow, Target};
@@ -315,7 +316,7 @@ impl Encoder {
         }
     }
 
-    /// Encodes a record with at least one answer.
+    /// Encodes a record.
     ///
     /// Strings: the prompt alone, and prompt + answer + EOS each as a whole, with the special tokens that the tokenizer adds;
     /// EOS is its text, left out where the answer ends with it already. Conversations: the template with the generation prompt
@@ -324,11 +325,13 @@ impl Encoder {
     /// of a sequence, and what counts as its prompt: [`SftPart`].
     ///
     /// # Errors
-    /// [`BadRow`]: template or tokenizer refuse the row, an answer has no token, a pair's answers are the same tokens.
+    /// [`BadRow`]: template or tokenizer refuse the row, it has no answer, an answer has no token, a pair's answers are the same tokens.
     pub fn encode(&self, record: &Record) -> Result<(Encoded, Notes), BadRow> {
-        if record.target == RecordTarget::Sequence {
-            return self.encode_sequence(record);
-        }
+        let target = match &record.target {
+            None => return Err(BadRow::NoAnswer),
+            Some(Target::Sequence) => return self.encode_sequence(record),
+            Some(target) => target.clone(),
+        };
         let mut notes = Notes::default();
         let alone = self.prompt_ids(record)?;
         let mut full = Vec::with_capacity(record.answers.len());
@@ -344,7 +347,7 @@ impl Encoder {
         if let Some(empty) = full.iter().position(|ids| ids.len() == shared) {
             return Err(BadRow::NoAnswerTokens { field: record.answer_columns[empty].clone() });
         }
-        if let (RecordTarget::Pair, [chosen, rejected]) = (&record.target, &full[..])
+        if let (Target::Pair, [chosen, rejected]) = (&target, &full[..])
             && chosen == rejected
         {
             let columns = &record.answer_columns;
@@ -378,18 +381,11 @@ impl Encoder {
             notes.cut_answers += usize::from(answer.is_cut());
         }
         notes.same_after_cut = match &answers[..] {
-            [chosen, rejected] if record.target == RecordTarget::Pair => chosen.kept_ids() == rejected.kept_ids(),
+            [chosen, rejected] if target == Target::Pair => chosen.kept_ids() == rejected.kept_ids(),
             _ => false,
         };
         let mut prompt = alone;
         prompt.truncate(shared);
-        let target = match &record.target {
-            RecordTarget::Pair => Target::Pair,
-            RecordTarget::Label(label) => Target::Label(*label),
-            RecordTarget::Rewards(rewards) => Target::Rewards(rewards.clone()),
-            RecordTarget::Sequence => unreachable!("sequences were encoded above"),
-            RecordTarget::Prompt => unreachable!("a prompt alone has no answer to encode: the caller checks the shape"),
-        };
         let (row, id, numbers) = (record.row, record.id.clone(), record.numbers);
         let row = EncodedRow { row, id, prompt, answers, target, numbers };
         Ok((Encoded::Kept(row), notes))

@@ -1,6 +1,7 @@
 //! The registry and the choice from it: what `--loss` and the knobs accept, refuse, and write down.
 
 use super::*;
+use align_data::RowKind;
 
 #[test]
 fn the_registry_is_consistent() {
@@ -12,7 +13,7 @@ fn the_registry_is_consistent() {
         if spec.reference {
             assert_eq!(spec.knobs[0].key, "beta", "{}", spec.name);
         }
-        assert!(spec.source.starts_with("arXiv ") || spec.data == DataKind::Sft, "{}", spec.name);
+        assert!(spec.source.starts_with("arXiv ") || spec.data == RowKind::Sequence, "{}", spec.name);
         assert!(!spec.formula.is_empty() && spec.when.ends_with('.'), "{}", spec.name);
         for name in [spec.name].into_iter().chain(spec.other_names()) {
             let normal = name.to_lowercase().replace('-', "_");

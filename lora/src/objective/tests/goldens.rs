@@ -2,6 +2,7 @@
 //! included. Another folder with an `objectives.json` is taken from the environment variable `ALIGN_GOLDENS`.
 
 use super::*;
+use align_data::RowKind;
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -89,7 +90,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
     let column = |name: &str| inputs.get(name).filter(|value| value.is_array()).map(numbers);
     let both = |names: [&str; 2]| column(names[0]).zip(column(names[1]));
     match objective.data() {
-        DataKind::Pairs if objective.scores() == Scores::Reward => {
+        RowKind::Pair if objective.scores() == Scores::Reward => {
             let (chosen, rejected) = both(["reward_chosen", "reward_rejected"]).expect("pairs");
             let margin = column("margin").expect("margins");
             let pair = |i: usize| RowLogps {
@@ -100,7 +101,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
             };
             (0..chosen.len()).map(pair).collect()
         }
-        DataKind::Pairs => {
+        RowKind::Pair => {
             let (chosen, rejected) = both(["policy_chosen_logps", "policy_rejected_logps"]).expect("pairs");
             let n = chosen.len();
             let reference = both(["ref_chosen_logps", "ref_rejected_logps"]).filter(|_| objective.reference());
@@ -149,7 +150,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
             }
             rows
         }
-        DataKind::Unpaired => {
+        RowKind::Labelled => {
             let (policy, reference) = both(["policy_logps", "ref_logps"]).expect("answers");
             let mismatched = both(["policy_kl_logps", "ref_kl_logps"]);
             let label = column("label").expect("labels");
@@ -164,7 +165,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
             };
             (0..policy.len()).map(answer).collect()
         }
-        DataKind::KWay => {
+        RowKind::Scored => {
             let nested = |name: &str| -> Vec<Vec<f64>> {
                 inputs[name].as_array().expect("a list of lists").iter().map(numbers).collect()
             };
@@ -187,7 +188,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
             })
             .collect()
         }
-        DataKind::Sft => unreachable!("likelihood has no goldens: it is in those of the mixes"),
+        RowKind::Sequence => unreachable!("likelihood has no goldens: it is in those of the mixes"),
     }
 }
 
@@ -232,7 +233,7 @@ fn check_case(name: &str, case: &Value, tolerance: &Value) {
             "ref_data_logps" => {
                 of(&|target| *target == RowTarget::ReferenceData).iter().map(|&i| head.d_policy[i][0]).collect()
             }
-            "policy_logps" | "reward_ranked" if objective.data() == DataKind::KWay => {
+            "policy_logps" | "reward_ranked" if objective.data() == RowKind::Scored => {
                 for (i, expected) in expected.as_array().expect("a list of lists").iter().enumerate() {
                     compare.check(&what, &head.d_policy[i], &numbers(expected));
                 }
@@ -303,7 +304,7 @@ fn every_registered_loss_has_goldens() {
         return say(format_args!("coverage of the registry not checked: ALIGN_GOLDENS names other goldens"));
     }
     let goldens = load().expect("the committed goldens exist");
-    for spec in LOSSES.iter().filter(|spec| spec.data != DataKind::Sft) {
+    for spec in LOSSES.iter().filter(|spec| spec.data != RowKind::Sequence) {
         for name in [spec.name].into_iter().chain(spec.presets.iter().map(|preset| preset.name)) {
             let cases = goldens["losses"][name]["cases"].as_array();
             // a name with other defaults stands among the others of its loss
@@ -317,13 +318,13 @@ fn every_registered_loss_has_goldens() {
         assert_eq!(
             kind,
             match spec.data {
-                DataKind::Pairs if spec.scores == Scores::Reward => "reward_pair",
-                DataKind::KWay if spec.scores == Scores::Reward => "reward_kway",
-                DataKind::Pairs if spec.reference => "pair",
-                DataKind::Pairs => "pair_reference_free",
-                DataKind::Unpaired => "unpaired",
-                DataKind::KWay => "kway",
-                DataKind::Sft => unreachable!("left out above"),
+                RowKind::Pair if spec.scores == Scores::Reward => "reward_pair",
+                RowKind::Scored if spec.scores == Scores::Reward => "reward_kway",
+                RowKind::Pair if spec.reference => "pair",
+                RowKind::Pair => "pair_reference_free",
+                RowKind::Labelled => "unpaired",
+                RowKind::Scored => "kway",
+                RowKind::Sequence => unreachable!("left out above"),
             }
         );
     }

@@ -5,7 +5,7 @@ mod formulas;
 mod goldens;
 
 use super::*;
-use align_data::RowNumbers;
+use align_data::{RowKind, RowNumbers};
 
 /// Numbers that look random and are the same everywhere: the top bits of a 64-bit congruential generator.
 struct Numbers(u64);
@@ -54,10 +54,10 @@ fn rows(objective: &Objective, n: usize, spread: f64) -> Vec<RowLogps> {
         }
     };
     let target = |i: usize| match objective.data() {
-        DataKind::Pairs => RowTarget::Pair,
-        DataKind::Unpaired => RowTarget::Label(!i.is_multiple_of(3)),
-        DataKind::KWay => RowTarget::Rewards((0..1 + i % 4).map(|k| (k * 5 % 3) as f64 / 2.0).collect()),
-        DataKind::Sft => RowTarget::Sft,
+        RowKind::Pair => RowTarget::Pair,
+        RowKind::Labelled => RowTarget::Label(!i.is_multiple_of(3)),
+        RowKind::Scored => RowTarget::Rewards((0..1 + i % 4).map(|k| (k * 5 % 3) as f64 / 2.0).collect()),
+        RowKind::Sequence => RowTarget::Sft,
     };
     let mut rows: Vec<RowLogps> = (0..n).map(|i| row(i, target(i))).collect();
     if objective.reference_data() {
@@ -334,7 +334,7 @@ fn alone(objective: &Objective, row: &RowLogps) -> Head {
 
 #[test]
 fn a_margin_counts_exactly_where_the_registry_says() {
-    for spec in LOSSES.iter().filter(|spec| spec.data == DataKind::Pairs) {
+    for spec in LOSSES.iter().filter(|spec| spec.data == RowKind::Pair) {
         let objective = Objective::new(spec.name, &[]).unwrap();
         let loss = |margin: f64| {
             let mut rows = rows(&objective, 4, 3.0);

@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 use super::{Finding, Sighting, answer_name, prompt_name};
-use crate::record::records::{Record, RecordTarget};
+use crate::record::records::Record;
 use crate::record::shape::Shape;
 use crate::record::text::Text;
 use crate::record::turn::{content_of, is_assistant, is_known_role, role_of};
+use crate::row::Target;
 use crate::tokens::encode::Encoder;
 use crate::tokens::sft_part::SftPart;
 
@@ -27,7 +28,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
         let Text::Turns(turns) = answer else { continue };
         let name = answer_name(record, number);
         if record.shape == Shape::Messages {
-            if record.target == RecordTarget::Sequence && !turns.iter().any(is_assistant) {
+            if record.target == Some(Target::Sequence) && !turns.iter().any(is_assistant) {
                 let said = turns.last().and_then(content_of).unwrap_or_default();
                 found.push(Sighting::new(Finding::NoAssistantTurn, name, said));
             }

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::{Finding, Sighting};
-use crate::record::records::{Parsed, RecordTarget};
+use crate::record::records::Parsed;
+use crate::row::Target;
 use crate::source::column_names::{is_score, is_verdict};
 use crate::tokens::encode::Encoder;
 
@@ -15,7 +16,7 @@ const COLUMNS: usize = 16;
 /// Looks at a record, whose line is its bytes.
 pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut Vec<Sighting>) {
     let Parsed { record, ignored_columns: unread, .. } = parsed;
-    if record.target != RecordTarget::Pair || !unread.iter().any(|name| is_score(name) || is_verdict(name)) {
+    if record.target != Some(Target::Pair) || !unread.iter().any(|name| is_score(name) || is_verdict(name)) {
         return;
     }
     let Ok(Value::Object(row)) = serde_json::from_slice::<Value>(line) else { return };

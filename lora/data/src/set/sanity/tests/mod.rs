@@ -10,9 +10,10 @@ mod warnings;
 use serde_json::{Value, json};
 
 use super::{Finding, TurnPart, Warning};
+use crate::row::RowKind;
 use crate::set::dataset::Dataset;
 use crate::set::error::DataError;
-use crate::set::options::{Needs, OnBadRow};
+use crate::set::options::OnBadRow;
 use crate::tests::{ROWS, file, tiny, written};
 use crate::tokens::encode::Encoder;
 
@@ -34,13 +35,13 @@ fn encoder(template: Option<&str>) -> Encoder {
     Encoder::from_model(&tiny("tiny-qwen2"), file.as_ref().map(|file| file.path()), 512, ROWS).unwrap()
 }
 
-fn open(encoder: Encoder, rows: &[Value], needs: Needs) -> Result<Dataset, DataError> {
+fn open(encoder: Encoder, rows: &[Value], kind: impl Into<Option<RowKind>>) -> Result<Dataset, DataError> {
     let file = file(rows);
-    Dataset::open(&[file.path().to_owned()], encoder, needs, OnBadRow::Error)
+    Dataset::open(&[file.path().to_owned()], encoder, kind, OnBadRow::Error)
 }
 
 fn warnings(template: Option<&str>, rows: &[Value]) -> Vec<Warning> {
-    open(encoder(template), rows, Needs::Answers).unwrap().survey().warnings.clone()
+    open(encoder(template), rows, None).unwrap().survey().warnings.clone()
 }
 
 /// Leaves out the finding that answers do not end with a special token, which the short templates here cause.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::record::bad_row::BadRow;
 use crate::record::reading::{ImplicitPrompt, Reading};
+use crate::row::RowKind;
 use crate::set::dropped::DropKind;
 use crate::set::sanity::ReadAs;
 
@@ -51,9 +52,9 @@ fn an_empty_prompt_beside_a_column_of_prompts_is_refused() {
         let encoder = || Encoder::from_model(&tiny(model), None, 512, ROWS).unwrap();
         let rows: Vec<Value> = (0..9).map(|i| row(i, "topic_question")).collect();
         let rows = [rows, vec![json!({"prompt": "p", "chosen": "c", "rejected": "r"})]].concat();
-        assert!(open(encoder(), &rows, Needs::Pairs).is_ok(), "{model}: no column is called like a prompt");
+        assert!(open(encoder(), &rows, RowKind::Pair).is_ok(), "{model}: no column is called like a prompt");
         let rows: Vec<Value> = (0..9).map(|i| row(i, "the_question")).collect();
-        match open(encoder(), &rows, Needs::Pairs) {
+        match open(encoder(), &rows, RowKind::Pair) {
             Err(DataError::EmptyPrompts { line: 1, rows: 9, of: 9, column, .. }) => assert_eq!(column, "the_question"),
             other => panic!("{model}: {other:?}"),
         }
@@ -64,7 +65,7 @@ fn an_empty_prompt_beside_a_column_of_prompts_is_refused() {
 #[test]
 fn prompts_that_ask_nothing_are_found() {
     let found = |row: Value, reading: Reading| {
-        let data = open(encoder(Some(ANY)).with_reading(reading), &[pair(says("c")), row], Needs::Pairs);
+        let data = open(encoder(Some(ANY)).with_reading(reading), &[pair(says("c")), row], RowKind::Pair);
         let warnings = data.unwrap().survey().warnings.clone();
         warnings.into_iter().map(|warning| (warning.finding, warning.line)).collect::<Vec<_>>()
     };
@@ -87,7 +88,7 @@ fn prompts_that_ask_nothing_are_found() {
     let shares = |text: &str| json!({"chosen": format!("{text} lake"), "rejected": format!("{text} sea")});
     let longest = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
     let data = |text: &str| {
-        let data = open(encoder(None).with_reading(longest.clone()), &[shares(text)], Needs::Pairs).unwrap();
+        let data = open(encoder(None).with_reading(longest.clone()), &[shares(text)], RowKind::Pair).unwrap();
         let found = data.survey().warnings.iter().map(|warning| warning.finding.clone());
         found.filter(|finding| *finding != Finding::NoTemplateApplied).collect::<Vec<_>>()
     };
@@ -101,15 +102,15 @@ fn texts_without_a_mark_are_refused_unless_the_user_insists() {
         json!({"which_question": "What is a lake?", "chosen": "The lake is water.", "rejected": "The moon is a fish."}),
         json!({"which_question": "What is a sea?", "chosen": "Salt water.", "rejected": "A big fish."}),
     ];
-    match open(encoder(None), &rows, Needs::Pairs) {
+    match open(encoder(None), &rows, RowKind::Pair) {
         Err(DataError::NoTurnMarker { line: 1, rows: 2, column, .. }) => assert_eq!(column, "which_question"),
         other => panic!("{other:?}"),
     }
     let insists = Reading { implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
     // what they share is a prompt by TRL's rule, but the second row shares nothing
-    let error = open(encoder(None).with_reading(insists.clone()), &rows, Needs::Pairs).unwrap_err();
+    let error = open(encoder(None).with_reading(insists.clone()), &rows, RowKind::Pair).unwrap_err();
     assert!(matches!(error, DataError::EmptyPrompts { rows: 1, line: 2, .. }), "{error}");
-    let data = open(encoder(None).with_reading(insists), &rows[..1], Needs::Pairs).unwrap();
+    let data = open(encoder(None).with_reading(insists), &rows[..1], RowKind::Pair).unwrap();
     let unread = Finding::UnreadColumn { column: "which_question".to_owned(), read_as: ReadAs::Prompt };
     let found = |finding: &Finding| data.survey().warnings.iter().any(|warning| warning.finding == *finding);
     assert!(found(&unread) && found(&Finding::FewSharedLetters));
@@ -123,12 +124,12 @@ fn odd_rows_decide_nothing_for_the_others() {
         |i: usize, mark: &str| json!({"chosen": format!("lake {i}{mark} c"), "rejected": format!("lake {i}{mark} r")});
     let mut rows: Vec<Value> = (0..40).map(|i| row(i, "\nBot:")).collect();
     rows[7] = row(7, " is");
-    let survey = open(encoder(None), &rows, Needs::Pairs).unwrap().survey().clone();
+    let survey = open(encoder(None), &rows, RowKind::Pair).unwrap().survey().clone();
     let [dropped] = &survey.dropped[..] else { panic!("{:?}", survey.dropped) };
     assert_eq!((survey.kept, dropped.rows, dropped.line, dropped.kind), (39, 1, 8, DropKind::Marker));
     assert!(dropped.first.contains("has no \"Bot:\""), "{}", dropped.first);
     (0..8).for_each(|i| rows[i] = row(i, " is"));
-    assert!(matches!(open(encoder(None), &rows, Needs::Pairs), Err(DataError::NoTurnMarker { .. })));
+    assert!(matches!(open(encoder(None), &rows, RowKind::Pair), Err(DataError::NoTurnMarker { .. })));
 
     let asked = |i: usize, start: &str| {
         let question = format!("What is lake {i}?");
@@ -137,17 +138,17 @@ fn odd_rows_decide_nothing_for_the_others() {
     let mut rows: Vec<Value> = (0..40).map(|i| asked(i, "")).collect();
     let restated = "Question: What is lake 7?\nAnswer: ";
     rows[7] = asked(7, restated);
-    let survey = open(encoder(None), &rows, Needs::Pairs).unwrap().survey().clone();
+    let survey = open(encoder(None), &rows, RowKind::Pair).unwrap().survey().clone();
     assert_eq!((survey.kept, survey.by_name[0].records), (40, 40));
     // if all of them do, the answers contain the column
     let rows: Vec<Value> = (0..40).map(|i| asked(i, &restated.replace('7', &i.to_string()))).collect();
-    let survey = open(encoder(None), &rows, Needs::Pairs).unwrap().survey().clone();
+    let survey = open(encoder(None), &rows, RowKind::Pair).unwrap().survey().clone();
     assert_eq!((survey.decided.prompts_in_answers, survey.by_name.len()), (Some(true), 0));
 
     let mut rows: Vec<Value> =
         (0..40).map(|i| json!({"prompt": format!("q{i}"), "chosen": "c", "rejected": "r"})).collect();
     rows[7] = json!({"chosen": "a word", "rejected": "another"});
-    match open(encoder(None), &rows, Needs::Pairs) {
+    match open(encoder(None), &rows, RowKind::Pair) {
         Err(DataError::Row { line: 8, reason: BadRow::NoTurnMarker { marker: None, .. }, .. }) => {}
         other => panic!("{other:?}"),
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::record::bad_row::BadRow;
+use crate::row::RowKind;
 use crate::tokens::sft_part::SftPart;
 
 #[test]
@@ -96,8 +97,8 @@ fn an_answer_of_which_nothing_is_left_is_a_bad_row() {
         (NO_THOUGHTS, says("<think>hm</think>\n"), "`content`"),
         ("{% for m in messages %}{{ m.role }}{{ m.content | trim }}\n{% endfor %}", thoughts, "`reasoning`"),
     ] {
-        for needs in [Needs::Pairs, Needs::Sequences] {
-            match open(encoder(Some(template)), &[pair(answer.clone())], needs) {
+        for kind in [RowKind::Pair, RowKind::Sequence] {
+            match open(encoder(Some(template)), &[pair(answer.clone())], kind) {
                 Err(DataError::Row { line: 1, reason: BadRow::AnswerNotRendered { field, parts }, .. }) => {
                     assert_eq!((&field[..], &parts[..]), ("chosen", held));
                 }
@@ -106,12 +107,12 @@ fn an_answer_of_which_nothing_is_left_is_a_bad_row() {
         }
     }
     let rejected = json!({"prompt": [user("q")], "chosen": [says("c")], "rejected": [calls("", "f", json!({"a": 1}))]});
-    let error = open(encoder(Some(ANY)), &[rejected], Needs::Pairs).unwrap_err();
+    let error = open(encoder(Some(ANY)), &[rejected], RowKind::Pair).unwrap_err();
     assert!(error.to_string().contains("`rejected`: the chat template renders nothing of the answer"), "{error}");
     let nothing =
         "{% for m in messages %}{{ m.role }}{% if m.role == 'user' %}{{ m.content }}{% endif %}\n{% endfor %}";
     let labelled = json!({"prompt": [user("q")], "completion": [says("c")], "label": true});
-    let error = open(encoder(Some(nothing)), &[labelled], Needs::Labels).unwrap_err();
+    let error = open(encoder(Some(nothing)), &[labelled], RowKind::Labelled).unwrap_err();
     assert!(matches!(error, DataError::NothingRendered { rows: 1, .. }), "{error}");
 }
 
@@ -129,7 +130,7 @@ fn what_stands_outside_the_generation_marks_is_found() {
     answer["reasoning_content"] = "two and two".into();
     let found = |template: &str, row: &Value, part: Option<SftPart>| {
         let encoder = encoder(Some(template)).with_sft_on(part);
-        let data = open(encoder, std::slice::from_ref(row), Needs::Sequences).unwrap();
+        let data = open(encoder, std::slice::from_ref(row), RowKind::Sequence).unwrap();
         data.survey().warnings.iter().map(|warning| warning.finding.clone()).collect::<Vec<_>>()
     };
     let not_marked =

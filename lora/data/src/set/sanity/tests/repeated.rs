@@ -3,6 +3,7 @@
 use super::*;
 use crate::record::reading::{Reading, Texts};
 use crate::record::repeated_prompt::repeated_turns;
+use crate::row::RowKind;
 
 /// Answers that repeat the prompt, but not at their very start.
 #[test]
@@ -11,7 +12,7 @@ fn prompts_within_answers_are_cut_or_found() {
     let text = |prompt: &str, start: &str| json!({"prompt": prompt, "chosen": format!("{start} Water."), "rejected": format!("{start} Fish.")});
     let asked = "Human: What is a lake?\n\nAssistant:";
     let read = |row: Value| {
-        let data = open(encoder(None), &[row], Needs::Pairs).unwrap();
+        let data = open(encoder(None), &[row], RowKind::Pair).unwrap();
         let found: Vec<Finding> = data.survey().warnings.iter().map(|warning| warning.finding.clone()).collect();
         (found, data.rows(&[0]).unwrap())
     };
@@ -33,7 +34,7 @@ fn prompts_within_answers_are_cut_or_found() {
         let answer = |content: &str| [first, &[user("q"), says(content)]].concat();
         json!({"prompt": [user("q")], "chosen": answer("c"), "rejected": answer("r"), "system": "Be brief."})
     };
-    let rows = |row: Value| open(encoder(Some(ANY)), &[row], Needs::Pairs).unwrap().rows(&[0]).unwrap();
+    let rows = |row: Value| open(encoder(Some(ANY)), &[row], RowKind::Pair).unwrap().rows(&[0]).unwrap();
     let plain = json!({"prompt": [user("q")], "chosen": [says("c")], "rejected": [says("r")], "system": "Be brief."});
     assert_eq!(rows(whole(std::slice::from_ref(&system))), rows(plain.clone()));
     assert_eq!(rows(whole(&[])), rows(plain));
@@ -70,7 +71,7 @@ fn a_repeated_prompt_is_cut_from_the_answers() {
     let last = json!({"prompt": [system, user("q")], "chosen": [user("q"), c], "rejected": [user("q"), r]});
     let texts = |start: &str| json!({"prompt": "Human: What?\n\nAssistant:", "chosen": format!("{start} c"), "rejected": format!("{start} r")});
     let rows = |row: &Value| {
-        let data = open(encoder(None), std::slice::from_ref(row), Needs::Pairs).unwrap();
+        let data = open(encoder(None), std::slice::from_ref(row), RowKind::Pair).unwrap();
         let cut = data.survey().warnings.iter().filter(|warning| warning.finding == Finding::RepeatedPromptCut);
         (cut.map(|warning| warning.rows).sum::<usize>(), data.rows(&[0]).unwrap())
     };
@@ -99,13 +100,13 @@ fn a_prompt_is_judged_without_what_stands_in_front_of_it() {
         (&under_system, chat.clone()),
     ] {
         let encoder = encoder(Some(ANY)).with_reading(reading.clone());
-        let data = open(encoder, std::slice::from_ref(row), Needs::Pairs).unwrap();
+        let data = open(encoder, std::slice::from_ref(row), RowKind::Pair).unwrap();
         let cut = data.survey().warnings.iter().any(|warning| warning.finding == Finding::RepeatedPromptCut);
         assert!(cut, "{row} {reading:?}");
     }
     let blank = json!({"prompt": " ", "chosen": "c", "rejected": "r", "instruction": "What?"});
     for reading in [flag, chat] {
-        let error = open(encoder(Some(ANY)).with_reading(reading.clone()), std::slice::from_ref(&blank), Needs::Pairs);
+        let error = open(encoder(Some(ANY)).with_reading(reading.clone()), std::slice::from_ref(&blank), RowKind::Pair);
         let message = error.unwrap_err().to_string();
         assert!(message.contains("--columns prompt=instruction"), "{reading:?}: {message}");
     }
@@ -129,17 +130,17 @@ fn what_few_rows_do_is_only_said() {
 #[test]
 fn a_prompt_in_one_of_the_answers_is_found() {
     let question = |i: usize| format!("What is lake number {i}?");
-    let found = |row: &dyn Fn(usize) -> Value, needs: Needs| {
-        let data = open(encoder(None), &(0..4).map(row).collect::<Vec<_>>(), needs).unwrap();
+    let found = |row: &dyn Fn(usize) -> Value, kind: Option<RowKind>| {
+        let data = open(encoder(None), &(0..4).map(row).collect::<Vec<_>>(), kind).unwrap();
         let warnings = data.survey().warnings.iter().filter(|warning| warning.finding != Finding::NoTemplateApplied);
         warnings.map(|warning| (warning.finding.clone(), warning.at.clone(), warning.rows)).collect::<Vec<_>>()
     };
     let chosen = |i: usize| json!({"prompt": question(i), "chosen": question(i) + " Water.", "rejected": " A fish."});
-    assert_eq!(found(&chosen, Needs::Pairs), [(Finding::RepeatedPrompt, "chosen".to_owned(), 4)]);
+    assert_eq!(found(&chosen, Some(RowKind::Pair)), [(Finding::RepeatedPrompt, "chosen".to_owned(), 4)]);
     let scored = |i: usize| json!({"prompt": question(i), "completions": [" A fish.", question(i) + " Water."], "rewards": [1, 2]});
-    assert_eq!(found(&scored, Needs::Answers), [(Finding::RepeatedPrompt, "completions[1]".to_owned(), 4)]);
+    assert_eq!(found(&scored, None), [(Finding::RepeatedPrompt, "completions[1]".to_owned(), 4)]);
     let short = |i: usize| json!({"prompt": format!("Say {i}"), "chosen": format!("Say {i} {i}"), "rejected": " no"});
-    assert_eq!(found(&short, Needs::Pairs), [(Finding::RepeatedShortPrompt, "chosen".to_owned(), 4)]);
+    assert_eq!(found(&short, Some(RowKind::Pair)), [(Finding::RepeatedShortPrompt, "chosen".to_owned(), 4)]);
 }
 
 /// Prompts of few letters decide nothing if there are longer ones. If there are none, several of them decide.
@@ -148,7 +149,7 @@ fn short_prompts_are_cut_where_no_chance_repeats_them() {
     let repeated =
         |prompt: String| json!({"prompt": prompt, "chosen": format!("{prompt} c"), "rejected": format!("{prompt} r")});
     let cut = |rows: &[Value]| {
-        let survey = open(encoder(None), rows, Needs::Pairs).unwrap().survey().clone();
+        let survey = open(encoder(None), rows, RowKind::Pair).unwrap().survey().clone();
         let cut = survey.warnings.iter().find(|warning| warning.finding == Finding::RepeatedPromptCut);
         cut.map_or(0, |warning| warning.rows)
     };

@@ -1,6 +1,7 @@
 //! Texts that are values, and texts without a chat template.
 
 use super::*;
+use crate::row::RowKind;
 use crate::set::sanity::Notation;
 
 #[test]
@@ -57,7 +58,7 @@ fn values_in_texts_are_told_from_answers_that_are_meant_to_be_json() {
 fn answers_that_are_values_written_as_text_are_told_apart() {
     let open_rows = |chosen: &str| {
         let row = |i: usize| json!({"prompt": format!("q{i}"), "chosen": chosen.replace('7', &i.to_string()), "rejected": "r"});
-        open(encoder(None), &(0..4).map(row).collect::<Vec<_>>(), Needs::Pairs)
+        open(encoder(None), &(0..4).map(row).collect::<Vec<_>>(), RowKind::Pair)
     };
     let found = |chosen: &str| {
         let all = open_rows(chosen).unwrap().survey().warnings.clone().into_iter().map(|warning| warning.finding);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::record::reading::{Reading, Texts};
+use crate::row::RowKind;
 use crate::tokens::sft_part::SftPart;
 
 /// Other speakers in the scored part, or right before it.
@@ -18,7 +19,7 @@ fn turns_of_others_that_are_scored_are_found() {
     let completion = json!({"prompt": [user("q")], "completion": [says("a"), user("more"), says("b")]});
     assert_eq!(findings(Some(ANY), completion.clone()), others("user"));
     let assistant = encoder(Some(ANY)).with_sft_on(Some(SftPart::Assistant));
-    let data = open(assistant, &[completion], Needs::Sequences).unwrap();
+    let data = open(assistant, &[completion], RowKind::Sequence).unwrap();
     assert_eq!(data.survey().warnings, []);
     let alone = json!({"messages": [user("q"), user("and more")]});
     assert_eq!(findings(Some(ANY), alone), [Finding::NoAssistantTurn]);
@@ -31,7 +32,7 @@ fn turn_marks_within_a_turn_are_found() {
     let found = |prompt: &str| {
         let row = json!({"prompt": prompt, "chosen": " c", "rejected": " r"});
         let reading = Reading { texts: Texts::AsTurns, ..Reading::default() };
-        let data = open(encoder(Some(ANY)).with_reading(reading), &[row], Needs::Pairs).unwrap();
+        let data = open(encoder(Some(ANY)).with_reading(reading), &[row], RowKind::Pair).unwrap();
         data.survey().warnings.iter().map(|warning| warning.finding.clone()).collect::<Vec<_>>()
     };
     for marked in

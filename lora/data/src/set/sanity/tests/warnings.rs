@@ -1,6 +1,7 @@
 //! What a warning says, how many there are, and data that is sound: nothing is said about it.
 
 use super::*;
+use crate::row::RowKind;
 use crate::tests::goldens;
 
 #[test]
@@ -40,12 +41,12 @@ fn findings_name_the_files_columns() {
 #[test]
 fn goldens_and_data_warn_of_nothing() {
     let data = |name: &str| goldens("../data").join(name);
-    let mut files = vec![(data("pref_eval.jsonl"), Needs::Pairs), (data("pref_train_kto.jsonl"), Needs::Labels)];
-    files.extend([(goldens("pairs.jsonl"), Needs::Pairs), (goldens("kto.jsonl"), Needs::Labels)]);
+    let mut files = vec![(data("pref_eval.jsonl"), RowKind::Pair), (data("pref_train_kto.jsonl"), RowKind::Labelled)];
+    files.extend([(goldens("pairs.jsonl"), RowKind::Pair), (goldens("kto.jsonl"), RowKind::Labelled)]);
     for model in ["tiny-qwen2", "tiny-llama", "tiny-qwen3", "tiny-gemma2", "tiny-phi3"] {
-        for (path, needs) in &files {
+        for (path, kind) in &files {
             let encoder = Encoder::from_model(&tiny(model), None, 512, ROWS).unwrap();
-            let data = Dataset::open(std::slice::from_ref(path), encoder, *needs, OnBadRow::Skip).unwrap();
+            let data = Dataset::open(std::slice::from_ref(path), encoder, *kind, OnBadRow::Skip).unwrap();
             let survey = data.survey();
             let warnings: Vec<_> =
                 survey.warnings.iter().filter(|warning| warning.finding != Finding::NoTemplateApplied).collect();
@@ -71,10 +72,10 @@ fn rows_as_hh_has_them_are_read_without_a_word() {
         hh.push(json!({"chosen": format!("{prompt}{chosen}"), "rejected": format!("{prompt}{rejected}")}));
         named.push(json!({"prompt": prompt, "chosen": chosen, "rejected": rejected}));
     }
-    let data = open(encoder(None), &hh, Needs::Pairs).unwrap();
+    let data = open(encoder(None), &hh, RowKind::Pair).unwrap();
     assert_eq!(data.survey().warnings, []);
     assert_eq!(data.survey().decided.turn_marker.as_ref().unwrap().to_string(), "Assistant:");
-    let named = open(encoder(None), &named, Needs::Pairs).unwrap();
+    let named = open(encoder(None), &named, RowKind::Pair).unwrap();
     let all: Vec<u32> = (0..data.len() as u32).collect();
     assert_eq!(data.rows(&all).unwrap(), named.rows(&all).unwrap());
 }

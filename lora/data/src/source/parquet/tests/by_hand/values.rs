@@ -3,8 +3,9 @@
 use serde_json::json;
 
 use super::*;
+use crate::row::RowKind;
 use crate::set::dataset::Dataset;
-use crate::set::options::{Needs, OnBadRow};
+use crate::set::options::OnBadRow;
 use crate::tests::sources::encoder;
 
 fn decimal(name: &'static str, physical: i64, scale: i64, precision: i64) -> Element {
@@ -164,7 +165,7 @@ fn bad_values_are_skipped_where_bad_rows_are() {
     let weights = [1.0, f64::INFINITY, 0.5].map(f64::to_le_bytes).concat();
     chunks.push(chunk("weight", DOUBLE, 3, vec![plain_page(3, &weights)]));
     let file = written(&file(&schema, 3, &chunks));
-    let open = |on_bad_row| Dataset::open(&[file.path().to_owned()], encoder(), Needs::Pairs, on_bad_row);
+    let open = |on_bad_row| Dataset::open(&[file.path().to_owned()], encoder(), RowKind::Pair, on_bad_row);
     let error = open(OnBadRow::Error).unwrap_err().to_string();
     assert!(error.ends_with(":2: column `weight`: inf is a number that JSON has no form for"), "{error}");
     let data = open(OnBadRow::Skip).unwrap();
