@@ -179,6 +179,7 @@ impl Step {
             shuffle: Shuffle::Off,
             eval_steps: None,
             precision: self.precision,
+            logp_temperature: 1.0,
             memory: None,
         };
         Ok(Trainer::new(&self.model, self.adapter.clone(), None, Objective::new("dpo", &[])?, options)?)
@@ -205,6 +206,7 @@ impl Step {
             adapters: Adapters { policy: Some(self.adapter.clone()), reference: None },
             scorers: Scorers::PolicyAndReference,
             precision: self.precision,
+            logp_temperature: 1.0,
             extras: false,
             cache: None,
         }

@@ -19,6 +19,7 @@ pub fn open(
     loaded: &LoadedModel,
     reference: Option<&AdapterSet>,
     precision: Precision,
+    logp_temperature: f32,
 ) -> Result<Option<ReferenceCache>, CliError> {
     let (folder, asked_for) = match choice {
         Some(CacheChoice::Off) => return Ok(None),
@@ -28,14 +29,17 @@ pub fn open(
         None => (user_cache::folder("reference"), false),
     };
     Ok(Some(match &folder {
-        Some(folder) => match ReferenceCache::open(folder, &loaded.model, &loaded.files, reference, precision) {
-            Ok(cache) => cache,
-            Err(error) if asked_for => return Err(CliError::Runtime(format!("--reference-cache: {error}"))),
-            Err(error) => {
-                say!("warning: {error}; log-probs of the reference are kept for this run alone");
-                in_memory(loaded)?
+        Some(folder) => {
+            let LoadedModel { model, files, .. } = loaded;
+            match ReferenceCache::open(folder, model, files, reference, precision, logp_temperature) {
+                Ok(cache) => cache,
+                Err(error) if asked_for => return Err(CliError::Runtime(format!("--reference-cache: {error}"))),
+                Err(error) => {
+                    say!("warning: {error}; log-probs of the reference are kept for this run alone");
+                    in_memory(loaded)?
+                }
             }
-        },
+        }
         None => in_memory(loaded)?,
     }))
 }

@@ -77,6 +77,7 @@ fn scoring<'m>(model: &'m Model, adapter: &Arc<AdapterSet>) -> Scoring<'m> {
         adapters: Adapters { policy: Some(adapter.clone()), reference: None },
         scorers: Scorers::PolicyAndReference,
         precision: Precision::F32,
+        logp_temperature: 1.0,
         extras: false,
         cache: None,
     }
@@ -433,13 +434,12 @@ fn log_probs_at_a_temperature_of_two_are_those_of_half_the_logits() {
     let (whole, half) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     widen(&from, whole.path(), |_, x| x);
     widen(&from, half.path(), |name, x| if name == "model.norm.weight" { x / 2.0 } else { x });
-    let score = |dir: &Path, temperature: f32| {
-        let mut model = load(dir, 2);
-        model.set_logp_temperature(temperature);
+    let score = |dir: &Path, logp_temperature: f32| {
+        let model = load(dir, 2);
         let (adapter, rows) = (adapter(&model, 0.02), rows(&model, &from, RowKind::Pair, 3));
         let objective = Objective::new("wpo", &[]).unwrap();
         [Precision::F32, Precision::Bf16].map(|precision| {
-            let scoring = Scoring { precision, ..scoring_of(&objective, &model, &adapter) };
+            let scoring = Scoring { precision, logp_temperature, ..scoring_of(&objective, &model, &adapter) };
             let (outcome, grads) = gradients(&scoring, &objective, &rows, 1 << 20, 0, None);
             (bits(&scoring, &rows.iter().map(tree).collect::<Vec<_>>()), outcome.loss.to_bits(), to_bits(&grads))
         })

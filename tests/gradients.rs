@@ -74,6 +74,7 @@ impl World {
             adapters,
             scorers: Scorers::of(objective, &self.model),
             precision: Precision::F32,
+            logp_temperature: 1.0,
             extras: objective.weighting(),
             cache: None,
         };

@@ -463,7 +463,7 @@ fn the_plan_knows_what_is_cached() {
             let data = Dataset::open(&pairs, encoder, RowKind::Pair, OnBadRow::Error).unwrap();
             let adapter = Adapter::fresh(&model, &LoraConfig::default(), 1).unwrap();
             let options = TrainOptions { epochs, ..watched_run::options() };
-            let cache = ReferenceCache::open(cache_folder.path(), &model, &files, None, Precision::F32).unwrap();
+            let cache = ReferenceCache::open(cache_folder.path(), &model, &files, None, Precision::F32, 1.0).unwrap();
             let objective = Objective::new("dpo", &[]).unwrap();
             let trainer = Trainer::new(&model, adapter.set().clone(), None, objective, options).unwrap();
             let mut trainer = trainer.with_reference_cache(cache);

@@ -25,6 +25,7 @@ pub fn options() -> TrainOptions {
         shuffle: Shuffle::Seeded(1),
         eval_steps: None,
         precision: Precision::F32,
+        logp_temperature: 1.0,
         memory: None,
     }
 }

@@ -213,6 +213,13 @@ pub struct LogpArgs {
     pub logp_temperature: Option<f32>,
 }
 
+impl LogpArgs {
+    /// The temperature, 1 unless it is given.
+    pub fn temperature(&self) -> f32 {
+        self.logp_temperature.unwrap_or(1.0)
+    }
+}
+
 /// A number above 0 that an f32 holds, and one by it too.
 fn temperature(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {

@@ -30,12 +30,11 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
         return Err(CliError::Usage(format!("--reference: loss {name} reads no reference; leave the flag out")));
     }
     let max_length = loaded::max_length(&args.data);
-    let temperature = args.logp.logp_temperature.unwrap_or(1.0);
+    let logp_temperature = args.logp.temperature();
     loaded::check_temperature(&args.logp, &objective)?;
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
-        let mut loaded = loaded::model(&args.model, &device)?;
-        loaded.model.set_logp_temperature(temperature);
+        let loaded = loaded::model(&args.model, &device)?;
         let policy = args.model.adapter.as_ref().map(|dir| loaded.adapter_of(&objective, dir)).transpose()?;
         let adapter_dir = args.model.adapter.as_deref();
         let kept = Kept::beside(adapter_dir.zip(policy.as_ref()))?;
@@ -44,7 +43,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             (Scores::LogProbs, false) => Reference::none("the loss reads the policy alone"),
             (Scores::LogProbs, true) => Reference::find(args.reference.as_ref(), adapter_dir, &kept, &loaded)?,
         };
-        let history = kept.history(&reference.name, &run_record::describe(&objective, temperature));
+        let history = kept.history(&reference.name, &run_record::describe(&objective, logp_temperature));
         let precision = args.device.precision.into();
         let cache = match objective.reference() {
             true => reference_cache::open(
@@ -52,6 +51,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
                 &loaded,
                 reference.set.as_deref(),
                 precision,
+                logp_temperature,
             )?
             .map(Arc::new),
             false => None,
@@ -64,6 +64,7 @@ pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), C
             adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference: reference.set },
             scorers: Scorers::of(&objective, &loaded.model),
             precision,
+            logp_temperature,
             extras: objective.weighting(),
             cache: cache.clone(),
         };

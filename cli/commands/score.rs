@@ -25,8 +25,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
     device.clone().install(|| {
         let adapter = args.reward_model.as_ref().or(args.model.adapter.as_ref());
         let model_args = ModelArgs { adapter: adapter.cloned(), ..args.model.clone() };
-        let mut loaded = loaded::model(&model_args, &device)?;
-        loaded.model.set_logp_temperature(args.logp.logp_temperature.unwrap_or(1.0));
+        let loaded = loaded::model(&model_args, &device)?;
         let (policy, scorers, long_answers) = match (&args.reward_model, &args.model.adapter) {
             (Some(dir), _) => {
                 let pad = loaded.model.config().pad_token_id;
@@ -43,11 +42,12 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             }
             Scorers::Policy | Scorers::Reward { .. } => Reference::none("a reward model scores each answer by itself"),
         };
-        let precision = args.device.precision.into();
+        let (precision, logp_temperature) = (args.device.precision.into(), args.logp.temperature());
         let choice = args.cache.reference_cache.as_ref();
         let cache = match scorers {
             Scorers::PolicyAndReference => {
-                reference_cache::open(choice, &loaded, reference.set.as_deref(), precision)?.map(Arc::new)
+                reference_cache::open(choice, &loaded, reference.set.as_deref(), precision, logp_temperature)?
+                    .map(Arc::new)
             }
             Scorers::Policy | Scorers::Reward { .. } => None,
         };
@@ -59,6 +59,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
             adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference: reference.set },
             scorers,
             precision,
+            logp_temperature,
             extras: false,
             cache: cache.clone(),
         };

@@ -76,8 +76,7 @@ fn train(
     }
     data::check_rejects(&args.data.keep, args.data.on_bad_row)?;
     loaded::check_temperature(&args.logp, &objective)?;
-    let mut loaded = loaded::model(&args.model, device)?;
-    loaded.model.set_logp_temperature(args.logp.logp_temperature.unwrap_or(1.0));
+    let loaded = loaded::model(&args.model, device)?;
     let mut adapter = adapter(args, &loaded, &objective, options.seed)?;
     adapter.set_base(loaded.base_hash());
     let options = TrainOptions { lora_dropout: adapter.config().dropout as f32, ..options };
@@ -127,6 +126,7 @@ fn train(
             &loaded,
             reference.as_deref(),
             options.precision,
+            options.logp_temperature,
         )?,
         false => None,
     };
@@ -194,7 +194,7 @@ fn train(
     let progress = Progress::new(total_steps, args.logging_steps);
     let of_run = OfRun {
         reference: reference::name_of(&trainer),
-        objective: run_record::describe(trainer.objective(), loaded.model.logp_temperature()),
+        objective: run_record::describe(trainer.objective(), trainer.options().logp_temperature),
         chat_template: run_record::template_name(template.as_ref()),
         decided: data.survey().decided.clone(),
         form: data.survey().form(),
@@ -291,6 +291,7 @@ fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         shuffle: if args.no_shuffle { Shuffle::Off } else { Shuffle::Seeded(args.seed) },
         eval_steps: args.eval_steps,
         precision: args.device.precision.into(),
+        logp_temperature: args.logp.temperature(),
         memory: args.memory.memory.map(|Size(bytes)| bytes),
     })
 }

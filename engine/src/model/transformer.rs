@@ -28,7 +28,6 @@ pub struct Model {
     linears: Vec<LinearInfo>,
     /// Stage i is layer i, the last one the head.
     read_ahead: Option<Arc<ReadAhead>>,
-    logp_temperature: f32,
 }
 
 /// The tokens of a forward pass, and those that are scored.
@@ -37,6 +36,8 @@ pub struct Inputs {
     /// One id for each row of the pass's plan.
     pub ids: Indices,
     pub scored: ScoredTokens,
+    /// Above 0. The logits are divided by it before their softmax: log-probs of what a sampler at that temperature draws from.
+    pub temperature: f32,
     /// Whether entropy and the other side outputs are wanted.
     pub with_extras: bool,
 }
@@ -65,8 +66,8 @@ impl Model {
         let read_ahead = loader.read_ahead(free_bytes);
         let blocks = loader.blocks()?;
         let Ends { embed_tokens, norm, lm_head } = loader.ends()?;
-        let (device, linears, logp_temperature) = (device.clone(), config.linears(), 1.0);
-        Ok(Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead, logp_temperature })
+        let (device, linears) = (device.clone(), config.linears());
+        Ok(Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead })
     }
 
     /// The device that the model runs on.
@@ -171,17 +172,6 @@ impl Model {
         Ok(y)
     }
 
-    /// Has [`Model::token_logps`] divide the logits by `temperature`, above 0: log-probs of what a sampler at that temperature
-    /// draws from.
-    pub fn set_logp_temperature(&mut self, temperature: f32) {
-        self.logp_temperature = temperature;
-    }
-
-    /// What the logits are divided by before their softmax; 1 unless it was set.
-    pub fn logp_temperature(&self) -> f32 {
-        self.logp_temperature
-    }
-
     /// Log-probs of the scored tokens. The last `layers_kept` layers keep what their backward pass needs, the others are
     /// recomputed from their inputs; on a tape that does not record, the number does not matter.
     ///
@@ -190,7 +180,7 @@ impl Model {
     pub fn token_logps(&self, tape: &mut Tape, inputs: &Inputs, layers_kept: usize) -> Result<TokenLogps> {
         let x = self.final_states(tape, &inputs.ids, &inputs.scored.rows, inputs.scored.policy, layers_kept)?;
         let cap = self.config.final_logit_softcapping;
-        ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, self.logp_temperature, inputs.with_extras)
+        ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, inputs.temperature, inputs.with_extras)
     }
 
     /// Scores of some rows by a reward model's head, `[scored.rows.len(), 1]`; the output embedding takes no part. `ids` and

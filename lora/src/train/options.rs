@@ -36,6 +36,8 @@ pub struct TrainOptions {
     /// Evaluate after this many steps; `None`: after each epoch.
     pub eval_steps: Option<u64>,
     pub precision: Precision,
+    /// What the logits are divided by before their softmax, above 0.
+    pub logp_temperature: f32,
     /// Bytes that the run may hold beside the mapped weights; `None`: [`SHARE`](super::SHARE) of what is free. It decides how
     /// many layers keep their activations and how many are recomputed: no bit of the result depends on it.
     pub memory: Option<u64>,

@@ -20,6 +20,8 @@ pub struct Scoring<'m> {
     pub adapters: Adapters,
     pub scorers: Scorers,
     pub precision: Precision,
+    /// What the logits are divided by before their softmax, above 0.
+    pub logp_temperature: f32,
     /// Whether a forward pass also gives [`Forward::log_sum_squares`].
     pub extras: bool,
     /// Where the log-probs of the reference are looked up and kept. It is that of this model, reference and precision.
@@ -185,7 +187,12 @@ impl<'m> Scoring<'m> {
             return Ok(Forward { tape, outputs, tokens, log_sum_squares: None, answers });
         }
         let targets = Rc::new(device.upload_indices("batch.targets", &targets)?);
-        let inputs = Inputs { ids, scored: ScoredTokens { rows, targets, policy }, with_extras: self.extras };
+        let inputs = Inputs {
+            ids,
+            scored: ScoredTokens { rows, targets, policy },
+            temperature: self.logp_temperature,
+            with_extras: self.extras,
+        };
         let TokenLogps { logps, extras } = model.token_logps(&mut tape, &inputs, layers_kept)?;
         let tokens = logps.view().download();
         let log_sum_squares = extras.map(|extras| extras.log_sum_squares);

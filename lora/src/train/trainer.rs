@@ -356,6 +356,7 @@ impl<'m> Trainer<'m> {
             adapters: Adapters { policy: Some(self.adapter.clone()), reference: self.reference.clone() },
             scorers: Scorers::of(&self.objective, self.model),
             precision: self.options.precision,
+            logp_temperature: self.options.logp_temperature,
             extras: self.objective.weighting(),
             cache: self.cache.clone(),
         }

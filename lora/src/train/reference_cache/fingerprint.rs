@@ -38,6 +38,7 @@ impl Fingerprint {
         weights: Hash,
         reference: Option<&AdapterSet>,
         precision: Precision,
+        logp_temperature: f32,
     ) -> Result<Fingerprint, CacheError> {
         Ok(Fingerprint {
             program: format!("{} {}", env!("CARGO_PKG_VERSION"), program()?),
@@ -48,7 +49,7 @@ impl Fingerprint {
                 Precision::Bf16 => "bf16".to_owned(),
                 Precision::F32 => "f32".to_owned(),
             },
-            logp_temperature: model.logp_temperature(),
+            logp_temperature,
             arithmetic: model.device().arithmetic(),
         })
     }

@@ -137,11 +137,13 @@ impl ReferenceCache {
         files: &WeightFiles,
         reference: Option<&AdapterSet>,
         precision: Precision,
+        logp_temperature: f32,
     ) -> Result<ReferenceCache, CacheError> {
         let io = |action, source| CacheError::Io { path: folder.to_owned(), action, source };
         std::fs::create_dir_all(folder).map_err(|source| io("make this directory", source))?;
         let (weights, hash) = WatchedWeights::hashed(files, folder)?;
-        Self::with(folder, &Fingerprint::new(model, hash, reference, precision)?, weights)
+        let fingerprint = Fingerprint::new(model, hash, reference, precision, logp_temperature)?;
+        Self::with(folder, &fingerprint, weights)
     }
 
     fn with(folder: &Path, fingerprint: &Fingerprint, weights: WatchedWeights) -> Result<ReferenceCache, CacheError> {
