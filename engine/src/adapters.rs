@@ -48,12 +48,12 @@ impl AdapterSet {
         self.by_linear.get(linear.0).and_then(Option::as_ref)
     }
 
-    /// Puts a score head on the final norm's output, `[1, hidden_size]`: the adapter is a reward model's.
+    /// Adds a score head, `[1, hidden_size]`, which reads the final norm's output: the adapter is then a reward model's.
     pub fn set_score_head(&mut self, head: Param) {
         self.score_head = Some(head);
     }
 
-    /// The score head, if it is the adapter of a reward model.
+    /// The score head; `None` unless this is the adapter of a reward model.
     pub fn score_head(&self) -> Option<&Param> {
         self.score_head.as_ref()
     }
@@ -72,7 +72,7 @@ impl AdapterSet {
     }
 }
 
-/// The adapters of the two models that ride in one pass. `None` is the bare base.
+/// The adapters of the two models that share a pass. `None` is the bare base.
 #[derive(Debug, Clone, Default)]
 pub struct Adapters {
     /// On policy rows, with and without a gradient.

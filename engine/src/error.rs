@@ -1,10 +1,10 @@
-//! What can go wrong between a model directory, a model and its words.
+//! What can go wrong when a model is loaded or generates.
 
 use crate::model::ConfigError;
 use crate::weights::LoadError;
 use align_kernels::KernelError;
 
-/// A model that could not be loaded, or that computes no numbers.
+/// A model that could not be loaded, or that computes numbers that are not finite.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
@@ -14,7 +14,7 @@ pub enum EngineError {
     Load(#[from] LoadError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// A model that gives no number where the next token's logits should be.
+    /// The next token's logits are not finite.
     #[error(
         "generation: the logits after token {position} of sequence {sequence} are not finite; the weights or the adapter overflow"
     )]

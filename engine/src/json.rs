@@ -64,7 +64,7 @@ pub fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// What a stranger's file says, fit for one line: at most `longest` characters, none of which moves the cursor.
+/// Shortens text from a foreign file to one line: at most `longest` characters, without those that move the cursor.
 pub fn shorten(text: &str, longest: usize) -> String {
     let mut line = String::new();
     for character in text.chars().take(longest) {

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
-/// A file that takes its name when [`NewFile::finish`] has put every byte on the disk; until then, and after any error, what
-/// was there before stays as it was.
+/// A file that gets its name when [`NewFile::finish`] has put every byte on the disk. Until then, and after any error, an older
+/// file under that name is unchanged.
 #[derive(Debug)]
 pub struct NewFile {
     path: PathBuf,
@@ -14,7 +14,7 @@ pub struct NewFile {
     file: NamedTempFile,
 }
 
-/// What could not be done to a new file.
+/// An action on a new file that failed.
 #[derive(Debug)]
 pub struct NewFileError {
     /// In words that follow "cannot".
@@ -56,7 +56,7 @@ impl NewFile {
         self.finish_open().map(|_| ())
     }
 
-    /// As [`NewFile::finish`], and gives the file, open for reading: under its name another process may have put its own by
+    /// As [`NewFile::finish`], and returns the file, open for reading: another process may have replaced it under its name by
     /// now.
     ///
     /// # Errors

@@ -64,8 +64,8 @@ pub struct Dropout {
 #[derive(Debug, Clone)]
 pub struct Masks {
     pub dropout: Dropout,
-    /// `[policy + detached]`: the number of each row's token among those of the step. A mask goes with the token, so it is the
-    /// same in whatever company, and in whichever row, a pass computes it.
+    /// `[policy + detached]`: the number of each row's token among those of the step. A mask belongs to its token: it depends
+    /// neither on the row nor on the other rows of the pass.
     pub numbers: Rc<Buffer<u64>>,
 }
 
@@ -73,12 +73,12 @@ pub struct Masks {
 #[derive(Debug)]
 pub struct Pass {
     pub plan: RowPlan,
-    /// Of `plan`, made once.
+    /// The layout of attention over `plan`.
     pub layout: Layout,
     /// One for each kind of rope of the model.
     pub ropes: Vec<Rc<RopeTable>>,
     pub adapters: Adapters,
-    /// None: nothing is dropped.
+    /// `None`: nothing is dropped.
     pub masks: Option<Masks>,
     pub precision: Precision,
     policy_only: OnceCell<Rc<Pass>>,

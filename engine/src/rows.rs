@@ -73,9 +73,8 @@ impl RowPlan {
         positions
     }
 
-    /// Length of the sequence that each row belongs to, prompt included: what length-dependent rope goes by. The rows of a
-    /// prompt take the longest of its branches; whoever builds the plan gives branches that differ in their angles trees of
-    /// their own.
+    /// Length of the sequence that each row belongs to, prompt included, for ropes that depend on it. The rows of a prompt
+    /// count with its longest branch, so branches that need other angles must be in trees of their own.
     pub fn sequence_lengths(&self) -> Vec<usize> {
         let mut lengths = vec![0; self.rows()];
         for tree in &self.trees {

@@ -43,7 +43,7 @@ impl<'a> Grads<'a> {
         &self.device
     }
 
-    /// Adds `dx`, `[grad_rows, cols]` of the input, by handing the buffer over.
+    /// Adds `dx`, `[grad_rows, cols]` of the input, and takes its buffer.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -59,7 +59,7 @@ impl<'a> Grads<'a> {
         }
     }
 
-    /// The gradient of an input for a kernel that either sets or adds: with the mode that it must use.
+    /// The gradient of an input, and whether the kernel must set it or add to it.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -87,7 +87,7 @@ impl<'a> Grads<'a> {
         Ok(buffer.view_mut().expect_f32())
     }
 
-    /// The gradient of a parameter, with the mode that the kernel must use.
+    /// The gradient of a parameter, and whether the kernel must set it or add to it.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

@@ -1,6 +1,6 @@
 //! f64 scalars on a small reverse-mode tape: the losses are written on these, so none needs a derivative by hand.
 //!
-//! A loss head works on a few hundred per-sequence numbers. Each op computes its value at once and notes, for every argument,
+//! A loss head works on a few hundred per-sequence numbers. Each op computes its value at once and records, for every argument,
 //! the partial derivative there (an *edge*); [`ScalarTape::backward`] then walks the nodes from last to first.
 //!
 //! ```
@@ -47,7 +47,7 @@ pub struct Scalar<'t> {
     value: f64,
 }
 
-/// The derivatives of one scalar by every node before it; see [`ScalarTape::backward`].
+/// The derivatives of one scalar with respect to every node before it; see [`ScalarTape::backward`].
 pub struct ScalarGrads {
     adjoints: Vec<f64>,
 }
@@ -58,12 +58,12 @@ impl ScalarTape {
         Self::default()
     }
 
-    /// A value without arguments: an input that is differentiated by, or a constant.
+    /// A value without arguments: an input or a constant.
     pub fn leaf(&self, value: f64) -> Scalar<'_> {
         self.record(value, [])
     }
 
-    /// The derivatives of `root` by every node it depends on.
+    /// The derivatives of `root` with respect to every node it depends on.
     pub fn backward(&self, root: Scalar<'_>) -> ScalarGrads {
         root.assert_on(self);
         let graph = self.graph.borrow();
@@ -94,7 +94,7 @@ impl ScalarTape {
 }
 
 impl ScalarGrads {
-    /// The derivative by `scalar`; 0 if the root does not depend on it.
+    /// The derivative with respect to `scalar`; 0 if the root does not depend on it.
     pub fn of(&self, scalar: Scalar<'_>) -> f64 {
         self.adjoints.get(scalar.node).copied().unwrap_or(0.0)
     }
@@ -234,7 +234,7 @@ impl<'t> Scalar<'t> {
         tape.reduce(items, items.iter().map(|item| item.value).sum(), 1.0)
     }
 
-    /// The mean of `items`. The mean of equal values is that value, bit for bit, whatever their number.
+    /// The mean of `items`. The mean of any number of equal values is that value, bit for bit.
     ///
     /// # Panics
     /// If `items` is empty.
@@ -263,7 +263,7 @@ impl<'t> Scalar<'t> {
 }
 
 impl ScalarTape {
-    /// A node with the same partial derivative by each of `items`.
+    /// A node with the same partial derivative with respect to each of `items`.
     fn reduce<'t>(&'t self, items: &[Scalar<'t>], value: f64, partial: f64) -> Scalar<'t> {
         for item in items {
             item.assert_on(self);
@@ -358,7 +358,7 @@ mod tests {
         ops
     }
 
-    /// Away from the kinks of relu, max and clamp_max; rows of three arguments, of which an op takes what it needs.
+    /// Rows of three arguments, away from the kinks of relu, max and clamp_max. An op takes as many as it needs.
     const AT: [[f64; 3]; 9] = [
         [0.3, 1.2, -0.7],
         [-0.3, 0.9, 2.0],

@@ -1,9 +1,9 @@
 //! The tape: values of the forward pass, and the nodes that carry their gradients back.
 //!
-//! A value is `[rows, cols]` of f32, or of bf16 between the matrix products of that precision, whose first `grad_rows` rows
-//! have a gradient: policy rows come first in every activation, so "what has a gradient" is a prefix slice in every op. An op
-//! allocates its output, runs a kernel, and pushes a node that holds what the backward pass needs. What is kept is that prefix
-//! alone; rows without a gradient are freed when the forward pass has read them.
+//! A value is `[rows, cols]`, in f32, or in bf16 between the matrix products of that precision. Its first `grad_rows` rows have
+//! a gradient: policy rows come first in every activation, so "what has a gradient" is a prefix slice in every op. An op
+//! allocates its output, runs a kernel, and pushes a node that holds what the backward pass needs. Only that prefix is kept;
+//! rows without a gradient are freed when the forward pass has read them.
 
 use super::grads::{Grads, ParamGrads};
 use super::value::{Input, Recompute, Saved, SavedF32, SavedOrRecomputed, Value, Var};
@@ -26,13 +26,13 @@ pub trait Backward {
 /// Whether nodes are pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// The forward pass will be followed by a backward pass.
+    /// A backward pass follows.
     Record,
     /// Values only.
     Inference,
 }
 
-/// See the module.
+/// The record of one forward pass; see the module.
 pub struct Tape {
     device: Device,
     pass: Rc<Pass>,
@@ -45,7 +45,7 @@ pub struct Tape {
 enum Step {
     /// The gradient of this output goes to the inputs of the op that made it.
     Node(Input, Box<dyn Backward>),
-    /// Someone wants to know that the backward pass is here.
+    /// Calls back when the backward pass gets here.
     Notify(Box<dyn FnOnce()>),
 }
 
@@ -65,7 +65,7 @@ impl Tape {
         &self.pass
     }
 
-    /// What the matrix products multiply.
+    /// The precision of the matrix products.
     pub fn precision(&self) -> Precision {
         self.pass.precision
     }
@@ -83,7 +83,7 @@ impl Tape {
         self.device.alloc(name, len)
     }
 
-    /// As [`Tape::alloc`], in the format of what lies between matrix products.
+    /// As [`Tape::alloc`], in the format of values between matrix products.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -172,7 +172,7 @@ impl Tape {
         Ok(y)
     }
 
-    /// The rows of a value that have a gradient, kept for the backward pass. Kept once, however many ops ask.
+    /// Keeps the rows of a value that have a gradient for the backward pass. They are kept once, even if several ops ask.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -220,8 +220,8 @@ impl Tape {
         Ok(copy)
     }
 
-    /// The buffer of a value that the caller gives up, to be overwritten in place: the value's own if nobody else holds it,
-    /// a copy otherwise.
+    /// Returns the buffer of a value that the caller gives up, to be overwritten in place. It is a copy if somebody else holds
+    /// the value.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
@@ -260,7 +260,7 @@ impl Tape {
         self.backward_of(y, dy, &[], params).map(|_| ())
     }
 
-    /// As [`Tape::backward`], and gives back the gradient of each of `leaves`, if anything differentiable read it.
+    /// As [`Tape::backward`]. Returns the gradient of each of `leaves`, `None` if nothing differentiable read it.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].

@@ -15,7 +15,7 @@ pub(super) struct Value {
     pub(super) input: Input,
     pub(super) rows: usize,
     pub(super) buffer: Rc<FloatBuffer>,
-    /// The rows with a gradient, copied once if the others need not stay.
+    /// A copy of the rows with a gradient, if the other rows need not be kept.
     pub(super) prefix: OnceCell<Rc<FloatBuffer>>,
     /// How to recompute the rows with a gradient from what is kept anyway.
     pub(super) recompute: Option<Rc<dyn Recompute>>,
@@ -31,7 +31,7 @@ pub trait Recompute: std::fmt::Debug {
     fn recompute(&self, device: &Device) -> Result<FloatBuffer>;
 }
 
-/// What a node knows of a value that it read: enough to add to its gradient.
+/// What a node keeps of a value that it read, to add to its gradient.
 #[derive(Debug, Clone, Copy)]
 pub struct Input {
     pub(super) id: usize,

@@ -1,8 +1,8 @@
 //! Generation: prefill, then one token a step for the whole batch, through a cache of keys and values.
 //!
-//! A Phi 3 with longrope rotates all keys of a text differently once the text is longer than `original_max_position_embeddings`.
-//! Its part of the cache is then stale. The sequence is read again by itself and continues as if it had been that long from the
-//! start. The other sequences of the batch are not touched.
+//! A Phi 3 with longrope rotates all keys of a text differently once the text is longer than
+//! `original_max_position_embeddings`. Its part of the cache is then stale. The sequence is read again, alone, and continues as
+//! if it had been that long from the start. The other sequences of the batch are not touched.
 
 mod sampler;
 
@@ -22,7 +22,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 pub struct Request {
     pub max_new_tokens: usize,
-    /// Number of new tokens before which no stop token is chosen.
+    /// No stop token is chosen before this many new tokens.
     pub min_new_tokens: usize,
     /// Every end-of-sequence id of the model.
     pub stop: Vec<u32>,
@@ -50,11 +50,11 @@ pub struct Completion {
 }
 
 /// Continues every prompt (none may be empty), in one batch. `on_token` is called with the prompt's place and the token as soon
-/// as it is chosen; the run ends early when it gives back `false`.
+/// as it is chosen; the run ends early when it returns `false`.
 ///
 /// # Errors
-/// [`EngineError::Kernel`], with [`KernelError::TokenId`] for an id outside the vocabulary and [`KernelError::Size`] for a
-/// batch and a length that no cache holds; [`EngineError::NonFiniteLogits`].
+/// [`EngineError::Kernel`], with [`KernelError::TokenId`] for an id outside the vocabulary and [`KernelError::Size`]
+/// for more rows than a cache can hold; [`EngineError::NonFiniteLogits`].
 pub fn generate(
     model: &Model,
     adapter: Option<&Arc<AdapterSet>>,
@@ -178,8 +178,8 @@ fn put_row(device: &Device, logits: &mut Buffer<f32>, place: usize, row: &Buffer
     Ok(())
 }
 
-/// The next token of every sequence. Greedy decoding takes the largest logit on the device; everything else looks at the logits
-/// on the host.
+/// Chooses the next token of every sequence. Greedy decoding takes the largest logit on the device; other sampling reads the
+/// logits on the host.
 fn choose(
     device: &Device,
     logits: &Buffer<f32>,

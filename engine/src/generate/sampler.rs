@@ -7,8 +7,8 @@ use align_kernels::rng::Key;
 pub struct Sampling {
     /// `None`: the largest logit, the smallest id among equals.
     pub random: Option<Random>,
-    /// Logits of tokens that occur already are divided by this where positive, multiplied where negative; 1 changes nothing.
-    /// Source: arXiv 1909.05858, sec. 4.1.
+    /// Logits of tokens that have occurred are divided by this if positive, multiplied if negative; 1 changes nothing. Source:
+    /// arXiv 1909.05858, sec. 4.1.
     pub repetition_penalty: f32,
 }
 

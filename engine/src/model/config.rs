@@ -36,7 +36,7 @@ pub struct ModelConfig {
     /// Whether gate, up and down have a bias.
     pub mlp_bias: bool,
     pub fusion: Fusion,
-    /// The function on the gate.
+    /// The gate's activation function.
     pub activation: Activation,
     /// Multiplies the embeddings: 1, or `sqrt(hidden_size)` for the Gemma families.
     pub embedding_scale: f32,
@@ -53,18 +53,18 @@ pub struct ModelConfig {
     /// Ids that end a text, as `config.json` has them; see `generation_config`.
     pub eos_token_ids: Vec<u32>,
     pub bos_token_id: Option<u32>,
-    /// What rows are filled up with in a batch of other software, by `config.json` or the family's default. A reward model does
-    /// not score this token: its score is that of the last other one.
+    /// The token with which other software pads a batch, from `config.json` or the family's default. A reward model does not
+    /// score it: the score of a text is that of its last other token.
     pub pad_token_id: Option<u32>,
-    /// What the weights are said to be stored in; the files decide.
+    /// The number format that config.json names; the weight files decide.
     pub dtype: Option<String>,
-    /// How config.json says that the weights are quantised. The weight files decide.
+    /// The quantisation that config.json names; the weight files decide.
     pub quantization: Option<Quantization>,
     /// The type of `rope_scaling`, if it has the older key `type` and transformers therefore drops it.
     pub old_rope_key: Option<String>,
     /// Whether a text that outgrows the range of its rope frequencies needs new keys in the cache.
     pub cache_follows_rope: bool,
-    /// What stands before `embed_tokens` and `layers` in the weights' names: the first prefix that the files have.
+    /// Prefixes of `embed_tokens` and `layers` in the names of tensors. The first one that the files have is used.
     pub tensor_prefixes: &'static [&'static str],
     /// The same in the names that adapters use, e.g. `model.`
     pub module_prefix: &'static str,
@@ -79,11 +79,11 @@ pub enum NormPlacement {
     Sandwich,
 }
 
-/// What is normed of q and k before they are rotated.
+/// The norms on q and k before they are rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
     None,
-    /// Each head by itself.
+    /// One norm on each head.
     PerHead,
 }
 
@@ -107,16 +107,16 @@ pub enum Fusion {
 /// How one layer differs from its neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerConfig {
-    /// A key is visible if it is fewer than this many positions back; the token itself is 0 back. `None`: all are.
+    /// A key is visible if it is fewer than this many positions back; the token itself is 0 back. `None`: all keys are visible.
     pub sliding_window: Option<usize>,
     /// Index into [`ModelConfig::ropes`].
     pub rope: usize,
 }
 
-/// How config.json says that the weights are quantised.
+/// A quantisation that config.json names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quantization {
-    /// The key that says so.
+    /// The key that names it.
     pub key: &'static str,
     /// The method and its bits, e.g. `gptq, 4 bits`.
     pub method: String,

@@ -43,7 +43,7 @@ impl ConfigJson {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
-    /// Whether the key is there, be it with `null`.
+    /// Whether the key is there, even if its value is `null`.
     pub fn has(&self, key: &str) -> bool {
         self.object.contains_key(key)
     }

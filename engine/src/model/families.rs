@@ -8,7 +8,7 @@ use super::{folder, gemma, gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3};
 use crate::json::shorten;
 use std::path::Path;
 
-/// All of them.
+/// All families.
 pub const FAMILIES: &[Family] = &[
     llama::FAMILY,
     mistral::FAMILY,
@@ -47,7 +47,7 @@ impl ModelConfig {
     }
 }
 
-/// The family of a configuration: by `model_type`, or where an old file lacks it, by its architecture.
+/// The family of a configuration: by `model_type`, or by its architecture if an old file lacks that key.
 ///
 /// `architectures` is the class that once saved the model, under the name that a wrapper gave it. If there is a `model_type`, it
 /// only tells the task.
@@ -69,7 +69,7 @@ pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
     let family = family.ok_or_else(|| unknown(&format!("`{model_type}`")))?;
     let other_task = architectures.iter().find(|name| task(name) == ClassTask::Other);
     match other_task {
-        // a class by which the family is known is accepted, whatever its name suggests
+        // a class of the family is accepted, even if its name suggests another task
         Some(name) if !named(&family) => Err(ConfigError::Task {
             path: json.path().to_owned(),
             found: shorten(name, SHOWN),

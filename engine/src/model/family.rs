@@ -21,11 +21,11 @@ pub struct Family {
     pub read: fn(&ConfigJson) -> Result<ModelConfig, ConfigError>,
 }
 
-/// What a family takes for keys that `config.json` does not have. `None`: the key must be there, or follows from others as
-/// said.
+/// What a family uses for keys that `config.json` lacks. `None`: the key must be there, unless a comment names the keys that it
+/// follows from.
 pub(super) struct Defaults {
     pub num_attention_heads: Option<usize>,
-    /// `None`: as many as attention heads.
+    /// `None`: as many as `num_attention_heads`.
     pub num_key_value_heads: Option<usize>,
     /// `None`: `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
@@ -141,7 +141,7 @@ impl ModelConfig {
         self.layers = vec![LayerConfig { sliding_window, rope: 0 }; self.num_hidden_layers];
     }
 
-    /// Refuses heads that do not divide the hidden size even where `head_dim` is given, as the family's own code does.
+    /// Refuses heads that do not divide the hidden size even if `head_dim` is given, as the family's own code does.
     pub(super) fn check_heads_divide_hidden(&self, json: &ConfigJson) -> Result<(), ConfigError> {
         if self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Gemma 2: norms before and after attention and MLP, with weights that are stored less 1; GeGLU; soft-caps on scores and
+//! Gemma 2: norms before and after attention and MLP, with weights stored as `weight - 1`; GeGLU; soft-caps on scores and
 //! logits; a window in every other layer; embeddings scaled by `sqrt(hidden_size)`. Source: arXiv 2408.00118.
 
 use super::config::{LayerConfig, ModelConfig, NormPlacement};
@@ -52,7 +52,7 @@ pub(super) fn gemma_block(json: &ConfigJson, config: &mut ModelConfig) -> Result
     Ok(())
 }
 
-/// A soft-cap: null is none, an absent key the family's own.
+/// Reads a soft-cap: null means none, an absent key means the family's default.
 pub(super) fn soft_cap(json: &ConfigJson, key: &'static str, default: Option<f32>) -> Result<Option<f32>, ConfigError> {
     match json.has(key) {
         true => Ok(json.positive_opt(key)?.map(|cap| cap as f32)),
@@ -60,7 +60,7 @@ pub(super) fn soft_cap(json: &ConfigJson, key: &'static str, default: Option<f32
     }
 }
 
-/// The window of Gemma 2 and 3: an absent key is 4096.
+/// Reads the window of Gemma 2 and 3: an absent key means 4096.
 pub(super) fn sliding_window(json: &ConfigJson) -> Result<Option<usize>, ConfigError> {
     match json.has("sliding_window") {
         true => json.size_opt("sliding_window"),

@@ -2,7 +2,7 @@
 //! without, and a position encoding for each of the two kinds. Source: arXiv 2503.19786.
 //!
 //! From 4B up the model also sees images: `model_type` is `gemma3`, the text's part of config.json is nested under
-//! `text_config`, and the vision tower's weights are left alone.
+//! `text_config`, and the vision tower's weights are not read.
 
 use super::config::{LayerConfig, ModelConfig, QkNorm};
 use super::config_json::ConfigJson;
@@ -80,8 +80,8 @@ fn read_text(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     Ok(config)
 }
 
-/// `rope_parameters` nested by layer type, or the older `rope_theta`, `rope_local_base_freq` and `rope_scaling`, of which the
-/// last is for the layers without a window alone.
+/// `rope_parameters` nested by layer type, or the older `rope_theta`, `rope_local_base_freq` and `rope_scaling`. The last is
+/// only for layers without a window.
 fn ropes(json: &ConfigJson, config: &ModelConfig) -> Result<Vec<RopeConfig>, ConfigError> {
     let empty = || ConfigJson::new(json.path(), serde_json::Map::new());
     let nested = json.nested("rope_parameters")?.unwrap_or_else(empty);

@@ -5,8 +5,8 @@ use super::config_json::ConfigJson;
 use super::error::ConfigError;
 use std::path::Path;
 
-/// The ids at which generation stops: those of `dir/generation_config.json`, or where it is absent or names none, those of
-/// `config.json`. Sorted, each once; empty if neither names any.
+/// Returns the ids at which generation stops, sorted and without duplicates: those of `dir/generation_config.json`, or those of
+/// `config.json` if the former is absent or names none. Empty if neither names any.
 ///
 /// # Errors
 /// [`ConfigError`] for a file that is there and broken.

@@ -59,7 +59,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// The next pass holds one new token for each of `sequences`, which then have `lengths` tokens.
+    /// Begins a pass over one new token of each sequence; with it, sequence `b` has `lengths[b]` tokens.
     ///
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].

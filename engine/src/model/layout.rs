@@ -201,7 +201,7 @@ pub struct Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EmbeddingName {
     Own,
-    /// The name of the head that is tied to it: the saver kept that name of the shared tensor.
+    /// The name of the head: the two share a tensor, and the file holds it under that name.
     Head,
 }
 
@@ -245,7 +245,7 @@ impl Layout {
         format!("{}norm.weight", self.prefix)
     }
 
-    /// The head, `[vocab_size, hidden_size]`; not stored where it is tied to the embedding.
+    /// The head, `[vocab_size, hidden_size]`; not stored if it is tied to the embedding.
     pub fn lm_head(&self) -> String {
         self.head.to_owned()
     }

@@ -17,7 +17,7 @@ pub(super) struct Loader<'a> {
     head_is_tied: bool,
 }
 
-/// What stands around the layers.
+/// The parts of a model around its layers.
 pub(super) struct Ends {
     pub embed_tokens: Frozen,
     pub norm: FrozenVector,
@@ -40,7 +40,7 @@ impl<'a> Loader<'a> {
     /// The layers, in order.
     ///
     /// # Errors
-    /// [`LoadError`], as all that follows here.
+    /// [`LoadError`].
     pub(super) fn blocks(&self) -> Result<Vec<Arc<Block>>, LoadError> {
         (0..self.config.num_hidden_layers).map(|layer_idx| Ok(Arc::new(self.block(layer_idx)?))).collect()
     }

@@ -1,4 +1,4 @@
-//! From what the user calls a model to its directory: a path, or the name of a model in the local Hugging Face cache.
+//! Finds the directory of a model that the user names: by its path, or by its name in the local Hugging Face cache.
 //!
 //! The cache (huggingface_hub 2.4): `models--ORG--NAME/refs/main` holds a revision, `snapshots/<revision>/` the files, as links
 //! into `blobs/`, from where large files link on into a store that all models share. Nothing is downloaded.

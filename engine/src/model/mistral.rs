@@ -21,7 +21,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         activation: ("hidden_act", "silu"),
     };
     let mut config = ModelConfig::decoder("mistral", json, &defaults)?;
-    // null is no window, an absent key the window of the first version.
+    // null means no window, an absent key means the window of the first version.
     let sliding_window = match json.has("sliding_window") {
         true => json.size_opt("sliding_window")?,
         false => Some(4096),

@@ -48,8 +48,8 @@ impl RopeConfig {
         Ok(RopeConfig { rope_theta: check_theta(&parameters, theta)?, rotary_dim, scaling })
     }
 
-    /// An encoding of whole heads from an object of parameters. `theta` is for a missing `rope_theta`; `original`, from beside
-    /// the object, wins over the object's own `original_max_position_embeddings`.
+    /// An encoding of whole heads from an object of parameters. `theta` is used if `rope_theta` is missing; `original`, from
+    /// beside the object, wins over the object's own `original_max_position_embeddings`.
     pub(super) fn from_parameters(
         parameters: &ConfigJson,
         config: &ModelConfig,
@@ -99,7 +99,8 @@ impl RopeConfig {
     }
 }
 
-/// The one object of parameters, and the `rope_theta` for one that lacks it. `rope_scaling`, where it says something, wins.
+/// Returns the object of parameters, and the `rope_theta` to use if the object has none. `rope_scaling` wins unless it is
+/// empty.
 fn flat_parameters(json: &ConfigJson) -> Result<(ConfigJson, f64), ConfigError> {
     let said = |parameters: Option<ConfigJson>| parameters.filter(|parameters| !parameters.is_empty());
     let (key, parameters) = match said(json.nested("rope_scaling")?) {

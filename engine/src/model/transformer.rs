@@ -26,7 +26,7 @@ pub struct Model {
     norm: FrozenVector,
     lm_head: Frozen,
     linears: Vec<LinearInfo>,
-    /// Stage i is layer i, the last one the head.
+    /// Stage i is layer i, the last stage is the head. `None` if the weights fit in memory with ease.
     read_ahead: Option<Arc<ReadAhead>>,
 }
 
@@ -36,9 +36,10 @@ pub struct Inputs {
     /// One id for each row of the pass's plan.
     pub ids: Indices,
     pub scored: ScoredTokens,
-    /// Above 0. The logits are divided by it before their softmax: log-probs of what a sampler at that temperature draws from.
+    /// Divides the logits before their softmax; above 0. The log-probs are those from which a sampler at this temperature
+    /// draws.
     pub temperature: f32,
-    /// Whether entropy and the other side outputs are wanted.
+    /// Whether entropy and the other extras are computed too.
     pub with_extras: bool,
 }
 
@@ -51,11 +52,11 @@ impl Model {
         Model::load_beside(device, config, files, device.free_bytes())
     }
 
-    /// As [`Model::load`] on a machine with so much free memory: it decides whether pages are asked for ahead of the
+    /// As [`Model::load`] on a machine with `free_bytes` of free memory. They decide whether pages are read ahead of the
     /// computation.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Model::load`].
     pub fn load_beside(
         device: &Device,
         config: ModelConfig,
@@ -147,8 +148,8 @@ impl Model {
         self.config.cache_follows_rope && !self.same_rope(before, now)
     }
 
-    /// The first layer's output, for rows with the tokens `ids`, recomputed in the backward pass: a piece of a pass that stands
-    /// for the others when they are timed, and holds no more than a pass that recomputes all of them.
+    /// Runs the first layer on rows with the tokens `ids`, to be recomputed in the backward pass. The time that it takes stands
+    /// for all layers, and it holds no more than a pass that recomputes all of them.
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
@@ -183,7 +184,7 @@ impl Model {
         ops::token_logps(tape, &x, &self.lm_head, &inputs.scored, cap, inputs.temperature, inputs.with_extras)
     }
 
-    /// Scores of some rows by a reward model's head, `[scored.rows.len(), 1]`; the output embedding takes no part. `ids` and
+    /// Scores of some rows by a reward model's head, `[scored.rows.len(), 1]`; the output embedding is not used. `ids` and
     /// `layers_kept` as in [`Model::token_logps`].
     ///
     /// # Errors

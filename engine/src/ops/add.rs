@@ -1,10 +1,10 @@
-//! Residual connection, where a norm stands before it; the others are part of the layer that ends in them.
+//! Residual connection after a norm. Without a norm, the sum is part of the linear layer before it.
 
 use crate::autograd::{Backward, Grads, Input, Tape, Var};
 use align_kernels::gemm::Accumulate;
 use align_kernels::{FloatBuffer, Result, add};
 
-/// `x + delta`, like `x`. Saves nothing.
+/// `x + delta`, in the format of `x`. Saves nothing.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

@@ -8,7 +8,7 @@ use align_kernels::rms_norm::{self, Groups};
 use align_kernels::{FloatBuffer, Result};
 
 /// `rms_norm(head) * (offset + weight)` of every query head with the first of `weights` and of every key head with the second;
-/// the values of `qkv` stay. Saves `rstd` (4 bytes a head) and keeps `qkv`.
+/// the values in `qkv` are unchanged. Saves `rstd` (4 bytes a head) and keeps `qkv`.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

@@ -6,8 +6,8 @@ use align_kernels::rope::{Direction, Rotate};
 use align_kernels::{Device, FloatBuffer, Result};
 use std::rc::Rc;
 
-/// Rotates the first `heads` heads of each row of `x` by the row's angles, in the place of `x` where nothing else holds it; the
-/// columns after them stay. Saves nothing: the rows with a gradient are the first rows of the table.
+/// Rotates the first `heads` heads of each row of `x` by the row's angles, in place if nothing else holds `x`. The columns
+/// after them are unchanged. Saves nothing: the rows with a gradient are the first rows of the table.
 ///
 /// # Errors
 /// [`align_kernels::KernelError`].

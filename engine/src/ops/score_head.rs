@@ -6,7 +6,7 @@ use align_kernels::gemm::{self, Accumulate, Dw, Dx};
 use align_kernels::{Columns, FloatBuffer, Indices, Precision, Result};
 use std::rc::Rc;
 
-/// The scores are what a run is judged by, and a row of them costs nothing: in f32 whatever the other products are in.
+/// F32 in every precision: a run is judged by its scores, and they cost almost nothing.
 const PRECISION: Precision = Precision::F32;
 
 /// The rows that are scored. The first `policy` of them have a gradient.

@@ -16,7 +16,7 @@ pub struct ScoredTokens {
     pub policy: usize,
 }
 
-/// Log-probs of scored tokens, and what else was asked for.
+/// Log-probs of scored tokens, and extras on request.
 pub struct TokenLogps {
     /// `[n, 1]`, nats
     pub logps: Var,

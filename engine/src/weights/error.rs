@@ -114,8 +114,8 @@ pub enum HeaderFault {
     Trailing { end: u64, available: u64 },
 }
 
-/// What is wrong with `model.safetensors.index.json` or with a shard that it names. Faults that leave no doubt about the tensors
-/// are tolerated if every tensor of the model is there.
+/// What is wrong with `model.safetensors.index.json` or with a shard that it names. Faults that leave no doubt about the
+/// tensors are tolerated if the model's tensors are complete.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexFault {
@@ -141,7 +141,7 @@ pub enum IndexFault {
     Copies { tensor: String, shard: String, other: String },
 }
 
-/// A weights file that could not be written. Nothing is left under the target's name but what was there before.
+/// A weight file that could not be written. An older file under its name is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -163,7 +163,7 @@ pub(super) fn count(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// The first faults in full: with one shard missing, every tensor of it is a fault of its own.
+/// Shows only the first faults: if a shard is missing, each of its tensors is a fault.
 pub(super) fn list(faults: &[IndexFault]) -> String {
     const SHOWN: usize = 5;
     const LONGEST: usize = 300;

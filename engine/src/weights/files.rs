@@ -14,12 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// Whether values are looked at when a tensor is handed out.
+/// Whether values are checked when a tensor is handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueCheck {
-    /// NaN and infinities are refused, matrices of zeros are noted. One parallel pass, which also brings the pages in.
+    /// Refuses NaN and infinities, and notes matrices of zeros, in one parallel pass, which also brings the pages in.
     Finite,
-    /// Values are not looked at.
+    /// Values are not checked.
     Skip,
 }
 
@@ -89,7 +89,7 @@ impl WeightFiles {
         self.places.contains_key(name)
     }
 
-    /// Whether two tensors are equal in dtype, shape and bytes; `None` if one of them is not there.
+    /// Whether two tensors are equal in dtype, shape and bytes; `None` if one of them is missing.
     pub fn equal(&self, a: &str, b: &str) -> Option<bool> {
         let place = |name| self.places.get(name).map(|&(shard, tensor)| (&self.shards[shard], tensor));
         let ((file_a, a), (file_b, b)) = (place(a)?, place(b)?);
@@ -111,7 +111,7 @@ impl WeightFiles {
     ///
     /// # Errors
     /// [`LoadError::Missing`], [`LoadError::Shape`], [`LoadError::Dtype`], [`LoadError::NonFinite`], and
-    /// [`LoadError::Kernel`] where the device needs a copy and has no room.
+    /// [`LoadError::Kernel`] if the device needs a copy and has no room.
     pub fn frozen(&self, device: &Device, name: &str, shape: [usize; 2]) -> Result<Frozen, LoadError> {
         let (tensor, file) = self.find(name, &shape)?;
         let dtype = file.weight_dtype(tensor)?;
@@ -122,7 +122,7 @@ impl WeightFiles {
         Ok(Frozen::new(name, shape, weights))
     }
 
-    /// Where the tensor `name` lies, if there is one.
+    /// The place of the tensor `name`; `None` if there is no such tensor.
     pub fn pages(&self, name: &str) -> Option<Pages> {
         let &(shard, tensor) = self.places.get(name)?;
         let file = &self.shards[shard];
@@ -139,7 +139,7 @@ impl WeightFiles {
         Ok(FrozenVector::new(device, name, &file.to_f32(tensor)?)?)
     }
 
-    /// Matrices that were handed out and hold nothing but zeros: what an interrupted download can leave.
+    /// Matrices that were handed out and hold nothing but zeros: an interrupted download can leave such.
     pub fn all_zero(&self) -> Vec<String> {
         self.zeros().iter().cloned().collect()
     }
@@ -149,7 +149,7 @@ impl WeightFiles {
         quantised::recognise(self.tensors().map(|(tensor, _)| tensor), |name| self.contains(name))
     }
 
-    /// Bytes of tensors that lie in their file at a place where they cannot be used in place, so that a device copies them.
+    /// Bytes of tensors that are misaligned in their file, so that a device must copy them.
     pub fn misaligned_bytes(&self) -> u64 {
         // The mapping begins at a page, so the place in the file decides.
         self.tensors()

@@ -1,4 +1,4 @@
-//! One pass over a tensor's bytes: is every number finite, is any other than zero. Touches every page of it on the way.
+//! One pass over a tensor's bytes: is every number finite, and is any number not zero? It touches every page.
 
 use align_kernels::Device;
 use align_kernels::device::WeightDtype;
@@ -7,7 +7,7 @@ use rayon::prelude::*;
 /// Bytes that one task looks at: a few times the cost of handing it over.
 const TASK: usize = 1 << 18;
 
-/// What the pass saw.
+/// What the pass found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Values {
     /// The first element that is NaN or infinite, and its value.
@@ -60,7 +60,7 @@ fn look_4(bytes: &[u8]) -> (bool, bool) {
     (found, any == 0)
 }
 
-/// The first element at or after byte `from` that is not finite; there is one.
+/// The first element at or after byte `from` that is not finite. There must be one.
 fn first(dtype: WeightDtype, data: &[u8], from: usize) -> (usize, f32) {
     let size = dtype.bytes();
     data[from..]

@@ -41,12 +41,12 @@ impl Frozen {
         self.0.shape
     }
 
-    /// Rows: the width of what it gives.
+    /// Rows: the width of its output.
     pub fn out_features(&self) -> usize {
         self.0.shape[0]
     }
 
-    /// Columns: the width of what it takes.
+    /// Columns: the width of its input.
     pub fn in_features(&self) -> usize {
         self.0.shape[1]
     }

@@ -1,4 +1,4 @@
-//! The header of a safetensors file, believed only as far as the file bears it out.
+//! The header of a safetensors file, checked against the file.
 //!
 //! Layout: 8 bytes header length (little endian), the header (JSON), the tensors' bytes. The header maps a name to dtype,
 //! shape and begin and end within the bytes after the header; `__metadata__` maps strings to strings.
@@ -6,8 +6,8 @@
 //!
 //! The `safetensors` crate (0.8) checks lengths, UTF-8, nesting, that the tensors lie back to back up to the file's end, and
 //! that shapes fit their spans. It does not see a name listed twice with the same span, its sum of spans wraps round at 2^64
-//! without a check, its parser holds up to sixteen times the header's size, and its messages do not name the tensor. So its
-//! list of dtypes is used, and the rest is here; a test holds this parser against the crate's on damaged files.
+//! without a check, its parser holds up to sixteen times the header's size, and its messages do not name the tensor. So only
+//! its list of dtypes is used. A test compares this parser with the crate's on damaged files.
 
 use super::error::HeaderFault;
 use super::tensor::TensorInfo;

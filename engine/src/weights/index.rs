@@ -116,8 +116,8 @@ fn same_tensor(one: &SafetensorsFile, other: &SafetensorsFile, name: &str) -> bo
     a.dtype == b.dtype && a.shape == b.shape && one.data(a) == other.data(b)
 }
 
-/// Opens `dir/name`, and returns the target if it is a link out of the directory. Links from a snapshot of the Hugging Face cache
-/// into the cache's own stores need no mention.
+/// Opens `dir/name`, and returns the target if it is a link out of the directory. Links from a snapshot of the Hugging Face
+/// cache into the cache's own stores are not reported.
 ///
 /// Links are followed to any place. The file is mapped for reading and must be a sound safetensors file of the model's tensors, so
 /// a stranger's link can reveal nothing else.
@@ -150,7 +150,7 @@ fn is_blob_of(home: &Path, target: &Path) -> bool {
     is_hash && repository.parent().is_some_and(|cache| folder == cache.join("blobs").join(&hash[..2]))
 }
 
-/// Whether there is something under this path; a link that leads nowhere counts as nothing.
+/// Whether this path exists; a broken link does not.
 fn exists(path: &Path) -> bool {
     !matches!(std::fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
@@ -198,7 +198,7 @@ fn other_format(dir: &Path) -> Option<String> {
         })
 }
 
-/// The index as written, with what can be seen to be wrong with it on the way.
+/// The index as written, with the faults that show while it is read.
 struct RawIndex {
     /// With duplicates, in the order of the file.
     weight_map: Vec<(String, String)>,

@@ -1,7 +1,7 @@
 //! Frozen weights on disk: safetensors files, mapped and used in place, and a writer for new ones.
 //!
-//! A file from outside can cause neither a panic nor an allocation larger than the file justifies: what a header or an index
-//! says is checked against the file before it is used.
+//! A file from outside can cause neither a panic nor an allocation larger than the file justifies: headers and indices are
+//! checked against the file before they are used.
 
 mod error;
 mod files;

@@ -13,8 +13,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A mapped file with the handle that it was mapped through: what that says about the file holds for the bytes that are used,
-/// whatever has become of the path. Clones share both.
+/// A mapped file with the handle that it was mapped through. What the handle says about the file holds for the mapped bytes,
+/// even if the path now leads to another file. Clones share both.
 #[derive(Debug, Clone)]
 pub struct MappedFile {
     path: PathBuf,
@@ -33,7 +33,7 @@ impl MappedFile {
         &self.map
     }
 
-    /// What the system says about it now.
+    /// The file's current metadata.
     ///
     /// # Errors
     /// Those of the system.
@@ -42,7 +42,7 @@ impl MappedFile {
     }
 }
 
-/// A checked safetensors file. Its tensors are read in place: opening costs the header alone, whatever the file's size.
+/// A checked safetensors file. Its tensors are read in place: opening reads only the header.
 #[derive(Debug)]
 pub struct SafetensorsFile {
     mapped: MappedFile,
@@ -148,7 +148,7 @@ impl SafetensorsFile {
         &self.mapped.map
     }
 
-    /// The file itself, for those who must know whether it changes.
+    /// The file itself, to watch it for changes.
     pub fn mapped(&self) -> &MappedFile {
         &self.mapped
     }

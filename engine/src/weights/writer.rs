@@ -1,4 +1,4 @@
-//! Writing a safetensors file tensor by tensor, so that a file of any size needs the memory of one tensor.
+//! Writes a safetensors file tensor by tensor, so that a file of any size needs the memory of one tensor.
 
 use super::error::WriteError;
 use crate::new_file::{NewFile, NewFileError};
@@ -16,8 +16,8 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
 }
 
-/// Writes a safetensors file. The file appears under its name when [`Self::finish`] has put every byte on the disk; until then,
-/// and after any error, what was there before stays as it was.
+/// Writes a safetensors file. The file gets its name when [`Self::finish`] has put every byte on the disk. Until then, and
+/// after any error, an older file under that name is unchanged.
 #[derive(Debug)]
 pub struct SafetensorsWriter {
     path: PathBuf,

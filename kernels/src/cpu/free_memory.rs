@@ -1,14 +1,14 @@
 //! How much of the host's memory this process could still get.
 
-/// Bytes that this process could still get without swapping: the system's figure, or less where a control group says so.
+/// Bytes that this process could still get without swapping: the system's figure, or less if a control group limits it.
 pub fn free_bytes() -> u64 {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let of_group = |name: &str| text(&format!("/sys/fs/cgroup/memory.{name}"));
     free_according_to(&text("/proc/meminfo"), &of_group("max"), &of_group("current"), &of_group("stat"))
 }
 
-/// From the system's `meminfo`, and a control group's `memory.max`, `memory.current` and `memory.stat`; an empty text where
-/// there is none.
+/// From the system's `meminfo`, and a control group's `memory.max`, `memory.current` and `memory.stat`; an empty text if there
+/// is none.
 fn free_according_to(meminfo: &str, limit: &str, used: &str, stat: &str) -> u64 {
     let available = meminfo
         .lines()
@@ -25,7 +25,7 @@ fn free_according_to(meminfo: &str, limit: &str, used: &str, stat: &str) -> u64 
     available.min(limit.saturating_sub(used))
 }
 
-/// Where the system does not tell: little, so that layers are recomputed rather than memory exhausted.
+/// A low figure for systems that do not tell: better to recompute layers than to run out of memory.
 const FALLBACK: u64 = 2 << 30;
 
 #[cfg(test)]
