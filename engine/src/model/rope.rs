@@ -7,7 +7,8 @@
 //! here, in the same order; powers are taken in f64 and rounded once. The result differs from torch's in the last bit, where
 //! its own power function is off by one.
 
-use crate::pass::RopeVariant;
+use crate::pass::{RopeTable, RopeVariant};
+use align_kernels::{Device, Result};
 use std::f64::consts::PI;
 
 /// One position encoding of a model.
@@ -103,6 +104,31 @@ impl RopeConfig {
             }
             _ => 0,
         }
+    }
+
+    /// Cosines and sines for rows at `positions` of sequences of `lengths` tokens.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError`].
+    pub fn table(&self, device: &Device, positions: &[u32], lengths: &[usize]) -> Result<RopeTable> {
+        let mut variants: Vec<RopeVariant> = Vec::new();
+        let mut keys: Vec<usize> = Vec::new();
+        let variant_of = lengths
+            .iter()
+            .map(|&length| {
+                let key = self.variant_key(length);
+                let index = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
+                    keys.push(key);
+                    variants.push(self.variant(length));
+                    keys.len() - 1
+                });
+                index as u32
+            })
+            .collect::<Vec<_>>();
+        if variants.is_empty() {
+            variants.push(self.variant(0));
+        }
+        RopeTable::new(device, positions, &variant_of, &variants)
     }
 
     /// `base ^ (2 i / rotary_dim)`

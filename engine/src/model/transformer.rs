@@ -7,7 +7,7 @@ use crate::autograd::{Layer, Mode, Tape, Var, recompute};
 use crate::error::EngineError;
 use crate::ops::{self, ScoredRows, ScoredTokens, TokenLogps};
 use crate::param::Param;
-use crate::pass::{Masks, Pass, RopeTable, RopeVariant};
+use crate::pass::{Masks, Pass, RopeTable};
 use crate::rows::RowPlan;
 use crate::weights::{Frozen, FrozenVector, ReadAhead, Then, WeightFiles};
 use align_kernels::gemm::{self, Accumulate};
@@ -113,28 +113,8 @@ impl Model {
     /// # Errors
     /// [`align_kernels::KernelError`].
     pub fn rope_tables(&self, positions: &[u32], lengths: &[usize]) -> Result<Vec<Rc<RopeTable>>> {
-        self.config.ropes.iter().map(|rope| self.rope_table(rope, positions, lengths).map(Rc::new)).collect()
-    }
-
-    fn rope_table(&self, rope: &RopeConfig, positions: &[u32], lengths: &[usize]) -> Result<RopeTable> {
-        let mut variants: Vec<RopeVariant> = Vec::new();
-        let mut keys: Vec<usize> = Vec::new();
-        let variant_of = lengths
-            .iter()
-            .map(|&length| {
-                let key = rope.variant_key(length);
-                let index = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
-                    keys.push(key);
-                    variants.push(rope.variant(length));
-                    keys.len() - 1
-                });
-                index as u32
-            })
-            .collect::<Vec<_>>();
-        if variants.is_empty() {
-            variants.push(rope.variant(0));
-        }
-        RopeTable::new(&self.device, positions, &variant_of, &variants)
+        let table = |rope: &RopeConfig| rope.table(&self.device, positions, lengths).map(Rc::new);
+        self.config.ropes.iter().map(table).collect()
     }
 
     /// Whether two sequences of these lengths are rotated by the same angles, so that they may share a prompt.
