@@ -138,18 +138,18 @@ impl Model {
         self.layer(tape, 0, |tape, block| recompute(tape, &x, recomputable(block)))
     }
 
-    /// Runs layer `index` and notifies the read-ahead when a pass reaches it, forward and backward.
+    /// Runs layer `layer_idx` and notifies the read-ahead when a pass reaches it, forward and backward.
     fn layer(
         &self,
         tape: &mut Tape,
-        index: usize,
+        layer_idx: usize,
         forward: impl FnOnce(&mut Tape, &Arc<Block>) -> Result<Var>,
     ) -> Result<Var> {
-        let block = &self.blocks[index];
+        let block = &self.blocks[layer_idx];
         let Some(read_ahead) = self.read_ahead.clone() else { return forward(tape, block) };
-        read_ahead.reached(index);
+        read_ahead.reached(layer_idx);
         let y = forward(tape, block)?;
-        tape.on_return(move || read_ahead.reached(index));
+        tape.on_return(move || read_ahead.reached(layer_idx));
         Ok(y)
     }
 
@@ -192,8 +192,8 @@ impl Model {
     ) -> Result<Var> {
         let mut x = self.embed(tape, ids)?;
         let recomputed = self.blocks.len().saturating_sub(layers_kept);
-        for index in 0..self.blocks.len() {
-            x = self.layer(tape, index, |tape, block| match index < recomputed {
+        for layer_idx in 0..self.blocks.len() {
+            x = self.layer(tape, layer_idx, |tape, block| match layer_idx < recomputed {
                 true => recompute(tape, &x, recomputable(block)),
                 false => block.forward(tape, &x, None),
             })?;
@@ -208,8 +208,8 @@ impl Model {
     /// [`align_kernels::KernelError`].
     pub fn logits(&self, tape: &mut Tape, ids: &Indices, index: Vec<u32>, cache: &mut KvCache) -> Result<Buffer<f32>> {
         let mut x = self.embed(tape, ids)?;
-        for index in 0..self.blocks.len() {
-            x = self.layer(tape, index, |tape, block| block.forward(tape, &x, Some((&mut *cache, index))))?;
+        for layer_idx in 0..self.blocks.len() {
+            x = self.layer(tape, layer_idx, |tape, block| block.forward(tape, &x, Some((&mut *cache, layer_idx))))?;
         }
         let index = Rc::new(self.device.upload_indices("logits.rows", &index)?);
         let x = ops::gather_rows(tape, &x, &index, 0)?;
