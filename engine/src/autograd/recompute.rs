@@ -33,10 +33,6 @@ struct RecomputedLayer {
 }
 
 impl Backward for RecomputedLayer {
-    fn name(&self) -> &'static str {
-        "recompute"
-    }
-
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let mut tape = Tape::new(grads.device(), self.pass.clone(), Mode::Record);
         let x = tape.leaf_of_saved(self.input, &self.x);

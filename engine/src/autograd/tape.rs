@@ -14,8 +14,6 @@ use std::rc::Rc;
 
 /// One op's part of the backward pass. An op without one does not compile.
 pub trait Backward {
-    /// The op's name, for reports.
-    fn name(&self) -> &'static str;
     /// Adds the gradients of the inputs, given `dy`, `[grad_rows, cols]` of the output.
     ///
     /// # Errors

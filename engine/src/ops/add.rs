@@ -23,10 +23,6 @@ struct Add {
 }
 
 impl Backward for Add {
-    fn name(&self) -> &'static str {
-        "add"
-    }
-
     // dx += dy, d_delta += dy
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();

@@ -43,10 +43,6 @@ struct Attention {
 }
 
 impl Backward for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-
     // with p = exp(s - lse), ds = p∘(d_o·vᵀ - rowsum(d_o∘o)): dq = scale ds·k, dk = scale dsᵀ·q, dv = pᵀ·d_o
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device();

@@ -38,10 +38,6 @@ impl Recompute for Gate {
 }
 
 impl Backward for Gate {
-    fn name(&self) -> &'static str {
-        "gate"
-    }
-
     // d_gate += dy * up * act'(gate), d_up += dy * act(gate)
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device();

@@ -24,10 +24,6 @@ struct GatherRows {
 }
 
 impl Backward for GatherRows {
-    fn name(&self) -> &'static str {
-        "gather_rows"
-    }
-
     // dx[index[i]] += dy[i]
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();

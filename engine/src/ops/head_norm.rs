@@ -61,10 +61,6 @@ struct HeadNorm {
 }
 
 impl Backward for HeadNorm {
-    fn name(&self) -> &'static str {
-        "head_norm"
-    }
-
     // as rms_norm for queries and keys; values pass
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();

@@ -199,10 +199,6 @@ struct Node {
 }
 
 impl Backward for Node {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
     // dx += dy·W; with du = scaling dy·B: dB += scaling dyᵀ·u, dA += duᵀ·dropout(x), dx += dropout'(du·A)
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();

@@ -54,10 +54,6 @@ impl Recompute for RmsNorm {
 }
 
 impl Backward for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms_norm"
-    }
-
     // dx += rstd * (w∘dy - x * rstd² * mean(w∘dy∘x))
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();

@@ -47,10 +47,6 @@ impl Rope {
 }
 
 impl Backward for Rope {
-    fn name(&self) -> &'static str {
-        "rope"
-    }
-
     // dx += Rᵀ dy: the rotation by the negative angle
     fn backward(&self, mut dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         self.rotate(grads.device(), self.input.grad_rows, Direction::Backward, &mut dy)?;

@@ -53,10 +53,6 @@ struct Node {
 }
 
 impl Backward for Node {
-    fn name(&self) -> &'static str {
-        "score_head"
-    }
-
     // d_head += Σ_i dy[i] hidden_states[i], d_hidden[i] += dy[i] head
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device().clone();

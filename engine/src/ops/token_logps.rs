@@ -116,10 +116,6 @@ struct Node {
 }
 
 impl Backward for Node {
-    fn name(&self) -> &'static str {
-        "token_logps"
-    }
-
     // d_hidden += d_logp * (lm_head[target] - Σ_v p_v lm_head[v]), through the soft-cap
     fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
         let device = grads.device();
