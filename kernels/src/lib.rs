@@ -27,8 +27,8 @@ pub mod sum_squares;
 pub mod token_logps;
 
 pub use device::{
-    Buffer, Columns, Device, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut, IGNORE, IndexSlice, Indices, Slice,
-    SliceMut, WeightSlice,
+    Buffer, Columns, Count, Device, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut, IGNORE, IndexSlice, Indices,
+    Slice, SliceMut, WeightSlice,
 };
 pub use error::KernelError;
 

@@ -61,6 +61,7 @@ impl Update<'_> {
         let _timed = device.timed("adamw");
         match device {
             Device::Cpu(cpu) => cpu::step(cpu, self),
+            Device::Count(_) => {}
         }
         Ok(())
     }

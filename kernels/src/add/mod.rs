@@ -25,6 +25,7 @@ impl Add<'_> {
         let _timed = device.timed("add");
         match device {
             Device::Cpu(cpu) => cpu::add(cpu, self),
+            Device::Count(_) => {}
         }
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! Shapes: the attention of small and large llamas over pairs and single sequences, timed; odd sizes, windows, soft-caps and
 //! trees around the edges of the blocks, for the tests.
 
-use super::{Backward, Decode, Forward, Geometry, Layout, Segment, reference};
+use super::{
+    BACKWARD_PRODUCTS, Backward, Decode, FORWARD_PRODUCTS, Forward, Geometry, Layout, Segment, operations, reference,
+};
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::real::{Real, widen};
 use crate::{Buffer, Device, FloatBuffer, FloatDtype, Indices, Precision, Result};
@@ -116,22 +118,16 @@ impl Shape {
 
     fn case(self, name: &str, timed: bool) -> Case {
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
-        let visible = |segment: &Segment| {
-            (segment.prefix.len()..segment.positions())
-                .map(|position| position + 1 - self.geometry.first_visible(position))
-                .sum::<usize>()
-        };
-        let pairs = self.segments.iter().map(visible).sum::<usize>() as f64 * heads as f64;
         let (wide, narrow) = ((self.rows() * heads * head_dim) as f64, (self.rows() * kv_heads * head_dim) as f64);
-        // forward: q·k and p·v, 2 head_dim each; backward: q·k again, d_o·v, dq, dk, dv. Reads and writes every tensor once.
+        // reads and writes every tensor once
         let (kernel, products, bytes) = match self.direction {
-            Direction::Forward => ("attention.forward", 2.0, 2.0 * wide + 2.0 * narrow),
-            Direction::Backward => ("attention.backward", 5.0, 4.0 * wide + 4.0 * narrow),
+            Direction::Forward => ("attention.forward", FORWARD_PRODUCTS, 2.0 * wide + 2.0 * narrow),
+            Direction::Backward => ("attention.backward", BACKWARD_PRODUCTS, 4.0 * wide + 4.0 * narrow),
         };
         Case {
             kernel,
             shape: format!("{name}, {}{}", describe(&self.geometry), suffix(self.floats)),
-            flops: products * 2.0 * head_dim as f64 * pairs,
+            flops: operations(products, &self.geometry, &self.segments),
             bytes: self.floats.bytes() as f64 * bytes,
             precision: (self.floats == FloatDtype::Bf16).then_some(Precision::Bf16),
             timed,

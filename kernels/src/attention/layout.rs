@@ -26,7 +26,7 @@ impl Layout {
     pub fn new(device: &Device, rows: usize, segments: Vec<Segment>) -> Result<Layout> {
         segments::check("attention.layout", rows, &segments)?;
         let lists = match device {
-            Device::Cpu(_) => Lists::Cpu(cpu::Lists::new(rows, &segments)),
+            Device::Cpu(_) | Device::Count(_) => Lists::Cpu(cpu::Lists::new(rows, &segments)),
         };
         Ok(Layout { rows, segments, lists })
     }

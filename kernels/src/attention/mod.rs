@@ -15,6 +15,7 @@ mod tests;
 
 pub use layout::Layout;
 
+use crate::device::Cost;
 use crate::error::{check_dtype, check_len};
 use crate::{
     Device, FloatDtype, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Result, ScratchBytes, Slice, SliceMut,
@@ -91,6 +92,17 @@ pub struct Decode<'a> {
     pub o: FloatSliceMut<'a>,
 }
 
+/// Products of a pair of a query and a key: `q·k` and `p·v`.
+const FORWARD_PRODUCTS: f64 = 2.0;
+/// `q·k` again, `d_o·v`, `dq`, `dk`, `dv`.
+const BACKWARD_PRODUCTS: f64 = 5.0;
+
+/// Multiplications and additions of so many products of each pair.
+fn operations(products: f64, geometry: &Geometry, segments: &[Segment]) -> f64 {
+    let pairs: usize = segments.iter().map(|segment| segment.pairs(geometry)).sum();
+    products * 2.0 * (geometry.head_dim * geometry.num_attention_heads) as f64 * pairs as f64
+}
+
 /// What [`Forward`] and [`Backward`] take while they run on `rows` rows of format `dtype`. [`Layout::new`] accepts the
 /// segments.
 pub fn scratch_bytes(
@@ -102,6 +114,7 @@ pub fn scratch_bytes(
 ) -> ScratchBytes {
     match device {
         Device::Cpu(cpu) => cpu::scratch_bytes(cpu, dtype, rows, geometry, segments),
+        Device::Count(count) => cpu::scratch_bytes(count.of(), dtype, rows, geometry, segments),
     }
 }
 
@@ -121,6 +134,12 @@ impl Forward<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
+            Device::Count(count) => {
+                let scratch = cpu::scratch(count.of(), self.qkv.dtype(), self.geometry, self.layout).forward;
+                let operations = operations(FORWARD_PRODUCTS, &self.geometry, self.layout.segments());
+                count.call(KERNEL, Cost { operations, scratch, packed: 0 });
+                Ok(())
+            }
         }
     }
 }
@@ -143,6 +162,12 @@ impl Backward<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
+            Device::Count(count) => {
+                let scratch = cpu::scratch(count.of(), self.qkv.dtype(), self.geometry, self.layout).backward;
+                let operations = operations(BACKWARD_PRODUCTS, &self.geometry, self.layout.segments());
+                count.call(KERNEL, Cost { operations, scratch, packed: 0 });
+                Ok(())
+            }
         }
     }
 }
@@ -180,6 +205,8 @@ impl Decode<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::decode(device, cpu, self),
+            // no plan reckons with generated tokens
+            Device::Count(_) => Ok(()),
         }
     }
 }

@@ -10,6 +10,15 @@ impl Segment {
         self.prefix.len() + self.rows.len()
     }
 
+    /// Pairs of a query among its rows and a key that the query sees.
+    pub fn pairs(&self, geometry: &Geometry) -> usize {
+        let up_to = |positions: usize| {
+            let short = geometry.sliding_window.map_or(positions, |window| positions.min(window));
+            short * (short + 1) / 2 + (positions - short) * short
+        };
+        up_to(self.positions()) - up_to(self.prefix.len())
+    }
+
     /// The row that holds `position` of that sequence.
     #[inline]
     pub fn row_at(&self, position: usize) -> usize {

@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn every_task_runs_once_however_many_calls_there_are() {
         for threads in 1..=4 {
-            let Device::Cpu(cpu) = Device::cpu_with(Some(threads), Isa::Portable).unwrap();
+            let Device::Cpu(cpu) = Device::cpu_with(Some(threads), Isa::Portable).unwrap() else { panic!("it is a processor") };
             for call in 0..2000 {
                 let counts: Vec<AtomicUsize> = (0..call % 17).map(|_| AtomicUsize::new(0)).collect();
                 cpu.parallel(counts.len(), |thread, task| {
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn calls_from_several_threads_and_from_within_tasks_are_run_too() {
-        let Device::Cpu(cpu) = Device::cpu_with(Some(2), Isa::Portable).unwrap();
+        let Device::Cpu(cpu) = Device::cpu_with(Some(2), Isa::Portable).unwrap() else { panic!("it is a processor") };
         let total = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_next_call_runs() {
-        let Device::Cpu(cpu) = Device::cpu_with(Some(2), Isa::Portable).unwrap();
+        let Device::Cpu(cpu) = Device::cpu_with(Some(2), Isa::Portable).unwrap() else { panic!("it is a processor") };
         for bad in 0..20 {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 cpu.parallel(20, |_, task| assert_ne!(task, bad, "as the test wants it"));

@@ -1,5 +1,6 @@
 //! Buffers, and weights in the format of their file.
 
+use super::count::{Count, CountedBlock};
 use super::memory::Block;
 use super::{Device, Slice, SliceMut, bytes_of};
 use crate::Result;
@@ -32,6 +33,10 @@ enum Storage<T> {
     Block(Block),
     /// Read-only host memory that something else owns, e.g. a mapped file.
     Shared { at: *const T, _owner: Arc<dyn Any + Send + Sync> },
+    /// Memory that is counted and not there.
+    Counted { _block: CountedBlock },
+    /// Weights that are not there: where a device can use a file's pages, they take no memory of it.
+    Absent,
 }
 
 // SAFETY: `Shared` points into memory that its owner keeps alive and nobody writes; a `Block` is owned.
@@ -44,11 +49,15 @@ impl<T: Element> Buffer<T> {
         Buffer { device, name, storage: Storage::Block(block), len }
     }
 
+    pub(super) fn counted(device: Device, name: &'static str, block: CountedBlock, len: usize) -> Buffer<T> {
+        Buffer { device, name, storage: Storage::Counted { _block: block }, len }
+    }
+
     /// Whether it holds zeros because nobody has written to its memory yet.
     pub(super) fn is_zeroed(&self) -> bool {
         match &self.storage {
             Storage::Block(block) => block.is_zeroed(),
-            Storage::Shared { .. } => false,
+            Storage::Shared { .. } | Storage::Counted { .. } | Storage::Absent => false,
         }
     }
 
@@ -77,6 +86,7 @@ impl<T: Element> Buffer<T> {
         let at = match &self.storage {
             Storage::Block(block) => block.as_ptr().cast_const().cast::<T>(),
             Storage::Shared { at, .. } => *at,
+            Storage::Counted { .. } | Storage::Absent => return Slice::counted(self.len),
         };
         // SAFETY: both storages hold at least `len` initialised elements, aligned for T (blocks to 64 bytes, shared memory was
         // checked in `Device::weights`), and live as long as `self`.
@@ -93,7 +103,8 @@ impl<T: Element> Buffer<T> {
             Storage::Block(block) => {
                 SliceMut::of_cpu(unsafe { std::slice::from_raw_parts_mut(block.as_ptr().cast::<T>(), self.len) })
             }
-            Storage::Shared { .. } => panic!("frozen weights `{}` are never written", self.name),
+            Storage::Counted { .. } => SliceMut::counted(self.len),
+            Storage::Shared { .. } | Storage::Absent => panic!("frozen weights `{}` are never written", self.name),
         }
     }
 
@@ -137,6 +148,8 @@ impl Device {
                 bytemuck::cast_slice_mut::<T, u8>(copy.view_mut().cpu()).copy_from_slice(source);
                 Ok(copy)
             }
+            (Device::Count(_), Ok(_)) => Ok(Buffer { device: self.clone(), name, storage: Storage::Absent, len }),
+            (Device::Count(_), Err(_)) => self.alloc(name, len),
         }
     }
 }
@@ -187,6 +200,18 @@ impl WeightBuffer {
             WeightDtype::F16 => WeightBuffer::F16(device.weights(name, owner, bytes)?),
             WeightDtype::Bf16 => WeightBuffer::Bf16(device.weights(name, owner, bytes)?),
         })
+    }
+
+    /// Weights of `len` elements on a device that counts, which no file need hold.
+    pub fn absent(count: &Arc<Count>, name: &'static str, dtype: WeightDtype, len: usize) -> Self {
+        fn of<T: Element>(count: &Arc<Count>, name: &'static str, len: usize) -> Buffer<T> {
+            Buffer { device: Device::Count(count.clone()), name, storage: Storage::Absent, len }
+        }
+        match dtype {
+            WeightDtype::F32 => WeightBuffer::F32(of(count, name, len)),
+            WeightDtype::F16 => WeightBuffer::F16(of(count, name, len)),
+            WeightDtype::Bf16 => WeightBuffer::Bf16(of(count, name, len)),
+        }
     }
 
     /// Borrows all of it.

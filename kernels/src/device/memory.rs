@@ -41,6 +41,23 @@ pub struct MemoryUse {
     pub peak: usize,
 }
 
+impl MemoryReport {
+    /// Counts bytes that were taken.
+    pub(super) fn add(&mut self, name: &'static str, bytes: usize) {
+        self.in_use += bytes;
+        self.peak = self.peak.max(self.in_use);
+        let named = self.names.entry(name).or_default();
+        named.in_use += bytes;
+        named.peak = named.peak.max(named.in_use);
+    }
+
+    /// Counts bytes that were given back.
+    pub(super) fn remove(&mut self, name: &'static str, bytes: usize) {
+        self.in_use -= bytes;
+        self.names.get_mut(name).expect("counted when it was taken").in_use -= bytes;
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Memory {
     device: &'static str,
@@ -125,7 +142,7 @@ impl Memory {
         let refused = |in_use| KernelError::OutOfMemory { name, bytes, in_use, device: self.device };
         let len = block_len(bytes).ok_or_else(|| refused(state.report.in_use))?;
         let (place, zeroed) = state.cut(len).ok_or_else(|| refused(state.report.in_use))?;
-        state.count(name, len);
+        state.report.add(name, len);
         let at = state.mappings[place.mapping].at;
         // SAFETY: the gap that the block was cut from lay inside the mapping.
         let at = unsafe { at.add(place.offset) };
@@ -222,20 +239,6 @@ impl State {
         }
         self.insert(place, gap);
     }
-
-    fn count(&mut self, name: &'static str, bytes: usize) {
-        let report = &mut self.report;
-        report.in_use += bytes;
-        report.peak = report.peak.max(report.in_use);
-        let named = report.names.entry(name).or_default();
-        named.in_use += bytes;
-        named.peak = named.peak.max(named.in_use);
-    }
-
-    fn discount(&mut self, name: &'static str, bytes: usize) {
-        self.report.in_use -= bytes;
-        self.report.names.get_mut(name).expect("counted when it was taken").in_use -= bytes;
-    }
 }
 
 thread_local!(static HOME: RefCell<Option<Arc<Memory>>> = const { RefCell::new(None) });
@@ -252,7 +255,7 @@ impl Counted {
     pub(crate) fn set(&mut self, name: &'static str, bytes: usize) {
         *self = Counted::default();
         self.held = HOME.with_borrow(Clone::clone).map(|home| {
-            home.lock().count(name, bytes);
+            home.lock().report.add(name, bytes);
             (home, name, bytes)
         });
     }
@@ -261,7 +264,7 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some((home, name, bytes)) = self.held.take() {
-            home.lock().discount(name, bytes);
+            home.lock().report.remove(name, bytes);
         }
     }
 }
@@ -289,13 +292,13 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         let mut state = self.home.lock();
-        state.discount(self.name, self.len);
+        state.report.remove(self.name, self.len);
         state.free(self.place, self.len);
     }
 }
 
 /// Whole cache lines. None for sizes that no machine has.
-fn block_len(bytes: usize) -> Option<usize> {
+pub(super) fn block_len(bytes: usize) -> Option<usize> {
     if bytes > isize::MAX as usize / 4 {
         return None; // and the roundings cannot overflow
     }

@@ -5,6 +5,7 @@
 //! and in the kernels' folders, and nowhere else.
 
 mod buffer;
+mod count;
 mod float;
 mod indices;
 mod memory;
@@ -20,6 +21,8 @@ use crate::{KernelError, Result};
 use std::sync::Arc;
 
 pub use buffer::{Buffer, Element, WeightBuffer, WeightDtype, WeightSlice};
+pub(crate) use count::Cost;
+pub use count::Count;
 pub use float::{Columns, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
 pub use indices::{IGNORE, IndexSlice, Indices};
 pub(crate) use memory::Counted;
@@ -38,6 +41,8 @@ use times::Times;
 pub enum Device {
     /// This machine's processor, through one pool of threads.
     Cpu(Arc<Cpu>),
+    /// Nothing: what calls would take on the processor is counted.
+    Count(Arc<Count>),
 }
 
 /// What a plan may take of a device's memory, and what of that it leaves.
@@ -107,6 +112,14 @@ impl Device {
         Ok(Device::Cpu(Arc::new(Cpu { pool, isa, memory, team, times })))
     }
 
+    /// Counts what calls take on this device. [`Device::Count`] runs them.
+    pub fn count(&self) -> Arc<Count> {
+        match self {
+            Device::Cpu(cpu) => Arc::new(Count::new(cpu.clone())),
+            Device::Count(count) => Arc::new(count.again()),
+        }
+    }
+
     /// `len` elements of unspecified but initialised content: every element must be written before it is read.
     /// `name` shows in the memory report and in the error.
     ///
@@ -117,6 +130,7 @@ impl Device {
             Device::Cpu(cpu) => {
                 Ok(Buffer::from_block(self.clone(), name, cpu.memory.take(name, bytes_of::<T>(len))?, len))
             }
+            Device::Count(count) => Ok(Buffer::counted(self.clone(), name, count.take(name, bytes_of::<T>(len)), len)),
         }
     }
 
@@ -132,6 +146,7 @@ impl Device {
             Device::Cpu(cpu) => {
                 cpu.for_each_block(buffer.view_mut().cpu().chunks_mut(BLOCK), |block| block.fill(T::zeroed()));
             }
+            Device::Count(_) => {}
         }
         Ok(buffer)
     }
@@ -144,6 +159,7 @@ impl Device {
         let mut buffer = self.alloc(name, data.len())?;
         match self {
             Device::Cpu(_) => buffer.view_mut().cpu().copy_from_slice(data),
+            Device::Count(_) => {}
         }
         Ok(buffer)
     }
@@ -159,6 +175,7 @@ impl Device {
                 let blocks = from.cpu().chunks(BLOCK).zip(to.cpu().chunks_mut(BLOCK));
                 cpu.for_each_block(blocks, |(from, to)| to.copy_from_slice(from));
             }
+            Device::Count(_) => {}
         }
     }
 
@@ -166,21 +183,21 @@ impl Device {
     /// done when it returns.
     pub fn synchronize(&self) {
         match self {
-            Device::Cpu(_) => {}
+            Device::Cpu(_) | Device::Count(_) => {}
         }
     }
 
     /// Bytes that this program could still get of the device's memory.
     pub fn free_bytes(&self) -> u64 {
         match self {
-            Device::Cpu(_) => crate::cpu::free_bytes(),
+            Device::Cpu(_) | Device::Count(_) => crate::cpu::free_bytes(),
         }
     }
 
     /// How a plan may use the memory.
     pub fn headroom(&self) -> Headroom {
         match self {
-            Device::Cpu(_) => Headroom::HOST,
+            Device::Cpu(_) | Device::Count(_) => Headroom::HOST,
         }
     }
 
@@ -188,6 +205,7 @@ impl Device {
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self {
             Device::Cpu(cpu) => cpu.install(work),
+            Device::Count(_) => work(),
         }
     }
 
@@ -195,6 +213,7 @@ impl Device {
     pub fn threads(&self) -> usize {
         match self {
             Device::Cpu(cpu) => cpu.threads(),
+            Device::Count(count) => count.of().threads(),
         }
     }
 
@@ -202,6 +221,7 @@ impl Device {
     pub fn memory(&self) -> MemoryReport {
         match self {
             Device::Cpu(cpu) => cpu.memory.report(),
+            Device::Count(count) => count.report(),
         }
     }
 
@@ -209,13 +229,15 @@ impl Device {
     pub fn kernel_times(&self) -> BTreeMap<&'static str, KernelTime> {
         match self {
             Device::Cpu(cpu) => cpu.times.so_far(),
+            Device::Count(_) => BTreeMap::new(),
         }
     }
 
     /// Counts the time until the result is dropped as that of a kernel.
-    pub(crate) fn timed(&self, kernel: &'static str) -> Timed<'_> {
+    pub(crate) fn timed(&self, kernel: &'static str) -> Option<Timed<'_>> {
         match self {
-            Device::Cpu(cpu) => cpu.times.start(kernel),
+            Device::Cpu(cpu) => Some(cpu.times.start(kernel)),
+            Device::Count(_) => None,
         }
     }
 
@@ -224,6 +246,7 @@ impl Device {
     pub fn has_bf16_unit(&self) -> bool {
         match self {
             Device::Cpu(cpu) => cpu.isa.has_bf16_unit(),
+            Device::Count(count) => count.of().isa.has_bf16_unit(),
         }
     }
 
@@ -231,6 +254,7 @@ impl Device {
     pub fn arithmetic(&self) -> String {
         match self {
             Device::Cpu(cpu) => format!("cpu {}", cpu.isa.name()),
+            Device::Count(count) => format!("none, counted as cpu {}", count.of().isa.name()),
         }
     }
 
@@ -241,6 +265,7 @@ impl Device {
                 let threads = self.threads();
                 format!("cpu, {threads} thread{}, {}", if threads == 1 { "" } else { "s" }, cpu.isa.name())
             }
+            Device::Count(_) => self.arithmetic(),
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Borrowed elements of a buffer. Only this crate's kernels reach them: outside of it a slice can be cut and handed on.
+//! On a device that counts a slice is a length.
 
 use super::Element;
 use std::ops::Range;
@@ -15,12 +16,14 @@ pub struct SliceMut<'a, T>(ElementsMut<'a, T>);
 #[derive(Debug, Clone, Copy)]
 enum Elements<'a, T> {
     Cpu(&'a [T]),
+    Counted { len: usize },
 }
 
 /// Where the elements of a [`SliceMut`] are, by device.
 #[derive(Debug)]
 enum ElementsMut<'a, T> {
     Cpu(&'a mut [T]),
+    Counted { len: usize },
 }
 
 impl<'a, T: Element> Slice<'a, T> {
@@ -29,10 +32,16 @@ impl<'a, T: Element> Slice<'a, T> {
         Slice(Elements::Cpu(elements))
     }
 
+    /// Elements that are counted and not there.
+    pub(super) fn counted(len: usize) -> Slice<'a, T> {
+        Slice(Elements::Counted { len })
+    }
+
     /// The elements, for a kernel's CPU version.
     pub(crate) fn cpu(self) -> &'a [T] {
         match self.0 {
             Elements::Cpu(elements) => elements,
+            Elements::Counted { .. } => panic!("{NOT_THERE}"),
         }
     }
 
@@ -40,6 +49,7 @@ impl<'a, T: Element> Slice<'a, T> {
     pub fn len(&self) -> usize {
         match self.0 {
             Elements::Cpu(elements) => elements.len(),
+            Elements::Counted { len } => len,
         }
     }
 
@@ -52,6 +62,7 @@ impl<'a, T: Element> Slice<'a, T> {
     pub fn range(&self, range: Range<usize>) -> Slice<'a, T> {
         match self.0 {
             Elements::Cpu(elements) => Slice::of_cpu(&elements[range]),
+            Elements::Counted { len } => Slice::counted(len_of(range, len)),
         }
     }
 
@@ -59,6 +70,7 @@ impl<'a, T: Element> Slice<'a, T> {
     pub fn download(&self) -> Vec<T> {
         match self.0 {
             Elements::Cpu(elements) => elements.to_vec(),
+            Elements::Counted { len } => vec![T::zeroed(); len],
         }
     }
 }
@@ -69,10 +81,16 @@ impl<'a, T: Element> SliceMut<'a, T> {
         SliceMut(ElementsMut::Cpu(elements))
     }
 
+    /// Elements that are counted and not there.
+    pub(super) fn counted(len: usize) -> SliceMut<'a, T> {
+        SliceMut(ElementsMut::Counted { len })
+    }
+
     /// The elements, for a kernel's CPU version.
     pub(crate) fn cpu(self) -> &'a mut [T] {
         match self.0 {
             ElementsMut::Cpu(elements) => elements,
+            ElementsMut::Counted { .. } => panic!("{NOT_THERE}"),
         }
     }
 
@@ -90,6 +108,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
     pub fn as_slice(&self) -> Slice<'_, T> {
         match &self.0 {
             ElementsMut::Cpu(elements) => Slice::of_cpu(elements),
+            ElementsMut::Counted { len } => Slice::counted(*len),
         }
     }
 
@@ -97,6 +116,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
     pub fn reborrow(&mut self) -> SliceMut<'_, T> {
         match &mut self.0 {
             ElementsMut::Cpu(elements) => SliceMut::of_cpu(elements),
+            ElementsMut::Counted { len } => SliceMut::counted(*len),
         }
     }
 
@@ -104,6 +124,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
     pub fn range(self, range: Range<usize>) -> SliceMut<'a, T> {
         match self.0 {
             ElementsMut::Cpu(elements) => SliceMut::of_cpu(&mut elements[range]),
+            ElementsMut::Counted { len } => SliceMut::counted(len_of(range, len)),
         }
     }
 
@@ -111,6 +132,19 @@ impl<'a, T: Element> SliceMut<'a, T> {
     pub fn fill(&mut self, value: T) {
         match &mut self.0 {
             ElementsMut::Cpu(elements) => elements.fill(value),
+            ElementsMut::Counted { .. } => {}
         }
     }
+}
+
+/// Why a kernel has no elements: a defect of its contract, which must not call it on a device that counts.
+const NOT_THERE: &str = "this memory is counted and not there";
+
+/// The length of a part of `len` elements.
+///
+/// # Panics
+/// If it is not inside, as for elements that are there.
+fn len_of(range: Range<usize>, len: usize) -> usize {
+    assert!(range.start <= range.end && range.end <= len, "{range:?} is inside {len} elements");
+    range.len()
 }

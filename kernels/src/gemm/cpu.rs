@@ -9,6 +9,7 @@
 //! number of rows nor the number of threads nor a tile's edge shows in them.
 
 mod block;
+pub(super) mod cost;
 mod microkernel;
 mod outer;
 mod pack;
@@ -299,13 +300,13 @@ impl StackDxRun<'_> {
 
 /// Whether all matrices of `depth` by one of `sides` are multiplied on the unit.
 #[cfg(target_arch = "x86_64")]
-fn all_on_unit(cpu: &Cpu, precision: Precision, depth: usize, sides: impl Iterator<Item = usize>) -> bool {
-    tiles::unit(cpu, precision, sides.map(|side| [side, depth])).is_some()
+fn all_on_unit(cpu: &Cpu, precision: Precision, depth: usize, sides: impl IntoIterator<Item = usize>) -> bool {
+    tiles::unit(cpu, precision, sides.into_iter().map(|side| [side, depth])).is_some()
 }
 
 /// There is no unit.
 #[cfg(not(target_arch = "x86_64"))]
-fn all_on_unit(_: &Cpu, _: Precision, _: usize, _: impl Iterator<Item = usize>) -> bool {
+fn all_on_unit(_: &Cpu, _: Precision, _: usize, _: impl IntoIterator<Item = usize>) -> bool {
     false
 }
 

@@ -15,6 +15,7 @@ mod cpu;
 pub mod reference;
 mod stack;
 
+pub(crate) use cpu::cost::packed;
 pub use stack::{LowRank, Piece, StackDx, StackForward, StackScratch, StackShape};
 
 use crate::{Columns, Device, FloatSlice, FloatSliceMut, KernelError, Precision, Result, SliceMut, WeightSlice};
@@ -90,6 +91,10 @@ impl Forward<'_> {
         let _timed = device.timed("gemm.forward");
         match device {
             Device::Cpu(cpu) => cpu::forward(self, device, cpu),
+            Device::Count(count) => {
+                count.call("gemm.forward", cpu::cost::forward(count.of(), &self));
+                Ok(())
+            }
         }
     }
 }
@@ -104,6 +109,10 @@ impl Dx<'_> {
         let _timed = device.timed("gemm.dx");
         match device {
             Device::Cpu(cpu) => cpu::dx(self, device, cpu),
+            Device::Count(count) => {
+                count.call("gemm.dx", cpu::cost::dx(count.of(), &self));
+                Ok(())
+            }
         }
     }
 }
@@ -118,6 +127,10 @@ impl Dw<'_> {
         let _timed = device.timed("gemm.dw");
         match device {
             Device::Cpu(cpu) => cpu::dw(self, device, cpu),
+            Device::Count(count) => {
+                count.call("gemm.dw", cpu::cost::dw(count.of(), &self));
+                Ok(())
+            }
         }
     }
 }

@@ -95,6 +95,7 @@ impl StackShape<'_> {
     pub fn scratch_bytes(&self, device: &Device) -> StackScratch {
         match device {
             Device::Cpu(cpu) => cpu::scratch_bytes(cpu, self),
+            Device::Count(count) => cpu::scratch_bytes(count.of(), self),
         }
     }
 
@@ -103,6 +104,7 @@ impl StackShape<'_> {
     pub fn packed_bytes(&self, device: &Device) -> usize {
         match device {
             Device::Cpu(cpu) => cpu::packed_bytes(cpu, self),
+            Device::Count(count) => cpu::packed_bytes(count.of(), self),
         }
     }
 }
@@ -124,6 +126,10 @@ impl StackForward<'_, '_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_forward(self, device, cpu),
+            Device::Count(count) => {
+                count.call(KERNEL, cpu::cost::stack_forward(count.of(), &self));
+                Ok(())
+            }
         }
     }
 }
@@ -139,6 +145,10 @@ impl StackDx<'_, '_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_dx(self, device, cpu),
+            Device::Count(count) => {
+                count.call(KERNEL, cpu::cost::stack_dx(count.of(), &self));
+                Ok(())
+            }
         }
     }
 }

@@ -50,6 +50,7 @@ impl Update<'_> {
         let _timed = device.timed("rmsprop");
         match device {
             Device::Cpu(cpu) => cpu::step(cpu, self),
+            Device::Count(_) => {}
         }
         Ok(())
     }

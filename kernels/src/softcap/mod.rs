@@ -23,6 +23,7 @@ impl Softcap<'_> {
         let _timed = device.timed("softcap");
         match device {
             Device::Cpu(cpu) => cpu::softcap(cpu, self),
+            Device::Count(_) => {}
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Shapes: the head of SmolLM2-135M over the answers of a batch, timed; odd sizes around the edges of the vocabulary's tiles,
 //! every format, soft-caps and ignored rows, for the tests.
 
-use super::{Backward, Extras, Forward, reference};
+use super::{BACKWARD_PRODUCTS, Backward, Extras, FORWARD_PRODUCTS, Forward, operations, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared};
 use crate::device::WeightDtype;
 use crate::real::{Real, widen};
@@ -94,17 +94,16 @@ impl Shape {
             temperature => format!(", temperature {temperature}"),
         };
         let floats = if self.floats == FloatDtype::Bf16 { " of bf16" } else { "" };
-        // forward: the logits; backward: the logits again and their product with the weights
         let (kernel, products, tensors) = match self.direction {
-            Direction::Forward => ("token_logps.forward", 1, 1),
-            Direction::Backward => ("token_logps.backward", 2, 2),
+            Direction::Forward => ("token_logps.forward", FORWARD_PRODUCTS, 1),
+            Direction::Backward => ("token_logps.backward", BACKWARD_PRODUCTS, 2),
         };
         Case {
             kernel,
             shape: format!(
                 "rows {rows} hidden {hidden_size} vocab {vocab_size} {dtype}{floats}{product}{cap}{temperature}"
             ),
-            flops: 2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64,
+            flops: operations(products, rows, [vocab_size, hidden_size]),
             // the weights once, the hidden states and their gradient
             bytes: (element * vocab_size * hidden_size + self.floats.bytes() * tensors * rows * hidden_size) as f64,
             precision: Some(self.precision),

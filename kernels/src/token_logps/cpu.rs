@@ -286,6 +286,13 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     })
 }
 
+/// What the products of a tile in either direction make the threads keep.
+pub(super) fn packed(cpu: &Cpu, precision: Precision, rows: usize, [vocab_size, hidden_size]: [usize; 2]) -> usize {
+    let (rows, tokens) = (rows.min(ROW_TILE), vocab_size.min(VOCAB_TILE));
+    let sizes = [[rows, tokens, hidden_size], [rows, hidden_size, tokens]];
+    sizes.map(|sizes| gemm::packed(cpu, precision, sizes)).into_iter().max().unwrap_or(0)
+}
+
 /// See [`crate::token_logps::scratch_bytes`].
 pub(super) fn scratch_bytes(
     cpu: &Cpu,

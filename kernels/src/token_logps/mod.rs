@@ -10,6 +10,7 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::device::Cost;
 use crate::error::{check_dtype, check_len};
 use crate::{
     Device, FloatDtype, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Precision, Result, ScratchBytes, Slice,
@@ -26,7 +27,18 @@ pub fn scratch_bytes(
 ) -> ScratchBytes {
     match device {
         Device::Cpu(cpu) => cpu::scratch_bytes(cpu, precision, dtype, rows, [vocab_size, hidden_size]),
+        Device::Count(count) => cpu::scratch_bytes(count.of(), precision, dtype, rows, [vocab_size, hidden_size]),
     }
+}
+
+/// Products of the hidden states with the vocabulary: the logits.
+const FORWARD_PRODUCTS: usize = 1;
+/// The logits again, and their gradient with the vocabulary.
+const BACKWARD_PRODUCTS: usize = 2;
+
+/// Multiplications and additions of so many products.
+fn operations(products: usize, rows: usize, [vocab_size, hidden_size]: [usize; 2]) -> f64 {
+    2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64
 }
 
 /// Log-probs of the targets.
@@ -100,6 +112,15 @@ impl Forward<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
+            Device::Count(count) => {
+                let sizes = [self.vocab_size, self.hidden_size];
+                let dtype = self.hidden_states.dtype();
+                let scratch = cpu::scratch_bytes(count.of(), self.precision, dtype, self.rows, sizes).forward;
+                let packed = cpu::packed(count.of(), self.precision, self.rows, sizes);
+                count
+                    .call(KERNEL, Cost { operations: operations(FORWARD_PRODUCTS, self.rows, sizes), scratch, packed });
+                Ok(())
+            }
         }
     }
 }
@@ -118,6 +139,17 @@ impl Backward<'_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
+            Device::Count(count) => {
+                let sizes = [self.vocab_size, self.hidden_size];
+                let dtype = self.hidden_states.dtype();
+                let scratch = cpu::scratch_bytes(count.of(), self.precision, dtype, self.rows, sizes).backward;
+                let packed = cpu::packed(count.of(), self.precision, self.rows, sizes);
+                count.call(
+                    KERNEL,
+                    Cost { operations: operations(BACKWARD_PRODUCTS, self.rows, sizes), scratch, packed },
+                );
+                Ok(())
+            }
         }
     }
 }

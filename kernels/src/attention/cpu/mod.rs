@@ -19,7 +19,7 @@ use product::PAD;
 
 pub(super) use decode::decode;
 
-use crate::attention::{Backward, Forward, Geometry, Segment};
+use crate::attention::{Backward, Forward, Geometry, Layout, Segment};
 use crate::cpu::simd::{Simd, Stored};
 use crate::device::Cpu;
 use crate::{Device, FloatDtype, Result, ScratchBytes};
@@ -83,8 +83,17 @@ pub(super) fn scratch_bytes(
     geometry: Geometry,
     segments: &[Segment],
 ) -> ScratchBytes {
+    scratch_of(cpu, dtype, geometry, rows, &Lists::new(rows, segments))
+}
+
+/// What [`forward`] and [`backward`] take while they run on operands of format `dtype`.
+pub(super) fn scratch(cpu: &Cpu, dtype: FloatDtype, geometry: Geometry, layout: &Layout) -> ScratchBytes {
+    scratch_of(cpu, dtype, geometry, layout.rows(), layout.cpu())
+}
+
+fn scratch_of(cpu: &Cpu, dtype: FloatDtype, geometry: Geometry, rows: usize, lists: &Lists) -> ScratchBytes {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
-    let Lists { blocks, trees, .. } = Lists::new(rows, segments);
+    let Lists { blocks, trees, .. } = lists;
     let largest = trees.iter().map(|tree| tree.rows).max().unwrap_or(0);
     let (blocks, floats) = (blocks.len(), size_of::<f32>());
     let on_unit = dtype == FloatDtype::Bf16 && cpu.isa().has_bf16_unit();

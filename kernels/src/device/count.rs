@@ -1,0 +1,121 @@
+//! A device that counts and computes nothing: what a pass takes on the processor, before it runs there.
+//!
+//! A buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. What is downloaded is zero.
+
+use super::Cpu;
+use super::memory::{MemoryReport, block_len};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Count {
+    /// Whose calls are counted.
+    of: Arc<Cpu>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    report: MemoryReport,
+    operations: f64,
+    /// The most that a call so far has made the threads keep.
+    packed: usize,
+}
+
+/// What a call takes beside its arguments.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Cost {
+    /// Multiplications and additions of its products.
+    pub operations: f64,
+    /// Bytes that it holds at most while it runs.
+    pub scratch: usize,
+    /// Bytes that the threads, all of them together, keep for later calls.
+    pub packed: usize,
+}
+
+/// A block of memory that is counted and not there.
+#[derive(Debug)]
+pub(super) struct CountedBlock {
+    counts: Arc<Mutex<Counts>>,
+    name: &'static str,
+    bytes: usize,
+}
+
+impl Count {
+    /// Counts what calls take on `of`.
+    pub(super) fn new(of: Arc<Cpu>) -> Count {
+        Count { of, counts: Arc::default() }
+    }
+
+    /// The same device with nothing counted yet.
+    pub(super) fn again(&self) -> Count {
+        Count::new(self.of.clone())
+    }
+
+    /// The processor whose calls are counted.
+    pub(crate) fn of(&self) -> &Cpu {
+        &self.of
+    }
+
+    /// A block of `bytes` bytes, as long as the arena would make it.
+    pub(super) fn take(&self, name: &'static str, bytes: usize) -> CountedBlock {
+        // a size that no machine has is counted too: whoever compares it with a limit refuses it
+        let bytes = block_len(bytes).unwrap_or(bytes);
+        lock(&self.counts).report.add(name, bytes);
+        CountedBlock { counts: self.counts.clone(), name, bytes }
+    }
+
+    /// A call of a kernel.
+    pub(crate) fn call(&self, kernel: &'static str, cost: Cost) {
+        let mut counts = lock(&self.counts);
+        counts.operations += cost.operations;
+        if cost.scratch > 0 {
+            counts.report.add(kernel, cost.scratch);
+            counts.report.remove(kernel, cost.scratch);
+        }
+        counts.packed = counts.packed.max(cost.packed);
+    }
+
+    pub(super) fn report(&self) -> MemoryReport {
+        lock(&self.counts).report.clone()
+    }
+
+    /// Operations of the products of all calls so far; a multiplication and an addition are two.
+    pub fn operations(&self) -> f64 {
+        lock(&self.counts).operations
+    }
+
+    /// Bytes that the device's threads keep for packing after the calls so far, all of them together. They are in no report of
+    /// the memory.
+    pub fn packed(&self) -> usize {
+        lock(&self.counts).packed
+    }
+
+    /// Bytes in use.
+    pub fn in_use(&self) -> usize {
+        lock(&self.counts).report.in_use
+    }
+
+    /// The most bytes that were in use.
+    pub fn peak(&self) -> usize {
+        lock(&self.counts).report.peak
+    }
+
+    /// Counts anew: nothing has been computed or packed, and what is in use now is the most.
+    pub fn restart(&self) {
+        let mut counts = lock(&self.counts);
+        counts.report.peak = counts.report.in_use;
+        (counts.operations, counts.packed) = (0.0, 0);
+    }
+}
+
+fn lock(counts: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+    // whole numbers: a holder that panicked has left them sound
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for CountedBlock {
+    fn drop(&mut self) {
+        lock(&self.counts).report.remove(self.name, self.bytes);
+    }
+}
