@@ -9,12 +9,12 @@ use crate::reference::Reference;
 use crate::reference_cache;
 use crate::report;
 use crate::run_record::{self, Kept};
-use align_data::{Answer, Encoded, EncodedRow, LongAnswers, Target, pack};
+use align_data::{Answer, Encoded, EncodedRow, LongAnswers, Target};
 use align_engine::adapters::Adapters;
 use align_engine::autograd::Mode;
-use align_lora::train::{Branch, Forward, Role, Scored, Scorers, Scoring, Tree, piece_tokens, pieces};
+use align_lora::objective::Coupling;
+use align_lora::train::{Forward, Piece, RowTokens, Scored, Scorers, Scoring, StepPlan};
 use serde_json::{Map, Value, json};
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Records that are encoded, packed and printed together.
@@ -81,7 +81,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         let window = data.records_at_once(WINDOW);
         for start in (0..data.records()).step_by(window) {
             let outcomes = data.outcomes(start..data.records().min(start + window))?;
-            let scores = score(&scoring, &outcomes, &reference.name, args)?;
+            let scores = score(&scoring, outcomes, &reference.name, args)?;
             let lines: String =
                 scores.iter().map(|row| if args.json { format!("{row}\n") } else { line(row) }).collect();
             print(lines.as_bytes())?;
@@ -94,7 +94,7 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
 /// One object for each record, in order.
 fn score(
     scoring: &Scoring<'_>,
-    outcomes: &[Encoded],
+    outcomes: Vec<Encoded>,
     reference: &str,
     args: &ScoreArgs,
 ) -> Result<Vec<Value>, CliError> {
@@ -110,38 +110,28 @@ fn score(
         })
         .map(Value::Object)
         .collect();
-    let kept: Vec<(usize, &EncodedRow)> = outcomes
-        .iter()
+    let (places, rows): (Vec<usize>, Vec<EncodedRow>) = outcomes
+        .into_iter()
         .enumerate()
-        .filter_map(|(i, outcome)| match outcome {
-            Encoded::Kept(row) => Some((i, row)),
+        .filter_map(|(place, outcome)| match outcome {
+            Encoded::Kept(row) => Some((place, row)),
             Encoded::Dropped { .. } => None,
         })
-        .collect();
-    let limit = args.pack.micro_batch_tokens as usize;
-    // as training cuts them
-    let pieces: Vec<(usize, Range<usize>)> = kept
-        .iter()
-        .enumerate()
-        .flat_map(|(place, (_, row))| pieces(row, limit).into_iter().map(move |answers| (place, answers)))
-        .collect();
-    let lengths: Vec<usize> =
-        pieces.iter().map(|(place, answers)| piece_tokens(kept[*place].1, answers.clone())).collect();
-    let mut answers: Vec<Vec<Value>> = kept.iter().map(|(_, row)| vec![Value::Null; row.answers.len()]).collect();
-    for members in pack(&lengths, limit) {
-        let pieces: Vec<&(usize, Range<usize>)> = members.iter().map(|&member| &pieces[member]).collect();
-        let trees: Vec<Tree<'_>> = pieces.iter().map(|(place, answers)| tree(kept[*place].1, answers)).collect();
-        let forward = scoring.forward(&trees, Mode::Inference, None, 0)?;
+        .unzip();
+    let tokens: Vec<RowTokens> = rows.iter().map(|row| RowTokens::of(row, 0)).collect();
+    let plan = StepPlan::of_scoring(&tokens, Coupling::None, args.pack.micro_batch_tokens as usize);
+    let mut answers: Vec<Vec<Value>> = rows.iter().map(|row| vec![Value::Null; row.answers.len()]).collect();
+    for pass in &plan.passes {
+        let forward = scoring.forward(&pass.trees(&rows, &[]), Mode::Inference, None, 0)?;
         let mut scored = forward.answers().iter();
-        for (place, of_piece) in pieces {
-            let row = kept[*place].1;
+        for Piece { row, answers: of_piece } in &pass.pieces {
             for (i, scored) in of_piece.clone().zip(scored.by_ref()) {
-                check_finite(row, i, scored, &forward)?;
-                answers[*place][i] = answer(&row.answers[i], scored, &forward, args);
+                check_finite(&rows[*row], i, scored, &forward)?;
+                answers[*row][i] = answer(&rows[*row].answers[i], scored, &forward, args);
             }
         }
     }
-    for ((place, row), answers) in kept.into_iter().zip(answers) {
+    for ((place, row), answers) in places.into_iter().zip(rows).zip(answers) {
         let object = objects[place].as_object_mut().expect("made above");
         object.insert("prompt_tokens".into(), row.prompt.len().into());
         match (&row.target, answers) {
@@ -187,11 +177,6 @@ fn check_finite(row: &EncodedRow, answer: usize, scored: &Scored, forward: &Forw
         }
     }
     Ok(())
-}
-
-fn tree<'a>(row: &'a EncodedRow, answers: &Range<usize>) -> Tree<'a> {
-    let branches = row.answers[answers.clone()].iter().map(|answer| Branch::of(answer, Role::Detached)).collect();
-    Tree { prompt: &row.prompt, branches }
 }
 
 fn answer(answer: &Answer, scored: &Scored, forward: &Forward, args: &ScoreArgs) -> Value {

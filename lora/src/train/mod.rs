@@ -6,10 +6,10 @@
 //! | `scoring.rs` | one forward pass, log-probs per answer, and its backward pass |
 //! | `reference_cache/` | log-probs of the reference, computed once and looked up afterwards |
 //! | `reference_texts.rs` | texts whose likelihood a loss has a term for |
-//! | `pieces.rs` | a row whose answers do not fit one forward pass |
+//! | `plan.rs` | the passes of a step, from lengths alone |
 //! | `completions.rs` | which of a row's scored answers an epoch takes |
 //! | `columns.rs` | columns that a loss cannot do without |
-//! | `step.rs` | an optimiser batch: micro-batches, the objective's head, gradients |
+//! | `step.rs` | runs the plan of an optimiser batch: passes, the objective's head, gradients |
 //! | `options.rs` | how a run trains, where it is, what it tells |
 //! | `planning.rs` | what a run will be: its steps, memory and pace |
 //! | `trainer.rs` | epochs, batches, updates |
@@ -27,7 +27,7 @@ mod forest;
 mod memory;
 mod metrics;
 mod options;
-mod pieces;
+mod plan;
 mod planning;
 mod reference_cache;
 mod reference_texts;
@@ -43,7 +43,7 @@ pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
 pub use memory::{Plan, SHARE};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
 pub use options::{Observer, TrainOptions, TrainState};
-pub use pieces::{piece_tokens, pieces};
+pub use plan::{Answers, HeadRows, PassPlan, Piece, Reference, RowTokens, StepPlan};
 pub use reference_cache::{CacheCounts, CacheError, CacheNote, ReferenceCache};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use size::{NotASize, Size};

@@ -5,15 +5,15 @@
 //! pass without gradients when the step does not fit one forward pass.
 
 use super::error::TrainError;
-use super::forest::{Branch, Forest, Role, Scored, Tree};
+use super::forest::{Forest, Role, Scored};
 use super::metrics::PreferenceSums;
-use super::pieces::{piece_tokens, pieces};
+use super::plan::{Answers, HeadRows, PassPlan, Piece, Reference, RowTokens, StepPlan};
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 use crate::objective::{
     BatchTotals, Coupling, Head, HeadError, History, Mismatched, Objective, RowLogps, RowTarget, Statistics, Tails,
     wpo_weight,
 };
-use align_data::{Answer, EncodedRow, Mismatch, RowKind, Target, donors, mismatched_answers, pack};
+use align_data::{Answer, EncodedRow, Mismatch, RowKind, Target, donors, mismatched_answers};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::Gradients;
 use align_engine::pass::Dropout;
@@ -41,13 +41,6 @@ pub enum Donors<'a> {
     Batch(Mismatch),
     /// These rows, one for each row of the batch.
     Rows(&'a [EncodedRow]),
-}
-
-/// A row, or some of its answers: what one forward pass takes of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Piece {
-    row: usize,
-    answers: Range<usize>,
 }
 
 /// What a step or an evaluated batch gives.
@@ -113,60 +106,55 @@ impl Batch<'_> {
         grads: &mut ParamGrads,
     ) -> Result<Outcome, TrainError> {
         let mismatched = self.mismatched();
-        let micro_batches = self.micro_batches(&mismatched);
-        let mut outcome = Outcome { micro_batches: micro_batches.len(), ..Outcome::default() };
-        let masks = |pieces: &[Piece]| step_dropout(dropout, self.trees_of_step(pieces));
-
-        if let [pieces] = &micro_batches[..] {
-            let trees = self.trees(pieces, &mismatched, Role::Gradient);
-            let kept = outcome.kept(layers_kept(&scoring.forest(&trees), Gradients::Fresh));
-            let forward = scoring.forward(&trees, Mode::Record, masks(pieces), kept)?;
-            let mut logps = self.rows_without_logps();
-            self.read(pieces, &forward, &mut logps);
-            let statistics = self.statistics(&logps)?;
-            let everything: Vec<usize> = (0..self.rows.len()).collect();
-            let head = self.head(&everything, &logps, &statistics)?;
-            outcome.add(&logps, &head);
-            self.add_statistics(&mut outcome, &statistics);
-            self.backward(forward, pieces, &everything, &head, grads)?;
-            return Ok(outcome);
+        let plan = StepPlan::of_step(&self.tokens(&mismatched), self.objective.coupling(), self.micro_batch_tokens);
+        let policy = scoring.policy_alone();
+        let mut outcome = Outcome { micro_batches: plan.with_gradient().count(), ..Outcome::default() };
+        let gradients = if outcome.micro_batches == 1 { Gradients::Fresh } else { Gradients::There };
+        let masks = |pass: &PassPlan| dropout.map(|dropout| StepDropout { dropout, trees: self.trees_of_step(pass) });
+        let mut logps = self.rows_without_logps();
+        for pass in plan.before_gradients() {
+            let forward = scoring.forward(&pass.trees(self.rows, &mismatched), Mode::Inference, masks(pass), 0)?;
+            self.read(pass, &forward, &mut logps);
         }
-        if self.scores_all_first(&micro_batches) {
-            let mut logps = self.rows_without_logps();
-            for pieces in &micro_batches {
-                let trees = self.trees(pieces, &[], Role::Detached);
-                let forward = scoring.forward(&trees, Mode::Inference, masks(pieces), 0)?;
-                self.read(pieces, &forward, &mut logps);
+        let record = |pass: &PassPlan, outcome: &mut Outcome| -> Result<Forward, TrainError> {
+            let scoring = match pass.reference {
+                Reference::Asked => scoring,
+                Reference::Known => &policy,
+            };
+            let trees = pass.trees(self.rows, &mismatched);
+            let kept = outcome.kept(layers_kept(&scoring.forest(&trees), gradients));
+            Ok(scoring.forward(&trees, Mode::Record, masks(pass), kept)?)
+        };
+        match plan.head {
+            HeadRows::Step => {
+                let everything = self.everything();
+                let mut of_step = None;
+                for pass in plan.with_gradient() {
+                    let forward = record(pass, &mut outcome)?;
+                    if pass.reference == Reference::Asked {
+                        self.read(pass, &forward, &mut logps);
+                    }
+                    let head = match &of_step {
+                        Some(head) => head,
+                        None => of_step.insert(self.head_of_step(&logps, &mut outcome)?),
+                    };
+                    self.backward(forward, pass, &everything, head, grads)?;
+                }
             }
-            let everything: Vec<usize> = (0..self.rows.len()).collect();
-            let statistics = self.statistics(&logps)?;
-            let head = self.head(&everything, &logps, &statistics)?;
-            outcome.add(&logps, &head);
-            self.add_statistics(&mut outcome, &statistics);
-            // what the reference says is known
-            let policy = scoring.policy_alone();
-            for pieces in &micro_batches {
-                let trees = self.trees(pieces, &[], Role::Gradient);
-                let kept = outcome.kept(layers_kept(&policy.forest(&trees), Gradients::There));
-                let forward = policy.forward(&trees, Mode::Record, masks(pieces), kept)?;
-                self.backward(forward, pieces, &everything, &head, grads)?;
+            HeadRows::Pass => {
+                let statistics = self.statistics(&logps)?;
+                for pass in plan.with_gradient() {
+                    let forward = record(pass, &mut outcome)?;
+                    self.read(pass, &forward, &mut logps);
+                    let members: Vec<usize> = pass.pieces.iter().map(|piece| piece.row).collect();
+                    let logps: Vec<RowLogps> = members.iter().map(|&member| logps[member].clone()).collect();
+                    let head = self.head(&members, &logps, &statistics)?;
+                    outcome.add(&logps, &head);
+                    self.backward(forward, pass, &members, &head, grads)?;
+                }
+                self.add_statistics(&mut outcome, &statistics);
             }
-            return Ok(outcome);
         }
-        let statistics = self.statistics_of_mismatched(scoring, dropout, &micro_batches, &mismatched)?;
-        for pieces in &micro_batches {
-            let trees = self.trees(pieces, &[], Role::Gradient);
-            let kept = outcome.kept(layers_kept(&scoring.forest(&trees), Gradients::There));
-            let forward = scoring.forward(&trees, Mode::Record, masks(pieces), kept)?;
-            let mut all = self.rows_without_logps();
-            self.read(pieces, &forward, &mut all);
-            let members: Vec<usize> = pieces.iter().map(|piece| piece.row).collect();
-            let logps: Vec<RowLogps> = members.iter().map(|&member| all[member].clone()).collect();
-            let head = self.head(&members, &logps, &statistics)?;
-            outcome.add(&logps, &head);
-            self.backward(forward, pieces, &members, &head, grads)?;
-        }
-        self.add_statistics(&mut outcome, &statistics);
         Ok(outcome)
     }
 
@@ -175,13 +163,8 @@ impl Batch<'_> {
     /// # Errors
     /// As [`Batch::gradients`].
     pub fn evaluate(&self, scoring: &Scoring<'_>) -> Result<Outcome, TrainError> {
-        let logps = self.score(scoring)?;
-        let everything: Vec<usize> = (0..self.rows.len()).collect();
-        let statistics = self.statistics(&logps)?;
-        let head = self.head(&everything, &logps, &statistics)?;
         let mut outcome = Outcome::default();
-        outcome.add(&logps, &head);
-        self.add_statistics(&mut outcome, &statistics);
+        self.head_of_step(&self.score(scoring)?, &mut outcome)?;
         Ok(outcome)
     }
 
@@ -191,44 +174,39 @@ impl Batch<'_> {
     /// [`TrainError::Kernel`].
     pub fn score(&self, scoring: &Scoring<'_>) -> Result<Vec<RowLogps>, TrainError> {
         let mismatched = self.mismatched();
+        let plan = StepPlan::of_scoring(&self.tokens(&mismatched), self.objective.coupling(), self.micro_batch_tokens);
         let mut logps = self.rows_without_logps();
-        for pieces in self.micro_batches(&mismatched) {
-            let trees = self.trees(&pieces, &mismatched, Role::Detached);
-            let forward = scoring.forward(&trees, Mode::Inference, None, 0)?;
-            self.read(&pieces, &forward, &mut logps);
+        for pass in &plan.passes {
+            let forward = scoring.forward(&pass.trees(self.rows, &mismatched), Mode::Inference, None, 0)?;
+            self.read(pass, &forward, &mut logps);
         }
         Ok(logps)
     }
 
-    /// The forward passes of a step with [`Role::Gradient`], of an evaluation with [`Role::Detached`].
+    /// The forward passes of a step with [`Role::Gradient`], of an evaluation with [`Role::Detached`], laid out.
     pub(super) fn passes(&self, role: Role, scoring: &Scoring<'_>) -> Passes {
         let mismatched = self.mismatched();
-        let micro_batches = self.micro_batches(&mismatched);
-        let forests = |mismatched: &[&[u32]], role: Role| -> Vec<Forest> {
-            micro_batches.iter().map(|pieces| scoring.forest(&self.trees(pieces, mismatched, role))).collect()
+        let (rows, coupling) = (self.tokens(&mismatched), self.objective.coupling());
+        let plan = match role {
+            Role::Gradient => StepPlan::of_step(&rows, coupling, self.micro_batch_tokens),
+            Role::Detached => StepPlan::of_scoring(&rows, coupling, self.micro_batch_tokens),
         };
-        if role == Role::Detached {
-            let without_gradient = forests(&mismatched, role);
-            return Passes { with_gradient: Vec::new(), reference_is_known: false, without_gradient };
+        let forest = |pass: &PassPlan| scoring.forest(&pass.trees(self.rows, &mismatched));
+        Passes {
+            with_gradient: plan.with_gradient().map(forest).collect(),
+            reference_is_known: plan.with_gradient().any(|pass| pass.reference == Reference::Known),
+            without_gradient: plan.before_gradients().map(forest).collect(),
         }
-        let reference_is_known = micro_batches.len() > 1 && self.scores_all_first(&micro_batches);
-        let without_gradient = match micro_batches.len() {
-            1 => Vec::new(),
-            _ if reference_is_known => forests(&[], Role::Detached),
-            _ if mismatched.is_empty() => Vec::new(),
-            _ => {
-                let forest = |pieces: &Vec<Piece>| scoring.forest(&self.mismatched_trees(pieces, &mismatched));
-                micro_batches.iter().map(forest).collect()
-            }
-        };
-        let with_mismatched = if micro_batches.len() == 1 { &mismatched[..] } else { &[] };
-        Passes { with_gradient: forests(with_mismatched, role), reference_is_known, without_gradient }
     }
 
-    /// Whether an answer's derivative depends on answers of other passes: then all are scored before the first backward pass.
-    fn scores_all_first(&self, micro_batches: &[Vec<Piece>]) -> bool {
-        self.objective.coupling() == Coupling::WholeBatch
-            || micro_batches.iter().flatten().any(|piece| piece.answers.len() < self.rows[piece.row].answers.len())
+    /// Lengths of the rows.
+    fn tokens(&self, mismatched: &[&[u32]]) -> Vec<RowTokens> {
+        let mismatched = |place: usize| mismatched.get(place).map_or(0, |ids| ids.len());
+        self.rows.iter().enumerate().map(|(place, row)| RowTokens::of(row, mismatched(place))).collect()
+    }
+
+    fn everything(&self) -> Vec<usize> {
+        (0..self.rows.len()).collect()
     }
 
     /// Mismatched answers of all rows, if the objective reads them.
@@ -246,61 +224,18 @@ impl Batch<'_> {
         }
     }
 
-    /// What each forward pass takes. Scored answers to one prompt that do not fit into a pass are cut into several, with the
-    /// prompt in each.
-    fn micro_batches(&self, mismatched: &[&[u32]]) -> Vec<Vec<Piece>> {
-        let whole = |row: usize| Piece { row, answers: 0..self.rows[row].answers.len() };
-        let everything: Vec<Piece> = (0..self.rows.len()).map(whole).collect();
-        if self.tokens(&everything, mismatched) <= self.micro_batch_tokens {
-            return vec![everything];
-        }
-        let cut = |row: usize| {
-            let pieces = pieces(&self.rows[row], self.micro_batch_tokens);
-            pieces.into_iter().map(move |answers| Piece { row, answers })
-        };
-        let pieces: Vec<Piece> = (0..self.rows.len()).flat_map(cut).collect();
-        let lengths: Vec<usize> =
-            pieces.iter().map(|piece| self.tokens(std::slice::from_ref(piece), mismatched)).collect();
-        let passes = pack(&lengths, self.micro_batch_tokens);
-        passes.into_iter().map(|pass| pass.into_iter().map(|piece| pieces[piece].clone()).collect()).collect()
-    }
-
-    /// Tokens of the trees of some pieces, with their mismatched answers where there are any.
-    fn tokens(&self, pieces: &[Piece], mismatched: &[&[u32]]) -> usize {
+    /// What the trees of a pass are in the step.
+    fn trees_of_step(&self, pass: &PassPlan) -> Vec<TreeOfStep> {
         let of_piece = |piece: &Piece| {
-            piece_tokens(&self.rows[piece.row], piece.answers.clone())
-                + mismatched.get(piece.row).map_or(0, |ids| ids.len())
-        };
-        pieces.iter().map(of_piece).sum()
-    }
-
-    /// The trees of some pieces; a row's mismatched answer is its last branch.
-    fn trees<'b>(&'b self, pieces: &[Piece], mismatched: &[&'b [u32]], role: Role) -> Vec<Tree<'b>> {
-        let tree = |piece: &Piece| {
-            let row = &self.rows[piece.row];
-            let own = row.answers[piece.answers.clone()].iter().map(|answer| Branch::of(answer, role));
-            let other = mismatched.get(piece.row).map(|ids| Branch::all_scored(ids, Role::Detached));
-            Tree { prompt: &row.prompt, branches: own.chain(other).collect() }
-        };
-        pieces.iter().map(tree).collect()
-    }
-
-    /// The mismatched answers of some rows behind their prompts.
-    fn mismatched_trees<'b>(&'b self, pieces: &[Piece], mismatched: &[&'b [u32]]) -> Vec<Tree<'b>> {
-        let tree = |piece: &Piece| Tree {
-            prompt: &self.rows[piece.row].prompt,
-            branches: vec![Branch::all_scored(mismatched[piece.row], Role::Detached)],
-        };
-        pieces.iter().map(tree).collect()
-    }
-
-    /// What the trees of some pieces are in the step.
-    fn trees_of_step(&self, pieces: &[Piece]) -> Vec<TreeOfStep> {
-        let of_piece = |piece: &Piece| {
-            let before = &self.rows[piece.row].answers[..piece.answers.start];
+            let answers = &self.rows[piece.row].answers;
+            let before = match pass.answers {
+                Answers::Own | Answers::OwnAndMismatched => &answers[..piece.answers.start],
+                // in the tree of the whole row, the mismatched answer comes after the row's own
+                Answers::Mismatched => &answers[..],
+            };
             TreeOfStep { row: piece.row, left_out: before.iter().map(|answer| answer.kept).sum() }
         };
-        pieces.iter().map(of_piece).collect()
+        pass.pieces.iter().map(of_piece).collect()
     }
 
     /// What is known of the rows before any log-prob; these are NaN.
@@ -322,12 +257,12 @@ impl Batch<'_> {
         self.rows.iter().map(row).collect()
     }
 
-    /// Puts the numbers of a forward pass over [`Batch::trees`] into those of the rows.
-    fn read(&self, pieces: &[Piece], forward: &Forward, rows: &mut [RowLogps]) {
-        for ScoredPiece { piece, answers, mismatched } in scored_pieces(pieces, forward.answers()) {
+    /// Puts the numbers of a forward pass into those of the rows.
+    fn read(&self, pass: &PassPlan, forward: &Forward, rows: &mut [RowLogps]) {
+        for ScoredPiece { piece, own, mismatched } in scored_pieces(pass, forward.answers()) {
             let numbers = &mut rows[piece.row];
             let shared = self.shared_len(piece.row);
-            for (answer, scored) in piece.answers.clone().zip(&answers) {
+            for (answer, scored) in piece.answers.clone().zip(own) {
                 numbers.policy[answer] = forward.sum(&scored.policy);
                 // a pass may score a reference that the objective does not read
                 if let (Some(range), Some(reference)) = (&scored.reference, numbers.reference.get_mut(answer)) {
@@ -340,7 +275,7 @@ impl Batch<'_> {
                     tails.reference[answer] = reference.map_or(0.0, |range| forward.sum(&tail(range)));
                 }
             }
-            if let (true, [chosen, rejected]) = (self.objective.weighting(), &answers[..]) {
+            if let (true, [chosen, rejected]) = (self.objective.weighting(), own) {
                 let aligned = [chosen, rejected].map(|scored| {
                     let tokens = forward.tokens(&scored.policy).iter().zip(forward.log_sum_squares(&scored.policy));
                     tokens.map(|(&logp, sum_squares)| f64::from(logp) - sum_squares).collect::<Vec<_>>()
@@ -361,37 +296,17 @@ impl Batch<'_> {
         self.rows[row].answers.iter().map(|answer| answer.kept).min().unwrap_or(0)
     }
 
-    /// Statistics of a loss that reads mismatched answers, from a pass over those alone; none for an uncoupled loss.
-    fn statistics_of_mismatched(
-        &self,
-        scoring: &Scoring<'_>,
-        dropout: Option<Dropout>,
-        micro_batches: &[Vec<Piece>],
-        mismatched: &[&[u32]],
-    ) -> Result<Statistics, TrainError> {
-        let mut rows = self.rows_without_logps();
-        if mismatched.is_empty() {
-            return self.statistics(&rows);
-        }
-        for pieces in micro_batches {
-            let trees = self.mismatched_trees(pieces, mismatched);
-            // in the tree of the whole row, the mismatched answer comes after the row's own
-            let own = |row: usize| self.rows[row].answers.iter().map(|answer| answer.kept).sum();
-            let of_step = pieces.iter().map(|piece| TreeOfStep { row: piece.row, left_out: own(piece.row) }).collect();
-            let forward = scoring.forward(&trees, Mode::Inference, step_dropout(dropout, of_step), 0)?;
-            for (piece, scored) in pieces.iter().zip(forward.answers()) {
-                rows[piece.row].mismatched = Some(Mismatched {
-                    policy: forward.sum(&scored.policy),
-                    reference: scored.reference.as_ref().map_or(0.0, |range| forward.sum(range)),
-                });
-            }
-        }
-        self.statistics(&rows)
+    fn statistics(&self, rows: &[RowLogps]) -> Result<Statistics, TrainError> {
+        self.objective.statistics(rows, &self.history).map_err(|error| self.head_error(&self.everything(), error))
     }
 
-    fn statistics(&self, rows: &[RowLogps]) -> Result<Statistics, TrainError> {
-        let everything: Vec<usize> = (0..rows.len()).collect();
-        self.objective.statistics(rows, &self.history).map_err(|error| self.head_error(&everything, error))
+    /// The head over all rows of the step, which goes into `outcome`.
+    fn head_of_step(&self, logps: &[RowLogps], outcome: &mut Outcome) -> Result<Head, TrainError> {
+        let statistics = self.statistics(logps)?;
+        let head = self.head(&self.everything(), logps, &statistics)?;
+        outcome.add(logps, &head);
+        self.add_statistics(outcome, &statistics);
+        Ok(head)
     }
 
     fn head(&self, members: &[usize], rows: &[RowLogps], statistics: &Statistics) -> Result<Head, TrainError> {
@@ -428,21 +343,21 @@ impl Batch<'_> {
         }
     }
 
-    /// Sends the head's derivatives back through the answers of some pieces, whose rows are at the same place in `members` as
-    /// in `head`: each row's own answers, not its mismatched one.
+    /// Sends the head's derivatives back through the answers of a pass, whose rows are at the same place in `members` as in
+    /// `head`: each row's own answers, not its mismatched one.
     fn backward(
         &self,
         forward: Forward,
-        pieces: &[Piece],
+        pass: &PassPlan,
         members: &[usize],
         head: &Head,
         grads: &mut ParamGrads,
     ) -> Result<(), TrainError> {
         let mut derivatives = Vec::new();
-        for ScoredPiece { piece, answers, .. } in scored_pieces(pieces, forward.answers()) {
+        for ScoredPiece { piece, own, .. } in scored_pieces(pass, forward.answers()) {
             let place = members.iter().position(|member| *member == piece.row).expect("the head is about these rows");
             let shared = self.shared_len(piece.row);
-            for (answer, scored) in piece.answers.clone().zip(answers) {
+            for (answer, scored) in piece.answers.clone().zip(own) {
                 let Range { start, end } = scored.policy;
                 let d = head.d_policy[place][answer];
                 match head.d_tails.get(place) {
@@ -459,31 +374,29 @@ impl Batch<'_> {
     }
 }
 
-/// What a forward pass over [`Batch::trees`] has scored of a piece.
+/// What a forward pass has scored of a piece.
 struct ScoredPiece<'a> {
     piece: &'a Piece,
-    /// Its own answers.
-    answers: Vec<&'a Scored>,
+    /// Its own answers, if the pass has those.
+    own: &'a [Scored],
     /// The mismatched answer of its row, if the pass has those.
     mismatched: Option<&'a Scored>,
 }
 
-/// The answers of a pass over some pieces, by piece.
-fn scored_pieces<'a>(pieces: &'a [Piece], scored: &'a [Scored]) -> impl Iterator<Item = ScoredPiece<'a>> {
-    let own: usize = pieces.iter().map(|piece| piece.answers.len()).sum();
-    let with_mismatched = usize::from(scored.len() > own);
+/// The answers that a pass has scored, by piece.
+fn scored_pieces<'a>(pass: &'a PassPlan, scored: &'a [Scored]) -> impl Iterator<Item = ScoredPiece<'a>> {
     let mut rest = scored;
-    pieces.iter().map(move |piece| {
-        let (of_piece, behind) = rest.split_at(piece.answers.len() + with_mismatched);
+    pass.pieces.iter().map(move |piece| {
+        let (own, mismatched) = match pass.answers {
+            Answers::Own => (piece.answers.len(), 0),
+            Answers::OwnAndMismatched => (piece.answers.len(), 1),
+            Answers::Mismatched => (0, 1),
+        };
+        let (own, behind) = rest.split_at(own);
+        let (mismatched, behind) = behind.split_at(mismatched);
         rest = behind;
-        let (answers, mismatched) = of_piece.split_at(piece.answers.len());
-        ScoredPiece { piece, answers: answers.iter().collect(), mismatched: mismatched.first() }
+        ScoredPiece { piece, own, mismatched: mismatched.first() }
     })
-}
-
-/// Dropout of a pass over some trees of a step.
-fn step_dropout(dropout: Option<Dropout>, trees: Vec<TreeOfStep>) -> Option<StepDropout> {
-    dropout.map(|dropout| StepDropout { dropout, trees })
 }
 
 /// Names the data row to which an error of the head belongs.
