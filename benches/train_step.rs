@@ -2,23 +2,24 @@
 //! and in bf16.
 //!
 //! It runs on the small golden model, and on a larger one if `ALIGN_SMOLLM2` names its directory, with pairs of
-//! `tests/data/pref_train.jsonl`. It counts only the operations that the step needs ([`Work`]), so the share of the ceiling is
-//! that of useful work: a value that is computed twice to save memory counts once.
+//! `tests/data/pref_train.jsonl`. It counts only the operations that the step needs, so the share of the ceiling is that of
+//! useful work: a value that is computed twice to save memory counts once.
 
 use crate::ceiling::Ceiling;
 use crate::measure::Samples;
-use crate::models::{self, BenchModel, RANK};
+use crate::models::{self, BenchModel};
 use crate::report::{Rate, Report, Row};
 use align_data::{Dataset, EncodedRow, Encoder, OnBadRow, RowKind, Shuffle};
 use align_engine::adapters::{AdapterSet, Adapters};
 use align_engine::autograd::{Mode, ParamGrads};
 use align_engine::model::{Model, ModelConfig};
+use align_engine::param::Param;
 use align_engine::weights::{ValueCheck, WeightFiles};
 use align_kernels::rng::Key;
 use align_kernels::{Buffer, Device, Indices, KernelError, Precision, WeightSlice, token_logps};
 use align_lora::objective::Objective;
 use align_lora::optim::{Optimizer, OptimizerKind, ScheduleKind, Warmup, global_norm};
-use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree, Work};
+use align_lora::train::{Branch, Forest, Role, Scorers, Scoring, TrainOptions, Trainer, Tree};
 use half::bf16;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -130,8 +131,8 @@ impl Step {
     /// Prints the whole step, its phases, and its memory.
     fn measure(&self, rounds: usize, report: &mut Report) -> Result<(), Error> {
         let forest = Forest::new(&self.trees(), Scorers::PolicyAndReference, |_, _| true);
-        let work = PhaseWork::of(&self.model, &forest);
         let mut phases = Phases::new(self, &forest)?;
+        let work = phases.operations(&forest)?;
         phases.round()?; // memory and threads are warm from here on
         (phases.kernels, phases.steps_seconds) = (BTreeMap::new(), 0.0);
         let ceiling = Ceiling::new(&self.device)?;
@@ -146,7 +147,7 @@ impl Step {
         let ceiling = flops.median();
         let shape = self.shape(&forest);
         let mut step_seconds = 0.0;
-        for ((phase, times), work) in PHASES.into_iter().zip(times).zip(work.by_phase()) {
+        for ((phase, times), work) in PHASES.into_iter().zip(times).zip(work) {
             let mut time = Samples::default();
             times.into_iter().for_each(|seconds| time.push(seconds));
             if phase == "step" {
@@ -237,7 +238,7 @@ impl<'s> Phases<'s> {
     fn new(step: &'s Step, forest: &Forest) -> Result<Phases<'s>, Error> {
         let trainer = step.trainer()?;
         let optimizer = Optimizer::new(&step.device, &step.adapter.params(), OptimizerKind::default(), 0.0)?;
-        let layers_kept = trainer.layers_kept(forest);
+        let layers_kept = trainer.layers_kept(forest)?;
         Ok(Phases {
             step,
             trainer,
@@ -247,6 +248,22 @@ impl<'s> Phases<'s> {
             kernels: BTreeMap::new(),
             steps_seconds: 0.0,
         })
+    }
+
+    /// Operations of each phase, in the order of [`PHASES`].
+    fn operations(&self, forest: &Forest) -> Result<[f64; PHASES.len()], Error> {
+        let passes = self.trainer.cost(forest, self.step.model.config().num_hidden_layers)?;
+        let count = self.step.device.count();
+        let mut head = Head::new(&Device::Count(count.clone()), &self.step.model, forest, self.step.precision)?;
+        head.forward()?;
+        let head_forward = count.operations();
+        head.backward()?;
+        let head_backward = count.operations() - head_forward;
+        let parameters: usize = self.step.adapter.params().iter().map(Param::len).sum();
+        // 15 operations an element, sum of squares included
+        let optimiser = 15.0 * parameters as f64;
+        let step = passes.forward + passes.backward + optimiser;
+        Ok([step, passes.forward, passes.backward, optimiser, head_forward, head_backward])
     }
 
     /// Seconds of each phase.
@@ -383,29 +400,5 @@ impl Head {
             d_hidden: d_hidden.view_mut().into(),
         }
         .run(&self.device)
-    }
-}
-
-/// Operations of the phases.
-struct PhaseWork {
-    passes: Work,
-    /// Elements of the adapter.
-    adapter: u64,
-}
-
-impl PhaseWork {
-    fn of(model: &Model, forest: &Forest) -> PhaseWork {
-        let sides: usize = model.linears().iter().map(|linear| linear.in_features + linear.out_features).sum();
-        let adapter = (RANK * sides) as u64;
-        PhaseWork { passes: Work::of(model, adapter, forest), adapter }
-    }
-
-    /// In the order of [`PHASES`].
-    fn by_phase(&self) -> [f64; PHASES.len()] {
-        let work = &self.passes;
-        let (forward, backward) = (work.forward + work.head_forward, work.backward + work.head_backward);
-        // 15 operations an element, sum of squares included
-        let optimiser = 15.0 * self.adapter as f64;
-        [forward + backward + optimiser, forward, backward, optimiser, work.head_forward, work.head_backward]
     }
 }

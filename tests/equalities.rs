@@ -114,7 +114,7 @@ fn gradients(
         donors: Donors::Batch(Mismatch::Previous),
     };
     let mut grads = ParamGrads::default();
-    let outcome = batch.gradients(scoring, dropout, &|_, _| Some(layers_kept), &mut grads).unwrap();
+    let outcome = batch.gradients(scoring, dropout, &|_, _| Ok(Some(layers_kept)), &mut grads).unwrap();
     (outcome, grads.iter().map(|(id, grad)| (id, grad.download())).collect())
 }
 
@@ -299,7 +299,7 @@ fn what_the_reference_has_said_is_not_computed_again() {
         let mut grads = ParamGrads::default();
         let kept = |forest: &Forest, _| {
             reference_rows.borrow_mut().push(forest.plan.reference);
-            Some(usize::MAX)
+            Ok(Some(usize::MAX))
         };
         batch.gradients(&scoring, None, &kept, &mut grads).unwrap();
         let reference_rows = reference_rows.into_inner();

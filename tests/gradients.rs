@@ -88,7 +88,7 @@ impl World {
             donors: Donors::Batch(Mismatch::Previous),
         };
         let mut grads = ParamGrads::default();
-        let outcome = batch.gradients(&scoring, None, &|_, _| Some(usize::MAX), &mut grads).unwrap();
+        let outcome = batch.gradients(&scoring, None, &|_, _| Ok(Some(usize::MAX)), &mut grads).unwrap();
         (outcome, grads)
     }
 }

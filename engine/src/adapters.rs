@@ -1,6 +1,7 @@
 //! Low-rank updates of linear layers, as the model's forward pass sees them.
 
 use crate::param::Param;
+use align_kernels::{Device, KernelError};
 use std::sync::Arc;
 
 /// Which linear layer of a model, counted from 0 in the order of [`Model::linears`](crate::model::Model::linears).
@@ -66,6 +67,20 @@ impl AdapterSet {
         params
     }
 
+    /// An adapter of the same shapes on `device`, all zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn zeros_like(&self, device: &Device) -> Result<AdapterSet, KernelError> {
+        let update = |update: &LowRank| {
+            let (lora_a, lora_b) = (update.lora_a.zeros_like(device)?, update.lora_b.zeros_like(device)?);
+            Ok(LowRank { lora_a, lora_b, scaling: update.scaling })
+        };
+        let by_linear = self.by_linear.iter().map(|of| of.as_ref().map(update).transpose());
+        let score_head = self.score_head.as_ref().map(|head| head.zeros_like(device)).transpose()?;
+        Ok(AdapterSet { by_linear: by_linear.collect::<Result<_, KernelError>>()?, score_head })
+    }
+
     /// All updates, with their layers.
     pub fn iter(&self) -> impl Iterator<Item = (LinearId, &LowRank)> {
         self.by_linear.iter().enumerate().filter_map(|(i, update)| Some((LinearId(i), update.as_ref()?)))
@@ -79,4 +94,17 @@ pub struct Adapters {
     pub policy: Option<Arc<AdapterSet>>,
     /// On reference rows.
     pub reference: Option<Arc<AdapterSet>>,
+}
+
+impl Adapters {
+    /// Adapters of the same shapes on `device`, all zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn zeros_like(&self, device: &Device) -> Result<Adapters, KernelError> {
+        let of = |set: &Option<Arc<AdapterSet>>| -> Result<Option<Arc<AdapterSet>>, KernelError> {
+            set.as_ref().map(|set| Ok(Arc::new(set.zeros_like(device)?))).transpose()
+        };
+        Ok(Adapters { policy: of(&self.policy)?, reference: of(&self.reference)? })
+    }
 }

@@ -34,6 +34,15 @@ impl Param {
         Ok(Param { inner: Arc::new(Inner { id, shape, values }) })
     }
 
+    /// A parameter of the same place and shape on `device`, all zeros.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn zeros_like(&self, device: &Device) -> Result<Param, KernelError> {
+        let values = RwLock::new(device.zeros("adapter", self.len())?);
+        Ok(Param { inner: Arc::new(Inner { id: self.id(), shape: self.shape(), values }) })
+    }
+
     /// Its place in the adapter.
     pub fn id(&self) -> ParamId {
         self.inner.id

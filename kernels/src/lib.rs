@@ -44,9 +44,9 @@ pub enum Precision {
     F32,
 }
 
-/// Bytes that calls of a kernel take from the device while they run, beside their arguments: for plans, which must know before.
+/// Bytes that calls of a kernel take from the device while they run, beside their arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ScratchBytes {
+pub(crate) struct ScratchBytes {
     pub forward: usize,
     pub backward: usize,
 }

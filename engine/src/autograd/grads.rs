@@ -6,6 +6,9 @@ use align_kernels::gemm::Accumulate;
 use align_kernels::{Buffer, Device, FloatBuffer, FloatSliceMut, Result, SliceMut, add};
 use std::collections::BTreeMap;
 
+/// The name of a parameter's gradient in the memory report.
+const PARAM_GRADIENT: &str = "adapter.gradient";
+
 /// Gradients of the parameters, summed over all backward passes of an optimiser step.
 #[derive(Debug, Default)]
 pub struct ParamGrads {
@@ -13,6 +16,15 @@ pub struct ParamGrads {
 }
 
 impl ParamGrads {
+    /// A gradient of zeros for each of `params`, as if a backward pass had reached them.
+    ///
+    /// # Errors
+    /// [`align_kernels::KernelError::OutOfMemory`].
+    pub fn zeros(device: &Device, params: &[Param]) -> Result<ParamGrads> {
+        let zeros = |param: &Param| Ok((param.id(), device.zeros(PARAM_GRADIENT, param.len())?));
+        Ok(ParamGrads { by_id: params.iter().map(zeros).collect::<Result<_>>()? })
+    }
+
     /// The gradient of a parameter, if any backward pass has reached it.
     pub fn get(&self, id: ParamId) -> Option<&Buffer<f32>> {
         self.by_id.get(&id)
@@ -96,7 +108,7 @@ impl<'a> Grads<'a> {
         Ok(match self.params.by_id.entry(param.id()) {
             Entry::Occupied(entry) => (entry.into_mut().view_mut(), Accumulate::Add),
             Entry::Vacant(entry) => {
-                let buffer = self.device.alloc("adapter.gradient", param.len())?;
+                let buffer = self.device.alloc(PARAM_GRADIENT, param.len())?;
                 (entry.insert(buffer).view_mut(), Accumulate::Set)
             }
         })

@@ -3,6 +3,7 @@
 use super::config_json::{ConfigJson, SHOWN};
 use super::rope::RopeConfig;
 use crate::json::shorten;
+use align_kernels::device::WeightDtype;
 use align_kernels::gate::Activation;
 use serde_json::Value;
 
@@ -148,6 +149,16 @@ impl Quantization {
 }
 
 impl ModelConfig {
+    /// The number format that config.json says the weights have, where no file can be asked; bf16 if it says none that is
+    /// supported.
+    pub fn weight_dtype(&self) -> WeightDtype {
+        match self.dtype.as_deref() {
+            Some("float32") => WeightDtype::F32,
+            Some("float16") => WeightDtype::F16,
+            _ => WeightDtype::Bf16,
+        }
+    }
+
     /// Width of all query heads.
     pub fn q_size(&self) -> usize {
         self.num_attention_heads * self.head_dim

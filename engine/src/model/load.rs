@@ -1,18 +1,27 @@
-//! Loading: from the weight files to the parts of a model.
+//! Loading: from the weight files, or from nothing but the configuration, to the parts of a model.
 
 use super::block::{Block, Norms};
 use super::layout::{Layout, Norm, Projection};
 use super::{ModelConfig, NormPlacement, QkNorm};
 use crate::ops::Linear;
-use crate::weights::{Frozen, FrozenVector, LoadError, ReadAhead, WeightFiles};
-use align_kernels::Device;
+use crate::weights::{BASE_WEIGHTS, Frozen, FrozenVector, LoadError, ReadAhead, WeightFiles};
+use align_kernels::device::WeightBuffer;
+use align_kernels::{Count, Device};
 use std::sync::Arc;
+
+/// Where weights come from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Files(&'a WeightFiles),
+    /// Nowhere: a device that counts needs their shapes alone.
+    Absent(&'a Arc<Count>),
+}
 
 /// Takes what a configuration names out of the weight files.
 pub(super) struct Loader<'a> {
     device: &'a Device,
     config: &'a ModelConfig,
-    files: &'a WeightFiles,
+    source: Source<'a>,
     layout: Layout,
     head_is_tied: bool,
 }
@@ -34,7 +43,31 @@ impl<'a> Loader<'a> {
     ) -> Result<Loader<'a>, LoadError> {
         let layout = Layout::fitted(config, files)?;
         let head_is_tied = layout.head_is_tied(config, files);
-        Ok(Loader { device, config, files, layout, head_is_tied })
+        Ok(Loader { device, config, source: Source::Files(files), layout, head_is_tied })
+    }
+
+    /// Takes weights that are not there. `device` is that of `count`.
+    pub(super) fn absent(device: &'a Device, count: &'a Arc<Count>, config: &'a ModelConfig) -> Loader<'a> {
+        let layout = Layout::new(config.tensor_prefixes[0]);
+        Loader { device, config, source: Source::Absent(count), layout, head_is_tied: config.tie_word_embeddings }
+    }
+
+    fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Frozen, LoadError> {
+        match self.source {
+            Source::Files(files) => files.frozen(self.device, name, shape),
+            Source::Absent(count) => {
+                let weights =
+                    WeightBuffer::absent(count, BASE_WEIGHTS, self.config.weight_dtype(), shape[0] * shape[1]);
+                Ok(Frozen::new(name, shape, weights))
+            }
+        }
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<FrozenVector, LoadError> {
+        match self.source {
+            Source::Files(files) => files.vector(self.device, name, len),
+            Source::Absent(_) => Ok(FrozenVector::zeros(self.device, name, len)?),
+        }
     }
 
     /// The layers, in order.
@@ -73,9 +106,9 @@ impl<'a> Loader<'a> {
 
     fn linear(&self, layer_idx: usize, projection: Projection) -> Result<Linear, LoadError> {
         let shape = projection.shape(self.config);
-        let weight = self.files.frozen(self.device, &self.layout.weight(layer_idx, projection), shape)?;
+        let weight = self.matrix(&self.layout.weight(layer_idx, projection), shape)?;
         let bias = match projection.has_bias(self.config) {
-            true => Some(self.files.vector(self.device, &self.layout.bias(layer_idx, projection), shape[0])?),
+            true => Some(self.vector(&self.layout.bias(layer_idx, projection), shape[0])?),
             false => None,
         };
         Ok(Linear { id: self.config.linear_id(layer_idx, projection), weight, bias })
@@ -91,7 +124,7 @@ impl<'a> Loader<'a> {
 
     fn norm(&self, layer_idx: usize, norm: Norm) -> Result<FrozenVector, LoadError> {
         let name = self.layout.norm(layer_idx, norm, self.config);
-        self.files.vector(self.device, &name, norm.len(self.config))
+        self.vector(&name, norm.len(self.config))
     }
 
     /// The embedding, the final norm and the head.
@@ -100,22 +133,23 @@ impl<'a> Loader<'a> {
     /// [`LoadError`].
     pub(super) fn ends(&self) -> Result<Ends, LoadError> {
         let shape = [self.config.vocab_size, self.config.hidden_size];
-        let embed_tokens = self.files.frozen(self.device, &self.layout.embed_tokens(), shape)?;
+        let embed_tokens = self.matrix(&self.layout.embed_tokens(), shape)?;
         let lm_head = match self.head_is_tied {
             true => embed_tokens.clone(),
-            false => self.files.frozen(self.device, &self.layout.lm_head(), shape)?,
+            false => self.matrix(&self.layout.lm_head(), shape)?,
         };
-        let norm = self.files.vector(self.device, &self.layout.final_norm(), self.config.hidden_size)?;
+        let norm = self.vector(&self.layout.final_norm(), self.config.hidden_size)?;
         Ok(Ends { embed_tokens, norm, lm_head })
     }
 
     /// Reads the matrices ahead: stage i is layer i, the last one the head. `None` if they fit into `free_bytes` with ease.
     pub(super) fn read_ahead(&self, free_bytes: u64) -> Option<Arc<ReadAhead>> {
+        let Source::Files(files) = self.source else { return None };
         let head = if self.head_is_tied { self.layout.embed_tokens() } else { self.layout.lm_head() };
         let projections = self.config.projections();
         let layer = |layer_idx| projections.iter().map(|&part| self.layout.weight(layer_idx, part)).collect();
         let stages = (0..self.config.num_hidden_layers).map(layer).chain([vec![head]]);
-        let pages = |names: Vec<String>| names.iter().filter_map(|name| self.files.pages(name)).collect();
+        let pages = |names: Vec<String>| names.iter().filter_map(|name| files.pages(name)).collect();
         ReadAhead::new(stages.map(pages).collect(), free_bytes)
     }
 }

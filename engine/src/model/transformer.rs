@@ -9,10 +9,10 @@ use crate::ops::{self, ScoredRows, ScoredTokens, TokenLogps};
 use crate::param::Param;
 use crate::pass::{Masks, Pass, RopeTable};
 use crate::rows::RowPlan;
-use crate::weights::{Frozen, FrozenVector, ReadAhead, Then, WeightFiles};
+use crate::weights::{BASE_WEIGHTS, Frozen, FrozenVector, ReadAhead, Then, WeightFiles};
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;
-use align_kernels::{Buffer, Device, Indices, Precision, Result};
+use align_kernels::{Buffer, Count, Device, Indices, Precision, Result};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -69,6 +69,22 @@ impl Model {
         let Ends { embed_tokens, norm, lm_head } = loader.ends()?;
         let (device, linears) = (device.clone(), config.linears());
         Ok(Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead })
+    }
+
+    /// A model without weights: on a device that counts, passes over it show what they take.
+    pub fn absent(count: &Arc<Count>, config: ModelConfig) -> Model {
+        const SOUND: &str = "weights that are not there have every shape, and no memory is refused to them";
+        let device = Device::Count(count.clone());
+        let loader = Loader::absent(&device, count, &config);
+        let blocks = loader.blocks().expect(SOUND);
+        let Ends { embed_tokens, norm, lm_head } = loader.ends().expect(SOUND);
+        let linears = config.linears();
+        Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead: None }
+    }
+
+    /// Bytes of weights on the device, because it could not use them in their file.
+    pub fn copied_bytes(&self) -> u64 {
+        self.device.memory().names.get(BASE_WEIGHTS).map_or(0, |copies| copies.in_use as u64)
     }
 
     /// The device that the model runs on.

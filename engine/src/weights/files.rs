@@ -2,7 +2,7 @@
 
 use super::error::{IndexFault, LoadError};
 use super::finite;
-use super::frozen::{Frozen, FrozenVector};
+use super::frozen::{BASE_WEIGHTS, Frozen, FrozenVector};
 use super::index;
 use super::quantised::{self, Quantised};
 use super::read_ahead::Pages;
@@ -118,7 +118,7 @@ impl WeightFiles {
         if self.check_values(device, tensor, file)? {
             self.zeros().insert(name.to_owned());
         }
-        let weights = WeightBuffer::new(device, "base weights", dtype, file.map(), tensor.bytes.clone())?;
+        let weights = WeightBuffer::new(device, BASE_WEIGHTS, dtype, file.map(), tensor.bytes.clone())?;
         Ok(Frozen::new(name, shape, weights))
     }
 

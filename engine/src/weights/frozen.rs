@@ -6,6 +6,11 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// The name of copied matrices in the memory report.
+pub(crate) const BASE_WEIGHTS: &str = "base weights";
+/// The name of vectors there.
+const BASE_VECTORS: &str = "base vectors";
+
 /// A frozen matrix `[out_features, in_features]`, row-major, in the number format of its file. Cheap to clone: all clones
 /// share the bytes. There is no way from here to a mutable slice or to a gradient.
 #[derive(Clone)]
@@ -99,7 +104,16 @@ impl FrozenVector {
     /// # Errors
     /// [`KernelError::OutOfMemory`].
     pub fn new(device: &Device, name: impl Into<String>, values: &[f32]) -> Result<FrozenVector, KernelError> {
-        let values = device.upload("base vectors", values)?;
+        let values = device.upload(BASE_VECTORS, values)?;
+        Ok(FrozenVector(Arc::new(Vector { name: name.into(), values })))
+    }
+
+    /// `len` zeros on `device`.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub fn zeros(device: &Device, name: impl Into<String>, len: usize) -> Result<FrozenVector, KernelError> {
+        let values = device.zeros(BASE_VECTORS, len)?;
         Ok(FrozenVector(Arc::new(Vector { name: name.into(), values })))
     }
 

@@ -17,9 +17,7 @@ pub use layout::Layout;
 
 use crate::device::Cost;
 use crate::error::{check_dtype, check_len};
-use crate::{
-    Device, FloatDtype, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Result, ScratchBytes, Slice, SliceMut,
-};
+use crate::{Device, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Result, Slice, SliceMut};
 use std::ops::Range;
 
 /// Rows that attend to a prefix and, causally, to themselves.
@@ -101,21 +99,6 @@ const BACKWARD_PRODUCTS: f64 = 5.0;
 fn operations(products: f64, geometry: &Geometry, segments: &[Segment]) -> f64 {
     let pairs: usize = segments.iter().map(|segment| segment.pairs(geometry)).sum();
     products * 2.0 * (geometry.head_dim * geometry.num_attention_heads) as f64 * pairs as f64
-}
-
-/// What [`Forward`] and [`Backward`] take while they run on `rows` rows of format `dtype`. [`Layout::new`] accepts the
-/// segments.
-pub fn scratch_bytes(
-    device: &Device,
-    dtype: FloatDtype,
-    rows: usize,
-    geometry: Geometry,
-    segments: &[Segment],
-) -> ScratchBytes {
-    match device {
-        Device::Cpu(cpu) => cpu::scratch_bytes(cpu, dtype, rows, geometry, segments),
-        Device::Count(count) => cpu::scratch_bytes(count.of(), dtype, rows, geometry, segments),
-    }
 }
 
 impl Forward<'_> {

@@ -194,7 +194,9 @@ mod tests {
     #[test]
     fn every_task_runs_once_however_many_calls_there_are() {
         for threads in 1..=4 {
-            let Device::Cpu(cpu) = Device::cpu_with(Some(threads), Isa::Portable).unwrap() else { panic!("it is a processor") };
+            let Device::Cpu(cpu) = Device::cpu_with(Some(threads), Isa::Portable).unwrap() else {
+                panic!("it is a processor")
+            };
             for call in 0..2000 {
                 let counts: Vec<AtomicUsize> = (0..call % 17).map(|_| AtomicUsize::new(0)).collect();
                 cpu.parallel(counts.len(), |thread, task| {

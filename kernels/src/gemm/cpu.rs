@@ -17,7 +17,7 @@ mod scratch;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 
-use super::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward, StackScratch, StackShape};
+use super::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
 use crate::cpu::Isa;
 use crate::cpu::blocks::rows_per_block;
 use crate::cpu::convert::Widened;
@@ -308,48 +308,6 @@ fn all_on_unit(cpu: &Cpu, precision: Precision, depth: usize, sides: impl IntoIt
 #[cfg(not(target_arch = "x86_64"))]
 fn all_on_unit(_: &Cpu, _: Precision, _: usize, _: impl IntoIterator<Item = usize>) -> bool {
     false
-}
-
-/// See [`StackShape::scratch_bytes`]: what [`Cpu::widened`], [`Cpu::in_f32`] and [`dense`] take where the unit is not used.
-pub(super) fn scratch_bytes(cpu: &Cpu, shape: &StackShape<'_>) -> StackScratch {
-    let &StackShape { m, k, pieces, rank, residual, own_inputs, precision } = shape;
-    let cols: usize = pieces.iter().sum();
-    let widest = pieces.iter().copied().max().unwrap_or(0);
-    let wide = |cols: usize, is_f32: bool| match precision == Precision::F32 || is_f32 {
-        true => 0,
-        false => m * cols * size_of::<f32>(),
-    };
-    let columns = wide(cols, residual) + if pieces.len() > 1 { m * widest * size_of::<f32>() } else { 0 };
-    let on_unit = all_on_unit(cpu, precision, k, pieces.iter().copied());
-    let b_on_unit = all_on_unit(cpu, precision, rank, pieces.iter().copied());
-    let a_on_unit = all_on_unit(cpu, precision, k, std::iter::once(rank));
-    let own = if own_inputs { wide(k, false) } else { 0 };
-    StackScratch {
-        forward: if on_unit { 0 } else { wide(k, false) + wide(cols, residual) + own },
-        dx: if on_unit { 0 } else { wide(k, false) + columns },
-        db: if b_on_unit { 0 } else { columns },
-        da: if a_on_unit { 0 } else { wide(k, false) },
-    }
-}
-
-/// See [`StackShape::packed_bytes`]. An estimate: which task a thread packs last is a matter of chance.
-pub(super) fn packed_bytes(cpu: &Cpu, shape: &StackShape<'_>) -> usize {
-    let &StackShape { m, k, pieces, precision, .. } = shape;
-    let cols: usize = pieces.iter().sum();
-    #[cfg(target_arch = "x86_64")]
-    if all_on_unit(cpu, precision, k, pieces.iter().copied()) {
-        // the other way round too: the gradient of the input has the other depth
-        let [forward, dx] =
-            [(k, cols), (cols, k)].map(|(depth, cols)| tiles::packed_bytes(cpu.threads(), precision, m, depth, cols));
-        return forward.max(dx);
-    }
-    // a right operand that stays packed meets a tile of rows at a time, others a task's rows
-    let resident = k * cols.min(COLS_PER_TASK) <= block::RESIDENT;
-    let rows = m.min(if resident { 16 } else { ROWS_PER_TASK });
-    let left = if precision == Precision::Bf16 { rows * k.min(DEPTH_BLOCK) } else { 0 };
-    let right = (k * cols).min(block::RESIDENT);
-    let partial = rows.min(64) * cols.min(COLS_PER_TASK);
-    cpu.threads() * (left + right + partial) * size_of::<f32>()
 }
 
 /// Adds the biases of a stack to rows of all its columns.

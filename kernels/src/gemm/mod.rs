@@ -16,7 +16,7 @@ pub mod reference;
 mod stack;
 
 pub(crate) use cpu::cost::packed;
-pub use stack::{LowRank, Piece, StackDx, StackForward, StackScratch, StackShape};
+pub use stack::{LowRank, Piece, StackDx, StackForward};
 
 use crate::{Columns, Device, FloatSlice, FloatSliceMut, KernelError, Precision, Result, SliceMut, WeightSlice};
 

@@ -61,54 +61,6 @@ pub struct StackDx<'a, 'p> {
     pub precision: Precision,
 }
 
-/// Sizes of a stack and of its updates.
-#[derive(Debug, Clone, Copy)]
-pub struct StackShape<'a> {
-    pub m: usize,
-    pub k: usize,
-    /// `n` of each piece.
-    pub pieces: &'a [usize],
-    /// The smallest rank of an update.
-    pub rank: usize,
-    /// Whether there is one, so that the output and its gradient are f32 in every precision.
-    pub residual: bool,
-    /// Whether an update reads an input of its own.
-    pub own_inputs: bool,
-    pub precision: Precision,
-}
-
-/// Bytes that the calls of a stack take from the device while they run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StackScratch {
-    /// [`StackForward`]
-    pub forward: usize,
-    /// [`StackDx`]
-    pub dx: usize,
-    /// [`super::Dw`] for `b` of one update.
-    pub db: usize,
-    /// [`super::Dw`] for `a` of one update.
-    pub da: usize,
-}
-
-impl StackShape<'_> {
-    /// What calls of this shape take while they run.
-    pub fn scratch_bytes(&self, device: &Device) -> StackScratch {
-        match device {
-            Device::Cpu(cpu) => cpu::scratch_bytes(cpu, self),
-            Device::Count(count) => cpu::scratch_bytes(count.of(), self),
-        }
-    }
-
-    /// What calls of this shape make the device's threads keep for packing, all of them together. A later call uses the same
-    /// memory.
-    pub fn packed_bytes(&self, device: &Device) -> usize {
-        match device {
-            Device::Cpu(cpu) => cpu::packed_bytes(cpu, self),
-            Device::Count(count) => cpu::packed_bytes(count.of(), self),
-        }
-    }
-}
-
 impl StackForward<'_, '_> {
     /// # Errors
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::Size`] for updates

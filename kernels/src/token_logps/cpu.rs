@@ -293,8 +293,8 @@ pub(super) fn packed(cpu: &Cpu, precision: Precision, rows: usize, [vocab_size, 
     sizes.map(|sizes| gemm::packed(cpu, precision, sizes)).into_iter().max().unwrap_or(0)
 }
 
-/// See [`crate::token_logps::scratch_bytes`].
-pub(super) fn scratch_bytes(
+/// What [`forward`], with or without extras, and [`backward`] take while they run.
+pub(super) fn scratch(
     cpu: &Cpu,
     precision: Precision,
     dtype: FloatDtype,

@@ -13,23 +13,8 @@ mod tests;
 use crate::device::Cost;
 use crate::error::{check_dtype, check_len};
 use crate::{
-    Device, FloatDtype, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Precision, Result, ScratchBytes, Slice,
-    SliceMut, WeightSlice,
+    Device, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Precision, Result, Slice, SliceMut, WeightSlice,
 };
-
-/// What [`Forward`], with or without extras, and [`Backward`] take while they run on `[rows, vocab_size]` logits.
-pub fn scratch_bytes(
-    device: &Device,
-    precision: Precision,
-    dtype: FloatDtype,
-    rows: usize,
-    [vocab_size, hidden_size]: [usize; 2],
-) -> ScratchBytes {
-    match device {
-        Device::Cpu(cpu) => cpu::scratch_bytes(cpu, precision, dtype, rows, [vocab_size, hidden_size]),
-        Device::Count(count) => cpu::scratch_bytes(count.of(), precision, dtype, rows, [vocab_size, hidden_size]),
-    }
-}
 
 /// Products of the hidden states with the vocabulary: the logits.
 const FORWARD_PRODUCTS: usize = 1;
@@ -115,7 +100,7 @@ impl Forward<'_> {
             Device::Count(count) => {
                 let sizes = [self.vocab_size, self.hidden_size];
                 let dtype = self.hidden_states.dtype();
-                let scratch = cpu::scratch_bytes(count.of(), self.precision, dtype, self.rows, sizes).forward;
+                let scratch = cpu::scratch(count.of(), self.precision, dtype, self.rows, sizes).forward;
                 let packed = cpu::packed(count.of(), self.precision, self.rows, sizes);
                 count
                     .call(KERNEL, Cost { operations: operations(FORWARD_PRODUCTS, self.rows, sizes), scratch, packed });
@@ -142,7 +127,7 @@ impl Backward<'_> {
             Device::Count(count) => {
                 let sizes = [self.vocab_size, self.hidden_size];
                 let dtype = self.hidden_states.dtype();
-                let scratch = cpu::scratch_bytes(count.of(), self.precision, dtype, self.rows, sizes).backward;
+                let scratch = cpu::scratch(count.of(), self.precision, dtype, self.rows, sizes).backward;
                 let packed = cpu::packed(count.of(), self.precision, self.rows, sizes);
                 count.call(
                     KERNEL,

@@ -6,10 +6,10 @@
 
 use super::columns;
 use super::error::TrainError;
-use super::memory::{BatchCut, SingleLast};
 use super::metrics::{EvalMetrics, PreferenceSums};
 use super::scoring::Scoring;
 use super::step::{Batch, Donors, describe, head_error};
+use super::steps::{BatchCut, SingleLast};
 use crate::objective::{BatchTotals, Coupling, HeadError, History, Objective, RowLogps, Statistics};
 use align_data::{Dataset, Shuffle, UnpairedOrder};
 

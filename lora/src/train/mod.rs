@@ -15,18 +15,22 @@
 //! | `trainer.rs` | epochs, batches, updates |
 //! | `evaluation.rs` | loss and rewards over a data set |
 //! | `metrics.rs` | what is reported, under TRL's names |
-//! | `memory.rs` | what a run will hold, and how many layers keep their activations |
-//! | `time.rs` | what a step will take |
+//! | `steps.rs` | which steps may have the largest pass, from the lengths of their rows |
+//! | `counted.rs` | what a pass holds and computes, by running it on a device that counts |
+//! | `budget.rs` | what a run will hold, and how many layers keep their activations |
+//! | `pace.rs` | how long a step will take |
 //! | `size.rs` | amounts of memory, as they are typed and shown |
 
+mod budget;
 mod columns;
 mod completions;
+mod counted;
 mod error;
 mod evaluation;
 mod forest;
-mod memory;
 mod metrics;
 mod options;
+mod pace;
 mod plan;
 mod planning;
 mod reference_cache;
@@ -34,19 +38,20 @@ mod reference_texts;
 mod scoring;
 mod size;
 mod step;
-mod time;
+mod steps;
 mod trainer;
 
+pub use budget::{Plan, SHARE};
+pub use counted::{Gradients, PassCost};
 pub use error::TrainError;
 pub use evaluation::{EvalBatches, evaluate, one_prompt};
 pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
-pub use memory::{Plan, SHARE};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
 pub use options::{Observer, TrainOptions, TrainState};
+pub use pace::{Pace, RunPace};
 pub use plan::{Answers, HeadRows, PassPlan, Piece, Reference, RowTokens, StepPlan};
 pub use reference_cache::{CacheCounts, CacheError, CacheNote, ReferenceCache};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use size::{NotASize, Size};
 pub use step::{Batch, Donors, Outcome};
-pub use time::{Pace, RunPace, Work};
 pub use trainer::Trainer;

@@ -1,19 +1,20 @@
 //! What a run will be, before it starts: its steps, its memory, its pace.
 
+use super::budget::{Largest, Plan};
 use super::columns;
+use super::counted::{Gradients, PassCost};
 use super::error::TrainError;
 use super::evaluation::{self, Sharing};
 use super::forest::{Branch, Forest, Role};
-use super::memory::{self, BatchCut, Candidate, Cutting, Largest, Plan, SingleLast, StepsKnown, TooLittle};
+use super::pace::{Pace, Probe, Rates, RunPace, Work};
 use super::reference_cache::{SequenceKey, in_memory};
 use super::scoring::{Scoring, key};
 use super::step::{Batch, Donors};
-use super::time::{Pace, Probe, Rates, RunPace, Work};
+use super::steps::{self, BatchCut, Candidate, Cutting, SingleLast, StepsKnown};
 use super::trainer::{Trainer, choose_completions};
 use crate::objective::Coupling;
 use align_data::{Dataset, EncodedRow, RowKind, Shuffle};
 use align_engine::autograd::{Mode, ParamGrads, Tape};
-use align_engine::model::Gradients;
 use std::time::Instant;
 
 /// Rows whose answers are looked up before the plan says that all are cached.
@@ -80,15 +81,7 @@ impl Trainer<'_> {
         let without: Vec<Forest> = largest.without_gradient.into_iter().chain(of_eval).collect();
         let with_gradient = largest.with_gradient.expect("a run of at least one step has a pass");
         self.budget.hold_for_cache(for_cache);
-        let (micro_batch_tokens, max_length) = (self.options.micro_batch_tokens, self.options.max_length);
-        let too_little = |TooLittle { needed, limit, rows }| TrainError::Memory {
-            needed,
-            limit,
-            rows,
-            micro_batch_tokens,
-            max_length,
-        };
-        let plan = self.budget.plan(with_gradient, &without).map_err(too_little)?;
+        let plan = self.budget.plan(with_gradient, &without, &self.options)?;
         let (mean_tokens, scored_first) = (self.mean_tokens(train, &steps_known), steps_known.scored_first);
         Ok(Plan { steps, first_epoch, mean_tokens, scored_first, ..plan })
     }
@@ -110,7 +103,7 @@ impl Trainer<'_> {
             max_length: self.options.max_length,
             role,
         };
-        memory::steps_known(data, shuffle, steps, cut, &cutting)
+        steps::steps_known(data, shuffle, steps, cut, &cutting)
     }
 
     /// The largest passes of the steps that may have them.
@@ -132,14 +125,14 @@ impl Trainer<'_> {
             let texts = &texts[..numbers.len().min(texts.len())];
             if let Some(full) = full_pass(&rows, texts, self.options.micro_batch_tokens) {
                 let alone = full.len() > rows.len();
-                largest.add(self.batch(&full).passes(role, &scoring), alone, &self.budget);
+                largest.add(self.batch(&full).passes(role, &scoring), alone, self.budget.counted())?;
             }
             rows.extend_from_slice(texts);
             let donors = donors.as_ref().map(|donors| data.rows(donors)).transpose()?;
             let donors = donors.as_ref().map_or(Donors::Batch(data.mismatch()), |donors| Donors::Rows(donors));
             let passes = Batch { donors, ..self.batch(&rows) }.passes(role, &scoring);
             let alone = passes.with_gradient.len() == 1;
-            largest.add(passes, alone, &self.budget);
+            largest.add(passes, alone, self.budget.counted())?;
         }
         Ok(largest)
     }
@@ -207,28 +200,49 @@ impl Trainer<'_> {
             let warm = self.probe(pass)?;
             probe = Probe { forward: probe.forward.min(warm.forward), backward: probe.backward.min(warm.backward) };
         }
-        let work = |forest: &Forest| Work::of(self.model, self.budget.parameters(), forest);
-        let rates = Rates::new(&work(pass), probe, plan.layers);
+        let counted = self.budget.counted();
+        let cost = |forest: &Forest, layers_kept: usize| counted.pass(forest, layers_kept, Gradients::Fresh);
+        let recomputed = Work::of(cost(pass, 0)?, cost(pass, plan.layers)?).recomputed / plan.layers as f64;
+        let rates = Rates::new(counted.first_layer(pass)?, recomputed, probe);
         let forest = &plan.with_reference;
         let share = plan.mean_tokens / (forest.plan.policy + forest.plan.detached) as f64;
         let known = forest.without_reference();
-        let pace = |forest: &Forest, layers_kept: usize| {
-            let mut all = work(forest);
-            let again = match self.objective.coupling() {
-                // a pass over the mismatched answers, which are about as long
-                Coupling::MismatchedRows => work(forest),
-                // one of the two passes has no reference
-                Coupling::None | Coupling::WholeBatch => work(&known),
-            };
-            all.forward += plan.scored_first * again.forward;
-            all.head_forward += plan.scored_first * again.head_forward;
-            Pace::new(&all, rates, plan.layers - layers_kept, plan.layers, share)
+        // passes before those for gradients: over mismatched answers, which are about as long, or over all that have a
+        // reference, whose other pass has none
+        let scored = match self.objective.coupling() {
+            Coupling::MismatchedRows => forest,
+            Coupling::None | Coupling::WholeBatch => &known,
         };
-        let first = pace(forest, plan.layers_kept);
+        let before = plan.scored_first * cost(scored, plan.layers)?.forward;
+        let pace = |forest: &Forest, layers_kept: usize| -> Result<Pace, TrainError> {
+            let work = Work::of(cost(forest, layers_kept)?, cost(forest, plan.layers)?);
+            Ok(Pace::new(Work { forward: work.forward + before, ..work }, rates, share))
+        };
+        let first = pace(forest, plan.layers_kept)?;
         let all_known = self.cache.is_some() && self.objective.coupling() != Coupling::MismatchedRows;
-        let later = (all_known && forest.plan.reference > 0 && plan.first_epoch < plan.steps)
-            .then(|| pace(&known, self.layers_kept(&known)));
+        let differs = all_known && forest.plan.reference > 0 && plan.first_epoch < plan.steps;
+        let later = match differs {
+            true => Some(pace(&known, self.layers_kept(&known)?)?),
+            false => None,
+        };
         Ok(RunPace { first, later, first_epoch: plan.first_epoch, steps: plan.steps })
+    }
+
+    /// How many layers a forward pass over the rows of `forest` keeps, if it is the only one of its step.
+    ///
+    /// # Errors
+    /// [`TrainError::Kernel`].
+    pub fn layers_kept(&self, forest: &Forest) -> Result<usize, TrainError> {
+        Ok(self.budget.layers_kept(forest, Gradients::Fresh)?.unwrap_or(0))
+    }
+
+    /// What a forward pass over the rows of `forest` takes that keeps `layers_kept` layers, and its backward pass if any row has a
+    /// gradient.
+    ///
+    /// # Errors
+    /// [`TrainError::Kernel`].
+    pub fn cost(&self, forest: &Forest, layers_kept: usize) -> Result<PassCost, TrainError> {
+        Ok(self.budget.counted().pass(forest, layers_kept, Gradients::Fresh)?)
     }
 
     fn probe(&self, forest: &Forest) -> Result<Probe, TrainError> {
@@ -245,11 +259,6 @@ impl Trainer<'_> {
         tape.backward(&y, dy, &mut ParamGrads::default())?;
         device.synchronize();
         Ok(Probe { forward, backward: started.elapsed().as_secs_f64() })
-    }
-
-    /// How many layers a forward pass over the rows of `forest` keeps.
-    pub fn layers_kept(&self, forest: &Forest) -> usize {
-        self.budget.layers_kept(forest, Gradients::Fresh).unwrap_or(0)
     }
 }
 

@@ -120,13 +120,13 @@ impl<'m> Scoring<'m> {
         layers_kept: usize,
     ) -> Result<Forward, KernelError> {
         let Some(cache) = self.cached() else {
-            return self.run(trees, self.forest(trees), mode, dropout, layers_kept);
+            return self.run(trees, &self.forest(trees), mode, dropout, layers_kept);
         };
         self.compare(cache, trees)?;
         let keys: Vec<(SequenceKey, usize)> = keys(trees).collect();
         let found = cache.get(&keys);
         let forest = self.forest_of(trees, |answer| found[answer].is_none());
-        let mut forward = self.run(trees, forest, mode, dropout, layers_kept)?;
+        let mut forward = self.run(trees, &forest, mode, dropout, layers_kept)?;
         cache.put(&forward.references(&keys));
         for (answer, logps) in forward.answers.iter_mut().zip(found) {
             if let Some(logps) = logps {
@@ -157,36 +157,54 @@ impl<'m> Scoring<'m> {
     fn run(
         &self,
         trees: &[Tree<'_>],
-        forest: Forest,
+        forest: &Forest,
         mode: Mode,
         dropout: Option<StepDropout>,
         layers_kept: usize,
     ) -> Result<Forward, KernelError> {
-        let model = self.model;
-        let device = model.device();
-        let Forest { plan, ids, tokens, scored_rows, targets, scored_with_gradient, answers, scorers } = forest;
         let masks = match dropout {
             Some(step) => {
-                let policy = &tokens[..plan.policy + plan.detached];
+                let policy = &forest.tokens[..forest.plan.policy + forest.plan.detached];
                 let number = |&(tree, token): &(usize, usize)| step.number(tree, token, trees[tree].prompt.len());
                 let numbers: Vec<u64> = policy.iter().map(number).collect();
-                Some(Masks { dropout: step.dropout, numbers: Rc::new(device.upload("batch.numbers", &numbers)?) })
+                Some(self.masks(step.dropout, &numbers)?)
             }
             None => None,
         };
-        let pass = model.pass(plan, self.adapters.clone(), masks, self.precision)?;
-        let ids = device.upload_indices("batch.ids", &ids)?;
-        let rows = Rc::new(device.upload_indices("batch.scored_rows", &scored_rows)?);
-        let policy = scored_with_gradient;
+        self.over(forest, mode, masks, layers_kept)
+    }
+
+    /// Dropout of policy rows whose tokens have these numbers.
+    pub(super) fn masks(&self, dropout: Dropout, numbers: &[u64]) -> Result<Masks, KernelError> {
+        Ok(Masks { dropout, numbers: Rc::new(self.model.device().upload("batch.numbers", numbers)?) })
+    }
+
+    /// Runs the forward pass over the rows of a forest.
+    ///
+    /// # Errors
+    /// [`KernelError`].
+    pub(super) fn over(
+        &self,
+        forest: &Forest,
+        mode: Mode,
+        masks: Option<Masks>,
+        layers_kept: usize,
+    ) -> Result<Forward, KernelError> {
+        let model = self.model;
+        let device = model.device();
+        let pass = model.pass(forest.plan.clone(), self.adapters.clone(), masks, self.precision)?;
+        let ids = device.upload_indices("batch.ids", &forest.ids)?;
+        let rows = Rc::new(device.upload_indices("batch.scored_rows", &forest.scored_rows)?);
+        let (policy, answers) = (forest.scored_with_gradient, forest.answers.clone());
         let mut tape = Tape::new(device, pass, mode);
-        if let Scorers::Reward { .. } = scorers {
+        if let Scorers::Reward { .. } = forest.scorers {
             let head = self.adapters.policy.as_ref().and_then(|set| set.score_head());
             let head = head.expect("whoever asks for rewards has an adapter with a score head");
             let outputs = model.scores(&mut tape, &ids, &ScoredRows { rows, policy }, head, layers_kept)?;
             let tokens = outputs.view().download();
             return Ok(Forward { tape, outputs, tokens, log_sum_squares: None, answers });
         }
-        let targets = Rc::new(device.upload_indices("batch.targets", &targets)?);
+        let targets = Rc::new(device.upload_indices("batch.targets", &forest.targets)?);
         let inputs = Inputs {
             ids,
             scored: ScoredTokens { rows, targets, policy },

@@ -4,6 +4,7 @@
 //! (KTO's reference point, say), and the answers of a row that does not fit one forward pass, get what they share from a first
 //! pass without gradients when the step does not fit one forward pass.
 
+use super::counted::Gradients;
 use super::error::TrainError;
 use super::forest::{Forest, Role, Scored};
 use super::metrics::PreferenceSums;
@@ -15,8 +16,8 @@ use crate::objective::{
 };
 use align_data::{Answer, EncodedRow, Mismatch, RowKind, Target, donors, mismatched_answers};
 use align_engine::autograd::{Mode, ParamGrads};
-use align_engine::model::Gradients;
 use align_engine::pass::Dropout;
+use align_kernels::KernelError;
 use std::ops::Range;
 
 /// What the passes of a step share.
@@ -80,7 +81,7 @@ impl Outcome {
 
 /// Decides how many layers keep their activations in a forward and backward pass over some rows, the adapter's gradients being
 /// there before it or not.
-pub type LayersKept<'a> = &'a dyn Fn(&Forest, Gradients) -> Option<usize>;
+pub type LayersKept<'a> = &'a dyn Fn(&Forest, Gradients) -> Result<Option<usize>, KernelError>;
 
 /// The forward passes of a batch, laid out and not made.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ impl Batch<'_> {
                 Reference::Known => &policy,
             };
             let trees = pass.trees(self.rows, &mismatched);
-            let kept = outcome.kept(layers_kept(&scoring.forest(&trees), gradients));
+            let kept = outcome.kept(layers_kept(&scoring.forest(&trees), gradients)?);
             Ok(scoring.forward(&trees, Mode::Record, masks(pass), kept)?)
         };
         match plan.head {

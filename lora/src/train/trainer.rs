@@ -1,10 +1,11 @@
 //! The training loop: epochs, batches, updates.
 
+use super::budget::Budget;
 use super::completions;
+use super::counted::Counted;
 use super::error::TrainError;
 use super::evaluation::{EvalBatches, evaluate, one_prompt};
 use super::forest::{Forest, Scorers};
-use super::memory::Budget;
 use super::metrics::{EvalMetrics, StepMetrics};
 use super::options::{Observer, TrainOptions, TrainState};
 use super::reference_cache::{CacheCounts, ReferenceCache};
@@ -33,7 +34,7 @@ pub struct Trainer<'m> {
     pub(super) options: TrainOptions,
     pub(super) optimizer: Optimizer,
     pub(super) state: TrainState,
-    pub(super) budget: Budget<'m>,
+    pub(super) budget: Budget,
     pub(super) cache: Option<Arc<ReferenceCache>>,
     pub(super) reference_texts: Option<ReferenceTexts>,
     /// The mismatch of the training data, once it is known.
@@ -68,9 +69,8 @@ impl<'m> Trainer<'m> {
         let params = adapter.params();
         let optimizer = Optimizer::new(model.device(), &params, options.optimizer, options.weight_decay)?;
         let adapters = Adapters { policy: Some(adapter.clone()), reference: reference.clone() };
-        let dropout = options.lora_dropout > 0.0;
-        let moments = options.optimizer.moments();
-        let budget = Budget::new(model, &adapters, options.precision, dropout, moments, options.memory);
+        let counted = Counted::new(model.device(), model.config().clone(), &adapters, &objective, &options)?;
+        let budget = Budget::new(model.device(), counted, model.copied_bytes(), options.memory);
         let state = TrainState::default();
         Ok(Trainer {
             model,

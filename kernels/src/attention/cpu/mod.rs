@@ -75,25 +75,11 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     cpu.in_f32(device, dqkv, false, |dqkv| backward::backward(device, cpu, sizes, known, dqkv))
 }
 
-/// See [`crate::attention::scratch_bytes`].
-pub(super) fn scratch_bytes(
-    cpu: &Cpu,
-    dtype: FloatDtype,
-    rows: usize,
-    geometry: Geometry,
-    segments: &[Segment],
-) -> ScratchBytes {
-    scratch_of(cpu, dtype, geometry, rows, &Lists::new(rows, segments))
-}
-
 /// What [`forward`] and [`backward`] take while they run on operands of format `dtype`.
 pub(super) fn scratch(cpu: &Cpu, dtype: FloatDtype, geometry: Geometry, layout: &Layout) -> ScratchBytes {
-    scratch_of(cpu, dtype, geometry, layout.rows(), layout.cpu())
-}
-
-fn scratch_of(cpu: &Cpu, dtype: FloatDtype, geometry: Geometry, rows: usize, lists: &Lists) -> ScratchBytes {
+    let rows = layout.rows();
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
-    let Lists { blocks, trees, .. } = lists;
+    let Lists { blocks, trees, .. } = layout.cpu();
     let largest = trees.iter().map(|tree| tree.rows).max().unwrap_or(0);
     let (blocks, floats) = (blocks.len(), size_of::<f32>());
     let on_unit = dtype == FloatDtype::Bf16 && cpu.isa().has_bf16_unit();

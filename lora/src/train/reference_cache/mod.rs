@@ -35,7 +35,7 @@ mod weights;
 pub use error::{CacheError, CacheNote};
 pub(super) use record::SequenceKey;
 
-use super::memory::default_cache_limit;
+use super::budget::default_cache_limit;
 use super::size::Size;
 use align_engine::adapters::AdapterSet;
 use align_engine::model::Model;

@@ -1,0 +1,262 @@
+//! What a run will hold in memory, and how many layers keep what their backward pass needs.
+//!
+//! The passes run on a device that counts ([`Counted`]), so everything that is computed counts: adapters, gradients, optimiser,
+//! activations, scratch. The base weights do not: they are pages of their files, which the system takes back when it needs the
+//! memory.
+
+use super::counted::{Counted, Gradients, PassCost};
+use super::error::TrainError;
+use super::forest::Forest;
+use super::options::TrainOptions;
+use super::size::Size;
+use super::step::Passes;
+use align_kernels::device::Headroom;
+use align_kernels::{Device, Result, cpu};
+
+/// Share of the memory that is free at the start which a run may fill unless it is told: the rest is for the pages of the
+/// mapped weights and for everything else on the machine.
+pub const SHARE: f64 = Headroom::HOST.share;
+/// Cached log-probs of the reference may take one part in so many of the limit when they are kept in memory.
+const CACHE_SHARE: u64 = 16;
+
+/// What a run may hold unless it is told.
+fn default_limit(device: &Device) -> u64 {
+    (device.free_bytes() as f64 * device.headroom().share) as u64
+}
+
+/// What cached log-probs may take of the memory where nothing says how much there is.
+pub(super) fn default_cache_limit() -> u64 {
+    (cpu::free_bytes() as f64 * SHARE) as u64 / CACHE_SHARE
+}
+
+/// How much a run may hold, and what of it is held all the time.
+#[derive(Debug)]
+pub struct Budget {
+    counted: Counted,
+    headroom: Headroom,
+    limit: u64,
+    /// What may be filled: the limit without what is not counted, or from the plan on what it says, so that smaller passes hold
+    /// no more than the largest.
+    room: u64,
+    /// Copies of weights that cannot be used in their file.
+    copies: u64,
+    /// What the cached log-probs of the reference take.
+    cache: u64,
+}
+
+/// What a run will hold at its largest forward pass.
+#[derive(Debug)]
+pub struct Plan {
+    /// Bytes that it may hold.
+    pub limit: u64,
+    /// Bytes that it will hold at most: the sum of the parts.
+    pub peak: u64,
+    /// What they are for, by name.
+    pub parts: Vec<(&'static str, u64)>,
+    /// Layers, and how many of them keep their activations in that pass; the others are recomputed.
+    pub layers: usize,
+    pub layers_kept: usize,
+    /// The rows of that pass.
+    pub(super) pass: Forest,
+    /// The same with the rows of the reference that an earlier pass of its step has computed.
+    pub(super) with_reference: Forest,
+    /// Tokens of the trees of a mean step.
+    pub(super) mean_tokens: f64,
+    /// See [`StepsKnown`](super::steps::StepsKnown).
+    pub(super) scored_first: f64,
+    /// Steps of the run, and those of them that are in its first epoch.
+    pub(super) steps: u64,
+    pub(super) first_epoch: u64,
+}
+
+impl Plan {
+    /// Rows of the largest pass that are the reference's.
+    pub fn reference_rows(&self) -> usize {
+        self.pass.plan.reference
+    }
+
+    /// Rows of the largest pass, those of the reference included.
+    pub fn rows(&self) -> usize {
+        self.pass.plan.rows()
+    }
+}
+
+impl Budget {
+    /// Plans for passes that `counted` counts. The limit is `limit` bytes, or a share of what is free on `device`, which holds
+    /// `copies` bytes of weights that cannot be used in their file.
+    pub(super) fn new(device: &Device, counted: Counted, copies: u64, limit: Option<u64>) -> Budget {
+        let headroom = device.headroom();
+        let limit = limit.unwrap_or_else(|| default_limit(device));
+        Budget { counted, headroom, limit, room: headroom.room(limit), copies, cache: 0 }
+    }
+
+    /// The passes of the run, which compute nothing.
+    pub(super) fn counted(&self) -> &Counted {
+        &self.counted
+    }
+
+    /// Layers to keep in a forward pass over the rows of `forest`; the others are recomputed, which costs one more forward pass
+    /// of those layers and changes no bit of the result. `None` if it holds more than planned even with none.
+    ///
+    /// # Errors
+    /// As [`Counted::pass`].
+    pub fn layers_kept(&self, forest: &Forest, gradients: Gradients) -> Result<Option<usize>> {
+        Ok(self.fitting(forest, gradients)?.map(|(kept, _)| kept))
+    }
+
+    /// Bytes that cached log-probs of the reference may take of what the run may hold.
+    pub(super) fn cache_limit(&self) -> u64 {
+        self.limit / CACHE_SHARE
+    }
+
+    /// Reserves this many bytes for cached log-probs.
+    pub(super) fn hold_for_cache(&mut self, bytes: u64) {
+        self.cache = bytes;
+    }
+
+    /// What is held all the time.
+    fn held(&self) -> u64 {
+        self.counted.held() + self.copies + self.cache
+    }
+
+    /// The most layers that can be kept, and what the pass takes then. `None` if it is too much even with none.
+    fn fitting(&self, forest: &Forest, gradients: Gradients) -> Result<Option<(usize, PassCost)>> {
+        let Some(room) = self.room.checked_sub(self.held()) else { return Ok(None) };
+        let fits = |kept: usize| -> Result<Option<(usize, PassCost)>> {
+            let cost = self.counted.pass(forest, kept, gradients)?;
+            Ok((cost.peak + cost.packed <= room).then_some((kept, cost)))
+        };
+        // most passes can keep all layers; else the most is searched between what fits and what does not
+        let all = self.counted.layers();
+        if let Some(kept) = fits(all)? {
+            return Ok(Some(kept));
+        }
+        let (mut found, mut from, mut to) = (None, 0, all);
+        while from < to {
+            let middle = from + (to - from) / 2;
+            match fits(middle)? {
+                Some(kept) => (found, from) = (Some(kept), middle + 1),
+                None => to = middle,
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a run will hold whose largest pass with a backward pass is `train`, and those without, in training and in
+    /// evaluations, `without`.
+    ///
+    /// # Errors
+    /// [`TrainError::Memory`] if that is more than it may hold, even with all layers recomputed.
+    pub(super) fn plan(
+        &mut self,
+        train: LargestWithGradient,
+        without: &[Forest],
+        options: &TrainOptions,
+    ) -> Result<Plan, TrainError> {
+        self.room = self.headroom.room(self.limit);
+        let gradients = train.gradients();
+        let LargestWithGradient { pass, with_reference, alone } = train;
+        let mut largest_without: Option<(&Forest, PassCost)> = None;
+        let least = self.counted.pass(&pass, 0, gradients)?;
+        let mut packed = least.packed;
+        for forest in without {
+            let cost = self.counted.pass(forest, 0, Gradients::Fresh)?;
+            packed = packed.max(cost.packed);
+            if largest_without.is_none_or(|(_, known)| known.peak < cost.peak) {
+                largest_without = Some((forest, cost));
+            }
+        }
+        let of_without = largest_without.map_or(0, |(_, cost)| cost.peak);
+        let needed = self.held() + packed + least.peak.max(of_without);
+        let fitting = self.fitting(&pass, gradients)?.filter(|_| needed <= self.room);
+        let Some((layers_kept, cost)) = fitting else {
+            let largest = largest_without.filter(|_| of_without > least.peak).map_or(&pass, |(forest, _)| forest);
+            return Err(TrainError::Memory {
+                needed: Size(self.headroom.limit(needed)),
+                limit: Size(self.limit),
+                rows: largest.plan.rows(),
+                micro_batch_tokens: options.micro_batch_tokens,
+                max_length: options.max_length,
+            });
+        };
+        let most = cost.peak.max(of_without);
+        self.room = self.held() + packed + most;
+        // where there is one pass they come when the kept layers go
+        let of_gradients = if alone { 0 } else { self.counted.gradient_bytes().min(most - cost.kept) };
+        let state = self.counted.state();
+        let parts = [
+            (if alone { "adapter, optimiser" } else { "adapter, gradients, optimiser" }, state + of_gradients),
+            ("norms and copies of weights", self.counted.held() - state + self.copies),
+            ("cached reference log-probs", self.cache),
+            ("inputs of recomputed layers, and what kept ones keep", cost.kept),
+            ("the work on one layer", most - cost.kept - of_gradients),
+            ("packing", packed),
+        ];
+        Ok(Plan {
+            limit: self.limit,
+            peak: self.room,
+            parts: parts.into_iter().filter(|(_, bytes)| *bytes > 0).collect(),
+            layers: self.counted.layers(),
+            layers_kept,
+            pass,
+            with_reference,
+            mean_tokens: 0.0,
+            scored_first: 0.0,
+            steps: 0,
+            first_epoch: 0,
+        })
+    }
+}
+
+/// The largest forward passes of some steps.
+#[derive(Debug, Default)]
+pub(super) struct Largest {
+    pub with_gradient: Option<LargestWithGradient>,
+    pub without_gradient: Option<Forest>,
+    /// Bytes of the two.
+    bytes: [u64; 2],
+}
+
+/// The largest forward pass that has a backward pass.
+#[derive(Debug)]
+pub(super) struct LargestWithGradient {
+    pub pass: Forest,
+    /// The same with the rows of the reference that an earlier pass of its step has computed.
+    pub with_reference: Forest,
+    /// Whether it is the only one of its step.
+    pub alone: bool,
+}
+
+impl LargestWithGradient {
+    fn gradients(&self) -> Gradients {
+        if self.alone { Gradients::Fresh } else { Gradients::There }
+    }
+}
+
+impl Largest {
+    /// Looks at the passes of a step; `alone`: it has one with a backward pass.
+    pub(super) fn add(&mut self, passes: Passes, alone: bool, counted: &Counted) -> Result<()> {
+        let least = |forest: &Forest, gradients| -> Result<u64> {
+            let cost = counted.pass(forest, 0, gradients)?;
+            Ok(cost.peak + cost.packed)
+        };
+        for with_reference in passes.with_gradient {
+            let pass = match passes.reference_is_known {
+                true => with_reference.without_reference(),
+                false => with_reference.clone(),
+            };
+            let found = LargestWithGradient { pass, with_reference, alone };
+            let bytes = least(&found.pass, found.gradients())?;
+            if self.with_gradient.is_none() || self.bytes[0] < bytes {
+                (self.with_gradient, self.bytes[0]) = (Some(found), bytes);
+            }
+        }
+        for found in passes.without_gradient {
+            let bytes = least(&found, Gradients::Fresh)?;
+            if self.without_gradient.is_none() || self.bytes[1] < bytes {
+                (self.without_gradient, self.bytes[1]) = (Some(found), bytes);
+            }
+        }
+        Ok(())
+    }
+}
