@@ -70,6 +70,7 @@ pub use source::error::SourceError;
 pub use source::files::{DataFiles, data_files};
 pub use source::hub::fault::HubFault;
 pub use source::hub::{CachedSet, is_data_set_id};
+pub use source::memory::MemoryRows;
 pub use source::parquet::fault::ParquetFault;
 pub use store::user_cache;
 pub use tokens::encode::{Boundary, DropReason, Encoded, Encoder, EncoderError, LongAnswers, Notes};

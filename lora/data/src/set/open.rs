@@ -32,6 +32,7 @@ use crate::row::RowKind;
 use crate::source::column_map::Seen;
 use crate::source::error::SourceError;
 use crate::source::limits::MAX_RECORDS;
+use crate::source::memory::MemoryRows;
 use crate::source::reader::{PlaceCursor, Rows};
 use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 use crate::tokens::sft_part::SftPart;
@@ -89,6 +90,18 @@ fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result
         // the tokens that will be kept are of these files
         FileStamp::check(slot.stamps(), paths)?;
     }
+    survey(paths, rows, encoder, Opening { kind, on_bad_row, cache, rejects, observer }, slot.as_ref())
+}
+
+/// Passes over opened rows. `slot` takes their tokens.
+fn survey(
+    paths: &[PathBuf],
+    rows: Rows,
+    mut encoder: Encoder,
+    opening: Opening<'_>,
+    slot: Option<&Slot>,
+) -> Result<Dataset, DataError> {
+    let Opening { kind, on_bad_row, rejects, observer, .. } = opening;
     let records = rows.len();
     let mut survey = Survey::new(records, rows.blank_lines());
     survey.decided = Decided::by([&rows], &encoder)?;
@@ -115,7 +128,7 @@ fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result
         writer: None,
         failed: None,
     };
-    let dataset = pass.run(slot.as_ref(), observer)?;
+    let dataset = pass.run(slot, observer)?;
     note_idle_flags(&dataset, observer);
     Ok(dataset)
 }
@@ -193,6 +206,16 @@ impl Dataset {
     /// it.
     pub fn open_with(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
         open(paths, encoder, opening)
+    }
+
+    /// As [`Dataset::open_with`], with rows from memory. They are read, checked and counted as those of a file are. Their tokens
+    /// are not cached: [`Opening::cache`] has no effect.
+    ///
+    /// # Errors
+    /// As [`Dataset::open_with`].
+    pub fn from_memory(rows: MemoryRows, encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
+        let paths = [rows.name().to_owned()];
+        survey(&paths, Rows::in_memory(rows)?, encoder, opening, None)
     }
 
     /// The work on one record that needs no other, so that it runs in parallel. What cannot be encoded at all (a prompt alone,

@@ -13,6 +13,7 @@ pub(crate) mod json_array;
 pub(crate) mod layout;
 pub(crate) mod limits;
 pub(crate) mod lines;
+pub(crate) mod memory;
 pub(crate) mod parquet;
 pub(crate) mod reader;
 pub(crate) mod spool;

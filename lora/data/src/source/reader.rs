@@ -1,6 +1,7 @@
 //! Data files by row: one pass finds where rows start, then any row can be read in any order, as the bytes of a JSON object.
 //!
-//! JSONL is read in place. Compressed files, JSON arrays, CSV and Parquet are first written out with one row a line (`spool`).
+//! JSONL is read in place. Compressed files, JSON arrays, CSV and Parquet are first written out with one row a line (`unpack`).
+//! Rows from memory are lines in memory.
 //! Files are read with positioned reads and not mapped: a data file that shrinks while it is mapped would end the process
 //! (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
 
@@ -22,6 +23,7 @@ use super::format::Format;
 use super::layout::{LOOK_BYTES, TextLayout};
 use super::limits::{MAX_RECORDS, MAX_ROW_BYTES, many_lines};
 use super::lines::{LineIndex, LinesOf, ManyLines};
+use super::memory::MemoryRows;
 use super::unpack;
 use crate::progress::{DataObserver, DataProgress, Stage, Unobserved};
 
@@ -42,10 +44,8 @@ pub struct Rows {
 #[derive(Debug)]
 struct DataFile {
     path: PathBuf,
-    /// Where the lines are: the user's file, or the spool of one that is not JSONL itself, which is then closed.
-    text: File,
-    is_spooled: bool,
-    /// Of the user's file.
+    text: Text,
+    /// Of the user's file, or of the lines in memory.
     bytes: u64,
     modified: Option<SystemTime>,
     lines: LineIndex,
@@ -53,7 +53,57 @@ struct DataFile {
     first_row: usize,
 }
 
+/// Where the lines of a file are.
+#[derive(Debug)]
+enum Text {
+    /// In the user's file.
+    InPlace(File),
+    /// In the spool of a file that is not JSONL itself, which is then closed.
+    Spooled(File),
+    /// In memory. There is no file.
+    Memory(Vec<u8>),
+}
+
+impl Text {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        match self {
+            Text::InPlace(file) | Text::Spooled(file) => file.read_at(buffer, offset),
+            Text::Memory(lines) => {
+                lines.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default().read(buffer)
+            }
+        }
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        match self {
+            Text::InPlace(file) | Text::Spooled(file) => file.read_exact_at(buffer, offset),
+            Text::Memory(_) => match self.read_at(buffer, offset)? == buffer.len() {
+                true => Ok(()),
+                false => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            },
+        }
+    }
+}
+
 impl Rows {
+    /// Takes rows from memory.
+    ///
+    /// # Errors
+    /// [`SourceError::Empty`]; [`SourceError::ManyLines`] and [`SourceError::TooManyRows`] as for a file.
+    pub fn in_memory(memory: MemoryRows) -> Result<Rows, SourceError> {
+        let MemoryRows { name: path, lines: text } = memory;
+        let mut lines = LineIndex::new(MAX_RECORDS as u64, LinesOf::Text(text.len() as u64));
+        let found = lines.push(&text).and_then(|()| lines.finish());
+        found.map_err(|ManyLines(most)| many_lines(&path, most, 0))?;
+        let rows = lines.starts.len();
+        if rows == 0 {
+            return Err(SourceError::Empty { paths: vec![path] });
+        }
+        let bytes = lines.bytes;
+        let file = DataFile { path, text: Text::Memory(text), bytes, modified: None, lines, first_row: 0 };
+        Ok(Rows { files: vec![file], rows })
+    }
+
     /// Opens the files and finds their rows. Blank lines are no rows; a byte-order mark and CRLF are accepted. Of Parquet, the
     /// columns that something reads under `columns` are read; the others are null.
     ///
@@ -144,9 +194,9 @@ impl Rows {
             _ => SourceError::Io { path: file.path.clone(), source },
         })?;
         line.truncate(line.trim_ascii_end().len());
-        match file.is_spooled {
-            true => Ok(BadLine::read(&line).map_or(Ok(line), Err)),
-            false => Ok(Ok(line)),
+        match file.text {
+            Text::Spooled(_) => Ok(BadLine::read(&line).map_or(Ok(line), Err)),
+            Text::InPlace(_) | Text::Memory(_) => Ok(Ok(line)),
         }
     }
 
@@ -156,12 +206,15 @@ impl Rows {
     /// [`SourceError::Changed`] if the size or the time of modification differ.
     pub fn check_unchanged(&self) -> Result<(), SourceError> {
         for file in &self.files {
-            let now = match file.is_spooled {
-                false => file.text.metadata().map_err(|source| SourceError::Io { path: file.path.clone(), source })?,
-                true => match file.path.metadata() {
+            let now = match &file.text {
+                Text::InPlace(text) => {
+                    text.metadata().map_err(|source| SourceError::Io { path: file.path.clone(), source })?
+                }
+                Text::Spooled(_) => match file.path.metadata() {
                     Ok(now) => now,
                     Err(_) => continue,
                 },
+                Text::Memory(_) => continue,
             };
             if now.len() != file.bytes || now.modified().ok() != file.modified {
                 return Err(SourceError::Changed { path: file.path.clone() });
@@ -238,15 +291,15 @@ impl DataFile {
                 let mut lines = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Text(meta.len()));
                 let many = |ManyLines(most)| many_lines(path, most, first_row);
                 find_lines(&file, &mut lines, progress).map_err(io)?.map_err(many)?;
-                (lines.bytes, file, lines)
+                (lines.bytes, Text::InPlace(file), lines)
             }
             false => {
                 let (spool, lines) =
                     unpack::unpack(path, &file, meta.len(), format, columns, first_row, &mut progress)?;
-                (meta.len(), spool, lines)
+                (meta.len(), Text::Spooled(spool), lines)
             }
         };
-        Ok(DataFile { path: path.to_owned(), text, is_spooled: !is_lines, bytes, modified, lines, first_row })
+        Ok(DataFile { path: path.to_owned(), text, bytes, modified, lines, first_row })
     }
 
     /// Start and length of what [`Rows::read`] reads, in bytes of the text.

@@ -4,6 +4,7 @@ mod batches;
 mod dataset;
 mod encoder;
 mod goldens;
+mod memory;
 mod orders;
 mod parity;
 mod prompts;
