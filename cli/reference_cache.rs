@@ -4,7 +4,7 @@ use crate::args::CacheChoice;
 use crate::error::CliError;
 use crate::loaded::LoadedModel;
 use crate::report::say;
-use align_data::user_cache;
+use align_data::store::user_cache;
 use align_engine::adapters::AdapterSet;
 use align_kernels::Precision;
 use align_lora::train::ReferenceCache;

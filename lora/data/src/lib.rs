@@ -30,7 +30,7 @@ mod record;
 mod row;
 mod set;
 mod source;
-mod store;
+pub mod store;
 mod tokens;
 
 #[cfg(test)]
@@ -72,7 +72,6 @@ pub use source::hub::fault::HubFault;
 pub use source::hub::{CachedSet, is_data_set_id};
 pub use source::memory::MemoryRows;
 pub use source::parquet::fault::ParquetFault;
-pub use store::user_cache;
 pub use tokens::encode::{Boundary, DropReason, Encoded, Encoder, EncoderError, LongAnswers, Notes};
 pub use tokens::sft_part::SftPart;
 pub use tokens::spans::SpanSource;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::error::DataError;
 use super::index::Entry;
-use super::ingredients::FileStamp;
+use super::ingredients::check_stamps;
 use super::options::Shuffle;
 use super::options::UnpairedOrder;
 use super::split;
@@ -26,6 +26,7 @@ use crate::row::RowKind;
 use crate::source::column_map::ColumnMap;
 use crate::source::error::SourceError;
 use crate::source::reader::Rows;
+use crate::store::stamp::Stamp;
 use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 
 /// How many records are encoded together if each makes all pairs of its answers.
@@ -53,7 +54,7 @@ pub(crate) struct Sources {
     columns: ColumnMap,
     rows: OnceLock<Rows>,
     /// Of the files that the cached tokens are of.
-    stamps: Vec<FileStamp>,
+    stamps: Vec<Stamp>,
     records: usize,
 }
 
@@ -80,7 +81,7 @@ impl Sources {
     pub fn rows(&self) -> Result<&Rows, SourceError> {
         if self.rows.get().is_none() {
             let rows = Rows::open(&self.paths, &self.columns)?;
-            FileStamp::check(&self.stamps, &self.paths)?;
+            check_stamps(&self.stamps, &self.paths)?;
             if rows.len() != self.records {
                 return Err(SourceError::Changed { path: self.paths[0].clone() });
             }

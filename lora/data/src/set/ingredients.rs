@@ -1,14 +1,14 @@
 //! What decides the tokens of a data set: if all of it is as it was, so are the tokens.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::options::OnBadRow;
 use crate::progress::{DataObserver, DataProgress, Stage};
 use crate::row::RowKind;
 use crate::source::error::SourceError;
+use crate::store::content::{content, hashed_bytes};
+use crate::store::differences::differences;
+use crate::store::stamp::Stamp;
 use crate::tokens::encode::Encoder;
 use crate::tokens::jinja::strftime;
 use crate::tokens::template::ChatTemplate;
@@ -25,53 +25,23 @@ const LIBRARIES: [(&str, &str); 6] = [
     ("minijinja-contrib", "3.0.5"),
     ("parquet", "60.1.0"),
 ];
-/// A file of at most so many bytes is hashed whole, and is the same whatever its name's history: a copy, or one whose time was
-/// set. Of a larger one samples are hashed, with its length, its times and its inode: no write leaves the time of the last
-/// change (ctime) as it was. A copy of a large file is therefore another file, and so is one that was linked or whose
-/// permissions were changed: its tokens are made once more.
-const HASHED_WHOLE: u64 = 256 << 20;
-/// Samples of a large file, the first at its start and the last at its end.
-const SAMPLES: u64 = 64;
-const SAMPLE_BYTES: u64 = 1 << 20;
-
 /// Everything that decides the tokens, as names and values. A new flag that changes what a row's tokens are is a new line in
 /// [`options`], or in [`Reading::options`](crate::record::reading::Reading::options) if it is about how rows are read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Ingredients(Vec<(String, String)>);
 
-/// Which file it was that was looked at. Not the time of the last change: a hard link that someone makes changes nothing in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FileStamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    /// Seconds and nanoseconds.
-    modified: (i64, i64),
-}
-
-impl FileStamp {
-    fn of(meta: &std::fs::Metadata) -> FileStamp {
-        FileStamp {
-            device: meta.dev(),
-            inode: meta.ino(),
-            bytes: meta.len(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
+/// Checks that the files are those of the stamps.
+///
+/// # Errors
+/// [`SourceError::Changed`]; [`SourceError::Io`] for one that is gone.
+pub(crate) fn check_stamps(stamps: &[Stamp], paths: &[PathBuf]) -> Result<(), SourceError> {
+    for (stamp, path) in stamps.iter().zip(paths) {
+        let meta = path.metadata().map_err(|source| SourceError::Io { path: path.clone(), source })?;
+        if !Stamp::of(&meta).is_same_file(stamp) {
+            return Err(SourceError::Changed { path: path.clone() });
         }
     }
-
-    /// Checks that the files are those of the stamps.
-    ///
-    /// # Errors
-    /// [`SourceError::Changed`]; [`SourceError::Io`] for one that is gone.
-    pub fn check(stamps: &[FileStamp], paths: &[PathBuf]) -> Result<(), SourceError> {
-        for (stamp, path) in stamps.iter().zip(paths) {
-            let meta = path.metadata().map_err(|source| SourceError::Io { path: path.clone(), source })?;
-            if FileStamp::of(&meta) != *stamp {
-                return Err(SourceError::Changed { path: path.clone() });
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// The options that decide which rows there are and what their tokens are, by the names that a user knows.
@@ -99,7 +69,7 @@ impl Ingredients {
         kind: Option<RowKind>,
         on_bad_row: OnBadRow,
         observer: &mut dyn DataObserver,
-    ) -> Result<(Ingredients, Vec<FileStamp>), SourceError> {
+    ) -> Result<(Ingredients, Vec<Stamp>), SourceError> {
         let mut all = Vec::new();
         let mut put = |name: &str, value: String| all.push((name.to_owned(), value));
         put("the program", format!("{} {VERSION}", env!("CARGO_PKG_VERSION")));
@@ -146,9 +116,8 @@ impl Ingredients {
 
     /// The first thing that differs from another list, in a user's words.
     pub fn difference(&self, other: &Ingredients) -> Option<&str> {
-        let differs = self.0.iter().enumerate().find(|(i, ours)| other.0.get(*i) != Some(*ours));
-        match differs {
-            Some((_, (name, _))) => Some(name),
+        match differences(&self.0, &other.0).next() {
+            Some(name) => Some(name.as_str()),
             None if other.0.len() > self.0.len() => Some("the number of files"),
             None => None,
         }
@@ -157,48 +126,6 @@ impl Ingredients {
 
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
-}
-
-/// How many bytes of a file are hashed.
-fn hashed_bytes(bytes: u64) -> u64 {
-    if bytes <= HASHED_WHOLE { bytes } else { (SAMPLES + 1) * SAMPLE_BYTES }
-}
-
-/// What stands for the content of a file, and which file that was. `progress` is told the bytes of each step.
-fn content(path: &Path, mut progress: impl FnMut(u64)) -> std::io::Result<(String, FileStamp)> {
-    let kind = path.metadata()?;
-    if !kind.is_file() {
-        // opening a pipe that nobody writes to would wait for ever; who reads the rows refuses it
-        return Ok(("not a file".to_owned(), FileStamp::of(&kind)));
-    }
-    let mut file = File::open(path)?;
-    let meta = file.metadata()?;
-    let stamp = FileStamp::of(&meta);
-    let mut hasher = blake3::Hasher::new();
-    let mut piece = vec![0; SAMPLE_BYTES as usize];
-    if meta.len() <= HASHED_WHOLE {
-        loop {
-            match file.read(&mut piece) {
-                Ok(0) => return Ok((hasher.finalize().to_hex().to_string(), stamp)),
-                Ok(n) => {
-                    hasher.update(&piece[..n]);
-                    progress(n as u64);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    let last = meta.len() - SAMPLE_BYTES;
-    for start in (0..SAMPLES).map(|i| last / (SAMPLES - 1) * i).chain([last]) {
-        file.read_exact_at(&mut piece, start)?;
-        hasher.update(&piece);
-        progress(SAMPLE_BYTES);
-    }
-    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
-    let known =
-        format!("{} bytes, inode {}, times {times:?}, samples {}", meta.len(), meta.ino(), hasher.finalize().to_hex());
-    Ok((known, stamp))
 }
 
 /// The template's text, and the time, if the text asks for it.
@@ -255,6 +182,7 @@ fn clock(source: &str) -> Clock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
 
     #[test]
     fn the_time_that_a_template_prints_is_read_from_it() {
@@ -276,34 +204,6 @@ mod tests {
         second.iter().for_each(|source| assert_eq!(clock(source), Clock::Second, "{source}"));
     }
 
-    fn known(path: &Path) -> String {
-        content(path, |_| {}).unwrap().0
-    }
-
-    #[test]
-    fn a_large_file_is_known_by_its_samples_its_times_and_its_inode() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("large");
-        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-        file.set_len(HASHED_WHOLE + 5_000_000).unwrap(); // holes: nothing is on the disk
-        let first = known(&path);
-        assert_eq!(known(&path), first);
-        assert!(first.contains("273435456 bytes"), "{first}");
-        file.write_all_at(b"x", HASHED_WHOLE + 4_999_999).unwrap();
-        let last_byte = known(&path);
-        assert_ne!(last_byte, first);
-        // between the samples, with the length and the time of before
-        let time = path.metadata().unwrap().modified().unwrap();
-        file.write_all_at(b"x", 3_000_000).unwrap();
-        file.set_modified(time).unwrap();
-        assert_eq!(path.metadata().unwrap().modified().unwrap(), time);
-        let between = known(&path);
-        assert_ne!(between, last_byte);
-        let mut told = 0;
-        content(&path, |bytes| told += bytes).unwrap();
-        assert_eq!(told, hashed_bytes(path.metadata().unwrap().len()));
-    }
-
     #[test]
     fn another_file_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
@@ -312,16 +212,16 @@ mod tests {
         let stamp = || content(&paths[0], |_| {}).unwrap().1;
         write("one");
         let stamps = [stamp()];
-        FileStamp::check(&stamps, &paths).unwrap();
+        check_stamps(&stamps, &paths).unwrap();
         // of the same length and time, under the same name
         let time = paths[0].metadata().unwrap().modified().unwrap();
         let beside = folder.path().join("b");
         std::fs::write(&beside, "two").unwrap();
         File::open(&beside).unwrap().set_modified(time).unwrap();
         std::fs::rename(&beside, &paths[0]).unwrap();
-        assert!(matches!(FileStamp::check(&stamps, &paths), Err(SourceError::Changed { .. })));
+        assert!(matches!(check_stamps(&stamps, &paths), Err(SourceError::Changed { .. })));
         std::fs::remove_file(&paths[0]).unwrap();
-        assert!(matches!(FileStamp::check(&stamps, &paths), Err(SourceError::Io { .. })));
+        assert!(matches!(check_stamps(&stamps, &paths), Err(SourceError::Io { .. })));
     }
 
     #[test]

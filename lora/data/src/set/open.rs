@@ -13,7 +13,7 @@ use super::dataset::{Dataset, Sources};
 use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
 use super::error::DataError;
 use super::index::Entry;
-use super::ingredients::FileStamp;
+use super::ingredients::check_stamps;
 use super::options::OnBadRow;
 use super::options::UnpairedOrder;
 use super::rejects::{self, Rejects};
@@ -88,7 +88,7 @@ fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result
     let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
     if let Some(slot) = &slot {
         // the tokens that will be kept are of these files
-        FileStamp::check(slot.stamps(), paths)?;
+        check_stamps(slot.stamps(), paths)?;
     }
     survey(paths, rows, encoder, Opening { kind, on_bad_row, cache, rejects, observer }, slot.as_ref())
 }

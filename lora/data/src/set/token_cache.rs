@@ -19,13 +19,12 @@ use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use align_engine::new_file::{NewFile, NewFileError};
 use serde_json::Value;
 
 use super::error::DataError;
-use super::ingredients::{FileStamp, Ingredients};
+use super::ingredients::Ingredients;
 use super::options::OnBadRow;
 use super::rejects::{self, Rejects};
 use super::survey::Survey;
@@ -33,6 +32,8 @@ use crate::progress::{DataObserver, DataProgress, Stage};
 use crate::row::EncodedRow;
 use crate::row::RowKind;
 use crate::source::error::SourceError;
+use crate::store::folder::{keep_within, mark_used};
+use crate::store::stamp::Stamp;
 use crate::store::user_cache;
 use crate::tokens::encode::Encoder;
 
@@ -48,8 +49,6 @@ const PIECE_BYTES: usize = 1 << 20;
 pub const CACHE_BYTES: u64 = 16 << 30;
 /// What an entry's name ends with.
 const ENDING: &str = "tokens";
-/// What a crash left behind is removed after so long.
-const ABANDONED: Duration = Duration::from_hours(24);
 
 /// A folder of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +101,7 @@ pub(crate) struct Slot {
     /// The data files.
     data: Vec<PathBuf>,
     /// Of the data files as they were when the ingredients were taken.
-    stamps: Vec<FileStamp>,
+    stamps: Vec<Stamp>,
 }
 
 /// What was found in a slot.
@@ -137,7 +136,7 @@ impl Slot {
     }
 
     /// Which files of data it is for.
-    pub fn stamps(&self) -> &[FileStamp] {
+    pub fn stamps(&self) -> &[Stamp] {
         &self.stamps
     }
 
@@ -202,8 +201,7 @@ impl Slot {
         }
         let offsets = offsets(&part(1)?, &parts[0])?;
         let index = part(2)?;
-        // for the order in which entries go; another user's entry stays as it is
-        let _ = file.set_modified(SystemTime::now());
+        mark_used(&file);
         let rows = CachedRows { path: self.path.clone(), file, bytes, offsets };
         Ok(Lookup::Found(Box::new(Entry { index, survey, rows, rejects: parts[5].clone() })))
     }
@@ -228,36 +226,9 @@ impl Slot {
 
     /// Removes what a crash left, and the entries that were not used for the longest time, if all together are too large. Best
     /// effort: a folder that cannot be listed only stays as it is.
-    pub fn make_room(&self) -> usize {
+    pub fn make_room(&self) -> u64 {
         let folder = self.path.parent().expect("a slot is in a folder");
-        let mut entries = Vec::new();
-        let mut total = 0;
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { continue };
-            let Ok(used) = meta.modified() else { continue };
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let age = SystemTime::now().duration_since(used).unwrap_or_default();
-            if name.starts_with(".tmp-") && age > ABANDONED {
-                let _ = std::fs::remove_file(&path);
-            } else if path.extension().is_some_and(|ending| ending == ENDING) {
-                total += meta.len();
-                if path != self.path {
-                    entries.push((used, meta.len(), path));
-                }
-            }
-        }
-        entries.sort();
-        let mut removed = 0;
-        for (_, bytes, path) in entries {
-            if total <= self.limit {
-                break;
-            }
-            if std::fs::remove_file(&path).is_ok() {
-                total -= bytes;
-                removed += 1;
-            }
-        }
-        removed
+        keep_within(folder, ENDING, self.limit, &self.path).files
     }
 }
 

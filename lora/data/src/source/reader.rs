@@ -10,7 +10,6 @@ use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -26,6 +25,7 @@ use super::lines::{LineIndex, LinesOf, ManyLines};
 use super::memory::MemoryRows;
 use super::unpack;
 use crate::progress::{DataObserver, DataProgress, Stage, Unobserved};
+use crate::store::stamp::Stamp;
 
 /// Bytes read at a time while looking for rows.
 const SCAN_BYTES: usize = 1 << 20;
@@ -45,9 +45,8 @@ pub struct Rows {
 struct DataFile {
     path: PathBuf,
     text: Text,
-    /// Of the user's file, or of the lines in memory.
-    bytes: u64,
-    modified: Option<SystemTime>,
+    /// Of the user's file. `None` for rows from memory.
+    stamp: Option<Stamp>,
     lines: LineIndex,
     /// Number of this file's first row over all files.
     first_row: usize,
@@ -99,8 +98,7 @@ impl Rows {
         if rows == 0 {
             return Err(SourceError::Empty { paths: vec![path] });
         }
-        let bytes = lines.bytes;
-        let file = DataFile { path, text: Text::Memory(text), bytes, modified: None, lines, first_row: 0 };
+        let file = DataFile { path, text: Text::Memory(text), stamp: None, lines, first_row: 0 };
         Ok(Rows { files: vec![file], rows })
     }
 
@@ -138,7 +136,7 @@ impl Rows {
                 other => other,
             })?;
             rows += file.lines.starts.len();
-            before += file.bytes;
+            before += size(path);
             files.push(file);
         }
         if rows == 0 {
@@ -216,7 +214,7 @@ impl Rows {
                 },
                 Text::Memory(_) => continue,
             };
-            if now.len() != file.bytes || now.modified().ok() != file.modified {
+            if file.stamp.as_ref().is_some_and(|stamp| !Stamp::of(&now).is_same_file(stamp)) {
                 return Err(SourceError::Changed { path: file.path.clone() });
             }
         }
@@ -270,7 +268,7 @@ impl DataFile {
         }
         let file = File::open(path).map_err(io)?;
         let meta = file.metadata().map_err(io)?;
-        let modified = meta.modified().ok();
+        let stamp = Some(Stamp::of(&meta));
 
         let mut head = vec![0; LOOK_BYTES];
         let mut head_bytes = 0;
@@ -286,20 +284,20 @@ impl DataFile {
         let format = Format::of(&head).map_err(|found| SourceError::Format { path: path.to_owned(), found })?;
         let is_lines = format == Format::Text
             && TextLayout::of(path, &head, head_bytes as u64 >= meta.len(), columns)? == TextLayout::Lines;
-        let (bytes, text, lines) = match is_lines {
+        let (text, lines) = match is_lines {
             true => {
                 let mut lines = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Text(meta.len()));
                 let many = |ManyLines(most)| many_lines(path, most, first_row);
                 find_lines(&file, &mut lines, progress).map_err(io)?.map_err(many)?;
-                (lines.bytes, Text::InPlace(file), lines)
+                (Text::InPlace(file), lines)
             }
             false => {
                 let (spool, lines) =
                     unpack::unpack(path, &file, meta.len(), format, columns, first_row, &mut progress)?;
-                (meta.len(), Text::Spooled(spool), lines)
+                (Text::Spooled(spool), lines)
             }
         };
-        Ok(DataFile { path: path.to_owned(), text, bytes, modified, lines, first_row })
+        Ok(DataFile { path: path.to_owned(), text, stamp, lines, first_row })
     }
 
     /// Start and length of what [`Rows::read`] reads, in bytes of the text.

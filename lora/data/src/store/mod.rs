@@ -1,3 +1,7 @@
-//! What is kept on the disk from one run to the next.
+//! What is kept on the disk from one run to the next: whether a file is what it was, what differs, and folders within a limit.
 
+pub mod content;
+pub mod differences;
+pub mod folder;
+pub mod stamp;
 pub mod user_cache;

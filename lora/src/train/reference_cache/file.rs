@@ -4,11 +4,11 @@ use super::error::{CacheError, CacheNote};
 use super::fingerprint::Fingerprint;
 use super::record::{self, Head, SequenceKey};
 use crate::train::size::Size;
+use align_data::store::folder::{self, Removed};
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 /// What the files are called.
 const EXTENSION: &str = "logps";
@@ -112,8 +112,7 @@ impl CacheFile {
             notes.push(CacheNote::DamagedEnd { path: self.path.clone(), kept, bytes });
             self.file.set_len(self.end)?;
         }
-        // when it was used last; a file system that cannot say so lets it go earlier
-        let _ = self.file.set_modified(SystemTime::now());
+        folder::mark_used(&self.file);
         Ok(())
     }
 
@@ -198,7 +197,7 @@ impl CacheFile {
     /// as much the one used last.
     pub fn other_with(&self, keys: &[SequenceKey]) -> Option<CacheNote> {
         let folder = self.path.parent()?;
-        let mut others = files(folder).ok()?;
+        let mut others = folder::files(folder, EXTENSION).ok()?;
         others.retain(|other| other.path != self.path);
         others.sort_by_key(|other| std::cmp::Reverse(other.used));
         let found = others.into_iter().take(OTHERS_LOOKED_AT).filter_map(|other| {
@@ -215,38 +214,7 @@ impl CacheFile {
     pub fn prune(&mut self) -> Option<CacheNote> {
         self.looked_at = self.end;
         let folder = self.path.parent()?;
-        let mut found = files(folder).ok()?;
-        let mut all: u64 = found.iter().map(|file| file.bytes).sum();
-        found.sort_by_key(|file| file.used);
-        let (mut removed, mut bytes) = (0, 0);
-        for old in found.into_iter().filter(|file| file.path != self.path) {
-            if all <= self.limit {
-                break;
-            }
-            // not one that a run writes at the moment
-            let free = File::open(&old.path).is_ok_and(|file| file.try_lock().is_ok());
-            if free && fs::remove_file(&old.path).is_ok() {
-                all -= old.bytes;
-                bytes += old.bytes;
-                removed += 1;
-            }
-        }
-        (removed > 0).then(|| CacheNote::Pruned { folder: folder.to_owned(), files: removed, bytes: Size(bytes) })
+        let Removed { files, bytes } = folder::keep_within(folder, EXTENSION, self.limit, &self.path);
+        (files > 0).then(|| CacheNote::Pruned { folder: folder.to_owned(), files, bytes: Size(bytes) })
     }
-}
-
-/// A cache file of a directory.
-struct Found {
-    path: PathBuf,
-    bytes: u64,
-    used: SystemTime,
-}
-
-fn files(folder: &Path) -> io::Result<Vec<Found>> {
-    let of_entry = |path: PathBuf| {
-        let metadata = fs::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
-        Some(Found { bytes: metadata.len(), used: metadata.modified().ok()?, path })
-    };
-    let paths = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-    Ok(paths.filter(|path| path.extension().is_some_and(|found| found == EXTENSION)).filter_map(of_entry).collect())
 }

@@ -2,6 +2,7 @@
 
 use super::error::CacheError;
 use crate::adapter::adapter_hash;
+use align_data::store::differences::differences;
 use align_engine::adapters::AdapterSet;
 use align_engine::model::Model;
 use align_kernels::Precision;
@@ -68,8 +69,7 @@ impl Fingerprint {
                 ("the build of this program", of.program),
             ]
         };
-        let pairs = entries(self).into_iter().zip(entries(other));
-        pairs.filter(|(mine, theirs)| mine != theirs).map(|((name, _), _)| name).collect()
+        differences(&entries(self), &entries(other)).copied().collect()
     }
 }
 

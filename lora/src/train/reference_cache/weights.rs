@@ -7,20 +7,18 @@
 //! and the hash not remembered: a second write within one tick of the file system's clock would go unseen.
 
 use super::error::CacheError;
+use align_data::store::stamp::Stamp;
 use align_engine::new_file::NewFile;
 use align_engine::weights::{MappedFile, WeightFiles};
 use blake3::{Hash, Hasher};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 /// Files of fewer bytes are hashed each time: it takes less than a tenth of a second.
 const REMEMBERED_FROM: u64 = 256 << 20;
 /// Blocks whose bytes are looked at before a remembered hash is believed.
 const BLOCKS: usize = 256;
 const BLOCK: usize = 4096;
-/// Coarse clocks of file systems tick every two seconds; those of the network are not exactly ours.
-const SETTLED: Duration = Duration::from_secs(10);
 
 /// The weights of a run, as they were when it began.
 #[derive(Debug)]
@@ -34,44 +32,6 @@ struct Watched {
     /// If it was hashed.
     hash: Option<Hash>,
     stamp: Option<Stamp>,
-}
-
-/// What the system says about a file that changes with its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
-    /// Numbers that differ from system to system.
-    numbers: Vec<i128>,
-    newest: Option<SystemTime>,
-    /// Whether every write shows in it.
-    complete: bool,
-}
-
-impl Stamp {
-    #[cfg(unix)]
-    fn of(metadata: &Metadata) -> Stamp {
-        use std::os::unix::fs::MetadataExt;
-        let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
-        let changed = time(metadata.ctime(), metadata.ctime_nsec());
-        let modified = time(metadata.mtime(), metadata.mtime_nsec());
-        let newest = u64::try_from(changed.max(modified)).ok();
-        let numbers = vec![metadata.dev().into(), metadata.ino().into(), metadata.len().into(), modified, changed];
-        let newest = newest.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(time)));
-        Stamp { numbers, newest, complete: true }
-    }
-
-    #[cfg(not(unix))]
-    fn of(metadata: &Metadata) -> Stamp {
-        let newest = metadata.modified().ok();
-        let since = newest.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-        let numbers = vec![metadata.len().into(), since.map_or(-1, |since| since.as_nanos() as i128)];
-        Stamp { numbers, newest, complete: false }
-    }
-
-    /// Whether a write after now cannot have the same stamp.
-    fn settled(&self) -> bool {
-        let age = self.newest.and_then(|newest| SystemTime::now().duration_since(newest).ok());
-        self.complete && age.is_some_and(|age| age >= SETTLED)
-    }
 }
 
 impl WatchedWeights {
@@ -93,7 +53,7 @@ impl WatchedWeights {
         let mut all = Hasher::new();
         for Watched { file, hash, stamp } in &mut weights.files {
             let large = file.bytes().len() as u64 >= remembered_from;
-            let found = match stamp.as_ref().filter(|stamp| large && stamp.settled()) {
+            let found = match stamp.as_ref().filter(|stamp| large && stamp.is_settled()) {
                 Some(stamp) => remembered(memory, file, stamp),
                 None => hash_of(file),
             };
@@ -160,7 +120,7 @@ fn remembered(folder: &Path, file: &MappedFile, stamp: &Stamp) -> Hash {
 /// Name of a file's state: its stamp and some of its bytes.
 fn identity(bytes: &[u8], stamp: &Stamp) -> Hash {
     let mut hasher = Hasher::new();
-    for number in &stamp.numbers {
+    for number in stamp.numbers() {
         hasher.update(&number.to_le_bytes());
     }
     let stride = (bytes.len() / BLOCKS).max(BLOCK);
@@ -177,6 +137,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::fs::{File, FileTimes, OpenOptions};
     use std::io::{Seek, SeekFrom, Write};
+    use std::time::Duration;
 
     const ELEMENTS: usize = 1 << 20;
 
@@ -200,10 +161,8 @@ mod tests {
         file.write_all(&[8]).unwrap();
     }
 
-    fn aged(path: &Path) -> Stamp {
-        let mut stamp = Stamp::of(&fs::metadata(path).unwrap());
-        stamp.newest = Some(SystemTime::now() - 2 * SETTLED);
-        stamp
+    fn stamp(path: &Path) -> Stamp {
+        Stamp::of(&fs::metadata(path).unwrap())
     }
 
     #[test]
@@ -218,17 +177,15 @@ mod tests {
         File::open(&path).unwrap().set_times(times).unwrap();
         assert_eq!(weights.changed(), None);
 
-        let before = aged(&path);
+        let before = stamp(&path);
         std::thread::sleep(Duration::from_millis(20));
         edit(&path);
         File::open(&path).unwrap().set_times(times).unwrap();
         assert_eq!(weights.changed(), Some(path.clone()));
         assert_ne!(watched(folder.path(), nowhere).1, first);
-        if cfg!(unix) {
-            let files = WeightFiles::open(folder.path(), ValueCheck::Skip).unwrap();
-            let bytes = files.shards()[0].mapped().bytes();
-            assert_ne!(identity(bytes, &before), identity(bytes, &aged(&path)), "nothing that was remembered fits");
-        }
+        let files = WeightFiles::open(folder.path(), ValueCheck::Skip).unwrap();
+        let bytes = files.shards()[0].mapped().bytes();
+        assert_ne!(identity(bytes, &before), identity(bytes, &stamp(&path)), "nothing that was remembered fits");
     }
 
     #[test]
@@ -250,7 +207,7 @@ mod tests {
         let path = model(folder.path());
         let files = WeightFiles::open(folder.path(), ValueCheck::Skip).unwrap();
         let file = files.shards()[0].mapped();
-        let (stamp, want) = (aged(&path), hash_of(file));
+        let (stamp, want) = (stamp(&path), hash_of(file));
         let files = || fs::read_dir(memory.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
         assert_eq!(remembered(memory.path(), file, &stamp), want);
         let [remembering] = &files()[..] else { panic!("one file") };

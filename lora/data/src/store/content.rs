@@ -1,0 +1,97 @@
+//! What stands for the content of a file: a hash of all of it, or of a large file samples, its times and its inode.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+
+use super::stamp::Stamp;
+
+/// A file of at most so many bytes is hashed whole, and is the same whatever its name's history: a copy, or one whose time was
+/// set. Of a larger one samples are hashed, with its length, its times and its inode: no write leaves the time of the last
+/// change (ctime) as it was. A copy of a large file is therefore another file, and so is one that was linked or whose
+/// permissions were changed: its tokens are made once more.
+const HASHED_WHOLE: u64 = 256 << 20;
+
+/// Samples of a large file, the first at its start and the last at its end.
+const SAMPLES: u64 = 64;
+
+const SAMPLE_BYTES: u64 = 1 << 20;
+
+/// Returns how many bytes of a file with so many bytes are hashed.
+pub fn hashed_bytes(bytes: u64) -> u64 {
+    if bytes <= HASHED_WHOLE { bytes } else { (SAMPLES + 1) * SAMPLE_BYTES }
+}
+
+/// Returns what stands for the content of a file, and which file that was. `progress` receives the bytes of each step.
+///
+/// # Errors
+/// Those of the system for a file that cannot be read.
+pub fn content(path: &Path, mut progress: impl FnMut(u64)) -> std::io::Result<(String, Stamp)> {
+    let kind = path.metadata()?;
+    if !kind.is_file() {
+        // opening a pipe that nobody writes to would wait for ever; who reads the rows refuses it
+        return Ok(("not a file".to_owned(), Stamp::of(&kind)));
+    }
+    let mut file = File::open(path)?;
+    let meta = file.metadata()?;
+    let stamp = Stamp::of(&meta);
+    let mut hasher = blake3::Hasher::new();
+    let mut piece = vec![0; SAMPLE_BYTES as usize];
+    if meta.len() <= HASHED_WHOLE {
+        loop {
+            match file.read(&mut piece) {
+                Ok(0) => return Ok((hasher.finalize().to_hex().to_string(), stamp)),
+                Ok(n) => {
+                    hasher.update(&piece[..n]);
+                    progress(n as u64);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let last = meta.len() - SAMPLE_BYTES;
+    for start in (0..SAMPLES).map(|i| last / (SAMPLES - 1) * i).chain([last]) {
+        file.read_exact_at(&mut piece, start)?;
+        hasher.update(&piece);
+        progress(SAMPLE_BYTES);
+    }
+    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+    let known =
+        format!("{} bytes, inode {}, times {times:?}, samples {}", meta.len(), meta.ino(), hasher.finalize().to_hex());
+    Ok((known, stamp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(path: &Path) -> String {
+        content(path, |_| {}).unwrap().0
+    }
+
+    #[test]
+    fn a_large_file_is_known_by_its_samples_its_times_and_its_inode() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large");
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        file.set_len(HASHED_WHOLE + 5_000_000).unwrap(); // holes: nothing is on the disk
+        let first = known(&path);
+        assert_eq!(known(&path), first);
+        assert!(first.contains("273435456 bytes"), "{first}");
+        file.write_all_at(b"x", HASHED_WHOLE + 4_999_999).unwrap();
+        let last_byte = known(&path);
+        assert_ne!(last_byte, first);
+        // between the samples, with the length and the time of before
+        let time = path.metadata().unwrap().modified().unwrap();
+        file.write_all_at(b"x", 3_000_000).unwrap();
+        file.set_modified(time).unwrap();
+        assert_eq!(path.metadata().unwrap().modified().unwrap(), time);
+        let between = known(&path);
+        assert_ne!(between, last_byte);
+        let mut told = 0;
+        content(&path, |bytes| told += bytes).unwrap();
+        assert_eq!(told, hashed_bytes(path.metadata().unwrap().len()));
+    }
+}

@@ -1,0 +1,10 @@
+//! What differs between two lists of what something was made from, in a user's words.
+
+/// Returns the names of our entries that the other list does not have at the same place.
+pub fn differences<'n, N: PartialEq, V: PartialEq>(
+    ours: &'n [(N, V)],
+    theirs: &[(N, V)],
+) -> impl Iterator<Item = &'n N> {
+    let differs = move |(i, entry): &(usize, &(N, V))| theirs.get(*i) != Some(*entry);
+    ours.iter().enumerate().filter(differs).map(|(_, (name, _))| name)
+}
