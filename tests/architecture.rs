@@ -49,6 +49,26 @@ fn crates_depend_to_the_left_only() {
     }
 }
 
+/// A room of the data crate uses the rooms to its left only. (Tests may use all of them.)
+#[test]
+fn rooms_of_the_data_use_those_to_their_left() {
+    let rooms = ["store", "batch", "source", "record", "tokens", "set"];
+    for (i, room) in rooms.iter().enumerate() {
+        for (path, text) in sources(&format!("lora/data/src/{room}")) {
+            if path.components().any(|part| part.as_os_str() == "tests") {
+                continue;
+            }
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            for right in &rooms[i + 1..] {
+                let used = code
+                    .lines()
+                    .any(|line| line.contains(&format!("crate::{right}::")) && !line.trim_start().starts_with("//"));
+                assert!(!used, "{} uses {right}", path.display());
+            }
+        }
+    }
+}
+
 /// Every test that docs/architecture.md names exists.
 #[test]
 fn the_map_names_files_that_exist() {

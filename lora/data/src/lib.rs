@@ -21,6 +21,8 @@
 //! Memory: 8 bytes a record and 24 a usable row (32 bytes a usable row where the tokens are cached), 21 more a record while
 //! duplicates are counted; text and ids of one window of rows at a time.
 
+#![deny(unsafe_code)]
+
 mod batch;
 mod caught;
 mod deep_stack;

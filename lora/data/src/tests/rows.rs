@@ -305,6 +305,7 @@ fn a_row_over_the_limit_is_not_read() {
 }
 
 #[test]
+#[expect(unsafe_code, reason = "only the C library makes a pipe with a name")]
 fn what_is_no_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let open = |path: PathBuf| Rows::open(&[path], &ColumnMap::default()).map(|_| ());

@@ -49,6 +49,7 @@ pub(crate) fn held_by<T>(work: impl FnOnce() -> T) -> (T, usize) {
 
 // SAFETY: every call goes to the system's allocator as it came; `note` allocates nothing (a thread-local Cell without a
 // destructor).
+#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
 unsafe impl GlobalAlloc for Noting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size(), 0);

@@ -310,6 +310,7 @@ fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Valu
 }
 
 /// `datetime.now().strftime(format)` for a given second, in the zone of the machine and the C locale.
+#[expect(unsafe_code, reason = "the C library has the only strftime that Python's is")]
 pub(crate) fn strftime(now: i64, format: &str) -> Result<String, Error> {
     let refuse = |why: &str| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {why}"));
     let c_format = std::ffi::CString::new(format).map_err(|_| refuse("the format holds a NUL"))?;
