@@ -7,7 +7,7 @@
 //! | `source` | names, patterns and ids of data sets | paths; offsets of rows (8 bytes a row); the bytes of any row, as JSON. Compressed files, JSON arrays, CSV and Parquet are spooled as lines |
 //! | `record` | the bytes of a row | [`Record`]: prompt, answers, target, numbers |
 //! | `tokens` | a record | [`EncodedRow`]: shared prompt ids and the ids of each answer, through the model's own Jinja template and `tokenizer.json`; which of them are scored |
-//! | `set` | files | [`Dataset`]: one pass that counts ([`Survey`]) and warns ([`Warning`]), then rows on demand, in any order; their tokens are kept on the disk |
+//! | `set` | files | [`Dataset`]: one walk that counts ([`Survey`]) and warns ([`Warning`]), then rows on demand, in any order; their tokens are kept on the disk |
 //! | `batch` | (seed, epoch); the rows of a batch | the order of an epoch; batches encoded while the one before is computed; micro-batches under a token budget; KTO's mismatched answers |
 //!
 //! Tokenisation follows TRL 1.16 where it is sound (its own outputs are the goldens of the tests). Each difference is counted or

@@ -1,4 +1,4 @@
-//! What a long pass over data tells its caller: how far it is, and what has to be said.
+//! What a long walk over data tells its caller: how far it is, and what has to be said.
 
 /// What is being done to the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct DataProgress {
     pub total: u64,
 }
 
-/// Is told how a long pass over data goes.
+/// Receives the progress of a long walk over data.
 pub trait DataObserver {
     /// Some more is done. Comes often: a line for each call would be far too many.
     fn progress(&mut self, _progress: DataProgress) {}

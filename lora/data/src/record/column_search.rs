@@ -11,7 +11,7 @@ use crate::source::reader::Rows;
 /// Whether any row of the files has any of the columns that `map` names. Bad rows count as having none.
 ///
 /// # Errors
-/// As [`Rows::open`] and [`Rows::read`].
+/// [`SourceError`] of a file that cannot be read.
 pub fn any_row_has(paths: &[PathBuf], map: &ColumnMap) -> Result<bool, SourceError> {
     let rows = Rows::open(paths, map)?;
     with_deep_stack(|| {

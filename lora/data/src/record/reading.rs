@@ -28,7 +28,7 @@ pub struct Reading {
 /// Where the prompt ends in a pair of texts without a prompt column. If the answers are turns, their common turns are the prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ImplicitPrompt {
-    /// After the last turn marker that nearly all pairs share ([`turn_marker`](super::turn_marker)). Without such a marker the
+    /// After the last turn marker that nearly all pairs share ([`TurnMarker`](super::turn_marker::TurnMarker)). Without such a marker the
     /// rows are refused.
     #[default]
     TurnMarker,

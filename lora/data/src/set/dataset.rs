@@ -32,8 +32,8 @@ use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 /// How many records are encoded together if each makes all pairs of its answers.
 const RECORDS_OF_ALL_PAIRS: usize = 16;
 
-/// The usable rows of some files: 24 bytes a row here, 8 bytes a record in [`Rows`], or 8 bytes a row where the tokens are
-/// cached.
+/// The usable rows of some files: 24 bytes a row here, and 8 bytes a record for its place in the files, or 8 bytes a row if the
+/// tokens are cached.
 #[derive(Debug)]
 pub struct Dataset {
     pub(crate) sources: Arc<Sources>,

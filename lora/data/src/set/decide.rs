@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::error::DataError;
 use super::sample::Sample;
-use super::sanity::FIRST;
+use super::sanity::{FIRST, SEVERAL};
 use crate::deep_stack::with_deep_stack;
 use crate::record::bad_row::BadRow;
 use crate::record::decided::Decided;
@@ -23,8 +23,6 @@ use crate::tokens::encode::Encoder;
 
 /// Records to draw from the whole data set.
 const DRAWN: usize = 1024;
-/// From this many rows on, it is no coincidence if answers begin with short prompts.
-const SEVERAL: usize = 4;
 /// Most bytes of the sample, unless it is a single record.
 const SAMPLE_BYTES: u64 = 32 << 20;
 

@@ -1,4 +1,4 @@
-//! Rows to a [`Dataset`](dataset::Dataset): one pass that counts, then rows on demand.
+//! Rows to a [`Dataset`](dataset::Dataset): one walk that counts, then rows on demand.
 
 pub(crate) mod dataset;
 pub(crate) mod decide;

@@ -1,4 +1,4 @@
-//! The pass over all records that makes a [`Dataset`]: every one is read, encoded and counted, in parallel, a window at a time.
+//! The walk over all records that makes a [`Dataset`]: every one is read, encoded and counted, in parallel, a window at a time.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -59,7 +59,7 @@ pub struct Opening<'a> {
     pub cache: Option<&'a TokenCache>,
     /// Takes a JSON line for each record that is left out: `{"file", "line", "reason", "row"}`, `row` as it stands in the data.
     pub rejects: Option<&'a mut dyn Write>,
-    /// Is told how it goes.
+    /// Receives progress.
     pub observer: &'a mut dyn DataObserver,
 }
 
@@ -93,7 +93,7 @@ fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result
     survey(paths, rows, encoder, Opening { kind, on_bad_row, cache, rejects, observer }, slot.as_ref())
 }
 
-/// Passes over opened rows. `slot` takes their tokens.
+/// Walks over opened rows. `slot` takes their tokens.
 fn survey(
     paths: &[PathBuf],
     rows: Rows,
@@ -116,7 +116,7 @@ fn survey(
     let encoder = Arc::new(encoder);
     let (index, unpaired_order) = (Vec::new(), UnpairedOrder::default());
     let dataset = Dataset { sources, encoder, kind, index, survey, cached: None, unpaired_order };
-    let pass = Pass {
+    let walk = Walk {
         dataset,
         on_bad_row,
         first_dropped: None,
@@ -128,7 +128,7 @@ fn survey(
         writer: None,
         failed: None,
     };
-    let dataset = pass.run(slot, observer)?;
+    let dataset = walk.run(slot, observer)?;
     note_idle_flags(&dataset, observer);
     Ok(dataset)
 }
@@ -361,8 +361,8 @@ fn answer_hint(unread: &[String], kind: Option<RowKind>) -> Option<String> {
     Some(format!("; if its answer is the column `{answer}`, which is not read, give --columns {own}={answer}"))
 }
 
-/// One pass over all records.
-struct Pass<'a> {
+/// One walk over all records.
+struct Walk<'a> {
     dataset: Dataset,
     on_bad_row: OnBadRow,
     first_dropped: Option<(usize, DropReason)>,
@@ -387,7 +387,7 @@ struct Looks {
     of_file: OfFile,
 }
 
-/// What the cache is given during a pass.
+/// What the cache is given during the walk.
 struct Entrance {
     tokens: Writer,
     /// With the numbers of the files.
@@ -402,12 +402,12 @@ impl Entrance {
     }
 }
 
-impl Pass<'_> {
+impl Walk<'_> {
     fn run(mut self, slot: Option<&Slot>, observer: &mut dyn DataObserver) -> Result<Dataset, DataError> {
         let records = self.dataset.survey.records;
         if let Some(slot) = slot {
-            self.keep(slot.write(), |pass, writer| {
-                pass.writer = Some(Entrance::new(writer, &pass.dataset.sources.paths));
+            self.keep(slot.write(), |walk, writer| {
+                walk.writer = Some(Entrance::new(writer, &walk.dataset.sources.paths));
             });
         }
         let mut start = 0;
@@ -430,7 +430,7 @@ impl Pass<'_> {
             observer.progress(progress);
         }
         self.looks.of_file.settle(&mut self.dataset.survey.warnings)?;
-        let Pass { mut dataset, first_dropped, hashes, writer, failed, .. } = self;
+        let Walk { mut dataset, first_dropped, hashes, writer, failed, .. } = self;
         let sources = dataset.sources.clone();
         let rows = sources.rows()?;
         // where no row is an object, that is what is wrong

@@ -1,4 +1,4 @@
-//! What a pass over all rows found, for the start-up summary: nothing is dropped, cut or moved silently.
+//! What the walk over all rows found, for the start-up summary: nothing is dropped, cut or moved silently.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

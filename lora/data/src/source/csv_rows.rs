@@ -164,7 +164,7 @@ impl<R: Read> Read for Bounded<R> {
 /// that was meant as a letter has made one row of two by then.
 struct Quotes {
     delimiter: u8,
-    place: Place,
+    place: InCell,
     line: u64,
     /// The 1-based line where text follows a closing quote.
     text_behind: Option<u64>,
@@ -172,7 +172,7 @@ struct Quotes {
 
 /// Where in a cell a byte stands.
 #[derive(Clone, Copy)]
-enum Place {
+enum InCell {
     Start,
     Plain,
     Quoted,
@@ -182,24 +182,24 @@ enum Place {
 
 impl Quotes {
     fn new(delimiter: u8) -> Quotes {
-        Quotes { delimiter, place: Place::Start, line: 1, text_behind: None }
+        Quotes { delimiter, place: InCell::Start, line: 1, text_behind: None }
     }
 
     fn pass(&mut self, byte: u8) {
         self.place = match (self.place, byte) {
-            (Place::Start, b'"') | (Place::Closed, b'"') => Place::Quoted,
-            (Place::Quoted, b'"') => Place::Closed,
-            (Place::Quoted, _) => Place::Quoted,
-            (_, b'\n') => Place::Start,
-            (_, byte) if byte == self.delimiter => Place::Start,
-            (Place::Closed, b'\r') => Place::Closed,
-            (Place::Closed, _) => {
+            (InCell::Start, b'"') | (InCell::Closed, b'"') => InCell::Quoted,
+            (InCell::Quoted, b'"') => InCell::Closed,
+            (InCell::Quoted, _) => InCell::Quoted,
+            (_, b'\n') => InCell::Start,
+            (_, byte) if byte == self.delimiter => InCell::Start,
+            (InCell::Closed, b'\r') => InCell::Closed,
+            (InCell::Closed, _) => {
                 self.text_behind.get_or_insert(self.line);
-                Place::Plain
+                InCell::Plain
             }
             // the mark at the start of a file stands before its first cell
-            (Place::Start, 0xEF | 0xBB | 0xBF) if self.line == 1 => Place::Start,
-            (Place::Start | Place::Plain, _) => Place::Plain,
+            (InCell::Start, 0xEF | 0xBB | 0xBF) if self.line == 1 => InCell::Start,
+            (InCell::Start | InCell::Plain, _) => InCell::Plain,
         };
         self.line += u64::from(byte == b'\n');
     }

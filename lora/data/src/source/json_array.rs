@@ -14,7 +14,7 @@ pub(crate) struct ArrayFault {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum InArray {
     /// Before the bracket that opens it.
     Start,
     /// Before an element. An array may end before its first one.
@@ -29,7 +29,7 @@ enum Place {
 /// An array on its way to lines.
 #[derive(Debug)]
 pub(crate) struct ArrayLines {
-    place: Place,
+    place: InArray,
     /// The closing brackets that the element still needs.
     open: Vec<u8>,
     in_string: bool,
@@ -42,34 +42,34 @@ pub(crate) struct ArrayLines {
 
 impl ArrayLines {
     pub fn new() -> ArrayLines {
-        ArrayLines { place: Place::Start, open: Vec::new(), in_string: false, is_escaped: false, line: 1, next: 1 }
+        ArrayLines { place: InArray::Start, open: Vec::new(), in_string: false, is_escaped: false, line: 1, next: 1 }
     }
 
     /// Appends the lines of the next piece of the text to `out`. Skips a byte-order mark at the start of the first piece.
     pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), ArrayFault> {
         let piece = match self.place {
-            Place::Start => piece.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(piece),
+            InArray::Start => piece.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(piece),
             _ => piece,
         };
         for &byte in piece {
             self.line += u64::from(byte == b'\n');
             match self.place {
-                Place::Element => self.element(byte, out)?,
+                InArray::Element => self.element(byte, out)?,
                 _ if byte.is_ascii_whitespace() => {}
-                Place::Start => self.place = Place::Before { first: true },
-                Place::Before { first: true } if byte == b']' => self.place = Place::End,
-                Place::Before { .. } if matches!(byte, b',' | b']') => {
+                InArray::Start => self.place = InArray::Before { first: true },
+                InArray::Before { first: true } if byte == b']' => self.place = InArray::End,
+                InArray::Before { .. } if matches!(byte, b',' | b']') => {
                     return Err(self.fault("has a comma with no element beside it"));
                 }
-                Place::Before { .. } => {
-                    self.place = Place::Element;
+                InArray::Before { .. } => {
+                    self.place = InArray::Element;
                     while self.next < self.line {
                         out.push(b'\n');
                         self.next += 1;
                     }
                     self.element(byte, out)?;
                 }
-                Place::End => return Err(self.fault("has ended, and more follows")),
+                InArray::End => return Err(self.fault("has ended, and more follows")),
             }
         }
         Ok(())
@@ -95,7 +95,7 @@ impl ArrayLines {
             b',' | b']' if self.open.is_empty() => {
                 out.push(b'\n');
                 self.next += 1;
-                self.place = if byte == b',' { Place::Before { first: false } } else { Place::End };
+                self.place = if byte == b',' { InArray::Before { first: false } } else { InArray::End };
                 return Ok(());
             }
             b'}' | b']' if self.open.pop() != Some(byte) => return Err(self.fault("has brackets that do not match")),
@@ -108,7 +108,7 @@ impl ArrayLines {
     /// Checks that the array is complete at the end of the text.
     pub fn finish(&self) -> Result<(), ArrayFault> {
         match self.place {
-            Place::End => Ok(()),
+            InArray::End => Ok(()),
             _ => Err(self.fault("does not end; is the file complete?")),
         }
     }

@@ -1,4 +1,4 @@
-//! Data files by row: one pass finds where rows start, then any row can be read in any order, as the bytes of a JSON object.
+//! Data files by row: one walk finds where rows start, then any row can be read in any order, as the bytes of a JSON object.
 //!
 //! JSONL is read in place. Compressed files, JSON arrays, CSV and Parquet are first written out with one row a line (`unpack`).
 //! Rows from memory are lines in memory.

@@ -56,7 +56,7 @@ impl Encoder {
         let template = self.template().expect("conversations are encoded where there is a template");
         let marked = template.render_with_spans(turns.iter().copied(), inputs).map_err(BadRow::of_template)?;
         let (text, spans) = match marked {
-            Some(MarkedText { text, spans }) => (text, spans.into_iter().map(Place::bytes).collect()),
+            Some(MarkedText { text, spans }) => (text, spans.into_iter().map(SpanBorders::bytes).collect()),
             None => {
                 let whole = Whole { encoder: self, template, turns, inputs };
                 let text = whole.render(turns.len(), GenerationPrompt::Omit)?;
@@ -67,7 +67,7 @@ impl Encoder {
                 }
                 let (ids, places) = self.places(&text)?;
                 let place_of = |&turn: &usize| whole.place_of(turn, &text, &ids, &places);
-                let spans: Result<Vec<Place>, BadRow> = spoken.iter().map(place_of).collect();
+                let spans: Result<Vec<SpanBorders>, BadRow> = spoken.iter().map(place_of).collect();
                 (text, spans?)
             }
         };
@@ -100,14 +100,14 @@ enum Border {
 }
 
 /// Where a span begins and ends.
-struct Place {
+struct SpanBorders {
     start: Border,
     end: Border,
 }
 
-impl Place {
-    fn bytes(span: Range<usize>) -> Place {
-        Place { start: Border::Byte(span.start), end: Border::Byte(span.end) }
+impl SpanBorders {
+    fn bytes(span: Range<usize>) -> SpanBorders {
+        SpanBorders { start: Border::Byte(span.start), end: Border::Byte(span.end) }
     }
 
     /// The tokens that have a byte of it. Tokens stand in the order of the text.
@@ -150,7 +150,7 @@ impl Whole<'_> {
     }
 
     /// Where the turn stands in the `text` of the whole, whose tokens are `ids` at `places`.
-    fn place_of(&self, turn: usize, text: &str, ids: &[u32], places: &[Range<usize>]) -> Result<Place, BadRow> {
+    fn place_of(&self, turn: usize, text: &str, ids: &[u32], places: &[Range<usize>]) -> Result<SpanBorders, BadRow> {
         let before = match turn {
             // many templates read the first message of what they are given
             0 => self.render(0, GenerationPrompt::Add).unwrap_or_default(),
@@ -172,7 +172,7 @@ impl Whole<'_> {
         };
         let alone = self.render(turn + 1, GenerationPrompt::Omit)?;
         if text.starts_with(&alone) {
-            return Ok(Place { start, end: Border::Byte(alone.len()) });
+            return Ok(SpanBorders { start, end: Border::Byte(alone.len()) });
         }
         // templates that end a conversation with EOS (Phi 3) differ in that alone; its tokens need be looked at only where so
         // much is left
@@ -181,12 +181,12 @@ impl Whole<'_> {
             let alone_ids = self.tokens(&alone)?;
             let shared = common_prefix(&alone_ids, ids);
             if alone_ids[shared..].iter().all(|id| self.encoder.stop_ids().contains(id)) {
-                return Ok(Place { start, end: Border::Token(shared) });
+                return Ok(SpanBorders { start, end: Border::Token(shared) });
             }
         }
         // those that leave the reasoning out once other turns follow (Qwen 3) differ before the content
         let end = self.end_by_content(turn, text, &alone)?.ok_or(BadRow::TurnChanges { turn })?;
-        Ok(Place { start, end: Border::Byte(end) })
+        Ok(SpanBorders { start, end: Border::Byte(end) })
     }
 
     /// The end of a turn, from what stays the same when its content is another one: in the whole, all that follows the content;

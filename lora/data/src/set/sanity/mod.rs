@@ -1,7 +1,7 @@
 //! Looks at a sample of the rows of a data set: does the model learn what the rows say?
 //!
 //! Token ids can follow every rule and still be wrong: a chat template leaves out tool calls, a prompt is in a column that nothing
-//! reads, turns are stored as text. The pass over the data looks for such faults in the first [`FIRST`] records and in some of
+//! reads, turns are stored as text. The walk over the data looks for such faults in the first [`FIRST`] records and in some of
 //! every file (`Sample`). A finding becomes a [`Warning`] of the survey, with the number of rows and one example. A fault that
 //! nobody can intend ends the run. Each file is judged by itself (`of_file`).
 //!
@@ -41,7 +41,7 @@ use crate::record::shape::Shape;
 use crate::record::text::Text;
 use crate::tokens::encode::Encoder;
 
-pub(crate) use of_file::{Files, OfFile};
+pub(crate) use of_file::{Files, OfFile, SEVERAL};
 
 /// Records at the start of the data that are always looked at.
 pub const FIRST: usize = 256;

@@ -12,8 +12,8 @@ use crate::set::error::DataError;
 const OF_A_KIND: usize = 32;
 /// Records to look at before a file is judged, if it has that many.
 const TO_JUDGE: usize = 256;
-/// Fewest wrong rows that end a run if there are several files, or that count if a single row may be a coincidence.
-const SEVERAL: usize = 4;
+/// Fewest rows that count if a single one may be a coincidence, and fewest wrong ones that end a run if there are several files.
+pub(crate) const SEVERAL: usize = 4;
 
 /// Whether the file is all that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
