@@ -1,6 +1,6 @@
 //! What can go wrong in a kernel call.
 
-use crate::FloatDtype;
+use crate::formats::FloatDtype;
 
 /// A kernel call that was refused or could not get its memory.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -31,6 +31,9 @@ pub enum KernelError {
     #[error("ALIGN_CPU={wanted}: this machine has no such instruction set; give one of {available}, or unset it")]
     InstructionSet { wanted: String, available: String },
 }
+
+/// What a kernel call gives back.
+pub type Result<T, E = KernelError> = std::result::Result<T, E>;
 
 /// Refuses a slice of the wrong length.
 pub(crate) fn check_len(

@@ -6,6 +6,7 @@
 
 pub mod adamw;
 pub mod add;
+mod arena;
 pub mod argmax;
 pub mod attention;
 pub mod case;
@@ -14,6 +15,7 @@ pub mod device;
 pub mod dropout;
 pub mod embed;
 mod error;
+mod formats;
 pub mod gate;
 pub mod gemm;
 pub mod real;
@@ -27,22 +29,11 @@ pub mod sum_squares;
 pub mod token_logps;
 
 pub use device::{
-    Buffer, Columns, Count, Device, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut, IGNORE, IndexSlice, Indices,
-    Slice, SliceMut, WeightSlice,
+    Buffer, Columns, Count, Device, FloatBuffer, FloatSlice, FloatSliceMut, IGNORE, IndexSlice, Indices, Slice,
+    SliceMut, WeightSlice,
 };
-pub use error::KernelError;
-
-/// What a kernel call gives back.
-pub type Result<T, E = KernelError> = std::result::Result<T, E>;
-
-/// What the matrix products multiply. Accumulation is always f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// Both operands are rounded to bf16 before they are multiplied.
-    Bf16,
-    /// Operands are multiplied as f32; 16-bit weights are widened, which is exact.
-    F32,
-}
+pub use error::{KernelError, Result};
+pub use formats::{FloatDtype, Precision};
 
 /// Bytes that calls of a kernel take from the device while they run, beside their arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! thread asks for the pages of the next layer while one is computed. If the files fit with ease, their pages are in memory since
 //! the weights were checked, and there is no such thread.
 
-use align_kernels::device::unpin_this_thread;
+use align_kernels::cpu::unpin_this_thread;
 #[cfg(unix)]
 use memmap2::Advice;
 use memmap2::Mmap;

@@ -1,9 +1,9 @@
 //! Fast version: one pass.
 
 use super::Add;
-use crate::cpu::simd::Simd;
-use crate::cpu::simd::pointwise::Pointwise;
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::vectors::Simd;
+use crate::cpu::vectors::pointwise::Pointwise;
 use crate::{FloatSlice, FloatSliceMut};
 
 pub(super) fn add(cpu: &Cpu, call: Add<'_>) {

@@ -1,9 +1,9 @@
 //! Fast version: rows over the threads; a pass in vectors for the maximum, then a search for the first place that has it.
 
 use super::{Argmax, NONE};
-use crate::cpu::blocks::rows_per_block;
-use crate::cpu::simd::{Simd, VectorTask};
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::threads::blocks::rows_per_block;
+use crate::cpu::vectors::{Simd, VectorTask};
 use std::ops::Range;
 
 pub(super) fn argmax(cpu: &Cpu, call: Argmax<'_>) {

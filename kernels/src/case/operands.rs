@@ -11,7 +11,7 @@ pub(crate) trait Kernel<const IDS: usize, const IN: usize, const OUT: usize>: Se
     /// Names of the outputs.
     const OUTPUTS: [&'static str; OUT];
     /// How much farther from the truth the fast functions may be than those of the standard library, in units in the last place
-    /// of the largest output: what [`crate::cpu::simd::Simd`] promises for the function the kernel is made of.
+    /// of the largest output: what [`crate::cpu::vectors::Simd`] promises for the function the kernel is made of.
     const FUNCTION_ULPS: f64 = 0.0;
 
     /// The operands of this shape, from [`super::Inputs::of`] its sizes.

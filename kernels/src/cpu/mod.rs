@@ -1,15 +1,98 @@
-//! What the processor can do: instruction sets found at run time, and vector code written once for all of them.
+//! The host: its threads, its instruction sets, its memory. Vector code is written once for all instruction sets.
 
-pub(crate) mod blocks;
-mod burst;
-pub(crate) mod convert;
 mod free_memory;
 mod isa;
-pub mod simd;
-pub(crate) mod tasks;
-pub(crate) mod team;
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod tiles;
+pub(crate) mod pages;
+pub(crate) mod threads;
+mod times;
+#[cfg_attr(not(target_arch = "x86_64"), path = "unit/absent.rs")]
+pub(crate) mod unit;
+pub mod vectors;
 
 pub use free_memory::free_bytes;
 pub use isa::Isa;
+pub use threads::unpin_this_thread;
+pub use times::KernelTime;
+pub(crate) use times::Timed;
+
+use crate::arena::{Block, Memory, MemoryReport};
+use crate::{KernelError, Result};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use threads::team::Team;
+use times::Times;
+
+/// The processor: its threads, its instruction set, its memory.
+#[derive(Debug)]
+pub struct Cpu {
+    pool: rayon::ThreadPool,
+    isa: Isa,
+    memory: Arc<Memory>,
+    team: Arc<Team>,
+    times: Times,
+}
+
+impl Cpu {
+    /// `threads` threads (default: as many as this process may use).
+    ///
+    /// # Errors
+    /// [`KernelError::Threads`] if the pool cannot start.
+    pub(crate) fn new(threads: Option<usize>, isa: Isa) -> Result<Cpu> {
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let memory = Arc::new(Memory::new("cpu"));
+        let home = memory.clone();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("align-{index}"))
+            .start_handler(move |index| {
+                threads::pin(index, threads);
+                home.adopt_this_thread();
+            })
+            .build()
+            .map_err(|error| KernelError::Threads { threads, reason: error.to_string() })?;
+        Ok(Cpu { pool, isa, memory, team: Arc::new(Team::new()), times: Times::default() })
+    }
+
+    /// Memory for at least `bytes` bytes, initialised but of unspecified content.
+    ///
+    /// # Errors
+    /// [`KernelError::OutOfMemory`].
+    pub(crate) fn take(&self, name: &'static str, bytes: usize) -> Result<Block> {
+        self.memory.take(name, bytes)
+    }
+
+    pub(crate) fn memory(&self) -> MemoryReport {
+        self.memory.report()
+    }
+
+    pub(crate) fn kernel_times(&self) -> BTreeMap<&'static str, KernelTime> {
+        self.times.so_far()
+    }
+
+    /// Counts the time until the result is dropped as that of a kernel.
+    pub(crate) fn timed(&self, kernel: &'static str) -> Timed<'_> {
+        self.times.start(kernel)
+    }
+
+    /// Runs `work` on the pool.
+    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
+    /// Runs `work` on the pool, some time.
+    pub(crate) fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+        self.pool.spawn(work);
+    }
+
+    pub(crate) fn team(&self) -> &Arc<Team> {
+        &self.team
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    pub(crate) fn isa(&self) -> Isa {
+        self.isa
+    }
+}

@@ -1,24 +1,15 @@
 //! Buffers, and weights in the format of their file.
 
 use super::count::{Count, CountedBlock};
-use super::memory::Block;
 use super::{Device, Slice, SliceMut, bytes_of};
 use crate::Result;
-use bytemuck::Pod;
+use crate::arena::Block;
+use crate::formats::{Element, WeightDtype};
 use half::{bf16, f16};
 use std::any::Any;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// What a buffer can hold: plain numbers.
-pub trait Element: Pod + Send + Sync + fmt::Debug {}
-impl Element for f32 {}
-impl Element for f64 {}
-impl Element for u32 {}
-impl Element for u64 {}
-impl Element for bf16 {}
-impl Element for f16 {}
 
 /// Owned memory of a device.
 pub struct Buffer<T: Element> {
@@ -150,24 +141,6 @@ impl Device {
             }
             (Device::Count(_), Ok(_)) => Ok(Buffer { device: self.clone(), name, storage: Storage::Absent, len }),
             (Device::Count(_), Err(_)) => self.alloc(name, len),
-        }
-    }
-}
-
-/// The number formats of frozen weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WeightDtype {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl WeightDtype {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            WeightDtype::F32 => 4,
-            WeightDtype::F16 | WeightDtype::Bf16 => 2,
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. What is downloaded is zero.
 
-use super::Cpu;
-use super::memory::{MemoryReport, block_len};
+use crate::arena::{MemoryReport, block_len};
+use crate::cpu::Cpu;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// See the module.

@@ -2,36 +2,9 @@
 
 use super::{Buffer, Device, Slice, SliceMut};
 use crate::error::{check_len, check_size};
-use crate::{Precision, Result};
+use crate::{FloatDtype, Result};
 use half::bf16;
 use std::ops::Range;
-
-/// The number formats of activations and of their gradients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum FloatDtype {
-    F32,
-    Bf16,
-}
-
-impl FloatDtype {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            FloatDtype::F32 => 4,
-            FloatDtype::Bf16 => 2,
-        }
-    }
-}
-
-impl From<Precision> for FloatDtype {
-    /// The format of what lies between matrix products of this precision.
-    fn from(precision: Precision) -> FloatDtype {
-        match precision {
-            Precision::F32 => FloatDtype::F32,
-            Precision::Bf16 => FloatDtype::Bf16,
-        }
-    }
-}
 
 /// Activations of a format that is known at run time.
 #[derive(Debug)]

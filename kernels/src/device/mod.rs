@@ -8,33 +8,25 @@ mod buffer;
 mod count;
 mod float;
 mod indices;
-mod memory;
-mod pages;
 mod slice;
-mod threads;
-mod times;
+mod widened;
 
-use crate::cpu::Isa;
-use crate::cpu::blocks::BLOCK;
-use crate::cpu::team::Team;
-use crate::{KernelError, Result};
-use std::sync::Arc;
-
-pub use buffer::{Buffer, Element, WeightBuffer, WeightDtype, WeightSlice};
+pub use crate::arena::{MemoryReport, MemoryUse};
+pub use crate::cpu::KernelTime;
+pub use crate::formats::{Element, FloatDtype, WeightDtype};
+pub use buffer::{Buffer, WeightBuffer, WeightSlice};
 pub(crate) use count::Cost;
 pub use count::Count;
-pub use float::{Columns, FloatBuffer, FloatDtype, FloatSlice, FloatSliceMut};
+pub use float::{Columns, FloatBuffer, FloatSlice, FloatSliceMut};
 pub use indices::{IGNORE, IndexSlice, Indices};
-pub(crate) use memory::Counted;
-pub use memory::{MemoryReport, MemoryUse};
 pub use slice::{Slice, SliceMut};
-pub use threads::unpin_this_thread;
-pub use times::KernelTime;
-pub(crate) use times::Timed;
+pub(crate) use widened::Widened;
 
-use memory::Memory;
+use crate::Result;
+use crate::cpu::threads::blocks::BLOCK;
+use crate::cpu::{Cpu, Isa, Timed};
 use std::collections::BTreeMap;
-use times::Times;
+use std::sync::Arc;
 
 /// A place where buffers live and kernels run. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -70,23 +62,13 @@ impl Headroom {
     }
 }
 
-/// The processor: its threads, its instruction set, its memory.
-#[derive(Debug)]
-pub struct Cpu {
-    pool: rayon::ThreadPool,
-    isa: Isa,
-    memory: Arc<Memory>,
-    team: Arc<Team>,
-    times: Times,
-}
-
 impl Device {
     /// The processor with `threads` threads (default: as many as this process may use) and the best instruction set that it
     /// has, or the one that the variable `ALIGN_CPU` names.
     ///
     /// # Errors
-    /// [`KernelError::Threads`] if the pool cannot start, [`KernelError::InstructionSet`] for an `ALIGN_CPU` that this machine
-    /// cannot run.
+    /// [`crate::KernelError::Threads`] if the pool cannot start, [`crate::KernelError::InstructionSet`] for an `ALIGN_CPU` that
+    /// this machine cannot run.
     pub fn cpu(threads: Option<usize>) -> Result<Device> {
         Device::cpu_with(threads, Isa::chosen()?)
     }
@@ -94,22 +76,9 @@ impl Device {
     /// The processor with a given instruction set. Tests use it to run every path that the machine has.
     ///
     /// # Errors
-    /// [`KernelError::Threads`] if the pool cannot start.
+    /// [`crate::KernelError::Threads`] if the pool cannot start.
     pub fn cpu_with(threads: Option<usize>, isa: Isa) -> Result<Device> {
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let memory = Arc::new(Memory::new("cpu"));
-        let home = memory.clone();
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("align-{index}"))
-            .start_handler(move |index| {
-                threads::pin(index, threads);
-                home.adopt_this_thread();
-            })
-            .build()
-            .map_err(|error| KernelError::Threads { threads, reason: error.to_string() })?;
-        let (team, times) = (Arc::new(Team::new()), Times::default());
-        Ok(Device::Cpu(Arc::new(Cpu { pool, isa, memory, team, times })))
+        Ok(Device::Cpu(Arc::new(Cpu::new(threads, isa)?)))
     }
 
     /// Counts what calls take on this device. [`Device::Count`] runs them.
@@ -124,12 +93,10 @@ impl Device {
     /// `name` shows in the memory report and in the error.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`].
+    /// [`crate::KernelError::OutOfMemory`].
     pub fn alloc<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
         match self {
-            Device::Cpu(cpu) => {
-                Ok(Buffer::from_block(self.clone(), name, cpu.memory.take(name, bytes_of::<T>(len))?, len))
-            }
+            Device::Cpu(cpu) => Ok(Buffer::from_block(self.clone(), name, cpu.take(name, bytes_of::<T>(len))?, len)),
             Device::Count(count) => Ok(Buffer::counted(self.clone(), name, count.take(name, bytes_of::<T>(len)), len)),
         }
     }
@@ -137,7 +104,7 @@ impl Device {
     /// `len` zeros.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`].
+    /// [`crate::KernelError::OutOfMemory`].
     pub fn zeros<T: Element>(&self, name: &'static str, len: usize) -> Result<Buffer<T>> {
         let mut buffer = self.alloc(name, len)?;
         match self {
@@ -154,7 +121,7 @@ impl Device {
     /// A copy of host data on the device.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`].
+    /// [`crate::KernelError::OutOfMemory`].
     pub fn upload<T: Element>(&self, name: &'static str, data: &[T]) -> Result<Buffer<T>> {
         let mut buffer = self.alloc(name, data.len())?;
         match self {
@@ -220,7 +187,7 @@ impl Device {
     /// What is in use now, the high-water mark, and the share of each name.
     pub fn memory(&self) -> MemoryReport {
         match self {
-            Device::Cpu(cpu) => cpu.memory.report(),
+            Device::Cpu(cpu) => cpu.memory(),
             Device::Count(count) => count.report(),
         }
     }
@@ -228,7 +195,7 @@ impl Device {
     /// Calls of each kernel so far and how long they took; one that runs within another is part of that.
     pub fn kernel_times(&self) -> BTreeMap<&'static str, KernelTime> {
         match self {
-            Device::Cpu(cpu) => cpu.times.so_far(),
+            Device::Cpu(cpu) => cpu.kernel_times(),
             Device::Count(_) => BTreeMap::new(),
         }
     }
@@ -236,7 +203,7 @@ impl Device {
     /// Counts the time until the result is dropped as that of a kernel.
     pub(crate) fn timed(&self, kernel: &'static str) -> Option<Timed<'_>> {
         match self {
-            Device::Cpu(cpu) => Some(cpu.times.start(kernel)),
+            Device::Cpu(cpu) => Some(cpu.timed(kernel)),
             Device::Count(_) => None,
         }
     }
@@ -245,16 +212,16 @@ impl Device {
     /// products of f32; `ALIGN_CPU` can name one whose are not.
     pub fn has_bf16_unit(&self) -> bool {
         match self {
-            Device::Cpu(cpu) => cpu.isa.has_bf16_unit(),
-            Device::Count(count) => count.of().isa.has_bf16_unit(),
+            Device::Cpu(cpu) => cpu.isa().has_bf16_unit(),
+            Device::Count(count) => count.of().isa().has_bf16_unit(),
         }
     }
 
     /// What computes, e.g. `cpu avx512`: with the same, the same operands give the same bits, whatever the number of threads.
     pub fn arithmetic(&self) -> String {
         match self {
-            Device::Cpu(cpu) => format!("cpu {}", cpu.isa.name()),
-            Device::Count(count) => format!("none, counted as cpu {}", count.of().isa.name()),
+            Device::Cpu(cpu) => format!("cpu {}", cpu.isa().name()),
+            Device::Count(count) => format!("none, counted as cpu {}", count.of().isa().name()),
         }
     }
 
@@ -263,34 +230,10 @@ impl Device {
         match self {
             Device::Cpu(cpu) => {
                 let threads = self.threads();
-                format!("cpu, {threads} thread{}, {}", if threads == 1 { "" } else { "s" }, cpu.isa.name())
+                format!("cpu, {threads} thread{}, {}", if threads == 1 { "" } else { "s" }, cpu.isa().name())
             }
             Device::Count(_) => self.arithmetic(),
         }
-    }
-}
-
-impl Cpu {
-    /// Runs `work` on this device's pool.
-    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
-    }
-
-    /// Runs `work` on this device's pool, some time.
-    pub(crate) fn spawn(&self, work: impl FnOnce() + Send + 'static) {
-        self.pool.spawn(work);
-    }
-
-    pub(crate) fn team(&self) -> &Arc<Team> {
-        &self.team
-    }
-
-    pub(crate) fn threads(&self) -> usize {
-        self.pool.current_num_threads()
-    }
-
-    pub(crate) fn isa(&self) -> Isa {
-        self.isa
     }
 }
 

@@ -1,7 +1,7 @@
 //! Borrowed elements of a buffer. Only this crate's kernels reach them: outside of it a slice can be cut and handed on.
 //! On a device that counts a slice is a length.
 
-use super::Element;
+use crate::formats::Element;
 use std::ops::Range;
 
 /// Borrowed elements of a [`super::Buffer`].

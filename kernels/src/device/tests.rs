@@ -1,6 +1,7 @@
 //! Buffers: where their memory comes from, what may be written, what is refused.
 
 use super::*;
+use crate::KernelError;
 use std::sync::Arc;
 
 fn device() -> Device {
@@ -155,7 +156,7 @@ fn a_thread_started_by_one_of_the_pool_can_be_let_go() {
         let of_thread = |unpin: bool| {
             let count = move || {
                 if unpin {
-                    crate::device::unpin_this_thread();
+                    crate::cpu::unpin_this_thread();
                 }
                 processors()
             };

@@ -1,9 +1,9 @@
 //! Fast version: blocks of rows over the threads, many counters at a time.
 
 use super::{Dropout, keep_scale, threshold};
-use crate::cpu::blocks::rows_per_block;
-use crate::cpu::simd::{Simd, Stored, VectorTask};
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::threads::blocks::rows_per_block;
+use crate::cpu::vectors::{Simd, Stored, VectorTask};
 use crate::rng::Key;
 use crate::{FloatSlice, FloatSliceMut};
 

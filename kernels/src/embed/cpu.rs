@@ -2,9 +2,10 @@
 
 use super::Forward;
 use crate::WeightSlice;
-use crate::cpu::blocks::rows_per_block;
-use crate::cpu::simd::{Simd, VectorTask};
-use crate::device::{Cpu, Element};
+use crate::cpu::Cpu;
+use crate::cpu::threads::blocks::rows_per_block;
+use crate::cpu::vectors::{Simd, VectorTask};
+use crate::device::Element;
 use half::{bf16, f16};
 
 /// The ids were checked to be below the vocabulary's size.

@@ -1,10 +1,10 @@
 //! Fast version: one pass over the operands.
 
 use super::{Activation, Backward, Forward};
-use crate::cpu::blocks::rows_per_block;
-use crate::cpu::simd::pointwise::{Map, Pointwise};
-use crate::cpu::simd::{Simd, Stored, VectorTask};
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::threads::blocks::rows_per_block;
+use crate::cpu::vectors::pointwise::{Map, Pointwise};
+use crate::cpu::vectors::{Simd, Stored, VectorTask};
 use crate::{FloatSlice, FloatSliceMut};
 
 /// `sqrt(2/pi)`

@@ -1,9 +1,9 @@
 //! Fast version: blocks of rows over the threads; a row is read for its sum and, from cache, for its output.
 
 use super::{Backward, Forward, Groups};
-use crate::cpu::blocks::rows_per_block;
-use crate::cpu::simd::{Simd, Stored, VectorTask};
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::threads::blocks::rows_per_block;
+use crate::cpu::vectors::{Simd, Stored, VectorTask};
 use crate::gemm::Accumulate;
 use crate::{FloatSlice, FloatSliceMut, Slice, SliceMut};
 

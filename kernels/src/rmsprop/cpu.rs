@@ -1,9 +1,9 @@
 //! Fast version: one pass over each tensor. Nothing is fused, so every instruction set gives the bits of the reference in f32.
 
 use super::{Tensor, Update};
-use crate::cpu::simd::Simd;
-use crate::cpu::simd::pointwise::Pointwise;
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::vectors::Simd;
+use crate::cpu::vectors::pointwise::Pointwise;
 
 pub(super) fn step(cpu: &Cpu, call: Update<'_>) {
     let f = call.numbers.factors();

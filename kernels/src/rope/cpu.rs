@@ -3,10 +3,10 @@
 
 use super::{Direction, Rotate, Tables};
 use crate::FloatSliceMut;
-use crate::cpu::blocks::rows_per_block;
-use crate::cpu::simd::pointwise::{Map, Pointwise};
-use crate::cpu::simd::{Simd, Stored, VectorTask};
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::threads::blocks::rows_per_block;
+use crate::cpu::vectors::pointwise::{Map, Pointwise};
+use crate::cpu::vectors::{Simd, Stored, VectorTask};
 
 /// Elements that take as long as one cosine and one sine in f64.
 const COST_OF_AN_ANGLE: usize = 32;

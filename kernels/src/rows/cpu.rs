@@ -1,9 +1,10 @@
 //! Fast version: blocks of rows, or blocks of columns where the index decides which row is written.
 
 use super::{Gather, Scatter, ScatterAdd};
-use crate::cpu::blocks::{BLOCK, rows_per_block};
-use crate::cpu::simd::pointwise::Map;
-use crate::device::{Cpu, Element};
+use crate::cpu::Cpu;
+use crate::cpu::threads::blocks::{BLOCK, rows_per_block};
+use crate::cpu::vectors::pointwise::Map;
+use crate::device::Element;
 use crate::{Columns, FloatSlice, FloatSliceMut};
 use std::ops::Range;
 

@@ -1,9 +1,9 @@
 //! Fast version: one pass.
 
 use super::Softcap;
-use crate::cpu::simd::Simd;
-use crate::cpu::simd::pointwise::Pointwise;
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::vectors::Simd;
+use crate::cpu::vectors::pointwise::Pointwise;
 
 pub(super) fn softcap(cpu: &Cpu, call: Softcap<'_>) {
     cpu.pointwise(&Cap(call.cap), [] as [&[f32]; 0], [call.x.cpu()]);

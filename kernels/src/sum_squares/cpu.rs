@@ -1,7 +1,7 @@
 //! Fast version: blocks over the threads, their sums added in order.
 
-use crate::cpu::simd::{Simd, VectorTask};
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::vectors::{Simd, VectorTask};
 
 /// Elements of a block: 256 KiB, so that the sums that are kept are few.
 const BLOCK: usize = 64 * 1024;

@@ -1,8 +1,8 @@
 //! Log-probability of each target token, without holding the logits of all rows.
 //!
 //! `logp[r] = z[r, target[r]] - log Σ_v exp z[r, v]`, `z = softcap(hidden_states · lm_headᵀ) / temperature`. Walks the
-//! vocabulary in tiles and keeps a running maximum and sum per row (online softmax, arXiv 1805.02867, alg. 3). The backward
-//! pass recomputes the tiles from the saved log-sum-exp: docs/derivations/token_logps.md.
+//! vocabulary in blocks and keeps a running maximum and sum per row (online softmax, arXiv 1805.02867, alg. 3). The backward
+//! pass recomputes the blocks from the saved log-sum-exp: docs/derivations/token_logps.md.
 
 pub mod case;
 mod cpu;

@@ -4,7 +4,7 @@
 //! engine follows by recursion, and a stack that overflows ends the process without a message. The depth is bounded, so a stack
 //! that is large enough turns such a template into an ordinary one. Stack pages that are never touched cost nothing.
 
-use align_kernels::device::unpin_this_thread;
+use align_kernels::cpu::unpin_this_thread;
 use std::sync::OnceLock;
 
 /// Bytes of stack a thread, the first that the system grants (`ulimit -v` may forbid the larger). The worst templates found

@@ -5,10 +5,9 @@
 //! sequence without a shared prefix, and a query's output has the same bits. A branch reads its prompt's blocks as far as the
 //! prompt fills them; the block in which the prompt ends and the branch begins is the branch's own copy.
 
-use super::product::PAD;
 use crate::attention::{Geometry, Segment};
-use crate::cpu::tasks::Disjoint;
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::threads::tasks::Disjoint;
 use crate::{Buffer, Device, Result};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,7 +16,10 @@ use std::ops::Range;
 /// cache while the query rows pass.
 pub(super) const BLOCK: usize = 64;
 
-/// Query rows of a tile: their scores, queries and outputs fit in cache beside a block; a multiple of the product's 6 rows.
+/// Columns are whole multiples of this many floats, for every instruction set: the most lanes that one has.
+pub(super) const PAD: usize = 16;
+
+/// Query rows that meet a block at once: their scores, queries and outputs fit in cache beside a block; a multiple of the product's 6 rows.
 pub(super) const ROWS: usize = 24;
 
 /// The columns of a block that one query sees; none if `lo >= hi`.
@@ -35,7 +37,7 @@ impl Span {
     }
 }
 
-/// The columns of a block that the queries of a tile see.
+/// The columns of a block that some queries see.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reach {
     /// Whole vectors: a multiple of [`PAD`].
@@ -190,7 +192,7 @@ pub(super) fn pack<const PARTS: usize>(
     let kv_heads = geometry.num_key_value_heads;
     let mut data = device.alloc("attention.packed", blocks.len() * kv_heads * size)?;
     let all = Disjoint::new(data.view_mut().cpu());
-    cpu.for_each_task(device, "attention.packed", blocks.len() * kv_heads, 0, |task, _| {
+    cpu.for_each_task("attention.packed", blocks.len() * kv_heads, 0, |task, _| {
         let (kv_head, index) = (task / blocks.len(), task % blocks.len());
         let (segment, block) = blocks.owner(index);
         let segment = &segments[segment];

@@ -3,9 +3,9 @@
 //! under sums that stay in registers. The chunks' softmaxes are then merged in their order.
 
 use crate::attention::{Decode, Geometry};
-use crate::cpu::simd::{MOST_LANES, Simd, Stored, VectorTask, largest};
-use crate::cpu::tasks::Disjoint;
-use crate::device::Cpu;
+use crate::cpu::Cpu;
+use crate::cpu::threads::tasks::Disjoint;
+use crate::cpu::vectors::{MOST_LANES, Simd, Stored, VectorTask, largest};
 use crate::{Device, FloatSlice, Result};
 use std::ops::Range;
 
@@ -70,7 +70,7 @@ fn attend<T: Stored>(
     {
         let parts = Disjoint::new(parts.view_mut().cpu());
         let scratch = heads * CHUNK + MOST_LANES * d;
-        cpu.for_each_task(device, "attention.decode", chunks.len(), scratch, |task, scratch| {
+        cpu.for_each_task("attention.decode", chunks.len(), scratch, |task, scratch| {
             let (scores, columns) = scratch.split_at_mut(heads * CHUNK);
             let Chunk { sequence, keys } = &chunks[task];
             let row = kv_heads * d;
@@ -86,7 +86,7 @@ fn attend<T: Stored>(
     }
 
     let parts = parts.view().cpu();
-    cpu.for_each_task(device, "attention.decode", lengths.len(), 0, |sequence, _| {
+    cpu.for_each_task("attention.decode", lengths.len(), 0, |sequence, _| {
         // SAFETY: each sequence is one task.
         let o = unsafe { o.slice(sequence * heads * d..(sequence + 1) * heads * d) };
         let own = &of_sequence[sequence];

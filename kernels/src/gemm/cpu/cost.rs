@@ -1,9 +1,10 @@
 //! What the products take from the device while they run, and what the threads keep for packing: copies in f32 of operands that
-//! are not ([`Cpu::widened`], [`Cpu::in_f32`]), columns as matrices of their own ([`dense`](super::dense)). The unit takes its
-//! operands as they are.
+//! are not ([`Cpu::widened`], [`Cpu::in_f32`]), columns as matrices of their own. The unit takes its operands as they are.
 
-use super::{COLS_PER_TASK, DEPTH_BLOCK, ROWS_PER_TASK, all_on_unit, block, runs};
-use crate::device::{Cost, Cpu};
+use super::stack::{columns, runs};
+use super::{unit, vectors};
+use crate::cpu::Cpu;
+use crate::device::Cost;
 use crate::gemm::{Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
 use crate::{Columns, FloatDtype, Precision};
 
@@ -38,7 +39,7 @@ pub(in crate::gemm) fn dw(cpu: &Cpu, call: &Dw<'_>) -> Cost {
 
 pub(in crate::gemm) fn stack_forward(cpu: &Cpu, call: &StackForward<'_, '_>) -> Cost {
     let &StackForward { m, k, ref x, ref pieces, ref y, precision, .. } = call;
-    let cols: usize = pieces.iter().map(|piece| piece.n).sum();
+    let cols = columns(pieces);
     let on_unit = all_on_unit(cpu, precision, k, pieces.iter().map(|piece| piece.n));
     let mut cost = Cost { operations: stack(m, k, pieces), ..Cost::default() };
     for rows in runs(m, pieces) {
@@ -56,15 +57,15 @@ pub(in crate::gemm) fn stack_forward(cpu: &Cpu, call: &StackForward<'_, '_>) -> 
 
 pub(in crate::gemm) fn stack_dx(cpu: &Cpu, call: &StackDx<'_, '_>) -> Cost {
     let &StackDx { m, k, dy, ref pieces, ref dx, precision } = call;
-    let cols: usize = pieces.iter().map(|piece| piece.n).sum();
+    let cols = columns(pieces);
     let on_unit = all_on_unit(cpu, precision, k, pieces.iter().map(|piece| piece.n));
     let mut cost = Cost { operations: stack(m, k, pieces), ..Cost::default() };
     for rows in runs(m, pieces) {
-        let columns = |piece: &Piece<'_>| {
+        let dense = |piece: &Piece<'_>| {
             let dy = Columns { values: dy, first: 0, stride: cols };
             Dense::of(dy, rows.len(), piece.n).then(0)
         };
-        let copies = wide(dx.dtype(), rows.len() * k) + pieces.iter().map(columns).max().unwrap_or(0);
+        let copies = wide(dx.dtype(), rows.len() * k) + pieces.iter().map(dense).max().unwrap_or(0);
         cost.scratch = cost.scratch.max(if on_unit { 0 } else { copies });
         cost.packed = cost.packed.max(packed(cpu, precision, [rows.len(), k, cols]));
     }
@@ -90,7 +91,7 @@ fn wide(dtype: FloatDtype, len: usize) -> usize {
     if dtype == FloatDtype::F32 { 0 } else { len * F32 }
 }
 
-/// What [`dense`](super::dense) takes.
+/// What columns as a matrix of their own take.
 struct Dense {
     while_made: usize,
     held: usize,
@@ -116,15 +117,13 @@ impl Dense {
 /// What a product `[rows, depth] · [depth, cols]` makes the threads keep. An estimate: which task a thread packs last is a
 /// matter of chance.
 pub(crate) fn packed(cpu: &Cpu, precision: Precision, [rows, cols, depth]: [usize; 3]) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    if all_on_unit(cpu, precision, depth, [cols]) {
-        return super::tiles::packed_bytes(cpu.threads(), precision, rows, depth, cols);
+    match unit::fitting(cpu, precision, [[cols, depth]]) {
+        Some(unit) => unit::packed_bytes(unit, cpu.threads(), precision, [rows, cols, depth]),
+        None => vectors::packed_bytes(cpu.threads(), precision, [rows, cols, depth]),
     }
-    // a right operand that stays packed meets a tile of rows at a time, others a task's rows
-    let resident = depth * cols.min(COLS_PER_TASK) <= block::RESIDENT;
-    let tile = rows.min(if resident { 16 } else { ROWS_PER_TASK });
-    let left = if precision == Precision::Bf16 { tile * depth.min(DEPTH_BLOCK) } else { 0 };
-    let right = (depth * cols).min(block::RESIDENT);
-    let partial = tile.min(64) * cols.min(COLS_PER_TASK);
-    cpu.threads() * (left + right + partial) * F32
+}
+
+/// Whether all matrices of `depth` by one of `sides` are multiplied on the unit.
+fn all_on_unit(cpu: &Cpu, precision: Precision, depth: usize, sides: impl IntoIterator<Item = usize>) -> bool {
+    unit::fitting(cpu, precision, sides.into_iter().map(|side| [side, depth])).is_some()
 }

@@ -1,6 +1,6 @@
 //! Memory that a thread packs into, kept between calls.
 
-use crate::device::Counted;
+use crate::arena::Counted;
 use crate::gemm::PACKED;
 use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
@@ -31,14 +31,6 @@ impl Area {
     }
 }
 
-impl Area {
-    /// At least `len` bytes, as [`Area::floats`].
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn bytes(&mut self, len: usize) -> *mut u8 {
-        self.floats(len.div_ceil(4)).cast()
-    }
-}
-
 /// What one task packs and keeps: at most 1.2 MiB a thread, from the limits on a task's size.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -48,17 +40,6 @@ pub(super) struct Scratch {
     pub(super) right: Area,
     /// Sums over the depth blocks so far, where the output cannot hold them.
     pub(super) partial: Area,
-}
-
-/// Runs `work` with `len` bytes that all tasks of a call may share, this thread's own between calls.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn with_shared<R>(len: usize, work: impl FnOnce(*mut u8) -> R) -> R {
-    thread_local!(static SHARED: RefCell<Area> = RefCell::default());
-    // taken, not borrowed: while it waits for its tasks, a thread of the pool may run those of another call
-    let mut area = SHARED.take();
-    let result = work(area.bytes(len));
-    SHARED.set(area);
-    result
 }
 
 /// Runs `work` with this thread's scratch. `work` starts no other task on this thread.

@@ -1,6 +1,6 @@
 //! Batches read and encoded while the one before is computed.
 
-use align_kernels::device::unpin_this_thread;
+use align_kernels::cpu::unpin_this_thread;
 use std::ops::ControlFlow;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, PoisonError};

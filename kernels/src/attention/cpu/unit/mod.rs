@@ -1,0 +1,179 @@
+//! Attention in bf16 on the unit that multiplies it: the same blocks of positions as in f32, packed as its tiles read them.
+//!
+//! A block of 64 rows is packed in one or both of two forms: along the head, for products over it (scores, `d_o·v`), and across
+//! it, for products over the rows (`p·v` and the gradients). Products take 32 rows of depth at once, in an order of their own
+//! within; so a row's place in a block goes by its position, and what is not there is zero.
+
+mod backward;
+mod forward;
+
+pub(super) use backward::backward;
+pub(super) use forward::forward;
+
+use super::blocks::{BLOCK, Blocks, Source};
+use crate::attention::{Geometry, Segment};
+use crate::cpu::Cpu;
+use crate::cpu::threads::tasks::Disjoint;
+use crate::cpu::unit::Unit;
+use crate::cpu::unit::block_sum::{STEP_BYTES, STEP_DEPTH, Step};
+use crate::cpu::unit::pack::{self, Matrix, Role};
+use crate::{Buffer, Device, Result};
+use half::bf16;
+use std::ops::Range;
+
+/// Floats of a task's scratch in the two directions, for trees of `blocks` blocks.
+pub(super) fn scratch_lens(_: Unit, geometry: &Geometry, blocks: usize) -> (usize, usize) {
+    let head = Head::new(geometry);
+    (forward::Run::len(blocks, head), backward::Scratch::len(blocks, head))
+}
+
+/// Steps of 32 that a block of rows has.
+const BLOCK_STEPS: usize = BLOCK / STEP_DEPTH;
+/// Bytes of a panel of 32 columns whose depth is a block of rows.
+const ACROSS_PANEL: usize = BLOCK_STEPS * STEP_BYTES;
+
+/// Which way a block of rows is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Panels of 32 rows whose depth is the head.
+    Along,
+    /// Panels of 32 of the head's columns whose depth is the rows.
+    Across,
+}
+
+/// How a head is cut.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    dim: usize,
+    /// Steps of 32 of its depth, and panels of its columns.
+    steps: usize,
+}
+
+impl Head {
+    fn new(geometry: &Geometry) -> Head {
+        Head { dim: geometry.head_dim, steps: geometry.head_dim.div_ceil(STEP_DEPTH) }
+    }
+
+    /// Columns, with those that pad the last panel.
+    fn padded(self) -> usize {
+        self.steps * STEP_DEPTH
+    }
+
+    /// Bytes of a block in either form.
+    fn form_bytes(self) -> usize {
+        self.steps * ACROSS_PANEL
+    }
+
+    /// Bytes of a panel of 32 rows.
+    fn along_panel(self) -> usize {
+        self.steps * STEP_BYTES
+    }
+
+    /// The steps of a product over the head, and one more.
+    fn steps_along(self) -> Vec<Step> {
+        consecutive(self.steps)
+    }
+
+    /// Packs a block of rows.
+    ///
+    /// # Safety
+    /// `rows` is `[BLOCK, dim]`, `to` holds [`Head::form_bytes`] at a multiple of 64; the unit is there.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn pack(self, rows: *const bf16, form: Form, role: Role, to: *mut u8) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match form {
+                Form::Along => {
+                    let matrix = Matrix { at: rows, stride: self.dim, side: BLOCK, depth: self.dim };
+                    pack::along_depth::<bf16, 1>(matrix, role, 0..BLOCK_STEPS, to);
+                }
+                Form::Across => {
+                    let matrix = Matrix { at: rows, stride: self.dim, side: self.dim, depth: BLOCK };
+                    pack::across_depth::<bf16, 1>(matrix, role, 0..self.steps, to);
+                }
+            }
+        }
+    }
+}
+
+/// Steps one after the other in both panels, and one more.
+fn consecutive(steps: usize) -> Vec<Step> {
+    (0..=steps).map(|step| Step { left: step % steps * STEP_BYTES, right: step % steps * STEP_BYTES }).collect()
+}
+
+/// Copies the rows of a segment's positions to their places in a block that begins at `begin`; the others are zero.
+fn gather(
+    to: &mut [bf16],
+    segment: &Segment,
+    positions: Range<usize>,
+    begin: usize,
+    row: impl Fn(usize) -> Range<usize>,
+    from: &[bf16],
+) {
+    let dim = to.len() / BLOCK;
+    to[..(positions.start - begin) * dim].fill(bf16::ZERO);
+    for position in positions.clone() {
+        to[(position - begin) * dim..][..dim].copy_from_slice(&from[row(segment.row_at(position))]);
+    }
+    to[(positions.end - begin) * dim..].fill(bf16::ZERO);
+}
+
+/// Blocks of keys and values of all key-value heads, in the forms that a pass reads.
+struct PackedBlocks {
+    data: Buffer<bf16>,
+    blocks: usize,
+    head: Head,
+    forms: usize,
+}
+
+impl PackedBlocks {
+    fn new<const FORMS: usize>(
+        device: &Device,
+        cpu: &Cpu,
+        (geometry, segments, blocks): (&Geometry, &[Segment], &Blocks),
+        qkv: &[bf16],
+        forms: [(Source, Form, Role); FORMS],
+    ) -> Result<PackedBlocks> {
+        let head = Head::new(geometry);
+        let (kv_heads, cols) = (geometry.num_key_value_heads, geometry.qkv_cols());
+        let block_len = FORMS * head.form_bytes() / size_of::<bf16>();
+        let mut data = device.alloc::<bf16>("attention.packed", blocks.len() * kv_heads * block_len)?;
+        let all = Disjoint::new(data.view_mut().cpu());
+        let rows_len = (BLOCK * head.dim).div_ceil(2);
+        cpu.for_each_task("attention.packed", blocks.len() * kv_heads, rows_len, |task, scratch| {
+            let (kv_head, index) = (task / blocks.len(), task % blocks.len());
+            let (segment, block) = blocks.owner(index);
+            let (segment, begin) = (&segments[segment], block * BLOCK);
+            let rows = &mut bytemuck::cast_slice_mut::<f32, bf16>(scratch)[..BLOCK * head.dim];
+            // SAFETY: each task has a place of its own.
+            let target = unsafe { all.slice(task * block_len..(task + 1) * block_len) };
+            let mut gathered = None;
+            for ((source, form, role), to) in forms.iter().zip(target.chunks_exact_mut(block_len / FORMS)) {
+                if gathered != Some(*source) {
+                    let first = source.first(geometry, kv_head);
+                    let positions = begin..segment.positions().min(begin + BLOCK);
+                    gather(
+                        rows,
+                        segment,
+                        positions,
+                        begin,
+                        |row| row * cols + first..row * cols + first + head.dim,
+                        qkv,
+                    );
+                    gathered = Some(*source);
+                }
+                // SAFETY: the caller found the unit; a block of rows, and the place of its form, at a multiple of 64 bytes
+                // since the buffer begins at one and forms are whole steps.
+                unsafe { head.pack(rows.as_ptr(), *form, *role, to.as_mut_ptr().cast()) };
+            }
+        })?;
+        Ok(PackedBlocks { data, blocks: blocks.len(), head, forms: FORMS })
+    }
+
+    /// Where a form of a packed block begins.
+    fn form(&self, kv_head: usize, index: usize, form: usize) -> *const u8 {
+        let block = (kv_head * self.blocks + index) * self.forms + form;
+        let at = block * self.head.form_bytes() / size_of::<bf16>();
+        self.data.view().cpu()[at..].as_ptr().cast()
+    }
+}

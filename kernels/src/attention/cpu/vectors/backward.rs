@@ -1,0 +1,438 @@
+//! Backward: one task per tree (a prompt and its branches) and query head, which recomputes the probabilities block by block
+//! from the log-sum-exp and takes all three gradients from them.
+//!
+//! Within a task the order is fixed: the prompt's rows, then the branches in the order of the segments; in each, blocks of keys
+//! outside, query rows inside, both by position. So `dq` of a row adds its keys in order of position, `dk` and `dv` of a key
+//! add their queries in order of position, the prompt's own first. The heads of a group have sums of their own, which are added
+//! at the end, head by head.
+
+use super::product::Product;
+use super::softmax::{Scaling, ScoreGradients};
+use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, PAD, Packed, ROWS, Reach, Source, Span, pack};
+use crate::attention::cpu::lists::Lists;
+use crate::attention::{Geometry, Layout, Segment};
+use crate::cpu::Cpu;
+use crate::cpu::Isa;
+use crate::cpu::threads::tasks::Disjoint;
+use crate::cpu::vectors::{Simd, Stored, VectorTask};
+use crate::{Device, Result};
+use std::ops::Range;
+
+/// What the forward pass read and gave, and the gradient of its output.
+pub(in crate::attention::cpu) struct Known<'a, T> {
+    pub qkv: &'a [T],
+    pub o: &'a [T],
+    pub lse: &'a [f32],
+    pub d_o: &'a [T],
+}
+
+/// As the contract says, in f32.
+pub(in crate::attention::cpu) fn backward(
+    device: &Device,
+    cpu: &Cpu,
+    (geometry, layout): (Geometry, &Layout),
+    known: Known<'_, f32>,
+    dqkv: &mut [f32],
+) -> Result<()> {
+    let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
+    let Known { qkv, o, lse, d_o } = known;
+    let cols = geometry.qkv_cols();
+    let (segments, Lists { uncovered, blocks, trees }) = (layout.segments(), layout.cpu());
+    for gap in uncovered {
+        dqkv[gap.start * cols..gap.end * cols].fill(0.0);
+    }
+    let parts = [(Source::Keys, Form::Transposed), (Source::Values, Form::Transposed), (Source::Keys, Form::Rows)];
+    let packed = pack(device, cpu, &geometry, segments, blocks, qkv, parts)?;
+
+    let mut delta = device.alloc("attention.delta", layout.rows() * heads)?;
+    deltas(cpu, d, o, d_o, delta.view_mut().cpu())?;
+    // [head, block, BLOCK, padded]: the sums of dk, and those of dv
+    let block_len = BLOCK * d.next_multiple_of(PAD);
+    let mut dk_heads = device.alloc("attention.dk_heads", heads * blocks.len() * block_len)?;
+    let mut dv_heads = device.alloc("attention.dv_heads", heads * blocks.len() * block_len)?;
+    {
+        let largest = trees.iter().map(|tree| tree.rows).max().unwrap_or(0);
+        let (dqkv, delta) = (Disjoint::new(&mut *dqkv), delta.view().cpu());
+        let (dk_heads, dv_heads) = (Disjoint::new(dk_heads.view_mut().cpu()), Disjoint::new(dv_heads.view_mut().cpu()));
+        let len = Scratch::len(largest, d);
+        cpu.for_each_task("attention.scratch", trees.len() * heads, len, |task, scratch| {
+            let (tree, head) = (&trees[task / heads], task % heads);
+            let mut scratch = Scratch::new(scratch, tree.rows, d);
+            let mut local = 0;
+            for &index in &tree.segments {
+                for row in segments[index].rows.clone() {
+                    let at = row * heads + head;
+                    let query = row * cols + geometry.query(head);
+                    scratch.load(local, &qkv[query..query + d], &d_o[at * d..(at + 1) * d]);
+                    scratch.lse[local] = lse[at];
+                    scratch.delta[local] = delta[at];
+                    local += 1;
+                }
+            }
+            let work = Work { isa: cpu.isa(), geometry: &geometry, kv_head: head / geometry.group(), packed: &packed };
+            let mut sums = Sums::new(&dk_heads, &dv_heads, head * blocks.len(), block_len);
+            let mut local = 0;
+            for &index in &tree.segments {
+                let segment = &segments[index];
+                sums.walk(&geometry, blocks, index, segment, |sums, pair| {
+                    let local = local + pair.queries.start - segment.prefix.len();
+                    work.pair(&mut scratch, sums, pair, local);
+                });
+                local += segment.rows.len();
+            }
+            let rows = tree.segments.iter().flat_map(|&index| segments[index].rows.clone());
+            for (row, sums) in rows.zip(scratch.dq.chunks_exact(d.next_multiple_of(PAD))) {
+                let at = row * cols + geometry.query(head);
+                // SAFETY: trees share no rows, and a head of a tree is one task.
+                let target = unsafe { dqkv.slice(at..at + d) };
+                for (dq, &sum) in target.iter_mut().zip(sums) {
+                    *dq = geometry.scale * sum;
+                }
+            }
+        })?;
+    }
+
+    let dqkv = Disjoint::new(dqkv);
+    let (dk_heads, dv_heads) = (dk_heads.view().cpu(), dv_heads.view().cpu());
+    cpu.for_each_task("attention.scratch", blocks.len() * kv_heads, 0, |task, _| {
+        let (index, kv_head) = (task / kv_heads, task % kv_heads);
+        let (segment, block) = blocks.owner(index);
+        let segment = &segments[segment];
+        let own = (block * BLOCK).max(segment.prefix.len())..((block + 1) * BLOCK).min(segment.positions());
+        for position in own {
+            let row = segment.row_at(position) * cols;
+            let [key, value] = [geometry.key(kv_head), geometry.value(kv_head)].map(|first| row + first);
+            // SAFETY: segments share no rows, so each position and key-value head belongs to one task.
+            let (dk, dv) = unsafe { (dqkv.slice(key..key + d), dqkv.slice(value..value + d)) };
+            dk.fill(0.0);
+            dv.fill(0.0);
+            for head in kv_head * geometry.group()..(kv_head + 1) * geometry.group() {
+                let from = (head * blocks.len() + index) * block_len + position % BLOCK * d.next_multiple_of(PAD);
+                add(dk, &dk_heads[from..from + d]);
+                add(dv, &dv_heads[from..from + d]);
+            }
+            for dk in dk {
+                *dk *= geometry.scale;
+            }
+        }
+    })
+}
+
+fn add(sum: &mut [f32], x: &[f32]) {
+    for (sum, &x) in sum.iter_mut().zip(x) {
+        *sum += x;
+    }
+}
+
+/// Floats that a thread needs for trees of at most `rows` rows.
+pub(in crate::attention::cpu) fn scratch_len(rows: usize, head_dim: usize) -> usize {
+    Scratch::len(rows, head_dim)
+}
+
+/// The rows of a tree for one head, next to each other; and two blocks of scores.
+struct Scratch<'a> {
+    /// Floats from row to row of the next three.
+    stride: usize,
+    /// `[rows, stride]`
+    q: &'a mut [f32],
+    /// `[rows, stride]`
+    d_o: &'a mut [f32],
+    /// `[rows, stride]`: the sums of dq, not yet scaled
+    dq: &'a mut [f32],
+    /// `[rows]`
+    lse: &'a mut [f32],
+    /// `[rows]`
+    delta: &'a mut [f32],
+    /// `[BLOCK, BLOCK]`: scores, then probabilities
+    p: &'a mut [f32],
+    /// `[BLOCK, BLOCK]`: gradients of the scores
+    du: &'a mut [f32],
+}
+
+impl Scratch<'_> {
+    fn len(rows: usize, head_dim: usize) -> usize {
+        rows * (3 * head_dim.next_multiple_of(PAD) + 2) + 2 * BLOCK * BLOCK
+    }
+
+    fn new(scratch: &mut [f32], rows: usize, head_dim: usize) -> Scratch<'_> {
+        let stride = head_dim.next_multiple_of(PAD);
+        let (p, rest) = scratch.split_at_mut(BLOCK * BLOCK);
+        let (du, rest) = rest.split_at_mut(BLOCK * BLOCK);
+        let (q, rest) = rest.split_at_mut(rows * stride);
+        let (d_o, rest) = rest.split_at_mut(rows * stride);
+        let (dq, rest) = rest.split_at_mut(rows * stride);
+        let (lse, rest) = rest.split_at_mut(rows);
+        let delta = &mut rest[..rows];
+        dq.fill(0.0);
+        Scratch { stride, q, d_o, dq, lse, delta, p, du }
+    }
+
+    fn load(&mut self, local: usize, q: &[f32], d_o: &[f32]) {
+        for (target, source) in [(&mut *self.q, q), (&mut *self.d_o, d_o)] {
+            let (values, padding) = target[local * self.stride..][..self.stride].split_at_mut(q.len());
+            values.copy_from_slice(source);
+            padding.fill(0.0);
+        }
+    }
+}
+
+/// `delta[i] = d_o[i]·o[i]` for each row and head, in memory order: a head at a time, the rows would be read in small pieces.
+pub(in crate::attention::cpu) fn deltas<T: Stored>(
+    cpu: &Cpu,
+    head_dim: usize,
+    o: &[T],
+    d_o: &[T],
+    delta: &mut [f32],
+) -> Result<()> {
+    const HEADS_PER_TASK: usize = 256;
+    let delta_len = delta.len();
+    let all = Disjoint::new(delta);
+    cpu.for_each_task("attention.delta", delta_len.div_ceil(HEADS_PER_TASK), 0, |task, _| {
+        let begin = task * HEADS_PER_TASK;
+        let end = (begin + HEADS_PER_TASK).min(delta_len);
+        let range = begin * head_dim..end * head_dim;
+        // SAFETY: each task has a range of its own.
+        let delta = unsafe { all.slice(begin..end) };
+        cpu.isa().dispatch(Deltas { head_dim, o: &o[range.clone()], d_o: &d_o[range], delta });
+    })
+}
+
+struct Deltas<'a, T> {
+    head_dim: usize,
+    o: &'a [T],
+    d_o: &'a [T],
+    delta: &'a mut [f32],
+}
+
+impl<T: Stored> VectorTask for Deltas<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let heads = self.o.chunks_exact(self.head_dim).zip(self.d_o.chunks_exact(self.head_dim));
+        for ((o, d_o), delta) in heads.zip(self.delta) {
+            // SAFETY: both have `head_dim` elements; the instruction set is S's.
+            *delta = unsafe { dot::<S, T, T>(o, d_o) };
+        }
+    }
+}
+
+/// The sums of one head: `[block, BLOCK, padded]`, written by one task.
+pub(in crate::attention::cpu) struct HeadBlocks<'a> {
+    all: &'a Disjoint<'a, f32>,
+    /// The number of the head's first block.
+    at: usize,
+    block_len: usize,
+}
+
+impl HeadBlocks<'_> {
+    pub fn block(&mut self, index: usize) -> &mut [f32] {
+        let begin = (self.at + index) * self.block_len;
+        // SAFETY: a block belongs to one segment and so to one tree; one task has this tree and this head, and `&mut self`
+        // makes this its only borrow.
+        unsafe { self.all.slice(begin..begin + self.block_len) }
+    }
+
+    /// Copies the first `rows` rows of a block over those of another and zeroes the rest of it.
+    fn continue_from(&mut self, from: usize, to: usize, len: usize) {
+        let begun = self.block(from)[..len].to_vec();
+        let (head, rest) = self.block(to).split_at_mut(len);
+        head.copy_from_slice(&begun);
+        rest.fill(0.0);
+    }
+
+    fn hand_back(&mut self, from: usize, to: usize, len: usize) {
+        let done = self.block(from)[..len].to_vec();
+        self.block(to)[..len].copy_from_slice(&done);
+    }
+}
+
+/// What a task adds to.
+pub(in crate::attention::cpu) struct Sums<'a> {
+    pub dk: HeadBlocks<'a>,
+    pub dv: HeadBlocks<'a>,
+}
+
+/// Some queries of a segment, at most a block of them, and a block of keys.
+pub(in crate::attention::cpu) struct Pair {
+    /// Which packed block.
+    pub index: usize,
+    /// The position at which it begins.
+    pub begin: usize,
+    /// The queries' positions.
+    pub queries: Range<usize>,
+}
+
+impl<'a> Sums<'a> {
+    /// Those of the head whose first block is number `at`.
+    pub fn new(dk: &'a Disjoint<'a, f32>, dv: &'a Disjoint<'a, f32>, at: usize, block_len: usize) -> Sums<'a> {
+        Sums { dk: HeadBlocks { all: dk, at, block_len }, dv: HeadBlocks { all: dv, at, block_len } }
+    }
+
+    /// All pairs of one segment's queries and the keys that they see: blocks of keys outside, queries inside, both by position.
+    pub fn walk(
+        &mut self,
+        geometry: &Geometry,
+        blocks: &Blocks,
+        index: usize,
+        segment: &Segment,
+        mut pair: impl FnMut(&mut Sums<'a>, Pair),
+    ) {
+        if segment.rows.is_empty() {
+            return;
+        }
+        let (prefix, positions) = (segment.prefix.len(), segment.positions());
+        // The block in which the prompt ends and this branch begins: the prompt's sums go on in the branch's copy.
+        let shared = prefix % BLOCK * (self.dk.block_len / BLOCK);
+        let copies = blocks.root(index).filter(|_| shared > 0).map(|root| {
+            let block = prefix / BLOCK;
+            (blocks.index(root, block), blocks.index(index, block))
+        });
+        for own in blocks.own(index) {
+            self.dk.block(own).fill(0.0);
+            self.dv.block(own).fill(0.0);
+        }
+        if let Some((prompt, branch)) = copies {
+            self.dk.continue_from(prompt, branch, shared);
+            self.dv.continue_from(prompt, branch, shared);
+        }
+        for block in geometry.first_visible(prefix) / BLOCK..positions.div_ceil(BLOCK) {
+            for of_queries in (prefix / BLOCK).max(block)..positions.div_ceil(BLOCK) {
+                let queries = prefix.max(of_queries * BLOCK)..positions.min((of_queries + 1) * BLOCK);
+                if geometry.first_visible(queries.start) >= (block + 1) * BLOCK {
+                    break;
+                }
+                pair(self, Pair { index: blocks.index(index, block), begin: block * BLOCK, queries });
+            }
+        }
+        if let Some((prompt, branch)) = copies {
+            self.dk.hand_back(branch, prompt, shared);
+            self.dv.hand_back(branch, prompt, shared);
+        }
+    }
+}
+
+/// A task's view of the call.
+struct Work<'a> {
+    isa: Isa,
+    geometry: &'a Geometry,
+    kv_head: usize,
+    packed: &'a Packed<3>,
+}
+
+impl Work<'_> {
+    /// What a pair adds. The queries' scratch rows begin at `local`.
+    fn pair(&self, scratch: &mut Scratch<'_>, sums: &mut Sums<'_>, pair: Pair, local: usize) {
+        let Pair { index, begin, queries: Range { start: first, end } } = pair;
+        let d = self.geometry.head_dim;
+        let stride = scratch.stride;
+        let scaling = Scaling { scale: self.geometry.scale, softcap: self.geometry.softcap };
+        let [k_t, v_t, k] = [0, 1, 2].map(|part| self.packed.part(part, self.kv_head, index));
+        for row in (0..end - first).step_by(ROWS) {
+            let rows = ROWS.min(end - first - row);
+            let part = row * BLOCK..(row + rows) * BLOCK;
+            let position = first + row;
+            let Some(reach) = Reach::new(self.geometry, position..position + rows, begin) else {
+                scratch.p[part.clone()].fill(0.0);
+                scratch.du[part].fill(0.0);
+                continue;
+            };
+            let mut spans = [Span::default(); ROWS];
+            if !reach.full {
+                for (i, span) in spans[..rows].iter_mut().enumerate() {
+                    *span = Span::new(self.geometry, position + i, begin);
+                }
+            }
+            let at = local + row;
+            for (c, a, b) in [(&mut *scratch.p, &*scratch.q, k_t), (&mut *scratch.du, &*scratch.d_o, v_t)] {
+                self.isa.dispatch(Product {
+                    c: &mut c[part.start + reach.first..part.end],
+                    c_stride: BLOCK,
+                    a: &a[at * stride..],
+                    a_row: stride,
+                    a_step: 1,
+                    b: &b[reach.first..],
+                    b_stride: BLOCK,
+                    rows,
+                    cols: reach.len(),
+                    steps: d,
+                    add: false,
+                });
+            }
+            for (i, span) in spans[..rows].iter().enumerate() {
+                // A row that sees one key has P = 1 and o = v, so d_o·v = delta: taken from the same sum, they cancel exactly.
+                if self.geometry.first_visible(position + i) == position + i && span.lo < span.hi {
+                    scratch.delta[at + i] = scratch.du[part.start + i * BLOCK + span.lo];
+                }
+            }
+            self.isa.dispatch(ScoreGradients {
+                scaling,
+                reach,
+                spans: &spans[..rows],
+                scores: &mut scratch.p[part.clone()],
+                gradients: &mut scratch.du[part.clone()],
+                lse: &scratch.lse[at..at + rows],
+                delta: &scratch.delta[at..at + rows],
+            });
+            self.isa.dispatch(Product {
+                c: &mut scratch.dq[at * stride..(at + rows) * stride],
+                c_stride: stride,
+                a: &scratch.du[part.start + reach.first..part.end],
+                a_row: BLOCK,
+                a_step: 1,
+                b: &k[reach.first * stride..],
+                b_stride: stride,
+                rows,
+                cols: stride,
+                steps: reach.len(),
+                add: true,
+            });
+        }
+        let end_key = (end - begin).min(BLOCK);
+        for key in (0..end_key).step_by(ROWS) {
+            let keys = ROWS.min(end_key - key);
+            // the queries before the block's first key see none of its keys
+            let from = (begin + key).saturating_sub(first);
+            let steps = end - first - from;
+            for (target, factors, rows) in
+                [(&mut sums.dv, &*scratch.p, &*scratch.d_o), (&mut sums.dk, &*scratch.du, &*scratch.q)]
+            {
+                self.isa.dispatch(Product {
+                    c: &mut target.block(index)[key * stride..(key + keys) * stride],
+                    c_stride: stride,
+                    a: &factors[from * BLOCK + key..],
+                    a_row: 1,
+                    a_step: BLOCK,
+                    b: &rows[(local + from) * stride..],
+                    b_stride: stride,
+                    rows: keys,
+                    cols: stride,
+                    steps,
+                    add: true,
+                });
+            }
+        }
+    }
+}
+
+/// `a·b`
+///
+/// # Safety
+/// As [`Simd`]; the slices are equally long.
+#[inline(always)]
+unsafe fn dot<S: Simd, A: Stored, B: Stored>(a: &[A], b: &[B]) -> f32 {
+    // SAFETY: the caller's contract; loads end inside the slices.
+    unsafe {
+        let whole = a.len() / S::LANES * S::LANES;
+        let mut sum = S::splat(0.0);
+        for at in (0..whole).step_by(S::LANES) {
+            sum = S::fma(A::load::<S>(a.as_ptr().add(at)), B::load::<S>(b.as_ptr().add(at)), sum);
+        }
+        if whole < a.len() {
+            let lanes = a.len() - whole;
+            let (a, b) = (a.as_ptr().add(whole), b.as_ptr().add(whole));
+            sum = S::fma(A::load_partial::<S>(a, lanes), B::load_partial::<S>(b, lanes), sum);
+        }
+        S::reduce_add(sum)
+    }
+}

@@ -1,0 +1,184 @@
+//! Forward: one task per run of query positions and key-value head; each block of keys is read once for the query heads that
+//! share it.
+
+use super::product::Product;
+use super::softmax::{OnlineSoftmax, Scaling};
+use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, PAD, Packed, ROWS, Reach, Source, Span, pack};
+use crate::attention::cpu::lists::{Job, Lists, heaviest_first, jobs};
+use crate::attention::{Geometry, Layout, Segment};
+use crate::cpu::Cpu;
+use crate::cpu::Isa;
+use crate::cpu::threads::tasks::Disjoint;
+use crate::{Device, Result};
+
+/// Query rows of a task, counting each head of the group: 96 rows of 64 are 24 KiB of queries and 24 KiB of outputs, and a
+/// block of keys and values brought into the first-level cache is used by all of them.
+const TASK_ROWS: usize = 96;
+
+/// As the contract says, in f32.
+pub(in crate::attention::cpu) fn forward(
+    device: &Device,
+    cpu: &Cpu,
+    (geometry, layout): (Geometry, &Layout),
+    qkv: &[f32],
+    o: &mut [f32],
+    lse: &mut [f32],
+) -> Result<()> {
+    let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
+    let (segments, Lists { uncovered, blocks, .. }) = (layout.segments(), layout.cpu());
+    for gap in uncovered {
+        o[gap.start * heads * d..gap.end * heads * d].fill(0.0);
+        lse[gap.start * heads..gap.end * heads].fill(0.0);
+    }
+    let parts = [(Source::Keys, Form::Transposed), (Source::Values, Form::Rows)];
+    let packed = pack(device, cpu, &geometry, segments, blocks, qkv, parts)?;
+
+    let step = step(&geometry);
+    let mut jobs = jobs(segments, step);
+    heaviest_first(&mut jobs, |job| {
+        let last = job.first + job.positions;
+        job.positions * (last - geometry.first_visible(job.first))
+    });
+    let task_rows = step * geometry.group();
+    let (o, lse) = (Disjoint::new(o), Disjoint::new(lse));
+    cpu.for_each_task("attention.scratch", jobs.len() * kv_heads, Run::len(task_rows, d), |task, scratch| {
+        let (job, kv_head) = (&jobs[task / kv_heads], task % kv_heads);
+        let mut run = Run::new(scratch, job.positions * geometry.group(), d);
+        run.load(qkv, &geometry, &segments[job.segment], job.first, kv_head);
+        run.attend(cpu.isa(), &geometry, job, kv_head, blocks, &packed);
+        for (i, (&max, sum)) in run.max.iter().zip(run.sum.chunks_exact(PAD)).enumerate() {
+            let row = segments[job.segment].row_at(job.first + i / geometry.group());
+            let head = row * heads + kv_head * geometry.group() + i % geometry.group();
+            let sum: f32 = sum.iter().sum();
+            let inverse = 1.0 / sum;
+            // SAFETY: segments share no rows and jobs no positions, so each row and head belongs to one task.
+            let (o, lse) = unsafe { (o.slice(head * d..(head + 1) * d), lse.slice(head..head + 1)) };
+            for (o, &weighted) in o.iter_mut().zip(&run.o[i * run.o_cols..]) {
+                *o = weighted * inverse;
+            }
+            lse[0] = (f64::from(max) + f64::from(sum).ln()) as f32;
+        }
+    })
+}
+
+/// Positions of a task.
+fn step(geometry: &Geometry) -> usize {
+    (TASK_ROWS / geometry.group()).clamp(8, BLOCK)
+}
+
+/// Floats that a thread needs.
+pub(in crate::attention::cpu) fn scratch_len(geometry: &Geometry) -> usize {
+    Run::len(step(geometry) * geometry.group(), geometry.head_dim)
+}
+
+/// The state of a task. Row `i` is query head `i % group` of position `first + i / group`.
+struct Run<'a> {
+    /// `[rows, head_dim]`
+    q: &'a mut [f32],
+    /// `[rows, o_cols]`: `Σ exp(z - max) v`
+    o: &'a mut [f32],
+    o_cols: usize,
+    /// `[rows]`
+    max: &'a mut [f32],
+    /// `[rows, PAD]`: see [`OnlineSoftmax`]
+    sum: &'a mut [f32],
+    /// `[ROWS, BLOCK]`
+    scores: &'a mut [f32],
+}
+
+impl Run<'_> {
+    /// Floats of a run's scratch.
+    fn len(rows: usize, head_dim: usize) -> usize {
+        rows * (head_dim + head_dim.next_multiple_of(PAD) + 1 + PAD) + ROWS * BLOCK
+    }
+
+    fn new(scratch: &mut [f32], rows: usize, head_dim: usize) -> Run<'_> {
+        let o_cols = head_dim.next_multiple_of(PAD);
+        let (scores, rest) = scratch.split_at_mut(ROWS * BLOCK);
+        let (o, rest) = rest.split_at_mut(rows * o_cols);
+        let (sum, rest) = rest.split_at_mut(rows * PAD);
+        let (q, rest) = rest.split_at_mut(rows * head_dim);
+        let max = &mut rest[..rows];
+        o.fill(0.0);
+        sum.fill(0.0);
+        max.fill(f32::NEG_INFINITY);
+        Run { q, o, o_cols, max, sum, scores }
+    }
+
+    /// Gathers the queries: the heads of a group are next to each other in a row.
+    fn load(&mut self, qkv: &[f32], geometry: &Geometry, segment: &Segment, first: usize, kv_head: usize) {
+        let width = geometry.group() * geometry.head_dim;
+        for (i, target) in self.q.chunks_exact_mut(width).enumerate() {
+            let at = segment.row_at(first + i) * geometry.qkv_cols() + geometry.query(kv_head * geometry.group());
+            target.copy_from_slice(&qkv[at..at + width]);
+        }
+    }
+
+    fn attend(
+        &mut self,
+        isa: Isa,
+        geometry: &Geometry,
+        job: &Job,
+        kv_head: usize,
+        blocks: &Blocks,
+        packed: &Packed<2>,
+    ) {
+        let (d, group) = (geometry.head_dim, geometry.group());
+        let scaling = Scaling { scale: geometry.scale, softcap: geometry.softcap };
+        let first_block = geometry.first_visible(job.first) / BLOCK;
+        let last_block = (job.first + job.positions - 1) / BLOCK;
+        for block in first_block..=last_block {
+            let begin = block * BLOCK;
+            let index = blocks.index(job.segment, block);
+            let (k_t, v) = (packed.part(0, kv_head, index), packed.part(1, kv_head, index));
+            for row in (0..self.max.len()).step_by(ROWS) {
+                let rows = ROWS.min(self.max.len() - row);
+                let position = |i: usize| job.first + (row + i) / group;
+                let Some(reach) = Reach::new(geometry, position(0)..position(rows - 1) + 1, begin) else { continue };
+                let mut spans = [Span::default(); ROWS];
+                if !reach.full {
+                    for (i, span) in spans[..rows].iter_mut().enumerate() {
+                        *span = Span::new(geometry, position(i), begin);
+                    }
+                }
+                isa.dispatch(Product {
+                    c: &mut self.scores[reach.first..],
+                    c_stride: BLOCK,
+                    a: &self.q[row * d..],
+                    a_row: d,
+                    a_step: 1,
+                    b: &k_t[reach.first..],
+                    b_stride: BLOCK,
+                    rows,
+                    cols: reach.len(),
+                    steps: d,
+                    add: false,
+                });
+                let o = &mut self.o[row * self.o_cols..];
+                isa.dispatch(OnlineSoftmax {
+                    scaling,
+                    reach,
+                    spans: &spans[..rows],
+                    scores: self.scores,
+                    max: &mut self.max[row..],
+                    sum: &mut self.sum[row * PAD..],
+                    o,
+                    o_cols: self.o_cols,
+                });
+                isa.dispatch(Product {
+                    c: o,
+                    c_stride: self.o_cols,
+                    a: &self.scores[reach.first..],
+                    a_row: BLOCK,
+                    a_step: 1,
+                    b: &v[reach.first * self.o_cols..],
+                    b_stride: self.o_cols,
+                    rows,
+                    cols: self.o_cols,
+                    steps: reach.len(),
+                    add: true,
+                });
+            }
+        }
+    }
+}

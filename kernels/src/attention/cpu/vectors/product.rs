@@ -1,0 +1,142 @@
+//! The matrix product on blocks that are in cache: all arithmetic of attention except the softmax.
+
+use crate::attention::cpu::blocks::PAD;
+use crate::cpu::vectors::{Simd, VectorTask};
+
+/// `c[i, j] (+)= Σ_t a[i, t] b[t, j]`, `t` in ascending order: the bits of an element depend on nothing but its row of `a`, its
+/// column of `b` and what `c` held. Terms with `a = 0` leave an element as it is, so they may be left out.
+pub(super) struct Product<'a> {
+    /// `[rows, cols]`, rows `c_stride` apart
+    pub c: &'a mut [f32],
+    pub c_stride: usize,
+    /// `a[i, t]` is element `i * a_row + t * a_step`: row-major or transposed
+    pub a: &'a [f32],
+    pub a_row: usize,
+    pub a_step: usize,
+    /// `[steps, cols]`, rows `b_stride` apart
+    pub b: &'a [f32],
+    pub b_stride: usize,
+    pub rows: usize,
+    /// A multiple of [`PAD`].
+    pub cols: usize,
+    pub steps: usize,
+    /// Whether the sums start from `c` or from 0.
+    pub add: bool,
+}
+
+impl VectorTask for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Product { rows, cols, steps, c_stride, a_row, a_step, b_stride, add, .. } = self;
+        if rows == 0 || cols == 0 {
+            return;
+        }
+        assert!(cols.is_multiple_of(PAD), "blocks are padded");
+        assert!((rows - 1) * c_stride + cols <= self.c.len(), "c holds its rows");
+        if steps > 0 {
+            assert!((rows - 1) * a_row + (steps - 1) * a_step < self.a.len(), "a holds its rows");
+            assert!((steps - 1) * b_stride + cols <= self.b.len(), "b holds its rows");
+        }
+        let (c, a, b) = (self.c.as_mut_ptr(), self.a.as_ptr(), self.b.as_ptr());
+        let at = Operands { c, c_stride, a, a_row, a_step, b, b_stride, rows, steps, add };
+        // 6 x 4 vectors are 24 sums, 4 vectors of b and one of a: they fit in 32 registers; 6 x 2 in 16
+        let widest = if S::REGISTERS >= 32 { 4 } else { 2 };
+        let mut col = 0;
+        while col < cols {
+            let vectors = ((cols - col) / S::LANES).min(widest);
+            // SAFETY: the assertions above hold all indices that the panels compute; the instruction set is S's.
+            let done = unsafe {
+                match vectors {
+                    4 => at.panel::<S, 4>(col),
+                    2 | 3 => at.panel::<S, 2>(col),
+                    _ => at.panel::<S, 1>(col),
+                }
+            };
+            col += done * S::LANES;
+        }
+    }
+}
+
+/// A [`Product`] whose lengths were checked.
+#[derive(Clone, Copy)]
+struct Operands {
+    c: *mut f32,
+    c_stride: usize,
+    a: *const f32,
+    a_row: usize,
+    a_step: usize,
+    b: *const f32,
+    b_stride: usize,
+    rows: usize,
+    steps: usize,
+    add: bool,
+}
+
+impl Operands {
+    /// `N` vectors of columns from `col` on, all rows. Returns `N`.
+    ///
+    /// # Safety
+    /// As [`Simd`]; the columns are inside the operands.
+    #[inline(always)]
+    unsafe fn panel<S: Simd, const N: usize>(self, col: usize) -> usize {
+        let mut row = 0;
+        while row < self.rows {
+            // SAFETY: `row + M <= rows`.
+            row += unsafe {
+                match self.rows - row {
+                    1 => self.tile::<S, 1, N>(row, col),
+                    2 | 3 => self.tile::<S, 2, N>(row, col),
+                    4 | 5 => self.tile::<S, 4, N>(row, col),
+                    _ => self.tile::<S, 6, N>(row, col),
+                }
+            };
+        }
+        N
+    }
+
+    /// `M` rows by `N` vectors, the sums in registers. Returns `M`.
+    ///
+    /// # Safety
+    /// As `panel`, for the rows too.
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "indices as in the formula, unrolled by the compiler")]
+    unsafe fn tile<S: Simd, const M: usize, const N: usize>(self, row: usize, col: usize) -> usize {
+        let mut a = self.a.wrapping_add(row * self.a_row);
+        let mut b = self.b.wrapping_add(col);
+        // SAFETY: `run` checked that the last row, step and column are inside the operands. The pointers wrap because they
+        // pass the end after the last step.
+        unsafe {
+            let c = self.c.add(row * self.c_stride + col);
+            let mut sums = [[S::splat(0.0); N]; M];
+            if self.add {
+                for i in 0..M {
+                    for j in 0..N {
+                        sums[i][j] = S::load(c.add(i * self.c_stride + j * S::LANES));
+                    }
+                }
+            }
+            for _ in 0..self.steps {
+                let mut vectors = [S::splat(0.0); N];
+                for j in 0..N {
+                    vectors[j] = S::load(b.add(j * S::LANES));
+                }
+                for i in 0..M {
+                    let factor = S::splat(*a.add(i * self.a_row));
+                    for j in 0..N {
+                        sums[i][j] = S::fma(factor, vectors[j], sums[i][j]);
+                    }
+                }
+                a = a.wrapping_add(self.a_step);
+                b = b.wrapping_add(self.b_stride);
+            }
+            for i in 0..M {
+                for j in 0..N {
+                    S::store(c.add(i * self.c_stride + j * S::LANES), sums[i][j]);
+                }
+            }
+        }
+        M
+    }
+}

@@ -1,0 +1,60 @@
+//! Of 64-bit Arm.
+
+use crate::cpu::unit::Unit;
+use crate::cpu::vectors::{VectorTask, neon, portable};
+
+/// An instruction set that the kernels have code for. Outside this crate the values come from [`Isa::available`] and
+/// [`Isa::chosen`] alone (the variants are `non_exhaustive`), so whoever holds one may run its code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// What every target has.
+    Portable,
+    /// NEON: 4 lanes.
+    #[non_exhaustive]
+    Neon,
+}
+
+impl Isa {
+    /// Those that this machine has, slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut found = vec![Isa::Portable];
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            found.push(Isa::Neon);
+        }
+        found
+    }
+
+    /// The name that `ALIGN_CPU` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Neon => "neon",
+        }
+    }
+
+    /// What multiplies bf16: vectors alone.
+    pub(crate) fn unit(self) -> Option<Unit> {
+        None
+    }
+
+    /// Runs `task` compiled for this instruction set.
+    pub fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
+        match self {
+            // SAFETY: needs no extension.
+            Isa::Portable => unsafe { task.run::<portable::Portable>() },
+            // SAFETY: `Isa::available` found the features that the function enables; no other way makes this value.
+            Isa::Neon => unsafe { neon::run(task) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Isa;
+
+    /// The kernels' tests run on what is available: were NEON not found, they would pass without it.
+    #[test]
+    fn neon_is_found() {
+        assert_eq!(Isa::available(), [Isa::Portable, Isa::Neon]);
+    }
+}

@@ -1,0 +1,34 @@
+//! Of architectures that there is no code of their own for.
+
+use crate::cpu::unit::Unit;
+use crate::cpu::vectors::{VectorTask, portable};
+
+/// An instruction set that the kernels have code for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// What every target has.
+    Portable,
+}
+
+impl Isa {
+    /// Those that this machine has, slowest first.
+    pub fn available() -> Vec<Isa> {
+        vec![Isa::Portable]
+    }
+
+    /// The name that `ALIGN_CPU` takes.
+    pub fn name(self) -> &'static str {
+        "portable"
+    }
+
+    /// What multiplies bf16: vectors alone.
+    pub(crate) fn unit(self) -> Option<Unit> {
+        None
+    }
+
+    /// Runs `task` compiled for this instruction set.
+    pub fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
+        // SAFETY: needs no extension.
+        unsafe { task.run::<portable::Portable>() }
+    }
+}

@@ -1,0 +1,119 @@
+//! Of x86-64.
+
+use crate::cpu::unit::{Unit, amx, dot};
+use crate::cpu::vectors::burst::MultiplyAdd;
+use crate::cpu::vectors::{VectorTask, avx2, avx512, portable};
+use std::sync::OnceLock;
+use std::time::Instant;
+
+/// An instruction set that the kernels have code for. Outside this crate the values come from [`Isa::available`] and
+/// [`Isa::chosen`] alone (the variants are `non_exhaustive`), so whoever holds one may run its code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// What every target has.
+    Portable,
+    /// AVX2, FMA and F16C: 8 lanes.
+    #[non_exhaustive]
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL: 16 lanes.
+    #[non_exhaustive]
+    Avx512,
+    /// AVX-512 as above and its dot products of bf16: vectors of 16 lanes, matrix products of bf16 in those.
+    #[non_exhaustive]
+    Avx512Bf16,
+    /// AVX-512 as above, its bf16 conversions, and AMX: vectors of 16 lanes, matrix products in tiles of bf16.
+    #[non_exhaustive]
+    Amx,
+}
+
+impl Isa {
+    /// Those that this machine has, slowest first.
+    pub fn available() -> Vec<Isa> {
+        let mut found = vec![Isa::Portable];
+        let avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        if !avx2 {
+            return found;
+        }
+        found.push(Isa::Avx2);
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        if !avx512 {
+            return found;
+        }
+        found.push(Isa::Avx512);
+        if !is_x86_feature_detected!("avx512bf16") {
+            return found;
+        }
+        // some processors have these products at half the speed of f32: there they are for tests
+        // SAFETY: just found.
+        let faster = unsafe { dot_products_are_faster() };
+        found.insert(found.len() - usize::from(!faster), Isa::Avx512Bf16);
+        if amx::available() {
+            found.push(Isa::Amx);
+        } else if amx::emulated() {
+            // the slowest by far
+            found.insert(0, Isa::Amx);
+        }
+        found
+    }
+
+    /// The name that `ALIGN_CPU` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Portable => "portable",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+            Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Amx => "amx",
+        }
+    }
+
+    /// What multiplies bf16, if this instruction set has a unit for it.
+    pub(crate) fn unit(self) -> Option<Unit> {
+        match self {
+            Isa::Avx512Bf16 => Some(Unit::Dot),
+            Isa::Amx => Some(Unit::Amx),
+            Isa::Portable | Isa::Avx2 | Isa::Avx512 => None,
+        }
+    }
+
+    /// Runs `task` compiled for this instruction set.
+    pub fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
+        match self {
+            // SAFETY: needs no extension.
+            Isa::Portable => unsafe { task.run::<portable::Portable>() },
+            // SAFETY: `Isa::available` found the features that the function enables; no other way makes this value.
+            Isa::Avx2 => unsafe { avx2::run(task) },
+            // SAFETY: as above.
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => unsafe { avx512::run(task) },
+        }
+    }
+}
+
+/// Whether dot products of bf16 in vectors take less time than the multiply-adds that they stand for. Measured once, the best
+/// of a few bursts of each in turns: where they are faster they are twice as fast, where not, half as fast.
+///
+/// # Safety
+/// The processor has AVX-512 with bf16.
+unsafe fn dot_products_are_faster() -> bool {
+    static FASTER: OnceLock<bool> = OnceLock::new();
+    const ROUNDS: usize = 10_000;
+    // halfway between the two kinds of processors, so that no busy moment makes one of the other
+    const MARGIN: f64 = 1.2;
+    *FASTER.get_or_init(|| {
+        let mut best = [0.0f64; 2];
+        for _ in 0..5 {
+            let started = Instant::now();
+            // SAFETY: the caller's contract.
+            let flops = unsafe { dot::burst(ROUNDS) };
+            best[0] = best[0].max(flops / started.elapsed().as_secs_f64());
+            let started = Instant::now();
+            let flops = Isa::Avx512.dispatch(MultiplyAdd { rounds: ROUNDS });
+            best[1] = best[1].max(flops / started.elapsed().as_secs_f64());
+        }
+        best[0] > MARGIN * best[1]
+    })
+}

@@ -1,0 +1,121 @@
+//! Memory straight from the operating system: whole pages, zero until they are written, and not there until they are touched.
+//!
+//! The allocator of the standard library would write the zeros of an aligned block itself, on one thread and before the
+//! kernel can be asked for huge pages.
+
+use std::ptr::NonNull;
+
+/// The size of a huge page on x86-64 and on arm64 with pages of 4 KiB.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
+
+/// `bytes` zeros at a multiple of [`HUGE_PAGE`]; none if the system refuses. `bytes` is a positive multiple of it too.
+#[cfg(unix)]
+pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
+    // a mapping begins at a page of any size: more is mapped and both ends are given back
+    let total = bytes.checked_add(HUGE_PAGE)?;
+    // SAFETY: a new private mapping touches no memory that is in use.
+    let at = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            total,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if at == libc::MAP_FAILED {
+        return None;
+    }
+    let before = at.addr().next_multiple_of(HUGE_PAGE) - at.addr();
+    let after = HUGE_PAGE - before;
+    // SAFETY: `before + bytes + after` is the mapping just made, nobody knows of it yet, and the parts are whole pages: a
+    // huge page and the mapping's address are multiples of the page, so `before` is one.
+    unsafe {
+        let start = at.cast::<u8>().add(before);
+        if before > 0 {
+            libc::munmap(at, before);
+        }
+        if after > 0 {
+            libc::munmap(start.add(bytes).cast(), after);
+        }
+        ask_for_huge_pages(start, bytes);
+        NonNull::new(start)
+    }
+}
+
+/// # Safety
+/// The bytes are those of a mapping.
+#[cfg(target_os = "linux")]
+unsafe fn ask_for_huge_pages(at: *mut u8, bytes: usize) {
+    // SAFETY: the caller's contract. The advice changes no content, and its failure does not matter.
+    unsafe { libc::madvise(at.cast(), bytes, libc::MADV_HUGEPAGE) };
+}
+
+/// Other systems choose the size of pages themselves.
+///
+/// # Safety
+/// None.
+#[cfg(all(unix, not(target_os = "linux")))]
+unsafe fn ask_for_huge_pages(_at: *mut u8, _bytes: usize) {}
+
+/// Gives back what [`map`] gave for the same sizes.
+///
+/// # Safety
+/// Nobody uses the memory any more.
+#[cfg(unix)]
+pub(crate) unsafe fn unmap(at: NonNull<u8>, bytes: usize) {
+    // SAFETY: the range is a mapping of ours, by the contract.
+    unsafe { libc::munmap(at.as_ptr().cast(), bytes) };
+}
+
+/// Gives the pages of `bytes` bytes back, which are zeros from then on; the mapping stays. Whether it was done.
+///
+/// # Safety
+/// The bytes are inside what [`map`] gave, and nobody uses them.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn forget(at: NonNull<u8>, bytes: usize) -> bool {
+    /// Of every size of page in use a multiple.
+    const PAGE: usize = 64 << 10;
+    let start = at.addr().get();
+    let (first, end) = (start.next_multiple_of(PAGE), (start + bytes) / PAGE * PAGE);
+    // SAFETY: the parts are inside the range, which nobody uses; private anonymous pages read as zeros after the advice.
+    unsafe {
+        if end <= first {
+            at.write_bytes(0, bytes);
+            return true;
+        }
+        let (before, after) = (first - start, start + bytes - end);
+        at.write_bytes(0, before);
+        at.add(bytes - after).write_bytes(0, after);
+        libc::madvise(at.add(before).as_ptr().cast(), end - first, libc::MADV_DONTNEED) == 0
+    }
+}
+
+/// Other systems promise no zeros: the pages stay.
+///
+/// # Safety
+/// None.
+#[cfg(not(target_os = "linux"))]
+pub(crate) unsafe fn forget(_at: NonNull<u8>, _bytes: usize) -> bool {
+    false
+}
+
+/// As on Unix, from the standard library's allocator.
+#[cfg(not(unix))]
+pub(crate) fn map(bytes: usize) -> Option<NonNull<u8>> {
+    let layout = std::alloc::Layout::from_size_align(bytes, HUGE_PAGE).ok()?;
+    // SAFETY: `bytes` is positive.
+    NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })
+}
+
+/// Gives back what [`map`] gave for the same sizes.
+///
+/// # Safety
+/// Nobody uses the memory any more.
+#[cfg(not(unix))]
+pub(crate) unsafe fn unmap(at: NonNull<u8>, bytes: usize) {
+    let layout = std::alloc::Layout::from_size_align(bytes, HUGE_PAGE).expect("`map` made this layout");
+    // SAFETY: `map` allocated it with this layout; nobody uses it, by the contract.
+    unsafe { std::alloc::dealloc(at.as_ptr(), layout) };
+}

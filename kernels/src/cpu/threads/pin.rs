@@ -1,0 +1,38 @@
+//! Which processor a thread runs on.
+
+use std::sync::OnceLock;
+
+/// The processors that this process might use when its first pool began.
+static ALLOWED: OnceLock<libc::cpu_set_t> = OnceLock::new();
+
+/// Ties thread `index` of a pool of `threads` to one of the processors that this process may use, if there is one for each.
+///
+/// A thread that is woken by another is often put on the waker's processor, where the two take turns while another one idles:
+/// products on two threads were seen to take as long as on one. A pool of another size is left to the system.
+pub(in crate::cpu) fn pin(index: usize, threads: usize) {
+    // SAFETY: both calls get a set of their own, of the size that they are told; a set is plain bits, of which zeros are valid.
+    unsafe {
+        let size = size_of::<libc::cpu_set_t>();
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size, &mut allowed) != 0 || libc::CPU_COUNT(&allowed) as usize != threads {
+            return;
+        }
+        ALLOWED.get_or_init(|| allowed);
+        let mut processors = (0..8 * size).filter(|processor| libc::CPU_ISSET(*processor, &allowed));
+        if let Some(processor) = processors.nth(index) {
+            let mut own: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(processor, &mut own);
+            // where the system refuses, the thread runs as before
+            libc::sched_setaffinity(0, size, &own);
+        }
+    }
+}
+
+/// Lets this thread run on every processor that the process may use. For threads that work beside a device's: one that was
+/// started by a thread of its pool is tied to the same processor as that.
+pub fn unpin_this_thread() {
+    if let Some(allowed) = ALLOWED.get() {
+        // SAFETY: a set of the size that the call is told. Where the system refuses, the thread runs as before.
+        unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), allowed) };
+    }
+}

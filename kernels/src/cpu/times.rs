@@ -1,0 +1,53 @@
+//! How long each kernel has run: where the time of a step goes.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Calls of one kernel, and how long they took together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KernelTime {
+    pub calls: u64,
+    pub total: Duration,
+}
+
+/// Of a device's kernels.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    /// By kernel, as the cases name them. A lock that a panic has poisoned still guards whole numbers.
+    so_far: Mutex<BTreeMap<&'static str, KernelTime>>,
+    /// Kernels that run now: what runs within another is part of it.
+    running: AtomicUsize,
+}
+
+/// Adds the time from its making to its end.
+#[derive(Debug)]
+pub(crate) struct Timed<'a> {
+    times: &'a Times,
+    kernel: &'static str,
+    started: Option<Instant>,
+}
+
+impl Times {
+    pub(crate) fn start(&self, kernel: &'static str) -> Timed<'_> {
+        let outermost = self.running.fetch_add(1, Ordering::Relaxed) == 0;
+        Timed { times: self, kernel, started: outermost.then(Instant::now) }
+    }
+
+    pub(crate) fn so_far(&self) -> BTreeMap<&'static str, KernelTime> {
+        self.so_far.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.times.running.fetch_sub(1, Ordering::Relaxed);
+        if let Some(started) = self.started {
+            let mut times = self.times.so_far.lock().unwrap_or_else(PoisonError::into_inner);
+            let time = times.entry(self.kernel).or_default();
+            time.calls += 1;
+            time.total += started.elapsed();
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Blocks of sums in four of the matrix unit's tiles: the left operand in two, the right one in two.
+
+use crate::cpu::unit::block_sum::LINES;
+use crate::cpu::unit::block_sum::{BLOCK, BlockSum, ColumnSums, Finished};
+use std::arch::asm;
+use std::arch::x86_64::__m512i;
+
+/// Steps that it takes to round a block of sums on the way.
+pub(in crate::cpu::unit) const ROUNDING_STEPS: usize = 16;
+
+/// What begins and ends a block, and what a step is: the tiles are loaded again right after their last use, for the next step.
+macro_rules! block {
+    ($($middle:literal),*) => {
+        concat!(
+            "test {l}, {l}\n",
+            "jnz 3f\n",
+            "tilezero tmm0\n tilezero tmm1\n tilezero tmm2\n tilezero tmm3\n",
+            "jmp 4f\n",
+            "3:\n",
+            "mov {r}, {row}\n",
+            "shl {r}, 4\n",
+            "add {r}, {l}\n",
+            "tileloadd tmm0, [{l} + {row}]\n",
+            "tileloadd tmm1, [{l} + {row} + 64]\n",
+            "tileloadd tmm2, [{r} + {row}]\n",
+            "tileloadd tmm3, [{r} + {row} + 64]\n",
+            "4:\n",
+            "mov {row:e}, 64\n",
+            "mov {l}, [{steps}]\n",
+            "mov {r}, [{steps} + 8]\n",
+            "add {l}, {left}\n",
+            "add {r}, {right}\n",
+            "tileloaddt1 tmm4, [{l} + {row}]\n",
+            "tileloadd tmm6, [{r} + {row}]\n",
+            "tileloadd tmm7, [{r} + {row} + 1024]\n",
+            "tileloaddt1 tmm5, [{l} + {row} + 1024]\n",
+            $($middle, "\n",)*
+            "mov {l}, {stride}\n",
+            "shl {l}, 4\n",
+            "add {l}, {to}\n",
+            "tilestored [{to} + {stride}], tmm0\n",
+            "tilestored [{to} + {stride} + 64], tmm1\n",
+            "tilestored [{l} + {stride}], tmm2\n",
+            "tilestored [{l} + {stride} + 64], tmm3\n",
+        )
+    };
+}
+
+/// As [`crate::cpu::unit::Unit::run`].
+///
+/// A tile is loaded again right after its last use, for the next step: so the loads hide behind the products. The left operand,
+/// which streams through, is loaded with the hint that keeps the right one in the first-level cache.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(in crate::cpu::unit) unsafe fn run(block: BlockSum) {
+    let BlockSum { steps, count, left, right, from, to, ahead, .. } = block;
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!(
+            block!(
+                "2:",
+                "mov {l}, [{steps} + 16]",
+                "mov {r}, [{steps} + 24]",
+                "add {l}, {left}",
+                "add {r}, {right}",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "prefetcht1 [{ahead}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloaddt1 tmm4, [{l} + {row}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm6, [{r} + {row}]",
+                "prefetcht1 [{ahead} + 64]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm7, [{r} + {row} + 1024]",
+                "tileloaddt1 tmm5, [{l} + {row} + 1024]",
+                "add {ahead}, 128",
+                "add {steps}, 16",
+                "cmp {steps}, {end}",
+                "jne 2b"
+            ),
+            to = in(reg) to.0,
+            stride = in(reg) to.1,
+            steps = inout(reg) steps => _,
+            end = in(reg) steps.add(count),
+            left = in(reg) left,
+            right = in(reg) right,
+            row = inout(reg) from.1 => _,
+            ahead = inout(reg) ahead => _,
+            l = inout(reg) from.0 => _,
+            r = out(reg) _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// As [`run`], for a block of at most 16 columns: half the products.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(in crate::cpu::unit) unsafe fn run_narrow(block: BlockSum) {
+    let BlockSum { steps, count, left, right, from, to, ahead, .. } = block;
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!(
+            "test {l}, {l}",
+            "jnz 3f",
+            "tilezero tmm0",
+            "tilezero tmm2",
+            "jmp 4f",
+            "3:",
+            "mov {r}, {row}",
+            "shl {r}, 4",
+            "add {r}, {l}",
+            "tileloadd tmm0, [{l} + {row}]",
+            "tileloadd tmm2, [{r} + {row}]",
+            "4:",
+            "mov {row:e}, 64",
+            "2:",
+            "mov {l}, [{steps}]",
+            "mov {r}, [{steps} + 8]",
+            "add {l}, {left}",
+            "add {r}, {right}",
+            "tileloaddt1 tmm4, [{l} + {row}]",
+            "tileloadd tmm6, [{r} + {row}]",
+            "tileloaddt1 tmm5, [{l} + {row} + 1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "prefetcht1 [{ahead}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "prefetcht1 [{ahead} + 64]",
+            "add {ahead}, 128",
+            "add {steps}, 16",
+            "cmp {steps}, {end}",
+            "jne 2b",
+            "mov {l}, {stride}",
+            "shl {l}, 4",
+            "add {l}, {to}",
+            "tilestored [{to} + {stride}], tmm0",
+            "tilestored [{l} + {stride}], tmm2",
+            to = in(reg) to.0,
+            stride = in(reg) to.1,
+            steps = inout(reg) steps => _,
+            end = in(reg) steps.add(count),
+            left = in(reg) left,
+            right = in(reg) right,
+            row = inout(reg) from.1 => _,
+            ahead = inout(reg) ahead => _,
+            l = inout(reg) from.0 => _,
+            r = out(reg) _,
+            out("tmm0") _, out("tmm2") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
+            options(nostack),
+        );
+    }
+}
+
+/// As [`run`], and each of the first [`ROUNDING_STEPS`] steps rounds two rows of a block that was finished before: what would
+/// cost a fifth of the time after the products hides behind them.
+///
+/// # Safety
+/// As there, with at least as many steps; see [`crate::cpu::unit::Unit::run_and_round`].
+#[inline(always)]
+pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Finished) {
+    let BlockSum { steps, count, left, right, from, to, ahead, .. } = block;
+    // SAFETY: the caller's contract.
+    unsafe {
+        asm!(
+            block!(
+                "2:",
+                "mov {l}, [{steps} + 16]",
+                "mov {r}, [{steps} + 24]",
+                "add {l}, {left}",
+                "add {r}, {right}",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "prefetcht1 [{ahead}]",
+                "vmovaps zmm16, [{sums} + 64]",
+                "vcvtne2ps2bf16 zmm16, zmm16, [{sums}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloaddt1 tmm4, [{l} + {row}]",
+                "vmovups [{out}], zmm16",
+                "prefetchw [{out} + {next}]",
+                "add {out}, {out_stride}",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm6, [{r} + {row}]",
+                "prefetcht1 [{ahead} + 64]",
+                "vmovaps zmm17, [{sums} + 192]",
+                "vcvtne2ps2bf16 zmm17, zmm17, [{sums} + 128]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm7, [{r} + {row} + 1024]",
+                "tileloaddt1 tmm5, [{l} + {row} + 1024]",
+                "vmovups [{out}], zmm17",
+                "prefetchw [{out} + {next}]",
+                "add {out}, {out_stride}",
+                "add {ahead}, 128",
+                "add {steps}, 16",
+                "add {sums}, 256",
+                // the sums begin at a multiple of their size: so do they end
+                "test {sums:e}, 4095",
+                "jne 2b",
+                "cmp {steps}, {end}",
+                "je 6f",
+                "5:",
+                "mov {l}, [{steps} + 16]",
+                "mov {r}, [{steps} + 24]",
+                "add {l}, {left}",
+                "add {r}, {right}",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "prefetcht1 [{ahead}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloaddt1 tmm4, [{l} + {row}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tileloadd tmm6, [{r} + {row}]",
+                "prefetcht1 [{ahead} + 64]",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm7, [{r} + {row} + 1024]",
+                "tileloaddt1 tmm5, [{l} + {row} + 1024]",
+                "add {ahead}, 128",
+                "add {steps}, 16",
+                "cmp {steps}, {end}",
+                "jne 5b",
+                "6:"
+            ),
+            to = in(reg) to.0,
+            stride = in(reg) to.1,
+            steps = inout(reg) steps => _,
+            end = in(reg) steps.add(count),
+            left = in(reg) left,
+            right = in(reg) right,
+            row = inout(reg) from.1 => _,
+            ahead = inout(reg) ahead => _,
+            l = inout(reg) from.0 => _,
+            r = out(reg) _,
+            sums = inout(reg) finished.sums => _,
+            out = inout(reg) finished.to => _,
+            out_stride = in(reg) finished.stride,
+            // the rows that this block will be rounded to, during the next: a line that is not at hand would stop the stores
+            next = in(reg) BLOCK * finished.stride,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            out("zmm16") _, out("zmm17") _,
+            options(nostack),
+        );
+    }
+}
+
+/// [`ColumnSums`] in a tile, which lies in memory between sections of the depth.
+#[repr(align(64))]
+pub(crate) struct TransposedTile([__m512i; LINES]);
+
+/// Asks for two lines.
+macro_rules! ask_for_two {
+    () => {
+        "prefetcht1 [{line}]\n prefetcht1 [{line} + {stride_ahead}]\n lea {line}, [{line} + 2 * {stride_ahead}]\n"
+    };
+}
+
+impl ColumnSums for TransposedTile {
+    const VECTOR_BYTES: usize = 64;
+
+    #[inline]
+    unsafe fn of(lines: [__m512i; LINES]) -> TransposedTile {
+        TransposedTile(lines)
+    }
+
+    #[inline]
+    unsafe fn lines(&self) -> [__m512i; LINES] {
+        self.0
+    }
+
+    #[inline]
+    unsafe fn add(
+        &mut self,
+        right: *const u8,
+        stride: usize,
+        left: *const u8,
+        steps: usize,
+        _pairs: usize,
+        ahead: (*const u8, usize),
+    ) {
+        if steps == 0 {
+            return;
+        }
+        // SAFETY: the caller's contract.
+        unsafe {
+            asm!(
+                "tileloadd tmm0, [{sums} + {row}]",
+                "2:",
+                "mov {line}, {ahead}",
+                "tileloadd tmm1, [{right} + {stride}]",
+                "tileloadd tmm2, [{left} + {row}]",
+                "tdpbf16ps tmm0, tmm1, tmm2",
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                ask_for_two!(),
+                "add {right}, 64",
+                "add {left}, 1024",
+                "add {ahead}, 64",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{sums} + {row}], tmm0",
+                sums = in(reg) self.0.as_mut_ptr(),
+                row = in(reg) 64usize,
+                right = inout(reg) right => _,
+                stride = in(reg) stride,
+                left = inout(reg) left => _,
+                ahead = inout(reg) ahead.0 => _,
+                stride_ahead = in(reg) ahead.1,
+                line = out(reg) _,
+                steps = inout(reg) steps => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _,
+                options(nostack),
+            );
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The matrix unit of x86-64 (AMX): whether this process may use it, and the shape of its tiles.
+//!
+//! A tile is 16 rows of 64 bytes. `tdpbf16ps` multiplies a tile of 16 x 32 bf16 by one of 32 x 16, whose values lie in pairs of
+//! the depth (`tile[p][2 c + i]` is element `[2 p + i, c]`), and adds to a tile of 16 x 16 f32, rounded to nearest even;
+//! denormals count as zero. The instructions are written in assembly, because the compiler's intrinsics are not stable.
+
+pub(super) mod block_sum;
+#[cfg(all(test, target_os = "linux"))]
+mod emulator;
+
+pub(crate) use block_sum::TransposedTile;
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+/// Whether processor and system have the unit and let this process use it. The first call asks the system, for all threads.
+pub(crate) fn available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| processor_has_it() && system_saves_it() && permitted())
+}
+
+/// Whether this crate's tests emulate the unit, because the processor lacks it.
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) fn emulated() -> bool {
+    !available() && emulator::install()
+}
+
+/// Only tests emulate it.
+#[cfg(not(all(test, target_os = "linux")))]
+pub(crate) fn emulated() -> bool {
+    false
+}
+
+fn processor_has_it() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const TILE: u32 = 1 << 24;
+    const BF16: u32 = 1 << 22;
+    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (TILE | BF16) == TILE | BF16
+}
+
+/// Whether the system saves the tiles when it switches threads. The processor has `xgetbv`: AVX-512 was found before.
+fn system_saves_it() -> bool {
+    const TILE_STATES: u32 = 1 << 17 | 1 << 18;
+    let low: u32;
+    // SAFETY: reads a register that the system made readable (`osxsave`, without which no AVX is found).
+    unsafe { std::arch::asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _, options(nomem, nostack)) };
+    low & TILE_STATES == TILE_STATES
+}
+
+/// Linux hands the tiles out on request, since they make the saved state of a thread 8 KiB larger.
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_int = 18;
+    // SAFETY: the call reads its two numbers and no memory.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+#[repr(C, align(64))]
+struct TileConfig {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// All eight tiles at their full size. They stay so: fewer rows are padded, because another configuration zeroes the tiles.
+static FULL_TILES: TileConfig = TileConfig {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// Gives this thread its tiles, once.
+///
+/// # Safety
+/// The unit is [`available`].
+pub(crate) unsafe fn configure() {
+    thread_local!(static CONFIGURED: Cell<bool> = const { Cell::new(false) });
+    CONFIGURED.with(|configured| {
+        if !configured.replace(true) {
+            // SAFETY: the unit is there by the caller's promise, and the configuration is a valid one of palette 1.
+            unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const FULL_TILES, options(readonly, nostack)) };
+        }
+    });
+}
+
+/// Multiplications and additions that [`burst`] does.
+const BURST_ROUNDS: usize = 50_000;
+
+/// The unit at its limit on this thread, for benches: products of tiles that stay where they are, of numbers as they occur
+/// (zeros would run at a higher clock). Gives the floating-point operations done.
+///
+/// # Safety
+/// The unit is [`available`].
+pub(crate) unsafe fn burst() -> f64 {
+    let values: Vec<u32> = (0..512u32).map(|i| 0x3f80_3f80 ^ (i.wrapping_mul(2_654_435_761) & 0x807f_807f)).collect();
+    // SAFETY: the caller's promise; both tiles are read inside `values`.
+    unsafe {
+        configure();
+        std::arch::asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "tileloadd tmm4, [{at} + {stride}]",
+            "tileloadd tmm5, [{at} + {stride} + 1024]",
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm5",
+            "tdpbf16ps tmm1, tmm5, tmm4",
+            "tdpbf16ps tmm2, tmm4, tmm5",
+            "tdpbf16ps tmm3, tmm5, tmm4",
+            "dec {rounds}",
+            "jnz 2b",
+            at = in(reg) values.as_ptr(),
+            stride = in(reg) 64usize,
+            rounds = inout(reg) BURST_ROUNDS => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _,
+            options(readonly, nostack),
+        );
+    }
+    (BURST_ROUNDS * 4 * 2 * 16 * 16 * 32) as f64
+}

@@ -1,0 +1,103 @@
+//! 32 x 32 sums of products of packed panels, on whichever unit multiplies bf16.
+
+use half::bf16;
+use std::arch::x86_64::__m512i;
+
+/// Lines of a tile.
+pub(crate) const LINES: usize = 16;
+/// Rows and columns of a block of sums.
+pub(crate) const BLOCK: usize = 32;
+/// Depth that one step multiplies.
+pub(crate) const STEP_DEPTH: usize = 32;
+/// Pairs of that depth.
+pub(crate) const STEP_PAIRS: usize = STEP_DEPTH / 2;
+/// Bytes of a packed operand's part of a step: two tiles.
+pub(crate) const STEP_BYTES: usize = 2048;
+
+/// Where the operands of a step lie, in bytes from the start of the panels.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Step {
+    pub(crate) left: usize,
+    pub(crate) right: usize,
+}
+
+/// A block of sums in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Sums {
+    pub(crate) at: *mut f32,
+    /// Bytes from row to row.
+    pub(crate) stride: usize,
+    /// Whether they start from zero rather than from what is there.
+    pub(crate) from_zero: bool,
+}
+
+/// `to[32, 32] = from[32, 32] + Σ_step left[step] · right[step]`, in the order of the steps.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockSum {
+    /// `count` steps, and one more, so that the last can load "the next" too.
+    pub(crate) steps: *const Step,
+    /// At least 1.
+    pub(crate) count: usize,
+    pub(crate) left: *const u8,
+    pub(crate) right: *const u8,
+    /// Where the sums begin, and the bytes from row to row: null is zero, and rows 0 bytes apart are one row, repeated.
+    pub(crate) from: (*const f32, usize),
+    pub(crate) to: (*mut f32, usize),
+    /// Rows that are wanted: those beyond may be computed or not.
+    pub(crate) rows: usize,
+    /// Columns that are wanted, likewise.
+    pub(crate) cols: usize,
+    /// For each step the pairs of its depth that are not zero throughout, or null: all of them.
+    pub(crate) pairs: *const u8,
+    /// What to ask for in the second-level cache on the way, 128 bytes a step; it need not be valid.
+    pub(crate) ahead: *const u8,
+}
+
+/// A finished block of sums that is rounded to bf16 on the way, and where it goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Finished {
+    /// 32 rows of 32 floats, one after the other, at a multiple of [`SUMS_BYTES`]
+    pub(crate) sums: *const f32,
+    pub(crate) to: *mut bf16,
+    /// Bytes from row to row of `to`.
+    pub(crate) stride: usize,
+}
+
+/// Bytes of a block of sums.
+pub(crate) const SUMS_BYTES: usize = 4 * BLOCK * BLOCK;
+
+/// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed and in the lanes of vectors, one for
+/// each pair of the depth; the columns' pairs are read where they lie. On the vectors, a pair is repeated in all lanes as it is
+/// read; on AMX, a tile of columns as it lies is the left operand of a product and the rows are the right one.
+pub(crate) trait ColumnSums {
+    /// Bytes of a vector of rows.
+    const VECTOR_BYTES: usize;
+
+    /// Sums that begin with these, a line for each column.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 with bf16, and the unit, configured on this thread.
+    unsafe fn of(lines: [__m512i; LINES]) -> Self;
+    /// A line for each column.
+    ///
+    /// # Safety
+    /// As [`ColumnSums::of`].
+    unsafe fn lines(&self) -> [__m512i; LINES];
+    /// Adds `steps` steps of the depth, in the last of which the pairs behind the first `pairs` are zero. The numbers of the
+    /// columns begin `stride` bytes apart at `right`. Asks for 64 bytes a step of each of 16 lines at `ahead`, as many bytes
+    /// apart as it says, in the order in which they will be wanted. They need not be valid.
+    ///
+    /// # Safety
+    /// As [`ColumnSums::of`]; each column has 32 bf16 a step; `left`, a multiple of a vector, points at the vectors of the
+    /// steps; `pairs` is 1 to [`STEP_PAIRS`].
+    unsafe fn add(
+        &mut self,
+        right: *const u8,
+        stride: usize,
+        left: *const u8,
+        steps: usize,
+        pairs: usize,
+        ahead: (*const u8, usize),
+    );
+}

@@ -1,0 +1,157 @@
+//! What multiplies bf16, sums of its products, the layout of their operands, vectors in between.
+//!
+//! | word | means |
+//! |---|---|
+//! | term | a bf16 number; an f32 is a sum of up to three of them |
+//! | step | 32 of the depth of a product |
+//! | pair | two numbers that follow each other in the depth, multiplied by one instruction |
+//! | line | 64 bytes: 32 terms, or 16 pairs |
+//! | tile | 16 lines; a step of a panel is two of them for each term |
+//! | panel | 32 rows of a left operand, or 32 columns of a right one, step after step |
+//! | block of sums | 32 x 32 sums in f32, of a left panel and a right one |
+//!
+//! Elsewhere than on x86-64 there is no unit, and `absent.rs` stands in place of this folder: its [`Unit`] has no value, so
+//! whatever would use one is left out by the compiler.
+
+pub(crate) mod amx;
+pub(crate) mod block_sum;
+pub(crate) mod dot;
+pub(crate) mod pack;
+pub(crate) mod vector;
+
+use amx::block_sum as tiles;
+use block_sum::{BLOCK, BlockSum, Finished, Step, Sums};
+
+/// What multiplies bf16 and sums in f32. Both read the same panels, and add to a sum step after step of 32 of the depth; in
+/// which order they take the products of a step is their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// The tiles of AMX.
+    Amx,
+    /// Dot products of pairs in the vectors of AVX-512.
+    Dot,
+}
+
+impl Unit {
+    /// Readies this thread.
+    ///
+    /// # Safety
+    /// The unit is there.
+    #[inline]
+    pub(crate) unsafe fn configure(self) {
+        match self {
+            // SAFETY: the caller's contract.
+            Unit::Amx => unsafe { amx::configure() },
+            Unit::Dot => {}
+        }
+    }
+
+    /// Terms that an f32 is made of, or `None` where multiply-adds take its products.
+    pub(crate) fn terms_of_f32(self) -> Option<usize> {
+        match self {
+            Unit::Amx => Some(3),
+            Unit::Dot => None,
+        }
+    }
+
+    /// Whether this crate's tests emulate it.
+    #[cfg(test)]
+    pub(crate) fn is_emulated(self) -> bool {
+        self == Unit::Amx && !amx::available()
+    }
+
+    /// Runs it at its limit for about a millisecond, on this thread, and gives the floating-point operations done.
+    pub(crate) fn burst(self) -> f64 {
+        match self {
+            // SAFETY: `Isa::available` found the unit; no other way makes these values.
+            Unit::Amx => unsafe { amx::burst() },
+            // SAFETY: as above.
+            Unit::Dot => unsafe { dot::burst(100_000) },
+        }
+    }
+
+    /// Largest depth of a block, in steps: its right panel stays in the first-level cache while the left ones pass.
+    pub(crate) fn steps_per_block(self) -> usize {
+        match self {
+            // 40 KiB of 48
+            Unit::Amx => 20,
+            Unit::Dot => dot::STEPS_PER_BLOCK,
+        }
+    }
+
+    /// Computes a block.
+    ///
+    /// # Safety
+    /// The unit is there and configured on this thread; every step's 2048 bytes lie inside the panels, at multiples of 64;
+    /// `from` (unless null) and `to` point at 32 rows of 32 floats; `pairs` is null or as many numbers up to 16 as there are
+    /// steps. Of at most 16 columns, the others of `to` may be left as they were.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(crate) unsafe fn run(self, block: BlockSum) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match self {
+                Unit::Amx if block.cols <= 16 => tiles::run_narrow(block),
+                Unit::Amx => tiles::run(block),
+                Unit::Dot => dot::run(block),
+            }
+        }
+    }
+
+    /// Computes a block of all rows in place.
+    ///
+    /// # Safety
+    /// As [`Unit::run`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(crate) unsafe fn run_in_place(
+        self,
+        steps: &[Step],
+        left: *const u8,
+        right: *const u8,
+        sums: Sums,
+        ahead: *const u8,
+    ) {
+        let from = if sums.from_zero { std::ptr::null() } else { sums.at.cast_const() };
+        let (from, to) = ((from, sums.stride), (sums.at, sums.stride));
+        let (steps, count) = (steps.as_ptr(), steps.len() - 1);
+        // SAFETY: the caller's contract.
+        unsafe {
+            self.run(BlockSum {
+                steps,
+                count,
+                left,
+                right,
+                from,
+                to,
+                rows: BLOCK,
+                cols: BLOCK,
+                pairs: std::ptr::null(),
+                ahead,
+            })
+        }
+    }
+
+    /// As [`Unit::run`], and rounds a block that was finished before, where that costs nothing beside the products: says
+    /// whether it has.
+    ///
+    /// # Safety
+    /// As there; `finished.sums` is another block than `to`, and its output holds 32 rows of 32.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(crate) unsafe fn run_and_round(self, block: BlockSum, finished: Finished) -> bool {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match self {
+                Unit::Amx if block.count >= tiles::ROUNDING_STEPS => {
+                    tiles::run_and_round(block, finished);
+                    true
+                }
+                _ => {
+                    self.run(block);
+                    false
+                }
+            }
+        }
+    }
+}

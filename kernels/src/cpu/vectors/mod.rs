@@ -1,0 +1,260 @@
+//! Vector code written once: a kernel body is generic over [`Simd`] and runs as one of its instances.
+//!
+//! ```ignore
+//! struct Scale<'a> { y: &'a mut [f32], by: f32 }
+//! impl VectorTask for Scale<'_> {
+//!     type Output = ();
+//!     #[inline(always)]
+//!     unsafe fn run<S: Simd>(self) { /* S::load, S::mul, S::store */ }
+//! }
+//! isa.dispatch(Scale { y, by });
+//! ```
+//!
+//! The body is compiled once per instruction set, inside a function that has it enabled. Closures and calls that are not
+//! `#[inline(always)]` leave that function, so threads are split outside and `dispatch` is called inside each task.
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+pub(super) mod burst;
+pub(crate) mod convert;
+pub(super) mod math;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
+pub(crate) mod pointwise;
+pub(super) mod portable;
+
+/// f32 lanes of one instruction set. All functions need that set: they are called below [`super::Isa::dispatch`] only.
+///
+/// # Safety
+/// Of every function: the processor has the instruction set, and pointers are valid for the lanes they are read or written at.
+#[expect(clippy::missing_safety_doc, reason = "one contract for all functions, stated at the trait")]
+pub trait Simd: Copy + 'static {
+    /// Lanes of a vector.
+    const LANES: usize;
+    /// Vectors that the register file holds.
+    const REGISTERS: usize;
+    /// A vector of f32.
+    type V: Copy;
+
+    /// Runs a task of this instruction set in a function of its own, so that its registers are not those of the caller.
+    unsafe fn apart<T: VectorTask>(task: T) -> T::Output;
+    /// Asks for the cache line at `at`, which need not be valid, in the first-level cache.
+    unsafe fn prefetch<T>(at: *const T);
+    /// Asks for the cache line at `at`, which need not be valid, in the second-level cache.
+    unsafe fn prefetch_far<T>(at: *const T);
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(from: *const f32) -> Self::V;
+    unsafe fn store(to: *mut f32, v: Self::V);
+    /// The first `n <= LANES` lanes; the others are 0.
+    unsafe fn load_partial(from: *const f32, n: usize) -> Self::V;
+    /// The first `n <= LANES` lanes.
+    unsafe fn store_partial(to: *mut f32, v: Self::V, n: usize);
+    /// LANES bf16 values, widened.
+    unsafe fn load_bf16(from: *const half::bf16) -> Self::V;
+    /// LANES values, rounded to bf16 as [`Simd::round_to_bf16`].
+    unsafe fn store_bf16(to: *mut half::bf16, v: Self::V);
+    /// LANES f16 values, widened.
+    unsafe fn load_f16(from: *const half::f16) -> Self::V;
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sqrt(a: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the set has a fused instruction.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` where one is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` where one is NaN.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// `a * 2^n` for integral `n` in -126..=127.
+    unsafe fn scale_by_power_of_two(a: Self::V, n: Self::V) -> Self::V;
+    /// Each lane rounded to bf16 (nearest even) and widened again; NaN stays NaN.
+    unsafe fn round_to_bf16(a: Self::V) -> Self::V;
+    /// Sum of the lanes in a fixed order: halves are added until one is left.
+    unsafe fn reduce_add(a: Self::V) -> f32;
+    unsafe fn reduce_max(a: Self::V) -> f32;
+
+    /// Transposes LANES values of each of LANES rows: value `j` of row `i` goes to `to[j * to_stride + i]`. Row `i` starts at
+    /// `from + min(i, last_row) * stride`, in elements, so that fewer rows can be read; the lanes beyond repeat the last.
+    unsafe fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
+    /// As [`Simd::transpose_f32`] for 2 * LANES values of each row, widened.
+    unsafe fn transpose_bf16(from: *const half::bf16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
+    /// As [`Simd::transpose_f32`] for 2 * LANES values of each row, widened.
+    unsafe fn transpose_f16(from: *const half::f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
+
+    /// `e^x` per lane, within a relative `EPSILON` between -87.3 and 88.7, constant beyond (1.2e-38 and 3.4e38): callers
+    /// subtract a maximum first. NaN stays NaN.
+    #[inline(always)]
+    unsafe fn exp(x: Self::V) -> Self::V {
+        // SAFETY: the caller's contract.
+        unsafe { math::exp::<Self>(x) }
+    }
+
+    /// `e^x` per lane for `x` up to 0 (and a rounding error above), otherwise as [`Simd::exp`]: the weights of a softmax.
+    #[inline(always)]
+    unsafe fn exp_nonpositive(x: Self::V) -> Self::V {
+        // SAFETY: the caller's contract.
+        unsafe { math::exp_nonpositive::<Self>(x) }
+    }
+
+    /// `tanh(x)` per lane, within 5 units in the last place.
+    #[inline(always)]
+    unsafe fn tanh(x: Self::V) -> Self::V {
+        // SAFETY: the caller's contract.
+        unsafe { math::tanh::<Self>(x) }
+    }
+
+    /// `1 / (1 + e^-x)` per lane.
+    #[inline(always)]
+    unsafe fn sigmoid(x: Self::V) -> Self::V {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let one = Self::splat(1.0);
+            Self::div(one, Self::add(one, Self::exp(Self::sub(Self::splat(0.0), x))))
+        }
+    }
+}
+
+/// A number format that vectors are loaded from and stored to.
+pub(crate) trait Stored: bytemuck::Pod + Send + Sync + std::fmt::Debug {
+    /// Exactly.
+    fn wide(self) -> f32;
+    /// Rounded to nearest even.
+    fn narrow(x: f32) -> Self;
+    /// # Safety
+    /// As [`Simd`], of all four.
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
+    /// # Safety
+    /// See above.
+    unsafe fn store<S: Simd>(to: *mut Self, v: S::V);
+    /// # Safety
+    /// See above.
+    unsafe fn load_partial<S: Simd>(from: *const Self, n: usize) -> S::V;
+    /// # Safety
+    /// See above.
+    unsafe fn store_partial<S: Simd>(to: *mut Self, v: S::V, n: usize);
+    /// Vectors of each row that [`Stored::transpose`] takes.
+    const TRANSPOSED: usize;
+    /// As [`Simd::transpose_f32`], for `TRANSPOSED * LANES` values of each row, widened.
+    ///
+    /// # Safety
+    /// See above.
+    unsafe fn transpose<S: Simd>(from: *const Self, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
+}
+
+// SAFETY of the blocks below: the caller's contract.
+impl Stored for f32 {
+    const TRANSPOSED: usize = 1;
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn narrow(x: f32) -> f32 {
+        x
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const f32) -> S::V {
+        unsafe { S::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut f32, v: S::V) {
+        unsafe { S::store(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(from: *const f32, n: usize) -> S::V {
+        unsafe { S::load_partial(from, n) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<S: Simd>(to: *mut f32, v: S::V, n: usize) {
+        unsafe { S::store_partial(to, v, n) }
+    }
+    #[inline(always)]
+    unsafe fn transpose<S: Simd>(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+        unsafe { S::transpose_f32(from, stride, last_row, to, to_stride) }
+    }
+}
+
+/// The most lanes of any instruction set.
+pub(crate) const MOST_LANES: usize = 16;
+
+// SAFETY of the blocks below: the caller's contract; the arrays hold the lanes of every instruction set.
+impl Stored for half::bf16 {
+    const TRANSPOSED: usize = 2;
+
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn narrow(x: f32) -> half::bf16 {
+        half::bf16::from_f32(x)
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const half::bf16) -> S::V {
+        unsafe { S::load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(to: *mut half::bf16, v: S::V) {
+        unsafe { S::store_bf16(to, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_partial<S: Simd>(from: *const half::bf16, n: usize) -> S::V {
+        let mut lanes = [half::bf16::ZERO; MOST_LANES];
+        unsafe {
+            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n);
+            S::load_bf16(lanes.as_ptr())
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_partial<S: Simd>(to: *mut half::bf16, v: S::V, n: usize) {
+        let mut lanes = [half::bf16::ZERO; MOST_LANES];
+        unsafe {
+            S::store_bf16(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
+        }
+    }
+    #[inline(always)]
+    unsafe fn transpose<S: Simd>(
+        from: *const half::bf16,
+        stride: usize,
+        last_row: usize,
+        to: *mut f32,
+        to_stride: usize,
+    ) {
+        unsafe { S::transpose_bf16(from, stride, last_row, to, to_stride) }
+    }
+}
+
+/// The largest number; NaN counts as none.
+///
+/// # Safety
+/// As [`Simd`].
+#[inline(always)]
+pub(crate) unsafe fn largest<S: Simd>(z: &[f32]) -> f32 {
+    // SAFETY: the caller's contract; loads end inside `z`.
+    unsafe {
+        let whole = z.len() / S::LANES * S::LANES;
+        let mut max = S::splat(f32::NEG_INFINITY);
+        for at in (0..whole).step_by(S::LANES) {
+            max = S::max(S::load(z.as_ptr().add(at)), max);
+        }
+        z[whole..].iter().fold(S::reduce_max(max), |max, &x| if x > max { x } else { max })
+    }
+}
+
+/// A piece of work whose body is generic over the instruction set. Mark `run` `#[inline(always)]`.
+pub trait VectorTask {
+    type Output;
+    /// # Safety
+    /// The processor has the instruction set of `S`; [`super::Isa::dispatch`] makes sure of it.
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+#[cfg(test)]
+mod tests;

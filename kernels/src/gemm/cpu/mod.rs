@@ -1,0 +1,101 @@
+//! The products as `output[rows, cols] (+)= alpha * left[rows, depth] · right[depth, cols]`, on vectors or on the unit that
+//! multiplies bf16.
+//!
+//! The bits of an output element are a function of its own operands and of the depth: within a block one accumulator takes the
+//! products in order, the blocks' sums are added in order, and where the blocks end depends on the depth alone. So neither the
+//! number of rows nor the number of threads nor a tile's edge shows in them.
+
+pub(super) mod cost;
+mod scratch;
+mod stack;
+#[cfg_attr(not(target_arch = "x86_64"), path = "unit/absent.rs")]
+mod unit;
+mod vectors;
+
+use super::{Dw, Dx, Forward, StackDx, StackForward};
+use crate::cpu::Cpu;
+use crate::{Device, Result, WeightSlice};
+use half::{bf16, f16};
+
+pub(super) fn forward(call: Forward<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    match unit::fitting(cpu, call.precision, [[call.n, call.k]]) {
+        Some(unit) => {
+            unit::forward(unit, call, cpu);
+            Ok(())
+        }
+        None => vectors::forward(call, device, cpu),
+    }
+}
+
+pub(super) fn dx(call: Dx<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    match unit::fitting(cpu, call.precision, [[call.n, call.k]]) {
+        Some(unit) => {
+            unit::dx(unit, call, cpu);
+            Ok(())
+        }
+        None => vectors::dx(call, device, cpu),
+    }
+}
+
+pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    match unit::fitting(cpu, call.precision, [[call.n, call.k]]) {
+        Some(unit) if call.m > 0 => {
+            unit::dw(unit, call, cpu);
+            Ok(())
+        }
+        _ => vectors::dw(call, device, cpu),
+    }
+}
+
+pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    stack::forward_runs(call, |run| {
+        match unit::fitting(cpu, run.precision, run.pieces.iter().map(|piece| [piece.n, run.k])) {
+            Some(unit) => unit::stack_forward(unit, run, device, cpu),
+            None => vectors::stack_forward(run, device, cpu),
+        }
+    })
+}
+
+pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    stack::dx_runs(call, |run| {
+        match unit::fitting(cpu, run.precision, run.pieces.iter().map(|piece| [piece.n, run.k])) {
+            Some(unit) => {
+                unit::stack_dx(unit, run, cpu);
+                Ok(())
+            }
+            None => vectors::stack_dx(run, device, cpu),
+        }
+    })
+}
+
+/// The right operand and how it lies.
+#[derive(Clone, Copy)]
+struct Right<'a> {
+    values: Values<'a>,
+    order: Order,
+}
+
+#[derive(Clone, Copy)]
+enum Values<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+    Bf16(&'a [bf16]),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// `[depth, cols]`
+    Rows,
+    /// `[cols, depth]`
+    Columns,
+}
+
+impl<'a> Values<'a> {
+    fn of(weights: WeightSlice<'a>) -> Values<'a> {
+        match weights {
+            WeightSlice::F32(values) => Values::F32(values.cpu()),
+            WeightSlice::F16(values) => Values::F16(values.cpu()),
+            WeightSlice::Bf16(values) => Values::Bf16(values.cpu()),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Corners of outputs, whose sums are not computed in place.
+
+use crate::cpu::unit::block_sum::BLOCK;
+use half::bf16;
+use std::arch::x86_64::*;
+
+/// Up to 32 x 32 elements of a matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Corner {
+    /// Elements from row to row.
+    pub(super) stride: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl Corner {
+    /// A mask of the columns that vector `half` of a row holds.
+    fn lanes(self, half: usize) -> __mmask16 {
+        (((1u64 << self.width) - 1) >> (16 * half)) as __mmask16
+    }
+
+    /// Copies it to a block of sums.
+    ///
+    /// # Safety
+    /// Both are valid.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn load<T: Number>(self, from: *const T, sums: *mut f32) {
+        for row in 0..self.height {
+            for half in 0..2 {
+                // SAFETY: only the columns of the mask are read.
+                unsafe {
+                    let v = T::load(self.lanes(half), from.wrapping_add(row * self.stride + 16 * half));
+                    _mm512_storeu_ps(sums.add(row * BLOCK + 16 * half), v);
+                }
+            }
+        }
+    }
+
+    /// `to (+)= alpha * sums`
+    ///
+    /// # Safety
+    /// Both are valid.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn store(self, sums: *const f32, alpha: f32, add: bool, to: *mut f32) {
+        let alpha = _mm512_set1_ps(alpha);
+        for row in 0..self.height {
+            for half in 0..2 {
+                let lanes = self.lanes(half);
+                // SAFETY: only the columns of the mask are read and written.
+                unsafe {
+                    let to = to.wrapping_add(row * self.stride + 16 * half);
+                    let v = _mm512_loadu_ps(sums.add(row * BLOCK + 16 * half));
+                    let before = _mm512_maskz_loadu_ps(lanes, to);
+                    let v = if add { _mm512_fmadd_ps(alpha, v, before) } else { _mm512_mul_ps(alpha, v) };
+                    _mm512_mask_storeu_ps(to, lanes, v);
+                }
+            }
+        }
+    }
+
+    /// As [`Corner::store`], rounded.
+    ///
+    /// # Safety
+    /// Both are valid.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn store_bf16(self, sums: *const f32, alpha: f32, add: bool, to: *mut bf16) {
+        let scale = _mm512_set1_ps(alpha);
+        let lanes = ((1u64 << self.width) - 1) as __mmask32;
+        for row in 0..self.height {
+            // SAFETY: only the columns of the mask are read and written.
+            unsafe {
+                let to = to.wrapping_add(row * self.stride);
+                let mut low = _mm512_loadu_ps(sums.add(row * BLOCK));
+                let mut high = _mm512_loadu_ps(sums.add(row * BLOCK + 16));
+                if add {
+                    low = _mm512_fmadd_ps(scale, low, bf16::load(self.lanes(0), to));
+                    high = _mm512_fmadd_ps(scale, high, bf16::load(self.lanes(1), to.wrapping_add(16)));
+                } else if alpha != 1.0 {
+                    (low, high) = (_mm512_mul_ps(scale, low), _mm512_mul_ps(scale, high));
+                }
+                let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
+                _mm512_mask_storeu_epi16(to.cast(), lanes, rounded);
+            }
+        }
+    }
+}
+
+/// A number format of outputs.
+pub(super) trait Number: Copy {
+    /// # Safety
+    /// The lanes of the mask are valid.
+    unsafe fn load(lanes: __mmask16, from: *const Self) -> __m512;
+}
+
+impl Number for f32 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn load(lanes: __mmask16, from: *const f32) -> __m512 {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_maskz_loadu_ps(lanes, from) }
+    }
+}
+
+impl Number for bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn load(lanes: __mmask16, from: *const bf16) -> __m512 {
+        // SAFETY: the caller's contract.
+        let raw = unsafe { _mm512_castsi512_si256(_mm512_maskz_loadu_epi16(__mmask32::from(lanes), from.cast())) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(raw)))
+    }
+}

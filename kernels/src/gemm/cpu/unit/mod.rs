@@ -1,0 +1,250 @@
+//! The products on the unit that multiplies bf16; on AMX f32 operands too.
+//!
+//! The unit multiplies bf16. For [`Precision::Bf16`] that is what is asked for. For [`Precision::F32`] each operand is a sum of
+//! bf16 terms, each what rounding left of the one before: a bf16 weight is one term, an f16 two, an f32 three, which hold all
+//! its 24 bits; the products of terms that f32 would lose anyway are left out. So a layer with bf16 weights costs three products
+//! of the unit and still agrees with f32 to its last bits, see [`Terms`].
+//!
+//! A [`Tiled`] call is several sums over the depth that share their rows: the layers of a stack, each with an adapter's update.
+//! The depth of a sum is made of sections, one after the other: the layer's own, and the rank of its update, whose left operand
+//! is itself a product of the rows ([`Down`]). All are packed side by side, so that an update is one more step of the layer's
+//! sum, and neither the rows nor the outputs pass through memory twice.
+//!
+//! Where there are more rows than columns, the right operands are packed once by all threads and tasks are blocks of rows,
+//! which pack their own rows and keep them in the second-level cache while the right panels pass. Otherwise the left operand is
+//! packed once and tasks are ranges of columns; for very few rows in bf16, the right one is not packed ([`few_rows`]).
+//!
+//! The bits of an output element are a function of its own operands and of the depth, as on the other paths: the steps come in
+//! one order, through f32 sums, whatever the blocks that they are cut into.
+
+mod calls;
+mod corner;
+mod few_rows;
+mod shared;
+mod sizes;
+
+pub(super) use calls::{dw, dx, forward, stack_dx, stack_forward};
+
+use super::{Order, Right, Values};
+use crate::cpu::Cpu;
+use crate::cpu::unit::Unit;
+use crate::cpu::unit::block_sum::{BLOCK, SUMS_BYTES};
+use crate::cpu::unit::pack::panel_bytes;
+use crate::{FloatSlice, FloatSliceMut, Precision};
+use half::bf16;
+use sizes::Sizes;
+
+/// Bytes of a task's left operand: they stay in a second-level cache of 2 MiB beside the panels that pass.
+const LEFT_BYTES: usize = 600 << 10;
+/// Bytes of the right operand that are packed at a time.
+const RIGHT_BYTES: usize = 32 << 20;
+/// A matrix with a side of at most this many is narrow: at 64 x 64 to 64 x 192 the vectors are as fast as three terms or
+/// faster, at 128 x 128 the unit is by 1.7.
+const NARROW: usize = 64;
+/// Enough tasks for each thread that one which loses its core for a while does not make the others wait.
+const TASKS_PER_THREAD: usize = 2;
+/// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
+const PARALLEL_WORK: usize = 4 << 20;
+
+/// The unit, if it is there and faster than multiply-adds for matrices of these sides. In f32, a number that is packed in terms
+/// must serve more than a narrow matrix to be worth it: an adapter's products are up to three times faster on vectors. And on
+/// vectors, three terms are slower than one multiply-add. The number of rows of a layer does not matter, so that a row's bits
+/// do not depend on the others.
+pub(super) fn fitting(cpu: &Cpu, precision: Precision, matrices: impl IntoIterator<Item = [usize; 2]>) -> Option<Unit> {
+    let unit = cpu.isa().unit()?;
+    let fits = |[one, other]: [usize; 2]| {
+        let narrow = one.min(other);
+        narrow > 0 && (precision == Precision::Bf16 || (unit.terms_of_f32().is_some() && narrow > NARROW))
+    };
+    matrices.into_iter().all(fits).then_some(unit)
+}
+
+/// Sums that share their rows.
+pub(super) struct Tiled<'a> {
+    pub(super) unit: Unit,
+    pub(super) rows: usize,
+    pub(super) precision: Precision,
+    /// What is read from memory.
+    pub(super) left: Vec<LeftPart>,
+    /// What is computed from it on the way. It follows `left` in the numbering of parts.
+    pub(super) downs: Vec<Down<'a>>,
+    pub(super) targets: Vec<Target<'a>>,
+}
+
+/// A left operand in memory. A pointer, because its memory may be the output of a product that runs on the way.
+#[derive(Clone, Copy)]
+pub(super) struct LeftPart {
+    pub(super) values: LeftValues,
+    /// Elements from one line to the next.
+    pub(super) stride: usize,
+    pub(super) depth: usize,
+    /// [`Order::Columns`] for lines along the depth, `[rows, depth]`; [`Order::Rows`] for `[depth, rows]`.
+    pub(super) order: Order,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum LeftValues {
+    F32(*const f32),
+    Bf16(*const bf16),
+}
+
+/// `u = alpha * left · right`, whose values, times `scale`, are the left operand of further sections.
+pub(super) struct Down<'a> {
+    pub(super) section: Section<'a>,
+    pub(super) rank: usize,
+    pub(super) alpha: f32,
+    pub(super) scale: f32,
+    /// `[rows, rank]`
+    pub(super) u: *mut f32,
+}
+
+/// `output = start + alpha * Σ_section left · right`
+pub(super) struct Target<'a> {
+    pub(super) cols: usize,
+    pub(super) sections: Vec<Section<'a>>,
+    pub(super) alpha: f32,
+    pub(super) start: Start,
+    pub(super) output: Output,
+}
+
+/// A part of the depth: which left part, and its right operand.
+#[derive(Clone, Copy)]
+pub(super) struct Section<'a> {
+    pub(super) part: usize,
+    pub(super) right: Right<'a>,
+}
+
+/// What a sum begins with.
+#[derive(Clone, Copy)]
+pub(super) enum Start {
+    Zero,
+    /// The output's own values.
+    Output,
+    /// A matrix like the output.
+    Matrix(*const f32),
+    /// A row for all rows, with whole panels of columns.
+    Row(*const f32),
+}
+
+/// Where the first element of an output lies.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub(super) at: OutputValues,
+    /// Elements from row to row.
+    pub(super) stride: usize,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum OutputValues {
+    F32(*mut f32),
+    Bf16(*mut bf16),
+}
+
+impl From<FloatSlice<'_>> for LeftValues {
+    fn from(values: FloatSlice<'_>) -> LeftValues {
+        match values {
+            FloatSlice::F32(values) => LeftValues::F32(values.cpu().as_ptr()),
+            FloatSlice::Bf16(values) => LeftValues::Bf16(values.cpu().as_ptr()),
+        }
+    }
+}
+
+impl LeftValues {
+    /// The values from element `first` on.
+    pub(super) fn skip(self, first: usize) -> LeftValues {
+        match self {
+            LeftValues::F32(at) => LeftValues::F32(at.wrapping_add(first)),
+            LeftValues::Bf16(at) => LeftValues::Bf16(at.wrapping_add(first)),
+        }
+    }
+}
+
+impl From<FloatSliceMut<'_>> for OutputValues {
+    fn from(values: FloatSliceMut<'_>) -> OutputValues {
+        match values {
+            FloatSliceMut::F32(values) => OutputValues::F32(values.cpu().as_mut_ptr()),
+            FloatSliceMut::Bf16(values) => OutputValues::Bf16(values.cpu().as_mut_ptr()),
+        }
+    }
+}
+
+impl OutputValues {
+    /// The values from element `first` on.
+    pub(super) fn skip(self, first: usize) -> OutputValues {
+        match self {
+            OutputValues::F32(at) => OutputValues::F32(at.wrapping_add(first)),
+            OutputValues::Bf16(at) => OutputValues::Bf16(at.wrapping_add(first)),
+        }
+    }
+}
+
+// SAFETY: tasks read operands that nobody writes meanwhile but themselves, and write disjoint rows or columns of the outputs.
+unsafe impl Sync for Tiled<'_> {}
+
+impl Tiled<'_> {
+    /// Computes it. Every matrix is [`fitting`].
+    pub(super) fn run(&self, cpu: &Cpu) {
+        let cols: usize = self.targets.iter().map(|target| target.cols).sum();
+        if self.rows == 0 || cols == 0 {
+            return;
+        }
+        let few_rows = few_rows::fits(self);
+        let sizes = Sizes::new(self, !few_rows);
+        let work: usize = (self.targets.iter())
+            .map(|target| {
+                let depth: usize = target.sections.iter().map(|section| self.depth(section.part)).sum();
+                (self.rows + 16).saturating_mul(target.cols).saturating_mul(depth)
+            })
+            .fold(0, usize::saturating_add);
+        let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
+        let row_panels = self.rows.div_ceil(BLOCK);
+        if few_rows {
+            sizes.few_rows(cpu, threads);
+        } else if columns_are_apart(row_panels, sizes.left_panel, sizes.panels.len(), threads) {
+            sizes.columns_apart(cpu, threads, row_panels);
+        } else {
+            sizes.rows_apart(cpu, threads, row_panels);
+        }
+    }
+
+    /// Depth of a part.
+    fn depth(&self, part: usize) -> usize {
+        match part.checked_sub(self.left.len()) {
+            None => self.left[part].depth,
+            Some(down) => self.downs[down].rank,
+        }
+    }
+}
+
+/// Whether tasks are ranges of columns that share the packed rows, rather than blocks of rows.
+fn columns_are_apart(row_panels: usize, left_panel: usize, panels: usize, threads: usize) -> bool {
+    let few_rows = row_panels * left_panel <= LEFT_BYTES || row_panels < TASKS_PER_THREAD * threads;
+    panels > row_panels && few_rows
+}
+
+/// Row panels of a task that packs its own.
+fn panels_per_task(row_panels: usize, left_panel: usize, threads: usize) -> usize {
+    (LEFT_BYTES / left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads).max(1))
+}
+
+/// Bytes that a product packs into at a time, and its blocks of sums. The weights are taken for one term, which bf16 ones are:
+/// others in f32 pack two or three.
+pub(super) fn packed_bytes(_: Unit, threads: usize, precision: Precision, [rows, cols, depth]: [usize; 3]) -> usize {
+    let (row_panels, panels) = (rows.div_ceil(BLOCK), cols.div_ceil(BLOCK));
+    let (left, right) = (panel_bytes(depth, left_terms(precision)).max(1), panel_bytes(depth, 1));
+    let sums = |panels: usize| (panels + 3) * SUMS_BYTES;
+    if columns_are_apart(row_panels, left, panels, threads) {
+        row_panels * left + threads * (right + sums(row_panels))
+    } else {
+        let own = panels_per_task(row_panels, left, threads);
+        (panels * right).min(RIGHT_BYTES + right) + threads * (own * left + sums(own))
+    }
+}
+
+/// Terms of a number on the left.
+fn left_terms(precision: Precision) -> usize {
+    match precision {
+        Precision::Bf16 => 1,
+        Precision::F32 => 3,
+    }
+}

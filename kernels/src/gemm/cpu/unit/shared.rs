@@ -1,0 +1,19 @@
+//! Packed operands in bytes: a task's own, and those that the tasks of a call share.
+
+use crate::gemm::cpu::scratch::Area;
+use std::cell::RefCell;
+
+/// At least `len` bytes of an area, as [`Area::floats`].
+pub(super) fn bytes(area: &mut Area, len: usize) -> *mut u8 {
+    area.floats(len.div_ceil(4)).cast()
+}
+
+/// Runs `work` with `len` bytes that all tasks of a call may share, this thread's own between calls.
+pub(super) fn with_shared<R>(len: usize, work: impl FnOnce(*mut u8) -> R) -> R {
+    thread_local!(static SHARED: RefCell<Area> = RefCell::default());
+    // taken, not borrowed: while it waits for its tasks, a thread of the pool may run those of another call
+    let mut area = SHARED.take();
+    let result = work(bytes(&mut area, len));
+    SHARED.set(area);
+    result
+}

@@ -1,0 +1,593 @@
+//! What follows from the sizes of a call, and the two ways that pack both operands.
+
+use super::corner::Corner;
+use super::shared::{bytes, with_shared};
+use super::{
+    Down, LeftPart, LeftValues, Output, OutputValues, RIGHT_BYTES, Section, Start, TASKS_PER_THREAD, Target, Tiled,
+    left_terms, panels_per_task,
+};
+use crate::Precision;
+use crate::cpu::Cpu;
+use crate::cpu::unit::Unit;
+use crate::cpu::unit::block_sum::{BLOCK, BlockSum, Finished, STEP_BYTES, STEP_DEPTH, SUMS_BYTES, Step};
+use crate::cpu::unit::pack::{self, Matrix, Role, panel_bytes};
+use crate::gemm::cpu::scratch::{Scratch, with_scratch};
+use crate::gemm::cpu::{Order, Right, Values};
+use std::ops::Range;
+
+/// What follows from the sizes of a call.
+pub(super) struct Sizes<'a> {
+    pub(super) call: &'a Tiled<'a>,
+    left_terms: usize,
+    /// Where each part begins in a left panel, in bytes.
+    pub(super) parts: Vec<usize>,
+    pub(super) left_panel: usize,
+    pub(super) downs: Vec<Recipe<'a>>,
+    /// Where the right panels of each of `downs` begin, and where they end.
+    down_at: Vec<usize>,
+    down_bytes: usize,
+    pub(super) targets: Vec<Recipe<'a>>,
+    /// The right panels of all targets, one after the other.
+    pub(super) panels: Vec<Panel>,
+    /// Bytes of the largest.
+    largest_panel: usize,
+}
+
+/// A right panel of a target.
+#[derive(Clone, Copy)]
+pub(super) struct Panel {
+    pub(super) target: usize,
+    pub(super) col: usize,
+    /// Bytes of the panels before it.
+    at: usize,
+}
+
+/// How a sum goes through its depth.
+pub(super) struct Recipe<'a> {
+    pub(super) cols: usize,
+    pub(super) sections: Vec<PackedSection<'a>>,
+    /// Bytes of a right panel.
+    right_panel: usize,
+    /// What is multiplied one after the other, each over the whole depth.
+    products: Vec<Terms>,
+}
+
+/// A section and where it lies in the panels.
+pub(super) struct PackedSection<'a> {
+    pub(super) right: Right<'a>,
+    pub(super) depth: usize,
+    terms: usize,
+    pub(super) left_at: usize,
+    right_at: usize,
+}
+
+/// Pairs of terms whose products are added together.
+///
+/// The small products come first: each addition errs by half a unit in the last place of the sum so far, which is small until
+/// the last pairs, so three terms err no more than one.
+struct Terms {
+    /// What is multiplied, in order: for each step each pair. One more than that, see [`BlockSum::steps`].
+    steps: Vec<Step>,
+    /// The pairs of the depth in each.
+    depth_pairs: Vec<u8>,
+    /// Where the blocks of the depth begin among `steps`, and the last one's end.
+    bounds: Vec<usize>,
+}
+
+impl Terms {
+    /// The pairs of the given order, the sum of their terms' indices.
+    fn new(unit: Unit, left_terms: usize, sections: &[PackedSection<'_>], orders: &[usize]) -> Terms {
+        let (mut steps, mut depth_pairs) = (Vec::new(), Vec::new());
+        let mut ends = vec![0];
+        for section in sections {
+            for step in 0..section.depth.div_ceil(STEP_DEPTH) {
+                let depth = (section.depth - step * STEP_DEPTH).min(STEP_DEPTH);
+                for order in orders {
+                    for left in (0..=*order).filter(|left| *left < left_terms && order - left < section.terms) {
+                        steps.push(Step {
+                            left: section.left_at + (step * left_terms + left) * STEP_BYTES,
+                            right: section.right_at + (step * section.terms + order - left) * STEP_BYTES,
+                        });
+                        depth_pairs.push(depth.div_ceil(2) as u8);
+                    }
+                }
+                ends.push(steps.len());
+            }
+        }
+        steps.push(Step { left: 0, right: 0 });
+        let depth_steps = ends.len() - 1;
+        let blocks = depth_steps.div_ceil(unit.steps_per_block());
+        let bounds = (0..=blocks).map(|block| ends[depth_steps * block / blocks.max(1)]).collect();
+        Terms { steps, depth_pairs, bounds }
+    }
+}
+
+/// Packed memory that the tasks of a call share: written before it is read, each byte by one task.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(pub(super) *mut u8);
+// SAFETY: see above.
+unsafe impl Send for Shared {}
+// SAFETY: see above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(super) fn at(&self, offset: usize) -> *mut u8 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+impl<'a> Sizes<'a> {
+    /// `with_products` where panels are packed.
+    pub(super) fn new(call: &'a Tiled<'a>, with_products: bool) -> Sizes<'a> {
+        let left_terms = left_terms(call.precision);
+        let mut parts = Vec::new();
+        let mut left_panel = 0;
+        for part in 0..call.left.len() + call.downs.len() {
+            parts.push(left_panel);
+            left_panel += panel_bytes(call.depth(part), left_terms);
+        }
+        let recipe = |cols: usize, sections: &[Section<'a>]| {
+            let mut right_panel = 0;
+            let sections: Vec<_> = (sections.iter())
+                .map(|&Section { part, right }| {
+                    let (depth, right_at) = (call.depth(part), right_panel);
+                    let terms = match (call.precision, right.values) {
+                        (Precision::Bf16, _) | (_, Values::Bf16(_)) => 1,
+                        (_, Values::F16(_)) => 2,
+                        (_, Values::F32(_)) => 3,
+                    };
+                    right_panel += panel_bytes(depth, terms);
+                    PackedSection { right, depth, terms, left_at: parts[part], right_at }
+                })
+                .collect();
+            // a term is 2^-8 of the one before: beyond order 2 the products are below the last bit of f32
+            let orders: &[&[usize]] = match left_terms {
+                _ if !with_products => &[],
+                1 => &[&[0]],
+                _ => &[&[2, 1], &[0]],
+            };
+            let products = orders.iter().map(|orders| Terms::new(call.unit, left_terms, &sections, orders)).collect();
+            Recipe { cols, sections, right_panel, products }
+        };
+        let downs: Vec<_> = call.downs.iter().map(|down| recipe(down.rank, &[down.section])).collect();
+        let targets: Vec<_> = call.targets.iter().map(|target| recipe(target.cols, &target.sections)).collect();
+        let mut down_at = Vec::new();
+        let mut down_bytes = 0;
+        for down in &downs {
+            down_at.push(down_bytes);
+            down_bytes += down.panels() * down.right_panel;
+        }
+        let mut panels = Vec::new();
+        let mut at = 0;
+        for (target, recipe) in targets.iter().enumerate() {
+            for col in 0..recipe.panels() {
+                panels.push(Panel { target, col, at });
+                at += recipe.right_panel;
+            }
+        }
+        let largest_panel = targets.iter().map(|recipe| recipe.right_panel).max().unwrap_or(0);
+        Sizes { call, left_terms, parts, left_panel, downs, down_at, down_bytes, targets, panels, largest_panel }
+    }
+
+    pub(super) fn columns_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
+        let left_at = self.down_bytes;
+        with_shared(left_at + row_panels * self.left_panel, |shared| {
+            let shared = Shared(shared);
+            // SAFETY: the shared memory begins with the panels of the updates.
+            unsafe { self.pack_downs(shared.at(0)) };
+            let packs = row_panels.min(TASKS_PER_THREAD * threads);
+            in_parallel(cpu, threads, packs, |task| {
+                let rows = part(row_panels, packs, task);
+                let left = shared.at(left_at + rows.start * self.left_panel);
+                // SAFETY: the shared memory holds all panels, and each task writes its own.
+                with_scratch(|scratch| unsafe { self.pack_rows(rows, left, shared.at(0), true, scratch) });
+            });
+            let tasks = self.panels.len().min(TASKS_PER_THREAD * threads);
+            in_parallel(cpu, threads, tasks, |task| {
+                with_scratch(|scratch| {
+                    let right = bytes(&mut scratch.right, self.largest_panel);
+                    let sums = Sums::new(scratch, row_panels);
+                    for panel in &self.panels[part(self.panels.len(), tasks, task)] {
+                        let recipe = &self.targets[panel.target];
+                        // SAFETY: the panel is the target's, the scratch holds it; the left panels were packed above.
+                        unsafe {
+                            recipe.pack_right(panel.col..panel.col + 1, right);
+                            let rows = 0..row_panels;
+                            self.strip(
+                                self.sink(panel.target),
+                                recipe,
+                                rows,
+                                shared.at(left_at),
+                                panel.col,
+                                right,
+                                sums,
+                            );
+                        }
+                    }
+                });
+            });
+        });
+    }
+
+    pub(super) fn rows_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
+        let per_task = panels_per_task(row_panels, self.left_panel, threads);
+        let mut first = 0;
+        while first < self.panels.len() {
+            let fits = |panel: &Panel| panel.at - self.panels[first].at < RIGHT_BYTES;
+            let group = first..first + self.panels[first..].partition_point(fits);
+            let right_at = |index: usize| self.down_bytes + self.panels[index].at - self.panels[first].at;
+            let last = &self.panels[group.end - 1];
+            let len = right_at(group.end - 1) + self.targets[last.target].right_panel;
+            with_shared(len, |shared| {
+                let shared = Shared(shared);
+                let packs = group.len().min(2 * TASKS_PER_THREAD * threads);
+                in_parallel(cpu, threads, packs, |task| {
+                    // SAFETY: the shared memory holds the panels of a group, and each task writes its own.
+                    unsafe {
+                        if task == 0 {
+                            self.pack_downs(shared.at(0));
+                        }
+                        let own = part(group.len(), packs, task);
+                        let mut index = group.start + own.start;
+                        while index < group.start + own.end {
+                            // neighbours of one target together: the lines of its matrix pass once
+                            let Panel { target, col, .. } = self.panels[index];
+                            let rest = &self.panels[index..group.start + own.end];
+                            let count = rest.iter().take_while(|panel| panel.target == target).count();
+                            self.targets[target].pack_right(col..col + count, shared.at(right_at(index)));
+                            index += count;
+                        }
+                    }
+                });
+                in_parallel(cpu, threads, row_panels.div_ceil(per_task), |task| {
+                    let rows = task * per_task..((task + 1) * per_task).min(row_panels);
+                    with_scratch(|scratch| {
+                        let left = bytes(&mut scratch.left, rows.len() * self.left_panel);
+                        // SAFETY: the scratch holds the panels; the right ones of this group were packed above.
+                        unsafe { self.pack_rows(rows.clone(), left, shared.at(0), first == 0, scratch) };
+                        let sums = Sums::new(scratch, rows.len());
+                        for index in group.clone() {
+                            let Panel { target, col, .. } = self.panels[index];
+                            let right = shared.at(right_at(index));
+                            // SAFETY: as above.
+                            unsafe {
+                                self.strip(
+                                    self.sink(target),
+                                    &self.targets[target],
+                                    rows.clone(),
+                                    left,
+                                    col,
+                                    right,
+                                    sums,
+                                );
+                            }
+                        }
+                    });
+                });
+            });
+            first = group.end;
+        }
+    }
+
+    pub(super) fn sink(&self, target: usize) -> Sink {
+        let Target { alpha, start, output, .. } = self.call.targets[target];
+        Sink { alpha, start, output }
+    }
+
+    /// Packs the right operands of the updates.
+    ///
+    /// # Safety
+    /// `to` holds them.
+    unsafe fn pack_downs(&self, to: *mut u8) {
+        for (recipe, at) in self.downs.iter().zip(&self.down_at) {
+            // SAFETY: the caller's contract.
+            unsafe { recipe.pack_right(0..recipe.panels(), to.add(*at)) };
+        }
+    }
+
+    /// Packs row panels: what lies in memory, and behind it what is computed from that. The first time, it is.
+    ///
+    /// # Safety
+    /// The panels are the call's; `left` holds them; `downs` are packed.
+    unsafe fn pack_rows(
+        &self,
+        rows: Range<usize>,
+        left: *mut u8,
+        downs: *const u8,
+        first: bool,
+        scratch: &mut Scratch,
+    ) {
+        for (part, at) in self.call.left.iter().zip(&self.parts) {
+            // SAFETY: the caller's contract; the contract of the call checked the operand's length.
+            unsafe { self.pack_part(*part, self.call.rows, rows.clone(), left.add(*at)) };
+        }
+        for (index, down) in self.call.downs.iter().enumerate() {
+            let recipe = &self.downs[index];
+            let panels = downs.wrapping_add(self.down_at[index]);
+            if first {
+                let sums = Sums::new(scratch, rows.len());
+                let sink = Sink::of(down);
+                for col in 0..recipe.panels() {
+                    let right = panels.wrapping_add(col * recipe.right_panel);
+                    // SAFETY: the caller's contract.
+                    unsafe { self.strip(sink, recipe, rows.clone(), left, col, right, sums) };
+                }
+            }
+            let rows_in = rows.start * BLOCK..(rows.end * BLOCK).min(self.call.rows);
+            let scaled = scratch.partial.floats(rows_in.len() * down.rank);
+            // SAFETY: `u` holds these rows, which this task has written or an earlier call has; the scratch too. Panel 0
+            // of the copy is the task's first.
+            unsafe {
+                for i in 0..rows_in.len() * down.rank {
+                    *scaled.add(i) = down.scale * *down.u.add(rows_in.start * down.rank + i);
+                }
+                let values = LeftValues::F32(scaled);
+                let part = LeftPart { values, stride: down.rank, depth: down.rank, order: Order::Columns };
+                let at = self.parts[self.call.left.len() + index];
+                self.pack_part(part, rows_in.len(), 0..rows.len(), left.add(at));
+            }
+        }
+    }
+
+    /// # Safety
+    /// The part holds `side` rows, the panels are among them, and `to` holds the panels.
+    unsafe fn pack_part(&self, part: LeftPart, side: usize, panels: Range<usize>, to: *mut u8) {
+        let LeftPart { values, stride, depth, order } = part;
+        let bytes = self.left_panel;
+        // SAFETY: the caller's contract.
+        unsafe {
+            match (values, self.left_terms) {
+                (LeftValues::F32(at), 1) => {
+                    pack_lines::<_, 1>(Matrix { at, stride, side, depth }, order, Role::Left, panels, to, bytes);
+                }
+                (LeftValues::F32(at), _) => {
+                    pack_lines::<_, 3>(Matrix { at, stride, side, depth }, order, Role::Left, panels, to, bytes);
+                }
+                (LeftValues::Bf16(at), 1) => {
+                    pack_lines::<_, 1>(Matrix { at, stride, side, depth }, order, Role::Left, panels, to, bytes);
+                }
+                (LeftValues::Bf16(at), _) => {
+                    pack_lines::<_, 3>(Matrix { at, stride, side, depth }, order, Role::Left, panels, to, bytes);
+                }
+            }
+        }
+    }
+
+    /// Row panels `rows` by one column panel, over the whole depth. Whole blocks of f32 with `alpha = 1` have their sums in the
+    /// output itself; the others in `sums`, 32 x 32 for each row panel, and the output's last.
+    ///
+    /// # Safety
+    /// The unit is there; `left` holds the panels `rows`, `right` the panel `col`, both packed, `sums` its blocks.
+    #[expect(clippy::too_many_arguments, reason = "a panel of rows by a panel of columns, and where the sums go")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn strip(
+        &self,
+        sink: Sink,
+        recipe: &Recipe<'_>,
+        rows: Range<usize>,
+        left: *const u8,
+        col: usize,
+        right: *const u8,
+        sums: Sums,
+    ) {
+        let Sink { alpha, start, output: Output { at: output, stride } } = sink;
+        let width = (recipe.cols - col * BLOCK).min(BLOCK);
+        let unit = self.call.unit;
+        // SAFETY: the thread runs a task of the unit.
+        unsafe { unit.configure() };
+        let mut ahead = right.wrapping_add(recipe.right_panel);
+        let blocks: usize = recipe.products.iter().map(|terms| terms.bounds.len() - 1).sum();
+        let runs = recipe.products.iter().flat_map(|terms| terms.bounds.windows(2).map(move |block| (terms, block)));
+        let mut finished: Option<Finished> = None;
+        for (run, (terms, block)) in runs.enumerate() {
+            let (first, last) = (run == 0, run + 1 == blocks);
+            let (steps, count) = (terms.steps.as_ptr().wrapping_add(block[0]), block[1] - block[0]);
+            let pairs = terms.depth_pairs.as_ptr().wrapping_add(block[0]);
+            for (index, panel) in rows.clone().enumerate() {
+                let height = (self.call.rows - panel * BLOCK).min(BLOCK);
+                let left = left.wrapping_add(index * self.left_panel);
+                let place = panel * BLOCK * stride + col * BLOCK;
+                let whole = height == BLOCK && width == BLOCK && alpha == 1.0;
+                let block = |from, to| BlockSum {
+                    steps,
+                    count,
+                    left,
+                    right,
+                    from,
+                    to,
+                    rows: height,
+                    cols: width,
+                    pairs,
+                    ahead,
+                };
+                // SAFETY: the block's first element is one of the output; a block of sums for each panel of rows; the steps
+                // lie inside the panels.
+                unsafe {
+                    if let (OutputValues::F32(output), true) = (output, whole) {
+                        let to = output.add(place);
+                        let from = match start {
+                            Start::Zero if first => (std::ptr::null(), 0),
+                            Start::Matrix(matrix) if first => (matrix.add(place), 4 * stride),
+                            Start::Row(row) if first => (row.add(col * BLOCK), 0),
+                            _ => (to.cast_const(), 4 * stride),
+                        };
+                        unit.run(block(from, (to, 4 * stride)));
+                    } else {
+                        let corner = Corner { stride, height, width };
+                        let so_far = sums.partial(index, blocks);
+                        let here = (so_far.cast_const(), 4 * BLOCK);
+                        let from = match start {
+                            _ if !first => here,
+                            Start::Zero => (std::ptr::null(), 0),
+                            Start::Row(row) => (row.add(col * BLOCK), 0),
+                            // scaled sums are added to the output at the end
+                            Start::Output if alpha != 1.0 => (std::ptr::null(), 0),
+                            Start::Output => {
+                                match output {
+                                    OutputValues::F32(output) => corner.load(output.add(place), so_far),
+                                    OutputValues::Bf16(output) => corner.load(output.add(place), so_far),
+                                }
+                                here
+                            }
+                            Start::Matrix(matrix) => {
+                                corner.load(matrix.add(place), so_far);
+                                here
+                            }
+                        };
+                        let at = if last { sums.finished(index) } else { so_far };
+                        let block = block(from, (at, 4 * BLOCK));
+                        match finished.take() {
+                            Some(finished) => {
+                                if !unit.run_and_round(block, finished) {
+                                    round(&finished);
+                                }
+                            }
+                            None => unit.run(block),
+                        }
+                        if last {
+                            let add = matches!(start, Start::Output) && alpha != 1.0;
+                            match output {
+                                OutputValues::F32(output) => corner.store(at, alpha, add, output.add(place)),
+                                OutputValues::Bf16(output) if whole => {
+                                    finished = Some(Finished { sums: at, to: output.add(place), stride: 2 * stride });
+                                }
+                                OutputValues::Bf16(output) => corner.store_bf16(at, alpha, add, output.add(place)),
+                            }
+                        }
+                    }
+                }
+                ahead = ahead.wrapping_add(128 * count);
+            }
+        }
+        if let Some(finished) = finished {
+            // SAFETY: as above.
+            unsafe { round(&finished) };
+        }
+    }
+}
+
+/// Memory for blocks of sums.
+#[derive(Clone, Copy)]
+struct Sums(*mut f32);
+
+impl Sums {
+    /// For `panels` row panels at a time.
+    fn new(scratch: &mut Scratch, panels: usize) -> Sums {
+        let floats = (panels + 2) * BLOCK * BLOCK;
+        let at = scratch.partial.floats(floats + BLOCK * BLOCK);
+        let misaligned = at.addr() % SUMS_BYTES;
+        Sums(at.wrapping_byte_add(if misaligned == 0 { 0 } else { SUMS_BYTES - misaligned }))
+    }
+
+    /// Where a sum waits from one block of the depth to the next; one place for all where there is only one.
+    fn partial(self, panel: usize, blocks: usize) -> *mut f32 {
+        self.0.wrapping_add((2 + if blocks == 1 { 0 } else { panel }) * BLOCK * BLOCK)
+    }
+
+    /// Where a sum waits to be rounded while the next is made.
+    fn finished(self, panel: usize) -> *mut f32 {
+        self.0.wrapping_add(panel % 2 * BLOCK * BLOCK)
+    }
+}
+
+/// Rounds a block of sums.
+///
+/// # Safety
+/// As [`Unit::run_and_round`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn round(finished: &Finished) {
+    let corner = Corner { stride: finished.stride / 2, height: BLOCK, width: BLOCK };
+    // SAFETY: the caller's contract.
+    unsafe { corner.store_bf16(finished.sums, 1.0, false, finished.to) }
+}
+
+/// Where the sums of a target go.
+#[derive(Clone, Copy)]
+pub(super) struct Sink {
+    pub(super) alpha: f32,
+    pub(super) start: Start,
+    pub(super) output: Output,
+}
+
+impl Sink {
+    /// The rows' part of an update.
+    pub(super) fn of(down: &Down<'_>) -> Sink {
+        let output = Output { at: OutputValues::F32(down.u), stride: down.rank };
+        Sink { alpha: down.alpha, start: Start::Zero, output }
+    }
+}
+
+impl Recipe<'_> {
+    pub(super) fn panels(&self) -> usize {
+        self.cols.div_ceil(BLOCK)
+    }
+
+    /// Packs right panels.
+    ///
+    /// # Safety
+    /// The panels are the recipe's; `to` holds them.
+    unsafe fn pack_right(&self, panels: Range<usize>, to: *mut u8) {
+        for section in &self.sections {
+            let to = to.wrapping_add(section.right_at);
+            // SAFETY: the caller's contract.
+            unsafe {
+                match (section.right.values, section.terms) {
+                    (Values::Bf16(values), _) => self.pack_section::<_, 1>(section, values, panels.clone(), to),
+                    (Values::F16(values), 1) => self.pack_section::<_, 1>(section, values, panels.clone(), to),
+                    (Values::F16(values), _) => self.pack_section::<_, 2>(section, values, panels.clone(), to),
+                    (Values::F32(values), 1) => self.pack_section::<_, 1>(section, values, panels.clone(), to),
+                    (Values::F32(values), _) => self.pack_section::<_, 3>(section, values, panels.clone(), to),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Recipe::pack_right`].
+    unsafe fn pack_section<E: pack::Element, const T: usize>(
+        &self,
+        section: &PackedSection<'_>,
+        values: &[E],
+        panels: Range<usize>,
+        to: *mut u8,
+    ) {
+        let PackedSection { right: Right { order, .. }, depth, .. } = *section;
+        let stride = if order == Order::Columns { depth } else { self.cols };
+        let matrix = Matrix { at: values.as_ptr(), stride, side: self.cols, depth };
+        // SAFETY: the caller's contract, and the contract of the call checked the operand's length.
+        unsafe { pack_lines::<E, T>(matrix, order, Role::Right, panels, to, self.right_panel) };
+    }
+}
+
+/// # Safety
+/// As [`pack::along_depth`]; the panels begin `bytes` apart.
+unsafe fn pack_lines<E: pack::Element, const T: usize>(
+    matrix: Matrix<E>,
+    order: Order,
+    role: Role,
+    panels: Range<usize>,
+    to: *mut u8,
+    bytes: usize,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match order {
+            Order::Columns => pack::along_depth_apart::<E, T>(matrix, role, panels, to, bytes),
+            Order::Rows => pack::across_depth_apart::<E, T>(matrix, role, panels, to, bytes),
+        }
+    }
+}
+
+/// Runs `task` for each number below `tasks`, on the pool if there is more than one thread for them.
+pub(super) fn in_parallel(cpu: &Cpu, threads: usize, tasks: usize, task: impl Fn(usize) + Sync + Send) {
+    if threads == 1 {
+        (0..tasks).for_each(task);
+    } else {
+        cpu.parallel(tasks, |_, number| task(number));
+    }
+}
+
+/// Part `index` of `parts` nearly equal ones.
+pub(super) fn part(len: usize, parts: usize, index: usize) -> Range<usize> {
+    len * index / parts..len * (index + 1) / parts
+}

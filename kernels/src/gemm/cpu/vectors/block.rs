@@ -1,0 +1,169 @@
+//! One task of [`crate::gemm::Forward`] and [`crate::gemm::Dx`]: some rows by some columns of the product, over the whole depth.
+
+use super::microkernel::{self, LeftTile, RightPanel, Store, tile_rows};
+use super::{DEPTH_BLOCK, Product, pack};
+use crate::Precision;
+use crate::cpu::vectors::{Simd, VectorTask};
+use crate::gemm::Accumulate;
+use crate::gemm::cpu::scratch::{Area, Scratch};
+use std::ops::Range;
+
+/// A right operand of at most 160 KiB packed stays in the second-level cache beside the rows that pass through it.
+pub(super) const RESIDENT: usize = 40 << 10;
+
+pub(super) struct Block<'a> {
+    pub(super) product: &'a Product<'a>,
+    pub(super) rows: Range<usize>,
+    /// Starts at a panel's first column.
+    pub(super) cols: Range<usize>,
+    pub(super) scratch: &'a mut Scratch,
+}
+
+impl VectorTask for Block<'_> {
+    type Output = ();
+
+    // SAFETY of the blocks below: `Product::run` made the ranges from the product's sizes, the contract checked that the slices
+    // have these sizes, and `Area::floats` gives as much as it is asked for.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let packed = pack::packed_len::<S>(self.product.depth, self.cols.len());
+        // SAFETY: see above.
+        unsafe { if packed <= RESIDENT { self.rows_outside::<S>() } else { self.panels_outside::<S>() } }
+    }
+}
+
+impl Block<'_> {
+    /// Large operands: for each depth block, for each panel, all rows. The left operand's block stays in the second-level
+    /// cache, the panel in the first.
+    #[inline(always)]
+    unsafe fn panels_outside<S: Simd>(self) {
+        let Block { product, rows, cols, scratch } = self;
+        // SAFETY: see `run`.
+        let output = unsafe { product.output.at.add(rows.start * product.output.stride + cols.start) };
+        // The sums so far lie in the output itself, unless it holds what they are added to.
+        let (partial, partial_stride) = match product.accumulate {
+            Accumulate::Add if product.depth > DEPTH_BLOCK => {
+                (scratch.partial.floats(rows.len() * cols.len()), cols.len())
+            }
+            _ => (output, product.output.stride),
+        };
+        let panel_cols = pack::panel_cols::<S>();
+        for depth in product.depth_blocks() {
+            // SAFETY: see `run`.
+            let left = unsafe { left_rows::<S>(product, rows.clone(), depth.clone(), &mut scratch.left) };
+            let panel = scratch.right.floats(pack::packed_len::<S>(depth.len(), panel_cols));
+            for col in (0..cols.len()).step_by(panel_cols) {
+                let width = (cols.len() - col).min(panel_cols);
+                let from = cols.start + col;
+                // SAFETY: see `run`.
+                unsafe { product.pack::<S>(depth.clone(), from..from + width, panel) };
+                let right = RightPanel { at: panel, stride: pack::panel_width::<S>(width) };
+                let mut row = 0;
+                while row < rows.len() {
+                    let height = tile_rows::<S>(rows.len() - row);
+                    // SAFETY: see `run`; the tile's rows are within the block's.
+                    unsafe {
+                        let store = Store {
+                            output: output.add(row * product.output.stride + col),
+                            output_stride: product.output.stride,
+                            partial: partial.add(row * partial_stride + col),
+                            partial_stride,
+                            cols: width,
+                            first: depth.start == 0,
+                            last: depth.end == product.depth,
+                            alpha: product.alpha,
+                            add: product.accumulate == Accumulate::Add,
+                        };
+                        microkernel::run::<S>(height, left.tile(row), right, depth.len(), store);
+                    }
+                    row += height;
+                }
+            }
+        }
+    }
+
+    /// A small right operand, as an adapter's: it is packed whole, and each tile of rows goes through all of it, so that both
+    /// the left operand and the output pass through the caches once, in their order.
+    #[inline(always)]
+    unsafe fn rows_outside<S: Simd>(self) {
+        let Block { product, rows, cols, scratch } = self;
+        let panels = scratch.right.floats(pack::packed_len::<S>(product.depth, cols.len()));
+        for depth in product.depth_blocks() {
+            // SAFETY: see `run`; the blocks before this one have `depth.start` rows.
+            unsafe {
+                let to = panels.add(pack::packed_len::<S>(depth.start, cols.len()));
+                product.pack::<S>(depth, cols.clone(), to);
+            }
+        }
+        let partial = scratch.partial.floats(tile_rows::<S>(usize::MAX) * cols.len());
+        let mut row = rows.start;
+        while row < rows.end {
+            let height = tile_rows::<S>(rows.end - row);
+            for depth in product.depth_blocks() {
+                // SAFETY: see `run`.
+                unsafe {
+                    let left = left_rows::<S>(product, row..row + height, depth.clone(), &mut scratch.left);
+                    let panels = panels.add(pack::packed_len::<S>(depth.start, cols.len()));
+                    for col in (0..cols.len()).step_by(pack::panel_cols::<S>()) {
+                        let width = (cols.len() - col).min(pack::panel_cols::<S>());
+                        let store = Store {
+                            output: product.output.at.add(row * product.output.stride + cols.start + col),
+                            output_stride: product.output.stride,
+                            partial: partial.add(col),
+                            partial_stride: cols.len(),
+                            cols: width,
+                            first: depth.start == 0,
+                            last: depth.end == product.depth,
+                            alpha: product.alpha,
+                            add: product.accumulate == Accumulate::Add,
+                        };
+                        let at = panels.add(col * depth.len());
+                        let right = RightPanel { at, stride: pack::panel_width::<S>(width) };
+                        microkernel::run::<S>(height, left.tile(0), right, depth.len(), store);
+                    }
+                }
+            }
+            row += height;
+        }
+    }
+}
+
+/// Rows of the left operand, a block of their depth.
+#[derive(Clone, Copy)]
+struct LeftRows {
+    at: *const f32,
+    stride: usize,
+}
+
+impl LeftRows {
+    #[inline(always)]
+    fn tile(self, row: usize) -> LeftTile {
+        LeftTile::Rows { at: self.at.wrapping_add(row.wrapping_mul(self.stride)), stride: self.stride }
+    }
+}
+
+/// In place, or copied where the values must be rounded or where the rows of a tile would fall into the same sets of the
+/// first-level cache.
+#[inline(always)]
+unsafe fn left_rows<S: Simd>(
+    product: &Product<'_>,
+    rows: Range<usize>,
+    depth: Range<usize>,
+    area: &mut Area,
+) -> LeftRows {
+    let left = product.left;
+    let collide = rows.len() > 4 && (product.depth * size_of::<f32>()).is_multiple_of(4096);
+    // SAFETY: both ranges are within the left operand; the area is made large enough.
+    unsafe {
+        if product.precision == Precision::Bf16 || collide {
+            let stride = pack::copied_stride(depth.len());
+            let at = area.floats(rows.len() * stride);
+            let left = std::slice::from_raw_parts(left, product.rows * product.depth);
+            pack::copied_rows::<S>(left, product.depth, rows, depth, product.precision, at, stride);
+            LeftRows { at, stride }
+        } else {
+            let at = left.add(rows.start * product.depth + depth.start);
+            LeftRows { at, stride: product.depth }
+        }
+    }
+}

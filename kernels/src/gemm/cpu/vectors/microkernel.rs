@@ -1,0 +1,316 @@
+//! One tile of the output in registers: `tile[i, j] = Σ_p left[i, p] * right[p, j]`, p in order, one fused product at a time.
+//!
+//! AVX-512: 12 rows x 2 vectors in 24 of 32 registers; each loaded vector is used 12 times and each broadcast twice. AVX2: 6 x
+//! 2 in 12 of 16. NEON has as many registers as AVX-512, a quarter as wide, and takes its tile: 14 loads to 24 multiply-adds,
+//! on cores that start about as many of the one as of the other. Fewer rows at the lower edge take a smaller tile with the same
+//! arithmetic per element.
+
+use crate::cpu::vectors::{Simd, VectorTask};
+
+/// Vectors in a full tile's row.
+pub(super) const TILE_VECTORS: usize = 2;
+/// Depth of a cache line of a row of the left operand.
+const LINE: usize = 16;
+
+/// Some rows of the left operand, as many as the tile is high.
+#[derive(Clone, Copy)]
+pub(super) enum LeftTile {
+    /// `stride` elements from row to row; the depth is contiguous.
+    Rows { at: *const f32, stride: usize },
+    /// `stride` elements from one depth to the next; the rows are contiguous.
+    Columns { at: *const f32, stride: usize },
+}
+
+/// A panel of the right operand: vectors of a row are contiguous, `stride` elements from one depth to the next.
+#[derive(Clone, Copy)]
+pub(super) struct RightPanel {
+    pub(super) at: *const f32,
+    pub(super) stride: usize,
+}
+
+/// What happens to a tile's sums.
+#[derive(Clone, Copy)]
+pub(super) struct Store {
+    pub(super) output: *mut f32,
+    pub(super) output_stride: usize,
+    /// The sums of the depth blocks so far: read unless `first`, written unless `last`.
+    pub(super) partial: *mut f32,
+    pub(super) partial_stride: usize,
+    /// Columns of the output in this panel, at most the panel's vectors hold.
+    pub(super) cols: usize,
+    pub(super) first: bool,
+    pub(super) last: bool,
+    pub(super) alpha: f32,
+    /// Whether the output is added to.
+    pub(super) add: bool,
+}
+
+/// Rows of the next tile where `rows` are left.
+#[inline(always)]
+pub(super) fn tile_rows<S: Simd>(rows: usize) -> usize {
+    match rows {
+        12.. if S::REGISTERS >= 32 => 12,
+        8.. if S::REGISTERS >= 32 => 8,
+        6.. if S::REGISTERS == 16 => 6,
+        4.. if S::REGISTERS >= 16 => 4,
+        2.. => 2,
+        _ => 1,
+    }
+}
+
+/// Multiplies `rows` rows (a value of [`tile_rows`]) by a panel over `depth` and stores the sums.
+///
+/// # Safety
+/// As [`Simd`]; `left` holds `rows` rows of `depth` elements; `right` holds `depth` rows of `store.cols` elements rounded up to
+/// whole vectors; `store` points at `rows` rows of `store.cols` elements.
+#[inline(always)]
+pub(super) unsafe fn run<S: Simd>(rows: usize, left: LeftTile, right: RightPanel, depth: usize, store: Store) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match left {
+            LeftTile::Rows { at, stride } => {
+                let left = LeftRows { at, stride };
+                if store.cols > S::LANES {
+                    run_height::<S, _, TILE_VECTORS>(rows, left, right, depth, store);
+                } else {
+                    run_height::<S, _, 1>(rows, left, right, depth, store);
+                }
+            }
+            LeftTile::Columns { at, stride } => {
+                let left = LeftColumns { at, stride };
+                if store.cols > S::LANES {
+                    run_height::<S, _, TILE_VECTORS>(rows, left, right, depth, store);
+                } else {
+                    run_height::<S, _, 1>(rows, left, right, depth, store);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn run_height<S: Simd, L: LeftOperand, const NV: usize>(
+    rows: usize,
+    left: L,
+    right: RightPanel,
+    depth: usize,
+    store: Store,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        match rows {
+            12 if S::REGISTERS >= 32 => S::apart(Tile::<L, 12, NV> { left, right, depth, store }),
+            8 if S::REGISTERS >= 32 => S::apart(Tile::<L, 8, NV> { left, right, depth, store }),
+            6 if S::REGISTERS == 16 => S::apart(Tile::<L, 6, NV> { left, right, depth, store }),
+            4 if S::REGISTERS >= 16 => S::apart(Tile::<L, 4, NV> { left, right, depth, store }),
+            2 => S::apart(Tile::<L, 2, NV> { left, right, depth, store }),
+            _ => S::apart(Tile::<L, 1, NV> { left, right, depth, store }),
+        }
+    }
+}
+
+/// A [`LeftTile`] whose form is known at compile time.
+trait LeftOperand: Copy {
+    /// Whether the right panel is read in place, and the next depth block right after this one.
+    const RIGHT_IN_PLACE: bool;
+    /// Element of row `i` at the current depth.
+    ///
+    /// # Safety
+    /// There is such an element.
+    unsafe fn element(self, i: usize) -> f32;
+    /// Moves on to the next depth.
+    fn advance(self) -> Self;
+    /// Asks for what the next call reads: this tile is `height` rows high.
+    ///
+    /// # Safety
+    /// As [`Simd`].
+    unsafe fn prefetch_next<S: Simd>(self, height: usize);
+}
+
+#[derive(Clone, Copy)]
+struct LeftRows {
+    at: *const f32,
+    stride: usize,
+}
+
+impl LeftOperand for LeftRows {
+    const RIGHT_IN_PLACE: bool = false;
+    #[inline(always)]
+    unsafe fn element(self, i: usize) -> f32 {
+        // SAFETY: the caller's contract.
+        unsafe { *self.at.wrapping_add(i.wrapping_mul(self.stride)) }
+    }
+    #[inline(always)]
+    fn advance(self) -> LeftRows {
+        LeftRows { at: self.at.wrapping_add(1), ..self }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_next<S: Simd>(self, height: usize) {
+        // The rows of the next tile at the same depth. Only to the second level: the first is full with the panel.
+        let mut next = self.at.wrapping_add(height.wrapping_mul(self.stride));
+        for _ in 0..height {
+            // SAFETY: the caller's contract.
+            unsafe { S::prefetch_far(next) };
+            next = next.wrapping_add(self.stride);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct LeftColumns {
+    at: *const f32,
+    stride: usize,
+}
+
+impl LeftOperand for LeftColumns {
+    const RIGHT_IN_PLACE: bool = true;
+    #[inline(always)]
+    unsafe fn element(self, i: usize) -> f32 {
+        // SAFETY: the caller's contract.
+        unsafe { *self.at.wrapping_add(i) }
+    }
+    #[inline(always)]
+    fn advance(self) -> LeftColumns {
+        LeftColumns { at: self.at.wrapping_add(self.stride), ..self }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_next<S: Simd>(self, _: usize) {}
+}
+
+struct Tile<L, const MR: usize, const NV: usize> {
+    left: L,
+    right: RightPanel,
+    depth: usize,
+    store: Store,
+}
+
+impl<L: LeftOperand, const MR: usize, const NV: usize> VectorTask for Tile<L, MR, NV> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Tile { left, right, depth, store } = self;
+        // SAFETY: the contract of `run`.
+        unsafe {
+            prefetch_output::<S, MR, NV>(store);
+            let sums = sums::<S, L, MR, NV>(left, right, depth);
+            if store.cols == NV * S::LANES {
+                put::<S, MR, NV>(sums, [S::LANES; NV], store);
+            } else {
+                let lanes = std::array::from_fn(|j| store.cols.saturating_sub(j * S::LANES).min(S::LANES));
+                put::<S, MR, NV>(sums, lanes, store);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn sums<S: Simd, L: LeftOperand, const MR: usize, const NV: usize>(
+    mut left: L,
+    right: RightPanel,
+    depth: usize,
+) -> [[S::V; NV]; MR] {
+    // SAFETY: the caller's contract: `depth` steps are taken in all.
+    unsafe {
+        let mut sums = [[S::splat(0.0); NV]; MR];
+        let mut at = right.at;
+        let next_block = depth.wrapping_mul(right.stride);
+        let (mut lines, rest) = (depth / LINE, depth % LINE);
+        while lines > 0 {
+            left.prefetch_next::<S>(MR);
+            for _ in 0..LINE {
+                step::<S, L, MR, NV>(left, at, next_block, &mut sums);
+                (left, at) = (left.advance(), at.wrapping_add(right.stride));
+            }
+            lines -= 1;
+        }
+        for _ in 0..rest {
+            step::<S, L, MR, NV>(left, at, next_block, &mut sums);
+            (left, at) = (left.advance(), at.wrapping_add(right.stride));
+        }
+        sums
+    }
+}
+
+#[inline(always)]
+unsafe fn step<S: Simd, L: LeftOperand, const MR: usize, const NV: usize>(
+    left: L,
+    right: *const f32,
+    next_block: usize,
+    sums: &mut [[S::V; NV]; MR],
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut columns = [S::splat(0.0); NV];
+        for j in 0..NV {
+            let at = right.wrapping_add(j * S::LANES);
+            if L::RIGHT_IN_PLACE {
+                S::prefetch_far(at.wrapping_add(next_block));
+            }
+            columns[j] = S::load(at);
+        }
+        for i in 0..MR {
+            let x = S::splat(left.element(i));
+            for j in 0..NV {
+                sums[i][j] = S::fma(x, columns[j], sums[i][j]);
+            }
+        }
+    }
+}
+
+/// Asks for the output's lines while the sums are made: a store to a line that is far away holds up the tiles after it.
+#[inline(always)]
+unsafe fn prefetch_output<S: Simd, const MR: usize, const NV: usize>(store: Store) {
+    let (mut row, stride) = if store.first && store.last {
+        (store.output, store.output_stride)
+    } else {
+        (store.partial, store.partial_stride)
+    };
+    for _ in 0..MR {
+        for j in 0..NV {
+            // SAFETY: the caller's contract.
+            unsafe { S::prefetch(row.wrapping_add(j * S::LANES)) };
+        }
+        row = row.wrapping_add(stride);
+    }
+}
+
+#[inline(always)]
+unsafe fn put<S: Simd, const MR: usize, const NV: usize>(sums: [[S::V; NV]; MR], lanes: [usize; NV], store: Store) {
+    // SAFETY: the caller's contract; `lanes` end at `store.cols`.
+    unsafe {
+        let alpha = S::splat(store.alpha);
+        let (mut partial_row, mut output_row) = (store.partial, store.output);
+        for i in 0..MR {
+            for j in 0..NV {
+                let partial = partial_row.wrapping_add(j * S::LANES);
+                let output = output_row.wrapping_add(j * S::LANES);
+                let mut sum = sums[i][j];
+                if !store.first {
+                    sum = S::add(load_lanes::<S>(partial, lanes[j]), sum);
+                }
+                if !store.last {
+                    store_lanes::<S>(partial, sum, lanes[j]);
+                } else if store.add {
+                    store_lanes::<S>(output, S::fma(alpha, sum, load_lanes::<S>(output, lanes[j])), lanes[j]);
+                } else {
+                    store_lanes::<S>(output, S::mul(alpha, sum), lanes[j]);
+                }
+            }
+            partial_row = partial_row.wrapping_add(store.partial_stride);
+            output_row = output_row.wrapping_add(store.output_stride);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load_lanes<S: Simd>(from: *const f32, lanes: usize) -> S::V {
+    // SAFETY: the caller's contract.
+    unsafe { if lanes == S::LANES { S::load(from) } else { S::load_partial(from, lanes) } }
+}
+
+#[inline(always)]
+unsafe fn store_lanes<S: Simd>(to: *mut f32, v: S::V, lanes: usize) {
+    // SAFETY: the caller's contract.
+    unsafe { if lanes == S::LANES { S::store(to, v) } else { S::store_partial(to, v, lanes) } }
+}

@@ -1,0 +1,264 @@
+//! The products in f32 on vectors, cut into tasks.
+//!
+//! A task is a range of rows by a range of columns. It walks the depth in blocks, packs the right operand's panel of a block
+//! into the first-level cache ([`pack`]) and runs the tiles of its rows against it ([`microkernel`]): [`block`] for a layer and
+//! its input's gradient, [`outer`] for an adapter's own gradient.
+
+mod block;
+mod microkernel;
+mod outer;
+mod pack;
+
+use super::scratch::{Scratch, with_scratch};
+use super::stack::{add_biases, columns};
+use super::{Order, Right, Values};
+use crate::cpu::threads::blocks::rows_per_block;
+use crate::cpu::vectors::{Simd, VectorTask};
+use crate::cpu::{Cpu, Isa};
+use crate::device::Widened;
+use crate::gemm::{Accumulate, Dw, Dx, Forward, LowRank, StackDx, StackForward};
+use crate::{Columns, Device, Precision, Result, SliceMut};
+use block::Block;
+use outer::OuterSum;
+use std::ops::Range;
+
+/// Largest depth of a packed panel: 288 x 32 floats are 36 KiB of a first-level cache of 48 (AVX-512), 288 x 16 are 18 of 32,
+/// 288 x 8 are 9 (NEON).
+const DEPTH_BLOCK: usize = 288;
+/// 512 rows x 288 floats of the left operand are 576 KiB: they stay in the second-level cache while the panels pass.
+const ROWS_PER_TASK: usize = 512;
+/// 512 rows x 256 columns of partial sums are 512 KiB, beside the left operand.
+const COLS_PER_TASK: usize = 256;
+/// Enough tasks for each thread that one which loses its core for a while does not make the others wait.
+const TASKS_PER_THREAD: usize = 4;
+/// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
+const PARALLEL_WORK: usize = 1 << 20;
+
+pub(super) fn forward(call: Forward<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let Forward { m, n, k, alpha, x, w, y, accumulate, precision } = call;
+    let x = cpu.widened(device, x)?;
+    cpu.in_f32(device, y, accumulate == Accumulate::Add, |y| {
+        let output = Output { at: y.as_mut_ptr(), stride: n };
+        let right = Right { values: Values::of(w), order: Order::Columns };
+        Product { rows: m, cols: n, depth: k, alpha, accumulate, precision, left: x.as_ptr(), right, output }.run(cpu);
+        Ok(())
+    })
+}
+
+pub(super) fn dx(call: Dx<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let Dx { m, n, k, alpha, dy, w, dx, accumulate, precision } = call;
+    let right = Right { values: Values::of(w), order: Order::Rows };
+    let dy = dense(device, cpu, dy, n)?;
+    cpu.in_f32(device, dx, accumulate == Accumulate::Add, |dx| {
+        let output = Output { at: dx.as_mut_ptr(), stride: k };
+        Product { rows: m, cols: k, depth: n, alpha, accumulate, precision, left: dy.as_ptr(), right, output }.run(cpu);
+        Ok(())
+    })
+}
+
+pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let Dw { m, n, k, alpha, dy, x, dw, accumulate, precision } = call;
+    let (dy, x) = (dense(device, cpu, dy, n)?, cpu.widened(device, x)?);
+    // the narrow side first
+    let turned = k < n;
+    let [(rows, left), (cols, right)] = if turned { [(k, &*x), (n, &*dy)] } else { [(n, &*dy), (k, &*x)] };
+    let output = dw.cpu().as_mut_ptr();
+    OuterSum { depth: m, rows, cols, alpha, accumulate, precision, left, right, output, turned }.run(cpu);
+    Ok(())
+}
+
+/// A run of a stack.
+pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let StackForward { m, k, x, pieces, y, residual, precision } = call;
+    let cols = columns(pieces);
+    let x = cpu.widened(device, x)?;
+    cpu.in_f32(device, y, false, |y| {
+        if let Some(residual) = residual {
+            device.copy(residual, SliceMut::of_cpu(y));
+        }
+        let accumulate = if residual.is_some() { Accumulate::Add } else { Accumulate::Set };
+        let mut first = 0;
+        for piece in pieces.iter_mut() {
+            let output = Output { at: y.as_mut_ptr().wrapping_add(first), stride: cols };
+            first += piece.n;
+            let by_columns = |w| Right { values: w, order: Order::Columns };
+            let product = |depth, left, right, output, cols, alpha, accumulate| {
+                Product { rows: m, cols, depth, alpha, accumulate, precision, left, right, output }.run(cpu);
+            };
+            product(k, x.as_ptr(), by_columns(Values::of(piece.w)), output, piece.n, 1.0, accumulate);
+            if let Some(LowRank { rank, scaling, a, b, x: own_x, u, .. }) = piece.updates.first_mut() {
+                let u = u.reborrow().cpu().as_mut_ptr();
+                let inner = Output { at: u, stride: *rank };
+                let own_x = own_x.map(|x| cpu.widened(device, x)).transpose()?;
+                let x = own_x.as_ref().unwrap_or(&x);
+                product(k, x.as_ptr(), by_columns(Values::F32(a.cpu())), inner, *rank, 1.0, Accumulate::Set);
+                product(*rank, u, by_columns(Values::F32(b.cpu())), output, piece.n, *scaling, Accumulate::Add);
+            }
+        }
+        add_biases(pieces, cols, y, cpu);
+        Ok(())
+    })
+}
+
+/// A run of a stack.
+pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
+    let StackDx { m, k, dy, pieces, dx, precision } = call;
+    let cols = columns(pieces);
+    cpu.in_f32(device, dx, false, |dx| {
+        let output = Output { at: dx.as_mut_ptr(), stride: k };
+        let mut first = 0;
+        let mut accumulate = Accumulate::Set;
+        for piece in pieces.iter_mut() {
+            let n = piece.n;
+            let dy = dense(device, cpu, Columns { values: dy, first, stride: cols }, n)?;
+            first += n;
+            let rows = |w| Right { values: w, order: Order::Rows };
+            let product = |depth, left, right, output, cols, alpha, accumulate| {
+                Product { rows: m, cols, depth, alpha, accumulate, precision, left, right, output }.run(cpu);
+            };
+            product(n, dy.as_ptr(), rows(Values::of(piece.w)), output, k, 1.0, accumulate);
+            accumulate = Accumulate::Add;
+            if let Some(LowRank { rank, scaling, a, b, u: du, .. }) = piece.updates.first_mut() {
+                let du = du.reborrow().cpu().as_mut_ptr();
+                let inner = Output { at: du, stride: *rank };
+                product(n, dy.as_ptr(), rows(Values::F32(b.cpu())), inner, *rank, *scaling, Accumulate::Set);
+                product(*rank, du, rows(Values::F32(a.cpu())), output, k, 1.0, Accumulate::Add);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Bytes that a product packs into on `threads` threads.
+pub(super) fn packed_bytes(threads: usize, precision: Precision, [rows, cols, depth]: [usize; 3]) -> usize {
+    // a right operand that stays packed meets a tile of rows at a time, others a task's rows
+    let resident = depth * cols.min(COLS_PER_TASK) <= block::RESIDENT;
+    let rows = rows.min(if resident { 16 } else { ROWS_PER_TASK });
+    let left = if precision == Precision::Bf16 { rows * depth.min(DEPTH_BLOCK) } else { 0 };
+    let right = (depth * cols).min(block::RESIDENT);
+    let partial = rows.min(64) * cols.min(COLS_PER_TASK);
+    threads * (left + right + partial) * size_of::<f32>()
+}
+
+/// Columns of a matrix as a matrix of their own, in f32: in place, or copied.
+fn dense<'a>(device: &Device, cpu: &Cpu, columns: Columns<'a>, n: usize) -> Result<Widened<'a>> {
+    let Columns { values, first, stride } = columns;
+    if n == stride {
+        return cpu.widened(device, values);
+    }
+    let values = cpu.widened(device, values)?;
+    let mut copy = device.alloc("gemm.columns", values.len() / stride * n)?;
+    if n > 0 {
+        let block = rows_per_block(stride);
+        let blocks = values.chunks(block * stride).zip(copy.view_mut().cpu().chunks_mut(block * n));
+        cpu.for_each_block(blocks, |(from, to)| {
+            for (from, to) in from.chunks_exact(stride).zip(to.chunks_exact_mut(n)) {
+                to.copy_from_slice(&from[first..first + n]);
+            }
+        });
+    }
+    Ok(Widened::Copy(copy))
+}
+
+/// `output[rows, cols] (+)= alpha * left[rows, depth] · right[depth, cols]`
+struct Product<'a> {
+    rows: usize,
+    cols: usize,
+    depth: usize,
+    alpha: f32,
+    accumulate: Accumulate,
+    precision: Precision,
+    /// `[rows, depth]`. A pointer, because an update reads what has just been written.
+    left: *const f32,
+    right: Right<'a>,
+    output: Output,
+}
+
+// SAFETY: tasks read operands that nobody writes meanwhile, and write the output, see `Output`.
+unsafe impl Sync for Product<'_> {}
+
+/// Where the output starts. Every task writes its own rows and columns of it.
+#[derive(Clone, Copy)]
+struct Output {
+    at: *mut f32,
+    /// Elements from row to row.
+    stride: usize,
+}
+// SAFETY: tasks write disjoint elements, and the caller's exclusive borrow outlives them all.
+unsafe impl Sync for Output {}
+
+impl Product<'_> {
+    fn run(&self, cpu: &Cpu) {
+        run_tasks(cpu, [self.rows, self.cols, self.depth], |rows, cols, scratch| {
+            cpu.isa().dispatch(Block { product: self, rows, cols, scratch })
+        });
+    }
+
+    /// The depth in blocks: as many as needed, nearly equal, multiples of 32 (whole vectors of 16-bit weights).
+    fn depth_blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let depth = self.depth;
+        let blocks = depth.div_ceil(DEPTH_BLOCK).max(1);
+        let size = depth.div_ceil(blocks).next_multiple_of(32);
+        (0..blocks).map(move |block| block * size..((block + 1) * size).min(depth))
+    }
+
+    /// # Safety
+    /// As [`pack::right_panels`].
+    #[inline(always)]
+    unsafe fn pack<S: Simd>(&self, depth: Range<usize>, cols: Range<usize>, panels: *mut f32) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            pack::right_panels::<S>(self.right, [self.depth, self.cols], depth, cols, self.precision, panels);
+        }
+    }
+}
+
+/// Cuts an output into tasks and runs them: `task(rows, cols, scratch)`, the columns starting at a panel's first.
+fn run_tasks(
+    cpu: &Cpu,
+    [rows, cols, depth]: [usize; 3],
+    task: impl Fn(Range<usize>, Range<usize>, &mut Scratch) + Sync,
+) {
+    if rows == 0 || cols == 0 {
+        return;
+    }
+    let work = (rows + 16).saturating_mul(cols).saturating_mul(depth);
+    let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
+    let [rows_per_task, cols_per_task] = task_size(cpu.isa(), threads, rows, cols);
+    let col_tasks = cols.div_ceil(cols_per_task);
+    let tasks = rows.div_ceil(rows_per_task) * col_tasks;
+    // neighbours share their rows, which stay in the second-level cache of the thread that runs both
+    let run_task = |index: usize| {
+        let (row, col) = (index / col_tasks * rows_per_task, index % col_tasks * cols_per_task);
+        let (rows, cols) = (row..(row + rows_per_task).min(rows), col..(col + cols_per_task).min(cols));
+        with_scratch(|scratch| task(rows, cols, scratch));
+    };
+    if threads == 1 {
+        (0..tasks).for_each(run_task);
+    } else {
+        cpu.parallel(tasks, |_, number| run_task(number));
+    }
+}
+
+/// Rows and columns of a task. Columns are split before rows, because a task packs the panels of its columns itself.
+fn task_size(isa: Isa, threads: usize, rows: usize, cols: usize) -> [usize; 2] {
+    let [tile_rows, tile_cols] = isa.dispatch(TileSize);
+    let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
+    let panels = cols.div_ceil(tile_cols);
+    let mut row_tasks = rows.div_ceil(ROWS_PER_TASK);
+    let col_tasks = wanted.div_ceil(row_tasks).clamp(cols.div_ceil(COLS_PER_TASK), panels);
+    // too few columns for all threads: rows too, but not fewer than 4 tiles of them
+    row_tasks = row_tasks.max(wanted.div_ceil(col_tasks).min(rows.div_ceil(4 * tile_rows)));
+    [rows.div_ceil(row_tasks).next_multiple_of(tile_rows), panels.div_ceil(col_tasks) * tile_cols]
+}
+
+/// Rows and columns of the full tile.
+struct TileSize;
+
+impl VectorTask for TileSize {
+    type Output = [usize; 2];
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> [usize; 2] {
+        [microkernel::tile_rows::<S>(usize::MAX), microkernel::TILE_VECTORS * S::LANES]
+    }
+}

@@ -1,0 +1,193 @@
+//! Operands rearranged for the microkernel: widened to f32, and rounded to bf16 where the precision says so.
+
+use super::microkernel::TILE_VECTORS;
+use crate::Precision;
+use crate::cpu::vectors::Simd;
+use crate::gemm::cpu::{Order, Right, Values};
+use half::{bf16, f16};
+use std::ops::Range;
+
+/// Packs a block of the right operand into panels of [`panel_cols`] columns, one after the other, each `[depth, width]`: the
+/// last one is as wide as [`panel_width`] says. Lanes beyond `cols` hold values that no output takes.
+///
+/// # Safety
+/// As [`Simd`]; the ranges are within `right`, which is `[all_depth, all_cols]`, and `panels` holds the panels.
+#[inline(always)]
+pub(super) unsafe fn right_panels<S: Simd>(
+    right: Right<'_>,
+    [all_depth, all_cols]: [usize; 2],
+    depth: Range<usize>,
+    cols: Range<usize>,
+    precision: Precision,
+    panels: *mut f32,
+) {
+    let len = packed_len::<S>(depth.len(), cols.len());
+    let Right { values, order } = right;
+    // SAFETY: the caller's contract.
+    unsafe {
+        match (values, order) {
+            (Values::F32(w), Order::Rows) => copied::<S, f32>(w, all_cols, depth, cols, panels),
+            (Values::F16(w), Order::Rows) => copied::<S, f16>(w, all_cols, depth, cols, panels),
+            (Values::Bf16(w), Order::Rows) => copied::<S, bf16>(w, all_cols, depth, cols, panels),
+            (Values::F32(w), Order::Columns) => transposed::<S, f32>(w, all_depth, depth, cols, panels),
+            (Values::F16(w), Order::Columns) => transposed::<S, f16>(w, all_depth, depth, cols, panels),
+            (Values::Bf16(w), Order::Columns) => transposed::<S, bf16>(w, all_depth, depth, cols, panels),
+        }
+        if precision == Precision::Bf16 && !matches!(values, Values::Bf16(_)) {
+            for at in (0..len).step_by(S::LANES) {
+                S::store(panels.add(at), S::round_to_bf16(S::load(panels.add(at))));
+            }
+        }
+    }
+}
+
+/// Columns of a full panel.
+#[inline(always)]
+pub(super) fn panel_cols<S: Simd>() -> usize {
+    TILE_VECTORS * S::LANES
+}
+
+/// Floats in a row of the panel that holds `cols` columns: one vector if that is enough.
+#[inline(always)]
+pub(super) fn panel_width<S: Simd>(cols: usize) -> usize {
+    if cols > S::LANES { TILE_VECTORS * S::LANES } else { S::LANES }
+}
+
+/// Floats that [`right_panels`] writes.
+#[inline(always)]
+pub(super) fn packed_len<S: Simd>(depth: usize, cols: usize) -> usize {
+    depth * cols.next_multiple_of(S::LANES)
+}
+
+/// Copies a block of a `[_, all_cols]` matrix to rows that are `stride` apart, rounded to bf16 where the precision says so.
+///
+/// # Safety
+/// As [`Simd`]; the ranges are within `from`, and `to` holds the copy.
+#[inline(always)]
+pub(super) unsafe fn copied_rows<S: Simd>(
+    from: &[f32],
+    all_cols: usize,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    precision: Precision,
+    to: *mut f32,
+    stride: usize,
+) {
+    for (i, row) in rows.enumerate() {
+        for first in (0..cols.len()).step_by(S::LANES) {
+            let lanes = S::LANES.min(cols.len() - first);
+            // SAFETY: the caller's contract.
+            unsafe {
+                let v = S::load_partial(from.as_ptr().add(row * all_cols + cols.start + first), lanes);
+                let v = if precision == Precision::Bf16 { S::round_to_bf16(v) } else { v };
+                S::store_partial(to.add(i * stride + first), v, lanes);
+            }
+        }
+    }
+}
+
+/// Elements from row to row of a copy: whole cache lines, an odd number of them, so that rows start in different sets.
+pub(super) fn copied_stride(depth: usize) -> usize {
+    16 * (depth.div_ceil(16) | 1)
+}
+
+/// A format that weights are stored in.
+trait Stored: Copy {
+    /// Depth of the block that `transpose` takes, in vectors.
+    const BLOCK: usize;
+    fn widen(self) -> f32;
+    /// # Safety
+    /// As [`Simd`].
+    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
+    /// # Safety
+    /// As [`Simd::transpose_f32`].
+    unsafe fn transpose<S: Simd>(from: *const Self, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
+}
+
+macro_rules! stored {
+    ($t:ty, $block:literal, $widen:expr, $load:ident, $transpose:ident) => {
+        impl Stored for $t {
+            const BLOCK: usize = $block;
+            #[inline(always)]
+            fn widen(self) -> f32 {
+                $widen(self)
+            }
+            #[inline(always)]
+            unsafe fn load<S: Simd>(from: *const $t) -> S::V {
+                // SAFETY: the caller's contract.
+                unsafe { S::$load(from) }
+            }
+            #[inline(always)]
+            unsafe fn transpose<S: Simd>(from: *const $t, stride: usize, last: usize, to: *mut f32, to_stride: usize) {
+                // SAFETY: the caller's contract.
+                unsafe { S::$transpose(from, stride, last, to, to_stride) }
+            }
+        }
+    };
+}
+stored!(f32, 1, |x| x, load, transpose_f32);
+stored!(f16, 2, f16::to_f32, load_f16, transpose_f16);
+stored!(bf16, 2, bf16::to_f32, load_bf16, transpose_bf16);
+
+/// From `[depth, all_cols]`: row after row, so that memory is read in its order.
+#[inline(always)]
+unsafe fn copied<S: Simd, T: Stored>(
+    w: &[T],
+    all_cols: usize,
+    depth: Range<usize>,
+    cols: Range<usize>,
+    panels: *mut f32,
+) {
+    for (p, place) in depth.clone().enumerate() {
+        for first in (0..cols.len()).step_by(panel_cols::<S>()) {
+            let used = (cols.len() - first).min(panel_cols::<S>());
+            let width = panel_width::<S>(used);
+            // SAFETY: the caller's contract: `place * all_cols + cols.end` is within w, the row within the panel.
+            unsafe {
+                let from = w.as_ptr().add(place * all_cols + cols.start + first);
+                let to = panels.add(first * depth.len() + p * width);
+                if used == width {
+                    for j in (0..width).step_by(S::LANES) {
+                        S::store(to.add(j), T::load::<S>(from.add(j)));
+                    }
+                } else {
+                    for j in 0..used {
+                        *to.add(j) = (*from.add(j)).widen();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// From `[cols, all_depth]`: LANES columns at a time.
+#[inline(always)]
+unsafe fn transposed<S: Simd, T: Stored>(
+    w: &[T],
+    all_depth: usize,
+    depth: Range<usize>,
+    cols: Range<usize>,
+    panels: *mut f32,
+) {
+    let step = T::BLOCK * S::LANES;
+    let whole = depth.len() / step * step;
+    for first in (0..cols.len()).step_by(S::LANES) {
+        let panel = first / panel_cols::<S>() * panel_cols::<S>();
+        let width = panel_width::<S>(cols.len() - panel);
+        let last = (cols.len() - first).min(S::LANES) - 1;
+        // SAFETY: rows up to `cols.start + first + last < cols.end` and places below `depth.end` are within w; the lanes
+        // `first .. first + LANES` of the panel's `depth.len()` rows within the panel.
+        unsafe {
+            let from = w.as_ptr().add((cols.start + first) * all_depth + depth.start);
+            let to = panels.add(panel * depth.len() + (first - panel));
+            for p in (0..whole).step_by(step) {
+                T::transpose::<S>(from.add(p), all_depth, last, to.add(p * width), width);
+            }
+            for i in 0..=last {
+                for p in whole..depth.len() {
+                    *to.add(p * width + i) = (*from.add(i * all_depth + p)).widen();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Log-probs of targets on the processor, on vectors or on the unit that multiplies bf16: blocks of the vocabulary by the matrix
+//! product, then one pass of the online softmax.
+//!
+//! A block's columns are walked in the same order whatever the rows beside it, so the bits of a row do not depend on its
+//! neighbours, nor on the number of threads.
+
+#[cfg_attr(not(target_arch = "x86_64"), path = "unit/absent.rs")]
+mod unit;
+mod vectors;
+
+pub(super) use vectors::packed;
+
+use super::{Backward, Extras, Forward};
+use crate::Precision;
+use crate::cpu::Cpu;
+use crate::cpu::unit::Unit;
+use crate::cpu::vectors::Simd;
+use crate::{Device, FloatDtype, Result, ScratchBytes, SliceMut};
+
+pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
+    match unit(cpu, call.precision) {
+        Some(unit) => unit::forward(device, cpu, unit, call),
+        None => vectors::forward(device, cpu, call),
+    }
+}
+
+pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
+    match unit(cpu, call.precision) {
+        Some(unit) => unit::backward(cpu, unit, call),
+        None => vectors::backward(device, cpu, call),
+    }
+}
+
+/// What multiplies operands of bf16, if the products are of such.
+fn unit(cpu: &Cpu, precision: Precision) -> Option<Unit> {
+    cpu.isa().unit().filter(|_| precision == Precision::Bf16)
+}
+
+/// What [`forward`], with or without extras, and [`backward`] take while they run.
+pub(super) fn scratch(
+    cpu: &Cpu,
+    precision: Precision,
+    dtype: FloatDtype,
+    rows: usize,
+    [vocab_size, hidden_size]: [usize; 2],
+) -> ScratchBytes {
+    if unit(cpu, precision).is_some() {
+        // packed rows in bf16, and for each thread some panels of weights and gradients of its rows
+        let threads = cpu.threads() * (1 << 20);
+        return ScratchBytes { forward: 2 * rows * hidden_size + threads, backward: threads };
+    }
+    vectors::scratch(dtype, rows, [vocab_size, hidden_size])
+}
+
+/// The online softmax of one row over the blocks of the vocabulary seen so far.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    max: f32,
+    /// `Σ e`, `e = exp(z - max)`
+    sum: f32,
+    /// `Σ e (z - max)`, for the entropy
+    weighted: f32,
+    /// `Σ e²`, for the log-sum-exp of twice the logits
+    sum_of_squares: f32,
+    /// The target's logit, once its block has been seen
+    target: f32,
+}
+
+impl Running {
+    const EMPTY: Running =
+        Running { max: f32::NEG_INFINITY, sum: 0.0, weighted: 0.0, sum_of_squares: 0.0, target: f32::NAN };
+
+    /// Adds a block, given with its own maximum.
+    fn add(&mut self, block: Running) {
+        if self.max == f32::NEG_INFINITY {
+            *self = Running { target: self.target, ..block };
+            return;
+        }
+        let max = if block.max > self.max { block.max } else { self.max };
+        let (before, after) = (self.rescaled(max), block.rescaled(max));
+        self.max = max;
+        self.sum = before.sum + after.sum;
+        self.weighted = before.weighted + after.weighted;
+        self.sum_of_squares = before.sum_of_squares + after.sum_of_squares;
+    }
+
+    /// The same sums relative to a maximum that is at least as large.
+    fn rescaled(&self, max: f32) -> Running {
+        let by = self.max - max;
+        let factor = by.exp();
+        Running {
+            max,
+            sum: self.sum * factor,
+            // factor 0 stands for a block that no longer counts, whatever its distance
+            weighted: if factor == 0.0 { 0.0 } else { factor * (self.weighted + by * self.sum) },
+            sum_of_squares: self.sum_of_squares * factor * factor,
+            target: self.target,
+        }
+    }
+}
+
+/// The softmax of one row over the whole vocabulary.
+struct Total {
+    max: f32,
+    sum: f64,
+    weighted: f64,
+    sum_of_squares: f64,
+    target: f32,
+}
+
+impl From<&Running> for Total {
+    fn from(all: &Running) -> Total {
+        let &Running { max, sum, weighted, sum_of_squares, target } = all;
+        let [sum, weighted, sum_of_squares] = [sum, weighted, sum_of_squares].map(f64::from);
+        Total { max, sum, weighted, sum_of_squares, target }
+    }
+}
+
+/// From products to logits: `z = cap * tanh(u / cap) / temperature`, or `u / temperature`.
+#[derive(Debug, Clone, Copy)]
+struct Logit {
+    cap: Option<f32>,
+    temperature: f32,
+}
+
+impl Logit {
+    fn is_product(self) -> bool {
+        self.cap.is_none() && self.temperature == 1.0
+    }
+
+    /// # Safety
+    /// As [`Simd`].
+    #[inline(always)]
+    unsafe fn of<S: Simd>(self, u: S::V) -> S::V {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let capped = match self.cap {
+                Some(cap) => S::mul(S::tanh(S::div(u, S::splat(cap))), S::splat(cap)),
+                None => u,
+            };
+            if self.temperature == 1.0 { capped } else { S::div(capped, S::splat(self.temperature)) }
+        }
+    }
+
+    /// `dz/du`, of a logit.
+    fn slope(self, z: f32) -> f32 {
+        let t = self.cap.map_or(0.0, |cap| z * self.temperature / cap);
+        (1.0 - t * t) / self.temperature
+    }
+}
+
+/// What [`Forward`] gives, a row at a time.
+struct Outputs<'a> {
+    logps: &'a mut [f32],
+    lse: &'a mut [f32],
+    /// Entropy, whether the target is the largest, log-sum-exp of twice the logits
+    extras: Option<[&'a mut [f32]; 3]>,
+}
+
+impl<'a> Outputs<'a> {
+    fn new(logps: SliceMut<'a, f32>, lse: SliceMut<'a, f32>, extras: Option<Extras<'a>>) -> Outputs<'a> {
+        let extras =
+            extras.map(|extras| [extras.entropy, extras.target_is_argmax, extras.lse_of_twice].map(SliceMut::cpu));
+        Outputs { logps: logps.cpu(), lse: lse.cpu(), extras }
+    }
+
+    /// 0 where nothing is scored.
+    fn set(&mut self, row: usize, scored: bool, total: &Total) {
+        let value = |x: f64| if scored { x as f32 } else { 0.0 };
+        let (max, log_sum) = (f64::from(total.max), total.sum.ln());
+        self.lse[row] = value(max + log_sum);
+        self.logps[row] = value(f64::from(total.target) - max - log_sum);
+        if let Some([entropy, argmax, lse_of_twice]) = &mut self.extras {
+            // rounding can push the entropy of a one-hot row below 0
+            entropy[row] = value((log_sum - total.weighted / total.sum).max(0.0));
+            argmax[row] = value(if total.target < total.max { 0.0 } else { 1.0 });
+            lse_of_twice[row] = value(2.0 * max + total.sum_of_squares.ln());
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! There is no unit: see `crate::cpu::unit`.
+
+use crate::cpu::Cpu;
+use crate::cpu::unit::Unit;
+use crate::token_logps::{Backward, Forward};
+use crate::{Device, Result};
+
+pub(super) fn forward(_: &Device, _: &Cpu, unit: Unit, _: Forward<'_>) -> Result<()> {
+    match unit {}
+}
+
+pub(super) fn backward(_: &Cpu, unit: Unit, _: Backward<'_>) -> Result<()> {
+    match unit {}
+}

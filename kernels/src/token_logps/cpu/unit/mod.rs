@@ -1,0 +1,612 @@
+//! Log-probs of targets on the unit that multiplies bf16: logits live in a block of sums, and are gone when their softmax has
+//! read them.
+//!
+//! The forward pass hands out chunks of the vocabulary: each is packed once and meets all rows, which leave their maximum and
+//! sum over it; a row's chunks are then added in their order. The backward pass hands out blocks of rows, whose gradients stay
+//! in the second-level cache while the vocabulary passes in both directions. So neither the other rows nor the threads show in
+//! a row's bits.
+
+use super::{Logit, Outputs, Running, Total};
+use crate::cpu::Cpu;
+use crate::cpu::threads::tasks::Disjoint;
+use crate::cpu::unit::Unit;
+use crate::cpu::unit::block_sum::{BLOCK, STEP_BYTES, STEP_DEPTH, Step, Sums};
+use crate::cpu::unit::pack::{self, Element, Matrix, Role, panel_bytes};
+use crate::cpu::unit::vector::{exp, rounded};
+use crate::cpu::vectors::Simd;
+use crate::cpu::vectors::pointwise::{Map, Pointwise};
+use crate::token_logps::{Backward, Forward};
+use crate::{Device, FloatSlice, FloatSliceMut, IGNORE, Result, WeightSlice};
+use half::bf16;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Panels of 32 tokens whose logits are made before the softmax reads them.
+const PANELS: usize = 4;
+/// Tokens of a chunk of the forward pass.
+const CHUNK: usize = 512;
+/// Tokens of a chunk of the backward pass: packed in both directions beside the rows' gradients, it stays in the second-level
+/// cache.
+const BACKWARD_CHUNK: usize = 256;
+/// Rows of a task of the backward pass at most, in panels.
+const ROW_PANELS: usize = 8;
+/// Bytes of the packed rows of a task of the backward pass, and of a pass of the forward one.
+const ROWS_BYTES: usize = 600 << 10;
+const FORWARD_ROWS_BYTES: usize = 8 << 20;
+
+/// The operands of both passes.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    unit: Unit,
+    hidden_size: usize,
+    vocab_size: usize,
+    hidden_states: FloatSlice<'a>,
+    lm_head: WeightSlice<'a>,
+    targets: &'a [u32],
+    logit: Logit,
+}
+
+impl Head<'_> {
+    fn panel_bytes(&self) -> usize {
+        panel_bytes(self.hidden_size, 1)
+    }
+
+    /// Steps over the hidden size, and one more.
+    fn steps(&self) -> Vec<Step> {
+        consecutive(self.hidden_size.div_ceil(STEP_DEPTH))
+    }
+
+    /// Packs row panels of the hidden states.
+    ///
+    /// # Safety
+    /// The unit is there, the panels hold rows, and `to` holds them at a multiple of 64 bytes.
+    unsafe fn pack_rows(&self, panels: Range<usize>, to: *mut u8) {
+        let (side, depth) = (self.targets.len(), self.hidden_size);
+        // SAFETY: the caller's contract; the contract of the call checked the lengths.
+        unsafe {
+            match self.hidden_states {
+                FloatSlice::F32(x) => {
+                    let at = x.cpu().as_ptr();
+                    pack::along_depth::<f32, 1>(Matrix { at, stride: depth, side, depth }, Role::Left, panels, to);
+                }
+                FloatSlice::Bf16(x) => {
+                    let at = x.cpu().as_ptr();
+                    pack::along_depth::<bf16, 1>(Matrix { at, stride: depth, side, depth }, Role::Left, panels, to);
+                }
+            }
+        }
+    }
+
+    /// Packs weights: `panels` of 32 tokens along the hidden size; or with `tokens` as the depth, all panels across it.
+    ///
+    /// # Safety
+    /// As [`Head::pack_rows`].
+    unsafe fn pack_weights(&self, part: Weights, to: *mut u8) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match self.lm_head {
+                WeightSlice::F32(w) => self.pack_weights_of(w.cpu(), part, to),
+                WeightSlice::F16(w) => self.pack_weights_of(w.cpu(), part, to),
+                WeightSlice::Bf16(w) => self.pack_weights_of(w.cpu(), part, to),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Head::pack_rows`].
+    unsafe fn pack_weights_of<E: Element>(&self, w: &[E], part: Weights, to: *mut u8) {
+        let hidden_size = self.hidden_size;
+        // SAFETY: the caller's contract.
+        unsafe {
+            match part {
+                Weights::Logits(panels) => {
+                    let (at, side) = (w.as_ptr(), self.vocab_size);
+                    let matrix = Matrix { at, stride: hidden_size, side, depth: hidden_size };
+                    pack::along_depth::<E, 1>(matrix, Role::Right, panels, to);
+                }
+                Weights::Gradients(tokens) => {
+                    let (at, depth) = (w[tokens.start * hidden_size..].as_ptr(), tokens.len());
+                    let matrix = Matrix { at, stride: hidden_size, side: hidden_size, depth };
+                    pack::across_depth::<E, 1>(matrix, Role::Right, 0..hidden_size.div_ceil(BLOCK), to);
+                }
+            }
+        }
+    }
+
+    /// One weight row, in f32.
+    fn weight_row(&self, token: usize, to: &mut [f32]) {
+        let row = token * self.hidden_size..(token + 1) * self.hidden_size;
+        match self.lm_head {
+            WeightSlice::F32(w) => to.copy_from_slice(&w.cpu()[row]),
+            WeightSlice::F16(w) => to.iter_mut().zip(&w.cpu()[row]).for_each(|(to, w)| *to = w.to_f32()),
+            WeightSlice::Bf16(w) => to.iter_mut().zip(&w.cpu()[row]).for_each(|(to, w)| *to = w.to_f32()),
+        }
+        // as the product rounds them
+        if let WeightSlice::F32(_) | WeightSlice::F16(_) = self.lm_head {
+            to.iter_mut().for_each(|w| *w = bf16::from_f32(*w).to_f32());
+        }
+    }
+}
+
+/// Which weights are packed, and how.
+enum Weights {
+    Logits(Range<usize>),
+    Gradients(Range<usize>),
+}
+
+/// Steps one after the other in both panels, and one more.
+fn consecutive(steps: usize) -> Vec<Step> {
+    (0..=steps).map(|step| Step { left: step % steps * STEP_BYTES, right: step % steps * STEP_BYTES }).collect()
+}
+
+/// Log-probs, log-sum-exps and the side outputs. The unit is there.
+pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>) -> Result<()> {
+    let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, .. } = call;
+    let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
+    let all_targets = call.targets.cpu();
+    let mut outputs = Outputs::new(call.logps, call.lse, call.extras);
+    let with_extras = outputs.extras.is_some();
+    let bytes = panel_bytes(hidden_size, 1);
+    let rows_per_pass = (FORWARD_ROWS_BYTES / bytes).max(1) * BLOCK;
+    let chunks = vocab_size.div_ceil(CHUNK);
+    for first_row in (0..rows).step_by(rows_per_pass) {
+        let block = first_row..rows.min(first_row + rows_per_pass);
+        let hidden_states = hidden_states.range(block.start * hidden_size..block.end * hidden_size);
+        let targets = &all_targets[block.clone()];
+        let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, logit };
+        let row_panels = block.len().div_ceil(BLOCK);
+        let mut packed = device.alloc::<f32>("token_logps.rows", row_panels * bytes / 4)?;
+        let packs = Disjoint::new(packed.view_mut().cpu());
+        cpu.for_each_task("token_logps.block", row_panels, 0, |panel, _| {
+            // SAFETY: each task has a panel of its own; the unit is there.
+            unsafe {
+                head.pack_rows(
+                    panel..panel + 1,
+                    packs.slice(panel * bytes / 4..(panel + 1) * bytes / 4).as_mut_ptr().cast(),
+                )
+            };
+        })?;
+        let mut parts = vec![Running::EMPTY; chunks * block.len()];
+        {
+            let (left, parts) = (packed.view().cpu(), Disjoint::new(&mut parts));
+            let len = ForwardScratch::len(row_panels, bytes, with_extras);
+            cpu.for_each_task("token_logps.block", chunks, len, |chunk, scratch| {
+                // SAFETY: each chunk has parts of its own; the unit is there.
+                unsafe {
+                    let parts = parts.slice(chunk * block.len()..(chunk + 1) * block.len());
+                    let scratch = ForwardScratch::new(scratch, row_panels, bytes, with_extras);
+                    head.chunk(cpu, chunk, left, scratch, parts);
+                }
+            })?;
+        }
+        for (i, row) in block.clone().enumerate() {
+            let parts = (0..chunks).map(|chunk| parts[chunk * block.len() + i]);
+            outputs.set(row, targets[i] != IGNORE, &Total::of(parts));
+        }
+    }
+    Ok(())
+}
+
+impl Total {
+    /// Adds parts of the vocabulary in their order.
+    fn of(parts: impl Iterator<Item = Running> + Clone) -> Total {
+        let max = parts.clone().fold(f32::NEG_INFINITY, |max, part| if part.max > max { part.max } else { max });
+        let mut total = Total { max, sum: 0.0, weighted: 0.0, sum_of_squares: 0.0, target: f32::NAN };
+        for part in parts {
+            let by = f64::from(part.max - max);
+            let factor = by.exp();
+            total.sum += f64::from(part.sum) * factor;
+            total.weighted +=
+                if factor == 0.0 { 0.0 } else { factor * (f64::from(part.weighted) + by * f64::from(part.sum)) };
+            total.sum_of_squares += f64::from(part.sum_of_squares) * factor * factor;
+            if !part.target.is_nan() {
+                total.target = part.target;
+            }
+        }
+        total
+    }
+}
+
+/// What a task of the forward pass needs.
+struct ForwardScratch<'a> {
+    /// Panels of weights
+    right: &'a mut [f32],
+    /// `[BLOCK, PANELS * 32]`: logits
+    z: &'a mut [f32],
+    /// `[rows, 16]`: a lane's maximum so far
+    max: &'a mut [f32],
+    /// `[rows, 16]`: its sum
+    sum: &'a mut [f32],
+    /// `[rows, 2, 16]`: its sums for the side outputs; empty without them
+    side: &'a mut [f32],
+}
+
+impl ForwardScratch<'_> {
+    fn len(row_panels: usize, bytes: usize, with_extras: bool) -> usize {
+        let lanes = if with_extras { 4 } else { 2 };
+        PANELS * bytes / 4 + BLOCK * PANELS * BLOCK + lanes * row_panels * BLOCK * 16
+    }
+
+    fn new(scratch: &mut [f32], row_panels: usize, bytes: usize, with_extras: bool) -> ForwardScratch<'_> {
+        let lanes = row_panels * BLOCK * 16;
+        let (right, rest) = scratch.split_at_mut(PANELS * bytes / 4);
+        let (z, rest) = rest.split_at_mut(BLOCK * PANELS * BLOCK);
+        let (max, rest) = rest.split_at_mut(lanes);
+        let (sum, rest) = rest.split_at_mut(lanes);
+        let side = &mut rest[..if with_extras { 2 * lanes } else { 0 }];
+        max.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        side.fill(0.0);
+        ForwardScratch { right, z, max, sum, side }
+    }
+}
+
+impl Pointwise<0, 1> for Logit {
+    const IN_PLACE: bool = true;
+    #[inline(always)]
+    unsafe fn apply<S: Simd>(&self, _: [S::V; 0], [u]: [S::V; 1]) -> [S::V; 1] {
+        // SAFETY: the caller's contract.
+        unsafe { [self.of::<S>(u)] }
+    }
+}
+
+impl Head<'_> {
+    /// All rows against one chunk of the vocabulary.
+    ///
+    /// # Safety
+    /// The unit is there; `left` holds the packed rows.
+    unsafe fn chunk(&self, cpu: &Cpu, chunk: usize, left: &[f32], scratch: ForwardScratch<'_>, parts: &mut [Running]) {
+        let ForwardScratch { right, z, max, sum, side } = scratch;
+        let (bytes, steps) = (self.panel_bytes(), self.steps());
+        // SAFETY: the thread runs a task of the unit.
+        unsafe { self.unit.configure() };
+        let tokens = chunk * CHUNK..self.vocab_size.min((chunk + 1) * CHUNK);
+        for first in tokens.clone().step_by(PANELS * BLOCK) {
+            let group = first..tokens.end.min(first + PANELS * BLOCK);
+            let panels = group.start / BLOCK..group.end.div_ceil(BLOCK);
+            let right: *mut u8 = right.as_mut_ptr().cast();
+            // SAFETY: the caller's contract; the scratch holds the panels.
+            unsafe { self.pack_weights(Weights::Logits(panels.clone()), right) };
+            for row_panel in 0..parts.len().div_ceil(BLOCK) {
+                for panel in 0..panels.len() {
+                    let left = left[row_panel * bytes / 4..].as_ptr().cast();
+                    let (right, at) = (right.wrapping_add(panel * bytes), z[panel * BLOCK..].as_mut_ptr());
+                    // SAFETY: the caller's contract; `z` holds PANELS blocks side by side.
+                    unsafe {
+                        let sums = Sums { at, stride: 4 * PANELS * BLOCK, from_zero: true };
+                        self.unit.run_in_place(&steps, left, right, sums, right.wrapping_add(bytes));
+                    }
+                }
+                if !self.logit.is_product() {
+                    cpu.isa().dispatch(Map { f: &self.logit, x: [] as [&[f32]; 0], y: [&mut *z] });
+                }
+                let rows = row_panel * BLOCK..parts.len().min((row_panel + 1) * BLOCK);
+                for (i, row) in rows.enumerate() {
+                    let z = &z[i * PANELS * BLOCK..][..group.len()];
+                    let lanes = row * 16..(row + 1) * 16;
+                    let (max, sum) = (&mut max[lanes.clone()], &mut sum[lanes]);
+                    // SAFETY: AVX-512 with bf16 is there.
+                    unsafe {
+                        match side.get_mut(row * 32..(row + 1) * 32) {
+                            Some(side) => add::<true>(z, max, sum, side),
+                            None => add::<false>(z, max, sum, &mut []),
+                        }
+                    }
+                    let target = self.targets[row] as usize;
+                    if group.contains(&target) {
+                        parts[row].target = z[target - group.start];
+                    }
+                }
+            }
+        }
+        for (row, part) in parts.iter_mut().enumerate() {
+            let lanes = row * 16..(row + 1) * 16;
+            part.max = max[lanes.clone()].iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
+            // a lane that no token has come to has no sum
+            for lane in lanes.filter(|&lane| sum[lane] != 0.0) {
+                let at = row * 32 + lane % 16;
+                let (weighted, sum_of_squares) = (side.get(at), side.get(at + 16));
+                let lane = Running {
+                    max: max[lane],
+                    sum: sum[lane],
+                    weighted: weighted.copied().unwrap_or(0.0),
+                    sum_of_squares: sum_of_squares.copied().unwrap_or(0.0),
+                    target: part.target,
+                };
+                let lane = lane.rescaled(part.max);
+                part.sum += lane.sum;
+                part.weighted += lane.weighted;
+                part.sum_of_squares += lane.sum_of_squares;
+            }
+        }
+    }
+}
+
+/// Adds logits to a row's running maxima and sums, lane by lane, and to those of the side outputs.
+///
+/// # Safety
+/// AVX-512 with bf16 is there; `max` and `sum` hold 16 floats, `side` 32 with `EXTRAS`.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn add<const EXTRAS: bool>(z: &[f32], max: &mut [f32], sum: &mut [f32], side: &mut [f32]) {
+    let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
+    // SAFETY: the lanes of the masks lie in `z`; the caller's contract.
+    unsafe {
+        let mask = |at: usize| ((1u32 << (z.len() - at).min(16)) - 1) as __mmask16;
+        let load = |at: usize| _mm512_mask_loadu_ps(lowest, mask(at), z.as_ptr().add(at));
+        let before = _mm512_loadu_ps(max.as_ptr());
+        let mut after = before;
+        for at in (0..z.len()).step_by(16) {
+            // the maximum stands second: it stays where a logit is NaN
+            after = _mm512_max_ps(load(at), after);
+        }
+        // a lane that has seen nothing has nothing to rescale, and infinity minus itself is no number
+        let seen = _mm512_cmp_ps_mask::<_CMP_NEQ_OQ>(before, lowest);
+        let by = _mm512_sub_ps(before, after);
+        let rescale = exp(by);
+        let before = _mm512_loadu_ps(sum.as_ptr());
+        let mut total = _mm512_maskz_mul_ps(seen, before, rescale);
+        let [mut weighted, mut squares] = [_mm512_setzero_ps(); 2];
+        if EXTRAS {
+            // where the factor is 0 the sums no longer count, whatever their distance
+            let counts = _mm512_mask_cmp_ps_mask::<_CMP_NEQ_OQ>(seen, rescale, weighted);
+            let moved = _mm512_fmadd_ps(by, before, _mm512_loadu_ps(side.as_ptr()));
+            weighted = _mm512_maskz_mul_ps(counts, moved, rescale);
+            let scaled = _mm512_mul_ps(_mm512_loadu_ps(side.as_ptr().add(16)), rescale);
+            squares = _mm512_maskz_mul_ps(counts, scaled, rescale);
+        }
+        for at in (0..z.len()).step_by(16) {
+            let distance = _mm512_sub_ps(load(at), after);
+            let p = exp(distance);
+            total = _mm512_mask_add_ps(total, mask(at), total, p);
+            if EXTRAS {
+                // a logit so far below that its share is 0 has none of the entropy, were it infinitely far
+                let counts = _mm512_mask_cmp_ps_mask::<_CMP_NEQ_UQ>(mask(at), p, _mm512_setzero_ps());
+                weighted = _mm512_mask3_fmadd_ps(p, distance, weighted, counts);
+                squares = _mm512_mask3_fmadd_ps(p, p, squares, counts);
+            }
+        }
+        if EXTRAS {
+            _mm512_storeu_ps(side.as_mut_ptr(), weighted);
+            _mm512_storeu_ps(side.as_mut_ptr().add(16), squares);
+        }
+        _mm512_storeu_ps(max.as_mut_ptr(), after);
+        _mm512_storeu_ps(sum.as_mut_ptr(), total);
+    }
+}
+
+/// Gradients of the hidden states. The unit is there.
+pub(super) fn backward(cpu: &Cpu, unit: Unit, call: Backward<'_>) -> Result<()> {
+    let Backward { hidden_size, vocab_size, hidden_states, lm_head, .. } = call;
+    let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
+    let (targets, lse, d_logps) = (call.targets.cpu(), call.lse.cpu(), call.d_logps.cpu());
+    let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, logit };
+    let row_panels = targets.len().div_ceil(BLOCK);
+    let most = (ROWS_BYTES / head.panel_bytes()).clamp(1, ROW_PANELS);
+    // as many tasks on each thread
+    let tasks = row_panels.div_ceil(most).next_multiple_of(cpu.threads()).min(row_panels);
+    let part = |task: usize| row_panels * task / tasks..row_panels * (task + 1) / tasks;
+    let output = Gradients::new(call.d_hidden);
+    let len = BackwardScratch::len(row_panels.div_ceil(tasks.max(1)), &head);
+    cpu.for_each_task("token_logps.block", tasks, len, |task, scratch| {
+        let panels = part(task);
+        let mut scratch = BackwardScratch::new(scratch, panels.len(), &head);
+        // SAFETY: the unit is there, and each task has rows of its own.
+        unsafe {
+            head.gradients(cpu, panels.clone(), lse, d_logps, &mut scratch);
+            let rows = panels.start * BLOCK..targets.len().min(panels.end * BLOCK);
+            for row in rows {
+                let i = row - panels.start * BLOCK;
+                if targets[row] == IGNORE {
+                    output.put(row * hidden_size, None, hidden_size);
+                    continue;
+                }
+                let sums = &mut scratch.dx[i * head.padded()..][..hidden_size];
+                head.weight_row(targets[row] as usize, scratch.row);
+                let of_target = scratch.of_target[i];
+                sums.iter_mut().zip(&*scratch.row).for_each(|(sum, w)| *sum += of_target * w);
+                output.put(row * hidden_size, Some(sums), hidden_size);
+            }
+        }
+    })
+}
+
+/// Where gradients go.
+enum Gradients<'a> {
+    F32(Disjoint<'a, f32>),
+    Bf16(Disjoint<'a, bf16>),
+}
+
+impl<'a> Gradients<'a> {
+    fn new(to: FloatSliceMut<'a>) -> Gradients<'a> {
+        match to {
+            FloatSliceMut::F32(to) => Gradients::F32(Disjoint::new(to.cpu())),
+            FloatSliceMut::Bf16(to) => Gradients::Bf16(Disjoint::new(to.cpu())),
+        }
+    }
+
+    /// Writes a row, or zeros.
+    ///
+    /// # Safety
+    /// No other borrow of the row is live.
+    unsafe fn put(&self, at: usize, sums: Option<&[f32]>, len: usize) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match self {
+                Gradients::F32(to) => match (to.slice(at..at + len), sums) {
+                    (to, Some(sums)) => to.copy_from_slice(sums),
+                    (to, None) => to.fill(0.0),
+                },
+                Gradients::Bf16(to) => match (to.slice(at..at + len), sums) {
+                    (to, Some(sums)) => to.iter_mut().zip(sums).for_each(|(to, sum)| *to = bf16::from_f32(*sum)),
+                    (to, None) => to.fill(bf16::ZERO),
+                },
+            }
+        }
+    }
+}
+
+/// What a task of the backward pass needs.
+struct BackwardScratch<'a> {
+    left: &'a mut [f32],
+    /// Weights for the logits of a chunk, then for their gradients.
+    right: &'a mut [f32],
+    /// `[BLOCK, BACKWARD_CHUNK]`: logits
+    z: &'a mut [f32],
+    /// Their gradients, packed
+    g: &'a mut [f32],
+    /// `[rows, padded hidden_size]`
+    dx: &'a mut [f32],
+    /// `[rows]`: the gradient of the target's logit
+    of_target: &'a mut [f32],
+    /// `[hidden_size]`
+    row: &'a mut [f32],
+}
+
+impl BackwardScratch<'_> {
+    fn lens(row_panels: usize, head: &Head<'_>) -> [usize; 7] {
+        let along = head.panel_bytes() / 4;
+        let across = head.padded() / BLOCK * panel_bytes(BACKWARD_CHUNK, 1) / 4;
+        [
+            row_panels * along,
+            BACKWARD_CHUNK / BLOCK * along + across,
+            BLOCK * BACKWARD_CHUNK,
+            panel_bytes(BACKWARD_CHUNK, 1) / 4,
+            row_panels * BLOCK * head.padded(),
+            row_panels * BLOCK,
+            head.hidden_size,
+        ]
+    }
+
+    fn len(row_panels: usize, head: &Head<'_>) -> usize {
+        BackwardScratch::lens(row_panels, head).iter().sum()
+    }
+
+    fn new<'a>(scratch: &'a mut [f32], row_panels: usize, head: &Head<'_>) -> BackwardScratch<'a> {
+        let [left, right, z, g, dx, of_target, _] = BackwardScratch::lens(row_panels, head);
+        let (left, rest) = scratch.split_at_mut(left);
+        let (right, rest) = rest.split_at_mut(right);
+        let (z, rest) = rest.split_at_mut(z);
+        let (g, rest) = rest.split_at_mut(g);
+        let (dx, rest) = rest.split_at_mut(dx);
+        let (of_target, rest) = rest.split_at_mut(of_target);
+        dx.fill(0.0);
+        of_target.fill(0.0);
+        BackwardScratch { left, right, z, g, dx, of_target, row: &mut rest[..head.hidden_size] }
+    }
+}
+
+impl Head<'_> {
+    /// The hidden size, with what fills its last panel.
+    fn padded(&self) -> usize {
+        self.hidden_size.next_multiple_of(BLOCK)
+    }
+
+    /// Sums `dx` over the vocabulary but for the targets, whose logits' gradients are kept apart: near 1 a target's weight is
+    /// `1 - p`, which rounding to bf16 would lose.
+    ///
+    /// # Safety
+    /// The unit is there; the panels hold rows.
+    unsafe fn gradients(
+        &self,
+        cpu: &Cpu,
+        panels: Range<usize>,
+        lse: &[f32],
+        d_logps: &[f32],
+        scratch: &mut BackwardScratch<'_>,
+    ) {
+        let (bytes, steps) = (self.panel_bytes(), self.steps());
+        let chunk_steps = consecutive(BACKWARD_CHUNK / STEP_DEPTH);
+        let across = panel_bytes(BACKWARD_CHUNK, 1);
+        let left: *mut u8 = scratch.left.as_mut_ptr().cast();
+        let right: *mut u8 = scratch.right.as_mut_ptr().cast();
+        let right_across = right.wrapping_add(BACKWARD_CHUNK / BLOCK * bytes);
+        // SAFETY: the caller's contract; the scratch holds the panels.
+        unsafe {
+            self.unit.configure();
+            self.pack_rows(panels.clone(), left);
+        }
+        for first in (0..self.vocab_size).step_by(BACKWARD_CHUNK) {
+            let tokens = first..self.vocab_size.min(first + BACKWARD_CHUNK);
+            let logit_panels = tokens.start / BLOCK..tokens.end.div_ceil(BLOCK);
+            // tokens that are not there have no gradient, so the last chunk's steps end with its tokens
+            let depth_steps = tokens.len().div_ceil(STEP_DEPTH);
+            let across = if depth_steps < BACKWARD_CHUNK / STEP_DEPTH { panel_bytes(tokens.len(), 1) } else { across };
+            // SAFETY: as above.
+            unsafe {
+                self.pack_weights(Weights::Logits(logit_panels.clone()), right);
+                self.pack_weights(Weights::Gradients(tokens.clone()), right_across);
+            }
+            for index in 0..panels.len() {
+                for panel in 0..logit_panels.len() {
+                    let at = scratch.z[panel * BLOCK..].as_mut_ptr();
+                    let sums = Sums { at, stride: 4 * BACKWARD_CHUNK, from_zero: true };
+                    let (left, right) = (left.wrapping_add(index * bytes), right.wrapping_add(panel * bytes));
+                    // SAFETY: as above; `z` holds the blocks side by side.
+                    unsafe { self.unit.run_in_place(&steps, left, right, sums, right) };
+                }
+                if !self.logit.is_product() {
+                    cpu.isa().dispatch(Map { f: &self.logit, x: [] as [&[f32]; 0], y: [&mut *scratch.z] });
+                }
+                let first_row = (panels.start + index) * BLOCK;
+                for i in 0..BLOCK.min(self.targets.len() - first_row) {
+                    let row = first_row + i;
+                    let z = &scratch.z[i * BACKWARD_CHUNK..][..depth_steps * STEP_DEPTH];
+                    let skip = self.targets[row] == IGNORE || d_logps[row] == 0.0;
+                    let d_logp = if skip { 0.0 } else { d_logps[row] };
+                    let target = (self.targets[row] as usize).checked_sub(tokens.start).filter(|at| *at < tokens.len());
+                    if let (Some(at), false) = (target, skip) {
+                        let z = z[at];
+                        scratch.of_target[index * BLOCK + i] = -d_logp * (z - lse[row]).exp_m1() * self.logit.slope(z);
+                    }
+                    let to: *mut u8 = scratch.g.as_mut_ptr().cast();
+                    let line = to.wrapping_add(i / 16 * 1024 + i % 16 * 64);
+                    // SAFETY: AVX-512 with bf16 is there; a line of each step is the row's.
+                    unsafe { logit_gradients(z, tokens.len(), target, lse[row], -d_logp, self.logit, line) };
+                }
+                for col in 0..self.padded() / BLOCK {
+                    let right = right_across.wrapping_add(col * across);
+                    let at = scratch.dx[index * BLOCK * self.padded() + col * BLOCK..].as_mut_ptr();
+                    let sums = Sums { at, stride: 4 * self.padded(), from_zero: false };
+                    let g = scratch.g.as_ptr().cast();
+                    // SAFETY: as above.
+                    unsafe { self.unit.run_in_place(&chunk_steps[..=depth_steps], g, right, sums, right) };
+                }
+            }
+        }
+    }
+}
+
+/// `factor * exp(z - lse) dz/du` of the first `tokens` logits but the target's, rounded and packed: a line of 32 for each step.
+///
+/// # Safety
+/// AVX-512 with bf16 is there; `z` is whole steps, and `to` holds a line of each.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn logit_gradients(
+    z: &[f32],
+    tokens: usize,
+    target: Option<usize>,
+    lse: f32,
+    factor: f32,
+    logit: Logit,
+    to: *mut u8,
+) {
+    let (lse, factor) = (_mm512_set1_ps(lse), _mm512_set1_ps(factor / logit.temperature));
+    for step in 0..z.len() / STEP_DEPTH {
+        let halves = [0, 16].map(|half| {
+            let at = step * STEP_DEPTH + half;
+            let there = ((1u32 << tokens.saturating_sub(at).min(16)) - 1) as __mmask16;
+            let other = target.and_then(|target| target.checked_sub(at)).filter(|lane| *lane < 16);
+            let mask = there & !other.map_or(0, |lane| 1 << lane);
+            // SAFETY: 16 of the whole steps of `z`.
+            let z = unsafe { _mm512_loadu_ps(z.as_ptr().add(at)) };
+            let mut g = _mm512_mul_ps(exp(_mm512_sub_ps(z, lse)), factor);
+            if let Some(cap) = logit.cap {
+                let t = _mm512_div_ps(z, _mm512_set1_ps(cap / logit.temperature));
+                g = _mm512_mul_ps(g, _mm512_fnmadd_ps(t, t, _mm512_set1_ps(1.0)));
+            }
+            _mm512_maskz_mov_ps(mask, g)
+        });
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_store_si512(to.add(step * STEP_BYTES).cast(), rounded(halves[0], halves[1])) };
+    }
+}
