@@ -23,7 +23,7 @@ pub(super) const UNPAIRED: LossSpec = LossSpec {
     source: "arXiv 2406.05882",
     summary: "The chosen log-ratios, sorted, must lie above the rejected ones, sorted",
     formula: "log-loss of beta * (sort(chosen log-ratios) - sort(rejected log-ratios)), over the batch",
-    when: "As aot, where chosen and rejected answers need not belong together.",
+    when: "As aot, if chosen and rejected answers do not belong together.",
     knobs: &[knobs::beta(0.01), knobs::LABEL_SMOOTHING],
     build: |knobs| Loss::PairBatch(Box::new(Aot::new(knobs, Sorted::Answers))),
     ..LossSpec::PAIR_BATCHES

@@ -11,7 +11,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     source: "arXiv 2408.06266, eq. 7, as TRL takes it apart",
     summary: "KTO with a reference point of 0: rows do not depend on one another",
     formula: "desirable_weight * sigmoid(-r) or undesirable_weight * sigmoid(r), r = beta * log_ratio",
-    when: "Thumbs up and down, where KTO's reference point is noisy or batches are small.",
+    when: "Thumbs up and down, if KTO's reference point is noisy or batches are small.",
     knobs: &[knobs::BETA, knobs::DESIRABLE_WEIGHT, knobs::UNDESIRABLE_WEIGHT],
     build: |knobs| {
         Loss::Unpaired(Box::new(ApoZeroUnpaired {

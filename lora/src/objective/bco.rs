@@ -11,7 +11,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     source: "arXiv 2404.04656",
     summary: "A classifier of good and bad answers whose logit is the reward less its running mean",
     formula: "softplus(-(r - d)) or softplus(r - d), r = beta * log_ratio, d the running mean of r",
-    when: "Thumbs up and down, where an unbounded loss is wanted.",
+    when: "Thumbs up and down, if you want an unbounded loss.",
     knobs: &[
         knobs::BETA,
         Knob { kind: KnobKind::Choice { default: "running", choices: &["zero", "running"] }, ..super::bco_pair::DELTA },

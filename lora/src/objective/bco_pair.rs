@@ -11,7 +11,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     source: "arXiv 2404.04656",
     summary: "Two classifiers, one for each answer: chosen rewards above a shift, rejected ones below",
     formula: "softplus(-(r_chosen - d)) + softplus(r_rejected - d), r = beta * log_ratio, d = 0 or the running mean of r",
-    when: "The two answers of a pair need not be compared with each other, only be good and bad.",
+    when: "The answers of a pair are good and bad, but not comparable with each other.",
     knobs: &[knobs::BETA, DELTA],
     build: |knobs| {
         let beta = knobs.number("beta");

@@ -11,7 +11,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     margin: true,
     experimental: true,
     source: "arXiv 2407.13399, algorithm 1",
-    summary: "DPO with the chi-squared divergence beside the KL: pessimistic about what the data does not cover",
+    summary: "DPO with the chi-squared divergence beside the KL: pessimistic about answers that the data does not cover",
     formula: "-ln sigmoid(x - margin), x = beta * (phi(a) - phi(b)) within 2 r_max, phi(r) = e^(chi_alpha r) + chi_gamma r, exponents \
               from -88 to 20",
     when: "Offline data covers little of what the policy may write; watch the share of clipped pairs.",

@@ -56,7 +56,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     source: "arXiv 2305.18290, eq. 7",
     summary: "Log-loss of a classifier that ranks the pair by its rewards",
     formula: "log-loss of m, m = beta * log_ratio_margin - margin",
-    when: "The place to begin: pairs of which the chosen answer is better, from any source.",
+    when: "Start here: pairs from any source whose chosen answer is better.",
     knobs: &[knobs::BETA, knobs::LABEL_SMOOTHING],
     build: |knobs| {
         Loss::Pair(Box::new(Dpo { beta: knobs.number("beta"), label_smoothing: knobs.number("label_smoothing") }))

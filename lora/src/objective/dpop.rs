@@ -13,7 +13,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     source: "arXiv 2402.13228",
     summary: "DPO that first wants the chosen answer at least as likely as under the reference",
     formula: "-ln sigmoid(beta * (log_ratio_margin - lambda * max(0, -a)) - margin), a the chosen log-ratio",
-    when: "Pairs whose answers differ in a few tokens, where DPO makes the chosen one less likely.",
+    when: "Pairs whose answers differ in a few tokens: DPO makes the chosen one less likely there.",
     knobs: &[knobs::BETA, Knob::number("lambda", "lambda", "Weight of the penalty", 50.0, Range::NOT_NEGATIVE)],
     build: |knobs| Loss::Pair(Box::new(Dpop { beta: knobs.number("beta"), lambda: knobs.number("lambda") })),
     ..LossSpec::PAIRS

@@ -12,7 +12,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     source: "arXiv 2312.16430",
     summary: "Preferences as rewards, off-policy, without a reference; a likelihood term on other texts holds the policy",
     formula: "-sigmoid(h) + eta * NLL(reference data), h the margin of the policy's log-probs",
-    when: "To try; reconstructed from the abstract, no code of the authors is known.",
+    when: "For experiments: it is reconstructed from the abstract, and no code of the authors is known.",
     knobs: &[Knob::number(
         "eta",
         "eta",

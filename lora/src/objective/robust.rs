@@ -10,7 +10,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     aliases: &["robust_dpo"],
     margin: true,
     source: "arXiv 2403.00409",
-    summary: "DPO made unbiased where a known share of the labels is flipped",
+    summary: "DPO made unbiased for a known share of flipped labels",
     formula: "(-(1 - e) ln sigmoid(m) + e ln sigmoid(-m)) / (1 - 2 e), e = label_smoothing, m = beta * log_ratio_margin - margin",
     when: "Labels are noisy and the share of flipped ones is known; the loss has no lower bound, so its value says little.",
     knobs: &[

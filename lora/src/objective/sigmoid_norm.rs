@@ -12,7 +12,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     source: "arXiv 2411.15124, sec. 4.3",
     summary: "DPO on means per token, so that long answers do not dominate; wants a far larger beta",
     formula: "-ln sigmoid(beta * h - margin), h the margin of the log-ratios per token",
-    when: "Answers grow longer under DPO and a reference is wanted all the same.",
+    when: "DPO makes answers longer, and you want to keep a reference.",
     knobs: &[knobs::beta(5.0)],
     build: |knobs| Loss::Pair(Box::new(SigmoidNorm { beta: knobs.number("beta") })),
     ..LossSpec::PAIRS
