@@ -1,4 +1,4 @@
-"""Who trains in a race, and how each is started: `align-cli`, TRL as it comes, TRL tuned, and a loop by hand in torch."""
+"""Who trains in a race, and how each is started: `align-cli`, TRL as it comes, TRL tuned, and a loop written by hand in torch."""
 import argparse
 import json
 import pathlib
@@ -33,7 +33,7 @@ def add_flags(parser):
 
 
 def check(args):
-    """Everything that a run would miss later."""
+    """Checks everything that a run needs later."""
     processes.need_files(args.model, args.data, *([args.adapter / "adapter_config.json"] if args.adapter else []))
     if "align" in args.contestants:
         processes.need_binary(args.binary)
@@ -98,7 +98,7 @@ def peer(who, args, precision, steps, warmup):
 
 
 def same_work(runs):
-    """Ends where two contestants were not given the same: the tokens of every step, so also which rows were kept."""
+    """Ends if two contestants did different work: the tokens of every step must be equal, and so the kept rows."""
     (first, told), *others = runs.items()
     for who, other in others:
         if other["tokens"] != told["tokens"]:

@@ -4,13 +4,13 @@
     cargo build --release
     python benches/peer/generate.py --model DIR --adapter DIR --data tests/data/pref_train.jsonl --python VENV/bin/python
 
-The first `--batch-size` prompts of the data that are at most `--max-prompt-chars` long are continued by `--new-tokens` each. Once in
-f32, where both must choose the same tokens; then `--rounds` times in bf16 against the clock.
+The first `--batch-size` prompts of the data that are at most `--max-prompt-chars` long are continued by `--new-tokens` each: once in
+f32, where both must choose the same tokens, then `--rounds` times in bf16 against the clock.
 
 Both clocks run around generation alone: the pass over the prompts, every step and the choice of the tokens, without start-up,
 loading and tokenizing. Ours is what `align-cli generate` says on stderr; the peer's runs around its second `generate`, ours around
 the first and only one. Tokens/s are all new tokens over that time. `GB/s` counts the base's weights and the adapter's as they are
-stored, once for each new token of a sequence: what generation must read at least, to be held against what the memory gives
+stored, once for each new token of a sequence: the least that generation must read, to be compared with the speed of memory
 (`cargo bench` measures a copy). A round's ratio is ours over the peer's in the same round; the reported one is the median.
 Prints a table on stderr and the result as JSON on stdout.
 """
@@ -92,7 +92,7 @@ def same_prompts(runs):
 
 
 def differences(prompts):
-    """Where the f32 tokens part, one line a prompt."""
+    """Where the f32 tokens differ, one line for each prompt."""
     runs = {who: run(who, prompts, "f32", gaps=True) for who in WHO}
     same_prompts(runs)
     found = []

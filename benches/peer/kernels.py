@@ -3,11 +3,11 @@
 
     python benches/peer/kernels.py --python VENV/bin/python [--kernel gemm attention token_logps] [--rounds 3]
 
-Compared is what both have under one name. f32 is ours with float32 activations and products of float32 over bf16 weights (they are
-stored so) against float32 throughout; bf16 is bf16 throughout on both sides. `forward + backward` adds the medians of the two, for
-the kernels that divide the work between them otherwise than torch does: ours keep less and compute it anew.
+It compares the cases that both have under one name. In f32, ours has float32 activations and products of float32 over bf16 weights
+(their stored format), and torch is float32 throughout; in bf16, both sides are bf16 throughout. `forward + backward` adds the medians
+of the two, since some of our kernels keep less than torch in the forward pass and compute it again in the backward pass.
 
-A round's ratio is torch's time over ours, above 1 where ours is faster; the reported ones are medians over rounds. Prints a table
+A round's ratio is torch's time over ours, above 1 if ours is faster; the reported ones are medians over rounds. Prints a table
 on stderr and the result as JSON on stdout.
 """
 import argparse

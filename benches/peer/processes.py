@@ -1,4 +1,4 @@
-"""Contestants as processes: running them, what they need to be there, and what can be said of several runs."""
+"""Contestants as processes: runs them, checks what they need, and summarises several runs."""
 import ctypes.util
 import os
 import pathlib
@@ -66,7 +66,7 @@ def need_files(*paths):
 
 
 def need_packages(python, packages):
-    """Asks the interpreter, before minutes have gone into the other contestants."""
+    """Asks the interpreter before the other contestants spend minutes."""
     ask = f"import importlib.util as u; print(*[name for name in {list(packages)!r} if u.find_spec(name) is None])"
     output, _, _ = run([python, "-c", ask])
     if output.strip():
@@ -94,7 +94,7 @@ def find_jemalloc():
 
 
 def in_turn(names, number):
-    """The order of a round: everyone is first once, lest one always has the warmer cache."""
+    """The order of a round: everyone is first once, so that nobody always has the warmer cache."""
     first = number % len(names)
     return [*names[first:], *names[:first]]
 

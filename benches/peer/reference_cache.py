@@ -6,7 +6,7 @@
     python benches/peer/reference_cache.py --model /tmp/smollm2-135m --data tests/data/pref_train.jsonl [--rows 8 --rounds 3]
 
 DPO with LoRA of rank 16 on all linear layers, pairs in file order. A round has a run without the cache, one with the cache in memory, one
-that begins a cache on the disk, and one that finds it there. All must have the same losses, margins and gradient norms in every
+that starts a cache on the disk, and one that finds it there. All must have the same losses, margins and gradient norms in every
 step, bit for bit: exit code 1 if they do not. A time is the sum over the steps of an epoch; a ratio is that of the runs of one round.
 Prints a table on stderr and the result as JSON on stdout.
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What torch makes of the shapes of SmolLM2-135M, for a comparison with `cargo bench`. Prints one JSON line a case and format.
+"""Times torch on the shapes of SmolLM2-135M, for a comparison with `cargo bench`. Prints one JSON line for each case and format.
 
     pip install torch==2.15.0
     python benches/peer/torch_kernels.py [--kernel gemm attention token_logps] [--case 'gemm.forward m 512'] [--dtype bf16]
@@ -8,10 +8,10 @@
 - `attention.forward`, `.backward`: causal scaled_dot_product_attention of one sequence, 9 heads over 3 of keys and values, of 64
 - `token_logps.forward`, `.backward`: logits, log_softmax and gather at the targets; the gradient of the hidden states
 
-A case is named as ours is, without the formats. In bf16 all operands are bf16, in f32 all are float32. Forward passes are those of
-training: autograd keeps what the backward pass needs. Operations are counted as ours are, those that the result needs: visible
-pairs of a query and a key alone, 5 products in attention's backward pass for 2 in the forward one, and in that of `token_logps` 2
-for 1, the first of them the logits anew (torch has kept theirs).
+A case has our name, without the formats. In bf16 all operands are bf16, in f32 all are float32. Forward passes are those of
+training: autograd keeps what the backward pass needs. Operations are counted as ours, that is, those that the result needs: only
+visible pairs of a query and a key; 5 products in the backward pass of attention for 2 in the forward pass; 2 for 1 in `token_logps`,
+whose first one computes the logits again (torch has kept them).
 """
 import json
 import time
