@@ -286,3 +286,43 @@ impl Tape {
         Ok(leaves.iter().map(|leaf| grads.take(leaf.input().id)).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::Adapters;
+    use crate::rows::{RowPlan, SequenceTree};
+    use std::cell::RefCell;
+
+    /// `y = x`
+    struct Identity(Input);
+
+    impl Backward for Identity {
+        fn backward(&self, dy: FloatBuffer, grads: &mut Grads<'_>) -> Result<()> {
+            grads.give(self.0, dy)
+        }
+    }
+
+    #[test]
+    fn the_backward_pass_notifies_on_its_way() {
+        let device = Device::cpu(Some(1)).unwrap();
+        let trees = vec![SequenceTree { prompt: 0..1, branches: Vec::new() }];
+        let plan = RowPlan { policy: 1, detached: 0, reference: 0, trees };
+        let pass = Pass::new(&device, plan, Vec::new(), Adapters::default(), None, Precision::F32).unwrap();
+        let row = || device.upload("test", &[1.0]).unwrap();
+        for (mode, expected) in [(Mode::Record, vec![2, 1, 0]), (Mode::Inference, Vec::new())] {
+            let mut tape = Tape::new(&device, pass.clone(), mode);
+            let reached = Rc::new(RefCell::new(Vec::new()));
+            let mut x = tape.leaf(1, 1, 1, row());
+            for layer in 0..3 {
+                let input = x.input();
+                x = tape.push([1, 1], 1, row(), |_| Ok(Identity(input))).unwrap();
+                let reached = reached.clone();
+                tape.on_return(move || reached.borrow_mut().push(layer));
+            }
+            assert!(reached.borrow().is_empty());
+            tape.backward(&x, row(), &mut ParamGrads::default()).unwrap();
+            assert_eq!(*reached.borrow(), expected);
+        }
+    }
+}
