@@ -69,7 +69,7 @@ pub enum LoadError {
     #[error("{path}: `{name}` is stored as {got}; supported: F32, F16, BF16. Save the model in one of them first")]
     Dtype { path: PathBuf, name: String, got: String },
     #[error(
-        "{path}: `{name}` holds {value} at element {element}; the checkpoint is damaged or was saved from a run that diverged"
+        "{path}: `{name}` holds {value} at element {element}; the weights are damaged or were saved from a run that diverged"
     )]
     NonFinite { path: PathBuf, name: String, element: usize, value: f32 },
     #[error(transparent)]
