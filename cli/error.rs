@@ -1,5 +1,6 @@
 //! Errors of the command line and their exit codes.
 
+use crate::advice::{self, with_advice};
 use crate::report::say;
 use align_data::{BadRow, DataError, DropReason, EncoderError, RowKind, SourceError, TemplateError};
 use align_engine::EngineError;
@@ -81,7 +82,11 @@ impl From<KernelError> for CliError {
             }
             KernelError::InstructionSet { .. } => CliError::Usage(text),
             KernelError::TokenId { .. } => CliError::Input(text),
-            _ => CliError::Runtime(text),
+            KernelError::Shape { .. }
+            | KernelError::Size { .. }
+            | KernelError::Format { .. }
+            | KernelError::RowIndex { .. }
+            | KernelError::Threads { .. } => CliError::Runtime(text),
         }
     }
 }
@@ -93,7 +98,6 @@ impl From<EngineError> for CliError {
             EngineError::Load(error) => error.into(),
             EngineError::Kernel(error) => error.into(),
             EngineError::NonFiniteLogits { .. } => CliError::NonFinite(error.to_string()),
-            other => CliError::Runtime(other.to_string()),
         }
     }
 }
@@ -108,7 +112,21 @@ impl From<LoadError> for CliError {
     fn from(error: LoadError) -> CliError {
         match error {
             LoadError::Kernel(error) => error.into(),
-            other => CliError::Input(other.to_string()),
+            LoadError::Io { .. }
+            | LoadError::NotAFile { .. }
+            | LoadError::NoWeights { .. }
+            | LoadError::Header { .. }
+            | LoadError::Index { .. }
+            | LoadError::Json(_)
+            | LoadError::Missing { .. }
+            | LoadError::MissingInShards { .. }
+            | LoadError::NoHead { .. }
+            | LoadError::Wrapped { .. }
+            | LoadError::OtherPrefix { .. }
+            | LoadError::Quantised { .. }
+            | LoadError::Shape { .. }
+            | LoadError::Dtype { .. }
+            | LoadError::NonFinite { .. } => CliError::Input(error.to_string()),
         }
     }
 }
@@ -123,7 +141,29 @@ impl From<SourceError> for CliError {
     fn from(error: SourceError) -> CliError {
         match error {
             SourceError::Spool { .. } => CliError::Runtime(error.to_string()),
-            other => CliError::Input(other.to_string()),
+            SourceError::Io { .. }
+            | SourceError::NotAFile { .. }
+            | SourceError::Folder { .. }
+            | SourceError::NoMatch { .. }
+            | SourceError::NotText { .. }
+            | SourceError::Pattern { .. }
+            | SourceError::Hub { .. }
+            | SourceError::Format { .. }
+            | SourceError::Array { .. }
+            | SourceError::Csv { .. }
+            | SourceError::SeveralLines { .. }
+            | SourceError::Yaml { .. }
+            | SourceError::AroundRows { .. }
+            | SourceError::ByColumn { .. }
+            | SourceError::Nested { .. }
+            | SourceError::Unpack { .. }
+            | SourceError::Parquet { .. }
+            | SourceError::Expansion { .. }
+            | SourceError::ManyLines { .. }
+            | SourceError::TooManyFiles { .. }
+            | SourceError::Empty { .. }
+            | SourceError::TooManyRows { .. }
+            | SourceError::Changed { .. } => CliError::Input(error.to_string()),
         }
     }
 }
@@ -156,7 +196,17 @@ impl From<DataError> for CliError {
                 reason: DropReason::Bad(BadRow::UnknownShape { .. } | BadRow::Missing { .. }),
                 ..
             } => CliError::Columns(text),
-            _ => CliError::Input(text),
+            DataError::Row { .. }
+            | DataError::NothingLeft { .. }
+            | DataError::ManyDropped { .. }
+            | DataError::NoTurnMarker { .. }
+            | DataError::EmptyPrompts { .. }
+            | DataError::NothingRendered { .. }
+            | DataError::TurnsInText { .. }
+            | DataError::NoTemplate { .. }
+            | DataError::BrokenTemplate { .. }
+            | DataError::NoEos { .. }
+            | DataError::OnePrompt { .. } => CliError::Input(text),
         }
     }
 }
@@ -173,14 +223,31 @@ impl From<AdapterError> for CliError {
             AdapterError::Kernel(error) => error.into(),
             AdapterError::Options(fault) => CliError::Usage(fault.to_string()),
             AdapterError::Write(_) | AdapterError::Io { .. } => CliError::Runtime(error.to_string()),
-            other => CliError::Input(other.to_string()),
+            AdapterError::Config { .. }
+            | AdapterError::Json(_)
+            | AdapterError::NoFile { .. }
+            | AdapterError::Load(_)
+            | AdapterError::Unsupported { .. }
+            | AdapterError::Partner { .. }
+            | AdapterError::Unmatched { .. }
+            | AdapterError::Misnamed { .. }
+            | AdapterError::AdapterName { .. }
+            | AdapterError::Twice { .. }
+            | AdapterError::NotTargeted { .. }
+            | AdapterError::NotInFile { .. }
+            | AdapterError::Rank { .. }
+            | AdapterError::Shape { .. }
+            | AdapterError::Task { .. }
+            | AdapterError::NoScoreHead { .. }
+            | AdapterError::ScoreHead { .. }
+            | AdapterError::NonFinite { .. } => CliError::Input(error.to_string()),
         }
     }
 }
 
 impl From<MergeError> for CliError {
     fn from(error: MergeError) -> CliError {
-        let text = error.to_string();
+        let text = with_advice(&error, advice::of_merge(&error));
         match error {
             MergeError::Adapter(error) => error.into(),
             MergeError::Kernel(error) => error.into(),
@@ -189,26 +256,28 @@ impl From<MergeError> for CliError {
                 CliError::Usage(text)
             }
             MergeError::Io { .. } | MergeError::Write { .. } => CliError::Runtime(text),
-            _ => CliError::Input(text),
+            MergeError::Config(_) | MergeError::NonFinite { .. } | MergeError::NotRun { .. } => CliError::Input(text),
         }
     }
 }
 
 impl From<TrainError> for CliError {
     fn from(error: TrainError) -> CliError {
-        let text = error.to_string();
+        let text = with_advice(&error, advice::of_training(&error));
         match error {
             TrainError::Kernel(error) => error.into(),
             TrainError::Data(error) => error.into(),
             TrainError::Adapter(error) => error.into(),
             TrainError::NonFinite { .. } | TrainError::NonFiniteEvaluation { .. } => CliError::NonFinite(text),
-            TrainError::BatchOfOne { .. } | TrainError::NoReferenceData { .. } | TrainError::NoCompletions { .. } => {
-                CliError::Usage(text)
-            }
+            TrainError::BatchOfOne { .. }
+            | TrainError::NoReferenceData { .. }
+            | TrainError::NoCompletions { .. }
+            | TrainError::NoSteps { .. } => CliError::Usage(text),
             TrainError::MissingColumn { .. } | TrainError::OneRow { .. } => CliError::Input(text),
             TrainError::Memory { .. } => CliError::OutOfMemory(text),
-            TrainError::NoSteps { .. } => CliError::Usage(text),
-            _ => CliError::Runtime(text),
+            TrainError::NoScoreHead { .. } | TrainError::ScoreHead { .. } | TrainError::Write { .. } => {
+                CliError::Runtime(text)
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `align-cli`: commands, flags, what is printed, exit codes. Nothing is computed here.
 
+mod advice;
 mod args;
 mod chat_template;
 mod commands;

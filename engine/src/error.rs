@@ -6,7 +6,6 @@ use align_kernels::KernelError;
 
 /// A model that could not be loaded, or that computes numbers that are not finite.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum EngineError {
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 /// Weights that were refused. The message names the file and the tensor and says what to do.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum LoadError {
     #[error("{path}: cannot {action}: {source}")]
     Io { path: PathBuf, action: &'static str, source: io::Error },

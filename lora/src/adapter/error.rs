@@ -11,7 +11,6 @@ use std::path::PathBuf;
 
 /// An adapter was refused or could not be written. The fault is in a file unless a variant says otherwise.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum AdapterError {
     /// `adapter_config.json` has a wrong or unsupported value.
     #[error("{path}: {fault}")]

@@ -95,7 +95,6 @@ pub struct MergeReport {
 
 /// A merge was refused or failed. The output directory is unchanged.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum MergeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -105,11 +104,11 @@ pub enum MergeError {
     Adapter(#[from] AdapterError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("{output}: is there and not empty; give another --output, or --overwrite to replace it")]
+    #[error("{output}: is there and not empty")]
     NotEmpty { output: PathBuf },
-    #[error("{output}: is there and not a folder; give another --output")]
+    #[error("{output}: is there and not a folder")]
     NotAFolder { output: PathBuf },
-    #[error("{output}: lies in, or holds, {input}, which is read; give an --output of its own")]
+    #[error("{output}: lies in, or holds, {input}, which is read")]
     Overlap { output: PathBuf, input: PathBuf },
     #[error(
         "{path}: `{tensor}` would hold {base} + {delta} at element {element}, which is not finite as {dtype:?}; \

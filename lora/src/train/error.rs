@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 /// A run that cannot start or go on.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum TrainError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -18,22 +17,19 @@ pub enum TrainError {
     Adapter(#[from] AdapterError),
     /// A loss, gradient or log-prob that is NaN or infinite.
     #[error(
-        "step {step}: {what} is not finite; rows of the batch: {rows}. The adapter of the last step is not written over. \
-             Lower --learning-rate, or look at these rows with `inspect`"
+        "step {step}: {what} is not finite; rows of the batch: {rows}. The adapter of the last step is not written over"
     )]
     NonFinite { step: u64, what: String, rows: String },
     /// The same in an evaluation.
-    #[error("evaluation: {what} is not finite; rows of the batch: {rows}. Look at these rows with `inspect`")]
+    #[error("evaluation: {what} is not finite; rows of the batch: {rows}")]
     NonFiniteEvaluation { what: String, rows: String },
     #[error("loss `{loss}` compares each answer with another row's, and the data has one usable row: give at least 2")]
     OneRow { loss: String },
-    #[error("loss `{loss}` reads no scored answers: --max-completions is for the losses that do")]
+    #[error("loss `{loss}` reads no scored answers")]
     NoCompletions { loss: String },
-    #[error("loss `{loss}` compares each answer with another row's: --batch-size 1 has no other row; use at least 2")]
+    #[error("loss `{loss}` compares each answer with another row's, and a batch of one has no other row")]
     BatchOfOne { loss: String },
-    #[error(
-        "loss `{loss}` with --eta above 0 needs texts of a reference corpus: give --reference-data, or leave --eta out"
-    )]
+    #[error("loss `{loss}` has a term for the likelihood of a reference corpus, and there is none")]
     NoReferenceData { loss: String },
     #[error("loss `{loss}` trains a reward model, and the adapter has no score head")]
     NoScoreHead { loss: String },
@@ -41,13 +37,12 @@ pub enum TrainError {
     ScoreHead { loss: String },
     #[error("{row} has no `{column}`, which loss `{loss}` reads: give each row one, or take another loss")]
     MissingColumn { row: String, loss: String, column: &'static str },
-    #[error("{rows} usable rows in {epochs} epochs make no step: give more data, or more --epochs")]
+    #[error("{rows} usable rows in {epochs} epochs make no step")]
     NoSteps { rows: usize, epochs: u64 },
     /// The plan of the run holds more than the limit, even with all layers recomputed.
     #[error(
         "the run needs {needed} of memory for what it computes, even with all layers recomputed, and may hold {limit}; its largest \
-         forward pass has {rows} rows. Lower --micro-batch-tokens ({micro_batch_tokens} now) or --max-length ({max_length} now), or \
-         raise --memory"
+         forward pass has {rows} rows"
     )]
     Memory { needed: Size, limit: Size, rows: usize, micro_batch_tokens: usize, max_length: usize },
     #[error("{}: {source}", path.display())]

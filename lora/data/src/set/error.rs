@@ -11,7 +11,6 @@ use crate::tokens::encode::{DropReason, Encoder, EncoderError};
 
 /// What went wrong with the data of a run.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum DataError {
     /// The files of the rows.
     #[error(transparent)]

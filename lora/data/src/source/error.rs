@@ -7,7 +7,6 @@ use super::parquet::fault::ParquetFault;
 
 /// Why rows cannot be read from files.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum SourceError {
     /// The file cannot be opened or read.
     #[error("{path}: {source}", path = path.display())]

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub enum CacheError {
     #[error("{}: cannot {action}: {source}", path.display())]
     Io { path: PathBuf, action: &'static str, source: io::Error },
-    #[error("{}: is not a regular file; remove it, or give another --reference-cache", path.display())]
+    #[error("{}: is not a regular file; remove it, or name another place", path.display())]
     NotAFile { path: PathBuf },
     #[error(
         "the file of this program cannot be read, so nothing says which build has computed a cached number: {source}"

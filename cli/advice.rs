@@ -1,0 +1,50 @@
+//! What a user can do about an error of the libraries, with the flags that do it. The libraries give the facts.
+
+use align_lora::adapter::MergeError;
+use align_lora::train::TrainError;
+use std::fmt::Display;
+
+/// The message of an error, with advice behind it if there is any.
+pub fn with_advice(error: &impl Display, advice: Option<String>) -> String {
+    advice.map_or_else(|| error.to_string(), |advice| format!("{error}{advice}"))
+}
+
+/// What to do about an error of training or evaluation, as the end of its sentence.
+pub fn of_training(error: &TrainError) -> Option<String> {
+    Some(match error {
+        TrainError::NonFinite { .. } => ". Lower --learning-rate, or look at these rows with `inspect`".to_owned(),
+        TrainError::NonFiniteEvaluation { .. } => ". Look at these rows with `inspect`".to_owned(),
+        TrainError::NoCompletions { .. } => ": --max-completions is for the losses that do".to_owned(),
+        TrainError::BatchOfOne { .. } => ": --batch-size must be at least 2".to_owned(),
+        TrainError::NoReferenceData { .. } => ": give --reference-data, or leave --eta out".to_owned(),
+        TrainError::NoSteps { .. } => ": give more data, or more --epochs".to_owned(),
+        TrainError::Memory { micro_batch_tokens, max_length, .. } => format!(
+            ". Lower --micro-batch-tokens ({micro_batch_tokens} now) or --max-length ({max_length} now), or raise --memory"
+        ),
+        TrainError::Kernel(_)
+        | TrainError::Data(_)
+        | TrainError::Adapter(_)
+        | TrainError::OneRow { .. }
+        | TrainError::NoScoreHead { .. }
+        | TrainError::ScoreHead { .. }
+        | TrainError::MissingColumn { .. }
+        | TrainError::Write { .. } => return None,
+    })
+}
+
+/// What to do about an error of `merge`, as the end of its sentence.
+pub fn of_merge(error: &MergeError) -> Option<String> {
+    Some(match error {
+        MergeError::NotEmpty { .. } => "; give another --output, or --overwrite to replace it".to_owned(),
+        MergeError::NotAFolder { .. } => "; give another --output".to_owned(),
+        MergeError::Overlap { .. } => "; give an --output of its own".to_owned(),
+        MergeError::Config(_)
+        | MergeError::Load(_)
+        | MergeError::Adapter(_)
+        | MergeError::Kernel(_)
+        | MergeError::NonFinite { .. }
+        | MergeError::NotRun { .. }
+        | MergeError::Io { .. }
+        | MergeError::Write { .. } => return None,
+    })
+}
