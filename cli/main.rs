@@ -31,6 +31,11 @@ fn main() -> ExitCode {
 
 /// Help and version are results, on stdout with exit code 0; the rest is a usage error, or one of the file that has the value.
 fn refused(error: clap::Error, expanded: &config_file::Expanded) -> error::CliError {
+    if let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
+        && let Some(instead) = args::instead_of(verb)
+    {
+        return error::CliError::Usage(format!("there is no command `{verb}`; give: {instead}"));
+    }
     if let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) {
         if let Some(place) = expanded.place_of(flag) {
             let what = error.render().to_string();

@@ -538,6 +538,19 @@ fn training_goes_on_without_readers() {
 }
 
 #[test]
+fn commands_of_other_programs_are_answered_with_the_command_that_does_it() {
+    for (verb, command) in [
+        ("dpo", "align-cli train --loss dpo "),
+        ("kto", "align-cli train --loss kto "),
+        ("sft", "align-cli train --loss sft "),
+        ("chat", "align-cli generate "),
+        ("export", "align-cli merge "),
+    ] {
+        align(&[verb, "--model", "somewhere"]).refused(2, &[&format!("there is no command `{verb}`"), command]);
+    }
+}
+
+#[test]
 fn commands_have_a_manual_page_each() {
     let page = align(&["man", "merge"]).ok().stdout;
     assert!(page.contains("merge") && page.contains("adapter"), "{page}");
@@ -546,7 +559,7 @@ fn commands_have_a_manual_page_each() {
 
 #[test]
 fn the_help_of_a_knob_gives_the_default_of_each_loss() {
-    let help = align(&["train", "-h"]).ok().stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    let help = align(&["train", "--help"]).ok().stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("(dpo default 0, exo_pair default 0.001, "), "{help}");
 }
 

@@ -4,13 +4,15 @@ mod commands;
 mod model;
 mod optimiser;
 mod train;
+mod verbs;
 
 pub use commands::{EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
 pub use model::{
-    CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs, OnBadRowChoice,
-    PrecisionChoice, ReadingArgs, ReferenceChoice,
+    CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs,
+    OnBadRowChoice, PrecisionChoice, ReadingArgs, ReferenceChoice,
 };
 pub use train::TrainArgs;
+pub use verbs::instead_of;
 
 use align_lora::objective::{self, Knob, KnobKind, KnobValue};
 use clap::builder::Resettable;
@@ -52,11 +54,15 @@ pub enum Commands {
     },
 }
 
+/// Instead of flags for the number format of weights.
+const NUMBER_FORMAT: &str =
+    "weights stay in the number format of their files; --precision sets the format of matrix products";
+
 /// Flags of TRL that have no counterpart, and what to do instead.
 const NO_COUNTERPART: &[(&str, &str)] = &[
-    ("bf16", "weights stay in the number format of their files; --precision sets the format of matrix products"),
-    ("fp16", "weights stay in the number format of their files; --precision sets the format of matrix products"),
-    ("dtype", "weights stay in the number format of their files; --precision sets the format of matrix products"),
+    ("bf16", NUMBER_FORMAT),
+    ("fp16", NUMBER_FORMAT),
+    ("dtype", NUMBER_FORMAT),
     ("gradient_checkpointing", "recomputation is automatic; leave it out"),
     ("use_peft", "every run trains a LoRA adapter; leave it out"),
     ("max_prompt_length", "prompts are never cut; --max-length limits prompt + answer"),
@@ -68,7 +74,7 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
     ("completion_only_loss", "give --sft-on completion, which is the default of {prompt, completion}, or --sft-on all"),
     ("assistant_only_loss", "give --sft-on assistant"),
     ("dataset_text_field", "give --columns text=NAME"),
-    ("torch_dtype", "weights stay in the number format of their files; --precision sets the format of matrix products"),
+    ("torch_dtype", NUMBER_FORMAT),
     (
         "attn_implementation",
         "there is one attention kernel, which shares prompts and never stores scores; leave it out",
@@ -116,7 +122,7 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
     ("load_best_model_at_end", "the adapter of the end is kept; leave it out"),
     ("disable_dropout", "only --lora-dropout drops anything; leave it out"),
     ("use_liger_kernel", "logits are never stored; leave it out"),
-    ("tf32", "--precision sets the format of matrix products"),
+    ("tf32", NUMBER_FORMAT),
     ("use_cpu", "give --device cpu"),
     ("no_cuda", "give --device cpu"),
     ("logging_dir", "metrics.jsonl in the output directory has every step; leave it out"),
@@ -169,6 +175,32 @@ fn as_typed(arg: Arg) -> Arg {
 /// Commands that take the knobs of the losses.
 const WITH_KNOBS: [&str; 2] = ["train", "eval"];
 
+/// Flags of `train` that a first run may need: `-h` shows these. `--help` shows all.
+const FIRST_RUN: [&str; 22] = [
+    "model",
+    "adapter",
+    "demo",
+    "data",
+    "eval_data",
+    "eval_fraction",
+    "max_length",
+    "loss",
+    "beta",
+    "lora_rank",
+    "lora_alpha",
+    "target_modules",
+    "learning_rate",
+    "schedule",
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "seed",
+    "output",
+    "overwrite",
+    "config",
+    "memory",
+];
+
 /// The whole command line, the knobs of all losses among the flags of the commands that take a loss.
 pub fn command() -> Command {
     let experimental: Vec<&str> =
@@ -184,6 +216,12 @@ pub fn command() -> Command {
         let switches = objective::knobs().into_iter().filter(|(knob, _)| matches!(knob.kind, KnobKind::Switch { .. }));
         let opposites = switches.map(|(knob, _)| opposite_flag(knob.key, knob.flag));
         cli.mut_subcommand(name, |command| command.mut_arg("loss", loss).args(knobs).args(opposites))
+    });
+    let cli = cli.mut_subcommand("train", |train| {
+        train.mut_args(|arg| {
+            let is_short = FIRST_RUN.contains(&arg.get_id().as_str());
+            arg.hide_short_help(!is_short)
+        })
     });
     cli.mut_subcommands(|command| command.mut_args(as_typed))
 }
@@ -239,7 +277,8 @@ fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>))
         .long(knob.flag)
         .aliases(knob.flag_aliases)
         .help(knob_help(knob, &losses))
-        .help_heading("Knobs of the losses");
+        .help_heading("Knobs of the losses")
+        .hide_short_help(true);
     match knob.kind {
         KnobKind::Number { .. } => arg.value_name("NUMBER").value_parser(clap::value_parser!(f64)),
         KnobKind::Switch { .. } => arg.action(ArgAction::SetTrue),
@@ -279,5 +318,17 @@ mod tests {
         let mut help = super::command().find_subcommand("train").unwrap().clone();
         let share = format!("{:.0} % of what is free", 100.0 * align_lora::train::SHARE);
         assert!(help.render_help().to_string().split_whitespace().collect::<Vec<_>>().join(" ").contains(&share));
+    }
+
+    #[test]
+    fn the_short_help_of_train_has_the_flags_of_a_first_run() {
+        let cli = super::command();
+        let flags = cli.find_subcommand("train").unwrap().get_arguments();
+        let shown = flags.filter(|arg| !arg.is_hide_short_help_set() && !arg.is_hide_set());
+        let mut shown: Vec<&str> = shown.map(|arg| arg.get_id().as_str()).collect();
+        let mut first_run = super::FIRST_RUN.to_vec();
+        shown.sort_unstable();
+        first_run.sort_unstable();
+        assert_eq!(shown, first_run);
     }
 }

@@ -25,32 +25,32 @@ The output directory gets
   rejects.jsonl                                    with --on-bad-row skip, the rows that are left out
 An interrupted run cannot be resumed in this version.")]
 pub struct TrainArgs {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Data")]
     pub data: DataArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Data")]
     pub drops: DropArgs,
     /// Held-out rows, evaluated at the start, after each epoch (or --eval-steps) and at the end
-    #[arg(long, value_name = "FILE", num_args = 1.., alias = "eval_dataset")]
+    #[arg(long, value_name = "FILE", num_args = 1.., alias = "eval_dataset", help_heading = "Data")]
     pub eval_data: Vec<PathBuf>,
     /// Hold out this share of --data for evaluation instead, between 0 and 1: by --seed and prompt, no prompt on both sides
-    #[arg(long, value_name = "SHARE", conflicts_with = "eval_data")]
+    #[arg(long, value_name = "SHARE", conflicts_with = "eval_data", help_heading = "Data")]
     pub eval_fraction: Option<f64>,
     /// Evaluate after this many steps instead of after each epoch
-    #[arg(long, value_name = "STEPS", value_parser = positive())]
+    #[arg(long, value_name = "STEPS", value_parser = positive(), help_heading = "Data")]
     pub eval_steps: Option<u64>,
     /// The loss, or a mix like dpo:0.8,ipo:0.2; `align-cli losses` lists them
-    #[arg(long, value_name = "NAME", default_value = "dpo", alias = "loss_type")]
+    #[arg(long, value_name = "NAME", default_value = "dpo", alias = "loss_type", help_heading = "Loss")]
     pub loss: String,
     /// Texts whose likelihood is a term of --loss max_po with --eta above 0, as many a step as rows: {text}, {messages},
     /// {prompt, completion}, or the preferred answers of pairs
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Loss")]
     pub reference_data: Vec<PathBuf>,
     /// With --adapter: compare with its starting state (default), `base`, or another adapter
-    #[arg(long, value_name = "base|DIR")]
+    #[arg(long, value_name = "base|DIR", help_heading = "Loss")]
     pub reference: Option<ReferenceChoice>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Loss")]
     pub logp: LogpArgs,
 
     /// Rank of the adapter [default: 16]
