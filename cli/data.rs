@@ -1,11 +1,14 @@
 //! From flags to data: its files, its token cache, what becomes of the rows that are left out.
 
-use crate::args::{DataCacheChoice, KeepArgs, OnBadRowChoice};
+use crate::args::{DataArgs, DataCacheChoice, KeepArgs, ModelArgs, OnBadRowChoice};
+use crate::demo::DemoPaths;
 use crate::error::CliError;
+use crate::loaded::{self, LoadedModel};
 use crate::rejects::Rejects;
 use crate::report::{self, DataReport, say};
 use crate::run_files::RECORD;
-use align_data::{BadRow, DataError, Dataset, Encoder, Opening, RowKind, TokenCache, TurnMarker};
+use crate::run_record;
+use align_data::{BadRow, DataError, Dataset, Encoder, LongAnswers, Opening, RowKind, TokenCache, TurnMarker};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -78,11 +81,43 @@ fn save_what_there_is(rejects: &mut Rejects, path: &Path) {
     }
 }
 
+/// The rows of a command that may use the adapter of a run.
+pub struct RowsOf<'a> {
+    pub model: &'a ModelArgs,
+    pub data: &'a DataArgs,
+    /// What every row must be; `None`: whatever it is.
+    pub kind: Option<RowKind>,
+    pub drops: Drops,
+    pub long_answers: LongAnswers,
+}
+
+impl RowsOf<'_> {
+    /// Opens them, read as the run read its own. `of_demo` is the file for `--demo`.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub fn open(&self, loaded: &LoadedModel, of_demo: impl Fn(&DemoPaths) -> PathBuf) -> Result<Dataset, CliError> {
+        let files = loaded.data_files(self.data, of_demo)?;
+        let template = loaded.template(self.model)?;
+        let encoder = loaded.data_encoder(template.as_deref(), loaded::max_length(self.data), self.data)?;
+        let encoder = encoder.with_long_answers(self.long_answers);
+        let encoder = run_record::reading_as(self.model.adapter.as_deref(), encoder)?;
+        let options = DataOptions {
+            kind: self.kind,
+            on_bad_row: self.data.on_bad_row,
+            keep: &self.data.keep,
+            demo: self.model.demo,
+            drops: self.drops,
+        };
+        data_with_rejects(&files, encoder, &options)
+    }
+}
+
 /// As [`data()`], for a command whose rejects go to `--rejects` or nowhere.
 ///
 /// # Errors
 /// [`CliError`].
-pub fn data_with_rejects(files: &[PathBuf], encoder: Encoder, options: &DataOptions<'_>) -> Result<Dataset, CliError> {
+fn data_with_rejects(files: &[PathBuf], encoder: Encoder, options: &DataOptions<'_>) -> Result<Dataset, CliError> {
     check_rejects(options.keep, options.on_bad_row)?;
     let Some(path) = &options.keep.rejects else { return open(files, encoder, options, None) };
     let mut rejects = Rejects::new();
@@ -106,7 +141,7 @@ fn open(
         None if options.demo => None,
         None => TokenCache::of_user(),
     };
-    let mut report = DataReport::new();
+    let mut report = DataReport::default();
     let opening = Opening {
         kind: options.kind,
         on_bad_row: options.on_bad_row.into(),

@@ -1,10 +1,10 @@
 //! From flags to a loaded model and its adapters.
 
-use crate::args::{DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs};
+use crate::args::{CacheArgs, DataArgs, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs, ReferenceChoice};
 use crate::chat_template;
 use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
-use crate::report;
+use crate::report::{self, say};
 use align_data::{Encoder, LongAnswers};
 use align_engine::model::{Layout, Model, ModelConfig, ModelNote, UnusedTensors, locate};
 use align_engine::weights::{ValueCheck, WeightFiles};
@@ -25,6 +25,14 @@ pub fn max_length(args: &DataArgs) -> u64 {
     args.max_length.unwrap_or(MAX_LENGTH)
 }
 
+/// What becomes of answers beyond the limit: a reward model scores whole answers alone.
+pub fn long_answers(objective: &Objective) -> LongAnswers {
+    match objective.scores() {
+        Scores::LogProbs => LongAnswers::Cut,
+        Scores::Reward => LongAnswers::Dropped,
+    }
+}
+
 /// # Errors
 /// [`CliError::Usage`] for `--logp-temperature` with a reward model's loss.
 pub fn check_temperature(args: &LogpArgs, objective: &Objective) -> Result<(), CliError> {
@@ -35,6 +43,28 @@ pub fn check_temperature(args: &LogpArgs, objective: &Objective) -> Result<(), C
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a reference for an objective that reads none, and says that a cache of its log-probs is not used.
+///
+/// # Errors
+/// [`CliError::Usage`].
+pub fn check_reference(
+    reference: Option<&ReferenceChoice>,
+    cache: &CacheArgs,
+    objective: &Objective,
+) -> Result<(), CliError> {
+    if objective.reference() {
+        return Ok(());
+    }
+    let name = objective.name();
+    if reference.is_some() {
+        return Err(CliError::Usage(format!("--reference: loss {name} reads no reference; leave the flag out")));
+    }
+    if cache.reference_cache.is_some() {
+        say!("--reference-cache is not used: loss {name} reads no reference");
+    }
+    Ok(())
 }
 
 /// The demo on disk, for as long as a command runs.
@@ -158,11 +188,7 @@ impl LoadedModel {
         max_length: u64,
         data: &DataArgs,
     ) -> Result<Encoder, CliError> {
-        let long_answers = match objective.scores() {
-            Scores::LogProbs => LongAnswers::Cut,
-            Scores::Reward => LongAnswers::Dropped,
-        };
-        Ok(self.data_encoder(chat_template, max_length, data)?.with_long_answers(long_answers))
+        Ok(self.data_encoder(chat_template, max_length, data)?.with_long_answers(long_answers(objective)))
     }
 
     /// The adapter of a directory, for an objective: that of a reward model for the losses of one.

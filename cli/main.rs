@@ -62,7 +62,9 @@ fn run() -> Result<(), error::CliError> {
     if !of_run.words.is_empty() {
         report::say!("{}", of_run.words);
     }
+    report::remember_messages();
     let Err(error) = commands::run(&matches) else { return Ok(()) };
+    report::skip_remembered_messages();
     let without = other_data::without_what_has_no_meaning(error, &of_run, &matches)?;
     commands::run(&parse(&without)?)
 }

@@ -3,7 +3,7 @@
 use crate::args::CacheChoice;
 use crate::error::CliError;
 use crate::loaded::LoadedModel;
-use crate::report::say;
+use crate::report::{detail, say};
 use align_data::store::user_cache;
 use align_engine::adapters::AdapterSet;
 use align_kernels::Precision;
@@ -44,11 +44,11 @@ pub fn open(
     }))
 }
 
-/// Says where the cache is and what it has to say.
+/// Reports where the cache is, and its notes.
 pub fn summary(cache: &ReferenceCache) {
     match cache.path() {
-        Some(path) => say!("reference cache: {}, {} answers", path.display(), cache.found()),
-        None => say!("reference cache: in memory, for this run alone"),
+        Some(path) => detail!("reference cache: {}, {} answers", path.display(), cache.found()),
+        None => detail!("reference cache: in memory, for this run alone"),
     }
     say_notes(Some(cache));
 }

@@ -1,11 +1,11 @@
 //! What becomes of the things that a run tells.
 
 use crate::error::CliError;
-use crate::report::Progress;
+use crate::report::{self, Progress};
 use crate::run_files::{METRICS, RECORD};
 use crate::run_record::{OfRun, RunRecord};
 use align_lora::adapter::Adapter;
-use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainState};
+use align_lora::train::{EvalMetrics, Note, Observer, StepMetrics, TrainError, TrainState};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -54,9 +54,13 @@ impl<'a> Watcher<'a> {
 }
 
 impl Observer for Watcher<'_> {
-    fn step(&mut self, metrics: &StepMetrics, total_steps: u64) -> Result<(), TrainError> {
-        self.progress.step(metrics, total_steps);
+    fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrainError> {
+        self.progress.step(metrics);
         self.write(&metrics.to_json())
+    }
+
+    fn evaluating(&mut self, rows: usize, all: usize) {
+        self.progress.evaluating(rows, all);
     }
 
     fn evaluation(&mut self, metrics: &EvalMetrics) -> Result<(), TrainError> {
@@ -68,7 +72,7 @@ impl Observer for Watcher<'_> {
         self.keep(state)
     }
 
-    fn note(&mut self, text: String) {
-        self.progress.note(&text);
+    fn note(&mut self, note: Note) {
+        report::note(&note);
     }
 }

@@ -115,7 +115,18 @@ fn a_prompt_that_is_taken_by_its_name_is_said() {
     let said = |rows: &[Value]| {
         let data = lines_in(folder.path(), "rows.jsonl", rows);
         let (model, data) = (golden_model("tiny-qwen2"), data.to_str().unwrap());
-        align(&["score", "--model", text(&model), "--data", data, "--data-cache", "off", "--reference-cache", "off"])
+        align(&[
+            "score",
+            "-v",
+            "--model",
+            text(&model),
+            "--data",
+            data,
+            "--data-cache",
+            "off",
+            "--reference-cache",
+            "off",
+        ])
     };
     let run = said(&[
         row(json!({"question": "Rain?"})),

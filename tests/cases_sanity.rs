@@ -15,7 +15,7 @@ fn run(command: &str, model_name: &str, data: &Path, more: &[&str]) -> Run {
 fn train(model_name: &str, data: &Path, more: &[&str]) -> Run {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out");
-    let common = ["--max-steps", "1", "--reference-cache", "off", "--output", text(&output)];
+    let common = ["-v", "--max-steps", "1", "--reference-cache", "off", "--output", text(&output)];
     run("train", model_name, data, &[&common[..], more].concat())
 }
 

@@ -26,7 +26,7 @@ fn table(path: PathBuf) -> toml::Table {
 fn train_writes_the_files_of_the_contract() {
     let folder = tempfile::tempdir().unwrap();
     let data = pairs();
-    let run = train(folder.path(), &["--loss", "exo", "--eval-data", &data]).ok();
+    let run = train(folder.path(), &["--loss", "exo", "--eval-data", &data, "--verbose"]).ok();
     assert_eq!(run.stdout, "", "progress and summary go to stderr");
     let out = folder.path().join("out");
     for file in ["adapter_model.safetensors", "adapter_config.json", "metrics.jsonl", "config.toml"] {
@@ -548,6 +548,35 @@ fn commands_of_other_programs_are_answered_with_the_command_that_does_it() {
     ] {
         align(&[verb, "--model", "somewhere"]).refused(2, &[&format!("there is no command `{verb}`"), command]);
     }
+}
+
+/// Model, loss, data and plan; the rest is for `--verbose`. Each message is a line, and what steps say begins with `step `.
+#[test]
+fn a_run_says_little_unless_it_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = |more: &[&str]| -> Vec<String> {
+        let run = train(folder.path(), &[&["--overwrite", "--eval-data", &pairs()], more].concat()).ok();
+        run.stderr.lines().map(str::to_owned).collect()
+    };
+    let short = lines(&[]);
+    let start: Vec<&String> = short.iter().take_while(|line| !line.starts_with("step ")).collect();
+    let heads: Vec<&str> = start.iter().filter_map(|line| line.split_once(": ")).map(|(head, _)| head).collect();
+    for head in ["model", "loss", "data", "evaluation data", "plan"] {
+        assert_eq!(heads.iter().filter(|found| **found == head).count(), 1, "{head}: {short:?}");
+    }
+    for head in ["device", "adapter", "memory", "time", "reference cache"] {
+        assert!(!heads.contains(&head), "{head}: {short:?}");
+    }
+    assert_eq!(
+        short.iter().filter(|line| line.starts_with("step ")).count(),
+        4,
+        "two steps, two evaluations: {short:?}"
+    );
+    let long = lines(&["-v"]);
+    for head in ["device: ", "adapter: ", "memory: ", "time: "] {
+        assert!(long.iter().any(|line| line.starts_with(head)), "{head}: {long:?}");
+    }
+    assert!(!long.concat().contains('\u{1b}'), "no colours without a terminal");
 }
 
 #[test]

@@ -93,8 +93,8 @@ fn train(name: &str, objective: Objective, model: &Model, rows: &[EncodedRow]) {
     let first = loss(&trainer);
     for step in 0..STEPS as usize {
         let batch = &rows[step % 2 * BATCH..][..BATCH];
-        let (_, metrics) = trainer.step(batch, STEPS).unwrap_or_else(|e| panic!("{name}, step {step}: {e}"));
-        let line = metrics.to_json();
+        let update = trainer.step(batch, STEPS).unwrap_or_else(|e| panic!("{name}, step {step}: {e}"));
+        let line = update.metrics(trainer.state(), 0.0, 0.0).to_json();
         let finite = |value: &Value| value.as_f64().is_some_and(f64::is_finite);
         assert!(line.as_object().unwrap().values().all(finite), "{name}, step {step}: {line}");
     }

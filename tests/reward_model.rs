@@ -36,7 +36,7 @@ fn a_reward_model_learns_to_order_pairs() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("rm");
     let held_out = demo_data("pairs_eval.jsonl");
-    let flags = ["--max-steps", "60", "--learning-rate", "1e-3", "--eval-data", &held_out];
+    let flags = ["-v", "--max-steps", "60", "--learning-rate", "1e-3", "--eval-data", &held_out];
     let run = train(&out, "rm_bt", &demo_data("pairs_train.jsonl"), &flags).ok();
     assert!(run.stderr.contains("and a score head") && run.stderr.contains("reference: none"), "{}", run.stderr);
 

@@ -83,7 +83,7 @@ fn a_conversation_is_scored_as_the_sum_of_its_turns() {
     let conversation = lines_in(folder.path(), "talk.jsonl", &[json!({"messages": turns})]);
     let answers = lines_in(folder.path(), "answers.jsonl", &[answer(1), answer(3)]);
     for model in ["tiny-qwen2", "tiny-llama", "tiny-gemma2"] {
-        let whole = score(model, &conversation, &["--sft-on", "assistant", "--per-token"]).ok();
+        let whole = score(model, &conversation, &["-v", "--sft-on", "assistant", "--per-token"]).ok();
         assert!(
             whole.stderr.contains("scored: the assistant's turns, by what the chat template adds"),
             "{}",

@@ -304,7 +304,7 @@ fn a_second_start_takes_the_tokens_of_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
     let data = parquet("pairs-zstd.parquet");
-    let score = |more: &[&str]| run("score", &[&data], &[&["--json", "--data-cache"], more].concat());
+    let score = |more: &[&str]| run("score", &[&data], &[&["-v", "--json", "--data-cache"], more].concat());
     let first = score(&[cache.to_str().unwrap()]).ok();
     assert!(first.stderr.contains("the tokens of 7 rows are kept in"), "{}", first.stderr);
     let second = score(&[cache.to_str().unwrap()]).ok();

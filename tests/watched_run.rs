@@ -3,7 +3,7 @@
 use align_data::Shuffle;
 use align_kernels::Precision;
 use align_lora::optim::{OptimizerKind, ScheduleKind, Warmup};
-use align_lora::train::{EvalMetrics, Observer, StepMetrics, TrainError, TrainOptions, TrainState};
+use align_lora::train::{EvalMetrics, Note, Observer, StepMetrics, TrainError, TrainOptions, TrainState};
 
 /// One epoch of plain training in f32.
 pub fn options() -> TrainOptions {
@@ -32,10 +32,10 @@ pub fn options() -> TrainOptions {
 
 /// Keeps what a run notes.
 #[derive(Default)]
-pub struct Notes(pub Vec<String>);
+pub struct Notes(pub Vec<Note>);
 
 impl Observer for Notes {
-    fn step(&mut self, _: &StepMetrics, _: u64) -> Result<(), TrainError> {
+    fn step(&mut self, _: &StepMetrics) -> Result<(), TrainError> {
         Ok(())
     }
     fn evaluation(&mut self, _: &EvalMetrics) -> Result<(), TrainError> {
@@ -44,7 +44,14 @@ impl Observer for Notes {
     fn epoch(&mut self, _: &TrainState) -> Result<(), TrainError> {
         Ok(())
     }
-    fn note(&mut self, text: String) {
-        self.0.push(text);
+    fn note(&mut self, note: Note) {
+        self.0.push(note);
+    }
+}
+
+impl Notes {
+    /// Whether a pass of the run held more than was planned.
+    pub fn are_beyond_plan(&self) -> bool {
+        self.0.iter().any(|note| matches!(note, Note::BeyondPlan { .. }))
     }
 }

@@ -8,12 +8,13 @@ mod verbs;
 
 pub use commands::{EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
 pub use model::{
-    CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs,
+    CacheArgs, CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs,
     OnBadRowChoice, PrecisionChoice, ReadingArgs, ReferenceChoice,
 };
 pub use train::TrainArgs;
 pub use verbs::instead_of;
 
+use crate::report::WIDEST;
 use align_lora::objective::{self, Knob, KnobKind, KnobValue};
 use clap::builder::Resettable;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser, Subcommand};
@@ -21,9 +22,12 @@ use std::any::TypeId;
 
 /// Preference fine-tuning of language models with LoRA: one binary, one forward pass per pair.
 #[derive(Debug, Parser)]
-#[command(name = "align-cli", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(name = "align-cli", version, max_term_width = WIDEST, arg_required_else_help = true)]
 #[command(after_help = "Try it: align-cli train --demo --loss exo")]
 pub struct Cli {
+    /// Print more of what the command finds out
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
     #[command(subcommand)]
     pub command: Commands,
 }

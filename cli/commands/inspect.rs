@@ -2,13 +2,14 @@
 
 use super::{print, print_json};
 use crate::args::{InspectArgs, ModelArgs};
-use crate::data::{self, DataOptions, Drops};
+use crate::data::{Drops, RowsOf};
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
 use crate::report;
 use crate::run_record;
 use align_data::{
-    Answer, Dataset, Encoded, EncodedRow, Encoder, Histogram, Lengths, Repeats, Sequences, SftPart, SpanSource,
+    Answer, Dataset, Encoded, EncodedRow, Encoder, Histogram, Lengths, LongAnswers, Repeats, Sequences, SftPart,
+    SpanSource,
 };
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, LoraConfig};
@@ -17,68 +18,27 @@ use std::borrow::Cow;
 use std::path::Path;
 
 pub fn run(args: &InspectArgs) -> Result<(), CliError> {
-    let has_data = !args.data.data.is_empty() || args.demo;
-    if !has_data {
-        let of_data = [
-            ("--row", args.row.is_some()),
-            ("--max-length", args.data.max_length.is_some()),
-            ("--columns", !args.data.reading.columns.is_empty()),
-            ("--implicit-prompt", args.data.reading.implicit_prompt),
-            ("--chat", args.data.reading.chat),
-            ("--system", args.data.reading.system.is_some()),
-            ("--pairs", args.data.pairs.is_some()),
-            ("--sft-on", args.data.sft.sft_on.is_some()),
-            ("--rejects", args.data.keep.rejects.is_some()),
-            ("--data-cache", args.data.keep.data_cache.is_some()),
-        ];
-        if let Some((flag, _)) = of_data.into_iter().find(|(_, given)| *given) {
-            return Err(CliError::Usage(format!("{flag} is about the rows of --data, which is missing")));
-        }
-    }
-    let _ = args.data.reading()?; // reports a mistake in it before a model is loaded
-    let max_length = loaded::max_length(&args.data);
+    report::be_verbose(); // it is asked for all that can be found out
+    check(args)?;
     let device = Device::cpu(None)?;
     device.clone().install(|| {
-        let base = match &args.adapter {
-            Some(dir) if args.model.is_none() && !args.demo => base_of(dir)?,
-            _ => None,
-        };
-        let of_demo = base.as_deref() == Some(loaded::DEMO_BASE);
-        let model_args = ModelArgs {
-            model: args.model.clone().or(base.filter(|_| !of_demo)),
-            adapter: args.adapter.clone(),
-            demo: args.demo || of_demo,
-            chat_template: args.chat_template.clone(),
-        };
+        let model_args = model_args(args)?;
         let loaded = loaded::model(&model_args, &device)?;
         let mut facts = json!({ "model": model(&loaded) });
-        if let Some(dir) = &args.adapter {
-            facts["adapter"] = adapter(&loaded.any_adapter(dir)?);
-        } else {
-            let mut config = LoraConfig::default();
-            if let Some(text) = &args.target_modules {
-                let parsed = text.parse();
-                config.target_modules =
-                    parsed.map_err(|fault| CliError::Usage(format!("--target-modules {text}: {fault}")))?;
-            }
-            facts["fresh_adapter"] = adapter(&Adapter::fresh(&loaded.model, &config, 0)?);
+        match &args.adapter {
+            Some(dir) => facts["adapter"] = adapter(&loaded.any_adapter(dir)?),
+            None => facts["fresh_adapter"] = adapter(&fresh_adapter(args, &loaded)?),
         }
         let mut histograms = String::new();
-        let files = match has_data {
-            true => loaded.data_files(&args.data, |demo| demo.pairs_train.clone())?,
-            false => Vec::new(),
-        };
-        if !files.is_empty() {
-            let encoder = loaded.data_encoder(loaded.template(&model_args)?.as_deref(), max_length, &args.data)?;
-            let encoder = run_record::reading_as(args.adapter.as_deref(), encoder)?;
-            let options = DataOptions {
+        if has_data(args) {
+            let rows = RowsOf {
+                model: &model_args,
+                data: &args.data,
                 kind: None,
-                on_bad_row: args.data.on_bad_row,
-                keep: &args.data.keep,
-                demo: args.demo,
                 drops: Drops::Reported,
+                long_answers: LongAnswers::Cut,
             };
-            let data = data::data_with_rejects(&files, encoder, &options)?;
+            let data = rows.open(&loaded, |demo| demo.pairs_train.clone())?;
             facts["data"] = survey(&data);
             match args.json {
                 true => {
@@ -87,7 +47,7 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
                 }
                 false => {
                     report::data("data", data.survey(), &args.data.reading);
-                    histograms = bars(&data.survey().lengths, max_length);
+                    histograms = bars(&data.survey().lengths, loaded::max_length(&args.data));
                 }
             }
             run_record::compare_form(args.adapter.as_deref(), data.survey().form())?;
@@ -100,6 +60,55 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
             false => print((table(&facts, 0) + &histograms).as_bytes()),
         }
     })
+}
+
+fn has_data(args: &InspectArgs) -> bool {
+    !args.data.data.is_empty() || args.demo
+}
+
+/// Refuses flags about rows if there are none, and mistakes in them before a model is loaded.
+fn check(args: &InspectArgs) -> Result<(), CliError> {
+    let of_data = [
+        ("--row", args.row.is_some()),
+        ("--max-length", args.data.max_length.is_some()),
+        ("--columns", !args.data.reading.columns.is_empty()),
+        ("--implicit-prompt", args.data.reading.implicit_prompt),
+        ("--chat", args.data.reading.chat),
+        ("--system", args.data.reading.system.is_some()),
+        ("--pairs", args.data.pairs.is_some()),
+        ("--sft-on", args.data.sft.sft_on.is_some()),
+        ("--rejects", args.data.keep.rejects.is_some()),
+        ("--data-cache", args.data.keep.data_cache.is_some()),
+    ];
+    match of_data.into_iter().find(|(_, given)| *given && !has_data(args)) {
+        Some((flag, _)) => Err(CliError::Usage(format!("{flag} is about the rows of --data, which is missing"))),
+        None => args.data.reading().map(drop),
+    }
+}
+
+/// The model of the flags, or the base of the adapter.
+fn model_args(args: &InspectArgs) -> Result<ModelArgs, CliError> {
+    let base = match &args.adapter {
+        Some(dir) if args.model.is_none() && !args.demo => base_of(dir)?,
+        _ => None,
+    };
+    let of_demo = base.as_deref() == Some(loaded::DEMO_BASE);
+    Ok(ModelArgs {
+        model: args.model.clone().or(base.filter(|_| !of_demo)),
+        adapter: args.adapter.clone(),
+        demo: args.demo || of_demo,
+        chat_template: args.chat_template.clone(),
+    })
+}
+
+/// The adapter that training would begin with.
+fn fresh_adapter(args: &InspectArgs, loaded: &LoadedModel) -> Result<Adapter, CliError> {
+    let mut config = LoraConfig::default();
+    if let Some(text) = &args.target_modules {
+        let parsed = text.parse();
+        config.target_modules = parsed.map_err(|fault| CliError::Usage(format!("--target-modules {text}: {fault}")))?;
+    }
+    Ok(Adapter::fresh(&loaded.model, &config, 0)?)
 }
 
 /// The base that an adapter's config names.

@@ -4,7 +4,7 @@ use crate::args::MergeArgs;
 use crate::chat_template;
 use crate::error::CliError;
 use crate::loaded::{DEMO, Demo};
-use crate::report::{self, say};
+use crate::report::{self, Pass, say};
 use crate::run_files;
 use align_engine::json::shorten;
 use align_engine::model::locate;
@@ -36,7 +36,10 @@ pub fn run(args: &MergeArgs) -> Result<(), CliError> {
         existing,
         chat_template: template.as_ref(),
     };
-    let merged = device.clone().install(|| merge.run(&device, &mut |_, _| ()))?;
+    let mut pass = Pass::new("merging");
+    let mut progress = |done: u64, all: u64| pass.at(done, all, "");
+    let merged = device.clone().install(|| merge.run(&device, &mut progress))?;
+    drop(pass);
     report::model_notes(&merged.notes);
     report::other_base(&args.adapter, merged.trained_on.as_deref(), &merged.base, merged.base_name.as_deref());
     let (adapter, output) = (args.adapter.display(), args.output.display());

@@ -10,6 +10,7 @@ mod train;
 
 use crate::args::{self, Cli, Commands};
 use crate::error::CliError;
+use crate::report;
 use clap::{ArgMatches, FromArgMatches};
 use std::io::Write;
 
@@ -19,6 +20,9 @@ use std::io::Write;
 /// [`CliError`].
 pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    if cli.verbose {
+        report::be_verbose();
+    }
     let knobs = || matches.subcommand().map_or_else(Vec::new, |(_, matches)| args::given_knobs(matches));
     match cli.command {
         Commands::Train(args) => train::run(&args, &knobs()),

@@ -2,19 +2,20 @@
 
 use super::print;
 use crate::args::{ModelArgs, ScoreArgs};
-use crate::data::{self, DataOptions, Drops};
+use crate::data::{Drops, RowsOf};
 use crate::error::CliError;
-use crate::loaded;
+use crate::loaded::{self, LoadedModel};
 use crate::reference::Reference;
 use crate::reference_cache;
-use crate::report;
+use crate::report::{self, Pass};
 use crate::run_record::{self, Kept};
-use align_data::{Answer, Encoded, EncodedRow, LongAnswers, Target};
+use align_data::{Answer, Dataset, Encoded, EncodedRow, LongAnswers, Target};
 use align_engine::adapters::Adapters;
 use align_engine::autograd::Mode;
 use align_lora::objective::Coupling;
-use align_lora::train::{Forward, Piece, RowTokens, Scored, Scorers, Scoring, StepPlan};
+use align_lora::train::{Forward, Piece, ReferenceCache, RowTokens, Scored, Scorers, Scoring, StepPlan};
 use serde_json::{Map, Value, json};
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 /// Records that are encoded, packed and printed together.
@@ -26,69 +27,65 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         let adapter = args.reward_model.as_ref().or(args.model.adapter.as_ref());
         let model_args = ModelArgs { adapter: adapter.cloned(), ..args.model.clone() };
         let loaded = loaded::model(&model_args, &device)?;
-        let (policy, scorers, long_answers) = match (&args.reward_model, &args.model.adapter) {
-            (Some(dir), _) => {
-                let pad = loaded.model.config().pad_token_id;
-                let head = loaded.reward_model(dir)?;
-                (Some(head), Scorers::Reward { pad }, LongAnswers::Dropped)
-            }
-            (None, Some(dir)) => (Some(loaded.adapter(dir)?), Scorers::PolicyAndReference, LongAnswers::Cut),
-            (None, None) => (None, Scorers::PolicyAndReference, LongAnswers::Cut),
-        };
-        let reference = match scorers {
-            Scorers::PolicyAndReference => {
-                let dir = args.model.adapter.as_deref();
-                Reference::find(args.reference.as_ref(), dir, &Kept::beside(dir.zip(policy.as_ref()))?, &loaded)?
-            }
-            Scorers::Policy | Scorers::Reward { .. } => Reference::none("a reward model scores each answer by itself"),
-        };
-        let (precision, logp_temperature) = (args.device.precision.into(), args.logp.temperature());
-        let choice = args.cache.reference_cache.as_ref();
-        let cache = match scorers {
-            Scorers::PolicyAndReference => {
-                reference_cache::open(choice, &loaded, reference.set.as_deref(), precision, logp_temperature)?
-                    .map(Arc::new)
-            }
-            Scorers::Policy | Scorers::Reward { .. } => None,
-        };
-        if let Some(cache) = &cache {
-            reference_cache::summary(cache);
-        }
-        let scoring = Scoring {
-            model: &loaded.model,
-            adapters: Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference: reference.set },
-            scorers,
-            precision,
-            logp_temperature,
-            extras: false,
-            cache: cache.clone(),
-        };
-        let max_length = loaded::max_length(&args.data);
-        let template = loaded.template(&model_args)?;
-        let encoder = loaded.data_encoder(template.as_deref(), max_length, &args.data)?;
-        let encoder = run_record::reading_as(model_args.adapter.as_deref(), encoder.with_long_answers(long_answers))?;
-        let files = loaded.data_files(&args.data, |demo| demo.pairs_eval.clone())?;
-        let options = DataOptions {
+        let (scoring, reference) = scoring(args, &loaded)?;
+        let rows = RowsOf {
+            model: &model_args,
+            data: &args.data,
             kind: None,
-            on_bad_row: args.data.on_bad_row,
-            keep: &args.data.keep,
-            demo: args.model.demo,
             drops: Drops::Reported,
+            long_answers: if args.reward_model.is_some() { LongAnswers::Dropped } else { LongAnswers::Cut },
         };
-        let data = data::data_with_rejects(&files, encoder, &options)?;
+        let data = rows.open(&loaded, |demo| demo.pairs_eval.clone())?;
         report::data("data", data.survey(), &args.data.reading);
         run_record::compare_form(model_args.adapter.as_deref(), data.survey().form())?;
-        let window = data.records_at_once(WINDOW);
-        for start in (0..data.records()).step_by(window) {
-            let outcomes = data.outcomes(start..data.records().min(start + window))?;
-            let scores = score(&scoring, outcomes, &reference.name, args)?;
-            let lines: String =
-                scores.iter().map(|row| if args.json { format!("{row}\n") } else { line(row) }).collect();
-            print(lines.as_bytes())?;
-            reference_cache::say_notes(cache.as_deref());
-        }
-        Ok(())
+        print_scores(args, &scoring, &reference, &data)
     })
+}
+
+/// What scores the answers, and the name of the reference.
+fn scoring<'m>(args: &ScoreArgs, loaded: &'m LoadedModel) -> Result<(Scoring<'m>, String), CliError> {
+    let (precision, logp_temperature) = (args.device.precision.into(), args.logp.temperature());
+    let scoring = |adapters: Adapters, scorers: Scorers, cache: Option<ReferenceCache>| Scoring {
+        model: &loaded.model,
+        adapters,
+        scorers,
+        precision,
+        logp_temperature,
+        extras: false,
+        cache: cache.map(Arc::new),
+    };
+    if let Some(dir) = &args.reward_model {
+        let scorers = Scorers::Reward { pad: loaded.model.config().pad_token_id };
+        let adapters = Adapters { policy: Some(loaded.reward_model(dir)?.set().clone()), reference: None };
+        let reference = Reference::none("a reward model scores each answer by itself");
+        return Ok((scoring(adapters, scorers, None), reference.name));
+    }
+    let dir = args.model.adapter.as_deref();
+    let policy = dir.map(|dir| loaded.adapter(dir)).transpose()?;
+    let kept = Kept::beside(dir.zip(policy.as_ref()))?;
+    let Reference { set, name } = Reference::find(args.reference.as_ref(), dir, &kept, loaded)?;
+    let choice = args.cache.reference_cache.as_ref();
+    let cache = reference_cache::open(choice, loaded, set.as_deref(), precision, logp_temperature)?;
+    cache.iter().for_each(reference_cache::summary);
+    let adapters = Adapters { policy: policy.map(|adapter| adapter.set().clone()), reference: set };
+    Ok((scoring(adapters, Scorers::PolicyAndReference, cache), name))
+}
+
+fn print_scores(args: &ScoreArgs, scoring: &Scoring<'_>, reference: &str, data: &Dataset) -> Result<(), CliError> {
+    let window = data.records_at_once(WINDOW);
+    let mut pass = Pass::new("scoring");
+    for start in (0..data.records()).step_by(window) {
+        let end = data.records().min(start + window);
+        let scores = score(scoring, data.outcomes(start..end)?, reference, args)?;
+        let lines: String = scores.iter().map(|row| if args.json { format!("{row}\n") } else { line(row) }).collect();
+        print(lines.as_bytes())?;
+        // results on a terminal are progress enough
+        if !std::io::stdout().is_terminal() {
+            pass.at(end as u64, data.records() as u64, "");
+        }
+        reference_cache::say_notes(scoring.cache.as_deref());
+    }
+    Ok(())
 }
 
 /// One object for each record, in order.
@@ -98,31 +95,38 @@ fn score(
     reference: &str,
     args: &ScoreArgs,
 ) -> Result<Vec<Value>, CliError> {
-    let mut objects: Vec<Value> = outcomes
-        .iter()
-        .map(|outcome| match outcome {
-            Encoded::Kept(row) => head(row.row, &row.id, reference),
-            Encoded::Dropped { row, id, reason } => {
-                let mut object = head(*row, id, reference);
-                object.insert("dropped".into(), reason.to_string().into());
-                object
-            }
-        })
-        .map(Value::Object)
-        .collect();
-    let (places, rows): (Vec<usize>, Vec<EncodedRow>) = outcomes
-        .into_iter()
-        .enumerate()
-        .filter_map(|(place, outcome)| match outcome {
-            Encoded::Kept(row) => Some((place, row)),
-            Encoded::Dropped { .. } => None,
-        })
-        .unzip();
+    let object = |outcome: &Encoded| match outcome {
+        Encoded::Kept(row) => {
+            let mut object = head(row.row, &row.id, reference);
+            object.insert("prompt_tokens".into(), row.prompt.len().into());
+            object
+        }
+        Encoded::Dropped { row, id, reason } => {
+            let mut object = head(*row, id, reference);
+            object.insert("dropped".into(), reason.to_string().into());
+            object
+        }
+    };
+    let mut objects: Vec<Map<String, Value>> = outcomes.iter().map(object).collect();
+    let kept = outcomes.into_iter().enumerate().filter_map(|(place, outcome)| match outcome {
+        Encoded::Kept(row) => Some((place, row)),
+        Encoded::Dropped { .. } => None,
+    });
+    let (places, rows): (Vec<usize>, Vec<EncodedRow>) = kept.unzip();
+    let answers = score_answers(scoring, &rows, args)?;
+    for ((place, row), answers) in places.into_iter().zip(&rows).zip(answers) {
+        add_answers(&mut objects[place], &row.target, answers, scoring.scorers);
+    }
+    Ok(objects.into_iter().map(Value::Object).collect())
+}
+
+/// An object for each answer of each row.
+fn score_answers(scoring: &Scoring<'_>, rows: &[EncodedRow], args: &ScoreArgs) -> Result<Vec<Vec<Value>>, CliError> {
     let tokens: Vec<RowTokens> = rows.iter().map(|row| RowTokens::of(row, 0)).collect();
     let plan = StepPlan::of_scoring(&tokens, Coupling::None, args.pack.micro_batch_tokens as usize);
     let mut answers: Vec<Vec<Value>> = rows.iter().map(|row| vec![Value::Null; row.answers.len()]).collect();
     for pass in &plan.passes {
-        let forward = scoring.forward(&pass.trees(&rows, &[]), Mode::Inference, None, 0)?;
+        let forward = scoring.forward(&pass.trees(rows, &[]), Mode::Inference, None, 0)?;
         let mut scored = forward.answers().iter();
         for Piece { row, answers: of_piece } in &pass.pieces {
             for (i, scored) in of_piece.clone().zip(scored.by_ref()) {
@@ -131,27 +135,27 @@ fn score(
             }
         }
     }
-    for ((place, row), answers) in places.into_iter().zip(rows).zip(answers) {
-        let object = objects[place].as_object_mut().expect("made above");
-        object.insert("prompt_tokens".into(), row.prompt.len().into());
-        match (&row.target, answers) {
-            (Target::Pair, answers) => {
-                for (name, answer) in ["chosen", "rejected"].into_iter().zip(answers) {
-                    object.insert(name.into(), answer);
-                }
-            }
-            (Target::Label(_) | Target::Sequence, mut answers) => {
-                object.insert("completion".into(), answers.remove(0));
-            }
-            (Target::Rewards(_), answers) => {
-                if let Scorers::Reward { .. } = scoring.scorers {
-                    object.insert("ranking".into(), ranking(&answers).into());
-                }
-                object.insert("completions".into(), answers.into());
+    Ok(answers)
+}
+
+/// Adds the answers of a row to its object, under the names of their columns.
+fn add_answers(object: &mut Map<String, Value>, target: &Target, mut answers: Vec<Value>, scorers: Scorers) {
+    match target {
+        Target::Pair => {
+            for (name, answer) in ["chosen", "rejected"].into_iter().zip(answers) {
+                object.insert(name.into(), answer);
             }
         }
+        Target::Label(_) | Target::Sequence => {
+            object.insert("completion".into(), answers.remove(0));
+        }
+        Target::Rewards(_) => {
+            if let Scorers::Reward { .. } = scorers {
+                object.insert("ranking".into(), ranking(&answers).into());
+            }
+            object.insert("completions".into(), answers.into());
+        }
     }
-    Ok(objects)
 }
 
 fn head(row: usize, id: &Option<Value>, reference: &str) -> Map<String, Value> {

@@ -6,17 +6,18 @@ use crate::error::CliError;
 use crate::run_files::OPTIONS;
 use align_engine::new_file::{NewFile, NewFileError};
 use align_lora::adapter::LoraConfig;
-use align_lora::objective::{KnobKind, KnobValue};
+use align_lora::objective::{KnobKind, KnobValue, Objective};
 use align_lora::optim::{AdamNumbers, OptimizerKind, Warmup};
-use align_lora::train::Trainer;
+use align_lora::train::{TrainOptions, Trainer};
 use clap::ValueEnum;
 use std::path::{Path, PathBuf};
+use toml::{Table, Value};
 
 /// The files that the flags name, patterns resolved: a later run reads the same ones.
-pub struct NamedFiles<'a> {
-    pub data: &'a [PathBuf],
-    pub eval: &'a [PathBuf],
-    pub texts: &'a [PathBuf],
+pub struct NamedFiles {
+    pub data: Vec<PathBuf>,
+    pub eval: Vec<PathBuf>,
+    pub texts: Vec<PathBuf>,
 }
 
 /// Everything as it was resolved.
@@ -25,152 +26,155 @@ pub struct NamedFiles<'a> {
 /// [`CliError::Usage`] for a path that is not UTF-8, which a TOML file cannot name.
 pub fn resolved(
     args: &TrainArgs,
-    named: &NamedFiles<'_>,
+    named: &NamedFiles,
     adapter: &LoraConfig,
     trainer: &Trainer<'_>,
-) -> Result<toml::Table, CliError> {
-    let mut table = toml::Table::new();
-    let mut put = |key: &str, value: toml::Value| table.insert(key.to_owned(), value);
-    let files = |paths: &[PathBuf]| paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>();
-    let options = trainer.options();
-    match &args.model.model {
-        Some(name) if Path::new(name).is_dir() => put("model", absolute(Path::new(name))?),
-        Some(name) => put("model", name.clone().into()),
-        None => put("demo", true.into()),
-    };
-    if let Some(dir) = &args.model.adapter {
-        put("adapter", absolute(dir)?);
-    } else {
-        put("lora-rank", integer(adapter.rank as u64));
-        put("lora-alpha", adapter.alpha.into());
-        put(
-            "target-modules",
-            match args.target_modules.is_empty() {
-                true => "all-linear".into(),
-                false => args.target_modules.join(",").into(),
-            },
-        );
-        put("rslora", adapter.use_rslora.into());
-    }
-    match &args.reference {
-        Some(ReferenceChoice::Base) => {
-            put("reference", "base".into());
+) -> Result<Table, CliError> {
+    let mut options = Options(Table::new());
+    options.of_model(args, adapter)?;
+    options.of_files(args, named)?;
+    options.of_rows(args)?;
+    options.of_loss(trainer.objective());
+    options.of_optimiser(args, adapter, trainer.options());
+    options.of_run(args, trainer.options())?;
+    Ok(options.0)
+}
+
+/// Options by the names of their flags.
+struct Options(Table);
+
+impl Options {
+    /// Puts a value in. `None` is left out.
+    fn put(&mut self, key: &str, value: impl Into<Option<Value>>) {
+        if let Some(value) = value.into() {
+            self.0.insert(key.to_owned(), value);
         }
-        Some(ReferenceChoice::Adapter(dir)) => {
-            put("reference", absolute(dir)?);
-        }
-        None => {}
     }
-    if let Some(temperature) = args.logp.logp_temperature {
+
+    fn of_model(&mut self, args: &TrainArgs, adapter: &LoraConfig) -> Result<(), CliError> {
+        match &args.model.model {
+            Some(name) if Path::new(name).is_dir() => self.put("model", absolute(Path::new(name))?),
+            Some(name) => self.put("model", Value::from(name.clone())),
+            None => self.put("demo", Value::from(true)),
+        }
+        if let Some(dir) = &args.model.adapter {
+            self.put("adapter", absolute(dir)?);
+        } else {
+            let targets =
+                if args.target_modules.is_empty() { "all-linear".to_owned() } else { args.target_modules.join(",") };
+            self.put("lora-rank", integer(adapter.rank as u64));
+            self.put("lora-alpha", Value::from(adapter.alpha));
+            self.put("target-modules", Value::from(targets));
+            self.put("rslora", Value::from(adapter.use_rslora));
+        }
+        match &args.reference {
+            Some(ReferenceChoice::Base) => self.put("reference", Value::from("base")),
+            Some(ReferenceChoice::Adapter(dir)) => self.put("reference", absolute(dir)?),
+            None => {}
+        }
         // the digits that were typed, not those of the nearest f32
-        put("logp-temperature", temperature.to_string().parse::<f64>().unwrap_or(1.0).into());
-    }
-    if args.model.chat_template.is_some() {
+        let temperature = args.logp.logp_temperature.and_then(|typed| typed.to_string().parse::<f64>().ok());
+        self.put("logp-temperature", temperature.map(Value::from));
         // the run's own copy, since the file that the flag named may change
-        put("chat-template", OWN_TEMPLATE.into());
+        self.put("chat-template", args.model.chat_template.as_ref().map(|_| Value::from(OWN_TEMPLATE)));
+        Ok(())
     }
-    if !named.data.is_empty() {
-        put("data", files(named.data)?.into());
-    }
-    if !named.eval.is_empty() {
-        put("eval-data", files(named.eval)?.into());
-    }
-    if !named.texts.is_empty() {
-        put("reference-data", files(named.texts)?.into());
-    }
-    if let Some(fraction) = args.eval_fraction {
-        put("eval-fraction", fraction.into());
-    }
-    if let Some(path) = &args.data.keep.rejects {
-        put("rejects", absolute(path)?);
-    }
-    match &args.data.keep.data_cache {
-        Some(DataCacheChoice::Folder(folder)) => {
-            put("data-cache", absolute(folder)?);
+
+    fn of_files(&mut self, args: &TrainArgs, named: &NamedFiles) -> Result<(), CliError> {
+        for (key, paths) in [("data", &named.data), ("eval-data", &named.eval), ("reference-data", &named.texts)] {
+            if !paths.is_empty() {
+                let paths = paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
+                self.put(key, Value::from(paths));
+            }
         }
-        Some(DataCacheChoice::Off) => {
-            put("data-cache", "off".into());
+        self.put("eval-fraction", args.eval_fraction.map(Value::from));
+        self.put("rejects", args.data.keep.rejects.as_deref().map(absolute).transpose()?);
+        match &args.data.keep.data_cache {
+            Some(DataCacheChoice::Folder(folder)) => self.put("data-cache", absolute(folder)?),
+            Some(DataCacheChoice::Off) => self.put("data-cache", Value::from("off")),
+            None => {}
         }
-        None => {}
+        Ok(())
     }
-    let reading = args.data.reading()?;
-    // also write what is off: if the run started from an adapter, the adapter's options would turn it on again
-    put("columns", reading.columns.to_string().into());
-    put("chat", args.data.reading.chat.into());
-    put("system", reading.system.unwrap_or_default().into());
-    if let Some(pairs) = args.data.pairs {
-        put("pairs", word(pairs));
+
+    /// How rows are read. What is off is written too: if the run started from an adapter, the adapter's options would turn it on
+    /// again.
+    fn of_rows(&mut self, args: &TrainArgs) -> Result<(), CliError> {
+        let reading = args.data.reading()?;
+        self.put("columns", Value::from(reading.columns.to_string()));
+        self.put("chat", Value::from(args.data.reading.chat));
+        self.put("system", Value::from(reading.system.unwrap_or_default()));
+        self.put("pairs", args.data.pairs.map(word));
+        self.put("implicit-prompt", Value::from(args.data.reading.implicit_prompt));
+        self.put("allow-drops", Value::from(args.drops.allow_drops));
+        self.put("sft-on", args.data.sft.sft_on.map(word));
+        Ok(())
     }
-    put("implicit-prompt", args.data.reading.implicit_prompt.into());
-    put("allow-drops", args.drops.allow_drops.into());
-    if let Some(part) = args.data.sft.sft_on {
-        put("sft-on", word(part));
-    }
-    put("loss", trainer.objective().asked_name().into());
-    for (knob, value) in trainer.objective().knobs() {
-        match (value, knob.kind) {
-            (KnobValue::Number(number), _) => put(knob.flag, number.into()),
-            (KnobValue::Switch(on), KnobKind::Switch { default }) => put(knob.flag, (on != default).into()),
-            (KnobValue::Switch(on), _) => put(knob.flag, on.into()),
-            (KnobValue::Choice(word), _) => put(knob.flag, word.into()),
-        };
-    }
-    put("lora-dropout", adapter.dropout.into());
-    put("learning-rate", options.learning_rate.into());
-    put("schedule", word(args.optimiser.schedule));
-    match options.warmup {
-        Warmup::Steps(steps) => put("warmup-steps", integer(steps)),
-        Warmup::Ratio(ratio) => put("warmup-ratio", ratio.into()),
-    };
-    put("optim", word(args.optimiser.optim));
-    match options.optimizer {
-        OptimizerKind::AdamW(AdamNumbers { beta1, beta2, eps }) => {
-            put("adam-beta1", beta1.into());
-            put("adam-beta2", beta2.into());
-            put("adam-epsilon", eps.into());
-        }
-        OptimizerKind::RmsProp { alpha } => {
-            put("rmsprop-alpha", alpha.into());
+
+    fn of_loss(&mut self, objective: &Objective) {
+        self.put("loss", Value::from(objective.asked_name()));
+        for (knob, value) in objective.knobs() {
+            let value: Value = match (value, knob.kind) {
+                (KnobValue::Number(number), _) => number.into(),
+                (KnobValue::Switch(on), KnobKind::Switch { default }) => (on != default).into(),
+                (KnobValue::Switch(on), _) => on.into(),
+                (KnobValue::Choice(word), _) => word.into(),
+            };
+            self.put(knob.flag, value);
         }
     }
-    put("weight-decay", options.weight_decay.into());
-    put("max-grad-norm", options.max_grad_norm.into());
-    put("epochs", integer(options.epochs));
-    if let Some(steps) = options.max_steps {
-        put("max-steps", integer(steps));
+
+    fn of_optimiser(&mut self, args: &TrainArgs, adapter: &LoraConfig, options: &TrainOptions) {
+        self.put("lora-dropout", Value::from(adapter.dropout));
+        self.put("learning-rate", Value::from(options.learning_rate));
+        self.put("schedule", word(args.optimiser.schedule));
+        match options.warmup {
+            Warmup::Steps(steps) => self.put("warmup-steps", integer(steps)),
+            Warmup::Ratio(ratio) => self.put("warmup-ratio", Value::from(ratio)),
+        }
+        self.put("optim", word(args.optimiser.optim));
+        match options.optimizer {
+            OptimizerKind::AdamW(AdamNumbers { beta1, beta2, eps }) => {
+                self.put("adam-beta1", Value::from(beta1));
+                self.put("adam-beta2", Value::from(beta2));
+                self.put("adam-epsilon", Value::from(eps));
+            }
+            OptimizerKind::RmsProp { alpha } => self.put("rmsprop-alpha", Value::from(alpha)),
+        }
+        self.put("weight-decay", Value::from(options.weight_decay));
+        self.put("max-grad-norm", Value::from(options.max_grad_norm));
     }
-    if let Some(most) = options.max_completions {
-        put("max-completions", integer(most as u64));
+
+    fn of_run(&mut self, args: &TrainArgs, options: &TrainOptions) -> Result<(), CliError> {
+        self.put("epochs", integer(options.epochs));
+        self.put("max-steps", options.max_steps.map(integer));
+        self.put("max-completions", options.max_completions.map(|most| integer(most as u64)));
+        self.put("logging-steps", integer(args.logging_steps));
+        self.put("eval-steps", options.eval_steps.map(integer));
+        self.put("batch-size", integer(options.batch_size as u64));
+        self.put("micro-batch-tokens", integer(options.micro_batch_tokens as u64));
+        self.put("memory", options.memory.map(integer));
+        self.put("max-length", integer(options.max_length as u64));
+        self.put("on-bad-row", word(args.data.on_bad_row));
+        self.put("seed", integer(options.seed));
+        self.put("no-shuffle", Value::from(args.no_shuffle));
+        self.put("unpaired-order", word(args.unpaired_order));
+        self.put("precision", word(args.device.precision));
+        match &args.cache.reference_cache {
+            Some(CacheChoice::Off) => self.put("reference-cache", Value::from("off")),
+            Some(CacheChoice::Memory) => self.put("reference-cache", Value::from("memory")),
+            Some(CacheChoice::Folder(folder)) => self.put("reference-cache", absolute(folder)?),
+            None => {}
+        }
+        Ok(())
     }
-    put("logging-steps", integer(args.logging_steps));
-    if let Some(steps) = options.eval_steps {
-        put("eval-steps", integer(steps));
-    }
-    put("batch-size", integer(options.batch_size as u64));
-    put("micro-batch-tokens", integer(options.micro_batch_tokens as u64));
-    if let Some(bytes) = options.memory {
-        put("memory", integer(bytes));
-    }
-    put("max-length", integer(options.max_length as u64));
-    put("on-bad-row", word(args.data.on_bad_row));
-    put("seed", integer(options.seed));
-    put("no-shuffle", args.no_shuffle.into());
-    put("unpaired-order", word(args.unpaired_order));
-    put("precision", word(args.device.precision));
-    match &args.cache.reference_cache {
-        Some(CacheChoice::Off) => put("reference-cache", "off".into()),
-        Some(CacheChoice::Memory) => put("reference-cache", "memory".into()),
-        Some(CacheChoice::Folder(folder)) => put("reference-cache", absolute(folder)?),
-        None => None,
-    };
-    Ok(table)
 }
 
 /// Writes `config.toml` in the directory `output`.
 ///
 /// # Errors
 /// [`CliError::Runtime`] with the path.
-pub fn write(resolved: &toml::Table, output: &Path) -> Result<(), CliError> {
+pub fn write(resolved: &Table, output: &Path) -> Result<(), CliError> {
     let path = output.join(OPTIONS);
     let failed = |error: NewFileError| CliError::file(&path, &error.source);
     let mut file = NewFile::create(&path).map_err(failed)?;
@@ -178,7 +182,7 @@ pub fn write(resolved: &toml::Table, output: &Path) -> Result<(), CliError> {
     file.finish().map_err(failed)
 }
 
-fn absolute(path: &Path) -> Result<toml::Value, CliError> {
+fn absolute(path: &Path) -> Result<Value, CliError> {
     let whole = std::path::absolute(path).unwrap_or(path.to_owned());
     match whole.to_str() {
         Some(text) => Ok(text.into()),
@@ -190,12 +194,12 @@ fn absolute(path: &Path) -> Result<toml::Value, CliError> {
 }
 
 /// A number above 2^63 is no integer of TOML, and text is read the same.
-fn integer(number: u64) -> toml::Value {
-    i64::try_from(number).map_or_else(|_| number.to_string().into(), toml::Value::Integer)
+fn integer(number: u64) -> Value {
+    i64::try_from(number).map_or_else(|_| number.to_string().into(), Value::Integer)
 }
 
 /// A choice as it is typed.
-fn word(choice: impl ValueEnum) -> toml::Value {
+fn word(choice: impl ValueEnum) -> Value {
     choice.to_possible_value().expect("no choice is skipped").get_name().to_owned().into()
 }
 
@@ -206,8 +210,8 @@ mod tests {
 
     #[test]
     fn numbers_and_words_are_what_the_flags_read() {
-        assert_eq!(integer(7), toml::Value::Integer(7));
-        assert_eq!(integer(u64::MAX), toml::Value::String(u64::MAX.to_string()));
+        assert_eq!(integer(7), Value::Integer(7));
+        assert_eq!(integer(u64::MAX), Value::String(u64::MAX.to_string()));
         assert_eq!(word(OnBadRowChoice::Skip), "skip".into());
         assert_eq!(word(PrecisionChoice::Bf16), "bf16".into());
     }

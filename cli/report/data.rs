@@ -1,18 +1,16 @@
 //! What is said about data: what a survey found, and how far a pass over it is.
 
 use super::numbers::{records, rows};
-use super::{bar_style, say};
+use super::pass::Pass;
+use super::{detail, say};
 use crate::args::ReadingArgs;
 use crate::run_files::RECORD;
 use align_data::{
     BadRow, ByName, DataObserver, DataProgress, Form, LabelCounts, Repeats, Sequences, SftPart, Shape, SpanSource,
     Stage, Survey, TurnMarker,
 };
-use indicatif::{ProgressBar, ProgressDrawTarget};
-use std::io::IsTerminal;
-use std::time::Instant;
 
-/// What a survey of the data found: nothing is dropped, cut or moved silently.
+/// Reports what a survey of the data found: no row is dropped, cut or moved silently.
 pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     let mut line = format!("{label}: {} kept, from {}", rows(survey.kept as u64), records(survey.records as u64));
     if let Some(layout) = &survey.layout {
@@ -24,51 +22,58 @@ pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
         let (path, number) = (dropped.path.display(), dropped.line);
         say!("  dropped {}: {}; the first at {path}:{number}: {}", dropped.rows, dropped.label, dropped.first);
     }
-    if let Some(sequences) = &survey.sequences {
-        let of_answers = survey.prompt_tokens + survey.answer_tokens;
-        say!("  scored: {}; {} of {of_answers} tokens", self::sequences(sequences), survey.scored_tokens);
-    }
-    let counts = survey.numbers;
-    let numbers = [
-        (counts.weight, "a weight, by which their loss is multiplied"),
-        (counts.margin, "a margin, which some losses subtract from the reward margin"),
-        (counts.win_probability, "win probabilities"),
-        (counts.beats_probability, "a probability that chosen beats rejected"),
-    ];
-    for (rows, what) in numbers.into_iter().filter(|(rows, _)| *rows > 0) {
-        say!("  {rows} of {} rows with {what}", survey.kept);
-    }
-    let answers = survey.answers.max(1);
-    let share = 100.0 * survey.stopping_answers as f64 / answers as f64;
-    say!("  answers end with a stop token: {share:.0} % of {}, before cuts", survey.answers);
-    let counts = [
+    for line in counted([
         (survey.cut_answers, "answers cut at --max-length"),
         (survey.same_after_cut, "pairs whose answers are the same once they are cut"),
         (survey.empty_answers, "answers that are empty or blank, scored with their end token"),
-        (survey.blank_lines, "blank lines skipped"),
-        (survey.moved_boundaries, "prompts whose last tokens change when the answer follows; the answer starts there"),
-    ];
-    for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
-        say!("  {count} {what}");
-    }
-    for example in &survey.boundary_examples {
-        say!(
-            "    row {} (from 0, as --row counts): {:?} becomes {:?}",
-            example.row,
-            example.alone.concat(),
-            example.followed.concat()
-        );
+    ]) {
+        say!("  {line}");
     }
     repeats(&survey.copies, "is a copy of an earlier one", "are copies of an earlier one");
     let tokens =
         ["has the tokens of an earlier one and is no copy", "have the tokens of an earlier one and are no copies"];
     repeats(&survey.same_tokens, tokens[0], tokens[1]);
-    if !survey.ignored_columns.is_empty() {
-        let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
-        say!("  columns that are not read: {}", names.join(", "));
-    }
+    details(survey);
     super::warnings(survey, asked);
     teaches_nothing(label, survey);
+}
+
+/// Reports what changes nothing about which rows are used.
+fn details(survey: &Survey) {
+    if let Some(sequences) = &survey.sequences {
+        let of_answers = survey.prompt_tokens + survey.answer_tokens;
+        detail!("  scored: {}; {} of {of_answers} tokens", self::sequences(sequences), survey.scored_tokens);
+    }
+    let numbers = survey.numbers;
+    for line in counted([
+        (numbers.weight, "rows with a weight, by which their loss is multiplied"),
+        (numbers.margin, "rows with a margin, which some losses subtract from the reward margin"),
+        (numbers.win_probability, "rows with win probabilities"),
+        (numbers.beats_probability, "rows with a probability that chosen beats rejected"),
+    ]) {
+        detail!("  {line}");
+    }
+    let share = 100.0 * survey.stopping_answers as f64 / survey.answers.max(1) as f64;
+    detail!("  answers end with a stop token: {share:.0} % of {}, before cuts", survey.answers);
+    for line in counted([
+        (survey.blank_lines, "blank lines skipped"),
+        (survey.moved_boundaries, "prompts whose last tokens change when the answer follows; the answer starts there"),
+    ]) {
+        detail!("  {line}");
+    }
+    for example in &survey.boundary_examples {
+        let (alone, followed) = (example.alone.concat(), example.followed.concat());
+        detail!("    row {} (from 0, as --row counts): {alone:?} becomes {followed:?}", example.row);
+    }
+    if !survey.ignored_columns.is_empty() {
+        let names: Vec<_> = survey.ignored_columns.iter().map(|(name, rows)| format!("{name} ({rows})")).collect();
+        detail!("  columns that are not read: {}", names.join(", "));
+    }
+}
+
+/// What was found at all, with its count.
+fn counted<const N: usize>(counts: [(usize, &'static str); N]) -> impl Iterator<Item = String> {
+    counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"))
 }
 
 /// Warns of data of which a loss can learn nothing, or next to nothing.
@@ -184,68 +189,39 @@ fn repeats(repeats: &Repeats, one: &str, several: &str) {
     );
 }
 
-/// Seconds between the lines about a long pass over data.
-const SECONDS_A_LINE: u64 = 5;
-
-/// A long pass over data: a bar on a terminal, a line now and then elsewhere. A short one says nothing.
+/// The progress of the passes over data.
+#[derive(Default)]
 pub struct DataReport {
-    bar: Option<ProgressBar>,
-    stage: Option<Stage>,
-    /// Of the stage.
-    started: Instant,
-    last_line: Instant,
-}
-
-impl DataReport {
-    pub fn new() -> DataReport {
-        let now = Instant::now();
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_style(bar_style("{eta} left"));
-            bar
-        });
-        DataReport { bar, stage: None, started: now, last_line: now }
-    }
+    stage: Option<(Stage, Pass)>,
 }
 
 impl DataObserver for DataReport {
     fn progress(&mut self, progress: DataProgress) {
         let DataProgress { stage, done, total } = progress;
-        if self.stage != Some(stage) {
-            (self.stage, self.started) = (Some(stage), Instant::now());
-        }
-        let per_second = done as f64 / self.started.elapsed().as_secs_f64().max(1e-3);
-        let (what, speed) = match stage {
-            Stage::Comparing => ("comparing the data with the cached tokens", format!("{:.0} MB/s", per_second / 1e6)),
-            Stage::Reading => ("reading the data", format!("{:.0} MB/s", per_second / 1e6)),
-            Stage::Tokenising => ("tokenising", format!("{per_second:.0} records/s")),
-            Stage::Checking => ("checking the cached tokens", format!("{:.0} MB/s", per_second / 1e6)),
+        let what = match stage {
+            Stage::Comparing => "comparing the data with the cached tokens",
+            Stage::Reading => "reading the data",
+            Stage::Tokenising => "tokenising the data",
+            Stage::Checking => "checking the cached tokens",
         };
-        if let Some(bar) = &self.bar {
-            bar.set_length(total);
-            bar.set_position(done);
-            bar.set_message(format!("{what}, {speed}"));
-        } else if self.last_line.elapsed().as_secs() >= SECONDS_A_LINE {
-            self.last_line = Instant::now();
-            let percent = 100.0 * done as f64 / total.max(1) as f64;
-            let count =
-                if stage == Stage::Tokenising { format!(" ({done} of {total} records)") } else { String::new() };
-            say!("data: {what}: {percent:.0} %{count}, {speed}");
+        if self.stage.as_ref().is_none_or(|(last, _)| *last != stage) {
+            self.stage = Some((stage, Pass::new(what)));
+        }
+        if let Some((_, pass)) = &mut self.stage {
+            let per_second = pass.per_second(done);
+            let speed = match stage {
+                Stage::Comparing | Stage::Reading | Stage::Checking => format!("{:.0} MB/s", per_second / 1e6),
+                Stage::Tokenising => format!("{per_second:.0} records/s"),
+            };
+            pass.at(done, total, &speed);
         }
     }
 
     fn note(&mut self, text: String) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| say!("{text}")),
-            None => say!("{text}"),
-        }
+        say!("{text}");
     }
-}
 
-impl Drop for DataReport {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+    fn detail(&mut self, text: String) {
+        detail!("{text}");
     }
 }

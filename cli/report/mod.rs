@@ -3,31 +3,40 @@
 mod adapters;
 mod data;
 mod model;
+mod notes;
 mod numbers;
-mod training;
+mod pass;
+mod plan;
+mod progress;
+mod terminal;
+mod time_left;
 mod warnings;
+mod words;
 
 pub use adapters::{other_base, read_adapter, stray_adapter};
 pub use data::{DataReport, data, other_form, prompts, turn_marker_of_run};
 pub use model::model_notes;
-pub use numbers::{count, rate, rows};
-pub use training::{Progress, adapter, generated, loss, pace, plan};
+pub use notes::note;
+pub use numbers::{count, rows};
+pub use pass::Pass;
+pub use plan::{PlannedTime, plan};
+pub use progress::Progress;
+pub use terminal::{WIDEST, be_verbose, is_verbose, remember_messages, say_line, skip_remembered_messages};
 pub use warnings::{is_warning, line as warning_line, warnings};
+pub use words::{adapter, generated, loss};
 
-use indicatif::ProgressStyle;
-
-/// A line on stderr, where there is one: a closed or full stderr ends no run.
+/// A message on stderr.
 macro_rules! say {
-    ($($words:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stderr(), $($words)*);
-    }};
+    ($($words:tt)*) => { $crate::report::say_line(&format!($($words)*)) };
 }
 pub(crate) use say;
 
-/// A bar with its message, in colour unless `NO_COLOR` is set.
-fn bar_style(end: &str) -> ProgressStyle {
-    let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let bar = if colour { "{bar:24.cyan}" } else { "{bar:24}" };
-    ProgressStyle::with_template(&format!("{bar} {{pos}}/{{len}}  {{msg}}  {end}")).expect("the template is valid")
+/// A message on stderr for `--verbose` alone.
+macro_rules! detail {
+    ($($words:tt)*) => {
+        if $crate::report::is_verbose() {
+            $crate::report::say_line(&format!($($words)*));
+        }
+    };
 }
+pub(crate) use detail;

@@ -90,6 +90,7 @@ fn the_part_of_an_sft_run_is_left_out_where_rows_are_no_sequences() {
     let texts = lines_in(folder.path(), "texts.jsonl", &[json!({"prompt": "What floats?", "completion": " Wood."})]);
     let run = on("score", &out, &pairs, &[]).ok();
     assert!(run.stderr.contains("sft-on assistant of") && run.stderr.contains("is not used"), "{}", run.stderr);
+    assert_eq!(run.stderr.matches("reference: ").count(), 1, "the second try says nothing again: {}", run.stderr);
     let run = on("eval", &out, &pairs, &["--loss", "dpo", "--allow-drops"]).ok();
     assert!(!run.stderr.contains("sft-on"), "{}", run.stderr);
     let run = on("score", &out, &texts, &[]);

@@ -32,6 +32,9 @@ pub trait DataObserver {
 
     /// Something that a user must know, said once.
     fn note(&mut self, _text: String) {}
+
+    /// Something that only some users want to know: a cache has done its work.
+    fn detail(&mut self, _text: String) {}
 }
 
 /// Hears nothing.

@@ -5,6 +5,7 @@ use super::error::HeadError;
 use super::history::History;
 use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, Pair, Reduction, SftTerm, Statistics};
 use super::spec::Scores;
+use super::unlearned::{Unlearned, UnlearnedCounts};
 use align_data::{RowKind, RowNumbers};
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
 
@@ -121,7 +122,7 @@ pub struct Head {
     /// `beta * (policy - reference)` of each answer of each row. Without a reference, the number by which the loss ranks
     /// answers, or nothing. For a reward model, its scores.
     pub rewards: Vec<Vec<f64>>,
-    /// Pairs whose margin is so far from 0 that the loss has no gradient, see [`Objective::saturation_warning`].
+    /// Pairs whose margin is so far from 0 that the loss has no gradient, see [`Objective::unlearned`].
     pub saturated: usize,
     /// Pairs whose gradient a bound of the formula removed, for a loss with such a bound.
     pub clipped: Option<usize>,
@@ -135,9 +136,6 @@ impl Head {
         self.rewards.iter().filter(|rewards| matches!(rewards[..], [chosen, rejected] if chosen > rejected)).count()
     }
 }
-
-/// From this share of saturated pairs on, the user is warned.
-const SATURATED_SHARE: f64 = 0.03;
 
 impl Objective {
     /// Computes the numbers that the rows of a coupled loss share, over all rows of the optimiser batch and the run's history.
@@ -280,37 +278,14 @@ impl Objective {
         Ok(Head { loss, per_item_loss, d_policy, d_tails, scores, rewards, saturated, clipped, undecided })
     }
 
-    /// Returns a sentence for the user if so many of `pairs` are saturated that the run will not learn from its data.
-    pub fn saturation_warning(&self, saturated: usize, pairs: usize) -> Option<String> {
-        let limit = self.saturates_beyond()?;
-        (saturated as f64 > SATURATED_SHARE * pairs as f64).then(|| {
-            format!(
-                "{saturated} of {pairs} pairs have a reward margin beyond {limit} either way, where {} has no gradient: \
-                 they are not learned. A smaller --beta brings them back",
-                self.name()
-            )
-        })
-    }
-
-    /// Returns a sentence for the user if some of `rows` had rewards that give no loss.
-    pub fn undecided_warning(&self, undecided: usize, rows: usize) -> Option<String> {
-        (undecided > 0).then(|| {
-            format!(
-                "{undecided} of {rows} rows have one answer or equal rewards, of which {} makes no pair: nothing is learned from them",
-                self.name()
-            )
-        })
-    }
-
-    /// Returns a sentence for the user if bounds of the formula removed the gradient of many of `pairs`.
-    pub fn clipping_warning(&self, clipped: usize, pairs: usize) -> Option<String> {
-        (clipped as f64 > SATURATED_SHARE * pairs as f64).then(|| {
-            format!(
-                "{clipped} of {pairs} pairs are beyond the bound of {}, where it has no gradient: they are not learned. A larger \
-                 --r-max or a smaller --beta brings them back",
-                self.name()
-            )
-        })
+    /// The rows that taught a run nothing, if they are many enough to matter.
+    pub fn unlearned(&self, counts: &UnlearnedCounts) -> Vec<Unlearned> {
+        let &UnlearnedCounts { saturated, clipped, undecided, .. } = counts;
+        let margin = self.saturates_beyond().filter(|_| counts.is_many(saturated));
+        let saturated = margin.map(|margin| Unlearned::Saturated { pairs: saturated, margin });
+        let clipped = counts.is_many(clipped).then_some(Unlearned::Clipped { pairs: clipped });
+        let undecided = (undecided > 0).then_some(Unlearned::Undecided { rows: undecided });
+        [saturated, clipped, undecided].into_iter().flatten().collect()
     }
 
     fn saturates_beyond(&self) -> Option<f64> {

@@ -19,6 +19,7 @@
 //! | `history.rs` | what a run remembers for losses with running statistics |
 //! | `weighting.rs` | WPO's weight of a pair |
 //! | `head.rs` | from the numbers of a batch to the loss, its derivatives and the rewards |
+//! | `unlearned.rs` | rows that teach a loss nothing |
 //! | `error.rs` | faults of a choice of objective, and of its numbers |
 
 mod choice;
@@ -30,6 +31,7 @@ mod knobs;
 mod loss;
 mod modifiers;
 mod spec;
+mod unlearned;
 mod weighting;
 
 mod aipo;
@@ -76,6 +78,7 @@ pub use knobs::{Knob, KnobKind, KnobValue, Needs, Range};
 pub use loss::{Coupling, Statistics};
 pub use modifiers::{MODIFIERS, Modifier};
 pub use spec::{Column, LossSpec, MixPreset, Preset, Scores};
+pub use unlearned::{Unlearned, UnlearnedCounts};
 pub use weighting::wpo_weight;
 
 /// Every loss, in the order of the lists that users see: on pairs and batches of pairs, with a reference; on labelled answers;

@@ -56,7 +56,7 @@ impl Sharing {
     }
 }
 
-/// Means over the rows of a data set, in its unshuffled order.
+/// Means over the rows of a data set, in its unshuffled order. Calls `progress` with the number of rows that are done.
 ///
 /// # Errors
 /// [`TrainError`].
@@ -67,12 +67,13 @@ pub fn evaluate(
     batches: &EvalBatches,
     step: u64,
     epoch: f64,
+    progress: &mut dyn FnMut(usize),
 ) -> Result<EvalMetrics, TrainError> {
     check(objective, data)?;
     let evaluation = Evaluation { scoring, objective, data, batches, step, order: data.order(Shuffle::Off, 0) };
     let Means { loss, preferences } = match Sharing::of(objective, data) {
-        Sharing::Batch => evaluation.by_batches()?,
-        Sharing::Set => evaluation.of_the_set()?,
+        Sharing::Batch => evaluation.by_batches(progress)?,
+        Sharing::Set => evaluation.of_the_set(progress)?,
     };
     Ok(EvalMetrics {
         step,
@@ -101,22 +102,25 @@ struct Means {
 }
 
 impl Evaluation<'_> {
-    fn by_batches(&self) -> Result<Means, TrainError> {
+    fn by_batches(&self, progress: &mut dyn FnMut(usize)) -> Result<Means, TrainError> {
         let single_last = Sharing::Batch.single_last(self.objective.coupling());
         let cut = BatchCut { batch_size: self.batches.batch_size, single_last };
         let donors = Donors::Batch(self.data.mismatch());
         let mut means = Means::default();
+        let mut done = 0;
         for chunk in cut.batches(&self.order) {
             let rows = self.data.rows(chunk)?;
             let batch = Batch { rows: &rows, donors, ..self.batch() };
             let outcome = batch.evaluate(self.scoring).map_err(of_evaluation)?;
             means.loss += outcome.loss * rows.len() as f64;
             means.preferences.merge(outcome.preferences);
+            done += rows.len();
+            progress(done);
         }
         Ok(means)
     }
 
-    fn of_the_set(&self) -> Result<Means, TrainError> {
+    fn of_the_set(&self, progress: &mut dyn FnMut(usize)) -> Result<Means, TrainError> {
         let donors = match self.objective.coupling() {
             Coupling::MismatchedRows => self.data.donors(&self.order),
             Coupling::None | Coupling::WholeBatch => Vec::new(),
@@ -130,6 +134,7 @@ impl Evaluation<'_> {
             };
             let batch = Batch { rows: &rows, donors: Donors::Rows(&donors), ..self.batch() };
             logps.extend(batch.score(self.scoring)?);
+            progress(logps.len());
         }
         let history = self.batches.history.for_evaluation();
         let statistics = self.objective.statistics(&logps, &history).map_err(|error| self.error(0, error))?;

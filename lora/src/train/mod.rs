@@ -10,7 +10,8 @@
 //! | `completions.rs` | which of a row's scored answers an epoch takes |
 //! | `columns.rs` | columns that a loss cannot do without |
 //! | `step.rs` | runs the plan of an optimiser batch: passes, the objective's head, gradients |
-//! | `options.rs` | how a run trains, where it is, what it tells |
+//! | `options.rs` | how a run trains, where it is, who watches it |
+//! | `note.rs` | what a run tells on its way |
 //! | `planning.rs` | what a run will be: its steps, memory and pace |
 //! | `trainer.rs` | epochs, batches, updates |
 //! | `evaluation.rs` | loss and rewards over a data set |
@@ -29,6 +30,7 @@ mod error;
 mod evaluation;
 mod forest;
 mod metrics;
+mod note;
 mod options;
 mod pace;
 mod plan;
@@ -47,6 +49,7 @@ pub use error::TrainError;
 pub use evaluation::{EvalBatches, evaluate, one_prompt};
 pub use forest::{Branch, Forest, Role, Scored, Scorers, Tree};
 pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
+pub use note::{CountsOf, DataRole, Note};
 pub use options::{Observer, TrainOptions, TrainState};
 pub use pace::{Pace, RunPace};
 pub use plan::{Answers, HeadRows, PassPlan, Piece, Reference, RowTokens, StepPlan};
@@ -54,4 +57,4 @@ pub use reference_cache::{CacheCounts, CacheError, CacheNote, ReferenceCache};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use size::{NotASize, Size};
 pub use step::{Batch, Donors, Outcome};
-pub use trainer::Trainer;
+pub use trainer::{Trainer, Update};

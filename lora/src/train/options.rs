@@ -2,7 +2,9 @@
 
 use super::error::TrainError;
 use super::metrics::{EvalMetrics, StepMetrics};
-use crate::objective::History;
+use super::note::Note;
+use super::reference_cache::CacheCounts;
+use crate::objective::{History, UnlearnedCounts};
 use crate::optim::{OptimizerKind, ScheduleKind, Warmup};
 use align_data::Shuffle;
 use align_kernels::Precision;
@@ -56,6 +58,14 @@ pub struct TrainState {
     pub num_tokens: u64,
     /// What the objective remembers.
     pub history: History,
+    /// Rows that taught the run nothing.
+    pub unlearned: UnlearnedCounts,
+    /// Forward passes that held more than was planned.
+    pub beyond_plan: u64,
+    /// Updates at the last evaluation.
+    pub evaluated_at: Option<u64>,
+    /// How the log-probs of the reference were obtained in the first epoch, once it has ended.
+    pub counts_of_first_epoch: Option<CacheCounts>,
 }
 
 /// What a run tells while it goes on. The crate prints nothing itself.
@@ -64,7 +74,9 @@ pub trait Observer {
     ///
     /// # Errors
     /// Any error stops the run, e.g. of writing the metrics.
-    fn step(&mut self, metrics: &StepMetrics, total_steps: u64) -> Result<(), TrainError>;
+    fn step(&mut self, metrics: &StepMetrics) -> Result<(), TrainError>;
+    /// `rows` of `all` rows of an evaluation are done.
+    fn evaluating(&mut self, _rows: usize, _all: usize) {}
     /// An evaluation has ended.
     ///
     /// # Errors
@@ -76,5 +88,5 @@ pub trait Observer {
     /// As [`Observer::step`].
     fn epoch(&mut self, state: &TrainState) -> Result<(), TrainError>;
     /// Something that the user should know, once.
-    fn note(&mut self, text: String);
+    fn note(&mut self, note: Note);
 }

@@ -6,21 +6,23 @@ use super::counted::Counted;
 use super::error::TrainError;
 use super::evaluation::{EvalBatches, evaluate, one_prompt};
 use super::forest::{Forest, Scorers};
-use super::metrics::{EvalMetrics, StepMetrics};
+use super::metrics::StepMetrics;
+use super::note::{CountsOf, DataRole, Note};
 use super::options::{Observer, TrainOptions, TrainState};
-use super::reference_cache::{CacheCounts, ReferenceCache};
+use super::reference_cache::ReferenceCache;
 use super::reference_texts::ReferenceTexts;
 use super::scoring::Scoring;
 use super::step::{Batch, Donors, Outcome, describe};
 use crate::objective::{Coupling, Objective, Scores};
 use crate::optim::{Optimizer, Schedule, clip_factor, global_norm};
-use align_data::{Dataset, EncodedRow, Mismatch, NumberCounts, RowKind, for_each_ahead};
+use align_data::{Dataset, EncodedRow, Mismatch, RowKind, for_each_ahead};
 use align_engine::adapters::{AdapterSet, Adapters};
 use align_engine::autograd::ParamGrads;
 use align_engine::model::Model;
 use align_engine::param::Param;
 use align_engine::pass::Dropout;
 use std::ops::ControlFlow;
+use std::slice::Chunks;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -39,6 +41,84 @@ pub struct Trainer<'m> {
     pub(super) reference_texts: Option<ReferenceTexts>,
     /// The mismatch of the training data, once it is known.
     pub(super) mismatch: Mismatch,
+}
+
+/// What a run goes through.
+struct Course<'a> {
+    train: &'a Dataset,
+    eval: Option<&'a Dataset>,
+    total_steps: u64,
+    steps_per_epoch: u64,
+    /// Rows at the end of each epoch that make no batch.
+    left_over: usize,
+}
+
+impl Course<'_> {
+    /// Epochs, and parts of one, that `steps` steps make.
+    fn epochs_at(&self, steps: u64) -> f64 {
+        steps as f64 / self.steps_per_epoch as f64
+    }
+}
+
+/// The rows of a step.
+struct StepRows {
+    /// Those of the data, then as many texts of the reference data if the objective has a term for them.
+    rows: Vec<EncodedRow>,
+    /// How many are of the data.
+    of_data: usize,
+}
+
+/// Reads the rows of one step after the other.
+struct BatchReader<'a> {
+    train: &'a Dataset,
+    batches: Chunks<'a, u32>,
+    options: TrainOptions,
+    epoch: u64,
+    /// Rows of the data that the run has read.
+    rows_before: u64,
+    texts: Option<ReferenceTexts>,
+}
+
+impl BatchReader<'_> {
+    fn next_batch(&mut self) -> Option<Result<StepRows, TrainError>> {
+        let numbers = self.batches.next()?;
+        Some(self.read(numbers))
+    }
+
+    fn read(&mut self, numbers: &[u32]) -> Result<StepRows, TrainError> {
+        let mut rows = self.train.rows(numbers)?;
+        choose_completions(&self.options, &mut rows, self.epoch);
+        if let Some(texts) = &mut self.texts {
+            rows.extend(texts.take(self.rows_before, numbers.len())?);
+        }
+        self.rows_before += numbers.len() as u64;
+        Ok(StepRows { rows, of_data: numbers.len() })
+    }
+}
+
+/// An update of the adapter.
+pub struct Update {
+    pub outcome: Outcome,
+    /// Before clipping.
+    pub grad_norm: f64,
+    /// The one that was used.
+    pub learning_rate: f64,
+}
+
+impl Update {
+    /// The metrics of the update, which was the last one of a run at `state`, after `epoch` epochs, with `tokens_per_second`.
+    pub fn metrics(&self, state: &TrainState, epoch: f64, tokens_per_second: f64) -> StepMetrics {
+        StepMetrics {
+            step: state.step,
+            epoch,
+            loss: self.outcome.loss,
+            grad_norm: self.grad_norm,
+            learning_rate: self.learning_rate,
+            preferences: self.outcome.preferences.means(),
+            num_tokens: state.num_tokens,
+            tokens_per_second,
+        }
+    }
 }
 
 impl<'m> Trainer<'m> {
@@ -140,141 +220,167 @@ impl<'m> Trainer<'m> {
         observer: &mut dyn Observer,
     ) -> Result<(), TrainError> {
         self.mismatch = train.mismatch();
-        let (steps_per_epoch, left_over) = self.steps_per_epoch(train.len());
         let total_steps = self.steps_to_make(train.len())?;
-        if left_over > 0 {
-            observer.note(format!(
-                "the last batch of each epoch would be one row, which loss `{}` cannot use: it is left out",
-                self.objective.name()
-            ));
-        }
-        if self.objective.reference_data() && eval.is_some() {
-            observer.note(format!(
-                "evaluations of loss `{}` leave its term for --reference-data out",
-                self.objective.name()
-            ));
-        }
-        for (data, name) in [(Some(train), "data"), (eval, "evaluation data")] {
-            if data.is_some_and(|data| one_prompt(&self.objective, data)) {
-                observer.note(format!(
-                    "all rows of the {name} have one prompt: the mismatched answers of loss `{}` answer it too",
-                    self.objective.name()
-                ));
-            }
-        }
-        self.unread_columns(train.survey().numbers).into_iter().for_each(|note| observer.note(note));
-        let (mut rows_seen, mut saturated, mut clipped, mut undecided, mut beyond_plan) = (0, 0, 0, 0, 0);
-        let mut evaluated_at = None;
-        // of the first epoch, once it has ended
-        let mut counted = None;
-        notes_of(self.cache.as_deref(), observer);
+        let (steps_per_epoch, left_over) = self.steps_per_epoch(train.len());
+        let course = Course { train, eval, total_steps, steps_per_epoch, left_over };
+        self.notes_at_start(&course).into_iter().for_each(|note| observer.note(note));
+        self.tell_notes_of_cache(observer);
         while self.state.step < total_steps {
-            let order = train.order(self.options.shuffle, self.state.epoch);
-            let rows = &order[self.state.cursor as usize..order.len() - left_over];
-            let mut started = Instant::now();
-            let mut batches = rows.chunks(self.options.batch_size);
-            let (options, epoch) = (self.options.clone(), self.state.epoch);
-            let mut texts = self.reference_texts.take();
-            let mut before = epoch * train.len() as u64 + self.state.cursor;
-            // what a step takes, read while the one before is computed; and how many of it are rows of the data
-            let next = || {
-                let numbers = batches.next()?;
-                let mut read = || {
-                    let mut batch = train.rows(numbers)?;
-                    choose_completions(&options, &mut batch, epoch);
-                    if let Some(texts) = &mut texts {
-                        batch.extend(texts.take(before, numbers.len())?);
-                    }
-                    before += numbers.len() as u64;
-                    Ok((batch, numbers.len()))
-                };
-                Some(read())
-            };
-            let run = for_each_ahead(next, |(batch, rows)| {
-                let (outcome, mut metrics) = self.step(&batch, total_steps)?;
-                self.state.cursor += rows as u64;
-                metrics.epoch = self.state.step as f64 / steps_per_epoch as f64;
-                let tokens = tokens(&batch);
-                self.state.num_tokens += tokens;
-                metrics.num_tokens = self.state.num_tokens;
-                metrics.tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
-                rows_seen += rows;
-                saturated += outcome.saturated;
-                clipped += outcome.clipped;
-                undecided += outcome.undecided;
-                if beyond_plan == 0 && outcome.beyond_plan > 0 {
-                    observer.note(format!(
-                        "step {}: a forward pass holds more than was planned, with all layers recomputed",
-                        metrics.step
-                    ));
-                }
-                beyond_plan += outcome.beyond_plan;
-                notes_of(self.cache.as_deref(), observer);
-                observer.step(&metrics, total_steps)?;
-                let due = self.options.eval_steps.is_some_and(|every| self.state.step.is_multiple_of(every));
-                if let (true, Some(eval)) = (due, eval) {
-                    observer.evaluation(&self.evaluate(eval, metrics.epoch)?)?;
-                    evaluated_at = Some(self.state.step);
-                }
-                started = Instant::now();
-                Ok::<_, TrainError>(match self.state.step == total_steps {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                })
-            });
-            self.reference_texts = texts;
-            run?;
-            if self.state.cursor as usize + left_over >= train.len() {
-                self.state.epoch += 1;
-                if let (Some(cache), None) = (&self.cache, counted) {
-                    counted = Some(cache.counts());
-                    observer.note(count_of("the first epoch", cache.counts()));
-                }
-                self.state.cursor = 0;
-                observer.epoch(&self.state)?;
-            }
-            let end_of_run = self.state.step == total_steps;
-            let due = self.options.eval_steps.is_none() || end_of_run;
-            if let (true, Some(eval)) = (due && evaluated_at != Some(self.state.step), eval) {
-                let epoch = self.state.step as f64 / steps_per_epoch as f64;
-                observer.evaluation(&self.evaluate(eval, epoch)?)?;
-                evaluated_at = Some(self.state.step);
-            }
+            self.train_epoch(&course, observer)?;
+            self.end_of_epoch(&course, observer)?;
         }
-        notes_of(self.cache.as_deref(), observer);
-        if let Some(cache) = self.cache.as_deref().filter(|cache| Some(cache.counts()) != counted) {
-            observer.note(count_of("the run", cache.counts()));
-        }
-        let warnings = [
-            self.objective.saturation_warning(saturated, rows_seen),
-            self.objective.clipping_warning(clipped, rows_seen),
-            self.objective.undecided_warning(undecided, rows_seen),
-        ];
-        warnings.into_iter().flatten().for_each(|warning| observer.note(warning));
+        self.tell_notes_of_cache(observer);
+        self.notes_at_end().into_iter().for_each(|note| observer.note(note));
         Ok(())
     }
 
-    /// What is said of columns that the objective does not read.
-    fn unread_columns(&self, counts: NumberCounts) -> Vec<String> {
-        let objective = &self.objective;
+    /// Evaluations that [`Trainer::run`] makes over a run of `rows` rows.
+    pub fn evaluations(&self, rows: usize) -> u64 {
+        let total_steps = self.total_steps(rows);
+        let every = self.options.eval_steps.unwrap_or(self.steps_per_epoch(rows).0);
+        total_steps.div_ceil(every.max(1))
+    }
+
+    /// Trains on the rows of the epoch that are left, or until the run's last step.
+    fn train_epoch(&mut self, course: &Course<'_>, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        let order = course.train.order(self.options.shuffle, self.state.epoch);
+        let rows = &order[self.state.cursor as usize..order.len() - course.left_over];
+        let mut reader = BatchReader {
+            train: course.train,
+            batches: rows.chunks(self.options.batch_size),
+            options: self.options.clone(),
+            epoch: self.state.epoch,
+            rows_before: self.state.epoch * course.train.len() as u64 + self.state.cursor,
+            texts: self.reference_texts.take(),
+        };
+        let mut started = Instant::now();
+        let run = for_each_ahead(
+            || reader.next_batch(),
+            |batch: StepRows| {
+                let update = self.step(&batch.rows, course.total_steps)?;
+                self.finish_step(&batch, &update, started, course, observer)?;
+                started = Instant::now();
+                Ok(match self.state.step == course.total_steps {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                })
+            },
+        );
+        self.reference_texts = reader.texts;
+        run
+    }
+
+    /// Counts a step that began at `started`, reports it, and evaluates if that is due.
+    fn finish_step(
+        &mut self,
+        batch: &StepRows,
+        update: &Update,
+        started: Instant,
+        course: &Course<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let tokens = tokens(&batch.rows);
+        self.state.cursor += batch.of_data as u64;
+        self.state.num_tokens += tokens;
+        let speed = tokens as f64 / started.elapsed().as_secs_f64();
+        let metrics = update.metrics(&self.state, course.epochs_at(self.state.step), speed);
+        let outcome = &update.outcome;
+        if self.state.beyond_plan == 0 && outcome.beyond_plan > 0 {
+            observer.note(Note::BeyondPlan { step: self.state.step });
+        }
+        self.state.beyond_plan += outcome.beyond_plan as u64;
+        let unlearned = &mut self.state.unlearned;
+        unlearned.rows += batch.of_data as u64;
+        unlearned.saturated += outcome.saturated as u64;
+        unlearned.clipped += outcome.clipped as u64;
+        unlearned.undecided += outcome.undecided as u64;
+        self.tell_notes_of_cache(observer);
+        observer.step(&metrics)?;
+        match self.options.eval_steps {
+            Some(every) if self.state.step.is_multiple_of(every) => self.evaluate_course(course, observer),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Begins the next epoch if this one is used up, and evaluates if that is due and not done yet.
+    fn end_of_epoch(&mut self, course: &Course<'_>, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        if self.state.cursor as usize + course.left_over >= course.train.len() {
+            self.state.epoch += 1;
+            if let (Some(cache), None) = (&self.cache, self.state.counts_of_first_epoch) {
+                let counts = cache.counts();
+                self.state.counts_of_first_epoch = Some(counts);
+                observer.note(Note::CacheCounts { of: CountsOf::FirstEpoch, counts });
+            }
+            self.state.cursor = 0;
+            observer.epoch(&self.state)?;
+        }
+        let is_due = self.options.eval_steps.is_none() || self.state.step == course.total_steps;
+        match is_due && self.state.evaluated_at != Some(self.state.step) {
+            true => self.evaluate_course(course, observer),
+            false => Ok(()),
+        }
+    }
+
+    /// Evaluates the run's held-out rows, if it has any.
+    fn evaluate_course(&mut self, course: &Course<'_>, observer: &mut dyn Observer) -> Result<(), TrainError> {
+        if let Some(eval) = course.eval {
+            self.evaluate(eval, course.epochs_at(self.state.step), observer)?;
+            self.state.evaluated_at = Some(self.state.step);
+        }
+        Ok(())
+    }
+
+    /// What the options and the data give reason to note.
+    fn notes_at_start(&self, course: &Course<'_>) -> Vec<Note> {
+        let loss = || self.objective.name();
+        let mut notes = Vec::new();
+        if course.left_over > 0 {
+            notes.push(Note::LastRowLeftOut { loss: loss() });
+        }
+        if self.objective.reference_data() && course.eval.is_some() {
+            notes.push(Note::TermNotEvaluated { loss: loss() });
+        }
+        for (data, role) in [(Some(course.train), DataRole::Training), (course.eval, DataRole::Evaluation)] {
+            if data.is_some_and(|data| one_prompt(&self.objective, data)) {
+                notes.push(Note::OnePrompt { role, loss: loss() });
+            }
+        }
+        let counts = course.train.survey().numbers;
         let columns = [
-            (counts.weight, "weight", objective.takes_weights()),
-            (counts.margin, "margin", objective.takes_margins()),
+            (counts.weight, "weight", self.objective.takes_weights()),
+            (counts.margin, "margin", self.objective.takes_margins()),
         ];
-        let unread = columns.into_iter().filter(|(rows, _, read)| *rows > 0 && !read);
-        unread
-            .map(|(rows, column, _)| {
-                format!("{rows} rows have a `{column}`, which loss `{}` does not read", objective.name())
-            })
-            .collect()
+        let unread = columns.into_iter().filter(|(rows, _, is_read)| *rows > 0 && !is_read);
+        notes.extend(unread.map(|(rows, column, _)| Note::UnreadColumn { column, rows, loss: loss() }));
+        notes
+    }
+
+    /// What the steps add up to that the user should know.
+    fn notes_at_end(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        let counts = self.cache.as_deref().map(ReferenceCache::counts);
+        if let Some(counts) = counts.filter(|_| counts != self.state.counts_of_first_epoch) {
+            notes.push(Note::CacheCounts { of: CountsOf::Run, counts });
+        }
+        let unlearned = self.objective.unlearned(&self.state.unlearned).into_iter();
+        notes.extend(unlearned.map(|unlearned| Note::Unlearned {
+            unlearned,
+            rows: self.state.unlearned.rows,
+            loss: self.objective.name(),
+        }));
+        notes
+    }
+
+    fn tell_notes_of_cache(&self, observer: &mut dyn Observer) {
+        let notes = self.cache.as_deref().map(ReferenceCache::take_notes).unwrap_or_default();
+        notes.into_iter().for_each(|note| observer.note(Note::Cache(note)));
     }
 
     /// One update from the rows of a batch, texts of the reference data behind them where the objective has a term for them.
-    /// `epoch`, tokens and speed of the metrics are the caller's.
     ///
     /// # Errors
     /// [`TrainError::NonFinite`] before anything is changed; [`TrainError::Kernel`].
-    pub fn step(&mut self, rows: &[EncodedRow], total_steps: u64) -> Result<(Outcome, StepMetrics), TrainError> {
+    pub fn step(&mut self, rows: &[EncodedRow], total_steps: u64) -> Result<Update, TrainError> {
         let device = self.model.device().clone();
         let step = self.state.step + 1;
         let mut grads = ParamGrads::default();
@@ -297,17 +403,7 @@ impl<'m> Trainer<'m> {
         self.optimizer.step(&device, &self.params, &grads, learning_rate, scale)?;
         self.state.step = step;
         self.state.history = outcome.history;
-        let metrics = StepMetrics {
-            step,
-            epoch: 0.0,
-            loss: outcome.loss,
-            grad_norm,
-            learning_rate,
-            preferences: outcome.preferences.means(),
-            num_tokens: self.state.num_tokens,
-            tokens_per_second: 0.0,
-        };
-        Ok((outcome, metrics))
+        Ok(Update { outcome, grad_norm, learning_rate })
     }
 
     /// Loss and gradients of a batch at the current adapter, without an update.
@@ -335,11 +431,11 @@ impl<'m> Trainer<'m> {
         Ok(batch.evaluate(&self.scoring())?.loss)
     }
 
-    /// Loss and rewards over a data set, at the current adapter.
+    /// Tells `observer` loss and rewards over a data set, at the current adapter.
     ///
     /// # Errors
     /// [`TrainError`].
-    pub fn evaluate(&self, eval: &Dataset, epoch: f64) -> Result<EvalMetrics, TrainError> {
+    pub fn evaluate(&self, eval: &Dataset, epoch: f64, observer: &mut dyn Observer) -> Result<(), TrainError> {
         let scoring = self.scoring();
         let batches = EvalBatches {
             batch_size: self.options.batch_size,
@@ -347,7 +443,9 @@ impl<'m> Trainer<'m> {
             micro_batch_tokens: self.options.micro_batch_tokens,
             history: self.state.history,
         };
-        evaluate(&scoring, &self.objective, eval, &batches, self.state.step, epoch)
+        let mut progress = |rows: usize| observer.evaluating(rows, eval.len());
+        let metrics = evaluate(&scoring, &self.objective, eval, &batches, self.state.step, epoch, &mut progress)?;
+        observer.evaluation(&metrics)
     }
 
     pub(super) fn scoring(&self) -> Scoring<'m> {
@@ -380,18 +478,6 @@ pub(super) fn choose_completions(options: &TrainOptions, rows: &mut [EncodedRow]
     if let Some(most) = options.max_completions {
         rows.iter_mut().for_each(|row| completions::choose(row, most, options.seed, epoch));
     }
-}
-
-/// Passes on what the cache has to say.
-fn notes_of(cache: Option<&ReferenceCache>, observer: &mut dyn Observer) {
-    for note in cache.map(ReferenceCache::take_notes).unwrap_or_default() {
-        observer.note(note.to_string());
-    }
-}
-
-fn count_of(part: &str, counts: CacheCounts) -> String {
-    let CacheCounts { read, computed } = counts;
-    format!("reference log-probs in {part}: {computed} answers computed, {read} read from the cache")
 }
 
 /// Tokens of the sequences of some rows, the prompt counted once for each answer.

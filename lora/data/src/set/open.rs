@@ -159,7 +159,8 @@ fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<(Vec<Entry>, 
         Lookup::Found(entry) => match index_of(&entry) {
             Some(index) => {
                 let rows = index.len();
-                observer.note(format!("token cache: the tokens of {rows} rows are those of {}", slot.path().display()));
+                observer
+                    .detail(format!("token cache: the tokens of {rows} rows are those of {}", slot.path().display()));
                 return Some((index, entry));
             }
             None => "damaged: its index names rows that it has not".to_owned(),
@@ -462,7 +463,7 @@ impl Walk<'_> {
         let path = slot.path().display();
         match written {
             Ok(rows) => {
-                observer.note(format!("token cache: the tokens of {} rows are kept in {path}", dataset.index.len()));
+                observer.detail(format!("token cache: the tokens of {} rows are kept in {path}", dataset.index.len()));
                 dataset.cached = Some(Arc::new(rows));
                 if dataset.kind.is_some() {
                     // rows come from the cache from now on: unpacked data need not lie on the disk for as long as the run
@@ -472,7 +473,7 @@ impl Walk<'_> {
                 }
                 let removed = slot.make_room();
                 if removed > 0 {
-                    observer.note(format!(
+                    observer.detail(format!(
                         "token cache: {removed} of its files, not used for the longest time, are removed"
                     ));
                 }

@@ -34,6 +34,9 @@ impl DataObserver for Heard {
     fn note(&mut self, text: String) {
         self.notes.push(text);
     }
+    fn detail(&mut self, text: String) {
+        self.notes.push(text);
+    }
 }
 
 /// A model directory, data, and a cache, to be changed.

@@ -1,6 +1,7 @@
 //! Single losses at points where their value is known, and at the edges of their formulas.
 
 use super::*;
+use crate::objective::{Unlearned, UnlearnedCounts};
 use std::f64::consts::LN_2;
 
 #[test]
@@ -43,9 +44,9 @@ fn pairs_without_gradient_are_counted_and_reported() {
     rows[4].policy[0] -= 500.0;
     let head = whole(&exo, &rows, &Statistics::default()).unwrap();
     assert_eq!(head.saturated, 2);
-    let warning = exo.saturation_warning(head.saturated, 10).expect("a fifth of the pairs");
-    assert!(warning.starts_with("2 of 10 pairs have a reward margin beyond 20 either way"), "{warning}");
-    assert_eq!(exo.saturation_warning(2, 100), None);
+    let of = |rows| exo.unlearned(&UnlearnedCounts { rows, saturated: 2, ..UnlearnedCounts::default() });
+    assert_eq!(of(10), [Unlearned::Saturated { pairs: 2, margin: 20.0 }], "a fifth of the pairs");
+    assert_eq!(of(100), []);
     let dpo = Objective::new("dpo", &[]).unwrap();
     assert_eq!(whole(&dpo, &rows, &Statistics::default()).unwrap().saturated, 0);
 }
@@ -118,9 +119,9 @@ fn pairs_beyond_a_bound_are_counted_and_reported() {
     let head = whole(&chipo, &[near, far.clone()], &Statistics::default()).unwrap();
     assert_eq!((head.clipped, &head.d_policy[1][..]), (Some(1), &[0.0, 0.0][..]));
     assert!(head.d_policy[0][0] < 0.0);
-    let warning = chipo.clipping_warning(1, 2).expect("a half of the pairs");
-    assert!(warning.starts_with("1 of 2 pairs are beyond the bound of chipo"), "{warning}");
-    assert_eq!(chipo.clipping_warning(0, 2), None);
+    let of = |clipped| chipo.unlearned(&UnlearnedCounts { rows: 2, clipped, ..UnlearnedCounts::default() });
+    assert_eq!(of(1), [Unlearned::Clipped { pairs: 1 }], "a half of the pairs");
+    assert_eq!(of(0), []);
     let mix = Objective::new("chipo:0.5,dpo:0.5", &[("r_max", KnobValue::Number(1.0))]).unwrap();
     assert_eq!(alone(&mix, &far).clipped, None, "the other loss has a gradient");
 }
@@ -155,8 +156,9 @@ fn a_ranking_is_the_mean_over_its_pairs() {
     let equal = alone(&rank, &row(&[0.5, -1.5], &[2.0, 2.0]));
     assert_eq!((equal.loss, &equal.d_policy[..]), (0.0, &[vec![0.0, 0.0]][..]));
     assert_eq!((ties.undecided, equal.undecided), (0, 1));
-    assert!(rank.undecided_warning(1, 9).unwrap().starts_with("1 of 9 rows have one answer or equal rewards"));
-    assert_eq!(rank.undecided_warning(0, 9), None);
+    let of = |undecided| rank.unlearned(&UnlearnedCounts { rows: 9, undecided, ..UnlearnedCounts::default() });
+    assert_eq!(of(1), [Unlearned::Undecided { rows: 1 }]);
+    assert_eq!(of(0), []);
 }
 
 /// A fresh head gives every answer the same reward.

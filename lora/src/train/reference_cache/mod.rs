@@ -43,6 +43,7 @@ use align_engine::weights::WeightFiles;
 use align_kernels::Precision;
 use file::{CacheFile, Lookup};
 use fingerprint::Fingerprint;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -55,7 +56,7 @@ const FOLDER_LIMIT: u64 = 8 << 30;
 const MEMORY_OVERHEAD: u64 = 64;
 
 /// How many answers were looked up, and what became of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CacheCounts {
     /// Read from the cache.
     pub read: u64,

@@ -1,0 +1,120 @@
+//! The data of a run.
+
+use crate::args::TrainArgs;
+use crate::commands::train::options::demo_evaluates;
+use crate::config_file::NamedFiles;
+use crate::data::{self, DataOptions};
+use crate::error::CliError;
+use crate::loaded::{self, LoadedModel};
+use crate::rejects::Rejects;
+use crate::report::{self, say};
+use crate::run_record;
+use align_data::{ColumnMap, Dataset, Encoder, Reading, RowKind};
+use align_lora::objective::Objective;
+use std::path::PathBuf;
+
+/// The data of a run.
+pub struct RunData {
+    pub train: Dataset,
+    pub eval: Option<Dataset>,
+    /// Those of `--reference-data`.
+    pub texts: Option<Dataset>,
+    /// Prompts that `--eval-fraction` holds out.
+    held_out_prompts: Option<usize>,
+    /// The rows that are left out.
+    pub rejects: Rejects,
+    /// The files that the flags name.
+    pub named: NamedFiles,
+}
+
+impl RunData {
+    /// Opens the files of `--data`, `--eval-data` and `--reference-data`, or those of the demo.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub fn open(args: &TrainArgs, loaded: &LoadedModel, objective: &Objective) -> Result<RunData, CliError> {
+        let kind = objective.data();
+        let files = loaded.data_files(&args.data, |demo| match kind {
+            RowKind::Labelled => demo.labelled.clone(),
+            RowKind::Scored => demo.scored.clone(),
+            RowKind::Pair | RowKind::Sequence => demo.pairs_train.clone(),
+        })?;
+        let eval_files = match &loaded.demo {
+            _ if args.eval_fraction.is_some() => Vec::new(),
+            Some(demo) if args.eval_data.is_empty() && demo_evaluates(args, objective) => {
+                vec![demo.paths.pairs_eval.clone()]
+            }
+            _ => data::data_files(&args.eval_data)?,
+        };
+        let texts_files = data::data_files(&args.reference_data)?;
+
+        let template = loaded.template(&args.model)?;
+        let (template, max_length) = (template.as_deref(), loaded::max_length(&args.data));
+        let mut rejects = Rejects::new();
+        let mut open = |files: &[PathBuf], kind: RowKind, encoder: Encoder| -> Result<Dataset, CliError> {
+            let options = DataOptions {
+                kind: Some(kind),
+                on_bad_row: args.data.on_bad_row,
+                keep: &args.data.keep,
+                demo: args.model.demo,
+                drops: args.drops.into(),
+            };
+            let data = data::data(files, encoder, &options, &mut rejects)?;
+            Ok(data.with_unpaired_order(args.unpaired_order.into()))
+        };
+        let encoder = || loaded.encoder_of(objective, template, max_length, &args.data);
+        let mut train = open(&files, kind, encoder()?)?;
+        let mut eval = None;
+        if !eval_files.is_empty() {
+            let encoder = encoder()?.with_decided(train.survey().decided.clone());
+            eval = Some(open(&eval_files, kind, encoder)?);
+        }
+        let mut texts = None;
+        if !texts_files.is_empty() {
+            // --columns, --pairs and --sft-on are about the rows of --data, not about these texts
+            let reading = Reading { columns: ColumnMap::default(), pairs: None, ..args.data.reading()? };
+            let encoder = loaded.encoder(template, max_length)?.with_reading(reading);
+            texts = Some(open(&texts_files, RowKind::Sequence, encoder)?);
+        }
+        let mut held_out_prompts = None;
+        if let Some(fraction) = args.eval_fraction {
+            let split = train.split(fraction, args.seed)?;
+            held_out_prompts = Some(split.held_out_prompts);
+            (train, eval) = (split.train, Some(split.held_out));
+        }
+        let given = |flag: &[PathBuf], files: Vec<PathBuf>| if flag.is_empty() { Vec::new() } else { files };
+        let named = NamedFiles {
+            data: given(&args.data.data, files),
+            eval: given(&args.eval_data, eval_files),
+            texts: texts_files,
+        };
+        Ok(RunData { train, eval, texts, held_out_prompts, rejects, named })
+    }
+
+    /// Reports what was found in the files.
+    ///
+    /// # Errors
+    /// [`CliError::Input`] for the record of a run that cannot be read.
+    pub fn report(&self, args: &TrainArgs) -> Result<(), CliError> {
+        let (reading, survey) = (&args.data.reading, self.train.survey());
+        report::data("data", survey, reading);
+        run_record::compare_form(args.model.adapter.as_deref(), survey.form())?;
+        match (&self.eval, self.held_out_prompts) {
+            (Some(eval), Some(prompts)) => say!(
+                "evaluation data: {} of {prompts} prompts held out (--eval-fraction, seed {}), {} trained on",
+                report::rows(eval.len() as u64),
+                args.seed,
+                report::rows(self.train.len() as u64)
+            ),
+            (Some(eval), None) => {
+                report::data("evaluation data", eval.survey(), reading);
+                report::other_form(survey, eval.survey());
+            }
+            (None, _) => {}
+        }
+        if let Some(texts) = &self.texts {
+            report::data("reference data", texts.survey(), reading);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! stderr. A message is wrapped and has colours on a terminal; elsewhere it is one plain line.
+
+use anstream::{AutoStream, ColorChoice};
+use clap::builder::styling::{Style, Styles};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::borrow::Cow;
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+/// Columns of the widest line on a terminal.
+pub const WIDEST: usize = 110;
+
+static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// The bars that are drawn now. Messages are written above them.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
+
+/// From now on also prints what only some users want to know.
+pub fn be_verbose() {
+    IS_VERBOSE.store(true, Ordering::Relaxed);
+}
+
+/// Whether that is printed.
+pub fn is_verbose() -> bool {
+    IS_VERBOSE.load(Ordering::Relaxed)
+}
+
+/// Messages of a command that may be tried again.
+enum Said {
+    Forgotten,
+    /// What the first try has said so far.
+    Remembered(Vec<String>),
+    /// What the second try need not say again.
+    Skipped(Vec<String>),
+}
+
+/// Most messages that are remembered: a try fails before it has said more.
+const REMEMBERED: usize = 100;
+
+static SAID: Mutex<Said> = Mutex::new(Said::Forgotten);
+
+/// Remembers the messages of a command, which may be tried again.
+pub fn remember_messages() {
+    *said() = Said::Remembered(Vec::new());
+}
+
+/// The command is tried again: what it has said already is not said again.
+pub fn skip_remembered_messages() {
+    let mut said = said();
+    if let Said::Remembered(messages) = &mut *said {
+        *said = Said::Skipped(std::mem::take(messages));
+    }
+}
+
+fn said() -> MutexGuard<'static, Said> {
+    SAID.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a message was said by the command's first try. Each is skipped once.
+fn was_said(message: &str) -> bool {
+    match &mut *said() {
+        Said::Forgotten => false,
+        Said::Remembered(messages) => {
+            if messages.len() < REMEMBERED {
+                messages.push(message.to_owned());
+            }
+            false
+        }
+        Said::Skipped(messages) => {
+            let place = messages.iter().position(|said| said == message);
+            place.map(|place| messages.remove(place)).is_some()
+        }
+    }
+}
+
+/// Writes a message to stderr. A closed or full stderr ends no run.
+pub fn say_line(message: &str) {
+    if was_said(message) {
+        return;
+    }
+    let text = laid_out(message, width());
+    let write = || drop(writeln!(anstream::stderr(), "{text}"));
+    if std::io::stderr().is_terminal() { BARS.suspend(write) } else { write() }
+}
+
+/// Columns of the terminal. `None` if stderr is something else.
+fn width() -> Option<usize> {
+    let stderr = std::io::stderr();
+    let columns = terminal_size::terminal_size_of(&stderr).map_or(WIDEST, |(columns, _)| columns.0.into());
+    stderr.is_terminal().then(|| columns.min(WIDEST))
+}
+
+/// Wraps a message at `width` columns, and colours the word that says what it is. Text of several lines is not wrapped.
+fn laid_out(message: &str, width: Option<usize>) -> String {
+    let text = match width.filter(|_| !message.contains('\n')) {
+        None => Cow::Borrowed(message),
+        Some(width) => {
+            let text = message.trim_start();
+            let indent = &message[..message.len() - text.len()];
+            let deeper = format!("{indent}  ");
+            // words are not broken: paths can be copied
+            let options = textwrap::Options::new(width).initial_indent(indent).subsequent_indent(&deeper);
+            textwrap::fill(text, options.break_words(false)).into()
+        }
+    };
+    for (label, style) in labels() {
+        if let Some(rest) = text.strip_prefix(label) {
+            return format!("{style}{label}{style:#}{rest}");
+        }
+    }
+    text.into_owned()
+}
+
+/// The words that have a colour, which is that of clap's messages.
+fn labels() -> [(&'static str, Style); 2] {
+    let styles = Styles::styled();
+    [("error:", *styles.get_error()), ("warning:", *styles.get_invalid())]
+}
+
+/// Shows a bar of `len` on a terminal. `template` is what indicatif fills in behind the bar itself. `None` elsewhere.
+pub fn bar(len: u64, template: &str) -> Option<ProgressBar> {
+    if !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let has_colours = AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
+    let bar = if has_colours { "{bar:24.cyan}" } else { "{bar:24}" };
+    let style = ProgressStyle::with_template(&format!("{bar} {template}")).expect("the template is valid");
+    Some(BARS.add(ProgressBar::new(len).with_style(style)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_unless_a_terminal_wraps_it() {
+        let long = format!("  dropped 3 rows: {}", ["the prompt fills it"; 5].join(", "));
+        assert_eq!(laid_out(&long, None), long);
+        let wrapped = laid_out(&long, Some(40));
+        assert!(wrapped.lines().all(|line| line.len() <= 40 && line.starts_with("  ")), "{wrapped}");
+        assert!(wrapped.lines().skip(1).all(|line| line.starts_with("    ")), "{wrapped}");
+        let path = format!("{}/data.jsonl", "/a/folder".repeat(9));
+        assert!(laid_out(&format!("the rows of {path}"), Some(40)).contains(&path), "words are whole");
+        let several = "run.toml: expected a value\n  |\n1 | loss =                                  \n  |";
+        assert_eq!(laid_out(several, Some(20)), several);
+    }
+
+    #[test]
+    fn the_word_that_says_what_a_message_is_has_a_colour() {
+        let error = laid_out("error: no such file: warning: x", None);
+        assert!(error.starts_with('\u{1b}') && error.ends_with("no such file: warning: x"), "{error:?}");
+        assert_eq!(anstream::adapter::strip_str(&error).to_string(), "error: no such file: warning: x");
+        assert_eq!(laid_out("note: nothing", None), "note: nothing");
+    }
+}

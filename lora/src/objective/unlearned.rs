@@ -1,0 +1,37 @@
+//! Rows that teach a loss nothing.
+
+use serde::{Deserialize, Serialize};
+
+/// Share of pairs without a gradient from which a run will hardly learn from its data.
+const MANY: f64 = 0.03;
+
+/// How many of the rows that a run has seen taught it nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UnlearnedCounts {
+    /// Rows seen.
+    pub rows: u64,
+    /// Pairs for which the loss has no gradient, see [`Unlearned::Saturated`].
+    pub saturated: u64,
+    /// Pairs whose gradient a bound of the formula took away.
+    pub clipped: u64,
+    /// Rows of scored answers whose rewards say nothing to the loss.
+    pub undecided: u64,
+}
+
+impl UnlearnedCounts {
+    /// Whether `pairs` are so many of the rows that the run will not learn from its data.
+    pub(super) fn is_many(&self, pairs: u64) -> bool {
+        pairs as f64 > MANY * self.rows as f64
+    }
+}
+
+/// Rows of a run that taught it nothing, and why.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Unlearned {
+    /// Their reward margin is beyond `margin` either way, where the loss has no gradient.
+    Saturated { pairs: u64, margin: f64 },
+    /// They are beyond the bound of the loss.
+    Clipped { pairs: u64 },
+    /// They have one answer or equal rewards, of which the loss makes no pair.
+    Undecided { rows: u64 },
+}
