@@ -32,54 +32,72 @@ pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
         if args.limit.is_some() && args.data.is_empty() && loaded.demo.is_none() {
             return Err(CliError::Usage("--limit counts the rows of --data, which is missing".into()));
         }
-        let prompt = prompt(args)?;
-        let compare_form =
-            |form| run_record::compare_form_of_prompt(args.model.adapter.as_deref(), form, args.reading.no_chat);
-        let limit = args.limit.map(|limit| limit as usize);
-        let prompts = match (&prompt, &loaded.demo, args.data.is_empty()) {
-            (Some(text), ..) => {
-                let prompt = with_system(&encoder, user_turn(&encoder, args.reading.no_chat, text)?);
-                compare_form(prompt.form())?;
-                let ids = encoder.encode_prompt(&prompt).map_err(|e| CliError::Usage(e.to_string()))?;
-                if ids.is_empty() {
-                    return Err(CliError::Input("the prompt has no token, nothing to continue".into()));
-                }
-                Source::Typed(EncodedPrompt { row: 0, id: None, ids })
-            }
-            (None, _, false) => {
-                let marker = encoder.reading().decided.turn_marker.clone();
-                let prompts = Prompts::open(&data::data_files(&args.data)?, &encoder, limit);
-                let prompts = prompts.map_err(|error| data::of_other_rows(error, marker.as_ref()))?;
-                report::turn_marker_of_run(marker.as_ref(), prompts.survey());
-                report::prompts(prompts.survey(), &args.reading);
-                run_record::compare_form(args.model.adapter.as_deref(), prompts.survey().form())?;
-                Source::Data(Box::new(prompts))
-            }
-            (None, Some(demo), true) => {
-                let files = std::slice::from_ref(&demo.paths.pairs_eval);
-                Source::Data(Box::new(Prompts::open(files, &encoder, Some(limit.unwrap_or(DEMO_PROMPTS)))?))
-            }
-            (None, None, true) => {
-                compare_form(user_turn(&encoder, args.reading.no_chat, "")?.form())?;
-                return chat(&loaded, adapter.as_ref(), &encoder, args.reading.no_chat, request);
-            }
-        };
-        let (mut new_tokens, mut elapsed) = (0, Duration::ZERO);
-        for start in (0..prompts.len()).step_by(args.batch_size as usize) {
-            let batch = prompts.get(start..prompts.len().min(start + args.batch_size as usize))?;
-            let ids: Vec<Vec<u32>> = batch.iter().map(|prompt| prompt.ids.clone()).collect();
-            let request = Request { first_sequence: start as u64, ..request.clone() };
-            let start = Instant::now();
-            let completions = generate(&loaded.model, adapter.as_ref(), &ids, &request, |_, _| true)?;
-            elapsed += start.elapsed();
-            new_tokens += completions.iter().map(|completion| completion.tokens.len() as u64).sum::<u64>();
-            for (prompt, completion) in batch.iter().zip(&completions) {
-                show(args, &encoder, prompt, completion)?;
+        let dir = args.model.adapter.as_deref();
+        match prompts(args, &loaded, &encoder)? {
+            Some(prompts) => continue_all(args, &loaded, adapter.as_ref(), &encoder, &prompts, &request),
+            None => {
+                let form = user_turn(&encoder, args.reading.no_chat, "")?.form();
+                run_record::compare_form_of_prompt(dir, form, args.reading.no_chat)?;
+                chat(&loaded, adapter.as_ref(), &encoder, args.reading.no_chat, request)
             }
         }
-        report::generated(prompts.len() as u64, new_tokens, elapsed);
-        Ok(())
     })
+}
+
+/// Finds the prompts. `None` for a chat.
+fn prompts<'e>(
+    args: &GenerateArgs,
+    loaded: &LoadedModel,
+    encoder: &'e Encoder,
+) -> Result<Option<Source<'e>>, CliError> {
+    let dir = args.model.adapter.as_deref();
+    let limit = args.limit.map(|limit| limit as usize);
+    if let Some(text) = prompt(args)? {
+        let prompt = with_system(encoder, user_turn(encoder, args.reading.no_chat, &text)?);
+        run_record::compare_form_of_prompt(dir, prompt.form(), args.reading.no_chat)?;
+        let ids = encoder.encode_prompt(&prompt).map_err(|error| CliError::Usage(error.to_string()))?;
+        if ids.is_empty() {
+            return Err(CliError::Input("the prompt has no token, nothing to continue".into()));
+        }
+        return Ok(Some(Source::Typed(EncodedPrompt { row: 0, id: None, ids })));
+    }
+    if !args.data.is_empty() {
+        let marker = encoder.reading().decided.turn_marker.clone();
+        let prompts = Prompts::open(&data::data_files(&args.data)?, encoder, limit);
+        let prompts = prompts.map_err(|error| data::of_other_rows(error, marker.as_ref()))?;
+        report::turn_marker_of_run(marker.as_ref(), prompts.survey());
+        report::prompts(prompts.survey(), &args.reading);
+        run_record::compare_form(dir, prompts.survey().form())?;
+        return Ok(Some(Source::Data(Box::new(prompts))));
+    }
+    let Some(demo) = &loaded.demo else { return Ok(None) };
+    let files = std::slice::from_ref(&demo.paths.pairs_eval);
+    Ok(Some(Source::Data(Box::new(Prompts::open(files, encoder, Some(limit.unwrap_or(DEMO_PROMPTS)))?))))
+}
+
+fn continue_all(
+    args: &GenerateArgs,
+    loaded: &LoadedModel,
+    adapter: Option<&Arc<AdapterSet>>,
+    encoder: &Encoder,
+    prompts: &Source<'_>,
+    request: &Request,
+) -> Result<(), CliError> {
+    let (mut new_tokens, mut elapsed) = (0, Duration::ZERO);
+    for start in (0..prompts.len()).step_by(args.batch_size as usize) {
+        let batch = prompts.get(start..prompts.len().min(start + args.batch_size as usize))?;
+        let ids: Vec<Vec<u32>> = batch.iter().map(|prompt| prompt.ids.clone()).collect();
+        let request = Request { first_sequence: start as u64, ..request.clone() };
+        let start = Instant::now();
+        let completions = generate(&loaded.model, adapter, &ids, &request, |_, _| true)?;
+        elapsed += start.elapsed();
+        new_tokens += completions.iter().map(|completion| completion.tokens.len() as u64).sum::<u64>();
+        for (prompt, completion) in batch.iter().zip(&completions) {
+            show(args, encoder, prompt, completion)?;
+        }
+    }
+    report::generated(prompts.len() as u64, new_tokens, elapsed);
+    Ok(())
 }
 
 /// Prompts of the demo that are continued, without a limit.
