@@ -133,7 +133,7 @@ impl Objective {
         self.parts.iter().flat_map(of_part).collect()
     }
 
-    /// Whether it needs reference data, see [`RowTarget::ReferenceData`](super::RowTarget::ReferenceData).
+    /// Whether it needs reference data, see [`RowLogps::target`](super::RowLogps::target).
     pub fn reference_data(&self) -> bool {
         self.eta() > 0.0
     }

@@ -6,7 +6,7 @@ use super::history::History;
 use super::loss::{Answer, BatchLogRatios, Coupling, Label, Loss, Pair, Reduction, SftTerm, Statistics};
 use super::spec::Scores;
 use super::unlearned::{Unlearned, UnlearnedCounts};
-use align_data::{RowKind, RowNumbers};
+use align_data::{RowKind, RowNumbers, Target};
 use align_engine::autograd::scalar::{Scalar, ScalarTape};
 
 /// The per-sequence numbers of one data row: f64 sums of log-probabilities over the tokens of each answer, in nats. For the
@@ -19,8 +19,9 @@ pub struct RowLogps {
     pub reference: Vec<f64>,
     /// Tokens of each answer.
     pub lens: Vec<usize>,
-    /// What the row says about the answers.
-    pub target: RowTarget,
+    /// What the row says about the answers. `None` for a text of the reference data: it is not an item of the objective; only its
+    /// likelihood counts.
+    pub target: Option<Target>,
     /// The sums over each answer's tokens beyond the shorter one's length, for an objective with [`Objective::tails`].
     pub tails: Option<Tails>,
     /// The factor of the pair's loss.
@@ -31,21 +32,6 @@ pub struct RowLogps {
     pub numbers: RowNumbers,
     /// The mismatched answer, for an objective with [`Coupling::MismatchedRows`].
     pub mismatched: Option<Mismatched>,
-}
-
-/// What a row says about its answers.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RowTarget {
-    /// Two answers, the first preferred.
-    Pair,
-    /// One answer, desirable or not.
-    Label(bool),
-    /// A reward for each answer.
-    Rewards(Vec<f64>),
-    /// One text to be made likely.
-    Sft,
-    /// One text of the reference data. It is not an item of the objective; only its likelihood counts.
-    ReferenceData,
 }
 
 /// Sums over the tokens of each answer beyond the shorter one's length, nats; parts of the sums of [`RowLogps`].
@@ -70,16 +56,16 @@ pub struct BatchTotals {
 
 impl BatchTotals {
     /// Totals of rows with their targets and the tokens of their answers.
-    pub fn of<'r>(rows: impl IntoIterator<Item = (&'r RowTarget, &'r [usize])>) -> Self {
+    pub fn of<'r>(rows: impl IntoIterator<Item = (&'r Option<Target>, &'r [usize])>) -> Self {
         let mut totals = BatchTotals::default();
         for (target, lens) in rows {
             match target {
-                RowTarget::ReferenceData => totals.reference_tokens += lens[0].max(1),
-                RowTarget::Pair | RowTarget::Sft => {
+                None => totals.reference_tokens += lens[0].max(1),
+                Some(Target::Pair | Target::Sequence) => {
                     totals.rows += 1;
                     totals.sft_tokens += lens[0].max(1);
                 }
-                RowTarget::Label(_) | RowTarget::Rewards(_) => totals.rows += 1,
+                Some(Target::Label(_) | Target::Rewards(_)) => totals.rows += 1,
             }
         }
         totals
@@ -270,7 +256,7 @@ impl Objective {
             }
         }
         let says_nothing = |row: &RowLogps| match (&self.parts[0].loss, &row.target) {
-            (Loss::KWay(loss), RowTarget::Rewards(rewards)) => loss.is_undecided(rewards),
+            (Loss::KWay(loss), Some(Target::Rewards(rewards))) => loss.is_undecided(rewards),
             _ => false,
         };
         let undecided = rows.iter().filter(|row| says_nothing(row)).count();
@@ -321,7 +307,7 @@ impl Objective {
             Loss::KWay(loss) => {
                 let item = |&row: &usize| {
                     let answers: Vec<_> = leaves[row].iter().map(Leaves::whole).collect();
-                    let RowTarget::Rewards(rewards) = &rows[row].target else {
+                    let Some(Target::Rewards(rewards)) = &rows[row].target else {
                         unreachable!("on_tape checked the targets")
                     };
                     part.weight * loss.loss(&answers, rewards)
@@ -383,15 +369,15 @@ impl Objective {
         let mut terms = Vec::new();
         for (row, leaves) in rows.iter().zip(leaves) {
             match row.target {
-                RowTarget::Pair => {
+                Some(Target::Pair) => {
                     let chosen = leaves[0].whole();
                     terms.extend(self.sft_terms().map(|term| likelihood(&chosen, term, batch)));
                 }
-                RowTarget::ReferenceData => {
+                None => {
                     let weight = self.eta() / batch.reference_tokens.max(1) as f64;
                     terms.push(-weight * leaves[0].policy);
                 }
-                RowTarget::Label(_) | RowTarget::Rewards(_) | RowTarget::Sft => {}
+                Some(Target::Label(_) | Target::Rewards(_) | Target::Sequence) => {}
             }
         }
         terms
@@ -432,17 +418,16 @@ impl Objective {
         let mut all = Vec::with_capacity(rows.len());
         for (row, numbers) in rows.iter().enumerate() {
             let RowLogps { policy, reference, lens, target, tails, .. } = numbers;
-            let (fits, n_answers) = match target {
-                RowTarget::Pair => (self.data() == RowKind::Pair, 2),
-                RowTarget::Label(_) => (self.data() == RowKind::Labelled, 1),
-                RowTarget::Rewards(rewards) => (self.data() == RowKind::Scored, rewards.len()),
-                RowTarget::Sft => (self.data() == RowKind::Sequence, 1),
-                RowTarget::ReferenceData => (self.reference_data(), 1),
+            let fits = target.as_ref().map_or(self.reference_data(), |target| target.kind() == self.data());
+            let n_answers = match target {
+                Some(Target::Pair) => 2,
+                Some(Target::Rewards(rewards)) => rewards.len(),
+                Some(Target::Label(_) | Target::Sequence) | None => 1,
             };
             assert!(fits && n_answers > 0, "row {row}: {} needs {}, the row is {target:?}", self.name(), self.data());
             assert_eq!([policy.len(), lens.len()], [n_answers; 2], "row {row}: answers, lengths");
             assert_eq!(reference.len(), if self.reference() { n_answers } else { 0 }, "row {row}: reference log-probs");
-            if *target != RowTarget::ReferenceData {
+            if target.is_some() {
                 self.check_columns(row, numbers)?;
             }
             let mut of_row = Vec::with_capacity(n_answers);
@@ -458,8 +443,8 @@ impl Objective {
                 }
                 let len = lens[i].max(1) as f64;
                 let tail = match (self.tails(), target, tails) {
-                    (true, RowTarget::Pair, Some(tails)) => Some((tape.leaf(tails.policy[i]), tails.reference[i])),
-                    (true, RowTarget::Pair, None) => {
+                    (true, Some(Target::Pair), Some(tails)) => Some((tape.leaf(tails.policy[i]), tails.reference[i])),
+                    (true, Some(Target::Pair), None) => {
                         panic!("row {row}: the tails of an objective that counts them apart are missing")
                     }
                     _ => None,
@@ -515,7 +500,7 @@ impl Part {
 
 /// Rows that are items of the objective.
 fn main_rows(rows: &[RowLogps]) -> Vec<usize> {
-    (0..rows.len()).filter(|&row| rows[row].target != RowTarget::ReferenceData).collect()
+    (0..rows.len()).filter(|&row| rows[row].target.is_some()).collect()
 }
 
 /// An answer's part of a likelihood term over the batch.
@@ -530,8 +515,8 @@ fn likelihood<'t>(answer: &Answer<'t>, term: SftTerm, batch: BatchTotals) -> Sca
 
 fn label(row: &RowLogps) -> Label {
     match row.target {
-        RowTarget::Label(true) => Label::Desirable,
-        RowTarget::Label(false) => Label::Undesirable,
+        Some(Target::Label(true)) => Label::Desirable,
+        Some(Target::Label(false)) => Label::Undesirable,
         _ => unreachable!("on_tape checked the targets"),
     }
 }

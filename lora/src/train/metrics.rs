@@ -1,6 +1,7 @@
 //! What a step or an evaluation reports, under TRL's names.
 
-use crate::objective::{Head, RowLogps, RowTarget, Scores};
+use crate::objective::{Head, RowLogps, Scores};
+use align_data::Target;
 use serde_json::{Map, Value};
 
 /// One line of `metrics.jsonl` for an optimiser step. Loss and rewards are those before the update.
@@ -97,7 +98,7 @@ impl PreferenceSums {
             let reward = |i: usize| rewards.get(i).copied();
             let logp = |i: usize| (head.scores == Scores::LogProbs).then(|| row.policy[i]);
             match &row.target {
-                RowTarget::Pair => {
+                Some(Target::Pair) => {
                     self.chosen.add(reward(0), logp(0));
                     self.rejected.add(reward(1), logp(1));
                     self.pairs += 1;
@@ -105,9 +106,9 @@ impl PreferenceSums {
                     let mean = |i: usize| row.policy[i] / row.lens[i].max(1) as f64;
                     self.pairs_by_mean_logp += u64::from(mean(0) > mean(1));
                 }
-                RowTarget::Label(true) => self.chosen.add(reward(0), logp(0)),
-                RowTarget::Label(false) => self.rejected.add(reward(0), logp(0)),
-                RowTarget::Rewards(scores) => {
+                Some(Target::Label(true)) => self.chosen.add(reward(0), logp(0)),
+                Some(Target::Label(false)) => self.rejected.add(reward(0), logp(0)),
+                Some(Target::Rewards(scores)) => {
                     // a pair of the best and the worst answer; none if all are equal
                     let by_score = |a: &usize, b: &usize| scores[*a].total_cmp(&scores[*b]);
                     let (best, worst) = ((0..scores.len()).rev().max_by(by_score), (0..scores.len()).min_by(by_score));
@@ -122,7 +123,7 @@ impl PreferenceSums {
                         self.pairs_by_mean_logp += u64::from(mean(best) > mean(worst));
                     }
                 }
-                RowTarget::Sft | RowTarget::ReferenceData => {}
+                Some(Target::Sequence) | None => {}
             }
         }
     }

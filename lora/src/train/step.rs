@@ -11,8 +11,7 @@ use super::metrics::PreferenceSums;
 use super::plan::{Answers, HeadRows, PassPlan, Piece, Reference, RowTokens, StepPlan};
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 use crate::objective::{
-    BatchTotals, Coupling, Head, HeadError, History, Mismatched, Objective, RowLogps, RowTarget, Statistics, Tails,
-    wpo_weight,
+    BatchTotals, Coupling, Head, HeadError, History, Mismatched, Objective, RowLogps, Statistics, Tails, wpo_weight,
 };
 use align_data::{Answer, EncodedRow, Mismatch, RowKind, Target, donors, mismatched_answers};
 use align_engine::autograd::{Mode, ParamGrads};
@@ -314,18 +313,14 @@ impl Batch<'_> {
         self.objective.head(rows, statistics, self.totals()).map_err(|error| self.head_error(members, error))
     }
 
-    fn target(&self, target: &Target) -> RowTarget {
-        match target {
-            Target::Pair => RowTarget::Pair,
-            Target::Label(label) => RowTarget::Label(*label),
-            Target::Rewards(rewards) => RowTarget::Rewards(rewards.clone()),
-            Target::Sequence if self.objective.data() == RowKind::Sequence => RowTarget::Sft,
-            Target::Sequence => RowTarget::ReferenceData,
-        }
+    /// Returns what a row is for the objective. `None` for a text of the reference data, which stands beside rows of another kind.
+    fn target(&self, target: &Target) -> Option<Target> {
+        let is_item = *target != Target::Sequence || self.objective.data() == RowKind::Sequence;
+        is_item.then(|| target.clone())
     }
 
     fn totals(&self) -> BatchTotals {
-        let rows: Vec<(RowTarget, Vec<usize>)> = (self.rows.iter())
+        let rows: Vec<(Option<Target>, Vec<usize>)> = (self.rows.iter())
             .map(|row| (self.target(&row.target), row.answers.iter().map(Answer::scored_tokens).collect()))
             .collect();
         BatchTotals::of(rows.iter().map(|(target, lens)| (target, &lens[..])))

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::objective::{Unlearned, UnlearnedCounts};
+use align_data::Target;
 use std::f64::consts::LN_2;
 
 #[test]
@@ -134,7 +135,8 @@ fn exo_of_rewards_with_the_targets_of_a_pair_is_exo_of_the_pair() {
     let of_rewards = Objective::new("exo_rw", &[given[0], ("beta_r", KnobValue::Number(2.0))]).unwrap();
     let row = pair([-30.0, -44.0], &[-33.0, -41.0], [9, 9]);
     let rewards = vec![2.0 * (1.0 - e).ln(), 2.0 * e.ln()];
-    let (a, b) = (alone(&of_pair, &row), alone(&of_rewards, &RowLogps { target: RowTarget::Rewards(rewards), ..row }));
+    let (a, b) =
+        (alone(&of_pair, &row), alone(&of_rewards, &RowLogps { target: Some(Target::Rewards(rewards)), ..row }));
     assert_close(a.loss, b.loss, 1.0, format_args!("loss"));
     (0..2).for_each(|i| assert_close(a.d_policy[0][i], b.d_policy[0][i], 1.0, format_args!("derivative {i}")));
 }
@@ -145,7 +147,7 @@ fn a_ranking_is_the_mean_over_its_pairs() {
     let row = |policy: &[f64], rewards: &[f64]| RowLogps {
         policy: policy.to_vec(),
         lens: vec![1; policy.len()],
-        target: RowTarget::Rewards(rewards.to_vec()),
+        target: Some(Target::Rewards(rewards.to_vec())),
         ..pair([0.0; 2], &[], [1; 2])
     };
     let (rank, bt) = (Objective::new("instructgpt", &[]).unwrap(), Objective::new("reward", &[]).unwrap());

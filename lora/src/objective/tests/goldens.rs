@@ -2,7 +2,7 @@
 //! included. Another folder with an `objectives.json` is taken from the environment variable `ALIGN_GOLDENS`.
 
 use super::*;
-use align_data::RowKind;
+use align_data::{RowKind, Target};
 use serde_json::Value;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -97,7 +97,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                 policy: vec![chosen[i], rejected[i]],
                 lens: vec![1, 1],
                 numbers: RowNumbers { margin: Some(margin[i]), ..RowNumbers::default() },
-                ..row(RowTarget::Pair)
+                ..row(Some(Target::Pair))
             };
             (0..chosen.len()).map(pair).collect()
         }
@@ -126,7 +126,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                         beats_probability: beats.as_ref().map(|beats| beats[i]),
                         ..RowNumbers::default()
                     },
-                    ..row(RowTarget::Pair)
+                    ..row(Some(Target::Pair))
                 };
                 if let Some((policy, of_reference)) = &tails {
                     // the goldens' sums are without the tails, ours are of the whole answers
@@ -145,7 +145,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                 rows.extend(logps.iter().zip(&lens).map(|(logp, len)| RowLogps {
                     policy: vec![*logp],
                     lens: vec![*len as usize],
-                    ..row(RowTarget::ReferenceData)
+                    ..row(None)
                 }));
             }
             rows
@@ -161,7 +161,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                 mismatched: mismatched
                     .as_ref()
                     .map(|(policy, reference)| Mismatched { policy: policy[i], reference: reference[i] }),
-                ..row(RowTarget::Label(label[i] == 1.0))
+                ..row(Some(Target::Label(label[i] == 1.0)))
             };
             (0..policy.len()).map(answer).collect()
         }
@@ -173,9 +173,9 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                 // best first: any falling rewards say the same
                 let ranked = |policy: Vec<f64>| RowLogps {
                     lens: vec![1; policy.len()],
-                    target: RowTarget::Rewards((0..policy.len()).map(|rank| -(rank as f64)).collect()),
+                    target: Some(Target::Rewards((0..policy.len()).map(|rank| -(rank as f64)).collect())),
                     policy,
-                    ..row(RowTarget::Pair)
+                    ..row(Some(Target::Pair))
                 };
                 return nested("reward_ranked").into_iter().map(ranked).collect();
             }
@@ -184,7 +184,7 @@ fn rows(inputs: &Value, objective: &Objective) -> Vec<RowLogps> {
                 lens: vec![1; policy.len()],
                 policy,
                 reference,
-                ..row(RowTarget::Rewards(rewards))
+                ..row(Some(Target::Rewards(rewards)))
             })
             .collect()
         }
@@ -218,10 +218,10 @@ fn check_case(name: &str, case: &Value, tolerance: &Value) {
     let outputs = &case["outputs"];
     compare.check("loss", &[head.loss], &[outputs["loss"].as_f64().expect("a loss")]);
     compare.check("per_item_loss", &head.per_item_loss, &numbers(&outputs["per_item_loss"]));
-    let of = |wanted: &dyn Fn(&RowTarget) -> bool| -> Vec<usize> {
+    let of = |wanted: &dyn Fn(&Option<Target>) -> bool| -> Vec<usize> {
         (0..rows.len()).filter(|&i| wanted(&rows[i].target)).collect()
     };
-    let main = of(&|target| *target != RowTarget::ReferenceData);
+    let main = of(&|target| target.is_some());
     for (input, expected) in outputs["grad"].as_object().expect("grad is an object") {
         let what = format!("grad {input}");
         let answer = usize::from(input.contains("rejected"));
@@ -230,9 +230,7 @@ fn check_case(name: &str, case: &Value, tolerance: &Value) {
                 main.iter().map(|&i| head.d_policy[i][answer] + head.d_tails[i][answer]).collect()
             }
             "ref_data_logps" if !objective.reference_data() => vec![0.0; numbers(expected).len()],
-            "ref_data_logps" => {
-                of(&|target| *target == RowTarget::ReferenceData).iter().map(|&i| head.d_policy[i][0]).collect()
-            }
+            "ref_data_logps" => of(&|target| target.is_none()).iter().map(|&i| head.d_policy[i][0]).collect(),
             "policy_logps" | "reward_ranked" if objective.data() == RowKind::Scored => {
                 for (i, expected) in expected.as_array().expect("a list of lists").iter().enumerate() {
                     compare.check(&what, &head.d_policy[i], &numbers(expected));
@@ -350,7 +348,7 @@ fn pairs_with_gaps(gaps: &[f64]) -> Vec<RowLogps> {
         policy: vec![*gap, 0.0],
         reference: vec![0.0, 0.0],
         lens: vec![1, 1],
-        ..row(RowTarget::Pair)
+        ..row(Some(Target::Pair))
     };
     gaps.iter().map(pair).collect()
 }
@@ -390,7 +388,7 @@ fn the_running_shift_of_bco_agrees_with_the_goldens() {
                 policy: vec![*reward],
                 reference: vec![0.0],
                 lens: vec![1],
-                ..row(RowTarget::Label(true))
+                ..row(Some(Target::Label(true)))
             };
             let rows: Vec<_> = numbers(rewards).iter().map(answer).collect();
             let statistics = bco.statistics(&rows, &history).unwrap();
@@ -436,7 +434,7 @@ fn the_split_of_ld_dpo_agrees_with_the_goldens() {
             reference: vec![0.0, 0.0],
             lens: vec![chosen.len(), rejected.len()],
             tails: Some(Tails { policy: [sum(&chosen[shared..]), sum(&rejected[shared..])], reference: [0.0; 2] }),
-            ..row(RowTarget::Pair)
+            ..row(Some(Target::Pair))
         };
         let alpha = case["ld_alpha"].as_f64().expect("a number");
         let given = [("ld_alpha", KnobValue::Number(alpha)), ("beta", KnobValue::Number(1.0))];
@@ -468,7 +466,7 @@ fn the_kto_reference_point_agrees_with_the_goldens() {
             // the row's own numbers are not known yet when the reference point is computed
             .map(|(&policy, &reference)| RowLogps {
                 mismatched: Some(Mismatched { policy, reference }),
-                ..row(RowTarget::Label(true))
+                ..row(Some(Target::Label(true)))
             })
             .collect();
         let kl = objective.statistics(&rows, &History::default()).unwrap().get("kl");

@@ -5,7 +5,7 @@ mod formulas;
 mod goldens;
 
 use super::*;
-use align_data::{RowKind, RowNumbers};
+use align_data::{RowKind, RowNumbers, Target};
 
 /// Numbers that look random and are the same everywhere: the top bits of a 64-bit congruential generator.
 struct Numbers(u64);
@@ -20,11 +20,11 @@ impl Numbers {
 /// Rows for `objective` whose log-ratios are uniform in `[-spread, spread]`.
 fn rows(objective: &Objective, n: usize, spread: f64) -> Vec<RowLogps> {
     let mut numbers = Numbers(7);
-    let mut row = |i: usize, target: RowTarget| {
+    let mut row = |i: usize, target: Option<Target>| {
         let n_answers = match &target {
-            RowTarget::Pair => 2,
-            RowTarget::Label(_) | RowTarget::Sft | RowTarget::ReferenceData => 1,
-            RowTarget::Rewards(rewards) => rewards.len(),
+            Some(Target::Pair) => 2,
+            Some(Target::Label(_) | Target::Sequence) | None => 1,
+            Some(Target::Rewards(rewards)) => rewards.len(),
         };
         let policy: Vec<f64> = (0..n_answers).map(|_| numbers.uniform(-120.0, -20.0)).collect();
         let reference = policy.iter().map(|p| p + numbers.uniform(-spread, spread)).collect();
@@ -54,14 +54,14 @@ fn rows(objective: &Objective, n: usize, spread: f64) -> Vec<RowLogps> {
         }
     };
     let target = |i: usize| match objective.data() {
-        RowKind::Pair => RowTarget::Pair,
-        RowKind::Labelled => RowTarget::Label(!i.is_multiple_of(3)),
-        RowKind::Scored => RowTarget::Rewards((0..1 + i % 4).map(|k| (k * 5 % 3) as f64 / 2.0).collect()),
-        RowKind::Sequence => RowTarget::Sft,
+        RowKind::Pair => Some(Target::Pair),
+        RowKind::Labelled => Some(Target::Label(!i.is_multiple_of(3))),
+        RowKind::Scored => Some(Target::Rewards((0..1 + i % 4).map(|k| (k * 5 % 3) as f64 / 2.0).collect())),
+        RowKind::Sequence => Some(Target::Sequence),
     };
     let mut rows: Vec<RowLogps> = (0..n).map(|i| row(i, target(i))).collect();
     if objective.reference_data() {
-        rows.extend((0..2).map(|i| row(i, RowTarget::ReferenceData)));
+        rows.extend((0..2).map(|i| row(i, None)));
     }
     rows
 }
@@ -162,7 +162,7 @@ fn derivatives_agree_with_central_differences() {
             for (answer, &analytic) in head.d_policy[row].iter().enumerate() {
                 let mv = |rows: &mut [RowLogps], by: f64| rows[row].policy[answer] += by;
                 check(analytic, format_args!("row {row} answer {answer}"), &mv);
-                if let (Some(d_tails), RowTarget::Pair) = (head.d_tails.get(row), &rows[row].target) {
+                if let (Some(d_tails), Some(Target::Pair)) = (head.d_tails.get(row), &rows[row].target) {
                     let mv = |rows: &mut [RowLogps], by: f64| {
                         rows[row].tails.as_mut().expect("they are wanted").policy[answer] += by;
                     };
@@ -307,7 +307,7 @@ fn a_modifier_stays_with_its_loss() {
 }
 
 /// A row without numbers.
-fn row(target: RowTarget) -> RowLogps {
+fn row(target: Option<Target>) -> RowLogps {
     RowLogps {
         policy: Vec::new(),
         reference: Vec::new(),
@@ -323,7 +323,7 @@ fn row(target: RowTarget) -> RowLogps {
 
 /// A row of one pair.
 pub(crate) fn pair(policy: [f64; 2], reference: &[f64], lens: [usize; 2]) -> RowLogps {
-    RowLogps { policy: policy.to_vec(), reference: reference.to_vec(), lens: lens.to_vec(), ..row(RowTarget::Pair) }
+    RowLogps { policy: policy.to_vec(), reference: reference.to_vec(), lens: lens.to_vec(), ..row(Some(Target::Pair)) }
 }
 
 /// The head of one row.
