@@ -82,6 +82,14 @@ impl Model {
         Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead: None }
     }
 
+    /// Bytes of all matrices, in the format of their files; an embedding that is the head counts once.
+    pub fn weight_bytes(&self) -> u64 {
+        let layers = self.blocks.iter().flat_map(|block| block.linears()).map(|linear| linear.weight.bytes() as u64);
+        let is_embedding = self.lm_head.name() == self.embed_tokens.name();
+        let head = if is_embedding { 0 } else { self.lm_head.bytes() as u64 };
+        layers.sum::<u64>() + self.embed_tokens.bytes() as u64 + head
+    }
+
     /// Bytes of weights on the device, because it could not use them in their file.
     pub fn copied_bytes(&self) -> u64 {
         self.device.memory().names.get(BASE_WEIGHTS).map_or(0, |copies| copies.in_use as u64)

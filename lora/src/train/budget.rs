@@ -5,10 +5,7 @@
 //! memory.
 
 use super::counted::{Counted, Gradients, PassCost};
-use super::error::TrainError;
 use super::forest::Forest;
-use super::options::TrainOptions;
-use super::size::Size;
 use super::step::Passes;
 use align_kernels::device::Headroom;
 use align_kernels::{Device, Result, cpu};
@@ -51,12 +48,18 @@ pub struct Plan {
     pub limit: u64,
     /// Bytes that it will hold at most: the sum of the parts.
     pub peak: u64,
+    /// Whether the run may hold that much. If not, all layers are recomputed in the plan.
+    pub fits: bool,
     /// What they are for, by name.
     pub parts: Vec<(&'static str, u64)>,
     /// Layers, and how many of them keep their activations in that pass; the others are recomputed.
     pub layers: usize,
     pub layers_kept: usize,
-    /// The rows of that pass.
+    /// Rows of the pass that holds most, which may be one without a backward pass.
+    pub(super) most_rows: usize,
+    /// What the limit would have to be.
+    pub(super) limit_needed: u64,
+    /// The rows of the largest pass with a backward pass.
     pub(super) pass: Forest,
     /// The same with the rows of the reference that an earlier pass of its step has computed.
     pub(super) with_reference: Forest,
@@ -146,13 +149,8 @@ impl Budget {
     /// evaluations, `without`.
     ///
     /// # Errors
-    /// [`TrainError::Memory`] if that is more than it may hold, even with all layers recomputed.
-    pub(super) fn plan(
-        &mut self,
-        train: LargestWithGradient,
-        without: &[Forest],
-        options: &TrainOptions,
-    ) -> Result<Plan, TrainError> {
+    /// As [`Counted::pass`].
+    pub(super) fn plan(&mut self, train: LargestWithGradient, without: &[Forest]) -> Result<Plan> {
         self.room = self.headroom.room(self.limit);
         let gradients = train.gradients();
         let LargestWithGradient { pass, with_reference, alone } = train;
@@ -168,17 +166,10 @@ impl Budget {
         }
         let of_without = largest_without.map_or(0, |(_, cost)| cost.peak);
         let needed = self.held() + packed + least.peak.max(of_without);
-        let fitting = self.fitting(&pass, gradients)?.filter(|_| needed <= self.room);
-        let Some((layers_kept, cost)) = fitting else {
-            let largest = largest_without.filter(|_| of_without > least.peak).map_or(&pass, |(forest, _)| forest);
-            return Err(TrainError::Memory {
-                needed: Size(self.headroom.limit(needed)),
-                limit: Size(self.limit),
-                rows: largest.plan.rows(),
-                micro_batch_tokens: options.micro_batch_tokens,
-                max_length: options.max_length,
-            });
-        };
+        let fits = needed <= self.room;
+        let (layers_kept, cost) = self.fitting(&pass, gradients)?.filter(|_| fits).unwrap_or((0, least));
+        let largest = largest_without.filter(|_| of_without > cost.peak).map_or(&pass, |(forest, _)| forest);
+        let most_rows = largest.plan.rows();
         let most = cost.peak.max(of_without);
         self.room = self.held() + packed + most;
         // where there is one pass they come when the kept layers go
@@ -195,6 +186,9 @@ impl Budget {
         Ok(Plan {
             limit: self.limit,
             peak: self.room,
+            fits,
+            most_rows,
+            limit_needed: self.headroom.limit(needed),
             parts: parts.into_iter().filter(|(_, bytes)| *bytes > 0).collect(),
             layers: self.counted.layers(),
             layers_kept,

@@ -47,6 +47,11 @@ pub(super) struct Rates {
 }
 
 impl Rates {
+    /// The same rate in both directions.
+    pub(super) fn even(operations_per_second: f64) -> Rates {
+        Rates { forward: operations_per_second, backward: operations_per_second }
+    }
+
     /// From a probe of one layer that costs `layer`, its forward pass of the rows with a gradient `recomputed`.
     pub(super) fn new(layer: LayerCost, recomputed: f64, probe: Probe) -> Rates {
         let forward = layer.forward / probe.forward;

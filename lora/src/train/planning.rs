@@ -9,6 +9,7 @@ use super::forest::{Branch, Forest, Role};
 use super::pace::{Pace, Probe, Rates, RunPace, Work};
 use super::reference_cache::{SequenceKey, in_memory};
 use super::scoring::{Scoring, key};
+use super::size::Size;
 use super::step::{Batch, Donors};
 use super::steps::{self, BatchCut, Candidate, Cutting, SingleLast, StepsKnown};
 use super::trainer::{Trainer, choose_completions};
@@ -60,6 +61,24 @@ impl Trainer<'_> {
     /// [`TrainError::Memory`] if it is more than it may; [`TrainError::NoSteps`]; [`TrainError::NoReferenceData`];
     /// [`TrainError::OneRow`]; [`TrainError::MissingColumn`]; [`TrainError::Data`].
     pub fn plan(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
+        let plan = self.estimate(train, eval)?;
+        if plan.fits {
+            return Ok(plan);
+        }
+        Err(TrainError::Memory {
+            needed: Size(plan.limit_needed),
+            limit: Size(plan.limit),
+            rows: plan.most_rows,
+            micro_batch_tokens: self.options.micro_batch_tokens,
+            max_length: self.options.max_length,
+        })
+    }
+
+    /// As [`Trainer::plan`], whether it fits or not.
+    ///
+    /// # Errors
+    /// As there, but for [`TrainError::Memory`].
+    pub fn estimate(&mut self, train: &Dataset, eval: Option<&Dataset>) -> Result<Plan, TrainError> {
         self.mismatch = train.mismatch();
         let steps = self.steps_to_make(train.len())?;
         columns::check(&self.objective, train)?;
@@ -81,9 +100,26 @@ impl Trainer<'_> {
         let without: Vec<Forest> = largest.without_gradient.into_iter().chain(of_eval).collect();
         let with_gradient = largest.with_gradient.expect("a run of at least one step has a pass");
         self.budget.hold_for_cache(for_cache);
-        let plan = self.budget.plan(with_gradient, &without, &self.options)?;
+        let plan = self.budget.plan(with_gradient, &without)?;
         let (mean_tokens, scored_first) = (self.mean_tokens(train, &steps_known), steps_known.scored_first);
         Ok(Plan { steps, first_epoch, mean_tokens, scored_first, ..plan })
+    }
+
+    /// As [`Trainer::estimate`] for a run whose every step has `rows`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn estimate_step(&mut self, rows: &[EncodedRow]) -> Result<Plan, TrainError> {
+        let passes = self.batch(rows).passes(Role::Gradient, &self.scoring());
+        let (alone, scored_first) = (passes.with_gradient.len() == 1, !passes.without_gradient.is_empty());
+        let mut largest = Largest::default();
+        largest.add(passes, alone, self.budget.counted())?;
+        let with_gradient = largest.with_gradient.expect("a step has a pass");
+        let without: Vec<Forest> = largest.without_gradient.into_iter().collect();
+        let plan = self.budget.plan(with_gradient, &without)?;
+        let tokens: usize = rows.iter().map(EncodedRow::tree_tokens).sum();
+        let scored_first = if scored_first { 1.0 } else { 0.0 };
+        Ok(Plan { steps: 1, first_epoch: 1, mean_tokens: tokens as f64, scored_first, ..plan })
     }
 
     fn steps_known(&self, data: &Dataset, shuffle: Shuffle, steps: u64, role: Role) -> StepsKnown {
@@ -200,10 +236,20 @@ impl Trainer<'_> {
             let warm = self.probe(pass)?;
             probe = Probe { forward: probe.forward.min(warm.forward), backward: probe.backward.min(warm.backward) };
         }
-        let counted = self.budget.counted();
-        let cost = |forest: &Forest, layers_kept: usize| counted.pass(forest, layers_kept, Gradients::Fresh);
-        let recomputed = Work::of(cost(pass, 0)?, cost(pass, plan.layers)?).recomputed / plan.layers as f64;
-        let rates = Rates::new(counted.first_layer(pass)?, recomputed, probe);
+        let recomputed = Work::of(self.cost(pass, 0)?, self.cost(pass, plan.layers)?).recomputed / plan.layers as f64;
+        let rates = Rates::new(self.budget.counted().first_layer(pass)?, recomputed, probe);
+        self.pace_at(plan, rates)
+    }
+
+    /// How long the steps of a planned run take where products run at `operations_per_second`.
+    ///
+    /// # Errors
+    /// [`TrainError::Kernel`].
+    pub fn pace_of(&self, plan: &Plan, operations_per_second: f64) -> Result<RunPace, TrainError> {
+        self.pace_at(plan, Rates::even(operations_per_second))
+    }
+
+    fn pace_at(&self, plan: &Plan, rates: Rates) -> Result<RunPace, TrainError> {
         let forest = &plan.with_reference;
         let share = plan.mean_tokens / (forest.plan.policy + forest.plan.detached) as f64;
         let known = forest.without_reference();
@@ -213,9 +259,9 @@ impl Trainer<'_> {
             Coupling::MismatchedRows => forest,
             Coupling::None | Coupling::WholeBatch => &known,
         };
-        let before = plan.scored_first * cost(scored, plan.layers)?.forward;
+        let before = plan.scored_first * self.cost(scored, plan.layers)?.forward;
         let pace = |forest: &Forest, layers_kept: usize| -> Result<Pace, TrainError> {
-            let work = Work::of(cost(forest, layers_kept)?, cost(forest, plan.layers)?);
+            let work = Work::of(self.cost(forest, layers_kept)?, self.cost(forest, plan.layers)?);
             Ok(Pace::new(Work { forward: work.forward + before, ..work }, rates, share))
         };
         let first = pace(forest, plan.layers_kept)?;
