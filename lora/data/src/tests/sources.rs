@@ -368,7 +368,7 @@ fn more_files_than_a_process_usually_opens_are_read() {
         std::fs::write(folder.path().join(format!("{i:03}.jsonl")), bytes).unwrap();
     }
     let with = |limit: &str| {
-        let this = "data::tests::sources::more_files_than_a_process_usually_opens_are_read";
+        let this = "tests::sources::more_files_than_a_process_usually_opens_are_read";
         let output = std::process::Command::new("sh")
             .args(["-c", &format!("ulimit {limit} && exec \"$0\" --exact {this} --nocapture")])
             .arg(std::env::current_exe().unwrap())
