@@ -46,7 +46,8 @@ fn every_command_and_flag_exists() {
 fn flags(command: &str) -> BTreeSet<String> {
     let help = align(&[command, "--help"]).ok().stdout;
     let long = |line: &str| {
-        let line = line.trim_start();
+        // what stands further right is the text of a flag
+        let line = Some(line.trim_start()).filter(|flag| line.len() - flag.len() < 10)?;
         let line = line.split_once(", ").filter(|(short, _)| short.len() == 2).map_or(line, |(_, long)| long);
         let name = line.strip_prefix("--")?.split([' ', '=', '[', '<']).next()?;
         Some(format!("--{name}"))
