@@ -92,7 +92,7 @@ fn a_special_token_without_an_id_refuses_its_rows() {
 /// Tokenizers on which the library panics, while it reads them or while it encodes.
 #[test]
 fn a_panic_of_the_tokenizers_library_is_an_error_and_prints_nothing() {
-    const THIS: &str = "data::tests::tokenizers::a_panic_of_the_tokenizers_library_is_an_error_and_prints_nothing";
+    const THIS: &str = "tests::tokenizers::a_panic_of_the_tokenizers_library_is_an_error_and_prints_nothing";
     const CHILD: &str = "ALIGN_TEST_PANICKING_TOKENIZER";
     if std::env::var_os(CHILD).is_none() {
         // in a process of its own, whose stderr can be read
