@@ -42,7 +42,7 @@ pub enum Device {
 pub struct Headroom {
     /// Share of the free bytes that a program may fill unless it is told.
     pub share: f64,
-    /// Parts of what it may fill, of which one is for what no plan counts: gaps between blocks, tokenizer, data.
+    /// One part in so many stays free for what no plan counts: gaps between blocks, tokenizer, data.
     pub uncounted: u64,
 }
 

@@ -46,7 +46,7 @@ pub enum SourceError {
         /// The pattern that it would match.
         pattern: String,
     },
-    /// A pattern that is none.
+    /// Text that is no valid pattern.
     #[error("the pattern {pattern} is not one: {message}")]
     Pattern {
         /// The pattern.
