@@ -112,7 +112,7 @@ impl Step {
         let data = Dataset::open(&[data.to_owned()], encoder, RowKind::Pair, OnBadRow::Skip)?;
         let order = data.order(Shuffle::Off, 0);
         let mut batches: Vec<&[u32]> = order.chunks_exact(PAIRS).take(BATCHES).collect();
-        batches.sort_by_key(|batch| batch.iter().map(|&row| data.lengths(row as usize).tree).sum::<usize>());
+        batches.sort_by_key(|batch| batch.iter().map(|&row| data.lengths(row as usize).tree()).sum::<usize>());
         let batch = batches[batches.len() / 2].to_vec();
         let rows = data.rows(&batch)?;
         let adapter = Arc::new(models::adapter(device, &model)?);

@@ -158,7 +158,7 @@ fn adapter(adapter: &Adapter) -> Value {
 
 fn survey(data: &Dataset) -> Value {
     let survey = data.survey();
-    let lengths: Vec<usize> = (0..data.len()).map(|i| data.lengths(i).tree).collect();
+    let lengths: Vec<usize> = (0..data.len()).map(|i| data.lengths(i).tree()).collect();
     let mut sorted = lengths.clone();
     sorted.sort_unstable();
     let at = |share: f64| sorted[((sorted.len() - 1) as f64 * share).round() as usize];

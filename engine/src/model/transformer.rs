@@ -10,6 +10,7 @@ use crate::param::Param;
 use crate::pass::{Masks, Pass, RopeTable};
 use crate::rows::RowPlan;
 use crate::weights::{BASE_WEIGHTS, Frozen, FrozenVector, ReadAhead, Then, WeightFiles};
+use align_kernels::device::WeightDtype;
 use align_kernels::gemm::{self, Accumulate};
 use align_kernels::softcap::Softcap;
 use align_kernels::{Buffer, Count, Device, Indices, Precision, Result};
@@ -80,6 +81,11 @@ impl Model {
         let Ends { embed_tokens, norm, lm_head } = loader.ends().expect(SOUND);
         let linears = config.linears();
         Model { device, config, embed_tokens, blocks, norm, lm_head, linears, read_ahead: None }
+    }
+
+    /// The number format of the first layer's matrices.
+    pub fn weight_dtype(&self) -> WeightDtype {
+        self.blocks[0].linears()[0].weight.dtype()
     }
 
     /// Bytes of all matrices, in the format of their files; an embedding that is the head counts once.

@@ -54,6 +54,11 @@ impl WeightFiles {
         Ok(WeightFiles { dir, shards, places, index_faults, links, value_check, all_zero })
     }
 
+    /// Whether `dir` holds a weight file, sound or not. A plan of a run needs none.
+    pub fn are_in(dir: &Path) -> bool {
+        index::has_weights(dir)
+    }
+
     /// The model directory.
     pub fn dir(&self) -> &Path {
         &self.dir

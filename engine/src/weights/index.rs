@@ -110,6 +110,11 @@ pub(super) fn open_shards(dir: &Path) -> Result<Shards, LoadError> {
     Ok(Shards { files, index_faults: tolerated, links })
 }
 
+/// Whether `dir` holds a weight file. An index alone is none.
+pub(super) fn has_weights(dir: &Path) -> bool {
+    exists(&dir.join(SINGLE)) || !shards_in(dir).is_empty()
+}
+
 /// Whether two files have the same bytes under a name.
 fn same_tensor(one: &SafetensorsFile, other: &SafetensorsFile, name: &str) -> bool {
     let (Some(a), Some(b)) = (one.tensor(name), other.tensor(name)) else { return false };

@@ -58,7 +58,7 @@ pub struct Plan {
     /// Rows of the pass that holds most, which may be one without a backward pass.
     pub(super) most_rows: usize,
     /// What the limit would have to be.
-    pub(super) limit_needed: u64,
+    pub limit_needed: u64,
     /// The rows of the largest pass with a backward pass.
     pub(super) pass: Forest,
     /// The same with the rows of the reference that an earlier pass of its step has computed.

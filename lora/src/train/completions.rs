@@ -3,15 +3,22 @@
 use align_data::{EncodedRow, Target};
 use align_kernels::rng::Key;
 
-/// Leaves `most` of the row's scored answers, in their order, each choice of so many as likely as any other. Which ones hangs
-/// on seed, epoch and row alone.
+/// Leaves those of the row's scored answers that [`chosen`] says.
 pub(super) fn choose(row: &mut EncodedRow, most: usize, seed: u64, epoch: u64) {
-    let n = row.answers.len();
     let Target::Rewards(rewards) = &mut row.target else { return };
-    if n <= most {
-        return;
+    if let Some(places) = chosen(row.row, row.answers.len(), most, seed, epoch) {
+        *rewards = places.iter().map(|&place| rewards[place]).collect();
+        row.answers = places.iter().map(|&place| row.answers[place].clone()).collect();
     }
-    let key = Key::new(seed, epoch, row.row as u64);
+}
+
+/// Which `most` of the `n` scored answers of a row an epoch takes, in their order, each choice of so many as likely as any
+/// other. It hangs on seed, epoch and the row's number alone. `None` for all of them.
+pub(super) fn chosen(row: usize, n: usize, most: usize, seed: u64, epoch: u64) -> Option<Vec<usize>> {
+    if n <= most {
+        return None;
+    }
+    let key = Key::new(seed, epoch, row as u64);
     // the first steps of a Fisher-Yates shuffle
     let mut places: Vec<usize> = (0..n).collect();
     for i in 0..most {
@@ -22,8 +29,7 @@ pub(super) fn choose(row: &mut EncodedRow, most: usize, seed: u64, epoch: u64) {
     }
     places.truncate(most);
     places.sort_unstable();
-    *rewards = places.iter().map(|&place| rewards[place]).collect();
-    row.answers = places.iter().map(|&place| row.answers[place].clone()).collect();
+    Some(places)
 }
 
 #[cfg(test)]
@@ -43,7 +49,7 @@ mod tests {
         }
     }
 
-    fn chosen(number: usize, n: u32, most: usize, seed: u64, epoch: u64) -> Vec<u32> {
+    fn left(number: usize, n: u32, most: usize, seed: u64, epoch: u64) -> Vec<u32> {
         let mut row = row(number, n);
         choose(&mut row, most, seed, epoch);
         let ids: Vec<u32> = row.answers.iter().map(|answer| answer.ids[0]).collect();
@@ -55,13 +61,13 @@ mod tests {
 
     #[test]
     fn a_choice_hangs_on_seed_epoch_and_row() {
-        let base: Vec<_> = (0..20).map(|row| chosen(row, 8, 3, 1, 0)).collect();
+        let base: Vec<_> = (0..20).map(|row| left(row, 8, 3, 1, 0)).collect();
         assert!(base.iter().all(|ids| ids.len() == 3));
-        assert_eq!(base, (0..20).map(|row| chosen(row, 8, 3, 1, 0)).collect::<Vec<_>>());
-        assert_ne!(base, (0..20).map(|row| chosen(row, 8, 3, 1, 1)).collect::<Vec<_>>());
-        assert_ne!(base, (0..20).map(|row| chosen(row, 8, 3, 2, 0)).collect::<Vec<_>>());
+        assert_eq!(base, (0..20).map(|row| left(row, 8, 3, 1, 0)).collect::<Vec<_>>());
+        assert_ne!(base, (0..20).map(|row| left(row, 8, 3, 1, 1)).collect::<Vec<_>>());
+        assert_ne!(base, (0..20).map(|row| left(row, 8, 3, 2, 0)).collect::<Vec<_>>());
         assert!(base.iter().any(|ids| *ids != base[0]), "rows differ");
-        assert_eq!(chosen(0, 3, 3, 1, 0), [0, 1, 2], "no more than are wanted");
+        assert_eq!(left(0, 3, 3, 1, 0), [0, 1, 2], "no more than are wanted");
     }
 
     /// Each of the 10 pairs of 5 answers comes 400 times of 4000, give or take 6 standard deviations of 19.
@@ -69,7 +75,7 @@ mod tests {
     fn every_choice_is_as_likely() {
         let mut counts = std::collections::BTreeMap::new();
         for epoch in 0..4000 {
-            *counts.entry(chosen(0, 5, 2, 7, epoch)).or_insert(0u32) += 1;
+            *counts.entry(left(0, 5, 2, 7, epoch)).or_insert(0u32) += 1;
         }
         assert_eq!(counts.len(), 10);
         assert!(counts.values().all(|count| (286..514).contains(count)), "{counts:?}");

@@ -53,7 +53,7 @@ pub use note::{CountsOf, DataRole, Note};
 pub use options::{Observer, TrainOptions, TrainState};
 pub use pace::{Pace, RunPace};
 pub use plan::{Answers, HeadRows, PassPlan, Piece, Reference, RowTokens, StepPlan};
-pub use reference_cache::{CacheCounts, CacheError, CacheNote, ReferenceCache};
+pub use reference_cache::{CacheCounts, CacheError, CacheNote, CachePlace, ReferenceCache};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use size::{NotASize, Size};
 pub use step::{Batch, Donors, Outcome};

@@ -87,11 +87,11 @@ impl RowTokens {
     }
 
     /// Tokens of the tree of some of its answers, without the mismatched one.
-    fn tree(&self, answers: Range<usize>) -> usize {
+    pub(super) fn tree(&self, answers: Range<usize>) -> usize {
         self.prompt + self.answers[answers].iter().sum::<usize>()
     }
 
-    fn whole(&self) -> Range<usize> {
+    pub(super) fn whole(&self) -> Range<usize> {
         0..self.answers.len()
     }
 
@@ -163,6 +163,19 @@ impl StepPlan {
 }
 
 impl PassPlan {
+    /// Tokens of its trees over the rows of its step.
+    pub fn tokens(&self, rows: &[RowTokens]) -> usize {
+        let of_piece = |piece: &Piece| {
+            let row = &rows[piece.row];
+            match self.answers {
+                Answers::Own => row.tree(piece.answers.clone()),
+                Answers::OwnAndMismatched => row.tree(piece.answers.clone()) + row.mismatched,
+                Answers::Mismatched => row.prompt + row.mismatched,
+            }
+        };
+        self.pieces.iter().map(of_piece).sum()
+    }
+
     /// The trees of the pass over the rows of its step. `mismatched` holds the ids of each row's mismatched answer; it may be
     /// empty if the pass has none.
     pub fn trees<'a>(&self, rows: &'a [EncodedRow], mismatched: &[&'a [u32]]) -> Vec<Tree<'a>> {

@@ -6,15 +6,16 @@ use super::counted::{Gradients, PassCost};
 use super::error::TrainError;
 use super::evaluation::{self, Sharing};
 use super::forest::{Branch, Forest, Role};
+use super::options::TrainOptions;
 use super::pace::{Pace, Probe, Rates, RunPace, Work};
-use super::reference_cache::{SequenceKey, in_memory};
+use super::reference_cache::{CachePlace, SequenceKey, in_memory};
 use super::scoring::{Scoring, key};
 use super::size::Size;
 use super::step::{Batch, Donors};
 use super::steps::{self, BatchCut, Candidate, Cutting, SingleLast, StepsKnown};
 use super::trainer::{Trainer, choose_completions};
 use crate::objective::Coupling;
-use align_data::{Dataset, EncodedRow, RowKind, Shuffle};
+use align_data::{Answer, Dataset, EncodedRow, RowKind, RowNumbers, Shuffle, Target};
 use align_engine::autograd::{Mode, ParamGrads, Tape};
 use std::time::Instant;
 
@@ -105,12 +106,14 @@ impl Trainer<'_> {
         Ok(Plan { steps, first_epoch, mean_tokens, scored_first, ..plan })
     }
 
-    /// As [`Trainer::estimate`] for a run whose every step has `rows`.
+    /// As [`Trainer::estimate`] for a run without data: every step has a whole batch of rows as long as they may be. A row has
+    /// a prompt of one token, and two answers (one of a loss of single answers or of sequences), none with a common start.
     ///
     /// # Errors
-    /// As there.
-    pub fn estimate_step(&mut self, rows: &[EncodedRow]) -> Result<Plan, TrainError> {
-        let passes = self.batch(rows).passes(Role::Gradient, &self.scoring());
+    /// [`TrainError::Kernel`].
+    pub fn estimate_longest(&mut self) -> Result<Plan, TrainError> {
+        let rows = self.longest_rows();
+        let passes = self.batch(&rows).passes(Role::Gradient, &self.scoring());
         let (alone, scored_first) = (passes.with_gradient.len() == 1, !passes.without_gradient.is_empty());
         let mut largest = Largest::default();
         largest.add(passes, alone, self.budget.counted())?;
@@ -120,6 +123,31 @@ impl Trainer<'_> {
         let tokens: usize = rows.iter().map(EncodedRow::tree_tokens).sum();
         let scored_first = if scored_first { 1.0 } else { 0.0 };
         Ok(Plan { steps: 1, first_epoch: 1, mean_tokens: tokens as f64, scored_first, ..plan })
+    }
+
+    /// The rows of a step, and texts of the reference data behind them, each sequence of `max_length` tokens.
+    fn longest_rows(&self) -> Vec<EncodedRow> {
+        let TrainOptions { batch_size, max_length, max_completions, .. } = self.options;
+        let answers = |n: usize| {
+            let tokens = max_length.saturating_sub(1).max(1);
+            vec![Answer { ids: vec![0; tokens], kept: tokens, unscored: Vec::new() }; n]
+        };
+        let row = |row: usize, target: Target, n: usize| {
+            // a mismatched answer is that of another prompt
+            let prompt = vec![(row % self.model.config().vocab_size) as u32];
+            EncodedRow { row, id: None, prompt, answers: answers(n), target, numbers: RowNumbers::default() }
+        };
+        let of_data = |i: usize| match self.objective.data() {
+            RowKind::Pair => row(i, Target::Pair, 2),
+            RowKind::Labelled => row(i, Target::Label(i.is_multiple_of(2)), 1),
+            RowKind::Scored => {
+                let n = max_completions.unwrap_or(2);
+                row(i, Target::Rewards((0..n).map(|reward| reward as f64).collect()), n)
+            }
+            RowKind::Sequence => row(i, Target::Sequence, 1),
+        };
+        let texts = if self.objective.reference_data() { batch_size } else { 0 };
+        (0..batch_size).map(of_data).chain((0..texts).map(|i| row(i, Target::Sequence, 1))).collect()
     }
 
     fn steps_known(&self, data: &Dataset, shuffle: Shuffle, steps: u64, role: Role) -> StepsKnown {
@@ -136,7 +164,7 @@ impl Trainer<'_> {
             sharing,
             cuts_rows: self.objective.data() == RowKind::Scored,
             micro_batch_tokens: self.options.micro_batch_tokens,
-            max_length: self.options.max_length,
+            chosen: self.options.max_completions.map(|most| (most, self.options.seed)),
             role,
         };
         steps::steps_known(data, shuffle, steps, cut, &cutting)
@@ -175,17 +203,11 @@ impl Trainer<'_> {
 
     /// Tokens of the trees of a mean step.
     fn mean_tokens(&self, train: &Dataset, known: &StepsKnown) -> f64 {
-        let survey = train.survey();
-        let (prompts, answers) = (survey.prompt_tokens as f64, survey.answer_tokens as f64);
-        let chosen = self.options.max_completions.map_or(1.0, |most| {
-            let of_row = survey.answers as f64 / survey.kept as f64;
-            (most as f64 / of_row).min(1.0)
-        });
         let of_texts = self
             .reference_texts
             .as_ref()
             .map_or(0.0, |texts| texts.mean_tokens() * self.options.batch_size.min(train.len()) as f64);
-        known.mean_tokens * (prompts + chosen * answers) / (prompts + answers) + of_texts
+        known.mean_tokens + of_texts
     }
 
     /// Whether the cache has the answers of `data`, going by some of its rows.
@@ -207,12 +229,15 @@ impl Trainer<'_> {
 
     /// Bytes that the cache takes of the memory: all that the run can put there, or what it may.
     fn cache_in_memory(&self, train: &Dataset, eval: Option<&Dataset>) -> u64 {
-        let Some(cache) = &self.cache else { return 0 };
         let most = self.budget.cache_limit();
-        cache.limit_memory(most);
+        if let Some(cache) = &self.cache {
+            cache.limit_memory(most);
+        }
+        if self.cache_place != Some(CachePlace::Memory) {
+            return 0;
+        }
         let of = |data: &Dataset, times: u64| {
-            let answer_tokens = |row: usize| (data.lengths(row).tree - data.lengths(row).prompt) as u64;
-            let tokens: u64 = (0..data.len()).map(answer_tokens).sum();
+            let tokens: u64 = (0..data.len()).map(|row| data.lengths(row).answer_tokens() as u64).sum();
             times * in_memory(data.survey().answers as u64, tokens)
         };
         // mismatched answers are others in each epoch
@@ -221,7 +246,7 @@ impl Trainer<'_> {
             Coupling::None | Coupling::WholeBatch => (1, 1),
         };
         let all = of(train, in_training) + eval.map_or(0, |eval| of(eval, in_evaluation));
-        if cache.adds_to_memory() { all.min(most) } else { 0 }
+        all.min(most)
     }
 
     /// How long the steps of a planned run will take, from one layer's passes over the rows of its largest one.
@@ -265,7 +290,7 @@ impl Trainer<'_> {
             Ok(Pace::new(Work { forward: work.forward + before, ..work }, rates, share))
         };
         let first = pace(forest, plan.layers_kept)?;
-        let all_known = self.cache.is_some() && self.objective.coupling() != Coupling::MismatchedRows;
+        let all_known = self.cache_place.is_some() && self.objective.coupling() != Coupling::MismatchedRows;
         let differs = all_known && forest.plan.reference > 0 && plan.first_epoch < plan.steps;
         let later = match differs {
             true => Some(pace(&known, self.layers_kept(&known)?)?),

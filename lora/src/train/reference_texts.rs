@@ -32,14 +32,14 @@ impl ReferenceTexts {
     /// Those of [`Dataset::rows`].
     pub(super) fn longest(&self, n: usize) -> Result<Vec<EncodedRow>, DataError> {
         let mut numbers = self.data.order(Shuffle::Off, 0);
-        numbers.sort_by_key(|&i| std::cmp::Reverse(self.data.lengths(i as usize).tree));
+        numbers.sort_by_key(|&i| std::cmp::Reverse(self.data.lengths(i as usize).tree()));
         numbers.truncate(n);
         self.data.rows(&numbers)
     }
 
     /// Tokens of a mean text.
     pub(super) fn mean_tokens(&self) -> f64 {
-        let tokens: usize = (0..self.data.len()).map(|i| self.data.lengths(i).tree).sum();
+        let tokens: usize = (0..self.data.len()).map(|i| self.data.lengths(i).tree()).sum();
         tokens as f64 / self.data.len() as f64
     }
 

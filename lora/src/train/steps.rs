@@ -1,15 +1,17 @@
 //! Which steps of a run may have its largest forward pass, from the lengths of their rows.
 
+use super::completions;
 use super::evaluation::Sharing;
 use super::forest::Role;
+use super::plan::{RowTokens, StepPlan};
 use crate::objective::Coupling;
-use align_data::{Dataset, Shuffle, pack};
+use align_data::{Dataset, Shuffle};
 
 /// Rows whose place in the run's order is looked at for the largest forward pass. Behind them a larger one may come, which then
 /// keeps fewer layers, and where that is not enough holds more than was planned.
 const ROWS_LOOKED_AT: usize = 4 << 20;
 /// Batches that are laid out, of those that fit one pass and of those that do not: how much a pass holds depends on more than
-/// its tokens, and the lengths of some rows are bounds.
+/// its tokens.
 const MEASURED: usize = 8;
 
 /// What the lengths of their rows say about some steps.
@@ -40,15 +42,19 @@ pub(super) struct Cutting {
     /// Rows of scored answers that do not fit into a pass are cut into several.
     pub cuts_rows: bool,
     pub micro_batch_tokens: usize,
-    pub max_length: usize,
+    /// At most so many scored answers of a row, chosen by this seed.
+    pub chosen: Option<(usize, u64)>,
     /// With [`Role::Detached`] the passes are those of an evaluation.
     pub role: Role,
 }
 
 /// What the lengths of a step's rows say.
-struct Bound {
-    /// Most tokens of its largest pass.
-    tokens: usize,
+struct StepTokens {
+    /// Of the trees of its rows.
+    all: usize,
+    /// Of its largest pass; in a step, of those with a gradient.
+    largest_pass: usize,
+    /// Whether there is one pass alone.
     alone: bool,
     /// Whether there are passes before those for gradients.
     scored_first: bool,
@@ -56,37 +62,37 @@ struct Bound {
 
 impl Cutting {
     /// `donors` are the rows whose answers follow the prompts, for a loss with mismatched answers.
-    fn bound(&self, data: &Dataset, batch: &[u32], donors: &[u32]) -> Bound {
-        let lengths = |place: usize| data.lengths(batch[place] as usize);
-        let own: Vec<usize> = (0..batch.len()).map(|place| lengths(place).tree).collect();
-        let mismatched =
-            |place: usize| donors.get(place).map_or(0, |&donor| self.mismatched(data, batch[place], donor));
-        let whole = |place: usize| own[place] + mismatched(place);
-        let whole: Vec<usize> = (0..batch.len()).map(whole).collect();
-        let all: usize = whole.iter().sum();
-        if all <= self.micro_batch_tokens {
-            return Bound { tokens: all, alone: true, scored_first: false };
-        }
-        let longest = own.iter().copied().max().unwrap_or(0);
-        let row_is_cut = self.cuts_rows && longest > self.micro_batch_tokens;
-        let tokens = match row_is_cut {
-            // of pieces, none has more than a pass may, or it is one answer
-            true => self.micro_batch_tokens.max(longest.min(self.max_length)),
-            false => {
-                let counted = if self.role == Role::Gradient { &own } else { &whole };
-                let tokens = |members: &Vec<usize>| members.iter().map(|&member| counted[member]).sum();
-                pack(&whole, self.micro_batch_tokens).iter().map(tokens).max().unwrap_or(0)
-            }
+    fn step(&self, data: &Dataset, epoch: u64, batch: &[u32], donors: &[u32]) -> StepTokens {
+        let rows: Vec<RowTokens> =
+            (0..batch.len()).map(|place| self.row(data, epoch, batch[place], donors.get(place))).collect();
+        let plan = match self.role {
+            Role::Gradient => StepPlan::of_step(&rows, self.coupling, self.micro_batch_tokens),
+            Role::Detached => StepPlan::of_scoring(&rows, self.coupling, self.micro_batch_tokens),
         };
-        Bound { tokens, alone: false, scored_first: row_is_cut || self.coupling != Coupling::None }
+        let passes = plan.passes.iter().filter(|pass| pass.role == self.role);
+        StepTokens {
+            all: rows.iter().map(|row| row.tree(row.whole())).sum(),
+            largest_pass: passes.map(|pass| pass.tokens(&rows)).max().unwrap_or(0),
+            alone: plan.passes.len() == 1,
+            scored_first: self.role == Role::Gradient && plan.before_gradients().next().is_some(),
+        }
     }
 
-    /// Most tokens of the mismatched answer of a row.
-    fn mismatched(&self, data: &Dataset, row: u32, donor: u32) -> usize {
-        let donor = data.lengths(donor as usize);
-        let room = self.max_length.saturating_sub(data.lengths(row as usize).prompt);
-        // what did not fit behind its own prompt is there for this one
-        if donor.tree >= self.max_length { room } else { room.min(donor.tree - donor.prompt) }
+    /// Lengths of a row, and of the answer of `donor` behind its prompt.
+    fn row(&self, data: &Dataset, epoch: u64, row: u32, donor: Option<&u32>) -> RowTokens {
+        let lengths = data.lengths(row as usize);
+        let mut answers: Vec<usize> = lengths.answers.iter().map(|&tokens| lengths.kept_of(tokens)).collect();
+        if let (true, Some((most, seed))) = (self.role == Role::Gradient, self.chosen)
+            && let Some(places) = completions::chosen(lengths.row, answers.len(), most, seed, epoch)
+        {
+            answers = places.into_iter().map(|place| answers[place]).collect();
+        }
+        // the whole answer, cut where this prompt leaves no room
+        let mismatched = donor.map_or(0, |&donor| match data.lengths(donor as usize).answers {
+            [tokens] => lengths.kept_of(*tokens),
+            _ => 0,
+        });
+        RowTokens { prompt: lengths.prompt, answers, mismatched, separable: self.cuts_rows }
     }
 }
 
@@ -108,16 +114,15 @@ pub(super) fn steps_known(
         let of_set = (has_donors && cutting.sharing == Sharing::Set).then(|| data.donors(&order));
         let mut first = 0;
         for batch in cut.batches(&order) {
-            let tokens: usize = batch.iter().map(|&row| data.lengths(row as usize).tree).sum();
             let of_set = of_set.as_ref().map(|donors| donors[first..first + batch.len()].to_vec());
             first += batch.len();
             let of_batch = if has_donors && of_set.is_none() { data.donors(batch) } else { Vec::new() };
-            let bound = cutting.bound(data, batch, of_set.as_ref().unwrap_or(&of_batch));
-            all_tokens += tokens;
-            first_tokens += if bound.scored_first { tokens } else { 0 };
+            let step = cutting.step(data, epoch, batch, of_set.as_ref().unwrap_or(&of_batch));
+            all_tokens += step.all;
+            first_tokens += if step.scored_first { step.all } else { 0 };
             looked_at += 1;
             let candidate = || Candidate { epoch, rows: batch.to_vec(), donors: of_set };
-            if bound.alone { &mut alone } else { &mut split }.add(bound.tokens, batch, candidate);
+            if step.alone { &mut alone } else { &mut split }.add(step.largest_pass, batch, candidate);
             rows_left = rows_left.saturating_sub(batch.len());
             steps -= 1;
             if steps == 0 || rows_left == 0 {
@@ -133,16 +138,16 @@ pub(super) fn steps_known(
     }
 }
 
-/// The [`MEASURED`] largest batches, with their bound, the largest first.
+/// The [`MEASURED`] batches with the largest passes, with the tokens of these, the largest first.
 #[derive(Default)]
 struct Top(Vec<(usize, Candidate)>);
 
 impl Top {
-    fn add(&mut self, bound: usize, batch: &[u32], candidate: impl FnOnce() -> Candidate) {
-        let place = self.0.partition_point(|(tokens, _)| *tokens >= bound);
+    fn add(&mut self, largest_pass: usize, batch: &[u32], candidate: impl FnOnce() -> Candidate) {
+        let place = self.0.partition_point(|(tokens, _)| *tokens >= largest_pass);
         // the same rows come in every epoch, in files' order even together
         if place < MEASURED && !self.0.iter().any(|(_, known)| known.rows == batch) {
-            self.0.insert(place, (bound, candidate()));
+            self.0.insert(place, (largest_pass, candidate()));
             self.0.truncate(MEASURED);
         }
     }
@@ -212,18 +217,21 @@ mod tests {
         let row =
             |n: usize| json!({"prompt": "p", "completions": ["on ".repeat(n), "no ".repeat(n)], "rewards": [1, 0]});
         let data = data(&[row(9), row(3), row(40), row(5)], RowKind::Scored, 64);
-        let tree = |row: usize| data.lengths(row).tree;
+        let tree = |row: usize| data.lengths(row).tree();
         let longest = tree(2);
         let cutting = Cutting {
             coupling: Coupling::None,
             sharing: Sharing::Batch,
             cuts_rows: true,
             micro_batch_tokens: longest - 1,
-            max_length: 64,
+            chosen: None,
             role: Role::Gradient,
         };
-        assert_eq!(cutting.bound(&data, &[2], &[]).tokens, longest - 1);
-        assert!(cutting.bound(&data, &[2], &[]).scored_first && !cutting.bound(&data, &[0, 1], &[]).scored_first);
+        let step = |rows: &[u32]| cutting.step(&data, 0, rows, &[]);
+        let [one, other] = [0, 1].map(|answer| data.lengths(2).kept_of(data.lengths(2).answers[answer]));
+        assert_eq!(longest, data.lengths(2).prompt + one + other);
+        assert_eq!(step(&[2]).largest_pass, data.lengths(2).prompt + one.max(other));
+        assert!(step(&[2]).scored_first && !step(&[0, 1]).scored_first);
         let known = known(&data, 1, &cutting);
         let all: usize = (0..4).map(tree).sum();
         assert_eq!(known.mean_tokens, all as f64 / 4.0);
@@ -232,7 +240,7 @@ mod tests {
         let candidate = |row: u32| Candidate { epoch: 0, rows: vec![row], donors: None };
         assert_eq!(known.candidates, [0, 3, 1, 2].map(candidate));
         let uncut = Cutting { cuts_rows: false, ..cutting };
-        assert_eq!(uncut.bound(&data, &[2], &[]).tokens, longest);
+        assert_eq!(uncut.step(&data, 0, &[2], &[]).largest_pass, longest);
     }
 
     /// The passes of a split batch hold the rows alone, in an evaluation the mismatched answers too; and what was cut behind
@@ -241,19 +249,19 @@ mod tests {
     fn mismatched_answers_count_where_they_are_in_the_pass() {
         let row = |prompt: usize, n: usize| json!({"prompt": "so ".repeat(prompt), "completion": "on ".repeat(n), "label": true});
         let data = data(&[row(1, 20), row(30, 4), row(30, 90), row(1, 3)], RowKind::Labelled, 64);
-        let tree = |row: usize| data.lengths(row).tree;
-        let answer = |row: usize| tree(row) - data.lengths(row).prompt;
+        let tree = |row: usize| data.lengths(row).tree();
+        let answer = |row: usize| data.lengths(row).answer_tokens();
         let of = |micro_batch_tokens: usize, role: Role, batch: &[u32]| {
             let cutting = Cutting {
                 coupling: Coupling::MismatchedRows,
                 sharing: Sharing::Batch,
                 cuts_rows: false,
                 micro_batch_tokens,
-                max_length: 64,
+                chosen: None,
                 role,
             };
-            let bound = cutting.bound(&data, batch, &data.donors(batch));
-            (bound.tokens, bound.alone)
+            let step = cutting.step(&data, 0, batch, &data.donors(batch));
+            (step.largest_pass, step.alone)
         };
         let both = tree(0) + answer(1) + tree(1) + answer(0).min(64 - data.lengths(1).prompt);
         assert_eq!(of(both, Role::Gradient, &[0, 1]), (both, true));

@@ -9,7 +9,7 @@ use super::forest::{Forest, Scorers};
 use super::metrics::StepMetrics;
 use super::note::{CountsOf, DataRole, Note};
 use super::options::{Observer, TrainOptions, TrainState};
-use super::reference_cache::ReferenceCache;
+use super::reference_cache::{CachePlace, ReferenceCache};
 use super::reference_texts::ReferenceTexts;
 use super::scoring::Scoring;
 use super::step::{Batch, Donors, Outcome, describe};
@@ -38,6 +38,8 @@ pub struct Trainer<'m> {
     pub(super) state: TrainState,
     pub(super) budget: Budget,
     pub(super) cache: Option<Arc<ReferenceCache>>,
+    /// Where the run keeps log-probs of the reference, if anywhere.
+    pub(super) cache_place: Option<CachePlace>,
     pub(super) reference_texts: Option<ReferenceTexts>,
     /// The mismatch of the training data, once it is known.
     pub(super) mismatch: Mismatch,
@@ -163,6 +165,7 @@ impl<'m> Trainer<'m> {
             state,
             budget,
             cache: None,
+            cache_place: None,
             reference_texts: None,
             mismatch: Mismatch::Previous,
         })
@@ -172,7 +175,15 @@ impl<'m> Trainer<'m> {
     /// the run depends on it.
     #[must_use]
     pub fn with_reference_cache(mut self, cache: ReferenceCache) -> Trainer<'m> {
+        self = self.with_planned_cache(cache.place());
         self.cache = Some(Arc::new(cache)).filter(|_| self.objective.reference());
+        self
+    }
+
+    /// Plans for a cache in `place` that holds nothing yet.
+    #[must_use]
+    pub fn with_planned_cache(mut self, place: CachePlace) -> Trainer<'m> {
+        self.cache_place = Some(place).filter(|_| self.objective.reference());
         self
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 
 use super::error::DataError;
-use super::index::Entry;
+use super::index::{Entry, Index};
 use super::ingredients::check_stamps;
 use super::options::Shuffle;
 use super::options::UnpairedOrder;
@@ -32,7 +32,7 @@ use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 /// How many records are encoded together if each makes all pairs of its answers.
 const RECORDS_OF_ALL_PAIRS: usize = 16;
 
-/// The usable rows of some files: 24 bytes a row here, and 8 bytes a record for its place in the files, or 8 bytes a row if the
+/// The usable rows of some files: 32 bytes a row and 4 an answer here, and 8 bytes a record for its place in the files, or 8 bytes a row if the
 /// tokens are cached.
 #[derive(Debug)]
 pub struct Dataset {
@@ -40,7 +40,7 @@ pub struct Dataset {
     pub(crate) encoder: Arc<Encoder>,
     /// The kind of rows that are made; `None` takes every row with an answer as it is.
     pub(crate) kind: Option<RowKind>,
-    pub(crate) index: Vec<Entry>,
+    pub(crate) index: Index,
     pub(crate) survey: Survey,
     /// The encoded rows, by `Entry::cached`.
     pub(crate) cached: Option<Arc<CachedRows>>,
@@ -105,11 +105,32 @@ pub struct Split {
 
 /// Token counts of one row, known without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowLengths {
+pub struct RowLengths<'a> {
+    /// [`EncodedRow::row`].
+    pub row: usize,
     /// Tokens of the shared prompt.
     pub prompt: usize,
+    /// Tokens of every answer, before it is cut.
+    pub answers: &'a [u32],
+    /// Tokens that fit behind the prompt.
+    room: usize,
+}
+
+impl RowLengths<'_> {
+    /// Tokens that are kept of an answer of `tokens` tokens behind the prompt.
+    pub fn kept_of(&self, tokens: u32) -> usize {
+        (tokens as usize).min(self.room)
+    }
+
+    /// Tokens that are kept of all answers.
+    pub fn answer_tokens(&self) -> usize {
+        self.answers.iter().map(|&tokens| self.kept_of(tokens)).sum()
+    }
+
     /// Tokens of the row's tree: the prompt once, and what is kept of every answer.
-    pub tree: usize,
+    pub fn tree(&self) -> usize {
+        self.prompt + self.answer_tokens()
+    }
 }
 
 impl Dataset {
@@ -121,9 +142,7 @@ impl Dataset {
     pub fn split(self, fraction: f64, seed: u64) -> Result<Split, DataError> {
         let groups: Vec<u32> = self.index.iter().map(|entry| entry.group).collect();
         let is_out = split::held_out(&groups, fraction, seed)?;
-        let side = |wanted: bool| -> Vec<Entry> {
-            self.index.iter().zip(&is_out).filter(|(_, out)| **out == wanted).map(|(entry, _)| *entry).collect()
-        };
+        let side = |wanted: bool| self.index.filtered(|i| is_out[i] == wanted);
         let (train, held_out) = (side(false), side(true));
         let prompts: std::collections::HashSet<u32> = held_out.iter().map(|entry| entry.group).collect();
         let held_out = Dataset {
@@ -190,9 +209,11 @@ impl Dataset {
     }
 
     /// Token counts of usable row `i`.
-    pub fn lengths(&self, i: usize) -> RowLengths {
-        let entry = self.index[i];
-        RowLengths { prompt: entry.prompt_tokens as usize, tree: entry.tree_tokens as usize }
+    pub fn lengths(&self, i: usize) -> RowLengths<'_> {
+        let Entry { record, prompt_tokens, .. } = self.index[i];
+        let (row, prompt) = (record as usize, prompt_tokens as usize);
+        let room = self.encoder.max_length().saturating_sub(prompt);
+        RowLengths { row, prompt, answers: self.index.answer_tokens(i), room }
     }
 
     /// The order of an epoch, as numbers below [`Dataset::len`]: a pure function of the data, the seed and the epoch.

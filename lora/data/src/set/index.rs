@@ -1,5 +1,16 @@
 //! The index of a data set: one entry a usable row, as it is in memory and in the token cache.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// The usable rows, and the lengths of their answers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Index {
+    entries: Vec<Entry>,
+    /// Tokens of every answer before it is cut; those of a row stand together.
+    answers: Arc<Vec<u32>>,
+}
+
 /// One usable row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
@@ -9,25 +20,105 @@ pub(crate) struct Entry {
     /// [`crate::record::records::Record::prompt_group`].
     pub group: u32,
     pub prompt_tokens: u32,
-    pub tree_tokens: u32,
     /// Number of the row in the token cache, where there is one.
     pub cached: u32,
+    /// How many answers it has, and which of all lengths is that of the first.
+    n_answers: u32,
+    first_answer: u64,
 }
 
-impl Entry {
-    pub const BYTES: usize = 24;
-
-    pub fn to_bytes(self) -> [u8; Entry::BYTES] {
-        let mut bytes = [0; Entry::BYTES];
-        let fields = [self.record, self.part, self.group, self.prompt_tokens, self.tree_tokens, self.cached]
-            .map(u32::to_le_bytes);
-        bytes.chunks_exact_mut(4).zip(fields).for_each(|(to, field)| to.copy_from_slice(&field));
-        bytes
+impl Index {
+    /// Adds a row, whose answers have these lengths.
+    pub fn push(&mut self, [record, part, group, prompt_tokens, cached]: [u32; 5], answers: impl Iterator<Item = u32>) {
+        let all = Arc::make_mut(&mut self.answers);
+        let first = all.len();
+        all.extend(answers);
+        let n_answers = (all.len() - first) as u32; // a record is a few MiB
+        self.entries.push(Entry { record, part, group, prompt_tokens, cached, n_answers, first_answer: first as u64 });
     }
 
-    pub fn from_bytes(bytes: &[u8]) -> Entry {
-        let field = |i: usize| u32::from_le_bytes(bytes[4 * i..4 * i + 4].try_into().expect("four bytes"));
-        let [record, part, group, prompt_tokens, tree_tokens, cached] = [0, 1, 2, 3, 4, 5].map(field);
-        Entry { record, part, group, prompt_tokens, tree_tokens, cached }
+    /// Tokens of the answers of row `i`, before they are cut.
+    pub fn answer_tokens(&self, i: usize) -> &[u32] {
+        let Entry { first_answer, n_answers, .. } = self.entries[i];
+        &self.answers[first_answer as usize..][..n_answers as usize]
+    }
+
+    /// The rows for which `is_wanted` is true at their place.
+    pub fn filtered(&self, is_wanted: impl Fn(usize) -> bool) -> Index {
+        let entries = self.entries.iter().enumerate().filter(|(i, _)| is_wanted(*i)).map(|(_, entry)| *entry);
+        Index { entries: entries.collect(), answers: self.answers.clone() }
+    }
+
+    /// Orders the rows by a key; rows of equal keys stay in their order.
+    pub fn sort_by_key<K: Ord>(&mut self, key: impl FnMut(&Entry) -> K) {
+        self.entries.sort_by_key(key);
+    }
+
+    pub fn shrink_to_fit(&mut self) {
+        self.entries.shrink_to_fit();
+        Arc::make_mut(&mut self.answers).shrink_to_fit();
+    }
+
+    /// The number of rows, their entries, the lengths.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let words = |entry: &Entry| {
+            let Entry { record, part, group, prompt_tokens, cached, n_answers, first_answer } = *entry;
+            let first = [first_answer as u32, (first_answer >> 32) as u32];
+            [record, part, group, prompt_tokens, cached, n_answers, first[0], first[1]]
+        };
+        let words = self.entries.iter().flat_map(words).chain(self.answers.iter().copied());
+        let rows = (self.entries.len() as u64).to_le_bytes();
+        rows.into_iter().chain(words.flat_map(u32::to_le_bytes)).collect()
+    }
+
+    /// Reads what [`Index::to_bytes`] wrote. `None` if it did not, or if there is no row.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Index> {
+        let (rows, bytes) = bytes.split_first_chunk::<8>()?;
+        let (words, rest) = bytes.as_chunks::<4>();
+        let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        let of_entries = usize::try_from(u64::from_le_bytes(*rows)).ok()?.checked_mul(8)?;
+        let (entries, answers) = words.split_at_checked(of_entries)?;
+        let entry = |&[record, part, group, prompt_tokens, cached, n_answers, low, high]: &[u32; 8]| {
+            let first_answer = u64::from(low) | (u64::from(high) << 32);
+            Entry { record, part, group, prompt_tokens, cached, n_answers, first_answer }
+        };
+        let entries: Vec<Entry> = entries.as_chunks::<8>().0.iter().map(entry).collect();
+        let ends_inside = |entry: &Entry| {
+            let end = entry.first_answer.checked_add(u64::from(entry.n_answers));
+            end.is_some_and(|end| end <= answers.len() as u64)
+        };
+        let are_there = entries.iter().all(ends_inside);
+        let is_sound = rest.is_empty() && !entries.is_empty() && are_there;
+        is_sound.then(|| Index { entries, answers: Arc::new(answers.to_vec()) })
+    }
+}
+
+impl Deref for Index {
+    type Target = [Entry];
+
+    fn deref(&self) -> &[Entry] {
+        &self.entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_else() {
+        let mut index = Index::default();
+        index.push([0, 0, 7, 3, 0], [4, 5].into_iter());
+        index.push([2, 1, 8, 2, 1], [6].into_iter());
+        let bytes = index.to_bytes();
+        let read = Index::from_bytes(&bytes).unwrap();
+        assert_eq!((read.len(), read[1].group, read.to_bytes()), (2, 8, bytes.clone()));
+        assert_eq!((read.answer_tokens(0), read.answer_tokens(1)), (&[4, 5][..], &[6][..]));
+        assert_eq!(read.filtered(|i| i == 1).answer_tokens(0), [6]);
+        // a length is missing, half a word, no row, more rows than bytes
+        let cut = |n: usize| Index::from_bytes(&bytes[..n]).is_none();
+        assert!(cut(bytes.len() - 4) && cut(bytes.len() - 2) && cut(7) && cut(8 + 32));
+        assert!(Index::from_bytes(&0u64.to_le_bytes()).is_none());
+        assert!(Index::from_bytes(&[&u64::MAX.to_le_bytes()[..], &bytes[8..]].concat()).is_none());
     }
 }

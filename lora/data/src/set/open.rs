@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::dataset::{Dataset, Sources};
 use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
 use super::error::DataError;
-use super::index::Entry;
+use super::index::Index;
 use super::ingredients::check_stamps;
 use super::options::OnBadRow;
 use super::options::UnpairedOrder;
@@ -114,7 +114,7 @@ fn survey(
     };
     let sources = Arc::new(Sources::opened(paths, &encoder.reading().columns, rows));
     let encoder = Arc::new(encoder);
-    let (index, unpaired_order) = (Vec::new(), UnpairedOrder::default());
+    let (index, unpaired_order) = (Index::default(), UnpairedOrder::default());
     let dataset = Dataset { sources, encoder, kind, index, survey, cached: None, unpaired_order };
     let walk = Walk {
         dataset,
@@ -154,7 +154,7 @@ fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
 }
 
 /// The index and the entry in a slot of the cache; `None` where it has to be made. Says why, if there was one.
-fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<(Vec<Entry>, Box<token_cache::Entry>)> {
+fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<(Index, Box<token_cache::Entry>)> {
     let why = match slot.look_up(observer) {
         Lookup::Found(entry) => match index_of(&entry) {
             Some(index) => {
@@ -452,7 +452,7 @@ impl Walk<'_> {
         let Some(slot) = slot else { return Ok(dataset) };
         // what is kept is of the files that were looked at before
         rows.check_unchanged()?;
-        let index: Vec<u8> = dataset.index.iter().flat_map(|entry| entry.to_bytes()).collect();
+        let index = dataset.index.to_bytes();
         let written = match (writer, failed) {
             (Some(Entrance { tokens, mut rejects, .. }), _) => {
                 tokens.finish(slot, &index, &dataset.survey, &mut rejects)
@@ -556,14 +556,8 @@ impl Walk<'_> {
                     }
                     survey.count_kept(&counts, &notes, encoder.tokenizer(), encoder.max_length());
                     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX); // of 64 MiB a template makes a GiB at most
-                    index.push(Entry {
-                        record: count(number),
-                        part: count(part_number),
-                        group: record.group,
-                        prompt_tokens: count(counts.prompt_tokens),
-                        tree_tokens: count(counts.tree_tokens),
-                        cached,
-                    });
+                    let entry = [count(number), count(part_number), record.group, count(counts.prompt_tokens), cached];
+                    index.push(entry, counts.answer_tokens.iter().map(|&tokens| count(tokens)));
                 }
                 Ok(Made::Dropped(reason)) => self.dropped(number, reason)?,
                 Err(reason) => self.bad(number, reason)?,
@@ -643,12 +637,10 @@ enum Made {
 }
 
 /// The index of an entry of the token cache; `None` where it names rows that the entry has not.
-pub(crate) fn index_of(entry: &token_cache::Entry) -> Option<Vec<Entry>> {
-    if entry.index.is_empty() || !entry.index.len().is_multiple_of(Entry::BYTES) {
-        return None;
-    }
-    let index: Vec<Entry> = entry.index.chunks_exact(Entry::BYTES).map(Entry::from_bytes).collect();
-    let is_there =
-        |row: &Entry| (row.cached as usize) < entry.rows.len() && (row.record as usize) < entry.survey.records;
-    index.iter().all(is_there).then_some(index)
+pub(crate) fn index_of(entry: &token_cache::Entry) -> Option<Index> {
+    let index = Index::from_bytes(&entry.index)?;
+    let are_there = index
+        .iter()
+        .all(|row| (row.cached as usize) < entry.rows.len() && (row.record as usize) < entry.survey.records);
+    are_there.then_some(index)
 }

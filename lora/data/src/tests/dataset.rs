@@ -151,17 +151,20 @@ fn the_survey_counts_cuts_empties_and_moved_boundaries() {
     let dataset = open(&rows, RowKind::Pair, OnBadRow::Error).unwrap();
     let survey = dataset.survey();
     assert_eq!((survey.kept, survey.answers, survey.empty_answers), (3, 6, 1));
-    assert_eq!((survey.cut_answers, survey.same_after_cut, survey.longest_tree), (2, 1, dataset.lengths(1).tree));
+    assert_eq!((survey.cut_answers, survey.same_after_cut, survey.longest_tree), (2, 1, dataset.lengths(1).tree()));
     assert_eq!(survey.moved_boundaries, 1);
     let example = &survey.boundary_examples[0];
     assert_eq!(example.row, 2);
     assert_ne!(example.alone, example.followed);
     assert_eq!(survey.stopping_answers, 6); // counted before the cut
-    let total: usize = (0..3).map(|i| dataset.lengths(i).tree).sum();
+    let total: usize = (0..3).map(|i| dataset.lengths(i).tree()).sum();
     assert_eq!(survey.prompt_tokens + survey.answer_tokens, total as u64);
     for (i, row) in dataset.rows(&[0, 1, 2]).unwrap().iter().enumerate() {
-        assert_eq!(dataset.lengths(i).tree, row.tree_tokens());
+        assert_eq!(dataset.lengths(i).tree(), row.tree_tokens());
         assert_eq!(dataset.lengths(i).prompt, row.prompt.len());
+        let lengths = dataset.lengths(i);
+        let kept: Vec<usize> = lengths.answers.iter().map(|&tokens| lengths.kept_of(tokens)).collect();
+        assert_eq!(kept, row.answers.iter().map(|answer| answer.kept).collect::<Vec<_>>());
         assert!(row.answers.iter().all(|a| row.prompt.len() + a.kept <= 64));
     }
 }

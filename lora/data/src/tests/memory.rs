@@ -49,7 +49,7 @@ fn a_data_set_from_memory_is_that_of_a_file() {
         let order = of_file.order(Shuffle::Seeded(5), 1);
         assert_eq!(from_memory.order(Shuffle::Seeded(5), 1), order, "{kind:?}");
         assert_eq!(from_memory.rows(&order).unwrap(), of_file.rows(&order).unwrap(), "{kind:?}");
-        let lengths = |data: &Dataset| (0..data.len()).map(|i| data.lengths(i)).collect::<Vec<_>>();
+        let lengths = |data: &Dataset| (0..data.len()).map(|i| data.lengths(i).tree()).collect::<Vec<_>>();
         assert_eq!(lengths(&from_memory), lengths(&of_file));
         assert_eq!(from_memory.outcomes(0..31).unwrap(), of_file.outcomes(0..31).unwrap(), "{kind:?}");
         let [of_file, from_memory] = both(&rows, kind, OnBadRow::Error).map(|data| data.unwrap_err().to_string());

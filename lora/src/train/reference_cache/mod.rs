@@ -55,6 +55,13 @@ const FOLDER_LIMIT: u64 = 8 << 30;
 /// Bytes of one answer in memory beside its log-probs: key, pointer and length, the place in the table, the allocator's share.
 const MEMORY_OVERHEAD: u64 = 64;
 
+/// Where log-probs that were computed are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CachePlace {
+    Memory,
+    File,
+}
+
 /// How many answers were looked up, and what became of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CacheCounts {
@@ -191,9 +198,10 @@ impl ReferenceCache {
         std::mem::take(&mut self.state().notes)
     }
 
-    /// Whether what is new stays in memory.
-    pub(super) fn adds_to_memory(&self) -> bool {
-        !self.state().file.as_ref().is_some_and(CacheFile::writes)
+    /// Where it keeps what is new.
+    pub(super) fn place(&self) -> CachePlace {
+        let writes = self.state().file.as_ref().is_some_and(CacheFile::writes);
+        if writes { CachePlace::File } else { CachePlace::Memory }
     }
 
     /// What answers may take of the memory.

@@ -166,7 +166,7 @@ fn the_memory_is_bounded() {
     let folder = tempfile::tempdir().unwrap();
     weights(folder.path());
     let cache = ReferenceCache::in_memory(&WeightFiles::open(folder.path(), ValueCheck::Skip).unwrap()).unwrap();
-    assert!(cache.adds_to_memory());
+    assert_eq!(cache.place(), super::CachePlace::Memory);
     assert!(cache.memory_limit() < u64::MAX, "without being told");
     cache.limit_memory(super::in_memory(2, 6));
     cache.put(&[(key(1), &[-1.0; 3]), (key(2), &[-2.0; 3]), (key(3), &[-3.0])]);
