@@ -101,6 +101,7 @@ pub fn device(args: &DeviceArgs) -> Result<Device, CliError> {
 
 /// A model with the facts that are printed about it.
 pub struct LoadedModel {
+    /// On the device that computes, or for a plan of a model whose weights are not there, on one that counts.
     pub model: Model,
     pub dir: PathBuf,
     /// How the user's word was resolved.
@@ -111,8 +112,8 @@ pub struct LoadedModel {
     pub unused: UnusedTensors,
     /// Matrices of zeros, which are rarely meant.
     pub all_zero: Vec<String>,
-    /// The files of its weights.
-    pub files: WeightFiles,
+    /// The files of its weights. `None`: they are not there, and config.json is all that is known.
+    pub files: Option<WeightFiles>,
     /// Kept so that the demo's files outlive the mapping.
     pub demo: Option<Demo>,
 }
@@ -122,6 +123,32 @@ pub struct LoadedModel {
 /// # Errors
 /// [`CliError`].
 pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
+    let found = find(args)?;
+    let files = WeightFiles::open(&found.dir, ValueCheck::Finite)?;
+    found.load(device, Some(files))
+}
+
+/// As [`model`], for a plan: its values are not looked at, and its weights may be missing.
+///
+/// # Errors
+/// [`CliError`].
+pub fn planned_model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
+    let found = find(args)?;
+    let files = WeightFiles::are_in(&found.dir).then(|| WeightFiles::open(&found.dir, ValueCheck::Skip)).transpose()?;
+    found.load(device, files)
+}
+
+/// The folder of a model.
+struct Found {
+    dir: PathBuf,
+    found: String,
+    base_name: String,
+    demo: Option<Demo>,
+    config: ModelConfig,
+}
+
+/// Finds the model that `args` name.
+fn find(args: &ModelArgs) -> Result<Found, CliError> {
     let demo = args.demo.then(Demo::new).transpose()?;
     let (dir, found, base_name) = match (&args.model, &demo) {
         (Some(name), _) => {
@@ -137,12 +164,23 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
     };
     report::stray_adapter(&dir, args.adapter.as_deref());
     let config = ModelConfig::open(&dir)?;
-    let files = WeightFiles::open(&dir, ValueCheck::Finite)?;
-    let model = Model::load(device, config, &files)?;
-    report::model_notes(&ModelNote::of(model.config(), &files));
-    let unused = Layout::of(model.config(), &files).unused(model.config(), &files);
-    let all_zero = files.all_zero();
-    Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, files, demo })
+    Ok(Found { dir, found, base_name, demo, config })
+}
+
+impl Found {
+    fn load(self, device: &Device, files: Option<WeightFiles>) -> Result<LoadedModel, CliError> {
+        let Found { dir, found, base_name, demo, config } = self;
+        let Some(files) = files else {
+            let model = Model::absent(&device.count(), config);
+            let (unused, all_zero) = Default::default();
+            return Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, files: None, demo });
+        };
+        let model = Model::load(device, config, &files)?;
+        report::model_notes(&ModelNote::of(model.config(), &files));
+        let unused = Layout::of(model.config(), &files).unused(model.config(), &files);
+        let all_zero = files.all_zero();
+        Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, files: Some(files), demo })
+    }
 }
 
 impl LoadedModel {
@@ -228,13 +266,14 @@ impl LoadedModel {
 
     /// Reports on an adapter, and returns it.
     fn reported(&self, dir: &Path, adapter: Adapter) -> Adapter {
-        report::read_adapter(dir, &adapter, &self.base_hash().to_string());
+        let base = self.base_hash().map(|hash| hash.to_string());
+        report::read_adapter(dir, &adapter, base.as_deref());
         adapter
     }
 
-    /// Returns the hash that identifies the weights.
-    pub fn base_hash(&self) -> Hash {
-        base_hash(self.model.config(), &self.files)
+    /// Returns the hash that identifies the weights, if they are there.
+    pub fn base_hash(&self) -> Option<Hash> {
+        self.files.as_ref().map(|files| base_hash(self.model.config(), files))
     }
 
     /// The files of `--data`, or those of the demo.

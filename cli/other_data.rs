@@ -24,7 +24,7 @@ pub fn without_what_has_no_meaning(
     match (error, of_run.value_of(COLUMNS), of_run.value_of(SFT_ON)) {
         (CliError::Columns(text), Some(columns), _) => {
             // `train` usually gets other files than the run's
-            if command != "train" || has_any(matches, &columns)? {
+            if !["train", "estimate"].contains(&command) || has_any(matches, &columns)? {
                 let hint = format!("the columns ({columns}) are those of {path}: --columns gives others");
                 return Err(CliError::Input(format!("{text}; {hint}")));
             }

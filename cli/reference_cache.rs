@@ -6,11 +6,32 @@ use crate::loaded::LoadedModel;
 use crate::report::{detail, say};
 use align_data::store::user_cache;
 use align_engine::adapters::AdapterSet;
+use align_engine::weights::WeightFiles;
 use align_kernels::Precision;
-use align_lora::train::ReferenceCache;
+use align_lora::train::{CachePlace, ReferenceCache};
+use std::path::PathBuf;
+
+/// Where a plan of `loaded` has the cache that `choice` names, as [`open`] would have it.
+pub fn place(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Option<CachePlace> {
+    Some(match folder(choice, loaded)? {
+        Some(_) => CachePlace::File,
+        None => CachePlace::Memory,
+    })
+}
+
+/// The folder of the cache, or one in memory. `None` for no cache.
+fn folder(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Option<Option<PathBuf>> {
+    match choice {
+        Some(CacheChoice::Off) => None,
+        Some(CacheChoice::Memory) => Some(None),
+        Some(CacheChoice::Folder(folder)) => Some(Some(folder.clone())),
+        None if loaded.demo.is_some() => Some(None),
+        None => Some(user_cache::folder("reference")),
+    }
+}
 
 /// The cache that `choice` names, else that of the user (for the demo: one in memory), for `loaded` under the adapter
-/// `reference`.
+/// `reference`. `None` also for a plan of weights that are not there.
 ///
 /// # Errors
 /// [`CliError::Runtime`] if a directory that was asked for cannot be used. That of the user is left out then, with a warning.
@@ -21,26 +42,21 @@ pub fn open(
     precision: Precision,
     logp_temperature: f32,
 ) -> Result<Option<ReferenceCache>, CliError> {
-    let (folder, asked_for) = match choice {
-        Some(CacheChoice::Off) => return Ok(None),
-        Some(CacheChoice::Memory) => (None, true),
-        Some(CacheChoice::Folder(folder)) => (Some(folder.clone()), true),
-        None if loaded.demo.is_some() => (None, false),
-        None => (user_cache::folder("reference"), false),
-    };
+    let (Some(folder), Some(files)) = (folder(choice, loaded), &loaded.files) else { return Ok(None) };
     Ok(Some(match &folder {
         Some(folder) => {
-            let LoadedModel { model, files, .. } = loaded;
-            match ReferenceCache::open(folder, model, files, reference, precision, logp_temperature) {
+            match ReferenceCache::open(folder, &loaded.model, files, reference, precision, logp_temperature) {
                 Ok(cache) => cache,
-                Err(error) if asked_for => return Err(CliError::Runtime(format!("--reference-cache: {error}"))),
+                Err(error) if choice.is_some() => {
+                    return Err(CliError::Runtime(format!("--reference-cache: {error}")));
+                }
                 Err(error) => {
                     say!("warning: {error}; log-probs of the reference are kept for this run alone");
-                    in_memory(loaded)?
+                    in_memory(files)?
                 }
             }
         }
-        None => in_memory(loaded)?,
+        None => in_memory(files)?,
     }))
 }
 
@@ -60,6 +76,6 @@ pub fn say_notes(cache: Option<&ReferenceCache>) {
     }
 }
 
-fn in_memory(loaded: &LoadedModel) -> Result<ReferenceCache, CliError> {
-    ReferenceCache::in_memory(&loaded.files).map_err(|error| CliError::Runtime(error.to_string()))
+fn in_memory(files: &WeightFiles) -> Result<ReferenceCache, CliError> {
+    ReferenceCache::in_memory(files).map_err(|error| CliError::Runtime(error.to_string()))
 }

@@ -14,6 +14,7 @@ mod cases_sources;
 mod cases_tokens;
 mod cli;
 mod equalities;
+mod estimate;
 mod every_loss;
 mod extra_goldens;
 mod golden_rows;

@@ -4,6 +4,7 @@ use super::model::{
     CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, ModelArgs, PackArgs, ReadingArgs, ReferenceChoice,
     UnpairedOrderChoice, positive,
 };
+use super::train::TrainArgs;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -39,6 +40,33 @@ pub struct ScoreArgs {
     pub pack: PackArgs,
     #[command(flatten)]
     pub cache: CacheArgs,
+}
+
+/// Flags of `estimate`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  align-cli estimate --model ./Llama-2-7b-hf --max-length 1024 --memory 24GiB
+  align-cli estimate --model ./Llama-2-7b-hf --data pairs.jsonl --loss exo --lora-rank 64 --json
+
+The flags are those of `train`: put `estimate` in its place. A folder with config.json alone is enough for --model.")]
+pub struct EstimateArgs {
+    #[command(flatten)]
+    pub run: TrainArgs,
+    /// Speed of the machine in GFLOP/s, for the time of a step [default: measured, where the weights are there]
+    #[arg(long, value_name = "RATE", value_parser = speed, help_heading = "Estimate")]
+    pub gflops: Option<f64>,
+    /// One JSON object on stdout
+    #[arg(long, help_heading = "Estimate")]
+    pub json: bool,
+}
+
+/// A finite number above 0.
+fn speed(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
+        _ => Err("expected a number above 0".to_owned()),
+    }
 }
 
 /// Flags of `eval`.

@@ -6,7 +6,7 @@ mod optimiser;
 mod train;
 mod verbs;
 
-pub use commands::{EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
+pub use commands::{EstimateArgs, EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
 pub use model::{
     CacheArgs, CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs,
     OnBadRowChoice, PrecisionChoice, ReadingArgs, ReferenceChoice,
@@ -37,6 +37,8 @@ pub struct Cli {
 pub enum Commands {
     /// Train a LoRA adapter on preferences
     Train(Box<TrainArgs>),
+    /// Say what a run would take: memory, layers kept, time
+    Estimate(Box<EstimateArgs>),
     /// Print the log-probs of every answer under the policy and the reference
     Score(ScoreArgs),
     /// Loss, rewards and accuracies over a data set
@@ -177,7 +179,7 @@ fn as_typed(arg: Arg) -> Arg {
 }
 
 /// Commands that take the knobs of the losses.
-const WITH_KNOBS: [&str; 2] = ["train", "eval"];
+const WITH_KNOBS: [&str; 3] = ["train", "estimate", "eval"];
 
 /// Flags of `train` that a first run may need: `-h` shows these. `--help` shows all.
 const FIRST_RUN: [&str; 22] = [
@@ -205,6 +207,28 @@ const FIRST_RUN: [&str; 22] = [
     "memory",
 ];
 
+/// Flags of `estimate` that decide memory and time.
+const OF_ESTIMATE: [&str; 18] = [
+    "model",
+    "adapter",
+    "demo",
+    "data",
+    "max_length",
+    "loss",
+    "lora_rank",
+    "target_modules",
+    "lora_dropout",
+    "optim",
+    "batch_size",
+    "max_completions",
+    "micro_batch_tokens",
+    "precision",
+    "memory",
+    "config",
+    "gflops",
+    "json",
+];
+
 /// The whole command line, the knobs of all losses among the flags of the commands that take a loss.
 pub fn command() -> Command {
     let experimental: Vec<&str> =
@@ -214,20 +238,32 @@ pub fn command() -> Command {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         arg.help(format!("{help}; {experimental}"))
     };
-    let cli = Cli::command().mut_subcommand("inspect", inspect).mut_subcommands(with_opposites);
+    let cli = Cli::command()
+        .mut_subcommand("inspect", inspect)
+        .mut_subcommand("estimate", estimate)
+        .mut_subcommands(with_opposites);
     let cli = WITH_KNOBS.iter().fold(cli, |cli, name| {
         let knobs = objective::knobs().into_iter().map(knob_flag);
         let switches = objective::knobs().into_iter().filter(|(knob, _)| matches!(knob.kind, KnobKind::Switch { .. }));
         let opposites = switches.map(|(knob, _)| opposite_flag(knob.key, knob.flag));
         cli.mut_subcommand(name, |command| command.mut_arg("loss", loss).args(knobs).args(opposites))
     });
-    let cli = cli.mut_subcommand("train", |train| {
-        train.mut_args(|arg| {
-            let is_short = FIRST_RUN.contains(&arg.get_id().as_str());
-            arg.hide_short_help(!is_short)
-        })
-    });
+    let cli = cli.mut_subcommand("train", |train| short_help(train, &FIRST_RUN));
+    let cli = cli.mut_subcommand("estimate", |estimate| short_help(estimate, &OF_ESTIMATE));
     cli.mut_subcommands(|command| command.mut_args(as_typed))
+}
+
+/// Shows some flags with `-h`, all with `--help`.
+fn short_help(command: Command, shown: &[&str]) -> Command {
+    command.mut_args(|arg| {
+        let is_short = shown.contains(&arg.get_id().as_str());
+        arg.hide_short_help(!is_short)
+    })
+}
+
+/// `estimate` is about data only where it is given some.
+fn estimate(command: Command) -> Command {
+    command.mut_arg("data", |data| data.required_unless_present(Resettable::Reset))
 }
 
 /// `inspect` is about data only where it is given some, and goes on after a bad row.

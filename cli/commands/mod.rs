@@ -1,5 +1,6 @@
 //! One file for each command.
 
+mod estimate;
 mod eval;
 mod generate;
 mod inspect;
@@ -26,6 +27,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let knobs = || matches.subcommand().map_or_else(Vec::new, |(_, matches)| args::given_knobs(matches));
     match cli.command {
         Commands::Train(args) => train::run(&args, &knobs()),
+        Commands::Estimate(args) => estimate::run(&args, &knobs()),
         Commands::Score(args) => score::run(&args),
         Commands::Eval(args) => eval::run(&args, &knobs()),
         Commands::Generate(args) => generate::run(&args),

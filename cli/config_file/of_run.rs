@@ -48,7 +48,7 @@ fn takes(command: &str, matches: &ArgMatches) -> Takes {
         "score" => (&[PROMPTS, ROWS, SCORED, LOG_PROBS], false),
         "inspect" if has_data(matches) => (&[PROMPTS, ROWS, SCORED, PAIRS], false),
         // the new run may have another loss and other rows, so it does not take what is scored of sequences
-        "train" => (&[PROMPTS, ROWS], false),
+        "train" | "estimate" => (&[PROMPTS, ROWS], false),
         "generate" if has_data(matches) => (&[PROMPTS, &["columns", "implicit-prompt"]], false),
         "generate" => (&[PROMPTS], false),
         "merge" => (&[&["chat-template"]], false),
@@ -135,7 +135,7 @@ pub fn options_of_run(arguments: &[OsString], matches: &ArgMatches, cli: &Comman
     for key in file.table.keys().filter(|key| keys.contains(&key.as_str()) && *key != "chat-template") {
         taken.add(&file, key)?;
     }
-    if name == "train" && same_loss(matches, &file.table) {
+    if ["train", "estimate"].contains(&name) && same_loss(matches, &file.table) {
         SCORED.iter().filter(|key| file.table.contains_key(**key)).try_for_each(|key| taken.add(&file, key))?;
     }
     if keys.contains(&"chat-template") {

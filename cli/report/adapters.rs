@@ -4,10 +4,13 @@ use super::say;
 use align_lora::adapter::{Adapter, StrayAdapter};
 use std::path::Path;
 
-/// Reports what a user should know about the adapter in `dir`. `base` is the hash of the base it is used on.
-pub fn read_adapter(dir: &Path, adapter: &Adapter, base: &str) {
+/// Reports what a user should know about the adapter in `dir`. `base` is the hash of the base it is used on,
+/// if that is known.
+pub fn read_adapter(dir: &Path, adapter: &Adapter, base: Option<&str>) {
     let shown = dir.display();
-    other_base(dir, adapter.base(), base, adapter.config().base_model_name_or_path.as_deref());
+    if let Some(base) = base {
+        other_base(dir, adapter.base(), base, adapter.config().base_model_name_or_path.as_deref());
+    }
     if adapter.not_run() > 0 {
         say!(
             "adapter: {} of the {} updates in {shown} are for parts that this program does not run (a vision tower); they \

@@ -19,7 +19,7 @@ pub use model::model_notes;
 pub use notes::note;
 pub use numbers::{count, rows};
 pub use pass::Pass;
-pub use plan::{PlannedTime, plan};
+pub use plan::{PlannedTime, plan, step_operations, step_time};
 pub use progress::Progress;
 pub use terminal::{WIDEST, be_verbose, is_verbose, remember_messages, say_line, skip_remembered_messages};
 pub use warnings::{is_warning, line as warning_line, warnings};

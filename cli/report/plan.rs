@@ -20,7 +20,7 @@ pub fn plan(options: &TrainOptions, plan: &Plan, pace: &RunPace) {
         PlannedTime::of(pace)
     );
     memory(plan);
-    time(pace);
+    detail!("time: {}", step_time(pace));
 }
 
 fn memory(plan: &Plan) {
@@ -36,17 +36,23 @@ fn memory(plan: &Plan) {
     detail!("  {}", parts.join(", "));
 }
 
-fn time(pace: &RunPace) {
+/// Words how long a step takes, and what it computes.
+pub fn step_time(pace: &RunPace) -> String {
     let Pace { operations, seconds_per_step } = pace.first;
     let rate = operations / seconds_per_step / 1e9;
-    let operations = match operations {
-        0.0..1e12 => format!("{:.1} GFLOP", operations / 1e9),
-        _ => format!("{:.1} TFLOP", operations / 1e12),
-    };
     let later = pace.later.map_or(String::new(), |later| {
         format!(", {:.2} s from the second epoch on, with a known reference", later.seconds_per_step)
     });
-    detail!("time: about {seconds_per_step:.2} s a step ({operations} at {rate:.0} GFLOP/s){later}");
+    let operations = step_operations(pace);
+    format!("about {seconds_per_step:.2} s a step ({operations} at {rate:.0} GFLOP/s){later}")
+}
+
+/// Words what a step computes.
+pub fn step_operations(pace: &RunPace) -> String {
+    match pace.first.operations {
+        few @ 0.0..1e12 => format!("{:.1} GFLOP", few / 1e9),
+        many => format!("{:.1} TFLOP", many / 1e12),
+    }
 }
 
 /// The time that a run will take, evaluations not counted.

@@ -1,9 +1,9 @@
 //! `train`: from flags to a run, and what is printed and written on its way.
 
-mod adapters;
-mod data;
-mod options;
-mod summary;
+pub mod adapters;
+pub mod data;
+pub mod options;
+pub mod summary;
 
 use crate::args::{OnBadRowChoice, TrainArgs};
 use crate::chat_template;
@@ -63,7 +63,9 @@ fn train(
 ) -> Result<(), CliError> {
     let loaded = loaded::model(&args.model, device)?;
     let mut adapter = adapters::policy(args, &loaded, &objective, options.seed)?;
-    adapter.set_base(loaded.base_hash());
+    if let Some(hash) = loaded.base_hash() {
+        adapter.set_base(hash);
+    }
     let options = TrainOptions { lora_dropout: adapter.config().dropout as f32, ..options };
     let mut run = prepare(args, &loaded, &adapter, objective, options, device)?;
     let show = match run.trainer.objective().scores() {
@@ -101,23 +103,7 @@ fn prepare<'m>(
     summary::summary(args, loaded, adapter, &objective);
     summary::details(args, loaded, adapter, &options, device);
     data.report(args)?;
-    let choice = args.cache.reference_cache.as_ref();
-    let cache = match objective.reference() {
-        true => reference_cache::open(
-            choice,
-            loaded,
-            reference.set.as_deref(),
-            options.precision,
-            options.logp_temperature,
-        )?,
-        false => None,
-    };
-    let (set, of_reference) = (adapter.set().clone(), reference.set.clone());
-    let mut trainer = Trainer::new(&loaded.model, set, of_reference, objective, options)?;
-    if let Some(cache) = cache {
-        reference_cache::summary(&cache);
-        trainer = trainer.with_reference_cache(cache);
-    }
+    let mut trainer = trainer(args, loaded, adapter, &reference, objective, options)?;
     if let Some(texts) = data.texts.take() {
         trainer = trainer.with_reference_data(texts);
     }
@@ -125,6 +111,38 @@ fn prepare<'m>(
     let pace = trainer.pace(&plan)?;
     report::plan(trainer.options(), &plan, &pace);
     Ok(Prepared { loaded, adapter, reference, data, trainer, plan, time: PlannedTime::of(&pace) })
+}
+
+/// The trainer of a run, with the cache that it will use.
+///
+/// # Errors
+/// [`CliError`].
+pub fn trainer<'m>(
+    args: &TrainArgs,
+    loaded: &'m LoadedModel,
+    adapter: &Adapter,
+    reference: &RunReference,
+    objective: Objective,
+    options: TrainOptions,
+) -> Result<Trainer<'m>, CliError> {
+    let choice = args.cache.reference_cache.as_ref();
+    let cache = match objective.reference() {
+        true => {
+            let set = reference.set.as_deref();
+            reference_cache::open(choice, loaded, set, options.precision, options.logp_temperature)?
+        }
+        false => None,
+    };
+    let (set, of_reference) = (adapter.set().clone(), reference.set.clone());
+    let trainer = Trainer::new(&loaded.model, set, of_reference, objective, options)?;
+    Ok(match (cache, reference_cache::place(choice, loaded)) {
+        (Some(cache), _) => {
+            reference_cache::summary(&cache);
+            trainer.with_reference_cache(cache)
+        }
+        (None, Some(place)) => trainer.with_planned_cache(place),
+        (None, None) => trainer,
+    })
 }
 
 /// Makes the output directory with all that is known before the first step, and returns what the run's record says of it.

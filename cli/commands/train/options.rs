@@ -23,18 +23,23 @@ pub fn check(args: &TrainArgs, objective: &Objective) -> Result<(), CliError> {
         return Err(TrainError::NoCompletions { loss: name() }.into());
     }
     match (objective.reference_data(), args.reference_data.is_empty()) {
-        (true, true) => return Err(TrainError::NoReferenceData { loss: name() }.into()),
+        (true, true) if has_rows(args) => return Err(TrainError::NoReferenceData { loss: name() }.into()),
         (false, false) => {
             return Err(CliError::Usage(format!(
                 "--reference-data: loss {} has no term for it; --loss max_po with --eta above 0 has one",
                 name()
             )));
         }
-        (true, false) | (false, true) => {}
+        (true, _) | (false, true) => {}
     }
     loaded::check_reference(args.reference.as_ref(), &args.cache, objective)?;
     data::check_rejects(&args.data.keep, args.data.on_bad_row)?;
     loaded::check_temperature(&args.logp, objective)
+}
+
+/// Whether there are rows. `estimate` does without.
+pub fn has_rows(args: &TrainArgs) -> bool {
+    args.model.demo || !args.data.data.is_empty()
 }
 
 /// Whether the demo has held-out rows for an objective: pairs, which losses of labelled answers take apart.

@@ -1,0 +1,146 @@
+//! `estimate`: what a run would take, before it starts. config.json is enough.
+
+use super::train::{adapters, data, options, summary, trainer};
+use super::{print, print_json};
+use crate::args::EstimateArgs;
+use crate::error::CliError;
+use crate::loaded::{self, LoadedModel};
+use crate::report::{self, say};
+use adapters::RunReference;
+use align_kernels::Device;
+use align_kernels::device::WeightDtype;
+use align_lora::objective::{KnobValue, Objective};
+use align_lora::train::{Plan, RunPace, Size, TrainOptions, Trainer};
+use data::RunData;
+use serde_json::{Map, Value, json};
+use std::fmt::Write as _;
+
+pub fn run(args: &EstimateArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
+    let run = &args.run;
+    let objective = Objective::new(&run.loss, knobs)?;
+    let _ = run.data.reading()?; // reports a mistake in it before a model is looked at
+    let options = options::options(run)?;
+    options::check(run, &objective)?;
+    let device = loaded::device(&run.device)?;
+    device.clone().install(|| estimate(args, objective, options, &device))
+}
+
+fn estimate(args: &EstimateArgs, objective: Objective, options: TrainOptions, device: &Device) -> Result<(), CliError> {
+    let run = &args.run;
+    let loaded = loaded::planned_model(&run.model, device)?;
+    let adapter = adapters::policy(run, &loaded, &objective, options.seed)?;
+    let options = TrainOptions { lora_dropout: adapter.config().dropout as f32, ..options };
+    let reference = RunReference::new(run, &loaded, &objective, &adapter)?;
+    let data = options::has_rows(run).then(|| RunData::open(run, &loaded, &objective)).transpose()?;
+    summary::summary(run, &loaded, &adapter, &objective);
+    summary::details(run, &loaded, &adapter, &options, device);
+    match &data {
+        Some(data) => data.report(run)?,
+        None => say!(
+            "data: none; planned for sequences of {} tokens, --max-length, that share no prompt",
+            options.max_length
+        ),
+    }
+    let mut trainer = trainer(run, &loaded, &adapter, &reference, objective, options)?;
+    let plan = match data {
+        Some(RunData { train, eval, texts, .. }) => {
+            if let Some(texts) = texts {
+                trainer = trainer.with_reference_data(texts);
+            }
+            trainer.estimate(&train, eval.as_ref())?
+        }
+        None => trainer.estimate_longest()?,
+    };
+    let estimate = Estimate::new(args, &loaded, &trainer, plan)?;
+    match args.json {
+        true => print_json(&estimate.json()),
+        false => print(estimate.table().as_bytes()),
+    }
+}
+
+/// What a run would take.
+struct Estimate {
+    /// The number format of the base.
+    base: WeightDtype,
+    mapped_bytes: u64,
+    micro_batch_tokens: usize,
+    plan: Plan,
+    pace: RunPace,
+    /// Whether the steps are those of a data set.
+    has_rows: bool,
+    /// Whether the speed of the machine is known, so that the seconds of the pace mean something.
+    is_timed: bool,
+}
+
+impl Estimate {
+    fn new(args: &EstimateArgs, loaded: &LoadedModel, trainer: &Trainer<'_>, plan: Plan) -> Result<Estimate, CliError> {
+        let (pace, is_timed) = match (args.gflops, &loaded.files) {
+            (Some(gflops), _) => (trainer.pace_of(&plan, gflops * 1e9)?, true),
+            (None, Some(_)) => (trainer.pace(&plan)?, true),
+            // operations do not depend on the speed
+            (None, None) => (trainer.pace_of(&plan, 1.0)?, false),
+        };
+        Ok(Estimate {
+            base: loaded.model.weight_dtype(),
+            mapped_bytes: loaded.model.weight_bytes(),
+            micro_batch_tokens: trainer.options().micro_batch_tokens,
+            plan,
+            pace,
+            has_rows: options::has_rows(&args.run),
+            is_timed,
+        })
+    }
+
+    fn json(&self) -> Value {
+        let Plan { limit, peak, fits, ref parts, layers, layers_kept, .. } = self.plan;
+        let parts: Map<String, Value> = parts.iter().map(|(name, bytes)| ((*name).to_owned(), json!(bytes))).collect();
+        json!({
+            "base": self.base.to_string(),
+            "fits": fits,
+            "peak_bytes": peak,
+            "limit_bytes": limit,
+            "mapped_bytes": self.mapped_bytes,
+            "parts": parts,
+            "layers": layers,
+            "layers_kept": layers_kept,
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "largest_pass_tokens": self.plan.rows(),
+            "operations": self.pace.first.operations,
+            "seconds_per_step": self.is_timed.then_some(self.pace.first.seconds_per_step),
+            "steps": self.has_rows.then_some(self.pace.steps),
+        })
+    }
+
+    fn table(&self) -> String {
+        let Plan { limit, peak, fits, ref parts, layers, layers_kept, .. } = self.plan;
+        let fits = if fits { "fits into" } else { "does not fit into" };
+        let mut table = format!("memory   {}; {fits} the {} that the run may take\n", Size(peak), Size(limit));
+        for (name, bytes) in parts {
+            let _ = writeln!(table, "           {:>10}  {name}", Size(*bytes).to_string());
+        }
+        let recomputed = if layers_kept < layers { "; the others are recomputed" } else { "" };
+        let reference = if self.plan.reference_rows() > 0 { ", those of the reference among them" } else { "" };
+        let _ = write!(
+            table,
+            "mapped   {} of weights ({}), beside that\n\
+             layers   {layers_kept} of {layers} kept in the largest forward pass{recomputed}\n\
+             tokens   {} in that pass{reference}\n",
+            Size(self.mapped_bytes),
+            self.base,
+            self.plan.rows(),
+        );
+        let _ = match self.is_timed {
+            true => writeln!(table, "time     {}", report::step_time(&self.pace)),
+            false => writeln!(table, "work     {} a step", report::step_operations(&self.pace)),
+        };
+        if !self.plan.fits {
+            let needed = Size(self.plan.limit_needed);
+            let _ = writeln!(
+                table,
+                "advice   --memory of at least {needed}, or a smaller --micro-batch-tokens ({} now), --max-length or --lora-rank",
+                self.micro_batch_tokens
+            );
+        }
+        table
+    }
+}
