@@ -3,7 +3,7 @@
 use super::{Argmax, NONE};
 use crate::cpu::Cpu;
 use crate::cpu::threads::blocks::rows_per_block;
-use crate::cpu::vectors::{Simd, VectorTask};
+use crate::cpu::vectors::{Simd, VectorTask, largest};
 use std::ops::Range;
 
 pub(super) fn argmax(cpu: &Cpu, call: Argmax<'_>) {
@@ -43,23 +43,7 @@ impl VectorTask for Largest<'_> {
     type Output = f32;
     #[inline(always)]
     unsafe fn run<S: Simd>(self) -> f32 {
-        let row = self.0;
-        let mut c = 0;
-        // SAFETY: as `VectorTask`; the loads end inside `row`.
-        let mut largest = unsafe {
-            let mut largest = S::splat(f32::NEG_INFINITY);
-            while c + S::LANES <= row.len() {
-                // the value stands first: `max` gives its second operand where one is NaN
-                largest = S::max(S::load(row.as_ptr().add(c)), largest);
-                c += S::LANES;
-            }
-            S::reduce_max(largest)
-        };
-        for &value in &row[c..] {
-            if value > largest {
-                largest = value;
-            }
-        }
-        largest
+        // SAFETY: as `VectorTask`.
+        unsafe { largest::<S>(self.0) }
     }
 }

@@ -49,8 +49,8 @@ impl Device {
             Device::Cpu(cpu) => match (from, to) {
                 (FloatSlice::F32(from), FloatSliceMut::F32(to)) => self.copy(from, to),
                 (FloatSlice::Bf16(from), FloatSliceMut::Bf16(to)) => self.copy(from, to),
-                (FloatSlice::F32(from), FloatSliceMut::Bf16(to)) => cpu.narrow(from.cpu(), to.cpu()),
-                (FloatSlice::Bf16(from), FloatSliceMut::F32(to)) => cpu.widen(from.cpu(), to.cpu()),
+                (FloatSlice::F32(from), FloatSliceMut::Bf16(to)) => cpu.convert(from.cpu(), to.cpu()),
+                (FloatSlice::Bf16(from), FloatSliceMut::F32(to)) => cpu.convert(from.cpu(), to.cpu()),
             },
             Device::Count(_) => {}
         }

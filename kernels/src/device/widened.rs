@@ -28,7 +28,7 @@ impl Cpu {
             FloatSlice::F32(values) => Ok(Widened::Own(values.cpu())),
             FloatSlice::Bf16(values) => {
                 let mut copy = device.alloc("widened", values.len())?;
-                self.widen(values.cpu(), copy.view_mut().cpu());
+                self.convert(values.cpu(), copy.view_mut().cpu());
                 Ok(Widened::Copy(copy))
             }
         }
@@ -50,10 +50,10 @@ impl Cpu {
                 let mut wide = device.alloc::<f32>("widened", output.len())?;
                 let values = wide.view_mut().cpu();
                 if keeps {
-                    self.widen(output, values);
+                    self.convert(output, values);
                 }
                 let result = work(values)?;
-                self.narrow(values, output);
+                self.convert(values, output);
                 Ok(result)
             }
         }

@@ -4,9 +4,7 @@ use super::Forward;
 use crate::WeightSlice;
 use crate::cpu::Cpu;
 use crate::cpu::threads::blocks::rows_per_block;
-use crate::cpu::vectors::{Simd, VectorTask};
-use crate::device::Element;
-use half::{bf16, f16};
+use crate::cpu::vectors::{Loaded, Simd, VectorTask};
 
 /// The ids were checked to be below the vocabulary's size.
 pub(super) fn forward(cpu: &Cpu, call: Forward<'_>) {
@@ -19,54 +17,10 @@ pub(super) fn forward(cpu: &Cpu, call: Forward<'_>) {
     }
 }
 
-fn rows<T: Widen>(cpu: &Cpu, cols: usize, ids: &[u32], table: &[T], scale: f32, y: &mut [f32]) {
+fn rows<T: Loaded>(cpu: &Cpu, cols: usize, ids: &[u32], table: &[T], scale: f32, y: &mut [f32]) {
     let block = rows_per_block(cols);
     let blocks = ids.chunks(block).zip(y.chunks_mut(block * cols));
     cpu.for_each_block(blocks, |(ids, y)| cpu.isa().dispatch(Rows { cols, ids, table, scale, y }));
-}
-
-/// A format of the table.
-trait Widen: Element {
-    /// # Safety
-    /// As [`Simd`]; LANES elements from `from` on are readable.
-    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
-    fn widen(self) -> f32;
-}
-
-impl Widen for f32 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const f32) -> S::V {
-        // SAFETY: the caller's contract.
-        unsafe { S::load(from) }
-    }
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-}
-
-impl Widen for f16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const f16) -> S::V {
-        // SAFETY: the caller's contract.
-        unsafe { S::load_f16(from) }
-    }
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
-}
-
-impl Widen for bf16 {
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const bf16) -> S::V {
-        // SAFETY: the caller's contract.
-        unsafe { S::load_bf16(from) }
-    }
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self.to_f32()
-    }
 }
 
 struct Rows<'a, T> {
@@ -77,7 +31,7 @@ struct Rows<'a, T> {
     y: &'a mut [f32],
 }
 
-impl<T: Widen> VectorTask for Rows<'_, T> {
+impl<T: Loaded> VectorTask for Rows<'_, T> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
@@ -94,7 +48,7 @@ impl<T: Widen> VectorTask for Rows<'_, T> {
                 c += S::LANES;
             }
             for c in c..self.cols {
-                y[c] = self.scale * row[c].widen();
+                y[c] = self.scale * row[c].wide();
             }
         }
     }

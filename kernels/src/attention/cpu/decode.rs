@@ -5,7 +5,7 @@
 use crate::attention::{Decode, Geometry};
 use crate::cpu::Cpu;
 use crate::cpu::threads::tasks::Disjoint;
-use crate::cpu::vectors::{MOST_LANES, Simd, Stored, VectorTask, largest};
+use crate::cpu::vectors::{Loaded, MOST_LANES, Simd, VectorTask, largest};
 use crate::{Device, FloatSlice, Result};
 use std::ops::Range;
 
@@ -38,7 +38,7 @@ pub(in crate::attention) fn decode(device: &Device, cpu: &Cpu, call: Decode<'_>)
     })
 }
 
-fn attend<T: Stored>(
+fn attend<T: Loaded>(
     device: &Device,
     cpu: &Cpu,
     (geometry, capacity, lengths): (Geometry, usize, &[u32]),
@@ -137,7 +137,7 @@ struct Attend<'a, T> {
     columns: &'a mut [f32],
 }
 
-impl<T: Stored> VectorTask for Attend<'_, T> {
+impl<T: Loaded> VectorTask for Attend<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -229,7 +229,7 @@ unsafe fn prefetch<S: Simd, T>(values: &[T]) {
 /// # Safety
 /// As [`Simd`]; `from` holds the rows, of which there is at least one, and `to` the lanes.
 #[inline(always)]
-unsafe fn transpose<S: Simd, T: Stored>(from: &[T], [rows, d]: [usize; 2], stride: usize, to: &mut [f32]) {
+unsafe fn transpose<S: Simd, T: Loaded>(from: &[T], [rows, d]: [usize; 2], stride: usize, to: &mut [f32]) {
     let step = T::TRANSPOSED * S::LANES;
     let whole = d / step * step;
     for at in (0..whole).step_by(step) {
@@ -273,7 +273,7 @@ unsafe fn score<S: Simd, const H: usize>(q: &[f32], columns: &[f32], scale: f32,
 /// # Safety
 /// As [`Simd`]; `weights` is `[H, CHUNK]`, `v` holds `d` numbers in each of `keys` rows, `row` apart.
 #[inline(always)]
-unsafe fn add_values<S: Simd, T: Stored, const H: usize>(
+unsafe fn add_values<S: Simd, T: Loaded, const H: usize>(
     weights: &[f32],
     keys: usize,
     v: &[T],
@@ -304,7 +304,7 @@ unsafe fn add_values<S: Simd, T: Stored, const H: usize>(
 /// # Safety
 /// As [`add_values`]; the piece ends inside `d`.
 #[inline(always)]
-unsafe fn add_piece<S: Simd, T: Stored, const H: usize, const W: usize>(
+unsafe fn add_piece<S: Simd, T: Loaded, const H: usize, const W: usize>(
     weights: &[f32],
     keys: usize,
     v: &[T],
@@ -321,10 +321,7 @@ unsafe fn add_piece<S: Simd, T: Stored, const H: usize, const W: usize>(
             let from = v.as_ptr().add(key * row + at);
             let mut values = [S::splat(0.0); W];
             for (i, value) in values.iter_mut().enumerate() {
-                *value = match lanes == S::LANES {
-                    true => T::load::<S>(from.add(i * S::LANES)),
-                    false => T::load_partial::<S>(from.add(i * S::LANES), lanes),
-                };
+                *value = T::load_lanes::<S>(from.add(i * S::LANES), lanes);
             }
             for (head, sums) in sums.iter_mut().enumerate() {
                 let weight = S::splat(*weights.get_unchecked(head * CHUNK + key));

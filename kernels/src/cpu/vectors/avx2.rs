@@ -30,33 +30,6 @@ unsafe fn mask(n: usize) -> __m256i {
     unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)) }
 }
 
-/// Column `j` of a block of 8 rows of 8 words, for j in order.
-#[inline(always)]
-unsafe fn transposed_words<T>(from: *const T, stride: usize, last_row: usize) -> [__m256; 8] {
-    // SAFETY: the caller's rows hold 8 words each; the instruction set by the trait's contract.
-    unsafe {
-        let mut columns = [_mm256_setzero_ps(); 8];
-        for half in 0..2 {
-            let word = |row: usize| from.add(row.min(last_row) * stride).cast::<f32>().add(4 * half);
-            let mut rows = [_mm256_setzero_ps(); 4];
-            for i in 0..4 {
-                // four words of rows i and i + 4
-                rows[i] =
-                    _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(word(i))), _mm_loadu_ps(word(i + 4)), 1);
-            }
-            let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(rows[0], rows[1]));
-            let high01 = _mm256_castps_pd(_mm256_unpackhi_ps(rows[0], rows[1]));
-            let low23 = _mm256_castps_pd(_mm256_unpacklo_ps(rows[2], rows[3]));
-            let high23 = _mm256_castps_pd(_mm256_unpackhi_ps(rows[2], rows[3]));
-            columns[4 * half] = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
-            columns[4 * half + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
-            columns[4 * half + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
-            columns[4 * half + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
-        }
-        columns
-    }
-}
-
 /// The low 16 bits of each lane.
 #[inline(always)]
 unsafe fn low_halves(words: __m256i) -> __m128i {
@@ -68,110 +41,46 @@ unsafe fn low_halves(words: __m256i) -> __m128i {
     }
 }
 
-// SAFETY of the blocks below: the instruction set and the pointers are valid, by the trait's contract.
 impl Simd for Avx2 {
     const LANES: usize = 8;
     const REGISTERS: usize = 16;
     type V = __m256;
+    type Columns = [__m256; 8];
 
-    #[inline(always)]
-    unsafe fn apart<T: VectorTask>(task: T) -> T::Output {
-        unsafe { run_apart(task) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch<T>(at: *const T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch_far<T>(at: *const T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-    }
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> __m256 {
-        unsafe { _mm256_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> __m256 {
-        unsafe { _mm256_loadu_ps(from) }
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, v: __m256) {
-        unsafe { _mm256_storeu_ps(to, v) }
-    }
-    #[inline(always)]
-    unsafe fn load_partial(from: *const f32, n: usize) -> __m256 {
-        unsafe { _mm256_maskload_ps(from, mask(n)) }
-    }
-    #[inline(always)]
-    unsafe fn store_partial(to: *mut f32, v: __m256, n: usize) {
-        unsafe { _mm256_maskstore_ps(to, mask(n), v) }
-    }
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> __m256 {
-        unsafe {
+    inlined! {
+        fn apart<T: VectorTask>(task: T) -> T::Output { run_apart(task) }
+        fn prefetch<T>(at: *const T) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        fn prefetch_far<T>(at: *const T) { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+        fn splat(x: f32) -> __m256 { _mm256_set1_ps(x) }
+        fn load(from: *const f32) -> __m256 { _mm256_loadu_ps(from) }
+        fn store(to: *mut f32, v: __m256) { _mm256_storeu_ps(to, v) }
+        fn load_partial(from: *const f32, n: usize) -> __m256 { _mm256_maskload_ps(from, mask(n)) }
+        fn store_partial(to: *mut f32, v: __m256, n: usize) { _mm256_maskstore_ps(to, mask(n), v) }
+        fn load_bf16(from: *const bf16) -> __m256 {
             let raw = _mm_loadu_si128(from.cast());
             _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16))
         }
-    }
-    #[inline(always)]
-    unsafe fn store_bf16(to: *mut bf16, v: __m256) {
-        unsafe {
+        fn store_bf16(to: *mut bf16, v: __m256) {
             let upper = _mm256_srli_epi32(_mm256_castps_si256(Self::round_to_bf16(v)), 16);
             // the halves are packed apart: lanes 0-3 twice, then 4-7 twice
             let packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(upper, upper), 0b1000);
             _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
         }
-    }
-    #[inline(always)]
-    unsafe fn load_f16(from: *const f16) -> __m256 {
-        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_add_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sub(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn div(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_div_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sqrt(a: __m256) -> __m256 {
-        unsafe { _mm256_sqrt_ps(a) }
-    }
-    #[inline(always)]
-    unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    unsafe fn max(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_max_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn min(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_min_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn round(a: __m256) -> __m256 {
-        unsafe { _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC) }
-    }
-    #[inline(always)]
-    unsafe fn scale_by_power_of_two(a: __m256, n: __m256) -> __m256 {
-        unsafe {
+        fn load_f16(from: *const f16) -> __m256 { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+        fn add(a: __m256, b: __m256) -> __m256 { _mm256_add_ps(a, b) }
+        fn sub(a: __m256, b: __m256) -> __m256 { _mm256_sub_ps(a, b) }
+        fn mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
+        fn div(a: __m256, b: __m256) -> __m256 { _mm256_div_ps(a, b) }
+        fn sqrt(a: __m256) -> __m256 { _mm256_sqrt_ps(a) }
+        fn fma(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
+        fn max(a: __m256, b: __m256) -> __m256 { _mm256_max_ps(a, b) }
+        fn min(a: __m256, b: __m256) -> __m256 { _mm256_min_ps(a, b) }
+        fn round(a: __m256) -> __m256 { _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC) }
+        fn scale_by_power_of_two(a: __m256, n: __m256) -> __m256 {
             let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
             _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23)))
         }
-    }
-    #[inline(always)]
-    unsafe fn round_to_bf16(a: __m256) -> __m256 {
-        unsafe {
+        fn round_to_bf16(a: __m256) -> __m256 {
             let bits = _mm256_castps_si256(a);
             let odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
             let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
@@ -180,52 +89,45 @@ impl Simd for Avx2 {
             let quiet = _mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000)));
             _mm256_blendv_ps(cut, quiet, _mm256_cmp_ps(a, a, _CMP_UNORD_Q))
         }
-    }
-    #[inline(always)]
-    unsafe fn reduce_add(a: __m256) -> f32 {
-        unsafe {
+        fn reduce_add(a: __m256) -> f32 {
             let half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
             let quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
             _mm_cvtss_f32(_mm_add_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)))
         }
-    }
-    #[inline(always)]
-    unsafe fn reduce_max(a: __m256) -> f32 {
-        unsafe {
+        fn reduce_max(a: __m256) -> f32 {
             let half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
             let quarter = _mm_max_ps(half, _mm_movehl_ps(half, half));
             _mm_cvtss_f32(_mm_max_ss(quarter, _mm_shuffle_ps(quarter, quarter, 1)))
         }
-    }
-    #[inline(always)]
-    unsafe fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
-        unsafe {
-            for (j, column) in transposed_words(from, stride, last_row).into_iter().enumerate() {
-                Self::store(to.add(j * to_stride), column);
+        fn columns<T>(from: *const T, stride: usize, last_row: usize) -> Self::Columns {
+            let mut columns = [_mm256_setzero_ps(); 8];
+            for half in 0..2 {
+                let word = |row: usize| from.add(row.min(last_row) * stride).cast::<f32>().add(4 * half);
+                let mut rows = [_mm256_setzero_ps(); 4];
+                for i in 0..4 {
+                    // four words of rows i and i + 4
+                    let low = _mm256_castps128_ps256(_mm_loadu_ps(word(i)));
+                    rows[i] = _mm256_insertf128_ps(low, _mm_loadu_ps(word(i + 4)), 1);
+                }
+                let low01 = _mm256_castps_pd(_mm256_unpacklo_ps(rows[0], rows[1]));
+                let high01 = _mm256_castps_pd(_mm256_unpackhi_ps(rows[0], rows[1]));
+                let low23 = _mm256_castps_pd(_mm256_unpacklo_ps(rows[2], rows[3]));
+                let high23 = _mm256_castps_pd(_mm256_unpackhi_ps(rows[2], rows[3]));
+                columns[4 * half] = _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23));
+                columns[4 * half + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23));
+                columns[4 * half + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23));
+                columns[4 * half + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23));
             }
+            columns
         }
-    }
-    #[inline(always)]
-    unsafe fn transpose_bf16(from: *const bf16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
-        unsafe {
-            for (j, pairs) in transposed_words(from, stride, last_row).into_iter().enumerate() {
-                let pairs = _mm256_castps_si256(pairs);
-                let even = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
-                let odd = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32)));
-                Self::store(to.add(2 * j * to_stride), even);
-                Self::store(to.add((2 * j + 1) * to_stride), odd);
-            }
+        fn halves_of_bf16(words: __m256) -> [__m256; 2] {
+            let words = _mm256_castps_si256(words);
+            let odd = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm256_castsi256_ps(_mm256_slli_epi32(words, 16)), _mm256_castsi256_ps(odd)]
         }
-    }
-    #[inline(always)]
-    unsafe fn transpose_f16(from: *const f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
-        unsafe {
-            for (j, pairs) in transposed_words(from, stride, last_row).into_iter().enumerate() {
-                let pairs = _mm256_castps_si256(pairs);
-                let (even, odd) = (low_halves(pairs), low_halves(_mm256_srli_epi32(pairs, 16)));
-                Self::store(to.add(2 * j * to_stride), _mm256_cvtph_ps(even));
-                Self::store(to.add((2 * j + 1) * to_stride), _mm256_cvtph_ps(odd));
-            }
+        fn halves_of_f16(words: __m256) -> [__m256; 2] {
+            let words = _mm256_castps_si256(words);
+            [_mm256_cvtph_ps(low_halves(words)), _mm256_cvtph_ps(low_halves(_mm256_srli_epi32(words, 16)))]
         }
     }
 }

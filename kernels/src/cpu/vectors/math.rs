@@ -6,17 +6,22 @@ use super::Simd;
 /// coefficients rounded to f32. The Taylor series of the same degree is off by 1.6e-7, more than an f32's own rounding.
 pub(crate) const EXP: [f32; 7] = [1.381_459_9e-3, 8.368_717e-3, 4.166_839e-2, 1.666_652_1e-1, 0.499_999_94, 1.0, 1.0];
 
-/// The polynomial of [`EXP`] at `r`.
+/// `n` and `e^r`, by [`EXP`], of `x = n ln 2 + r`: Cody-Waite reduction.
 ///
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
-unsafe fn exp_of_rest<S: Simd>(r: S::V) -> S::V {
+unsafe fn reduced<S: Simd>(x: S::V) -> (S::V, S::V) {
     // SAFETY: the caller's contract.
-    unsafe { EXP[1..].iter().fold(S::splat(EXP[0]), |p, &c| S::fma(p, r, S::splat(c))) }
+    unsafe {
+        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+        let r = S::fma(n, S::splat(-0.693_359_4), x);
+        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
+        (n, EXP[1..].iter().fold(S::splat(EXP[0]), |p, &c| S::fma(p, r, S::splat(c))))
+    }
 }
 
-/// Cody-Waite reduction by ln 2, then [`EXP`].
+/// `2^n e^r`.
 ///
 /// # Safety
 /// As [`Simd`].
@@ -26,10 +31,7 @@ pub unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     unsafe {
         // x stands second: max and min give back their second operand when one is NaN, so NaN stays NaN
         let clamped = S::min(S::splat(88.722_83), S::max(S::splat(-87.336_54), x));
-        let n = S::round(S::mul(clamped, S::splat(std::f32::consts::LOG2_E)));
-        let r = S::fma(n, S::splat(-0.693_359_4), clamped);
-        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
-        let p = exp_of_rest::<S>(r);
+        let (n, p) = reduced::<S>(clamped);
         // 2^128 is not a float: the last doubling is done apart
         let half = S::min(n, S::splat(127.0));
         let y = S::scale_by_power_of_two(p, half);
@@ -47,10 +49,7 @@ pub unsafe fn exp_nonpositive<S: Simd>(x: S::V) -> S::V {
     unsafe {
         // x stands second: max gives back its second operand when one is NaN
         let clamped = S::max(S::splat(-87.336_54), x);
-        let n = S::round(S::mul(clamped, S::splat(std::f32::consts::LOG2_E)));
-        let r = S::fma(n, S::splat(-0.693_359_4), clamped);
-        let r = S::fma(n, S::splat(2.121_944_4e-4), r);
-        let p = exp_of_rest::<S>(r);
+        let (n, p) = reduced::<S>(clamped);
         S::scale_by_power_of_two(p, n)
     }
 }

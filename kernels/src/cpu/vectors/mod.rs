@@ -13,6 +13,23 @@
 //! The body is compiled once per instruction set, inside a function that has it enabled. Closures and calls that are not
 //! `#[inline(always)]` leave that function, so threads are split outside and `dispatch` is called inside each task.
 
+/// Functions that are inlined into the task that calls them. What is unsafe in them is so by the contract of their trait: the
+/// instruction set and the pointers are valid.
+macro_rules! inlined {
+    ($(
+        $(#[$attribute:meta])*
+        fn $name:ident $(<$T:ident $(: $bound:ident)?>)? ($($argument:tt)*) $(-> $output:ty)? { $($body:tt)* }
+    )*) => {$(
+        $(#[$attribute])*
+        #[inline(always)]
+        #[allow(unused_unsafe, reason = "plain Rust needs none")]
+        unsafe fn $name $(<$T $(: $bound)?>)? ($($argument)*) $(-> $output)? {
+            // SAFETY: the caller's contract.
+            unsafe { $($body)* }
+        }
+    )*};
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +41,9 @@ pub(super) mod math;
 pub(super) mod neon;
 pub(crate) mod pointwise;
 pub(super) mod portable;
+
+use crate::formats::Element;
+use half::{bf16, f16};
 
 /// f32 lanes of one instruction set. All functions need that set: they are called below [`super::Isa::dispatch`] only.
 ///
@@ -37,6 +57,8 @@ pub trait Simd: Copy + 'static {
     const REGISTERS: usize;
     /// A vector of f32.
     type V: Copy;
+    /// As many vectors as one has lanes.
+    type Columns: IntoIterator<Item = Self::V>;
 
     /// Runs a task of this instruction set in a function of its own, so that its registers are not those of the caller.
     unsafe fn apart<T: VectorTask>(task: T) -> T::Output;
@@ -52,11 +74,11 @@ pub trait Simd: Copy + 'static {
     /// The first `n <= LANES` lanes.
     unsafe fn store_partial(to: *mut f32, v: Self::V, n: usize);
     /// LANES bf16 values, widened.
-    unsafe fn load_bf16(from: *const half::bf16) -> Self::V;
+    unsafe fn load_bf16(from: *const bf16) -> Self::V;
     /// LANES values, rounded to bf16 as [`Simd::round_to_bf16`].
-    unsafe fn store_bf16(to: *mut half::bf16, v: Self::V);
+    unsafe fn store_bf16(to: *mut bf16, v: Self::V);
     /// LANES f16 values, widened.
-    unsafe fn load_f16(from: *const half::f16) -> Self::V;
+    unsafe fn load_f16(from: *const f16) -> Self::V;
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
@@ -78,156 +100,173 @@ pub trait Simd: Copy + 'static {
     unsafe fn reduce_add(a: Self::V) -> f32;
     unsafe fn reduce_max(a: Self::V) -> f32;
 
-    /// Transposes LANES values of each of LANES rows: value `j` of row `i` goes to `to[j * to_stride + i]`. Row `i` starts at
-    /// `from + min(i, last_row) * stride`, in elements, so that fewer rows can be read; the lanes beyond repeat the last.
-    unsafe fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
-    /// As [`Simd::transpose_f32`] for 2 * LANES values of each row, widened.
-    unsafe fn transpose_bf16(from: *const half::bf16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
-    /// As [`Simd::transpose_f32`] for 2 * LANES values of each row, widened.
-    unsafe fn transpose_f16(from: *const half::f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
+    /// Column `j` of LANES rows of LANES words, for `j` in order; a word is an f32 or two numbers of 16 bits. The rows are those
+    /// of [`Simd::transpose_f32`].
+    unsafe fn columns<T>(from: *const T, stride: usize, last_row: usize) -> Self::Columns;
+    /// The first of the two bf16 that each lane is, widened, and the second.
+    unsafe fn halves_of_bf16(words: Self::V) -> [Self::V; 2];
+    /// The first of the two f16 that each lane is, widened, and the second.
+    unsafe fn halves_of_f16(words: Self::V) -> [Self::V; 2];
 
-    /// `e^x` per lane, within a relative `EPSILON` between -87.3 and 88.7, constant beyond (1.2e-38 and 3.4e38): callers
-    /// subtract a maximum first. NaN stays NaN.
-    #[inline(always)]
-    unsafe fn exp(x: Self::V) -> Self::V {
-        // SAFETY: the caller's contract.
-        unsafe { math::exp::<Self>(x) }
-    }
+    inlined! {
+        /// Transposes LANES values of each of LANES rows: value `j` of row `i` goes to `to[j * to_stride + i]`. Row `i` starts
+        /// at `from + min(i, last_row) * stride`, in elements, so that fewer rows can be read; the lanes beyond repeat the
+        /// last.
+        fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+            for (j, column) in Self::columns(from, stride, last_row).into_iter().enumerate() {
+                Self::store(to.add(j * to_stride), column);
+            }
+        }
+        /// As [`Simd::transpose_f32`] for 2 * LANES values of each row, widened.
+        fn transpose_bf16(from: *const bf16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+            for (j, words) in Self::columns(from, stride, last_row).into_iter().enumerate() {
+                let [even, odd] = Self::halves_of_bf16(words);
+                Self::store(to.add(2 * j * to_stride), even);
+                Self::store(to.add((2 * j + 1) * to_stride), odd);
+            }
+        }
+        /// As [`Simd::transpose_f32`] for 2 * LANES values of each row, widened.
+        fn transpose_f16(from: *const f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+            for (j, words) in Self::columns(from, stride, last_row).into_iter().enumerate() {
+                let [even, odd] = Self::halves_of_f16(words);
+                Self::store(to.add(2 * j * to_stride), even);
+                Self::store(to.add((2 * j + 1) * to_stride), odd);
+            }
+        }
 
-    /// `e^x` per lane for `x` up to 0 (and a rounding error above), otherwise as [`Simd::exp`]: the weights of a softmax.
-    #[inline(always)]
-    unsafe fn exp_nonpositive(x: Self::V) -> Self::V {
-        // SAFETY: the caller's contract.
-        unsafe { math::exp_nonpositive::<Self>(x) }
-    }
-
-    /// `tanh(x)` per lane, within 5 units in the last place.
-    #[inline(always)]
-    unsafe fn tanh(x: Self::V) -> Self::V {
-        // SAFETY: the caller's contract.
-        unsafe { math::tanh::<Self>(x) }
-    }
-
-    /// `1 / (1 + e^-x)` per lane.
-    #[inline(always)]
-    unsafe fn sigmoid(x: Self::V) -> Self::V {
-        // SAFETY: the caller's contract.
-        unsafe {
+        /// `e^x` per lane, within a relative `EPSILON` between -87.3 and 88.7, constant beyond (1.2e-38 and 3.4e38): callers
+        /// subtract a maximum first. NaN stays NaN.
+        fn exp(x: Self::V) -> Self::V { math::exp::<Self>(x) }
+        /// `e^x` per lane for `x` up to 0 (and a rounding error above), otherwise as [`Simd::exp`]: the weights of a softmax.
+        fn exp_nonpositive(x: Self::V) -> Self::V { math::exp_nonpositive::<Self>(x) }
+        /// `tanh(x)` per lane, within 5 units in the last place.
+        fn tanh(x: Self::V) -> Self::V { math::tanh::<Self>(x) }
+        /// `1 / (1 + e^-x)` per lane.
+        fn sigmoid(x: Self::V) -> Self::V {
             let one = Self::splat(1.0);
             Self::div(one, Self::add(one, Self::exp(Self::sub(Self::splat(0.0), x))))
         }
     }
 }
 
-/// A number format that vectors are loaded from and stored to.
-pub(crate) trait Stored: bytemuck::Pod + Send + Sync + std::fmt::Debug {
+/// The most lanes of any instruction set.
+pub(crate) const MOST_LANES: usize = 16;
+
+/// A number format that vectors are loaded from.
+///
+/// # Safety
+/// Of every unsafe function: as [`Simd`].
+pub(crate) trait Loaded: Element {
+    /// Vectors of each row that [`Loaded::transpose`] takes.
+    const TRANSPOSED: usize;
+
     /// Exactly.
     fn wide(self) -> f32;
-    /// Rounded to nearest even.
-    fn narrow(x: f32) -> Self;
-    /// # Safety
-    /// As [`Simd`], of all four.
     unsafe fn load<S: Simd>(from: *const Self) -> S::V;
-    /// # Safety
-    /// See above.
-    unsafe fn store<S: Simd>(to: *mut Self, v: S::V);
-    /// # Safety
-    /// See above.
-    unsafe fn load_partial<S: Simd>(from: *const Self, n: usize) -> S::V;
-    /// # Safety
-    /// See above.
-    unsafe fn store_partial<S: Simd>(to: *mut Self, v: S::V, n: usize);
-    /// Vectors of each row that [`Stored::transpose`] takes.
-    const TRANSPOSED: usize;
     /// As [`Simd::transpose_f32`], for `TRANSPOSED * LANES` values of each row, widened.
-    ///
-    /// # Safety
-    /// See above.
     unsafe fn transpose<S: Simd>(from: *const Self, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
+
+    inlined! {
+        /// As [`Simd::load_partial`].
+        fn load_partial<S: Simd>(from: *const Self, n: usize) -> S::V {
+            let mut lanes = [Self::zeroed(); MOST_LANES];
+            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n);
+            Self::load::<S>(lanes.as_ptr())
+        }
+        /// The first `lanes` lanes, all of them or fewer; the others are 0.
+        fn load_lanes<S: Simd>(from: *const Self, lanes: usize) -> S::V {
+            if lanes == S::LANES { Self::load::<S>(from) } else { Self::load_partial::<S>(from, lanes) }
+        }
+    }
 }
 
-// SAFETY of the blocks below: the caller's contract.
-impl Stored for f32 {
+/// A number format that vectors are stored to as well.
+///
+/// # Safety
+/// As [`Loaded`].
+pub(crate) trait Stored: Loaded {
+    /// Rounded to nearest even.
+    fn narrow(x: f32) -> Self;
+    unsafe fn store<S: Simd>(to: *mut Self, v: S::V);
+
+    inlined! {
+        /// As [`Simd::store_partial`].
+        fn store_partial<S: Simd>(to: *mut Self, v: S::V, n: usize) {
+            let mut lanes = [Self::zeroed(); MOST_LANES];
+            Self::store::<S>(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
+        }
+        /// The first `lanes` lanes, all of them or fewer.
+        fn store_lanes<S: Simd>(to: *mut Self, v: S::V, lanes: usize) {
+            if lanes == S::LANES { Self::store::<S>(to, v) } else { Self::store_partial::<S>(to, v, lanes) }
+        }
+    }
+}
+
+impl Loaded for f32 {
     const TRANSPOSED: usize = 1;
 
     #[inline(always)]
     fn wide(self) -> f32 {
         self
     }
+    inlined! {
+        fn load<S: Simd>(from: *const f32) -> S::V { S::load(from) }
+        fn load_partial<S: Simd>(from: *const f32, n: usize) -> S::V { S::load_partial(from, n) }
+        fn transpose<S: Simd>(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+            S::transpose_f32(from, stride, last_row, to, to_stride)
+        }
+    }
+}
+
+impl Stored for f32 {
     #[inline(always)]
     fn narrow(x: f32) -> f32 {
         x
     }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const f32) -> S::V {
-        unsafe { S::load(from) }
-    }
-    #[inline(always)]
-    unsafe fn store<S: Simd>(to: *mut f32, v: S::V) {
-        unsafe { S::store(to, v) }
-    }
-    #[inline(always)]
-    unsafe fn load_partial<S: Simd>(from: *const f32, n: usize) -> S::V {
-        unsafe { S::load_partial(from, n) }
-    }
-    #[inline(always)]
-    unsafe fn store_partial<S: Simd>(to: *mut f32, v: S::V, n: usize) {
-        unsafe { S::store_partial(to, v, n) }
-    }
-    #[inline(always)]
-    unsafe fn transpose<S: Simd>(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
-        unsafe { S::transpose_f32(from, stride, last_row, to, to_stride) }
+    inlined! {
+        fn store<S: Simd>(to: *mut f32, v: S::V) { S::store(to, v) }
+        fn store_partial<S: Simd>(to: *mut f32, v: S::V, n: usize) { S::store_partial(to, v, n) }
     }
 }
 
-/// The most lanes of any instruction set.
-pub(crate) const MOST_LANES: usize = 16;
-
-// SAFETY of the blocks below: the caller's contract; the arrays hold the lanes of every instruction set.
-impl Stored for half::bf16 {
+impl Loaded for bf16 {
     const TRANSPOSED: usize = 2;
 
     #[inline(always)]
     fn wide(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
-    #[inline(always)]
-    fn narrow(x: f32) -> half::bf16 {
-        half::bf16::from_f32(x)
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(from: *const half::bf16) -> S::V {
-        unsafe { S::load_bf16(from) }
-    }
-    #[inline(always)]
-    unsafe fn store<S: Simd>(to: *mut half::bf16, v: S::V) {
-        unsafe { S::store_bf16(to, v) }
-    }
-    #[inline(always)]
-    unsafe fn load_partial<S: Simd>(from: *const half::bf16, n: usize) -> S::V {
-        let mut lanes = [half::bf16::ZERO; MOST_LANES];
-        unsafe {
-            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n);
-            S::load_bf16(lanes.as_ptr())
+    inlined! {
+        fn load<S: Simd>(from: *const bf16) -> S::V { S::load_bf16(from) }
+        fn transpose<S: Simd>(from: *const bf16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+            S::transpose_bf16(from, stride, last_row, to, to_stride)
         }
     }
+}
+
+impl Stored for bf16 {
     #[inline(always)]
-    unsafe fn store_partial<S: Simd>(to: *mut half::bf16, v: S::V, n: usize) {
-        let mut lanes = [half::bf16::ZERO; MOST_LANES];
-        unsafe {
-            S::store_bf16(lanes.as_mut_ptr(), v);
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
-        }
+    fn narrow(x: f32) -> bf16 {
+        bf16::from_f32(x)
     }
+    inlined! {
+        fn store<S: Simd>(to: *mut bf16, v: S::V) { S::store_bf16(to, v) }
+    }
+}
+
+impl Loaded for f16 {
+    const TRANSPOSED: usize = 2;
+
     #[inline(always)]
-    unsafe fn transpose<S: Simd>(
-        from: *const half::bf16,
-        stride: usize,
-        last_row: usize,
-        to: *mut f32,
-        to_stride: usize,
-    ) {
-        unsafe { S::transpose_bf16(from, stride, last_row, to, to_stride) }
+    fn wide(self) -> f32 {
+        self.to_f32()
+    }
+    inlined! {
+        fn load<S: Simd>(from: *const f16) -> S::V { S::load_f16(from) }
+        fn transpose<S: Simd>(from: *const f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
+            S::transpose_f16(from, stride, last_row, to, to_stride)
+        }
     }
 }
 

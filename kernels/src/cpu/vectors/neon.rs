@@ -25,56 +25,26 @@ pub unsafe fn run<T: VectorTask>(task: T) -> T::Output {
     unsafe { task.run::<Neon>() }
 }
 
-/// Column `j` of a block of 4 rows of 4 words, for j in order.
-#[inline(always)]
-unsafe fn transposed_words<T>(from: *const T, stride: usize, last_row: usize) -> [float32x4_t; 4] {
-    // SAFETY: the caller's rows hold 4 words each; the instruction set by the trait's contract.
-    unsafe {
-        let mut rows = [vdupq_n_f32(0.0); 4];
-        for i in 0..4 {
-            rows[i] = vld1q_f32(from.add(i.min(last_row) * stride).cast());
-        }
-        let (low02, high02) = (vzip1q_f32(rows[0], rows[2]), vzip2q_f32(rows[0], rows[2]));
-        let (low13, high13) = (vzip1q_f32(rows[1], rows[3]), vzip2q_f32(rows[1], rows[3]));
-        [vzip1q_f32(low02, low13), vzip2q_f32(low02, low13), vzip1q_f32(high02, high13), vzip2q_f32(high02, high13)]
-    }
-}
-
-// SAFETY of the blocks below: the instruction set and the pointers are valid, by the trait's contract.
 impl Simd for Neon {
     const LANES: usize = 4;
     const REGISTERS: usize = 32;
     type V = float32x4_t;
+    type Columns = [float32x4_t; 4];
 
-    #[inline(always)]
-    unsafe fn apart<T: VectorTask>(task: T) -> T::Output {
-        unsafe { run_apart(task) }
-    }
-    // The intrinsic for prefetches is not stable. The instruction changes nothing and faults at no address.
-    #[inline(always)]
-    unsafe fn prefetch<T>(at: *const T) {
-        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags)) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch_far<T>(at: *const T) {
-        unsafe { asm!("prfm pldl2keep, [{}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags)) }
-    }
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> float32x4_t {
-        unsafe { vdupq_n_f32(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> float32x4_t {
-        unsafe { vld1q_f32(from) }
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, v: float32x4_t) {
-        unsafe { vst1q_f32(to, v) }
-    }
-    // There are no masks. Lanes are moved in pieces: a copy of `n` floats would call `memcpy`.
-    #[inline(always)]
-    unsafe fn load_partial(from: *const f32, n: usize) -> float32x4_t {
-        unsafe {
+    inlined! {
+        fn apart<T: VectorTask>(task: T) -> T::Output { run_apart(task) }
+        // The intrinsic for prefetches is not stable. The instruction changes nothing and faults at no address.
+        fn prefetch<T>(at: *const T) {
+            asm!("prfm pldl1keep, [{}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags))
+        }
+        fn prefetch_far<T>(at: *const T) {
+            asm!("prfm pldl2keep, [{}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags))
+        }
+        fn splat(x: f32) -> float32x4_t { vdupq_n_f32(x) }
+        fn load(from: *const f32) -> float32x4_t { vld1q_f32(from) }
+        fn store(to: *mut f32, v: float32x4_t) { vst1q_f32(to, v) }
+        // There are no masks. Lanes are moved in pieces: a copy of `n` floats would call `memcpy`.
+        fn load_partial(from: *const f32, n: usize) -> float32x4_t {
             match n {
                 0 => vdupq_n_f32(0.0),
                 1 => vld1q_lane_f32(from, vdupq_n_f32(0.0), 0),
@@ -83,10 +53,7 @@ impl Simd for Neon {
                 _ => vld1q_f32(from),
             }
         }
-    }
-    #[inline(always)]
-    unsafe fn store_partial(to: *mut f32, v: float32x4_t, n: usize) {
-        unsafe {
+        fn store_partial(to: *mut f32, v: float32x4_t, n: usize) {
             match n {
                 0 => {}
                 1 => vst1q_lane_f32(to, v, 0),
@@ -98,66 +65,26 @@ impl Simd for Neon {
                 _ => vst1q_f32(to, v),
             }
         }
-    }
-    #[inline(always)]
-    unsafe fn load_bf16(from: *const bf16) -> float32x4_t {
-        unsafe { vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(from.cast()), 16)) }
-    }
-    #[inline(always)]
-    unsafe fn store_bf16(to: *mut bf16, v: float32x4_t) {
-        unsafe { vst1_u16(to.cast(), vshrn_n_u32(vreinterpretq_u32_f32(Self::round_to_bf16(v)), 16)) }
-    }
-    #[inline(always)]
-    unsafe fn load_f16(from: *const f16) -> float32x4_t {
-        unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from.cast()))) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vaddq_f32(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vsubq_f32(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vmulq_f32(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vdivq_f32(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sqrt(a: float32x4_t) -> float32x4_t {
-        unsafe { vsqrtq_f32(a) }
-    }
-    #[inline(always)]
-    unsafe fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
-        unsafe { vfmaq_f32(c, a, b) }
-    }
-    // Not `vmaxq_f32` and `vminq_f32`, which give NaN where either operand is.
-    #[inline(always)]
-    unsafe fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vbslq_f32(vcgtq_f32(a, b), a, b) }
-    }
-    #[inline(always)]
-    unsafe fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t {
-        unsafe { vbslq_f32(vcltq_f32(a, b), a, b) }
-    }
-    #[inline(always)]
-    unsafe fn round(a: float32x4_t) -> float32x4_t {
-        unsafe { vrndnq_f32(a) }
-    }
-    #[inline(always)]
-    unsafe fn scale_by_power_of_two(a: float32x4_t, n: float32x4_t) -> float32x4_t {
-        unsafe {
+        fn load_bf16(from: *const bf16) -> float32x4_t { vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(from.cast()), 16)) }
+        fn store_bf16(to: *mut bf16, v: float32x4_t) {
+            vst1_u16(to.cast(), vshrn_n_u32(vreinterpretq_u32_f32(Self::round_to_bf16(v)), 16))
+        }
+        fn load_f16(from: *const f16) -> float32x4_t { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from.cast()))) }
+        fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t { vaddq_f32(a, b) }
+        fn sub(a: float32x4_t, b: float32x4_t) -> float32x4_t { vsubq_f32(a, b) }
+        fn mul(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmulq_f32(a, b) }
+        fn div(a: float32x4_t, b: float32x4_t) -> float32x4_t { vdivq_f32(a, b) }
+        fn sqrt(a: float32x4_t) -> float32x4_t { vsqrtq_f32(a) }
+        fn fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t { vfmaq_f32(c, a, b) }
+        // Not `vmaxq_f32` and `vminq_f32`, which give NaN where either operand is.
+        fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t { vbslq_f32(vcgtq_f32(a, b), a, b) }
+        fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t { vbslq_f32(vcltq_f32(a, b), a, b) }
+        fn round(a: float32x4_t) -> float32x4_t { vrndnq_f32(a) }
+        fn scale_by_power_of_two(a: float32x4_t, n: float32x4_t) -> float32x4_t {
             let biased = vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127));
             vmulq_f32(a, vreinterpretq_f32_s32(vshlq_n_s32(biased, 23)))
         }
-    }
-    #[inline(always)]
-    unsafe fn round_to_bf16(a: float32x4_t) -> float32x4_t {
-        unsafe {
+        fn round_to_bf16(a: float32x4_t) -> float32x4_t {
             let bits = vreinterpretq_u32_f32(a);
             let odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
             let rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
@@ -166,44 +93,26 @@ impl Simd for Neon {
             let quiet = vorrq_u32(bits, vdupq_n_u32(0x0040_0000));
             vreinterpretq_f32_u32(vbslq_u32(vceqq_f32(a, a), cut, quiet))
         }
-    }
-    #[inline(always)]
-    unsafe fn reduce_add(a: float32x4_t) -> f32 {
-        unsafe { vaddv_f32(vadd_f32(vget_low_f32(a), vget_high_f32(a))) }
-    }
-    #[inline(always)]
-    unsafe fn reduce_max(a: float32x4_t) -> f32 {
-        unsafe { vmaxnmvq_f32(a) }
-    }
-    #[inline(always)]
-    unsafe fn transpose_f32(from: *const f32, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
-        unsafe {
-            for (j, column) in transposed_words(from, stride, last_row).into_iter().enumerate() {
-                Self::store(to.add(j * to_stride), column);
+        fn reduce_add(a: float32x4_t) -> f32 { vaddv_f32(vadd_f32(vget_low_f32(a), vget_high_f32(a))) }
+        fn reduce_max(a: float32x4_t) -> f32 { vmaxnmvq_f32(a) }
+        fn columns<T>(from: *const T, stride: usize, last_row: usize) -> Self::Columns {
+            let mut rows = [vdupq_n_f32(0.0); 4];
+            for i in 0..4 {
+                rows[i] = vld1q_f32(from.add(i.min(last_row) * stride).cast());
             }
+            let (low02, high02) = (vzip1q_f32(rows[0], rows[2]), vzip2q_f32(rows[0], rows[2]));
+            let (low13, high13) = (vzip1q_f32(rows[1], rows[3]), vzip2q_f32(rows[1], rows[3]));
+            [vzip1q_f32(low02, low13), vzip2q_f32(low02, low13), vzip1q_f32(high02, high13), vzip2q_f32(high02, high13)]
         }
-    }
-    #[inline(always)]
-    unsafe fn transpose_bf16(from: *const bf16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
-        unsafe {
-            for (j, pairs) in transposed_words(from, stride, last_row).into_iter().enumerate() {
-                let pairs = vreinterpretq_u32_f32(pairs);
-                let even = vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16));
-                let odd = vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff_0000)));
-                Self::store(to.add(2 * j * to_stride), even);
-                Self::store(to.add((2 * j + 1) * to_stride), odd);
-            }
+        fn halves_of_bf16(words: float32x4_t) -> [float32x4_t; 2] {
+            let words = vreinterpretq_u32_f32(words);
+            let odd = vandq_u32(words, vdupq_n_u32(0xffff_0000));
+            [vreinterpretq_f32_u32(vshlq_n_u32(words, 16)), vreinterpretq_f32_u32(odd)]
         }
-    }
-    #[inline(always)]
-    unsafe fn transpose_f16(from: *const f16, stride: usize, last_row: usize, to: *mut f32, to_stride: usize) {
-        unsafe {
-            for (j, pairs) in transposed_words(from, stride, last_row).into_iter().enumerate() {
-                let pairs = vreinterpretq_u32_f32(pairs);
-                let (even, odd) = (vmovn_u32(pairs), vshrn_n_u32(pairs, 16));
-                Self::store(to.add(2 * j * to_stride), vcvt_f32_f16(vreinterpret_f16_u16(even)));
-                Self::store(to.add((2 * j + 1) * to_stride), vcvt_f32_f16(vreinterpret_f16_u16(odd)));
-            }
+        fn halves_of_f16(words: float32x4_t) -> [float32x4_t; 2] {
+            let words = vreinterpretq_u32_f32(words);
+            let (even, odd) = (vmovn_u32(words), vshrn_n_u32(words, 16));
+            [vcvt_f32_f16(vreinterpret_f16_u16(even)), vcvt_f32_f16(vreinterpret_f16_u16(odd))]
         }
     }
 }

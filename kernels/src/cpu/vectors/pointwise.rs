@@ -1,6 +1,6 @@
 //! Functions of single elements: written for one vector, walked over slices, split over threads.
 
-use super::{Simd, Stored, VectorTask};
+use super::{Loaded, Simd, Stored, VectorTask};
 use crate::cpu::Cpu;
 use crate::cpu::threads::blocks::BLOCK;
 
@@ -27,7 +27,7 @@ pub(crate) struct Map<'a, F, X, Y, const IN: usize, const OUT: usize> {
 impl<F, X, Y, const IN: usize, const OUT: usize> VectorTask for Map<'_, F, X, Y, IN, OUT>
 where
     F: Pointwise<IN, OUT>,
-    X: Stored,
+    X: Loaded,
     Y: Stored,
 {
     type Output = ();
@@ -46,44 +46,47 @@ where
         assert!(same, "operands of one function have one length");
         let x = x.map(<[X]>::as_ptr);
         let y = y.map(<[Y]>::as_mut_ptr);
-        let mut at = 0;
         // SAFETY: every slice has n elements, and `at + lanes <= n`. The outputs are exclusive borrows, so they overlap
         // nothing.
         unsafe {
-            while at + S::LANES <= n {
-                let mut values = [S::splat(0.0); IN];
-                for j in 0..IN {
-                    values[j] = X::load::<S>(x[j].add(at));
-                }
-                let mut previous = [S::splat(0.0); OUT];
-                if F::IN_PLACE {
-                    for j in 0..OUT {
-                        previous[j] = Y::load::<S>(y[j].add(at));
-                    }
-                }
-                let results = f.apply::<S>(values, previous);
-                for j in 0..OUT {
-                    Y::store::<S>(y[j].add(at), results[j]);
-                }
-                at += S::LANES;
+            let whole = n / S::LANES * S::LANES;
+            for at in (0..whole).step_by(S::LANES) {
+                apply_at::<S, F, X, Y, IN, OUT>(f, x, y, at, S::LANES);
             }
-            let rest = n - at;
-            if rest > 0 {
-                let mut values = [S::splat(0.0); IN];
-                for j in 0..IN {
-                    values[j] = X::load_partial::<S>(x[j].add(at), rest);
-                }
-                let mut previous = [S::splat(0.0); OUT];
-                if F::IN_PLACE {
-                    for j in 0..OUT {
-                        previous[j] = Y::load_partial::<S>(y[j].add(at), rest);
-                    }
-                }
-                let results = f.apply::<S>(values, previous);
-                for j in 0..OUT {
-                    Y::store_partial::<S>(y[j].add(at), results[j], rest);
-                }
+            if whole < n {
+                apply_at::<S, F, X, Y, IN, OUT>(f, x, y, whole, n - whole);
             }
+        }
+    }
+}
+
+/// `f` of the `lanes` elements from `at` on.
+///
+/// # Safety
+/// As [`Simd`]; the operands hold these elements.
+#[inline(always)]
+unsafe fn apply_at<S: Simd, F: Pointwise<IN, OUT>, X: Loaded, Y: Stored, const IN: usize, const OUT: usize>(
+    f: &F,
+    x: [*const X; IN],
+    y: [*mut Y; OUT],
+    at: usize,
+    lanes: usize,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut values = [S::splat(0.0); IN];
+        for j in 0..IN {
+            values[j] = X::load_lanes::<S>(x[j].add(at), lanes);
+        }
+        let mut previous = [S::splat(0.0); OUT];
+        if F::IN_PLACE {
+            for j in 0..OUT {
+                previous[j] = Y::load_lanes::<S>(y[j].add(at), lanes);
+            }
+        }
+        let results = f.apply::<S>(values, previous);
+        for j in 0..OUT {
+            Y::store_lanes::<S>(y[j].add(at), results[j], lanes);
         }
     }
 }
@@ -93,7 +96,7 @@ impl Cpu {
     pub(crate) fn pointwise<F, X, Y, const IN: usize, const OUT: usize>(&self, f: &F, x: [&[X]; IN], y: [&mut [Y]; OUT])
     where
         F: Pointwise<IN, OUT>,
-        X: Stored,
+        X: Loaded,
         Y: Stored,
     {
         let blocks = y[0].len().div_ceil(BLOCK);

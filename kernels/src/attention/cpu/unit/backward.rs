@@ -15,7 +15,7 @@ use crate::cpu::unit::Unit;
 use crate::cpu::unit::block_sum::{self, STEP_BYTES, STEP_DEPTH};
 use crate::cpu::unit::pack::{Role, interleaved, transposed};
 use crate::cpu::unit::vector::{exp, lanes, rounded};
-use crate::cpu::vectors::convert::Narrow;
+use crate::cpu::vectors::convert::Convert;
 use crate::{Device, Result};
 use half::bf16;
 use std::arch::x86_64::*;
@@ -107,7 +107,7 @@ pub(in crate::attention::cpu) fn backward(
                 sum.iter_mut().for_each(|sum| *sum *= scale);
                 // SAFETY: segments share no rows, so each position and key-value head belongs to one task.
                 let to = unsafe { dqkv.slice(row + first..row + first + head_dim) };
-                cpu.isa().dispatch(Narrow { from: sum, to });
+                cpu.isa().dispatch(Convert { from: sum, to });
             }
         }
     })

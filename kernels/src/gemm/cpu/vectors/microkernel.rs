@@ -5,7 +5,7 @@
 //! on cores that start about as many of the one as of the other. Fewer rows at the lower edge take a smaller tile with the same
 //! arithmetic per element.
 
-use crate::cpu::vectors::{Simd, VectorTask};
+use crate::cpu::vectors::{Loaded, Simd, Stored, VectorTask};
 
 /// Vectors in a full tile's row.
 pub(super) const TILE_VECTORS: usize = 2;
@@ -68,22 +68,22 @@ pub(super) unsafe fn run<S: Simd>(rows: usize, left: LeftTile, right: RightPanel
     // SAFETY: the caller's contract.
     unsafe {
         match left {
-            LeftTile::Rows { at, stride } => {
-                let left = LeftRows { at, stride };
-                if store.cols > S::LANES {
-                    run_height::<S, _, TILE_VECTORS>(rows, left, right, depth, store);
-                } else {
-                    run_height::<S, _, 1>(rows, left, right, depth, store);
-                }
-            }
+            LeftTile::Rows { at, stride } => run_width::<S, _>(rows, LeftRows { at, stride }, right, depth, store),
             LeftTile::Columns { at, stride } => {
-                let left = LeftColumns { at, stride };
-                if store.cols > S::LANES {
-                    run_height::<S, _, TILE_VECTORS>(rows, left, right, depth, store);
-                } else {
-                    run_height::<S, _, 1>(rows, left, right, depth, store);
-                }
+                run_width::<S, _>(rows, LeftColumns { at, stride }, right, depth, store)
             }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn run_width<S: Simd, L: LeftOperand>(rows: usize, left: L, right: RightPanel, depth: usize, store: Store) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if store.cols > S::LANES {
+            run_height::<S, _, TILE_VECTORS>(rows, left, right, depth, store);
+        } else {
+            run_height::<S, _, 1>(rows, left, right, depth, store);
         }
     }
 }
@@ -287,30 +287,18 @@ unsafe fn put<S: Simd, const MR: usize, const NV: usize>(sums: [[S::V; NV]; MR],
                 let output = output_row.wrapping_add(j * S::LANES);
                 let mut sum = sums[i][j];
                 if !store.first {
-                    sum = S::add(load_lanes::<S>(partial, lanes[j]), sum);
+                    sum = S::add(f32::load_lanes::<S>(partial, lanes[j]), sum);
                 }
                 if !store.last {
-                    store_lanes::<S>(partial, sum, lanes[j]);
+                    f32::store_lanes::<S>(partial, sum, lanes[j]);
                 } else if store.add {
-                    store_lanes::<S>(output, S::fma(alpha, sum, load_lanes::<S>(output, lanes[j])), lanes[j]);
+                    f32::store_lanes::<S>(output, S::fma(alpha, sum, f32::load_lanes::<S>(output, lanes[j])), lanes[j]);
                 } else {
-                    store_lanes::<S>(output, S::mul(alpha, sum), lanes[j]);
+                    f32::store_lanes::<S>(output, S::mul(alpha, sum), lanes[j]);
                 }
             }
             partial_row = partial_row.wrapping_add(store.partial_stride);
             output_row = output_row.wrapping_add(store.output_stride);
         }
     }
-}
-
-#[inline(always)]
-unsafe fn load_lanes<S: Simd>(from: *const f32, lanes: usize) -> S::V {
-    // SAFETY: the caller's contract.
-    unsafe { if lanes == S::LANES { S::load(from) } else { S::load_partial(from, lanes) } }
-}
-
-#[inline(always)]
-unsafe fn store_lanes<S: Simd>(to: *mut f32, v: S::V, lanes: usize) {
-    // SAFETY: the caller's contract.
-    unsafe { if lanes == S::LANES { S::store(to, v) } else { S::store_partial(to, v, lanes) } }
 }

@@ -2,7 +2,7 @@
 
 use super::microkernel::TILE_VECTORS;
 use crate::Precision;
-use crate::cpu::vectors::Simd;
+use crate::cpu::vectors::{Loaded, Simd};
 use crate::gemm::cpu::{Order, Right, Values};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -91,47 +91,9 @@ pub(super) fn copied_stride(depth: usize) -> usize {
     16 * (depth.div_ceil(16) | 1)
 }
 
-/// A format that weights are stored in.
-trait Stored: Copy {
-    /// Depth of the block that `transpose` takes, in vectors.
-    const BLOCK: usize;
-    fn widen(self) -> f32;
-    /// # Safety
-    /// As [`Simd`].
-    unsafe fn load<S: Simd>(from: *const Self) -> S::V;
-    /// # Safety
-    /// As [`Simd::transpose_f32`].
-    unsafe fn transpose<S: Simd>(from: *const Self, stride: usize, last_row: usize, to: *mut f32, to_stride: usize);
-}
-
-macro_rules! stored {
-    ($t:ty, $block:literal, $widen:expr, $load:ident, $transpose:ident) => {
-        impl Stored for $t {
-            const BLOCK: usize = $block;
-            #[inline(always)]
-            fn widen(self) -> f32 {
-                $widen(self)
-            }
-            #[inline(always)]
-            unsafe fn load<S: Simd>(from: *const $t) -> S::V {
-                // SAFETY: the caller's contract.
-                unsafe { S::$load(from) }
-            }
-            #[inline(always)]
-            unsafe fn transpose<S: Simd>(from: *const $t, stride: usize, last: usize, to: *mut f32, to_stride: usize) {
-                // SAFETY: the caller's contract.
-                unsafe { S::$transpose(from, stride, last, to, to_stride) }
-            }
-        }
-    };
-}
-stored!(f32, 1, |x| x, load, transpose_f32);
-stored!(f16, 2, f16::to_f32, load_f16, transpose_f16);
-stored!(bf16, 2, bf16::to_f32, load_bf16, transpose_bf16);
-
 /// From `[depth, all_cols]`: row after row, so that memory is read in its order.
 #[inline(always)]
-unsafe fn copied<S: Simd, T: Stored>(
+unsafe fn copied<S: Simd, T: Loaded>(
     w: &[T],
     all_cols: usize,
     depth: Range<usize>,
@@ -152,7 +114,7 @@ unsafe fn copied<S: Simd, T: Stored>(
                     }
                 } else {
                     for j in 0..used {
-                        *to.add(j) = (*from.add(j)).widen();
+                        *to.add(j) = (*from.add(j)).wide();
                     }
                 }
             }
@@ -162,14 +124,14 @@ unsafe fn copied<S: Simd, T: Stored>(
 
 /// From `[cols, all_depth]`: LANES columns at a time.
 #[inline(always)]
-unsafe fn transposed<S: Simd, T: Stored>(
+unsafe fn transposed<S: Simd, T: Loaded>(
     w: &[T],
     all_depth: usize,
     depth: Range<usize>,
     cols: Range<usize>,
     panels: *mut f32,
 ) {
-    let step = T::BLOCK * S::LANES;
+    let step = T::TRANSPOSED * S::LANES;
     let whole = depth.len() / step * step;
     for first in (0..cols.len()).step_by(S::LANES) {
         let panel = first / panel_cols::<S>() * panel_cols::<S>();
@@ -185,7 +147,7 @@ unsafe fn transposed<S: Simd, T: Stored>(
             }
             for i in 0..=last {
                 for p in whole..depth.len() {
-                    *to.add(p * width + i) = (*from.add(i * all_depth + p)).widen();
+                    *to.add(p * width + i) = (*from.add(i * all_depth + p)).wide();
                 }
             }
         }
