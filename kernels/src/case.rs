@@ -7,8 +7,8 @@
 pub(crate) mod gradient;
 pub(crate) mod operands;
 
-use crate::cpu::Isa;
-use crate::{Device, Precision, Result};
+use crate::device::{WeightBuffer, WeightDtype};
+use crate::{Device, FloatBuffer, FloatDtype, Precision, Result};
 use half::{bf16, f16};
 
 /// A kernel at one shape.
@@ -80,13 +80,13 @@ impl Comparison {
 ///
 /// # Panics
 /// With the list of everything that failed. If there is nothing to check, too: a test that checks nothing must not pass.
-pub fn check_all(cases: &[Case]) {
+#[cfg(test)]
+pub(crate) fn check_all(cases: &[Case]) {
     let mut compared = 0;
     let mut failures = Vec::new();
-    for isa in Isa::available() {
+    for isa in crate::cpu::Isa::available() {
         let device = Device::cpu_with(Some(2), isa).expect("two threads can be started");
         for case in cases {
-            #[cfg(test)]
             if isa.is_emulated() && case.flops > MOST_EMULATED {
                 println!("{} {}: too large for the emulated {}", case.kernel, case.shape, isa.name());
                 continue;
@@ -119,7 +119,7 @@ pub fn check_all(cases: &[Case]) {
 const MOST_EMULATED: f64 = 3e7;
 
 /// Largest absolute difference; infinite where one is NaN or the lengths differ.
-pub fn max_error(got: &[f32], exact: &[f64]) -> f64 {
+pub(crate) fn max_error(got: &[f32], exact: &[f64]) -> f64 {
     if got.len() != exact.len() {
         return f64::INFINITY;
     }
@@ -173,6 +173,62 @@ impl Inputs {
     pub fn normal_f16(&mut self, n: usize, scale: f32) -> Vec<f16> {
         self.normal(n, scale).into_iter().map(f16::from_f32).collect()
     }
+
+    /// Weights as [`Inputs::normal`] in a format: as a kernel reads them, and on the device.
+    pub(crate) fn weights(
+        &mut self,
+        device: &Device,
+        dtype: WeightDtype,
+        n: usize,
+        scale: f32,
+    ) -> Result<(Vec<f32>, WeightBuffer)> {
+        Ok(match dtype {
+            WeightDtype::F32 => {
+                let values = self.normal(n, scale);
+                let buffer = device.upload("case", &values)?;
+                (values, WeightBuffer::F32(buffer))
+            }
+            WeightDtype::F16 => {
+                let values = self.normal_f16(n, scale);
+                (values.iter().map(|x| x.to_f32()).collect(), WeightBuffer::F16(device.upload("case", &values)?))
+            }
+            WeightDtype::Bf16 => {
+                let values = self.normal_bf16(n, scale);
+                (values.iter().map(|x| x.to_f32()).collect(), WeightBuffer::Bf16(device.upload("case", &values)?))
+            }
+        })
+    }
+}
+
+/// Values on the device, rounded to a format: [`FloatBuffer::download`] gives what a kernel reads.
+pub(crate) fn float(device: &Device, dtype: FloatDtype, values: &[f32]) -> Result<FloatBuffer> {
+    Ok(match dtype {
+        FloatDtype::F32 => device.upload("case", values)?.into(),
+        FloatDtype::Bf16 => {
+            let values: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+            device.upload("case", &values)?.into()
+        }
+    })
+}
+
+/// Half a unit in the last of the eight places of bf16 of the largest value.
+pub(crate) fn half_ulp_of_bf16(exact: &[f64]) -> f64 {
+    exact.iter().fold(0.0f64, |largest, x| largest.max(x.abs())) / 256.0
+}
+
+/// Which pass of a kernel a case runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Shapes of real models, which are timed, and odd ones for the tests alone; with each whether it is timed.
+pub(crate) fn shapes<S>(
+    timed: impl IntoIterator<Item = S>,
+    odd: impl IntoIterator<Item = S>,
+) -> impl Iterator<Item = (S, bool)> {
+    timed.into_iter().map(|shape| (shape, true)).chain(odd.into_iter().map(|shape| (shape, false)))
 }
 
 fn mix(mut z: u64) -> u64 {

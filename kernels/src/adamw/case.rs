@@ -1,10 +1,10 @@
 //! Shapes: adapter matrices of rank 16 and half of SmolLM2-135M's adapters at once, timed; odd lengths for the tests.
 
 use super::{Numbers, Tensor, Update, reference};
-use crate::case::operands::{Kernel, Label, Operands};
-use crate::case::{Case, Inputs};
+use crate::case::operands::{Kernel, Label, Operands, Views};
+use crate::case::{Case, Inputs, shapes};
 use crate::real::Real;
-use crate::{Device, IndexSlice, Result, Slice, SliceMut};
+use crate::{Device, Result};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -14,10 +14,8 @@ pub(super) struct Shape {
 }
 
 pub fn cases() -> Vec<Case> {
-    let timed = [16 * 1536, 2_442_240].map(|len| (len, true));
-    let odd = [0, 1, 15, 16, 33, 1001].map(|len| (len, false));
     let mut cases = Vec::new();
-    for (len, timed) in timed.into_iter().chain(odd) {
+    for (len, timed) in shapes([16 * 1536, 2_442_240], [0, 1, 15, 16, 33, 1001]) {
         for (step, beta1) in if timed { vec![(10, 0.9)] } else { vec![(1, 0.9), (1000, 0.9), (3, 0.3)] } {
             let shape = format!("[{len}] step {step} beta1 {beta1}");
             let (flops, bytes) = (15.0 * len as f64, 28.0 * len as f64);
@@ -57,9 +55,7 @@ impl Kernel<0, 1, 3> for Shape {
     fn call(
         &self,
         device: &Device,
-        _: [IndexSlice<'_>; 0],
-        [grad]: [Slice<'_, f32>; 1],
-        [param, exp_avg, exp_avg_sq]: [SliceMut<'_, f32>; 3],
+        Views { x: [grad], y: [param, exp_avg, exp_avg_sq], .. }: Views<'_, 0, 1, 3>,
     ) -> Result<()> {
         Update { numbers: self.numbers(), tensors: vec![Tensor { param, grad, exp_avg, exp_avg_sq }] }.run(device)
     }

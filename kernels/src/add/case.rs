@@ -1,10 +1,10 @@
 //! Shapes: the residual stream of SmolLM2-135M's size, timed; odd ones around the vectors, for the tests.
 
 use super::{Add, reference};
-use crate::case::operands::{Kernel, Label, Operands};
-use crate::case::{Case, Inputs};
+use crate::case::operands::{Kernel, Label, Operands, Views};
+use crate::case::{Case, Inputs, shapes};
 use crate::real::Real;
-use crate::{Device, IndexSlice, Result, Slice, SliceMut};
+use crate::{Device, Result};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AddShape {
@@ -12,10 +12,8 @@ pub(super) struct AddShape {
 }
 
 pub fn cases() -> Vec<Case> {
-    let timed = [[2048, 576]].map(|shape| (shape, true));
-    let odd = [[0, 3], [1, 1], [3, 31], [5, 33], [7, 1023], [301, 129]].map(|shape| (shape, false));
     let mut cases = Vec::new();
-    for ([rows, cols], timed) in timed.into_iter().chain(odd) {
+    for ([rows, cols], timed) in shapes([[2048, 576]], [[0, 3], [1, 1], [3, 31], [5, 33], [7, 1023], [301, 129]]) {
         let len = rows * cols;
         let (kernel, shape) = ("add", format!("[{len}]"));
         cases.push(Label { kernel, shape, flops: len as f64, bytes: 12.0 * len as f64, timed }.case(AddShape { len }));
@@ -31,13 +29,7 @@ impl Kernel<0, 1, 1> for AddShape {
         Operands { ids: [], x: [inputs.normal(self.len, 1.0)], y: [inputs.normal(self.len, 1.0)] }
     }
 
-    fn call(
-        &self,
-        device: &Device,
-        _: [IndexSlice<'_>; 0],
-        [x]: [Slice<'_, f32>; 1],
-        [y]: [SliceMut<'_, f32>; 1],
-    ) -> Result<()> {
+    fn call(&self, device: &Device, Views { x: [x], y: [y], .. }: Views<'_, 0, 1, 1>) -> Result<()> {
         Add { len: self.len, x: x.into(), y: y.into() }.run(device)
     }
 

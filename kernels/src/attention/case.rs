@@ -4,7 +4,7 @@
 use super::{
     BACKWARD_PRODUCTS, Backward, Decode, FORWARD_PRODUCTS, Forward, Geometry, Layout, Segment, operations, reference,
 };
-use crate::case::{Case, Comparison, Inputs, Prepared};
+use crate::case::{Case, Comparison, Direction, Inputs, Prepared, float, half_ulp_of_bf16};
 use crate::real::{Real, widen};
 use crate::{Buffer, Device, FloatBuffer, FloatDtype, Indices, Precision, Result};
 use half::bf16;
@@ -95,12 +95,6 @@ pub(super) fn tree(start: usize, prompt: usize, branches: &[usize]) -> Vec<Segme
     segments
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Forward,
-    Backward,
-}
-
 #[derive(Debug, Clone)]
 struct Shape {
     direction: Direction,
@@ -167,9 +161,7 @@ impl Tensors {
             d_o: inputs.normal(wide, 1.0),
         }
     }
-}
 
-impl Tensors {
     /// Queries, keys and values side by side, as the kernel reads them.
     pub fn qkv(&self, geometry: &Geometry) -> Vec<f32> {
         let (wide, narrow) =
@@ -198,22 +190,6 @@ pub(super) fn split(qkv: &[f32], geometry: &Geometry) -> [Vec<f32>; 3] {
         (geometry.num_attention_heads * geometry.head_dim, geometry.num_key_value_heads * geometry.head_dim);
     [0..wide, wide..wide + narrow, wide + narrow..wide + 2 * narrow]
         .map(|cols| qkv.chunks_exact(wide + 2 * narrow).flat_map(|row| row[cols.clone()].to_vec()).collect())
-}
-
-/// Values on the device in a format.
-pub(super) fn float(device: &Device, dtype: FloatDtype, values: &[f32]) -> Result<FloatBuffer> {
-    Ok(match dtype {
-        FloatDtype::F32 => device.upload("case", values)?.into(),
-        FloatDtype::Bf16 => {
-            let values: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
-            device.upload("case", &values)?.into()
-        }
-    })
-}
-
-/// Half a unit in the last of the eight places of bf16 of the largest value.
-fn half_ulp(exact: &[f64]) -> f64 {
-    exact.iter().fold(0.0f64, |largest, x| largest.max(x.abs())) / 256.0
 }
 
 struct Run {
@@ -279,7 +255,7 @@ impl Run {
             "dq" => difference * largest(k),
             _ => group * difference * largest(q),
         };
-        half_ulp(exact) + 2.0 * unit * sums
+        half_ulp_of_bf16(exact) + 2.0 * unit * sums
     }
 
     fn forward(&mut self) -> Result<()> {
@@ -474,7 +450,7 @@ impl Prepared for DecodeRun {
         let exact = self.reference::<f64>();
         let mut comparison = Comparison::with_naive("o", &self.o.download(), &exact, &self.reference::<f32>());
         if self.shape.floats == FloatDtype::Bf16 {
-            comparison.bound += half_ulp(&exact);
+            comparison.bound += half_ulp_of_bf16(&exact);
         }
         vec![comparison]
     }

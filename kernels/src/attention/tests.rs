@@ -1,8 +1,8 @@
 //! The fast versions against the reference, the reference against finite differences, and the equalities to the bit.
 
-use super::case::{SMOLLM2, Tensors, cases, float, split, tree};
+use super::case::{SMOLLM2, Tensors, cases, split, tree};
 use super::{Backward, Decode, Forward, Geometry, Layout, Segment, reference};
-use crate::case::{Inputs, check_all, gradient};
+use crate::case::{Inputs, check_all, float, gradient};
 use crate::cpu::Isa;
 use crate::real::widen;
 use crate::{Device, FloatDtype, KernelError, Result};

@@ -18,13 +18,7 @@ pub(crate) trait Kernel<const IDS: usize, const IN: usize, const OUT: usize>: Se
     fn operands(&self) -> Operands<IDS, IN, OUT>;
 
     /// The call.
-    fn call(
-        &self,
-        device: &Device,
-        ids: [IndexSlice<'_>; IDS],
-        x: [Slice<'_, f32>; IN],
-        y: [SliceMut<'_, f32>; OUT],
-    ) -> Result<()>;
+    fn call(&self, device: &Device, views: Views<'_, IDS, IN, OUT>) -> Result<()>;
 
     /// The outputs by definition; `y` is what they held before.
     fn reference<R: Real>(&self, ids: [&[u32]; IDS], x: [&[R]; IN], y: [Vec<R>; OUT]) -> [Vec<R>; OUT];
@@ -36,6 +30,13 @@ pub(crate) struct Operands<const IDS: usize, const IN: usize, const OUT: usize> 
     pub ids: [Vec<u32>; IDS],
     pub x: [Vec<f32>; IN],
     pub y: [Vec<f32>; OUT],
+}
+
+/// The same on the device, as a call takes it.
+pub(crate) struct Views<'a, const IDS: usize, const IN: usize, const OUT: usize> {
+    pub ids: [IndexSlice<'a>; IDS],
+    pub x: [Slice<'a, f32>; IN],
+    pub y: [SliceMut<'a, f32>; OUT],
 }
 
 /// What an output holds before a call that only writes it: an element that is not written shows.
@@ -116,8 +117,8 @@ impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usiz
 
     fn run(&mut self) -> Result<()> {
         let ids = self.ids.each_ref().map(Indices::view);
-        let x = self.x.each_ref().map(Buffer::view);
-        self.kernel.call(&self.device, ids, x, self.y.each_mut().map(Buffer::view_mut))
+        let (x, y) = (self.x.each_ref().map(Buffer::view), self.y.each_mut().map(Buffer::view_mut));
+        self.kernel.call(&self.device, Views { ids, x, y })
     }
 
     fn check(&self) -> Vec<Comparison> {

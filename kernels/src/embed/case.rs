@@ -3,10 +3,9 @@
 use super::{Forward, reference};
 use crate::case::operands::unset;
 use crate::case::{Case, Comparison, Inputs, Prepared};
-use crate::device::WeightDtype;
+use crate::device::{WeightBuffer, WeightDtype};
 use crate::real::{Real, widen};
-use crate::{Buffer, Device, Indices, Result, WeightSlice};
-use half::{bf16, f16};
+use crate::{Buffer, Device, Indices, Result};
 
 #[derive(Debug, Clone, Copy)]
 struct Shape {
@@ -44,12 +43,6 @@ impl Shape {
     }
 }
 
-enum Table {
-    F32(Buffer<f32>),
-    F16(Buffer<f16>),
-    Bf16(Buffer<bf16>),
-}
-
 struct Run {
     shape: Shape,
     device: Device,
@@ -57,7 +50,7 @@ struct Run {
     /// Rounded to the format.
     table: Vec<f32>,
     ids_buffer: Indices,
-    table_buffer: Table,
+    table_buffer: WeightBuffer,
     y: Buffer<f32>,
 }
 
@@ -67,21 +60,7 @@ impl Run {
         let n = vocab_size * hidden_size;
         let mut inputs = Inputs::of(&[rows, hidden_size, vocab_size]);
         let ids: Vec<u32> = (0..rows).map(|_| inputs.below(vocab_size) as u32).collect();
-        let (table, table_buffer) = match dtype {
-            WeightDtype::F32 => {
-                let values = inputs.normal(n, 1.0);
-                let buffer = device.upload("table", &values)?;
-                (values, Table::F32(buffer))
-            }
-            WeightDtype::F16 => {
-                let values = inputs.normal_f16(n, 1.0);
-                (values.iter().map(|x| x.to_f32()).collect(), Table::F16(device.upload("table", &values)?))
-            }
-            WeightDtype::Bf16 => {
-                let values = inputs.normal_bf16(n, 1.0);
-                (values.iter().map(|x| x.to_f32()).collect(), Table::Bf16(device.upload("table", &values)?))
-            }
-        };
+        let (table, table_buffer) = inputs.weights(device, dtype, n, 1.0)?;
         Ok(Run {
             shape,
             device: device.clone(),
@@ -106,12 +85,7 @@ impl Run {
 impl Prepared for Run {
     fn run(&mut self) -> Result<()> {
         let Shape { rows, hidden_size, vocab_size, scale, .. } = self.shape;
-        let table = match &self.table_buffer {
-            Table::F32(table) => WeightSlice::F32(table.view()),
-            Table::F16(table) => WeightSlice::F16(table.view()),
-            Table::Bf16(table) => WeightSlice::Bf16(table.view()),
-        };
-        let (ids, y) = (self.ids_buffer.view(), self.y.view_mut());
+        let (ids, table, y) = (self.ids_buffer.view(), self.table_buffer.view(), self.y.view_mut());
         Forward { rows, hidden_size, vocab_size, ids, table, scale, y }.run(&self.device)
     }
 

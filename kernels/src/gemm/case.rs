@@ -1,10 +1,9 @@
 //! Shapes: those of a small llama's layers and of its adapters, timed; odd ones around the edges of the tiles, for the tests.
 
 use super::{Accumulate, Dw, Dx, Forward, reference};
-use crate::case::{Case, Comparison, Inputs, Prepared};
-use crate::device::WeightDtype;
-use crate::{Buffer, Columns, Device, FloatBuffer, FloatDtype, FloatSliceMut, Precision, Result, WeightSlice};
-use half::{bf16, f16};
+use crate::case::{Case, Comparison, Inputs, Prepared, float};
+use crate::device::{WeightBuffer, WeightDtype};
+use crate::{Columns, Device, FloatBuffer, FloatDtype, FloatSliceMut, Precision, Result, WeightSlice};
 
 /// Which of the three products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,13 +154,6 @@ impl Shape {
     }
 }
 
-/// The right operand on the device.
-enum Right {
-    F32(Buffer<f32>),
-    F16(Buffer<f16>),
-    Bf16(Buffer<bf16>),
-}
-
 struct Run {
     shape: Shape,
     device: Device,
@@ -171,7 +163,7 @@ struct Run {
     /// What the output holds before the call, where it is added to.
     before: Vec<f32>,
     left_buffer: FloatBuffer,
-    right_buffer: Right,
+    right_buffer: WeightBuffer,
     before_buffer: FloatBuffer,
     output: FloatBuffer,
 }
@@ -181,34 +173,21 @@ impl Run {
         let [left, right, output] = shape.sides().map(|[rows, cols]| rows * cols);
         let mut inputs = Inputs::of(&[shape.m, shape.n, shape.k]);
         let output_dtype = if shape.layout == Layout::Dw { FloatDtype::F32 } else { shape.floats };
-        let (left, left_buffer) = floats(device, shape.floats, inputs.normal(left, 1.0))?;
+        let left_buffer = float(device, shape.floats, &inputs.normal(left, 1.0))?;
         let weights = match (shape.layout, shape.floats) {
             (Layout::Dw, FloatDtype::Bf16) => WeightDtype::Bf16,
             (Layout::Dw, FloatDtype::F32) => WeightDtype::F32,
             _ => shape.weights,
         };
-        let (right, right_buffer) = match (shape.layout, weights) {
-            (_, WeightDtype::F32) => {
-                let values = inputs.normal(right, 0.1);
-                let buffer = device.upload("right", &values)?;
-                (values, Right::F32(buffer))
-            }
-            (_, WeightDtype::F16) => {
-                let values = inputs.normal_f16(right, 0.1);
-                (values.iter().map(|x| x.to_f32()).collect(), Right::F16(device.upload("right", &values)?))
-            }
-            (_, WeightDtype::Bf16) => {
-                let values = inputs.normal_bf16(right, 0.1);
-                (values.iter().map(|x| x.to_f32()).collect(), Right::Bf16(device.upload("right", &values)?))
-            }
-        };
+        let (right, right_buffer) = inputs.weights(device, weights, right, 0.1)?;
         let before = match shape.accumulate {
             Accumulate::Set => Vec::new(),
             Accumulate::Add => inputs.normal(output, 1.0),
         };
-        let (before, before_buffer) = floats(device, output_dtype, before)?;
+        let before_buffer = float(device, output_dtype, &before)?;
         // an element that is not written shows
-        let (_, output) = floats(device, output_dtype, vec![f32::NAN; output])?;
+        let output = float(device, output_dtype, &vec![f32::NAN; output])?;
+        let (left, before) = (left_buffer.download(), before_buffer.download());
         Ok(Run { shape, device: device.clone(), left_buffer, before_buffer, output, left, right, before, right_buffer })
     }
 }
@@ -220,11 +199,7 @@ impl Prepared for Run {
             self.device.copy_float(self.before_buffer.view(), self.output.view_mut());
         }
         let left = self.left_buffer.view();
-        let right = match &self.right_buffer {
-            Right::F32(right) => WeightSlice::F32(right.view()),
-            Right::F16(right) => WeightSlice::F16(right.view()),
-            Right::Bf16(right) => WeightSlice::Bf16(right.view()),
-        };
+        let right = self.right_buffer.view();
         let output = self.output.view_mut();
         match layout {
             Layout::Forward => {
@@ -314,21 +289,6 @@ impl Prepared for Run {
 fn bound(depth: usize, terms: f64) -> f64 {
     let half_ulp = 0.5 * f64::from(f32::EPSILON);
     5.0 * ((depth + 2) as f64).sqrt() * half_ulp * terms
-}
-
-/// Values as the kernel reads them, and on the device.
-fn floats(device: &Device, dtype: FloatDtype, values: Vec<f32>) -> Result<(Vec<f32>, FloatBuffer)> {
-    Ok(match dtype {
-        FloatDtype::F32 => {
-            let buffer = device.upload("values", &values)?;
-            (values, FloatBuffer::F32(buffer))
-        }
-        FloatDtype::Bf16 => {
-            let values: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
-            let buffer = device.upload("values", &values)?;
-            (values.into_iter().map(bf16::to_f32).collect(), FloatBuffer::Bf16(buffer))
-        }
-    })
 }
 
 fn all(n: usize) -> Vec<usize> {

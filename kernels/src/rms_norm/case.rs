@@ -1,10 +1,10 @@
 //! Shapes: the norms of SmolLM2-135M and of a norm per head, timed; odd ones around the vectors, for the tests.
 
 use super::{Accumulate, Backward, Forward, Groups, reference};
-use crate::case::operands::{Kernel, Label, Operands, unset};
-use crate::case::{Case, Inputs};
+use crate::case::operands::{Kernel, Label, Operands, Views, unset};
+use crate::case::{Case, Inputs, shapes};
 use crate::real::Real;
-use crate::{Device, IndexSlice, Result, Slice, SliceMut};
+use crate::{Device, Result};
 
 /// As Llama's.
 const EPS: f32 = 1e-5;
@@ -24,10 +24,10 @@ pub(super) struct BackwardShape {
 }
 
 pub fn cases() -> Vec<Case> {
-    let timed = [[2048, 576], [512, 4096], [18432, 64]].map(|shape| (shape, true));
-    let odd = [[0, 3], [1, 1], [3, 31], [5, 33], [2, 63], [3, 64], [4, 65], [7, 1023], [301, 129]].map(|s| (s, false));
+    let timed = [[2048, 576], [512, 4096], [18432, 64]];
+    let odd = [[0, 3], [1, 1], [3, 31], [5, 33], [2, 63], [3, 64], [4, 65], [7, 1023], [301, 129]];
     let mut cases = Vec::new();
-    for ([rows, cols], timed) in timed.into_iter().chain(odd) {
+    for ([rows, cols], timed) in shapes(timed, odd) {
         for offset in if timed { vec![0.0] } else { vec![0.0, 1.0] } {
             let n = (rows * cols) as f64;
             let label = |kernel, flops, passes| Label {
@@ -53,13 +53,7 @@ impl Kernel<0, 2, 2> for ForwardShape {
         Operands { ids: [], x: [inputs.normal(n, 1.0), inputs.normal(self.cols, 0.5)], y: [unset(n), unset(self.rows)] }
     }
 
-    fn call(
-        &self,
-        device: &Device,
-        _: [IndexSlice<'_>; 0],
-        [x, weight]: [Slice<'_, f32>; 2],
-        [y, rstd]: [SliceMut<'_, f32>; 2],
-    ) -> Result<()> {
+    fn call(&self, device: &Device, Views { x: [x, weight], y: [y, rstd], .. }: Views<'_, 0, 2, 2>) -> Result<()> {
         let ForwardShape { rows, cols, offset } = *self;
         Forward { rows, cols, groups: Groups::rows(cols), eps: EPS, offset, x: x.into(), weight, y: y.into(), rstd }
             .run(device)
@@ -84,13 +78,7 @@ impl Kernel<0, 4, 1> for BackwardShape {
         Operands { ids: [], x: [x, weight, rstd, dy], y: [inputs.normal(rows * cols, 1.0)] }
     }
 
-    fn call(
-        &self,
-        device: &Device,
-        _: [IndexSlice<'_>; 0],
-        [x, weight, rstd, dy]: [Slice<'_, f32>; 4],
-        [dx]: [SliceMut<'_, f32>; 1],
-    ) -> Result<()> {
+    fn call(&self, device: &Device, Views { x: [x, weight, rstd, dy], y: [dx], .. }: Views<'_, 0, 4, 1>) -> Result<()> {
         let BackwardShape { rows, cols, offset } = *self;
         let (groups, accumulate) = (Groups::rows(cols), Accumulate::Add);
         let (x, dy, dx) = (x.into(), dy.into(), dx.into());

@@ -1,10 +1,10 @@
 //! Shapes. Timed: adapter matrices of rank 16, and half of SmolLM2-135M's adapters at once. For the tests only: odd lengths.
 
 use super::{Numbers, Tensor, Update, reference};
-use crate::case::operands::{Kernel, Label, Operands};
-use crate::case::{Case, Inputs};
+use crate::case::operands::{Kernel, Label, Operands, Views};
+use crate::case::{Case, Inputs, shapes};
 use crate::real::Real;
-use crate::{Device, IndexSlice, Result, Slice, SliceMut};
+use crate::{Device, Result};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -14,10 +14,8 @@ pub(super) struct Shape {
 }
 
 pub fn cases() -> Vec<Case> {
-    let timed = [16 * 1536, 2_442_240].map(|len| (len, true));
-    let odd = [0, 1, 15, 16, 33, 1001].map(|len| (len, false));
     let mut cases = Vec::new();
-    for (len, timed) in timed.into_iter().chain(odd) {
+    for (len, timed) in shapes([16 * 1536, 2_442_240], [0, 1, 15, 16, 33, 1001]) {
         for (alpha, weight_decay) in if timed { vec![(0.99, 0.1)] } else { vec![(0.99, 0.0), (0.99, 0.1), (0.3, 0.1)] }
         {
             let shape = format!("[{len}] alpha {alpha} decay {weight_decay}");
@@ -48,13 +46,7 @@ impl Kernel<0, 1, 2> for Shape {
         Operands { ids: [], x: [grad], y: [param, square_avg] }
     }
 
-    fn call(
-        &self,
-        device: &Device,
-        _: [IndexSlice<'_>; 0],
-        [grad]: [Slice<'_, f32>; 1],
-        [param, square_avg]: [SliceMut<'_, f32>; 2],
-    ) -> Result<()> {
+    fn call(&self, device: &Device, Views { x: [grad], y: [param, square_avg], .. }: Views<'_, 0, 1, 2>) -> Result<()> {
         Update { numbers: self.numbers(), tensors: vec![Tensor { param, grad, square_avg }] }.run(device)
     }
 

@@ -1,10 +1,10 @@
 //! Shapes: the queries of SmolLM2-135M and a partial rotation, timed; odd ones around the vectors, for the tests.
 
 use super::{Direction, Rotate, Tables, reference};
-use crate::case::operands::{Kernel, Label, Operands, unset};
-use crate::case::{Case, Inputs};
+use crate::case::operands::{Kernel, Label, Operands, Views, unset};
+use crate::case::{Case, Inputs, shapes};
 use crate::real::Real;
-use crate::{Device, IndexSlice, Result, Slice, SliceMut};
+use crate::{Device, Result};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TablesShape {
@@ -24,20 +24,19 @@ pub(super) struct RotateShape {
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let timed = [([2048, 32, 1], true)];
-    let odd = [[0, 1, 1], [1, 1, 1], [3, 4, 2], [7, 33, 3], [65, 48, 2]].map(|shape| (shape, false));
-    for ([rows, half, n_variants], timed) in timed.into_iter().chain(odd) {
+    let timed = [[2048, 32, 1]];
+    let odd = [[0, 1, 1], [1, 1, 1], [3, 4, 2], [7, 33, 3], [65, 48, 2]];
+    for ([rows, half, n_variants], timed) in shapes(timed, odd) {
         let angles = (rows * half) as f64;
         let shape = format!("[{rows}, {half}] of {n_variants} variants");
         let label = Label { kernel: "rope.tables", shape, flops: 40.0 * angles, bytes: 8.0 * angles, timed };
         cases.push(label.case(TablesShape { rows, half, n_variants }));
     }
 
-    let timed = [[2048, 9, 64, 64], [512, 32, 128, 128], [512, 32, 96, 48]].map(|shape| (shape, true));
+    let timed = [[2048, 9, 64, 64], [512, 32, 128, 128], [512, 32, 96, 48]];
     let odd =
-        [[0, 1, 2, 2], [1, 1, 2, 2], [3, 2, 5, 0], [3, 2, 7, 6], [5, 3, 64, 62], [4, 1, 66, 66], [300, 3, 40, 34]]
-            .map(|shape| (shape, false));
-    for ([rows, heads, head_dim, rotary_dim], timed) in timed.into_iter().chain(odd) {
+        [[0, 1, 2, 2], [1, 1, 2, 2], [3, 2, 5, 0], [3, 2, 7, 6], [5, 3, 64, 62], [4, 1, 66, 66], [300, 3, 40, 34]];
+    for ([rows, heads, head_dim, rotary_dim], timed) in shapes(timed, odd) {
         for direction in [Direction::Forward, Direction::Backward] {
             let turned = (rows * heads * rotary_dim) as f64;
             let label = Label {
@@ -71,9 +70,7 @@ impl Kernel<2, 2, 2> for TablesShape {
     fn call(
         &self,
         device: &Device,
-        [positions, variants]: [IndexSlice<'_>; 2],
-        [inv_freq, scaling]: [Slice<'_, f32>; 2],
-        [cos, sin]: [SliceMut<'_, f32>; 2],
+        Views { ids: [positions, variants], x: [inv_freq, scaling], y: [cos, sin] }: Views<'_, 2, 2, 2>,
     ) -> Result<()> {
         let (rows, half, positions) = (self.rows, self.half, positions.values());
         Tables { rows, half, positions, variants, inv_freq, scaling, cos, sin }.run(device)
@@ -98,13 +95,7 @@ impl Kernel<0, 2, 1> for RotateShape {
         Operands { ids: [], x: [cos, sin], y: [inputs.normal(rows * heads * head_dim, 1.0)] }
     }
 
-    fn call(
-        &self,
-        device: &Device,
-        _: [IndexSlice<'_>; 0],
-        [cos, sin]: [Slice<'_, f32>; 2],
-        [x]: [SliceMut<'_, f32>; 1],
-    ) -> Result<()> {
+    fn call(&self, device: &Device, Views { x: [cos, sin], y: [x], .. }: Views<'_, 0, 2, 1>) -> Result<()> {
         let RotateShape { rows, heads, head_dim, rotary_dim, direction } = *self;
         let (stride, x) = (heads * head_dim, x.into());
         Rotate { rows, heads, head_dim, rotary_dim, direction, cos, sin, stride, x }.run(device)

@@ -1,10 +1,10 @@
 //! Shapes: hidden states and keys of SmolLM2-135M, timed; odd ones around the vectors and the blocks, for the tests.
 
 use super::{Gather, Scatter, ScatterAdd, reference};
-use crate::case::operands::{Kernel, Label, Operands, unset};
-use crate::case::{Case, Inputs};
+use crate::case::operands::{Kernel, Label, Operands, Views, unset};
+use crate::case::{Case, Inputs, shapes};
 use crate::real::Real;
-use crate::{Columns, Device, IndexSlice, Result, Slice, SliceMut};
+use crate::{Columns, Device, Result};
 
 /// Which of the kernels that go by an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +25,9 @@ pub(super) struct IndexedShape {
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let timed = [[2048, 4096, 576], [2048, 8192, 192]].map(|shape| (shape, true));
-    let odd =
-        [[0, 1, 5], [1, 1, 1], [3, 7, 31], [5, 5, 33], [90, 100, 65], [300, 301, 129]].map(|shape| (shape, false));
-    for ([n, indexed_rows, cols], timed) in timed.into_iter().chain(odd) {
+    let timed = [[2048, 4096, 576], [2048, 8192, 192]];
+    let odd = [[0, 1, 5], [1, 1, 1], [3, 7, 31], [5, 5, 33], [90, 100, 65], [300, 301, 129]];
+    for ([n, indexed_rows, cols], timed) in shapes(timed, odd) {
         for (kernel, name, passes) in [
             (Indexed::Gather, "rows.gather", 2),
             (Indexed::Scatter, "rows.scatter", 2),
@@ -70,13 +69,7 @@ impl Kernel<1, 1, 1> for IndexedShape {
         Operands { ids: [index], x: [x], y: [y] }
     }
 
-    fn call(
-        &self,
-        device: &Device,
-        [index]: [IndexSlice<'_>; 1],
-        [x]: [Slice<'_, f32>; 1],
-        [y]: [SliceMut<'_, f32>; 1],
-    ) -> Result<()> {
+    fn call(&self, device: &Device, Views { ids: [index], x: [x], y: [y] }: Views<'_, 1, 1, 1>) -> Result<()> {
         let cols = self.cols;
         match self.kernel {
             Indexed::Gather => Gather { cols, index, x, y }.run(device),

@@ -1,10 +1,10 @@
 //! Shapes: one row of Gemma 2's logits, timed; lengths around the vectors, for the tests.
 
 use super::{Softcap, reference};
-use crate::case::operands::{Kernel, Label, Operands};
-use crate::case::{Case, Inputs};
+use crate::case::operands::{Kernel, Label, Operands, Views};
+use crate::case::{Case, Inputs, shapes};
 use crate::real::Real;
-use crate::{Device, IndexSlice, Result, Slice, SliceMut};
+use crate::{Device, Result};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {
@@ -13,10 +13,8 @@ pub(super) struct Shape {
 }
 
 pub fn cases() -> Vec<Case> {
-    let timed = [256_000].map(|len| (len, true));
-    let odd = [0, 1, 15, 16, 17, 1001].map(|len| (len, false));
     let mut cases = Vec::new();
-    for (len, timed) in timed.into_iter().chain(odd) {
+    for (len, timed) in shapes([256_000], [0, 1, 15, 16, 17, 1001]) {
         let shape = format!("[{len}] cap 30");
         let (flops, bytes) = (24.0 * len as f64, 8.0 * len as f64);
         cases.push(Label { kernel: "softcap", shape, flops, bytes, timed }.case(Shape { len, cap: 30.0 }));
@@ -33,13 +31,7 @@ impl Kernel<0, 0, 1> for Shape {
         Operands { ids: [], x: [], y: [Inputs::of(&[self.len]).normal(self.len, 40.0)] }
     }
 
-    fn call(
-        &self,
-        device: &Device,
-        _: [IndexSlice<'_>; 0],
-        _: [Slice<'_, f32>; 0],
-        [x]: [SliceMut<'_, f32>; 1],
-    ) -> Result<()> {
+    fn call(&self, device: &Device, Views { y: [x], .. }: Views<'_, 0, 0, 1>) -> Result<()> {
         Softcap { len: self.len, cap: self.cap, x }.run(device)
     }
 

@@ -1,14 +1,14 @@
 //! Shapes: the gradients of all adapters of SmolLM2-135M, timed; lengths around the sums and the blocks, for the tests.
 
 use super::{SumSquares, reference};
-use crate::case::{Case, Comparison, Inputs, Prepared};
+use crate::case::{Case, Comparison, Inputs, Prepared, shapes};
 use crate::real::widen;
 use crate::{Buffer, Device, Result};
 
 pub fn cases() -> Vec<Case> {
-    let timed = [4_884_480].map(|len| (len, true));
-    let odd = [0, 1, 31, 32, 33, 1000, 65_536, 65_537, 200_000].map(|len| (len, false));
-    timed.into_iter().chain(odd).map(|(len, timed)| case(len, timed)).collect()
+    let timed = [4_884_480];
+    let odd = [0, 1, 31, 32, 33, 1000, 65_536, 65_537, 200_000];
+    shapes(timed, odd).map(|(len, timed)| case(len, timed)).collect()
 }
 
 fn case(len: usize, timed: bool) -> Case {
