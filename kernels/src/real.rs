@@ -44,7 +44,7 @@ pub trait Real:
 }
 
 macro_rules! real {
-    ($t:ident) => {
+    ($t:ident: $($function:ident)*) => {
         impl Real for $t {
             const ZERO: $t = 0.0;
             const ONE: $t = 1.0;
@@ -59,32 +59,14 @@ macro_rules! real {
             fn to_f64(self) -> f64 {
                 f64::from(self)
             }
-            fn exp(self) -> $t {
-                $t::exp(self)
-            }
-            fn ln(self) -> $t {
-                $t::ln(self)
-            }
-            fn sqrt(self) -> $t {
-                $t::sqrt(self)
-            }
-            fn tanh(self) -> $t {
-                $t::tanh(self)
-            }
-            fn sin(self) -> $t {
-                $t::sin(self)
-            }
-            fn cos(self) -> $t {
-                $t::cos(self)
-            }
-            fn abs(self) -> $t {
-                $t::abs(self)
-            }
+            $(fn $function(self) -> $t {
+                $t::$function(self)
+            })*
         }
     };
 }
-real!(f64);
-real!(f32);
+real!(f64: exp ln sqrt tanh sin cos abs);
+real!(f32: exp ln sqrt tanh sin cos abs);
 
 /// A copy in another format.
 pub fn widen<R: Real>(values: &[f32]) -> Vec<R> {

@@ -79,15 +79,6 @@ impl Cpu {
         self.pool.install(work)
     }
 
-    /// Runs `work` on the pool, some time.
-    pub(crate) fn spawn(&self, work: impl FnOnce() + Send + 'static) {
-        self.pool.spawn(work);
-    }
-
-    pub(crate) fn team(&self) -> &Arc<Team> {
-        &self.team
-    }
-
     pub(crate) fn threads(&self) -> usize {
         self.pool.current_num_threads()
     }

@@ -5,80 +5,49 @@ use crate::cpu::Cpu;
 use crate::cpu::threads::blocks::rows_per_block;
 use crate::cpu::vectors::{Simd, Stored, VectorTask};
 use crate::gemm::Accumulate;
-use crate::{FloatSlice, FloatSliceMut, Slice, SliceMut};
+use crate::{FloatSlice, FloatSliceMut};
 
 pub(super) fn forward(cpu: &Cpu, call: Forward<'_>) {
-    match (call.x, call.y) {
-        (FloatSlice::F32(x), FloatSliceMut::F32(y)) => {
-            forward_rows(
-                cpu,
-                call.cols,
-                call.groups,
-                [call.eps, call.offset],
-                x.cpu(),
-                call.weight,
-                y.cpu(),
-                call.rstd,
-            );
-        }
-        (FloatSlice::F32(x), FloatSliceMut::Bf16(y)) => {
-            forward_rows(
-                cpu,
-                call.cols,
-                call.groups,
-                [call.eps, call.offset],
-                x.cpu(),
-                call.weight,
-                y.cpu(),
-                call.rstd,
-            );
-        }
-        (FloatSlice::Bf16(x), FloatSliceMut::Bf16(y)) => {
-            forward_rows(
-                cpu,
-                call.cols,
-                call.groups,
-                [call.eps, call.offset],
-                x.cpu(),
-                call.weight,
-                y.cpu(),
-                call.rstd,
-            );
-        }
+    let Forward { rows: _, cols, groups, eps, offset, x, weight, y, rstd } = call;
+    let (call, rstd) = (ForwardCall { cols, groups, eps, offset, weight: weight.cpu() }, rstd.cpu());
+    match (x, y) {
+        (FloatSlice::F32(x), FloatSliceMut::F32(y)) => call.run(cpu, x.cpu(), y.cpu(), rstd),
+        (FloatSlice::F32(x), FloatSliceMut::Bf16(y)) => call.run(cpu, x.cpu(), y.cpu(), rstd),
+        (FloatSlice::Bf16(x), FloatSliceMut::Bf16(y)) => call.run(cpu, x.cpu(), y.cpu(), rstd),
         (FloatSlice::Bf16(_), FloatSliceMut::F32(_)) => unreachable!("`run` checked the formats"),
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the fields of the call, with their formats")]
-fn forward_rows<X: Stored, Y: Stored>(
-    cpu: &Cpu,
+/// What does not depend on the formats.
+struct ForwardCall<'a> {
     cols: usize,
     groups: Groups,
-    [eps, offset]: [f32; 2],
-    x: &[X],
-    weight: Slice<'_, f32>,
-    y: &mut [Y],
-    rstd: SliceMut<'_, f32>,
-) {
-    let Groups { per_row, stride, .. } = groups;
-    let block = rows_per_block(stride);
-    let blocks = x.chunks(block * stride).zip(y.chunks_mut(block * stride)).zip(rstd.cpu().chunks_mut(block * per_row));
-    let weight = weight.cpu();
-    cpu.for_each_block(blocks, |((x, y), rstd)| {
-        cpu.isa().dispatch(ForwardRows { cols, groups, eps, offset, x, weight, y, rstd });
-    });
+    eps: f32,
+    offset: f32,
+    weight: &'a [f32],
+}
+
+impl ForwardCall<'_> {
+    fn run<X: Stored, Y: Stored>(&self, cpu: &Cpu, x: &[X], y: &mut [Y], rstd: &mut [f32]) {
+        let Groups { per_row, stride, .. } = self.groups;
+        let block = rows_per_block(stride);
+        let blocks = x.chunks(block * stride).zip(y.chunks_mut(block * stride)).zip(rstd.chunks_mut(block * per_row));
+        cpu.for_each_block(blocks, |((x, y), rstd)| cpu.isa().dispatch(ForwardRows { call: self, x, y, rstd }));
+    }
 }
 
 pub(super) fn backward(cpu: &Cpu, call: Backward<'_>) {
     let Backward { rows: _, cols, groups, offset, x, weight, rstd, dy, dx, accumulate } = call;
-    let call = BackwardCall { cols, groups, offset, weight: weight.cpu(), rstd: rstd.cpu(), accumulate };
+    let (call, rstd) = (BackwardCall { cols, groups, offset, weight: weight.cpu(), accumulate }, rstd.cpu());
     match (x, dy, dx) {
-        (FloatSlice::F32(x), FloatSlice::F32(dy), FloatSliceMut::F32(dx)) => call.run(cpu, x.cpu(), dy.cpu(), dx.cpu()),
+        (FloatSlice::F32(x), FloatSlice::F32(dy), FloatSliceMut::F32(dx)) => {
+            call.run(cpu, x.cpu(), rstd, dy.cpu(), dx.cpu())
+        }
         (FloatSlice::F32(x), FloatSlice::Bf16(dy), FloatSliceMut::F32(dx)) => {
-            call.run(cpu, x.cpu(), dy.cpu(), dx.cpu())
+            call.run(cpu, x.cpu(), rstd, dy.cpu(), dx.cpu())
         }
         (FloatSlice::Bf16(x), FloatSlice::Bf16(dy), FloatSliceMut::Bf16(dx)) => {
-            call.run(cpu, x.cpu(), dy.cpu(), dx.cpu());
+            call.run(cpu, x.cpu(), rstd, dy.cpu(), dx.cpu());
         }
         _ => unreachable!("`run` checked the formats"),
     }
@@ -90,31 +59,25 @@ struct BackwardCall<'a> {
     groups: Groups,
     offset: f32,
     weight: &'a [f32],
-    rstd: &'a [f32],
     accumulate: Accumulate,
 }
 
 impl BackwardCall<'_> {
-    fn run<X: Stored, Y: Stored>(self, cpu: &Cpu, x: &[X], dy: &[Y], dx: &mut [X]) {
-        let BackwardCall { cols, groups, offset, weight, rstd, accumulate } = self;
-        let Groups { per_row, stride, .. } = groups;
+    fn run<X: Stored, Y: Stored>(&self, cpu: &Cpu, x: &[X], rstd: &[f32], dy: &[Y], dx: &mut [X]) {
+        let Groups { per_row, stride, .. } = self.groups;
         let block = rows_per_block(stride);
         let blocks = (x.chunks(block * stride).zip(dy.chunks(block * stride)))
             .zip(dx.chunks_mut(block * stride))
             .zip(rstd.chunks(block * per_row));
         cpu.for_each_block(blocks, |(((x, dy), dx), rstd)| {
-            cpu.isa().dispatch(BackwardRows { cols, groups, offset, x, weight, rstd, dy, dx, accumulate });
+            cpu.isa().dispatch(BackwardRows { call: self, x, rstd, dy, dx });
         });
     }
 }
 
 struct ForwardRows<'a, X, Y> {
-    cols: usize,
-    groups: Groups,
-    eps: f32,
-    offset: f32,
+    call: &'a ForwardCall<'a>,
     x: &'a [X],
-    weight: &'a [f32],
     y: &'a mut [Y],
     rstd: &'a mut [f32],
 }
@@ -123,7 +86,8 @@ impl<X: Stored, Y: Stored> VectorTask for ForwardRows<'_, X, Y> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let ForwardRows { cols, groups: Groups { first, per_row, stride }, eps, offset, x, weight, y, rstd } = self;
+        let ForwardRows { call, x, y, rstd } = self;
+        let &ForwardCall { cols, groups: Groups { first, per_row, stride }, eps, offset, weight } = call;
         for (group, rstd) in rstd.iter_mut().enumerate() {
             let at = group / per_row * stride + first + group % per_row * cols;
             let (x, y) = (&x[at..at + cols], &mut y[at..at + cols]);
@@ -151,23 +115,19 @@ impl<X: Stored, Y: Stored> VectorTask for ForwardRows<'_, X, Y> {
 }
 
 struct BackwardRows<'a, X, Y> {
-    cols: usize,
-    groups: Groups,
-    offset: f32,
+    call: &'a BackwardCall<'a>,
     x: &'a [X],
-    weight: &'a [f32],
     rstd: &'a [f32],
     dy: &'a [Y],
     dx: &'a mut [X],
-    accumulate: Accumulate,
 }
 
 impl<X: Stored, Y: Stored> VectorTask for BackwardRows<'_, X, Y> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let BackwardRows { cols, groups, offset, x, weight, rstd, dy, dx, accumulate } = self;
-        let Groups { first, per_row, stride } = groups;
+        let BackwardRows { call, x, rstd, dy, dx } = self;
+        let &BackwardCall { cols, groups: Groups { first, per_row, stride }, offset, weight, accumulate } = call;
         for (group, &rstd) in rstd.iter().enumerate() {
             let at = group / per_row * stride + first + group % per_row * cols;
             let (x, dy, dx) = (&x[at..at + cols], &dy[at..at + cols], &mut dx[at..at + cols]);

@@ -40,64 +40,53 @@ pub(super) fn tables(cpu: &Cpu, call: Tables<'_>) {
 pub(super) fn rotate(cpu: &Cpu, call: Rotate<'_>) {
     let Rotate { rows: _, heads, head_dim, rotary_dim, direction, cos, sin, stride, x } = call;
     let (half, cols) = (rotary_dim / 2, heads * head_dim);
-    let turn = RotateRows { cols, stride, head_dim, half, direction, cos: cos.cpu(), sin: sin.cpu() };
+    let call = RotateCall { cols, stride, head_dim, half, direction };
     match x {
-        FloatSliceMut::F32(x) => turn.run(cpu, x.cpu()),
-        FloatSliceMut::Bf16(x) => turn.run(cpu, x.cpu()),
+        FloatSliceMut::F32(x) => call.run(cpu, cos.cpu(), sin.cpu(), x.cpu()),
+        FloatSliceMut::Bf16(x) => call.run(cpu, cos.cpu(), sin.cpu(), x.cpu()),
     }
 }
 
 /// What does not depend on the format.
-struct RotateRows<'a> {
+struct RotateCall {
     cols: usize,
     stride: usize,
     head_dim: usize,
     half: usize,
     direction: Direction,
-    cos: &'a [f32],
-    sin: &'a [f32],
 }
 
-impl RotateRows<'_> {
-    fn run<T: Stored>(self, cpu: &Cpu, x: &mut [T]) {
-        let RotateRows { cols, stride, head_dim, half, direction, cos, sin } = self;
+impl RotateCall {
+    fn run<T: Stored>(&self, cpu: &Cpu, cos: &[f32], sin: &[f32], x: &mut [T]) {
+        let &RotateCall { stride, half, direction, .. } = self;
         let block = rows_per_block(stride);
         let blocks = cos.chunks(block * half).zip(sin.chunks(block * half)).zip(x.chunks_mut(block * stride));
-        cpu.for_each_block(blocks, |((cos, sin), x)| {
-            let rows = Rows { cols, stride, head_dim, half, cos, sin, x };
-            match direction {
-                Direction::Forward => cpu.isa().dispatch(Turn { rows, f: Clockwise::<false> }),
-                Direction::Backward => cpu.isa().dispatch(Turn { rows, f: Clockwise::<true> }),
-            }
+        cpu.for_each_block(blocks, |((cos, sin), x)| match direction {
+            Direction::Forward => cpu.isa().dispatch(Rows { call: self, f: Clockwise::<false>, cos, sin, x }),
+            Direction::Backward => cpu.isa().dispatch(Rows { call: self, f: Clockwise::<true>, cos, sin, x }),
         });
     }
 }
 
-struct Rows<'a, T> {
-    cols: usize,
-    stride: usize,
-    head_dim: usize,
-    half: usize,
+struct Rows<'a, F, T> {
+    call: &'a RotateCall,
+    f: F,
     cos: &'a [f32],
     sin: &'a [f32],
     x: &'a mut [T],
 }
 
-struct Turn<'a, F, T> {
-    rows: Rows<'a, T>,
-    f: F,
-}
-
-impl<F: Pointwise<2, 2>, T: Stored> VectorTask for Turn<'_, F, T> {
+impl<F: Pointwise<2, 2>, T: Stored> VectorTask for Rows<'_, F, T> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Rows { cols, stride, head_dim, half, cos, sin, x } = self.rows;
+        let Rows { call, f, cos, sin, x } = self;
+        let &RotateCall { cols, stride, head_dim, half, .. } = call;
         for ((cos, sin), x) in cos.chunks_exact(half).zip(sin.chunks_exact(half)).zip(x.chunks_exact_mut(stride)) {
             for head in x[..cols].chunks_exact_mut(head_dim) {
                 let (a, b) = head.split_at_mut(half);
                 // SAFETY: `dispatch` gives the instruction set.
-                unsafe { (Map { f: &self.f, x: [cos, sin], y: [a, &mut b[..half]] }).run::<S>() }
+                unsafe { (Map { f: &f, x: [cos, sin], y: [a, &mut b[..half]] }).run::<S>() }
             }
         }
     }

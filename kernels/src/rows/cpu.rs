@@ -3,6 +3,7 @@
 use super::{Gather, Scatter, ScatterAdd};
 use crate::cpu::Cpu;
 use crate::cpu::threads::blocks::{BLOCK, rows_per_block};
+use crate::cpu::threads::tasks::Disjoint;
 use crate::cpu::vectors::pointwise::Map;
 use crate::device::Element;
 use crate::{Columns, FloatSlice, FloatSliceMut};
@@ -55,12 +56,11 @@ fn by_columns<T: Element>(
     const LINE: usize = 32;
     let parts = if index.len() * cols <= BLOCK { 1 } else { cpu.threads() };
     let width = cols.div_ceil(parts).next_multiple_of(LINE);
-    let target = Target { at: y.as_mut_ptr(), rows: y.len() / cols, cols };
+    let y = Disjoint::new(y);
     cpu.for_each_block((0..cols).step_by(width).map(|first| first..cols.min(first + width)), |part: Range<usize>| {
         for (i, &row) in index.iter().enumerate() {
-            // SAFETY: the parts are disjoint, this call owns `part` and holds one row of it at a time; `target` borrows `y` for
-            // as long as the calls last.
-            let y = unsafe { target.part(row as usize, part.clone()) };
+            // SAFETY: the parts are disjoint, and this call owns `part` and holds one row of it at a time.
+            let y = unsafe { y.slice(row as usize * cols + part.start..row as usize * cols + part.end) };
             work(&x.values[i * x.stride + x.first..][part.clone()], y);
         }
     });
@@ -71,25 +71,4 @@ struct Rows<'a, T> {
     values: &'a [T],
     first: usize,
     stride: usize,
-}
-
-/// The rows that are written, shared between threads that write different columns.
-struct Target<T> {
-    at: *mut T,
-    rows: usize,
-    cols: usize,
-}
-
-// SAFETY: the pointer is used through `part` alone, whose contract keeps the threads apart.
-unsafe impl<T: Element> Sync for Target<T> {}
-
-impl<T: Element> Target<T> {
-    /// # Safety
-    /// The memory is exclusively borrowed, and nobody else holds columns of `part` in the same row.
-    #[expect(clippy::mut_from_ref, reason = "the contract makes the parts disjoint")]
-    unsafe fn part(&self, row: usize, part: Range<usize>) -> &mut [T] {
-        assert!(row < self.rows && part.start <= part.end && part.end <= self.cols, "`run` checked the index");
-        // SAFETY: by the assertion the range lies within rows * cols elements; the rest is the caller's contract.
-        unsafe { std::slice::from_raw_parts_mut(self.at.add(row * self.cols + part.start), part.len()) }
-    }
 }

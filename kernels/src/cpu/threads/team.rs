@@ -166,15 +166,15 @@ impl Cpu {
     /// threads that take part have numbers below [`Cpu::threads`]. A call from within a task runs on its thread alone.
     pub(crate) fn parallel(&self, tasks: usize, task: impl Fn(usize, usize) + Sync + Send) {
         let threads = self.threads().min(tasks);
-        if threads <= 1 || self.team().busy.swap(true, Ordering::Acquire) {
+        if threads <= 1 || self.team.busy.swap(true, Ordering::Acquire) {
             (0..tasks).for_each(|number| task(0, number));
             return;
         }
         self.install(|| {
-            let team = self.team();
+            let team = &self.team;
             team.run(tasks, threads, &task, || {
                 let team: Arc<Team> = team.clone();
-                self.spawn(move || team.wait_for_calls());
+                self.pool.spawn(move || team.wait_for_calls());
             });
             let panic = team.panic.lock().expect("nobody panics with this lock").take();
             team.busy.store(false, Ordering::Release);
