@@ -6,7 +6,7 @@
 
 pub(super) mod block_sum;
 #[cfg(all(test, target_os = "linux"))]
-mod emulator;
+mod tests;
 
 pub(crate) use block_sum::TransposedTile;
 
@@ -22,7 +22,7 @@ pub(crate) fn available() -> bool {
 /// Whether this crate's tests emulate the unit, because the processor lacks it.
 #[cfg(all(test, target_os = "linux"))]
 pub(crate) fn emulated() -> bool {
-    !available() && emulator::install()
+    !available() && tests::emulator::install()
 }
 
 /// Only tests emulate it.
