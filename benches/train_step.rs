@@ -367,15 +367,17 @@ impl Head {
     fn forward(&mut self) -> Result<(), KernelError> {
         let [logps, lse, _, _] = &mut self.outputs;
         token_logps::Forward {
-            rows: self.rows,
-            hidden_size: self.hidden_size,
-            vocab_size: self.vocab_size,
-            hidden_states: self.hidden_states.view().into(),
-            lm_head: WeightSlice::Bf16(self.lm_head.view()),
-            targets: self.targets.view(),
-            final_logit_softcapping: None,
-            temperature: 1.0,
-            precision: self.precision,
+            head: token_logps::Head {
+                rows: self.rows,
+                hidden_size: self.hidden_size,
+                vocab_size: self.vocab_size,
+                hidden_states: self.hidden_states.view().into(),
+                lm_head: WeightSlice::Bf16(self.lm_head.view()),
+                targets: self.targets.view(),
+                final_logit_softcapping: None,
+                temperature: 1.0,
+                precision: self.precision,
+            },
             logps: logps.view_mut(),
             lse: lse.view_mut(),
             extras: None,
@@ -386,15 +388,17 @@ impl Head {
     fn backward(&mut self) -> Result<(), KernelError> {
         let [_, lse, d_logps, d_hidden] = &mut self.outputs;
         token_logps::Backward {
-            rows: self.policy,
-            hidden_size: self.hidden_size,
-            vocab_size: self.vocab_size,
-            hidden_states: self.hidden_states.view().range(0..self.policy * self.hidden_size).into(),
-            lm_head: WeightSlice::Bf16(self.lm_head.view()),
-            targets: self.targets.view().range(0..self.policy),
-            final_logit_softcapping: None,
-            temperature: 1.0,
-            precision: self.precision,
+            head: token_logps::Head {
+                rows: self.policy,
+                hidden_size: self.hidden_size,
+                vocab_size: self.vocab_size,
+                hidden_states: self.hidden_states.view().range(0..self.policy * self.hidden_size).into(),
+                lm_head: WeightSlice::Bf16(self.lm_head.view()),
+                targets: self.targets.view().range(0..self.policy),
+                final_logit_softcapping: None,
+                temperature: 1.0,
+                precision: self.precision,
+            },
             lse: lse.view().range(0..self.policy),
             d_logps: d_logps.view(),
             d_hidden: d_hidden.view_mut().into(),

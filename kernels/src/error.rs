@@ -35,13 +35,19 @@ pub enum KernelError {
 pub type Result<T, E = KernelError> = std::result::Result<T, E>;
 
 /// Refuses a slice of the wrong length.
-pub(crate) fn check_len(
+pub(crate) fn check_len(kernel: &'static str, argument: &'static str, got: usize, want: usize) -> Result<()> {
+    if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
+}
+
+/// Refuses a slice that is not as long as the product of its sizes. A product beyond `usize` saturates, and no slice is that
+/// long.
+pub(crate) fn check_shape<const N: usize>(
     kernel: &'static str,
     argument: &'static str,
     got: usize,
-    want: usize,
-) -> Result<(), KernelError> {
-    if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
+    sizes: [usize; N],
+) -> Result<()> {
+    check_len(kernel, argument, got, sizes.into_iter().fold(1, usize::saturating_mul))
 }
 
 /// Refuses a size that does not satisfy `ok`.
@@ -51,7 +57,7 @@ pub(crate) fn check_size(
     got: usize,
     ok: bool,
     want: &'static str,
-) -> Result<(), KernelError> {
+) -> Result<()> {
     if ok { Ok(()) } else { Err(KernelError::Size { kernel, argument, got, want }) }
 }
 
@@ -61,6 +67,6 @@ pub(crate) fn check_dtype(
     argument: &'static str,
     got: FloatDtype,
     want: FloatDtype,
-) -> Result<(), KernelError> {
+) -> Result<()> {
     if got == want { Ok(()) } else { Err(KernelError::Format { kernel, argument, got, want }) }
 }

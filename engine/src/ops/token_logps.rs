@@ -2,7 +2,7 @@
 
 use crate::autograd::{Backward, Grads, Input, Saved, SavedF32, Tape, Var};
 use crate::weights::Frozen;
-use align_kernels::token_logps::{self, Extras};
+use align_kernels::token_logps::{self, Extras, Head};
 use align_kernels::{FloatBuffer, Indices, Precision, Result};
 use std::rc::Rc;
 
@@ -61,15 +61,17 @@ pub fn token_logps(
         false => None,
     };
     token_logps::Forward {
-        rows,
-        hidden_size,
-        vocab_size,
-        hidden_states: hidden_states.view(),
-        lm_head: lm_head.view(),
-        targets: scored.targets.view(),
-        final_logit_softcapping,
-        temperature,
-        precision: tape.precision(),
+        head: Head {
+            rows,
+            hidden_size,
+            vocab_size,
+            hidden_states: hidden_states.view(),
+            lm_head: lm_head.view(),
+            targets: scored.targets.view(),
+            final_logit_softcapping,
+            temperature,
+            precision: tape.precision(),
+        },
         logps: logps.view_mut(),
         lse: lse.view_mut(),
         extras: extras.as_mut().map(|[entropy, argmax, twice]| Extras {
@@ -122,15 +124,17 @@ impl Backward for Node {
         let [vocab_size, hidden_size] = self.lm_head.shape();
         let mut d_hidden = device.alloc_float("token_logps.d_hidden", self.input.dtype, self.input.len())?;
         token_logps::Backward {
-            rows: self.rows,
-            hidden_size,
-            vocab_size,
-            hidden_states: self.hidden_states.view(),
-            lm_head: self.lm_head.view(),
-            targets: self.targets.view().range(0..self.rows),
-            final_logit_softcapping: self.final_logit_softcapping,
-            temperature: self.temperature,
-            precision: self.precision,
+            head: Head {
+                rows: self.rows,
+                hidden_size,
+                vocab_size,
+                hidden_states: self.hidden_states.view(),
+                lm_head: self.lm_head.view(),
+                targets: self.targets.view().range(0..self.rows),
+                final_logit_softcapping: self.final_logit_softcapping,
+                temperature: self.temperature,
+                precision: self.precision,
+            },
             lse: self.lse.view(),
             d_logps: dy.view().expect_f32(),
             d_hidden: d_hidden.view_mut(),

@@ -58,12 +58,7 @@ impl Update<'_> {
             check_len("adamw", "exp_avg_sq", exp_avg_sq.len(), param.len())?;
         }
         assert!(self.numbers.step > 0, "steps are counted from 1");
-        let _timed = device.timed("adamw");
-        match device {
-            Device::Cpu(cpu) => cpu::step(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run("adamw", |cpu| cpu::step(cpu, self))
     }
 }
 

@@ -22,12 +22,7 @@ impl Add<'_> {
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("add", "x", self.x.len(), self.len)?;
         check_len("add", "y", self.y.len(), self.len)?;
-        let _timed = device.timed("add");
-        match device {
-            Device::Cpu(cpu) => cpu::add(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run("add", |cpu| cpu::add(cpu, self))
     }
 }
 

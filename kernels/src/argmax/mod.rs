@@ -33,12 +33,7 @@ impl Argmax<'_> {
         check_size(KERNEL, "cols", self.cols, self.cols > 0 && self.cols <= NONE as usize, "from 1 to 2^32 - 1")?;
         check_len(KERNEL, "x", self.x.len(), self.rows * self.cols)?;
         check_len(KERNEL, "y", self.y.len(), self.rows)?;
-        let _timed = device.timed(KERNEL);
-        match device {
-            Device::Cpu(cpu) => cpu::argmax(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run(KERNEL, |cpu| cpu::argmax(cpu, self))
     }
 }
 

@@ -8,13 +8,8 @@ use crate::{Device, Result};
 pub struct Layout {
     rows: usize,
     segments: Vec<Segment>,
-    lists: Lists,
-}
-
-/// What kernels walk over, by device.
-#[derive(Debug)]
-enum Lists {
-    Cpu(cpu::Lists),
+    /// What the kernels walk over.
+    lists: cpu::Lists,
 }
 
 impl Layout {
@@ -26,7 +21,7 @@ impl Layout {
     pub fn new(device: &Device, rows: usize, segments: Vec<Segment>) -> Result<Layout> {
         segments::check("attention.layout", rows, &segments)?;
         let lists = match device {
-            Device::Cpu(_) | Device::Count(_) => Lists::Cpu(cpu::Lists::new(rows, &segments)),
+            Device::Cpu(_) | Device::Count(_) => cpu::Lists::new(rows, &segments),
         };
         Ok(Layout { rows, segments, lists })
     }
@@ -42,8 +37,6 @@ impl Layout {
     }
 
     pub(super) fn cpu(&self) -> &cpu::Lists {
-        match &self.lists {
-            Lists::Cpu(lists) => lists,
-        }
+        &self.lists
     }
 }

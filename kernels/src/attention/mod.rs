@@ -16,7 +16,7 @@ mod tests;
 pub use layout::Layout;
 
 use crate::device::Cost;
-use crate::error::{check_dtype, check_len};
+use crate::error::{check_dtype, check_len, check_shape};
 use crate::{Device, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Result, Slice, SliceMut};
 use std::ops::Range;
 
@@ -113,15 +113,14 @@ impl Forward<'_> {
         check_shape(KERNEL, "qkv", self.qkv.len(), [rows, heads + 2 * kv_heads, head_dim])?;
         check_shape(KERNEL, "o", self.o.len(), [rows, heads, head_dim])?;
         check_dtype(KERNEL, "o", self.o.dtype(), self.qkv.dtype())?;
-        check_shape(KERNEL, "lse", self.lse.len(), [rows, heads, 1])?;
+        check_shape(KERNEL, "lse", self.lse.len(), [rows, heads])?;
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
             Device::Count(count) => {
                 let scratch = cpu::scratch(count.of(), self.qkv.dtype(), self.geometry, self.layout).forward;
                 let operations = operations(FORWARD_PRODUCTS, &self.geometry, self.layout.segments());
-                count.call(KERNEL, Cost { operations, scratch, packed: 0 });
-                Ok(())
+                count.call(KERNEL, Cost { operations, scratch, packed: 0 })
             }
         }
     }
@@ -141,15 +140,14 @@ impl Backward<'_> {
             check_shape(KERNEL, argument, slice.len(), [rows, heads, head_dim])?;
             check_dtype(KERNEL, argument, slice.dtype(), self.qkv.dtype())?;
         }
-        check_shape(KERNEL, "lse", self.lse.len(), [rows, heads, 1])?;
+        check_shape(KERNEL, "lse", self.lse.len(), [rows, heads])?;
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
             Device::Count(count) => {
                 let scratch = cpu::scratch(count.of(), self.qkv.dtype(), self.geometry, self.layout).backward;
                 let operations = operations(BACKWARD_PRODUCTS, &self.geometry, self.layout.segments());
-                count.call(KERNEL, Cost { operations, scratch, packed: 0 });
-                Ok(())
+                count.call(KERNEL, Cost { operations, scratch, packed: 0 })
             }
         }
     }
@@ -162,29 +160,19 @@ impl Decode<'_> {
         const KERNEL: &str = "attention.decode";
         self.geometry.check(KERNEL)?;
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.geometry;
-        check_shape(KERNEL, "lengths", self.lengths.len(), [self.batch, 1, 1])?;
+        check_len(KERNEL, "lengths", self.lengths.len(), self.batch)?;
         if let Some((_, got)) = self.lengths.first_outside(1..self.capacity.saturating_add(1)) {
             let (got, want) = (got as usize, "from 1 to the capacity");
             return Err(KernelError::Size { kernel: KERNEL, argument: "lengths", got, want });
         }
         check_shape(KERNEL, "qkv", self.qkv.len(), [self.batch, heads + 2 * kv_heads, head_dim])?;
-        let slices = [("k_cache", self.k_cache), ("v_cache", self.v_cache), ("o", self.o.as_slice())];
-        for (argument, slice) in slices {
+        let cached = [self.batch, self.capacity, kv_heads, head_dim];
+        let outputs = [self.batch, heads, head_dim, 1];
+        let slices = [("k_cache", self.k_cache, cached), ("v_cache", self.v_cache, cached)];
+        for (argument, slice, sizes) in slices.into_iter().chain([("o", self.o.as_slice(), outputs)]) {
             check_dtype(KERNEL, argument, slice.dtype(), self.qkv.dtype())?;
+            check_shape(KERNEL, argument, slice.len(), sizes)?;
         }
-        check_shape(
-            KERNEL,
-            "k_cache",
-            self.k_cache.len(),
-            [self.batch, self.capacity, kv_heads.saturating_mul(head_dim)],
-        )?;
-        check_shape(
-            KERNEL,
-            "v_cache",
-            self.v_cache.len(),
-            [self.batch, self.capacity, kv_heads.saturating_mul(head_dim)],
-        )?;
-        check_shape(KERNEL, "o", self.o.len(), [self.batch, heads, head_dim])?;
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::decode(device, cpu, self),
@@ -192,10 +180,4 @@ impl Decode<'_> {
             Device::Count(_) => Ok(()),
         }
     }
-}
-
-/// Refuses a slice that is not as long as the product of its sizes. A product beyond `usize` saturates, and no slice is that
-/// long.
-fn check_shape(kernel: &'static str, argument: &'static str, got: usize, sizes: [usize; 3]) -> Result<()> {
-    check_len(kernel, argument, got, sizes.into_iter().fold(1, usize::saturating_mul))
 }

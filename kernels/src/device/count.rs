@@ -2,6 +2,7 @@
 //!
 //! A buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. What is downloaded is zero.
 
+use crate::Result;
 use crate::arena::{MemoryReport, block_len};
 use crate::cpu::Cpu;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,8 +66,8 @@ impl Count {
         CountedBlock { counts: self.counts.clone(), name, bytes }
     }
 
-    /// A call of a kernel.
-    pub(crate) fn call(&self, kernel: &'static str, cost: Cost) {
+    /// A call of a kernel, which nothing refuses.
+    pub(crate) fn call(&self, kernel: &'static str, cost: Cost) -> Result<()> {
         let mut counts = lock(&self.counts);
         counts.operations += cost.operations;
         if cost.scratch > 0 {
@@ -74,6 +75,7 @@ impl Count {
             counts.report.remove(kernel, cost.scratch);
         }
         counts.packed = counts.packed.max(cost.packed);
+        Ok(())
     }
 
     pub(super) fn report(&self) -> MemoryReport {

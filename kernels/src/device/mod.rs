@@ -200,6 +200,16 @@ impl Device {
         }
     }
 
+    /// Runs a kernel that costs a plan nothing, and counts its time.
+    pub(crate) fn run(&self, kernel: &'static str, on_cpu: impl FnOnce(&Cpu)) -> Result<()> {
+        let _timed = self.timed(kernel);
+        match self {
+            Device::Cpu(cpu) => on_cpu(cpu),
+            Device::Count(_) => {}
+        }
+        Ok(())
+    }
+
     /// Counts the time until the result is dropped as that of a kernel.
     pub(crate) fn timed(&self, kernel: &'static str) -> Option<Timed<'_>> {
         match self {

@@ -35,12 +35,7 @@ impl Forward<'_> {
         if let Some((row, id)) = self.ids.first_outside(0..vocab_size) {
             return Err(KernelError::TokenId { kernel: KERNEL, row, id, vocab_size });
         }
-        let _timed = device.timed(KERNEL);
-        match device {
-            Device::Cpu(cpu) => cpu::forward(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run(KERNEL, |cpu| cpu::forward(cpu, self))
     }
 }
 

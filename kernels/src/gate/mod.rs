@@ -52,12 +52,7 @@ impl Forward<'_> {
         check_len(KERNEL, "y", self.y.len(), n)?;
         check_dtype(KERNEL, "y", self.y.dtype(), self.gate_up.dtype())?;
         check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
-        let _timed = device.timed(KERNEL);
-        match device {
-            Device::Cpu(cpu) => cpu::forward(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run(KERNEL, |cpu| cpu::forward(cpu, self))
     }
 }
 
@@ -73,12 +68,7 @@ impl Backward<'_> {
         check_dtype(KERNEL, "dy", self.dy.dtype(), self.gate_up.dtype())?;
         check_dtype(KERNEL, "d_gate_up", self.d_gate_up.dtype(), self.gate_up.dtype())?;
         check_size(KERNEL, "cols", self.cols, self.cols > 0, "at least 1")?;
-        let _timed = device.timed(KERNEL);
-        match device {
-            Device::Cpu(cpu) => cpu::backward(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run(KERNEL, |cpu| cpu::backward(cpu, self))
     }
 }
 

@@ -18,7 +18,8 @@ mod stack;
 pub(crate) use cpu::cost::packed;
 pub use stack::{LowRank, Piece, StackDx, StackForward};
 
-use crate::{Columns, Device, FloatSlice, FloatSliceMut, KernelError, Precision, Result, SliceMut, WeightSlice};
+use crate::error::check_shape;
+use crate::{Columns, Device, FloatSlice, FloatSliceMut, Precision, Result, SliceMut, WeightSlice};
 
 /// The name under which packed operands stand in the memory report.
 pub const PACKED: &str = "gemm.packed";
@@ -85,16 +86,13 @@ impl Forward<'_> {
     /// [`crate::KernelError::Shape`] if a slice is not as long as the sizes imply; [`crate::KernelError::OutOfMemory`] for
     /// scratch.
     pub fn run(self, device: &Device) -> Result<()> {
-        check("gemm.forward", "x", self.x.len(), [self.m, self.k])?;
-        check("gemm.forward", "w", self.w.len(), [self.n, self.k])?;
-        check("gemm.forward", "y", self.y.len(), [self.m, self.n])?;
+        check_shape("gemm.forward", "x", self.x.len(), [self.m, self.k])?;
+        check_shape("gemm.forward", "w", self.w.len(), [self.n, self.k])?;
+        check_shape("gemm.forward", "y", self.y.len(), [self.m, self.n])?;
         let _timed = device.timed("gemm.forward");
         match device {
             Device::Cpu(cpu) => cpu::forward(self, device, cpu),
-            Device::Count(count) => {
-                count.call("gemm.forward", cpu::cost::forward(count.of(), &self));
-                Ok(())
-            }
+            Device::Count(count) => count.call("gemm.forward", cpu::cost::forward(count.of(), &self)),
         }
     }
 }
@@ -104,15 +102,12 @@ impl Dx<'_> {
     /// As [`Forward::run`]; [`crate::KernelError::Size`] for columns outside their rows.
     pub fn run(self, device: &Device) -> Result<()> {
         self.dy.check("gemm.dx", "dy", self.m, self.n)?;
-        check("gemm.dx", "w", self.w.len(), [self.n, self.k])?;
-        check("gemm.dx", "dx", self.dx.len(), [self.m, self.k])?;
+        check_shape("gemm.dx", "w", self.w.len(), [self.n, self.k])?;
+        check_shape("gemm.dx", "dx", self.dx.len(), [self.m, self.k])?;
         let _timed = device.timed("gemm.dx");
         match device {
             Device::Cpu(cpu) => cpu::dx(self, device, cpu),
-            Device::Count(count) => {
-                count.call("gemm.dx", cpu::cost::dx(count.of(), &self));
-                Ok(())
-            }
+            Device::Count(count) => count.call("gemm.dx", cpu::cost::dx(count.of(), &self)),
         }
     }
 }
@@ -122,23 +117,14 @@ impl Dw<'_> {
     /// As [`Dx::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         self.dy.check("gemm.dw", "dy", self.m, self.n)?;
-        check("gemm.dw", "x", self.x.len(), [self.m, self.k])?;
-        check("gemm.dw", "dw", self.dw.len(), [self.n, self.k])?;
+        check_shape("gemm.dw", "x", self.x.len(), [self.m, self.k])?;
+        check_shape("gemm.dw", "dw", self.dw.len(), [self.n, self.k])?;
         let _timed = device.timed("gemm.dw");
         match device {
             Device::Cpu(cpu) => cpu::dw(self, device, cpu),
-            Device::Count(count) => {
-                count.call("gemm.dw", cpu::cost::dw(count.of(), &self));
-                Ok(())
-            }
+            Device::Count(count) => count.call("gemm.dw", cpu::cost::dw(count.of(), &self)),
         }
     }
-}
-
-fn check(kernel: &'static str, argument: &'static str, got: usize, [rows, cols]: [usize; 2]) -> Result<()> {
-    // a product that does not fit is no slice's length
-    let want = rows.saturating_mul(cols);
-    if got == want { Ok(()) } else { Err(KernelError::Shape { kernel, argument, got, want }) }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Layers that read the same input, side by side, with the updates of adapters: the input passes through memory once for all
 //! of them, and the outputs once for the layer and its update.
 
-use super::{check, cpu};
-use crate::error::{check_dtype, check_size};
+use super::cpu;
+use crate::error::{check_dtype, check_shape, check_size};
 use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
 use std::ops::Range;
 
@@ -69,19 +69,16 @@ impl StackForward<'_, '_> {
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "gemm.stack_forward";
         let n = check_pieces(KERNEL, self.pieces, [self.m, self.k])?;
-        check(KERNEL, "x", self.x.len(), [self.m, self.k])?;
-        check(KERNEL, "y", self.y.len(), [self.m, n])?;
+        check_shape(KERNEL, "x", self.x.len(), [self.m, self.k])?;
+        check_shape(KERNEL, "y", self.y.len(), [self.m, n])?;
         if let Some(residual) = self.residual {
-            check(KERNEL, "residual", residual.len(), [self.m, n])?;
+            check_shape(KERNEL, "residual", residual.len(), [self.m, n])?;
             check_dtype(KERNEL, "y", self.y.dtype(), FloatDtype::F32)?;
         }
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_forward(self, device, cpu),
-            Device::Count(count) => {
-                count.call(KERNEL, cpu::cost::stack_forward(count.of(), &self));
-                Ok(())
-            }
+            Device::Count(count) => count.call(KERNEL, cpu::cost::stack_forward(count.of(), &self)),
         }
     }
 }
@@ -92,15 +89,12 @@ impl StackDx<'_, '_> {
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "gemm.stack_dx";
         let n = check_pieces(KERNEL, self.pieces, [self.m, self.k])?;
-        check(KERNEL, "dy", self.dy.len(), [self.m, n])?;
-        check(KERNEL, "dx", self.dx.len(), [self.m, self.k])?;
+        check_shape(KERNEL, "dy", self.dy.len(), [self.m, n])?;
+        check_shape(KERNEL, "dx", self.dx.len(), [self.m, self.k])?;
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_dx(self, device, cpu),
-            Device::Count(count) => {
-                count.call(KERNEL, cpu::cost::stack_dx(count.of(), &self));
-                Ok(())
-            }
+            Device::Count(count) => count.call(KERNEL, cpu::cost::stack_dx(count.of(), &self)),
         }
     }
 }
@@ -108,27 +102,22 @@ impl StackDx<'_, '_> {
 /// Refuses operands of other lengths than the sizes imply, and gives the outputs of all pieces together.
 fn check_pieces(kernel: &'static str, pieces: &[Piece<'_>], [m, k]: [usize; 2]) -> Result<usize> {
     for Piece { n, w, bias, updates } in pieces {
-        check(kernel, "w", w.len(), [*n, k])?;
+        check_shape(kernel, "w", w.len(), [*n, k])?;
         if let Some(bias) = bias {
-            check(kernel, "bias", bias.len(), [*n, 1])?;
+            check_shape(kernel, "bias", bias.len(), [*n])?;
         }
         let mut free = 0;
         for LowRank { rows, rank, a, b, x, u, .. } in updates {
             let sound = rows.start >= free && rows.start <= rows.end && rows.end <= m;
-            check_size(
-                kernel,
-                "rows of the update",
-                rows.start,
-                sound,
-                "rows of the stack, after those of the update before",
-            )?;
+            let want = "rows of the stack, after those of the update before";
+            check_size(kernel, "rows of the update", rows.start, sound, want)?;
             free = rows.end;
             if let Some(x) = x {
-                check(kernel, "x of the update", x.len(), [rows.len(), k])?;
+                check_shape(kernel, "x of the update", x.len(), [rows.len(), k])?;
             }
-            check(kernel, "a", a.len(), [*rank, k])?;
-            check(kernel, "b", b.len(), [*n, *rank])?;
-            check(kernel, "u", u.len(), [rows.len(), *rank])?;
+            check_shape(kernel, "a", a.len(), [*rank, k])?;
+            check_shape(kernel, "b", b.len(), [*n, *rank])?;
+            check_shape(kernel, "u", u.len(), [rows.len(), *rank])?;
         }
     }
     Ok(pieces.iter().map(|piece| piece.n).sum())

@@ -3,7 +3,7 @@
 use super::*;
 use crate::case::{Inputs, check_all};
 use crate::cpu::Isa;
-use crate::{Buffer, Device, FloatBuffer, FloatDtype};
+use crate::{Buffer, Device, FloatBuffer, FloatDtype, KernelError};
 
 /// The largest ones would take minutes without vector instructions: the bench checks what it times.
 #[test]

@@ -90,12 +90,7 @@ impl Forward<'_> {
         check_len(KERNEL, "y", self.y.len(), n)?;
         check_len(KERNEL, "rstd", self.rstd.len(), self.rows)?;
         check_narrower(KERNEL, "y", self.x.dtype(), self.y.dtype())?;
-        let _timed = device.timed(KERNEL);
-        match device {
-            Device::Cpu(cpu) => cpu::forward(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run(KERNEL, |cpu| cpu::forward(cpu, self))
     }
 }
 
@@ -113,12 +108,7 @@ impl Backward<'_> {
         check_len(KERNEL, "dx", self.dx.len(), n)?;
         check_narrower(KERNEL, "dy", self.x.dtype(), self.dy.dtype())?;
         check_dtype(KERNEL, "dx", self.dx.dtype(), self.x.dtype())?;
-        let _timed = device.timed(KERNEL);
-        match device {
-            Device::Cpu(cpu) => cpu::backward(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run(KERNEL, |cpu| cpu::backward(cpu, self))
     }
 }
 

@@ -47,12 +47,7 @@ impl Update<'_> {
             check_len("rmsprop", "grad", grad.len(), param.len())?;
             check_len("rmsprop", "square_avg", square_avg.len(), param.len())?;
         }
-        let _timed = device.timed("rmsprop");
-        match device {
-            Device::Cpu(cpu) => cpu::step(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run("rmsprop", |cpu| cpu::step(cpu, self))
     }
 }
 

@@ -72,12 +72,7 @@ impl Tables<'_> {
         if let Some((place, index)) = self.variants.first_outside(0..n_variants) {
             return Err(KernelError::RowIndex { kernel: KERNEL, place, index, rows: n_variants });
         }
-        let _timed = device.timed(KERNEL);
-        match device {
-            Device::Cpu(cpu) => cpu::tables(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run(KERNEL, |cpu| cpu::tables(cpu, self))
     }
 }
 
@@ -98,12 +93,7 @@ impl Rotate<'_> {
         if half == 0 || self.heads == 0 {
             return Ok(()); // nothing turns
         }
-        let _timed = device.timed(KERNEL);
-        match device {
-            Device::Cpu(cpu) => cpu::rotate(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run(KERNEL, |cpu| cpu::rotate(cpu, self))
     }
 }
 

@@ -47,12 +47,7 @@ impl Gather<'_> {
     /// for no columns.
     pub fn run(self, device: &Device) -> Result<()> {
         check_indexed("rows.gather", self.cols, self.index, ("y", self.y.len()), ("x", self.x.len()))?;
-        let _timed = device.timed("rows.gather");
-        match device {
-            Device::Cpu(cpu) => cpu::gather(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run("rows.gather", |cpu| cpu::gather(cpu, self))
     }
 }
 
@@ -65,12 +60,7 @@ impl Scatter<'_> {
         check_dtype(KERNEL, "y", self.y.dtype(), self.x.values.dtype())?;
         let dense = self.index.len().saturating_mul(self.cols);
         check_indexed(KERNEL, self.cols, self.index, ("x", dense), ("y", self.y.len()))?;
-        let _timed = device.timed(KERNEL);
-        match device {
-            Device::Cpu(cpu) => cpu::scatter(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run(KERNEL, |cpu| cpu::scatter(cpu, self))
     }
 }
 
@@ -79,12 +69,7 @@ impl ScatterAdd<'_> {
     /// As [`Gather::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         check_indexed("rows.scatter_add", self.cols, self.index, ("x", self.x.len()), ("y", self.y.len()))?;
-        let _timed = device.timed("rows.scatter_add");
-        match device {
-            Device::Cpu(cpu) => cpu::scatter_add(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run("rows.scatter_add", |cpu| cpu::scatter_add(cpu, self))
     }
 }
 

@@ -20,12 +20,7 @@ impl Softcap<'_> {
     /// [`crate::KernelError::Shape`].
     pub fn run(self, device: &Device) -> Result<()> {
         check_len("softcap", "x", self.x.len(), self.len)?;
-        let _timed = device.timed("softcap");
-        match device {
-            Device::Cpu(cpu) => cpu::softcap(cpu, self),
-            Device::Count(_) => {}
-        }
-        Ok(())
+        device.run("softcap", |cpu| cpu::softcap(cpu, self))
     }
 }
 

@@ -1,18 +1,12 @@
 //! Shapes: the head of SmolLM2-135M over the answers of a batch, timed; odd sizes around the edges of the vocabulary's tiles,
 //! every format, soft-caps and ignored rows, for the tests.
 
-use super::{BACKWARD_PRODUCTS, Backward, Extras, FORWARD_PRODUCTS, Forward, operations, reference};
-use crate::case::{Case, Comparison, Inputs, Prepared};
-use crate::device::WeightDtype;
+use super::{BACKWARD_PRODUCTS, Backward, Extras, FORWARD_PRODUCTS, Forward, Head, operations, reference};
+use crate::case::{Case, Comparison, Direction, Inputs, Prepared, float, half_ulp_of_bf16};
+use crate::device::{WeightBuffer, WeightDtype};
 use crate::real::{Real, widen};
-use crate::{Buffer, Device, FloatBuffer, FloatDtype, IGNORE, Indices, Precision, Result, WeightSlice};
-use half::{bf16, f16};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Forward,
-    Backward,
-}
+use crate::{Buffer, Device, FloatBuffer, FloatDtype, IGNORE, Indices, Precision, Result};
+use half::bf16;
 
 #[derive(Debug, Clone, Copy)]
 struct Shape {
@@ -113,18 +107,26 @@ impl Shape {
     }
 }
 
-enum Head {
-    F32(Buffer<f32>),
-    F16(Buffer<f16>),
-    Bf16(Buffer<bf16>),
+/// What a head is made of.
+struct OnDevice {
+    hidden_states: FloatBuffer,
+    lm_head: WeightBuffer,
+    targets: Indices,
 }
 
-impl Head {
-    fn view(&self) -> WeightSlice<'_> {
-        match self {
-            Head::F32(buffer) => WeightSlice::F32(buffer.view()),
-            Head::F16(buffer) => WeightSlice::F16(buffer.view()),
-            Head::Bf16(buffer) => WeightSlice::Bf16(buffer.view()),
+impl OnDevice {
+    fn head(&self, shape: &Shape) -> Head<'_> {
+        let &Shape { rows, hidden_size, vocab_size, cap, temperature, precision, .. } = shape;
+        Head {
+            rows,
+            hidden_size,
+            vocab_size,
+            hidden_states: self.hidden_states.view(),
+            lm_head: self.lm_head.view(),
+            targets: self.targets.view(),
+            final_logit_softcapping: cap,
+            temperature,
+            precision,
         }
     }
 }
@@ -138,16 +140,12 @@ struct Run {
     /// As the kernel reads them: rounded to their format.
     weights: Vec<f32>,
     target_ids: Vec<u32>,
-    hidden_states: FloatBuffer,
-    lm_head: Head,
-    targets: Indices,
+    on_device: OnDevice,
     d_logps: Buffer<f32>,
-    /// Outputs are filled with NaN first: an element that is not written shows.
-    logps: Buffer<f32>,
-    lse: Buffer<f32>,
-    entropy: Buffer<f32>,
-    target_is_argmax: Buffer<f32>,
-    lse_of_twice: Buffer<f32>,
+    /// Log-probs, log-sum-exps, entropies, whether the targets are the largest, log-sum-exps of twice the logits. Filled with
+    /// NaN first: an element that is not written shows.
+    outputs: [Buffer<f32>; 5],
+    /// Filled with NaN too.
     d_hidden: FloatBuffer,
 }
 
@@ -155,55 +153,26 @@ impl Run {
     fn new(shape: Shape, timed: bool, device: &Device) -> Result<Run> {
         let Shape { rows, hidden_size, vocab_size, .. } = shape;
         let mut inputs = Inputs::of(&[rows, hidden_size, vocab_size]);
-        let mut hidden = inputs.normal(rows * hidden_size, 1.0);
-        if shape.floats == FloatDtype::Bf16 {
-            hidden.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
-        }
-        let float = |values: &[f32]| {
-            let wide = device.upload("case", values)?;
-            let mut buffer = device.alloc_float("case", shape.floats, values.len())?;
-            device.copy_float(wide.view().into(), buffer.view_mut());
-            Ok(buffer)
-        };
+        let hidden_states = float(device, shape.floats, &inputs.normal(rows * hidden_size, 1.0))?;
         // logits of a spread of 3: some tokens are likely, most are not
         let scale = 3.0 / (hidden_size as f32).sqrt();
-        let size = vocab_size * hidden_size;
-        let (weights, lm_head) = match shape.weights {
-            WeightDtype::F32 => {
-                let values = inputs.normal(size, scale);
-                let buffer = device.upload("case", &values)?;
-                (values, Head::F32(buffer))
-            }
-            WeightDtype::F16 => {
-                let values = inputs.normal_f16(size, scale);
-                (values.iter().map(|x| x.to_f32()).collect(), Head::F16(device.upload("case", &values)?))
-            }
-            WeightDtype::Bf16 => {
-                let values = inputs.normal_bf16(size, scale);
-                (values.iter().map(|x| x.to_f32()).collect(), Head::Bf16(device.upload("case", &values)?))
-            }
-        };
+        let (weights, lm_head) = inputs.weights(device, shape.weights, vocab_size * hidden_size, scale)?;
         let ignored = |row: usize| shape.ignore_every.is_some_and(|n| row % n == n - 1);
         let target_ids: Vec<u32> =
             (0..rows).map(|row| if ignored(row) { IGNORE } else { inputs.below(vocab_size) as u32 }).collect();
-        let unset = |len| device.upload("case", &vec![f32::NAN; len]);
+        let targets = device.upload_indices("case", &target_ids)?;
+        let unset = || device.upload("case", &vec![f32::NAN; rows]);
         let mut run = Run {
             shape,
             compared: if timed { (0..rows).step_by(rows / 8).collect() } else { (0..rows).collect() },
             device: device.clone(),
-            hidden_states: float(&hidden)?,
-            targets: device.upload_indices("case", &target_ids)?,
-            d_logps: device.upload("case", &inputs.normal(rows, 1.0))?,
-            logps: unset(rows)?,
-            lse: unset(rows)?,
-            entropy: unset(rows)?,
-            target_is_argmax: unset(rows)?,
-            lse_of_twice: unset(rows)?,
-            d_hidden: float(&vec![f32::NAN; rows * hidden_size])?,
-            hidden,
+            hidden: hidden_states.download(),
             weights,
             target_ids,
-            lm_head,
+            on_device: OnDevice { hidden_states, lm_head, targets },
+            d_logps: device.upload("case", &inputs.normal(rows, 1.0))?,
+            outputs: [unset()?, unset()?, unset()?, unset()?, unset()?],
+            d_hidden: float(device, shape.floats, &vec![f32::NAN; rows * hidden_size])?,
         };
         if shape.direction == Direction::Backward {
             run.forward()?;
@@ -212,25 +181,9 @@ impl Run {
     }
 
     fn forward(&mut self) -> Result<()> {
-        Forward {
-            rows: self.shape.rows,
-            hidden_size: self.shape.hidden_size,
-            vocab_size: self.shape.vocab_size,
-            hidden_states: self.hidden_states.view(),
-            lm_head: self.lm_head.view(),
-            targets: self.targets.view(),
-            final_logit_softcapping: self.shape.cap,
-            temperature: self.shape.temperature,
-            precision: self.shape.precision,
-            logps: self.logps.view_mut(),
-            lse: self.lse.view_mut(),
-            extras: self.shape.extras.then(|| Extras {
-                entropy: self.entropy.view_mut(),
-                target_is_argmax: self.target_is_argmax.view_mut(),
-                lse_of_twice: self.lse_of_twice.view_mut(),
-            }),
-        }
-        .run(&self.device)
+        let [logps, lse, entropy, target_is_argmax, lse_of_twice] = self.outputs.each_mut().map(Buffer::view_mut);
+        let extras = self.shape.extras.then_some(Extras { entropy, target_is_argmax, lse_of_twice });
+        Forward { head: self.on_device.head(&self.shape), logps, lse, extras }.run(&self.device)
     }
 
     /// The compared rows of a tensor.
@@ -270,16 +223,8 @@ impl Prepared for Run {
         match self.shape.direction {
             Direction::Forward => self.forward(),
             Direction::Backward => Backward {
-                rows: self.shape.rows,
-                hidden_size: self.shape.hidden_size,
-                vocab_size: self.shape.vocab_size,
-                hidden_states: self.hidden_states.view(),
-                lm_head: self.lm_head.view(),
-                targets: self.targets.view(),
-                final_logit_softcapping: self.shape.cap,
-                temperature: self.shape.temperature,
-                precision: self.shape.precision,
-                lse: self.lse.view(),
+                head: self.on_device.head(&self.shape),
+                lse: self.outputs[1].view(),
                 d_logps: self.d_logps.view(),
                 d_hidden: self.d_hidden.view_mut(),
             }
@@ -291,9 +236,9 @@ impl Prepared for Run {
         let ((exact, exact_d), (naive, naive_d)) = (self.reference::<f64>(), self.reference::<f32>());
         match self.shape.direction {
             Direction::Forward => {
-                let of = |buffer: &Buffer<f32>| self.part(&buffer.download(), 1);
-                let compare = |name, buffer, exact, naive, functions: f64| {
-                    let mut comparison = Comparison::with_naive(name, &of(buffer), exact, naive);
+                let got = self.outputs.each_ref().map(|output| self.part(&output.download(), 1));
+                let compare = |name, got: &[f32], exact, naive, functions: f64| {
+                    let mut comparison = Comparison::with_naive(name, got, exact, naive);
                     comparison.bound += functions;
                     comparison
                 };
@@ -304,33 +249,25 @@ impl Prepared for Run {
                 let lse = f64::from(f32::EPSILON) + logit;
                 // dH = -Σ p (log p + H) δ for errors δ of the logits, and the sum of p |log p + H| is at most 2 H
                 let entropy = 2.0 * exact.entropy.iter().fold(0.0f64, |max, &x| max.max(x)) * lse;
-                let outputs = vec![
-                    compare("logps", &self.logps, &exact.logps, &naive.logps, lse + logit),
-                    compare("lse", &self.lse, &exact.lse, &naive.lse, lse),
+                let mut comparisons = vec![
+                    compare("logps", &got[0], &exact.logps, &naive.logps, lse + logit),
+                    compare("lse", &got[1], &exact.lse, &naive.lse, lse),
                 ];
-                if !self.shape.extras {
-                    return outputs;
+                if self.shape.extras {
+                    comparisons.extend([
+                        compare("entropy", &got[2], &exact.entropy, &naive.entropy, entropy),
+                        compare("lse_of_twice", &got[4], &exact.lse_of_twice, &naive.lse_of_twice, 2.0 * lse),
+                        // yes or no; the random logits hold no two that differ by rounding alone
+                        Comparison::with_bound("target_is_argmax", &got[3], &exact.target_is_argmax, 0.0),
+                    ]);
                 }
-                let extras = vec![
-                    compare("entropy", &self.entropy, &exact.entropy, &naive.entropy, entropy),
-                    compare("lse_of_twice", &self.lse_of_twice, &exact.lse_of_twice, &naive.lse_of_twice, 2.0 * lse),
-                    // yes or no; the random logits hold no two that differ by rounding alone
-                    Comparison::with_bound(
-                        "target_is_argmax",
-                        &of(&self.target_is_argmax),
-                        &exact.target_is_argmax,
-                        0.0,
-                    ),
-                ];
-                [outputs, extras].concat()
+                comparisons
             }
             Direction::Backward => {
                 let got = self.part(&self.d_hidden.download(), self.shape.hidden_size);
                 let mut comparison = Comparison::with_naive("d_hidden", &got, &exact_d, &naive_d);
                 if self.shape.floats == FloatDtype::Bf16 {
-                    // half a unit in the last of its eight places
-                    let largest = exact_d.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
-                    comparison.bound += largest / 256.0;
+                    comparison.bound += half_ulp_of_bf16(&exact_d);
                 }
                 if self.shape.precision == Precision::Bf16 {
                     // The product rounds each logit's gradient by 2^-9 of itself, and those of a row add up to at most

@@ -10,8 +10,9 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
+use crate::cpu::Cpu;
 use crate::device::Cost;
-use crate::error::{check_dtype, check_len};
+use crate::error::{check_dtype, check_len, check_shape, check_size};
 use crate::{
     Device, FloatSlice, FloatSliceMut, IndexSlice, KernelError, Precision, Result, Slice, SliceMut, WeightSlice,
 };
@@ -26,8 +27,9 @@ fn operations(products: usize, rows: usize, [vocab_size, hidden_size]: [usize; 2
     2.0 * (products * rows * hidden_size) as f64 * vocab_size as f64
 }
 
-/// Log-probs of the targets.
-pub struct Forward<'a> {
+/// What both passes read.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
     pub rows: usize,
     pub hidden_size: usize,
     pub vocab_size: usize,
@@ -42,6 +44,11 @@ pub struct Forward<'a> {
     /// Above 0; what the logits are divided by after the cap
     pub temperature: f32,
     pub precision: Precision,
+}
+
+/// Log-probs of the targets.
+pub struct Forward<'a> {
+    pub head: Head<'a>,
     /// `[rows]`, nats
     pub logps: SliceMut<'a, f32>,
     /// `[rows]`: log-sum-exp of a row's logits, kept for the backward pass
@@ -62,16 +69,8 @@ pub struct Extras<'a> {
 
 /// `d_hidden[r] += d_logps[r] * (lm_head[target[r]] - Σ_v p[r, v] * lm_head[v])`, through the soft-cap
 pub struct Backward<'a> {
-    pub rows: usize,
-    pub hidden_size: usize,
-    pub vocab_size: usize,
     /// As in [`Forward`].
-    pub hidden_states: FloatSlice<'a>,
-    pub lm_head: WeightSlice<'a>,
-    pub targets: IndexSlice<'a>,
-    pub final_logit_softcapping: Option<f32>,
-    pub temperature: f32,
-    pub precision: Precision,
+    pub head: Head<'a>,
     pub lse: Slice<'a, f32>,
     /// `[rows]`
     pub d_logps: Slice<'a, f32>,
@@ -85,26 +84,20 @@ impl Forward<'_> {
     /// target at or above `vocab_size` that is not [`crate::IGNORE`].
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "token_logps.forward";
-        check_head(KERNEL, self.rows, self.hidden_size, self.vocab_size, self.hidden_states, self.lm_head)?;
-        check_len(KERNEL, "logps", self.logps.len(), self.rows)?;
-        check_len(KERNEL, "lse", self.lse.len(), self.rows)?;
+        let rows = self.head.check(KERNEL)?;
+        check_len(KERNEL, "logps", self.logps.len(), rows)?;
+        check_len(KERNEL, "lse", self.lse.len(), rows)?;
         if let Some(extras) = &self.extras {
-            check_len(KERNEL, "extras.entropy", extras.entropy.len(), self.rows)?;
-            check_len(KERNEL, "extras.target_is_argmax", extras.target_is_argmax.len(), self.rows)?;
-            check_len(KERNEL, "extras.lse_of_twice", extras.lse_of_twice.len(), self.rows)?;
+            check_len(KERNEL, "extras.entropy", extras.entropy.len(), rows)?;
+            check_len(KERNEL, "extras.target_is_argmax", extras.target_is_argmax.len(), rows)?;
+            check_len(KERNEL, "extras.lse_of_twice", extras.lse_of_twice.len(), rows)?;
         }
-        check_targets(KERNEL, self.rows, self.vocab_size, self.targets)?;
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
             Device::Count(count) => {
-                let sizes = [self.vocab_size, self.hidden_size];
-                let dtype = self.hidden_states.dtype();
-                let scratch = cpu::scratch(count.of(), self.precision, dtype, self.rows, sizes).forward;
-                let packed = cpu::packed(count.of(), self.precision, self.rows, sizes);
-                count
-                    .call(KERNEL, Cost { operations: operations(FORWARD_PRODUCTS, self.rows, sizes), scratch, packed });
-                Ok(())
+                let scratch = cpu::scratch(count.of(), &self.head).forward;
+                count.call(KERNEL, self.head.cost(count.of(), FORWARD_PRODUCTS, scratch))
             }
         }
     }
@@ -115,52 +108,40 @@ impl Backward<'_> {
     /// As [`Forward::run`].
     pub fn run(self, device: &Device) -> Result<()> {
         const KERNEL: &str = "token_logps.backward";
-        check_head(KERNEL, self.rows, self.hidden_size, self.vocab_size, self.hidden_states, self.lm_head)?;
-        check_len(KERNEL, "lse", self.lse.len(), self.rows)?;
-        check_len(KERNEL, "d_logps", self.d_logps.len(), self.rows)?;
-        check_len(KERNEL, "d_hidden", self.d_hidden.len(), self.hidden_states.len())?;
-        check_dtype(KERNEL, "d_hidden", self.d_hidden.dtype(), self.hidden_states.dtype())?;
-        check_targets(KERNEL, self.rows, self.vocab_size, self.targets)?;
+        let rows = self.head.check(KERNEL)?;
+        check_len(KERNEL, "lse", self.lse.len(), rows)?;
+        check_len(KERNEL, "d_logps", self.d_logps.len(), rows)?;
+        check_len(KERNEL, "d_hidden", self.d_hidden.len(), self.head.hidden_states.len())?;
+        check_dtype(KERNEL, "d_hidden", self.d_hidden.dtype(), self.head.hidden_states.dtype())?;
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
             Device::Count(count) => {
-                let sizes = [self.vocab_size, self.hidden_size];
-                let dtype = self.hidden_states.dtype();
-                let scratch = cpu::scratch(count.of(), self.precision, dtype, self.rows, sizes).backward;
-                let packed = cpu::packed(count.of(), self.precision, self.rows, sizes);
-                count.call(
-                    KERNEL,
-                    Cost { operations: operations(BACKWARD_PRODUCTS, self.rows, sizes), scratch, packed },
-                );
-                Ok(())
+                let scratch = cpu::scratch(count.of(), &self.head).backward;
+                count.call(KERNEL, self.head.cost(count.of(), BACKWARD_PRODUCTS, scratch))
             }
         }
     }
 }
 
-fn check_head(
-    kernel: &'static str,
-    rows: usize,
-    hidden_size: usize,
-    vocab_size: usize,
-    hidden_states: FloatSlice<'_>,
-    lm_head: WeightSlice<'_>,
-) -> Result<()> {
-    for (argument, got) in [("hidden_size", hidden_size), ("vocab_size", vocab_size)] {
-        if got == 0 {
-            return Err(KernelError::Size { kernel, argument, got, want: "at least 1" });
+impl Head<'_> {
+    /// Refuses operands that are not as long as the sizes imply and targets outside the vocabulary, and gives the rows.
+    fn check(&self, kernel: &'static str) -> Result<usize> {
+        let &Head { rows, hidden_size, vocab_size, hidden_states, lm_head, targets, .. } = self;
+        check_size(kernel, "hidden_size", hidden_size, hidden_size > 0, "at least 1")?;
+        check_size(kernel, "vocab_size", vocab_size, vocab_size > 0, "at least 1")?;
+        check_shape(kernel, "hidden_states", hidden_states.len(), [rows, hidden_size])?;
+        check_shape(kernel, "lm_head", lm_head.len(), [vocab_size, hidden_size])?;
+        check_len(kernel, "targets", targets.len(), rows)?;
+        match targets.first_scored_outside(0..vocab_size) {
+            Some((row, id)) => Err(KernelError::TokenId { kernel, row, id, vocab_size }),
+            None => Ok(rows),
         }
     }
-    // a product beyond `usize` saturates, and no slice is that long
-    check_len(kernel, "hidden_states", hidden_states.len(), rows.saturating_mul(hidden_size))?;
-    check_len(kernel, "lm_head", lm_head.len(), vocab_size.saturating_mul(hidden_size))
-}
 
-fn check_targets(kernel: &'static str, rows: usize, vocab_size: usize, targets: IndexSlice<'_>) -> Result<()> {
-    check_len(kernel, "targets", targets.len(), rows)?;
-    match targets.first_scored_outside(0..vocab_size) {
-        Some((row, id)) => Err(KernelError::TokenId { kernel, row, id, vocab_size }),
-        None => Ok(()),
+    /// What a pass of so many products costs.
+    fn cost(&self, cpu: &Cpu, products: usize, scratch: usize) -> Cost {
+        let operations = operations(products, self.rows, [self.vocab_size, self.hidden_size]);
+        Cost { operations, scratch, packed: cpu::packed(cpu, self) }
     }
 }

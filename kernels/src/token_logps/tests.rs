@@ -1,7 +1,7 @@
 //! The fast version against the reference, the reference against finite differences, and the equalities to the bit.
 
 use super::case::cases;
-use super::{Backward, Extras, Forward, reference};
+use super::{Backward, Extras, Forward, Head, reference};
 use crate::case::{Inputs, check_all, gradient};
 use crate::cpu::Isa;
 use crate::real::widen;
@@ -42,7 +42,7 @@ fn score(
     let [logps, lse, entropy, target_is_argmax, lse_of_twice] = &mut outputs[..] else {
         unreachable!("five were made")
     };
-    Forward {
+    let head = Head {
         rows,
         hidden_size: HIDDEN,
         vocab_size: VOCAB,
@@ -52,6 +52,9 @@ fn score(
         final_logit_softcapping: Some(5.0),
         temperature: 0.8,
         precision,
+    };
+    Forward {
+        head,
         logps: logps.view_mut(),
         lse: lse.view_mut(),
         extras: with_extras.then(|| Extras {
@@ -61,21 +64,7 @@ fn score(
         }),
     }
     .run(device)?;
-    Backward {
-        rows,
-        hidden_size: HIDDEN,
-        vocab_size: VOCAB,
-        hidden_states: hidden_states.view().into(),
-        lm_head: crate::WeightSlice::Bf16(lm_head.view()),
-        targets: targets.view(),
-        final_logit_softcapping: Some(5.0),
-        temperature: 0.8,
-        precision,
-        lse: lse.view(),
-        d_logps: d_logps.view(),
-        d_hidden: d_hidden.view_mut().into(),
-    }
-    .run(device)?;
+    Backward { head, lse: lse.view(), d_logps: d_logps.view(), d_hidden: d_hidden.view_mut().into() }.run(device)?;
     let (outputs, d_hidden) = (outputs.iter().map(|x| x.download()).collect::<Vec<_>>(), d_hidden.download());
     let row = |r: usize| outputs.iter().map(move |x| x[r]).chain(d_hidden[r * HIDDEN..(r + 1) * HIDDEN].to_vec());
     Ok((0..rows).map(|r| row(r).map(f32::to_bits).collect()).collect())
@@ -155,7 +144,7 @@ fn extreme_logits_stay_finite() {
         let targets = device.upload_indices("test", &[1200, 3]).unwrap();
         let [mut logps, mut lse, mut entropy, mut target_is_argmax, mut lse_of_twice, mut d_hidden] =
             [(); 6].map(|()| device.upload("test", &[f32::NAN; 2]).unwrap());
-        Forward {
+        let head = Head {
             rows: 2,
             hidden_size: 1,
             vocab_size,
@@ -165,6 +154,9 @@ fn extreme_logits_stay_finite() {
             final_logit_softcapping: None,
             temperature: 1.0,
             precision,
+        };
+        Forward {
+            head,
             logps: logps.view_mut(),
             lse: lse.view_mut(),
             extras: Some(Extras {
@@ -182,22 +174,9 @@ fn extreme_logits_stay_finite() {
         assert_eq!(target_is_argmax.download(), [1.0, 0.0]);
         assert_eq!(lse_of_twice.download(), [2e4, 2e4]);
         let d_logps = device.upload("test", &[1.0f32, 1.0]).unwrap();
-        Backward {
-            rows: 2,
-            hidden_size: 1,
-            vocab_size,
-            hidden_states: hidden_states.view().into(),
-            lm_head: lm_head.view().into(),
-            targets: targets.view(),
-            final_logit_softcapping: None,
-            temperature: 1.0,
-            precision,
-            lse: lse.view(),
-            d_logps: d_logps.view(),
-            d_hidden: d_hidden.view_mut().into(),
-        }
-        .run(&device)
-        .unwrap();
+        Backward { head, lse: lse.view(), d_logps: d_logps.view(), d_hidden: d_hidden.view_mut().into() }
+            .run(&device)
+            .unwrap();
         let gradients = d_hidden.download();
         // e^-20000 is 0 in truth and at most 1.2e-38 here, for each of 1500 weights of -100
         assert!(gradients[0].abs() < 1e-30, "the target has all the probability: {}", gradients[0]);

@@ -1,7 +1,7 @@
 //! What tasks walk over: the trees of a layout, their blocks, and runs of query positions.
 
 use super::blocks::Blocks;
-use crate::attention::Segment;
+use crate::attention::{Geometry, Segment};
 use std::cmp::Reverse;
 use std::ops::Range;
 
@@ -61,8 +61,8 @@ pub(super) struct Job {
     pub positions: usize,
 }
 
-/// Runs of positions that begin at multiples of `step`: then a diagonal block is cut by few tasks.
-pub(super) fn jobs(segments: &[Segment], step: usize) -> Vec<Job> {
+/// Runs of positions that begin at multiples of `step`: then a diagonal block is cut by few tasks. The dearest first.
+pub(super) fn jobs(geometry: &Geometry, segments: &[Segment], step: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (index, segment) in segments.iter().enumerate() {
         let mut first = segment.prefix.len();
@@ -72,6 +72,10 @@ pub(super) fn jobs(segments: &[Segment], step: usize) -> Vec<Job> {
             first = end;
         }
     }
+    heaviest_first(&mut jobs, |job| {
+        let last = job.first + job.positions;
+        job.positions * (last - geometry.first_visible(job.first))
+    });
     jobs
 }
 
@@ -94,6 +98,6 @@ fn uncovered(rows: usize, segments: &[Segment]) -> Vec<Range<usize>> {
 }
 
 /// The dearest first, so that the threads finish together; equal ones in their order.
-pub(super) fn heaviest_first<T>(jobs: &mut [T], cost: impl Fn(&T) -> usize) {
+fn heaviest_first<T>(jobs: &mut [T], cost: impl Fn(&T) -> usize) {
     jobs.sort_by_key(|job| Reverse(cost(job)));
 }

@@ -35,6 +35,15 @@ impl Cpu {
     }
 }
 
+/// Parts of a task's scratch, one after the other, of these lengths.
+pub(crate) fn parts<const N: usize>(mut scratch: &mut [f32], lens: [usize; N]) -> [&mut [f32]; N] {
+    lens.map(|len| {
+        let (part, rest) = std::mem::take(&mut scratch).split_at_mut(len);
+        scratch = rest;
+        part
+    })
+}
+
 /// A slice of which several threads write different parts.
 pub(crate) struct Disjoint<'a, T> {
     at: *mut T,

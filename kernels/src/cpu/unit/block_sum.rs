@@ -22,6 +22,13 @@ pub(crate) struct Step {
     pub(crate) right: usize,
 }
 
+impl Step {
+    /// So many steps one after the other in both panels, and one more.
+    pub(crate) fn consecutive(steps: usize) -> Vec<Step> {
+        (0..=steps).map(|step| Step { left: step % steps * STEP_BYTES, right: step % steps * STEP_BYTES }).collect()
+    }
+}
+
 /// A block of sums in memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Sums {
@@ -67,6 +74,9 @@ pub(crate) struct Finished {
 /// Bytes of a block of sums.
 pub(crate) const SUMS_BYTES: usize = 4 * BLOCK * BLOCK;
 
+/// Where the first of some lines begins, and the bytes from one to the next.
+pub(crate) type Lines = (*const u8, usize);
+
 /// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed and in the lanes of vectors, one for
 /// each pair of the depth; the columns' pairs are read where they lie. On the vectors, a pair is repeated in all lanes as it is
 /// read; on AMX, a tile of columns as it lies is the left operand of a product and the rows are the right one.
@@ -85,19 +95,11 @@ pub(crate) trait ColumnSums {
     /// As [`ColumnSums::of`].
     unsafe fn lines(&self) -> [__m512i; LINES];
     /// Adds `steps` steps of the depth, in the last of which the pairs behind the first `pairs` are zero. The numbers of the
-    /// columns begin `stride` bytes apart at `right`. Asks for 64 bytes a step of each of 16 lines at `ahead`, as many bytes
-    /// apart as it says, in the order in which they will be wanted. They need not be valid.
+    /// columns are the lines of `right`. Asks for 64 bytes a step of each of 16 lines `ahead`, in the order in which they will
+    /// be wanted. They need not be valid.
     ///
     /// # Safety
     /// As [`ColumnSums::of`]; each column has 32 bf16 a step; `left`, a multiple of a vector, points at the vectors of the
     /// steps; `pairs` is 1 to [`STEP_PAIRS`].
-    unsafe fn add(
-        &mut self,
-        right: *const u8,
-        stride: usize,
-        left: *const u8,
-        steps: usize,
-        pairs: usize,
-        ahead: (*const u8, usize),
-    );
+    unsafe fn add(&mut self, right: Lines, left: *const u8, steps: usize, pairs: usize, ahead: Lines);
 }

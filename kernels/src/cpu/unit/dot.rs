@@ -1,8 +1,7 @@
 //! Blocks of sums in vectors: `vdpbf16ps` adds to 16 sums the products of a pair of the depth, the left operand's pair
 //! repeated, the right one's for 16 columns, which is how the tiles of the matrix unit lie too.
 
-use super::block_sum::{BLOCK, BlockSum, ColumnSums, STEP_PAIRS};
-use crate::cpu::unit::block_sum::LINES;
+use super::block_sum::{BLOCK, BlockSum, ColumnSums, LINES, Lines, STEP_PAIRS};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -103,19 +102,11 @@ macro_rules! sums_in_vectors {
 
             #[inline]
             #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
-            unsafe fn add(
-                &mut self,
-                right: *const u8,
-                stride: usize,
-                left: *const u8,
-                steps: usize,
-                pairs: usize,
-                ahead: (*const u8, usize),
-            ) {
+            unsafe fn add(&mut self, right: Lines, left: *const u8, steps: usize, pairs: usize, ahead: Lines) {
                 debug_assert!((1..=STEP_PAIRS).contains(&pairs), "the loop below runs at least once");
                 for step in 0..steps {
-                    let (right, left) =
-                        (right.wrapping_add(step * 64), left.wrapping_add(step * STEP_PAIRS * Self::VECTOR_BYTES));
+                    let (right, stride) = (right.0.wrapping_add(step * 64), right.1);
+                    let left = left.wrapping_add(step * STEP_PAIRS * Self::VECTOR_BYTES);
                     let pairs = if step + 1 < steps { STEP_PAIRS } else { pairs };
                     // one register for four lines, the others of which lie one, two and three strides behind
                     let [s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15] = self;

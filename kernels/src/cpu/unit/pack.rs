@@ -144,27 +144,13 @@ pub(crate) fn panel_bytes(depth: usize, terms: usize) -> usize {
     depth.div_ceil(STEP_DEPTH) * terms * STEP_BYTES
 }
 
-/// Packs panels `panels` of a matrix whose lines are along the depth: `x` of a layer, `w` in its forward direction.
+/// Packs panels `panels` of a matrix whose lines are along the depth: `x` of a layer, `w` in its forward direction. The panels
+/// begin `bytes` apart.
 ///
 /// # Safety
 /// As [`Element::terms`]; the matrix holds its sizes, and `to` all panels.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) unsafe fn along_depth<E: Element, const T: usize>(
-    matrix: Matrix<E>,
-    role: Role,
-    panels: Range<usize>,
-    to: *mut u8,
-) {
-    // SAFETY: the caller's contract.
-    unsafe { along_depth_apart::<E, T>(matrix, role, panels, to, panel_bytes(matrix.depth, T)) }
-}
-
-/// As [`along_depth`], into panels that begin `bytes` apart.
-///
-/// # Safety
-/// As [`along_depth`].
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(crate) unsafe fn along_depth_apart<E: Element, const T: usize>(
     matrix: Matrix<E>,
     role: Role,
     panels: Range<usize>,
@@ -237,27 +223,12 @@ unsafe fn whole_tile<E: Element, const T: usize>(from: *const E, stride: usize, 
 }
 
 /// Packs panels `panels` of a matrix whose lines are across the depth: `w` in its backward direction, both sides of an
-/// adapter's gradient.
+/// adapter's gradient. The panels begin `bytes` apart.
 ///
 /// # Safety
 /// As [`along_depth`].
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(crate) unsafe fn across_depth<E: Element, const T: usize>(
-    matrix: Matrix<E>,
-    role: Role,
-    panels: Range<usize>,
-    to: *mut u8,
-) {
-    // SAFETY: the caller's contract.
-    unsafe { across_depth_apart::<E, T>(matrix, role, panels, to, panel_bytes(matrix.depth, T)) }
-}
-
-/// As [`across_depth`], into panels that begin `bytes` apart.
-///
-/// # Safety
-/// As [`across_depth`].
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(crate) unsafe fn across_depth_apart<E: Element, const T: usize>(
     matrix: Matrix<E>,
     role: Role,
     panels: Range<usize>,

@@ -18,33 +18,27 @@ use crate::{Device, Result, WeightSlice};
 use half::{bf16, f16};
 
 pub(super) fn forward(call: Forward<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
-    match unit::fitting(cpu, call.precision, [[call.n, call.k]]) {
-        Some(unit) => {
-            unit::forward(unit, call, cpu);
-            Ok(())
-        }
-        None => vectors::forward(call, device, cpu),
-    }
+    let Some(unit) = unit::fitting(cpu, call.precision, [[call.n, call.k]]) else {
+        return vectors::forward(call, device, cpu);
+    };
+    unit::forward(unit, call, cpu);
+    Ok(())
 }
 
 pub(super) fn dx(call: Dx<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
-    match unit::fitting(cpu, call.precision, [[call.n, call.k]]) {
-        Some(unit) => {
-            unit::dx(unit, call, cpu);
-            Ok(())
-        }
-        None => vectors::dx(call, device, cpu),
-    }
+    let Some(unit) = unit::fitting(cpu, call.precision, [[call.n, call.k]]) else {
+        return vectors::dx(call, device, cpu);
+    };
+    unit::dx(unit, call, cpu);
+    Ok(())
 }
 
 pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
-    match unit::fitting(cpu, call.precision, [[call.n, call.k]]) {
-        Some(unit) if call.m > 0 => {
-            unit::dw(unit, call, cpu);
-            Ok(())
-        }
-        _ => vectors::dw(call, device, cpu),
-    }
+    let Some(unit) = unit::fitting(cpu, call.precision, [[call.n, call.k]]).filter(|_| call.m > 0) else {
+        return vectors::dw(call, device, cpu);
+    };
+    unit::dw(unit, call, cpu);
+    Ok(())
 }
 
 pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
@@ -58,13 +52,11 @@ pub(super) fn stack_forward(call: StackForward<'_, '_>, device: &Device, cpu: &C
 
 pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Result<()> {
     stack::dx_runs(call, |run| {
-        match unit::fitting(cpu, run.precision, run.pieces.iter().map(|piece| [piece.n, run.k])) {
-            Some(unit) => {
-                unit::stack_dx(unit, run, cpu);
-                Ok(())
-            }
-            None => vectors::stack_dx(run, device, cpu),
-        }
+        let Some(unit) = unit::fitting(cpu, run.precision, run.pieces.iter().map(|piece| [piece.n, run.k])) else {
+            return vectors::stack_dx(run, device, cpu);
+        };
+        unit::stack_dx(unit, run, cpu);
+        Ok(())
     })
 }
 

@@ -10,22 +10,22 @@ mod vectors;
 
 pub(super) use vectors::packed;
 
-use super::{Backward, Extras, Forward};
+use super::{Backward, Extras, Forward, Head};
 use crate::Precision;
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;
 use crate::cpu::vectors::Simd;
-use crate::{Device, FloatDtype, Result, ScratchBytes, SliceMut};
+use crate::{Device, Result, ScratchBytes, SliceMut};
 
 pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
-    match unit(cpu, call.precision) {
+    match unit(cpu, call.head.precision) {
         Some(unit) => unit::forward(device, cpu, unit, call),
         None => vectors::forward(device, cpu, call),
     }
 }
 
 pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
-    match unit(cpu, call.precision) {
+    match unit(cpu, call.head.precision) {
         Some(unit) => unit::backward(cpu, unit, call),
         None => vectors::backward(device, cpu, call),
     }
@@ -37,19 +37,13 @@ fn unit(cpu: &Cpu, precision: Precision) -> Option<Unit> {
 }
 
 /// What [`forward`], with or without extras, and [`backward`] take while they run.
-pub(super) fn scratch(
-    cpu: &Cpu,
-    precision: Precision,
-    dtype: FloatDtype,
-    rows: usize,
-    [vocab_size, hidden_size]: [usize; 2],
-) -> ScratchBytes {
-    if unit(cpu, precision).is_some() {
+pub(super) fn scratch(cpu: &Cpu, head: &Head<'_>) -> ScratchBytes {
+    if unit(cpu, head.precision).is_some() {
         // packed rows in bf16, and for each thread some panels of weights and gradients of its rows
         let threads = cpu.threads() * (1 << 20);
-        return ScratchBytes { forward: 2 * rows * hidden_size + threads, backward: threads };
+        return ScratchBytes { forward: 2 * head.rows * head.hidden_size + threads, backward: threads };
     }
-    vectors::scratch(dtype, rows, [vocab_size, hidden_size])
+    vectors::scratch(head)
 }
 
 /// The online softmax of one row over the blocks of the vocabulary seen so far.
@@ -124,6 +118,10 @@ struct Logit {
 }
 
 impl Logit {
+    fn new(head: &Head<'_>) -> Logit {
+        Logit { cap: head.final_logit_softcapping, temperature: head.temperature }
+    }
+
     fn is_product(self) -> bool {
         self.cap.is_none() && self.temperature == 1.0
     }

@@ -4,8 +4,9 @@ use super::{Logit, Outputs, Running};
 use crate::cpu::Cpu;
 use crate::cpu::vectors::{Simd, VectorTask, largest};
 use crate::gemm::{self, Accumulate};
-use crate::token_logps::{Backward, Forward};
-use crate::{Device, FloatDtype, IGNORE, Precision, Result, ScratchBytes, Slice, SliceMut};
+use crate::token_logps::{Backward, Forward, Head};
+use crate::{Buffer, Device, FloatDtype, IGNORE, Result, ScratchBytes, Slice, SliceMut};
+use std::ops::Range;
 
 /// Tokens of a block: with 1024 rows it is 2 MiB, which the second-level caches of two cores hold until the softmax reads it.
 /// Twice as many were 5 % slower.
@@ -17,42 +18,22 @@ const ROW_BLOCK: usize = 2048;
 const ROWS_PER_TASK: usize = 16;
 
 pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
-    let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
-    let targets = call.targets.cpu();
-    let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
-    let mut outputs = Outputs::new(call.logps, call.lse, call.extras);
+    let Forward { head, logps, lse, extras } = call;
+    let (targets, logit) = (head.targets.cpu(), Logit::new(&head));
+    let mut outputs = Outputs::new(logps, lse, extras);
     let with_extras = outputs.extras.is_some();
-    let wide = cpu.widened(device, hidden_states)?;
-    let hidden_states = Slice::of_cpu(&wide);
-    let mut running = vec![Running::EMPTY; rows];
-    let mut products = device.alloc("token_logps.block", rows.min(ROW_BLOCK) * vocab_size.min(VOCAB_BLOCK))?;
+    let wide = cpu.widened(device, head.hidden_states)?;
+    let mut running = vec![Running::EMPTY; head.rows];
+    let mut products = device.alloc("token_logps.block", block_len(&head))?;
     device.install(|| {
-        for first_row in (0..rows).step_by(ROW_BLOCK) {
-            let m = ROW_BLOCK.min(rows - first_row);
-            let x = hidden_states.range(first_row * hidden_size..(first_row + m) * hidden_size);
-            for first in (0..vocab_size).step_by(VOCAB_BLOCK) {
-                let n = VOCAB_BLOCK.min(vocab_size - first);
-                gemm::Forward {
-                    m,
-                    n,
-                    k: hidden_size,
-                    alpha: 1.0,
-                    x: x.into(),
-                    w: lm_head.range(first * hidden_size..(first + n) * hidden_size),
-                    y: products.view_mut().range(0..m * n).into(),
-                    accumulate: Accumulate::Set,
-                    precision,
-                }
-                .run(device)?;
-                let logits = products.view_mut().cpu();
-                let per_task = logits[..m * n]
-                    .chunks_mut(ROWS_PER_TASK * n)
-                    .zip(running[first_row..first_row + m].chunks_mut(ROWS_PER_TASK))
-                    .zip(targets[first_row..first_row + m].chunks(ROWS_PER_TASK));
-                cpu.for_each_block(per_task, |((logits, running), targets)| {
-                    cpu.isa().dispatch(AddBlock { logits, running, targets, first, logit, with_extras });
-                });
-            }
+        for [rows, tokens] in blocks(&head) {
+            let per_task = multiply(device, &head, &wide, [&rows, &tokens], &mut products)?
+                .chunks_mut(ROWS_PER_TASK * tokens.len())
+                .zip(running[rows.clone()].chunks_mut(ROWS_PER_TASK))
+                .zip(targets[rows].chunks(ROWS_PER_TASK));
+            cpu.for_each_block(per_task, |((logits, running), targets)| {
+                cpu.isa().dispatch(AddBlock { logits, running, targets, first: tokens.start, logit, with_extras });
+            });
         }
         Ok(())
     })?;
@@ -63,56 +44,37 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
 }
 
 pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
-    let Backward { rows, hidden_size, vocab_size, hidden_states, lm_head, precision, .. } = call;
-    let (targets, lse, d_logps) = (call.targets.cpu(), call.lse.cpu(), call.d_logps.cpu());
-    let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
-    let wide = cpu.widened(device, hidden_states)?;
-    let hidden_states = Slice::of_cpu(&wide);
-    cpu.in_f32(device, call.d_hidden, false, |d_hidden| {
+    let Backward { head, lse, d_logps, d_hidden } = call;
+    let Head { hidden_size, precision, .. } = head;
+    let (targets, lse, d_logps) = (head.targets.cpu(), lse.cpu(), d_logps.cpu());
+    let logit = Logit::new(&head);
+    let wide = cpu.widened(device, head.hidden_states)?;
+    cpu.in_f32(device, d_hidden, false, |d_hidden| {
         let mut d_hidden = SliceMut::of_cpu(d_hidden);
-        let mut products = device.alloc("token_logps.block", rows.min(ROW_BLOCK) * vocab_size.min(VOCAB_BLOCK))?;
+        let mut products = device.alloc("token_logps.block", block_len(&head))?;
         device.install(|| {
-            for first_row in (0..rows).step_by(ROW_BLOCK) {
-                let m = ROW_BLOCK.min(rows - first_row);
-                let block = first_row..first_row + m;
-                let wide = first_row * hidden_size..(first_row + m) * hidden_size;
-                for first in (0..vocab_size).step_by(VOCAB_BLOCK) {
-                    let n = VOCAB_BLOCK.min(vocab_size - first);
-                    let w = lm_head.range(first * hidden_size..(first + n) * hidden_size);
-                    gemm::Forward {
-                        m,
-                        n,
-                        k: hidden_size,
-                        alpha: 1.0,
-                        x: hidden_states.range(wide.clone()).into(),
-                        w,
-                        y: products.view_mut().range(0..m * n).into(),
-                        accumulate: Accumulate::Set,
-                        precision,
-                    }
-                    .run(device)?;
-                    let logits = products.view_mut().cpu();
-                    let per_task = logits[..m * n]
-                        .chunks_mut(ROWS_PER_TASK * n)
-                        .zip(targets[block.clone()].chunks(ROWS_PER_TASK))
-                        .zip(lse[block.clone()].chunks(ROWS_PER_TASK))
-                        .zip(d_logps[block.clone()].chunks(ROWS_PER_TASK));
-                    cpu.for_each_block(per_task, |(((logits, targets), lse), d_logps)| {
-                        cpu.isa().dispatch(LogitGradients { logits, targets, lse, d_logps, first, logit });
-                    });
-                    gemm::Dx {
-                        m,
-                        n,
-                        k: hidden_size,
-                        alpha: 1.0,
-                        dy: crate::Columns::all(products.view().range(0..m * n), n),
-                        w,
-                        dx: d_hidden.reborrow().range(wide.clone()).into(),
-                        accumulate: if first == 0 { Accumulate::Set } else { Accumulate::Add },
-                        precision,
-                    }
-                    .run(device)?;
+            for [rows, tokens] in blocks(&head) {
+                let (m, n, first) = (rows.len(), tokens.len(), tokens.start);
+                let per_task = multiply(device, &head, &wide, [&rows, &tokens], &mut products)?
+                    .chunks_mut(ROWS_PER_TASK * n)
+                    .zip(targets[rows.clone()].chunks(ROWS_PER_TASK))
+                    .zip(lse[rows.clone()].chunks(ROWS_PER_TASK))
+                    .zip(d_logps[rows.clone()].chunks(ROWS_PER_TASK));
+                cpu.for_each_block(per_task, |(((logits, targets), lse), d_logps)| {
+                    cpu.isa().dispatch(LogitGradients { logits, targets, lse, d_logps, first, logit });
+                });
+                gemm::Dx {
+                    m,
+                    n,
+                    k: hidden_size,
+                    alpha: 1.0,
+                    dy: crate::Columns::all(products.view().range(0..m * n), n),
+                    w: head.lm_head.range(first * hidden_size..tokens.end * hidden_size),
+                    dx: d_hidden.reborrow().range(rows.start * hidden_size..rows.end * hidden_size).into(),
+                    accumulate: if first == 0 { Accumulate::Set } else { Accumulate::Add },
+                    precision,
                 }
+                .run(device)?;
             }
             Ok(())
         })?;
@@ -125,22 +87,57 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     })
 }
 
+/// Rows and tokens of each block, the rows outside.
+fn blocks(head: &Head<'_>) -> impl Iterator<Item = [Range<usize>; 2]> + use<> {
+    let (rows, vocab_size) = (head.rows, head.vocab_size);
+    (0..rows).step_by(ROW_BLOCK).flat_map(move |row| {
+        (0..vocab_size)
+            .step_by(VOCAB_BLOCK)
+            .map(move |token| [row..rows.min(row + ROW_BLOCK), token..vocab_size.min(token + VOCAB_BLOCK)])
+    })
+}
+
+/// Numbers of the largest block.
+fn block_len(head: &Head<'_>) -> usize {
+    head.rows.min(ROW_BLOCK) * head.vocab_size.min(VOCAB_BLOCK)
+}
+
+/// The products of some rows of `hidden_states` with some tokens, `[rows, tokens]`, in `products`.
+fn multiply<'a>(
+    device: &Device,
+    head: &Head<'_>,
+    hidden_states: &[f32],
+    [rows, tokens]: [&Range<usize>; 2],
+    products: &'a mut Buffer<f32>,
+) -> Result<&'a mut [f32]> {
+    let (m, n, k) = (rows.len(), tokens.len(), head.hidden_size);
+    gemm::Forward {
+        m,
+        n,
+        k,
+        alpha: 1.0,
+        x: Slice::of_cpu(&hidden_states[rows.start * k..rows.end * k]).into(),
+        w: head.lm_head.range(tokens.start * k..tokens.end * k),
+        y: products.view_mut().range(0..m * n).into(),
+        accumulate: Accumulate::Set,
+        precision: head.precision,
+    }
+    .run(device)?;
+    Ok(products.view_mut().range(0..m * n).cpu())
+}
+
 /// What the products of a block in either direction make the threads keep.
-pub(in crate::token_logps) fn packed(
-    cpu: &Cpu,
-    precision: Precision,
-    rows: usize,
-    [vocab_size, hidden_size]: [usize; 2],
-) -> usize {
-    let (rows, tokens) = (rows.min(ROW_BLOCK), vocab_size.min(VOCAB_BLOCK));
-    let sizes = [[rows, tokens, hidden_size], [rows, hidden_size, tokens]];
-    sizes.map(|sizes| gemm::packed(cpu, precision, sizes)).into_iter().max().unwrap_or(0)
+pub(in crate::token_logps) fn packed(cpu: &Cpu, head: &Head<'_>) -> usize {
+    let (rows, tokens) = (head.rows.min(ROW_BLOCK), head.vocab_size.min(VOCAB_BLOCK));
+    let sizes = [[rows, tokens, head.hidden_size], [rows, head.hidden_size, tokens]];
+    sizes.map(|sizes| gemm::packed(cpu, head.precision, sizes)).into_iter().max().unwrap_or(0)
 }
 
 /// What [`forward`] and [`backward`] take while they run.
-pub(super) fn scratch(dtype: FloatDtype, rows: usize, [vocab_size, hidden_size]: [usize; 2]) -> ScratchBytes {
-    let wide = if dtype == FloatDtype::Bf16 { rows * hidden_size * size_of::<f32>() } else { 0 };
-    let products = rows.min(ROW_BLOCK) * vocab_size.min(VOCAB_BLOCK) * size_of::<f32>();
+pub(super) fn scratch(head: &Head<'_>) -> ScratchBytes {
+    let of_bf16 = head.hidden_states.dtype() == FloatDtype::Bf16;
+    let wide = if of_bf16 { head.rows * head.hidden_size * size_of::<f32>() } else { 0 };
+    let products = block_len(head) * size_of::<f32>();
     ScratchBytes { forward: wide + products, backward: 2 * wide + products }
 }
 

@@ -4,18 +4,17 @@
 //! sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`) as they come, and interleaved by pairs of keys the right operand of the sum
 //! over keys, `dqᵀ = kᵀ·duᵀ`.
 
-use super::{ACROSS_PANEL, Form, Head, PackedBlocks, consecutive, gather};
+use super::{ACROSS_PANEL, Form, Head, PackedBlocks, gather};
 use crate::attention::cpu::blocks::{BLOCK, Source};
 use crate::attention::cpu::lists::{Lists, Tree};
-use crate::attention::cpu::vectors::backward::{HeadBlocks, Known, Pair, Sums, deltas};
+use crate::attention::cpu::vectors::backward::{HeadBlocks, Known, Pair, Sums, add_heads, deltas};
 use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::Cpu;
-use crate::cpu::threads::tasks::Disjoint;
+use crate::cpu::threads::tasks::{Disjoint, parts};
 use crate::cpu::unit::Unit;
-use crate::cpu::unit::block_sum::{self, STEP_BYTES, STEP_DEPTH};
+use crate::cpu::unit::block_sum::{self, STEP_BYTES, STEP_DEPTH, Step};
 use crate::cpu::unit::pack::{Role, interleaved, transposed};
 use crate::cpu::unit::vector::{exp, lanes, rounded};
-use crate::cpu::vectors::convert::Convert;
 use crate::{Device, Result};
 use half::bf16;
 use std::arch::x86_64::*;
@@ -30,7 +29,7 @@ pub(in crate::attention::cpu) fn backward(
     known: Known<'_, bf16>,
     dqkv: &mut [bf16],
 ) -> Result<()> {
-    let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = geometry;
+    let Geometry { num_attention_heads: heads, head_dim, .. } = geometry;
     let (cols, head) = (geometry.qkv_cols(), Head::new(&geometry));
     let (segments, Lists { uncovered, blocks, trees }) = (layout.segments(), layout.cpu());
     for gap in uncovered {
@@ -46,6 +45,9 @@ pub(in crate::attention::cpu) fn backward(
     deltas(cpu, head_dim, known.o, known.d_o, delta.view_mut().cpu())?;
 
     let blocks_of = |index: usize| segments[index].prefix.len() / BLOCK..segments[index].positions().div_ceil(BLOCK);
+    let queries_of = |segment: &Segment, block: usize| {
+        segment.prefix.len().max(block * BLOCK)..segment.positions().min((block + 1) * BLOCK)
+    };
     let query_blocks = |tree: &Tree| tree.segments.iter().map(|&index| blocks_of(index).len()).sum::<usize>();
     let most_blocks = trees.iter().map(query_blocks).max().unwrap_or(0);
     // [head, block, BLOCK, padded]: the sums of dk, and those of dv
@@ -55,7 +57,7 @@ pub(in crate::attention::cpu) fn backward(
     {
         let (dqkv, delta) = (Disjoint::new(&mut *dqkv), delta.view().cpu());
         let (dk_heads, dv_heads) = (Disjoint::new(dk_heads.view_mut().cpu()), Disjoint::new(dv_heads.view_mut().cpu()));
-        let len = Scratch::len(most_blocks, head);
+        let len = Scratch::lens(most_blocks, head).iter().sum();
         cpu.for_each_task("attention.scratch", trees.len() * heads, len, |task, scratch| {
             let (tree, query_head) = (&trees[task / heads], task % heads);
             let mut scratch = Scratch::new(scratch, query_blocks(tree), head);
@@ -68,7 +70,7 @@ pub(in crate::attention::cpu) fn backward(
             for &index in &tree.segments {
                 let segment = &segments[index];
                 for (i, block) in blocks_of(index).enumerate() {
-                    let queries = segment.prefix.len().max(block * BLOCK)..segment.positions().min((block + 1) * BLOCK);
+                    let queries = queries_of(segment, block);
                     scratch.load(first_block + i, &geometry, segment, queries, &known, delta, query_head);
                 }
                 sums.walk(&geometry, blocks, index, segment, |sums, pair| {
@@ -77,7 +79,7 @@ pub(in crate::attention::cpu) fn backward(
                     unsafe { work.pair(&mut scratch, sums, pair, block) };
                 });
                 for (i, block) in blocks_of(index).enumerate() {
-                    let queries = segment.prefix.len().max(block * BLOCK)..segment.positions().min((block + 1) * BLOCK);
+                    let queries = queries_of(segment, block);
                     let row = |position: usize| segment.row_at(position) * cols + geometry.query(query_head);
                     // SAFETY: trees share no rows, and a head of a tree is one task; the unit is there.
                     unsafe { scratch.put_dq(first_block + i, queries, geometry.scale, row, &dqkv) };
@@ -87,30 +89,8 @@ pub(in crate::attention::cpu) fn backward(
         })?;
     }
 
-    let dqkv = Disjoint::new(dqkv);
-    let (dk_heads, dv_heads) = (dk_heads.view().cpu(), dv_heads.view().cpu());
-    cpu.for_each_task("attention.scratch", blocks.len() * kv_heads, head_dim, |task, sum| {
-        let (index, kv_head) = (task / kv_heads, task % kv_heads);
-        let (segment, block) = blocks.owner(index);
-        let segment = &segments[segment];
-        let own = (block * BLOCK).max(segment.prefix.len())..((block + 1) * BLOCK).min(segment.positions());
-        for position in own {
-            let row = segment.row_at(position) * cols;
-            for (first, heads, scale) in
-                [(geometry.key(kv_head), dk_heads, geometry.scale), (geometry.value(kv_head), dv_heads, 1.0)]
-            {
-                sum.fill(0.0);
-                for query_head in kv_head * geometry.group()..(kv_head + 1) * geometry.group() {
-                    let from = (query_head * blocks.len() + index) * block_len + position % BLOCK * head.padded();
-                    sum.iter_mut().zip(&heads[from..from + head_dim]).for_each(|(sum, x)| *sum += x);
-                }
-                sum.iter_mut().for_each(|sum| *sum *= scale);
-                // SAFETY: segments share no rows, so each position and key-value head belongs to one task.
-                let to = unsafe { dqkv.slice(row + first..row + first + head_dim) };
-                cpu.isa().dispatch(Convert { from: sum, to });
-            }
-        }
-    })
+    let sums = [dk_heads.view().cpu(), dv_heads.view().cpu()];
+    add_heads(cpu, (&geometry, segments, blocks), sums, block_len, dqkv)
 }
 
 /// The queries of a tree for one head, by blocks of positions; and one pair.
@@ -144,22 +124,24 @@ const WEIGHTS: usize = BLOCK_PANELS * ACROSS_PANEL / 4;
 const BLOCK_PANELS: usize = BLOCK / STEP_DEPTH;
 
 impl Scratch<'_> {
-    pub(super) fn len(blocks: usize, head: Head) -> usize {
-        let rows = (BLOCK * head.dim).div_ceil(2).next_multiple_of(16);
-        blocks * (head.form_bytes() + head.padded() * BLOCK + 2 * BLOCK) + 2 * BLOCK * BLOCK + 3 * WEIGHTS + rows
+    pub(super) fn lens(blocks: usize, head: Head) -> [usize; 10] {
+        [
+            // four forms of a quarter of their bytes each
+            blocks * head.form_bytes(),
+            blocks * head.padded() * BLOCK,
+            blocks * BLOCK,
+            blocks * BLOCK,
+            BLOCK * BLOCK,
+            BLOCK * BLOCK,
+            WEIGHTS,
+            WEIGHTS,
+            WEIGHTS,
+            (BLOCK * head.dim).div_ceil(2).next_multiple_of(16),
+        ]
     }
 
     fn new(scratch: &mut [f32], blocks: usize, head: Head) -> Scratch<'_> {
-        // four forms of a quarter of their bytes each
-        let (packed, rest) = scratch.split_at_mut(blocks * head.form_bytes());
-        let (dq, rest) = rest.split_at_mut(blocks * head.padded() * BLOCK);
-        let (lse, rest) = rest.split_at_mut(blocks * BLOCK);
-        let (delta, rest) = rest.split_at_mut(blocks * BLOCK);
-        let (s, rest) = rest.split_at_mut(BLOCK * BLOCK);
-        let (dp, rest) = rest.split_at_mut(BLOCK * BLOCK);
-        let (p, rest) = rest.split_at_mut(WEIGHTS);
-        let (du, rest) = rest.split_at_mut(WEIGHTS);
-        let (du_right, rows) = rest.split_at_mut(WEIGHTS);
+        let [packed, dq, lse, delta, s, dp, p, du, du_right, rows] = parts(scratch, Scratch::lens(blocks, head));
         dq.fill(0.0);
         Scratch { head, packed, dq, lse, delta, s, dp, p, du, du_right, rows }
     }
@@ -276,21 +258,14 @@ impl Work<'_> {
                 panels.multiply(self.unit, left, right, to, BLOCK, true);
             }
             self.gradients(scratch, &pair, block);
-            let over_rows = |right| Panels {
-                left: (BLOCK_PANELS, ACROSS_PANEL),
-                right: (right, ACROSS_PANEL),
-                steps: BLOCK_PANELS,
+            let over_rows = |right| {
+                let [left, right] = [BLOCK_PANELS, right].map(|panels| (panels, ACROSS_PANEL));
+                Panels { left, right, steps: BLOCK_PANELS }
             };
             let padded = self.head.padded();
             let add = |left: &[f32], right, to: &mut HeadBlocks<'_>| {
-                over_rows(steps).multiply(
-                    self.unit,
-                    left.as_ptr().cast(),
-                    right,
-                    to.block(pair.index).as_mut_ptr(),
-                    padded,
-                    false,
-                );
+                let (left, to) = (left.as_ptr().cast(), to.block(pair.index).as_mut_ptr());
+                over_rows(steps).multiply(self.unit, left, right, to, padded, false);
             };
             add(scratch.p, d_o_across, &mut sums.dv);
             add(scratch.du, q_across, &mut sums.dk);
@@ -411,7 +386,7 @@ impl Panels {
         stride: usize,
         from_zero: bool,
     ) {
-        let steps = consecutive(self.steps);
+        let steps = Step::consecutive(self.steps);
         for row in 0..self.left.0 {
             for col in 0..self.right.0 {
                 let (left, right) = (left.wrapping_add(row * self.left.1), right.wrapping_add(col * self.right.1));

@@ -3,10 +3,10 @@
 
 use super::{ACROSS_PANEL, Form, Head, PackedBlocks};
 use crate::attention::cpu::blocks::{BLOCK, Source};
-use crate::attention::cpu::lists::{Lists, heaviest_first, jobs};
+use crate::attention::cpu::lists::{Lists, jobs};
 use crate::attention::{Geometry, Layout};
 use crate::cpu::Cpu;
-use crate::cpu::threads::tasks::Disjoint;
+use crate::cpu::threads::tasks::{Disjoint, parts};
 use crate::cpu::unit::Unit;
 use crate::cpu::unit::block_sum::{BLOCK as ROWS, STEP_BYTES, STEP_DEPTH, Step, Sums};
 use crate::cpu::unit::pack::{self, Matrix, Role};
@@ -38,17 +38,13 @@ pub(in crate::attention::cpu) fn forward(
     let forms = [(Source::Keys, Form::Along, Role::Right), (Source::Values, Form::Across, Role::Right)];
     let packed = PackedBlocks::new(device, cpu, (&geometry, segments, blocks), qkv, forms)?;
 
-    let mut jobs = jobs(segments, ROWS);
-    heaviest_first(&mut jobs, |job| {
-        let last = job.first + job.positions;
-        job.positions * (last - geometry.first_visible(job.first))
-    });
+    let jobs = jobs(&geometry, segments, ROWS);
     let seen =
         |first: usize, positions: usize| geometry.first_visible(first) / BLOCK..(first + positions).div_ceil(BLOCK);
     let most_blocks = jobs.iter().map(|job| seen(job.first, job.positions).len()).max().unwrap_or(0);
     let (o, lse) = (Disjoint::new(o), Disjoint::new(lse));
-    let len = Run::len(most_blocks, head);
-    let along = head.steps_along();
+    let len = Run::lens(most_blocks, head).iter().sum();
+    let along = Step::consecutive(head.steps);
     cpu.for_each_task("attention.scratch", jobs.len() * kv_heads, len, |task, scratch| {
         let (job, kv_head) = (&jobs[task / kv_heads], task % kv_heads);
         let segment = &segments[job.segment];
@@ -68,7 +64,7 @@ pub(in crate::attention::cpu) fn forward(
             // SAFETY: the unit is there; the rows of a run lie one after the other, inside `qkv`; the forms are packed.
             unsafe {
                 unit.configure();
-                pack::along_depth::<bf16, 1>(queries, Role::Left, 0..1, run.q.as_mut_ptr().cast());
+                pack::along_depth::<bf16, 1>(queries, Role::Left, 0..1, run.q.as_mut_ptr().cast(), head.along_panel());
                 run.scores(unit, &along, &forms);
             }
             if let Some(cap) = geometry.softcap {
@@ -147,19 +143,13 @@ impl Run<'_> {
         blocks * BLOCK + 16
     }
 
-    /// Floats of the scratch.
-    pub(super) fn len(blocks: usize, head: Head) -> usize {
-        (head.along_panel() + blocks * ACROSS_PANEL) / 4 + ROWS * (Run::stride(blocks) + 32 + 2)
+    pub(super) fn lens(blocks: usize, head: Head) -> [usize; 6] {
+        [head.along_panel() / 4, blocks * ACROSS_PANEL / 4, ROWS * Run::stride(blocks), ROWS * 32, ROWS, ROWS]
     }
 
     fn new(scratch: &mut [f32], blocks: usize, head: Head) -> Run<'_> {
-        let stride = Run::stride(blocks);
-        let (q, rest) = scratch.split_at_mut(head.along_panel() / 4);
-        let (p, rest) = rest.split_at_mut(blocks * ACROSS_PANEL / 4);
-        let (s, rest) = rest.split_at_mut(ROWS * stride);
-        let (o, rest) = rest.split_at_mut(ROWS * 32);
-        let (max, rest) = rest.split_at_mut(ROWS);
-        Run { head, stride, begin: 0, queries: 0..0, q, p, s, o, max, sum: &mut rest[..ROWS] }
+        let [q, p, s, o, max, sum] = parts(scratch, Run::lens(blocks, head));
+        Run { head, stride: Run::stride(blocks), begin: 0, queries: 0..0, q, p, s, o, max, sum }
     }
 
     /// Steps of keys that some query sees the end of.

@@ -15,7 +15,7 @@ use crate::attention::{Geometry, Segment};
 use crate::cpu::Cpu;
 use crate::cpu::threads::tasks::Disjoint;
 use crate::cpu::unit::Unit;
-use crate::cpu::unit::block_sum::{STEP_BYTES, STEP_DEPTH, Step};
+use crate::cpu::unit::block_sum::{STEP_BYTES, STEP_DEPTH};
 use crate::cpu::unit::pack::{self, Matrix, Role};
 use crate::{Buffer, Device, Result};
 use half::bf16;
@@ -24,7 +24,7 @@ use std::ops::Range;
 /// Floats of a task's scratch in the two directions, for trees of `blocks` blocks.
 pub(super) fn scratch_lens(_: Unit, geometry: &Geometry, blocks: usize) -> (usize, usize) {
     let head = Head::new(geometry);
-    (forward::Run::len(blocks, head), backward::Scratch::len(blocks, head))
+    (forward::Run::lens(blocks, head).iter().sum(), backward::Scratch::lens(blocks, head).iter().sum())
 }
 
 /// Steps of 32 that a block of rows has.
@@ -69,11 +69,6 @@ impl Head {
         self.steps * STEP_BYTES
     }
 
-    /// The steps of a product over the head, and one more.
-    fn steps_along(self) -> Vec<Step> {
-        consecutive(self.steps)
-    }
-
     /// Packs a block of rows.
     ///
     /// # Safety
@@ -85,20 +80,15 @@ impl Head {
             match form {
                 Form::Along => {
                     let matrix = Matrix { at: rows, stride: self.dim, side: BLOCK, depth: self.dim };
-                    pack::along_depth::<bf16, 1>(matrix, role, 0..BLOCK_STEPS, to);
+                    pack::along_depth::<bf16, 1>(matrix, role, 0..BLOCK_STEPS, to, self.along_panel());
                 }
                 Form::Across => {
                     let matrix = Matrix { at: rows, stride: self.dim, side: self.dim, depth: BLOCK };
-                    pack::across_depth::<bf16, 1>(matrix, role, 0..self.steps, to);
+                    pack::across_depth::<bf16, 1>(matrix, role, 0..self.steps, to, ACROSS_PANEL);
                 }
             }
         }
     }
-}
-
-/// Steps one after the other in both panels, and one more.
-fn consecutive(steps: usize) -> Vec<Step> {
-    (0..=steps).map(|step| Step { left: step % steps * STEP_BYTES, right: step % steps * STEP_BYTES }).collect()
 }
 
 /// Copies the rows of a segment's positions to their places in a block that begins at `begin`; the others are zero.
@@ -152,14 +142,8 @@ impl PackedBlocks {
                 if gathered != Some(*source) {
                     let first = source.first(geometry, kv_head);
                     let positions = begin..segment.positions().min(begin + BLOCK);
-                    gather(
-                        rows,
-                        segment,
-                        positions,
-                        begin,
-                        |row| row * cols + first..row * cols + first + head.dim,
-                        qkv,
-                    );
+                    let place = |row: usize| row * cols + first..row * cols + first + head.dim;
+                    gather(rows, segment, positions, begin, place, qkv);
                     gathered = Some(*source);
                 }
                 // SAFETY: the caller found the unit; a block of rows, and the place of its form, at a multiple of 64 bytes

@@ -13,8 +13,9 @@ use crate::attention::cpu::lists::Lists;
 use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::Cpu;
 use crate::cpu::Isa;
-use crate::cpu::threads::tasks::Disjoint;
-use crate::cpu::vectors::{Simd, Stored, VectorTask};
+use crate::cpu::threads::tasks::{Disjoint, parts};
+use crate::cpu::vectors::convert::Convert;
+use crate::cpu::vectors::{Loaded, Simd, Stored, VectorTask};
 use crate::{Device, Result};
 use std::ops::Range;
 
@@ -34,7 +35,7 @@ pub(in crate::attention::cpu) fn backward(
     known: Known<'_, f32>,
     dqkv: &mut [f32],
 ) -> Result<()> {
-    let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
+    let Geometry { num_attention_heads: heads, head_dim: d, .. } = geometry;
     let Known { qkv, o, lse, d_o } = known;
     let cols = geometry.qkv_cols();
     let (segments, Lists { uncovered, blocks, trees }) = (layout.segments(), layout.cpu());
@@ -54,7 +55,7 @@ pub(in crate::attention::cpu) fn backward(
         let largest = trees.iter().map(|tree| tree.rows).max().unwrap_or(0);
         let (dqkv, delta) = (Disjoint::new(&mut *dqkv), delta.view().cpu());
         let (dk_heads, dv_heads) = (Disjoint::new(dk_heads.view_mut().cpu()), Disjoint::new(dv_heads.view_mut().cpu()));
-        let len = Scratch::len(largest, d);
+        let len = scratch_len(largest, d);
         cpu.for_each_task("attention.scratch", trees.len() * heads, len, |task, scratch| {
             let (tree, head) = (&trees[task / heads], task % heads);
             let mut scratch = Scratch::new(scratch, tree.rows, d);
@@ -92,41 +93,47 @@ pub(in crate::attention::cpu) fn backward(
         })?;
     }
 
-    let dqkv = Disjoint::new(dqkv);
-    let (dk_heads, dv_heads) = (dk_heads.view().cpu(), dv_heads.view().cpu());
-    cpu.for_each_task("attention.scratch", blocks.len() * kv_heads, 0, |task, _| {
+    let sums = [dk_heads.view().cpu(), dv_heads.view().cpu()];
+    add_heads(cpu, (&geometry, segments, blocks), sums, block_len, dqkv)
+}
+
+/// Writes `dk` and `dv`: for each block `[BLOCK, padded]` and key-value head the sums of its group's heads, head by head.
+pub(in crate::attention::cpu) fn add_heads<T: Stored>(
+    cpu: &Cpu,
+    (geometry, segments, blocks): (&Geometry, &[Segment], &Blocks),
+    [dk_heads, dv_heads]: [&[f32]; 2],
+    block_len: usize,
+    dqkv: &mut [T],
+) -> Result<()> {
+    let Geometry { num_key_value_heads: kv_heads, head_dim, .. } = *geometry;
+    let (dqkv, padded) = (Disjoint::new(dqkv), block_len / BLOCK);
+    cpu.for_each_task("attention.scratch", blocks.len() * kv_heads, head_dim, |task, sum| {
         let (index, kv_head) = (task / kv_heads, task % kv_heads);
         let (segment, block) = blocks.owner(index);
         let segment = &segments[segment];
         let own = (block * BLOCK).max(segment.prefix.len())..((block + 1) * BLOCK).min(segment.positions());
         for position in own {
-            let row = segment.row_at(position) * cols;
-            let [key, value] = [geometry.key(kv_head), geometry.value(kv_head)].map(|first| row + first);
-            // SAFETY: segments share no rows, so each position and key-value head belongs to one task.
-            let (dk, dv) = unsafe { (dqkv.slice(key..key + d), dqkv.slice(value..value + d)) };
-            dk.fill(0.0);
-            dv.fill(0.0);
-            for head in kv_head * geometry.group()..(kv_head + 1) * geometry.group() {
-                let from = (head * blocks.len() + index) * block_len + position % BLOCK * d.next_multiple_of(PAD);
-                add(dk, &dk_heads[from..from + d]);
-                add(dv, &dv_heads[from..from + d]);
-            }
-            for dk in dk {
-                *dk *= geometry.scale;
+            let row = segment.row_at(position) * geometry.qkv_cols();
+            for (first, heads, scale) in
+                [(geometry.key(kv_head), dk_heads, geometry.scale), (geometry.value(kv_head), dv_heads, 1.0)]
+            {
+                sum.fill(0.0);
+                for query_head in kv_head * geometry.group()..(kv_head + 1) * geometry.group() {
+                    let from = (query_head * blocks.len() + index) * block_len + position % BLOCK * padded;
+                    sum.iter_mut().zip(&heads[from..from + head_dim]).for_each(|(sum, x)| *sum += x);
+                }
+                sum.iter_mut().for_each(|sum| *sum *= scale);
+                // SAFETY: segments share no rows, so each position and key-value head belongs to one task.
+                let to = unsafe { dqkv.slice(row + first..row + first + head_dim) };
+                cpu.isa().dispatch(Convert { from: sum, to });
             }
         }
     })
 }
 
-fn add(sum: &mut [f32], x: &[f32]) {
-    for (sum, &x) in sum.iter_mut().zip(x) {
-        *sum += x;
-    }
-}
-
 /// Floats that a thread needs for trees of at most `rows` rows.
 pub(in crate::attention::cpu) fn scratch_len(rows: usize, head_dim: usize) -> usize {
-    Scratch::len(rows, head_dim)
+    Scratch::lens(rows, head_dim).iter().sum()
 }
 
 /// The rows of a tree for one head, next to each other; and two blocks of scores.
@@ -150,21 +157,15 @@ struct Scratch<'a> {
 }
 
 impl Scratch<'_> {
-    fn len(rows: usize, head_dim: usize) -> usize {
-        rows * (3 * head_dim.next_multiple_of(PAD) + 2) + 2 * BLOCK * BLOCK
+    fn lens(rows: usize, head_dim: usize) -> [usize; 7] {
+        let padded = rows * head_dim.next_multiple_of(PAD);
+        [BLOCK * BLOCK, BLOCK * BLOCK, padded, padded, padded, rows, rows]
     }
 
     fn new(scratch: &mut [f32], rows: usize, head_dim: usize) -> Scratch<'_> {
-        let stride = head_dim.next_multiple_of(PAD);
-        let (p, rest) = scratch.split_at_mut(BLOCK * BLOCK);
-        let (du, rest) = rest.split_at_mut(BLOCK * BLOCK);
-        let (q, rest) = rest.split_at_mut(rows * stride);
-        let (d_o, rest) = rest.split_at_mut(rows * stride);
-        let (dq, rest) = rest.split_at_mut(rows * stride);
-        let (lse, rest) = rest.split_at_mut(rows);
-        let delta = &mut rest[..rows];
+        let [p, du, q, d_o, dq, lse, delta] = parts(scratch, Scratch::lens(rows, head_dim));
         dq.fill(0.0);
-        Scratch { stride, q, d_o, dq, lse, delta, p, du }
+        Scratch { stride: head_dim.next_multiple_of(PAD), q, d_o, dq, lse, delta, p, du }
     }
 
     fn load(&mut self, local: usize, q: &[f32], d_o: &[f32]) {
@@ -177,7 +178,7 @@ impl Scratch<'_> {
 }
 
 /// `delta[i] = d_o[i]·o[i]` for each row and head, in memory order: a head at a time, the rows would be read in small pieces.
-pub(in crate::attention::cpu) fn deltas<T: Stored>(
+pub(in crate::attention::cpu) fn deltas<T: Loaded>(
     cpu: &Cpu,
     head_dim: usize,
     o: &[T],
@@ -204,7 +205,7 @@ struct Deltas<'a, T> {
     delta: &'a mut [f32],
 }
 
-impl<T: Stored> VectorTask for Deltas<'_, T> {
+impl<T: Loaded> VectorTask for Deltas<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -212,7 +213,7 @@ impl<T: Stored> VectorTask for Deltas<'_, T> {
         let heads = self.o.chunks_exact(self.head_dim).zip(self.d_o.chunks_exact(self.head_dim));
         for ((o, d_o), delta) in heads.zip(self.delta) {
             // SAFETY: both have `head_dim` elements; the instruction set is S's.
-            *delta = unsafe { dot::<S, T, T>(o, d_o) };
+            *delta = unsafe { dot::<S, T>(o, d_o) };
         }
     }
 }
@@ -346,16 +347,10 @@ impl Work<'_> {
             let at = local + row;
             for (c, a, b) in [(&mut *scratch.p, &*scratch.q, k_t), (&mut *scratch.du, &*scratch.d_o, v_t)] {
                 self.isa.dispatch(Product {
-                    c: &mut c[part.start + reach.first..part.end],
-                    c_stride: BLOCK,
-                    a: &a[at * stride..],
-                    a_row: stride,
-                    a_step: 1,
-                    b: &b[reach.first..],
-                    b_stride: BLOCK,
-                    rows,
-                    cols: reach.len(),
-                    steps: d,
+                    c: (&mut c[part.start + reach.first..part.end], BLOCK),
+                    a: (&a[at * stride..], [stride, 1]),
+                    b: (&b[reach.first..], BLOCK),
+                    sizes: [rows, reach.len(), d],
                     add: false,
                 });
             }
@@ -375,16 +370,10 @@ impl Work<'_> {
                 delta: &scratch.delta[at..at + rows],
             });
             self.isa.dispatch(Product {
-                c: &mut scratch.dq[at * stride..(at + rows) * stride],
-                c_stride: stride,
-                a: &scratch.du[part.start + reach.first..part.end],
-                a_row: BLOCK,
-                a_step: 1,
-                b: &k[reach.first * stride..],
-                b_stride: stride,
-                rows,
-                cols: stride,
-                steps: reach.len(),
+                c: (&mut scratch.dq[at * stride..(at + rows) * stride], stride),
+                a: (&scratch.du[part.start + reach.first..part.end], [BLOCK, 1]),
+                b: (&k[reach.first * stride..], stride),
+                sizes: [rows, stride, reach.len()],
                 add: true,
             });
         }
@@ -398,16 +387,10 @@ impl Work<'_> {
                 [(&mut sums.dv, &*scratch.p, &*scratch.d_o), (&mut sums.dk, &*scratch.du, &*scratch.q)]
             {
                 self.isa.dispatch(Product {
-                    c: &mut target.block(index)[key * stride..(key + keys) * stride],
-                    c_stride: stride,
-                    a: &factors[from * BLOCK + key..],
-                    a_row: 1,
-                    a_step: BLOCK,
-                    b: &rows[(local + from) * stride..],
-                    b_stride: stride,
-                    rows: keys,
-                    cols: stride,
-                    steps,
+                    c: (&mut target.block(index)[key * stride..(key + keys) * stride], stride),
+                    a: (&factors[from * BLOCK + key..], [1, BLOCK]),
+                    b: (&rows[(local + from) * stride..], stride),
+                    sizes: [keys, stride, steps],
                     add: true,
                 });
             }
@@ -420,18 +403,18 @@ impl Work<'_> {
 /// # Safety
 /// As [`Simd`]; the slices are equally long.
 #[inline(always)]
-unsafe fn dot<S: Simd, A: Stored, B: Stored>(a: &[A], b: &[B]) -> f32 {
+unsafe fn dot<S: Simd, T: Loaded>(a: &[T], b: &[T]) -> f32 {
     // SAFETY: the caller's contract; loads end inside the slices.
     unsafe {
         let whole = a.len() / S::LANES * S::LANES;
         let mut sum = S::splat(0.0);
         for at in (0..whole).step_by(S::LANES) {
-            sum = S::fma(A::load::<S>(a.as_ptr().add(at)), B::load::<S>(b.as_ptr().add(at)), sum);
+            sum = S::fma(T::load::<S>(a.as_ptr().add(at)), T::load::<S>(b.as_ptr().add(at)), sum);
         }
         if whole < a.len() {
             let lanes = a.len() - whole;
             let (a, b) = (a.as_ptr().add(whole), b.as_ptr().add(whole));
-            sum = S::fma(A::load_partial::<S>(a, lanes), B::load_partial::<S>(b, lanes), sum);
+            sum = S::fma(T::load_partial::<S>(a, lanes), T::load_partial::<S>(b, lanes), sum);
         }
         S::reduce_add(sum)
     }

@@ -4,11 +4,11 @@
 use super::product::Product;
 use super::softmax::{OnlineSoftmax, Scaling};
 use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, PAD, Packed, ROWS, Reach, Source, Span, pack};
-use crate::attention::cpu::lists::{Job, Lists, heaviest_first, jobs};
+use crate::attention::cpu::lists::{Job, Lists, jobs};
 use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::Cpu;
 use crate::cpu::Isa;
-use crate::cpu::threads::tasks::Disjoint;
+use crate::cpu::threads::tasks::{Disjoint, parts};
 use crate::{Device, Result};
 
 /// Query rows of a task, counting each head of the group: 96 rows of 64 are 24 KiB of queries and 24 KiB of outputs, and a
@@ -33,15 +33,9 @@ pub(in crate::attention::cpu) fn forward(
     let parts = [(Source::Keys, Form::Transposed), (Source::Values, Form::Rows)];
     let packed = pack(device, cpu, &geometry, segments, blocks, qkv, parts)?;
 
-    let step = step(&geometry);
-    let mut jobs = jobs(segments, step);
-    heaviest_first(&mut jobs, |job| {
-        let last = job.first + job.positions;
-        job.positions * (last - geometry.first_visible(job.first))
-    });
-    let task_rows = step * geometry.group();
+    let jobs = jobs(&geometry, segments, step(&geometry));
     let (o, lse) = (Disjoint::new(o), Disjoint::new(lse));
-    cpu.for_each_task("attention.scratch", jobs.len() * kv_heads, Run::len(task_rows, d), |task, scratch| {
+    cpu.for_each_task("attention.scratch", jobs.len() * kv_heads, scratch_len(&geometry), |task, scratch| {
         let (job, kv_head) = (&jobs[task / kv_heads], task % kv_heads);
         let mut run = Run::new(scratch, job.positions * geometry.group(), d);
         run.load(qkv, &geometry, &segments[job.segment], job.first, kv_head);
@@ -68,7 +62,7 @@ fn step(geometry: &Geometry) -> usize {
 
 /// Floats that a thread needs.
 pub(in crate::attention::cpu) fn scratch_len(geometry: &Geometry) -> usize {
-    Run::len(step(geometry) * geometry.group(), geometry.head_dim)
+    Run::lens(step(geometry) * geometry.group(), geometry.head_dim).iter().sum()
 }
 
 /// The state of a task. Row `i` is query head `i % group` of position `first + i / group`.
@@ -87,22 +81,16 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Floats of a run's scratch.
-    fn len(rows: usize, head_dim: usize) -> usize {
-        rows * (head_dim + head_dim.next_multiple_of(PAD) + 1 + PAD) + ROWS * BLOCK
+    fn lens(rows: usize, head_dim: usize) -> [usize; 5] {
+        [ROWS * BLOCK, rows * head_dim.next_multiple_of(PAD), rows * PAD, rows * head_dim, rows]
     }
 
     fn new(scratch: &mut [f32], rows: usize, head_dim: usize) -> Run<'_> {
-        let o_cols = head_dim.next_multiple_of(PAD);
-        let (scores, rest) = scratch.split_at_mut(ROWS * BLOCK);
-        let (o, rest) = rest.split_at_mut(rows * o_cols);
-        let (sum, rest) = rest.split_at_mut(rows * PAD);
-        let (q, rest) = rest.split_at_mut(rows * head_dim);
-        let max = &mut rest[..rows];
+        let [scores, o, sum, q, max] = parts(scratch, Run::lens(rows, head_dim));
         o.fill(0.0);
         sum.fill(0.0);
         max.fill(f32::NEG_INFINITY);
-        Run { q, o, o_cols, max, sum, scores }
+        Run { q, o, o_cols: head_dim.next_multiple_of(PAD), max, sum, scores }
     }
 
     /// Gathers the queries: the heads of a group are next to each other in a row.
@@ -142,16 +130,10 @@ impl Run<'_> {
                     }
                 }
                 isa.dispatch(Product {
-                    c: &mut self.scores[reach.first..],
-                    c_stride: BLOCK,
-                    a: &self.q[row * d..],
-                    a_row: d,
-                    a_step: 1,
-                    b: &k_t[reach.first..],
-                    b_stride: BLOCK,
-                    rows,
-                    cols: reach.len(),
-                    steps: d,
+                    c: (&mut self.scores[reach.first..], BLOCK),
+                    a: (&self.q[row * d..], [d, 1]),
+                    b: (&k_t[reach.first..], BLOCK),
+                    sizes: [rows, reach.len(), d],
                     add: false,
                 });
                 let o = &mut self.o[row * self.o_cols..];
@@ -166,16 +148,10 @@ impl Run<'_> {
                     o_cols: self.o_cols,
                 });
                 isa.dispatch(Product {
-                    c: o,
-                    c_stride: self.o_cols,
-                    a: &self.scores[reach.first..],
-                    a_row: BLOCK,
-                    a_step: 1,
-                    b: &v[reach.first * self.o_cols..],
-                    b_stride: self.o_cols,
-                    rows,
-                    cols: self.o_cols,
-                    steps: reach.len(),
+                    c: (o, self.o_cols),
+                    a: (&self.scores[reach.first..], [BLOCK, 1]),
+                    b: (&v[reach.first * self.o_cols..], self.o_cols),
+                    sizes: [rows, self.o_cols, reach.len()],
                     add: true,
                 });
             }

@@ -6,20 +6,14 @@ use crate::cpu::vectors::{Simd, VectorTask};
 /// `c[i, j] (+)= Σ_t a[i, t] b[t, j]`, `t` in ascending order: the bits of an element depend on nothing but its row of `a`, its
 /// column of `b` and what `c` held. Terms with `a = 0` leave an element as it is, so they may be left out.
 pub(super) struct Product<'a> {
-    /// `[rows, cols]`, rows `c_stride` apart
-    pub c: &'a mut [f32],
-    pub c_stride: usize,
-    /// `a[i, t]` is element `i * a_row + t * a_step`: row-major or transposed
-    pub a: &'a [f32],
-    pub a_row: usize,
-    pub a_step: usize,
-    /// `[steps, cols]`, rows `b_stride` apart
-    pub b: &'a [f32],
-    pub b_stride: usize,
-    pub rows: usize,
-    /// A multiple of [`PAD`].
-    pub cols: usize,
-    pub steps: usize,
+    /// `[rows, cols]`, and the elements from row to row
+    pub c: (&'a mut [f32], usize),
+    /// `a[i, t]` is element `i * row + t * step` for these two: row-major or transposed
+    pub a: (&'a [f32], [usize; 2]),
+    /// `[steps, cols]`, and the elements from row to row
+    pub b: (&'a [f32], usize),
+    /// Rows, columns and steps; the columns are a multiple of [`PAD`].
+    pub sizes: [usize; 3],
     /// Whether the sums start from `c` or from 0.
     pub add: bool,
 }
@@ -29,17 +23,18 @@ impl VectorTask for Product<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Product { rows, cols, steps, c_stride, a_row, a_step, b_stride, add, .. } = self;
+        let Product { c: (c, c_stride), a: (a, [a_row, a_step]), b: (b, b_stride), sizes, add } = self;
+        let [rows, cols, steps] = sizes;
         if rows == 0 || cols == 0 {
             return;
         }
         assert!(cols.is_multiple_of(PAD), "blocks are padded");
-        assert!((rows - 1) * c_stride + cols <= self.c.len(), "c holds its rows");
+        assert!((rows - 1) * c_stride + cols <= c.len(), "c holds its rows");
         if steps > 0 {
-            assert!((rows - 1) * a_row + (steps - 1) * a_step < self.a.len(), "a holds its rows");
-            assert!((steps - 1) * b_stride + cols <= self.b.len(), "b holds its rows");
+            assert!((rows - 1) * a_row + (steps - 1) * a_step < a.len(), "a holds its rows");
+            assert!((steps - 1) * b_stride + cols <= b.len(), "b holds its rows");
         }
-        let (c, a, b) = (self.c.as_mut_ptr(), self.a.as_ptr(), self.b.as_ptr());
+        let (c, a, b) = (c.as_mut_ptr(), a.as_ptr(), b.as_ptr());
         let at = Operands { c, c_stride, a, a_row, a_step, b, b_stride, rows, steps, add };
         // 6 x 4 vectors are 24 sums, 4 vectors of b and one of a: they fit in 32 registers; 6 x 2 in 16
         let widest = if S::REGISTERS >= 32 { 4 } else { 2 };

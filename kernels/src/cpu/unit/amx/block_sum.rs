@@ -1,16 +1,15 @@
 //! Blocks of sums in four of the matrix unit's tiles: the left operand in two, the right one in two.
 
-use crate::cpu::unit::block_sum::LINES;
-use crate::cpu::unit::block_sum::{BLOCK, BlockSum, ColumnSums, Finished};
+use crate::cpu::unit::block_sum::{BLOCK, BlockSum, ColumnSums, Finished, LINES, Lines};
 use std::arch::asm;
 use std::arch::x86_64::__m512i;
 
 /// Steps that it takes to round a block of sums on the way.
 pub(in crate::cpu::unit) const ROUNDING_STEPS: usize = 16;
 
-/// What begins and ends a block, and what a step is: the tiles are loaded again right after their last use, for the next step.
+/// What begins and ends a block: the tiles of the first step, and where the sums come from and go.
 macro_rules! block {
-    ($($middle:literal),*) => {
+    ($($middle:expr),*) => {
         concat!(
             "test {l}, {l}\n",
             "jnz 3f\n",
@@ -46,40 +45,43 @@ macro_rules! block {
     };
 }
 
-/// As [`crate::cpu::unit::Unit::run`].
-///
-/// A tile is loaded again right after its last use, for the next step: so the loads hide behind the products. The left operand,
-/// which streams through, is loaded with the hint that keeps the right one in the first-level cache.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-pub(in crate::cpu::unit) unsafe fn run(block: BlockSum) {
-    let BlockSum { steps, count, left, right, from, to, ahead, .. } = block;
-    // SAFETY: the caller's contract.
-    unsafe {
+/// The steps up to the last. A tile is loaded again right after its last use, for the next step: so the loads hide behind the
+/// products.
+macro_rules! steps {
+    ($label:literal) => {
+        concat!(
+            $label,
+            ":\n",
+            "mov {l}, [{steps} + 16]\n",
+            "mov {r}, [{steps} + 24]\n",
+            "add {l}, {left}\n",
+            "add {r}, {right}\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            "prefetcht1 [{ahead}]\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            "tileloaddt1 tmm4, [{l} + {row}]\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            "tileloadd tmm6, [{r} + {row}]\n",
+            "prefetcht1 [{ahead} + 64]\n",
+            "tdpbf16ps tmm3, tmm5, tmm7\n",
+            "tileloadd tmm7, [{r} + {row} + 1024]\n",
+            "tileloaddt1 tmm5, [{l} + {row} + 1024]\n",
+            "add {ahead}, 128\n",
+            "add {steps}, 16\n",
+            "cmp {steps}, {end}\n",
+            "jne ",
+            $label,
+            "b"
+        )
+    };
+}
+
+/// Runs a text with the operands of a block, and further ones.
+macro_rules! sum {
+    ($block:ident, $text:expr, $($further:tt)*) => {{
+        let BlockSum { steps, count, left, right, from, to, ahead, .. } = $block;
         asm!(
-            block!(
-                "2:",
-                "mov {l}, [{steps} + 16]",
-                "mov {r}, [{steps} + 24]",
-                "add {l}, {left}",
-                "add {r}, {right}",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "prefetcht1 [{ahead}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloaddt1 tmm4, [{l} + {row}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm6, [{r} + {row}]",
-                "prefetcht1 [{ahead} + 64]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tileloadd tmm7, [{r} + {row} + 1024]",
-                "tileloaddt1 tmm5, [{l} + {row} + 1024]",
-                "add {ahead}, 128",
-                "add {steps}, 16",
-                "cmp {steps}, {end}",
-                "jne 2b"
-            ),
+            $text,
             to = in(reg) to.0,
             stride = in(reg) to.1,
             steps = inout(reg) steps => _,
@@ -90,11 +92,24 @@ pub(in crate::cpu::unit) unsafe fn run(block: BlockSum) {
             ahead = inout(reg) ahead => _,
             l = inout(reg) from.0 => _,
             r = out(reg) _,
+            $($further)*
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
-    }
+    }};
+}
+
+/// As [`crate::cpu::unit::Unit::run`].
+///
+/// The left operand, which streams through, is loaded with the hint that keeps the right one in the first-level cache.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(in crate::cpu::unit) unsafe fn run(block: BlockSum) {
+    // SAFETY: the caller's contract.
+    unsafe { sum!(block, block!(steps!("2")),) }
 }
 
 /// As [`run`], for a block of at most 16 columns: half the products.
@@ -103,57 +118,47 @@ pub(in crate::cpu::unit) unsafe fn run(block: BlockSum) {
 /// As there.
 #[inline(always)]
 pub(in crate::cpu::unit) unsafe fn run_narrow(block: BlockSum) {
-    let BlockSum { steps, count, left, right, from, to, ahead, .. } = block;
     // SAFETY: the caller's contract.
     unsafe {
-        asm!(
-            "test {l}, {l}",
-            "jnz 3f",
-            "tilezero tmm0",
-            "tilezero tmm2",
-            "jmp 4f",
-            "3:",
-            "mov {r}, {row}",
-            "shl {r}, 4",
-            "add {r}, {l}",
-            "tileloadd tmm0, [{l} + {row}]",
-            "tileloadd tmm2, [{r} + {row}]",
-            "4:",
-            "mov {row:e}, 64",
-            "2:",
-            "mov {l}, [{steps}]",
-            "mov {r}, [{steps} + 8]",
-            "add {l}, {left}",
-            "add {r}, {right}",
-            "tileloaddt1 tmm4, [{l} + {row}]",
-            "tileloadd tmm6, [{r} + {row}]",
-            "tileloaddt1 tmm5, [{l} + {row} + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "prefetcht1 [{ahead}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "prefetcht1 [{ahead} + 64]",
-            "add {ahead}, 128",
-            "add {steps}, 16",
-            "cmp {steps}, {end}",
-            "jne 2b",
-            "mov {l}, {stride}",
-            "shl {l}, 4",
-            "add {l}, {to}",
-            "tilestored [{to} + {stride}], tmm0",
-            "tilestored [{l} + {stride}], tmm2",
-            to = in(reg) to.0,
-            stride = in(reg) to.1,
-            steps = inout(reg) steps => _,
-            end = in(reg) steps.add(count),
-            left = in(reg) left,
-            right = in(reg) right,
-            row = inout(reg) from.1 => _,
-            ahead = inout(reg) ahead => _,
-            l = inout(reg) from.0 => _,
-            r = out(reg) _,
-            out("tmm0") _, out("tmm2") _, out("tmm4") _, out("tmm5") _, out("tmm6") _,
-            options(nostack),
-        );
+        sum!(
+            block,
+            concat!(
+                "test {l}, {l}\n",
+                "jnz 3f\n",
+                "tilezero tmm0\n",
+                "tilezero tmm2\n",
+                "jmp 4f\n",
+                "3:\n",
+                "mov {r}, {row}\n",
+                "shl {r}, 4\n",
+                "add {r}, {l}\n",
+                "tileloadd tmm0, [{l} + {row}]\n",
+                "tileloadd tmm2, [{r} + {row}]\n",
+                "4:\n",
+                "mov {row:e}, 64\n",
+                "2:\n",
+                "mov {l}, [{steps}]\n",
+                "mov {r}, [{steps} + 8]\n",
+                "add {l}, {left}\n",
+                "add {r}, {right}\n",
+                "tileloaddt1 tmm4, [{l} + {row}]\n",
+                "tileloadd tmm6, [{r} + {row}]\n",
+                "tileloaddt1 tmm5, [{l} + {row} + 1024]\n",
+                "tdpbf16ps tmm0, tmm4, tmm6\n",
+                "prefetcht1 [{ahead}]\n",
+                "tdpbf16ps tmm2, tmm5, tmm6\n",
+                "prefetcht1 [{ahead} + 64]\n",
+                "add {ahead}, 128\n",
+                "add {steps}, 16\n",
+                "cmp {steps}, {end}\n",
+                "jne 2b\n",
+                "mov {l}, {stride}\n",
+                "shl {l}, 4\n",
+                "add {l}, {to}\n",
+                "tilestored [{to} + {stride}], tmm0\n",
+                "tilestored [{l} + {stride}], tmm2",
+            ),
+        )
     }
 }
 
@@ -164,10 +169,10 @@ pub(in crate::cpu::unit) unsafe fn run_narrow(block: BlockSum) {
 /// As there, with at least as many steps; see [`crate::cpu::unit::Unit::run_and_round`].
 #[inline(always)]
 pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Finished) {
-    let BlockSum { steps, count, left, right, from, to, ahead, .. } = block;
     // SAFETY: the caller's contract.
     unsafe {
-        asm!(
+        sum!(
+            block,
             block!(
                 "2:",
                 "mov {l}, [{steps} + 16]",
@@ -202,46 +207,15 @@ pub(in crate::cpu::unit) unsafe fn run_and_round(block: BlockSum, finished: Fini
                 "jne 2b",
                 "cmp {steps}, {end}",
                 "je 6f",
-                "5:",
-                "mov {l}, [{steps} + 16]",
-                "mov {r}, [{steps} + 24]",
-                "add {l}, {left}",
-                "add {r}, {right}",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "prefetcht1 [{ahead}]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloaddt1 tmm4, [{l} + {row}]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm6, [{r} + {row}]",
-                "prefetcht1 [{ahead} + 64]",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "tileloadd tmm7, [{r} + {row} + 1024]",
-                "tileloaddt1 tmm5, [{l} + {row} + 1024]",
-                "add {ahead}, 128",
-                "add {steps}, 16",
-                "cmp {steps}, {end}",
-                "jne 5b",
+                steps!("5"),
                 "6:"
             ),
-            to = in(reg) to.0,
-            stride = in(reg) to.1,
-            steps = inout(reg) steps => _,
-            end = in(reg) steps.add(count),
-            left = in(reg) left,
-            right = in(reg) right,
-            row = inout(reg) from.1 => _,
-            ahead = inout(reg) ahead => _,
-            l = inout(reg) from.0 => _,
-            r = out(reg) _,
             sums = inout(reg) finished.sums => _,
             out = inout(reg) finished.to => _,
             out_stride = in(reg) finished.stride,
             // the rows that this block will be rounded to, during the next: a line that is not at hand would stop the stores
             next = in(reg) BLOCK * finished.stride,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             out("zmm16") _, out("zmm17") _,
-            options(nostack),
         );
     }
 }
@@ -271,15 +245,7 @@ impl ColumnSums for TransposedTile {
     }
 
     #[inline]
-    unsafe fn add(
-        &mut self,
-        right: *const u8,
-        stride: usize,
-        left: *const u8,
-        steps: usize,
-        _pairs: usize,
-        ahead: (*const u8, usize),
-    ) {
+    unsafe fn add(&mut self, right: Lines, left: *const u8, steps: usize, _pairs: usize, ahead: Lines) {
         if steps == 0 {
             return;
         }
@@ -308,8 +274,8 @@ impl ColumnSums for TransposedTile {
                 "tilestored [{sums} + {row}], tmm0",
                 sums = in(reg) self.0.as_mut_ptr(),
                 row = in(reg) 64usize,
-                right = inout(reg) right => _,
-                stride = in(reg) stride,
+                right = inout(reg) right.0 => _,
+                stride = in(reg) right.1,
                 left = inout(reg) left => _,
                 ahead = inout(reg) ahead.0 => _,
                 stride_ahead = in(reg) ahead.1,

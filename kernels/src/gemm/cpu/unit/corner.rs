@@ -1,5 +1,6 @@
 //! Corners of outputs, whose sums are not computed in place.
 
+use super::OutputValues;
 use crate::cpu::unit::block_sum::BLOCK;
 use half::bf16;
 use std::arch::x86_64::*;
@@ -80,6 +81,38 @@ impl Corner {
                 }
                 let rounded = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low));
                 _mm512_mask_storeu_epi16(to.cast(), lanes, rounded);
+            }
+        }
+    }
+}
+
+impl OutputValues {
+    /// Copies a corner that begins at element `place` to a block of sums.
+    ///
+    /// # Safety
+    /// As [`Corner::load`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn load(self, corner: Corner, place: usize, sums: *mut f32) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match self {
+                OutputValues::F32(output) => corner.load(output.wrapping_add(place), sums),
+                OutputValues::Bf16(output) => corner.load(output.wrapping_add(place), sums),
+            }
+        }
+    }
+
+    /// `output (+)= alpha * sums` in a corner that begins at element `place`.
+    ///
+    /// # Safety
+    /// As [`Corner::store`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn store(self, corner: Corner, sums: *const f32, alpha: f32, add: bool, place: usize) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match self {
+                OutputValues::F32(output) => corner.store(sums, alpha, add, output.wrapping_add(place)),
+                OutputValues::Bf16(output) => corner.store_bf16(sums, alpha, add, output.wrapping_add(place)),
             }
         }
     }

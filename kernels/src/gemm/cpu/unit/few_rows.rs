@@ -8,7 +8,7 @@
 use super::corner::Corner;
 use super::shared::with_shared;
 use super::sizes::{PackedSection, Recipe, Shared, Sink, Sizes, in_parallel, part};
-use super::{LeftPart, LeftValues, Order, OutputValues, Start, TASKS_PER_THREAD, Tiled, Values, left_terms};
+use super::{LeftPart, LeftValues, Order, Start, TASKS_PER_THREAD, Tiled, Values, left_terms};
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;
 use crate::cpu::unit::amx::TransposedTile;
@@ -127,7 +127,7 @@ impl Sizes<'_> {
                     let sums = sums(&mut scratch.partial);
                     self.targets[own[0].target].ask_for(own[0].col);
                     for panel in own {
-                        self.columns(self.sink(panel.target), &self.targets[panel.target], panel.col, left, sums);
+                        self.columns(&self.targets[panel.target], panel.col, left, sums);
                     }
                 });
             });
@@ -147,14 +147,9 @@ impl Sizes<'_> {
                 self.call.unit.configure();
                 recipe.ask_for(0);
                 for col in 0..recipe.panels() {
-                    self.columns(Sink::of(down), recipe, col, left, sums);
+                    self.columns(recipe, col, left, sums);
                 }
-                let scaled = scratch.left.floats(rows * down.rank);
-                for i in 0..rows * down.rank {
-                    *scaled.add(i) = down.scale * *down.u.add(i);
-                }
-                let values = LeftValues::F32(scaled);
-                let part = LeftPart { values, stride: down.rank, depth: down.rank, order: Order::Columns };
+                let part = down.scaled(0..rows, &mut scratch.left);
                 left.pack(part, left.part(self.parts[self.call.left.len() + index]));
             }
         });
@@ -165,34 +160,24 @@ impl Sizes<'_> {
     /// # Safety
     /// The processor has AVX-512 with bf16; the panel is the recipe's, `left` holds the rows, `at` a block of sums.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx512vl")]
-    unsafe fn columns(
-        &self,
-        Sink { alpha, start, output }: Sink,
-        recipe: &Recipe<'_>,
-        col: usize,
-        left: Rows,
-        at: *mut f32,
-    ) {
+    unsafe fn columns(&self, recipe: &Recipe<'_>, col: usize, left: Rows, at: *mut f32) {
+        let Sink { alpha, start, output } = recipe.sink;
         let first = col * BLOCK;
         let corner = Corner { stride: output.stride, height: self.call.rows, width: (recipe.cols - first).min(BLOCK) };
         // scaled sums are added to the output at the end
         let add = matches!(start, Start::Output) && alpha != 1.0;
         // SAFETY: the caller's contract: the corner is one of the output's, and of a matrix like it.
         unsafe {
-            let from = match (start, output.at) {
-                (Start::Zero, _) => None,
-                (Start::Output, _) if add => None,
-                (Start::Row(row), _) => Some((row.wrapping_add(first), 0)),
-                (Start::Matrix(matrix), _) => {
+            let from = match start {
+                Start::Zero => None,
+                Start::Output if add => None,
+                Start::Row(row) => Some((row.wrapping_add(first), 0)),
+                Start::Matrix(matrix) => {
                     corner.load(matrix.wrapping_add(first), at);
                     Some((at.cast_const(), BLOCK))
                 }
-                (Start::Output, OutputValues::F32(output)) => {
-                    corner.load(output.wrapping_add(first), at);
-                    Some((at.cast_const(), BLOCK))
-                }
-                (Start::Output, OutputValues::Bf16(output)) => {
-                    corner.load(output.wrapping_add(first), at);
+                Start::Output => {
+                    output.at.load(corner, first, at);
                     Some((at.cast_const(), BLOCK))
                 }
             };
@@ -208,10 +193,7 @@ impl Sizes<'_> {
                     }
                 }
             }
-            match output.at {
-                OutputValues::F32(output) => corner.store(at, alpha, add, output.wrapping_add(first)),
-                OutputValues::Bf16(output) => corner.store_bf16(at, alpha, add, output.wrapping_add(first)),
-            }
+            output.at.store(corner, at, alpha, add, first);
         }
     }
 }
@@ -296,7 +278,7 @@ unsafe fn add_section<E: Element, S: ColumnSums>(
     let ahead = from.wrapping_add(LINES * depth).cast::<u8>();
     let in_place = if E::IS_BF16 && lines_here == LINES { depth / STEP_DEPTH } else { 0 };
     // SAFETY: whole steps of 16 lines of the matrix, and their vectors.
-    unsafe { sums.add(from.cast(), stride, left, in_place, STEP_PAIRS, (ahead, stride)) };
+    unsafe { sums.add((from.cast(), stride), left, in_place, STEP_PAIRS, (ahead, stride)) };
     // what is not bf16, or ends inside a step, is copied on its way
     for step in in_place..depth.div_ceil(STEP_DEPTH) {
         let len = (depth - step * STEP_DEPTH).min(STEP_DEPTH);
@@ -318,7 +300,7 @@ unsafe fn add_section<E: Element, S: ColumnSums>(
             for i in 0..LINES {
                 pack::prefetch(ahead.wrapping_add(i * stride + LINE_BYTES), beyond);
             }
-            sums.add(copy.as_ptr().cast(), LINE_BYTES, left, 1, len.div_ceil(2), (ahead, stride));
+            sums.add((copy.as_ptr().cast(), LINE_BYTES), left, 1, len.div_ceil(2), (ahead, stride));
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;
 use crate::cpu::unit::block_sum::{BLOCK, BlockSum, Finished, STEP_BYTES, STEP_DEPTH, SUMS_BYTES, Step};
 use crate::cpu::unit::pack::{self, Matrix, Role, panel_bytes};
-use crate::gemm::cpu::scratch::{Scratch, with_scratch};
+use crate::gemm::cpu::scratch::{Area, Scratch, with_scratch};
 use crate::gemm::cpu::{Order, Right, Values};
 use std::ops::Range;
 
@@ -42,8 +42,9 @@ pub(super) struct Panel {
     at: usize,
 }
 
-/// How a sum goes through its depth.
+/// How a sum goes through its depth, and where it goes.
 pub(super) struct Recipe<'a> {
+    pub(super) sink: Sink,
     pub(super) cols: usize,
     pub(super) sections: Vec<PackedSection<'a>>,
     /// Bytes of a right panel.
@@ -126,7 +127,7 @@ impl<'a> Sizes<'a> {
             parts.push(left_panel);
             left_panel += panel_bytes(call.depth(part), left_terms);
         }
-        let recipe = |cols: usize, sections: &[Section<'a>]| {
+        let recipe = |sink: Sink, cols: usize, sections: &[Section<'a>]| {
             let mut right_panel = 0;
             let sections: Vec<_> = (sections.iter())
                 .map(|&Section { part, right }| {
@@ -147,10 +148,17 @@ impl<'a> Sizes<'a> {
                 _ => &[&[2, 1], &[0]],
             };
             let products = orders.iter().map(|orders| Terms::new(call.unit, left_terms, &sections, orders)).collect();
-            Recipe { cols, sections, right_panel, products }
+            Recipe { sink, cols, sections, right_panel, products }
         };
-        let downs: Vec<_> = call.downs.iter().map(|down| recipe(down.rank, &[down.section])).collect();
-        let targets: Vec<_> = call.targets.iter().map(|target| recipe(target.cols, &target.sections)).collect();
+        let of_down = |down: &Down<'a>| {
+            let output = Output { at: OutputValues::F32(down.u), stride: down.rank };
+            recipe(Sink { alpha: down.alpha, start: Start::Zero, output }, down.rank, &[down.section])
+        };
+        let of_target = |&Target { cols, ref sections, alpha, start, output }: &Target<'a>| {
+            recipe(Sink { alpha, start, output }, cols, sections)
+        };
+        let downs: Vec<_> = call.downs.iter().map(of_down).collect();
+        let targets: Vec<_> = call.targets.iter().map(of_target).collect();
         let mut down_at = Vec::new();
         let mut down_bytes = 0;
         for down in &downs {
@@ -188,20 +196,11 @@ impl<'a> Sizes<'a> {
                     let right = bytes(&mut scratch.right, self.largest_panel);
                     let sums = Sums::new(scratch, row_panels);
                     for panel in &self.panels[part(self.panels.len(), tasks, task)] {
-                        let recipe = &self.targets[panel.target];
+                        let (recipe, left) = (&self.targets[panel.target], shared.at(left_at));
                         // SAFETY: the panel is the target's, the scratch holds it; the left panels were packed above.
                         unsafe {
                             recipe.pack_right(panel.col..panel.col + 1, right);
-                            let rows = 0..row_panels;
-                            self.strip(
-                                self.sink(panel.target),
-                                recipe,
-                                rows,
-                                shared.at(left_at),
-                                panel.col,
-                                right,
-                                sums,
-                            );
+                            self.strip(recipe, 0..row_panels, left, panel.col, right, sums);
                         }
                     }
                 });
@@ -248,30 +247,15 @@ impl<'a> Sizes<'a> {
                         let sums = Sums::new(scratch, rows.len());
                         for index in group.clone() {
                             let Panel { target, col, .. } = self.panels[index];
-                            let right = shared.at(right_at(index));
+                            let (recipe, right) = (&self.targets[target], shared.at(right_at(index)));
                             // SAFETY: as above.
-                            unsafe {
-                                self.strip(
-                                    self.sink(target),
-                                    &self.targets[target],
-                                    rows.clone(),
-                                    left,
-                                    col,
-                                    right,
-                                    sums,
-                                );
-                            }
+                            unsafe { self.strip(recipe, rows.clone(), left, col, right, sums) };
                         }
                     });
                 });
             });
             first = group.end;
         }
-    }
-
-    pub(super) fn sink(&self, target: usize) -> Sink {
-        let Target { alpha, start, output, .. } = self.call.targets[target];
-        Sink { alpha, start, output }
     }
 
     /// Packs the right operands of the updates.
@@ -306,23 +290,17 @@ impl<'a> Sizes<'a> {
             let panels = downs.wrapping_add(self.down_at[index]);
             if first {
                 let sums = Sums::new(scratch, rows.len());
-                let sink = Sink::of(down);
                 for col in 0..recipe.panels() {
                     let right = panels.wrapping_add(col * recipe.right_panel);
                     // SAFETY: the caller's contract.
-                    unsafe { self.strip(sink, recipe, rows.clone(), left, col, right, sums) };
+                    unsafe { self.strip(recipe, rows.clone(), left, col, right, sums) };
                 }
             }
             let rows_in = rows.start * BLOCK..(rows.end * BLOCK).min(self.call.rows);
-            let scaled = scratch.partial.floats(rows_in.len() * down.rank);
-            // SAFETY: `u` holds these rows, which this task has written or an earlier call has; the scratch too. Panel 0
-            // of the copy is the task's first.
+            // SAFETY: `u` holds these rows, which this task has written or an earlier call has. Panel 0 of the copy is the
+            // task's first.
             unsafe {
-                for i in 0..rows_in.len() * down.rank {
-                    *scaled.add(i) = down.scale * *down.u.add(rows_in.start * down.rank + i);
-                }
-                let values = LeftValues::F32(scaled);
-                let part = LeftPart { values, stride: down.rank, depth: down.rank, order: Order::Columns };
+                let part = down.scaled(rows_in.clone(), &mut scratch.partial);
                 let at = self.parts[self.call.left.len() + index];
                 self.pack_part(part, rows_in.len(), 0..rows.len(), left.add(at));
             }
@@ -358,11 +336,9 @@ impl<'a> Sizes<'a> {
     ///
     /// # Safety
     /// The unit is there; `left` holds the panels `rows`, `right` the panel `col`, both packed, `sums` its blocks.
-    #[expect(clippy::too_many_arguments, reason = "a panel of rows by a panel of columns, and where the sums go")]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn strip(
         &self,
-        sink: Sink,
         recipe: &Recipe<'_>,
         rows: Range<usize>,
         left: *const u8,
@@ -370,7 +346,7 @@ impl<'a> Sizes<'a> {
         right: *const u8,
         sums: Sums,
     ) {
-        let Sink { alpha, start, output: Output { at: output, stride } } = sink;
+        let Sink { alpha, start, output: Output { at: output, stride } } = recipe.sink;
         let width = (recipe.cols - col * BLOCK).min(BLOCK);
         let unit = self.call.unit;
         // SAFETY: the thread runs a task of the unit.
@@ -423,10 +399,7 @@ impl<'a> Sizes<'a> {
                             // scaled sums are added to the output at the end
                             Start::Output if alpha != 1.0 => (std::ptr::null(), 0),
                             Start::Output => {
-                                match output {
-                                    OutputValues::F32(output) => corner.load(output.add(place), so_far),
-                                    OutputValues::Bf16(output) => corner.load(output.add(place), so_far),
-                                }
+                                output.load(corner, place, so_far);
                                 here
                             }
                             Start::Matrix(matrix) => {
@@ -447,11 +420,10 @@ impl<'a> Sizes<'a> {
                         if last {
                             let add = matches!(start, Start::Output) && alpha != 1.0;
                             match output {
-                                OutputValues::F32(output) => corner.store(at, alpha, add, output.add(place)),
                                 OutputValues::Bf16(output) if whole => {
                                     finished = Some(Finished { sums: at, to: output.add(place), stride: 2 * stride });
                                 }
-                                OutputValues::Bf16(output) => corner.store_bf16(at, alpha, add, output.add(place)),
+                                _ => output.store(corner, at, alpha, add, place),
                             }
                         }
                     }
@@ -509,11 +481,24 @@ pub(super) struct Sink {
     pub(super) output: Output,
 }
 
-impl Sink {
-    /// The rows' part of an update.
-    pub(super) fn of(down: &Down<'_>) -> Sink {
-        let output = Output { at: OutputValues::F32(down.u), stride: down.rank };
-        Sink { alpha: down.alpha, start: Start::Zero, output }
+// SAFETY: tasks write disjoint rows or columns of the outputs, and nobody writes what sums begin with.
+unsafe impl Sync for Sink {}
+
+impl Down<'_> {
+    /// Some rows of `u`, scaled, as a left operand in `area`.
+    ///
+    /// # Safety
+    /// `u` holds the rows.
+    pub(super) unsafe fn scaled(&self, rows: Range<usize>, area: &mut Area) -> LeftPart {
+        let len = rows.len() * self.rank;
+        let scaled = area.floats(len);
+        // SAFETY: the caller's contract; the area holds as many.
+        unsafe {
+            for i in 0..len {
+                *scaled.add(i) = self.scale * *self.u.add(rows.start * self.rank + i);
+            }
+        }
+        LeftPart { values: LeftValues::F32(scaled), stride: self.rank, depth: self.rank, order: Order::Columns }
     }
 }
 
@@ -572,8 +557,8 @@ unsafe fn pack_lines<E: pack::Element, const T: usize>(
     // SAFETY: the caller's contract.
     unsafe {
         match order {
-            Order::Columns => pack::along_depth_apart::<E, T>(matrix, role, panels, to, bytes),
-            Order::Rows => pack::across_depth_apart::<E, T>(matrix, role, panels, to, bytes),
+            Order::Columns => pack::along_depth::<E, T>(matrix, role, panels, to, bytes),
+            Order::Rows => pack::across_depth::<E, T>(matrix, role, panels, to, bytes),
         }
     }
 }

@@ -8,14 +8,14 @@
 
 use super::{Logit, Outputs, Running, Total};
 use crate::cpu::Cpu;
-use crate::cpu::threads::tasks::Disjoint;
+use crate::cpu::threads::tasks::{Disjoint, parts};
 use crate::cpu::unit::Unit;
 use crate::cpu::unit::block_sum::{BLOCK, STEP_BYTES, STEP_DEPTH, Step, Sums};
 use crate::cpu::unit::pack::{self, Element, Matrix, Role, panel_bytes};
 use crate::cpu::unit::vector::{exp, rounded};
-use crate::cpu::vectors::Simd;
 use crate::cpu::vectors::pointwise::{Map, Pointwise};
-use crate::token_logps::{Backward, Forward};
+use crate::cpu::vectors::{Loaded, Simd, Stored};
+use crate::token_logps::{Backward, Forward, Head};
 use crate::{Device, FloatSlice, FloatSliceMut, IGNORE, Result, WeightSlice};
 use half::bf16;
 use std::arch::x86_64::*;
@@ -34,9 +34,9 @@ const ROW_PANELS: usize = 8;
 const ROWS_BYTES: usize = 600 << 10;
 const FORWARD_ROWS_BYTES: usize = 8 << 20;
 
-/// The operands of both passes.
+/// The operands of both passes, of all rows or some.
 #[derive(Clone, Copy)]
-struct Head<'a> {
+struct OnUnit<'a> {
     unit: Unit,
     hidden_size: usize,
     vocab_size: usize,
@@ -46,14 +46,14 @@ struct Head<'a> {
     logit: Logit,
 }
 
-impl Head<'_> {
+impl OnUnit<'_> {
     fn panel_bytes(&self) -> usize {
         panel_bytes(self.hidden_size, 1)
     }
 
     /// Steps over the hidden size, and one more.
     fn steps(&self) -> Vec<Step> {
-        consecutive(self.hidden_size.div_ceil(STEP_DEPTH))
+        Step::consecutive(self.hidden_size.div_ceil(STEP_DEPTH))
     }
 
     /// Packs row panels of the hidden states.
@@ -61,26 +61,29 @@ impl Head<'_> {
     /// # Safety
     /// The unit is there, the panels hold rows, and `to` holds them at a multiple of 64 bytes.
     unsafe fn pack_rows(&self, panels: Range<usize>, to: *mut u8) {
-        let (side, depth) = (self.targets.len(), self.hidden_size);
         // SAFETY: the caller's contract; the contract of the call checked the lengths.
         unsafe {
             match self.hidden_states {
-                FloatSlice::F32(x) => {
-                    let at = x.cpu().as_ptr();
-                    pack::along_depth::<f32, 1>(Matrix { at, stride: depth, side, depth }, Role::Left, panels, to);
-                }
-                FloatSlice::Bf16(x) => {
-                    let at = x.cpu().as_ptr();
-                    pack::along_depth::<bf16, 1>(Matrix { at, stride: depth, side, depth }, Role::Left, panels, to);
-                }
+                FloatSlice::F32(x) => self.pack_along(x.cpu(), self.targets.len(), Role::Left, panels, to),
+                FloatSlice::Bf16(x) => self.pack_along(x.cpu(), self.targets.len(), Role::Left, panels, to),
             }
         }
+    }
+
+    /// Packs panels of a matrix `[side, hidden_size]` along the hidden size.
+    ///
+    /// # Safety
+    /// As [`OnUnit::pack_rows`].
+    unsafe fn pack_along<E: Element>(&self, x: &[E], side: usize, role: Role, panels: Range<usize>, to: *mut u8) {
+        let matrix = Matrix { at: x.as_ptr(), stride: self.hidden_size, side, depth: self.hidden_size };
+        // SAFETY: the caller's contract.
+        unsafe { pack::along_depth::<E, 1>(matrix, role, panels, to, self.panel_bytes()) };
     }
 
     /// Packs weights: `panels` of 32 tokens along the hidden size; or with `tokens` as the depth, all panels across it.
     ///
     /// # Safety
-    /// As [`Head::pack_rows`].
+    /// As [`OnUnit::pack_rows`].
     unsafe fn pack_weights(&self, part: Weights, to: *mut u8) {
         // SAFETY: the caller's contract.
         unsafe {
@@ -93,39 +96,36 @@ impl Head<'_> {
     }
 
     /// # Safety
-    /// As [`Head::pack_rows`].
+    /// As [`OnUnit::pack_rows`].
     unsafe fn pack_weights_of<E: Element>(&self, w: &[E], part: Weights, to: *mut u8) {
         let hidden_size = self.hidden_size;
         // SAFETY: the caller's contract.
         unsafe {
             match part {
-                Weights::Logits(panels) => {
-                    let (at, side) = (w.as_ptr(), self.vocab_size);
-                    let matrix = Matrix { at, stride: hidden_size, side, depth: hidden_size };
-                    pack::along_depth::<E, 1>(matrix, Role::Right, panels, to);
-                }
+                Weights::Logits(panels) => self.pack_along(w, self.vocab_size, Role::Right, panels, to),
                 Weights::Gradients(tokens) => {
                     let (at, depth) = (w[tokens.start * hidden_size..].as_ptr(), tokens.len());
                     let matrix = Matrix { at, stride: hidden_size, side: hidden_size, depth };
-                    pack::across_depth::<E, 1>(matrix, Role::Right, 0..hidden_size.div_ceil(BLOCK), to);
+                    let (panels, bytes) = (0..hidden_size.div_ceil(BLOCK), panel_bytes(depth, 1));
+                    pack::across_depth::<E, 1>(matrix, Role::Right, panels, to, bytes);
                 }
             }
         }
     }
 
-    /// One weight row, in f32.
+    /// One weight row in f32, as the product rounds it.
     fn weight_row(&self, token: usize, to: &mut [f32]) {
         let row = token * self.hidden_size..(token + 1) * self.hidden_size;
         match self.lm_head {
-            WeightSlice::F32(w) => to.copy_from_slice(&w.cpu()[row]),
-            WeightSlice::F16(w) => to.iter_mut().zip(&w.cpu()[row]).for_each(|(to, w)| *to = w.to_f32()),
-            WeightSlice::Bf16(w) => to.iter_mut().zip(&w.cpu()[row]).for_each(|(to, w)| *to = w.to_f32()),
-        }
-        // as the product rounds them
-        if let WeightSlice::F32(_) | WeightSlice::F16(_) = self.lm_head {
-            to.iter_mut().for_each(|w| *w = bf16::from_f32(*w).to_f32());
+            WeightSlice::F32(w) => round_row(&w.cpu()[row], to),
+            WeightSlice::F16(w) => round_row(&w.cpu()[row], to),
+            WeightSlice::Bf16(w) => round_row(&w.cpu()[row], to),
         }
     }
+}
+
+fn round_row<T: Loaded>(row: &[T], to: &mut [f32]) {
+    to.iter_mut().zip(row).for_each(|(to, w)| *to = bf16::from_f32(w.wide()).to_f32());
 }
 
 /// Which weights are packed, and how.
@@ -134,16 +134,10 @@ enum Weights {
     Gradients(Range<usize>),
 }
 
-/// Steps one after the other in both panels, and one more.
-fn consecutive(steps: usize) -> Vec<Step> {
-    (0..=steps).map(|step| Step { left: step % steps * STEP_BYTES, right: step % steps * STEP_BYTES }).collect()
-}
-
 /// Log-probs, log-sum-exps and the side outputs. The unit is there.
 pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>) -> Result<()> {
-    let Forward { rows, hidden_size, vocab_size, hidden_states, lm_head, .. } = call;
-    let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
-    let all_targets = call.targets.cpu();
+    let Forward { head: Head { rows, hidden_size, vocab_size, hidden_states, lm_head, targets, .. }, .. } = call;
+    let (all_targets, logit) = (targets.cpu(), Logit::new(&call.head));
     let mut outputs = Outputs::new(call.logps, call.lse, call.extras);
     let with_extras = outputs.extras.is_some();
     let bytes = panel_bytes(hidden_size, 1);
@@ -153,29 +147,26 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>)
         let block = first_row..rows.min(first_row + rows_per_pass);
         let hidden_states = hidden_states.range(block.start * hidden_size..block.end * hidden_size);
         let targets = &all_targets[block.clone()];
-        let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, logit };
+        let work = OnUnit { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, logit };
         let row_panels = block.len().div_ceil(BLOCK);
         let mut packed = device.alloc::<f32>("token_logps.rows", row_panels * bytes / 4)?;
         let packs = Disjoint::new(packed.view_mut().cpu());
         cpu.for_each_task("token_logps.block", row_panels, 0, |panel, _| {
             // SAFETY: each task has a panel of its own; the unit is there.
             unsafe {
-                head.pack_rows(
-                    panel..panel + 1,
-                    packs.slice(panel * bytes / 4..(panel + 1) * bytes / 4).as_mut_ptr().cast(),
-                )
-            };
+                let to = packs.slice(panel * bytes / 4..(panel + 1) * bytes / 4);
+                work.pack_rows(panel..panel + 1, to.as_mut_ptr().cast());
+            }
         })?;
         let mut parts = vec![Running::EMPTY; chunks * block.len()];
         {
             let (left, parts) = (packed.view().cpu(), Disjoint::new(&mut parts));
-            let len = ForwardScratch::len(row_panels, bytes, with_extras);
-            cpu.for_each_task("token_logps.block", chunks, len, |chunk, scratch| {
+            let lens = ForwardScratch::lens(row_panels, bytes, with_extras);
+            cpu.for_each_task("token_logps.block", chunks, lens.iter().sum(), |chunk, scratch| {
                 // SAFETY: each chunk has parts of its own; the unit is there.
                 unsafe {
                     let parts = parts.slice(chunk * block.len()..(chunk + 1) * block.len());
-                    let scratch = ForwardScratch::new(scratch, row_panels, bytes, with_extras);
-                    head.chunk(cpu, chunk, left, scratch, parts);
+                    work.chunk(cpu, chunk, left, ForwardScratch::new(scratch, lens), parts);
                 }
             })?;
         }
@@ -222,18 +213,13 @@ struct ForwardScratch<'a> {
 }
 
 impl ForwardScratch<'_> {
-    fn len(row_panels: usize, bytes: usize, with_extras: bool) -> usize {
-        let lanes = if with_extras { 4 } else { 2 };
-        PANELS * bytes / 4 + BLOCK * PANELS * BLOCK + lanes * row_panels * BLOCK * 16
+    fn lens(row_panels: usize, bytes: usize, with_extras: bool) -> [usize; 5] {
+        let lanes = row_panels * BLOCK * 16;
+        [PANELS * bytes / 4, BLOCK * PANELS * BLOCK, lanes, lanes, if with_extras { 2 * lanes } else { 0 }]
     }
 
-    fn new(scratch: &mut [f32], row_panels: usize, bytes: usize, with_extras: bool) -> ForwardScratch<'_> {
-        let lanes = row_panels * BLOCK * 16;
-        let (right, rest) = scratch.split_at_mut(PANELS * bytes / 4);
-        let (z, rest) = rest.split_at_mut(BLOCK * PANELS * BLOCK);
-        let (max, rest) = rest.split_at_mut(lanes);
-        let (sum, rest) = rest.split_at_mut(lanes);
-        let side = &mut rest[..if with_extras { 2 * lanes } else { 0 }];
+    fn new(scratch: &mut [f32], lens: [usize; 5]) -> ForwardScratch<'_> {
+        let [right, z, max, sum, side] = parts(scratch, lens);
         max.fill(f32::NEG_INFINITY);
         sum.fill(0.0);
         side.fill(0.0);
@@ -250,7 +236,37 @@ impl Pointwise<0, 1> for Logit {
     }
 }
 
-impl Head<'_> {
+impl OnUnit<'_> {
+    /// The logits of a panel of rows and `panels` of tokens, side by side in `z`, which is `[BLOCK, _]`. What lies `ahead` bytes
+    /// behind a panel of tokens is asked for meanwhile.
+    ///
+    /// # Safety
+    /// The unit is there and configured; `left` and `right` hold the panels, and `z` their blocks.
+    #[expect(clippy::too_many_arguments, reason = "panels of both operands, and what is asked for")]
+    unsafe fn logits(
+        &self,
+        cpu: &Cpu,
+        steps: &[Step],
+        left: *const u8,
+        right: *const u8,
+        panels: usize,
+        z: &mut [f32],
+        ahead: usize,
+    ) {
+        let stride = 4 * z.len() / BLOCK;
+        for panel in 0..panels {
+            let (right, at) = (right.wrapping_add(panel * self.panel_bytes()), z[panel * BLOCK..].as_mut_ptr());
+            // SAFETY: the caller's contract.
+            unsafe {
+                let sums = Sums { at, stride, from_zero: true };
+                self.unit.run_in_place(steps, left, right, sums, right.wrapping_add(ahead));
+            }
+        }
+        if !self.logit.is_product() {
+            cpu.isa().dispatch(Map { f: &self.logit, x: [] as [&[f32]; 0], y: [z] });
+        }
+    }
+
     /// All rows against one chunk of the vocabulary.
     ///
     /// # Safety
@@ -268,18 +284,9 @@ impl Head<'_> {
             // SAFETY: the caller's contract; the scratch holds the panels.
             unsafe { self.pack_weights(Weights::Logits(panels.clone()), right) };
             for row_panel in 0..parts.len().div_ceil(BLOCK) {
-                for panel in 0..panels.len() {
-                    let left = left[row_panel * bytes / 4..].as_ptr().cast();
-                    let (right, at) = (right.wrapping_add(panel * bytes), z[panel * BLOCK..].as_mut_ptr());
-                    // SAFETY: the caller's contract; `z` holds PANELS blocks side by side.
-                    unsafe {
-                        let sums = Sums { at, stride: 4 * PANELS * BLOCK, from_zero: true };
-                        self.unit.run_in_place(&steps, left, right, sums, right.wrapping_add(bytes));
-                    }
-                }
-                if !self.logit.is_product() {
-                    cpu.isa().dispatch(Map { f: &self.logit, x: [] as [&[f32]; 0], y: [&mut *z] });
-                }
+                let left = left[row_panel * bytes / 4..].as_ptr().cast();
+                // SAFETY: the caller's contract; the next panel is asked for.
+                unsafe { self.logits(cpu, &steps, left, right, panels.len(), z, bytes) };
                 let rows = row_panel * BLOCK..parts.len().min((row_panel + 1) * BLOCK);
                 for (i, row) in rows.enumerate() {
                     let z = &z[i * PANELS * BLOCK..][..group.len()];
@@ -376,72 +383,13 @@ unsafe fn add<const EXTRAS: bool>(z: &[f32], max: &mut [f32], sum: &mut [f32], s
 
 /// Gradients of the hidden states. The unit is there.
 pub(super) fn backward(cpu: &Cpu, unit: Unit, call: Backward<'_>) -> Result<()> {
-    let Backward { hidden_size, vocab_size, hidden_states, lm_head, .. } = call;
-    let logit = Logit { cap: call.final_logit_softcapping, temperature: call.temperature };
-    let (targets, lse, d_logps) = (call.targets.cpu(), call.lse.cpu(), call.d_logps.cpu());
-    let head = Head { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, logit };
-    let row_panels = targets.len().div_ceil(BLOCK);
-    let most = (ROWS_BYTES / head.panel_bytes()).clamp(1, ROW_PANELS);
-    // as many tasks on each thread
-    let tasks = row_panels.div_ceil(most).next_multiple_of(cpu.threads()).min(row_panels);
-    let part = |task: usize| row_panels * task / tasks..row_panels * (task + 1) / tasks;
-    let output = Gradients::new(call.d_hidden);
-    let len = BackwardScratch::len(row_panels.div_ceil(tasks.max(1)), &head);
-    cpu.for_each_task("token_logps.block", tasks, len, |task, scratch| {
-        let panels = part(task);
-        let mut scratch = BackwardScratch::new(scratch, panels.len(), &head);
-        // SAFETY: the unit is there, and each task has rows of its own.
-        unsafe {
-            head.gradients(cpu, panels.clone(), lse, d_logps, &mut scratch);
-            let rows = panels.start * BLOCK..targets.len().min(panels.end * BLOCK);
-            for row in rows {
-                let i = row - panels.start * BLOCK;
-                if targets[row] == IGNORE {
-                    output.put(row * hidden_size, None, hidden_size);
-                    continue;
-                }
-                let sums = &mut scratch.dx[i * head.padded()..][..hidden_size];
-                head.weight_row(targets[row] as usize, scratch.row);
-                let of_target = scratch.of_target[i];
-                sums.iter_mut().zip(&*scratch.row).for_each(|(sum, w)| *sum += of_target * w);
-                output.put(row * hidden_size, Some(sums), hidden_size);
-            }
-        }
-    })
-}
-
-/// Where gradients go.
-enum Gradients<'a> {
-    F32(Disjoint<'a, f32>),
-    Bf16(Disjoint<'a, bf16>),
-}
-
-impl<'a> Gradients<'a> {
-    fn new(to: FloatSliceMut<'a>) -> Gradients<'a> {
-        match to {
-            FloatSliceMut::F32(to) => Gradients::F32(Disjoint::new(to.cpu())),
-            FloatSliceMut::Bf16(to) => Gradients::Bf16(Disjoint::new(to.cpu())),
-        }
-    }
-
-    /// Writes a row, or zeros.
-    ///
-    /// # Safety
-    /// No other borrow of the row is live.
-    unsafe fn put(&self, at: usize, sums: Option<&[f32]>, len: usize) {
-        // SAFETY: the caller's contract.
-        unsafe {
-            match self {
-                Gradients::F32(to) => match (to.slice(at..at + len), sums) {
-                    (to, Some(sums)) => to.copy_from_slice(sums),
-                    (to, None) => to.fill(0.0),
-                },
-                Gradients::Bf16(to) => match (to.slice(at..at + len), sums) {
-                    (to, Some(sums)) => to.iter_mut().zip(sums).for_each(|(to, sum)| *to = bf16::from_f32(*sum)),
-                    (to, None) => to.fill(bf16::ZERO),
-                },
-            }
-        }
+    let Head { hidden_size, vocab_size, hidden_states, lm_head, .. } = call.head;
+    let (targets, lse, d_logps) = (call.head.targets.cpu(), call.lse.cpu(), call.d_logps.cpu());
+    let logit = Logit::new(&call.head);
+    let work = OnUnit { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, logit };
+    match call.d_hidden {
+        FloatSliceMut::F32(d_hidden) => work.backward(cpu, lse, d_logps, d_hidden.cpu()),
+        FloatSliceMut::Bf16(d_hidden) => work.backward(cpu, lse, d_logps, d_hidden.cpu()),
     }
 }
 
@@ -463,42 +411,63 @@ struct BackwardScratch<'a> {
 }
 
 impl BackwardScratch<'_> {
-    fn lens(row_panels: usize, head: &Head<'_>) -> [usize; 7] {
-        let along = head.panel_bytes() / 4;
-        let across = head.padded() / BLOCK * panel_bytes(BACKWARD_CHUNK, 1) / 4;
+    fn lens(row_panels: usize, work: &OnUnit<'_>) -> [usize; 7] {
+        let along = work.panel_bytes() / 4;
+        let across = work.padded() / BLOCK * panel_bytes(BACKWARD_CHUNK, 1) / 4;
         [
             row_panels * along,
             BACKWARD_CHUNK / BLOCK * along + across,
             BLOCK * BACKWARD_CHUNK,
             panel_bytes(BACKWARD_CHUNK, 1) / 4,
-            row_panels * BLOCK * head.padded(),
+            row_panels * BLOCK * work.padded(),
             row_panels * BLOCK,
-            head.hidden_size,
+            work.hidden_size,
         ]
     }
 
-    fn len(row_panels: usize, head: &Head<'_>) -> usize {
-        BackwardScratch::lens(row_panels, head).iter().sum()
-    }
-
-    fn new<'a>(scratch: &'a mut [f32], row_panels: usize, head: &Head<'_>) -> BackwardScratch<'a> {
-        let [left, right, z, g, dx, of_target, _] = BackwardScratch::lens(row_panels, head);
-        let (left, rest) = scratch.split_at_mut(left);
-        let (right, rest) = rest.split_at_mut(right);
-        let (z, rest) = rest.split_at_mut(z);
-        let (g, rest) = rest.split_at_mut(g);
-        let (dx, rest) = rest.split_at_mut(dx);
-        let (of_target, rest) = rest.split_at_mut(of_target);
+    fn new(scratch: &mut [f32], lens: [usize; 7]) -> BackwardScratch<'_> {
+        let [left, right, z, g, dx, of_target, row] = parts(scratch, lens);
         dx.fill(0.0);
         of_target.fill(0.0);
-        BackwardScratch { left, right, z, g, dx, of_target, row: &mut rest[..head.hidden_size] }
+        BackwardScratch { left, right, z, g, dx, of_target, row }
     }
 }
 
-impl Head<'_> {
+impl OnUnit<'_> {
     /// The hidden size, with what fills its last panel.
     fn padded(&self) -> usize {
         self.hidden_size.next_multiple_of(BLOCK)
+    }
+
+    /// As [`backward`], into gradients of either format.
+    fn backward<T: Stored>(&self, cpu: &Cpu, lse: &[f32], d_logps: &[f32], d_hidden: &mut [T]) -> Result<()> {
+        let OnUnit { hidden_size, targets, .. } = *self;
+        let row_panels = targets.len().div_ceil(BLOCK);
+        let most = (ROWS_BYTES / self.panel_bytes()).clamp(1, ROW_PANELS);
+        // as many tasks on each thread
+        let tasks = row_panels.div_ceil(most).next_multiple_of(cpu.threads()).min(row_panels);
+        let part = |task: usize| row_panels * task / tasks..row_panels * (task + 1) / tasks;
+        let d_hidden = Disjoint::new(d_hidden);
+        let len = BackwardScratch::lens(row_panels.div_ceil(tasks.max(1)), self).iter().sum();
+        cpu.for_each_task("token_logps.block", tasks, len, |task, scratch| {
+            let panels = part(task);
+            let mut scratch = BackwardScratch::new(scratch, BackwardScratch::lens(panels.len(), self));
+            // SAFETY: the unit is there.
+            unsafe { self.gradients(cpu, panels.clone(), lse, d_logps, &mut scratch) };
+            for (i, row) in (panels.start * BLOCK..targets.len().min(panels.end * BLOCK)).enumerate() {
+                // SAFETY: each task has rows of its own.
+                let to = unsafe { d_hidden.slice(row * hidden_size..(row + 1) * hidden_size) };
+                if targets[row] == IGNORE {
+                    to.fill(T::narrow(0.0));
+                    continue;
+                }
+                self.weight_row(targets[row] as usize, scratch.row);
+                let of_target = scratch.of_target[i];
+                let sums = &mut scratch.dx[i * self.padded()..][..hidden_size];
+                sums.iter_mut().zip(&*scratch.row).for_each(|(sum, w)| *sum += of_target * w);
+                to.iter_mut().zip(sums).for_each(|(to, sum)| *to = T::narrow(*sum));
+            }
+        })
     }
 
     /// Sums `dx` over the vocabulary but for the targets, whose logits' gradients are kept apart: near 1 a target's weight is
@@ -515,7 +484,7 @@ impl Head<'_> {
         scratch: &mut BackwardScratch<'_>,
     ) {
         let (bytes, steps) = (self.panel_bytes(), self.steps());
-        let chunk_steps = consecutive(BACKWARD_CHUNK / STEP_DEPTH);
+        let chunk_steps = Step::consecutive(BACKWARD_CHUNK / STEP_DEPTH);
         let across = panel_bytes(BACKWARD_CHUNK, 1);
         let left: *mut u8 = scratch.left.as_mut_ptr().cast();
         let right: *mut u8 = scratch.right.as_mut_ptr().cast();
@@ -537,16 +506,9 @@ impl Head<'_> {
                 self.pack_weights(Weights::Gradients(tokens.clone()), right_across);
             }
             for index in 0..panels.len() {
-                for panel in 0..logit_panels.len() {
-                    let at = scratch.z[panel * BLOCK..].as_mut_ptr();
-                    let sums = Sums { at, stride: 4 * BACKWARD_CHUNK, from_zero: true };
-                    let (left, right) = (left.wrapping_add(index * bytes), right.wrapping_add(panel * bytes));
-                    // SAFETY: as above; `z` holds the blocks side by side.
-                    unsafe { self.unit.run_in_place(&steps, left, right, sums, right) };
-                }
-                if !self.logit.is_product() {
-                    cpu.isa().dispatch(Map { f: &self.logit, x: [] as [&[f32]; 0], y: [&mut *scratch.z] });
-                }
+                let left = left.wrapping_add(index * bytes);
+                // SAFETY: as above; all panels are at hand.
+                unsafe { self.logits(cpu, &steps, left, right, logit_panels.len(), scratch.z, 0) };
                 let first_row = (panels.start + index) * BLOCK;
                 for i in 0..BLOCK.min(self.targets.len() - first_row) {
                     let row = first_row + i;
