@@ -149,8 +149,7 @@ impl From<SourceError> for CliError {
             | SourceError::Pattern { .. }
             | SourceError::Hub { .. }
             | SourceError::Format { .. }
-            | SourceError::Array { .. }
-            | SourceError::Csv { .. }
+            | SourceError::Broken { .. }
             | SourceError::SeveralLines { .. }
             | SourceError::Yaml { .. }
             | SourceError::AroundRows { .. }

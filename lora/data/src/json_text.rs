@@ -1,7 +1,14 @@
-//! A value of JSON as its text, for formats that must be told what comes.
+//! JSON as text: values for formats that must be told what comes, and keys.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+
+/// Returns what stands before a value of this name in an object: `"name":`.
+pub(crate) fn key(name: &str) -> Vec<u8> {
+    let mut key = serde_json::to_vec(name).expect("a text prints");
+    key.push(b':');
+    key
+}
 
 pub fn serialize<S: Serializer>(value: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
     value.as_ref().map(Value::to_string).serialize(serializer)

@@ -92,13 +92,8 @@ pub(crate) fn is_like_a_prompt(name: &str) -> bool {
 pub(crate) fn candidate(unread: &[String]) -> Option<&str> {
     // a `system` column is only a part of a prompt, so any other one goes first
     let rank = |name: &&String| likeness(name).map(|likeness| (!is_system(name), likeness));
-    let mut best: Option<&String> = None;
-    for name in unread.iter().filter(|name| likeness(name).is_some()) {
-        if best.is_none_or(|best| rank(&name) > rank(&best)) {
-            best = Some(name);
-        }
-    }
-    best.map(String::as_str)
+    // from the back, since the last of equal ones is taken
+    unread.iter().rev().filter(|name| is_like_a_prompt(name)).max_by_key(rank).map(String::as_str)
 }
 
 /// Whether the look at the rows reads a column that nothing else does.
@@ -132,12 +127,10 @@ pub(crate) fn is_system(name: &str) -> bool {
 }
 
 pub(crate) fn likeness(name: &str) -> Option<Likeness> {
-    let words = words(name);
-    let has = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
     match () {
-        () if has(&ABOUT) => None,
-        () if has(&PROMPTS) => Some(Likeness::Yes),
-        () if has(&PERHAPS) => Some(Likeness::Perhaps),
+        () if has_any(name, &ABOUT) => None,
+        () if has_any(name, &PROMPTS) => Some(Likeness::Yes),
+        () if has_any(name, &PERHAPS) => Some(Likeness::Perhaps),
         () => None,
     }
 }

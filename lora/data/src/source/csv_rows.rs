@@ -8,12 +8,13 @@ use std::collections::HashSet;
 use std::io::Read;
 
 use csv::{ByteRecord, Reader, ReaderBuilder, Terminator};
-use serde_json::Value;
+use serde_json::Number;
 
 use super::bad_line::BadLine;
 use super::column_map::{ColumnMap, NUMBER_COLUMNS};
 use super::column_names::is_looked_at;
 use super::limits::MAX_ROW_BYTES;
+use crate::json_text::key;
 
 /// Follows the text as a row of its own. If a quote is still open, it becomes part of the last cell instead. The parser does
 /// not report that by itself.
@@ -77,11 +78,8 @@ pub(crate) fn rows<R: Read, E>(
             return Err(CsvStop::Fault { line: first, message });
         }
         blank += (first - before) as usize;
-        if record.len() == 1 && cells(&record).all(<[u8]>::is_empty) {
-            blank += 1;
-            continue;
-        }
-        if header.is_none() && names_delimiter(&record) {
+        let is_empty = record.len() == 1 && cells(&record).all(<[u8]>::is_empty);
+        if is_empty || header.is_none() && names_delimiter(&record) {
             blank += 1;
             continue;
         }
@@ -242,8 +240,7 @@ impl Header {
                 true if NUMBER_COLUMNS.into_iter().any(is) => Cell::Number,
                 true => Cell::Text,
             };
-            let mut key = serde_json::to_vec(&name).expect("a text prints");
-            key.push(b':');
+            let key = key(&name);
             columns.push((name, key, kind));
         }
         Ok(Header(columns))
@@ -279,16 +276,11 @@ impl Header {
 }
 
 fn put_cell(kind: Cell, text: &str, line: &mut Vec<u8>) {
-    let trimmed = text.trim();
-    let value = match kind {
-        Cell::Number => trimmed.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map(Value::Number),
-        Cell::Text | Cell::Unread => None,
-    };
-    if let Some(value) = value {
-        line.extend_from_slice(value.to_string().as_bytes());
-        return;
+    let number = text.trim().parse().ok().filter(|_| kind == Cell::Number).and_then(Number::from_f64);
+    match number {
+        Some(number) => line.extend_from_slice(number.to_string().as_bytes()),
+        None => serde_json::to_writer(line, text).expect("a text prints, and a vector takes it"),
     }
-    serde_json::to_writer(line, text).expect("a text prints, and a vector takes it");
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::parquet::fault::ParquetFault;
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// The file cannot be opened or read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}")]
     Io {
         /// The file.
         path: PathBuf,
@@ -17,13 +17,13 @@ pub enum SourceError {
         source: std::io::Error,
     },
     /// Rows are read again in another order, so a pipe or a folder will not do.
-    #[error("{path}: not a regular file; rows are read more than once, so write the data to a file first", path = path.display())]
+    #[error("{path}: not a regular file; rows are read more than once, so write the data to a file first")]
     NotAFile {
         /// The path.
         path: PathBuf,
     },
     /// A folder where a file is needed.
-    #[error("{path}: is a folder; name its files, with a pattern in quotes: \"{pattern}\"", path = path.display())]
+    #[error("{path}: is a folder; name its files, with a pattern in quotes: \"{pattern}\"")]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -64,8 +64,7 @@ pub enum SourceError {
     },
     /// A format that is not read.
     #[error(
-        "{path}: is {found}; supported: JSONL, JSON arrays and CSV, plain or compressed by gzip or zstd, and Parquet",
-        path = path.display()
+        "{path}: is {found}; supported: JSONL, JSON arrays and CSV, plain or compressed by gzip or zstd, and Parquet"
     )]
     Format {
         /// The file.
@@ -73,19 +72,9 @@ pub enum SourceError {
         /// What it is.
         found: &'static str,
     },
-    /// A JSON array of all rows that is broken.
-    #[error("{path}:{line}: the JSON array {message}", path = path.display())]
-    Array {
-        /// The file.
-        path: PathBuf,
-        /// 1-based line.
-        line: u64,
-        /// What is wrong with it.
-        message: &'static str,
-    },
-    /// A CSV file that is broken.
-    #[error("{path}:{line}: {message}", path = path.display())]
-    Csv {
+    /// A JSON array of all rows or a CSV file that is broken.
+    #[error("{path}:{line}: {message}")]
+    Broken {
         /// The file.
         path: PathBuf,
         /// 1-based line.
@@ -96,8 +85,7 @@ pub enum SourceError {
     /// JSON objects over several lines.
     #[error(
         "{path}: is a JSON object over several lines; rows are read one object a line (JSONL), so convert it first: \
-         jq -c . {path} > rows.jsonl",
-        path = path.display()
+         jq -c . {path} > rows.jsonl"
     )]
     SeveralLines {
         /// The file.
@@ -106,8 +94,7 @@ pub enum SourceError {
     /// YAML.
     #[error(
         "{path}: is YAML; rows are read one JSON object a line (JSONL), so convert it first: python3 -c 'import json, yaml; \
-         [print(json.dumps(row)) for row in yaml.safe_load(open(\"{path}\"))]' > rows.jsonl",
-        path = path.display()
+         [print(json.dumps(row)) for row in yaml.safe_load(open(\"{path}\"))]' > rows.jsonl"
     )]
     Yaml {
         /// The file.
@@ -116,8 +103,7 @@ pub enum SourceError {
     /// One object around all rows.
     #[error(
         "{path}: is one JSON object with its rows under `{key}`; rows are read one object a line (JSONL), so convert it first: \
-         jq -c '.[\"{key}\"][]' {path} > rows.jsonl",
-        path = path.display()
+         jq -c '.[\"{key}\"][]' {path} > rows.jsonl"
     )]
     AroundRows {
         /// The file.
@@ -128,15 +114,16 @@ pub enum SourceError {
     /// One object of columns.
     #[error(
         "{path}: is one JSON object of columns; rows are read one object a line (JSONL), so convert it first: python3 -c \
-         'import pandas; pandas.read_json(\"{path}\").to_json(\"rows.jsonl\", orient=\"records\", lines=True)'",
-        path = path.display()
+         'import pandas; pandas.read_json(\"{path}\").to_json(\"rows.jsonl\", orient=\"records\", lines=True)'"
     )]
     ByColumn {
         /// The file.
         path: PathBuf,
     },
     /// A compressed file that holds something other than text.
-    #[error("{path}: inside {outer} it is {found}; only JSONL, JSON arrays and CSV are read in compressed files, so unpack it first", path = path.display())]
+    #[error(
+        "{path}: inside {outer} it is {found}; only JSONL, JSON arrays and CSV are read in compressed files, so unpack it first"
+    )]
     Nested {
         /// The file.
         path: PathBuf,
@@ -146,7 +133,7 @@ pub enum SourceError {
         found: &'static str,
     },
     /// A compressed file that is broken.
-    #[error("{path}: cannot be unpacked as {format}: {message} (is the file complete?)", path = path.display())]
+    #[error("{path}: cannot be unpacked as {format}: {message} (is the file complete?)")]
     Unpack {
         /// The file.
         path: PathBuf,
@@ -156,7 +143,7 @@ pub enum SourceError {
         message: String,
     },
     /// A Parquet file that is broken, or has columns that cannot be read.
-    #[error("{path}: {fault}", path = path.display())]
+    #[error("{path}: {fault}")]
     Parquet {
         /// The file.
         path: PathBuf,
@@ -164,7 +151,9 @@ pub enum SourceError {
         fault: ParquetFault,
     },
     /// A file that unpacks to far more than text does.
-    #[error("{path}: unpacks to more than {limit} bytes, which no text of its size does; unpack it yourself if it is meant so", path = path.display())]
+    #[error(
+        "{path}: unpacks to more than {limit} bytes, which no text of its size does; unpack it yourself if it is meant so"
+    )]
     Expansion {
         /// The file.
         path: PathBuf,
@@ -172,10 +161,7 @@ pub enum SourceError {
         limit: u64,
     },
     /// A file with so many lines that they cannot be rows.
-    #[error(
-        "{path}: more than {limit} lines, which no rows of a file of its size make; is it one object a line?",
-        path = path.display()
-    )]
+    #[error("{path}: more than {limit} lines, which no rows of a file of its size make; is it one object a line?")]
     ManyLines {
         /// The file.
         path: PathBuf,
@@ -195,8 +181,7 @@ pub enum SourceError {
     },
     /// The temporary file for unpacked rows.
     #[error(
-        "unpacked rows are kept in a temporary file in {folder}, which fails: {source}; set TMPDIR to a folder with more room",
-        folder = folder.display()
+        "unpacked rows are kept in a temporary file in {folder}, which fails: {source}; set TMPDIR to a folder with more room"
     )]
     Spool {
         /// Its folder.
@@ -219,7 +204,7 @@ pub enum SourceError {
         limit: usize,
     },
     /// The file changed after it was opened.
-    #[error("{path}: the file changed while it was in use; start again", path = path.display())]
+    #[error("{path}: the file changed while it was in use; start again")]
     Changed {
         /// The file.
         path: PathBuf,

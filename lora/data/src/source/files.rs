@@ -82,7 +82,7 @@ fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), SourceError> {
 
 /// Names with a dot in front are left out by [`is_hidden`]: the library panics on a name that is not UTF-8 where it is to do
 /// that.
-const OPTIONS: glob::MatchOptions =
+pub(super) const OPTIONS: glob::MatchOptions =
     glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
 /// Whether a part of the path that a pattern has matched has a dot in front, and does not stand in the pattern as it is.
@@ -109,16 +109,11 @@ fn passed_over(pattern: &str) -> Option<PathBuf> {
 
 /// The error of a folder: with the pattern that would take its files, if there are any.
 pub(crate) fn folder(path: &Path) -> SourceError {
-    let names: Vec<String> = std::fs::read_dir(path)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     let has = |ending: &String| names.iter().any(|name| name.ends_with(&format!(".{ending}")));
     let packed = PACKED.into_iter().flat_map(|packed| ENDINGS.map(|ending| format!("{ending}{packed}")));
-    let ending = ENDINGS.map(str::to_owned).into_iter().chain(packed).find(has);
-    let ending = ending.unwrap_or_else(|| ENDINGS[0].to_owned());
+    let ending = ENDINGS.map(str::to_owned).into_iter().chain(packed).find(has).unwrap_or(ENDINGS[0].to_owned());
     SourceError::Folder { path: path.to_owned(), pattern: path.join(format!("*.{ending}")).display().to_string() }
 }
 

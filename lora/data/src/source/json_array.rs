@@ -18,9 +18,8 @@ enum InArray {
     /// Before the bracket that opens it.
     Start,
     /// Before an element. An array may end before its first one.
-    Before {
-        first: bool,
-    },
+    Before { first: bool },
+    /// In an element.
     Element,
     /// Behind the bracket that closes it.
     End,

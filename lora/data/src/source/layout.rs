@@ -123,10 +123,7 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
             if is_row && row.len() > 1 && is_table(&row, map) {
                 return Err(SourceError::ByColumn { path: path() });
             }
-            match several_lines {
-                true => Err(SourceError::SeveralLines { path: path() }),
-                false => Ok(TextLayout::Lines),
-            }
+            if several_lines { Err(SourceError::SeveralLines { path: path() }) } else { Ok(TextLayout::Lines) }
         }
         // the object is longer than what was looked at
         Some(Err(error)) if error.is_eof() && !is_whole => {

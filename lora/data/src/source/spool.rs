@@ -37,20 +37,11 @@ impl<'a> Spool<'a> {
     /// An empty one, for a data file of so many bytes, whose first row has the number `first_row`.
     pub fn new(path: &'a Path, bytes: u64, lines: LinesOf, first_row: usize) -> Result<Spool<'a>, SourceError> {
         let folder = spool_folder();
-        let file =
-            tempfile::tempfile_in(&folder).map_err(|source| SourceError::Spool { folder: folder.clone(), source })?;
+        let file = tempfile::tempfile_in(&folder).map(BufWriter::new);
+        let file = file.map_err(|source| SourceError::Spool { folder: folder.clone(), source })?;
         let limit = bytes.saturating_mul(EXPANSION).max(ALLOWED_BYTES);
         let index = LineIndex::new((MAX_RECORDS - first_row) as u64, lines);
-        Ok(Spool {
-            path,
-            folder,
-            file: BufWriter::new(file),
-            index,
-            limit,
-            passed_over: 0,
-            first_row,
-            blank_lines: None,
-        })
+        Ok(Spool { path, folder, file, index, limit, passed_over: 0, first_row, blank_lines: None })
     }
 
     /// Adds bytes.

@@ -3,18 +3,24 @@
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 
 /// Returns the parser's message without its line: the parser sees one row, so "line 1" would be taken for line 1 of the file.
 pub(crate) fn words_of(error: &serde_json::Error) -> String {
     error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "")
 }
 
+/// Parses a text as strictly as a row.
+pub(crate) fn parse(text: &str) -> serde_json::Result<Value> {
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let value = Strict.deserialize(&mut parser)?;
+    parser.end().map(|()| value)
+}
+
 /// Says what is wrong with a text that should be a JSON value. It is read as strictly as a row.
 pub(crate) fn json_fault(text: &str) -> Option<String> {
-    let mut parser = serde_json::Deserializer::from_str(text);
-    let outcome = Strict.deserialize(&mut parser).and_then(|_| parser.end());
-    outcome.err().map(|error| format!("{} (column {})", words_of(&error), error.column()))
+    let error = parse(text).err()?;
+    Some(format!("{} (column {})", words_of(&error), error.column()))
 }
 
 /// Builds a [`Value`], refusing keys that stand twice in an object. The parser limits the depth to 128.
@@ -45,14 +51,11 @@ impl<'de> Visitor<'de> for Strict {
     fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
         Ok(Value::Number(value.into()))
     }
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into()) // the parser refuses a number that is not finite
     }
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
         Ok(Value::String(value.to_owned()))
-    }
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();

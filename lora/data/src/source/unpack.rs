@@ -60,9 +60,9 @@ fn unpack_text(
     progress: &mut dyn FnMut(),
 ) -> Result<(), SourceError> {
     let path = spool.path;
-    let mut piece = vec![0; PIECE_BYTES];
-    let first = fill(&mut text, &mut piece).map_err(broken)?;
-    let found = match Format::of(&piece[..first]) {
+    let mut first = Vec::with_capacity(PIECE_BYTES);
+    fill(&mut text, &mut first).map_err(broken)?;
+    let found = match Format::of(&first) {
         Ok(Format::Text) => None,
         Ok(other) => Some(other.name()),
         Err(other) => Some(other),
@@ -70,17 +70,20 @@ fn unpack_text(
     if let Some(found) = found {
         return Err(SourceError::Nested { path: path.to_owned(), outer: outer.name(), found });
     }
-    let is_whole = first < piece.len();
-    match TextLayout::of(path, &piece[..first], is_whole, columns)? {
-        TextLayout::Lines => pieces(text, piece, first, broken, |piece| {
+    let is_whole = first.len() < PIECE_BYTES;
+    match TextLayout::of(path, &first, is_whole, columns)? {
+        TextLayout::Lines => pieces(text, first, broken, |piece| {
             spool.write(piece)?;
             progress();
             Ok(())
         }),
         TextLayout::Array => {
-            let fault = |ArrayFault { line, message }| SourceError::Array { path: path.to_owned(), line, message };
+            let fault = |ArrayFault { line, message }| {
+                let message = format!("the JSON array {message}");
+                SourceError::Broken { path: path.to_owned(), line, message }
+            };
             let (mut array, mut lines) = (ArrayLines::new(), Vec::new());
-            pieces(text, piece, first, broken, |piece| {
+            pieces(text, first, broken, |piece| {
                 lines.clear();
                 array.push(piece, &mut lines).map_err(fault)?;
                 spool.write(&lines)?;
@@ -92,7 +95,7 @@ fn unpack_text(
             Ok(())
         }
         TextLayout::Csv { delimiter } => {
-            let whole = (&piece[..first]).chain(text);
+            let whole = first.as_slice().chain(text);
             let mut rows = 0u64;
             let blank_lines = csv_rows::rows(whole, delimiter, columns, |line| {
                 rows += 1;
@@ -103,7 +106,7 @@ fn unpack_text(
             });
             spool.blank_lines = Some(blank_lines.map_err(|stop| match stop {
                 CsvStop::Read(error) => broken(error),
-                CsvStop::Fault { line, message } => SourceError::Csv { path: path.to_owned(), line, message },
+                CsvStop::Fault { line, message } => SourceError::Broken { path: path.to_owned(), line, message },
                 CsvStop::Out(error) => error,
             })?);
             Ok(())
@@ -111,34 +114,25 @@ fn unpack_text(
     }
 }
 
-/// Passes a text to `take` in pieces. The first is what `piece` already holds.
+/// Passes a text, of which `first` has been read, to `take` in pieces.
 fn pieces(
     mut text: Box<dyn Read + '_>,
-    mut piece: Vec<u8>,
-    first: usize,
+    first: Vec<u8>,
     broken: &dyn Fn(std::io::Error) -> SourceError,
     mut take: impl FnMut(&[u8]) -> Result<(), SourceError>,
 ) -> Result<(), SourceError> {
-    let mut filled = first;
-    while filled > 0 {
-        take(&piece[..filled])?;
-        filled = fill(&mut text, &mut piece).map_err(broken)?;
+    let mut piece = first;
+    while !piece.is_empty() {
+        take(&piece)?;
+        fill(&mut text, &mut piece).map_err(broken)?;
     }
     Ok(())
 }
 
-/// Fills a piece, or as much of it as the text has.
-fn fill(text: &mut dyn Read, piece: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < piece.len() {
-        match text.read(&mut piece[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
+/// Fills a piece anew, or as much of it as the text has.
+fn fill(text: &mut dyn Read, piece: &mut Vec<u8>) -> std::io::Result<usize> {
+    piece.clear();
+    text.take(PIECE_BYTES as u64).read_to_end(piece)
 }
 
 /// Counts the bytes that were read of a file.

@@ -13,10 +13,7 @@ pub enum HubFault {
     #[error("no such file, and neither HF_HOME nor HOME is set, so there is no Hugging Face cache to find it in")]
     NoCache,
     /// The data set is not in the cache.
-    #[error(
-        "no such file, and no such data set in the local Hugging Face cache ({cache}); fetch it: {fetch}",
-        cache = cache.display()
-    )]
+    #[error("no such file, and no such data set in the local Hugging Face cache ({cache}); fetch it: {fetch}")]
     NotCached {
         /// The command.
         fetch: String,
@@ -32,7 +29,9 @@ pub enum HubFault {
         revision: String,
     },
     /// The YAML at the head of README.md cannot be read.
-    #[error("the YAML at the head of its README.md cannot be read: {message}; name its files by their paths in {folder}", folder = folder.display())]
+    #[error(
+        "the YAML at the head of its README.md cannot be read: {message}; name its files by their paths in {folder}"
+    )]
     FrontMatter {
         /// What is wrong.
         message: String,
@@ -68,7 +67,7 @@ pub enum HubFault {
         fetch: String,
     },
     /// No file holds rows.
-    #[error("has no file of rows in {folder}, which may be incomplete; fetch the whole: {fetch}", folder = folder.display())]
+    #[error("has no file of rows in {folder}, which may be incomplete; fetch the whole: {fetch}")]
     NoFiles {
         /// The command.
         fetch: String,
@@ -76,7 +75,7 @@ pub enum HubFault {
         folder: PathBuf,
     },
     /// Files of the split are missing.
-    #[error("only a part of its split `{split}` is in {folder}: {}; fetch the whole: {fetch}", missing(absent), folder = folder.display())]
+    #[error("only a part of its split `{split}` is in {folder}: {}; fetch the whole: {fetch}", missing(absent))]
     Absent {
         /// The split.
         split: String,

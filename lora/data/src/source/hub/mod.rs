@@ -20,6 +20,7 @@ use self::fault::HubFault;
 use self::front_matter::Config;
 use super::endings::{ENDINGS, ending};
 use super::error::SourceError;
+use super::files::OPTIONS;
 
 /// Split that is taken if none is named.
 const TRAIN: &str = "train";
@@ -29,6 +30,8 @@ const KEYWORDS: [(&str, &[&str]); 3] = [
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
+/// Formats of files of rows by the endings of their names. Of several equally frequent ones `datasets` prefers the last.
+const FORMATS: [&[&str]; 3] = [&["csv", "tsv", "tab"], &["jsonl", "json", "ndjson"], &["parquet"]];
 /// JSON files that hold no rows.
 const NO_ROWS: [&str; 5] =
     ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "config.json"];
@@ -131,16 +134,14 @@ fn find_in(id: &Id<'_>, cache: &Path) -> Result<CachedSet, HubFault> {
         front_matter::configs(&folder).map_err(|message| HubFault::FrontMatter { message, folder: folder.clone() })?;
     let config = chosen(id, &configs)?;
     let splits = splits(&folder, config);
-    let (mut full_name, split) = (name.clone(), id.split.unwrap_or(TRAIN));
-    if let Some(config) = id.config {
-        full_name += &format!(":{config}");
-    }
+    let split = id.split.unwrap_or(TRAIN);
     if splits.is_empty() {
         return Err(HubFault::NoFiles { fetch, folder });
     }
-    let all = || splits.iter().map(|(split, _)| split.clone()).collect();
     let Some((_, files)) = splits.iter().find(|(known, _)| known == split) else {
-        return Err(HubFault::NoSplit { name: full_name, split: split.to_owned(), all: all(), fetch });
+        let name = id.config.map_or(name.clone(), |config| format!("{name}:{config}"));
+        let all = splits.into_iter().map(|(split, _)| split).collect();
+        return Err(HubFault::NoSplit { name, split: split.to_owned(), all, fetch });
     };
     let is_absent = |file: &&String| !folder.join(file).is_file();
     let absent: Vec<String> = files.iter().filter(is_absent).cloned().collect();
@@ -198,17 +199,12 @@ fn splits(folder: &Path, config: Option<&Config>) -> Vec<(String, Vec<String>)> 
         let inside: Vec<String> = files.into_iter().filter(|file| file.starts_with(&prefix)).collect();
         return by_names(&inside);
     }
-    let options = glob::MatchOptions {
-        case_sensitive: true,
-        require_literal_separator: true,
-        require_literal_leading_dot: false,
-    };
     let matches = |pattern: &str| {
         let pattern = format!("{prefix}{}", pattern.trim_start_matches("./"));
         let pattern = if folder.join(&pattern).is_dir() { format!("{pattern}/**/*") } else { pattern };
         let compiled = glob::Pattern::new(&pattern).ok();
         let is_match = |file: &&String| {
-            **file == pattern || compiled.as_ref().is_some_and(|glob| glob.matches_with(file, options))
+            **file == pattern || compiled.as_ref().is_some_and(|glob| glob.matches_with(file, OPTIONS))
         };
         let found: Vec<String> = files.iter().filter(is_match).cloned().collect();
         // a file that a config names outright must exist
@@ -250,8 +246,7 @@ fn holds_rows(name: &str) -> bool {
 /// the file's name comes before its folders'. If no name says a split, all files are `train`. Only files of the most frequent
 /// format count.
 fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
-    let files = most_frequent_format(files);
-    let files = files.as_slice();
+    let files = &most_frequent_format(files)[..];
     for rule in [shard as fn(&str) -> Option<String>, |file| word(file.rsplit('/').next()?), word] {
         let mut splits: Vec<(String, Vec<String>)> = Vec::new();
         for file in files {
@@ -273,25 +268,13 @@ fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
     }
 }
 
-/// Returns the files of the most frequent format. A data set may be stored in several, and `datasets` reads one. If two are
-/// equally frequent, it prefers Parquet, then JSON.
+/// Returns the files of the most frequent format. A data set may be stored in several, and `datasets` reads one.
 fn most_frequent_format(files: &[String]) -> Vec<String> {
-    let format = |file: &String| match ending(file).as_deref() {
-        Some("parquet") => Format::Parquet,
-        Some("csv" | "tsv" | "tab") => Format::Csv,
-        _ => Format::Json,
+    let of_format = |endings: &[&str]| -> Vec<String> {
+        let has_ending = |file: &&String| ending(file).is_some_and(|ending| endings.contains(&ending.as_str()));
+        files.iter().filter(has_ending).cloned().collect()
     };
-    let count = |wanted: &Format| files.iter().filter(|file| format(file) == *wanted).count();
-    let most = [Format::Csv, Format::Json, Format::Parquet].into_iter().max_by_key(count);
-    files.iter().filter(|file| most == Some(format(file))).cloned().collect()
-}
-
-/// The format of a file of rows.
-#[derive(PartialEq, Eq)]
-enum Format {
-    Csv,
-    Json,
-    Parquet,
+    FORMATS.map(of_format).into_iter().max_by_key(Vec::len).unwrap_or_default()
 }
 
 /// Returns the split of `data/SPLIT-00000-of-00003.parquet`, whatever its name.

@@ -38,6 +38,7 @@ use super::error::SourceError;
 use super::limits::MAX_ROW_BYTES;
 use super::spool::Spool;
 use crate::caught::quietly;
+use crate::json_text::key;
 
 /// The last four bytes of a file, and the first.
 const MAGIC: &[u8] = b"PAR1";
@@ -113,20 +114,21 @@ pub(crate) fn unpack(
 /// The line of the columns' next row. How many bytes were made for nothing, if it is bad.
 fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result<u64, ParquetFault> {
     columns.iter_mut().try_for_each(Column::load)?;
-    let mut outcome = line.put(b"{");
     let mut last = 0;
-    for (i, (key, node)) in fields.fields.iter().enumerate() {
-        last = i;
-        outcome = outcome.and_then(|()| line.put(if i > 0 { b"," } else { b"" })).and_then(|()| line.put(key));
-        outcome = outcome.and_then(|()| match node {
-            Some(node) => rows::write(node, columns, line),
-            None => line.put(b"null"),
-        });
-        if outcome.is_err() {
-            break;
+    let mut write_fields = || -> Result<(), Stop> {
+        line.put(b"{")?;
+        for (i, (key, node)) in fields.fields.iter().enumerate() {
+            last = i;
+            line.put(if i > 0 { b"," } else { b"" })?;
+            line.put(key)?;
+            match node {
+                Some(node) => rows::write(node, columns, line)?,
+                None => line.put(b"null")?,
+            }
         }
-    }
-    let (column, message) = match outcome.and_then(|()| line.put(b"}")) {
+        line.put(b"}")
+    };
+    let (column, message) = match write_fields() {
         Ok(()) => return columns.iter().try_for_each(Column::check_taken).map(|()| 0),
         Err(Stop::Broken(fault)) => return Err(fault),
         Err(Stop::Bad { column, message }) => (column, message),
@@ -170,7 +172,7 @@ impl Fields {
                 false => None,
             };
             all.names.push(field.name().to_owned());
-            all.fields.push((rows::key(field.name()), node));
+            all.fields.push((key(field.name()), node));
         }
         Ok(all)
     }
@@ -306,8 +308,5 @@ fn check_pages(
         all.push(check_column(file, bytes, column, group.num_rows()).map_err(fault)?);
     }
     let needed = all.iter().map(|held| held.dictionary.saturating_add(held.page)).fold(0, u64::saturating_add);
-    match needed <= HELD_BYTES {
-        true => Ok(all),
-        false => Err(ParquetFault::Memory { bytes: needed, limit: HELD_BYTES }),
-    }
+    if needed <= HELD_BYTES { Ok(all) } else { Err(ParquetFault::Memory { bytes: needed, limit: HELD_BYTES }) }
 }

@@ -12,7 +12,7 @@ use ::parquet::data_type::ByteArray;
 use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::ColumnChunkMetaData;
 
-use super::thrift::{Compact, Event};
+use super::thrift::{Compact, Event, varint};
 use crate::source::limits::MAX_ROW_BYTES;
 
 /// Largest header of a page, in bytes: it may hold the smallest and the largest value of the page.
@@ -78,10 +78,9 @@ pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData
         let next =
             next.ok_or_else(|| format!("a page at {at} is said to have {packed} bytes, its column ends at {end}"))?;
         let page_bytes = whole(page.unpacked)?;
+        let said = format!("a page at {at} is said to have {page_bytes} bytes unpacked");
         if page_bytes > MAX_PAGE_BYTES {
-            return Err(format!(
-                "a page at {at} is said to have {page_bytes} bytes unpacked, the limit is {MAX_PAGE_BYTES}"
-            ));
+            return Err(format!("{said}, the limit is {MAX_PAGE_BYTES}"));
         }
         let justified = match column.compression() {
             Compression::UNCOMPRESSED => packed,
@@ -90,7 +89,7 @@ pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData
             _ => MAX_PAGE_BYTES,
         };
         if page_bytes > justified {
-            return Err(format!("a page at {at} is said to have {page_bytes} bytes unpacked, from {packed}"));
+            return Err(format!("{said}, from {packed}"));
         }
         let page_values = whole(page.values)?;
         match page.kind {
@@ -222,22 +221,17 @@ impl Watched {
         let (rep_levels, values) = self.sections(page)?;
         let mut longest = 1;
         if self.max_rep_level > 0 {
+            let (most_values, most_bytes) = (self.most_values, self.most_bytes);
             let rows = RowLengths::of(rep_levels, self.max_rep_level, page.num_values().into(), self.open_values);
             longest = rows.longest;
             self.open_values = rows.last;
-            if longest > self.most_values {
-                return Err(format!(
-                    "a row has more than {} values in it, of which this is the limit",
-                    self.most_values
-                ));
+            if longest > most_values {
+                return Err(format!("a row has more than {most_values} values in it, of which this is the limit"));
             }
             let bytes = page.buffer().len() as u64;
             let held = self.open_bytes.saturating_add(bytes);
-            if held > self.most_bytes {
-                return Err(format!(
-                    "a row goes over pages of more than {} bytes, which is the limit",
-                    self.most_bytes
-                ));
+            if held > most_bytes {
+                return Err(format!("a row goes over pages of more than {most_bytes} bytes, which is the limit"));
             }
             self.open_bytes = if rows.begins { bytes } else { held };
         }
@@ -276,23 +270,15 @@ impl Watched {
                     rest = after;
                     Ok::<_, String>(levels)
                 };
-                let mut rep_levels = &[][..];
-                if self.max_rep_level > 0 {
-                    if *rep_level_encoding != Encoding::RLE {
-                        return Err("its lists are in an encoding that was given up (BIT_PACKED); write it anew".into());
-                    }
-                    rep_levels = prefixed()?;
+                if self.max_rep_level > 0 && *rep_level_encoding != Encoding::RLE {
+                    return Err("its lists are in an encoding that was given up (BIT_PACKED); write it anew".into());
                 }
-                if self.max_def_level > 0 {
-                    match *def_level_encoding {
-                        Encoding::RLE => {
-                            prefixed()?;
-                        }
-                        _ => {
-                            let bits = u64::from(*num_values) * u64::from(bits_of(self.max_def_level));
-                            rest = rest.get(bits.div_ceil(8) as usize..).ok_or_else(ends)?;
-                        }
-                    }
+                let rep_levels = if self.max_rep_level > 0 { prefixed()? } else { &[] };
+                if self.max_def_level > 0 && *def_level_encoding == Encoding::RLE {
+                    prefixed()?;
+                } else {
+                    let bits = u64::from(*num_values) * u64::from(bits_of(self.max_def_level));
+                    rest = rest.get(bits.div_ceil(8) as usize..).ok_or_else(ends)?;
                 }
                 Ok((rep_levels, rest))
             }
@@ -353,7 +339,7 @@ impl RowLengths {
         let mut rows = RowLengths { longest: open, last: open, begins: false };
         let mut left = values;
         while left > 0 {
-            let Some(head) = varint(&mut levels) else { break };
+            let Ok(head) = varint(&mut levels) else { break };
             if head & 1 == 0 {
                 let n = left.min(head >> 1);
                 let Some((level, rest)) = levels.split_at_checked(bits.div_ceil(8)) else { break };
@@ -370,10 +356,7 @@ impl RowLengths {
             let n = left.min((packed.len() * 8 / bits) as u64);
             for i in 0..n as usize {
                 let is_set = |bit: usize| packed[bit / 8] >> (bit % 8) & 1 == 1;
-                match (i * bits..(i + 1) * bits).any(is_set) {
-                    true => rows.last += 1,
-                    false => rows.begin(),
-                }
+                if (i * bits..(i + 1) * bits).any(is_set) { rows.last += 1 } else { rows.begin() }
             }
             (levels, left) = (rest, left - n);
         }
@@ -392,7 +375,7 @@ impl RowLengths {
 fn delta_lengths(bytes: &[u8], most: u64) -> Result<usize, String> {
     let ends = || "a page ends inside the lengths of its texts".to_owned();
     let mut rest = bytes;
-    let number = |rest: &mut &[u8]| varint(rest).ok_or_else(ends);
+    let number = |rest: &mut &[u8]| varint(rest).map_err(|_| ends());
     let (block, parts, count) = (number(&mut rest)?, number(&mut rest)?, number(&mut rest)?);
     number(&mut rest)?; // the first one
     if count > most {
@@ -416,20 +399,6 @@ fn delta_lengths(bytes: &[u8], most: u64) -> Result<usize, String> {
         rest = after;
     }
     Ok(bytes.len() - rest.len())
-}
-
-/// Seven bits a byte, the lowest first.
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7F) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

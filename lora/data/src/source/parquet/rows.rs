@@ -22,6 +22,7 @@ use ::parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, Type};
 use super::fault::ParquetFault;
 use super::features::Feature;
 use crate::caught::quietly;
+use crate::json_text::key;
 use crate::source::limits::MAX_ROW_BYTES;
 use crate::source::strict_json::json_fault;
 
@@ -129,13 +130,6 @@ impl Node {
 /// Whether the repeated field of a list is its element, and not what stands around it: old writers had no third level.
 fn is_element(list: &Type, repeated: &Type) -> bool {
     repeated.name() == "array" || repeated.name() == format!("{}_tuple", list.name())
-}
-
-/// `"name":`
-pub(super) fn key(name: &str) -> Vec<u8> {
-    let mut key = serde_json::to_vec(name).expect("a text prints");
-    key.push(b':');
-    key
 }
 
 /// Why a row has no line.
@@ -257,10 +251,7 @@ impl Column {
 
     /// Whether all of the row was taken.
     pub fn check_taken(&self) -> Result<(), ParquetFault> {
-        match self.at == self.levels {
-            true => Ok(()),
-            false => Err(self.unlike()),
-        }
+        if self.at == self.levels { Ok(()) } else { Err(self.unlike()) }
     }
 
     fn broken(&self, message: &str) -> ParquetFault {
@@ -406,11 +397,10 @@ impl Line {
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         // fewer, for the line's end
-        match self.bytes.len() as u64 + (bytes.len() as u64) < MAX_ROW_BYTES {
-            true => self.bytes.extend_from_slice(bytes),
-            false => return Err(std::io::ErrorKind::FileTooLarge.into()),
+        if self.bytes.len() as u64 + bytes.len() as u64 >= MAX_ROW_BYTES {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
         }
-        Ok(bytes.len())
+        self.bytes.write(bytes)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -430,13 +420,19 @@ pub(super) fn write(node: &Node, columns: &mut [Column], line: &mut Line) -> Res
     match node {
         Node::Leaf(column) => columns[*column].write_next(line),
         Node::Json(column) => columns[*column].write_json(line),
-        Node::Optional { def, columns: range, inner } => match columns[range.start].def_level()? < *def {
-            true => {
-                pass_over(columns, range)?;
-                line.put(b"null")
+        Node::Optional { def, columns: range, .. }
+        | Node::List { def, columns: range, .. }
+        | Node::Map { def, columns: range, .. }
+            if columns[range.start].def_level()? < *def =>
+        {
+            pass_over(columns, range)?;
+            match node {
+                Node::List { .. } => line.put(b"[]"),
+                Node::Map { .. } => line.put(b"{}"),
+                _ => line.put(b"null"),
             }
-            false => write(inner, columns, line),
-        },
+        }
+        Node::Optional { inner, .. } => write(inner, columns, line),
         Node::Group(fields) => {
             line.put(b"{")?;
             let mut is_first = true;
@@ -453,12 +449,6 @@ pub(super) fn write(node: &Node, columns: &mut [Column], line: &mut Line) -> Res
                 write(value, columns, line)?;
             }
             line.put(b"}")
-        }
-        Node::List { def, columns: range, .. } | Node::Map { def, columns: range, .. }
-            if columns[range.start].def_level()? < *def =>
-        {
-            pass_over(columns, range)?;
-            line.put(if matches!(node, Node::List { .. }) { b"[]" } else { b"{}" })
         }
         Node::List { rep, columns: range, element, .. } => {
             line.put(b"[")?;

@@ -99,7 +99,10 @@ impl<'a> Compact<'a> {
             9 | 10 => {
                 let head = self.byte()?;
                 let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
-                self.elements(count, head & 0xF, path, on)?;
+                self.check_count(count)?;
+                for _ in 0..count {
+                    self.deeper(head & 0xF, path, on)?;
+                }
             }
             11 => {
                 let count = self.varint()?;
@@ -114,20 +117,6 @@ impl<'a> Compact<'a> {
             }
             12 => self.fields(path, on)?,
             other => return Err(ThriftFault::Type(other)),
-        }
-        Ok(())
-    }
-
-    fn elements(
-        &mut self,
-        count: u64,
-        kind: u8,
-        path: &mut Vec<i16>,
-        on: &mut dyn FnMut(&[i16], Event),
-    ) -> Result<(), ThriftFault> {
-        self.check_count(count)?;
-        for _ in 0..count {
-            self.deeper(kind, path, on)?;
         }
         Ok(())
     }
@@ -148,10 +137,7 @@ impl<'a> Compact<'a> {
 
     /// Every element has at least a byte.
     fn check_count(&self, count: u64) -> Result<(), ThriftFault> {
-        match count <= (self.bytes.len() - self.at) as u64 {
-            true => Ok(()),
-            false => Err(ThriftFault::Size),
-        }
+        if count <= (self.bytes.len() - self.at) as u64 { Ok(()) } else { Err(ThriftFault::Size) }
     }
 
     fn byte(&mut self) -> Result<u8, ThriftFault> {
@@ -169,21 +155,30 @@ impl<'a> Compact<'a> {
     }
 
     fn varint(&mut self) -> Result<u64, ThriftFault> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7F) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(ThriftFault::Number)
+        let mut rest = &self.bytes[self.at..];
+        let value = varint(&mut rest)?;
+        self.at = self.bytes.len() - rest.len();
+        Ok(value)
     }
 
     fn zigzag(&mut self) -> Result<i64, ThriftFault> {
         let value = self.varint()?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
+}
+
+/// Takes a number from the front of `bytes`: seven bits a byte, the lowest first.
+pub(super) fn varint(bytes: &mut &[u8]) -> Result<u64, ThriftFault> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first().ok_or(ThriftFault::Ends)?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7F) << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(ThriftFault::Number)
 }
 
 #[cfg(test)]
