@@ -18,11 +18,8 @@ pub(crate) fn with_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let threads = THREADS.get_or_init(|| {
         let start = |stack_bytes| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(rayon::current_num_threads());
-            pool.thread_name(|i| format!("data-{i}"))
-                .stack_size(stack_bytes)
-                .start_handler(|_| unpin_this_thread())
-                .build()
-                .ok()
+            let pool = pool.thread_name(|i| format!("data-{i}")).stack_size(stack_bytes);
+            pool.start_handler(|_| unpin_this_thread()).build().ok()
         };
         STACK_BYTES.into_iter().find_map(start).expect("the system starts as many threads as rayon's own pool has")
     });

@@ -7,8 +7,8 @@
 /// The odd fraction of 2^64 closest to the golden ratio: SplitMix64's increment.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// SplitMix64's output function (Stafford's variant 13).
-fn mix(mut z: u64) -> u64 {
+/// SplitMix64's output function (Stafford's variant 13): each bit depends on all bits of `z`.
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
@@ -78,11 +78,8 @@ pub fn separate(order: &mut Vec<u32>, group: impl Fn(u32) -> u32) -> usize {
         // Everything from `i` on is of group `before`: each goes back between two rows of other groups, the last such gap
         // first.
         let is_other = |at: usize| group(order[at]) != before;
-        let gaps: Vec<usize> = (0..i)
-            .rev()
-            .filter(|&gap| is_other(gap) && (gap == 0 || is_other(gap - 1)))
-            .take(order.len() - i)
-            .collect();
+        let is_gap = |&gap: &usize| is_other(gap) && (gap == 0 || is_other(gap - 1));
+        let gaps: Vec<usize> = (0..i).rev().filter(is_gap).take(order.len() - i).collect();
         let (moved, rest) = order[i..].split_at(gaps.len());
         left = rest.len();
         let mut moves = gaps.iter().zip(moved).rev().peekable();

@@ -4,7 +4,7 @@ use align_engine::json::kind;
 use std::fmt;
 
 use serde::Deserializer as _;
-use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::bad_row::BadRow;
@@ -33,11 +33,11 @@ impl<'m> Columns<'m> {
         let mut parser = serde_json::Deserializer::from_str(text);
         let columns = parser.deserialize_any(ColumnsVisitor { map }).and_then(|columns| parser.end().map(|()| columns));
         let columns = columns.map_err(|e| {
-            let message = words_of(&e);
-            match message.strip_prefix(NOT_OBJECT) {
-                Some(found) => BadRow::NotObject { found: kind_named(found) },
+            let (message, column) = (words_of(&e), e.column());
+            match other_kind(text).filter(|_| e.is_data()) {
+                Some(found) => BadRow::NotObject { found },
                 None if is_python(text) => BadRow::PythonRow,
-                None => not_a_number(text, e.column()).unwrap_or(BadRow::Json { message, column: e.column() }),
+                None => not_a_number(text, column).unwrap_or(BadRow::Json { message, column }),
             }
         })?;
         // the parser has made a float of it, and ids are echoed: as another one than the file's
@@ -54,6 +54,11 @@ impl<'m> Columns<'m> {
     /// Takes the value of our column `name` and leaves null. `None` if the row lacks the column.
     pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
         self.known.get_mut(name).map(Value::take)
+    }
+
+    /// As [`Columns::take`], with the file's name of the column. Null if the row lacks it.
+    pub(crate) fn take_named(&mut self, name: &str) -> (String, Value) {
+        (self.column(name), self.take(name).unwrap_or_default())
     }
 
     /// The value of our column `name`, which stays.
@@ -197,14 +202,16 @@ fn last_key(text: &str) -> Option<String> {
     serde_json::from_str(key?).ok()
 }
 
-/// Starts the parser's message for a row that is not an object; the kind follows.
-const NOT_OBJECT: &str = "not an object: ";
-
-fn kind_named(found: &str) -> &'static str {
-    ["null", "a boolean", "a number", "a string", "a list"]
-        .into_iter()
-        .find(|kind| *kind == found)
-        .unwrap_or("something else")
+/// The kind of a value that is not an object, by its first byte.
+fn other_kind(text: &str) -> Option<&'static str> {
+    Some(match text.trim_start().bytes().next()? {
+        b'n' => "null",
+        b't' | b'f' => "a boolean",
+        b'"' => "a string",
+        b'[' => "a list",
+        b'-' | b'0'..=b'9' => "a number",
+        _ => return None,
+    })
 }
 
 /// The error for a value of another kind than needed.
@@ -260,28 +267,6 @@ impl<'de, 'm> Visitor<'de> for ColumnsVisitor<'m> {
             columns.set("messages", CONVERSATIONS.to_owned(), turns);
         }
         Ok(columns)
-    }
-
-    fn visit_unit<E: serde::de::Error>(self) -> Result<Columns<'m>, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}null")))
-    }
-    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Columns<'m>, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}a boolean")))
-    }
-    fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Columns<'m>, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
-    }
-    fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Columns<'m>, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
-    }
-    fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Columns<'m>, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}a number")))
-    }
-    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Columns<'m>, E> {
-        Err(E::custom(format_args!("{NOT_OBJECT}a string")))
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Columns<'m>, A::Error> {
-        Err(A::Error::custom(format_args!("{NOT_OBJECT}a list")))
     }
 }
 

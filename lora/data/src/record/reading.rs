@@ -73,15 +73,13 @@ impl Pairs {
         match self {
             Pairs::BestWorst => {
                 let first = |is_before: fn(&f64, &f64) -> bool| {
-                    places
-                        .clone()
-                        .reduce(|best, other| if is_before(&rewards[other], &rewards[best]) { other } else { best })
+                    let better = |best: usize, other: usize| {
+                        if is_before(&rewards[other], &rewards[best]) { other } else { best }
+                    };
+                    places.clone().reduce(better)
                 };
-                let pair = first(f64::gt).zip(first(f64::lt));
-                pair.filter(|(best, worst)| rewards[*best] > rewards[*worst])
-                    .map(|(best, worst)| [best, worst])
-                    .into_iter()
-                    .collect()
+                let pair = first(f64::gt).zip(first(f64::lt)).map(|(best, worst)| [best, worst]);
+                pair.into_iter().filter(|[best, worst]| rewards[*best] > rewards[*worst]).collect()
             }
             Pairs::All => {
                 let two = places.clone().flat_map(|one| (one + 1..rewards.len()).map(move |other| [one, other]));

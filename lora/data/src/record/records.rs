@@ -9,10 +9,9 @@ use super::repeated_prompt::{Repetition, cut_repeated_text, cut_repeated_turns, 
 use super::row_layout::{self, RowContent};
 use super::shape::{RowLayout, Shape};
 use super::template_inputs::{TemplateInputs, take_inputs};
-use super::text::{Form, Text, is_blank};
+use super::text::{Form, Text, common_start, is_blank};
 use super::turn::{ASSISTANT, before_last_said, is_assistant};
-use crate::row::RowNumbers;
-use crate::row::Target;
+use crate::row::{RowNumbers, Target};
 use crate::source::column_map::Seen;
 use crate::source::limits::MAX_ROW_BYTES;
 
@@ -62,14 +61,6 @@ pub struct Parsed {
 }
 
 impl Record {
-    /// Parses the bytes of one line as record number `row`, in the way of [`Reading::default`].
-    ///
-    /// # Errors
-    /// [`BadRow`], naming the column.
-    pub fn parse(row: usize, line: &[u8]) -> Result<Parsed, BadRow> {
-        Record::parse_with(row, line, &Reading::default())
-    }
-
     /// Parses the bytes of one line as record number `row`.
     ///
     /// # Errors
@@ -90,27 +81,19 @@ impl Record {
         let map = &reading.columns;
         let mut columns = Columns::parse(line, map)?;
         *seen = Some(columns.seen());
-        let id = match columns.take("id") {
-            None | Some(Value::Null) => None,
-            Some(id @ (Value::Array(_) | Value::Object(_))) => {
-                return Err(wrong_type(columns.column("id"), &id, "a string, a number or a boolean"));
-            }
-            id => id,
-        };
+        let id = columns.take("id").filter(|id| !id.is_null());
+        if let Some(id @ (Value::Array(_) | Value::Object(_))) = &id {
+            return Err(wrong_type(columns.column("id"), id, "a string, a number or a boolean"));
+        }
         let content = row_layout::read(&mut columns, &reading.decided)?;
-        let RowContent { mut shape, prompt, mut answers, target, prompt_in_answers, answer_columns, numbers, mut used } =
-            content;
+        let RowContent { mut shape, mut prompt, mut answers, target, answer_columns, numbers, mut used, .. } = content;
         let system = row_layout::system(&mut columns, &mut used)?.or_else(|| reading.system.clone());
-        let prompt = match prompt {
-            Some(prompt) => {
-                let prompt = row_layout::one_form(prompt, &mut answers, &columns.column("prompt"), &answer_columns)?;
-                if prompt.is_none() {
-                    used.retain(|name| *name != "prompt");
-                }
-                prompt
+        if let Some(given) = prompt {
+            prompt = row_layout::one_form(given, &mut answers, &columns.column("prompt"), &answer_columns)?;
+            if prompt.is_none() {
+                used.retain(|name| *name != "prompt");
             }
-            None => None,
-        };
+        }
         let is_text = |text: &Text| text.form() == Form::Plain;
         let has_no_prompt = prompt.is_none() || shape == Shape::Text;
         if reading.texts == Texts::AsTurns && has_no_prompt && answers.iter().all(is_text) {
@@ -120,11 +103,7 @@ impl Record {
             Some(prompt) => prompt,
             None if shape.is_pair() => {
                 shape = Shape::PairImplicitPrompt;
-                let rejected = answers.pop().expect("a pair has two answers");
-                let chosen = answers.pop().expect("a pair has two answers");
-                let (prompt, chosen, rejected) = split_common_prefix(chosen, rejected, &answer_columns, reading)?;
-                answers.extend([chosen, rejected]);
-                prompt
+                split_common_prefix(&mut answers, &answer_columns, reading)?
             }
             None => row_layout::split_common_turns(&mut answers, &answer_columns)?,
         };
@@ -169,6 +148,7 @@ impl Record {
         if shape == Shape::Scored && reading.pairs == Some(Pairs::All) {
             record.check_all_pairs()?;
         }
+        let prompt_in_answers = content.prompt_in_answers;
         Ok(Parsed { record, ignored_columns, is_prompt_cut, repetition, prompt_in_answers, is_prompt_blank, by_name })
     }
 
@@ -204,14 +184,6 @@ impl Record {
         vec![part(0, true), part(1, false)]
     }
 
-    /// Returns for each pair that scored answers make the places of its answers. `None` if the record has no scored answers.
-    pub(crate) fn places_of_pairs(&self, pairs: Pairs) -> Option<Vec<[usize; 2]>> {
-        match &self.target {
-            Some(Target::Rewards(rewards)) => Some(pairs.of(rewards)),
-            _ => None,
-        }
-    }
-
     /// Returns the pair of two of its answers.
     pub(crate) fn pair_of(&self, places: [usize; 2]) -> Record {
         self.with_answers(&places, Target::Pair)
@@ -234,20 +206,17 @@ impl Record {
 
     /// Returns the same prompt with some of the answers.
     fn with_answers(&self, places: &[usize], target: Target) -> Record {
-        let answers = places.iter().map(|&place| self.answers[place].clone()).collect();
-        let answer_columns = places.iter().map(|&place| self.answer_columns[place].clone()).collect();
-        let (id, prompt, inputs) = (self.id.clone(), self.prompt.clone(), self.inputs.clone());
         Record {
             row: self.row,
+            id: self.id.clone(),
             shape: self.shape,
-            numbers: self.numbers,
+            prompt: self.prompt.clone(),
+            answers: places.iter().map(|&place| self.answers[place].clone()).collect(),
             prompt_column: self.prompt_column.clone(),
-            id,
-            prompt,
-            answers,
-            answer_columns,
+            answer_columns: places.iter().map(|&place| self.answer_columns[place].clone()).collect(),
             target: Some(target),
-            inputs,
+            inputs: self.inputs.clone(),
+            numbers: self.numbers,
         }
     }
 
@@ -266,16 +235,13 @@ impl Record {
     /// # Errors
     /// [`BadRow::NothingToContinue`] for a text, and for a conversation without such a turn.
     pub fn to_continue(&self) -> Result<Text, BadRow> {
-        match (self.shape, self.answers.first()) {
-            (Shape::Messages, Some(Text::Turns(turns))) => {
-                let answered = turns.iter().rposition(|turn| !is_assistant(turn)).map_or(0, |last| last + 1);
-                match answered {
-                    0 => Err(BadRow::NothingToContinue { shape: self.shape.columns() }),
-                    turns_before => Ok(Text::Turns(turns[..turns_before].to_vec())),
-                }
-            }
-            (Shape::Messages | Shape::Text, _) => Err(BadRow::NothingToContinue { shape: self.shape.columns() }),
-            _ => Ok(self.prompt.clone()),
+        if !matches!(self.shape, Shape::Messages | Shape::Text) {
+            return Ok(self.prompt.clone());
+        }
+        let turns = self.answers.first().map_or(&[][..], Text::turns);
+        match turns.iter().rposition(|turn| !is_assistant(turn)) {
+            Some(last) => Ok(Text::Turns(turns[..=last].to_vec())),
+            None => Err(BadRow::NothingToContinue { shape: self.shape.columns() }),
         }
     }
 }
@@ -285,28 +251,27 @@ impl BadRow {
     pub(crate) fn same_answers(columns: &[String]) -> BadRow {
         BadRow::SameAnswers { chosen: columns[0].clone(), rejected: columns[1].clone() }
     }
+
+    /// Makes the error for two columns of one row, each with its text, that differ in form.
+    pub(crate) fn mixed_forms((other, first): (&str, &Text), (field, differs): (&str, &Text)) -> BadRow {
+        let (prompt, found) = (first.form().describe(), differs.form().describe());
+        BadRow::MixedForms { other: other.to_owned(), prompt, field: field.to_owned(), found }
+    }
 }
 
-/// Splits a pair whose prompt is what the two have in common at the start.
+/// Removes what the two answers of a pair have in common at the start, and returns it as the prompt.
 ///
 /// [`ImplicitPrompt`] says where the prompt of texts ends; the prompt of turns is the common turns. If one side is a prefix of the
 /// other, all of it is common. (TRL's loop ends one short there and moves the last shared character or turn into the answers.)
 /// An answer may then be an empty text, but not an empty list of turns.
-fn split_common_prefix(
-    chosen: Text,
-    rejected: Text,
-    columns: &[String],
-    reading: &Reading,
-) -> Result<(Text, Text, Text), BadRow> {
-    if chosen == rejected {
+fn split_common_prefix(answers: &mut [Text], columns: &[String], reading: &Reading) -> Result<Text, BadRow> {
+    if answers[0] == answers[1] {
         return Err(BadRow::same_answers(columns));
     }
     let name = |answer: usize| columns[answer].clone();
-    match (chosen, rejected) {
-        (Text::Plain(chosen), Text::Plain(rejected)) => {
-            let pairs = chosen.chars().zip(rejected.chars());
-            let common: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
-            let shared = &chosen[..common];
+    match answers {
+        [Text::Plain(chosen), Text::Plain(rejected)] => {
+            let shared = common_start(chosen, rejected);
             let marker = reading.decided.turn_marker.as_ref();
             let end = match reading.implicit_prompt {
                 ImplicitPrompt::Longest => Some(shared.strip_suffix(' ').unwrap_or(shared).len()),
@@ -317,28 +282,16 @@ fn split_common_prefix(
                 rejected: name(1),
                 marker: marker.map(ToString::to_string),
             })?;
-            let rest = |text: &str| Text::Plain(text[end..].to_owned());
-            Ok((Text::Plain(chosen[..end].to_owned()), rest(&chosen), rest(&rejected)))
+            rejected.drain(..end);
+            let rest = chosen.split_off(end);
+            Ok(Text::Plain(std::mem::replace(chosen, rest)))
         }
-        (Text::Turns(mut chosen), Text::Turns(mut rejected)) => {
-            let common = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
-            if common == 0 {
-                return Err(BadRow::NoCommonTurn { chosen: name(0), rejected: name(1) });
+        [Text::Turns(_), Text::Turns(_)] => match row_layout::split_common_turns(answers, columns)? {
+            Text::Turns(common) if common.is_empty() => {
+                Err(BadRow::NoCommonTurn { chosen: name(0), rejected: name(1) })
             }
-            let rest = chosen.split_off(common);
-            let other = rejected.split_off(common);
-            for (answer, turns) in [&rest, &other].into_iter().enumerate() {
-                if turns.is_empty() {
-                    return Err(BadRow::NoOwnTurn { field: name(answer) });
-                }
-            }
-            Ok((Text::Turns(chosen), Text::Turns(rest), Text::Turns(other)))
-        }
-        (chosen, rejected) => Err(BadRow::MixedForms {
-            other: name(0),
-            prompt: chosen.form().describe(),
-            field: name(1),
-            found: rejected.form().describe(),
-        }),
+            prompt => Ok(prompt),
+        },
+        _ => Err(BadRow::mixed_forms((&columns[0], &answers[0]), (&columns[1], &answers[1]))),
     }
 }

@@ -39,19 +39,13 @@ pub enum RepeatedAs {
 /// only the answers have moves to the prompt. Returns whether anything was cut.
 pub(crate) fn cut_repeated_turns(prompt: &mut Text, answers: &mut [Text]) -> bool {
     let Text::Turns(prompt) = prompt else { return false };
-    let repeated = |answer: &Text| match answer {
-        Text::Turns(turns) => repeated_turns(prompt, turns),
-        Text::Plain(_) => 0,
-    };
+    let repeated = |answer: &Text| repeated_turns(prompt, answer.turns());
     let turns = answers.first().map_or(0, repeated);
     if turns == 0 || answers.iter().any(|answer| repeated(answer) != turns) {
         return false;
     }
-    let first = |answer: &Text| match answer {
-        Text::Turns(turns) => turns[0].clone(),
-        Text::Plain(_) => Value::Null,
-    };
-    let systems: Vec<Value> = answers.iter().map(first).filter(is_system).collect();
+    let first = |answer: &Text| answer.turns().first().filter(|turn| is_system(turn)).cloned();
+    let systems: Vec<Value> = answers.iter().filter_map(first).collect();
     let brought = systems.first().filter(|_| !prompt.last().is_some_and(is_system)).cloned();
     if let Some(system) = brought {
         let is_other = |of_prompt: &Value| is_system(of_prompt) && !is_same(of_prompt, &system);
@@ -170,7 +164,6 @@ fn has_behind_mark(answer: &Text, asked: &str) -> bool {
 
 /// Whether the assistant's first turn begins with `asked` and goes on.
 fn is_content(answer: &Text, asked: &str) -> bool {
-    let Text::Turns(turns) = answer else { return false };
-    let said = turns.first().filter(|turn| is_assistant(turn)).and_then(content_of);
+    let said = answer.turns().first().filter(|turn| is_assistant(turn)).and_then(content_of);
     said.and_then(|said| said.trim().strip_prefix(asked)).is_some_and(|rest| !rest.is_empty())
 }

@@ -15,11 +15,10 @@ use super::bad_row::BadRow;
 use super::columns::{Columns, wrong_type};
 use super::decided::Decided;
 use super::shape::Shape;
-use super::text::{Form, Text};
+use super::text::{Form, Text, common_start};
 use super::turn::{ASSISTANT, before_last_said, content_of, has_role, is_assistant, is_system, role_of, said_by};
 use super::turns::{joined, list, text, turns, turns_in_text, value_in_text};
-use crate::row::RowNumbers;
-use crate::row::Target;
+use crate::row::{RowNumbers, Target};
 use crate::source::column_map::{INSTRUCTION, NUMBER_COLUMNS, PREFERRED, PROMPT_NAMES, REJECTED_RESPONSE};
 
 /// Keys of an object that a message names, and characters of one.
@@ -71,23 +70,26 @@ pub(crate) fn read(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowCo
         return whole_text(columns);
     }
     prompt_name(columns)?;
-    match columns.has("prompt") {
-        true => {
-            let (prompt, used) = prompt(columns)?;
-            Ok(RowContent::new(Shape::Prompt, Some(prompt), None, used))
-        }
-        false => Err(BadRow::UnknownShape { found: columns.some_names() }),
+    if !columns.has("prompt") {
+        return Err(BadRow::UnknownShape { found: columns.some_names() });
     }
+    let (prompt, used) = prompt(columns)?;
+    Ok(RowContent::new(Shape::Prompt, Some(prompt), (Vec::new(), Vec::new()), None, used))
 }
 
-impl RowContent {
-    fn new(shape: Shape, prompt: Option<Text>, target: Option<Target>, used: Vec<&'static str>) -> RowContent {
-        let (answers, answer_columns, numbers) = (Vec::new(), Vec::new(), RowNumbers::default());
-        RowContent { shape, prompt, answers, target, prompt_in_answers: false, answer_columns, numbers, used }
-    }
+/// Answers, and what the file calls the column of each.
+type Answers = (Vec<Text>, Vec<String>);
 
-    fn with_answers(self, answers: Vec<Text>, answer_columns: Vec<String>) -> RowContent {
-        RowContent { answers, answer_columns, ..self }
+impl RowContent {
+    fn new(
+        shape: Shape,
+        prompt: Option<Text>,
+        (answers, answer_columns): Answers,
+        target: Option<Target>,
+        used: Vec<&'static str>,
+    ) -> RowContent {
+        let (prompt_in_answers, numbers) = (false, RowNumbers::default());
+        RowContent { shape, prompt, answers, target, prompt_in_answers, answer_columns, numbers, used }
     }
 }
 
@@ -103,8 +105,7 @@ fn adopt_preferred(columns: &mut Columns<'_>) -> Result<(), BadRow> {
     if columns.column("chosen") != PREFERRED[0] || columns.has("prompt") {
         return Ok(());
     }
-    let field = columns.column("input");
-    let input = columns.take("input").unwrap_or_default();
+    let (field, input) = columns.take_named("input");
     let in_text = input.as_str().and_then(value_in_text);
     let Some(mut input) = Some(in_text.unwrap_or(input)).filter(Value::is_object) else { return Ok(()) };
     let mut take = |name: &str| input.get_mut(name).map(Value::take).filter(|value| !value.is_null());
@@ -125,7 +126,7 @@ fn pair(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowContent, BadR
     let shape = if columns.has("prompt") { Shape::Pair } else { Shape::PairImplicitPrompt };
     require(columns, shape)?;
     let given = if columns.has("prompt") { Some(prompt(columns)?) } else { None };
-    let (mut answers, answer_columns) = answers(columns, &["chosen", "rejected"])?;
+    let (mut answers, names) = answers(columns, &["chosen", "rejected"])?;
     let numbers = RowNumbers::take(columns)?;
     let prompt_in_answers = given.is_none() && hold_a_question(&answers, columns);
     let is_prompt_shared = prompt_in_answers && decided.prompts_in_answers != Some(false);
@@ -136,18 +137,23 @@ fn pair(columns: &mut Columns<'_>, decided: &Decided) -> Result<RowContent, BadR
             None if is_prompt_shared || answers.iter().any(begins_otherwise) => (None, Vec::new()),
             None => {
                 prompt_name(columns)?;
-                match columns.has("prompt") {
-                    true => self::prompt(columns).map(|(prompt, used)| (Some(prompt), used))?,
-                    false => (None, Vec::new()),
-                }
+                let found = if columns.has("prompt") { Some(self::prompt(columns)?) } else { None };
+                found.map_or((None, Vec::new()), |(prompt, used)| (Some(prompt), used))
             }
         },
     };
     let shape = if prompt.is_some() { Shape::Pair } else { Shape::PairImplicitPrompt };
     used.extend(["chosen", "rejected"]);
     used.extend(NUMBER_COLUMNS);
-    let content = RowContent::new(shape, prompt, Some(Target::Pair), used).with_answers(answers, answer_columns);
+    let content = RowContent::new(shape, prompt, (answers, names), Some(Target::Pair), used);
     Ok(RowContent { numbers, prompt_in_answers, ..content })
+}
+
+/// Reads the turns of `messages`. Also returns the file's name of the column.
+fn conversation(columns: &mut Columns<'_>) -> Result<(String, Vec<Value>), BadRow> {
+    let (field, value) = columns.take_named("messages");
+    let turns = turns(&field, value)?;
+    Ok((field, turns))
 }
 
 /// Reads the conversation before two answers, unless the answers are whole conversations themselves. If it ends with the chosen
@@ -156,17 +162,15 @@ fn conversation_before(columns: &mut Columns<'_>, answers: &mut [Text]) -> Resul
     if !columns.has("messages") || answers.iter().any(begins_otherwise) {
         return Ok(None);
     }
-    let field = columns.column("messages");
-    let mut conversation = turns(&field, columns.take("messages").unwrap_or_default())?;
+    let (field, mut conversation) = conversation(columns)?;
     columns.note("messages");
     let Some(last) = conversation.last().filter(|last| is_assistant(last)) else { return Ok(Some(conversation)) };
-    let is_chosen = match &answers[0] {
-        Text::Turns(chosen) => conversation.ends_with(chosen) && chosen.len() < conversation.len(),
-        Text::Plain(chosen) => content_of(last) == Some(chosen.as_str()) && conversation.len() > 1,
+    let (is_chosen, turns) = match &answers[0] {
+        Text::Turns(chosen) => (conversation.ends_with(chosen), chosen.len()),
+        Text::Plain(chosen) => (content_of(last) == Some(chosen.as_str()), 1),
     };
-    let of_chosen = if let Text::Turns(chosen) = &answers[0] { chosen.len() } else { 1 };
-    if is_chosen {
-        conversation.truncate(conversation.len() - of_chosen);
+    if is_chosen && turns < conversation.len() {
+        conversation.truncate(conversation.len() - turns);
         return Ok(Some(conversation));
     }
     match answers[0].form() {
@@ -177,21 +181,18 @@ fn conversation_before(columns: &mut Columns<'_>, answers: &mut [Text]) -> Resul
 
 /// Reads `messages` whose last turn is the chosen answer. The rejected one has its own column.
 fn last_turn_chosen(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
-    let field = columns.column("messages");
-    let mut conversation = turns(&field, columns.take("messages").unwrap_or_default())?;
+    let (field, mut conversation) = conversation(columns)?;
     let chosen = conversation.pop().filter(is_assistant).filter(|_| !conversation.is_empty());
     let chosen = chosen.ok_or_else(|| BadRow::NoLastAnswer { field: field.clone() })?;
     let (mut answers, mut names) = answers(columns, &["rejected"])?;
+    answers[0].make_turn(ASSISTANT);
     answers.insert(0, Text::Turns(vec![chosen]));
     names.insert(0, field);
-    if let Text::Plain(rejected) = &answers[1] {
-        answers[1] = Text::Turns(vec![said_by(ASSISTANT, rejected)]);
-    }
     let numbers = RowNumbers::take(columns)?;
-    let mut used = vec!["messages", "rejected"];
-    used.extend(NUMBER_COLUMNS);
-    let layout = RowContent::new(Shape::Pair, Some(Text::Turns(conversation)), Some(Target::Pair), used);
-    Ok(RowContent { numbers, ..layout.with_answers(answers, names) })
+    let used = [&["messages", "rejected"][..], &NUMBER_COLUMNS].concat();
+    let prompt = Some(Text::Turns(conversation));
+    let content = RowContent::new(Shape::Pair, prompt, (answers, names), Some(Target::Pair), used);
+    Ok(RowContent { numbers, ..content })
 }
 
 fn scored(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
@@ -207,31 +208,26 @@ fn scored(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     }
     require(columns, Shape::Scored)?;
     let (prompt, mut used) = prompt(columns)?;
-    let (completions_column, rewards_column) = (columns.column("completions"), columns.column("rewards"));
-    let completions = list(&completions_column, columns.take("completions").unwrap_or_default())?;
-    let rewards = list(&rewards_column, columns.take("rewards").unwrap_or_default())?;
+    let (of_answers, completions) = columns.take_named("completions");
+    let (of_rewards, rewards) = columns.take_named("rewards");
+    let (completions, rewards) = (list(&of_answers, completions)?, list(&of_rewards, rewards)?);
     if completions.len() != rewards.len() {
         let counts = (completions.len(), rewards.len());
-        return Err(BadRow::RewardCount { completions: completions_column, rewards: rewards_column, counts });
+        return Err(BadRow::RewardCount { completions: of_answers, rewards: of_rewards, counts });
     }
-    let number = |(i, value): (usize, Value)| match value.as_f64().filter(|x| x.is_finite()) {
-        Some(reward) => Ok(reward),
-        None => Err(wrong_type(format!("{rewards_column}[{i}]"), &value, "a finite number")),
+    let number = |(i, value): (usize, Value)| {
+        let number = value.as_f64().filter(|x| x.is_finite());
+        number.ok_or_else(|| wrong_type(format!("{of_rewards}[{i}]"), &value, "a finite number"))
     };
-    let names: Vec<String> = (0..completions.len()).map(|i| format!("{completions_column}[{i}]")).collect();
+    let names: Vec<String> = (0..completions.len()).map(|i| format!("{of_answers}[{i}]")).collect();
     let answers = texts(&names, completions)?;
     let rewards: Result<Vec<f64>, BadRow> = rewards.into_iter().enumerate().map(number).collect();
     used.extend(["completions", "rewards"]);
     if let Some(other) = answers.iter().position(|answer| answer.form() != answers[0].form()) {
-        return Err(BadRow::MixedForms {
-            other: names[0].clone(),
-            prompt: answers[0].form().describe(),
-            field: names[other].clone(),
-            found: answers[other].form().describe(),
-        });
+        return Err(BadRow::mixed_forms((&names[0], &answers[0]), (&names[other], &answers[other])));
     }
     let target = Some(Target::Rewards(rewards?));
-    Ok(RowContent::new(Shape::Scored, Some(prompt), target, used).with_answers(answers, names))
+    Ok(RowContent::new(Shape::Scored, Some(prompt), (answers, names), target, used))
 }
 
 /// `{prompt, completion}`, with a label or without.
@@ -241,50 +237,36 @@ fn completion(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
     let shape = if is_labelled { Shape::Labelled } else { Shape::Completion };
     require(columns, shape)?;
     let (prompt, mut used) = prompt(columns)?;
-    let (answers, names) = answers(columns, &["completion"])?;
-    used.push("completion");
-    let target = match is_labelled {
-        true => {
-            used.push("label");
-            Target::Label(label(columns)?)
-        }
-        false => Target::Sequence,
-    };
-    Ok(RowContent::new(shape, Some(prompt), Some(target), used).with_answers(answers, names))
+    let answers = answers(columns, &["completion"])?;
+    used.extend(["completion", "label"]);
+    let target = if is_labelled { Target::Label(label(columns)?) } else { Target::Sequence };
+    Ok(RowContent::new(shape, Some(prompt), answers, Some(target), used))
 }
 
 /// Reads `messages` with a label for the assistant's last turns.
 fn labelled_messages(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
-    let field = columns.column("messages");
-    let mut conversation = turns(&field, columns.take("messages").unwrap_or_default())?;
+    let (field, mut conversation) = conversation(columns)?;
     let prompt = before_last_said(&conversation).len();
     if prompt == conversation.len() || !conversation.last().is_some_and(is_assistant) {
         return Err(BadRow::NoLastAnswer { field });
     }
-    let answer = conversation.split_off(prompt);
+    let answers = (vec![Text::Turns(conversation.split_off(prompt))], vec![field]);
     let target = Some(Target::Label(label(columns)?));
-    let layout = RowContent::new(Shape::Labelled, Some(Text::Turns(conversation)), target, vec!["messages", "label"]);
-    Ok(layout.with_answers(vec![Text::Turns(answer)], vec![field]))
+    let prompt = Some(Text::Turns(conversation));
+    Ok(RowContent::new(Shape::Labelled, prompt, answers, target, vec!["messages", "label"]))
 }
 
 fn messages(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
-    let field = columns.column("messages");
-    let messages = turns(&field, columns.take("messages").unwrap_or_default())?;
-    let prompt = Some(Text::Turns(Vec::new()));
-    let layout = RowContent::new(Shape::Messages, prompt, Some(Target::Sequence), vec!["messages"]);
-    Ok(layout.with_answers(vec![Text::Turns(messages)], vec![field]))
+    let (field, messages) = conversation(columns)?;
+    let (prompt, answers) = (Some(Text::Turns(Vec::new())), (vec![Text::Turns(messages)], vec![field]));
+    Ok(RowContent::new(Shape::Messages, prompt, answers, Some(Target::Sequence), vec!["messages"]))
 }
 
 fn whole_text(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
-    let field = columns.column("text");
-    match columns.take("text").unwrap_or_default() {
-        Value::String(text) => {
-            let prompt = Some(Text::Plain(String::new()));
-            let layout = RowContent::new(Shape::Text, prompt, Some(Target::Sequence), vec!["text"]);
-            Ok(layout.with_answers(vec![Text::Plain(text)], vec![field]))
-        }
-        other => Err(wrong_type(field, &other, "a string")),
-    }
+    let (field, value) = columns.take_named("text");
+    let Value::String(text) = value else { return Err(wrong_type(field, &value, "a string")) };
+    let (prompt, answers) = (Some(Text::Plain(String::new())), (vec![Text::Plain(text)], vec![field]));
+    Ok(RowContent::new(Shape::Text, prompt, answers, Some(Target::Sequence), vec!["text"]))
 }
 
 /// Checks that the row has the columns of a shape.
@@ -302,34 +284,28 @@ fn prompt_name(columns: &mut Columns<'_>) -> Result<(), BadRow> {
     }
     let mut found = PROMPT_NAMES.into_iter().filter(|name| columns.spare(name).is_some());
     match (found.next(), found.next()) {
-        (Some(first), Some(second)) => Err(BadRow::TwoPrompts { first, second }),
-        (Some(name), None) => {
-            columns.adopt("prompt", name);
-            Ok(())
-        }
-        (None, _) => Ok(()),
+        (Some(first), Some(second)) => return Err(BadRow::TwoPrompts { first, second }),
+        (Some(name), None) => columns.adopt("prompt", name),
+        (None, _) => {}
     }
+    Ok(())
 }
 
 /// Reads the prompt, with `input` on a line of its own after an instruction. Also returns our names of the columns it comes from.
 fn prompt(columns: &mut Columns<'_>) -> Result<(Text, Vec<&'static str>), BadRow> {
-    let field = columns.column("prompt");
-    let value = columns.take("prompt").unwrap_or_default();
+    let (field, value) = columns.take_named("prompt");
     let mut prompt = texts(std::slice::from_ref(&field), vec![value])?.remove(0);
     let mut used = vec!["prompt"];
     if columns.has("input") && (field == INSTRUCTION || columns.is_mapped("input")) {
         used.push("input");
-        let (name, value) = (columns.column("input"), columns.take("input").unwrap_or_default());
+        let (name, value) = columns.take_named("input");
         match (&mut prompt, value) {
             (_, Value::Null) => {}
             (_, Value::String(input)) if input.is_empty() => {}
             (Text::Plain(prompt), Value::String(input)) => {
                 columns.note("input");
-                *prompt = [prompt.as_str(), &input]
-                    .into_iter()
-                    .filter(|part| !part.is_empty())
-                    .collect::<Vec<_>>()
-                    .join("\n");
+                let line_end = if prompt.is_empty() { "" } else { "\n" };
+                *prompt += &[line_end, &input].concat();
             }
             (Text::Plain(_), other) => return Err(wrong_type(name, &other, "a string")),
             (Text::Turns(_), other) => {
@@ -344,9 +320,8 @@ fn prompt(columns: &mut Columns<'_>) -> Result<(Text, Vec<&'static str>), BadRow
 }
 
 /// Reads the answers from these columns. Also returns the file's names of the columns.
-fn answers(columns: &mut Columns<'_>, own: &[&str]) -> Result<(Vec<Text>, Vec<String>), BadRow> {
-    let names: Vec<String> = own.iter().map(|name| columns.column(name)).collect();
-    let values = own.iter().map(|name| columns.take(name).unwrap_or_default()).collect();
+fn answers(columns: &mut Columns<'_>, own: &[&str]) -> Result<Answers, BadRow> {
+    let (names, values): (Vec<String>, _) = own.iter().map(|name| columns.take_named(name)).unzip();
     Ok((texts(&names, values)?, names))
 }
 
@@ -364,32 +339,29 @@ fn texts(names: &[String], values: Vec<Value>) -> Result<Vec<Text>, BadRow> {
 
 /// Whether an answer begins with a turn of the user or the system. If so, it is a whole conversation.
 fn begins_otherwise(answer: &Text) -> bool {
-    matches!(answer, Text::Turns(turns) if turns.first().is_some_and(|turn| matches!(role_of(turn), "user" | "system")))
+    answer.turns().first().is_some_and(|turn| matches!(role_of(turn), "user" | "system"))
 }
 
 /// Whether the common prefix of a pair of texts contains the text of a column that is named like a prompt.
 fn hold_a_question(answers: &[Text], columns: &Columns<'_>) -> bool {
     let [Text::Plain(chosen), Text::Plain(rejected)] = answers else { return false };
-    let pairs = chosen.chars().zip(rejected.chars());
-    let end: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+    let shared = common_start(chosen, rejected);
     let asked = PROMPT_NAMES.into_iter().filter_map(|name| columns.spare(name)?.as_str());
     let mut asked = asked.map(str::trim).filter(|text| !text.is_empty());
-    asked.any(|text| chosen[..end].contains(text))
+    asked.any(|text| shared.contains(text))
 }
 
 /// Reads a label: true or false, 1 or 0, or the words in upper or lower case.
 fn label(columns: &mut Columns<'_>) -> Result<bool, BadRow> {
-    let value = columns.take("label").unwrap_or_default();
+    let (field, value) = columns.take_named("label");
     let word = value.as_str().map(str::trim).unwrap_or_default();
     let number = value.as_f64().or_else(|| word.parse().ok());
     match value {
         Value::Bool(label) => Ok(label),
         _ if number == Some(1.0) || word.eq_ignore_ascii_case("true") => Ok(true),
         _ if number == Some(0.0) || word.eq_ignore_ascii_case("false") => Ok(false),
-        Value::Number(_) | Value::String(_) => {
-            Err(BadRow::Label { field: columns.column("label"), found: value.to_string() })
-        }
-        other => Err(wrong_type(columns.column("label"), &other, "true or false, or 1 or 0")),
+        Value::Number(_) | Value::String(_) => Err(BadRow::Label { field, found: value.to_string() }),
+        other => Err(wrong_type(field, &other, "true or false, or 1 or 0")),
     }
 }
 
@@ -406,27 +378,18 @@ pub(crate) fn one_form(
 ) -> Result<Option<Text>, BadRow> {
     let differ = |answers: &[Text]| answers.iter().position(|answer| answer.form() != prompt.form());
     let Some(other) = differ(answers) else { return Ok(Some(prompt)) };
-    let mixed = || BadRow::MixedForms {
-        other: prompt_column.to_owned(),
-        prompt: prompt.form().describe(),
-        field: answer_columns[other].clone(),
-        found: answers[other].form().describe(),
-    };
+    let mixed = BadRow::mixed_forms((prompt_column, &prompt), (&answer_columns[other], &answers[other]));
     if answers.iter().any(|answer| answer.form() != answers[other].form()) {
-        return Err(mixed());
+        return Err(mixed);
     }
     match &prompt {
         Text::Turns(_) => {
-            for answer in answers {
-                if let Text::Plain(text) = answer {
-                    *answer = Text::Turns(vec![said_by(ASSISTANT, text)]);
-                }
-            }
+            answers.iter_mut().for_each(|answer| answer.make_turn(ASSISTANT));
             Ok(Some(prompt))
         }
         Text::Plain(asked) if answers.iter().any(begins_otherwise) => match is_repeated(asked, answers) {
             true => Ok(None),
-            false => Err(mixed()),
+            false => Err(mixed),
         },
         Text::Plain(asked) => Ok(Some(Text::Turns(vec![said_by("user", asked)]))),
     }
@@ -446,10 +409,7 @@ fn common_turns(answers: &[Text]) -> &[Value] {
             before => before,
         },
         [Text::Turns(first), rest @ ..] => {
-            let common = |other: &Text| match other {
-                Text::Turns(other) => first.iter().zip(other).take_while(|(a, b)| a == b).count(),
-                Text::Plain(_) => 0,
-            };
+            let common = |other: &Text| first.iter().zip(other.turns()).take_while(|(a, b)| a == b).count();
             &first[..rest.iter().map(common).min().unwrap_or(0)]
         }
         _ => &[],
@@ -497,8 +457,7 @@ pub(crate) fn check_speakers(answers: &[Text], answer_columns: &[String]) -> Res
 /// # Errors
 /// [`BadRow::Type`].
 pub(crate) fn system(columns: &mut Columns<'_>, used: &mut Vec<&'static str>) -> Result<Option<String>, BadRow> {
-    let field = columns.column("system");
-    let value = columns.take("system").unwrap_or_default();
+    let (field, value) = columns.take_named("system");
     if matches!(value, Value::Number(_) | Value::Bool(_)) && !columns.is_mapped("system") {
         return Ok(None);
     }

@@ -37,19 +37,12 @@ const NO_KWARGS: [&str; 13] = [
 /// Reads `tools` (a list) and `chat_template_kwargs` (an object), or texts of them as JSON or as Python prints them, for the chat
 /// template, as TRL 1.16 does. A null counts as no column.
 pub(crate) fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, BadRow> {
-    let field = columns.column("tools");
-    let tools = match columns.take("tools").unwrap_or_default() {
-        Value::String(text) if text.trim().is_empty() => Value::Null,
-        Value::String(text) => match value_in_text(&text) {
-            Some(tools) => tools,
-            None => {
-                let message = json_fault(&text).unwrap_or_default();
-                return Err(BadRow::ToolsJson { field, message });
-            }
-        },
-        other => other,
-    };
-    let mut tools = match tools {
+    let (field, mut value) = columns.take_named("tools");
+    if let Value::String(text) = value {
+        let fault = || BadRow::ToolsJson { field: field.clone(), message: json_fault(&text).unwrap_or_default() };
+        value = if text.trim().is_empty() { Value::Null } else { value_in_text(&text).ok_or_else(fault)? };
+    }
+    let mut tools = match value {
         Value::Null => None,
         Value::Array(tools) => Some(tools),
         other => return Err(wrong_type(field, &other, "a list of tools, or JSON text of one")),
@@ -60,8 +53,8 @@ pub(crate) fn take_inputs(columns: &mut Columns<'_>) -> Result<TemplateInputs, B
         }
         drop_null_properties(tool);
     }
-    let field = columns.column("chat_template_kwargs");
-    let kwargs = match columns.take("chat_template_kwargs").unwrap_or_default() {
+    let (field, value) = columns.take_named("chat_template_kwargs");
+    let kwargs = match value {
         Value::Null => Map::new(),
         Value::Object(kwargs) => kwargs,
         other => match other.as_str().and_then(value_in_text) {

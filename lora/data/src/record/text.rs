@@ -29,9 +29,15 @@ impl Text {
             }
         }
     }
-}
 
-impl Text {
+    /// The turns of a conversation; none for a text.
+    pub(crate) fn turns(&self) -> &[Value] {
+        match self {
+            Text::Plain(_) => &[],
+            Text::Turns(turns) => turns,
+        }
+    }
+
     /// Which of the two it is.
     pub fn form(&self) -> Form {
         match self {
@@ -82,6 +88,13 @@ impl Text {
     }
 }
 
+/// Returns the characters with which both texts begin.
+pub(crate) fn common_start<'t>(text: &'t str, other: &str) -> &'t str {
+    let pairs = text.chars().zip(other.chars());
+    let end: usize = pairs.take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum();
+    &text[..end]
+}
+
 /// Whether a text begins with another, or contains it and the other is too long for a coincidence.
 fn holds(text: &str, other: &str) -> bool {
     text.trim_start().starts_with(other) || other.chars().count() >= FEW && text.contains(other)
@@ -108,11 +121,10 @@ impl Form {
 
 /// Whether nobody but the system says anything.
 pub(crate) fn is_blank(prompt: &Text) -> bool {
+    let is_empty = |turn: &Value| content_of(turn).is_some_and(|content| content.trim().is_empty());
     match prompt {
         Text::Plain(text) => text.trim().is_empty(),
-        Text::Turns(turns) => turns
-            .iter()
-            .all(|turn| is_system(turn) || content_of(turn).is_some_and(|content| content.trim().is_empty())),
+        Text::Turns(turns) => turns.iter().all(|turn| is_system(turn) || is_empty(turn)),
     }
 }
 

@@ -6,6 +6,8 @@
 
 use serde_json::Value;
 
+use super::turn::function_mut;
+
 /// Keys of a JSON schema whose values are schemas by name.
 const BY_NAME: [&str; 5] = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
 /// Keys whose value is a schema, or a list of schemas.
@@ -29,10 +31,7 @@ const PARAMETERS: [&str; 3] = ["parameters", "input_schema", "inputSchema"];
 
 /// Removes the nulls in the `properties` of a tool, at any depth.
 pub(crate) fn drop_null_properties(tool: &mut Value) {
-    let function = match tool.get("function") {
-        Some(Value::Object(_)) => &mut tool["function"],
-        _ => tool,
-    };
+    let function = function_mut(tool);
     for name in PARAMETERS {
         function.get_mut(name).into_iter().for_each(clean);
     }

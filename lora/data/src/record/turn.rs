@@ -47,6 +47,16 @@ pub(crate) fn content_of(turn: &Value) -> Option<&str> {
     turn.get("content").and_then(Value::as_str)
 }
 
+/// Returns the function of a call or a tool: its field `function`, or the value itself.
+pub(crate) fn function(call: &Value) -> &Value {
+    call.get("function").unwrap_or(call)
+}
+
+/// As [`function`], to change it.
+pub(crate) fn function_mut(call: &mut Value) -> &mut Value {
+    if call.get("function").is_some_and(Value::is_object) { &mut call["function"] } else { call }
+}
+
 /// Returns the turns before the assistant's last ones. Returns all turns if there are no such turns.
 pub(crate) fn before_last_said(turns: &[Value]) -> &[Value] {
     let end = turns.iter().rposition(is_assistant).map_or(0, |last| last + 1);

@@ -17,7 +17,7 @@
 //! share may follow a marker in the common prefix. So a mark with a long text behind it does not count, and a mark with an
 //! unknown name counts only if next to nothing follows it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -92,8 +92,8 @@ impl std::fmt::Display for TurnMarker {
 impl TurnMarker {
     /// Returns the byte after its last occurrence. `None` if it does not occur.
     pub(crate) fn end_in(&self, shared: &str) -> Option<usize> {
-        let end = last(shared, &self.mark)?;
-        Some(if shared[end..].starts_with(&self.newlines) { end + self.newlines.len() } else { end })
+        let (_, after) = around_last(shared, &self.mark)?;
+        Some(shared.len() - after.strip_prefix(self.newlines.as_str()).unwrap_or(after).len())
     }
 
     /// Finds the marker of rows from the common prefixes of their two texts. `None` if there is none.
@@ -101,27 +101,23 @@ impl TurnMarker {
         let wanted = (prefixes.len() * SHARE).div_ceil(100).max(1);
         let mut rows: HashMap<&str, usize> = HashMap::new();
         for prefix in prefixes {
-            let mut marks: Vec<&str> = marks(prefix);
-            marks.sort_unstable();
-            marks.dedup();
-            marks.into_iter().for_each(|mark| *rows.entry(mark).or_default() += 1);
+            distinct_marks(prefix).into_iter().for_each(|mark| *rows.entry(mark).or_default() += 1);
         }
-        let mut shared: Vec<Shared> = rows
-            .into_iter()
-            .filter(|(_, rows)| *rows >= wanted)
-            .map(|(mark, _)| Shared { mark, side: side(mark), rest: middle_rest(prefixes, mark) })
-            .collect();
+        rows.retain(|_, rows| *rows >= wanted);
+        let of_mark = |mark| Shared { mark, side: side(mark), rest: middle_rest(prefixes, mark) };
+        let mut shared: Vec<Shared> = rows.into_keys().map(of_mark).collect();
         // the latest first; of those that end in one place, the longest first
         shared.sort_by_key(|shared| (shared.rest, std::cmp::Reverse(shared.mark.len()), shared.mark));
         let after_others = shared.iter().position(|shared| shared.side == Side::Other).unwrap_or(shared.len());
         let mark = open_mark(&shared[..after_others], prefixes)?;
         let stands_alone =
-            |prefix: &&&str| last(prefix, mark).is_some_and(|end| prefix[..end - mark.len()].trim().is_empty());
+            |prefix: &&&str| around_last(prefix, mark).is_some_and(|(before, _)| before.trim().is_empty());
         if prefixes.iter().filter(stands_alone).count() > prefixes.len() - wanted {
             return None; // no prompt stands before it
         }
         let after = |newlines: &str| {
-            let follows = |prefix: &&&str| last(prefix, mark).is_some_and(|end| prefix[end..].starts_with(newlines));
+            let follows =
+                |prefix: &&&str| around_last(prefix, mark).is_some_and(|(_, after)| after.starts_with(newlines));
             prefixes.iter().filter(follows).count() >= wanted
         };
         let newlines = ["\n\n", "\n"].into_iter().find(|newlines| after(newlines)).unwrap_or_default();
@@ -138,7 +134,7 @@ struct Shared<'a> {
 }
 
 fn middle_rest(prefixes: &[&str], mark: &str) -> usize {
-    let rest = |prefix: &&str| Some(prefix[last(prefix, mark)?..].trim().chars().count());
+    let rest = |prefix: &&str| Some(around_last(prefix, mark)?.1.trim().chars().count());
     let mut rests: Vec<usize> = prefixes.iter().filter_map(rest).collect();
     rests.sort_unstable();
     rests.get(rests.len() / 2).copied().unwrap_or(0)
@@ -160,12 +156,16 @@ fn open_mark<'a>(marks: &[Shared<'a>], prefixes: &[&str]) -> Option<&'a str> {
 /// Ranks how surely a known mark opens an answer: first the name of a role, then a heading or a tag, then a word.
 fn rank(mark: &str) -> u8 {
     let lower = mark.to_lowercase();
-    let mut words = lower.split(|c: char| !c.is_alphanumeric());
     match () {
-        () if words.any(|word| ROLES.contains(&word)) => 0,
+        () if words(&lower).any(|word| ROLES.contains(&word)) => 0,
         () if mark.starts_with(['#', '<', '[']) => 1,
         () => 2,
     }
+}
+
+/// Returns the words of a mark, some of them empty.
+fn words(mark: &str) -> impl Iterator<Item = &str> {
+    mark.split(|c: char| !c.is_alphanumeric())
 }
 
 /// Whether a text contains the mark of an answer, so that it has turns of its own.
@@ -185,35 +185,29 @@ pub(crate) fn is_marked(text: &str) -> bool {
 
 /// Returns a mark that opens a turn of somebody else in the answer and in the prompt, if the prompt has turns of both sides.
 pub(crate) fn turn_of_others<'a>(prompt: &str, answer: &'a str) -> Option<&'a str> {
-    let mut marks = marks(answer);
-    marks.retain(|mark| opens_turn_of_others(mark) && opens_line(answer, mark) && says_more(answer, mark));
-    marks.sort_unstable();
-    marks.dedup();
-    marks.into_iter().find(|mark| opens_line(prompt, mark)).filter(|_| holds_turns(prompt))
+    let opens = |mark: &&str| opens_turn_of_others(mark) && opens_line(answer, mark) && says_more(answer, mark);
+    let mut marks = distinct_marks(answer).into_iter().filter(opens);
+    marks.find(|mark| opens_line(prompt, mark)).filter(|_| holds_turns(prompt))
 }
 
 /// Whether a mark opens what others say. Names in tags of XML are no turns, and neither are ends of turns.
 fn opens_turn_of_others(mark: &str) -> bool {
     let lower = mark.to_lowercase();
-    let mut words = lower.split(|c: char| !c.is_alphanumeric());
-    let is_tag = lower.starts_with(['<', '[']);
-    let is_of_turns = lower.starts_with("<|") || lower.starts_with("<start_of_turn>") || lower.starts_with("[inst]");
+    let is_of_turns = ["<|", "<start_of_turn>", "[inst]"].iter().any(|start| lower.starts_with(start));
     side(mark) == Side::Other
-        && words.any(|word| SPEAKERS.contains(&word) || OTHER_LETTERS.contains(&word))
-        && (!is_tag || is_of_turns)
+        && words(&lower).any(|word| SPEAKERS.contains(&word) || OTHER_LETTERS.contains(&word))
+        && (is_of_turns || !lower.starts_with(['<', '[']))
 }
 
 /// Whether the last occurrence of a mark is at the start of a line, or is a tag.
 fn opens_line(text: &str, mark: &str) -> bool {
-    last(text, mark).is_some_and(|end| {
-        let before = &text[..end - mark.len()];
-        before.is_empty() || before.ends_with('\n') || mark.starts_with(['<', '['])
-    })
+    let begins = |before: &str| before.is_empty() || before.ends_with('\n') || mark.starts_with(['<', '[']);
+    around_last(text, mark).is_some_and(|(before, _)| begins(before))
 }
 
 /// Whether something follows a mark.
 fn says_more(text: &str, mark: &str) -> bool {
-    last(text, mark).is_some_and(|end| !text[end..].trim().is_empty())
+    around_last(text, mark).is_some_and(|(_, after)| !after.trim().is_empty())
 }
 
 /// Whether a text ends with a mark.
@@ -221,19 +215,17 @@ pub(crate) fn ends_with_mark(text: &str) -> bool {
     marks(text).into_iter().any(|mark| text.ends_with(mark))
 }
 
-/// Returns the byte after the last occurrence of a mark that does not begin within a word.
-fn last(text: &str, mark: &str) -> Option<usize> {
+/// Returns what stands before and after the last occurrence of a mark that does not begin within a word.
+fn around_last<'t>(text: &'t str, mark: &str) -> Option<(&'t str, &'t str)> {
     let begins_word = mark.starts_with(char::is_alphanumeric);
     let is_start = |at: usize| !begins_word || !text[..at].ends_with(char::is_alphanumeric);
-    text.rmatch_indices(mark).map(|(at, _)| at).find(|at| is_start(*at)).map(|at| at + mark.len())
+    let at = text.rmatch_indices(mark).map(|(at, _)| at).find(|at| is_start(*at))?;
+    Some((&text[..at], &text[at + mark.len()..]))
 }
 
 fn is_of_a_line(prefixes: &[&str], mark: &str) -> bool {
-    let begins_line = |prefix: &&str| {
-        last(prefix, mark)
-            .is_none_or(|end| prefix[..end - mark.len()].ends_with('\n') || mark.starts_with(['<', '[', '#']))
-    };
-    prefixes.iter().all(begins_line)
+    let begins = |before: &str| before.ends_with('\n') || mark.starts_with(['<', '[', '#']);
+    prefixes.iter().all(|prefix| around_last(prefix, mark).is_none_or(|(before, _)| begins(before)))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +241,7 @@ fn side(mark: &str) -> Side {
     if lower.ends_with("[/inst]") {
         return Side::Answer;
     }
-    let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let words: Vec<&str> = words(&lower).filter(|word| !word.is_empty()).collect();
     match words[..] {
         [letter] if letter == ANSWER_LETTER => return Side::Answer,
         [letter] if OTHER_LETTERS.contains(&letter) => return Side::Other,
@@ -265,13 +257,14 @@ fn side(mark: &str) -> Side {
     }
 }
 
+/// Returns the marks in the last part of a text once each, in the order of their letters.
+fn distinct_marks(text: &str) -> BTreeSet<&str> {
+    marks(text).into_iter().collect()
+}
+
 /// Returns the marks in the last part of a text.
 fn marks(text: &str) -> Vec<&str> {
-    let mut from = text.len().saturating_sub(SEARCHED);
-    while !text.is_char_boundary(from) {
-        from += 1;
-    }
-    let text = &text[from..];
+    let text = &text[text.ceil_char_boundary(text.len().saturating_sub(SEARCHED))..];
     let mut all = Vec::new();
     for line in text.split('\n').map(|line| line.trim_end_matches('\r')) {
         if line.starts_with('#') && line.len() <= LONGEST {
@@ -294,8 +287,7 @@ fn labels<'a>(line: &'a str, all: &mut Vec<&'a str>) {
         if is_label && !before.trim().is_empty() {
             all.push(&line[..=colon]);
         }
-        let start =
-            before.rfind(|c| !is_word(c)).map_or(0, |at| at + before[at..].chars().next().map_or(1, char::len_utf8));
+        let start = before.trim_end_matches(is_word).len();
         let word = &before[start..];
         if word.starts_with(char::is_uppercase) && word.len() < LONGEST {
             all.push(&line[start..=colon]);

@@ -8,7 +8,6 @@
 //! | a list of turns, or one, as JSON text or as Python prints it | the turns |
 //! | a field that is null | no field, as transformers 5.23 `apply_chat_template` has it |
 
-use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
 
 use super::bad_row::BadRow;
@@ -16,7 +15,7 @@ use super::columns::wrong_type;
 use super::python_literal;
 use super::text::Text;
 use super::turn::{OF_TEMPLATES, TEMPLATE_ROLES, speaker};
-use crate::source::strict_json::Strict;
+use crate::source::strict_json;
 
 /// Reads the turns in a text: a list of them, or one, as JSON or as Python prints it. `None` for any other text, whatever it begins
 /// with.
@@ -35,9 +34,7 @@ pub(crate) fn turns_in_text(text: &str) -> Option<Value> {
 
 /// Reads the value in a text, as JSON or as Python prints it.
 pub(crate) fn value_in_text(text: &str) -> Option<Value> {
-    let mut parser = serde_json::Deserializer::from_str(text);
-    let json = Strict.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value)).ok();
-    json.or_else(|| python_literal::parse(text))
+    strict_json::parse(text).ok().or_else(|| python_literal::parse(text))
 }
 
 /// Whether a value has a known role and some content.
@@ -147,25 +144,21 @@ pub(crate) fn joined(field: &str, parts: Value) -> Result<String, BadRow> {
     let mut all = String::new();
     for (i, part) in list(field, parts)?.into_iter().enumerate() {
         let field = format!("{field}[{i}]");
+        let not_a_string = |name: &str| {
+            let found = part.get(name).unwrap_or(&Value::Null);
+            Err(wrong_type(format!("{field}.{name}"), found, "a string"))
+        };
         match &part {
             Value::String(text) => all += text,
-            Value::Object(fields) => {
+            Value::Object(fields) => match (fields.get("type"), fields.get("text")) {
+                (Some(Value::String(kind)), _) if kind != "text" => {
+                    return Err(BadRow::NotText { field, part: kind.clone() });
+                }
                 // older files leave the type of a text out
-                match fields.get("type") {
-                    Some(Value::String(kind)) if kind == "text" => {}
-                    Some(Value::String(kind)) => return Err(BadRow::NotText { field, part: kind.clone() }),
-                    None if fields.contains_key("text") => {}
-                    other => {
-                        return Err(wrong_type(format!("{field}.type"), other.unwrap_or(&Value::Null), "a string"));
-                    }
-                }
-                match fields.get("text") {
-                    Some(Value::String(text)) => all += text,
-                    other => {
-                        return Err(wrong_type(format!("{field}.text"), other.unwrap_or(&Value::Null), "a string"));
-                    }
-                }
-            }
+                (Some(Value::String(_)) | None, Some(Value::String(text))) => all += text,
+                (Some(Value::String(_)), _) | (None, Some(_)) => return not_a_string("text"),
+                _ => return not_a_string("type"),
+            },
             other => return Err(wrong_type(field, other, "an object with `type` and `text`")),
         }
     }

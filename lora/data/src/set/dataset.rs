@@ -9,8 +9,7 @@ use rayon::prelude::*;
 use super::error::DataError;
 use super::index::{Entry, Index};
 use super::ingredients::check_stamps;
-use super::options::Shuffle;
-use super::options::UnpairedOrder;
+use super::options::{Shuffle, UnpairedOrder};
 use super::split;
 use super::survey::Survey;
 use super::token_cache::{CachedRows, Slot};
@@ -21,8 +20,7 @@ use crate::record::bad_row::BadRow;
 use crate::record::reading::Pairs;
 use crate::record::records::{Parsed, Record};
 use crate::record::shape::{RowLayout, Shape};
-use crate::row::EncodedRow;
-use crate::row::RowKind;
+use crate::row::{EncodedRow, RowKind, Target};
 use crate::source::column_map::ColumnMap;
 use crate::source::error::SourceError;
 use crate::source::reader::Rows;
@@ -34,7 +32,7 @@ const RECORDS_OF_ALL_PAIRS: usize = 16;
 
 /// The usable rows of some files: 32 bytes a row and 4 an answer here, and 8 bytes a record for its place in the files, or 8 bytes a row if the
 /// tokens are cached.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dataset {
     pub(crate) sources: Arc<Sources>,
     pub(crate) encoder: Arc<Encoder>,
@@ -139,22 +137,14 @@ impl Dataset {
     ///
     /// # Errors
     /// [`DataError::OnePrompt`].
-    pub fn split(self, fraction: f64, seed: u64) -> Result<Split, DataError> {
-        let groups: Vec<u32> = self.index.iter().map(|entry| entry.group).collect();
+    pub fn split(mut self, fraction: f64, seed: u64) -> Result<Split, DataError> {
+        let index = std::mem::take(&mut self.index);
+        let groups: Vec<u32> = index.iter().map(|entry| entry.group).collect();
         let is_out = split::held_out(&groups, fraction, seed)?;
-        let side = |wanted: bool| self.index.filtered(|i| is_out[i] == wanted);
-        let (train, held_out) = (side(false), side(true));
-        let prompts: std::collections::HashSet<u32> = held_out.iter().map(|entry| entry.group).collect();
-        let held_out = Dataset {
-            sources: self.sources.clone(),
-            encoder: self.encoder.clone(),
-            kind: self.kind,
-            index: held_out,
-            survey: self.survey.clone(),
-            cached: self.cached.clone(),
-            unpaired_order: self.unpaired_order,
-        };
-        Ok(Split { train: Dataset { index: train, ..self }, held_out, held_out_prompts: prompts.len() })
+        let side = |wanted: bool| index.filtered(|i| is_out[i] == wanted);
+        let held_out = Dataset { index: side(true), ..self.clone() };
+        let prompts: std::collections::HashSet<u32> = held_out.index.iter().map(|entry| entry.group).collect();
+        Ok(Split { train: Dataset { index: side(false), ..self }, held_out, held_out_prompts: prompts.len() })
     }
 
     /// Returns the data set with another order of the rows that are made from pairs.
@@ -330,16 +320,22 @@ impl Dataset {
         if let Err(reason) = self.check_layout(record.layout()) {
             return Ok(vec![bad(record.id, reason)]);
         }
-        let (id, makes_pairs) = (record.id.clone(), self.makes_pairs(record.layout()));
-        let encode = |part: Record| match self.encode(&part) {
+        let id = record.id.clone();
+        let encoded = |part: Result<(Encoded, Notes), BadRow>| match part {
             Ok((encoded, _)) => encoded,
-            Err(reason) => bad(part.id, reason),
+            Err(reason) => bad(id.clone(), reason),
         };
-        let parts: Vec<Encoded> = self.parts(record).map(encode).collect();
-        match parts.is_empty() && makes_pairs {
-            true => Ok(vec![Encoded::Dropped { row, id, reason: DropReason::NoPair }]),
-            false => Ok(parts),
+        Ok(self.encode_parts(record).into_iter().map(encoded).collect())
+    }
+
+    /// Encodes the rows that a record makes in this run. If its scored answers make no pair, that is a dropped one.
+    pub(crate) fn encode_parts(&self, record: Record) -> Vec<Result<(Encoded, Notes), BadRow>> {
+        let (row, id, makes_pairs) = (record.row, record.id.clone(), self.makes_pairs(record.layout()));
+        let mut parts: Vec<_> = self.parts(record).map(|part| self.encode(&part)).collect();
+        if parts.is_empty() && makes_pairs {
+            parts.push(Ok((Encoded::Dropped { row, id, reason: DropReason::NoPair }, Notes::default())));
         }
+        parts
     }
 
     fn parse(&self, record: usize) -> Result<Result<Parsed, BadRow>, DataError> {
@@ -347,7 +343,7 @@ impl Dataset {
     }
 
     /// Encodes a row. Fails if the template leaves nothing of an answer.
-    pub(crate) fn encode(&self, row: &Record) -> Result<(Encoded, Notes), BadRow> {
+    fn encode(&self, row: &Record) -> Result<(Encoded, Notes), BadRow> {
         for answer in 0..row.answers.len() {
             self.encoder.check_something_is_said(row, answer)?;
         }
@@ -355,7 +351,7 @@ impl Dataset {
     }
 
     /// Returns the rows that a record makes in this run, one at a time since all pairs of its answers may be many.
-    pub(crate) fn parts(&self, record: Record) -> Box<dyn Iterator<Item = Record>> {
+    fn parts(&self, record: Record) -> Box<dyn Iterator<Item = Record>> {
         match self.places_of_pairs(&record) {
             Some(pairs) => Box::new(pairs.into_iter().map(move |places| record.pair_of(places))),
             None => Box::new(self.other_parts(record).into_iter()),
@@ -373,7 +369,8 @@ impl Dataset {
     /// Returns for each pair that a record makes the places of its answers. `None` if scored answers make no pairs here.
     fn places_of_pairs(&self, record: &Record) -> Option<Vec<[usize; 2]>> {
         let pairs = self.encoder.reading().pairs.filter(|_| self.makes_pairs(record.layout()))?;
-        record.places_of_pairs(pairs)
+        let Some(Target::Rewards(rewards)) = &record.target else { return None };
+        Some(pairs.of(rewards))
     }
 
     fn other_parts(&self, record: Record) -> Vec<Record> {

@@ -43,14 +43,11 @@ enum Evidence {
 
 /// What the records of a sample say together.
 #[derive(Default)]
-struct Tally<'a> {
-    /// Common prefixes of pairs that have no prompt elsewhere.
-    shared: Vec<String>,
-    /// Where the first of them stands.
-    first: Option<(&'a Rows, usize)>,
+struct Tally {
+    /// Records of pairs that have no prompt elsewhere, with the common prefix of their texts.
+    shared: Vec<(usize, String)>,
     /// The same for pairs that also have the prompt in a column.
-    held: Vec<String>,
-    first_held: Option<(&'a Rows, usize)>,
+    held: Vec<(usize, String)>,
     prompts: usize,
     /// How many of the long prompts, and of the short ones, stand at the start of the answers.
     long: Repeated,
@@ -64,17 +61,11 @@ struct Repeated {
     repeated: usize,
 }
 
-impl<'a> Tally<'a> {
-    fn count(&mut self, evidence: Evidence, place: (&'a Rows, usize)) {
+impl Tally {
+    fn count(&mut self, evidence: Evidence, record: usize) {
         match evidence {
-            Evidence::Shared { text, is_in_column: true } => {
-                self.first_held.get_or_insert(place);
-                self.held.push(text);
-            }
-            Evidence::Shared { text, is_in_column: false } => {
-                self.first.get_or_insert(place);
-                self.shared.push(text);
-            }
+            Evidence::Shared { text, is_in_column: true } => self.held.push((record, text)),
+            Evidence::Shared { text, is_in_column: false } => self.shared.push((record, text)),
             Evidence::Prompt { is_repeated, is_short, is_by_name } => {
                 self.prompts += 1;
                 let of_length = if is_short { &mut self.short } else { &mut self.long };
@@ -84,12 +75,10 @@ impl<'a> Tally<'a> {
             }
         }
     }
-}
 
-impl Tally<'_> {
     /// Whether any row that has its prompt only in its answers has this marker. True if there is no such row.
     fn may_have(&self, marker: &TurnMarker) -> bool {
-        self.shared.is_empty() || self.shared.iter().any(|shared| marker.end_in(shared).is_some())
+        self.shared.is_empty() || self.shared.iter().any(|(_, shared)| marker.end_in(shared).is_some())
     }
 
     /// Whether answers begin with the prompt. Long prompts decide; if there are none, several short ones do.
@@ -114,7 +103,7 @@ impl Decided {
     /// # Errors
     /// [`DataError::NoTurnMarker`] if pairs of texts share no turn marker and the user has not asked for the longest common
     /// prefix; [`DataError`] for a file that cannot be read.
-    pub(crate) fn by<'a>(sets: impl IntoIterator<Item = &'a Rows>, encoder: &Encoder) -> Result<Decided, DataError> {
+    pub(crate) fn by(rows: &Rows, encoder: &Encoder) -> Result<Decided, DataError> {
         let asked = encoder.reading();
         // the rows' own texts, without the system text of the user
         let reading = Reading {
@@ -124,8 +113,8 @@ impl Decided {
             system: None,
             ..asked.clone()
         };
-        let chosen = chosen(sets);
-        let look = |&(rows, record): &(&'a Rows, usize)| -> Result<(Option<Evidence>, Seen), DataError> {
+        let chosen = chosen(rows);
+        let look = |&record: &usize| -> Result<(Option<Evidence>, Seen), DataError> {
             let mut mapped = None;
             let line = rows.read(record)?.map_err(BadRow::from);
             let parsed = line.and_then(|line| Record::parse_seen(record, &line, &reading, &mut mapped));
@@ -133,10 +122,10 @@ impl Decided {
         };
         let looked_at: Result<Vec<_>, DataError> = with_deep_stack(|| chosen.par_iter().map(look).collect());
         let (mut tally, mut mapped) = (Tally::default(), 0);
-        for ((evidence, columns), place) in looked_at?.into_iter().zip(&chosen) {
+        for ((evidence, columns), record) in looked_at?.into_iter().zip(chosen) {
             mapped |= columns;
             if let Some(evidence) = evidence {
-                tally.count(evidence, *place);
+                tally.count(evidence, record);
             }
         }
         let given = asked.decided.clone();
@@ -145,7 +134,6 @@ impl Decided {
         let prompts_in_answers = given.prompts_in_answers.or_else(|| nearly_all(held, held + tally.by_name));
         if prompts_in_answers == Some(true) {
             tally.shared.append(&mut tally.held);
-            tally.first = tally.first.or(tally.first_held);
         }
         let is_read = asked.implicit_prompt == ImplicitPrompt::TurnMarker && asked.texts == Texts::AsTheyAre;
         // if none of these rows has the marker, they are of another kind than the rows it was decided for
@@ -154,8 +142,8 @@ impl Decided {
         if decided.turn_marker.is_some() || !is_read {
             return Ok(decided);
         }
-        let Some((rows, record)) = tally.first else { return Ok(decided) };
-        let prefixes: Vec<&str> = tally.shared.iter().map(String::as_str).collect();
+        let Some(&(record, _)) = tally.shared.first() else { return Ok(decided) };
+        let prefixes: Vec<&str> = tally.shared.iter().map(|(_, prefix)| prefix.as_str()).collect();
         let turn_marker = TurnMarker::of(&prefixes);
         // a few rows without a prompt are just bad rows: they decide nothing for the others
         let are_few = 100 * prefixes.len() <= (100 - SHARE) * (prefixes.len() + tally.prompts);
@@ -171,13 +159,10 @@ impl Decided {
 }
 
 /// Returns the records of the sample, fewer if they are large.
-fn chosen<'a>(sets: impl IntoIterator<Item = &'a Rows>) -> Vec<(&'a Rows, usize)> {
-    let files: Vec<_> = sets.into_iter().flat_map(|rows| rows.files().map(move |numbers| (rows, numbers))).collect();
-    let sample = Sample::new(files.iter().map(|(_, numbers)| numbers.len()), FIRST, DRAWN);
-    let all = files.into_iter().flat_map(|(rows, numbers)| numbers.map(move |number| (rows, number)));
-    let mut chosen: Vec<_> =
-        all.enumerate().filter(|(record, _)| sample.has(*record)).map(|(_, place)| place).collect();
-    while chosen.len() > 1 && chosen.iter().map(|(rows, record)| rows.bytes(*record)).sum::<u64>() > SAMPLE_BYTES {
+fn chosen(rows: &Rows) -> Vec<usize> {
+    let sample = Sample::new(rows.files(), FIRST, DRAWN);
+    let mut chosen: Vec<usize> = (0..rows.len()).filter(|record| sample.has(*record)).collect();
+    while chosen.len() > 1 && chosen.iter().map(|record| rows.bytes(*record)).sum::<u64>() > SAMPLE_BYTES {
         chosen = chosen.into_iter().step_by(2).collect();
     }
     chosen

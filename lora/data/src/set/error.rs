@@ -19,7 +19,7 @@ pub enum DataError {
     #[error(transparent)]
     Encoder(#[from] EncoderError),
     /// A bad row, and the run was not told to skip such rows.
-    #[error("{path}:{line}: {reason}", path = path.display())]
+    #[error("{path}:{line}: {reason}")]
     Row {
         /// The file.
         path: PathBuf,
@@ -29,7 +29,7 @@ pub enum DataError {
         reason: BadRow,
     },
     /// The first row has a known shape, but not one that this run can use.
-    #[error("{path}:{line}: the row is {found}; {needs}{}", hint.as_deref().unwrap_or_default(), path = path.display())]
+    #[error("{path}:{line}: the row is {found}; {needs}{}", hint.as_deref().unwrap_or_default())]
     WrongShape {
         /// The file.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum DataError {
         paths: Vec<PathBuf>,
     },
     /// `--sft-on`, and the rows have no such part.
-    #[error("{path}:{line}: the row is {found}; {needs}", path = path.display())]
+    #[error("{path}:{line}: the row is {found}; {needs}")]
     WrongPart {
         /// The file.
         path: PathBuf,
@@ -79,7 +79,7 @@ pub enum DataError {
         most: Box<Dropped>,
     },
     /// No row is left to use.
-    #[error("{}: {path}:{line}: {reason}", none_of(*rows), path = path.display())]
+    #[error("{}: {path}:{line}: {reason}", none_of(*rows))]
     NothingLeft {
         /// Rows that there are.
         rows: usize,
@@ -95,8 +95,7 @@ pub enum DataError {
         "{path}:{line}: `{chosen}` and `{rejected}` are texts without a prompt column, and no turn marker, such as \
          \"\\n\\nAssistant:\", is in the common start of 95 % of {rows} such rows, so where the answers begin would be a \
          guess; name the column of the prompt (--columns prompt={column}), or give --implicit-prompt to make the longest \
-         common prefix the prompt",
-        path = path.display()
+         common prefix the prompt"
     )]
     NoTurnMarker {
         /// The file.
@@ -115,8 +114,7 @@ pub enum DataError {
     /// Prompts are empty, but an unread column has a name like a prompt's.
     #[error(
         "{path}:{line}: the prompt is empty, in {rows} of the {of} rows looked at, and the column `{column}` is not read; give \
-         --columns prompt={column}, or take the column out of the file",
-        path = path.display()
+         --columns prompt={column}, or take the column out of the file"
     )]
     EmptyPrompts {
         /// The file.
@@ -133,8 +131,7 @@ pub enum DataError {
     /// The template leaves out the content of answers.
     #[error(
         "{path}:{line}: the chat template leaves out what `{at}` says, in {rows} of the {of} rows looked at: nothing would be learned from \
-         such answers; give a template that prints them (--chat-template FILE)",
-        path = path.display()
+         such answers; give a template that prints them (--chat-template FILE)"
     )]
     NothingRendered {
         /// The file.
@@ -151,8 +148,7 @@ pub enum DataError {
     /// Turns are written as text, in a form that is not read as turns.
     #[error(
         "{path}:{line}: `{column}` is text that holds turns as {notation}, in {rows} of the {of} rows looked at, and would be learned with its \
-         brackets; store the turns as a list of {{role, content}}",
-        path = path.display()
+         brackets; store the turns as a list of {{role, content}}"
     )]
     TurnsInText {
         /// The file.
@@ -171,8 +167,7 @@ pub enum DataError {
     /// Conversations, and the model has no chat template.
     #[error(
         "{path}:{line}: the data is conversational, but {model} has no chat template (neither chat_template.jinja nor chat_template in \
-         tokenizer_config.json); give one with --chat-template FILE, or use strings",
-        path = path.display(), model = model.display()
+         tokenizer_config.json); give one with --chat-template FILE, or use strings"
     )]
     NoTemplate {
         /// The data file.
@@ -185,8 +180,7 @@ pub enum DataError {
     /// The rows are conversations, but the model's own chat template cannot be used.
     #[error(
         "{path}:{line}: the data is conversational, and the model's own chat template cannot be used: {reason}; give one with \
-         --chat-template FILE, or use strings",
-        path = path.display()
+         --chat-template FILE, or use strings"
     )]
     BrokenTemplate {
         /// The data file.
@@ -199,8 +193,7 @@ pub enum DataError {
     /// Strings, and the tokenizer has no EOS token to end answers with.
     #[error(
         "{path}:{line}: answers given as strings end with the EOS token, but {model} names no eos_token that its tokenizer.json knows; \
-         set eos_token in tokenizer_config.json, or use conversations",
-        path = path.display(), model = model.display()
+         set eos_token in tokenizer_config.json, or use conversations"
     )]
     NoEos {
         /// The data file.
@@ -211,7 +204,7 @@ pub enum DataError {
         model: PathBuf,
     },
     /// Tokens on the disk that were sound when the run began.
-    #[error("{path}: the token cache was damaged while it was in use: {why}; start again", path = path.display())]
+    #[error("{path}: the token cache was damaged while it was in use: {why}; start again")]
     Cache {
         /// The entry.
         path: PathBuf,

@@ -14,8 +14,7 @@ use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
 use super::error::DataError;
 use super::index::Index;
 use super::ingredients::check_stamps;
-use super::options::OnBadRow;
-use super::options::UnpairedOrder;
+use super::options::{OnBadRow, UnpairedOrder};
 use super::rejects::{self, Rejects};
 use super::sample::Sample;
 use super::sanity::{self, Files, OfFile, Sighting};
@@ -26,6 +25,7 @@ use crate::progress::{DataObserver, DataProgress, Stage, Unobserved};
 use crate::record::bad_row::BadRow;
 use crate::record::decided::Decided;
 use crate::record::reading::ImplicitPrompt;
+use crate::record::records::Record;
 use crate::record::shape::{RowLayout, Shape};
 use crate::record::text::Form;
 use crate::row::RowKind;
@@ -63,36 +63,6 @@ pub struct Opening<'a> {
     pub observer: &'a mut dyn DataObserver,
 }
 
-/// Opens data: takes it from the cache where that has it, else passes over the files.
-///
-/// # Errors
-/// As [`Dataset::open_with`].
-fn open(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
-    let Opening { kind, on_bad_row, cache, rejects, observer } = opening;
-    let slot = cache.map(|cache| cache.slot(paths, &encoder, kind, on_bad_row, observer)).transpose()?;
-    if let Some(slot) = &slot
-        && let Some((index, entry)) = look_up(slot, observer)
-    {
-        if let Some(to) = rejects {
-            entry.write_rejects(paths, to)?;
-        }
-        let token_cache::Entry { survey, rows, .. } = *entry;
-        encoder.decide(survey.decided.clone());
-        let sources = Arc::new(Sources::later(paths, &encoder.reading().columns, slot, survey.records));
-        let cached = Some(Arc::new(rows));
-        let (encoder, unpaired_order) = (Arc::new(encoder), UnpairedOrder::default());
-        let dataset = Dataset { sources, encoder, kind, index, survey, cached, unpaired_order };
-        note_idle_flags(&dataset, observer);
-        return Ok(dataset);
-    }
-    let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
-    if let Some(slot) = &slot {
-        // the tokens that will be kept are of these files
-        check_stamps(slot.stamps(), paths)?;
-    }
-    survey(paths, rows, encoder, Opening { kind, on_bad_row, cache, rejects, observer }, slot.as_ref())
-}
-
 /// Walks over opened rows. `slot` takes their tokens.
 fn survey(
     paths: &[PathBuf],
@@ -104,9 +74,9 @@ fn survey(
     let Opening { kind, on_bad_row, rejects, observer, .. } = opening;
     let records = rows.len();
     let mut survey = Survey::new(records, rows.blank_lines());
-    survey.decided = Decided::by([&rows], &encoder)?;
+    survey.decided = Decided::by(&rows, &encoder)?;
     encoder.decide(survey.decided.clone());
-    let files: Vec<usize> = rows.files().map(|numbers| numbers.len()).collect();
+    let files: Vec<usize> = rows.files().collect();
     let looks = Looks {
         of_file: OfFile::new(if files.len() == 1 { Files::One } else { Files::Several }),
         file: 0,
@@ -125,8 +95,7 @@ fn survey(
         wanted: rejects,
         last_reject: None,
         place: PlaceCursor::default(),
-        writer: None,
-        failed: None,
+        cache: None,
     };
     let dataset = walk.run(slot, observer)?;
     note_idle_flags(&dataset, observer);
@@ -153,23 +122,19 @@ fn note_idle_flags(dataset: &Dataset, observer: &mut dyn DataObserver) {
     }
 }
 
-/// The index and the entry in a slot of the cache; `None` where it has to be made. Says why, if there was one.
-fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<(Index, Box<token_cache::Entry>)> {
+/// The entry in a slot of the cache. `None` if it has to be made, with a note why if there was one.
+fn look_up(slot: &Slot, observer: &mut dyn DataObserver) -> Option<Box<token_cache::Entry>> {
+    let path = slot.path().display();
     let why = match slot.look_up(observer) {
-        Lookup::Found(entry) => match index_of(&entry) {
-            Some(index) => {
-                let rows = index.len();
-                observer
-                    .detail(format!("token cache: the tokens of {rows} rows are those of {}", slot.path().display()));
-                return Some((index, entry));
-            }
-            None => "damaged: its index names rows that it has not".to_owned(),
-        },
+        Lookup::Found(entry) => {
+            observer.detail(format!("token cache: the tokens of {} rows are those of {path}", entry.index.len()));
+            return Some(entry);
+        }
         Lookup::Nothing => return None,
         Lookup::Stale { what } => format!("not for this run: {what} has changed"),
         Lookup::Damaged { why } => format!("damaged: {why}"),
     };
-    observer.note(format!("token cache: {} is {why}; the tokens are made anew", slot.path().display()));
+    observer.note(format!("token cache: {path} is {why}; the tokens are made anew"));
     None
 }
 
@@ -205,8 +170,30 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is no error: it is said, and the run goes on without
     /// it.
-    pub fn open_with(paths: &[PathBuf], encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
-        open(paths, encoder, opening)
+    pub fn open_with(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
+        let Opening { kind, on_bad_row, cache, rejects, observer } = opening;
+        let slot = cache.map(|cache| cache.slot(paths, &encoder, kind, on_bad_row, observer)).transpose()?;
+        if let Some(slot) = &slot
+            && let Some(entry) = look_up(slot, observer)
+        {
+            if let Some(to) = rejects {
+                entry.write_rejects(paths, to)?;
+            }
+            let token_cache::Entry { index, survey, rows, .. } = *entry;
+            encoder.decide(survey.decided.clone());
+            let sources = Arc::new(Sources::later(paths, &encoder.reading().columns, slot, survey.records));
+            let cached = Some(Arc::new(rows));
+            let (encoder, unpaired_order) = (Arc::new(encoder), UnpairedOrder::default());
+            let dataset = Dataset { sources, encoder, kind, index, survey, cached, unpaired_order };
+            note_idle_flags(&dataset, observer);
+            return Ok(dataset);
+        }
+        let rows = Rows::open_observed(paths, &encoder.reading().columns, observer)?;
+        if let Some(slot) = &slot {
+            // the tokens that will be kept are of these files
+            check_stamps(slot.stamps(), paths)?;
+        }
+        survey(paths, rows, encoder, Opening { kind, on_bad_row, cache, rejects, observer }, slot.as_ref())
     }
 
     /// As [`Dataset::open_with`], with rows from memory. They are read, checked and counted as those of a file are. Their tokens
@@ -226,11 +213,11 @@ impl Dataset {
         let bytes = line.as_ref().map_or(0, |line| hash_of_bytes(line));
         let mut seen = None;
         let parsed = line.map_err(BadRow::from).and_then(|line| {
-            let parsed = self.encoder.parse_seen(record, &line, &mut seen)?;
+            let parsed = Record::parse_seen(record, &line, self.encoder.reading(), &mut seen)?;
             let found = is_looked_at.then(|| sanity::look(&self.encoder, &parsed, &line));
             Ok((parsed, found))
         });
-        let (parsed, found) = match parsed {
+        let (parsed, mut found) = match parsed {
             Ok(parsed) => parsed,
             Err(reason) => return Ok(Examined { record, bytes, seen, outcome: Err(reason) }),
         };
@@ -239,21 +226,18 @@ impl Dataset {
         let layout = parsed.record.layout();
         let group = parsed.record.prompt_group();
         let encoded: Vec<_> = match layout.shape != Shape::Prompt && self.encoder.supports(layout.form) {
-            true => self.parts(parsed.record).map(|part| self.encode(&part)).collect(),
+            true => self.encode_parts(parsed.record),
             false => Vec::new(),
         };
-        let is_without_pair = encoded.is_empty() && self.makes_pairs(layout);
-        let unended =
-            encoded.iter().any(|part| matches!(part, Ok((Encoded::Kept(_), notes)) if notes.unended_answers > 0));
-        let mut found = found;
+        let kept = encoded.iter().filter_map(|part| match part {
+            Ok((Encoded::Kept(row), notes)) => Some((row, notes)),
+            _ => None,
+        });
+        let tokens = hash_of_tokens(kept.clone().map(|(row, _)| row));
+        let unended = kept.map(|(_, notes)| notes.unended_answers).any(|answers| answers > 0);
         if let Some(found) = found.as_mut().filter(|_| unended) {
             found.push(sanity::no_stop(answer_column));
         }
-        let kept = encoded.iter().filter_map(|part| match part {
-            Ok((Encoded::Kept(row), _)) => Some(row),
-            _ => None,
-        });
-        let tokens = hash_of_tokens(kept);
         let part = |(encoded, notes): (Encoded, Notes)| match encoded {
             Encoded::Kept(row) => Made::Kept {
                 counts: RowCounts::of(&row),
@@ -262,10 +246,7 @@ impl Dataset {
             },
             Encoded::Dropped { reason, .. } => Made::Dropped(reason),
         };
-        let mut parts: Vec<_> = encoded.into_iter().map(|encoded| encoded.map(part)).collect();
-        if is_without_pair {
-            parts.push(Ok(Made::Dropped(DropReason::NoPair)));
-        }
+        let parts = encoded.into_iter().map(|encoded| encoded.map(part)).collect();
         let (ignored_columns, by_name) = (parsed.ignored_columns, parsed.by_name);
         let outcome = Ok(ExaminedRecord { layout, group, ignored_columns, by_name, tokens, parts, found, cut_prompt });
         Ok(Examined { record, bytes, seen, outcome })
@@ -273,10 +254,7 @@ impl Dataset {
 
     /// What is scored of the rows, if they are learned as sequences in this run.
     fn sequences(&self, layout: RowLayout) -> Option<Sequences> {
-        let scored = match self.kind {
-            Some(kind) => kind == RowKind::Sequence,
-            None => layout.shape.kind() == Some(RowKind::Sequence),
-        };
+        let scored = self.kind.or(layout.shape.kind()) == Some(RowKind::Sequence);
         let part = self.encoder.sft_part(layout.shape);
         let template = self.encoder.template().filter(|_| part == SftPart::Assistant);
         scored.then(|| Sequences { part, spans: template.map(SpanSource::of), chosen_alone: layout.shape.is_pair() })
@@ -291,29 +269,27 @@ impl Dataset {
             Some(RowKind::Scored) => found == self.kind,
             Some(RowKind::Labelled | RowKind::Sequence) => found == self.kind || layout.shape.is_pair(),
         };
-        let needs = match self.kind {
-            _ if usable => None,
-            Some(RowKind::Pair) if layout.shape == Shape::Scored => {
-                Some("this loss needs pairs: --pairs best-worst or --pairs all makes them of scored answers")
-            }
-            Some(RowKind::Pair) => Some("this loss needs pairs: {prompt, chosen, rejected} or {chosen, rejected}"),
-            Some(RowKind::Labelled) => Some("this loss needs labelled rows, {prompt, completion, label}, or pairs"),
-            Some(RowKind::Scored) => Some("this loss needs scored answers: {prompt, completions, rewards}"),
-            Some(RowKind::Sequence) => Some(
-                "this loss needs sequences ({prompt, completion}, {messages} or {text}) or pairs, whose chosen answers it learns",
-            ),
-            None => Some("there is no answer in it"),
-        };
         let (path, line) = self.sources.rows()?.place(record);
-        if let Some(needs) = needs {
+        if !usable {
+            let needs = match self.kind {
+                Some(RowKind::Pair) if layout.shape == Shape::Scored => {
+                    "this loss needs pairs: --pairs best-worst or --pairs all makes them of scored answers"
+                }
+                Some(RowKind::Pair) => "this loss needs pairs: {prompt, chosen, rejected} or {chosen, rejected}",
+                Some(RowKind::Labelled) => "this loss needs labelled rows, {prompt, completion, label}, or pairs",
+                Some(RowKind::Scored) => "this loss needs scored answers: {prompt, completions, rewards}",
+                Some(RowKind::Sequence) => {
+                    "this loss needs sequences ({prompt, completion}, {messages} or {text}) or pairs, whose chosen answers it learns"
+                }
+                None => "there is no answer in it",
+            };
             let hint = answer_hint(ignored_columns, self.kind).filter(|_| layout.shape == Shape::Prompt);
             return Err(DataError::WrongShape { path, line, found: layout.shape.columns(), needs, hint });
         }
-        if self.kind == Some(RowKind::Scored) && self.encoder.reading().pairs.is_some() {
-            let needs = "this loss reads the scores of all answers, so --pairs has no effect: leave it out";
-            return Err(DataError::WrongPart { path, line, found: layout, needs });
-        }
         let wrong_part = match (self.encoder.sft_on(), self.sequences(layout)) {
+            _ if self.kind == Some(RowKind::Scored) && self.encoder.reading().pairs.is_some() => {
+                Some("this loss reads the scores of all answers, so --pairs has no effect: leave it out")
+            }
             (Some(_), None) => Some("--sft-on is for sequences: {prompt, completion}, {messages} or {text}"),
             (Some(SftPart::Completion), _) if matches!(layout.shape, Shape::Messages | Shape::Text) => {
                 Some("--sft-on completion needs a prompt and a completion")
@@ -375,10 +351,8 @@ struct Walk<'a> {
     last_reject: Option<usize>,
     /// The place of the reject before.
     place: PlaceCursor,
-    /// Takes the tokens on their way to the cache.
-    writer: Option<Entrance>,
-    /// Why the writer was given up.
-    failed: Option<NewFileError>,
+    /// Takes the tokens on their way to the cache, until that fails.
+    cache: Option<Result<Entrance, NewFileError>>,
 }
 
 /// Which records to look at, and what was found in the current file.
@@ -406,16 +380,13 @@ impl Entrance {
 impl Walk<'_> {
     fn run(mut self, slot: Option<&Slot>, observer: &mut dyn DataObserver) -> Result<Dataset, DataError> {
         let records = self.dataset.survey.records;
-        if let Some(slot) = slot {
-            self.keep(slot.write(), |walk, writer| {
-                walk.writer = Some(Entrance::new(writer, &walk.dataset.sources.paths));
-            });
-        }
+        let paths = &self.dataset.sources.paths;
+        self.cache = slot.map(|slot| slot.write().map(|tokens| Entrance::new(tokens, paths)));
         let mut start = 0;
         let mut seen: Option<Seen> = None;
         while start < records {
             let window = self.window(start)?;
-            let (dataset, sample, keep_tokens) = (&self.dataset, &self.looks.sample, self.writer.is_some());
+            let (dataset, sample, keep_tokens) = (&self.dataset, &self.looks.sample, self.keeps_tokens());
             let examine = |record| dataset.examine(record, sample.has(record), keep_tokens);
             let examined: Result<Vec<_>, DataError> =
                 with_deep_stack(|| window.clone().into_par_iter().map(examine).collect());
@@ -431,7 +402,7 @@ impl Walk<'_> {
             observer.progress(progress);
         }
         self.looks.of_file.settle(&mut self.dataset.survey.warnings)?;
-        let Walk { mut dataset, first_dropped, hashes, writer, failed, .. } = self;
+        let Walk { mut dataset, first_dropped, hashes, cache, .. } = self;
         let sources = dataset.sources.clone();
         let rows = sources.rows()?;
         // where no row is an object, that is what is wrong
@@ -449,19 +420,14 @@ impl Walk<'_> {
             dataset.index.sort_by_key(|entry| (entry.record as usize / UNPAIR_BLOCK, entry.part));
         }
         dataset.index.shrink_to_fit();
-        let Some(slot) = slot else { return Ok(dataset) };
+        let (Some(slot), Some(cache)) = (slot, cache) else { return Ok(dataset) };
         // what is kept is of the files that were looked at before
         rows.check_unchanged()?;
-        let index = dataset.index.to_bytes();
-        let written = match (writer, failed) {
-            (Some(Entrance { tokens, mut rejects, .. }), _) => {
-                tokens.finish(slot, &index, &dataset.survey, &mut rejects)
-            }
-            (None, Some(error)) => Err(error),
-            (None, None) => unreachable!("a writer goes with an error"),
+        let finish = |mut entrance: Entrance| {
+            entrance.tokens.finish(slot, &dataset.index, &dataset.survey, &mut entrance.rejects)
         };
         let path = slot.path().display();
-        match written {
+        match cache.and_then(finish) {
             Ok(rows) => {
                 observer.detail(format!("token cache: the tokens of {} rows are kept in {path}", dataset.index.len()));
                 dataset.cached = Some(Arc::new(rows));
@@ -473,9 +439,8 @@ impl Walk<'_> {
                 }
                 let removed = slot.make_room();
                 if removed > 0 {
-                    observer.detail(format!(
-                        "token cache: {removed} of its files, not used for the longest time, are removed"
-                    ));
+                    let what = "of its files, not used for the longest time, are removed";
+                    observer.detail(format!("token cache: {removed} {what}"));
                 }
             }
             Err(NewFileError { action, source }) => {
@@ -485,15 +450,8 @@ impl Walk<'_> {
         Ok(dataset)
     }
 
-    /// What the cache gave, or the end of the cache for this run.
-    fn keep<T>(&mut self, outcome: Result<T, NewFileError>, take: impl FnOnce(&mut Self, T)) {
-        match outcome {
-            Ok(value) => take(self, value),
-            Err(error) => {
-                self.writer = None;
-                self.failed = Some(error);
-            }
-        }
+    fn keeps_tokens(&self) -> bool {
+        matches!(self.cache, Some(Ok(_)))
     }
 
     /// The records from `start` that are examined together.
@@ -546,9 +504,11 @@ impl Walk<'_> {
             match part {
                 Ok(Made::Kept { counts, notes, tokens }) => {
                     let mut cached = 0;
-                    if let (Some(writer), Some(tokens)) = (&mut self.writer, tokens) {
-                        let row = writer.tokens.row(&tokens);
-                        self.keep(row, |_, row| cached = row);
+                    if let (Some(Ok(entrance)), Some(tokens)) = (&mut self.cache, tokens) {
+                        match entrance.tokens.row(&tokens) {
+                            Ok(row) => cached = row,
+                            Err(error) => self.cache = Some(Err(error)),
+                        }
                     }
                     let Dataset { survey, encoder, index, .. } = &mut self.dataset;
                     if index.len() >= MAX_ROWS {
@@ -581,7 +541,7 @@ impl Walk<'_> {
         let rows = self.dataset.sources.rows()?;
         self.dataset.survey.count_dropped(&reason, || rows.place(record));
         let is_first = self.last_reject.replace(record) != Some(record);
-        let is_wanted = self.wanted.is_some() || self.writer.is_some();
+        let is_wanted = self.wanted.is_some() || self.keeps_tokens();
         if self.on_bad_row == OnBadRow::Skip && is_first && is_wanted {
             let (path, line) = rows.place_after(&mut self.place, record);
             let row = rows.read(record)?;
@@ -590,10 +550,11 @@ impl Walk<'_> {
                 let reject = rejects::line(path.to_string_lossy().into(), line, &text, row);
                 to.write_all(reject.as_bytes()).map_err(DataError::Rejects)?;
             }
-            if let Some(Entrance { rejects, numbers, .. }) = &mut self.writer {
+            if let Some(Ok(Entrance { rejects, numbers, .. })) = &mut self.cache {
                 let reject = rejects::line(numbers[&path].into(), line, &text, row);
-                let written = rejects.write_all(reject.as_bytes());
-                self.keep(written.map_err(|source| NewFileError { action: "write its rejects", source }), |_, ()| {});
+                if let Err(source) = rejects.write_all(reject.as_bytes()) {
+                    self.cache = Some(Err(NewFileError { action: "write its rejects", source }));
+                }
             }
         }
         self.first_dropped.get_or_insert((record, reason));
@@ -634,13 +595,4 @@ enum Made {
         tokens: Option<Vec<u8>>,
     },
     Dropped(DropReason),
-}
-
-/// The index of an entry of the token cache; `None` where it names rows that the entry has not.
-pub(crate) fn index_of(entry: &token_cache::Entry) -> Option<Index> {
-    let index = Index::from_bytes(&entry.index)?;
-    let are_there = index
-        .iter()
-        .all(|row| (row.cached as usize) < entry.rows.len() && (row.record as usize) < entry.survey.records);
-    are_there.then_some(index)
 }

@@ -11,6 +11,7 @@ use super::sample::Sample;
 use super::sanity::{self, Files, OfFile, Sighting};
 use super::survey::Survey;
 use crate::deep_stack::with_deep_stack;
+use crate::progress::Unobserved;
 use crate::record::bad_row::BadRow;
 use crate::record::decided::Decided;
 use crate::record::reading::Reading;
@@ -18,7 +19,6 @@ use crate::record::records::Record;
 use crate::record::shape::RowLayout;
 use crate::record::text::Form;
 use crate::source::column_map::Seen;
-use crate::source::error::SourceError;
 use crate::source::reader::Rows;
 use crate::tokens::encode::Encoder;
 
@@ -41,8 +41,7 @@ pub struct Prompts<'a> {
     encoder: &'a Encoder,
     /// How rows are read, including what the rows themselves decide.
     reading: Reading,
-    /// A file each, with the number of its first record.
-    files: Vec<(usize, Rows)>,
+    rows: Rows,
     records: usize,
     survey: Survey,
 }
@@ -54,35 +53,13 @@ impl<'a> Prompts<'a> {
     /// # Errors
     /// [`DataError`] of the first row that cannot be used: generation skips none.
     pub fn open(paths: &[PathBuf], encoder: &'a Encoder, limit: Option<usize>) -> Result<Prompts<'a>, DataError> {
-        let mut prompts = Prompts {
-            encoder,
-            reading: encoder.reading().clone(),
-            files: Vec::new(),
-            records: 0,
-            survey: Survey::new(0, 0),
-        };
         let limit = limit.unwrap_or(usize::MAX);
-        for path in paths {
-            if prompts.records >= limit {
-                break;
-            }
-            match Rows::open(std::slice::from_ref(path), &encoder.reading().columns) {
-                Ok(rows) => {
-                    let first = prompts.records;
-                    prompts.records += rows.len();
-                    prompts.files.push((first, rows));
-                }
-                Err(SourceError::Empty { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if prompts.records == 0 {
-            return Err(SourceError::Empty { paths: paths.to_vec() }.into());
-        }
-        prompts.reading.decided = Decided::by(prompts.files.iter().map(|(_, rows)| rows), encoder)?;
-        let is_all = prompts.records <= limit;
-        prompts.records = prompts.records.min(limit);
-        let seen = prompts.look()?;
+        let rows = Rows::open_first(limit, paths, &encoder.reading().columns, &mut Unobserved)?;
+        let reading = Reading { decided: Decided::by(&rows, encoder)?, ..encoder.reading().clone() };
+        let (is_all, records) = (rows.len() <= limit, rows.len().min(limit));
+        let mut prompts = Prompts { encoder, reading, rows, records, survey: Survey::new(records, 0) };
+        let seen;
+        (prompts.survey, seen) = prompts.look()?;
         // a column that the first rows lack may stand in others
         if is_all {
             refuse_unseen(encoder, seen, paths)?;
@@ -90,9 +67,10 @@ impl<'a> Prompts<'a> {
         Ok(prompts)
     }
 
-    /// Reads all prompts once, looks at some of them, and returns which entries of the column map a row has a column for.
-    fn look(&mut self) -> Result<Seen, DataError> {
-        let files: Vec<usize> = self.files.iter().map(|(_, rows)| rows.len()).collect();
+    /// Reads all prompts once and looks at some of them. Returns what was found, and which entries of the column map a row has a
+    /// column for.
+    fn look(&self) -> Result<(Survey, Seen), DataError> {
+        let files: Vec<usize> = self.rows.files().collect();
         let files_read = if files.len() == 1 { Files::One } else { Files::Several };
         let sample = Sample::new(files, sanity::FIRST, sanity::DRAWN);
         let (mut of_file, mut file, mut seen) = (OfFile::new(files_read), 0, 0);
@@ -104,9 +82,8 @@ impl<'a> Prompts<'a> {
                     of_file.settle(&mut survey.warnings)?;
                 }
                 if let Some(found) = read.found {
-                    let (first, rows) = self.file_of(row);
                     survey.looked_at += 1;
-                    of_file.count(found, || rows.place(row - first));
+                    of_file.count(found, || self.rows.place(row));
                 }
                 survey.layout.get_or_insert(read.layout);
                 survey.count_by_name(read.by_name);
@@ -115,8 +92,7 @@ impl<'a> Prompts<'a> {
         }
         of_file.settle(&mut survey.warnings)?;
         survey.decided = self.reading.decided.clone();
-        self.survey = survey;
-        Ok(seen)
+        Ok((survey, seen))
     }
 
     /// Returns what was found in the rows: columns that are read by their names, and what the user may not have meant.
@@ -135,7 +111,7 @@ impl<'a> Prompts<'a> {
     /// # Errors
     /// [`SourceError::Changed`] if a file is not as it was; [`DataError`] of the first row that cannot be used.
     pub fn get(&self, records: Range<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
-        self.files.iter().try_for_each(|(_, rows)| rows.check_unchanged())?;
+        self.rows.check_unchanged()?;
         Ok(self.examine(records, |_| false)?.into_iter().map(|read| read.prompt).collect())
     }
 
@@ -151,22 +127,15 @@ impl<'a> Prompts<'a> {
         outcomes.into_iter().collect()
     }
 
-    /// Returns the file that holds a record, and the number of that file's first record.
-    fn file_of(&self, row: usize) -> (usize, &Rows) {
-        let (first, rows) = &self.files[self.files.partition_point(|(first, _)| *first <= row) - 1];
-        (*first, rows)
-    }
-
     fn read(&self, row: usize, is_looked_at: bool) -> Result<ReadPrompt, DataError> {
-        let (first, rows) = self.file_of(row);
-        let (encoder, in_file) = (self.encoder, row - first);
+        let (encoder, rows) = (self.encoder, &self.rows);
         let mut seen = None;
-        let bad = |reason| DataError::of_row(rows, in_file, reason);
-        let line = rows.read(in_file)?.map_err(|reason| bad(reason.into()))?;
+        let bad = |reason| DataError::of_row(rows, row, reason);
+        let line = rows.read(row)?.map_err(|reason| bad(reason.into()))?;
         let parsed = Record::parse_seen(row, &line, &self.reading, &mut seen).map_err(bad)?;
         let (record, layout) = (&parsed.record, parsed.record.layout());
         if layout.form == Form::Conversational && encoder.template().is_none() {
-            let (path, line) = rows.place(in_file);
+            let (path, line) = rows.place(row);
             return Err(DataError::no_template(encoder, path, line));
         }
         let asked = record.to_continue().map_err(bad)?;

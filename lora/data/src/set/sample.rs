@@ -4,6 +4,8 @@
 //! the first ones of each file, and some from everywhere, drawn by a hash of their number. No order of the rows hides from that,
 //! and the sample is the same in every run.
 
+use crate::batch::order::mix;
+
 /// Records at the start of each file, if there are few files.
 const OF_EACH_FILE: usize = 16;
 
@@ -40,15 +42,8 @@ impl Sample {
     /// Whether the sample has a record.
     pub fn has(&self, record: usize) -> bool {
         let in_file = record - self.starts.get(self.file_of(record)).copied().unwrap_or(0);
-        record < self.first || in_file < self.of_each_file || mixed(record as u64).is_multiple_of(self.one_in)
+        record < self.first || in_file < self.of_each_file || mix(record as u64).is_multiple_of(self.one_in)
     }
-}
-
-/// Mixes a number so that all bits depend on all others: the last part of SplitMix64 (Steele, Lea and Flood 2014).
-fn mixed(number: u64) -> u64 {
-    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ number >> 31
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ const COLUMN_NAMES: usize = 32;
 
 /// Counts over all rows of a data set. A row here is what a loss eats: a pair, a labelled row, a prompt with scored answers; a
 /// pair that is unpaired counts as two.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Survey {
     /// Records in the files, usable or not.
     pub records: usize,
@@ -142,35 +142,7 @@ pub struct BoundaryExample {
 
 impl Survey {
     pub(crate) fn new(records: usize, blank_lines: usize) -> Survey {
-        Survey {
-            records,
-            blank_lines,
-            layout: None,
-            sequences: None,
-            kept: 0,
-            dropped: Vec::new(),
-            answers: 0,
-            cut_answers: 0,
-            same_after_cut: 0,
-            empty_answers: 0,
-            stopping_answers: 0,
-            moved_boundaries: 0,
-            boundary_examples: Vec::new(),
-            ignored_columns: BTreeMap::new(),
-            by_name: Vec::new(),
-            prompt_tokens: 0,
-            answer_tokens: 0,
-            scored_tokens: 0,
-            numbers: NumberCounts::default(),
-            labels: LabelCounts::default(),
-            longest_tree: 0,
-            lengths: Lengths::default(),
-            copies: Repeats::default(),
-            same_tokens: Repeats::default(),
-            decided: Decided::default(),
-            looked_at: 0,
-            warnings: Vec::new(),
-        }
+        Survey { records, blank_lines, ..Survey::default() }
     }
 
     /// Whether the rows are texts or turns; `None` if none was kept.

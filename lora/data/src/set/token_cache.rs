@@ -15,7 +15,7 @@
 //! of files, whose names are those of the run that reads them.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,13 @@ use align_engine::new_file::{NewFile, NewFileError};
 use serde_json::Value;
 
 use super::error::DataError;
+use super::index::{self, Index};
 use super::ingredients::Ingredients;
 use super::options::OnBadRow;
 use super::rejects::{self, Rejects};
 use super::survey::Survey;
 use crate::progress::{DataObserver, DataProgress, Stage};
-use crate::row::EncodedRow;
-use crate::row::RowKind;
+use crate::row::{EncodedRow, RowKind};
 use crate::source::error::SourceError;
 use crate::store::folder::{keep_within, mark_used};
 use crate::store::stamp::Stamp;
@@ -107,23 +107,20 @@ pub(crate) struct Slot {
 /// What was found in a slot.
 #[derive(Debug)]
 pub(crate) enum Lookup {
+    /// An entry that may be used.
     Found(Box<Entry>),
+    /// No entry.
     Nothing,
     /// It was made from something else.
-    Stale {
-        what: String,
-    },
+    Stale { what: String },
     /// It is not as it was written.
-    Damaged {
-        why: String,
-    },
+    Damaged { why: String },
 }
 
 /// What an entry holds.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// Bytes of the index, as they were given.
-    pub index: Vec<u8>,
+    pub index: Index,
     pub survey: Survey,
     pub rows: CachedRows,
     rejects: Range<u64>,
@@ -200,7 +197,10 @@ impl Slot {
             *path = named.ok_or("its survey names a file that there is not")?.clone();
         }
         let offsets = offsets(&part(1)?, &parts[0])?;
-        let index = part(2)?;
+        let rows = offsets.len() - 1;
+        let is_there = |row: &index::Entry| (row.cached as usize) < rows && (row.record as usize) < survey.records;
+        let index = Index::from_bytes(&part(2)?).filter(|index| index.iter().all(is_there));
+        let index = index.ok_or("its index names rows that it has not")?;
         mark_used(&file);
         let rows = CachedRows { path: self.path.clone(), file, bytes, offsets };
         Ok(Lookup::Found(Box::new(Entry { index, survey, rows, rejects: parts[5].clone() })))
@@ -238,25 +238,17 @@ impl Entry {
     /// # Errors
     /// [`DataError::Cache`]; [`DataError::Rejects`] for those of `to`.
     pub fn write_rejects(&self, data: &[PathBuf], to: &mut dyn Write) -> Result<(), DataError> {
-        let mut pending: Vec<u8> = Vec::new();
-        let mut at = self.rejects.start;
-        while at < self.rejects.end {
-            let end = self.rejects.end.min(at + PIECE_BYTES as u64);
-            let piece = read_range(&self.rows.file, at..end).map_err(|why| self.rows.broken(why))?;
-            at = end;
-            for part in piece.split_inclusive(|&byte| byte == b'\n') {
-                pending.extend_from_slice(part);
-                if pending.last() == Some(&b'\n') {
-                    let name = |number: &Value| {
-                        let path = data.get(usize::try_from(number.as_u64()?).ok()?)?;
-                        Some(path.to_string_lossy().into())
-                    };
-                    let line = rejects::with_file(&pending, name);
-                    let line = line.ok_or_else(|| self.rows.broken("a line of its rejects is none".to_owned()))?;
-                    to.write_all(line.as_bytes()).map_err(DataError::Rejects)?;
-                    pending.clear();
-                }
-            }
+        let (mut file, Range { start, end }) = (&self.rows.file, self.rejects.clone());
+        let broken = |error: std::io::Error| self.rows.broken(error.to_string());
+        file.seek(SeekFrom::Start(start)).map_err(broken)?;
+        let name = |number: &Value| {
+            let path = data.get(usize::try_from(number.as_u64()?).ok()?)?;
+            Some(path.to_string_lossy().into())
+        };
+        for line in BufReader::with_capacity(PIECE_BYTES, file.take(end - start)).split(b'\n') {
+            let line = rejects::with_file(&line.map_err(broken)?, name);
+            let line = line.ok_or_else(|| self.rows.broken("a line of its rejects is none".to_owned()))?;
+            to.write_all(line.as_bytes()).map_err(DataError::Rejects)?;
         }
         Ok(())
     }
@@ -293,11 +285,6 @@ pub(crate) struct CachedRows {
 }
 
 impl CachedRows {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
     /// Checks that the file was not cut. (It is never written again; a new entry is a new file.)
     ///
     /// # Errors
@@ -310,7 +297,7 @@ impl CachedRows {
         }
     }
 
-    /// A row. A number at or above [`CachedRows::len`] panics.
+    /// A row. A number that the entry's index does not have panics.
     ///
     /// # Errors
     /// [`DataError::Cache`].
@@ -380,7 +367,7 @@ impl Writer {
     pub fn finish(
         mut self,
         slot: &Slot,
-        index: &[u8],
+        index: &Index,
         survey: &Survey,
         rejects: &mut Rejects,
     ) -> Result<CachedRows, NewFileError> {
@@ -391,10 +378,11 @@ impl Writer {
         }
         let mut lengths = vec![self.at - MAGIC.len() as u64];
         let offsets: Vec<u8> = self.offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
+        let index = index.to_bytes();
         let json = |error: serde_json::Error| NewFileError { action: "write it", source: error.into() };
         let ingredients = serde_json::to_vec(&slot.ingredients).map_err(json)?;
         let survey = serde_json::to_vec(&survey).map_err(json)?;
-        for part in [&offsets, index, &ingredients, &survey] {
+        for part in [&offsets, &index, &ingredients, &survey] {
             self.put(part)?;
             lengths.push(part.len() as u64);
         }

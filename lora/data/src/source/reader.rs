@@ -6,7 +6,7 @@
 //! (SIGBUS), and rows are read once an epoch, so a mapping saves nothing.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -67,21 +67,21 @@ impl Text {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
         match self {
             Text::InPlace(file) | Text::Spooled(file) => file.read_at(buffer, offset),
-            Text::Memory(lines) => {
-                lines.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default().read(buffer)
-            }
+            Text::Memory(lines) => bytes_from(lines, offset).read(buffer),
         }
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
         match self {
             Text::InPlace(file) | Text::Spooled(file) => file.read_exact_at(buffer, offset),
-            Text::Memory(_) => match self.read_at(buffer, offset)? == buffer.len() {
-                true => Ok(()),
-                false => Err(std::io::ErrorKind::UnexpectedEof.into()),
-            },
+            Text::Memory(lines) => bytes_from(lines, offset).read_exact(buffer),
         }
     }
+}
+
+/// The bytes of `lines` from a place on.
+fn bytes_from(lines: &[u8], offset: u64) -> &[u8] {
+    lines.get(usize::try_from(offset).unwrap_or(usize::MAX)..).unwrap_or_default()
 }
 
 impl Rows {
@@ -120,12 +120,28 @@ impl Rows {
         columns: &ColumnMap,
         observer: &mut dyn DataObserver,
     ) -> Result<Rows, SourceError> {
+        Rows::open_first(usize::MAX, paths, columns, observer)
+    }
+
+    /// As [`Rows::open_observed`], but only as many of the files as the first `limit` rows stand in.
+    ///
+    /// # Errors
+    /// As [`Rows::open`].
+    pub(crate) fn open_first(
+        limit: usize,
+        paths: &[PathBuf],
+        columns: &ColumnMap,
+        observer: &mut dyn DataObserver,
+    ) -> Result<Rows, SourceError> {
         let open_files = allow_open_files(paths.len());
         let size = |path: &PathBuf| path.metadata().map_or(0, |meta| meta.len());
         let total = paths.iter().map(size).sum();
         let mut files = Vec::with_capacity(paths.len());
         let (mut rows, mut before) = (0, 0);
         for path in paths {
+            if rows >= limit {
+                break;
+            }
             let progress = |read| observer.progress(DataProgress { stage: Stage::Reading, done: before + read, total });
             let file = DataFile::open(path, columns, rows, progress).map_err(|error| match error {
                 SourceError::Io { source, .. } | SourceError::Spool { source, .. }
@@ -158,10 +174,9 @@ impl Rows {
         self.rows
     }
 
-    /// Returns for each file that has rows the range of their numbers.
-    pub(crate) fn files(&self) -> impl Iterator<Item = Range<usize>> {
-        let range = |file: &DataFile| file.first_row..file.first_row + file.lines.starts.len();
-        self.files.iter().map(range).filter(|rows| !rows.is_empty())
+    /// Returns for each file that has rows how many it has.
+    pub(crate) fn files(&self) -> impl Iterator<Item = usize> {
+        self.files.iter().map(|file| file.lines.starts.len()).filter(|rows| *rows > 0)
     }
 
     /// Blank lines that were passed over.
@@ -204,28 +219,28 @@ impl Rows {
     /// [`SourceError::Changed`] if the size or the time of modification differ.
     pub fn check_unchanged(&self) -> Result<(), SourceError> {
         for file in &self.files {
+            let path = || file.path.clone();
             let now = match &file.text {
                 Text::InPlace(text) => {
-                    text.metadata().map_err(|source| SourceError::Io { path: file.path.clone(), source })?
+                    Some(text.metadata().map_err(|source| SourceError::Io { path: path(), source })?)
                 }
-                Text::Spooled(_) => match file.path.metadata() {
-                    Ok(now) => now,
-                    Err(_) => continue,
-                },
-                Text::Memory(_) => continue,
+                Text::Spooled(_) => file.path.metadata().ok(),
+                Text::Memory(_) => None,
             };
-            if file.stamp.as_ref().is_some_and(|stamp| !Stamp::of(&now).is_same_file(stamp)) {
-                return Err(SourceError::Changed { path: file.path.clone() });
+            if let (Some(now), Some(stamp)) = (now, &file.stamp)
+                && !Stamp::of(&now).is_same_file(stamp)
+            {
+                return Err(SourceError::Changed { path: path() });
             }
         }
         Ok(())
     }
 
     /// Returns the file and the 1-based line of a row; in Parquet, the 1-based row. If several rows of a JSON array begin on one
-    /// line, each later one counts as one line further. Counts all lines before the row, so it is for messages only.
+    /// line, each later one counts as one line further. The line is 0 if the file cannot be read any more. Counts all lines
+    /// before the row, so it is for messages only.
     pub fn place(&self, row: usize) -> (PathBuf, u64) {
-        let (file, i) = self.locate(row);
-        (file.path.clone(), file.line_number(file.lines.starts[i]))
+        self.place_after(&mut PlaceCursor::default(), row)
     }
 
     /// As [`Rows::place`], for rows in ascending order: counts the lines since the row before.
@@ -235,8 +250,8 @@ impl Rows {
         if cursor.first_row != file.first_row || cursor.start > start {
             *cursor = PlaceCursor { first_row: file.first_row, start: 0, lines: 0 };
         }
-        // a file that cannot be read any more has no lines
-        cursor.lines += file.newlines(cursor.start..start).unwrap_or(0);
+        let Some(lines) = file.newlines(cursor.start..start) else { return (file.path.clone(), 0) };
+        cursor.lines += lines;
         cursor.start = start;
         (file.path.clone(), cursor.lines + 1)
     }
@@ -255,7 +270,7 @@ impl DataFile {
         path: &Path,
         columns: &ColumnMap,
         first_row: usize,
-        mut progress: impl FnMut(u64),
+        progress: impl FnMut(u64),
     ) -> Result<DataFile, SourceError> {
         let io = |source| SourceError::Io { path: path.to_owned(), source };
         // before opening: opening a pipe that nobody writes to would wait for ever
@@ -270,32 +285,19 @@ impl DataFile {
         let meta = file.metadata().map_err(io)?;
         let stamp = Some(Stamp::of(&meta));
 
-        let mut head = vec![0; LOOK_BYTES];
-        let mut head_bytes = 0;
-        while head_bytes < head.len() {
-            match file.read_at(&mut head[head_bytes..], head_bytes as u64) {
-                Ok(0) => break,
-                Ok(n) => head_bytes += n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(io(e)),
-            }
-        }
-        head.truncate(head_bytes);
+        let mut head = Vec::new();
+        (&file).take(LOOK_BYTES as u64).read_to_end(&mut head).and_then(|_| (&file).rewind()).map_err(io)?;
         let format = Format::of(&head).map_err(|found| SourceError::Format { path: path.to_owned(), found })?;
         let is_lines = format == Format::Text
-            && TextLayout::of(path, &head, head_bytes as u64 >= meta.len(), columns)? == TextLayout::Lines;
-        let (text, lines) = match is_lines {
-            true => {
-                let mut lines = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Text(meta.len()));
-                let many = |ManyLines(most)| many_lines(path, most, first_row);
-                find_lines(&file, &mut lines, progress).map_err(io)?.map_err(many)?;
-                (Text::InPlace(file), lines)
-            }
-            false => {
-                let (spool, lines) =
-                    unpack::unpack(path, &file, meta.len(), format, columns, first_row, &mut progress)?;
-                (Text::Spooled(spool), lines)
-            }
+            && TextLayout::of(path, &head, head.len() as u64 >= meta.len(), columns)? == TextLayout::Lines;
+        let (text, lines) = if is_lines {
+            let mut lines = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Text(meta.len()));
+            let many = |ManyLines(most)| many_lines(path, most, first_row);
+            find_lines(&file, &mut lines, progress).map_err(io)?.map_err(many)?;
+            (Text::InPlace(file), lines)
+        } else {
+            let (spool, lines) = unpack::unpack(path, &file, meta.len(), format, columns, first_row, progress)?;
+            (Text::Spooled(spool), lines)
         };
         Ok(DataFile { path: path.to_owned(), text, stamp, lines, first_row })
     }
@@ -307,19 +309,13 @@ impl DataFile {
         (start, end - start)
     }
 
-    /// 1-based number of the line that starts at a byte; 0 if the file cannot be read any more.
-    fn line_number(&self, start: u64) -> u64 {
-        self.newlines(0..start).map_or(0, |lines| lines + 1)
-    }
-
     /// Line ends in a range; `None` if the file cannot be read any more.
     fn newlines(&self, range: Range<u64>) -> Option<u64> {
-        let bytes = usize::try_from(range.end - range.start).unwrap_or(SCAN_BYTES);
-        let mut chunk = vec![0; bytes.min(SCAN_BYTES)];
+        let most = |bytes: u64| bytes.min(SCAN_BYTES as u64) as usize;
+        let mut chunk = vec![0; most(range.end - range.start)];
         let (mut offset, mut lines) = (range.start, 0);
         while offset < range.end {
-            let want = usize::try_from(range.end - offset).unwrap_or(SCAN_BYTES).min(SCAN_BYTES);
-            match self.text.read_at(&mut chunk[..want], offset) {
+            match self.text.read_at(&mut chunk[..most(range.end - offset)], offset) {
                 Ok(n) if n > 0 => {
                     lines += chunk[..n].iter().filter(|&&b| b == b'\n').count() as u64;
                     offset += n as u64;

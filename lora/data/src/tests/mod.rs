@@ -20,12 +20,21 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::record::bad_row::BadRow;
 use crate::record::reading::{ImplicitPrompt, Reading};
+use crate::record::records::{Parsed, Record};
 use crate::row::RowKind;
 use crate::set::dataset::Dataset;
 use crate::set::error::DataError;
 use crate::set::options::OnBadRow;
 use crate::tokens::encode::Encoder;
+
+impl Record {
+    /// Parses a line as the rows of a run without flags are parsed.
+    pub(crate) fn parse(row: usize, line: &[u8]) -> Result<Parsed, BadRow> {
+        Record::parse_with(row, line, &Reading::default())
+    }
+}
 
 /// A file or a folder of the goldens.
 pub(super) fn goldens(name: &str) -> PathBuf {

@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::Value;
-
-use super::{Finding, Sighting, answer_name, prompt_name};
+use super::{Finding, Sighting, answer_name, named_texts, prompt_name};
 use crate::record::reading::Texts;
 use crate::record::records::Record;
 use crate::record::text::Text;
@@ -43,10 +41,8 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
         look_for_tokens(encoder, answer, found, |_| answer_name(record, number));
         if let Some(mark) = turn_of_others(within(prompt), within(answer)) {
             let said = answer.find(mark).map_or("", |at| shown(answer, at));
-            put(
-                Sighting::new(Finding::TextOfOthers { mark: mark.to_owned() }, answer_name(record, number), said),
-                found,
-            );
+            let finding = Finding::TextOfOthers { mark: mark.to_owned() };
+            put(Sighting::new(finding, answer_name(record, number), said), found);
         }
     }
 }
@@ -56,10 +52,10 @@ pub(super) fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut V
     if encoder.reading().texts == Texts::AsTurns {
         return; // `texts` looks at these
     }
-    let answers = record.answers.iter().enumerate().map(|(number, text)| (answer_name(record, number), text));
-    for (name, text) in [(prompt_name(record), &record.prompt)].into_iter().chain(answers) {
-        let Text::Turns(turns) = text else { continue };
-        for (number, said) in turns.iter().enumerate().filter_map(|(number, turn)| Some((number, content_of(turn)?))) {
+    for (name, text) in named_texts(record) {
+        for (number, said) in
+            text.turns().iter().enumerate().filter_map(|(number, turn)| Some((number, content_of(turn)?)))
+        {
             let said = within(said);
             if let Some((at, mark)) = marks(said).find(|(_, mark)| encoder.tokenizer().id(mark).is_some()) {
                 let finding = Finding::MarkInContent { mark: mark.to_owned() };
@@ -77,10 +73,7 @@ pub(super) fn look_at_rendered(
     number: usize,
     found: &mut Vec<Sighting>,
 ) {
-    let holds = |side: &Text, mark: &str| match side {
-        Text::Plain(text) => text.contains(mark),
-        Text::Turns(turns) => turns.iter().filter_map(|turn: &Value| content_of(turn)).any(|said| said.contains(mark)),
-    };
+    let holds = |side: &Text, mark: &str| side.turns().iter().filter_map(content_of).any(|said| said.contains(mark));
     look_for_tokens(encoder, text, found, |mark| match record.answers.get(number) {
         _ if holds(&record.prompt, mark) => prompt_name(record),
         Some(answer) if holds(answer, mark) => answer_name(record, number),

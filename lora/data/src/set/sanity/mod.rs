@@ -310,6 +310,12 @@ pub(crate) fn cut_prompt(parsed: &Parsed) -> Option<Sighting> {
     parsed.is_prompt_cut.then(new)
 }
 
+/// Returns the prompt and the answers of a record, each with the file's name of its column.
+fn named_texts(record: &Record) -> impl Iterator<Item = (String, &Text)> {
+    let answers = record.answers.iter().enumerate().map(|(number, text)| (answer_name(record, number), text));
+    std::iter::once((prompt_name(record), &record.prompt)).chain(answers)
+}
+
 /// Returns the file's name of an answer's column.
 fn answer_name(record: &Record, number: usize) -> String {
     record.answer_columns.get(number).cloned().unwrap_or_default()

@@ -4,15 +4,14 @@ use serde_json::{Map, Value};
 
 use super::{Finding, Sighting, answer_name, prompt_name};
 use crate::record::records::Record;
-use crate::record::text::Text;
+use crate::record::turn::function;
 
 /// Looks for a call with a null argument that its tool does not declare.
 pub(super) fn look(record: &Record, found: &mut Vec<Sighting>) {
     let tools = record.inputs.tools.as_deref().unwrap_or_default();
     let answers = record.answers.iter().enumerate().map(|(i, answer)| (Some(i), answer));
     for (answer, text) in answers.chain([(None, &record.prompt)]) {
-        let Text::Turns(turns) = text else { continue };
-        for (i, turn) in turns.iter().enumerate() {
+        for (i, turn) in text.turns().iter().enumerate() {
             let calls = turn.get("tool_calls").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
             for (j, call) in calls.iter().enumerate() {
                 let Some((name, argument)) = undeclared(call, tools) else { continue };
@@ -27,10 +26,9 @@ pub(super) fn look(record: &Record, found: &mut Vec<Sighting>) {
 
 /// Returns the name of a call and the place of its first null that no tool of that name has as a property.
 fn undeclared<'a>(call: &'a Value, tools: &[Value]) -> Option<(&'a str, String)> {
-    let call = call.get("function").unwrap_or(call);
+    let call = function(call);
     let name = call.get("name").and_then(Value::as_str)?;
-    let functions = tools.iter().map(|tool| tool.get("function").unwrap_or(tool));
-    let named = functions.filter(|tool| tool.get("name").and_then(Value::as_str) == Some(name));
+    let named = tools.iter().map(function).filter(|tool| tool.get("name").and_then(Value::as_str) == Some(name));
     let arguments = call.get("arguments")?.as_object()?;
     let nulls: Vec<Option<String>> = match named.map(|tool| tool.get("parameters")).collect::<Vec<_>>() {
         schemas if schemas.is_empty() => vec![null_of_object(arguments, None, true)],

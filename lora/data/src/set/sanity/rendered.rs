@@ -13,10 +13,10 @@ use crate::record::records::Record;
 use crate::record::shape::Shape;
 use crate::record::template_inputs::TemplateInputs;
 use crate::record::text::Text;
-use crate::record::turn::is_assistant;
+use crate::record::turn::{content_of, function, function_mut, is_assistant, role_of};
 use crate::tokens::encode::Encoder;
 use crate::tokens::sft_part::SftPart;
-use crate::tokens::template::{ChatTemplate, GenerationPrompt, MarkedText, REASONING};
+use crate::tokens::template::{ChatTemplate, GenerationPrompt, MarkedText, REASONING, text_bytes};
 
 /// Most bytes of a conversation that is looked at.
 const MOST_BYTES: usize = 1 << 20;
@@ -138,7 +138,7 @@ impl Conversation<'_> {
     }
 
     fn bytes(&self) -> usize {
-        self.prompt.iter().chain(self.answer).map(crate::tokens::template::text_bytes).sum()
+        self.prompt.iter().chain(self.answer).map(text_bytes).sum()
     }
 
     /// Renders the conversation. `None` if the template refuses it.
@@ -155,15 +155,15 @@ impl Conversation<'_> {
     /// leave thoughts before the last turn of the user out by design: they are looked at only if their turn is scored.
     fn parts(&self, shape: Shape, with_prompt: bool) -> Vec<Spot> {
         let count = self.prompt.len() + self.answer.len();
-        let is_user = |turn: &Value| turn.get("role").and_then(Value::as_str) == Some("user");
-        let answered = (0..count).rev().find(|turn| is_user(self.turn(*turn))).map_or(0, |last| last + 1);
+        let is_user = |turn: &usize| role_of(self.turn(*turn)) == "user";
+        let answered = (0..count).rev().find(is_user).map_or(0, |last| last + 1);
         let mut parts = Vec::new();
         for number in if with_prompt { 0 } else { self.prompt.len() }..count {
             let turn = self.turn(number);
             let is_scored = number >= answered || shape == Shape::Messages;
             let has_thoughts = is_scored && self.is_of_answer(shape, number);
             let mut put = |place| parts.push(Spot { turn: number, place });
-            if let Some(content) = turn.get("content").and_then(Value::as_str).filter(|text| !text.trim().is_empty()) {
+            if let Some(content) = content_of(turn).filter(|text| !text.trim().is_empty()) {
                 if has_thoughts || !content.contains("</") && !content.contains("[/") {
                     put(Within::Start);
                 }
@@ -179,7 +179,7 @@ impl Conversation<'_> {
                 if function.get("name").and_then(Value::as_str).is_some_and(|name| !name.is_empty()) {
                     put(Within::Name(call));
                 }
-                if function.get("arguments").and_then(marked_arguments).is_some() {
+                if function.get("arguments").is_some_and(|arguments| marked_arguments(arguments, "").is_some()) {
                     put(Within::Arguments(call));
                 }
             }
@@ -227,34 +227,37 @@ impl Conversation<'_> {
     /// Describes a part: what it is, where it stands, and its text.
     fn describe(&self, part: Spot, turn: &str) -> (TurnPart, String, String) {
         let value = self.turn(part.turn);
-        let content = || value.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let function = |call: Call| calls(value).find(|(other, _)| *other == call).map(|(_, function)| function);
-        let place = |call: Call| match call {
-            Call::Tool(i) => format!("{turn}.tool_calls[{i}]"),
-            Call::Function => format!("{turn}.function_call"),
+        let content = content_of(value).unwrap_or_default();
+        let of_call = |call: Call, field: &str| {
+            let place = match call {
+                Call::Tool(i) => format!("tool_calls[{i}]"),
+                Call::Function => "function_call".to_owned(),
+            };
+            let function = calls(value).find(|(other, _)| *other == call).map(|(_, function)| function);
+            (place, function.and_then(|function| function.get(field)))
         };
-        match part.place {
-            Within::Start => (TurnPart::ContentStart, format!("{turn}.content"), content()),
-            Within::Whole => (TurnPart::Content, format!("{turn}.content"), content()),
-            Within::Middle(at) => (TurnPart::ContentMiddle, format!("{turn}.content"), content()[at..].to_owned()),
+        let (what, place, text) = match part.place {
+            Within::Start => (TurnPart::ContentStart, "content".to_owned(), content.to_owned()),
+            Within::Whole => (TurnPart::Content, "content".to_owned(), content.to_owned()),
+            Within::Middle(at) => (TurnPart::ContentMiddle, "content".to_owned(), content[at..].to_owned()),
             Within::End => {
-                let text = content();
-                let from = text.char_indices().rev().nth(super::EXCERPT - 1).map_or(0, |(at, _)| at);
-                (TurnPart::ContentEnd, format!("{turn}.content"), text[from..].to_owned())
+                let from = content.char_indices().rev().nth(super::EXCERPT - 1).map_or(0, |(at, _)| at);
+                (TurnPart::ContentEnd, "content".to_owned(), content[from..].to_owned())
             }
             Within::Reasoning => {
                 let (name, text) = reasoning(value).unwrap_or_default();
-                (TurnPart::Reasoning, format!("{turn}.{name}"), text.to_owned())
+                (TurnPart::Reasoning, name.to_owned(), text.to_owned())
             }
             Within::Name(call) => {
-                let name = function(call).and_then(|function| function.get("name")?.as_str()).unwrap_or_default();
-                (TurnPart::CallName, place(call), name.to_owned())
+                let (place, name) = of_call(call, "name");
+                (TurnPart::CallName, place, name.and_then(Value::as_str).unwrap_or_default().to_owned())
             }
             Within::Arguments(call) => {
-                let arguments = function(call).and_then(|function| function.get("arguments"));
-                (TurnPart::CallArguments, place(call), arguments.map(Value::to_string).unwrap_or_default())
+                let (place, arguments) = of_call(call, "arguments");
+                (TurnPart::CallArguments, place, arguments.map(Value::to_string).unwrap_or_default())
             }
-        }
+        };
+        (what, format!("{turn}.{place}"), text)
     }
 
     /// Looks for tools that change nothing, and for variables that the template does not name.
@@ -263,11 +266,8 @@ impl Conversation<'_> {
             let without = TemplateInputs { tools: None, ..self.inputs.clone() };
             if self.render(&self.turns(), &without).is_some_and(|without| without == text) {
                 let tool = function(&tools[0]).get("name").and_then(Value::as_str).unwrap_or_default();
-                found.push(Sighting::new(
-                    Finding::ToolsNotRendered,
-                    encoder.reading().columns.column("tools").to_owned(),
-                    tool,
-                ));
+                let column = encoder.reading().columns.column("tools").to_owned();
+                found.push(Sighting::new(Finding::ToolsNotRendered, column, tool));
             }
         }
         for (name, value) in &self.inputs.kwargs {
@@ -316,11 +316,6 @@ fn middles(content: &str) -> Vec<usize> {
     all
 }
 
-/// Returns the function of a call or a tool: its field `function`, or the value itself.
-fn function(call: &Value) -> &Value {
-    call.get("function").unwrap_or(call)
-}
-
 /// Returns the name and the text of a turn's thoughts.
 fn reasoning(turn: &Value) -> Option<(&'static str, &str)> {
     let thought = |name: &&'static str| Some((*name, turn.get(*name)?.as_str()?));
@@ -351,19 +346,13 @@ fn put_marker(turn: &mut Value, place: Within, marker: &str) {
                 Call::Tool(i) => fields.get_mut("tool_calls").and_then(|calls| calls.get_mut(i)),
                 Call::Function => fields.get_mut("function_call"),
             };
-            let Some(Value::Object(call)) = call else { return };
-            let function = match call.get("function") {
-                Some(Value::Object(_)) => call.get_mut("function").and_then(Value::as_object_mut),
-                _ => Some(call),
-            };
-            let Some(function) = function else { return };
-            match place {
-                Within::Name(_) => drop(function.insert("name".to_owned(), marker.into())),
-                _ => {
-                    if let Some(arguments) = function.get("arguments").and_then(marked_arguments) {
-                        function.insert("arguments".to_owned(), fill(arguments, marker));
-                    }
-                }
+            let Some(Value::Object(function)) = call.map(function_mut) else { return };
+            if let Within::Name(_) = place {
+                function.insert("name".to_owned(), marker.into());
+            } else if let Some(arguments) = function.get_mut("arguments")
+                && let Some(marked) = marked_arguments(arguments, marker)
+            {
+                *arguments = marked;
             }
         }
     }
@@ -380,43 +369,22 @@ fn after_tag(content: &str) -> usize {
     content[start..].find(closing).map_or(0, |at| start + at + 1)
 }
 
-/// Holds the marker's place in the arguments.
-const HOLE: &str = "QzHoleQz";
-
-/// Returns the arguments of a call with a place for a marker, in their own form (an object, or text of one). `None` if there
-/// are none.
-fn marked_arguments(arguments: &Value) -> Option<Value> {
+/// Returns the arguments of a call with a marker in them, in their own form (an object, or text of one). `None` if there are
+/// none.
+fn marked_arguments(arguments: &Value, marker: &str) -> Option<Value> {
     match arguments {
-        Value::Object(fields) if fields.is_empty() => None,
         Value::Object(fields) => {
             let mut fields = fields.clone();
-            let text = fields.values_mut().find(|value| value.is_string());
-            match text {
-                Some(text) => *text = HOLE.into(),
-                None => *fields.values_mut().next().expect("there is a field") = HOLE.into(),
-            }
+            let text = fields.values().position(Value::is_string).unwrap_or(0);
+            *fields.values_mut().nth(text)? = marker.into();
             Some(Value::Object(fields))
         }
         Value::String(text) => match serde_json::from_str::<Map<String, Value>>(text) {
-            Ok(fields) => Some(marked_arguments(&Value::Object(fields))?.to_string().into()),
+            Ok(fields) => Some(marked_arguments(&Value::Object(fields), marker)?.to_string().into()),
             Err(_) if text.trim().is_empty() => None,
-            Err(_) => Some(HOLE.into()),
+            Err(_) => Some(marker.into()),
         },
         _ => None,
-    }
-}
-
-fn fill(arguments: Value, marker: &str) -> Value {
-    match arguments {
-        Value::String(text) => text.replace(HOLE, marker).into(),
-        Value::Object(fields) => {
-            let fill = |(name, value): (String, Value)| match value.as_str() == Some(HOLE) {
-                true => (name, marker.into()),
-                false => (name, value),
-            };
-            Value::Object(fields.into_iter().map(fill).collect())
-        }
-        other => other,
     }
 }
 
@@ -434,7 +402,7 @@ impl Encoder {
         };
         let mut held = BTreeSet::new();
         for turn in turns.iter().filter(|turn| is_assistant(turn) || record.shape != Shape::Messages) {
-            let content = turn.get("content").and_then(Value::as_str).unwrap_or_default();
+            let content = content_of(turn).unwrap_or_default();
             let said = content.rsplit_once("</think>").map_or(content, |(_, said)| said);
             if !said.trim().is_empty() {
                 return Ok(());
@@ -481,7 +449,7 @@ fn emptied(turn: &Value) -> Value {
 /// Whether the source of a template has a name as a whole word.
 fn names(source: &str, name: &str) -> bool {
     let is_of_word = |c: char| c.is_alphanumeric() || c == '_';
-    source
-        .match_indices(name)
-        .any(|(at, _)| !source[..at].ends_with(is_of_word) && !source[at + name.len()..].starts_with(is_of_word))
+    let is_whole =
+        |at: usize| !source[..at].ends_with(is_of_word) && !source[at + name.len()..].starts_with(is_of_word);
+    source.match_indices(name).any(|(at, _)| is_whole(at))
 }

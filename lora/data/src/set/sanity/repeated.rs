@@ -28,8 +28,7 @@ pub(super) fn look(parsed: &Parsed, found: &mut Vec<Sighting>) {
         found.push(Sighting::new(finding, at, &beginning(repetition.answer)));
         return;
     }
-    let Text::Turns(prompt) = &record.prompt else { return };
-    let repeats = |answer: &Text| matches!(answer, Text::Turns(turns) if repeated_turns(prompt, turns) > 0);
+    let repeats = |answer: &Text| repeated_turns(record.prompt.turns(), answer.turns()) > 0;
     if let Some(answer) = record.answers.iter().position(repeats) {
         let at = format!("{}[0]", answer_name(record, answer));
         found.push(Sighting::new(Finding::RepeatedTurns, at, &beginning(answer)));

@@ -2,10 +2,9 @@
 
 use serde_json::Value;
 
-use super::{Finding, Sighting, answer_name, prompt_name};
+use super::{Finding, Sighting, answer_name, named_texts, prompt_name};
 use crate::record::records::Record;
 use crate::record::shape::Shape;
-use crate::record::text::Text;
 use crate::record::turn::{content_of, is_assistant, is_known_role, role_of};
 use crate::row::Target;
 use crate::tokens::encode::Encoder;
@@ -14,9 +13,7 @@ use crate::tokens::sft_part::SftPart;
 /// Looks at a record of turns.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
     look_at_roles(encoder, record, found);
-    if let Text::Turns(prompt) = &record.prompt
-        && let Some(last) = prompt.last().filter(|turn| is_assistant(turn))
-    {
+    if let Some(last) = record.prompt.turns().last().filter(|turn| is_assistant(turn)) {
         let said = content_of(last).unwrap_or_default();
         found.push(Sighting::new(Finding::AssistantBeforeAnswer, prompt_name(record), said));
     }
@@ -25,8 +22,7 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
         return;
     }
     for (number, answer) in record.answers.iter().enumerate() {
-        let Text::Turns(turns) = answer else { continue };
-        let name = answer_name(record, number);
+        let (name, turns) = (answer_name(record, number), answer.turns());
         if record.shape == Shape::Messages {
             if record.target == Some(Target::Sequence) && !turns.iter().any(is_assistant) {
                 let said = turns.last().and_then(content_of).unwrap_or_default();
@@ -51,9 +47,8 @@ pub(super) fn look_at_roles(encoder: &Encoder, record: &Record, found: &mut Vec<
         source.contains(&quoted('\'')) || source.contains(&quoted('"'))
     };
     let is_known = |turn: &Value| is_known_role(role_of(turn)) || names(role_of(turn));
-    let answers = record.answers.iter().enumerate().map(|(number, text)| (answer_name(record, number), text));
-    for (name, text) in [(prompt_name(record), &record.prompt)].into_iter().chain(answers) {
-        let Text::Turns(turns) = text else { continue };
+    for (name, text) in named_texts(record) {
+        let turns = text.turns();
         if let Some(at) = turns.iter().position(|turn| !is_known(turn)) {
             // the role is why a template leaves the turn out
             let place = format!("{name}[{at}].");

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Finding, Notation, Sighting, answer_name, prompt_name};
+use super::{Finding, Notation, Sighting, named_texts, prompt_name};
 use crate::record::reading::Texts;
 use crate::record::records::Record;
 use crate::record::shape::Shape;
@@ -14,13 +14,10 @@ use crate::tokens::encode::Encoder;
 
 /// Looks at a record of texts.
 pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
-    let Text::Plain(prompt) = &record.prompt else { return look_at_contents(encoder, record, found) };
-    let mut texts = vec![(prompt_name(record), prompt)];
-    for (number, answer) in record.answers.iter().enumerate() {
-        if let Text::Plain(answer) = answer {
-            texts.push((answer_name(record, number), answer));
-        }
-    }
+    let Text::Plain(_) = &record.prompt else { return look_at_contents(encoder, record, found) };
+    let texts: Vec<(String, &String)> = named_texts(record)
+        .filter_map(|(name, text)| if let Text::Plain(text) = text { Some((name, text)) } else { None })
+        .collect();
     for (number, (column, text)) in texts.iter().enumerate() {
         // an answer may be meant to be JSON
         let is_meant = |value: &Serialised| number > 0 && value.is_plain_object;
@@ -38,18 +35,13 @@ pub(super) fn look(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>
 /// Looks for contents of turns that are lists of parts, or turns, written as text. Also looks for turn markers in texts that become
 /// turns.
 fn look_at_contents(encoder: &Encoder, record: &Record, found: &mut Vec<Sighting>) {
-    if let (Texts::AsTurns, Text::Turns(prompt)) = (encoder.reading().texts, &record.prompt) {
-        let said = prompt.last().and_then(content_of).unwrap_or_default();
-        if is_marked(said) {
-            found.push(Sighting::new(Finding::MarksInTurn, prompt_name(record), said));
-        }
+    let said = record.prompt.turns().last().and_then(content_of).unwrap_or_default();
+    if encoder.reading().texts == Texts::AsTurns && is_marked(said) {
+        found.push(Sighting::new(Finding::MarksInTurn, prompt_name(record), said));
     }
-    let answers = record.answers.iter().enumerate().map(|(number, text)| (answer_name(record, number), text));
-    for (name, text) in [(prompt_name(record), &record.prompt)].into_iter().chain(answers) {
-        let Text::Turns(turns) = text else { continue };
-        let is_value = |turn: &&Value| turn.get("content").and_then(Value::as_str).is_some_and(is_written_as_text);
-        if let Some(turn) = turns.iter().find(is_value) {
-            let content = turn.get("content").and_then(Value::as_str).unwrap_or_default();
+    for (name, text) in named_texts(record) {
+        let mut contents = text.turns().iter().filter_map(content_of);
+        if let Some(content) = contents.find(|content| is_written_as_text(content)) {
             let finding = Finding::Serialised { column: name.clone(), notation: Notation::Json, turns: false };
             found.push(Sighting::new(finding, name, content));
         }

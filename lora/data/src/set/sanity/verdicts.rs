@@ -21,12 +21,8 @@ pub(super) fn look(encoder: &Encoder, parsed: &Parsed, line: &[u8], found: &mut 
     }
     let Ok(Value::Object(row)) = serde_json::from_slice::<Value>(line) else { return };
     let columns = ["chosen", "rejected"].map(|own| encoder.reading().columns.column(own));
-    let scores: Vec<Scores<'_>> = unread
-        .iter()
-        .filter(|name| is_score(name))
-        .take(COLUMNS)
-        .filter_map(|name| Scores::of(name, columns, &row))
-        .collect();
+    let of_scores = unread.iter().filter(|name| is_score(name)).take(COLUMNS);
+    let scores: Vec<Scores<'_>> = of_scores.filter_map(|name| Scores::of(name, columns, &row)).collect();
     // of several scores some may speak against the pair
     if let Some(lowest) = scores.first().filter(|_| scores.iter().all(|scores| scores.chosen < scores.rejected)) {
         let finding = Finding::LowerScoreChosen { chosen: lowest.name.to_owned(), rejected: lowest.other.clone() };
