@@ -38,6 +38,12 @@ pub(crate) enum AddedTokenFault {
     TwoTokens { id: u32, tokens: [String; 2], places: [&'static str; 2] },
 }
 
+impl AddedTokenFault {
+    pub fn library(error: impl std::fmt::Display) -> AddedTokenFault {
+        AddedTokenFault::Library(error.to_string())
+    }
+}
+
 /// The library's tokenizer, whose added tokens have the ids of the files.
 pub(crate) struct Built {
     pub inner: Tokenizer,
@@ -47,13 +53,12 @@ pub(crate) struct Built {
 
 /// Makes the tokenizer of `tokenizer.json`, with the added tokens of `elsewhere` as well.
 pub(crate) fn with_added_tokens(tokenizer_json: &[u8], elsewhere: &[Given]) -> Result<Built, AddedTokenFault> {
-    let library = |e: String| AddedTokenFault::Library(e);
-    let mut inner = Tokenizer::from_bytes(tokenizer_json).map_err(|e| library(e.to_string()))?;
-    let listed: ListedTokens = serde_json::from_slice(tokenizer_json).map_err(|e| library(e.to_string()))?;
+    let mut inner = Tokenizer::from_bytes(tokenizer_json).map_err(AddedTokenFault::library)?;
+    let listed: ListedTokens = serde_json::from_slice(tokenizer_json).map_err(AddedTokenFault::library)?;
     let listed = listed.added_tokens.into_iter();
     let own: Vec<Given> = listed.map(|ListedToken { id, token }| Given { id, token, place: TOKENIZER_JSON }).collect();
     let given = agreed(own.iter().chain(elsewhere).filter(|given| !given.token.content.is_empty()))?;
-    inner.add_tokens(given.iter().map(|given| given.token.clone())).map_err(|e| library(e.to_string()))?;
+    inner.add_tokens(given.iter().map(|given| given.token.clone())).map_err(AddedTokenFault::library)?;
     let differs = |inner: &Tokenizer| {
         given.iter().find(|given| inner.token_to_id(&given.token.content) != Some(given.id)).copied()
     };
@@ -61,11 +66,8 @@ pub(crate) fn with_added_tokens(tokenizer_json: &[u8], elsewhere: &[Given]) -> R
         inner = with_ids_in_vocabulary(tokenizer_json, &given)?;
         if let Some(Given { id, token, place }) = differs(&inner) {
             let made = inner.token_to_id(&token.content).unwrap_or(u32::MAX);
-            return Err(AddedTokenFault::TwoIds {
-                token: token.content.clone(),
-                ids: [*id, made],
-                places: [*place, AS_BUILT],
-            });
+            let (token, places) = (token.content.clone(), [*place, AS_BUILT]);
+            return Err(AddedTokenFault::TwoIds { token, ids: [*id, made], places });
         }
     }
     let of_file: HashSet<u32> = own.iter().map(|given| given.id).collect();
@@ -110,8 +112,7 @@ fn agreed<'g>(all: impl Iterator<Item = &'g Given>) -> Result<Vec<&'g Given>, Ad
 /// Makes the tokenizer with the added tokens in its vocabulary too, where the library looks up their ids. No merge produces
 /// them, so nothing else changes.
 fn with_ids_in_vocabulary(tokenizer_json: &[u8], given: &[&Given]) -> Result<Tokenizer, AddedTokenFault> {
-    let library = |e: String| AddedTokenFault::Library(e);
-    let mut file: Value = serde_json::from_slice(tokenizer_json).map_err(|e| library(e.to_string()))?;
+    let mut file: Value = serde_json::from_slice(tokenizer_json).map_err(AddedTokenFault::library)?;
     if let Some(vocabulary) = file.pointer_mut("/model/vocab").and_then(Value::as_object_mut) {
         let mut tokens: HashMap<u64, String> =
             vocabulary.iter().filter_map(|(token, id)| Some((id.as_u64()?, token.clone()))).collect();
@@ -134,9 +135,9 @@ fn with_ids_in_vocabulary(tokenizer_json: &[u8], given: &[&Given]) -> Result<Tok
         }
     }
     file["added_tokens"] = given.iter().map(|given| entry(given)).collect();
-    let mut inner = Tokenizer::from_bytes(file.to_string()).map_err(|e| library(e.to_string()))?;
+    let mut inner = Tokenizer::from_bytes(file.to_string()).map_err(AddedTokenFault::library)?;
     // again, since this call sets how each one is matched
-    inner.add_tokens(given.iter().map(|given| given.token.clone())).map_err(|e| library(e.to_string()))?;
+    inner.add_tokens(given.iter().map(|given| given.token.clone())).map_err(AddedTokenFault::library)?;
     Ok(inner)
 }
 

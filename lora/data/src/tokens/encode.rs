@@ -12,12 +12,10 @@ use super::tokenizer::{Tokenizer, TokenizerError};
 use crate::record::bad_row::BadRow;
 use crate::record::decided::Decided;
 use crate::record::reading::Reading;
-use crate::record::records::Parsed;
-use crate::record::records::Record;
+use crate::record::records::{Parsed, Record};
 use crate::record::template_inputs::TemplateInputs;
 use crate::record::text::{Form, Text};
 use crate::row::{Answer, EncodedRow, Target};
-use crate::source::column_map::Seen;
 
 /// What became of a record.
 #[derive(Clone, Debug, PartialEq)]
@@ -254,11 +252,6 @@ impl Encoder {
         Record::parse_with(row, line, &self.reading)
     }
 
-    /// As [`Encoder::parse`]; `seen` as [`Record::parse_seen`] has it.
-    pub(crate) fn parse_seen(&self, row: usize, line: &[u8], seen: &mut Option<Seen>) -> Result<Parsed, BadRow> {
-        Record::parse_seen(row, line, &self.reading, seen)
-    }
-
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
@@ -356,19 +349,20 @@ impl Encoder {
                 false => BadRow::SameTokens { chosen: columns[0].clone(), rejected: columns[1].clone() },
             });
         }
-        let dropped = |reason| Encoded::Dropped { row: record.row, id: record.id.clone(), reason };
-        if shared == 0 {
-            return Ok((dropped(DropReason::NoPrompt), notes));
-        }
-        if shared >= self.max_length {
-            let reason = DropReason::NoRoom { prompt_tokens: shared, max_length: self.max_length };
-            return Ok((dropped(reason), notes));
-        }
+        let max_length = self.max_length;
         let longest = full.iter().map(Vec::len).max().unwrap_or(0);
-        if self.long_answers == LongAnswers::Dropped && longest > self.max_length {
-            return Ok((dropped(DropReason::AnswerTooLong { tokens: longest, max_length: self.max_length }), notes));
+        let left_out = match self.long_answers {
+            _ if shared == 0 => Some(DropReason::NoPrompt),
+            _ if shared >= max_length => Some(DropReason::NoRoom { prompt_tokens: shared, max_length }),
+            LongAnswers::Dropped if longest > max_length => {
+                Some(DropReason::AnswerTooLong { tokens: longest, max_length })
+            }
+            LongAnswers::Dropped | LongAnswers::Cut => None,
+        };
+        if let Some(reason) = left_out {
+            return Ok((Encoded::Dropped { row: record.row, id: record.id.clone(), reason }, notes));
         }
-        let room = self.max_length - shared;
+        let room = max_length - shared;
         let answers: Vec<Answer> = full
             .into_iter()
             .map(|mut ids| {
@@ -380,15 +374,11 @@ impl Encoder {
             self.note_end(&answer.ids, &mut notes);
             notes.cut_answers += usize::from(answer.is_cut());
         }
-        notes.same_after_cut = match &answers[..] {
-            [chosen, rejected] if target == Target::Pair => chosen.kept_ids() == rejected.kept_ids(),
-            _ => false,
-        };
+        notes.same_after_cut = target == Target::Pair && answers[0].kept_ids() == answers[1].kept_ids();
         let mut prompt = alone;
         prompt.truncate(shared);
         let (row, id, numbers) = (record.row, record.id.clone(), record.numbers);
-        let row = EncodedRow { row, id, prompt, answers, target, numbers };
-        Ok((Encoded::Kept(row), notes))
+        Ok((Encoded::Kept(EncodedRow { row, id, prompt, answers, target, numbers }), notes))
     }
 
     /// Notes whether the end of an answer contains a stop token or another special token.

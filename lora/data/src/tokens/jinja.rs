@@ -11,8 +11,8 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 
 use super::python_text::{
-    JsonWriter, Side, check_format, check_width, python_digits, python_float, python_method, split_lines, strip,
-    text_of,
+    JsonWriter, Side, arguments, arguments_but_none, check_format, check_width, invalid, python_digits, python_float,
+    python_method, split_lines, strip, text_of,
 };
 
 /// What a template said through `raise_exception`; the source of the error that ends the rendering.
@@ -31,9 +31,9 @@ pub fn environment(now: i64) -> Environment<'static> {
     env.add_filter("tojson", tojson);
     env.add_filter("string", |value: &Value| text_of(value));
     env.add_filter("trim", |value: &Value, positional: Rest<Value>, kwargs: Kwargs| {
-        let [chars] = arguments(&positional, &kwargs, ["chars"])?;
-        let chars = chars.as_ref().filter(|chars| !chars.is_none());
-        text_of(value).map(|text| strip(&text, chars.and_then(Value::as_str), Side::Both).to_owned())
+        let [chars] = arguments_but_none(&positional, &kwargs, ["chars"])?;
+        let chars = chars.as_ref().and_then(Value::as_str);
+        text_of(value).map(|text| strip(&text, chars, Side::Both).to_owned())
     });
     env.add_filter("replace", replace);
     env.add_filter("default", default);
@@ -56,15 +56,11 @@ pub fn environment(now: i64) -> Environment<'static> {
     });
     env.add_test("callable", |value: &Value| value.is_undefined() || value.kind() == ValueKind::Plain);
     // None is not iterable in Python, and strings and dicts are sequences to Jinja2
-    env.add_test("iterable", |value: &Value| {
-        matches!(
-            value.kind(),
-            ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Undefined
-        )
-    });
-    env.add_test("sequence", |value: &Value| {
+    let is_sequence = |value: &Value| {
         matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined)
-    });
+    };
+    env.add_test("sequence", is_sequence);
+    env.add_test("iterable", move |value: &Value| is_sequence(value) || value.kind() == ValueKind::Iterable);
     env.remove_filter("pprint"); // takes the square of the depth in time
     env.add_filter("indent", indent);
     env.add_filter("format", |template: &str, args: Rest<Value>| {
@@ -72,7 +68,7 @@ pub fn environment(now: i64) -> Environment<'static> {
         minijinja::formatting::format(FormatStyle::Printf, template, &args)
     });
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message.clone()).with_source(Raised(message)))
+        Err(invalid(message.clone()).with_source(Raised(message)))
     });
     env.add_function("strftime_now", move |format: &str| strftime(now, format));
     env
@@ -115,9 +111,8 @@ pub fn generation_span(env: &mut Environment<'_>, open: char, close: char) {
 
 /// `indent(width=4, first=False, blank=False)`. The width may be a text. A line end at the end stays.
 fn indent(text: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
-    let text = text.as_str().ok_or_else(|| {
-        Error::new(ErrorKind::InvalidOperation, format!("indent: the value must be a string, not {}", text.kind()))
-    })?;
+    let no_text = || invalid(format!("indent: the value must be a string, not {}", text.kind()));
+    let text = text.as_str().ok_or_else(no_text)?;
     let [width, first, blank] = arguments(&positional, &kwargs, ["width", "first", "blank"])?;
     let indention = match &width {
         None => " ".repeat(4),
@@ -142,27 +137,6 @@ fn indent(text: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value
         out.push_str(line);
     }
     Ok(Value::from(out))
-}
-
-/// Returns the arguments of a filter, given by position or by name. Refuses unknown and duplicate ones.
-fn arguments<const N: usize>(
-    positional: &[Value],
-    kwargs: &Kwargs,
-    names: [&str; N],
-) -> Result<[Option<Value>; N], Error> {
-    if positional.len() > N {
-        return Err(Error::from(ErrorKind::TooManyArguments));
-    }
-    let mut found = [const { None }; N];
-    for (i, name) in names.into_iter().enumerate() {
-        let named: Option<Value> = kwargs.get(name)?;
-        if named.is_some() && i < positional.len() {
-            return Err(Error::new(ErrorKind::TooManyArguments, format!("duplicate argument `{name}`")));
-        }
-        found[i] = named.or_else(|| positional.get(i).cloned());
-    }
-    kwargs.assert_all_used()?;
-    Ok(found)
 }
 
 /// `replace(s, old, new, count=None)`.
@@ -195,40 +169,31 @@ fn int(state: &State, value: &Value, positional: Rest<Value>, kwargs: Kwargs) ->
     let other = other.unwrap_or_else(|| Value::from(0));
     let base = base.map_or(Ok(10), u32::try_from)?;
     if !(2..=36).contains(&base) {
-        return Err(Error::new(ErrorKind::InvalidOperation, format!("int: base {base}")));
+        return Err(invalid(format!("int: base {base}")));
     }
     match value.kind() {
         ValueKind::Number | ValueKind::Bool => {
-            let none: Option<Value> = None;
-            minijinja::filters::int(state, value, none, None, Kwargs::from_iter(Vec::<(String, Value)>::new()))
+            minijinja::filters::int(state, value, None, None, Kwargs::from_iter(Vec::<(String, Value)>::new()))
         }
         ValueKind::String => {
             let text = value.as_str().unwrap_or_default();
             let whole = python_digits(text).and_then(|digits| {
-                let (sign, digits) = match digits.strip_prefix(['-', '+']) {
-                    Some(rest) if digits.starts_with('-') => ("-", rest.to_owned()),
-                    Some(rest) => ("", rest.to_owned()),
-                    None => ("", digits),
-                };
                 let lower = digits.to_lowercase();
-                let prefix = match base {
-                    2 => "0b",
-                    8 => "0o",
-                    16 => "0x",
-                    _ => "",
+                let (sign, digits) = lower.split_at(usize::from(lower.starts_with(['-', '+'])));
+                let without_prefix = match base {
+                    2 => digits.strip_prefix("0b"),
+                    8 => digits.strip_prefix("0o"),
+                    16 => digits.strip_prefix("0x"),
+                    _ => None,
                 };
-                let digits = lower.strip_prefix(prefix).unwrap_or(&lower);
-                if digits.starts_with(['-', '+']) {
-                    return None;
-                }
-                i128::from_str_radix(&format!("{sign}{digits}"), base).ok()
+                let digits = without_prefix.unwrap_or(digits);
+                let is_signed_twice = digits.starts_with(['-', '+']);
+                i128::from_str_radix(&[sign, digits].concat(), base).ok().filter(|_| !is_signed_twice)
             });
             match (whole, python_float(text)) {
                 (Some(whole), _) => Ok(Value::from(whole)),
                 (None, Some(x)) if x.is_finite() && x.abs() < 1e38 => Ok(Value::from(x as i128)),
-                (None, Some(x)) if x.is_finite() => {
-                    Err(Error::new(ErrorKind::InvalidOperation, format!("int: {x} is too large")))
-                }
+                (None, Some(x)) if x.is_finite() => Err(invalid(format!("int: {x} is too large"))),
                 _ => Ok(other),
             }
         }
@@ -256,18 +221,8 @@ fn escape(value: &Value) -> Result<Value, Error> {
     if value.is_safe() {
         return Ok(value.clone());
     }
-    let mut out = String::new();
-    for c in text_of(value)?.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&#34;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    Ok(Value::from_safe_string(out))
+    let text = text_of(value)?.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    Ok(Value::from_safe_string(text.replace('"', "&#34;").replace('\'', "&#39;")))
 }
 
 /// Output of `{{ value }}`: Python's `str(value)`.
@@ -282,28 +237,21 @@ fn python_formatter(out: &mut Output, state: &mut State, value: &Value) -> Resul
 
 /// `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`: `json.dumps`, without HTML escapes.
 fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
-    if positional.len() > 4 {
-        return Err(Error::from(ErrorKind::TooManyArguments));
-    }
-    let argument = |place: usize, name: &str| -> Result<Option<Value>, Error> {
-        let named: Option<Value> = kwargs.get(name)?;
-        Ok(named.or_else(|| positional.get(place).cloned()).filter(|v| !v.is_none()))
-    };
-    let ensure_ascii = argument(0, "ensure_ascii")?.is_some_and(|v| v.is_true());
-    let indent = match argument(1, "indent")? {
+    let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    let [ensure_ascii, indent, separators, sort_keys] = arguments_but_none(&positional, &kwargs, names)?;
+    let ensure_ascii = ensure_ascii.is_some_and(|v| v.is_true());
+    let indent = match indent {
         None => None,
         Some(v) if v.kind() == ValueKind::String => v.as_str().map(str::to_owned),
         Some(v) => Some(" ".repeat(usize::try_from(i64::try_from(v)?.clamp(0, 64)).unwrap_or(0))),
     };
     let (mut item, mut key) = (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
-    if let Some(separators) = argument(2, "separators")? {
+    if let Some(separators) = separators {
         let both: Vec<String> = separators.try_iter()?.map(|s| s.to_string()).collect();
-        let [for_items, for_keys] = <[String; 2]>::try_from(both)
-            .map_err(|_| Error::new(ErrorKind::InvalidOperation, "tojson: separators must be two strings"))?;
-        (item, key) = (for_items, for_keys);
+        let refused = |_| invalid("tojson: separators must be two strings");
+        [item, key] = <[String; 2]>::try_from(both).map_err(refused)?;
     }
-    let sort_keys = argument(3, "sort_keys")?.is_some_and(|v| v.is_true());
-    kwargs.assert_all_used()?;
+    let sort_keys = sort_keys.is_some_and(|v| v.is_true());
     let mut writer = JsonWriter { out: String::new(), ensure_ascii, indent, item, key, sort_keys };
     writer.value(value, 0)?;
     Ok(Value::from(writer.out))
@@ -312,7 +260,7 @@ fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Valu
 /// `datetime.now().strftime(format)` for a given second, in the zone of the machine and the C locale.
 #[expect(unsafe_code, reason = "the C library has the only strftime that Python's is")]
 pub(crate) fn strftime(now: i64, format: &str) -> Result<String, Error> {
-    let refuse = |why: &str| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {why}"));
+    let refuse = |why: &str| invalid(format!("strftime_now: {why}"));
     let c_format = std::ffi::CString::new(format).map_err(|_| refuse("the format holds a NUL"))?;
     if format.is_empty() {
         return Ok(String::new());

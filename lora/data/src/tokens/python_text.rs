@@ -2,6 +2,7 @@
 //!
 //! Follows CPython. `tests/goldens/templates.json` holds what CPython renders.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use minijinja::formatting::FormatStyle;
@@ -14,11 +15,13 @@ const MAX_DEPTH: usize = 200;
 /// Widest padding that a template may ask for in one step. Without a limit, one instruction could make gigabytes.
 const MAX_WIDTH: usize = 9_999;
 
+/// The error of an operation that a value does not allow.
+pub(crate) fn invalid(message: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message)
+}
+
 pub(crate) fn check_width(width: usize) -> Result<(), Error> {
-    if width > MAX_WIDTH {
-        return Err(Error::new(ErrorKind::InvalidOperation, format!("a width of {width} is more than {MAX_WIDTH}")));
-    }
-    Ok(())
+    if width > MAX_WIDTH { Err(invalid(format!("a width of {width} is more than {MAX_WIDTH}"))) } else { Ok(()) }
 }
 
 /// Refuses a format string that asks for a large width, or takes the width from its arguments (`%*d`, `{:{}}`).
@@ -28,7 +31,7 @@ pub(crate) fn check_format(template: &str) -> Result<(), Error> {
     }
     let inner = |open: &str| template.match_indices(open).any(|(at, _)| template[at + 1..].starts_with(['*', '{']));
     if inner("%") || inner(":") {
-        return Err(Error::new(ErrorKind::InvalidOperation, "format: a width from an argument"));
+        return Err(invalid("format: a width from an argument"));
     }
     Ok(())
 }
@@ -47,31 +50,25 @@ pub(crate) fn text_of(value: &Value) -> Result<String, Error> {
 /// Python's `repr(value)`.
 fn repr(out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
-        return Err(Error::new(ErrorKind::InvalidOperation, "the value is nested too deeply to be shown"));
+        return Err(invalid("the value is nested too deeply to be shown"));
     }
     match value.kind() {
         ValueKind::String => repr_str(out, value.as_str().unwrap_or_default()),
         ValueKind::Number => out.push_str(&number(value)),
-        ValueKind::Map => {
-            out.push('{');
-            for (i, key) in value.try_iter()?.enumerate() {
-                if i > 0 {
-                    out.push_str(", ");
-                }
-                repr(out, &key, depth + 1)?;
-                out.push_str(": ");
-                repr(out, &value.get_item(&key)?, depth + 1)?;
-            }
-            out.push('}');
-        }
-        ValueKind::Seq | ValueKind::Iterable => {
-            let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
+        kind @ (ValueKind::Map | ValueKind::Seq | ValueKind::Iterable) => {
+            let (open, close) = match kind {
+                ValueKind::Map => ('{', '}'),
+                _ if value.is_tuple() => ('(', ')'),
+                _ => ('[', ']'),
+            };
             out.push(open);
             for (i, item) in value.try_iter()?.enumerate() {
-                if i > 0 {
-                    out.push_str(", ");
-                }
+                out.push_str(if i > 0 { ", " } else { "" });
                 repr(out, &item, depth + 1)?;
+                if kind == ValueKind::Map {
+                    out.push_str(": ");
+                    repr(out, &value.get_item(&item)?, depth + 1)?;
+                }
             }
             if value.is_tuple() && value.len() == Some(1) {
                 out.push(',');
@@ -95,10 +92,7 @@ fn repr_str(out: &mut String, text: &str) {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if c == quote => {
-                out.push('\\');
-                out.push(c);
-            }
+            c if c == quote => out.extend(['\\', c]),
             c if is_printable(c) => out.push(c),
             c => {
                 let written = match c as u32 {
@@ -167,12 +161,9 @@ pub(crate) struct JsonWriter {
 impl JsonWriter {
     pub fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
-            return Err(Error::new(ErrorKind::InvalidOperation, "tojson: the value is nested too deeply"));
+            return Err(invalid("tojson: the value is nested too deeply"));
         }
         match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => self.out.push_str(&json_number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
@@ -182,16 +173,9 @@ impl JsonWriter {
                 self.out.push('{');
                 for (i, key) in keys.iter().enumerate() {
                     self.break_line(i, depth + 1);
-                    match key.kind() {
-                        ValueKind::String => self.string(key.as_str().unwrap_or_default()),
-                        ValueKind::Number => self.string(&json_number(key)),
-                        ValueKind::Bool => self.string(if key.is_true() { "true" } else { "false" }),
-                        ValueKind::None => self.string("null"),
-                        other => {
-                            let message = format!("tojson: keys must be str, int, float, bool or None, not {other}");
-                            return Err(Error::new(ErrorKind::InvalidOperation, message));
-                        }
-                    }
+                    let text = key.as_str().map(str::to_owned).or_else(|| json_scalar(key));
+                    let refused = || format!("tojson: keys must be str, int, float, bool or None, not {}", key.kind());
+                    self.string(&text.ok_or_else(|| invalid(refused()))?);
                     self.out.push_str(&self.key);
                     self.value(&value.get_item(key)?, depth + 1)?;
                 }
@@ -208,10 +192,8 @@ impl JsonWriter {
                 self.end(empty, depth, ']');
             }
             other => {
-                return Err(Error::new(
-                    ErrorKind::InvalidOperation,
-                    format!("tojson: {other} is not JSON serializable"),
-                ));
+                let refused = || invalid(format!("tojson: {other} is not JSON serializable"));
+                self.out.push_str(&json_scalar(value).ok_or_else(refused)?);
             }
         }
         Ok(())
@@ -242,112 +224,105 @@ impl JsonWriter {
     }
 
     fn string(&mut self, text: &str) {
-        self.out.push('"');
-        for c in text.chars() {
-            match c {
-                '"' => self.out.push_str("\\\""),
-                '\\' => self.out.push_str("\\\\"),
-                '\n' => self.out.push_str("\\n"),
-                '\r' => self.out.push_str("\\r"),
-                '\t' => self.out.push_str("\\t"),
-                '\x08' => self.out.push_str("\\b"),
-                '\x0c' => self.out.push_str("\\f"),
-                c if c < ' ' || (self.ensure_ascii && c > '~') => {
-                    for unit in c.encode_utf16(&mut [0; 2]) {
-                        write!(self.out, "\\u{unit:04x}").expect("a String takes everything");
-                    }
-                }
-                c => self.out.push(c),
+        for c in serde_json::to_string(text).expect("a text prints").chars() {
+            if !self.ensure_ascii || c <= '~' {
+                self.out.push(c);
+                continue;
+            }
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(self.out, "\\u{unit:04x}").expect("a String takes everything");
             }
         }
-        self.out.push('"');
     }
 }
 
-/// Writes a number as `json.dumps` does: like `repr`, but with `NaN` and `Infinity`.
-fn json_number(value: &Value) -> String {
-    match number(value).as_str() {
-        "nan" => "NaN".to_owned(),
-        "inf" => "Infinity".to_owned(),
-        "-inf" => "-Infinity".to_owned(),
-        finite => finite.to_owned(),
-    }
+/// Writes None, a boolean or a number as `json.dumps` does; `None` for another value.
+fn json_scalar(value: &Value) -> Option<String> {
+    Some(match value.kind() {
+        ValueKind::None => "null".to_owned(),
+        ValueKind::Bool => value.is_true().to_string(),
+        ValueKind::Number => match number(value).as_str() {
+            "nan" => "NaN".to_owned(),
+            "inf" => "Infinity".to_owned(),
+            "-inf" => "-Infinity".to_owned(),
+            finite => finite.to_owned(),
+        },
+        _ => return None,
+    })
 }
 
 /// Calls a method of `str`, `list` or `dict` that templates use. Methods that minijinja's collection lacks, or has differently
 /// from Python, are here; the collection has the others.
 pub(crate) fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
-    if let Some(text) = value.as_str() {
-        match method {
-            "strip" | "lstrip" | "rstrip" => {
-                let (chars,): (Option<&str>,) = from_args(args)?;
-                let side = match method {
-                    "strip" => Side::Both,
-                    "lstrip" => Side::Left,
-                    _ => Side::Right,
-                };
-                return Ok(Value::from(strip(text, chars, side)));
-            }
-            "split" | "rsplit" => {
-                let (separator, limit) = split_arguments(args)?;
-                return split(
-                    text,
-                    separator.as_deref(),
-                    limit,
-                    if method == "split" { Side::Left } else { Side::Right },
-                );
-            }
-            "splitlines" => {
-                let (keep_ends,): (Option<bool>,) = from_args(args)?;
-                return Ok(Value::from(split_lines(text, keep_ends.unwrap_or(false))));
-            }
-            "removeprefix" => {
-                let (prefix,): (&str,) = from_args(args)?;
-                return Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)));
-            }
-            "removesuffix" => {
-                let (suffix,): (&str,) = from_args(args)?;
-                return Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)));
-            }
-            "partition" | "rpartition" => {
-                let (separator,): (&str,) = from_args(args)?;
-                let parts =
-                    if method == "partition" { text.split_once(separator) } else { text.rsplit_once(separator) };
-                return Ok(Value::from(match (parts, method) {
-                    (Some((before, after)), _) => (before, separator, after),
-                    (None, "partition") => (text, "", ""),
-                    (None, _) => ("", "", text),
-                }));
-            }
-            "format" => {
-                check_format(text)?;
-                return minijinja::formatting::format(FormatStyle::StrFormat, text, args).map(Value::from);
-            }
-            "title" => {
-                let () = from_args(args)?;
-                let mut after_cased = false;
-                let mut out = String::with_capacity(text.len());
-                for c in text.chars() {
-                    if after_cased {
-                        out.extend(c.to_lowercase())
-                    } else {
-                        out.extend(c.to_uppercase())
-                    }
-                    after_cased = c.is_lowercase() || c.is_uppercase();
-                }
-                return Ok(Value::from(out));
-            }
-            "isspace" => return Ok(Value::from(!text.is_empty() && text.chars().all(is_space))),
-            _ => {}
-        }
-    } else if method == "index" && value.kind() == ValueKind::Seq {
+    if let Some(text) = value.as_str()
+        && let Some(outcome) = text_method(text, method, args)?
+    {
+        return Ok(outcome);
+    }
+    if method == "index" && value.kind() == ValueKind::Seq {
         let (wanted,): (&Value,) = from_args(args)?;
         let place = value.try_iter()?.position(|item| item == *wanted);
-        return place
-            .map(Value::from)
-            .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, format!("{wanted} is not in list")));
+        return place.map(Value::from).ok_or_else(|| invalid(format!("{wanted} is not in list")));
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// Calls a method of `str`. `None` if it is left to minijinja's collection.
+fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    Ok(Some(match method {
+        "strip" | "lstrip" | "rstrip" => {
+            let (chars,): (Option<&str>,) = from_args(args)?;
+            let side = match method {
+                "strip" => Side::Both,
+                "lstrip" => Side::Left,
+                _ => Side::Right,
+            };
+            Value::from(strip(text, chars, side))
+        }
+        "split" => split(text, args, Side::Left)?,
+        "rsplit" => split(text, args, Side::Right)?,
+        "splitlines" => {
+            let (keep_ends,): (Option<bool>,) = from_args(args)?;
+            Value::from(split_lines(text, keep_ends.unwrap_or(false)))
+        }
+        "removeprefix" => {
+            let (prefix,): (&str,) = from_args(args)?;
+            Value::from(text.strip_prefix(prefix).unwrap_or(text))
+        }
+        "removesuffix" => {
+            let (suffix,): (&str,) = from_args(args)?;
+            Value::from(text.strip_suffix(suffix).unwrap_or(text))
+        }
+        "partition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            Value::from(text.split_once(separator).map_or((text, "", ""), |(before, after)| (before, separator, after)))
+        }
+        "rpartition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            Value::from(
+                text.rsplit_once(separator).map_or(("", "", text), |(before, after)| (before, separator, after)),
+            )
+        }
+        "format" => {
+            check_format(text)?;
+            minijinja::formatting::format(FormatStyle::StrFormat, text, args).map(Value::from)?
+        }
+        "title" => {
+            let () = from_args(args)?;
+            let (mut after_cased, mut out) = (false, String::with_capacity(text.len()));
+            for c in text.chars() {
+                if after_cased {
+                    out.extend(c.to_lowercase())
+                } else {
+                    out.extend(c.to_uppercase())
+                }
+                after_cased = c.is_lowercase() || c.is_uppercase();
+            }
+            Value::from(out)
+        }
+        "isspace" => Value::from(!text.is_empty() && text.chars().all(is_space)),
+        _ => return Ok(None),
+    }))
 }
 
 /// `str.isspace` of one character. Rust's White_Space lacks the four separators U+001C to U+001F.
@@ -369,34 +344,47 @@ pub(crate) fn strip<'t>(text: &'t str, chars: Option<&str>, side: Side) -> &'t s
     if side == Side::Left { text } else { text.trim_end_matches(goes) }
 }
 
-/// Reads `(sep=None, maxsplit=-1)`, by position or by name.
-fn split_arguments(args: &[Value]) -> Result<(Option<String>, Option<usize>), Error> {
-    let (positional, kwargs): (Rest<Value>, Kwargs) = from_args(args)?;
-    if positional.len() > 2 {
+/// Returns the arguments of a filter or a method, given by position or by name. Refuses unknown and duplicate ones.
+pub(crate) fn arguments<const N: usize>(
+    positional: &[Value],
+    kwargs: &Kwargs,
+    names: [&str; N],
+) -> Result<[Option<Value>; N], Error> {
+    if positional.len() > N {
         return Err(Error::from(ErrorKind::TooManyArguments));
     }
-    let argument = |place: usize, name: &str| -> Result<Option<Value>, Error> {
+    let mut found = [const { None }; N];
+    for (i, name) in names.into_iter().enumerate() {
         let named: Option<Value> = kwargs.get(name)?;
-        Ok(named.or_else(|| positional.get(place).cloned()).filter(|v| !v.is_none()))
-    };
-    let separator = match argument(0, "sep")? {
-        None => None,
-        Some(v) => match v.as_str() {
-            Some("") => return Err(Error::new(ErrorKind::InvalidOperation, "empty separator")),
-            Some(text) => Some(text.to_owned()),
-            None => return Err(Error::new(ErrorKind::InvalidOperation, "the separator must be a string")),
-        },
-    };
-    let limit = match argument(1, "maxsplit")? {
-        None => None,
-        Some(v) => usize::try_from(i64::try_from(v)?).ok(), // negative: no limit
-    };
+        if named.is_some() && i < positional.len() {
+            return Err(Error::new(ErrorKind::TooManyArguments, format!("duplicate argument `{name}`")));
+        }
+        found[i] = named.or_else(|| positional.get(i).cloned());
+    }
     kwargs.assert_all_used()?;
-    Ok((separator, limit))
+    Ok(found)
 }
 
-/// `str.split` (from the left) and `str.rsplit`.
-fn split(text: &str, separator: Option<&str>, limit: Option<usize>, from: Side) -> Result<Value, Error> {
+/// As [`arguments`], where None is as good as no argument.
+pub(crate) fn arguments_but_none<const N: usize>(
+    positional: &[Value],
+    kwargs: &Kwargs,
+    names: [&str; N],
+) -> Result<[Option<Value>; N], Error> {
+    Ok(arguments(positional, kwargs, names)?.map(|argument| argument.filter(|value| !value.is_none())))
+}
+
+/// `str.split(sep=None, maxsplit=-1)` (from the left) and `str.rsplit`.
+fn split(text: &str, args: &[Value], from: Side) -> Result<Value, Error> {
+    let (positional, kwargs): (Rest<Value>, Kwargs) = from_args(args)?;
+    let [separator, limit] = arguments_but_none(&positional, &kwargs, ["sep", "maxsplit"])?;
+    let no_text = || invalid("the separator must be a string");
+    let separator = separator.as_ref().map(|value| value.as_str().ok_or_else(no_text)).transpose()?;
+    if separator == Some("") {
+        return Err(invalid("empty separator"));
+    }
+    // a negative limit is none
+    let limit = limit.map(i64::try_from).transpose()?.and_then(|limit| usize::try_from(limit).ok());
     let pieces = limit.map_or(usize::MAX, |n| n.saturating_add(1));
     let mut parts: Vec<&str> = match (separator, from) {
         (Some(separator), Side::Right) => text.rsplitn(pieces, separator).collect(),
@@ -411,12 +399,9 @@ fn split(text: &str, separator: Option<&str>, limit: Option<usize>, from: Side) 
                     parts.push(rest);
                     break;
                 }
-                let (part, after) = if from == Side::Right {
-                    let space = rest.char_indices().rfind(|&(_, c)| is_space(c));
-                    let cut = space.map_or(0, |(at, c)| at + c.len_utf8());
-                    (&rest[cut..], &rest[..cut])
-                } else {
-                    rest.split_at(rest.find(is_space).unwrap_or(rest.len()))
+                let (part, after) = match from {
+                    Side::Right => rest.rsplit_once(is_space).map_or((rest, ""), |(before, part)| (part, before)),
+                    _ => rest.split_once(is_space).unwrap_or((rest, "")),
                 };
                 parts.push(part);
                 rest = near(after);

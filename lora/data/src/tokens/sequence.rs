@@ -35,7 +35,7 @@ impl Encoder {
                 let mut scored = conversation.assistant;
                 if !prompt.is_empty() {
                     // of a prompt and a completion, what both masks have
-                    let (_, shared) = self.split(record, &conversation.ids, &mut notes)?;
+                    let shared = self.split(record, &conversation.ids, &mut notes)?;
                     scored.iter_mut().for_each(|span| span.start = span.start.max(shared));
                     scored.retain(|span| !span.is_empty());
                     if scored.is_empty() {
@@ -52,8 +52,7 @@ impl Encoder {
             // the caller has refused the assistant's part of strings
             (SftPart::Completion | SftPart::Assistant, ..) => {
                 let ids = self.whole(record, answer)?;
-                let (_, shared) = self.split(record, &ids, &mut notes)?;
-                let completion = shared..ids.len();
+                let completion = self.split(record, &ids, &mut notes)?..ids.len();
                 (ids, vec![completion])
             }
         };
@@ -63,12 +62,12 @@ impl Encoder {
         Ok((self.laid_out(record, ids, scored, &mut notes), notes))
     }
 
-    /// How many tokens of prompt + answer are the prompt's, and the prompt's own.
-    fn split(&self, record: &Record, whole: &[u32], notes: &mut Notes) -> Result<(Vec<u32>, usize), BadRow> {
+    /// How many tokens of prompt + answer are the prompt's.
+    fn split(&self, record: &Record, whole: &[u32], notes: &mut Notes) -> Result<usize, BadRow> {
         let alone = self.prompt_ids(record)?;
         let shared = super::encode::common_prefix(&alone, whole);
         notes.note_boundary(&alone, shared, whole);
-        Ok((alone, shared))
+        Ok(shared)
     }
 
     /// A whole sequence: what `scored` has of it as an answer, what stands before as its prompt.
@@ -124,7 +123,7 @@ impl Encoder {
                 self.conversation(prompt, answer, GenerationPrompt::Omit, &record.inputs)
             }
             (Text::Plain(_), Text::Turns(_)) | (Text::Turns(_), Text::Plain(_)) => {
-                unreachable!("Record::parse refuses rows of two forms")
+                unreachable!("Record::parse_with refuses rows of two forms")
             }
         }
     }

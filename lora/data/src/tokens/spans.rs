@@ -156,19 +156,20 @@ impl Whole<'_> {
             0 => self.render(0, GenerationPrompt::Add).unwrap_or_default(),
             _ => self.render(turn, GenerationPrompt::Add)?,
         };
-        let start = match text.starts_with(&before) {
-            true if turn > 0 || !before.is_empty() => Border::Byte(before.len()),
-            true => return Err(BadRow::TurnChanges { turn }),
-            false if turn == 0 => return Err(BadRow::TurnChanges { turn }),
-            false => {
-                // the two may differ in the generation prompt alone, or what differs is the text of others
-                let others = self.render(turn, GenerationPrompt::Omit)?;
-                if !text.starts_with(&others) || !before.starts_with(&others) {
-                    return Err(BadRow::TurnChanges { turn });
-                }
-                let after_others = places.partition_point(|place| place.end <= others.len());
-                Border::Token(common_prefix(&self.tokens(&before)?, ids).max(after_others))
+        let is_start = text.starts_with(&before);
+        if turn == 0 && (before.is_empty() || !is_start) {
+            return Err(BadRow::TurnChanges { turn });
+        }
+        let start = if is_start {
+            Border::Byte(before.len())
+        } else {
+            // the two may differ in the generation prompt alone, or what differs is the text of others
+            let others = self.render(turn, GenerationPrompt::Omit)?;
+            if !text.starts_with(&others) || !before.starts_with(&others) {
+                return Err(BadRow::TurnChanges { turn });
             }
+            let after_others = places.partition_point(|place| place.end <= others.len());
+            Border::Token(common_prefix(&self.tokens(&before)?, ids).max(after_others))
         };
         let alone = self.render(turn + 1, GenerationPrompt::Omit)?;
         if text.starts_with(&alone) {

@@ -5,12 +5,11 @@
 //! limits: a template that doubles a string in a loop can ask for more memory than there is, and one that prints an object
 //! which holds itself overflows any stack; the engine has no budget for either, and both end the process.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind};
+use minijinja::{Environment, ErrorKind, Value as Variable};
 use serde_json::Value;
 
 use super::jinja::{Raised, call_generation_spans, environment, generation_span, strip_generation_tags};
@@ -115,19 +114,9 @@ impl ChatTemplate {
         sources.map(|sources| ChatTemplate::parse(sources, tokenizer.special_tokens(), now())).transpose()
     }
 
-    /// Parses a template. `origin` is named in errors; `special_tokens` are visible to it by name (`bos_token`).
-    ///
-    /// The time that `strftime_now` gives is that of this call, so that all rows of a run, in every epoch, see one date.
-    pub fn new(
-        source: &str,
-        origin: String,
-        special_tokens: &[(String, String)],
-    ) -> Result<ChatTemplate, TemplateError> {
-        ChatTemplate::at_time(source, origin, special_tokens, now())
-    }
-
-    /// As [`ChatTemplate::new`], for the second `now` since 1970.
-    pub fn at_time(
+    /// Parses one template, for the second `now` since 1970.
+    #[cfg(test)]
+    pub(crate) fn at_time(
         source: &str,
         origin: String,
         special_tokens: &[(String, String)],
@@ -136,6 +125,8 @@ impl ChatTemplate {
         ChatTemplate::parse(TemplateSources { default: source.to_owned(), tool_use: None, origin }, special_tokens, now)
     }
 
+    /// Parses templates. `special_tokens` are visible to them by name (`bos_token`). `strftime_now` formats the second `now` since
+    /// 1970, so that all rows of a run, in every epoch, see one date.
     fn parse(
         sources: TemplateSources,
         special_tokens: &[(String, String)],
@@ -156,15 +147,14 @@ impl ChatTemplate {
             let source = with_strings_of_python(&source).map_err(syntax)?;
             let with_spans = call_generation_spans(&source);
             marks_generation &= with_spans.is_some();
-            let plain = with_names_of_macros(&strip_generation_tags(&source)).map_err(syntax)?.into_owned();
-            let with_spans = with_spans.map(|source| with_names_of_macros(&source).map(Cow::into_owned));
-            let with_spans = with_spans.transpose().map_err(syntax)?;
-            let mut add = |name: String, source: String| with_deep_stack(|| env.add_template_owned(name, source));
-            let added = add(name.to_owned(), plain)
-                .and_then(|()| with_spans.map_or(Ok(()), |source| add(format!("{name}{WITH_SPANS}"), source)));
-            if let Err(e) = added {
-                let message = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
-                return Err(TemplateError::Syntax { origin, line: e.line().unwrap_or(0), message });
+            let plain = (name.to_owned(), strip_generation_tags(&source));
+            let with_spans = with_spans.map(|source| (format!("{name}{WITH_SPANS}"), source));
+            for (name, source) in [plain].into_iter().chain(with_spans) {
+                let source = with_names_of_macros(&source).map_err(syntax)?.into_owned();
+                if let Err(e) = with_deep_stack(|| env.add_template_owned(name, source)) {
+                    let message = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
+                    return Err(TemplateError::Syntax { origin, line: e.line().unwrap_or(0), message });
+                }
             }
         }
         Ok(ChatTemplate { env, sources, special_tokens: special_tokens.to_vec(), has_tool_use, marks_generation, now })
@@ -279,22 +269,22 @@ impl ChatTemplate {
         let input: usize = messages.iter().chain(tools).chain(inputs.kwargs.values()).map(text_bytes).sum();
         let limit = OUTPUT_BYTES.saturating_add(OUTPUT_BYTES_PER_INPUT_BYTE.saturating_mul(input));
 
-        let text = |text: &str| minijinja::Value::from(text);
-        let mut context: Vec<(minijinja::Value, minijinja::Value)> =
-            self.special_tokens.iter().map(|(name, token)| (text(name), text(token))).collect();
-        context.push((text("messages"), minijinja::Value::from(Serde(messages))));
-        context.push((text("tools"), minijinja::Value::from(Serde(&inputs.tools))));
-        context.push((text("documents"), minijinja::Value::from(())));
-        context
-            .push((text("add_generation_prompt"), minijinja::Value::from(generation_prompt == GenerationPrompt::Add)));
+        let mut context: Vec<(&str, Variable)> =
+            self.special_tokens.iter().map(|(name, token)| (name.as_str(), Variable::from(token.as_str()))).collect();
+        context.extend([
+            ("messages", Variable::from(Serde(messages))),
+            ("tools", Variable::from(Serde(&inputs.tools))),
+            ("documents", Variable::from(())),
+            ("add_generation_prompt", Variable::from(generation_prompt == GenerationPrompt::Add)),
+        ]);
         // of two values of one name the later one counts
-        context.extend(inputs.kwargs.iter().map(|(name, value)| (text(name), minijinja::Value::from(Serde(value)))));
+        context.extend(inputs.kwargs.iter().map(|(name, value)| (name.as_str(), Variable::from(Serde(value)))));
 
         env.set_fuel(Some(fuel));
         with_deep_stack(|| {
             let mut out = CappedText { text: Vec::new(), limit, full: false };
             let template = env.get_template(name).expect("the template was added when it was parsed");
-            let rendered = template.render_captured_to(minijinja::Value::from_pairs(context), &mut out).map(drop);
+            let rendered = template.render_captured_to(Variable::from_pairs(context), &mut out).map(drop);
             if out.full {
                 return Err(RenderError::TooMuchOutput { limit });
             }

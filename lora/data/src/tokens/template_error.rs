@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum TemplateError {
     /// A file cannot be read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}")]
     Io {
         /// The file.
         path: PathBuf,
@@ -23,13 +23,15 @@ pub enum TemplateError {
         limit: usize,
     },
     /// The user named a folder that has no template.
-    #[error("{folder}: no chat template there (neither chat_template.jinja nor chat_template in tokenizer_config.json)", folder = folder.display())]
+    #[error(
+        "{folder}: no chat template there (neither chat_template.jinja nor chat_template in tokenizer_config.json)"
+    )]
     NoneIn {
         /// The folder.
         folder: PathBuf,
     },
     /// A `tokenizer_config.json` that is not JSON.
-    #[error("{path}: not valid JSON: {message}", path = path.display())]
+    #[error("{path}: not valid JSON: {message}")]
     Config {
         /// The file.
         path: PathBuf,
@@ -37,7 +39,7 @@ pub enum TemplateError {
         message: String,
     },
     /// A file is not UTF-8.
-    #[error("{path}: not valid UTF-8", path = path.display())]
+    #[error("{path}: not valid UTF-8")]
     Utf8 {
         /// The file.
         path: PathBuf,

@@ -61,7 +61,7 @@ impl TemplateSources {
         let path = folder.join("tokenizer_config.json");
         let config = match read_regular(&path, MAX_CONFIG_BYTES) {
             Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| TemplateError::Config { path: path.clone(), message: e.to_string() })?,
+                .map_err(|error| TemplateError::Config { path, message: error.to_string() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Value::Null,
             Err(source) => return Err(TemplateError::Io { path, source }),
         };
@@ -78,33 +78,21 @@ impl TemplateSources {
             return Ok(Some(TemplateSources { default: read(&beside)?, tool_use, origin }));
         }
         let origin = folder.join("tokenizer_config.json").display().to_string();
-        let (default, tool_use) = match config.get("chat_template") {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+        let entry = |entry: &Value| (text(entry.get("name")).unwrap_or_default(), text(entry.get("template")));
+        let named: Vec<(String, Option<String>)> = match config.get("chat_template") {
             None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(source)) => (source.clone(), None),
-            Some(Value::Array(list)) => {
-                let name = |entry: &Value| entry.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-                let named = |wanted: &str| {
-                    let entry = list.iter().find(|entry| name(entry) == wanted)?;
-                    entry.get("template").and_then(Value::as_str).map(str::to_owned)
-                };
-                match named("default") {
-                    Some(default) => (default, named(TOOL_USE)),
-                    None => return Err(TemplateError::NoDefault { origin, found: list.iter().map(name).collect() }),
-                }
-            }
+            Some(Value::String(source)) => vec![("default".to_owned(), Some(source.clone()))],
+            Some(Value::Array(list)) => list.iter().map(entry).collect(),
             // transformers accepts an object from names to templates as well as a list
-            Some(Value::Object(templates)) => {
-                let named = |wanted: &str| templates.get(wanted).and_then(Value::as_str).map(str::to_owned);
-                match named("default") {
-                    Some(default) => (default, named(TOOL_USE)),
-                    None => {
-                        return Err(TemplateError::NoDefault { origin, found: templates.keys().cloned().collect() });
-                    }
-                }
-            }
-            Some(_) => return Err(TemplateError::NoDefault { origin, found: Vec::new() }),
+            Some(Value::Object(all)) => all.iter().map(|(name, source)| (name.clone(), text(Some(source)))).collect(),
+            Some(_) => Vec::new(),
         };
-        Ok(Some(TemplateSources { default, tool_use, origin }))
+        let source = |wanted: &str| named.iter().find(|(name, _)| name == wanted)?.1.clone();
+        match source("default") {
+            Some(default) => Ok(Some(TemplateSources { default, tool_use: source(TOOL_USE), origin })),
+            None => Err(TemplateError::NoDefault { origin, found: named.into_iter().map(|(name, _)| name).collect() }),
+        }
     }
 
     /// Whether both have the same texts, wherever they were found.
@@ -128,20 +116,17 @@ impl TemplateSources {
     /// # Errors
     /// The path and the system's error.
     pub fn write_to(&self, folder: &Path) -> Result<(), (PathBuf, io::Error)> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |error| (path, error)
-        };
+        let at = |path: PathBuf, change: &dyn Fn(&Path) -> io::Result<()>| change(&path).map_err(|error| (path, error));
         for name in WITH_KEY {
-            remove_key(&folder.join(name)).map_err(at(&folder.join(name)))?;
+            at(folder.join(name), &remove_key)?;
         }
-        let (legacy, additional) = (folder.join(LEGACY), folder.join(ADDITIONAL));
-        absent(fs::remove_file(&legacy)).map_err(at(&legacy))?;
-        absent(fs::remove_dir_all(&additional)).map_err(at(&additional))?;
-        write(&folder.join(DEFAULT), self.default.as_bytes()).map_err(at(&folder.join(DEFAULT)))?;
+        let additional = folder.join(ADDITIONAL);
+        at(folder.join(LEGACY), &|path| absent(fs::remove_file(path)))?;
+        at(additional.clone(), &|path| absent(fs::remove_dir_all(path)))?;
+        at(folder.join(DEFAULT), &|path| write(path, self.default.as_bytes()))?;
         if let Some(tool_use) = &self.tool_use {
-            let path = additional.join(format!("{TOOL_USE}.jinja"));
-            fs::create_dir(&additional).and_then(|()| write(&path, tool_use.as_bytes())).map_err(at(&path))?;
+            let create = |path: &Path| fs::create_dir(&additional).and_then(|()| write(path, tool_use.as_bytes()));
+            at(additional.join(format!("{TOOL_USE}.jinja")), &create)?;
         }
         Ok(())
     }

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 
 use align_engine::bounded_read::read_regular;
 use serde_json::Value;
-use tokenizers::AddedToken;
+use tokenizers::{AddedToken, Encoding};
 
-use super::added_tokens::{self, AddedTokenFault, Built, Given, added_token, with_added_tokens};
+use super::added_tokens::{self, ADDED_TOKENS_JSON, AddedTokenFault, Built, Given, added_token, with_added_tokens};
 use crate::caught::quietly;
 
 /// Largest `tokenizer.json` that is read, in bytes. The largest in use (262144 tokens, Gemma 3) has 33 MiB.
@@ -33,15 +33,14 @@ pub enum TokenizerError {
     /// No `tokenizer.json`.
     #[error(
         "{path}: not found; a model directory needs the tokenizer.json of its fast tokenizer (a SentencePiece tokenizer.model alone \
-         is not read: save the tokenizer with transformers first)",
-        path = path.display()
+         is not read: save the tokenizer with transformers first)"
     )]
     Missing {
         /// Where it should be.
         path: PathBuf,
     },
     /// A file cannot be read.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}")]
     Io {
         /// The file.
         path: PathBuf,
@@ -49,7 +48,7 @@ pub enum TokenizerError {
         source: std::io::Error,
     },
     /// A file is larger than any tokenizer.
-    #[error("{path}: {bytes} bytes, at most {limit} are read", path = path.display())]
+    #[error("{path}: {bytes} bytes, at most {limit} are read")]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -59,7 +58,7 @@ pub enum TokenizerError {
         limit: u64,
     },
     /// A file is not what it should be.
-    #[error("{path}: {message}", path = path.display())]
+    #[error("{path}: {message}")]
     Broken {
         /// The file.
         path: PathBuf,
@@ -69,8 +68,7 @@ pub enum TokenizerError {
     /// Two places give an added token different ids.
     #[error(
         "{path}: the added token `{token}` has id {id} in {place}, but id {other} in {other_place}: the model would read another \
-         token's embedding. Correct the files, or save the tokenizer again with transformers",
-        path = path.display()
+         token's embedding. Correct the files, or save the tokenizer again with transformers"
     )]
     AddedTokenIds {
         /// `tokenizer.json`.
@@ -89,8 +87,7 @@ pub enum TokenizerError {
     /// Two tokens have one id.
     #[error(
         "{path}: id {id} is the added token `{token}` in {place}, but `{other}` in {other_place}: the model has one embedding for \
-         both. Correct the files, or save the tokenizer again with transformers",
-        path = path.display()
+         both. Correct the files, or save the tokenizer again with transformers"
     )]
     AddedTokenClash {
         /// `tokenizer.json`.
@@ -109,8 +106,7 @@ pub enum TokenizerError {
     /// The vocabulary holds ids that the model has no embedding for.
     #[error(
         "{path}: token `{token}` has id {id}, but the model has {rows} embedding rows; tokenizer and weights are from different \
-         models",
-        path = path.display()
+         models"
     )]
     Vocabulary {
         /// `tokenizer.json`.
@@ -123,7 +119,7 @@ pub enum TokenizerError {
         rows: usize,
     },
     /// Encoding or decoding failed.
-    #[error("{path}: {message}", path = path.display())]
+    #[error("{path}: {message}")]
     Failed {
         /// `tokenizer.json`.
         path: PathBuf,
@@ -170,13 +166,15 @@ impl Tokenizer {
         };
         let mut files = vec![(path.clone(), blake3::hash(&bytes))];
 
-        let config_path = model_dir.join("tokenizer_config.json");
-        let config = read_json_of(model_dir, "tokenizer_config.json", &mut files)?.unwrap_or(Value::Null);
+        let broken = |name: &str| {
+            let path = model_dir.join(name);
+            move |message| TokenizerError::Broken { path, message }
+        };
+        let config = read_json_of(model_dir, "tokenizer_config.json", &mut files)?.unwrap_or_default();
         let mut named = named_tokens(&config);
         let mut listed = listed_tokens(&config);
         let elsewhere = match config.get("added_tokens_decoder") {
-            Some(decoder) => added_tokens::of_decoder(decoder)
-                .map_err(|message| TokenizerError::Broken { path: config_path, message })?,
+            Some(decoder) => added_tokens::of_decoder(decoder).map_err(broken("tokenizer_config.json"))?,
             None => {
                 // an older form of the directory; transformers reads these files only in this case, and then they win
                 if let Some(map) = read_json_of(model_dir, "special_tokens_map.json", &mut files)? {
@@ -186,13 +184,11 @@ impl Tokenizer {
                     named.extend(of_map.iter().cloned());
                     listed.extend(listed_tokens(&map));
                 }
-                let contents: HashSet<&str> =
-                    named.iter().chain(&listed).map(|(_, token)| token.content.as_str()).collect();
+                let tokens = named.iter().chain(&listed);
+                let contents: HashSet<&str> = tokens.map(|(_, token)| token.content.as_str()).collect();
                 let special = |content: &str| contents.contains(content);
-                let added = read_json_of(model_dir, added_tokens::ADDED_TOKENS_JSON, &mut files)?;
-                added_tokens::of_added_tokens_json(&added.unwrap_or(Value::Null), special).map_err(|message| {
-                    TokenizerError::Broken { path: model_dir.join(added_tokens::ADDED_TOKENS_JSON), message }
-                })?
+                let added = read_json_of(model_dir, ADDED_TOKENS_JSON, &mut files)?.unwrap_or_default();
+                added_tokens::of_added_tokens_json(&added, special).map_err(broken(ADDED_TOKENS_JSON))?
             }
         };
 
@@ -216,8 +212,7 @@ impl Tokenizer {
     /// Checks that every id has a row of the model's embedding.
     ///
     /// Special tokens may lie beyond the vocabulary, such as Gemma 3 1B's `<image_soft_token>`, and so may tokens that only
-    /// `tokenizer_config.json` adds. A text that contains one is refused when it is encoded. [`Tokenizer::unusable_tokens`] lists
-    /// them.
+    /// `tokenizer_config.json` adds. A text that contains one is refused when it is encoded.
     ///
     /// # Errors
     /// [`TokenizerError::Vocabulary`] names the largest id that has no row.
@@ -245,7 +240,8 @@ impl Tokenizer {
     }
 
     /// Special tokens without an embedding row, by id; empty before [`Tokenizer::check_vocabulary`].
-    pub fn unusable_tokens(&self) -> Vec<(u32, String)> {
+    #[cfg(test)]
+    pub(crate) fn unusable_tokens(&self) -> Vec<(u32, String)> {
         let added = self.inner.get_added_tokens_decoder();
         let mut beyond: Vec<(u32, String)> =
             added.into_iter().filter(|(id, _)| *id >= self.first_unusable_id).map(|(id, t)| (id, t.content)).collect();
@@ -275,38 +271,37 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode_plain`].
     pub fn encode_rendered_with_places(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), TokenizerError> {
-        self.refuse_unknown(text)?;
-        let encoded = library(|| self.inner.encode(text, false).map_err(|e| e.to_string()));
-        let encoded = encoded.map_err(|message| self.failed(message))?;
+        let encoded = self.encoding(text, |text| self.inner.encode(text, false))?;
         let places = encoded.get_offsets().iter().map(|&(start, end)| start..end).collect();
-        Ok((self.usable(encoded.get_ids())?, places))
+        Ok((encoded.get_ids().to_vec(), places))
     }
 
     fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
-        self.refuse_unknown(text)?;
-        let encoded = library(|| self.inner.encode_fast(text, add_special_tokens).map_err(|e| e.to_string()));
-        self.usable(encoded.map_err(|message| self.failed(message))?.get_ids())
+        let encoded = self.encoding(text, |text| self.inner.encode_fast(text, add_special_tokens))?;
+        Ok(encoded.get_ids().to_vec())
     }
 
-    fn refuse_unknown(&self, text: &str) -> Result<(), TokenizerError> {
-        match self.unknown.iter().find(|(_, token)| text.contains(token.as_str())) {
-            None => Ok(()),
-            Some((name, token)) => Err(self.failed(format!(
+    /// Encodes a text, of which every token must have an id and an embedding.
+    fn encoding(
+        &self,
+        text: &str,
+        encode: impl FnOnce(&str) -> tokenizers::Result<Encoding>,
+    ) -> Result<Encoding, TokenizerError> {
+        if let Some((name, token)) = self.unknown.iter().find(|(_, token)| text.contains(token.as_str())) {
+            return Err(self.failed(format!(
                 "the text holds `{token}`, {name} of tokenizer_config.json or special_tokens_map.json, which has no id here: \
                  it would be cut into pieces"
-            ))),
+            )));
         }
-    }
-
-    fn usable(&self, ids: &[u32]) -> Result<Vec<u32>, TokenizerError> {
-        if let Some(&id) = ids.iter().find(|&&id| id >= self.first_unusable_id) {
+        let encoded = self.library(|| encode(text))?;
+        let rows = self.first_unusable_id;
+        if let Some(&id) = encoded.get_ids().iter().find(|&&id| id >= rows) {
             let token = self.inner.id_to_token(id).unwrap_or_default();
-            let rows = self.first_unusable_id;
             return Err(self.failed(format!(
                 "the text holds `{token}` (id {id}), for which the model has no embedding (it has {rows} rows)"
             )));
         }
-        Ok(ids.to_vec())
+        Ok(encoded)
     }
 
     /// The text of token ids.
@@ -314,9 +309,13 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Failed`].
     pub fn decode(&self, ids: &[u32], special_tokens: SpecialTokens) -> Result<String, TokenizerError> {
-        let decoded =
-            library(|| self.inner.decode(ids, special_tokens == SpecialTokens::Skip).map_err(|e| e.to_string()));
-        decoded.map_err(|message| self.failed(message))
+        self.library(|| self.inner.decode(ids, special_tokens == SpecialTokens::Skip))
+    }
+
+    /// Calls the tokenizers library, whose panics become errors: encoding and decoding read only.
+    fn library<T>(&self, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
+        let outcome = quietly(|| run().map_err(|error| error.to_string()));
+        outcome.unwrap_or_else(|words| Err(library_fails(&words))).map_err(|message| self.failed(message))
     }
 
     fn failed(&self, message: String) -> TokenizerError {
@@ -358,7 +357,7 @@ impl Tokenizer {
     /// `generation_config.json`. Ascending.
     pub fn stop_ids(&self, model_dir: &Path) -> Result<Vec<u32>, TokenizerError> {
         let path = model_dir.join("generation_config.json");
-        let generation = read_json(&path)?.unwrap_or(Value::Null);
+        let generation = read_json_of(model_dir, "generation_config.json", &mut Vec::new())?.unwrap_or_default();
         let mut ids: Vec<u32> = self.eos().map(|(_, id)| id).into_iter().collect();
         let listed = match generation.get("eos_token_id") {
             None | Some(Value::Null) => &[][..],
@@ -368,11 +367,8 @@ impl Tokenizer {
         // some files write a negative id for none
         for value in listed.iter().filter(|value| value.as_i64().is_none_or(|id| id >= 0)) {
             let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-            let broken = || TokenizerError::Broken {
-                path: path.clone(),
-                message: format!("eos_token_id: {value} is no token id"),
-            };
-            ids.push(id.ok_or_else(broken)?);
+            let message = || format!("eos_token_id: {value} is no token id");
+            ids.push(id.ok_or_else(|| TokenizerError::Broken { path: path.clone(), message: message() })?);
         }
         ids.sort_unstable();
         ids.dedup();
@@ -411,9 +407,8 @@ fn load(
         let tokens = special_tokens.iter().map(|(_, token)| token);
         let unmatched: Vec<AddedToken> =
             tokens.filter(|t| inner.token_to_id(&t.content).is_some() && !is_added(t)).cloned().collect();
-        let library = |e: tokenizers::Error| AddedTokenFault::Library(e.to_string());
-        inner.add_special_tokens(unmatched).map_err(library)?;
-        inner.with_truncation(None).map_err(library)?;
+        inner.add_special_tokens(unmatched).map_err(AddedTokenFault::library)?;
+        inner.with_truncation(None).map_err(AddedTokenFault::library)?;
         inner.with_padding(None);
         Ok(Built { inner, beside })
     };
@@ -458,11 +453,6 @@ fn special_token(value: &Value) -> Option<AddedToken> {
     Some(AddedToken { special: true, ..token })
 }
 
-/// Calls the tokenizers library, whose panics become errors: loading returns nothing then, and encoding reads only.
-fn library<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    quietly(run).unwrap_or_else(|words| Err(library_fails(&words)))
-}
-
 fn library_fails(words: &str) -> String {
     format!("the tokenizers library fails on it: {words}")
 }
@@ -489,19 +479,10 @@ fn read_json_of(
     let path = model_dir.join(name);
     let Some(bytes) = read_if_present(&path, MAX_CONFIG_BYTES)? else { return Ok(None) };
     files.push((path.clone(), blake3::hash(&bytes)));
-    parse_json(&path, &bytes).map(Some)
-}
-
-fn read_json(path: &Path) -> Result<Option<Value>, TokenizerError> {
-    let bytes = read_if_present(path, MAX_CONFIG_BYTES)?;
-    bytes.map(|bytes| parse_json(path, &bytes)).transpose()
-}
-
-fn parse_json(path: &Path, bytes: &[u8]) -> Result<Value, TokenizerError> {
-    let broken = |message: String| TokenizerError::Broken { path: path.to_owned(), message };
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| broken(format!("not valid JSON: {e}")))?;
-    if !value.is_object() {
-        return Err(broken("must be a JSON object".to_owned()));
-    }
-    Ok(value)
+    let message = match serde_json::from_slice::<Value>(&bytes) {
+        Ok(value) if value.is_object() => return Ok(Some(value)),
+        Ok(_) => "must be a JSON object".to_owned(),
+        Err(error) => format!("not valid JSON: {error}"),
+    };
+    Err(TokenizerError::Broken { path, message })
 }
