@@ -5,13 +5,13 @@ mod attention;
 mod embed;
 mod gate;
 mod gather_rows;
-#[cfg(test)]
-mod gradcheck;
 mod head_norm;
 mod linear;
 mod rms_norm;
 mod rope;
 mod score_head;
+#[cfg(test)]
+mod tests;
 mod token_logps;
 
 pub use add::add;
