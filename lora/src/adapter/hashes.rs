@@ -80,7 +80,7 @@ pub fn adapter_hash(adapter: &AdapterSet) -> Hash {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::*;
+    use super::super::tests::fixtures::*;
     use super::super::{Adapter, LoraConfig};
     use super::*;
     use align_engine::weights::ValueCheck;

@@ -231,6 +231,4 @@ impl Adapter {
 const INITIALISATION: u64 = u64::MAX;
 
 #[cfg(test)]
-mod fixtures;
-#[cfg(test)]
 mod tests;

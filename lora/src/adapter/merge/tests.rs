@@ -1,6 +1,6 @@
 //! Compares merged weights with f64, checks that nothing else changes, and what a failed merge leaves behind.
 
-use crate::adapter::fixtures::*;
+use crate::adapter::tests::fixtures::*;
 use crate::adapter::*;
 use align_engine::weights::Dtype;
 use serde_json::Value;
