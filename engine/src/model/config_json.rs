@@ -58,14 +58,17 @@ impl ConfigJson {
     /// # Errors
     /// [`ConfigError::Type`] if it is something else.
     pub fn nested(&self, key: &str) -> Result<Option<ConfigJson>, ConfigError> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::Object(object)) => {
-                let at = format!("{}{key}.", self.at);
-                Ok(Some(ConfigJson { path: self.path.clone(), at, object: object.clone() }))
-            }
-            Some(other) => Err(self.wrong(key, "an object", other)),
-        }
+        let (path, at) = (self.path.clone(), format!("{}{key}.", self.at));
+        let object = self.typed(key, "an object", Value::as_object)?;
+        Ok(object.map(|object| ConfigJson { path, at, object: object.clone() }))
+    }
+
+    /// The same; an empty object if the key is absent.
+    ///
+    /// # Errors
+    /// As [`Self::nested`].
+    pub fn nested_or_empty(&self, key: &str) -> Result<ConfigJson, ConfigError> {
+        Ok(self.nested(key)?.unwrap_or_else(|| ConfigJson::new(&self.path, Map::new())))
     }
 
     /// An integer from 1 to 2^24 that must be there.
@@ -73,7 +76,15 @@ impl ConfigJson {
     /// # Errors
     /// [`ConfigError::Missing`], [`ConfigError::Type`], [`ConfigError::Value`].
     pub fn size(&self, key: &'static str) -> Result<usize, ConfigError> {
-        self.size_opt(key)?.ok_or_else(|| ConfigError::Missing { path: self.path.clone(), key: self.name(key) })
+        self.size_or_required(key, None)
+    }
+
+    /// The same, which must be there unless there is a default.
+    ///
+    /// # Errors
+    /// As [`Self::size`].
+    pub fn size_or_required(&self, key: &'static str, default: Option<usize>) -> Result<usize, ConfigError> {
+        self.size_opt(key)?.or(default).ok_or_else(|| self.missing(key))
     }
 
     /// The same with a default for an absent key.
@@ -82,6 +93,14 @@ impl ConfigJson {
     /// [`ConfigError::Type`], [`ConfigError::Value`].
     pub fn size_or(&self, key: &'static str, default: usize) -> Result<usize, ConfigError> {
         Ok(self.size_opt(key)?.unwrap_or(default))
+    }
+
+    /// The same for a key whose `null` means none, with a default for an absent key.
+    ///
+    /// # Errors
+    /// [`ConfigError::Type`], [`ConfigError::Value`].
+    pub fn size_or_none(&self, key: &'static str, default: usize) -> Result<Option<usize>, ConfigError> {
+        if self.has(key) { self.size_opt(key) } else { Ok(Some(default)) }
     }
 
     /// The same for a key that may be absent.
@@ -102,12 +121,8 @@ impl ConfigJson {
     /// # Errors
     /// [`ConfigError::Type`].
     pub fn number_opt(&self, key: &'static str) -> Result<Option<f64>, ConfigError> {
-        match self.get(key) {
-            None => Ok(None),
-            // The parser refuses numbers beyond f64.
-            Some(Value::Number(number)) => Ok(number.as_f64()),
-            Some(other) => Err(self.wrong(key, "a number", other)),
-        }
+        // the parser refuses numbers beyond f64
+        self.typed(key, "a number", Value::as_f64)
     }
 
     /// A number above 0.
@@ -126,7 +141,7 @@ impl ConfigJson {
     /// # Errors
     /// [`ConfigError::Missing`], [`ConfigError::Type`], [`ConfigError::Value`].
     pub fn positive(&self, key: &'static str) -> Result<f64, ConfigError> {
-        self.positive_opt(key)?.ok_or_else(|| ConfigError::Missing { path: self.path.clone(), key: self.name(key) })
+        self.positive_opt(key)?.ok_or_else(|| self.missing(key))
     }
 
     /// A boolean, `default` if absent.
@@ -134,11 +149,7 @@ impl ConfigJson {
     /// # Errors
     /// [`ConfigError::Type`].
     pub fn flag_or(&self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => Err(self.wrong(key, "true or false", other)),
-        }
+        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(default))
     }
 
     /// A string.
@@ -146,11 +157,7 @@ impl ConfigJson {
     /// # Errors
     /// [`ConfigError::Type`].
     pub fn text_opt(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {
-        match self.get(key) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(self.wrong(key, "a string", other)),
-        }
+        self.typed(key, "a string", Value::as_str)
     }
 
     /// A list of strings.
@@ -169,8 +176,7 @@ impl ConfigJson {
     /// # Errors
     /// [`ConfigError::Missing`], [`ConfigError::Type`], [`ConfigError::Value`].
     pub fn positives(&self, key: &'static str) -> Result<Vec<f64>, ConfigError> {
-        let missing = || ConfigError::Missing { path: self.path.clone(), key: self.name(key) };
-        let value = self.get(key).ok_or_else(missing)?;
+        let value = self.get(key).ok_or_else(|| self.missing(key))?;
         let Value::Array(items) = value else { return Err(self.wrong(key, "a list of numbers", value)) };
         let number = |item: &Value| match item.as_f64() {
             Some(number) if number > 0.0 => Ok(number),
@@ -208,6 +214,20 @@ impl ConfigJson {
             expected: expected.into(),
             found: shorten(&found.to_string(), SHOWN),
         }
+    }
+
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        expected: &'static str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        read(value).map(Some).ok_or_else(|| self.wrong(key, expected, value))
+    }
+
+    fn missing(&self, key: &str) -> ConfigError {
+        ConfigError::Missing { path: self.path.clone(), key: self.name(key) }
     }
 
     fn wrong(&self, key: &str, expected: &'static str, found: &Value) -> ConfigError {

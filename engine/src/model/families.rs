@@ -67,7 +67,7 @@ pub(super) fn of(json: &ConfigJson) -> Result<&'static Family, ConfigError> {
     };
     let family = FAMILIES.iter().find(|family| family.model_types.contains(&model_type));
     let family = family.ok_or_else(|| unknown(&format!("`{model_type}`")))?;
-    let other_task = architectures.iter().find(|name| task(name) == ClassTask::Other);
+    let other_task = architectures.iter().find(|name| has_other_task(name));
     match other_task {
         // a class of the family is accepted, even if its name suggests another task
         Some(name) if !named(&family) => Err(ConfigError::Task {
@@ -93,23 +93,12 @@ pub fn architecture_to_name(json: &ConfigJson) -> Result<Option<&'static str>, C
     Ok(if known { None } else { name.copied() })
 }
 
-/// What a class computes, by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ClassTask {
-    /// Text. Also names that do not rule it out, such as `LlamaModel`.
-    Language,
-    /// Scores, classes or places in a text. A reward model or an encoder of the same family has other weights.
-    Other,
-}
-
-fn task(class: &str) -> ClassTask {
+/// Whether a class, by its name, computes scores, classes or places in a text. Such a model of the same family has other weights.
+/// A name that does not say so, such as `LlamaModel`, may be that of a language model.
+fn has_other_task(class: &str) -> bool {
     let other = ["Reward", "Classif", "Score", "Embedding", "Encoder", "Bidirectional", "MaskedLM"];
     match class.split_once("For") {
-        Some((_, task)) if task.starts_with("CausalLM") || task.starts_with("ConditionalGeneration") => {
-            ClassTask::Language
-        }
-        Some(_) => ClassTask::Other,
-        None if other.iter().any(|word| class.contains(word)) => ClassTask::Other,
-        None => ClassTask::Language,
+        Some((_, task)) => !task.starts_with("CausalLM") && !task.starts_with("ConditionalGeneration"),
+        None => other.iter().any(|word| class.contains(word)),
     }
 }

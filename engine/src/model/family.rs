@@ -47,11 +47,8 @@ impl ModelConfig {
         defaults: &Defaults,
     ) -> Result<ModelConfig, ConfigError> {
         if json.get("per_layer_config").is_some() {
-            return Err(json.refuse(
-                "per_layer_config",
-                "no such key: layers that differ in shape are not supported",
-                "it",
-            ));
+            let expected = "no such key: layers that differ in shape are not supported";
+            return Err(json.refuse("per_layer_config", expected, "it"));
         }
         let hidden_size = json.size("hidden_size")?;
         let intermediate_size = json.size("intermediate_size")?;
@@ -59,10 +56,7 @@ impl ModelConfig {
         if num_hidden_layers > MAX_LAYERS {
             return Err(json.refuse("num_hidden_layers", format!("at most {MAX_LAYERS}"), num_hidden_layers));
         }
-        let num_attention_heads = match defaults.num_attention_heads {
-            Some(heads) => json.size_or("num_attention_heads", heads)?,
-            None => json.size("num_attention_heads")?,
-        };
+        let num_attention_heads = json.size_or_required("num_attention_heads", defaults.num_attention_heads)?;
         // An absent key takes the family's number, a null one the number of attention heads.
         let absent = if json.has("num_key_value_heads") { None } else { defaults.num_key_value_heads };
         let num_key_value_heads = json.size_or("num_key_value_heads", absent.unwrap_or(num_attention_heads))?;
@@ -86,10 +80,7 @@ impl ModelConfig {
             let expected = format!("num_attention_heads * head_dim of at most {MAX_SIZE}");
             return Err(json.refuse("num_attention_heads", expected, num_attention_heads));
         }
-        let vocab_size = match defaults.vocab_size {
-            Some(size) => json.size_or("vocab_size", size)?,
-            None => json.size("vocab_size")?,
-        };
+        let vocab_size = json.size_or_required("vocab_size", defaults.vocab_size)?;
         let (key, default) = defaults.activation;
         let activation = match json.text_opt(key)?.unwrap_or(default) {
             "silu" | "swish" => Activation::Silu,
@@ -178,21 +169,24 @@ pub(super) fn layer_types(json: &ConfigJson, num_hidden_layers: usize) -> Result
     names.into_iter().map(kind).collect::<Result<Vec<_>, _>>().map(Some)
 }
 
-/// The window of the layers of type [`LayerType::Sliding`].
+/// Layers with a window where `layer_types` says so, or `slides` if that key is absent; all with the first rope.
 ///
 /// # Errors
 /// [`ConfigError::Value`] if there are such layers and no window.
-pub(super) fn windows(
+pub(super) fn windowed_layers(
     json: &ConfigJson,
-    types: &[LayerType],
+    num_hidden_layers: usize,
     sliding_window: Option<usize>,
-) -> Result<Vec<Option<usize>>, ConfigError> {
+    slides: impl Fn(usize) -> Result<bool, ConfigError>,
+) -> Result<Vec<LayerConfig>, ConfigError> {
+    let layer_type = |layer_idx| Ok(if slides(layer_idx)? { LayerType::Sliding } else { LayerType::Full });
+    let types = match layer_types(json, num_hidden_layers)? {
+        Some(types) => types,
+        None => (0..num_hidden_layers).map(layer_type).collect::<Result<_, ConfigError>>()?,
+    };
     if sliding_window.is_none() && types.contains(&LayerType::Sliding) {
         return Err(json.refuse("sliding_window", "a size, for layers of type sliding_attention", "none in use"));
     }
-    let window = |kind: &LayerType| match kind {
-        LayerType::Full => None,
-        LayerType::Sliding => sliding_window,
-    };
-    Ok(types.iter().map(window).collect())
+    let window = |kind: LayerType| if kind == LayerType::Sliding { sliding_window } else { None };
+    Ok(types.into_iter().map(|kind| LayerConfig { sliding_window: window(kind), rope: 0 }).collect())
 }

@@ -4,11 +4,11 @@
 //! From 4B up the model also sees images: `model_type` is `gemma3`, the text's part of config.json is nested under
 //! `text_config`, and the vision tower's weights are not read.
 
-use super::config::{LayerConfig, ModelConfig, QkNorm};
+use super::config::{ModelConfig, QkNorm};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
-use super::family::{Defaults, Family, LayerType, layer_types, windows};
-use super::gemma2::{gemma_block, sliding_window, soft_cap};
+use super::family::{Defaults, Family, windowed_layers};
+use super::gemma2::{self, gemma2_block, soft_cap};
 use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family {
@@ -39,19 +39,9 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
 }
 
 fn read_text(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
-    let defaults = Defaults {
-        num_attention_heads: Some(8),
-        num_key_value_heads: Some(4),
-        head_dim: Some(256),
-        vocab_size: Some(262_208),
-        max_position_embeddings: 131_072,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: true,
-        pad_token_id: Some(0),
-        activation: ("hidden_activation", "gelu_pytorch_tanh"),
-    };
+    let defaults = Defaults { vocab_size: Some(262_208), max_position_embeddings: 131_072, ..gemma2::DEFAULTS };
     let mut config = ModelConfig::decoder("gemma3", json, &defaults)?;
-    gemma_block(json, &mut config)?;
+    gemma2_block(json, &mut config)?;
     config.qk_norm = QkNorm::PerHead;
     config.attn_logit_softcapping = soft_cap(json, "attn_logit_softcapping", None)?;
     config.final_logit_softcapping = soft_cap(json, "final_logit_softcapping", None)?;
@@ -62,42 +52,30 @@ fn read_text(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         }
         _ => None,
     };
-    let types = match layer_types(json, config.num_hidden_layers)? {
-        Some(types) => types,
-        None => {
-            let pattern = json.size_or("sliding_window_pattern", 6)?;
-            let slides = |layer_idx: usize| !(layer_idx + 1).is_multiple_of(pattern);
-            (0..config.num_hidden_layers)
-                .map(|layer_idx| if slides(layer_idx) { LayerType::Sliding } else { LayerType::Full })
-                .collect()
-        }
-    };
-    let windows = windows(json, &types, sliding_window(json)?)?;
-    config.layers = windows
-        .into_iter()
-        .map(|window| LayerConfig { sliding_window: window, rope: if window.is_some() { SLIDING } else { FULL } })
-        .collect();
+    let sliding_window = json.size_or_none("sliding_window", 4096)?;
+    let pattern = || json.size_or("sliding_window_pattern", 6);
+    let slides = |layer_idx: usize| Ok(!(layer_idx + 1).is_multiple_of(pattern()?));
+    config.layers = windowed_layers(json, config.num_hidden_layers, sliding_window, slides)?;
+    for layer in &mut config.layers {
+        layer.rope = if layer.sliding_window.is_some() { SLIDING } else { FULL };
+    }
     Ok(config)
 }
 
 /// `rope_parameters` nested by layer type, or the older `rope_theta`, `rope_local_base_freq` and `rope_scaling`. The last is
 /// only for layers without a window.
 fn ropes(json: &ConfigJson, config: &ModelConfig) -> Result<Vec<RopeConfig>, ConfigError> {
-    let empty = || ConfigJson::new(json.path(), serde_json::Map::new());
-    let nested = json.nested("rope_parameters")?.unwrap_or_else(empty);
+    let nested = json.nested_or_empty("rope_parameters")?;
     if nested.get("rope_type").is_some() || nested.get("rope_theta").is_some() {
         let expected = "an object for full_attention and one for sliding_attention";
         return Err(json.refuse("rope_parameters", expected, "one for both"));
     }
     let full = match json.nested("rope_scaling")? {
         Some(scaling) => scaling,
-        None => nested.nested("full_attention")?.unwrap_or_else(empty),
+        None => nested.nested_or_empty("full_attention")?,
     };
-    let sliding = nested.nested("sliding_attention")?.unwrap_or_else(empty);
-    let full_theta = match nested.nested("full_attention")? {
-        Some(parameters) => parameters.positive_opt("rope_theta")?,
-        None => None,
-    };
+    let sliding = nested.nested_or_empty("sliding_attention")?;
+    let full_theta = nested.nested_or_empty("full_attention")?.positive_opt("rope_theta")?;
     let full_theta = full_theta.or(json.positive_opt("rope_theta")?).unwrap_or(1_000_000.0);
     let sliding_theta = json.positive_opt("rope_local_base_freq")?.unwrap_or(10_000.0);
     Ok(vec![

@@ -11,19 +11,21 @@ use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["llama"], architectures: &["LlamaForCausalLM"], read };
 
+/// Most families differ from these in a few.
+pub(super) const DEFAULTS: Defaults = Defaults {
+    num_attention_heads: None,
+    num_key_value_heads: None,
+    head_dim: None,
+    vocab_size: None,
+    max_position_embeddings: 2048,
+    rms_norm_eps: 1e-6,
+    tie_word_embeddings: false,
+    pad_token_id: None,
+    activation: ("hidden_act", "silu"),
+};
+
 fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
-    let defaults = Defaults {
-        num_attention_heads: None,
-        num_key_value_heads: None,
-        head_dim: None,
-        vocab_size: None,
-        max_position_embeddings: 2048,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: false,
-        pad_token_id: None,
-        activation: ("hidden_act", "silu"),
-    };
-    let mut config = ModelConfig::decoder("llama", json, &defaults)?;
+    let mut config = ModelConfig::decoder("llama", json, &DEFAULTS)?;
     config.check_heads_divide_hidden(json)?;
     config.attention_bias = attention_bias(json)?;
     config.mlp_bias = json.flag_or("mlp_bias", false)?;

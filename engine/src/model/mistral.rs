@@ -4,28 +4,16 @@ use super::config::ModelConfig;
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
 use super::family::{Defaults, Family, LayerType, layer_types};
+use super::llama;
 use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["mistral"], architectures: &["MistralForCausalLM"], read };
 
 fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
-    let defaults = Defaults {
-        num_attention_heads: None,
-        num_key_value_heads: Some(8),
-        head_dim: None,
-        vocab_size: None,
-        max_position_embeddings: 4096 * 32,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: false,
-        pad_token_id: None,
-        activation: ("hidden_act", "silu"),
-    };
+    let defaults = Defaults { num_key_value_heads: Some(8), max_position_embeddings: 4096 * 32, ..llama::DEFAULTS };
     let mut config = ModelConfig::decoder("mistral", json, &defaults)?;
-    // null means no window, an absent key means the window of the first version.
-    let sliding_window = match json.has("sliding_window") {
-        true => json.size_opt("sliding_window")?,
-        false => Some(4096),
-    };
+    // an absent key means the window of the first version
+    let sliding_window = json.size_or_none("sliding_window", 4096)?;
     // Layers that differ are another family (`ministral`), which this model type does not run.
     let all = if sliding_window.is_some() { LayerType::Sliding } else { LayerType::Full };
     if layer_types(json, config.num_hidden_layers)?.is_some_and(|types| types.iter().any(|&kind| kind != all)) {

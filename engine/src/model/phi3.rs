@@ -5,22 +5,14 @@ use super::config::{Fusion, ModelConfig};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
 use super::family::{Defaults, Family};
+use super::llama;
 use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["phi3"], architectures: &["Phi3ForCausalLM"], read };
 
 fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
-    let defaults = Defaults {
-        num_attention_heads: None,
-        num_key_value_heads: None,
-        head_dim: None,
-        vocab_size: None,
-        max_position_embeddings: 4096,
-        rms_norm_eps: 1e-5,
-        tie_word_embeddings: false,
-        pad_token_id: Some(32_000),
-        activation: ("hidden_act", "silu"),
-    };
+    let defaults =
+        Defaults { max_position_embeddings: 4096, rms_norm_eps: 1e-5, pad_token_id: Some(32_000), ..llama::DEFAULTS };
     let mut config = ModelConfig::decoder("phi3", json, &defaults)?;
     config.fusion = Fusion::QkvAndGateUp;
     config.ropes = vec![RopeConfig::read_phi3(json, &config)?];

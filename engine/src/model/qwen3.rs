@@ -4,23 +4,13 @@ use super::config::{ModelConfig, QkNorm};
 use super::config_json::ConfigJson;
 use super::error::ConfigError;
 use super::family::{Defaults, Family, attention_bias};
-use super::qwen2::upper_windows;
+use super::qwen2::{self, upper_windows};
 use super::rope::RopeConfig;
 
 pub const FAMILY: Family = Family { model_types: &["qwen3"], architectures: &["Qwen3ForCausalLM"], read };
 
 fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
-    let defaults = Defaults {
-        num_attention_heads: None,
-        num_key_value_heads: Some(32),
-        head_dim: Some(128),
-        vocab_size: None,
-        max_position_embeddings: 32768,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: false,
-        pad_token_id: None,
-        activation: ("hidden_act", "silu"),
-    };
+    let defaults = Defaults { head_dim: Some(128), ..qwen2::DEFAULTS };
     let mut config = ModelConfig::decoder("qwen3", json, &defaults)?;
     config.qk_norm = QkNorm::PerHead;
     config.attention_bias = attention_bias(json)?;

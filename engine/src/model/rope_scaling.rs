@@ -67,11 +67,8 @@ impl RopeConfig {
             "linear" => RopeScaling::Linear { factor: parameters.positive("factor")? },
             "dynamic" => {
                 if rotary_dim <= 2 {
-                    return Err(parameters.refuse(
-                        "rope_type",
-                        "another than dynamic for heads of 2 columns",
-                        "dynamic",
-                    ));
+                    let expected = "another than dynamic for heads of 2 columns";
+                    return Err(parameters.refuse("rope_type", expected, "dynamic"));
                 }
                 let factor = parameters.positive("factor")?;
                 RopeScaling::Dynamic { factor, max_position_embeddings: config.max_position_embeddings }
@@ -105,10 +102,7 @@ fn flat_parameters(json: &ConfigJson) -> Result<(ConfigJson, f64), ConfigError> 
     let said = |parameters: Option<ConfigJson>| parameters.filter(|parameters| !parameters.is_empty());
     let (key, parameters) = match said(json.nested("rope_scaling")?) {
         Some(parameters) => ("rope_scaling", parameters),
-        None => {
-            let empty = || ConfigJson::new(json.path(), serde_json::Map::new());
-            ("rope_parameters", json.nested("rope_parameters")?.unwrap_or_else(empty))
-        }
+        None => ("rope_parameters", json.nested_or_empty("rope_parameters")?),
     };
     if parameters.has("full_attention") || parameters.has("sliding_attention") {
         return Err(json.refuse(key, "one object for all layers", "one per layer type"));
@@ -135,11 +129,9 @@ fn unknown_type(json: &ConfigJson, found: &str, supported: &[&'static str]) -> C
 /// The base of the powers, which must be an f32 above 0.
 fn check_theta(parameters: &ConfigJson, default: f64) -> Result<f64, ConfigError> {
     let rope_theta = parameters.positive_opt("rope_theta")?.unwrap_or(default);
-    let as_f32 = rope_theta as f32;
-    if as_f32.is_normal() {
-        Ok(rope_theta)
-    } else {
-        Err(parameters.refuse("rope_theta", "a number that fits in f32", rope_theta))
+    match (rope_theta as f32).is_normal() {
+        true => Ok(rope_theta),
+        false => Err(parameters.refuse("rope_theta", "a number that fits in f32", rope_theta)),
     }
 }
 
@@ -163,11 +155,8 @@ fn yarn(
         (None, _, _) => magnitude(1.0),
     };
     if attention_factor <= 0.0 || !(attention_factor as f32).is_normal() {
-        return Err(parameters.refuse(
-            "attention_factor",
-            "or mscale and mscale_all_dim, that give a positive f32",
-            attention_factor,
-        ));
+        let expected = "or mscale and mscale_all_dim, that give a positive f32";
+        return Err(parameters.refuse("attention_factor", expected, attention_factor));
     }
     Ok(RopeScaling::Yarn {
         factor,
@@ -194,10 +183,8 @@ fn longrope(
         Ok(factors.into_iter().map(|factor| factor as f32).collect::<Vec<f32>>())
     };
     let original = original_max_position_embeddings as f64;
-    let factor = match parameters.positive_opt("factor")? {
-        Some(factor) => factor,
-        None => config.max_position_embeddings as f64 / original,
-    };
+    let ratio = config.max_position_embeddings as f64 / original;
+    let factor = parameters.positive_opt("factor")?.unwrap_or(ratio);
     let attention_factor = match parameters.positive_opt("attention_factor")? {
         Some(attention_factor) => attention_factor,
         None if factor <= 1.0 => 1.0,
