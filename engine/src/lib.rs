@@ -8,6 +8,7 @@ mod error;
 pub mod generate;
 pub mod json;
 pub mod json_edit;
+mod listing;
 pub mod model;
 pub mod new_file;
 pub mod ops;

@@ -40,6 +40,16 @@ impl NewFile {
         Ok(NewFile { path: path.to_owned(), file })
     }
 
+    /// Writes a file of these bytes.
+    ///
+    /// # Errors
+    /// [`NewFileError`].
+    pub fn whole(path: &Path, bytes: &[u8]) -> Result<(), NewFileError> {
+        let mut file = NewFile::create(path)?;
+        file.write(bytes)?;
+        file.finish()
+    }
+
     /// Adds bytes at its end.
     ///
     /// # Errors
@@ -65,7 +75,7 @@ impl NewFile {
         let NewFile { path, file } = self;
         file.as_file().sync_all().map_err(failed("write it to the disk"))?;
         let file = file.persist(&path).map_err(|error| failed("rename the new file to it")(error.error))?;
-        sync_folder(folder_of(&path)).map_err(failed("write its directory to the disk"))?;
+        sync(folder_of(&path)).map_err(failed("write its directory to the disk"))?;
         Ok(file)
     }
 }
@@ -74,21 +84,28 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> NewFileError {
     move |source| NewFileError { action, source }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that a path lies in.
+pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     }
 }
 
-/// A rename is on the disk when its directory is.
+/// Flushes a file, or a folder's list of files, to the disk. A rename is on the disk when its folder is.
+///
+/// # Errors
+/// Those of the system.
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+pub fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
-/// Directories cannot be opened as files here; the system writes renames in order.
+/// Does nothing: this system opens no folders as files, and it writes in order.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
+pub fn sync(_: &Path) -> io::Result<()> {
     Ok(())
 }

@@ -89,6 +89,11 @@ impl WeightFiles {
         self.places.values().map(|&(shard, tensor)| (&self.shards[shard].tensors()[tensor], &self.shards[shard]))
     }
 
+    fn get(&self, name: &str) -> Option<(&TensorInfo, &SafetensorsFile)> {
+        let &(shard, tensor) = self.places.get(name)?;
+        Some((&self.shards[shard].tensors()[tensor], &self.shards[shard]))
+    }
+
     /// Whether there is a tensor called `name`.
     pub fn contains(&self, name: &str) -> bool {
         self.places.contains_key(name)
@@ -96,9 +101,7 @@ impl WeightFiles {
 
     /// Whether two tensors are equal in dtype, shape and bytes; `None` if one of them is missing.
     pub fn equal(&self, a: &str, b: &str) -> Option<bool> {
-        let place = |name| self.places.get(name).map(|&(shard, tensor)| (&self.shards[shard], tensor));
-        let ((file_a, a), (file_b, b)) = (place(a)?, place(b)?);
-        let (a, b) = (&file_a.tensors()[a], &file_b.tensors()[b]);
+        let ((a, file_a), (b, file_b)) = (self.get(a)?, self.get(b)?);
         Some(a.dtype == b.dtype && a.shape == b.shape && file_a.data(a) == file_b.data(b))
     }
 
@@ -129,9 +132,8 @@ impl WeightFiles {
 
     /// The place of the tensor `name`; `None` if there is no such tensor.
     pub fn pages(&self, name: &str) -> Option<Pages> {
-        let &(shard, tensor) = self.places.get(name)?;
-        let file = &self.shards[shard];
-        Some(Pages { map: file.map().clone(), bytes: file.tensors()[tensor].bytes.clone() })
+        let (tensor, file) = self.get(name)?;
+        Some(Pages { map: file.map().clone(), bytes: tensor.bytes.clone() })
     }
 
     /// The vector `name` with `len` elements, widened to f32.
@@ -154,25 +156,14 @@ impl WeightFiles {
         quantised::recognise(self.tensors().map(|(tensor, _)| tensor), |name| self.contains(name))
     }
 
-    /// Bytes of tensors that are misaligned in their file, so that a device must copy them.
-    pub fn misaligned_bytes(&self) -> u64 {
-        // The mapping begins at a page, so the place in the file decides.
-        self.tensors()
-            .filter(|(tensor, _)| !tensor.bytes.start.is_multiple_of((tensor.dtype.bitsize() / 8).max(1)))
-            .map(|(tensor, _)| tensor.bytes.len() as u64)
-            .sum()
-    }
-
     /// Returns the tensor `name`, which must have the shape that config.json implies, and its file.
     ///
     /// # Errors
     /// [`LoadError::Missing`], [`LoadError::Shape`].
     pub fn find(&self, name: &str, want: &[usize]) -> Result<(&TensorInfo, &SafetensorsFile), LoadError> {
-        let Some(&(shard, tensor)) = self.places.get(name) else {
+        let Some((tensor, file)) = self.get(name) else {
             return Err(LoadError::Missing { path: self.dir.clone(), name: name.to_owned(), want: want.to_vec() });
         };
-        let file = &self.shards[shard];
-        let tensor = &file.tensors()[tensor];
         if tensor.shape != want {
             return Err(LoadError::Shape {
                 path: file.path().to_owned(),

@@ -1,5 +1,6 @@
 //! One pass over a tensor's bytes: is every number finite, and is any number not zero? It touches every page.
 
+use super::tensor::widen;
 use align_kernels::Device;
 use align_kernels::device::WeightDtype;
 use rayon::prelude::*;
@@ -65,11 +66,7 @@ fn first(dtype: WeightDtype, data: &[u8], from: usize) -> (usize, f32) {
     let size = dtype.bytes();
     data[from..]
         .chunks_exact(size)
-        .map(|element| match dtype {
-            WeightDtype::F32 => f32::from_le_bytes(element.try_into().expect("chunks of 4 bytes")),
-            WeightDtype::F16 => half::f16::from_le_bytes(element.try_into().expect("chunks of 2 bytes")).to_f32(),
-            WeightDtype::Bf16 => half::bf16::from_le_bytes(element.try_into().expect("chunks of 2 bytes")).to_f32(),
-        })
+        .map(|element| widen(dtype, element))
         .enumerate()
         .find(|(_, value)| !value.is_finite())
         .map(|(at, value)| (from / size + at, value))

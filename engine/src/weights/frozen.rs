@@ -3,7 +3,6 @@
 use align_kernels::device::{Buffer, WeightBuffer, WeightDtype, WeightSlice};
 use align_kernels::{Device, KernelError, Slice};
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// The name of copied matrices in the memory report.
@@ -51,11 +50,6 @@ impl Frozen {
         self.0.shape[0]
     }
 
-    /// Columns: the width of its input.
-    pub fn in_features(&self) -> usize {
-        self.0.shape[1]
-    }
-
     /// The number format of its file.
     pub fn dtype(&self) -> WeightDtype {
         match self.0.weights {
@@ -73,12 +67,6 @@ impl Frozen {
     /// All of it.
     pub fn view(&self) -> WeightSlice<'_> {
         self.0.weights.view()
-    }
-
-    /// Rows `rows`: one of the projections of a fused matrix.
-    pub fn rows(&self, rows: Range<usize>) -> WeightSlice<'_> {
-        let width = self.in_features();
-        self.view().range(rows.start * width..rows.end * width)
     }
 }
 

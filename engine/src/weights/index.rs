@@ -3,12 +3,12 @@
 use super::error::{IndexFault, LoadError};
 use super::safetensors::SafetensorsFile;
 use crate::json::{self, JsonError};
+use crate::listing::{exists, names_in};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
 use std::path::{Component, Path, PathBuf};
 
 /// The name of a single weight file.
@@ -48,14 +48,20 @@ pub(super) fn open_shards(dir: &Path) -> Result<Shards, LoadError> {
         serde_json::from_slice(&bytes).map_err(|source| JsonError::Parse { path: path.clone(), source })?;
     let refuse = |faults| LoadError::Index { path: path.clone(), faults };
 
-    let mut faults = index.faults;
-    let mut tolerated = Vec::new();
+    let (mut faults, mut tolerated) = (Vec::new(), Vec::new());
     let mut listed: BTreeMap<String, String> = BTreeMap::new();
-    for (tensor, shard) in index.weight_map {
-        if !is_plain_file_name(&shard) {
-            faults.push(IndexFault::ShardName { tensor, shard });
-        } else if listed.insert(tensor.clone(), shard).is_some() {
-            tolerated.push(IndexFault::Duplicate { tensor });
+    if index.weight_map.is_none() {
+        faults.push(IndexFault::NoWeightMap);
+    }
+    for (tensor, shard) in index.weight_map.into_iter().flat_map(|WeightMap(entries)| entries) {
+        match shard {
+            Value::String(shard) if !is_plain_file_name(&shard) => faults.push(IndexFault::ShardName { tensor, shard }),
+            Value::String(shard) => {
+                if listed.insert(tensor.clone(), shard).is_some() {
+                    tolerated.push(IndexFault::Duplicate { tensor });
+                }
+            }
+            other => faults.push(IndexFault::NotAString { tensor, found: json::kind(&other) }),
         }
     }
     let names: BTreeSet<&String> = listed.values().collect();
@@ -140,24 +146,12 @@ fn open_followed(dir: &Path, name: &str) -> Result<(SafetensorsFile, Option<(Pat
 /// that is `CACHE/models--ORG--NAME/blobs/HASH`, or since huggingface_hub 2 the store that all models share,
 /// `CACHE/blobs/HA/HASH`. Both paths are free of links.
 fn is_blob_of(home: &Path, target: &Path) -> bool {
-    let Some(snapshots) = home.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))
-    else {
-        return false;
-    };
-    let Some(repository) = snapshots.parent() else { return false };
-    let (Some(folder), Some(hash)) = (target.parent(), target.file_name().and_then(|name| name.to_str())) else {
-        return false;
-    };
-    if folder == repository.join("blobs") {
-        return true;
-    }
+    let snapshots = home.parent().filter(|parent| parent.ends_with("snapshots"));
+    let (Some(repository), Some(folder)) = (snapshots.and_then(Path::parent), target.parent()) else { return false };
+    let hash = target.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_hash = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_hash && repository.parent().is_some_and(|cache| folder == cache.join("blobs").join(&hash[..2]))
-}
-
-/// Whether this path exists; a broken link does not.
-fn exists(path: &Path) -> bool {
-    !matches!(std::fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    let is_shared = |cache: &Path| is_hash && folder == cache.join("blobs").join(&hash[..2]);
+    !hash.is_empty() && folder == repository.join("blobs") || repository.parent().is_some_and(is_shared)
 }
 
 /// One component, no separators, no `..`, no NUL, no longer than file systems allow.
@@ -171,25 +165,18 @@ fn is_plain_file_name(name: &str) -> bool {
 
 /// Files called `model-00001-of-00003.safetensors` and the like.
 fn shards_in(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| {
-            let number = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
-            number.and_then(|number| number.split_once("-of-")).is_some_and(|(index, count)| {
-                [index, count].iter().all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
-            })
+    let is_shard = |name: &String| {
+        let number = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
+        number.and_then(|number| number.split_once("-of-")).is_some_and(|(index, count)| {
+            [index, count].iter().all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
         })
-        .collect();
-    names.sort();
-    names
+    };
+    names_in(dir).into_iter().filter(is_shard).collect()
 }
 
 /// Finds a weight file of another format or without its index, for the message.
 fn other_format(dir: &Path) -> Option<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
+    let names = names_in(dir);
     let find = |is: &dyn Fn(&str) -> bool| names.iter().find(|name| is(name)).cloned();
     let torch = |name: &str| {
         name.starts_with("pytorch_model") && name.ends_with(".bin") || name.ends_with(".pth") || name.ends_with(".gguf")
@@ -203,49 +190,13 @@ fn other_format(dir: &Path) -> Option<String> {
         })
 }
 
-/// The index as written, with the faults that show while it is read.
+/// The index as written.
+#[derive(Deserialize)]
 struct RawIndex {
-    /// With duplicates, in the order of the file.
-    weight_map: Vec<(String, String)>,
-    faults: Vec<IndexFault>,
+    weight_map: Option<WeightMap>,
 }
 
-impl<'de> Deserialize<'de> for RawIndex {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Index;
-        impl<'de> Visitor<'de> for Index {
-            type Value = RawIndex;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with the key weight_map")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawIndex, A::Error> {
-                let mut found = None;
-                while let Some(key) = map.next_key::<String>()? {
-                    if key == "weight_map" {
-                        found = Some(map.next_value::<WeightMap>()?);
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
-                    }
-                }
-                let Some(WeightMap(entries)) = found else {
-                    return Ok(RawIndex { weight_map: Vec::new(), faults: vec![IndexFault::NoWeightMap] });
-                };
-                let mut index = RawIndex { weight_map: Vec::with_capacity(entries.len()), faults: Vec::new() };
-                for (tensor, shard) in entries {
-                    match shard {
-                        Value::String(shard) => index.weight_map.push((tensor, shard)),
-                        other => index.faults.push(IndexFault::NotAString { tensor, found: json::kind(&other) }),
-                    }
-                }
-                Ok(index)
-            }
-        }
-        deserializer.deserialize_map(Index)
-    }
-}
-
+/// Tensors and their shards, with duplicates, in the order of the file.
 struct WeightMap(Vec<(String, Value)>);
 
 impl<'de> Deserialize<'de> for WeightMap {

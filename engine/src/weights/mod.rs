@@ -24,6 +24,6 @@ pub use self::frozen::{Frozen, FrozenVector};
 pub use self::quantised::{Quantised, QuantisedFormat};
 pub use self::read_ahead::{Pages, ReadAhead, Then};
 pub use self::safetensors::{MappedFile, SafetensorsFile};
-pub use self::tensor::TensorInfo;
+pub use self::tensor::{TensorInfo, widen};
 pub use self::writer::{SafetensorsWriter, TensorSpec};
 pub use ::safetensors::Dtype;

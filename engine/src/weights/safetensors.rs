@@ -2,9 +2,8 @@
 
 use super::error::LoadError;
 use super::header::{self, Header};
-use super::tensor::TensorInfo;
+use super::tensor::{TensorInfo, widen};
 use align_kernels::device::WeightDtype;
-use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::Dtype;
 use std::collections::{BTreeMap, HashMap};
@@ -113,17 +112,9 @@ impl SafetensorsFile {
     /// # Errors
     /// [`LoadError::Dtype`] unless it is F32, F16 or BF16.
     pub fn to_f32(&self, tensor: &TensorInfo) -> Result<Vec<f32>, LoadError> {
-        let data = self.data(tensor);
+        let dtype = self.weight_dtype(tensor)?;
         // The bytes may be misaligned, so they are not cast.
-        Ok(match self.weight_dtype(tensor)? {
-            WeightDtype::F32 => data.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(),
-            WeightDtype::F16 => {
-                data.as_chunks::<2>().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()).collect()
-            }
-            WeightDtype::Bf16 => {
-                data.as_chunks::<2>().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32()).collect()
-            }
-        })
+        Ok(self.data(tensor).chunks_exact(dtype.bytes()).map(|number| widen(dtype, number)).collect())
     }
 
     /// The number format of a tensor, if weights can have it.

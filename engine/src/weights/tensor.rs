@@ -1,5 +1,7 @@
 //! What a weight file says about one of its tensors.
 
+use align_kernels::device::WeightDtype;
+use half::{bf16, f16};
 use safetensors::Dtype;
 use std::ops::Range;
 
@@ -17,5 +19,14 @@ impl TensorInfo {
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+}
+
+/// Reads the number at the beginning of `bytes`, little endian.
+pub fn widen(dtype: WeightDtype, bytes: &[u8]) -> f32 {
+    match dtype {
+        WeightDtype::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        WeightDtype::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        WeightDtype::Bf16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
     }
 }

@@ -1,11 +1,11 @@
 //! Writes a safetensors file tensor by tensor, so that a file of any size needs the memory of one tensor.
 
 use super::error::WriteError;
+use super::tensor::TensorInfo;
 use crate::new_file::{NewFile, NewFileError};
 use safetensors::Dtype;
-use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use serde_json::{Map, json};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 /// A tensor that will be written.
@@ -14,6 +14,13 @@ pub struct TensorSpec {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
+}
+
+impl TensorSpec {
+    /// A tensor like one of a file.
+    pub fn of(tensor: &TensorInfo) -> TensorSpec {
+        TensorSpec { name: tensor.name.clone(), dtype: tensor.dtype, shape: tensor.shape.clone() }
+    }
 }
 
 /// Writes a safetensors file. The file gets its name when [`Self::finish`] has put every byte on the disk. Until then, and
@@ -37,29 +44,27 @@ impl SafetensorsWriter {
         tensors: &[TensorSpec],
     ) -> Result<SafetensorsWriter, WriteError> {
         let io = |action, source| WriteError::Io { path: path.to_owned(), action, source };
-        let mut seen = HashSet::new();
-        let mut entries = Vec::with_capacity(tensors.len());
+        let mut header = Map::new();
+        if !metadata.is_empty() {
+            header.insert("__metadata__".to_owned(), json!(metadata));
+        }
         let mut pending = VecDeque::with_capacity(tensors.len());
         let mut begin = 0usize;
-        for tensor in tensors {
-            if !seen.insert(&tensor.name) {
-                return Err(WriteError::Duplicate { path: path.to_owned(), name: tensor.name.clone() });
-            }
-            let overflow = || WriteError::Overflow {
-                path: path.to_owned(),
-                name: tensor.name.clone(),
-                shape: tensor.shape.clone(),
-            };
-            let bits = tensor.shape.iter().try_fold(tensor.dtype.bitsize(), |bits, &size| bits.checked_mul(size));
+        for TensorSpec { name, dtype, shape } in tensors {
+            let overflow = || WriteError::Overflow { path: path.to_owned(), name: name.clone(), shape: shape.clone() };
+            let bits = shape.iter().try_fold(dtype.bitsize(), |bits, &size| bits.checked_mul(size));
             let bytes = bits.filter(|bits| bits.is_multiple_of(8)).ok_or_else(overflow)? / 8;
             let end = begin.checked_add(bytes).ok_or_else(overflow)?;
-            entries.push(Entry { tensor, data_offsets: (begin, end) });
-            pending.push_back((tensor.name.clone(), bytes));
+            let entry = json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, end]});
+            if header.insert(name.clone(), entry).is_some() {
+                return Err(WriteError::Duplicate { path: path.to_owned(), name: name.clone() });
+            }
+            pending.push_back((name.clone(), bytes));
             begin = end;
         }
 
-        let mut header = serde_json::to_vec(&HeaderJson { metadata, entries: &entries })
-            .map_err(|error| io("make its header", error.into()))?;
+        let header = serde_json::to_vec(&header);
+        let mut header = header.map_err(|error| io("make its header", error.into()))?;
         // Spaces up to a multiple of 8, so that the first tensor is aligned.
         header.resize(header.len().next_multiple_of(8), b' ');
 
@@ -108,37 +113,4 @@ impl SafetensorsWriter {
 fn new_file_error(path: &Path) -> impl Fn(NewFileError) -> WriteError {
     let path = path.to_owned();
     move |NewFileError { action, source }| WriteError::Io { path: path.clone(), action, source }
-}
-
-struct HeaderJson<'a> {
-    metadata: &'a BTreeMap<String, String>,
-    entries: &'a [Entry<'a>],
-}
-
-struct Entry<'a> {
-    tensor: &'a TensorSpec,
-    data_offsets: (usize, usize),
-}
-
-impl Serialize for HeaderJson<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        if !self.metadata.is_empty() {
-            map.serialize_entry("__metadata__", self.metadata)?;
-        }
-        for entry in self.entries {
-            map.serialize_entry(&entry.tensor.name, entry)?;
-        }
-        map.end()
-    }
-}
-
-impl Serialize for Entry<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(3))?;
-        map.serialize_entry("dtype", &self.tensor.dtype)?;
-        map.serialize_entry("shape", &self.tensor.shape)?;
-        map.serialize_entry("data_offsets", &self.data_offsets)?;
-        map.end()
-    }
 }

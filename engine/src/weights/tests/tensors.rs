@@ -2,6 +2,17 @@
 
 use super::*;
 
+impl WeightFiles {
+    /// Bytes of tensors that are misaligned in their file, so that a device must copy them.
+    fn misaligned_bytes(&self) -> u64 {
+        // The mapping begins at a page, so the place in the file decides.
+        self.tensors()
+            .filter(|(tensor, _)| !tensor.bytes.start.is_multiple_of((tensor.dtype.bitsize() / 8).max(1)))
+            .map(|(tensor, _)| tensor.bytes.len() as u64)
+            .sum()
+    }
+}
+
 #[test]
 fn tensors_of_every_dtype_come_back_aligned_or_not() {
     let device = Device::cpu(Some(2)).unwrap();
@@ -28,7 +39,7 @@ fn tensors_of_every_dtype_come_back_aligned_or_not() {
             let files = open(dir.path()).unwrap();
             let matrix = files.frozen(&device, "matrix", [2, 3]).unwrap();
             assert_eq!(widen(matrix.view()), rounded, "{dtype} after {padding} spaces");
-            assert_eq!(widen(matrix.rows(1..2)), rounded[3..]);
+            assert_eq!(widen(matrix.view().range(3..6)), rounded[3..]);
             assert_eq!((matrix.shape(), matrix.name(), matrix.bytes()), ([2, 3], "matrix", bytes.len()));
             let vector = files.vector(&device, "vector", 3).unwrap();
             assert_eq!(vector.view().download(), rounded[..3]);
