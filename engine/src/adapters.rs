@@ -67,18 +67,18 @@ impl AdapterSet {
         params
     }
 
-    /// An adapter of the same shapes on `device`, all zeros.
+    /// An adapter of the same shapes, with other parameters in place of its own.
     ///
     /// # Errors
-    /// [`KernelError::OutOfMemory`].
-    pub fn zeros_like(&self, device: &Device) -> Result<AdapterSet, KernelError> {
+    /// Those of `other`.
+    pub fn map(&self, other: impl Fn(&Param) -> Result<Param, KernelError>) -> Result<AdapterSet, KernelError> {
         let update = |update: &LowRank| {
-            let (lora_a, lora_b) = (update.lora_a.zeros_like(device)?, update.lora_b.zeros_like(device)?);
+            let (lora_a, lora_b) = (other(&update.lora_a)?, other(&update.lora_b)?);
             Ok(LowRank { lora_a, lora_b, scaling: update.scaling })
         };
         let by_linear = self.by_linear.iter().map(|of| of.as_ref().map(update).transpose());
-        let score_head = self.score_head.as_ref().map(|head| head.zeros_like(device)).transpose()?;
-        Ok(AdapterSet { by_linear: by_linear.collect::<Result<_, KernelError>>()?, score_head })
+        let by_linear = by_linear.collect::<Result<_, KernelError>>()?;
+        Ok(AdapterSet { by_linear, score_head: self.score_head.as_ref().map(&other).transpose()? })
     }
 
     /// All updates, with their layers.
@@ -103,7 +103,7 @@ impl Adapters {
     /// [`KernelError::OutOfMemory`].
     pub fn zeros_like(&self, device: &Device) -> Result<Adapters, KernelError> {
         let of = |set: &Option<Arc<AdapterSet>>| -> Result<Option<Arc<AdapterSet>>, KernelError> {
-            set.as_ref().map(|set| Ok(Arc::new(set.zeros_like(device)?))).transpose()
+            set.as_ref().map(|set| Ok(Arc::new(set.map(|param| param.zeros_like(device))?))).transpose()
         };
         Ok(Adapters { policy: of(&self.policy)?, reference: of(&self.reference)? })
     }

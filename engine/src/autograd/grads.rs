@@ -5,6 +5,7 @@ use crate::param::{Param, ParamId};
 use align_kernels::gemm::Accumulate;
 use align_kernels::{Buffer, Device, FloatBuffer, FloatSliceMut, Result, SliceMut, add};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// The name of a parameter's gradient in the memory report.
 const PARAM_GRADIENT: &str = "adapter.gradient";
@@ -76,7 +77,6 @@ impl<'a> Grads<'a> {
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
     pub fn slot(&mut self, input: Input) -> Result<(FloatSliceMut<'_>, Accumulate)> {
-        use std::collections::btree_map::Entry;
         Ok(match self.by_value.entry(input.id) {
             Entry::Occupied(entry) => (entry.into_mut().view_mut(), Accumulate::Add),
             Entry::Vacant(entry) => {
@@ -91,7 +91,6 @@ impl<'a> Grads<'a> {
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
     pub fn sum(&mut self, input: Input) -> Result<SliceMut<'_, f32>> {
-        use std::collections::btree_map::Entry;
         let buffer = match self.by_value.entry(input.id) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(self.device.zeros::<f32>("gradient", input.len())?.into()),
@@ -104,7 +103,6 @@ impl<'a> Grads<'a> {
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
     pub fn param(&mut self, param: &Param) -> Result<(SliceMut<'_, f32>, Accumulate)> {
-        use std::collections::btree_map::Entry;
         Ok(match self.params.by_id.entry(param.id()) {
             Entry::Occupied(entry) => (entry.into_mut().view_mut(), Accumulate::Add),
             Entry::Vacant(entry) => {

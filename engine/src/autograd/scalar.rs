@@ -91,6 +91,12 @@ impl ScalarTape {
         graph.ends.push(end);
         Scalar { tape: self, node, value }
     }
+
+    /// A node with the same partial derivative with respect to each of `items`.
+    fn reduce<'t>(&'t self, items: &[Scalar<'t>], value: f64, partial: f64) -> Scalar<'t> {
+        items.iter().for_each(|item| item.assert_on(self));
+        self.record(value, items.iter().map(|item| Edge { argument: item.node, partial }))
+    }
 }
 
 impl ScalarGrads {
@@ -194,8 +200,7 @@ impl<'t> Scalar<'t> {
 
     /// `min(x, limit)`; derivative 1 up to and at the limit, 0 beyond.
     pub fn clamp_max(self, limit: f64) -> Self {
-        let (value, partial) = if self.value > limit { (limit, 0.0) } else { (self.value, 1.0) };
-        self.tape.record(value, [Edge { argument: self.node, partial }])
+        self.clip(f64::NEG_INFINITY, limit)
     }
 
     /// `x` within `low..=high`; derivative 1 there, ends included, and 0 beyond.
@@ -216,13 +221,8 @@ impl<'t> Scalar<'t> {
         let tape = items.first().expect("a sum needs at least one scalar").tape;
         let largest = items.iter().map(|item| item.value).fold(f64::NEG_INFINITY, |a, b| if b <= a { a } else { b });
         let value = largest + items.iter().map(|item| (item.value - largest).exp()).sum::<f64>().ln();
-        tape.record(
-            value,
-            items.iter().map(|item| {
-                item.assert_on(tape);
-                Edge { argument: item.node, partial: (item.value - value).exp() }
-            }),
-        )
+        items.iter().for_each(|item| item.assert_on(tape));
+        tape.record(value, items.iter().map(|item| Edge { argument: item.node, partial: (item.value - value).exp() }))
     }
 
     /// The sum of `items`, added in order.
@@ -259,16 +259,6 @@ impl<'t> Scalar<'t> {
 
     fn assert_on(self, tape: &ScalarTape) {
         assert!(std::ptr::eq(self.tape, tape), "scalars of two tapes were mixed");
-    }
-}
-
-impl ScalarTape {
-    /// A node with the same partial derivative with respect to each of `items`.
-    fn reduce<'t>(&'t self, items: &[Scalar<'t>], value: f64, partial: f64) -> Scalar<'t> {
-        for item in items {
-            item.assert_on(self);
-        }
-        self.record(value, items.iter().map(|item| Edge { argument: item.node, partial }))
     }
 }
 

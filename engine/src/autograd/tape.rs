@@ -123,14 +123,8 @@ impl Tape {
         y: impl Into<FloatBuffer>,
         node: impl FnOnce(&mut Tape) -> Result<N>,
     ) -> Result<Var> {
-        if self.mode == Mode::Record && grad_rows > 0 {
-            let node = node(self)?;
-            let y = self.leaf(rows, cols, grad_rows, y);
-            self.steps.push(Step::Node(y.input(), Box::new(node)));
-            Ok(y)
-        } else {
-            Ok(self.leaf(rows, cols, grad_rows, y))
-        }
+        let y = self.leaf(rows, cols, grad_rows, y);
+        self.push_over(y, node)
     }
 
     /// As [`Tape::push`], for an output that can be recomputed.

@@ -168,9 +168,4 @@ impl ModelConfig {
     pub fn kv_size(&self) -> usize {
         self.num_key_value_heads * self.head_dim
     }
-
-    /// Query heads that share a key head.
-    pub fn queries_per_key(&self) -> usize {
-        self.num_attention_heads / self.num_key_value_heads
-    }
 }

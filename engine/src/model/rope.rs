@@ -74,11 +74,8 @@ impl RopeConfig {
                 beta_fast,
                 beta_slow,
                 truncate,
-                original_max_position_embeddings,
-            } => {
-                let original = original_max_position_embeddings as f64;
-                (self.yarn(factor as f32, beta_fast, beta_slow, truncate, original), attention_factor)
-            }
+                original_max_position_embeddings: original,
+            } => (self.yarn(factor as f32, beta_fast, beta_slow, truncate, original as f64), attention_factor),
             RopeScaling::LongRope { short_factor, long_factor, attention_factor, original_max_position_embeddings } => {
                 let long = sequence_len > *original_max_position_embeddings;
                 let factors = if long { long_factor } else { short_factor };
@@ -88,11 +85,6 @@ impl RopeConfig {
             }
         };
         RopeVariant { inv_freq, scaling: scaling as f32 }
-    }
-
-    /// Whether [`Self::variant`] depends on the sequence's length.
-    pub fn depends_on_length(&self) -> bool {
-        matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
     }
 
     /// Equal for two lengths exactly if their variants are equal.

@@ -21,6 +21,13 @@ fn read(config: Value) -> Result<ModelConfig, ConfigError> {
     ModelConfig::read(&ConfigJson::new(Path::new("config.json"), object(config)))
 }
 
+impl RopeConfig {
+    /// Whether [`Self::variant`] depends on the sequence's length.
+    fn depends_on_length(&self) -> bool {
+        matches!(self.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. })
+    }
+}
+
 /// The nine tiny models.
 fn tiny_models() -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(goldens())

@@ -19,12 +19,6 @@ pub struct Linear {
     pub bias: Option<FrozenVector>,
 }
 
-impl Linear {
-    fn out_features(&self) -> usize {
-        self.weight.shape()[0]
-    }
-}
-
 /// The outputs of `layers` side by side, each `x·Wᵀ + bias + scaling * (dropout(x)·Aᵀ)·Bᵀ`: the policy's update on policy rows,
 /// the reference's on reference rows; on top of `residual`, which the result is like then. Keeps `x` unless it can be
 /// recomputed, and saves `u = x·Aᵀ` (rank floats a row) where the policy has an update, nothing else.
@@ -33,7 +27,7 @@ impl Linear {
 /// [`align_kernels::KernelError`].
 pub fn linear(tape: &mut Tape, x: &Var, layers: &[Linear], residual: Option<&Var>) -> Result<Var> {
     let (rows, grad_rows) = (x.rows(), x.grad_rows());
-    let out_features: usize = layers.iter().map(Linear::out_features).sum();
+    let out_features: usize = layers.iter().map(|layer| layer.weight.out_features()).sum();
     let dtype = residual.map_or(tape.precision().into(), |_| FloatDtype::F32);
     let mut y = tape.device().alloc_float("linear.y", dtype, rows * out_features)?;
     let pass = tape.pass().clone();
@@ -102,16 +96,15 @@ impl<'a> Operand<'a> {
             }
             None => None,
         };
-        let reference = match update(&pass.adapters.reference, &of_reference) {
-            Some(update) => Some(Update::new(device, "linear.u", update, of_reference, None)?),
-            None => None,
-        };
+        let reference = update(&pass.adapters.reference, &of_reference);
+        let reference =
+            reference.map(|update| Update::new(device, "linear.u", update, of_reference, None)).transpose()?;
         Ok(Operand { layer, policy, reference })
     }
 
     fn piece(&mut self) -> Piece<'_> {
         Piece {
-            n: self.layer.out_features(),
+            n: self.layer.weight.out_features(),
             w: self.layer.weight.view(),
             bias: self.layer.bias.as_ref().map(FrozenVector::view),
             updates: self.policy.iter_mut().chain(&mut self.reference).map(Update::low_rank).collect(),
@@ -230,7 +223,7 @@ impl Node {
         let mut first = 0;
         let layer = |piece: &'a SavedPiece| {
             let columns = Columns { values: dy, first, stride };
-            first += piece.weight.shape()[0];
+            first += piece.weight.out_features();
             let update =
                 piece.adapter.as_ref().map(|adapter| Update::new(device, "linear.du", &adapter.update, 0..m, None));
             Ok(LayerGradient { piece, dy: columns, update: update.transpose()? })
@@ -252,14 +245,14 @@ impl Node {
             // behind a mask, the update's part of the gradient goes through the mask too
             let update = update.as_mut().filter(|_| self.masks.is_none());
             let updates = update.map(Update::low_rank).into_iter().collect();
-            pieces.push(Piece { n: piece.weight.shape()[0], w: piece.weight.view(), bias: None, updates });
+            pieces.push(Piece { n: piece.weight.out_features(), w: piece.weight.view(), bias: None, updates });
         }
         StackDx { m, k, dy, pieces: &mut pieces, dx: dx.view_mut(), precision }.run(device)?;
         drop(pieces);
         let Some(masks) = &self.masks else { return Ok(()) };
         for LayerGradient { piece, dy, update } in layers {
             let Some(Update { of, a, b, u: du, .. }) = update else { continue };
-            let (n, rank, alpha, accumulate) = (piece.weight.shape()[0], of.rank(), of.scaling, Accumulate::Set);
+            let (n, rank, alpha, accumulate) = (piece.weight.out_features(), of.rank(), of.scaling, Accumulate::Set);
             let w = b.view().into();
             Dx { m, n, k: rank, alpha, dy: *dy, w, dx: du.view_mut().into(), accumulate, precision }.run(device)?;
             let mut through = device.alloc_float("linear.d_dropped", dx.dtype(), m * k)?;
@@ -280,7 +273,7 @@ impl Node {
             let (Some(Adapter { x, u, update }), Some(Update { u: du, .. })) = (&piece.adapter, update) else {
                 continue;
             };
-            let (n, rank) = (piece.weight.shape()[0], update.rank());
+            let (n, rank) = (piece.weight.out_features(), update.rank());
             let (dw, accumulate) = grads.param(&update.lora_b)?;
             let (alpha, u) = (update.scaling, u.view().into());
             Dw { m, n, k: rank, alpha, dy: *dy, x: u, dw, accumulate, precision }.run(device)?;
@@ -301,6 +294,6 @@ impl Node {
     }
 
     fn out_features(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.weight.shape()[0]).sum()
+        self.pieces.iter().map(|piece| piece.weight.out_features()).sum()
     }
 }
