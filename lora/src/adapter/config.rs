@@ -4,8 +4,10 @@ use super::error::{AdapterError, ConfigFault};
 use super::folder::{self, CONFIG};
 use super::targets::{ALL_LINEAR, ModuleNames, Targets};
 use align_engine::json;
-use align_engine::new_file::{NewFile, NewFileError};
+use align_engine::new_file::NewFile;
 use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Largest accepted rank. No layer of a published model is as wide.
@@ -158,15 +160,14 @@ impl LoraConfig {
     /// # Errors
     /// [`ConfigFault`], except the variants about a model.
     pub fn from_json(object: &Map<String, Value>) -> Result<LoraConfig, ConfigFault> {
-        let object = Object(object);
-        if object.value("peft_type").is_none()
-            && let Some(key) = ["fine_tune_type", "lora_parameters"].into_iter().find(|key| object.value(key).is_some())
-        {
-            return Err(ConfigFault::Mlx { key });
+        let object = Object { map: object, read: RefCell::default() };
+        if object.value("peft_type").is_none() {
+            let of_mlx = ["fine_tune_type", "lora_parameters"].into_iter().find(|&key| object.value(key).is_some());
+            return Err(of_mlx.map_or(ConfigFault::Missing { key: "peft_type" }, |key| ConfigFault::Mlx { key }));
         }
-        object.only("peft_type", "LORA", "an adapter other than LoRA", Absent::Refused)?;
+        object.only("peft_type", "LORA", "an adapter other than LoRA")?;
         let task = object.task()?;
-        object.only("bias", "none", "training biases", Absent::Fine)?;
+        object.only("bias", "none", "training biases")?;
         for (key, feature) in NOT_BUILT {
             if let Some(value) = object.value(key).filter(|value| !is_nothing(value)) {
                 if key == "modules_to_save" && task == Task::SequenceClassification && is_score_head(value) {
@@ -222,27 +223,18 @@ impl LoraConfig {
     pub fn check(&self) -> Result<(), ConfigFault> {
         let rank = |key: &str, rank: usize| match rank {
             1..=MAX_RANK => Ok(()),
-            _ => Err(ConfigFault::Value {
-                key: key.to_owned(),
-                expected: "a whole number from 1 to 65536",
-                found: rank.to_string(),
-            }),
+            _ => Err(ConfigFault::value(key, "a whole number from 1 to 65536", rank.to_string())),
         };
         let alpha = |key: &str, alpha: f64| match ALPHA.contains(&alpha) {
             true => Ok(()),
-            false => Err(ConfigFault::Value {
-                key: key.to_owned(),
-                expected: "a number above 0 (from 1e-9 to 1e9)",
-                found: alpha.to_string(),
-            }),
+            false => Err(ConfigFault::value(key, "a number above 0 (from 1e-9 to 1e9)", alpha.to_string())),
         };
         rank("r", self.rank)?;
         alpha("lora_alpha", self.alpha)?;
         self.rank_pattern.iter().try_for_each(|(pattern, value)| rank(&in_key("rank_pattern", pattern), *value))?;
         self.alpha_pattern.iter().try_for_each(|(pattern, value)| alpha(&in_key("alpha_pattern", pattern), *value))?;
         if !(0.0..1.0).contains(&self.dropout) {
-            let (key, found) = ("lora_dropout".to_owned(), self.dropout.to_string());
-            return Err(ConfigFault::Value { key, expected: "a number from 0 to below 1", found });
+            return Err(ConfigFault::value("lora_dropout", "a number from 0 to below 1", self.dropout.to_string()));
         }
         let is_list = matches!(self.target_modules, Targets::Named(ModuleNames::List(_)));
         for (key, there) in [
@@ -268,8 +260,6 @@ impl LoraConfig {
 
     /// Returns the file's content: the keys that PEFT 0.21 writes, sorted.
     pub fn to_json(&self) -> Map<String, Value> {
-        let text = |text: &Option<String>| text.clone().map_or(Value::Null, Value::String);
-        let numbers = |numbers: &Vec<usize>| Value::from(numbers.clone());
         // in their own order, since the first matching pattern decides
         let ranks = self.rank_pattern.iter().map(|(pattern, rank)| (pattern.clone(), Value::from(*rank))).collect();
         let alphas = self.alpha_pattern.iter().map(|(pattern, alpha)| (pattern.clone(), number(*alpha))).collect();
@@ -277,25 +267,26 @@ impl LoraConfig {
             Targets::AllLinear => Value::from(ALL_LINEAR),
             Targets::Named(targets) => names(targets),
         };
+        let score_head = (self.task == Task::SequenceClassification).then(|| vec![SCORE]);
         let nothing = Value::Null;
         let entries = [
             ("alora_invocation_tokens", nothing.clone()),
             ("alpha_pattern", Value::Object(alphas)),
             ("arrow_config", nothing.clone()),
             ("auto_mapping", nothing.clone()),
-            ("base_model_name_or_path", text(&self.base_model_name_or_path)),
+            ("base_model_name_or_path", Value::from(self.base_model_name_or_path.clone())),
             ("bias", Value::from("none")),
             ("corda_config", nothing.clone()),
             ("ensure_weight_tying", Value::from(false)),
             ("eva_config", nothing.clone()),
-            ("exclude_modules", self.exclude_modules.as_ref().map_or(Value::Null, names)),
+            ("exclude_modules", Value::from(self.exclude_modules.as_ref().map(names))),
             ("fan_in_fan_out", Value::from(false)),
             ("inference_mode", Value::from(true)),
             ("init_lora_weights", Value::from(true)),
             ("kasa_config", nothing.clone()),
             ("layer_replication", nothing.clone()),
-            ("layers_pattern", self.layers_pattern.clone().map_or(Value::Null, Value::from)),
-            ("layers_to_transform", self.layers_to_transform.as_ref().map_or(Value::Null, numbers)),
+            ("layers_pattern", Value::from(self.layers_pattern.clone())),
+            ("layers_to_transform", Value::from(self.layers_to_transform.clone())),
             ("loftq_config", Value::Object(Map::new())),
             ("lora_alpha", number(self.alpha)),
             ("lora_bias", Value::from(false)),
@@ -303,20 +294,14 @@ impl LoraConfig {
             ("lora_ga_config", nothing.clone()),
             ("megatron_config", nothing.clone()),
             ("megatron_core", Value::from("megatron.core")),
-            (
-                "modules_to_save",
-                match self.task {
-                    Task::CausalLm => Value::Null,
-                    Task::SequenceClassification => Value::from(vec![SCORE]),
-                },
-            ),
+            ("modules_to_save", Value::from(score_head)),
             ("monteclora_config", nothing.clone()),
             ("peft_type", Value::from("LORA")),
             ("peft_version", Value::from(PEFT_VERSION)),
             ("qalora_group_size", Value::from(16)),
             ("r", Value::from(self.rank)),
             ("rank_pattern", Value::Object(ranks)),
-            ("revision", text(&self.revision)),
+            ("revision", Value::from(self.revision.clone())),
             ("target_modules", target_modules),
             ("target_parameters", nothing.clone()),
             ("task_type", Value::from(self.task.name())),
@@ -337,10 +322,7 @@ impl LoraConfig {
     pub fn write(&self, path: &Path) -> Result<(), AdapterError> {
         let io = |action, source| AdapterError::Io { path: path.to_owned(), action, source };
         let text = serde_json::to_string_pretty(&self.to_json()).map_err(|error| io("make it", error.into()))?;
-        let failed = |error: NewFileError| io(error.action, error.source);
-        let mut file = NewFile::create(path).map_err(failed)?;
-        file.write(text.as_bytes()).map_err(failed)?;
-        file.finish().map_err(failed)
+        NewFile::whole(path, text.as_bytes()).map_err(|error| io(error.action, error.source))
     }
 }
 
@@ -366,48 +348,46 @@ const WHOLE: &str = "a whole number";
 const NUMBER: &str = "a number";
 const NAMES: &str = "a string or a list of strings";
 
-/// Whether a key may be missing or null.
-enum Absent {
-    Fine,
-    Refused,
+/// Typed access to a file from outside. Null counts as missing.
+struct Object<'a> {
+    map: &'a Map<String, Value>,
+    /// The keys that were asked for.
+    read: RefCell<BTreeSet<&'static str>>,
 }
 
-/// Typed access to a file from outside. Null counts as missing.
-struct Object<'a>(&'a Map<String, Value>);
-
 impl<'a> Object<'a> {
-    fn value(&self, key: &str) -> Option<&'a Value> {
-        self.0.get(key).filter(|value| !value.is_null())
+    fn value(&self, key: &'static str) -> Option<&'a Value> {
+        self.read.borrow_mut().insert(key);
+        self.map.get(key).filter(|value| !value.is_null())
     }
 
     fn typed<T>(
         &self,
-        key: &str,
+        key: &'static str,
         expected: &'static str,
         read: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, ConfigFault> {
         let Some(value) = self.value(key) else { return Ok(None) };
-        let fault = || ConfigFault::Value { key: key.to_owned(), expected, found: shown(value) };
-        read(value).map(Some).ok_or_else(fault)
+        read(value).map(Some).ok_or_else(|| ConfigFault::value(key, expected, shown(value)))
     }
 
-    fn text(&self, key: &str) -> Result<Option<&'a str>, ConfigFault> {
+    fn text(&self, key: &'static str) -> Result<Option<&'a str>, ConfigFault> {
         self.typed(key, "a string", Value::as_str)
     }
 
-    fn flag(&self, key: &str) -> Result<bool, ConfigFault> {
+    fn flag(&self, key: &'static str) -> Result<bool, ConfigFault> {
         Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(false))
     }
 
-    fn whole_number(&self, key: &str) -> Result<Option<usize>, ConfigFault> {
+    fn whole_number(&self, key: &'static str) -> Result<Option<usize>, ConfigFault> {
         self.typed(key, WHOLE, whole_number)
     }
 
-    fn number(&self, key: &str) -> Result<Option<f64>, ConfigFault> {
+    fn number(&self, key: &'static str) -> Result<Option<f64>, ConfigFault> {
         self.typed(key, NUMBER, Value::as_f64)
     }
 
-    fn names(&self, key: &str) -> Result<Option<ModuleNames>, ConfigFault> {
+    fn names(&self, key: &'static str) -> Result<Option<ModuleNames>, ConfigFault> {
         self.typed(key, NAMES, |value| match value {
             Value::String(pattern) => Some(ModuleNames::Regex(pattern.clone())),
             Value::Array(names) => {
@@ -434,19 +414,17 @@ impl<'a> Object<'a> {
     ) -> Result<Vec<(String, T)>, ConfigFault> {
         let patterns = self.typed(key, "an object of patterns", Value::as_object)?;
         let entries = patterns.into_iter().flatten().map(|(pattern, value)| {
-            let fault = || ConfigFault::Value { key: in_key(key, pattern), expected, found: shown(value) };
+            let fault = || ConfigFault::value(in_key(key, pattern), expected, shown(value));
             Ok((pattern.clone(), read(value).ok_or_else(fault)?))
         });
         entries.collect()
     }
 
     /// Refuses a key with another value than `only`.
-    fn only(&self, key: &'static str, only: &str, feature: &'static str, absent: Absent) -> Result<(), ConfigFault> {
-        match (self.value(key), absent) {
-            (None, Absent::Fine) => Ok(()),
-            (None, Absent::Refused) => Err(ConfigFault::Missing { key }),
-            (Some(Value::String(value)), _) if value == only => Ok(()),
-            (Some(other), _) => Err(ConfigFault::Unsupported { key, found: shown(other), feature }),
+    fn only(&self, key: &'static str, only: &str, feature: &'static str) -> Result<(), ConfigFault> {
+        match self.value(key).filter(|value| value.as_str() != Some(only)) {
+            None => Ok(()),
+            Some(other) => Err(ConfigFault::Unsupported { key, found: shown(other), feature }),
         }
     }
 
@@ -460,29 +438,11 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Accepts keys of a later PEFT if they hold nothing.
+    /// Refuses keys that were not read. Accepts keys of a later PEFT if they hold nothing.
     fn nothing_unknown(&self) -> Result<(), ConfigFault> {
-        const READ: [&str; 15] = [
-            "alpha_pattern",
-            "base_model_name_or_path",
-            "bias",
-            "exclude_modules",
-            "init_lora_weights",
-            "layers_pattern",
-            "layers_to_transform",
-            "lora_alpha",
-            "lora_dropout",
-            "r",
-            "rank_pattern",
-            "revision",
-            "target_modules",
-            "task_type",
-            "use_rslora",
-        ];
-        let is_known = |key: &str| {
-            READ.contains(&key) || IGNORED_KEYS.contains(&key) || NOT_BUILT.iter().any(|(known, _)| *known == key)
-        };
-        match self.0.iter().find(|(key, value)| !is_known(key) && !is_nothing(value)) {
+        let read = self.read.borrow();
+        let is_known = |key: &str| read.contains(key) || IGNORED_KEYS.contains(&key);
+        match self.map.iter().find(|(key, value)| !is_known(key) && !is_nothing(value)) {
             None => Ok(()),
             Some((key, value)) => {
                 Err(ConfigFault::UnknownKey { key: key.chars().take(80).collect(), found: shown(value) })

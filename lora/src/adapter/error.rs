@@ -178,6 +178,12 @@ pub enum ConfigFault {
     Embedding { module: String },
 }
 
+impl ConfigFault {
+    pub(super) fn value(key: impl Into<String>, expected: &'static str, found: String) -> ConfigFault {
+        ConfigFault::Value { key: key.into(), expected, found }
+    }
+}
+
 fn counted(n: usize, one: &str, several: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { several })
 }

@@ -14,20 +14,21 @@ use super::error::AdapterError;
 use super::folder::WEIGHTS;
 use super::hashes::base_hash;
 use super::names::shared_name;
-use super::peft::{self, Contents, NotRun, Wanted};
+use super::peft::{self, Contents, NotRun, Update, Wanted};
+use super::targets::Choice;
 use align_data::TemplateSources;
 use align_engine::model::{ConfigError, ConfigJson, Layout, LinearInfo, ModelConfig, ModelNote, families};
+use align_engine::new_file::{folder_of, sync};
 use align_engine::weights::{
-    LoadError, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec, ValueCheck, WeightFiles, WriteError,
+    LoadError, SafetensorsFile, SafetensorsWriter, TensorInfo, TensorSpec, ValueCheck, WeightFiles, WriteError, widen,
 };
 use align_kernels::device::WeightDtype;
 use align_kernels::gemm::{Accumulate, Dx};
-use align_kernels::{Columns, Device, KernelError, Precision, Slice};
+use align_kernels::{Buffer, Columns, Device, KernelError, Precision};
 use copies::Fate;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -62,7 +63,7 @@ pub enum Existing {
 }
 
 /// What a merge did.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct MergeReport {
     /// Matrices that an update was added to.
     pub merged: usize,
@@ -161,41 +162,26 @@ impl Merge<'_> {
             let tensor = &base.tensors[update.choice.linear];
             // these checks run before anything is written
             base.files.frozen(device, tensor, [linear.out_features, linear.in_features])?;
-            let delta = Delta {
-                rank: update.choice.rank,
-                in_features: linear.in_features,
-                scaling: update.choice.scaling,
-                lora_a: device.upload("merge.lora_a", &update.lora_a)?,
-                lora_b: device.upload("merge.lora_b", &update.lora_b)?,
-            };
-            deltas.insert(tensor.as_str(), delta);
+            let Update { choice: Choice { rank, scaling, .. }, lora_a, lora_b } = update;
+            deltas.insert(tensor.as_str(), Delta::new(device, rank, scaling, [&lora_a, &lora_b])?);
         }
         for update in &not_run {
             let (tensor, delta) = self.delta_of_not_run(device, &base.files, update)?;
             deltas.insert(tensor, delta);
         }
 
-        let parent = match self.output.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let parent = folder_of(self.output);
         let io = |action, path: &Path, source| self.io(action, path, source);
         std::fs::create_dir_all(parent).map_err(|error| io("make", parent, error))?;
         let staged = temporary_folder(parent).map_err(|error| io("make a folder in", parent, error))?;
         let mut report = MergeReport {
             merged: deltas.len(),
             not_run: not_run.len(),
-            elements: 0,
-            changed: 0,
-            max_delta: 0.0,
-            bytes: 0,
-            copied: 0,
-            left_out: Vec::new(),
-            config_keys: Vec::new(),
             base: base_hash(&base.config, &base.files).to_string(),
             trained_on,
             base_name: config.base_model_name_or_path,
             notes: ModelNote::of(&base.config, &base.files),
+            ..MergeReport::default()
         };
         self.copy_others(&base.files, Path::new(""), staged.path(), &mut report)?;
         if let Some(template) = self.chat_template {
@@ -236,15 +222,8 @@ impl Merge<'_> {
             return Err(fault(Some(tensor)));
         }
         file.weight_dtype(tensor)?;
-        let delta = Delta {
-            rank: update.rank,
-            // for a convolution: all inputs of one output place
-            in_features: inputs.iter().product(),
-            scaling: update.scaling,
-            lora_a: device.upload("merge.lora_a", &lora_a.values)?,
-            lora_b: device.upload("merge.lora_b", &lora_b.values)?,
-        };
-        Ok((&tensor.name, delta))
+        let values = [&lora_a.values[..], &lora_b.values];
+        Ok((&tensor.name, Delta::new(device, update.rank, update.scaling, values)?))
     }
 
     fn io(&self, action: &'static str, path: &Path, source: io::Error) -> MergeError {
@@ -306,26 +285,24 @@ impl Merge<'_> {
             if at_top && files.shards().iter().any(|shard| shard.path().file_name() == Some(&name)) {
                 continue;
             }
+            let target = staged.join(&path);
             if facts.is_dir() {
                 let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
                 if is_link || copies::of_folder(&name) == Fate::LeftOut {
                     report.left_out.push(path);
                     continue;
                 }
-                let target = staged.join(&path);
                 std::fs::create_dir(&target).map_err(|error| self.io("make", &target, error))?;
                 self.copy_others(files, &path, staged, report)?;
                 sync(&target).map_err(|error| self.io("write to the disk", &target, error))?;
             } else if !facts.is_file() || copies::of_file(&name, files) == Fate::LeftOut {
                 report.left_out.push(path);
             } else if at_top && let Some(text) = index::mended(&name, files) {
-                let target = staged.join(&path);
                 text.and_then(|text| std::fs::write(&target, text))
                     .and_then(|()| sync(&target))
                     .map_err(|error| self.io("write", &target, error))?;
                 report.copied += 1;
             } else {
-                let target = staged.join(&path);
                 let copied = match at_top && name == "config.json" {
                     true => write_config(&source, &target, report),
                     false => std::fs::copy(&source, &target).map(drop),
@@ -349,12 +326,7 @@ impl Merge<'_> {
     ) -> Result<(), MergeError> {
         let write_error = |source| MergeError::Write { output: self.output.to_owned(), source };
         let name = shard.path().file_name().expect("weight files have names");
-        let spec = |tensor: &TensorInfo| TensorSpec {
-            name: tensor.name.clone(),
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-        };
-        let specs: Vec<TensorSpec> = shard.tensors().iter().map(spec).collect();
+        let specs: Vec<TensorSpec> = shard.tensors().iter().map(TensorSpec::of).collect();
         let mut writer =
             SafetensorsWriter::create(&staged.join(name), shard.metadata(), &specs).map_err(write_error)?;
         for tensor in shard.tensors() {
@@ -470,25 +442,32 @@ impl Base {
 /// The update of one matrix.
 struct Delta {
     rank: usize,
+    /// Of a convolution: all inputs of one output place.
     in_features: usize,
     scaling: f32,
     /// `[rank, in_features]`
-    lora_a: align_kernels::Buffer<f32>,
+    lora_a: Buffer<f32>,
     /// `[out_features, rank]`
-    lora_b: align_kernels::Buffer<f32>,
+    lora_b: Buffer<f32>,
 }
 
 impl Delta {
+    /// Puts the values of A and of B on the device.
+    fn new(device: &Device, rank: usize, scaling: f32, [a, b]: [&[f32]; 2]) -> Result<Delta, KernelError> {
+        let (lora_a, lora_b) = (device.upload("merge.lora_a", a)?, device.upload("merge.lora_b", b)?);
+        Ok(Delta { rank, in_features: a.len() / rank, scaling, lora_a, lora_b })
+    }
+
     /// Computes the rows `first_row..first_row + rows` of `scaling * B·A`.
     fn rows(&self, device: &Device, first_row: usize, rows: usize) -> Result<Vec<f32>, KernelError> {
         let mut delta = device.alloc("merge.delta", rows * self.in_features)?;
-        let lora_b: Slice<'_, f32> = self.lora_b.view();
+        let of_rows = first_row * self.rank..(first_row + rows) * self.rank;
         Dx {
             m: rows,
             n: self.rank,
             k: self.in_features,
             alpha: self.scaling,
-            dy: Columns::all(lora_b.range(first_row * self.rank..(first_row + rows) * self.rank), self.rank),
+            dy: Columns::all(self.lora_b.view().range(of_rows), self.rank),
             w: self.lora_a.view().into(),
             dx: delta.view_mut().into(),
             accumulate: Accumulate::Set,
@@ -500,6 +479,7 @@ impl Delta {
 }
 
 /// What the addition found.
+#[derive(Default)]
 struct Sums {
     /// The first element whose sum is NaN or infinite.
     nonfinite: Option<usize>,
@@ -512,7 +492,7 @@ fn add(device: &Device, dtype: WeightDtype, weights: &[u8], delta: &[f32], merge
     merged.resize(weights.len(), 0);
     let size = dtype.bytes();
     let task = |index: usize, weights: &[u8], delta: &[f32], merged: &mut [u8]| -> Sums {
-        let mut sums = Sums { nonfinite: None, changed: 0, max_delta: 0.0 };
+        let mut sums = Sums::default();
         let elements = weights.chunks_exact(size).zip(delta).zip(merged.chunks_exact_mut(size));
         for (at, ((weight, &delta), merged)) in elements.enumerate() {
             let sum = narrow(dtype, widen(dtype, weight) + delta, merged);
@@ -527,7 +507,7 @@ fn add(device: &Device, dtype: WeightDtype, weights: &[u8], delta: &[f32], merge
     device.install(|| {
         let tasks = weights.par_chunks(TASK * size).zip(delta.par_chunks(TASK)).zip(merged.par_chunks_mut(TASK * size));
         tasks.enumerate().map(|(index, ((weights, delta), merged))| task(index, weights, delta, merged)).reduce(
-            || Sums { nonfinite: None, changed: 0, max_delta: 0.0 },
+            Sums::default,
             |one, other| Sums {
                 nonfinite: one.nonfinite.into_iter().chain(other.nonfinite).min(),
                 changed: one.changed + other.changed,
@@ -537,33 +517,14 @@ fn add(device: &Device, dtype: WeightDtype, weights: &[u8], delta: &[f32], merge
     })
 }
 
-/// Reads the number at the beginning of `bytes`, little endian.
-fn widen(dtype: WeightDtype, bytes: &[u8]) -> f32 {
-    match dtype {
-        WeightDtype::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
-        WeightDtype::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-        WeightDtype::Bf16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
-    }
-}
-
 /// Stores `value` in the format and returns what was stored.
 fn narrow(dtype: WeightDtype, value: f32, bytes: &mut [u8]) -> f32 {
     match dtype {
-        WeightDtype::F32 => {
-            bytes.copy_from_slice(&value.to_le_bytes());
-            value
-        }
-        WeightDtype::F16 => {
-            let rounded = f16::from_f32(value);
-            bytes.copy_from_slice(&rounded.to_le_bytes());
-            rounded.to_f32()
-        }
-        WeightDtype::Bf16 => {
-            let rounded = bf16::from_f32(value);
-            bytes.copy_from_slice(&rounded.to_le_bytes());
-            rounded.to_f32()
-        }
+        WeightDtype::F32 => bytes.copy_from_slice(&value.to_le_bytes()),
+        WeightDtype::F16 => bytes.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+        WeightDtype::Bf16 => bytes.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
     }
+    widen(dtype, bytes)
 }
 
 /// Follows the links of a path as far as it exists.
@@ -588,16 +549,4 @@ fn temporary_folder(parent: &Path) -> io::Result<TempDir> {
         builder.permissions(std::fs::Permissions::from_mode(0o777));
     }
     builder.tempdir_in(parent)
-}
-
-/// Flushes a file, or a folder's list of files, to the disk.
-#[cfg(unix)]
-fn sync(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Does nothing: this system opens no folders as files, and it writes in order.
-#[cfg(not(unix))]
-fn sync(_: &Path) -> io::Result<()> {
-    Ok(())
 }

@@ -214,15 +214,7 @@ impl Adapter {
     /// [`AdapterError::Kernel`] if the memory is too small.
     pub fn snapshot(&self) -> Result<Arc<AdapterSet>, AdapterError> {
         let copy = |param: &Param| Param::new(&self.device, param.id(), param.shape(), &param.read().download());
-        let mut set = AdapterSet::clone(&self.set);
-        for (linear, update) in self.set.iter() {
-            let (lora_a, lora_b) = (copy(&update.lora_a)?, copy(&update.lora_b)?);
-            set.insert(linear, LowRank { lora_a, lora_b, scaling: update.scaling });
-        }
-        if let Some(head) = self.set.score_head() {
-            set.set_score_head(copy(head)?);
-        }
-        Ok(Arc::new(set))
+        Ok(Arc::new(self.set.map(copy)?))
     }
 }
 

@@ -218,9 +218,7 @@ impl<'a> Found<'a> {
                     let (tensor, found, expected) = (tensor.name.clone(), tensor.shape.clone(), choice.rank);
                     return Err(AdapterError::Rank { path: path(), tensor, found, found_rank, expected });
                 }
-                let values = self.file.to_f32(tensor)?;
-                check_finite(self.file.path(), &tensor.name, &values)?;
-                Ok(Tensor { key: key(module, half), shape: tensor.shape.clone(), values })
+                Ok(Tensor { key: key(module, half), shape: tensor.shape.clone(), values: self.finite(tensor)? })
             };
             Ok(NotRun {
                 module: (*module).to_owned(),
@@ -266,9 +264,7 @@ impl<'a> Found<'a> {
             let (tensor, found) = (tensor.name.clone(), tensor.shape.clone());
             return Err(AdapterError::ScoreHead { path: path(), tensor, found, hidden_size });
         }
-        let values = self.file.to_f32(tensor)?;
-        check_finite(self.file.path(), &tensor.name, &values)?;
-        Ok(values)
+        self.finite(tensor)
     }
 
     /// Returns the values of a tensor with this shape; dimension `rank_dim` is the rank.
@@ -285,6 +281,11 @@ impl<'a> Found<'a> {
                 false => AdapterError::Shape { path: path(), tensor: name, found, expected },
             });
         }
+        self.finite(tensor)
+    }
+
+    /// Returns the values of a tensor, which must be finite.
+    fn finite(&self, tensor: &TensorInfo) -> Result<Vec<f32>, AdapterError> {
         let values = self.file.to_f32(tensor)?;
         check_finite(self.file.path(), &tensor.name, &values)?;
         Ok(values)

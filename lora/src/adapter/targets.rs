@@ -14,7 +14,7 @@ use super::config::LoraConfig;
 use super::error::ConfigFault;
 use align_engine::model::LinearInfo;
 use fancy_regex::Regex;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -142,19 +142,11 @@ impl LoraConfig {
     }
 
     fn chosen_modules(&self, modules: &Modules<'_>) -> Result<Vec<usize>, ConfigFault> {
-        let excluded = match &self.exclude_modules {
-            Some(names) => Some(Matcher::new("exclude_modules", names)?),
-            None => None,
-        };
+        let excluded = self.exclude_modules.as_ref().map(|names| Matcher::new("exclude_modules", names)).transpose()?;
         let is_excluded = |name: &str| excluded.as_ref().map_or(Ok(false), |matcher| matcher.matches(name));
         let Targets::Named(names) = &self.target_modules else {
-            let mut chosen = Vec::new();
-            for (linear, name) in modules.linears.iter().enumerate() {
-                if !is_excluded(name)? {
-                    chosen.push(linear);
-                }
-            }
-            return Ok(chosen);
+            let excluded = modules.linears.iter().map(|name| is_excluded(name)).collect::<Result<Vec<bool>, _>>()?;
+            return Ok((0..excluded.len()).filter(|&linear| !excluded[linear]).collect());
         };
         let targets = Matcher::new(TARGET_MODULES, names)?;
         for module in ["lm_head".to_owned(), format!("{}embed_tokens", modules.prefix)] {
@@ -177,8 +169,7 @@ impl LoraConfig {
                 continue;
             }
             // a module that the list names in full is chosen in any layer
-            let in_layers = layers.as_ref().is_none_or(|layers| layers[linear]) || targets.names(name);
-            if in_layers {
+            if layers.as_ref().is_none_or(|layers| layers[linear]) || targets.names(name) {
                 chosen.push(linear);
             }
         }
@@ -294,22 +285,24 @@ fn fault(key: &'static str, pattern: &str, error: &fancy_regex::Error) -> Config
 fn first_number(name: &str) -> Option<usize> {
     let parts: Vec<&str> = name.split('.').collect();
     let inner = parts.get(2..parts.len().saturating_sub(1))?;
-    let number = inner.iter().find(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))?;
-    number.parse().ok()
+    inner.iter().find(|part| is_number(part))?.parse().ok()
+}
+
+fn is_number(part: &str) -> bool {
+    !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The names with `N` for numbers, each once, in the order of the first.
 fn summary(names: &[&str]) -> String {
-    let mut seen = BTreeMap::new();
+    let mut seen: Vec<String> = Vec::new();
     for name in names {
-        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
         let parts: Vec<&str> = name.split('.').map(|part| if is_number(part) { "N" } else { part }).collect();
-        let next = seen.len();
-        seen.entry(parts.join(".")).or_insert(next);
+        let name = parts.join(".");
+        if !seen.contains(&name) {
+            seen.push(name);
+        }
     }
-    let mut names: Vec<(String, usize)> = seen.into_iter().collect();
-    names.sort_by_key(|(_, place)| *place);
-    names.into_iter().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
+    seen.join(", ")
 }
 
 /// The list that PEFT and others read as [`Targets::AllLinear`] on a model with these modules: last parts of names, or whole
