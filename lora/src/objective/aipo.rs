@@ -1,9 +1,8 @@
 //! AIPO: DPO with a reference that counts more than once, and a likelihood term, for iterated self-training.
 
-use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, Pair, PairLoss};
+use super::knobs::{self, Knob, Knobs, Range};
+use super::loss::Loss;
 use super::spec::LossSpec;
-use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "aipo",
@@ -25,10 +24,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
         Knob::number("lambda", "lambda", "Weight of the chosen answer's likelihood", 0.2, Range::NOT_NEGATIVE),
     ],
     modifiers: &[],
-    build: |knobs| {
-        let [beta, alpha, lambda] = ["beta", "alpha", "lambda"].map(|key| knobs.number(key));
-        Loss::Pair(Box::new(Aipo { beta, alpha, lambda }))
-    },
+    build: aipo,
     ..LossSpec::PAIRS
 };
 
@@ -36,16 +32,11 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// log-probs.
 ///
 /// Source: arXiv 2409.08845, eq. 6, 10 and 11.
-struct Aipo {
-    beta: f64,
-    alpha: f64,
-    lambda: f64,
-}
-
-impl PairLoss for Aipo {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        let reference = (1.0 + self.alpha) * (pair.chosen.reference - pair.rejected.reference);
-        let x = self.beta * ((pair.chosen.policy - pair.rejected.policy) - reference);
-        (-pair.beyond_margin(x)).softplus() - self.lambda * pair.chosen.mean_logp()
-    }
+fn aipo(knobs: &Knobs) -> Loss {
+    let [beta, alpha, lambda] = knobs.numbers(["beta", "alpha", "lambda"]);
+    Loss::of_pair(move |pair| {
+        let reference = (1.0 + alpha) * (pair.chosen.reference - pair.rejected.reference);
+        let x = beta * ((pair.chosen.policy - pair.rejected.policy) - reference);
+        (-pair.beyond_margin(x)).softplus() - lambda * pair.chosen.mean_logp()
+    })
 }

@@ -1,7 +1,7 @@
 //! Alpha-DPO: a target margin that follows how the policy already differs from the reference.
 
 use super::history::History;
-use super::knobs::{self, Knob, Knobs, Range};
+use super::knobs::{self, Knob, Range};
 use super::loss::{Loss, Pair, PairBatchLoss, Statistics};
 use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
@@ -26,7 +26,11 @@ pub(super) const SPEC: LossSpec = LossSpec {
             &["corrected", "authors"],
         ),
     ],
-    build: |knobs| Loss::PairBatch(Box::new(AlphaDpo::new(knobs))),
+    build: |knobs| {
+        let [beta, gamma_beta_ratio, alpha] = knobs.numbers(["beta", "gamma_beta_ratio", "alpha"]);
+        let corrected = knobs.choice("alpha_dpo_stats") == "corrected";
+        Loss::PairBatch(Box::new(AlphaDpo { beta, gamma_beta_ratio, alpha, corrected }))
+    },
     ..LossSpec::PAIR_BATCHES
 };
 
@@ -42,17 +46,6 @@ struct AlphaDpo {
     gamma_beta_ratio: f64,
     alpha: f64,
     corrected: bool,
-}
-
-impl AlphaDpo {
-    fn new(knobs: &Knobs) -> Self {
-        AlphaDpo {
-            beta: knobs.number("beta"),
-            gamma_beta_ratio: knobs.number("gamma_beta_ratio"),
-            alpha: knobs.number("alpha"),
-            corrected: knobs.choice("alpha_dpo_stats") == "corrected",
-        }
-    }
 }
 
 impl PairBatchLoss for AlphaDpo {

@@ -2,7 +2,7 @@
 
 use super::history::History;
 use super::knobs::{self, Knob};
-use super::loss::{Loss, Pair, PairBatchLoss, PairLoss, Statistics};
+use super::loss::{Loss, Pair, PairBatchLoss, Statistics};
 use super::spec::LossSpec;
 use align_engine::autograd::scalar::Scalar;
 
@@ -17,7 +17,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
         let beta = knobs.number("beta");
         match knobs.choice("bco_delta") {
             "running" => Loss::PairBatch(Box::new(Shifted { beta })),
-            "zero" => Loss::Pair(Box::new(BcoPair { beta })),
+            "zero" => Loss::of_pair(move |pair| shifted(pair, beta, 0.0)),
             other => unreachable!("the knob accepts no `{other}`"),
         }
     },
@@ -33,20 +33,7 @@ pub(super) const DELTA: Knob = Knob::choice(
     &["zero", "running"],
 );
 
-/// `loss = softplus(-r_chosen) + softplus(r_rejected)`, `r = beta * log_ratio`.
-///
-/// Source: arXiv 2404.04656 with its shift left out, as in TRL from 0.29 on and Liger.
-struct BcoPair {
-    beta: f64,
-}
-
-impl PairLoss for BcoPair {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        shifted(pair, self.beta, 0.0)
-    }
-}
-
-/// The same with `r - d` for `r`, `d` the mean of `r` over every answer so far, this batch included, without gradient.
+/// The shift `d` is the mean of `r` over every answer so far, this batch included, without gradient.
 ///
 /// Source: arXiv 2404.04656. TRL up to 0.28 and LLaMA-Factory take the mean of the batches' means instead.
 struct Shifted {
@@ -66,6 +53,9 @@ impl PairBatchLoss for Shifted {
     }
 }
 
+/// `loss = softplus(-(r_chosen - d)) + softplus(r_rejected - d)`, `r = beta * log_ratio`, `d` the shift.
+///
+/// Source: arXiv 2404.04656. TRL from 0.29 on and Liger leave the shift out.
 fn shifted<'t>(pair: &Pair<'t>, beta: f64, delta: f64) -> Scalar<'t> {
     let (chosen, rejected) = (beta * pair.chosen.log_ratio() - delta, beta * pair.rejected.log_ratio() - delta);
     (-chosen).softplus() + rejected.softplus()

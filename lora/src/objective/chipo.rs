@@ -22,7 +22,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
         Knob::number("r_max", "r-max", "Half of the largest margin: no gradient beyond", 10.0, Range::POSITIVE),
     ],
     build: |knobs| {
-        let [beta, alpha, gamma, r_max] = ["beta", "chi_alpha", "chi_gamma", "r_max"].map(|key| knobs.number(key));
+        let [beta, alpha, gamma, r_max] = knobs.numbers(["beta", "chi_alpha", "chi_gamma", "r_max"]);
         Loss::Pair(Box::new(ChiPo { beta, alpha, gamma, r_max }))
     },
     ..LossSpec::PAIRS

@@ -20,7 +20,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     ],
     modifiers: &[&modifiers::WEIGHTING],
     build: |knobs| {
-        let [beta, label_smoothing, alpha] = ["beta", "label_smoothing", "cpo_alpha"].map(|key| knobs.number(key));
+        let [beta, label_smoothing, alpha] = knobs.numbers(["beta", "label_smoothing", "cpo_alpha"]);
         Loss::Pair(Box::new(Cpo { beta, label_smoothing, alpha }))
     },
     ..LossSpec::PAIRS_ALONE

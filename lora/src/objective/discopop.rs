@@ -1,9 +1,8 @@
 //! The loss that a language model found.
 
-use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, Pair, PairLoss};
+use super::knobs::{self, Knob, Knobs, Range};
+use super::loss::Loss;
 use super::spec::LossSpec;
-use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "discopop",
@@ -23,22 +22,18 @@ pub(super) const SPEC: LossSpec = LossSpec {
             Range::POSITIVE,
         ),
     ],
-    build: |knobs| Loss::Pair(Box::new(DiscoPop { beta: knobs.number("beta"), tau: knobs.number("discopop_tau") })),
+    build: discopop,
     ..LossSpec::MARGINS
 };
 
 /// `loss = -(1 - s) ln sigmoid(m) + s e^-m`, `s = sigmoid(m / tau)`, `m = beta * log_ratio_margin`.
 ///
 /// Source: arXiv 2406.08414, eq. 5. `e^-m` overflows before `s` underflows it, so their product is one exponential.
-struct DiscoPop {
-    beta: f64,
-    tau: f64,
-}
-
-impl PairLoss for DiscoPop {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        let m = pair.reward_margin(self.beta);
-        let blend = m / self.tau;
+fn discopop(knobs: &Knobs) -> Loss {
+    let [beta, tau] = knobs.numbers(["beta", "discopop_tau"]);
+    Loss::of_pair(move |pair| {
+        let m = pair.reward_margin(beta);
+        let blend = m / tau;
         (-blend).sigmoid() * (-m).softplus() + (blend.log_sigmoid() - m).exp()
-    }
+    })
 }

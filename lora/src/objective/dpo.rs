@@ -1,10 +1,9 @@
 //! DPO, and under other names: with label smoothing, with a likelihood term, with pair weights, with the longer answer's tail
 //! counted less, with another f-divergence.
 
-use super::knobs::{self, KnobValue};
-use super::loss::{Loss, Pair, PairLoss, smoothed_log_loss};
+use super::knobs::{self, KnobValue, Knobs};
+use super::loss::{Loss, smoothed_log_loss};
 use super::spec::{LossSpec, Preset};
-use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "dpo",
@@ -58,9 +57,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     formula: "log-loss of m, m = beta * log_ratio_margin - margin",
     when: "Start here: pairs from any source whose chosen answer is better.",
     knobs: &[knobs::BETA, knobs::LABEL_SMOOTHING],
-    build: |knobs| {
-        Loss::Pair(Box::new(Dpo { beta: knobs.number("beta"), label_smoothing: knobs.number("label_smoothing") }))
-    },
+    build: dpo,
     ..LossSpec::MARGINS
 };
 
@@ -69,13 +66,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// Source: arXiv 2305.18290, eq. 7; the smoothed form is eq. 3 of the authors' note on conservative DPO, lowest at
 /// `sigmoid(m) = 1 - e`. TRL from 0.29 on ignores label smoothing for this loss; the authors' code, HALOs, OpenRLHF and
 /// LLaMA-Factory apply it, and so does this.
-struct Dpo {
-    beta: f64,
-    label_smoothing: f64,
-}
-
-impl PairLoss for Dpo {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        smoothed_log_loss(pair.reward_margin(self.beta), self.label_smoothing)
-    }
+fn dpo(knobs: &Knobs) -> Loss {
+    let [beta, label_smoothing] = knobs.numbers(["beta", "label_smoothing"]);
+    Loss::of_pair(move |pair| smoothed_log_loss(pair.reward_margin(beta), label_smoothing))
 }

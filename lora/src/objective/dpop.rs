@@ -1,9 +1,8 @@
 //! DPO-Positive: a penalty if the chosen answer becomes less likely.
 
-use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, Pair, PairLoss};
+use super::knobs::{self, Knob, Knobs, Range};
+use super::loss::Loss;
 use super::spec::LossSpec;
-use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "dpop",
@@ -15,21 +14,17 @@ pub(super) const SPEC: LossSpec = LossSpec {
     formula: "-ln sigmoid(beta * (log_ratio_margin - lambda * max(0, -a)) - margin), a the chosen log-ratio",
     when: "Pairs whose answers differ in a few tokens: DPO makes the chosen one less likely there.",
     knobs: &[knobs::BETA, Knob::number("lambda", "lambda", "Weight of the penalty", 50.0, Range::NOT_NEGATIVE)],
-    build: |knobs| Loss::Pair(Box::new(Dpop { beta: knobs.number("beta"), lambda: knobs.number("lambda") })),
+    build: dpop,
     ..LossSpec::PAIRS
 };
 
 /// `loss = -ln sigmoid(beta * (log_ratio_margin - lambda * max(0, reference(chosen) - policy(chosen))))`.
 ///
 /// Source: arXiv 2402.13228, whose equation was not at hand. One implementation has the penalty outside the sigmoid.
-struct Dpop {
-    beta: f64,
-    lambda: f64,
-}
-
-impl PairLoss for Dpop {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        let penalty = self.lambda * (-pair.chosen.log_ratio()).relu();
-        (-pair.beyond_margin(self.beta * (pair.log_ratio_margin() - penalty))).softplus()
-    }
+fn dpop(knobs: &Knobs) -> Loss {
+    let [beta, lambda] = knobs.numbers(["beta", "lambda"]);
+    Loss::of_pair(move |pair| {
+        let penalty = lambda * (-pair.chosen.log_ratio()).relu();
+        (-pair.beyond_margin(beta * (pair.log_ratio_margin() - penalty))).softplus()
+    })
 }

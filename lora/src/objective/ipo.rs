@@ -1,9 +1,8 @@
 //! IPO: a finite target for the margin.
 
-use super::knobs::{self, Knob, KnobValue};
-use super::loss::{Loss, Pair, PairLoss};
+use super::knobs::{self, Knob, KnobValue, Knobs};
+use super::loss::Loss;
 use super::spec::{LossSpec, Preset};
-use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "ipo",
@@ -21,10 +20,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
             true,
         ),
     ],
-    build: |knobs| {
-        let log_prob = if knobs.switch("length_norm") { LogProb::MeanPerToken } else { LogProb::Sum };
-        Loss::Pair(Box::new(Ipo { beta: knobs.number("beta"), log_prob }))
-    },
+    build: ipo,
     ..LossSpec::PAIRS
 };
 
@@ -33,22 +29,10 @@ pub(super) const SPEC: LossSpec = LossSpec {
 /// Source: arXiv 2310.12036, eq. 17, whose tau is `beta`. Log-probs are means per token, as in TRL (which cites the authors),
 /// HALOs and LLaMA-Factory. With sums, as in the DPO authors' code and OpenRLHF, `1 / (2 beta)` would mean a different distance
 /// for every answer length.
-struct Ipo {
-    beta: f64,
-    log_prob: LogProb,
-}
-
-enum LogProb {
-    MeanPerToken,
-    Sum,
-}
-
-impl PairLoss for Ipo {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        let margin = match self.log_prob {
-            LogProb::MeanPerToken => pair.mean_log_ratio_margin(),
-            LogProb::Sum => pair.log_ratio_margin(),
-        };
-        (margin - 1.0 / (2.0 * self.beta)).square()
+fn ipo(knobs: &Knobs) -> Loss {
+    let target = 1.0 / (2.0 * knobs.number("beta"));
+    match knobs.switch("length_norm") {
+        true => Loss::of_pair(move |pair| (pair.mean_log_ratio_margin() - target).square()),
+        false => Loss::of_pair(move |pair| (pair.log_ratio_margin() - target).square()),
     }
 }

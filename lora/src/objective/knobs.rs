@@ -79,13 +79,16 @@ impl KnobKind {
 impl Knob {
     /// A number with a default.
     pub const fn number(key: &'static str, flag: &'static str, help: &'static str, default: f64, range: Range) -> Knob {
-        let kind = KnobKind::Number { default: Some(default), range };
-        Knob { key, flag, flag_aliases: &[], help, kind, replaces: None, needs: None }
+        Knob::new(key, flag, help, KnobKind::Number { default: Some(default), range })
     }
 
     /// A switch. Its flag inverts the default.
     pub const fn switch(key: &'static str, flag: &'static str, help: &'static str, default: bool) -> Knob {
-        Knob { key, flag, flag_aliases: &[], help, kind: KnobKind::Switch { default }, replaces: None, needs: None }
+        Knob::new(key, flag, help, KnobKind::Switch { default })
+    }
+
+    const fn new(key: &'static str, flag: &'static str, help: &'static str, kind: KnobKind) -> Knob {
+        Knob { key, flag, flag_aliases: &[], help, kind, replaces: None, needs: None }
     }
 
     /// A number that is off unless given, and then replaces the knob `replaced`.
@@ -96,8 +99,8 @@ impl Knob {
         help: &'static str,
         range: Range,
     ) -> Knob {
-        let kind = KnobKind::Number { default: None, range };
-        Knob { key, flag, flag_aliases: &[], help, kind, replaces: Some(replaced), needs: None }
+        let replaces = Some(replaced);
+        Knob { replaces, ..Knob::new(key, flag, help, KnobKind::Number { default: None, range }) }
     }
 
     /// One of some words.
@@ -108,8 +111,7 @@ impl Knob {
         default: &'static str,
         choices: &'static [&'static str],
     ) -> Knob {
-        let kind = KnobKind::Choice { default, choices };
-        Knob { key, flag, flag_aliases: &[], help, kind, replaces: None, needs: None }
+        Knob::new(key, flag, help, KnobKind::Choice { default, choices })
     }
 
     /// Returns its value if not given.
@@ -202,6 +204,14 @@ impl Knobs {
     /// If the loss's `SPEC` declares no such number, which is a mistake in the loss file.
     pub fn number(&self, key: &str) -> f64 {
         self.number_if_given(key).unwrap_or_else(|| panic!("the number `{key}` has no value"))
+    }
+
+    /// Returns the values of several such numbers.
+    ///
+    /// # Panics
+    /// As [`Knobs::number`].
+    pub fn numbers<const N: usize>(&self, keys: [&str; N]) -> [f64; N] {
+        keys.map(|key| self.number(key))
     }
 
     /// Returns the value of a number without a default, or of one that another knob replaces.

@@ -15,11 +15,9 @@ pub(super) const SPEC: LossSpec = LossSpec {
     when: "Thumbs up and down instead of pairs.",
     knobs: &[knobs::BETA, knobs::DESIRABLE_WEIGHT, knobs::UNDESIRABLE_WEIGHT],
     build: |knobs| {
-        Loss::Unpaired(Box::new(Kto {
-            beta: knobs.number("beta"),
-            desirable_weight: knobs.number("desirable_weight"),
-            undesirable_weight: knobs.number("undesirable_weight"),
-        }))
+        let [beta, desirable_weight, undesirable_weight] =
+            knobs.numbers(["beta", "desirable_weight", "undesirable_weight"]);
+        Loss::Unpaired(Box::new(Kto { beta, desirable_weight, undesirable_weight }))
     },
     ..LossSpec::UNPAIRED
 };

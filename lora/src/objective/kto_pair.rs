@@ -28,10 +28,12 @@ pub(super) const SPEC: LossSpec = LossSpec {
         },
     ],
     build: |knobs| {
+        let [beta, desirable_weight, undesirable_weight] =
+            knobs.numbers(["beta", "desirable_weight", "undesirable_weight"]);
         Loss::PairBatch(Box::new(KtoPair {
-            beta: knobs.number("beta"),
-            desirable_weight: knobs.number("desirable_weight"),
-            undesirable_weight: knobs.number("undesirable_weight"),
+            beta,
+            desirable_weight,
+            undesirable_weight,
             kl_grad: knobs.switch("kl_grad"),
         }))
     },

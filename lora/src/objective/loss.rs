@@ -276,7 +276,21 @@ pub enum Loss {
     Sft(Reduction),
 }
 
+/// A loss of one pair that is a formula and nothing else.
+struct Formula<F>(F);
+
+impl<F: for<'t> Fn(&Pair<'t>) -> Scalar<'t> + Send + Sync> PairLoss for Formula<F> {
+    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
+        (self.0)(pair)
+    }
+}
+
 impl Loss {
+    /// Makes a loss of single pairs of its formula.
+    pub(super) fn of_pair(formula: impl for<'t> Fn(&Pair<'t>) -> Scalar<'t> + Send + Sync + 'static) -> Loss {
+        Loss::Pair(Box::new(Formula(formula)))
+    }
+
     /// Returns what a row's loss depends on besides the row.
     pub fn coupling(&self) -> Coupling {
         match self {

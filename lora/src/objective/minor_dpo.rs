@@ -1,9 +1,8 @@
 //! DPO that pushes a rejected answer down only while the policy likes it more than the reference does.
 
-use super::knobs;
-use super::loss::{Loss, Pair, PairLoss};
+use super::knobs::{self, Knobs};
+use super::loss::Loss;
 use super::spec::LossSpec;
-use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "minor_dpo",
@@ -14,7 +13,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     formula: "-ln sigmoid(beta * (a - max(0, b))), a and b the log-ratios of chosen and rejected",
     when: "DPO pushes both answers down.",
     knobs: &[knobs::BETA],
-    build: |knobs| Loss::Pair(Box::new(MinorDpo { beta: knobs.number("beta") })),
+    build: minor_dpo,
     ..LossSpec::PAIRS
 };
 
@@ -22,12 +21,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 ///
 /// Source: arXiv 2408.09834, after other implementations, since its equation was not at hand. At the first step `b` is 0, where
 /// the derivative of `max` is 0, so rejected answers are not pushed until the policy moves.
-struct MinorDpo {
-    beta: f64,
-}
-
-impl PairLoss for MinorDpo {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        (-(self.beta * (pair.chosen.log_ratio() - pair.rejected.log_ratio().relu()))).softplus()
-    }
+fn minor_dpo(knobs: &Knobs) -> Loss {
+    let beta = knobs.number("beta");
+    Loss::of_pair(move |pair| (-(beta * (pair.chosen.log_ratio() - pair.rejected.log_ratio().relu()))).softplus())
 }

@@ -1,9 +1,8 @@
 //! Length-regularised DPO.
 
-use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, Pair, PairLoss};
+use super::knobs::{self, Knob, Knobs, Range};
+use super::loss::Loss;
 use super::spec::LossSpec;
-use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "r_dpo",
@@ -13,7 +12,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     formula: "-ln sigmoid(beta * log_ratio_margin + alpha * (tokens chosen - tokens rejected) - margin)",
     when: "DPO makes answers longer.",
     knobs: &[knobs::BETA, Knob::number("alpha", "alpha", "What a token costs", 0.01, Range::NOT_NEGATIVE)],
-    build: |knobs| Loss::Pair(Box::new(RDpo { beta: knobs.number("beta"), alpha: knobs.number("alpha") })),
+    build: r_dpo,
     ..LossSpec::MARGINS
 };
 
@@ -21,13 +20,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 ///
 /// Source: arXiv 2403.19159. The sign follows from a reward that loses `alpha` per token. The alpha-DPO authors have the
 /// opposite sign.
-struct RDpo {
-    beta: f64,
-    alpha: f64,
-}
-
-impl PairLoss for RDpo {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        (-(pair.reward_margin(self.beta) + self.alpha * (pair.chosen.len - pair.rejected.len))).softplus()
-    }
+fn r_dpo(knobs: &Knobs) -> Loss {
+    let [beta, alpha] = knobs.numbers(["beta", "alpha"]);
+    Loss::of_pair(move |pair| (-(pair.reward_margin(beta) + alpha * (pair.chosen.len - pair.rejected.len))).softplus())
 }

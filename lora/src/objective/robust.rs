@@ -1,9 +1,8 @@
 //! DPO whose expected loss under flipped labels equals the loss under true ones.
 
-use super::knobs::{self, Knob, Range};
-use super::loss::{Loss, Pair, PairLoss};
+use super::knobs::{self, Knob, Knobs, Range};
+use super::loss::Loss;
 use super::spec::LossSpec;
-use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "robust",
@@ -23,9 +22,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
             Range::half_open(0.0, 0.5),
         ),
     ],
-    build: |knobs| {
-        Loss::Pair(Box::new(Robust { beta: knobs.number("beta"), flipped: knobs.number("label_smoothing") }))
-    },
+    build: robust,
     ..LossSpec::MARGINS
 };
 
@@ -33,14 +30,10 @@ pub(super) const SPEC: LossSpec = LossSpec {
 ///
 /// Source: arXiv 2403.00409. It falls without bound as the margin grows, and its gradient does not vanish but approaches `-beta
 /// e / (1 - 2 e)`.
-struct Robust {
-    beta: f64,
-    flipped: f64,
-}
-
-impl PairLoss for Robust {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        let m = pair.reward_margin(self.beta);
-        ((1.0 - self.flipped) * (-m).softplus() - self.flipped * m.softplus()) / (1.0 - 2.0 * self.flipped)
-    }
+fn robust(knobs: &Knobs) -> Loss {
+    let [beta, flipped] = knobs.numbers(["beta", "label_smoothing"]);
+    Loss::of_pair(move |pair| {
+        let m = pair.reward_margin(beta);
+        ((1.0 - flipped) * (-m).softplus() - flipped * m.softplus()) / (1.0 - 2.0 * flipped)
+    })
 }

@@ -1,9 +1,8 @@
 //! DPO with log-ratios per token.
 
-use super::knobs;
-use super::loss::{Loss, Pair, PairLoss};
+use super::knobs::{self, Knobs};
+use super::loss::Loss;
 use super::spec::LossSpec;
-use align_engine::autograd::scalar::Scalar;
 
 pub(super) const SPEC: LossSpec = LossSpec {
     name: "sigmoid_norm",
@@ -14,19 +13,14 @@ pub(super) const SPEC: LossSpec = LossSpec {
     formula: "-ln sigmoid(beta * h - margin), h the margin of the log-ratios per token",
     when: "DPO makes answers longer, and you want to keep a reference.",
     knobs: &[knobs::beta(5.0)],
-    build: |knobs| Loss::Pair(Box::new(SigmoidNorm { beta: knobs.number("beta") })),
+    build: sigmoid_norm,
     ..LossSpec::PAIRS
 };
 
 /// `loss = -ln sigmoid(beta * h)`, `h` the margin of the log-ratios per token.
 ///
 /// Source: arXiv 2411.15124, sec. 4.3, and SimPO's ablation. The margin is DPO's divided by the length, so `beta` is 1 to 10.
-struct SigmoidNorm {
-    beta: f64,
-}
-
-impl PairLoss for SigmoidNorm {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        (-pair.beyond_margin(self.beta * pair.mean_log_ratio_margin())).softplus()
-    }
+fn sigmoid_norm(knobs: &Knobs) -> Loss {
+    let beta = knobs.number("beta");
+    Loss::of_pair(move |pair| (-pair.beyond_margin(beta * pair.mean_log_ratio_margin())).softplus())
 }

@@ -1,9 +1,8 @@
 //! Self-play preference optimisation: pulls each answer's log-ratio to its own target.
 
-use super::knobs;
-use super::loss::{Loss, Pair, PairLoss};
+use super::knobs::{self, Knobs};
+use super::loss::Loss;
 use super::spec::{Column, LossSpec};
-use align_engine::autograd::scalar::Scalar;
 
 /// The paper's `1 / eta`.
 const BETA: knobs::Knob = knobs::beta(0.001);
@@ -16,7 +15,7 @@ pub(super) const HARD: LossSpec = LossSpec {
     when: "Self-play rounds whose judge gives no probabilities. The loss starts at 1 / (2 beta^2), 500000 at the default beta, \
            twice that of sppo: that is by construction.",
     knobs: &[BETA],
-    build: |knobs| Loss::Pair(Box::new(Sppo { beta: knobs.number("beta"), targets: Targets::Hard })),
+    build: |knobs| sppo(knobs, Targets::Hard),
     ..LossSpec::PAIRS
 };
 
@@ -30,7 +29,7 @@ pub(super) const SOFT: LossSpec = LossSpec {
     when: "Self-play rounds with a preference model that gives probabilities. The loss starts at the mean square of the targets: at \
            the default beta 250000 for probabilities of 1 and 0, 90000 for 0.8 and 0.2. That is by construction.",
     knobs: &[BETA],
-    build: |knobs| Loss::Pair(Box::new(Sppo { beta: knobs.number("beta"), targets: Targets::Soft })),
+    build: |knobs| sppo(knobs, Targets::Soft),
     ..LossSpec::PAIRS
 };
 
@@ -43,7 +42,7 @@ pub(super) const SINGLE: LossSpec = LossSpec {
     when: "A judge's soft label for each pair, e.g. from a language model asked in both orders. The loss starts at the target's \
            square: at the default beta 250000 for a probability of 1, 90000 for 0.8. That is by construction.",
     knobs: &[BETA],
-    build: |knobs| Loss::Pair(Box::new(Sppo { beta: knobs.number("beta"), targets: Targets::Single })),
+    build: |knobs| sppo(knobs, Targets::Single),
     ..LossSpec::PAIRS
 };
 
@@ -51,27 +50,22 @@ pub(super) const SINGLE: LossSpec = LossSpec {
 /// sources. So the hard loss is twice the soft one at probabilities of 1 and 0.
 ///
 /// Source: arXiv 2405.00675, eq. 4.7, with `log Z` set to 1/2. With the paper's `beta` of 0.001, targets are about 500 nats.
-struct Sppo {
-    beta: f64,
-    targets: Targets,
+fn sppo(knobs: &Knobs, targets: Targets) -> Loss {
+    let beta = knobs.number("beta");
+    Loss::of_pair(move |pair| {
+        let (wins, factor) = match targets {
+            Targets::Hard => ([1.0, 0.0], 1.0),
+            Targets::Soft => (pair.prob_win, 0.5),
+            Targets::Single => ([pair.prob_beats, 1.0 - pair.prob_beats], 0.5),
+        };
+        let [target_chosen, target_rejected] = wins.map(|win| (win - 0.5) / beta);
+        let (chosen, rejected) = (pair.chosen.log_ratio() - target_chosen, pair.rejected.log_ratio() - target_rejected);
+        factor * (chosen.square() + rejected.square())
+    })
 }
 
 enum Targets {
     Hard,
     Soft,
     Single,
-}
-
-impl PairLoss for Sppo {
-    fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t> {
-        let (wins, factor) = match self.targets {
-            Targets::Hard => ([1.0, 0.0], 1.0),
-            Targets::Soft => (pair.prob_win, 0.5),
-            Targets::Single => ([pair.prob_beats, 1.0 - pair.prob_beats], 0.5),
-        };
-        let [target_chosen, target_rejected] = wins.map(|win| (win - 0.5) / self.beta);
-        factor
-            * ((pair.chosen.log_ratio() - target_chosen).square()
-                + (pair.rejected.log_ratio() - target_rejected).square())
-    }
 }
