@@ -97,8 +97,7 @@ impl Objective {
 
     /// Returns the name that the user asked for, presets included, in the canonical form of [`canonical_name`].
     pub fn asked_name(&self) -> String {
-        let name = |part: &Part| part.preset.map_or(part.spec.name, |preset| preset.name);
-        joined(self.parts.iter().map(|part| (name(part), part.weight)))
+        joined(self.parts.iter().map(|part| (part.preset.map_or(part.spec.name, |preset| preset.name), part.weight)))
     }
 
     /// Returns the kind of rows that it reads. A mix with losses of pairs reads pairs.
@@ -188,13 +187,7 @@ impl Objective {
 
     /// Returns every knob that it accepts, once.
     pub fn all_knobs(&self) -> Vec<&'static Knob> {
-        let mut knobs: Vec<&'static Knob> = Vec::new();
-        for knob in self.parts.iter().flat_map(|part| part.spec.all_knobs()) {
-            if knobs.iter().all(|known| known.key != knob.key) {
-                knobs.push(knob);
-            }
-        }
-        knobs
+        distinct_knobs(self.parts.iter().map(|part| part.spec))
     }
 
     /// Returns the knobs with their values, defaults included, for the record of a run. With [`Objective::name`] they make the
@@ -226,13 +219,10 @@ impl fmt::Debug for Objective {
 /// [`ObjectiveError::UnknownLoss`] or [`ObjectiveError::AmbiguousLoss`].
 pub fn find(name: &str) -> Result<(&'static LossSpec, Option<&'static Preset>), ObjectiveError> {
     for spec in LOSSES {
-        if same_name(spec.name, name) || spec.aliases.iter().any(|alias| same_name(alias, name)) {
+        if is_called(name, spec.name, spec.aliases) {
             return Ok((spec, None));
         }
-        let named = |preset: &&Preset| {
-            same_name(preset.name, name) || preset.aliases.iter().any(|alias| same_name(alias, name))
-        };
-        if let Some(preset) = spec.presets.iter().find(named) {
+        if let Some(preset) = spec.presets.iter().find(|preset| is_called(name, preset.name, preset.aliases)) {
             return Ok((spec, Some(preset)));
         }
     }
@@ -283,6 +273,17 @@ pub fn knobs() -> Vec<(&'static Knob, Vec<&'static LossSpec>)> {
     knobs
 }
 
+/// Returns every knob of these losses, once.
+fn distinct_knobs(losses: impl Iterator<Item = &'static LossSpec>) -> Vec<&'static Knob> {
+    let mut knobs: Vec<&'static Knob> = Vec::new();
+    for knob in losses.flat_map(LossSpec::all_knobs) {
+        if knobs.iter().all(|known| known.key != knob.key) {
+            knobs.push(knob);
+        }
+    }
+    knobs
+}
+
 /// A loss as `--loss` names it.
 struct Named {
     weight: f64,
@@ -319,7 +320,7 @@ pub fn reads(text: &str) -> Result<(RowKind, Scores), ObjectiveError> {
 
 /// Finds the mix with this name.
 pub fn mix(name: &str) -> Option<&'static MixPreset> {
-    MIXES.iter().find(|mix| same_name(mix.name, name) || mix.aliases.iter().any(|alias| same_name(alias, name)))
+    MIXES.iter().find(|mix| is_called(name, mix.name, mix.aliases))
 }
 
 fn parse(text: &str) -> Result<Vec<Named>, ObjectiveError> {
@@ -376,13 +377,8 @@ fn check_given(text: &str, named: &[Named], given: &[(&str, KnobValue)]) -> Resu
                 Some((knob, specs)) => (knob.flag.to_owned(), specs.iter().map(|spec| spec.name).collect()),
                 None => (key.to_string(), Vec::new()),
             };
-            let mut has: Vec<String> = Vec::new();
-            for knob in named.iter().flat_map(|named| named.spec.all_knobs()) {
-                let flag = format!("--{}", knob.flag);
-                if !has.contains(&flag) {
-                    has.push(flag);
-                }
-            }
+            let has = distinct_knobs(named.iter().map(|named| named.spec));
+            let has = has.into_iter().map(|knob| format!("--{}", knob.flag)).collect();
             return Err(ObjectiveError::UnknownKnob { flag, loss: text.to_owned(), has, losses });
         };
         if given[..i].iter().any(|(earlier, _)| same_name(earlier, key)) {
@@ -417,29 +413,23 @@ fn complete(
     preset: Option<&'static Preset>,
     given: &[(&str, KnobValue)],
 ) -> Result<Knobs, ObjectiveError> {
+    let preset = preset.unwrap_or(&Preset::PLAIN);
     let given_to = |knob: &Knob| given.iter().find(|(key, _)| same_name(knob.key, key)).map(|(_, value)| *value);
     let mut values = Vec::new();
     for knob in spec.all_knobs() {
-        let of_preset = preset.and_then(|preset| preset.defaults.iter().find(|(key, _)| *key == knob.key));
-        let set = preset.and_then(|preset| preset.sets.iter().find(|(key, _)| *key == knob.key));
-        let value = match (given_to(knob), set) {
-            (Some(value), _) => {
-                check_value(spec, knob, value)?;
-                Some(value)
-            }
-            (None, Some((_, value))) => Some(*value),
-            (None, None) => of_preset.map(|(_, value)| *value).or(knob.default()),
-        };
-        if let (Some(preset), Some((_, sets)), Some(value)) = (preset, set, value)
-            && *sets != value
+        let of = |values: &[(&str, KnobValue)]| Some(values.iter().find(|(key, _)| *key == knob.key)?.1);
+        let (sets, default) = (of(preset.sets), of(preset.defaults).or(knob.default()));
+        let value = given_to(knob).or(sets).or(default);
+        if let Some(given) = given_to(knob) {
+            check_value(spec, knob, given)?;
+        }
+        if let (Some(sets), Some(value)) = (sets, value)
+            && sets != value
         {
-            let (preset, loss, key, sets) = (preset.name, spec.name, knob.key, *sets);
+            let (preset, loss, key) = (preset.name, spec.name, knob.key);
             return Err(ObjectiveError::PresetConflict { preset, loss, key, sets, value });
         }
-        if let Some(preset) = preset
-            && preset.requires.contains(&knob.key)
-            && value == knob.default()
-        {
+        if preset.requires.contains(&knob.key) && value == knob.default() {
             let default = knob.default().map_or("nothing".to_owned(), |value| value.to_string());
             return Err(ObjectiveError::PresetNeeds { preset: preset.name, loss: spec.name, flag: knob.flag, default });
         }
@@ -458,26 +448,27 @@ fn complete(
 }
 
 fn check_value(spec: &'static LossSpec, knob: &'static Knob, value: KnobValue) -> Result<(), ObjectiveError> {
-    match (knob.kind, value) {
-        (KnobKind::Number { range, .. }, KnobValue::Number(number)) if !range.contains(number) => {
-            Err(ObjectiveError::KnobRange { flag: knob.flag, loss: spec.name, value: number, range })
+    let flag = knob.flag;
+    Err(match (knob.kind, value) {
+        (KnobKind::Number { range, .. }, KnobValue::Number(number)) if range.contains(number) => return Ok(()),
+        (KnobKind::Choice { choices, .. }, KnobValue::Choice(word)) if choices.contains(&word) => return Ok(()),
+        (KnobKind::Switch { .. }, KnobValue::Switch(_)) => return Ok(()),
+        (KnobKind::Number { range, .. }, KnobValue::Number(value)) => {
+            ObjectiveError::KnobRange { flag, loss: spec.name, value, range }
         }
-        (KnobKind::Choice { choices, .. }, KnobValue::Choice(word)) if !choices.contains(&word) => {
-            Err(ObjectiveError::KnobChoice { flag: knob.flag, value, choices })
-        }
-        (KnobKind::Number { .. }, KnobValue::Number(_))
-        | (KnobKind::Switch { .. }, KnobValue::Switch(_))
-        | (KnobKind::Choice { .. }, KnobValue::Choice(_)) => Ok(()),
-        (KnobKind::Number { .. }, _) => Err(ObjectiveError::KnobType { flag: knob.flag, value, wanted: "a number" }),
-        (KnobKind::Switch { .. }, _) => {
-            Err(ObjectiveError::KnobType { flag: knob.flag, value, wanted: "true or false" })
-        }
-        (KnobKind::Choice { choices, .. }, _) => Err(ObjectiveError::KnobChoice { flag: knob.flag, value, choices }),
-    }
+        (KnobKind::Number { .. }, _) => ObjectiveError::KnobType { flag, value, wanted: "a number" },
+        (KnobKind::Switch { .. }, _) => ObjectiveError::KnobType { flag, value, wanted: "true or false" },
+        (KnobKind::Choice { choices, .. }, _) => ObjectiveError::KnobChoice { flag, value, choices },
+    })
 }
 
 fn knob_of(spec: &'static LossSpec, key: &str) -> Option<&'static Knob> {
     spec.all_knobs().find(|knob| same_name(knob.key, key))
+}
+
+/// Whether `text` is a name or one of the aliases.
+fn is_called(text: &str, name: &str, aliases: &[&str]) -> bool {
+    same_name(name, text) || aliases.iter().any(|alias| same_name(alias, text))
 }
 
 /// Normalises case, and `-` to `_`.

@@ -157,11 +157,8 @@ impl Objective {
                     }
                     Coupling::MismatchedRows => {
                         if batch.len() < 2 {
-                            return Err(HeadError::BatchTooSmall {
-                                loss: part.spec.name,
-                                rows: batch.len(),
-                                needed: 2,
-                            });
+                            let (loss, rows) = (part.spec.name, batch.len());
+                            return Err(HeadError::BatchTooSmall { loss, rows, needed: 2 });
                         }
                         for (row, numbers) in batch.iter().enumerate() {
                             let scored = numbers.mismatched;
@@ -215,12 +212,9 @@ impl Objective {
         }
         let d_policy: Vec<Vec<f64>> =
             leaves.iter().map(|row| row.iter().map(|leaf| grads.of(leaf.policy)).collect()).collect();
+        let d_of_tail = |leaf: Option<&Leaves<'_>>| leaf?.tail.map(|(tail, _)| grads.of(tail));
         let d_tails: Vec<[f64; 2]> = match self.tails() {
-            true => (leaves.iter())
-                .map(|row| {
-                    [0, 1].map(|i| row.get(i).and_then(|leaf| leaf.tail).map_or(0.0, |(tail, _)| grads.of(tail)))
-                })
-                .collect(),
+            true => leaves.iter().map(|row| [0, 1].map(|i| d_of_tail(row.get(i)).unwrap_or(0.0))).collect(),
             false => Vec::new(),
         };
         let d_tail = |row: usize| d_tails.get(row).into_iter().flatten();

@@ -7,9 +7,7 @@ use align_kernels::{Buffer, Device, Result, adamw};
 /// Hyper-parameters and state.
 #[derive(Debug)]
 pub struct AdamW {
-    pub beta1: f64,
-    pub beta2: f64,
-    pub eps: f64,
+    pub numbers: AdamNumbers,
     pub weight_decay: f64,
     /// Updates made so far.
     pub step: u64,
@@ -47,17 +45,12 @@ impl AdamW {
     /// # Errors
     /// [`align_kernels::KernelError::OutOfMemory`].
     pub fn new(device: &Device, params: &[Param], numbers: AdamNumbers, weight_decay: f64) -> Result<AdamW> {
-        let moments = params
-            .iter()
-            .map(|param| {
-                Ok(Moments {
-                    exp_avg: device.zeros("adamw.exp_avg", param.len())?,
-                    exp_avg_sq: device.zeros("adamw.exp_avg_sq", param.len())?,
-                })
-            })
-            .collect::<Result<_>>()?;
-        let AdamNumbers { beta1, beta2, eps } = numbers;
-        Ok(AdamW { beta1, beta2, eps, weight_decay, step: 0, moments })
+        let moments = |param: &Param| {
+            let exp_avg = device.zeros("adamw.exp_avg", param.len())?;
+            Ok(Moments { exp_avg, exp_avg_sq: device.zeros("adamw.exp_avg_sq", param.len())? })
+        };
+        let moments = params.iter().map(moments).collect::<Result<_>>()?;
+        Ok(AdamW { numbers, weight_decay, step: 0, moments })
     }
 
     pub(super) fn step(
@@ -69,15 +62,8 @@ impl AdamW {
         grad_scale: f32,
     ) -> Result<()> {
         self.step += 1;
-        let numbers = adamw::Numbers {
-            learning_rate,
-            beta1: self.beta1,
-            beta2: self.beta2,
-            eps: self.eps,
-            weight_decay: self.weight_decay,
-            step: self.step,
-            grad_scale,
-        };
+        let AdamW { numbers: AdamNumbers { beta1, beta2, eps }, weight_decay, step, .. } = *self;
+        let numbers = adamw::Numbers { learning_rate, beta1, beta2, eps, weight_decay, step, grad_scale };
         let mut updates: Vec<_> = (params.iter().zip(&mut self.moments))
             .filter_map(|(param, moments)| Some((grads.get(param.id())?, param.write(), moments)))
             .collect();

@@ -38,13 +38,8 @@ impl RmsProp {
         learning_rate: f64,
         grad_scale: f32,
     ) -> Result<()> {
-        let numbers = rmsprop::Numbers {
-            learning_rate,
-            alpha: self.alpha,
-            eps: self.eps,
-            weight_decay: self.weight_decay,
-            grad_scale,
-        };
+        let RmsProp { alpha, eps, weight_decay, .. } = *self;
+        let numbers = rmsprop::Numbers { learning_rate, alpha, eps, weight_decay, grad_scale };
         let mut updates: Vec<_> = (params.iter().zip(&mut self.square_avgs))
             .filter_map(|(param, square_avg)| Some((grads.get(param.id())?, param.write(), square_avg)))
             .collect();
