@@ -111,12 +111,6 @@ struct PartBranch<'a> {
     branch: Branch<'a>,
 }
 
-impl PartBranch<'_> {
-    fn has(&self, role: Role) -> bool {
-        self.branch.role == role
-    }
-}
-
 impl Forest {
     /// Lays out `trees`. `same_rope(a, b)` says whether sequences of `a` and `b` tokens are rotated alike: answers that differ
     /// in it get a prompt of their own.
@@ -136,56 +130,32 @@ impl Forest {
         let mut layout = Layout::default();
         let mut policy = vec![0..0; n_answers];
         let mut reference = vec![None; n_answers];
+        let empty = SequenceTree { prompt: 0..0, branches: Vec::new() };
+        let mut trees = vec![empty.clone(); parts.len()];
 
-        // policy rows with a gradient: prompts of trees that have such an answer, and those answers
-        let mut trees = Vec::with_capacity(parts.len());
-        for part in &parts {
-            let differentiated = part.branches.iter().any(|branch| branch.has(Role::Gradient));
-            let prompt = if differentiated { layout.place_prompt(part) } else { 0..0 };
-            let mut tree = SequenceTree { prompt, branches: Vec::new() };
-            for branch in part.branches.iter().filter(|branch| branch.has(Role::Gradient)) {
-                tree.branches.push(layout.place_branch(part, branch));
+        // policy rows with a gradient: prompts of trees that have such an answer, and those answers; then those without one
+        let mut with_gradient = 0;
+        for role in [Role::Gradient, Role::Detached] {
+            for (part, tree) in parts.iter().zip(&mut trees) {
+                for answer in part.branches.iter().filter(|answer| answer.branch.role == role) {
+                    policy[answer.place] = layout.add(scorers, part, answer, tree);
+                }
             }
-            trees.push(tree);
-        }
-        let with_gradient = layout.ids.len();
-
-        // policy rows without one
-        for (part, tree) in parts.iter().zip(&mut trees) {
-            if tree.branches.is_empty() {
-                tree.prompt = layout.place_prompt(part);
-            }
-            for branch in part.branches.iter().filter(|branch| branch.has(Role::Detached)) {
-                tree.branches.push(layout.place_branch(part, branch));
+            if role == Role::Gradient {
+                with_gradient = layout.ids.len();
+                layout.scored_with_gradient = layout.scored_rows.len();
             }
         }
         let policy_rows = layout.ids.len();
 
-        // scored tokens of the policy, in the same order as its rows
-        for role in [Role::Gradient, Role::Detached] {
-            for (part, tree) in parts.iter().zip(&trees) {
-                let of_role = |wanted| part.branches.iter().filter(move |branch| branch.has(wanted));
-                let skipped = if role == Role::Detached { of_role(Role::Gradient).count() } else { 0 };
-                for (answer, rows) in of_role(role).zip(&tree.branches[skipped..]) {
-                    policy[answer.place] = layout.score(scorers, &tree.prompt, rows, answer.branch);
-                }
-            }
-            if role == Role::Gradient {
-                layout.scored_with_gradient = layout.scored_rows.len();
-            }
-        }
-
         for part in &parts {
-            let scored: Vec<_> = part.branches.iter().filter(|branch| referenced(branch.place)).collect();
-            if scored.is_empty() {
-                continue;
+            let mut tree = empty.clone();
+            for answer in part.branches.iter().filter(|answer| referenced(answer.place)) {
+                reference[answer.place] = Some(layout.add(scorers, part, answer, &mut tree));
             }
-            let prompt = layout.place_prompt(part);
-            let branches: Vec<_> = scored.iter().map(|branch| layout.place_branch(part, branch)).collect();
-            for (answer, rows) in scored.iter().zip(&branches) {
-                reference[answer.place] = Some(layout.score(scorers, &prompt, rows, answer.branch));
+            if !tree.branches.is_empty() {
+                trees.push(tree);
             }
-            trees.push(SequenceTree { prompt, branches });
         }
         let plan = RowPlan {
             policy: with_gradient,
@@ -229,12 +199,21 @@ struct Layout {
 }
 
 impl Layout {
-    fn place_prompt(&mut self, part: &Part<'_>) -> Range<usize> {
-        self.place(part.prompt, part.tree, 0)
-    }
-
-    fn place_branch(&mut self, part: &Part<'_>, answer: &PartBranch<'_>) -> Range<usize> {
-        self.place(answer.branch.ids, part.tree, answer.before)
+    /// Lays out an answer of `part` in its tree, the first one behind the prompt. Returns the places of its scored rows.
+    fn add(
+        &mut self,
+        scorers: Scorers,
+        part: &Part<'_>,
+        answer: &PartBranch<'_>,
+        tree: &mut SequenceTree,
+    ) -> Range<usize> {
+        if tree.branches.is_empty() {
+            tree.prompt = self.place(part.prompt, part.tree, 0);
+        }
+        let rows = self.place(answer.branch.ids, part.tree, answer.before);
+        let scored = self.score(scorers, &tree.prompt, &rows, answer.branch);
+        tree.branches.push(rows);
+        scored
     }
 
     /// `ids` are tokens `first..` of the tree.
