@@ -98,14 +98,7 @@ impl PreferenceSums {
             let reward = |i: usize| rewards.get(i).copied();
             let logp = |i: usize| (head.scores == Scores::LogProbs).then(|| row.policy[i]);
             match &row.target {
-                Some(Target::Pair) => {
-                    self.chosen.add(reward(0), logp(0));
-                    self.rejected.add(reward(1), logp(1));
-                    self.pairs += 1;
-                    self.accurate += u64::from(reward(0) > reward(1));
-                    let mean = |i: usize| row.policy[i] / row.lens[i].max(1) as f64;
-                    self.pairs_by_mean_logp += u64::from(mean(0) > mean(1));
-                }
+                Some(Target::Pair) => self.add_pair(row, [0, 1], reward, logp),
                 Some(Target::Label(true)) => self.chosen.add(reward(0), logp(0)),
                 Some(Target::Label(false)) => self.rejected.add(reward(0), logp(0)),
                 Some(Target::Rewards(scores)) => {
@@ -115,17 +108,28 @@ impl PreferenceSums {
                     if let (Some(best), Some(worst)) = (best, worst)
                         && scores[best] > scores[worst]
                     {
-                        self.chosen.add(reward(best), logp(best));
-                        self.rejected.add(reward(worst), logp(worst));
-                        self.pairs += 1;
-                        self.accurate += u64::from(reward(best) > reward(worst));
-                        let mean = |i: usize| row.policy[i] / row.lens[i].max(1) as f64;
-                        self.pairs_by_mean_logp += u64::from(mean(best) > mean(worst));
+                        self.add_pair(row, [best, worst], reward, logp);
                     }
                 }
                 Some(Target::Sequence) | None => {}
             }
         }
+    }
+
+    /// Adds two answers of a row, with the reward and the log-prob of each.
+    fn add_pair(
+        &mut self,
+        row: &RowLogps,
+        [chosen, rejected]: [usize; 2],
+        reward: impl Fn(usize) -> Option<f64>,
+        logp: impl Fn(usize) -> Option<f64>,
+    ) {
+        self.chosen.add(reward(chosen), logp(chosen));
+        self.rejected.add(reward(rejected), logp(rejected));
+        self.pairs += 1;
+        self.accurate += u64::from(reward(chosen) > reward(rejected));
+        let mean = |i: usize| row.policy[i] / row.lens[i].max(1) as f64;
+        self.pairs_by_mean_logp += u64::from(mean(chosen) > mean(rejected));
     }
 
     /// Adds the reference point of a batch of `rows` rows.

@@ -67,17 +67,13 @@ impl CacheFile {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(|source| io("open it", source))?;
-        let writes = match file.try_lock() {
-            Ok(()) => true,
-            Err(TryLockError::WouldBlock) => {
-                notes.push(CacheNote::InUse { path: path.clone() });
-                false
-            }
-            Err(TryLockError::Error(source)) => {
-                notes.push(CacheNote::NoLock { path: path.clone(), source });
-                false
-            }
+        let not_locked = match file.try_lock() {
+            Ok(()) => None,
+            Err(TryLockError::WouldBlock) => Some(CacheNote::InUse { path: path.clone() }),
+            Err(TryLockError::Error(source)) => Some(CacheNote::NoLock { path: path.clone(), source }),
         };
+        let writes = not_locked.is_none();
+        notes.extend(not_locked);
         let index = HashMap::new();
         let mut cache = CacheFile { path: path.clone(), file, head, index, end: 0, writes, limit, looked_at: 0 };
         cache.examine(&head_bytes, notes).map_err(|source| io("read or write it", source))?;

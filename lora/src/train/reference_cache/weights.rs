@@ -109,11 +109,8 @@ fn remembered(folder: &Path, file: &MappedFile, stamp: &Stamp) -> Hash {
         return Hash::from_bytes(*hash);
     }
     let hash = hash_of(file);
-    if let Ok(mut new) = NewFile::create(&path) {
-        let written = new.write(hash.as_bytes()).and_then(|()| new.write(check(hash.as_bytes()).as_bytes()));
-        // what is not remembered is hashed again
-        let _ = written.and_then(|()| new.finish());
-    }
+    // what is not remembered is hashed again
+    let _ = NewFile::whole(&path, &[*hash.as_bytes(), *check(hash.as_bytes()).as_bytes()].concat());
     hash
 }
 
