@@ -55,7 +55,7 @@ impl Kept {
     /// or reference differ from the run's.
     pub fn history(&self, reference: &str, objective: &Value) -> History {
         let Kept::Record(record) = self else { return History::default() };
-        if record.objective == *objective && record.reference == reference {
+        if record.of_run.objective == *objective && record.of_run.reference == reference {
             return record.history;
         }
         if record.history != History::default() {
@@ -68,16 +68,17 @@ impl Kept {
 }
 
 /// What stays the same through a run.
+#[derive(Clone)]
 pub struct OfRun {
     /// [`Reference::name`](crate::reference::Reference::name).
     pub reference: String,
-    /// [`describe`]
+    /// Loss, knobs and temperature, which running statistics depend on: see [`describe`].
     pub objective: Value,
-    /// [`template_name`]
-    pub chat_template: String,
+    /// [`template_name`]. `None` in records that do not say.
+    pub chat_template: Option<String>,
     /// How the rows of the run were read.
     pub decided: Decided,
-    /// What the rows of the run were; `None` if none was kept.
+    /// What the rows of the run were; `None` if none was kept, and in records that do not say.
     pub form: Option<Form>,
 }
 
@@ -85,17 +86,8 @@ pub struct OfRun {
 pub struct RunRecord {
     /// Hash of the adapter that was kept.
     adapter: String,
-    /// [`Reference::name`](crate::reference::Reference::name).
-    reference: String,
-    /// Loss, knobs and temperature, which running statistics depend on.
-    objective: Value,
     history: History,
-    /// [`template_name`] of the run. `None` if the record does not say.
-    chat_template: Option<String>,
-    /// How its rows were read.
-    decided: Decided,
-    /// What its rows were; `None` in records that do not say.
-    form: Option<Form>,
+    of_run: OfRun,
 }
 
 /// Returns a record's name for a chat template: a hash of its texts, or `none`.
@@ -108,26 +100,18 @@ pub fn template_name(template: Option<&TemplateSources>) -> String {
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
 pub fn template_of_run(dir: &Path) -> Result<Option<String>, CliError> {
-    Ok(RunRecord::read(dir)?.and_then(|record| record.chat_template))
+    Ok(RunRecord::read(dir)?.and_then(|record| record.of_run.chat_template))
 }
 
 impl RunRecord {
     /// Makes the record of a run whose adapter is being saved.
     pub fn new(adapter: &Adapter, of_run: &OfRun, history: History) -> RunRecord {
-        RunRecord {
-            adapter: adapter_hash(adapter.set()).to_string(),
-            reference: of_run.reference.clone(),
-            objective: of_run.objective.clone(),
-            history,
-            chat_template: Some(of_run.chat_template.clone()),
-            decided: of_run.decided.clone(),
-            form: of_run.form,
-        }
+        RunRecord { adapter: adapter_hash(adapter.set()).to_string(), history, of_run: of_run.clone() }
     }
 
     /// The name of the run's reference.
     pub fn reference(&self) -> &str {
-        &self.reference
+        &self.of_run.reference
     }
 
     /// Reads the record in the folder of a run. `None` if there is none.
@@ -156,7 +140,8 @@ impl RunRecord {
         let (adapter, reference, objective) = (take("adapter"), take("reference"), take("objective"));
         match (adapter, reference) {
             (Value::String(adapter), Value::String(reference)) => {
-                Ok(Some(RunRecord { adapter, reference, objective, history, chat_template, decided, form }))
+                let of_run = OfRun { reference, objective, chat_template, decided, form };
+                Ok(Some(RunRecord { adapter, history, of_run }))
             }
             _ => Err(fail("`adapter` and `reference` must be texts".to_owned())),
         }
@@ -167,7 +152,8 @@ impl RunRecord {
     /// # Errors
     /// The system's error.
     pub fn write(&self, dir: &Path) -> Result<(), NewFileError> {
-        let RunRecord { adapter, reference, objective, history, chat_template, decided, form } = self;
+        let RunRecord { adapter, history, of_run } = self;
+        let OfRun { reference, objective, chat_template, decided, form } = of_run;
         let value = json!({
             "adapter": adapter,
             "reference": reference,
@@ -177,9 +163,7 @@ impl RunRecord {
             "decided": decided,
             "form": form,
         });
-        let mut file = NewFile::create(&dir.join(RECORD))?;
-        file.write(format!("{value:#}\n").as_bytes())?;
-        file.finish()
+        NewFile::whole(&dir.join(RECORD), format!("{value:#}\n").as_bytes())
     }
 }
 
@@ -190,7 +174,7 @@ impl RunRecord {
 pub fn reading_as(dir: Option<&Path>, encoder: Encoder) -> Result<Encoder, CliError> {
     let record = dir.map(RunRecord::read).transpose()?.flatten();
     Ok(match record {
-        Some(record) => encoder.with_decided(record.decided),
+        Some(record) => encoder.with_decided(record.of_run.decided),
         None => encoder,
     })
 }
@@ -230,7 +214,7 @@ pub fn compare_form_of_prompt(dir: Option<&Path>, form: Form, no_chat: bool) -> 
 /// The form of the run's rows and of others, if they differ.
 fn forms(dir: Option<&Path>, found: Option<Form>) -> Result<Option<(Form, Form)>, CliError> {
     let record = dir.map(RunRecord::read).transpose()?.flatten();
-    Ok(record.and_then(|record| record.form).zip(found).filter(|(of_run, found)| of_run != found))
+    Ok(record.and_then(|record| record.of_run.form).zip(found).filter(|(of_run, found)| of_run != found))
 }
 
 /// Describes for a record what running statistics depend on.

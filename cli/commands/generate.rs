@@ -7,8 +7,7 @@ use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
 use crate::report::{self, say};
 use crate::run_record;
-use align_data::Text;
-use align_data::{EncodedPrompt, Encoder, Form, Prompts, SpecialTokens, Texts};
+use align_data::{EncodedPrompt, Encoder, Form, Prompts, SpecialTokens, Text, Texts};
 use align_engine::adapters::AdapterSet;
 use align_engine::generate::{Completion, Finish, Random, Request, Sampling, generate};
 use align_engine::model::stop_token_ids;
@@ -141,23 +140,20 @@ fn prompt(args: &GenerateArgs) -> Result<Option<String>, CliError> {
 }
 
 fn check(args: &GenerateArgs) -> Result<(), CliError> {
-    let fail = |what: &str| Err(CliError::Usage(what.into()));
     let has_rows = !args.data.is_empty() || args.model.demo;
-    match args {
-        a if !(a.temperature > 0.0 && a.temperature.is_finite()) => {
-            fail("--temperature must be above 0; greedy is the default")
-        }
-        a if !(a.top_p > 0.0 && a.top_p <= 1.0) => fail("--top-p must be above 0 and at most 1"),
-        a if !(0.0..=1.0).contains(&a.min_p) => fail("--min-p must be between 0 and 1"),
-        a if !(a.repetition_penalty > 0.0 && a.repetition_penalty.is_finite()) => {
-            fail("--repetition-penalty must be above 0")
-        }
-        a if a.min_new_tokens > a.max_new_tokens => fail("--min-new-tokens is above --max-new-tokens"),
-        a if !has_rows && !a.reading.columns.is_empty() => fail("--columns names columns of --data, which is missing"),
-        a if !has_rows && a.reading.implicit_prompt => {
-            fail("--implicit-prompt is about the rows of --data, which is missing")
-        }
-        _ => Ok(()),
+    let is_positive = |number: f32| number > 0.0 && number.is_finite();
+    let faults = [
+        (!is_positive(args.temperature), "--temperature must be above 0; greedy is the default"),
+        (!(args.top_p > 0.0 && args.top_p <= 1.0), "--top-p must be above 0 and at most 1"),
+        (!(0.0..=1.0).contains(&args.min_p), "--min-p must be between 0 and 1"),
+        (!is_positive(args.repetition_penalty), "--repetition-penalty must be above 0"),
+        (args.min_new_tokens > args.max_new_tokens, "--min-new-tokens is above --max-new-tokens"),
+        (!has_rows && !args.reading.columns.is_empty(), "--columns names columns of --data, which is missing"),
+        (!has_rows && args.reading.implicit_prompt, "--implicit-prompt is about the rows of --data, which is missing"),
+    ];
+    match faults.into_iter().find(|(is_wrong, _)| *is_wrong) {
+        Some((_, what)) => Err(CliError::Usage(what.to_owned())),
+        None => Ok(()),
     }
 }
 
@@ -212,7 +208,11 @@ fn with_system(encoder: &Encoder, prompt: Text) -> Text {
     }
 }
 
-fn decode(encoder: &Encoder, tokens: &[u32]) -> Result<String, CliError> {
+/// The text of tokens, without special ones.
+///
+/// # Errors
+/// [`CliError::Runtime`] from the tokenizer.
+pub fn decode(encoder: &Encoder, tokens: &[u32]) -> Result<String, CliError> {
     let text = encoder.tokenizer().decode(tokens, SpecialTokens::Skip);
     text.map_err(|error| CliError::Runtime(error.to_string()))
 }

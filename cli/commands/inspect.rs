@@ -31,13 +31,8 @@ pub fn run(args: &InspectArgs) -> Result<(), CliError> {
         }
         let mut histograms = String::new();
         if has_data(args) {
-            let rows = RowsOf {
-                model: &model_args,
-                data: &args.data,
-                kind: None,
-                drops: Drops::Reported,
-                long_answers: LongAnswers::Cut,
-            };
+            let (drops, long_answers) = (Drops::Reported, LongAnswers::Cut);
+            let rows = RowsOf { model: &model_args, data: &args.data, kind: None, drops, long_answers };
             let data = rows.open(&loaded, |demo| demo.pairs_train.clone())?;
             facts["data"] = survey(&data);
             match args.json {

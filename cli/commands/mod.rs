@@ -9,6 +9,8 @@ mod merge;
 mod score;
 mod train;
 
+pub use generate::decode;
+
 use crate::args::{self, Cli, Commands};
 use crate::error::CliError;
 use crate::report;

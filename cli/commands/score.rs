@@ -28,13 +28,8 @@ pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
         let model_args = ModelArgs { adapter: adapter.cloned(), ..args.model.clone() };
         let loaded = loaded::model(&model_args, &device)?;
         let (scoring, reference) = scoring(args, &loaded)?;
-        let rows = RowsOf {
-            model: &model_args,
-            data: &args.data,
-            kind: None,
-            drops: Drops::Reported,
-            long_answers: if args.reward_model.is_some() { LongAnswers::Dropped } else { LongAnswers::Cut },
-        };
+        let long_answers = if args.reward_model.is_some() { LongAnswers::Dropped } else { LongAnswers::Cut };
+        let rows = RowsOf { model: &model_args, data: &args.data, kind: None, drops: Drops::Reported, long_answers };
         let data = rows.open(&loaded, |demo| demo.pairs_eval.clone())?;
         report::data("data", data.survey(), &args.data.reading);
         run_record::compare_form(model_args.adapter.as_deref(), data.survey().form())?;

@@ -31,30 +31,23 @@ const LOG_PROBS: &[&str] = &["precision", "logp-temperature"];
 /// What else decides an evaluation.
 const EVALUATION: &[&str] = &["batch-size", "micro-batch-tokens", "unpaired-order", "on-bad-row", "allow-drops"];
 
-/// Which options of a run a command takes. A key that is not a flag of this version's command is ignored.
-struct Takes {
-    options: &'static [&'static [&'static str]],
-    /// Whether it also takes the loss and its knobs.
-    loss: bool,
-}
-
-/// Returns what a command takes. Commands without an entry take nothing.
-fn takes(command: &str, matches: &ArgMatches) -> Takes {
-    let (options, loss): (&[&[&str]], bool) = match command {
+/// Returns which options of a run a command takes. `eval` also takes the loss and its knobs. A key that is not a flag of this
+/// version's command is ignored. Commands without an entry take nothing.
+fn takes(command: &str, matches: &ArgMatches) -> &'static [&'static [&'static str]] {
+    match command {
         // a reward is not a log-prob
-        "eval" if scores_rewards(matches) => (&[PROMPTS, ROWS, &["precision"], EVALUATION], true),
-        "eval" => (&[PROMPTS, ROWS, LOG_PROBS, EVALUATION], true),
-        "score" if is_given(matches, "reward_model") => (&[PROMPTS, ROWS, SCORED, &["precision"]], false),
-        "score" => (&[PROMPTS, ROWS, SCORED, LOG_PROBS], false),
-        "inspect" if has_data(matches) => (&[PROMPTS, ROWS, SCORED, PAIRS], false),
+        "eval" if scores_rewards(matches) => &[PROMPTS, ROWS, &["precision"], EVALUATION],
+        "eval" => &[PROMPTS, ROWS, LOG_PROBS, EVALUATION],
+        "score" if is_given(matches, "reward_model") => &[PROMPTS, ROWS, SCORED, &["precision"]],
+        "score" => &[PROMPTS, ROWS, SCORED, LOG_PROBS],
+        "inspect" if has_data(matches) => &[PROMPTS, ROWS, SCORED, PAIRS],
         // the new run may have another loss and other rows, so it does not take what is scored of sequences
-        "train" | "estimate" => (&[PROMPTS, ROWS], false),
-        "generate" if has_data(matches) => (&[PROMPTS, &["columns", "implicit-prompt"]], false),
-        "generate" => (&[PROMPTS], false),
-        "merge" => (&[&["chat-template"]], false),
-        _ => (&[], false),
-    };
-    Takes { options, loss }
+        "train" | "estimate" => &[PROMPTS, ROWS],
+        "generate" if has_data(matches) => &[PROMPTS, &["columns", "implicit-prompt"]],
+        "generate" => &[PROMPTS],
+        "merge" => &[&["chat-template"]],
+        _ => &[],
+    }
 }
 
 /// Whether the command has rows to read.
@@ -91,8 +84,7 @@ impl OfRun {
     /// Returns the value that the run gives a flag. `None` if it gives none.
     pub fn value_of(&self, flag: &str) -> Option<String> {
         let of_run = self.flags.iter().find(|of_run| of_run.name == flag)?;
-        let text = of_run.argument.to_string_lossy();
-        Some(text.strip_prefix(&format!("{flag}="))?.to_owned())
+        of_run.value()
     }
 
     /// The run's `config.toml`.
@@ -119,15 +111,15 @@ pub fn options_of_run(arguments: &[OsString], matches: &ArgMatches, cli: &Comman
     let Some((name, matches)) = matches.subcommand() else { return Ok(None) };
     let command = cli.find_subcommand(name).expect("it was parsed as one of these");
     let takes = takes(name, matches);
-    let Some(dir) = adapter_of(matches).filter(|_| !takes.options.is_empty()) else { return Ok(None) };
+    let Some(dir) = adapter_of(matches).filter(|_| !takes.is_empty()) else { return Ok(None) };
     let path = dir.join(OPTIONS);
     if !is_run(dir) {
         return Ok(None);
     }
     let file = ConfigFile::read(&path, FileOrigin::Run)?;
     check(&file, dir, name)?;
-    let mut keys: Vec<&str> = takes.options.concat();
-    if takes.loss {
+    let mut keys: Vec<&str> = takes.concat();
+    if name == "eval" {
         keys.extend(loss_keys(matches, &file.table));
         keys.extend(keys_for_rows_of(matches, &file.table));
     }
@@ -172,11 +164,10 @@ impl Taken<'_> {
         }
         let flags = file.flags(key, self.command, arg)?;
         for flag in &flags {
-            let value = flag.argument.to_string_lossy();
-            let value = value.strip_prefix(&format!("{}=", flag.name)).unwrap_or_default();
+            let value = flag.value().unwrap_or_default();
             let default: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-            if default != [value] {
-                self.words.push(format!("{key} {}", shorten(value, LONGEST)).trim_end().to_owned());
+            if default != [value.as_str()] {
+                self.words.push(format!("{key} {}", shorten(&value, LONGEST)).trim_end().to_owned());
             }
         }
         self.flags.extend(flags);

@@ -55,12 +55,8 @@ impl Expanded {
 pub fn expand(arguments: Vec<OsString>, cli: &Command) -> Result<Expanded, CliError> {
     let plain = |arguments| Expanded { arguments, path: PathBuf::new(), lines: Vec::new() };
     let Some(path) = config_path(&arguments) else { return Ok(plain(arguments)) };
-    let Some((at, command)) = arguments
-        .iter()
-        .enumerate()
-        .skip(1)
-        .find_map(|(i, argument)| Some((i, cli.find_subcommand(argument.to_str()?)?)))
-    else {
+    let command = |(at, argument): (usize, &OsString)| Some((at, cli.find_subcommand(argument.to_str()?)?));
+    let Some((at, command)) = arguments.iter().enumerate().skip(1).find_map(command) else {
         return Ok(plain(arguments));
     };
     let mut given: HashSet<&str> =
@@ -134,6 +130,13 @@ pub(super) struct FileFlag {
     pub name: String,
     pub argument: OsString,
     pub line: usize,
+}
+
+impl FileFlag {
+    /// Returns its value. `None` for a switch.
+    pub(super) fn value(&self) -> Option<String> {
+        Some(self.argument.to_string_lossy().strip_prefix(&format!("{}=", self.name))?.to_owned())
+    }
 }
 
 fn flags_of_file(file: &ConfigFile, command: &Command, given: &HashSet<&str>) -> Result<Vec<FileFlag>, CliError> {

@@ -4,7 +4,7 @@ use super::read::OWN_TEMPLATE;
 use crate::args::{CacheChoice, DataCacheChoice, ReferenceChoice, TrainArgs};
 use crate::error::CliError;
 use crate::run_files::OPTIONS;
-use align_engine::new_file::{NewFile, NewFileError};
+use align_engine::new_file::NewFile;
 use align_lora::adapter::LoraConfig;
 use align_lora::objective::{KnobKind, KnobValue, Objective};
 use align_lora::optim::{AdamNumbers, OptimizerKind, Warmup};
@@ -176,10 +176,8 @@ impl Options {
 /// [`CliError::Runtime`] with the path.
 pub fn write(resolved: &Table, output: &Path) -> Result<(), CliError> {
     let path = output.join(OPTIONS);
-    let failed = |error: NewFileError| CliError::file(&path, &error.source);
-    let mut file = NewFile::create(&path).map_err(failed)?;
-    file.write(resolved.to_string().as_bytes()).map_err(failed)?;
-    file.finish().map_err(failed)
+    let written = NewFile::whole(&path, resolved.to_string().as_bytes());
+    written.map_err(|error| CliError::file(&path, &error.source))
 }
 
 fn absolute(path: &Path) -> Result<Value, CliError> {

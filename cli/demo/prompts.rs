@@ -1,10 +1,10 @@
 //! What the demo's model answers before and after training.
 
 use crate::args::TrainArgs;
-use crate::commands::print;
+use crate::commands::{decode, print};
 use crate::error::CliError;
 use crate::loaded::{LoadedModel, MAX_LENGTH};
-use align_data::{EncodedPrompt, Encoder, SpecialTokens, prompts};
+use align_data::{EncodedPrompt, Encoder, prompts};
 use align_engine::adapters::AdapterSet;
 use align_engine::generate::{Request, Sampling, generate};
 use align_engine::model::stop_token_ids;
@@ -47,10 +47,7 @@ impl DemoPrompts {
     pub fn print(&self, when: &str, loaded: &LoadedModel, adapter: Option<&Arc<AdapterSet>>) -> Result<(), CliError> {
         let ids: Vec<Vec<u32>> = self.prompts.iter().map(|prompt| prompt.ids.clone()).collect();
         let completions = generate(&loaded.model, adapter, &ids, &self.request, |_, _| true)?;
-        let text = |ids: &[u32]| {
-            let decoded = self.encoder.tokenizer().decode(ids, SpecialTokens::Skip);
-            decoded.map_err(|error| CliError::Runtime(error.to_string()))
-        };
+        let text = |ids: &[u32]| decode(&self.encoder, ids);
         let mut lines = format!("{when}:\n");
         for (prompt, completion) in self.prompts.iter().zip(&completions) {
             lines += &format!("  {}\n    -> {}\n", text(&prompt.ids)?.trim(), text(&completion.tokens)?.trim());

@@ -123,16 +123,12 @@ pub fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
     let lacks_it = BadRow::NoTurnMarker { chosen: String::new(), rejected: String::new(), marker: None };
     let are_dropped = survey.dropped.iter().any(|dropped| dropped.label == lacks_it.label());
     let (of_run, is_own, own) = (of_run.to_string(), of_run == own, own.to_string());
-    match (is_own, are_dropped) {
-        (false, _) => {
-            say!(
-                "note: the prompts of the run end with {of_run:?}, but no row looked at has that: these prompts end with {own:?}"
-            )
-        }
-        (true, true) => {
-            say!("warning: rows without {of_run:?} are dropped: it ends the prompts of the run ({RECORD})")
-        }
-        (true, false) => {}
+    if !is_own {
+        say!(
+            "note: the prompts of the run end with {of_run:?}, but no row looked at has that: these prompts end with {own:?}"
+        );
+    } else if are_dropped {
+        say!("warning: rows without {of_run:?} are dropped: it ends the prompts of the run ({RECORD})");
     }
 }
 

@@ -164,7 +164,7 @@ fn begin_folder(args: &TrainArgs, output: &Output, run: &mut Prepared<'_>) -> Re
     let of_run = OfRun {
         reference: reference::name_of(trainer),
         objective: run_record::describe(trainer.objective(), trainer.options().logp_temperature),
-        chat_template: run_record::template_name(template.as_ref()),
+        chat_template: Some(run_record::template_name(template.as_ref())),
         decided: data.train.survey().decided.clone(),
         form: data.train.survey().form(),
     };
