@@ -1,6 +1,7 @@
 //! What a user can do about an error of the libraries, with the flags that do it. The libraries give the facts.
 
-use align_lora::adapter::MergeError;
+use align_engine::model::{ConfigError, FolderHolds};
+use align_lora::adapter::{AdapterError, MergeError, Task};
 use align_lora::train::TrainError;
 use std::fmt::Display;
 
@@ -30,6 +31,30 @@ pub fn of_training(error: &TrainError) -> Option<String> {
         | TrainError::MissingColumn { .. }
         | TrainError::Write { .. } => return None,
     })
+}
+
+/// What to do about an adapter that was refused, as the end of the sentence.
+pub fn of_adapter(error: &AdapterError) -> Option<String> {
+    let AdapterError::Task { needed, .. } = error else { return None };
+    let advice = match needed {
+        Task::CausalLm => "; give it to `score --reward-model`, or to `train` or `eval` with --loss rm_bt or rm_rank",
+        Task::SequenceClassification => "; a reward model is trained with `train --loss rm_bt` or rm_rank",
+    };
+    Some(advice.to_owned())
+}
+
+/// What to do about a folder that is not a model's, as the end of the sentence.
+pub fn of_config(error: &ConfigError) -> Option<String> {
+    let ConfigError::NoConfig { holds, .. } = error else { return None };
+    let advice = match holds {
+        FolderHolds::Adapter { base: Some(_) } => ": give that as --model, and this folder as --adapter",
+        FolderHolds::Adapter { base: None } => ": give its base as --model, and this folder as --adapter",
+        FolderHolds::Folders { models, .. } if models.is_empty() => {
+            ". Give their base as --model, and one of them as --adapter"
+        }
+        _ => return None,
+    };
+    Some(advice.to_owned())
 }
 
 /// What to do about an error of `merge`, as the end of its sentence.

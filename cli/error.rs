@@ -104,7 +104,7 @@ impl From<EngineError> for CliError {
 
 impl From<ConfigError> for CliError {
     fn from(error: ConfigError) -> CliError {
-        CliError::Input(error.to_string())
+        CliError::Input(with_advice(&error, advice::of_config(&error)))
     }
 }
 
@@ -218,10 +218,11 @@ impl From<ObjectiveError> for CliError {
 
 impl From<AdapterError> for CliError {
     fn from(error: AdapterError) -> CliError {
+        let text = with_advice(&error, advice::of_adapter(&error));
         match error {
             AdapterError::Kernel(error) => error.into(),
             AdapterError::Options(fault) => CliError::Usage(fault.to_string()),
-            AdapterError::Write(_) | AdapterError::Io { .. } => CliError::Runtime(error.to_string()),
+            AdapterError::Write(_) | AdapterError::Io { .. } => CliError::Runtime(text),
             AdapterError::Config { .. }
             | AdapterError::Json(_)
             | AdapterError::NoFile { .. }
@@ -239,7 +240,7 @@ impl From<AdapterError> for CliError {
             | AdapterError::Task { .. }
             | AdapterError::NoScoreHead { .. }
             | AdapterError::ScoreHead { .. }
-            | AdapterError::NonFinite { .. } => CliError::Input(error.to_string()),
+            | AdapterError::NonFinite { .. } => CliError::Input(text),
         }
     }
 }
@@ -251,11 +252,12 @@ impl From<MergeError> for CliError {
             MergeError::Adapter(error) => error.into(),
             MergeError::Kernel(error) => error.into(),
             MergeError::Load(error) => error.into(),
+            MergeError::Config(error) => error.into(),
             MergeError::NotEmpty { .. } | MergeError::NotAFolder { .. } | MergeError::Overlap { .. } => {
                 CliError::Usage(text)
             }
             MergeError::Io { .. } | MergeError::Write { .. } => CliError::Runtime(text),
-            MergeError::Config(_) | MergeError::NonFinite { .. } | MergeError::NotRun { .. } => CliError::Input(text),
+            MergeError::NonFinite { .. } | MergeError::NotRun { .. } => CliError::Input(text),
         }
     }
 }

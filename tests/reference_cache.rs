@@ -267,7 +267,7 @@ fn what_makes_other_numbers_is_named() {
     let adapter = committed_goldens().join("tiny-llama/adapter");
     let adapter = adapter.to_str().unwrap();
     let cases: [(&str, &[&str], &str); 2] = [
-        ("precision", &["--precision", "bf16"], "(--precision)"),
+        ("precision", &["--precision", "bf16"], "(the precision)"),
         ("adapter", &["--adapter", adapter], "(the reference's adapter)"),
     ];
     for (name, flags, part) in cases {

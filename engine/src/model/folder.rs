@@ -1,5 +1,6 @@
 //! Finds out what a folder without config.json holds if it was given as a model, so that the message can say what to give instead.
 
+use crate::listing::{exists, names_in};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fmt;
@@ -34,18 +35,11 @@ impl fmt::Display for FolderHolds {
             shown.join(", ") + &if more > 0 { format!(" and {more} more") } else { String::new() }
         };
         match self {
-            FolderHolds::Adapter { base: Some(base) } => write!(
-                f,
-                "; the folder holds an adapter, of {base}: give that as --model, and this folder as --adapter"
-            ),
-            FolderHolds::Adapter { base: None } => {
-                f.write_str("; the folder holds an adapter: give its base as --model, and this folder as --adapter")
+            FolderHolds::Adapter { base: Some(base) } => write!(f, "; the folder holds an adapter, of {base}"),
+            FolderHolds::Adapter { base: None } => f.write_str("; the folder holds an adapter"),
+            FolderHolds::Folders { models, adapters } if models.is_empty() => {
+                write!(f, "; folders in it hold adapters: {}", list(adapters))
             }
-            FolderHolds::Folders { models, adapters } if models.is_empty() => write!(
-                f,
-                "; folders in it hold adapters: {}. Give their base as --model, and one of them as --adapter",
-                list(adapters)
-            ),
             FolderHolds::Folders { models, .. } => {
                 write!(f, "; folders in it hold models: {}. Give one of them", list(models))
             }
@@ -61,7 +55,7 @@ impl fmt::Display for FolderHolds {
 
 /// Returns what `dir` holds. `None` if it has a config.json.
 pub(super) fn instead_of_config(dir: &Path) -> Option<FolderHolds> {
-    if !is_absent(&dir.join("config.json")) {
+    if exists(&dir.join("config.json")) {
         return None;
     }
     if let Some(base) = adapter_in(dir) {
@@ -99,7 +93,7 @@ pub fn folders_with(dir: &Path, file: &str) -> Vec<PathBuf> {
 /// Returns the base that an adapter's config names, if `dir` holds an adapter. Nothing else of the file is read.
 fn adapter_in(dir: &Path) -> Option<Option<String>> {
     let path = dir.join("adapter_config.json");
-    if is_absent(&path) {
+    if !exists(&path) {
         return None;
     }
     let config = crate::json::read_object(&path).ok();
@@ -108,17 +102,6 @@ fn adapter_in(dir: &Path) -> Option<Option<String>> {
         _ => None,
     });
     Some(base)
-}
-
-fn is_absent(path: &Path) -> bool {
-    matches!(std::fs::metadata(path), Err(error) if error.kind() == std::io::ErrorKind::NotFound)
-}
-
-fn names_in(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    names
 }
 
 fn folders_in(dir: &Path) -> Vec<PathBuf> {

@@ -208,11 +208,8 @@ fn adapter_names(named: &[String], others: bool) -> String {
 fn task_hint(needed: Task) -> &'static str {
     match needed {
         Task::CausalLm => {
-            "a reward model's adapter, whose score head gives rewards and no log-probs, and has no place in a language model; give it \
-             to `score --reward-model`, or to `train` or `eval` with --loss rm_bt or rm_rank"
+            "a reward model's adapter, whose score head gives rewards and no log-probs, and has no place in a language model"
         }
-        Task::SequenceClassification => {
-            "an adapter without a score head; a reward model is trained with `train --loss rm_bt` or rm_rank"
-        }
+        Task::SequenceClassification => "an adapter without a score head",
     }
 }

@@ -103,7 +103,7 @@ pub enum ObjectiveError {
         flag: &'static str,
     },
     /// The name of the loss and the knob contradict each other.
-    #[error("`{preset}` is {loss} with {key} = {sets}, and {key} = {value} is given; use `--loss {loss}`")]
+    #[error("`{preset}` is {loss} with {key} = {sets}, and {key} = {value} is given; use `{loss}`")]
     PresetConflict {
         /// The name as given.
         preset: &'static str,
@@ -129,7 +129,9 @@ pub enum ObjectiveError {
         default: String,
     },
     /// A mix that is not `NAME:WEIGHT,NAME:WEIGHT`.
-    #[error("`{part}` in --loss {text}: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once")]
+    #[error(
+        "`{part}` in the mix {text}: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once"
+    )]
     MixSyntax {
         /// The whole value.
         text: String,
@@ -137,7 +139,7 @@ pub enum ObjectiveError {
         part: String,
     },
     /// A mix in a mix.
-    #[error("--loss {text}: `{name}` is itself the mix {mix}; write out its losses")]
+    #[error("{text}: `{name}` is itself the mix {mix}; write out its losses")]
     NestedMix {
         /// The whole value.
         text: String,
@@ -147,7 +149,7 @@ pub enum ObjectiveError {
         mix: &'static str,
     },
     /// A loss that cannot be mixed.
-    #[error("--loss {text}: {loss} cannot be part of a mix, only losses of single pairs can: {}", .mixable.join(", "))]
+    #[error("{text}: {loss} cannot be part of a mix, only losses of single pairs can: {}", .mixable.join(", "))]
     MixKind {
         /// The whole value.
         text: String,

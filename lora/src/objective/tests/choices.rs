@@ -97,7 +97,7 @@ fn what_does_not_fit_is_refused() {
         (
             "mpo:0.5,ipo:0.5",
             &[],
-            "--loss mpo:0.5,ipo:0.5: `mpo` is itself the mix dpo:0.8,bco_pair:0.2,sft:1; write out its losses",
+            "mpo:0.5,ipo:0.5: `mpo` is itself the mix dpo:0.8,bco_pair:0.2,sft:1; write out its losses",
         ),
         ("", &[], "no loss is called ``; there are LOSSES"),
         (
@@ -162,7 +162,7 @@ fn what_does_not_fit_is_refused() {
         (
             "f_js",
             &[("f_divergence", KnobValue::Choice("reverse_kl"))],
-            "`f_js` is dpo with f_divergence = js_divergence, and f_divergence = reverse_kl is given; use `--loss dpo`",
+            "`f_js` is dpo with f_divergence = js_divergence, and f_divergence = reverse_kl is given; use `dpo`",
         ),
         (
             "aot",
@@ -200,7 +200,7 @@ fn what_does_not_fit_is_refused() {
         (
             "mpo",
             &[("bco_delta", KnobValue::Choice("running"))],
-            "--loss mpo: bco_pair cannot be part of a mix, only losses of single pairs can: MIXABLE",
+            "mpo: bco_pair cannot be part of a mix, only losses of single pairs can: MIXABLE",
         ),
         ("cdpo", &[], "`cdpo` is dpo with a --label-smoothing other than 0: give it one"),
         (
@@ -211,39 +211,39 @@ fn what_does_not_fit_is_refused() {
         (
             "ipo_sum",
             &[("length_norm", on)],
-            "`ipo_sum` is ipo with length_norm = false, and length_norm = true is given; use `--loss ipo`",
+            "`ipo_sum` is ipo with length_norm = false, and length_norm = true is given; use `ipo`",
         ),
         (
             "dpo:0.8,kto_pair:0.2",
             &[],
-            "--loss dpo:0.8,kto_pair:0.2: kto_pair cannot be part of a mix, only losses of single pairs can: MIXABLE",
+            "dpo:0.8,kto_pair:0.2: kto_pair cannot be part of a mix, only losses of single pairs can: MIXABLE",
         ),
         (
             "dpo:0.8,rm_bt:0.2",
             &[],
-            "--loss dpo:0.8,rm_bt:0.2: rm_bt cannot be part of a mix, only losses of single pairs can: MIXABLE",
+            "dpo:0.8,rm_bt:0.2: rm_bt cannot be part of a mix, only losses of single pairs can: MIXABLE",
         ),
         ("dpo:0.8,likelihood:0.2", &[], "no loss is called `likelihood`; there are LOSSES"),
         (
             "dpo:0.8,ipo",
             &[],
-            "`ipo` in --loss dpo:0.8,ipo: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once",
+            "`ipo` in the mix dpo:0.8,ipo: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once",
         ),
         (
             "dpo:0.8,sigmoid:0.2",
             &[],
-            "`sigmoid:0.2` in --loss dpo:0.8,sigmoid:0.2: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, \
+            "`sigmoid:0.2` in the mix dpo:0.8,sigmoid:0.2: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, \
              each loss once",
         ),
         (
             "dpo:-1",
             &[],
-            "`dpo:-1` in --loss dpo:-1: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once",
+            "`dpo:-1` in the mix dpo:-1: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once",
         ),
         (
             "dpo:0.5,",
             &[],
-            "`` in --loss dpo:0.5,: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once",
+            "`` in the mix dpo:0.5,: a mix is written NAME:WEIGHT,NAME:WEIGHT with weights above 0, each loss once",
         ),
     ];
     let joined = |names: Vec<&str>| names.join(", ");

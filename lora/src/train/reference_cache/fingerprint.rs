@@ -63,8 +63,8 @@ impl Fingerprint {
                 ("the weights", of.weights),
                 ("config.json", of.config),
                 ("the reference's adapter", of.reference),
-                ("--precision", of.precision),
-                ("--logp-temperature", of.logp_temperature.to_string()),
+                ("the precision", of.precision),
+                ("the temperature of log-probs", of.logp_temperature.to_string()),
                 ("the processor's instruction set", of.arithmetic),
                 ("the build of this program", of.program),
             ]
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(some().differences(&some()), Vec::<&str>::new());
         assert_eq!(
             some().differences(&other),
-            ["the weights", "--precision", "--logp-temperature", "the build of this program"]
+            ["the weights", "the precision", "the temperature of log-probs", "the build of this program"]
         );
         let other = Fingerprint {
             config: "x".to_owned(),
