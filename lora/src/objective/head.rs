@@ -55,10 +55,10 @@ pub struct BatchTotals {
 }
 
 impl BatchTotals {
-    /// Totals of rows with their targets and the tokens of their answers.
-    pub fn of<'r>(rows: impl IntoIterator<Item = (&'r Option<Target>, &'r [usize])>) -> Self {
+    /// Totals of rows. Their log-probabilities are not read.
+    pub fn of_rows(rows: &[RowLogps]) -> Self {
         let mut totals = BatchTotals::default();
-        for (target, lens) in rows {
+        for RowLogps { target, lens, .. } in rows {
             match target {
                 None => totals.reference_tokens += lens[0].max(1),
                 Some(Target::Pair | Target::Sequence) => {
@@ -69,11 +69,6 @@ impl BatchTotals {
             }
         }
         totals
-    }
-
-    /// Totals of rows with their numbers.
-    pub fn of_rows(rows: &[RowLogps]) -> Self {
-        BatchTotals::of(rows.iter().map(|row| (&row.target, &row.lens[..])))
     }
 }
 

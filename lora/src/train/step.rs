@@ -320,10 +320,7 @@ impl Batch<'_> {
     }
 
     fn totals(&self) -> BatchTotals {
-        let rows: Vec<(Option<Target>, Vec<usize>)> = (self.rows.iter())
-            .map(|row| (self.target(&row.target), row.answers.iter().map(Answer::scored_tokens).collect()))
-            .collect();
-        BatchTotals::of(rows.iter().map(|(target, lens)| (target, &lens[..])))
+        BatchTotals::of_rows(&self.rows_without_logps())
     }
 
     fn head_error(&self, members: &[usize], error: HeadError) -> TrainError {
