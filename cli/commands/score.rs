@@ -14,7 +14,7 @@ use align_engine::adapters::Adapters;
 use align_engine::autograd::Mode;
 use align_lora::objective::Coupling;
 use align_lora::train::{Forward, Piece, ReferenceCache, RowTokens, Scored, Scorers, Scoring, StepPlan};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::sync::Arc;
 
@@ -90,19 +90,11 @@ fn score(
     reference: &str,
     args: &ScoreArgs,
 ) -> Result<Vec<Value>, CliError> {
-    let object = |outcome: &Encoded| match outcome {
-        Encoded::Kept(row) => {
-            let mut object = head(row.row, &row.id, reference);
-            object.insert("prompt_tokens".into(), row.prompt.len().into());
-            object
-        }
-        Encoded::Dropped { row, id, reason } => {
-            let mut object = head(*row, id, reference);
-            object.insert("dropped".into(), reason.to_string().into());
-            object
-        }
+    let of_outcome = |outcome: &Encoded| match outcome {
+        Encoded::Kept(row) => object(row.row, &row.id, reference, "prompt_tokens", row.prompt.len().into()),
+        Encoded::Dropped { row, id, reason } => object(*row, id, reference, "dropped", reason.to_string().into()),
     };
-    let mut objects: Vec<Map<String, Value>> = outcomes.iter().map(object).collect();
+    let mut objects: Vec<Value> = outcomes.iter().map(of_outcome).collect();
     let kept = outcomes.into_iter().enumerate().filter_map(|(place, outcome)| match outcome {
         Encoded::Kept(row) => Some((place, row)),
         Encoded::Dropped { .. } => None,
@@ -112,7 +104,7 @@ fn score(
     for ((place, row), answers) in places.into_iter().zip(&rows).zip(answers) {
         add_answers(&mut objects[place], &row.target, answers, scoring.scorers);
     }
-    Ok(objects.into_iter().map(Value::Object).collect())
+    Ok(objects)
 }
 
 /// An object for each answer of each row.
@@ -134,32 +126,31 @@ fn score_answers(scoring: &Scoring<'_>, rows: &[EncodedRow], args: &ScoreArgs) -
 }
 
 /// Adds the answers of a row to its object, under the names of their columns.
-fn add_answers(object: &mut Map<String, Value>, target: &Target, mut answers: Vec<Value>, scorers: Scorers) {
+fn add_answers(object: &mut Value, target: &Target, mut answers: Vec<Value>, scorers: Scorers) {
     match target {
         Target::Pair => {
             for (name, answer) in ["chosen", "rejected"].into_iter().zip(answers) {
-                object.insert(name.into(), answer);
+                object[name] = answer;
             }
         }
-        Target::Label(_) | Target::Sequence => {
-            object.insert("completion".into(), answers.remove(0));
-        }
+        Target::Label(_) | Target::Sequence => object["completion"] = answers.remove(0),
         Target::Rewards(_) => {
             if let Scorers::Reward { .. } = scorers {
-                object.insert("ranking".into(), ranking(&answers).into());
+                object["ranking"] = ranking(&answers).into();
             }
-            object.insert("completions".into(), answers.into());
+            object["completions"] = answers.into();
         }
     }
 }
 
-fn head(row: usize, id: &Option<Value>, reference: &str) -> Map<String, Value> {
-    let mut object = Map::new();
-    object.insert("row".into(), row.into());
+/// The object of a record, with one more entry.
+fn object(row: usize, id: &Option<Value>, reference: &str, key: &str, value: Value) -> Value {
+    let mut object = json!({ "row": row });
     if let Some(id) = id {
-        object.insert("id".into(), id.clone());
+        object["id"] = id.clone();
     }
-    object.insert("reference".into(), reference.into());
+    object["reference"] = reference.into();
+    object[key] = value;
     object
 }
 
