@@ -38,11 +38,8 @@ impl Sampling {
     pub fn choose(&self, logits: &[f32], seen: &[u32], banned: &[u32], sequence: u64, position: u64) -> u32 {
         let mut logits = logits.to_vec();
         if self.repetition_penalty != 1.0 {
-            let mut done = std::collections::BTreeSet::new();
-            for &token in seen {
-                if let Some(logit) = logits.get_mut(token as usize)
-                    && done.insert(token)
-                {
+            for &token in seen.iter().collect::<std::collections::BTreeSet<_>>() {
+                if let Some(logit) = logits.get_mut(token as usize) {
                     *logit =
                         if *logit > 0.0 { *logit / self.repetition_penalty } else { *logit * self.repetition_penalty };
                 }

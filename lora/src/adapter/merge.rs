@@ -297,15 +297,11 @@ impl Merge<'_> {
                 sync(&target).map_err(|error| self.io("write to the disk", &target, error))?;
             } else if !facts.is_file() || copies::of_file(&name, files) == Fate::LeftOut {
                 report.left_out.push(path);
-            } else if at_top && let Some(text) = index::mended(&name, files) {
-                text.and_then(|text| std::fs::write(&target, text))
-                    .and_then(|()| sync(&target))
-                    .map_err(|error| self.io("write", &target, error))?;
-                report.copied += 1;
             } else {
-                let copied = match at_top && name == "config.json" {
-                    true => write_config(&source, &target, report),
-                    false => std::fs::copy(&source, &target).map(drop),
+                let copied = match at_top.then(|| index::mended(&name, files)).flatten() {
+                    Some(text) => text.and_then(|text| std::fs::write(&target, text)),
+                    None if at_top && name == "config.json" => write_config(&source, &target, report),
+                    None => std::fs::copy(&source, &target).map(drop),
                 };
                 copied.and_then(|()| sync(&target)).map_err(|error| self.io("copy", &source, error))?;
                 report.copied += 1;

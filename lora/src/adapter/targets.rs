@@ -182,19 +182,16 @@ impl LoraConfig {
         if patterns.is_empty() {
             return Ok(names.iter().map(|name| first_number(name)).collect());
         }
-        let mut numbers = vec![None; names.len()];
-        let mut matched = vec![false; names.len()];
+        // of names that a pattern matches; the first one decides
+        let mut numbers: Vec<Option<Option<usize>>> = vec![None; names.len()];
         for pattern in patterns {
             let regex = compile("layers_pattern", pattern, &format!(r"\A(?:(?:^|.*?\.){pattern}\.(?P<idx>\d+)\.)"))?;
-            for (at, name) in names.iter().enumerate().filter(|&(at, _)| !matched[at]).collect::<Vec<_>>() {
+            for (slot, name) in numbers.iter_mut().zip(names).filter(|(slot, _)| slot.is_none()) {
                 let captures = regex.captures(name).map_err(|error| fault("layers_pattern", pattern, &error))?;
-                if let Some(captures) = captures {
-                    matched[at] = true;
-                    numbers[at] = captures.name("idx").and_then(|number| number.as_str().parse().ok());
-                }
+                *slot = captures.map(|captures| captures.name("idx")?.as_str().parse().ok());
             }
         }
-        Ok(numbers)
+        Ok(numbers.into_iter().map(Option::flatten).collect())
     }
 
     fn nothing_matches(&self, modules: &Modules<'_>) -> ConfigFault {
