@@ -27,6 +27,7 @@ mod batch;
 mod caught;
 mod deep_stack;
 mod json_text;
+mod pieces;
 mod progress;
 mod record;
 mod row;

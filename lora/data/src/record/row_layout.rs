@@ -271,7 +271,7 @@ fn whole_text(columns: &mut Columns<'_>) -> Result<RowContent, BadRow> {
 
 /// Checks that the row has the columns of a shape.
 fn require(columns: &Columns<'_>, shape: Shape) -> Result<(), BadRow> {
-    match shape.names().iter().find(|name| !columns.has(name)) {
+    match shape.names().find(|name| !columns.has(name)) {
         None => Ok(()),
         Some(own) => Err(BadRow::Missing { missing: columns.column(own), own, shape: shape.columns() }),
     }

@@ -56,17 +56,8 @@ impl Shape {
     }
 
     /// Their names, without those that any shape may have.
-    pub(crate) fn names(self) -> &'static [&'static str] {
-        match self {
-            Shape::Pair => &["prompt", "chosen", "rejected"],
-            Shape::PairImplicitPrompt => &["chosen", "rejected"],
-            Shape::Labelled => &["prompt", "completion", "label"],
-            Shape::Scored => &["prompt", "completions", "rewards"],
-            Shape::Completion => &["prompt", "completion"],
-            Shape::Messages => &["messages"],
-            Shape::Text => &["text"],
-            Shape::Prompt => &["prompt"],
-        }
+    pub(crate) fn names(self) -> impl Iterator<Item = &'static str> {
+        self.columns().trim_matches(['{', '}']).split(", ")
     }
 
     /// What its rows are; `None` for a prompt alone.

@@ -2,24 +2,12 @@
 
 use serde_json::Value;
 
-/// Names of roles in data sets, with the names that templates know.
-const SPEAKERS: [(&str, &str); 16] = [
-    ("human", "user"),
-    ("user", "user"),
-    ("prompter", "user"),
-    ("assistant", "assistant"),
-    ("gpt", "assistant"),
-    ("chatgpt", "assistant"),
-    ("bing", "assistant"),
-    ("bard", "assistant"),
-    ("model", "assistant"),
-    ("bot", "assistant"),
-    ("chatbot", "assistant"),
-    ("ai", "assistant"),
-    ("system", "system"),
-    ("tool", "tool"),
-    ("observation", "tool"),
-    ("function", "tool"),
+/// The roles that templates know, each with its names in data sets.
+const SPEAKERS: [(&str, &[&str]); 4] = [
+    ("user", &["human", "user", "prompter"]),
+    (ASSISTANT, &["assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot", "chatbot", "ai"]),
+    ("system", &["system"]),
+    ("tool", &["tool", "observation", "function"]),
 ];
 
 /// Those that are not translated under `role`, since some templates treat them specially.
@@ -31,7 +19,8 @@ pub(crate) const TEMPLATE_ROLES: [&str; 3] = ["developer", "ipython", "environme
 /// Returns the name that templates know. Case and blanks around the name do not matter.
 pub(crate) fn speaker(name: &str) -> Option<&'static str> {
     let name = name.trim();
-    SPEAKERS.into_iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(name)).map(|(_, role)| role)
+    let has_name = |(_, names): &(&str, &[&str])| names.iter().any(|theirs| theirs.eq_ignore_ascii_case(name));
+    SPEAKERS.into_iter().find(has_name).map(|(role, _)| role)
 }
 
 /// The role of the turns that a model writes.
@@ -71,7 +60,7 @@ pub(crate) fn role_of(turn: &Value) -> &str {
 
 /// Whether a role is one that turns have once they are read.
 pub(crate) fn is_known_role(role: &str) -> bool {
-    let is_own = SPEAKERS.iter().any(|(_, own)| *own == role);
+    let is_own = SPEAKERS.iter().any(|(own, _)| *own == role);
     is_own || OF_TEMPLATES.contains(&role) || TEMPLATE_ROLES.contains(&role)
 }
 
@@ -92,5 +81,5 @@ pub(crate) fn is_assistant(turn: &Value) -> bool {
 
 /// The roles that ShareGPT's `from` may name, for messages.
 pub(crate) fn known_roles() -> String {
-    SPEAKERS.map(|(theirs, _)| theirs).join(", ")
+    SPEAKERS.map(|(_, names)| names.join(", ")).join(", ")
 }

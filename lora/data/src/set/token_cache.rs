@@ -29,6 +29,7 @@ use super::ingredients::Ingredients;
 use super::options::OnBadRow;
 use super::rejects::{self, Rejects};
 use super::survey::Survey;
+use crate::pieces::{PIECE_BYTES, fill};
 use crate::progress::{DataObserver, DataProgress, Stage};
 use crate::row::{EncodedRow, RowKind};
 use crate::source::error::SourceError;
@@ -43,8 +44,6 @@ const PARTS: usize = 6;
 const TAIL_BYTES: u64 = (8 * PARTS + blake3::OUT_LEN + MAGIC.len()) as u64;
 /// Bytes of a row's hash that stand in front of it.
 const ROW_CHECK: usize = 4;
-/// Bytes read or written at a time.
-const PIECE_BYTES: usize = 1 << 20;
 /// Entries that were not used for the longest time go once all have more bytes than this.
 pub const CACHE_BYTES: u64 = 16 << 30;
 /// What an entry's name ends with.
@@ -177,14 +176,11 @@ impl Slot {
             return Ok(Lookup::Stale { what: what.to_owned() });
         }
         let mut hasher = blake3::Hasher::new();
-        let mut piece = vec![0; PIECE_BYTES];
         let end = bytes - (blake3::OUT_LEN + MAGIC.len()) as u64;
-        let mut done = 0;
-        while done < end {
-            let n = PIECE_BYTES.min(usize::try_from(end - done).unwrap_or(PIECE_BYTES));
-            file.read_exact_at(&mut piece[..n], done).map_err(fails)?;
-            hasher.update(&piece[..n]);
-            done += n as u64;
+        let (mut rest, mut piece, mut done) = ((&file).take(end), Vec::with_capacity(PIECE_BYTES), 0);
+        while fill(&mut rest, &mut piece).map_err(fails)? > 0 {
+            hasher.update(&piece);
+            done += piece.len() as u64;
             observer.progress(DataProgress { stage: Stage::Checking, done, total: end });
         }
         if hasher.finalize().as_bytes() != checksum {

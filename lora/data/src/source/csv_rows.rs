@@ -61,13 +61,11 @@ pub(crate) fn rows<R: Read, E>(
         }
         if record.len() == 1 && record[0] == END[1..2] {
             let line = reader.position().line();
-            return match read(&mut reader, &mut record, line)? {
-                false => Ok(blank),
-                true => Err(CsvStop::Fault {
-                    line: line.saturating_sub(1).max(before),
-                    message: "the row is a NUL byte, which no text has; is the file damaged?".to_owned(),
-                }),
-            };
+            if !read(&mut reader, &mut record, line)? {
+                return Ok(blank);
+            }
+            let message = "the row is a NUL byte, which no text has; is the file damaged?".to_owned();
+            return Err(CsvStop::Fault { line: line.saturating_sub(1).max(before), message });
         }
         // the parser skips blank lines before a record, and a cell may contain line ends
         let inside: usize = record.iter().map(|cell| cell.iter().filter(|&&byte| byte == b'\n').count()).sum();
@@ -264,9 +262,8 @@ impl Header {
                 bad(format!("its text is not valid UTF-8, from byte {at} of it on; save the file as UTF-8"))
             })?;
             if text.starts_with(' ') && text.trim_start().starts_with('"') && text.trim_end().ends_with('"') {
-                return Err(bad(
-                    "a blank stands before the quote, which makes the quotes part of the text; remove it".into()
-                ));
+                let message = "a blank stands before the quote, which makes the quotes part of the text; remove it";
+                return Err(bad(message.to_owned()));
             }
             put_cell(*kind, text, line);
         }

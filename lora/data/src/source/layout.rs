@@ -127,16 +127,14 @@ fn object(path: &Path, text: &[u8], is_whole: bool, map: &ColumnMap) -> Result<T
         }
         // the object is longer than what was looked at
         Some(Err(error)) if error.is_eof() && !is_whole => {
-            let first = first_entry(text);
-            match first {
-                Some((name, after))
-                    if map.reads(&name) && begins_column(after) && name != map.column("completions") =>
-                {
+            let is_read = |name: &str| map.reads(name) && name != map.column("completions");
+            let is_around =
+                |name: &str, inside: &[u8]| AROUND_ROWS.contains(&name) && inside.trim_ascii_start().starts_with(b"{");
+            match first_entry(text) {
+                Some((name, after)) if is_read(&name) && begins_column(after) => {
                     Err(SourceError::ByColumn { path: path() })
                 }
-                Some((name, [b'[', rest @ ..]))
-                    if AROUND_ROWS.contains(&name.as_str()) && rest.trim_ascii_start().starts_with(b"{") =>
-                {
+                Some((name, [b'[', inside @ ..])) if is_around(&name, inside) => {
                     Err(SourceError::AroundRows { path: path(), key: name })
                 }
                 _ if line_end.is_some() => Err(SourceError::SeveralLines { path: path() }),

@@ -24,11 +24,9 @@ use super::limits::{MAX_RECORDS, MAX_ROW_BYTES, many_lines};
 use super::lines::{LineIndex, LinesOf, ManyLines};
 use super::memory::MemoryRows;
 use super::unpack;
+use crate::pieces::{PIECE_BYTES, fill};
 use crate::progress::{DataObserver, DataProgress, Stage, Unobserved};
 use crate::store::stamp::Stamp;
-
-/// Bytes read at a time while looking for rows.
-const SCAN_BYTES: usize = 1 << 20;
 
 /// Files that a process has open beside data files: a model's shards, logs, caches, libraries.
 const OTHER_FILES: u64 = 256;
@@ -270,7 +268,7 @@ impl DataFile {
         path: &Path,
         columns: &ColumnMap,
         first_row: usize,
-        progress: impl FnMut(u64),
+        mut progress: impl FnMut(u64),
     ) -> Result<DataFile, SourceError> {
         let io = |source| SourceError::Io { path: path.to_owned(), source };
         // before opening: opening a pipe that nobody writes to would wait for ever
@@ -293,7 +291,12 @@ impl DataFile {
         let (text, lines) = if is_lines {
             let mut lines = LineIndex::new((MAX_RECORDS - first_row) as u64, LinesOf::Text(meta.len()));
             let many = |ManyLines(most)| many_lines(path, most, first_row);
-            find_lines(&file, &mut lines, progress).map_err(io)?.map_err(many)?;
+            let mut piece = Vec::with_capacity(PIECE_BYTES);
+            while fill(&mut &file, &mut piece).map_err(io)? > 0 {
+                lines.push(&piece).map_err(many)?;
+                progress(lines.bytes);
+            }
+            lines.finish().map_err(many)?;
             (Text::InPlace(file), lines)
         } else {
             let (spool, lines) = unpack::unpack(path, &file, meta.len(), format, columns, first_row, progress)?;
@@ -311,7 +314,7 @@ impl DataFile {
 
     /// Line ends in a range; `None` if the file cannot be read any more.
     fn newlines(&self, range: Range<u64>) -> Option<u64> {
-        let most = |bytes: u64| bytes.min(SCAN_BYTES as u64) as usize;
+        let most = |bytes: u64| bytes.min(PIECE_BYTES as u64) as usize;
         let mut chunk = vec![0; most(range.end - range.start)];
         let (mut offset, mut lines) = (range.start, 0);
         while offset < range.end {
@@ -337,27 +340,6 @@ pub(crate) struct PlaceCursor {
     lines: u64,
 }
 
-fn find_lines(
-    mut file: &File,
-    lines: &mut LineIndex,
-    mut progress: impl FnMut(u64),
-) -> std::io::Result<Result<(), ManyLines>> {
-    let mut chunk = vec![0; SCAN_BYTES];
-    loop {
-        match file.read(&mut chunk) {
-            Ok(0) => return Ok(lines.finish()),
-            Ok(n) => {
-                if let Err(many) = lines.push(&chunk[..n]) {
-                    return Ok(Err(many));
-                }
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        }
-        progress(lines.bytes);
-    }
-}
-
 /// Every data file stays open, and the system's usual limit is fewer than the shards of large data sets: raised as far as they
 /// need and the system lets it be. The limit that there is then.
 fn allow_open_files(files: usize) -> u64 {
@@ -366,8 +348,6 @@ fn allow_open_files(files: usize) -> u64 {
     let Some(current) = current else { return u64::MAX };
     let needed = files as u64 + OTHER_FILES;
     let raised = needed.min(maximum.unwrap_or(u64::MAX));
-    match raised > current && setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }).is_ok() {
-        true => raised,
-        false => current,
-    }
+    let raise = || setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum }).is_ok();
+    if raised > current && raise() { raised } else { current }
 }

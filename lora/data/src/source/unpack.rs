@@ -14,6 +14,7 @@ use super::layout::TextLayout;
 use super::lines::{LineIndex, LinesOf};
 use super::parquet;
 use super::spool::Spool;
+use crate::pieces::{PIECE_BYTES, fill};
 
 /// Writes out the rows of a file that is not plain JSONL as lines. Of Parquet and CSV, only the columns that something reads under
 /// `columns` are written.
@@ -129,12 +130,6 @@ fn pieces(
     Ok(())
 }
 
-/// Fills a piece anew, or as much of it as the text has.
-fn fill(text: &mut dyn Read, piece: &mut Vec<u8>) -> std::io::Result<usize> {
-    piece.clear();
-    text.take(PIECE_BYTES as u64).read_to_end(piece)
-}
-
 /// Counts the bytes that were read of a file.
 struct Counted<'a> {
     file: &'a File,
@@ -148,6 +143,3 @@ impl Read for Counted<'_> {
         Ok(n)
     }
 }
-
-/// Bytes unpacked at a time.
-const PIECE_BYTES: usize = 1 << 20;

@@ -1,11 +1,11 @@
 //! What stands for the content of a file: a hash of all of it, or of a large file samples, its times and its inode.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::stamp::Stamp;
+use crate::pieces::fill;
 
 /// A file of at most so many bytes is hashed whole, and is the same whatever its name's history: a copy, or one whose time was
 /// set. Of a larger one samples are hashed, with its length, its times and its inode: no write leaves the time of the last
@@ -39,17 +39,11 @@ pub fn content(path: &Path, mut progress: impl FnMut(u64)) -> std::io::Result<(S
     let mut hasher = blake3::Hasher::new();
     let mut piece = vec![0; SAMPLE_BYTES as usize];
     if meta.len() <= HASHED_WHOLE {
-        loop {
-            match file.read(&mut piece) {
-                Ok(0) => return Ok((hasher.finalize().to_hex().to_string(), stamp)),
-                Ok(n) => {
-                    hasher.update(&piece[..n]);
-                    progress(n as u64);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        while fill(&mut file, &mut piece)? > 0 {
+            hasher.update(&piece);
+            progress(piece.len() as u64);
         }
+        return Ok((hasher.finalize().to_hex().to_string(), stamp));
     }
     let last = meta.len() - SAMPLE_BYTES;
     for start in (0..SAMPLES).map(|i| last / (SAMPLES - 1) * i).chain([last]) {

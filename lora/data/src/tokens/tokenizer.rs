@@ -57,12 +57,12 @@ pub enum TokenizerError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// A file is not what it should be.
+    /// A file is not what it should be, or a text cannot be encoded or decoded with it.
     #[error("{path}: {message}")]
     Broken {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong, or what the text holds that has no id.
         message: String,
     },
     /// Two places give an added token different ids.
@@ -117,14 +117,6 @@ pub enum TokenizerError {
         id: u32,
         /// Rows of the model's embedding.
         rows: usize,
-    },
-    /// Encoding or decoding failed.
-    #[error("{path}: {message}")]
-    Failed {
-        /// `tokenizer.json`.
-        path: PathBuf,
-        /// The library's words, or what the text holds that has no id.
-        message: String,
     },
 }
 
@@ -252,7 +244,7 @@ impl Tokenizer {
     /// Token ids of a plain text, with the special tokens that the tokenizer adds to a text (BOS, for some).
     ///
     /// # Errors
-    /// [`TokenizerError::Failed`], also for a text that holds a named special token which has no id (it would be cut into
+    /// [`TokenizerError::Broken`], also for a text that holds a named special token which has no id (it would be cut into
     /// pieces) or no row of the embedding.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         self.encode(text, true)
@@ -307,7 +299,7 @@ impl Tokenizer {
     /// The text of token ids.
     ///
     /// # Errors
-    /// [`TokenizerError::Failed`].
+    /// [`TokenizerError::Broken`].
     pub fn decode(&self, ids: &[u32], special_tokens: SpecialTokens) -> Result<String, TokenizerError> {
         self.library(|| self.inner.decode(ids, special_tokens == SpecialTokens::Skip))
     }
@@ -319,7 +311,7 @@ impl Tokenizer {
     }
 
     fn failed(&self, message: String) -> TokenizerError {
-        TokenizerError::Failed { path: self.path.clone(), message }
+        TokenizerError::Broken { path: self.path.clone(), message }
     }
 
     /// The vocabulary's own spelling of a token (`Ġthe`), for token dumps.

@@ -34,11 +34,11 @@ mod tests;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::record::records::{Parsed, Record};
 use crate::record::shape::Shape;
 use crate::record::text::Text;
+use crate::record::turn::content_of;
 use crate::tokens::encode::Encoder;
 
 pub(crate) use of_file::{Files, OfFile, SEVERAL};
@@ -304,7 +304,7 @@ pub(crate) fn no_stop(column: String) -> Sighting {
 pub(crate) fn cut_prompt(parsed: &Parsed) -> Option<Sighting> {
     let text = match &parsed.record.prompt {
         Text::Plain(text) => text,
-        Text::Turns(turns) => turns.last()?.get("content").and_then(Value::as_str).unwrap_or_default(),
+        Text::Turns(turns) => content_of(turns.last()?).unwrap_or_default(),
     };
     let new = || Sighting::new(Finding::RepeatedPromptCut, answer_name(&parsed.record, 0), text);
     parsed.is_prompt_cut.then(new)

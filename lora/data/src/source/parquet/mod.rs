@@ -157,20 +157,17 @@ impl Fields {
         let mut all = Fields { names: Vec::new(), fields: Vec::new(), leaves: Vec::new() };
         let mut leaves = (0..schema.num_columns()).peekable();
         for (number, field) in schema.root_schema().get_fields().iter().enumerate() {
-            let first = all.leaves.len();
-            if reads(map, field) {
+            let (first, is_read) = (all.leaves.len(), reads(map, field));
+            if is_read {
                 check_variants(field)?;
             }
             while let Some(leaf) = leaves.next_if(|leaf| schema.get_column_root_idx(*leaf) == number) {
-                if reads(map, field) {
+                if is_read {
                     check_type(&schema.column(leaf))?;
                     all.leaves.push((leaf, schema.column(leaf)));
                 }
             }
-            let node = match reads(map, field) {
-                true => Some(Node::of(field, row.field(field.name()), first, 0, 0)?.0),
-                false => None,
-            };
+            let node = if is_read { Some(Node::of(field, row.field(field.name()), first, 0, 0)?.0) } else { None };
             all.names.push(field.name().to_owned());
             all.fields.push((key(field.name()), node));
         }
@@ -186,14 +183,12 @@ fn reads(map: &ColumnMap, field: &Schema) -> bool {
 
 /// Whether all values in a column are texts, those within its lists and structures included.
 fn holds_texts(field: &Schema) -> bool {
-    match field.is_primitive() {
-        // older writers use only the older annotation
-        true => {
-            let info = field.get_basic_info();
-            info.logical_type_ref() == Some(&LogicalType::String) || info.converted_type() == ConvertedType::UTF8
-        }
-        false => field.get_fields().iter().all(|field| holds_texts(field)),
+    if !field.is_primitive() {
+        return field.get_fields().iter().all(|field| holds_texts(field));
     }
+    let info = field.get_basic_info();
+    // older writers use only the older annotation
+    info.logical_type_ref() == Some(&LogicalType::String) || info.converted_type() == ConvertedType::UTF8
 }
 
 /// Walks the footer.

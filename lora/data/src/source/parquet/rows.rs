@@ -70,12 +70,11 @@ impl Node {
                 (Node::List { def: def + 1, rep: rep + 1, columns: first..end, element: Box::new(element) }, end)
             }
         };
-        match end > first {
-            true => Ok((node, end)),
-            false => {
-                Err(ParquetFault::Column { column: field.name().to_owned(), message: "it has no columns in it".into() })
-            }
+        if end == first {
+            let message = "it has no columns in it".to_owned();
+            return Err(ParquetFault::Column { column: field.name().to_owned(), message });
         }
+        Ok((node, end))
     }
 
     /// As [`Node::of`], for what is there when the field is.

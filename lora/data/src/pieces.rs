@@ -1,0 +1,12 @@
+//! Files and streams that are read a piece at a time.
+
+use std::io::{Read, Result};
+
+/// Bytes of a piece.
+pub(crate) const PIECE_BYTES: usize = 1 << 20;
+
+/// Fills a piece anew, or as much of it as there is left to read. Returns how many bytes it has then.
+pub(crate) fn fill(from: &mut dyn Read, piece: &mut Vec<u8>) -> Result<usize> {
+    piece.clear();
+    from.take(PIECE_BYTES as u64).read_to_end(piece)
+}
