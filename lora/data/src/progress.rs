@@ -1,4 +1,4 @@
-//! What a long walk over data tells its caller: how far it is, and what has to be said.
+//! What a long walk over data tells its caller: its progress, and notes for the user.
 
 /// What is being done to the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +27,17 @@ pub struct DataProgress {
 
 /// Receives the progress of a long walk over data.
 pub trait DataObserver {
-    /// Some more is done. Comes often: a line for each call would be far too many.
+    /// Receives progress. It is called often: do not print a line for each call.
     fn progress(&mut self, _progress: DataProgress) {}
 
-    /// Something that a user must know, said once.
+    /// Receives what every user should know, once.
     fn note(&mut self, _text: String) {}
 
-    /// Something that only some users want to know: a cache has done its work.
+    /// Receives what only some users want to know, for example that a cache was used.
     fn detail(&mut self, _text: String) {}
 }
 
-/// Hears nothing.
+/// Ignores everything.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unobserved;
 

@@ -38,7 +38,7 @@ pub struct Answer {
     pub ids: Vec<u32>,
     /// How many of them, from the start, fit behind the prompt: at least one. The first and the last of these are scored.
     pub kept: usize,
-    /// Those that are read and not scored: ascending ranges, not empty, not touching. Sequences of several turns alone have
+    /// Ranges of ids that are read and not scored: ascending, not empty, not touching. Only sequences of several turns have
     /// any.
     pub unscored: Vec<Range<usize>>,
 }
@@ -79,7 +79,7 @@ pub enum Target {
     Sequence,
 }
 
-/// What a pair says beside which answer is preferred. A null is as good as no column.
+/// Numbers that a pair gives besides which answer is preferred. A null counts as no column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RowNumbers {
     /// What the pair's loss is multiplied by: finite, not negative. A row without one counts as 1,
@@ -88,20 +88,20 @@ pub struct RowNumbers {
     /// How much better the chosen answer is, in the unit of the loss that reads it: finite. A row without one has 0,
     /// [`RowNumbers::margin_or_zero`].
     pub margin: Option<f64>,
-    /// Probabilities in [0, 1] that the chosen answer wins, and that the rejected one does: both or neither. A loss that needs
-    /// them cannot do without.
+    /// Probabilities in [0, 1] that the chosen answer wins, and that the rejected one does: both or neither. A loss that reads
+    /// them needs them in every row.
     pub win_probability: Option<[f64; 2]>,
     /// Probability in [0, 1] that the chosen answer beats the rejected one.
     pub beats_probability: Option<f64>,
 }
 
 impl RowNumbers {
-    /// [`RowNumbers::weight`], 1 where the row has none.
+    /// Returns [`RowNumbers::weight`], or 1 if the row has none.
     pub fn weight_or_one(&self) -> f64 {
         self.weight.unwrap_or(1.0)
     }
 
-    /// [`RowNumbers::margin`], 0 where the row has none.
+    /// Returns [`RowNumbers::margin`], or 0 if the row has none.
     pub fn margin_or_zero(&self) -> f64 {
         self.margin.unwrap_or(0.0)
     }

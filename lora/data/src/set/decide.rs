@@ -106,13 +106,8 @@ impl Decided {
     pub(crate) fn by(rows: &Rows, encoder: &Encoder) -> Result<Decided, DataError> {
         let asked = encoder.reading();
         // the rows' own texts, without the system text of the user
-        let reading = Reading {
-            implicit_prompt: ImplicitPrompt::Longest,
-            decided: Decided::default(),
-            texts: Texts::AsTheyAre,
-            system: None,
-            ..asked.clone()
-        };
+        let (columns, pairs) = (asked.columns.clone(), asked.pairs);
+        let reading = Reading { columns, pairs, implicit_prompt: ImplicitPrompt::Longest, ..Reading::default() };
         let chosen = chosen(rows);
         let look = |&record: &usize| -> Result<(Option<Evidence>, Seen), DataError> {
             let mut mapped = None;

@@ -63,13 +63,13 @@ pub(crate) struct Hashes {
 const NO_TOKENS: u64 = 0;
 
 impl Hashes {
-    /// The next record's.
+    /// Adds the hashes of the next record.
     pub fn push(&mut self, bytes: u64, tokens: Option<u64>) {
         self.bytes.push(bytes);
         self.tokens.push(tokens.unwrap_or(NO_TOKENS));
     }
 
-    /// Records with the bytes of an earlier one, and records that are not among those and have the tokens of an earlier one.
+    /// Returns the records with the bytes of an earlier one, and the other records with the tokens of an earlier one.
     pub fn repeats(self, place: impl Fn(usize) -> (PathBuf, u64)) -> (Repeats, Repeats) {
         let mut is_copy = vec![false; self.bytes.len()];
         let mut copies = Found::default();

@@ -20,7 +20,7 @@ pub(crate) struct Entry {
     /// [`crate::record::records::Record::prompt_group`].
     pub group: u32,
     pub prompt_tokens: u32,
-    /// Number of the row in the token cache, where there is one.
+    /// Number of the row in the token cache, if there is one.
     pub cached: u32,
     /// How many answers it has, and which of all lengths is that of the first.
     n_answers: u32,

@@ -77,11 +77,7 @@ fn survey(
     survey.decided = Decided::by(&rows, &encoder)?;
     encoder.decide(survey.decided.clone());
     let files: Vec<usize> = rows.files().collect();
-    let looks = Looks {
-        of_file: OfFile::new(if files.len() == 1 { Files::One } else { Files::Several }),
-        file: 0,
-        sample: Sample::new(files, sanity::FIRST, sanity::DRAWN),
-    };
+    let of_file = OfFile::new(if files.len() == 1 { Files::One } else { Files::Several });
     let sources = Arc::new(Sources::opened(paths, &encoder.reading().columns, rows));
     let encoder = Arc::new(encoder);
     let (index, unpaired_order) = (Index::default(), UnpairedOrder::default());
@@ -90,7 +86,9 @@ fn survey(
         dataset,
         on_bad_row,
         first_dropped: None,
-        looks,
+        sample: Sample::new(files, sanity::FIRST, sanity::DRAWN),
+        file: 0,
+        of_file,
         hashes: Hashes::default(),
         wanted: rejects,
         last_reject: None,
@@ -343,7 +341,11 @@ struct Walk<'a> {
     dataset: Dataset,
     on_bad_row: OnBadRow,
     first_dropped: Option<(usize, DropReason)>,
-    looks: Looks,
+    /// Which records to look at.
+    sample: Sample,
+    /// The current file, and what was found in it.
+    file: usize,
+    of_file: OfFile,
     hashes: Hashes,
     /// Takes the records that are left out.
     wanted: Option<&'a mut dyn Write>,
@@ -355,13 +357,6 @@ struct Walk<'a> {
     cache: Option<Result<Entrance, NewFileError>>,
 }
 
-/// Which records to look at, and what was found in the current file.
-struct Looks {
-    sample: Sample,
-    file: usize,
-    of_file: OfFile,
-}
-
 /// What the cache is given during the walk.
 struct Entrance {
     tokens: Writer,
@@ -370,23 +365,18 @@ struct Entrance {
     numbers: HashMap<PathBuf, usize>,
 }
 
-impl Entrance {
-    fn new(tokens: Writer, paths: &[PathBuf]) -> Entrance {
-        let numbers = paths.iter().cloned().enumerate().map(|(number, path)| (path, number)).collect();
-        Entrance { tokens, rejects: Rejects::new(), numbers }
-    }
-}
-
 impl Walk<'_> {
     fn run(mut self, slot: Option<&Slot>, observer: &mut dyn DataObserver) -> Result<Dataset, DataError> {
         let records = self.dataset.survey.records;
-        let paths = &self.dataset.sources.paths;
-        self.cache = slot.map(|slot| slot.write().map(|tokens| Entrance::new(tokens, paths)));
+        let paths = self.dataset.sources.paths.iter().cloned();
+        let numbers = paths.enumerate().map(|(number, path)| (path, number)).collect();
+        let entrance = |tokens| Entrance { tokens, rejects: Rejects::new(), numbers };
+        self.cache = slot.map(|slot| slot.write().map(entrance));
         let mut start = 0;
         let mut seen: Option<Seen> = None;
         while start < records {
             let window = self.window(start)?;
-            let (dataset, sample, keep_tokens) = (&self.dataset, &self.looks.sample, self.keeps_tokens());
+            let (dataset, sample, keep_tokens) = (&self.dataset, &self.sample, self.keeps_tokens());
             let examine = |record| dataset.examine(record, sample.has(record), keep_tokens);
             let examined: Result<Vec<_>, DataError> =
                 with_deep_stack(|| window.clone().into_par_iter().map(examine).collect());
@@ -397,11 +387,11 @@ impl Walk<'_> {
                 self.admit(examined)?;
             }
             start = window.end;
-            self.looks.of_file.check_early()?;
+            self.of_file.check_early()?;
             let progress = DataProgress { stage: Stage::Tokenising, done: start as u64, total: records as u64 };
             observer.progress(progress);
         }
-        self.looks.of_file.settle(&mut self.dataset.survey.warnings)?;
+        self.of_file.settle(&mut self.dataset.survey.warnings)?;
         let Walk { mut dataset, first_dropped, hashes, cache, .. } = self;
         let sources = dataset.sources.clone();
         let rows = sources.rows()?;
@@ -489,13 +479,13 @@ impl Walk<'_> {
         self.dataset.survey.count_by_name(record.by_name);
         let Dataset { survey, sources, .. } = &mut self.dataset;
         let rows = sources.rows()?;
-        let file = self.looks.sample.file_of(number);
-        if std::mem::replace(&mut self.looks.file, file) != file {
-            self.looks.of_file.settle(&mut survey.warnings)?;
+        let file = self.sample.file_of(number);
+        if std::mem::replace(&mut self.file, file) != file {
+            self.of_file.settle(&mut survey.warnings)?;
         }
         if let Some(found) = record.found {
             survey.looked_at += 1;
-            self.looks.of_file.count(found, || rows.place(number));
+            self.of_file.count(found, || rows.place(number));
         }
         if let Some(cut) = record.cut_prompt {
             cut.count_in(&mut survey.warnings, || rows.place(number));
@@ -527,14 +517,12 @@ impl Walk<'_> {
     }
 
     fn bad(&mut self, record: usize, reason: BadRow) -> Result<(), DataError> {
-        match self.on_bad_row {
-            // a few rows may lack the marker that nearly all have: they are dropped and counted; too many are refused later
-            _ if matches!(reason, BadRow::NoTurnMarker { marker: Some(_), .. }) => {
-                self.dropped(record, DropReason::Bad(reason))
-            }
-            OnBadRow::Error => Err(DataError::of_row(self.dataset.sources.rows()?, record, reason)),
-            OnBadRow::Skip => self.dropped(record, DropReason::Bad(reason)),
+        // a few rows may lack the marker that nearly all have: they are dropped and counted; too many are refused later
+        let lacks_marker = matches!(reason, BadRow::NoTurnMarker { marker: Some(_), .. });
+        if self.on_bad_row == OnBadRow::Error && !lacks_marker {
+            return Err(DataError::of_row(self.dataset.sources.rows()?, record, reason));
         }
+        self.dropped(record, DropReason::Bad(reason))
     }
 
     fn dropped(&mut self, record: usize, reason: DropReason) -> Result<(), DataError> {

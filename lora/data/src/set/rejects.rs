@@ -24,17 +24,17 @@ impl Default for Rejects {
 }
 
 impl Rejects {
-    /// None yet.
+    /// Makes an empty list.
     pub fn new() -> Rejects {
         Rejects { lines: tempfile::spooled_tempfile_in(IN_MEMORY, spool_folder()), count: 0 }
     }
 
-    /// How many there are.
+    /// Returns how many there are.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Gives all lines to `to`, in pieces.
+    /// Passes all lines to `to`, in pieces.
     ///
     /// # Errors
     /// Those of the temporary file and of `to`.

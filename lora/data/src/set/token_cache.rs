@@ -57,7 +57,7 @@ pub struct TokenCache {
 }
 
 impl TokenCache {
-    /// In this folder, which is made when something is written.
+    /// Makes a cache in this folder. The folder is created when something is written.
     pub fn new(folder: PathBuf) -> TokenCache {
         TokenCache { folder, limit: CACHE_BYTES }
     }
@@ -209,13 +209,8 @@ impl Slot {
     pub fn write(&self) -> Result<Writer, NewFileError> {
         let folder = self.path.parent().expect("a slot is in a folder");
         std::fs::create_dir_all(folder).map_err(|source| NewFileError { action: "create its folder", source })?;
-        let mut writer = Writer {
-            file: NewFile::create(&self.path)?,
-            hasher: blake3::Hasher::new(),
-            pending: Vec::new(),
-            at: 0,
-            offsets: vec![MAGIC.len() as u64],
-        };
+        let (file, offsets) = (NewFile::create(&self.path)?, vec![MAGIC.len() as u64]);
+        let mut writer = Writer { file, hasher: blake3::Hasher::new(), pending: Vec::new(), at: 0, offsets };
         writer.put(MAGIC)?;
         Ok(writer)
     }
@@ -250,7 +245,7 @@ impl Entry {
     }
 }
 
-/// A part of a file, which the caller has seen to be inside it.
+/// Reads a part of a file. The caller has checked that it is inside the file.
 fn read_range(file: &File, range: Range<u64>) -> Result<Vec<u8>, String> {
     let length = usize::try_from(range.end - range.start).map_err(|error| error.to_string())?;
     let mut bytes = vec![0; length];
@@ -356,7 +351,7 @@ impl Writer {
         Ok(u32::try_from(self.offsets.len() - 2).expect("rows are numbered in 32 bits: Dataset::open checks it"))
     }
 
-    /// Adds the rest and gives the entry its name.
+    /// Writes the remaining parts and gives the entry its name.
     ///
     /// # Errors
     /// [`NewFileError`].

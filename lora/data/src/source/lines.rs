@@ -3,15 +3,15 @@
 /// UTF-8's byte-order mark: accepted and skipped at the start of a file.
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// So many lines are always counted: 256 MiB of starts.
+/// This many lines are always allowed: their starts take 256 MiB.
 const ALLOWED_LINES: u64 = 1 << 25;
 
 /// Lines that a file may have beyond [`ALLOWED_LINES`]: starts take 8 bytes each, before anybody has looked at a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LinesOf {
-    /// A text of so many bytes. No row has fewer than 8: `{"x":""}`.
+    /// A text of this many bytes. No row has fewer than 8: `{"x":""}`.
     Text(u64),
-    /// A file of so many bytes that holds its text in fewer. Rows that people have take tens of bytes, packed.
+    /// A compressed file of this many bytes. Real rows take tens of bytes when they are compressed.
     Packed(u64),
 }
 
@@ -25,7 +25,7 @@ impl LinesOf {
     }
 }
 
-/// More lines than there may be: the most that there may.
+/// The error of a text with too many lines. It holds the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ManyLines(pub u64);
 
@@ -40,18 +40,18 @@ pub(crate) struct LineIndex {
     /// Bytes of the text so far.
     pub bytes: u64,
     line_start: u64,
-    /// In the line so far.
+    /// Whether the current line has text so far.
     has_text: bool,
 }
 
 impl LineIndex {
-    /// Of nothing yet, for at most so many lines, and those that the file justifies.
+    /// Makes an empty index for at most `most` lines, or fewer if the size of the file does not justify them.
     pub fn new(most: u64, of: LinesOf) -> LineIndex {
         let most = most.min(of.most());
         LineIndex { most, starts: Vec::new(), blank_lines: 0, bytes: 0, line_start: 0, has_text: false }
     }
 
-    /// The next piece of the text. A byte-order mark is recognised where the first piece holds it whole.
+    /// Adds the next piece of the text. Skips a byte-order mark if the first piece holds all of it.
     ///
     /// # Errors
     /// [`ManyLines`].
@@ -77,7 +77,7 @@ impl LineIndex {
         Ok(())
     }
 
-    /// The text has ended; its last line may have no line end.
+    /// Ends the text. Its last line may have no line end.
     ///
     /// # Errors
     /// [`ManyLines`].

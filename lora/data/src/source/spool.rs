@@ -12,9 +12,9 @@ use super::lines::{LineIndex, LinesOf, ManyLines};
 
 use super::error::SourceError;
 
-/// Most bytes of lines for a byte of the file. The most that gzip makes is 1032; text that people write comes to some tens.
+/// Most bytes of lines for a byte of the file. Gzip reaches at most 1032; for text that people write it is some tens.
 const EXPANSION: u64 = 1024;
-/// So much is always allowed.
+/// This many bytes are always allowed.
 const ALLOWED_BYTES: u64 = 1 << 30;
 /// Lines on their way to a temporary file.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(crate) struct Spool<'a> {
 }
 
 impl<'a> Spool<'a> {
-    /// An empty one, for a data file of so many bytes, whose first row has the number `first_row`.
+    /// Makes an empty spool for a data file of this many bytes, whose first row has the number `first_row`.
     pub fn new(path: &'a Path, bytes: u64, lines: LinesOf, first_row: usize) -> Result<Spool<'a>, SourceError> {
         let folder = spool_folder();
         let file = tempfile::tempfile_in(&folder).map(BufWriter::new);

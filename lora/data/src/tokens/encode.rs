@@ -120,7 +120,7 @@ pub struct Boundary {
 /// Tokens at the end of an answer among which a stop token counts as its end: templates write a newline after it.
 const STOP_WITHIN: usize = 3;
 
-/// What becomes of an answer that `max_length` does not leave whole.
+/// What happens to an answer that `max_length` would cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LongAnswers {
     /// Its end is cut.
@@ -203,12 +203,12 @@ impl Encoder {
         self.tokenizer.id(mark).is_some() || self.own_template.as_ref().is_some_and(writes)
     }
 
-    /// The same encoder with another rule for long answers. TRL 1.16's `RewardTrainer` drops them too.
+    /// Returns the encoder with another rule for long answers. TRL 1.16's `RewardTrainer` drops them too.
     pub fn with_long_answers(self, long_answers: LongAnswers) -> Encoder {
         Encoder { long_answers, ..self }
     }
 
-    /// What becomes of long answers.
+    /// Returns what happens to long answers.
     pub fn long_answers(&self) -> LongAnswers {
         self.long_answers
     }
@@ -218,7 +218,7 @@ impl Encoder {
         Encoder { reading, ..self }
     }
 
-    /// The same, with this part of sequences scored instead of [`SftPart::default_of`] their shape.
+    /// Returns the encoder with this part of sequences scored. `None` is [`SftPart::default_of`] their shape.
     pub fn with_sft_on(self, sft_on: Option<SftPart>) -> Encoder {
         Encoder { sft_on, ..self }
     }

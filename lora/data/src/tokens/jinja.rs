@@ -11,8 +11,8 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 
 use super::python_text::{
-    JsonWriter, Side, arguments, arguments_but_none, check_format, check_width, invalid, python_digits, python_float,
-    python_method, split_lines, strip, text_of,
+    JsonWriter, Side, arguments, check_format, check_width, invalid, python_digits, python_float, python_method,
+    split_lines, strip, text_of, without_none,
 };
 
 /// What a template said through `raise_exception`; the source of the error that ends the rendering.
@@ -31,7 +31,7 @@ pub fn environment(now: i64) -> Environment<'static> {
     env.add_filter("tojson", tojson);
     env.add_filter("string", |value: &Value| text_of(value));
     env.add_filter("trim", |value: &Value, positional: Rest<Value>, kwargs: Kwargs| {
-        let [chars] = arguments_but_none(&positional, &kwargs, ["chars"])?;
+        let [chars] = without_none(arguments(&positional, &kwargs, ["chars"])?);
         let chars = chars.as_ref().and_then(Value::as_str);
         text_of(value).map(|text| strip(&text, chars, Side::Both).to_owned())
     });
@@ -238,7 +238,7 @@ fn python_formatter(out: &mut Output, state: &mut State, value: &Value) -> Resul
 /// `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`: `json.dumps`, without HTML escapes.
 fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
-    let [ensure_ascii, indent, separators, sort_keys] = arguments_but_none(&positional, &kwargs, names)?;
+    let [ensure_ascii, indent, separators, sort_keys] = without_none(arguments(&positional, &kwargs, names)?);
     let ensure_ascii = ensure_ascii.is_some_and(|v| v.is_true());
     let indent = match indent {
         None => None,

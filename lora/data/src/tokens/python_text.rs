@@ -365,19 +365,15 @@ pub(crate) fn arguments<const N: usize>(
     Ok(found)
 }
 
-/// As [`arguments`], where None is as good as no argument.
-pub(crate) fn arguments_but_none<const N: usize>(
-    positional: &[Value],
-    kwargs: &Kwargs,
-    names: [&str; N],
-) -> Result<[Option<Value>; N], Error> {
-    Ok(arguments(positional, kwargs, names)?.map(|argument| argument.filter(|value| !value.is_none())))
+/// Makes None as good as no argument.
+pub(crate) fn without_none<const N: usize>(found: [Option<Value>; N]) -> [Option<Value>; N] {
+    found.map(|argument| argument.filter(|value| !value.is_none()))
 }
 
 /// `str.split(sep=None, maxsplit=-1)` (from the left) and `str.rsplit`.
 fn split(text: &str, args: &[Value], from: Side) -> Result<Value, Error> {
     let (positional, kwargs): (Rest<Value>, Kwargs) = from_args(args)?;
-    let [separator, limit] = arguments_but_none(&positional, &kwargs, ["sep", "maxsplit"])?;
+    let [separator, limit] = without_none(arguments(&positional, &kwargs, ["sep", "maxsplit"])?);
     let no_text = || invalid("the separator must be a string");
     let separator = separator.as_ref().map(|value| value.as_str().ok_or_else(no_text)).transpose()?;
     if separator == Some("") {

@@ -101,14 +101,9 @@ impl Encoder {
         }
         let answer = Answer { ids: answer_ids, kept, unscored };
         notes.cut_answers += usize::from(answer.is_cut());
-        Encoded::Kept(EncodedRow {
-            row: record.row,
-            id: record.id.clone(),
-            prompt: ids,
-            answers: vec![answer],
-            target: Target::Sequence,
-            numbers: record.numbers,
-        })
+        let (row, id, numbers) = (record.row, record.id.clone(), record.numbers);
+        let (prompt, answers, target) = (ids, vec![answer], Target::Sequence);
+        Encoded::Kept(EncodedRow { row, id, prompt, answers, target, numbers })
     }
 
     /// Prompt and answer as one text or conversation.

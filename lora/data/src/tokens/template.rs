@@ -187,11 +187,9 @@ impl ChatTemplate {
         self.now
     }
 
-    /// The text of a conversation: `messages` one after another.
-    ///
-    /// # Errors
-    /// [`RenderError`]: the template refused it, failed on it, or did not end within its budget.
-    pub fn render<'m>(
+    /// As [`ChatTemplate::render_with`], for a conversation without tools and variables.
+    #[cfg(test)]
+    pub(crate) fn render<'m>(
         &self,
         messages: impl IntoIterator<Item = &'m Value>,
         generation_prompt: GenerationPrompt,
@@ -199,10 +197,10 @@ impl ChatTemplate {
         self.render_with(messages, generation_prompt, &TemplateInputs::default())
     }
 
-    /// The text of a conversation that has tools or further variables.
+    /// Renders a conversation, the `messages` one after another, with its tools and further variables.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`].
+    /// [`RenderError`]: the template refused it, failed on it, or did not end within its budget.
     pub fn render_with<'m>(
         &self,
         messages: impl IntoIterator<Item = &'m Value>,
@@ -216,7 +214,7 @@ impl ChatTemplate {
     /// The text of a whole conversation with what the `{% generation %}` marks hold; `None` without such marks.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`].
+    /// As [`ChatTemplate::render_with`].
     pub fn render_with_spans<'m>(
         &self,
         messages: impl IntoIterator<Item = &'m Value>,

@@ -98,19 +98,19 @@ impl OfFile {
         for warning in self.warnings.iter().filter(|warning| self.has_most(warning)).filter(are_enough) {
             let Warning { finding, rows, at, path, line, .. } = warning;
             let (path, line, rows, of) = (path.clone(), *line, *rows, self.looked_at);
-            match finding {
+            return Err(match finding {
                 Finding::EmptyPrompt { column: Some(column) } => {
-                    return Err(DataError::EmptyPrompts { path, line, rows, of, column: column.clone() });
+                    DataError::EmptyPrompts { path, line, rows, of, column: column.clone() }
                 }
                 Finding::NotRendered { of_answer: true, part: TurnPart::Content } => {
-                    return Err(DataError::NothingRendered { path, line, rows, of, at: at.clone() });
+                    DataError::NothingRendered { path, line, rows, of, at: at.clone() }
                 }
                 Finding::Serialised { column, notation, turns: true } => {
                     let (column, notation) = (column.clone(), notation.name());
-                    return Err(DataError::TurnsInText { path, line, rows, of, column, notation });
+                    DataError::TurnsInText { path, line, rows, of, column, notation }
                 }
-                _ => {}
-            }
+                _ => continue,
+            });
         }
         Ok(())
     }

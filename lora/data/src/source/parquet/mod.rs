@@ -29,7 +29,7 @@ use ::parquet::schema::types::{ColumnDescPtr, ColumnDescriptor, SchemaDescriptor
 use self::fault::{Outcome, ParquetFault};
 use self::features::{Feature, features};
 use self::pages::{HELD_BYTES, Held, ROW_VALUES, Watched, check_column};
-use self::rows::{Column, Line, Node, Stop, is_text};
+use self::rows::{Column, Line, Node, Place, Stop, is_text};
 use self::thrift::{Compact, Event};
 use super::bad_line::BadLine;
 use super::column_map::ColumnMap;
@@ -111,7 +111,7 @@ pub(crate) fn unpack(
     quietly(rows).unwrap_or_else(fails)
 }
 
-/// The line of the columns' next row. How many bytes were made for nothing, if it is bad.
+/// Writes the columns' next row as a line. Returns how many bytes were written in vain if the row is bad.
 fn write_row(fields: &Fields, columns: &mut [Column], line: &mut Line) -> Result<u64, ParquetFault> {
     columns.iter_mut().try_for_each(Column::load)?;
     let mut last = 0;
@@ -167,7 +167,8 @@ impl Fields {
                     all.leaves.push((leaf, schema.column(leaf)));
                 }
             }
-            let node = if is_read { Some(Node::of(field, row.field(field.name()), first, 0, 0)?.0) } else { None };
+            let place = Place { first, ..Place::default() };
+            let node = if is_read { Some(Node::of(field, row.field(field.name()), place)?.0) } else { None };
             all.names.push(field.name().to_owned());
             all.fields.push((key(field.name()), node));
         }
@@ -289,7 +290,8 @@ fn check_rows(metadata: &ParquetMetaData) -> Outcome<()> {
     Ok(())
 }
 
-/// Holds what the footer says about each column that is read, and the header of every page, against the file; what each needs.
+/// Compares what the footer says about each column that is read, and the header of every page, with the file. Returns what memory
+/// each column needs.
 fn check_pages(
     file: &File,
     bytes: u64,

@@ -130,7 +130,7 @@ fn is_read_as(path: &[i16], kind: u8) -> bool {
     }
 }
 
-/// Bytes of the header at an offset, and what it says.
+/// Reads the header at an offset. Returns its size in bytes and what it says.
 fn page_header(file: &File, at: u64, end: u64) -> Result<(u64, Header), String> {
     let mut window = 4096;
     loop {
@@ -253,7 +253,7 @@ impl Watched {
         Ok(())
     }
 
-    /// The levels of repetition, and the values.
+    /// Returns the levels of repetition and the values of a page.
     fn sections<'p>(&self, page: &'p Page) -> Result<(&'p [u8], &'p [u8]), String> {
         let ends = || "a page ends inside its levels".to_owned();
         match page {
@@ -371,7 +371,7 @@ impl RowLengths {
     }
 }
 
-/// Bytes of a list of lengths, of at most so many; differences packed in blocks.
+/// Returns how many bytes a list of lengths takes: differences, packed in blocks. Refuses more than `most` lengths.
 fn delta_lengths(bytes: &[u8], most: u64) -> Result<usize, String> {
     let ends = || "a page ends inside the lengths of its texts".to_owned();
     let mut rest = bytes;

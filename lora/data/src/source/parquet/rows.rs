@@ -49,25 +49,31 @@ pub(super) enum Node {
     Map { def: i16, rep: i16, columns: Range<usize>, key: Box<Node>, value: Box<Node> },
 }
 
+/// Where a field stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    /// Number of its first column.
+    pub first: usize,
+    /// Largest levels of definition and of repetition of what it stands in.
+    pub def: i16,
+    pub rep: i16,
+}
+
 impl Node {
-    /// The node of a field whose first column has the number `first`, and the number after its last. `def` and `rep` are the
-    /// largest levels of what it stands in.
-    pub fn of(
-        field: &Type,
-        feature: Feature<'_>,
-        first: usize,
-        def: i16,
-        rep: i16,
-    ) -> Result<(Node, usize), ParquetFault> {
+    /// Returns the node of a field, and the number of the column after its last.
+    pub fn of(field: &Type, feature: Feature<'_>, at: Place) -> Result<(Node, usize), ParquetFault> {
+        let Place { first, mut def, mut rep } = at;
         let (node, end) = match field.get_basic_info().repetition() {
-            Repetition::REQUIRED => return Node::body(field, feature, first, def, rep),
+            Repetition::REQUIRED => return Node::body(field, feature, at),
             Repetition::OPTIONAL => {
-                let (inner, end) = Node::body(field, feature, first, def + 1, rep)?;
-                (Node::Optional { def: def + 1, columns: first..end, inner: Box::new(inner) }, end)
+                def += 1;
+                let (inner, end) = Node::body(field, feature, Place { def, ..at })?;
+                (Node::Optional { def, columns: first..end, inner: Box::new(inner) }, end)
             }
             Repetition::REPEATED => {
-                let (element, end) = Node::body(field, feature.element(), first, def + 1, rep + 1)?;
-                (Node::List { def: def + 1, rep: rep + 1, columns: first..end, element: Box::new(element) }, end)
+                (def, rep) = (def + 1, rep + 1);
+                let (element, end) = Node::body(field, feature.element(), Place { first, def, rep })?;
+                (Node::List { def, rep, columns: first..end, element: Box::new(element) }, end)
             }
         };
         if end == first {
@@ -78,13 +84,8 @@ impl Node {
     }
 
     /// As [`Node::of`], for what is there when the field is.
-    fn body(
-        field: &Type,
-        feature: Feature<'_>,
-        first: usize,
-        def: i16,
-        rep: i16,
-    ) -> Result<(Node, usize), ParquetFault> {
+    fn body(field: &Type, feature: Feature<'_>, at: Place) -> Result<(Node, usize), ParquetFault> {
+        let first = at.first;
         let converted = field.get_basic_info().converted_type();
         if field.is_primitive() {
             let is_json = converted == ConvertedType::JSON || converted == ConvertedType::UTF8 && feature.is_json();
@@ -94,22 +95,21 @@ impl Node {
             && repeated.get_basic_info().has_repetition()
             && repeated.get_basic_info().repetition() == Repetition::REPEATED
         {
-            let (def, rep) = (def + 1, rep + 1);
+            let (def, rep) = (at.def + 1, at.rep + 1);
+            let inside = Place { first, def, rep };
             let inner = if repeated.is_primitive() { &[][..] } else { repeated.get_fields() };
             match (converted, inner) {
                 (ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE, [key, value]) => {
-                    let (key, middle) = Node::of(key, Feature::default(), first, def, rep)?;
-                    let (value, end) = Node::of(value, Feature::default(), middle, def, rep)?;
+                    let (key, middle) = Node::of(key, Feature::default(), inside)?;
+                    let (value, end) = Node::of(value, Feature::default(), Place { first: middle, ..inside })?;
                     let (key, value) = (Box::new(key), Box::new(value));
                     return Ok((Node::Map { def, rep, columns: first..end, key, value }, end));
                 }
                 // a map without values is the list of its keys
                 (ConvertedType::LIST | ConvertedType::MAP | ConvertedType::MAP_KEY_VALUE, inner) => {
                     let (element, end) = match inner {
-                        [element] if !is_element(field, repeated) => {
-                            Node::of(element, feature.element(), first, def, rep)?
-                        }
-                        _ => Node::body(repeated, feature.element(), first, def, rep)?,
+                        [element] if !is_element(field, repeated) => Node::of(element, feature.element(), inside)?,
+                        _ => Node::body(repeated, feature.element(), inside)?,
                     };
                     return Ok((Node::List { def, rep, columns: first..end, element: Box::new(element) }, end));
                 }
@@ -118,7 +118,7 @@ impl Node {
         }
         let (mut fields, mut end) = (Vec::new(), first);
         for child in field.get_fields() {
-            let (node, after) = Node::of(child, feature.field(child.name()), end, def, rep)?;
+            let (node, after) = Node::of(child, feature.field(child.name()), Place { first: end, ..at })?;
             fields.push((key(child.name()), node));
             end = after;
         }
@@ -164,12 +164,12 @@ enum Typed {
 pub(super) struct Column {
     descr: ColumnDescPtr,
     typed: Typed,
-    /// Of each value or null of the row; nothing where the largest level is 0.
+    /// The levels of each value or null of the row. Empty if the largest level is 0.
     def_levels: Vec<i16>,
     rep_levels: Vec<i16>,
     /// Values and nulls of the row.
     levels: usize,
-    /// Which is next, and which value.
+    /// Which of them is next, and which value is.
     at: usize,
     value_at: usize,
 }
@@ -179,9 +179,9 @@ impl<T: DataType> Values<T> {
         Values { reader, values: Vec::new() }
     }
 
-    /// Reads a row's; how many values and nulls.
+    /// Reads the values of a row. Returns the number of values and nulls.
     fn load(&mut self, def: &mut Vec<i16>, rep: &mut Vec<i16>) -> Result<usize, ParquetError> {
-        // what the row before took goes: a value holds the whole page that it stands in
+        // drops the row before: a value keeps the whole page that it stands in
         self.values.clear();
         def.clear();
         rep.clear();
@@ -189,7 +189,7 @@ impl<T: DataType> Values<T> {
         loop {
             let (rows, _, levels) = self.reader.read_records(1, Some(def), Some(rep), &mut self.values)?;
             total += levels;
-            // the end of a row may be told by the row after it
+            // the end of a row may show only when the next one begins
             if (rows > 0 && total > 0) || (rows == 0 && levels == 0) {
                 return Ok(total);
             }
@@ -220,7 +220,7 @@ impl Column {
         }
     }
 
-    /// Whether the row was the last.
+    /// Checks that the row was the last one.
     pub fn check_ended(&mut self) -> Result<(), ParquetFault> {
         match self.load_next()? {
             0 => Ok(()),
@@ -248,7 +248,7 @@ impl Column {
         Ok(self.levels)
     }
 
-    /// Whether all of the row was taken.
+    /// Checks that the whole row was taken.
     pub fn check_taken(&self) -> Result<(), ParquetFault> {
         if self.at == self.levels { Ok(()) } else { Err(self.unlike()) }
     }
@@ -277,7 +277,7 @@ impl Column {
         self.next_levels().map(|(def, _)| def).ok_or_else(|| Stop::Broken(self.unlike()))
     }
 
-    /// Passes over one value or null; the number of the value, if it is one.
+    /// Passes over one value or null. Returns the number of the value, `None` for a null.
     fn take(&mut self) -> Result<Option<usize>, Stop> {
         let is_value = self.def_level()? == self.descr.max_def_level();
         self.at += 1;
@@ -412,7 +412,7 @@ pub(super) fn write(node: &Node, columns: &mut [Column], line: &mut Line) -> Res
     let pass_over = |columns: &mut [Column], range: &Range<usize>| {
         columns[range.clone()].iter_mut().try_for_each(|column| column.take().map(drop))
     };
-    // `columns` are never none: Node::of has seen to it
+    // `columns` are never empty: Node::of checks it
     let goes_on = |columns: &[Column], range: &Range<usize>, rep: i16| {
         columns[range.start].next_levels().is_some_and(|(_, next)| next >= rep)
     };

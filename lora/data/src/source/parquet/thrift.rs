@@ -40,18 +40,18 @@ pub(crate) struct Compact<'a> {
 }
 
 impl<'a> Compact<'a> {
-    /// At the first byte of a structure.
+    /// Begins at the first byte of a structure.
     pub fn new(bytes: &'a [u8]) -> Compact<'a> {
         Compact { bytes, at: 0 }
     }
 
-    /// Bytes that were walked.
+    /// Returns how many bytes were walked.
     pub fn position(&self) -> usize {
         self.at
     }
 
-    /// Walks a structure and tells of its numbers and ends: the path is the ids of the fields from the outermost on; all
-    /// elements of a list have the list's.
+    /// Walks a structure and calls `on` for each [`Event`]. The path is the ids of the fields, the outermost first; all elements of
+    /// a list have the list's path.
     pub fn walk(&mut self, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
         self.fields(&mut Vec::new(), on)
     }
