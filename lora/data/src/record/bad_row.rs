@@ -443,10 +443,8 @@ fn no_turn_marker(chosen: &str, rejected: &str, marker: Option<&str>) -> String 
 fn without_system(message: &str) -> &'static str {
     let message = message.to_lowercase();
     // the roles that have to alternate, "after the optional system message", are another matter
-    match message.contains("system") && message.contains("support") && !message.contains("alternate") {
-        true => {
-            "; write what the system says into the user's first turn, or give another template (--chat-template FILE)"
-        }
-        false => "",
-    }
+    let is_of_system = message.contains("system") && message.contains("support") && !message.contains("alternate");
+    let advice =
+        "; write what the system says into the user's first turn, or give another template (--chat-template FILE)";
+    if is_of_system { advice } else { "" }
 }

@@ -27,14 +27,26 @@ pub(crate) struct Given {
     pub place: &'static str,
 }
 
+/// What to do about files that disagree.
+const REMEDY: &str = "Correct the files, or save the tokenizer again with transformers";
+
 /// Why the added tokens cannot have the ids that the files give them.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum AddedTokenFault {
     /// The tokenizers library refuses the file.
+    #[error("{0}")]
     Library(String),
     /// A token has two ids.
+    #[error(
+        "the added token `{token}` has id {} in {}, but id {} in {}: the model would read another token's embedding. {remedy}",
+        ids[0], places[0], ids[1], places[1], remedy = REMEDY
+    )]
     TwoIds { token: String, ids: [u32; 2], places: [&'static str; 2] },
     /// An id has two tokens.
+    #[error(
+        "id {id} is the added token `{}` in {}, but `{}` in {}: the model has one embedding for both. {remedy}",
+        tokens[0], places[0], tokens[1], places[1], remedy = REMEDY
+    )]
     TwoTokens { id: u32, tokens: [String; 2], places: [&'static str; 2] },
 }
 

@@ -86,11 +86,13 @@ pub(crate) fn with_names_of_macros(source: &str) -> Result<Cow<'_, str>, SourceF
     let mut open: Vec<Open> = Vec::new();
     let mut mentions: Vec<(usize, String)> = Vec::new();
     for tag in tags(source) {
-        let names = tag.tokens.iter().filter_map(|token| match token {
+        let statement = tag.statement(source);
+        // the word of the statement itself is no name
+        let names = tag.tokens.iter().skip(usize::from(statement.is_some())).filter_map(|token| match token {
             Token::Name(place) => Some(&source[place.clone()]),
             Token::String(_) => None,
         });
-        match tag.statement(source) {
+        match statement {
             Some(statement @ ("macro" | "call")) => {
                 let names: Vec<&str> = names.collect();
                 if let Some(argument) = repeated(&names).filter(|_| statement == "macro") {
@@ -124,53 +126,19 @@ pub(crate) fn with_names_of_macros(source: &str) -> Result<Cow<'_, str>, SourceF
     Ok(edited.finish())
 }
 
-/// Returns the first name that occurs twice in `macro NAME(...)`, after the name of the macro.
+/// Returns the first name that occurs twice in `NAME(...)`, after the name of the macro.
 fn repeated<'s>(names: &[&'s str]) -> Option<&'s str> {
     let mut seen = BTreeSet::new();
-    names.iter().skip(2).copied().find(|name| !is_reserved(name) && !seen.insert(*name))
+    names.iter().skip(1).copied().find(|name| !is_reserved(name) && !seen.insert(*name))
 }
 
 /// Whether a word is no variable, or a function that is found everywhere. `loop` is excluded: it can be an outer variable.
 fn is_reserved(name: &str) -> bool {
-    const WORDS: [&str; 36] = [
-        "and",
-        "or",
-        "not",
-        "in",
-        "is",
-        "if",
-        "elif",
-        "else",
-        "endif",
-        "for",
-        "endfor",
-        "recursive",
-        "set",
-        "endset",
-        "macro",
-        "endmacro",
-        "call",
-        "endcall",
-        "filter",
-        "endfilter",
-        "with",
-        "endwith",
-        "do",
-        "break",
-        "continue",
-        "true",
-        "false",
-        "none",
-        "True",
-        "False",
-        "None",
-        "caller",
-        "self",
-        "raise_exception",
-        "strftime_now",
-        "defined",
+    const WORDS: [&str; 16] = [
+        "and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None", "caller",
+        "self", "defined",
     ];
-    WORDS.contains(&name)
+    WORDS.contains(&name) || matches!(name, "recursive" | "raise_exception" | "strftime_now")
 }
 
 /// A part of a tag that this module looks at.

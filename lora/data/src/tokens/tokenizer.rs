@@ -65,44 +65,6 @@ pub enum TokenizerError {
         /// What is wrong, or what the text holds that has no id.
         message: String,
     },
-    /// Two places give an added token different ids.
-    #[error(
-        "{path}: the added token `{token}` has id {id} in {place}, but id {other} in {other_place}: the model would read another \
-         token's embedding. Correct the files, or save the tokenizer again with transformers"
-    )]
-    AddedTokenIds {
-        /// `tokenizer.json`.
-        path: PathBuf,
-        /// The token.
-        token: String,
-        /// Its id.
-        id: u32,
-        /// Where it has that id.
-        place: &'static str,
-        /// Its other id.
-        other: u32,
-        /// Where it has the other.
-        other_place: &'static str,
-    },
-    /// Two tokens have one id.
-    #[error(
-        "{path}: id {id} is the added token `{token}` in {place}, but `{other}` in {other_place}: the model has one embedding for \
-         both. Correct the files, or save the tokenizer again with transformers"
-    )]
-    AddedTokenClash {
-        /// `tokenizer.json`.
-        path: PathBuf,
-        /// The id.
-        id: u32,
-        /// The added token.
-        token: String,
-        /// Where it has that id.
-        place: &'static str,
-        /// The other token.
-        other: String,
-        /// Where the other token has the id.
-        other_place: &'static str,
-    },
     /// The vocabulary holds ids that the model has no embedding for.
     #[error(
         "{path}: token `{token}` has id {id}, but the model has {rows} embedding rows; tokenizer and weights are from different \
@@ -391,7 +353,7 @@ fn load(
     elsewhere: &[Given],
     special_tokens: &[(String, AddedToken)],
 ) -> Result<Built, TokenizerError> {
-    let load = || {
+    let load = || -> Result<Built, AddedTokenFault> {
         let Built { mut inner, beside } = with_added_tokens(tokenizer_json, elsewhere)?;
         let added = inner.get_added_tokens_decoder();
         let added: HashSet<&str> = added.values().map(|token| token.content.as_str()).collect();
@@ -404,19 +366,12 @@ fn load(
         inner.with_padding(None);
         Ok(Built { inner, beside })
     };
-    let path = path.to_owned();
-    let broken = |path, message| TokenizerError::Broken { path, message };
-    match quietly(load) {
-        Ok(Ok(built)) => Ok(built),
-        Ok(Err(AddedTokenFault::Library(message))) => Err(broken(path, message)),
-        Ok(Err(AddedTokenFault::TwoIds { token, ids: [id, other], places: [place, other_place] })) => {
-            Err(TokenizerError::AddedTokenIds { path, token, id, place, other, other_place })
-        }
-        Ok(Err(AddedTokenFault::TwoTokens { id, tokens: [token, other], places: [place, other_place] })) => {
-            Err(TokenizerError::AddedTokenClash { path, id, token, place, other, other_place })
-        }
-        Err(words) => Err(broken(path, library_fails(&words))),
-    }
+    let message = match quietly(load) {
+        Ok(Ok(built)) => return Ok(built),
+        Ok(Err(fault)) => fault.to_string(),
+        Err(words) => library_fails(&words),
+    };
+    Err(TokenizerError::Broken { path: path.to_owned(), message })
 }
 
 /// The names and texts of the special tokens of a configuration: every `*_token` that is a text or an object with `content`,

@@ -90,14 +90,10 @@ pub enum HubFault {
 
 /// Names the first missing files and counts the others.
 fn missing(absent: &[String]) -> String {
-    match absent {
-        [one] => format!("{one} is missing"),
-        _ => {
-            let shown = absent[..absent.len().min(SHOWN)].join(", ");
-            match absent.len().saturating_sub(SHOWN) {
-                0 => format!("{shown} are missing"),
-                more => format!("{shown} and {more} more are missing"),
-            }
-        }
+    let shown = absent[..absent.len().min(SHOWN)].join(", ");
+    match absent.len() {
+        1 => format!("{shown} is missing"),
+        ..=SHOWN => format!("{shown} are missing"),
+        all => format!("{shown} and {} more are missing", all - SHOWN),
     }
 }

@@ -179,9 +179,8 @@ fn chosen<'c>(id: &Id<'_>, configs: &'c [Config]) -> Result<Option<&'c Config>, 
     let default = configs.iter().find(|config| config.is_default);
     let default = default.or_else(|| configs.iter().find(|config| config.name == "default"));
     match (default, configs) {
-        (Some(config), _) => Ok(Some(config)),
+        (Some(config), _) | (None, [config]) => Ok(Some(config)),
         (None, []) => Ok(None),
-        (None, [config]) => Ok(Some(config)),
         (None, _) => Err(HubFault::Configs { name: id.name.to_owned(), all: all() }),
     }
 }
