@@ -53,7 +53,6 @@ pub(crate) fn text(field: &str, value: Value) -> Result<Text, BadRow> {
     match value {
         Value::String(text) => Ok(Text::Plain(text)),
         Value::Array(_) | Value::Object(_) => turns(field, value).map(Text::Turns),
-        Value::Null => Err(BadRow::Null { field: field.to_owned() }),
         other => Err(wrong_type(field.to_owned(), &other, "a string or a list of {role, content}")),
     }
 }
@@ -79,7 +78,6 @@ pub(crate) fn list(field: &str, value: Value) -> Result<Vec<Value>, BadRow> {
     match in_text.unwrap_or(value) {
         Value::Array(items) if items.is_empty() => Err(BadRow::EmptyList { field: field.to_owned() }),
         Value::Array(items) => Ok(items),
-        Value::Null => Err(BadRow::Null { field: field.to_owned() }),
         other => Err(wrong_type(field.to_owned(), &other, "a list, or JSON text of one")),
     }
 }

@@ -77,16 +77,16 @@ impl Sources {
     /// # Errors
     /// [`SourceError::Changed`] where they are not the files that the cached tokens are of; as [`Rows::open`].
     pub fn rows(&self) -> Result<&Rows, SourceError> {
-        if self.rows.get().is_none() {
-            let rows = Rows::open(&self.paths, &self.columns)?;
-            check_stamps(&self.stamps, &self.paths)?;
-            if rows.len() != self.records {
-                return Err(SourceError::Changed { path: self.paths[0].clone() });
-            }
-            // another thread may have been faster: then its are taken
-            let _ = self.rows.set(rows);
+        if let Some(rows) = self.rows.get() {
+            return Ok(rows);
         }
-        Ok(self.rows.get().expect("set above"))
+        let rows = Rows::open(&self.paths, &self.columns)?;
+        check_stamps(&self.stamps, &self.paths)?;
+        if rows.len() != self.records {
+            return Err(SourceError::Changed { path: self.paths[0].clone() });
+        }
+        // if another thread was faster, its rows are taken
+        Ok(self.rows.get_or_init(|| rows))
     }
 }
 

@@ -26,7 +26,7 @@ const LIBRARIES: [(&str, &str); 6] = [
     ("parquet", "60.1.0"),
 ];
 /// Everything that decides the tokens, as names and values. A new flag that changes what a row's tokens are is a new line in
-/// [`options`], or in [`Reading::options`](crate::record::reading::Reading::options) if it is about how rows are read.
+/// [`Asked::options`], or in [`Reading::options`](crate::record::reading::Reading::options) if it is about how rows are read.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Ingredients(Vec<(String, String)>);
 
@@ -44,32 +44,41 @@ pub(crate) fn check_stamps(stamps: &[Stamp], paths: &[PathBuf]) -> Result<(), So
     Ok(())
 }
 
-/// The options that decide which rows there are and what their tokens are, by the names that a user knows.
-fn options(encoder: &Encoder, kind: Option<RowKind>, on_bad_row: OnBadRow) -> Vec<(&'static str, String)> {
-    let mut options = vec![
-        ("--max-length", encoder.max_length().to_string()),
-        ("--sft-on", format!("{:?}", encoder.sft_on())),
-        ("what becomes of long answers", format!("{:?}", encoder.long_answers())),
-        ("what the loss needs", format!("{kind:?}")),
-        ("--on-bad-row", format!("{on_bad_row:?}")),
-    ];
-    options.extend(encoder.reading().options());
-    options
+/// What the tokens of a data set are made from.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    /// The data files.
+    pub paths: &'a [PathBuf],
+    pub encoder: &'a Encoder,
+    /// The kind of rows that are made.
+    pub kind: Option<RowKind>,
+    pub on_bad_row: OnBadRow,
+}
+
+impl Asked<'_> {
+    /// The options that decide which rows there are and what their tokens are, by the names that a user knows.
+    fn options(self) -> Vec<(&'static str, String)> {
+        let Asked { encoder, kind, on_bad_row, .. } = self;
+        let mut options = vec![
+            ("--max-length", encoder.max_length().to_string()),
+            ("--sft-on", format!("{:?}", encoder.sft_on())),
+            ("what becomes of long answers", format!("{:?}", encoder.long_answers())),
+            ("what the loss needs", format!("{kind:?}")),
+            ("--on-bad-row", format!("{on_bad_row:?}")),
+        ];
+        options.extend(encoder.reading().options());
+        options
+    }
 }
 
 impl Ingredients {
-    /// Looks at the data files and at the options; of tokenizer and template it takes what `encoder` was made from. The stamps
+    /// Looks at the data files and at the options; of tokenizer and template it takes what the encoder was made from. The stamps
     /// are of the data files as they were hashed.
     ///
     /// # Errors
     /// [`SourceError::Io`] for a data file that cannot be read.
-    pub fn of(
-        paths: &[PathBuf],
-        encoder: &Encoder,
-        kind: Option<RowKind>,
-        on_bad_row: OnBadRow,
-        observer: &mut dyn DataObserver,
-    ) -> Result<(Ingredients, Vec<Stamp>), SourceError> {
+    pub fn of(asked: Asked<'_>, observer: &mut dyn DataObserver) -> Result<(Ingredients, Vec<Stamp>), SourceError> {
+        let Asked { paths, encoder, .. } = asked;
         let mut all = Vec::new();
         let mut put = |name: &str, value: String| all.push((name.to_owned(), value));
         put("the program", format!("{} {VERSION}", env!("CARGO_PKG_VERSION")));
@@ -94,19 +103,20 @@ impl Ingredients {
         put("the stop tokens", format!("{:?}", encoder.stop_ids()));
         put("the chat template", encoder.template().map_or("none".into(), template));
         put("the size of the vocabulary", encoder.tokenizer().first_unusable_id().to_string());
-        for (name, value) in options(encoder, kind, on_bad_row) {
+        for (name, value) in asked.options() {
             put(name, value);
         }
         Ok((Ingredients(all), stamps))
     }
 
     /// What an entry is for, whatever the contents: a new one replaces an older one of the same name.
-    pub fn entry_name(paths: &[PathBuf], encoder: &Encoder, kind: Option<RowKind>, on_bad_row: OnBadRow) -> String {
+    pub fn entry_name(asked: Asked<'_>) -> String {
+        let Asked { paths, encoder, .. } = asked;
         let mut hasher = blake3::Hasher::new();
         let template = encoder.template().map_or("", ChatTemplate::origin);
         let names = paths.iter().map(|path| absolute(path)).chain([absolute(encoder.model_dir())]);
         let names = names.map(|path| path.into_os_string().into_encoded_bytes());
-        let options = options(encoder, kind, on_bad_row).into_iter().map(|(_, value)| value.into_bytes());
+        let options = asked.options().into_iter().map(|(_, value)| value.into_bytes());
         for part in names.chain([template.into()]).chain(options) {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(&part);

@@ -13,7 +13,7 @@ use super::dataset::{Dataset, Sources};
 use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
 use super::error::DataError;
 use super::index::Index;
-use super::ingredients::check_stamps;
+use super::ingredients::{Asked, check_stamps};
 use super::options::{OnBadRow, UnpairedOrder};
 use super::rejects::{self, Rejects};
 use super::sample::Sample;
@@ -170,7 +170,8 @@ impl Dataset {
     /// it.
     pub fn open_with(paths: &[PathBuf], mut encoder: Encoder, opening: Opening<'_>) -> Result<Dataset, DataError> {
         let Opening { kind, on_bad_row, cache, rejects, observer } = opening;
-        let slot = cache.map(|cache| cache.slot(paths, &encoder, kind, on_bad_row, observer)).transpose()?;
+        let asked = Asked { paths, encoder: &encoder, kind, on_bad_row };
+        let slot = cache.map(|cache| cache.slot(asked, observer)).transpose()?;
         if let Some(slot) = &slot
             && let Some(entry) = look_up(slot, observer)
         {

@@ -25,18 +25,16 @@ use serde_json::Value;
 
 use super::error::DataError;
 use super::index::{self, Index};
-use super::ingredients::Ingredients;
-use super::options::OnBadRow;
+use super::ingredients::{Asked, Ingredients};
 use super::rejects::{self, Rejects};
 use super::survey::Survey;
 use crate::pieces::{PIECE_BYTES, fill};
 use crate::progress::{DataObserver, DataProgress, Stage};
-use crate::row::{EncodedRow, RowKind};
+use crate::row::EncodedRow;
 use crate::source::error::SourceError;
 use crate::store::folder::{keep_within, mark_used};
 use crate::store::stamp::Stamp;
 use crate::store::user_cache;
-use crate::tokens::encode::Encoder;
 
 const MAGIC: &[u8; 8] = b"ALIGNTOK";
 /// Parts between the two magics.
@@ -76,18 +74,11 @@ impl TokenCache {
     ///
     /// # Errors
     /// [`SourceError::Io`] for a data file that cannot be read.
-    pub(crate) fn slot(
-        &self,
-        paths: &[PathBuf],
-        encoder: &Encoder,
-        kind: Option<RowKind>,
-        on_bad_row: OnBadRow,
-        observer: &mut dyn DataObserver,
-    ) -> Result<Slot, SourceError> {
-        let name = Ingredients::entry_name(paths, encoder, kind, on_bad_row);
-        let (ingredients, stamps) = Ingredients::of(paths, encoder, kind, on_bad_row, observer)?;
+    pub(crate) fn slot(&self, asked: Asked<'_>, observer: &mut dyn DataObserver) -> Result<Slot, SourceError> {
+        let name = Ingredients::entry_name(asked);
+        let (ingredients, stamps) = Ingredients::of(asked, observer)?;
         let path = self.folder.join(format!("{name}.{ENDING}"));
-        Ok(Slot { path, limit: self.limit, ingredients, data: paths.to_vec(), stamps })
+        Ok(Slot { path, limit: self.limit, ingredients, data: asked.paths.to_vec(), stamps })
     }
 }
 

@@ -127,11 +127,8 @@ impl FromStr for ColumnMap {
 /// As it is typed.
 impl fmt::Display for ColumnMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (name, column)) in self.entries.iter().enumerate() {
-            let comma = if i > 0 { "," } else { "" };
-            write!(f, "{comma}{name}={column}")?;
-        }
-        Ok(())
+        let entries: Vec<String> = self.iter().map(|(name, column)| format!("{name}={column}")).collect();
+        f.write_str(&entries.join(","))
     }
 }
 

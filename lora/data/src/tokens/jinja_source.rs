@@ -176,13 +176,11 @@ fn tags(source: &str) -> Vec<Tag> {
         let is_block = match bytes.get(brace + 1) {
             Some(b'{') => false,
             Some(b'%') => true,
-            Some(b'#') => match source[brace + 2..].find("#}") {
-                Some(end) => {
-                    at = brace + 2 + end + 2;
-                    continue;
-                }
-                None => break,
-            },
+            Some(b'#') => {
+                let Some(end) = source[brace + 2..].find("#}") else { break };
+                at = brace + 2 + end + 2;
+                continue;
+            }
             _ => {
                 at = brace + 1;
                 continue;
@@ -191,10 +189,8 @@ fn tags(source: &str) -> Vec<Tag> {
         let Some((tag, end)) = tag(source, brace + 2, is_block) else { break };
         at = end;
         if tag.statement(source) == Some("raw") {
-            match end_of_raw(source, end) {
-                Some(end) => at = end,
-                None => break,
-            }
+            let Some(end) = end_of_raw(source, end) else { break };
+            at = end;
         }
         tags.push(tag);
     }

@@ -118,21 +118,18 @@ fn number(value: &Value) -> String {
     if value.is_integer() {
         return value.to_string();
     }
-    match f64::try_from(value.clone()) {
-        Ok(x) if x.is_nan() => "nan".to_owned(),
-        Ok(x) if x.is_infinite() => if x > 0.0 { "inf" } else { "-inf" }.to_owned(),
-        Ok(x) => {
-            // Rust's Debug is the shortest text that reads back, with Python's thresholds but without `+` and padding
-            let text = format!("{x:?}");
-            match text.split_once('e') {
-                Some((mantissa, exponent)) => {
-                    let exponent: i32 = exponent.parse().expect("Debug of a float ends in a whole exponent");
-                    format!("{mantissa}e{exponent:+03}")
-                }
-                None => text,
-            }
+    let Ok(x) = f64::try_from(value.clone()) else { return value.to_string() };
+    if !x.is_finite() {
+        return x.to_string().to_lowercase(); // Rust has `NaN`, `inf`, `-inf`
+    }
+    // Rust's Debug is the shortest text that reads back, with Python's thresholds but without `+` and padding
+    let text = format!("{x:?}");
+    match text.split_once('e') {
+        Some((mantissa, exponent)) => {
+            let exponent: i32 = exponent.parse().expect("Debug of a float ends in a whole exponent");
+            format!("{mantissa}e{exponent:+03}")
         }
-        Err(_) => value.to_string(),
+        None => text,
     }
 }
 
@@ -241,12 +238,8 @@ fn json_scalar(value: &Value) -> Option<String> {
     Some(match value.kind() {
         ValueKind::None => "null".to_owned(),
         ValueKind::Bool => value.is_true().to_string(),
-        ValueKind::Number => match number(value).as_str() {
-            "nan" => "NaN".to_owned(),
-            "inf" => "Infinity".to_owned(),
-            "-inf" => "-Infinity".to_owned(),
-            finite => finite.to_owned(),
-        },
+        // as `repr`, but for NaN and Infinity
+        ValueKind::Number => number(value).replace("nan", "NaN").replace("inf", "Infinity"),
         _ => return None,
     })
 }

@@ -246,7 +246,8 @@ fn holds_rows(name: &str) -> bool {
 /// format count.
 fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
     let files = &most_frequent_format(files)[..];
-    for rule in [shard as fn(&str) -> Option<String>, |file| word(file.rsplit('/').next()?), word] {
+    let word_of_name = |file: &str| word(file.rsplit('/').next()?);
+    for rule in [shard as fn(&str) -> Option<String>, word_of_name, word, |_| Some(TRAIN.to_owned())] {
         let mut splits: Vec<(String, Vec<String>)> = Vec::new();
         for file in files {
             let Some(split) = rule(file) else { continue };
@@ -261,10 +262,7 @@ fn by_names(files: &[String]) -> Vec<(String, Vec<String>)> {
             return splits;
         }
     }
-    match files {
-        [] => Vec::new(),
-        files => vec![(TRAIN.to_owned(), files.to_vec())],
-    }
+    Vec::new()
 }
 
 /// Returns the files of the most frequent format. A data set may be stored in several, and `datasets` reads one.
