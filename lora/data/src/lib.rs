@@ -18,8 +18,8 @@
 //! - A prompt without a token or an answer without a token is never scored.
 //! - Equal answers are a bad row.
 //!
-//! Memory: 8 bytes a record and 24 a usable row (32 bytes a usable row where the tokens are cached), 21 more a record while
-//! duplicates are counted; text and ids of one window of rows at a time.
+//! Memory: 32 bytes a usable row and 4 an answer; 8 bytes a record, or a usable row if the tokens are cached; 21 more a record
+//! while duplicates are counted; text and ids of one window of rows at a time.
 
 #![deny(unsafe_code)]
 

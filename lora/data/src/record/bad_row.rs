@@ -346,7 +346,7 @@ pub enum BadRow {
         /// The column of the rejected answer.
         rejected: String,
     },
-    /// An answer of which the template or the tokenizer leaves nothing.
+    /// The template or the tokenizer leaves nothing of an answer.
     #[error("`{field}` has no token of its own after the prompt (does the chat template render it?)")]
     NoAnswerTokens {
         /// Which answer.

@@ -20,7 +20,7 @@ use crate::source::limits::MAX_ROW_BYTES;
 pub struct Record {
     /// 0-based number of the record over all files in their order; blank lines are not records.
     pub row: usize,
-    /// The row's `id`, echoed in outputs; `None` where it has none or null.
+    /// The row's `id`, echoed in outputs. `None` if it has none or null.
     pub id: Option<Value>,
     /// The columns that the row had.
     pub shape: Shape,
@@ -175,7 +175,7 @@ impl Record {
         u32::from_le_bytes([a, b, c, d])
     }
 
-    /// A pair as two labelled rows, the chosen answer first; any other record as it is.
+    /// Returns a pair as two labelled rows, the chosen answer first, and any other record unchanged.
     pub fn unpaired(self) -> Vec<Record> {
         if self.target != Some(Target::Pair) {
             return vec![self];
@@ -220,7 +220,7 @@ impl Record {
         }
     }
 
-    /// A pair as the sequence of its prompt and its chosen answer; any other record as it is.
+    /// Returns a pair as the sequence of its prompt and its chosen answer, and any other record unchanged.
     pub fn as_sequence(mut self) -> Record {
         if self.target == Some(Target::Pair) {
             self.answers.truncate(1);

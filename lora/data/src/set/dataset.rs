@@ -30,8 +30,8 @@ use crate::tokens::encode::{DropReason, Encoded, Encoder, Notes};
 /// How many records are encoded together if each makes all pairs of its answers.
 const RECORDS_OF_ALL_PAIRS: usize = 16;
 
-/// The usable rows of some files: 32 bytes a row and 4 an answer here, and 8 bytes a record for its place in the files, or 8 bytes a row if the
-/// tokens are cached.
+/// The usable rows of some files: 32 bytes a row and 4 an answer here, and 8 bytes a record for its place in the files, or 8
+/// bytes a row if the tokens are cached.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     pub(crate) sources: Arc<Sources>,
@@ -62,7 +62,7 @@ impl Sources {
         Sources { paths, columns, stamps: Vec::new(), records, rows: OnceLock::from(rows) }
     }
 
-    /// Files with so many records that are opened when something is read of them.
+    /// Takes files with this many records. They are opened when a row of them is read.
     pub fn later(paths: &[PathBuf], columns: &ColumnMap, slot: &Slot, records: usize) -> Sources {
         let (paths, columns) = (paths.to_vec(), columns.clone());
         Sources { paths, columns, stamps: slot.stamps().to_vec(), records, rows: OnceLock::new() }
@@ -75,7 +75,7 @@ impl Sources {
     }
 
     /// # Errors
-    /// [`SourceError::Changed`] where they are not the files that the cached tokens are of; as [`Rows::open`].
+    /// [`SourceError::Changed`] if they are not the files from which the cached tokens were made; as [`Rows::open`].
     pub fn rows(&self) -> Result<&Rows, SourceError> {
         if let Some(rows) = self.rows.get() {
             return Ok(rows);

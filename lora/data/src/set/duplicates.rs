@@ -23,7 +23,7 @@ pub struct Repeats {
 pub struct Repeat {
     /// File and 1-based line (in Parquet: row) of the earlier one.
     pub original: (PathBuf, u64),
-    /// Of the one that repeats it.
+    /// File and line of the one that repeats it.
     pub copy: (PathBuf, u64),
 }
 

@@ -162,8 +162,8 @@ impl Dataset {
         Dataset::open_with(paths, encoder, opening)
     }
 
-    /// As [`Dataset::open`], with the tokens of an earlier run where the cache has them, telling how it goes, and writing down
-    /// what is left out.
+    /// As [`Dataset::open`], with the tokens of an earlier run if the cache has them. Reports progress and writes down what is left
+    /// out.
     ///
     /// # Errors
     /// As [`Dataset::open`]; [`DataError::Rejects`]. A cache that fails is no error: it is said, and the run goes on without

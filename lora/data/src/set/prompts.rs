@@ -32,7 +32,7 @@ pub struct EncodedPrompt {
     pub row: usize,
     /// The row's `id`.
     pub id: Option<serde_json::Value>,
-    /// Token ids, with the generation prompt where the row is a conversation.
+    /// Token ids, with the generation prompt if the row is a conversation.
     pub ids: Vec<u32>,
 }
 
@@ -109,7 +109,8 @@ impl<'a> Prompts<'a> {
     /// The prompts of some records. A number at or above [`Prompts::len`] panics.
     ///
     /// # Errors
-    /// [`SourceError::Changed`] if a file is not as it was; [`DataError`] of the first row that cannot be used.
+    /// [`SourceError::Changed`](crate::SourceError::Changed) if a file is not as it was; [`DataError`] of the first row that cannot
+    /// be used.
     pub fn get(&self, records: Range<usize>) -> Result<Vec<EncodedPrompt>, DataError> {
         self.rows.check_unchanged()?;
         Ok(self.examine(records, |_| false)?.into_iter().map(|read| read.prompt).collect())

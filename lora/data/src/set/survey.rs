@@ -35,7 +35,7 @@ pub struct Survey {
     /// Shape and form of the rows; `None` while no row could be read.
     #[serde(rename = "kind")]
     pub layout: Option<RowLayout>,
-    /// What is scored of the rows, where they are learned as sequences.
+    /// What is scored of the rows if they are learned as sequences.
     pub sequences: Option<Sequences>,
     /// Usable rows.
     pub kept: usize,

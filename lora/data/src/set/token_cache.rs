@@ -65,7 +65,7 @@ impl TokenCache {
         TokenCache { folder, limit }
     }
 
-    /// `align/tokens` in `$XDG_CACHE_HOME`, or in `.cache` of the home directory; `None` where there is neither.
+    /// Uses `align/tokens` in `$XDG_CACHE_HOME`, or in `.cache` of the home directory. `None` if there is neither.
     pub fn of_user() -> Option<TokenCache> {
         user_cache::folder("tokens").map(TokenCache::new)
     }

@@ -85,7 +85,7 @@ fn matching(pattern: &str, files: &mut DataFiles) -> Result<(), SourceError> {
 pub(super) const OPTIONS: glob::MatchOptions =
     glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: false };
 
-/// Whether a part of the path that a pattern has matched has a dot in front, and does not stand in the pattern as it is.
+/// Whether a part of a matched path begins with a dot, and the pattern does not spell that part out.
 fn is_hidden(path: &Path, pattern: &str) -> bool {
     let has_dot = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b".") && part != "." && part != "..";
     path.iter().any(|part| has_dot(part) && !Path::new(pattern).iter().any(|literal| literal == part))

@@ -182,7 +182,7 @@ impl Rows {
         self.files.iter().map(|f| f.lines.blank_lines).sum()
     }
 
-    /// Bytes of a row as it is read, with what follows it up to the next row.
+    /// Returns how many bytes are read for a row: up to the start of the next row.
     pub fn bytes(&self, row: usize) -> u64 {
         let (file, i) = self.locate(row);
         file.range(i).1
@@ -263,7 +263,7 @@ impl Rows {
 }
 
 impl DataFile {
-    /// `progress` is told the bytes of the file that are read.
+    /// `progress` receives how many bytes of the file have been read.
     fn open(
         path: &Path,
         columns: &ColumnMap,

@@ -18,7 +18,7 @@ const SAMPLES: u64 = 64;
 
 const SAMPLE_BYTES: u64 = 1 << 20;
 
-/// Returns how many bytes of a file with so many bytes are hashed.
+/// Returns how many bytes are hashed of a file with `bytes` bytes.
 pub fn hashed_bytes(bytes: u64) -> u64 {
     if bytes <= HASHED_WHOLE { bytes } else { (SAMPLES + 1) * SAMPLE_BYTES }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// `align/<name>` in `$XDG_CACHE_HOME` (a relative one does not count) or in `~/.cache`; none where neither is known.
+/// Returns `align/<name>` in `$XDG_CACHE_HOME` (a relative one does not count) or in `~/.cache`. `None` if neither is known.
 pub fn folder(name: &str) -> Option<PathBuf> {
     folder_by(name, |variable| std::env::var_os(variable))
 }

@@ -257,7 +257,7 @@ impl Encoder {
         &self.tokenizer
     }
 
-    /// The chat template, where the model has one or was given one.
+    /// Returns the chat template, if the model has one or the user gave one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
     }

@@ -301,7 +301,7 @@ impl Tokenizer {
         self.special_tokens.iter().find(|(known, _)| known == name).map(|(_, token)| token.as_str())
     }
 
-    /// The text and id of the token that ends an answer; `None` where the tokenizer names none or does not know it.
+    /// Returns the text and id of the token that ends an answer. `None` if the tokenizer names none or does not know it.
     pub fn eos(&self) -> Option<(&str, u32)> {
         let eos = self.special_token("eos_token")?;
         Some((eos, self.inner.token_to_id(eos)?))
@@ -329,7 +329,7 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// `tokenizer_config.json` as it stands, null where there is none.
+    /// Returns `tokenizer_config.json` unchanged. Null if there is none.
     pub fn config(&self) -> &Value {
         &self.config
     }

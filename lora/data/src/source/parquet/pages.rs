@@ -23,7 +23,7 @@ const MAX_PAGE_BYTES: u64 = 4 * MAX_ROW_BYTES;
 const MOST_EXPANSION: u64 = 256;
 /// Bytes that a value of a dictionary takes in memory, beside its own.
 const VALUE_BYTES: u64 = size_of::<ByteArray>() as u64;
-/// Most lengths of texts that stand in front of a page's texts: pages with so many values have none that is long.
+/// Most lengths of texts that precede a page's texts. A page with this many values has no long text.
 const MAX_LENGTHS: u64 = 1 << 24;
 /// Bytes of pages and dictionaries that all columns together may need at a time. Pages have a megabyte, dictionaries too.
 pub(super) const HELD_BYTES: u64 = 512 << 20;
@@ -119,8 +119,8 @@ pub(super) fn check_column(file: &File, bytes: u64, column: &ColumnChunkMetaData
     }
 }
 
-/// Wire types of the fields that the library reads, whatever type is said to stand there: another one would be walked
-/// differently here.
+/// Whether a field has the wire type as which the library reads it, whatever type the file gives. A field of another type would
+/// be walked differently here.
 fn is_read_as(path: &[i16], kind: u8) -> bool {
     match path {
         [1..=4] | [5, 1..=4] | [7, 1..=2] | [8, 1..=6] => kind == 5,

@@ -28,7 +28,7 @@ use crate::source::strict_json::json_fault;
 
 /// Longest decimal, in bytes: 76 digits, the most that readers have numbers for.
 const MAX_DECIMAL_BYTES: usize = 32;
-/// A day has so many milliseconds.
+/// Milliseconds of a day.
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// How columns make a value.
@@ -38,12 +38,12 @@ pub(super) enum Node {
     Leaf(usize),
     /// A column of JSON text, which is read as the value in it.
     Json(usize),
-    /// Null where the level of definition is below `def`.
+    /// Null if the level of definition is below `def`.
     Optional { def: i16, columns: Range<usize>, inner: Box<Node> },
     /// An object: its keys as JSON has them before a value, and their values. Null fields are left out: a column has one type for
     /// all rows, so each row has the fields of all others.
     Group(Vec<(Vec<u8>, Node)>),
-    /// A list, empty where the level of definition is below `def`, going on where that of repetition is not below `rep`.
+    /// A list. It is empty if the level of definition is below `def`, and goes on while the level of repetition is at least `rep`.
     List { def: i16, rep: i16, columns: Range<usize>, element: Box<Node> },
     /// An object whose keys are values.
     Map { def: i16, rep: i16, columns: Range<usize>, key: Box<Node>, value: Box<Node> },

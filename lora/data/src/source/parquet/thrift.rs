@@ -9,8 +9,8 @@ const MAX_DEPTH: usize = 32;
 /// What is met on a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A field begins, of this wire type: the library reads some fields as the type that they should have, whatever is said
-    /// here.
+    /// A field of this wire type begins. The library reads some fields as the type that they should have, whatever the file
+    /// gives.
     Field(u8),
     /// A whole number; a boolean is 0 or 1.
     Int(i64),
