@@ -152,8 +152,7 @@ impl Budget {
     /// As [`Counted::pass`].
     pub(super) fn plan(&mut self, train: LargestWithGradient, without: &[Forest]) -> Result<Plan> {
         self.room = self.headroom.room(self.limit);
-        let gradients = train.gradients();
-        let LargestWithGradient { pass, with_reference, alone } = train;
+        let LargestWithGradient { pass, with_reference, gradients } = train;
         let mut largest_without: Option<(&Forest, PassCost)> = None;
         let least = self.counted.pass(&pass, 0, gradients)?;
         let mut packed = least.packed;
@@ -172,11 +171,14 @@ impl Budget {
         let most_rows = largest.plan.rows();
         let most = cost.peak.max(of_without);
         self.room = self.held() + packed + most;
-        // where there is one pass they come when the kept layers go
-        let of_gradients = if alone { 0 } else { self.counted.gradient_bytes().min(most - cost.kept) };
+        // in the first pass of a step they come when the kept layers go
+        let (of_adapter, of_gradients) = match gradients {
+            Gradients::Fresh => ("adapter, optimiser", 0),
+            Gradients::There => ("adapter, gradients, optimiser", self.counted.gradient_bytes().min(most - cost.kept)),
+        };
         let state = self.counted.state();
         let parts = [
-            (if alone { "adapter, optimiser" } else { "adapter, gradients, optimiser" }, state + of_gradients),
+            (of_adapter, state + of_gradients),
             ("norms and copies of weights", self.counted.held() - state + self.copies),
             ("cached reference log-probs", self.cache),
             ("inputs of recomputed layers, and what kept ones keep", cost.kept),
@@ -217,19 +219,14 @@ pub(super) struct LargestWithGradient {
     pub pass: Forest,
     /// The same with the rows of the reference that an earlier pass of its step has computed.
     pub with_reference: Forest,
-    /// Whether it is the only one of its step.
-    pub alone: bool,
-}
-
-impl LargestWithGradient {
-    fn gradients(&self) -> Gradients {
-        if self.alone { Gradients::Fresh } else { Gradients::There }
-    }
+    /// Whether other passes of its step have left gradients.
+    pub gradients: Gradients,
 }
 
 impl Largest {
-    /// Looks at the passes of a step; `alone`: it has one with a backward pass.
-    pub(super) fn add(&mut self, passes: Passes, alone: bool, counted: &Counted) -> Result<()> {
+    /// Looks at the passes of a step, where the first one with a backward pass finds `gradients`.
+    pub(super) fn add(&mut self, passes: Passes, gradients: Gradients, counted: &Counted) -> Result<()> {
+        let mut gradients = gradients;
         let least = |forest: &Forest, gradients| -> Result<u64> {
             let cost = counted.pass(forest, 0, gradients)?;
             Ok(cost.peak + cost.packed)
@@ -239,8 +236,9 @@ impl Largest {
                 true => with_reference.without_reference(),
                 false => with_reference.clone(),
             };
-            let found = LargestWithGradient { pass, with_reference, alone };
-            let bytes = least(&found.pass, found.gradients())?;
+            let found = LargestWithGradient { pass, with_reference, gradients };
+            gradients = Gradients::There;
+            let bytes = least(&found.pass, found.gradients)?;
             if self.with_gradient.is_none() || self.bytes[0] < bytes {
                 (self.with_gradient, self.bytes[0]) = (Some(found), bytes);
             }

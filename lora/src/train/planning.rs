@@ -114,9 +114,9 @@ impl Trainer<'_> {
     pub fn estimate_longest(&mut self) -> Result<Plan, TrainError> {
         let rows = self.longest_rows();
         let passes = self.batch(&rows).passes(Role::Gradient, &self.scoring());
-        let (alone, scored_first) = (passes.with_gradient.len() == 1, !passes.without_gradient.is_empty());
+        let scored_first = !passes.without_gradient.is_empty();
         let mut largest = Largest::default();
-        largest.add(passes, alone, self.budget.counted())?;
+        largest.add(passes, Gradients::Fresh, self.budget.counted())?;
         let with_gradient = largest.with_gradient.expect("a step has a pass");
         let without: Vec<Forest> = largest.without_gradient.into_iter().collect();
         let plan = self.budget.plan(with_gradient, &without)?;
@@ -188,15 +188,14 @@ impl Trainer<'_> {
             }
             let texts = &texts[..numbers.len().min(texts.len())];
             if let Some(full) = full_pass(&rows, texts, self.options.micro_batch_tokens) {
-                let alone = full.len() > rows.len();
-                largest.add(self.batch(&full).passes(role, &scoring), alone, self.budget.counted())?;
+                let gradients = if full.len() > rows.len() { Gradients::Fresh } else { Gradients::There };
+                largest.add(self.batch(&full).passes(role, &scoring), gradients, self.budget.counted())?;
             }
             rows.extend_from_slice(texts);
             let donors = donors.as_ref().map(|donors| data.rows(donors)).transpose()?;
             let donors = donors.as_ref().map_or(Donors::Batch(data.mismatch()), |donors| Donors::Rows(donors));
             let passes = Batch { donors, ..self.batch(&rows) }.passes(role, &scoring);
-            let alone = passes.with_gradient.len() == 1;
-            largest.add(passes, alone, self.budget.counted())?;
+            largest.add(passes, Gradients::Fresh, self.budget.counted())?;
         }
         Ok(largest)
     }

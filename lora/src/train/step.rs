@@ -109,20 +109,21 @@ impl Batch<'_> {
         let plan = StepPlan::of_step(&self.tokens(&mismatched), self.objective.coupling(), self.micro_batch_tokens);
         let policy = scoring.policy_alone();
         let mut outcome = Outcome { micro_batches: plan.with_gradient().count(), ..Outcome::default() };
-        let gradients = if outcome.micro_batches == 1 { Gradients::Fresh } else { Gradients::There };
+        let mut gradients = Gradients::Fresh;
         let masks = |pass: &PassPlan| dropout.map(|dropout| StepDropout { dropout, trees: self.trees_of_step(pass) });
         let mut logps = self.rows_without_logps();
         for pass in plan.before_gradients() {
             let forward = scoring.forward(&pass.trees(self.rows, &mismatched), Mode::Inference, masks(pass), 0)?;
             self.read(pass, &forward, &mut logps);
         }
-        let record = |pass: &PassPlan, outcome: &mut Outcome| -> Result<Forward, TrainError> {
+        let mut record = |pass: &PassPlan, outcome: &mut Outcome| -> Result<Forward, TrainError> {
             let scoring = match pass.reference {
                 Reference::Asked => scoring,
                 Reference::Known => &policy,
             };
             let trees = pass.trees(self.rows, &mismatched);
             let kept = outcome.kept(layers_kept(&scoring.forest(&trees), gradients)?);
+            gradients = Gradients::There;
             Ok(scoring.forward(&trees, Mode::Record, masks(pass), kept)?)
         };
         match plan.head {
