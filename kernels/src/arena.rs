@@ -309,6 +309,11 @@ impl Drop for Block {
     }
 }
 
+/// Bytes that a block of `bytes` bytes takes; those of a size that no machine has as they are.
+pub(crate) fn taken(bytes: usize) -> usize {
+    block_len(bytes).unwrap_or(bytes)
+}
+
 /// Whole cache lines. None for sizes that no machine has.
 pub(crate) fn block_len(bytes: usize) -> Option<usize> {
     if bytes > isize::MAX as usize / 4 {

@@ -35,13 +35,6 @@ pub use device::{
 pub use error::{KernelError, Result};
 pub use formats::{FloatDtype, Precision};
 
-/// Bytes that calls of a kernel take from the device while they run, beside their arguments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ScratchBytes {
-    pub forward: usize,
-    pub backward: usize,
-}
-
 /// Every case of every kernel, for the tests and the benches.
 pub fn cases() -> Vec<case::Case> {
     [

@@ -118,9 +118,9 @@ impl Forward<'_> {
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
             Device::Count(count) => {
-                let scratch = cpu::scratch(count.of(), self.qkv.dtype(), self.geometry, self.layout).forward;
+                let scratch = cpu::forward_scratch(count.of(), self.qkv.dtype(), &self.geometry, self.layout);
                 let operations = operations(FORWARD_PRODUCTS, &self.geometry, self.layout.segments());
-                count.call(KERNEL, Cost { operations, scratch, packed: 0 })
+                count.call(KERNEL, Cost { operations, scratch, ..Cost::default() })
             }
         }
     }
@@ -145,9 +145,9 @@ impl Backward<'_> {
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
             Device::Count(count) => {
-                let scratch = cpu::scratch(count.of(), self.qkv.dtype(), self.geometry, self.layout).backward;
+                let scratch = cpu::backward_scratch(count.of(), self.qkv.dtype(), &self.geometry, self.layout);
                 let operations = operations(BACKWARD_PRODUCTS, &self.geometry, self.layout.segments());
-                count.call(KERNEL, Cost { operations, scratch, packed: 0 })
+                count.call(KERNEL, Cost { operations, scratch, ..Cost::default() })
             }
         }
     }

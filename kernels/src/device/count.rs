@@ -3,7 +3,7 @@
 //! A buffer is a length and a name. A kernel checks its arguments and adds its [`Cost`]. What is downloaded is zero.
 
 use crate::Result;
-use crate::arena::{MemoryReport, block_len};
+use crate::arena::{MemoryReport, taken};
 use crate::cpu::Cpu;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,8 +19,8 @@ pub struct Count {
 struct Counts {
     report: MemoryReport,
     operations: f64,
-    /// The most that a call so far has made the threads keep.
-    packed: usize,
+    /// What the calls so far have made the threads keep.
+    packed: Packed,
 }
 
 /// What a call takes beside its arguments.
@@ -30,8 +30,42 @@ pub(crate) struct Cost {
     pub operations: f64,
     /// Bytes that it holds at most while it runs.
     pub scratch: usize,
-    /// Bytes that the threads, all of them together, keep for later calls.
-    pub packed: usize,
+    /// What the threads keep for later calls.
+    pub packed: Packed,
+}
+
+/// Bytes that threads keep for packing. An area of a thread has the size of the largest call that has used it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Packed {
+    /// What the tasks of a call share: the thread that calls keeps it.
+    pub shared: usize,
+    /// The areas of the thread that calls.
+    pub of_caller: [usize; 3],
+    /// The areas of each other thread.
+    pub of_others: [usize; 3],
+}
+
+impl Packed {
+    /// Areas of the thread that calls, and of the others if the call has tasks for them.
+    pub fn areas(areas: [usize; 3], is_parallel: bool) -> Packed {
+        Packed { shared: 0, of_caller: areas, of_others: if is_parallel { areas } else { [0; 3] } }
+    }
+
+    /// What is kept after both.
+    pub fn and(self, other: Packed) -> Packed {
+        let larger = |one: [usize; 3], other: [usize; 3]| [0, 1, 2].map(|area| one[area].max(other[area]));
+        Packed {
+            shared: self.shared.max(other.shared),
+            of_caller: larger(self.of_caller, other.of_caller),
+            of_others: larger(self.of_others, other.of_others),
+        }
+    }
+
+    /// Bytes of all, if so many threads have taken tasks.
+    fn bytes(self, threads: usize) -> usize {
+        let sum = |areas: [usize; 3]| areas.iter().sum::<usize>();
+        self.shared + sum(self.of_caller) + (threads - 1) * sum(self.of_others)
+    }
 }
 
 /// A block of memory that is counted and not there.
@@ -61,7 +95,7 @@ impl Count {
     /// A block of `bytes` bytes, as long as the arena would make it.
     pub(super) fn take(&self, name: &'static str, bytes: usize) -> CountedBlock {
         // a size that no machine has is counted too: whoever compares it with a limit refuses it
-        let bytes = block_len(bytes).unwrap_or(bytes);
+        let bytes = taken(bytes);
         lock(&self.counts).report.add(name, bytes);
         CountedBlock { counts: self.counts.clone(), name, bytes }
     }
@@ -74,7 +108,7 @@ impl Count {
             counts.report.add(kernel, cost.scratch);
             counts.report.remove(kernel, cost.scratch);
         }
-        counts.packed = counts.packed.max(cost.packed);
+        counts.packed = counts.packed.and(cost.packed);
         Ok(())
     }
 
@@ -90,7 +124,13 @@ impl Count {
     /// Bytes that the device's threads keep for packing after the calls so far, all of them together. They are in no report of
     /// the memory.
     pub fn packed(&self) -> usize {
-        lock(&self.counts).packed
+        lock(&self.counts).packed.bytes(self.of.threads())
+    }
+
+    /// The same if one thread has taken all tasks, which may happen.
+    #[cfg(test)]
+    pub(crate) fn packed_of_one(&self) -> usize {
+        lock(&self.counts).packed.bytes(1)
     }
 
     /// Bytes in use.
@@ -107,7 +147,7 @@ impl Count {
     pub fn restart(&self) {
         let mut counts = lock(&self.counts);
         counts.report.peak = counts.report.in_use;
-        (counts.operations, counts.packed) = (0.0, 0);
+        (counts.operations, counts.packed) = (0.0, Packed::default());
     }
 }
 

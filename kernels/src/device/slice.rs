@@ -33,7 +33,7 @@ impl<'a, T: Element> Slice<'a, T> {
     }
 
     /// Elements that are counted and not there.
-    pub(super) fn counted(len: usize) -> Slice<'a, T> {
+    pub(crate) fn counted(len: usize) -> Slice<'a, T> {
         Slice(Elements::Counted { len })
     }
 
@@ -42,6 +42,14 @@ impl<'a, T: Element> Slice<'a, T> {
         match self.0 {
             Elements::Cpu(elements) => elements,
             Elements::Counted { .. } => panic!("{NOT_THERE}"),
+        }
+    }
+
+    /// The elements, or none on a device that counts: for what reads the sizes of a call before its elements.
+    pub(crate) fn cpu_or_none(self) -> &'a [T] {
+        match self.0 {
+            Elements::Cpu(elements) => elements,
+            Elements::Counted { .. } => &[],
         }
     }
 
@@ -82,7 +90,7 @@ impl<'a, T: Element> SliceMut<'a, T> {
     }
 
     /// Elements that are counted and not there.
-    pub(super) fn counted(len: usize) -> SliceMut<'a, T> {
+    pub(crate) fn counted(len: usize) -> SliceMut<'a, T> {
         SliceMut(ElementsMut::Counted { len })
     }
 
@@ -91,6 +99,14 @@ impl<'a, T: Element> SliceMut<'a, T> {
         match self.0 {
             ElementsMut::Cpu(elements) => elements,
             ElementsMut::Counted { .. } => panic!("{NOT_THERE}"),
+        }
+    }
+
+    /// As [`Slice::cpu_or_none`].
+    pub(crate) fn cpu_or_none(self) -> &'a mut [T] {
+        match self.0 {
+            ElementsMut::Cpu(elements) => elements,
+            ElementsMut::Counted { .. } => &mut [],
         }
     }
 

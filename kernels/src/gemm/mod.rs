@@ -15,7 +15,7 @@ mod cpu;
 pub mod reference;
 mod stack;
 
-pub(crate) use cpu::cost::packed;
+pub(crate) use cpu::cost::{dx as dx_cost, forward as forward_cost};
 pub use stack::{LowRank, Piece, StackDx, StackForward};
 
 use crate::error::check_shape;
@@ -92,7 +92,7 @@ impl Forward<'_> {
         let _timed = device.timed("gemm.forward");
         match device {
             Device::Cpu(cpu) => cpu::forward(self, device, cpu),
-            Device::Count(count) => count.call("gemm.forward", cpu::cost::forward(count.of(), &self)),
+            Device::Count(count) => count.call("gemm.forward", cpu::cost::forward(count.of(), self)),
         }
     }
 }
@@ -107,7 +107,7 @@ impl Dx<'_> {
         let _timed = device.timed("gemm.dx");
         match device {
             Device::Cpu(cpu) => cpu::dx(self, device, cpu),
-            Device::Count(count) => count.call("gemm.dx", cpu::cost::dx(count.of(), &self)),
+            Device::Count(count) => count.call("gemm.dx", cpu::cost::dx(count.of(), self)),
         }
     }
 }
@@ -122,7 +122,7 @@ impl Dw<'_> {
         let _timed = device.timed("gemm.dw");
         match device {
             Device::Cpu(cpu) => cpu::dw(self, device, cpu),
-            Device::Count(count) => count.call("gemm.dw", cpu::cost::dw(count.of(), &self)),
+            Device::Count(count) => count.call("gemm.dw", cpu::cost::dw(count.of(), self)),
         }
     }
 }

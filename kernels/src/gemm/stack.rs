@@ -78,7 +78,7 @@ impl StackForward<'_, '_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_forward(self, device, cpu),
-            Device::Count(count) => count.call(KERNEL, cpu::cost::stack_forward(count.of(), &self)),
+            Device::Count(count) => count.call(KERNEL, cpu::cost::stack_forward(count.of(), self)?),
         }
     }
 }
@@ -94,7 +94,7 @@ impl StackDx<'_, '_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_dx(self, device, cpu),
-            Device::Count(count) => count.call(KERNEL, cpu::cost::stack_dx(count.of(), &self)),
+            Device::Count(count) => count.call(KERNEL, cpu::cost::stack_dx(count.of(), self)?),
         }
     }
 }

@@ -10,7 +10,6 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use crate::cpu::Cpu;
 use crate::device::Cost;
 use crate::error::{check_dtype, check_len, check_shape, check_size};
 use crate::{
@@ -96,8 +95,8 @@ impl Forward<'_> {
         match device {
             Device::Cpu(cpu) => cpu::forward(device, cpu, self),
             Device::Count(count) => {
-                let scratch = cpu::scratch(count.of(), &self.head).forward;
-                count.call(KERNEL, self.head.cost(count.of(), FORWARD_PRODUCTS, scratch))
+                let cost = cpu::forward_cost(count.of(), &self.head, self.extras.is_some());
+                count.call(KERNEL, Cost { operations: self.head.operations(FORWARD_PRODUCTS), ..cost })
             }
         }
     }
@@ -117,8 +116,8 @@ impl Backward<'_> {
         match device {
             Device::Cpu(cpu) => cpu::backward(device, cpu, self),
             Device::Count(count) => {
-                let scratch = cpu::scratch(count.of(), &self.head).backward;
-                count.call(KERNEL, self.head.cost(count.of(), BACKWARD_PRODUCTS, scratch))
+                let cost = cpu::backward_cost(count.of(), &self.head);
+                count.call(KERNEL, Cost { operations: self.head.operations(BACKWARD_PRODUCTS), ..cost })
             }
         }
     }
@@ -139,9 +138,8 @@ impl Head<'_> {
         }
     }
 
-    /// What a pass of so many products costs.
-    fn cost(&self, cpu: &Cpu, products: usize, scratch: usize) -> Cost {
-        let operations = operations(products, self.rows, [self.vocab_size, self.hidden_size]);
-        Cost { operations, scratch, packed: cpu::packed(cpu, self) }
+    /// Operations of so many products.
+    fn operations(&self, products: usize) -> f64 {
+        operations(products, self.rows, [self.vocab_size, self.hidden_size])
     }
 }

@@ -5,6 +5,7 @@
 //! sequence without a shared prefix, and a query's output has the same bits. A branch reads its prompt's blocks as far as the
 //! prompt fills them; the block in which the prompt ends and the branch begins is the branch's own copy.
 
+use crate::arena::taken;
 use crate::attention::{Geometry, Segment};
 use crate::cpu::Cpu;
 use crate::cpu::threads::tasks::Disjoint;
@@ -147,6 +148,23 @@ pub(super) enum Form {
     Rows,
 }
 
+impl Form {
+    /// Floats of a block of one head.
+    fn len(self, geometry: &Geometry) -> usize {
+        BLOCK
+            * match self {
+                Form::Transposed => geometry.head_dim,
+                Form::Rows => geometry.head_dim.next_multiple_of(PAD),
+            }
+    }
+}
+
+/// Bytes of [`Packed`] with parts in these forms.
+pub(super) fn packed_bytes<const PARTS: usize>(geometry: &Geometry, blocks: &Blocks, forms: [Form; PARTS]) -> usize {
+    let floats: usize = forms.iter().map(|form| form.len(geometry)).sum();
+    taken(blocks.len() * geometry.num_key_value_heads * floats * size_of::<f32>())
+}
+
 /// Blocks of keys and values, for each key-value head. Positions after the last row of a segment are zeros.
 pub(super) struct Packed<const PARTS: usize> {
     data: Buffer<f32>,
@@ -186,7 +204,7 @@ pub(super) fn pack<const PARTS: usize>(
     let mut size = 0;
     let ranges = parts.map(|(_, form)| {
         let begin = size;
-        size += BLOCK * if form == Form::Rows { d.next_multiple_of(PAD) } else { d };
+        size += form.len(geometry);
         begin..size
     });
     let kv_heads = geometry.num_key_value_heads;

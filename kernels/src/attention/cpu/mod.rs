@@ -15,10 +15,10 @@ mod vectors;
 pub(super) use decode::decode;
 pub(super) use lists::Lists;
 
+use crate::arena::taken;
 use crate::attention::{Backward, Forward, Geometry, Layout};
 use crate::cpu::Cpu;
-use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, Result, ScratchBytes};
-use blocks::{BLOCK, PAD};
+use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, Result};
 use vectors::backward::{self, Known};
 use vectors::forward;
 
@@ -52,40 +52,33 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
     }
 }
 
-/// What [`forward`] and [`backward`] take while they run on operands of format `dtype`.
-pub(super) fn scratch(cpu: &Cpu, dtype: FloatDtype, geometry: Geometry, layout: &Layout) -> ScratchBytes {
-    let rows = layout.rows();
-    let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim: d, .. } = geometry;
-    let Lists { blocks, trees, .. } = layout.cpu();
-    let largest = trees.iter().map(|tree| tree.rows).max().unwrap_or(0);
-    let (blocks, floats) = (blocks.len(), size_of::<f32>());
-    let unit = cpu.isa().unit().filter(|_| dtype == FloatDtype::Bf16);
-    let on_unit = unit.is_some();
-    // what a block's rows of one head are, as the f32 path lays them out and as the unit's does
-    let (rows_form, along_form) = match on_unit {
-        false => (BLOCK * d.next_multiple_of(PAD), BLOCK * d),
-        true => (BLOCK * d.next_multiple_of(32), BLOCK * d.next_multiple_of(32)),
-    };
-    let packed = |forms: usize| {
-        let numbers = blocks * kv_heads * ((forms - 1) * along_form + rows_form);
-        numbers * if on_unit { size_of::<half::bf16>() } else { size_of::<f32>() }
-    };
-    // a tree begins and ends within a block
-    let blocks_of_tree = largest.div_ceil(BLOCK) + 2;
-    let (forward_scratch, backward_scratch) = match unit {
-        Some(unit) => unit::scratch_lens(unit, &geometry, blocks_of_tree),
-        None => (forward::scratch_len(&geometry), backward::scratch_len(largest, d)),
-    };
-    let threads = |per_thread: usize| cpu.threads() * per_thread.next_multiple_of(16) * floats;
-    // copies in f32 of what is read and written
-    let copies = |heads: usize| match (dtype, on_unit) {
-        (FloatDtype::Bf16, false) => rows * heads * d * floats,
-        _ => 0,
-    };
-    let sums = (rows * heads + 2 * heads * blocks * rows_form) * floats;
-    let qkv = heads + 2 * kv_heads;
-    ScratchBytes {
-        forward: copies(qkv + heads) + packed(2) + threads(forward_scratch),
-        backward: copies(2 * qkv + 2 * heads) + packed(3) + sums + threads(backward_scratch),
+/// What [`forward`] takes while it runs on operands of format `dtype`.
+pub(super) fn forward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry, layout: &Layout) -> usize {
+    match (cpu.isa().unit(), dtype) {
+        (Some(unit), FloatDtype::Bf16) => unit::forward_scratch(cpu, unit, geometry, layout),
+        (_, dtype) => {
+            let [of_q, of_all] = copies(dtype, geometry, layout);
+            of_q + of_all + forward::scratch(cpu, geometry, layout)
+        }
     }
+}
+
+/// The same of [`backward`].
+pub(super) fn backward_scratch(cpu: &Cpu, dtype: FloatDtype, geometry: &Geometry, layout: &Layout) -> usize {
+    match (cpu.isa().unit(), dtype) {
+        (Some(unit), FloatDtype::Bf16) => unit::backward_scratch(cpu, unit, geometry, layout),
+        (_, dtype) => {
+            let [of_q, of_all] = copies(dtype, geometry, layout);
+            2 * of_q + 2 * of_all + backward::scratch(cpu, geometry, layout)
+        }
+    }
+}
+
+/// Bytes of copies in f32 of the query heads, and of all heads.
+fn copies(dtype: FloatDtype, geometry: &Geometry, layout: &Layout) -> [usize; 2] {
+    let heads = geometry.num_attention_heads;
+    [heads, heads + 2 * geometry.num_key_value_heads].map(|heads| match dtype {
+        FloatDtype::F32 => 0,
+        FloatDtype::Bf16 => taken(layout.rows() * heads * geometry.head_dim * size_of::<f32>()),
+    })
 }

@@ -4,6 +4,7 @@
 //! busy to the end. No task may read what another writes: the bits of a result do not depend on who computed it.
 
 use crate::Result;
+use crate::arena::taken;
 use crate::cpu::Cpu;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -21,8 +22,7 @@ impl Cpu {
         scratch_len: usize,
         work: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Result<()> {
-        // whole cache lines: threads must not share one
-        let per_thread = scratch_len.next_multiple_of(16);
+        let per_thread = whole_lines(scratch_len);
         let threads = self.threads().min(count);
         let mut scratch = self.take(name, size_of::<f32>() * per_thread * threads)?;
         let scratch = Disjoint::new(scratch.elements(per_thread * threads));
@@ -33,6 +33,16 @@ impl Cpu {
         });
         Ok(())
     }
+
+    /// Bytes that [`Cpu::for_each_task`] takes.
+    pub(crate) fn bytes_of_tasks(&self, count: usize, scratch_len: usize) -> usize {
+        taken(size_of::<f32>() * whole_lines(scratch_len) * self.threads().min(count))
+    }
+}
+
+/// Floats of whole cache lines: threads must not share one.
+fn whole_lines(floats: usize) -> usize {
+    floats.next_multiple_of(16)
 }
 
 /// Parts of a task's scratch, one after the other, of these lengths.

@@ -1,75 +1,111 @@
 //! What the products take from the device while they run, and what the threads keep for packing: copies in f32 of operands that
 //! are not ([`Cpu::widened`], [`Cpu::in_f32`]), columns as matrices of their own. The unit takes its operands as they are.
 
-use super::stack::{columns, runs};
+use super::stack::{columns, dx_runs, forward_runs};
 use super::{unit, vectors};
+use crate::arena::taken;
 use crate::cpu::Cpu;
-use crate::device::Cost;
-use crate::gemm::{Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
-use crate::{Columns, FloatDtype, Precision};
+use crate::device::{Cost, Packed};
+use crate::gemm::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
+use crate::{Columns, FloatDtype, Result};
 
 const F32: usize = size_of::<f32>();
 
-pub(in crate::gemm) fn forward(cpu: &Cpu, call: &Forward<'_>) -> Cost {
-    let &Forward { m, n, k, ref x, ref y, precision, .. } = call;
-    let scratch = match all_on_unit(cpu, precision, k, [n]) {
-        true => 0,
-        false => wide(x.dtype(), m * k) + wide(y.dtype(), m * n),
-    };
-    Cost { operations: product(m, n, k), scratch, packed: packed(cpu, precision, [m, n, k]) }
-}
-
-pub(in crate::gemm) fn dx(cpu: &Cpu, call: &Dx<'_>) -> Cost {
-    let &Dx { m, n, k, dy, ref dx, precision, .. } = call;
-    let scratch = match all_on_unit(cpu, precision, k, [n]) {
-        true => 0,
-        false => Dense::of(dy, m, n).then(wide(dx.dtype(), m * k)),
-    };
-    Cost { operations: product(m, n, k), scratch, packed: packed(cpu, precision, [m, k, n]) }
-}
-
-pub(in crate::gemm) fn dw(cpu: &Cpu, call: &Dw<'_>) -> Cost {
-    let &Dw { m, n, k, dy, ref x, precision, .. } = call;
-    let scratch = match m > 0 && all_on_unit(cpu, precision, k, [n]) {
-        true => 0,
-        false => Dense::of(dy, m, n).then(wide(x.dtype(), m * k)),
-    };
-    Cost { operations: product(m, n, k), scratch, packed: packed(cpu, precision, [n, k, m]) }
-}
-
-pub(in crate::gemm) fn stack_forward(cpu: &Cpu, call: &StackForward<'_, '_>) -> Cost {
-    let &StackForward { m, k, ref x, ref pieces, ref y, precision, .. } = call;
-    let cols = columns(pieces);
-    let on_unit = all_on_unit(cpu, precision, k, pieces.iter().map(|piece| piece.n));
-    let mut cost = Cost { operations: stack(m, k, pieces), ..Cost::default() };
-    for rows in runs(m, pieces) {
-        let own = |update: &LowRank<'_>| match &update.x {
-            Some(x) if update.rows.contains(&rows.start) => wide(x.dtype(), rows.len() * k),
-            _ => 0,
-        };
-        let own = pieces.iter().flat_map(|piece| &piece.updates).map(own).max().unwrap_or(0);
-        let copies = wide(x.dtype(), rows.len() * k) + wide(y.dtype(), rows.len() * cols) + own;
-        cost.scratch = cost.scratch.max(if on_unit { 0 } else { copies });
-        cost.packed = cost.packed.max(packed(cpu, precision, [rows.len(), cols, k]));
+pub(crate) fn forward(cpu: &Cpu, call: Forward<'_>) -> Cost {
+    let Forward { m, n, k, x, ref y, accumulate, precision, .. } = call;
+    let operations = product(m, n, k);
+    if let Some(unit) = unit::fitting(cpu, precision, [[n, k]]) {
+        return Cost { operations, scratch: 0, packed: unit::forward_packed(unit, call, cpu) };
     }
-    cost
+    let scratch = wide(x.dtype(), m * k) + wide(y.dtype(), m * n);
+    Cost { operations, scratch, packed: vectors::packed(cpu, precision, accumulate, [m, n, k]) }
 }
 
-pub(in crate::gemm) fn stack_dx(cpu: &Cpu, call: &StackDx<'_, '_>) -> Cost {
-    let &StackDx { m, k, dy, ref pieces, ref dx, precision } = call;
-    let cols = columns(pieces);
-    let on_unit = all_on_unit(cpu, precision, k, pieces.iter().map(|piece| piece.n));
-    let mut cost = Cost { operations: stack(m, k, pieces), ..Cost::default() };
-    for rows in runs(m, pieces) {
-        let dense = |piece: &Piece<'_>| {
-            let dy = Columns { values: dy, first: 0, stride: cols };
-            Dense::of(dy, rows.len(), piece.n).then(0)
-        };
-        let copies = wide(dx.dtype(), rows.len() * k) + pieces.iter().map(dense).max().unwrap_or(0);
-        cost.scratch = cost.scratch.max(if on_unit { 0 } else { copies });
-        cost.packed = cost.packed.max(packed(cpu, precision, [rows.len(), k, cols]));
+pub(crate) fn dx(cpu: &Cpu, call: Dx<'_>) -> Cost {
+    let Dx { m, n, k, dy, ref dx, accumulate, precision, .. } = call;
+    let operations = product(m, n, k);
+    if let Some(unit) = unit::fitting(cpu, precision, [[n, k]]) {
+        return Cost { operations, scratch: 0, packed: unit::dx_packed(unit, call, cpu) };
     }
-    cost
+    let scratch = Dense::of(dy, m, n).then(wide(dx.dtype(), m * k));
+    Cost { operations, scratch, packed: vectors::packed(cpu, precision, accumulate, [m, k, n]) }
+}
+
+pub(in crate::gemm) fn dw(cpu: &Cpu, call: Dw<'_>) -> Cost {
+    let Dw { m, n, k, dy, x, precision, .. } = call;
+    let operations = product(m, n, k);
+    if let Some(unit) = unit::fitting(cpu, precision, [[n, k]]).filter(|_| m > 0) {
+        return Cost { operations, scratch: 0, packed: unit::dw_packed(unit, call, cpu) };
+    }
+    let scratch = Dense::of(dy, m, n).then(wide(x.dtype(), m * k));
+    Cost { operations, scratch, packed: vectors::packed_by_dw(cpu, [m, n, k]) }
+}
+
+/// # Errors
+/// None.
+pub(in crate::gemm) fn stack_forward(cpu: &Cpu, call: StackForward<'_, '_>) -> Result<Cost> {
+    let mut cost = Cost { operations: stack(call.m, call.k, call.pieces), ..Cost::default() };
+    forward_runs(call, |run| {
+        let of_run = stack_forward_run(cpu, run);
+        cost.scratch = cost.scratch.max(of_run.scratch);
+        cost.packed = cost.packed.and(of_run.packed);
+        Ok(())
+    })?;
+    Ok(cost)
+}
+
+fn stack_forward_run(cpu: &Cpu, run: StackForward<'_, '_>) -> Cost {
+    let StackForward { m, k, x, ref y, residual, precision, .. } = run;
+    let of_y = wide(y.dtype(), m * columns(run.pieces));
+    if let Some(unit) = unit::fitting(cpu, precision, run.pieces.iter().map(|piece| [piece.n, k])) {
+        let has_biases = run.pieces.iter().any(|piece| piece.bias.is_some());
+        let scratch = if residual.is_some() && has_biases { of_y } else { 0 };
+        return Cost { operations: 0.0, scratch, packed: unit::stack_forward_packed(unit, run, cpu) };
+    }
+    let accumulate = if residual.is_some() { Accumulate::Add } else { Accumulate::Set };
+    let mut own_x = 0;
+    let mut packed = Packed::default();
+    for piece in &*run.pieces {
+        let of = |accumulate, sizes| vectors::packed(cpu, precision, accumulate, sizes);
+        packed = packed.and(of(accumulate, [m, piece.n, k]));
+        if let Some(LowRank { rank, x, .. }) = piece.updates.first() {
+            own_x = own_x.max(x.map_or(0, |x| wide(x.dtype(), m * k)));
+            packed = packed.and(of(Accumulate::Set, [m, *rank, k])).and(of(Accumulate::Add, [m, piece.n, *rank]));
+        }
+    }
+    Cost { operations: 0.0, scratch: wide(x.dtype(), m * k) + of_y + own_x, packed }
+}
+
+/// # Errors
+/// None.
+pub(in crate::gemm) fn stack_dx(cpu: &Cpu, call: StackDx<'_, '_>) -> Result<Cost> {
+    let mut cost = Cost { operations: stack(call.m, call.k, call.pieces), ..Cost::default() };
+    dx_runs(call, |run| {
+        let of_run = stack_dx_run(cpu, run);
+        cost.scratch = cost.scratch.max(of_run.scratch);
+        cost.packed = cost.packed.and(of_run.packed);
+        Ok(())
+    })?;
+    Ok(cost)
+}
+
+fn stack_dx_run(cpu: &Cpu, run: StackDx<'_, '_>) -> Cost {
+    let StackDx { m, k, dy, ref dx, precision, .. } = run;
+    if let Some(unit) = unit::fitting(cpu, precision, run.pieces.iter().map(|piece| [piece.n, k])) {
+        return Cost { packed: unit::stack_dx_packed(unit, run, cpu), ..Cost::default() };
+    }
+    let stride = columns(run.pieces);
+    let (mut dense, mut packed, mut accumulate) = (0, Packed::default(), Accumulate::Set);
+    for piece in &*run.pieces {
+        let of = |accumulate, sizes| vectors::packed(cpu, precision, accumulate, sizes);
+        dense = dense.max(Dense::of(Columns { values: dy, first: 0, stride }, m, piece.n).then(0));
+        packed = packed.and(of(accumulate, [m, k, piece.n]));
+        accumulate = Accumulate::Add;
+        if let Some(LowRank { rank, .. }) = piece.updates.first() {
+            packed = packed.and(of(Accumulate::Set, [m, *rank, piece.n])).and(of(Accumulate::Add, [m, k, *rank]));
+        }
+    }
+    Cost { operations: 0.0, scratch: wide(dx.dtype(), m * k) + dense, packed }
 }
 
 /// Operations of a product.
@@ -88,7 +124,7 @@ fn stack(m: usize, k: usize, pieces: &[Piece<'_>]) -> f64 {
 
 /// Bytes of a copy in f32, if the values are not.
 fn wide(dtype: FloatDtype, len: usize) -> usize {
-    if dtype == FloatDtype::F32 { 0 } else { len * F32 }
+    if dtype == FloatDtype::F32 { 0 } else { taken(len * F32) }
 }
 
 /// What columns as a matrix of their own take.
@@ -104,7 +140,7 @@ impl Dense {
         if n == columns.stride {
             return Dense { while_made: wide, held: wide };
         }
-        let held = rows * n * F32;
+        let held = taken(rows * n * F32);
         Dense { while_made: wide + held, held }
     }
 
@@ -112,18 +148,4 @@ impl Dense {
     fn then(self, bytes: usize) -> usize {
         self.while_made.max(self.held + bytes)
     }
-}
-
-/// What a product `[rows, depth] · [depth, cols]` makes the threads keep. An estimate: which task a thread packs last is a
-/// matter of chance.
-pub(crate) fn packed(cpu: &Cpu, precision: Precision, [rows, cols, depth]: [usize; 3]) -> usize {
-    match unit::fitting(cpu, precision, [[cols, depth]]) {
-        Some(unit) => unit::packed_bytes(unit, cpu.threads(), precision, [rows, cols, depth]),
-        None => vectors::packed_bytes(cpu.threads(), precision, [rows, cols, depth]),
-    }
-}
-
-/// Whether all matrices of `depth` by one of `sides` are multiplied on the unit.
-fn all_on_unit(cpu: &Cpu, precision: Precision, depth: usize, sides: impl IntoIterator<Item = usize>) -> bool {
-    unit::fitting(cpu, precision, sides.into_iter().map(|side| [side, depth])).is_some()
 }

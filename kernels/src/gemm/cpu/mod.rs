@@ -83,11 +83,12 @@ enum Order {
 }
 
 impl<'a> Values<'a> {
+    /// On a device that counts, the format alone.
     fn of(weights: WeightSlice<'a>) -> Values<'a> {
         match weights {
-            WeightSlice::F32(values) => Values::F32(values.cpu()),
-            WeightSlice::F16(values) => Values::F16(values.cpu()),
-            WeightSlice::Bf16(values) => Values::Bf16(values.cpu()),
+            WeightSlice::F32(values) => Values::F32(values.cpu_or_none()),
+            WeightSlice::F16(values) => Values::F16(values.cpu_or_none()),
+            WeightSlice::Bf16(values) => Values::Bf16(values.cpu_or_none()),
         }
     }
 }

@@ -29,9 +29,16 @@ impl Area {
         }
         bytemuck::cast_slice_mut::<Line, f32>(&mut self.lines).as_mut_ptr()
     }
+
+    /// Bytes that an area has that was asked for `len` floats.
+    pub(super) fn bytes_of(len: usize) -> usize {
+        len.div_ceil(16) * size_of::<Line>()
+    }
 }
 
 /// What one task packs and keeps: at most 1.2 MiB a thread, from the limits on a task's size.
+///
+/// The order of the areas is that of [`Packed`](crate::device::Packed).
 #[derive(Default)]
 pub(super) struct Scratch {
     /// The rows' part of the left operand, where it is not read in place.

@@ -9,7 +9,7 @@ use std::ops::Range;
 /// Calls `compute` with each run of a call.
 pub(super) fn forward_runs(
     call: StackForward<'_, '_>,
-    compute: impl Fn(StackForward<'_, '_>) -> Result<()>,
+    mut compute: impl FnMut(StackForward<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let StackForward { m, k, x, pieces, mut y, residual, precision } = call;
     let cols = columns(pieces);
@@ -29,7 +29,7 @@ pub(super) fn forward_runs(
 }
 
 /// Calls `compute` with each run of a call.
-pub(super) fn dx_runs(call: StackDx<'_, '_>, compute: impl Fn(StackDx<'_, '_>) -> Result<()>) -> Result<()> {
+pub(super) fn dx_runs(call: StackDx<'_, '_>, mut compute: impl FnMut(StackDx<'_, '_>) -> Result<()>) -> Result<()> {
     let StackDx { m, k, dy, pieces, mut dx, precision } = call;
     let cols = columns(pieces);
     for rows in runs(m, pieces) {

@@ -8,14 +8,13 @@
 mod unit;
 mod vectors;
 
-pub(super) use vectors::packed;
-
 use super::{Backward, Extras, Forward, Head};
 use crate::Precision;
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;
 use crate::cpu::vectors::Simd;
-use crate::{Device, Result, ScratchBytes, SliceMut};
+use crate::device::Cost;
+use crate::{Device, Result, SliceMut};
 
 pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<()> {
     match unit(cpu, call.head.precision) {
@@ -36,14 +35,20 @@ fn unit(cpu: &Cpu, precision: Precision) -> Option<Unit> {
     cpu.isa().unit().filter(|_| precision == Precision::Bf16)
 }
 
-/// What [`forward`], with or without extras, and [`backward`] take while they run.
-pub(super) fn scratch(cpu: &Cpu, head: &Head<'_>) -> ScratchBytes {
-    if unit(cpu, head.precision).is_some() {
-        // packed rows in bf16, and for each thread some panels of weights and gradients of its rows
-        let threads = cpu.threads() * (1 << 20);
-        return ScratchBytes { forward: 2 * head.rows * head.hidden_size + threads, backward: threads };
+/// What [`forward`] takes, with or without extras.
+pub(super) fn forward_cost(cpu: &Cpu, head: &Head<'_>, with_extras: bool) -> Cost {
+    match unit(cpu, head.precision) {
+        Some(unit) => Cost { scratch: unit::forward_scratch(cpu, unit, head, with_extras), ..Cost::default() },
+        None => vectors::forward_cost(cpu, head),
     }
-    vectors::scratch(head)
+}
+
+/// What [`backward`] takes.
+pub(super) fn backward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
+    match unit(cpu, head.precision) {
+        Some(unit) => Cost { scratch: unit::backward_scratch(cpu, unit, head), ..Cost::default() },
+        None => vectors::backward_cost(cpu, head),
+    }
 }
 
 /// The online softmax of one row over the blocks of the vocabulary seen so far.

@@ -1,11 +1,13 @@
 //! On vectors: a block of logits is `[rows, VOCAB_BLOCK]`, made by the matrix product.
 
 use super::{Logit, Outputs, Running};
+use crate::arena::taken;
 use crate::cpu::Cpu;
 use crate::cpu::vectors::{Simd, VectorTask, largest};
+use crate::device::Cost;
 use crate::gemm::{self, Accumulate};
 use crate::token_logps::{Backward, Forward, Head};
-use crate::{Buffer, Device, FloatDtype, IGNORE, Result, ScratchBytes, Slice, SliceMut};
+use crate::{Buffer, Columns, Device, FloatDtype, IGNORE, Result, Slice, SliceMut};
 use std::ops::Range;
 
 /// Tokens of a block: with 1024 rows it is 2 MiB, which the second-level caches of two cores hold until the softmax reads it.
@@ -45,7 +47,7 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, call: Forward<'_>) -> Result<(
 
 pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result<()> {
     let Backward { head, lse, d_logps, d_hidden } = call;
-    let Head { hidden_size, precision, .. } = head;
+    let hidden_size = head.hidden_size;
     let (targets, lse, d_logps) = (head.targets.cpu(), lse.cpu(), d_logps.cpu());
     let logit = Logit::new(&head);
     let wide = cpu.widened(device, head.hidden_states)?;
@@ -54,7 +56,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
         let mut products = device.alloc("token_logps.block", block_len(&head))?;
         device.install(|| {
             for [rows, tokens] in blocks(&head) {
-                let (m, n, first) = (rows.len(), tokens.len(), tokens.start);
+                let (n, first) = (tokens.len(), tokens.start);
                 let per_task = multiply(device, &head, &wide, [&rows, &tokens], &mut products)?
                     .chunks_mut(ROWS_PER_TASK * n)
                     .zip(targets[rows.clone()].chunks(ROWS_PER_TASK))
@@ -63,18 +65,7 @@ pub(super) fn backward(device: &Device, cpu: &Cpu, call: Backward<'_>) -> Result
                 cpu.for_each_block(per_task, |(((logits, targets), lse), d_logps)| {
                     cpu.isa().dispatch(LogitGradients { logits, targets, lse, d_logps, first, logit });
                 });
-                gemm::Dx {
-                    m,
-                    n,
-                    k: hidden_size,
-                    alpha: 1.0,
-                    dy: crate::Columns::all(products.view().range(0..m * n), n),
-                    w: head.lm_head.range(first * hidden_size..tokens.end * hidden_size),
-                    dx: d_hidden.reborrow().range(rows.start * hidden_size..rows.end * hidden_size).into(),
-                    accumulate: if first == 0 { Accumulate::Set } else { Accumulate::Add },
-                    precision,
-                }
-                .run(device)?;
+                hidden_gradients(&head, products.view(), [&rows, &tokens], d_hidden.reborrow()).run(device)?;
             }
             Ok(())
         })?;
@@ -102,7 +93,50 @@ fn block_len(head: &Head<'_>) -> usize {
     head.rows.min(ROW_BLOCK) * head.vocab_size.min(VOCAB_BLOCK)
 }
 
-/// The products of some rows of `hidden_states` with some tokens, `[rows, tokens]`, in `products`.
+/// The product of some rows of the hidden states with some tokens, `[rows, tokens]`.
+fn logits<'a>(
+    head: &Head<'a>,
+    hidden_states: Slice<'a, f32>,
+    [rows, tokens]: [&Range<usize>; 2],
+    products: SliceMut<'a, f32>,
+) -> gemm::Forward<'a> {
+    let (m, n, k) = (rows.len(), tokens.len(), head.hidden_size);
+    gemm::Forward {
+        m,
+        n,
+        k,
+        alpha: 1.0,
+        x: hidden_states.range(rows.start * k..rows.end * k).into(),
+        w: head.lm_head.range(tokens.start * k..tokens.end * k),
+        y: products.range(0..m * n).into(),
+        accumulate: Accumulate::Set,
+        precision: head.precision,
+    }
+}
+
+/// The product of gradients of logits with some tokens, added to the gradients of the rows' hidden states but for the first
+/// tokens.
+fn hidden_gradients<'a>(
+    head: &Head<'a>,
+    products: Slice<'a, f32>,
+    [rows, tokens]: [&Range<usize>; 2],
+    d_hidden: SliceMut<'a, f32>,
+) -> gemm::Dx<'a> {
+    let (m, n, k) = (rows.len(), tokens.len(), head.hidden_size);
+    gemm::Dx {
+        m,
+        n,
+        k,
+        alpha: 1.0,
+        dy: Columns::all(products.range(0..m * n), n),
+        w: head.lm_head.range(tokens.start * k..tokens.end * k),
+        dx: d_hidden.range(rows.start * k..rows.end * k).into(),
+        accumulate: if tokens.start == 0 { Accumulate::Set } else { Accumulate::Add },
+        precision: head.precision,
+    }
+}
+
+/// Computes [`logits`] into `products`.
 fn multiply<'a>(
     device: &Device,
     head: &Head<'_>,
@@ -110,35 +144,56 @@ fn multiply<'a>(
     [rows, tokens]: [&Range<usize>; 2],
     products: &'a mut Buffer<f32>,
 ) -> Result<&'a mut [f32]> {
-    let (m, n, k) = (rows.len(), tokens.len(), head.hidden_size);
-    gemm::Forward {
-        m,
-        n,
-        k,
-        alpha: 1.0,
-        x: Slice::of_cpu(&hidden_states[rows.start * k..rows.end * k]).into(),
-        w: head.lm_head.range(tokens.start * k..tokens.end * k),
-        y: products.view_mut().range(0..m * n).into(),
-        accumulate: Accumulate::Set,
-        precision: head.precision,
+    logits(head, Slice::of_cpu(hidden_states), [rows, tokens], products.view_mut()).run(device)?;
+    Ok(products.view_mut().range(0..rows.len() * tokens.len()).cpu())
+}
+
+/// What [`forward`] takes.
+pub(super) fn forward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
+    let mut cost = Cost { scratch: wide(head) + block_bytes(head), ..Cost::default() };
+    for [rows, tokens] in different_blocks(head) {
+        let hidden_states = Slice::counted(head.rows * head.hidden_size);
+        let call = logits(head, hidden_states, [&rows, &tokens], SliceMut::counted(block_len(head)));
+        cost.packed = cost.packed.and(gemm::forward_cost(cpu, call).packed);
     }
-    .run(device)?;
-    Ok(products.view_mut().range(0..m * n).cpu())
+    cost
 }
 
-/// What the products of a block in either direction make the threads keep.
-pub(in crate::token_logps) fn packed(cpu: &Cpu, head: &Head<'_>) -> usize {
-    let (rows, tokens) = (head.rows.min(ROW_BLOCK), head.vocab_size.min(VOCAB_BLOCK));
-    let sizes = [[rows, tokens, head.hidden_size], [rows, head.hidden_size, tokens]];
-    sizes.map(|sizes| gemm::packed(cpu, head.precision, sizes)).into_iter().max().unwrap_or(0)
+/// What [`backward`] takes.
+pub(super) fn backward_cost(cpu: &Cpu, head: &Head<'_>) -> Cost {
+    let mut cost = forward_cost(cpu, head);
+    cost.scratch += wide(head);
+    for [rows, tokens] in different_blocks(head) {
+        let (products, d_hidden) = (Slice::counted(block_len(head)), SliceMut::counted(head.rows * head.hidden_size));
+        let call = hidden_gradients(head, products, [&rows, &tokens], d_hidden);
+        cost.packed = cost.packed.and(gemm::dx_cost(cpu, call).packed);
+    }
+    cost
 }
 
-/// What [`forward`] and [`backward`] take while they run.
-pub(super) fn scratch(head: &Head<'_>) -> ScratchBytes {
-    let of_bf16 = head.hidden_states.dtype() == FloatDtype::Bf16;
-    let wide = if of_bf16 { head.rows * head.hidden_size * size_of::<f32>() } else { 0 };
-    let products = block_len(head) * size_of::<f32>();
-    ScratchBytes { forward: wide + products, backward: 2 * wide + products }
+/// Blocks of which no other has the same numbers of rows and tokens, or is as much the first of its rows.
+fn different_blocks(head: &Head<'_>) -> Vec<[Range<usize>; 2]> {
+    let kind = |[rows, tokens]: &[Range<usize>; 2]| (rows.len(), tokens.len(), tokens.start == 0);
+    let mut different: Vec<[Range<usize>; 2]> = Vec::new();
+    for block in blocks(head) {
+        if different.iter().all(|known| kind(known) != kind(&block)) {
+            different.push(block);
+        }
+    }
+    different
+}
+
+/// Bytes of a copy in f32 of the hidden states or of their gradients, if they are not.
+fn wide(head: &Head<'_>) -> usize {
+    match head.hidden_states.dtype() {
+        FloatDtype::F32 => 0,
+        FloatDtype::Bf16 => taken(head.rows * head.hidden_size * size_of::<f32>()),
+    }
+}
+
+/// Bytes of the largest block.
+fn block_bytes(head: &Head<'_>) -> usize {
+    taken(block_len(head) * size_of::<f32>())
 }
 
 /// Takes a block of products of some rows into their running sums. They become logits in place.

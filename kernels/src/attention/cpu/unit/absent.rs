@@ -7,7 +7,11 @@ use crate::cpu::unit::Unit;
 use crate::{Device, Result};
 use half::bf16;
 
-pub(super) fn scratch_lens(unit: Unit, _: &Geometry, _: usize) -> (usize, usize) {
+pub(super) fn forward_scratch(_: &Cpu, unit: Unit, _: &Geometry, _: &Layout) -> usize {
+    match unit {}
+}
+
+pub(super) fn backward_scratch(_: &Cpu, unit: Unit, _: &Geometry, _: &Layout) -> usize {
     match unit {}
 }
 

@@ -4,10 +4,12 @@
 //! sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`) as they come, and interleaved by pairs of keys the right operand of the sum
 //! over keys, `dqᵀ = kᵀ·duᵀ`.
 
-use super::{ACROSS_PANEL, Form, Head, PackedBlocks, gather};
+use super::{ACROSS_PANEL, Form, Head, PackedBlocks, gather, packed_bytes};
 use crate::attention::cpu::blocks::{BLOCK, Source};
 use crate::attention::cpu::lists::{Lists, Tree};
-use crate::attention::cpu::vectors::backward::{HeadBlocks, Known, Pair, Sums, add_heads, deltas};
+use crate::attention::cpu::vectors::backward::{
+    HeadBlocks, Known, Pair, Sums, add_heads, deltas, sums_bytes, tasks_bytes,
+};
 use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::Cpu;
 use crate::cpu::threads::tasks::{Disjoint, parts};
@@ -44,12 +46,10 @@ pub(in crate::attention::cpu) fn backward(
     let mut delta = device.alloc("attention.delta", layout.rows() * heads)?;
     deltas(cpu, head_dim, known.o, known.d_o, delta.view_mut().cpu())?;
 
-    let blocks_of = |index: usize| segments[index].prefix.len() / BLOCK..segments[index].positions().div_ceil(BLOCK);
     let queries_of = |segment: &Segment, block: usize| {
         segment.prefix.len().max(block * BLOCK)..segment.positions().min((block + 1) * BLOCK)
     };
-    let query_blocks = |tree: &Tree| tree.segments.iter().map(|&index| blocks_of(index).len()).sum::<usize>();
-    let most_blocks = trees.iter().map(query_blocks).max().unwrap_or(0);
+    let blocks_of = |index: usize| query_blocks(&segments[index]);
     // [head, block, BLOCK, padded]: the sums of dk, and those of dv
     let block_len = BLOCK * head.padded();
     let mut dk_heads = device.alloc("attention.dk_heads", heads * blocks.len() * block_len)?;
@@ -57,10 +57,10 @@ pub(in crate::attention::cpu) fn backward(
     {
         let (dqkv, delta) = (Disjoint::new(&mut *dqkv), delta.view().cpu());
         let (dk_heads, dv_heads) = (Disjoint::new(dk_heads.view_mut().cpu()), Disjoint::new(dv_heads.view_mut().cpu()));
-        let len = Scratch::lens(most_blocks, head).iter().sum();
+        let len = scratch_len(&geometry, layout);
         cpu.for_each_task("attention.scratch", trees.len() * heads, len, |task, scratch| {
             let (tree, query_head) = (&trees[task / heads], task % heads);
-            let mut scratch = Scratch::new(scratch, query_blocks(tree), head);
+            let mut scratch = Scratch::new(scratch, blocks_of_tree(segments, tree), head);
             let work =
                 Work { unit, geometry: &geometry, head, kv_head: query_head / geometry.group(), packed: &packed };
             let mut sums = Sums::new(&dk_heads, &dv_heads, query_head * blocks.len(), block_len);
@@ -91,6 +91,29 @@ pub(in crate::attention::cpu) fn backward(
 
     let sums = [dk_heads.view().cpu(), dv_heads.view().cpu()];
     add_heads(cpu, (&geometry, segments, blocks), sums, block_len, dqkv)
+}
+
+/// Blocks of queries of a segment.
+fn query_blocks(segment: &Segment) -> Range<usize> {
+    segment.prefix.len() / BLOCK..segment.positions().div_ceil(BLOCK)
+}
+
+/// Blocks of queries of all segments of a tree.
+fn blocks_of_tree(segments: &[Segment], tree: &Tree) -> usize {
+    tree.segments.iter().map(|&index| query_blocks(&segments[index]).len()).sum()
+}
+
+/// Floats that a thread needs.
+fn scratch_len(geometry: &Geometry, layout: &Layout) -> usize {
+    let blocks = layout.cpu().trees.iter().map(|tree| blocks_of_tree(layout.segments(), tree));
+    Scratch::lens(blocks.max().unwrap_or(0), Head::new(geometry)).iter().sum()
+}
+
+/// Bytes that [`backward`] takes while it runs.
+pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, _: Unit, geometry: &Geometry, layout: &Layout) -> usize {
+    let [packed, packing] = packed_bytes(cpu, geometry, &layout.cpu().blocks, 3);
+    let sums = sums_bytes(layout, geometry.num_attention_heads, BLOCK * Head::new(geometry).padded());
+    packed + packing.max(sums + tasks_bytes(cpu, geometry, layout, scratch_len(geometry, layout)))
 }
 
 /// The queries of a tree for one head, by blocks of positions; and one pair.

@@ -1,9 +1,9 @@
 //! Forward: one task per run of 32 query positions and key-value head. All scores of the run are made first, so that a row's
 //! maximum is known before its weights are; then the weights, rounded, pass over the values.
 
-use super::{ACROSS_PANEL, Form, Head, PackedBlocks};
+use super::{ACROSS_PANEL, Form, Head, PackedBlocks, packed_bytes};
 use crate::attention::cpu::blocks::{BLOCK, Source};
-use crate::attention::cpu::lists::{Lists, jobs};
+use crate::attention::cpu::lists::{Job, Lists, jobs};
 use crate::attention::{Geometry, Layout};
 use crate::cpu::Cpu;
 use crate::cpu::threads::tasks::{Disjoint, parts};
@@ -39,16 +39,13 @@ pub(in crate::attention::cpu) fn forward(
     let packed = PackedBlocks::new(device, cpu, (&geometry, segments, blocks), qkv, forms)?;
 
     let jobs = jobs(&geometry, segments, ROWS);
-    let seen =
-        |first: usize, positions: usize| geometry.first_visible(first) / BLOCK..(first + positions).div_ceil(BLOCK);
-    let most_blocks = jobs.iter().map(|job| seen(job.first, job.positions).len()).max().unwrap_or(0);
+    let len = scratch_len(&geometry, &jobs);
     let (o, lse) = (Disjoint::new(o), Disjoint::new(lse));
-    let len = Run::lens(most_blocks, head).iter().sum();
     let along = Step::consecutive(head.steps);
     cpu.for_each_task("attention.scratch", jobs.len() * kv_heads, len, |task, scratch| {
         let (job, kv_head) = (&jobs[task / kv_heads], task % kv_heads);
         let segment = &segments[job.segment];
-        let key_blocks = seen(job.first, job.positions);
+        let key_blocks = seen(&geometry, job);
         let mut run = Run::new(scratch, key_blocks.len(), head);
         run.begin = key_blocks.start * BLOCK;
         run.queries = job.first..job.first + job.positions;
@@ -112,6 +109,25 @@ impl Pointwise<0, 1> for Cap {
         // SAFETY: the caller's contract.
         unsafe { [S::mul(S::splat(self.cap), S::tanh(S::mul(s, S::splat(self.scale / self.cap))))] }
     }
+}
+
+/// Blocks of keys that a task sees.
+fn seen(geometry: &Geometry, job: &Job) -> Range<usize> {
+    geometry.first_visible(job.first) / BLOCK..(job.first + job.positions).div_ceil(BLOCK)
+}
+
+/// Floats that a thread needs for one of `jobs`.
+fn scratch_len(geometry: &Geometry, jobs: &[Job]) -> usize {
+    let most_blocks = jobs.iter().map(|job| seen(geometry, job).len()).max().unwrap_or(0);
+    Run::lens(most_blocks, Head::new(geometry)).iter().sum()
+}
+
+/// Bytes that [`forward`] takes while it runs.
+pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, _: Unit, geometry: &Geometry, layout: &Layout) -> usize {
+    let [packed, packing] = packed_bytes(cpu, geometry, &layout.cpu().blocks, 2);
+    let jobs = jobs(geometry, layout.segments(), ROWS);
+    let len = scratch_len(geometry, &jobs);
+    packed + packing.max(cpu.bytes_of_tasks(jobs.len() * geometry.num_key_value_heads, len))
 }
 
 /// One head of a task.

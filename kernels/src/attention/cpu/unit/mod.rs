@@ -7,25 +7,19 @@
 mod backward;
 mod forward;
 
-pub(super) use backward::backward;
-pub(super) use forward::forward;
+pub(super) use backward::{backward, scratch as backward_scratch};
+pub(super) use forward::{forward, scratch as forward_scratch};
 
 use super::blocks::{BLOCK, Blocks, Source};
+use crate::arena::taken;
 use crate::attention::{Geometry, Segment};
 use crate::cpu::Cpu;
 use crate::cpu::threads::tasks::Disjoint;
-use crate::cpu::unit::Unit;
 use crate::cpu::unit::block_sum::{STEP_BYTES, STEP_DEPTH};
 use crate::cpu::unit::pack::{self, Matrix, Role};
 use crate::{Buffer, Device, Result};
 use half::bf16;
 use std::ops::Range;
-
-/// Floats of a task's scratch in the two directions, for trees of `blocks` blocks.
-pub(super) fn scratch_lens(_: Unit, geometry: &Geometry, blocks: usize) -> (usize, usize) {
-    let head = Head::new(geometry);
-    (forward::Run::lens(blocks, head).iter().sum(), backward::Scratch::lens(blocks, head).iter().sum())
-}
 
 /// Steps of 32 that a block of rows has.
 const BLOCK_STEPS: usize = BLOCK / STEP_DEPTH;
@@ -67,6 +61,11 @@ impl Head {
     /// Bytes of a panel of 32 rows.
     fn along_panel(self) -> usize {
         self.steps * STEP_BYTES
+    }
+
+    /// Floats that hold a block of rows in bf16.
+    fn rows_len(self) -> usize {
+        (BLOCK * self.dim).div_ceil(2)
     }
 
     /// Packs a block of rows.
@@ -116,6 +115,13 @@ struct PackedBlocks {
     forms: usize,
 }
 
+/// Bytes of [`PackedBlocks`] in so many forms, and of what packing takes beside them.
+fn packed_bytes(cpu: &Cpu, geometry: &Geometry, blocks: &Blocks, forms: usize) -> [usize; 2] {
+    let head = Head::new(geometry);
+    let tasks = blocks.len() * geometry.num_key_value_heads;
+    [taken(tasks * forms * head.form_bytes()), cpu.bytes_of_tasks(tasks, head.rows_len())]
+}
+
 impl PackedBlocks {
     fn new<const FORMS: usize>(
         device: &Device,
@@ -129,8 +135,7 @@ impl PackedBlocks {
         let block_len = FORMS * head.form_bytes() / size_of::<bf16>();
         let mut data = device.alloc::<bf16>("attention.packed", blocks.len() * kv_heads * block_len)?;
         let all = Disjoint::new(data.view_mut().cpu());
-        let rows_len = (BLOCK * head.dim).div_ceil(2);
-        cpu.for_each_task("attention.packed", blocks.len() * kv_heads, rows_len, |task, scratch| {
+        cpu.for_each_task("attention.packed", blocks.len() * kv_heads, head.rows_len(), |task, scratch| {
             let (kv_head, index) = (task / blocks.len(), task % blocks.len());
             let (segment, block) = blocks.owner(index);
             let (segment, begin) = (&segments[segment], block * BLOCK);

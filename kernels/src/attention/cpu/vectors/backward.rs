@@ -8,7 +8,8 @@
 
 use super::product::Product;
 use super::softmax::{Scaling, ScoreGradients};
-use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, PAD, Packed, ROWS, Reach, Source, Span, pack};
+use crate::arena::taken;
+use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, PAD, Packed, ROWS, Reach, Source, Span, pack, packed_bytes};
 use crate::attention::cpu::lists::Lists;
 use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::Cpu;
@@ -97,6 +98,31 @@ pub(in crate::attention::cpu) fn backward(
     add_heads(cpu, (&geometry, segments, blocks), sums, block_len, dqkv)
 }
 
+/// Bytes that [`backward`] takes while it runs.
+pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, geometry: &Geometry, layout: &Layout) -> usize {
+    let Geometry { num_attention_heads: heads, head_dim: d, .. } = *geometry;
+    let Lists { blocks, trees, .. } = layout.cpu();
+    let packed = packed_bytes(geometry, blocks, [Form::Transposed, Form::Transposed, Form::Rows]);
+    let largest = trees.iter().map(|tree| tree.rows).max().unwrap_or(0);
+    packed
+        + sums_bytes(layout, heads, BLOCK * d.next_multiple_of(PAD))
+        + tasks_bytes(cpu, geometry, layout, scratch_len(largest, d))
+}
+
+/// Bytes of `delta`, and of the sums of `dk` and `dv` of each head, whose blocks have `block_len` floats.
+pub(in crate::attention::cpu) fn sums_bytes(layout: &Layout, heads: usize, block_len: usize) -> usize {
+    let floats = [layout.rows() * heads, heads * layout.cpu().blocks.len() * block_len];
+    let [delta, sums] = floats.map(|floats| taken(floats * size_of::<f32>()));
+    delta + 2 * sums
+}
+
+/// Bytes of the tasks of the trees, which have `len` floats each, or of those of [`add_heads`], which come after.
+pub(in crate::attention::cpu) fn tasks_bytes(cpu: &Cpu, geometry: &Geometry, layout: &Layout, len: usize) -> usize {
+    let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = *geometry;
+    let Lists { blocks, trees, .. } = layout.cpu();
+    cpu.bytes_of_tasks(trees.len() * heads, len).max(cpu.bytes_of_tasks(blocks.len() * kv_heads, head_dim))
+}
+
 /// Writes `dk` and `dv`: for each block `[BLOCK, padded]` and key-value head the sums of its group's heads, head by head.
 pub(in crate::attention::cpu) fn add_heads<T: Stored>(
     cpu: &Cpu,
@@ -132,7 +158,7 @@ pub(in crate::attention::cpu) fn add_heads<T: Stored>(
 }
 
 /// Floats that a thread needs for trees of at most `rows` rows.
-pub(in crate::attention::cpu) fn scratch_len(rows: usize, head_dim: usize) -> usize {
+fn scratch_len(rows: usize, head_dim: usize) -> usize {
     Scratch::lens(rows, head_dim).iter().sum()
 }
 

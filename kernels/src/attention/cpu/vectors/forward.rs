@@ -3,7 +3,7 @@
 
 use super::product::Product;
 use super::softmax::{OnlineSoftmax, Scaling};
-use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, PAD, Packed, ROWS, Reach, Source, Span, pack};
+use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, PAD, Packed, ROWS, Reach, Source, Span, pack, packed_bytes};
 use crate::attention::cpu::lists::{Job, Lists, jobs};
 use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::Cpu;
@@ -60,8 +60,15 @@ fn step(geometry: &Geometry) -> usize {
     (TASK_ROWS / geometry.group()).clamp(8, BLOCK)
 }
 
+/// Bytes that [`forward`] takes while it runs.
+pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, geometry: &Geometry, layout: &Layout) -> usize {
+    let packed = packed_bytes(geometry, &layout.cpu().blocks, [Form::Transposed, Form::Rows]);
+    let jobs = jobs(geometry, layout.segments(), step(geometry)).len();
+    packed + cpu.bytes_of_tasks(jobs * geometry.num_key_value_heads, scratch_len(geometry))
+}
+
 /// Floats that a thread needs.
-pub(in crate::attention::cpu) fn scratch_len(geometry: &Geometry) -> usize {
+fn scratch_len(geometry: &Geometry) -> usize {
     Run::lens(step(geometry) * geometry.group(), geometry.head_dim).iter().sum()
 }
 

@@ -2,6 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;
+use crate::device::Packed;
 use crate::gemm::{Dw, Dx, Forward, StackDx, StackForward};
 use crate::{Device, Precision, Result};
 
@@ -29,6 +30,22 @@ pub(super) fn stack_dx(unit: Unit, _: StackDx<'_, '_>, _: &Cpu) {
     match unit {}
 }
 
-pub(super) fn packed_bytes(unit: Unit, _: usize, _: Precision, _: [usize; 3]) -> usize {
+pub(super) fn forward_packed(unit: Unit, _: Forward<'_>, _: &Cpu) -> Packed {
+    match unit {}
+}
+
+pub(super) fn dx_packed(unit: Unit, _: Dx<'_>, _: &Cpu) -> Packed {
+    match unit {}
+}
+
+pub(super) fn dw_packed(unit: Unit, _: Dw<'_>, _: &Cpu) -> Packed {
+    match unit {}
+}
+
+pub(super) fn stack_forward_packed(unit: Unit, _: StackForward<'_, '_>, _: &Cpu) -> Packed {
+    match unit {}
+}
+
+pub(super) fn stack_dx_packed(unit: Unit, _: StackDx<'_, '_>, _: &Cpu) -> Packed {
     match unit {}
 }

@@ -4,34 +4,62 @@ use super::{Down, LeftPart, LeftValues, Order, Output, OutputValues, Right, Sect
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;
 use crate::cpu::unit::block_sum::BLOCK;
+use crate::device::Packed;
 use crate::gemm::cpu::stack::{add_biases, columns};
-use crate::gemm::{Accumulate, Dw, Dx, Forward, LowRank, StackDx, StackForward};
+use crate::gemm::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
 use crate::{Device, FloatSlice, FloatSliceMut, Precision, Result};
 
 pub(in crate::gemm::cpu) fn forward(unit: Unit, call: Forward<'_>, cpu: &Cpu) {
+    tiled_forward(unit, call).run(cpu);
+}
+
+/// What [`forward`] makes the threads keep.
+pub(in crate::gemm::cpu) fn forward_packed(unit: Unit, call: Forward<'_>, cpu: &Cpu) -> Packed {
+    tiled_forward(unit, call).packed(cpu)
+}
+
+fn tiled_forward(unit: Unit, call: Forward<'_>) -> Tiled<'_> {
     let Forward { m, n, k, alpha, x, w, y, accumulate, precision } = call;
     let right = Right { values: Values::of(w), order: Order::Columns };
-    product(unit, [m, n], left_rows(x, k), right, alpha, accumulate, precision, y, cpu);
+    product(unit, [m, n], left_rows(x, k), right, alpha, accumulate, precision, y)
 }
 
 pub(in crate::gemm::cpu) fn dx(unit: Unit, call: Dx<'_>, cpu: &Cpu) {
+    tiled_dx(unit, call).run(cpu);
+}
+
+/// What [`dx`] makes the threads keep.
+pub(in crate::gemm::cpu) fn dx_packed(unit: Unit, call: Dx<'_>, cpu: &Cpu) -> Packed {
+    tiled_dx(unit, call).packed(cpu)
+}
+
+fn tiled_dx(unit: Unit, call: Dx<'_>) -> Tiled<'_> {
     let Dx { m, n, k, alpha, dy, w, dx, accumulate, precision } = call;
     let right = Right { values: Values::of(w), order: Order::Rows };
     let mut left = left_rows(dy.values, n);
     (left.values, left.stride) = (left.values.skip(dy.first), dy.stride);
-    product(unit, [m, k], left, right, alpha, accumulate, precision, dx, cpu);
+    product(unit, [m, k], left, right, alpha, accumulate, precision, dx)
 }
 
 pub(in crate::gemm::cpu) fn dw(unit: Unit, call: Dw<'_>, cpu: &Cpu) {
+    tiled_dw(unit, call).run(cpu);
+}
+
+/// What [`dw`] makes the threads keep.
+pub(in crate::gemm::cpu) fn dw_packed(unit: Unit, call: Dw<'_>, cpu: &Cpu) -> Packed {
+    tiled_dw(unit, call).packed(cpu)
+}
+
+fn tiled_dw(unit: Unit, call: Dw<'_>) -> Tiled<'_> {
     let Dw { m, n, k, alpha, dy, x, dw, accumulate, precision } = call;
     let values = match x {
-        FloatSlice::F32(x) => Values::F32(x.cpu()),
-        FloatSlice::Bf16(x) => Values::Bf16(x.cpu()),
+        FloatSlice::F32(x) => Values::F32(x.cpu_or_none()),
+        FloatSlice::Bf16(x) => Values::Bf16(x.cpu_or_none()),
     };
     let right = Right { values, order: Order::Rows };
     let values = LeftValues::from(dy.values).skip(dy.first);
     let left = LeftPart { values, stride: dy.stride, depth: m, order: Order::Rows };
-    product(unit, [n, k], left, right, alpha, accumulate, precision, dw.into(), cpu);
+    product(unit, [n, k], left, right, alpha, accumulate, precision, dw.into())
 }
 
 /// Rows along the depth.
@@ -41,22 +69,21 @@ fn left_rows(values: FloatSlice<'_>, depth: usize) -> LeftPart {
 
 /// One product.
 #[expect(clippy::too_many_arguments, reason = "the fields of the calls, which differ in their names alone")]
-fn product(
+fn product<'a>(
     unit: Unit,
     [rows, cols]: [usize; 2],
     left: LeftPart,
-    right: Right<'_>,
+    right: Right<'a>,
     alpha: f32,
     accumulate: Accumulate,
     precision: Precision,
-    output: FloatSliceMut<'_>,
-    cpu: &Cpu,
-) {
+    output: FloatSliceMut<'a>,
+) -> Tiled<'a> {
     let start = if accumulate == Accumulate::Add { Start::Output } else { Start::Zero };
     let output = Output { at: output.into(), stride: cols };
     let sections = vec![Section { part: 0, right }];
     let targets = vec![Target { cols, sections, alpha, start, output }];
-    Tiled { unit, rows, precision, left: vec![left], downs: Vec::new(), targets }.run(cpu);
+    Tiled { unit, rows, precision, left: vec![left], downs: Vec::new(), targets }
 }
 
 /// A run of a stack.
@@ -66,17 +93,44 @@ pub(in crate::gemm::cpu) fn stack_forward(
     device: &Device,
     cpu: &Cpu,
 ) -> Result<()> {
-    let StackForward { m, k, x, pieces, mut y, residual, precision } = call;
-    let cols = columns(pieces);
-    // the sums begin with the residual or with the bias; where there are both, the bias comes last
-    let rows_of_bias: Vec<Option<Vec<f32>>> = (pieces.iter())
-        .map(|piece| {
-            let bias = piece.bias.filter(|_| residual.is_none())?.cpu();
-            let mut row = bias.to_vec();
-            row.resize(bias.len().next_multiple_of(BLOCK), 0.0);
-            Some(row)
-        })
-        .collect();
+    let mut call = call;
+    let biases = rows_of_bias(&call);
+    tiled_stack_forward(unit, &mut call, &biases).run(cpu);
+    let StackForward { pieces, y, residual, .. } = call;
+    match residual {
+        Some(_) => cpu.in_f32(device, y, true, |y| {
+            add_biases(pieces, columns(pieces), y, cpu);
+            Ok(())
+        }),
+        None => Ok(()),
+    }
+}
+
+/// What [`stack_forward`] makes the threads keep.
+pub(in crate::gemm::cpu) fn stack_forward_packed(unit: Unit, call: StackForward<'_, '_>, cpu: &Cpu) -> Packed {
+    let mut call = call;
+    let biases = rows_of_bias(&call);
+    tiled_stack_forward(unit, &mut call, &biases).packed(cpu)
+}
+
+/// The biases that the sums begin with, of whole panels. Where there is a residual they begin with that, and the biases come
+/// last.
+fn rows_of_bias(call: &StackForward<'_, '_>) -> Vec<Option<Vec<f32>>> {
+    let of_piece = |piece: &Piece<'_>| {
+        let mut row = piece.bias.filter(|_| call.residual.is_none())?.cpu_or_none().to_vec();
+        row.resize(piece.n.next_multiple_of(BLOCK), 0.0);
+        Some(row)
+    };
+    call.pieces.iter().map(of_piece).collect()
+}
+
+fn tiled_stack_forward<'a>(
+    unit: Unit,
+    call: &'a mut StackForward<'_, '_>,
+    biases: &'a [Option<Vec<f32>>],
+) -> Tiled<'a> {
+    let StackForward { m, k, x, pieces, y, residual, precision } = call;
+    let (m, k, x, residual, precision, cols) = (*m, *k, *x, *residual, *precision, columns(pieces));
     let at = OutputValues::from(y.reborrow());
     let mut tiled =
         Tiled { unit, rows: m, precision, left: vec![left_rows(x, k)], downs: Vec::new(), targets: Vec::new() };
@@ -84,7 +138,7 @@ pub(in crate::gemm::cpu) fn stack_forward(
     let own_inputs = pieces.iter().filter_map(|piece| piece.updates.first()?.x);
     tiled.left.extend(own_inputs.map(|x| left_rows(x, k)));
     let (mut first, mut own_part) = (0, 0);
-    for (piece, bias) in pieces.iter_mut().zip(&rows_of_bias) {
+    for (piece, bias) in pieces.iter_mut().zip(biases) {
         let by_columns = |values| Right { values, order: Order::Columns };
         let mut sections = vec![Section { part: 0, right: by_columns(Values::of(piece.w)) }];
         let has_own = piece.updates.first().is_some_and(|update| update.x.is_some());
@@ -92,17 +146,20 @@ pub(in crate::gemm::cpu) fn stack_forward(
         if let Some(LowRank { rank, scaling, a, b, u, .. }) = piece.updates.first_mut().filter(|update| update.rank > 0)
         {
             let part = tiled.left.len() + tiled.downs.len();
-            sections.push(Section { part, right: by_columns(Values::F32(b.cpu())) });
+            sections.push(Section { part, right: by_columns(Values::F32(b.cpu_or_none())) });
             tiled.downs.push(Down {
-                section: Section { part: if has_own { own_part } else { 0 }, right: by_columns(Values::F32(a.cpu())) },
+                section: Section {
+                    part: if has_own { own_part } else { 0 },
+                    right: by_columns(Values::F32(a.cpu_or_none())),
+                },
                 rank: *rank,
                 alpha: 1.0,
                 scale: *scaling,
-                u: u.reborrow().cpu().as_mut_ptr(),
+                u: u.reborrow().cpu_or_none().as_mut_ptr(),
             });
         }
         let start = match (residual, bias) {
-            (Some(residual), _) => Start::Matrix(residual.cpu().as_ptr().wrapping_add(first)),
+            (Some(residual), _) => Start::Matrix(residual.cpu_or_none().as_ptr().wrapping_add(first)),
             (None, Some(bias)) => Start::Row(bias.as_ptr()),
             (None, None) => Start::Zero,
         };
@@ -110,18 +167,20 @@ pub(in crate::gemm::cpu) fn stack_forward(
         tiled.targets.push(Target { cols: piece.n, sections, alpha: 1.0, start, output });
         first += piece.n;
     }
-    tiled.run(cpu);
-    match residual {
-        Some(_) => cpu.in_f32(device, y, true, |y| {
-            add_biases(pieces, cols, y, cpu);
-            Ok(())
-        }),
-        None => Ok(()),
-    }
+    tiled
 }
 
 /// A run of a stack.
 pub(in crate::gemm::cpu) fn stack_dx(unit: Unit, call: StackDx<'_, '_>, cpu: &Cpu) {
+    tiled_stack_dx(unit, call).run(cpu);
+}
+
+/// What [`stack_dx`] makes the threads keep.
+pub(in crate::gemm::cpu) fn stack_dx_packed(unit: Unit, call: StackDx<'_, '_>, cpu: &Cpu) -> Packed {
+    tiled_stack_dx(unit, call).packed(cpu)
+}
+
+fn tiled_stack_dx<'a>(unit: Unit, call: StackDx<'a, '_>) -> Tiled<'a> {
     let StackDx { m, k, dy, pieces, dx, precision } = call;
     let stride = columns(pieces);
     let rows = |values| Right { values, order: Order::Rows };
@@ -135,18 +194,18 @@ pub(in crate::gemm::cpu) fn stack_dx(unit: Unit, call: StackDx<'_, '_>, cpu: &Cp
         if let Some(LowRank { rank, scaling, a, b, u: du, .. }) =
             piece.updates.first_mut().filter(|update| update.rank > 0)
         {
-            sections.push(Section { part: parts + downs.len(), right: rows(Values::F32(a.cpu())) });
+            sections.push(Section { part: parts + downs.len(), right: rows(Values::F32(a.cpu_or_none())) });
             downs.push(Down {
-                section: Section { part, right: rows(Values::F32(b.cpu())) },
+                section: Section { part, right: rows(Values::F32(b.cpu_or_none())) },
                 rank: *rank,
                 alpha: *scaling,
                 scale: 1.0,
-                u: du.reborrow().cpu().as_mut_ptr(),
+                u: du.reborrow().cpu_or_none().as_mut_ptr(),
             });
         }
         first += piece.n;
     }
     let output = Output { at: dx.into(), stride: k };
     let targets = vec![Target { cols: k, sections, alpha: 1.0, start: Start::Zero, output }];
-    Tiled { unit, rows: m, precision, left, downs, targets }.run(cpu);
+    Tiled { unit, rows: m, precision, left, downs, targets }
 }

@@ -23,13 +23,15 @@ mod few_rows;
 mod shared;
 mod sizes;
 
-pub(super) use calls::{dw, dx, forward, stack_dx, stack_forward};
+pub(super) use calls::{
+    dw, dw_packed, dx, dx_packed, forward, forward_packed, stack_dx, stack_dx_packed, stack_forward,
+    stack_forward_packed,
+};
 
 use super::{Order, Right, Values};
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;
-use crate::cpu::unit::block_sum::{BLOCK, SUMS_BYTES};
-use crate::cpu::unit::pack::panel_bytes;
+use crate::device::Packed;
 use crate::{FloatSlice, FloatSliceMut, Precision};
 use half::bf16;
 use sizes::Sizes;
@@ -143,8 +145,8 @@ pub(super) enum OutputValues {
 impl From<FloatSlice<'_>> for LeftValues {
     fn from(values: FloatSlice<'_>) -> LeftValues {
         match values {
-            FloatSlice::F32(values) => LeftValues::F32(values.cpu().as_ptr()),
-            FloatSlice::Bf16(values) => LeftValues::Bf16(values.cpu().as_ptr()),
+            FloatSlice::F32(values) => LeftValues::F32(values.cpu_or_none().as_ptr()),
+            FloatSlice::Bf16(values) => LeftValues::Bf16(values.cpu_or_none().as_ptr()),
         }
     }
 }
@@ -162,8 +164,8 @@ impl LeftValues {
 impl From<FloatSliceMut<'_>> for OutputValues {
     fn from(values: FloatSliceMut<'_>) -> OutputValues {
         match values {
-            FloatSliceMut::F32(values) => OutputValues::F32(values.cpu().as_mut_ptr()),
-            FloatSliceMut::Bf16(values) => OutputValues::Bf16(values.cpu().as_mut_ptr()),
+            FloatSliceMut::F32(values) => OutputValues::F32(values.cpu_or_none().as_mut_ptr()),
+            FloatSliceMut::Bf16(values) => OutputValues::Bf16(values.cpu_or_none().as_mut_ptr()),
         }
     }
 }
@@ -184,9 +186,24 @@ unsafe impl Sync for Tiled<'_> {}
 impl Tiled<'_> {
     /// Computes it. Every matrix is [`fitting`].
     pub(super) fn run(&self, cpu: &Cpu) {
+        let Some((sizes, way)) = self.sizes(cpu) else { return };
+        match way {
+            Way::FewRows(threads) => sizes.few_rows(cpu, threads),
+            Way::ColumnsApart(threads) => sizes.columns_apart(cpu, threads),
+            Way::RowsApart(threads) => sizes.rows_apart(cpu, threads),
+        }
+    }
+
+    /// What [`Tiled::run`] makes the threads keep. The operands need not be there.
+    pub(super) fn packed(&self, cpu: &Cpu) -> Packed {
+        self.sizes(cpu).map_or(Packed::default(), |(sizes, way)| sizes.packed(way))
+    }
+
+    /// How it is computed. `None` if there is nothing to do.
+    fn sizes(&self, cpu: &Cpu) -> Option<(Sizes<'_>, Way)> {
         let cols: usize = self.targets.iter().map(|target| target.cols).sum();
         if self.rows == 0 || cols == 0 {
-            return;
+            return None;
         }
         let few_rows = few_rows::fits(self);
         let sizes = Sizes::new(self, !few_rows);
@@ -197,14 +214,14 @@ impl Tiled<'_> {
             })
             .fold(0, usize::saturating_add);
         let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
-        let row_panels = self.rows.div_ceil(BLOCK);
-        if few_rows {
-            sizes.few_rows(cpu, threads);
-        } else if columns_are_apart(row_panels, sizes.left_panel, sizes.panels.len(), threads) {
-            sizes.columns_apart(cpu, threads, row_panels);
+        let way = if few_rows {
+            Way::FewRows(threads)
+        } else if columns_are_apart(sizes.row_panels, sizes.left_panel, sizes.panels.len(), threads) {
+            Way::ColumnsApart(threads)
         } else {
-            sizes.rows_apart(cpu, threads, row_panels);
-        }
+            Way::RowsApart(threads)
+        };
+        Some((sizes, way))
     }
 
     /// Depth of a part.
@@ -216,6 +233,17 @@ impl Tiled<'_> {
     }
 }
 
+/// How a call is cut into tasks, and on how many threads they run.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Ranges of columns, whose right operand is not packed.
+    FewRows(usize),
+    /// Ranges of columns, which share the packed rows.
+    ColumnsApart(usize),
+    /// Blocks of rows, which share the packed columns.
+    RowsApart(usize),
+}
+
 /// Whether tasks are ranges of columns that share the packed rows, rather than blocks of rows.
 fn columns_are_apart(row_panels: usize, left_panel: usize, panels: usize, threads: usize) -> bool {
     let few_rows = row_panels * left_panel <= LEFT_BYTES || row_panels < TASKS_PER_THREAD * threads;
@@ -225,20 +253,6 @@ fn columns_are_apart(row_panels: usize, left_panel: usize, panels: usize, thread
 /// Row panels of a task that packs its own.
 fn panels_per_task(row_panels: usize, left_panel: usize, threads: usize) -> usize {
     (LEFT_BYTES / left_panel).clamp(1, row_panels.div_ceil(TASKS_PER_THREAD * threads).max(1))
-}
-
-/// Bytes that a product packs into at a time, and its blocks of sums. The weights are taken for one term, which bf16 ones are:
-/// others in f32 pack two or three.
-pub(super) fn packed_bytes(_: Unit, threads: usize, precision: Precision, [rows, cols, depth]: [usize; 3]) -> usize {
-    let (row_panels, panels) = (rows.div_ceil(BLOCK), cols.div_ceil(BLOCK));
-    let (left, right) = (panel_bytes(depth, left_terms(precision)).max(1), panel_bytes(depth, 1));
-    let sums = |panels: usize| (panels + 3) * SUMS_BYTES;
-    if columns_are_apart(row_panels, left, panels, threads) {
-        row_panels * left + threads * (right + sums(row_panels))
-    } else {
-        let own = panels_per_task(row_panels, left, threads);
-        (panels * right).min(RIGHT_BYTES + right) + threads * (own * left + sums(own))
-    }
 }
 
 /// Terms of a number on the left.

@@ -4,13 +4,14 @@ use super::corner::Corner;
 use super::shared::{bytes, with_shared};
 use super::{
     Down, LeftPart, LeftValues, Output, OutputValues, RIGHT_BYTES, Section, Start, TASKS_PER_THREAD, Target, Tiled,
-    left_terms, panels_per_task,
+    Way, left_terms, panels_per_task,
 };
 use crate::Precision;
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;
 use crate::cpu::unit::block_sum::{BLOCK, BlockSum, Finished, STEP_BYTES, STEP_DEPTH, SUMS_BYTES, Step};
 use crate::cpu::unit::pack::{self, Matrix, Role, panel_bytes};
+use crate::device::Packed;
 use crate::gemm::cpu::scratch::{Area, Scratch, with_scratch};
 use crate::gemm::cpu::{Order, Right, Values};
 use std::ops::Range;
@@ -22,6 +23,7 @@ pub(super) struct Sizes<'a> {
     /// Where each part begins in a left panel, in bytes.
     pub(super) parts: Vec<usize>,
     pub(super) left_panel: usize,
+    pub(super) row_panels: usize,
     pub(super) downs: Vec<Recipe<'a>>,
     /// Where the right panels of each of `downs` begin, and where they end.
     down_at: Vec<usize>,
@@ -174,11 +176,69 @@ impl<'a> Sizes<'a> {
             }
         }
         let largest_panel = targets.iter().map(|recipe| recipe.right_panel).max().unwrap_or(0);
-        Sizes { call, left_terms, parts, left_panel, downs, down_at, down_bytes, targets, panels, largest_panel }
+        let row_panels = call.rows.div_ceil(BLOCK);
+        Sizes {
+            call,
+            left_terms,
+            parts,
+            left_panel,
+            row_panels,
+            downs,
+            down_at,
+            down_bytes,
+            targets,
+            panels,
+            largest_panel,
+        }
     }
 
-    pub(super) fn columns_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
-        let left_at = self.down_bytes;
+    /// What [`Tiled::run`] makes the threads keep.
+    pub(super) fn packed(&self, way: Way) -> Packed {
+        let of_bytes = |bytes: usize| Area::bytes_of(bytes.div_ceil(4));
+        let scaled = |rows: usize| self.call.downs.iter().map(|down| rows * down.rank).max().unwrap_or(0);
+        // the rows that a task packs, and the blocks of sums that it has
+        let scaled_or_sums = |packed: usize, sums: usize| {
+            Area::bytes_of(scaled((packed * BLOCK).min(self.call.rows)).max(Sums::floats(sums)))
+        };
+        let (shared, areas, threads) = match way {
+            Way::FewRows(threads) => {
+                let left = Area::bytes_of(scaled(self.call.rows));
+                (self.left_panel, [left, 0, of_bytes(SUMS_BYTES)], threads)
+            }
+            Way::ColumnsApart(threads) => {
+                let packs = self.row_panels.min(TASKS_PER_THREAD * threads);
+                let partial = scaled_or_sums(self.row_panels.div_ceil(packs), self.row_panels);
+                let shared = self.down_bytes + self.row_panels * self.left_panel;
+                (shared, [0, of_bytes(self.largest_panel), partial], threads)
+            }
+            Way::RowsApart(threads) => {
+                let rows = panels_per_task(self.row_panels, self.left_panel, threads);
+                let shared = self.groups().map(|group| self.down_bytes + self.bytes_of(&group)).max().unwrap_or(0);
+                (shared, [of_bytes(rows * self.left_panel), 0, scaled_or_sums(rows, rows)], threads)
+            }
+        };
+        Packed { shared: of_bytes(shared), ..Packed::areas(areas, threads > 1) }
+    }
+
+    /// The right panels, as many together as are packed at a time.
+    fn groups(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut first = 0;
+        std::iter::from_fn(move || {
+            let at = self.panels.get(first)?.at;
+            let group = first..first + self.panels[first..].partition_point(|panel| panel.at - at < RIGHT_BYTES);
+            first = group.end;
+            Some(group)
+        })
+    }
+
+    /// Bytes of the right panels of a group.
+    fn bytes_of(&self, group: &Range<usize>) -> usize {
+        let last = &self.panels[group.end - 1];
+        last.at - self.panels[group.start].at + self.targets[last.target].right_panel
+    }
+
+    pub(super) fn columns_apart(&self, cpu: &Cpu, threads: usize) {
+        let (left_at, row_panels) = (self.down_bytes, self.row_panels);
         with_shared(left_at + row_panels * self.left_panel, |shared| {
             let shared = Shared(shared);
             // SAFETY: the shared memory begins with the panels of the updates.
@@ -208,16 +268,13 @@ impl<'a> Sizes<'a> {
         });
     }
 
-    pub(super) fn rows_apart(&self, cpu: &Cpu, threads: usize, row_panels: usize) {
+    pub(super) fn rows_apart(&self, cpu: &Cpu, threads: usize) {
+        let row_panels = self.row_panels;
         let per_task = panels_per_task(row_panels, self.left_panel, threads);
-        let mut first = 0;
-        while first < self.panels.len() {
-            let fits = |panel: &Panel| panel.at - self.panels[first].at < RIGHT_BYTES;
-            let group = first..first + self.panels[first..].partition_point(fits);
+        for group in self.groups() {
+            let first = group.start;
             let right_at = |index: usize| self.down_bytes + self.panels[index].at - self.panels[first].at;
-            let last = &self.panels[group.end - 1];
-            let len = right_at(group.end - 1) + self.targets[last.target].right_panel;
-            with_shared(len, |shared| {
+            with_shared(self.down_bytes + self.bytes_of(&group), |shared| {
                 let shared = Shared(shared);
                 let packs = group.len().min(2 * TASKS_PER_THREAD * threads);
                 in_parallel(cpu, threads, packs, |task| {
@@ -254,7 +311,6 @@ impl<'a> Sizes<'a> {
                     });
                 });
             });
-            first = group.end;
         }
     }
 
@@ -445,10 +501,14 @@ struct Sums(*mut f32);
 impl Sums {
     /// For `panels` row panels at a time.
     fn new(scratch: &mut Scratch, panels: usize) -> Sums {
-        let floats = (panels + 2) * BLOCK * BLOCK;
-        let at = scratch.partial.floats(floats + BLOCK * BLOCK);
+        let at = scratch.partial.floats(Sums::floats(panels));
         let misaligned = at.addr() % SUMS_BYTES;
         Sums(at.wrapping_byte_add(if misaligned == 0 { 0 } else { SUMS_BYTES - misaligned }))
+    }
+
+    /// Floats for `panels` row panels, and as many more as a block at their own multiple needs.
+    fn floats(panels: usize) -> usize {
+        (panels + 3) * BLOCK * BLOCK
     }
 
     /// Where a sum waits from one block of the depth to the next; one place for all where there is only one.

@@ -26,9 +26,55 @@ impl VectorTask for Block<'_> {
     // have these sizes, and `Area::floats` gives as much as it is asked for.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let packed = pack::packed_len::<S>(self.product.depth, self.cols.len());
+        let is_resident = self.product.is_resident::<S>(self.cols.len());
         // SAFETY: see above.
-        unsafe { if packed <= RESIDENT { self.rows_outside::<S>() } else { self.panels_outside::<S>() } }
+        unsafe { if is_resident { self.rows_outside::<S>() } else { self.panels_outside::<S>() } }
+    }
+}
+
+/// Floats of the areas of a thread's scratch that a block of so many rows and columns takes.
+pub(super) struct Areas<'a> {
+    pub(super) product: &'a Product<'a>,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+}
+
+impl VectorTask for Areas<'_> {
+    type Output = [usize; 3];
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> [usize; 3] {
+        let Areas { product, rows, cols } = self;
+        let depth = product.depth_blocks().map(|depth| depth.len()).max().unwrap_or(0);
+        let left = |rows: usize| if product.copies_left(rows) { rows * pack::copied_stride(depth) } else { 0 };
+        if product.is_resident::<S>(cols) {
+            let tile = tile_rows::<S>(rows);
+            return [left(tile), pack::packed_len::<S>(product.depth, cols), tile_rows::<S>(usize::MAX) * cols];
+        }
+        let partial = if product.sums_apart() { rows * cols } else { 0 };
+        [left(rows), pack::packed_len::<S>(depth, pack::panel_cols::<S>()), partial]
+    }
+}
+
+impl Product<'_> {
+    /// Whether the right operand of so many columns stays packed while all rows pass.
+    #[inline(always)]
+    fn is_resident<S: Simd>(&self, cols: usize) -> bool {
+        pack::packed_len::<S>(self.depth, cols) <= RESIDENT
+    }
+
+    /// Whether the sums so far lie apart, since the output holds what they are added to.
+    #[inline(always)]
+    fn sums_apart(&self) -> bool {
+        self.accumulate == Accumulate::Add && self.depth > DEPTH_BLOCK
+    }
+
+    /// Whether rows of the left operand are copied: values must be rounded, or the rows of a tile would fall into the same sets
+    /// of the first-level cache.
+    #[inline(always)]
+    fn copies_left(&self, rows: usize) -> bool {
+        let collide = rows > 4 && (self.depth * size_of::<f32>()).is_multiple_of(4096);
+        self.precision == Precision::Bf16 || collide
     }
 }
 
@@ -40,12 +86,9 @@ impl Block<'_> {
         let Block { product, rows, cols, scratch } = self;
         // SAFETY: see `run`.
         let output = unsafe { product.output.at.add(rows.start * product.output.stride + cols.start) };
-        // The sums so far lie in the output itself, unless it holds what they are added to.
-        let (partial, partial_stride) = match product.accumulate {
-            Accumulate::Add if product.depth > DEPTH_BLOCK => {
-                (scratch.partial.floats(rows.len() * cols.len()), cols.len())
-            }
-            _ => (output, product.output.stride),
+        let (partial, partial_stride) = match product.sums_apart() {
+            true => (scratch.partial.floats(rows.len() * cols.len()), cols.len()),
+            false => (output, product.output.stride),
         };
         let panel_cols = pack::panel_cols::<S>();
         for depth in product.depth_blocks() {
@@ -142,8 +185,7 @@ impl LeftRows {
     }
 }
 
-/// In place, or copied where the values must be rounded or where the rows of a tile would fall into the same sets of the
-/// first-level cache.
+/// In place, or copied: see [`Product::copies_left`].
 #[inline(always)]
 unsafe fn left_rows<S: Simd>(
     product: &Product<'_>,
@@ -152,10 +194,9 @@ unsafe fn left_rows<S: Simd>(
     area: &mut Area,
 ) -> LeftRows {
     let left = product.left;
-    let collide = rows.len() > 4 && (product.depth * size_of::<f32>()).is_multiple_of(4096);
     // SAFETY: both ranges are within the left operand; the area is made large enough.
     unsafe {
-        if product.precision == Precision::Bf16 || collide {
+        if product.copies_left(rows.len()) {
             let stride = pack::copied_stride(depth.len());
             let at = area.floats(rows.len() * stride);
             let left = std::slice::from_raw_parts(left, product.rows * product.depth);

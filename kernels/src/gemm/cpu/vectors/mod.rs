@@ -9,13 +9,13 @@ mod microkernel;
 mod outer;
 mod pack;
 
-use super::scratch::{Scratch, with_scratch};
+use super::scratch::{Area, Scratch, with_scratch};
 use super::stack::{add_biases, columns};
 use super::{Order, Right, Values};
 use crate::cpu::threads::blocks::rows_per_block;
 use crate::cpu::vectors::{Simd, VectorTask};
 use crate::cpu::{Cpu, Isa};
-use crate::device::Widened;
+use crate::device::{Packed, Widened};
 use crate::gemm::{Accumulate, Dw, Dx, Forward, LowRank, StackDx, StackForward};
 use crate::{Columns, Device, Precision, Result, SliceMut};
 use block::Block;
@@ -129,15 +129,24 @@ pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Res
     })
 }
 
-/// Bytes that a product packs into on `threads` threads.
-pub(super) fn packed_bytes(threads: usize, precision: Precision, [rows, cols, depth]: [usize; 3]) -> usize {
-    // a right operand that stays packed meets a tile of rows at a time, others a task's rows
-    let resident = depth * cols.min(COLS_PER_TASK) <= block::RESIDENT;
-    let rows = rows.min(if resident { 16 } else { ROWS_PER_TASK });
-    let left = if precision == Precision::Bf16 { rows * depth.min(DEPTH_BLOCK) } else { 0 };
-    let right = (depth * cols).min(block::RESIDENT);
-    let partial = rows.min(64) * cols.min(COLS_PER_TASK);
-    threads * (left + right + partial) * size_of::<f32>()
+/// What a product `[rows, depth] · [depth, cols]` makes the threads keep.
+pub(super) fn packed(
+    cpu: &Cpu,
+    precision: Precision,
+    accumulate: Accumulate,
+    [rows, cols, depth]: [usize; 3],
+) -> Packed {
+    let right = Right { values: Values::F32(&[]), order: Order::Rows };
+    let output = Output { at: std::ptr::null_mut(), stride: 0 };
+    let left = std::ptr::null();
+    let product = Product { rows, cols, depth, alpha: 1.0, accumulate, precision, left, right, output };
+    Cut::new(cpu, [rows, cols, depth])
+        .packed(|rows, cols| cpu.isa().dispatch(block::Areas { product: &product, rows, cols }))
+}
+
+/// What [`dw`] makes the threads keep.
+pub(super) fn packed_by_dw(cpu: &Cpu, [m, n, k]: [usize; 3]) -> Packed {
+    Cut::new(cpu, [n.min(k), n.max(k), m]).packed(|rows, cols| cpu.isa().dispatch(outer::Areas { rows, cols }))
 }
 
 /// Columns of a matrix as a matrix of their own, in f32: in place, or copied.
@@ -189,9 +198,8 @@ unsafe impl Sync for Output {}
 
 impl Product<'_> {
     fn run(&self, cpu: &Cpu) {
-        run_tasks(cpu, [self.rows, self.cols, self.depth], |rows, cols, scratch| {
-            cpu.isa().dispatch(Block { product: self, rows, cols, scratch })
-        });
+        Cut::new(cpu, [self.rows, self.cols, self.depth])
+            .run(cpu, |rows, cols, scratch| cpu.isa().dispatch(Block { product: self, rows, cols, scratch }));
     }
 
     /// The depth in blocks: as many as needed, nearly equal, multiples of 32 (whole vectors of 16-bit weights).
@@ -213,30 +221,57 @@ impl Product<'_> {
     }
 }
 
-/// Cuts an output into tasks and runs them: `task(rows, cols, scratch)`, the columns starting at a panel's first.
-fn run_tasks(
-    cpu: &Cpu,
-    [rows, cols, depth]: [usize; 3],
-    task: impl Fn(Range<usize>, Range<usize>, &mut Scratch) + Sync,
-) {
-    if rows == 0 || cols == 0 {
-        return;
+/// How an output is cut into tasks.
+struct Cut {
+    rows: usize,
+    cols: usize,
+    threads: usize,
+    rows_per_task: usize,
+    cols_per_task: usize,
+}
+
+impl Cut {
+    fn new(cpu: &Cpu, [rows, cols, depth]: [usize; 3]) -> Cut {
+        let work = (rows + 16).saturating_mul(cols).saturating_mul(depth);
+        let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
+        let [rows_per_task, cols_per_task] = match rows == 0 || cols == 0 {
+            true => [1, 1],
+            false => task_size(cpu.isa(), threads, rows, cols),
+        };
+        Cut { rows, cols, threads, rows_per_task, cols_per_task }
     }
-    let work = (rows + 16).saturating_mul(cols).saturating_mul(depth);
-    let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
-    let [rows_per_task, cols_per_task] = task_size(cpu.isa(), threads, rows, cols);
-    let col_tasks = cols.div_ceil(cols_per_task);
-    let tasks = rows.div_ceil(rows_per_task) * col_tasks;
-    // neighbours share their rows, which stay in the second-level cache of the thread that runs both
-    let run_task = |index: usize| {
-        let (row, col) = (index / col_tasks * rows_per_task, index % col_tasks * cols_per_task);
-        let (rows, cols) = (row..(row + rows_per_task).min(rows), col..(col + cols_per_task).min(cols));
-        with_scratch(|scratch| task(rows, cols, scratch));
-    };
-    if threads == 1 {
-        (0..tasks).for_each(run_task);
-    } else {
-        cpu.parallel(tasks, |_, number| run_task(number));
+
+    /// What the threads keep whose tasks take these floats for their rows and columns.
+    fn packed(&self, areas: impl Fn(usize, usize) -> [usize; 3]) -> Packed {
+        // a task at an edge is smaller, and may be computed in another way
+        let sizes =
+            |all: usize, per_task: usize| [all.min(per_task), all % per_task].into_iter().filter(|size| *size > 0);
+        let mut packed = Packed::default();
+        for rows in sizes(self.rows, self.rows_per_task) {
+            for cols in sizes(self.cols, self.cols_per_task) {
+                let areas = areas(rows, cols).map(Area::bytes_of);
+                packed = packed.and(Packed::areas(areas, self.threads > 1));
+            }
+        }
+        packed
+    }
+
+    /// Runs `task(rows, cols, scratch)` for each task, the columns starting at a panel's first.
+    fn run(&self, cpu: &Cpu, task: impl Fn(Range<usize>, Range<usize>, &mut Scratch) + Sync) {
+        let &Cut { rows, cols, threads, rows_per_task, cols_per_task } = self;
+        let col_tasks = cols.div_ceil(cols_per_task);
+        let tasks = rows.div_ceil(rows_per_task) * col_tasks;
+        // neighbours share their rows, which stay in the second-level cache of the thread that runs both
+        let run_task = |index: usize| {
+            let (row, col) = (index / col_tasks * rows_per_task, index % col_tasks * cols_per_task);
+            let (rows, cols) = (row..(row + rows_per_task).min(rows), col..(col + cols_per_task).min(cols));
+            with_scratch(|scratch| task(rows, cols, scratch));
+        };
+        if threads == 1 {
+            (0..tasks).for_each(run_task);
+        } else {
+            cpu.parallel(tasks, |_, number| run_task(number));
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! Where the output lies the other way round, it is turned at the end.
 
 use super::microkernel::{self, LeftTile, RightPanel, Store, tile_rows};
-use super::{pack, run_tasks};
+use super::{Cut, pack};
 use crate::Precision;
 use crate::cpu::Cpu;
 use crate::cpu::vectors::{Simd, VectorTask};
@@ -38,9 +38,23 @@ unsafe impl Sync for OuterSum<'_> {}
 
 impl OuterSum<'_> {
     pub(super) fn run(&self, cpu: &Cpu) {
-        run_tasks(cpu, [self.rows, self.cols, self.depth], |rows, cols, scratch| {
-            cpu.isa().dispatch(OuterBlock { sum: self, rows, cols, scratch })
-        });
+        Cut::new(cpu, [self.rows, self.cols, self.depth])
+            .run(cpu, |rows, cols, scratch| cpu.isa().dispatch(OuterBlock { sum: self, rows, cols, scratch }));
+    }
+}
+
+/// As [`super::block::Areas`].
+pub(super) struct Areas {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+}
+
+impl VectorTask for Areas {
+    type Output = [usize; 3];
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> [usize; 3] {
+        [OUTER_DEPTH * self.rows, OUTER_DEPTH * pack::panel_cols::<S>(), self.rows * self.cols]
     }
 }
 
@@ -55,7 +69,7 @@ struct OuterBlock<'a> {
 impl VectorTask for OuterBlock<'_> {
     type Output = ();
 
-    // SAFETY of the blocks below: `run_tasks` made the ranges from the sum's sizes, the contract checked that the slices have
+    // SAFETY of the blocks below: `Cut::run` made the ranges from the sum's sizes, the contract checked that the slices have
     // these sizes, and `Area::floats` gives as much as it is asked for.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {

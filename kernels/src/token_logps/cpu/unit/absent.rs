@@ -2,7 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;
-use crate::token_logps::{Backward, Forward};
+use crate::token_logps::{Backward, Forward, Head};
 use crate::{Device, Result};
 
 pub(super) fn forward(_: &Device, _: &Cpu, unit: Unit, _: Forward<'_>) -> Result<()> {
@@ -10,5 +10,13 @@ pub(super) fn forward(_: &Device, _: &Cpu, unit: Unit, _: Forward<'_>) -> Result
 }
 
 pub(super) fn backward(_: &Cpu, unit: Unit, _: Backward<'_>) -> Result<()> {
+    match unit {}
+}
+
+pub(super) fn forward_scratch(_: &Cpu, unit: Unit, _: &Head<'_>, _: bool) -> usize {
+    match unit {}
+}
+
+pub(super) fn backward_scratch(_: &Cpu, unit: Unit, _: &Head<'_>) -> usize {
     match unit {}
 }

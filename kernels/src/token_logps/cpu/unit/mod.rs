@@ -7,6 +7,7 @@
 //! a row's bits.
 
 use super::{Logit, Outputs, Running, Total};
+use crate::arena::taken;
 use crate::cpu::Cpu;
 use crate::cpu::threads::tasks::{Disjoint, parts};
 use crate::cpu::unit::Unit;
@@ -136,15 +137,13 @@ enum Weights {
 
 /// Log-probs, log-sum-exps and the side outputs. The unit is there.
 pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>) -> Result<()> {
-    let Forward { head: Head { rows, hidden_size, vocab_size, hidden_states, lm_head, targets, .. }, .. } = call;
+    let Forward { head: Head { hidden_size, vocab_size, hidden_states, lm_head, targets, .. }, .. } = call;
     let (all_targets, logit) = (targets.cpu(), Logit::new(&call.head));
     let mut outputs = Outputs::new(call.logps, call.lse, call.extras);
     let with_extras = outputs.extras.is_some();
     let bytes = panel_bytes(hidden_size, 1);
-    let rows_per_pass = (FORWARD_ROWS_BYTES / bytes).max(1) * BLOCK;
     let chunks = vocab_size.div_ceil(CHUNK);
-    for first_row in (0..rows).step_by(rows_per_pass) {
-        let block = first_row..rows.min(first_row + rows_per_pass);
+    for block in passes(&call.head) {
         let hidden_states = hidden_states.range(block.start * hidden_size..block.end * hidden_size);
         let targets = &all_targets[block.clone()];
         let work = OnUnit { unit, hidden_size, vocab_size, hidden_states, lm_head, targets, logit };
@@ -176,6 +175,24 @@ pub(super) fn forward(device: &Device, cpu: &Cpu, unit: Unit, call: Forward<'_>)
         }
     }
     Ok(())
+}
+
+/// The rows of each pass over the vocabulary.
+fn passes(head: &Head<'_>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let rows = head.rows;
+    let per_pass = (FORWARD_ROWS_BYTES / panel_bytes(head.hidden_size, 1)).max(1) * BLOCK;
+    (0..rows).step_by(per_pass).map(move |first| first..rows.min(first + per_pass))
+}
+
+/// Bytes that [`forward`] takes while it runs.
+pub(super) fn forward_scratch(cpu: &Cpu, _: Unit, head: &Head<'_>, with_extras: bool) -> usize {
+    let bytes = panel_bytes(head.hidden_size, 1);
+    let of_pass = |rows: Range<usize>| {
+        let row_panels = rows.len().div_ceil(BLOCK);
+        let len = ForwardScratch::lens(row_panels, bytes, with_extras).iter().sum();
+        taken(row_panels * bytes) + cpu.bytes_of_tasks(head.vocab_size.div_ceil(CHUNK), len)
+    };
+    passes(head).map(of_pass).max().unwrap_or(0)
 }
 
 impl Total {
@@ -411,17 +428,17 @@ struct BackwardScratch<'a> {
 }
 
 impl BackwardScratch<'_> {
-    fn lens(row_panels: usize, work: &OnUnit<'_>) -> [usize; 7] {
-        let along = work.panel_bytes() / 4;
-        let across = work.padded() / BLOCK * panel_bytes(BACKWARD_CHUNK, 1) / 4;
+    fn lens(row_panels: usize, hidden_size: usize) -> [usize; 7] {
+        let (along, padded) = (panel_bytes(hidden_size, 1) / 4, padded(hidden_size));
+        let across = padded / BLOCK * panel_bytes(BACKWARD_CHUNK, 1) / 4;
         [
             row_panels * along,
             BACKWARD_CHUNK / BLOCK * along + across,
             BLOCK * BACKWARD_CHUNK,
             panel_bytes(BACKWARD_CHUNK, 1) / 4,
-            row_panels * BLOCK * work.padded(),
+            row_panels * BLOCK * padded,
             row_panels * BLOCK,
-            work.hidden_size,
+            hidden_size,
         ]
     }
 
@@ -433,25 +450,41 @@ impl BackwardScratch<'_> {
     }
 }
 
-impl OnUnit<'_> {
-    /// The hidden size, with what fills its last panel.
-    fn padded(&self) -> usize {
-        self.hidden_size.next_multiple_of(BLOCK)
-    }
+/// The hidden size, with what fills its last panel.
+fn padded(hidden_size: usize) -> usize {
+    hidden_size.next_multiple_of(BLOCK)
+}
 
+/// Tasks of the backward pass over so many row panels: as many on each thread.
+fn backward_tasks(cpu: &Cpu, row_panels: usize, hidden_size: usize) -> usize {
+    let most = (ROWS_BYTES / panel_bytes(hidden_size, 1)).clamp(1, ROW_PANELS);
+    row_panels.div_ceil(most).next_multiple_of(cpu.threads()).min(row_panels)
+}
+
+/// Floats that a thread needs in the backward pass.
+fn backward_len(row_panels: usize, tasks: usize, hidden_size: usize) -> usize {
+    BackwardScratch::lens(row_panels.div_ceil(tasks.max(1)), hidden_size).iter().sum()
+}
+
+/// Bytes that [`backward`] takes while it runs.
+pub(super) fn backward_scratch(cpu: &Cpu, _: Unit, head: &Head<'_>) -> usize {
+    let row_panels = head.rows.div_ceil(BLOCK);
+    let tasks = backward_tasks(cpu, row_panels, head.hidden_size);
+    cpu.bytes_of_tasks(tasks, backward_len(row_panels, tasks, head.hidden_size))
+}
+
+impl OnUnit<'_> {
     /// As [`backward`], into gradients of either format.
     fn backward<T: Stored>(&self, cpu: &Cpu, lse: &[f32], d_logps: &[f32], d_hidden: &mut [T]) -> Result<()> {
         let OnUnit { hidden_size, targets, .. } = *self;
         let row_panels = targets.len().div_ceil(BLOCK);
-        let most = (ROWS_BYTES / self.panel_bytes()).clamp(1, ROW_PANELS);
-        // as many tasks on each thread
-        let tasks = row_panels.div_ceil(most).next_multiple_of(cpu.threads()).min(row_panels);
+        let tasks = backward_tasks(cpu, row_panels, hidden_size);
         let part = |task: usize| row_panels * task / tasks..row_panels * (task + 1) / tasks;
         let d_hidden = Disjoint::new(d_hidden);
-        let len = BackwardScratch::lens(row_panels.div_ceil(tasks.max(1)), self).iter().sum();
+        let len = backward_len(row_panels, tasks, hidden_size);
         cpu.for_each_task("token_logps.block", tasks, len, |task, scratch| {
             let panels = part(task);
-            let mut scratch = BackwardScratch::new(scratch, BackwardScratch::lens(panels.len(), self));
+            let mut scratch = BackwardScratch::new(scratch, BackwardScratch::lens(panels.len(), hidden_size));
             // SAFETY: the unit is there.
             unsafe { self.gradients(cpu, panels.clone(), lse, d_logps, &mut scratch) };
             for (i, row) in (panels.start * BLOCK..targets.len().min(panels.end * BLOCK)).enumerate() {
@@ -463,7 +496,7 @@ impl OnUnit<'_> {
                 }
                 self.weight_row(targets[row] as usize, scratch.row);
                 let of_target = scratch.of_target[i];
-                let sums = &mut scratch.dx[i * self.padded()..][..hidden_size];
+                let sums = &mut scratch.dx[i * padded(self.hidden_size)..][..hidden_size];
                 sums.iter_mut().zip(&*scratch.row).for_each(|(sum, w)| *sum += of_target * w);
                 to.iter_mut().zip(sums).for_each(|(to, sum)| *to = T::narrow(*sum));
             }
@@ -525,10 +558,10 @@ impl OnUnit<'_> {
                     // SAFETY: AVX-512 with bf16 is there; a line of each step is the row's.
                     unsafe { logit_gradients(z, tokens.len(), target, lse[row], -d_logp, self.logit, line) };
                 }
-                for col in 0..self.padded() / BLOCK {
+                for col in 0..padded(self.hidden_size) / BLOCK {
                     let right = right_across.wrapping_add(col * across);
-                    let at = scratch.dx[index * BLOCK * self.padded() + col * BLOCK..].as_mut_ptr();
-                    let sums = Sums { at, stride: 4 * self.padded(), from_zero: false };
+                    let at = scratch.dx[index * BLOCK * padded(self.hidden_size) + col * BLOCK..].as_mut_ptr();
+                    let sums = Sums { at, stride: 4 * padded(self.hidden_size), from_zero: false };
                     let g = scratch.g.as_ptr().cast();
                     // SAFETY: as above.
                     unsafe { self.unit.run_in_place(&chunk_steps[..=depth_steps], g, right, sums, right) };
