@@ -15,7 +15,7 @@ pub(crate) fn forward(cpu: &Cpu, call: Forward<'_>) -> Cost {
     let Forward { m, n, k, x, ref y, accumulate, precision, .. } = call;
     let operations = product(m, n, k);
     if let Some(unit) = unit::fitting(cpu, precision, [[n, k]]) {
-        return Cost { operations, scratch: 0, packed: unit::forward_packed(unit, call, cpu) };
+        return Cost { operations, scratch: 0, packed: unit::forward(unit, call).packed(cpu) };
     }
     let scratch = wide(x.dtype(), m * k) + wide(y.dtype(), m * n);
     Cost { operations, scratch, packed: vectors::packed(cpu, precision, accumulate, [m, n, k]) }
@@ -25,7 +25,7 @@ pub(crate) fn dx(cpu: &Cpu, call: Dx<'_>) -> Cost {
     let Dx { m, n, k, dy, ref dx, accumulate, precision, .. } = call;
     let operations = product(m, n, k);
     if let Some(unit) = unit::fitting(cpu, precision, [[n, k]]) {
-        return Cost { operations, scratch: 0, packed: unit::dx_packed(unit, call, cpu) };
+        return Cost { operations, scratch: 0, packed: unit::dx(unit, call).packed(cpu) };
     }
     let scratch = Dense::of(dy, m, n).then(wide(dx.dtype(), m * k));
     Cost { operations, scratch, packed: vectors::packed(cpu, precision, accumulate, [m, k, n]) }
@@ -35,7 +35,7 @@ pub(in crate::gemm) fn dw(cpu: &Cpu, call: Dw<'_>) -> Cost {
     let Dw { m, n, k, dy, x, precision, .. } = call;
     let operations = product(m, n, k);
     if let Some(unit) = unit::fitting(cpu, precision, [[n, k]]).filter(|_| m > 0) {
-        return Cost { operations, scratch: 0, packed: unit::dw_packed(unit, call, cpu) };
+        return Cost { operations, scratch: 0, packed: unit::dw(unit, call).packed(cpu) };
     }
     let scratch = Dense::of(dy, m, n).then(wide(x.dtype(), m * k));
     Cost { operations, scratch, packed: vectors::packed_by_dw(cpu, [m, n, k]) }
@@ -92,7 +92,7 @@ pub(in crate::gemm) fn stack_dx(cpu: &Cpu, call: StackDx<'_, '_>) -> Result<Cost
 fn stack_dx_run(cpu: &Cpu, run: StackDx<'_, '_>) -> Cost {
     let StackDx { m, k, dy, ref dx, precision, .. } = run;
     if let Some(unit) = unit::fitting(cpu, precision, run.pieces.iter().map(|piece| [piece.n, k])) {
-        return Cost { packed: unit::stack_dx_packed(unit, run, cpu), ..Cost::default() };
+        return Cost { packed: unit::stack_dx(unit, run).packed(cpu), ..Cost::default() };
     }
     let stride = columns(run.pieces);
     let (mut dense, mut packed, mut accumulate) = (0, Packed::default(), Accumulate::Set);

@@ -21,7 +21,7 @@ pub(super) fn forward(call: Forward<'_>, device: &Device, cpu: &Cpu) -> Result<(
     let Some(unit) = unit::fitting(cpu, call.precision, [[call.n, call.k]]) else {
         return vectors::forward(call, device, cpu);
     };
-    unit::forward(unit, call, cpu);
+    unit::forward(unit, call).run(cpu);
     Ok(())
 }
 
@@ -29,7 +29,7 @@ pub(super) fn dx(call: Dx<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let Some(unit) = unit::fitting(cpu, call.precision, [[call.n, call.k]]) else {
         return vectors::dx(call, device, cpu);
     };
-    unit::dx(unit, call, cpu);
+    unit::dx(unit, call).run(cpu);
     Ok(())
 }
 
@@ -37,7 +37,7 @@ pub(super) fn dw(call: Dw<'_>, device: &Device, cpu: &Cpu) -> Result<()> {
     let Some(unit) = unit::fitting(cpu, call.precision, [[call.n, call.k]]).filter(|_| call.m > 0) else {
         return vectors::dw(call, device, cpu);
     };
-    unit::dw(unit, call, cpu);
+    unit::dw(unit, call).run(cpu);
     Ok(())
 }
 
@@ -55,7 +55,7 @@ pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Res
         let Some(unit) = unit::fitting(cpu, run.precision, run.pieces.iter().map(|piece| [piece.n, run.k])) else {
             return vectors::stack_dx(run, device, cpu);
         };
-        unit::stack_dx(unit, run, cpu);
+        unit::stack_dx(unit, run).run(cpu);
         Ok(())
     })
 }

@@ -10,15 +10,31 @@ pub(super) fn fitting(_: &Cpu, _: Precision, _: impl IntoIterator<Item = [usize;
     None
 }
 
-pub(super) fn forward(unit: Unit, _: Forward<'_>, _: &Cpu) {
+pub(super) enum Tiled {}
+
+impl Tiled {
+    pub(super) fn run(&self, _: &Cpu) {
+        match *self {}
+    }
+
+    pub(super) fn packed(&self, _: &Cpu) -> Packed {
+        match *self {}
+    }
+}
+
+pub(super) fn forward(unit: Unit, _: Forward<'_>) -> Tiled {
     match unit {}
 }
 
-pub(super) fn dx(unit: Unit, _: Dx<'_>, _: &Cpu) {
+pub(super) fn dx(unit: Unit, _: Dx<'_>) -> Tiled {
     match unit {}
 }
 
-pub(super) fn dw(unit: Unit, _: Dw<'_>, _: &Cpu) {
+pub(super) fn dw(unit: Unit, _: Dw<'_>) -> Tiled {
+    match unit {}
+}
+
+pub(super) fn stack_dx(unit: Unit, _: StackDx<'_, '_>) -> Tiled {
     match unit {}
 }
 
@@ -26,26 +42,6 @@ pub(super) fn stack_forward(unit: Unit, _: StackForward<'_, '_>, _: &Device, _: 
     match unit {}
 }
 
-pub(super) fn stack_dx(unit: Unit, _: StackDx<'_, '_>, _: &Cpu) {
-    match unit {}
-}
-
-pub(super) fn forward_packed(unit: Unit, _: Forward<'_>, _: &Cpu) -> Packed {
-    match unit {}
-}
-
-pub(super) fn dx_packed(unit: Unit, _: Dx<'_>, _: &Cpu) -> Packed {
-    match unit {}
-}
-
-pub(super) fn dw_packed(unit: Unit, _: Dw<'_>, _: &Cpu) -> Packed {
-    match unit {}
-}
-
 pub(super) fn stack_forward_packed(unit: Unit, _: StackForward<'_, '_>, _: &Cpu) -> Packed {
-    match unit {}
-}
-
-pub(super) fn stack_dx_packed(unit: Unit, _: StackDx<'_, '_>, _: &Cpu) -> Packed {
     match unit {}
 }

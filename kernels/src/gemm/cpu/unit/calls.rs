@@ -9,31 +9,13 @@ use crate::gemm::cpu::stack::{add_biases, columns};
 use crate::gemm::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
 use crate::{Device, FloatSlice, FloatSliceMut, Precision, Result};
 
-pub(in crate::gemm::cpu) fn forward(unit: Unit, call: Forward<'_>, cpu: &Cpu) {
-    tiled_forward(unit, call).run(cpu);
-}
-
-/// What [`forward`] makes the threads keep.
-pub(in crate::gemm::cpu) fn forward_packed(unit: Unit, call: Forward<'_>, cpu: &Cpu) -> Packed {
-    tiled_forward(unit, call).packed(cpu)
-}
-
-fn tiled_forward(unit: Unit, call: Forward<'_>) -> Tiled<'_> {
+pub(in crate::gemm::cpu) fn forward(unit: Unit, call: Forward<'_>) -> Tiled<'_> {
     let Forward { m, n, k, alpha, x, w, y, accumulate, precision } = call;
     let right = Right { values: Values::of(w), order: Order::Columns };
     product(unit, [m, n], left_rows(x, k), right, alpha, accumulate, precision, y)
 }
 
-pub(in crate::gemm::cpu) fn dx(unit: Unit, call: Dx<'_>, cpu: &Cpu) {
-    tiled_dx(unit, call).run(cpu);
-}
-
-/// What [`dx`] makes the threads keep.
-pub(in crate::gemm::cpu) fn dx_packed(unit: Unit, call: Dx<'_>, cpu: &Cpu) -> Packed {
-    tiled_dx(unit, call).packed(cpu)
-}
-
-fn tiled_dx(unit: Unit, call: Dx<'_>) -> Tiled<'_> {
+pub(in crate::gemm::cpu) fn dx(unit: Unit, call: Dx<'_>) -> Tiled<'_> {
     let Dx { m, n, k, alpha, dy, w, dx, accumulate, precision } = call;
     let right = Right { values: Values::of(w), order: Order::Rows };
     let mut left = left_rows(dy.values, n);
@@ -41,16 +23,7 @@ fn tiled_dx(unit: Unit, call: Dx<'_>) -> Tiled<'_> {
     product(unit, [m, k], left, right, alpha, accumulate, precision, dx)
 }
 
-pub(in crate::gemm::cpu) fn dw(unit: Unit, call: Dw<'_>, cpu: &Cpu) {
-    tiled_dw(unit, call).run(cpu);
-}
-
-/// What [`dw`] makes the threads keep.
-pub(in crate::gemm::cpu) fn dw_packed(unit: Unit, call: Dw<'_>, cpu: &Cpu) -> Packed {
-    tiled_dw(unit, call).packed(cpu)
-}
-
-fn tiled_dw(unit: Unit, call: Dw<'_>) -> Tiled<'_> {
+pub(in crate::gemm::cpu) fn dw(unit: Unit, call: Dw<'_>) -> Tiled<'_> {
     let Dw { m, n, k, alpha, dy, x, dw, accumulate, precision } = call;
     let values = match x {
         FloatSlice::F32(x) => Values::F32(x.cpu_or_none()),
@@ -171,16 +144,7 @@ fn tiled_stack_forward<'a>(
 }
 
 /// A run of a stack.
-pub(in crate::gemm::cpu) fn stack_dx(unit: Unit, call: StackDx<'_, '_>, cpu: &Cpu) {
-    tiled_stack_dx(unit, call).run(cpu);
-}
-
-/// What [`stack_dx`] makes the threads keep.
-pub(in crate::gemm::cpu) fn stack_dx_packed(unit: Unit, call: StackDx<'_, '_>, cpu: &Cpu) -> Packed {
-    tiled_stack_dx(unit, call).packed(cpu)
-}
-
-fn tiled_stack_dx<'a>(unit: Unit, call: StackDx<'a, '_>) -> Tiled<'a> {
+pub(in crate::gemm::cpu) fn stack_dx<'a>(unit: Unit, call: StackDx<'a, '_>) -> Tiled<'a> {
     let StackDx { m, k, dy, pieces, dx, precision } = call;
     let stride = columns(pieces);
     let rows = |values| Right { values, order: Order::Rows };

@@ -23,10 +23,7 @@ mod few_rows;
 mod shared;
 mod sizes;
 
-pub(super) use calls::{
-    dw, dw_packed, dx, dx_packed, forward, forward_packed, stack_dx, stack_dx_packed, stack_forward,
-    stack_forward_packed,
-};
+pub(super) use calls::{dw, dx, forward, stack_dx, stack_forward, stack_forward_packed};
 
 use super::{Order, Right, Values};
 use crate::cpu::Cpu;
@@ -62,7 +59,7 @@ pub(super) fn fitting(cpu: &Cpu, precision: Precision, matrices: impl IntoIterat
 }
 
 /// Sums that share their rows.
-pub(super) struct Tiled<'a> {
+pub(in crate::gemm::cpu) struct Tiled<'a> {
     pub(super) unit: Unit,
     pub(super) rows: usize,
     pub(super) precision: Precision,
@@ -185,7 +182,7 @@ unsafe impl Sync for Tiled<'_> {}
 
 impl Tiled<'_> {
     /// Computes it. Every matrix is [`fitting`].
-    pub(super) fn run(&self, cpu: &Cpu) {
+    pub(in crate::gemm::cpu) fn run(&self, cpu: &Cpu) {
         let Some((sizes, way)) = self.sizes(cpu) else { return };
         match way {
             Way::FewRows(threads) => sizes.few_rows(cpu, threads),
@@ -195,7 +192,7 @@ impl Tiled<'_> {
     }
 
     /// What [`Tiled::run`] makes the threads keep. The operands need not be there.
-    pub(super) fn packed(&self, cpu: &Cpu) -> Packed {
+    pub(in crate::gemm::cpu) fn packed(&self, cpu: &Cpu) -> Packed {
         self.sizes(cpu).map_or(Packed::default(), |(sizes, way)| sizes.packed(way))
     }
 
