@@ -18,7 +18,7 @@ const MAX_LENGTH: usize = 256;
 const STEPS: u64 = 3;
 
 /// What the plan may differ from the peak.
-const TOLERANCE: f64 = 0.15;
+const TOLERANCE: f64 = 0.04;
 
 fn options(precision: Precision, memory: Option<u64>) -> TrainOptions {
     TrainOptions {

@@ -30,7 +30,7 @@ pub(crate) struct Cost {
     pub operations: f64,
     /// Bytes that it holds at most while it runs.
     pub scratch: usize,
-    /// What the threads keep for later calls.
+    /// What the threads keep for later calls, after this one and those of fewer rows.
     pub packed: Packed,
 }
 
@@ -125,12 +125,6 @@ impl Count {
     /// the memory.
     pub fn packed(&self) -> usize {
         lock(&self.counts).packed.bytes(self.of.threads())
-    }
-
-    /// The same if one thread has taken all tasks, which may happen.
-    #[cfg(test)]
-    pub(crate) fn packed_of_one(&self) -> usize {
-        lock(&self.counts).packed.bytes(1)
     }
 
     /// Bytes in use.

@@ -39,6 +39,8 @@ pub struct Budget {
     copies: u64,
     /// What the cached log-probs of the reference take.
     cache: u64,
+    /// What the threads keep for packing, as far as that was planned.
+    packed: u64,
 }
 
 /// What a run will hold at its largest forward pass.
@@ -90,7 +92,7 @@ impl Budget {
     pub(super) fn new(device: &Device, counted: Counted, copies: u64, limit: Option<u64>) -> Budget {
         let headroom = device.headroom();
         let limit = limit.unwrap_or_else(|| default_limit(device));
-        Budget { counted, headroom, limit, room: headroom.room(limit), copies, cache: 0 }
+        Budget { counted, headroom, limit, room: headroom.room(limit), copies, cache: 0, packed: 0 }
     }
 
     /// The passes of the run, which compute nothing.
@@ -127,7 +129,7 @@ impl Budget {
         let Some(room) = self.room.checked_sub(self.held()) else { return Ok(None) };
         let fits = |kept: usize| -> Result<Option<(usize, PassCost)>> {
             let cost = self.counted.pass(forest, kept, gradients)?;
-            Ok((cost.peak + cost.packed <= room).then_some((kept, cost)))
+            Ok((cost.peak + cost.packed.max(self.packed) <= room).then_some((kept, cost)))
         };
         // most passes can keep all layers; else the most is searched between what fits and what does not
         let all = self.counted.layers();
@@ -146,16 +148,16 @@ impl Budget {
     }
 
     /// What a run will hold whose largest pass with a backward pass is `train`, and those without, in training and in
-    /// evaluations, `without`.
+    /// evaluations, `without`; others make the threads keep `packed` bytes.
     ///
     /// # Errors
     /// As [`Counted::pass`].
-    pub(super) fn plan(&mut self, train: LargestWithGradient, without: &[Forest]) -> Result<Plan> {
+    pub(super) fn plan(&mut self, train: LargestWithGradient, without: &[Forest], packed: u64) -> Result<Plan> {
         self.room = self.headroom.room(self.limit);
         let LargestWithGradient { pass, with_reference, gradients } = train;
         let mut largest_without: Option<(&Forest, PassCost)> = None;
         let least = self.counted.pass(&pass, 0, gradients)?;
-        let mut packed = least.packed;
+        let mut packed = packed.max(least.packed);
         for forest in without {
             let cost = self.counted.pass(forest, 0, Gradients::Fresh)?;
             packed = packed.max(cost.packed);
@@ -164,6 +166,7 @@ impl Budget {
             }
         }
         let of_without = largest_without.map_or(0, |(_, cost)| cost.peak);
+        self.packed = packed;
         let needed = self.held() + packed + least.peak.max(of_without);
         let fits = needed <= self.room;
         let (layers_kept, cost) = self.fitting(&pass, gradients)?.filter(|_| fits).unwrap_or((0, least));
@@ -209,6 +212,8 @@ impl Budget {
 pub(super) struct Largest {
     pub with_gradient: Option<LargestWithGradient>,
     pub without_gradient: Option<Forest>,
+    /// What the threads keep for packing after all of them.
+    pub packed: u64,
     /// Bytes of the two.
     bytes: [u64; 2],
 }
@@ -227,8 +232,9 @@ impl Largest {
     /// Looks at the passes of a step, where the first one with a backward pass finds `gradients`.
     pub(super) fn add(&mut self, passes: Passes, gradients: Gradients, counted: &Counted) -> Result<()> {
         let mut gradients = gradients;
-        let least = |forest: &Forest, gradients| -> Result<u64> {
+        let mut least = |forest: &Forest, gradients| -> Result<u64> {
             let cost = counted.pass(forest, 0, gradients)?;
+            self.packed = self.packed.max(cost.packed);
             Ok(cost.peak + cost.packed)
         };
         for with_reference in passes.with_gradient {

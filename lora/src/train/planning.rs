@@ -94,14 +94,15 @@ impl Trainer<'_> {
             Some(data) => {
                 let batches = data.len().div_ceil(self.options.batch_size) as u64;
                 let known = self.steps_known(data, Shuffle::Off, batches, Role::Detached);
-                self.largest(data, &known, Role::Detached)?.without_gradient
+                self.largest(data, &known, Role::Detached)?
             }
-            None => None,
+            None => Largest::default(),
         };
-        let without: Vec<Forest> = largest.without_gradient.into_iter().chain(of_eval).collect();
+        let packed = largest.packed.max(of_eval.packed);
+        let without: Vec<Forest> = largest.without_gradient.into_iter().chain(of_eval.without_gradient).collect();
         let with_gradient = largest.with_gradient.expect("a run of at least one step has a pass");
         self.budget.hold_for_cache(for_cache);
-        let plan = self.budget.plan(with_gradient, &without)?;
+        let plan = self.budget.plan(with_gradient, &without, packed)?;
         let (mean_tokens, scored_first) = (self.mean_tokens(train, &steps_known), steps_known.scored_first);
         Ok(Plan { steps, first_epoch, mean_tokens, scored_first, ..plan })
     }
@@ -119,7 +120,7 @@ impl Trainer<'_> {
         largest.add(passes, Gradients::Fresh, self.budget.counted())?;
         let with_gradient = largest.with_gradient.expect("a step has a pass");
         let without: Vec<Forest> = largest.without_gradient.into_iter().collect();
-        let plan = self.budget.plan(with_gradient, &without)?;
+        let plan = self.budget.plan(with_gradient, &without, largest.packed)?;
         let tokens: usize = rows.iter().map(EncodedRow::tree_tokens).sum();
         let scored_first = if scored_first { 1.0 } else { 0.0 };
         Ok(Plan { steps: 1, first_epoch: 1, mean_tokens: tokens as f64, scored_first, ..plan })

@@ -17,8 +17,8 @@ impl Tiled {
         match *self {}
     }
 
-    pub(super) fn packed(&self, _: &Cpu) -> Packed {
-        match *self {}
+    pub(super) fn packed(self, _: &Cpu) -> Packed {
+        match self {}
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) use calls::{dw, dx, forward, stack_dx, stack_forward, stack_forward_p
 use super::{Order, Right, Values};
 use crate::cpu::Cpu;
 use crate::cpu::unit::Unit;
+use crate::cpu::unit::block_sum::BLOCK;
 use crate::device::Packed;
 use crate::{FloatSlice, FloatSliceMut, Precision};
 use half::bf16;
@@ -183,7 +184,7 @@ unsafe impl Sync for Tiled<'_> {}
 impl Tiled<'_> {
     /// Computes it. Every matrix is [`fitting`].
     pub(in crate::gemm::cpu) fn run(&self, cpu: &Cpu) {
-        let Some((sizes, way)) = self.sizes(cpu) else { return };
+        let Some((sizes, way)) = self.sizes(cpu, true) else { return };
         match way {
             Way::FewRows(threads) => sizes.few_rows(cpu, threads),
             Way::ColumnsApart(threads) => sizes.columns_apart(cpu, threads),
@@ -191,25 +192,43 @@ impl Tiled<'_> {
         }
     }
 
-    /// What [`Tiled::run`] makes the threads keep. The operands need not be there.
-    pub(in crate::gemm::cpu) fn packed(&self, cpu: &Cpu) -> Packed {
-        self.sizes(cpu).map_or(Packed::default(), |(sizes, way)| sizes.packed(way))
+    /// What [`Tiled::run`] makes the threads keep, for these rows and for fewer. The operands need not be there.
+    pub(in crate::gemm::cpu) fn packed(mut self, cpu: &Cpu) -> Packed {
+        let rows = self.rows;
+        let Some((sizes, _)) = self.sizes(cpu, false) else { return Packed::default() };
+        let panels = [
+            // the most rows that share a panel of columns, and that have one thread
+            sizes.panels.len().saturating_sub(1),
+            (LEFT_BYTES / sizes.left_panel.max(1)).max(TASKS_PER_THREAD * cpu.threads() - 1),
+        ];
+        let on_one_thread = (PARALLEL_WORK / self.work_of_row()).saturating_sub(16);
+        let fewer = [BLOCK, panels[0].min(panels[1]) * BLOCK, on_one_thread];
+        let mut packed = Packed::default();
+        for rows in fewer.map(|fewer| fewer.min(rows)).into_iter().chain([rows]) {
+            self.rows = rows;
+            packed = self.sizes(cpu, false).map_or(packed, |(sizes, way)| packed.and(sizes.packed(way)));
+        }
+        packed
     }
 
-    /// How it is computed. `None` if there is nothing to do.
-    fn sizes(&self, cpu: &Cpu) -> Option<(Sizes<'_>, Way)> {
+    /// Multiplications that a row takes.
+    fn work_of_row(&self) -> usize {
+        let of_target = |target: &Target<'_>| {
+            let depth: usize = target.sections.iter().map(|section| self.depth(section.part)).sum();
+            target.cols.saturating_mul(depth)
+        };
+        self.targets.iter().map(of_target).fold(0, usize::saturating_add).max(1)
+    }
+
+    /// How it is computed, with the products if it is. `None` if there is nothing to do.
+    fn sizes(&self, cpu: &Cpu, with_products: bool) -> Option<(Sizes<'_>, Way)> {
         let cols: usize = self.targets.iter().map(|target| target.cols).sum();
         if self.rows == 0 || cols == 0 {
             return None;
         }
         let few_rows = few_rows::fits(self);
-        let sizes = Sizes::new(self, !few_rows);
-        let work: usize = (self.targets.iter())
-            .map(|target| {
-                let depth: usize = target.sections.iter().map(|section| self.depth(section.part)).sum();
-                (self.rows + 16).saturating_mul(target.cols).saturating_mul(depth)
-            })
-            .fold(0, usize::saturating_add);
+        let sizes = Sizes::new(self, with_products && !few_rows);
+        let work = (self.rows + 16).saturating_mul(self.work_of_row());
         let threads = if work < PARALLEL_WORK { 1 } else { cpu.threads() };
         let way = if few_rows {
             Way::FewRows(threads)

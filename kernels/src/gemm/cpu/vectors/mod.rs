@@ -129,7 +129,7 @@ pub(super) fn stack_dx(call: StackDx<'_, '_>, device: &Device, cpu: &Cpu) -> Res
     })
 }
 
-/// What a product `[rows, depth] · [depth, cols]` makes the threads keep.
+/// What products `[rows, depth] · [depth, cols]` make the threads keep, these and those of fewer rows.
 pub(super) fn packed(
     cpu: &Cpu,
     precision: Precision,
@@ -138,15 +138,21 @@ pub(super) fn packed(
 ) -> Packed {
     let right = Right { values: Values::F32(&[]), order: Order::Rows };
     let output = Output { at: std::ptr::null_mut(), stride: 0 };
-    let left = std::ptr::null();
-    let product = Product { rows, cols, depth, alpha: 1.0, accumulate, precision, left, right, output };
-    Cut::new(cpu, [rows, cols, depth])
-        .packed(|rows, cols| cpu.isa().dispatch(block::Areas { product: &product, rows, cols }))
+    let product =
+        Product { rows, cols, depth, alpha: 1.0, accumulate, precision, left: std::ptr::null(), right, output };
+    let areas = |rows, cols| cpu.isa().dispatch(block::Areas { product: &product, rows, cols });
+    // one thread takes larger tasks than several; the tasks of both are largest where they have as many rows as they may
+    let on_one_thread = (PARALLEL_WORK / (cols * depth).max(1)).saturating_sub(16);
+    let whole = (1..=rows / ROWS_PER_TASK).map(|tasks| tasks * ROWS_PER_TASK);
+    let packed = |rows| Cut::new(cpu, [rows, cols, depth]).packed(areas);
+    whole.chain([rows, rows.min(on_one_thread)]).map(packed).fold(Packed::default(), Packed::and)
 }
 
-/// What [`dw`] makes the threads keep.
+/// What [`dw`] makes the threads keep, for these rows and for fewer.
 pub(super) fn packed_by_dw(cpu: &Cpu, [m, n, k]: [usize; 3]) -> Packed {
-    Cut::new(cpu, [n.min(k), n.max(k), m]).packed(|rows, cols| cpu.isa().dispatch(outer::Areas { rows, cols }))
+    let packed =
+        |m| Cut::new(cpu, [n.min(k), n.max(k), m]).packed(|rows, cols| cpu.isa().dispatch(outer::Areas { rows, cols }));
+    packed(m).and(packed(0))
 }
 
 /// Columns of a matrix as a matrix of their own, in f32: in place, or copied.
