@@ -171,6 +171,19 @@ impl Found {
     fn load(self, device: &Device, files: Option<WeightFiles>) -> Result<LoadedModel, CliError> {
         let Found { dir, found, base_name, demo, config } = self;
         let Some(files) = files else {
+            if let Some(quantised) = &config.quantization {
+                let (dir, key, method) = (dir.display(), quantised.key, &quantised.method);
+                return Err(CliError::Input(format!(
+                    "{dir}: config.json has `{key}` ({method}): quantised weights are not read; give the model in bf16, f16 or \
+                     f32"
+                )));
+            }
+            if config.dtype.is_none() {
+                say!(
+                    "note: {}: config.json does not name the number format of the weights; taken for bf16",
+                    dir.display()
+                );
+            }
             let model = Model::absent(&device.count(), config);
             let (unused, all_zero) = Default::default();
             return Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, files: None, demo });

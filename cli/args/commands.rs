@@ -53,7 +53,7 @@ The flags are those of `train`: put `estimate` in its place. A folder with confi
 pub struct EstimateArgs {
     #[command(flatten)]
     pub run: TrainArgs,
-    /// Speed of the machine in GFLOP/s, for the time of a step [default: measured, where the weights are there]
+    /// Speed of the machine in GFLOP/s, for the time of a step [default: measured, if the model has weights]
     #[arg(long, value_name = "RATE", value_parser = speed, help_heading = "Estimate")]
     pub gflops: Option<f64>,
     /// One JSON object on stdout
@@ -64,8 +64,8 @@ pub struct EstimateArgs {
 /// A finite number above 0.
 fn speed(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value.is_finite() => Ok(value),
-        _ => Err("expected a number above 0".to_owned()),
+        Ok(value) if value > 0.0 && value <= 1e12 => Ok(value),
+        _ => Err("expected a number above 0, at most 1e12".to_owned()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::train::{adapters, data, options, summary, trainer};
 use super::{print, print_json};
-use crate::args::EstimateArgs;
+use crate::args::{EstimateArgs, TrainArgs};
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
 use crate::report::{self, say};
@@ -15,14 +15,45 @@ use data::RunData;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 
+/// Tokens of a step that is planned without data.
+const MOST_TOKENS: u64 = 1 << 28;
+
 pub fn run(args: &EstimateArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let run = &args.run;
     let objective = Objective::new(&run.loss, knobs)?;
     let _ = run.data.reading()?; // reports a mistake in it before a model is looked at
     let options = options::options(run)?;
     options::check(run, &objective)?;
+    check_without_rows(run, &options)?;
     let device = loaded::device(&run.device)?;
     device.clone().install(|| estimate(args, objective, options, &device))
+}
+
+/// Without data, refuses flags about rows, and rows of more tokens than any machine has memory for.
+fn check_without_rows(run: &TrainArgs, options: &TrainOptions) -> Result<(), CliError> {
+    if options::has_rows(run) {
+        return Ok(());
+    }
+    let about_rows = [
+        (!run.eval_data.is_empty(), "--eval-data"),
+        (run.eval_fraction.is_some(), "--eval-fraction"),
+        (!run.reference_data.is_empty(), "--reference-data"),
+        (run.model.chat_template.is_some(), "--chat-template"),
+        (run.data.keep.rejects.is_some(), "--rejects"),
+    ];
+    if let Some((_, flag)) = about_rows.into_iter().find(|(is_given, _)| *is_given) {
+        return Err(CliError::Usage(format!("{flag} is about rows, and there are none: give --data, or leave it out")));
+    }
+    let answers = options.max_completions.unwrap_or(2) as u64;
+    let tokens = (options.max_length as u64).saturating_mul(options.batch_size as u64).saturating_mul(answers);
+    if tokens > MOST_TOKENS {
+        return Err(CliError::Usage(format!(
+            "a step of {} rows of {answers} answers of {} tokens is more than {MOST_TOKENS} tokens: lower --max-length, \
+             --batch-size or --max-completions",
+            options.batch_size, options.max_length
+        )));
+    }
+    Ok(())
 }
 
 fn estimate(args: &EstimateArgs, objective: Objective, options: TrainOptions, device: &Device) -> Result<(), CliError> {
@@ -36,10 +67,7 @@ fn estimate(args: &EstimateArgs, objective: Objective, options: TrainOptions, de
     summary::details(run, &loaded, &adapter, &options, device);
     match &data {
         Some(data) => data.report(run)?,
-        None => say!(
-            "data: none; planned for sequences of {} tokens, --max-length, that share no prompt",
-            options.max_length
-        ),
+        None => say!("data: none; planned for answers that fill --max-length, {}", options.max_length),
     }
     let mut trainer = trainer(run, &loaded, &adapter, &reference, objective, options)?;
     let plan = match data {
@@ -76,9 +104,10 @@ impl Estimate {
     fn new(args: &EstimateArgs, loaded: &LoadedModel, trainer: &Trainer<'_>, plan: Plan) -> Result<Estimate, CliError> {
         let (pace, is_timed) = match (args.gflops, &loaded.files) {
             (Some(gflops), _) => (trainer.pace_of(&plan, gflops * 1e9)?, true),
-            (None, Some(_)) => (trainer.pace(&plan)?, true),
+            // the largest pass of a plan that does not fit may be too much for this machine
+            (None, Some(_)) if plan.fits => (trainer.pace(&plan)?, true),
             // operations do not depend on the speed
-            (None, None) => (trainer.pace_of(&plan, 1.0)?, false),
+            (None, _) => (trainer.pace_of(&plan, 1.0)?, false),
         };
         Ok(Estimate {
             base: loaded.model.weight_dtype(),
@@ -122,7 +151,7 @@ impl Estimate {
         let reference = if self.plan.reference_rows() > 0 { ", those of the reference among them" } else { "" };
         let _ = write!(
             table,
-            "mapped   {} of weights ({}), beside that\n\
+            "mapped   {} of weights ({}), on top\n\
              layers   {layers_kept} of {layers} kept in the largest forward pass{recomputed}\n\
              tokens   {} in that pass{reference}\n",
             Size(self.mapped_bytes),

@@ -147,17 +147,17 @@ impl Budget {
         Ok(found)
     }
 
-    /// What a run will hold whose largest pass with a backward pass is `train`, and those without, in training and in
-    /// evaluations, `without`; others make the threads keep `packed` bytes.
+    /// What a run will hold whose largest passes with a backward pass are `train`, and those without, in training and in
+    /// evaluations, `without`; others make the threads keep `packed` bytes. The plan tells of the first of `train`.
     ///
     /// # Errors
     /// As [`Counted::pass`].
-    pub(super) fn plan(&mut self, train: LargestWithGradient, without: &[Forest], packed: u64) -> Result<Plan> {
+    pub(super) fn plan(&mut self, train: Vec<LargestWithGradient>, without: &[Forest], packed: u64) -> Result<Plan> {
         self.room = self.headroom.room(self.limit);
-        let LargestWithGradient { pass, with_reference, gradients } = train;
         let mut largest_without: Option<(&Forest, PassCost)> = None;
-        let least = self.counted.pass(&pass, 0, gradients)?;
-        let mut packed = packed.max(least.packed);
+        let least_of = |of: &LargestWithGradient| self.counted.pass(&of.pass, 0, of.gradients);
+        let least = train.iter().map(least_of).collect::<Result<Vec<PassCost>>>()?;
+        let mut packed = least.iter().fold(packed, |packed, cost| packed.max(cost.packed));
         for forest in without {
             let cost = self.counted.pass(forest, 0, Gradients::Fresh)?;
             packed = packed.max(cost.packed);
@@ -167,12 +167,22 @@ impl Budget {
         }
         let of_without = largest_without.map_or(0, |(_, cost)| cost.peak);
         self.packed = packed;
-        let needed = self.held() + packed + least.peak.max(of_without);
+        let needed = self.held() + packed + least.iter().fold(of_without, |most, cost| most.max(cost.peak));
         let fits = needed <= self.room;
-        let (layers_kept, cost) = self.fitting(&pass, gradients)?.filter(|_| fits).unwrap_or((0, least));
-        let largest = largest_without.filter(|_| of_without > cost.peak).map_or(&pass, |(forest, _)| forest);
-        let most_rows = largest.plan.rows();
-        let most = cost.peak.max(of_without);
+        let mut kept = Vec::new();
+        for (LargestWithGradient { pass, gradients, .. }, least) in train.iter().zip(&least) {
+            kept.push(self.fitting(pass, *gradients)?.filter(|_| fits).unwrap_or((0, *least)));
+        }
+        let (mut most, mut most_rows) =
+            largest_without.map_or((0, 0), |(forest, cost)| (cost.peak, forest.plan.rows()));
+        for (LargestWithGradient { pass, .. }, (_, cost)) in train.iter().zip(&kept) {
+            if cost.peak >= most {
+                (most, most_rows) = (cost.peak, pass.plan.rows());
+            }
+        }
+        let first = train.into_iter().zip(kept).next();
+        let (LargestWithGradient { pass, with_reference, gradients }, (layers_kept, cost)) =
+            first.expect("a run of at least one step has a pass");
         self.room = self.held() + packed + most;
         // in the first pass of a step they come when the kept layers go
         let (of_adapter, of_gradients) = match gradients {
@@ -210,12 +220,13 @@ impl Budget {
 /// The largest forward passes of some steps.
 #[derive(Debug, Default)]
 pub(super) struct Largest {
-    pub with_gradient: Option<LargestWithGradient>,
+    /// Of the first passes of their steps, and of others.
+    with_gradient: [Option<LargestWithGradient>; 2],
     pub without_gradient: Option<Forest>,
     /// What the threads keep for packing after all of them.
     pub packed: u64,
-    /// Bytes of the two.
-    bytes: [u64; 2],
+    /// Bytes of the three.
+    bytes: [u64; 3],
 }
 
 /// The largest forward pass that has a backward pass.
@@ -242,19 +253,27 @@ impl Largest {
                 true => with_reference.without_reference(),
                 false => with_reference.clone(),
             };
-            let found = LargestWithGradient { pass, with_reference, gradients };
-            gradients = Gradients::There;
-            let bytes = least(&found.pass, found.gradients)?;
-            if self.with_gradient.is_none() || self.bytes[0] < bytes {
-                (self.with_gradient, self.bytes[0]) = (Some(found), bytes);
+            let kind = usize::from(gradients == Gradients::There);
+            let bytes = least(&pass, gradients)?;
+            if self.with_gradient[kind].is_none() || self.bytes[kind] < bytes {
+                self.with_gradient[kind] = Some(LargestWithGradient { pass, with_reference, gradients });
+                self.bytes[kind] = bytes;
             }
+            gradients = Gradients::There;
         }
         for found in passes.without_gradient {
             let bytes = least(&found, Gradients::Fresh)?;
-            if self.without_gradient.is_none() || self.bytes[1] < bytes {
-                (self.without_gradient, self.bytes[1]) = (Some(found), bytes);
+            if self.without_gradient.is_none() || self.bytes[2] < bytes {
+                (self.without_gradient, self.bytes[2]) = (Some(found), bytes);
             }
         }
         Ok(())
+    }
+
+    /// Those with a backward pass, the one with more rows first.
+    pub(super) fn with_gradient(&mut self) -> Vec<LargestWithGradient> {
+        let mut found: Vec<LargestWithGradient> = self.with_gradient.iter_mut().filter_map(Option::take).collect();
+        found.sort_by_key(|of| std::cmp::Reverse(of.pass.plan.rows()));
+        found
     }
 }

@@ -89,7 +89,7 @@ impl Trainer<'_> {
         let first_epoch = self.steps_per_epoch(train.len()).0.min(steps);
         let for_cache = self.cache_in_memory(train, eval);
         let steps_known = self.steps_known(train, self.options.shuffle, steps, Role::Gradient);
-        let largest = self.largest(train, &steps_known, Role::Gradient)?;
+        let mut largest = self.largest(train, &steps_known, Role::Gradient)?;
         let of_eval = match eval {
             Some(data) => {
                 let batches = data.len().div_ceil(self.options.batch_size) as u64;
@@ -98,9 +98,9 @@ impl Trainer<'_> {
             }
             None => Largest::default(),
         };
+        let with_gradient = largest.with_gradient();
         let packed = largest.packed.max(of_eval.packed);
         let without: Vec<Forest> = largest.without_gradient.into_iter().chain(of_eval.without_gradient).collect();
-        let with_gradient = largest.with_gradient.expect("a run of at least one step has a pass");
         self.budget.hold_for_cache(for_cache);
         let plan = self.budget.plan(with_gradient, &without, packed)?;
         let (mean_tokens, scored_first) = (self.mean_tokens(train, &steps_known), steps_known.scored_first);
@@ -108,7 +108,8 @@ impl Trainer<'_> {
     }
 
     /// As [`Trainer::estimate`] for a run without data: every step has a whole batch of rows as long as they may be. A row has
-    /// a prompt of one token, and two answers (one of a loss of single answers or of sequences), none with a common start.
+    /// a prompt of one token, and two answers; of a loss of single answers or of sequences one, of scored answers
+    /// `max_completions` if that is given. A cache of the reference takes no memory in it.
     ///
     /// # Errors
     /// [`TrainError::Kernel`].
@@ -118,7 +119,7 @@ impl Trainer<'_> {
         let scored_first = !passes.without_gradient.is_empty();
         let mut largest = Largest::default();
         largest.add(passes, Gradients::Fresh, self.budget.counted())?;
-        let with_gradient = largest.with_gradient.expect("a step has a pass");
+        let with_gradient = largest.with_gradient();
         let without: Vec<Forest> = largest.without_gradient.into_iter().collect();
         let plan = self.budget.plan(with_gradient, &without, largest.packed)?;
         let tokens: usize = rows.iter().map(EncodedRow::tree_tokens).sum();

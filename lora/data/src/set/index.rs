@@ -12,7 +12,7 @@ pub(crate) struct Index {
 }
 
 /// One usable row.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Entry {
     pub record: u32,
     /// Which of the rows made from the record: 0, or 1 for the rejected answer of an unpaired pair.
@@ -23,18 +23,18 @@ pub(crate) struct Entry {
     /// Number of the row in the token cache, if there is one.
     pub cached: u32,
     /// How many answers it has, and which of all lengths is that of the first.
-    n_answers: u32,
-    first_answer: u64,
+    pub n_answers: u32,
+    pub first_answer: u64,
 }
 
 impl Index {
-    /// Adds a row, whose answers have these lengths.
-    pub fn push(&mut self, [record, part, group, prompt_tokens, cached]: [u32; 5], answers: impl Iterator<Item = u32>) {
+    /// Adds a row, whose answers have these lengths. The entry need not say how many and where they are.
+    pub fn push(&mut self, entry: Entry, answers: impl Iterator<Item = u32>) {
         let all = Arc::make_mut(&mut self.answers);
         let first = all.len();
         all.extend(answers);
         let n_answers = (all.len() - first) as u32; // a record is a few MiB
-        self.entries.push(Entry { record, part, group, prompt_tokens, cached, n_answers, first_answer: first as u64 });
+        self.entries.push(Entry { n_answers, first_answer: first as u64, ..entry });
     }
 
     /// Tokens of the answers of row `i`, before they are cut.
@@ -108,8 +108,9 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_nothing_else() {
         let mut index = Index::default();
-        index.push([0, 0, 7, 3, 0], [4, 5].into_iter());
-        index.push([2, 1, 8, 2, 1], [6].into_iter());
+        index.push(Entry { group: 7, prompt_tokens: 3, ..Entry::default() }, [4, 5].into_iter());
+        let second = Entry { record: 2, part: 1, group: 8, prompt_tokens: 2, cached: 1, ..Entry::default() };
+        index.push(second, [6].into_iter());
         let bytes = index.to_bytes();
         let read = Index::from_bytes(&bytes).unwrap();
         assert_eq!((read.len(), read[1].group, read.to_bytes()), (2, 8, bytes.clone()));

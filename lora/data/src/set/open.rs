@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::dataset::{Dataset, Sources};
 use super::duplicates::{Hashes, hash_of_bytes, hash_of_tokens};
 use super::error::DataError;
-use super::index::Index;
+use super::index::{Entry, Index};
 use super::ingredients::{Asked, check_stamps};
 use super::options::{OnBadRow, UnpairedOrder};
 use super::rejects::{self, Rejects};
@@ -507,7 +507,14 @@ impl Walk<'_> {
                     }
                     survey.count_kept(&counts, &notes, encoder.tokenizer(), encoder.max_length());
                     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX); // of 64 MiB a template makes a GiB at most
-                    let entry = [count(number), count(part_number), record.group, count(counts.prompt_tokens), cached];
+                    let entry = Entry {
+                        record: count(number),
+                        part: count(part_number),
+                        group: record.group,
+                        prompt_tokens: count(counts.prompt_tokens),
+                        cached,
+                        ..Entry::default()
+                    };
                     index.push(entry, counts.answer_tokens.iter().map(|&tokens| count(tokens)));
                 }
                 Ok(Made::Dropped(reason)) => self.dropped(number, reason)?,

@@ -201,7 +201,7 @@ impl Tiled<'_> {
             sizes.panels.len().saturating_sub(1),
             (LEFT_BYTES / sizes.left_panel.max(1)).max(TASKS_PER_THREAD * cpu.threads() - 1),
         ];
-        let on_one_thread = (PARALLEL_WORK / self.work_of_row()).saturating_sub(16);
+        let on_one_thread = ((PARALLEL_WORK - 1) / self.work_of_row()).saturating_sub(16);
         let fewer = [BLOCK, panels[0].min(panels[1]) * BLOCK, on_one_thread];
         let mut packed = Packed::default();
         for rows in fewer.map(|fewer| fewer.min(rows)).into_iter().chain([rows]) {

@@ -29,6 +29,8 @@ const DEPTH_BLOCK: usize = 288;
 const ROWS_PER_TASK: usize = 512;
 /// 512 rows x 256 columns of partial sums are 512 KiB, beside the left operand.
 const COLS_PER_TASK: usize = 256;
+/// Tiles of rows of a task at least.
+const LEAST_TILES: usize = 4;
 /// Enough tasks for each thread that one which loses its core for a while does not make the others wait.
 const TASKS_PER_THREAD: usize = 4;
 /// Below this many multiplications (each weight counts 16 more, for its packing) waking a thread costs more than it brings.
@@ -142,10 +144,12 @@ pub(super) fn packed(
         Product { rows, cols, depth, alpha: 1.0, accumulate, precision, left: std::ptr::null(), right, output };
     let areas = |rows, cols| cpu.isa().dispatch(block::Areas { product: &product, rows, cols });
     // one thread takes larger tasks than several; the tasks of both are largest where they have as many rows as they may
-    let on_one_thread = (PARALLEL_WORK / (cols * depth).max(1)).saturating_sub(16);
-    let whole = (1..=rows / ROWS_PER_TASK).map(|tasks| tasks * ROWS_PER_TASK);
+    let on_one_thread = ((PARALLEL_WORK - 1) / (cols * depth).max(1)).saturating_sub(16);
+    let whole = |part: usize, most: usize| (1..=rows.min(most) / part).map(move |parts| parts * part);
+    let [tile_rows, _] = cpu.isa().dispatch(TileSize);
+    let sizes = whole(LEAST_TILES * tile_rows, ROWS_PER_TASK).chain(whole(ROWS_PER_TASK, rows));
     let packed = |rows| Cut::new(cpu, [rows, cols, depth]).packed(areas);
-    whole.chain([rows, rows.min(on_one_thread)]).map(packed).fold(Packed::default(), Packed::and)
+    sizes.chain([rows, rows.min(on_one_thread)]).map(packed).fold(Packed::default(), Packed::and)
 }
 
 /// What [`dw`] makes the threads keep, for these rows and for fewer.
@@ -288,8 +292,8 @@ fn task_size(isa: Isa, threads: usize, rows: usize, cols: usize) -> [usize; 2] {
     let panels = cols.div_ceil(tile_cols);
     let mut row_tasks = rows.div_ceil(ROWS_PER_TASK);
     let col_tasks = wanted.div_ceil(row_tasks).clamp(cols.div_ceil(COLS_PER_TASK), panels);
-    // too few columns for all threads: rows too, but not fewer than 4 tiles of them
-    row_tasks = row_tasks.max(wanted.div_ceil(col_tasks).min(rows.div_ceil(4 * tile_rows)));
+    // too few columns for all threads: rows too
+    row_tasks = row_tasks.max(wanted.div_ceil(col_tasks).min(rows.div_ceil(LEAST_TILES * tile_rows)));
     [rows.div_ceil(row_tasks).next_multiple_of(tile_rows), panels.div_ceil(col_tasks) * tile_cols]
 }
 
