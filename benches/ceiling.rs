@@ -10,7 +10,7 @@ use std::time::Instant;
 const COPY_FLOATS: usize = 32 << 20;
 
 /// Both ceilings. They can be measured repeatedly.
-pub struct Ceiling {
+pub(crate) struct Ceiling {
     threads: usize,
     isa: Isa,
     from: Vec<f32>,
@@ -18,14 +18,14 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    pub fn new(device: &Device) -> Result<Ceiling, align_kernels::KernelError> {
+    pub(crate) fn new(device: &Device) -> Result<Ceiling, align_kernels::KernelError> {
         let isa = Isa::chosen()?;
         Ok(Ceiling { threads: device.threads(), isa, from: vec![1.0; COPY_FLOATS], to: vec![0.0; COPY_FLOATS] })
     }
 
     /// Operations per second of all threads together, a fused multiply-add counted as two. If the machine has a unit for bf16,
     /// these are the operations that a product with bf16 weights can reach at `precision`; an f32 then is three terms of bf16.
-    pub fn flops(&self, precision: Option<Precision>) -> f64 {
+    pub(crate) fn flops(&self, precision: Option<Precision>) -> f64 {
         self.on_all_threads(|_| {
             let start = Instant::now();
             let on_unit = match precision {
@@ -41,7 +41,7 @@ impl Ceiling {
     }
 
     /// Bytes per second of a copy, reads and writes together.
-    pub fn bytes(&mut self) -> f64 {
+    pub(crate) fn bytes(&mut self) -> f64 {
         let part = COPY_FLOATS.div_ceil(self.threads);
         let start = Instant::now();
         std::thread::scope(|scope| {

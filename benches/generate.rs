@@ -25,7 +25,7 @@ const NEW: usize = 64;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Measures the batches that `wanted` selects by name.
-pub fn run(
+pub(crate) fn run(
     device: &Device,
     rounds: usize,
     wanted: &(dyn Fn(&str) -> bool + Sync),

@@ -7,7 +7,7 @@ use align_kernels::Device;
 
 /// Measures the cases that `wanted` selects by kernel and shape, and checks the timed output. Case and ceilings take turns, so
 /// that both see the same machine.
-pub fn run(
+pub(crate) fn run(
     device: &Device,
     rounds: usize,
     wanted: &dyn Fn(&str) -> bool,

@@ -22,7 +22,7 @@ const PIECE: usize = 4 << 20;
 type Error = Box<dyn std::error::Error>;
 
 /// Writes the model into `dir`, with the demo's tokenizer, whose ids are all below [`VOCAB`].
-pub fn write(dir: &Path, threads: usize) -> Result<(), Error> {
+pub(crate) fn write(dir: &Path, threads: usize) -> Result<(), Error> {
     std::fs::create_dir_all(dir)?;
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("cli/demo/model");
     for file in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {

@@ -8,27 +8,27 @@ const SAMPLE: Duration = Duration::from_millis(2);
 
 /// Seconds of each sample.
 #[derive(Debug, Clone, Default)]
-pub struct Samples(Vec<f64>);
+pub(crate) struct Samples(Vec<f64>);
 
 impl Samples {
-    pub fn push(&mut self, seconds: f64) {
+    pub(crate) fn push(&mut self, seconds: f64) {
         self.0.push(seconds);
     }
 
     /// Returns the value below which `share` of the samples lie.
-    pub fn quantile(&self, share: f64) -> f64 {
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         sorted[((sorted.len() - 1) as f64 * share).round() as usize]
     }
 
-    pub fn median(&self) -> f64 {
+    pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 }
 
 /// Runs `work` outside the clock until its data and threads are warm, and returns how often a sample repeats it.
-pub fn warm_up<E>(device: &Device, mut work: impl FnMut() -> Result<(), E>) -> Result<usize, E> {
+pub(crate) fn warm_up<E>(device: &Device, mut work: impl FnMut() -> Result<(), E>) -> Result<usize, E> {
     work()?;
     let start = Instant::now();
     let mut runs = 0;
@@ -42,7 +42,7 @@ pub fn warm_up<E>(device: &Device, mut work: impl FnMut() -> Result<(), E>) -> R
 }
 
 /// Returns the seconds of one run, as the mean over `repeats`.
-pub fn sample<E>(device: &Device, repeats: usize, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
+pub(crate) fn sample<E>(device: &Device, repeats: usize, mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
     let start = Instant::now();
     for _ in 0..repeats {
         work()?;

@@ -8,17 +8,17 @@ use align_kernels::{Device, KernelError};
 use std::path::{Path, PathBuf};
 
 /// Rank of the adapters.
-pub const RANK: usize = 16;
+pub(crate) const RANK: usize = 16;
 
 /// A model and pairs to train it on.
-pub struct BenchModel {
+pub(crate) struct BenchModel {
     pub name: String,
     pub dir: PathBuf,
     pub data: PathBuf,
 }
 
 /// Returns the models that this machine has.
-pub fn all() -> Vec<BenchModel> {
+pub(crate) fn all() -> Vec<BenchModel> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let (dir, data) = (tests.join("goldens/tiny-llama/model"), tests.join("goldens/pairs.jsonl"));
     let mut models = vec![BenchModel { name: "tiny-llama".to_owned(), dir, data }];
@@ -30,7 +30,7 @@ pub fn all() -> Vec<BenchModel> {
 }
 
 /// Makes an adapter on all linear layers with both matrices away from zero.
-pub fn adapter(device: &Device, model: &Model) -> Result<AdapterSet, KernelError> {
+pub(crate) fn adapter(device: &Device, model: &Model) -> Result<AdapterSet, KernelError> {
     let mut set = AdapterSet::new(model.linears().len());
     for linear in model.linears() {
         let param = |id: usize, shape: [usize; 2]| {

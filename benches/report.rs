@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// One measured row.
-pub struct Row {
+pub(crate) struct Row {
     pub name: String,
     pub shape: String,
     pub time: Samples,
@@ -16,7 +16,7 @@ pub struct Row {
 }
 
 /// What a row does per second, and the ceiling of the machine.
-pub enum Rate {
+pub(crate) enum Rate {
     /// Its operations, and the ceiling in operations per second.
     Flops { work: f64, ceiling: f64 },
     /// Its bytes, and the ceiling in bytes per second.
@@ -24,18 +24,18 @@ pub enum Rate {
 }
 
 /// The measured rows so far.
-pub struct Report {
+pub(crate) struct Report {
     device: String,
     rows: Vec<Value>,
 }
 
 impl Report {
-    pub fn new(device: &Device) -> Report {
+    pub(crate) fn new(device: &Device) -> Report {
         Report { device: device.describe(), rows: Vec::new() }
     }
 
     /// Prints a row and keeps it for the file.
-    pub fn add(&mut self, row: &Row) {
+    pub(crate) fn add(&mut self, row: &Row) {
         let seconds = row.time.median();
         let (low, high) = (row.time.quantile(0.1), row.time.quantile(0.9));
         let (work, ceiling, unit) = match row.rate {
@@ -65,7 +65,7 @@ impl Report {
     }
 
     /// Prints the speed of a training step.
-    pub fn speed(&mut self, name: &str, pairs: f64, tokens: f64) {
+    pub(crate) fn speed(&mut self, name: &str, pairs: f64, tokens: f64) {
         println!("{:<22} {name:<44} {pairs:.3} pairs/s, {tokens:.1} tokens/s", "train_step");
         self.rows.push(json!({
             "name": "train_step", "shape": name, "device": self.device,
@@ -74,7 +74,7 @@ impl Report {
     }
 
     /// Prints the speed of generation, and how long the prompts took.
-    pub fn generation(&mut self, name: &str, tokens: f64, prompts: f64) {
+    pub(crate) fn generation(&mut self, name: &str, tokens: f64, prompts: f64) {
         println!("{:<22} {name:<44} {tokens:.1} tokens/s behind the prompts, which took {prompts:.3} s", "generate");
         self.rows.push(json!({
             "name": "generate", "shape": name, "device": self.device,
@@ -83,7 +83,7 @@ impl Report {
     }
 
     /// Prints which share of some work each larger kernel takes, and the share of products, attention and log-probs together.
-    pub fn kernels(&mut self, of: &str, name: &str, kernels: &BTreeMap<&'static str, f64>, all_seconds: f64) {
+    pub(crate) fn kernels(&mut self, of: &str, name: &str, kernels: &BTreeMap<&'static str, f64>, all_seconds: f64) {
         let heavy =
             |kernel: &str| ["gemm.", "attention.", "token_logps."].iter().any(|prefix| kernel.starts_with(prefix));
         let sum: f64 = kernels.iter().filter(|(kernel, _)| heavy(kernel)).map(|(_, seconds)| seconds).sum();
@@ -106,7 +106,7 @@ impl Report {
     }
 
     /// Prints how many times faster a training step is on all threads than on one.
-    pub fn threads(&mut self, name: &str, threads: usize, ratios: &Samples) {
+    pub(crate) fn threads(&mut self, name: &str, threads: usize, ratios: &Samples) {
         let (ratio, low, high) = (ratios.median(), ratios.quantile(0.1), ratios.quantile(0.9));
         println!("{:<22} {name:<44} {threads} threads: {ratio:.2} x one ({low:.2} .. {high:.2})", "train_step.threads");
         self.rows.push(json!({
@@ -115,7 +115,7 @@ impl Report {
     }
 
     /// Prints the peak of bytes in use, in total and for each larger name.
-    pub fn memory(&mut self, name: &str, memory: &MemoryReport) {
+    pub(crate) fn memory(&mut self, name: &str, memory: &MemoryReport) {
         let mut names: Vec<_> = memory.names.iter().map(|(name, used)| (*name, used.peak)).collect();
         names.sort_by_key(|(name, peak)| (std::cmp::Reverse(*peak), *name));
         println!("{:<22} {name:<44} {:.1} MB", "train_step.memory", memory.peak as f64 / 1e6);
@@ -129,7 +129,7 @@ impl Report {
     }
 
     /// Writes the file, if one is wanted.
-    pub fn finish(self, json: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
+    pub(crate) fn finish(self, json: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
         if let Some(path) = json {
             let text = serde_json::to_string_pretty(&json!({ "device": self.device, "rows": self.rows }))?;
             std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))?;

@@ -15,7 +15,7 @@ const WORDS: usize = 4096;
 const SAME_PROMPT: u64 = 8;
 
 /// Writes `rows` rows of `{prompt, chosen, rejected}` as conversations.
-pub fn write(path: &Path, rows: u64) -> Result<(), Error> {
+pub(crate) fn write(path: &Path, rows: u64) -> Result<(), Error> {
     let words = words();
     let mut file = BufWriter::new(std::fs::File::create(path)?);
     for row in 0..rows {

@@ -35,7 +35,7 @@ const BATCHES: usize = 15;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Measures the steps that `wanted` selects by name.
-pub fn run(
+pub(crate) fn run(
     device: &Device,
     rounds: usize,
     wanted: &(dyn Fn(&str) -> bool + Sync),

@@ -6,12 +6,12 @@ use align_lora::train::TrainError;
 use std::fmt::Display;
 
 /// The message of an error, with advice behind it if there is any.
-pub fn with_advice(error: &impl Display, advice: Option<String>) -> String {
+pub(crate) fn with_advice(error: &impl Display, advice: Option<String>) -> String {
     advice.map_or_else(|| error.to_string(), |advice| format!("{error}{advice}"))
 }
 
 /// What to do about an error of training or evaluation, as the end of its sentence.
-pub fn of_training(error: &TrainError) -> Option<String> {
+pub(crate) fn of_training(error: &TrainError) -> Option<String> {
     Some(match error {
         TrainError::NonFinite { .. } => ". Lower --learning-rate, or look at these rows with `inspect`".to_owned(),
         TrainError::NonFiniteEvaluation { .. } => ". Look at these rows with `inspect`".to_owned(),
@@ -34,7 +34,7 @@ pub fn of_training(error: &TrainError) -> Option<String> {
 }
 
 /// What to do about an adapter that was refused, as the end of the sentence.
-pub fn of_adapter(error: &AdapterError) -> Option<String> {
+pub(crate) fn of_adapter(error: &AdapterError) -> Option<String> {
     let AdapterError::Task { needed, .. } = error else { return None };
     let advice = match needed {
         Task::CausalLm => "; give it to `score --reward-model`, or to `train` or `eval` with --loss rm_bt or rm_rank",
@@ -44,7 +44,7 @@ pub fn of_adapter(error: &AdapterError) -> Option<String> {
 }
 
 /// What to do about a folder that is not a model's, as the end of the sentence.
-pub fn of_config(error: &ConfigError) -> Option<String> {
+pub(crate) fn of_config(error: &ConfigError) -> Option<String> {
     let ConfigError::NoConfig { holds, .. } = error else { return None };
     let advice = match holds {
         FolderHolds::Adapter { base: Some(_) } => ": give that as --model, and this folder as --adapter",
@@ -58,7 +58,7 @@ pub fn of_config(error: &ConfigError) -> Option<String> {
 }
 
 /// What to do about an error of `merge`, as the end of its sentence.
-pub fn of_merge(error: &MergeError) -> Option<String> {
+pub(crate) fn of_merge(error: &MergeError) -> Option<String> {
     Some(match error {
         MergeError::NotEmpty { .. } => "; give another --output, or --overwrite to replace it".to_owned(),
         MergeError::NotAFolder { .. } => "; give another --output".to_owned(),

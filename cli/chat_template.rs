@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// [`CliError::Input`] for a record or a template of a run that cannot be read.
-pub fn instead_of_the_models(
+pub(crate) fn instead_of_the_models(
     flag: Option<&Path>,
     adapter: Option<&Path>,
     model: &Path,
@@ -81,7 +81,7 @@ fn check_that_of_run(name: &str, flag: Option<&Path>, run: &Path, model: &Path) 
 }
 
 /// Returns the template of a model. `None` if it cannot be read: texts do not need it, and conversations report the fault.
-pub fn of_model(model: &Path) -> Option<TemplateSources> {
+pub(crate) fn of_model(model: &Path) -> Option<TemplateSources> {
     TemplateSources::of_folder(model).ok().flatten()
 }
 
@@ -89,7 +89,7 @@ pub fn of_model(model: &Path) -> Option<TemplateSources> {
 ///
 /// # Errors
 /// [`CliError::Input`] for files that cannot be read.
-pub fn of_merged(path: Option<&Path>, model: &Path) -> Result<Option<TemplateSources>, CliError> {
+pub(crate) fn of_merged(path: Option<&Path>, model: &Path) -> Result<Option<TemplateSources>, CliError> {
     let Some(path) = path else { return Ok(None) };
     let wanted = TemplateSources::of_path(path)?;
     Ok(Some(wanted).filter(|wanted| !of_model(model).is_some_and(|of_model| of_model.same_texts(wanted))))
@@ -99,7 +99,7 @@ pub fn of_merged(path: Option<&Path>, model: &Path) -> Result<Option<TemplateSou
 ///
 /// # Errors
 /// [`CliError::Runtime`] with the path.
-pub fn keep(template: Option<&TemplateSources>, folder: &Path) -> Result<(), CliError> {
+pub(crate) fn keep(template: Option<&TemplateSources>, folder: &Path) -> Result<(), CliError> {
     let written = template.map_or(Ok(()), |template| template.write_to(folder));
     written.map_err(|(path, error)| CliError::file(&path, &error))
 }

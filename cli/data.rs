@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// [`CliError::Input`].
-pub fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
+pub(crate) fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
     let files = align_data::data_files(names)?;
     for set in &files.sets {
         say!("data: {set}");
@@ -35,7 +35,7 @@ pub fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
 }
 
 /// How the data of a command is opened.
-pub struct DataOptions<'a> {
+pub(crate) struct DataOptions<'a> {
     pub kind: Option<RowKind>,
     pub on_bad_row: OnBadRowChoice,
     pub keep: &'a KeepArgs,
@@ -46,7 +46,7 @@ pub struct DataOptions<'a> {
 
 /// How many rows may be dropped, not counting bad ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drops {
+pub(crate) enum Drops {
     /// The command ends if more than a tenth are dropped.
     Few,
     /// Any number is only reported.
@@ -58,7 +58,7 @@ pub enum Drops {
 ///
 /// # Errors
 /// [`CliError`].
-pub fn data(
+pub(crate) fn data(
     files: &[PathBuf],
     encoder: Encoder,
     options: &DataOptions<'_>,
@@ -82,7 +82,7 @@ fn save_what_there_is(rejects: &mut Rejects, path: &Path) {
 }
 
 /// The rows of a command that may use the adapter of a run.
-pub struct RowsOf<'a> {
+pub(crate) struct RowsOf<'a> {
     pub model: &'a ModelArgs,
     pub data: &'a DataArgs,
     /// What every row must be; `None`: whatever it is.
@@ -96,7 +96,11 @@ impl RowsOf<'_> {
     ///
     /// # Errors
     /// [`CliError`].
-    pub fn open(&self, loaded: &LoadedModel, of_demo: impl Fn(&DemoPaths) -> PathBuf) -> Result<Dataset, CliError> {
+    pub(crate) fn open(
+        &self,
+        loaded: &LoadedModel,
+        of_demo: impl Fn(&DemoPaths) -> PathBuf,
+    ) -> Result<Dataset, CliError> {
         let files = loaded.data_files(self.data, of_demo)?;
         let template = loaded.template(self.model)?;
         let encoder = loaded.data_encoder(template.as_deref(), loaded::max_length(self.data), self.data)?;
@@ -159,7 +163,7 @@ fn open(
 }
 
 /// Makes the error of a row. If the row lacks the turn marker of the run, `marker`, it says where that comes from.
-pub fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> CliError {
+pub(crate) fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> CliError {
     let is_about_it = matches!(&error, DataError::Row { reason: BadRow::NoTurnMarker { marker: Some(_), .. }, .. });
     match marker {
         Some(_) if is_about_it => CliError::Input(format!(
@@ -171,7 +175,7 @@ pub fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> CliError 
 
 /// # Errors
 /// [`CliError::Usage`] for `--rejects` where no row is left out for being bad.
-pub fn check_rejects(keep: &KeepArgs, on_bad_row: OnBadRowChoice) -> Result<(), CliError> {
+pub(crate) fn check_rejects(keep: &KeepArgs, on_bad_row: OnBadRowChoice) -> Result<(), CliError> {
     match (&keep.rejects, on_bad_row) {
         (Some(_), OnBadRowChoice::Error) => {
             Err(CliError::Usage("--rejects: a bad row ends the run; give --on-bad-row skip".into()))

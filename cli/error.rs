@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 /// Why a command ended without its result.
 #[derive(Debug, thiserror::Error)]
-pub enum CliError {
+pub(crate) enum CliError {
     /// Exit code 2.
     #[error("{0}")]
     Usage(String),
@@ -45,12 +45,12 @@ pub enum CliError {
 
 impl CliError {
     /// A file that could not be read or written.
-    pub fn file(path: &Path, error: &io::Error) -> CliError {
+    pub(crate) fn file(path: &Path, error: &io::Error) -> CliError {
         CliError::Runtime(format!("{}: {error}", path.display()))
     }
 
     /// Prints the message and gives the exit code.
-    pub fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> ExitCode {
         let code = match self {
             CliError::ClosedOutput => return ExitCode::SUCCESS,
             CliError::Runtime(_) => 1,

@@ -14,19 +14,19 @@ use align_lora::objective::{Objective, Scores};
 use std::path::{Path, PathBuf};
 
 /// What the demo's model is called.
-pub const DEMO: &str = "the demo inside this program";
+pub(crate) const DEMO: &str = "the demo inside this program";
 /// The name of the base in the adapters of the demo.
-pub const DEMO_BASE: &str = "align-demo";
+pub(crate) const DEMO_BASE: &str = "align-demo";
 /// `--max-length`, unless something says otherwise.
-pub const MAX_LENGTH: u64 = 1024;
+pub(crate) const MAX_LENGTH: u64 = 1024;
 
 /// Returns `--max-length` from the command line or the adapter's run, or else the default.
-pub fn max_length(args: &DataArgs) -> u64 {
+pub(crate) fn max_length(args: &DataArgs) -> u64 {
     args.max_length.unwrap_or(MAX_LENGTH)
 }
 
 /// What becomes of answers beyond the limit: a reward model scores whole answers alone.
-pub fn long_answers(objective: &Objective) -> LongAnswers {
+pub(crate) fn long_answers(objective: &Objective) -> LongAnswers {
     match objective.scores() {
         Scores::LogProbs => LongAnswers::Cut,
         Scores::Reward => LongAnswers::Dropped,
@@ -35,7 +35,7 @@ pub fn long_answers(objective: &Objective) -> LongAnswers {
 
 /// # Errors
 /// [`CliError::Usage`] for `--logp-temperature` with a reward model's loss.
-pub fn check_temperature(args: &LogpArgs, objective: &Objective) -> Result<(), CliError> {
+pub(crate) fn check_temperature(args: &LogpArgs, objective: &Objective) -> Result<(), CliError> {
     match (args.logp_temperature, objective.scores()) {
         (Some(_), Scores::Reward) => {
             let name = objective.name();
@@ -49,7 +49,7 @@ pub fn check_temperature(args: &LogpArgs, objective: &Objective) -> Result<(), C
 ///
 /// # Errors
 /// [`CliError::Usage`].
-pub fn check_reference(
+pub(crate) fn check_reference(
     reference: Option<&ReferenceChoice>,
     cache: &CacheArgs,
     objective: &Objective,
@@ -68,7 +68,7 @@ pub fn check_reference(
 }
 
 /// The demo on disk, for as long as a command runs.
-pub struct Demo {
+pub(crate) struct Demo {
     _folder: tempfile::TempDir,
     pub paths: DemoPaths,
 }
@@ -78,7 +78,7 @@ impl Demo {
     ///
     /// # Errors
     /// [`CliError::Runtime`] if it cannot be written.
-    pub fn new() -> Result<Demo, CliError> {
+    pub(crate) fn new() -> Result<Demo, CliError> {
         let folder = tempfile::Builder::new().prefix("align-demo-").tempdir()?;
         let paths = demo::materialise(folder.path())?;
         Ok(Demo { _folder: folder, paths })
@@ -89,7 +89,7 @@ impl Demo {
 ///
 /// # Errors
 /// [`CliError::Runtime`] for CUDA, which this version cannot use.
-pub fn device(args: &DeviceArgs) -> Result<Device, CliError> {
+pub(crate) fn device(args: &DeviceArgs) -> Result<Device, CliError> {
     match args.device {
         DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::cpu(args.threads.map(|threads| threads as usize))?),
         DeviceChoice::Cuda => Err(CliError::Runtime(
@@ -100,7 +100,7 @@ pub fn device(args: &DeviceArgs) -> Result<Device, CliError> {
 }
 
 /// A model with the facts that are printed about it.
-pub struct LoadedModel {
+pub(crate) struct LoadedModel {
     /// On the device that computes, or for a plan of a model whose weights are not there, on one that counts.
     pub model: Model,
     pub dir: PathBuf,
@@ -122,7 +122,7 @@ pub struct LoadedModel {
 ///
 /// # Errors
 /// [`CliError`].
-pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
+pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
     let found = find(args)?;
     let files = WeightFiles::open(&found.dir, ValueCheck::Finite)?;
     found.load(device, Some(files))
@@ -132,7 +132,7 @@ pub fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError>
 ///
 /// # Errors
 /// [`CliError`].
-pub fn planned_model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
+pub(crate) fn planned_model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
     let found = find(args)?;
     let files = WeightFiles::are_in(&found.dir).then(|| WeightFiles::open(&found.dir, ValueCheck::Skip)).transpose()?;
     found.load(device, files)
@@ -201,7 +201,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// [`CliError::Input`].
-    pub fn template(&self, args: &ModelArgs) -> Result<Option<PathBuf>, CliError> {
+    pub(crate) fn template(&self, args: &ModelArgs) -> Result<Option<PathBuf>, CliError> {
         chat_template::instead_of_the_models(args.chat_template.as_deref(), args.adapter.as_deref(), &self.dir)
     }
 
@@ -209,7 +209,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// [`CliError::Input`]; [`CliError::Usage`] for `--columns`.
-    pub fn data_encoder(
+    pub(crate) fn data_encoder(
         &self,
         chat_template: Option<&Path>,
         max_length: u64,
@@ -223,7 +223,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// [`CliError::Input`].
-    pub fn encoder(&self, chat_template: Option<&Path>, max_length: u64) -> Result<Encoder, CliError> {
+    pub(crate) fn encoder(&self, chat_template: Option<&Path>, max_length: u64) -> Result<Encoder, CliError> {
         let rows = self.model.config().vocab_size;
         Ok(Encoder::from_model(&self.dir, chat_template, max_length as usize, rows)?)
     }
@@ -232,7 +232,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// [`CliError::Input`].
-    pub fn encoder_of(
+    pub(crate) fn encoder_of(
         &self,
         objective: &Objective,
         chat_template: Option<&Path>,
@@ -246,7 +246,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// [`CliError::Input`].
-    pub fn adapter_of(&self, objective: &Objective, dir: &Path) -> Result<Adapter, CliError> {
+    pub(crate) fn adapter_of(&self, objective: &Objective, dir: &Path) -> Result<Adapter, CliError> {
         match objective.scores() {
             Scores::LogProbs => self.adapter(dir),
             Scores::Reward => self.reward_model(dir),
@@ -257,7 +257,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// [`CliError::Input`].
-    pub fn adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
+    pub(crate) fn adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
         Ok(self.reported(dir, Adapter::load(&self.model, dir)?))
     }
 
@@ -265,7 +265,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// [`CliError::Input`].
-    pub fn reward_model(&self, dir: &Path) -> Result<Adapter, CliError> {
+    pub(crate) fn reward_model(&self, dir: &Path) -> Result<Adapter, CliError> {
         Ok(self.reported(dir, Adapter::load_reward_model(&self.model, dir)?))
     }
 
@@ -273,7 +273,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// [`CliError::Input`].
-    pub fn any_adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
+    pub(crate) fn any_adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
         Ok(self.reported(dir, Adapter::load_either(&self.model, dir)?))
     }
 
@@ -285,7 +285,7 @@ impl LoadedModel {
     }
 
     /// Returns the hash that identifies the weights, if they are there.
-    pub fn base_hash(&self) -> Option<Hash> {
+    pub(crate) fn base_hash(&self) -> Option<Hash> {
         self.files.as_ref().map(|files| base_hash(self.model.config(), files))
     }
 
@@ -293,7 +293,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// As [`data::data_files`](crate::data::data_files).
-    pub fn data_files(
+    pub(crate) fn data_files(
         &self,
         args: &DataArgs,
         of_demo: impl Fn(&DemoPaths) -> PathBuf,

@@ -1,5 +1,7 @@
 //! `align-cli`: commands, flags, what is printed, exit codes. Nothing is computed here.
 
+#![forbid(unsafe_code)]
+
 mod advice;
 mod args;
 mod chat_template;

@@ -14,7 +14,7 @@ const SFT_ON: &str = "--sft-on";
 ///
 /// # Errors
 /// `error`, with the run's option that causes it.
-pub fn without_what_has_no_meaning(
+pub(crate) fn without_what_has_no_meaning(
     error: CliError,
     of_run: &OfRun,
     matches: &ArgMatches,

@@ -23,7 +23,7 @@ const BASE: &str = "base";
 const NONE: &str = "none";
 
 /// What answers are compared with.
-pub struct Reference {
+pub(crate) struct Reference {
     pub set: Option<Arc<AdapterSet>>,
     /// `base`, `none`, or the hash of the adapter.
     pub name: String,
@@ -31,7 +31,7 @@ pub struct Reference {
 
 impl Reference {
     /// The model without an adapter.
-    pub fn base() -> Reference {
+    pub(crate) fn base() -> Reference {
         Reference { set: None, name: BASE.to_owned() }
     }
 
@@ -41,7 +41,7 @@ impl Reference {
     }
 
     /// Returns the reference of a command that compares nothing, and reports that.
-    pub fn none(why: &str) -> Reference {
+    pub(crate) fn none(why: &str) -> Reference {
         say!("reference: none: {why}");
         Reference { set: None, name: NONE.to_owned() }
     }
@@ -50,7 +50,7 @@ impl Reference {
     ///
     /// # Errors
     /// [`CliError::Input`] if an adapter cannot be read, or is not the one against which the run was trained.
-    pub fn find(
+    pub(crate) fn find(
         flag: Option<&ReferenceChoice>,
         run: Option<&Path>,
         kept: &Kept,
@@ -121,7 +121,7 @@ fn named_reference(dir: &Path) -> Option<PathBuf> {
 }
 
 /// Returns the name of a run's reference: see [`Reference::name`].
-pub fn name_of(trainer: &Trainer<'_>) -> String {
+pub(crate) fn name_of(trainer: &Trainer<'_>) -> String {
     match (trainer.objective().reference(), trainer.reference()) {
         (false, _) => NONE.to_owned(),
         (true, None) => BASE.to_owned(),

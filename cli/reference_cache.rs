@@ -12,7 +12,7 @@ use align_lora::train::{CachePlace, ReferenceCache};
 use std::path::PathBuf;
 
 /// Where a plan of `loaded` has the cache that `choice` names, as [`open`] would have it.
-pub fn place(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Option<CachePlace> {
+pub(crate) fn place(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Option<CachePlace> {
     Some(match folder(choice, loaded)? {
         Some(_) => CachePlace::File,
         None => CachePlace::Memory,
@@ -35,7 +35,7 @@ fn folder(choice: Option<&CacheChoice>, loaded: &LoadedModel) -> Option<Option<P
 ///
 /// # Errors
 /// [`CliError::Runtime`] if a directory that was asked for cannot be used. That of the user is left out then, with a warning.
-pub fn open(
+pub(crate) fn open(
     choice: Option<&CacheChoice>,
     loaded: &LoadedModel,
     reference: Option<&AdapterSet>,
@@ -61,7 +61,7 @@ pub fn open(
 }
 
 /// Reports where the cache is, and its notes.
-pub fn summary(cache: &ReferenceCache) {
+pub(crate) fn summary(cache: &ReferenceCache) {
     match cache.path() {
         Some(path) => detail!("reference cache: {}, {} answers", path.display(), cache.found()),
         None => detail!("reference cache: in memory, for this run alone"),
@@ -70,7 +70,7 @@ pub fn summary(cache: &ReferenceCache) {
 }
 
 /// Prints what the cache has to say since the last time.
-pub fn say_notes(cache: Option<&ReferenceCache>) {
+pub(crate) fn say_notes(cache: Option<&ReferenceCache>) {
     for note in cache.map(ReferenceCache::take_notes).unwrap_or_default() {
         say!("{note}");
     }

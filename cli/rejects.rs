@@ -6,12 +6,12 @@ use align_engine::new_file::{NewFile, NewFileError};
 use std::path::Path;
 
 /// Lines of rejected rows, of one data set after another.
-pub struct Rejects {
+pub(crate) struct Rejects {
     pub lines: align_data::Rejects,
 }
 
 impl Rejects {
-    pub fn new() -> Rejects {
+    pub(crate) fn new() -> Rejects {
         Rejects { lines: align_data::Rejects::new() }
     }
 
@@ -19,7 +19,7 @@ impl Rejects {
     ///
     /// # Errors
     /// [`CliError::Runtime`] with the path.
-    pub fn save(&mut self, path: &Path) -> Result<(), CliError> {
+    pub(crate) fn save(&mut self, path: &Path) -> Result<(), CliError> {
         let failed = |error: NewFileError| CliError::file(path, &error.source);
         let mut file = NewFile::create(path).map_err(failed)?;
         self.lines.copy_to(|piece| file.write(piece).map_err(failed))?;

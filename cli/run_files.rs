@@ -9,17 +9,17 @@ use std::io;
 use std::path::Path;
 
 /// Every option as it was resolved.
-pub const OPTIONS: &str = "config.toml";
+pub(crate) const OPTIONS: &str = "config.toml";
 /// A line for each step and each evaluation.
-pub const METRICS: &str = "metrics.jsonl";
+pub(crate) const METRICS: &str = "metrics.jsonl";
 /// The rows that a run left out. Missing if it left none out.
-pub const REJECTS: &str = "rejects.jsonl";
+pub(crate) const REJECTS: &str = "rejects.jsonl";
 /// Hashes and running statistics.
-pub const RECORD: &str = "run_state.json";
+pub(crate) const RECORD: &str = "run_state.json";
 /// Files of every run that has an adapter.
-pub const ALWAYS: [&str; 5] = [OPTIONS, METRICS, ADAPTER_WEIGHTS, ADAPTER_CONFIG, RECORD];
+pub(crate) const ALWAYS: [&str; 5] = [OPTIONS, METRICS, ADAPTER_WEIGHTS, ADAPTER_CONFIG, RECORD];
 /// Files that only some runs have.
-pub const OPTIONAL: [&str; 5] = [
+pub(crate) const OPTIONAL: [&str; 5] = [
     REJECTS,
     TEMPLATE_FILE,
     "additional_chat_templates/tool_use.jinja",
@@ -27,14 +27,14 @@ pub const OPTIONAL: [&str; 5] = [
     "reference/adapter_config.json",
 ];
 /// Folders of such files.
-pub const FOLDERS: [&str; 2] = [TEMPLATE_FOLDER, REFERENCE];
+pub(crate) const FOLDERS: [&str; 2] = [TEMPLATE_FOLDER, REFERENCE];
 
 /// Refuses an output directory that is not empty. With `overwrite`, refuses it only if it is a model's, or if it is not a
 /// run's and holds something in the place of a run's file.
 ///
 /// # Errors
 /// [`CliError::Usage`].
-pub fn check_output(path: &Path, overwrite: bool) -> Result<(), CliError> {
+pub(crate) fn check_output(path: &Path, overwrite: bool) -> Result<(), CliError> {
     let fail = |what: String| Err(CliError::Usage(format!("--output {} {what}", path.display())));
     match std::fs::read_dir(path) {
         Ok(mut entries) => {
@@ -72,14 +72,14 @@ pub fn check_output(path: &Path, overwrite: bool) -> Result<(), CliError> {
 }
 
 /// Whether `train` has written into a directory. Its files show that, or its options if the run has no adapter yet.
-pub fn is_run(path: &Path) -> bool {
+pub(crate) fn is_run(path: &Path) -> bool {
     let keys = ["loss", "learning-rate", "seed"];
     [OPTIONS, METRICS, ADAPTER_WEIGHTS].iter().all(|name| path.join(name).exists())
         || options(path).is_some_and(|options| keys.iter().all(|key| options.contains_key(*key)))
 }
 
 /// Reads the options of the run in a folder. `None` if they cannot be read.
-pub fn options(path: &Path) -> Option<toml::Table> {
+pub(crate) fn options(path: &Path) -> Option<toml::Table> {
     String::from_utf8(read_bounded(&path.join(OPTIONS)).ok()?).ok()?.parse().ok()
 }
 

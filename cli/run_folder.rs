@@ -15,7 +15,7 @@ const BEFORE_THE_ADAPTER: [&str; 3] = [OPTIONS, METRICS, REJECTS];
 
 /// Where the user wants a run's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
+pub(crate) enum Output {
     /// There, replacing what is there if so told.
     Named { path: PathBuf, overwrite: bool },
     /// The first of `<runs>/<name>-1`, `-2`, ... that does not exist.
@@ -24,7 +24,7 @@ pub enum Output {
 
 /// Where a run writes its files. No other run writes there as long as it lives.
 #[derive(Debug)]
-pub struct RunFolder {
+pub(crate) struct RunFolder {
     output: PathBuf,
     /// A folder inside `output`, where that held something before: its files replace those of `output` at the end.
     staged: Option<PathBuf>,
@@ -41,7 +41,7 @@ impl RunFolder {
     /// # Errors
     /// [`CliError::Usage`] for a directory that holds something and may not be overwritten, or that another run writes into;
     /// [`CliError::Runtime`] with the path.
-    pub fn create(output: &Output) -> Result<RunFolder, CliError> {
+    pub(crate) fn create(output: &Output) -> Result<RunFolder, CliError> {
         let (path, overwrite) = match output {
             Output::Named { path, overwrite } => (path.clone(), *overwrite),
             Output::Fresh { runs, name } => return Self::fresh(runs, name),
@@ -81,12 +81,12 @@ impl RunFolder {
     }
 
     /// The directory that the user named, or the fresh one.
-    pub fn output(&self) -> &Path {
+    pub(crate) fn output(&self) -> &Path {
         &self.output
     }
 
     /// The directory that the run writes into.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.staged.as_deref().unwrap_or(&self.output)
     }
 
@@ -94,7 +94,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// [`CliError::Runtime`] with the path; what has not moved yet stays where it is.
-    pub fn finish(mut self) -> Result<(), CliError> {
+    pub(crate) fn finish(mut self) -> Result<(), CliError> {
         // if anything fails from here on, the files are still those of a finished run
         self.finished = true;
         let Some(staged) = &self.staged else { return Ok(()) };

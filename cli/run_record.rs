@@ -20,12 +20,12 @@ const MOST_BYTES: u64 = 64 << 20;
 ///
 /// # Errors
 /// The system's error, or an error that says that it is not a regular file or too large.
-pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     read_regular(path, MOST_BYTES)
 }
 
 /// What the folder of an adapter says about the run that made it.
-pub enum Kept {
+pub(crate) enum Kept {
     /// There is no record.
     Nothing,
     /// The record is about an adapter other than the one beside it.
@@ -38,7 +38,7 @@ impl Kept {
     ///
     /// # Errors
     /// [`CliError::Input`] for a file that is damaged.
-    pub fn beside(adapter: Option<(&Path, &Adapter)>) -> Result<Kept, CliError> {
+    pub(crate) fn beside(adapter: Option<(&Path, &Adapter)>) -> Result<Kept, CliError> {
         let Some((dir, adapter)) = adapter else { return Ok(Kept::Nothing) };
         let Some(record) = RunRecord::read(dir)? else { return Ok(Kept::Nothing) };
         if record.adapter == adapter_hash(adapter.set()).to_string() {
@@ -53,7 +53,7 @@ impl Kept {
 
     /// Returns the running statistics that the run had when the adapter was saved. They are fresh ones if loss, knobs, temperature
     /// or reference differ from the run's.
-    pub fn history(&self, reference: &str, objective: &Value) -> History {
+    pub(crate) fn history(&self, reference: &str, objective: &Value) -> History {
         let Kept::Record(record) = self else { return History::default() };
         if record.of_run.objective == *objective && record.of_run.reference == reference {
             return record.history;
@@ -69,7 +69,7 @@ impl Kept {
 
 /// What stays the same through a run.
 #[derive(Clone)]
-pub struct OfRun {
+pub(crate) struct OfRun {
     /// [`Reference::name`](crate::reference::Reference::name).
     pub reference: String,
     /// Loss, knobs and temperature, which running statistics depend on: see [`describe`].
@@ -83,7 +83,7 @@ pub struct OfRun {
 }
 
 /// The record of a run.
-pub struct RunRecord {
+pub(crate) struct RunRecord {
     /// Hash of the adapter that was kept.
     adapter: String,
     history: History,
@@ -91,7 +91,7 @@ pub struct RunRecord {
 }
 
 /// Returns a record's name for a chat template: a hash of its texts, or `none`.
-pub fn template_name(template: Option<&TemplateSources>) -> String {
+pub(crate) fn template_name(template: Option<&TemplateSources>) -> String {
     template.map_or_else(|| "none".to_owned(), TemplateSources::hash)
 }
 
@@ -99,18 +99,18 @@ pub fn template_name(template: Option<&TemplateSources>) -> String {
 ///
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
-pub fn template_of_run(dir: &Path) -> Result<Option<String>, CliError> {
+pub(crate) fn template_of_run(dir: &Path) -> Result<Option<String>, CliError> {
     Ok(RunRecord::read(dir)?.and_then(|record| record.of_run.chat_template))
 }
 
 impl RunRecord {
     /// Makes the record of a run whose adapter is being saved.
-    pub fn new(adapter: &Adapter, of_run: &OfRun, history: History) -> RunRecord {
+    pub(crate) fn new(adapter: &Adapter, of_run: &OfRun, history: History) -> RunRecord {
         RunRecord { adapter: adapter_hash(adapter.set()).to_string(), history, of_run: of_run.clone() }
     }
 
     /// The name of the run's reference.
-    pub fn reference(&self) -> &str {
+    pub(crate) fn reference(&self) -> &str {
         &self.of_run.reference
     }
 
@@ -151,7 +151,7 @@ impl RunRecord {
     ///
     /// # Errors
     /// The system's error.
-    pub fn write(&self, dir: &Path) -> Result<(), NewFileError> {
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), NewFileError> {
         let RunRecord { adapter, history, of_run } = self;
         let OfRun { reference, objective, chat_template, decided, form } = of_run;
         let value = json!({
@@ -171,7 +171,7 @@ impl RunRecord {
 ///
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
-pub fn reading_as(dir: Option<&Path>, encoder: Encoder) -> Result<Encoder, CliError> {
+pub(crate) fn reading_as(dir: Option<&Path>, encoder: Encoder) -> Result<Encoder, CliError> {
     let record = dir.map(RunRecord::read).transpose()?.flatten();
     Ok(match record {
         Some(record) => encoder.with_decided(record.of_run.decided),
@@ -183,7 +183,7 @@ pub fn reading_as(dir: Option<&Path>, encoder: Encoder) -> Result<Encoder, CliEr
 ///
 /// # Errors
 /// [`CliError::Input`] for a record that cannot be read.
-pub fn compare_form(dir: Option<&Path>, form: Option<Form>) -> Result<(), CliError> {
+pub(crate) fn compare_form(dir: Option<&Path>, form: Option<Form>) -> Result<(), CliError> {
     if let Some((of_run, found)) = forms(dir, form)? {
         let [of_run, found] = [of_run, found].map(Form::describe);
         say!(
@@ -197,7 +197,7 @@ pub fn compare_form(dir: Option<&Path>, form: Option<Form>) -> Result<(), CliErr
 ///
 /// # Errors
 /// The same.
-pub fn compare_form_of_prompt(dir: Option<&Path>, form: Form, no_chat: bool) -> Result<(), CliError> {
+pub(crate) fn compare_form_of_prompt(dir: Option<&Path>, form: Form, no_chat: bool) -> Result<(), CliError> {
     match forms(dir, Some(form))? {
         Some((_, Form::Conversational)) => say!(
             "note: the adapter was trained on texts, and the chat template makes a turn of the prompt; --no-chat continues it as it is"
@@ -218,12 +218,12 @@ fn forms(dir: Option<&Path>, found: Option<Form>) -> Result<Option<(Form, Form)>
 }
 
 /// Describes for a record what running statistics depend on.
-pub fn describe(objective: &Objective, logp_temperature: f32) -> Value {
+pub(crate) fn describe(objective: &Objective, logp_temperature: f32) -> Value {
     json!({"loss": objective.name(), "knobs": knobs(objective), "logp_temperature": logp_temperature})
 }
 
 /// Returns the knobs of an objective as JSON.
-pub fn knobs(objective: &Objective) -> Map<String, Value> {
+pub(crate) fn knobs(objective: &Objective) -> Map<String, Value> {
     let value = |value| match value {
         KnobValue::Number(number) => Value::from(number),
         KnobValue::Switch(on) => on.into(),

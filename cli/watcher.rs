@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Writes metrics, shows progress, keeps the adapter of the last epoch on disk.
-pub struct Watcher<'a> {
+pub(crate) struct Watcher<'a> {
     metrics: File,
     path: PathBuf,
     pub progress: Progress,
@@ -25,7 +25,7 @@ impl<'a> Watcher<'a> {
     ///
     /// # Errors
     /// [`CliError::Runtime`] if `metrics.jsonl` cannot be made there.
-    pub fn new(
+    pub(crate) fn new(
         output: &'a Path,
         adapter: &'a Adapter,
         of_run: OfRun,
@@ -40,7 +40,7 @@ impl<'a> Watcher<'a> {
     ///
     /// # Errors
     /// [`TrainError::Adapter`], [`TrainError::Write`].
-    pub fn keep(&self, state: &TrainState) -> Result<(), TrainError> {
+    pub(crate) fn keep(&self, state: &TrainState) -> Result<(), TrainError> {
         self.adapter.save(self.output)?;
         let record = RunRecord::new(self.adapter, &self.of_run, state.history);
         let path = self.output.join(RECORD);

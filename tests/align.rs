@@ -6,47 +6,47 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// The repository's root.
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The goldens of the repository.
-pub fn committed_goldens() -> PathBuf {
+pub(crate) fn committed_goldens() -> PathBuf {
     root().join("tests/goldens")
 }
 
 /// The folder of a golden's model.
-pub fn golden_model(name: &str) -> PathBuf {
+pub(crate) fn golden_model(name: &str) -> PathBuf {
     committed_goldens().join(name).join("model")
 }
 
 /// The inputs of a case about data.
-pub fn data_case(name: &str) -> PathBuf {
+pub(crate) fn data_case(name: &str) -> PathBuf {
     root().join("tests/cases/data").join(name)
 }
 
 /// The inputs of a case about models and runs.
-pub fn model_case(name: &str) -> PathBuf {
+pub(crate) fn model_case(name: &str) -> PathBuf {
     root().join("tests/cases/models").join(name)
 }
 
 /// A finished run of `align-cli`.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct Run {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
 /// Runs `align-cli` with the arguments, from the repository's root, with an empty user's cache.
-pub fn align<S: AsRef<OsStr>>(arguments: &[S]) -> Run {
+pub(crate) fn align<S: AsRef<OsStr>>(arguments: &[S]) -> Run {
     let caches = tempfile::tempdir().expect("a temporary directory can be made");
     let run = command(arguments).env("XDG_CACHE_HOME", caches.path()).output();
     Run::of(run.expect("the binary was built for this test"))
 }
 
 /// Makes the command that runs `align-cli` with the arguments, from the repository's root.
-pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
+pub(crate) fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_align-cli"));
     command.args(arguments).current_dir(root());
     command
@@ -54,20 +54,20 @@ pub fn command<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
 
 impl Run {
     /// Reads exit code and output of a finished process.
-    pub fn of(Output { status, stdout, stderr }: Output) -> Run {
+    pub(crate) fn of(Output { status, stdout, stderr }: Output) -> Run {
         let text = |bytes| String::from_utf8(bytes).expect("the binary prints UTF-8");
         Run { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
     }
 
     /// Returns the run and checks that it succeeded.
-    pub fn ok(self) -> Run {
+    pub(crate) fn ok(self) -> Run {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         self
     }
 
     /// Checks that the run ended with this exit code, and that its message holds every part.
     #[track_caller]
-    pub fn refused(&self, code: i32, parts: &[&str]) {
+    pub(crate) fn refused(&self, code: i32, parts: &[&str]) {
         assert_eq!(self.code, Some(code), "{}", self.stderr);
         for part in parts {
             assert!(self.stderr.contains(part), "the message lacks {part:?}: {}", self.stderr);
@@ -76,23 +76,23 @@ impl Run {
     }
 
     /// Returns the JSON objects on stdout, one on each line.
-    pub fn json_lines(&self) -> Vec<Value> {
+    pub(crate) fn json_lines(&self) -> Vec<Value> {
         self.stdout.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
     }
 
     /// Returns the single JSON value on stdout.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).expect("a JSON value")
     }
 }
 
 /// Returns a path as an argument.
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are UTF-8")
 }
 
 /// Copies the files of a folder.
-pub fn copy_folder(from: &Path, to: &Path) {
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -101,54 +101,54 @@ pub fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// Reads the objects of a JSON lines file.
-pub fn read_lines(path: &Path) -> Vec<Value> {
+pub(crate) fn read_lines(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
 }
 
 /// Reads a JSON file.
-pub fn read_json(path: &Path) -> Value {
+pub(crate) fn read_json(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// Changes a JSON file in place. A missing one starts as an empty object.
-pub fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
+pub(crate) fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
     let mut value = if path.exists() { read_json(path) } else { json!({}) };
     change(&mut value);
     std::fs::write(path, value.to_string()).unwrap();
 }
 
 /// Writes objects as JSON lines.
-pub fn write_lines(path: &Path, rows: &[Value]) {
+pub(crate) fn write_lines(path: &Path, rows: &[Value]) {
     let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     std::fs::write(path, text).unwrap();
 }
 
 /// Writes a file of these objects into `folder`, as JSON lines.
-pub fn lines_in(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
+pub(crate) fn lines_in(folder: &Path, name: &str, rows: &[Value]) -> PathBuf {
     let path = folder.join(name);
     write_lines(&path, rows);
     path
 }
 
 /// Makes a turn of a conversation.
-pub fn turn(role: &str, content: &str) -> Value {
+pub(crate) fn turn(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
 }
 
 /// Reads a number of a golden or an output.
-pub fn number(value: &Value) -> f64 {
+pub(crate) fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is not a number"))
 }
 
 /// Reads a list of numbers.
-pub fn numbers(value: &Value) -> Vec<f64> {
+pub(crate) fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap_or_else(|| panic!("{value} is not a list")).iter().map(number).collect()
 }
 
 /// Reads a list of token ids.
-pub fn ids(value: &Value) -> Vec<u64> {
+pub(crate) fn ids(value: &Value) -> Vec<u64> {
     let list = value.as_array().unwrap_or_else(|| panic!("{value} is not a list"));
     list.iter().map(|id| id.as_u64().expect("a token id")).collect()
 }

@@ -6,16 +6,16 @@ use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
 /// A copy of a golden model, to be changed, with a file of rows beside it.
-pub struct Folder {
+pub(crate) struct Folder {
     place: tempfile::TempDir,
 }
 
-pub const CONFIG: &str = "model/config.json";
+pub(crate) const CONFIG: &str = "model/config.json";
 const WEIGHTS: &str = "model/model.safetensors";
 const INDEX: &str = "model/model.safetensors.index.json";
 
 impl Folder {
-    pub fn of(golden: &str) -> Folder {
+    pub(crate) fn of(golden: &str) -> Folder {
         Folder::copied(&golden_model(golden))
     }
 
@@ -30,7 +30,7 @@ impl Folder {
         Folder { place }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.place.path().join(name)
     }
 
@@ -39,7 +39,7 @@ impl Folder {
     }
 
     /// Changes a JSON file in place.
-    pub fn edit(&self, name: &str, change: impl FnOnce(&mut Map<String, Value>)) -> &Folder {
+    pub(crate) fn edit(&self, name: &str, change: impl FnOnce(&mut Map<String, Value>)) -> &Folder {
         edit_json(&self.path(name), |value| change(value.as_object_mut().unwrap()));
         self
     }
@@ -74,7 +74,7 @@ impl Folder {
         self
     }
 
-    pub fn run(&self, command: &str, model: &str, more: &[&str]) -> Run {
+    pub(crate) fn run(&self, command: &str, model: &str, more: &[&str]) -> Run {
         let (model, rows) = (self.text(model), self.text("rows.jsonl"));
         let common = [command, "--model", &model, "--data", &rows, "--json", "--precision", "f32"];
         align(&[&common[..], more].concat())

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// Returns the first `n` rows, in the order of the files in `folder`. Scored answers are made from pairs: a row's own answers
 /// and the next row's chosen one, three in all; every third row has only one.
-pub fn golden_rows(folder: &Path, encoder: Encoder, kind: RowKind, n: usize) -> Vec<EncodedRow> {
+pub(crate) fn golden_rows(folder: &Path, encoder: Encoder, kind: RowKind, n: usize) -> Vec<EncodedRow> {
     let read = |file: &str, encoder, n| {
         let data = Dataset::open(&[folder.join(file)], encoder, kind, OnBadRow::Error).unwrap();
         data.rows(&data.order(Shuffle::Off, 0)[..n]).unwrap()
@@ -33,7 +33,7 @@ pub fn golden_rows(folder: &Path, encoder: Encoder, kind: RowKind, n: usize) -> 
 }
 
 /// Adds the numbers that some losses read beside the answers.
-pub fn with_numbers(mut rows: Vec<EncodedRow>) -> Vec<EncodedRow> {
+pub(crate) fn with_numbers(mut rows: Vec<EncodedRow>) -> Vec<EncodedRow> {
     for (i, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.target == Target::Pair) {
         let certain = 0.75 + 0.05 * (i % 5) as f64;
         row.numbers = RowNumbers {

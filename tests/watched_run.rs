@@ -6,7 +6,7 @@ use align_lora::optim::{OptimizerKind, ScheduleKind, Warmup};
 use align_lora::train::{EvalMetrics, Note, Observer, StepMetrics, TrainError, TrainOptions, TrainState};
 
 /// One epoch of plain training in f32.
-pub fn options() -> TrainOptions {
+pub(crate) fn options() -> TrainOptions {
     TrainOptions {
         learning_rate: 1e-4,
         schedule: ScheduleKind::Constant,
@@ -32,7 +32,7 @@ pub fn options() -> TrainOptions {
 
 /// Keeps what a run notes.
 #[derive(Default)]
-pub struct Notes(pub Vec<Note>);
+pub(crate) struct Notes(pub Vec<Note>);
 
 impl Observer for Notes {
     fn step(&mut self, _: &StepMetrics) -> Result<(), TrainError> {
@@ -51,7 +51,7 @@ impl Observer for Notes {
 
 impl Notes {
     /// Whether a pass of the run held more than was planned.
-    pub fn are_beyond_plan(&self) -> bool {
+    pub(crate) fn are_beyond_plan(&self) -> bool {
         self.0.iter().any(|note| matches!(note, Note::BeyondPlan { .. }))
     }
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 Example:
   align-cli score --model M --adapter runs/exo_pair-1 --data pairs.jsonl --json > scores.jsonl
   align-cli score --model M --reward-model runs/rm_bt-1 --data answers.jsonl --json")]
-pub struct ScoreArgs {
+pub(crate) struct ScoreArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -50,7 +50,7 @@ Examples:
   align-cli estimate --model ./Llama-2-7b-hf --data pairs.jsonl --loss exo --lora-rank 64 --json
 
 The flags are those of `train`: put `estimate` in its place. A folder with config.json alone is enough for --model.")]
-pub struct EstimateArgs {
+pub(crate) struct EstimateArgs {
     #[command(flatten)]
     pub run: TrainArgs,
     /// Speed of the machine in GFLOP/s, for the time of a step [default: measured, if the model has weights]
@@ -71,7 +71,7 @@ fn speed(text: &str) -> Result<f64, String> {
 
 /// Flags of `eval`.
 #[derive(Debug, Clone, Args)]
-pub struct EvalArgs {
+pub(crate) struct EvalArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     #[command(flatten)]
@@ -112,7 +112,7 @@ Examples:
   align-cli generate --model M --data pairs.jsonl --limit 3 --json
   echo 'Write a haiku about rain.' | align-cli generate --model M
   align-cli generate --model M                       a chat, on a terminal")]
-pub struct GenerateArgs {
+pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// What the user says: a turn of a conversation where the model has a chat template, plain text otherwise
@@ -165,7 +165,7 @@ pub struct GenerateArgs {
 
 /// Flags of `merge`.
 #[derive(Debug, Clone, Args)]
-pub struct MergeArgs {
+pub(crate) struct MergeArgs {
     /// Model directory, or the name of a model in the local Hugging Face cache
     #[arg(long, value_name = "DIR|ORG/NAME", alias = "model_name_or_path", required_unless_present = "demo")]
     pub model: Option<String>,
@@ -191,7 +191,7 @@ pub struct MergeArgs {
 
 /// Flags of `inspect`.
 #[derive(Debug, Clone, Args)]
-pub struct InspectArgs {
+pub(crate) struct InspectArgs {
     /// Model directory, or the name of a model in the local Hugging Face cache
     #[arg(long, value_name = "DIR|ORG/NAME", alias = "model_name_or_path", required_unless_present_any = ["adapter", "demo"])]
     pub model: Option<String>,
@@ -219,7 +219,7 @@ pub struct InspectArgs {
 
 /// Flags of `losses`.
 #[derive(Debug, Clone, Args)]
-pub struct LossesArgs {
+pub(crate) struct LossesArgs {
     /// One loss: its formula, source, knobs and when to use it [default: the list of all]
     #[arg(value_name = "NAME", conflicts_with_all = ["json", "markdown"])]
     pub name: Option<String>,

@@ -6,13 +6,13 @@ mod optimiser;
 mod train;
 mod verbs;
 
-pub use commands::{EstimateArgs, EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
-pub use model::{
+pub(crate) use commands::{EstimateArgs, EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
+pub(crate) use model::{
     CacheArgs, CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs,
     OnBadRowChoice, PrecisionChoice, ReadingArgs, ReferenceChoice,
 };
-pub use train::TrainArgs;
-pub use verbs::instead_of;
+pub(crate) use train::TrainArgs;
+pub(crate) use verbs::instead_of;
 
 use crate::report::WIDEST;
 use align_lora::objective::{self, Knob, KnobKind, KnobValue};
@@ -24,7 +24,7 @@ use std::any::TypeId;
 #[derive(Debug, Parser)]
 #[command(name = "align-cli", version, max_term_width = WIDEST, arg_required_else_help = true)]
 #[command(after_help = "Try it: align-cli train --demo --loss exo")]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Print more of what the command finds out
     #[arg(short, long, global = true)]
     pub verbose: bool,
@@ -34,7 +34,7 @@ pub struct Cli {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Commands {
+pub(crate) enum Commands {
     /// Train a LoRA adapter on preferences
     Train(Box<TrainArgs>),
     /// Say what a run would take: memory, layers kept, time
@@ -140,7 +140,7 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
 ];
 
 /// What to do instead of a flag that TRL has and this program has not.
-pub fn no_counterpart(flag: &str) -> Option<&'static str> {
+pub(crate) fn no_counterpart(flag: &str) -> Option<&'static str> {
     let name = flag.trim_start_matches('-').split('=').next()?.replace('-', "_");
     NO_COUNTERPART.iter().find(|(known, _)| *known == name).map(|(_, instead)| *instead)
 }
@@ -149,7 +149,7 @@ pub fn no_counterpart(flag: &str) -> Option<&'static str> {
 const SWITCHES: [&str; 2] = ["implicit_prompt", "allow_drops"];
 
 /// Returns the id of the flag that turns off a switch that a file or an adapter's run has turned on.
-pub fn opposite(switch: &str) -> String {
+pub(crate) fn opposite(switch: &str) -> String {
     format!("no_{switch}")
 }
 
@@ -230,7 +230,7 @@ const OF_ESTIMATE: [&str; 18] = [
 ];
 
 /// The whole command line, the knobs of all losses among the flags of the commands that take a loss.
-pub fn command() -> Command {
+pub(crate) fn command() -> Command {
     let experimental: Vec<&str> =
         objective::LOSSES.iter().filter(|loss| loss.experimental).map(|loss| loss.name).collect();
     let experimental = format!("experimental: {}", experimental.join(", "));
@@ -333,7 +333,7 @@ fn words(choices: &'static [&'static str]) -> clap::builder::PossibleValuesParse
 }
 
 /// The knobs that were given, by key.
-pub fn given_knobs(matches: &ArgMatches) -> Vec<(&'static str, KnobValue)> {
+pub(crate) fn given_knobs(matches: &ArgMatches) -> Vec<(&'static str, KnobValue)> {
     let given = |knob: &'static Knob| match knob.kind {
         KnobKind::Number { .. } => matches.get_one::<f64>(knob.key).map(|&number| KnobValue::Number(number)),
         KnobKind::Switch { default } => match (matches.get_flag(knob.key), matches.get_flag(&opposite(knob.key))) {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 /// Which model, with which adapter.
 #[derive(Debug, Clone, Args)]
-pub struct ModelArgs {
+pub(crate) struct ModelArgs {
     /// Model directory, or the name of a model in the local Hugging Face cache
     #[arg(long, value_name = "DIR|ORG/NAME", alias = "model_name_or_path", required_unless_present = "demo")]
     pub model: Option<String>,
@@ -28,7 +28,7 @@ pub struct ModelArgs {
 
 /// Which rows, cut how.
 #[derive(Debug, Clone, Args)]
-pub struct DataArgs {
+pub(crate) struct DataArgs {
     /// Rows: JSONL, a JSON array or CSV, plain or compressed by gzip or zstd, or Parquet; a pattern in quotes ("rows/*.jsonl")
     /// stands for all its files; `ORG/NAME[:CONFIG][@REVISION][#SPLIT]` is a data set of the local Hugging Face cache
     #[arg(long, value_name = "FILE", num_args = 1.., alias = "dataset_name", required_unless_present = "demo")]
@@ -57,7 +57,7 @@ impl DataArgs {
     ///
     /// # Errors
     /// As [`ReadingArgs::reading`].
-    pub fn reading(&self) -> Result<Reading, CliError> {
+    pub(crate) fn reading(&self) -> Result<Reading, CliError> {
         Ok(Reading { pairs: self.pairs.map(Into::into), ..self.reading.reading()? })
     }
 }
@@ -82,7 +82,7 @@ impl From<PairsChoice> for Pairs {
 
 /// What is kept of the rows beside what they are read for.
 #[derive(Debug, Clone, Args)]
-pub struct KeepArgs {
+pub(crate) struct KeepArgs {
     /// With --on-bad-row skip: write the rows that are left out to this file, with place and reason
     /// [default: none; `train` writes rejects.jsonl into its output directory]
     #[arg(long, value_name = "FILE", verbatim_doc_comment)]
@@ -95,7 +95,7 @@ pub struct KeepArgs {
 
 /// Where tokens are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DataCacheChoice {
+pub(crate) enum DataCacheChoice {
     Off,
     Folder(PathBuf),
 }
@@ -112,7 +112,7 @@ impl std::str::FromStr for DataCacheChoice {
 
 /// How rows are read.
 #[derive(Debug, Clone, Default, Args)]
-pub struct ReadingArgs {
+pub(crate) struct ReadingArgs {
     /// Columns that have other names in the files, ours first: prompt=question,chosen=a,rejected=b
     #[arg(long, value_name = "OURS=THEIRS,...", num_args = 1..)]
     pub columns: Vec<String>,
@@ -136,7 +136,7 @@ impl ReadingArgs {
     ///
     /// # Errors
     /// [`CliError::Usage`] names what is wrong.
-    pub fn reading(&self) -> Result<Reading, CliError> {
+    pub(crate) fn reading(&self) -> Result<Reading, CliError> {
         let columns = self.columns.join(",").parse::<ColumnMap>();
         let columns = columns.map_err(|fault| CliError::Usage(format!("--columns: {fault}")))?;
         let texts = if self.chat { Texts::AsTurns } else { Texts::AsTheyAre };
@@ -147,14 +147,14 @@ impl ReadingArgs {
 
 impl ReadingArgs {
     /// Returns where the prompt ends in pairs of texts without a prompt column.
-    pub fn implicit_prompt(&self) -> ImplicitPrompt {
+    pub(crate) fn implicit_prompt(&self) -> ImplicitPrompt {
         if self.implicit_prompt { ImplicitPrompt::Longest } else { ImplicitPrompt::TurnMarker }
     }
 }
 
 /// Whether a run continues without many of its rows.
 #[derive(Debug, Clone, Copy, Default, Args)]
-pub struct DropArgs {
+pub(crate) struct DropArgs {
     /// Continue if more than a tenth of the rows are dropped, for example because their prompts fill --max-length
     #[arg(long)]
     pub allow_drops: bool,
@@ -168,7 +168,7 @@ impl From<DropArgs> for Drops {
 
 /// What is learned of sequences.
 #[derive(Debug, Clone, Copy, Default, Args)]
-pub struct SftArgs {
+pub(crate) struct SftArgs {
     /// Which tokens of {prompt, completion}, {messages} or {text} are scored [default: the completion; all of {messages} and
     /// {text}]
     #[arg(long, value_name = "PART", value_enum)]
@@ -177,7 +177,7 @@ pub struct SftArgs {
 
 impl SftArgs {
     /// What was asked for.
-    pub fn part(self) -> Option<SftPart> {
+    pub(crate) fn part(self) -> Option<SftPart> {
         self.sft_on.map(Into::into)
     }
 }
@@ -206,7 +206,7 @@ impl From<SftPartChoice> for SftPart {
 
 /// At which temperature log-probs are taken.
 #[derive(Debug, Clone, Args)]
-pub struct LogpArgs {
+pub(crate) struct LogpArgs {
     /// Divide the logits by this before log-probs are taken, of policy and reference: those of what a sampler at this
     /// temperature draws from [default: 1; `score` and `eval` take that of the adapter's run, if it has a config.toml]
     #[arg(long, value_name = "T", value_parser = temperature)]
@@ -215,7 +215,7 @@ pub struct LogpArgs {
 
 impl LogpArgs {
     /// The temperature, 1 unless it is given.
-    pub fn temperature(&self) -> f32 {
+    pub(crate) fn temperature(&self) -> f32 {
         self.logp_temperature.unwrap_or(1.0)
     }
 }
@@ -229,7 +229,7 @@ fn temperature(text: &str) -> Result<f32, String> {
 }
 
 /// A whole number of at least 1.
-pub fn positive() -> clap::builder::RangedU64ValueParser {
+pub(super) fn positive() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=u64::from(u32::MAX))
 }
 
@@ -272,7 +272,7 @@ impl From<UnpairedOrderChoice> for UnpairedOrder {
 
 /// Where it runs, and how exactly.
 #[derive(Debug, Clone, Args)]
-pub struct DeviceArgs {
+pub(crate) struct DeviceArgs {
     #[arg(long, value_enum, default_value = "auto", help_heading = "Machine")]
     pub device: DeviceChoice,
     /// What matrix products multiply [default: bf16 where the processor multiplies it faster than f32, else f32]
@@ -285,7 +285,7 @@ pub struct DeviceArgs {
 
 /// How much is computed at once.
 #[derive(Debug, Clone, Args)]
-pub struct PackArgs {
+pub(crate) struct PackArgs {
     /// Tokens of one forward pass, each prompt counted once
     #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = positive(), help_heading = "Machine")]
     pub micro_batch_tokens: u64,
@@ -293,7 +293,7 @@ pub struct PackArgs {
 
 /// How much memory a run may take.
 #[derive(Debug, Clone, Args)]
-pub struct MemoryArgs {
+pub(crate) struct MemoryArgs {
     /// Limit on the memory of all that is computed: activations, scratch, adapter, optimiser; not the mapped weights. Layers
     /// that do not fit are recomputed, which changes no number [default: 40 % of what is free]
     #[arg(long, value_name = "SIZE", help_heading = "Machine")]
@@ -302,7 +302,7 @@ pub struct MemoryArgs {
 
 /// Where kernels run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DeviceChoice {
+pub(crate) enum DeviceChoice {
     Auto,
     Cpu,
     Cuda,
@@ -333,7 +333,7 @@ impl From<PrecisionChoice> for Precision {
 
 /// What answers are compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReferenceChoice {
+pub(crate) enum ReferenceChoice {
     /// The model without an adapter.
     Base,
     /// The model with this adapter.
@@ -342,7 +342,7 @@ pub enum ReferenceChoice {
 
 /// Where the log-probs of the reference are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CacheChoice {
+pub(crate) enum CacheChoice {
     Off,
     /// For this process alone.
     Memory,
@@ -362,7 +362,7 @@ impl std::str::FromStr for CacheChoice {
 
 /// The log-probs of the reference, from one pass to the next.
 #[derive(Debug, Clone, Args)]
-pub struct CacheArgs {
+pub(crate) struct CacheArgs {
     /// Where log-probs of the reference are kept, for later epochs and later runs: a directory, `memory` for this run alone, or
     /// `off`, which computes them each time. No number depends on it [default: align/reference in $XDG_CACHE_HOME or ~/.cache;
     /// the demo's in memory]

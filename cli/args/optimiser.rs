@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 /// How a gradient becomes a step.
 #[derive(Debug, Clone, Args)]
-pub struct OptimiserArgs {
+pub(crate) struct OptimiserArgs {
     /// Largest learning rate [default: 1e-5; with --demo 7e-4]
     #[arg(long, value_name = "RATE", help_heading = "Optimiser")]
     pub learning_rate: Option<f64>,
@@ -47,7 +47,7 @@ impl OptimiserArgs {
     ///
     /// # Errors
     /// [`CliError::Usage`].
-    pub fn warmup(&self) -> Result<Warmup, CliError> {
+    pub(crate) fn warmup(&self) -> Result<Warmup, CliError> {
         let (flag, warmup, none) = match (self.warmup_steps, self.warmup_ratio) {
             (_, Some(ratio)) if !(0.0..=1.0).contains(&ratio) => {
                 return Err(CliError::Usage(format!("--warmup-ratio {ratio}: expected a number from 0 to 1")));
@@ -67,7 +67,7 @@ impl OptimiserArgs {
     ///
     /// # Errors
     /// [`CliError::Usage`].
-    pub fn optimizer(&self) -> Result<OptimizerKind, CliError> {
+    pub(crate) fn optimizer(&self) -> Result<OptimizerKind, CliError> {
         let unused = |flags: &[(&str, bool)]| match flags.iter().find(|(_, given)| *given) {
             Some((flag, _)) => {
                 let optim = if self.optim == OptimChoice::AdamW { "adamw" } else { "rmsprop" };
@@ -121,7 +121,7 @@ pub enum ScheduleChoice {
 
 /// See [`OptimizerKind`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OptimChoice {
+pub(crate) enum OptimChoice {
     #[value(name = "adamw", aliases = ["adamw_torch", "adamw-torch", "adamw_torch_fused", "adamw-torch-fused"])]
     AdamW,
     /// As in torch, neither centred nor with momentum

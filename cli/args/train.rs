@@ -24,7 +24,7 @@ The output directory gets
   run_state.json, reference/                       running statistics, and the adapter that it is compared with
   rejects.jsonl                                    with --on-bad-row skip, the rows that are left out
 An interrupted run cannot be resumed in this version.")]
-pub struct TrainArgs {
+pub(crate) struct TrainArgs {
     #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
     #[command(flatten, next_help_heading = "Data")]

@@ -13,7 +13,7 @@ const VERBS: [(&[&str], &str); 6] = [
 ];
 
 /// Returns the command to give instead of `verb`: the name of a loss trains with it.
-pub fn instead_of(verb: &str) -> Option<String> {
+pub(crate) fn instead_of(verb: &str) -> Option<String> {
     if objective::find(verb).is_ok() || objective::mix(verb).is_some() {
         return Some(format!("align-cli train --loss {verb} --model DIR --data FILE"));
     }

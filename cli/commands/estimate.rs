@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 /// Tokens of a step that is planned without data.
 const MOST_TOKENS: u64 = 1 << 28;
 
-pub fn run(args: &EstimateArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
+pub(super) fn run(args: &EstimateArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let run = &args.run;
     let objective = Objective::new(&run.loss, knobs)?;
     let _ = run.data.reading()?; // reports a mistake in it before a model is looked at

@@ -17,7 +17,7 @@ use align_lora::train::{EvalBatches, EvalMetrics, Scorers, Scoring, evaluate, on
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-pub fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
+pub(super) fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let objective = Objective::new(args.loss.as_deref().unwrap_or("dpo"), knobs)?;
     if objective.scores() == Scores::Reward && args.model.adapter.is_none() {
         let name = objective.name();

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub fn run(args: &GenerateArgs) -> Result<(), CliError> {
+pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     check(args)?;
     let reading = args.reading.reading()?;
     let device = loaded::device(&args.device)?;
@@ -212,7 +212,7 @@ fn with_system(encoder: &Encoder, prompt: Text) -> Text {
 ///
 /// # Errors
 /// [`CliError::Runtime`] from the tokenizer.
-pub fn decode(encoder: &Encoder, tokens: &[u32]) -> Result<String, CliError> {
+pub(crate) fn decode(encoder: &Encoder, tokens: &[u32]) -> Result<String, CliError> {
     let text = encoder.tokenizer().decode(tokens, SpecialTokens::Skip);
     text.map_err(|error| CliError::Runtime(error.to_string()))
 }

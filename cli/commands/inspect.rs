@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::path::Path;
 
-pub fn run(args: &InspectArgs) -> Result<(), CliError> {
+pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
     report::be_verbose(); // it is asked for all that can be found out
     check(args)?;
     let device = Device::cpu(None)?;

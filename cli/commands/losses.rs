@@ -8,7 +8,7 @@ use align_lora::objective::{self, Knob, KnobKind, LOSSES, LossSpec, MIXES, MODIF
 use serde_json::{Value, json};
 use std::fmt::Write;
 
-pub fn run(args: &LossesArgs) -> Result<(), CliError> {
+pub(super) fn run(args: &LossesArgs) -> Result<(), CliError> {
     if let Some(name) = &args.name {
         let text = match objective::mix(name) {
             Some(mix) => format!("\n{}\n", mix_words(mix)),
@@ -49,7 +49,8 @@ fn mix_as_json(mix: &MixPreset) -> Value {
 }
 
 /// What is said of [`LossSpec::experimental`].
-pub const EXPERIMENTAL: &str = "experimental: its formula could not be checked against the paper or its authors' code";
+pub(super) const EXPERIMENTAL: &str =
+    "experimental: its formula could not be checked against the paper or its authors' code";
 
 fn list() -> String {
     let mut text = String::new();

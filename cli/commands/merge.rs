@@ -14,7 +14,7 @@ use align_lora::adapter::{Existing, Merge};
 /// Most characters of a system text that a line shows.
 const SYSTEM_SHOWN: usize = 60;
 
-pub fn run(args: &MergeArgs) -> Result<(), CliError> {
+pub(super) fn run(args: &MergeArgs) -> Result<(), CliError> {
     let device = Device::cpu(args.threads.map(|threads| threads as usize))?;
     let demo = args.demo.then(Demo::new).transpose()?;
     let (path, model) = match (&args.model, &demo) {

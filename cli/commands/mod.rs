@@ -9,7 +9,7 @@ mod merge;
 mod score;
 mod train;
 
-pub use generate::decode;
+pub(crate) use generate::decode;
 
 use crate::args::{self, Cli, Commands};
 use crate::error::CliError;
@@ -21,7 +21,7 @@ use std::io::Write;
 ///
 /// # Errors
 /// [`CliError`].
-pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
+pub(crate) fn run(matches: &ArgMatches) -> Result<(), CliError> {
     let cli = Cli::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
     if cli.verbose {
         report::be_verbose();
@@ -63,7 +63,7 @@ pub fn run(matches: &ArgMatches) -> Result<(), CliError> {
 ///
 /// # Errors
 /// [`CliError::ClosedOutput`] in that case, [`CliError::Runtime`].
-pub fn print(bytes: &[u8]) -> Result<(), CliError> {
+pub(crate) fn print(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)?;
     Ok(out.flush()?)

@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// Records that are encoded, packed and printed together.
 const WINDOW: usize = 256;
 
-pub fn run(args: &ScoreArgs) -> Result<(), CliError> {
+pub(super) fn run(args: &ScoreArgs) -> Result<(), CliError> {
     let device = loaded::device(&args.device)?;
     device.clone().install(|| {
         let adapter = args.reward_model.as_ref().or(args.model.adapter.as_ref());

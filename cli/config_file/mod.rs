@@ -5,6 +5,6 @@ mod of_run;
 mod read;
 mod write;
 
-pub use of_run::{OfRun, options_of_run};
-pub use read::{Expanded, expand};
-pub use write::{NamedFiles, resolved, write};
+pub(crate) use of_run::{OfRun, options_of_run};
+pub(crate) use read::{Expanded, expand};
+pub(crate) use write::{NamedFiles, resolved, write};

@@ -66,7 +66,7 @@ fn is_given(matches: &ArgMatches, id: &str) -> bool {
 }
 
 /// What a command takes from the run whose adapter it uses.
-pub struct OfRun {
+pub(crate) struct OfRun {
     /// The arguments of the command line, up to the command's name and after it.
     arguments: [Vec<OsString>; 2],
     flags: Vec<FileFlag>,
@@ -77,23 +77,23 @@ pub struct OfRun {
 
 impl OfRun {
     /// Returns the arguments of the command line with those of the run.
-    pub fn expanded(&self) -> Expanded {
+    pub(crate) fn expanded(&self) -> Expanded {
         self.expanded_but("")
     }
 
     /// Returns the value that the run gives a flag. `None` if it gives none.
-    pub fn value_of(&self, flag: &str) -> Option<String> {
+    pub(crate) fn value_of(&self, flag: &str) -> Option<String> {
         let of_run = self.flags.iter().find(|of_run| of_run.name == flag)?;
         of_run.value()
     }
 
     /// The run's `config.toml`.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// As [`OfRun::expanded`], but without one flag of the run.
-    pub fn expanded_but(&self, flag: &str) -> Expanded {
+    pub(crate) fn expanded_but(&self, flag: &str) -> Expanded {
         let [before, behind] = &self.arguments;
         let flags = || self.flags.iter().filter(|of_run| of_run.name != flag);
         let arguments = before.iter().chain(flags().map(|flag| &flag.argument)).chain(behind);
@@ -107,7 +107,11 @@ impl OfRun {
 /// # Errors
 /// [`CliError::Input`] for a `config.toml` that cannot be read or has a value of the wrong kind. For `eval` also if its rank or
 /// alpha differs from `adapter_config.json`, so that it belongs to another adapter.
-pub fn options_of_run(arguments: &[OsString], matches: &ArgMatches, cli: &Command) -> Result<Option<OfRun>, CliError> {
+pub(crate) fn options_of_run(
+    arguments: &[OsString],
+    matches: &ArgMatches,
+    cli: &Command,
+) -> Result<Option<OfRun>, CliError> {
     let Some((name, matches)) = matches.subcommand() else { return Ok(None) };
     let command = cli.find_subcommand(name).expect("it was parsed as one of these");
     let takes = takes(name, matches);

@@ -32,7 +32,7 @@ const UNREAD: [(&str, &str, &[&str]); 3] = [
 ];
 
 /// The arguments, with those of the file.
-pub struct Expanded {
+pub(crate) struct Expanded {
     pub arguments: Vec<OsString>,
     pub(super) path: PathBuf,
     /// Flags of the file with their 1-based lines.
@@ -41,7 +41,7 @@ pub struct Expanded {
 
 impl Expanded {
     /// `FILE:LINE` of a flag that the file gave, `flag` as an error names it: with or without its value's name.
-    pub fn place_of(&self, flag: &str) -> Option<String> {
+    pub(crate) fn place_of(&self, flag: &str) -> Option<String> {
         let name = flag.split([' ', '=']).next()?;
         let (_, line) = self.lines.iter().find(|(known, _)| known == name)?;
         Some(format!("{}:{line}", self.path.display()))
@@ -52,7 +52,7 @@ impl Expanded {
 ///
 /// # Errors
 /// [`CliError::Input`] for a file that cannot be read, an unknown key or a value of the wrong kind, with its line.
-pub fn expand(arguments: Vec<OsString>, cli: &Command) -> Result<Expanded, CliError> {
+pub(crate) fn expand(arguments: Vec<OsString>, cli: &Command) -> Result<Expanded, CliError> {
     let plain = |arguments| Expanded { arguments, path: PathBuf::new(), lines: Vec::new() };
     let Some(path) = config_path(&arguments) else { return Ok(plain(arguments)) };
     let command = |(at, argument): (usize, &OsString)| Some((at, cli.find_subcommand(argument.to_str()?)?));

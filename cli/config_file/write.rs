@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// The files that the flags name, patterns resolved: a later run reads the same ones.
-pub struct NamedFiles {
+pub(crate) struct NamedFiles {
     pub data: Vec<PathBuf>,
     pub eval: Vec<PathBuf>,
     pub texts: Vec<PathBuf>,
@@ -24,7 +24,7 @@ pub struct NamedFiles {
 ///
 /// # Errors
 /// [`CliError::Usage`] for a path that is not UTF-8, which a TOML file cannot name.
-pub fn resolved(
+pub(crate) fn resolved(
     args: &TrainArgs,
     named: &NamedFiles,
     adapter: &LoraConfig,
@@ -174,7 +174,7 @@ impl Options {
 ///
 /// # Errors
 /// [`CliError::Runtime`] with the path.
-pub fn write(resolved: &Table, output: &Path) -> Result<(), CliError> {
+pub(crate) fn write(resolved: &Table, output: &Path) -> Result<(), CliError> {
     let path = output.join(OPTIONS);
     let written = NewFile::whole(&path, resolved.to_string().as_bytes());
     written.map_err(|error| CliError::file(&path, &error.source))

@@ -6,7 +6,7 @@
 
 mod prompts;
 
-pub use prompts::DemoPrompts;
+pub(crate) use prompts::DemoPrompts;
 
 use std::fs;
 use std::io::{self, Write};
@@ -20,12 +20,12 @@ macro_rules! embedded {
 }
 
 /// The learning rate that suits a model of this size; the default for models of real size is far smaller.
-pub const LEARNING_RATE: f64 = 7e-4;
+pub(crate) const LEARNING_RATE: f64 = 7e-4;
 /// Passes over the training pairs.
-pub const EPOCHS: u64 = 1;
+pub(crate) const EPOCHS: u64 = 1;
 
 /// Every file of the demo; together at most 4 MB.
-pub const FILES: &[EmbeddedFile] = embedded![
+pub(crate) const FILES: &[EmbeddedFile] = embedded![
     "model/config.json",
     "model/generation_config.json",
     "model/model.safetensors",
@@ -39,7 +39,7 @@ pub const FILES: &[EmbeddedFile] = embedded![
 
 /// Where [`materialise`] put the parts of the demo.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DemoPaths {
+pub(crate) struct DemoPaths {
     /// The model directory, as `--model` takes it.
     pub model: PathBuf,
     /// `{id, prompt, chosen, rejected}`, conversational.
@@ -59,7 +59,7 @@ pub struct DemoPaths {
 ///
 /// # Errors
 /// What the file system said, with the path.
-pub fn materialise(dir: &Path) -> io::Result<DemoPaths> {
+pub(crate) fn materialise(dir: &Path) -> io::Result<DemoPaths> {
     for (name, bytes) in FILES {
         let path = dir.join(name);
         write_whole(&path, bytes).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;

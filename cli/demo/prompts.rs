@@ -14,7 +14,7 @@ use std::sync::Arc;
 const PROMPTS: usize = 3;
 
 /// Some held-out prompts of the demo, to see what training changes.
-pub struct DemoPrompts {
+pub(crate) struct DemoPrompts {
     encoder: Encoder,
     prompts: Vec<EncodedPrompt>,
     request: Request,
@@ -25,7 +25,7 @@ impl DemoPrompts {
     ///
     /// # Errors
     /// [`CliError`].
-    pub fn new(args: &TrainArgs, loaded: &LoadedModel) -> Result<Option<DemoPrompts>, CliError> {
+    pub(crate) fn new(args: &TrainArgs, loaded: &LoadedModel) -> Result<Option<DemoPrompts>, CliError> {
         let Some(demo) = &loaded.demo else { return Ok(None) };
         let encoder = loaded.encoder(None, args.data.max_length.unwrap_or(MAX_LENGTH))?;
         let prompts = prompts(std::slice::from_ref(&demo.paths.pairs_eval), &encoder, Some(PROMPTS))?;
@@ -44,7 +44,12 @@ impl DemoPrompts {
     ///
     /// # Errors
     /// [`CliError`].
-    pub fn print(&self, when: &str, loaded: &LoadedModel, adapter: Option<&Arc<AdapterSet>>) -> Result<(), CliError> {
+    pub(crate) fn print(
+        &self,
+        when: &str,
+        loaded: &LoadedModel,
+        adapter: Option<&Arc<AdapterSet>>,
+    ) -> Result<(), CliError> {
         let ids: Vec<Vec<u32>> = self.prompts.iter().map(|prompt| prompt.ids.clone()).collect();
         let completions = generate(&loaded.model, adapter, &ids, &self.request, |_, _| true)?;
         let text = |ids: &[u32]| decode(&self.encoder, ids);

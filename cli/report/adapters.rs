@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Reports what a user should know about the adapter in `dir`. `base` is the hash of the base it is used on,
 /// if that is known.
-pub fn read_adapter(dir: &Path, adapter: &Adapter, base: Option<&str>) {
+pub(crate) fn read_adapter(dir: &Path, adapter: &Adapter, base: Option<&str>) {
     let shown = dir.display();
     if let Some(base) = base {
         other_base(dir, adapter.base(), base, adapter.config().base_model_name_or_path.as_deref());
@@ -22,7 +22,7 @@ pub fn read_adapter(dir: &Path, adapter: &Adapter, base: Option<&str>) {
 }
 
 /// Warns if the adapter in `dir` was trained on the base with the hash `own`, and is used on the one with the hash `base`.
-pub fn other_base(dir: &Path, own: Option<&str>, base: &str, name: Option<&str>) {
+pub(crate) fn other_base(dir: &Path, own: Option<&str>, base: &str, name: Option<&str>) {
     let Some(own) = own.filter(|own| *own != base) else { return };
     let named = name.map_or(String::new(), |name| format!(", which adapter_config.json calls `{name}`"));
     say!(
@@ -35,7 +35,7 @@ pub fn other_base(dir: &Path, own: Option<&str>, base: &str, name: Option<&str>)
 }
 
 /// Warns about an adapter beside a model's weights, unless it is the one that was asked for.
-pub fn stray_adapter(model: &Path, adapter: Option<&Path>) {
+pub(crate) fn stray_adapter(model: &Path, adapter: Option<&Path>) {
     let canonical = |path: &Path| std::fs::canonicalize(path).ok();
     if adapter.is_some_and(|adapter| canonical(adapter) == canonical(model)) {
         return;

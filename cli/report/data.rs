@@ -11,7 +11,7 @@ use align_data::{
 };
 
 /// Reports what a survey of the data found: no row is dropped, cut or moved silently.
-pub fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
+pub(crate) fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     let mut line = format!("{label}: {} kept, from {}", rows(survey.kept as u64), records(survey.records as u64));
     if let Some(layout) = &survey.layout {
         line += &format!(" ({layout})");
@@ -97,7 +97,7 @@ fn teaches_nothing(label: &str, survey: &Survey) {
 }
 
 /// Reports on data of which only the prompts are read.
-pub fn prompts(survey: &Survey, asked: &ReadingArgs) {
+pub(crate) fn prompts(survey: &Survey, asked: &ReadingArgs) {
     by_names("data", survey);
     super::warnings(survey, asked);
 }
@@ -118,7 +118,7 @@ fn by_names(label: &str, survey: &Survey) {
 }
 
 /// Reports rows that lack the turn marker of the run: all of them, or those that are dropped for it.
-pub fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
+pub(crate) fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
     let (Some(of_run), Some(own)) = (of_run, &survey.decided.turn_marker) else { return };
     let lacks_it = BadRow::NoTurnMarker { chosen: String::new(), rejected: String::new(), marker: None };
     let are_dropped = survey.dropped.iter().any(|dropped| dropped.label == lacks_it.label());
@@ -133,7 +133,7 @@ pub fn turn_marker_of_run(of_run: Option<&TurnMarker>, survey: &Survey) {
 }
 
 /// Says if the rows of an evaluation are of another form than those that are trained on.
-pub fn other_form(trained: &Survey, evaluated: &Survey) {
+pub(crate) fn other_form(trained: &Survey, evaluated: &Survey) {
     if let (Some(trained), Some(evaluated)) = (trained.form(), evaluated.form())
         && trained != evaluated
     {
@@ -187,7 +187,7 @@ fn repeats(repeats: &Repeats, one: &str, several: &str) {
 
 /// The progress of the passes over data.
 #[derive(Default)]
-pub struct DataReport {
+pub(crate) struct DataReport {
     stage: Option<(Stage, Pass)>,
 }
 

@@ -13,17 +13,17 @@ mod time_left;
 mod warnings;
 mod words;
 
-pub use adapters::{other_base, read_adapter, stray_adapter};
-pub use data::{DataReport, data, other_form, prompts, turn_marker_of_run};
-pub use model::model_notes;
-pub use notes::note;
-pub use numbers::{count, rows};
-pub use pass::Pass;
-pub use plan::{PlannedTime, plan, step_operations, step_time};
-pub use progress::Progress;
-pub use terminal::{WIDEST, be_verbose, is_verbose, remember_messages, say_line, skip_remembered_messages};
-pub use warnings::{is_warning, line as warning_line, warnings};
-pub use words::{adapter, generated, loss};
+pub(crate) use adapters::{other_base, read_adapter, stray_adapter};
+pub(crate) use data::{DataReport, data, other_form, prompts, turn_marker_of_run};
+pub(crate) use model::model_notes;
+pub(crate) use notes::note;
+pub(crate) use numbers::{count, rows};
+pub(crate) use pass::Pass;
+pub(crate) use plan::{PlannedTime, plan, step_operations, step_time};
+pub(crate) use progress::Progress;
+pub(crate) use terminal::{WIDEST, be_verbose, is_verbose, remember_messages, say_line, skip_remembered_messages};
+pub(crate) use warnings::{is_warning, line as warning_line, warnings};
+pub(crate) use words::{adapter, generated, loss};
 
 /// A message on stderr.
 macro_rules! say {

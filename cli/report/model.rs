@@ -10,7 +10,7 @@ const SHOWN: usize = 3;
 const LONGEST: usize = 200;
 
 /// Prints the notes on a model.
-pub fn model_notes(notes: &[ModelNote]) {
+pub(crate) fn model_notes(notes: &[ModelNote]) {
     for note in notes {
         say!("{}", words(note));
     }

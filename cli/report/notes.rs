@@ -5,7 +5,7 @@ use align_lora::objective::Unlearned;
 use align_lora::train::{CacheCounts, CountsOf, DataRole, Note};
 
 /// Prints a note of a run. What only says that a cache worked is for `--verbose`.
-pub fn note(note: &Note) {
+pub(crate) fn note(note: &Note) {
     match note {
         Note::CacheCounts { .. } => detail!("{}", words(note)),
         _ => say!("{}", words(note)),

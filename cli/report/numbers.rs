@@ -13,22 +13,22 @@ pub(super) fn seconds(duration: Duration) -> String {
 }
 
 /// `7e-4`, or `0`.
-pub fn rate(learning_rate: f64) -> String {
+pub(super) fn rate(learning_rate: f64) -> String {
     if learning_rate == 0.0 { "0".into() } else { format!("{learning_rate:e}") }
 }
 
 /// `1 row` or `3 rows`.
-pub fn rows(n: u64) -> String {
+pub(crate) fn rows(n: u64) -> String {
     format!("{n} {}", if n == 1 { "row" } else { "rows" })
 }
 
 /// `1 record` or `3 records`.
-pub fn records(n: u64) -> String {
+pub(super) fn records(n: u64) -> String {
     format!("{n} {}", if n == 1 { "record" } else { "records" })
 }
 
 /// `12.3 million`, `456 thousand` or `789`.
-pub fn count(n: u64) -> String {
+pub(crate) fn count(n: u64) -> String {
     match n {
         0..10_000 => n.to_string(),
         10_000..1_000_000 => format!("{:.1} thousand", n as f64 / 1e3),

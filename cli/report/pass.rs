@@ -11,7 +11,7 @@ const SHORT: Duration = Duration::from_millis(500);
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
 
 /// A long pass: a bar on a terminal, a line now and then elsewhere. A short one prints nothing.
-pub struct Pass {
+pub(crate) struct Pass {
     what: &'static str,
     bar: Option<ProgressBar>,
     started: Instant,
@@ -20,18 +20,18 @@ pub struct Pass {
 
 impl Pass {
     /// Begins a pass. `what` says in a few words what is done.
-    pub fn new(what: &'static str) -> Pass {
+    pub(crate) fn new(what: &'static str) -> Pass {
         let now = Instant::now();
         Pass { what, bar: None, started: now, last_line: now }
     }
 
     /// What was done in a mean second.
-    pub fn per_second(&self, done: u64) -> f64 {
+    pub(crate) fn per_second(&self, done: u64) -> f64 {
         done as f64 / self.started.elapsed().as_secs_f64().max(1e-3)
     }
 
     /// `done` of `total` are done; `speed` is shown behind that, if it is not empty.
-    pub fn at(&mut self, done: u64, total: u64, speed: &str) {
+    pub(crate) fn at(&mut self, done: u64, total: u64, speed: &str) {
         if self.started.elapsed() < SHORT {
             return;
         }

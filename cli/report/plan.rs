@@ -10,7 +10,7 @@ use std::time::Duration;
 const RANGE: [f64; 2] = [0.75, 1.5];
 
 /// Prints what a run will be: its size, memory and time.
-pub fn plan(options: &TrainOptions, plan: &Plan, pace: &RunPace) {
+pub(crate) fn plan(options: &TrainOptions, plan: &Plan, pace: &RunPace) {
     say!(
         "plan: {} steps of {} rows, learning rate {}, {} of memory, {}",
         pace.steps,
@@ -37,7 +37,7 @@ fn memory(plan: &Plan) {
 }
 
 /// Words how long a step takes, and what it computes.
-pub fn step_time(pace: &RunPace) -> String {
+pub(crate) fn step_time(pace: &RunPace) -> String {
     let Pace { operations, seconds_per_step } = pace.first;
     let rate = operations / seconds_per_step / 1e9;
     let later = pace.later.map_or(String::new(), |later| {
@@ -48,7 +48,7 @@ pub fn step_time(pace: &RunPace) -> String {
 }
 
 /// Words what a step computes.
-pub fn step_operations(pace: &RunPace) -> String {
+pub(crate) fn step_operations(pace: &RunPace) -> String {
     match pace.first.operations {
         few @ 0.0..1e12 => format!("{:.1} GFLOP", few / 1e9),
         many => format!("{:.1} TFLOP", many / 1e12),
@@ -57,7 +57,7 @@ pub fn step_operations(pace: &RunPace) -> String {
 
 /// The time that a run will take, evaluations not counted.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PlannedTime {
+pub(crate) struct PlannedTime {
     /// All steps, in seconds.
     seconds: f64,
     /// A step of the first epoch, in seconds.
@@ -66,12 +66,12 @@ pub struct PlannedTime {
 
 impl PlannedTime {
     /// The time that the steps take at a pace.
-    pub fn of(pace: &RunPace) -> PlannedTime {
+    pub(crate) fn of(pace: &RunPace) -> PlannedTime {
         PlannedTime { seconds: pace.seconds(), first_step: pace.first.seconds_per_step }
     }
 
     /// Words the time that the run takes if its first steps took `seconds_per_step`. `None` if that was planned.
-    pub fn corrected(&self, seconds_per_step: f64) -> Option<String> {
+    pub(crate) fn corrected(&self, seconds_per_step: f64) -> Option<String> {
         let factor = seconds_per_step / self.first_step;
         let all = self.seconds * factor;
         let is_planned = (RANGE[0]..=RANGE[1]).contains(&factor) || all < 1.0;

@@ -11,7 +11,7 @@ use indicatif::ProgressBar;
 use std::time::{Duration, Instant};
 
 /// The progress of a run: a line for each logging step and each evaluation, above a bar on a terminal.
-pub struct Progress {
+pub(crate) struct Progress {
     steps: u64,
     logging_steps: u64,
     planned: PlannedTime,
@@ -24,13 +24,13 @@ pub struct Progress {
 
 impl Progress {
     /// For a run that begins now, of `steps` steps and `evaluations` evaluations, the one at its start included.
-    pub fn new(steps: u64, evaluations: u64, logging_steps: u64, planned: PlannedTime) -> Progress {
+    pub(crate) fn new(steps: u64, evaluations: u64, logging_steps: u64, planned: PlannedTime) -> Progress {
         let left = TimeLeft::new(steps, evaluations);
         Progress { steps, logging_steps, planned, left, since: Instant::now(), bar: None, evaluating: None }
     }
 
     /// A step has ended.
-    pub fn step(&mut self, metrics: &StepMetrics) {
+    pub(crate) fn step(&mut self, metrics: &StepMetrics) {
         let took = self.lap();
         self.left.step(took);
         let left = self.left.left().map_or(String::new(), |left| format!("{} left", seconds(left)));
@@ -53,13 +53,13 @@ impl Progress {
     }
 
     /// `rows` of `all` rows of an evaluation are done.
-    pub fn evaluating(&mut self, rows: usize, all: usize) {
+    pub(crate) fn evaluating(&mut self, rows: usize, all: usize) {
         let pass = self.evaluating.get_or_insert_with(|| Pass::new("evaluating"));
         pass.at(rows as u64, all as u64, "");
     }
 
     /// An evaluation has ended.
-    pub fn evaluation(&mut self, metrics: &EvalMetrics) {
+    pub(crate) fn evaluation(&mut self, metrics: &EvalMetrics) {
         self.evaluating = None;
         let took = self.lap();
         self.left.evaluation(took);
@@ -68,7 +68,7 @@ impl Progress {
     }
 
     /// Takes the bar away.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }

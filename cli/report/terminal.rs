@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 /// Columns of the widest line on a terminal.
-pub const WIDEST: usize = 110;
+pub(crate) const WIDEST: usize = 110;
 
 static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
 
@@ -17,12 +17,12 @@ static IS_VERBOSE: AtomicBool = AtomicBool::new(false);
 static BARS: LazyLock<MultiProgress> = LazyLock::new(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
 
 /// From now on also prints what only some users want to know.
-pub fn be_verbose() {
+pub(crate) fn be_verbose() {
     IS_VERBOSE.store(true, Ordering::Relaxed);
 }
 
 /// Whether that is printed.
-pub fn is_verbose() -> bool {
+pub(crate) fn is_verbose() -> bool {
     IS_VERBOSE.load(Ordering::Relaxed)
 }
 
@@ -41,12 +41,12 @@ const REMEMBERED: usize = 100;
 static SAID: Mutex<Said> = Mutex::new(Said::Forgotten);
 
 /// Remembers the messages of a command, which may be tried again.
-pub fn remember_messages() {
+pub(crate) fn remember_messages() {
     *said() = Said::Remembered(Vec::new());
 }
 
 /// The command is tried again: what it has said already is not said again.
-pub fn skip_remembered_messages() {
+pub(crate) fn skip_remembered_messages() {
     let mut said = said();
     if let Said::Remembered(messages) = &mut *said {
         *said = Said::Skipped(std::mem::take(messages));
@@ -75,7 +75,7 @@ fn was_said(message: &str) -> bool {
 }
 
 /// Writes a message to stderr. A closed or full stderr ends no run.
-pub fn say_line(message: &str) {
+pub(crate) fn say_line(message: &str) {
     if was_said(message) {
         return;
     }
@@ -119,7 +119,7 @@ fn labels() -> [(&'static str, Style); 2] {
 }
 
 /// Shows a bar of `len` on a terminal. `template` is what indicatif fills in behind the bar itself. `None` elsewhere.
-pub fn bar(len: u64, template: &str) -> Option<ProgressBar> {
+pub(super) fn bar(len: u64, template: &str) -> Option<ProgressBar> {
     if !std::io::stderr().is_terminal() {
         return None;
     }

@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Steps before the first figure, and before the planned time is corrected.
-pub const FIRST_STEPS: usize = 3;
+pub(super) const FIRST_STEPS: usize = 3;
 /// How many of the last durations count.
 const RECENT: usize = 16;
 /// The figure for one step or evaluation changes by this factor at most, so that one slow step moves the time left a little.
 const MOST_CHANGE: f64 = 1.2;
 
 /// The time that the steps and evaluations of a run still take.
-pub struct TimeLeft {
+pub(super) struct TimeLeft {
     steps_left: u64,
     evaluations_left: u64,
     step: Typical,
@@ -20,7 +20,7 @@ pub struct TimeLeft {
 
 impl TimeLeft {
     /// For a run of so many steps and evaluations, the one before the first step included.
-    pub fn new(steps: u64, evaluations: u64) -> TimeLeft {
+    pub(super) fn new(steps: u64, evaluations: u64) -> TimeLeft {
         TimeLeft {
             steps_left: steps,
             evaluations_left: evaluations,
@@ -30,24 +30,24 @@ impl TimeLeft {
     }
 
     /// A step has ended.
-    pub fn step(&mut self, took: Duration) {
+    pub(super) fn step(&mut self, took: Duration) {
         self.steps_left = self.steps_left.saturating_sub(1);
         self.step.add(took);
     }
 
     /// An evaluation has ended.
-    pub fn evaluation(&mut self, took: Duration) {
+    pub(super) fn evaluation(&mut self, took: Duration) {
         self.evaluations_left = self.evaluations_left.saturating_sub(1);
         self.evaluation.add(took);
     }
 
     /// Seconds of a step. `None` before the third one has ended.
-    pub fn seconds_per_step(&self) -> Option<f64> {
+    pub(super) fn seconds_per_step(&self) -> Option<f64> {
         self.step.seconds
     }
 
     /// The time left. `None` before the third step has ended.
-    pub fn left(&self) -> Option<Duration> {
+    pub(super) fn left(&self) -> Option<Duration> {
         let steps = self.steps_left as f64 * self.seconds_per_step()?;
         let evaluations = self.evaluations_left as f64 * self.evaluation.seconds.unwrap_or(0.0);
         Some(Duration::from_secs_f64(steps + evaluations))

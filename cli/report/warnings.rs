@@ -5,7 +5,7 @@ use crate::args::ReadingArgs;
 use align_data::{Finding, ReadAs, Survey, TurnPart, Warning};
 
 /// Prints what was found in the rows that were looked at, except what the user asked for.
-pub fn warnings(survey: &Survey, asked: &ReadingArgs) {
+pub(crate) fn warnings(survey: &Survey, asked: &ReadingArgs) {
     let is_asked = |warning: &Warning| asked.no_chat && warning.finding == Finding::NoTemplateApplied;
     for warning in survey.warnings.iter().filter(|warning| !is_asked(warning)) {
         say!("{}", line(warning, survey.looked_at));
@@ -13,12 +13,12 @@ pub fn warnings(survey: &Survey, asked: &ReadingArgs) {
 }
 
 /// Whether a finding is a likely fault, and not only worth a note.
-pub fn is_warning(warning: &Warning) -> bool {
+pub(crate) fn is_warning(warning: &Warning) -> bool {
     warning.finding != Finding::NoTemplateApplied
 }
 
 /// Words the line of a finding.
-pub fn line(warning: &Warning, looked_at: usize) -> String {
+pub(crate) fn line(warning: &Warning, looked_at: usize) -> String {
     let Warning { path, line, .. } = warning;
     let word = if is_warning(warning) { "warning" } else { "note" };
     format!("{word}: {}:{line}: {}", path.display(), words(warning, looked_at))

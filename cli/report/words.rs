@@ -6,7 +6,7 @@ use align_lora::objective::Objective;
 use std::time::Duration;
 
 /// What an adapter is, in a few words.
-pub fn adapter(config: &LoraConfig) -> String {
+pub(crate) fn adapter(config: &LoraConfig) -> String {
     let scale = if config.use_rslora { ", scaled by alpha / sqrt(rank)" } else { "" };
     let dropout = if config.dropout > 0.0 { format!(", dropout {}", config.dropout) } else { String::new() };
     let patterns =
@@ -15,7 +15,7 @@ pub fn adapter(config: &LoraConfig) -> String {
 }
 
 /// A loss with its knobs and their values, or each loss of a mix; of those that change any loss of its kind, the ones that do.
-pub fn loss(objective: &Objective) -> String {
+pub(crate) fn loss(objective: &Objective) -> String {
     let losses = objective.losses().map(|(spec, knobs)| {
         let own = |key: &str| spec.knobs.iter().any(|knob| knob.key == key);
         let said = knobs.into_iter().filter(|(knob, value)| knob.default() != Some(*value) || own(knob.key));
@@ -34,7 +34,7 @@ pub fn loss(objective: &Objective) -> String {
 }
 
 /// What `generate` has done, with the time of the model alone: from the prompts' tokens to the last new one, without loading.
-pub fn generated(n_prompts: u64, new_tokens: u64, elapsed: Duration) {
+pub(crate) fn generated(n_prompts: u64, new_tokens: u64, elapsed: Duration) {
     let prompts = if n_prompts == 1 { "prompt" } else { "prompts" };
     let tokens = if new_tokens == 1 { "token" } else { "tokens" };
     let elapsed_s = elapsed.as_secs_f64();

@@ -1,5 +1,7 @@
 //! LoRA adapters, objectives, optimiser and trainer. It prints nothing.
 
+#![forbid(unsafe_code)]
+
 pub mod adapter;
 pub mod objective;
 pub mod optim;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What the policy is compared with.
-pub struct RunReference {
+pub(crate) struct RunReference {
     /// `None` for the model without an adapter, and for an objective that compares nothing.
     pub set: Option<Arc<AdapterSet>>,
     /// The adapter of `--reference`.
@@ -23,7 +23,7 @@ impl RunReference {
     ///
     /// # Errors
     /// [`CliError`].
-    pub fn new(
+    pub(crate) fn new(
         args: &TrainArgs,
         loaded: &LoadedModel,
         objective: &Objective,
@@ -44,7 +44,7 @@ impl RunReference {
     ///
     /// # Errors
     /// [`CliError`].
-    pub fn keep(&self, policy: &Adapter, folder: &Path) -> Result<(), CliError> {
+    pub(crate) fn keep(&self, policy: &Adapter, folder: &Path) -> Result<(), CliError> {
         match &self.set {
             Some(_) => Ok(self.other.as_ref().unwrap_or(policy).save(folder)?),
             None => Ok(()),
@@ -56,7 +56,12 @@ impl RunReference {
 ///
 /// # Errors
 /// [`CliError`].
-pub fn policy(args: &TrainArgs, loaded: &LoadedModel, objective: &Objective, seed: u64) -> Result<Adapter, CliError> {
+pub(crate) fn policy(
+    args: &TrainArgs,
+    loaded: &LoadedModel,
+    objective: &Objective,
+    seed: u64,
+) -> Result<Adapter, CliError> {
     if let Some(dir) = &args.model.adapter {
         let shape = [
             (args.lora_rank.is_some(), "--lora-rank"),

@@ -14,7 +14,7 @@ use align_lora::objective::Objective;
 use std::path::PathBuf;
 
 /// The data of a run.
-pub struct RunData {
+pub(crate) struct RunData {
     pub train: Dataset,
     pub eval: Option<Dataset>,
     /// Those of `--reference-data`.
@@ -32,7 +32,7 @@ impl RunData {
     ///
     /// # Errors
     /// [`CliError`].
-    pub fn open(args: &TrainArgs, loaded: &LoadedModel, objective: &Objective) -> Result<RunData, CliError> {
+    pub(crate) fn open(args: &TrainArgs, loaded: &LoadedModel, objective: &Objective) -> Result<RunData, CliError> {
         let kind = objective.data();
         let files = loaded.data_files(&args.data, |demo| match kind {
             RowKind::Labelled => demo.labelled.clone(),
@@ -95,7 +95,7 @@ impl RunData {
     ///
     /// # Errors
     /// [`CliError::Input`] for the record of a run that cannot be read.
-    pub fn report(&self, args: &TrainArgs) -> Result<(), CliError> {
+    pub(crate) fn report(&self, args: &TrainArgs) -> Result<(), CliError> {
         let (reading, survey) = (&args.data.reading, self.train.survey());
         report::data("data", survey, reading);
         run_record::compare_form(args.model.adapter.as_deref(), survey.form())?;

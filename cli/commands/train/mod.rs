@@ -1,9 +1,9 @@
 //! `train`: from flags to a run, and what is printed and written on its way.
 
-pub mod adapters;
-pub mod data;
-pub mod options;
-pub mod summary;
+pub(super) mod adapters;
+pub(super) mod data;
+pub(super) mod options;
+pub(super) mod summary;
 
 use crate::args::{OnBadRowChoice, TrainArgs};
 use crate::chat_template;
@@ -27,7 +27,7 @@ use align_lora::objective::{KnobValue, Objective, Scores};
 use align_lora::train::{Plan, Size, TrainOptions, Trainer};
 use data::RunData;
 
-pub fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
+pub(super) fn run(args: &TrainArgs, knobs: &[(&'static str, KnobValue)]) -> Result<(), CliError> {
     let objective = Objective::new(&args.loss, knobs)?;
     let _ = args.data.reading()?; // reports a mistake in it before a model is loaded
     let options = options::options(args)?;
@@ -117,7 +117,7 @@ fn prepare<'m>(
 ///
 /// # Errors
 /// [`CliError`].
-pub fn trainer<'m>(
+pub(super) fn trainer<'m>(
     args: &TrainArgs,
     loaded: &'m LoadedModel,
     adapter: &Adapter,

@@ -13,7 +13,7 @@ use align_lora::train::{Size, TrainError, TrainOptions};
 ///
 /// # Errors
 /// [`CliError::Usage`].
-pub fn check(args: &TrainArgs, objective: &Objective) -> Result<(), CliError> {
+pub(crate) fn check(args: &TrainArgs, objective: &Objective) -> Result<(), CliError> {
     let name = || objective.name();
     let has_held_out = !args.eval_data.is_empty() || args.eval_fraction.is_some();
     if args.eval_steps.is_some() && !has_held_out && !demo_evaluates(args, objective) {
@@ -38,12 +38,12 @@ pub fn check(args: &TrainArgs, objective: &Objective) -> Result<(), CliError> {
 }
 
 /// Whether there are rows. `estimate` does without.
-pub fn has_rows(args: &TrainArgs) -> bool {
+pub(crate) fn has_rows(args: &TrainArgs) -> bool {
     args.model.demo || !args.data.data.is_empty()
 }
 
 /// Whether the demo has held-out rows for an objective: pairs, which losses of labelled answers take apart.
-pub fn demo_evaluates(args: &TrainArgs, objective: &Objective) -> bool {
+pub(crate) fn demo_evaluates(args: &TrainArgs, objective: &Objective) -> bool {
     args.model.demo && matches!(objective.data(), RowKind::Pair | RowKind::Labelled | RowKind::Sequence)
 }
 
@@ -51,7 +51,7 @@ pub fn demo_evaluates(args: &TrainArgs, objective: &Objective) -> bool {
 ///
 /// # Errors
 /// [`CliError::Usage`] for a number that is out of its range.
-pub fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
+pub(crate) fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
     let demo = args.model.demo;
     if let Some(fraction) = args.eval_fraction
         && !(fraction > 0.0 && fraction < 1.0)

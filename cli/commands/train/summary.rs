@@ -9,7 +9,7 @@ use align_lora::adapter::Adapter;
 use align_lora::objective::{Objective, Scores};
 use align_lora::train::TrainOptions;
 
-pub fn summary(args: &TrainArgs, loaded: &LoadedModel, adapter: &Adapter, objective: &Objective) {
+pub(crate) fn summary(args: &TrainArgs, loaded: &LoadedModel, adapter: &Adapter, objective: &Objective) {
     let config = loaded.model.config();
     let trained = report::count(adapter.trainable_parameters() as u64);
     say!(
@@ -29,7 +29,13 @@ pub fn summary(args: &TrainArgs, loaded: &LoadedModel, adapter: &Adapter, object
 }
 
 /// What only some users want to know.
-pub fn details(args: &TrainArgs, loaded: &LoadedModel, adapter: &Adapter, options: &TrainOptions, device: &Device) {
+pub(crate) fn details(
+    args: &TrainArgs,
+    loaded: &LoadedModel,
+    adapter: &Adapter,
+    options: &TrainOptions,
+    device: &Device,
+) {
     if loaded.unused.vision > 0 {
         detail!("  {} tensors of the vision tower are not used", loaded.unused.vision);
     }

@@ -7,7 +7,7 @@ use super::error::ConfigError;
 use super::family::{Defaults, Family, attention_bias};
 use super::rope::RopeConfig;
 
-pub const FAMILY: Family = Family { model_types: &["gemma"], architectures: &["GemmaForCausalLM"], read };
+pub(super) const FAMILY: Family = Family { model_types: &["gemma"], architectures: &["GemmaForCausalLM"], read };
 
 /// Gemma 2 and 3 differ from these in a few.
 pub(super) const DEFAULTS: Defaults = Defaults {

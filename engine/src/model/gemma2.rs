@@ -8,7 +8,7 @@ use super::family::{Defaults, Family, windowed_layers};
 use super::gemma::{self, gemma_block};
 use super::rope::RopeConfig;
 
-pub const FAMILY: Family = Family { model_types: &["gemma2"], architectures: &["Gemma2ForCausalLM"], read };
+pub(super) const FAMILY: Family = Family { model_types: &["gemma2"], architectures: &["Gemma2ForCausalLM"], read };
 
 /// Gemma 3 differs from these in a few.
 pub(super) const DEFAULTS: Defaults =

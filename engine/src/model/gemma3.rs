@@ -11,7 +11,7 @@ use super::family::{Defaults, Family, windowed_layers};
 use super::gemma2::{self, gemma2_block, soft_cap};
 use super::rope::RopeConfig;
 
-pub const FAMILY: Family = Family {
+pub(super) const FAMILY: Family = Family {
     model_types: &["gemma3_text", "gemma3"],
     architectures: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
     read,

@@ -9,7 +9,7 @@ use super::error::ConfigError;
 use super::family::{Defaults, Family, attention_bias};
 use super::rope::RopeConfig;
 
-pub const FAMILY: Family = Family { model_types: &["llama"], architectures: &["LlamaForCausalLM"], read };
+pub(super) const FAMILY: Family = Family { model_types: &["llama"], architectures: &["LlamaForCausalLM"], read };
 
 /// Most families differ from these in a few.
 pub(super) const DEFAULTS: Defaults = Defaults {

@@ -7,7 +7,7 @@ use super::family::{Defaults, Family, LayerType, layer_types};
 use super::llama;
 use super::rope::RopeConfig;
 
-pub const FAMILY: Family = Family { model_types: &["mistral"], architectures: &["MistralForCausalLM"], read };
+pub(super) const FAMILY: Family = Family { model_types: &["mistral"], architectures: &["MistralForCausalLM"], read };
 
 fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     let defaults = Defaults { num_key_value_heads: Some(8), max_position_embeddings: 4096 * 32, ..llama::DEFAULTS };

@@ -8,7 +8,7 @@ use super::family::{Defaults, Family};
 use super::llama;
 use super::rope::RopeConfig;
 
-pub const FAMILY: Family = Family { model_types: &["phi3"], architectures: &["Phi3ForCausalLM"], read };
+pub(super) const FAMILY: Family = Family { model_types: &["phi3"], architectures: &["Phi3ForCausalLM"], read };
 
 fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     let defaults =

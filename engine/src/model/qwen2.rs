@@ -8,7 +8,7 @@ use super::family::{Defaults, Family, windowed_layers};
 use super::llama;
 use super::rope::RopeConfig;
 
-pub const FAMILY: Family = Family { model_types: &["qwen2"], architectures: &["Qwen2ForCausalLM"], read };
+pub(super) const FAMILY: Family = Family { model_types: &["qwen2"], architectures: &["Qwen2ForCausalLM"], read };
 
 /// Shared with Qwen 3.
 pub(super) const DEFAULTS: Defaults =

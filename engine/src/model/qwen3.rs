@@ -7,7 +7,7 @@ use super::family::{Defaults, Family, attention_bias};
 use super::qwen2::{self, upper_windows};
 use super::rope::RopeConfig;
 
-pub const FAMILY: Family = Family { model_types: &["qwen3"], architectures: &["Qwen3ForCausalLM"], read };
+pub(super) const FAMILY: Family = Family { model_types: &["qwen3"], architectures: &["Qwen3ForCausalLM"], read };
 
 fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     let defaults = Defaults { head_dim: Some(128), ..qwen2::DEFAULTS };

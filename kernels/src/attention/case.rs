@@ -150,7 +150,7 @@ pub(super) struct Tensors {
 }
 
 impl Tensors {
-    pub fn random(rows: usize, geometry: &Geometry) -> Tensors {
+    pub(super) fn random(rows: usize, geometry: &Geometry) -> Tensors {
         let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = *geometry;
         let mut inputs = Inputs::of(&[rows, heads, kv_heads, head_dim]);
         let (wide, narrow) = (rows * heads * head_dim, rows * kv_heads * head_dim);
@@ -163,7 +163,7 @@ impl Tensors {
     }
 
     /// Queries, keys and values side by side, as the kernel reads them.
-    pub fn qkv(&self, geometry: &Geometry) -> Vec<f32> {
+    pub(super) fn qkv(&self, geometry: &Geometry) -> Vec<f32> {
         let (wide, narrow) =
             (geometry.num_attention_heads * geometry.head_dim, geometry.num_key_value_heads * geometry.head_dim);
         // a call with no heads is refused, after this
@@ -173,7 +173,7 @@ impl Tensors {
     }
 
     /// Rounds all to bf16.
-    pub fn round(&mut self) {
+    pub(super) fn round(&mut self) {
         for values in [&mut self.q, &mut self.k, &mut self.v, &mut self.d_o] {
             round(values);
         }

@@ -90,8 +90,8 @@ impl<T: Element> Buffer<T> {
     /// On weights, which are read-only: invariant 3, the base is never written.
     pub fn view_mut(&mut self) -> SliceMut<'_, T> {
         match &self.storage {
-            // SAFETY: as in `view`; `&mut self` makes this the only borrow.
             Storage::Block(block) => {
+                // SAFETY: as in `view`; `&mut self` makes this the only borrow.
                 SliceMut::of_cpu(unsafe { std::slice::from_raw_parts_mut(block.as_ptr().cast::<T>(), self.len) })
             }
             Storage::Counted { .. } => SliceMut::counted(self.len),

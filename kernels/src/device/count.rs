@@ -47,12 +47,12 @@ pub(crate) struct Packed {
 
 impl Packed {
     /// Areas of the thread that calls, and of the others if the call has tasks for them.
-    pub fn areas(areas: [usize; 3], is_parallel: bool) -> Packed {
+    pub(crate) fn areas(areas: [usize; 3], is_parallel: bool) -> Packed {
         Packed { shared: 0, of_caller: areas, of_others: if is_parallel { areas } else { [0; 3] } }
     }
 
     /// What is kept after both.
-    pub fn and(self, other: Packed) -> Packed {
+    pub(crate) fn and(self, other: Packed) -> Packed {
         let larger = |one: [usize; 3], other: [usize; 3]| [0, 1, 2].map(|area| one[area].max(other[area]));
         Packed {
             shared: self.shared.max(other.shared),

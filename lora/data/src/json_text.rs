@@ -10,11 +10,11 @@ pub(crate) fn key(name: &str) -> Vec<u8> {
     key
 }
 
-pub fn serialize<S: Serializer>(value: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer>(value: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
     value.as_ref().map(Value::to_string).serialize(serializer)
 }
 
-pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     let text = Option::<String>::deserialize(deserializer)?;
     text.map(|text| serde_json::from_str(&text)).transpose().map_err(serde::de::Error::custom)
 }

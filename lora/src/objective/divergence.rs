@@ -7,7 +7,7 @@ use align_engine::autograd::scalar::Scalar;
 /// on the form here; they are equal at `q = 0.5`. TRL clamps the exponent of the alpha divergence but not that of the forward
 /// KL, which then overflows at a log-ratio of -89 in f32. Here both are clamped.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Divergence {
+pub(crate) enum Divergence {
     /// `r`: the KL divergence of the policy from the reference, as in DPO.
     ReverseKl,
     /// `-e^-r`, the exponent at most `exp_clamp`.
@@ -20,7 +20,7 @@ pub enum Divergence {
 
 impl Divergence {
     /// Returns the score that replaces a log-ratio.
-    pub fn score<'t>(self, log_ratio: Scalar<'t>) -> Scalar<'t> {
+    pub(crate) fn score<'t>(self, log_ratio: Scalar<'t>) -> Scalar<'t> {
         match self {
             Divergence::ReverseKl => log_ratio,
             Divergence::ForwardKl { exp_clamp } => -clamped_exp(-log_ratio, exp_clamp),

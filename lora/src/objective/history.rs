@@ -62,7 +62,7 @@ pub struct RunningSpread {
 }
 
 /// The weight that the earlier averages keep when a batch is added.
-pub const DECAY: f64 = 0.9;
+pub(super) const DECAY: f64 = 0.9;
 
 impl RunningSpread {
     /// Adds a batch. A batch of a single number has no deviation and changes nothing.

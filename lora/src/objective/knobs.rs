@@ -192,7 +192,7 @@ impl fmt::Display for Range {
 
 /// The values of one loss's knobs, complete and in range.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Knobs {
+pub(crate) struct Knobs {
     /// One value per knob of the loss, in the order of its `SPEC`. `None` for a knob that is off.
     pub(super) values: Vec<(&'static str, Option<KnobValue>)>,
 }
@@ -202,7 +202,7 @@ impl Knobs {
     ///
     /// # Panics
     /// If the loss's `SPEC` declares no such number, which is a mistake in the loss file.
-    pub fn number(&self, key: &str) -> f64 {
+    pub(crate) fn number(&self, key: &str) -> f64 {
         self.number_if_given(key).unwrap_or_else(|| panic!("the number `{key}` has no value"))
     }
 
@@ -210,7 +210,7 @@ impl Knobs {
     ///
     /// # Panics
     /// As [`Knobs::number`].
-    pub fn numbers<const N: usize>(&self, keys: [&str; N]) -> [f64; N] {
+    pub(crate) fn numbers<const N: usize>(&self, keys: [&str; N]) -> [f64; N] {
         keys.map(|key| self.number(key))
     }
 
@@ -218,7 +218,7 @@ impl Knobs {
     ///
     /// # Panics
     /// As [`Knobs::number`].
-    pub fn number_if_given(&self, key: &str) -> Option<f64> {
+    pub(crate) fn number_if_given(&self, key: &str) -> Option<f64> {
         match self.value(key)? {
             KnobValue::Number(number) => Some(number),
             other => panic!("the knob `{key}` is {other:?}, not a number"),
@@ -229,7 +229,7 @@ impl Knobs {
     ///
     /// # Panics
     /// As [`Knobs::number`].
-    pub fn switch(&self, key: &str) -> bool {
+    pub(crate) fn switch(&self, key: &str) -> bool {
         match self.value(key) {
             Some(KnobValue::Switch(on)) => on,
             other => panic!("the knob `{key}` is {other:?}, not a switch"),
@@ -240,7 +240,7 @@ impl Knobs {
     ///
     /// # Panics
     /// As [`Knobs::number`].
-    pub fn choice(&self, key: &str) -> &'static str {
+    pub(crate) fn choice(&self, key: &str) -> &'static str {
         match self.value(key) {
             Some(KnobValue::Choice(word)) => word,
             other => panic!("the knob `{key}` is {other:?}, not a choice"),
@@ -256,14 +256,14 @@ impl Knobs {
     ///
     /// # Panics
     /// As [`Knobs::number`].
-    pub fn value(&self, key: &str) -> Option<KnobValue> {
+    pub(crate) fn value(&self, key: &str) -> Option<KnobValue> {
         let found = self.values.iter().find(|(name, _)| *name == key);
         found.unwrap_or_else(|| panic!("the loss declares no knob `{key}`")).1
     }
 }
 
 /// The strength of the pull towards the reference, in almost every loss.
-pub const BETA: Knob = Knob::number(
+pub(super) const BETA: Knob = Knob::number(
     "beta",
     "beta",
     "Scale of the reward, beta * (policy - reference) log-prob: larger stays closer to the reference",
@@ -272,17 +272,17 @@ pub const BETA: Knob = Knob::number(
 );
 
 /// [`BETA`] with another default.
-pub const fn beta(default: f64) -> Knob {
+pub(super) const fn beta(default: f64) -> Knob {
     Knob { kind: KnobKind::Number { default: Some(default), range: Range::POSITIVE }, ..BETA }
 }
 
 /// The same for a loss that scales the policy's own margin.
-pub const fn beta_of_policy(default: f64) -> Knob {
+pub(super) const fn beta_of_policy(default: f64) -> Knob {
     Knob { help: "Scale of the margin of the policy's log-probs", ..beta(default) }
 }
 
 /// Label smoothing, for losses that are a log-loss of a preference.
-pub const LABEL_SMOOTHING: Knob = Knob::number(
+pub(super) const LABEL_SMOOTHING: Knob = Knob::number(
     "label_smoothing",
     "label-smoothing",
     "Share of pairs taken to be labelled the wrong way round",
@@ -291,7 +291,7 @@ pub const LABEL_SMOOTHING: Knob = Knob::number(
 );
 
 /// Weight of the desirable answers of the KTO losses.
-pub const DESIRABLE_WEIGHT: Knob = Knob::number(
+pub(super) const DESIRABLE_WEIGHT: Knob = Knob::number(
     "desirable_weight",
     "desirable-weight",
     "Weight of desirable (chosen) answers; its sum over the answers is best 1 to 4/3 times the undesirable one",
@@ -300,7 +300,7 @@ pub const DESIRABLE_WEIGHT: Knob = Knob::number(
 );
 
 /// Weight of the undesirable answers of the KTO losses.
-pub const UNDESIRABLE_WEIGHT: Knob = Knob::number(
+pub(super) const UNDESIRABLE_WEIGHT: Knob = Knob::number(
     "undesirable_weight",
     "undesirable-weight",
     "Weight of undesirable (rejected) answers",
@@ -309,7 +309,7 @@ pub const UNDESIRABLE_WEIGHT: Knob = Knob::number(
 );
 
 /// How the likelihoods of chosen answers become one number.
-pub const SFT_REDUCTION: Knob = Knob::choice(
+pub(super) const SFT_REDUCTION: Knob = Knob::choice(
     "sft_reduction",
     "sft-reduction",
     "Likelihood of the chosen answers as token_mean (over all tokens of the batch), seq_mean (of each answer's mean) or seq_sum (of \

@@ -6,7 +6,7 @@ use align_engine::autograd::scalar::Scalar;
 
 /// One answer to one prompt.
 #[derive(Clone, Copy, Debug)]
-pub struct Answer<'t> {
+pub(crate) struct Answer<'t> {
     /// Summed log-probability of the answer's tokens under the policy, nats. For a loss of a reward model, the answer's reward.
     pub policy: Scalar<'t>,
     /// The same under the reference, without a gradient. NaN for a loss without a reference, so that reading it does not go
@@ -18,24 +18,24 @@ pub struct Answer<'t> {
 
 impl<'t> Answer<'t> {
     /// `policy - reference`, nats: times `beta` it is the reward.
-    pub fn log_ratio(&self) -> Scalar<'t> {
+    pub(crate) fn log_ratio(&self) -> Scalar<'t> {
         self.policy - self.reference
     }
 
     /// [`Answer::log_ratio`] per token.
-    pub fn mean_log_ratio(&self) -> Scalar<'t> {
+    pub(crate) fn mean_log_ratio(&self) -> Scalar<'t> {
         self.log_ratio() / self.len
     }
 
     /// The policy's log-probability per token.
-    pub fn mean_logp(&self) -> Scalar<'t> {
+    pub(crate) fn mean_logp(&self) -> Scalar<'t> {
         self.policy / self.len
     }
 }
 
 /// The two answers of a pair, and what its row says about them.
 #[derive(Clone, Copy, Debug)]
-pub struct Pair<'t> {
+pub(crate) struct Pair<'t> {
     /// The preferred answer.
     pub chosen: Answer<'t>,
     /// The other one.
@@ -53,41 +53,41 @@ pub struct Pair<'t> {
 impl<'t> Pair<'t> {
     /// Log-ratio of the chosen answer less that of the rejected one, nats: times `beta` it is the reward margin. With an
     /// f-divergence other than the reverse KL, of the scores that it puts in the log-ratios' place.
-    pub fn log_ratio_margin(&self) -> Scalar<'t> {
+    pub(crate) fn log_ratio_margin(&self) -> Scalar<'t> {
         let [chosen, rejected] = [self.chosen, self.rejected].map(|answer| self.divergence.score(answer.log_ratio()));
         chosen - rejected
     }
 
     /// `beta * log_ratio_margin - margin`
-    pub fn reward_margin(&self, beta: f64) -> Scalar<'t> {
+    pub(crate) fn reward_margin(&self, beta: f64) -> Scalar<'t> {
         self.beyond_margin(beta * self.log_ratio_margin())
     }
 
     /// Subtracts the row's margin from `x`.
-    pub fn beyond_margin(&self, x: Scalar<'t>) -> Scalar<'t> {
+    pub(crate) fn beyond_margin(&self, x: Scalar<'t>) -> Scalar<'t> {
         if self.margin == 0.0 { x } else { x - self.margin }
     }
 
     /// The log-ratio margin with each log-ratio divided by the tokens of its answer.
-    pub fn mean_log_ratio_margin(&self) -> Scalar<'t> {
+    pub(crate) fn mean_log_ratio_margin(&self) -> Scalar<'t> {
         self.chosen.mean_log_ratio() - self.rejected.mean_log_ratio()
     }
 
     /// The policy's log-probability per token of the chosen answer less that of the rejected one.
-    pub fn mean_logp_margin(&self) -> Scalar<'t> {
+    pub(crate) fn mean_logp_margin(&self) -> Scalar<'t> {
         self.chosen.mean_logp() - self.rejected.mean_logp()
     }
 }
 
 /// `-(1 - e) ln sigmoid(x) - e ln sigmoid(-x)`: the log-loss of a preference that is labelled the wrong way round with
 /// probability `e`.
-pub fn smoothed_log_loss<'t>(x: Scalar<'t>, label_smoothing: f64) -> Scalar<'t> {
+pub(super) fn smoothed_log_loss<'t>(x: Scalar<'t>, label_smoothing: f64) -> Scalar<'t> {
     (1.0 - label_smoothing) * (-x).softplus() + label_smoothing * x.softplus()
 }
 
 /// The label of an unpaired answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Label {
+pub(crate) enum Label {
     /// To be made more likely.
     Desirable,
     /// To be made less likely.
@@ -149,7 +149,7 @@ pub enum Coupling {
 
 /// How the log-probabilities of a batch's answers become one number, see [`SftTerm`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reduction {
+pub(crate) enum Reduction {
     /// The mean over all tokens of the batch.
     TokenMean,
     /// The mean over the answers of each answer's mean over its tokens.
@@ -175,7 +175,7 @@ impl Reduction {
 
 /// `weight * -ln policy(chosen)`, reduced over the batch: supervised fine-tuning on the chosen answers beside a loss.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SftTerm {
+pub(crate) struct SftTerm {
     /// Its factor.
     pub weight: f64,
     /// How the answers' log-probabilities become one number.
@@ -183,7 +183,7 @@ pub struct SftTerm {
 }
 
 /// A loss of one pair.
-pub trait PairLoss: Send + Sync {
+pub(crate) trait PairLoss: Send + Sync {
     /// Returns the loss of `pair`, in nats or in the formula's own unit. The objective is the mean over the batch.
     fn loss<'t>(&self, pair: &Pair<'t>) -> Scalar<'t>;
 
@@ -216,7 +216,7 @@ pub trait PairLoss: Send + Sync {
 }
 
 /// A loss whose pairs depend on one another.
-pub trait PairBatchLoss: Send + Sync {
+pub(crate) trait PairBatchLoss: Send + Sync {
     /// Computes the numbers that the batch shares, from its rows and from what the run remembers.
     fn statistics(&self, pairs: &[Pair<'_>], history: &History) -> Statistics;
 
@@ -231,7 +231,7 @@ pub trait PairBatchLoss: Send + Sync {
 }
 
 /// Log-ratios of the answers of a batch, nats.
-pub struct BatchLogRatios<'a> {
+pub(crate) struct BatchLogRatios<'a> {
     /// Of each row's own answer. Empty if the loss has [`Coupling::MismatchedRows`].
     pub own: &'a [f64],
     /// Of each row's mismatched answer. Empty for another coupling.
@@ -239,7 +239,7 @@ pub struct BatchLogRatios<'a> {
 }
 
 /// A loss of one labelled answer.
-pub trait UnpairedLoss: Send + Sync {
+pub(crate) trait UnpairedLoss: Send + Sync {
     /// Returns what the loss depends on besides its row.
     fn coupling(&self) -> Coupling;
 
@@ -251,7 +251,7 @@ pub trait UnpairedLoss: Send + Sync {
 }
 
 /// A loss of all answers to one prompt, any number of them.
-pub trait KWayLoss: Send + Sync {
+pub(crate) trait KWayLoss: Send + Sync {
     /// Returns the loss of the answers with their rewards (larger is better). The objective is the mean over the batch's
     /// prompts.
     fn loss<'t>(&self, answers: &[Answer<'t>], rewards: &[f64]) -> Scalar<'t>;
@@ -263,7 +263,7 @@ pub trait KWayLoss: Send + Sync {
 }
 
 /// A loss with its knobs set.
-pub enum Loss {
+pub(crate) enum Loss {
     /// Pairs, each on its own.
     Pair(Box<dyn PairLoss>),
     /// Pairs, all of a batch together.
@@ -292,7 +292,7 @@ impl Loss {
     }
 
     /// Returns what a row's loss depends on besides the row.
-    pub fn coupling(&self) -> Coupling {
+    pub(crate) fn coupling(&self) -> Coupling {
         match self {
             Loss::Pair(_) | Loss::KWay(_) | Loss::Sft(_) => Coupling::None,
             Loss::PairBatch(_) => Coupling::WholeBatch,
@@ -301,7 +301,7 @@ impl Loss {
     }
 
     /// Whether a row's loss depends on the other rows of its batch beyond their statistics.
-    pub fn compares_rows(&self) -> bool {
+    pub(crate) fn compares_rows(&self) -> bool {
         matches!(self, Loss::PairBatch(loss) if loss.compares_pairs())
     }
 }

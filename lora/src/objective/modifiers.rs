@@ -15,7 +15,7 @@ pub struct Modifier {
 }
 
 /// The likelihood of the chosen answers beside the loss.
-pub const LIKELIHOOD: Modifier = Modifier {
+pub(super) const LIKELIHOOD: Modifier = Modifier {
     title: "Likelihood term",
     formula: "loss + sft_weight * R, R of -ln policy(chosen): token_mean by the tokens of the batch, seq_mean the mean of each answer's \
               mean, seq_sum the mean of the answers' sums",
@@ -24,7 +24,7 @@ pub const LIKELIHOOD: Modifier = Modifier {
 };
 
 /// Weighs pairs by the policy's own probabilities.
-pub const WEIGHTING: Modifier = Modifier {
+pub(super) const WEIGHTING: Modifier = Modifier {
     title: "Weights by the policy",
     formula: "min(1, e^(m_chosen + m_rejected)) * loss of the pair, m the mean over an answer's tokens of ln p(token) - ln sum p^2, \
               without gradient",
@@ -33,7 +33,7 @@ pub const WEIGHTING: Modifier = Modifier {
 };
 
 /// Counts the end of the longer answer less.
-pub const LENGTH_DESENSITISATION: Modifier = Modifier {
+pub(super) const LENGTH_DESENSITISATION: Modifier = Modifier {
     title: "Tokens beyond the shorter answer's length",
     formula: "policy and reference are sum(first n tokens) + ld_alpha * sum(the others), n the tokens of the shorter answer",
     source: "arXiv 2409.06411, eq. 11 and 12",
@@ -41,7 +41,7 @@ pub const LENGTH_DESENSITISATION: Modifier = Modifier {
 };
 
 /// Another divergence from the reference.
-pub const DIVERGENCE: Modifier = Modifier {
+pub(super) const DIVERGENCE: Modifier = Modifier {
     title: "Other divergences",
     formula: "log_ratio_margin = s(a) - s(b), a and b the log-ratios: s(r) = r (reverse_kl), -e^-r (forward_kl), ln sigmoid(r) \
               (js_divergence), e^((f_alpha - 1) r) / (f_alpha - 1) (alpha_divergence); exponents at most exp_clamp",

@@ -28,7 +28,7 @@ pub(super) fn default_cache_limit() -> u64 {
 
 /// How much a run may hold, and what of it is held all the time.
 #[derive(Debug)]
-pub struct Budget {
+pub(super) struct Budget {
     counted: Counted,
     headroom: Headroom,
     limit: u64,
@@ -105,7 +105,7 @@ impl Budget {
     ///
     /// # Errors
     /// As [`Counted::pass`].
-    pub fn layers_kept(&self, forest: &Forest, gradients: Gradients) -> Result<Option<usize>> {
+    pub(super) fn layers_kept(&self, forest: &Forest, gradients: Gradients) -> Result<Option<usize>> {
         Ok(self.fitting(forest, gradients)?.map(|(kept, _)| kept))
     }
 

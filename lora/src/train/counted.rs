@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// A model without weights, with adapters and an optimiser of the shapes of a run's.
 #[derive(Debug)]
-pub struct Counted {
+pub(super) struct Counted {
     count: Arc<Count>,
     model: Model,
     adapters: Adapters,
@@ -64,7 +64,7 @@ impl Counted {
     ///
     /// # Errors
     /// None: no memory is refused that is only counted.
-    pub fn new(
+    pub(super) fn new(
         device: &Device,
         config: ModelConfig,
         adapters: &Adapters,
@@ -94,22 +94,22 @@ impl Counted {
     }
 
     /// Layers of the model.
-    pub fn layers(&self) -> usize {
+    pub(super) fn layers(&self) -> usize {
         self.model.config().num_hidden_layers
     }
 
     /// Bytes that a run holds all the time: norms and biases in f32, adapters, the optimiser's state.
-    pub fn held(&self) -> u64 {
+    pub(super) fn held(&self) -> u64 {
         self.count.in_use() as u64
     }
 
     /// Bytes of the adapters and of the optimiser's state.
-    pub fn state(&self) -> u64 {
+    pub(super) fn state(&self) -> u64 {
         self.state
     }
 
     /// Bytes of the gradients of all parameters.
-    pub fn gradient_bytes(&self) -> u64 {
+    pub(super) fn gradient_bytes(&self) -> u64 {
         self.params.iter().map(|param| (param.len() * size_of::<f32>()) as u64).sum()
     }
 
@@ -132,7 +132,7 @@ impl Counted {
     ///
     /// # Errors
     /// [`align_kernels::KernelError`] for rows that no device would run: a defect.
-    pub fn pass(&self, forest: &Forest, layers_kept: usize, gradients: Gradients) -> Result<PassCost> {
+    pub(super) fn pass(&self, forest: &Forest, layers_kept: usize, gradients: Gradients) -> Result<PassCost> {
         let held = self.held();
         self.count.restart();
         let cost = self.run(forest, layers_kept, gradients, held)?;

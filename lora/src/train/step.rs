@@ -80,7 +80,7 @@ impl Outcome {
 
 /// Decides how many layers keep their activations in a forward and backward pass over some rows, the adapter's gradients being
 /// there before it or not.
-pub type LayersKept<'a> = &'a dyn Fn(&Forest, Gradients) -> Result<Option<usize>, KernelError>;
+pub(super) type LayersKept<'a> = &'a dyn Fn(&Forest, Gradients) -> Result<Option<usize>, KernelError>;
 
 /// The forward passes of a batch, laid out and not made.
 #[derive(Debug)]
@@ -407,7 +407,7 @@ pub(super) fn head_error(error: HeadError, step: u64, name: impl Fn(usize) -> St
 }
 
 /// A row as the user can find it again.
-pub fn describe(row: &EncodedRow) -> String {
+pub(super) fn describe(row: &EncodedRow) -> String {
     match &row.id {
         Some(id) => format!("row {} (from 0; id {id})", row.row),
         None => format!("row {} (from 0)", row.row),

@@ -32,7 +32,7 @@ pub(super) struct Span {
 
 impl Span {
     /// What a query at `position` sees of the block that begins at position `begin`.
-    pub fn new(geometry: &Geometry, position: usize, begin: usize) -> Span {
+    pub(super) fn new(geometry: &Geometry, position: usize, begin: usize) -> Span {
         let lo = geometry.first_visible(position).saturating_sub(begin).min(BLOCK);
         Span { lo, hi: (position + 1).saturating_sub(begin).min(BLOCK) }
     }
@@ -51,7 +51,7 @@ pub(super) struct Reach {
 
 impl Reach {
     /// `None` if no query at `positions` (not empty) sees anything of the block that begins at `begin`.
-    pub fn new(geometry: &Geometry, positions: Range<usize>, begin: usize) -> Option<Reach> {
+    pub(super) fn new(geometry: &Geometry, positions: Range<usize>, begin: usize) -> Option<Reach> {
         let first = Span::new(geometry, positions.start, begin);
         let last = Span::new(geometry, positions.end - 1, begin);
         if last.hi == 0 || first.lo == BLOCK {
@@ -62,7 +62,7 @@ impl Reach {
     }
 
     /// Columns.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.end - self.first
     }
 }
@@ -88,7 +88,7 @@ struct Own {
 
 impl Blocks {
     /// For segments that passed the check of the kernel call.
-    pub fn new(segments: &[Segment]) -> Blocks {
+    pub(super) fn new(segments: &[Segment]) -> Blocks {
         let roots: HashMap<&Range<usize>, usize> = segments
             .iter()
             .enumerate()
@@ -108,12 +108,12 @@ impl Blocks {
     }
 
     /// Packed blocks.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.owners.len()
     }
 
     /// Which packed block is number `block` of the sequence that ends with `segment`.
-    pub fn index(&self, segment: usize, block: usize) -> usize {
+    pub(super) fn index(&self, segment: usize, block: usize) -> usize {
         let own = &self.segments[segment];
         match (block.checked_sub(own.first), own.root) {
             (Some(after), _) => own.at + after,
@@ -123,18 +123,18 @@ impl Blocks {
     }
 
     /// The segment without prefix whose rows this segment's queries see first, if it has a prefix.
-    pub fn root(&self, segment: usize) -> Option<usize> {
+    pub(super) fn root(&self, segment: usize) -> Option<usize> {
         self.segments[segment].root
     }
 
     /// The packed blocks that hold positions of the segment's own rows.
-    pub fn own(&self, segment: usize) -> Range<usize> {
+    pub(super) fn own(&self, segment: usize) -> Range<usize> {
         let end = self.segments.get(segment + 1).map_or(self.owners.len(), |next| next.at);
         self.segments[segment].at..end
     }
 
     /// Segment and number of a packed block.
-    pub fn owner(&self, index: usize) -> (usize, usize) {
+    pub(super) fn owner(&self, index: usize) -> (usize, usize) {
         self.owners[index]
     }
 }
@@ -182,7 +182,7 @@ pub(super) enum Source {
 
 impl Source {
     /// The first column of a head.
-    pub fn first(self, geometry: &Geometry, kv_head: usize) -> usize {
+    pub(super) fn first(self, geometry: &Geometry, kv_head: usize) -> usize {
         match self {
             Source::Keys => geometry.key(kv_head),
             Source::Values => geometry.value(kv_head),
@@ -255,7 +255,7 @@ fn transpose(target: &mut [f32], source: &[f32], keys: usize, row_at: impl Fn(us
 
 impl<const PARTS: usize> Packed<PARTS> {
     /// One part of a packed block.
-    pub fn part(&self, part: usize, kv_head: usize, index: usize) -> &[f32] {
+    pub(super) fn part(&self, part: usize, kv_head: usize, index: usize) -> &[f32] {
         let size = self.parts[PARTS - 1].end;
         &self.data.view().cpu()[(kv_head * self.blocks + index) * size..][self.parts[part].clone()]
     }

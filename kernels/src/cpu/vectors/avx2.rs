@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
-pub struct Avx2;
+pub(crate) struct Avx2;
 
 /// # Safety
 /// As [`run`].
@@ -19,7 +19,7 @@ unsafe fn run_apart<T: VectorTask>(task: T) -> T::Output {
 /// # Safety
 /// The processor has AVX2, FMA and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub unsafe fn run<T: VectorTask>(task: T) -> T::Output {
+pub(crate) unsafe fn run<T: VectorTask>(task: T) -> T::Output {
     // SAFETY: the caller's contract.
     unsafe { task.run::<Avx2>() }
 }

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
-pub struct Avx512;
+pub(crate) struct Avx512;
 
 /// # Safety
 /// As [`run`].
@@ -19,7 +19,7 @@ unsafe fn run_apart<T: VectorTask>(task: T) -> T::Output {
 /// # Safety
 /// The processor has AVX-512 F, BW, DQ and VL, and what AVX2 code needs.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub unsafe fn run<T: VectorTask>(task: T) -> T::Output {
+pub(crate) unsafe fn run<T: VectorTask>(task: T) -> T::Output {
     // SAFETY: the caller's contract.
     unsafe { task.run::<Avx512>() }
 }

@@ -26,7 +26,7 @@ unsafe fn reduced<S: Simd>(x: S::V) -> (S::V, S::V) {
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
-pub unsafe fn exp<S: Simd>(x: S::V) -> S::V {
+pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's contract.
     unsafe {
         // x stands second: max and min give back their second operand when one is NaN, so NaN stays NaN
@@ -44,7 +44,7 @@ pub unsafe fn exp<S: Simd>(x: S::V) -> S::V {
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
-pub unsafe fn exp_nonpositive<S: Simd>(x: S::V) -> S::V {
+pub(crate) unsafe fn exp_nonpositive<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's contract.
     unsafe {
         // x stands second: max gives back its second operand when one is NaN
@@ -59,7 +59,7 @@ pub unsafe fn exp_nonpositive<S: Simd>(x: S::V) -> S::V {
 /// # Safety
 /// As [`Simd`].
 #[inline(always)]
-pub unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
+pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's contract.
     unsafe {
         // x * P(x^2) / Q(x^2), a rational minimax fit on [-9, 9] in single precision, beyond which tanh is +-1

@@ -4,7 +4,7 @@ use super::{Simd, VectorTask};
 use half::{bf16, f16};
 
 #[derive(Clone, Copy)]
-pub struct Portable;
+pub(crate) struct Portable;
 
 const N: usize = 8;
 type V = [f32; N];

@@ -57,26 +57,26 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    pub fn opened(paths: &[PathBuf], columns: &ColumnMap, rows: Rows) -> Sources {
+    pub(crate) fn opened(paths: &[PathBuf], columns: &ColumnMap, rows: Rows) -> Sources {
         let (paths, columns, records) = (paths.to_vec(), columns.clone(), rows.len());
         Sources { paths, columns, stamps: Vec::new(), records, rows: OnceLock::from(rows) }
     }
 
     /// Takes files with this many records. They are opened when a row of them is read.
-    pub fn later(paths: &[PathBuf], columns: &ColumnMap, slot: &Slot, records: usize) -> Sources {
+    pub(crate) fn later(paths: &[PathBuf], columns: &ColumnMap, slot: &Slot, records: usize) -> Sources {
         let (paths, columns) = (paths.to_vec(), columns.clone());
         Sources { paths, columns, stamps: slot.stamps().to_vec(), records, rows: OnceLock::new() }
     }
 
     /// Whether something was read of them.
     #[cfg(test)]
-    pub fn are_open(&self) -> bool {
+    pub(crate) fn are_open(&self) -> bool {
         self.rows.get().is_some()
     }
 
     /// # Errors
     /// [`SourceError::Changed`] if they are not the files from which the cached tokens were made; as [`Rows::open`].
-    pub fn rows(&self) -> Result<&Rows, SourceError> {
+    pub(crate) fn rows(&self) -> Result<&Rows, SourceError> {
         if let Some(rows) = self.rows.get() {
             return Ok(rows);
         }

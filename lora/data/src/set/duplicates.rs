@@ -64,13 +64,13 @@ const NO_TOKENS: u64 = 0;
 
 impl Hashes {
     /// Adds the hashes of the next record.
-    pub fn push(&mut self, bytes: u64, tokens: Option<u64>) {
+    pub(crate) fn push(&mut self, bytes: u64, tokens: Option<u64>) {
         self.bytes.push(bytes);
         self.tokens.push(tokens.unwrap_or(NO_TOKENS));
     }
 
     /// Returns the records with the bytes of an earlier one, and the other records with the tokens of an earlier one.
-    pub fn repeats(self, place: impl Fn(usize) -> (PathBuf, u64)) -> (Repeats, Repeats) {
+    pub(crate) fn repeats(self, place: impl Fn(usize) -> (PathBuf, u64)) -> (Repeats, Repeats) {
         let mut is_copy = vec![false; self.bytes.len()];
         let mut copies = Found::default();
         each_repeat(&self.bytes, |original, copy| {

@@ -29,7 +29,7 @@ pub(crate) struct Entry {
 
 impl Index {
     /// Adds a row, whose answers have these lengths. The entry need not say how many and where they are.
-    pub fn push(&mut self, entry: Entry, answers: impl Iterator<Item = u32>) {
+    pub(crate) fn push(&mut self, entry: Entry, answers: impl Iterator<Item = u32>) {
         let all = Arc::make_mut(&mut self.answers);
         let first = all.len();
         all.extend(answers);
@@ -38,29 +38,29 @@ impl Index {
     }
 
     /// Tokens of the answers of row `i`, before they are cut.
-    pub fn answer_tokens(&self, i: usize) -> &[u32] {
+    pub(crate) fn answer_tokens(&self, i: usize) -> &[u32] {
         let Entry { first_answer, n_answers, .. } = self.entries[i];
         &self.answers[first_answer as usize..][..n_answers as usize]
     }
 
     /// The rows for which `is_wanted` is true at their place.
-    pub fn filtered(&self, is_wanted: impl Fn(usize) -> bool) -> Index {
+    pub(crate) fn filtered(&self, is_wanted: impl Fn(usize) -> bool) -> Index {
         let entries = self.entries.iter().enumerate().filter(|(i, _)| is_wanted(*i)).map(|(_, entry)| *entry);
         Index { entries: entries.collect(), answers: self.answers.clone() }
     }
 
     /// Orders the rows by a key; rows of equal keys stay in their order.
-    pub fn sort_by_key<K: Ord>(&mut self, key: impl FnMut(&Entry) -> K) {
+    pub(crate) fn sort_by_key<K: Ord>(&mut self, key: impl FnMut(&Entry) -> K) {
         self.entries.sort_by_key(key);
     }
 
-    pub fn shrink_to_fit(&mut self) {
+    pub(crate) fn shrink_to_fit(&mut self) {
         self.entries.shrink_to_fit();
         Arc::make_mut(&mut self.answers).shrink_to_fit();
     }
 
     /// The number of rows, their entries, the lengths.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let words = |entry: &Entry| {
             let Entry { record, part, group, prompt_tokens, cached, n_answers, first_answer } = *entry;
             let first = [first_answer as u32, (first_answer >> 32) as u32];
@@ -72,7 +72,7 @@ impl Index {
     }
 
     /// Reads what [`Index::to_bytes`] wrote. `None` if it did not, or if there is no row.
-    pub fn from_bytes(bytes: &[u8]) -> Option<Index> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Index> {
         let (rows, bytes) = bytes.split_first_chunk::<8>()?;
         let (words, rest) = bytes.as_chunks::<4>();
         let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();

@@ -77,7 +77,10 @@ impl Ingredients {
     ///
     /// # Errors
     /// [`SourceError::Io`] for a data file that cannot be read.
-    pub fn of(asked: Asked<'_>, observer: &mut dyn DataObserver) -> Result<(Ingredients, Vec<Stamp>), SourceError> {
+    pub(crate) fn of(
+        asked: Asked<'_>,
+        observer: &mut dyn DataObserver,
+    ) -> Result<(Ingredients, Vec<Stamp>), SourceError> {
         let Asked { paths, encoder, .. } = asked;
         let mut all = Vec::new();
         let mut put = |name: &str, value: String| all.push((name.to_owned(), value));
@@ -110,7 +113,7 @@ impl Ingredients {
     }
 
     /// What an entry is for, whatever the contents: a new one replaces an older one of the same name.
-    pub fn entry_name(asked: Asked<'_>) -> String {
+    pub(crate) fn entry_name(asked: Asked<'_>) -> String {
         let Asked { paths, encoder, .. } = asked;
         let mut hasher = blake3::Hasher::new();
         let template = encoder.template().map_or("", ChatTemplate::origin);
@@ -125,7 +128,7 @@ impl Ingredients {
     }
 
     /// The first thing that differs from another list, in a user's words.
-    pub fn difference(&self, other: &Ingredients) -> Option<&str> {
+    pub(crate) fn difference(&self, other: &Ingredients) -> Option<&str> {
         match differences(&self.0, &other.0).next() {
             Some(name) => Some(name.as_str()),
             None if other.0.len() > self.0.len() => Some("the number of files"),

@@ -23,7 +23,7 @@ pub(crate) struct Sample {
 
 impl Sample {
     /// Makes a sample of files with these numbers of records: the first `first` records, and about `drawn` from everywhere.
-    pub fn new(records: impl IntoIterator<Item = usize>, first: usize, drawn: usize) -> Sample {
+    pub(crate) fn new(records: impl IntoIterator<Item = usize>, first: usize, drawn: usize) -> Sample {
         let mut all = 0;
         let mut starts = Vec::new();
         for records in records {
@@ -35,12 +35,12 @@ impl Sample {
     }
 
     /// Returns the number of the file that holds a record.
-    pub fn file_of(&self, record: usize) -> usize {
+    pub(crate) fn file_of(&self, record: usize) -> usize {
         self.starts.partition_point(|start| *start <= record).saturating_sub(1)
     }
 
     /// Whether the sample has a record.
-    pub fn has(&self, record: usize) -> bool {
+    pub(crate) fn has(&self, record: usize) -> bool {
         let in_file = record - self.starts.get(self.file_of(record)).copied().unwrap_or(0);
         record < self.first || in_file < self.of_each_file || mix(record as u64).is_multiple_of(self.one_in)
     }

@@ -118,17 +118,17 @@ pub(crate) struct Entry {
 
 impl Slot {
     /// The entry's file.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Which files of data it is for.
-    pub fn stamps(&self) -> &[Stamp] {
+    pub(crate) fn stamps(&self) -> &[Stamp] {
         &self.stamps
     }
 
     /// Reads and checks the entry.
-    pub fn look_up(&self, observer: &mut dyn DataObserver) -> Lookup {
+    pub(crate) fn look_up(&self, observer: &mut dyn DataObserver) -> Lookup {
         let file = match File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Lookup::Nothing,
@@ -197,7 +197,7 @@ impl Slot {
     ///
     /// # Errors
     /// [`NewFileError`].
-    pub fn write(&self) -> Result<Writer, NewFileError> {
+    pub(crate) fn write(&self) -> Result<Writer, NewFileError> {
         let folder = self.path.parent().expect("a slot is in a folder");
         std::fs::create_dir_all(folder).map_err(|source| NewFileError { action: "create its folder", source })?;
         let (file, offsets) = (NewFile::create(&self.path)?, vec![MAGIC.len() as u64]);
@@ -208,7 +208,7 @@ impl Slot {
 
     /// Removes what a crash left, and the entries that were not used for the longest time, if all together are too large. Best
     /// effort: a folder that cannot be listed only stays as it is.
-    pub fn make_room(&self) -> u64 {
+    pub(crate) fn make_room(&self) -> u64 {
         let folder = self.path.parent().expect("a slot is in a folder");
         keep_within(folder, ENDING, self.limit, &self.path).files
     }
@@ -219,7 +219,7 @@ impl Entry {
     ///
     /// # Errors
     /// [`DataError::Cache`]; [`DataError::Rejects`] for those of `to`.
-    pub fn write_rejects(&self, data: &[PathBuf], to: &mut dyn Write) -> Result<(), DataError> {
+    pub(crate) fn write_rejects(&self, data: &[PathBuf], to: &mut dyn Write) -> Result<(), DataError> {
         let (mut file, Range { start, end }) = (&self.rows.file, self.rejects.clone());
         let broken = |error: std::io::Error| self.rows.broken(error.to_string());
         file.seek(SeekFrom::Start(start)).map_err(broken)?;
@@ -271,7 +271,7 @@ impl CachedRows {
     ///
     /// # Errors
     /// [`DataError::Cache`].
-    pub fn check_unchanged(&self) -> Result<(), DataError> {
+    pub(crate) fn check_unchanged(&self) -> Result<(), DataError> {
         match self.file.metadata() {
             Ok(meta) if meta.len() == self.bytes => Ok(()),
             Ok(_) => Err(self.broken("its length has changed".to_owned())),
@@ -283,7 +283,7 @@ impl CachedRows {
     ///
     /// # Errors
     /// [`DataError::Cache`].
-    pub fn row(&self, number: u32) -> Result<EncodedRow, DataError> {
+    pub(crate) fn row(&self, number: u32) -> Result<EncodedRow, DataError> {
         let range = self.offsets[number as usize]..self.offsets[number as usize + 1];
         let bytes = read_range(&self.file, range).map_err(|why| self.broken(why))?;
         decode(&bytes).ok_or_else(|| self.broken(format!("row {number} of it is not as it was written")))
@@ -336,7 +336,7 @@ impl Writer {
     ///
     /// # Errors
     /// [`NewFileError`], for example of a full disk.
-    pub fn row(&mut self, bytes: &[u8]) -> Result<u32, NewFileError> {
+    pub(crate) fn row(&mut self, bytes: &[u8]) -> Result<u32, NewFileError> {
         self.put(bytes)?;
         self.offsets.push(self.at);
         Ok(u32::try_from(self.offsets.len() - 2).expect("rows are numbered in 32 bits: Dataset::open checks it"))
@@ -346,7 +346,7 @@ impl Writer {
     ///
     /// # Errors
     /// [`NewFileError`].
-    pub fn finish(
+    pub(crate) fn finish(
         mut self,
         slot: &Slot,
         index: &Index,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Columns that some shape, the chat template or a loss reads, by our names.
-pub const OWN_COLUMNS: [&str; 19] = [
+pub(crate) const OWN_COLUMNS: [&str; 19] = [
     "prompt",
     "system",
     "input",

@@ -37,7 +37,7 @@ impl Format {
     ///
     /// # Errors
     /// The name of a format that is not read.
-    pub fn of(head: &[u8]) -> Result<Format, &'static str> {
+    pub(crate) fn of(head: &[u8]) -> Result<Format, &'static str> {
         let has = |bytes: &[u8], at: usize| head.get(at..).is_some_and(|rest| rest.starts_with(bytes));
         if let Some((_, _, name)) = REFUSED.into_iter().find(|(bytes, at, _)| has(bytes, *at)) {
             return Err(name);
@@ -61,7 +61,7 @@ impl Format {
     }
 
     /// The format in a user's words.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Format::Text => "text",
             Format::Gzip => "gzip",

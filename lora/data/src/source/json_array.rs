@@ -40,12 +40,12 @@ pub(crate) struct ArrayLines {
 }
 
 impl ArrayLines {
-    pub fn new() -> ArrayLines {
+    pub(crate) fn new() -> ArrayLines {
         ArrayLines { place: InArray::Start, open: Vec::new(), in_string: false, is_escaped: false, line: 1, next: 1 }
     }
 
     /// Appends the lines of the next piece of the text to `out`. Skips a byte-order mark at the start of the first piece.
-    pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), ArrayFault> {
+    pub(crate) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<(), ArrayFault> {
         let piece = match self.place {
             InArray::Start => piece.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(piece),
             _ => piece,
@@ -105,7 +105,7 @@ impl ArrayLines {
     }
 
     /// Checks that the array is complete at the end of the text.
-    pub fn finish(&self) -> Result<(), ArrayFault> {
+    pub(crate) fn finish(&self) -> Result<(), ArrayFault> {
         match self.place {
             InArray::End => Ok(()),
             _ => Err(self.fault("does not end; is the file complete?")),

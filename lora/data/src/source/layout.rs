@@ -32,7 +32,7 @@ impl TextLayout {
     ///
     /// # Errors
     /// [`SourceError`] for JSON or YAML in a layout that is not read.
-    pub fn of(path: &Path, head: &[u8], is_whole: bool, map: &ColumnMap) -> Result<TextLayout, SourceError> {
+    pub(crate) fn of(path: &Path, head: &[u8], is_whole: bool, map: &ColumnMap) -> Result<TextLayout, SourceError> {
         let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
         let is_whole = is_whole && head.len() <= LOOK_BYTES;
         let head = &head[..head.len().min(LOOK_BYTES)];

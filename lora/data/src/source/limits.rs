@@ -5,7 +5,7 @@ use std::path::Path;
 use super::error::SourceError;
 
 /// Longest accepted row, in bytes.
-pub const MAX_ROW_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_ROW_BYTES: u64 = 64 << 20;
 
 /// Most rows of a run: the numbers of rows, and of twice as many made from them, have 32 bits.
 pub(crate) const MAX_RECORDS: usize = (u32::MAX / 2) as usize;

@@ -46,7 +46,7 @@ pub(crate) struct LineIndex {
 
 impl LineIndex {
     /// Makes an empty index for at most `most` lines, or fewer if the size of the file does not justify them.
-    pub fn new(most: u64, of: LinesOf) -> LineIndex {
+    pub(crate) fn new(most: u64, of: LinesOf) -> LineIndex {
         let most = most.min(of.most());
         LineIndex { most, starts: Vec::new(), blank_lines: 0, bytes: 0, line_start: 0, has_text: false }
     }
@@ -55,7 +55,7 @@ impl LineIndex {
     ///
     /// # Errors
     /// [`ManyLines`].
-    pub fn push(&mut self, piece: &[u8]) -> Result<(), ManyLines> {
+    pub(crate) fn push(&mut self, piece: &[u8]) -> Result<(), ManyLines> {
         let mut rest = piece;
         if self.bytes == 0 && rest.starts_with(BOM) {
             rest = &rest[BOM.len()..];
@@ -81,7 +81,7 @@ impl LineIndex {
     ///
     /// # Errors
     /// [`ManyLines`].
-    pub fn finish(&mut self) -> Result<(), ManyLines> {
+    pub(crate) fn finish(&mut self) -> Result<(), ManyLines> {
         if self.has_text {
             self.end_line()?;
         }

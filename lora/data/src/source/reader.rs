@@ -33,7 +33,7 @@ const OTHER_FILES: u64 = 256;
 
 /// The rows of several data files, numbered over all of them.
 #[derive(Debug)]
-pub struct Rows {
+pub(crate) struct Rows {
     files: Vec<DataFile>,
     rows: usize,
 }
@@ -87,7 +87,7 @@ impl Rows {
     ///
     /// # Errors
     /// [`SourceError::Empty`]; [`SourceError::ManyLines`] and [`SourceError::TooManyRows`] as for a file.
-    pub fn in_memory(memory: MemoryRows) -> Result<Rows, SourceError> {
+    pub(crate) fn in_memory(memory: MemoryRows) -> Result<Rows, SourceError> {
         let MemoryRows { name: path, lines: text } = memory;
         let mut lines = LineIndex::new(MAX_RECORDS as u64, LinesOf::Text(text.len() as u64));
         let found = lines.push(&text).and_then(|()| lines.finish());
@@ -105,7 +105,7 @@ impl Rows {
     ///
     /// # Errors
     /// [`SourceError`]: a path that is no file, a format that is not read or broken, no row at all.
-    pub fn open(paths: &[PathBuf], columns: &ColumnMap) -> Result<Rows, SourceError> {
+    pub(crate) fn open(paths: &[PathBuf], columns: &ColumnMap) -> Result<Rows, SourceError> {
         Rows::open_observed(paths, columns, &mut Unobserved)
     }
 
@@ -113,7 +113,7 @@ impl Rows {
     ///
     /// # Errors
     /// As [`Rows::open`].
-    pub fn open_observed(
+    pub(crate) fn open_observed(
         paths: &[PathBuf],
         columns: &ColumnMap,
         observer: &mut dyn DataObserver,
@@ -168,7 +168,7 @@ impl Rows {
     }
 
     /// Number of rows over all files; at least one.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows
     }
 
@@ -178,12 +178,12 @@ impl Rows {
     }
 
     /// Blank lines that were passed over.
-    pub fn blank_lines(&self) -> usize {
+    pub(crate) fn blank_lines(&self) -> usize {
         self.files.iter().map(|f| f.lines.blank_lines).sum()
     }
 
     /// Returns how many bytes are read for a row: up to the start of the next row.
-    pub fn bytes(&self, row: usize) -> u64 {
+    pub(crate) fn bytes(&self, row: usize) -> u64 {
         let (file, i) = self.locate(row);
         file.range(i).1
     }
@@ -192,7 +192,7 @@ impl Rows {
     ///
     /// # Errors
     /// [`SourceError::Io`]. A row number at or above [`Rows::len`] panics.
-    pub fn read(&self, row: usize) -> Result<Result<Vec<u8>, BadLine>, SourceError> {
+    pub(crate) fn read(&self, row: usize) -> Result<Result<Vec<u8>, BadLine>, SourceError> {
         let (file, i) = self.locate(row);
         // up to the next row: what follows the line end is blank
         let (start, bytes) = file.range(i);
@@ -215,7 +215,7 @@ impl Rows {
     ///
     /// # Errors
     /// [`SourceError::Changed`] if the size or the time of modification differ.
-    pub fn check_unchanged(&self) -> Result<(), SourceError> {
+    pub(crate) fn check_unchanged(&self) -> Result<(), SourceError> {
         for file in &self.files {
             let path = || file.path.clone();
             let now = match &file.text {
@@ -237,7 +237,7 @@ impl Rows {
     /// Returns the file and the 1-based line of a row; in Parquet, the 1-based row. If several rows of a JSON array begin on one
     /// line, each later one counts as one line further. The line is 0 if the file cannot be read any more. Counts all lines
     /// before the row, so it is for messages only.
-    pub fn place(&self, row: usize) -> (PathBuf, u64) {
+    pub(crate) fn place(&self, row: usize) -> (PathBuf, u64) {
         self.place_after(&mut PlaceCursor::default(), row)
     }
 

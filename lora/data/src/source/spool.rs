@@ -35,7 +35,7 @@ pub(crate) struct Spool<'a> {
 
 impl<'a> Spool<'a> {
     /// Makes an empty spool for a data file of this many bytes, whose first row has the number `first_row`.
-    pub fn new(path: &'a Path, bytes: u64, lines: LinesOf, first_row: usize) -> Result<Spool<'a>, SourceError> {
+    pub(crate) fn new(path: &'a Path, bytes: u64, lines: LinesOf, first_row: usize) -> Result<Spool<'a>, SourceError> {
         let folder = spool_folder();
         let file = tempfile::tempfile_in(&folder).map(BufWriter::new);
         let file = file.map_err(|source| SourceError::Spool { folder: folder.clone(), source })?;
@@ -48,7 +48,7 @@ impl<'a> Spool<'a> {
     ///
     /// # Errors
     /// [`SourceError::Spool`] (a full disk), [`SourceError::Expansion`], [`SourceError::ManyLines`], [`SourceError::TooManyRows`].
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SourceError> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), SourceError> {
         self.check(bytes.len() as u64)?;
         self.index.push(bytes).map_err(|many| self.many(many))?;
         let folder = &self.folder;
@@ -59,7 +59,7 @@ impl<'a> Spool<'a> {
     ///
     /// # Errors
     /// [`SourceError::Expansion`].
-    pub fn pass_over(&mut self, bytes: u64) -> Result<(), SourceError> {
+    pub(crate) fn pass_over(&mut self, bytes: u64) -> Result<(), SourceError> {
         self.passed_over += bytes;
         self.check(0)
     }
@@ -75,7 +75,7 @@ impl<'a> Spool<'a> {
         many_lines(self.path, most, self.first_row)
     }
 
-    pub fn finish(mut self) -> Result<(File, LineIndex), SourceError> {
+    pub(crate) fn finish(mut self) -> Result<(File, LineIndex), SourceError> {
         self.index.finish().map_err(|many| self.many(many))?;
         self.index.blank_lines = self.blank_lines.unwrap_or(self.index.blank_lines);
         let folder = self.folder;

@@ -51,7 +51,7 @@ pub(crate) enum AddedTokenFault {
 }
 
 impl AddedTokenFault {
-    pub fn library(error: impl std::fmt::Display) -> AddedTokenFault {
+    pub(crate) fn library(error: impl std::fmt::Display) -> AddedTokenFault {
         AddedTokenFault::Library(error.to_string())
     }
 }

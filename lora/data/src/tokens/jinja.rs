@@ -18,10 +18,10 @@ use super::python_text::{
 /// What a template said through `raise_exception`; the source of the error that ends the rendering.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Raised(pub String);
+pub(crate) struct Raised(pub String);
 
 /// Jinja as Hugging Face sets it up. `now` is the second since 1970 that `strftime_now` formats, in local time.
-pub fn environment(now: i64) -> Environment<'static> {
+pub(crate) fn environment(now: i64) -> Environment<'static> {
     let mut env = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     env.set_syntax(syntax.expect("the default delimiters are valid"));
@@ -80,7 +80,7 @@ static GENERATION_TAG: LazyLock<fancy_regex::Regex> =
 
 /// Replaces `{% generation %}` ... `{% endgeneration %}`, which mark the assistant's text for training masks, by a block that
 /// renders its body. `with` opens a scope of its own, as the original does; the whitespace controls stay.
-pub fn strip_generation_tags(source: &str) -> String {
+pub(crate) fn strip_generation_tags(source: &str) -> String {
     GENERATION_TAG.replace_all(source, "{%$1 ${2}with $3%}").into_owned()
 }
 
@@ -89,7 +89,7 @@ const SPAN: &str = "align_generation_span";
 
 /// Replaces `{% generation %}` ... `{% endgeneration %}` by calls of [`generation_span`], as the original is a call; `None` for
 /// a template without them.
-pub fn call_generation_spans(source: &str) -> Option<String> {
+pub(crate) fn call_generation_spans(source: &str) -> Option<String> {
     let called = GENERATION_TAG.replace_all(source, |tag: &fancy_regex::Captures<'_>| {
         let group = |i: usize| tag.get(i).map_or("", |group| group.as_str());
         match group(2) {
@@ -101,7 +101,7 @@ pub fn call_generation_spans(source: &str) -> Option<String> {
 }
 
 /// Puts `open` and `close` around what stands inside the calls of [`call_generation_spans`].
-pub fn generation_span(env: &mut Environment<'_>, open: char, close: char) {
+pub(crate) fn generation_span(env: &mut Environment<'_>, open: char, close: char) {
     env.add_function(SPAN, move |state: &mut State, kwargs: Kwargs| -> Result<Value, Error> {
         let caller: Value = kwargs.get("caller")?;
         let text = text_of(&caller.call(state, &[])?)?;

@@ -156,7 +156,7 @@ pub(crate) struct JsonWriter {
 }
 
 impl JsonWriter {
-    pub fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+    pub(crate) fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
             return Err(invalid("tojson: the value is nested too deeply"));
         }

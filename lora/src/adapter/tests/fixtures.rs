@@ -8,30 +8,30 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-pub fn goldens() -> PathBuf {
+pub(crate) fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens")
 }
 
-pub fn json(path: &Path) -> Value {
+pub(crate) fn json(path: &Path) -> Value {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-pub fn device() -> Device {
+pub(crate) fn device() -> Device {
     Device::cpu(Some(2)).unwrap()
 }
 
-pub fn tiny_model(name: &str) -> PathBuf {
+pub(crate) fn tiny_model(name: &str) -> PathBuf {
     goldens().join(name).join("model")
 }
 
-pub fn load_model(dir: &Path) -> Model {
+pub(crate) fn load_model(dir: &Path) -> Model {
     let config = ModelConfig::open(dir).unwrap();
     Model::load(&device(), config, &WeightFiles::open(dir, ValueCheck::Finite).unwrap()).unwrap()
 }
 
 /// Returns model directory and adapter directory of every golden adapter whose model is in the repository.
-pub fn golden_adapters() -> Vec<(PathBuf, PathBuf)> {
+pub(crate) fn golden_adapters() -> Vec<(PathBuf, PathBuf)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(goldens()).unwrap() {
         let folder = entry.unwrap().path();
@@ -57,7 +57,7 @@ pub fn golden_adapters() -> Vec<(PathBuf, PathBuf)> {
 
 /// A tensor of a file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RawTensor {
+pub(crate) struct RawTensor {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
@@ -66,14 +66,14 @@ pub struct RawTensor {
 }
 
 impl RawTensor {
-    pub fn f32(name: impl Into<String>, shape: &[usize], values: &[f32]) -> RawTensor {
+    pub(crate) fn f32(name: impl Into<String>, shape: &[usize], values: &[f32]) -> RawTensor {
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         RawTensor { name: name.into(), dtype: Dtype::F32, shape: shape.to_vec(), bytes }
     }
 }
 
 /// Returns all tensors of a file, in its order, and its metadata.
-pub fn read_tensors(path: &Path) -> (Vec<RawTensor>, BTreeMap<String, String>) {
+pub(crate) fn read_tensors(path: &Path) -> (Vec<RawTensor>, BTreeMap<String, String>) {
     let file = SafetensorsFile::open(path).unwrap();
     let raw = file.tensors().iter().map(|tensor| RawTensor {
         name: tensor.name.clone(),
@@ -84,7 +84,7 @@ pub fn read_tensors(path: &Path) -> (Vec<RawTensor>, BTreeMap<String, String>) {
     (raw.collect(), file.metadata().clone())
 }
 
-pub fn write_tensors(path: &Path, tensors: &[RawTensor], metadata: &BTreeMap<String, String>) {
+pub(crate) fn write_tensors(path: &Path, tensors: &[RawTensor], metadata: &BTreeMap<String, String>) {
     let spec =
         |tensor: &RawTensor| TensorSpec { name: tensor.name.clone(), dtype: tensor.dtype, shape: tensor.shape.clone() };
     let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
@@ -96,22 +96,22 @@ pub fn write_tensors(path: &Path, tensors: &[RawTensor], metadata: &BTreeMap<Str
 }
 
 /// A copy of an adapter, held in memory until a test writes it.
-pub struct Spoilt {
+pub(crate) struct Spoilt {
     pub config: Value,
     pub tensors: Vec<RawTensor>,
 }
 
 impl Spoilt {
-    pub fn copy_of(dir: &Path) -> Spoilt {
+    pub(crate) fn copy_of(dir: &Path) -> Spoilt {
         let (tensors, _) = read_tensors(&dir.join("adapter_model.safetensors"));
         Spoilt { config: json(&dir.join("adapter_config.json")), tensors }
     }
 
-    pub fn tensor(&mut self, name: &str) -> &mut RawTensor {
+    pub(crate) fn tensor(&mut self, name: &str) -> &mut RawTensor {
         self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap_or_else(|| panic!("no tensor {name}"))
     }
 
-    pub fn write(&self) -> TempDir {
+    pub(crate) fn write(&self) -> TempDir {
         let dir = TempDir::new().unwrap();
         std::fs::write(dir.path().join("adapter_config.json"), self.config.to_string()).unwrap();
         write_tensors(&dir.path().join("adapter_model.safetensors"), &self.tensors, &BTreeMap::new());
@@ -120,7 +120,7 @@ impl Spoilt {
 }
 
 /// Returns every file under `dir` with its content, by path.
-pub fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(dir: &Path, top: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();

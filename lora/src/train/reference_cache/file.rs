@@ -19,7 +19,7 @@ const LOOKS: u64 = 64;
 
 /// An open cache file, with the places of its records: 16 bytes an answer, and what a hash table leaves free.
 #[derive(Debug)]
-pub struct CacheFile {
+pub(super) struct CacheFile {
     path: PathBuf,
     file: File,
     head: Head,
@@ -37,7 +37,7 @@ pub struct CacheFile {
 
 /// Whether a file has an answer.
 #[derive(Debug, PartialEq)]
-pub enum Lookup {
+pub(super) enum Lookup {
     Found(Vec<f32>),
     Missing,
     /// It had it, and the record is not sound any more.
@@ -50,7 +50,7 @@ impl CacheFile {
     ///
     /// # Errors
     /// [`CacheError::Io`], [`CacheError::NotAFile`].
-    pub fn open(
+    pub(super) fn open(
         folder: &Path,
         fingerprint: &Fingerprint,
         limit: u64,
@@ -112,27 +112,27 @@ impl CacheFile {
         Ok(())
     }
 
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Answers in it.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.index.len()
     }
 
     /// Whether this run adds to it.
-    pub fn writes(&self) -> bool {
+    pub(super) fn writes(&self) -> bool {
         self.writes
     }
 
     /// Whether the index has the answer.
-    pub fn holds(&self, key: &SequenceKey) -> bool {
+    pub(super) fn holds(&self, key: &SequenceKey) -> bool {
         self.index.contains_key(&key.short())
     }
 
     /// Reads an answer of `n` tokens.
-    pub fn read(&mut self, key: &SequenceKey, n: usize) -> Lookup {
+    pub(super) fn read(&mut self, key: &SequenceKey, n: usize) -> Lookup {
         let Some(&at) = self.index.get(&key.short()) else { return Lookup::Missing };
         match record::read_at(&self.head, &mut self.file, (at, self.end)) {
             Ok(Some(record)) if record.key == *key && record.logps.len() == n => Lookup::Found(record.logps),
@@ -147,7 +147,7 @@ impl CacheFile {
     ///
     /// # Errors
     /// [`CacheNote::Full`] for a full disk, say, and [`CacheNote::FileFull`]. From then on nothing is written.
-    pub fn add(&mut self, answers: &[(SequenceKey, &[f32])]) -> Result<Option<CacheNote>, CacheNote> {
+    pub(super) fn add(&mut self, answers: &[(SequenceKey, &[f32])]) -> Result<Option<CacheNote>, CacheNote> {
         let mut bytes = Vec::new();
         let mut places = Vec::with_capacity(answers.len());
         for (key, logps) in answers {
@@ -173,7 +173,7 @@ impl CacheFile {
     }
 
     #[cfg(test)]
-    pub fn limit_to(&mut self, bytes: u64) {
+    pub(super) fn limit_to(&mut self, bytes: u64) {
         self.limit = bytes;
     }
 
@@ -183,7 +183,7 @@ impl CacheFile {
     }
 
     /// Drops all records: in the file, if this run writes it.
-    pub fn clear(&mut self) -> io::Result<()> {
+    pub(super) fn clear(&mut self) -> io::Result<()> {
         self.index.clear();
         self.end = self.head.bytes;
         if self.writes { self.file.set_len(self.end) } else { Ok(()) }
@@ -191,7 +191,7 @@ impl CacheFile {
 
     /// The file of another fingerprint that has one of these answers, and what differs: the least, and of files that differ in
     /// as much the one used last.
-    pub fn other_with(&self, keys: &[SequenceKey]) -> Option<CacheNote> {
+    pub(super) fn other_with(&self, keys: &[SequenceKey]) -> Option<CacheNote> {
         let folder = self.path.parent()?;
         let mut others = folder::files(folder, EXTENSION).ok()?;
         others.retain(|other| other.path != self.path);
@@ -207,7 +207,7 @@ impl CacheFile {
     }
 
     /// Removes the files of its directory that were not used for the longest time until the rest is within the limit.
-    pub fn prune(&mut self) -> Option<CacheNote> {
+    pub(super) fn prune(&mut self) -> Option<CacheNote> {
         self.looked_at = self.end;
         let folder = self.path.parent()?;
         let Removed { files, bytes } = folder::keep_within(folder, EXTENSION, self.limit, &self.path);

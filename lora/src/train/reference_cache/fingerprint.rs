@@ -13,7 +13,7 @@ use std::fs::File;
 /// Everything that a reference's log-prob of given tokens depends on. Two computations with equal fingerprints give the same
 /// bits, whatever the other rows of a pass, the number of threads, the length limit or the path of the model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Fingerprint {
+pub(super) struct Fingerprint {
     /// Version and hash of this program: another build may add in another order.
     program: String,
     /// Hash of all bytes of the weights.
@@ -34,7 +34,7 @@ impl Fingerprint {
     ///
     /// # Errors
     /// [`CacheError::Program`] if this program's file cannot be read.
-    pub fn new(
+    pub(super) fn new(
         model: &Model,
         weights: Hash,
         reference: Option<&AdapterSet>,
@@ -56,7 +56,7 @@ impl Fingerprint {
     }
 
     /// What differs from another one, in words.
-    pub fn differences(&self, other: &Fingerprint) -> Vec<&'static str> {
+    pub(super) fn differences(&self, other: &Fingerprint) -> Vec<&'static str> {
         let entries = |of: &Fingerprint| {
             let of = of.clone();
             [

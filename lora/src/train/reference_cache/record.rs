@@ -36,11 +36,11 @@ const RECORD_OVERHEAD: u64 = (KEY + 4 + RECORD_CHECK) as u64;
 /// What a cached answer is found by: a hash of the tokens of the prompt and of the answer, of where one becomes the other, and
 /// of which of the answer's are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SequenceKey([u8; KEY]);
+pub(crate) struct SequenceKey([u8; KEY]);
 
 impl SequenceKey {
     /// The key of `answer` after `prompt`, whose tokens in `gaps` are not scored.
-    pub fn new(prompt: &[u32], answer: &[u32], gaps: impl IntoIterator<Item = Range<usize>>) -> SequenceKey {
+    pub(crate) fn new(prompt: &[u32], answer: &[u32], gaps: impl IntoIterator<Item = Range<usize>>) -> SequenceKey {
         let mut bytes = Vec::with_capacity(16 + 4 * (prompt.len() + answer.len()));
         let mut put = |number: usize| bytes.extend_from_slice(&(number as u64).to_le_bytes());
         put(prompt.len());
@@ -55,7 +55,7 @@ impl SequenceKey {
     }
 
     /// What an index holds of it.
-    pub fn short(&self) -> u64 {
+    pub(crate) fn short(&self) -> u64 {
         u64::from_le_bytes(first(&Hash::from_slice(&[self.0, self.0].concat()).expect("32 bytes")))
     }
 }
@@ -66,7 +66,7 @@ fn first<const N: usize>(hash: &Hash) -> [u8; N] {
 
 /// The start of a file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Head {
+pub(super) struct Head {
     pub fingerprint: Fingerprint,
     check: [u8; HEAD_CHECK],
     /// Bytes in the file.
@@ -75,7 +75,7 @@ pub struct Head {
 
 impl Head {
     /// That of `fingerprint`, and its bytes.
-    pub fn new(fingerprint: &Fingerprint) -> (Head, Vec<u8>) {
+    pub(super) fn new(fingerprint: &Fingerprint) -> (Head, Vec<u8>) {
         let json = serde_json::to_vec(fingerprint).expect("texts become JSON");
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&(json.len() as u32).to_le_bytes());
@@ -86,7 +86,7 @@ impl Head {
     }
 
     /// Reads one; none if there is no sound one of this version.
-    pub fn read(file: &mut impl Read) -> io::Result<Option<Head>> {
+    pub(super) fn read(file: &mut impl Read) -> io::Result<Option<Head>> {
         let mut start = [0; 12];
         if !filled(file, &mut start)? {
             return Ok(None);
@@ -111,7 +111,7 @@ impl Head {
     }
 
     /// Adds a record to `bytes`.
-    pub fn put(&self, bytes: &mut Vec<u8>, key: &SequenceKey, logps: &[f32]) {
+    pub(super) fn put(&self, bytes: &mut Vec<u8>, key: &SequenceKey, logps: &[f32]) {
         let start = bytes.len();
         bytes.extend_from_slice(&key.0);
         bytes.extend_from_slice(&(logps.len() as u32).to_le_bytes());
@@ -121,7 +121,7 @@ impl Head {
     }
 
     /// The next record of a file that has at most `available` bytes more; none at its end, and where it is not sound.
-    pub fn next(&self, file: &mut impl Read, available: u64) -> io::Result<Option<Record>> {
+    pub(super) fn next(&self, file: &mut impl Read, available: u64) -> io::Result<Option<Record>> {
         let mut record = vec![0; KEY + 4];
         if available < RECORD_OVERHEAD || !filled(file, &mut record)? {
             return Ok(None);
@@ -144,7 +144,7 @@ impl Head {
 
 /// One answer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Record {
+pub(super) struct Record {
     pub key: SequenceKey,
     pub logps: Vec<f32>,
     /// Bytes in the file.
@@ -162,7 +162,7 @@ fn filled(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
 
 /// Places of the records of a file, by [`SequenceKey::short`], and where the sound ones end. `file` is behind the head; `len`
 /// bytes are in it with the head.
-pub fn index(
+pub(super) fn index(
     head: &Head,
     file: &mut (impl BufRead + Seek),
     len: u64,
@@ -177,7 +177,7 @@ pub fn index(
 }
 
 /// Whether one of `keys` is in a file, going by the keys and lengths of its records alone. `file` is behind the head.
-pub fn holds_any(file: &mut (impl BufRead + Seek), keys: &[SequenceKey]) -> io::Result<bool> {
+pub(super) fn holds_any(file: &mut (impl BufRead + Seek), keys: &[SequenceKey]) -> io::Result<bool> {
     let mut start = [0; KEY + 4];
     while filled(file, &mut start)? {
         if keys.iter().any(|key| key.0 == start[..KEY]) {
@@ -190,13 +190,13 @@ pub fn holds_any(file: &mut (impl BufRead + Seek), keys: &[SequenceKey]) -> io::
 }
 
 /// Reads the record at `at` of a file of `len` bytes, if it is sound.
-pub fn read_at(head: &Head, file: &mut (impl Read + Seek), (at, len): (u64, u64)) -> io::Result<Option<Record>> {
+pub(super) fn read_at(head: &Head, file: &mut (impl Read + Seek), (at, len): (u64, u64)) -> io::Result<Option<Record>> {
     file.seek(SeekFrom::Start(at))?;
     head.next(file, len.saturating_sub(at))
 }
 
 /// Writes `bytes` at `at`, its end.
-pub fn append(file: &mut (impl Write + Seek), at: u64, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn append(file: &mut (impl Write + Seek), at: u64, bytes: &[u8]) -> io::Result<()> {
     file.seek(SeekFrom::Start(at))?;
     file.write_all(bytes)
 }

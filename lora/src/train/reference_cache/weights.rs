@@ -22,7 +22,7 @@ const BLOCK: usize = 4096;
 
 /// The weights of a run, as they were when it began.
 #[derive(Debug)]
-pub struct WatchedWeights {
+pub(super) struct WatchedWeights {
     files: Vec<Watched>,
 }
 
@@ -40,7 +40,7 @@ impl WatchedWeights {
     ///
     /// # Errors
     /// [`CacheError::Io`] if the system says nothing about a file.
-    pub fn hashed(files: &WeightFiles, memory: &Path) -> Result<(WatchedWeights, Hash), CacheError> {
+    pub(super) fn hashed(files: &WeightFiles, memory: &Path) -> Result<(WatchedWeights, Hash), CacheError> {
         Self::hashed_with(files, memory, REMEMBERED_FROM)
     }
 
@@ -67,7 +67,7 @@ impl WatchedWeights {
     ///
     /// # Errors
     /// As [`WatchedWeights::hashed`].
-    pub fn unhashed(files: &WeightFiles) -> Result<WatchedWeights, CacheError> {
+    pub(super) fn unhashed(files: &WeightFiles) -> Result<WatchedWeights, CacheError> {
         let watch = |file: &MappedFile| {
             let io = |source| CacheError::Io { path: file.path().to_owned(), action: "read it", source };
             Ok(Watched { file: file.clone(), hash: None, stamp: Some(Stamp::of(&file.metadata().map_err(io)?)) })

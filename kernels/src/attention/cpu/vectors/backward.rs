@@ -253,7 +253,7 @@ pub(in crate::attention::cpu) struct HeadBlocks<'a> {
 }
 
 impl HeadBlocks<'_> {
-    pub fn block(&mut self, index: usize) -> &mut [f32] {
+    pub(crate) fn block(&mut self, index: usize) -> &mut [f32] {
         let begin = (self.at + index) * self.block_len;
         // SAFETY: a block belongs to one segment and so to one tree; one task has this tree and this head, and `&mut self`
         // makes this its only borrow.
@@ -292,12 +292,12 @@ pub(in crate::attention::cpu) struct Pair {
 
 impl<'a> Sums<'a> {
     /// Those of the head whose first block is number `at`.
-    pub fn new(dk: &'a Disjoint<'a, f32>, dv: &'a Disjoint<'a, f32>, at: usize, block_len: usize) -> Sums<'a> {
+    pub(crate) fn new(dk: &'a Disjoint<'a, f32>, dv: &'a Disjoint<'a, f32>, at: usize, block_len: usize) -> Sums<'a> {
         Sums { dk: HeadBlocks { all: dk, at, block_len }, dv: HeadBlocks { all: dv, at, block_len } }
     }
 
     /// All pairs of one segment's queries and the keys that they see: blocks of keys outside, queries inside, both by position.
-    pub fn walk(
+    pub(crate) fn walk(
         &mut self,
         geometry: &Geometry,
         blocks: &Blocks,

@@ -44,9 +44,9 @@ use crate::tokens::encode::Encoder;
 pub(crate) use of_file::{Files, OfFile, SEVERAL};
 
 /// Records at the start of the data that are always looked at.
-pub const FIRST: usize = 256;
+pub(crate) const FIRST: usize = 256;
 /// Records that are drawn from the whole data and looked at, too.
-pub const DRAWN: usize = 4096;
+pub(crate) const DRAWN: usize = 4096;
 /// Most characters of an example.
 const EXCERPT: usize = 60;
 

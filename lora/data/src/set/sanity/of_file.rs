@@ -33,12 +33,12 @@ pub(crate) struct OfFile {
 }
 
 impl OfFile {
-    pub fn new(files: Files) -> OfFile {
+    pub(crate) fn new(files: Files) -> OfFile {
         OfFile { files, looked_at: 0, warnings: Vec::new() }
     }
 
     /// Counts what was found in a record at `place`.
-    pub fn count(&mut self, found: Vec<Sighting>, place: impl Fn() -> (PathBuf, u64)) {
+    pub(crate) fn count(&mut self, found: Vec<Sighting>, place: impl Fn() -> (PathBuf, u64)) {
         self.looked_at += 1;
         for found in found {
             found.count_in(&mut self.warnings, &place);
@@ -83,7 +83,7 @@ impl OfFile {
     ///
     /// # Errors
     /// The same.
-    pub fn check_early(&self) -> Result<(), DataError> {
+    pub(crate) fn check_early(&self) -> Result<(), DataError> {
         if self.looked_at >= TO_JUDGE { self.check() } else { Ok(()) }
     }
 
@@ -93,7 +93,7 @@ impl OfFile {
     /// [`DataError::TurnsInText`] if at least half of a column are texts that hold turns;
     /// [`DataError::EmptyPrompts`] if at least half of the rows have an empty prompt and a column with a name like a prompt's is
     /// not read; [`DataError::NothingRendered`] if the template leaves out the content of at least half of the answers.
-    pub fn check(&self) -> Result<(), DataError> {
+    pub(crate) fn check(&self) -> Result<(), DataError> {
         let are_enough = |warning: &&Warning| self.files == Files::One || warning.rows >= SEVERAL;
         for warning in self.warnings.iter().filter(|warning| self.has_most(warning)).filter(are_enough) {
             let Warning { finding, rows, at, path, line, .. } = warning;
@@ -119,7 +119,7 @@ impl OfFile {
     ///
     /// # Errors
     /// As [`OfFile::check`].
-    pub fn settle(&mut self, all: &mut Vec<Warning>) -> Result<(), DataError> {
+    pub(crate) fn settle(&mut self, all: &mut Vec<Warning>) -> Result<(), DataError> {
         self.check()?;
         let of_file = std::mem::replace(self, OfFile::new(self.files));
         for warning in of_file.warnings.iter().filter(|warning| of_file.is_worth_a_word(warning)) {

@@ -18,17 +18,17 @@ pub(super) struct Feature<'a>(Option<&'a Value>);
 
 impl<'a> Feature<'a> {
     /// Returns the feature of a whole row.
-    pub fn of(features: Option<&'a Value>) -> Feature<'a> {
+    pub(super) fn of(features: Option<&'a Value>) -> Feature<'a> {
         Feature(features)
     }
 
     /// Returns the feature of a field of a structure.
-    pub fn field(self, name: &str) -> Feature<'a> {
+    pub(super) fn field(self, name: &str) -> Feature<'a> {
         Feature(self.0.filter(|_| self.kind().is_none()).and_then(|fields| fields.get(name)))
     }
 
     /// Returns the feature of the elements of a list: `{"_type": "List", "feature": ...}`, or a one-element list in older versions.
-    pub fn element(self) -> Feature<'a> {
+    pub(super) fn element(self) -> Feature<'a> {
         Feature(match self.kind() {
             Some("List" | "LargeList" | "Sequence") => self.0.and_then(|list| list.get("feature")),
             _ => self.0.and_then(|list| list.get(0)),
@@ -36,7 +36,7 @@ impl<'a> Feature<'a> {
     }
 
     /// Whether the texts are JSON.
-    pub fn is_json(self) -> bool {
+    pub(super) fn is_json(self) -> bool {
         self.kind() == Some("Json")
     }
 

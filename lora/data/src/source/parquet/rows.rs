@@ -61,7 +61,7 @@ pub(super) struct Place {
 
 impl Node {
     /// Returns the node of a field, and the number of the column after its last.
-    pub fn of(field: &Type, feature: Feature<'_>, at: Place) -> Result<(Node, usize), ParquetFault> {
+    pub(super) fn of(field: &Type, feature: Feature<'_>, at: Place) -> Result<(Node, usize), ParquetFault> {
         let Place { first, mut def, mut rep } = at;
         let (node, end) = match field.get_basic_info().repetition() {
             Repetition::REQUIRED => return Node::body(field, feature, at),
@@ -198,7 +198,7 @@ impl<T: DataType> Values<T> {
 }
 
 impl Column {
-    pub fn new(descr: ColumnDescPtr, pages: Box<dyn PageReader>) -> Column {
+    pub(super) fn new(descr: ColumnDescPtr, pages: Box<dyn PageReader>) -> Column {
         let typed = match get_column_reader(descr.clone(), pages) {
             ColumnReader::BoolColumnReader(reader) => Typed::Bool(Values::new(reader)),
             ColumnReader::Int32ColumnReader(reader) => Typed::Int32(Values::new(reader)),
@@ -213,7 +213,7 @@ impl Column {
     }
 
     /// Goes to the next row.
-    pub fn load(&mut self) -> Result<(), ParquetFault> {
+    pub(super) fn load(&mut self) -> Result<(), ParquetFault> {
         match self.load_next()? {
             0 => Err(self.broken("it ends before its rows do")),
             _ => Ok(()),
@@ -221,7 +221,7 @@ impl Column {
     }
 
     /// Checks that the row was the last one.
-    pub fn check_ended(&mut self) -> Result<(), ParquetFault> {
+    pub(super) fn check_ended(&mut self) -> Result<(), ParquetFault> {
         match self.load_next()? {
             0 => Ok(()),
             _ => Err(self.broken("it has more rows than its row group")),
@@ -249,7 +249,7 @@ impl Column {
     }
 
     /// Checks that the whole row was taken.
-    pub fn check_taken(&self) -> Result<(), ParquetFault> {
+    pub(super) fn check_taken(&self) -> Result<(), ParquetFault> {
         if self.at == self.levels { Ok(()) } else { Err(self.unlike()) }
     }
 
@@ -384,7 +384,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub fn put(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+    pub(super) fn put(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         self.write_all(bytes).map_err(|_| Stop::TooLong)
     }
 

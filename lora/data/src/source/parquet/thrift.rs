@@ -41,18 +41,18 @@ pub(crate) struct Compact<'a> {
 
 impl<'a> Compact<'a> {
     /// Begins at the first byte of a structure.
-    pub fn new(bytes: &'a [u8]) -> Compact<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Compact<'a> {
         Compact { bytes, at: 0 }
     }
 
     /// Returns how many bytes were walked.
-    pub fn position(&self) -> usize {
+    pub(super) fn position(&self) -> usize {
         self.at
     }
 
     /// Walks a structure and calls `on` for each [`Event`]. The path is the ids of the fields, the outermost first; all elements of
     /// a list have the list's path.
-    pub fn walk(&mut self, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
+    pub(super) fn walk(&mut self, on: &mut dyn FnMut(&[i16], Event)) -> Result<(), ThriftFault> {
         self.fields(&mut Vec::new(), on)
     }
 
