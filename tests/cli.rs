@@ -37,19 +37,8 @@ fn train_writes_the_files_of_the_contract() {
     assert_eq!(steps.len(), 2);
     let keys: Vec<&str> = steps[0].as_object().unwrap().keys().map(String::as_str).collect();
     for key in [
-        "step",
-        "epoch",
-        "loss",
-        "grad_norm",
-        "learning_rate",
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/accuracies",
-        "rewards/margins",
-        "logps/chosen",
-        "logps/rejected",
-        "num_tokens",
-        "tokens_per_second",
+        "step", "epoch", "loss", "grad_norm", "learning_rate", "rewards/chosen", "rewards/rejected",
+        "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected", "num_tokens", "tokens_per_second",
     ] {
         assert!(keys.contains(&key), "{key} is missing: {keys:?}");
     }

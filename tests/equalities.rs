@@ -484,17 +484,7 @@ fn token_logps(model: &Path, adapter: Option<&Path>) -> Vec<f64> {
     let rows = committed_goldens().join("pairs.jsonl");
     let (model, rows) = (model.to_str().unwrap(), rows.to_str().unwrap());
     let common = [
-        "score",
-        "--precision",
-        "f32",
-        "--model",
-        model,
-        "--data",
-        rows,
-        "--json",
-        "--per-token",
-        "--max-length",
-        "128",
+        "score", "--precision", "f32", "--model", model, "--data", rows, "--json", "--per-token", "--max-length", "128",
     ];
     let adapter = adapter.map_or(Vec::new(), |dir| vec!["--adapter", dir.to_str().unwrap()]);
     let run = align(&[&common[..], &adapter].concat()).ok();

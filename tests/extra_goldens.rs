@@ -52,19 +52,8 @@ impl Case {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let (model, adapter, rows) = (text(self.model.path()), text(&self.adapter), text(rows));
         let arguments = [
-            "score",
-            "--model",
-            &model,
-            "--adapter",
-            &adapter,
-            "--data",
-            &rows,
-            "--json",
-            "--per-token",
-            "--max-length",
-            &max_length,
-            "--precision",
-            "f32",
+            "score", "--model", &model, "--adapter", &adapter, "--data", &rows, "--json", "--per-token",
+            "--max-length", &max_length, "--precision", "f32",
         ];
         align(&arguments)
     }

@@ -183,50 +183,15 @@ const WITH_KNOBS: [&str; 3] = ["train", "estimate", "eval"];
 
 /// Flags of `train` that a first run may need: `-h` shows these. `--help` shows all.
 const FIRST_RUN: [&str; 22] = [
-    "model",
-    "adapter",
-    "demo",
-    "data",
-    "eval_data",
-    "eval_fraction",
-    "max_length",
-    "loss",
-    "beta",
-    "lora_rank",
-    "lora_alpha",
-    "target_modules",
-    "learning_rate",
-    "schedule",
-    "epochs",
-    "max_steps",
-    "batch_size",
-    "seed",
-    "output",
-    "overwrite",
-    "config",
-    "memory",
+    "model", "adapter", "demo", "data", "eval_data", "eval_fraction", "max_length", "loss", "beta", "lora_rank",
+    "lora_alpha", "target_modules", "learning_rate", "schedule", "epochs", "max_steps", "batch_size", "seed", "output",
+    "overwrite", "config", "memory",
 ];
 
 /// Flags of `estimate` that decide memory and time.
 const OF_ESTIMATE: [&str; 18] = [
-    "model",
-    "adapter",
-    "demo",
-    "data",
-    "max_length",
-    "loss",
-    "lora_rank",
-    "target_modules",
-    "lora_dropout",
-    "optim",
-    "batch_size",
-    "max_completions",
-    "micro_batch_tokens",
-    "precision",
-    "memory",
-    "config",
-    "gflops",
-    "json",
+    "model", "adapter", "demo", "data", "max_length", "loss", "lora_rank", "target_modules", "lora_dropout", "optim",
+    "batch_size", "max_completions", "micro_batch_tokens", "precision", "memory", "config", "gflops", "json",
 ];
 
 /// The whole command line, the knobs of all losses among the flags of the commands that take a loss.

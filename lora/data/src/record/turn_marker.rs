@@ -45,32 +45,11 @@ const ANSWER_LETTER: &str = "a";
 const OTHER_LETTERS: [&str; 2] = ["q", "s"];
 /// Words for others who speak, and headings for what they say.
 const SPEAKERS: [&str; 11] = [
-    "human",
-    "user",
-    "question",
-    "instruction",
-    "instructions",
-    "input",
-    "system",
-    "query",
-    "inst",
-    "customer",
-    "tool",
+    "human", "user", "question", "instruction", "instructions", "input", "system", "query", "inst", "customer", "tool",
 ];
 /// Further words in marks that open something other than an answer.
 const OTHERS: [&str; 13] = [
-    "inputs",
-    "prompt",
-    "context",
-    "sys",
-    "observation",
-    "end",
-    "eos",
-    "bos",
-    "eot",
-    "eom",
-    "message",
-    "problem",
+    "inputs", "prompt", "context", "sys", "observation", "end", "eos", "bos", "eot", "eom", "message", "problem",
     "post",
 ];
 

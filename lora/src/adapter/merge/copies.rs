@@ -47,22 +47,8 @@ fn is_other_weights(name: &OsStr, files: &WeightFiles) -> bool {
         ["pytorch_model", "openvino_model", "diffusion_pytorch_model"].iter().any(|start| name.starts_with(start))
             && (name.ends_with(".bin") || name.ends_with(".xml"));
     let others = [
-        ".safetensors",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".gguf",
-        ".ggml",
-        ".onnx",
-        ".onnx_data",
-        ".h5",
-        ".msgpack",
-        ".ot",
-        ".tflite",
-        ".nemo",
-        ".npz",
-        ".mlmodel",
-        ".mlpackage",
+        ".safetensors", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".onnx", ".onnx_data", ".h5", ".msgpack", ".ot",
+        ".tflite", ".nemo", ".npz", ".mlmodel", ".mlpackage",
     ];
     is_index || named || others.iter().any(|ending| name.ends_with(ending))
 }

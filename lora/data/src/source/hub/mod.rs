@@ -339,14 +339,7 @@ mod tests {
         assert_eq!(id("org/name:easy@main"), Some(("org/name", Some("easy"), Some("main"), None)));
         assert_eq!(id("org/name#dev:easy"), Some(("org/name", Some("easy"), None, Some("dev"))));
         for other in [
-            "name",
-            "a/b/c",
-            "./name",
-            "/org/name",
-            "org/rows.jsonl",
-            "org/rows.jsonl.gz",
-            "org/a b",
-            "org/name#",
+            "name", "a/b/c", "./name", "/org/name", "org/rows.jsonl", "org/rows.jsonl.gz", "org/a b", "org/name#",
             "org/n@a@b",
         ] {
             assert_eq!(id(other), None, "{other}");
