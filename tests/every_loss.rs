@@ -10,6 +10,7 @@ use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::objective::{KnobValue, LOSSES, MIXES, Objective, Scores};
 use align_lora::train::{TrainOptions, Trainer};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 const STEPS: u64 = 20;
@@ -47,6 +48,14 @@ fn every_loss_trains() {
     let files = WeightFiles::open(&dir, ValueCheck::Finite).unwrap();
     let model = Model::load(&device, ModelConfig::open(&dir).unwrap(), &files).unwrap();
 
+    // the same few rows repeatedly, so the loss on them must fall
+    let few = |kind: RowKind| {
+        let encoder = Encoder::from_model(&dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
+        let data = Dataset::open(&[data(folder.path(), kind)], encoder, kind, OnBadRow::Error).unwrap();
+        data.rows(&data.order(Shuffle::Seeded(3), 0)[..2 * BATCH]).unwrap()
+    };
+    let mut rows: HashMap<RowKind, Vec<EncodedRow>> = HashMap::new();
+
     let number = KnobValue::Number;
     let presets = LOSSES.iter().flat_map(|loss| loss.presets).map(|preset| preset.name);
     let names = LOSSES.iter().map(|loss| loss.name).chain(presets).chain(MIXES.iter().map(|mix| mix.name));
@@ -56,12 +65,8 @@ fn every_loss_trains() {
             _ => &[],
         };
         let objective = Objective::new(name, knobs).unwrap();
-        let path = data(folder.path(), objective.data());
-        let encoder = Encoder::from_model(&dir, None, MAX_LENGTH, model.config().vocab_size).unwrap();
-        let data = Dataset::open(&[path], encoder, objective.data(), OnBadRow::Error).unwrap();
-        // the same few rows repeatedly, so the loss on them must fall
-        let rows = data.rows(&data.order(Shuffle::Seeded(3), 0)[..2 * BATCH]).unwrap();
-        train(name, objective, &model, &rows);
+        let kind = objective.data();
+        train(name, objective, &model, rows.entry(kind).or_insert_with(|| few(kind)));
     }
 }
 

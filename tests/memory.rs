@@ -5,6 +5,7 @@ use crate::watched_run::{self, Notes};
 use align_data::{Dataset, Encoder, OnBadRow, RowKind, Shuffle};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::weights::{ValueCheck, WeightFiles};
+use align_kernels::gemm::PACKED;
 use align_kernels::{Device, Precision};
 use align_lora::adapter::{Adapter, LoraConfig, Task};
 use align_lora::objective::{KnobValue, Objective, Scores};
@@ -17,8 +18,10 @@ const MODELS: [&str; 4] = ["tiny-llama", "tiny-gemma3", "tiny-gemma2", "tiny-phi
 const MAX_LENGTH: usize = 256;
 const STEPS: u64 = 3;
 
-/// What the plan may differ from the peak.
-const TOLERANCE: f64 = 0.04;
+/// What the plan may differ from the peak, packing apart: which thread packs what is a matter of chance.
+const TOLERANCE: f64 = 0.02;
+/// The same with packing, of which a busy machine's threads do not take all that they may.
+const WITH_PACKING: f64 = 0.15;
 
 fn options(precision: Precision, memory: Option<u64>) -> TrainOptions {
     TrainOptions {
@@ -86,16 +89,35 @@ impl Run {
         self.with_trainer(options.clone(), |mut trainer| trainer.plan(&self.data, Some(&self.data)))
     }
 
-    /// Bytes planned, and the most that were held.
-    fn measure(&self, options: &TrainOptions) -> (Plan, u64) {
+    /// What is planned, and the most that was held.
+    fn measure(&self, options: &TrainOptions) -> (Plan, Held) {
         self.with_trainer(options.clone(), |mut trainer| {
             let plan = trainer.plan(&self.data, Some(&self.data)).unwrap();
             let mut notes = Notes::default();
             trainer.run(&self.data, Some(&self.data), &mut notes).unwrap();
             assert!(!notes.are_beyond_plan(), "{}: {:?}", self.loss, notes.0);
-            (plan, self.device.memory().peak as u64)
+            let report = self.device.memory();
+            let packed = report.names.get(PACKED).map_or(0, |packed| packed.peak as u64);
+            (plan, Held { peak: report.peak as u64, packed })
         })
     }
+}
+
+/// The most bytes that a run held, and those of them that threads packed into.
+struct Held {
+    peak: u64,
+    packed: u64,
+}
+
+/// Checks that a plan is not below what was held, and near to it.
+fn is_held(what: &str, plan: &Plan, held: &Held) {
+    let Held { peak, packed } = *held;
+    let planned = plan.parts.iter().find(|(name, _)| *name == "packing").map_or(0, |(_, bytes)| *bytes);
+    let parts = format!("{what}: planned {} ({:?}), held {peak}, {packed} of them for packing", plan.peak, plan.parts);
+    assert!(packed <= planned && peak <= plan.peak, "{parts}");
+    let error = (plan.peak - planned) as f64 / (peak - packed) as f64 - 1.0;
+    assert!(error <= TOLERANCE, "{parts}: {error:.4}");
+    assert_eq!(plan.peak, plan.parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), "{what}");
 }
 
 fn open(model: &Model, dir: &Path, rows: &Path, kind: RowKind) -> Dataset {
@@ -165,6 +187,25 @@ fn planned_is_held_where_passes_differ() {
     }
 }
 
+/// The first pass of a step finds no gradients, the second one does: neither is left out, whichever is larger.
+#[test]
+fn a_batch_is_planned_for_its_largest_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let row =
+        |n: usize| json!({"prompt": "p ", "chosen": "and so on ".repeat(n), "rejected": "and so on ".repeat(n) + "no"});
+    let planned = |lengths: &[usize]| {
+        let path = folder.path().join("rows.jsonl");
+        write_lines(&path, &lengths.iter().map(|&n| row(n)).collect::<Vec<_>>());
+        let run = Run::on("tiny-llama", "dpo", &path, RowKind::Pair);
+        let options = TrainOptions { micro_batch_tokens: 300, ..options(Precision::F32, Some(1 << 36)) };
+        run.with_trainer(options, |mut trainer| trainer.plan(&run.data, None).unwrap().peak)
+    };
+    let alone = planned(&[50]);
+    for other in [50, 48, 45, 40, 2] {
+        assert!(planned(&[50, other]) >= alone && planned(&[other, 50]) >= alone, "beside {other}");
+    }
+}
+
 /// A row in pieces is scored by the policy once more before its gradients: a fourth of a step with a reference, about, and its
 /// prompt comes with each piece.
 #[test]
@@ -194,11 +235,10 @@ fn measure_at_every_limit(run: &dyn Fn() -> Run, micro_batch_tokens: usize, shuf
     };
     for limit in [most.peak + most.peak / 10, (most.peak + least) / 2, least] {
         let run = run();
-        let (plan, peak) = run.measure(&options(Some(limit)));
+        let (plan, held) = run.measure(&options(Some(limit)));
         let what = format!("{}, {micro_batch_tokens} tokens, {shuffle:?}, limit {limit}", run.loss);
-        let error = plan.peak as f64 / peak as f64 - 1.0;
-        assert!(peak <= limit, "{what}: held {peak}");
-        assert!((0.0..=TOLERANCE).contains(&error), "{what}: planned {} ({:?}), held {peak}", plan.peak, plan.parts);
+        assert!(held.peak <= limit, "{what}: held {}", held.peak);
+        is_held(&what, &plan, &held);
     }
 }
 
@@ -222,17 +262,12 @@ fn planned_is_held() {
                 panic!("one byte is enough")
             };
             for limit in [most.peak, (most.peak + least) / 2, least] {
-                let (plan, peak) = Run::new(model, loss).measure(&options(Some(limit)));
-                let what = format!("{model}, {loss}, {precision:?}, dropout {dropout}, {micro_batch_tokens} tokens");
-                let error = plan.peak as f64 / peak as f64 - 1.0;
-                assert!(
-                    (0.0..=TOLERANCE).contains(&error),
-                    "{what}, limit {limit}: planned {} ({:?}), held {peak}",
-                    plan.peak,
-                    plan.parts
+                let (plan, held) = Run::new(model, loss).measure(&options(Some(limit)));
+                let what = format!(
+                    "{model}, {loss}, {precision:?}, dropout {dropout}, {micro_batch_tokens} tokens, limit {limit}"
                 );
-                assert!(plan.peak <= limit && peak <= limit, "{what}: planned {} of {limit}, held {peak}", plan.peak);
-                assert_eq!(plan.peak, plan.parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), "{what}");
+                assert!(plan.peak <= limit, "{what}: planned {}", plan.peak);
+                is_held(&what, &plan, &held);
             }
         }
     }
@@ -262,7 +297,7 @@ fn memory_changes_no_number() {
         let common = ["train", "-v", "--demo", "--max-steps", "4", "--output", output.to_str().unwrap()];
         let run = align(&[&common[..], memory].concat()).ok();
         let (planned, peak, kept) = printed(&run.stderr);
-        assert!((planned / peak - 1.0).abs() <= TOLERANCE, "{name}: {}", run.stderr);
+        assert!((planned / peak - 1.0).abs() <= WITH_PACKING, "{name}: {}", run.stderr);
         let adapter = std::fs::read(output.join("adapter_model.safetensors")).unwrap();
         let losses: Vec<_> =
             read_lines(&output.join("metrics.jsonl")).iter().map(|line| line["loss"].clone()).collect();

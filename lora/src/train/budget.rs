@@ -57,8 +57,8 @@ pub struct Plan {
     /// Layers, and how many of them keep their activations in that pass; the others are recomputed.
     pub layers: usize,
     pub layers_kept: usize,
-    /// Rows of the pass that holds most, which may be one without a backward pass.
-    pub(super) most_rows: usize,
+    /// Tokens of the pass that holds most, those of the reference included; it may be one without a backward pass.
+    pub(super) most_tokens: usize,
     /// What the limit would have to be.
     pub limit_needed: u64,
     /// The rows of the largest pass with a backward pass.
@@ -173,11 +173,11 @@ impl Budget {
         for (LargestWithGradient { pass, gradients, .. }, least) in train.iter().zip(&least) {
             kept.push(self.fitting(pass, *gradients)?.filter(|_| fits).unwrap_or((0, *least)));
         }
-        let (mut most, mut most_rows) =
+        let (mut most, mut most_tokens) =
             largest_without.map_or((0, 0), |(forest, cost)| (cost.peak, forest.plan.rows()));
         for (LargestWithGradient { pass, .. }, (_, cost)) in train.iter().zip(&kept) {
             if cost.peak >= most {
-                (most, most_rows) = (cost.peak, pass.plan.rows());
+                (most, most_tokens) = (cost.peak, pass.plan.rows());
             }
         }
         let first = train.into_iter().zip(kept).next();
@@ -202,7 +202,7 @@ impl Budget {
             limit: self.limit,
             peak: self.room,
             fits,
-            most_rows,
+            most_tokens,
             limit_needed: self.headroom.limit(needed),
             parts: parts.into_iter().filter(|(_, bytes)| *bytes > 0).collect(),
             layers: self.counted.layers(),

@@ -42,9 +42,9 @@ pub enum TrainError {
     /// The plan of the run holds more than the limit, even with all layers recomputed.
     #[error(
         "the run needs {needed} of memory for what it computes, even with all layers recomputed, and may hold {limit}; its largest \
-         forward pass has {rows} rows"
+         forward pass has {tokens} tokens"
     )]
-    Memory { needed: Size, limit: Size, rows: usize, micro_batch_tokens: usize, max_length: usize },
+    Memory { needed: Size, limit: Size, tokens: usize, micro_batch_tokens: usize, max_length: usize },
     #[error("{}: {source}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
 }

@@ -69,7 +69,7 @@ impl Trainer<'_> {
         Err(TrainError::Memory {
             needed: Size(plan.limit_needed),
             limit: Size(plan.limit),
-            rows: plan.most_rows,
+            tokens: plan.most_tokens,
             micro_batch_tokens: self.options.micro_batch_tokens,
             max_length: self.options.max_length,
         })
