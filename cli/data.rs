@@ -113,7 +113,9 @@ impl RowsOf<'_> {
             demo: self.model.demo,
             drops: self.drops,
         };
-        data_with_rejects(&files, encoder, &options)
+        let data = data_with_rejects(&files, encoder, &options)?;
+        report::beyond_positions("data", &data, loaded.model.config());
+        Ok(data)
     }
 }
 

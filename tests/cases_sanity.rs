@@ -1,6 +1,6 @@
 //! Faults in data that a user may not have intended: messages and exit codes.
 
-use crate::align::{Run, align, data_case, golden_model, lines_in, root, text, turn};
+use crate::align::{Run, align, copy_folder, data_case, edit_json, golden_model, lines_in, root, text, turn};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -361,5 +361,24 @@ fn rows_that_are_as_they_should_be_warn_of_nothing() {
     }
     for command in ["inspect", "eval"] {
         assert_eq!(warnings(&align(&[command, "--demo"]).ok()), [] as [&str; 0], "{command}");
+    }
+}
+
+/// Positions that the model has never seen are not used in silence.
+#[test]
+fn rows_beyond_the_models_positions_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    copy_folder(&golden_model("tiny-llama"), &model);
+    edit_json(&model.join("config.json"), |config| config["max_position_embeddings"] = json!(32));
+    let row = |n: usize| json!({"prompt": "p ", "chosen": "and so on ".repeat(n), "rejected": "no"});
+    let rows = lines_in(folder.path(), "rows.jsonl", &[row(1), row(2), row(20)]);
+    let shared = ["--model", text(&model), "--data", text(&rows)];
+    for command in ["inspect", "score", "eval", "estimate"] {
+        let run = align(&[&[command], &shared[..]].concat()).ok();
+        let parts = ["data: 1 row longer than the 32 positions", "--max-length 32"];
+        assert!(parts.iter().all(|part| run.stderr.contains(part)), "{command}: {}", run.stderr);
+        let run = align(&[&[command], &shared[..], &["--max-length", "32"]].concat()).ok();
+        assert!(!run.stderr.contains("positions"), "{command}: {}", run.stderr);
     }
 }

@@ -87,7 +87,7 @@ fn the_names_of_trl_are_understood() {
         "--loss_type",
         "sigmoid",
         "--num_train_epochs",
-        "1",
+        "3.0",
         "--max_steps",
         "1",
         "--learning_rate",
@@ -109,12 +109,13 @@ fn the_names_of_trl_are_understood() {
         "0.2",
         "--label_smoothing",
         "0.1",
-        "--output_dir",
+        "--output-dir",
         output.to_str().unwrap(),
     ];
     align(&arguments).ok();
     let config = table(output.join("config.toml"));
     assert_eq!(config["batch-size"].as_integer(), Some(6), "accumulation multiplies the batch");
+    assert_eq!(config["epochs"].as_integer(), Some(3));
     assert_eq!(config["loss"].as_str(), Some("dpo"));
     assert_eq!(config["label-smoothing"].as_float(), Some(0.1));
     let adapter: Value =

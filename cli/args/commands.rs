@@ -88,7 +88,7 @@ pub(crate) struct EvalArgs {
     pub logp: LogpArgs,
     /// Rows of a batch: losses that compare rows (aot) compare these, and means over tokens (sft, --sft-weight) are taken over
     /// these; with --unpaired-order trl they share KTO's reference point. Other numbers do not depend on it
-    #[arg(long, value_name = "ROWS", default_value_t = 8, alias = "per_device_eval_batch_size", value_parser = positive())]
+    #[arg(long, value_name = "ROWS", default_value_t = 8, alias = "per_device_eval_batch_size", value_parser = positive)]
     pub batch_size: u64,
     /// Order of the answers of pairs for a loss of single answers (kto, bco ...)
     #[arg(long, value_name = "ORDER", value_enum, default_value = "interleaved")]
@@ -124,10 +124,10 @@ pub(crate) struct GenerateArgs {
     #[command(flatten)]
     pub reading: ReadingArgs,
     /// Only the first rows of --data
-    #[arg(long, value_name = "ROWS", value_parser = positive(), conflicts_with = "prompt")]
+    #[arg(long, value_name = "ROWS", value_parser = positive, conflicts_with = "prompt")]
     pub limit: Option<u64>,
     /// Stop after this many new tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = positive())]
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = positive)]
     pub max_new_tokens: u64,
     /// Do not stop before this many new tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 0)]
@@ -154,7 +154,7 @@ pub(crate) struct GenerateArgs {
     #[arg(long, default_value_t = 42, requires = "sample", help_heading = "Sampling")]
     pub seed: u64,
     /// Prompts that are continued together
-    #[arg(long, value_name = "ROWS", default_value_t = 8, value_parser = positive())]
+    #[arg(long, value_name = "ROWS", default_value_t = 8, value_parser = positive)]
     pub batch_size: u64,
     /// One JSON object for each prompt on stdout
     #[arg(long)]
@@ -185,7 +185,7 @@ pub(crate) struct MergeArgs {
     #[arg(long)]
     pub overwrite: bool,
     /// Threads of the processor [default: all]
-    #[arg(long, value_name = "N", value_parser = positive())]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub threads: Option<u64>,
 }
 

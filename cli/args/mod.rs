@@ -19,6 +19,7 @@ use align_lora::objective::{self, Knob, KnobKind, KnobValue};
 use clap::builder::Resettable;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser, Subcommand};
 use std::any::TypeId;
+use std::collections::BTreeSet;
 
 /// Preference fine-tuning of language models with LoRA: one binary, one forward pass per pair.
 #[derive(Debug, Parser)]
@@ -92,7 +93,6 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
     ("rpo_alpha", "give --sft-weight, or --loss rpo"),
     ("loss_weights", "give a mix: --loss dpo:0.8,sft:0.2"),
     ("lr", "give --learning-rate"),
-    ("num_train_epochs", "give --epochs (--num_train_epochs works too)"),
     ("packing", "rows share forward passes as they fit into --micro-batch-tokens; leave it out"),
     ("padding_free", "there is no padding; leave it out"),
     ("run_name", "give --output"),
@@ -167,14 +167,16 @@ fn with_opposites(command: Command) -> Command {
     command.args(switches.into_iter().map(|name| opposite_flag(name, &name.replace('_', "-"))))
 }
 
-/// A flag that is found with `_` for `-` too, as TRL and PEFT write their names. If it takes a number, it takes one below 0 too, so
+/// A flag that is found with `_` for `-` and the reverse, as TRL and PEFT write their names. If it takes a number, it takes one below 0 too, so
 /// that the message is about the number and not about a flag (`-1e-5`, with an exponent, needs a `=` before it).
 fn as_typed(arg: Arg) -> Arg {
     let names = arg.get_long().into_iter().chain(arg.get_all_aliases().unwrap_or_default());
-    let underscored: Vec<String> = names.filter(|name| name.contains('-')).map(|name| name.replace('-', "_")).collect();
+    let names: Vec<&str> = names.collect();
+    let spelt: Vec<String> = names.iter().flat_map(|name| [name.replace('-', "_"), name.replace('_', "-")]).collect();
+    let others: BTreeSet<String> = spelt.into_iter().filter(|name| !names.contains(&name.as_str())).collect();
     let numbers = [TypeId::of::<f64>(), TypeId::of::<f32>(), TypeId::of::<u64>(), TypeId::of::<u32>()];
     let is_number = numbers.iter().any(|number| arg.get_value_parser().type_id() == *number);
-    let arg = arg.aliases(underscored);
+    let arg = arg.aliases(others);
     if is_number { arg.allow_negative_numbers(true) } else { arg }
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct DataArgs {
     pub data: Vec<PathBuf>,
     /// Limit on the tokens of prompt + one answer; the end is cut
     /// [default: 1024; `score`, `eval` and `inspect` take that of the adapter's run, if it has a config.toml]
-    #[arg(long, value_name = "TOKENS", value_parser = positive(), verbatim_doc_comment)]
+    #[arg(long, value_name = "TOKENS", value_parser = positive, verbatim_doc_comment)]
     pub max_length: Option<u64>,
     /// What happens to a bad row
     #[arg(long, value_name = "WHAT", value_enum, default_value = "error")]
@@ -228,9 +228,13 @@ fn temperature(text: &str) -> Result<f32, String> {
     }
 }
 
-/// A whole number of at least 1.
-pub(super) fn positive() -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..=u64::from(u32::MAX))
+/// A whole number of at least 1. `3.0` is one too: TRL's own defaults are written so.
+pub(super) fn positive(text: &str) -> Result<u64, String> {
+    let whole = text.split_once('.').filter(|(_, zeros)| zeros.bytes().all(|digit| digit == b'0'));
+    match whole.map_or(text, |(whole, _)| whole).parse::<u64>() {
+        Ok(number) if (1..=u64::from(u32::MAX)).contains(&number) => Ok(number),
+        _ => Err(format!("expected a whole number from 1 to {}", u32::MAX)),
+    }
 }
 
 /// See [`OnBadRow`].
@@ -279,7 +283,7 @@ pub(crate) struct DeviceArgs {
     #[arg(long, value_enum, default_value_t = PrecisionChoice::of_this_machine(), hide_default_value = true, help_heading = "Machine")]
     pub precision: PrecisionChoice,
     /// Threads of the processor [default: all]
-    #[arg(long, value_name = "N", value_parser = positive(), help_heading = "Machine")]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Machine")]
     pub threads: Option<u64>,
 }
 
@@ -287,7 +291,7 @@ pub(crate) struct DeviceArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PackArgs {
     /// Tokens of one forward pass, each prompt counted once
-    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = positive(), help_heading = "Machine")]
+    #[arg(long, value_name = "TOKENS", default_value_t = 4096, value_parser = positive, help_heading = "Machine")]
     pub micro_batch_tokens: u64,
 }
 

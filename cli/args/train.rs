@@ -38,7 +38,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "SHARE", conflicts_with = "eval_data", help_heading = "Data")]
     pub eval_fraction: Option<f64>,
     /// Evaluate after this many steps instead of after each epoch
-    #[arg(long, value_name = "STEPS", value_parser = positive(), help_heading = "Data")]
+    #[arg(long, value_name = "STEPS", value_parser = positive, help_heading = "Data")]
     pub eval_steps: Option<u64>,
     /// The loss, or a mix like dpo:0.8,ipo:0.2; `align-cli losses` lists them
     #[arg(long, value_name = "NAME", default_value = "dpo", alias = "loss_type", help_heading = "Loss")]
@@ -54,7 +54,7 @@ pub(crate) struct TrainArgs {
     pub logp: LogpArgs,
 
     /// Rank of the adapter [default: 16]
-    #[arg(long, value_name = "RANK", alias = "lora_r", value_parser = positive(), help_heading = "Adapter")]
+    #[arg(long, value_name = "RANK", alias = "lora_r", value_parser = positive, help_heading = "Adapter")]
     pub lora_rank: Option<u64>,
     /// Scale of the adapter: alpha / rank [default: 32]
     #[arg(long, value_name = "ALPHA", help_heading = "Adapter")]
@@ -80,17 +80,17 @@ pub(crate) struct TrainArgs {
     pub optimiser: OptimiserArgs,
 
     /// Passes over the data [default: 1]
-    #[arg(long, value_name = "N", alias = "num_train_epochs", value_parser = positive(), help_heading = "Run")]
+    #[arg(long, value_name = "N", alias = "num_train_epochs", value_parser = positive, help_heading = "Run")]
     pub epochs: Option<u64>,
     /// End earlier, after this many steps
-    #[arg(long, value_name = "STEPS", value_parser = positive(), help_heading = "Run")]
+    #[arg(long, value_name = "STEPS", value_parser = positive, help_heading = "Run")]
     pub max_steps: Option<u64>,
     /// Rows of an optimiser step [default: 8]
     #[arg(
         long,
         value_name = "ROWS",
         alias = "per_device_train_batch_size",
-        value_parser = positive(),
+        value_parser = positive,
         help_heading = "Run"
     )]
     pub batch_size: Option<u64>,
@@ -98,7 +98,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(2..=u64::from(u32::MAX)), help_heading = "Run")]
     pub max_completions: Option<u64>,
     /// TRL's name for a larger batch: multiplies --batch-size (--micro-batch-tokens bounds the memory)
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive(), help_heading = "Run")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Run")]
     pub gradient_accumulation_steps: u64,
     /// Of the order of rows, the fresh adapter and dropout: the same seed gives the same bits
     #[arg(long, default_value_t = 42, help_heading = "Run")]
@@ -110,7 +110,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "ORDER", value_enum, default_value = "interleaved", help_heading = "Run")]
     pub unpaired_order: UnpairedOrderChoice,
     /// Print one step in this many; metrics.jsonl has every step
-    #[arg(long, value_name = "STEPS", default_value_t = 1, value_parser = positive(), help_heading = "Run")]
+    #[arg(long, value_name = "STEPS", default_value_t = 1, value_parser = positive, help_heading = "Run")]
     pub logging_steps: u64,
     /// Where the adapter and the metrics go [default: a fresh runs/LOSS-N]
     #[arg(long, value_name = "DIR", alias = "output_dir", help_heading = "Run")]

@@ -5,7 +5,7 @@ use super::{print, print_json};
 use crate::args::{EstimateArgs, TrainArgs};
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
-use crate::report::{self, say};
+use crate::report::{self, PlannedTime, say};
 use adapters::RunReference;
 use align_kernels::Device;
 use align_kernels::device::WeightDtype;
@@ -92,6 +92,7 @@ struct Estimate {
     base: WeightDtype,
     mapped_bytes: u64,
     micro_batch_tokens: usize,
+    batch_size: usize,
     plan: Plan,
     pace: RunPace,
     /// Whether the steps are those of a data set.
@@ -113,6 +114,7 @@ impl Estimate {
             base: loaded.model.weight_dtype(),
             mapped_bytes: loaded.model.weight_bytes(),
             micro_batch_tokens: trainer.options().micro_batch_tokens,
+            batch_size: trainer.options().batch_size,
             plan,
             pace,
             has_rows: options::has_rows(&args.run),
@@ -162,6 +164,10 @@ impl Estimate {
             true => writeln!(table, "time     {}", report::step_time(&self.pace)),
             false => writeln!(table, "work     {} a step", report::step_operations(&self.pace)),
         };
+        if self.has_rows {
+            let time = if self.is_timed { format!(", {}", PlannedTime::of(&self.pace)) } else { String::new() };
+            let _ = writeln!(table, "steps    {} of {} rows{time}", self.pace.steps, self.batch_size);
+        }
         if !self.plan.fits {
             let needed = Size(self.plan.limit_needed);
             let _ = writeln!(

@@ -6,9 +6,10 @@ use super::{detail, say};
 use crate::args::ReadingArgs;
 use crate::run_files::RECORD;
 use align_data::{
-    BadRow, ByName, DataObserver, DataProgress, Form, LabelCounts, Repeats, Sequences, SftPart, Shape, SpanSource,
-    Stage, Survey, TurnMarker,
+    BadRow, ByName, DataObserver, DataProgress, Dataset, Form, LabelCounts, Repeats, Sequences, SftPart, Shape,
+    SpanSource, Stage, Survey, TurnMarker,
 };
+use align_engine::model::{ModelConfig, RopeScaling};
 
 /// Reports what a survey of the data found: no row is dropped, cut or moved silently.
 pub(crate) fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
@@ -36,6 +37,26 @@ pub(crate) fn data(label: &str, survey: &Survey, asked: &ReadingArgs) {
     details(survey);
     super::warnings(survey, asked);
     teaches_nothing(label, survey);
+}
+
+/// Warns of rows that are longer than the texts that the model was trained on.
+pub(crate) fn beyond_positions(label: &str, data: &Dataset, config: &ModelConfig) {
+    let most = config.max_position_embeddings;
+    if config.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. })) {
+        return; // which stretches with the text
+    }
+    let longest = |i: usize| {
+        let lengths = data.lengths(i);
+        lengths.prompt + lengths.answers.iter().map(|&tokens| lengths.kept_of(tokens)).max().unwrap_or(0)
+    };
+    let beyond: Vec<usize> = (0..data.len()).map(longest).filter(|&tokens| tokens > most).collect();
+    if let Some(longest) = beyond.iter().max() {
+        say!(
+            "warning: {label}: {} longer than the {most} positions that the model was trained for (max_position_embeddings of \
+             config.json), up to {longest} tokens; --max-length {most} cuts them",
+            rows(beyond.len() as u64)
+        );
+    }
 }
 
 /// Reports what changes nothing about which rows are used.

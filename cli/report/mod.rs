@@ -14,7 +14,7 @@ mod warnings;
 mod words;
 
 pub(crate) use adapters::{other_base, read_adapter, stray_adapter};
-pub(crate) use data::{DataReport, data, other_form, prompts, turn_marker_of_run};
+pub(crate) use data::{DataReport, beyond_positions, data, other_form, prompts, turn_marker_of_run};
 pub(crate) use model::model_notes;
 pub(crate) use notes::note;
 pub(crate) use numbers::{count, rows};

@@ -82,6 +82,11 @@ impl RunData {
             held_out_prompts = Some(split.held_out_prompts);
             (train, eval) = (split.train, Some(split.held_out));
         }
+        for (label, data) in [("data", Some(&train)), ("evaluation data", eval.as_ref())] {
+            if let Some(data) = data {
+                report::beyond_positions(label, data, loaded.model.config());
+            }
+        }
         let given = |flag: &[PathBuf], files: Vec<PathBuf>| if flag.is_empty() { Vec::new() } else { files };
         let named = NamedFiles {
             data: given(&args.data.data, files),

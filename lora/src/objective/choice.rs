@@ -254,7 +254,9 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 fn similar(text: &str) -> Option<&'static str> {
     let text = text.to_lowercase().replace('-', "_");
     let most = (text.len() / 3).max(1);
-    let rated = names().map(|name| (strsim::osa_distance(name, &text), name));
+    let rated = names()
+        .chain(LOSSES.iter().flat_map(LossSpec::other_names))
+        .map(|name| (strsim::osa_distance(name, &text), name));
     rated.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
