@@ -18,8 +18,9 @@ const MODELS: [&str; 4] = ["tiny-llama", "tiny-gemma3", "tiny-gemma2", "tiny-phi
 const MAX_LENGTH: usize = 256;
 const STEPS: u64 = 3;
 
-/// What the plan may differ from the peak, packing apart: which thread packs what is a matter of chance.
-const TOLERANCE: f64 = 0.02;
+/// What the plan may be above the peak, packing apart. On an idle machine it is within 2 %; on a busy one a thread may have packed
+/// little when the most was held, and more later.
+const TOLERANCE: f64 = 0.1;
 /// The same with packing, of which a busy machine's threads do not take all that they may.
 const WITH_PACKING: f64 = 0.15;
 
