@@ -117,7 +117,8 @@ fn is_held(what: &str, plan: &Plan, held: &Held) {
     let parts = format!("{what}: planned {} ({:?}), held {peak}, {packed} of them for packing", plan.peak, plan.parts);
     assert!(packed <= planned && peak <= plan.peak, "{parts}");
     let error = (plan.peak - planned) as f64 / (peak - packed) as f64 - 1.0;
-    assert!(error <= TOLERANCE, "{parts}: {error:.4}");
+    let with_packing = plan.peak as f64 / peak as f64 - 1.0;
+    assert!(error <= TOLERANCE && with_packing <= WITH_PACKING, "{parts}: {error:.4}, {with_packing:.4}");
     assert_eq!(plan.peak, plan.parts.iter().map(|(_, bytes)| bytes).sum::<u64>(), "{what}");
 }
 
