@@ -18,7 +18,7 @@ mod error;
 mod formats;
 pub mod gate;
 pub mod gemm;
-pub mod real;
+mod real;
 pub mod rms_norm;
 pub mod rmsprop;
 pub mod rng;

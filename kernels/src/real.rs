@@ -5,7 +5,7 @@ use std::iter::Sum;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
 
 /// f64 or f32.
-pub trait Real:
+pub(crate) trait Real:
     Copy
     + Debug
     + PartialOrd
@@ -35,7 +35,6 @@ pub trait Real:
     fn tanh(self) -> Self;
     fn sin(self) -> Self;
     fn cos(self) -> Self;
-    fn abs(self) -> Self;
 
     /// The larger; `self` where they do not compare.
     fn larger(self, other: Self) -> Self {
@@ -65,10 +64,10 @@ macro_rules! real {
         }
     };
 }
-real!(f64: exp ln sqrt tanh sin cos abs);
-real!(f32: exp ln sqrt tanh sin cos abs);
+real!(f64: exp ln sqrt tanh sin cos);
+real!(f32: exp ln sqrt tanh sin cos);
 
 /// A copy in another format.
-pub fn widen<R: Real>(values: &[f32]) -> Vec<R> {
+pub(crate) fn widen<R: Real>(values: &[f32]) -> Vec<R> {
     values.iter().map(|&x| R::from_f32(x)).collect()
 }

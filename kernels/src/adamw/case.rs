@@ -13,7 +13,7 @@ pub(super) struct Shape {
     pub beta1: f64,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (len, timed) in shapes([16 * 1536, 2_442_240], [0, 1, 15, 16, 33, 1001]) {
         for (step, beta1) in if timed { vec![(10, 0.9)] } else { vec![(1, 0.9), (1000, 0.9), (3, 0.3)] } {

@@ -8,9 +8,9 @@
 //! p -= lr / (1 - beta1^step) * m / (sqrt(v) / sqrt(1 - beta2^step) + eps)
 //! ```
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::error::check_len;
 use crate::{Device, Result, Slice, SliceMut};
@@ -64,7 +64,7 @@ impl Update<'_> {
 
 /// What is the same for every element, computed in f64 as torch does and rounded once.
 #[derive(Debug, Clone, Copy)]
-pub struct Factors {
+pub(crate) struct Factors {
     /// `1 - lr * weight_decay`
     pub decay: f64,
     /// `1 - beta1`
@@ -81,7 +81,7 @@ pub struct Factors {
 
 impl Numbers {
     /// The factors of this step.
-    pub fn factors(&self) -> Factors {
+    pub(crate) fn factors(&self) -> Factors {
         let step = self.step as f64;
         Factors {
             decay: 1.0 - self.learning_rate * self.weight_decay,

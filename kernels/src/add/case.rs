@@ -11,7 +11,7 @@ pub(super) struct AddShape {
     pub len: usize,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for ([rows, cols], timed) in shapes([[2048, 576]], [[0, 3], [1, 1], [3, 31], [5, 33], [7, 1023], [301, 129]]) {
         let len = rows * cols;

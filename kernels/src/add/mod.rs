@@ -1,8 +1,8 @@
 //! Sums: the residual stream, and values that have several gradients.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 pub(crate) use cpu::Sum;
 

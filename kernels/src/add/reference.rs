@@ -3,7 +3,7 @@
 use crate::real::Real;
 
 /// `y += x`
-pub fn add<R: Real>(x: &[R], y: &mut [R]) {
+pub(crate) fn add<R: Real>(x: &[R], y: &mut [R]) {
     for (y, &x) in y.iter_mut().zip(x) {
         *y += x;
     }

@@ -4,7 +4,7 @@ use super::{Argmax, reference};
 use crate::case::{Case, Comparison, Inputs, Prepared, shapes};
 use crate::{Buffer, Device, Indices, Result};
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let odd = [[0, 3], [1, 1], [3, 15], [2, 16], [5, 17], [2, 1001]];
     shapes([[8, 49_152], [1, 256_000]], odd).map(|([rows, cols], timed)| case(rows, cols, timed)).collect()
 }

@@ -2,9 +2,9 @@
 //!
 //! NaN is never the largest, nor is a column that is left out; a row of nothing else gives [`NONE`].
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::error::{check_len, check_size};
 use crate::{Device, IndexSlice, Result, Slice, SliceMut};

@@ -2,7 +2,7 @@
 
 /// The first column whose value is larger than every one before it and not smaller than any after it; NaN does not count, nor
 /// do the columns `left_out`.
-pub fn argmax(x: &[f32], left_out: &[u32]) -> u32 {
+pub(crate) fn argmax(x: &[f32], left_out: &[u32]) -> u32 {
     let mut best = super::NONE;
     for (column, &value) in x.iter().enumerate() {
         let counts = !value.is_nan() && !left_out.contains(&(column as u32));

@@ -20,7 +20,7 @@ pub(super) const SMOLLM2: Geometry = Geometry {
     sliding_window: None,
 };
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let llama_8b =
         Geometry { num_attention_heads: 32, num_key_value_heads: 8, head_dim: 128, scale: 0.088_388_35, ..SMOLLM2 };
     let mut cases = Vec::new();

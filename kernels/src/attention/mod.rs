@@ -5,10 +5,10 @@
 //! to itself: a prompt is a segment without prefix, each answer of a pair is a segment whose prefix is the prompt. Rows that no
 //! segment covers get zeros. The backward is derived in docs/derivations/attention.md.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
 mod layout;
-pub mod reference;
+mod reference;
 mod segments;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use super::{Geometry, Segment};
 use crate::real::Real;
 
 /// `(o, lse)`: `[rows, num_attention_heads * head_dim]` and `[rows, num_attention_heads]`, zero in rows of no segment.
-pub fn forward<R: Real>(
+pub(crate) fn forward<R: Real>(
     rows: usize,
     geometry: &Geometry,
     segments: &[Segment],
@@ -42,7 +42,7 @@ pub fn forward<R: Real>(
 }
 
 /// What [`backward`] gives back.
-pub struct Gradients<R> {
+pub(crate) struct Gradients<R> {
     /// Like `q`.
     pub dq: Vec<R>,
     /// Like `k`.
@@ -53,7 +53,7 @@ pub struct Gradients<R> {
 
 /// The gradients of [`forward`], given its inputs, its outputs and `d_o`.
 #[expect(clippy::too_many_arguments, reason = "the slices of the kernel's struct, for any number format")]
-pub fn backward<R: Real>(
+pub(crate) fn backward<R: Real>(
     rows: usize,
     geometry: &Geometry,
     segments: &[Segment],
@@ -94,7 +94,7 @@ pub fn backward<R: Real>(
 }
 
 /// `o` of one new row per sequence; see [`super::Decode`].
-pub fn decode<R: Real>(
+pub(crate) fn decode<R: Real>(
     geometry: &Geometry,
     capacity: usize,
     lengths: &[usize],

@@ -7,7 +7,7 @@ pub(crate) mod threads;
 mod times;
 #[cfg_attr(not(target_arch = "x86_64"), path = "unit/absent.rs")]
 pub(crate) mod unit;
-pub mod vectors;
+pub(crate) mod vectors;
 
 pub use free_memory::free_bytes;
 pub use isa::Isa;

@@ -17,7 +17,7 @@ struct Shape {
     p: f32,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![Shape { rows: 2048, cols: 576, p: 0.1 }.case(true)];
     for [rows, cols] in [[0, 1], [1, 1], [3, 4], [2, 63], [3, 64], [2, 65], [4, 127], [3, 130], [5, 577], [301, 129]] {
         for p in [0.0, 0.05, 0.5] {

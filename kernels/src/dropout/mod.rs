@@ -5,9 +5,9 @@
 //! Element (r, c) is kept if word `c % 4` of `Philox(key, counter = (numbers[r], c / 4))` is at least `p * 2^32`; kept ones
 //! are multiplied by `1 / (1 - p)`, the others become 0.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::error::{check_dtype, check_len, check_size};
 use crate::rng::Key;

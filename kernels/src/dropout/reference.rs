@@ -4,7 +4,7 @@ use super::{keep_scale, threshold};
 use crate::rng::Key;
 
 /// `y = mask∘x / (1 - p)`. One rounding per element, so f32 is the only type it needs.
-pub fn dropout(cols: usize, p: f32, key: Key, numbers: &[u64], x: &[f32]) -> Vec<f32> {
+pub(crate) fn dropout(cols: usize, p: f32, key: Key, numbers: &[u64], x: &[f32]) -> Vec<f32> {
     let mut y = Vec::new();
     for (&number, x) in numbers.iter().zip(x.chunks(cols)) {
         for (c, &x) in x.iter().enumerate() {

@@ -16,7 +16,7 @@ struct Shape {
     scale: f32,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for dtype in [WeightDtype::F32, WeightDtype::F16, WeightDtype::Bf16] {
         cases.push(Shape { rows: 2048, hidden_size: 576, vocab_size: 16_384, dtype, scale: 1.0 }.case(true));

@@ -1,8 +1,8 @@
 //! Rows of the embedding table: `y[r] = scale * table[ids[r]]`.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::error::{check_len, check_size};
 use crate::{Device, IndexSlice, KernelError, Result, SliceMut, WeightSlice};

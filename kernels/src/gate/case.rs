@@ -20,7 +20,7 @@ pub(super) struct BackwardShape {
     pub activation: Activation,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let timed = [[1024, 1536]];
     let odd = [[0, 3], [1, 1], [3, 15], [2, 16], [5, 33], [7, 1023], [1, 40_000], [301, 129]];
     let mut cases = Vec::new();

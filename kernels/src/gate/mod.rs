@@ -1,9 +1,9 @@
 //! Gated activation of the MLP: `y = act(gate) * up`, `act` SiLU (SwiGLU) or GELU in its tanh form (GeGLU, Gemma).
 //! Source: arXiv 2002.05202; GELU tanh: arXiv 1606.08415, sec. 2; the backward is derived in docs/derivations/gate.md.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::error::{check_dtype, check_len, check_size};
 use crate::{Device, FloatSlice, FloatSliceMut, Result};

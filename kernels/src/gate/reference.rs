@@ -8,7 +8,7 @@ const GELU_SCALE: f64 = 0.797_884_560_802_865_4;
 const GELU_CUBIC: f64 = 0.044_715;
 
 /// The activation.
-pub fn act<R: Real>(activation: Activation, x: R) -> R {
+pub(crate) fn act<R: Real>(activation: Activation, x: R) -> R {
     match activation {
         Activation::Silu => x / (R::ONE + (-x).exp()),
         Activation::GeluTanh => {
@@ -19,7 +19,7 @@ pub fn act<R: Real>(activation: Activation, x: R) -> R {
 }
 
 /// Its derivative.
-pub fn act_derivative<R: Real>(activation: Activation, x: R) -> R {
+pub(crate) fn act_derivative<R: Real>(activation: Activation, x: R) -> R {
     match activation {
         Activation::Silu => {
             let sigmoid = R::ONE / (R::ONE + (-x).exp());
@@ -35,12 +35,12 @@ pub fn act_derivative<R: Real>(activation: Activation, x: R) -> R {
 }
 
 /// `y = act(gate) * up`
-pub fn forward<R: Real>(activation: Activation, gate: &[R], up: &[R]) -> Vec<R> {
+pub(crate) fn forward<R: Real>(activation: Activation, gate: &[R], up: &[R]) -> Vec<R> {
     gate.iter().zip(up).map(|(&gate, &up)| act(activation, gate) * up).collect()
 }
 
 /// `d_gate` and `d_up`.
-pub fn backward<R: Real>(activation: Activation, gate: &[R], up: &[R], dy: &[R]) -> (Vec<R>, Vec<R>) {
+pub(crate) fn backward<R: Real>(activation: Activation, gate: &[R], up: &[R], dy: &[R]) -> (Vec<R>, Vec<R>) {
     let d_gate = (0..gate.len()).map(|i| dy[i] * up[i] * act_derivative(activation, gate[i])).collect();
     let d_up = (0..gate.len()).map(|i| dy[i] * act(activation, gate[i])).collect();
     (d_gate, d_up)

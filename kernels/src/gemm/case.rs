@@ -28,7 +28,7 @@ struct Shape {
     floats: FloatDtype,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let plain = Shape {
         layout: Layout::Forward,
         m: 0,

@@ -10,9 +10,9 @@
 //! All row-major. Weights are read in the format of their file and widened, which is exact. The bits of a row of `y` and `dx`
 //! do not depend on `m` or on the other rows, nor on the number of threads.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 mod stack;
 
 pub(crate) use cpu::cost::{dx as dx_cost, forward as forward_cost};

@@ -9,7 +9,7 @@ use crate::real::Real;
 use half::bf16;
 
 /// `y[m, n] (+)= alpha * x[m, k] · w[n, k]ᵀ`
-pub fn forward<R: Real>(
+pub(crate) fn forward<R: Real>(
     [m, n, k]: [usize; 3],
     alpha: f32,
     x: &[f32],
@@ -30,7 +30,7 @@ pub fn forward<R: Real>(
 }
 
 /// `dx[m, k] (+)= alpha * dy[m, n] · w[n, k]`
-pub fn dx<R: Real>(
+pub(crate) fn dx<R: Real>(
     [m, n, k]: [usize; 3],
     alpha: f32,
     dy: &[f32],
@@ -51,7 +51,7 @@ pub fn dx<R: Real>(
 }
 
 /// `dw[n, k] (+)= alpha * dy[m, n]ᵀ · x[m, k]`
-pub fn dw<R: Real>(
+pub(crate) fn dw<R: Real>(
     [m, n, k]: [usize; 3],
     alpha: f32,
     dy: &[f32],

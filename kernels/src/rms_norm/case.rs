@@ -23,7 +23,7 @@ pub(super) struct BackwardShape {
     pub offset: f32,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let timed = [[2048, 576], [512, 4096], [18432, 64]];
     let odd = [[0, 3], [1, 1], [3, 31], [5, 33], [2, 63], [3, 64], [4, 65], [7, 1023], [301, 129]];
     let mut cases = Vec::new();

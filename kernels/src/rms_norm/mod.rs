@@ -4,9 +4,9 @@
 //! row is one head of one token: `rows * heads` rows of `head_dim` columns.
 //! Source: arXiv 1910.07467, eq. 4; the backward is derived in docs/derivations/rms_norm.md.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::error::{check_dtype, check_len, check_size};
 use crate::gemm::Accumulate;

@@ -3,7 +3,7 @@
 use crate::real::Real;
 
 /// `y` and `rstd` of `rows` rows of `cols` columns.
-pub fn forward<R: Real>(cols: usize, eps: R, offset: R, x: &[R], weight: &[R]) -> (Vec<R>, Vec<R>) {
+pub(crate) fn forward<R: Real>(cols: usize, eps: R, offset: R, x: &[R], weight: &[R]) -> (Vec<R>, Vec<R>) {
     let (mut y, mut rstd) = (Vec::new(), Vec::new());
     for x in x.chunks(cols) {
         let mean = x.iter().map(|&x| x * x).sum::<R>() / R::from_f64(cols as f64);
@@ -17,7 +17,7 @@ pub fn forward<R: Real>(cols: usize, eps: R, offset: R, x: &[R], weight: &[R]) -
 }
 
 /// Adds the gradient to `dx`.
-pub fn backward<R: Real>(cols: usize, offset: R, x: &[R], weight: &[R], rstd: &[R], dy: &[R], dx: &mut [R]) {
+pub(crate) fn backward<R: Real>(cols: usize, offset: R, x: &[R], weight: &[R], rstd: &[R], dy: &[R], dx: &mut [R]) {
     for (r, &rstd) in rstd.iter().enumerate() {
         let row = r * cols..(r + 1) * cols;
         let (x, dy, dx) = (&x[row.clone()], &dy[row.clone()], &mut dx[row]);

@@ -13,7 +13,7 @@ pub(super) struct Shape {
     pub weight_decay: f64,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (len, timed) in shapes([16 * 1536, 2_442_240], [0, 1, 15, 16, 33, 1001]) {
         for (alpha, weight_decay) in if timed { vec![(0.99, 0.1)] } else { vec![(0.99, 0.0), (0.99, 0.1), (0.3, 0.1)] }

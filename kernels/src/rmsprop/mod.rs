@@ -7,9 +7,9 @@
 //! p -= lr * g / (sqrt(v) + eps)
 //! ```
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::error::check_len;
 use crate::{Device, Result, Slice, SliceMut};
@@ -53,7 +53,7 @@ impl Update<'_> {
 
 /// Factors that are the same for every element, computed in f64 as in torch and rounded once.
 #[derive(Debug, Clone, Copy)]
-pub struct Factors {
+pub(crate) struct Factors {
     pub weight_decay: f64,
     pub alpha: f64,
     /// `1 - alpha`
@@ -65,7 +65,7 @@ pub struct Factors {
 
 impl Numbers {
     /// Returns the factors of this step.
-    pub fn factors(&self) -> Factors {
+    pub(crate) fn factors(&self) -> Factors {
         Factors {
             weight_decay: self.weight_decay,
             alpha: self.alpha,

@@ -4,7 +4,7 @@ use super::Factors;
 use crate::real::Real;
 
 /// One step on every element.
-pub fn step<R: Real>(f: Factors, grad_scale: R, param: &mut [R], grad: &[R], square_avg: &mut [R]) {
+pub(crate) fn step<R: Real>(f: Factors, grad_scale: R, param: &mut [R], grad: &[R], square_avg: &mut [R]) {
     for i in 0..param.len() {
         let g = grad_scale * grad[i] + R::from_f64(f.weight_decay) * param[i];
         square_avg[i] = square_avg[i] * R::from_f64(f.alpha) + R::from_f64(f.square) * g * g;

@@ -22,7 +22,7 @@ pub(super) struct RotateShape {
     pub direction: Direction,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let timed = [[2048, 32, 1]];
     let odd = [[0, 1, 1], [1, 1, 1], [3, 4, 2], [7, 33, 3], [65, 48, 2]];

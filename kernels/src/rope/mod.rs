@@ -4,9 +4,9 @@
 //! `rotary_dim` on stay. Cosines and sines are made once per pass by [`Tables`] and shared by all layers. Source: arXiv
 //! 2104.09864; the backward is derived in docs/derivations/rope.md.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::error::{check_len, check_size};
 use crate::{Device, FloatSliceMut, IndexSlice, KernelError, Result, Slice, SliceMut};

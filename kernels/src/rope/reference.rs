@@ -4,7 +4,7 @@ use super::Direction;
 use crate::real::Real;
 
 /// `cos` and `sin` of every row. The angle is a product of f32 numbers in f32 by definition, the rest is in `R`.
-pub fn tables<R: Real>(
+pub(crate) fn tables<R: Real>(
     half: usize,
     positions: &[u32],
     variants: &[u32],
@@ -24,7 +24,7 @@ pub fn tables<R: Real>(
 }
 
 /// Rotates `x` `[rows, heads * head_dim]` in place; `cos` and `sin` are `[rows, rotary_dim / 2]`.
-pub fn rotate<R: Real>(
+pub(crate) fn rotate<R: Real>(
     [heads, head_dim, rotary_dim]: [usize; 3],
     direction: Direction,
     cos: &[R],

@@ -23,7 +23,7 @@ pub(super) struct IndexedShape {
     pub cols: usize,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let timed = [[2048, 4096, 576], [2048, 8192, 192]];
     let odd = [[0, 1, 5], [1, 1, 1], [3, 7, 31], [5, 5, 33], [90, 100, 65], [300, 301, 129]];

@@ -1,9 +1,9 @@
 //! Moving rows: gathered by index, scattered into a cache, added back. No arithmetic but the sums of [`ScatterAdd`], which are
 //! in the order of the index.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::error::{check_dtype, check_len, check_size};
 use crate::{Columns, Device, FloatSliceMut, IndexSlice, KernelError, Result, Slice, SliceMut};

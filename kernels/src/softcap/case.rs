@@ -12,7 +12,7 @@ pub(super) struct Shape {
     pub cap: f32,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (len, timed) in shapes([256_000], [0, 1, 15, 16, 17, 1001]) {
         let shape = format!("[{len}] cap 30");

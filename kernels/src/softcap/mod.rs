@@ -1,8 +1,8 @@
 //! `x -> cap * tanh(x / cap)` in place: the logits of Gemma 2 when they are wanted as such (generation).
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::error::check_len;
 use crate::{Device, Result, SliceMut};

@@ -3,6 +3,6 @@
 use crate::real::Real;
 
 /// `cap * tanh(x / cap)`
-pub fn softcap<R: Real>(cap: R, x: &[R]) -> Vec<R> {
+pub(crate) fn softcap<R: Real>(cap: R, x: &[R]) -> Vec<R> {
     x.iter().map(|&x| cap * (x / cap).tanh()).collect()
 }

@@ -5,7 +5,7 @@ use crate::case::{Case, Comparison, Inputs, Prepared, shapes};
 use crate::real::widen;
 use crate::{Buffer, Device, Result};
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let timed = [4_884_480];
     let odd = [0, 1, 31, 32, 33, 1000, 65_536, 65_537, 200_000];
     shapes(timed, odd).map(|(len, timed)| case(len, timed)).collect()

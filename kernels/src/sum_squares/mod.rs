@@ -1,8 +1,8 @@
 //! `Σ x²` of many tensors in f64, in a fixed order: the parts of a gradient norm.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 
 use crate::{Device, Result, Slice};
 

@@ -3,6 +3,6 @@
 use crate::real::Real;
 
 /// `Σ x²`
-pub fn sum_squares<R: Real>(x: &[R]) -> R {
+pub(crate) fn sum_squares<R: Real>(x: &[R]) -> R {
     x.iter().map(|&x| x * x).sum()
 }

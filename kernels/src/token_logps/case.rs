@@ -26,7 +26,7 @@ struct Shape {
     floats: FloatDtype,
 }
 
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let smollm2 = Shape {
         direction: Direction::Forward,
         rows: 512,

@@ -4,9 +4,9 @@
 //! vocabulary in blocks and keeps a running maximum and sum per row (online softmax, arXiv 1805.02867, alg. 3). The backward
 //! pass recomputes the blocks from the saved log-sum-exp: docs/derivations/token_logps.md.
 
-pub mod case;
+pub(crate) mod case;
 mod cpu;
-pub mod reference;
+mod reference;
 #[cfg(test)]
 mod tests;
 

@@ -14,13 +14,13 @@ use crate::real::Real;
 
 /// From products to logits, as in [`super::Forward`].
 #[derive(Clone, Copy)]
-pub struct Logit {
+pub(crate) struct Logit {
     pub cap: Option<f32>,
     pub temperature: f32,
 }
 
 /// The outputs of [`forward`], each `[rows]`; 0 in ignored rows.
-pub struct Outputs<R> {
+pub(crate) struct Outputs<R> {
     pub logps: Vec<R>,
     pub lse: Vec<R>,
     pub entropy: Vec<R>,
@@ -29,7 +29,7 @@ pub struct Outputs<R> {
 }
 
 /// `hidden_states` `[targets.len(), hidden_size]`, `lm_head` `[vocab_size, hidden_size]`.
-pub fn forward<R: Real>(
+pub(crate) fn forward<R: Real>(
     hidden_size: usize,
     hidden_states: &[R],
     lm_head: &[R],
@@ -68,7 +68,7 @@ pub fn forward<R: Real>(
 }
 
 /// `d_hidden` `[rows, hidden_size]`, given the log-sum-exps of [`forward`].
-pub fn backward<R: Real>(
+pub(crate) fn backward<R: Real>(
     hidden_size: usize,
     hidden_states: &[R],
     lm_head: &[R],

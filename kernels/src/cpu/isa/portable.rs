@@ -27,7 +27,7 @@ impl Isa {
     }
 
     /// Runs `task` compiled for this instruction set.
-    pub fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
+    pub(crate) fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
         // SAFETY: needs no extension.
         unsafe { task.run::<portable::Portable>() }
     }

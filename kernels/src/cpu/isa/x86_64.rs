@@ -81,7 +81,7 @@ impl Isa {
     }
 
     /// Runs `task` compiled for this instruction set.
-    pub fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
+    pub(crate) fn dispatch<T: VectorTask>(self, task: T) -> T::Output {
         match self {
             // SAFETY: needs no extension.
             Isa::Portable => unsafe { task.run::<portable::Portable>() },

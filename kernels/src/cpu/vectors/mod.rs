@@ -49,8 +49,7 @@ use half::{bf16, f16};
 ///
 /// # Safety
 /// Of every function: the processor has the instruction set, and pointers are valid for the lanes they are read or written at.
-#[expect(clippy::missing_safety_doc, reason = "one contract for all functions, stated at the trait")]
-pub trait Simd: Copy + 'static {
+pub(crate) trait Simd: Copy + 'static {
     /// Lanes of a vector.
     const LANES: usize;
     /// Vectors that the register file holds.
@@ -288,7 +287,7 @@ pub(crate) unsafe fn largest<S: Simd>(z: &[f32]) -> f32 {
 }
 
 /// A piece of work whose body is generic over the instruction set. Mark `run` `#[inline(always)]`.
-pub trait VectorTask {
+pub(crate) trait VectorTask {
     type Output;
     /// # Safety
     /// The processor has the instruction set of `S`; [`super::Isa::dispatch`] makes sure of it.

@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 #[derive(Clone, Copy)]
-pub struct Neon;
+pub(crate) struct Neon;
 
 /// # Safety
 /// As [`run`].
@@ -20,7 +20,7 @@ unsafe fn run_apart<T: VectorTask>(task: T) -> T::Output {
 /// # Safety
 /// The processor has NEON.
 #[target_feature(enable = "neon")]
-pub unsafe fn run<T: VectorTask>(task: T) -> T::Output {
+pub(crate) unsafe fn run<T: VectorTask>(task: T) -> T::Output {
     // SAFETY: the caller's contract.
     unsafe { task.run::<Neon>() }
 }
