@@ -38,7 +38,9 @@ pub struct MemoryReport {
 /// Bytes under one name.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MemoryUse {
+    /// In live buffers.
     pub in_use: usize,
+    /// Largest value that `in_use` has had.
     pub peak: usize,
 }
 

@@ -4,6 +4,7 @@ use crate::formats::FloatDtype;
 
 /// A kernel call that was refused or could not get its memory.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum KernelError {
     /// A slice has another length than the sizes of the call imply: a defect of the caller.
     #[error("{kernel}: `{argument}` holds {got} elements, the sizes of the call imply {want}")]

@@ -25,7 +25,9 @@ pub enum Precision {
 /// The number formats of activations and of their gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FloatDtype {
+    /// 24 significant bits.
     F32,
+    /// 8 significant bits, the range of f32.
     Bf16,
 }
 
@@ -52,8 +54,11 @@ impl From<Precision> for FloatDtype {
 /// The number formats of frozen weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WeightDtype {
+    /// 24 significant bits.
     F32,
+    /// 11 significant bits, at most 65504.
     F16,
+    /// 8 significant bits, the range of f32.
     Bf16,
 }
 

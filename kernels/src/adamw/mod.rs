@@ -17,17 +17,24 @@ use crate::{Device, Result, Slice, SliceMut};
 
 /// One update of many tensors; see the module.
 pub struct Update<'a> {
+    /// The same for every tensor.
     pub numbers: Numbers,
+    /// Updated in this order.
     pub tensors: Vec<Tensor<'a>>,
 }
 
-/// The numbers of an update, the same for every tensor.
+/// The numbers of an update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Numbers {
+    /// `lr` of the formula.
     pub learning_rate: f64,
+    /// Share of the first moment that a step keeps.
     pub beta1: f64,
+    /// Share of the second moment that a step keeps.
     pub beta2: f64,
+    /// Added to the root of the second moment.
     pub eps: f64,
+    /// A step takes `learning_rate * weight_decay` of a parameter away.
     pub weight_decay: f64,
     /// From 1.
     pub step: u64,
@@ -37,7 +44,9 @@ pub struct Numbers {
 
 /// A parameter with its gradient and its state, all of one length.
 pub struct Tensor<'a> {
+    /// Updated in place.
     pub param: SliceMut<'a, f32>,
+    /// Before `grad_scale`.
     pub grad: Slice<'a, f32>,
     /// First moment.
     pub exp_avg: SliceMut<'a, f32>,

@@ -9,10 +9,13 @@ pub(crate) use cpu::Sum;
 use crate::error::check_len;
 use crate::{Device, FloatSlice, FloatSliceMut, Result};
 
-/// `y += x`, both `[len]`, of any format
+/// `y += x`, of any two formats
 pub struct Add<'a> {
+    /// Elements of `x` and of `y`.
     pub len: usize,
+    /// `[len]`
     pub x: FloatSlice<'a>,
+    /// `[len]`
     pub y: FloatSliceMut<'a>,
 }
 

@@ -14,6 +14,7 @@ pub const NONE: u32 = u32::MAX;
 
 /// See the module.
 pub struct Argmax<'a> {
+    /// Rows to search, with a result each.
     pub rows: usize,
     /// At least 1, at most 2^32 - 1.
     pub cols: usize,

@@ -33,9 +33,11 @@ pub struct Segment {
 /// Heads and masks of one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Geometry {
+    /// Query heads.
     pub num_attention_heads: usize,
     /// Divides `num_attention_heads`; query head `h` reads key-value head `h / (heads / kv_heads)`.
     pub num_key_value_heads: usize,
+    /// Columns of one query, key or value.
     pub head_dim: usize,
     /// Multiplies `q·k` before soft-cap and softmax.
     pub scale: f32,
@@ -47,6 +49,7 @@ pub struct Geometry {
 
 /// `o = softmax(mask(softcap(scale * q kᵀ))) v`
 pub struct Forward<'a> {
+    /// The same for every row.
     pub geometry: Geometry,
     /// Says how many rows there are.
     pub layout: &'a Layout,
@@ -58,13 +61,17 @@ pub struct Forward<'a> {
     pub lse: SliceMut<'a, f32>,
 }
 
-/// Gradients of [`Forward`]. `layout` may be that of a prefix of the forward call's rows.
+/// Gradients of [`Forward`].
 pub struct Backward<'a> {
+    /// As in [`Forward`].
     pub geometry: Geometry,
+    /// That of the forward call, or of the first of its rows.
     pub layout: &'a Layout,
     /// As in [`Forward`].
     pub qkv: FloatSlice<'a>,
+    /// As [`Forward`] wrote it.
     pub o: FloatSlice<'a>,
+    /// As [`Forward`] wrote it.
     pub lse: Slice<'a, f32>,
     /// Like `o`.
     pub d_o: FloatSlice<'a>,
@@ -74,7 +81,9 @@ pub struct Backward<'a> {
 
 /// One new row per sequence against its cache (generation).
 pub struct Decode<'a> {
+    /// Sequences, each with one new row.
     pub batch: usize,
+    /// As in [`Forward`].
     pub geometry: Geometry,
     /// Rows that each sequence's part of the cache has room for.
     pub capacity: usize,

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 /// Calls of one kernel, and how long they took together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KernelTime {
+    /// Those within another kernel are left out.
     pub calls: u64,
+    /// Wall-clock time.
     pub total: Duration,
 }
 

@@ -148,8 +148,11 @@ impl Device {
 /// Frozen weights in the format of their file.
 #[derive(Debug)]
 pub enum WeightBuffer {
+    /// Stored as `F32`.
     F32(Buffer<f32>),
+    /// Stored as `F16`.
     F16(Buffer<f16>),
+    /// Stored as `BF16`.
     Bf16(Buffer<bf16>),
 }
 
@@ -209,8 +212,11 @@ impl WeightBuffer {
 /// Borrowed weights in the format of their file.
 #[derive(Debug, Clone, Copy)]
 pub enum WeightSlice<'a> {
+    /// Stored as `F32`, or a matrix of an adapter.
     F32(Slice<'a, f32>),
+    /// Stored as `F16`.
     F16(Slice<'a, f16>),
+    /// Stored as `BF16`.
     Bf16(Slice<'a, bf16>),
 }
 

@@ -9,21 +9,27 @@ use std::ops::Range;
 /// Activations of a format that is known at run time.
 #[derive(Debug)]
 pub enum FloatBuffer {
+    /// The residual stream in every precision; everything in [`crate::Precision::F32`].
     F32(Buffer<f32>),
+    /// The rest in [`crate::Precision::Bf16`].
     Bf16(Buffer<bf16>),
 }
 
 /// Borrowed activations.
 #[derive(Debug, Clone, Copy)]
 pub enum FloatSlice<'a> {
+    /// Of a [`FloatBuffer::F32`].
     F32(Slice<'a, f32>),
+    /// Of a [`FloatBuffer::Bf16`].
     Bf16(Slice<'a, bf16>),
 }
 
 /// Activations, borrowed to write.
 #[derive(Debug)]
 pub enum FloatSliceMut<'a> {
+    /// Of a [`FloatBuffer::F32`].
     F32(SliceMut<'a, f32>),
+    /// Of a [`FloatBuffer::Bf16`].
     Bf16(SliceMut<'a, bf16>),
 }
 
@@ -233,11 +239,14 @@ impl<'a> From<SliceMut<'a, bf16>> for FloatSliceMut<'a> {
     }
 }
 
-/// Some columns of a matrix: `first..` of rows of `stride` elements.
+/// Some columns of a matrix.
 #[derive(Debug, Clone, Copy)]
 pub struct Columns<'a> {
+    /// `[rows, stride]`: all columns
     pub values: FloatSlice<'a>,
+    /// The first column that counts.
     pub first: usize,
+    /// Elements from row to row.
     pub stride: usize,
 }
 

@@ -15,7 +15,9 @@ use crate::{Device, FloatSlice, FloatSliceMut, Result, Slice};
 
 /// `y = mask∘x / (1 - p)`; the gradient is the same call on `dy`.
 pub struct Dropout<'a> {
+    /// Rows of `x` and `y`.
     pub rows: usize,
+    /// At least 1.
     pub cols: usize,
     /// Probability to drop, in [0, 1).
     pub p: f32,

@@ -9,8 +9,11 @@ use crate::{Device, IndexSlice, KernelError, Result, SliceMut, WeightSlice};
 
 /// See the module.
 pub struct Forward<'a> {
+    /// Tokens to look up.
     pub rows: usize,
+    /// At least 1.
     pub hidden_size: usize,
+    /// Rows of `table`: every id is below it.
     pub vocab_size: usize,
     /// `[rows]`
     pub ids: IndexSlice<'a>,

@@ -19,8 +19,11 @@ pub enum Activation {
 
 /// See the module.
 pub struct Forward<'a> {
+    /// Rows of `gate_up` and `y`.
     pub rows: usize,
+    /// Columns of the gate, at least 1.
     pub cols: usize,
+    /// `act` of the formula.
     pub activation: Activation,
     /// `[rows, 2 * cols]`: the gate, then what it gates
     pub gate_up: FloatSlice<'a>,
@@ -30,8 +33,11 @@ pub struct Forward<'a> {
 
 /// `d_gate = dy * up * act'(gate)`, `d_up = dy * act(gate)`, set, not added to.
 pub struct Backward<'a> {
+    /// As in [`Forward`].
     pub rows: usize,
+    /// As in [`Forward`].
     pub cols: usize,
+    /// As in [`Forward`].
     pub activation: Activation,
     /// As in [`Forward`].
     pub gate_up: FloatSlice<'a>,

@@ -33,11 +33,15 @@ pub enum Accumulate {
     Add,
 }
 
-/// `y[m, n] (+)= alpha * x[m, k] · w[n, k]ᵀ`
+/// `y (+)= alpha * x · wᵀ`
 pub struct Forward<'a> {
+    /// Rows of `x` and `y`.
     pub m: usize,
+    /// Rows of `w`, columns of `y`.
     pub n: usize,
+    /// Columns of `x` and `w`: the sum runs over them.
     pub k: usize,
+    /// Multiplies the product.
     pub alpha: f32,
     /// `[m, k]`
     pub x: FloatSlice<'a>,
@@ -45,15 +49,21 @@ pub struct Forward<'a> {
     pub w: WeightSlice<'a>,
     /// `[m, n]`
     pub y: FloatSliceMut<'a>,
+    /// Whether `y` is added to.
     pub accumulate: Accumulate,
+    /// What `x` and `w` are rounded to.
     pub precision: Precision,
 }
 
-/// `dx[m, k] (+)= alpha * dy[m, n] · w[n, k]`
+/// `dx (+)= alpha * dy · w`
 pub struct Dx<'a> {
+    /// Rows of `dy` and `dx`.
     pub m: usize,
+    /// Columns of `dy`, rows of `w`: the sum runs over them.
     pub n: usize,
+    /// Columns of `w` and `dx`.
     pub k: usize,
+    /// As in [`Forward`].
     pub alpha: f32,
     /// `[m, n]`
     pub dy: Columns<'a>,
@@ -61,15 +71,21 @@ pub struct Dx<'a> {
     pub w: WeightSlice<'a>,
     /// `[m, k]`
     pub dx: FloatSliceMut<'a>,
+    /// Whether `dx` is added to.
     pub accumulate: Accumulate,
+    /// What `dy` and `w` are rounded to.
     pub precision: Precision,
 }
 
-/// `dw[n, k] (+)= alpha * dy[m, n]ᵀ · x[m, k]`
+/// `dw (+)= alpha * dyᵀ · x`
 pub struct Dw<'a> {
+    /// Rows of `dy` and `x`: the sum runs over them.
     pub m: usize,
+    /// Columns of `dy`, rows of `dw`.
     pub n: usize,
+    /// Columns of `x` and `dw`.
     pub k: usize,
+    /// As in [`Forward`].
     pub alpha: f32,
     /// `[m, n]`
     pub dy: Columns<'a>,
@@ -77,7 +93,9 @@ pub struct Dw<'a> {
     pub x: FloatSlice<'a>,
     /// `[n, k]`
     pub dw: SliceMut<'a, f32>,
+    /// Whether `dw` is added to.
     pub accumulate: Accumulate,
+    /// What `dy` and `x` are rounded to.
     pub precision: Precision,
 }
 

@@ -6,8 +6,9 @@ use crate::error::{check_dtype, check_shape, check_size};
 use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, Precision, Result, Slice, SliceMut, WeightSlice};
 use std::ops::Range;
 
-/// One layer of a stack, `[n, k]`.
+/// One layer of a stack.
 pub struct Piece<'a> {
+    /// Outputs of the layer.
     pub n: usize,
     /// `[n, k]`
     pub w: WeightSlice<'a>,
@@ -21,7 +22,9 @@ pub struct Piece<'a> {
 pub struct LowRank<'a> {
     /// The rows that it applies to.
     pub rows: Range<usize>,
+    /// Rows of `a`, columns of `b`.
     pub rank: usize,
+    /// Multiplies the update.
     pub scaling: f32,
     /// `[rank, k]`
     pub a: Slice<'a, f32>,
@@ -36,28 +39,36 @@ pub struct LowRank<'a> {
 /// For each piece, in its columns: `y = x · wᵀ + bias`, in the rows of an update also `scaling * u · bᵀ` with `u = x · aᵀ`; and
 /// `residual` on top.
 pub struct StackForward<'a, 'p> {
+    /// Rows of `x` and `y`.
     pub m: usize,
+    /// Columns of `x` and of every weight.
     pub k: usize,
     /// `[m, k]`
     pub x: FloatSlice<'a>,
+    /// Their outputs stand side by side in `y`, in this order.
     pub pieces: &'p mut [Piece<'a>],
     /// `[m, Σ n]`, in f32 where there is a residual
     pub y: FloatSliceMut<'a>,
     /// `[m, Σ n]`
     pub residual: Option<Slice<'a, f32>>,
+    /// Of all products, the updates' too.
     pub precision: Precision,
 }
 
 /// `dx = Σ dy · w` over the pieces, each with its columns of `dy`; in the rows of an update also `du · a` with
 /// `du = scaling * dy · b`, which is written to its `u`.
 pub struct StackDx<'a, 'p> {
+    /// Rows of `dy` and `dx`.
     pub m: usize,
+    /// Columns of `dx` and of every weight.
     pub k: usize,
     /// `[m, Σ n]`
     pub dy: FloatSlice<'a>,
+    /// Their columns stand side by side in `dy`, in this order.
     pub pieces: &'p mut [Piece<'a>],
     /// `[m, k]`
     pub dx: FloatSliceMut<'a>,
+    /// Of all products, the updates' too.
     pub precision: Precision,
 }
 

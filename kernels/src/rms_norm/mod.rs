@@ -1,7 +1,6 @@
 //! `y[r, c] = x[r, c] * rstd[r] * (offset + weight[c])`, `rstd[r] = 1 / sqrt(mean_c(x[r, c]²) + eps)`.
 //!
-//! `offset` is 0 for most families and 1 where weights are stored as the difference from one (Gemma). For a norm per head, a
-//! row is one head of one token: `rows * heads` rows of `head_dim` columns.
+//! For a norm per head, a row is one head of one token: `rows * heads` rows of `head_dim` columns.
 //! Source: arXiv 1910.07467, eq. 4; the backward is derived in docs/derivations/rms_norm.md.
 
 pub(crate) mod case;
@@ -12,12 +11,14 @@ use crate::error::{check_dtype, check_len, check_size};
 use crate::gemm::Accumulate;
 use crate::{Device, FloatDtype, FloatSlice, FloatSliceMut, Result, Slice, SliceMut};
 
-/// Where the rows of the norm lie in the rows of a tensor: `per_row` of them, side by side from column `first` on, in rows of
-/// `stride` elements.
+/// Where the rows of the norm lie in the rows of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Groups {
+    /// Column of the tensor that they begin at.
     pub first: usize,
+    /// Rows of the norm in each row of the tensor, side by side.
     pub per_row: usize,
+    /// Columns of the tensor.
     pub stride: usize,
 }
 
@@ -43,10 +44,15 @@ impl Groups {
 
 /// See the module.
 pub struct Forward<'a> {
+    /// Rows of the norm.
     pub rows: usize,
+    /// Columns of a row of the norm, at least 1.
     pub cols: usize,
+    /// Where they lie in `x` and `y`.
     pub groups: Groups,
+    /// Added to the mean square.
     pub eps: f32,
+    /// 0 for most families, 1 where weights are stored as the difference from one (Gemma).
     pub offset: f32,
     /// `[rows / per_row, stride]`
     pub x: FloatSlice<'a>,
@@ -60,9 +66,13 @@ pub struct Forward<'a> {
 
 /// `dx (+)= rstd * (w∘dy - x * rstd² * mean(w∘dy∘x))`, `w = offset + weight`
 pub struct Backward<'a> {
+    /// As in [`Forward`].
     pub rows: usize,
+    /// As in [`Forward`].
     pub cols: usize,
+    /// As in [`Forward`].
     pub groups: Groups,
+    /// As in [`Forward`].
     pub offset: f32,
     /// As in [`Forward`].
     pub x: FloatSlice<'a>,
@@ -74,6 +84,7 @@ pub struct Backward<'a> {
     pub dy: FloatSlice<'a>,
     /// Like `x`. Columns outside the groups stay.
     pub dx: FloatSliceMut<'a>,
+    /// Whether `dx` is added to.
     pub accumulate: Accumulate,
 }
 

@@ -16,16 +16,22 @@ use crate::{Device, Result, Slice, SliceMut};
 
 /// One update of many tensors; see the module.
 pub struct Update<'a> {
+    /// The same for every tensor.
     pub numbers: Numbers,
+    /// Updated in this order.
     pub tensors: Vec<Tensor<'a>>,
 }
 
-/// The numbers of an update, the same for every tensor.
+/// The numbers of an update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Numbers {
+    /// `lr` of the formula.
     pub learning_rate: f64,
+    /// Share of the running mean that a step keeps.
     pub alpha: f64,
+    /// Added to the root of the running mean.
     pub eps: f64,
+    /// Multiplies the parameter that is added to its gradient.
     pub weight_decay: f64,
     /// The clipping factor.
     pub grad_scale: f32,
@@ -33,7 +39,9 @@ pub struct Numbers {
 
 /// A parameter with its gradient and its state, all of one length.
 pub struct Tensor<'a> {
+    /// Updated in place.
     pub param: SliceMut<'a, f32>,
+    /// Before `grad_scale`.
     pub grad: Slice<'a, f32>,
     /// Running mean of the squared gradient.
     pub square_avg: SliceMut<'a, f32>,

@@ -14,6 +14,7 @@ use crate::{Device, FloatSliceMut, IndexSlice, KernelError, Result, Slice, Slice
 /// `cos[r, i] = scaling[variant[r]] * cos(positions[r] * inv_freq[variant[r], i])`, the same for `sin`. The product is rounded
 /// to f32 before the cosine, as the models were trained.
 pub struct Tables<'a> {
+    /// Rows of the pass.
     pub rows: usize,
     /// `rotary_dim / 2`
     pub half: usize,
@@ -34,6 +35,7 @@ pub struct Tables<'a> {
 /// Which way to rotate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
+    /// By the angle of the row.
     Forward,
     /// The transposed rotation: the gradient.
     Backward,
@@ -41,14 +43,19 @@ pub enum Direction {
 
 /// Rotates `x` in place.
 pub struct Rotate<'a> {
+    /// Rows of `x`.
     pub rows: usize,
+    /// Heads to rotate in each row.
     pub heads: usize,
+    /// Columns of a head.
     pub head_dim: usize,
     /// Even, at most `head_dim`.
     pub rotary_dim: usize,
+    /// [`Direction::Backward`] if `x` is a gradient.
     pub direction: Direction,
     /// `[rows, rotary_dim / 2]`
     pub cos: Slice<'a, f32>,
+    /// `[rows, rotary_dim / 2]`
     pub sin: Slice<'a, f32>,
     /// Elements from row to row: the heads are the first columns, what comes after them stays.
     pub stride: usize,

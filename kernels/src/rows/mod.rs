@@ -10,6 +10,7 @@ use crate::{Columns, Device, FloatSliceMut, IndexSlice, KernelError, Result, Sli
 
 /// `y[i] = x[index[i]]`
 pub struct Gather<'a> {
+    /// At least 1.
     pub cols: usize,
     /// `[n]`; an index may occur more than once
     pub index: IndexSlice<'a>,
@@ -21,6 +22,7 @@ pub struct Gather<'a> {
 
 /// `y[index[i]] = x[i]`
 pub struct Scatter<'a> {
+    /// At least 1.
     pub cols: usize,
     /// `[n]`, all different
     pub index: IndexSlice<'a>,
@@ -32,6 +34,7 @@ pub struct Scatter<'a> {
 
 /// `y[index[i]] += x[i]`, for i in order; an index may occur more than once
 pub struct ScatterAdd<'a> {
+    /// At least 1.
     pub cols: usize,
     /// `[n]`
     pub index: IndexSlice<'a>,

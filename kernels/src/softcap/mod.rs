@@ -9,7 +9,9 @@ use crate::{Device, Result, SliceMut};
 
 /// See the module.
 pub struct Softcap<'a> {
+    /// Elements of `x`.
     pub len: usize,
+    /// Results stay between `-cap` and `cap`.
     pub cap: f32,
     /// `[len]`
     pub x: SliceMut<'a, f32>,

@@ -8,6 +8,7 @@ use crate::{Device, Result, Slice};
 
 /// See the module.
 pub struct SumSquares<'a> {
+    /// Each has a sum of its own.
     pub xs: &'a [Slice<'a, f32>],
 }
 

@@ -29,8 +29,11 @@ fn operations(products: usize, rows: usize, [vocab_size, hidden_size]: [usize; 2
 /// What both passes read.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
+    /// Positions, scored or ignored.
     pub rows: usize,
+    /// Columns of `hidden_states` and `lm_head`.
     pub hidden_size: usize,
+    /// Rows of `lm_head`.
     pub vocab_size: usize,
     /// `[rows, hidden_size]`, after the final norm
     pub hidden_states: FloatSlice<'a>,
@@ -42,11 +45,13 @@ pub struct Head<'a> {
     pub final_logit_softcapping: Option<f32>,
     /// Above 0; what the logits are divided by after the cap
     pub temperature: f32,
+    /// Of the products with `lm_head`.
     pub precision: Precision,
 }
 
 /// Log-probs of the targets.
 pub struct Forward<'a> {
+    /// What is scored, and against which token.
     pub head: Head<'a>,
     /// `[rows]`, nats
     pub logps: SliceMut<'a, f32>,
@@ -70,6 +75,7 @@ pub struct Extras<'a> {
 pub struct Backward<'a> {
     /// As in [`Forward`].
     pub head: Head<'a>,
+    /// As [`Forward`] wrote it.
     pub lse: Slice<'a, f32>,
     /// `[rows]`
     pub d_logps: Slice<'a, f32>,

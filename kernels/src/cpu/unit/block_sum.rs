@@ -48,16 +48,16 @@ pub(crate) struct BlockSum {
     pub(crate) count: usize,
     pub(crate) left: *const u8,
     pub(crate) right: *const u8,
-    /// Where the sums begin, and the bytes from row to row: null is zero, and rows 0 bytes apart are one row, repeated.
+    /// The sums to start from, and the bytes from row to row. Null means zeros, 0 bytes repeat one row.
     pub(crate) from: (*const f32, usize),
     pub(crate) to: (*mut f32, usize),
-    /// Rows that are wanted: those beyond may be computed or not.
+    /// Rows of `to` that are used. Those beyond may hold anything.
     pub(crate) rows: usize,
-    /// Columns that are wanted, likewise.
+    /// Columns of `to` that are used.
     pub(crate) cols: usize,
-    /// For each step the pairs of its depth that are not zero throughout, or null: all of them.
+    /// For each step, how many pairs of its depth to multiply. The others are zero. Null means all.
     pub(crate) pairs: *const u8,
-    /// What to ask for in the second-level cache on the way, 128 bytes a step; it need not be valid.
+    /// Prefetched into the second-level cache, 128 bytes a step. It need not be valid.
     pub(crate) ahead: *const u8,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct Finished {
 /// Bytes of a block of sums.
 pub(crate) const SUMS_BYTES: usize = 4 * BLOCK * BLOCK;
 
-/// Where the first of some lines begins, and the bytes from one to the next.
+/// The first of several lines, and the bytes from one to the next.
 pub(crate) type Lines = (*const u8, usize);
 
 /// Sums of 8 or 16 rows by 16 columns, for products of few rows. The rows are transposed and in the lanes of vectors, one for
