@@ -6,6 +6,7 @@ use align_kernels::KernelError;
 
 /// A model that could not be loaded, or that computes numbers that are not finite.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum EngineError {
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -10,6 +10,7 @@ const MAX_BYTES: u64 = 256 << 20;
 /// A file that should hold one JSON object and does not.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum JsonError {
     #[error("{path}: cannot read it: {source}")]
     Read { path: PathBuf, source: io::Error },

@@ -19,6 +19,7 @@ pub struct NewFile {
 pub struct NewFileError {
     /// In words that follow "cannot".
     pub action: &'static str,
+    /// What the system says.
     pub source: io::Error,
 }
 

@@ -7,21 +7,21 @@ use align_kernels::{Buffer, Device, Precision, Result, rope};
 use std::cell::OnceCell;
 use std::rc::Rc;
 
-/// The frequencies of one kind of rope for one length: position `p` of q and k is rotated by `p * inv_freq`, cosine and sine
-/// are multiplied by `scaling`.
+/// The frequencies of one kind of rope for one length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeVariant {
-    /// `[rotary_dim / 2]`
+    /// `[rotary_dim / 2]`: position `p` of q and k is rotated by `p * inv_freq`
     pub inv_freq: Vec<f32>,
+    /// Multiplies cosine and sine.
     pub scaling: f32,
 }
 
 /// Cosines and sines of every row, for one kind of rope: `[rows, rotary_dim / 2]` each.
 #[derive(Debug)]
 pub struct RopeTable {
-    pub rotary_dim: usize,
-    pub cos: Buffer<f32>,
-    pub sin: Buffer<f32>,
+    pub(crate) rotary_dim: usize,
+    pub(crate) cos: Buffer<f32>,
+    pub(crate) sin: Buffer<f32>,
 }
 
 impl RopeTable {
@@ -56,13 +56,16 @@ impl RopeTable {
 pub struct Dropout {
     /// Probability to drop, in (0, 1).
     pub p: f32,
+    /// Of the run.
     pub seed: u64,
+    /// Of the optimiser: every step has other masks.
     pub step: u64,
 }
 
 /// The dropout of a pass's policy rows.
 #[derive(Debug, Clone)]
 pub struct Masks {
+    /// The same for all rows.
     pub dropout: Dropout,
     /// `[policy + detached]`: the number of each row's token among those of the step. A mask belongs to its token: it depends
     /// neither on the row nor on the other rows of the pass.
@@ -72,15 +75,15 @@ pub struct Masks {
 /// What all ops of one forward pass share.
 #[derive(Debug)]
 pub struct Pass {
-    pub plan: RowPlan,
+    pub(crate) plan: RowPlan,
     /// The layout of attention over `plan`.
-    pub layout: Layout,
+    pub(crate) layout: Layout,
     /// One for each kind of rope of the model.
-    pub ropes: Vec<Rc<RopeTable>>,
-    pub adapters: Adapters,
+    pub(crate) ropes: Vec<Rc<RopeTable>>,
+    pub(crate) adapters: Adapters,
     /// `None`: nothing is dropped.
-    pub masks: Option<Masks>,
-    pub precision: Precision,
+    pub(crate) masks: Option<Masks>,
+    pub(crate) precision: Precision,
     policy_only: OnceCell<Rc<Pass>>,
 }
 

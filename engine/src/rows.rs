@@ -3,14 +3,17 @@
 use align_kernels::attention::Segment;
 use std::ops::Range;
 
-/// Rows in this order: policy rows with a gradient, policy rows without one, reference rows. The adapter applies to the first
-/// two, the backward pass covers the first: "what has a gradient" is a prefix slice in every op, and recomputation is the same
-/// code with the other two empty.
+/// How many rows of each kind there are, in the order of the fields: "what has a gradient" is a prefix slice in every op, and
+/// recomputation is the same code with the other two kinds empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowPlan {
+    /// Policy rows with a gradient: those that the backward pass covers.
     pub policy: usize,
+    /// Policy rows without one. The policy's adapter applies to them too.
     pub detached: usize,
+    /// Rows of the reference.
     pub reference: usize,
+    /// Which of the rows see each other.
     pub trees: Vec<SequenceTree>,
 }
 
@@ -19,7 +22,9 @@ pub struct RowPlan {
 /// branch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SequenceTree {
+    /// Rows of the prompt; may be empty.
     pub prompt: Range<usize>,
+    /// Rows of each answer.
     pub branches: Vec<Range<usize>>,
 }
 

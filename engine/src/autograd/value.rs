@@ -99,7 +99,9 @@ impl Saved {
 /// The rows of a value that the backward pass needs, kept or to be recomputed.
 #[derive(Debug, Clone)]
 pub enum SavedOrRecomputed {
+    /// Kept since the forward pass.
     Saved(Saved),
+    /// Computed again when it is asked for.
     Recomputed(Rc<dyn Recompute>),
 }
 

@@ -21,12 +21,15 @@ use std::sync::Arc;
 /// What to generate, and when to stop.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// Of each prompt, the stop token included.
     pub max_new_tokens: usize,
     /// No stop token is chosen before this many new tokens.
     pub min_new_tokens: usize,
     /// Every end-of-sequence id of the model.
     pub stop: Vec<u32>,
+    /// The same for every prompt; the draws differ.
     pub sampling: Sampling,
+    /// Of the products with weights; the cache has its format.
     pub precision: Precision,
     /// Number of the first prompt among all prompts of the run: the random draws of a prompt do not depend on its batch.
     pub first_sequence: u64,
@@ -46,6 +49,7 @@ pub enum Finish {
 pub struct Completion {
     /// New tokens, the stop token included.
     pub tokens: Vec<u32>,
+    /// [`Finish::Length`] too if `on_token` ended the run.
     pub finish: Finish,
 }
 

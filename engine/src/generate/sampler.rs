@@ -23,6 +23,7 @@ pub struct Random {
     pub top_p: f32,
     /// Keep tokens at least this times as likely as the most likely one; 0 keeps all. Source: arXiv 2407.01082.
     pub min_p: f32,
+    /// Of the run: a draw depends on it and on the token's place.
     pub seed: u64,
 }
 

@@ -10,7 +10,7 @@ use align_kernels::gate::Activation;
 
 /// The weights and constants of one layer.
 #[derive(Debug, Clone)]
-pub struct Block {
+pub(super) struct Block {
     pub attention_norms: Norms,
     /// Query, key and value projections: three matrices, or one (Phi-3). Their outputs stand side by side in this order.
     pub qkv: Vec<Linear>,
@@ -31,7 +31,7 @@ pub struct Block {
 
 /// The norms of attention, or of the MLP.
 #[derive(Debug, Clone)]
-pub enum Norms {
+pub(super) enum Norms {
     /// `x + inner(norm(x))`
     Pre(FrozenVector),
     /// `x + after(inner(before(x)))`
@@ -40,7 +40,7 @@ pub enum Norms {
 
 impl Block {
     /// The geometry of a layer of `config`.
-    pub fn geometry(config: &ModelConfig, layer: &LayerConfig) -> Geometry {
+    pub(super) fn geometry(config: &ModelConfig, layer: &LayerConfig) -> Geometry {
         Geometry {
             num_attention_heads: config.num_attention_heads,
             num_key_value_heads: config.num_key_value_heads,
@@ -56,7 +56,7 @@ impl Block {
     ///
     /// # Errors
     /// [`align_kernels::KernelError`].
-    pub fn forward(&self, tape: &mut Tape, x: &Var, cache: Option<(&mut KvCache, usize)>) -> Result<Var> {
+    pub(super) fn forward(&self, tape: &mut Tape, x: &Var, cache: Option<(&mut KvCache, usize)>) -> Result<Var> {
         let h = self.input(tape, x, &self.attention_norms)?;
         let mut qkv = ops::linear(tape, &h, &self.qkv, None)?;
         drop(h);
@@ -107,7 +107,7 @@ impl Block {
     }
 
     /// The linear layers, in the order of their ids.
-    pub fn linears(&self) -> Vec<&Linear> {
+    pub(super) fn linears(&self) -> Vec<&Linear> {
         let (o, down) = (std::iter::once(&self.o), std::iter::once(&self.down));
         self.qkv.iter().chain(o).chain(&self.gate_up).chain(down).collect()
     }

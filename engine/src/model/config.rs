@@ -16,7 +16,9 @@ pub struct ModelConfig {
     pub hidden_size: usize,
     /// Width inside the MLP.
     pub intermediate_size: usize,
+    /// Layers of the decoder.
     pub num_hidden_layers: usize,
+    /// Query heads of a layer.
     pub num_attention_heads: usize,
     /// Divides `num_attention_heads`.
     pub num_key_value_heads: usize,
@@ -26,16 +28,21 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Positions that the model was made for; not a limit of the computation.
     pub max_position_embeddings: usize,
+    /// Added to the mean square in every norm.
     pub rms_norm_eps: f32,
     /// Whether `lm_head` is the embedding.
     pub tie_word_embeddings: bool,
     /// Added to every norm's weight: 1 for the Gemma families.
     pub norm_offset: f32,
+    /// The same in every layer.
     pub norm_placement: NormPlacement,
+    /// Per head for Qwen 3 and Gemma 3.
     pub qk_norm: QkNorm,
+    /// On q, k and v for Qwen 2.
     pub attention_bias: AttentionBias,
     /// Whether gate, up and down have a bias.
     pub mlp_bias: bool,
+    /// Phi 3 has fewer, larger matrices.
     pub fusion: Fusion,
     /// The gate's activation function.
     pub activation: Activation,
@@ -53,6 +60,7 @@ pub struct ModelConfig {
     pub ropes: Vec<RopeConfig>,
     /// Ids that end a text, as `config.json` has them; see `generation_config`.
     pub eos_token_ids: Vec<u32>,
+    /// Id that begins a text.
     pub bos_token_id: Option<u32>,
     /// The token with which other software pads a batch, from `config.json` or the family's default. A reward model does not
     /// score it: the score of a text is that of its last other token.
@@ -83,6 +91,7 @@ pub enum NormPlacement {
 /// The norms on q and k before they are rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
+    /// There are none.
     None,
     /// One norm on each head.
     PerHead,
@@ -91,7 +100,9 @@ pub enum QkNorm {
 /// Which projections of attention have a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionBias {
+    /// None of them.
     None,
+    /// Q, k and v.
     Qkv,
     /// Q, k, v and o.
     All,
@@ -100,6 +111,7 @@ pub enum AttentionBias {
 /// Which projections are stored as one matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fusion {
+    /// Every one is a matrix of its own.
     None,
     /// Q, k and v are one matrix, gate and up another.
     QkvAndGateUp,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 /// A configuration that was refused. The message names the file and the key, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ConfigError {
     #[error(transparent)]
     Json(#[from] JsonError),
@@ -32,6 +33,7 @@ pub enum ConfigError {
 /// A model that was not found.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum LocateError {
     #[error("{path}: is a file; give the directory of the model{}", beside(.path))]
     NotADirectory { path: PathBuf },

@@ -16,6 +16,7 @@ const SHOWN: usize = 5;
 /// What a folder without config.json holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum FolderHolds {
     /// An adapter, with the base that its adapter_config.json names.
     Adapter { base: Option<String> },

@@ -9,12 +9,19 @@ use crate::weights::WeightFiles;
 /// A matrix of the block, as the family stores it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Projection {
+    /// All query heads.
     Q,
+    /// All key heads.
     K,
+    /// All value heads.
     V,
+    /// From the heads back to the residual stream.
     O,
+    /// What the activation is applied to.
     Gate,
+    /// What the gate multiplies.
     Up,
+    /// From the MLP back to the residual stream.
     Down,
     /// Rows of q, then of k, then of v.
     Qkv,
@@ -67,10 +74,13 @@ impl Projection {
 /// Name and shape of a linear layer, as adapters address it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinearInfo {
+    /// Its place in [`ModelConfig::linears`].
     pub id: LinearId,
     /// Module path in the Hugging Face model, e.g. `model.layers.0.self_attn.q_proj`.
     pub name: String,
+    /// Columns of its weight.
     pub in_features: usize,
+    /// Rows of its weight.
     pub out_features: usize,
 }
 

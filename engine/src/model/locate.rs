@@ -15,12 +15,15 @@ const MOST_REVISION: u64 = 1024;
 /// A model directory, and how it was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelDir {
+    /// Where its files are: for a model of the cache, a snapshot.
     pub path: PathBuf,
+    /// What the user gave.
     pub origin: Origin,
 }
 
 /// How a model directory was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "a variant's text says what its fields are")]
 pub enum Origin {
     /// The user gave its path.
     Directory,

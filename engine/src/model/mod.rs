@@ -28,7 +28,6 @@ mod rope_scaling;
 mod tests;
 mod transformer;
 
-pub use block::Block;
 pub use config::{AttentionBias, Fusion, LayerConfig, ModelConfig, NormPlacement, QkNorm, Quantization};
 pub use config_json::ConfigJson;
 pub use error::{ConfigError, LocateError};

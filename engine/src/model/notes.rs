@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 /// Something about a model's folder that a user may not know and that changes no number here.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "a variant's text says what its fields are")]
 pub enum ModelNote {
     /// config.json does not mention some tensors, so it may be another model's.
     UnusedTensors { dir: PathBuf, names: Vec<String> },

@@ -18,17 +18,19 @@ pub struct RopeConfig {
     pub rope_theta: f64,
     /// Columns of a head that are rotated: even, the first ones.
     pub rotary_dim: usize,
+    /// For texts longer than those of the first training.
     pub scaling: RopeScaling,
 }
 
 /// How frequencies are changed for sequences longer than those of the first training.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "a variant's text says what its fields are")]
 pub enum RopeScaling {
     /// Not at all.
     Default,
     /// All divided by `factor`.
     Linear { factor: f64 },
-    /// A larger `rope_theta` for sequences longer than `max_position_embeddings`.
+    /// A `rope_theta` that grows with `factor` and with the length beyond `max_position_embeddings`.
     Dynamic { factor: f64, max_position_embeddings: usize },
     /// Wavelengths above `original_max_position_embeddings / low_freq_factor` times `factor`, those below
     /// `original_max_position_embeddings / high_freq_factor` kept, a blend between.
@@ -43,8 +45,8 @@ pub enum RopeScaling {
         truncate: bool,
         original_max_position_embeddings: usize,
     },
-    /// A divisor per column, one set for sequences up to `original_max_position_embeddings` and one for longer; cosine and sine
-    /// times `attention_factor`.
+    /// A divisor per column: `short_factor` for sequences up to `original_max_position_embeddings`, `long_factor` for longer ones;
+    /// cosine and sine times `attention_factor`.
     LongRope {
         short_factor: Vec<f32>,
         long_factor: Vec<f32>,

@@ -1,7 +1,8 @@
 //! A decoder-only transformer over frozen weights: the forward pass, log-probs, logits.
 
+use super::block::Block;
 use super::load::{Ends, Loader};
-use super::{Block, KvCache, LinearInfo, ModelConfig, RopeConfig};
+use super::{KvCache, LinearInfo, ModelConfig, RopeConfig};
 use crate::adapters::{Adapters, LinearId};
 use crate::autograd::{Layer, Mode, Tape, Var, recompute};
 use crate::error::EngineError;
@@ -36,6 +37,7 @@ pub struct Model {
 pub struct Inputs {
     /// One id for each row of the pass's plan.
     pub ids: Indices,
+    /// Rows of the plan, each with the token that follows it.
     pub scored: ScoredTokens,
     /// Divides the logits before their softmax; above 0. The log-probs are those from which a sampler at this temperature
     /// draws.

@@ -11,11 +11,14 @@ use align_kernels::{Buffer, Columns, Device, FloatBuffer, FloatDtype, FloatSlice
 use std::ops::Range;
 use std::sync::{Arc, RwLockReadGuard};
 
-/// A frozen weight `[out_features, in_features]`, its bias, and its place among the model's linear layers.
+/// A frozen linear layer.
 #[derive(Debug, Clone)]
 pub struct Linear {
+    /// By which adapters find it.
     pub id: LinearId,
+    /// `[out_features, in_features]`
     pub weight: Frozen,
+    /// `[out_features]`
     pub bias: Option<FrozenVector>,
 }
 

@@ -9,11 +9,12 @@ use std::rc::Rc;
 /// F32 in every precision: a run is judged by its scores, and they cost almost nothing.
 const PRECISION: Precision = Precision::F32;
 
-/// The rows that are scored. The first `policy` of them have a gradient.
+/// The rows that are scored.
 #[derive(Debug, Clone)]
 pub struct ScoredRows {
     /// `[n]` rows of the forward pass
     pub rows: Rc<Indices>,
+    /// How many of them have a gradient: the first ones.
     pub policy: usize,
 }
 

@@ -6,13 +6,14 @@ use align_kernels::token_logps::{self, Extras, Head};
 use align_kernels::{FloatBuffer, Indices, Precision, Result};
 use std::rc::Rc;
 
-/// Which rows are scored, and against which token. The first `policy` of them have a gradient.
+/// Which rows are scored, and against which token.
 #[derive(Debug, Clone)]
 pub struct ScoredTokens {
     /// `[n]` rows of the forward pass
     pub rows: Rc<Indices>,
     /// `[n]` the token that follows each of those rows
     pub targets: Rc<Indices>,
+    /// How many of them have a gradient: the first ones.
     pub policy: usize,
 }
 

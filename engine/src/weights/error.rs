@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 /// Weights that were refused. The message names the file and the tensor and says what to do.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum LoadError {
     #[error("{path}: cannot {action}: {source}")]
     Io { path: PathBuf, action: &'static str, source: io::Error },
@@ -78,6 +79,7 @@ pub enum LoadError {
 /// What is wrong with the header of a safetensors file. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum HeaderFault {
     #[error("it is {bytes} bytes long, shorter than the 8 bytes that give the header's length")]
     TooShort { bytes: usize },
@@ -117,6 +119,7 @@ pub enum HeaderFault {
 /// tensors are tolerated if the model's tensors are complete.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum IndexFault {
     #[error("`weight_map` is missing or not an object of tensor names to file names")]
     NoWeightMap,
@@ -143,6 +146,7 @@ pub enum IndexFault {
 /// A weight file that could not be written. An older file under its name is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum WriteError {
     #[error("{path}: cannot {action}: {source}; the file was not changed")]
     Io { path: PathBuf, action: &'static str, source: io::Error },

@@ -21,7 +21,7 @@ pub use self::error::{HeaderFault, IndexFault, LoadError, WriteError};
 pub use self::files::{ValueCheck, WeightFiles};
 pub(crate) use self::frozen::BASE_WEIGHTS;
 pub use self::frozen::{Frozen, FrozenVector};
-pub use self::quantised::{Quantised, QuantisedFormat};
+pub use self::quantised::Quantised;
 pub use self::read_ahead::{Pages, ReadAhead, Then};
 pub use self::safetensors::{MappedFile, SafetensorsFile};
 pub use self::tensor::{TensorInfo, widen};

@@ -7,16 +7,15 @@ use std::fmt;
 /// Weights that are stored in fewer bits, with a tensor that shows it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantised {
-    pub format: QuantisedFormat,
-    pub tensor: String,
-    pub dtype: String,
-    pub shape: Vec<usize>,
+    pub(super) format: QuantisedFormat,
+    pub(super) tensor: String,
+    pub(super) dtype: String,
+    pub(super) shape: Vec<usize>,
 }
 
 /// Programs and formats that quantise weights, recognised by how they name tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum QuantisedFormat {
+pub(super) enum QuantisedFormat {
     GptqOrAwq,
     Bitsandbytes {
         bits: u8,

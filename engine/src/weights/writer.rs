@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 /// A tensor that will be written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorSpec {
+    /// As in the file, e.g. `model.norm.weight`.
     pub name: String,
+    /// Format of an element.
     pub dtype: Dtype,
+    /// Row-major.
     pub shape: Vec<usize>,
 }
 
