@@ -10,6 +10,7 @@ pub(crate) mod operands;
 use crate::device::{WeightBuffer, WeightDtype};
 use crate::{Device, FloatBuffer, FloatDtype, Precision, Result};
 use half::{bf16, f16};
+use std::sync::{Arc, OnceLock};
 
 /// A kernel at one shape.
 pub struct Case {
@@ -28,6 +29,9 @@ pub struct Case {
     /// Makes the inputs on a device.
     pub prepare: Prepare,
 }
+
+/// What the reference makes of the inputs of a case, the same on every device: the first comparison computes it.
+pub(crate) type Definition<T> = Arc<OnceLock<T>>;
 
 /// Makes the inputs of a case on a device.
 pub type Prepare = Box<dyn Fn(&Device) -> Result<Box<dyn Prepared>> + Send + Sync>;
@@ -81,11 +85,11 @@ impl Comparison {
 /// # Panics
 /// With the list of everything that failed. If there is nothing to check, too: a test that checks nothing must not pass.
 #[cfg(test)]
-pub(crate) fn check_all(cases: &[Case]) {
+pub(crate) fn check_all(cases: Vec<Case>) {
     let mut compared = 0;
     let mut failures = Vec::new();
-    for isa in crate::cpu::Isa::available() {
-        for case in cases {
+    for case in cases {
+        for isa in crate::cpu::Isa::available() {
             // its threads have kept nothing yet
             let device = Device::cpu_with(Some(2), isa).expect("two threads can be started");
             if isa.is_emulated() && case.flops > MOST_EMULATED {
@@ -98,7 +102,7 @@ pub(crate) fn check_all(cases: &[Case]) {
                 let mut prepared = (case.prepare)(&device)?;
                 prepared.reset()?;
                 prepared.run()?;
-                let fault = counted(case, &device)?.map(|fault| format!("{place}: {fault}"));
+                let fault = counted(&case, &device)?.map(|fault| format!("{place}: {fault}"));
                 Ok::<_, crate::KernelError>((fault, prepared.check()))
             });
             match comparisons {
@@ -171,7 +175,9 @@ impl Inputs {
     /// Uniform in [0, 1).
     pub fn unit(&mut self) -> f64 {
         self.drawn += 1;
-        (mix(self.seed.wrapping_add(self.drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 11) as f64 / (1u64 << 53) as f64
+        let word = mix(self.seed.wrapping_add(self.drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        // no division and no conversion of an unsigned number: tests spend much of their time here
+        (word >> 11) as i64 as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
     /// A whole number below `n`.
@@ -181,12 +187,8 @@ impl Inputs {
 
     /// Values of roughly standard normal spread (sum of four uniforms), never all zero.
     pub fn normal(&mut self, n: usize, scale: f32) -> Vec<f32> {
-        (0..n)
-            .map(|_| {
-                let sum: f64 = (0..4).map(|_| self.unit()).sum();
-                ((sum - 2.0) * 3f64.sqrt()) as f32 * scale
-            })
-            .collect()
+        let one = || ((self.unit() + self.unit() + self.unit() + self.unit() - 2.0) * 3f64.sqrt()) as f32 * scale;
+        std::iter::repeat_with(one).take(n).collect()
     }
 
     /// As [`Inputs::normal`], rounded to bf16.

@@ -8,7 +8,7 @@ use crate::cpu::Isa;
 
 #[test]
 fn agrees_with_the_reference() {
-    check_all(&case::cases());
+    check_all(case::cases());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::{Device, KernelError};
 
 #[test]
 fn every_case_is_the_reference() {
-    check_all(&case::cases());
+    check_all(case::cases());
 }
 
 #[test]

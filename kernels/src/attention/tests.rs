@@ -14,7 +14,7 @@ const BOTH: [FloatDtype; 2] = [FloatDtype::F32, FloatDtype::Bf16];
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = cases().into_iter().filter(|case| case.flops < 1e9).collect();
-    check_all(&cases);
+    check_all(cases);
 }
 
 /// Everything that a forward and a backward call give back.
@@ -179,16 +179,17 @@ fn a_shared_prefix_has_the_bits_of_separate_sequences() {
                 let shared = tree(0, prompt, &branches);
                 let rows = prompt + branches.iter().sum::<usize>();
                 let tensors = Tensors::random(rows, &geometry);
-                for (dtype, branch) in BOTH.into_iter().flat_map(|dtype| shared[1..].iter().map(move |b| (dtype, b))) {
+                for dtype in BOTH {
                     let together = attend_in(dtype, &device, geometry, &shared, &tensors).unwrap();
                     let place = format!("prompt {prompt}, {geometry:?} in {dtype:?} on {}", device.describe());
-                    let own = take(&tensors, &geometry, &[0..prompt, branch.rows.clone()]);
-                    let whole = tree(0, prompt + branch.rows.len(), &[]);
-                    let apart = attend_in(dtype, &device, geometry, &whole, &own).unwrap();
-                    together.assert_equal(0..prompt, &apart, 0..prompt, &geometry, Keys::Apart, &place);
-                    let after_prompt = prompt..prompt + branch.rows.len();
-                    let rows = branch.rows.clone();
-                    together.assert_equal(rows, &apart, after_prompt, &geometry, Keys::Compared, &place);
+                    for Segment { rows, .. } in &shared[1..] {
+                        let own = take(&tensors, &geometry, &[0..prompt, rows.clone()]);
+                        let whole = tree(0, prompt + rows.len(), &[]);
+                        let apart = attend_in(dtype, &device, geometry, &whole, &own).unwrap();
+                        together.assert_equal(0..prompt, &apart, 0..prompt, &geometry, Keys::Apart, &place);
+                        let after_prompt = prompt..prompt + rows.len();
+                        together.assert_equal(rows.clone(), &apart, after_prompt, &geometry, Keys::Compared, &place);
+                    }
                 }
             }
         }

@@ -22,7 +22,7 @@ fn apply(device: &Device, cols: usize, p: f32, key: Key, first_row: u64, x: &[f3
 
 #[test]
 fn agrees_with_the_reference() {
-    check_all(&case::cases());
+    check_all(case::cases());
 }
 
 /// A kept share of a million draws has a standard deviation of `sqrt(p (1 - p) / n)`; five of them are passed once in two

@@ -7,7 +7,7 @@ use half::bf16;
 
 #[test]
 fn agrees_with_the_reference() {
-    check_all(&case::cases());
+    check_all(case::cases());
 }
 
 /// Widening is exact, so there is no tolerance; two threads cut the rows into blocks, one does not.

@@ -13,7 +13,7 @@ const BOTH: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
 
 #[test]
 fn agrees_with_the_reference() {
-    check_all(&case::cases());
+    check_all(case::cases());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Shapes: those of a small llama's layers and of its adapters, timed; odd ones around the edges of the tiles, for the tests.
 
 use super::{Accumulate, Dw, Dx, Forward, reference};
-use crate::case::{Case, Comparison, Inputs, Prepared, float};
+use crate::case::{Case, Comparison, Definition, Inputs, Prepared, float};
 use crate::device::{WeightBuffer, WeightDtype};
 use crate::{Columns, Device, FloatBuffer, FloatDtype, FloatSliceMut, Precision, Result, WeightSlice};
 
@@ -141,6 +141,7 @@ impl Shape {
         let output_passes = if accumulate == Accumulate::Add { 2 } else { 1 };
         let product = if self.precision == Precision::Bf16 { ", products of bf16" } else { "" };
         let store = if accumulate == Accumulate::Add { ", added" } else { "" };
+        let by_definition = Definition::default();
         Case {
             kernel: self.kernel(),
             shape: format!("m {m} n {n} k {k} {right}{floats}{product}{store}"),
@@ -149,7 +150,7 @@ impl Shape {
                 as f64,
             precision: Some(self.precision),
             timed,
-            prepare: Box::new(move |device| Ok(Box::new(Run::new(self, device)?))),
+            prepare: Box::new(move |device| Ok(Box::new(Run::new(self, by_definition.clone(), device)?))),
         }
     }
 }
@@ -166,10 +167,14 @@ struct Run {
     right_buffer: WeightBuffer,
     before_buffer: FloatBuffer,
     output: FloatBuffer,
+    by_definition: Definition<ByReference>,
 }
 
+/// The sampled part of the output, and the largest sum of the magnitudes of all terms of an element.
+type ByReference = (Vec<f64>, f64);
+
 impl Run {
-    fn new(shape: Shape, device: &Device) -> Result<Run> {
+    fn new(shape: Shape, by_definition: Definition<ByReference>, device: &Device) -> Result<Run> {
         let [left, right, output] = shape.sides().map(|[rows, cols]| rows * cols);
         let mut inputs = Inputs::of(&[shape.m, shape.n, shape.k]);
         let output_dtype = if shape.layout == Layout::Dw { FloatDtype::F32 } else { shape.floats };
@@ -188,7 +193,59 @@ impl Run {
         // an element that is not written shows
         let output = float(device, output_dtype, &vec![f32::NAN; output])?;
         let (left, before) = (left_buffer.download(), before_buffer.download());
-        Ok(Run { shape, device: device.clone(), left_buffer, before_buffer, output, left, right, before, right_buffer })
+        let device = device.clone();
+        Ok(Run { shape, device, left_buffer, before_buffer, output, left, right, before, right_buffer, by_definition })
+    }
+}
+
+impl Run {
+    /// A sample of the output's rows and columns: all of them up to 80, the first, the last and some between beyond.
+    fn sampled(&self, output: &[f32]) -> Vec<f32> {
+        let [.., side] = self.shape.sides();
+        part(output, side, &sample(side[0]), &sample(side[1]))
+    }
+
+    fn reference(&self) -> ByReference {
+        let Shape { layout, alpha, accumulate, precision, .. } = self.shape;
+        let [left_side, right_side, [rows, cols]] = self.shape.sides();
+        let (sampled_rows, sampled_cols) = (sample(rows), sample(cols));
+        let [all_left, all_right] = [left_side, right_side].map(|[rows, cols]| [all(rows), all(cols)]);
+        // the sampled part of each operand, and the sizes of the product that is left
+        let (left, right, [m, n, k]) = match layout {
+            Layout::Forward => (
+                part(&self.left, left_side, &sampled_rows, &all_left[1]),
+                part(&self.right, right_side, &sampled_cols, &all_right[1]),
+                [sampled_rows.len(), sampled_cols.len(), self.shape.k],
+            ),
+            Layout::Dx => (
+                part(&self.left, left_side, &sampled_rows, &all_left[1]),
+                part(&self.right, right_side, &all_right[0], &sampled_cols),
+                [sampled_rows.len(), self.shape.n, sampled_cols.len()],
+            ),
+            Layout::Dw => (
+                part(&self.left, left_side, &all_left[0], &sampled_rows),
+                part(&self.right, right_side, &all_right[0], &sampled_cols),
+                [self.shape.m, sampled_rows.len(), sampled_cols.len()],
+            ),
+        };
+        let reference = match layout {
+            Layout::Forward => reference::forward::<f64>,
+            Layout::Dx => reference::dx::<f64>,
+            Layout::Dw => reference::dw::<f64>,
+        };
+        let before: Vec<f64> = match accumulate {
+            Accumulate::Set => vec![0.0; sampled_rows.len() * sampled_cols.len()],
+            Accumulate::Add => self.sampled(&self.before).into_iter().map(f64::from).collect(),
+        };
+        let mut exact = before.clone();
+        reference([m, n, k], alpha, &left, &right, &mut exact, accumulate, precision);
+
+        // The sum of the magnitudes of all terms, through the same loops.
+        let magnitude = |values: &[f32]| -> Vec<f32> { values.iter().map(|x| x.abs()).collect() };
+        let mut terms: Vec<f64> = before.iter().map(|x| x.abs()).collect();
+        reference([m, n, k], alpha.abs(), &magnitude(&left), &magnitude(&right), &mut terms, accumulate, precision);
+        let largest = terms.iter().fold(0.0f64, |largest, x| largest.max(*x));
+        (exact, largest)
     }
 }
 
@@ -222,63 +279,21 @@ impl Prepared for Run {
         }
     }
 
-    /// Compares a sample of the output's rows and columns: all of them up to 80, the first, the last and some between beyond.
     fn check(&self) -> Vec<Comparison> {
-        let Shape { layout, alpha, accumulate, precision, .. } = self.shape;
-        let [left_side, right_side, [rows, cols]] = self.shape.sides();
-        let (sampled_rows, sampled_cols) = (sample(rows), sample(cols));
-        let sampled = |values: &[f32]| -> Vec<f32> {
-            sampled_rows.iter().flat_map(|row| sampled_cols.iter().map(move |col| values[row * cols + col])).collect()
-        };
-        let [all_left, all_right] = [left_side, right_side].map(|[rows, cols]| [all(rows), all(cols)]);
-        // the sampled part of each operand, and the sizes of the product that is left
-        let (left, right, [m, n, k]) = match layout {
-            Layout::Forward => (
-                part(&self.left, left_side, &sampled_rows, &all_left[1]),
-                part(&self.right, right_side, &sampled_cols, &all_right[1]),
-                [sampled_rows.len(), sampled_cols.len(), self.shape.k],
-            ),
-            Layout::Dx => (
-                part(&self.left, left_side, &sampled_rows, &all_left[1]),
-                part(&self.right, right_side, &all_right[0], &sampled_cols),
-                [sampled_rows.len(), self.shape.n, sampled_cols.len()],
-            ),
-            Layout::Dw => (
-                part(&self.left, left_side, &all_left[0], &sampled_rows),
-                part(&self.right, right_side, &all_right[0], &sampled_cols),
-                [self.shape.m, sampled_rows.len(), sampled_cols.len()],
-            ),
-        };
-        let reference = match layout {
-            Layout::Forward => reference::forward::<f64>,
-            Layout::Dx => reference::dx::<f64>,
-            Layout::Dw => reference::dw::<f64>,
-        };
-        let got = sampled(&self.output.download());
-        let before: Vec<f64> = match accumulate {
-            Accumulate::Set => vec![0.0; got.len()],
-            Accumulate::Add => sampled(&self.before).into_iter().map(f64::from).collect(),
-        };
-        let mut exact = before.clone();
-        reference([m, n, k], alpha, &left, &right, &mut exact, accumulate, precision);
-
-        // The sum of the magnitudes of all terms, through the same loops.
-        let magnitude = |values: &[f32]| -> Vec<f32> { values.iter().map(|x| x.abs()).collect() };
-        let mut terms: Vec<f64> = before.iter().map(|x| x.abs()).collect();
-        reference([m, n, k], alpha.abs(), &magnitude(&left), &magnitude(&right), &mut terms, accumulate, precision);
+        let (exact, terms) = self.by_definition.get_or_init(|| self.reference());
+        let Shape { layout, m, n, k, .. } = self.shape;
         let depth = match layout {
             Layout::Forward => k,
             Layout::Dx => n,
             Layout::Dw => m,
         };
-        let largest = terms.iter().fold(0.0f64, |largest, x| largest.max(*x));
-        let mut bound = bound(depth, largest);
+        let mut bound = bound(depth, *terms);
         if self.output.dtype() == FloatDtype::Bf16 {
             // half a unit in the last of its eight places, of a value that may be as far off as the sum
             let value = exact.iter().fold(0.0f64, |value, x| value.max(x.abs()));
             bound += (value + bound) / 256.0;
         }
-        vec![Comparison::with_bound("output", &got, &exact, bound)]
+        vec![Comparison::with_bound("output", &self.sampled(&self.output.download()), exact, bound)]
     }
 }
 

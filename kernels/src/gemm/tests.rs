@@ -1,7 +1,7 @@
 //! Against the reference, and equalities on bits.
 
 use super::*;
-use crate::case::{Inputs, check_all};
+use crate::case::{Inputs, check_all, float};
 use crate::cpu::Isa;
 use crate::{Buffer, Device, FloatBuffer, FloatDtype, KernelError};
 
@@ -9,7 +9,7 @@ use crate::{Buffer, Device, FloatBuffer, FloatDtype, KernelError};
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = case::cases().into_iter().filter(|case| case.flops < 3e8).collect();
-    check_all(&cases);
+    check_all(cases);
 }
 
 /// Every instruction set with one, two and three threads.
@@ -117,6 +117,7 @@ fn bits_do_not_depend_on_the_number_of_threads() {
 }
 
 /// A stack of three layers, two of them with an update of its own rank.
+#[derive(Clone, Copy)]
 struct Stack {
     outputs: [usize; 3],
     ranks: [usize; 3],
@@ -133,34 +134,55 @@ fn update<'a>(there: bool, of: impl FnOnce() -> LowRank<'a>) -> Vec<LowRank<'a>>
     there.then(of).into_iter().collect()
 }
 
+/// What 300 rows of a stack read.
+struct StackInputs {
+    layout: Layout,
+    stack: Stack,
+    weights: Vec<Vec<half::bf16>>,
+    updates: Vec<[Vec<f32>; 2]>,
+    biases: Vec<Vec<f32>>,
+    left: Vec<f32>,
+    added: Vec<f32>,
+    /// What the last update reads.
+    own: Vec<f32>,
+}
+
+impl StackInputs {
+    fn new(layout: Layout, stack: Stack) -> StackInputs {
+        let Stack { outputs, ranks, k, .. } = stack;
+        let mut inputs = Inputs::of(&[outputs[0], k]);
+        let n: usize = outputs.iter().sum();
+        let [left_cols, cols] = if let FORWARD = layout { [k, n] } else { [n, k] };
+        StackInputs {
+            layout,
+            stack,
+            weights: outputs.iter().map(|n| inputs.normal_bf16(n * k, 0.1)).collect(),
+            updates: std::iter::zip(outputs, ranks)
+                .map(|(n, r)| [r * k, n * r].map(|len| inputs.normal(len, 0.2)))
+                .collect(),
+            biases: outputs.iter().map(|n| inputs.normal(*n, 1.0)).collect(),
+            left: inputs.normal_bf16(300 * left_cols, 1.0).into_iter().map(half::bf16::to_f32).collect(),
+            added: inputs.normal(300 * cols, 1.0),
+            own: inputs.normal(300 * k, 1.0),
+        }
+    }
+}
+
 /// The output of a stack and the `u` of its updates. The rows are rows `rows` of one matrix.
-fn stacked(device: &Device, layout: Layout, stack: &Stack, rows: std::ops::Range<usize>) -> Vec<Vec<f32>> {
-    let Stack { outputs, ranks, k, precision, bias, residual } = *stack;
-    let mut inputs = Inputs::of(&[outputs[0], k]);
+fn stacked(device: &Device, inputs: &StackInputs, rows: std::ops::Range<usize>) -> Vec<Vec<f32>> {
+    let StackInputs { layout, stack: Stack { outputs, ranks, k, precision, bias, residual }, .. } = *inputs;
     let n: usize = outputs.iter().sum();
     let m = rows.len();
     let upload = |values: &[f32]| device.upload("values", values).unwrap();
-    let weights: Vec<Buffer<half::bf16>> =
-        outputs.iter().map(|n| device.upload("w", &inputs.normal_bf16(n * k, 0.1)).unwrap()).collect();
-    let updates: Vec<[Buffer<f32>; 2]> = std::iter::zip(outputs, ranks)
-        .map(|(n, r)| [r * k, n * r].map(|len| upload(&inputs.normal(len, 0.2))))
-        .collect();
-    let biases: Vec<Buffer<f32>> = outputs.iter().map(|n| upload(&inputs.normal(*n, 1.0))).collect();
+    let weights: Vec<Buffer<half::bf16>> = inputs.weights.iter().map(|w| device.upload("w", w).unwrap()).collect();
+    let updates: Vec<[Buffer<f32>; 2]> =
+        inputs.updates.iter().map(|matrices| matrices.each_ref().map(|values| upload(values))).collect();
+    let biases: Vec<Buffer<f32>> = inputs.biases.iter().map(|values| upload(values)).collect();
     let [left_cols, cols] = if let FORWARD = layout { [k, n] } else { [n, k] };
-    let (left, added) = (inputs.normal(300 * left_cols, 1.0), inputs.normal(300 * cols, 1.0));
-    let left: Vec<half::bf16> = left.into_iter().map(half::bf16::from_f32).collect();
     let dtype = FloatDtype::from(precision);
-    let left = &left[rows.start * left_cols..rows.end * left_cols];
-    let left = match dtype {
-        FloatDtype::Bf16 => FloatBuffer::Bf16(device.upload("left", left).unwrap()),
-        FloatDtype::F32 => FloatBuffer::F32(upload(&left.iter().map(|x| x.to_f32()).collect::<Vec<_>>())),
-    };
-    let own = inputs.normal(300 * k, 1.0);
-    let own = upload(&own[rows.start * k..rows.end * k]);
-    let mut own_float = device.alloc_float("own", dtype, own.len()).unwrap();
-    device.copy_float(own.view().into(), own_float.view_mut());
-    let own = own_float;
-    let added = upload(&added[rows.start * cols..rows.end * cols]);
+    let left = float(device, dtype, &inputs.left[rows.start * left_cols..rows.end * left_cols]).unwrap();
+    let own = float(device, dtype, &inputs.own[rows.start * k..rows.end * k]).unwrap();
+    let added = upload(&inputs.added[rows.start * cols..rows.end * cols]);
     let mut u: Vec<Buffer<f32>> = ranks.iter().map(|r| device.alloc("u", m * r).unwrap()).collect();
     let mut pieces: Vec<Piece<'_>> = (weights.iter().zip(&updates).zip(&biases).zip(&mut u).enumerate())
         .map(|(i, (((w, [a, b]), b_row), u))| Piece {
@@ -216,11 +238,11 @@ fn stacks() -> Vec<Stack> {
 fn a_stack_is_its_layers_one_after_the_other() {
     let portable = Device::cpu_with(Some(1), Isa::Portable).unwrap();
     for stack in stacks() {
-        for layout in [FORWARD, DX] {
+        for inputs in [FORWARD, DX].map(|layout| StackInputs::new(layout, stack)) {
             for m in [1, 40, 300] {
-                let want = stacked(&portable, layout, &stack, 0..m);
+                let want = stacked(&portable, &inputs, 0..m);
                 for device in devices() {
-                    let got = stacked(&device, layout, &stack, 0..m);
+                    let got = stacked(&device, &inputs, 0..m);
                     for (what, (got, want)) in got.iter().zip(&want).enumerate() {
                         let largest = want.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
                         let error = got.iter().zip(want).fold(0.0f32, |largest, (a, b)| largest.max((a - b).abs()));
@@ -246,10 +268,11 @@ fn a_row_of_a_stack_has_the_same_bits_among_others() {
         for layout in [FORWARD, DX] {
             let n: usize = stack.outputs.iter().sum();
             let cols = if let FORWARD = layout { n } else { stack.k };
+            let inputs = StackInputs::new(layout, stack);
             for device in devices() {
-                let all = &stacked(&device, layout, &stack, 0..200)[0];
+                let all = &stacked(&device, &inputs, 0..200)[0];
                 for rows in [0..1, 7..12, 3..19, 5..25, 0..32, 60..93] {
-                    let few = &stacked(&device, layout, &stack, rows.clone())[0];
+                    let few = &stacked(&device, &inputs, rows.clone())[0];
                     let same = few.iter().zip(&all[rows.start * cols..]).all(|(a, b)| a.to_bits() == b.to_bits());
                     assert!(same, "rows {rows:?} on {}", device.describe());
                 }

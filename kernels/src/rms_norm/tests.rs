@@ -11,7 +11,7 @@ use half::bf16;
 
 #[test]
 fn agrees_with_the_reference() {
-    check_all(&case::cases());
+    check_all(case::cases());
 }
 
 #[test]

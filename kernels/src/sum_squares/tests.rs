@@ -11,7 +11,7 @@ fn sum(device: &Device, x: &[f32]) -> f64 {
 
 #[test]
 fn agrees_with_the_reference() {
-    check_all(&case::cases());
+    check_all(case::cases());
 }
 
 /// Which element belongs to which sum is fixed, so instruction sets agree as well.

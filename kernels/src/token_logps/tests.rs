@@ -12,7 +12,7 @@ use half::bf16;
 #[test]
 fn agrees_with_the_reference() {
     let cases: Vec<_> = cases().into_iter().filter(|case| case.flops < 1e9).collect();
-    check_all(&cases);
+    check_all(cases);
 }
 
 const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
