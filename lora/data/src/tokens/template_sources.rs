@@ -28,6 +28,7 @@ const LEGACY: &str = "chat_template.json";
 /// Chat templates as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateSources {
+    /// The template, for conversations without tools if there is another for those.
     pub default: String,
     /// The template for conversations with tools, if they have their own.
     pub tool_use: Option<String>,
