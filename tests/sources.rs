@@ -313,7 +313,7 @@ fn a_second_start_takes_the_tokens_of_the_first() {
     assert!(!off.stderr.contains("token cache"), "{}", off.stderr);
     assert!(first.stdout == second.stdout && first.stdout == off.stdout);
 
-    // training on kept tokens is training on new ones
+    // training with cached tokens gives the same adapter as without
     let train = |name: &str, cache: &str| {
         let out = folder.path().join(name);
         run("train", &[&data], &["--max-steps", "2", "--data-cache", cache, "--output", out.to_str().unwrap()]).ok();

@@ -148,8 +148,7 @@ impl ModelConfig {
         [self.fusion.qkv(), &[Projection::O], self.fusion.gate_up(), &[Projection::Down]].concat()
     }
 
-    /// All linear layers of the decoder, in the order of their ids, which is that of their use; the output embedding is not one
-    /// of them.
+    /// The linear layers of the decoder, in order of use and of id. The output embedding is not among them.
     pub fn linears(&self) -> Vec<LinearInfo> {
         let projections = self.projections();
         let layers = 0..self.num_hidden_layers;

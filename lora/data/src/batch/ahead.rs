@@ -31,7 +31,7 @@ pub fn for_each_ahead<T: Send, E: Send>(
             }
         };
         match Builder::new().name("align-encode".into()).spawn_scoped(scope, encoder) {
-            // moved, so that it is gone before the scope waits for the thread
+            // `take` is dropped here, before the scope joins the thread: a `send` that still waits then fails
             Ok(_) => until_break(take.into_iter(), &mut each),
             Err(_) => until_break(std::iter::from_fn(next), &mut each),
         }

@@ -19,7 +19,7 @@ use crate::json_text::key;
 /// Follows the text as a row of its own. If a quote is still open, it becomes part of the last cell instead. The parser does
 /// not report that by itself.
 const END: &[u8] = b"\n\0\n";
-/// Most columns: as many as a sheet of the common programs has.
+/// Most columns of a file. A sheet in Excel or LibreOffice can have no more.
 const MAX_COLUMNS: usize = 16_384;
 /// Bytes that the parser reads at once.
 const PIECE_BYTES: usize = 1 << 16;
