@@ -15,7 +15,7 @@ pub use error::{AdapterError, ConfigFault};
 pub use folder::{CONFIG as ADAPTER_CONFIG, Instead, StrayAdapter, WEIGHTS as ADAPTER_WEIGHTS};
 pub use hashes::{adapter_hash, base_hash};
 pub use merge::{Existing, Merge, MergeError, MergeReport};
-pub use names::{Misnamed, NameFault};
+pub use names::Misnamed;
 pub use targets::{Choice, ModuleNames, Modules, Targets};
 
 use align_engine::adapters::{AdapterSet, LowRank};

@@ -172,15 +172,15 @@ fn removed(long: &str, short: &str) -> Option<String> {
 /// A tensor with nearly the name that PEFT reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misnamed {
-    pub tensor: String,
-    pub fault: NameFault,
+    tensor: String,
+    fault: NameFault,
     /// The name that PEFT reads.
-    pub expected: String,
+    expected: String,
 }
 
 /// The fault of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NameFault {
+enum NameFault {
     TooMuch {
         part: String,
     },

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
     /// `beta * log-ratio` over every answer seen: BCO's shift.
-    pub rewards: RunningMean,
+    pub(super) rewards: RunningMean,
     /// Gaps of alpha-DPO.
-    pub gaps: RunningSpread,
+    pub(super) gaps: RunningSpread,
     /// Whether gathered statistics stay unchanged, see [`History::for_evaluation`].
     #[serde(skip)]
     fixed: bool,
@@ -35,30 +35,30 @@ impl History {
 
 /// A mean over all numbers so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RunningMean {
-    pub count: u64,
-    pub sum: f64,
+pub(super) struct RunningMean {
+    count: u64,
+    sum: f64,
 }
 
 impl RunningMean {
     /// Adds more numbers.
-    pub fn with(self, numbers: impl IntoIterator<Item = f64>) -> Self {
+    fn with(self, numbers: impl IntoIterator<Item = f64>) -> Self {
         numbers.into_iter().fold(self, |RunningMean { count, sum }, x| RunningMean { count: count + 1, sum: sum + x })
     }
 
     /// Returns the mean, 0 for no numbers.
-    pub fn mean(self) -> f64 {
+    pub(super) fn mean(self) -> f64 {
         if self.count == 0 { 0.0 } else { self.sum / self.count as f64 }
     }
 }
 
 /// Exponential moving averages of the mean and of the unbiased standard deviation of batches, starting at 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RunningSpread {
+pub(super) struct RunningSpread {
     /// Batches that were added.
-    pub batches: u32,
-    pub mean: f64,
-    pub std: f64,
+    batches: u32,
+    pub(super) mean: f64,
+    pub(super) std: f64,
 }
 
 /// The weight that the earlier averages keep when a batch is added.
@@ -66,7 +66,7 @@ pub(super) const DECAY: f64 = 0.9;
 
 impl RunningSpread {
     /// Adds a batch. A batch of a single number has no deviation and changes nothing.
-    pub fn with(self, batch: &[f64]) -> Self {
+    fn with(self, batch: &[f64]) -> Self {
         if batch.len() < 2 {
             return self;
         }
@@ -78,7 +78,7 @@ impl RunningSpread {
     }
 
     /// Returns mean and deviation, corrected for the zeros at the start. Both are 0 before the first batch.
-    pub fn corrected(self) -> (f64, f64) {
+    pub(super) fn corrected(self) -> (f64, f64) {
         if self.batches == 0 {
             return (0.0, 0.0);
         }

@@ -7,12 +7,12 @@ use align_kernels::{Buffer, Device, Result, adamw};
 /// Hyper-parameters and state.
 #[derive(Debug)]
 pub struct AdamW {
-    pub numbers: AdamNumbers,
-    pub weight_decay: f64,
+    numbers: AdamNumbers,
+    weight_decay: f64,
     /// Updates made so far.
-    pub step: u64,
+    step: u64,
     /// Running means of each parameter, in the order of the adapter.
-    pub moments: Vec<Moments>,
+    moments: Vec<Moments>,
 }
 
 /// The numbers of Adam. The defaults are torch's.
@@ -34,9 +34,9 @@ impl Default for AdamNumbers {
 
 /// Running means of the gradient and of its square.
 #[derive(Debug)]
-pub struct Moments {
-    pub exp_avg: Buffer<f32>,
-    pub exp_avg_sq: Buffer<f32>,
+struct Moments {
+    exp_avg: Buffer<f32>,
+    exp_avg_sq: Buffer<f32>,
 }
 
 impl AdamW {

@@ -5,7 +5,7 @@ mod clip;
 mod rmsprop;
 mod schedule;
 
-pub use adamw::{AdamNumbers, AdamW, Moments};
+pub use adamw::{AdamNumbers, AdamW};
 pub use clip::{clip_factor, global_norm};
 pub use rmsprop::RmsProp;
 pub use schedule::{Schedule, ScheduleKind, Warmup};

@@ -7,11 +7,11 @@ use align_kernels::{Buffer, Device, Result, rmsprop};
 /// Hyper-parameters and state.
 #[derive(Debug)]
 pub struct RmsProp {
-    pub alpha: f64,
-    pub eps: f64,
-    pub weight_decay: f64,
+    alpha: f64,
+    eps: f64,
+    weight_decay: f64,
     /// Running mean of the squared gradient of each parameter, in the order of the adapter.
-    pub square_avgs: Vec<Buffer<f32>>,
+    square_avgs: Vec<Buffer<f32>>,
 }
 
 impl RmsProp {

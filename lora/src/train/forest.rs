@@ -83,7 +83,7 @@ pub struct Forest {
     pub scored_with_gradient: usize,
     /// The answers, tree by tree, in the order in which they were given.
     pub answers: Vec<Scored>,
-    pub scorers: Scorers,
+    pub(super) scorers: Scorers,
 }
 
 /// Places of one answer's tokens among the scored rows; with [`Scorers::Reward`] of its one row.

@@ -52,7 +52,7 @@ pub use metrics::{EvalMetrics, PreferenceSums, Preferences, StepMetrics};
 pub use note::{CountsOf, DataRole, Note};
 pub use options::{Observer, TrainOptions, TrainState};
 pub use pace::{Pace, RunPace};
-pub use plan::{Answers, HeadRows, PassPlan, Piece, Reference, RowTokens, StepPlan};
+pub use plan::{PassPlan, Piece, RowTokens, StepPlan};
 pub use reference_cache::{CacheCounts, CacheError, CacheNote, CachePlace, ReferenceCache};
 pub use scoring::{Forward, Scoring, StepDropout, TreeOfStep};
 pub use size::{NotASize, Size};

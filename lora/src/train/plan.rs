@@ -31,7 +31,7 @@ pub struct Piece {
 
 /// The answers behind the prompts of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answers {
+pub(super) enum Answers {
     /// Those of the pieces.
     Own,
     /// Those of the pieces, and behind them the mismatched answer of the row.
@@ -42,7 +42,7 @@ pub enum Answers {
 
 /// Whether a pass has rows of the reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reference {
+pub(super) enum Reference {
     /// If the objective reads one.
     Asked,
     /// An earlier pass of the step has computed its numbers.
@@ -53,15 +53,15 @@ pub enum Reference {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassPlan {
     pub pieces: Vec<Piece>,
-    pub answers: Answers,
+    pub(super) answers: Answers,
     /// Of the pieces' own answers; a mismatched answer never has a gradient.
-    pub role: Role,
-    pub reference: Reference,
+    pub(super) role: Role,
+    pub(super) reference: Reference,
 }
 
 /// What the head of the objective takes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HeadRows {
+pub(super) enum HeadRows {
     /// All rows of the step, once each is scored.
     Step,
     /// The rows of each pass with a gradient; what they share with the step comes from the passes before.
@@ -72,7 +72,7 @@ pub enum HeadRows {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepPlan {
     pub passes: Vec<PassPlan>,
-    pub head: HeadRows,
+    pub(super) head: HeadRows,
 }
 
 impl RowTokens {

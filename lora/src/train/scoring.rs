@@ -57,7 +57,7 @@ impl StepDropout {
 
 /// A forward pass, its tape still there for the backward pass.
 pub struct Forward {
-    pub tape: Tape,
+    tape: Tape,
     outputs: Var,
     /// Host copy, one for each scored row: log-probs of tokens, or with [`Scorers::Reward`] a score for each answer; behind
     /// them what the cache had.
