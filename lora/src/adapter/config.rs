@@ -53,6 +53,7 @@ pub struct LoraConfig {
     pub alpha: f64,
     /// `lora_dropout` of the file: the share of the inputs that training drops.
     pub dropout: f64,
+    /// `target_modules` of the file: the modules that are adapted.
     pub target_modules: Targets,
     /// Modules that are never adapted, whatever `target_modules` says.
     pub exclude_modules: Option<ModuleNames>,

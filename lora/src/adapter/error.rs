@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 /// An adapter was refused or could not be written. The fault is in a file unless a variant says otherwise.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum AdapterError {
     /// `adapter_config.json` has a wrong or unsupported value.
     #[error("{path}: {fault}")]
@@ -144,6 +145,7 @@ pub enum AdapterError {
 /// A fault of a LoRA configuration. Keys are those of `adapter_config.json`.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum ConfigFault {
     #[error("`{key}` is missing; is this the adapter_config.json of a PEFT adapter?")]
     Missing { key: &'static str },

@@ -17,6 +17,7 @@ const MLX: [&str; 2] = ["adapters.safetensors", "adapters.npz"];
 /// What a folder holds instead of an adapter's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instead {
+    /// Nothing that says what the folder is.
     Nothing,
     /// There is no such folder.
     NoFolder,
@@ -24,9 +25,11 @@ pub enum Instead {
     Pickle,
     /// An adapter of mlx-lm.
     Mlx,
-    /// Folders that hold an adapter: their number, and the last of them.
+    /// Folders that hold an adapter.
     Folders {
+        /// How many.
         count: usize,
+        /// The last by name; of a run's checkpoints, the newest.
         last: PathBuf,
     },
     /// A model.

@@ -48,6 +48,7 @@ pub struct Merge<'a> {
     pub adapter: &'a Path,
     /// The new directory.
     pub output: &'a Path,
+    /// What happens to `output` if it is not empty.
     pub existing: Existing,
     /// Chat templates for the new directory, if not the base's.
     pub chat_template: Option<&'a TemplateSources>,
@@ -96,6 +97,7 @@ pub struct MergeReport {
 
 /// A merge was refused or failed. The output directory is unchanged.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum MergeError {
     #[error(transparent)]
     Config(#[from] ConfigError),

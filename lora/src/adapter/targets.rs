@@ -104,6 +104,7 @@ impl<'a> Modules<'a> {
 pub struct Choice {
     /// Index into [`Modules::linears`].
     pub linear: usize,
+    /// Rows of A, columns of B.
     pub rank: usize,
     /// The factor of the update.
     pub scaling: f32,

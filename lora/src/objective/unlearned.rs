@@ -27,11 +27,12 @@ impl UnlearnedCounts {
 
 /// Rows of a run that taught it nothing, and why.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs, reason = "the variants' lines name their fields")]
 pub enum Unlearned {
-    /// Their reward margin is beyond `margin` either way, where the loss has no gradient.
+    /// `pairs` have a reward margin beyond `margin` either way, where the loss has no gradient.
     Saturated { pairs: u64, margin: f64 },
-    /// They are beyond the bound of the loss.
+    /// `pairs` are beyond the bound of the loss.
     Clipped { pairs: u64 },
-    /// They have one answer or equal rewards, of which the loss makes no pair.
+    /// `rows` have one answer or equal rewards, and the loss makes no pair of them.
     Undecided { rows: u64 },
 }

@@ -17,7 +17,9 @@ use align_kernels::{Device, Result};
 /// The optimisers. An enum, because a checkpoint must name the one that it holds.
 #[derive(Debug)]
 pub enum Optimizer {
+    /// Two running means for each parameter.
     AdamW(AdamW),
+    /// One running mean for each parameter.
     RmsProp(RmsProp),
 }
 

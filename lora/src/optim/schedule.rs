@@ -12,6 +12,7 @@ pub enum ScheduleKind {
     Cosine,
     /// The same rate at every step, without a warm-up.
     Constant,
+    /// The same rate at every step after the warm-up.
     ConstantWithWarmup,
 }
 
@@ -37,6 +38,7 @@ impl Warmup {
 /// The learning rate of every step, equal to that of transformers' `get_scheduler`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
+    /// How the rate falls after the warm-up.
     pub kind: ScheduleKind,
     /// The largest rate.
     pub learning_rate: f64,

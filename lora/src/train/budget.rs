@@ -54,8 +54,9 @@ pub struct Plan {
     pub fits: bool,
     /// What they are for, by name.
     pub parts: Vec<(&'static str, u64)>,
-    /// Layers, and how many of them keep their activations in that pass; the others are recomputed.
+    /// Layers of the model.
     pub layers: usize,
+    /// How many of them keep their activations in that pass; the others are recomputed.
     pub layers_kept: usize,
     /// Tokens of the pass that holds most, those of the reference included; it may be one without a backward pass.
     pub(super) most_tokens: usize,

@@ -32,7 +32,9 @@ pub(super) struct Counted {
 /// Whether the adapters' gradients are there before a pass, from another one of the same step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gradients {
+    /// They are not: the pass makes them.
     Fresh,
+    /// They are, and the pass adds to them.
     There,
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 /// A run that cannot start or go on.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum TrainError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -39,7 +40,7 @@ pub enum TrainError {
     MissingColumn { row: String, loss: String, column: &'static str },
     #[error("{rows} usable rows in {epochs} epochs make no step")]
     NoSteps { rows: usize, epochs: u64 },
-    /// The plan of the run holds more than the limit, even with all layers recomputed.
+    /// The plan of the run holds more than the limit, even with all layers recomputed. The last two fields are options of the run.
     #[error(
         "the run needs {needed} of memory for what it computes, even with all layers recomputed, and may hold {limit}; its largest \
          forward pass has {tokens} tokens"

@@ -7,16 +7,20 @@ use std::ops::Range;
 /// A prompt and the answers that share it.
 #[derive(Debug, Clone)]
 pub struct Tree<'a> {
+    /// Token ids.
     pub prompt: &'a [u32],
+    /// The answers. [`Forest::answers`] has them in this order.
     pub branches: Vec<Branch<'a>>,
 }
 
 /// One answer.
 #[derive(Debug, Clone, Copy)]
 pub struct Branch<'a> {
+    /// Token ids, without those that were cut.
     pub ids: &'a [u32],
     /// Ranges of `ids` that are read and not scored, ascending; most answers have none.
     pub unscored: &'a [Range<usize>],
+    /// Whether it has a gradient.
     pub role: Role,
 }
 
@@ -48,6 +52,7 @@ impl<'a> Branch<'a> {
 /// Whether the backward pass goes through an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
+    /// Scored by the policy and differentiated.
     Gradient,
     /// Scored by the policy, not differentiated: evaluation, and KTO's mismatched answers.
     Detached,
@@ -56,11 +61,14 @@ pub enum Role {
 /// Who scores the answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scorers {
+    /// The policy alone.
     Policy,
+    /// Both models, in one pass.
     PolicyAndReference,
     /// The policy's score head, one number an answer: on the last token that is not `pad`, as transformers' sequence
     /// classifiers have it.
     Reward {
+        /// The model's pad token, if it has one.
         pad: Option<u32>,
     },
 }
@@ -68,6 +76,7 @@ pub enum Scorers {
 /// The rows of one forward pass, and where each answer's log-probs will stand.
 #[derive(Debug, Clone)]
 pub struct Forest {
+    /// Which rows have a gradient, and which trees they form.
     pub plan: RowPlan,
     /// `[rows]` token ids
     pub ids: Vec<u32>,
@@ -89,7 +98,9 @@ pub struct Forest {
 /// Places of one answer's tokens among the scored rows; with [`Scorers::Reward`] of its one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scored {
+    /// Those of the policy.
     pub policy: Range<usize>,
+    /// Those of the reference; `None` if it does not score the answer.
     pub reference: Option<Range<usize>>,
 }
 

@@ -7,40 +7,56 @@ use serde_json::{Map, Value};
 /// One line of `metrics.jsonl` for an optimiser step. Loss and rewards are those before the update.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepMetrics {
+    /// From 1.
     pub step: u64,
+    /// Epochs that are done, with the part of the current one.
     pub epoch: f64,
+    /// The objective over the batch.
     pub loss: f64,
     /// Before clipping.
     pub grad_norm: f64,
+    /// The schedule's rate of this step.
     pub learning_rate: f64,
+    /// Over the answers of the batch.
     pub preferences: Preferences,
     /// Tokens so far, the prompt counted once for each answer.
     pub num_tokens: u64,
+    /// Of this step, counted as in `num_tokens`.
     pub tokens_per_second: f64,
 }
 
 /// One evaluation: means over its rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvalMetrics {
+    /// Updates that the adapter has had.
     pub step: u64,
+    /// Epochs that these are.
     pub epoch: f64,
+    /// Rows evaluated.
     pub rows: u64,
+    /// The objective, a mean over all rows.
     pub loss: f64,
+    /// Over the answers of all rows.
     pub preferences: Preferences,
     /// Share of pairs whose chosen answer has the larger mean log-prob per token under the policy.
     pub logps_accuracies: Option<f64>,
 }
 
-/// Means over the chosen (desirable) and rejected (undesirable) answers of a set of rows. A class that does not occur is
-/// absent.
+/// Means over the chosen (desirable) and rejected (undesirable) answers of a set of rows. `None` if there is no such answer, or
+/// it has no such number.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Preferences {
+    /// As the objective defines rewards, of chosen answers.
     pub rewards_chosen: Option<f64>,
+    /// The same of rejected answers.
     pub rewards_rejected: Option<f64>,
     /// Share of pairs with `rewards_chosen > rewards_rejected`; pairs only.
     pub rewards_accuracies: Option<f64>,
+    /// `rewards_chosen - rewards_rejected`
     pub rewards_margins: Option<f64>,
+    /// Of chosen answers under the policy, in nats.
     pub logps_chosen: Option<f64>,
+    /// The same of rejected answers.
     pub logps_rejected: Option<f64>,
     /// KTO's reference point, in nats.
     pub kl: Option<f64>,

@@ -13,13 +13,19 @@ use serde::{Deserialize, Serialize};
 /// How a run trains. The objective has its own knobs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainOptions {
+    /// The largest rate of the schedule.
     pub learning_rate: f64,
+    /// How the rate falls after the warm-up.
     pub schedule: ScheduleKind,
+    /// How long the rate grows at the start.
     pub warmup: Warmup,
+    /// What turns gradients into updates.
     pub optimizer: OptimizerKind,
+    /// Decoupled with AdamW, coupled with RMSProp; 0 for none.
     pub weight_decay: f64,
     /// Gradients are scaled down to this global norm; 0 or infinite: never.
     pub max_grad_norm: f64,
+    /// How often each row is trained on.
     pub epochs: u64,
     /// Ends the run earlier than its epochs.
     pub max_steps: Option<u64>,
@@ -33,10 +39,13 @@ pub struct TrainOptions {
     pub max_length: usize,
     /// Share of the adapters' inputs that is dropped while training.
     pub lora_dropout: f32,
+    /// Decides dropout and `max_completions`; `shuffle` has its own.
     pub seed: u64,
+    /// Order of the rows of an epoch.
     pub shuffle: Shuffle,
     /// Evaluate after this many steps; `None`: after each epoch.
     pub eval_steps: Option<u64>,
+    /// What the matrix products multiply.
     pub precision: Precision,
     /// What the logits are divided by before their softmax, above 0.
     pub logp_temperature: f32,

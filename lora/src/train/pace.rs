@@ -36,6 +36,7 @@ pub(super) struct Probe {
 pub struct Pace {
     /// Operations of a mean step, what is recomputed included.
     pub operations: f64,
+    /// Of a mean step.
     pub seconds_per_step: f64,
 }
 
@@ -82,6 +83,7 @@ pub struct RunPace {
     pub later: Option<Pace>,
     /// Steps of the first epoch.
     pub first_epoch: u64,
+    /// Steps of the run.
     pub steps: u64,
 }
 

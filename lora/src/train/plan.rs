@@ -52,6 +52,7 @@ pub(super) enum Reference {
 /// One forward pass, and with [`Role::Gradient`] its backward pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassPlan {
+    /// What it takes of the step's rows.
     pub pieces: Vec<Piece>,
     pub(super) answers: Answers,
     /// Of the pieces' own answers; a mismatched answer never has a gradient.
@@ -68,9 +69,10 @@ pub(super) enum HeadRows {
     Pass,
 }
 
-/// The passes of an optimiser step, in order.
+/// The passes of an optimiser step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepPlan {
+    /// In order; those without a backward pass come first.
     pub passes: Vec<PassPlan>,
     pub(super) head: HeadRows,
 }

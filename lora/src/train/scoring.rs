@@ -13,12 +13,16 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// A model with the adapters of the two sides.
+/// A model with the adapters of policy and reference.
 #[derive(Debug, Clone)]
 pub struct Scoring<'m> {
+    /// The base, which both sides share.
     pub model: &'m Model,
+    /// Those of both sides; a side without one is the base.
     pub adapters: Adapters,
+    /// Whose numbers a pass gives.
     pub scorers: Scorers,
+    /// What the matrix products multiply.
     pub precision: Precision,
     /// What the logits are divided by before their softmax, above 0.
     pub logp_temperature: f32,
@@ -32,6 +36,7 @@ pub struct Scoring<'m> {
 /// is cut into passes.
 #[derive(Debug, Clone)]
 pub struct StepDropout {
+    /// The same for all passes of the step.
     pub dropout: Dropout,
     /// One for each tree of the pass.
     pub trees: Vec<TreeOfStep>,

@@ -21,8 +21,11 @@ use std::ops::Range;
 
 /// What the passes of a step share.
 pub struct Batch<'a> {
+    /// Its coupling decides which passes there are.
     pub objective: &'a Objective,
+    /// All rows of the step, texts of the reference data included.
     pub rows: &'a [EncodedRow],
+    /// Limit on prompt + one answer, where mismatched answers are cut.
     pub max_length: usize,
     /// Tokens of the trees of one forward pass.
     pub micro_batch_tokens: usize,
@@ -46,7 +49,9 @@ pub enum Donors<'a> {
 /// What a step or an evaluated batch gives.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// The objective over the batch.
     pub loss: f64,
+    /// Over all answers of the batch.
     pub preferences: PreferenceSums,
     /// Pairs for which the loss has no gradient.
     pub saturated: usize,

@@ -100,6 +100,7 @@ impl BatchReader<'_> {
 
 /// An update of the adapter.
 pub struct Update {
+    /// Of the batch, before the update.
     pub outcome: Outcome,
     /// Before clipping.
     pub grad_norm: f64,

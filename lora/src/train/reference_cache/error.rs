@@ -7,6 +7,7 @@ use std::path::PathBuf;
 /// A cache that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum CacheError {
     #[error("{}: cannot {action}: {source}", path.display())]
     Io { path: PathBuf, action: &'static str, source: io::Error },
@@ -21,6 +22,7 @@ pub enum CacheError {
 /// Something about the cache that the user should know. No run ends because of one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
 pub enum CacheNote {
     /// The file was no cache of these numbers, or its start was damaged.
     #[error("reference cache: {} is damaged at its start: its {bytes} are dropped", path.display())]

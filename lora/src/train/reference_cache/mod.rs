@@ -58,7 +58,9 @@ const MEMORY_OVERHEAD: u64 = 64;
 /// Where log-probs that were computed are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CachePlace {
+    /// They are gone when the run ends.
     Memory,
+    /// Later runs find them.
     File,
 }
 
