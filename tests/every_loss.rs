@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 const STEPS: u64 = 20;
-const BATCH: usize = 8;
+const BATCH: usize = 4;
 const MAX_LENGTH: usize = 128;
 
 /// The demo's rows, with the columns that some losses read.
