@@ -68,6 +68,9 @@ impl Label {
     }
 }
 
+/// The outputs by definition, in f64 and in f32.
+type Outputs<const OUT: usize> = ([Vec<f64>; OUT], [Vec<f32>; OUT]);
+
 struct Run<K, const IDS: usize, const IN: usize, const OUT: usize> {
     kernel: Arc<K>,
     device: Device,
@@ -76,16 +79,11 @@ struct Run<K, const IDS: usize, const IN: usize, const OUT: usize> {
     x: [Buffer<f32>; IN],
     before: [Buffer<f32>; OUT],
     y: [Buffer<f32>; OUT],
-    /// The outputs in f64 and in f32.
-    by_definition: Definition<([Vec<f64>; OUT], [Vec<f32>; OUT])>,
+    by_definition: Definition<Outputs<OUT>>,
 }
 
 impl<K: Kernel<IDS, IN, OUT>, const IDS: usize, const IN: usize, const OUT: usize> Run<K, IDS, IN, OUT> {
-    fn new(
-        kernel: Arc<K>,
-        by_definition: Definition<([Vec<f64>; OUT], [Vec<f32>; OUT])>,
-        device: &Device,
-    ) -> Result<Self> {
+    fn new(kernel: Arc<K>, by_definition: Definition<Outputs<OUT>>, device: &Device) -> Result<Self> {
         let operands = kernel.operands();
         let upload = |values: &[Vec<f32>]| -> Result<Vec<Buffer<f32>>> {
             values.iter().map(|values| device.upload("operand", values)).collect()
