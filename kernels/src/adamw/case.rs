@@ -61,10 +61,8 @@ impl Kernel<0, 1, 3> for Shape {
     }
 
     fn reference<R: Real>(&self, _: [&[u32]; 0], [grad]: [&[R]; 1], y: [Vec<R>; 3]) -> [Vec<R>; 3] {
-        let numbers = self.numbers();
         let [mut param, mut exp_avg, mut exp_avg_sq] = y;
-        let (factors, grad_scale) = (numbers.factors(), R::from_f32(numbers.grad_scale));
-        reference::step(factors, grad_scale, &mut param, grad, &mut exp_avg, &mut exp_avg_sq);
+        reference::step(self.numbers().factors(), &mut param, grad, &mut exp_avg, &mut exp_avg_sq);
         [param, exp_avg, exp_avg_sq]
     }
 }

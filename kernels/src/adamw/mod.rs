@@ -13,6 +13,7 @@ mod cpu;
 mod reference;
 
 use crate::error::check_len;
+use crate::real::Real;
 use crate::{Device, Result, Slice, SliceMut};
 
 /// One update of many tensors; see the module.
@@ -73,33 +74,42 @@ impl Update<'_> {
 
 /// What is the same for every element, computed in f64 as torch does and rounded once.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Factors {
+pub(crate) struct Factors<R> {
+    /// The clipping factor.
+    pub grad_scale: R,
     /// `1 - lr * weight_decay`
-    pub decay: f64,
+    pub decay: R,
     /// `1 - beta1`
-    pub lerp: f64,
-    pub beta2: f64,
+    pub lerp: R,
+    /// Whether `lerp` is at least 1/2: torch's lerp starts from the end that is nearer.
+    pub from_end: bool,
+    /// Decay of the second moment.
+    pub beta2: R,
     /// `1 - beta2`
-    pub square: f64,
+    pub square: R,
     /// `sqrt(1 - beta2^step)`
-    pub bias_correction2_sqrt: f64,
-    pub eps: f64,
+    pub bias_correction2_sqrt: R,
+    /// Added to the root of the second moment.
+    pub eps: R,
     /// `-lr / (1 - beta1^step)`
-    pub negative_step_size: f64,
+    pub negative_step_size: R,
 }
 
 impl Numbers {
     /// The factors of this step.
-    pub(crate) fn factors(&self) -> Factors {
+    pub(crate) fn factors<R: Real>(&self) -> Factors<R> {
         let step = self.step as f64;
+        let lerp = 1.0 - self.beta1;
         Factors {
-            decay: 1.0 - self.learning_rate * self.weight_decay,
-            lerp: 1.0 - self.beta1,
-            beta2: self.beta2,
-            square: 1.0 - self.beta2,
-            bias_correction2_sqrt: (1.0 - self.beta2.powf(step)).sqrt(),
-            eps: self.eps,
-            negative_step_size: -(self.learning_rate / (1.0 - self.beta1.powf(step))),
+            grad_scale: R::from_f32(self.grad_scale),
+            decay: R::from_f64(1.0 - self.learning_rate * self.weight_decay),
+            lerp: R::from_f64(lerp),
+            from_end: lerp.abs() >= 0.5,
+            beta2: R::from_f64(self.beta2),
+            square: R::from_f64(1.0 - self.beta2),
+            bias_correction2_sqrt: R::from_f64((1.0 - self.beta2.powf(step)).sqrt()),
+            eps: R::from_f64(self.eps),
+            negative_step_size: R::from_f64(-(self.learning_rate / (1.0 - self.beta1.powf(step)))),
         }
     }
 }

@@ -89,7 +89,9 @@ impl StackForward<'_, '_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_forward(self, device, cpu),
-            Device::Count(count) => count.call(KERNEL, cpu::cost::stack_forward(count.of(), self)?),
+            Device::Count(count) => {
+                cpu::stack::forward_runs(self, |run| count.call(KERNEL, cpu::cost::stack_forward(count.of(), run)))
+            }
         }
     }
 }
@@ -105,7 +107,9 @@ impl StackDx<'_, '_> {
         let _timed = device.timed(KERNEL);
         match device {
             Device::Cpu(cpu) => cpu::stack_dx(self, device, cpu),
-            Device::Count(count) => count.call(KERNEL, cpu::cost::stack_dx(count.of(), self)?),
+            Device::Count(count) => {
+                cpu::stack::dx_runs(self, |run| count.call(KERNEL, cpu::cost::stack_dx(count.of(), run)))
+            }
         }
     }
 }

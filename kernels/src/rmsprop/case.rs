@@ -51,9 +51,8 @@ impl Kernel<0, 1, 2> for Shape {
     }
 
     fn reference<R: Real>(&self, _: [&[u32]; 0], [grad]: [&[R]; 1], y: [Vec<R>; 2]) -> [Vec<R>; 2] {
-        let numbers = self.numbers();
         let [mut param, mut square_avg] = y;
-        reference::step(numbers.factors(), R::from_f32(numbers.grad_scale), &mut param, grad, &mut square_avg);
+        reference::step(self.numbers().factors(), &mut param, grad, &mut square_avg);
         [param, square_avg]
     }
 }

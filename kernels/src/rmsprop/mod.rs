@@ -12,6 +12,7 @@ mod cpu;
 mod reference;
 
 use crate::error::check_len;
+use crate::real::Real;
 use crate::{Device, Result, Slice, SliceMut};
 
 /// One update of many tensors; see the module.
@@ -61,25 +62,31 @@ impl Update<'_> {
 
 /// Factors that are the same for every element, computed in f64 as in torch and rounded once.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Factors {
-    pub weight_decay: f64,
-    pub alpha: f64,
+pub(crate) struct Factors<R> {
+    /// The clipping factor.
+    pub grad_scale: R,
+    /// Of the parameter, added to its gradient.
+    pub weight_decay: R,
+    /// Decay of the mean.
+    pub alpha: R,
     /// `1 - alpha`
-    pub square: f64,
-    pub eps: f64,
+    pub square: R,
+    /// Added to the root of the mean.
+    pub eps: R,
     /// `-lr`
-    pub negative_step_size: f64,
+    pub negative_step_size: R,
 }
 
 impl Numbers {
     /// Returns the factors of this step.
-    pub(crate) fn factors(&self) -> Factors {
+    pub(crate) fn factors<R: Real>(&self) -> Factors<R> {
         Factors {
-            weight_decay: self.weight_decay,
-            alpha: self.alpha,
-            square: 1.0 - self.alpha,
-            eps: self.eps,
-            negative_step_size: -self.learning_rate,
+            grad_scale: R::from_f32(self.grad_scale),
+            weight_decay: R::from_f64(self.weight_decay),
+            alpha: R::from_f64(self.alpha),
+            square: R::from_f64(1.0 - self.alpha),
+            eps: R::from_f64(self.eps),
+            negative_step_size: R::from_f64(-self.learning_rate),
         }
     }
 }

@@ -37,7 +37,7 @@ fn has_the_bits_of_the_reference_in_f32() {
         let factors = call.numbers.factors();
         call.run(&device).unwrap();
         let (mut p, mut v) = (p.clone(), v.clone());
-        reference::step(factors, 0.3f32, &mut p, &grad, &mut v);
+        reference::step(factors, &mut p, &grad, &mut v);
         assert_eq!([param.download(), square_avg.download()], [p, v], "{}", isa.name());
     }
 }

@@ -1,13 +1,13 @@
 //! What the products take from the device while they run, and what the threads keep for packing: copies in f32 of operands that
 //! are not ([`Cpu::widened`], [`Cpu::in_f32`]), columns as matrices of their own. The unit takes its operands as they are.
 
-use super::stack::{columns, dx_runs, forward_runs};
+use super::stack::columns;
 use super::{unit, vectors};
 use crate::arena::taken;
 use crate::cpu::Cpu;
 use crate::device::{Cost, Packed};
 use crate::gemm::{Accumulate, Dw, Dx, Forward, LowRank, Piece, StackDx, StackForward};
-use crate::{Columns, FloatDtype, Result};
+use crate::{Columns, FloatDtype};
 
 const F32: usize = size_of::<f32>();
 
@@ -41,26 +41,15 @@ pub(in crate::gemm) fn dw(cpu: &Cpu, call: Dw<'_>) -> Cost {
     Cost { operations, scratch, packed: vectors::packed_by_dw(cpu, [m, n, k]) }
 }
 
-/// # Errors
-/// None.
-pub(in crate::gemm) fn stack_forward(cpu: &Cpu, call: StackForward<'_, '_>) -> Result<Cost> {
-    let mut cost = Cost { operations: stack(call.m, call.k, call.pieces), ..Cost::default() };
-    forward_runs(call, |run| {
-        let of_run = stack_forward_run(cpu, run);
-        cost.scratch = cost.scratch.max(of_run.scratch);
-        cost.packed = cost.packed.and(of_run.packed);
-        Ok(())
-    })?;
-    Ok(cost)
-}
-
-fn stack_forward_run(cpu: &Cpu, run: StackForward<'_, '_>) -> Cost {
+/// Of one run of a stack.
+pub(in crate::gemm) fn stack_forward(cpu: &Cpu, run: StackForward<'_, '_>) -> Cost {
     let StackForward { m, k, x, ref y, residual, precision, .. } = run;
+    let operations = stack(m, k, run.pieces);
     let of_y = wide(y.dtype(), m * columns(run.pieces));
     if let Some(unit) = unit::fitting(cpu, precision, run.pieces.iter().map(|piece| [piece.n, k])) {
         let has_biases = run.pieces.iter().any(|piece| piece.bias.is_some());
         let scratch = if residual.is_some() && has_biases { of_y } else { 0 };
-        return Cost { operations: 0.0, scratch, packed: unit::stack_forward_packed(unit, run, cpu) };
+        return Cost { operations, scratch, packed: unit::stack_forward_packed(unit, run, cpu) };
     }
     let accumulate = if residual.is_some() { Accumulate::Add } else { Accumulate::Set };
     let mut own_x = 0;
@@ -73,26 +62,15 @@ fn stack_forward_run(cpu: &Cpu, run: StackForward<'_, '_>) -> Cost {
             packed = packed.and(of(Accumulate::Set, [m, *rank, k])).and(of(Accumulate::Add, [m, piece.n, *rank]));
         }
     }
-    Cost { operations: 0.0, scratch: wide(x.dtype(), m * k) + of_y + own_x, packed }
+    Cost { operations, scratch: wide(x.dtype(), m * k) + of_y + own_x, packed }
 }
 
-/// # Errors
-/// None.
-pub(in crate::gemm) fn stack_dx(cpu: &Cpu, call: StackDx<'_, '_>) -> Result<Cost> {
-    let mut cost = Cost { operations: stack(call.m, call.k, call.pieces), ..Cost::default() };
-    dx_runs(call, |run| {
-        let of_run = stack_dx_run(cpu, run);
-        cost.scratch = cost.scratch.max(of_run.scratch);
-        cost.packed = cost.packed.and(of_run.packed);
-        Ok(())
-    })?;
-    Ok(cost)
-}
-
-fn stack_dx_run(cpu: &Cpu, run: StackDx<'_, '_>) -> Cost {
+/// Of one run of a stack.
+pub(in crate::gemm) fn stack_dx(cpu: &Cpu, run: StackDx<'_, '_>) -> Cost {
     let StackDx { m, k, dy, ref dx, precision, .. } = run;
+    let operations = stack(m, k, run.pieces);
     if let Some(unit) = unit::fitting(cpu, precision, run.pieces.iter().map(|piece| [piece.n, k])) {
-        return Cost { packed: unit::stack_dx(unit, run).packed(cpu), ..Cost::default() };
+        return Cost { operations, scratch: 0, packed: unit::stack_dx(unit, run).packed(cpu) };
     }
     let stride = columns(run.pieces);
     let (mut dense, mut packed, mut accumulate) = (0, Packed::default(), Accumulate::Set);
@@ -105,7 +83,7 @@ fn stack_dx_run(cpu: &Cpu, run: StackDx<'_, '_>) -> Cost {
             packed = packed.and(of(Accumulate::Set, [m, *rank, piece.n])).and(of(Accumulate::Add, [m, k, *rank]));
         }
     }
-    Cost { operations: 0.0, scratch: wide(dx.dtype(), m * k) + dense, packed }
+    Cost { operations, scratch: wide(dx.dtype(), m * k) + dense, packed }
 }
 
 /// Operations of a product.

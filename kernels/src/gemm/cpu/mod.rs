@@ -7,7 +7,7 @@
 
 pub(super) mod cost;
 mod scratch;
-mod stack;
+pub(super) mod stack;
 #[cfg_attr(not(target_arch = "x86_64"), path = "unit/absent.rs")]
 mod unit;
 mod vectors;

@@ -7,7 +7,7 @@ use crate::gemm::{LowRank, Piece, StackDx, StackForward};
 use std::ops::Range;
 
 /// Calls `compute` with each run of a call.
-pub(super) fn forward_runs(
+pub(in crate::gemm) fn forward_runs(
     call: StackForward<'_, '_>,
     mut compute: impl FnMut(StackForward<'_, '_>) -> Result<()>,
 ) -> Result<()> {
@@ -29,7 +29,10 @@ pub(super) fn forward_runs(
 }
 
 /// Calls `compute` with each run of a call.
-pub(super) fn dx_runs(call: StackDx<'_, '_>, mut compute: impl FnMut(StackDx<'_, '_>) -> Result<()>) -> Result<()> {
+pub(in crate::gemm) fn dx_runs(
+    call: StackDx<'_, '_>,
+    mut compute: impl FnMut(StackDx<'_, '_>) -> Result<()>,
+) -> Result<()> {
     let StackDx { m, k, dy, pieces, mut dx, precision } = call;
     let cols = columns(pieces);
     for rows in runs(m, pieces) {
