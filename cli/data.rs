@@ -1,16 +1,16 @@
 //! From flags to data: its files, its token cache, what becomes of the rows that are left out.
 
-use crate::args::{DataArgs, DataCacheChoice, KeepArgs, ModelArgs, OnBadRowChoice};
+use crate::args::{DataArgs, DataCacheChoice, ModelArgs, OnBadRowChoice};
 use crate::demo::DemoPaths;
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
-use crate::rejects::Rejects;
+use crate::rejects;
 use crate::report::{self, DataReport, say};
 use crate::run_files::RECORD;
 use crate::run_record;
-use align_data::{BadRow, DataError, Dataset, Encoder, LongAnswers, Opening, RowKind, TokenCache, TurnMarker};
+use align_data::{BadRow, DataError, Dataset, Encoder, LongAnswers, Opening, Rejects, RowKind, TokenCache, TurnMarker};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The files that names and patterns stand for; says what a user may not have meant.
 ///
@@ -36,9 +36,8 @@ pub(crate) fn data_files(names: &[PathBuf]) -> Result<Vec<PathBuf>, CliError> {
 
 /// How the data of a command is opened.
 pub(crate) struct DataOptions<'a> {
+    pub args: &'a DataArgs,
     pub kind: Option<RowKind>,
-    pub on_bad_row: OnBadRowChoice,
-    pub keep: &'a KeepArgs,
     /// The demo's files are new each time: their tokens would never be found again.
     pub demo: bool,
     pub drops: Drops,
@@ -53,8 +52,8 @@ pub(crate) enum Drops {
     Reported,
 }
 
-/// Opens data; what is left out goes to `rejects`. Where no row can be used, that is the reason to look at them: they are in
-/// the file of `--rejects` then.
+/// Opens data; what is left out goes to `rejects`, if there is one. Where no row can be used, that is the reason to look at them:
+/// they are in the file of `--rejects` then.
 ///
 /// # Errors
 /// [`CliError`].
@@ -62,23 +61,16 @@ pub(crate) fn data(
     files: &[PathBuf],
     encoder: Encoder,
     options: &DataOptions<'_>,
-    rejects: &mut Rejects,
+    mut rejects: Option<&mut Rejects>,
 ) -> Result<Dataset, CliError> {
-    let wanted = options.on_bad_row == OnBadRowChoice::Skip;
-    let opened = open(files, encoder, options, wanted.then_some(&mut *rejects));
-    if let (Err(_), Some(path)) = (&opened, &options.keep.rejects) {
-        save_what_there_is(rejects, path);
+    let opened = open(files, encoder, options, rejects.as_deref_mut());
+    if let (Err(_), Some(rejects), Some(path)) = (&opened, rejects, &options.args.keep.rejects)
+        && rejects.count() > 0
+        && let Err(error) = rejects::save(rejects, path)
+    {
+        say!("rejects: {error}"); // why the data could not be opened is what the command ends with
     }
     opened
-}
-
-/// Writes the rejects of data that could not be opened, if there are any; why it could not is what the command ends with.
-fn save_what_there_is(rejects: &mut Rejects, path: &Path) {
-    if rejects.lines.count() > 0
-        && let Err(error) = rejects.save(path)
-    {
-        say!("rejects: {error}");
-    }
 }
 
 /// The rows of a command that may use the adapter of a run.
@@ -106,33 +98,17 @@ impl RowsOf<'_> {
         let encoder = loaded.data_encoder(template.as_deref(), loaded::max_length(self.data), self.data)?;
         let encoder = encoder.with_long_answers(self.long_answers);
         let encoder = run_record::reading_as(self.model.adapter.as_deref(), encoder)?;
-        let options = DataOptions {
-            kind: self.kind,
-            on_bad_row: self.data.on_bad_row,
-            keep: &self.data.keep,
-            demo: self.model.demo,
-            drops: self.drops,
-        };
-        let data = data_with_rejects(&files, encoder, &options)?;
+        check_rejects(self.data)?;
+        let options = DataOptions { args: self.data, kind: self.kind, demo: self.model.demo, drops: self.drops };
+        let path = self.data.keep.rejects.as_ref();
+        let mut rejects = path.map(|_| Rejects::default());
+        let data = data(&files, encoder, &options, rejects.as_mut())?;
+        if let Some((path, rejects)) = path.zip(rejects.as_mut()) {
+            rejects::save(rejects, path)?;
+        }
         report::beyond_positions("data", &data, loaded.model.config());
         Ok(data)
     }
-}
-
-/// As [`data()`], for a command whose rejects go to `--rejects` or nowhere.
-///
-/// # Errors
-/// [`CliError`].
-fn data_with_rejects(files: &[PathBuf], encoder: Encoder, options: &DataOptions<'_>) -> Result<Dataset, CliError> {
-    check_rejects(options.keep, options.on_bad_row)?;
-    let Some(path) = &options.keep.rejects else { return open(files, encoder, options, None) };
-    let mut rejects = Rejects::new();
-    let opened = open(files, encoder, options, Some(&mut rejects));
-    match opened {
-        Ok(_) => rejects.save(path)?,
-        Err(_) => save_what_there_is(&mut rejects, path),
-    }
-    opened
 }
 
 fn open(
@@ -141,7 +117,7 @@ fn open(
     options: &DataOptions<'_>,
     rejects: Option<&mut Rejects>,
 ) -> Result<Dataset, CliError> {
-    let cache = match &options.keep.data_cache {
+    let cache = match &options.args.keep.data_cache {
         Some(DataCacheChoice::Off) => None,
         Some(DataCacheChoice::Folder(folder)) => Some(TokenCache::new(folder.clone())),
         None if options.demo => None,
@@ -150,9 +126,9 @@ fn open(
     let mut report = DataReport::default();
     let opening = Opening {
         kind: options.kind,
-        on_bad_row: options.on_bad_row.into(),
+        on_bad_row: options.args.on_bad_row.into(),
         cache: cache.as_ref(),
-        rejects: rejects.map(|rejects| &mut rejects.lines as &mut dyn Write),
+        rejects: rejects.map(|rejects| rejects as &mut dyn Write),
         observer: &mut report,
     };
     let marker = encoder.reading().decided.turn_marker.clone();
@@ -177,8 +153,8 @@ pub(crate) fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> Cl
 
 /// # Errors
 /// [`CliError::Usage`] for `--rejects` where no row is left out for being bad.
-pub(crate) fn check_rejects(keep: &KeepArgs, on_bad_row: OnBadRowChoice) -> Result<(), CliError> {
-    match (&keep.rejects, on_bad_row) {
+pub(crate) fn check_rejects(args: &DataArgs) -> Result<(), CliError> {
+    match (&args.keep.rejects, args.on_bad_row) {
         (Some(_), OnBadRowChoice::Error) => {
             Err(CliError::Usage("--rejects: a bad row ends the run; give --on-bad-row skip".into()))
         }

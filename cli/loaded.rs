@@ -6,15 +6,15 @@ use crate::demo::{self, DemoPaths};
 use crate::error::CliError;
 use crate::report::{self, say};
 use align_data::{Encoder, LongAnswers};
-use align_engine::model::{Layout, Model, ModelConfig, ModelNote, UnusedTensors, locate};
-use align_engine::weights::{ValueCheck, WeightFiles};
+use align_engine::model::{Layout, Model, ModelConfig, ModelNote, Origin, UnusedTensors, locate};
+use align_engine::weights::{LoadError, ValueCheck, WeightFiles};
 use align_kernels::Device;
 use align_lora::adapter::{Adapter, Hash, base_hash};
 use align_lora::objective::{Objective, Scores};
 use std::path::{Path, PathBuf};
 
 /// What the demo's model is called.
-pub(crate) const DEMO: &str = "the demo inside this program";
+const DEMO: &str = "the demo inside this program";
 /// The name of the base in the adapters of the demo.
 pub(crate) const DEMO_BASE: &str = "align-demo";
 /// `--max-length`, unless something says otherwise.
@@ -123,9 +123,7 @@ pub(crate) struct LoadedModel {
 /// # Errors
 /// [`CliError`].
 pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
-    let found = find(args)?;
-    let files = WeightFiles::open(&found.dir, ValueCheck::Finite)?;
-    found.load(device, Some(files))
+    load(args, device, |dir| Ok(Some(WeightFiles::open(dir, ValueCheck::Finite)?)))
 }
 
 /// As [`model`], for a plan: its values are not looked at, and its weights may be missing.
@@ -133,67 +131,65 @@ pub(crate) fn model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, Cl
 /// # Errors
 /// [`CliError`].
 pub(crate) fn planned_model(args: &ModelArgs, device: &Device) -> Result<LoadedModel, CliError> {
-    let found = find(args)?;
-    let files = WeightFiles::are_in(&found.dir).then(|| WeightFiles::open(&found.dir, ValueCheck::Skip)).transpose()?;
-    found.load(device, files)
+    load(args, device, |dir| WeightFiles::are_in(dir).then(|| WeightFiles::open(dir, ValueCheck::Skip)).transpose())
 }
 
-/// The folder of a model.
-struct Found {
-    dir: PathBuf,
-    found: String,
+/// The folder of a model: the fields are those of [`LoadedModel`].
+pub(crate) struct Found {
+    pub dir: PathBuf,
+    pub found: String,
     base_name: String,
     demo: Option<Demo>,
-    config: ModelConfig,
 }
 
-/// Finds the model that `args` name.
-fn find(args: &ModelArgs) -> Result<Found, CliError> {
-    let demo = args.demo.then(Demo::new).transpose()?;
-    let (dir, found, base_name) = match (&args.model, &demo) {
+/// Finds the model that `--model` names, or that of the demo.
+///
+/// # Errors
+/// [`CliError`].
+pub(crate) fn find(model: Option<&str>, demo: bool) -> Result<Found, CliError> {
+    let demo = demo.then(Demo::new).transpose()?;
+    let (dir, found, base_name) = match (model, &demo) {
         (Some(name), _) => {
             let located = locate(name)?;
             let base_name = match located.origin {
-                align_engine::model::Origin::Directory => std::path::absolute(name)?.to_string_lossy().into_owned(),
-                align_engine::model::Origin::Cache { .. } => name.clone(),
+                Origin::Directory => std::path::absolute(name)?.to_string_lossy().into_owned(),
+                Origin::Cache { .. } => name.to_owned(),
             };
             (located.path.clone(), located.to_string(), base_name)
         }
         (None, Some(demo)) => (demo.paths.model.clone(), DEMO.into(), DEMO_BASE.into()),
         (None, None) => return Err(CliError::Usage("--model is missing: a directory, or --demo".into())),
     };
-    report::stray_adapter(&dir, args.adapter.as_deref());
-    let config = ModelConfig::open(&dir)?;
-    Ok(Found { dir, found, base_name, demo, config })
+    Ok(Found { dir, found, base_name, demo })
 }
 
-impl Found {
-    fn load(self, device: &Device, files: Option<WeightFiles>) -> Result<LoadedModel, CliError> {
-        let Found { dir, found, base_name, demo, config } = self;
-        let Some(files) = files else {
-            if let Some(quantised) = &config.quantization {
-                let (dir, key, method) = (dir.display(), quantised.key, &quantised.method);
-                return Err(CliError::Input(format!(
-                    "{dir}: config.json has `{key}` ({method}): quantised weights are not read; give the model in bf16, f16 or \
-                     f32"
-                )));
-            }
-            if config.dtype.is_none() {
-                say!(
-                    "note: {}: config.json does not name the number format of the weights; taken for bf16",
-                    dir.display()
-                );
-            }
-            let model = Model::absent(&device.count(), config);
-            let (unused, all_zero) = Default::default();
-            return Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, files: None, demo });
-        };
-        let model = Model::load(device, config, &files)?;
-        report::model_notes(&ModelNote::of(model.config(), &files));
-        let unused = Layout::of(model.config(), &files).unused(model.config(), &files);
-        let all_zero = files.all_zero();
-        Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, files: Some(files), demo })
-    }
+fn load(
+    args: &ModelArgs,
+    device: &Device,
+    open: impl FnOnce(&Path) -> Result<Option<WeightFiles>, LoadError>,
+) -> Result<LoadedModel, CliError> {
+    let Found { dir, found, base_name, demo } = find(args.model.as_deref(), args.demo)?;
+    report::stray_adapter(&dir, args.adapter.as_deref());
+    let config = ModelConfig::open(&dir)?;
+    let Some(files) = open(&dir)? else {
+        if let Some(quantised) = &config.quantization {
+            let (dir, key, method) = (dir.display(), quantised.key, &quantised.method);
+            return Err(CliError::Input(format!(
+                "{dir}: config.json has `{key}` ({method}): quantised weights are not read; give the model in bf16, f16 or f32"
+            )));
+        }
+        if config.dtype.is_none() {
+            say!("note: {}: config.json does not name the number format of the weights; taken for bf16", dir.display());
+        }
+        let model = Model::absent(&device.count(), config);
+        let (unused, all_zero) = Default::default();
+        return Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, files: None, demo });
+    };
+    let model = Model::load(device, config, &files)?;
+    report::model_notes(&ModelNote::of(model.config(), &files));
+    let unused = Layout::of(model.config(), &files).unused(model.config(), &files);
+    let all_zero = files.all_zero();
+    Ok(LoadedModel { model, dir, found, base_name, unused, all_zero, files: Some(files), demo })
 }
 
 impl LoadedModel {
@@ -216,7 +212,7 @@ impl LoadedModel {
         data: &DataArgs,
     ) -> Result<Encoder, CliError> {
         let encoder = self.encoder(chat_template, max_length)?;
-        Ok(encoder.with_reading(data.reading()?).with_sft_on(data.sft.part()))
+        Ok(encoder.with_reading(data.reading()?).with_sft_on(data.sft_on.map(Into::into)))
     }
 
     /// Tokenizer and chat template, for rows of at most `max_length` tokens.
@@ -226,20 +222,6 @@ impl LoadedModel {
     pub(crate) fn encoder(&self, chat_template: Option<&Path>, max_length: u64) -> Result<Encoder, CliError> {
         let rows = self.model.config().vocab_size;
         Ok(Encoder::from_model(&self.dir, chat_template, max_length as usize, rows)?)
-    }
-
-    /// The same for what an objective reads: a reward model's rows are dropped where an answer would be cut.
-    ///
-    /// # Errors
-    /// [`CliError::Input`].
-    pub(crate) fn encoder_of(
-        &self,
-        objective: &Objective,
-        chat_template: Option<&Path>,
-        max_length: u64,
-        data: &DataArgs,
-    ) -> Result<Encoder, CliError> {
-        Ok(self.data_encoder(chat_template, max_length, data)?.with_long_answers(long_answers(objective)))
     }
 
     /// The adapter of a directory, for an objective: that of a reward model for the losses of one.

@@ -192,18 +192,8 @@ pub(crate) struct MergeArgs {
 /// Flags of `inspect`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct InspectArgs {
-    /// Model directory, or the name of a model in the local Hugging Face cache
-    #[arg(long, value_name = "DIR|ORG/NAME", alias = "model_name_or_path", required_unless_present_any = ["adapter", "demo"])]
-    pub model: Option<String>,
-    /// PEFT adapter directory
-    #[arg(long, value_name = "DIR")]
-    pub adapter: Option<PathBuf>,
-    /// Use the small model and the data inside this program
-    #[arg(long, conflicts_with = "model")]
-    pub demo: bool,
-    /// Chat template: a file, or a folder that has one [default: that of the adapter's run, else the model's own]
-    #[arg(long, value_name = "FILE|DIR", alias = "chat_template_path")]
-    pub chat_template: Option<PathBuf>,
+    #[command(flatten)]
+    pub model: ModelArgs,
     #[command(flatten)]
     pub data: DataArgs,
     /// Show the tokens of this row of the data, from 0

@@ -61,88 +61,77 @@ pub(crate) enum Commands {
     },
 }
 
-/// Instead of flags for the number format of weights.
-const NUMBER_FORMAT: &str =
-    "weights stay in the number format of their files; --precision sets the format of matrix products";
-
-/// Flags of TRL that have no counterpart, and what to do instead.
-const NO_COUNTERPART: &[(&str, &str)] = &[
-    ("bf16", NUMBER_FORMAT),
-    ("fp16", NUMBER_FORMAT),
-    ("dtype", NUMBER_FORMAT),
-    ("gradient_checkpointing", "recomputation is automatic; leave it out"),
-    ("use_peft", "every run trains a LoRA adapter; leave it out"),
-    ("max_prompt_length", "prompts are never cut; --max-length limits prompt + answer"),
-    ("max_completion_length", "--max-length limits prompt + answer"),
-    ("report_to", "metrics.jsonl in the output directory has every step; leave it out"),
-    ("eval_strategy", "give --eval-steps; without it an evaluation follows each epoch"),
-    ("save_strategy", "the adapter is saved after each epoch and at the end; leave it out"),
-    ("save_steps", "the adapter is saved after each epoch and at the end; leave it out"),
-    ("completion_only_loss", "give --sft-on completion, which is the default of {prompt, completion}, or --sft-on all"),
-    ("assistant_only_loss", "give --sft-on assistant"),
-    ("dataset_text_field", "give --columns text=NAME"),
-    ("torch_dtype", NUMBER_FORMAT),
+/// Flags of TRL and PEFT that have no counterpart, and what to do instead.
+const NO_COUNTERPART: &[(&[&str], &str)] = &[
     (
-        "attn_implementation",
+        &["bf16", "fp16", "dtype", "torch_dtype", "tf32"],
+        "weights stay in the number format of their files; --precision sets the format of matrix products",
+    ),
+    (&["gradient_checkpointing"], "recomputation is automatic; leave it out"),
+    (&["use_peft"], "every run trains a LoRA adapter; leave it out"),
+    (&["max_prompt_length"], "prompts are never cut; --max-length limits prompt + answer"),
+    (&["max_completion_length"], "--max-length limits prompt + answer"),
+    (&["report_to", "logging_dir"], "metrics.jsonl in the output directory has every step; leave it out"),
+    (&["eval_strategy"], "give --eval-steps; without it an evaluation follows each epoch"),
+    (&["save_strategy", "save_steps"], "the adapter is saved after each epoch and at the end; leave it out"),
+    (
+        &["completion_only_loss"],
+        "give --sft-on completion, which is the default of {prompt, completion}, or --sft-on all",
+    ),
+    (&["assistant_only_loss"], "give --sft-on assistant"),
+    (&["dataset_text_field"], "give --columns text=NAME"),
+    (
+        &["attn_implementation"],
         "there is one attention kernel, which shares prompts and never stores scores; leave it out",
     ),
-    ("precompute_ref_log_probs", "the reference's log-probs are cached automatically; --reference-cache says where"),
-    ("ref_model_name_or_path", "the reference is the model without the adapter; --reference names another adapter"),
-    ("sync_ref_model", "the reference stays what it is; go on from an adapter with --adapter in a next run"),
-    ("reference_free", "take a loss without a reference: simpo, cpo, orpo ..."),
-    ("rpo_alpha", "give --sft-weight, or --loss rpo"),
-    ("loss_weights", "give a mix: --loss dpo:0.8,sft:0.2"),
-    ("lr", "give --learning-rate"),
-    ("packing", "rows share forward passes as they fit into --micro-batch-tokens; leave it out"),
-    ("padding_free", "there is no padding; leave it out"),
-    ("run_name", "give --output"),
-    ("logging_first_step", "the first step is logged; leave it out"),
-    ("remove_unused_columns", "columns that are not read are passed over; leave it out"),
-    ("dataset_num_proc", "--threads says how many cores work; leave it out"),
-    ("dataset_train_split", "give the files of the split to --data"),
-    ("push_to_hub", "the output directory is what PEFT would upload; leave it out"),
-    ("resume_from_checkpoint", "a run cannot be resumed in this version; --adapter goes on from an adapter"),
-    ("load_in_4bit", "quantised base weights are not in this version; leave it out"),
-    ("load_in_8bit", "quantised base weights are not in this version; leave it out"),
-    ("truncation_mode", "the end is cut, of the answer alone; --max-length says where"),
-    ("max_seq_length", "give --max-length"),
-    ("modules_to_save", "only LoRA matrices are trained; leave it out"),
-    ("use_dora", "DoRA is not in this version; leave it out, or scale by alpha / sqrt(rank) with --rslora"),
-    ("init_lora_weights", "B begins at zero and A at random, which is PEFT's default; leave it out"),
-    ("bias", "only LoRA matrices are trained; leave it out"),
-    ("task_type", "it is CAUSAL_LM; leave it out"),
-    ("lora_task_type", "it is CAUSAL_LM; leave it out"),
-    ("dataset_test_split", "give the files of the split to --eval-data, or org/name#test"),
-    ("dataset_config", "give org/name:CONFIG to --data"),
-    ("dataset_config_name", "give org/name:CONFIG to --data"),
-    ("dataset_streaming", "rows are read from their files as they are needed; leave it out"),
-    ("model_revision", "give the directory of its snapshot to --model"),
-    ("trust_remote_code", "no code of a model is run; leave it out"),
+    (&["precompute_ref_log_probs"], "the reference's log-probs are cached automatically; --reference-cache says where"),
+    (&["ref_model_name_or_path"], "the reference is the model without the adapter; --reference names another adapter"),
+    (&["sync_ref_model"], "the reference stays what it is; go on from an adapter with --adapter in a next run"),
+    (&["reference_free"], "take a loss without a reference: simpo, cpo, orpo ..."),
+    (&["rpo_alpha"], "give --sft-weight, or --loss rpo"),
+    (&["loss_weights"], "give a mix: --loss dpo:0.8,sft:0.2"),
+    (&["lr"], "give --learning-rate"),
+    (&["packing", "group_by_length"], "rows share forward passes as they fit into --micro-batch-tokens; leave it out"),
+    (&["padding_free"], "there is no padding; leave it out"),
+    (&["run_name"], "give --output"),
+    (&["logging_first_step"], "the first step is logged; leave it out"),
+    (&["remove_unused_columns"], "columns that are not read are passed over; leave it out"),
+    (&["dataset_num_proc"], "--threads says how many cores work; leave it out"),
+    (&["dataset_train_split"], "give the files of the split to --data"),
+    (&["push_to_hub", "hub_model_id"], "the output directory is what PEFT would upload; leave it out"),
+    (&["resume_from_checkpoint"], "a run cannot be resumed in this version; --adapter goes on from an adapter"),
+    (&["load_in_4bit", "load_in_8bit"], "quantised base weights are not in this version; leave it out"),
+    (&["truncation_mode"], "the end is cut, of the answer alone; --max-length says where"),
+    (&["max_seq_length"], "give --max-length"),
+    (&["modules_to_save", "bias"], "only LoRA matrices are trained; leave it out"),
+    (&["use_dora"], "DoRA is not in this version; leave it out, or scale by alpha / sqrt(rank) with --rslora"),
+    (&["init_lora_weights"], "B begins at zero and A at random, which is PEFT's default; leave it out"),
+    (&["task_type", "lora_task_type"], "it is CAUSAL_LM; leave it out"),
+    (&["dataset_test_split"], "give the files of the split to --eval-data, or org/name#test"),
+    (&["dataset_config", "dataset_config_name"], "give org/name:CONFIG to --data"),
+    (&["dataset_streaming"], "rows are read from their files as they are needed; leave it out"),
+    (&["model_revision"], "give the directory of its snapshot to --model"),
+    (&["trust_remote_code"], "no code of a model is run; leave it out"),
     (
-        "per_device_eval_batch_size",
+        &["per_device_eval_batch_size"],
         "evaluations use --batch-size, since means over tokens (sft, --sft-weight) and losses that compare rows (aot) depend \
          on it; leave it out",
     ),
-    ("eval_on_start", "evaluation data is evaluated at the start; leave it out"),
-    ("save_total_limit", "the adapter is saved over the one before; leave it out"),
-    ("load_best_model_at_end", "the adapter of the end is kept; leave it out"),
-    ("disable_dropout", "only --lora-dropout drops anything; leave it out"),
-    ("use_liger_kernel", "logits are never stored; leave it out"),
-    ("tf32", NUMBER_FORMAT),
-    ("use_cpu", "give --device cpu"),
-    ("no_cuda", "give --device cpu"),
-    ("logging_dir", "metrics.jsonl in the output directory has every step; leave it out"),
-    ("logging_strategy", "give --logging-steps"),
-    ("do_train", "it is the command `train`; leave it out"),
-    ("do_eval", "it is the command `eval`; leave it out"),
-    ("group_by_length", "rows share forward passes as they fit into --micro-batch-tokens; leave it out"),
-    ("hub_model_id", "the output directory is what PEFT would upload; leave it out"),
+    (&["eval_on_start"], "evaluation data is evaluated at the start; leave it out"),
+    (&["save_total_limit"], "the adapter is saved over the one before; leave it out"),
+    (&["load_best_model_at_end"], "the adapter of the end is kept; leave it out"),
+    (&["disable_dropout"], "only --lora-dropout drops anything; leave it out"),
+    (&["use_liger_kernel"], "logits are never stored; leave it out"),
+    (&["use_cpu", "no_cuda"], "give --device cpu"),
+    (&["logging_strategy"], "give --logging-steps"),
+    (&["do_train"], "it is the command `train`; leave it out"),
+    (&["do_eval"], "it is the command `eval`; leave it out"),
 ];
 
 /// What to do instead of a flag that TRL has and this program has not.
 pub(crate) fn no_counterpart(flag: &str) -> Option<&'static str> {
     let name = flag.trim_start_matches('-').split('=').next()?.replace('-', "_");
-    NO_COUNTERPART.iter().find(|(known, _)| *known == name).map(|(_, instead)| *instead)
+    NO_COUNTERPART.iter().find(|(known, _)| known.contains(&name.as_str())).map(|(_, instead)| *instead)
 }
 
 /// Switches that a command takes from an adapter's run, except `chat`, whose opposite is a flag of its own.
@@ -233,8 +222,9 @@ fn estimate(command: Command) -> Command {
     command.mut_arg("data", |data| data.required_unless_present(Resettable::Reset))
 }
 
-/// `inspect` is about data only where it is given some, and goes on after a bad row.
+/// `inspect` takes the base of the adapter for the model, is about data only where it is given some, and goes on after a bad row.
 fn inspect(command: Command) -> Command {
+    let command = command.mut_arg("model", |model| model.required_unless_present("adapter"));
     let command = command.mut_arg("data", |data| {
         let help =
             "Files to survey, a pattern in quotes, or a data set of the local Hugging Face cache, as --data of `train`";

@@ -5,7 +5,6 @@ use crate::error::CliError;
 use align_data::{ColumnMap, ImplicitPrompt, OnBadRow, Pairs, Reading, SftPart, Texts, UnpairedOrder};
 use align_kernels::Precision;
 use align_kernels::cpu::Isa;
-use align_lora::train::Size;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -46,8 +45,10 @@ pub(crate) struct DataArgs {
     /// with the same score make none; --batch-size counts pairs
     #[arg(long, value_name = "WHICH", value_enum)]
     pub pairs: Option<PairsChoice>,
-    #[command(flatten)]
-    pub sft: SftArgs,
+    /// Which tokens of {prompt, completion}, {messages} or {text} are scored [default: the completion; all of {messages} and
+    /// {text}]
+    #[arg(long, value_name = "PART", value_enum)]
+    pub sft_on: Option<SftPartChoice>,
     #[command(flatten)]
     pub keep: KeepArgs,
 }
@@ -100,13 +101,12 @@ pub(crate) enum DataCacheChoice {
     Folder(PathBuf),
 }
 
-impl std::str::FromStr for DataCacheChoice {
-    type Err = std::convert::Infallible;
-    fn from_str(text: &str) -> Result<DataCacheChoice, Self::Err> {
-        Ok(match text {
+impl From<&str> for DataCacheChoice {
+    fn from(text: &str) -> DataCacheChoice {
+        match text {
             "off" => DataCacheChoice::Off,
             folder => DataCacheChoice::Folder(folder.into()),
-        })
+        }
     }
 }
 
@@ -141,14 +141,8 @@ impl ReadingArgs {
         let columns = columns.map_err(|fault| CliError::Usage(format!("--columns: {fault}")))?;
         let texts = if self.chat { Texts::AsTurns } else { Texts::AsTheyAre };
         let system = self.system.clone().filter(|text| !text.is_empty());
-        Ok(Reading { columns, texts, system, implicit_prompt: self.implicit_prompt(), ..Reading::default() })
-    }
-}
-
-impl ReadingArgs {
-    /// Returns where the prompt ends in pairs of texts without a prompt column.
-    pub(crate) fn implicit_prompt(&self) -> ImplicitPrompt {
-        if self.implicit_prompt { ImplicitPrompt::Longest } else { ImplicitPrompt::TurnMarker }
+        let implicit_prompt = if self.implicit_prompt { ImplicitPrompt::Longest } else { ImplicitPrompt::TurnMarker };
+        Ok(Reading { columns, texts, system, implicit_prompt, ..Reading::default() })
     }
 }
 
@@ -163,22 +157,6 @@ pub(crate) struct DropArgs {
 impl From<DropArgs> for Drops {
     fn from(args: DropArgs) -> Drops {
         if args.allow_drops { Drops::Reported } else { Drops::Few }
-    }
-}
-
-/// What is learned of sequences.
-#[derive(Debug, Clone, Copy, Default, Args)]
-pub(crate) struct SftArgs {
-    /// Which tokens of {prompt, completion}, {messages} or {text} are scored [default: the completion; all of {messages} and
-    /// {text}]
-    #[arg(long, value_name = "PART", value_enum)]
-    pub sft_on: Option<SftPartChoice>,
-}
-
-impl SftArgs {
-    /// What was asked for.
-    pub(crate) fn part(self) -> Option<SftPart> {
-        self.sft_on.map(Into::into)
     }
 }
 
@@ -295,15 +273,6 @@ pub(crate) struct PackArgs {
     pub micro_batch_tokens: u64,
 }
 
-/// How much memory a run may take.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct MemoryArgs {
-    /// Limit on the memory of all that is computed: activations, scratch, adapter, optimiser; not the mapped weights. Layers
-    /// that do not fit are recomputed, which changes no number [default: 40 % of what is free]
-    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
-    pub memory: Option<Size>,
-}
-
 /// Where kernels run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeviceChoice {
@@ -344,6 +313,15 @@ pub(crate) enum ReferenceChoice {
     Adapter(PathBuf),
 }
 
+impl From<&str> for ReferenceChoice {
+    fn from(text: &str) -> ReferenceChoice {
+        match text {
+            "base" => ReferenceChoice::Base,
+            dir => ReferenceChoice::Adapter(dir.into()),
+        }
+    }
+}
+
 /// Where the log-probs of the reference are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CacheChoice {
@@ -353,14 +331,13 @@ pub(crate) enum CacheChoice {
     Folder(PathBuf),
 }
 
-impl std::str::FromStr for CacheChoice {
-    type Err = std::convert::Infallible;
-    fn from_str(text: &str) -> Result<CacheChoice, Self::Err> {
-        Ok(match text {
+impl From<&str> for CacheChoice {
+    fn from(text: &str) -> CacheChoice {
+        match text {
             "off" => CacheChoice::Off,
             "memory" => CacheChoice::Memory,
             folder => CacheChoice::Folder(folder.into()),
-        })
+        }
     }
 }
 
@@ -372,14 +349,4 @@ pub(crate) struct CacheArgs {
     /// the demo's in memory]
     #[arg(long, value_name = "DIR|memory|off", help_heading = "Machine")]
     pub reference_cache: Option<CacheChoice>,
-}
-
-impl std::str::FromStr for ReferenceChoice {
-    type Err = std::convert::Infallible;
-    fn from_str(text: &str) -> Result<ReferenceChoice, Self::Err> {
-        Ok(match text {
-            "base" => ReferenceChoice::Base,
-            dir => ReferenceChoice::Adapter(dir.into()),
-        })
-    }
 }

@@ -1,10 +1,11 @@
 //! The flags of `train`.
 
 use super::model::{
-    CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, MemoryArgs, ModelArgs, PackArgs, ReferenceChoice,
-    UnpairedOrderChoice, positive,
+    CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, ModelArgs, PackArgs, ReferenceChoice, UnpairedOrderChoice,
+    positive,
 };
 use super::optimiser::OptimiserArgs;
+use align_lora::train::Size;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -64,13 +65,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "P", help_heading = "Adapter")]
     pub lora_dropout: Option<f64>,
     /// Which layers: all-linear, names separated by commas, or a regular expression [default: all-linear]
-    #[arg(
-        long,
-        value_name = "WHICH",
-        alias = "lora_target_modules",
-        num_args = 1..,
-        help_heading = "Adapter"
-    )]
+    #[arg(long, value_name = "WHICH", alias = "lora_target_modules", num_args = 1.., help_heading = "Adapter")]
     pub target_modules: Vec<String>,
     /// Scale by alpha / sqrt(rank) instead
     #[arg(long, alias = "use_rslora", help_heading = "Adapter")]
@@ -86,13 +81,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "STEPS", value_parser = positive, help_heading = "Run")]
     pub max_steps: Option<u64>,
     /// Rows of an optimiser step [default: 8]
-    #[arg(
-        long,
-        value_name = "ROWS",
-        alias = "per_device_train_batch_size",
-        value_parser = positive,
-        help_heading = "Run"
-    )]
+    #[arg(long, value_name = "ROWS", alias = "per_device_train_batch_size", value_parser = positive, help_heading = "Run")]
     pub batch_size: Option<u64>,
     /// Take this many of a row's scored answers in a step, others in each epoch; evaluations take all [default: all]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(2..=u64::from(u32::MAX)), help_heading = "Run")]
@@ -126,8 +115,10 @@ pub(crate) struct TrainArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub pack: PackArgs,
-    #[command(flatten)]
-    pub memory: MemoryArgs,
+    /// Limit on the memory of all that is computed: activations, scratch, adapter, optimiser; not the mapped weights. Layers
+    /// that do not fit are recomputed, which changes no number [default: 40 % of what is free]
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    pub memory: Option<Size>,
     #[command(flatten)]
     pub cache: CacheArgs,
 }

@@ -12,7 +12,7 @@ use align_data::{
     SpanSource,
 };
 use align_kernels::Device;
-use align_lora::adapter::{Adapter, LoraConfig};
+use align_lora::adapter::{ADAPTER_CONFIG, Adapter, LoraConfig};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
         let model_args = model_args(args)?;
         let loaded = loaded::model(&model_args, &device)?;
         let mut facts = json!({ "model": model(&loaded) });
-        match &args.adapter {
+        match &model_args.adapter {
             Some(dir) => facts["adapter"] = adapter(&loaded.any_adapter(dir)?),
             None => facts["fresh_adapter"] = adapter(&fresh_adapter(args, &loaded)?),
         }
@@ -45,7 +45,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
                     histograms = bars(&data.survey().lengths, loaded::max_length(&args.data));
                 }
             }
-            run_record::compare_form(args.adapter.as_deref(), data.survey().form())?;
+            run_record::compare_form(model_args.adapter.as_deref(), data.survey().form())?;
             if let Some(row) = args.row {
                 facts["row"] = dump(&data, row as usize)?;
             }
@@ -58,7 +58,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
 }
 
 fn has_data(args: &InspectArgs) -> bool {
-    !args.data.data.is_empty() || args.demo
+    !args.data.data.is_empty() || args.model.demo
 }
 
 /// Refuses flags about rows if there are none, and mistakes in them before a model is loaded.
@@ -71,7 +71,7 @@ fn check(args: &InspectArgs) -> Result<(), CliError> {
         ("--chat", args.data.reading.chat),
         ("--system", args.data.reading.system.is_some()),
         ("--pairs", args.data.pairs.is_some()),
-        ("--sft-on", args.data.sft.sft_on.is_some()),
+        ("--sft-on", args.data.sft_on.is_some()),
         ("--rejects", args.data.keep.rejects.is_some()),
         ("--data-cache", args.data.keep.data_cache.is_some()),
     ];
@@ -83,17 +83,13 @@ fn check(args: &InspectArgs) -> Result<(), CliError> {
 
 /// The model of the flags, or the base of the adapter.
 fn model_args(args: &InspectArgs) -> Result<ModelArgs, CliError> {
-    let base = match &args.adapter {
-        Some(dir) if args.model.is_none() && !args.demo => base_of(dir)?,
-        _ => None,
-    };
-    let of_demo = base.as_deref() == Some(loaded::DEMO_BASE);
-    Ok(ModelArgs {
-        model: args.model.clone().or(base.filter(|_| !of_demo)),
-        adapter: args.adapter.clone(),
-        demo: args.demo || of_demo,
-        chat_template: args.chat_template.clone(),
-    })
+    let mut model = args.model.clone();
+    if let ModelArgs { model: None, adapter: Some(dir), demo: false, .. } = &args.model {
+        let base = LoraConfig::read(&dir.join(ADAPTER_CONFIG))?.base_model_name_or_path;
+        model.demo = base.as_deref() == Some(loaded::DEMO_BASE);
+        model.model = base.filter(|_| !model.demo);
+    }
+    Ok(model)
 }
 
 /// The adapter that training would begin with.
@@ -104,11 +100,6 @@ fn fresh_adapter(args: &InspectArgs, loaded: &LoadedModel) -> Result<Adapter, Cl
         config.target_modules = parsed.map_err(|fault| CliError::Usage(format!("--target-modules {text}: {fault}")))?;
     }
     Ok(Adapter::fresh(&loaded.model, &config, 0)?)
-}
-
-/// The base that an adapter's config names.
-fn base_of(dir: &Path) -> Result<Option<String>, CliError> {
-    Ok(LoraConfig::read(&dir.join("adapter_config.json"))?.base_model_name_or_path)
 }
 
 fn model(loaded: &LoadedModel) -> Value {

@@ -3,11 +3,10 @@
 use crate::args::MergeArgs;
 use crate::chat_template;
 use crate::error::CliError;
-use crate::loaded::{DEMO, Demo};
+use crate::loaded;
 use crate::report::{self, Pass, say};
 use crate::run_files;
 use align_engine::json::shorten;
-use align_engine::model::locate;
 use align_kernels::Device;
 use align_lora::adapter::{Existing, Merge};
 
@@ -16,21 +15,13 @@ const SYSTEM_SHOWN: usize = 60;
 
 pub(super) fn run(args: &MergeArgs) -> Result<(), CliError> {
     let device = Device::cpu(args.threads.map(|threads| threads as usize))?;
-    let demo = args.demo.then(Demo::new).transpose()?;
-    let (path, model) = match (&args.model, &demo) {
-        (Some(name), _) => {
-            let located = locate(name)?;
-            (located.path.clone(), located.to_string())
-        }
-        (None, Some(demo)) => (demo.paths.model.clone(), DEMO.to_owned()),
-        (None, None) => return Err(CliError::Usage("--model is missing: a directory, or --demo".into())),
-    };
-    report::stray_adapter(&path, Some(&args.adapter));
+    let base = loaded::find(args.model.as_deref(), args.demo)?;
+    report::stray_adapter(&base.dir, Some(&args.adapter));
     let existing = if args.overwrite { Existing::Replace } else { Existing::Keep };
-    let given = chat_template::instead_of_the_models(args.chat_template.as_deref(), Some(&args.adapter), &path)?;
-    let template = chat_template::of_merged(given.as_deref(), &path)?;
+    let given = chat_template::instead_of_the_models(args.chat_template.as_deref(), Some(&args.adapter), &base.dir)?;
+    let template = chat_template::of_merged(given.as_deref(), &base.dir)?;
     let merge = Merge {
-        model: &path,
+        model: &base.dir,
         adapter: &args.adapter,
         output: &args.output,
         existing,
@@ -43,7 +34,7 @@ pub(super) fn run(args: &MergeArgs) -> Result<(), CliError> {
     report::model_notes(&merged.notes);
     report::other_base(&args.adapter, merged.trained_on.as_deref(), &merged.base, merged.base_name.as_deref());
     let (adapter, output) = (args.adapter.display(), args.output.display());
-    say!("{output}: {model}, with {adapter} merged in");
+    say!("{output}: {}, with {adapter} merged in", base.found);
     let share = 100.0 * merged.changed as f64 / merged.elements.max(1) as f64;
     say!(
         "  {} matrices, {share:.1} % of their {} numbers changed, by at most {:.3e}; {} other files copied",

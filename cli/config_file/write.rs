@@ -107,7 +107,7 @@ impl Options {
         self.put("pairs", args.data.pairs.map(word));
         self.put("implicit-prompt", Value::from(args.data.reading.implicit_prompt));
         self.put("allow-drops", Value::from(args.drops.allow_drops));
-        self.put("sft-on", args.data.sft.sft_on.map(word));
+        self.put("sft-on", args.data.sft_on.map(word));
         Ok(())
     }
 

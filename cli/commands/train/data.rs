@@ -1,15 +1,14 @@
 //! The data of a run.
 
-use crate::args::TrainArgs;
+use crate::args::{OnBadRowChoice, TrainArgs};
 use crate::commands::train::options::demo_evaluates;
 use crate::config_file::NamedFiles;
 use crate::data::{self, DataOptions};
 use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
-use crate::rejects::Rejects;
 use crate::report::{self, say};
 use crate::run_record;
-use align_data::{ColumnMap, Dataset, Encoder, Reading, RowKind};
+use align_data::{ColumnMap, Dataset, Encoder, Reading, Rejects, RowKind};
 use align_lora::objective::Objective;
 use std::path::PathBuf;
 
@@ -50,19 +49,18 @@ impl RunData {
 
         let template = loaded.template(&args.model)?;
         let (template, max_length) = (template.as_deref(), loaded::max_length(&args.data));
-        let mut rejects = Rejects::new();
+        let mut rejects = Rejects::default();
         let mut open = |files: &[PathBuf], kind: RowKind, encoder: Encoder| -> Result<Dataset, CliError> {
-            let options = DataOptions {
-                kind: Some(kind),
-                on_bad_row: args.data.on_bad_row,
-                keep: &args.data.keep,
-                demo: args.model.demo,
-                drops: args.drops.into(),
-            };
-            let data = data::data(files, encoder, &options, &mut rejects)?;
+            let (demo, drops) = (args.model.demo, args.drops.into());
+            let options = DataOptions { args: &args.data, kind: Some(kind), demo, drops };
+            let wanted = args.data.on_bad_row == OnBadRowChoice::Skip;
+            let data = data::data(files, encoder, &options, wanted.then_some(&mut rejects))?;
             Ok(data.with_unpaired_order(args.unpaired_order.into()))
         };
-        let encoder = || loaded.encoder_of(objective, template, max_length, &args.data);
+        let encoder = || -> Result<Encoder, CliError> {
+            let encoder = loaded.data_encoder(template, max_length, &args.data)?;
+            Ok(encoder.with_long_answers(loaded::long_answers(objective)))
+        };
         let mut train = open(&files, kind, encoder()?)?;
         let mut eval = None;
         if !eval_files.is_empty() {

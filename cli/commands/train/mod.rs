@@ -13,6 +13,7 @@ use crate::error::CliError;
 use crate::loaded::{self, LoadedModel};
 use crate::reference;
 use crate::reference_cache;
+use crate::rejects;
 use crate::report::{self, PlannedTime, Progress, say};
 use crate::run_files::{self, REJECTS};
 use crate::run_folder::{Output, RunFolder};
@@ -155,8 +156,10 @@ fn begin_folder(args: &TrainArgs, output: &Output, run: &mut Prepared<'_>) -> Re
     chat_template::keep(template.as_ref(), folder.path())?;
     reference.keep(adapter, &folder.path().join(REFERENCE))?;
     match &args.data.keep.rejects {
-        Some(path) => data.rejects.save(path)?,
-        None if args.data.on_bad_row == OnBadRowChoice::Skip => data.rejects.save(&folder.path().join(REJECTS))?,
+        Some(path) => rejects::save(&mut data.rejects, path)?,
+        None if args.data.on_bad_row == OnBadRowChoice::Skip => {
+            rejects::save(&mut data.rejects, &folder.path().join(REJECTS))?
+        }
         None => {}
     }
     // texts need no template, so the model's may be broken; the record names it all the same

@@ -33,7 +33,7 @@ pub(crate) fn check(args: &TrainArgs, objective: &Objective) -> Result<(), CliEr
         (true, _) | (false, true) => {}
     }
     loaded::check_reference(args.reference.as_ref(), &args.cache, objective)?;
-    data::check_rejects(&args.data.keep, args.data.on_bad_row)?;
+    data::check_rejects(&args.data)?;
     loaded::check_temperature(&args.logp, objective)
 }
 
@@ -82,6 +82,6 @@ pub(crate) fn options(args: &TrainArgs) -> Result<TrainOptions, CliError> {
         eval_steps: args.eval_steps,
         precision: args.device.precision.into(),
         logp_temperature: args.logp.temperature(),
-        memory: args.memory.memory.map(|Size(bytes)| bytes),
+        memory: args.memory.map(|Size(bytes)| bytes),
     })
 }

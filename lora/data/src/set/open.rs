@@ -371,7 +371,7 @@ impl Walk<'_> {
         let records = self.dataset.survey.records;
         let paths = self.dataset.sources.paths.iter().cloned();
         let numbers = paths.enumerate().map(|(number, path)| (path, number)).collect();
-        let entrance = |tokens| Entrance { tokens, rejects: Rejects::new(), numbers };
+        let entrance = |tokens| Entrance { tokens, rejects: Rejects::default(), numbers };
         self.cache = slot.map(|slot| slot.write().map(entrance));
         let mut start = 0;
         let mut seen: Option<Seen> = None;

@@ -18,17 +18,13 @@ pub struct Rejects {
 }
 
 impl Default for Rejects {
+    /// Makes an empty list.
     fn default() -> Rejects {
-        Rejects::new()
+        Rejects { lines: tempfile::spooled_tempfile_in(IN_MEMORY, spool_folder()), count: 0 }
     }
 }
 
 impl Rejects {
-    /// Makes an empty list.
-    pub fn new() -> Rejects {
-        Rejects { lines: tempfile::spooled_tempfile_in(IN_MEMORY, spool_folder()), count: 0 }
-    }
-
     /// Returns how many there are.
     pub fn count(&self) -> u64 {
         self.count
