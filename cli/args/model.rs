@@ -8,6 +8,18 @@ use align_kernels::cpu::Isa;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
+/// A choice of the command line stands for the value of a library that has its name.
+macro_rules! named_alike {
+    ($choice:ident => $value:ident { $($name:ident),* }) => {
+        impl From<$choice> for $value {
+            fn from(choice: $choice) -> $value {
+                match choice { $($choice::$name => $value::$name),* }
+            }
+        }
+    };
+}
+pub(super) use named_alike;
+
 /// Which model, with which adapter.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ModelArgs {
@@ -72,14 +84,7 @@ pub enum PairsChoice {
     All,
 }
 
-impl From<PairsChoice> for Pairs {
-    fn from(choice: PairsChoice) -> Pairs {
-        match choice {
-            PairsChoice::BestWorst => Pairs::BestWorst,
-            PairsChoice::All => Pairs::All,
-        }
-    }
-}
+named_alike!(PairsChoice => Pairs { BestWorst, All });
 
 /// What is kept of the rows beside what they are read for.
 #[derive(Debug, Clone, Args)]
@@ -172,15 +177,7 @@ pub enum SftPartChoice {
     All,
 }
 
-impl From<SftPartChoice> for SftPart {
-    fn from(choice: SftPartChoice) -> SftPart {
-        match choice {
-            SftPartChoice::Completion => SftPart::Completion,
-            SftPartChoice::Assistant => SftPart::Assistant,
-            SftPartChoice::All => SftPart::All,
-        }
-    }
-}
+named_alike!(SftPartChoice => SftPart { Completion, Assistant, All });
 
 /// At which temperature log-probs are taken.
 #[derive(Debug, Clone, Args)]
@@ -224,14 +221,7 @@ pub enum OnBadRowChoice {
     Skip,
 }
 
-impl From<OnBadRowChoice> for OnBadRow {
-    fn from(choice: OnBadRowChoice) -> OnBadRow {
-        match choice {
-            OnBadRowChoice::Error => OnBadRow::Error,
-            OnBadRowChoice::Skip => OnBadRow::Skip,
-        }
-    }
-}
+named_alike!(OnBadRowChoice => OnBadRow { Error, Skip });
 
 /// See [`UnpairedOrder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -243,14 +233,7 @@ pub enum UnpairedOrderChoice {
     Trl,
 }
 
-impl From<UnpairedOrderChoice> for UnpairedOrder {
-    fn from(choice: UnpairedOrderChoice) -> UnpairedOrder {
-        match choice {
-            UnpairedOrderChoice::Interleaved => UnpairedOrder::Interleaved,
-            UnpairedOrderChoice::Trl => UnpairedOrder::Trl,
-        }
-    }
-}
+named_alike!(UnpairedOrderChoice => UnpairedOrder { Interleaved, Trl });
 
 /// Where it runs, and how exactly.
 #[derive(Debug, Clone, Args)]
@@ -295,14 +278,7 @@ impl PrecisionChoice {
     }
 }
 
-impl From<PrecisionChoice> for Precision {
-    fn from(choice: PrecisionChoice) -> Precision {
-        match choice {
-            PrecisionChoice::Bf16 => Precision::Bf16,
-            PrecisionChoice::F32 => Precision::F32,
-        }
-    }
-}
+named_alike!(PrecisionChoice => Precision { Bf16, F32 });
 
 /// What answers are compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The flags of the optimiser and of its learning rate, checked together.
 
+use super::model::named_alike;
 use crate::error::CliError;
 use align_lora::optim::{AdamNumbers, OptimizerKind, RmsProp, ScheduleKind, Warmup};
 use clap::{Args, ValueEnum};
@@ -119,6 +120,8 @@ pub enum ScheduleChoice {
     ConstantWithWarmup,
 }
 
+named_alike!(ScheduleChoice => ScheduleKind { Linear, Cosine, Constant, ConstantWithWarmup });
+
 /// See [`OptimizerKind`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OptimChoice {
@@ -127,15 +130,4 @@ pub(crate) enum OptimChoice {
     /// As in torch, neither centred nor with momentum
     #[value(name = "rmsprop")]
     RmsProp,
-}
-
-impl From<ScheduleChoice> for ScheduleKind {
-    fn from(choice: ScheduleChoice) -> ScheduleKind {
-        match choice {
-            ScheduleChoice::Linear => ScheduleKind::Linear,
-            ScheduleChoice::Cosine => ScheduleKind::Cosine,
-            ScheduleChoice::Constant => ScheduleKind::Constant,
-            ScheduleChoice::ConstantWithWarmup => ScheduleKind::ConstantWithWarmup,
-        }
-    }
 }
