@@ -9,7 +9,7 @@ use align_data::{Encoder, LongAnswers};
 use align_engine::model::{Layout, Model, ModelConfig, ModelNote, Origin, UnusedTensors, locate};
 use align_engine::weights::{LoadError, ValueCheck, WeightFiles};
 use align_kernels::Device;
-use align_lora::adapter::{Adapter, Hash, base_hash};
+use align_lora::adapter::{Adapter, Hash, Task, base_hash};
 use align_lora::objective::{Objective, Scores};
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,14 @@ pub(crate) fn long_answers(objective: &Objective) -> LongAnswers {
     match objective.scores() {
         Scores::LogProbs => LongAnswers::Cut,
         Scores::Reward => LongAnswers::Dropped,
+    }
+}
+
+/// What adapters for an objective are for.
+pub(crate) fn task_of(objective: &Objective) -> Task {
+    match objective.scores() {
+        Scores::LogProbs => Task::CausalLm,
+        Scores::Reward => Task::SequenceClassification,
     }
 }
 
@@ -224,46 +232,23 @@ impl LoadedModel {
         Ok(Encoder::from_model(&self.dir, chat_template, max_length as usize, rows)?)
     }
 
-    /// The adapter of a directory, for an objective: that of a reward model for the losses of one.
-    ///
-    /// # Errors
-    /// [`CliError::Input`].
-    pub(crate) fn adapter_of(&self, objective: &Objective, dir: &Path) -> Result<Adapter, CliError> {
-        match objective.scores() {
-            Scores::LogProbs => self.adapter(dir),
-            Scores::Reward => self.reward_model(dir),
-        }
-    }
-
     /// The adapter of a directory, which has no score head.
     ///
     /// # Errors
     /// [`CliError::Input`].
     pub(crate) fn adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
-        Ok(self.reported(dir, Adapter::load(&self.model, dir)?))
+        self.adapter_for(dir, Some(Task::CausalLm))
     }
 
-    /// The adapter of a reward model.
+    /// The adapter of a directory, which is for `task`, or with `None` of either kind. Reports on it.
     ///
     /// # Errors
     /// [`CliError::Input`].
-    pub(crate) fn reward_model(&self, dir: &Path) -> Result<Adapter, CliError> {
-        Ok(self.reported(dir, Adapter::load_reward_model(&self.model, dir)?))
-    }
-
-    /// Loads the adapter of a directory, with or without a score head.
-    ///
-    /// # Errors
-    /// [`CliError::Input`].
-    pub(crate) fn any_adapter(&self, dir: &Path) -> Result<Adapter, CliError> {
-        Ok(self.reported(dir, Adapter::load_either(&self.model, dir)?))
-    }
-
-    /// Reports on an adapter, and returns it.
-    fn reported(&self, dir: &Path, adapter: Adapter) -> Adapter {
+    pub(crate) fn adapter_for(&self, dir: &Path, task: Option<Task>) -> Result<Adapter, CliError> {
+        let adapter = Adapter::load_for(&self.model, dir, task)?;
         let base = self.base_hash().map(|hash| hash.to_string());
         report::read_adapter(dir, &adapter, base.as_deref());
-        adapter
+        Ok(adapter)
     }
 
     /// Returns the hash that identifies the weights, if they are there.

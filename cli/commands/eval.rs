@@ -29,7 +29,7 @@ pub(super) fn run(args: &EvalArgs, knobs: &[(&'static str, KnobValue)]) -> Resul
     device.clone().install(|| {
         let loaded = loaded::model(&args.model, &device)?;
         let dir = args.model.adapter.as_deref();
-        let policy = dir.map(|dir| loaded.adapter_of(&objective, dir)).transpose()?;
+        let policy = dir.map(|dir| loaded.adapter_for(dir, Some(loaded::task_of(&objective)))).transpose()?;
         let kept = Kept::beside(dir.zip(policy.as_ref()))?;
         let reference = reference(args, &objective, &kept, &loaded)?;
         let history = kept.history(&reference.name, &run_record::describe(&objective, args.logp.temperature()));

@@ -26,7 +26,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
         let loaded = loaded::model(&model_args, &device)?;
         let mut facts = json!({ "model": model(&loaded) });
         match &model_args.adapter {
-            Some(dir) => facts["adapter"] = adapter(&loaded.any_adapter(dir)?),
+            Some(dir) => facts["adapter"] = adapter(&loaded.adapter_for(dir, None)?),
             None => facts["fresh_adapter"] = adapter(&fresh_adapter(args, &loaded)?),
         }
         let mut histograms = String::new();

@@ -12,6 +12,7 @@ use crate::run_record::{self, Kept};
 use align_data::{Answer, Dataset, Encoded, EncodedRow, LongAnswers, Target};
 use align_engine::adapters::Adapters;
 use align_engine::autograd::Mode;
+use align_lora::adapter::Task;
 use align_lora::objective::Coupling;
 use align_lora::train::{Forward, Piece, ReferenceCache, RowTokens, Scored, Scorers, Scoring, StepPlan};
 use serde_json::{Value, json};
@@ -51,7 +52,8 @@ fn scoring<'m>(args: &ScoreArgs, loaded: &'m LoadedModel) -> Result<(Scoring<'m>
     };
     if let Some(dir) = &args.reward_model {
         let scorers = Scorers::Reward { pad: loaded.model.config().pad_token_id };
-        let adapters = Adapters { policy: Some(loaded.reward_model(dir)?.set().clone()), reference: None };
+        let adapter = loaded.adapter_for(dir, Some(Task::SequenceClassification))?;
+        let adapters = Adapters { policy: Some(adapter.set().clone()), reference: None };
         let reference = Reference::none("a reward model scores each answer by itself");
         return Ok((scoring(adapters, scorers, None), reference.name));
     }

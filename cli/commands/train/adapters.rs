@@ -2,11 +2,11 @@
 
 use crate::args::{ReferenceChoice, TrainArgs};
 use crate::error::CliError;
-use crate::loaded::LoadedModel;
+use crate::loaded::{self, LoadedModel};
 use crate::report::say;
 use align_engine::adapters::AdapterSet;
-use align_lora::adapter::{Adapter, LoraConfig, Task};
-use align_lora::objective::{Objective, Scores};
+use align_lora::adapter::{Adapter, LoraConfig};
+use align_lora::objective::Objective;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ pub(crate) fn policy(
                 "{flag} describes a fresh adapter; that of --adapter keeps its own shape"
             )));
         }
-        let mut adapter = loaded.adapter_of(objective, dir)?;
+        let mut adapter = loaded.adapter_for(dir, Some(loaded::task_of(objective)))?;
         if let Some(dropout) = args.lora_dropout {
             adapter.set_dropout(dropout)?;
         }
@@ -94,10 +94,7 @@ fn fresh(args: &TrainArgs, loaded: &LoadedModel, objective: &Objective, seed: u6
         say!("warning: --target-modules {name}: no layer of the model has that name");
     }
     let config = LoraConfig {
-        task: match objective.scores() {
-            Scores::LogProbs => Task::CausalLm,
-            Scores::Reward => Task::SequenceClassification,
-        },
+        task: loaded::task_of(objective),
         rank: args.lora_rank.map_or(defaults.rank, |rank| rank as usize),
         alpha: args.lora_alpha.unwrap_or(defaults.alpha),
         dropout: args.lora_dropout.unwrap_or(defaults.dropout),

@@ -169,20 +169,23 @@ pub(super) fn layer_types(json: &ConfigJson, num_hidden_layers: usize) -> Result
     names.into_iter().map(kind).collect::<Result<Vec<_>, _>>().map(Some)
 }
 
-/// Layers with a window where `layer_types` says so, or `slides` if that key is absent; all with the first rope.
+/// Layers with a window where `layer_types` says so, or what `slides` gives if that key is absent; all with the first rope.
 ///
 /// # Errors
 /// [`ConfigError::Value`] if there are such layers and no window.
-pub(super) fn windowed_layers(
+pub(super) fn windowed_layers<S: Fn(usize) -> bool>(
     json: &ConfigJson,
     num_hidden_layers: usize,
     sliding_window: Option<usize>,
-    slides: impl Fn(usize) -> Result<bool, ConfigError>,
+    slides: impl FnOnce() -> Result<S, ConfigError>,
 ) -> Result<Vec<LayerConfig>, ConfigError> {
-    let layer_type = |layer_idx| Ok(if slides(layer_idx)? { LayerType::Sliding } else { LayerType::Full });
     let types = match layer_types(json, num_hidden_layers)? {
         Some(types) => types,
-        None => (0..num_hidden_layers).map(layer_type).collect::<Result<_, ConfigError>>()?,
+        None => {
+            let slides = slides()?;
+            let layer_type = |layer_idx| if slides(layer_idx) { LayerType::Sliding } else { LayerType::Full };
+            (0..num_hidden_layers).map(layer_type).collect()
+        }
     };
     if sliding_window.is_none() && types.contains(&LayerType::Sliding) {
         return Err(json.refuse("sliding_window", "a size, for layers of type sliding_attention", "none in use"));

@@ -21,7 +21,7 @@ fn read(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
     config.final_logit_softcapping = soft_cap(json, "final_logit_softcapping", Some(30.0))?;
     config.ropes = vec![RopeConfig::read(json, &config)?];
     let sliding_window = json.size_or_none("sliding_window", 4096)?;
-    let slides = |layer_idx: usize| Ok(layer_idx.is_multiple_of(2));
+    let slides = || Ok(|layer_idx: usize| layer_idx.is_multiple_of(2));
     config.layers = windowed_layers(json, config.num_hidden_layers, sliding_window, slides)?;
     Ok(config)
 }

@@ -53,8 +53,10 @@ fn read_text(json: &ConfigJson) -> Result<ModelConfig, ConfigError> {
         _ => None,
     };
     let sliding_window = json.size_or_none("sliding_window", 4096)?;
-    let pattern = || json.size_or("sliding_window_pattern", 6);
-    let slides = |layer_idx: usize| Ok(!(layer_idx + 1).is_multiple_of(pattern()?));
+    let slides = || {
+        let pattern = json.size_or("sliding_window_pattern", 6)?;
+        Ok(move |layer_idx: usize| !(layer_idx + 1).is_multiple_of(pattern))
+    };
     config.layers = windowed_layers(json, config.num_hidden_layers, sliding_window, slides)?;
     for layer in &mut config.layers {
         layer.rope = if layer.sliding_window.is_some() { SLIDING } else { FULL };

@@ -29,11 +29,13 @@ pub(super) fn upper_windows(json: &ConfigJson, num_hidden_layers: usize) -> Resu
         true => json.size_or_none("sliding_window", 4096)?,
         false => None,
     };
-    let first = || match json.get("max_window_layers").and_then(serde_json::Value::as_u64) {
-        // 0 is a good value here: every layer.
-        Some(0) => Ok(0),
-        _ => json.size_or("max_window_layers", 28),
+    let slides = || {
+        let first = match json.get("max_window_layers").and_then(serde_json::Value::as_u64) {
+            // 0 is a good value here: every layer.
+            Some(0) => 0,
+            _ => json.size_or("max_window_layers", 28)?,
+        };
+        Ok(move |layer_idx: usize| layer_idx >= first && sliding_window.is_some())
     };
-    let slides = |layer_idx: usize| Ok(layer_idx >= first()? && sliding_window.is_some());
     windowed_layers(json, num_hidden_layers, sliding_window, slides)
 }

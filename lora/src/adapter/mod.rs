@@ -85,26 +85,14 @@ impl Adapter {
     /// Every variant of [`AdapterError`] about reading. The adapter must fit the model and its configuration exactly, and
     /// have no score head.
     pub fn load(model: &Model, dir: &Path) -> Result<Adapter, AdapterError> {
-        Adapter::read(model, dir, Some(Task::CausalLm))
+        Adapter::load_for(model, dir, Some(Task::CausalLm))
     }
 
-    /// Reads the adapter of a reward model.
+    /// Reads the adapter of a model for `task`, or with `None` of either kind.
     ///
     /// # Errors
-    /// As [`Adapter::load`], but a score head is required.
-    pub fn load_reward_model(model: &Model, dir: &Path) -> Result<Adapter, AdapterError> {
-        Adapter::read(model, dir, Some(Task::SequenceClassification))
-    }
-
-    /// Reads an adapter of either kind.
-    ///
-    /// # Errors
-    /// As [`Adapter::load`].
-    pub fn load_either(model: &Model, dir: &Path) -> Result<Adapter, AdapterError> {
-        Adapter::read(model, dir, None)
-    }
-
-    fn read(model: &Model, dir: &Path, task: Option<Task>) -> Result<Adapter, AdapterError> {
+    /// As [`Adapter::load`], but a score head is required with [`Task::SequenceClassification`].
+    pub fn load_for(model: &Model, dir: &Path, task: Option<Task>) -> Result<Adapter, AdapterError> {
         let linears = model.linears();
         let wanted = Wanted { task, hidden_size: model.config().hidden_size };
         let Contents { config, updates, score_head, not_run, base } =

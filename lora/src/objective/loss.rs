@@ -120,9 +120,9 @@ impl Statistics {
         self.history
     }
 
-    /// Returns names and values, for the log.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
-        self.values.iter().copied()
+    /// Returns the value with this name, if there is one.
+    pub fn find(&self, name: &str) -> Option<f64> {
+        self.values.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
 
     /// Returns the value with this name.
@@ -130,8 +130,7 @@ impl Statistics {
     /// # Panics
     /// If it is missing, because a coupled loss was evaluated without the statistics of its batch.
     pub fn get(&self, name: &str) -> f64 {
-        let found = self.values.iter().find(|(key, _)| *key == name);
-        found.unwrap_or_else(|| panic!("a coupled loss needs the statistic `{name}` of its batch")).1
+        self.find(name).unwrap_or_else(|| panic!("a coupled loss needs the statistic `{name}` of its batch"))
     }
 }
 

@@ -140,7 +140,7 @@ impl Evaluation<'_> {
         let statistics = self.objective.statistics(&logps, &history).map_err(|error| self.error(0, error))?;
         let means = means_of_set(self.objective, &logps, &statistics, HEAD_ROWS);
         let mut means = means.map_err(|(first, error)| self.error(first, error))?;
-        if let Some((_, kl)) = statistics.iter().find(|(name, _)| *name == "kl") {
+        if let Some(kl) = statistics.find("kl") {
             means.preferences.add_kl(kl, logps.len());
         }
         Ok(means)

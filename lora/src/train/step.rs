@@ -335,10 +335,8 @@ impl Batch<'_> {
 
     fn add_statistics(&self, outcome: &mut Outcome, statistics: &Statistics) {
         outcome.history = statistics.history();
-        for (name, value) in statistics.iter() {
-            if name == "kl" {
-                outcome.preferences.add_kl(value, self.rows.len());
-            }
+        if let Some(kl) = statistics.find("kl") {
+            outcome.preferences.add_kl(kl, self.rows.len());
         }
     }
 

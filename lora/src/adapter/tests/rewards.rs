@@ -38,10 +38,10 @@ fn a_reward_model_is_read_as_it_was_written() {
     *head.write() = model.device().upload("test", &moved).unwrap();
     let dir = tempfile::tempdir().unwrap();
     fresh.save(dir.path()).unwrap();
-    let read = Adapter::load_reward_model(&model, dir.path()).unwrap();
+    let read = Adapter::load_for(&model, dir.path(), Some(Task::SequenceClassification)).unwrap();
     assert_eq!(values(&read), values(&fresh));
     assert_eq!(read.config(), fresh.config());
-    assert_eq!(values(&Adapter::load_either(&model, dir.path()).unwrap()), values(&fresh));
+    assert_eq!(values(&Adapter::load_for(&model, dir.path(), None).unwrap()), values(&fresh));
     let config = json(&dir.path().join("adapter_config.json"));
     assert_eq!((&config["task_type"], &config["modules_to_save"]), (&value!("SEQ_CLS"), &value!(["score"])));
 
@@ -56,7 +56,7 @@ fn the_heads_names_are_read_as_peft_writes_them() {
     for names in [value!(["classifier", "score"]), value!(["score", "classifier", "score"]), value!(null)] {
         let (model, mut files) = reward_model();
         files.config["modules_to_save"] = names;
-        let read = Adapter::load_reward_model(&model, files.write().path()).unwrap();
+        let read = Adapter::load_for(&model, files.write().path(), Some(Task::SequenceClassification)).unwrap();
         assert_eq!(read.set().score_head().unwrap().shape(), [1, model.config().hidden_size]);
     }
 }
@@ -125,11 +125,13 @@ fn broken_reward_models_are_refused_with_the_fault_named() {
     ];
     let (model, sound) = reward_model();
     assert_eq!(model.config().hidden_size, 64);
-    Adapter::load_reward_model(&model, sound.write().path()).unwrap();
+    Adapter::load_for(&model, sound.write().path(), Some(Task::SequenceClassification)).unwrap();
     for (what, spoil, says) in cases {
         let (_, mut files) = reward_model();
         spoil(&mut files);
-        let message = Adapter::load_reward_model(&model, files.write().path()).expect_err(what).to_string();
+        let message = Adapter::load_for(&model, files.write().path(), Some(Task::SequenceClassification))
+            .expect_err(what)
+            .to_string();
         for part in *says {
             assert!(message.contains(part), "{what}: {part:?} is not in {message:?}");
         }
@@ -160,7 +162,8 @@ fn each_kind_of_adapter_is_refused_in_the_others_place() {
     assert!(matches!(error, AdapterError::Unsupported { .. }), "{error:?}");
     assert!(error.to_string().contains("task_type"), "{error}");
 
-    let error = Adapter::load_reward_model(&model, &goldens().join("tiny-llama/adapter")).unwrap_err();
+    let error = Adapter::load_for(&model, &goldens().join("tiny-llama/adapter"), Some(Task::SequenceClassification))
+        .unwrap_err();
     assert!(matches!(error, AdapterError::Task { needed: Task::SequenceClassification, .. }), "{error:?}");
     assert!(error.to_string().contains("without a score head"), "{error}");
 }
