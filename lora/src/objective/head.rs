@@ -81,11 +81,6 @@ pub struct Mismatched {
     pub reference: f64,
 }
 
-/// Returns the row of the batch whose answer follows the prompt of `row`: the previous one, or for the first row the last.
-pub fn mismatched_row(row: usize, batch_rows: usize) -> usize {
-    (row + batch_rows - 1) % batch_rows
-}
-
 /// What the head returns for a set of rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Head {
@@ -109,13 +104,6 @@ pub struct Head {
     pub clipped: Option<usize>,
     /// Rows of scored answers whose rewards give no loss.
     pub undecided: usize,
-}
-
-impl Head {
-    /// Counts the pairs whose chosen reward is strictly above the rejected one.
-    pub fn accurate(&self) -> usize {
-        self.rewards.iter().filter(|rewards| matches!(rewards[..], [chosen, rejected] if chosen > rejected)).count()
-    }
 }
 
 impl Objective {

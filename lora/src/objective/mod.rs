@@ -72,7 +72,7 @@ pub(crate) mod tests;
 
 pub use choice::{Objective, canonical_name, find, knobs, mix, names, reads};
 pub use error::{HeadError, ObjectiveError};
-pub use head::{BatchTotals, Head, Mismatched, RowLogps, Tails, mismatched_row};
+pub use head::{BatchTotals, Head, Mismatched, RowLogps, Tails};
 pub use history::History;
 pub use knobs::{Knob, KnobKind, KnobValue, Needs, Range};
 pub use loss::{Coupling, Statistics};

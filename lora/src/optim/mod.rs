@@ -41,16 +41,6 @@ impl Default for OptimizerKind {
     }
 }
 
-impl OptimizerKind {
-    /// Returns how many numbers the optimiser keeps for each parameter.
-    pub fn moments(self) -> u64 {
-        match self {
-            OptimizerKind::AdamW(_) => 2,
-            OptimizerKind::RmsProp { .. } => 1,
-        }
-    }
-}
-
 impl Optimizer {
     /// Makes an optimiser with a fresh state for `params`.
     ///

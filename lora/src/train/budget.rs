@@ -16,11 +16,6 @@ pub const SHARE: f64 = Headroom::HOST.share;
 /// Cached log-probs of the reference may take one part in so many of the limit when they are kept in memory.
 const CACHE_SHARE: u64 = 16;
 
-/// What a run may hold unless it is told.
-fn default_limit(device: &Device) -> u64 {
-    (device.free_bytes() as f64 * device.headroom().share) as u64
-}
-
 /// What cached log-probs may take of the memory where nothing says how much there is.
 pub(super) fn default_cache_limit() -> u64 {
     (cpu::free_bytes() as f64 * SHARE) as u64 / CACHE_SHARE
@@ -92,7 +87,7 @@ impl Budget {
     /// `copies` bytes of weights that cannot be used in their file.
     pub(super) fn new(device: &Device, counted: Counted, copies: u64, limit: Option<u64>) -> Budget {
         let headroom = device.headroom();
-        let limit = limit.unwrap_or_else(|| default_limit(device));
+        let limit = limit.unwrap_or_else(|| (device.free_bytes() as f64 * headroom.share) as u64);
         Budget { counted, headroom, limit, room: headroom.room(limit), copies, cache: 0, packed: 0 }
     }
 

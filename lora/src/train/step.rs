@@ -316,17 +316,14 @@ impl Batch<'_> {
     }
 
     fn head(&self, members: &[usize], rows: &[RowLogps], statistics: &Statistics) -> Result<Head, TrainError> {
-        self.objective.head(rows, statistics, self.totals()).map_err(|error| self.head_error(members, error))
+        let totals = BatchTotals::of_rows(&self.rows_without_logps());
+        self.objective.head(rows, statistics, totals).map_err(|error| self.head_error(members, error))
     }
 
     /// Returns what a row is for the objective. `None` for a text of the reference data, which stands beside rows of another kind.
     fn target(&self, target: &Target) -> Option<Target> {
         let is_item = *target != Target::Sequence || self.objective.data() == RowKind::Sequence;
         is_item.then(|| target.clone())
-    }
-
-    fn totals(&self) -> BatchTotals {
-        BatchTotals::of_rows(&self.rows_without_logps())
     }
 
     fn head_error(&self, members: &[usize], error: HeadError) -> TrainError {
