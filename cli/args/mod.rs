@@ -8,8 +8,8 @@ mod verbs;
 
 pub(crate) use commands::{EstimateArgs, EvalArgs, GenerateArgs, InspectArgs, LossesArgs, MergeArgs, ScoreArgs};
 pub(crate) use model::{
-    CacheArgs, CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, KeepArgs, LogpArgs, ModelArgs,
-    OnBadRowChoice, PrecisionChoice, ReadingArgs, ReferenceChoice,
+    CacheArgs, CacheChoice, DataArgs, DataCacheChoice, DeviceArgs, DeviceChoice, LogpArgs, ModelArgs, OnBadRowChoice,
+    PrecisionChoice, ReadingArgs, ReferenceChoice,
 };
 pub(crate) use train::TrainArgs;
 pub(crate) use verbs::instead_of;
