@@ -159,14 +159,14 @@ impl Form {
     }
 }
 
-/// Bytes of [`Packed`] with parts in these forms.
+/// Bytes of [`KvParts`] with parts in these forms.
 pub(super) fn packed_bytes<const PARTS: usize>(geometry: &Geometry, blocks: &Blocks, forms: [Form; PARTS]) -> usize {
     let floats: usize = forms.iter().map(|form| form.len(geometry)).sum();
     taken(blocks.len() * geometry.num_key_value_heads * floats * size_of::<f32>())
 }
 
 /// Blocks of keys and values, for each key-value head. Positions after the last row of a segment are zeros.
-pub(super) struct Packed<const PARTS: usize> {
+pub(super) struct KvParts<const PARTS: usize> {
     data: Buffer<f32>,
     blocks: usize,
     /// Where each part of a block begins, and its end.
@@ -199,7 +199,7 @@ pub(super) fn pack<const PARTS: usize>(
     blocks: &Blocks,
     qkv: &[f32],
     parts: [(Source, Form); PARTS],
-) -> Result<Packed<PARTS>> {
+) -> Result<KvParts<PARTS>> {
     let d = geometry.head_dim;
     let mut size = 0;
     let ranges = parts.map(|(_, form)| {
@@ -235,7 +235,7 @@ pub(super) fn pack<const PARTS: usize>(
             }
         }
     })?;
-    Ok(Packed { data, blocks: blocks.len(), parts: ranges })
+    Ok(KvParts { data, blocks: blocks.len(), parts: ranges })
 }
 
 /// Writes `[d, BLOCK]` from `keys` rows of `d`. The rows are taken a cache line of keys at a time: each line of the target is
@@ -253,7 +253,7 @@ fn transpose(target: &mut [f32], source: &[f32], keys: usize, row_at: impl Fn(us
     }
 }
 
-impl<const PARTS: usize> Packed<PARTS> {
+impl<const PARTS: usize> KvParts<PARTS> {
     /// One part of a packed block.
     pub(super) fn part(&self, part: usize, kv_head: usize, index: usize) -> &[f32] {
         let size = self.parts[PARTS - 1].end;

@@ -4,7 +4,7 @@
 //! sums over queries (`dv = pᵀ·d_o`, `dk = duᵀ·q`) as they come, and interleaved by pairs of keys the right operand of the sum
 //! over keys, `dqᵀ = kᵀ·duᵀ`.
 
-use super::{ACROSS_PANEL, Form, Head, PackedBlocks, gather, packed_bytes};
+use super::{ACROSS_PANEL, Form, HeadSizes, PackedBlocks, gather, packed_bytes};
 use crate::attention::cpu::blocks::{BLOCK, Source};
 use crate::attention::cpu::lists::{Lists, Tree};
 use crate::attention::cpu::vectors::backward::{
@@ -32,7 +32,7 @@ pub(in crate::attention::cpu) fn backward(
     dqkv: &mut [bf16],
 ) -> Result<()> {
     let Geometry { num_attention_heads: heads, head_dim, .. } = geometry;
-    let (cols, head) = (geometry.qkv_cols(), Head::new(&geometry));
+    let (cols, head) = (geometry.qkv_cols(), HeadSizes::new(&geometry));
     let (segments, Lists { uncovered, blocks, trees }) = (layout.segments(), layout.cpu());
     for gap in uncovered {
         dqkv[gap.start * cols..gap.end * cols].fill(bf16::ZERO);
@@ -106,19 +106,19 @@ fn blocks_of_tree(segments: &[Segment], tree: &Tree) -> usize {
 /// Floats that a thread needs.
 fn scratch_len(geometry: &Geometry, layout: &Layout) -> usize {
     let blocks = layout.cpu().trees.iter().map(|tree| blocks_of_tree(layout.segments(), tree));
-    Scratch::lens(blocks.max().unwrap_or(0), Head::new(geometry)).iter().sum()
+    Scratch::lens(blocks.max().unwrap_or(0), HeadSizes::new(geometry)).iter().sum()
 }
 
 /// Bytes that [`backward`] takes while it runs.
 pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, _: Unit, geometry: &Geometry, layout: &Layout) -> usize {
     let [packed, packing] = packed_bytes(cpu, geometry, &layout.cpu().blocks, 3);
-    let sums = sums_bytes(layout, geometry.num_attention_heads, BLOCK * Head::new(geometry).padded());
+    let sums = sums_bytes(layout, geometry.num_attention_heads, BLOCK * HeadSizes::new(geometry).padded());
     packed + packing.max(sums + tasks_bytes(cpu, geometry, layout, scratch_len(geometry, layout)))
 }
 
 /// The queries of a tree for one head, by blocks of positions; and one pair.
 pub(super) struct Scratch<'a> {
-    head: Head,
+    head: HeadSizes,
     /// Of each block the queries along, `d_o` along, the queries across, `d_o` across
     packed: &'a mut [f32],
     /// `[blocks, padded, BLOCK]`: the sums of dq, transposed, not yet scaled
@@ -147,7 +147,7 @@ const WEIGHTS: usize = BLOCK_PANELS * ACROSS_PANEL / 4;
 const BLOCK_PANELS: usize = BLOCK / STEP_DEPTH;
 
 impl Scratch<'_> {
-    pub(super) fn lens(blocks: usize, head: Head) -> [usize; 10] {
+    pub(super) fn lens(blocks: usize, head: HeadSizes) -> [usize; 10] {
         [
             // four forms of a quarter of their bytes each
             blocks * head.form_bytes(),
@@ -163,7 +163,7 @@ impl Scratch<'_> {
         ]
     }
 
-    fn new(scratch: &mut [f32], blocks: usize, head: Head) -> Scratch<'_> {
+    fn new(scratch: &mut [f32], blocks: usize, head: HeadSizes) -> Scratch<'_> {
         let [packed, dq, lse, delta, s, dp, p, du, du_right, rows] = parts(scratch, Scratch::lens(blocks, head));
         dq.fill(0.0);
         Scratch { head, packed, dq, lse, delta, s, dp, p, du, du_right, rows }
@@ -259,7 +259,7 @@ impl Scratch<'_> {
 struct Work<'a> {
     unit: Unit,
     geometry: &'a Geometry,
-    head: Head,
+    head: HeadSizes,
     kv_head: usize,
     packed: &'a PackedBlocks,
 }
@@ -270,7 +270,7 @@ impl Work<'_> {
     /// # Safety
     /// The unit is there and configured on this thread.
     unsafe fn pair(&self, scratch: &mut Scratch<'_>, sums: &mut Sums<'_>, pair: Pair, block: usize) {
-        let Head { steps, .. } = self.head;
+        let HeadSizes { steps, .. } = self.head;
         let [k, k_across, v] = [0, 1, 2].map(|form| self.packed.form(self.kv_head, pair.index, form));
         let [q, d_o, q_across, d_o_across] = [0, 1, 2, 3].map(|form| scratch.form(block, form).cast_const());
         let along_panel = self.head.along_panel();

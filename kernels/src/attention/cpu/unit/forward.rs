@@ -1,7 +1,7 @@
 //! Forward: one task per run of 32 query positions and key-value head. All scores of the run are made first, so that a row's
 //! maximum is known before its weights are; then the weights, rounded, pass over the values.
 
-use super::{ACROSS_PANEL, Form, Head, PackedBlocks, packed_bytes};
+use super::{ACROSS_PANEL, Form, HeadSizes, PackedBlocks, packed_bytes};
 use crate::attention::cpu::blocks::{BLOCK, Source};
 use crate::attention::cpu::lists::{Job, Lists, jobs};
 use crate::attention::{Geometry, Layout};
@@ -29,7 +29,7 @@ pub(in crate::attention::cpu) fn forward(
     lse: &mut [f32],
 ) -> Result<()> {
     let Geometry { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = geometry;
-    let (o_cols, head) = (heads * head_dim, Head::new(&geometry));
+    let (o_cols, head) = (heads * head_dim, HeadSizes::new(&geometry));
     let (segments, Lists { uncovered, blocks, .. }) = (layout.segments(), layout.cpu());
     for gap in uncovered {
         o[gap.start * o_cols..gap.end * o_cols].fill(bf16::ZERO);
@@ -119,7 +119,7 @@ fn seen(geometry: &Geometry, job: &Job) -> Range<usize> {
 /// Floats that a thread needs for one of `jobs`.
 fn scratch_len(geometry: &Geometry, jobs: &[Job]) -> usize {
     let most_blocks = jobs.iter().map(|job| seen(geometry, job).len()).max().unwrap_or(0);
-    Run::lens(most_blocks, Head::new(geometry)).iter().sum()
+    Run::lens(most_blocks, HeadSizes::new(geometry)).iter().sum()
 }
 
 /// Bytes that [`forward`] takes while it runs.
@@ -132,7 +132,7 @@ pub(in crate::attention::cpu) fn scratch(cpu: &Cpu, _: Unit, geometry: &Geometry
 
 /// One head of a task.
 pub(super) struct Run<'a> {
-    head: Head,
+    head: HeadSizes,
     /// Floats from row to row of `s`.
     stride: usize,
     /// The position of the first key.
@@ -159,11 +159,11 @@ impl Run<'_> {
         blocks * BLOCK + 16
     }
 
-    pub(super) fn lens(blocks: usize, head: Head) -> [usize; 6] {
+    pub(super) fn lens(blocks: usize, head: HeadSizes) -> [usize; 6] {
         [head.along_panel() / 4, blocks * ACROSS_PANEL / 4, ROWS * Run::stride(blocks), ROWS * 32, ROWS, ROWS]
     }
 
-    fn new(scratch: &mut [f32], blocks: usize, head: Head) -> Run<'_> {
+    fn new(scratch: &mut [f32], blocks: usize, head: HeadSizes) -> Run<'_> {
         let [q, p, s, o, max, sum] = parts(scratch, Run::lens(blocks, head));
         Run { head, stride: Run::stride(blocks), begin: 0, queries: 0..0, q, p, s, o, max, sum }
     }

@@ -37,15 +37,15 @@ enum Form {
 
 /// How a head is cut.
 #[derive(Debug, Clone, Copy)]
-struct Head {
+struct HeadSizes {
     dim: usize,
     /// Steps of 32 of its depth, and panels of its columns.
     steps: usize,
 }
 
-impl Head {
-    fn new(geometry: &Geometry) -> Head {
-        Head { dim: geometry.head_dim, steps: geometry.head_dim.div_ceil(STEP_DEPTH) }
+impl HeadSizes {
+    fn new(geometry: &Geometry) -> HeadSizes {
+        HeadSizes { dim: geometry.head_dim, steps: geometry.head_dim.div_ceil(STEP_DEPTH) }
     }
 
     /// Columns, with those that pad the last panel.
@@ -71,7 +71,7 @@ impl Head {
     /// Packs a block of rows.
     ///
     /// # Safety
-    /// `rows` is `[BLOCK, dim]`, `to` holds [`Head::form_bytes`] at a multiple of 64; the unit is there.
+    /// `rows` is `[BLOCK, dim]`, `to` holds [`HeadSizes::form_bytes`] at a multiple of 64; the unit is there.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn pack(self, rows: *const bf16, form: Form, role: Role, to: *mut u8) {
         // SAFETY: the caller's contract.
@@ -111,13 +111,13 @@ fn gather(
 struct PackedBlocks {
     data: Buffer<bf16>,
     blocks: usize,
-    head: Head,
+    head: HeadSizes,
     forms: usize,
 }
 
 /// Bytes of [`PackedBlocks`] in so many forms, and of what packing takes beside them.
 fn packed_bytes(cpu: &Cpu, geometry: &Geometry, blocks: &Blocks, forms: usize) -> [usize; 2] {
-    let head = Head::new(geometry);
+    let head = HeadSizes::new(geometry);
     let tasks = blocks.len() * geometry.num_key_value_heads;
     [taken(tasks * forms * head.form_bytes()), cpu.bytes_of_tasks(tasks, head.rows_len())]
 }
@@ -130,7 +130,7 @@ impl PackedBlocks {
         qkv: &[bf16],
         forms: [(Source, Form, Role); FORMS],
     ) -> Result<PackedBlocks> {
-        let head = Head::new(geometry);
+        let head = HeadSizes::new(geometry);
         let (kv_heads, cols) = (geometry.num_key_value_heads, geometry.qkv_cols());
         let block_len = FORMS * head.form_bytes() / size_of::<bf16>();
         let mut data = device.alloc::<bf16>("attention.packed", blocks.len() * kv_heads * block_len)?;

@@ -9,7 +9,7 @@
 use super::product::Product;
 use super::softmax::{Scaling, ScoreGradients};
 use crate::arena::taken;
-use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, PAD, Packed, ROWS, Reach, Source, Span, pack, packed_bytes};
+use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, KvParts, PAD, ROWS, Reach, Source, Span, pack, packed_bytes};
 use crate::attention::cpu::lists::Lists;
 use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::Cpu;
@@ -344,7 +344,7 @@ struct Work<'a> {
     isa: Isa,
     geometry: &'a Geometry,
     kv_head: usize,
-    packed: &'a Packed<3>,
+    packed: &'a KvParts<3>,
 }
 
 impl Work<'_> {

@@ -3,7 +3,7 @@
 
 use super::product::Product;
 use super::softmax::{OnlineSoftmax, Scaling};
-use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, PAD, Packed, ROWS, Reach, Source, Span, pack, packed_bytes};
+use crate::attention::cpu::blocks::{BLOCK, Blocks, Form, KvParts, PAD, ROWS, Reach, Source, Span, pack, packed_bytes};
 use crate::attention::cpu::lists::{Job, Lists, jobs};
 use crate::attention::{Geometry, Layout, Segment};
 use crate::cpu::Cpu;
@@ -116,7 +116,7 @@ impl Run<'_> {
         job: &Job,
         kv_head: usize,
         blocks: &Blocks,
-        packed: &Packed<2>,
+        packed: &KvParts<2>,
     ) {
         let (d, group) = (geometry.head_dim, geometry.group());
         let scaling = Scaling { scale: geometry.scale, softcap: geometry.softcap };
