@@ -142,6 +142,7 @@ impl From<SourceError> for CliError {
         match error {
             SourceError::Spool { .. } => CliError::Runtime(error.to_string()),
             SourceError::Io { .. }
+            | SourceError::Misspelt { .. }
             | SourceError::NotAFile { .. }
             | SourceError::Folder { .. }
             | SourceError::NoMatch { .. }

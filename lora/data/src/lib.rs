@@ -33,6 +33,7 @@ mod record;
 mod row;
 mod set;
 mod source;
+mod spelling;
 pub mod store;
 mod tokens;
 
@@ -75,6 +76,7 @@ pub use source::hub::fault::HubFault;
 pub use source::hub::{CachedSet, is_data_set_id};
 pub use source::memory::MemoryRows;
 pub use source::parquet::fault::ParquetFault;
+pub use spelling::nearest;
 pub use tokens::encode::{Boundary, DropReason, Encoded, Encoder, EncoderError, LongAnswers, Notes};
 pub use tokens::sft_part::SftPart;
 pub use tokens::spans::SpanSource;

@@ -250,14 +250,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     LOSSES.iter().flat_map(of_loss).chain(MIXES.iter().map(|mix| mix.name))
 }
 
-/// Returns the name that `text` misspells. A third of its letters may be wrong, or one of a short name.
+/// Returns the name that `text` misspells.
 fn similar(text: &str) -> Option<&'static str> {
-    let text = text.to_lowercase().replace('-', "_");
-    let most = (text.len() / 3).max(1);
-    let rated = names()
-        .chain(LOSSES.iter().flat_map(LossSpec::other_names))
-        .map(|name| (strsim::osa_distance(name, &text), name));
-    rated.filter(|(distance, _)| *distance <= most).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
+    align_data::nearest(
+        &text.to_lowercase().replace('-', "_"),
+        names().chain(LOSSES.iter().flat_map(LossSpec::other_names)),
+    )
 }
 
 /// Returns every knob of every loss once, by key, with the losses that have it, for the flags of the command line. If losses

@@ -16,6 +16,14 @@ pub enum SourceError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// No such file, but one of almost the same name.
+    #[error("{path}: no such file; did you mean {similar}?")]
+    Misspelt {
+        /// The path.
+        path: PathBuf,
+        /// The file of its folder.
+        similar: PathBuf,
+    },
     /// Rows are read again in another order, so a pipe or a folder will not do.
     #[error("{path}: not a regular file; rows are read more than once, so write the data to a file first")]
     NotAFile {

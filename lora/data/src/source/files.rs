@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::endings::{ENDINGS, PACKED};
 use super::error::SourceError;
 use super::hub::{self, CachedSet};
+use crate::spelling::nearest;
 
 /// The files of a run, in the order in which their rows are numbered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,12 +26,12 @@ pub struct DataFiles {
 ///
 /// A name that exists is that file, whatever characters it has; else one with `*`, `?` or `[` in it is a pattern, whose `*`
 /// ends at a `/` (`**` is any number of folders) and matches no leading dot. A name that does not exist and has the form of a
-/// data set's id is looked up in the local Hugging Face cache. Any other is left for the reader to refuse.
+/// data set's id is looked up in the local Hugging Face cache. One that is like the name of a file beside it is refused, any other
+/// is left for the reader to refuse.
 ///
 /// # Errors
-/// [`SourceError::Folder`], [`SourceError::Pattern`], [`SourceError::NoMatch`], [`SourceError::NotText`], [`SourceError::Hub`];
-/// [`SourceError::Io`] for a
-/// folder that cannot be listed.
+/// [`SourceError::Folder`], [`SourceError::Pattern`], [`SourceError::NoMatch`], [`SourceError::NotText`], [`SourceError::Hub`],
+/// [`SourceError::Misspelt`]; [`SourceError::Io`] for a folder that cannot be listed.
 pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, SourceError> {
     let mut files = DataFiles::default();
     for name in names {
@@ -43,7 +44,10 @@ pub fn data_files(names: &[PathBuf]) -> Result<DataFiles, SourceError> {
                     files.paths.extend(set.files.iter().cloned());
                     files.sets.push(set);
                 }
-                None => files.paths.push(name.clone()),
+                None => match similar(name) {
+                    Some(similar) => return Err(SourceError::Misspelt { path: name.clone(), similar }),
+                    None => files.paths.push(name.clone()),
+                },
             },
         }
     }
@@ -95,7 +99,7 @@ fn is_hidden(path: &Path, pattern: &str) -> bool {
 fn passed_over(pattern: &str) -> Option<PathBuf> {
     let path = Path::new(pattern);
     let name = glob::Pattern::new(path.file_name()?.to_str()?).ok()?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent(path);
     // `**` stands for no folder, too
     let without = parent.parent().filter(|_| parent.ends_with("**")).unwrap_or(parent);
     let folders = [parent, without].into_iter().filter_map(|of| glob::glob_with(of.to_str()?, OPTIONS).ok());
@@ -107,10 +111,27 @@ fn passed_over(pattern: &str) -> Option<PathBuf> {
     paths.find(|path| !is_hidden(path, pattern) && path.file_name().is_some_and(is_wrong))
 }
 
+/// The folder of a file.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The names of what is in a folder; none if it cannot be read.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// What a missing file was meant to be: another of its folder.
+fn similar(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let names = names_in(parent(path));
+    Some(path.with_file_name(nearest(name, names.iter().map(String::as_str).filter(|other| *other != name))?))
+}
+
 /// The error of a folder: with the pattern that would take its files, if there are any.
 pub(crate) fn folder(path: &Path) -> SourceError {
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let names = names_in(path);
     let has = |ending: &String| names.iter().any(|name| name.ends_with(&format!(".{ending}")));
     let packed = PACKED.into_iter().flat_map(|packed| ENDINGS.map(|ending| format!("{ending}{packed}")));
     let ending = ENDINGS.map(str::to_owned).into_iter().chain(packed).find(has).unwrap_or(ENDINGS[0].to_owned());
@@ -208,6 +229,7 @@ mod tests {
         let text = message("sub");
         assert!(text.contains("is a folder") && text.contains("sub/*.parquet"), "{text}");
         assert!(matches!(data_files(&[at("a***b")]), Err(SourceError::Pattern { .. })));
+        assert!(message("sub/e.parqet").ends_with(&format!("did you mean {}?", at("sub/d.parquet").display())));
         // the reader says that it is not there
         assert_eq!(data_files(&[at("none.jsonl")]).unwrap().paths, [at("none.jsonl")]);
     }
