@@ -20,7 +20,9 @@ pub enum BadRow {
         at: usize,
     },
     /// Not JSON.
-    #[error("not valid JSON: {message} (column {column})")]
+    #[error(
+        "not valid JSON: {message} (column {column}); write rows with json.dumps, one a line: it escapes quotes and line ends"
+    )]
     Json {
         /// The parser's words.
         message: String,

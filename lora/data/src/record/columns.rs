@@ -33,7 +33,7 @@ impl<'m> Columns<'m> {
         let mut parser = serde_json::Deserializer::from_str(text);
         let columns = parser.deserialize_any(ColumnsVisitor { map }).and_then(|columns| parser.end().map(|()| columns));
         let columns = columns.map_err(|e| {
-            let (message, column) = (words_of(&e), e.column());
+            let (message, column) = (words_of(text, &e), e.column());
             match other_kind(text).filter(|_| e.is_data()) {
                 Some(found) => BadRow::NotObject { found },
                 None if is_python(text) => BadRow::PythonRow,

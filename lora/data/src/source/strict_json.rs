@@ -5,9 +5,15 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Returns the parser's message without its line: the parser sees one row, so "line 1" would be taken for line 1 of the file.
-pub(crate) fn words_of(error: &serde_json::Error) -> String {
-    error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "")
+/// Returns the parser's message about `text`, with what it found, and without its line: the parser sees one row, so "line 1" would
+/// be taken for line 1 of the file.
+pub(crate) fn words_of(text: &str, error: &serde_json::Error) -> String {
+    let words = error.to_string().replace(&format!(" at line {} column {}", error.line(), error.column()), "");
+    let line = text.lines().nth(error.line().saturating_sub(1));
+    match line.and_then(|line| line.get(error.column().saturating_sub(1)..)?.chars().next()) {
+        Some(found) if words.starts_with("expected ") => format!("{words}, found `{found}`"),
+        _ => words.replace("EOF while parsing", "it ends within"),
+    }
 }
 
 /// Parses a text as strictly as a row.
@@ -20,7 +26,7 @@ pub(crate) fn parse(text: &str) -> serde_json::Result<Value> {
 /// Says what is wrong with a text that should be a JSON value. It is read as strictly as a row.
 pub(crate) fn json_fault(text: &str) -> Option<String> {
     let error = parse(text).err()?;
-    Some(format!("{} (column {})", words_of(&error), error.column()))
+    Some(format!("{} (column {})", words_of(text, &error), error.column()))
 }
 
 /// Builds a [`Value`], refusing keys that stand twice in an object. The parser limits the depth to 128.

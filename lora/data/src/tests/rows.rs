@@ -140,6 +140,11 @@ fn every_fault_has_its_error() {
     let cases: &[(&str, &str)] = &[
         ("", "not valid JSON"),
         ("{", "not valid JSON"),
+        (r#"{"prompt": "p", "chosen": "c"#, "it ends within a string (column 28); write rows with json.dumps"),
+        (
+            r#"{"prompt": "a "p"", "chosen": "c"}"#,
+            "expected `,` or `}`, found `p` (column 16); write rows with json.dumps",
+        ),
         (r#"{"prompt": "p", "chosen": "c", "rejected": "r"} x"#, "trailing characters (column 49)"),
         (r#"{"prompt": "p", "chosen": "c", "rejected": "\ud800"}"#, "hex escape"),
         (r#"{"prompt": "p", "chosen": "c", "rejected": "\ud800\u0041"}"#, "surrogate"),
