@@ -169,7 +169,7 @@ impl Estimate {
             let _ = writeln!(table, "steps    {} of {} rows{time}", self.pace.steps, self.batch_size);
         }
         if !self.plan.fits {
-            let needed = Size(self.plan.limit_needed);
+            let needed = Size(self.plan.limit_needed).rounded(f64::ceil);
             let _ = writeln!(
                 table,
                 "advice   --memory of at least {needed}, or a smaller --micro-batch-tokens ({} now), --max-length or --lora-rank",

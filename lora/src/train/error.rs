@@ -42,8 +42,9 @@ pub enum TrainError {
     NoSteps { rows: usize, epochs: u64 },
     /// The plan of the run holds more than the limit, even with all layers recomputed. The last two fields are options of the run.
     #[error(
-        "the run needs {needed} of memory for what it computes, even with all layers recomputed, and may hold {limit}; its largest \
-         forward pass has {tokens} tokens"
+        "the run needs {} of memory for what it computes, even with all layers recomputed, and may hold {}; its largest \
+         forward pass has {tokens} tokens",
+        .needed.rounded(f64::ceil), .limit.rounded(f64::floor)
     )]
     Memory { needed: Size, limit: Size, tokens: usize, micro_batch_tokens: usize, max_length: usize },
     #[error("{}: {source}", path.display())]

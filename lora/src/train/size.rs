@@ -26,15 +26,30 @@ const UNITS: [(&str, u64); 10] = [
 #[error("expected an amount of memory like 8GiB, 3GB, 500MB or a number of bytes")]
 pub struct NotASize;
 
+impl Size {
+    /// The bytes and the name of the unit in which it is shown, and how many digits stand behind the point.
+    fn unit(self) -> (f64, &'static str, usize) {
+        match self.0 {
+            0..0x400 => (1.0, "bytes", 0),
+            0x400..0x10_0000 => (f64::from(1 << 10), "KiB", 1),
+            0x10_0000..0x4000_0000 => (f64::from(1 << 20), "MiB", 1),
+            _ => (f64::from(1 << 30), "GiB", 2),
+        }
+    }
+
+    /// Rounds it to what can be shown. With [`f64::ceil`] for a need and [`f64::floor`] for a limit, a need above a limit is shown
+    /// as one.
+    pub fn rounded(self, round: fn(f64) -> f64) -> Size {
+        let (unit, _, digits) = self.unit();
+        let shown = unit / 10f64.powi(digits as i32);
+        Size((round(self.0 as f64 / shown) * shown).round() as u64)
+    }
+}
+
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0 as f64;
-        match self.0 {
-            0..0x400 => write!(f, "{} bytes", self.0),
-            0x400..0x10_0000 => write!(f, "{:.1} KiB", bytes / f64::from(1 << 10)),
-            0x10_0000..0x4000_0000 => write!(f, "{:.1} MiB", bytes / f64::from(1 << 20)),
-            _ => write!(f, "{:.2} GiB", bytes / f64::from(1 << 30)),
-        }
+        let (unit, name, digits) = self.unit();
+        write!(f, "{:.digits$} {name}", self.0 as f64 / unit)
     }
 }
 
@@ -68,6 +83,11 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
             assert_eq!(Size(bytes).to_string(), shown);
+        }
+        // a need of a byte more than the limit
+        for limit in [1023, 7_130_316, (1 << 30) - 1, 3_000_000_000] {
+            let [need, limit] = [Size(limit + 1).rounded(f64::ceil), Size(limit).rounded(f64::floor)];
+            assert!(need.to_string() != limit.to_string() && need > limit, "{need}, {limit}");
         }
         for text in ["", "GiB", "-1GiB", "0", "1e9", "8 G", "1.2.3", "9e99GiB", "inf", "99999999999999999999TB"] {
             assert_eq!(text.parse::<Size>(), Err(NotASize), "{text}");
