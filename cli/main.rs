@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 }
 
 /// Help and version are results, on stdout with exit code 0; the rest is a usage error, or one of the file that has the value.
-fn refused(error: clap::Error, expanded: &config_file::Expanded) -> error::CliError {
+fn refused(mut error: clap::Error, expanded: &config_file::Expanded) -> error::CliError {
     if let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
         && let Some(instead) = args::instead_of(verb)
     {
@@ -47,6 +47,11 @@ fn refused(error: clap::Error, expanded: &config_file::Expanded) -> error::CliEr
         if let (ErrorKind::UnknownArgument, Some(instead)) = (error.kind(), args::no_counterpart(flag)) {
             return error::CliError::Usage(format!("there is no {flag}: {instead}"));
         }
+    }
+    if let Some(ContextValue::String(flag)) = error.get(ContextKind::SuggestedArg)
+        && let Some(public) = args::public_name(flag)
+    {
+        error.insert(ContextKind::SuggestedArg, ContextValue::String(public));
     }
     error.exit()
 }

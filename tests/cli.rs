@@ -178,7 +178,7 @@ fn an_output_that_holds_something_is_left_alone() {
 #[test]
 fn usage_errors_have_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--loss", "nonsense"], "nonsense"),
         (&["--loss", "apo"], "apo_zero"),
         (&["--loss", "ipo", "--label-smoothing", "0.1"], "label-smoothing"),
@@ -187,6 +187,7 @@ fn usage_errors_have_exit_code_2() {
         (&["--learning-rate", "much"], "learning-rate"),
         (&["--lora-rank", "0"], "lora-rank"),
         (&["--no-such-flag"], "no-such-flag"),
+        (&["--max_stepz", "3"], "a similar argument exists: '--max-steps'"),
     ];
     for (flags, part) in cases {
         let run = train(folder.path(), flags);

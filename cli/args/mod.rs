@@ -134,6 +134,23 @@ pub(crate) fn no_counterpart(flag: &str) -> Option<&'static str> {
     NO_COUNTERPART.iter().find(|(known, _)| known.contains(&name.as_str())).map(|(_, instead)| *instead)
 }
 
+/// The flag of that name or alias, `_` and `-` alike.
+pub(crate) fn find_flag<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
+    let same = |flag: &str| flag.replace('_', "-") == name.replace('_', "-");
+    command.get_arguments().find(|arg| {
+        let names = arg.get_long_and_visible_aliases().unwrap_or_default();
+        let hidden = arg.get_all_aliases().unwrap_or_default();
+        names.into_iter().chain(hidden).any(same)
+    })
+}
+
+/// The name under which help shows a flag that may also have other names.
+pub(crate) fn public_name(flag: &str) -> Option<String> {
+    let cli = command();
+    let arg = cli.get_subcommands().find_map(|command| find_flag(command, flag.trim_start_matches('-')))?;
+    Some(format!("--{}", arg.get_long()?))
+}
+
 /// Switches that a command takes from an adapter's run, except `chat`, whose opposite is a flag of its own.
 const SWITCHES: [&str; 2] = ["implicit_prompt", "allow_drops"];
 
@@ -308,6 +325,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         super::command().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_has_one_public_name() {
+        for (name, public) in [("--max_steps", "--max-steps"), ("--num-train-epochs", "--epochs"), ("--loss", "--loss")]
+        {
+            assert_eq!(super::public_name(name).as_deref(), Some(public));
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The options of a run, for a command that uses its adapter. What decides tokens and numbers is taken from the run's
 //! `config.toml`, as `--config` would read it, unless the command line gives it.
 
-use super::read::{ConfigFile, Expanded, FileFlag, FileOrigin, find};
-use crate::args::opposite;
+use super::read::{ConfigFile, Expanded, FileFlag, FileOrigin};
+use crate::args::{find_flag, opposite};
 use crate::error::CliError;
 use crate::report::say;
 use crate::run_files::{OPTIONS, is_run};
@@ -160,7 +160,7 @@ struct Taken<'a> {
 impl Taken<'_> {
     fn add(&mut self, file: &ConfigFile, key: &str) -> Result<(), CliError> {
         let decided = |id: &str| is_given(self.matches, id) || is_given(self.matches, &opposite(id));
-        let Some(arg) = find(self.command, key).filter(|arg| !decided(arg.get_id().as_str())) else {
+        let Some(arg) = find_flag(self.command, key).filter(|arg| !decided(arg.get_id().as_str())) else {
             return Ok(());
         };
         if is_nothing(&file.table[key]) {
@@ -183,7 +183,7 @@ impl Taken<'_> {
         if !dir.join(TEMPLATE_FILE).exists() {
             return if file.table.contains_key("chat-template") { self.add(file, "chat-template") } else { Ok(()) };
         }
-        if find(self.command, "chat-template").is_some() && !is_given(self.matches, "chat_template") {
+        if find_flag(self.command, "chat-template").is_some() && !is_given(self.matches, "chat_template") {
             let mut argument = OsString::from("--chat-template=");
             argument.push(dir);
             self.flags.push(FileFlag { name: "--chat-template".to_owned(), argument, line: 1 });
@@ -271,7 +271,7 @@ mod tests {
         let cli = crate::args::command();
         let writer = include_str!("write.rs");
         for key in [PROMPTS, ROWS, SCORED, PAIRS, LOG_PROBS, EVALUATION].concat() {
-            assert!(cli.find_subcommand("eval").and_then(|eval| find(eval, key)).is_some(), "{key}");
+            assert!(cli.find_subcommand("eval").and_then(|eval| find_flag(eval, key)).is_some(), "{key}");
             assert!(writer.contains(&format!("put(\"{key}\",")), "{key}");
         }
     }

@@ -1,7 +1,7 @@
 //! `--config FILE.toml`: the file's keys are the flags' names, and become flags before the command line is parsed, so that
 //! defaults, checks and messages are the same. Flags of the command line win.
 
-use crate::args::{no_counterpart, opposite};
+use crate::args::{find_flag, no_counterpart, opposite};
 use crate::error::CliError;
 use crate::report::say;
 use crate::run_files::RECORD;
@@ -60,7 +60,7 @@ pub(crate) fn expand(arguments: Vec<OsString>, cli: &Command) -> Result<Expanded
         return Ok(plain(arguments));
     };
     let mut given: HashSet<&str> =
-        arguments.iter().filter_map(|a| Some(find(command, flag_name(a)?)?.get_id().as_str())).collect();
+        arguments.iter().filter_map(|a| Some(find_flag(command, flag_name(a)?)?.get_id().as_str())).collect();
     let file = ConfigFile::read(&path, FileOrigin::CommandLine)?;
     let replaced = REPLACED.iter().filter(|(flag, _)| given.contains(flag)).flat_map(|(_, others)| *others);
     let unread = UNREAD.iter().filter(|(flag, choice, _)| {
@@ -115,16 +115,6 @@ fn flag_name(argument: &OsString) -> Option<&str> {
     Some(flag.split('=').next().unwrap_or(flag))
 }
 
-/// The flag of that name or alias, `_` and `-` alike.
-pub(super) fn find<'c>(command: &'c Command, name: &str) -> Option<&'c Arg> {
-    let same = |flag: &str| flag.replace('_', "-") == name.replace('_', "-");
-    command.get_arguments().find(|arg| {
-        let names = arg.get_long_and_visible_aliases().unwrap_or_default();
-        let hidden = arg.get_all_aliases().unwrap_or_default();
-        names.into_iter().chain(hidden).any(same)
-    })
-}
-
 /// A flag that the file gives.
 pub(super) struct FileFlag {
     pub name: String,
@@ -142,7 +132,7 @@ impl FileFlag {
 fn flags_of_file(file: &ConfigFile, command: &Command, given: &HashSet<&str>) -> Result<Vec<FileFlag>, CliError> {
     let mut flags = Vec::new();
     for key in file.table.keys() {
-        let Some(arg) = find(command, key).filter(|arg| arg.get_id() != "config") else {
+        let Some(arg) = find_flag(command, key).filter(|arg| arg.get_id() != "config") else {
             if let Some(instead) = no_counterpart(key) {
                 return Err(file.fail(key, format!("there is no `{key}`: {instead}")));
             }
