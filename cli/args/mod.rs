@@ -328,6 +328,24 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_as_trl_and_people_write_them() {
+        let refused = |flags: [&str; 2]| {
+            let words = [&["align-cli", "train", "--demo"][..], &flags].concat();
+            super::command().try_get_matches_from(words).err().map(|error| error.to_string())
+        };
+        for fine in [["--max_steps", "-1"], ["--num_train_epochs", "3.0"]] {
+            assert_eq!(refused(fine), None, "{fine:?}");
+        }
+        for (flags, advice) in [
+            (["--max_steps", "-2"], "from 1 to"),
+            (["--num_train_epochs", "-1"], "--max-steps"),
+            (["--num_train_epochs", "0.5"], "--max-steps"),
+        ] {
+            assert!(refused(flags).is_some_and(|words| words.contains(advice)), "{flags:?}");
+        }
+    }
+
+    #[test]
     fn a_flag_has_one_public_name() {
         for (name, public) in [("--max_steps", "--max-steps"), ("--num-train-epochs", "--epochs"), ("--loss", "--loss")]
         {

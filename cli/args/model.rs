@@ -212,6 +212,16 @@ pub(super) fn positive(text: &str) -> Result<u64, String> {
     }
 }
 
+/// As [`positive`]. In TRL, -1 is no limit; here it is one that no run reaches.
+pub(super) fn steps(text: &str) -> Result<u64, String> {
+    if text == "-1" { Ok(u32::MAX.into()) } else { positive(text) }
+}
+
+/// As [`positive`], for those who gave -1 in TRL, or a part of an epoch.
+pub(super) fn epochs(text: &str) -> Result<u64, String> {
+    positive(text).map_err(|fault| format!("{fault}; --max-steps ends a run within its epochs"))
+}
+
 /// See [`OnBadRow`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnBadRowChoice {

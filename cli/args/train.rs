@@ -2,7 +2,7 @@
 
 use super::model::{
     CacheArgs, DataArgs, DeviceArgs, DropArgs, LogpArgs, ModelArgs, PackArgs, ReferenceChoice, UnpairedOrderChoice,
-    positive,
+    epochs, positive, steps,
 };
 use super::optimiser::OptimiserArgs;
 use align_lora::train::Size;
@@ -75,10 +75,10 @@ pub(crate) struct TrainArgs {
     pub optimiser: OptimiserArgs,
 
     /// Passes over the data [default: 1]
-    #[arg(long, value_name = "N", alias = "num_train_epochs", value_parser = positive, help_heading = "Run")]
+    #[arg(long, value_name = "N", alias = "num_train_epochs", value_parser = epochs, help_heading = "Run")]
     pub epochs: Option<u64>,
-    /// End earlier, after this many steps
-    #[arg(long, value_name = "STEPS", value_parser = positive, help_heading = "Run")]
+    /// End earlier, after this many steps; -1 is no limit
+    #[arg(long, value_name = "STEPS", value_parser = steps, help_heading = "Run")]
     pub max_steps: Option<u64>,
     /// Rows of an optimiser step [default: 8]
     #[arg(long, value_name = "ROWS", alias = "per_device_train_batch_size", value_parser = positive, help_heading = "Run")]
