@@ -333,13 +333,15 @@ mod tests {
             let words = [&["align-cli", "train", "--demo"][..], &flags].concat();
             super::command().try_get_matches_from(words).err().map(|error| error.to_string())
         };
-        for fine in [["--max_steps", "-1"], ["--num_train_epochs", "3.0"]] {
+        for fine in [["--max_steps", "-1"], ["--num_train_epochs", "3.0"], ["--memory", "1MB"], ["--memory", "2000000"]]
+        {
             assert_eq!(refused(fine), None, "{fine:?}");
         }
         for (flags, advice) in [
             (["--max_steps", "-2"], "from 1 to"),
             (["--num_train_epochs", "-1"], "--max-steps"),
             (["--num_train_epochs", "0.5"], "--max-steps"),
+            (["--memory", "10"], "10GiB"),
         ] {
             assert!(refused(flags).is_some_and(|words| words.contains(advice)), "{flags:?}");
         }

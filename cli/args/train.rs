@@ -115,10 +115,20 @@ pub(crate) struct TrainArgs {
     pub device: DeviceArgs,
     #[command(flatten)]
     pub pack: PackArgs,
-    /// Limit on the memory of all that is computed: activations, scratch, adapter, optimiser; not the mapped weights. Layers
-    /// that do not fit are recomputed, which changes no number [default: 40 % of what is free]
-    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    /// Limit on memory, such as 8GiB, for activations, scratch, adapter and optimiser, not for the mapped weights. Layers that
+    /// do not fit are recomputed, which changes no number [default: 40 % of what is free]
+    #[arg(long, value_name = "SIZE", value_parser = memory, help_heading = "Machine")]
     pub memory: Option<Size>,
     #[command(flatten)]
     pub cache: CacheArgs,
+}
+
+/// An amount of memory. A small one without a unit has lost it.
+fn memory(text: &str) -> Result<Size, String> {
+    match text.parse::<Size>() {
+        Ok(Size(0..0x10_0000)) if text.parse::<f64>().is_ok() => {
+            Err(format!("that is {text} bytes; give a unit: {text}GiB or {text}MiB"))
+        }
+        size => size.map_err(|fault| fault.to_string()),
+    }
 }
