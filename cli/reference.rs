@@ -68,7 +68,11 @@ impl Reference {
                 (reference, format!("the model with {}, as the adapter's run had it", place.display()))
             }
             (Some(ReferenceChoice::Base) | None, None) => {
-                (Reference::base(), "the model without an adapter".to_owned())
+                let words = match run {
+                    Some(_) => "the model without an adapter",
+                    None => "the model itself, so every margin is 0; give --adapter to compare a run with its base",
+                };
+                (Reference::base(), words.to_owned())
             }
         };
         say!("reference: {words}");

@@ -468,6 +468,7 @@ fn merge_keeps_the_names_and_mends_what_other_programs_read() {
         let run = merged(&model);
         assert_eq!(run.stdout, want);
         assert!(!run.stderr.lines().any(is_note), "{}", run.stderr);
+        assert!(run.stderr.contains("reference: the model itself, so every margin is 0"), "{}", run.stderr);
         let names = |file: &str| {
             let bytes = std::fs::read(model.path(file)).unwrap();
             parts(&bytes).0.keys().cloned().collect::<std::collections::BTreeSet<_>>()
