@@ -581,6 +581,10 @@ fn commands_have_a_manual_page_each() {
 fn the_help_of_a_knob_gives_the_default_of_each_loss() {
     let help = align(&["train", "--help"]).ok().stdout.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("(dpo default 0, exo_pair default 0.001, "), "{help}");
+    assert!(help.contains("closer to the reference (dpo default 0.1; "), "{help}");
+    let short = align(&["train", "-h"]).ok().stdout;
+    let after = short.lines().skip_while(|line| !line.contains("--beta <NUMBER>")).nth(1);
+    assert!(after.is_some_and(|line| line.trim().is_empty() || line.contains("--")), "more than one line: {short}");
 }
 
 #[test]

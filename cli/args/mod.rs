@@ -250,47 +250,31 @@ fn inspect(command: Command) -> Command {
     command.mut_arg("on_bad_row", |choice| choice.default_value("skip"))
 }
 
-/// What the flag of a knob does in the losses that have it.
-fn knob_help(knob: &Knob, losses: &[&'static objective::LossSpec]) -> String {
-    let of_loss = |loss: &objective::LossSpec| loss.knob(knob.key).map_or("", |knob| knob.help);
-    let others = losses.iter().filter(|loss| of_loss(loss) != knob.help);
-    let mut help = format!("{} ({})", knob.help, users(knob, losses));
-    for loss in others {
-        help += &format!("; {}: {}", loss.name, of_loss(loss));
-    }
-    help
-}
+/// If more losses have a knob, its help is about the first of them.
+const NAMED: usize = 8;
 
-/// The losses that have a knob, with its defaults.
-fn users(knob: &Knob, losses: &[&'static objective::LossSpec]) -> String {
-    let names: Vec<_> = losses.iter().map(|loss| loss.name).collect();
-    let default_of = |loss: &objective::LossSpec| {
-        let knob = loss.knob(knob.key).filter(|knob| !matches!(knob.kind, KnobKind::Switch { .. }))?;
-        knob.default().map(|default| format!("default {default}"))
+/// What the flag of a knob does, with the losses that have it and their defaults.
+fn knob_help(knob: &Knob, losses: &[&'static objective::LossSpec]) -> String {
+    let own = |loss: &objective::LossSpec| loss.knob(knob.key).expect("these losses have the knob");
+    let user = |loss: &&objective::LossSpec| match own(loss).default() {
+        Some(default @ (KnobValue::Number(_) | KnobValue::Choice(_))) => format!("{} default {default}", loss.name),
+        Some(KnobValue::Switch(_)) | None => loss.name.to_owned(),
     };
-    let defaults: Vec<Option<String>> = losses.iter().map(|loss| default_of(loss)).collect();
-    match &defaults[0] {
-        first if names.len() > 8 && defaults.iter().all(|default| default == first) => {
-            let default = first.as_ref().map_or(String::new(), |default| format!(", {default}"));
-            format!("{} losses, see `losses`{default}", names.len())
-        }
-        first if defaults.iter().any(|default| default != first) => {
-            let named = names.iter().zip(&defaults).map(|(name, default)| match default {
-                Some(default) => format!("{name} {default}"),
-                None => (*name).to_owned(),
-            });
-            named.collect::<Vec<_>>().join(", ")
-        }
-        Some(default) => format!("{}, {default}", names.join(", ")),
-        None => names.join(", "),
+    if losses.len() > NAMED {
+        return format!("{} ({}; {} more losses, see `losses NAME`)", knob.help, user(&losses[0]), losses.len() - 1);
     }
+    let users: Vec<String> = losses.iter().map(user).collect();
+    let others = losses.iter().filter(|loss| own(loss).help != knob.help);
+    let others = others.map(|loss| format!("; {}: {}", loss.name, own(loss).help));
+    format!("{} ({}){}", knob.help, users.join(", "), others.collect::<String>())
 }
 
 fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>)) -> Arg {
     let arg = Arg::new(knob.key)
         .long(knob.flag)
         .aliases(knob.flag_aliases)
-        .help(knob_help(knob, &losses))
+        .help(knob.help)
+        .long_help(knob_help(knob, &losses))
         .help_heading("Knobs of the losses")
         .hide_short_help(true);
     match knob.kind {

@@ -182,8 +182,8 @@ named_alike!(SftPartChoice => SftPart { Completion, Assistant, All });
 /// At which temperature log-probs are taken.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogpArgs {
-    /// Divide the logits by this before log-probs are taken, of policy and reference: those of what a sampler at this
-    /// temperature draws from [default: 1; `score` and `eval` take that of the adapter's run, if it has a config.toml]
+    /// Divide the logits of policy and reference by this before log-probs are taken, as a sampler at this temperature does
+    /// [default: 1; `score` and `eval` take that of the adapter's run, if it has a config.toml]
     #[arg(long, value_name = "T", value_parser = temperature)]
     pub logp_temperature: Option<f32>,
 }
@@ -250,7 +250,7 @@ named_alike!(UnpairedOrderChoice => UnpairedOrder { Interleaved, Trl });
 pub(crate) struct DeviceArgs {
     #[arg(long, value_enum, default_value = "auto", help_heading = "Machine")]
     pub device: DeviceChoice,
-    /// What matrix products multiply [default: bf16 where the processor multiplies it faster than f32, else f32]
+    /// Number format of matrix products [default: bf16 where the processor multiplies it faster than f32, else f32]
     #[arg(long, value_enum, default_value_t = PrecisionChoice::of_this_machine(), hide_default_value = true, help_heading = "Machine")]
     pub precision: PrecisionChoice,
     /// Threads of the processor [default: all]

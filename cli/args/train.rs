@@ -60,8 +60,7 @@ pub(crate) struct TrainArgs {
     /// Scale of the adapter: alpha / rank [default: 32]
     #[arg(long, value_name = "ALPHA", help_heading = "Adapter")]
     pub lora_alpha: Option<f64>,
-    /// Share of the adapter's inputs that is dropped while training [default: 0, or what --adapter says]; which ones depends on
-    /// --seed and on the token's place in the step, not on how the step is cut into passes
+    /// Share of the adapter's inputs that is dropped while training [default: 0, or what --adapter says]
     #[arg(long, value_name = "P", help_heading = "Adapter")]
     pub lora_dropout: Option<f64>,
     /// Which layers: all-linear, names separated by commas, or a regular expression [default: all-linear]
@@ -89,7 +88,7 @@ pub(crate) struct TrainArgs {
     /// TRL's name for a larger batch: multiplies --batch-size (--micro-batch-tokens bounds the memory)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive, help_heading = "Run")]
     pub gradient_accumulation_steps: u64,
-    /// Of the order of rows, the fresh adapter and dropout: the same seed gives the same bits
+    /// Decides the order of rows, the fresh adapter and dropout: the same seed gives the same bits
     #[arg(long, default_value_t = 42, help_heading = "Run")]
     pub seed: u64,
     /// Take the rows in file order

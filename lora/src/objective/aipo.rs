@@ -14,14 +14,8 @@ pub(super) const SPEC: LossSpec = LossSpec {
     when: "Iterated training on the model's own answers, which DPO makes longer each time.",
     knobs: &[
         knobs::BETA,
-        Knob::number(
-            "alpha",
-            "alpha",
-            "How much more than once the reference's margin counts",
-            0.05,
-            Range::NOT_NEGATIVE,
-        ),
-        Knob::number("lambda", "lambda", "Weight of the chosen answer's likelihood", 0.2, Range::NOT_NEGATIVE),
+        Knob::number("alpha", "alpha", "Weight of the reference's margin beyond 1", 0.05, Range::NOT_NEGATIVE),
+        Knob::number("lambda", "lambda", "Weight of the chosen answers' likelihood", 0.2, Range::NOT_NEGATIVE),
     ],
     modifiers: &[],
     build: aipo,

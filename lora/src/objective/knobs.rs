@@ -263,13 +263,8 @@ impl Knobs {
 }
 
 /// The strength of the pull towards the reference, in almost every loss.
-pub(super) const BETA: Knob = Knob::number(
-    "beta",
-    "beta",
-    "Scale of the reward, beta * (policy - reference) log-prob: larger stays closer to the reference",
-    0.1,
-    Range::POSITIVE,
-);
+pub(super) const BETA: Knob =
+    Knob::number("beta", "beta", "Scale of the reward: larger stays closer to the reference", 0.1, Range::POSITIVE);
 
 /// [`BETA`] with another default.
 pub(super) const fn beta(default: f64) -> Knob {
@@ -294,7 +289,7 @@ pub(super) const LABEL_SMOOTHING: Knob = Knob::number(
 pub(super) const DESIRABLE_WEIGHT: Knob = Knob::number(
     "desirable_weight",
     "desirable-weight",
-    "Weight of desirable (chosen) answers; its sum over the answers is best 1 to 4/3 times the undesirable one",
+    "Weight of desirable (chosen) answers; weight times count should be 1 to 4/3 of that of undesirable ones",
     1.0,
     Range::POSITIVE,
 );

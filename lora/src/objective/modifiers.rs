@@ -77,7 +77,7 @@ const SFT_TERM_REDUCTION: Knob = Knob {
 const SFT_WEIGHT: Knob = Knob::number(
     "sft_weight",
     "sft-weight",
-    "Adds so much of the negative log-likelihood of the chosen answers",
+    "Weight of an added term, the negative log-likelihood of the chosen answers",
     0.0,
     Range::NOT_NEGATIVE,
 );
@@ -92,7 +92,7 @@ const USE_WEIGHTING: Knob = Knob::switch(
 const LD_ALPHA: Knob = Knob::number(
     "ld_alpha",
     "ld-alpha",
-    "Count the tokens beyond the shorter answer's length so much (LD-DPO, arXiv 2409.06411)",
+    "Weight of the tokens beyond the shorter answer's length (LD-DPO, arXiv 2409.06411)",
     1.0,
     Range::closed(0.0, 1.0),
 );
