@@ -143,9 +143,10 @@ impl Estimate {
     }
 
     fn table(&self) -> String {
-        let Plan { limit, peak, fits, ref parts, layers, layers_kept, .. } = self.plan;
-        let fits = if fits { "fits into" } else { "does not fit into" };
-        let mut table = format!("memory   {}; {fits} the {} that the run may take\n", Size(peak), Size(limit));
+        let Plan { limit, limit_needed, peak, fits, ref parts, layers, layers_kept, .. } = self.plan;
+        let [needed, limit] = [Size(limit_needed).rounded(f64::ceil), Size(limit).rounded(f64::floor)];
+        let fit = if fits { "; fits into" } else { &format!(", {needed} with a reserve; does not fit into") };
+        let mut table = format!("memory   {}{fit} the {limit} that the run may take\n", Size(peak));
         for (name, bytes) in parts {
             let _ = writeln!(table, "           {:>10}  {name}", Size(*bytes).to_string());
         }
@@ -168,8 +169,7 @@ impl Estimate {
             let time = if self.is_timed { format!(", {}", PlannedTime::of(&self.pace)) } else { String::new() };
             let _ = writeln!(table, "steps    {} of {} rows{time}", self.pace.steps, self.batch_size);
         }
-        if !self.plan.fits {
-            let needed = Size(self.plan.limit_needed).rounded(f64::ceil);
+        if !fits {
             let _ = writeln!(
                 table,
                 "advice   --memory of at least {needed}, or a smaller --micro-batch-tokens ({} now), --max-length or --lora-rank",
