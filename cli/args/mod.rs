@@ -256,17 +256,22 @@ const NAMED: usize = 8;
 /// What the flag of a knob does, with the losses that have it and their defaults.
 fn knob_help(knob: &Knob, losses: &[&'static objective::LossSpec]) -> String {
     let own = |loss: &objective::LossSpec| loss.knob(knob.key).expect("these losses have the knob");
-    let user = |loss: &&objective::LossSpec| match own(loss).default() {
-        Some(default @ (KnobValue::Number(_) | KnobValue::Choice(_))) => format!("{} default {default}", loss.name),
-        Some(KnobValue::Switch(_)) | None => loss.name.to_owned(),
+    let default = |loss: &objective::LossSpec| match own(loss).default() {
+        Some(default @ (KnobValue::Number(_) | KnobValue::Choice(_))) => format!(" default {default}"),
+        Some(KnobValue::Switch(_)) | None => String::new(),
+    };
+    let users = |losses: &[&'static objective::LossSpec]| {
+        let alike = losses.chunk_by(|a, b| default(a) == default(b));
+        let named =
+            |losses: &[&objective::LossSpec]| losses.iter().map(|loss| loss.name).collect::<Vec<_>>().join(", ");
+        alike.map(|losses| named(losses) + &default(losses[0])).collect::<Vec<_>>().join(", ")
     };
     if losses.len() > NAMED {
-        return format!("{} ({}; {} more losses, see `losses NAME`)", knob.help, user(&losses[0]), losses.len() - 1);
+        return format!("{} ({}; {} more losses, see `losses NAME`)", knob.help, users(&losses[..1]), losses.len() - 1);
     }
-    let users: Vec<String> = losses.iter().map(user).collect();
     let others = losses.iter().filter(|loss| own(loss).help != knob.help);
     let others = others.map(|loss| format!("; {}: {}", loss.name, own(loss).help));
-    format!("{} ({}){}", knob.help, users.join(", "), others.collect::<String>())
+    format!("{} ({}){}", knob.help, users(losses), others.collect::<String>())
 }
 
 fn knob_flag((knob, losses): (&'static Knob, Vec<&'static objective::LossSpec>)) -> Arg {

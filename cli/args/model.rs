@@ -219,7 +219,7 @@ pub(super) fn steps(text: &str) -> Result<u64, String> {
 
 /// As [`positive`], for those who gave -1 in TRL, or a part of an epoch.
 pub(super) fn epochs(text: &str) -> Result<u64, String> {
-    positive(text).map_err(|fault| format!("{fault}; --max-steps ends a run within its epochs"))
+    positive(text).map_err(|fault| format!("{fault}; give enough epochs, and --max-steps to end within them"))
 }
 
 /// See [`OnBadRow`].

@@ -16,13 +16,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     when: "SimPO's one margin for all pairs is too coarse. The loss may rise while it learns: its target follows the policy.",
     knobs: &[
         knobs::beta_of_policy(10.0),
-        Knob::number(
-            "gamma_beta_ratio",
-            "gamma-beta-ratio",
-            "Target margin, divided by beta",
-            0.4,
-            Range::NOT_NEGATIVE,
-        ),
+        Knob::number("gamma_beta_ratio", "gamma-beta-ratio", "Target margin / beta", 0.4, Range::NOT_NEGATIVE),
         Knob::number("alpha", "alpha", "How far the target follows the policy's own margin", 0.05, Range::NOT_NEGATIVE),
         Knob::choice(
             "alpha_dpo_stats",

@@ -11,10 +11,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
     summary: "DPO of a reward that charges for length: a longer chosen answer needs less margin",
     formula: "-ln sigmoid(beta * log_ratio_margin + alpha * (tokens chosen - tokens rejected) - margin)",
     when: "DPO makes answers longer.",
-    knobs: &[
-        knobs::BETA,
-        Knob::number("alpha", "alpha", "Penalty for each token of an answer", 0.01, Range::NOT_NEGATIVE),
-    ],
+    knobs: &[knobs::BETA, Knob::number("alpha", "alpha", "Penalty on each token", 0.01, Range::NOT_NEGATIVE)],
     build: r_dpo,
     ..LossSpec::MARGINS
 };

@@ -23,7 +23,7 @@ pub(super) const SPEC: LossSpec = LossSpec {
 
 /// The target margin divided by beta.
 pub(super) const GAMMA_BETA_RATIO: Knob =
-    Knob::number("gamma_beta_ratio", "gamma-beta-ratio", "Target margin, divided by beta", 0.5, Range::NOT_NEGATIVE);
+    Knob::number("gamma_beta_ratio", "gamma-beta-ratio", "Target margin / beta", 0.5, Range::NOT_NEGATIVE);
 
 /// The target margin itself.
 pub(super) const SIMPO_GAMMA: Knob = Knob::instead_of(
