@@ -6,7 +6,7 @@ use crate::error::CliError;
 use crate::report::say;
 use crate::run_files::RECORD;
 use crate::run_record::{template_name, template_of_run};
-use align_data::{TemplateSources, is_data_set_id};
+use align_data::{TemplateSources, is_data_set_id, nearest};
 use align_engine::bounded_read::{read_any, read_regular};
 use align_lora::objective;
 use clap::{Arg, ArgAction, Command};
@@ -136,7 +136,9 @@ fn flags_of_file(file: &ConfigFile, command: &Command, given: &HashSet<&str>) ->
             if let Some(instead) = no_counterpart(key) {
                 return Err(file.fail(key, format!("there is no `{key}`: {instead}")));
             }
-            let similar = most_similar(command, key).map_or(String::new(), |s| format!("; did you mean `{s}`?"));
+            let flags = command.get_arguments().filter_map(Arg::get_long);
+            let similar = nearest(&key.replace('_', "-"), flags);
+            let similar = similar.map_or(String::new(), |flag| format!("; did you mean `{flag}`?"));
             return Err(file.fail(key, format!("`{key}` is not a flag of `{}`{similar}", command.get_name())));
         };
         if !given.contains(arg.get_id().as_str()) {
@@ -321,15 +323,4 @@ fn other_format(path: &Path, text: &str) -> Option<String> {
     };
     let first = lines.clone().find_map(entry).map_or(String::new(), |entry| format!(", `{entry}` for its first key"));
     Some(format!("seems to be {found}; a configuration is TOML{first}"))
-}
-
-/// The flag with the longest common start, if it is not a wild guess.
-fn most_similar(command: &Command, key: &str) -> Option<String> {
-    let key = key.replace('_', "-");
-    let common = |flag: &str| flag.bytes().zip(key.bytes()).take_while(|(a, b)| a == b).count();
-    let flags = command.get_arguments().filter_map(Arg::get_long);
-    flags
-        .max_by_key(|flag| common(flag))
-        .filter(|flag| common(flag) >= 3 && common(flag) * 2 >= key.len())
-        .map(str::to_owned)
 }
