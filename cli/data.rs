@@ -145,7 +145,7 @@ pub(crate) fn of_other_rows(error: DataError, marker: Option<&TurnMarker>) -> Cl
     let is_about_it = matches!(&error, DataError::Row { reason: BadRow::NoTurnMarker { marker: Some(_), .. }, .. });
     match marker {
         Some(_) if is_about_it => CliError::Input(format!(
-            "{error}; the prompts of the run ({RECORD}) end with that mark, and so do some of these"
+            "{error}; that mark ends the prompts of the run ({RECORD}), and some of these rows have it"
         )),
         _ => error.into(),
     }
