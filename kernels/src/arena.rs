@@ -26,6 +26,10 @@ pub struct MemoryReport {
     pub in_use: usize,
     /// Largest value that `in_use` has had.
     pub peak: usize,
+    /// The same without `packed`: how much of that is there when the most is in use is a matter of chance.
+    pub blocks_peak: usize,
+    /// Bytes in use that threads keep for packing, in no block.
+    pub packed: MemoryUse,
     /// Live and largest bytes of each name, by name.
     pub names: BTreeMap<&'static str, MemoryUse>,
     /// Bytes that the system has mapped for the arena: pages are there for those that were touched.
@@ -44,14 +48,20 @@ pub struct MemoryUse {
     pub peak: usize,
 }
 
+impl MemoryUse {
+    fn add(&mut self, bytes: usize) {
+        self.in_use += bytes;
+        self.peak = self.peak.max(self.in_use);
+    }
+}
+
 impl MemoryReport {
     /// Counts bytes that were taken.
     pub(crate) fn add(&mut self, name: &'static str, bytes: usize) {
         self.in_use += bytes;
         self.peak = self.peak.max(self.in_use);
-        let named = self.names.entry(name).or_default();
-        named.in_use += bytes;
-        named.peak = named.peak.max(named.in_use);
+        self.blocks_peak = self.blocks_peak.max(self.in_use - self.packed.in_use);
+        self.names.entry(name).or_default().add(bytes);
     }
 
     /// Counts bytes that were given back.
@@ -257,17 +267,21 @@ impl Counted {
     /// From now on it is `bytes` under `name`.
     pub(crate) fn set(&mut self, name: &'static str, bytes: usize) {
         *self = Counted::default();
-        self.held = HOME.with_borrow(Clone::clone).map(|home| {
-            home.lock().report.add(name, bytes);
-            (home, name, bytes)
+        let home = HOME.with_borrow(Clone::clone).inspect(|home| {
+            let report = &mut home.lock().report;
+            report.packed.add(bytes);
+            report.add(name, bytes);
         });
+        self.held = home.map(|home| (home, name, bytes));
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         if let Some((home, name, bytes)) = self.held.take() {
-            home.lock().report.remove(name, bytes);
+            let report = &mut home.lock().report;
+            report.packed.in_use -= bytes;
+            report.remove(name, bytes);
         }
     }
 }
@@ -426,7 +440,8 @@ mod tests {
             other.adopt_this_thread();
             counted.set("packed", 300);
             counted.set("packed", 500);
-            assert_eq!((other.report().in_use, other.report().peak), (500, 500));
+            let report = other.report();
+            assert_eq!((report.in_use, report.peak, report.blocks_peak), (500, 500, 0));
         });
         thread.join().unwrap();
         assert_eq!((memory.report().in_use, memory.report().names["packed"].peak), (0, 500));

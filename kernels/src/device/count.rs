@@ -140,7 +140,7 @@ impl Count {
     /// Counts anew: nothing has been computed or packed, and what is in use now is the most.
     pub fn restart(&self) {
         let mut counts = lock(&self.counts);
-        counts.report.peak = counts.report.in_use;
+        (counts.report.peak, counts.report.blocks_peak) = (counts.report.in_use, counts.report.in_use);
         (counts.operations, counts.packed) = (0.0, Packed::default());
     }
 }

@@ -21,9 +21,6 @@ pub use stack::{LowRank, Piece, StackDx, StackForward};
 use crate::error::check_shape;
 use crate::{Columns, Device, FloatSlice, FloatSliceMut, Precision, Result, SliceMut, WeightSlice};
 
-/// The name under which packed operands stand in the memory report.
-pub const PACKED: &str = "gemm.packed";
-
 /// Whether the product replaces the output or is added to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accumulate {

@@ -1,7 +1,6 @@
 //! Memory that a thread packs into, kept between calls.
 
 use crate::arena::Counted;
-use crate::gemm::PACKED;
 use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
 
@@ -25,7 +24,7 @@ impl Area {
             // freed first: the old content need not be copied, nor stay beside the new one
             self.lines = Vec::new();
             self.lines = vec![Line::zeroed(); lines];
-            self.counted.set(PACKED, lines * size_of::<Line>());
+            self.counted.set("gemm.packed", lines * size_of::<Line>());
         }
         bytemuck::cast_slice_mut::<Line, f32>(&mut self.lines).as_mut_ptr()
     }
