@@ -36,13 +36,13 @@ pub(crate) struct Cost {
 
 /// Bytes that threads keep for packing. An area of a thread has the size of the largest call that has used it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Packed {
+pub struct Packed {
     /// What the tasks of a call share: the thread that calls keeps it.
-    pub shared: usize,
+    pub(crate) shared: usize,
     /// The areas of the thread that calls.
-    pub of_caller: [usize; 3],
+    pub(crate) of_caller: [usize; 3],
     /// The areas of each other thread.
-    pub of_others: [usize; 3],
+    pub(crate) of_others: [usize; 3],
 }
 
 impl Packed {
@@ -51,8 +51,8 @@ impl Packed {
         Packed { shared: 0, of_caller: areas, of_others: if is_parallel { areas } else { [0; 3] } }
     }
 
-    /// What is kept after both.
-    pub(crate) fn and(self, other: Packed) -> Packed {
+    /// What is kept after both: often more than after either.
+    pub fn and(self, other: Packed) -> Packed {
         let larger = |one: [usize; 3], other: [usize; 3]| [0, 1, 2].map(|area| one[area].max(other[area]));
         Packed {
             shared: self.shared.max(other.shared),
@@ -62,7 +62,7 @@ impl Packed {
     }
 
     /// Bytes of all, if so many threads have taken tasks.
-    fn bytes(self, threads: usize) -> usize {
+    pub fn bytes(self, threads: usize) -> usize {
         let sum = |areas: [usize; 3]| areas.iter().sum::<usize>();
         self.shared + sum(self.of_caller) + (threads - 1) * sum(self.of_others)
     }
@@ -121,10 +121,9 @@ impl Count {
         lock(&self.counts).operations
     }
 
-    /// Bytes that the device's threads keep for packing after the calls so far, all of them together. They are in no report of
-    /// the memory.
-    pub fn packed(&self) -> usize {
-        lock(&self.counts).packed.bytes(self.of.threads())
+    /// What the device's threads keep for packing after the calls so far. It is in no report of the memory.
+    pub fn packed(&self) -> Packed {
+        lock(&self.counts).packed
     }
 
     /// Bytes in use.

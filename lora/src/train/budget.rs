@@ -7,7 +7,7 @@
 use super::counted::{Counted, Gradients, PassCost};
 use super::forest::Forest;
 use super::step::Passes;
-use align_kernels::device::Headroom;
+use align_kernels::device::{Headroom, Packed};
 use align_kernels::{Device, Result, cpu};
 
 /// Share of the memory that is free at the start which a run may fill unless it is told: the rest is for the pages of the
@@ -35,7 +35,7 @@ pub(super) struct Budget {
     /// What the cached log-probs of the reference take.
     cache: u64,
     /// What the threads keep for packing, as far as that was planned.
-    packed: u64,
+    packed: Packed,
 }
 
 /// What a run will hold at its largest forward pass.
@@ -88,7 +88,7 @@ impl Budget {
     pub(super) fn new(device: &Device, counted: Counted, copies: u64, limit: Option<u64>) -> Budget {
         let headroom = device.headroom();
         let limit = limit.unwrap_or_else(|| (device.free_bytes() as f64 * headroom.share) as u64);
-        Budget { counted, headroom, limit, room: headroom.room(limit), copies, cache: 0, packed: 0 }
+        Budget { counted, headroom, limit, room: headroom.room(limit), copies, cache: 0, packed: Packed::default() }
     }
 
     /// The passes of the run, which compute nothing.
@@ -125,7 +125,8 @@ impl Budget {
         let Some(room) = self.room.checked_sub(self.held()) else { return Ok(None) };
         let fits = |kept: usize| -> Result<Option<(usize, PassCost)>> {
             let cost = self.counted.pass(forest, kept, gradients)?;
-            Ok((cost.peak + cost.packed.max(self.packed) <= room).then_some((kept, cost)))
+            let packing = self.counted.packing(cost.packed.and(self.packed));
+            Ok((cost.peak + packing <= room).then_some((kept, cost)))
         };
         // most passes can keep all layers; else the most is searched between what fits and what does not
         let all = self.counted.layers();
@@ -144,25 +145,26 @@ impl Budget {
     }
 
     /// What a run will hold whose largest passes with a backward pass are `train`, and those without, in training and in
-    /// evaluations, `without`; others make the threads keep `packed` bytes. The plan tells of the first of `train`.
+    /// evaluations, `without`; others make the threads keep `packed`. The plan tells of the first of `train`.
     ///
     /// # Errors
     /// As [`Counted::pass`].
-    pub(super) fn plan(&mut self, train: Vec<LargestWithGradient>, without: &[Forest], packed: u64) -> Result<Plan> {
+    pub(super) fn plan(&mut self, train: Vec<LargestWithGradient>, without: &[Forest], packed: Packed) -> Result<Plan> {
         self.room = self.headroom.room(self.limit);
         let mut largest_without: Option<(&Forest, PassCost)> = None;
         let least_of = |of: &LargestWithGradient| self.counted.pass(&of.pass, 0, of.gradients);
         let least = train.iter().map(least_of).collect::<Result<Vec<PassCost>>>()?;
-        let mut packed = least.iter().fold(packed, |packed, cost| packed.max(cost.packed));
+        let mut packed = least.iter().fold(packed, |packed, cost| packed.and(cost.packed));
         for forest in without {
             let cost = self.counted.pass(forest, 0, Gradients::Fresh)?;
-            packed = packed.max(cost.packed);
+            packed = packed.and(cost.packed);
             if largest_without.is_none_or(|(_, known)| known.peak < cost.peak) {
                 largest_without = Some((forest, cost));
             }
         }
         let of_without = largest_without.map_or(0, |(_, cost)| cost.peak);
         self.packed = packed;
+        let packed = self.counted.packing(packed);
         let needed = self.held() + packed + least.iter().fold(of_without, |most, cost| most.max(cost.peak));
         let fits = needed <= self.room;
         let mut kept = Vec::new();
@@ -220,7 +222,7 @@ pub(super) struct Largest {
     with_gradient: [Option<LargestWithGradient>; 2],
     pub without_gradient: Option<Forest>,
     /// What the threads keep for packing after all of them.
-    pub packed: u64,
+    pub packed: Packed,
     /// Bytes of the three.
     bytes: [u64; 3],
 }
@@ -241,8 +243,8 @@ impl Largest {
         let mut gradients = gradients;
         let mut least = |forest: &Forest, gradients| -> Result<u64> {
             let cost = counted.pass(forest, 0, gradients)?;
-            self.packed = self.packed.max(cost.packed);
-            Ok(cost.peak + cost.packed)
+            self.packed = self.packed.and(cost.packed);
+            Ok(cost.peak)
         };
         for with_reference in passes.with_gradient {
             let pass = match passes.reference_is_known {

@@ -10,6 +10,7 @@ use align_engine::autograd::{Mode, ParamGrads, Tape};
 use align_engine::model::{Model, ModelConfig};
 use align_engine::param::Param;
 use align_engine::pass::Dropout;
+use align_kernels::device::Packed;
 use align_kernels::{Count, Device, Precision, Result};
 use std::sync::Arc;
 
@@ -45,8 +46,8 @@ pub struct PassCost {
     pub peak: u64,
     /// Bytes that its layers keep between the forward and the backward pass: their inputs where they are recomputed.
     pub kept: u64,
-    /// Bytes that the threads keep for packing.
-    pub packed: u64,
+    /// What the threads keep for packing.
+    pub packed: Packed,
     /// Operations of the forward pass; a multiplication and an addition are two. Norms, gates, rotations and the optimiser do
     /// not count.
     pub forward: f64,
@@ -115,6 +116,11 @@ impl Counted {
         self.params.iter().map(|param| (param.len() * size_of::<f32>()) as u64).sum()
     }
 
+    /// Bytes of all threads' packing.
+    pub(super) fn packing(&self, packed: Packed) -> u64 {
+        packed.bytes(self.model.device().threads()) as u64
+    }
+
     /// How it scores.
     pub(super) fn scoring(&self) -> Scoring<'_> {
         Scoring {
@@ -138,7 +144,7 @@ impl Counted {
         let held = self.held();
         self.count.restart();
         let cost = self.run(forest, layers_kept, gradients, held)?;
-        Ok(PassCost { peak: self.count.peak() as u64 - held, packed: self.count.packed() as u64, ..cost })
+        Ok(PassCost { peak: self.count.peak() as u64 - held, packed: self.count.packed(), ..cost })
     }
 
     fn run(&self, forest: &Forest, layers_kept: usize, gradients: Gradients, held: u64) -> Result<PassCost> {
@@ -157,7 +163,7 @@ impl Counted {
         }
         debug_assert!(self.held() >= held, "a pass gives back what it took");
         let backward = self.count.operations() - operations;
-        Ok(PassCost { peak: 0, kept, packed: 0, forward: operations, backward })
+        Ok(PassCost { peak: 0, kept, packed: Packed::default(), forward: operations, backward })
     }
 
     fn forward(&self, scoring: &Scoring<'_>, forest: &Forest, layers_kept: usize) -> Result<Forward> {

@@ -99,7 +99,7 @@ impl Trainer<'_> {
             None => Largest::default(),
         };
         let with_gradient = largest.with_gradient();
-        let packed = largest.packed.max(of_eval.packed);
+        let packed = largest.packed.and(of_eval.packed);
         let without: Vec<Forest> = largest.without_gradient.into_iter().chain(of_eval.without_gradient).collect();
         self.budget.hold_for_cache(for_cache);
         let plan = self.budget.plan(with_gradient, &without, packed)?;
