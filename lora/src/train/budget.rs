@@ -110,6 +110,11 @@ impl Budget {
         self.limit / CACHE_SHARE
     }
 
+    /// Whether cached log-probs may take more than is reserved for them.
+    pub(super) fn cache_has_room(&self) -> bool {
+        self.cache < self.cache_limit()
+    }
+
     /// Reserves this many bytes for cached log-probs.
     pub(super) fn hold_for_cache(&mut self, bytes: u64) {
         self.cache = bytes;

@@ -5,13 +5,13 @@ use super::columns;
 use super::counted::{Gradients, PassCost};
 use super::error::TrainError;
 use super::evaluation::{self, Sharing};
-use super::forest::{Branch, Forest, Role};
+use super::forest::{Branch, Forest, Role, Tree};
 use super::options::TrainOptions;
 use super::pace::{Pace, Probe, Rates, RunPace, Work};
-use super::reference_cache::{CachePlace, SequenceKey, in_memory};
-use super::scoring::{Scoring, key};
+use super::reference_cache::{CachePlace, in_memory};
+use super::scoring::Scoring;
 use super::size::Size;
-use super::step::{Batch, Donors};
+use super::step::{Batch, Donors, Passes};
 use super::steps::{self, BatchCut, Candidate, Cutting, SingleLast, StepsKnown};
 use super::trainer::{Trainer, choose_completions};
 use crate::objective::Coupling;
@@ -19,8 +19,6 @@ use align_data::{Answer, Dataset, EncodedRow, RowKind, RowNumbers, Shuffle, Targ
 use align_engine::autograd::{Mode, ParamGrads, Tape};
 use std::time::Instant;
 
-/// Rows whose answers are looked up before the plan says that all are cached.
-const ROWS_LOOKED_UP: usize = 64;
 /// A probe of the machine that takes less is made again.
 const PROBE_SECONDS: f64 = 20.0;
 
@@ -88,6 +86,7 @@ impl Trainer<'_> {
         }
         let first_epoch = self.steps_per_epoch(train.len()).0.min(steps);
         let for_cache = self.cache_in_memory(train, eval);
+        self.budget.hold_for_cache(for_cache);
         let steps_known = self.steps_known(train, self.options.shuffle, steps, Role::Gradient);
         let mut largest = self.largest(train, &steps_known, Role::Gradient)?;
         let of_eval = match eval {
@@ -101,7 +100,6 @@ impl Trainer<'_> {
         let with_gradient = largest.with_gradient();
         let packed = largest.packed.and(of_eval.packed);
         let without: Vec<Forest> = largest.without_gradient.into_iter().chain(of_eval.without_gradient).collect();
-        self.budget.hold_for_cache(for_cache);
         let plan = self.budget.plan(with_gradient, &without, packed)?;
         let (mean_tokens, scored_first) = (self.mean_tokens(train, &steps_known), steps_known.scored_first);
         Ok(Plan { steps, first_epoch, mean_tokens, scored_first, ..plan })
@@ -115,7 +113,7 @@ impl Trainer<'_> {
     /// [`TrainError::Kernel`].
     pub fn estimate_longest(&mut self) -> Result<Plan, TrainError> {
         let rows = self.longest_rows();
-        let passes = self.batch(&rows).passes(Role::Gradient, &self.scoring());
+        let passes = self.batch(&rows).passes(Role::Gradient, |trees| self.scoring().forest(trees));
         let scored_first = !passes.without_gradient.is_empty();
         let mut largest = Largest::default();
         largest.add(passes, Gradients::Fresh, self.budget.counted())?;
@@ -174,32 +172,70 @@ impl Trainer<'_> {
 
     /// The largest passes of the steps that may have them.
     fn largest(&self, data: &Dataset, known: &StepsKnown, role: Role) -> Result<Largest, TrainError> {
-        let data_is_cached = self.is_cached(data)?;
-        let cache = self.cache.clone().filter(|_| data_is_cached);
-        let scoring = Scoring { cache, ..self.scoring() };
+        let mut scoring = self.scoring();
+        if !self.is_cached(data, known, role)? {
+            scoring.cache = None;
+        }
         let texts = match (&self.reference_texts, role) {
             // which of them meet which rows is not looked up
             (Some(texts), Role::Gradient) => texts.longest(self.options.batch_size)?,
             _ => Vec::new(),
         };
         let mut largest = Largest::default();
-        for Candidate { epoch, rows: numbers, donors } in &known.candidates {
-            let mut rows = data.rows(numbers)?;
-            if role == Role::Gradient {
-                choose_completions(&self.options, &mut rows, *epoch);
-            }
-            let texts = &texts[..numbers.len().min(texts.len())];
+        for step in &known.candidates {
+            let mut rows = self.rows(data, step, role)?;
+            let texts = &texts[..rows.len().min(texts.len())];
             if let Some(full) = full_pass(&rows, texts, self.options.micro_batch_tokens) {
                 let gradients = if full.len() > rows.len() { Gradients::Fresh } else { Gradients::There };
-                largest.add(self.batch(&full).passes(role, &scoring), gradients, self.budget.counted())?;
+                let passes = self.batch(&full).passes(role, |trees| scoring.forest(trees));
+                largest.add(passes, gradients, self.budget.counted())?;
             }
             rows.extend_from_slice(texts);
-            let donors = donors.as_ref().map(|donors| data.rows(donors)).transpose()?;
-            let donors = donors.as_ref().map_or(Donors::Batch(data.mismatch()), |donors| Donors::Rows(donors));
-            let passes = Batch { donors, ..self.batch(&rows) }.passes(role, &scoring);
+            let passes = self.passes(data, step, &rows, role, &scoring)?;
             largest.add(passes, Gradients::Fresh, self.budget.counted())?;
         }
         Ok(largest)
+    }
+
+    /// The rows of a step.
+    fn rows(&self, data: &Dataset, step: &Candidate, role: Role) -> Result<Vec<EncodedRow>, TrainError> {
+        let mut rows = data.rows(&step.rows)?;
+        if role == Role::Gradient {
+            choose_completions(&self.options, &mut rows, step.epoch);
+        }
+        Ok(rows)
+    }
+
+    /// The passes of a step over its rows, texts behind them.
+    fn passes(
+        &self,
+        data: &Dataset,
+        step: &Candidate,
+        rows: &[EncodedRow],
+        role: Role,
+        scoring: &Scoring<'_>,
+    ) -> Result<Passes, TrainError> {
+        let donors = step.donors.as_ref().map(|donors| data.rows(donors)).transpose()?;
+        let donors = donors.as_ref().map_or(Donors::Batch(data.mismatch()), |donors| Donors::Rows(donors));
+        let is_asked = |branch: &Branch<'_>| {
+            // those are others in each epoch
+            self.objective.coupling() == Coupling::MismatchedRows && branch.role == Role::Detached
+        };
+        let later = |trees: &[Tree<'_>]| {
+            let asked: Vec<bool> = trees.iter().flat_map(|tree| &tree.branches).map(is_asked).collect();
+            scoring.forest_of(trees, |answer| asked[answer])
+        };
+        let batch = Batch { donors, ..self.batch(rows) };
+        Ok(match step.epoch > 0 && scoring.cache.is_none() && self.remembers() {
+            true => batch.passes(role, later),
+            false => batch.passes(role, |trees| scoring.forest(trees)),
+        })
+    }
+
+    /// Whether the run finds the log-probs of the reference from its second epoch on, but for mismatched answers.
+    fn remembers(&self) -> bool {
+        let has_same_answers = self.options.max_completions.is_none() && !self.objective.reference_data();
+        has_same_answers && self.cache_place.is_some() && self.budget.cache_has_room()
     }
 
     /// Tokens of the trees of a mean step.
@@ -211,21 +247,18 @@ impl Trainer<'_> {
         known.mean_tokens + of_texts
     }
 
-    /// Whether the cache has the answers of `data`, going by some of its rows.
-    fn is_cached(&self, data: &Dataset) -> Result<bool, TrainError> {
-        let Some(cache) = self.cache.as_ref().filter(|cache| cache.found() > 0) else { return Ok(false) };
-        if self.objective.coupling() == Coupling::MismatchedRows {
-            // which answers meet which prompts depends on the order
-            return Ok(false);
+    /// Whether the cache has the answers of `data`, going by some of the steps over it.
+    fn is_cached(&self, data: &Dataset, known: &StepsKnown, role: Role) -> Result<bool, TrainError> {
+        let scoring = self.scoring();
+        let mut found = scoring.cache.as_ref().is_some_and(|cache| cache.found() > 0);
+        for step in known.spread.iter().chain(&known.candidates) {
+            found = found && {
+                let passes = self.passes(data, step, &self.rows(data, step, role)?, role, &scoring)?;
+                let mut forests = passes.with_gradient.iter().chain(&passes.without_gradient);
+                forests.all(|forest| forest.plan.reference == 0)
+            };
         }
-        let mut numbers: Vec<u32> = (0..ROWS_LOOKED_UP).map(|i| (i * data.len() / ROWS_LOOKED_UP) as u32).collect();
-        numbers.dedup();
-        let rows = data.rows(&numbers)?;
-        let keys_of = |row: &EncodedRow| -> Vec<SequenceKey> {
-            row.answers.iter().map(|answer| key(&row.prompt, &Branch::of(answer, Role::Detached))).collect()
-        };
-        let keys: Vec<SequenceKey> = rows.iter().flat_map(keys_of).collect();
-        Ok(!cache.holds(&keys).contains(&false))
+        Ok(found)
     }
 
     /// Bytes that the cache takes of the memory: all that the run can put there, or what it may.
@@ -291,7 +324,7 @@ impl Trainer<'_> {
             Ok(Pace::new(Work { forward: work.forward + before, ..work }, rates, share))
         };
         let first = pace(forest, plan.layers_kept)?;
-        let all_known = self.cache_place.is_some() && self.objective.coupling() != Coupling::MismatchedRows;
+        let all_known = self.remembers() && self.objective.coupling() != Coupling::MismatchedRows;
         let differs = all_known && forest.plan.reference > 0 && plan.first_epoch < plan.steps;
         let later = match differs {
             true => Some(pace(&known, self.layers_kept(&known)?)?),

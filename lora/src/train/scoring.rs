@@ -104,7 +104,8 @@ impl<'m> Scoring<'m> {
         }
     }
 
-    fn forest_of(&self, trees: &[Tree<'_>], referenced: impl Fn(usize) -> bool) -> Forest {
+    /// The same where the reference is asked for some of the answers, counted over all trees.
+    pub(super) fn forest_of(&self, trees: &[Tree<'_>], referenced: impl Fn(usize) -> bool) -> Forest {
         Forest::with_references(trees, self.scorers, referenced, |one, other| self.model.same_rope(one, other))
     }
 
@@ -229,7 +230,7 @@ fn keys<'a>(trees: &'a [Tree<'_>]) -> impl Iterator<Item = (SequenceKey, usize)>
 }
 
 /// What an answer is cached by.
-pub(super) fn key(prompt: &[u32], answer: &Branch<'_>) -> SequenceKey {
+fn key(prompt: &[u32], answer: &Branch<'_>) -> SequenceKey {
     SequenceKey::new(prompt, answer.ids, answer.gaps())
 }
 

@@ -6,7 +6,7 @@
 
 use super::counted::Gradients;
 use super::error::TrainError;
-use super::forest::{Forest, Role, Scored};
+use super::forest::{Forest, Role, Scored, Tree};
 use super::metrics::PreferenceSums;
 use super::plan::{Answers, HeadRows, PassPlan, Piece, Reference, RowTokens, StepPlan};
 use super::scoring::{Forward, Scoring, StepDropout, TreeOfStep};
@@ -189,15 +189,15 @@ impl Batch<'_> {
         Ok(logps)
     }
 
-    /// The forward passes of a step with [`Role::Gradient`], of an evaluation with [`Role::Detached`], laid out.
-    pub(super) fn passes(&self, role: Role, scoring: &Scoring<'_>) -> Passes {
+    /// The forward passes of a step with [`Role::Gradient`], of an evaluation with [`Role::Detached`], laid out by `layout`.
+    pub(super) fn passes(&self, role: Role, layout: impl Fn(&[Tree<'_>]) -> Forest) -> Passes {
         let mismatched = self.mismatched();
         let (rows, coupling) = (self.tokens(&mismatched), self.objective.coupling());
         let plan = match role {
             Role::Gradient => StepPlan::of_step(&rows, coupling, self.micro_batch_tokens),
             Role::Detached => StepPlan::of_scoring(&rows, coupling, self.micro_batch_tokens),
         };
-        let forest = |pass: &PassPlan| scoring.forest(&pass.trees(self.rows, &mismatched));
+        let forest = |pass: &PassPlan| layout(&pass.trees(self.rows, &mismatched));
         Passes {
             with_gradient: plan.with_gradient().map(forest).collect(),
             reference_is_known: plan.with_gradient().any(|pass| pass.reference == Reference::Known),

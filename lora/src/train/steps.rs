@@ -13,19 +13,23 @@ const ROWS_LOOKED_AT: usize = 4 << 20;
 /// Batches that are laid out, of those that fit one pass and of those that do not: how much a pass holds depends on more than
 /// its tokens.
 const MEASURED: usize = 8;
+/// Steps whose answers are looked up before the plan says that all are cached.
+const LOOKED_UP: u64 = 16;
 
 /// What the lengths of their rows say about some steps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct StepsKnown {
     /// Steps that may contain the forward pass with the most tokens.
     pub candidates: Vec<Candidate>,
+    /// Some of all steps, as far from each other as they can be.
+    pub spread: Vec<Candidate>,
     /// Tokens of the trees of a mean step.
     pub mean_tokens: f64,
     /// Share of the tokens that are in steps with passes before those for gradients.
     pub scored_first: f64,
 }
 
-/// A step that may contain the largest forward pass.
+/// A step that the plan looks at.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Candidate {
     pub epoch: u64,
@@ -104,8 +108,10 @@ pub(super) fn steps_known(
     cut: BatchCut,
     cutting: &Cutting,
 ) -> StepsKnown {
-    let (mut alone, mut split) = (Top::default(), Top::default());
+    // of the first epoch and of later ones, where a cache knows more; of batches that fit one pass and of others
+    let mut tops: [[Top; 2]; 2] = Default::default();
     let (mut all_tokens, mut first_tokens, mut looked_at) = (0, 0, 0u64);
+    let (mut spread, distance) = (Vec::new(), steps.div_ceil(LOOKED_UP));
     let (mut steps, mut rows_left) = (steps, ROWS_LOOKED_AT);
     let mut epoch = 0;
     while steps > 0 && rows_left > 0 {
@@ -120,9 +126,13 @@ pub(super) fn steps_known(
             let step = cutting.step(data, epoch, batch, of_set.as_ref().unwrap_or(&of_batch));
             all_tokens += step.all;
             first_tokens += if step.scored_first { step.all } else { 0 };
+            let candidate = || Candidate { epoch, rows: batch.to_vec(), donors: of_set.clone() };
+            if looked_at.is_multiple_of(distance) {
+                spread.push(candidate());
+            }
             looked_at += 1;
-            let candidate = || Candidate { epoch, rows: batch.to_vec(), donors: of_set };
-            if step.alone { &mut alone } else { &mut split }.add(step.largest_pass, batch, candidate);
+            let top = &mut tops[usize::from(epoch > 0)][usize::from(!step.alone)];
+            top.add(step.largest_pass, batch, candidate);
             rows_left = rows_left.saturating_sub(batch.len());
             steps -= 1;
             if steps == 0 || rows_left == 0 {
@@ -132,7 +142,8 @@ pub(super) fn steps_known(
         epoch += 1;
     }
     StepsKnown {
-        candidates: alone.0.into_iter().chain(split.0).map(|(_, candidate)| candidate).collect(),
+        candidates: tops.into_iter().flatten().flat_map(|top| top.0).map(|(_, candidate)| candidate).collect(),
+        spread,
         mean_tokens: all_tokens as f64 / looked_at.max(1) as f64,
         scored_first: first_tokens as f64 / all_tokens.max(1) as f64,
     }
