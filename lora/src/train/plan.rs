@@ -178,6 +178,11 @@ impl PassPlan {
         self.pieces.iter().map(of_piece).sum()
     }
 
+    /// Those of its answers.
+    pub(super) fn answer_tokens(&self, rows: &[RowTokens]) -> usize {
+        self.tokens(rows) - self.pieces.iter().map(|piece| rows[piece.row].prompt).sum::<usize>()
+    }
+
     /// The trees of the pass over the rows of its step. `mismatched` holds the ids of each row's mismatched answer; it may be
     /// empty if the pass has none.
     pub fn trees<'a>(&self, rows: &'a [EncodedRow], mismatched: &[&'a [u32]]) -> Vec<Tree<'a>> {

@@ -58,6 +58,8 @@ struct StepTokens {
     all: usize,
     /// Of its largest pass; in a step, of those with a gradient.
     largest_pass: usize,
+    /// Of the answers in that pass: scored tokens hold more than others.
+    scored: usize,
     /// Whether there is one pass alone.
     alone: bool,
     /// Whether there are passes before those for gradients.
@@ -74,9 +76,12 @@ impl Cutting {
             Role::Detached => StepPlan::of_scoring(&rows, self.coupling, self.micro_batch_tokens),
         };
         let passes = plan.passes.iter().filter(|pass| pass.role == self.role);
+        let (largest_pass, scored) =
+            passes.map(|pass| (pass.tokens(&rows), pass.answer_tokens(&rows))).max().unwrap_or_default();
         StepTokens {
             all: rows.iter().map(|row| row.tree(row.whole())).sum(),
-            largest_pass: passes.map(|pass| pass.tokens(&rows)).max().unwrap_or(0),
+            largest_pass,
+            scored,
             alone: plan.passes.len() == 1,
             scored_first: self.role == Role::Gradient && plan.before_gradients().next().is_some(),
         }
@@ -132,7 +137,7 @@ pub(super) fn steps_known(
             }
             looked_at += 1;
             let top = &mut tops[usize::from(epoch > 0)][usize::from(!step.alone)];
-            top.add(step.largest_pass, batch, candidate);
+            top.add((step.largest_pass, step.scored), batch, candidate);
             rows_left = rows_left.saturating_sub(batch.len());
             steps -= 1;
             if steps == 0 || rows_left == 0 {
@@ -149,12 +154,12 @@ pub(super) fn steps_known(
     }
 }
 
-/// The [`MEASURED`] batches with the largest passes, with the tokens of these, the largest first.
+/// The [`MEASURED`] batches with the largest passes, with all and the scored tokens of these, the largest first.
 #[derive(Default)]
-struct Top(Vec<(usize, Candidate)>);
+struct Top(Vec<((usize, usize), Candidate)>);
 
 impl Top {
-    fn add(&mut self, largest_pass: usize, batch: &[u32], candidate: impl FnOnce() -> Candidate) {
+    fn add(&mut self, largest_pass: (usize, usize), batch: &[u32], candidate: impl FnOnce() -> Candidate) {
         let place = self.0.partition_point(|(tokens, _)| *tokens >= largest_pass);
         // the same rows come in every epoch, in files' order even together
         if place < MEASURED && !self.0.iter().any(|(_, known)| known.rows == batch) {
